@@ -1,0 +1,3 @@
+"""Fettle: a Kubernetes operator for optimized model deployment."""
+
+__version__ = "0.1.0"
