@@ -1,0 +1,64 @@
+"""What every API object is built from."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, TypeVar
+
+import rfc8785
+from pydantic import BaseModel, ConfigDict
+from pydantic.alias_generators import to_camel
+
+GROUP = "fettle.dev"
+VERSION = "v1alpha1"
+API_VERSION = f"{GROUP}/{VERSION}"
+MANAGED_LABEL = f"{GROUP}/managed"
+
+
+class ApiModel(BaseModel):
+    """A frozen object whose JSON names are camelCase; unknown fields are ignored on reading (a newer API may have written them)."""
+
+    model_config = ConfigDict(
+        alias_generator=to_camel, populate_by_name=True, serialize_by_alias=True, frozen=True, extra="ignore"
+    )
+
+    def to_json(self) -> dict[str, Any]:
+        """This object as the API server stores it: camelCase names, nothing that is unset (None)."""
+        return self.model_dump(mode="json", by_alias=True, exclude_none=True)
+
+    def canonical(self) -> bytes:
+        """RFC 8785 canonical JSON: what digests are taken of."""
+        return rfc8785.dumps(self.to_json())
+
+
+@dataclass(frozen=True)
+class Rule:
+    """A CEL rule of the CRD: `expression` must hold for the object it stands on, else the API server answers `message`."""
+
+    expression: str
+    message: str
+
+
+@dataclass(frozen=True)
+class PrinterColumn:
+    """A column of `kubectl get`, declared beside the status it prints."""
+
+    name: str
+    path: str
+    type: str = "string"
+    description: str = ""
+
+
+ModelClass = TypeVar("ModelClass", bound=type[BaseModel])
+RULES: dict[type[BaseModel], tuple[Rule, ...]] = {}
+
+
+def rules(*wanted: Rule) -> Callable[[ModelClass], ModelClass]:
+    """Attach CEL rules to a model; the CRD generator writes them as `x-kubernetes-validations`."""
+
+    def attach(model: ModelClass) -> ModelClass:
+        RULES[model] = wanted
+        return model
+
+    return attach

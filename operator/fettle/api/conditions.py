@@ -1,0 +1,65 @@
+"""Conditions, as Kubernetes writes them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from enum import StrEnum
+from typing import Annotated
+
+from pydantic import Field
+
+from fettle.api.base import ApiModel
+from fettle.api.reasons import Reason
+
+
+class ConditionStatus(StrEnum):
+    """Whether the condition holds."""
+
+    TRUE = "True"
+    FALSE = "False"
+    UNKNOWN = "Unknown"
+
+
+class Condition(ApiModel):
+    """One observation of the object's state."""
+
+    type: Annotated[str, Field(max_length=64, description="What is observed.")]
+    status: Annotated[ConditionStatus, Field(description="Whether it holds.")]
+    reason: Annotated[str, Field(max_length=64, description="One word of the closed list, for scripts.")]
+    message: Annotated[str, Field(max_length=2048, description="The same for a person, with what to do.")] = ""
+    observed_generation: Annotated[int | None, Field(description="Generation of the spec this speaks of.")] = None
+    last_transition_time: Annotated[
+        str, Field(max_length=32, description="When status last changed (RFC 3339, UTC).")
+    ] = ""
+
+
+def find(conditions: Iterable[Condition], kind: str) -> Condition | None:
+    """The condition of that type, or None."""
+    return next((condition for condition in conditions if condition.type == kind), None)
+
+
+def with_condition(
+    conditions: tuple[Condition, ...],
+    kind: str,
+    holds: bool | None,
+    reason: Reason,
+    message: str,
+    *,
+    generation: int | None,
+    now: str,
+) -> tuple[Condition, ...]:
+    """`conditions` with one set; its transition time moves only when its status does. `now` is RFC 3339."""
+    status = {True: ConditionStatus.TRUE, False: ConditionStatus.FALSE, None: ConditionStatus.UNKNOWN}[holds]
+    before = find(conditions, kind)
+    since = before.last_transition_time if before is not None and before.status == status else now
+    fresh = Condition(
+        type=kind,
+        status=status,
+        reason=reason,
+        message=message[:2048],
+        observed_generation=generation,
+        last_transition_time=since,
+    )
+    if before is None:
+        return (*conditions, fresh)
+    return tuple(fresh if condition.type == kind else condition for condition in conditions)

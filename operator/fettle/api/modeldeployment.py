@@ -1,0 +1,328 @@
+"""The kind ModelDeployment: which artifact serves, how a new one is rolled out, and what happened."""
+
+from __future__ import annotations
+
+from enum import StrEnum
+from typing import Annotated, Any
+
+from pydantic import Field
+
+from fettle.api.base import ApiModel, PrinterColumn, Rule, rules
+from fettle.api.conditions import Condition
+from fettle.api.optimizedmodel import EnvVar, LocalReference, Name, ResourceSpec, RuntimeName, Sha256, Toleration, Uri
+
+
+class ModelReference(ApiModel):
+    """An OptimizedModel of this namespace to follow: each new winner is a new revision."""
+
+    name: Annotated[str, Field(min_length=1, max_length=253, description="Name of the OptimizedModel.")]
+    target: Annotated[Name, Field(description="Which of its targets.")]
+
+
+@rules(
+    Rule(
+        "has(self.ref) != has(self.uri)",
+        "model needs exactly one of ref (follow an OptimizedModel) and uri (a fixed artifact)",
+    ),
+    Rule(
+        "!has(self.uri) || (has(self.sha256) && has(self.runtime))",
+        "model.uri needs model.sha256 and model.runtime beside it",
+    ),
+    Rule(
+        "!has(self.ref) || (!has(self.sha256) && !has(self.runtime))",
+        "model.sha256 and model.runtime belong to model.uri, not to model.ref",
+    ),
+)
+class ModelSpec(ApiModel):
+    """What serves: an OptimizedModel's winner, or a fixed artifact of the store."""
+
+    ref: Annotated[ModelReference | None, Field(description="Follow an OptimizedModel of this namespace.")] = None
+    uri: Annotated[Uri | None, Field(description="A fixed artifact: pvc://CLAIM/artifacts/SHA256.")] = None
+    sha256: Annotated[Sha256 | None, Field(description="Digest of the fixed artifact's manifest.")] = None
+    runtime: Annotated[RuntimeName | None, Field(description="Runtime of the fixed artifact.")] = None
+
+
+class ServerSpec(ApiModel):
+    """The inference server in each pod."""
+
+    threads: Annotated[
+        int | None,
+        Field(
+            ge=1,
+            le=256,
+            description="Threads of one inference; default: the artifact's. Another value voids its measured figures.",
+        ),
+    ] = None
+    resources: Annotated[ResourceSpec, Field(description="Resources of the server's container.")] = ResourceSpec()
+    image: Annotated[str | None, Field(max_length=512, description="Server image; default: the operator's.")] = None
+    env: Annotated[tuple[EnvVar, ...], Field(max_length=64, description="Environment of the server's container.")] = ()
+
+
+class TemplateSpec(ApiModel):
+    """What the pods get besides the server."""
+
+    labels: Annotated[dict[str, str], Field(max_length=32, description="Labels of the pods.")] = {}
+    annotations: Annotated[dict[str, str], Field(max_length=32, description="Annotations of the pods.")] = {}
+    node_selector: Annotated[dict[str, str], Field(max_length=32, description="Added to the target's own.")] = {}
+    tolerations: Annotated[tuple[Toleration, ...], Field(max_length=32, description="Added to the target's own.")] = ()
+    affinity: Annotated[
+        dict[str, Any] | None, Field(description="As in a Pod.", json_schema_extra={"x-preserve": True})
+    ] = None
+    topology_spread_constraints: Annotated[
+        tuple[dict[str, Any], ...],
+        Field(max_length=8, description="As in a Pod.", json_schema_extra={"x-preserve": True}),
+    ] = ()
+    service_account_name: Annotated[
+        str | None, Field(max_length=253, description="ServiceAccount of the pods; no token is mounted.")
+    ] = None
+    image_pull_secrets: Annotated[
+        tuple[LocalReference, ...], Field(max_length=8, description="Secrets to pull images with.")
+    ] = ()
+    priority_class_name: Annotated[str | None, Field(max_length=253, description="PriorityClass of the pods.")] = None
+    runtime_class_name: Annotated[
+        str | None, Field(max_length=253, description="RuntimeClass of the pods; default: the target's.")
+    ] = None
+
+
+class Pause(ApiModel):
+    """A wait; without seconds it lasts until promote."""
+
+    seconds: Annotated[int | None, Field(ge=1, le=604_800, description="How long; absent: until `promote`.")] = None
+
+
+@rules(Rule("has(self.weight) != has(self.pause)", "a step has exactly one key: weight or pause"))
+class RolloutStep(ApiModel):
+    """One step of a rollout: exactly one key."""
+
+    weight: Annotated[int | None, Field(ge=0, le=100, description="Percent of the traffic to the canary.")] = None
+    pause: Annotated[Pause | None, Field(description="Wait, watched by the analysis.")] = None
+
+
+class SuccessRateSpec(ApiModel):
+    """Bound on the share of requests that the model answered."""
+
+    min: Annotated[float, Field(ge=0, le=1, description="Smallest share that is good.")]
+
+
+@rules(
+    Rule(
+        "has(self.maxMilliseconds) || has(self.maxRatioToStable)",
+        "latency needs maxMilliseconds, maxRatioToStable or both",
+    )
+)
+class LatencySpec(ApiModel):
+    """Bound on the server's time per request."""
+
+    percentile: Annotated[int, Field(description="50, 90, 95 or 99.", json_schema_extra={"enum": [50, 90, 95, 99]})] = (
+        99
+    )
+    max_milliseconds: Annotated[float | None, Field(gt=0, description="Absolute bound.")] = None
+    max_ratio_to_stable: Annotated[
+        float | None, Field(ge=1, description="Bound against the stable revision in the same window.")
+    ] = None
+
+
+class AnalysisSpec(ApiModel):
+    """How a canary is judged while it gets traffic."""
+
+    interval_seconds: Annotated[
+        int, Field(ge=1, le=3600, description="Length of a window; it extends until minRequests.")
+    ] = 10
+    min_requests: Annotated[
+        int, Field(ge=1, le=1_000_000, description="Requests a window needs before it is judged.")
+    ] = 50
+    failure_limit: Annotated[
+        int, Field(ge=1, le=100, description="This many bad windows in a row fail the rollout.")
+    ] = 2
+    success_rate: Annotated[SuccessRateSpec | None, Field(description="Share of requests that the model answered.")] = (
+        None
+    )
+    latency: Annotated[LatencySpec | None, Field(description="Time per request.")] = None
+
+
+class OnFailure(StrEnum):
+    """What a failed analysis does."""
+
+    ROLLBACK = "Rollback"
+    PAUSE = "Pause"
+
+
+@rules(
+    Rule(
+        "!has(self.steps) || self.steps.size() == 0 || (self.steps.exists(s, has(s.weight)) && "
+        "self.steps.filter(s, has(s.weight))[self.steps.filter(s, has(s.weight)).size() - 1].weight == 100)",
+        "the last weight of steps must be 100",
+    ),
+    Rule(
+        "!has(self.steps) || self.steps.filter(s, has(s.weight)).map(s, s.weight).isSorted()",
+        "weights of steps must ascend to 100",
+    ),
+)
+class RolloutSpec(ApiModel):
+    """How a new revision replaces the stable one."""
+
+    steps: Annotated[
+        tuple[RolloutStep, ...],
+        Field(max_length=32, description="In order; none = straight to 100.", json_schema_extra={"x-atomic": True}),
+    ] = ()
+    analysis: Annotated[AnalysisSpec | None, Field(description="Absent: only readiness is watched.")] = None
+    on_failure: Annotated[OnFailure, Field(description="What a failed analysis does.")] = OnFailure.ROLLBACK
+    progress_deadline_seconds: Annotated[
+        int, Field(ge=10, le=86_400, description="Longest time without progress; pauses do not count.")
+    ] = 600
+    revision_history_limit: Annotated[int, Field(ge=1, le=100, description="Revisions kept in the ledger.")] = 10
+
+
+class TrafficProvider(StrEnum):
+    """What splits the traffic."""
+
+    REPLICAS = "Replicas"
+
+
+class TrafficSpec(ApiModel):
+    """How traffic is split between stable and canary."""
+
+    provider: Annotated[TrafficProvider, Field(description="Replicas: by the share of pods behind one Service.")] = (
+        TrafficProvider.REPLICAS
+    )
+
+
+class ModelDeploymentSpec(ApiModel):
+    """Which artifact serves, and how a new one is rolled out."""
+
+    model: Annotated[ModelSpec, Field(description="What serves.")]
+    replicas: Annotated[int, Field(ge=0, le=1000, description="Pods in total, stable and canary together.")] = 1
+    server: Annotated[ServerSpec, Field(description="The inference server in each pod.")] = ServerSpec()
+    template: Annotated[TemplateSpec, Field(description="What the pods get besides the server.")] = TemplateSpec()
+    rollout: Annotated[RolloutSpec, Field(description="How a new revision replaces the stable one.")] = RolloutSpec()
+    traffic: Annotated[TrafficSpec, Field(description="How traffic is split.")] = TrafficSpec()
+    paused: Annotated[bool, Field(description="Hold the rollout where it is; scaling and healing go on.")] = False
+
+
+# ---------------------------------------------------------------------------------------------------------------- status
+
+
+class Verdict(StrEnum):
+    """What a window said."""
+
+    PENDING = "Pending"
+    GOOD = "Good"
+    BAD = "Bad"
+    INCONCLUSIVE = "Inconclusive"
+
+
+class AnalysisStatus(ApiModel):
+    """The window that is being watched, summed over the canary's pods."""
+
+    window_start: Annotated[str, Field(max_length=32, description="When it began (RFC 3339, UTC).")]
+    requests: Annotated[int, Field(description="Requests in it.")] = 0
+    failures: Annotated[int, Field(description="Requests the model did not answer.")] = 0
+    consecutive: Annotated[int, Field(description="Bad windows in a row.")] = 0
+    verdict: Annotated[Verdict, Field(description="What the last whole window said.")] = Verdict.PENDING
+    message: Annotated[
+        str | None, Field(max_length=512, description="Metric, value, bound and sample count of that verdict.")
+    ] = None
+
+
+class RevisionStatus(ApiModel):
+    """A revision that has pods."""
+
+    revision: Annotated[str, Field(max_length=64, description="Hash of what the pods run.")]
+    artifact: Annotated[str, Field(max_length=1024, description="Artifact it serves.")]
+    replicas: Annotated[int, Field(description="Pods wanted.")] = 0
+    ready: Annotated[int, Field(description="Pods ready.")] = 0
+
+
+class CanaryStatus(RevisionStatus):
+    """The revision on trial."""
+
+    weight: Annotated[int, Field(description="Asked percent of the traffic.")] = 0
+    actual_weight: Annotated[int, Field(description="Percent it really gets: its share of ready pods.")] = 0
+    step: Annotated[int, Field(description="Index of the current step.")] = 0
+    started_at: Annotated[str, Field(max_length=32, description="When this rollout began.")] = ""
+    step_started_at: Annotated[str, Field(max_length=32, description="When this step began to hold.")] = ""
+    progressed_at: Annotated[
+        str, Field(max_length=32, description="When the rollout last made progress; the deadline counts from here.")
+    ] = ""
+    analysis: Annotated[AnalysisStatus | None, Field(description="What its traffic says.")] = None
+
+
+class RevisionRecord(ApiModel):
+    """A line of the ledger: what served when, and why it left."""
+
+    revision: Annotated[str, Field(max_length=64, description="Hash of what the pods ran.")]
+    artifact: Annotated[str, Field(max_length=1024, description="Artifact it served.")]
+    entered: Annotated[str, Field(max_length=32, description="When it first got traffic.")]
+    left: Annotated[str | None, Field(max_length=32, description="When it lost its traffic.")] = None
+    reason: Annotated[str | None, Field(max_length=64, description="Why it left.")] = None
+
+
+class Address(ApiModel):
+    """Where requests go."""
+
+    url: Annotated[str, Field(max_length=512, description="Inside the cluster.")]
+
+
+class CommandStatus(ApiModel):
+    """The command that was handled last; its token acts once."""
+
+    name: Annotated[str, Field(max_length=64, description="promote, promote-full, abort or retry.")]
+    value: Annotated[str, Field(max_length=256, description="<revision>/<token> as it was given.")]
+
+
+class ModelDeploymentStatus(ApiModel):
+    """What serves, and what is on trial."""
+
+    observed_generation: Annotated[int | None, Field(description="Generation of the spec this status speaks of.")] = (
+        None
+    )
+    replicas: Annotated[int, Field(description="Pods of all revisions.")] = 0
+    ready_replicas: Annotated[int, Field(description="Ready pods of all revisions.")] = 0
+    selector: Annotated[str, Field(max_length=512, description="Label selector of the pods, for autoscalers.")] = ""
+    conditions: Annotated[
+        tuple[Condition, ...],
+        Field(
+            max_length=8,
+            description="Ready, Progressing, Degraded, Paused.",
+            json_schema_extra={"x-map-keys": ["type"]},
+        ),
+    ] = ()
+    address: Annotated[Address | None, Field(description="Where requests go.")] = None
+    stable: Annotated[RevisionStatus | None, Field(description="The revision that serves.")] = None
+    canary: Annotated[CanaryStatus | None, Field(description="The revision on trial.")] = None
+    revisions: Annotated[
+        tuple[RevisionRecord, ...],
+        Field(max_length=100, description="The ledger, oldest first.", json_schema_extra={"x-atomic": True}),
+    ] = ()
+    last_command: Annotated[CommandStatus | None, Field(description="The command that was handled last.")] = None
+    failed_revision: Annotated[
+        str | None,
+        Field(
+            max_length=64,
+            description="Revision that failed or was aborted; not tried again until `retry` or a new spec.",
+        ),
+    ] = None
+
+
+COLUMNS = (
+    PrinterColumn("Ready", ".status.conditions[?(@.type=='Ready')].status"),
+    PrinterColumn("Stable", ".status.stable.revision"),
+    PrinterColumn("Canary", ".status.canary.revision"),
+    PrinterColumn("Weight", ".status.canary.actualWeight", "integer"),
+    PrinterColumn("Step", ".status.canary.step", "integer"),
+    PrinterColumn("Reason", ".status.conditions[?(@.type=='Progressing')].reason"),
+    PrinterColumn("URL", ".status.address.url"),
+    PrinterColumn("Age", ".metadata.creationTimestamp", "date"),
+)
+NAME_RULE = Rule(
+    "self.metadata.name.matches('^[a-z]([a-z0-9-]*[a-z0-9])?$') && self.metadata.name.size() <= 46",
+    "metadata.name must be a DNS-1035 label of at most 46 characters: lower-case letters, digits and '-', beginning with a letter",
+)
+
+
+class ModelDeployment(ApiModel):
+    """The whole object as the API server gives it."""
+
+    metadata: dict[str, Any]
+    spec: ModelDeploymentSpec
+    status: ModelDeploymentStatus = ModelDeploymentStatus()

@@ -1,0 +1,144 @@
+"""What a Job answers: a result, framed as the last line of its log, and a termination message that carries the result's digest."""
+
+from __future__ import annotations
+
+import hashlib
+from typing import Annotated, Literal
+
+from pydantic import Field, TypeAdapter, ValidationError
+
+from fettle.api.base import ApiModel
+from fettle.api.optimizedmodel import BaselineStatus, CandidateStatus, RuntimeName, SourceStatus
+from fettle.api.reasons import Reason
+from fettle.api.signature import Signature
+from fettle.api.task import SCHEMA_VERSION, StoredData, StoredModel
+
+FRAME = "FETTLE-RESULT "
+MESSAGE_LIMIT = 512  # characters; the whole termination message must stay below the kubelet's 4,096 bytes
+
+
+class Traits(ApiModel):
+    """What the default plan wants to know of a model."""
+
+    opset: int
+    quantized: bool = False
+    recurrent: bool = False
+    transformer: bool = False  # attention or LayerNorm was found
+    convolutions: int = 0
+    matmul_time_share: float = 0.0  # share of MatMul/Gemm in the profiled time of the portable form
+    p50_milliseconds: float = 0.0  # of the portable form in onnxruntime, one thread, one item; a rough clock
+
+
+class BuildEntry(ApiModel):
+    """A build that the plan may ask for: its cache key, and its files if the store has them."""
+
+    name: str
+    cache_key: str
+    built: StoredModel | None = None
+
+
+class PrepareReport(ApiModel):
+    """`items` are what candidates are judged on: the evaluation split, or generated ones when `generated`."""
+
+    kind: Literal["prepare"] = "prepare"
+    schema_version: int = SCHEMA_VERSION
+    source: SourceStatus
+    original: StoredModel
+    portable: StoredModel
+    portable_runtimes: tuple[RuntimeName, ...]  # which could load the portable form
+    signature: Signature
+    traits: Traits
+    calibration: StoredData | None = None
+    items: StoredData
+    generated: bool = False
+    builds: tuple[BuildEntry, ...] = ()
+    notes: tuple[str, ...] = ()
+
+
+class BuildReport(ApiModel):
+    """A build's files, or why this recipe does not apply (then `built` is None and the run goes on)."""
+
+    kind: Literal["build"] = "build"
+    schema_version: int = SCHEMA_VERSION
+    name: str
+    cache_key: str
+    built: StoredModel | None = None
+    reason: Reason | None = None
+    message: str = ""
+    seconds: float = 0.0
+    libraries: dict[str, str] = {}
+
+
+class CpuClass(ApiModel):
+    """What decides whether figures carry over to another node."""
+
+    vendor: str
+    architecture: str = "x86_64"
+    avx2: bool = False
+    avx512: bool = False
+    vnni: bool = False
+    bf16: bool = False
+    amx: bool = False
+
+    @property
+    def label(self) -> str:
+        """One word for a person: 'GenuineIntel x86_64 avx512+vnni+amx'."""
+        names = [name for name in ("avx2", "avx512", "vnni", "bf16", "amx") if getattr(self, name)]
+        return f"{self.vendor} {self.architecture} {'+'.join(names) or 'baseline'}"
+
+
+class MeasureReport(ApiModel):
+    """Rows as status shows them; `choose` alone decides Rejected for a constraint, Selected and NotPreferred."""
+
+    kind: Literal["measure"] = "measure"
+    schema_version: int = SCHEMA_VERSION
+    measured_on: CpuClass
+    baseline: BaselineStatus
+    candidates: tuple[CandidateStatus, ...]
+    throttled: bool = False
+    seconds: float = 0.0
+    notes: tuple[str, ...] = ()
+
+
+class PublishReport(ApiModel):
+    """Where the report lies, and what was checked whole."""
+
+    kind: Literal["publish"] = "publish"
+    schema_version: int = SCHEMA_VERSION
+    report_uri: str
+    artifacts: dict[str, str] = {}  # target -> digest
+
+
+Report = Annotated[PrepareReport | BuildReport | MeasureReport | PublishReport, Field(discriminator="kind")]
+REPORT: TypeAdapter[PrepareReport | BuildReport | MeasureReport | PublishReport] = TypeAdapter(Report)
+
+
+class Termination(ApiModel):
+    """The termination message of a Job's container, at most 4,096 bytes."""
+
+    schema_version: int = SCHEMA_VERSION
+    outcome: Literal["Succeeded", "Failed"]
+    reason: Reason | None = None
+    message: str = ""
+    retryable: bool = False
+    result_sha256: str | None = None
+
+
+def frame(report: PrepareReport | BuildReport | MeasureReport | PublishReport) -> tuple[str, str]:
+    """The log line that carries `report`, and the digest that vouches for it."""
+    payload = report.canonical()
+    return FRAME + payload.decode(), hashlib.sha256(payload).hexdigest()
+
+
+def unframe(log: str, sha256: str) -> PrepareReport | BuildReport | MeasureReport | PublishReport | None:
+    """The report in a log, or None if it is not there whole (then the Job is run again and answers from the store)."""
+    for line in reversed(log.splitlines()):
+        if line.startswith(FRAME):
+            payload = line.removeprefix(FRAME)
+            if hashlib.sha256(payload.encode()).hexdigest() != sha256:
+                continue
+            try:
+                return REPORT.validate_json(payload)
+            except ValidationError:
+                return None
+    return None

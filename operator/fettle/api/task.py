@@ -1,0 +1,178 @@
+"""What a Job is told: one task as JSON. A task names content, never a place on a machine, so that its hash means the same everywhere."""
+
+from __future__ import annotations
+
+import hashlib
+from typing import Annotated, Literal
+
+from pydantic import Field, TypeAdapter
+
+from fettle.api.base import ApiModel
+from fettle.api.optimizedmodel import (
+    CandidateState,
+    DataSpec,
+    EvaluationSpec,
+    Objective,
+    Precision,
+    RecipeStep,
+    RuntimeName,
+    RuntimeSettings,
+    SourceSpec,
+)
+from fettle.api.signature import Signature
+
+SCHEMA_VERSION = 1
+
+
+class StoredFile(ApiModel):
+    """One file of a set. `path` is relative to the set; its content is `<store>/blobs/<sha256>`."""
+
+    path: str
+    sha256: str
+    bytes: int
+
+
+class StoredModel(ApiModel):
+    """A model in the store: a file set, and the file a runtime opens."""
+
+    format: Literal["ONNX", "OpenVINO"]
+    entry: str
+    files: tuple[StoredFile, ...]
+
+    @property
+    def bytes(self) -> int:
+        """Bytes of all files."""
+        return sum(file.bytes for file in self.files)
+
+    @property
+    def digest(self) -> str:
+        """Digest of the canonical list of files."""
+        return hashlib.sha256(self.canonical()).hexdigest()
+
+
+class StoredData(ApiModel):
+    """Items in the store, after split and checks: `<store>/blobs/<sha256>` is an .npz of one array per input (+ `labels`)."""
+
+    sha256: str
+    items: int
+    labelled: bool = False
+
+
+class BuildPlan(ApiModel):
+    """A build: a recipe for a family of runtimes. It serves every candidate that differs only in settings."""
+
+    name: str
+    family: RuntimeName
+    steps: tuple[RecipeStep, ...]
+
+
+class CandidatePlan(ApiModel):
+    """A candidate: recipe x runtime x settings. `build` names its BuildPlan; None = the portable form itself."""
+
+    name: str
+    recipe: str
+    runtime: RuntimeName
+    settings: RuntimeSettings
+    build: str | None = None
+    untouched: bool = False  # the source as it came, not the portable form
+
+
+class PrepareTask(ApiModel):
+    """Fetch, verify, recognise, convert, split. `builds` are all that the plan may ask for: the answer says which exist."""
+
+    kind: Literal["prepare"] = "prepare"
+    schema_version: int = SCHEMA_VERSION
+    store: str
+    source: SourceSpec
+    data: DataSpec
+    builds: tuple[BuildPlan, ...]
+
+
+class BuildTask(ApiModel):
+    """Apply a recipe's steps to the portable form. Runs in a fresh process, or its bytes would differ from run to run."""
+
+    kind: Literal["build"] = "build"
+    schema_version: int = SCHEMA_VERSION
+    store: str
+    plan: BuildPlan
+    cache_key: str
+    portable: StoredModel
+    signature: Signature
+    calibration: StoredData | None
+
+
+class MeasureCandidate(ApiModel):
+    """A candidate with its files."""
+
+    plan: CandidatePlan
+    model: StoredModel
+    steps: tuple[RecipeStep, ...] = ()
+
+    @property
+    def lossy(self) -> bool:
+        """Whether a step or the precision may change answers, so that they must be proved."""
+        return self.plan.settings.precision != Precision.FLOAT32 or any(
+            step.quantize is not None for step in self.steps
+        )
+
+
+class MeasureTask(ApiModel):
+    """Judge and time candidates beside the baseline, interleaved, on the target's own kind of node.
+
+    `alpha` is the error each accuracy interval may have (two-sided), already shared among lossy candidates.
+    `items` is what is judged on: evaluation, or generated items when `generated` is set (then only exact candidates can pass).
+    """
+
+    kind: Literal["measure"] = "measure"
+    schema_version: int = SCHEMA_VERSION
+    store: str
+    target: str
+    threads: int
+    batch_sizes: tuple[int, ...]
+    source_sha256: str
+    signature: Signature
+    baseline: MeasureCandidate
+    candidates: tuple[MeasureCandidate, ...]
+    items: StoredData
+    generated: bool
+    evaluation: EvaluationSpec | None
+    alpha: float
+    percentile: int | None = None  # the constraint's: runs go on until it may be claimed
+    seconds_per_candidate: float = 20.0
+    calibration_sha256: str | None = None
+
+
+class CandidateVerdict(ApiModel):
+    """What `choose` said of a candidate."""
+
+    target: str
+    candidate: str
+    state: CandidateState
+    reason: str | None = None
+    message: str | None = None
+
+
+class PublishTask(ApiModel):
+    """Check that every winner is whole, and write the report. `results` are task hashes whose answers lie in the store."""
+
+    kind: Literal["publish"] = "publish"
+    schema_version: int = SCHEMA_VERSION
+    store: str
+    namespace: str
+    name: str
+    generation: int
+    objective: Objective
+    prepare: str
+    builds: tuple[str, ...]
+    measures: tuple[str, ...]
+    verdicts: tuple[CandidateVerdict, ...]
+    constraints: str = ""  # as a person reads them
+
+
+Task = Annotated[PrepareTask | BuildTask | MeasureTask | PublishTask, Field(discriminator="kind")]
+TASK: TypeAdapter[PrepareTask | BuildTask | MeasureTask | PublishTask] = TypeAdapter(Task)
+
+
+def task_hash(task: PrepareTask | BuildTask | MeasureTask | PublishTask) -> str:
+    """sha256 of the task's canonical JSON: names its Job, and its answer in the store."""
+    return hashlib.sha256(task.canonical()).hexdigest()

@@ -1,0 +1,1 @@
+"""Kubernetes I/O: the client, what the watches bring, rendering of objects, Jobs, the ledger, the lease, events."""

@@ -1,0 +1,1 @@
+"""kopf handlers that only enqueue, the queue, and short reconcilers: gather, decide, apply."""

@@ -1,0 +1,1 @@
+"""One file a recipe step and toolchain."""

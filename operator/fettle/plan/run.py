@@ -1,0 +1,85 @@
+"""The words in which an optimization run is decided: what is known, and what is wanted next."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import datetime
+from enum import StrEnum
+
+from fettle.api.optimizedmodel import OptimizedModelSpec, OptimizedModelStatus, TargetSpec
+from fettle.api.reasons import Reason
+from fettle.api.report import BuildReport, MeasureReport, PrepareReport, PublishReport
+from fettle.api.task import BuildTask, MeasureTask, PrepareTask, PublishTask
+
+AnyTask = PrepareTask | BuildTask | MeasureTask | PublishTask
+AnyReport = PrepareReport | BuildReport | MeasureReport | PublishReport
+
+
+class TaskPhase(StrEnum):
+    """Where a task stands: its Job's (or process's) state."""
+
+    RUNNING = "Running"
+    SUCCEEDED = "Succeeded"
+    FAILED = "Failed"
+
+
+@dataclass(frozen=True)
+class TaskState:
+    """What is known of one task. `attempt` counts from 0; a FAILED attempt carries reason, message and whether another may succeed."""
+
+    task_hash: str
+    phase: TaskPhase
+    attempt: int = 0
+    report: AnyReport | None = None
+    reason: Reason | None = None
+    message: str = ""
+    retryable: bool = False
+    finished_at: datetime | None = None
+
+
+@dataclass(frozen=True)
+class RunSnapshot:
+    """Everything a decision may look at. `tasks` maps task hash -> newest attempt."""
+
+    namespace: str
+    name: str
+    generation: int
+    spec: OptimizedModelSpec
+    status: OptimizedModelStatus
+    default_store: str
+    tasks: Mapping[str, TaskState]
+    now: datetime
+
+
+@dataclass(frozen=True)
+class WantedTask:
+    """A task that shall be running or done. `target` is set for those that must run on that target's nodes."""
+
+    task: AnyTask
+    task_hash: str
+    attempt: int
+    stage: str  # prepare, build, measure, publish
+    label: str  # for a person: "measure cpu", "build int8-static openvino"
+    deadline_seconds: int
+    target: TargetSpec | None = None
+
+
+@dataclass(frozen=True)
+class EventDraft:
+    """An Event to emit once: type Normal or Warning."""
+
+    type: str
+    reason: Reason
+    message: str
+
+
+@dataclass(frozen=True)
+class RunDecision:
+    """What shall be. `wanted` are all tasks that shall exist now (running ones included); `events` go with the status write."""
+
+    wanted: tuple[WantedTask, ...]
+    status: OptimizedModelStatus
+    events: tuple[EventDraft, ...] = ()
+    requeue_seconds: float | None = None
+    finished: bool = False

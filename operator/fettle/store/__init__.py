@@ -1,0 +1,1 @@
+"""The artifact store: digests, manifests, cache keys, over fsspec."""
