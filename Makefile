@@ -1,0 +1,70 @@
+# Every habit is a target. `make help` lists them.
+SHELL := /bin/bash
+.SHELLFLAGS := -euo pipefail -c
+.DEFAULT_GOAL := help
+PYTHON := .venv/bin/python
+PYTEST := .venv/bin/pytest
+
+.PHONY: help setup lock lint type test test-unit test-cluster test-e2e crds verify images cluster cluster-down cluster-status demo demo-clean clean
+
+help: ## list the targets
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | awk -F'\t' '{printf "  %-16s %s\n", $$1, $$2}'
+
+setup: ## Python environment in .venv, from the locked requirements
+	@tools/setup.sh
+
+lock: setup ## solve and lock all dependencies again (requirements/*.txt)
+	tools/lock.sh
+
+lint: setup ## ruff, format, import layers
+	.venv/bin/ruff check .
+	.venv/bin/ruff format --check .
+	.venv/bin/lint-imports --no-cache
+
+type: setup ## mypy --strict
+	.venv/bin/mypy
+
+crds: setup ## generate crds/*.yaml, the chart's copy and the API reference from the models
+	$(PYTHON) -m fettle.api.crd
+	$(PYTHON) -m fettle.api.reference
+
+verify: setup ## fail when a generated file is not what its source says
+	$(PYTHON) -m fettle.api.crd --check
+	$(PYTHON) -m fettle.api.reference --check
+
+cluster: setup ## a real Kubernetes on this machine (root, Linux); kubeconfig in .cluster/kubeconfig
+	@$(PYTHON) -m tools.cluster up
+
+cluster-down: setup ## stop it; nothing is left behind
+	@$(PYTHON) -m tools.cluster down
+
+cluster-status: setup ## what runs
+	@$(PYTHON) -m tools.cluster status
+
+images: setup ## build the images that changed, and push them to the cluster's registry
+	@$(PYTHON) -m tools.cluster images
+
+test: setup ## everything: unit, cluster (real API server), charts, e2e (real pods)
+	@$(PYTHON) -m tools.cluster up
+	@$(PYTHON) -m tools.cluster images
+	$(PYTEST)
+
+test-unit: setup ## the pure tests, no cluster
+	$(PYTEST) tests/unit tests/tools
+
+test-cluster: cluster ## tests against the API server
+	$(PYTEST) tests/cluster tests/charts
+
+test-e2e: cluster images ## tests with real pods
+	$(PYTEST) tests/e2e
+
+demo: setup ## the whole chain on a real cluster: optimize, serve, canary, roll back
+	@$(PYTHON) -m tools.cluster up
+	@$(PYTHON) -m tools.cluster images
+	@$(PYTHON) -m tools.demo run
+
+demo-clean: setup ## remove what the demo made (the cluster stays; make cluster-down stops it)
+	@$(PYTHON) -m tools.demo clean
+
+clean: cluster-down ## remove everything that was built here
+	rm -rf .cluster .venv .cache dist site
