@@ -17,7 +17,10 @@ MANAGED_LABEL = f"{GROUP}/managed"
 
 
 class ApiModel(BaseModel):
-    """A frozen object whose JSON names are camelCase; unknown fields are ignored on reading (a newer API may have written them)."""
+    """A frozen object whose JSON names are camelCase.
+
+    Unknown fields are ignored on reading: a newer API may have written them.
+    """
 
     model_config = ConfigDict(
         alias_generator=to_camel, populate_by_name=True, serialize_by_alias=True, frozen=True, extra="ignore"
@@ -34,7 +37,7 @@ class ApiModel(BaseModel):
 
 @dataclass(frozen=True)
 class Rule:
-    """A CEL rule of the CRD: `expression` must hold for the object it stands on, else the API server answers `message`."""
+    """A CEL rule of the CRD: `expression` holds for the object it stands on, or the API server answers `message`."""
 
     expression: str
     message: str

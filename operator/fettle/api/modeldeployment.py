@@ -199,7 +199,7 @@ class ModelDeploymentSpec(ApiModel):
     paused: Annotated[bool, Field(description="Hold the rollout where it is; scaling and healing go on.")] = False
 
 
-# ---------------------------------------------------------------------------------------------------------------- status
+# --------------------------------------------------------------------------------------------------------------- status
 
 
 class Verdict(StrEnum):
@@ -316,7 +316,8 @@ COLUMNS = (
 )
 NAME_RULE = Rule(
     "self.metadata.name.matches('^[a-z]([a-z0-9-]*[a-z0-9])?$') && self.metadata.name.size() <= 46",
-    "metadata.name must be a DNS-1035 label of at most 46 characters: lower-case letters, digits and '-', beginning with a letter",
+    "metadata.name must be a DNS-1035 label of at most 46 characters: lower-case letters, digits and '-', "
+    "beginning with a letter",
 )
 
 

@@ -119,14 +119,16 @@ class SourceSpec(ApiModel):
     uri: Annotated[
         Uri,
         Field(
-            description="pvc://CLAIM/PATH in this namespace; file://PATH in `fettle optimize`. A file, or a folder with external data."
+            description="pvc://CLAIM/PATH in this namespace; file://PATH in `fettle optimize`. "
+            "A file, or a folder with external data."
         ),
     ]
     format: Annotated[SourceFormat, Field(description="Auto recognises it by content.")] = SourceFormat.AUTO
     sha256: Annotated[
         Sha256 | None,
         Field(
-            description="Pin: digest of the file, or of the canonical list (path, sha256) of a folder. A mismatch ends the run."
+            description="Pin: digest of the file, or of the canonical list (path, sha256) of a folder. "
+            "A mismatch ends the run."
         ),
     ] = None
     inputs: Annotated[
@@ -152,7 +154,8 @@ class AgreementSpec(ApiModel):
     mode: Annotated[
         AgreementMode,
         Field(
-            description="Auto: ints, bools and strings Exact; classifiers TopOne; else Elementwise within 1 % of the output's range."
+            description="Auto: ints, bools and strings Exact; classifiers TopOne; "
+            "else Elementwise within 1 % of the output's range."
         ),
     ] = AgreementMode.AUTO
     axis: Annotated[
@@ -221,7 +224,8 @@ class Toleration(ApiModel):
     Rule(
         "!has(self.resources) || !has(self.resources.limits) || !('cpu' in self.resources.limits) || "
         "quantity(string(self.resources.limits['cpu'])).compareTo(quantity(string(self.threads))) >= 0",
-        "resources.limits.cpu must be at least threads: fewer cores than threads would measure throttling, not the model",
+        "resources.limits.cpu must be at least threads: fewer cores than threads would measure throttling, "
+        "not the model",
     ),
 )
 class TargetSpec(ApiModel):
@@ -298,7 +302,8 @@ class AccuracyConstraint(ApiModel):
         float,
         Field(
             ge=0,
-            description="Largest loss, in the metric's unit; without labels 1 - agreement. The interval's bad end must keep it.",
+            description="Largest loss, in the metric's unit; without labels 1 - agreement. "
+            "The interval's bad end must keep it.",
         ),
     ]
 
@@ -415,7 +420,7 @@ class OptimizedModelSpec(ApiModel):
     store: Annotated[StoreSpec | None, Field(description="Default: the operator's store, pvc://fettle-store.")] = None
 
 
-# ---------------------------------------------------------------------------------------------------------------- status
+# --------------------------------------------------------------------------------------------------------------- status
 
 
 class CandidateState(StrEnum):
@@ -616,7 +621,8 @@ class OptimizedModelStatus(ApiModel):
         None
     )
     started_at: Annotated[
-        str | None, Field(max_length=32, description="When this run began (RFC 3339, UTC); its deadline counts from here.")
+        str | None,
+        Field(max_length=32, description="When this run began (RFC 3339, UTC); its deadline counts from here."),
     ] = None
     conditions: Annotated[
         tuple[Condition, ...],

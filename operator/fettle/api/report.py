@@ -1,4 +1,4 @@
-"""What a Job answers: a result, framed as the last line of its log, and a termination message that carries the result's digest."""
+"""What a Job answers: a result as the last line of its log, and a termination message with the result's digest."""
 
 from __future__ import annotations
 

@@ -1,4 +1,7 @@
-"""What a Job is told: one task as JSON. A task names content, never a place on a machine, so that its hash means the same everywhere."""
+"""What a Job is told: one task as JSON.
+
+A task names content, never a place on a machine, so that its hash means the same everywhere.
+"""
 
 from __future__ import annotations
 
@@ -51,7 +54,7 @@ class StoredModel(ApiModel):
 
 
 class StoredData(ApiModel):
-    """Items in the store, after split and checks: `<store>/blobs/<sha256>` is an .npz of one array per input (+ `labels`)."""
+    """Items in the store, split and checked: `<store>/blobs/<sha256>` is an .npz, an array per input (+ `labels`)."""
 
     sha256: str
     items: int
@@ -78,7 +81,7 @@ class CandidatePlan(ApiModel):
 
 
 class PrepareTask(ApiModel):
-    """Fetch, verify, recognise, convert, split. `builds` are all that the plan may ask for: the answer says which exist."""
+    """Fetch, verify, recognise, convert, split. `builds`: all that the plan may ask for; the answer says which exist."""
 
     kind: Literal["prepare"] = "prepare"
     schema_version: int = SCHEMA_VERSION
@@ -89,7 +92,7 @@ class PrepareTask(ApiModel):
 
 
 class BuildTask(ApiModel):
-    """Apply a recipe's steps to the portable form. Runs in a fresh process, or its bytes would differ from run to run."""
+    """Apply a recipe's steps to the portable form, in a fresh process: else its bytes would differ from run to run."""
 
     kind: Literal["build"] = "build"
     schema_version: int = SCHEMA_VERSION
@@ -120,7 +123,8 @@ class MeasureTask(ApiModel):
     """Judge and time candidates beside the baseline, interleaved, on the target's own kind of node.
 
     `alpha` is the error each accuracy interval may have (two-sided), already shared among lossy candidates.
-    `items` is what is judged on: evaluation, or generated items when `generated` is set (then only exact candidates can pass).
+    `items` is what is judged on: evaluation, or generated items when `generated` is set (then only exact candidates
+    can pass).
     """
 
     kind: Literal["measure"] = "measure"
@@ -153,7 +157,10 @@ class CandidateVerdict(ApiModel):
 
 
 class PublishTask(ApiModel):
-    """Check that every winner is whole, and write the report. `results` are task hashes whose answers lie in the store."""
+    """Check that every winner is whole, and write the report.
+
+    `prepare`, `builds` and `measures` are task hashes whose answers lie in the store.
+    """
 
     kind: Literal["publish"] = "publish"
     schema_version: int = SCHEMA_VERSION

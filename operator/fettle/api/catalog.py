@@ -1,0 +1,156 @@
+"""What each recipe step, source format and runtime needs: data only, so that the plan can ask before a Job runs.
+
+A step's row stands for one pair (kind of step, family of runtimes). `revision` and the versions of `libraries` are part
+of a build's cache key: raise a revision whenever the same step on the same input would write other bytes. Nothing here
+imports a toolchain; a test holds the rows against what `optimizer/` and `runtimes/` implement.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import StrEnum
+
+from fettle.api.optimizedmodel import Precision, QuantizeMode, RecipeStep, RuntimeName, SourceFormat
+
+
+class StepKind(StrEnum):
+    """A recipe step's key in the API; quantization is one kind per mode, for each mode needs other things."""
+
+    OPTIMIZE_GRAPH = "optimizeGraph"
+    QUANTIZE_STATIC = "quantizeStatic"
+    QUANTIZE_DYNAMIC = "quantizeDynamic"
+
+
+class Image(StrEnum):
+    """Image whose toolchain a Job needs."""
+
+    OPTIMIZER = "optimizer"
+
+
+class Device(StrEnum):
+    """Hardware that must be present where it runs."""
+
+    CPU = "cpu"
+
+
+@dataclass(frozen=True)
+class StepEntry:
+    """What one kind of step needs in one family, and what identifies its outcome."""
+
+    kind: StepKind
+    family: RuntimeName
+    writes: str  # format of the file it leaves: "ONNX" or "OpenVINO", as in api.task.StoredModel
+    framework: str  # library that does the work
+    libraries: tuple[str, ...]  # distributions whose versions are part of the cache key
+    revision: int = 1
+    lossy: bool = False  # answers may change, so they must be proved
+    calibration: bool = False  # needs calibration items
+    instruction_set: bool = False  # the file is made for the CPU's instruction set, which is then part of the cache key
+    image: Image = Image.OPTIMIZER
+    device: Device = Device.CPU
+
+
+@dataclass(frozen=True)
+class FormatEntry:
+    """A source format: how it becomes the portable form. `revision` is the preparation's."""
+
+    format: SourceFormat
+    framework: str
+    libraries: tuple[str, ...]
+    runtime: RuntimeName  # runs the untouched source: the baseline
+    revision: int = 1
+    image: Image = Image.OPTIMIZER
+    device: Device = Device.CPU
+
+
+@dataclass(frozen=True)
+class RuntimeEntry:
+    """A runtime: which files it loads and in which precisions it can be asked to compute.
+
+    A precision other than Float32 still depends on the node; the measuring Job asks the runtime there.
+    """
+
+    runtime: RuntimeName
+    library: str
+    loads: tuple[str, ...]
+    precisions: tuple[Precision, ...]
+    revision: int = 1
+    device: Device = Device.CPU
+
+
+STEPS: tuple[StepEntry, ...] = (
+    # The portable form is already folded and fused, and each runtime refines it when it loads it: this step is exact.
+    StepEntry(StepKind.OPTIMIZE_GRAPH, RuntimeName.ONNXRUNTIME, "ONNX", "onnx", ("onnx",)),
+    StepEntry(StepKind.OPTIMIZE_GRAPH, RuntimeName.OPENVINO, "ONNX", "onnx", ("onnx",)),
+    # QDQ, activations unsigned and weights signed: what x86 runs fast with and without VNNI.
+    StepEntry(
+        StepKind.QUANTIZE_STATIC,
+        RuntimeName.ONNXRUNTIME,
+        "ONNX",
+        "onnxruntime",
+        ("onnx", "onnxruntime"),
+        lossy=True,
+        calibration=True,
+    ),
+    # NNCF post-training quantization on OpenVINO's own representation.
+    StepEntry(
+        StepKind.QUANTIZE_STATIC,
+        RuntimeName.OPENVINO,
+        "OpenVINO",
+        "nncf",
+        ("nncf", "openvino"),
+        lossy=True,
+        calibration=True,
+    ),
+    # Dynamic quantization exists for onnxruntime only: NNCF offers none for activations.
+    StepEntry(
+        StepKind.QUANTIZE_DYNAMIC,
+        RuntimeName.ONNXRUNTIME,
+        "ONNX",
+        "onnxruntime",
+        ("onnx", "onnxruntime"),
+        lossy=True,
+    ),
+)
+
+FORMATS: tuple[FormatEntry, ...] = (
+    FormatEntry(SourceFormat.ONNX, "onnx", ("onnx", "onnxruntime"), RuntimeName.ONNXRUNTIME),
+)
+
+RUNTIMES: tuple[RuntimeEntry, ...] = (
+    RuntimeEntry(RuntimeName.ONNXRUNTIME, "onnxruntime", ("ONNX",), (Precision.FLOAT32,)),
+    RuntimeEntry(
+        RuntimeName.OPENVINO,
+        "openvino",
+        ("OpenVINO", "ONNX"),
+        (Precision.FLOAT32, Precision.BFLOAT16, Precision.FLOAT16),
+    ),
+)
+
+_STEPS = {(entry.kind, entry.family): entry for entry in STEPS}
+_FORMATS = {entry.format: entry for entry in FORMATS}
+_RUNTIMES = {entry.runtime: entry for entry in RUNTIMES}
+
+
+def kind(step: RecipeStep) -> StepKind | None:
+    """Which kind a step of the API is; None if it has no key that this version knows."""
+    if step.quantize is not None:
+        dynamic = step.quantize.mode == QuantizeMode.DYNAMIC
+        return StepKind.QUANTIZE_DYNAMIC if dynamic else StepKind.QUANTIZE_STATIC
+    return StepKind.OPTIMIZE_GRAPH if step.optimize_graph is not None else None
+
+
+def step(step: RecipeStep, family: RuntimeName) -> StepEntry | None:
+    """The row of `step` in `family`, or None where it does not exist (then the candidate is RecipeNotApplicable)."""
+    known = kind(step)
+    return _STEPS.get((known, family)) if known is not None else None
+
+
+def source_format(format: SourceFormat) -> FormatEntry | None:
+    """The row of a recognised source format; Auto has none."""
+    return _FORMATS.get(format)
+
+
+def runtime(name: RuntimeName) -> RuntimeEntry:
+    """The row of a runtime."""
+    return _RUNTIMES[name]
