@@ -1,0 +1,216 @@
+"""An artifact: a model that was measured, and everything that says what it is. No time and no measurement stand in it,
+so the same work writes the same digest anywhere.
+
+An artifact is `artifacts/<sha256>/manifest.json`; sha256 is the digest of the canonical manifest (RFC 8785), which lists every
+file with its digest. Measurements lie beside it, `artifacts/<sha256>/measurements/<key>.json`.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from pydantic import ValidationError
+
+from fettle.api.base import ApiModel
+from fettle.api.optimizedmodel import RecipeStep, RuntimeName, RuntimeSettings
+from fettle.api.reasons import Reason
+from fettle.api.report import CpuClass
+from fettle.api.signature import Signature
+from fettle.api.task import StoredFile, StoredModel
+from fettle.errors import StoreError
+from fettle.store.store import Arrays, Store, file_digest, npz_bytes, read_npz
+from fettle.store.uris import Mounts
+
+SCHEMA_VERSION = 1
+MANIFEST = "manifest.json"
+MODEL_FOLDER = "model"
+REFERENCE = "reference.npz"
+REFERENCE_ITEMS = 8
+
+
+class RecipeRecord(ApiModel):
+    """What was done to the portable form, with every parameter, and the revision of each step's implementation."""
+
+    name: str
+    steps: tuple[RecipeStep, ...] = ()
+    revisions: tuple[int, ...] = ()
+
+
+class DataRecord(ApiModel):
+    """Digests of the items that were used; `generated` when no data was given."""
+
+    calibration: str | None = None
+    evaluation: str | None = None
+    generated: bool = False
+
+
+class Tolerance(ApiModel):
+    """How far an output may lie from the reference on the same CPU class: |a - b| <= atol + rtol * |b|."""
+
+    rtol: float
+    atol: float
+
+
+class Manifest(ApiModel):
+    """What an artifact is. `requires` are CPU features needed to load and to be right (avx2, avx512, vnni, bf16, amx)."""
+
+    schema_version: int = SCHEMA_VERSION
+    source_sha256: str
+    recipe: RecipeRecord
+    data: DataRecord
+    libraries: dict[str, str]
+    runtime: RuntimeName
+    settings: RuntimeSettings
+    signature: Signature
+    tolerances: dict[str, Tolerance]
+    requires: tuple[str, ...] = ()
+    model: StoredModel
+    reference: StoredFile | None = None
+
+    @property
+    def sha256(self) -> str:
+        """The artifact's digest."""
+        return hashlib.sha256(self.canonical()).hexdigest()
+
+    @property
+    def bytes(self) -> int:
+        """Bytes of the model's files."""
+        return self.model.bytes
+
+
+class MeasurementRecord(ApiModel):
+    """A measurement beside an artifact: on what CPU class, and its row as status shows it."""
+
+    schema_version: int = SCHEMA_VERSION
+    measured_on: CpuClass
+    row: dict[str, Any]
+
+
+def artifact_uri(store_uri: str, sha256: str) -> str:
+    """Where an artifact of that store lies."""
+    return f"{store_uri.rstrip('/')}/artifacts/{sha256}"
+
+
+def put_reference(store: Store, inputs: Arrays, outputs: Arrays) -> StoredFile:
+    """Store the reference: up to 8 items and their outputs, as arrays `input.<name>` and `output.<name>`. Raises StoreError."""
+    arrays = {f"input.{name}": array for name, array in inputs.items()}
+    arrays |= {f"output.{name}": array for name, array in outputs.items()}
+    content = npz_bytes(arrays)
+    return StoredFile(path=REFERENCE, sha256=store.put_bytes(content), bytes=len(content))
+
+
+def read_reference(path: Path) -> tuple[dict[str, np.ndarray[Any, Any]], dict[str, np.ndarray[Any, Any]]]:
+    """Inputs and outputs of a reference file on this machine."""
+    with path.open("rb") as stream:
+        arrays = read_npz(stream)
+    inputs = {name.removeprefix("input."): array for name, array in arrays.items() if name.startswith("input.")}
+    outputs = {name.removeprefix("output."): array for name, array in arrays.items() if name.startswith("output.")}
+    return inputs, outputs
+
+
+def write_artifact(store: Store, manifest: Manifest) -> str:
+    """Write the manifest of an artifact whose blobs are in the store already; its digest. Raises StoreError.
+
+    Manifest last: an artifact that can be read is whole.
+    """
+    files = (*manifest.model.files, *((manifest.reference,) if manifest.reference else ()))
+    absent = [file.path for file in files if not store.exists(f"blobs/{file.sha256}")]
+    if absent:
+        raise StoreError(f"an artifact needs its files in the store first; absent: {', '.join(absent)}")
+    content = manifest.canonical()
+    sha256 = hashlib.sha256(content).hexdigest()
+    path = f"artifacts/{sha256}/{MANIFEST}"
+    if not store.exists(path) or store.read_bytes(path) != content:
+        store.write_bytes(path, content)
+    return sha256
+
+
+def read_manifest(uri: str, sha256: str, mounts: Mounts) -> Manifest:
+    """The manifest of the artifact at `uri` (`<store>/artifacts/<sha256>`).
+
+    Raises StoreError: ArtifactNotFound, ArtifactTampered.
+    """
+    return _manifest(_store_of(uri, sha256, mounts), sha256)
+
+
+def fetch_artifact(uri: str, sha256: str, folder: Path, mounts: Mounts) -> Manifest:
+    """Copy an artifact to `folder`, every digest checked: `manifest.json`, `reference.npz`, `model/…`.
+
+    Idempotent. The manifest is written last, so a folder that has one is whole. Raises StoreError: ArtifactNotFound,
+    ArtifactTampered, StoreUnreachable.
+    """
+    store = _store_of(uri, sha256, mounts)
+    manifest = _manifest(store, sha256)
+    folder.mkdir(parents=True, exist_ok=True)
+    store.fetch_model(manifest.model, folder / MODEL_FOLDER)
+    if manifest.reference is not None:
+        store.fetch_file(manifest.reference, folder)
+    content = store.read_bytes(f"artifacts/{sha256}/{MANIFEST}")
+    partial = folder / f".{MANIFEST}.partial"
+    partial.write_bytes(content)
+    partial.replace(folder / MANIFEST)
+    return manifest
+
+
+def read_fetched(folder: Path, sha256: str) -> Manifest:
+    """The manifest of an artifact that `fetch_artifact` put into `folder`, its own digest checked. Raises StoreError."""
+    path = folder / MANIFEST
+    if not path.is_file():
+        raise StoreError(f"there is no artifact in {folder}: fetch it first", reason=Reason.ARTIFACT_NOT_FOUND)
+    return _parse(path.read_bytes(), sha256, str(path))
+
+
+def check_fetched(folder: Path, sha256: str) -> Manifest:
+    """As `read_fetched`, and every file's digest checked again. Raises StoreError (ArtifactTampered)."""
+    manifest = read_fetched(folder, sha256)
+    for file in manifest.model.files:
+        path = folder / MODEL_FOLDER / file.path
+        if not path.is_file() or file_digest(path) != (file.sha256, file.bytes):
+            raise StoreError(f"{path} is not what the manifest lists", reason=Reason.ARTIFACT_TAMPERED)
+    return manifest
+
+
+def model_entry(folder: Path, manifest: Manifest) -> Path:
+    """The file that the runtime opens, of an artifact in `folder`."""
+    return folder / MODEL_FOLDER / manifest.model.entry
+
+
+def write_measurement(store: Store, sha256: str, key: str, record: MeasurementRecord) -> None:
+    """Keep a measurement beside its artifact. Raises StoreError."""
+    store.write_bytes(f"artifacts/{sha256}/measurements/{key}.json", record.canonical())
+
+
+def read_measurement(store: Store, sha256: str, key: str) -> MeasurementRecord | None:
+    """A measurement of an artifact, or None. Raises StoreError."""
+    document = store.read_json(f"artifacts/{sha256}/measurements/{key}.json")
+    return None if document is None else MeasurementRecord.model_validate(document)
+
+
+def _store_of(uri: str, sha256: str, mounts: Mounts) -> Store:
+    """The store that holds the artifact at `uri`."""
+    suffix = f"/artifacts/{sha256}"
+    if not uri.rstrip("/").endswith(suffix):
+        message = f"{uri}: an artifact's address ends with {suffix}"
+        raise StoreError(message, reason=Reason.ARTIFACT_NOT_FOUND)
+    return Store.open(uri.rstrip("/").removesuffix(suffix), mounts)
+
+
+def _manifest(store: Store, sha256: str) -> Manifest:
+    path = f"artifacts/{sha256}/{MANIFEST}"
+    if not store.exists(path):
+        raise StoreError(f"{store.uri}/{path} does not exist", reason=Reason.ARTIFACT_NOT_FOUND)
+    return _parse(store.read_bytes(path), sha256, f"{store.uri}/{path}")
+
+
+def _parse(content: bytes, sha256: str, where: str) -> Manifest:
+    found = hashlib.sha256(content).hexdigest()
+    if found != sha256:
+        message = f"{where}: expected sha256 {sha256}, found {found}; the manifest was changed after it was published"
+        raise StoreError(message, reason=Reason.ARTIFACT_TAMPERED)
+    try:
+        return Manifest.model_validate_json(content)
+    except ValidationError as error:
+        raise StoreError(f"{where} was written by another version of Fettle: {error}") from error

@@ -1,0 +1,298 @@
+"""The artifact store: blobs by digest, small JSON documents by name. Every write is a temporary name and a rename in the same folder.
+
+Layout: `blobs/<sha256>` · `artifacts/<sha256>/manifest.json` · `builds/<cache key>.json` · `results/<task hash>.json` · `reports/…`.
+"""
+
+from __future__ import annotations
+
+import errno
+import hashlib
+import io
+import json
+import os
+import shutil
+import uuid
+import zipfile
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import IO, Any, Literal
+
+import numpy as np
+import rfc8785
+
+from fettle.api.reasons import Reason
+from fettle.api.report import REPORT, BuildReport, MeasureReport, PrepareReport, PublishReport
+from fettle.api.task import StoredData, StoredFile, StoredModel
+from fettle.errors import StoreError
+from fettle.store.uris import Location, Mounts, locate, relative_path
+
+AnyReport = PrepareReport | BuildReport | MeasureReport | PublishReport
+Arrays = Mapping[str, np.ndarray[Any, Any]]
+CHUNK = 4 << 20
+# Pods that serve run as another user than the Jobs that wrote: files are readable, folders group-writable (fsGroup).
+FILE_MODE = 0o644
+FOLDER_MODE = 0o775
+
+
+@contextmanager
+def explained(what: str) -> Iterator[None]:
+    """Turn an OSError of the store's filesystem into a StoreError that says what to do."""
+    try:
+        yield
+    except OSError as error:
+        code = error.errno
+        if code in (errno.ENOSPC, errno.EDQUOT):
+            message = f"{what}: the store is full; enlarge its claim or delete artifacts that nothing refers to"
+            raise StoreError(message, reason=Reason.STORE_FULL) from error
+        if code == errno.EROFS:
+            raise StoreError(f"{what}: the store is mounted read-only; mount its claim read-write for Jobs") from error
+        if code in (errno.EACCES, errno.EPERM):
+            who = f"user {os.getuid()}, groups {sorted(os.getgroups())}"
+            message = f"{what}: permission denied for {who}; the volume must be writable by the pod's fsGroup"
+            raise StoreError(message) from error
+        if code in (errno.ENOENT, errno.ENOTDIR):
+            raise StoreError(f"{what}: not found ({error.filename})", reason=Reason.STORE_NOT_FOUND) from error
+        raise StoreError(f"{what}: {error}", retryable=True) from error
+
+
+def file_digest(path: Path) -> tuple[str, int]:
+    """sha256 (hexadecimal) and bytes of a local file."""
+    with path.open("rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest(), path.stat().st_size
+
+
+def npz_bytes(arrays: Arrays) -> bytes:
+    """An .npz of `arrays` whose bytes depend on nothing but them: names sorted, no time, not compressed."""
+    buffer = io.BytesIO()
+    with zipfile.ZipFile(buffer, "w", zipfile.ZIP_STORED) as archive:
+        for name in sorted(arrays):
+            member = zipfile.ZipInfo(f"{name}.npy", date_time=(1980, 1, 1, 0, 0, 0))
+            with archive.open(member, "w", force_zip64=True) as stream:
+                np.lib.format.write_array(stream, _portable(arrays[name]), allow_pickle=False)
+    return buffer.getvalue()
+
+
+def read_npz(stream: IO[bytes]) -> dict[str, np.ndarray[Any, Any]]:
+    """Arrays of an .npz as `npz_bytes` wrote it; texts come back as object arrays of str."""
+    with np.load(stream, allow_pickle=False) as archive:
+        return {name: restored(archive[name]) for name in archive.files}
+
+
+def _portable(array: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
+    """`array` in a form that .npy holds without pickle: texts as fixed-width unicode, bfloat16 as its bits in a record."""
+    if array.dtype == object:
+        texts = [value.decode() if isinstance(value, bytes) else str(value) for value in array.reshape(-1)]
+        width = max((len(text) for text in texts), default=1) or 1
+        return np.array(texts, dtype=f"<U{width}").reshape(array.shape)
+    if array.dtype.name == "bfloat16":
+        return np.ascontiguousarray(array).view(np.dtype([("bfloat16", "<u2")]))
+    return np.ascontiguousarray(array).reshape(array.shape)
+
+
+def restored(array: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
+    """The inverse of `_portable`."""
+    if array.dtype.kind == "U":
+        return array.astype(object)
+    if array.dtype.names == ("bfloat16",):
+        import ml_dtypes
+
+        return array.view("<u2").view(ml_dtypes.bfloat16)
+    return array
+
+
+class Store:
+    """A store that is open: `root` lies on any fsspec filesystem. Safe for several processes at once (content-addressed, renamed)."""
+
+    def __init__(self, root: Location) -> None:
+        self.root = root
+        self.uri = root.uri.rstrip("/")
+        self._fs = root.filesystem
+
+    @classmethod
+    def open(cls, uri: str, mounts: Mounts) -> Store:
+        """Open the store at `uri`. Raises StoreError: StoreNotFound for a claim that is not mounted; nothing is written yet."""
+        return cls(locate(uri, mounts))
+
+    # ------------------------------------------------------------------------------------------------------------- files
+
+    def exists(self, path: str) -> bool:
+        """Whether `path` is there."""
+        return bool(self._fs.exists(self.root.child(path).path))
+
+    def open_file(self, path: str) -> IO[bytes]:
+        """Open `path` for reading. Raises StoreError (StoreNotFound) if it is not there."""
+        with explained(f"reading {self.uri}/{path}"):
+            stream: IO[bytes] = self._fs.open(self.root.child(path).path, "rb")
+            return stream
+
+    def read_bytes(self, path: str) -> bytes:
+        """The whole content of `path`. Raises StoreError."""
+        with self.open_file(path) as stream, explained(f"reading {self.uri}/{path}"):
+            return stream.read()
+
+    def write_bytes(self, path: str, content: bytes) -> None:
+        """Write `content` under a temporary name beside `path`, then rename. Raises StoreError."""
+        self._write(path, io.BytesIO(content))
+
+    def read_json(self, path: str) -> Any:
+        """The JSON document at `path`, or None where there is none. Raises StoreError for one that is damaged."""
+        if not self.exists(path):
+            return None
+        try:
+            return json.loads(self.read_bytes(path))
+        except ValueError as error:
+            raise StoreError(f"{self.uri}/{path} is damaged ({error}); delete it and run again") from error
+
+    def write_json(self, path: str, document: Any) -> None:
+        """Write `document` as canonical JSON (RFC 8785). Raises StoreError."""
+        self.write_bytes(path, rfc8785.dumps(document))
+
+    def _write(self, path: str, source: IO[bytes]) -> None:
+        target = self.root.child(path)
+        folder, name = target.path.rsplit("/", 1)
+        temporary = f"{folder}/.{name[:40]}.{uuid.uuid4().hex[:12]}.partial"
+        with explained(f"writing {target.uri}"):
+            self._make_folder(folder)
+            try:
+                with self._fs.open(temporary, "wb") as stream:
+                    shutil.copyfileobj(source, stream, CHUNK)
+                if self.root.local is not None:
+                    Path(temporary).chmod(FILE_MODE)
+                    Path(temporary).replace(target.path)
+                else:
+                    self._fs.mv(temporary, target.path)
+            except BaseException:
+                with suppress(OSError):
+                    self._fs.rm(temporary)
+                raise
+
+    def _make_folder(self, folder: str) -> None:
+        if self.root.local is None:
+            self._fs.makedirs(folder, exist_ok=True)
+            return
+        wanted = Path(folder)
+        for step in (*reversed(wanted.parents), wanted):
+            if not step.exists():
+                with suppress(FileExistsError):  # another process was faster
+                    step.mkdir()
+                    step.chmod(FOLDER_MODE)  # whatever the umask: only a folder that we made
+
+    # ------------------------------------------------------------------------------------------------------------- blobs
+
+    def has_blob(self, sha256: str, size: int | None = None) -> bool:
+        """Whether the blob is there, whole: its digest is computed, for a node may have lost power while it was written."""
+        path = self.root.child(f"blobs/{sha256}").path
+        with explained(f"reading {self.uri}/blobs/{sha256}"):
+            if not self._fs.exists(path) or (size is not None and self._fs.size(path) != size):
+                return False
+            with self._fs.open(path, "rb") as stream:
+                return _stream_digest(stream) == sha256
+
+    def put_bytes(self, content: bytes) -> str:
+        """Store `content` as a blob; its sha256. Raises StoreError."""
+        sha256 = hashlib.sha256(content).hexdigest()
+        if not self.has_blob(sha256, len(content)):
+            self.write_bytes(f"blobs/{sha256}", content)
+        return sha256
+
+    def put_file(self, path: Path, name: str | None = None) -> StoredFile:
+        """Store a local file as a blob, under `name` (relative POSIX; default: the file's own). Raises StoreError."""
+        sha256, size = file_digest(path)
+        if not self.has_blob(sha256, size):
+            with path.open("rb") as stream:
+                self._write(f"blobs/{sha256}", stream)
+        return StoredFile(path=relative_path(name or path.name), sha256=sha256, bytes=size)
+
+    def fetch_file(self, file: StoredFile, folder: Path) -> Path:
+        """Copy a stored file to `folder`/its path, checking its digest on the way. Raises StoreError (ArtifactTampered).
+
+        A copy, not a link: a link would let a reader of the store's inode change what others serve. It is written under a
+        temporary name, so that what lies there is always whole.
+        """
+        target = folder / relative_path(file.path)
+        target.parent.mkdir(parents=True, exist_ok=True)
+        if target.is_file() and file_digest(target) == (file.sha256, file.bytes):
+            return target
+        partial = target.with_name(f".{target.name[:40]}.{uuid.uuid4().hex[:12]}.partial")
+        try:
+            with self.open_file(f"blobs/{file.sha256}") as stream:
+                found = _copy_and_digest(stream, partial)
+            if found != (file.sha256, file.bytes):
+                message = (
+                    f"{self.uri}/blobs/{file.sha256} ({file.path}): expected {file.bytes} bytes with this digest, "
+                    f"found {found[1]} bytes with sha256 {found[0]}; the store was changed behind Fettle's back"
+                )
+                raise StoreError(message, reason=Reason.ARTIFACT_TAMPERED)
+            partial.chmod(FILE_MODE)
+            partial.replace(target)
+        finally:
+            partial.unlink(missing_ok=True)
+        return target
+
+    # ------------------------------------------------------------------------------------------------------------ models
+
+    def put_model(self, folder: Path, entry: str, format: Literal["ONNX", "OpenVINO"] = "ONNX") -> StoredModel:
+        """Store every file under `folder` as one model; `entry` is the file a runtime opens (relative). Raises StoreError."""
+        paths = sorted(path for path in folder.rglob("*") if path.is_file())
+        files = tuple(self.put_file(path, path.relative_to(folder).as_posix()) for path in paths)
+        if entry not in {file.path for file in files}:
+            raise StoreError(f"{entry} is not among the files of the model: {[file.path for file in files]}")
+        return StoredModel(format=format, entry=entry, files=files)
+
+    def fetch_model(self, model: StoredModel, folder: Path) -> Path:
+        """Copy a model's files to `folder`, digests checked; the path of its entry. Raises StoreError."""
+        for file in model.files:
+            self.fetch_file(file, folder)
+        return folder / relative_path(model.entry)
+
+    # -------------------------------------------------------------------------------------------------------------- data
+
+    def put_data(self, arrays: Arrays) -> StoredData:
+        """Store items: one array per input (first axis = items), and `labels` if there are any. Raises StoreError."""
+        lengths = {name: len(array) for name, array in arrays.items()}
+        if len(set(lengths.values())) != 1:
+            raise ValueError(f"every array needs the same number of items, found {lengths}")
+        sha256 = self.put_bytes(npz_bytes(arrays))
+        return StoredData(sha256=sha256, items=next(iter(lengths.values())), labelled="labels" in arrays)
+
+    def load_data(self, data: StoredData) -> dict[str, np.ndarray[Any, Any]]:
+        """The arrays of stored items, digest checked. Raises StoreError."""
+        return self.load_arrays(data.sha256)
+
+    def load_arrays(self, sha256: str) -> dict[str, np.ndarray[Any, Any]]:
+        """The arrays of an .npz blob, digest checked. Raises StoreError."""
+        content = self.read_bytes(f"blobs/{sha256}")
+        if hashlib.sha256(content).hexdigest() != sha256:
+            message = f"{self.uri}/blobs/{sha256}: the content does not have this digest; delete the file and run again"
+            raise StoreError(message, reason=Reason.ARTIFACT_TAMPERED)
+        return read_npz(io.BytesIO(content))
+
+    # ----------------------------------------------------------------------------------------------------------- results
+
+    def result(self, task_hash: str) -> AnyReport | None:
+        """What a Job answered to that task, or None. Raises StoreError."""
+        document = self.read_json(f"results/{task_hash}.json")
+        return None if document is None else REPORT.validate_python(document)
+
+    def put_result(self, task_hash: str, report: AnyReport) -> None:
+        """Keep the answer to a task. Raises StoreError."""
+        self.write_bytes(f"results/{task_hash}.json", report.canonical())
+
+
+def _stream_digest(stream: IO[bytes]) -> str:
+    digest = hashlib.sha256()
+    while chunk := stream.read(CHUNK):
+        digest.update(chunk)
+    return digest.hexdigest()
+
+
+def _copy_and_digest(source: IO[bytes], target: Path) -> tuple[str, int]:
+    """Copy to `target`; sha256 and bytes of what was copied."""
+    digest, size = hashlib.sha256(), 0
+    with target.open("wb") as stream:
+        while chunk := source.read(CHUNK):
+            digest.update(chunk)
+            size += len(chunk)
+            stream.write(chunk)
+    return digest.hexdigest(), size
