@@ -1,0 +1,69 @@
+"""The catalog's rows, held against the API and the lock files."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import pytest
+
+from fettle.api import catalog
+from fettle.api.optimizedmodel import (
+    OptimizeGraphStep,
+    QuantizeMode,
+    QuantizeStep,
+    RecipeStep,
+    RuntimeName,
+    SourceFormat,
+)
+
+ROOT = Path(__file__).parents[3]
+GRAPH = RecipeStep(optimize_graph=OptimizeGraphStep())
+STATIC = RecipeStep(quantize=QuantizeStep(mode=QuantizeMode.STATIC))
+DYNAMIC = RecipeStep(quantize=QuantizeStep(mode=QuantizeMode.DYNAMIC))
+
+
+@pytest.mark.parametrize(
+    ("step", "family", "lossy", "calibration", "libraries"),
+    [
+        (GRAPH, RuntimeName.ONNXRUNTIME, False, False, ("onnx",)),
+        (GRAPH, RuntimeName.OPENVINO, False, False, ("onnx",)),
+        (STATIC, RuntimeName.ONNXRUNTIME, True, True, ("onnx", "onnxruntime")),
+        (STATIC, RuntimeName.OPENVINO, True, True, ("nncf", "openvino")),
+        (DYNAMIC, RuntimeName.ONNXRUNTIME, True, False, ("onnx", "onnxruntime")),
+    ],
+)
+def test_a_step_tells_what_it_needs(
+    step: RecipeStep, family: RuntimeName, lossy: bool, calibration: bool, libraries: tuple[str, ...]
+) -> None:
+    entry = catalog.step(step, family)
+    assert entry is not None
+    assert (entry.lossy, entry.calibration, entry.libraries) == (lossy, calibration, libraries)
+
+
+@pytest.mark.parametrize(("step", "family"), [(DYNAMIC, RuntimeName.OPENVINO), (RecipeStep(), RuntimeName.OPENVINO)])
+def test_a_step_that_no_library_offers_has_no_row(step: RecipeStep, family: RuntimeName) -> None:
+    assert catalog.step(step, family) is None
+
+
+def test_no_pair_of_step_and_family_has_two_rows() -> None:
+    pairs = [(entry.kind, entry.family) for entry in catalog.STEPS]
+    assert len(pairs) == len(set(pairs))
+
+
+def test_every_format_and_every_runtime_of_the_api_has_a_row() -> None:
+    assert {entry.format for entry in catalog.FORMATS} == set(SourceFormat) - {SourceFormat.AUTO}
+    assert {entry.runtime for entry in catalog.RUNTIMES} == set(RuntimeName)
+    assert all(catalog.runtime(name).runtime == name for name in RuntimeName)
+    assert catalog.source_format(SourceFormat.AUTO) is None
+
+
+def test_what_a_step_writes_some_runtime_of_its_family_loads() -> None:
+    assert all(entry.writes in catalog.runtime(entry.family).loads for entry in catalog.STEPS)
+
+
+def test_every_library_in_a_cache_key_is_locked_in_its_image() -> None:
+    wanted = {(entry.image, name) for entry in (*catalog.STEPS, *catalog.FORMATS) for name in entry.libraries}
+    for image, name in wanted:
+        lock = (ROOT / "requirements" / f"{image}.txt").read_text()
+        assert re.search(rf"(?m)^{re.escape(name)}==", lock), f"{name} is not locked in requirements/{image}.txt"
