@@ -7,6 +7,9 @@ FettleError                    something a person should read: reason (closed li
 ├── RuntimeFailure             a runtime could not load or run a model
 ├── StoreError                 the artifact store: not found, full, unreachable, tampered with
 ├── ClusterError               Kubernetes refused or could not be reached
+│   ├── ConflictError          the object changed since it was read: read again
+│   ├── ExistsError            an object of that name exists already
+│   └── MissingError           the object, or its kind, is not there
 └── UsageError                 a command line or a setting that cannot be acted on (CLI exit status 2)
 
 Whether trying again can succeed is a property of the error (`retryable`), never of the place that catches it.
@@ -66,6 +69,24 @@ class ClusterError(FettleError):
     """Kubernetes refused a request or could not be reached."""
 
     default_reason = Reason.FORBIDDEN
+
+
+class ConflictError(ClusterError):
+    """The object changed since it was read, or is not the one that was meant: look again. Always retryable."""
+
+    default_reason = Reason.NAME_CONFLICT
+
+
+class ExistsError(ClusterError):
+    """An object of that name exists already."""
+
+    default_reason = Reason.NAME_CONFLICT
+
+
+class MissingError(ClusterError):
+    """The object, its namespace or its kind is not there."""
+
+    default_reason = Reason.CLUSTER_UNREACHABLE
 
 
 class UsageError(FettleError):

@@ -53,6 +53,7 @@ class Reason(StrEnum):
     NAME_CONFLICT = "NameConflict"
 
     # both
+    CLUSTER_UNREACHABLE = "ClusterUnreachable"
     INVALID_SPEC = "InvalidSpec"
 
     # OptimizedModel: not faults
