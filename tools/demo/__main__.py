@@ -1,0 +1,41 @@
+"""`python -m tools.demo run|clean`."""
+
+from __future__ import annotations
+
+import sys
+
+import click
+
+from tools.cluster.target import resolve_target
+from tools.demo import scenes, show
+from tools.demo.install import SYSTEM_NAMESPACE
+from tools.demo.kube import DemoError, Kube
+
+
+@click.group(help="The whole chain on a real cluster: optimize, serve, canary, roll back.")
+def main() -> None:
+    """Entry point."""
+
+
+@main.command(help="Run the demo. It leaves everything running; a second run starts from what is there.")
+def run() -> None:
+    """Run every scene."""
+    try:
+        scenes.run(resolve_target())
+    except DemoError as error:
+        show.console.print(f"\ndemo: {error}", markup=False, style="bold red")
+        sys.exit(1)
+
+
+@main.command(help="Remove what the demo made: its namespace and the operator.")
+def clean() -> None:
+    """Remove both namespaces' content."""
+    target = resolve_target()
+    kube = Kube(target, SYSTEM_NAMESPACE)
+    kube.kubectl("delete", "namespace", scenes.NAMESPACE, "--ignore-not-found", "--wait=true")
+    kube.kubectl("delete", "namespace", SYSTEM_NAMESPACE, "--ignore-not-found", "--wait=true")
+    show.line("the demo's namespace and the operator are gone; `make cluster-down` stops the cluster")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,187 @@
+"""The scenes of the demo, in their order."""
+
+from __future__ import annotations
+
+import json
+import time
+from dataclasses import dataclass, field
+from typing import Any
+
+from tools.cluster.target import Target
+from tools.demo import install, show, watch
+from tools.demo.kube import DemoError, Kube, condition
+from tools.demo.traffic import Load, Totals, bodies, foreign_failures
+
+NAMESPACE = "fettle-demo"
+MODELS = ("digits", "digits-better", "digits-slow", "digits-failing")
+DEPLOYMENT = "digits"
+
+
+@dataclass
+class Summary:
+    """What the last screen says."""
+
+    speedup: float = 0.0
+    drop: float = 0.0
+    accuracy: str = ""
+    totals: Totals = field(default_factory=dict)
+    failed: int = 0
+    rollouts: dict[str, watch.Rollout] = field(default_factory=dict)
+
+
+def _manifest(name: str) -> str:
+    return (install.DIGITS / name).read_text()
+
+
+def setup(kube: Kube) -> None:
+    """Operator by Helm, files into a claim."""
+    show.title("helm upgrade --install fettle charts/fettle")
+    install.install(kube)
+    show.line(Kube(kube.target, install.SYSTEM_NAMESPACE).kubectl("get", "pods", "--no-headers").strip())
+    show.title("fettle push examples/digits pvc://models/digits")
+    kube.ensure_namespace()
+    install.push(kube, install.DIGITS, "pvc://models/digits")
+
+
+def optimize(kube: Kube, summary: Summary) -> None:
+    """All four models through OptimizedModel; the first by the default plan, shown stage by stage."""
+    for name in MODELS:
+        file = f"optimizedmodel{name.removeprefix('digits')}.yaml"
+        show.title(f"kubectl apply -f examples/digits/{file}")
+        kube.apply(_manifest(file))
+        found = watch.optimized(kube, name, 1500, show.line)
+        show.candidates(found)
+        show.line(f"report: {found['status']['report']['uri']}")
+        if name == MODELS[0]:
+            artifact = found["status"]["artifacts"][0]
+            summary.speedup, summary.drop = artifact.get("speedup", 0.0), artifact.get("accuracyDrop", 0.0)
+
+
+def deploy(kube: Kube) -> dict[str, Any]:
+    """Serve; what already serves is left as it is."""
+    show.title("kubectl apply -f examples/digits/modeldeployment.yaml")
+    if kube.get("md", DEPLOYMENT) is None:
+        kube.apply(_manifest("modeldeployment.yaml"))
+    found = watch.serving(kube, DEPLOYMENT, 300, show.line)
+    show.line(f"serves at {found['status']['address']['url']}")
+    return found
+
+
+def _post(kube: Kube, body: str) -> dict[str, Any]:
+    # Through the API server's service proxy: reachable wherever kubectl is.
+    path = f"/api/v1/namespaces/{kube.namespace}/services/{DEPLOYMENT}:8080/proxy/v2/models/{DEPLOYMENT}/infer"
+    configuration = kube.api.configuration
+    headers = {"Content-Type": "application/json"}
+    answer = kube.api.rest_client.pool_manager.request("POST", configuration.host + path, body=body, headers=headers)
+    if answer.status != 200:
+        raise DemoError(f"POST {path}: {answer.status} {answer.data[:300]!r}")
+    return dict(json.loads(answer.data))
+
+
+def predict(kube: Kube, summary: Summary, count: int = 20) -> None:
+    """Predict some images over V2 REST and compare with their labels."""
+    show.title(f"POST /v2/models/{DEPLOYMENT}/infer: {count} images the model has not seen")
+    requests, labels = bodies(install.DIGITS / "evaluation.npz", count, seed=7)
+    guesses = []
+    for body in requests:
+        output = _post(kube, body)["outputs"][0]["data"]
+        guesses.append(output.index(max(output)))
+    right = sum(guess == label for guess, label in zip(guesses, labels, strict=True))
+    show.line(f"predicted {' '.join(map(str, guesses))}")
+    show.line(f"labels    {' '.join(map(str, labels))}")
+    summary.accuracy = f"{right} of {count}"
+    show.line(f"{summary.accuracy} right")
+    if right < 0.8 * count:
+        raise DemoError(f"the served model got only {summary.accuracy} right")
+
+
+def _follow(kube: Kube, model: str) -> None:
+    kube.patch("md", DEPLOYMENT, {"spec": {"model": {"ref": {"name": model, "target": "cpu"}}}})
+
+
+def _scene(kube: Kube, load: Load, model: str, expected: str, text: str) -> watch.Rollout:
+    show.title(f"{text}: spec.model.ref.name = {model}")
+    _follow(kube, model)
+    rollout = watch.rolled_out(kube, DEPLOYMENT, 420, show.line)
+    totals = load.totals()
+    show.line(f"{rollout.outcome} after {rollout.seconds:.0f} s; {totals.get('sent', 0)} requests sent so far")
+    if rollout.reason:
+        show.line(rollout.reason)
+    if rollout.outcome != expected:
+        raise DemoError(f"{model}: expected {expected}, got {rollout.outcome}: {rollout.reason}")
+    return rollout
+
+
+def rollouts(kube: Kube, summary: Summary) -> None:
+    """Under constant load: a better model to 100 %, a slow one and a failing one rolled back by themselves."""
+    requests, _ = bodies(install.DIGITS / "evaluation.npz", 40)
+    load = Load(kube, DEPLOYMENT)
+    show.title("constant load: half over keep-alive connections, half over new ones")
+    load.start(requests, rate=30, clients=6, seconds=1200)
+    time.sleep(5)
+    scenes = summary.rollouts
+    scenes["better"] = _scene(kube, load, "digits-better", "Promoted", "a better model as canary")
+    scenes["slow"] = _scene(kube, load, "digits-slow", "RolledBack", "a canary that is far too slow")
+    _back(kube)
+    scenes["failing"] = _scene(kube, load, "digits-failing", "RolledBack", "a canary that answers with errors")
+    _back(kube)
+    summary.totals = load.stop()
+    summary.failed = foreign_failures(summary.totals, {scenes["failing"].revision})
+
+
+def _back(kube: Kube) -> None:
+    # The spec asks for the good model again, as the owner would after a rollback: nothing restarts, Degraded clears.
+    _follow(kube, "digits-better")
+    watch.serving(kube, DEPLOYMENT, 120, show.line)
+
+
+def already_rolled_out(found: dict[str, Any]) -> bool:
+    """Whether an earlier run left all four revisions in the ledger and the better one serving."""
+    reasons = [row.get("reason") for row in found["status"].get("revisions", [])]
+    return len({row["revision"] for row in found["status"].get("revisions", [])}) >= 4 and "AnalysisFailed" in reasons
+
+
+def steady(kube: Kube, summary: Summary) -> None:
+    """A later run: the rollouts are in the ledger, so only show that what serves still serves."""
+    requests, _ = bodies(install.DIGITS / "evaluation.npz", 40)
+    load = Load(kube, DEPLOYMENT)
+    show.title("20 s of load on what serves (the rollouts were done by an earlier run; make demo-clean starts over)")
+    load.start(requests, rate=30, clients=6, seconds=120)
+    time.sleep(20)
+    summary.totals = load.stop()
+    summary.failed = foreign_failures(summary.totals, set())
+
+
+def finish(kube: Kube, summary: Summary) -> None:
+    """The summary; raises DemoError when a request failed that should not have."""
+    found = kube.get("md", DEPLOYMENT) or {}
+    show.ledger(found)
+    show.title("summary")
+    show.line(f"speed-up {summary.speedup:.2f} x, accuracy drop {summary.drop:+.4f}, {summary.accuracy} images right")
+    totals = summary.totals
+    own = sum(totals["serverErrors"].values()) + totals["transport"] - summary.failed
+    show.line(f"requests sent {totals['sent']}, failed {summary.failed} (the failing canary's own errors: {own})")
+    for name, rollout in summary.rollouts.items():
+        bad = f", {rollout.bad_seconds:.1f} s with traffic" if rollout.outcome == "RolledBack" else ""
+        show.line(f"{name}: {rollout.outcome} in {rollout.seconds:.0f} s{bad}")
+    show.line(f"look around: export KUBECONFIG={kube.target.kubeconfig}; kubectl -n {NAMESPACE} get om,md,pods")
+    ready = condition(found, "Ready").get("status")
+    if summary.failed or ready != "True":
+        raise DemoError(
+            f"{summary.failed} requests failed: {totals['transportKinds']} {totals['samples']}; Ready={ready}"
+        )
+
+
+def run(target: Target) -> None:
+    """The whole demo."""
+    kube = Kube(target, NAMESPACE)
+    summary = Summary()
+    setup(kube)
+    optimize(kube, summary)
+    found = deploy(kube)
+    predict(kube, summary)
+    if already_rolled_out(found):
+        steady(kube, summary)
+    else:
+        rollouts(kube, summary)
+    finish(kube, summary)

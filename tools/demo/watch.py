@@ -1,0 +1,114 @@
+"""Watch objects until something is true, and tell each change once."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Any
+
+from tools.demo.kube import DemoError, Kube, condition, is_current
+
+Found = dict[str, Any]
+
+
+def polls(seconds: float, every: float = 0.5) -> Iterator[float]:
+    """Yields the elapsed seconds until the time is over."""
+    start = time.monotonic()
+    while (elapsed := time.monotonic() - start) < seconds:
+        yield elapsed
+        time.sleep(every)
+
+
+def optimized(kube: Kube, name: str, seconds: float, tell: Callable[[str], None]) -> Found:
+    """Wait until an OptimizedModel is Ready; tells each new message of its Ready condition. Raises DemoError on a fault."""
+    told = ""
+    going = {"Preparing", "Optimizing", "Measuring", "Publishing"}
+    for elapsed in polls(seconds):
+        found = kube.get("om", name)
+        ready = condition(found, "Ready")
+        line = f"{ready.get('reason', 'waiting for the operator')}: {ready.get('message', '')}"
+        if line != told:
+            told = line
+            tell(f"{elapsed:5.0f} s  {name}: {line}")
+        if found is None or not is_current(found):
+            continue
+        if ready.get("status") == "True":
+            return found
+        if ready.get("status") == "False" and ready.get("reason") not in going:
+            raise DemoError(f"OptimizedModel {name} ended as {line}")
+    raise DemoError(f"OptimizedModel {name} was not Ready within {seconds:.0f} s: {told}")
+
+
+@dataclass(frozen=True)
+class Rollout:
+    """How a rollout ended. Seconds count from the change of the spec; `bad_seconds` from the canary's first weight to weight 0."""
+
+    revision: str
+    outcome: str  # Promoted or RolledBack
+    reason: str
+    seconds: float
+    bad_seconds: float
+
+
+def _line(found: Found) -> str:
+    status = found.get("status") or {}
+    stable, canary = status.get("stable") or {}, status.get("canary") or {}
+    text = f"stable {stable.get('revision', '-')} {stable.get('ready', 0)}/{stable.get('replicas', 0)}"
+    if canary:
+        text += (
+            f" · canary {canary.get('revision')} {canary.get('ready', 0)}/{canary.get('replicas', 0)}"
+            f" · step {canary.get('step', 0)} · weight {canary.get('weight', 0)} % (really {canary.get('actualWeight', 0)} %)"
+        )
+        analysis = canary.get("analysis") or {}
+        if analysis.get("verdict") in ("Bad", "Inconclusive"):
+            text += f" · {analysis['verdict']}: {analysis.get('message', '')}"
+    progressing = condition(found, "Progressing")
+    return f"{text} · {progressing.get('reason', '')}"
+
+
+def serving(kube: Kube, name: str, seconds: float, tell: Callable[[str], None]) -> Found:
+    """Wait until a ModelDeployment serves what its spec asks for. Raises DemoError when it does not."""
+    told = ""
+    for elapsed in polls(seconds):
+        found = kube.get("md", name)
+        if found is None:
+            continue
+        line = _line(found)
+        if line != told:
+            told = line
+            tell(f"{elapsed:5.0f} s  {line}")
+        progressing, ready = condition(found, "Progressing"), condition(found, "Ready")
+        settled = is_current(found) and not (found["status"].get("canary"))
+        if settled and ready.get("status") == "True" and progressing.get("status") == "False":
+            return found
+    raise DemoError(f"ModelDeployment {name} did not serve within {seconds:.0f} s: {told}\n{condition(found, 'Ready')}")
+
+
+def rolled_out(kube: Kube, name: str, seconds: float, tell: Callable[[str], None]) -> Rollout:
+    """Wait until the rollout that the last change of the spec began has ended, either way."""
+    told, revision, weighted_at, unweighted_at = "", "", 0.0, 0.0
+    for elapsed in polls(seconds, every=0.3):
+        found = kube.get("md", name)
+        if found is None:
+            raise DemoError(f"ModelDeployment {name} is gone")
+        line = _line(found)
+        if line != told:
+            told = line
+            tell(f"{elapsed:5.0f} s  {line}")
+        status = found.get("status") or {}
+        canary = status.get("canary") or {}
+        revision = canary.get("revision", revision)
+        if canary.get("actualWeight", 0) > 0:
+            weighted_at, unweighted_at = weighted_at or elapsed, 0.0
+        elif weighted_at and not unweighted_at:
+            unweighted_at = elapsed
+        if not is_current(found) or canary or not revision:
+            continue
+        if (status.get("stable") or {}).get("revision") == revision:
+            return Rollout(revision, "Promoted", "", elapsed, 0.0)
+        degraded = condition(found, "Degraded")
+        if degraded.get("status") == "True":
+            bad = (unweighted_at or elapsed) - (weighted_at or elapsed)
+            return Rollout(revision, "RolledBack", degraded.get("message", ""), elapsed, bad)
+    raise DemoError(f"the rollout of {name} did not end within {seconds:.0f} s: {told}")
