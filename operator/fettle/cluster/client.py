@@ -1,0 +1,269 @@
+"""The API server, as Fettle uses it: paths and plain dictionaries over `kubernetes.aio`, errors as `ClusterError`."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import aiohttp
+from kubernetes.aio.client import ApiClient, Configuration
+from kubernetes.aio.config import ConfigException, load_incluster_config, load_kube_config
+
+from fettle.api.reasons import Reason
+from fettle.cluster.kinds import POD, Object, ResourceKind
+from fettle.errors import ClusterError, ConflictError, ExistsError, MissingError, UsageError
+
+FIELD_MANAGER = "fettle"
+PAGE = 500  # objects per page of a list
+TIMEOUT = 30.0  # seconds for one request
+JSON = "application/json"
+APPLY = "application/apply-patch+yaml"
+MERGE = "application/merge-patch+json"
+
+Query = list[tuple[str, str]]
+Written = Callable[[ResourceKind, Object], None]
+Deleted = Callable[[ResourceKind, str, str, str | None], None]
+
+
+@dataclass(frozen=True)
+class Listing:
+    """All objects of a kind at one moment."""
+
+    items: tuple[Object, ...]
+    resource_version: str
+
+
+def connection_refused(error: BaseException) -> ClusterError:
+    """The API server did not answer at all."""
+    return ClusterError(
+        f"the API server did not answer: {error or type(error).__name__}",
+        reason=Reason.CLUSTER_UNREACHABLE,
+        retryable=True,
+    )
+
+
+def error_of(status: int, body: bytes, what: str) -> ClusterError:
+    """The error that an answer with `status` stands for. `what` names the request for a person."""
+    try:
+        answer = json.loads(body)
+        message, word = str(answer.get("message") or answer), str(answer.get("reason") or "")
+    except (ValueError, AttributeError):
+        message, word = body[:512].decode(errors="replace"), ""
+    text = f"{what}: {message}"
+    if status == 404:
+        return MissingError(text, retryable=True)
+    if status == 409 and word == "AlreadyExists":
+        return ExistsError(text, retryable=True)
+    if status == 409:
+        return ConflictError(text, retryable=True)
+    if status == 403 and "exceeded quota" in message:
+        return ClusterError(text, reason=Reason.QUOTA_EXCEEDED, retryable=True)
+    if status in (401, 403):
+        return ClusterError(text, reason=Reason.FORBIDDEN, retryable=status == 401 or "being terminated" in message)
+    if status == 429 or status >= 500:
+        return ClusterError(text, reason=Reason.CLUSTER_UNREACHABLE, retryable=True)
+    return ClusterError(text, reason=Reason.INVALID_SPEC)
+
+
+class Client:
+    """One connection pool to one API server. Every write goes through `on_write` (the result) or `on_delete`, so that a cache can follow.
+
+    `writes` counts the requests that changed something, in order of their being sent.
+    Each method raises ClusterError: ConflictError, ExistsError, MissingError, or one with reason Forbidden, QuotaExceeded,
+    InvalidSpec (the server refused the object's content) or ClusterUnreachable.
+    """
+
+    def __init__(self, api: ApiClient, *, on_write: Written | None = None, on_delete: Deleted | None = None) -> None:
+        self._api = api
+        self.on_write = on_write
+        self.on_delete = on_delete
+        self.writes = 0
+
+    @classmethod
+    async def connect(cls, kubeconfig: str | None = None) -> Client:
+        """A client with the credentials of a kubeconfig file, or of the pod's ServiceAccount.
+
+        Raises UsageError when there are none."""
+        configuration = Configuration()
+        try:
+            if kubeconfig:
+                await load_kube_config(config_file=kubeconfig, client_configuration=configuration, persist_config=False)
+            else:
+                load_incluster_config(client_configuration=configuration)
+        except (ConfigException, OSError) as error:
+            raise UsageError(
+                f"no credentials for a cluster ({error}): set FETTLE_KUBECONFIG, or run in a pod with a ServiceAccount"
+            ) from error
+        # As kopf does: a proxy is used where the kubeconfig says so, never because the environment has one.
+        configuration.client_session_kwargs = {"trust_env": False}
+        return cls(ApiClient(configuration))
+
+    @property
+    def configuration(self) -> Configuration:
+        """Host and credentials, for kopf's own connection."""
+        return self._api.configuration
+
+    async def close(self) -> None:
+        """Close the connection pool."""
+        await self._api.close()
+
+    # ------------------------------------------------------------------------------------------------------------ reads
+
+    async def get(self, kind: ResourceKind, namespace: str, name: str) -> Object | None:
+        """The object as it is now, or None."""
+        try:
+            return await self._json("GET", kind.path(namespace, name))
+        except MissingError:
+            return None
+
+    async def list(
+        self, kind: ResourceKind, namespace: str | None = None, *, labels: str = "", fields: str = ""
+    ) -> Listing:
+        """All objects that match the selectors, of one namespace or of all; read in pages of one consistent snapshot."""
+        selectors = [(key, value) for key, value in (("labelSelector", labels), ("fieldSelector", fields)) if value]
+        items: list[Object] = []
+        token = ""
+        while True:
+            query = [*selectors, ("limit", str(PAGE)), *([("continue", token)] if token else [])]
+            page = await self._json("GET", kind.path(namespace), query)
+            for item in page.get("items") or ():  # which come without their kind
+                item["metadata"].pop("managedFields", None)
+                items.append({"apiVersion": kind.api_version, "kind": kind.kind, **item})
+            token = page["metadata"].get("continue") or ""
+            if not token:
+                return Listing(tuple(items), page["metadata"]["resourceVersion"])
+
+    async def log(self, namespace: str, pod: str, container: str) -> str:
+        """The whole log of a container. Raises MissingError when the pod is gone."""
+        path = POD.path(namespace, pod, "log")
+        body = await self._request("GET", path, [("container", container)], what=f"log of pod {namespace}/{pod}")
+        return body.decode(errors="replace")
+
+    # ----------------------------------------------------------------------------------------------------------- writes
+
+    async def create(self, kind: ResourceKind, body: Object) -> Object:
+        """Create `body`; ExistsError when the name is taken."""
+        return await self._write("POST", kind, body, kind.path(_namespace(body)))
+
+    async def apply(self, kind: ResourceKind, body: Object, *, force: bool = True) -> Object:
+        """Server-side apply: the fields of `body`, and only they, become Fettle's.
+
+        With `metadata.uid` in `body` only that very object is changed, else ConflictError. Without `force` a field that
+        somebody else set is a ConflictError too."""
+        path = kind.path(_namespace(body), body["metadata"]["name"])
+        query = [("force", "true" if force else "false")]
+        return await self._write("PATCH", kind, body, path, query, content=APPLY)
+
+    async def replace(self, kind: ResourceKind, body: Object) -> Object:
+        """PUT the whole object; ConflictError unless its resourceVersion is the newest."""
+        return await self._write("PUT", kind, body, kind.path(_namespace(body), body["metadata"]["name"]))
+
+    async def put_status(self, kind: ResourceKind, snapshot: Object, status: Object) -> Object:
+        """PUT `status` on the object as it was in `snapshot`; ConflictError when it changed since: that also fences a deposed leader."""
+        body = {**snapshot, "apiVersion": kind.api_version, "kind": kind.kind, "status": status}
+        path = kind.path(_namespace(body), body["metadata"]["name"], "status")
+        return await self._write("PUT", kind, body, path)
+
+    async def patch_metadata(
+        self,
+        kind: ResourceKind,
+        namespace: str,
+        name: str,
+        *,
+        annotations: dict[str, str | None] | None = None,
+        labels: dict[str, str | None] | None = None,
+        resource_version: str | None = None,
+    ) -> Object:
+        """Set annotations and labels, None removes; fenced by `resource_version` where it is given."""
+        metadata: Object = {
+            key: value for key, value in (("annotations", annotations), ("labels", labels)) if value is not None
+        }
+        if resource_version is not None:
+            metadata["resourceVersion"] = resource_version
+        return await self._write("PATCH", kind, {"metadata": metadata}, kind.path(namespace, name), content=MERGE)
+
+    async def delete(
+        self,
+        kind: ResourceKind,
+        namespace: str,
+        name: str,
+        *,
+        uid: str | None = None,
+        propagation: str = "Background",
+    ) -> None:
+        """Delete it, and only the one with `uid` where given (ConflictError). Already gone is fine."""
+        options: Object = {"propagationPolicy": propagation}
+        if uid is not None:
+            options["preconditions"] = {"uid": uid}
+        self.writes += 1
+        try:
+            answer = await self._json("DELETE", kind.path(namespace, name), body=options)
+        except MissingError:
+            answer = {"kind": "Status"}
+        if answer.get("kind") == "Status" and self.on_delete is not None:
+            self.on_delete(kind, namespace, name, uid)
+        elif answer.get("kind") == kind.kind and self.on_write is not None:  # it lives on until its finalizers are done
+            self.on_write(kind, answer)
+
+    # -------------------------------------------------------------------------------------------------------- transport
+
+    async def _write(
+        self,
+        method: str,
+        kind: ResourceKind,
+        body: Object,
+        path: str,
+        query: Sequence[tuple[str, str]] = (),
+        content: str = JSON,
+    ) -> Object:
+        self.writes += 1
+        answer = await self._json(method, path, [*query, ("fieldManager", FIELD_MANAGER)], body=body, content=content)
+        if self.on_write is not None:
+            self.on_write(kind, answer)
+        return answer
+
+    async def _json(
+        self,
+        method: str,
+        path: str,
+        query: Sequence[tuple[str, str]] = (),
+        *,
+        body: Object | None = None,
+        content: str = JSON,
+    ) -> Object:
+        answer: Object = json.loads(await self._request(method, path, query, body=body, content=content))
+        answer.get("metadata", {}).pop("managedFields", None)  # half of an object's bytes, and nobody here reads them
+        return answer
+
+    async def _request(
+        self,
+        method: str,
+        path: str,
+        query: Sequence[tuple[str, str]] = (),
+        *,
+        body: Object | None = None,
+        content: str = JSON,
+        what: str = "",
+    ) -> bytes:
+        try:
+            prepared = await self._api.param_serialize(
+                method,
+                path,
+                query_params=list(query),
+                header_params={"Accept": JSON, "Content-Type": content},
+                body=body,
+                auth_settings=["BearerToken"],
+            )
+            response = await self._api.call_api(*prepared, _request_timeout=TIMEOUT)
+            data: bytes = await response.read()
+        except (aiohttp.ClientError, OSError) as error:
+            raise connection_refused(error) from error
+        if not 200 <= response.status < 300:
+            raise error_of(response.status, data, what or f"{method} {path}")
+        return data
+
+
+def _namespace(body: Object) -> str:
+    namespace: str = body["metadata"]["namespace"]
+    return namespace

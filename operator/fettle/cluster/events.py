@@ -1,0 +1,62 @@
+"""Kubernetes Events: one for each transition, never twice."""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+from collections.abc import Callable
+from datetime import UTC, datetime
+
+from fettle.cluster.client import Client
+from fettle.cluster.kinds import EVENT, Object, ResourceKind
+from fettle.errors import ClusterError, ExistsError
+
+logger = logging.getLogger(__name__)
+
+COMPONENT = "fettle"
+MESSAGE_LIMIT = 1024  # the API server's own bound
+
+
+def render(kind: ResourceKind, about: Object, type_: str, reason: str, message: str, now: datetime) -> Object:
+    """The Event `reason` about an object. Its name follows from what it says, so that saying it again is no second Event."""
+    metadata = about["metadata"]
+    said = "\n".join((metadata["uid"], str(metadata.get("generation", 0)), type_, reason, message))
+    digest = hashlib.sha256(said.encode()).hexdigest()[:16]
+    at = now.astimezone(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
+    return {
+        "apiVersion": EVENT.api_version,
+        "kind": EVENT.kind,
+        "metadata": {"namespace": metadata["namespace"], "name": f"{metadata['name'][:200]}.{digest}"},
+        "involvedObject": {
+            "apiVersion": kind.api_version,
+            "kind": kind.kind,
+            "namespace": metadata["namespace"],
+            "name": metadata["name"],
+            "uid": metadata["uid"],
+        },
+        "type": type_,
+        "reason": reason,
+        "message": message[:MESSAGE_LIMIT],
+        "source": {"component": COMPONENT},
+        "reportingComponent": COMPONENT,
+        "firstTimestamp": at,
+        "lastTimestamp": at,
+        "count": 1,
+    }
+
+
+class EventRecorder:
+    """Writes Events. One that cannot be written is logged, never an error: no decision hangs on it."""
+
+    def __init__(self, client: Client, now: Callable[[], datetime] = lambda: datetime.now(UTC)) -> None:
+        self._client = client
+        self._now = now
+
+    async def emit(self, kind: ResourceKind, about: Object, type_: str, reason: str, message: str) -> None:
+        """Say `reason` (Normal or Warning in `type_`) about an object, once per generation and message."""
+        try:
+            await self._client.create(EVENT, render(kind, about, type_, reason, message, self._now()))
+        except ExistsError:
+            logger.debug("Event %s about %s is there already", reason, about["metadata"]["name"])
+        except ClusterError as error:
+            logger.warning("Event %s about %s was not written: %s", reason, about["metadata"]["name"], error)

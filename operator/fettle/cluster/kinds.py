@@ -1,0 +1,54 @@
+"""The kinds of Kubernetes objects that Fettle reads or writes: one table."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from fettle.api.base import GROUP, VERSION
+
+Object = dict[str, Any]
+"""A Kubernetes object as the API server gives it."""
+
+
+@dataclass(frozen=True)
+class ResourceKind:
+    """A kind, and where the API server keeps it."""
+
+    group: str  # "" = core
+    version: str
+    plural: str
+    kind: str
+
+    @property
+    def api_version(self) -> str:
+        """As it stands in an object's `apiVersion`."""
+        return f"{self.group}/{self.version}" if self.group else self.version
+
+    def path(self, namespace: str | None = None, name: str | None = None, subresource: str | None = None) -> str:
+        """Path on the API server: of all namespaces, of one, of an object or of its subresource."""
+        parts = ["/apis", self.group] if self.group else ["/api"]
+        parts.append(self.version)
+        if namespace is not None:
+            parts += ["namespaces", namespace]
+        parts.append(self.plural)
+        parts += [part for part in (name, subresource) if part is not None]
+        return "/".join(parts)
+
+
+OPTIMIZED_MODEL = ResourceKind(GROUP, VERSION, "optimizedmodels", "OptimizedModel")
+MODEL_DEPLOYMENT = ResourceKind(GROUP, VERSION, "modeldeployments", "ModelDeployment")
+JOB = ResourceKind("batch", "v1", "jobs", "Job")
+POD = ResourceKind("", "v1", "pods", "Pod")
+DEPLOYMENT = ResourceKind("apps", "v1", "deployments", "Deployment")
+CONTROLLER_REVISION = ResourceKind("apps", "v1", "controllerrevisions", "ControllerRevision")
+SERVICE = ResourceKind("", "v1", "services", "Service")
+POD_DISRUPTION_BUDGET = ResourceKind("policy", "v1", "poddisruptionbudgets", "PodDisruptionBudget")
+CLAIM = ResourceKind("", "v1", "persistentvolumeclaims", "PersistentVolumeClaim")
+LEASE = ResourceKind("coordination.k8s.io", "v1", "leases", "Lease")
+EVENT = ResourceKind("", "v1", "events", "Event")
+
+OWN = (OPTIMIZED_MODEL, MODEL_DEPLOYMENT)
+CHILDREN = (JOB, POD, DEPLOYMENT, CONTROLLER_REVISION, SERVICE, POD_DISRUPTION_BUDGET, CLAIM)
+WATCHED = (*OWN, *CHILDREN)
+"""What the cache holds: our own kinds whole, children by the label `fettle.dev/managed=true`."""

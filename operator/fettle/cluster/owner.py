@@ -1,0 +1,178 @@
+"""Whose an object is, and writing only to one's own."""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from collections.abc import Mapping, Sequence
+from decimal import Decimal, InvalidOperation
+from typing import Any, NamedTuple
+
+import rfc8785
+
+from fettle.api.base import GROUP, MANAGED_LABEL
+from fettle.api.reasons import Reason
+from fettle.cluster.client import Client
+from fettle.cluster.kinds import MODEL_DEPLOYMENT, OPTIMIZED_MODEL, OWN, Object, ResourceKind
+from fettle.errors import ClusterError, ConflictError
+
+OWNER_ANNOTATION = f"{GROUP}/owner"  # "<Kind>/<name>" on pods, whose controller is a Job or ReplicaSet, not ours
+APPLIED_ANNOTATION = f"{GROUP}/applied"  # digest of what was applied: tells when a field was taken out
+OPTIMIZED_MODEL_LABEL = f"{GROUP}/optimizedmodel"
+MODEL_DEPLOYMENT_LABEL = f"{GROUP}/modeldeployment"
+
+
+class Key(NamedTuple):
+    """An object of one of our two kinds: what the queue holds."""
+
+    kind: str  # OptimizedModel or ModelDeployment
+    namespace: str
+    name: str
+
+
+def key_of(kind: ResourceKind, obj: Object) -> Key:
+    """The key of one of our own objects."""
+    return Key(kind.kind, obj["metadata"]["namespace"], obj["metadata"]["name"])
+
+
+def controller_of(obj: Object) -> Object | None:
+    """The ownerReference that controls `obj`, or None."""
+    references: Sequence[Object] = obj["metadata"].get("ownerReferences") or ()
+    return next((reference for reference in references if reference.get("controller")), None)
+
+
+def owned_by(obj: Object, uid: str) -> bool:
+    """Whether the object with `uid` controls `obj`: only then may Fettle write to it."""
+    reference = controller_of(obj)
+    return reference is not None and reference["uid"] == uid
+
+
+def terminating(obj: Object) -> bool:
+    """Whether `obj` is on its way out."""
+    return "deletionTimestamp" in obj["metadata"]
+
+
+def owner_key(child: Object) -> Key | None:
+    """Key of the object of ours that `child` belongs to: by its controller, else by the annotation or label its pod template gave it."""
+    metadata = child["metadata"]
+    namespace = metadata["namespace"]
+    reference = controller_of(child)
+    if reference is not None and reference["apiVersion"].startswith(f"{GROUP}/"):
+        return Key(reference["kind"], namespace, reference["name"])
+    kind, _, name = (metadata.get("annotations") or {}).get(OWNER_ANNOTATION, "").partition("/")
+    if name and kind in {own.kind for own in OWN}:
+        return Key(kind, namespace, name)
+    labels = metadata.get("labels") or {}
+    for label, own in ((MODEL_DEPLOYMENT_LABEL, MODEL_DEPLOYMENT), (OPTIMIZED_MODEL_LABEL, OPTIMIZED_MODEL)):
+        if label in labels:
+            return Key(own.kind, namespace, labels[label])
+    return None
+
+
+def owner_reference(kind: ResourceKind, owner: Object) -> Object:
+    """A controller ownerReference to `owner`. It never blocks the owner's deletion."""
+    metadata = owner["metadata"]
+    return {
+        "apiVersion": kind.api_version,
+        "kind": kind.kind,
+        "name": metadata["name"],
+        "uid": metadata["uid"],
+        "controller": True,
+        "blockOwnerDeletion": False,
+    }
+
+
+async def apply_owned(client: Client, kind: ResourceKind, desired: Object, current: Object | None) -> Object:
+    """Bring a child to `desired` (which carries its controller ownerReference) and return it; nothing is sent when nothing differs.
+
+    `current` is the cached child, or None. Raises ClusterError NameConflict when an object of that name belongs to somebody
+    else (retryable when it is about to vanish), and what the client raises.
+    """
+    metadata = desired["metadata"]
+    owner = controller_of(desired)
+    if owner is None:
+        raise ValueError(f"{kind.kind} {metadata['name']} has no controller ownerReference")
+    marked = _marked(desired)
+    if current is None:
+        current = await client.get(kind, metadata["namespace"], metadata["name"])
+    if current is None:
+        try:
+            # Without force: whoever took the name in this very moment keeps it.
+            return await client.apply(kind, marked, force=False)
+        except ConflictError:
+            current = await client.get(kind, metadata["namespace"], metadata["name"])
+            if current is None:
+                raise
+    if not owned_by(current, owner["uid"]) or terminating(current):
+        raise name_conflict(kind, current)
+    if covers(current, marked):
+        return current
+    guarded = {**marked, "metadata": {**marked["metadata"], "uid": current["metadata"]["uid"]}}
+    return await client.apply(kind, guarded)
+
+
+def name_conflict(kind: ResourceKind, obj: Object) -> ClusterError:
+    """The error for a child's name that somebody else holds."""
+    going = terminating(obj)
+    metadata = obj["metadata"]
+    whose = controller_of(obj)
+    holder = f"{whose['kind']} {whose['name']}" if whose else "nobody"
+    todo = "it is being deleted; waiting" if going else "delete or rename it, or rename this object"
+    return ClusterError(
+        f"{kind.kind} {metadata['namespace']}/{metadata['name']} exists and is controlled by {holder}: {todo}",
+        reason=Reason.NAME_CONFLICT,
+        retryable=going,
+    )
+
+
+def _marked(desired: Object) -> Object:
+    """`desired` with the managed label, and the digest of itself as annotation."""
+    metadata = desired["metadata"]
+    digest = hashlib.sha256(rfc8785.dumps(desired)).hexdigest()[:16]
+    return {
+        **desired,
+        "metadata": {
+            **metadata,
+            "labels": {**(metadata.get("labels") or {}), MANAGED_LABEL: "true"},
+            "annotations": {**(metadata.get("annotations") or {}), APPLIED_ANNOTATION: digest},
+        },
+    }
+
+
+def covers(current: Any, desired: Any) -> bool:
+    """Whether `current` already says all that `desired` says. What the API server added beside it does not count."""
+    if desired in ("", None, False, 0, {}, [], ()):  # what the API server may drop on storing
+        return current is None or current == desired or (isinstance(desired, dict) and isinstance(current, dict))
+    if isinstance(desired, Mapping):
+        return isinstance(current, Mapping) and all(covers(current.get(key), value) for key, value in desired.items())
+    if isinstance(desired, list | tuple):
+        return (
+            isinstance(current, list)
+            and len(current) == len(desired)
+            and all(covers(mine, wanted) for mine, wanted in zip(current, desired, strict=True))
+        )
+    return current == desired or _same_quantity(current, desired)
+
+
+_QUANTITY = re.compile(r"^([+-]?[0-9.]+(?:[eE][+-]?[0-9]+)?)([numkMGTPE]?|[KMGTPE]i)$")
+_SCALES = {"": 0, "n": -9, "u": -6, "m": -3, "k": 3, "M": 6, "G": 9, "T": 12, "P": 15, "E": 18}
+_BINARY = {"Ki": 10, "Mi": 20, "Gi": 30, "Ti": 40, "Pi": 50, "Ei": 60}
+
+
+def quantity(value: Any) -> Decimal | None:
+    """A Kubernetes quantity ('250m', '1Gi', 2) as a number, or None when it is none."""
+    match = _QUANTITY.match(str(value)) if isinstance(value, str | int | float) else None
+    if match is None:
+        return None
+    try:
+        number = Decimal(match[1])
+    except InvalidOperation:
+        return None
+    suffix = match[2]
+    return number * Decimal(2) ** _BINARY[suffix] if suffix in _BINARY else number.scaleb(_SCALES[suffix])
+
+
+def _same_quantity(current: Any, desired: Any) -> bool:
+    """'1000m' is stored as '1': the same amount."""
+    one, other = quantity(current), quantity(desired)
+    return one is not None and one == other

@@ -1,0 +1,27 @@
+"""What the operator says of itself at /metrics."""
+
+from __future__ import annotations
+
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
+from prometheus_client.gc_collector import GCCollector
+from prometheus_client.platform_collector import PlatformCollector
+from prometheus_client.process_collector import ProcessCollector
+
+REGISTRY = CollectorRegistry()
+ProcessCollector(registry=REGISTRY)
+PlatformCollector(registry=REGISTRY)
+GCCollector(registry=REGISTRY)
+
+RECONCILES = Counter("fettle_reconciles", "Passes over an object.", ["kind"], registry=REGISTRY)
+RECONCILE_SECONDS = Histogram(
+    "fettle_reconcile_seconds",
+    "Duration of a pass.",
+    ["kind"],
+    buckets=(0.001, 0.005, 0.01, 0.05, 0.1, 0.5, 1, 5, 30),
+    registry=REGISTRY,
+)
+ERRORS = Counter("fettle_reconcile_errors", "Passes that failed.", ["kind", "reason"], registry=REGISTRY)
+QUEUE_DEPTH = Gauge("fettle_queue_depth", "Objects that wait for a worker.", registry=REGISTRY)
+LEADER = Gauge("fettle_leader", "1 on the replica that leads.", registry=REGISTRY)
+API_WRITES = Gauge("fettle_api_writes", "Requests sent that change something.", registry=REGISTRY)
+OBJECTS = Gauge("fettle_objects", "Objects in the cache.", ["kind"], registry=REGISTRY)
