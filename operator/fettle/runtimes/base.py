@@ -1,0 +1,145 @@
+"""What a runtime is: it loads a model's file and runs it. The optimizer measures with the same code that the server serves with."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from importlib import import_module
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+
+from fettle.api.optimizedmodel import Executed, Precision, RuntimeName, RuntimeSettings
+from fettle.api.reasons import Reason
+from fettle.api.signature import BY_NUMPY, BY_V2, Signature, Tensor
+from fettle.errors import RuntimeFailure
+
+Array = np.ndarray[Any, Any]
+Arrays = Mapping[str, Array]
+
+
+class Session(Protocol):
+    """A loaded model."""
+
+    def infer(self, inputs: Arrays) -> dict[str, Array]:
+        """Outputs by name, in the model's order; the caller owns them. Callable from several threads at once.
+
+        `inputs` must have the names, data types and shapes of the signature (BYTES: object arrays of str or bytes; answers are
+        object arrays of str). Raises RuntimeFailure.
+        """
+        ...
+
+    def signature(self) -> Signature:
+        """Inputs and outputs as the runtime reads them from the file; batch axes are not known here."""
+        ...
+
+    def effective_settings(self) -> RuntimeSettings:
+        """Settings as the runtime reports them after loading; `load` has checked that they are the ones asked for."""
+        ...
+
+    def warm(self, shapes: Sequence[Mapping[str, Sequence[int]]]) -> None:
+        """Run once for each set of input shapes, with zeros (strings: empty): the first run of a shape is slow. Raises RuntimeFailure."""
+        ...
+
+    def close(self) -> None:
+        """Free the model. The session is of no use afterwards; closing twice is allowed."""
+        ...
+
+
+class Runtime(Protocol):
+    """A library that runs models."""
+
+    name: RuntimeName
+
+    def load(self, entry: Path, settings: RuntimeSettings, signature: Signature | None = None) -> Session:
+        """Load the model at `entry` (its other files beside it).
+
+        `signature` carries names in the artifact's order and proved batch axes; a static `settings.batch_size` needs it.
+        Raises RuntimeFailure: ModelLoadFailed, UnsupportedOperator, UnsupportedModel; NodeIncompatible where this node cannot
+        run with these settings.
+        """
+        ...
+
+    def executed(
+        self, entry: Path, settings: RuntimeSettings, inputs: Arrays, signature: Signature | None = None
+    ) -> Executed:
+        """Precision in which the compute nodes really run for `inputs`, in a session of its own, never a timed one."""
+        ...
+
+    def capabilities(self) -> frozenset[Precision]:
+        """Precisions that this node computes in hardware."""
+        ...
+
+
+def get(name: RuntimeName) -> Runtime:
+    """The runtime of that name; its library is imported only now. Raises RuntimeFailure where it is not installed."""
+    try:
+        module = import_module(f"fettle.runtimes.{name.value}")
+    except ImportError as error:
+        message = f"the runtime {name.value} is not installed here ({error}); use an image that has it"
+        raise RuntimeFailure(message) from error
+    runtime: Runtime = module.RUNTIME
+    return runtime
+
+
+def checked_inputs(signature: Signature, inputs: Arrays) -> dict[str, Array]:
+    """`inputs` in the signature's order, contiguous. Raises RuntimeFailure (DataInvalid) for names, data types or ranks that do not fit."""
+    expected = [tensor.name for tensor in signature.inputs]
+    if set(expected) != set(inputs):
+        message = f"expected the inputs {expected}, found {sorted(inputs)}"
+        raise RuntimeFailure(message, reason=Reason.DATA_INVALID)
+    return {tensor.name: _checked(tensor, inputs[tensor.name]) for tensor in signature.inputs}
+
+
+def _checked(tensor: Tensor, array: Array) -> Array:
+    found = v2_dtype(array)
+    fits = len(array.shape) == len(tensor.shape) and all(
+        wanted in (-1, size) for wanted, size in zip(tensor.shape, array.shape, strict=True)
+    )
+    if found != tensor.dtype or not fits:
+        wanted = list(tensor.shape)
+        message = f"input {tensor.name}: expected {tensor.dtype} {wanted}, found {found} {list(array.shape)}"
+        raise RuntimeFailure(message, reason=Reason.DATA_INVALID)
+    # ascontiguousarray would make a scalar a vector.
+    return array if array.flags.c_contiguous else np.ascontiguousarray(array)
+
+
+def v2_dtype(array: Array) -> str:
+    """The V2 name of an array's data type; 'unknown (…)' for one that has none."""
+    if array.dtype.kind in "USO":
+        return "BYTES"
+    row = BY_NUMPY.get(array.dtype.name)
+    return row.v2 if row is not None else f"unknown ({array.dtype})"
+
+
+def numpy_dtype(v2: str) -> np.dtype[Any]:
+    """The numpy data type of a V2 name."""
+    if v2 == "BF16":
+        import ml_dtypes
+
+        bfloat16: np.dtype[Any] = np.dtype(ml_dtypes.bfloat16)
+        return bfloat16
+    return np.dtype(BY_V2[v2].numpy)
+
+
+def texts(array: Array) -> Array:
+    """A BYTES array as an object array of str. Raises RuntimeFailure (DataInvalid) for bytes that are not UTF-8."""
+    if array.dtype.kind == "U":
+        return array.astype(object)
+    try:
+        flat = [value.decode() if isinstance(value, bytes) else str(value) for value in array.reshape(-1).tolist()]
+    except UnicodeDecodeError as error:
+        raise RuntimeFailure(f"text inputs must be UTF-8: {error}", reason=Reason.DATA_INVALID) from error
+    return np.array(flat, dtype=object).reshape(array.shape)
+
+
+def zeros(signature: Signature, shapes: Mapping[str, Sequence[int]]) -> dict[str, Array]:
+    """An input of zeros (strings: empty) for each shape of `shapes`."""
+    made: dict[str, Array] = {}
+    for tensor in signature.inputs:
+        shape = tuple(shapes[tensor.name])
+        if tensor.dtype == "BYTES":
+            made[tensor.name] = np.full(shape, "", dtype=object)
+        else:
+            made[tensor.name] = np.zeros(shape, numpy_dtype(tensor.dtype))
+    return made

@@ -1,0 +1,59 @@
+"""What this machine's CPU can do, from /proc/cpuinfo: figures and int8 answers hold for one class of CPU."""
+
+from __future__ import annotations
+
+import platform
+from collections.abc import Iterable
+from pathlib import Path
+
+from fettle.api.optimizedmodel import Precision
+from fettle.api.report import CpuClass
+
+# Word of a manifest's `requires` -> flags of which one must be listed (Linux names; arm64's beside x86's).
+FLAGS: dict[str, tuple[str, ...]] = {
+    "avx2": ("avx2",),
+    "avx512": ("avx512f",),
+    "vnni": ("avx512_vnni", "avx_vnni"),
+    "bf16": ("avx512_bf16", "amx_bf16", "bf16"),
+    "amx": ("amx_int8", "amx_bf16"),
+}
+
+
+def parse(cpuinfo: str, architecture: str) -> CpuClass:
+    """The class that the text of /proc/cpuinfo describes."""
+    fields: dict[str, str] = {}
+    for line in cpuinfo.splitlines():
+        name, colon, value = line.partition(":")
+        if colon:
+            fields.setdefault(name.strip(), value.strip())
+    flags = set((fields.get("flags") or fields.get("Features") or "").split())
+    found = {word: bool(flags.intersection(names)) for word, names in FLAGS.items()}
+    vendor = fields.get("vendor_id") or fields.get("CPU implementer") or "unknown"
+    return CpuClass(vendor=vendor, architecture=architecture, **found)
+
+
+def detect() -> CpuClass:
+    """The class of this machine's CPU."""
+    path = Path("/proc/cpuinfo")
+    return parse(path.read_text() if path.exists() else "", platform.machine())
+
+
+def missing(requires: Iterable[str], cpu: CpuClass) -> list[str]:
+    """Words of `requires` that `cpu` lacks; a word that this version does not know is lacking too. Empty = it fits."""
+    return [word for word in requires if not getattr(cpu, word, False) or word not in FLAGS]
+
+
+def requirements(quantized: bool, precision: Precision, cpu: CpuClass) -> tuple[str, ...]:
+    """What a model that was judged on `cpu` needs to give the same answers elsewhere.
+
+    int8 products are summed in 16 bits without VNNI and may saturate: a model judged with VNNI is not proved without it.
+    bfloat16 and float16 are emulated where the CPU lacks them.
+    """
+    needs = []
+    if quantized and cpu.vnni:
+        needs.append("vnni")
+    if precision == Precision.BFLOAT16:
+        needs.append("bf16")
+    if precision == Precision.FLOAT16:
+        needs.append("amx" if cpu.amx else "avx512")
+    return tuple(needs)

@@ -1,0 +1,214 @@
+"""ONNX Runtime on CPU.
+
+Facts that this file rests on (1.31): `intra_op_num_threads` counts the calling thread, so 1 makes no pool; given explicitly, it
+pins no thread. Threads of the pool spin while they wait, which is the default and what both measuring and serving use.
+`InferenceSession.run` is thread-safe and its outputs own their memory. Offline graphs (FusedConv, NCHWc) belong to one machine:
+they are made at load, never saved.
+"""
+
+from __future__ import annotations
+
+import json
+import tempfile
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnxruntime as ort
+
+from fettle.api.optimizedmodel import Executed, Precision, RuntimeName, RuntimeSettings
+from fettle.api.reasons import Reason
+from fettle.api.signature import DATA_TYPES, Signature, Tensor
+from fettle.errors import RuntimeFailure
+from fettle.runtimes.base import Array, Arrays, Session, checked_inputs, texts, zeros
+
+_DTYPES = {
+    "float": "FP32",
+    "float16": "FP16",
+    "double": "FP64",
+    "bfloat16": "BF16",
+    "string": "BYTES",
+    "bool": "BOOL",
+} | {row.numpy: row.v2 for row in DATA_TYPES if row.numpy.startswith(("int", "uint"))}
+
+# Nodes that compute. Float kernels are classed by the type of their first input, the others by what their name says.
+_FLOAT = {"Conv", "FusedConv", "ConvTranspose", "MatMul", "FusedMatMul", "FusedMatMulActivation", "Gemm", "FusedGemm"}
+_FLOAT |= {"Einsum", "LSTM", "GRU", "RNN", "Attention", "MultiHeadAttention", "GroupQueryAttention"}
+_INT8 = {"QLinearConv", "NhwcQLinearConv", "QLinearConvTranspose", "QLinearMatMul", "QGemm", "QAttention"}
+_INT8 |= {"ConvInteger", "MatMulInteger", "MatMulIntegerToFloat", "DynamicQuantizeMatMul", "DynamicQuantizeLSTM"}
+_WEIGHT_ONLY = {"MatMulNBits", "MatMulBnb4"}
+_BY_INPUT = {"float16": "f16", "bfloat16": "bf16"}
+
+
+class OnnxRuntimeSession:
+    """An InferenceSession and what it was asked for."""
+
+    def __init__(self, session: ort.InferenceSession, settings: RuntimeSettings, signature: Signature | None) -> None:
+        self._session: ort.InferenceSession | None = session
+        self._settings = settings
+        self._signature = signature or _signature(session)
+        self._outputs = [tensor.name for tensor in self._signature.outputs]
+        self._text_inputs = [tensor.name for tensor in self._signature.inputs if tensor.dtype == "BYTES"]
+
+    def infer(self, inputs: Arrays) -> dict[str, Array]:
+        """See `base.Session.infer`."""
+        if self._session is None:
+            raise RuntimeFailure("the session is closed")
+        feed = checked_inputs(self._signature, inputs)
+        for name in self._text_inputs:
+            feed[name] = texts(feed[name])
+        try:
+            values = self._session.run(self._outputs, feed)
+        except Exception as error:  # the library's own errors have no common base but Exception
+            raise _failure("running the model failed", error) from error
+        return dict(zip(self._outputs, map(np.asarray, values), strict=True))
+
+    def signature(self) -> Signature:
+        """See `base.Session.signature`."""
+        return self._signature
+
+    def effective_settings(self) -> RuntimeSettings:
+        """See `base.Session.effective_settings`."""
+        if self._session is None:
+            raise RuntimeFailure("the session is closed")
+        options = self._session.get_session_options()
+        return self._settings.model_copy(
+            update={"threads": options.intra_op_num_threads, "streams": options.inter_op_num_threads}
+        )
+
+    def warm(self, shapes: Sequence[Mapping[str, Sequence[int]]]) -> None:
+        """See `base.Session.warm`."""
+        for each in shapes:
+            self.infer(zeros(self._signature, each))
+
+    def close(self) -> None:
+        """See `base.Session.close`."""
+        self._session = None
+
+
+class OnnxRuntime:
+    """See `base.Runtime`."""
+
+    name = RuntimeName.ONNXRUNTIME
+
+    def load(self, entry: Path, settings: RuntimeSettings, signature: Signature | None = None) -> Session:
+        """See `base.Runtime.load`. `batch_size` and `streams` other than 1 have no meaning here and are refused."""
+        if settings.precision != Precision.FLOAT32:
+            message = f"onnxruntime computes in float32 on CPU; {settings.precision} is not a setting it has"
+            raise RuntimeFailure(message, reason=Reason.NODE_INCOMPATIBLE)
+        if settings.batch_size is not None or settings.streams != 1:
+            message = "onnxruntime has neither a static batch size nor streams; leave both at their defaults"
+            raise RuntimeFailure(message, reason=Reason.RECIPE_NOT_APPLICABLE)
+        session = OnnxRuntimeSession(_load(entry, _options(settings)), settings, signature)
+        effective = session.effective_settings()
+        if effective != settings:
+            message = f"asked for {settings.to_json()}, onnxruntime runs with {effective.to_json()}"
+            raise RuntimeFailure(message, reason=Reason.NODE_INCOMPATIBLE)
+        return session
+
+    def executed(
+        self, entry: Path, settings: RuntimeSettings, inputs: Arrays, signature: Signature | None = None
+    ) -> Executed:
+        """See `base.Runtime.executed`: counts the kernels that the profiler saw in one run."""
+        with tempfile.TemporaryDirectory(prefix="fettle-profile-") as folder:
+            options = _options(settings)
+            options.enable_profiling = True
+            options.profile_file_prefix = str(Path(folder) / "profile")
+            raw = _load(entry, options)
+            OnnxRuntimeSession(raw, settings, signature).infer(inputs)
+            events = json.loads(Path(raw.end_profiling()).read_text())
+        return _executed(events)
+
+    def profile(self, entry: Path, settings: RuntimeSettings, inputs: Arrays, runs: int = 3) -> dict[str, float]:
+        """Microseconds per operator type in `runs` runs after a first one, in a session of its own. A rough picture, no measurement."""
+        with tempfile.TemporaryDirectory(prefix="fettle-profile-") as folder:
+            options = _options(settings)
+            options.enable_profiling = True
+            options.profile_file_prefix = str(Path(folder) / "profile")
+            raw = _load(entry, options)
+            session = OnnxRuntimeSession(raw, settings, None)
+            for _ in range(runs + 1):
+                session.infer(inputs)
+            events = json.loads(Path(raw.end_profiling()).read_text())
+        times: Counter[str] = Counter()
+        for event in _kernels(events):
+            times[event["args"]["op_name"]] += event.get("dur", 0)
+        return dict(times)
+
+    def capabilities(self) -> frozenset[Precision]:
+        """See `base.Runtime.capabilities`."""
+        return frozenset({Precision.FLOAT32})
+
+
+def _options(settings: RuntimeSettings) -> ort.SessionOptions:
+    options = ort.SessionOptions()
+    options.intra_op_num_threads = settings.threads
+    options.inter_op_num_threads = settings.streams
+    options.log_severity_level = 3  # its warnings speak of graph details; what matters is raised
+    if settings.graph_optimization:
+        options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_ENABLE_ALL
+    return options
+
+
+def _load(entry: Path, options: ort.SessionOptions) -> ort.InferenceSession:
+    if not entry.is_file():
+        raise RuntimeFailure(f"{entry} does not exist")
+    try:
+        return ort.InferenceSession(str(entry), options, providers=["CPUExecutionProvider"])
+    except Exception as error:  # the library's own errors have no common base but Exception
+        raise _failure("onnxruntime could not load the model", error) from error
+
+
+def _failure(what: str, error: Exception) -> RuntimeFailure:
+    text = str(error)
+    reason = Reason.MODEL_LOAD_FAILED
+    if "is not a registered function/op" in text or "NOT_IMPLEMENTED" in text or "No opset import" in text:
+        reason = Reason.UNSUPPORTED_OPERATOR
+    elif "is under development" in text or "Unsupported model IR version" in text:
+        reason = Reason.UNSUPPORTED_OPSET
+    return RuntimeFailure(f"{what}: {' '.join(text.split())[:400]}", reason=reason)
+
+
+def _signature(session: ort.InferenceSession) -> Signature:
+    return Signature(
+        inputs=tuple(_tensor(value) for value in session.get_inputs()),
+        outputs=tuple(_tensor(value) for value in session.get_outputs()),
+    )
+
+
+def _tensor(value: Any) -> Tensor:
+    """A NodeArg, whose type reads `tensor(float)`, `seq(…)`, `map(…)`."""
+    inner = value.type.removeprefix("tensor(").removesuffix(")")
+    if not value.type.startswith("tensor(") or inner not in _DTYPES:
+        message = f"the tensor {value.name!r} is a {value.type}; only plain tensors can be served"
+        raise RuntimeFailure(message, reason=Reason.UNSUPPORTED_MODEL)
+    shape = tuple(size if isinstance(size, int) and size >= 0 else -1 for size in value.shape)
+    return Tensor(name=value.name, dtype=_DTYPES[inner], shape=shape)
+
+
+def _kernels(events: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    return [event for event in events if event.get("cat") == "Node" and event["name"].endswith("_kernel_time")]
+
+
+def _executed(events: list[dict[str, Any]]) -> Executed:
+    classes: dict[str, str] = {}  # by node: a node inside a loop runs, and is seen, more than once
+    for event in _kernels(events):
+        types = event["args"].get("input_type_shape") or [{}]
+        found = _class(event["args"]["op_name"], next(iter(types[0]), "float"))
+        if found is not None:
+            classes[event["name"]] = found
+    return Executed(**Counter(classes.values()), total=len(classes))
+
+
+def _class(operator: str, input_type: str) -> str | None:
+    """Class of a kernel; None for one that computes nothing worth counting."""
+    if operator in _INT8:
+        return "int8"
+    if operator in _WEIGHT_ONLY:
+        return "weight_only"
+    return _BY_INPUT.get(input_type, "f32") if operator in _FLOAT else None
+
+
+RUNTIME = OnnxRuntime()

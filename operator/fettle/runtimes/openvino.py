@@ -1,0 +1,269 @@
+"""OpenVINO on CPU.
+
+Facts that this file rests on (2026.4), each held by a test:
+- The default precision hint is bf16 where the CPU has it, the default dynamic quantization group 32: both change answers unasked, so every
+  hint is pinned and read back. A number of threads above what the process may use is lowered silently: `load` refuses.
+- CPU pinning is off: two pods that pin would sit on the same first cores of the node.
+- `share_outputs=True` answers are overwritten by the next call: outputs are copied. On one InferRequest a shared input followed by a larger
+  one that is not shared raises: inputs are always shared.
+- String tensors corrupt the heap (glibc aborts when the process ends): models with text inputs or outputs are refused.
+"""
+
+from __future__ import annotations
+
+import queue
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import openvino as ov
+
+from fettle.api.optimizedmodel import Executed, Precision, RuntimeName, RuntimeSettings
+from fettle.api.reasons import Reason
+from fettle.api.signature import BY_OPENVINO, Signature, Tensor
+from fettle.errors import RuntimeFailure
+from fettle.runtimes.base import Array, Arrays, Session, checked_inputs, numpy_dtype, zeros
+
+_PRECISIONS = {Precision.FLOAT32: "f32", Precision.BFLOAT16: "bf16", Precision.FLOAT16: "f16"}
+_CAPABILITIES = {"FP32": Precision.FLOAT32, "BF16": Precision.BFLOAT16, "FP16": Precision.FLOAT16}
+_COMPUTE = {
+    "Convolution",
+    "GroupConvolution",
+    "Deconvolution",
+    "FullyConnected",
+    "MatMul",
+    "LSTMCell",
+    "LSTMSeq",
+    "GRUCell",
+}
+_COMPUTE |= {
+    "GRUSeq",
+    "RNNCell",
+    "RNNSeq",
+    "AUGRUCell",
+    "AUGRUSeq",
+    "MHA",
+    "ScaledDotProductAttention",
+    "QKVProjection",
+}
+_CLASSES = {"i8": "int8", "u8": "int8", "bf16": "bf16", "f16": "f16", "f32": "f32"}
+
+
+@lru_cache
+def _core() -> ov.Core:
+    return ov.Core()
+
+
+class OpenVinoSession:
+    """A compiled model and the requests that run it: one for each call that is under way, made when first needed."""
+
+    def __init__(self, compiled: ov.CompiledModel, settings: RuntimeSettings, signature: Signature) -> None:
+        self._compiled: ov.CompiledModel | None = compiled
+        self._settings = settings
+        self._signature = signature
+        self._inputs = _order([tensor.name for tensor in signature.inputs], compiled.inputs)
+        self._outputs = _order([tensor.name for tensor in signature.outputs], compiled.outputs)
+        self._idle: queue.SimpleQueue[ov.InferRequest] = queue.SimpleQueue()
+
+    def infer(self, inputs: Arrays) -> dict[str, Array]:
+        """See `base.Session.infer`."""
+        if self._compiled is None:
+            raise RuntimeFailure("the session is closed")
+        feed = checked_inputs(self._signature, inputs)
+        by_index = {self._inputs[name]: array for name, array in feed.items()}
+        try:
+            request = self._idle.get_nowait()
+        except queue.Empty:
+            request = self._compiled.create_infer_request()
+        try:
+            request.infer(by_index, share_inputs=True, share_outputs=True)
+            answers = {
+                tensor.name: _owned(request.get_output_tensor(self._outputs[tensor.name]), tensor)
+                for tensor in self._signature.outputs
+            }
+        except Exception as error:  # the library raises RuntimeError, TypeError and others alike
+            raise RuntimeFailure(f"running the model failed: {_text(error)}") from error
+        # Only a request that ended well is used again: what a failed one still holds is unknown.
+        self._idle.put(request)
+        return answers
+
+    def signature(self) -> Signature:
+        """See `base.Session.signature`."""
+        return self._signature
+
+    def effective_settings(self) -> RuntimeSettings:
+        """See `base.Session.effective_settings`."""
+        if self._compiled is None:
+            raise RuntimeFailure("the session is closed")
+        streams = int(self._compiled.get_property("NUM_STREAMS"))
+        threads = int(self._compiled.get_property("INFERENCE_NUM_THREADS"))
+        hint = self._compiled.get_property("INFERENCE_PRECISION_HINT").to_string()
+        precision = next((name for name, text in _PRECISIONS.items() if text == hint), self._settings.precision)
+        return self._settings.model_copy(
+            update={"streams": streams, "threads": threads // max(streams, 1), "precision": precision}
+        )
+
+    def warm(self, shapes: Sequence[Mapping[str, Sequence[int]]]) -> None:
+        """See `base.Session.warm`. A shape that was not seen before costs about 20 ms at its first use."""
+        for each in shapes:
+            self.infer(zeros(self._signature, each))
+
+    def close(self) -> None:
+        """See `base.Session.close`."""
+        self._compiled = None
+        self._idle = queue.SimpleQueue()
+
+
+class OpenVino:
+    """See `base.Runtime`."""
+
+    name = RuntimeName.OPENVINO
+
+    def load(self, entry: Path, settings: RuntimeSettings, signature: Signature | None = None) -> Session:
+        """See `base.Runtime.load`."""
+        compiled, signature = self._compile(entry, settings, signature)
+        session = OpenVinoSession(compiled, settings, signature)
+        effective = session.effective_settings()
+        if effective != settings:
+            message = (
+                f"asked for {settings.to_json()}, OpenVINO runs with {effective.to_json()}; give the pod at least as many "
+                "CPUs as threads"
+            )
+            raise RuntimeFailure(message, reason=Reason.NODE_INCOMPATIBLE)
+        return session
+
+    def executed(
+        self, entry: Path, settings: RuntimeSettings, inputs: Arrays, signature: Signature | None = None
+    ) -> Executed:
+        """See `base.Runtime.executed`: what the compiled graph says; nothing is run, so `inputs` are not looked at."""
+        compiled, _ = self._compile(entry, settings, signature)
+        classes: Counter[str] = Counter()
+        for operation in compiled.get_runtime_model().get_ops():
+            information = operation.get_rt_info()
+            if information["layerType"].astype(str) in _COMPUTE:
+                classes[_class(operation, information["runtimePrecision"].astype(str))] += 1
+        return Executed(**classes, total=classes.total())
+
+    def capabilities(self) -> frozenset[Precision]:
+        """See `base.Runtime.capabilities`: what is not listed is emulated, and slower than float32."""
+        listed = _core().get_property("CPU", "OPTIMIZATION_CAPABILITIES")
+        return frozenset(precision for word, precision in _CAPABILITIES.items() if word in listed)
+
+    def _compile(
+        self, entry: Path, settings: RuntimeSettings, signature: Signature | None
+    ) -> tuple[ov.CompiledModel, Signature]:
+        if settings.precision not in self.capabilities():
+            message = f"this node's CPU does not compute {settings.precision} in hardware; OpenVINO would emulate it"
+            raise RuntimeFailure(message, reason=Reason.NODE_INCOMPATIBLE)
+        if not entry.is_file():
+            raise RuntimeFailure(f"{entry} does not exist")
+        try:
+            model = _core().read_model(entry)
+            signature = signature or _signature(model)
+            _refuse_texts(signature)
+            if settings.batch_size is not None:
+                _fix_batch(model, signature, settings.batch_size)
+            return _core().compile_model(model, "CPU", _properties(settings)), signature
+        except RuntimeFailure:
+            raise
+        except Exception as error:  # the library raises RuntimeError, TypeError and others alike
+            raise _failure(error) from error
+
+
+def _properties(settings: RuntimeSettings) -> dict[str, Any]:
+    return {
+        "PERFORMANCE_HINT": "LATENCY",
+        "EXECUTION_MODE_HINT": "PERFORMANCE",
+        "INFERENCE_PRECISION_HINT": _PRECISIONS[settings.precision],
+        "NUM_STREAMS": str(settings.streams),
+        "INFERENCE_NUM_THREADS": settings.threads * settings.streams,
+        "ENABLE_CPU_PINNING": False,
+        "DYNAMIC_QUANTIZATION_GROUP_SIZE": 0,
+        "KV_CACHE_PRECISION": _PRECISIONS[settings.precision],
+    }
+
+
+def _fix_batch(model: ov.Model, signature: Signature, batch_size: int) -> None:
+    """Give every input that has a batch axis a static size along it: static shapes let OpenVINO plan its memory once."""
+    if not signature.batchable and batch_size != 1:
+        message = f"a static batch of {batch_size} needs a batch axis, and none was proved for this model"
+        raise RuntimeFailure(message, reason=Reason.RECIPE_NOT_APPLICABLE)
+    places = _order([tensor.name for tensor in signature.inputs], model.inputs)
+    shapes: dict[int, ov.PartialShape] = {}
+    for tensor in signature.inputs:
+        shape = model.inputs[places[tensor.name]].get_partial_shape()
+        if tensor.batch_axis is not None and shape.rank.is_static:
+            shape[tensor.batch_axis] = batch_size
+            shapes[places[tensor.name]] = shape
+    if shapes:
+        model.reshape(shapes)
+
+
+def _order(names: list[str], ports: Sequence[Any]) -> dict[str, int]:
+    """Position of each name among `ports`: by name, or by place where the file has lost it."""
+    found = {name: index for index, port in enumerate(ports) for name in port.get_names()}
+    if len(names) != len(ports) and any(name not in found for name in names):
+        message = f"expected the tensors {names}, the file has {[sorted(port.get_names()) for port in ports]}"
+        raise RuntimeFailure(message)
+    return {name: found.get(name, place) for place, name in enumerate(names)}
+
+
+def _signature(model: ov.Model) -> Signature:
+    return Signature(
+        inputs=tuple(_tensor(port, f"input{index}") for index, port in enumerate(model.inputs)),
+        outputs=tuple(_tensor(port, f"output{index}") for index, port in enumerate(model.outputs)),
+    )
+
+
+def _tensor(port: Any, fallback: str) -> Tensor:
+    name = min(port.get_names(), default=fallback)
+    row = BY_OPENVINO.get(port.get_element_type().to_string())
+    if row is None:
+        message = f"the tensor {name!r} has the element type {port.get_element_type()}; it cannot be served"
+        raise RuntimeFailure(message, reason=Reason.UNSUPPORTED_MODEL)
+    shape = port.get_partial_shape()
+    if shape.rank.is_dynamic:
+        raise RuntimeFailure(f"the tensor {name!r} has no known rank", reason=Reason.UNSUPPORTED_MODEL)
+    return Tensor(name=name, dtype=row.v2, shape=tuple(d.get_length() if d.is_static else -1 for d in shape))
+
+
+def _refuse_texts(signature: Signature) -> None:
+    texts = [tensor.name for tensor in (*signature.inputs, *signature.outputs) if tensor.dtype == "BYTES"]
+    if texts:
+        message = f"OpenVINO's string tensors are not safe to use ({', '.join(texts)}); use onnxruntime for this model"
+        raise RuntimeFailure(message, reason=Reason.UNSUPPORTED_MODEL)
+
+
+def _owned(tensor: ov.Tensor, expected: Tensor) -> Array:
+    """A copy of an output in the signature's data type."""
+    data = np.array(tensor.data)
+    if expected.dtype == "BF16":
+        return data.view(numpy_dtype("BF16")) if data.dtype.itemsize == 2 else data.astype(numpy_dtype("BF16"))
+    return data
+
+
+def _class(operation: Any, precision: str) -> str:
+    """Class of a compute node; float arithmetic on integer weights is weight-only."""
+    found = _CLASSES.get(precision, "f32")
+    if found != "int8" and operation.get_input_size() > 1:
+        weights = operation.input_value(1).get_element_type().to_string()
+        if weights in ("i8", "u8", "i4", "u4", "nf4"):
+            return "weight_only"
+    return found
+
+
+def _failure(error: Exception) -> RuntimeFailure:
+    text = _text(error)
+    unsupported = "not supported" in text or "No conversion" in text or "Unsupported" in text or "doesn't have" in text
+    reason = Reason.UNSUPPORTED_OPERATOR if unsupported else Reason.MODEL_LOAD_FAILED
+    return RuntimeFailure(f"OpenVINO could not load the model: {text}", reason=reason)
+
+
+def _text(error: Exception) -> str:
+    return " ".join(str(error).split())[:400]
+
+
+RUNTIME = OpenVino()

@@ -1,0 +1,90 @@
+"""What identifies a build, so that the same work is never done twice and never taken for other work.
+
+The key is the digest of everything that decides a build's bytes. A failure is never cached: there is only a file to find.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterable
+from functools import lru_cache
+from importlib import metadata
+from typing import Any
+
+import rfc8785
+from pydantic import ValidationError
+
+from fettle.api import catalog
+from fettle.api.report import CpuClass
+from fettle.api.task import BuildPlan, StoredData, StoredModel
+from fettle.store.store import Store
+
+KEY_VERSION = 1
+
+
+@lru_cache
+def version(distribution: str) -> str:
+    """Version of an installed distribution; 'absent' where it is not installed (then the build cannot run here either)."""
+    try:
+        return metadata.version(distribution)
+    except metadata.PackageNotFoundError:
+        return "absent"
+
+
+def versions(distributions: Iterable[str]) -> dict[str, str]:
+    """Versions of installed distributions by name."""
+    return {name: version(name) for name in sorted(set(distributions))}
+
+
+def libraries(plan: BuildPlan) -> dict[str, str]:
+    """Versions of the libraries that decide the bytes of `plan`."""
+    entries = (catalog.step(step, plan.family) for step in plan.steps)
+    return versions(name for entry in entries if entry is not None for name in entry.libraries)
+
+
+def build_key(
+    plan: BuildPlan, source_sha256: str, portable: StoredModel, calibration: StoredData | None, cpu: CpuClass
+) -> str:
+    """The key (sha256) of `plan` on that source, as prepared: `portable` stands for whatever preparation did.
+
+    Calibration items count only where a step looks at them, the instruction set only where a step depends on it.
+    """
+    entries = [catalog.step(step, plan.family) for step in plan.steps]
+    steps = [
+        {
+            "name": catalog.kind(step),
+            "revision": entry.revision if entry is not None else 0,
+            "parameters": step.to_json(),
+        }
+        for step, entry in zip(plan.steps, entries, strict=True)
+    ]
+    calibrated = any(entry is not None and entry.calibration for entry in entries)
+    bound = any(entry is not None and entry.instruction_set for entry in entries)
+    document: dict[str, Any] = {
+        "version": KEY_VERSION,
+        "source": source_sha256,
+        "preparation": portable.digest,
+        "steps": steps,
+        "calibration": calibration.sha256 if calibrated and calibration is not None else None,
+        "family": plan.family,
+        "libraries": libraries(plan),
+        "instructionSet": cpu.label if bound else None,
+    }
+    return hashlib.sha256(rfc8785.dumps(document)).hexdigest()
+
+
+def read_build(store: Store, key: str) -> StoredModel | None:
+    """What an earlier build of that key wrote, if all its files are still there. Raises StoreError."""
+    document = store.read_json(f"builds/{key}.json")
+    if document is None:
+        return None
+    try:
+        model = StoredModel.model_validate(document)
+    except ValidationError:
+        return None  # written by another version: build again, which replaces it
+    return model if all(store.has_blob(file.sha256, file.bytes) for file in model.files) else None
+
+
+def write_build(store: Store, key: str, model: StoredModel) -> None:
+    """Remember what the build of that key wrote. Raises StoreError."""
+    store.write_bytes(f"builds/{key}.json", model.canonical())
