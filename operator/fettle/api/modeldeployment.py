@@ -32,6 +32,10 @@ class ModelReference(ApiModel):
         "!has(self.ref) || (!has(self.sha256) && !has(self.runtime))",
         "model.sha256 and model.runtime belong to model.uri, not to model.ref",
     ),
+    Rule(
+        "!has(self.uri) || self.uri.matches('^pvc://[a-z0-9][a-z0-9.-]*/.+$')",
+        "model.uri must be pvc://CLAIM/PATH, an artifact in a claim of this namespace",
+    ),
 )
 class ModelSpec(ApiModel):
     """What serves: an OptimizedModel's winner, or a fixed artifact of the store."""
@@ -321,8 +325,9 @@ NAME_RULE = Rule(
 )
 
 
+@rules(NAME_RULE)
 class ModelDeployment(ApiModel):
-    """The whole object as the API server gives it."""
+    """Serves an optimized model; a new one is a canary first, watched, and rolled back by itself when it is worse."""
 
     metadata: dict[str, Any]
     spec: ModelDeploymentSpec

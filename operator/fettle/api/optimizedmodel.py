@@ -14,6 +14,11 @@ from fettle.api.signature import Tensor
 Uri = Annotated[str, Field(min_length=1, max_length=1024)]
 Name = Annotated[str, Field(min_length=1, max_length=63, pattern=r"^[a-z0-9]([a-z0-9-]*[a-z0-9])?$")]
 Sha256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
+# As the API server writes it for a Pod; an int is a quantity too.
+Quantity = Annotated[
+    int | str,
+    Field(json_schema_extra={"pattern": r"^([0-9]+(\.[0-9]*)?|\.[0-9]+)([KMGTPE]i|[numkMGTPE]|[eE][+-]?[0-9]+)?$"}),
+]
 
 
 class SourceFormat(StrEnum):
@@ -113,6 +118,12 @@ class InputSpec(ApiModel):
     range: Annotated[ValueRange | None, Field(description="Bounds of generated values, where no data is given.")] = None
 
 
+@rules(
+    Rule(
+        "self.uri.matches('^pvc://[a-z0-9][a-z0-9.-]*(/.*)?$')",
+        "source.uri must be pvc://CLAIM/PATH, a file or folder in a claim of this namespace; file:// works in `fettle optimize` only",
+    )
+)
 class SourceSpec(ApiModel):
     """The trained model."""
 
@@ -141,6 +152,12 @@ class SourceSpec(ApiModel):
     ] = ()
 
 
+@rules(
+    Rule(
+        "self.uri.matches('^pvc://[a-z0-9][a-z0-9.-]*(/.*)?$')",
+        "data.calibration.uri must be pvc://CLAIM/PATH, a file or folder in a claim of this namespace; file:// works in `fettle optimize` only",
+    )
+)
 class CalibrationSpec(ApiModel):
     """Items from which static quantization learns its ranges; they never certify."""
 
@@ -169,6 +186,12 @@ class AgreementSpec(ApiModel):
     ] = ()
 
 
+@rules(
+    Rule(
+        "self.uri.matches('^pvc://[a-z0-9][a-z0-9.-]*(/.*)?$')",
+        "data.evaluation.uri must be pvc://CLAIM/PATH, a file or folder in a claim of this namespace; file:// works in `fettle optimize` only",
+    )
+)
 class EvaluationSpec(ApiModel):
     """Items that decide what may be published."""
 
@@ -204,8 +227,8 @@ class DataSpec(ApiModel):
 class ResourceSpec(ApiModel):
     """Requests and limits of a container, as Kubernetes writes them."""
 
-    requests: Annotated[dict[str, int | str], Field(max_length=16, description="What the scheduler reserves.")] = {}
-    limits: Annotated[dict[str, int | str], Field(max_length=16, description="What the kubelet enforces.")] = {}
+    requests: Annotated[dict[str, Quantity], Field(max_length=16, description="What the scheduler reserves.")] = {}
+    limits: Annotated[dict[str, Quantity], Field(max_length=16, description="What the kubelet enforces.")] = {}
 
 
 class Toleration(ApiModel):
@@ -223,7 +246,10 @@ class Toleration(ApiModel):
 @rules(
     Rule(
         "!has(self.resources) || !has(self.resources.limits) || !('cpu' in self.resources.limits) || "
-        "quantity(string(self.resources.limits['cpu'])).compareTo(quantity(string(self.threads))) >= 0",
+        "(type(self.resources.limits['cpu']) == int "
+        "? self.resources.limits['cpu'] >= (has(self.threads) ? self.threads : 1) "
+        ": !isQuantity(self.resources.limits['cpu']) || quantity(self.resources.limits['cpu']).asApproximateFloat() "
+        ">= double(has(self.threads) ? self.threads : 1))",
         "resources.limits.cpu must be at least threads: fewer cores than threads would measure throttling, "
         "not the model",
     ),
@@ -377,6 +403,12 @@ class JobsSpec(ApiModel):
     resources: Annotated[ResourceSpec, Field(description="Resources of Jobs that do not measure.")] = ResourceSpec()
 
 
+@rules(
+    Rule(
+        "self.uri.matches('^pvc://[a-z0-9][a-z0-9.-]*(/.*)?$')",
+        "store.uri must be pvc://CLAIM or pvc://CLAIM/PATH, a claim of this namespace",
+    )
+)
 class StoreSpec(ApiModel):
     """Where artifacts go."""
 
@@ -662,7 +694,7 @@ COLUMNS = (
 
 
 class OptimizedModel(ApiModel):
-    """The whole object as the API server gives it."""
+    """A trained model that is converted, optimized and measured; the best artifact that keeps every constraint is published."""
 
     metadata: dict[str, Any]
     spec: OptimizedModelSpec
