@@ -8,7 +8,7 @@ from typing import Annotated, Literal
 from pydantic import Field, TypeAdapter, ValidationError
 
 from fettle.api.base import ApiModel
-from fettle.api.optimizedmodel import BaselineStatus, CandidateStatus, RuntimeName, SourceStatus
+from fettle.api.optimizedmodel import BaselineStatus, Basis, CandidateStatus, RuntimeName, SourceStatus
 from fettle.api.reasons import Reason
 from fettle.api.signature import Signature
 from fettle.api.task import SCHEMA_VERSION, StoredData, StoredModel
@@ -51,6 +51,8 @@ class PrepareReport(ApiModel):
     calibration: StoredData | None = None
     items: StoredData
     generated: bool = False
+    # PortableForm: the source as it came cannot be timed (`notes` say why); `original` is then the portable form.
+    basis: Basis = Basis.SOURCE_RUNTIME
     builds: tuple[BuildEntry, ...] = ()
     notes: tuple[str, ...] = ()
 
