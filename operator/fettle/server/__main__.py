@@ -1,0 +1,57 @@
+"""`python -m fettle.server fetch|serve`: what a serving pod's init container and its server run."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import sys
+from collections.abc import Callable
+
+import click
+
+from fettle.errors import FettleError
+from fettle.server.settings import ServerSettings
+
+
+@click.group(help="Fettle's inference server. Settings come from FETTLE_SERVER_* in the environment.")
+def main() -> None:
+    """Entry point."""
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
+
+
+def _run(action: Callable[[ServerSettings], None]) -> None:
+    try:
+        action(ServerSettings())
+    except FettleError as error:
+        # The kubelet keeps this file as the container's termination message; the operator reads the reason from it.
+        click.echo(f"{error.reason}: {error.message}", err=True)
+        _terminate(f"{error.reason}: {error.message}"[:2048])
+        sys.exit(1)
+
+
+def _terminate(message: str) -> None:
+    try:
+        with open("/dev/termination-log", "w") as stream:
+            stream.write(message)
+    except OSError as error:
+        logging.getLogger(__name__).info("no termination log here: %s", error)
+
+
+@main.command(help="Fetch the artifact, check every digest and what it needs of this CPU.")
+def fetch() -> None:
+    """The init container's work."""
+    from fettle.server.fetch import fetch as run
+
+    _run(run)
+
+
+@main.command(help="Serve the fetched artifact until SIGTERM.")
+def serve() -> None:
+    """The server's work."""
+    from fettle.server.process import serve as run
+
+    _run(lambda settings: asyncio.run(run(settings)))
+
+
+if __name__ == "__main__":
+    main()

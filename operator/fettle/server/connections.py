@@ -1,0 +1,63 @@
+"""Connections grow old: kube-proxy balances connections, not requests, so one that lives for ever would never meet the canary."""
+
+from __future__ import annotations
+
+import random
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+
+JITTER = 0.25  # so that connections opened together do not end together
+
+
+@dataclass
+class _Connection:
+    requests_left: int
+    ends_at: float
+    seen_at: float
+
+
+class Connections:
+    """Says for each answer whether its connection should end. A connection is told by the client's address and port."""
+
+    def __init__(
+        self,
+        max_requests: int,
+        max_seconds: float,
+        clock: Callable[[], float] = time.monotonic,
+        rng: random.Random | None = None,
+    ) -> None:
+        self._max_requests, self._max_seconds = max_requests, max_seconds
+        self._clock, self._random = clock, rng or random.Random()
+        self._open: dict[str, _Connection] = {}
+        self._swept_at = clock()
+        self.draining = False
+
+    def should_close(self, client: str) -> bool:
+        """Count one answer on `client`'s connection; True = answer with `Connection: close`."""
+        now = self._clock()
+        if self.draining:
+            return True
+        self._sweep(now)
+        known = self._open.get(client)
+        if known is None:
+            known = self._open[client] = _Connection(
+                max(1, round(self._max_requests * self._jitter())), now + self._max_seconds * self._jitter(), now
+            )
+        known.requests_left -= 1
+        known.seen_at = now
+        if known.requests_left > 0 and now < known.ends_at:
+            return False
+        del self._open[client]
+        return True
+
+    def _jitter(self) -> float:
+        return 1 + JITTER * (2 * self._random.random() - 1)
+
+    def _sweep(self, now: float) -> None:
+        # Clients that hung up are not reported; what was silent for two life times is gone.
+        if now - self._swept_at < self._max_seconds:
+            return
+        self._swept_at = now
+        limit = now - 2 * self._max_seconds
+        self._open = {client: known for client, known in self._open.items() if known.seen_at > limit}

@@ -1,0 +1,116 @@
+"""The model that is served: loaded by the same runtime, with the same settings, as when it was measured."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from fettle.api.signature import Signature
+from fettle.runtimes import base
+from fettle.runtimes.base import Array, Session
+from fettle.server.protocol import InferRequest, ProtocolError
+from fettle.store.manifest import Manifest, check_fetched, model_entry, read_reference
+
+log = logging.getLogger(__name__)
+
+
+@dataclass
+class ServedModel:
+    """A loaded, warmed-up model. `infer` is called from the event loop; the runtime computes in threads of its own."""
+
+    manifest: Manifest
+    session: Session
+    pool: ThreadPoolExecutor
+    max_queue: int
+    waiting: int = 0
+
+    @property
+    def signature(self) -> Signature:
+        """The signature that requests are checked against: the artifact's, its batch free even where the file's is static."""
+        return self.manifest.signature
+
+    async def infer(self, request: InferRequest) -> dict[str, Array]:
+        """Outputs by name. Raises ProtocolError 503 when the queue is full; RuntimeFailure when the model fails."""
+        if self.waiting >= self.max_queue:
+            raise ProtocolError(503, f"{self.waiting} requests wait already", (("Retry-After", "1"),))
+        self.waiting += 1
+        try:
+            loop = asyncio.get_running_loop()
+            return await loop.run_in_executor(self.pool, self._run, request.inputs, request.rows)
+        finally:
+            self.waiting -= 1
+
+    def _run(self, inputs: dict[str, Array], rows: int) -> dict[str, Array]:
+        static = self.manifest.settings.batch_size
+        if static is None or static == rows or not self.signature.batchable:
+            return self.session.infer(inputs)
+        return self._run_in_parts(inputs, rows, static)
+
+    def _run_in_parts(self, inputs: dict[str, Array], rows: int, size: int) -> dict[str, Array]:
+        # The file takes exactly `size` items: the last part is filled up with its own first item, and cut off again.
+        parts: list[dict[str, Array]] = []
+        for start in range(0, rows, size):
+            take = [start + offset if start + offset < rows else start for offset in range(size)]
+            parts.append(
+                self.session.infer(
+                    {t.name: np.take(inputs[t.name], take, axis=t.batch_axis or 0) for t in self.signature.inputs}
+                )
+            )
+        return {
+            t.name: np.take(
+                np.concatenate([part[t.name] for part in parts], axis=t.batch_axis or 0),
+                range(rows),
+                axis=t.batch_axis or 0,
+            )
+            for t in self.signature.outputs
+        }
+
+    def close(self) -> None:
+        """Free the model; waits for the request that is running."""
+        self.pool.shutdown(wait=True, cancel_futures=True)
+        self.session.close()
+
+
+def load(folder: Path, sha256: str, threads: int | None, max_queue: int) -> ServedModel:
+    """Load and warm up the artifact in `folder`. Raises StoreError (tampered), RuntimeFailure (cannot load or run here)."""
+    manifest = check_fetched(folder, sha256)
+    settings = manifest.settings
+    if threads is not None and threads != settings.threads:
+        log.warning("threads=%s, measured with %s: the measured figures do not hold", threads, settings.threads)
+        settings = settings.model_copy(update={"threads": threads})
+    runtime = base.get(manifest.runtime)
+    session = runtime.load(model_entry(folder, manifest), settings, manifest.signature)
+    pool = ThreadPoolExecutor(max(1, settings.streams), thread_name_prefix="infer")
+    model = ServedModel(manifest, session, pool, max_queue)
+    _warm_up(model, folder)
+    return model
+
+
+def _warm_up(model: ServedModel, folder: Path) -> None:
+    """Run the artifact's own reference items: the first run of a shape is slow, and its answers must be the known ones."""
+    reference = folder / "reference.npz"
+    if not reference.is_file():
+        return
+    inputs, expected = read_reference(reference)
+    batch = next((t for t in model.signature.inputs if t.batch_axis is not None), None)
+    rows = inputs[batch.name].shape[batch.batch_axis or 0] if batch is not None else 1
+    outputs = model._run(inputs, rows)
+    for name, tolerance in model.manifest.tolerances.items():
+        if outputs[name].dtype.kind != "f":
+            continue
+        difference = np.abs(outputs[name].astype(np.float64) - expected[name].astype(np.float64))
+        if np.any(difference > tolerance.atol + tolerance.rtol * np.abs(expected[name].astype(np.float64))):
+            log.warning(
+                "output %s differs from the reference by up to %.3g: another CPU class than it was measured on",
+                name,
+                float(difference.max()),
+            )
+    if rows > 1 and model.signature.batchable:
+        one = {t.name: np.take(inputs[t.name], [0], axis=t.batch_axis or 0) for t in model.signature.inputs}
+        for _ in range(3):
+            model._run(one, 1)

@@ -1,0 +1,141 @@
+"""The server's pieces without a process: windows, connections, the protocol's tensors."""
+
+from __future__ import annotations
+
+import random
+
+import numpy as np
+import orjson
+import pytest
+
+from fettle.api.signature import Signature, Tensor
+from fettle.server.connections import Connections
+from fettle.server.protocol import InferRequest, ProtocolError, decode, encode, metadata
+from fettle.server.windows import BUCKET_BASE, BUCKET_RATIO, Windows, bucket
+
+
+class Clock:
+    """Time that moves when told."""
+
+    def __init__(self, now: float) -> None:
+        self.now = now
+
+    def __call__(self) -> float:
+        return self.now
+
+
+def test_a_second_is_told_only_when_it_is_over() -> None:
+    clock = Clock(100.2)
+    windows = Windows(clock=clock)
+    windows.record(3, error=False)
+    assert windows.since(0)["windows"] == []
+    clock.now = 101.0
+    windows.record(3, error=True)
+    assert [(w["second"], w["requests"], w["errors"]) for w in windows.since(0)["windows"]] == [(100, 1, 0)]
+    assert windows.since(101)["windows"] == []
+
+
+def test_the_ring_forgets_the_oldest_second() -> None:
+    clock = Clock(0)
+    windows = Windows(keep=3, clock=clock)
+    for second in range(6):
+        clock.now = second
+        windows.record(1, error=False)
+    clock.now = 10
+    assert [w["second"] for w in windows.since(0)["windows"]] == [3, 4, 5]
+
+
+@pytest.mark.parametrize("milliseconds", [0.001, 0.05, 0.051, 1, 7.3, 250, 60_000])
+def test_a_bucket_is_at_most_five_percent_wide(milliseconds: float) -> None:
+    upper = BUCKET_BASE * BUCKET_RATIO ** bucket(milliseconds)
+    assert upper >= milliseconds * (1 - 1e-9)
+    assert upper <= max(BUCKET_BASE, milliseconds * BUCKET_RATIO * (1 + 1e-9))
+
+
+def test_a_connection_ends_after_its_requests_or_its_time_and_starts_anew() -> None:
+    clock = Clock(0)
+    connections = Connections(10, 60, clock, random.Random(1))
+    answers = [connections.should_close("a:1") for _ in range(40)]
+    ends = [index for index, closing in enumerate(answers) if closing]
+    assert all(7 <= b - a <= 13 for a, b in zip([-1, *ends], ends, strict=False))
+    assert connections.should_close("b:1") is False
+    clock.now = 76
+    assert connections.should_close("b:1") is True
+
+
+def test_connections_that_hung_up_are_forgotten() -> None:
+    clock = Clock(0)
+    connections = Connections(1000, 10, clock)
+    for port in range(500):
+        connections.should_close(f"a:{port}")
+    clock.now = 100
+    connections.should_close("b:1")
+    assert len(connections._open) == 1
+
+
+def test_while_draining_every_answer_ends_its_connection() -> None:
+    connections = Connections(1000, 1000)
+    connections.draining = True
+    assert connections.should_close("a:1")
+
+
+SIGNATURE = Signature(
+    inputs=(
+        Tensor(name="ids", dtype="INT64", shape=(-1, 3), batch_axis=0),
+        Tensor(name="text", dtype="BYTES", shape=(-1, 1), batch_axis=0),
+        Tensor(name="flag", dtype="BOOL", shape=(-1, 1), batch_axis=0),
+    ),
+    outputs=(Tensor(name="p", dtype="FP32", shape=(-1, 2), batch_axis=0),),
+)
+
+
+def request(**changes: object) -> bytes:
+    entries = {
+        "ids": {"name": "ids", "datatype": "INT64", "shape": [1, 3], "data": [1, 2, 3]},
+        "text": {"name": "text", "datatype": "BYTES", "shape": [1, 1], "data": ["ä"]},
+        "flag": {"name": "flag", "datatype": "BOOL", "shape": [1, 1], "data": [True]},
+    }
+    for name, change in changes.items():
+        entries[name] |= change  # type: ignore[operator]
+    return orjson.dumps({"inputs": list(entries.values())})
+
+
+def test_every_input_becomes_an_array_of_its_type() -> None:
+    decoded = decode(request(), SIGNATURE, 10)
+    assert decoded.rows == 1
+    assert decoded.inputs["ids"].dtype == np.int64
+    assert decoded.inputs["text"].tolist() == [["ä"]]
+    assert decoded.inputs["flag"].dtype == np.bool_
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"ids": {"data": [1.5, 2, 3]}}, "do not fit INT64"),
+        ({"ids": {"data": [True, False, True]}}, "do not fit INT64"),
+        ({"ids": {"data": [1, 2, 2**70]}}, "INT64"),
+        ({"text": {"data": [1]}}, "do not fit BYTES"),
+        ({"flag": {"data": [1]}}, "do not fit BOOL"),
+        ({"ids": {"shape": [2, 3], "data": [1] * 6}}, "different numbers of items"),
+        ({"ids": {"shape": [-1, 3]}}, '"shape" must be a list of sizes'),
+        ({"ids": {"shape": [True, 3]}}, '"shape" must be a list of sizes'),
+    ],
+)
+def test_values_that_do_not_fit_are_refused_not_bent(change: dict[str, object], message: str) -> None:
+    with pytest.raises(ProtocolError, match=message) as caught:
+        decode(request(**change), SIGNATURE, 10)
+    assert caught.value.status == 400
+
+
+def test_nan_and_infinity_are_null_in_the_answer() -> None:
+    outputs = {"p": np.array([[np.nan, np.inf]], np.float32)}
+    body = encode("m", "1", InferRequest({}, 1, None, None), SIGNATURE, outputs)
+    assert orjson.loads(body)["outputs"][0]["data"] == [None, None]
+
+
+def test_metadata_shows_the_batch_as_free_though_the_file_is_static() -> None:
+    static = Signature(
+        inputs=(Tensor(name="x", dtype="FP32", shape=(1, 4), batch_axis=0),),
+        outputs=(Tensor(name="y", dtype="FP32", shape=(1, 2), batch_axis=0),),
+    )
+    assert metadata("m", "1", "onnx_openvino", static)["inputs"][0]["shape"] == [-1, 4]

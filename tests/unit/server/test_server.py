@@ -1,0 +1,259 @@
+"""The server as a process: a real artifact, real HTTP."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import httpx
+import numpy as np
+import onnx
+import pytest
+from onnx import TensorProto, helper, numpy_helper
+
+from fettle.api.optimizedmodel import RuntimeName, RuntimeSettings
+from fettle.api.signature import Signature, Tensor
+from fettle.store.manifest import DataRecord, Manifest, RecipeRecord, Tolerance, put_reference, write_artifact
+from fettle.store.store import Store
+from fettle.store.uris import Mounts
+
+ROWS = np.arange(8, dtype=np.float32).reshape(2, 4)
+
+
+def lookup_model() -> onnx.ModelProto:
+    """y = table[int(x)] summed: a value of 5 or more is outside of the table, and onnxruntime refuses it."""
+    table = numpy_helper.from_array(np.arange(12, dtype=np.float32), "table")
+    nodes = [
+        helper.make_node("Cast", ["x"], ["index"], to=TensorProto.INT64),
+        helper.make_node("Gather", ["table", "index"], ["y"]),
+    ]
+    graph = helper.make_graph(
+        nodes,
+        "lookup",
+        [helper.make_tensor_value_info("x", TensorProto.FLOAT, ["N", 4])],
+        [helper.make_tensor_value_info("y", TensorProto.FLOAT, ["N", 4])],
+        [table],
+    )
+    return helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=10)
+
+
+def publish(root: Path) -> str:
+    """An artifact of the look-up model in a store; its digest."""
+    (root / "store").mkdir()
+    (root / "source").mkdir()
+    onnx.save(lookup_model(), root / "source" / "model.onnx")
+    store = Store.open("pvc://store", Mounts({"store": root / "store"}))
+    signature = Signature(
+        inputs=(Tensor(name="x", dtype="FP32", shape=(-1, 4), batch_axis=0),),
+        outputs=(Tensor(name="y", dtype="FP32", shape=(-1, 4), batch_axis=0),),
+    )
+    manifest = Manifest(
+        source_sha256="0" * 64,
+        recipe=RecipeRecord(name="portable"),
+        data=DataRecord(),
+        libraries={},
+        runtime=RuntimeName.ONNXRUNTIME,
+        settings=RuntimeSettings(threads=1),
+        signature=signature,
+        tolerances={"y": Tolerance(rtol=1e-5, atol=1e-6)},
+        model=store.put_model(root / "source", "model.onnx"),
+        reference=put_reference(store, {"x": ROWS}, {"y": ROWS}),
+    )
+    return write_artifact(store, manifest)
+
+
+class Server:
+    """A running server process and its two ports."""
+
+    def __init__(self, root: Path, **settings: str) -> None:
+        self.sha256 = publish(root)
+        self.port, self.management = free_port(), free_port()
+        self.environment = os.environ | {
+            "FETTLE_MOUNTS": f'{{"store": "{root / "store"}"}}',
+            "FETTLE_SERVER_ARTIFACT": f"pvc://store/artifacts/{self.sha256}",
+            "FETTLE_SERVER_SHA256": self.sha256,
+            "FETTLE_SERVER_FOLDER": str(root / "model"),
+            "FETTLE_SERVER_MODEL": "lookup",
+            "FETTLE_SERVER_REVISION": "abc123",
+            "FETTLE_SERVER_HOST": "127.0.0.1",
+            "FETTLE_SERVER_PORT": str(self.port),
+            "FETTLE_SERVER_MANAGEMENT_PORT": str(self.management),
+            "FETTLE_SERVER_DRAIN_SECONDS": "1",
+            **settings,
+        }
+        self.run("fetch")
+        self.process = subprocess.Popen([sys.executable, "-m", "fettle.server", "serve"], env=self.environment)
+        self.wait_until_ready()
+
+    def run(self, command: str) -> subprocess.CompletedProcess[str]:
+        """Run a command of the server to its end."""
+        arguments = [sys.executable, "-m", "fettle.server", command]
+        return subprocess.run(arguments, env=self.environment, capture_output=True, text=True, check=False, timeout=60)
+
+    def wait_until_ready(self) -> None:
+        """Poll /readyz."""
+        for _ in range(600):
+            with contextlib.suppress(httpx.TransportError):
+                if httpx.get(f"{self.admin}/readyz").status_code == 200:
+                    return
+            time.sleep(0.05)
+        raise AssertionError("the server did not get ready")
+
+    @property
+    def url(self) -> str:
+        """The model's base address."""
+        return f"http://127.0.0.1:{self.port}/v2/models/lookup"
+
+    @property
+    def admin(self) -> str:
+        """The management address."""
+        return f"http://127.0.0.1:{self.management}"
+
+    def stop(self) -> None:
+        """End the process, if it still runs."""
+        if self.process.poll() is None:
+            self.process.send_signal(signal.SIGTERM)
+            self.process.wait(20)
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+@pytest.fixture(scope="module")
+def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+    started = Server(tmp_path_factory.mktemp("server"))
+    yield started
+    started.stop()
+
+
+def body(rows: list[list[float]] | None = None, **changes: Any) -> dict[str, Any]:
+    values = ROWS.tolist() if rows is None else rows
+    tensor = {"name": "x", "datatype": "FP32", "shape": [len(values), 4], "data": values} | changes
+    return {"id": "7", "inputs": [tensor]}
+
+
+def test_it_answers_an_infer_request_with_the_models_outputs_and_its_revision(server: Server) -> None:
+    answer = httpx.post(f"{server.url}/infer", json=body([[1, 2, 3, 4]]))
+    assert answer.status_code == 200
+    assert answer.headers["fettle-revision"] == "abc123"
+    assert answer.json() == {
+        "model_name": "lookup",
+        "model_version": "abc123",
+        "id": "7",
+        "outputs": [{"name": "y", "datatype": "FP32", "shape": [1, 4], "data": [1.0, 2.0, 3.0, 4.0]}],
+    }
+
+
+def test_it_tells_its_metadata_and_health(server: Server) -> None:
+    assert httpx.get(server.url).json()["inputs"] == [{"name": "x", "datatype": "FP32", "shape": [-1, 4]}]
+    base = f"http://127.0.0.1:{server.port}/v2"
+    assert httpx.get(f"{base}/health/live").json() == {"live": True}
+    assert httpx.get(f"{base}/health/ready").json() == {"ready": True}
+    assert httpx.get(f"{server.url}/versions/abc123/ready").json() == {"name": "lookup", "ready": True}
+    assert httpx.get(base).json()["name"] == "fettle"
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"datatype": "INT64"}, "input x: expected datatype FP32, found INT64"),
+        ({"shape": [2, 5]}, "input x: expected shape [-1, 4] (-1 = any size), found [2, 5]"),
+        ({"shape": [3, 4]}, "input x: shape [3, 4] needs 12 elements, found 8"),
+        ({"name": "z"}, "expected the inputs ['x'], found ['z']"),
+        ({"data": [[1, 2], [3]]}, "input x: data is not a list of FP32"),
+        ({"data": ["a"] * 8}, "input x: the elements of data do not fit FP32"),
+        ({"shape": [0, 4], "data": []}, "expected 1 to 1024 items in a request, found 0"),
+        ({"shape": "2x4"}, 'input x: "shape" must be a list of sizes'),
+    ],
+)
+def test_bad_input_is_a_400_that_says_what_was_expected(server: Server, change: dict[str, Any], message: str) -> None:
+    answer = httpx.post(f"{server.url}/infer", json=body(**change))
+    assert answer.status_code == 400
+    assert answer.json()["error"].startswith(message)
+
+
+@pytest.mark.parametrize("content", [b"{", b"[]", b'{"inputs": 3}', b'{"inputs": [3]}', b"[" * 5000])
+def test_a_body_that_is_no_request_is_a_400(server: Server, content: bytes) -> None:
+    assert httpx.post(f"{server.url}/infer", content=content).status_code == 400
+
+
+def test_an_unknown_model_path_or_method_is_named(server: Server) -> None:
+    assert httpx.get(f"http://127.0.0.1:{server.port}/v2/models/other").status_code == 404
+    assert httpx.get(f"{server.url}/infer").status_code == 405
+    assert httpx.post(server.url, json={}).status_code == 405
+
+
+def test_a_model_that_fails_is_a_500_and_an_error_in_its_window(server: Server) -> None:
+    before = httpx.get(f"{server.admin}/fettle/window?since=0").json()
+    answer = httpx.post(f"{server.url}/infer", json=body([[0, 0, 0, 99]]))
+    assert answer.status_code == 500
+    assert "error" in answer.json()
+    time.sleep(1.1)  # a window is told when its second is over
+    after = httpx.get(f"{server.admin}/fettle/window?since=0").json()
+    assert sum(w["errors"] for w in after["windows"]) == sum(w["errors"] for w in before["windows"]) + 1
+    assert httpx.post(f"{server.url}/infer", json=body()).status_code == 200
+
+
+def test_windows_count_every_answer_once_and_metrics_count_codes(server: Server) -> None:
+    since = int(time.time()) + 1
+    time.sleep(since - time.time())
+    for _ in range(5):
+        httpx.post(f"{server.url}/infer", json=body())
+    time.sleep(1.1)
+    told = httpx.get(f"{server.admin}/fettle/window?since={since}").json()
+    assert sum(window["requests"] for window in told["windows"]) == 5
+    assert sum(count for window in told["windows"] for count in window["buckets"].values()) == 5
+    assert 'fettle_server_requests_total{code="200"' in httpx.get(f"{server.admin}/metrics").text
+    assert httpx.get(f"{server.admin}/fettle/window?since=x").status_code == 400
+
+
+def test_a_connection_ends_after_its_requests(tmp_path: Path) -> None:
+    server = Server(tmp_path, FETTLE_SERVER_CONNECTION_MAX_REQUESTS="4", FETTLE_SERVER_MAX_BODY_BYTES="2000")
+    try:
+        with httpx.Client() as client:
+            closed = [
+                client.post(f"{server.url}/infer", json=body()).headers.get("connection") == "close" for _ in range(12)
+            ]
+        assert 2 <= sum(closed) <= 4
+        large = httpx.post(f"{server.url}/infer", content=b" " * 3000)
+        assert (large.status_code, large.json()["error"]) == (413, "the body is larger than 2000 bytes")
+    finally:
+        server.stop()
+
+
+def test_draining_answers_every_request_and_ends_their_connections(tmp_path: Path) -> None:
+    server = Server(tmp_path)
+    with httpx.Client() as client:
+        assert client.post(f"{server.url}/infer", json=body()).status_code == 200
+        server.process.send_signal(signal.SIGTERM)
+        time.sleep(0.3)
+        assert httpx.get(f"{server.admin}/readyz").status_code == 503
+        answer = client.post(f"{server.url}/infer", json=body())
+        assert (answer.status_code, answer.headers["connection"]) == (200, "close")
+    assert server.process.wait(20) == 0
+
+
+def test_a_changed_artifact_is_not_served(tmp_path: Path) -> None:
+    server = Server(tmp_path)
+    server.stop()
+    blob = next((tmp_path / "store" / "blobs").iterdir())
+    for blob in (tmp_path / "store" / "blobs").iterdir():
+        blob.chmod(0o644)
+        blob.write_bytes(b"x" + blob.read_bytes()[1:])
+    for path in sorted((tmp_path / "model").rglob("*"), reverse=True):
+        path.unlink() if path.is_file() else path.rmdir()
+    done = server.run("fetch")
+    assert done.returncode == 1
+    assert "ArtifactTampered" in done.stderr
+    assert "Traceback" not in done.stderr
