@@ -63,6 +63,9 @@ class Reason(StrEnum):
     PUBLISHING = "Publishing"
     PUBLISHED = "Published"
 
+    # a condition that holds
+    COMPLETED = "Completed"
+
     # candidates: not faults
     NOT_PREFERRED = "NotPreferred"
     PRUNED = "Pruned"

@@ -1,0 +1,117 @@
+"""The board of a run's tasks: which attempt of each shall exist now, and what each has answered."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from typing import Generic, TypeVar
+
+from fettle.api.optimizedmodel import TargetSpec
+from fettle.api.reasons import Reason
+from fettle.api.report import BuildReport, MeasureReport, PrepareReport, PublishReport
+from fettle.api.task import task_hash
+from fettle.plan.rows import Finding
+from fettle.plan.run import AnyTask, TaskPhase, TaskState, WantedTask
+
+MAX_ATTEMPTS = 3  # of one task; only failures that say they may pass are tried again
+BACK_OFF_SECONDS = (10, 40)  # before the second and the third attempt
+
+Answer = TypeVar("Answer", PrepareReport, BuildReport, MeasureReport, PublishReport)
+
+
+@dataclass(frozen=True)
+class View(Generic[Answer]):
+    """A task as the plan sees it: answered (`report`), failed for good (`fault`), or neither yet.
+
+    `running` says whether it occupies a place now; a task that waits for its next attempt does not. `note` is what its
+    Job says while it waits, such as why it cannot be scheduled.
+    """
+
+    task_hash: str
+    report: Answer | None = None
+    fault: Finding | None = None
+    running: bool = False
+    note: Finding | None = None
+
+    @property
+    def over(self) -> bool:
+        """Whether nothing more will come of it."""
+        return self.report is not None or self.fault is not None
+
+
+class Board:
+    """Collects the tasks that a decision wants. One board per decision."""
+
+    def __init__(self, tasks: Mapping[str, TaskState], now: datetime, ends: datetime) -> None:
+        """`ends` is the run's deadline."""
+        self._tasks = tasks
+        self._now = now
+        self._seconds_left = max(int((ends - now).total_seconds()), 1)
+        self._wanted: list[WantedTask] = []
+        self._wake = float(self._seconds_left)
+
+    @property
+    def wanted(self) -> tuple[WantedTask, ...]:
+        """What was asked for, in that order."""
+        return tuple(self._wanted)
+
+    @property
+    def wake_seconds(self) -> float:
+        """When to look again although nothing changed: the next attempt, or the deadline."""
+        return self._wake
+
+    def knows(self, task: AnyTask) -> bool:
+        """Whether some attempt of it was made."""
+        return task_hash(task) in self._tasks
+
+    def want(
+        self, task: AnyTask, answer: type[Answer], *, stage: str, label: str, target: TargetSpec | None = None
+    ) -> View[Answer]:
+        """Ask that `task` be running or done."""
+        name = task_hash(task)
+        state = self._tasks.get(name)
+        attempt = self._attempt(state)
+        self._wanted.append(WantedTask(task, name, attempt, stage, label, self._seconds_left, target))
+        if state is None or attempt > state.attempt:
+            return View(name, running=True)
+        if state.phase == TaskPhase.RUNNING:
+            note = Finding(state.reason, state.message) if state.reason is not None else None
+            return View(name, running=True, note=note)
+        if state.phase == TaskPhase.SUCCEEDED and isinstance(state.report, answer):
+            return View(name, report=state.report)
+        fault = _fault(state)
+        return View(name, note=fault) if _may_pass(state) else View(name, fault=fault)
+
+    def _attempt(self, state: TaskState | None) -> int:
+        """The attempt that shall exist: the next one as soon as a failure that may pass has waited long enough."""
+        if state is None:
+            return 0
+        if not _may_pass(state):
+            return state.attempt
+        since = state.finished_at or self._now - timedelta(days=1)
+        due = since + timedelta(seconds=BACK_OFF_SECONDS[min(state.attempt, len(BACK_OFF_SECONDS) - 1)])
+        if self._now >= due:
+            return state.attempt + 1
+        self._wake = min(self._wake, (due - self._now).total_seconds())
+        return state.attempt
+
+
+def _lost_answer(state: TaskState) -> bool:
+    """Done, but its answer is gone with its log: run again, it answers from the store."""
+    return state.phase == TaskPhase.SUCCEEDED and state.report is None
+
+
+def _may_pass(state: TaskState) -> bool:
+    failed = state.phase == TaskPhase.FAILED and state.retryable
+    return (failed or _lost_answer(state)) and state.attempt + 1 < MAX_ATTEMPTS
+
+
+def _fault(state: TaskState) -> Finding:
+    if state.phase == TaskPhase.SUCCEEDED:
+        what = "nothing" if state.report is None else type(state.report).__name__
+        return Finding(Reason.JOB_FAILED, f"succeeded, but answered {what}")
+    message = state.message or "failed without a message"
+    if state.retryable and state.attempt:
+        message += f" ({state.attempt + 1} attempts)"
+    return Finding(state.reason or Reason.JOB_FAILED, message)

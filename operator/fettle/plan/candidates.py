@@ -1,0 +1,205 @@
+"""Which candidates a run tries on a target, and which of them are refused before any work."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from functools import lru_cache
+
+from fettle.api import catalog
+from fettle.api.interval import items_needed
+from fettle.api.optimizedmodel import (
+    AgreementMode,
+    Constraints,
+    Metric,
+    OptimizedModelSpec,
+    RuntimeName,
+    RuntimeSettings,
+    SourceFormat,
+    TargetSpec,
+)
+from fettle.api.reasons import Reason
+from fettle.api.report import PrepareReport
+from fettle.api.task import BuildPlan, CandidatePlan
+from fettle.plan.default_plan import default_lines, default_rows
+from fettle.plan.rows import ORIGINAL, Finding, Row, row
+
+ROWS_LIMIT = 128  # of status.candidates, over all targets
+ERROR = 0.05  # that an accuracy interval of the run misses the truth, shared among the lossy candidates of a target
+GROUPS_NEEDED = 30  # items from which a bootstrap is believed (F1, MeanSquaredError, cosine)
+
+
+@dataclass(frozen=True)
+class TargetPlan:
+    """The rows of a target, refused ones included, and what each accuracy interval may err."""
+
+    target: TargetSpec
+    baseline: CandidatePlan
+    rows: tuple[Row, ...]
+    alpha: float
+
+
+@dataclass(frozen=True)
+class _Facts:
+    spec: OptimizedModelSpec
+    prepare: PrepareReport
+    constraints: Constraints
+    alpha: float
+    lossy: int
+
+
+def possible_builds(spec: OptimizedModelSpec) -> tuple[BuildPlan, ...]:
+    """Every build that the plan of this spec may ask for, whatever the model turns out to be: PrepareTask.builds."""
+    runtimes = frozenset(runtime for target in spec.targets for runtime in target.runtimes)
+    if spec.recipes:
+        rows = [one for target in spec.targets for one in _recipe_rows(spec, target)]
+    else:
+        rows = [line.row(target) for target in spec.targets for line in default_lines(runtimes)]
+    has_data = spec.data.calibration is not None or spec.data.evaluation is not None
+    builds: dict[str, BuildPlan] = {}
+    for one in rows:
+        known = all(entry is not None and (has_data or not entry.calibration) for entry in one.entries)
+        if one.build is not None and known:
+            builds.setdefault(one.build.name, one.build)
+    return tuple(builds.values())
+
+
+def plan_target(
+    spec: OptimizedModelSpec, target: TargetSpec, prepare: PrepareReport, constraints: Constraints
+) -> TargetPlan:
+    """The rows for one target: the untouched source where its runtime may serve, then the recipes, cut to maxCandidates."""
+    baseline = baseline_plan(target, prepare.source.format)
+    original = (Row(baseline),) if baseline.runtime in target.runtimes else ()
+    wanted = _recipe_rows(spec, target) if spec.recipes else _one_row_per_dead_runtime(target, prepare)
+    rows = _cut((*original, *wanted), spec)
+    facts = _Facts(spec, prepare, constraints, alpha=ERROR, lossy=0)
+    rows = tuple(_refused(one, facts, APPLICABLE) for one in rows)
+    lossy = sum(one.lossy and one.refusal is None for one in rows)
+    facts = replace(facts, alpha=ERROR / max(lossy, 1), lossy=lossy)
+    return TargetPlan(target, baseline, tuple(_refused(one, facts, (_provable,)) for one in rows), facts.alpha)
+
+
+def baseline_plan(target: TargetSpec, source: SourceFormat) -> CandidatePlan:
+    """The untouched source in its own runtime at the runtime's defaults: what every gain is measured against."""
+    entry = catalog.source_format(source)
+    runtime = entry.runtime if entry is not None else RuntimeName.ONNXRUNTIME
+    settings = RuntimeSettings(threads=target.threads, graph_optimization=False)
+    return CandidatePlan(name=ORIGINAL, recipe=ORIGINAL, runtime=runtime, settings=settings, untouched=True)
+
+
+def _recipe_rows(spec: OptimizedModelSpec, target: TargetSpec) -> tuple[Row, ...]:
+    """The user's recipes, each in every runtime of the target."""
+    return tuple(
+        row(
+            recipe.name,
+            runtime,
+            RuntimeSettings(threads=target.threads, precision=recipe.precision),
+            steps=recipe.steps,
+        )
+        for recipe in spec.recipes
+        for runtime in target.runtimes
+    )
+
+
+def _one_row_per_dead_runtime(target: TargetSpec, prepare: PrepareReport) -> tuple[Row, ...]:
+    """The default plan, where a runtime that cannot load the portable form keeps only its first row, to say so."""
+    kept: list[Row] = []
+    said: set[RuntimeName] = set()
+    for one in default_rows(target, prepare):
+        dead = {one.plan.runtime, one.family} - set(prepare.portable_runtimes)
+        if not dead:
+            kept.append(one)
+        elif one.plan.runtime in dead and one.plan.runtime not in said:
+            said.add(one.plan.runtime)
+            kept.append(one)
+    return tuple(kept)
+
+
+def _cut(rows: tuple[Row, ...], spec: OptimizedModelSpec) -> tuple[Row, ...]:
+    """The cheapest `maxCandidates` rows, and never more than status can hold for every target."""
+    most = min(spec.search.max_candidates, ROWS_LIMIT // len(spec.targets))
+    kept = rows[:most]
+    names = {one.name for one in kept}
+    return tuple(one for one in kept if one.after is None or one.after in names)
+
+
+def _refused(one: Row, facts: _Facts, checks: tuple[Callable[[Row, _Facts], Finding | None], ...]) -> Row:
+    """`one` with the first finding against it, if there is any."""
+    if one.refusal is not None or one.plan.untouched:
+        return one
+    refusal = next((found for check in checks if (found := check(one, facts)) is not None), None)
+    return replace(one, refusal=refusal)
+
+
+def _loads(one: Row, facts: _Facts) -> Finding | None:
+    for runtime in (one.plan.runtime, one.family):
+        if runtime not in facts.prepare.portable_runtimes:
+            notes = "; ".join(note for note in facts.prepare.notes if runtime in note)
+            why = f": {notes}" if notes else ""
+            return Finding(Reason.UNSUPPORTED_MODEL, f"{runtime} cannot load this model{why}")
+    return None
+
+
+def _known(one: Row, facts: _Facts) -> Finding | None:
+    if any(entry is None for entry in one.entries):
+        return Finding(
+            Reason.RECIPE_NOT_APPLICABLE, f"recipe {one.plan.recipe} has a step that {one.family} does not offer"
+        )
+    precision = one.plan.settings.precision
+    if precision not in catalog.runtime(one.plan.runtime).precisions:
+        return Finding(Reason.RECIPE_NOT_APPLICABLE, f"{one.plan.runtime} does not compute in {precision}")
+    return None
+
+
+def _not_quantized_twice(one: Row, facts: _Facts) -> Finding | None:
+    if one.quantizes and facts.prepare.traits.quantized:
+        return Finding(Reason.RECIPE_NOT_APPLICABLE, "the source is already quantized")
+    return None
+
+
+def _calibrated(one: Row, facts: _Facts) -> Finding | None:
+    if facts.prepare.calibration is None and any(entry is not None and entry.calibration for entry in one.entries):
+        text = "static quantization needs calibration items: give data.calibration, or more of data.evaluation"
+        return Finding(Reason.CALIBRATION_TOO_SMALL, text)
+    return None
+
+
+APPLICABLE = (_known, _loads, _not_quantized_twice, _calibrated)
+
+
+def _provable(one: Row, facts: _Facts) -> Finding | None:
+    """Whether the items could prove a lossy candidate at all, if not one of its answers changed."""
+    bound, prepare = facts.constraints.accuracy, facts.prepare
+    if bound is None or not one.lossy or prepare.generated or facts.spec.data.evaluation is None:
+        return None
+    if not scored_by_flips(facts.spec, prepare):
+        needed: int | None = GROUPS_NEEDED
+    else:
+        needed = _items_needed(bound.max_drop, facts.alpha)
+    if needed is None:
+        return Finding(
+            Reason.EVALUATION_TOO_SMALL, f"no number of items proves a drop of {bound.max_drop:g}: allow a little more"
+        )
+    if prepare.items.items >= needed:
+        return None
+    text = (
+        f"{prepare.items.items} evaluation items cannot prove a drop of {bound.max_drop:g} for {facts.lossy} lossy "
+        f"candidates even if no answer changes: {needed} are needed"
+    )
+    return Finding(Reason.EVALUATION_TOO_SMALL, text)
+
+
+def scored_by_flips(spec: OptimizedModelSpec, prepare: PrepareReport) -> bool:
+    """Whether accuracy is a share of right answers, so that flips alone decide its interval."""
+    evaluation = spec.data.evaluation
+    if evaluation is None:
+        return True
+    if evaluation.metric == Metric.AGREEMENT or not prepare.items.labelled:
+        return evaluation.agreement.mode != AgreementMode.COSINE
+    return evaluation.metric == Metric.ACCURACY
+
+
+@lru_cache(maxsize=256)
+def _items_needed(max_drop: float, alpha: float) -> int | None:
+    """`items_needed` at no flip; asked at every decision of a run with the same numbers."""
+    return items_needed(max_drop, alpha=alpha)

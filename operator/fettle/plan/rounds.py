@@ -1,0 +1,207 @@
+"""The middle of a run: build, measure, and where a first answer asks for it, a second round of both."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+from fettle.api.optimizedmodel import BaselineStatus, CandidateStatus, Constraints, TargetSpec
+from fettle.api.reasons import Reason
+from fettle.api.report import BuildReport, MeasureReport, PrepareReport
+from fettle.api.task import BuildPlan, StoredModel
+from fettle.plan.board import Board, View
+from fettle.plan.candidates import TargetPlan
+from fettle.plan.constraints import Rules, misses_accuracy
+from fettle.plan.rows import Finding, Row
+from fettle.plan.run import RunSnapshot
+from fettle.plan.tasks import build_task, measure_task, model_of
+
+ROUNDS = (1, 2)
+
+
+@dataclass(frozen=True)
+class Stage:
+    """Where the run stands: the Ready condition's reason and message. `finished`: nothing more will happen by itself."""
+
+    reason: Reason
+    message: str
+    finished: bool = False
+
+
+@dataclass
+class TargetRun:
+    """What one decision learns of a target."""
+
+    plan: TargetPlan
+    rules: Rules
+    measured: dict[str, CandidateStatus] = field(default_factory=dict)
+    measuring: set[str] = field(default_factory=set)
+    skipped: dict[str, str] = field(default_factory=dict)  # rows of the second round that are not needed -> why
+    left_out: set[str] = field(default_factory=set)  # asked for, but not in the measurement's answer
+    baseline: BaselineStatus | None = None
+    fault: Finding | None = None
+    notes: list[str] = field(default_factory=list)
+
+    @property
+    def target(self) -> TargetSpec:
+        """The target as the spec has it."""
+        return self.plan.target
+
+
+@dataclass
+class Rounds:
+    """Builds and measurements of all targets. One per decision; `advance` fills it as far as the answers reach."""
+
+    snapshot: RunSnapshot
+    board: Board
+    store: str
+    prepare: PrepareReport
+    targets: list[TargetRun]
+    built: dict[str, StoredModel] = field(default_factory=dict)
+    refused: dict[str, Finding] = field(default_factory=dict)  # builds whose recipe does not apply
+    failed: dict[str, Finding] = field(default_factory=dict)
+    running: set[str] = field(default_factory=set)
+    build_hashes: list[str] = field(default_factory=list)
+    measure_hashes: list[str] = field(default_factory=list)
+
+    def advance(self) -> Stage | None:
+        """Go on as far as the answers reach: the stage that waits, or None when every round is over."""
+        for number in ROUNDS:
+            wanted = {run.target.name: self._rows(run, number) for run in self.targets}
+            stage = self._build([row for rows in wanted.values() for row in rows])
+            if stage is None:
+                stage = self._measure(wanted)
+            if stage is not None:
+                return stage
+        return None
+
+    def _rows(self, run: TargetRun, number: int) -> list[Row]:
+        """The rows of a round. Those of the second are wanted only where the first one's answer asks for them."""
+        live = [row for row in run.plan.rows if row.refusal is None]
+        if number == 1:
+            return [row for row in live if row.after is None]
+        wanted = []
+        for row in live:
+            if row.after is None:
+                continue
+            if self._asks_for_more(run, row.after):
+                wanted.append(row)
+            else:
+                run.skipped[row.name] = f"only tried when {row.after} misses accuracy"
+        return wanted
+
+    def _asks_for_more(self, run: TargetRun, first: str) -> bool:
+        """Whether a candidate of the first round failed, or lost more than it may."""
+        if run.fault is not None:
+            return False
+        plan = next((row for row in run.plan.rows if row.name == first), None)
+        if plan is None or plan.refusal is not None:
+            return False
+        if plan.build is not None and plan.build.name in self.failed:
+            return True
+        row = run.measured.get(first)
+        return row is not None and misses_accuracy(row, run.rules)
+
+    def _build(self, rows: Sequence[Row]) -> Stage | None:
+        builds = {row.build.name: row for row in rows if row.build is not None}
+        entries = {entry.name: entry for entry in self.prepare.builds}
+        waiting = 0
+        for name, row in builds.items():
+            assert row.build is not None
+            entry = entries[name]
+            if entry.built is not None:
+                self.built[name] = entry.built
+                continue
+            calibrated = any(step is not None and step.calibration for step in row.entries)
+            task = build_task(row.build, entry, self.prepare, self.store, calibrated)
+            full = len(self.running) >= self.snapshot.spec.search.parallelism
+            if full and not self.board.knows(task):
+                waiting += 1
+                continue
+            view = self.board.want(task, BuildReport, stage="build", label=f"build {name}")
+            self.build_hashes.append(view.task_hash)
+            waiting += not self._built(row.build, view)
+        if not waiting:
+            return None
+        return Stage(Reason.OPTIMIZING, f"{len(builds) - waiting} of {len(builds)} builds done")
+
+    def _built(self, build: BuildPlan, view: View[BuildReport]) -> bool:
+        """Note what came of a build; whether it is over."""
+        if view.running:
+            self.running.add(build.name)
+        if view.fault is not None:
+            self.failed[build.name] = view.fault
+        if view.report is not None and view.report.built is not None:
+            self.built[build.name] = view.report.built
+        elif view.report is not None:
+            reason = view.report.reason or Reason.RECIPE_NOT_APPLICABLE
+            self.refused[build.name] = Finding(reason, view.report.message or "the recipe does not apply")
+        return view.over
+
+    def _measure(self, wanted: dict[str, list[Row]]) -> Stage | None:
+        busy: list[TargetRun] = []
+        asked = 0
+        for run in self.targets:
+            files = {row.name: model_of(row, self.prepare, self.built) for row in wanted[run.target.name]}
+            found = {name: model for name, model in files.items() if model is not None}
+            rows = [row for row in wanted[run.target.name] if row.name in found]
+            if not rows or run.fault is not None:
+                continue
+            asked += 1
+            task = measure_task(self.snapshot.spec, run.plan, self.prepare, found, rows, self.store)
+            # Two clocks on one node would time each other.
+            if any(may_share_a_node(run.target, other.target) for other in busy) and not self.board.knows(task):
+                busy.append(run)
+                continue
+            label = f"measure {run.target.name}"
+            view = self.board.want(task, MeasureReport, stage="measure", label=label, target=run.target)
+            self.measure_hashes.append(view.task_hash)
+            self._measured(run, rows, view)
+            if not view.over:
+                busy.append(run)
+        if not busy:
+            return None
+        return Stage(Reason.MEASURING, _progress(busy, asked))
+
+    def _measured(self, run: TargetRun, rows: Sequence[Row], view: View[MeasureReport]) -> None:
+        if view.fault is not None:
+            run.fault = view.fault
+        if view.note is not None:
+            run.notes.append(f"{view.note.reason}: {view.note.message}")
+        if view.report is None:
+            if view.running:
+                run.measuring.update(row.name for row in rows)
+            return
+        report = view.report
+        run.measured.update({row.name: row for row in report.candidates})
+        run.left_out.update(row.name for row in rows if row.name not in run.measured)
+        # The first round's: every later baseline is the same file, timed again only to be paired with.
+        run.baseline = run.baseline or report.baseline
+        if report.throttled:
+            run.notes.append("the CPU was throttled while measuring: times are those of a slowed node")
+        run.notes.extend(report.notes)
+
+
+def _progress(busy: Sequence[TargetRun], asked: int) -> str:
+    names = ", ".join(run.target.name for run in busy)
+    count = sum(len(run.measuring) for run in busy)
+    done = f"{asked - len(busy)} of {asked} targets measured; " if asked > 1 else ""
+    notes = "; ".join(note for run in busy for note in run.notes)
+    return f"{done}measuring {count} candidates on {names}" + (f" ({notes})" if notes else "")
+
+
+def may_share_a_node(one: TargetSpec, other: TargetSpec) -> bool:
+    """Whether pods of both targets may land on the same node: no label is asked for with different values."""
+    common = one.node_selector.keys() & other.node_selector.keys()
+    return all(one.node_selector[key] == other.node_selector[key] for key in common)
+
+
+def rules_of(snapshot: RunSnapshot, plan: TargetPlan, constraints: Constraints, prepare: PrepareReport) -> Rules:
+    """What the candidates of a target are judged by."""
+    return Rules(
+        constraints=constraints,
+        objective=snapshot.spec.objective,
+        batch_size=plan.target.batch_sizes[0],
+        generated=prepare.generated,
+        alpha=plan.alpha,
+    )

@@ -1,0 +1,92 @@
+"""A row of the plan: a candidate, the build it needs, and why it may be refused before any work is done."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from fettle.api import catalog
+from fettle.api.optimizedmodel import Precision, RecipeStep, RuntimeName, RuntimeSettings
+from fettle.api.reasons import Reason
+from fettle.api.task import BuildPlan, CandidatePlan
+
+ORIGINAL = "original"  # name and recipe of the untouched source; every other candidate's name ends with its runtime
+MESSAGE_LIMIT = 512  # characters of a candidate's message (CandidateStatus.message)
+
+
+@dataclass(frozen=True)
+class Finding:
+    """What a check found: a reason of the closed list, and the same for a person."""
+
+    reason: Reason
+    message: str
+
+
+@dataclass(frozen=True)
+class Row:
+    """A planned candidate. `build` is None for the portable form and for the untouched source.
+
+    `after` names a candidate of the first round: this row is tried only if that one misses accuracy.
+    `refusal` is set where it is known before any work that the row cannot be chosen.
+    """
+
+    plan: CandidatePlan
+    build: BuildPlan | None = None
+    after: str | None = None
+    refusal: Finding | None = None
+
+    @property
+    def name(self) -> str:
+        """Name of the candidate, unique within its target."""
+        return self.plan.name
+
+    @property
+    def steps(self) -> tuple[RecipeStep, ...]:
+        """Steps that its file went through."""
+        return self.build.steps if self.build is not None else ()
+
+    @property
+    def family(self) -> RuntimeName:
+        """Family of tools that makes its file."""
+        return self.build.family if self.build is not None else self.plan.runtime
+
+    @property
+    def entries(self) -> tuple[catalog.StepEntry | None, ...]:
+        """The catalog's row of each step; None where its family has no such step."""
+        return tuple(catalog.step(step, self.family) for step in self.steps)
+
+    @property
+    def lossy(self) -> bool:
+        """Whether answers may change by intent, so that they must be proved."""
+        reduced = self.plan.settings.precision != Precision.FLOAT32
+        return reduced or any(entry is not None and entry.lossy for entry in self.entries)
+
+    @property
+    def quantizes(self) -> bool:
+        """Whether a step writes int8."""
+        return any(step.quantize is not None for step in self.steps)
+
+
+def row(
+    recipe: str,
+    runtime: RuntimeName,
+    settings: RuntimeSettings,
+    *,
+    steps: tuple[RecipeStep, ...] = (),
+    family: RuntimeName | None = None,
+    variant: str = "",
+    after: str | None = None,
+) -> Row:
+    """A row whose candidate and build are named after what they are: `int8-onnxruntime-in-openvino`, `int8-openvino-1thread`."""
+    made_by = family or runtime
+    build = BuildPlan(name=f"{recipe}-{made_by}", family=made_by, steps=steps) if steps else None
+    place = f"{runtime}" if made_by == runtime else f"{made_by}-in-{runtime}"
+    name = "-".join(part for part in (recipe, place, variant) if part)
+    plan = CandidatePlan(
+        name=name, recipe=recipe, runtime=runtime, settings=settings, build=build.name if build else None
+    )
+    return Row(plan=plan, build=build, after=after)
+
+
+def clip(message: str, limit: int = MESSAGE_LIMIT) -> str:
+    """`message`, cut to what the API takes."""
+    return message if len(message) <= limit else message[: limit - 1] + "…"

@@ -1,0 +1,202 @@
+"""The status of a run, written down at every decision: rows, conditions, what is published, and the events of a change."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from datetime import UTC, datetime, timedelta
+
+from fettle.api.conditions import Condition, find, with_condition
+from fettle.api.optimizedmodel import (
+    ArtifactStatus,
+    CandidateState,
+    CandidateStatus,
+    Constraints,
+    OptimizedModelStatus,
+    Placement,
+    TargetSpec,
+)
+from fettle.api.reasons import Reason
+from fettle.api.report import PrepareReport
+from fettle.plan.rounds import Rounds, Stage, TargetRun
+from fettle.plan.rows import Finding, Row, clip
+from fettle.plan.run import EventDraft, RunSnapshot
+
+READY, SOURCE_RESOLVED, CONVERTED, MEASURED = "Ready", "SourceResolved", "Converted", "Measured"
+IN_PROGRESS = frozenset({Reason.PREPARING, Reason.OPTIMIZING, Reason.MEASURING, Reason.PUBLISHING})
+EVENT_LIMIT = 1000  # characters; the API takes 1,024 bytes
+
+CONVERSION_FAULTS = frozenset(
+    {
+        Reason.UNSUPPORTED_FORMAT,
+        Reason.UNSUPPORTED_OPERATOR,
+        Reason.UNSUPPORTED_OPSET,
+        Reason.UNSUPPORTED_MODEL,
+        Reason.NUMERICAL_MISMATCH,
+    }
+)
+
+
+def rfc3339(moment: datetime) -> str:
+    """'2026-01-31T12:00:00Z', to the second, as Kubernetes writes times."""
+    return moment.astimezone(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
+
+
+def is_settled(status: OptimizedModelStatus, generation: int) -> bool:
+    """Whether this generation has its final word: published, or a fault that only a new spec can mend."""
+    ready = find(status.conditions, READY)
+    if ready is None or ready.observed_generation != generation or status.observed_generation != generation:
+        return False
+    if ready.reason == Reason.PUBLISHED:
+        return bool(status.artifacts)
+    # InvalidSpec was said of a spec that did not parse; this one did.
+    return ready.reason not in IN_PROGRESS and ready.reason != Reason.INVALID_SPEC
+
+
+class Draft:
+    """The status being written. What an earlier generation found is dropped, except what it published."""
+
+    def __init__(self, snapshot: RunSnapshot, constraints: Constraints) -> None:
+        before = snapshot.status
+        same = before.observed_generation == snapshot.generation
+        names = {target.name for target in snapshot.spec.targets}
+        self._snapshot = snapshot
+        self._said: set[str] = set()
+        self.started_at = before.started_at if same and before.started_at else rfc3339(snapshot.now)
+        self.status = OptimizedModelStatus(
+            observed_generation=snapshot.generation,
+            started_at=self.started_at,
+            conditions=before.conditions,
+            constraints=constraints,
+            source=before.source if same else None,
+            baselines=before.baselines if same else (),
+            candidates=before.candidates if same else (),
+            artifacts=tuple(artifact for artifact in before.artifacts if artifact.target in names),
+            report=before.report,
+        )
+
+    @property
+    def ends(self) -> datetime:
+        """The run's deadline."""
+        started = datetime.fromisoformat(self.started_at)
+        return started + timedelta(seconds=self._snapshot.spec.search.deadline_seconds)
+
+    def set(self, **fields: object) -> None:
+        """Replace fields of the status."""
+        self.status = self.status.model_copy(update=fields)
+
+    def condition(self, kind: str, holds: bool | None, reason: Reason, message: str = "") -> None:
+        """Set one condition."""
+        self._said.add(kind)
+        conditions = with_condition(
+            self.status.conditions,
+            kind,
+            holds,
+            reason,
+            message,
+            generation=self._snapshot.generation,
+            now=rfc3339(self._snapshot.now),
+        )
+        self.set(conditions=conditions)
+
+    def prepared(self, report: PrepareReport) -> None:
+        """The source is known and its portable form is there."""
+        source = report.source
+        self.set(source=source)
+        size = f"{source.format}, {source.bytes} bytes, sha256 {source.sha256[:12]}"
+        self.condition(SOURCE_RESOLVED, True, Reason.COMPLETED, size)
+        self.condition(CONVERTED, True, Reason.COMPLETED, clip("; ".join(report.notes), 2048))
+
+    def not_prepared(self, fault: Finding) -> None:
+        """Preparing failed: which of its two promises is broken follows from the reason."""
+        if fault.reason in CONVERSION_FAULTS:
+            self.condition(SOURCE_RESOLVED, True, Reason.COMPLETED)
+            self.condition(CONVERTED, False, fault.reason, fault.message)
+        else:
+            self.condition(SOURCE_RESOLVED, False, fault.reason, fault.message)
+
+    def close(self, stage: Stage) -> OptimizedModelStatus:
+        """Write Ready, and what no one spoke of as Unknown."""
+        for kind in (SOURCE_RESOLVED, CONVERTED, MEASURED):
+            if kind not in self._said:
+                self.condition(kind, None, stage.reason)
+        self.condition(READY, stage.reason == Reason.PUBLISHED, stage.reason, stage.message)
+        order = {kind: place for place, kind in enumerate((READY, SOURCE_RESOLVED, CONVERTED, MEASURED))}
+        self.set(conditions=tuple(sorted(self.status.conditions, key=lambda one: order.get(one.type, len(order)))))
+        return self.status
+
+
+def events(before: Sequence[Condition], stage: Stage, generation: int) -> tuple[EventDraft, ...]:
+    """One event where the run enters another stage."""
+    ready = find(before, READY)
+    if ready is not None and ready.observed_generation == generation and ready.reason == stage.reason:
+        return ()
+    normal = stage.reason in IN_PROGRESS or stage.reason == Reason.PUBLISHED
+    return (EventDraft("Normal" if normal else "Warning", stage.reason, clip(stage.message, EVENT_LIMIT)),)
+
+
+def candidate_rows(rounds: Rounds) -> tuple[CandidateStatus, ...]:
+    """Every row of every target as it stands now, before a choice."""
+    return tuple(_row(rounds, run, row) for run in rounds.targets for row in run.plan.rows)
+
+
+def _row(rounds: Rounds, run: TargetRun, row: Row) -> CandidateStatus:
+    if row.name in run.measured:
+        return run.measured[row.name]
+    state, finding = _standing(rounds, run, row)
+    model = rounds.built.get(row.build.name) if row.build is not None else rounds.prepare.portable
+    if row.plan.untouched:
+        model = rounds.prepare.original
+    return CandidateStatus(
+        name=row.name,
+        target=run.target.name,
+        runtime=row.plan.runtime,
+        recipe=row.plan.recipe,
+        settings=row.plan.settings,
+        state=state,
+        reason=finding.reason if finding is not None else None,
+        message=clip(finding.message) if finding is not None else None,
+        bytes=model.bytes if model is not None else None,
+    )
+
+
+def _standing(rounds: Rounds, run: TargetRun, row: Row) -> tuple[CandidateState, Finding | None]:
+    """Where a row stands that no measurement speaks of yet."""
+    build = row.build.name if row.build is not None else ""
+    if row.refusal is not None:
+        return CandidateState.REJECTED, row.refusal
+    if row.name in run.skipped:
+        return CandidateState.REJECTED, Finding(Reason.PRUNED, run.skipped[row.name])
+    if build in rounds.refused:
+        return CandidateState.REJECTED, rounds.refused[build]
+    if build in rounds.failed:
+        return CandidateState.FAILED, rounds.failed[build]
+    if run.fault is not None:
+        return CandidateState.FAILED, run.fault
+    if row.name in run.left_out:
+        return CandidateState.FAILED, Finding(Reason.JOB_FAILED, "the measurement left it out")
+    if build in rounds.running or row.name in run.measuring:
+        return CandidateState.RUNNING, None
+    return CandidateState.PENDING, None
+
+
+def artifact_of(winner: CandidateStatus, target: TargetSpec, store: str) -> ArtifactStatus:
+    """What is published of a winner. Its digest and size are known: `choose` lets nothing else win."""
+    assert winner.artifact is not None
+    assert winner.bytes is not None
+    drop = winner.accuracy_drop.value if winner.accuracy_drop is not None else 0.0
+    return ArtifactStatus(
+        target=target.name,
+        candidate=winner.name,
+        runtime=winner.runtime,
+        uri=f"{store.rstrip('/')}/artifacts/{winner.artifact}",
+        sha256=winner.artifact,
+        bytes=winner.bytes,
+        threads=winner.settings.threads,
+        speedup=winner.speedup.value if winner.speedup is not None else None,
+        accuracy_drop=0.0 if winner.exact else drop,
+        placement=Placement(
+            node_selector=target.node_selector,
+            tolerations=target.tolerations,
+            runtime_class_name=target.runtime_class_name,
+        ),
+    )

@@ -1,0 +1,110 @@
+"""The tasks of a run, made from the spec and from what earlier tasks answered. The same input gives the same hash."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+from fettle.api.optimizedmodel import CandidateState, CandidateStatus, Constraints, OptimizedModelSpec
+from fettle.api.report import BuildEntry, PrepareReport
+from fettle.api.task import (
+    BuildPlan,
+    BuildTask,
+    CandidateVerdict,
+    MeasureCandidate,
+    MeasureTask,
+    PrepareTask,
+    PublishTask,
+    StoredModel,
+)
+from fettle.plan.candidates import TargetPlan, possible_builds
+from fettle.plan.constraints import describe
+from fettle.plan.rows import Row
+
+
+def prepare_task(spec: OptimizedModelSpec, store: str) -> PrepareTask:
+    """Fetch, convert, split; and ask for the cache key of every build that may be wanted."""
+    return PrepareTask(store=store, source=spec.source, data=spec.data, builds=possible_builds(spec))
+
+
+def build_task(build: BuildPlan, entry: BuildEntry, prepare: PrepareReport, store: str, calibrated: bool) -> BuildTask:
+    """One recipe on the portable form. Without a step that needs them, no calibration items: its hash must not move with them."""
+    return BuildTask(
+        store=store,
+        plan=build,
+        cache_key=entry.cache_key,
+        portable=prepare.portable,
+        signature=prepare.signature,
+        calibration=prepare.calibration if calibrated else None,
+    )
+
+
+def measure_task(
+    spec: OptimizedModelSpec,
+    plan: TargetPlan,
+    prepare: PrepareReport,
+    files: Mapping[str, StoredModel],
+    rows: Sequence[Row],
+    store: str,
+) -> MeasureTask:
+    """Judge and time `rows` beside the baseline. `files`: candidate's name -> its files."""
+    latency = spec.constraints.latency
+    return MeasureTask(
+        store=store,
+        target=plan.target.name,
+        threads=plan.target.threads,
+        batch_sizes=plan.target.batch_sizes,
+        source_sha256=prepare.source.sha256,
+        signature=prepare.signature,
+        baseline=MeasureCandidate(plan=plan.baseline, model=prepare.original),
+        candidates=tuple(MeasureCandidate(plan=row.plan, model=files[row.name], steps=row.steps) for row in rows),
+        items=prepare.items,
+        generated=prepare.generated,
+        evaluation=spec.data.evaluation,
+        alpha=plan.alpha,
+        percentile=latency.percentile if latency is not None else None,
+        calibration_sha256=prepare.calibration.sha256 if prepare.calibration is not None else None,
+    )
+
+
+def publish_task(
+    spec: OptimizedModelSpec,
+    constraints: Constraints,
+    rows: Sequence[CandidateStatus],
+    *,
+    store: str,
+    namespace: str,
+    name: str,
+    generation: int,
+    prepare: str,
+    builds: Sequence[str],
+    measures: Sequence[str],
+) -> PublishTask:
+    """Check the winners and write the report. `prepare`, `builds` and `measures` are task hashes."""
+    verdicts = tuple(
+        CandidateVerdict(target=row.target, candidate=row.name, state=row.state, reason=row.reason, message=row.message)
+        for row in rows
+    )
+    return PublishTask(
+        store=store,
+        namespace=namespace,
+        name=name,
+        generation=generation,
+        objective=spec.objective,
+        prepare=prepare,
+        builds=tuple(builds),
+        measures=tuple(measures),
+        verdicts=verdicts,
+        constraints=describe(constraints),
+    )
+
+
+def model_of(row: Row, prepare: PrepareReport, built: Mapping[str, StoredModel]) -> StoredModel | None:
+    """The files a row runs: the source, the portable form, or its build's; None while that is not there."""
+    if row.plan.untouched:
+        return prepare.original
+    return prepare.portable if row.build is None else built.get(row.build.name)
+
+
+def selected(rows: Sequence[CandidateStatus], target: str) -> CandidateStatus | None:
+    """The winner of a target, if it has one."""
+    return next((row for row in rows if row.target == target and row.state == CandidateState.SELECTED), None)
