@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import random
 
 import numpy as np
@@ -97,7 +98,7 @@ def request(**changes: object) -> bytes:
     }
     for name, change in changes.items():
         entries[name] |= change  # type: ignore[operator]
-    return orjson.dumps({"inputs": list(entries.values())})
+    return json.dumps({"inputs": list(entries.values())}).encode()
 
 
 def test_every_input_becomes_an_array_of_its_type() -> None:
