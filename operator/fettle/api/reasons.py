@@ -39,6 +39,7 @@ class Reason(StrEnum):
     QUOTA_EXCEEDED = "QuotaExceeded"
     CONSTRAINTS_NOT_MET = "ConstraintsNotMet"
     JOB_FAILED = "JobFailed"
+    IMAGE_PULL_FAILED = "ImagePullFailed"
 
     # ModelDeployment: faults
     MODEL_NOT_READY = "ModelNotReady"

@@ -26,7 +26,11 @@ class TaskPhase(StrEnum):
 
 @dataclass(frozen=True)
 class TaskState:
-    """What is known of one task. `attempt` counts from 0; a FAILED attempt carries reason, message and whether another may succeed."""
+    """What is known of one task. `attempt` counts from 0; a FAILED attempt carries reason, message and whether another may succeed.
+
+    RUNNING with a reason: it exists or is wanted, and waits for something outside (a node, a quota, a claim, an image).
+    SUCCEEDED without a report: its answer went with its log; the next attempt answers from the store.
+    """
 
     task_hash: str
     phase: TaskPhase
