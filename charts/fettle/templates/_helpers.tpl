@@ -1,0 +1,61 @@
+{{- define "fettle.name" -}}
+{{- if contains .Chart.Name .Release.Name }}{{ .Release.Name | trunc 52 | trimSuffix "-" }}{{ else }}{{ printf "%s-%s" .Release.Name .Chart.Name | trunc 52 | trimSuffix "-" }}{{ end }}
+{{- end }}
+
+{{- define "fettle.serviceAccount" -}}
+{{- .Values.serviceAccount.name | default (ternary (include "fettle.name" .) "default" .Values.serviceAccount.create) }}
+{{- end }}
+
+{{- define "fettle.selector" -}}
+app.kubernetes.io/name: {{ .Chart.Name }}
+app.kubernetes.io/instance: {{ .Release.Name }}
+app.kubernetes.io/component: operator
+{{- end }}
+
+{{- define "fettle.labels" -}}
+app.kubernetes.io/name: {{ .Chart.Name }}
+app.kubernetes.io/instance: {{ .Release.Name }}
+app.kubernetes.io/version: {{ .Chart.AppVersion | quote }}
+app.kubernetes.io/managed-by: {{ .Release.Service }}
+helm.sh/chart: {{ printf "%s-%s" .Chart.Name .Chart.Version }}
+{{- end }}
+
+{{- /* Reference of the image named by (list $ "server"). */}}
+{{- define "fettle.image" -}}
+{{- $image := index (index . 0).Values.image (index . 1) -}}
+{{ $image.repository }}:{{ $image.tag | default (index . 0).Chart.AppVersion }}
+{{- end }}
+
+{{- /* Every setting of fettle/settings.py that is the same in all pods. Numbers go through toJson: Helm would print 1e+06. */}}
+{{- define "fettle.settings" -}}
+FETTLE_OPTIMIZER_IMAGE: {{ include "fettle.image" (list . "optimizer") | quote }}
+FETTLE_SERVER_IMAGE: {{ include "fettle.image" (list . "server") | quote }}
+FETTLE_IMAGE_PULL_POLICY: {{ .Values.image.pullPolicy | quote }}
+FETTLE_IMAGE_PULL_SECRETS: {{ join "," .Values.image.pullSecrets | quote }}
+FETTLE_WATCH_NAMESPACES: {{ join "," .Values.watchNamespaces | quote }}
+FETTLE_STORE_URI: {{ .Values.store.uri | quote }}
+FETTLE_STORE_CREATE: {{ .Values.store.create | quote }}
+FETTLE_STORE_SIZE: {{ .Values.store.size | quote }}
+FETTLE_STORE_STORAGE_CLASS: {{ .Values.store.storageClass | quote }}
+FETTLE_STORE_ACCESS_MODES: {{ join "," .Values.store.accessModes | quote }}
+FETTLE_JOB_RESOURCES: {{ .Values.jobs.resources | toJson | quote }}
+FETTLE_MEASURE_MEMORY: {{ .Values.jobs.measureMemory | quote }}
+FETTLE_JOB_TTL_SECONDS: {{ .Values.jobs.ttlSeconds | toJson | quote }}
+FETTLE_UNSCHEDULABLE_SECONDS: {{ .Values.jobs.unschedulableSeconds | toJson | quote }}
+FETTLE_SERVER_RESOURCES: {{ .Values.serving.resources | toJson | quote }}
+FETTLE_SERVER_MEMORY: {{ .Values.serving.memory | quote }}
+FETTLE_DRAIN_SECONDS: {{ .Values.serving.drainSeconds | toJson | quote }}
+FETTLE_CONNECTION_MAX_REQUESTS: {{ .Values.serving.connectionMaxRequests | toJson | quote }}
+FETTLE_CONNECTION_MAX_SECONDS: {{ .Values.serving.connectionMaxSeconds | toJson | quote }}
+FETTLE_SCRAPE_TIMEOUT_SECONDS: {{ .Values.serving.scrapeTimeoutSeconds | toJson | quote }}
+FETTLE_WORKERS: {{ .Values.operator.workers | toJson | quote }}
+FETTLE_RESYNC_SECONDS: {{ .Values.operator.resyncSeconds | toJson | quote }}
+FETTLE_LIVENESS_SECONDS: {{ .Values.operator.livenessSeconds | toJson | quote }}
+FETTLE_HEALTH_PORT: {{ .Values.operator.port | toJson | quote }}
+FETTLE_LEASE_NAME: {{ .Values.operator.lease.name | quote }}
+FETTLE_LEASE_DURATION_SECONDS: {{ .Values.operator.lease.durationSeconds | toJson | quote }}
+FETTLE_LEASE_RENEW_SECONDS: {{ .Values.operator.lease.renewSeconds | toJson | quote }}
+FETTLE_LEASE_RETRY_SECONDS: {{ .Values.operator.lease.retrySeconds | toJson | quote }}
+FETTLE_LOG_LEVEL: {{ .Values.operator.log.level | quote }}
+FETTLE_LOG_FORMAT: {{ .Values.operator.log.format | quote }}
+{{- end }}
