@@ -12,6 +12,7 @@ from pydantic import Field, TypeAdapter
 
 from fettle.api.base import ApiModel
 from fettle.api.optimizedmodel import (
+    Basis,
     CandidateState,
     DataSpec,
     EvaluationSpec,
@@ -144,6 +145,7 @@ class MeasureTask(ApiModel):
     percentile: int | None = None  # the constraint's: runs go on until it may be claimed
     seconds_per_candidate: float = 20.0
     calibration_sha256: str | None = None
+    basis: Basis = Basis.SOURCE_RUNTIME  # what `baseline` is, as prepare found it
 
 
 class CandidateVerdict(ApiModel):

@@ -63,6 +63,7 @@ def measure_task(
         alpha=plan.alpha,
         percentile=latency.percentile if latency is not None else None,
         calibration_sha256=prepare.calibration.sha256 if prepare.calibration is not None else None,
+        basis=prepare.basis,
     )
 
 
