@@ -219,8 +219,8 @@ class AnalysisStatus(ApiModel):
     """The window that is being watched, summed over the canary's pods."""
 
     window_start: Annotated[str, Field(max_length=32, description="When it began (RFC 3339, UTC).")]
-    requests: Annotated[int, Field(description="Requests in it.")] = 0
-    failures: Annotated[int, Field(description="Requests the model did not answer.")] = 0
+    requests: Annotated[int, Field(description="Requests in the window that was looked at last.")] = 0
+    failures: Annotated[int, Field(description="Those of them that the model did not answer.")] = 0
     consecutive: Annotated[int, Field(description="Bad windows in a row.")] = 0
     verdict: Annotated[Verdict, Field(description="What the last whole window said.")] = Verdict.PENDING
     message: Annotated[
@@ -256,7 +256,9 @@ class RevisionRecord(ApiModel):
 
     revision: Annotated[str, Field(max_length=64, description="Hash of what the pods ran.")]
     artifact: Annotated[str, Field(max_length=1024, description="Artifact it served.")]
-    entered: Annotated[str, Field(max_length=32, description="When it first got traffic.")]
+    entered: Annotated[
+        str | None, Field(max_length=32, description="When it first got traffic; absent: it never did.")
+    ] = None
     left: Annotated[str | None, Field(max_length=32, description="When it lost its traffic.")] = None
     reason: Annotated[str | None, Field(max_length=64, description="Why it left.")] = None
 
@@ -299,6 +301,14 @@ class ModelDeploymentStatus(ApiModel):
         Field(max_length=100, description="The ledger, oldest first.", json_schema_extra={"x-atomic": True}),
     ] = ()
     last_command: Annotated[CommandStatus | None, Field(description="The command that was handled last.")] = None
+    commands: Annotated[
+        tuple[CommandStatus, ...],
+        Field(
+            max_length=8,
+            description="The last value handled of each command: an older token never acts again.",
+            json_schema_extra={"x-map-keys": ["name"]},
+        ),
+    ] = ()
     failed_revision: Annotated[
         str | None,
         Field(
