@@ -52,6 +52,10 @@ class Cache:
             if namespace is None or space == namespace:
                 yield obj
 
+    def count(self, kind: ResourceKind) -> int:
+        """How many objects of a kind there are."""
+        return len(self._objects[kind])
+
     def owned(self, kind: ResourceKind, uid: str) -> list[Object]:
         """Objects of `kind` whose controller has this UID, by name."""
         return [self._objects[kind][name] for name in sorted(self._owned[kind].get(uid, ()))]

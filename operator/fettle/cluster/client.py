@@ -22,8 +22,8 @@ APPLY = "application/apply-patch+yaml"
 MERGE = "application/merge-patch+json"
 
 Query = list[tuple[str, str]]
-Written = Callable[[ResourceKind, Object], None]
-Deleted = Callable[[ResourceKind, str, str, str | None], None]
+Written = Callable[[ResourceKind, Object], object]
+Deleted = Callable[[ResourceKind, str, str, str | None], object]
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,91 @@
+"""PersistentVolumeClaims: which of them a task needs, and the default store's own."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterable
+
+from fettle.api.base import MANAGED_LABEL
+from fettle.api.reasons import Reason
+from fettle.api.task import PrepareTask
+from fettle.cluster.client import Client
+from fettle.cluster.kinds import CLAIM, Object
+from fettle.errors import ClusterError, ExistsError
+from fettle.plan.run import AnyTask
+from fettle.settings import Settings
+
+logger = logging.getLogger(__name__)
+
+
+def claim_of(uri: str) -> str | None:
+    """CLAIM of `pvc://CLAIM/path`; None for another scheme."""
+    scheme, _, rest = uri.partition("://")
+    return rest.split("/", 1)[0] if scheme == "pvc" else None
+
+
+def claims_of(task: AnyTask) -> dict[str, bool]:
+    """Claims a task mounts -> whether it may only read. The store is written to; a claim that is the store as well is too."""
+    uris: list[str] = []
+    if isinstance(task, PrepareTask):
+        data = (task.data.calibration, task.data.evaluation)
+        uris = [task.source.uri, *(spec.uri for spec in data if spec is not None)]
+    claims = {claim: True for uri in uris if (claim := claim_of(uri)) is not None}
+    store = claim_of(task.store)
+    return {**claims, store: False} if store is not None else claims
+
+
+def render_store(settings: Settings, namespace: str, name: str) -> Object:
+    """The default store's claim. It has no owner: artifacts outlive what made them."""
+    spec: Object = {
+        "accessModes": list(settings.store_access_modes),
+        "resources": {"requests": {"storage": settings.store_size}},
+    }
+    if settings.store_storage_class is not None:
+        spec["storageClassName"] = settings.store_storage_class
+    return {
+        "apiVersion": CLAIM.api_version,
+        "kind": CLAIM.kind,
+        "metadata": {"namespace": namespace, "name": name, "labels": {MANAGED_LABEL: "true"}},
+        "spec": spec,
+    }
+
+
+async def require_claims(client: Client, settings: Settings, namespace: str, task: AnyTask) -> None:
+    """Make sure that each claim of `task` is there; the default store's is created where that is allowed, never changed.
+
+    Raises ClusterError (retryable) with StoreNotFound, SourceNotFound or DataNotFound, or why it could not be created.
+    """
+    store = claim_of(task.store)
+    for name in claims_of(task):
+        if await client.get(CLAIM, namespace, name) is not None:
+            continue
+        if name == store and name == settings.default_store_claim and settings.store_create:
+            await _create_store(client, settings, namespace, name)
+            continue
+        reason, what = _what_for(task, name)
+        raise ClusterError(
+            f"{what} lies on PersistentVolumeClaim {name}, which does not exist in namespace {namespace}: create it, or correct the URI",
+            reason=reason,
+            retryable=True,
+        )
+
+
+async def _create_store(client: Client, settings: Settings, namespace: str, name: str) -> None:
+    try:
+        await client.create(CLAIM, render_store(settings, namespace, name))
+        logger.info("created the default store's claim %s/%s", namespace, name)
+    except ExistsError:
+        logger.debug("claim %s/%s appeared meanwhile", namespace, name)
+
+
+def _what_for(task: AnyTask, claim: str) -> tuple[Reason, str]:
+    if claim == claim_of(task.store):
+        return Reason.STORE_NOT_FOUND, "the store"
+    if isinstance(task, PrepareTask) and claim == claim_of(task.source.uri):
+        return Reason.SOURCE_NOT_FOUND, "spec.source"
+    return Reason.DATA_NOT_FOUND, "spec.data"
+
+
+def mounts(claims: Iterable[str]) -> dict[str, str]:
+    """Where each claim is mounted: what FETTLE_MOUNTS says."""
+    return {claim: f"/mnt/claims/{claim}" for claim in claims}

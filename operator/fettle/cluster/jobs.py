@@ -1,0 +1,174 @@
+"""A task as a Kubernetes Job. Its name follows from owner, task and attempt: created once, never patched."""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import json
+import zlib
+
+from fettle.api.base import GROUP, MANAGED_LABEL
+from fettle.api.optimizedmodel import JobsSpec, ResourceSpec, TargetSpec
+from fettle.cluster.claims import claims_of, mounts
+from fettle.cluster.kinds import JOB, OPTIMIZED_MODEL, Object
+from fettle.cluster.owner import OPTIMIZED_MODEL_LABEL, OWNER_ANNOTATION, owner_reference
+from fettle.plan.run import AnyTask, WantedTask
+from fettle.settings import Settings
+
+CONTAINER = "optimizer"
+USER = 65532  # of the images
+TASK_ANNOTATION = f"{GROUP}/task"  # the whole hash
+TITLE_ANNOTATION = f"{GROUP}/title"  # for a person
+STAGE_LABEL = f"{GROUP}/stage"
+ATTEMPT_LABEL = f"{GROUP}/attempt"
+GENERATION_LABEL = f"{GROUP}/generation"
+OWNER_UID_LABEL = f"{GROUP}/owner-uid"
+PLAIN_TASK_LIMIT = 64 * 1024  # bytes of JSON; above, it is compressed (the kernel takes 128 KiB for one variable)
+
+
+def job_name(owner: Object, wanted: WantedTask) -> str:
+    """`<name>-<stage>-<10 hex digits of owner's UID, task and attempt>`, at most 63 characters."""
+    said = f"{owner['metadata']['uid']}/{wanted.task_hash}/{wanted.attempt}"
+    tail = f"-{wanted.stage}-{hashlib.sha256(said.encode()).hexdigest()[:10]}"
+    name: str = owner["metadata"]["name"]
+    return name.replace(".", "-")[: 63 - len(tail)].rstrip("-") + tail
+
+
+def render(owner: Object, jobs: JobsSpec, wanted: WantedTask, settings: Settings) -> Object:
+    """The Job of one attempt at a task of the OptimizedModel `owner`."""
+    metadata = owner["metadata"]
+    labels = {
+        **jobs.labels,
+        MANAGED_LABEL: "true",
+        OPTIMIZED_MODEL_LABEL: metadata["name"][:63].rstrip("-."),
+        OWNER_UID_LABEL: metadata["uid"],
+        STAGE_LABEL: wanted.stage,
+        ATTEMPT_LABEL: str(wanted.attempt),
+        GENERATION_LABEL: str(metadata["generation"]),
+    }
+    annotations = {
+        **jobs.annotations,
+        TASK_ANNOTATION: wanted.task_hash,
+        TITLE_ANNOTATION: wanted.label,
+        OWNER_ANNOTATION: f"{OPTIMIZED_MODEL.kind}/{metadata['name']}",
+    }
+    return {
+        "apiVersion": JOB.api_version,
+        "kind": JOB.kind,
+        "metadata": {
+            "namespace": metadata["namespace"],
+            "name": job_name(owner, wanted),
+            "labels": labels,
+            "annotations": annotations,
+            "ownerReferences": [owner_reference(OPTIMIZED_MODEL, owner)],
+        },
+        "spec": {
+            "backoffLimit": 0,  # another attempt is another Job: whether it may help is decided from the reason
+            "activeDeadlineSeconds": max(wanted.deadline_seconds, 1),
+            "ttlSecondsAfterFinished": settings.job_ttl_seconds,
+            "template": {
+                "metadata": {"labels": labels, "annotations": annotations},
+                "spec": pod_spec(jobs, wanted, settings),
+            },
+        },
+    }
+
+
+def pod_spec(jobs: JobsSpec, wanted: WantedTask, settings: Settings) -> Object:
+    """The pod, at the restricted Pod Security level, without a token."""
+    claims = claims_of(wanted.task)
+    secrets = [
+        *({"name": name} for name in settings.image_pull_secrets),
+        *(ref.to_json() for ref in jobs.image_pull_secrets),
+    ]
+    optional = {
+        "serviceAccountName": jobs.service_account_name,
+        "priorityClassName": jobs.priority_class_name,
+        "imagePullSecrets": secrets,
+        **_placement(wanted.target),
+    }
+    return {
+        "restartPolicy": "Never",
+        "automountServiceAccountToken": False,
+        "enableServiceLinks": False,
+        "securityContext": {
+            "runAsNonRoot": True,
+            "runAsUser": USER,
+            "runAsGroup": USER,
+            "fsGroup": USER,
+            "fsGroupChangePolicy": "OnRootMismatch",
+            "seccompProfile": {"type": "RuntimeDefault"},
+        },
+        "containers": [_container(jobs, wanted, settings, claims)],
+        "volumes": [
+            {"name": "tmp", "emptyDir": {}},
+            *(
+                {"name": f"claim-{index}", "persistentVolumeClaim": {"claimName": claim}}
+                for index, claim in enumerate(claims)
+            ),
+        ],
+        **{key: value for key, value in optional.items() if value},
+    }
+
+
+def _container(jobs: JobsSpec, wanted: WantedTask, settings: Settings, claims: dict[str, bool]) -> Object:
+    folders = mounts(claims)
+    environment = {
+        "HOME": "/tmp",
+        "NNCF_CI": "1",  # no telemetry
+        "FETTLE_MOUNTS": json.dumps(folders, sort_keys=True),
+        "FETTLE_TASK": encode_task(wanted.task),
+    }
+    return {
+        "name": CONTAINER,
+        "image": settings.optimizer_image,
+        "imagePullPolicy": settings.image_pull_policy.value,
+        "command": ["python", "-m", "fettle.optimizer"],
+        "env": [
+            *(variable.to_json() for variable in jobs.env if variable.name not in environment),
+            *({"name": name, "value": value} for name, value in environment.items()),
+        ],
+        "resources": resources_of(jobs, wanted.target, settings).to_json(),
+        "securityContext": {
+            "allowPrivilegeEscalation": False,
+            "readOnlyRootFilesystem": True,
+            "capabilities": {"drop": ["ALL"]},
+        },
+        "terminationMessagePolicy": "FallbackToLogsOnError",
+        "volumeMounts": [
+            {"name": "tmp", "mountPath": "/tmp"},
+            *(
+                {"name": f"claim-{index}", "mountPath": folders[claim], "readOnly": read_only}
+                for index, (claim, read_only) in enumerate(claims.items())
+            ),
+        ],
+    }
+
+
+def resources_of(jobs: JobsSpec, target: TargetSpec | None, settings: Settings) -> ResourceSpec:
+    """A measuring Job gets its target's resources, else exactly `threads` cores, so that it measures the model and not its
+    neighbours; the others what spec.jobs says, else the operator's default."""
+    if target is not None:
+        amounts: dict[str, int | str] = {"cpu": target.threads, "memory": settings.measure_memory}
+        given = target.resources
+        return given if given.requests or given.limits else ResourceSpec(requests=amounts, limits=amounts)
+    given = jobs.resources
+    return given if given.requests or given.limits else settings.job_resources
+
+
+def _placement(target: TargetSpec | None) -> Object:
+    if target is None:
+        return {}
+    return {
+        "nodeSelector": target.node_selector,
+        "tolerations": [toleration.to_json() for toleration in target.tolerations],
+        "runtimeClassName": target.runtime_class_name,
+    }
+
+
+def encode_task(task: AnyTask) -> str:
+    """The task as FETTLE_TASK carries it: JSON, or `zlib:` and base64 of the compressed JSON."""
+    text = task.canonical()
+    if len(text) <= PLAIN_TASK_LIMIT:
+        return text.decode()
+    return "zlib:" + base64.b64encode(zlib.compress(text, 9)).decode()

@@ -1,0 +1,178 @@
+"""Leader election by a Lease: one replica leads, another follows within seconds when it falls silent.
+
+As client-go does it: a holder's silence is measured on our own clock, from when we saw its Lease change, so clocks of
+different machines are never compared.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Callable
+from datetime import UTC, datetime
+from time import monotonic
+
+from fettle.cluster.client import Client
+from fettle.cluster.kinds import LEASE, Object
+from fettle.errors import ClusterError, ConflictError, ExistsError
+
+logger = logging.getLogger(__name__)
+
+
+class LeaseLostError(Exception):
+    """Somebody else leads, or we could not say in time that we do. The process must end at once."""
+
+
+def micro_time(now: datetime) -> str:
+    """A time as Kubernetes' MicroTime."""
+    return now.astimezone(UTC).strftime("%Y-%m-%dT%H:%M:%S.%fZ")
+
+
+def held_spec(spec: Object, identity: str, duration: int, now: datetime) -> Object:
+    """The Lease's spec once `identity` holds or renews it."""
+    ours = spec.get("holderIdentity") == identity
+    return {
+        **spec,
+        "holderIdentity": identity,
+        "leaseDurationSeconds": duration,
+        "acquireTime": spec.get("acquireTime") if ours else micro_time(now),
+        "renewTime": micro_time(now),
+        "leaseTransitions": spec.get("leaseTransitions", 0) + (0 if ours else 1),
+    }
+
+
+class Elector:
+    """Acquires, renews and releases one Lease. `turned_at` (monotonic seconds) is its sign of life."""
+
+    def __init__(
+        self,
+        client: Client,
+        namespace: str,
+        name: str,
+        identity: str,
+        *,
+        duration: int,
+        renew: float,
+        retry: float,
+        clock: Callable[[], float] = monotonic,
+        now: Callable[[], datetime] = lambda: datetime.now(UTC),
+    ) -> None:
+        self._client = client
+        self._namespace = namespace
+        self._name = name
+        self._duration = duration
+        self._renew = renew
+        self._retry = retry
+        self._clock = clock
+        self._now = now
+        self._seen: tuple[str, float] = ("", 0.0)  # resourceVersion, and when we saw it first
+        self._lease: Object | None = None  # ours, as we wrote it last
+        self._renewed_at = 0.0
+        self.identity = identity
+        self.turned_at = clock()
+
+    @property
+    def valid(self) -> bool:
+        """Whether nobody else can have taken the Lease yet."""
+        return self._lease is not None and self._clock() - self._renewed_at < self._duration
+
+    async def acquire(self) -> None:
+        """Return when we lead."""
+        while True:
+            if await self._attempt():
+                break
+            await asyncio.sleep(self._retry)
+        logger.info("%s leads", self.identity)
+
+    async def hold(self) -> None:
+        """Renew until cancelled. Raises LeaseLostError."""
+        while True:
+            await asyncio.sleep(self._renew)
+            await self._renew_in_time()
+
+    async def release(self) -> None:
+        """Give the Lease up, so that a standby need not wait; best effort."""
+        if self._lease is None:
+            return
+        spec = {
+            **self._lease["spec"],
+            "holderIdentity": "",
+            "leaseDurationSeconds": 1,
+            "renewTime": micro_time(self._now()),
+        }
+        lease, self._lease = self._lease, None
+        try:
+            await self._client.replace(LEASE, {**lease, "spec": spec})
+            logger.info("%s released the Lease", self.identity)
+        except ClusterError as error:
+            logger.warning("the Lease was not released: %s", error)
+
+    async def _attempt(self) -> bool:
+        self.turned_at = self._clock()
+        try:
+            lease = await self._client.get(LEASE, self._namespace, self._name)
+            started = self._clock()
+            if lease is None:
+                self._keep(await self._client.create(LEASE, self._fresh()), started)
+                return True
+            if not self._free(lease):
+                return False
+            spec = held_spec(lease["spec"], self.identity, self._duration, self._now())
+            self._keep(await self._client.replace(LEASE, {**lease, "spec": spec}), started)
+            return True
+        except (ConflictError, ExistsError):
+            return False  # another was faster
+        except ClusterError as error:
+            logger.warning("election: %s", error)
+            return False
+
+    def _fresh(self) -> Object:
+        metadata = {"namespace": self._namespace, "name": self._name}
+        spec = held_spec({}, self.identity, self._duration, self._now())
+        return {
+            "apiVersion": LEASE.api_version,
+            "kind": LEASE.kind,
+            "metadata": metadata,
+            "spec": {**spec, "leaseTransitions": 0},
+        }
+
+    def _free(self, lease: Object) -> bool:
+        """Whether the Lease is ours, nobody's, or its holder was silent for its whole duration."""
+        spec, version = lease.get("spec") or {}, lease["metadata"]["resourceVersion"]
+        if version != self._seen[0]:
+            self._seen = (version, self._clock())
+        if spec.get("holderIdentity") in ("", None, self.identity):
+            return True
+        patience = float(spec.get("leaseDurationSeconds") or self._duration)
+        return self._clock() - self._seen[1] > patience
+
+    def _keep(self, lease: Object, asked_at: float) -> None:
+        self._lease = lease
+        self._renewed_at = asked_at
+
+    async def _renew_in_time(self) -> None:
+        """One renewal, tried again until two thirds of the duration are over."""
+        assert self._lease is not None
+        while True:
+            left = self._renewed_at + self._duration * 2 / 3 - self._clock()
+            if left <= 0:
+                raise LeaseLostError(f"not renewed within {self._duration * 2 / 3:.0f} s")
+            started = self._clock()
+            self.turned_at = started
+            spec = held_spec(self._lease["spec"], self.identity, self._duration, self._now())
+            try:
+                async with asyncio.timeout(left):
+                    self._keep(await self._client.replace(LEASE, {**self._lease, "spec": spec}), started)
+                return
+            except ConflictError:
+                await self._reread()
+            except (ClusterError, TimeoutError) as error:
+                logger.warning("the Lease was not renewed: %s", error)
+                await asyncio.sleep(min(self._retry, 1.0))
+
+    async def _reread(self) -> None:
+        """Somebody wrote to the Lease: go on if it still names us."""
+        lease = await self._client.get(LEASE, self._namespace, self._name)
+        if lease is None or lease["spec"].get("holderIdentity") != self.identity:
+            raise LeaseLostError("somebody else holds the Lease")
+        self._lease = lease

@@ -1,0 +1,227 @@
+"""What a Job says about its task. Pure: the Job, its pods and their Events in, a finding out."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime
+
+from pydantic import ValidationError
+
+from fettle.api.reasons import Reason
+from fettle.api.report import MESSAGE_LIMIT, Termination
+from fettle.cluster.jobs import ATTEMPT_LABEL, CONTAINER, TASK_ANNOTATION
+from fettle.cluster.kinds import Object
+from fettle.cluster.owner import terminating
+from fettle.plan.run import TaskPhase, TaskState
+
+QUIET_SECONDS = 20  # a pod or Job that has not moved for this long is asked for its Events
+LOST = ("Evicted", "NodeLost", "NodeShutdown", "Preempting", "Shutdown", "Terminated", "UnexpectedAdmissionError")
+IMAGE_WAITS = ("ErrImagePull", "ImagePullBackOff", "InvalidImageName", "ErrImageNeverPull", "ImageInspectError")
+START_WAITS = ("CreateContainerConfigError", "CreateContainerError", "RunContainerError")
+
+
+@dataclass(frozen=True)
+class Observation:
+    """A task's state, as far as it can be told without asking further.
+
+    `log_of`: the pod whose log carries the report that `result_sha256` vouches for. `events_of`: UID of a pod or Job that has
+    not moved for a while; its Events may say why. `look_seconds`: when to look again although nothing changed.
+    """
+
+    state: TaskState
+    log_of: str | None = None
+    result_sha256: str | None = None
+    events_of: str | None = None
+    look_seconds: float | None = None
+
+
+def task_hash_of(job: Object) -> str:
+    """Hash of the task a Job works on; empty for a Job that is not one of ours."""
+    return str((job["metadata"].get("annotations") or {}).get(TASK_ANNOTATION, ""))
+
+
+def attempt_of(job: Object) -> int:
+    """Which attempt at its task a Job is."""
+    word = str((job["metadata"].get("labels") or {}).get(ATTEMPT_LABEL, "0"))
+    return int(word) if word.isdigit() else 0
+
+
+def finished(job: Object) -> bool:
+    """Whether a Job is complete or failed, its pods gone or ended."""
+    return _condition(job, "Complete") is not None or _condition(job, "Failed") is not None
+
+
+def observe(job: Object, pods: Sequence[Object], now: datetime, patience: int) -> Observation:
+    """The state of a Job's task. `patience`: seconds a pod may wait for a node before that is worth saying."""
+    running = TaskState(task_hash_of(job), TaskPhase.RUNNING, attempt_of(job))
+    pod = max(pods, key=lambda pod: str(pod["metadata"]["creationTimestamp"]), default=None)
+    if _condition(job, "Complete") is not None:
+        return _complete(running, pod, _finished_at(job, now))
+    failed = _condition(job, "Failed")
+    if failed is not None:
+        return Observation(_failed(running, failed, pod, _finished_at(job, now)))
+    if pod is None:
+        return _without_pod(running, job, now)
+    return _waiting(running, pod, now, patience)
+
+
+def explain(state: TaskState, events: Sequence[Object]) -> TaskState:
+    """A RUNNING state with the reason that the newest warning gives, if one does."""
+    warnings = [event for event in events if event.get("type") == "Warning"]
+    for event in sorted(warnings, key=_event_time, reverse=True):
+        word, message = str(event.get("reason")), str(event.get("message", ""))
+        reason = _reason_of_event(word, message)
+        if reason is not None:
+            return replace(state, reason=reason, message=f"{word}: {message}"[:MESSAGE_LIMIT])
+    return state
+
+
+def _reason_of_event(word: str, message: str) -> Reason | None:
+    if word == "FailedCreate":
+        return Reason.QUOTA_EXCEEDED if "exceeded quota" in message else Reason.FORBIDDEN
+    if "Multi-Attach" in message:
+        return Reason.STORE_NOT_SHARED
+    if word in ("FailedMount", "FailedAttachVolume", "ProvisioningFailed", "FailedBinding"):
+        return Reason.STORE_UNREACHABLE
+    if word == "FailedScheduling":
+        return Reason.UNSCHEDULABLE
+    return None
+
+
+def _complete(running: TaskState, pod: Object | None, at: datetime) -> Observation:
+    """Done; what it answered lies in the pod's log, as long as there is a pod."""
+    done = replace(running, phase=TaskPhase.SUCCEEDED, finished_at=at)
+    termination = termination_of(pod)
+    if pod is None or termination is None or termination.result_sha256 is None:
+        return Observation(done)
+    return Observation(done, log_of=pod["metadata"]["name"], result_sha256=termination.result_sha256)
+
+
+def _failed(running: TaskState, condition: Object, pod: Object | None, at: datetime) -> TaskState:
+    """Why a Job failed: what the deadline, the node, the task itself or the kernel said, in this order."""
+    reason, message, retryable = _cause(condition, pod)
+    return replace(
+        running,
+        phase=TaskPhase.FAILED,
+        reason=reason,
+        message=message[:MESSAGE_LIMIT],
+        retryable=retryable,
+        finished_at=at,
+    )
+
+
+def _cause(condition: Object, pod: Object | None) -> tuple[Reason, str, bool]:
+    if condition.get("reason") == "DeadlineExceeded":
+        return Reason.DEADLINE_EXCEEDED, "the Job did not end before its deadline", False
+    if pod is None:
+        return Reason.NODE_LOST, "the pod is gone without an answer", True
+    termination = termination_of(pod)
+    if termination is not None and termination.outcome == "Failed":
+        return termination.reason or Reason.JOB_FAILED, termination.message, termination.retryable
+    ended = terminated(pod)
+    if ended is not None and ended.get("reason") == "OOMKilled":
+        limit = _container_limit(pod)
+        return (
+            Reason.OUT_OF_MEMORY,
+            f"the kernel ended it at its memory limit ({limit}): raise resources.limits.memory",
+            False,
+        )
+    lost = _lost(pod)
+    if lost:
+        return Reason.NODE_LOST, lost, True
+    if ended is None:
+        return Reason.JOB_FAILED, f"{condition.get('reason')}: {condition.get('message', '')}", False
+    tail = str(ended.get("message") or "").strip()[-(MESSAGE_LIMIT - 64) :]
+    return Reason.JOB_FAILED, f"exit code {ended.get('exitCode')}: {tail or 'no message'}", False
+
+
+def _lost(pod: Object) -> str:
+    """What took the pod away, if it was not its own doing; empty otherwise."""
+    status = pod.get("status") or {}
+    for condition in status.get("conditions") or ():
+        if condition.get("type") == "DisruptionTarget" and condition.get("status") == "True":
+            return f"{condition.get('reason')}: {condition.get('message', '')}"
+    if status.get("reason") in LOST:
+        return f"{status['reason']}: {status.get('message', '')}"
+    return "the pod was deleted" if terminating(pod) else ""
+
+
+def _without_pod(running: TaskState, job: Object, now: datetime) -> Observation:
+    age = (now - _time(job["metadata"]["creationTimestamp"], now)).total_seconds()
+    if age < QUIET_SECONDS / 4:
+        return Observation(running, look_seconds=QUIET_SECONDS / 4)
+    return Observation(running, events_of=job["metadata"]["uid"], look_seconds=QUIET_SECONDS)
+
+
+def _waiting(running: TaskState, pod: Object, now: datetime, patience: int) -> Observation:
+    """A pod that has not started says what it waits for."""
+    status = pod.get("status") or {}
+    if status.get("phase") != "Pending":
+        return Observation(running)
+    for container in status.get("containerStatuses") or ():
+        waiting = (container.get("state") or {}).get("waiting") or {}
+        word, message = str(waiting.get("reason", "")), str(waiting.get("message", ""))
+        if word in IMAGE_WAITS or word in START_WAITS:
+            reason = Reason.IMAGE_PULL_FAILED if word in IMAGE_WAITS else Reason.JOB_FAILED
+            return Observation(replace(running, reason=reason, message=f"{word}: {message}"[:MESSAGE_LIMIT]))
+    for condition in status.get("conditions") or ():
+        if condition.get("type") == "PodScheduled" and condition.get("status") == "False":
+            waited = (now - _time(condition.get("lastTransitionTime"), now)).total_seconds()
+            if waited < patience:
+                return Observation(running, look_seconds=patience - waited + 0.1)
+            message = str(condition.get("message", ""))[:MESSAGE_LIMIT]
+            return Observation(replace(running, reason=Reason.UNSCHEDULABLE, message=message))
+    age = (now - _time(pod["metadata"]["creationTimestamp"], now)).total_seconds()
+    if age < QUIET_SECONDS:
+        return Observation(running, look_seconds=QUIET_SECONDS - age + 0.1)
+    return Observation(running, events_of=pod["metadata"]["uid"], look_seconds=QUIET_SECONDS)
+
+
+def terminated(pod: Object | None) -> Object | None:
+    """How the task's container ended, or None while it has not."""
+    if pod is None:
+        return None
+    for container in (pod.get("status") or {}).get("containerStatuses") or ():
+        if container["name"] == CONTAINER:
+            ended: Object | None = (container.get("state") or {}).get("terminated")
+            return ended
+    return None
+
+
+def termination_of(pod: Object | None) -> Termination | None:
+    """The termination message, or None when there is none that can be read (the log's tail takes its place after a crash)."""
+    ended = terminated(pod)
+    try:
+        return Termination.model_validate_json(str((ended or {}).get("message") or ""))
+    except ValidationError:
+        return None
+
+
+def _container_limit(pod: Object) -> str:
+    for container in pod["spec"]["containers"]:
+        if container["name"] == CONTAINER:
+            return str(((container.get("resources") or {}).get("limits") or {}).get("memory", "the node's"))
+    return "unknown"
+
+
+def _condition(job: Object, kind: str) -> Object | None:
+    for condition in (job.get("status") or {}).get("conditions") or ():
+        if condition["type"] == kind and condition["status"] == "True":
+            found: Object = condition
+            return found
+    return None
+
+
+def _finished_at(job: Object, now: datetime) -> datetime:
+    done = _condition(job, "Complete") or _condition(job, "Failed") or {}
+    return _time(done.get("lastTransitionTime"), now)
+
+
+def _time(word: object, default: datetime) -> datetime:
+    """RFC 3339 as Kubernetes writes it."""
+    return datetime.fromisoformat(str(word)).astimezone(UTC) if word else default
+
+
+def _event_time(event: Object) -> str:
+    return str(event.get("lastTimestamp") or event.get("eventTime") or event["metadata"].get("creationTimestamp") or "")

@@ -1,0 +1,189 @@
+"""OptimizedModel: gather what its Jobs said, let the plan decide, apply: Jobs, status, Events."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+
+from pydantic import ValidationError
+
+from fettle.api.conditions import Condition, with_condition
+from fettle.api.optimizedmodel import OptimizedModelSpec, OptimizedModelStatus
+from fettle.api.reasons import Reason
+from fettle.cluster.answers import Answers, TaskStates
+from fettle.cluster.claims import require_claims
+from fettle.cluster.jobs import job_name, render
+from fettle.cluster.kinds import JOB, OPTIMIZED_MODEL, Object
+from fettle.cluster.observe import finished
+from fettle.cluster.owner import name_conflict, owned_by, terminating
+from fettle.controller.context import Context
+from fettle.controller.refusals import Refusals
+from fettle.errors import ClusterError, ConflictError, ExistsError
+from fettle.plan.optimize import decide
+from fettle.plan.run import RunDecision, RunSnapshot, TaskPhase, WantedTask
+from fettle.plan.status import READY, is_settled, rfc3339
+
+logger = logging.getLogger(__name__)
+
+
+class OptimizedModels:
+    """The reconciler. What it keeps in memory only saves work: after a restart it is read from the cluster again."""
+
+    def __init__(self) -> None:
+        self._answers = Answers()
+        self._refusals = Refusals()
+
+    async def reconcile(self, context: Context, namespace: str, name: str) -> float | None:
+        """One pass over one object; seconds until the next look. Raises ClusterError to be called again."""
+        obj = context.cache.get(OPTIMIZED_MODEL, namespace, name)
+        if obj is None or terminating(obj):
+            return None
+        try:
+            spec = OptimizedModelSpec.model_validate(obj["spec"])
+        except ValidationError as error:
+            await _report_invalid(context, obj, error)
+            return None
+        tasks = await self._gather(context, obj)
+        decision = decide(_snapshot(context, obj, spec, tasks))
+        look = await self._apply_jobs(context, obj, spec, tasks, decision)
+        await _write_status(context, obj, decision)
+        looks = (look, tasks.look_seconds, decision.requeue_seconds)
+        return min((seconds for seconds in looks if seconds is not None), default=None)
+
+    async def _gather(self, context: Context, obj: Object) -> TaskStates:
+        """What is known of the tasks: from Jobs and their logs, and from what the API server refused to create."""
+        if is_settled(status_of(obj), obj["metadata"]["generation"]):
+            return TaskStates({}, None)  # its word is final: no log need be read
+        uid, patience = obj["metadata"]["uid"], context.settings.unschedulable_seconds
+        known = await self._answers.states(context.client, context.cache, uid, context.now(), patience)
+        return TaskStates({**known.states, **self._refusals.states(uid, known.states)}, known.look_seconds)
+
+    async def _apply_jobs(
+        self, context: Context, obj: Object, spec: OptimizedModelSpec, tasks: TaskStates, decision: RunDecision
+    ) -> float | None:
+        """Create the Jobs that are missing, delete the unfinished ones that nobody wants any more. Returns when to look again."""
+        uid = obj["metadata"]["uid"]
+        jobs = {job["metadata"]["name"]: job for job in context.cache.owned(JOB, uid)}
+        wanted = {job_name(obj, task): task for task in decision.wanted}
+        missing = [task for name, task in wanted.items() if name not in jobs and not _over(tasks, task)]
+        due = [task for task in missing if self._refusals.may_try(uid, task, context.now())]
+        unwanted = [job for name, job in jobs.items() if name not in wanted and not finished(job)]
+        if due or unwanted:
+            await _require_current(context, obj)
+        refused = [not await self._create(context, obj, spec, task) for task in due]
+        for job in unwanted:
+            await _delete(context, job)
+        if any(refused):
+            return 0.0  # the next pass writes down why
+        return self._refusals.next_try(uid, missing, context.now())
+
+    async def _create(self, context: Context, obj: Object, spec: OptimizedModelSpec, task: WantedTask) -> bool:
+        """Create one Job; False when it was refused, which is kept as the task's state."""
+        namespace, uid = obj["metadata"]["namespace"], obj["metadata"]["uid"]
+        try:
+            await require_claims(context.client, context.settings, namespace, task.task)
+            await _create_owned(context, obj, render(obj, spec.jobs, task, context.settings))
+        except ConflictError:
+            raise
+        except ClusterError as error:
+            if error.reason == Reason.CLUSTER_UNREACHABLE:
+                raise
+            logger.warning("%s/%s: %s was refused: %s", namespace, obj["metadata"]["name"], task.label, error)
+            self._refusals.note(uid, task, error, context.now())
+            return False
+        self._refusals.clear(uid, task)
+        logger.info("%s/%s: %s started", namespace, obj["metadata"]["name"], task.label)
+        return True
+
+
+def status_of(obj: Object) -> OptimizedModelStatus:
+    """The stored status; an empty one where it cannot be read: everything in it can be found again."""
+    try:
+        return OptimizedModelStatus.model_validate(obj.get("status") or {})
+    except ValidationError as error:
+        logger.warning("status of %s/%s: %s", obj["metadata"]["namespace"], obj["metadata"]["name"], error)
+        return OptimizedModelStatus()
+
+
+def _snapshot(context: Context, obj: Object, spec: OptimizedModelSpec, tasks: TaskStates) -> RunSnapshot:
+    metadata = obj["metadata"]
+    return RunSnapshot(
+        namespace=metadata["namespace"],
+        name=metadata["name"],
+        generation=metadata["generation"],
+        spec=spec,
+        status=status_of(obj),
+        default_store=context.settings.store_uri,
+        tasks=tasks.states,
+        now=context.now(),
+    )
+
+
+def _over(tasks: TaskStates, task: WantedTask) -> bool:
+    """Whether this attempt ended already; its Job may be gone since."""
+    state = tasks.states.get(task.task_hash)
+    return state is not None and state.attempt == task.attempt and state.phase != TaskPhase.RUNNING
+
+
+async def _require_current(context: Context, obj: Object) -> None:
+    """Before anything is created or deleted: the object read live must still be the one that was decided on.
+
+    Raises ConflictError when it is not; the newer one is in the cache then."""
+    metadata = obj["metadata"]
+    live = await context.client.get(OPTIMIZED_MODEL, metadata["namespace"], metadata["name"])
+    if live is None:
+        context.cache.drop(OPTIMIZED_MODEL, metadata["namespace"], metadata["name"], metadata["uid"])
+    elif (live["metadata"]["uid"], live["metadata"]["generation"]) == (metadata["uid"], metadata["generation"]):
+        return
+    else:
+        context.cache.put(OPTIMIZED_MODEL, live)
+    raise ConflictError(f"OptimizedModel {metadata['namespace']}/{metadata['name']} changed meanwhile", retryable=True)
+
+
+async def _create_owned(context: Context, obj: Object, job: Object) -> None:
+    """Create a Job; one of that name that is ours already is as good. Raises ClusterError NameConflict for somebody else's."""
+    try:
+        await context.client.create(JOB, job)
+        return
+    except ExistsError:
+        metadata = job["metadata"]
+        there = await context.client.get(JOB, metadata["namespace"], metadata["name"])
+    if there is None or not owned_by(there, obj["metadata"]["uid"]) or terminating(there):
+        raise name_conflict(JOB, there or job)
+    context.cache.put(JOB, there)
+
+
+async def _delete(context: Context, job: Object) -> None:
+    metadata = job["metadata"]
+    if terminating(job):
+        return
+    logger.info("%s: deleting Job %s, nobody wants it any more", metadata["namespace"], metadata["name"])
+    await context.client.delete(JOB, metadata["namespace"], metadata["name"], uid=metadata["uid"])
+
+
+async def _write_status(context: Context, obj: Object, decision: RunDecision) -> None:
+    """One PUT, only when something changed; then the Events that belong to it."""
+    status = decision.status.to_json()
+    if status != (obj.get("status") or {}):
+        obj = await context.client.put_status(OPTIMIZED_MODEL, obj, status)
+    for event in decision.events:
+        await context.events.emit(OPTIMIZED_MODEL, obj, event.type, event.reason, event.message)
+
+
+async def _report_invalid(context: Context, obj: Object, error: ValidationError) -> None:
+    """A stored spec that no longer parses: say so in Ready and touch nothing else, least of all what is published."""
+    problems = "; ".join(f"{'.'.join(map(str, one['loc']))}: {one['msg']}" for one in error.errors()[:5])
+    message = f"the stored spec cannot be read: {problems}"
+    status = dict(obj.get("status") or {})
+    before = _readable(status.get("conditions") or ())
+    generation, now = obj["metadata"]["generation"], rfc3339(context.now())
+    conditions = with_condition(before, READY, False, Reason.INVALID_SPEC, message, generation=generation, now=now)
+    if conditions == before:
+        return
+    status["conditions"] = [condition.to_json() for condition in conditions]
+    obj = await context.client.put_status(OPTIMIZED_MODEL, obj, status)
+    await context.events.emit(OPTIMIZED_MODEL, obj, "Warning", Reason.INVALID_SPEC, message)
+
+
+def _readable(conditions: Sequence[Object]) -> tuple[Condition, ...]:
+    return tuple(Condition.model_validate(condition) for condition in conditions)

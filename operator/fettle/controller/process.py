@@ -1,0 +1,192 @@
+"""The operator's process: health port, then Lease, then lists, then kopf and the queue; and the way back on SIGTERM."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+import signal
+from collections.abc import Coroutine, Mapping
+from time import monotonic
+from typing import Any
+
+import kopf
+
+from fettle.cluster.cache import Cache
+from fettle.cluster.client import Client
+from fettle.cluster.events import EventRecorder
+from fettle.cluster.kinds import WATCHED, Object
+from fettle.cluster.lease import Elector, LeaseLostError
+from fettle.cluster.owner import Key
+from fettle.cluster.sync import list_until_done, resync
+from fettle.controller import health, metrics
+from fettle.controller.context import Context, Reconciler
+from fettle.controller.handlers import Feed, kopf_settings, registry
+from fettle.controller.queue import Queue
+from fettle.settings import Settings
+
+logger = logging.getLogger(__name__)
+
+FIRST_RESYNC = 20.0  # seconds after the watches began
+STOP_PATIENCE = 10.0  # seconds for kopf to end its streams
+
+
+class Process:
+    """Everything one replica is made of."""
+
+    def __init__(self, settings: Settings, client: Client, reconcilers: Mapping[str, Reconciler]) -> None:
+        self.settings = settings
+        self.client = client
+        self.cache = Cache()
+        client.on_write = self.cache.put
+        client.on_delete = self.cache.drop
+        self.context = Context(settings, client, self.cache, EventRecorder(client))
+        self.reconcilers = reconcilers
+        self.queue = Queue(self._reconcile, workers=settings.workers)
+        self.feed = Feed(self.cache, self._enqueue, frozenset(settings.watch_namespaces))
+        self.elector = Elector(
+            client,
+            settings.namespace,
+            settings.lease_name,
+            settings.identity,
+            duration=settings.lease_duration_seconds,
+            renew=settings.lease_renew_seconds,
+            retry=settings.lease_retry_seconds,
+        )
+        self.health = health.Health(
+            patience=settings.liveness_seconds,
+            election_turned_at=lambda: self.elector.turned_at,
+            queue_turned_at=lambda: self.queue.turned_at,
+            synced=lambda: self.cache.synced,
+        )
+        self.listed = asyncio.Event()
+        self.stop = asyncio.Event()
+
+    async def run(self) -> int:
+        """Serve until `stop` is set (0) or something that must not end ended (1)."""
+        settings = self.settings
+        async with health.serve(self.health, settings.health_host, settings.health_port, self._measure) as port:
+            logger.info("health port %d; waiting for the Lease %s/%s", port, settings.namespace, settings.lease_name)
+            await first_of(self.elector.acquire(), self.stop.wait())
+            if self.stop.is_set():
+                await self.elector.release()
+                return 0
+            self.health.leading = True
+            self.health.watch_seen_at = monotonic()
+            metrics.LEADER.set(1)
+            return await self._lead()
+
+    async def _lead(self) -> int:
+        """The leader's life. Its order of ending: no more writes, then the Lease goes, then kopf may take its time."""
+        holding = asyncio.create_task(self._hold(), name="hold the Lease")
+        working = asyncio.create_task(self._work(), name="work")
+        kopf_stop = asyncio.Event()
+        watching = asyncio.create_task(self._watch(kopf_stop), name="watch")
+        stopping = asyncio.create_task(self.stop.wait(), name="wait for the signal")
+        tasks = (holding, working, watching, stopping)
+        try:
+            done, _ = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+            failed = [task for task in done if task is not stopping]
+            for task in failed:
+                logger.error("%s ended: %r", task.get_name(), task.exception())
+            return 1 if failed else 0
+        finally:
+            await cancelled(working)
+            await cancelled(holding)
+            await self.elector.release()
+            kopf_stop.set()
+            await asyncio.wait({watching}, timeout=STOP_PATIENCE if self.listed.is_set() else 0)
+            await cancelled(watching)
+            await cancelled(stopping)
+
+    async def _hold(self) -> None:
+        """Keep the Lease. Once it is lost another replica may write already: nothing of ours may run on, not even clean-up."""
+        try:
+            await self.elector.hold()
+        except LeaseLostError as error:
+            logger.critical("the Lease is lost, ending at once: %s", error)
+            logging.shutdown()
+            os._exit(1)
+
+    async def _work(self) -> None:
+        """First every list, then the queue and the resync."""
+        settings = self.settings
+        namespaces = settings.watch_namespaces
+        await list_until_done(self.client, self.cache, namespaces, self.feed.touch, settings.lease_retry_seconds)
+        self.listed.set()
+        logger.info("every kind is listed; working")
+        again = resync(
+            self.client,
+            self.cache,
+            namespaces,
+            self.feed.touch,
+            first=FIRST_RESYNC,
+            every=settings.resync_seconds,
+        )
+        await first_of(self.queue.run(), again)
+
+    async def _watch(self, stop: asyncio.Event) -> None:
+        """kopf, once the lists prove that the API server has our kinds."""
+        await self.listed.wait()
+        namespaces = (
+            {*self.settings.watch_namespaces, self.settings.namespace} if self.settings.watch_namespaces else set()
+        )
+        await kopf.operator(
+            registry=registry(self.feed, self.client, self._lease_seen),
+            settings=kopf_settings(self.settings.lease_name),
+            standalone=True,
+            clusterwide=not namespaces,
+            namespaces=sorted(namespaces),
+            stop_flag=stop,
+        )
+
+    def _lease_seen(self, lease: Object) -> None:
+        if lease["metadata"]["namespace"] == self.settings.namespace:
+            self.health.watch_seen_at = monotonic()
+
+    def _enqueue(self, key: Key) -> None:
+        if key.kind in self.reconcilers:
+            self.queue.add(key)
+
+    async def _reconcile(self, key: Key) -> float | None:
+        if not self.elector.valid:  # the loop stood still for long: somebody else may lead
+            logger.critical("the Lease ran out, ending at once")
+            logging.shutdown()
+            os._exit(1)
+        return await self.reconcilers[key.kind](self.context, key.namespace, key.name)
+
+    def _measure(self) -> None:
+        metrics.API_WRITES.set(self.client.writes)
+        for kind in WATCHED:
+            metrics.OBJECTS.labels(kind.kind).set(self.cache.count(kind))
+
+
+async def first_of(*coroutines: Coroutine[Any, Any, Any]) -> None:
+    """Return (or raise) as the first of some coroutines does; the others are cancelled."""
+    tasks = {asyncio.create_task(coroutine) for coroutine in coroutines}
+    try:
+        done, _ = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+        for task in done:
+            task.result()
+    finally:
+        for task in tasks:
+            await cancelled(task)
+
+
+async def cancelled(task: asyncio.Task[Any]) -> None:
+    """Cancel a task and wait for its end; what it died of was told before."""
+    task.cancel()
+    await asyncio.gather(task, return_exceptions=True)
+
+
+async def main(settings: Settings, reconcilers: Mapping[str, Reconciler]) -> int:
+    """Run one replica until SIGTERM or SIGINT; returns the exit status."""
+    client = await Client.connect(settings.kubeconfig)
+    process = Process(settings, client, reconcilers)
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, process.stop.set)
+    try:
+        return await process.run()
+    finally:
+        await client.close()

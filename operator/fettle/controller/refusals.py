@@ -1,0 +1,68 @@
+"""Jobs that could not be created: why, and when to try again."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+
+from fettle.api.reasons import Reason
+from fettle.errors import ClusterError
+from fettle.plan.run import TaskPhase, TaskState, WantedTask
+
+RETRY_SECONDS = 20.0
+KEPT = 4096
+
+
+@dataclass(frozen=True)
+class Refusal:
+    """One refused attempt."""
+
+    state: TaskState
+    again_at: datetime
+
+
+class Refusals:
+    """Kept in memory only: after a restart the same Job is refused again, or is not."""
+
+    def __init__(self) -> None:
+        self._refused: dict[tuple[str, str], Refusal] = {}  # owner's UID, task hash
+
+    def note(self, uid: str, wanted: WantedTask, error: ClusterError, now: datetime) -> None:
+        """Remember a refusal: the task waits for a quota, a right, a claim; or has failed, where the Job itself is invalid."""
+        hopeless = error.reason == Reason.INVALID_SPEC
+        state = TaskState(
+            wanted.task_hash,
+            TaskPhase.FAILED if hopeless else TaskPhase.RUNNING,
+            wanted.attempt,
+            reason=error.reason,
+            message=error.message[:512],
+            finished_at=now if hopeless else None,
+        )
+        self._refused.pop((uid, wanted.task_hash), None)
+        self._refused[uid, wanted.task_hash] = Refusal(state, now + timedelta(seconds=RETRY_SECONDS))
+        while len(self._refused) > KEPT:
+            del self._refused[next(iter(self._refused))]
+
+    def clear(self, uid: str, wanted: WantedTask) -> None:
+        """The Job was created after all."""
+        self._refused.pop((uid, wanted.task_hash), None)
+
+    def states(self, uid: str, known: Mapping[str, TaskState]) -> dict[str, TaskState]:
+        """The owner's refused tasks, where they are newer than what is known from Jobs."""
+        return {
+            task: refusal.state
+            for (owner, task), refusal in self._refused.items()
+            if owner == uid and (task not in known or known[task].attempt < refusal.state.attempt)
+        }
+
+    def may_try(self, uid: str, wanted: WantedTask, now: datetime) -> bool:
+        """Whether this attempt was not refused, or long enough ago."""
+        refusal = self._refused.get((uid, wanted.task_hash))
+        return refusal is None or refusal.state.attempt != wanted.attempt or now >= refusal.again_at
+
+    def next_try(self, uid: str, missing: Iterable[WantedTask], now: datetime) -> float | None:
+        """Seconds until one of the missing tasks may be tried again; None when none was refused."""
+        refusals = (self._refused.get((uid, wanted.task_hash)) for wanted in missing)
+        waits = [(refusal.again_at - now).total_seconds() for refusal in refusals if refusal is not None]
+        return max(min(waits), 0.1) if waits else None
