@@ -67,7 +67,7 @@ def deploy(kube: Kube) -> dict[str, Any]:
     return found
 
 
-def _post(kube: Kube, body: str) -> dict[str, Any]:
+def post(kube: Kube, body: str) -> dict[str, Any]:
     # Through the API server's service proxy: reachable wherever kubectl is.
     path = f"/api/v1/namespaces/{kube.namespace}/services/{DEPLOYMENT}:8080/proxy/v2/models/{DEPLOYMENT}/infer"
     configuration = kube.api.configuration
@@ -84,7 +84,7 @@ def predict(kube: Kube, summary: Summary, count: int = 20) -> None:
     requests, labels = bodies(install.DIGITS / "evaluation.npz", count, seed=7)
     guesses = []
     for body in requests:
-        output = _post(kube, body)["outputs"][0]["data"]
+        output = post(kube, body)["outputs"][0]["data"]
         guesses.append(output.index(max(output)))
     right = sum(guess == label for guess, label in zip(guesses, labels, strict=True))
     show.line(f"predicted {' '.join(map(str, guesses))}")

@@ -1,0 +1,44 @@
+"""A whole cluster with a kubelet, the chart installed as a user would, and a namespace of its own for each module."""
+
+from __future__ import annotations
+
+import uuid
+from collections.abc import Iterator
+
+import pytest
+from tools.cluster.target import Target, resolve_target
+from tools.demo import install
+from tools.demo.kube import Kube
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Everything here needs the whole cluster."""
+    for item in items:
+        if "tests/e2e" in str(item.path):
+            item.add_marker(pytest.mark.e2e)
+
+
+@pytest.fixture(scope="session")
+def target() -> Target:
+    """The embedded cluster, or the one that FETTLE_KUBECONFIG names."""
+    return resolve_target()
+
+
+@pytest.fixture(scope="session")
+def operator(target: Target) -> Kube:
+    """The operator's namespace, with the chart installed: two replicas, of which one leads."""
+    kube = Kube(target, install.SYSTEM_NAMESPACE)
+    install.install(kube, "--set", "replicas=2")
+    return kube
+
+
+@pytest.fixture(scope="module")
+def kube(operator: Kube, request: pytest.FixtureRequest) -> Iterator[Kube]:
+    """A fresh namespace with the digits files in the claim `models`; removed at the end unless a test failed."""
+    kube = Kube(operator.target, f"fettle-e2e-{uuid.uuid4().hex[:6]}")
+    kube.ensure_namespace()
+    install.push(kube, install.DIGITS, "pvc://models/digits")
+    failed_before = request.session.testsfailed
+    yield kube
+    if request.session.testsfailed == failed_before:
+        kube.kubectl("delete", "namespace", kube.namespace, "--wait=false")

@@ -1,0 +1,144 @@
+"""OptimizedModel -> Jobs -> artifact -> ModelDeployment -> canary -> rollback, with real pods and live traffic.
+
+One story in order: each test goes on where the one before ended, as a user's day would.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+
+import pytest
+import yaml
+from tools.demo import install, watch
+from tools.demo.kube import Kube, condition
+from tools.demo.scenes import post
+from tools.demo.traffic import Load, bodies, foreign_failures
+
+pytestmark = pytest.mark.timeout(900)
+MD = "digits"
+
+
+def manifest(name: str, **spec: object) -> str:
+    """An example's manifest, with fields of its spec replaced."""
+    document = yaml.safe_load((install.DIGITS / name).read_text())
+    document["spec"] |= spec
+    return yaml.safe_dump(document)
+
+
+@pytest.fixture(scope="module")
+def load(kube: Kube) -> Iterator[Load]:
+    """Constant traffic from the first test that asks for it to the end of the story."""
+    requests, _ = bodies(install.DIGITS / "evaluation.npz", 20)
+    load = Load(kube, MD, "load")
+    load.start(requests, rate=25, clients=6, seconds=900)
+    yield load
+
+
+def settled_on(kube: Kube, revision: str) -> bool:
+    status = (kube.get("md", MD) or {}).get("status") or {}
+    return (status.get("stable") or {}).get("revision") == revision and not status.get("canary")
+
+
+def test_a_model_is_optimized_in_jobs_and_its_best_candidate_is_published(kube: Kube) -> None:
+    recipes = [
+        {"name": "fp32", "steps": [{"optimizeGraph": {}}]},
+        {"name": "int8", "steps": [{"quantize": {"mode": "Static"}}]},
+    ]
+    kube.apply(manifest("optimizedmodel.yaml", recipes=recipes))
+    found = watch.optimized(kube, "digits", 600, print)
+    status = found["status"]
+    selected = [row for row in status["candidates"] if row["state"] == "Selected"]
+    assert len(selected) == 1
+    assert selected[0]["speedup"]["low"] > 1
+    assert selected[0]["exact"] or selected[0]["accuracyDrop"]["high"] <= 0.02
+    assert status["artifacts"][0]["candidate"] == selected[0]["name"]
+    assert all(row["state"] != "Pending" for row in status["candidates"])
+    assert all(row.get("reason") for row in status["candidates"] if row["state"] != "Selected")
+    assert status["report"]["uri"].startswith("pvc://")
+    assert {c["type"]: c["status"] for c in status["conditions"]} == {
+        "Ready": "True", "SourceResolved": "True", "Converted": "True", "Measured": "True",
+    }  # fmt: skip
+
+
+def test_nothing_runs_again_when_nothing_changed(kube: Kube, operator: Kube) -> None:
+    before = kube.kubectl("get", "jobs", "-o", "name")
+    version = (kube.get("om", "digits") or {})["metadata"]["resourceVersion"]
+    operator.kubectl("delete", "pods", "-l", "app.kubernetes.io/name=fettle", "--wait=true")
+    operator.kubectl("rollout", "status", "deployment/fettle", "--timeout=120s")
+    time.sleep(15)
+    assert kube.kubectl("get", "jobs", "-o", "name") == before
+    assert (kube.get("om", "digits") or {})["metadata"]["resourceVersion"] == version
+
+
+def test_the_winner_is_served_and_predicts_what_the_labels_say(kube: Kube) -> None:
+    kube.apply(manifest("modeldeployment.yaml"))
+    watch.serving(kube, MD, 300, print)
+    requests, labels = bodies(install.DIGITS / "evaluation.npz", 12, seed=3)
+    answers = [post(kube, body)["outputs"][0]["data"] for body in requests]
+    right = sum(answer.index(max(answer)) == label for answer, label in zip(answers, labels, strict=True))
+    assert right >= 10
+
+
+def test_a_better_model_is_rolled_out_step_by_step_under_load(kube: Kube, load: Load) -> None:
+    kube.apply(manifest("optimizedmodel-better.yaml", recipes=[{"name": "fp32", "steps": [{"optimizeGraph": {}}]}]))
+    kube.apply(manifest("optimizedmodel-failing.yaml"))
+    watch.optimized(kube, "digits-better", 600, print)
+    watch.optimized(kube, "digits-failing", 600, print)
+    kube.patch("md", MD, {"spec": {"model": {"ref": {"name": "digits-better"}}}})
+    rollout = watch.rolled_out(kube, MD, 400, print)
+    assert rollout.outcome == "Promoted"
+    revisions = (kube.get("md", MD) or {})["status"]["revisions"]
+    assert [row.get("reason") for row in revisions] == ["Superseded", None]
+
+
+def test_the_operator_killed_in_the_middle_of_a_bad_canary_changes_nothing(
+    kube: Kube, operator: Kube, load: Load
+) -> None:
+    stable = (kube.get("md", MD) or {})["status"]["stable"]["revision"]
+    kube.patch("md", MD, {"spec": {"model": {"ref": {"name": "digits-failing"}}}})
+    for _ in watch.polls(120):
+        if (((kube.get("md", MD) or {}).get("status") or {}).get("canary") or {}).get("actualWeight"):
+            break
+    operator.kubectl("delete", "pods", "-l", "app.kubernetes.io/name=fettle", "--wait=false")
+    rollout = watch.rolled_out(kube, MD, 300, print)
+    assert rollout.outcome == "RolledBack"
+    found = kube.get("md", MD)
+    assert settled_on(kube, stable)
+    assert condition(found, "Ready")["status"] == "True"
+    assert condition(found, "Degraded")["reason"] == "AnalysisFailed"
+    totals = load.stop()
+    assert foreign_failures(totals, {rollout.revision}) == 0, totals
+    assert totals["serverErrors"].get(rollout.revision, 0) > 0
+    assert totals["sent"] > 500
+
+
+def test_the_failed_revision_is_not_tried_again_and_the_way_back_restarts_no_pod(kube: Kube) -> None:
+    def pods() -> set[str]:
+        selector = f"fettle.dev/modeldeployment={MD}"
+        return set(
+            kube.kubectl("get", "pods", "-l", selector, "--field-selector=status.phase=Running", "-o", "name").split()
+        )
+
+    for _ in watch.polls(60):
+        if len(pods()) == 3:
+            break
+    before = pods()
+    kube.patch("md", MD, {"spec": {"model": {"ref": {"name": "digits-better"}}}})
+    watch.serving(kube, MD, 60, print)
+    assert pods() == before
+    assert condition(kube.get("md", MD), "Degraded")["status"] == "False"
+
+
+def test_deleting_both_objects_leaves_no_pod_and_every_artifact(kube: Kube) -> None:
+    artifact = (kube.get("om", "digits") or {})["status"]["artifacts"][0]["sha256"]
+    kube.kubectl("delete", "md,om", "--all", "--wait=true")
+    for _ in watch.polls(90):
+        left = kube.kubectl("get", "pods,jobs,deployments", "-l", "fettle.dev/managed=true", "-o", "name")
+        if not left:
+            break
+    assert left == ""
+    kube.apply(manifest("modeldeployment.yaml", replicas=1, model={
+        "uri": f"pvc://fettle-store/artifacts/{artifact}", "sha256": artifact, "runtime": "onnxruntime",
+    }))  # fmt: skip
+    watch.serving(kube, MD, 200, print)
