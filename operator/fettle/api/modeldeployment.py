@@ -59,7 +59,14 @@ class ServerSpec(ApiModel):
     ] = None
     resources: Annotated[ResourceSpec, Field(description="Resources of the server's container.")] = ResourceSpec()
     image: Annotated[str | None, Field(max_length=512, description="Server image; default: the operator's.")] = None
-    env: Annotated[tuple[EnvVar, ...], Field(max_length=64, description="Environment of the server's container.")] = ()
+    env: Annotated[
+        tuple[EnvVar, ...],
+        Field(
+            max_length=64,
+            description="Environment of the server's container.",
+            json_schema_extra={"x-map-keys": ["name"]},
+        ),
+    ] = ()
 
 
 class TemplateSpec(ApiModel):
@@ -80,7 +87,8 @@ class TemplateSpec(ApiModel):
         str | None, Field(max_length=253, description="ServiceAccount of the pods; no token is mounted.")
     ] = None
     image_pull_secrets: Annotated[
-        tuple[LocalReference, ...], Field(max_length=8, description="Secrets to pull images with.")
+        tuple[LocalReference, ...],
+        Field(max_length=8, description="Secrets to pull images with.", json_schema_extra={"x-map-keys": ["name"]}),
     ] = ()
     priority_class_name: Annotated[str | None, Field(max_length=253, description="PriorityClass of the pods.")] = None
     runtime_class_name: Annotated[
@@ -126,6 +134,12 @@ class LatencySpec(ApiModel):
     ] = None
 
 
+@rules(
+    Rule(
+        "has(self.successRate) || has(self.latency)",
+        "analysis needs successRate, latency or both: without a bound there is nothing to judge by",
+    )
+)
 class AnalysisSpec(ApiModel):
     """How a canary is judged while it gets traffic."""
 

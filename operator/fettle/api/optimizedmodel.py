@@ -5,7 +5,7 @@ from __future__ import annotations
 from enum import StrEnum
 from typing import Annotated, Any
 
-from pydantic import Field
+from pydantic import Field, computed_field
 
 from fettle.api.base import ApiModel, PrinterColumn, Rule, rules
 from fettle.api.conditions import Condition
@@ -92,6 +92,7 @@ class Objective(StrEnum):
     SIZE = "Size"
 
 
+@rules(Rule("self.min <= self.max", "range.min must not be above range.max"))
 class ValueRange(ApiModel):
     """Bounds of the values an input takes."""
 
@@ -182,7 +183,10 @@ class AgreementSpec(ApiModel):
     rtol: Annotated[float | None, Field(ge=0, description="Elementwise: relative tolerance.")] = None
     atol: Annotated[float | None, Field(ge=0, description="Elementwise: absolute tolerance.")] = None
     outputs: Annotated[
-        tuple[str, ...], Field(max_length=64, description="Outputs that are compared; all when empty.")
+        tuple[Annotated[str, Field(max_length=253)], ...],
+        Field(
+            max_length=64, description="Outputs that are compared; all when empty.", json_schema_extra={"x-set": True}
+        ),
     ] = ()
 
 
@@ -296,7 +300,11 @@ class QuantizeStep(ApiModel):
     )
     operators: Annotated[
         tuple[Annotated[str, Field(max_length=64)], ...],
-        Field(max_length=32, description="Operator types to quantize; the runtime's defaults when empty."),
+        Field(
+            max_length=32,
+            description="Operator types to quantize; the runtime's defaults when empty.",
+            json_schema_extra={"x-set": True},
+        ),
     ] = ()
 
 
@@ -394,12 +402,16 @@ class JobsSpec(ApiModel):
         str | None, Field(max_length=253, description="ServiceAccount of the pods; no token is mounted.")
     ] = None
     image_pull_secrets: Annotated[
-        tuple[LocalReference, ...], Field(max_length=8, description="Secrets to pull images with.")
+        tuple[LocalReference, ...],
+        Field(max_length=8, description="Secrets to pull images with.", json_schema_extra={"x-map-keys": ["name"]}),
     ] = ()
     labels: Annotated[dict[str, str], Field(max_length=32, description="Labels of the pods.")] = {}
     annotations: Annotated[dict[str, str], Field(max_length=32, description="Annotations of the pods.")] = {}
     priority_class_name: Annotated[str | None, Field(max_length=253, description="PriorityClass of the pods.")] = None
-    env: Annotated[tuple[EnvVar, ...], Field(max_length=64, description="Environment of the container.")] = ()
+    env: Annotated[
+        tuple[EnvVar, ...],
+        Field(max_length=64, description="Environment of the container.", json_schema_extra={"x-map-keys": ["name"]}),
+    ] = ()
     resources: Annotated[ResourceSpec, Field(description="Resources of Jobs that do not measure.")] = ResourceSpec()
 
 
@@ -646,6 +658,19 @@ class ReportStatus(ApiModel):
     uri: Annotated[str, Field(max_length=1024, description="One self-contained HTML file.")]
 
 
+class Summary(ApiModel):
+    """What is published, in words; one word per target, in the order of `targets`."""
+
+    targets: Annotated[str, Field(description="Targets that have an artifact.")]
+    speedup: Annotated[str, Field(description="Times faster than the baseline.")]
+    drop: Annotated[str, Field(description="Loss against the baseline, in the metric's unit.")]
+    size: Annotated[str, Field(description="Bytes of the artifact.")]
+
+
+def _word(value: float | None, form: str) -> str:
+    return "-" if value is None else form.format(value)
+
+
 class OptimizedModelStatus(ApiModel):
     """What came of it."""
 
@@ -681,13 +706,26 @@ class OptimizedModelStatus(ApiModel):
     ] = ()
     report: Annotated[ReportStatus | None, Field(description="The report for people.")] = None
 
+    @computed_field  # type: ignore[prop-decorator]
+    @property
+    def summary(self) -> Summary | None:
+        """What is published, in the words of `kubectl get`; absent while nothing is."""
+        if not self.artifacts:
+            return None
+        return Summary(
+            targets=",".join(artifact.target for artifact in self.artifacts),
+            speedup=",".join(_word(artifact.speedup, "{:.2f}x") for artifact in self.artifacts),
+            drop=",".join(_word(artifact.accuracy_drop, "{:.4g}") for artifact in self.artifacts),
+            size=",".join(_word(artifact.bytes / 1e6, "{:.2f}MB") for artifact in self.artifacts),
+        )
+
 
 COLUMNS = (
     PrinterColumn("Ready", ".status.conditions[?(@.type=='Ready')].status"),
-    PrinterColumn("Targets", ".status.artifacts[*].target"),
-    PrinterColumn("Speedup", ".status.artifacts[*].speedup"),
-    PrinterColumn("Drop", ".status.artifacts[*].accuracyDrop"),
-    PrinterColumn("Size", ".status.artifacts[*].bytes"),
+    PrinterColumn("Targets", ".status.summary.targets"),
+    PrinterColumn("Speedup", ".status.summary.speedup"),
+    PrinterColumn("Drop", ".status.summary.drop"),
+    PrinterColumn("Size", ".status.summary.size"),
     PrinterColumn("Reason", ".status.conditions[?(@.type=='Ready')].reason"),
     PrinterColumn("Age", ".metadata.creationTimestamp", "date"),
 )

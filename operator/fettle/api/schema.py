@@ -29,7 +29,7 @@ KNOWN = {
     *COPIED,
     *COPIED_EXTENSIONS,
     *("additionalProperties", "default", "description", "exclusiveMinimum", "items", "properties", "required", "type"),
-    *("$defs", "title", "x-atomic", "x-map-keys", "x-preserve", "x-set"),
+    *("$defs", "title", "x-atomic", "readOnly", "x-map-keys", "x-preserve", "x-set"),
 }
 
 
@@ -64,7 +64,7 @@ def schema_of(model: type[BaseModel], *, defaults: bool) -> Schema:
     whole, so an item that grew fields would differ from the manifest for ever. There the description says the default,
     and reading applies it.
     """
-    raw = model.model_json_schema(by_alias=True, schema_generator=_Models, mode="validation")
+    raw = model.model_json_schema(by_alias=True, schema_generator=_Models, mode="serialization")
     return _structural(raw, raw.get("$defs", {}), defaults, model.__name__)
 
 
@@ -111,17 +111,15 @@ def _object(node: Schema, models: Schema, defaults: bool, where: str) -> Schema:
         return {PRESERVE: True}
     if "properties" not in node and node.get("additionalProperties") not in (None, False):
         return {"additionalProperties": _structural(node["additionalProperties"], models, False, f"{where}{{}}")}
-    required = node.get("required", [])
-    properties = {
-        name: _property(_resolved(found, models), models, defaults, f"{where}.{name}")
-        for name, found in node.get("properties", {}).items()
-    }
+    fields = {name: _resolved(found, models) for name, found in node.get("properties", {}).items()}
+    required = [name for name in node.get("required", []) if not fields[name].get("readOnly")]  # computed, if at all
+    properties = {name: _property(found, models, defaults, f"{where}.{name}") for name, found in fields.items()}
     return ({"required": required} if required else {}) | ({"properties": properties} if properties else {})
 
 
 def _property(node: Schema, models: Schema, defaults: bool, where: str) -> Schema:
     out = _structural(node, models, defaults, where)
-    if (default := node.get("default")) in (None, [], {}):
+    if (default := node.get("default")) in (None, [], {}, ""):
         return out  # absent says the same, and `kubectl get -o yaml` stays short
     if "properties" in node:
         _same_defaults(node, models, default, where)
