@@ -15,7 +15,7 @@ from pathlib import Path
 
 import httpx
 
-from tools.cluster.api import Api, Object
+from tools.cluster.api import Api, Object, path_of
 from tools.cluster.errors import ClusterError
 from tools.cluster.paths import NODE, PROVISIONER, STORAGE_CLASS, checkout
 
@@ -46,6 +46,18 @@ def is_released(volume: Object) -> bool:
 
 def volume_name(claim: Object) -> str:
     return f"pvc-{claim['metadata']['uid']}"
+
+
+def claim_reference(claim: Object) -> Object:
+    """Kind, version and name of a claim: the items of a list come without the first two."""
+    return {"apiVersion": "v1", "kind": "PersistentVolumeClaim", "metadata": claim["metadata"]}
+
+
+def bound_status(claim: Object) -> Object:
+    """The status of a bound claim. Without its capacity the kubelet would try to resize the file system, for ever."""
+    spec = claim["spec"]
+    capacity = {"storage": spec["resources"]["requests"]["storage"]}
+    return {"phase": "Bound", "accessModes": spec["accessModes"], "capacity": capacity}
 
 
 def volume_for(claim: Object, folder: Path) -> Object:
@@ -87,6 +99,9 @@ def reconcile(api: Api, folder: Path) -> None:
         target = folder / name
         target.mkdir(exist_ok=True)
         target.chmod(0o777)  # a pod without fsGroup runs as anybody
+        # The volume controller binds first and sets the phase last. A pod scheduled in between finds its claim "not bound",
+        # and the kubelet looks again only after 15 seconds.
+        api.patch(f"{path_of(claim_reference(claim))}/status", {"status": bound_status(claim)})
         api.create(VOLUMES, volume_for(claim, target))
         print(f"made {name} for {claim['metadata']['namespace']}/{claim['metadata']['name']}", flush=True)
 
