@@ -10,12 +10,12 @@ from fettle.api import catalog
 from fettle.api.interval import items_needed
 from fettle.api.optimizedmodel import (
     AgreementMode,
+    Basis,
     Constraints,
     Metric,
     OptimizedModelSpec,
     RuntimeName,
     RuntimeSettings,
-    SourceFormat,
     TargetSpec,
 )
 from fettle.api.reasons import Reason
@@ -68,8 +68,8 @@ def plan_target(
     spec: OptimizedModelSpec, target: TargetSpec, prepare: PrepareReport, constraints: Constraints
 ) -> TargetPlan:
     """The rows for one target: the untouched source where its runtime may serve, then the recipes, cut to maxCandidates."""
-    baseline = baseline_plan(target, prepare.source.format)
-    original = (Row(baseline),) if baseline.runtime in target.runtimes else ()
+    baseline = baseline_plan(target, prepare)
+    original = (Row(baseline),) if baseline.untouched and baseline.runtime in target.runtimes else ()
     wanted = _recipe_rows(spec, target) if spec.recipes else _one_row_per_dead_runtime(target, prepare)
     rows = _cut((*original, *wanted), spec)
     facts = _Facts(spec, prepare, constraints, alpha=ERROR, lossy=0)
@@ -79,12 +79,17 @@ def plan_target(
     return TargetPlan(target, baseline, tuple(_refused(one, facts, (_provable,)) for one in rows), facts.alpha)
 
 
-def baseline_plan(target: TargetSpec, source: SourceFormat) -> CandidatePlan:
-    """The untouched source in its own runtime at the runtime's defaults: what every gain is measured against."""
-    entry = catalog.source_format(source)
-    runtime = entry.runtime if entry is not None else RuntimeName.ONNXRUNTIME
+def baseline_plan(target: TargetSpec, prepare: PrepareReport) -> CandidatePlan:
+    """What every gain is measured against: the untouched source in its own runtime, at the runtime's defaults.
+
+    Where that cannot be timed, the portable form stands in for it (basis PortableForm, then it is not `untouched`).
+    """
+    entry = catalog.source_format(prepare.source.format)
+    own = entry.runtime if entry is not None else RuntimeName.ONNXRUNTIME
+    untouched = prepare.basis == Basis.SOURCE_RUNTIME
+    runtime = own if untouched or own in prepare.portable_runtimes else prepare.portable_runtimes[0]
     settings = RuntimeSettings(threads=target.threads, graph_optimization=False)
-    return CandidatePlan(name=ORIGINAL, recipe=ORIGINAL, runtime=runtime, settings=settings, untouched=True)
+    return CandidatePlan(name=ORIGINAL, recipe=ORIGINAL, runtime=runtime, settings=settings, untouched=untouched)
 
 
 def _recipe_rows(spec: OptimizedModelSpec, target: TargetSpec) -> tuple[Row, ...]:

@@ -1,0 +1,267 @@
+"""A world in which a run's tasks are answered as a test says, one look at a time. No Kubernetes, no processes."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field, replace
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+from tests.unit.plan.choose.figures import row
+
+from fettle.api.conditions import Condition, find
+from fettle.api.optimizedmodel import (
+    BaselineStatus,
+    CandidateStatus,
+    OptimizedModelSpec,
+    OptimizedModelStatus,
+    RuntimeName,
+    SourceFormat,
+    SourceStatus,
+)
+from fettle.api.reasons import Reason
+from fettle.api.report import (
+    BuildEntry,
+    BuildReport,
+    CpuClass,
+    MeasureReport,
+    PrepareReport,
+    PublishReport,
+    Traits,
+)
+from fettle.api.signature import Signature, Tensor
+from fettle.api.task import (
+    BuildPlan,
+    BuildTask,
+    MeasureCandidate,
+    MeasureTask,
+    PrepareTask,
+    StoredData,
+    StoredFile,
+    StoredModel,
+)
+from fettle.plan.optimize import decide
+from fettle.plan.run import AnyReport, AnyTask, RunDecision, RunSnapshot, TaskPhase, TaskState, WantedTask
+
+START = datetime(2026, 3, 1, 12, 0, tzinfo=UTC)
+ORT, OPENVINO = RuntimeName.ONNXRUNTIME, RuntimeName.OPENVINO
+
+
+def digest(text: str) -> str:
+    """A sha256 of a name."""
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+def stored(name: str, size: int = 1000) -> StoredModel:
+    """A model of one file."""
+    return StoredModel(
+        format="ONNX", entry="m.onnx", files=(StoredFile(path="m.onnx", sha256=digest(name), bytes=size),)
+    )
+
+
+def make_spec(**fields: Any) -> OptimizedModelSpec:
+    """A spec with evaluation data and one target, as YAML would give it."""
+    document = {
+        "source": {"uri": "pvc://models/digits.onnx"},
+        "data": {"evaluation": {"uri": "pvc://models/evaluation.npz"}},
+        "targets": [{"name": "cpu", "threads": 2}],
+        "constraints": {"accuracy": {"maxDrop": 0.02}},
+        **fields,
+    }
+    return OptimizedModelSpec.model_validate(document)
+
+
+def prepared(
+    builds: Iterable[BuildPlan],
+    *,
+    items: int = 900,
+    traits: Traits | None = None,
+    cached: Iterable[str] = (),
+    portable_runtimes: tuple[RuntimeName, ...] = (ORT, OPENVINO),
+    batchable: bool = True,
+    generated: bool = False,
+    labelled: bool = True,
+    calibration: int | None = 200,
+    notes: tuple[str, ...] = (),
+) -> PrepareReport:
+    """The answer of a prepare task for a small convolutional net."""
+    axis = 0 if batchable else None
+    image = Tensor(name="image", dtype="FP32", shape=(-1, 1, 32, 32), batch_axis=axis)
+    logits = Tensor(name="logits", dtype="FP32", shape=(-1, 10), batch_axis=axis)
+    return PrepareReport(
+        source=SourceStatus(sha256=digest("source"), format=SourceFormat.ONNX, bytes=1000),
+        original=stored("original"),
+        portable=stored("portable", 990),
+        portable_runtimes=portable_runtimes,
+        signature=Signature(inputs=(image,), outputs=(logits,)),
+        traits=traits or Traits(opset=17, convolutions=4, p50_milliseconds=6.0),
+        calibration=StoredData(sha256=digest("calibration"), items=calibration) if calibration else None,
+        items=StoredData(sha256=digest("items"), items=items, labelled=labelled),
+        generated=generated,
+        builds=tuple(
+            BuildEntry(
+                name=build.name,
+                cache_key=digest(build.name),
+                built=stored(build.name, 300) if build.name in set(cached) else None,
+            )
+            for build in builds
+        ),
+        notes=notes,
+    )
+
+
+Speeds = dict[str, tuple[float, float]]  # candidate -> speed-up and accuracy drop; others get 1.2 and no drop
+
+
+def measured(task: MeasureTask, speeds: Speeds) -> MeasureReport:
+    """The answer of a measure task."""
+
+    def one(candidate: MeasureCandidate) -> CandidateStatus:
+        plan = candidate.plan
+        speed, drop = (1.0, 0.0) if plan.untouched else speeds.get(plan.name, (1.2, 0.0))
+        exact = not candidate.lossy
+        told = row(
+            plan.name,
+            (1.0, 1.0, 1.0) if plan.untouched else speed,
+            None if exact else (drop, drop - 0.002, drop + 0.002),
+            exact=exact,
+            size=candidate.model.bytes,
+            target=task.target,
+            artifact=digest(f"{plan.name} {task.target}"),
+            recipe=plan.recipe,
+            runtime=plan.runtime,
+            batch_size=task.batch_sizes[0],
+        )
+        return told.model_copy(update={"settings": plan.settings})
+
+    return MeasureReport(
+        measured_on=CpuClass(vendor="GenuineIntel"),
+        baseline=BaselineStatus(
+            target=task.target, runtime=task.baseline.plan.runtime, bytes=task.baseline.model.bytes
+        ),
+        candidates=tuple(one(candidate) for candidate in task.candidates),
+    )
+
+
+Answer = Callable[[WantedTask], AnyReport | TaskState | None]
+
+
+@dataclass
+class World:
+    """One object and its Jobs. `answer` may override what a task answers; None leaves it to the defaults.
+
+    `look` decides once and applies the decision as the operator would: what is wanted starts, what is not wanted goes.
+    """
+
+    spec: OptimizedModelSpec = field(default_factory=make_spec)
+    speeds: Speeds = field(default_factory=dict)
+    prepare: dict[str, Any] = field(default_factory=dict)
+    answer: Answer = lambda wanted: None
+    generation: int = 1
+    status: OptimizedModelStatus = field(default_factory=OptimizedModelStatus)
+    tasks: dict[str, TaskState] = field(default_factory=dict)
+    now: datetime = START
+    started: list[WantedTask] = field(default_factory=list)
+    events: list[tuple[str, str]] = field(default_factory=list)
+
+    @property
+    def snapshot(self) -> RunSnapshot:
+        """What `decide` is shown."""
+        return RunSnapshot(
+            namespace="team",
+            name="digits",
+            generation=self.generation,
+            spec=self.spec,
+            status=self.status,
+            default_store="pvc://fettle-store",
+            tasks=dict(self.tasks),
+            now=self.now,
+        )
+
+    def look(self) -> RunDecision:
+        """Decide, write the status, start what is new, delete what is not wanted any more."""
+        decision = decide(self.snapshot)
+        self.status = decision.status
+        self.events.extend((event.type, event.reason) for event in decision.events)
+        wanted = {task.task_hash for task in decision.wanted}
+        self.tasks = {name: state for name, state in self.tasks.items() if name in wanted}
+        for task in decision.wanted:
+            known = self.tasks.get(task.task_hash)
+            if known is None or known.attempt < task.attempt:
+                self.started.append(task)
+                self.tasks[task.task_hash] = TaskState(task.task_hash, TaskPhase.RUNNING, task.attempt)
+        return decision
+
+    def finish(self, stage: str | None = None) -> None:
+        """Everything that runs (of one stage, or of all) answers."""
+        for task in self.started:
+            state = self.tasks.get(task.task_hash)
+            running = state is not None and state.phase == TaskPhase.RUNNING and state.attempt == task.attempt
+            if running and stage in (None, task.stage):
+                self.tasks[task.task_hash] = self._outcome(task)
+
+    def _outcome(self, wanted: WantedTask) -> TaskState:
+        told = self.answer(wanted)
+        if isinstance(told, TaskState):
+            return replace(told, task_hash=wanted.task_hash, attempt=wanted.attempt, finished_at=self.now)
+        report = told if told is not None else self.report(wanted.task)
+        return TaskState(wanted.task_hash, TaskPhase.SUCCEEDED, wanted.attempt, report, finished_at=self.now)
+
+    def report(self, task: AnyTask) -> AnyReport:
+        """What a task answers when all goes well."""
+        if isinstance(task, PrepareTask):
+            return prepared(task.builds, **self.prepare)
+        if isinstance(task, BuildTask):
+            return BuildReport(name=task.plan.name, cache_key=task.cache_key, built=stored(task.plan.name, 300))
+        if isinstance(task, MeasureTask):
+            return measured(task, self.speeds)
+        uri = f"{task.store}/reports/{task.namespace}/{task.name}/{task.generation}.html"
+        return PublishReport(report_uri=uri)
+
+    def settle(self, looks: int = 60) -> RunDecision:
+        """Look and let everything answer until the run is over; time passes where the decision asks for it."""
+        for _ in range(looks):
+            decision = self.look()
+            if decision.finished:
+                return decision
+            if not any(state.phase == TaskPhase.RUNNING for state in self.tasks.values()):
+                self.now += timedelta(seconds=decision.requeue_seconds or 1)
+            self.finish()
+        raise AssertionError(f"did not settle in {looks} looks: {self.ready}")
+
+    @property
+    def ready(self) -> Condition:
+        """The Ready condition."""
+        condition = find(self.status.conditions, "Ready")
+        assert condition is not None
+        return condition
+
+    def condition(self, kind: str) -> Condition:
+        """Another condition."""
+        condition = find(self.status.conditions, kind)
+        assert condition is not None
+        return condition
+
+    def rows(self, target: str = "cpu") -> dict[str, CandidateStatus]:
+        """Rows of a target by name."""
+        return {row.name: row for row in self.status.candidates if row.target == target}
+
+    def labels(self, stage: str) -> list[str]:
+        """Labels of the tasks that were started in a stage, in order."""
+        return [task.label for task in self.started if task.stage == stage]
+
+
+def failure(reason: Reason, message: str = "it broke", *, retryable: bool = False) -> TaskState:
+    """A failed attempt."""
+    return TaskState("", TaskPhase.FAILED, reason=reason, message=message, retryable=retryable)
+
+
+def fails(stage: str, outcome: TaskState, label: str | None = None, until_attempt: int = 99) -> Answer:
+    """An `answer` in which a stage (or one label of it) fails on its first attempts."""
+
+    def answer(wanted: WantedTask) -> TaskState | None:
+        hit = wanted.stage == stage and label in (None, wanted.label) and wanted.attempt < until_attempt
+        return outcome if hit else None
+
+    return answer
