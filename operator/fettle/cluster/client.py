@@ -70,8 +70,9 @@ class Client:
     """One connection pool to one API server. Every write goes through `on_write` (the result) or `on_delete`, so that a cache can follow.
 
     `writes` counts the requests that changed something, in order of their being sent.
-    Each method raises ClusterError: ConflictError, ExistsError, MissingError, or one with reason Forbidden, QuotaExceeded,
-    InvalidSpec (the server refused the object's content) or ClusterUnreachable.
+    A `namespace` of None stands for an object outside all namespaces. Each method raises ClusterError: ConflictError,
+    ExistsError, MissingError, or one with reason Forbidden, QuotaExceeded, InvalidSpec (the server refused the object's
+    content) or ClusterUnreachable.
     """
 
     def __init__(self, api: ApiClient, *, on_write: Written | None = None, on_delete: Deleted | None = None) -> None:
@@ -110,7 +111,7 @@ class Client:
 
     # ------------------------------------------------------------------------------------------------------------ reads
 
-    async def get(self, kind: ResourceKind, namespace: str, name: str) -> Object | None:
+    async def get(self, kind: ResourceKind, namespace: str | None, name: str) -> Object | None:
         """The object as it is now, or None."""
         try:
             return await self._json("GET", kind.path(namespace, name))
@@ -186,7 +187,7 @@ class Client:
     async def delete(
         self,
         kind: ResourceKind,
-        namespace: str,
+        namespace: str | None,
         name: str,
         *,
         uid: str | None = None,
@@ -202,7 +203,7 @@ class Client:
         except MissingError:
             answer = {"kind": "Status"}
         if answer.get("kind") == "Status" and self.on_delete is not None:
-            self.on_delete(kind, namespace, name, uid)
+            self.on_delete(kind, namespace or "", name, uid)
         elif answer.get("kind") == kind.kind and self.on_write is not None:  # it lives on until its finalizers are done
             self.on_write(kind, answer)
 
@@ -264,6 +265,6 @@ class Client:
         return data
 
 
-def _namespace(body: Object) -> str:
-    namespace: str = body["metadata"]["namespace"]
+def _namespace(body: Object) -> str | None:
+    namespace: str | None = body["metadata"].get("namespace")
     return namespace

@@ -131,7 +131,8 @@ class Process:
         namespaces = (
             {*self.settings.watch_namespaces, self.settings.namespace} if self.settings.watch_namespaces else set()
         )
-        await kopf.operator(
+        others = asyncio.all_tasks()
+        tasks = await kopf.spawn_tasks(
             registry=registry(self.feed, self.client, self._lease_seen),
             settings=kopf_settings(self.settings.lease_name),
             standalone=True,
@@ -139,6 +140,14 @@ class Process:
             namespaces=sorted(namespaces),
             stop_flag=stop,
         )
+        self.listen_to_signals()  # kopf has just taken them: it would go before our Lease does
+        await kopf.run_tasks(tasks, ignored=others)
+
+    def listen_to_signals(self) -> None:
+        """SIGTERM and SIGINT mean a clean stop."""
+        loop = asyncio.get_running_loop()
+        for number in (signal.SIGTERM, signal.SIGINT):
+            loop.add_signal_handler(number, self.stop.set)
 
     def _lease_seen(self, lease: Object) -> None:
         if lease["metadata"]["namespace"] == self.settings.namespace:
@@ -183,9 +192,7 @@ async def main(settings: Settings, reconcilers: Mapping[str, Reconciler]) -> int
     """Run one replica until SIGTERM or SIGINT; returns the exit status."""
     client = await Client.connect(settings.kubeconfig)
     process = Process(settings, client, reconcilers)
-    loop = asyncio.get_running_loop()
-    for number in (signal.SIGTERM, signal.SIGINT):
-        loop.add_signal_handler(number, process.stop.set)
+    process.listen_to_signals()
     try:
         return await process.run()
     finally:

@@ -1,0 +1,93 @@
+"""A real API server with the CRDs as crds/ says them now, and a namespace of its own for each test."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import uuid
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from tools.cluster.paths import checkout
+from tools.cluster.target import Target, resolve_target
+
+ROOT = Path(__file__).parents[2]
+# As if the chart had installed them: a later `helm install fettle` then takes the CRDs over instead of refusing.
+HELM_OWNERSHIP = {
+    "labels": {"app.kubernetes.io/managed-by": "Helm"},
+    "annotations": {
+        "meta.helm.sh/release-name": "fettle",
+        "meta.helm.sh/release-namespace": "fettle-system",
+        "helm.sh/resource-policy": "keep",
+    },
+}
+
+
+class Kubectl:
+    """kubectl against one cluster, in one namespace if given."""
+
+    def __init__(self, kubeconfig: Path, namespace: str | None = None) -> None:
+        self.kubeconfig = kubeconfig
+        self.namespace = namespace
+
+    def __call__(self, *arguments: str, stdin: str | None = None) -> str:
+        """Standard output of `kubectl ARGUMENTS`. AssertionError with its words when it fails."""
+        ours = checkout().bin / "kubectl"
+        command = [str(ours) if ours.exists() else "kubectl", f"--kubeconfig={self.kubeconfig}"]
+        command += [f"--namespace={self.namespace}"] if self.namespace else []
+        environment = {name: value for name, value in os.environ.items() if name != "KUBECONFIG"}
+        done = subprocess.run(
+            [*command, *arguments], input=stdin, env=environment, capture_output=True, text=True, check=False
+        )
+        assert done.returncode == 0, f"kubectl {' '.join(arguments)}: {done.stderr.strip()}"
+        return done.stdout
+
+    def get(self, *arguments: str) -> dict[str, Any]:
+        """What `kubectl get ARGUMENTS` finds, as an object."""
+        found: dict[str, Any] = json.loads(self("get", *arguments, "-o", "json"))
+        return found
+
+    def apply(self, *objects: Mapping[str, Any]) -> str:
+        """Apply `objects` on the server's side."""
+        text = yaml.safe_dump_all(objects)
+        return self("apply", "--server-side", "--force-conflicts", "-f", "-", stdin=text)
+
+
+@pytest.fixture(scope="session")
+def target() -> Target:
+    """The cluster to test against: the embedded one, or what FETTLE_KUBECONFIG names. Fails with what to do without one."""
+    return resolve_target()
+
+
+@pytest.fixture(scope="session")
+def cluster(target: Target) -> Kubectl:
+    """kubectl against that cluster, our CRDs installed and established."""
+    kubectl = Kubectl(target.kubeconfig)
+    manifests = [yaml.safe_load(path.read_text()) for path in sorted((ROOT / "crds").glob("*.yaml"))]
+    assert manifests, "crds/ is empty: run `make crds`"
+    for manifest in manifests:
+        manifest["metadata"] |= HELM_OWNERSHIP
+    kubectl.apply(*manifests)
+    names = [f"crd/{manifest['metadata']['name']}" for manifest in manifests]
+    kubectl("wait", "--for=condition=Established", "--timeout=60s", *names)
+    return kubectl
+
+
+@pytest.fixture
+def namespace(cluster: Kubectl) -> Iterator[str]:
+    """A fresh namespace at the restricted Pod Security level, deleted afterwards."""
+    name = f"test-{uuid.uuid4().hex[:8]}"
+    labels = {"pod-security.kubernetes.io/enforce": "restricted"}
+    cluster.apply({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": name, "labels": labels}})
+    yield name
+    cluster("delete", "namespace", name, "--wait=false")
+
+
+@pytest.fixture
+def kubectl(cluster: Kubectl, namespace: str) -> Kubectl:
+    """kubectl in this test's own namespace."""
+    return Kubectl(cluster.kubeconfig, namespace)

@@ -1,0 +1,150 @@
+"""What a real API server says to good and bad manifests, and what people see through kubectl."""
+
+from __future__ import annotations
+
+import copy
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from kubernetes import client, config
+
+from fettle.api.modeldeployment import ModelDeploymentSpec
+from fettle.api.optimizedmodel import OptimizedModelSpec
+
+pytestmark = pytest.mark.cluster
+
+MANIFESTS = Path(__file__).parents[1] / "data" / "manifests"
+TABLES = {path.stem: yaml.safe_load(path.read_text()) for path in sorted(MANIFESTS.glob("*.yaml"))}
+GOOD = [pytest.param(kind, case, id=f"{kind}: {case}") for kind, table in TABLES.items() for case in table["good"]]
+BAD = [pytest.param(kind, case, id=f"{kind}: {case}") for kind, table in TABLES.items() for case in table["bad"]]
+MODELS = {"optimizedmodel": OptimizedModelSpec, "modeldeployment": ModelDeploymentSpec}
+UNCHECKED = "some validation rules were not checked"  # the server's own remark beside a complaint
+
+
+def merged(base: Any, patch: Any) -> Any:
+    """JSON merge patch (RFC 7386), except that a null stays where it stands inside of a list."""
+    if not isinstance(patch, dict):
+        return copy.deepcopy(patch)
+    out = dict(base) if isinstance(base, dict) else {}
+    for key, value in patch.items():
+        if value is None:
+            out.pop(key, None)
+        else:
+            out[key] = merged(out.get(key), value)
+    return out
+
+
+def manifest(kind: str, quality: str, case: str) -> dict[str, Any]:
+    table = TABLES[kind]
+    patch = {key: value for key, value in table[quality][case].items() if key != "complaints"}
+    found: dict[str, Any] = merged(table["base"], patch)
+    return found
+
+
+@pytest.fixture(scope="module")
+def objects(cluster: Any) -> client.CustomObjectsApi:
+    return client.CustomObjectsApi(config.new_client_from_config(str(cluster.kubeconfig)))
+
+
+def create(objects: client.CustomObjectsApi, kind: str, body: dict[str, Any], **options: str) -> dict[str, Any]:
+    found: dict[str, Any] = objects.create_namespaced_custom_object(
+        "fettle.dev", "v1alpha1", "default", f"{kind}s", body, dry_run="All", field_validation="Strict", **options
+    )
+    return found
+
+
+def complaints(error: client.ApiException) -> list[str]:
+    """Each cause as FIELD: MESSAGE, without the words that Kubernetes puts before a rule's own message."""
+    status = json.loads(error.body)
+    found = []
+    for cause in status.get("details", {}).get("causes", []):
+        message = cause["message"].removeprefix('Invalid value: "object": ').removeprefix('Invalid value: "string": ')
+        message = message.removeprefix("Invalid value: ") if message.endswith("input") else message
+        if UNCHECKED not in message:
+            found.append(f"{cause['field']}: {message}".removeprefix("<nil>: "))
+    return found or [status["message"].split(": ", 1)[1]]
+
+
+@pytest.mark.parametrize(("kind", "case"), GOOD)
+def test_a_good_manifest_is_taken(objects: client.CustomObjectsApi, kind: str, case: str) -> None:
+    body = manifest(kind, "good", case)
+    stored = create(objects, kind, body)
+    # What the server stored (with its defaults) means the same to us as what was written.
+    assert MODELS[kind].model_validate(stored["spec"]) == MODELS[kind].model_validate(body["spec"])
+
+
+@pytest.mark.parametrize(("kind", "case"), BAD)
+def test_a_bad_manifest_is_refused_with_words_that_help(objects: client.CustomObjectsApi, kind: str, case: str) -> None:
+    with pytest.raises(client.ApiException) as refused:
+        create(objects, kind, manifest(kind, "bad", case))
+    assert complaints(refused.value) == TABLES[kind]["bad"][case]["complaints"]
+
+
+@pytest.mark.parametrize("kind", TABLES)
+def test_items_of_lists_grow_no_fields(objects: client.CustomObjectsApi, kind: str) -> None:
+    """A GitOps tool compares lists as a whole: a default inside of one would make every object look changed."""
+    for case in TABLES[kind]["good"]:
+        body = manifest(kind, "good", case)
+        stored = create(objects, kind, body)
+        lists = [(key, value) for key, value in _walk(body["spec"]) if isinstance(value, list)]
+        found = dict(_walk(stored["spec"]))
+        assert [(key, found[key]) for key, _ in lists] == lists
+
+
+def _walk(node: Any, where: str = "") -> list[tuple[str, Any]]:
+    here = [(where, node)]
+    if isinstance(node, dict):
+        for key, value in node.items():
+            here += _walk(value, f"{where}.{key}")
+    return here
+
+
+@pytest.mark.parametrize(
+    ("path", "words"),
+    [
+        ("om", "A trained model that is converted, optimized and measured"),
+        ("om.spec.constraints.accuracy.maxDrop", "Largest loss, in the metric's unit"),
+        ("om.spec.targets.threads", "Most threads one inference may use. Default: 1."),
+        ("om.status.candidates.accuracyDrop", "Loss against the baseline; positive = worse."),
+        ("md", "a new one is a canary first"),
+        ("md.spec.rollout.analysis.minRequests", "Requests a window needs before it is judged. Default: 50."),
+        ("md.status.canary.actualWeight", "its share of ready pods"),
+    ],
+)
+def test_kubectl_explain_tells_what_a_field_means(cluster: Any, path: str, words: str) -> None:
+    told = " ".join(cluster("explain", path).split())
+    assert words in told
+
+
+def test_kubectl_get_shows_a_summary_of_each_kind(kubectl: Any) -> None:
+    for kind in TABLES:
+        kubectl.apply(manifest(kind, "good", "the smallest one"))
+    kubectl("get", "fettle")  # both, by their category
+    artifact = {
+        "candidate": "int8",
+        "runtime": "openvino",
+        "uri": "pvc://fettle-store/artifacts/x",
+        "sha256": "0" * 64,
+        "bytes": 1_230_000,
+    }
+    summary = {"targets": "cpu,small", "speedup": "2.51x,1.20x", "drop": "0.001,0", "size": "1.23MB,1.23MB"}
+    status = {"artifacts": [{"target": "cpu"} | artifact, {"target": "small"} | artifact], "summary": summary}
+    kubectl("patch", "om", "digits", "--subresource=status", "--type=merge", "-p", json.dumps({"status": status}))
+    header, row = kubectl("get", "om", "digits").splitlines()
+    assert header.split() == ["NAME", "READY", "TARGETS", "SPEEDUP", "DROP", "SIZE", "REASON", "AGE"]
+    assert row.split()[:5] == ["digits", "cpu,small", "2.51x,1.20x", "0.001,0", "1.23MB,1.23MB"]
+    header, _ = kubectl("get", "md", "digits").splitlines()
+    assert header.split() == ["NAME", "READY", "STABLE", "CANARY", "WEIGHT", "STEP", "REASON", "URL", "AGE"]
+
+
+def test_an_autoscaler_can_scale_a_modeldeployment(kubectl: Any) -> None:
+    kubectl.apply(manifest("modeldeployment", "good", "the smallest one"))
+    status = {"replicas": 1, "selector": "fettle.dev/modeldeployment=digits"}
+    kubectl("patch", "md", "digits", "--subresource=status", "--type=merge", "-p", json.dumps({"status": status}))
+    kubectl("scale", "md", "digits", "--replicas=4")
+    scale = kubectl.get("md", "digits", "--subresource=scale")
+    assert scale["spec"]["replicas"] == 4
+    assert scale["status"] == status
