@@ -1,0 +1,234 @@
+"""What a candidate lost: its answers against the original's, and both against the labels. Item by item, nothing is kept whole."""
+
+from __future__ import annotations
+
+import pickle
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+
+import numpy as np
+
+from fettle.api.optimizedmodel import (
+    AgreementSpec,
+    AgreementStatus,
+    EvaluationSpec,
+    Evidence,
+    Flips,
+    Interval,
+    Metric,
+    MetricValue,
+)
+from fettle.api.reasons import Reason
+from fettle.api.signature import Signature, Tensor
+from fettle.errors import DataError, RuntimeFailure
+from fettle.optimizer.measure.agreement import Comparison, OutputProfile, comparisons, is_float, within_noise
+from fettle.optimizer.measure.items import Answer, Array
+from fettle.optimizer.measure.metrics import Judging, Scores, drop, flips
+from fettle.optimizer.statistics import MINIMUM_GROUPS, agreement_interval
+
+CLASSIFYING = (Metric.ACCURACY, Metric.F1)
+
+
+@dataclass(frozen=True)
+class Judgement:
+    """What is known of a candidate's answers. `drop` None: too few items to say (`too_few` says how many are needed)."""
+
+    samples: int
+    evidence: Evidence
+    exact: bool
+    accuracy: MetricValue
+    drop: Interval | None
+    agreement: AgreementStatus
+    flips: Flips | None
+    max_absolute_difference: float
+
+    @property
+    def too_few(self) -> str | None:
+        """Why no interval can be given, for a person."""
+        if self.drop is not None:
+            return None
+        return f"{self.accuracy.metric} needs at least {MINIMUM_GROUPS} items for an interval, found {self.samples}"
+
+
+class Reference:
+    """The original's answers to every item, kept on disk batch by batch, and what follows from them."""
+
+    def __init__(
+        self,
+        folder: Path,
+        signature: Signature,
+        labels: Array | None,
+        evaluation: EvaluationSpec | None,
+        generated: bool,
+    ) -> None:
+        folder.mkdir(parents=True, exist_ok=True)
+        self._folder = folder
+        self._files: list[Path] = []
+        self._count = 0
+        self._labels = labels
+        self._outputs = {tensor.name: tensor for tensor in signature.outputs}
+        spec = evaluation.agreement if evaluation is not None else AgreementSpec()
+        self._spec, self._evaluation = spec, evaluation
+        self.profiles = {name: OutputProfile(axis=spec.axis) for name in self._outputs}
+        self.metric = evaluation.metric if evaluation is not None and labels is not None else Metric.AGREEMENT
+        labelled = self.metric != Metric.AGREEMENT
+        self.evidence = Evidence.GENERATED if generated else Evidence.LABELS if labelled else Evidence.AGREEMENT
+        self.output = (evaluation.output if evaluation is not None else None) or next(iter(self._outputs))
+        if self.output not in self._outputs:
+            raise DataError(f"data.evaluation.output is {self.output!r}; the model has {sorted(self._outputs)}")
+        self.scores: Scores | None = None
+        self.comparisons: dict[str, Comparison] = {}
+
+    def __len__(self) -> int:
+        return self._count
+
+    def add(self, answers: list[Answer]) -> None:
+        """Keep the original's answers to the next items. Raises RuntimeFailure where they do not fit the signature."""
+        for answer in answers:
+            for name, tensor in self._outputs.items():
+                if not fits(tensor, answer[name]):
+                    message = f"the original's output {name} has shape {list(answer[name].shape)} per item, its signature says {list(tensor.shape)}"
+                    raise RuntimeFailure(message, reason=Reason.OUTPUTS_INVALID)
+                self.profiles[name].add(answer[name])
+        path = self._folder / f"{len(self._files)}.pickle"
+        path.write_bytes(pickle.dumps(answers, protocol=5))
+        self._files.append(path)
+        self._count += len(answers)
+
+    def finish(self) -> None:
+        """All items are answered: decide how answers are compared, and judge the original itself. Raises DataError."""
+        classified = self.output if self.metric in CLASSIFYING else None
+        self.comparisons = comparisons(self.profiles, self._spec, classified)
+        if self._labels is not None and self.metric != Metric.AGREEMENT:
+            if len(self._labels) != self._count:
+                raise DataError(f"there are {len(self._labels)} labels for {self._count} items")
+            self.scores = self.new_scores()
+            for answer, label in zip(self.answers(), self._labels, strict=True):
+                self.scores.add(answer[self.output], np.asarray(label))
+
+    def answers(self) -> Iterator[Answer]:
+        """The original's answers, in the order of the items."""
+        for path in self._files:
+            yield from pickle.loads(path.read_bytes())
+
+    def new_scores(self) -> Scores:
+        """Empty scores of one more model on the same items."""
+        average = self._evaluation.average if self._evaluation is not None else EvaluationSpec(uri="-").average
+        profile = self.profiles[self.output]
+        return Scores(Judging(self.metric, average, self._spec.axis, profile.threshold))
+
+    def value(self) -> MetricValue:
+        """The original's own metric; it agrees with itself on everything."""
+        return MetricValue(metric=self.metric, value=1.0 if self.scores is None else self.scores.value())
+
+    def judge(self, answers: Iterable[Answer], lossy: bool, alpha: float) -> Judgement:
+        """Compare a candidate's answers, in the order of the items, with the original's.
+
+        Raises RuntimeFailure (OutputsInvalid) at the first answer that is none: a wrong shape, NaN or infinity where the
+        original has a number.
+        """
+        tally = Tally(self.comparisons)
+        scores = self.new_scores() if self.scores is not None else None
+        labels = iter(self._labels if self._labels is not None else ())
+        for number, (original, candidate) in enumerate(zip(self.answers(), answers, strict=True)):
+            for name, tensor in self._outputs.items():
+                valid(tensor, original[name], candidate[name], number)
+            tally.add(original, candidate, self.profiles)
+            if scores is not None:
+                scores.add(candidate[self.output], np.asarray(next(labels)))
+        return self._judgement(tally, scores, lossy, alpha)
+
+    def itself(self) -> Judgement:
+        """The original judged as a candidate: nothing is lost, nothing needs an interval."""
+        tally = Tally(self.comparisons)
+        found = self._judgement(tally, self.scores, lossy=False, alpha=0.05)
+        nothing = AgreementStatus(value=1.0, low=1.0, high=1.0, mode=found.agreement.mode)
+        return replace(found, agreement=nothing)
+
+    def _judgement(self, tally: Tally, scores: Scores | None, lossy: bool, alpha: float) -> Judgement:
+        count = self._count
+        agreement = agreement_interval(tally.disagreed, count, alpha)
+        if scores is None or self.scores is None:
+            # Without labels, an item on which they disagree counts as lost: the drop is 1 - agreement.
+            lost: Interval | None = Interval(value=1 - agreement.value, low=1 - agreement.high, high=1 - agreement.low)
+            accuracy = MetricValue(metric=Metric.AGREEMENT, value=agreement.value)
+            changed: Flips | None = Flips(worse=tally.disagreed, better=0)
+        else:
+            lost = drop(self.scores, scores, alpha)
+            accuracy = MetricValue(metric=self.metric, value=scores.value())
+            # Only a decision can be right or wrong; a distance has no sides to change.
+            changed = flips(self.scores, scores) if self.metric in CLASSIFYING else None
+        same = tally.disagreed == 0 and (changed is None or changed.worse + changed.better == 0)
+        exact = not lossy and tally.within_noise and same
+        if exact:
+            lost = Interval(value=0.0, low=0.0, high=0.0)
+        compared = self.comparisons.get(self.output) or next(iter(self.comparisons.values()))
+        return Judgement(
+            samples=count,
+            evidence=self.evidence,
+            exact=exact,
+            accuracy=accuracy,
+            drop=lost,
+            agreement=AgreementStatus(**agreement.model_dump(), mode=compared.mode),
+            flips=changed,
+            max_absolute_difference=tally.worst,
+        )
+
+
+@dataclass
+class Tally:
+    """Sums over the items that were compared."""
+
+    comparisons: dict[str, Comparison]
+    disagreed: int = 0
+    worst: float = 0.0
+    within_noise: bool = True
+    _noise: dict[str, tuple[float, float]] = field(default_factory=dict)
+
+    def add(self, original: Answer, candidate: Answer, profiles: dict[str, OutputProfile]) -> None:
+        """Compare the answers to one item."""
+        agrees = all(way.agrees(original[name], candidate[name]) for name, way in self.comparisons.items())
+        self.disagreed += not agrees
+        for name, profile in profiles.items():
+            noise = self._noise.setdefault(name, profile.noise())
+            self.worst = max(self.worst, difference(original[name], candidate[name]))
+            self.within_noise = self.within_noise and within_noise(original[name], candidate[name], noise)
+
+
+def fits(tensor: Tensor, answer: Array) -> bool:
+    """Whether one item's answer has the rank, and the sizes, that the signature fixes."""
+    shape = list(tensor.shape)
+    if tensor.batch_axis is not None:
+        del shape[tensor.batch_axis]
+    return len(shape) == answer.ndim and all(
+        wanted in (-1, found) for wanted, found in zip(shape, answer.shape, strict=True)
+    )
+
+
+def valid(tensor: Tensor, original: Array, candidate: Array, number: int) -> None:
+    """Raises RuntimeFailure (OutputsInvalid) where a candidate's output for an item is no answer at all."""
+    if not fits(tensor, candidate):
+        message = f"item {number}: output {tensor.name} has shape {list(candidate.shape)}, the original answers {list(original.shape)}"
+        raise RuntimeFailure(message, reason=Reason.OUTPUTS_INVALID)
+    if not is_float(candidate) or not is_float(original):
+        return
+    broken = ~np.isfinite(candidate.astype(np.float64))
+    if original.shape == candidate.shape:
+        broken &= np.isfinite(original.astype(np.float64))
+    elif np.isfinite(original.astype(np.float64)).all():
+        broken = broken.reshape(-1)
+    else:
+        return
+    if broken.any():
+        message = f"item {number}: {int(broken.sum())} of {candidate.size} numbers in output {tensor.name} are NaN or infinite"
+        raise RuntimeFailure(message, reason=Reason.OUTPUTS_INVALID)
+
+
+def difference(original: Array, candidate: Array) -> float:
+    """Largest absolute difference of two numeric answers of one shape; 0 for others, which have no distance."""
+    if original.shape != candidate.shape or not original.size or original.dtype.kind in "OSUb":
+        return 0.0
+    left, right = original.astype(np.float64), candidate.astype(np.float64)
+    both = np.isfinite(left) & np.isfinite(right)
+    return float(np.max(np.abs(left - right), where=both, initial=0.0))

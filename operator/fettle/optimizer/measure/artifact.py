@@ -1,0 +1,113 @@
+"""What a measured candidate leaves in the store: its manifest, its reference answers, and its figures beside them.
+
+Nothing in the manifest depends on the clock, so that the same work on the same class of CPU has the same digest.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import math
+from typing import Any
+
+import rfc8785
+
+from fettle.api import catalog
+from fettle.api.catalog import StepEntry
+from fettle.api.optimizedmodel import CandidateStatus, RuntimeName
+from fettle.api.report import CpuClass
+from fettle.api.task import MeasureCandidate, MeasureTask
+from fettle.optimizer.measure.agreement import FLOAT_NOISE, is_float
+from fettle.optimizer.measure.subject import Bench, Subject, scale
+from fettle.runtimes import cpu
+from fettle.store import manifest as manifests
+from fettle.store.cache import versions
+from fettle.store.manifest import DataRecord, Manifest, MeasurementRecord, RecipeRecord, Tolerance
+from fettle.store.store import Store
+
+# int8 has 127 steps from zero to the end of a range: what lies on the edge of a step may fall to either side.
+ROUNDED_NOISE = (1e-2, 1e-2)
+MARGIN = 4.0  # times the worst deviation that was seen: few were looked at
+
+
+def write(store: Store, task: MeasureTask, subject: Subject, bench: Bench, machine: CpuClass) -> str:
+    """Write the artifact of a candidate that was judged; its digest. Raises StoreError."""
+    plan, outputs = subject.candidate.plan, subject.outputs or {}
+    entries = step_entries(subject.candidate)
+    feed = bench.items.feed(subject.reference_items(bench))
+    calibrated = any(entry.calibration for entry in entries)
+    libraries = {catalog.runtime(plan.runtime).library, *(name for entry in entries for name in entry.libraries)}
+    quantized = subject.executed is not None and subject.executed.int8 > 0
+    return manifests.write_artifact(
+        store,
+        Manifest(
+            source_sha256=task.source_sha256,
+            recipe=RecipeRecord(
+                name=plan.recipe, steps=subject.candidate.steps, revisions=tuple(entry.revision for entry in entries)
+            ),
+            data=DataRecord(
+                calibration=task.calibration_sha256 if calibrated else None,
+                evaluation=task.items.sha256,
+                generated=task.generated,
+            ),
+            libraries=versions(libraries),
+            runtime=plan.runtime,
+            settings=plan.settings,
+            signature=task.signature,
+            tolerances={name: tolerance(subject, name) for name in outputs},
+            requires=cpu.requirements(quantized, plan.settings.precision, machine),
+            model=subject.candidate.model,
+            reference=manifests.put_reference(store, feed, outputs),
+        ),
+    )
+
+
+def write_figures(store: Store, task: MeasureTask, row: CandidateStatus, machine: CpuClass) -> None:
+    """Keep a row beside its artifact, under the key of what was measured where. Raises StoreError."""
+    if row.artifact is None:
+        return
+    document: dict[str, Any] = {
+        "artifact": row.artifact,
+        "items": task.items.sha256,
+        "threads": task.threads,
+        "batchSizes": list(task.batch_sizes),
+        "cpu": machine.label,
+    }
+    key = hashlib.sha256(rfc8785.dumps(document)).hexdigest()
+    manifests.write_measurement(
+        store,
+        row.artifact,
+        key,
+        MeasurementRecord(measured_on=machine, row=row.model_copy(update={"artifact": None}).to_json()),
+    )
+
+
+def step_entries(candidate: MeasureCandidate) -> list[StepEntry]:
+    """The catalog's rows of the steps that made this file: of the runtime's own family, or of the one that writes its format."""
+    families = (candidate.plan.runtime, *(name for name in RuntimeName if name != candidate.plan.runtime))
+    for family in families:
+        entries = [catalog.step(step, family) for step in candidate.steps]
+        known = [entry for entry in entries if entry is not None]
+        if len(known) == len(entries) and (not known or known[-1].writes == candidate.model.format):
+            return known
+    return []
+
+
+def tolerance(subject: Subject, name: str) -> Tolerance:
+    """How far this output may lie from the reference where the CPU class is the same.
+
+    The noise of its arithmetic, or `MARGIN` times what restarts and other batch sizes were seen to change if that is more;
+    rounded up to 1, 2 or 5, so that the last bit of a deviation does not change the artifact's digest.
+    """
+    outputs = subject.outputs or {}
+    if not is_float(outputs[name]):
+        return Tolerance(rtol=0.0, atol=0.0)
+    rtol, share = ROUNDED_NOISE if subject.rounded else FLOAT_NOISE.get(outputs[name].dtype.name, ROUNDED_NOISE)
+    seen = MARGIN * subject.deviations.get(name, 0.0)
+    return Tolerance(rtol=rtol, atol=rounded_up(max(share * scale(outputs, name), seen, 1e-7)))
+
+
+def rounded_up(value: float) -> float:
+    """The next of 1, 2, 5 times a power of ten."""
+    power = math.floor(math.log10(value))
+    step = next(step for step in (1, 2, 5, 10) if value <= step * 10.0**power * (1 + 1e-9))
+    return float(f"{step}e{power}")

@@ -1,0 +1,90 @@
+"""What the measuring process asks its workers, and what they answer. Plain data, pickled through a pipe."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from fettle.api.optimizedmodel import RuntimeName, RuntimeSettings
+from fettle.api.reasons import Reason
+from fettle.api.signature import Signature
+
+
+@dataclass(frozen=True)
+class Load:
+    """Load a model and map the items (an .npy file per input). Answer: Loaded."""
+
+    entry: Path
+    runtime: RuntimeName
+    settings: RuntimeSettings
+    signature: Signature
+    items: Mapping[str, Path]
+
+
+@dataclass(frozen=True)
+class Loaded:
+    """The settings that the runtime reports, and how many items there are."""
+
+    effective: RuntimeSettings
+    count: int
+
+
+@dataclass(frozen=True)
+class Judge:
+    """Answer these items in one run. `size`: what a static batch is filled up to. Answer: a list, a dict of outputs per item."""
+
+    indices: tuple[int, ...]
+    size: int = 1
+
+
+@dataclass(frozen=True)
+class Run:
+    """One run over these items. Answer: the outputs as the model gives them."""
+
+    indices: tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class Block:
+    """Time runs of `batch` items for at least `seconds` and at least `runs` runs. Answer: Runs."""
+
+    batch: int
+    seconds: float
+    runs: int
+    first: int = 0
+
+
+@dataclass(frozen=True)
+class Runs:
+    """Milliseconds of each timed run, in order."""
+
+    milliseconds: tuple[float, ...]
+
+
+@dataclass(frozen=True)
+class Profile:
+    """In which precision the compute nodes really run, in a session of its own. Answer: Executed."""
+
+
+@dataclass(frozen=True)
+class Memory:
+    """Peak memory so far. Answer: Count."""
+
+
+@dataclass(frozen=True)
+class Count:
+    """Peak resident bytes of the worker."""
+
+    peak_memory_bytes: int
+
+
+@dataclass(frozen=True)
+class Failure:
+    """The request could not be met; the worker lives on."""
+
+    reason: Reason
+    message: str
+
+
+Ask = Load | Judge | Run | Block | Profile | Memory

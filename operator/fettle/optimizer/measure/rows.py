@@ -1,0 +1,143 @@
+"""From what was found to a row of status: the state, the reason, and what a person is told."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from fettle.api.optimizedmodel import (
+    BaselineStatus,
+    CandidateState,
+    CandidateStatus,
+    SpeedupStatus,
+)
+from fettle.api.reasons import Reason
+from fettle.api.task import MeasureTask
+from fettle.errors import FettleError
+from fettle.optimizer.measure.accuracy import Judgement, Reference
+from fettle.optimizer.measure.clock import Timed
+from fettle.optimizer.measure.subject import Subject
+from fettle.optimizer.statistics import UNSTABLE, spread
+
+MESSAGE_LIMIT = 512
+# The candidate does not fit this model or this node, as opposed to one that broke.
+DOES_NOT_FIT = {
+    Reason.RECIPE_NOT_APPLICABLE,
+    Reason.UNSUPPORTED_OPERATOR,
+    Reason.UNSUPPORTED_OPSET,
+    Reason.UNSUPPORTED_MODEL,
+    Reason.OUTPUTS_INVALID,
+}
+Finding = tuple[Reason, str]
+
+
+def row(task: MeasureTask, subject: Subject, timed: Timed | None) -> CandidateStatus:
+    """The row of a candidate. `timed` is None where the clock was not asked."""
+    plan = subject.candidate.plan
+    values: dict[str, Any] = {"state": CandidateState.MEASURED}
+    if subject.judgement is not None:
+        values |= _judged(subject.judgement)
+    if timed is not None:
+        values |= _timed(task, timed)
+    failure = subject.failure or (timed.failure if timed is not None else None)
+    finding = rejection(task, subject, timed)
+    if failure is not None:
+        values |= _failed(failure)
+    elif finding is not None:
+        values |= {"state": CandidateState.REJECTED, "reason": finding[0], "message": clip(finding[1])}
+    return CandidateStatus(
+        name=plan.name,
+        target=task.target,
+        runtime=plan.runtime,
+        recipe=plan.recipe,
+        settings=plan.settings,
+        bytes=subject.candidate.model.bytes,
+        executed=subject.executed,
+        **values,
+    )
+
+
+def original_row(task: MeasureTask, subject: Subject, baseline: Timed) -> CandidateStatus:
+    """The original as a candidate: it is what it is compared with."""
+    found = row(task, subject, None)
+    nothing = SpeedupStatus(value=1.0, low=1.0, high=1.0, basis=task.basis)
+    return found.model_copy(update={"speedup": nothing, "measurements": baseline.measurements()})
+
+
+def baseline_row(task: MeasureTask, reference: Reference, baseline: Timed) -> BaselineStatus:
+    """The original, measured."""
+    return BaselineStatus(
+        target=task.target,
+        runtime=task.baseline.plan.runtime,
+        bytes=task.baseline.model.bytes,
+        accuracy=reference.value(),
+        measurements=baseline.measurements(),
+    )
+
+
+def rejection(task: MeasureTask, subject: Subject, timed: Timed | None) -> Finding | None:
+    """Why a candidate that ran cannot be published whatever the constraints are; None if nothing speaks against it.
+
+    A candidate without a lossy step whose answers are not the original's is judged like a lossy one where evaluation items
+    can tell what that costs, and is a NumericalMismatch where they cannot.
+    """
+    found = subject.judgement
+    if found is None:
+        return None
+    if task.generated and subject.candidate.lossy:
+        text = "answers may differ, and generated items prove nothing about real ones: give data.evaluation"
+        return Reason.EVALUATION_DATA_MISSING, text
+    if task.generated and not found.exact:
+        text = (
+            f"no step is lossy, yet {found.agreement.value:.2%} of the answers agree with the original's "
+            f"(worst difference {found.max_absolute_difference:.3g}); give data.evaluation to judge what that costs"
+        )
+        return Reason.NUMERICAL_MISMATCH, text
+    if found.too_few is not None:
+        return Reason.EVALUATION_TOO_SMALL, found.too_few
+    return _unstable(task, timed) if timed is not None else None
+
+
+def clip(text: str) -> str:
+    """`text` on one line, within what a status message holds."""
+    line = " ".join(text.split())
+    return line if len(line) <= MESSAGE_LIMIT else line[: MESSAGE_LIMIT - 1] + "…"
+
+
+def _unstable(task: MeasureTask, timed: Timed) -> Finding | None:
+    found = timed.speedup()
+    if found is None:
+        return (
+            Reason.MEASUREMENT_UNSTABLE,
+            f"too few rounds within {task.seconds_per_candidate:g} s to claim a speed-up",
+        )
+    if timed.stable():
+        return None
+    text = (
+        f"after {timed.starts} starts the speed-up {found.value:.3g} [{found.low:.3g}, {found.high:.3g}] is known to "
+        f"{spread(found):.0%} only, {UNSTABLE:.0%} is asked: measure on a quieter node, or allow more time"
+    )
+    return Reason.MEASUREMENT_UNSTABLE, text
+
+
+def _judged(found: Judgement) -> dict[str, Any]:
+    return {
+        "exact": found.exact,
+        "evidence": found.evidence,
+        "samples": found.samples,
+        "accuracy": found.accuracy,
+        "accuracy_drop": found.drop,
+        "agreement": found.agreement,
+        "flips": found.flips,
+        "max_absolute_difference": found.max_absolute_difference,
+    }
+
+
+def _timed(task: MeasureTask, timed: Timed) -> dict[str, Any]:
+    found = timed.speedup()
+    speedup = SpeedupStatus(**found.model_dump(), basis=task.basis) if found is not None else None
+    return {"speedup": speedup, "measurements": timed.measurements()}
+
+
+def _failed(error: FettleError) -> dict[str, Any]:
+    state = CandidateState.REJECTED if error.reason in DOES_NOT_FIT else CandidateState.FAILED
+    return {"state": state, "reason": error.reason, "message": clip(error.message)}

@@ -1,0 +1,186 @@
+"""One model under judgement: what is known of it so far, and the pass over the items that finds it out."""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+
+from fettle.api.optimizedmodel import Executed, Precision, QuantizeMode
+from fettle.api.signature import Signature
+from fettle.api.task import MeasureCandidate
+from fettle.errors import FettleError
+from fettle.optimizer.measure import items as item
+from fettle.optimizer.measure.accuracy import Judgement, Reference, difference
+from fettle.optimizer.measure.process import WorkerProcess
+from fettle.optimizer.measure.protocol import Judge, Load, Run
+from fettle.store.manifest import REFERENCE_ITEMS
+
+log = logging.getLogger(__name__)
+SLOW_SECONDS = 0.5  # a reference that takes longer is not run again at every start of the clock
+
+
+@dataclass(frozen=True)
+class Bench:
+    """What every model of a task is judged with: the signature, the items as files, and as arrays mapped from them."""
+
+    signature: Signature
+    files: Mapping[str, Path]
+    items: item.Items
+
+
+@dataclass
+class Subject:
+    """A model, its files on this machine, and what was found. `failure` ends its way; everything else stays known."""
+
+    candidate: MeasureCandidate
+    entry: Path
+    failure: FettleError | None = None
+    judgement: Judgement | None = None
+    executed: Executed | None = None
+    peak_memory_bytes: int = 0
+    outputs: dict[str, item.Array] | None = None  # of the reference feed
+    reference_seconds: float = 0.0
+    deviations: dict[str, float] = field(default_factory=dict)  # by output: worst between starts, or one item and many
+
+    @property
+    def name(self) -> str:
+        """The candidate's name."""
+        return self.candidate.plan.name
+
+    @property
+    def alone(self) -> bool:
+        """Whether an answer depends on the other items of its batch: dynamic ranges are taken over the whole tensor."""
+        return any(
+            step.quantize is not None and step.quantize.mode == QuantizeMode.DYNAMIC for step in self.candidate.steps
+        )
+
+    @property
+    def rounded(self) -> bool:
+        """Whether it computes more coarsely than float32 anywhere."""
+        return (
+            self.candidate.lossy
+            or self.candidate.plan.settings.precision != Precision.FLOAT32
+            or (self.executed is not None and self.executed.int8 + self.executed.weight_only > 0)
+        )
+
+    def start(self, bench: Bench) -> WorkerProcess:
+        """A fresh process that has loaded this model. Raises RuntimeFailure."""
+        plan = self.candidate.plan
+        worker = WorkerProcess(self.name)
+        try:
+            worker.load(Load(self.entry, plan.runtime, plan.settings, bench.signature, bench.files))
+        except BaseException:
+            worker.close()
+            raise
+        return worker
+
+    def restart(self, bench: Bench) -> WorkerProcess:
+        """As `start`, and the reference is run again to see whether it comes out the same."""
+        worker = self.start(bench)
+        if self.outputs is not None and self.reference_seconds < SLOW_SECONDS:
+            try:
+                self.compare(worker.run(Run(self.reference_items(bench))), self.outputs)
+            except BaseException:
+                worker.close()
+                raise
+        return worker
+
+    def reference_items(self, bench: Bench) -> tuple[int, ...]:
+        """Items of the reference: what one run takes, at most 8."""
+        fixed = self.candidate.plan.settings.batch_size
+        size = 1 if self.alone else min(REFERENCE_ITEMS, len(bench.items))
+        if not bench.signature.batchable:
+            size = 1
+        elif fixed is not None:
+            size = fixed
+        return tuple(index % len(bench.items) for index in range(size))
+
+    def compare(self, found: Mapping[str, item.Array], expected: Mapping[str, item.Array]) -> None:
+        """Remember how far two answers to the same items lie apart."""
+        for name, array in expected.items():
+            apart = difference(array, found[name])
+            self.deviations[name] = max(self.deviations.get(name, 0.0), apart)
+
+    def answers(self, worker: WorkerProcess, bench: Bench) -> Iterator[item.Answer]:
+        """Its answers to every item, in order, a batch at a time."""
+        fixed = self.candidate.plan.settings.batch_size
+        size = item.batch_size(bench.items, fixed, self.alone)
+        said = time.monotonic()
+        for batch in bench.items.batches(size):
+            yield from worker.answers(Judge(tuple(batch), size))
+            if time.monotonic() - said > 10:
+                said = time.monotonic()
+                log.info("%s: %d of %d items judged", self.name, batch[-1] + 1, len(bench.items))
+
+    def examine(self, worker: WorkerProcess, bench: Bench, profile: bool = True) -> None:
+        """What is not accuracy: executed precision, the reference, and whether one item answers as it does among others."""
+        if profile:
+            self.executed = worker.executed()
+        indices = self.reference_items(bench)
+        began = time.monotonic()
+        self.outputs = worker.run(Run(indices))
+        self.reference_seconds = time.monotonic() - began
+        if len(indices) > 1 and self.candidate.plan.settings.batch_size is None:
+            together = item.split(bench.signature, self.outputs, len(indices)) or []
+            for index, answer in zip(indices, together, strict=False):
+                self.compare(worker.answers(Judge((index,)))[0], answer)
+        self.peak_memory_bytes = worker.peak_memory()
+
+
+def judge_original(subject: Subject, reference: Reference, bench: Bench, profile: bool) -> None:
+    """Let the original answer every item. Raises FettleError: without it nothing can be said."""
+    log.info("judging the original on %d items", len(bench.items))
+    with subject.start(bench) as worker:
+        chunk: list[item.Answer] = []
+        for answer in subject.answers(worker, bench):
+            chunk.append(answer)
+            if len(chunk) >= item.LARGEST_BATCH:
+                reference.add(chunk)
+                chunk = []
+        if chunk:
+            reference.add(chunk)
+        reference.finish()
+        subject.examine(worker, bench, profile)
+
+
+def judge_candidate(subject: Subject, reference: Reference, bench: Bench, alpha: float) -> None:
+    """Let a candidate answer every item, and compare. What goes wrong is its own failure."""
+    began = time.monotonic()
+    try:
+        with subject.start(bench) as worker:
+            subject.judgement = reference.judge(subject.answers(worker, bench), subject.candidate.lossy, alpha)
+            subject.examine(worker, bench)
+    except FettleError as error:
+        subject.failure = error
+        log.info("%s: %s: %s", subject.name, error.reason, error.message)
+        return
+    found = subject.judgement
+    drop = found.drop
+    log.info(
+        "%s: %s %.4g, drop %s, agreement %.4g, %.1f s",
+        subject.name,
+        found.accuracy.metric,
+        found.accuracy.value,
+        "unknown" if drop is None else f"{drop.value:.4g} [{drop.low:.4g}, {drop.high:.4g}]",
+        found.agreement.value,
+        time.monotonic() - began,
+    )
+
+
+def same_as(subject: Subject, original: Subject, reference: Reference) -> None:
+    """The original as a candidate: it was judged already."""
+    subject.executed, subject.outputs = original.executed, original.outputs
+    subject.peak_memory_bytes, subject.reference_seconds = original.peak_memory_bytes, original.reference_seconds
+    subject.deviations = original.deviations
+    subject.judgement = reference.itself()
+
+
+def scale(outputs: Mapping[str, item.Array], name: str) -> float:
+    """Largest finite magnitude in an output; 0 where there is none."""
+    values = np.abs(outputs[name].astype(np.float64))
+    return float(np.max(values, where=np.isfinite(values), initial=0.0))

@@ -1,0 +1,197 @@
+"""One candidate in a process of its own: it loads one model, answers items, and times blocks of runs when it is told to.
+
+A crash, an out-of-memory kill or a hang ends this process and nothing else. It is told what to do through a pipe (pickled
+requests of `fettle.optimizer.measure.protocol`), one at a time, and answers each with a reply.
+
+    python -m fettle.optimizer.measure.worker FD NAME
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+import time
+from collections.abc import Sequence
+from contextlib import suppress
+from multiprocessing.connection import Connection
+from pathlib import Path
+from typing import Any
+
+from fettle.api.optimizedmodel import Executed
+from fettle.api.reasons import Reason
+from fettle.errors import FettleError, RuntimeFailure
+from fettle.optimizer.measure import items as item
+from fettle.optimizer.measure.protocol import (
+    Ask,
+    Block,
+    Count,
+    Failure,
+    Judge,
+    Load,
+    Loaded,
+    Profile,
+    Run,
+    Runs,
+)
+from fettle.runtimes import base as runtimes
+
+DISCARD_SECONDS = 0.02  # at least this long, and at least this many runs, until caches and a waking pool are back
+DISCARD_RUNS = 2
+
+
+class Worker:
+    """The model of this process and the items it runs."""
+
+    def __init__(self) -> None:
+        self._load: Load | None = None
+        self._session: runtimes.Session | None = None
+        self._items: item.Items | None = None
+        self._feeds: dict[int, list[item.Answer]] = {}
+
+    def handle(self, request: Ask) -> Any:
+        """Do what `request` says. Raises FettleError."""
+        if isinstance(request, Load):
+            return self._loaded(request)
+        if isinstance(request, Judge):
+            return self._answers(request)
+        if isinstance(request, Run):
+            return self._run(request.indices)
+        if isinstance(request, Block):
+            return self._block(request)
+        if isinstance(request, Profile):
+            return self._executed()
+        return Count(peak_memory_bytes=peak_memory())
+
+    def _loaded(self, request: Load) -> Loaded:
+        runtime = runtimes.get(request.runtime)
+        precision = request.settings.precision
+        if precision not in runtime.capabilities():
+            message = (
+                f"this node's CPU does not compute {precision} in hardware; {request.runtime} would emulate it, slower"
+            )
+            raise RuntimeFailure(message, reason=Reason.RECIPE_NOT_APPLICABLE)
+        self._items = item.opened(request.items, request.signature)
+        self._session = runtime.load(request.entry, request.settings, request.signature)
+        self._load = request
+        effective = self._session.effective_settings()
+        if effective != request.settings:
+            message = f"asked for {request.settings.to_json()}, {request.runtime} runs with {effective.to_json()}"
+            raise RuntimeFailure(message, reason=Reason.NODE_INCOMPATIBLE)
+        return Loaded(effective=effective, count=len(self._items))
+
+    def _run(self, indices: Sequence[int]) -> dict[str, item.Array]:
+        """The outputs of one run over these items, as the model gives them."""
+        session, load, items = self._open()
+        outputs = session.infer(items.feed(indices))
+        absent = [tensor.name for tensor in load.signature.outputs if tensor.name not in outputs]
+        if absent:
+            raise RuntimeFailure(
+                f"the outputs {absent} are missing; found {sorted(outputs)}", reason=Reason.OUTPUTS_INVALID
+            )
+        return {tensor.name: outputs[tensor.name] for tensor in load.signature.outputs}
+
+    def _answers(self, request: Judge) -> list[item.Answer]:
+        _, load, _ = self._open()
+        indices = list(request.indices)
+        size = max(request.size, len(indices)) if load.settings.batch_size is not None else len(indices)
+        outputs = self._run(item.padded(indices, size))
+        answers = item.split(load.signature, outputs, len(indices))
+        if answers is None:
+            shapes = {name: list(array.shape) for name, array in outputs.items()}
+            message = (
+                f"{len(indices)} items in one run gave outputs of shapes {shapes}; their batch axis does not follow"
+            )
+            raise RuntimeFailure(message, reason=Reason.OUTPUTS_INVALID)
+        return answers
+
+    def _block(self, request: Block) -> Runs:
+        """Time single runs until both `seconds` and `runs` are reached, after runs that are thrown away.
+
+        `first` says which feed comes first, so that every candidate of a round runs the same items in the same order.
+        """
+        session, _, _ = self._open()
+        feeds = self._feeds_of(request.batch)
+        clock = time.perf_counter_ns
+        index, begin = request.first, clock()
+        discarded = 0
+        while discarded < DISCARD_RUNS or clock() - begin < DISCARD_SECONDS * 1e9:
+            session.infer(feeds[index % len(feeds)])
+            index, discarded = index + 1, discarded + 1
+            if discarded >= 1 and clock() - begin > request.seconds * 1e9:
+                break  # a slow model: a second run thrown away would cost more than it brings
+        nanoseconds: list[int] = []
+        begin = clock()
+        while len(nanoseconds) < request.runs or clock() - begin < request.seconds * 1e9:
+            feed = feeds[index % len(feeds)]
+            before = clock()
+            session.infer(feed)
+            nanoseconds.append(clock() - before)
+            index += 1
+        return Runs(milliseconds=tuple(value / 1e6 for value in nanoseconds))
+
+    def _feeds_of(self, batch: int) -> list[item.Answer]:
+        """Up to 8 feeds of `batch` items, made once: making them is not the model's time."""
+        if batch not in self._feeds:
+            _, _, items = self._open()
+            count = len(items)
+            feeds = min(8, max(1, count // batch))
+            self._feeds[batch] = [
+                items.feed([(start * batch + offset) % count for offset in range(batch)]) for start in range(feeds)
+            ]
+        return self._feeds[batch]
+
+    def _executed(self) -> Executed:
+        _, load, items = self._open()
+        feed = items.feed(item.padded([0], load.settings.batch_size or 1))
+        return runtimes.get(load.runtime).executed(load.entry, load.settings, feed, load.signature)
+
+    def _open(self) -> tuple[runtimes.Session, Load, item.Items]:
+        if self._session is None or self._load is None or self._items is None:
+            raise RuntimeFailure("nothing is loaded")
+        return self._session, self._load, self._items
+
+
+def peak_memory() -> int:
+    """Peak resident bytes of this process (VmHWM); 0 where the kernel does not tell."""
+    status = Path("/proc/self/status")
+    if status.exists():
+        for line in status.read_text().splitlines():
+            if line.startswith("VmHWM:"):
+                return int(line.split()[1]) * 1024
+    return 0
+
+
+def serve(connection: Connection) -> None:
+    """Answer requests until the pipe is closed."""
+    worker = Worker()
+    while True:
+        try:
+            request = connection.recv()
+        except EOFError:
+            return
+        try:
+            reply = worker.handle(request)
+        except FettleError as error:
+            reply = Failure(reason=error.reason, message=error.message)
+        except MemoryError:
+            reply = Failure(reason=Reason.OUT_OF_MEMORY, message="the process could not get the memory it asked for")
+        except Exception as error:  # noqa: BLE001  whatever a model makes a library do is this candidate's failure alone
+            reply = Failure(reason=Reason.MODEL_LOAD_FAILED, message=f"{type(error).__name__}: {error}")
+        connection.send(reply)
+
+
+def main() -> None:
+    """Serve the pipe whose file descriptor is the first argument; the second is only there to be seen."""
+    # A person's Ctrl-C goes to the whole group: the parent decides what happens to its workers.
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    with suppress(OSError):  # where memory runs out, this process goes before the one that tells the tale
+        Path("/proc/self/oom_score_adj").write_text("1000")
+    with Connection(int(sys.argv[1])) as connection:
+        serve(connection)
+    sys.stdout.flush()
+    os._exit(0)  # libraries that crash while they unload have nothing more to say
+
+
+if __name__ == "__main__":
+    main()

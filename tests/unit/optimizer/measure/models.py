@@ -1,0 +1,153 @@
+"""Small real models on scikit-learn's digits, and a store that holds them: what the tests of measuring work on."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+from onnx import TensorProto, helper, numpy_helper
+from sklearn.datasets import load_digits
+from sklearn.linear_model import LogisticRegression
+
+from fettle.api.optimizedmodel import (
+    EvaluationSpec,
+    Metric,
+    Precision,
+    QuantizeMode,
+    QuantizeStep,
+    RecipeStep,
+    RuntimeName,
+    RuntimeSettings,
+)
+from fettle.api.signature import Signature, Tensor
+from fettle.api.task import CandidatePlan, MeasureCandidate, MeasureTask, StoredData, StoredModel
+from fettle.store.store import Store
+from fettle.store.uris import Mounts
+
+Array = np.ndarray[Any, Any]
+
+SIGNATURE = Signature(
+    inputs=(Tensor(name="pixels", dtype="FP32", shape=(-1, 64), batch_axis=0),),
+    outputs=(Tensor(name="logits", dtype="FP32", shape=(-1, 10), batch_axis=0),),
+)
+STATIC = (RecipeStep(quantize=QuantizeStep(mode=QuantizeMode.STATIC)),)
+FAST = {"seconds_per_candidate": 0.5}
+
+
+@dataclass(frozen=True)
+class Digits:
+    """A linear classifier of the digits, and the items it was not trained on."""
+
+    weights: Array
+    bias: Array
+    images: Array
+    labels: Array
+
+
+def digits() -> Digits:
+    """Train on the first 1,000, keep the rest."""
+    data = load_digits()
+    images = data.data.astype(np.float32) / 16
+    model = LogisticRegression(max_iter=500).fit(images[:1000], data.target[:1000])
+    return Digits(
+        weights=model.coef_.T.astype(np.float32),
+        bias=model.intercept_.astype(np.float32),
+        images=images[1000:],
+        labels=data.target[1000:].astype(np.int64),
+    )
+
+
+def classifier(weights: Array, bias: Array, extra: list[onnx.NodeProto] | None = None, result: str = "sum") -> onnx.ModelProto:
+    """pixels @ weights + bias -> logits; `extra` nodes lead from `sum` to `result`."""
+    nodes = [
+        helper.make_node("MatMul", ["pixels", "weights"], ["product"]),
+        helper.make_node("Add", ["product", "bias"], ["sum"]),
+        *(extra or []),
+        helper.make_node("Identity", [result], ["logits"]),
+    ]
+    graph = helper.make_graph(
+        nodes,
+        "digits",
+        [helper.make_tensor_value_info("pixels", TensorProto.FLOAT, ["N", 64])],
+        [helper.make_tensor_value_info("logits", TensorProto.FLOAT, ["N", 10])],
+        [numpy_helper.from_array(weights, "weights"), numpy_helper.from_array(bias, "bias")],
+    )
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=9)
+    onnx.checker.check_model(model)
+    return model
+
+
+def never_ending(weights: Array, bias: Array) -> onnx.ModelProto:
+    """As `classifier`, with a loop behind it that would take years."""
+    body = helper.make_graph(
+        [
+            helper.make_node("Identity", ["condition"], ["go"]),
+            helper.make_node("Sin", ["state"], ["next"]),
+        ],
+        "body",
+        [
+            helper.make_tensor_value_info("number", TensorProto.INT64, []),
+            helper.make_tensor_value_info("condition", TensorProto.BOOL, []),
+            helper.make_tensor_value_info("state", TensorProto.FLOAT, None),
+        ],
+        [
+            helper.make_tensor_value_info("go", TensorProto.BOOL, []),
+            helper.make_tensor_value_info("next", TensorProto.FLOAT, None),
+        ],
+    )
+    extra = [
+        helper.make_node("Constant", [], ["trips"], value_int=1 << 50),
+        helper.make_node("Constant", [], ["yes"], value=numpy_helper.from_array(np.array(True))),
+        helper.make_node("Loop", ["trips", "yes", "sum"], ["looped"], body=body),
+    ]
+    return classifier(weights, bias, extra, "looped")
+
+
+def put_model(store: Store, folder: Path, name: str, model: onnx.ModelProto) -> StoredModel:
+    """Store a model."""
+    home = folder / name
+    home.mkdir(parents=True)
+    onnx.save(model, home / "model.onnx")
+    return store.put_model(home, "model.onnx")
+
+
+def candidate(
+    name: str,
+    model: StoredModel,
+    runtime: RuntimeName = RuntimeName.ONNXRUNTIME,
+    steps: tuple[RecipeStep, ...] = (),
+    precision: Precision = Precision.FLOAT32,
+    untouched: bool = False,
+) -> MeasureCandidate:
+    """A candidate with one thread."""
+    settings = RuntimeSettings(precision=precision, graph_optimization=not untouched)
+    plan = CandidatePlan(name=name, recipe=name, runtime=runtime, settings=settings, untouched=untouched)
+    return MeasureCandidate(plan=plan, model=model, steps=steps)
+
+
+def task(store: Store, original: StoredModel, items: StoredData, *candidates: MeasureCandidate, **changes: Any) -> MeasureTask:
+    """A measuring task with a tiny budget."""
+    values: dict[str, Any] = {
+        "store": store.uri,
+        "target": "cpu",
+        "threads": 1,
+        "batch_sizes": (1,),
+        "source_sha256": "0" * 64,
+        "signature": SIGNATURE,
+        "baseline": candidate("original", original, untouched=True),
+        "candidates": candidates,
+        "items": items,
+        "generated": False,
+        "evaluation": EvaluationSpec(uri="pvc://data/evaluation.npz", metric=Metric.ACCURACY),
+        "alpha": 0.05,
+        **FAST,
+    }
+    return MeasureTask(**(values | changes))
+
+
+def open_store(folder: Path) -> Store:
+    """An empty store in a folder."""
+    return Store.open(f"file://{folder}", Mounts(allow_files=True))
