@@ -1,0 +1,168 @@
+"""Holds published claims against an independent measurement: `python bench/claims.py STORE [ARTIFACT_SHA256…]`.
+
+For each artifact: in 5 fresh processes, by the runtime's own API and none of Fettle's code, the original (untouched source, onnxruntime with its
+defaults and the same threads) and the artifact are timed in turns, and the artifact's answers are compared with `reference.npz`. Prints a table:
+claimed speed-up interval, widened by 5 %, against the median of the five; outputs within the manifest's tolerance or not.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+ROUNDS = 12
+BLOCK_SECONDS = 0.25
+Arrays = dict[str, np.ndarray]
+
+
+def runner(entry: Path, runtime: str, settings: dict[str, Any]) -> Any:
+    """A function arrays -> list of outputs, in signature order, by the library's own API."""
+    if runtime == "onnxruntime":
+        import onnxruntime as ort
+
+        options = ort.SessionOptions()
+        options.intra_op_num_threads = settings["threads"]
+        session = ort.InferenceSession(str(entry), options, providers=["CPUExecutionProvider"])
+        return lambda inputs: session.run(None, inputs)
+    import openvino as ov
+
+    precision = {"Float32": "f32", "BFloat16": "bf16", "Float16": "f16"}[settings["precision"]]
+    core = ov.Core()
+    model = core.read_model(entry)
+    if settings.get("batchSize"):
+        model.reshape({port: [settings["batchSize"], *list(port.partial_shape)[1:]] for port in model.inputs})
+    hints = {
+        "INFERENCE_PRECISION_HINT": precision,
+        "NUM_STREAMS": str(settings["streams"]),
+        "INFERENCE_NUM_THREADS": str(settings["threads"]),
+    }
+    request = core.compile_model(model, "CPU", hints).create_infer_request()
+    return lambda inputs: [np.array(value) for value in request.infer(inputs).values()]
+
+
+def one_process(folder: Path) -> dict[str, Any]:
+    """Time original and artifact in turns; runs in a fresh process."""
+    plan = json.loads((folder / "plan.json").read_text())
+    loaded = np.load(folder / "reference.npz", allow_pickle=False)
+    inputs = {key.removeprefix("input."): loaded[key] for key in loaded if key.startswith("input.")}
+    outputs = {key.removeprefix("output."): loaded[key] for key in loaded if key.startswith("output.")}
+    subjects = {
+        "original": runner(folder / "original" / plan["originalEntry"], "onnxruntime", {"threads": plan["threads"]}),
+        "artifact": runner(folder / "artifact" / plan["entry"], plan["runtime"], plan["settings"]),
+    }
+    one = {name: array[:1] if plan["batchable"] else array for name, array in inputs.items()}
+    medians: dict[str, list[float]] = {name: [] for name in subjects}
+    for round_number in range(ROUNDS):
+        order = list(subjects) if round_number % 2 else list(subjects)[::-1]
+        for name in order:
+            medians[name].append(_block(subjects[name], one))
+    ratios = [a / b for a, b in zip(medians["original"], medians["artifact"], strict=True)]
+    return {"speedup": statistics.median(ratios), "worst": _compare(subjects["artifact"], plan, inputs, outputs)}
+
+
+def _block(run: Any, inputs: Arrays) -> float:
+    for _ in range(3):
+        run(inputs)
+    times = []
+    end = time.perf_counter() + BLOCK_SECONDS
+    while (start := time.perf_counter()) < end:
+        run(inputs)
+        times.append(time.perf_counter() - start)
+    return statistics.median(times)
+
+
+def _compare(run: Any, plan: dict[str, Any], inputs: Arrays, outputs: Arrays) -> float:
+    """Largest excess over the tolerance, as a factor: at most 1 is within it."""
+    items = len(next(iter(inputs.values()))) if plan["batchable"] else 1
+    found: list[list[np.ndarray]] = []
+    for index in range(items):
+        found.append(run({n: a[index : index + 1] if plan["batchable"] else a for n, a in inputs.items()}))
+    worst = 0.0
+    for position, name in enumerate(plan["outputs"]):
+        values = np.concatenate([each[position] for each in found]) if plan["batchable"] else found[0][position]
+        expected = outputs[name]
+        if expected.dtype.kind not in "fiu":
+            worst = max(worst, 0.0 if np.array_equal(values, expected) else np.inf)
+            continue
+        tolerance = plan["tolerances"].get(name, {"rtol": 0.0, "atol": 0.0})
+        allowed = tolerance["atol"] + tolerance["rtol"] * np.abs(expected.astype(np.float64))
+        difference = np.abs(values.astype(np.float64) - expected.astype(np.float64))
+        worst = max(worst, float(np.max(difference / np.maximum(allowed, 1e-12))))
+    return worst
+
+
+def lay_out(store: Path, sha256: str, folder: Path) -> dict[str, Any]:
+    """Copy an artifact and its original out of the store; returns the claim."""
+    manifest = json.loads((store / "artifacts" / sha256 / "manifest.json").read_text())
+    results = [json.loads(path.read_text()) for path in sorted((store / "results").glob("*.json"))]
+    prepared = next(r for r in results if r["kind"] == "prepare" and r["source"]["sha256"] == manifest["sourceSha256"])
+    rows = [row for r in results if r["kind"] == "measure" for row in r["candidates"] if row.get("artifact") == sha256]
+    for name, model in (("original", prepared["original"]), ("artifact", manifest["model"])):
+        for file in model["files"]:
+            target = folder / name / file["path"]
+            target.parent.mkdir(parents=True, exist_ok=True)
+            target.write_bytes((store / "blobs" / file["sha256"]).read_bytes())
+    (folder / "reference.npz").write_bytes((store / "blobs" / manifest["reference"]["sha256"]).read_bytes())
+    tensors = [*manifest["signature"]["inputs"], *manifest["signature"]["outputs"]]
+    plan = {
+        "runtime": manifest["runtime"],
+        "settings": manifest["settings"],
+        "threads": manifest["settings"]["threads"],
+        "entry": manifest["model"]["entry"],
+        "originalEntry": prepared["original"]["entry"],
+        "outputs": [tensor["name"] for tensor in manifest["signature"]["outputs"]],
+        "tolerances": manifest["tolerances"],
+        "batchable": all(tensor.get("batchAxis") == 0 for tensor in tensors),
+    }
+    (folder / "plan.json").write_text(json.dumps(plan))
+    return dict(rows[-1])
+
+
+def check(store: Path, sha256: str) -> bool:
+    """Print one line; True when the claim holds."""
+    with tempfile.TemporaryDirectory() as temporary:
+        folder = Path(temporary)
+        row = lay_out(store, sha256, folder)
+        found = []
+        for _ in range(5):
+            command = [sys.executable, __file__, "--one", str(folder)]
+            found.append(json.loads(subprocess.run(command, check=True, capture_output=True, text=True).stdout))
+    speedup = statistics.median(each["speedup"] for each in found)
+    worst = max(each["worst"] for each in found)
+    claim = row.get("speedup") or {"value": 1.0, "low": 1.0, "high": 1.0}
+    inside = claim["low"] * 0.95 <= speedup <= claim["high"] * 1.05
+    print(
+        f"{sha256[:12]}  {row['name']:<40} claimed {claim['value']:.3f} [{claim['low']:.3f}, {claim['high']:.3f}]  "
+        f"found {speedup:.3f} ({min(e['speedup'] for e in found):.3f} to {max(e['speedup'] for e in found):.3f})  "
+        f"{'inside' if inside else 'OUTSIDE'}  outputs {worst:.2f} of the tolerance"
+    )
+    return inside and worst <= 1
+
+
+def main() -> None:
+    """Parse the command line; exit status 1 when a claim does not hold."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("store", type=Path, nargs="?", help="folder of the store")
+    parser.add_argument("artifacts", nargs="*", help="digests; all of the store when none is given")
+    parser.add_argument("--one", type=Path, help=argparse.SUPPRESS)
+    options = parser.parse_args()
+    if options.one:
+        print(json.dumps(one_process(options.one)))
+        return
+    if options.store is None:
+        parser.error("STORE is needed")
+    chosen = options.artifacts or sorted(path.name for path in (options.store / "artifacts").iterdir())
+    sys.exit(0 if all([check(options.store, sha256) for sha256 in chosen]) else 1)
+
+
+if __name__ == "__main__":
+    main()
