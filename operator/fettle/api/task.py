@@ -14,6 +14,7 @@ from fettle.api.base import ApiModel
 from fettle.api.optimizedmodel import (
     Basis,
     CandidateState,
+    Constraints,
     DataSpec,
     EvaluationSpec,
     Objective,
@@ -176,6 +177,7 @@ class PublishTask(ApiModel):
     measures: tuple[str, ...]
     verdicts: tuple[CandidateVerdict, ...]
     constraints: str = ""  # as a person reads them
+    bounds: Constraints | None = None  # the same, for the plots
 
 
 Task = Annotated[PrepareTask | BuildTask | MeasureTask | PublishTask, Field(discriminator="kind")]

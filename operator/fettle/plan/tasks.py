@@ -96,6 +96,7 @@ def publish_task(
         measures=tuple(measures),
         verdicts=verdicts,
         constraints=describe(constraints),
+        bounds=constraints,
     )
 
 
