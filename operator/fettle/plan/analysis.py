@@ -1,0 +1,251 @@
+"""The analysis: what the pods counted in a window -> good, bad, or not to be told. Pure over samples.
+
+A window is as long as `intervalSeconds`, and longer, by whole intervals, until it can be judged. A false alarm is worse than a
+slow one: a percentile is only called good or bad on requests enough to know it, or when no further request could change it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+
+from fettle.api.modeldeployment import AnalysisSpec, AnalysisStatus, LatencySpec, Verdict
+from fettle.api.reasons import Reason
+from fettle.plan import moment
+
+PERCENTILE_NEEDS = {50: 30, 90: 36, 95: 72, 99: 367}  # requests below which a percentile is not claimed
+PATIENCE = 6  # intervals after which a window that still cannot be judged is called inconclusive
+SLACK_SECONDS = 1.0  # the pods' current second is not over yet
+
+
+@dataclass(frozen=True)
+class Second:
+    """What a pod counted in one second. `at` is Unix time on the operator's clock; latencies: bucket index -> answers."""
+
+    at: float
+    requests: int
+    errors: int
+    latencies: Mapping[int, int]
+
+
+@dataclass(frozen=True)
+class PodSamples:
+    """What one pod counted. Bucket i holds answers of at most `bucket_base * bucket_ratio**i` milliseconds."""
+
+    pod: str
+    seconds: tuple[Second, ...]
+    bucket_base: float
+    bucket_ratio: float
+
+
+@dataclass(frozen=True)
+class Crash:
+    """A container that ended by its own fault: not evicted, not preempted, not out of its node's memory."""
+
+    pod: str
+    at: datetime
+    message: str
+
+
+@dataclass(frozen=True)
+class Observation:
+    """What is known of a revision's traffic. `silent` are ready pods that did not answer the question."""
+
+    pods: tuple[PodSamples, ...] = ()
+    silent: tuple[str, ...] = ()
+    crashes: tuple[Crash, ...] = ()
+
+
+NOTHING = Observation()
+
+
+@dataclass(frozen=True)
+class Traffic:
+    """A revision's requests in a window. `latencies`: (from, to] milliseconds -> answers, ascending."""
+
+    requests: int
+    errors: int
+    latencies: tuple[tuple[float, float, int], ...]
+
+    @property
+    def answers(self) -> int:
+        """Requests whose time is known."""
+        return sum(count for _, _, count in self.latencies)
+
+    def slower(self, milliseconds: float) -> int:
+        """Requests that surely took longer."""
+        return sum(count for low, _, count in self.latencies if low >= milliseconds)
+
+    def percentile(self, percent: int) -> float:
+        """Upper edge of the bucket that holds it, in milliseconds. Needs at least one answer."""
+        missing = self.answers * percent / 100
+        for _, high, count in self.latencies:
+            missing -= count
+            if missing <= 0:
+                return high
+        return self.latencies[-1][1]
+
+
+def traffic(observation: Observation, start: datetime, end: datetime) -> Traffic:
+    """All pods of a revision, summed over start <= second < end."""
+    requests = errors = 0
+    latencies: dict[tuple[float, float], int] = {}
+    for pod in observation.pods:
+        for second in pod.seconds:
+            if not start.timestamp() <= second.at < end.timestamp():
+                continue
+            requests += second.requests
+            errors += second.errors
+            for index, count in second.latencies.items():
+                high = pod.bucket_base * pod.bucket_ratio**index
+                edges = (high / pod.bucket_ratio if index > 0 else 0.0, high)
+                latencies[edges] = latencies.get(edges, 0) + count
+    return Traffic(requests, errors, tuple((low, high, count) for (low, high), count in sorted(latencies.items())))
+
+
+@dataclass(frozen=True)
+class Finding:
+    """What one metric says: verdict and why, with value, bound and sample count."""
+
+    verdict: Verdict
+    message: str
+
+
+def success_rate(minimum: float, min_requests: int, canary: Traffic) -> Finding:
+    """The share of requests that the model answered."""
+    if canary.requests < min_requests:
+        return Finding(Verdict.PENDING, f"{canary.requests} of {min_requests} requests")
+    rate = 1 - canary.errors / canary.requests
+    good = rate >= minimum
+    sign = ">=" if good else "<"
+    text = f"success rate {rate:.4f} {sign} {minimum:g} ({canary.requests} requests, {canary.errors} failed)"
+    return Finding(Verdict.GOOD if good else Verdict.BAD, text)
+
+
+def latency(spec: LatencySpec, bound: float, name: str, min_requests: int, canary: Traffic) -> Finding:
+    """The percentile against `bound` milliseconds, which `name` explains.
+
+    Bad as soon as more requests are slower than the percentile allows in all that are needed: no later one could mend that.
+    """
+    needed = max(min_requests, PERCENTILE_NEEDS[spec.percentile])
+    count, slower = canary.answers, canary.slower(bound)
+    if count >= min_requests and slower > (100 - spec.percentile) / 100 * max(count, needed):
+        value = f"p{spec.percentile} latency {canary.percentile(spec.percentile):.3g} ms"
+        return Finding(Verdict.BAD, f"{value} > {name} ({count} requests, {slower} slower)")
+    if count < needed:
+        return Finding(Verdict.PENDING, f"{count} of {needed} requests, as p{spec.percentile} needs")
+    value = f"p{spec.percentile} latency {canary.percentile(spec.percentile):.3g} ms"
+    return Finding(Verdict.GOOD, f"{value} within {name} ({count} requests)")
+
+
+def latency_ratio(spec: LatencySpec, ratio: float, min_requests: int, canary: Traffic, stable: Traffic) -> Finding:
+    """The percentile against the stable revision's in the same window."""
+    needed = max(min_requests, PERCENTILE_NEEDS[spec.percentile])
+    if stable.answers < needed:
+        return Finding(
+            Verdict.PENDING, f"the stable revision answered {stable.answers} of {needed} requests to compare with"
+        )
+    base = stable.percentile(spec.percentile)
+    return latency(
+        spec, ratio * base, f"{ratio:g} x stable's {base:.3g} ms, {stable.answers} requests", min_requests, canary
+    )
+
+
+def findings(spec: AnalysisSpec, canary: Traffic, stable: Traffic | None) -> list[Finding]:
+    """What each metric of `spec` says. Without stable pods (`stable` None) nothing is compared with them."""
+    said: list[Finding] = []
+    if spec.success_rate is not None:
+        said.append(success_rate(spec.success_rate.min, spec.min_requests, canary))
+    if spec.latency is not None and spec.latency.max_milliseconds is not None:
+        bound = spec.latency.max_milliseconds
+        said.append(latency(spec.latency, bound, f"{bound:g} ms", spec.min_requests, canary))
+    if spec.latency is not None and spec.latency.max_ratio_to_stable is not None and stable is not None:
+        said.append(latency_ratio(spec.latency, spec.latency.max_ratio_to_stable, spec.min_requests, canary, stable))
+    if not said:
+        enough = canary.requests >= spec.min_requests
+        text = f"{canary.requests} of {spec.min_requests} requests"
+        said.append(Finding(Verdict.GOOD if enough else Verdict.PENDING, text))
+    return said
+
+
+@dataclass(frozen=True)
+class Judgement:
+    """The analysis after a look. `reason` says why a window is inconclusive."""
+
+    status: AnalysisStatus
+    reason: Reason | None = None
+
+
+def begin(now: datetime, before: AnalysisStatus | None = None) -> AnalysisStatus:
+    """A fresh window from `now` on. Bad windows in a row are remembered."""
+    return AnalysisStatus(window_start=moment.write(now), consecutive=before.consecutive if before else 0)
+
+
+def next_look(spec: AnalysisSpec, status: AnalysisStatus, now: datetime) -> datetime:
+    """When the window can be judged, or the next time that it may be."""
+    start = moment.read(status.window_start) or now
+    return start + timedelta(seconds=(_intervals(spec, start, now) + 1) * spec.interval_seconds + SLACK_SECONDS)
+
+
+def _intervals(spec: AnalysisSpec, start: datetime, now: datetime) -> int:
+    return max(int(((now - start).total_seconds() - SLACK_SECONDS) // spec.interval_seconds), 0)
+
+
+def judge(
+    spec: AnalysisSpec, before: AnalysisStatus, canary: Observation, stable: Observation | None, now: datetime
+) -> Judgement:
+    """Judge the window of `before`, if it is over. The answer is the same at any time within an interval, so looking
+    often writes nothing. `stable` is None where no stable pod serves."""
+    start = moment.read(before.window_start)
+    if start is None:
+        return Judgement(begin(now, before))
+    intervals = _intervals(spec, start, now)
+    if intervals < 1:
+        return Judgement(before)
+    end = start + timedelta(seconds=intervals * spec.interval_seconds)
+    mine = traffic(canary, start, end)
+    theirs = traffic(stable, start, end) if stable is not None else None
+    crashed = [crash for crash in canary.crashes if start <= crash.at < end]
+    said = [
+        *(Finding(Verdict.BAD, f"pod {c.pod} crashed: {c.message}") for c in crashed),
+        *findings(spec, mine, theirs),
+    ]
+    if any(finding.verdict is Verdict.BAD for finding in said):
+        return Judgement(_closed(before, end, mine, Verdict.BAD, _text(said, Verdict.BAD)))
+    if canary.silent:
+        text = f"no answer from the management port of {', '.join(sorted(canary.silent)[:3])}"
+        return Judgement(_extended(before, mine, Verdict.INCONCLUSIVE, text), Reason.ANALYSIS_UNREACHABLE)
+    if any(finding.verdict is Verdict.PENDING for finding in said):
+        return _undecided(before, intervals, mine, theirs, _text(said, Verdict.PENDING))
+    return Judgement(_closed(before, end, mine, Verdict.GOOD, _text(said, Verdict.GOOD)))
+
+
+def _undecided(before: AnalysisStatus, intervals: int, mine: Traffic, theirs: Traffic | None, text: str) -> Judgement:
+    if intervals < PATIENCE:
+        verdict = Verdict.PENDING if before.verdict is Verdict.INCONCLUSIVE else before.verdict
+        return Judgement(_extended(before, mine, verdict, text))
+    if not mine.requests and theirs is not None and theirs.requests:
+        text = "the canary got no request while the stable revision did; is its traffic routed?"
+    return Judgement(_extended(before, mine, Verdict.INCONCLUSIVE, text), Reason.ANALYSIS_INCONCLUSIVE)
+
+
+def _closed(before: AnalysisStatus, end: datetime, mine: Traffic, verdict: Verdict, text: str) -> AnalysisStatus:
+    return AnalysisStatus(
+        window_start=moment.write(end),
+        requests=mine.requests,
+        failures=mine.errors,
+        consecutive=before.consecutive + 1 if verdict is Verdict.BAD else 0,
+        verdict=verdict,
+        message=text[:512],
+    )
+
+
+def _extended(before: AnalysisStatus, mine: Traffic, verdict: Verdict, text: str) -> AnalysisStatus:
+    return before.model_copy(
+        update={"requests": mine.requests, "failures": mine.errors, "verdict": verdict, "message": text[:512]}
+    )
+
+
+def _text(said: Iterable[Finding], verdict: Verdict) -> str:
+    return "; ".join(finding.message for finding in said if finding.verdict is verdict)

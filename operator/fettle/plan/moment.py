@@ -1,0 +1,21 @@
+"""Moments as status keeps them: RFC 3339, UTC, whole seconds."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+
+
+def write(moment: datetime) -> str:
+    """`moment` as text; fractions of a second are cut off, so that what is read back is never in the future."""
+    return moment.astimezone(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
+
+
+def read(text: str | None) -> datetime | None:
+    """The moment in `text`, or None where there is none or it is no RFC 3339."""
+    if not text:
+        return None
+    try:
+        moment = datetime.fromisoformat(text)
+    except ValueError:
+        return None
+    return moment if moment.tzinfo is not None else moment.replace(tzinfo=UTC)

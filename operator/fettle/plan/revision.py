@@ -1,0 +1,97 @@
+"""A revision: the hash of what the user or the artifact set in what a pod runs.
+
+Replicas, pauses, steps and analysis are no part of it: editing them never starts a rollout. Neither are the operator's own
+defaults (server image, resources, drain time): an operator upgrade reaches the next revision and restarts no pod.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass, field
+from typing import Any
+
+import rfc8785
+
+from fettle.api.base import ApiModel
+from fettle.api.modeldeployment import ModelDeploymentSpec, ModelSpec, ServerSpec, TemplateSpec
+from fettle.api.optimizedmodel import OptimizedModelStatus, Placement, RuntimeName
+from fettle.api.reasons import Reason
+
+ALGORITHM = 1
+LENGTH = 10  # characters of the hash: 40 bits over the few revisions of one object
+
+
+@dataclass(frozen=True)
+class ServedArtifact:
+    """An artifact that can be served, and where it was measured."""
+
+    uri: str
+    sha256: str
+    runtime: RuntimeName
+    placement: Placement = field(default_factory=Placement)
+
+
+@dataclass(frozen=True)
+class NotReady:
+    """Why there is nothing to serve yet."""
+
+    reason: Reason
+    message: str
+
+
+@dataclass(frozen=True)
+class ModelRevision:
+    """What the spec asks for: all that a pod template is rendered from, besides the operator's defaults."""
+
+    revision: str
+    artifact: ServedArtifact
+    server: ServerSpec
+    template: TemplateSpec
+
+
+def wanted_revision(spec: ModelDeploymentSpec, model: OptimizedModelStatus | None) -> ModelRevision | NotReady:
+    """The revision that `spec` asks for. `model` is the status of the OptimizedModel it follows; None = there is none."""
+    artifact = resolve(spec.model, model)
+    if isinstance(artifact, NotReady):
+        return artifact
+    revision = revision_hash(artifact, spec.server, spec.template)
+    return ModelRevision(revision, artifact, spec.server, spec.template)
+
+
+def resolve(spec: ModelSpec, model: OptimizedModelStatus | None) -> ServedArtifact | NotReady:
+    """The artifact that serves: the one that was published last for the target, or the fixed one of the spec."""
+    if spec.ref is None:
+        if spec.uri is None or spec.sha256 is None or spec.runtime is None:
+            return NotReady(Reason.INVALID_SPEC, "spec.model needs ref, or uri with sha256 and runtime")
+        return ServedArtifact(spec.uri, spec.sha256, spec.runtime)
+    name, target = spec.ref.name, spec.ref.target
+    if model is None:
+        return NotReady(Reason.MODEL_NOT_READY, f"there is no OptimizedModel {name} in this namespace")
+    published = next((artifact for artifact in model.artifacts if artifact.target == target), None)
+    if published is None:
+        return NotReady(
+            Reason.MODEL_NOT_READY, f"OptimizedModel {name} has published nothing for target {target} {_why(model)}"
+        )
+    return ServedArtifact(published.uri, published.sha256, published.runtime, published.placement)
+
+
+def _why(model: OptimizedModelStatus) -> str:
+    ready = next((condition for condition in model.conditions if condition.type == "Ready"), None)
+    return f"({ready.reason}: {ready.message})" if ready is not None else "yet"
+
+
+def revision_hash(artifact: ServedArtifact, server: ServerSpec, template: TemplateSpec) -> str:
+    """Ten hexadecimal digits. Fields at their defaults do not enter, so a field added later changes no hash."""
+    content: dict[str, Any] = {
+        "algorithm": ALGORITHM,
+        "artifact": {"uri": artifact.uri, "sha256": artifact.sha256, "runtime": artifact.runtime.value},
+        "placement": _set_fields(artifact.placement),
+        "server": _set_fields(server),
+        "template": _set_fields(template),
+    }
+    return hashlib.sha256(rfc8785.dumps(content)).hexdigest()[:LENGTH]
+
+
+def _set_fields(model: ApiModel) -> dict[str, Any]:
+    fields: dict[str, Any] = model.model_dump(mode="json", by_alias=True, exclude_none=True, exclude_defaults=True)
+    return fields

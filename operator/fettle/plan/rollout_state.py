@@ -1,0 +1,147 @@
+"""The words in which a rollout is decided: what is observed, and what shall be."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from datetime import datetime
+
+from fettle.api.modeldeployment import ModelDeploymentSpec, ModelDeploymentStatus
+from fettle.api.reasons import Reason
+from fettle.plan.analysis import Observation
+from fettle.plan.revision import NotReady
+from fettle.plan.run import EventDraft
+
+
+@dataclass(frozen=True)
+class Wanted:
+    """The revision the spec asks for."""
+
+    revision: str
+    artifact: str  # uri
+
+
+@dataclass(frozen=True)
+class PodFault:
+    """Why pods do not become ready. `final`: waiting longer cannot help."""
+
+    reason: Reason
+    message: str
+    final: bool = False
+
+
+@dataclass(frozen=True)
+class Workload:
+    """The Deployment of a revision and its pods. A revision without a Deployment is one of zeros."""
+
+    revision: str
+    artifact: str = ""
+    replicas: int = 0  # wanted so far
+    ready: int = 0
+    available: int = 0  # ready for a while
+    pods: int = 0  # all that exist, those on their way out included
+    fault: PodFault | None = None
+
+    @property
+    def steady(self) -> int:
+        """Pods to rely on: available, and not among those that were already told to go."""
+        return min(self.available, self.replicas)
+
+
+@dataclass(frozen=True)
+class LedgerEntry:
+    """A line of the ledger: once that a revision was chosen to serve. Live until `left` is written."""
+
+    name: str
+    serial: int
+    revision: str
+    artifact: str
+    created: datetime
+    entered: datetime | None = None  # its first ready pod, hence its first traffic
+    left: datetime | None = None
+    reason: Reason | None = None
+    message: str = ""
+
+
+@dataclass(frozen=True)
+class RolloutSnapshot:
+    """Everything a decision may look at. `annotations` are the ModelDeployment's own: commands and the pause.
+
+    `windows` holds what the pods said about their traffic, by revision; empty where nobody was asked.
+    """
+
+    namespace: str
+    name: str
+    generation: int
+    spec: ModelDeploymentSpec
+    status: ModelDeploymentStatus
+    wanted: Wanted | NotReady
+    now: datetime
+    stable_annotation: str | None = None
+    ledger: tuple[LedgerEntry, ...] = ()
+    workloads: Mapping[str, Workload] = field(default_factory=dict)
+    windows: Mapping[str, Observation] = field(default_factory=dict)
+    annotations: Mapping[str, str] = field(default_factory=dict)
+
+    def workload(self, revision: str) -> Workload:
+        """The revision's workload, of zeros where there is none."""
+        return self.workloads.get(revision) or Workload(revision)
+
+
+@dataclass(frozen=True)
+class OpenEntry:
+    """Begin a line. `adopt`: its template is what runs (or ran) already; else it is rendered from the spec, with today's defaults."""
+
+    serial: int
+    revision: str
+    artifact: str
+    adopt: bool
+
+
+@dataclass(frozen=True)
+class MarkEntered:
+    """Its first pod is ready."""
+
+    name: str
+
+
+@dataclass(frozen=True)
+class MarkLeft:
+    """It serves no more; why."""
+
+    name: str
+    reason: Reason
+    message: str
+
+
+@dataclass(frozen=True)
+class Forget:
+    """Beyond the history limit."""
+
+    name: str
+
+
+LedgerWrite = OpenEntry | MarkEntered | MarkLeft | Forget
+
+
+@dataclass(frozen=True)
+class RolloutDecision:
+    """What shall be.
+
+    `replicas` holds the pods wanted of each revision that has a workload or shall get one; a revision of `remove` has no pod
+    left and its workload goes. `stable` is the revision that the main Service's annotation names; None writes nothing.
+    """
+
+    replicas: Mapping[str, int]
+    remove: tuple[str, ...]
+    stable: str | None
+    ledger: tuple[LedgerWrite, ...]
+    status: ModelDeploymentStatus
+    events: tuple[EventDraft, ...] = ()
+    requeue_seconds: float | None = None
+
+    def takes_away(self, snapshot: RolloutSnapshot) -> bool:
+        """Whether capacity or an object goes, or the stable revision changes: then the live state is read first."""
+        fewer = any(count < snapshot.workload(revision).replicas for revision, count in self.replicas.items())
+        left = any(isinstance(write, MarkLeft | Forget) for write in self.ledger)
+        return fewer or left or bool(self.remove) or self.stable != snapshot.stable_annotation
