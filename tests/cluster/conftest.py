@@ -6,7 +6,7 @@ import json
 import os
 import subprocess
 import uuid
-from collections.abc import Iterator, Mapping
+from collections.abc import AsyncIterator, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +14,8 @@ import pytest
 import yaml
 from tools.cluster.paths import checkout
 from tools.cluster.target import Target, resolve_target
+
+from fettle.cluster.client import Client
 
 ROOT = Path(__file__).parents[2]
 # As if the chart had installed them: a later `helm install fettle` then takes the CRDs over instead of refusing.
@@ -91,3 +93,17 @@ def namespace(cluster: Kubectl) -> Iterator[str]:
 def kubectl(cluster: Kubectl, namespace: str) -> Kubectl:
     """kubectl in this test's own namespace."""
     return Kubectl(cluster.kubeconfig, namespace)
+
+
+@pytest.fixture
+def kubeconfig(cluster: Kubectl) -> str:
+    """Path of the kubeconfig, for a process under test."""
+    return str(cluster.kubeconfig)
+
+
+@pytest.fixture
+async def client(kubeconfig: str) -> AsyncIterator[Client]:
+    """The operator's own client, with an administrator's rights."""
+    client = await Client.connect(kubeconfig)
+    yield client
+    await client.close()
