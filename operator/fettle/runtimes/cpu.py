@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+import os
 import platform
 from collections.abc import Iterable
 from pathlib import Path
@@ -57,3 +59,13 @@ def requirements(quantized: bool, precision: Precision, cpu: CpuClass) -> tuple[
     if precision == Precision.FLOAT16:
         needs.append("amx" if cpu.amx else "avx512")
     return tuple(needs)
+
+
+def usable_cores() -> int:
+    """Cores this process may use: its affinity, bounded by the cgroup's quota (a pod's CPU limit), rounded up."""
+    cores = len(os.sched_getaffinity(0))
+    quota = Path("/sys/fs/cgroup/cpu.max")
+    words = quota.read_text().split() if quota.is_file() else []
+    if len(words) == 2 and words[0] != "max":
+        cores = min(cores, max(1, math.ceil(int(words[0]) / int(words[1]))))
+    return cores

@@ -158,11 +158,12 @@ def _load(entry: Path, options: ort.SessionOptions) -> ort.InferenceSession:
     try:
         return ort.InferenceSession(str(entry), options, providers=["CPUExecutionProvider"])
     except Exception as error:  # the library's own errors have no common base but Exception
-        raise _failure("onnxruntime could not load the model", error) from error
+        raise _failure("onnxruntime could not load the model", error, entry) from error
 
 
-def _failure(what: str, error: Exception) -> RuntimeFailure:
-    text = str(error)
+def _failure(what: str, error: Exception, entry: Path | None = None) -> RuntimeFailure:
+    """What the library said, without the folder that the file happens to lie in."""
+    text = str(error) if entry is None else str(error).replace(f"{entry.parent}/", "")
     reason = Reason.MODEL_LOAD_FAILED
     if "is not a registered function/op" in text or "NOT_IMPLEMENTED" in text or "No opset import" in text:
         reason = Reason.UNSUPPORTED_OPERATOR

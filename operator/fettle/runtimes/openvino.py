@@ -12,6 +12,7 @@ Facts that this file rests on (2026.4), each held by a test:
 from __future__ import annotations
 
 import queue
+import re
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from functools import lru_cache
@@ -256,14 +257,17 @@ def _class(operation: Any, precision: str) -> str:
 
 
 def _failure(error: Exception) -> RuntimeFailure:
-    text = _text(error)
+    # The library puts source files and a log of many lines around the sentence that counts.
+    text = _text(error, start="No conversion rule found")
     unsupported = "not supported" in text or "No conversion" in text or "Unsupported" in text or "doesn't have" in text
     reason = Reason.UNSUPPORTED_OPERATOR if unsupported else Reason.MODEL_LOAD_FAILED
     return RuntimeFailure(f"OpenVINO could not load the model: {text}", reason=reason)
 
 
-def _text(error: Exception) -> str:
-    return " ".join(str(error).split())[:400]
+def _text(error: Exception, start: str = "") -> str:
+    """What the library said on one line, from `start` on if that is in it, without the places in its sources."""
+    text = re.sub(r"Exception from \S+:\s*", "", " ".join(str(error).split()))
+    return text[max(text.find(start), 0) :][:400]
 
 
 RUNTIME = OpenVino()

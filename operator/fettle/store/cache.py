@@ -42,10 +42,8 @@ def libraries(plan: BuildPlan) -> dict[str, str]:
     return versions(name for entry in entries if entry is not None for name in entry.libraries)
 
 
-def build_key(
-    plan: BuildPlan, source_sha256: str, portable: StoredModel, calibration: StoredData | None, cpu: CpuClass
-) -> str:
-    """The key (sha256) of `plan` on that source, as prepared: `portable` stands for whatever preparation did.
+def build_key(plan: BuildPlan, portable: StoredModel, calibration: StoredData | None, cpu: CpuClass) -> str:
+    """The key (sha256) of `plan` on a portable form, whose digest stands for the source and all that preparation did to it.
 
     Calibration items count only where a step looks at them, the instruction set only where a step depends on it.
     """
@@ -62,8 +60,7 @@ def build_key(
     bound = any(entry is not None and entry.instruction_set for entry in entries)
     document: dict[str, Any] = {
         "version": KEY_VERSION,
-        "source": source_sha256,
-        "preparation": portable.digest,
+        "portable": portable.digest,
         "steps": steps,
         "calibration": calibration.sha256 if calibrated and calibration is not None else None,
         "family": plan.family,

@@ -1,0 +1,66 @@
+"""`python -m fettle.optimizer`: run the task in FETTLE_TASK and answer on stdout's last line and in the termination log."""
+
+from __future__ import annotations
+
+import logging
+import os
+import sys
+from pathlib import Path
+
+import click
+
+from fettle.errors import UsageError
+from fettle.optimizer import stage
+from fettle.store.uris import Mounts
+
+# NNCF reports its use unless told otherwise; a Job connects to nothing but its store.
+PRIVATE = {"NNCF_CI": "1"}
+TERMINATION_LOG = Path("/dev/termination-log")
+
+
+@click.command(context_settings={"help_option_names": ["-h", "--help"]})
+def main() -> None:
+    """Run one optimization task: prepare, build, measure or publish.
+
+    Started by the operator as a Job, or by `fettle optimize` as a process. It reads
+
+    \b
+    FETTLE_TASK             the task as JSON, or zlib: + base64 of the compressed JSON
+    FETTLE_MOUNTS           JSON {claim: folder}: where each pvc://CLAIM/ lies here
+    FETTLE_ALLOW_FILES      1 lets file:// addresses be opened
+    FETTLE_TERMINATION_LOG  file for the outcome (default /dev/termination-log where it exists)
+
+    and answers with exit status 0 or 1, the outcome in the termination log, and the result as the last line of stdout.
+    """
+    os.environ.update(PRIVATE)
+    logging.basicConfig(stream=sys.stderr, level=logging.INFO, format="%(asctime)s %(name)s: %(message)s")
+    out = _own_stdout()
+    try:
+        answer = stage.answer(stage.read_task(os.environ), Mounts.from_environment())
+    except UsageError as error:
+        answer = stage.failed(error.reason, error.message)
+    _write_termination(answer)
+    if answer.line is None:
+        logging.getLogger(__name__).error("%s: %s", answer.termination.reason, answer.termination.message)
+        sys.exit(1)
+    with os.fdopen(out, "w", encoding="utf-8") as stream:
+        stream.write(answer.line + "\n")
+
+
+def _own_stdout() -> int:
+    """Keep stdout for the result alone: what libraries print, C++ ones included, goes to stderr. The kept descriptor."""
+    sys.stdout.flush()
+    kept = os.dup(1)
+    os.dup2(2, 1)
+    return kept
+
+
+def _write_termination(answer: stage.Answer) -> None:
+    named = os.environ.get("FETTLE_TERMINATION_LOG")
+    path = Path(named) if named else TERMINATION_LOG
+    if named or path.exists():
+        path.write_bytes(answer.termination.canonical())
+
+
+if __name__ == "__main__":
+    main()

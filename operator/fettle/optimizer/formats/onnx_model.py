@@ -1,0 +1,206 @@
+"""Reading ONNX files: what they are, which files belong to them, and what at their boundary can be served."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable, Iterator
+from pathlib import Path, PurePosixPath
+
+import onnx
+from onnx.external_data_helper import load_external_data_for_model, uses_external_data
+
+from fettle.api.optimizedmodel import InputSpec
+from fettle.api.reasons import Reason
+from fettle.api.signature import BY_ONNX, Signature, Tensor
+from fettle.errors import SourceError
+
+# protobuf cannot serialize above 2 GiB: larger models keep their weights outside the graph through every step.
+INLINE_LIMIT = 1_500_000_000
+# What ONNX Runtime reads (1.31): https://onnxruntime.ai/docs/reference/compatibility.html
+READABLE_OPSET = 26
+READABLE_IR = 13
+STANDARD_DOMAINS = frozenset({"", "ai.onnx"})
+
+# IR version that came with an opset, so that a file asks for no newer reader than its operators do.
+_IR_OF_OPSET = ((9, 4), (10, 5), (11, 6), (12, 7), (15, 8), (19, 9), (21, 10), (23, 11), (24, 12), (26, 13))
+
+
+def read(path: Path) -> onnx.ModelProto:
+    """The graph at `path`, weights that lie in other files not loaded. Raises SourceError (SourceCorrupted)."""
+    try:
+        model = onnx.load(str(path), load_external_data=False)
+    except Exception as error:  # protobuf's DecodeError has no typed home
+        raise SourceError(f"{path.name} is damaged: {error}", reason=Reason.SOURCE_CORRUPTED) from error
+    if model.ir_version < 1 or not model.opset_import or not (model.graph.node or model.graph.output):
+        message = f"{path.name} is damaged or no ONNX model: it has no graph"
+        raise SourceError(message, reason=Reason.SOURCE_CORRUPTED)
+    return model
+
+
+def load(path: Path) -> onnx.ModelProto:
+    """The graph at `path`, with its weights inside where they are below INLINE_LIMIT, else left in their files."""
+    model = read(path)
+    outside = sum((path.parent / name).stat().st_size for name in external_files(model))
+    if outside and outside + path.stat().st_size < INLINE_LIMIT:
+        load_external_data_for_model(model, str(path.parent))
+        for tensor in _tensors(model):
+            tensor.ClearField("data_location")
+            del tensor.external_data[:]
+    return model
+
+
+def save(model: onnx.ModelProto, path: Path, external_from: Path | None = None) -> None:
+    """Write `model` to `path`, the same bytes for the same model. Files that still hold weights are linked from `external_from`."""
+    for name in external_files(model):
+        target = path.parent / name
+        if external_from is not None and not target.exists():
+            target.parent.mkdir(parents=True, exist_ok=True)
+            os.link(external_from / name, target)
+    path.write_bytes(model.SerializeToString(deterministic=True))
+
+
+def external_files(model: onnx.ModelProto) -> list[str]:
+    """Files beside the model that hold its weights, relative. Raises SourceError for a path that leaves the model's folder."""
+    names: set[str] = set()
+    for tensor in _tensors(model):
+        if uses_external_data(tensor):
+            names.add(next((entry.value for entry in tensor.external_data if entry.key == "location"), ""))
+    for name in names:
+        pure = PurePosixPath(name)
+        if not name or pure.is_absolute() or ".." in pure.parts or "\\" in name or "\0" in name:
+            message = f"external data at {name!r}: the location must be relative and inside the model's folder"
+            raise SourceError(message, reason=Reason.UNSUPPORTED_MODEL)
+    return sorted(names)
+
+
+def _tensors(model: onnx.ModelProto) -> Iterator[onnx.TensorProto]:
+    """Every tensor that may have its data outside: initializers and constants, in functions and branches too."""
+    for graph in graphs(model.graph):
+        yield from graph.initializer
+        for node in graph.node:
+            yield from _attribute_tensors(node)
+    for function in model.functions:
+        for node in function.node:
+            yield from _attribute_tensors(node)
+
+
+def _attribute_tensors(node: onnx.NodeProto) -> Iterator[onnx.TensorProto]:
+    for attribute in node.attribute:
+        if attribute.HasField("t"):
+            yield attribute.t
+        yield from attribute.tensors
+
+
+def graphs(graph: onnx.GraphProto) -> Iterator[onnx.GraphProto]:
+    """`graph` and every branch and loop body in it."""
+    yield graph
+    for node in graph.node:
+        for attribute in node.attribute:
+            inner = [attribute.g] if attribute.HasField("g") else list(attribute.graphs)
+            for body in inner:
+                yield from graphs(body)
+
+
+def nodes(model: onnx.ModelProto) -> Iterator[onnx.NodeProto]:
+    """Every node, those of branches, loop bodies and functions included."""
+    for graph in graphs(model.graph):
+        yield from graph.node
+    for function in model.functions:
+        yield from function.node
+
+
+def opset(model: onnx.ModelProto) -> int:
+    """Version of the standard operators that the model asks for."""
+    return max((entry.version for entry in model.opset_import if entry.domain in STANDARD_DOMAINS), default=1)
+
+
+def ir_version_for(opset_version: int) -> int:
+    """Oldest IR version that has that opset, at most what the runtime reads."""
+    return next((ir for last, ir in _IR_OF_OPSET if opset_version <= last), READABLE_IR)
+
+
+def inputs(graph: onnx.GraphProto) -> list[onnx.ValueInfoProto]:
+    """Inputs that a caller gives: older files list initializers among them."""
+    stored = {tensor.name for tensor in graph.initializer} | {tensor.values.name for tensor in graph.sparse_initializer}
+    return [value for value in graph.input if value.name not in stored]
+
+
+def signature(model: onnx.ModelProto) -> Signature:
+    """Inputs and outputs of a plain model; no batch axis yet. Raises SourceError (UnsupportedModel) naming the tensor that is not plain."""
+    return Signature(
+        inputs=tuple(tensor(value) for value in inputs(model.graph)),
+        outputs=tuple(tensor(value) for value in model.graph.output),
+    )
+
+
+def tensor(value: onnx.ValueInfoProto) -> Tensor:
+    """One tensor of the boundary. Raises SourceError (UnsupportedModel)."""
+    kind = value.type.WhichOneof("value")
+    if kind != "tensor_type":
+        found = (kind or "value of no known type").removesuffix("_type")
+        message = f"{value.name!r} is a {found}; inputs and outputs must be plain tensors"
+        raise SourceError(message, reason=Reason.UNSUPPORTED_MODEL)
+    row = BY_ONNX.get(value.type.tensor_type.elem_type)
+    if row is None:
+        found = onnx.TensorProto.DataType.Name(value.type.tensor_type.elem_type)
+        message = f"{value.name!r} is a tensor of {found}, which the serving protocol does not have"
+        raise SourceError(message, reason=Reason.UNSUPPORTED_MODEL)
+    return Tensor(name=value.name, dtype=row.v2, shape=tuple(size for size, _ in dimensions(value)))
+
+
+def dimensions(value: onnx.ValueInfoProto) -> list[tuple[int, str]]:
+    """(size or -1, name or '') of each dimension."""
+    shape = value.type.tensor_type.shape
+    return [(axis.dim_value if axis.dim_value > 0 else -1, axis.dim_param) for axis in shape.dim]
+
+
+def has_rank(value: onnx.ValueInfoProto) -> bool:
+    """Whether the file says how many dimensions the tensor has."""
+    has: bool = value.type.tensor_type.HasField("shape")
+    return has
+
+
+def apply_input_specs(model: onnx.ModelProto, specs: Iterable[InputSpec]) -> bool:
+    """Write into the graph what `source.inputs` says of its shapes; whether anything changed.
+
+    Raises SourceError (InvalidSpec) where the two contradict each other, or an input has no rank and none is given.
+    """
+    changed = False
+    known = {value.name: value for value in inputs(model.graph)}
+    for spec in specs:
+        value = known.get(spec.name)
+        if value is None:
+            message = f"source.inputs names {spec.name!r}; the model has the inputs {sorted(known)}"
+            raise SourceError(message, reason=Reason.INVALID_SPEC)
+        if spec.dtype is not None and spec.dtype != tensor(value).dtype:
+            message = f"source.inputs says {spec.name!r} is {spec.dtype}; in the model it is {tensor(value).dtype}"
+            raise SourceError(message, reason=Reason.INVALID_SPEC)
+        if spec.shape is not None:
+            changed |= _apply_shape(value, spec.shape)
+    for value in known.values():
+        if value.type.HasField("tensor_type") and not has_rank(value):
+            message = f"the model does not say how many dimensions {value.name!r} has: give source.inputs[].shape"
+            raise SourceError(message, reason=Reason.UNSUPPORTED_MODEL)
+    return changed
+
+
+def _apply_shape(value: onnx.ValueInfoProto, wanted: tuple[int | str, ...]) -> bool:
+    found = dimensions(value)
+    fits = len(found) == len(wanted) and all(
+        size == -1 or (isinstance(want, int) and want == size) or want == size
+        for (size, _), want in zip(found, wanted, strict=True)
+    )
+    if has_rank(value) and not fits:
+        message = f"source.inputs gives {value.name!r} the shape {list(wanted)}; in the model it is {[size for size, _ in found]}"
+        raise SourceError(message, reason=Reason.INVALID_SPEC)
+    before = value.type.tensor_type.shape.SerializeToString(deterministic=True) if has_rank(value) else None
+    shape = value.type.tensor_type.shape
+    del shape.dim[:]
+    for want in wanted:
+        axis = shape.dim.add()
+        if isinstance(want, int) and want > 0:
+            axis.dim_value = want
+        else:
+            axis.dim_param = str(want)
+    after: bytes = shape.SerializeToString(deterministic=True)
+    return before != after

@@ -1,0 +1,282 @@
+"""The first stage: the source as it is, its portable form, its signature, its data, and which builds the store already has."""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+import statistics
+import tempfile
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import rfc8785
+
+from fettle.api import catalog
+from fettle.api.optimizedmodel import (
+    Basis,
+    DataSpec,
+    InputSpec,
+    Metric,
+    RuntimeName,
+    RuntimeSettings,
+    SourceFormat,
+    SourceStatus,
+)
+from fettle.api.reasons import Reason
+from fettle.api.report import BuildEntry, PrepareReport, Traits
+from fettle.api.signature import Signature
+from fettle.api.task import BuildPlan, PrepareTask, StoredData, StoredModel, task_hash
+from fettle.errors import DataError, RuntimeFailure, SourceError
+from fettle.optimizer import data, data_generate, prepare_check, prepare_portable, prepare_source
+from fettle.optimizer.data import LABELS, Items
+from fettle.optimizer.data_split import Split, split
+from fettle.optimizer.formats import onnx_inputs, onnx_traits
+from fettle.optimizer.prepare_check import Run
+from fettle.optimizer.prepare_portable import Plain, Portable
+from fettle.optimizer.prepare_source import Source
+from fettle.runtimes import base, cpu
+from fettle.runtimes.onnxruntime import RUNTIME as ONNXRUNTIME
+from fettle.store.cache import build_key, read_build, versions
+from fettle.store.store import Store
+from fettle.store.uris import Mounts
+
+SLOW_SECONDS = 0.5  # a run that takes longer is judged on fewer generated items
+PROFILE_SECONDS = 1.0
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Data:
+    """The items of a run. `probes` are those that forms of the model are compared on."""
+
+    probes: Items
+    split: Split
+    generator: data_generate.Generator
+    axes: Mapping[str, int]
+
+
+def run(task: PrepareTask, store: Store, mounts: Mounts) -> PrepareReport:
+    """Prepare what `task` names. Raises FettleError: what is wrong with the source or the data."""
+    with tempfile.TemporaryDirectory(prefix="fettle-prepare-") as name:
+        folder = Path(name)
+        source = prepare_source.fetch(task.source, mounts, folder / "source")
+        log.info("source %s, %d bytes", source.sha256, source.bytes)
+        before = _earlier(task, store, mounts, source)
+        if before is not None:
+            log.info("prepared before")
+            return before.model_copy(
+                update={"builds": _builds(task.builds, before.portable, before.calibration, store)}
+            )
+        return _prepare(task, store, mounts, source, folder)
+
+
+def _prepare(task: PrepareTask, store: Store, mounts: Mounts, source: Source, folder: Path) -> PrepareReport:
+    plain = prepare_portable.plain(source, task.source.inputs, folder)
+    specs = prepare_portable.specs_by_name(task.source.inputs)
+    given = _data(task.data, mounts, plain, specs, int(source.sha256[:12], 16))
+    try:
+        reference = prepare_check.reference(plain.run, given.probes)
+    except RuntimeFailure as error:
+        raise _refused_data(error, task.data) from error
+    portable = prepare_portable.portable(plain, reference, folder / "work")
+    log.info("portable form: %s", ", ".join(portable.kept) or "as it came")
+    session = prepare_check.session(portable.path, plain.signature)
+    batch = prepare_check.prove_batch(session.infer, plain.signature, given.axes, _enough(given))
+    signature = prepare_check.settled(plain.signature, batch, reference.answers)
+    traits = _traits(portable, signature, given.probes)
+    items, generated = _judged(given, session.infer)
+    session.close()
+    runtimes, refusals = _runtimes(portable.path, signature)
+    portable_model = store.put_model(portable.path.parent, portable.path.name)
+    original = _stored_source(store, source) if plain.untouched else portable_model
+    calibration = _stored(store, given.split.calibration, signature)
+    shapes = () if batch is not None else ("no batch axis could be proved: one item at a time",)
+    return PrepareReport(
+        source=_status(source, signature),
+        original=original,
+        portable=portable_model,
+        portable_runtimes=runtimes,
+        signature=signature,
+        traits=traits,
+        calibration=calibration,
+        items=store.put_data(items.stored(signature)),
+        generated=generated,
+        basis=Basis.SOURCE_RUNTIME if plain.untouched else Basis.PORTABLE_FORM,
+        preparation=_preparation(),
+        builds=_builds(task.builds, portable_model, calibration, store),
+        notes=tuple(dict.fromkeys((*portable.notes, *_data_notes(task.data, given), *shapes, *refusals))),
+    )
+
+
+# ----------------------------------------------------------------------------------------------------------- asked once more
+
+
+def _preparation() -> str:
+    """Digest of what decides the portable form besides the source."""
+    entry = catalog.source_format(SourceFormat.ONNX)
+    revision = entry.revision if entry is not None else 0
+    libraries = versions(entry.libraries if entry is not None else ())
+    return hashlib.sha256(rfc8785.dumps({"revision": revision, "libraries": dict(libraries)})).hexdigest()
+
+
+def _earlier(task: PrepareTask, store: Store, mounts: Mounts, source: Source) -> PrepareReport | None:
+    """The answer to the same task, if source and data still are what they were: an address may hold another file by now."""
+    report = store.result(task_hash(task))
+    if not isinstance(report, PrepareReport) or report.preparation != _preparation():
+        return None
+    if report.source.sha256 != source.sha256:
+        return None
+    files = (*report.original.files, *report.portable.files)
+    if not all(store.has_blob(file.sha256, file.bytes) for file in files) or not store.has_blob(report.items.sha256):
+        return None
+    axes = {tensor.name: tensor.batch_axis for tensor in report.signature.inputs if tensor.batch_axis is not None}
+    given = _read(task.data, mounts, report.signature, axes)
+    if _stored(store, given.calibration, report.signature) != report.calibration:
+        return None
+    items = _stored(store, given.evaluation, report.signature)
+    return report if (report.generated if items is None else items == report.items) else None
+
+
+def _builds(
+    plans: Sequence[BuildPlan], portable: StoredModel, calibration: StoredData | None, store: Store
+) -> tuple[BuildEntry, ...]:
+    here = cpu.detect()
+    entries = []
+    for plan in plans:
+        key = build_key(plan, portable, calibration, here)
+        entries.append(BuildEntry(name=plan.name, cache_key=key, built=read_build(store, key)))
+    return tuple(entries)
+
+
+# ---------------------------------------------------------------------------------------------------------------------- data
+
+
+def _read(spec: DataSpec, mounts: Mounts, signature: Signature, axes: Mapping[str, int]) -> Split:
+    """What the spec's addresses hold, split. Raises DataError."""
+    calibration = evaluation = None
+    if spec.calibration is not None:
+        calibration = data.read(spec.calibration.uri, mounts, signature, axes, most=spec.calibration.max_samples)
+    if spec.evaluation is not None:
+        asked = spec.evaluation
+        if asked.label_key in {tensor.name for tensor in signature.inputs}:
+            raise DataError(f"data.evaluation.labelKey {asked.label_key!r} is an input of the model")
+        evaluation = data.read(asked.uri, mounts, signature, axes, most=asked.max_samples, label_key=asked.label_key)
+        if evaluation.labels is None and asked.label_key != LABELS:
+            raise DataError(f"{asked.uri}: no array {asked.label_key!r} (data.evaluation.labelKey)")
+    return split(calibration, evaluation)
+
+
+def _data(spec: DataSpec, mounts: Mounts, plain: Plain, specs: Mapping[str, InputSpec], seed: int) -> Data:
+    """Items given, or a way to make them. Raises DataError."""
+    hints = onnx_inputs.hints(plain.model)
+    axes = prepare_check.stacking_axes(plain.signature, specs, hints)
+    given = _read(spec, mounts, plain.signature, axes)
+    generator = data_generate.Generator(plain.signature, hints, specs, axes, seed)
+    probes = given.evaluation or given.calibration
+    if probes is None:
+        probes = generator.items(data_generate.find(generator, plain.run), prepare_check.PROOF_ITEMS)
+    return Data(probes, given, generator, axes)
+
+
+def _enough(given: Data) -> Items:
+    """Different items to prove a batch axis with: a few of the given ones are as good as many, two are too few."""
+    contents = given.probes.hashes() if len(given.probes) < 64 else given.probes.take(list(range(64))).hashes()
+    first = [contents.index(one) for one in dict.fromkeys(contents)]
+    return given.probes.take(first[: prepare_check.PROOF_ITEMS])
+
+
+def _judged(given: Data, run: Run) -> tuple[Items, bool]:
+    """The items that candidates are judged on, and whether they were generated."""
+    if given.split.evaluation is not None:
+        return given.split.evaluation, False
+    try:
+        recipe = data_generate.find(given.generator, run)
+    except DataError:
+        if given.split.calibration is None:
+            raise
+        return given.split.calibration, True
+    start = time.perf_counter()
+    run(given.generator.items(recipe, 1).whole(0))
+    slow = time.perf_counter() - start > SLOW_SECONDS
+    return given.generator.items(recipe, data_generate.COUNT_SLOW if slow else data_generate.COUNT), True
+
+
+def _stored(store: Store, items: Items | None, signature: Signature) -> StoredData | None:
+    return None if items is None else store.put_data(items.stored(signature))
+
+
+def _refused_data(error: RuntimeFailure, spec: DataSpec) -> DataError | SourceError:
+    """The model failed on the very first items: theirs is the fault if they were given."""
+    if spec.evaluation is None and spec.calibration is None:
+        return prepare_check.failure_of(error)
+    return DataError(f"the model does not run on the given items: {error.message}")
+
+
+def _data_notes(spec: DataSpec, given: Data) -> list[str]:
+    items, asked = given.split.evaluation, spec.evaluation
+    notes = [*given.split.notes, *(items.notes if items is not None else ())]
+    if given.split.calibration is not None:
+        notes.extend(given.split.calibration.notes)
+    if items is None:
+        notes.append("no evaluation data: only candidates that answer exactly as the original can be chosen")
+    elif asked is not None and items.labels is None and asked.metric != Metric.AGREEMENT:
+        notes.append(f"no array {asked.label_key!r} of labels: judged by agreement with the original")
+    return notes
+
+
+# --------------------------------------------------------------------------------------------------------------------- model
+
+
+def _stored_source(store: Store, source: Source) -> StoredModel:
+    files = tuple(store.put_file(source.folder / name, name) for name in source.files)
+    return StoredModel(format="ONNX", entry=source.entry, files=files)
+
+
+def _status(source: Source, signature: Signature) -> SourceStatus:
+    return SourceStatus(
+        sha256=source.sha256,
+        format=source.format,
+        bytes=source.bytes,
+        inputs=signature.inputs,
+        outputs=signature.outputs,
+    )
+
+
+def _runtimes(path: Path, signature: Signature) -> tuple[tuple[RuntimeName, ...], list[str]]:
+    """Runtimes that load the portable form, and why the others do not."""
+    loading: list[RuntimeName] = []
+    refusals: list[str] = []
+    for name in RuntimeName:
+        try:
+            base.get(name).load(path, RuntimeSettings(threads=1), signature).close()
+            loading.append(name)
+        except RuntimeFailure as error:
+            refusals.append(f"{name}: {error.message}"[:300])
+    if not loading:
+        raise SourceError("; ".join(refusals), reason=Reason.UNSUPPORTED_MODEL)
+    return tuple(loading), refusals
+
+
+def _traits(portable: Portable, signature: Signature, probes: Items) -> Traits:
+    """Traits of the portable form, with a quick look at where its time goes: one thread, one item, no measurement."""
+    settings = RuntimeSettings(threads=1)
+    inputs = probes.whole(0)
+    times = ONNXRUNTIME.profile(portable.path, settings, inputs)
+    total = sum(times.values())
+    matrix = sum(spent for kind, spent in times.items() if kind in onnx_traits.MATRIX)
+    session = ONNXRUNTIME.load(portable.path, settings, signature)
+    session.infer(inputs)
+    runs: list[float] = []
+    while sum(runs) < PROFILE_SECONDS and len(runs) < 100:
+        start = time.perf_counter()
+        session.infer(inputs)
+        runs.append(time.perf_counter() - start)
+    session.close()
+    return onnx_traits.traits(portable.model).model_copy(
+        update={
+            "matmul_time_share": round(matrix / total, 3) if total else 0.0,
+            "p50_milliseconds": round(1000 * statistics.median(runs), 3),
+        }
+    )

@@ -1,0 +1,177 @@
+"""The original's answers, against which every form of the model is held; and the proof of a batch axis."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from fettle.api.optimizedmodel import InputSpec, RuntimeName, RuntimeSettings
+from fettle.api.reasons import Reason
+from fettle.api.signature import Signature, Tensor
+from fettle.errors import FettleError, RuntimeFailure, SourceError
+from fettle.optimizer.data import Array, Items
+from fettle.optimizer.formats.onnx_inputs import Hint
+from fettle.optimizer.measure.agreement import OutputProfile, within_noise
+from fettle.runtimes import base, cpu
+
+Answers = Mapping[str, Array]
+Run = Callable[[Answers], Answers]
+BATCH_NAMES = frozenset({"n", "b", "batch", "batch_size", "batchsize", "bs", "none", "unk__batch", "num_samples"})
+PROOF_ITEMS = 3
+
+
+def session(path: Path, signature: Signature | None = None, graph_optimization: bool = True) -> base.Session:
+    """A session of the portable form's own runtime, for checks. Raises RuntimeFailure."""
+    settings = RuntimeSettings(threads=cpu.usable_cores(), graph_optimization=graph_optimization)
+    return base.get(RuntimeName.ONNXRUNTIME).load(path, settings, signature)
+
+
+@dataclass(frozen=True)
+class Reference:
+    """What the original answers to some inputs."""
+
+    inputs: tuple[Answers, ...]
+    answers: tuple[Answers, ...]
+
+    def differs(self, run: Run) -> str | None:
+        """How `run` answers otherwise, for a person; None where it answers alike within float noise. Raises RuntimeFailure."""
+        for given, wanted in zip(self.inputs, self.answers, strict=True):
+            found = run(given)
+            for name, answer in wanted.items():
+                profile = OutputProfile()
+                profile.add(answer)
+                if name not in found or not within_noise(answer, found[name], profile.noise()):
+                    return _difference(name, answer, found.get(name))
+        return None
+
+
+def _difference(name: str, wanted: Array, found: Array | None) -> str:
+    if found is None:
+        return f"the output {name!r} is gone"
+    if wanted.shape != found.shape or wanted.dtype.kind not in "fiub":
+        return f"the output {name!r} was {wanted.dtype} {list(wanted.shape)}, is {found.dtype} {list(found.shape)}"
+    worst = np.max(np.abs(wanted.astype(np.float64) - found.astype(np.float64)), initial=0.0)
+    return f"the output {name!r} moved by up to {worst:.3g}"
+
+
+def reference(run: Run, items: Items, count: int = PROOF_ITEMS) -> Reference:
+    """Answers of `run` to the first items. Raises SourceError where two runs on one item differ; RuntimeFailure."""
+    inputs = tuple(items.whole(index) for index in range(min(count, len(items))))
+    answers = tuple(run(given) for given in inputs)
+    made = Reference(inputs, answers)
+    moved = Reference(inputs[:1], answers[:1]).differs(run)
+    if moved is not None:
+        message = f"the model answers one input differently each time ({moved}): nothing can be compared with it"
+        raise SourceError(message, reason=Reason.UNSUPPORTED_MODEL)
+    return made
+
+
+# --------------------------------------------------------------------------------------------------------------- batch axes
+
+
+def stacking_axes(signature: Signature, specs: Mapping[str, InputSpec], hints: Mapping[str, Hint]) -> dict[str, int]:
+    """Axis along which items of each input would be stacked, as its names suggest: N in `source.inputs`, a dimension
+    called batch, else a first dimension that varies or is 1. Nothing is proved here."""
+    axes = {
+        tensor.name: _suggested(tensor, specs.get(tensor.name), hints.get(tensor.name)) for tensor in signature.inputs
+    }
+    return {name: axis for name, axis in axes.items() if axis is not None}
+
+
+def _suggested(tensor: Tensor, spec: InputSpec | None, hint: Hint | None) -> int | None:
+    named = [str(size) for size in spec.shape] if spec is not None and spec.shape is not None else []
+    if "N" in named:
+        return named.index("N")
+    names = [name.lower() for name in hint.dimensions] if hint is not None else []
+    for axis, name in enumerate(names):
+        if name in BATCH_NAMES and tensor.shape[axis] == -1:
+            return axis
+    return 0 if tensor.shape and tensor.shape[0] in (-1, 1) else None
+
+
+def prove_batch(run: Run, signature: Signature, axes: Mapping[str, int], items: Items) -> dict[str, int] | None:
+    """Batch axis of every input and output, proved by a run of two and of three items against single runs.
+
+    None where it is not: an input without such an axis, an output that does not follow it, answers that depend on their neighbours.
+    """
+    if not signature.inputs or len(items) < PROOF_ITEMS:
+        return None
+    for tensor in signature.inputs:
+        axis = axes.get(tensor.name)
+        if axis is None or tensor.shape[axis] != -1 or items.arrays[tensor.name].shape[axis + 1] != 1:
+            return None
+    try:
+        singles = [run(items.whole(index)) for index in range(PROOF_ITEMS)]
+        batches = [run(_stack(items, axes, range(size))) for size in (2, PROOF_ITEMS)]
+    except RuntimeFailure:
+        return None
+    found: dict[str, int] = dict(axes)
+    for tensor in signature.outputs:
+        axis = _output_axis([answer[tensor.name] for answer in singles], [answer[tensor.name] for answer in batches])
+        if axis is None:
+            return None
+        found[tensor.name] = axis
+    return found
+
+
+def _stack(items: Items, axes: Mapping[str, int], indices: Sequence[int]) -> dict[str, Array]:
+    wholes = [items.whole(index) for index in indices]
+    return {name: np.concatenate([whole[name] for whole in wholes], axis=axes[name]) for name in wholes[0]}
+
+
+def _output_axis(singles: list[Array], batches: list[Array]) -> int | None:
+    for axis in range(singles[0].ndim):
+        sizes = [answer.shape[axis] if answer.ndim > axis else None for answer in (singles[0], *batches)]
+        if sizes != [1, 2, PROOF_ITEMS]:
+            continue
+        if all(_alike(np.concatenate(singles[: batch.shape[axis]], axis=axis), batch) for batch in batches):
+            return axis
+    return None
+
+
+def _alike(wanted: Array, found: Array) -> bool:
+    profile = OutputProfile()
+    profile.add(wanted)
+    return within_noise(wanted, found, profile.noise())
+
+
+def settled(signature: Signature, batch: Mapping[str, int] | None, answers: Sequence[Answers]) -> Signature:
+    """The signature with proved batch axes, and output shapes as far as the answers bear them out."""
+
+    def with_axis(tensor: Tensor, shape: tuple[int, ...]) -> Tensor:
+        axis = None if batch is None else batch[tensor.name]
+        sizes = tuple(-1 if place == axis else size for place, size in enumerate(shape))
+        return tensor.model_copy(update={"shape": sizes, "batch_axis": axis})
+
+    return Signature(
+        inputs=tuple(with_axis(tensor, tensor.shape) for tensor in signature.inputs),
+        outputs=tuple(
+            with_axis(tensor, _observed(tensor, [answer[tensor.name] for answer in answers]))
+            for tensor in signature.outputs
+        ),
+    )
+
+
+def _observed(tensor: Tensor, answers: list[Array]) -> tuple[int, ...]:
+    """The declared shape where answers keep it; files are known to leave out or to misstate those of outputs."""
+    rank = answers[0].ndim
+    declared = tensor.shape if len(tensor.shape) == rank else (-1,) * rank
+    return tuple(
+        size if all(answer.ndim == rank and answer.shape[place] == size for answer in answers) else -1
+        for place, size in enumerate(declared)
+    )
+
+
+def failure_of(error: Any) -> SourceError:
+    """A source that its own runtime cannot load or run, said as a fault of the source."""
+    if isinstance(error, FettleError) and error.reason in (
+        Reason.UNSUPPORTED_OPERATOR,
+        Reason.UNSUPPORTED_OPSET,
+        Reason.UNSUPPORTED_MODEL,
+    ):
+        return SourceError(error.message, reason=error.reason)
+    return SourceError(str(error), reason=Reason.SOURCE_CORRUPTED)

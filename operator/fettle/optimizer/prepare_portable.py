@@ -1,0 +1,191 @@
+"""From the source to the portable form: what can run it, what its boundary is, and which steps keep its answers."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import onnx
+
+from fettle.api.optimizedmodel import InputSpec
+from fettle.api.reasons import Reason
+from fettle.api.signature import Signature
+from fettle.errors import RuntimeFailure, SourceError
+from fettle.optimizer.formats import onnx_model, onnx_portable
+from fettle.optimizer.formats.onnx_reference import evaluate
+from fettle.optimizer.prepare_check import Reference, Run, failure_of, session
+from fettle.optimizer.prepare_source import Source
+from fettle.runtimes.base import Session
+
+LOWERED_TO = (21, onnx_model.READABLE_OPSET)
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Plain:
+    """The source with a boundary of plain tensors, as its own runtime reads it. `untouched`: nothing had to change for that."""
+
+    model: onnx.ModelProto
+    path: Path
+    signature: Signature
+    run: Run
+    untouched: bool
+    notes: tuple[str, ...] = ()
+
+
+@dataclass
+class Portable:
+    """The portable form, and what was and was not done on the way."""
+
+    model: onnx.ModelProto
+    path: Path
+    kept: list[str] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
+
+
+def plain(source: Source, specs: tuple[InputSpec, ...], folder: Path) -> Plain:
+    """Make the source's boundary plain and load it. Raises SourceError: UnsupportedModel, UnsupportedOperator, UnsupportedOpset,
+    SourceCorrupted, InvalidSpec."""
+    original = onnx_model.load(source.path)
+    notes: list[str] = []
+    model = onnx_portable.strip_zip_map(original)
+    if model is not original:
+        notes.append("ZipMap was removed: probabilities are a plain tensor; the portable form is the timed baseline")
+    copied = onnx.ModelProto()
+    copied.CopyFrom(model)
+    onnx_model.apply_input_specs(copied, specs)
+    model = onnx_portable.freeze_inputs(copied, specs)
+    if model is not copied:
+        notes.append("inputs with a value were frozen; the portable form is the timed baseline")
+    signature = onnx_model.signature(model)
+    if not signature.outputs:
+        raise SourceError("the model has no output", reason=Reason.UNSUPPORTED_MODEL)
+    untouched = not notes
+    if onnx_model.opset(model) > onnx_model.READABLE_OPSET or model.ir_version > onnx_model.READABLE_IR:
+        return _lowered(model, signature, source.path.parent, folder, notes)
+    path = source.path if untouched else _saved(model, folder / "plain", source)
+    opened = _opened(path, signature, model)
+    return Plain(model, path, signature, opened.infer, untouched, tuple(notes))
+
+
+def _saved(model: onnx.ModelProto, folder: Path, source: Source) -> Path:
+    folder.mkdir(parents=True, exist_ok=True)
+    path = folder / "model.onnx"
+    onnx_model.save(model, path, source.path.parent)
+    return path
+
+
+def _opened(path: Path, signature: Signature, model: onnx.ModelProto) -> Session:
+    try:
+        return session(path, signature, graph_optimization=False)
+    except RuntimeFailure as error:
+        fault = failure_of(error)
+        unknown = unknown_operators(model)
+        if unknown:
+            message = f"the model uses {', '.join(unknown)}, which no runtime here has; {fault.message}"
+            raise SourceError(message, reason=Reason.UNSUPPORTED_OPERATOR) from error
+        raise fault from error
+
+
+def unknown_operators(model: onnx.ModelProto) -> list[str]:
+    """Operators that are neither standard, nor ONNX Runtime's own, nor the model's functions: 'Name (domain)'."""
+    own = {(function.domain, function.name) for function in model.functions}
+    known = {"", "ai.onnx", "ai.onnx.ml", "com.microsoft"}
+    found = {
+        f"{node.op_type} (domain {node.domain})"
+        for node in onnx_model.nodes(model)
+        if node.domain not in known and (node.domain, node.op_type) not in own
+    }
+    standard = {
+        f"{node.op_type} (domain ai.onnx)"
+        for node in onnx_model.nodes(model)
+        if node.domain in onnx_model.STANDARD_DOMAINS
+        and (node.domain, node.op_type) not in own
+        and not onnx.defs.has(node.op_type, "")
+    }
+    return sorted(found | standard)
+
+
+def _lowered(model: onnx.ModelProto, signature: Signature, home: Path, folder: Path, notes: list[str]) -> Plain:
+    """A source newer than what the runtime reads: lowered until it loads, its answers later held against onnx's own evaluator."""
+    versions = f"opset {onnx_model.opset(model)}, IR {model.ir_version}"
+    reads = f"opset {onnx_model.READABLE_OPSET}, IR {onnx_model.READABLE_IR}"
+    faults: list[str] = []
+    targets = (onnx_model.opset(model),) if onnx_model.opset(model) <= onnx_model.READABLE_OPSET else LOWERED_TO
+    for version in targets:
+        path = folder / f"lowered-{version}" / "model.onnx"
+        path.parent.mkdir(parents=True)
+        try:
+            changed = onnx_portable.lower(model, version)
+            onnx_model.save(changed, path, home)
+            opened = session(path, signature, graph_optimization=False)
+        except Exception as error:  # noqa: BLE001  converter and runtime raise what they like; the fault is told below
+            faults.append(f"{version}: {' '.join(str(error).split())[:150]}")
+            continue
+        run = evaluate(model) if len(targets) > 1 else opened.infer
+        note = f"the source ({versions}) is newer than the runtime reads ({reads}); the portable form is the timed baseline"
+        return Plain(changed, path, signature, run, False, (*notes, note))
+    unknown = unknown_operators(model)
+    reason = Reason.UNSUPPORTED_OPERATOR if unknown else Reason.UNSUPPORTED_OPSET
+    message = f"the source ({versions}) is newer than the runtime reads ({reads}) and could not be lowered: {'; '.join(unknown or faults)}"
+    raise SourceError(message, reason=reason)
+
+
+def portable(source: Plain, reference: Reference, folder: Path) -> Portable:
+    """Apply the steps, each kept only if `reference` still holds. Raises SourceError (NumericalMismatch) where not even the start holds."""
+    folder.mkdir(parents=True, exist_ok=True)
+    home = source.path.parent
+    result = Portable(source.model, source.path, notes=list(source.notes))
+    if not source.untouched:
+        moved = _difference(source.path, source.signature, reference)
+        if moved is not None:
+            raise SourceError(f"the converted source answers otherwise: {moved}", reason=Reason.NUMERICAL_MISMATCH)
+    for step in onnx_portable.steps(source.model):
+        _try(step, result, reference, source.signature, folder, home)
+    final = folder / "portable" / "model.onnx"
+    final.parent.mkdir()
+    model = onnx.ModelProto()
+    model.CopyFrom(result.model)
+    model.graph.name = model.graph.name or "model"
+    onnx_model.save(model, final, home)
+    return Portable(model, final, result.kept, result.notes)
+
+
+def _try(
+    step: onnx_portable.Step, result: Portable, reference: Reference, signature: Signature, folder: Path, home: Path
+) -> None:
+    """Take the first attempt of `step` that keeps the answers; say so where there was none."""
+    faults: list[str] = []
+    for number, attempt in enumerate(step.attempts):
+        path = folder / f"{step.name.replace(' ', '-')}-{number}" / "model.onnx"
+        try:
+            changed = attempt(result.model)
+            if changed is result.model:
+                return
+            path.parent.mkdir(parents=True)
+            onnx_model.save(changed, path, home)
+            moved = _difference(path, signature, reference)
+        except Exception as error:
+            moved = " ".join(str(error).split())[:150]
+            log.info("step %r failed", step.name, exc_info=True)
+        if moved is None:
+            result.model, result.path = changed, path
+            result.kept.append(step.name)
+            return
+        faults.append(moved)
+    result.notes.append(f"the step {step.name!r} was left out: {faults[0]}")
+
+
+def _difference(path: Path, signature: Signature, reference: Reference) -> str | None:
+    opened = session(path, signature)
+    try:
+        return reference.differs(opened.infer)
+    finally:
+        opened.close()
+
+
+def specs_by_name(specs: tuple[InputSpec, ...]) -> Mapping[str, InputSpec]:
+    """`source.inputs` by name."""
+    return {spec.name: spec for spec in specs}

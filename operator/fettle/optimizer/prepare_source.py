@@ -1,0 +1,132 @@
+"""Bringing the source in: found, copied, recognised, its digest taken. What follows works on the copy, which nobody changes."""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
+
+import rfc8785
+
+from fettle.api.optimizedmodel import SourceFormat, SourceSpec
+from fettle.api.reasons import Reason
+from fettle.errors import SourceError
+from fettle.optimizer.formats import onnx_model
+from fettle.store.store import explained, file_digest
+from fettle.store.uris import Location, Mounts, locate
+
+ENTRY = "model.onnx"
+# First bytes, at an offset, of what is often handed in instead of ONNX; for the message only.
+_MAGIC: tuple[tuple[int, bytes, str], ...] = (
+    (0, b"version https://git-lfs", "a Git LFS pointer: run `git lfs pull` and bring in the file itself"),
+    (0, b"PK\x03\x04", "a zip archive (PyTorch, Keras 3 or numpy)"),
+    (0, b"\x80\x02", "a Python pickle (an old PyTorch file)"),
+    (0, b"\x89HDF\r\n", "HDF5 (Keras)"),
+    (4, b"TFL3", "TensorFlow Lite"),
+    (0, b"<!DOCTYPE", "an HTML page"),
+    (0, b"<html", "an HTML page"),
+    (0, b"<?xml", "XML (OpenVINO IR or PMML)"),
+    (0, b"{", "JSON"),
+)
+
+
+@dataclass(frozen=True)
+class Source:
+    """The source's files in a folder of their own."""
+
+    folder: Path
+    entry: str
+    files: tuple[str, ...]
+    sha256: str
+    bytes: int
+    format: SourceFormat
+
+    @property
+    def path(self) -> Path:
+        """The file that is opened."""
+        return self.folder / self.entry
+
+
+def fetch(spec: SourceSpec, mounts: Mounts, folder: Path) -> Source:
+    """Copy the source to `folder` and take its digest.
+
+    Raises SourceError: SourceNotFound, UnsupportedFormat, SourceCorrupted, UnsupportedModel (external data outside the model's
+    folder), DigestMismatch.
+    """
+    found = locate(spec.uri, mounts, missing=SourceError)
+    if not found.filesystem.exists(found.path):
+        raise SourceError(f"{spec.uri} does not exist")
+    if found.filesystem.isdir(found.path):
+        home, entry = found, _entry_of(found)
+    else:
+        parent, _, entry = spec.uri.rstrip("/").rpartition("/")
+        home = locate(parent + "/", mounts, missing=SourceError)
+        entry = found.path.rsplit("/", 1)[-1]
+    _copy(home, entry, folder)
+    _recognise(folder / entry, spec.format)
+    beside = PurePosixPath(entry).parent
+    others = [str(beside / name) for name in onnx_model.external_files(onnx_model.read(folder / entry))]
+    for name in others:
+        _copy(home, name, folder)
+    files = tuple(sorted({entry, *others}))
+    sha256 = digest(folder, files)
+    if spec.sha256 is not None and spec.sha256 != sha256:
+        message = (
+            f"{spec.uri}: source.sha256 asks for {spec.sha256}, found {sha256}; the file is another one than was meant"
+        )
+        raise SourceError(message, reason=Reason.DIGEST_MISMATCH)
+    size = sum((folder / name).stat().st_size for name in files)
+    return Source(folder, entry, files, sha256, size, SourceFormat.ONNX)
+
+
+def digest(folder: Path, files: tuple[str, ...]) -> str:
+    """sha256 of a single file, or of the canonical JSON list of (path, sha256), sorted by path, of several."""
+    digests = [[name, file_digest(folder / name)[0]] for name in sorted(files)]
+    return digests[0][1] if len(digests) == 1 else hashlib.sha256(rfc8785.dumps(digests)).hexdigest()
+
+
+def _entry_of(folder: Location) -> str:
+    """The model file of a folder: its only .onnx, or the one called model.onnx."""
+    names = sorted(path.rsplit("/", 1)[-1] for path in folder.filesystem.ls(folder.path, detail=False))
+    models = [name for name in names if name.endswith(".onnx")]
+    if ENTRY in models:
+        return ENTRY
+    if len(models) == 1:
+        return models[0]
+    if models:
+        raise SourceError(f"{folder.uri} holds several models ({', '.join(models)}): name one of them in source.uri")
+    if "saved_model.pb" in names or "config.json" in names:
+        kind = "a TensorFlow SavedModel" if "saved_model.pb" in names else "a HuggingFace directory"
+        message = f"{folder.uri} is {kind}; this version reads ONNX: export it first"
+        raise SourceError(message, reason=Reason.UNSUPPORTED_FORMAT)
+    raise SourceError(f"{folder.uri} holds no .onnx file; found {names[:10] or 'nothing'}")
+
+
+def _copy(home: Location, name: str, folder: Path) -> None:
+    source = home.child(name)
+    if not home.filesystem.isfile(source.path):
+        raise SourceError(f"{source.uri} does not exist: the model's weights should lie there")
+    local = source.local
+    if local is not None and home.local is not None and not local.resolve().is_relative_to(home.local.resolve()):
+        message = f"{source.uri} is a symbolic link out of the model's folder"
+        raise SourceError(message, reason=Reason.UNSUPPORTED_MODEL)
+    target = folder / name
+    target.parent.mkdir(parents=True, exist_ok=True)
+    with explained(f"copying {source.uri}"):
+        home.filesystem.get_file(source.path, str(target))
+
+
+def _recognise(path: Path, wanted: SourceFormat) -> None:
+    """Raise SourceError (UnsupportedFormat) for what is known to be another format, and for what is no model at all."""
+    with path.open("rb") as stream:
+        head = stream.read(64)
+    other = next((name for offset, magic, name in _MAGIC if head[offset:].startswith(magic)), None)
+    if other is not None:
+        message = f"{path.name} is {other}; this version reads ONNX"
+        raise SourceError(message, reason=Reason.UNSUPPORTED_FORMAT)
+    if wanted == SourceFormat.AUTO and path.suffix != ".onnx":
+        try:
+            onnx_model.read(path)
+        except SourceError as error:
+            message = f"{path.name} is in no format that this version knows; it reads ONNX"
+            raise SourceError(message, reason=Reason.UNSUPPORTED_FORMAT) from error

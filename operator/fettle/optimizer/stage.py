@@ -1,0 +1,123 @@
+"""One task, from the environment to its answer: what every Job and every process of `fettle optimize` does.
+
+docs/design/contracts.md names the variables. An answer that the store has already is given again, so that a Job whose pod or log was
+lost costs nothing the second time.
+"""
+
+from __future__ import annotations
+
+import base64
+import logging
+import zlib
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from pydantic import ValidationError
+
+from fettle.api.reasons import Reason
+from fettle.api.report import MESSAGE_LIMIT, BuildReport, MeasureReport, PublishReport, Termination, frame
+from fettle.api.task import TASK, BuildTask, MeasureTask, PrepareTask, PublishTask, task_hash
+from fettle.errors import FettleError, UsageError
+from fettle.runtimes import cpu
+from fettle.store.store import AnyReport, Store
+from fettle.store.uris import Mounts
+
+AnyTask = PrepareTask | BuildTask | MeasureTask | PublishTask
+COMPRESSED = "zlib:"
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Answer:
+    """What a task ended with: the termination message, and the framed line of its result if there is one."""
+
+    termination: Termination
+    line: str | None = None
+
+
+def encode_task(task: AnyTask, limit: int = 64 << 10) -> str:
+    """`FETTLE_TASK` for `task`: JSON, compressed above `limit` bytes (the environment of a process is bounded)."""
+    text = task.canonical()
+    return text.decode() if len(text) <= limit else COMPRESSED + base64.b64encode(zlib.compress(text, 9)).decode()
+
+
+def read_task(environment: Mapping[str, str]) -> AnyTask:
+    """The task of this process. Raises UsageError."""
+    text = environment.get("FETTLE_TASK", "")
+    if not text:
+        raise UsageError("FETTLE_TASK is not set: this program is started by the operator or by `fettle optimize`")
+    try:
+        if text.startswith(COMPRESSED):
+            text = zlib.decompress(base64.b64decode(text.removeprefix(COMPRESSED))).decode()
+        return TASK.validate_json(text)
+    except (ValueError, zlib.error) as error:
+        detail = error.errors()[:3] if isinstance(error, ValidationError) else error
+        raise UsageError(f"FETTLE_TASK is not a task that this version understands: {detail}") from error
+
+
+def answer(task: AnyTask, mounts: Mounts) -> Answer:
+    """Run `task`, or answer it from the store. Never raises: what goes wrong is the answer, its traceback in the log."""
+    try:
+        report = run(task, mounts)
+        line, sha256 = frame(report)
+        return Answer(Termination(outcome="Succeeded", result_sha256=sha256), line)
+    except FettleError as error:
+        log.info("failed", exc_info=True)
+        return failed(error.reason, error.message, error.retryable)
+    except MemoryError:
+        log.exception("out of memory")
+        return failed(Reason.OUT_OF_MEMORY, f"{task.kind} ran out of memory; raise spec.jobs.resources.limits.memory")
+    except Exception as error:
+        log.exception("unexpected")
+        return failed(Reason.JOB_FAILED, f"{task.kind} failed unexpectedly: {type(error).__name__}: {error}")
+
+
+def failed(reason: Reason, message: str, retryable: bool = False) -> Answer:
+    """The answer of a task that failed."""
+    text = " ".join(message.split())
+    short = text if len(text) <= MESSAGE_LIMIT else text[: MESSAGE_LIMIT - 1] + "…"
+    return Answer(Termination(outcome="Failed", reason=reason, message=short, retryable=retryable))
+
+
+def run(task: AnyTask, mounts: Mounts) -> AnyReport:
+    """The report of `task`, kept in the store. Raises FettleError."""
+    store = Store.open(task.store, mounts)
+    key = task_hash(task)
+    before = _earlier(task, store, store.result(key))
+    if before is not None:
+        log.info("answered from the store")
+        return before
+    report = _dispatch(task, store, mounts)
+    store.put_result(key, report)
+    return report
+
+
+def _dispatch(task: AnyTask, store: Store, mounts: Mounts) -> AnyReport:
+    """Each stage is imported only in the process that runs it: they need different toolchains."""
+    if isinstance(task, PrepareTask):
+        from fettle.optimizer import prepare
+
+        return prepare.run(task, store, mounts)
+    if isinstance(task, BuildTask):
+        from fettle.optimizer import build
+
+        return build.run(task, store)
+    if isinstance(task, MeasureTask):
+        from fettle.optimizer import measure
+
+        return measure.run(task, store)
+    from fettle.optimizer import publish
+
+    return publish.run(task, store)
+
+
+def _earlier(task: AnyTask, store: Store, report: AnyReport | None) -> AnyReport | None:
+    """The earlier answer if it still holds. Preparing decides for itself: the file behind the same address may be another one by now."""
+    if isinstance(task, BuildTask) and isinstance(report, BuildReport):
+        files = report.built.files if report.built is not None else ()
+        return report if all(store.has_blob(file.sha256, file.bytes) for file in files) else None
+    if isinstance(task, MeasureTask) and isinstance(report, MeasureReport):
+        return report if report.measured_on == cpu.detect() else None
+    if isinstance(task, PublishTask) and isinstance(report, PublishReport):
+        return report
+    return None
