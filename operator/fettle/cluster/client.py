@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
@@ -69,7 +70,7 @@ def error_of(status: int, body: bytes, what: str) -> ClusterError:
 class Client:
     """One connection pool to one API server. Every write goes through `on_write` (the result) or `on_delete`, so that a cache can follow.
 
-    `writes` counts the requests that changed something, in order of their being sent.
+    `writes` counts, by kind, the requests sent that change something.
     A `namespace` of None stands for an object outside all namespaces. Each method raises ClusterError: ConflictError,
     ExistsError, MissingError, or one with reason Forbidden, QuotaExceeded, InvalidSpec (the server refused the object's
     content) or ClusterUnreachable.
@@ -79,7 +80,7 @@ class Client:
         self._api = api
         self.on_write = on_write
         self.on_delete = on_delete
-        self.writes = 0
+        self.writes: Counter[str] = Counter()
 
     @classmethod
     async def connect(cls, kubeconfig: str | None = None) -> Client:
@@ -197,7 +198,7 @@ class Client:
         options: Object = {"propagationPolicy": propagation}
         if uid is not None:
             options["preconditions"] = {"uid": uid}
-        self.writes += 1
+        self.writes[kind.kind] += 1
         try:
             answer = await self._json("DELETE", kind.path(namespace, name), body=options)
         except MissingError:
@@ -218,7 +219,7 @@ class Client:
         query: Sequence[tuple[str, str]] = (),
         content: str = JSON,
     ) -> Object:
-        self.writes += 1
+        self.writes[kind.kind] += 1
         answer = await self._json(method, path, [*query, ("fieldManager", FIELD_MANAGER)], body=body, content=content)
         if self.on_write is not None:
             self.on_write(kind, answer)

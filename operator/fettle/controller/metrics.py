@@ -23,5 +23,5 @@ RECONCILE_SECONDS = Histogram(
 ERRORS = Counter("fettle_reconcile_errors", "Passes that failed.", ["kind", "reason"], registry=REGISTRY)
 QUEUE_DEPTH = Gauge("fettle_queue_depth", "Objects that wait for a worker.", registry=REGISTRY)
 LEADER = Gauge("fettle_leader", "1 on the replica that leads.", registry=REGISTRY)
-API_WRITES = Gauge("fettle_api_writes", "Requests sent that change something.", registry=REGISTRY)
+API_WRITES = Gauge("fettle_api_writes", "Requests sent that change something.", ["kind"], registry=REGISTRY)
 OBJECTS = Gauge("fettle_objects", "Objects in the cache.", ["kind"], registry=REGISTRY)

@@ -165,7 +165,8 @@ class Process:
         return await self.reconcilers[key.kind](self.context, key.namespace, key.name)
 
     def _measure(self) -> None:
-        metrics.API_WRITES.set(self.client.writes)
+        for name, count in self.client.writes.items():
+            metrics.API_WRITES.labels(name).set(count)
         for kind in WATCHED:
             metrics.OBJECTS.labels(kind.kind).set(self.cache.count(kind))
 

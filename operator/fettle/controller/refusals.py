@@ -10,7 +10,7 @@ from fettle.api.reasons import Reason
 from fettle.errors import ClusterError
 from fettle.plan.run import TaskPhase, TaskState, WantedTask
 
-RETRY_SECONDS = 20.0
+RETRY_SECONDS = 10.0
 KEPT = 4096
 
 
