@@ -22,7 +22,14 @@ from fettle.api.optimizedmodel import (
 from fettle.api.reasons import Reason
 from fettle.api.signature import Signature, Tensor
 from fettle.errors import DataError, RuntimeFailure
-from fettle.optimizer.measure.agreement import Comparison, OutputProfile, comparisons, is_float, within_noise
+from fettle.optimizer.measure.agreement import (
+    Comparison,
+    OutputProfile,
+    comparisons,
+    is_float,
+    item_axis,
+    within_noise,
+)
 from fettle.optimizer.measure.items import Answer, Array
 from fettle.optimizer.measure.metrics import Judging, Scores, drop, flips
 from fettle.optimizer.statistics import MINIMUM_GROUPS, agreement_interval
@@ -70,7 +77,9 @@ class Reference:
         self._outputs = {tensor.name: tensor for tensor in signature.outputs}
         spec = evaluation.agreement if evaluation is not None else AgreementSpec()
         self._spec, self._evaluation = spec, evaluation
-        self.profiles = {name: OutputProfile(axis=spec.axis) for name in self._outputs}
+        self.profiles = {
+            name: OutputProfile(axis=item_axis(tensor, spec.axis)) for name, tensor in self._outputs.items()
+        }
         self.metric = evaluation.metric if evaluation is not None and labels is not None else Metric.AGREEMENT
         labelled = self.metric != Metric.AGREEMENT
         self.evidence = Evidence.GENERATED if generated else Evidence.LABELS if labelled else Evidence.AGREEMENT
@@ -116,7 +125,7 @@ class Reference:
         """Empty scores of one more model on the same items."""
         average = self._evaluation.average if self._evaluation is not None else EvaluationSpec(uri="-").average
         profile = self.profiles[self.output]
-        return Scores(Judging(self.metric, average, self._spec.axis, profile.threshold))
+        return Scores(Judging(self.metric, average, profile.axis, profile.threshold))
 
     def value(self) -> MetricValue:
         """The original's own metric; it agrees with itself on everything."""

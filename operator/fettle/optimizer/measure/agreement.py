@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from fettle.api.optimizedmodel import AgreementMode, AgreementSpec
+from fettle.api.signature import Tensor
 from fettle.errors import DataError
 
 Array = np.ndarray[Any, Any]
@@ -73,6 +74,20 @@ class OutputProfile:
         return rtol, max(share * self.scale, 1e-6)
 
 
+def item_axis(tensor: Tensor, axis: int) -> int:
+    """`axis` of the model's output as an axis of one item's answer, which has no batch axis; counted from the end.
+
+    An axis that this output does not have stays as it is: then it has no classes. Raises DataError for the batch axis itself.
+    """
+    rank, batch = len(tensor.shape), tensor.batch_axis
+    if not -rank <= axis < rank:
+        return axis
+    place = axis % rank
+    if place == batch:
+        raise DataError(f"data.evaluation.agreement.axis is {axis}: that is the batch axis of output {tensor.name}")
+    return place - rank if batch is None or batch < place else place - rank + 1
+
+
 @dataclass(frozen=True)
 class Comparison:
     """How one output's answers are compared. `mode` is never Auto. `rtol` and `atol` are Elementwise's."""
@@ -125,7 +140,7 @@ def _comparison(profile: OutputProfile, spec: AgreementSpec, classified: bool) -
         atol = RANGE_SHARE * profile.range if spec.rtol is None else 0.0
     return Comparison(
         mode=mode,
-        axis=spec.axis,
+        axis=profile.axis,
         min_cosine=spec.min_cosine,
         rtol=spec.rtol or 0.0,
         atol=max(atol, 1e-6) if spec.atol is None and spec.rtol is None else atol,

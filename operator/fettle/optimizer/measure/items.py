@@ -94,15 +94,12 @@ def of(arrays: Mapping[str, Array], signature: Signature) -> Items:
 
 
 def _stacked(tensor: Tensor, chosen: Array) -> Array:
-    """Items as this input takes them. Items bring their axis instead of the batch axis, or before a whole input."""
+    """Items as this input takes them: an item lacks the batch axis, or is a whole input where there is none (data.md)."""
     rank = len(tensor.shape)
     if tensor.batch_axis is not None and chosen.ndim == rank:
         return np.moveaxis(chosen, 0, tensor.batch_axis)
-    if tensor.batch_axis is None and len(chosen) == 1:
-        if chosen.ndim == rank + 1:
-            return np.asarray(chosen[0])
-        if chosen.ndim == rank:
-            return chosen  # a fixed batch of 1 in the model's first axis
+    if tensor.batch_axis is None and len(chosen) == 1 and chosen.ndim == rank + 1:
+        return np.asarray(chosen[0])
     raise DataError(
         f"input {tensor.name} takes {list(tensor.shape)}; {len(chosen)} items of shape {list(chosen.shape[1:])} do not fit"
     )
