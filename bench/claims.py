@@ -161,7 +161,8 @@ def main() -> None:
     if options.store is None:
         parser.error("STORE is needed")
     chosen = options.artifacts or sorted(path.name for path in (options.store / "artifacts").iterdir())
-    sys.exit(0 if all([check(options.store, sha256) for sha256 in chosen]) else 1)
+    broken = [sha256 for sha256 in chosen if not check(options.store, sha256)]
+    sys.exit(1 if broken else 0)
 
 
 if __name__ == "__main__":
