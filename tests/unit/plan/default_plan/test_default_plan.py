@@ -1,0 +1,231 @@
+"""What is tried, on which model, with which data, and what is refused before any work."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from tests.unit.plan.optimize.world import OPENVINO, ORT, make_spec, prepared
+
+from fettle.api.optimizedmodel import Basis, OptimizedModelSpec, Precision, QuantizePreset, RuntimeName
+from fettle.api.reasons import Reason
+from fettle.api.report import PrepareReport, Traits
+from fettle.plan.candidates import ROWS_LIMIT, TargetPlan, plan_target, possible_builds
+from fettle.plan.constraints import in_force
+from fettle.plan.rows import Row
+
+
+def plan(spec: OptimizedModelSpec | None = None, report: PrepareReport | None = None, **facts: Any) -> TargetPlan:
+    """The rows of the first target."""
+    spec = spec or make_spec()
+    report = report or prepared(possible_builds(spec), **facts)
+    return plan_target(spec, spec.targets[0], report, in_force(spec))
+
+
+def tried(found: TargetPlan) -> list[str]:
+    """Names that are tried at once."""
+    return [row.name for row in found.rows if row.refusal is None and row.after is None]
+
+
+def later(found: TargetPlan) -> dict[str, str]:
+    """Names of the second round -> what they wait for."""
+    return {row.name: row.after for row in found.rows if row.refusal is None and row.after is not None}
+
+
+def refused(found: TargetPlan) -> dict[str, Reason]:
+    """Names that are refused, and why."""
+    return {row.name: row.refusal.reason for row in found.rows if row.refusal is not None}
+
+
+def named(found: TargetPlan, name: str) -> Row:
+    """A row."""
+    return next(row for row in found.rows if row.name == name)
+
+
+def traits(**fields: Any) -> Traits:
+    """A net of 6 ms without attention."""
+    return Traits(**{"opset": 17, "p50_milliseconds": 6.0, **fields})
+
+
+ALWAYS = [
+    "original",
+    "float32-onnxruntime",
+    "float32-openvino",
+    "float32-openvino-static",
+    "bfloat16-openvino",
+    "float16-openvino",
+    "int8-openvino",
+    "int8-openvino-bfloat16",
+    "int8-onnxruntime",
+    "int8-onnxruntime-in-openvino",
+]
+PLANS: list[tuple[str, dict[str, Any], dict[str, Any], list[str], list[str]]] = [
+    ("a convolutional net gets the whole plan, cheapest first", {}, {}, ALWAYS, []),
+    ("a quick net is tried with one thread too", {}, {"traits": traits(p50_milliseconds=0.4)},
+     ["float32-onnxruntime-1thread", "float32-openvino-1thread"], []),
+    ("one thread is not tried twice", {"targets": [{"name": "cpu", "threads": 1}]}, {"traits": traits(p50_milliseconds=0.4)},
+     [], ["float32-onnxruntime-1thread"]),
+    ("a transformer gets NNCF's transformer preset and only its products in int8", {}, {"traits": traits(transformer=True)},
+     ["int8-transformer-openvino", "int8-core-onnxruntime"], ["int8-openvino", "int8-dynamic-onnxruntime"]),
+    ("dynamic int8 is tried where products are half of the work", {}, {"traits": traits(matmul_time_share=0.5)},
+     ["int8-dynamic-onnxruntime"], []),
+    ("dynamic int8 is not tried on convolutions", {}, {"traits": traits(matmul_time_share=0.49)}, [], ["int8-dynamic-onnxruntime"]),
+    ("a quantized source is not quantized again", {}, {"traits": traits(quantized=True)},
+     ["float32-openvino", "bfloat16-openvino"], ["int8-openvino", "int8-onnxruntime", "int8-onnxruntime-in-openvino"]),
+    ("a static shape is not tried where several batch sizes are served", {"targets": [{"name": "cpu", "batchSizes": [1, 8]}]}, {},
+     ["float32-openvino"], ["float32-openvino-static"]),
+    ("a static shape is not tried on a model that takes no batch", {}, {"batchable": False}, [], ["float32-openvino-static"]),
+    ("only runtimes that may serve are tried, the original's included", {"targets": [{"name": "cpu", "runtimes": ["openvino"]}]}, {},
+     ["float32-openvino", "int8-onnxruntime-in-openvino"], ["original", "float32-onnxruntime", "int8-onnxruntime"]),
+    ("without any data nothing is quantized that needs it", {"data": {}}, {"generated": True, "calibration": None},
+     ["float32-openvino", "bfloat16-openvino"], ["int8-openvino", "int8-onnxruntime"]),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("sentence", "fields", "facts", "among", "not_among"), PLANS, ids=[line[0] for line in PLANS])
+def test_the_default_plan(
+    sentence: str, fields: dict[str, Any], facts: dict[str, Any], among: list[str], not_among: list[str]
+) -> None:
+    found = tried(plan(make_spec(**fields), **facts))
+    assert [name for name in found if name in among] == among
+    assert not set(found) & set(not_among)
+
+
+def test_the_plan_of_a_convolutional_net_is_exactly_this() -> None:
+    found = plan()
+    assert tried(found) == ALWAYS
+    assert later(found) == {
+        "int8-transformer-openvino": "int8-openvino",
+        "int8-transformer-openvino-bfloat16": "int8-openvino",
+        "int8-core-onnxruntime": "int8-onnxruntime",
+    }
+    assert refused(found) == {}
+
+
+def test_settings_say_what_sets_a_row_apart() -> None:
+    found = plan(traits=traits(p50_milliseconds=0.4))
+    settings = {row.name: row.plan.settings for row in found.rows}
+    assert not settings["original"].graph_optimization
+    assert settings["float32-onnxruntime"].threads == 2
+    assert settings["float32-onnxruntime-1thread"].threads == 1
+    assert settings["float32-openvino-static"].batch_size == 1
+    assert settings["bfloat16-openvino"].precision == Precision.BFLOAT16
+    assert settings["int8-openvino-bfloat16"].precision == Precision.BFLOAT16
+
+
+def test_the_same_file_serves_candidates_that_differ_in_settings_only() -> None:
+    found = plan()
+    assert named(found, "int8-openvino").build == named(found, "int8-openvino-bfloat16").build
+    assert named(found, "int8-onnxruntime").build == named(found, "int8-onnxruntime-in-openvino").build
+    preset = named(found, "int8-transformer-openvino").steps[0].quantize
+    assert preset is not None
+    assert preset.preset == QuantizePreset.TRANSFORMER
+
+
+def test_a_runtime_that_cannot_load_the_model_is_one_row_that_says_so() -> None:
+    found = plan(portable_runtimes=(ORT,), notes=("openvino: no rule for TreeEnsembleClassifier",))
+    assert refused(found) == {"float32-openvino": Reason.UNSUPPORTED_MODEL}
+    refusal = named(found, "float32-openvino").refusal
+    assert refusal is not None
+    assert "TreeEnsembleClassifier" in refusal.message
+    assert tried(found) == ["original", "float32-onnxruntime", "int8-onnxruntime"]
+
+
+def test_a_source_that_cannot_be_timed_is_no_candidate() -> None:
+    spec = make_spec()
+    report = prepared(possible_builds(spec)).model_copy(update={"basis": Basis.PORTABLE_FORM})
+    found = plan(spec, report)
+    assert "original" not in tried(found)
+    assert not found.baseline.untouched
+
+
+def test_every_build_of_any_plan_was_asked_for_in_prepare() -> None:
+    specs: list[dict[str, Any]] = [{}, {"targets": [{"name": "a", "runtimes": ["openvino"]}]}, {"data": {}}]
+    for fields in specs:
+        spec = make_spec(**fields)
+        asked = {build.name: build for build in possible_builds(spec)}
+        for transformer in (False, True):
+            facts = traits(transformer=transformer, matmul_time_share=1.0)
+            calibration = None if fields.get("data") == {} else 200
+            report = prepared(asked.values(), traits=facts, calibration=calibration)
+            for row in plan(spec, report).rows:
+                if row.build is not None and row.refusal is None:
+                    assert asked[row.build.name] == row.build
+
+
+def test_the_cheapest_come_through_a_cut() -> None:
+    found = plan(make_spec(search={"maxCandidates": 4}))
+    assert [row.name for row in found.rows] == ALWAYS[:4]
+
+
+def test_what_waits_for_a_row_that_was_cut_is_cut_too() -> None:
+    spec = make_spec(search={"maxCandidates": 12})
+    assert all(row.after in {one.name for one in plan(spec).rows} for row in plan(spec).rows if row.after)
+
+
+def test_many_targets_never_outgrow_status() -> None:
+    targets = [{"name": f"t{number}"} for number in range(8)]
+    spec = make_spec(targets=targets, search={"maxCandidates": 64})
+    assert len(plan(spec).rows) * 8 <= ROWS_LIMIT
+
+
+def test_explicit_recipes_are_tried_in_every_runtime_of_the_target() -> None:
+    recipes = [
+        {"name": "plain", "steps": []},
+        {"name": "small", "steps": [{"quantize": {"mode": "Static"}}]},
+        {"name": "half", "precision": "BFloat16"},
+        {"name": "dyn", "steps": [{"quantize": {"mode": "Dynamic"}}]},
+    ]
+    found = plan(make_spec(recipes=recipes))
+    assert tried(found) == [
+        "original",
+        "plain-onnxruntime",
+        "plain-openvino",
+        "small-onnxruntime",
+        "small-openvino",
+        "half-openvino",
+        "dyn-onnxruntime",
+    ]
+    assert refused(found) == {
+        "half-onnxruntime": Reason.RECIPE_NOT_APPLICABLE,
+        "dyn-openvino": Reason.RECIPE_NOT_APPLICABLE,
+    }
+    assert named(found, "small-openvino").family == RuntimeName.OPENVINO
+
+
+REFUSALS: list[tuple[str, dict[str, Any], dict[str, Any], Reason, list[str]]] = [
+    ("quantizing what is quantized", {}, {"traits": traits(quantized=True)}, Reason.RECIPE_NOT_APPLICABLE, ["already quantized"]),
+    ("calibrating on nothing", {}, {"calibration": None}, Reason.CALIBRATION_TOO_SMALL, ["data.calibration"]),
+    ("a runtime that cannot load the model", {}, {"portable_runtimes": (OPENVINO,)}, Reason.UNSUPPORTED_MODEL, ["onnxruntime"]),
+    ("proving more than the items can", {"constraints": {"accuracy": {"maxDrop": 0.01}}}, {"items": 100},
+     Reason.EVALUATION_TOO_SMALL, ["100 evaluation items", "0.01", "381 are needed"]),
+    ("proving that nothing is lost", {"constraints": {"accuracy": {"maxDrop": 0}}}, {}, Reason.EVALUATION_TOO_SMALL, ["no number of items"]),
+    ("a bootstrap over too few items",
+     {"data": {"evaluation": {"uri": "pvc://m/e.npz", "metric": "F1"}}}, {"items": 29}, Reason.EVALUATION_TOO_SMALL, ["30 are needed"]),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("what", "fields", "facts", "reason", "words"), REFUSALS, ids=[line[0] for line in REFUSALS])
+def test_refused_before_any_work(
+    what: str, fields: dict[str, Any], facts: dict[str, Any], reason: Reason, words: list[str]
+) -> None:
+    recipes = [{"name": "small", "steps": [{"quantize": {"mode": "Static"}}]}]
+    targets = [{"name": "cpu", "runtimes": ["onnxruntime"]}]
+    found = plan(make_spec(recipes=recipes, targets=targets, **fields), **facts)
+    assert refused(found) == {"small-onnxruntime": reason}
+    assert tried(found) == ["original"]
+    refusal = named(found, "small-onnxruntime").refusal
+    assert refusal is not None
+    for word in words:
+        assert word in refusal.message
+
+
+def test_exact_candidates_go_on_where_items_are_too_few() -> None:
+    found = plan(items=50)
+    assert tried(found) == ["original", "float32-onnxruntime", "float32-openvino", "float32-openvino-static"]
+    assert set(refused(found).values()) == {Reason.EVALUATION_TOO_SMALL}
+
+
+def test_the_error_is_shared_among_lossy_candidates_only() -> None:
+    assert plan().alpha == pytest.approx(0.05 / 9)
+    assert plan(traits=traits(quantized=True)).alpha == pytest.approx(0.05 / 2)

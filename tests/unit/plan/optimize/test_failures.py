@@ -1,0 +1,296 @@
+"""What a run does when something fails, is lost, or changes under it."""
+
+from __future__ import annotations
+
+from datetime import timedelta
+
+import pytest
+from tests.unit.plan.optimize.world import World, digest, fails, failure, make_spec
+
+from fettle.api.conditions import Condition, ConditionStatus
+from fettle.api.optimizedmodel import ArtifactStatus, CandidateState, OptimizedModelStatus, RuntimeName
+from fettle.api.reasons import Reason
+from fettle.api.report import BuildReport, MeasureReport
+from fettle.api.task import BuildTask
+from fettle.plan.board import MAX_ATTEMPTS
+from fettle.plan.run import AnyReport, TaskPhase, TaskState, WantedTask
+
+PREPARE_FAULTS = [
+    (Reason.SOURCE_NOT_FOUND, "SourceResolved"),
+    (Reason.DIGEST_MISMATCH, "SourceResolved"),
+    (Reason.UNSUPPORTED_OPERATOR, "Converted"),
+    (Reason.NUMERICAL_MISMATCH, "Converted"),
+    (Reason.DATA_INVALID, "SourceResolved"),
+]
+
+
+@pytest.mark.parametrize(("reason", "condition"), PREPARE_FAULTS)
+def test_a_source_that_cannot_be_prepared_ends_the_run_with_its_reason(reason: Reason, condition: str) -> None:
+    world = World(answer=fails("prepare", failure(reason, "no such file")))
+    world.settle()
+    assert (world.ready.status, world.ready.reason) == (ConditionStatus.FALSE, reason)
+    assert world.ready.message == "no such file"
+    assert (world.condition(condition).status, world.condition(condition).reason) == (ConditionStatus.FALSE, reason)
+    assert world.events[-1] == ("Warning", reason)
+    assert len(world.started) == 1
+
+
+def test_a_terminal_failure_stays_until_the_spec_changes() -> None:
+    world = World(answer=fails("prepare", failure(Reason.SOURCE_NOT_FOUND)))
+    world.settle()
+    world.now += timedelta(days=1)
+    decision = world.look()
+    assert decision.finished
+    assert decision.events == ()
+    assert len(world.started) == 1
+
+    world.generation = 2
+    world.spec = make_spec(source={"uri": "pvc://models/other.onnx"})
+    world.answer = lambda wanted: None
+    world.settle()
+    assert world.ready.reason == Reason.PUBLISHED
+    assert world.ready.observed_generation == 2
+
+
+def test_a_failure_that_may_pass_is_tried_again_after_a_while() -> None:
+    world = World(answer=fails("prepare", failure(Reason.STORE_UNREACHABLE, retryable=True), until_attempt=1))
+    world.look()
+    world.finish()
+    waiting = world.look()
+    assert [(task.attempt) for task in waiting.wanted] == [0]
+    assert waiting.requeue_seconds == 10
+    assert "StoreUnreachable: it broke" in world.ready.message
+    world.now += timedelta(seconds=10)
+    world.look()
+    assert [task.attempt for task in world.started] == [0, 1]
+    world.settle()
+    assert world.ready.reason == Reason.PUBLISHED
+
+
+def test_a_failure_that_may_pass_is_not_tried_for_ever() -> None:
+    world = World(answer=fails("prepare", failure(Reason.STORE_UNREACHABLE, "no route", retryable=True)))
+    world.settle()
+    assert [task.attempt for task in world.started] == list(range(MAX_ATTEMPTS))
+    assert world.ready.reason == Reason.STORE_UNREACHABLE
+    assert world.ready.message == "no route (3 attempts)"
+
+
+def test_an_answer_that_was_lost_is_asked_for_again() -> None:
+    lost = TaskState("", TaskPhase.SUCCEEDED)
+    world = World(answer=fails("measure", lost, until_attempt=1))
+    world.settle()
+    assert [task.attempt for task in world.started if task.stage == "measure"] == [0, 1]
+    assert world.ready.reason == Reason.PUBLISHED
+
+
+def test_an_answer_of_the_wrong_kind_is_a_fault_and_no_loop() -> None:
+    wrong = TaskState("", TaskPhase.SUCCEEDED, report=BuildReport(name="x", cache_key="y"))
+    world = World(answer=fails("prepare", wrong))
+    world.settle()
+    assert world.ready.reason == Reason.JOB_FAILED
+    assert "BuildReport" in world.ready.message
+
+
+def test_a_build_that_fails_is_one_row_and_not_the_end_of_the_run() -> None:
+    broken = failure(Reason.OUT_OF_MEMORY, "killed at 2 GiB")
+    world = World(answer=fails("build", broken, "build int8-onnxruntime"))
+    world.settle()
+    assert world.ready.reason == Reason.PUBLISHED
+    for name in ("int8-onnxruntime", "int8-onnxruntime-in-openvino"):
+        row = world.rows()[name]
+        assert (row.state, row.reason, row.message) == (
+            CandidateState.FAILED,
+            Reason.OUT_OF_MEMORY,
+            "killed at 2 GiB",
+        )
+
+
+def test_a_recipe_that_does_not_apply_is_a_rejected_row() -> None:
+    def answer(wanted: WantedTask) -> AnyReport | None:
+        if not isinstance(wanted.task, BuildTask) or wanted.label != "build int8-openvino":
+            return None
+        return BuildReport(
+            name=wanted.task.plan.name,
+            cache_key=wanted.task.cache_key,
+            reason=Reason.RECIPE_NOT_APPLICABLE,
+            message="nothing to quantize",
+        )
+
+    world = World(answer=answer)
+    world.settle()
+    row = world.rows()["int8-openvino"]
+    assert (row.state, row.reason) == (CandidateState.REJECTED, Reason.RECIPE_NOT_APPLICABLE)
+    assert world.ready.reason == Reason.PUBLISHED
+
+
+def test_a_measurement_that_fails_ends_its_target_only() -> None:
+    targets = [{"name": "one"}, {"name": "two", "threads": 2}]
+    broken = failure(Reason.OUT_OF_MEMORY, "killed at 1 GiB")
+    world = World(make_spec(targets=targets), answer=fails("measure", broken, "measure two"))
+    world.settle()
+    assert (world.ready.status, world.ready.reason) == (ConditionStatus.FALSE, Reason.OUT_OF_MEMORY)
+    assert world.ready.message == "two: killed at 1 GiB"
+    assert [artifact.target for artifact in world.status.artifacts] == ["one"]
+    assert {row.state for row in world.rows("two").values()} <= {CandidateState.FAILED, CandidateState.REJECTED}
+    assert world.condition("Measured").reason == Reason.OUT_OF_MEMORY
+
+
+def test_a_run_whose_only_measurement_fails_publishes_nothing() -> None:
+    world = World(answer=fails("measure", failure(Reason.NODE_LOST, "gone")))
+    world.settle()
+    assert world.ready.reason == Reason.NODE_LOST
+    assert world.labels("publish") == []
+    assert world.status.artifacts == ()
+
+
+def test_a_candidate_that_the_measurement_left_out_is_no_winner() -> None:
+    def answer(wanted: WantedTask) -> AnyReport | None:
+        if wanted.stage != "measure":
+            return None
+        report = World().report(wanted.task)
+        assert isinstance(report, MeasureReport)
+        kept = tuple(row for row in report.candidates if not row.name.startswith("float32"))
+        return report.model_copy(update={"candidates": kept})
+
+    world = World(answer=answer)
+    world.settle()
+    assert world.rows()["float32-openvino"].state == CandidateState.FAILED
+
+
+def test_a_job_that_waits_for_a_node_says_so() -> None:
+    world = World()
+    world.look()
+    world.finish()
+    world.look()
+    world.finish()
+    decision = world.look()
+    (measure,) = [task for task in decision.wanted if task.stage == "measure"]
+    world.tasks[measure.task_hash] = TaskState(
+        measure.task_hash, TaskPhase.RUNNING, reason=Reason.UNSCHEDULABLE, message="0/1 nodes fit"
+    )
+    world.look()
+    assert world.ready.reason == Reason.MEASURING
+    assert "Unschedulable: 0/1 nodes fit" in world.ready.message
+    world.settle()
+    assert world.ready.reason == Reason.PUBLISHED
+
+
+def test_a_run_ends_at_its_deadline() -> None:
+    world = World(make_spec(search={"deadlineSeconds": 60}))
+    world.look()
+    world.finish()
+    world.look()
+    world.now += timedelta(seconds=60)
+    decision = world.look()
+    assert decision.finished
+    assert decision.wanted == ()
+    assert world.ready.reason == Reason.DEADLINE_EXCEEDED
+    assert "deadlineSeconds = 60" in world.ready.message
+    assert "Optimizing" in world.ready.message
+    assert world.rows()["int8-openvino"].reason == Reason.DEADLINE_EXCEEDED
+    assert world.rows()["int8-openvino"].state == CandidateState.FAILED
+
+
+def test_the_deadline_counts_from_the_start_of_this_generation() -> None:
+    world = World(make_spec(search={"deadlineSeconds": 60}))
+    world.settle()
+    world.now += timedelta(days=1)
+    world.generation = 2
+    world.settle()
+    assert world.ready.reason == Reason.PUBLISHED
+
+
+def test_a_run_that_was_over_before_its_deadline_is_over_after_it() -> None:
+    world = World(make_spec(search={"deadlineSeconds": 60}))
+    world.look()
+    while not world.labels("publish"):
+        world.finish()
+        world.look()
+    world.finish()
+    world.now += timedelta(hours=5)  # the operator was down
+    world.look()
+    assert world.ready.reason == Reason.PUBLISHED
+
+
+def test_nothing_passes_and_the_nearest_miss_is_named() -> None:
+    spec = make_spec(constraints={"accuracy": {"maxDrop": 0.02}, "speedup": {"min": 5}})
+    world = World(spec, speeds={"int8-openvino": (4.5, 0.001)})
+    world.settle()
+    assert (world.ready.status, world.ready.reason) == (ConditionStatus.FALSE, Reason.CONSTRAINTS_NOT_MET)
+    assert "nearest: int8-openvino" in world.ready.message
+    assert world.status.artifacts == ()
+    assert world.status.report is not None, "a report is written all the same"
+    assert all(row.state != CandidateState.SELECTED for row in world.status.candidates)
+
+
+def test_the_last_published_artifact_stays_when_a_new_spec_cannot_be_kept() -> None:
+    world = World(speeds={"int8-openvino": (3.0, 0.001)})
+    world.settle()
+    published = world.status.artifacts
+    world.generation = 2
+    world.spec = make_spec(constraints={"accuracy": {"maxDrop": 0.02}, "speedup": {"min": 9}})
+    world.settle()
+    assert world.ready.reason == Reason.CONSTRAINTS_NOT_MET
+    assert world.status.artifacts == published
+
+
+def test_the_last_published_artifact_stays_while_a_new_one_is_looked_for() -> None:
+    world = World(speeds={"int8-openvino": (3.0, 0.001)})
+    world.settle()
+    published = world.status.artifacts
+    world.generation = 2
+    world.spec = make_spec(source={"uri": "pvc://models/retrained.onnx"})
+    world.look()
+    assert world.ready.reason == Reason.PREPARING
+    assert world.status.artifacts == published
+    assert world.status.candidates == ()
+
+
+def test_an_artifact_of_a_target_that_is_gone_goes_too() -> None:
+    world = World()
+    world.settle()
+    world.generation = 2
+    world.spec = make_spec(targets=[{"name": "other"}])
+    world.settle()
+    assert [artifact.target for artifact in world.status.artifacts] == ["other"]
+
+
+def test_a_changed_constraint_starts_no_build_and_no_measurement_again() -> None:
+    world = World(speeds={"int8-openvino": (3.0, 0.001)})
+    world.settle()
+    before = {task.task_hash for task in world.started}
+    world.generation = 2
+    world.spec = make_spec(constraints={"accuracy": {"maxDrop": 0.02}, "size": {"maxBytes": 500}})
+    world.settle()
+    fresh = [task.stage for task in world.started if task.task_hash not in before]
+    assert fresh == ["publish"]
+
+
+def test_the_published_artifact_is_kept_where_the_new_one_is_no_better() -> None:
+    world = World(speeds={"int8-openvino": (3.0, 0.001), "int8-onnxruntime": (2.95, 0.001)})
+    old = ArtifactStatus(
+        target="cpu",
+        candidate="int8-onnxruntime",
+        runtime=RuntimeName.ONNXRUNTIME,
+        uri="pvc://fettle-store/artifacts/x",
+        sha256=digest("int8-onnxruntime cpu"),
+        bytes=300,
+    )
+    world.status = OptimizedModelStatus(artifacts=(old,))
+    world.settle()
+    (artifact,) = world.status.artifacts
+    assert artifact.candidate == "int8-onnxruntime"
+
+
+def test_a_publish_that_finds_an_artifact_damaged_publishes_nothing() -> None:
+    world = World(answer=fails("publish", failure(Reason.ARTIFACT_TAMPERED, "blob 12ab is gone")))
+    world.settle()
+    assert (world.ready.status, world.ready.reason) == (ConditionStatus.FALSE, Reason.ARTIFACT_TAMPERED)
+    assert world.status.artifacts == ()
+
+
+def test_a_spec_that_parses_again_is_run() -> None:
+    bad = Condition(type="Ready", status=ConditionStatus.FALSE, reason=Reason.INVALID_SPEC, observed_generation=1)
+    world = World(status=OptimizedModelStatus(observed_generation=1, conditions=(bad,)))
+    world.settle()
+    assert world.ready.reason == Reason.PUBLISHED

@@ -1,0 +1,68 @@
+"""Whatever the tasks answer and whenever the operator looks, a run is decided the same twice and comes to an end."""
+
+from __future__ import annotations
+
+from datetime import timedelta
+
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from tests.unit.plan.optimize.world import World, failure, make_spec
+
+from fettle.api.optimizedmodel import CandidateState
+from fettle.api.reasons import Reason
+from fettle.plan.optimize import decide
+from fettle.plan.run import TaskPhase, TaskState, WantedTask
+
+OUTCOMES = st.sampled_from(
+    [
+        None,
+        None,
+        None,
+        failure(Reason.JOB_FAILED),
+        failure(Reason.STORE_UNREACHABLE, retryable=True),
+        failure(Reason.NODE_LOST, retryable=True),
+        TaskState("", TaskPhase.SUCCEEDED),
+    ]
+)
+TARGETS = st.sampled_from(
+    [
+        [{"name": "cpu"}],
+        [{"name": "one"}, {"name": "two", "runtimes": ["openvino"]}],
+        [{"name": "one", "nodeSelector": {"a": "b"}}, {"name": "two", "nodeSelector": {"a": "c"}}],
+    ]
+)
+CONSTRAINTS = st.sampled_from([{}, {"accuracy": {"maxDrop": 0.0}}, {"speedup": {"min": 2}}, {"size": {"maxBytes": 1}}])
+
+
+@settings(max_examples=60, deadline=None)
+@given(data=st.data(), targets=TARGETS, constraints=CONSTRAINTS, parallelism=st.integers(1, 3))
+def test_a_run_always_settles(
+    data: st.DataObject, targets: list[object], constraints: object, parallelism: int
+) -> None:
+    spec = make_spec(targets=targets, constraints=constraints, search={"parallelism": parallelism})
+    drops = data.draw(st.fixed_dictionaries({"int8-openvino": st.tuples(st.floats(0.1, 5), st.floats(-0.1, 0.5))}))
+    told: dict[tuple[str, int], TaskState | None] = {}
+
+    def answer(wanted: WantedTask) -> TaskState | None:
+        key = (wanted.task_hash, wanted.attempt)
+        if key not in told:
+            told[key] = data.draw(OUTCOMES)
+        return told[key]
+
+    world = World(spec, speeds=drops, answer=answer)
+    for _ in range(data.draw(st.integers(0, 12))):
+        decision = world.look()
+        again = decide(world.snapshot)
+        assert (again.wanted, again.status, again.events) == (decision.wanted, decision.status, ())
+        assert decision.finished or (decision.requeue_seconds or 0) > 0
+        if data.draw(st.booleans()):
+            world.finish()
+        world.now += timedelta(seconds=data.draw(st.integers(0, 60)))
+    decision = world.settle()
+    assert decision.wanted == ()
+    assert (world.ready.reason == Reason.PUBLISHED) == (world.ready.status == "True")
+    over = {CandidateState.FAILED, CandidateState.REJECTED, CandidateState.MEASURED, CandidateState.SELECTED}
+    assert {row.state for row in world.status.candidates} <= over
+    for artifact in world.status.artifacts:
+        winner = world.rows(artifact.target)[artifact.candidate]
+        assert winner.state == CandidateState.SELECTED

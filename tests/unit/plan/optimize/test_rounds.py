@@ -1,0 +1,80 @@
+"""The second round: what is tried only because a first answer asks for it."""
+
+from __future__ import annotations
+
+from tests.unit.plan.optimize.world import World, fails, failure, make_spec
+
+from fettle.api.optimizedmodel import CandidateState
+from fettle.api.reasons import Reason
+from fettle.api.report import Traits
+from fettle.api.task import MeasureTask
+
+TRANSFORMER = Traits(opset=17, transformer=True, matmul_time_share=0.8, p50_milliseconds=6.0)
+
+
+def test_the_other_preset_is_tried_when_the_first_misses_accuracy() -> None:
+    world = World(speeds={"int8-openvino": (3.0, 0.2), "int8-transformer-openvino": (2.5, 0.001)})
+    world.settle()
+    assert "build int8-transformer-openvino" in world.labels("build")
+    assert world.labels("measure") == ["measure cpu", "measure cpu"]
+    (artifact,) = world.status.artifacts
+    assert artifact.candidate == "int8-transformer-openvino"
+
+
+def test_on_a_transformer_the_presets_change_places() -> None:
+    world = World(prepare={"traits": TRANSFORMER}, speeds={"int8-transformer-openvino": (3.0, 0.2)})
+    world.settle()
+    builds = world.labels("build")
+    assert "build int8-transformer-openvino" in builds
+    assert "build int8-core-onnxruntime" in builds
+    assert builds[-1] == "build int8-openvino"
+
+
+def test_the_second_round_measures_only_what_is_new() -> None:
+    world = World(speeds={"int8-onnxruntime": (3.0, 0.2)})
+    world.settle()
+    first, second = [task.task for task in world.started if isinstance(task.task, MeasureTask)]
+    assert [candidate.plan.name for candidate in second.candidates] == ["int8-core-onnxruntime"]
+    assert first.alpha == second.alpha
+    assert first.baseline == second.baseline
+
+
+def test_what_is_not_needed_says_so() -> None:
+    world = World()
+    world.settle()
+    row = world.rows()["int8-core-onnxruntime"]
+    assert (row.state, row.reason) == (CandidateState.REJECTED, Reason.PRUNED)
+    assert row.message == "only tried when int8-onnxruntime misses accuracy"
+
+
+def test_a_preset_that_cannot_be_built_asks_for_the_other() -> None:
+    broken = failure(Reason.JOB_FAILED, "the quantizer raised")
+    world = World(answer=fails("build", broken, "build int8-openvino"))
+    world.settle()
+    assert "build int8-transformer-openvino" in world.labels("build")
+
+
+def test_without_evaluation_data_nothing_asks_for_a_second_round() -> None:
+    spec = make_spec(data={"calibration": {"uri": "pvc://models/c.npz"}})
+    world = World(spec, prepare={"generated": True}, speeds={"int8-openvino": (3.0, 0.5)})
+    world.settle()
+    assert world.labels("measure") == ["measure cpu"]
+    assert world.rows()["int8-openvino"].reason == Reason.EVALUATION_DATA_MISSING
+    assert world.rows()["int8-openvino"].speedup is not None, "what data would be worth can be seen"
+    assert world.ready.reason == Reason.PUBLISHED
+
+
+def test_a_second_round_that_fails_leaves_the_first_one_standing() -> None:
+    broken = failure(Reason.NODE_LOST, "gone")
+    world = World(speeds={"int8-openvino": (3.0, 0.2), "int8-onnxruntime": (2.0, 0.001)})
+    second: list[str] = []
+
+    def answer(wanted):  # type: ignore[no-untyped-def]  # noqa: ANN001, ANN202
+        if wanted.stage == "measure":
+            second.append(wanted.task_hash)
+        return broken if wanted.stage == "measure" and wanted.task_hash != second[0] else None
+
+    world.answer = answer
+    world.settle()
+    assert world.ready.reason == Reason.PUBLISHED
+    assert world.rows()["int8-transformer-openvino"].reason == Reason.NODE_LOST
