@@ -91,6 +91,7 @@ STEPS: tuple[StepEntry, ...] = (
         ("onnx", "onnxruntime"),
         lossy=True,
         calibration=True,
+        instruction_set=True,  # weights of 7 bits where the CPU lacks VNNI
     ),
     # NNCF post-training quantization on OpenVINO's own representation.
     StepEntry(
@@ -110,6 +111,7 @@ STEPS: tuple[StepEntry, ...] = (
         "onnxruntime",
         ("onnx", "onnxruntime"),
         lossy=True,
+        instruction_set=True,  # as above
     ),
 )
 
