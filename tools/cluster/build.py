@@ -93,6 +93,7 @@ def ensure(paths: Paths, progress: Progress) -> None:
     paths.bin.mkdir(parents=True, exist_ok=True)
     for name in PROGRAMS:
         (fresh / name).rename(paths.bin / name)  # a running binary cannot be written, but its name can change hands
+    fresh.rmdir()
     write(paths.bin / ".stamp", f"{stamp(paths.module, version)} {version}\n")
     progress("binaries built")
 

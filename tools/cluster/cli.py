@@ -81,3 +81,22 @@ def registry() -> None:
     from tools.cluster.target import resolve_target
 
     click.echo(resolve_target().registry or REGISTRY)
+
+
+@main.command()
+@click.argument("names", nargs=-1)
+def images(names: tuple[str, ...]) -> None:
+    """Build and push Fettle's images, where the registry lacks them; prints NAME=REFERENCE for each.
+
+    NAMES: operator, server, optimizer; all of them by default.
+    """
+    from tools.cluster import images as module
+    from tools.cluster.target import resolve_target
+
+    unknown = set(names) - set(module.NAMES)
+    if unknown:
+        raise ClusterError(f"no such image: {', '.join(sorted(unknown))}; there are {', '.join(module.NAMES)}")
+    progress = Progress(stderr=True)
+    built = module.build(checkout(), resolve_target(), progress, names or module.NAMES)
+    for name, reference in built.items():
+        click.echo(f"{name}={reference}")

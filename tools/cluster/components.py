@@ -115,6 +115,7 @@ def controller_manager(paths: Paths) -> Component:
             f"--kubeconfig={settings}",
             "--use-service-account-credentials",
             f"--root-ca-file={paths.pki / 'ca.crt'}",
+            f"--flex-volume-plugin-dir={paths.state / 'kubelet-plugins'}",  # it makes this folder
             "--allocate-node-cidrs",
             f"--cluster-cidr={POD_RANGE}",
             "--leader-elect=false",

@@ -68,6 +68,7 @@ disabled_plugins = [
 
 [{cri}.containerd.runtimes.runc.options]
   SystemdCgroup = false
+  Root = {quoted(RUN / "runc")}
 
 [{cri}.registry]
   config_path = {quoted(paths.config / "certs.d")}

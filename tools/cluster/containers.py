@@ -185,14 +185,24 @@ def unmount(*roots: Path) -> None:
 
 
 def remove_leftovers(paths: Paths) -> None:
-    """What kubelet and CNI write outside of our folders, and the run folder itself."""
-    for result in Path("/var/lib/cni/results").glob(f"{CNI_NETWORK}-*"):
+    """What kubelet, containerd and CNI write at fixed places outside of our folders, and the run folder itself."""
+    results = Path("/var/lib/cni/results")
+    for result in results.glob(f"{CNI_NETWORK}-*"):
+        sandbox = result.name.removeprefix(f"{CNI_NETWORK}-").rpartition("-")[0]
+        (results / f"cni-loopback-{sandbox}-lo").unlink(missing_ok=True)
         result.unlink(missing_ok=True)
-    links = Path("/var/log/containers")
+    links, shim_sockets, plugins = (
+        Path("/var/log/containers"),
+        Path("/run/containerd/s"),
+        Path("/var/lib/kubelet/device-plugins"),
+    )
     for link in links.glob("*"):
         if link.is_symlink() and str(link.readlink()).startswith(str(paths.logs)):
             link.unlink()
-    for folder in ("/var/lib/cni/results", "/var/lib/cni", str(links)):
+    for left in (*shim_sockets.glob("*"), plugins / "kubelet.sock"):
+        if left.is_socket() and not answers(left):  # another containerd's or kubelet's would answer
+            left.unlink()
+    for folder in (results, results.parent, links, shim_sockets, shim_sockets.parent, plugins, plugins.parent):
         with contextlib.suppress(OSError):
-            Path(folder).rmdir()  # only where it is empty now
+            folder.rmdir()  # only where it is empty now
     shutil.rmtree(RUN, ignore_errors=True)

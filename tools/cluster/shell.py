@@ -85,12 +85,13 @@ def write(path: Path, text: str, mode: int = 0o644) -> None:
 class Progress:
     """Lines with the seconds since the start."""
 
-    def __init__(self) -> None:
+    def __init__(self, *, stderr: bool = False) -> None:
         self._start = time.monotonic()
+        self._stderr = stderr
 
     @property
     def seconds(self) -> float:
         return time.monotonic() - self._start
 
     def __call__(self, text: str) -> None:
-        click.echo(click.style(f"{self.seconds:6.1f} s  ", dim=True) + text)
+        click.echo(click.style(f"{self.seconds:6.1f} s  ", dim=True) + text, err=self._stderr)

@@ -1,0 +1,131 @@
+"""What builds images: buildah, with chroot isolation and a base image made here where none can be pulled, or docker."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+from pathlib import Path
+from typing import Protocol
+
+from tools.cluster import host, package_index
+from tools.cluster.errors import ClusterError
+from tools.cluster.paths import Paths
+from tools.cluster.shell import Progress, attempt, last_line, run, tool_path
+from tools.cluster.target import Target
+
+BASE = "docker.io/library/python:3.11-slim-bookworm"
+_BASE_PACKAGES = "python3,python3-pip,python3-venv,ca-certificates"
+_CA_FOLDERS = ("/etc/ssl/certs", "/usr/share/ca-certificates", "/usr/local/share/ca-certificates")
+PULL_SECONDS = 180
+
+
+class Builder(Protocol):
+    """Builds an image from the repository's root, and pushes it."""
+
+    def build(self, dockerfile: Path, reference: str, log: Path) -> None: ...
+
+    def push(self, reference: str, log: Path) -> None: ...
+
+
+def choose_builder(paths: Paths, target: Target, progress: Progress) -> Builder:
+    """Docker where its engine answers and can push there, else buildah."""
+    if not target.embedded and docker_answers():
+        return Docker(paths)
+    if shutil.which("buildah", path=tool_path()) is None:
+        raise ClusterError("images need a Docker engine, or buildah: apt-get install buildah mmdebstrap")
+    if os.geteuid() != 0:
+        raise ClusterError("building images with buildah needs root here; a Docker engine would do without")
+    builder = Buildah(paths, progress, plain=target.embedded)
+    builder.ensure_base()
+    return builder
+
+
+def docker_answers() -> bool:
+    return attempt("docker", "version", "--format", "{{.Server.Version}}").returncode == 0
+
+
+def _logged(log: Path, *command: str | Path, cwd: Path) -> None:
+    """Run a long command with its output in a log. Raises ClusterError with the log's last line."""
+    log.parent.mkdir(parents=True, exist_ok=True)
+    with log.open("ab") as output:
+        arguments = [str(part) for part in command]
+        environment = {**os.environ, "PATH": tool_path()}
+        result = subprocess.run(arguments, stdout=output, stderr=output, cwd=cwd, env=environment, check=False)
+    if result.returncode:
+        raise ClusterError(f"{Path(arguments[0]).name}: {last_line(log)} (whole log: {log})")
+
+
+class Docker:
+    """An ordinary Docker engine."""
+
+    def __init__(self, paths: Paths) -> None:
+        self._root = paths.root
+
+    def build(self, dockerfile: Path, reference: str, log: Path) -> None:
+        log.unlink(missing_ok=True)
+        _logged(log, "docker", "build", "-f", dockerfile, "-t", reference, ".", cwd=self._root)
+
+    def push(self, reference: str, log: Path) -> None:
+        _logged(log, "docker", "push", reference, cwd=self._root)
+
+
+class Buildah:
+    """buildah with a store of its own, so that everything lies in .cluster/cache."""
+
+    def __init__(self, paths: Paths, progress: Progress, *, plain: bool) -> None:
+        self._paths = paths
+        self._progress = progress
+        self._plain = plain  # the embedded registry: HTTP, and nearer than compressing is worth
+        driver = "overlay" if host.snapshotter(paths) == "overlayfs" else "vfs"
+        store, run_folder = paths.cache / "buildah", paths.cache / "buildah-run"
+        self._buildah = ("buildah", "--root", str(store), "--runroot", str(run_folder), "--storage-driver", driver)
+
+    def build(self, dockerfile: Path, reference: str, log: Path) -> None:
+        log.unlink(missing_ok=True)
+        mounts = [f"{folder}:{folder}:ro" for folder in _CA_FOLDERS if Path(folder).is_dir()]
+        mounts += package_index.mounts(self._paths.cache)
+        volumes = [word for mount in mounts for word in ("-v", mount)]
+        isolation = ("--isolation", "chroot", "--network", "host", "--layers", "--pull=false")
+        what = ("-f", str(dockerfile), "-t", reference, ".")
+        _logged(log, *self._buildah, "bud", *isolation, *volumes, *what, cwd=self._paths.root)
+
+    def push(self, reference: str, log: Path) -> None:
+        options = ("--tls-verify=false", "--disable-compression") if self._plain else ()
+        _logged(log, *self._buildah, "push", *options, reference, cwd=self._paths.root)
+
+    def ensure_base(self) -> None:
+        """Have the base image: pulled, or made from Debian's packages where it cannot be pulled."""
+        if attempt(*self._buildah, "inspect", "--type", "image", BASE).returncode == 0:
+            return
+        archive = self._paths.cache / "base.tar"
+        if not archive.exists():
+            self._progress(f"pulling {BASE}")
+            pulled = attempt("timeout", str(PULL_SECONDS), *self._buildah, "pull", "-q", "--retry", "0", BASE)
+            if pulled.returncode == 0:
+                return
+            self._progress("it cannot be pulled: making its like from Debian's packages")
+            self._bootstrap(archive)
+        self._commit(archive)
+        self._progress("base image ready")
+
+    def _bootstrap(self, archive: Path) -> None:
+        fresh = archive.with_name("base.new.tar")
+        log = self._paths.logs / "image-base.log"
+        log.unlink(missing_ok=True)
+        archive.parent.mkdir(parents=True, exist_ok=True)
+        include = f"--include={_BASE_PACKAGES}"
+        _logged(log, "mmdebstrap", "--variant=minbase", include, "bookworm", fresh, cwd=archive.parent)
+        fresh.rename(archive)
+
+    def _commit(self, archive: Path) -> None:
+        """Make the archive an image in which `python` and `pip install` work as in the public one."""
+        container = run(*self._buildah, "from", "scratch").strip()
+        run(*self._buildah, "add", container, archive, "/")
+        root = Path(run(*self._buildah, "mount", container).strip())
+        (root / "usr/lib/python3.11/EXTERNALLY-MANAGED").unlink(missing_ok=True)
+        (root / "usr/bin/python").symlink_to("python3")
+        path = "PATH=/usr/local/bin:/usr/local/sbin:/usr/sbin:/usr/bin:/sbin:/bin"
+        run(*self._buildah, "config", "--env", path, "--cmd", "python3", container)
+        run(*self._buildah, "umount", container)
+        run(*self._buildah, "commit", "-q", "--rm", container, BASE)

@@ -1,0 +1,140 @@
+"""Fettle's container images: built where their inputs changed, pushed where the registry lacks them.
+
+An image's tag is a digest of what goes into it: its Dockerfile and everything that this copies from the repository.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import hashlib
+import json
+import re
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import httpx
+
+from tools.cluster.builders import Builder, choose_builder
+from tools.cluster.errors import ClusterError
+from tools.cluster.paths import Paths
+from tools.cluster.shell import Progress, write
+from tools.cluster.target import Target
+
+NAMES = ("operator", "server", "optimizer")
+_MANIFESTS = ", ".join(
+    f"application/vnd.{kind}+json"
+    for kind in (
+        "oci.image.manifest.v1",
+        "oci.image.index.v1",
+        "docker.distribution.manifest.v2",
+        "docker.distribution.manifest.list.v2",
+    )
+)
+
+
+def copied(dockerfile: str) -> list[str]:
+    """The sources in the build context of every COPY and ADD; not those of another stage."""
+    joined = re.sub(r"\\\s*\n", " ", dockerfile)
+    sources: list[str] = []
+    for line in joined.splitlines():
+        words = line.split()
+        if not words or words[0].upper() not in ("COPY", "ADD") or any(word.startswith("--from=") for word in words):
+            continue
+        sources += [word for word in words[1:] if not word.startswith("--")][:-1]
+    return sources
+
+
+def content_tag(root: Path, dockerfile: Path) -> str:
+    """A digest of an image's inputs, twelve hex digits. Raises ClusterError when a copied file is missing."""
+    text = dockerfile.read_text(encoding="utf-8")
+    digest = hashlib.sha256(text.encode())
+    for source in copied(text):
+        found = sorted(root.glob(source.rstrip("/")))
+        if not found:
+            raise ClusterError(f"{dockerfile} copies {source}, which is not there")
+        for file in (file for path in found for file in _files(path)):
+            executable = file.stat().st_mode & 0o111
+            content = hashlib.sha256(file.read_bytes()).hexdigest()
+            digest.update(f"\0{file.relative_to(root)} {bool(executable)} {content}".encode())
+    return digest.hexdigest()[:12]
+
+
+def _files(path: Path) -> Iterator[Path]:
+    if path.is_file():
+        yield path
+        return
+    for file in sorted(path.rglob("*")):
+        if file.is_file() and "__pycache__" not in file.parts:
+            yield file
+
+
+def references(paths: Paths, registry: str, names: Sequence[str]) -> dict[str, str]:
+    """Where each image belongs."""
+    docker = paths.root / "docker"
+    return {
+        name: f"{registry}/fettle-{name}:{content_tag(paths.root, docker / f'Dockerfile.{name}')}" for name in names
+    }
+
+
+def build(paths: Paths, target: Target, progress: Progress, names: Sequence[str] = NAMES) -> dict[str, str]:
+    """Build and push what the registry lacks; each image's reference by its name, also in .cluster/images.json."""
+    if target.registry is None:
+        raise ClusterError(
+            "FETTLE_REGISTRY must name a registry that the cluster can pull from, such as localhost:5001"
+        )
+    with _lock(paths.home / "images.lock"):
+        wanted = references(paths, target.registry, names)
+        missing = {name: reference for name, reference in wanted.items() if not is_present(reference)}
+        if missing:
+            builder = choose_builder(paths, target, progress)
+            with ThreadPoolExecutor(2) as pool:  # while one waits for downloads, another compiles
+                jobs = [pool.submit(_one, builder, paths, name, missing[name], progress) for name in missing]
+                for job in jobs:
+                    job.result()
+        file = paths.home / "images.json"
+        known = json.loads(file.read_text(encoding="utf-8")) if file.exists() else {}
+        write(file, json.dumps({**known, **wanted}, indent=2) + "\n")
+    return wanted
+
+
+def _one(builder: Builder, paths: Paths, name: str, reference: str, progress: Progress) -> None:
+    dockerfile, log = paths.root / "docker" / f"Dockerfile.{name}", paths.logs / f"image-{name}.log"
+    progress(f"building {reference}")
+    builder.build(dockerfile, reference, log)
+    progress(f"pushing {reference}")
+    builder.push(reference, log)
+    progress(f"{name} is there")
+
+
+def split(reference: str) -> tuple[str, str, str]:
+    """Registry host, repository and tag of a reference."""
+    host, _, rest = reference.partition("/")
+    repository, _, tag = rest.rpartition(":")
+    return host, repository, tag
+
+
+def is_plain(host: str) -> bool:
+    """Whether a registry speaks HTTP: this machine's own, by the habit of every container tool, and the embedded one."""
+    name = host.rpartition(":")[0] or host
+    return name == "localhost" or name.startswith(("127.", "172.31.255."))
+
+
+def is_present(reference: str) -> bool:
+    """Whether the registry has it, as far as it tells without a password."""
+    host, repository, tag = split(reference)
+    url = f"{'http' if is_plain(host) else 'https'}://{host}/v2/{repository}/manifests/{tag}"
+    try:
+        answer = httpx.head(url, headers={"accept": _MANIFESTS}, timeout=10, trust_env=not is_plain(host))
+    except httpx.TransportError as error:
+        raise ClusterError(f"the registry {host} does not answer: {error}") from error
+    return answer.status_code == 200
+
+
+@contextlib.contextmanager
+def _lock(file: Path) -> Iterator[None]:
+    file.parent.mkdir(parents=True, exist_ok=True)
+    with file.open("w", encoding="utf-8") as handle:
+        fcntl.flock(handle, fcntl.LOCK_EX)
+        yield
