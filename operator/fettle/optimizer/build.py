@@ -1,0 +1,92 @@
+"""The second stage: a recipe's steps on the portable form. Runs in a fresh process each time, or its bytes would differ from run to run."""
+
+from __future__ import annotations
+
+import logging
+import random
+import tempfile
+import time
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+
+from fettle.api.optimizedmodel import RuntimeSettings
+from fettle.api.report import BuildReport
+from fettle.api.task import BuildTask, StoredModel
+from fettle.errors import RecipeError, RuntimeFailure
+from fettle.optimizer import recipes
+from fettle.optimizer.measure.items import Items, opened, unpack
+from fettle.runtimes import base, cpu
+from fettle.store.cache import build_key, libraries, write_build
+from fettle.store.store import Store
+
+log = logging.getLogger(__name__)
+
+
+def run(task: BuildTask, store: Store) -> BuildReport:
+    """Build what `task` names. A recipe that does not fit this model is an answer without files, not an error.
+
+    Raises StoreError, and whatever a toolchain raises that is no statement about the recipe.
+    """
+    random.seed(0)
+    np.random.seed(0)
+    start = time.monotonic()
+    built: StoredModel | None = None
+    reason, message = None, ""
+    try:
+        built = _build(task, store)
+    except (RecipeError, RuntimeFailure) as error:
+        log.info("the recipe does not apply", exc_info=True)
+        reason, message = RecipeError.default_reason, error.message[:500]
+    if built is not None:
+        # The key of this machine: another class of CPU than the one that prepared must not answer for it.
+        write_build(store, build_key(task.plan, task.portable, task.calibration, cpu.detect()), built)
+    return BuildReport(
+        name=task.plan.name,
+        cache_key=task.cache_key,
+        built=built,
+        reason=reason,
+        message=message,
+        seconds=round(time.monotonic() - start, 3),
+        libraries=libraries(task.plan),
+    )
+
+
+def _build(task: BuildTask, store: Store) -> StoredModel:
+    with tempfile.TemporaryDirectory(prefix="fettle-build-") as name:
+        folder = Path(name)
+        portable = store.fetch_model(task.portable, folder / "portable")
+        items: Items | None = None
+        if task.calibration is not None:
+            items = opened(unpack(store, task.calibration, folder / "calibration"), task.signature)
+        entry = portable
+        for number, step in enumerate(task.plan.steps):
+            made = folder / f"step-{number}"
+            made.mkdir()
+            entry = recipes.apply(step, task.plan.family, entry, made, items)
+        if entry == portable:
+            return task.portable
+        _check(task, entry, items)
+        return _stored(store, entry, folder / "built")
+
+
+def _check(task: BuildTask, entry: Path, items: Items | None) -> None:
+    """The family's own runtime loads what was made, and runs one item: tools have written broken files without a word.
+
+    Raises RuntimeFailure. What it answers is judged in the measuring stage.
+    """
+    session = base.get(task.plan.family).load(entry, RuntimeSettings(threads=1), task.signature)
+    if items is not None:
+        session.infer(items.feed([0]))
+    session.close()
+
+
+def _stored(store: Store, entry: Path, folder: Path) -> StoredModel:
+    """Store the model at `entry` with its own files, and nothing else that a toolchain left beside it."""
+    folder.mkdir()
+    form: Literal["ONNX", "OpenVINO"] = "OpenVINO" if entry.suffix == ".xml" else "ONNX"
+    for path in sorted(entry.parent.iterdir()):
+        if path.is_file():
+            path.rename(folder / path.name)
+    return store.put_model(folder, entry.name, form)
