@@ -133,7 +133,7 @@ def read_manifest(uri: str, sha256: str, mounts: Mounts) -> Manifest:
 
     Raises StoreError: ArtifactNotFound, ArtifactTampered.
     """
-    return _manifest(_store_of(uri, sha256, mounts), sha256)
+    return read_stored(_store_of(uri, sha256, mounts), sha256)
 
 
 def fetch_artifact(uri: str, sha256: str, folder: Path, mounts: Mounts) -> Manifest:
@@ -143,7 +143,7 @@ def fetch_artifact(uri: str, sha256: str, folder: Path, mounts: Mounts) -> Manif
     ArtifactTampered, StoreUnreachable.
     """
     store = _store_of(uri, sha256, mounts)
-    manifest = _manifest(store, sha256)
+    manifest = read_stored(store, sha256)
     folder.mkdir(parents=True, exist_ok=True)
     store.fetch_model(manifest.model, folder / MODEL_FOLDER)
     if manifest.reference is not None:
@@ -198,7 +198,8 @@ def _store_of(uri: str, sha256: str, mounts: Mounts) -> Store:
     return Store.open(uri.rstrip("/").removesuffix(suffix), mounts)
 
 
-def _manifest(store: Store, sha256: str) -> Manifest:
+def read_stored(store: Store, sha256: str) -> Manifest:
+    """The manifest of an artifact of an open store, its digest checked. Raises StoreError: ArtifactNotFound, ArtifactTampered."""
     path = f"artifacts/{sha256}/{MANIFEST}"
     if not store.exists(path):
         raise StoreError(f"{store.uri}/{path} does not exist", reason=Reason.ARTIFACT_NOT_FOUND)
