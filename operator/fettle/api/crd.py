@@ -16,6 +16,7 @@ import yaml
 
 from fettle.api import modeldeployment, optimizedmodel
 from fettle.api.base import GROUP, VERSION, ApiModel, PrinterColumn
+from fettle.api.generated import write
 from fettle.api.modeldeployment import ModelDeployment, ModelDeploymentSpec, ModelDeploymentStatus
 from fettle.api.optimizedmodel import OptimizedModel, OptimizedModelSpec, OptimizedModelStatus
 from fettle.api.schema import Schema, schema_of, validations
@@ -137,16 +138,7 @@ def files(folder: Path) -> Iterator[tuple[Path, str]]:
 @click.option("--check", is_flag=True, help="Write nothing; exit status 1 if a file differs.")
 def main(folders: tuple[Path, ...], check: bool) -> None:
     """Write the CRDs into FOLDERS (default: crds and the chart's templates)."""
-    wanted = [item for folder in folders or FOLDERS for item in files(folder)]
-    if check:
-        stale = [path for path, text in wanted if not path.exists() or path.read_text() != text]
-        for path in stale:
-            click.echo(f"{path} is not what the models say: run `make crds`", err=True)
-        raise SystemExit(1 if stale else 0)
-    for path, text in wanted:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(text)
-        click.echo(path)
+    write((item for folder in folders or FOLDERS for item in files(folder)), check=check)
 
 
 if __name__ == "__main__":

@@ -53,7 +53,9 @@ class PrepareReport(ApiModel):
     generated: bool = False
     # PortableForm: the source as it came cannot be timed (`notes` say why); `original` is then the portable form.
     basis: Basis = Basis.SOURCE_RUNTIME
-    preparation: str = ""  # digest of what prepared it (revision, library versions): an answer of another one is not reused
+    preparation: str = (
+        ""  # digest of what prepared it (revision, library versions): an answer of another one is not reused
+    )
     builds: tuple[BuildEntry, ...] = ()
     notes: tuple[str, ...] = ()
 
