@@ -64,6 +64,7 @@ def measure_task(
         percentile=latency.percentile if latency is not None else None,
         calibration_sha256=prepare.calibration.sha256 if prepare.calibration is not None else None,
         basis=prepare.basis,
+        basis=prepare.basis,
     )
 
 
@@ -96,6 +97,7 @@ def publish_task(
         measures=tuple(measures),
         verdicts=verdicts,
         constraints=describe(constraints),
+        bounds=constraints,
         bounds=constraints,
     )
 
