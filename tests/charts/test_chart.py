@@ -1,0 +1,185 @@
+"""The chart, as helm renders it."""
+
+from __future__ import annotations
+
+import os
+import re
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from tests.charts.helm import CHART, HelmError, helm, only, render
+
+import fettle
+from fettle.settings import Settings
+
+GOLDEN = Path(__file__).parent / "golden"
+PER_POD = {"namespace", "identity"}  # from the pod itself
+NOT_IN_A_POD = {"kubeconfig", "health_host"}  # for a process outside of a cluster
+
+
+def leaves(node: Any, where: str = "") -> dict[str, Any]:
+    """Each value by its dotted path; an empty map or list is a value."""
+    if not isinstance(node, dict) or not node:
+        return {where: node}
+    return {key: value for name, inner in node.items() for key, value in leaves(inner, f"{where}.{name}").items()}
+
+
+def environment(objects: list[dict[str, Any]]) -> dict[str, str]:
+    container = only(objects, "Deployment")["spec"]["template"]["spec"]["containers"][0]
+    return {entry["name"]: entry["value"] for entry in container["env"] if "value" in entry}
+
+
+def test_lint_finds_nothing() -> None:
+    assert "0 chart(s) failed" in helm("lint", str(CHART), "--strict")
+
+
+def test_the_default_rendering_is_the_golden_one() -> None:
+    """After a change that is meant: UPDATE_GOLDEN=1 pytest tests/charts, then read the diff."""
+    objects = [found for found in render() if found["kind"] != "CustomResourceDefinition"]
+    text = yaml.safe_dump_all(objects, sort_keys=False, width=120)
+    golden = GOLDEN / "default.yaml"
+    if os.environ.get("UPDATE_GOLDEN"):
+        golden.write_text(text)
+    assert text == golden.read_text()
+
+
+def test_the_chart_has_the_programs_version() -> None:
+    chart = yaml.safe_load((CHART / "Chart.yaml").read_text())
+    assert chart["version"] == chart["appVersion"] == fettle.__version__
+
+
+def test_every_setting_has_a_value() -> None:
+    wanted = {f"FETTLE_{name.upper()}" for name in Settings.model_fields if name not in PER_POD | NOT_IN_A_POD}
+    assert set(environment(render())) == wanted
+    values = (CHART / "values.yaml").read_text()
+    assert [name for name in wanted if name not in values] == []
+
+
+def test_the_default_values_are_the_settings_own(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in [name for name in os.environ if name.startswith("FETTLE_")]:
+        monkeypatch.delenv(name)
+    own = Settings(identity="me", namespace="here")
+    for name, value in environment(render()).items():
+        monkeypatch.setenv(name, value)
+    given = Settings(identity="me", namespace="here")
+    assert given.model_copy(update={"log_format": own.log_format}) == own  # a cluster's logs are JSON
+
+
+def test_values_reach_the_settings(monkeypatch: pytest.MonkeyPatch) -> None:
+    values = {
+        "image": {"server": {"repository": "r:5000/server", "tag": "7"}, "pullSecrets": ["a", "b"]},
+        "watchNamespaces": ["one", "two"],
+        "store": {"size": "1Gi", "accessModes": ["ReadWriteOnce", "ReadWriteMany"], "create": False},
+        "jobs": {"ttlSeconds": 10_000_000, "resources": {"limits": {"cpu": 2}}},
+        "serving": {"connectionMaxSeconds": 0.5},
+    }
+    for name, value in environment(render(values)).items():
+        monkeypatch.setenv(name, value)
+    found = Settings()
+    assert found.server_image == "r:5000/server:7"
+    assert found.image_pull_secrets == ("a", "b")
+    assert found.watch_namespaces == ("one", "two")
+    assert (found.store_size, found.store_create) == ("1Gi", False)
+    assert found.store_access_modes == ("ReadWriteOnce", "ReadWriteMany")
+    assert found.job_ttl_seconds == 10_000_000
+    assert found.job_resources.limits["cpu"] == 2
+    assert found.connection_max_seconds == 0.5
+
+
+@pytest.mark.parametrize(
+    ("values", "words"),
+    [
+        ({"replica": 2}, "additional properties 'replica' not allowed"),
+        ({"image": {"operator": {"registry": "x"}}}, "additional properties 'registry' not allowed"),
+        ({"operator": {"log": {"level": "LOUD"}}}, "value must be one of 'DEBUG', 'INFO', 'WARNING', 'ERROR'"),
+        ({"image": {"pullPolicy": "Sometimes"}}, "value must be one of 'Always', 'IfNotPresent', 'Never'"),
+        ({"operator": {"workers": 0}}, "minimum: got 0, want 1"),
+        ({"store": {"uri": "s3://bucket"}}, "does not match pattern"),
+        ({"store": {"size": "much"}}, "does not match pattern"),
+        ({"watchNamespaces": ["a", "a"]}, "items at 0 and 1 are equal"),
+    ],
+)
+def test_a_value_that_means_nothing_is_refused(values: dict[str, Any], words: str) -> None:
+    with pytest.raises(HelmError, match=re.escape(words)):
+        render(values)
+
+
+def test_every_value_is_in_the_readme() -> None:
+    values = leaves(yaml.safe_load((CHART / "values.yaml").read_text()))
+    readme = (CHART / "README.md").read_text()
+    for path in values:
+        top = [path.strip(".").rsplit(".", back)[0] for back in range(3)]
+        assert any(f"`{name}`" in readme for name in top), path
+
+
+def test_the_crds_are_kept_unless_told_otherwise() -> None:
+    def crds(**values: bool) -> list[dict[str, Any]]:
+        return [found for found in render({"crds": values}) if found["kind"] == "CustomResourceDefinition"]
+
+    assert [found["metadata"]["name"] for found in crds()] == [
+        "modeldeployments.fettle.dev",
+        "optimizedmodels.fettle.dev",
+    ]
+    assert all(found["metadata"]["annotations"] == {"helm.sh/resource-policy": "keep"} for found in crds())
+    assert all("annotations" not in found["metadata"] for found in crds(keep=False))
+    assert crds(enabled=False) == []
+
+
+def test_with_namespaces_to_watch_rights_are_granted_only_there() -> None:
+    objects = render({"watchNamespaces": ["one", "fettle-system"]})
+    assert "ClusterRoleBinding" not in {found["kind"] for found in objects}
+    bound = [found["metadata"]["namespace"] for found in objects if found["kind"] == "RoleBinding"]
+    assert sorted(bound) == ["fettle-system", "fettle-system", "one"]  # the Lease's Role too
+
+
+def test_without_rbac_and_account_nothing_of_them_is_made() -> None:
+    objects = render({"rbac": {"create": False}, "serviceAccount": {"create": False, "name": "mine"}})
+    assert {found["kind"] for found in objects} & {"ServiceAccount", "ClusterRoleBinding", "Role"} == set()
+    assert only(objects, "Deployment")["spec"]["template"]["spec"]["serviceAccountName"] == "mine"
+
+
+def test_no_role_may_write_a_spec_read_a_secret_or_use_a_wildcard() -> None:
+    rules = [
+        (rule, found["metadata"]["name"])
+        for found in render()
+        if found["kind"] in {"ClusterRole", "Role"} and not found["metadata"]["name"].endswith("-edit")
+        for rule in found["rules"]
+    ]
+    assert rules
+    for rule, name in rules:
+        assert "*" not in [*rule["apiGroups"], *rule["resources"], *rule["verbs"]], name
+        assert "secrets" not in rule["resources"], name
+        if {"optimizedmodels", "modeldeployments"} & set(rule["resources"]):
+            assert set(rule["verbs"]) <= {"get", "list", "watch"}, name
+
+
+def test_options_appear_where_they_are_asked_for() -> None:
+    objects = render(
+        {
+            "replicas": 2,
+            "podDisruptionBudget": {"enabled": True, "minAvailable": 1},
+            "operator": {
+                "imagePullSecrets": [{"name": "registry"}],
+                "priorityClassName": "high",
+                "nodeSelector": {"disk": "ssd"},
+                "tolerations": [{"operator": "Exists"}],
+                "affinity": {"podAntiAffinity": {}},
+                "podLabels": {"team": "ml"},
+                "podAnnotations": {"note": "x"},
+                "env": [{"name": "HTTPS_PROXY", "value": "http://proxy"}],
+            },
+            "metrics": {"service": {"annotations": {"prometheus.io/scrape": "true"}}},
+        }
+    )
+    template = only(objects, "Deployment")["spec"]["template"]
+    assert only(objects, "Deployment")["spec"]["replicas"] == 2
+    assert template["metadata"]["labels"]["team"] == "ml"
+    assert template["metadata"]["annotations"] == {"note": "x"}
+    wanted = {"imagePullSecrets", "priorityClassName", "nodeSelector", "tolerations", "affinity"}
+    assert wanted <= template["spec"].keys()
+    assert environment(objects)["HTTPS_PROXY"] == "http://proxy"
+    budget = only(objects, "PodDisruptionBudget")["spec"]["selector"]["matchLabels"]
+    assert budget == only(objects, "Service")["spec"]["selector"]
+    assert budget.items() <= template["metadata"]["labels"].items()
