@@ -119,7 +119,6 @@ class Rounds:
                 waiting += 1
                 continue
             view = self.board.want(task, BuildReport, stage="build", label=f"build {name}")
-            self.build_hashes.append(view.task_hash)
             waiting += not self._built(row.build, view)
         if not waiting:
             return None
@@ -131,6 +130,8 @@ class Rounds:
             self.running.add(build.name)
         if view.fault is not None:
             self.failed[build.name] = view.fault
+        if view.report is not None:
+            self.build_hashes.append(view.task_hash)  # the report is made of answers: a failure left none
         if view.report is not None and view.report.built is not None:
             self.built[build.name] = view.report.built
         elif view.report is not None:
@@ -155,7 +156,6 @@ class Rounds:
                 continue
             label = f"measure {run.target.name}"
             view = self.board.want(task, MeasureReport, stage="measure", label=label, target=run.target)
-            self.measure_hashes.append(view.task_hash)
             self._measured(run, rows, view)
             if not view.over:
                 busy.append(run)
@@ -172,6 +172,7 @@ class Rounds:
             if view.running:
                 run.measuring.update(row.name for row in rows)
             return
+        self.measure_hashes.append(view.task_hash)
         report = view.report
         run.measured.update({row.name: row for row in report.candidates})
         run.left_out.update(row.name for row in rows if row.name not in run.measured)

@@ -64,7 +64,6 @@ def measure_task(
         percentile=latency.percentile if latency is not None else None,
         calibration_sha256=prepare.calibration.sha256 if prepare.calibration is not None else None,
         basis=prepare.basis,
-        basis=prepare.basis,
     )
 
 
@@ -97,7 +96,6 @@ def publish_task(
         measures=tuple(measures),
         verdicts=verdicts,
         constraints=describe(constraints),
-        bounds=constraints,
         bounds=constraints,
     )
 

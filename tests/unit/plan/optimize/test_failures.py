@@ -11,7 +11,7 @@ from fettle.api.conditions import Condition, ConditionStatus
 from fettle.api.optimizedmodel import ArtifactStatus, CandidateState, OptimizedModelStatus, RuntimeName
 from fettle.api.reasons import Reason
 from fettle.api.report import BuildReport, MeasureReport
-from fettle.api.task import BuildTask
+from fettle.api.task import BuildTask, PublishTask
 from fettle.plan.board import MAX_ATTEMPTS
 from fettle.plan.run import AnyReport, TaskPhase, TaskState, WantedTask
 
@@ -103,6 +103,8 @@ def test_a_build_that_fails_is_one_row_and_not_the_end_of_the_run() -> None:
             Reason.OUT_OF_MEMORY,
             "killed at 2 GiB",
         )
+    (publish,) = [task.task for task in world.started if isinstance(task.task, PublishTask)]
+    assert len(publish.builds) == 1, "the report is made of answers; a failure left none"
 
 
 def test_a_recipe_that_does_not_apply_is_a_rejected_row() -> None:
