@@ -22,6 +22,7 @@ from tools.cluster.paths import Paths
 from tools.cluster.shell import Progress, write
 from tools.cluster.target import Target
 
+BUILD_ATTEMPTS = 3
 NAMES = ("operator", "server", "optimizer")
 _MANIFESTS = ", ".join(
     f"application/vnd.{kind}+json"
@@ -90,22 +91,28 @@ def build(paths: Paths, target: Target, progress: Progress, names: Sequence[str]
         if missing:
             builder = choose_builder(paths, target, progress)
             with ThreadPoolExecutor(2) as pool:  # while one waits for downloads, another compiles
-                jobs = [pool.submit(_one, builder, paths, name, missing[name], progress) for name in missing]
-                for job in jobs:
-                    job.result()
+                jobs = {name: pool.submit(_one, builder, paths, name, missing[name], progress) for name in missing}
+                wanted |= {name: job.result() for name, job in jobs.items()}
         file = paths.home / "images.json"
         known = json.loads(file.read_text(encoding="utf-8")) if file.exists() else {}
         write(file, json.dumps({**known, **wanted}, indent=2) + "\n")
     return wanted
 
 
-def _one(builder: Builder, paths: Paths, name: str, reference: str, progress: Progress) -> None:
+def _one(builder: Builder, paths: Paths, name: str, reference: str, progress: Progress) -> str:
+    """Build and push one image; its reference, which is another one when its inputs changed meanwhile."""
     dockerfile, log = paths.root / "docker" / f"Dockerfile.{name}", paths.logs / f"image-{name}.log"
-    progress(f"building {reference}")
-    builder.build(dockerfile, reference, log)
-    progress(f"pushing {reference}")
-    builder.push(reference, log)
-    progress(f"{name} is there")
+    for _ in range(BUILD_ATTEMPTS):
+        progress(f"building {reference}")
+        builder.build(dockerfile, reference, log)
+        current = f"{reference.rpartition(':')[0]}:{content_tag(paths.root, dockerfile)}"
+        if current == reference:
+            progress(f"pushing {reference}")
+            builder.push(reference, log)
+            progress(f"{name} is there")
+            return reference
+        reference = current  # a tag must tell the truth about what is in it
+    raise ClusterError(f"the inputs of image {name} changed during each of {BUILD_ATTEMPTS} builds")
 
 
 def split(reference: str) -> tuple[str, str, str]:
