@@ -53,6 +53,12 @@ class Kubectl:
         found: dict[str, Any] = json.loads(self("get", *arguments, "-o", "json"))
         return found
 
+    def create(self, body: Mapping[str, Any], *arguments: str) -> dict[str, Any]:
+        """Create `body`; returns what the API server made of it."""
+        text = self("create", "-f", "-", "-o", "json", *arguments, stdin=json.dumps(body))
+        found: dict[str, Any] = json.loads(text)
+        return found
+
     def apply(self, *objects: Mapping[str, Any]) -> str:
         """Apply `objects` on the server's side."""
         text = yaml.safe_dump_all(objects)
