@@ -1,0 +1,87 @@
+"""The last stage: check that every winner is whole in the store, and write the report."""
+
+from __future__ import annotations
+
+import logging
+from typing import TypeVar
+
+from fettle.api.optimizedmodel import CandidateState
+from fettle.api.reasons import Reason
+from fettle.api.report import BuildReport, MeasureReport, PrepareReport, PublishReport
+from fettle.api.task import PublishTask
+from fettle.errors import StoreError
+from fettle.optimizer.report import Material, render
+from fettle.store.manifest import Manifest, artifact_uri, read_stored
+from fettle.store.store import Store
+
+log = logging.getLogger(__name__)
+Kind = TypeVar("Kind", PrepareReport, BuildReport, MeasureReport)
+
+
+def run(task: PublishTask, store: Store) -> PublishReport:
+    """Publish what `task` names.
+
+    Raises StoreError: ArtifactNotFound or ArtifactTampered where a winner is not whole, StoreNotFound where an answer that the
+    report is made of is gone.
+    """
+    prepare = _answer(store, task.prepare, PrepareReport)
+    builds = [_answer(store, key, BuildReport) for key in task.builds]
+    measures = [_answer(store, key, MeasureReport) for key in task.measures]
+    winners = _winners(task, measures)
+    manifests = {digest: _whole(store, digest) for digest in winners.values()}
+    material = Material(
+        task=task,
+        prepare=prepare,
+        builds=builds,
+        measures=measures,
+        manifests=manifests,
+        artifacts={digest: artifact_uri(store.uri, digest) for digest in manifests},
+    )
+    path = f"reports/{task.namespace}/{task.name}/{task.generation}.html"
+    store.write_bytes(path, render(material).encode())
+    log.info("report written to %s/%s", store.uri, path)
+    return PublishReport(report_uri=f"{store.uri}/{path}", artifacts=winners)
+
+
+def _answer(store: Store, task_hash: str, kind: type[Kind]) -> Kind:
+    report = store.result(task_hash)
+    if not isinstance(report, kind):
+        message = f"{store.uri}/results/{task_hash}.json: expected a {kind.__name__}, found {type(report).__name__}; run again"
+        raise StoreError(message, reason=Reason.STORE_NOT_FOUND, retryable=True)
+    return report
+
+
+def _winners(task: PublishTask, measures: list[MeasureReport]) -> dict[str, str]:
+    """Digest of the winner of each target that has one. Raises StoreError where a winner left no artifact."""
+    digests = {
+        (row.target, row.name): row.artifact
+        for report in measures
+        for row in report.candidates
+        if row.artifact is not None
+    }
+    winners: dict[str, str] = {}
+    for verdict in task.verdicts:
+        if verdict.state != CandidateState.SELECTED:
+            continue
+        digest = digests.get((verdict.target, verdict.candidate))
+        if digest is None:
+            message = (
+                f"{verdict.candidate} was chosen for {verdict.target}, but no measurement of this run left its artifact"
+            )
+            raise StoreError(message, reason=Reason.ARTIFACT_NOT_FOUND)
+        winners[verdict.target] = digest
+    return winners
+
+
+def _whole(store: Store, digest: str) -> Manifest:
+    """The manifest of an artifact, every file of which is in the store with the digest it lists. Raises StoreError."""
+    manifest = read_stored(store, digest)
+    for file in (*manifest.model.files, *((manifest.reference,) if manifest.reference else ())):
+        if not store.has_blob(file.sha256, file.bytes):
+            message = (
+                f"{file.path} of artifact {digest}: {store.uri}/blobs/{file.sha256} is missing or not what was written; "
+                "delete it and run again"
+            )
+            raise StoreError(message, reason=Reason.ARTIFACT_TAMPERED)
+    log.info("artifact %s is whole", digest)
+    return manifest

@@ -1,0 +1,175 @@
+"""What stands on the page: from the answers of a run's tasks to what the template prints."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from jinja2 import Environment, PackageLoader, StrictUndefined
+
+from fettle import __version__
+from fettle.api.optimizedmodel import (
+    BaselineStatus,
+    Basis,
+    CandidateState,
+    CandidateStatus,
+    Interval,
+    Metric,
+)
+from fettle.api.report import BuildReport, MeasureReport, PrepareReport
+from fettle.api.task import CandidateVerdict, PublishTask
+from fettle.optimizer.report import plot, text
+from fettle.store.manifest import Manifest
+
+BASES = {
+    Basis.SOURCE_RUNTIME: "the untouched source in its own runtime",
+    Basis.PORTABLE_FORM: "the portable form of the source, because the source as it came could not be timed",
+}
+
+
+@dataclass(frozen=True)
+class Material:
+    """Everything the report is made of. `manifests` are the winners', by digest; `artifacts` their addresses."""
+
+    task: PublishTask
+    prepare: PrepareReport
+    builds: Sequence[BuildReport]
+    measures: Sequence[MeasureReport]
+    manifests: Mapping[str, Manifest]
+    artifacts: Mapping[str, str]
+
+
+@dataclass(frozen=True)
+class Line:
+    """A row of the table: a candidate that was measured, or one that was refused before (`row` None)."""
+
+    label: str
+    name: str
+    kind: str
+    state: str
+    reason: str
+    message: str
+    row: CandidateStatus | None = None
+
+
+@dataclass(frozen=True)
+class Target:
+    """A section of the page."""
+
+    name: str
+    baseline: BaselineStatus
+    measured: MeasureReport
+    lines: tuple[Line, ...]
+    winner: CandidateStatus | None
+    manifest: Manifest | None
+    artifact: str | None
+    pareto: str | None
+    forest: str | None
+
+
+def render(material: Material) -> str:
+    """The whole page: one file, nothing is loaded from elsewhere."""
+    environment = Environment(
+        loader=PackageLoader("fettle.optimizer.report", "."),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    environment.globals["text"] = text
+    return environment.get_template("report.html.j2").render(
+        task=material.task,
+        prepare=material.prepare,
+        builds=[build for build in material.builds if build.built is not None],
+        targets=targets(material),
+        bases=BASES,
+        version=__version__,
+        percent=text.SHARES,
+    )
+
+
+def targets(material: Material) -> tuple[Target, ...]:
+    """One section per target that was measured, in the order in which they were."""
+    reports: dict[str, list[MeasureReport]] = {}
+    for report in material.measures:
+        reports.setdefault(report.baseline.target, []).append(report)
+    return tuple(_target(material, name, found) for name, found in reports.items())
+
+
+def _target(material: Material, name: str, reports: Sequence[MeasureReport]) -> Target:
+    rows = {row.name: row for report in reports for row in report.candidates}
+    verdicts = [verdict for verdict in material.task.verdicts if verdict.target == name]
+    lines = tuple(_line(number, verdict, rows.get(verdict.candidate)) for number, verdict in enumerate(verdicts, 1))
+    baseline = reports[0].baseline
+    winner = next((line.row for line in lines if line.kind == "selected" and line.row is not None), None)
+    digest = winner.artifact if winner is not None else None
+    points = [_point(line, baseline) for line in lines if line.row is not None]
+    metric = _metric(lines)
+    bounds = material.task.bounds
+    max_drop = bounds.accuracy.max_drop if bounds is not None and bounds.accuracy is not None else None
+    share = metric in text.SHARES
+    label = f"loss of {text.METRICS[metric]}" if metric != Metric.MEAN_SQUARED_ERROR else "rise of mean squared error"
+    return Target(
+        name=name,
+        baseline=baseline,
+        measured=reports[0],
+        lines=tuple(sorted(lines, key=_order)),
+        winner=winner,
+        manifest=material.manifests.get(digest) if digest is not None else None,
+        artifact=material.artifacts.get(digest) if digest is not None else None,
+        pareto=plot.pareto(points, f"{label}, percent points" if share else label, max_drop, share),
+        forest=plot.forest(points),
+    )
+
+
+def _line(number: int, verdict: CandidateVerdict, row: CandidateStatus | None) -> Line:
+    original = row is not None and row.recipe == "original"
+    if verdict.state == CandidateState.SELECTED:
+        kind = "selected"
+    elif original:
+        kind = "original"
+    else:
+        kind = "passed" if verdict.state == CandidateState.MEASURED else "rejected"
+    words = {"selected": "Published", "passed": "Passed", "original": "Original"}
+    return Line(
+        label=str(number),
+        name=verdict.candidate,
+        kind=kind,
+        state=words.get(kind, verdict.state.value),
+        reason=verdict.reason or "",
+        message=verdict.message or "",
+        row=row,
+    )
+
+
+def _order(line: Line) -> tuple[Any, ...]:
+    """The winner, then by speed, then what was never timed."""
+    speedup = line.row.speedup.value if line.row is not None and line.row.speedup is not None else 0.0
+    return line.kind != "selected", -speedup, int(line.label)
+
+
+def _point(line: Line, baseline: BaselineStatus) -> plot.Point:
+    row = line.row
+    assert row is not None
+    exact = Interval(value=0, low=0, high=0) if row.exact else row.accuracy_drop
+    return plot.Point(line.label, line.kind, line.name, _latency(row, baseline), exact, row.speedup)
+
+
+def _latency(row: CandidateStatus, baseline: BaselineStatus) -> Interval | None:
+    """Median latency, with the interval that the speed-up's gives it."""
+    mine = row.measurements[0].latency_milliseconds.p50 if row.measurements else None
+    before = baseline.measurements[0].latency_milliseconds.p50 if baseline.measurements else None
+    if mine is None:
+        return None
+    if before is None or row.speedup is None:
+        return Interval(value=mine, low=mine, high=mine)
+    low, high = before / row.speedup.high, before / row.speedup.low
+    return Interval(value=mine, low=min(low, mine), high=max(high, mine))
+
+
+def _metric(lines: Sequence[Line]) -> Metric:
+    return next(
+        (line.row.accuracy.metric for line in lines if line.row is not None and line.row.accuracy is not None),
+        Metric.AGREEMENT,
+    )

@@ -1,0 +1,236 @@
+"""The report's plots, as SVG that takes its colours from the page, so that it reads well on light and on dark."""
+
+from __future__ import annotations
+
+import io
+import math
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import pairwise
+from typing import TYPE_CHECKING, Any
+
+from fettle.api.optimizedmodel import Interval
+from fettle.optimizer.report.text import number
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+# Stand-ins that matplotlib can draw; each becomes a variable of the page's style sheet.
+INK, FAINT, GOOD, BAD, PLAIN, BASE = "#0a0b0c", "#0a0b1c", "#0a0b2c", "#0a0b3c", "#0a0b4c", "#0a0b5c"
+VARIABLES = {INK: "ink", FAINT: "faint", GOOD: "good", BAD: "bad", PLAIN: "plain", BASE: "base"}
+STYLE: dict[str, Any] = {
+    "svg.fonttype": "none",  # text stays text: it can be read aloud, searched, and has the page's font
+    "svg.hashsalt": "fettle",  # the same figures give the same file
+    "font.size": 10,
+    "text.color": INK,
+    "axes.edgecolor": FAINT,
+    "axes.labelcolor": INK,
+    "xtick.color": INK,
+    "ytick.color": INK,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+}
+
+
+@dataclass(frozen=True)
+class Point:
+    """A candidate in the plots. `kind`: selected, passed, rejected or original. `label` is its number in the table."""
+
+    label: str
+    kind: str
+    name: str
+    milliseconds: Interval | None
+    drop: Interval | None
+    speedup: Interval | None
+
+
+PLACES = ((7, 5), (-7, 5), (-7, -14), (7, -14))
+MARKERS: dict[str, tuple[str, str, int]] = {
+    "selected": ("*", GOOD, 190),
+    "passed": ("o", PLAIN, 48),
+    "rejected": ("X", BAD, 52),
+    "original": ("D", BASE, 52),
+}
+LEGEND = {
+    "selected": "published",
+    "passed": "passed, not preferred",
+    "rejected": "rejected",
+    "original": "the original",
+}
+
+
+def pareto(points: Sequence[Point], drop_label: str, max_drop: float | None, percent: bool) -> str | None:
+    """Latency against what was lost, with intervals; the bound as a line. None where nothing can be drawn."""
+    drawn = [point for point in points if point.milliseconds is not None and point.drop is not None]
+    if not drawn:
+        return None
+    factor = 100.0 if percent else 1.0
+    figure, axes = _figure(7.2, 4.2)
+    top, bottom = _window(drawn, max_drop, factor)
+    for point, place in zip(drawn, _places(drawn), strict=True):
+        _draw(axes, point, factor, top, place)
+    if max_drop is not None:
+        axes.axhline(max_drop * factor, color=BAD, linewidth=1, linestyle=(0, (5, 4)))
+        axes.annotate(
+            f"allowed: {number(max_drop * factor)}",
+            (1, max_drop * factor),
+            xycoords=("axes fraction", "data"),
+            xytext=(0, 4),
+            textcoords="offset points",
+            ha="right",
+            color=BAD,
+            fontsize=9,
+        )
+    axes.set_ylim(bottom, top)
+    _scale(axes, [point.milliseconds for point in drawn if point.milliseconds is not None])
+    axes.set_xlabel("median latency, ms (less is better)")
+    axes.set_ylabel(f"{drop_label} (less is better)")
+    _legend(axes, drawn)
+    return _svg(figure, "Latency against accuracy drop of every measured candidate")
+
+
+def forest(points: Sequence[Point]) -> str | None:
+    """Speed-up of each candidate with its interval, the fastest on top. None where there is none."""
+    drawn = sorted(
+        (point for point in points if point.speedup is not None),
+        key=lambda point: point.speedup.value if point.speedup else 0,
+    )
+    if not drawn:
+        return None
+    figure, axes = _figure(7.2, 0.9 + 0.34 * len(drawn))
+    for row, point in enumerate(drawn):
+        assert point.speedup is not None
+        marker, colour, area = MARKERS[point.kind]
+        axes.plot([point.speedup.low, point.speedup.high], [row, row], color=colour, linewidth=2)
+        axes.scatter([point.speedup.value], [row], marker=marker, s=area * 0.7, color=colour, zorder=3)
+    axes.axvline(1, color=FAINT, linewidth=1, linestyle=(0, (5, 4)))
+    axes.set_yticks(range(len(drawn)), [f"{point.name}  {point.label}" for point in drawn])
+    axes.set_ylim(-0.6, len(drawn) - 0.4)
+    axes.tick_params(axis="y", length=0)
+    axes.spines["left"].set_visible(False)
+    axes.set_xlabel("times as fast as the original (more is better)")
+    return _svg(figure, "Speed-up of every measured candidate with its interval")
+
+
+def _draw(axes: Axes, point: Point, factor: float, top: float, place: tuple[int, int]) -> None:
+    assert point.milliseconds is not None and point.drop is not None
+    marker, colour, area = MARKERS[point.kind]
+    x, y = point.milliseconds.value, point.drop.value * factor
+    off = y > top
+    if off:
+        marker, y = "^", top - 0.02 * abs(top)
+    else:
+        axes.plot([x, x], [point.drop.low * factor, point.drop.high * factor], color=colour, linewidth=1, alpha=0.8)
+        axes.plot([point.milliseconds.low, point.milliseconds.high], [y, y], color=colour, linewidth=1, alpha=0.8)
+    hollow = point.kind == "original"
+    axes.scatter(
+        [x],
+        [y],
+        marker=marker,
+        s=area,
+        color="none" if hollow else colour,
+        edgecolors=colour,
+        linewidths=1.4,
+        zorder=3,
+        clip_on=False,
+    )
+    text = f"{point.label} ({number(point.drop.value * factor)})" if off else point.label
+    axes.annotate(
+        text,
+        (x, y),
+        xytext=place,
+        textcoords="offset points",
+        fontsize=9,
+        color=INK,
+        ha="right" if place[0] < 0 else "left",
+    )
+
+
+def _places(points: Sequence[Point]) -> list[tuple[int, int]]:
+    """Where each label goes, in points from its mark: marks that lie close together point away from each other."""
+    order = sorted(range(len(points)), key=lambda index: _middle(points[index]))
+    span = math.log(max(map(_middle, points)) / min(map(_middle, points))) or 1.0
+    clusters = [[order[0]]]
+    for before, index in pairwise(order):
+        near = math.log(_middle(points[index]) / _middle(points[before])) < 0.06 * span
+        if near:
+            clusters[-1].append(index)
+        else:
+            clusters.append([index])
+    places = [PLACES[0]] * len(points)
+    for cluster in clusters:
+        for turn, index in enumerate(cluster[:-1]):
+            places[index] = PLACES[1 + turn % 3]
+    return places
+
+
+def _middle(point: Point) -> float:
+    return point.milliseconds.value if point.milliseconds is not None else 1.0
+
+
+def _window(points: Sequence[Point], max_drop: float | None, factor: float) -> tuple[float, float]:
+    """Top and bottom of the drop axis: what may pass fills the plot, what is hopeless is marked at the upper edge."""
+    drops = [point.drop for point in points if point.drop is not None]
+    highs, lows = [one.high * factor for one in drops], [one.low * factor for one in drops]
+    bound = (max_drop or 0) * factor
+    passing = [point.drop.high * factor for point in points if point.drop is not None and point.kind != "rejected"]
+    enough = max([3 * bound, *(1.3 * high for high in passing)], default=0)
+    top = min(1.12 * max(highs), enough) if enough > 0 else 1.12 * max(highs)
+    top = max(top, 1.2 * bound, 1e-9)
+    bottom = min(0.0, *lows)
+    return top, max(bottom, -top) - 0.08 * top
+
+
+def _scale(axes: Axes, latencies: Sequence[Interval]) -> None:
+    """Logarithmic where latencies differ much, with plain numbers on it."""
+    from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullFormatter
+
+    low, high = min(one.low for one in latencies), max(one.high for one in latencies)
+    if high > 8 * low:
+        axes.set_xscale("log")
+        axes.set_xlim(low / 1.25, high * 1.4)
+        axes.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+        axes.xaxis.set_minor_formatter(NullFormatter())
+        axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: number(value)))
+    else:
+        room = 0.12 * (high - low) or 0.2 * high
+        axes.set_xlim(max(0.0, low - room), high + room)
+        axes.xaxis.set_major_locator(MaxNLocator(7))
+
+
+def _legend(axes: Axes, points: Sequence[Point]) -> None:
+    for kind in MARKERS:
+        if any(point.kind == kind for point in points):
+            marker, colour, area = MARKERS[kind]
+            axes.scatter([], [], marker=marker, s=area * 0.6, color=colour, label=LEGEND[kind])
+    axes.legend(loc="lower center", bbox_to_anchor=(0.5, 1.01), ncols=4, frameon=False, fontsize=9, handletextpad=0.2)
+
+
+def _figure(width: float, height: float) -> tuple[Figure, Axes]:
+    import matplotlib as mpl
+    from matplotlib.figure import Figure
+
+    mpl.rcParams.update(STYLE)  # this process does nothing else with matplotlib
+    figure = Figure(figsize=(width, height), layout="constrained")
+    figure.patch.set_alpha(0)
+    axes = figure.add_subplot()
+    axes.patch.set_alpha(0)
+    axes.grid(visible=True, color=FAINT, linewidth=0.5, alpha=0.5)
+    axes.set_axisbelow(True)
+    return figure, axes
+
+
+def _svg(figure: Figure, title: str) -> str:
+    """The figure as an <svg> element whose colours are the page's variables."""
+    buffer = io.StringIO()
+    figure.savefig(buffer, format="svg", metadata={"Date": None, "Creator": None, "Format": None, "Type": None})
+    text = buffer.getvalue()
+    text = text[text.index("<svg") :]
+    for colour, variable in VARIABLES.items():
+        text = text.replace(colour, f"var(--{variable})")
+    # The page scales it; a fixed width would not fit a phone.
+    text = re.sub(r'(<svg[^>]*?) width="[^"]*"', r"\1", text, count=1)
+    text = re.sub(r'(<svg[^>]*?) height="[^"]*"', r"\1", text, count=1)
+    return text.replace("<svg ", f'<svg role="img" aria-label="{title}" ', 1)

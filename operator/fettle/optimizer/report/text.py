@@ -1,0 +1,192 @@
+"""How the report writes numbers, and the sentences that a reader without the background understands."""
+
+from __future__ import annotations
+
+from fettle.api.optimizedmodel import (
+    AgreementStatus,
+    CandidateStatus,
+    Evidence,
+    Executed,
+    Interval,
+    Measurement,
+    Metric,
+    Precision,
+    RuntimeSettings,
+)
+
+MISSING = "–"
+METRICS = {
+    Metric.ACCURACY: "accuracy",
+    Metric.F1: "F1",
+    Metric.MEAN_SQUARED_ERROR: "mean squared error",
+    Metric.COSINE_SIMILARITY: "cosine similarity",
+    Metric.AGREEMENT: "agreement with the original",
+}
+SHARES = (Metric.ACCURACY, Metric.AGREEMENT)
+EVIDENCE = {
+    Evidence.LABELS: "labelled items",
+    Evidence.AGREEMENT: "items, compared with the original's answers",
+    Evidence.GENERATED: "generated items, compared with the original's answers",
+}
+
+
+def number(value: float | None, digits: int = 3) -> str:
+    """Three significant digits without an exponent where it can be avoided: 0.0123, 4.56, 1230."""
+    if value is None:
+        return MISSING
+    if value == 0:
+        return "0"
+    if abs(value) >= 10**digits:
+        return f"{value:.0f}"
+    text = f"{value:.{digits}g}"
+    return f"{value:.6f}".rstrip("0") if "e" in text and abs(value) >= 1e-5 else text
+
+
+def milliseconds(value: float | None) -> str:
+    """'4.56 ms', or microseconds below a tenth."""
+    if value is None:
+        return MISSING
+    return f"{number(value * 1000)} µs" if value < 0.1 else f"{number(value)} ms"
+
+
+def size(count: int | None) -> str:
+    """Bytes in the unit that keeps it short: '1.2 MB'."""
+    if count is None:
+        return MISSING
+    value, unit = float(count), "B"
+    for unit in ("B", "kB", "MB", "GB"):
+        if value < 1000 or unit == "GB":
+            break
+        value /= 1000
+    return f"{number(value)} {unit}"
+
+
+def times(found: Interval | None) -> str:
+    """'3.2 ×'."""
+    return MISSING if found is None else f"{number(found.value)} ×"
+
+
+def span(found: Interval | None, metric: Metric | None = None) -> str:
+    """'[3.1, 3.4]'; shares in percent points."""
+    if found is None:
+        return MISSING
+    if metric in SHARES:
+        return f"[{points(found.low)}, {points(found.high)}]"
+    return f"[{number(found.low)}, {number(found.high)}]"
+
+
+def points(value: float) -> str:
+    """A share as a number of percent points: '0.22', '−0.42', '0'."""
+    rounded = round(100 * value, 2)
+    return "0" if rounded == 0 else f"{rounded:.2f}".replace("-", "−")
+
+
+def drop(row: CandidateStatus) -> str:
+    """What was lost, as the table shows it."""
+    if row.exact:
+        return "none: exact"
+    if row.accuracy_drop is None:
+        return MISSING
+    if row.accuracy is not None and row.accuracy.metric in SHARES:
+        return f"{points(row.accuracy_drop.value)} points"
+    return number(row.accuracy_drop.value)
+
+
+def metric_value(metric: Metric, value: float) -> str:
+    """A metric's value: shares in percent."""
+    return f"{100 * value:.2f} %" if metric in SHARES else number(value, 4)
+
+
+def settings(found: RuntimeSettings) -> str:
+    """'1 thread, bfloat16, batch 1 fixed'."""
+    parts = [f"{found.threads} thread" + ("s" if found.threads != 1 else "")]
+    if found.streams != 1:
+        parts.append(f"{found.streams} streams")
+    if found.precision != Precision.FLOAT32:
+        parts.append(found.precision.lower())
+    if found.batch_size is not None:
+        parts.append(f"batch {found.batch_size} fixed")
+    return ", ".join(parts)
+
+
+def executed(found: Executed | None) -> str:
+    """'int8 12 · f32 2': compute nodes by the precision in which they ran."""
+    if found is None or not found.total:
+        return MISSING
+    names = {
+        "int8": found.int8,
+        "weight-only": found.weight_only,
+        "bf16": found.bf16,
+        "f16": found.f16,
+        "f32": found.f32,
+    }
+    return " · ".join(f"{name} {count}" for name, count in names.items() if count) or MISSING
+
+
+def agreement(found: AgreementStatus | None) -> str:
+    """'99.6 %'."""
+    return MISSING if found is None else f"{100 * found.value:.2f} %"
+
+
+def first(row: CandidateStatus) -> Measurement | None:
+    """The measurement that constraints and objective speak of."""
+    return row.measurements[0] if row.measurements else None
+
+
+def gain(row: CandidateStatus, before: Measurement | None) -> str:
+    """One sentence: what was won."""
+    if row.speedup is None:
+        return "Its time was not measured."
+    value = row.speedup.value
+    after = first(row)
+    change = ""
+    if before is not None and after is not None:
+        change = (
+            f": {milliseconds(before.latency_milliseconds.p50)} became {milliseconds(after.latency_milliseconds.p50)}"
+        )
+    if row.speedup.low <= 1 <= row.speedup.high:
+        return f"It is as fast as the original{change} (factor {span(row.speedup)})."
+    word = "faster" if value >= 1 else "slower"
+    factor = value if value >= 1 else 1 / value
+    return f"It is {number(factor)} times {'as fast as' if word == 'faster' else 'slower than'} the original{change} (factor {span(row.speedup)})."
+
+
+def cost(row: CandidateStatus) -> str:
+    """One sentence: what it cost."""
+    if row.exact:
+        return (
+            f"It cost nothing: on all {row.samples} items its answers are the original's within floating-point noise."
+        )
+    if row.accuracy_drop is None or row.accuracy is None:
+        return "What it cost could not be told."
+    metric, lost = row.accuracy.metric, row.accuracy_drop
+    share = metric in SHARES
+    unit = " percent points" if share else ""
+
+    def amount(value: float) -> str:
+        return f"{abs(100 * value):.2f}" if share else number(abs(value))
+
+    name = METRICS[metric]
+    if lost.value > 0:
+        what = (
+            f"It cost {amount(lost.value)}{unit} of {name}"
+            if metric != Metric.MEAN_SQUARED_ERROR
+            else f"Its {name} is {amount(lost.value)} higher"
+        )
+    elif lost.value < 0:
+        what = f"It cost nothing on these items: {name} improved by {amount(lost.value)}{unit}"
+    else:
+        what = f"It cost nothing on these items: {name} is unchanged"
+    return f"{what}, and with 95 % confidence not more than {amount(max(lost.high, 0))}{unit} in general."
+
+
+def proof(row: CandidateStatus) -> str:
+    """One sentence: on what the claim about accuracy rests."""
+    if row.samples is None or row.evidence is None:
+        return "Nothing proves it."
+    basis = f"Judged on {row.samples} {EVIDENCE[row.evidence]}"
+    if row.flips is not None and not row.exact:
+        basis += f"; {row.flips.worse} answers became worse, {row.flips.better} became better"
+    if row.evidence == Evidence.GENERATED:
+        return f"{basis}. No evaluation data was given, so only unchanged answers count as proof."
+    return f"{basis}."
