@@ -30,7 +30,7 @@ def main() -> None:
     """
 
 
-@main.command()
+@main.command(short_help="Start whatever of the cluster does not run.")
 def up() -> None:
     """Start the cluster, or whatever of it does not run. The first time builds it: 10 minutes."""
     from tools.cluster import lifecycle
@@ -40,7 +40,7 @@ def up() -> None:
     progress(f"cluster {'is up' if started else 'runs already'}: export KUBECONFIG={paths.kubeconfig}")
 
 
-@main.command()
+@main.command(short_help="Stop it and leave nothing behind.")
 @click.option("--purge", is_flag=True, help="Remove objects, volumes and images too; binaries and caches stay.")
 def down(purge: bool) -> None:
     """Stop it and leave nothing behind in the kernel, also after a crash. Its state is kept for the next `up`."""
@@ -49,7 +49,7 @@ def down(purge: bool) -> None:
     lifecycle.down(checkout(), Progress(), purge=purge)
 
 
-@main.command()
+@main.command(short_help="The state of everything.")
 def status() -> None:
     """Every component, the node, pods, volumes, disk. Exit code 1 when something is not well."""
     from tools.cluster import status as report
@@ -57,7 +57,7 @@ def status() -> None:
     sys.exit(0 if report.show(checkout()) else 1)
 
 
-@main.command()
+@main.command(short_help="Install packages, build binaries.")
 def install() -> None:
     """Install packages and build binaries, without starting anything."""
     from tools.cluster import lifecycle
@@ -67,7 +67,7 @@ def install() -> None:
     progress("everything is installed")
 
 
-@main.command()
+@main.command(short_help="Print the kubeconfig to use.")
 def kubeconfig() -> None:
     """Print the path of the kubeconfig to use: the embedded cluster's, or what FETTLE_KUBECONFIG names."""
     from tools.cluster.target import resolve_target
@@ -83,7 +83,7 @@ def registry() -> None:
     click.echo(resolve_target().registry or REGISTRY)
 
 
-@main.command()
+@main.command(short_help="Build and push Fettle's images.")
 @click.argument("names", nargs=-1)
 def images(names: tuple[str, ...]) -> None:
     """Build and push Fettle's images, where the registry lacks them; prints NAME=REFERENCE for each.

@@ -103,13 +103,17 @@ def create_cgroups() -> None:
             raise UnsupportedError(f"cgroups cannot be made in {root} ({error.strerror})") from error
 
 
+def _nested(root: Path) -> list[Path]:
+    """Our cgroups in a hierarchy, innermost first. os.walk, because they vanish while one looks."""
+    return [Path(folder) for folder, _, _ in os.walk(root / CGROUP, topdown=False)]
+
+
 def _processes() -> set[int]:
-    return {
-        int(pid)
-        for root in hierarchies()
-        for file in (root / CGROUP).rglob("cgroup.procs")
-        for pid in file.read_text().split()
-    }
+    found: set[int] = set()
+    for folder in (folder for root in hierarchies() for folder in _nested(root)):
+        with contextlib.suppress(OSError):
+            found.update(int(pid) for pid in (folder / "cgroup.procs").read_text().split())
+    return found
 
 
 def cgroups_exist() -> bool:
@@ -128,12 +132,8 @@ def kill_pods(seconds: float = 5) -> None:
 
 def remove_cgroups() -> None:
     for root in hierarchies():
-        folder = root / CGROUP
-        if not folder.exists():
-            continue
-        nested = [child for child in folder.rglob("*") if child.is_dir()]
-        for child in [*sorted(nested, key=lambda path: len(path.parts), reverse=True), folder]:
-            _remove_cgroup(child)
+        for folder in _nested(root):
+            _remove_cgroup(folder)
 
 
 def _remove_cgroup(folder: Path) -> None:

@@ -69,7 +69,7 @@ def last_line(log: Path) -> str:
         lines = log.read_bytes()[-4096:].decode(errors="replace").strip().splitlines()
     except FileNotFoundError:
         return ""
-    return lines[-1][:300] if lines else ""
+    return lines[-1].strip()[:300] if lines else ""
 
 
 def write(path: Path, text: str, mode: int = 0o644) -> None:
