@@ -69,7 +69,7 @@ def pareto(points: Sequence[Point], drop_label: str, max_drop: float | None, per
     factor = 100.0 if percent else 1.0
     figure, axes = _figure(7.2, 4.2)
     top, bottom = _window(drawn, max_drop, factor)
-    for point, place in zip(drawn, _places(drawn), strict=True):
+    for point, place in zip(drawn, _places(drawn, 0.12 * top / factor), strict=True):
         _draw(axes, point, factor, top, place)
     if max_drop is not None:
         axes.axhline(max_drop * factor, color=BAD, linewidth=1, linestyle=(0, (5, 4)))
@@ -144,18 +144,20 @@ def _draw(axes: Axes, point: Point, factor: float, top: float, place: tuple[int,
         textcoords="offset points",
         fontsize=9,
         color=INK,
+        zorder=5,
         ha="right" if place[0] < 0 else "left",
     )
 
 
-def _places(points: Sequence[Point]) -> list[tuple[int, int]]:
-    """Where each label goes, in points from its mark: marks that lie close together point away from each other."""
+def _places(points: Sequence[Point], reach: float) -> list[tuple[int, int]]:
+    """Where each label goes, in points from its mark. Marks that lie close together, their drops no further apart than
+    `reach`, point away from each other."""
     order = sorted(range(len(points)), key=lambda index: _middle(points[index]))
     span = math.log(max(map(_middle, points)) / min(map(_middle, points))) or 1.0
     clusters = [[order[0]]]
     for before, index in pairwise(order):
-        near = math.log(_middle(points[index]) / _middle(points[before])) < 0.06 * span
-        if near:
+        beside = math.log(_middle(points[index]) / _middle(points[before])) < 0.06 * span
+        if beside and abs(_lost(points[index]) - _lost(points[before])) < reach:
             clusters[-1].append(index)
         else:
             clusters.append([index])
@@ -164,6 +166,10 @@ def _places(points: Sequence[Point]) -> list[tuple[int, int]]:
         for turn, index in enumerate(cluster[:-1]):
             places[index] = PLACES[1 + turn % 3]
     return places
+
+
+def _lost(point: Point) -> float:
+    return point.drop.value if point.drop is not None else 0.0
 
 
 def _middle(point: Point) -> float:
