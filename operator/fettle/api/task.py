@@ -103,7 +103,7 @@ class BuildTask(ApiModel):
     cache_key: str
     portable: StoredModel
     signature: Signature
-    calibration: StoredData | None
+    calibration: StoredData | None = None
 
 
 class MeasureCandidate(ApiModel):
@@ -141,7 +141,7 @@ class MeasureTask(ApiModel):
     candidates: tuple[MeasureCandidate, ...]
     items: StoredData
     generated: bool
-    evaluation: EvaluationSpec | None
+    evaluation: EvaluationSpec | None = None
     alpha: float
     percentile: int | None = None  # the constraint's: runs go on until it may be claimed
     seconds_per_candidate: float = 20.0
