@@ -1,0 +1,184 @@
+"""How a run looks in a terminal: one live picture of stage, tasks and candidates; plain lines where there is none."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from typing import Protocol
+
+from rich.console import Console, Group, RenderableType
+from rich.live import Live
+from rich.markup import escape
+from rich.spinner import Spinner
+from rich.table import Table
+from rich.text import Text
+
+from fettle.api.conditions import find
+from fettle.api.optimizedmodel import CandidateState, CandidateStatus, OptimizedModelStatus
+from fettle.plan.run import RunDecision, WantedTask
+from fettle.plan.status import IN_PROGRESS, READY
+
+STYLES = {
+    CandidateState.SELECTED: "bold green",
+    CandidateState.MEASURED: "",
+    CandidateState.RUNNING: "cyan",
+    CandidateState.PENDING: "dim",
+    CandidateState.REJECTED: "yellow",
+    CandidateState.FAILED: "red",
+}
+PICTURES_PER_SECOND = 2.0  # drawn beside a measurement too: no more than it needs
+
+
+class Display(Protocol):
+    """Follows a run."""
+
+    def __enter__(self) -> Display: ...
+
+    def __exit__(self, *exc: object) -> None: ...
+
+    def update(self, decision: RunDecision, running: tuple[WantedTask, ...]) -> None:
+        """The run decided something."""
+        ...
+
+
+class LiveDisplay:
+    """A picture that is drawn again in place."""
+
+    def __init__(self, console: Console, name: str) -> None:
+        """`name` is the OptimizedModel's."""
+        self._name = name
+        self._started = time.monotonic()
+        self._since: dict[str, float] = {}
+        self._decision: RunDecision | None = None
+        self._running: tuple[WantedTask, ...] = ()
+        self._live = Live(
+            console=console, get_renderable=self._picture, refresh_per_second=PICTURES_PER_SECOND, transient=True
+        )
+
+    def __enter__(self) -> LiveDisplay:
+        self._live.start()
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        self._live.stop()
+
+    def update(self, decision: RunDecision, running: tuple[WantedTask, ...]) -> None:
+        """Remember what to draw; the picture follows within half a second."""
+        now = time.monotonic()
+        self._since = {task.task_hash: self._since.get(task.task_hash, now) for task in running}
+        self._decision, self._running = decision, running
+
+    def _picture(self) -> RenderableType:
+        now = time.monotonic()
+        head = Text.assemble((self._name, "bold"), "  ", (_clock(now - self._started), "dim"), "  ")
+        parts: list[RenderableType] = [head]
+        if self._decision is not None:
+            head.append(stage_line(self._decision.status))
+            for task in self._running:
+                age = _clock(now - self._since.get(task.task_hash, now))
+                parts.append(Spinner("dots", Text(f"{task.label}  {age}")))
+            if self._decision.status.candidates:
+                parts.append(candidates_table(self._decision.status))
+        return Group(*parts)
+
+
+class PlainDisplay:
+    """A line for each thing that changes: for logs, pipes and dumb terminals."""
+
+    def __init__(self, console: Console, name: str) -> None:
+        """`name` is the OptimizedModel's."""
+        self._console = console
+        self._name = name
+        self._started = time.monotonic()
+        self._stage = ""
+        self._running: set[str] = set()
+        self._rows: dict[tuple[str, str], CandidateState] = {}
+
+    def __enter__(self) -> PlainDisplay:
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        return None
+
+    def update(self, decision: RunDecision, running: tuple[WantedTask, ...]) -> None:
+        """Print what is new."""
+        stage = stage_line(decision.status)
+        if stage != self._stage:
+            self._say(stage)
+            self._stage = stage
+        for task in running:
+            if task.task_hash not in self._running:
+                self._say(f"start {task.label}" + (f" (attempt {task.attempt + 1})" if task.attempt else ""))
+        self._running = {task.task_hash for task in running}
+        for row in decision.status.candidates:
+            if self._rows.get((row.target, row.name)) != row.state:
+                self._rows[row.target, row.name] = row.state
+                if row.state in (CandidateState.REJECTED, CandidateState.FAILED, CandidateState.SELECTED):
+                    self._say(f"{row.target}/{row.name}: {row.state} {why(row)}".rstrip())
+
+    def _say(self, text: str) -> None:
+        line = f"[{_clock(time.monotonic() - self._started)}] {self._name}: {text}"
+        self._console.print(line, markup=False, highlight=False, soft_wrap=True)
+
+
+def _clock(seconds: float) -> str:
+    return f"{int(seconds) // 60}:{int(seconds) % 60:02d}"
+
+
+def stage_line(status: OptimizedModelStatus) -> str:
+    """'Optimizing: 2 of 5 builds done'."""
+    ready = find(status.conditions, READY)
+    if ready is None:
+        return ""
+    return f"{ready.reason}: {ready.message}" if ready.message else ready.reason
+
+
+def is_running(status: OptimizedModelStatus) -> bool:
+    """Whether the run is not over."""
+    ready = find(status.conditions, READY)
+    return ready is None or ready.reason in IN_PROGRESS
+
+
+def why(row: CandidateStatus) -> str:
+    """'NotFaster: speed-up 0.8 …'."""
+    return ": ".join(part for part in (row.reason, row.message) if part)
+
+
+def candidates_table(status: OptimizedModelStatus, *, messages: bool = False) -> Table:
+    """A row per candidate: what it costs, what it gains, what it loses, and what was said of it."""
+    several = len({row.target for row in status.candidates}) > 1
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    if several:
+        table.add_column("TARGET", no_wrap=True)
+    table.add_column("CANDIDATE", no_wrap=True)
+    for name in ("P50 MS", "SPEEDUP", "DROP", "SIZE"):
+        table.add_column(name, justify="right", no_wrap=True)
+    table.add_column("STATE", no_wrap=True)
+    table.add_column("REASON", overflow="fold" if messages else "ellipsis", no_wrap=not messages, ratio=1)
+    for row in status.candidates:
+        cells = [*([row.target] if several else []), row.name, *_figures(row), row.state.value]
+        said = why(row) if messages else row.reason or ""
+        table.add_row(*(escape(cell) for cell in (*cells, said)), style=STYLES[row.state])
+    return table
+
+
+def _figures(row: CandidateStatus) -> Sequence[str]:
+    first = row.measurements[0].latency_milliseconds.p50 if row.measurements else None
+    speed = f"{row.speedup.value:.2f} [{row.speedup.low:.2f}, {row.speedup.high:.2f}]" if row.speedup else ""
+    drop = row.accuracy_drop
+    lost = f"{drop.value:.4f} [{drop.low:.4f}, {drop.high:.4f}]" if drop is not None else ""
+    if row.exact:
+        lost = "exact"
+    return f"{first:.3f}" if first is not None else "", speed, lost, size(row.bytes)
+
+
+def size(number: int | None) -> str:
+    """'1.93 MB'."""
+    if number is None:
+        return ""
+    value = float(number)
+    for unit in ("B", "kB", "MB", "GB"):
+        if value < 1000 or unit == "GB":
+            return f"{value:.0f} {unit}" if unit == "B" else f"{value:.2f} {unit}"
+        value /= 1000
+    raise AssertionError("unreachable")

@@ -1,0 +1,89 @@
+"""Which folder of this machine stands for which claim, so that the YAML of a cluster works here as it is."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass, replace
+from pathlib import Path
+from urllib.parse import urlsplit
+
+from fettle.api.optimizedmodel import OptimizedModelSpec
+from fettle.errors import UsageError
+from fettle.store.uris import Mounts, locate
+
+STORE_CLAIM = "fettle-store"
+DEFAULT_STORE = f"pvc://{STORE_CLAIM}"
+DEFAULT_FOLDER = Path("fettle-store")
+
+
+@dataclass(frozen=True)
+class Places:
+    """A spec whose every address can be opened here. `store` is the address of its store."""
+
+    spec: OptimizedModelSpec
+    mounts: Mounts
+    store: str
+
+    def local(self, uri: str) -> str:
+        """The path of `uri` on this machine."""
+        return str(locate(uri, self.mounts).local)
+
+
+def parse_maps(maps: Iterable[str]) -> dict[str, Path]:
+    """`pvc://CLAIM=FOLDER`, each, as claim -> folder. Raises UsageError."""
+    folders: dict[str, Path] = {}
+    for text in maps:
+        claim, _, folder = text.partition("=")
+        parts = urlsplit(claim)
+        if parts.scheme != "pvc" or not parts.netloc or parts.path.strip("/") or not folder:
+            raise UsageError(f"--map {text}: expected pvc://CLAIM=FOLDER, such as pvc://models=./models")
+        path = Path(folder).expanduser().resolve()
+        if not path.is_dir():
+            raise UsageError(f"--map {text}: there is no folder {path}")
+        folders[parts.netloc] = path
+    return folders
+
+
+def places(spec: OptimizedModelSpec, folders: dict[str, Path], store: Path | None) -> Places:
+    """Find the store's folder (`--store`, else the spec's, else ./fettle-store) and check that every claim has one.
+
+    Raises UsageError that says which `--map` is missing.
+    """
+    if store is not None:
+        spec = spec.model_copy(update={"store": None})
+    uri = spec.store.uri if spec.store is not None else DEFAULT_STORE
+    claim = urlsplit(uri).netloc if uri.startswith("pvc://") else None
+    if claim is None:
+        Path(urlsplit(uri).path).mkdir(parents=True, exist_ok=True)
+    elif claim not in folders or store is not None:
+        folder = (store or DEFAULT_FOLDER).expanduser().resolve()
+        folder.mkdir(parents=True, exist_ok=True)
+        folders = {**folders, claim: folder}
+    _check(spec, folders)
+    return Places(spec, Mounts(folders, allow_files=True), uri)
+
+
+def _check(spec: OptimizedModelSpec, folders: dict[str, Path]) -> None:
+    addresses = {"spec.source.uri": spec.source.uri}
+    if spec.data.calibration is not None:
+        addresses["spec.data.calibration.uri"] = spec.data.calibration.uri
+    if spec.data.evaluation is not None:
+        addresses["spec.data.evaluation.uri"] = spec.data.evaluation.uri
+    for path, uri in addresses.items():
+        parts = urlsplit(uri)
+        if parts.scheme == "pvc" and parts.netloc not in folders:
+            raise UsageError(
+                f"{path}: {uri} lies in a claim; say where that is here: --map pvc://{parts.netloc}=FOLDER"
+            )
+
+
+def with_parallelism(spec: OptimizedModelSpec, parallelism: int | None) -> OptimizedModelSpec:
+    """`spec` with another number of builds at once."""
+    if parallelism is None:
+        return spec
+    return spec.model_copy(update={"search": spec.search.model_copy(update={"parallelism": parallelism})})
+
+
+def replaced(found: Places, spec: OptimizedModelSpec) -> Places:
+    """The same places for a changed spec."""
+    return replace(found, spec=spec)

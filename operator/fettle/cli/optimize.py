@@ -1,0 +1,155 @@
+"""`fettle optimize`: the plan of an OptimizedModel on this machine, no cluster."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import signal
+import sys
+from contextlib import suppress
+from pathlib import Path
+
+import click
+from rich.console import Console
+
+from fettle.api.conditions import ConditionStatus, find
+from fettle.api.optimizedmodel import OptimizedModelStatus
+from fettle.cli.display import Display, LiveDisplay, PlainDisplay, candidates_table, size, stage_line
+from fettle.cli.local import LocalRun
+from fettle.cli.manifests import Manifest, read
+from fettle.cli.mounts import Places, parse_maps, places, with_parallelism
+from fettle.cli.process import Processes
+from fettle.cli.program import EXIT_FAILURE
+from fettle.errors import UsageError
+from fettle.plan.status import READY
+
+INTERRUPTED = 130  # 128 + SIGINT, as shells say it
+# NNCF reports its use unless told otherwise.
+PRIVATE = {"NNCF_CI": "1"}
+
+
+@click.command()
+@click.option("-f", "--filename", "file", required=True, metavar="FILE", help="YAML with OptimizedModels; - for stdin.")
+@click.option("--map", "maps", multiple=True, metavar="pvc://CLAIM=FOLDER", help="Folder that stands for a claim.")
+@click.option("--store", type=click.Path(path_type=Path), metavar="FOLDER", help="Store [default: ./fettle-store].")
+@click.option("-o", "--output", type=click.Choice(["json"]), help="Print the objects with their status.")
+@click.option("--parallelism", type=click.IntRange(1, 32), metavar="N", help="Builds at once, instead of the spec's.")
+def optimize(file: str, maps: tuple[str, ...], store: Path | None, output: str | None, parallelism: int | None) -> None:
+    """Convert, optimize, measure and choose on this machine.
+
+    FILE is what `kubectl apply` takes: the same plan, the same tasks, the same artifacts, as processes instead of Jobs.
+    Addresses may also be paths of this machine. Exit status 0 only if everything asked for is published.
+
+    \b
+    fettle optimize -f optimizedmodel.yaml --map pvc://models=./models
+    """
+    documents = read(_text(file), file, Path.cwd() if file == "-" else Path(file).resolve().parent)
+    progress = Console(stderr=True)
+    for kind in documents.others:
+        progress.print(f"{file}: a {kind} is left alone", style="dim", highlight=False)
+    folders = parse_maps(maps)
+    runs = [
+        (manifest, places(with_parallelism(manifest.spec, parallelism), folders, store))
+        for manifest in documents.models
+    ]
+    done: list[tuple[Manifest, OptimizedModelStatus]] = []
+    for manifest, found in runs:
+        status = run_one(manifest, found, progress)
+        done.append((manifest, status))
+        if output is None:
+            show(Console(), manifest, found, status)
+    if output == "json":
+        click.echo(_json(done))
+    if not all(is_ready(status) for _, status in done):
+        sys.exit(EXIT_FAILURE)
+
+
+def run_one(manifest: Manifest, found: Places, console: Console) -> OptimizedModelStatus:
+    """One OptimizedModel from its spec to its final status, followed on `console`."""
+    generation = next_generation(found, manifest)
+    logs = Path(found.local(found.store)) / "logs" / manifest.name
+    # The plan's library settings are the tasks' own business; only what they must know of this machine is added.
+    environment = {**os.environ, **PRIVATE, **found.mounts.to_environment(), **_job_environment(found)}
+    runner = Processes(environment, logs)
+    display: Display = (LiveDisplay if console.is_terminal else PlainDisplay)(console, manifest.name)
+    with display:
+        run = LocalRun(
+            manifest.namespace, manifest.name, generation, found.spec, found.store, runner, on_change=display.update
+        )
+        return _run(run)
+
+
+def _run(run: LocalRun) -> OptimizedModelStatus:
+    """Run to the end; SIGINT and SIGTERM end the children first, then this process."""
+
+    async def main() -> OptimizedModelStatus | None:
+        work = asyncio.ensure_future(run.run())
+        loop = asyncio.get_running_loop()
+        for number in (signal.SIGINT, signal.SIGTERM):
+            loop.add_signal_handler(number, work.cancel)
+        with suppress(asyncio.CancelledError):
+            return await work
+        return None
+
+    status = asyncio.run(main())
+    if status is None:
+        click.echo("interrupted; what was built is kept in the store", err=True)
+        sys.exit(INTERRUPTED)
+    return status
+
+
+def next_generation(found: Places, manifest: Manifest) -> int:
+    """The first number without a report: one local run never overwrites the report of another."""
+    folder = Path(found.local(found.store)) / "reports" / manifest.namespace / manifest.name
+    numbers = [int(path.stem) for path in folder.glob("*.html") if path.stem.isdigit()]
+    return max(numbers, default=0) + 1
+
+
+def show(console: Console, manifest: Manifest, found: Places, status: OptimizedModelStatus) -> None:
+    """The result for a person: candidates, artifacts, report."""
+    if not console.is_terminal:
+        console.width = max(console.width, 200)  # a pipe has no width; do not fold what grep will read
+    style = "green" if is_ready(status) else "red"
+    console.print(
+        f"[bold]{manifest.name}[/]  [{style}]{'Ready' if is_ready(status) else 'not Ready'}[/]", highlight=False
+    )
+    console.print(stage_line(status), markup=False, highlight=False, soft_wrap=True)
+    if status.candidates:
+        console.print()
+        console.print(candidates_table(status, messages=True))
+    console.print()
+    for artifact in status.artifacts:
+        where = found.local(artifact.uri)
+        line = (
+            f"artifact  {artifact.target}: {artifact.candidate} in {artifact.runtime}, {size(artifact.bytes)}  {where}"
+        )
+        console.print(line, markup=False, highlight=False, soft_wrap=True)
+    if status.report is not None:
+        console.print(f"report    {found.local(status.report.uri)}", markup=False, highlight=False, soft_wrap=True)
+
+
+def is_ready(status: OptimizedModelStatus) -> bool:
+    """Whether every target has its artifact."""
+    ready = find(status.conditions, READY)
+    return ready is not None and ready.status == ConditionStatus.TRUE
+
+
+def _text(file: str) -> str:
+    if file == "-":
+        return sys.stdin.read()
+    try:
+        return Path(file).read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise UsageError(f"cannot read {file}: {error}") from error
+
+
+def _job_environment(found: Places) -> dict[str, str]:
+    """`spec.jobs.env`, which Jobs would get."""
+    return {variable.name: variable.value for variable in found.spec.jobs.env}
+
+
+def _json(done: list[tuple[Manifest, OptimizedModelStatus]]) -> str:
+    items = [{**manifest.document, "status": status.to_json()} for manifest, status in done]
+    document = items[0] if len(items) == 1 else {"apiVersion": "v1", "kind": "List", "items": items}
+    return json.dumps(document, indent=2)
