@@ -16,8 +16,9 @@ from aiohttp import web
 from kubernetes.aio.client import ApiClient, Configuration
 
 from fettle.cluster.client import Client
+from fettle.cluster.kinds import EVENT, LEASE, WATCHED, Object
 
-Object = dict[str, Any]
+PLURALS = {kind.plural for kind in (*WATCHED, EVENT, LEASE)}
 Refusal = Callable[[str, str], tuple[int, Object] | None]
 
 
@@ -89,10 +90,9 @@ class ApiServer:
             return web.json_response(self.objects[path])
         plural = path.rsplit("/", 1)[-1]
         found = [obj for where, obj in sorted(self.objects.items()) if _listed(where, path, plural)]
-        if not found and len(path.split("/namespaces/")[-1].split("/")) > 2 - ("/namespaces/" not in path):
+        if plural not in PLURALS:
             return _missing(path)
-        selector = request.query.get("labelSelector", "")
-        found = [obj for obj in found if _matches(obj, selector)]
+        found = [obj for obj in found if _matches(obj, request.query.get("labelSelector", ""))]
         start = int(request.query.get("continue", "0"))
         end = start + min(self.page, int(request.query.get("limit", "500")))
         metadata = {"resourceVersion": str(next(self._versions))}

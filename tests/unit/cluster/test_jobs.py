@@ -1,0 +1,140 @@
+"""Jobs as they are sent to the API server: golden YAML. FETTLE_UPDATE_GOLDEN=1 writes it anew."""
+
+from __future__ import annotations
+
+import base64
+import json
+import os
+import zlib
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from fettle.api.optimizedmodel import JobsSpec, OptimizedModelSpec
+from fettle.api.task import TASK, PrepareTask, PublishTask, task_hash
+from fettle.cluster.claims import claims_of
+from fettle.cluster.jobs import PLAIN_TASK_LIMIT, encode_task, job_name, render
+from fettle.cluster.kinds import Object
+from fettle.plan.run import AnyTask, WantedTask
+from fettle.settings import Settings
+
+GOLDEN = Path(__file__).parent / "golden"
+OWNER = {"metadata": {"namespace": "team", "name": "digits", "uid": "3e1c7f1e", "generation": 2}}
+SETTINGS = Settings(optimizer_image="registry.example/optimizer:1", image_pull_secrets=("pull",))
+
+
+def spec(**fields: Any) -> OptimizedModelSpec:
+    return OptimizedModelSpec.model_validate(
+        {"source": {"uri": "pvc://models/digits.onnx"}, "targets": [{"name": "cpu"}], **fields}
+    )
+
+
+def prepare(**fields: Any) -> PrepareTask:
+    given = spec(**fields)
+    store = given.store.uri if given.store is not None else "pvc://fettle-store"
+    return PrepareTask(store=store, source=given.source, data=given.data, builds=())
+
+
+def publish(verdicts: int = 0) -> PublishTask:
+    return PublishTask.model_validate(
+        {
+            "store": "pvc://fettle-store/digits",
+            "namespace": "team",
+            "name": "digits",
+            "generation": 2,
+            "objective": "Latency",
+            "prepare": "p" * 64,
+            "builds": [f"{number:064d}" for number in range(verdicts)],
+            "measures": [],
+            "verdicts": [],
+        }
+    )
+
+
+def wanted(task: AnyTask, stage: str, **fields: Any) -> WantedTask:
+    return WantedTask(task, task_hash(task), 0, stage, stage, 3600, **fields)
+
+
+TARGET = spec(
+    targets=[
+        {
+            "name": "edge",
+            "threads": 2,
+            "nodeSelector": {"pool": "edge"},
+            "tolerations": [{"key": "edge", "operator": "Exists"}],
+            "runtimeClassName": "kata",
+        }
+    ]
+).targets[0]
+JOBS = JobsSpec.model_validate(
+    {
+        "serviceAccountName": "optimizer",
+        "imagePullSecrets": [{"name": "team-pull"}],
+        "labels": {"kueue.x-k8s.io/queue-name": "batch"},
+        "annotations": {"note": "nightly"},
+        "priorityClassName": "low",
+        "env": [{"name": "OMP_WAIT_POLICY", "value": "PASSIVE"}, {"name": "FETTLE_TASK", "value": "stolen"}],
+        "resources": {"requests": {"cpu": 2}, "limits": {"cpu": 2, "memory": "8Gi"}},
+    }
+)
+DATA = {
+    "calibration": {"uri": "pvc://models/calibration.npz"},
+    "evaluation": {"uri": "pvc://data.v2/evaluation.npz"},
+}
+CASES = {
+    "prepare": (JobsSpec(), wanted(prepare(data=DATA), "prepare")),
+    "publish-with-everything-in-spec-jobs": (JOBS, wanted(publish(), "publish")),
+    "measure-on-its-target": (JOBS, wanted(publish(), "measure", target=TARGET)),
+}
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_a_job_looks_like_its_golden_file(name: str) -> None:
+    jobs, task = CASES[name]
+    plain = json.loads(json.dumps(render(OWNER, jobs, task, SETTINGS)))  # no YAML anchors for what is said twice
+    text = yaml.safe_dump(plain, sort_keys=False, width=120)
+    file = GOLDEN / f"{name}.yaml"
+    if os.environ.get("FETTLE_UPDATE_GOLDEN"):
+        GOLDEN.mkdir(exist_ok=True)
+        file.write_text(text)
+    assert text == file.read_text()
+
+
+def test_each_attempt_owner_and_task_has_a_name_of_its_own() -> None:
+    one = wanted(publish(), "publish")
+    other_owner = {"metadata": {**OWNER["metadata"], "uid": "another"}}
+    again = WantedTask(one.task, one.task_hash, 1, one.stage, one.label, 10)
+    names = {
+        job_name(OWNER, one),
+        job_name(OWNER, again),
+        job_name(other_owner, one),
+        job_name(OWNER, CASES["prepare"][1]),
+    }
+    assert len(names) == 4
+    assert job_name(OWNER, one) == job_name(OWNER, one)
+
+
+@pytest.mark.parametrize("name", ["x", "a" * 253, "with.dots." + "b" * 60, "-".join(["ab"] * 30)])
+def test_a_name_is_a_label_whatever_the_objects_name(name: str) -> None:
+    owner = {"metadata": {**OWNER["metadata"], "name": name}}
+    made = job_name(owner, wanted(publish(), "publish"))
+    assert len(made) <= 63 and "." not in made and "--" not in made
+    labels: Object = render(owner, JobsSpec(), wanted(publish(), "publish"), SETTINGS)["metadata"]["labels"]
+    assert all(len(value) <= 63 and value[-1].isalnum() for value in labels.values())
+
+
+def test_a_big_task_is_compressed_and_reads_back_the_same() -> None:
+    small, big = publish(), publish(verdicts=2000)
+    assert encode_task(small) == small.canonical().decode()
+    assert len(big.canonical()) > PLAIN_TASK_LIMIT
+    word, _, payload = encode_task(big).partition(":")
+    assert word == "zlib"
+    assert TASK.validate_json(zlib.decompress(base64.b64decode(payload))) == big
+
+
+def test_the_store_is_written_and_everything_else_only_read() -> None:
+    assert claims_of(prepare(data=DATA)) == {"models": True, "data.v2": True, "fettle-store": False}
+    assert claims_of(prepare(store={"uri": "pvc://models/store"})) == {"models": False}
+    assert claims_of(publish()) == {"fettle-store": False}

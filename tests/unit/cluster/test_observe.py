@@ -1,0 +1,160 @@
+"""What a Job's state says about its task: one table of situations."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+import pytest
+
+from fettle.api.reasons import Reason
+from fettle.api.report import Termination
+from fettle.cluster.kinds import Object
+from fettle.cluster.observe import explain, observe
+from fettle.plan.run import TaskPhase
+
+NOW = datetime(2026, 3, 1, 12, 0, tzinfo=UTC)
+PATIENCE = 15
+
+
+def at(seconds_ago: float) -> str:
+    return (NOW - timedelta(seconds=seconds_ago)).strftime("%Y-%m-%dT%H:%M:%SZ")
+
+
+def job(condition: str | None = None, reason: str = "", *, age: float = 60) -> Object:
+    conditions = [{"type": condition, "status": "True", "reason": reason, "lastTransitionTime": at(5)}]
+    return {
+        "metadata": {
+            "name": "j",
+            "uid": "job-uid",
+            "creationTimestamp": at(age),
+            "annotations": {"fettle.dev/task": "hash"},
+            "labels": {"fettle.dev/attempt": "1"},
+        },
+        "status": {"conditions": conditions if condition else []},
+    }
+
+
+def pod(phase: str = "Running", *, state: Object | None = None, age: float = 60, **status: Any) -> Object:
+    containers = [{"name": "optimizer", "state": state}] if state is not None else []
+    limits = {"limits": {"memory": "1Gi"}}
+    return {
+        "metadata": {"name": "p", "uid": "pod-uid", "creationTimestamp": at(age)},
+        "spec": {"containers": [{"name": "optimizer", "resources": limits}]},
+        "status": {"phase": phase, "containerStatuses": containers, **status},
+    }
+
+
+def ended(code: int, message: str = "", reason: str = "Error") -> Object:
+    return {"terminated": {"exitCode": code, "reason": reason, "message": message}}
+
+
+def said(**fields: Any) -> str:
+    return Termination(**fields).model_dump_json(by_alias=True, exclude_none=True)
+
+
+def waiting(word: str) -> Object:
+    return {"waiting": {"reason": word, "message": f"{word} it is"}}
+
+
+def unscheduled(seconds: float) -> list[Object]:
+    return [
+        {
+            "type": "PodScheduled",
+            "status": "False",
+            "reason": "Unschedulable",
+            "message": "0/1 nodes are available",
+            "lastTransitionTime": at(seconds),
+        }
+    ]
+
+
+DISRUPTED = [{"type": "DisruptionTarget", "status": "True", "reason": "EvictionByEvictionAPI", "message": "drained"}]
+STORE_FULL = said(outcome="Failed", reason=Reason.STORE_FULL, message="no space", retryable=True)
+FAILED = job("Failed", "BackoffLimitExceeded")
+DELETED = pod("Failed", state=ended(137))
+DELETED["metadata"]["deletionTimestamp"] = at(1)
+
+FAILURES = [
+    ("the task said why", FAILED, pod("Failed", state=ended(1, STORE_FULL)), Reason.STORE_FULL, "no space", True),
+    ("the deadline", job("Failed", "DeadlineExceeded"), None, Reason.DEADLINE_EXCEEDED, "deadline", False),
+    ("out of memory", FAILED, pod("Failed", state=ended(137, "", "OOMKilled")), Reason.OUT_OF_MEMORY, "1Gi", False),
+    ("drained", FAILED, pod("Failed", state=ended(137), conditions=DISRUPTED), Reason.NODE_LOST, "drained", True),
+    ("evicted", FAILED, pod("Failed", reason="Evicted", message="low on disk"), Reason.NODE_LOST, "low on disk", True),
+    ("deleted by hand", FAILED, DELETED, Reason.NODE_LOST, "deleted", True),
+    ("pod gone", FAILED, None, Reason.NODE_LOST, "gone", True),
+    ("crashed", FAILED, pod("Failed", state=ended(139, "Segmentation fault")), Reason.JOB_FAILED, "139: Segm", False),
+    ("said nothing", FAILED, pod("Failed", state=ended(1)), Reason.JOB_FAILED, "exit code 1: no message", False),
+]
+
+
+@pytest.mark.parametrize(("name", "one", "its_pod", "reason", "message", "retryable"), FAILURES)
+def test_why_a_job_failed(
+    name: str, one: Object, its_pod: Object | None, reason: Reason, message: str, retryable: bool
+) -> None:
+    state = observe(one, [its_pod] if its_pod else [], NOW, PATIENCE).state
+    assert (state.phase, state.reason, state.retryable) == (TaskPhase.FAILED, reason, retryable), name
+    assert message in state.message
+    assert (state.task_hash, state.attempt, state.finished_at) == ("hash", 1, NOW - timedelta(seconds=5))
+
+
+WAITS = [
+    ("runs", pod(), None, None),
+    ("just created", pod("Pending", age=1), None, None),
+    ("no node, not for long yet", pod("Pending", conditions=unscheduled(3)), None, None),
+    ("no node", pod("Pending", conditions=unscheduled(30)), Reason.UNSCHEDULABLE, None),
+    ("image", pod("Pending", state=waiting("ImagePullBackOff")), Reason.IMAGE_PULL_FAILED, None),
+    ("container's configuration", pod("Pending", state=waiting("CreateContainerConfigError")), Reason.JOB_FAILED, None),
+    ("creating, for long", pod("Pending", state=waiting("ContainerCreating")), None, "pod-uid"),
+]
+
+
+@pytest.mark.parametrize(("name", "its_pod", "reason", "events_of"), WAITS)
+def test_what_a_job_waits_for(name: str, its_pod: Object, reason: Reason | None, events_of: str | None) -> None:
+    seen = observe(job(), [its_pod], NOW, PATIENCE)
+    assert seen.state.phase == TaskPhase.RUNNING
+    assert (seen.state.reason, seen.events_of) == (reason, events_of), name
+
+
+def test_a_pod_that_just_waits_is_looked_at_again_when_patience_ends() -> None:
+    seen = observe(job(), [pod("Pending", conditions=unscheduled(3))], NOW, PATIENCE)
+    assert seen.look_seconds == pytest.approx(12.1)
+
+
+def test_a_job_whose_pod_does_not_come_is_asked_for_its_events() -> None:
+    assert observe(job(age=1), [], NOW, PATIENCE).events_of is None
+    assert observe(job(age=60), [], NOW, PATIENCE).events_of == "job-uid"
+
+
+def test_a_complete_job_names_the_pod_whose_log_has_the_report() -> None:
+    message = said(outcome="Succeeded", result_sha256="f" * 64)
+    seen = observe(job("Complete"), [pod("Succeeded", state=ended(0, message, "Completed"))], NOW, PATIENCE)
+    assert seen.state.phase == TaskPhase.SUCCEEDED
+    assert (seen.log_of, seen.result_sha256) == ("p", "f" * 64)
+
+
+@pytest.mark.parametrize("pods", [[], [pod("Succeeded", state=ended(0, "not json"))]])
+def test_a_complete_job_without_a_word_has_lost_its_answer(pods: list[Object]) -> None:
+    seen = observe(job("Complete"), pods, NOW, PATIENCE)
+    assert (seen.state.phase, seen.state.report, seen.log_of) == (TaskPhase.SUCCEEDED, None, None)
+
+
+def event(reason: str, message: str, seconds_ago: float = 1, kind: str = "Warning") -> Object:
+    return {"type": kind, "reason": reason, "message": message, "lastTimestamp": at(seconds_ago), "metadata": {}}
+
+
+@pytest.mark.parametrize(
+    ("events", "reason"),
+    [
+        ([], None),
+        ([event("Pulling", "image", kind="Normal")], None),
+        ([event("FailedCreate", 'pods "x" is forbidden: exceeded quota: q')], Reason.QUOTA_EXCEEDED),
+        ([event("FailedCreate", "violates PodSecurity")], Reason.FORBIDDEN),
+        ([event("FailedAttachVolume", "Multi-Attach error for volume")], Reason.STORE_NOT_SHARED),
+        ([event("FailedMount", "timed out")], Reason.STORE_UNREACHABLE),
+        ([event("FailedScheduling", "no node", 60), event("FailedMount", "timed out", 1)], Reason.STORE_UNREACHABLE),
+        ([event("FailedMount", "timed out", 1), event("BackOff", "whatever", 0)], Reason.STORE_UNREACHABLE),
+    ],
+)
+def test_events_explain_a_job_that_does_not_move(events: list[Object], reason: Reason | None) -> None:
+    assert explain(observe(job(), [], NOW, PATIENCE).state, events).reason == reason

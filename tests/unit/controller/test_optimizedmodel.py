@@ -1,0 +1,223 @@
+"""The OptimizedModel reconciler against a stand-in API server: whole runs, restarts anywhere, faults."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import AsyncIterator
+from typing import Any
+
+import pytest
+from tests.api_server import serving, status
+from tests.unit.controller.cluster_world import MODEL_PATH, ClusterWorld
+
+from fettle.api.reasons import Reason
+from fettle.cluster.kinds import CLAIM, JOB, Object
+from fettle.errors import ClusterError, ConflictError
+
+STAGES = ["Preparing", "Optimizing", "Measuring", "Publishing", "Published"]
+
+
+@pytest.fixture
+async def world() -> AsyncIterator[ClusterWorld]:
+    async with serving() as (server, client):
+        yield ClusterWorld(server, client)
+
+
+async def test_a_run_goes_from_nothing_to_published(world: ClusterWorld) -> None:
+    world.submit()
+    await world.settle()
+    assert (world.ready()["status"], world.ready()["reason"]) == ("True", "Published")
+    assert [artifact["target"] for artifact in world.model()["status"]["artifacts"]] == ["cpu"]
+    assert world.events() == STAGES
+    stages = [job["metadata"]["labels"]["fettle.dev/stage"] for job in world.kind("Job")]
+    assert sorted(set(stages)) == ["build", "measure", "prepare", "publish"]
+    assert world.server.objects[CLAIM.path("team", "fettle-store")]["metadata"].get("ownerReferences") is None
+
+
+async def test_once_published_nothing_is_written_and_no_log_is_read(world: ClusterWorld) -> None:
+    world.submit()
+    await world.settle()
+    world.restart()
+    world.server.requests.clear()
+    assert await world.look() is None
+    assert world.server.writes() == []
+    assert not [path for _, path in world.server.requests if path.endswith("/log")]
+
+
+async def test_a_look_that_finds_nothing_new_writes_nothing(world: ClusterWorld) -> None:
+    world.submit()
+    await world.look()
+    world.server.requests.clear()
+    await world.look()
+    assert world.server.writes() == []
+
+
+async def undisturbed(**spec: Any) -> tuple[Object, list[str], int]:
+    async with serving() as (server, client):
+        world = ClusterWorld(server, client)
+        world.submit(**spec)
+        await world.settle()
+        return outcome(world), world.events(), len(server.writes())
+
+
+def outcome(world: ClusterWorld) -> Object:
+    """What must be the same, whatever happened on the way: status without its times, and the Jobs."""
+    stored = dict(world.model()["status"])
+    stored.pop("startedAt")
+    stored["conditions"] = [{**one, "lastTransitionTime": ""} for one in stored["conditions"]]
+    return {"status": stored, "jobs": [job["metadata"]["name"].split("-")[1] for job in world.kind("Job")]}
+
+
+async def test_killed_after_any_of_its_writes_the_operator_ends_the_same() -> None:
+    wanted, events, writes = await undisturbed()
+    for fatal in range(1, writes + 1):
+        async with serving() as (server, client):
+            world = ClusterWorld(server, client)
+            world.submit()
+
+            def dead(method: str, path: str, server: Any = server, fatal: int = fatal) -> tuple[int, Object] | None:
+                # The request in hand is counted already: number `fatal` still gets through, then the process is dead.
+                return status(500, "InternalError") if len(server.writes()) > fatal else None
+
+            server.refuse = dead
+            with contextlib.suppress(ClusterError):
+                await world.settle()
+            server.refuse = lambda method, path: None
+            world.restart()
+            await world.settle()
+            assert outcome(world) == wanted, f"killed after write {fatal}"
+            assert set(world.events()) == set(events) or len(world.events()) == len(events) - 1
+
+
+async def test_an_answer_that_was_lost_with_its_pod_is_asked_for_again(world: ClusterWorld) -> None:
+    world.lose_logs = 1
+    world.submit()
+    await world.settle()
+    assert world.ready()["reason"] == "Published"
+    attempts = [job["metadata"]["labels"]["fettle.dev/attempt"] for job in world.kind("Job")]
+    assert attempts.count("1") == 1
+
+
+async def test_a_job_removed_after_its_time_is_not_run_again(world: ClusterWorld) -> None:
+    world.submit()
+    await world.look()
+    world.work()
+    await world.look()
+    (prepare,) = [job for job in world.kind("Job") if job["metadata"]["labels"]["fettle.dev/stage"] == "prepare"]
+    del world.server.objects[JOB.path("team", prepare["metadata"]["name"])]
+    await world.settle()
+    assert "prepare" not in [job["metadata"]["labels"]["fettle.dev/stage"] for job in world.kind("Job")]
+
+
+async def test_a_changed_spec_stops_what_is_not_wanted_any_more(world: ClusterWorld) -> None:
+    world.submit()
+    await world.look()
+    (before,) = world.kind("Job")
+    world.submit(source={"uri": "pvc://models/other.onnx"})
+    await world.look()
+    (after,) = world.kind("Job")
+    assert before["metadata"]["name"] != after["metadata"]["name"]
+
+
+async def test_a_decision_on_an_old_copy_creates_nothing(world: ClusterWorld) -> None:
+    world.submit()
+    await world.sync()
+    world.submit(source={"uri": "pvc://models/other.onnx"})
+    with pytest.raises(ConflictError):
+        await world.reconciler.reconcile(world.context, "team", "digits")
+    assert world.kind("Job") == []
+    await world.reconciler.reconcile(world.context, "team", "digits")
+    assert len(world.kind("Job")) == 1
+
+
+async def test_an_object_that_is_gone_meanwhile_gets_no_job(world: ClusterWorld) -> None:
+    world.submit()
+    await world.sync()
+    del world.server.objects[MODEL_PATH]
+    with pytest.raises(ConflictError):
+        await world.reconciler.reconcile(world.context, "team", "digits")
+    assert await world.reconciler.reconcile(world.context, "team", "digits") is None
+    assert world.server.writes() == []
+
+
+async def test_a_spec_that_does_not_parse_is_said_once_and_nothing_else_is_touched(world: ClusterWorld) -> None:
+    world.submit()
+    await world.settle()
+    published = world.model()["status"]["artifacts"]
+    world.submit(targets="nonsense")
+    await world.look()
+    assert (world.ready()["status"], world.ready()["reason"]) == ("False", "InvalidSpec")
+    assert "targets" in world.ready()["message"]
+    assert world.model()["status"]["artifacts"] == published
+    world.server.requests.clear()
+    assert await world.look() is None
+    assert world.server.writes() == []
+    world.submit()
+    await world.settle()
+    assert world.ready()["reason"] == "Published"
+
+
+@pytest.mark.parametrize(
+    ("code", "reason", "message", "told"),
+    [
+        (403, "Forbidden", "exceeded quota: q", Reason.QUOTA_EXCEEDED),
+        (403, "Forbidden", "denied by policy", Reason.FORBIDDEN),
+    ],
+)
+async def test_a_refused_job_is_told_and_tried_again(
+    world: ClusterWorld, code: int, reason: str, message: str, told: Reason
+) -> None:
+    world.server.refuse = lambda method, path: (
+        status(code, reason, message) if method == "POST" and path.endswith("/jobs") else None
+    )
+    world.submit()
+    assert await world.look() == 0.0
+    wait = await world.look()
+    assert wait is not None and wait > 0
+    assert world.ready()["reason"] == "Preparing" and f"{told}: " in world.ready()["message"]
+    world.server.refuse = lambda method, path: None
+    await world.settle()
+    assert world.ready()["reason"] == "Published"
+
+
+async def test_a_job_the_api_server_calls_invalid_ends_the_run(world: ClusterWorld) -> None:
+    world.server.refuse = lambda method, path: (
+        status(422, "Invalid", "spec.template: bad quantity") if method == "POST" and path.endswith("/jobs") else None
+    )
+    world.submit()
+    for _ in range(3):
+        await world.look()
+    assert world.ready()["reason"] == "InvalidSpec" and "bad quantity" in world.ready()["message"]
+    world.server.requests.clear()
+    await world.look()
+    assert world.server.writes() == []
+
+
+async def test_a_missing_claim_is_named_and_waited_for(world: ClusterWorld) -> None:
+    del world.server.objects[CLAIM.path("team", "models")]
+    world.submit()
+    await world.look()
+    await world.look()
+    assert "SourceNotFound" in world.ready()["message"] and "models" in world.ready()["message"]
+    assert world.kind("Job") == []
+    world.server.store(CLAIM.path("team", "models"), {"metadata": {}, "spec": {}})
+    await world.settle()
+    assert world.ready()["reason"] == "Published"
+
+
+async def test_the_default_store_is_created_but_never_another(world: ClusterWorld) -> None:
+    world.submit(store={"uri": "pvc://mine"})
+    await world.look()
+    await world.look()
+    assert "StoreNotFound" in world.ready()["message"]
+    assert world.kind("PersistentVolumeClaim") == []
+
+
+async def test_a_status_written_meanwhile_is_a_conflict_not_a_loss(world: ClusterWorld) -> None:
+    world.submit()
+    await world.sync()
+    world.server.store(MODEL_PATH, {**world.model(), "metadata": {**world.model()["metadata"], "labels": {"a": "b"}}})
+    with pytest.raises(ConflictError):
+        await world.reconciler.reconcile(world.context, "team", "digits")
+    await world.settle()
+    assert world.model()["metadata"]["labels"] == {"a": "b"}
