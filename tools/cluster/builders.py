@@ -76,7 +76,7 @@ class Buildah:
     def __init__(self, paths: Paths, progress: Progress, *, plain: bool) -> None:
         self._paths = paths
         self._progress = progress
-        self._plain = plain  # the embedded registry: HTTP, and nearer than compressing is worth
+        self._plain = plain  # the embedded registry speaks HTTP
         driver = "overlay" if host.snapshotter(paths) == "overlayfs" else "vfs"
         store, run_folder = paths.cache / "buildah", paths.cache / "buildah-run"
         self._buildah = ("buildah", "--root", str(store), "--runroot", str(run_folder), "--storage-driver", driver)
@@ -91,7 +91,7 @@ class Buildah:
         _logged(log, *self._buildah, "bud", *isolation, *volumes, *what, cwd=self._paths.root)
 
     def push(self, reference: str, log: Path) -> None:
-        options = ("--tls-verify=false", "--disable-compression") if self._plain else ()
+        options = ("--tls-verify=false",) if self._plain else ()
         _logged(log, *self._buildah, "push", *options, reference, cwd=self._paths.root)
 
     def ensure_base(self) -> None:
