@@ -1,0 +1,197 @@
+"""Both runtimes behind one session: the same answers, the settings asked for, and none of the traps."""
+
+from __future__ import annotations
+
+import os
+import threading
+from pathlib import Path
+
+import numpy as np
+import pytest
+from tests.data import models
+
+from fettle.api.optimizedmodel import Precision, RuntimeName, RuntimeSettings
+from fettle.api.reasons import Reason
+from fettle.api.signature import Signature
+from fettle.errors import RuntimeFailure
+from fettle.runtimes import base
+
+BOTH = pytest.mark.parametrize("name", list(RuntimeName))
+ONE = RuntimeSettings(threads=1)
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    made = tmp_path_factory.mktemp("models")
+    for name in ("dynamic_batch", "two_inputs_two_outputs", "texts", "recurrent", "custom_operator", "sequence_output"):
+        models.save(models.BY_NAME[name](), made / name / "model.onnx")
+    models.save(models.quantized(made), made / "quantized/model.onnx")
+    return made
+
+
+def with_batch_axis(signature: Signature) -> Signature:
+    def first(tensors: tuple[object, ...]) -> tuple[object, ...]:
+        return tuple(tensor.model_copy(update={"batch_axis": 0}) for tensor in tensors)  # type: ignore[attr-defined]
+
+    return Signature.model_validate({"inputs": first(signature.inputs), "outputs": first(signature.outputs)})
+
+
+@BOTH
+def test_inputs_and_outputs_are_told_as_the_file_has_them(folder: Path, name: RuntimeName) -> None:
+    session = base.get(name).load(folder / "two_inputs_two_outputs/model.onnx", ONE)
+    found = session.signature()
+    assert [(t.name, t.dtype, t.shape) for t in found.inputs] == [("left", "FP32", (-1, 6)), ("right", "FP32", (-1, 1))]
+    assert [t.name for t in found.outputs] == ["product", "total"]
+
+
+def test_both_runtimes_answer_alike(folder: Path) -> None:
+    feed = {"image": models.images(5)}
+    answers = [base.get(name).load(folder / "dynamic_batch/model.onnx", ONE).infer(feed) for name in RuntimeName]
+    np.testing.assert_allclose(answers[0]["scores"], answers[1]["scores"], rtol=1e-4, atol=1e-6)
+
+
+@BOTH
+def test_an_answer_is_not_overwritten_by_the_next_one(folder: Path, name: RuntimeName) -> None:
+    session = base.get(name).load(folder / "dynamic_batch/model.onnx", ONE)
+    first = session.infer({"image": models.images(2)})["scores"]
+    kept = first.copy()
+    session.infer({"image": models.images(2, seed=1)})
+    assert (first == kept).all()
+    assert first.flags.writeable
+
+
+@BOTH
+def test_batches_of_any_size_follow_one_another_even_read_only_ones(folder: Path, name: RuntimeName) -> None:
+    session = base.get(name).load(folder / "dynamic_batch/model.onnx", ONE)
+    for size in (1, 7, 2, 5):
+        images = models.images(size)
+        images.flags.writeable = False
+        assert session.infer({"image": images})["scores"].shape == (size, 4)
+    assert session.infer({"image": np.asfortranarray(models.images(3))})["scores"].shape == (3, 4)
+
+
+@BOTH
+def test_many_threads_share_a_session(folder: Path, name: RuntimeName) -> None:
+    session = base.get(name).load(folder / "dynamic_batch/model.onnx", ONE)
+    images = models.images(6)
+    alone = [session.infer({"image": image[None]})["scores"] for image in images]
+    wrong: list[int] = []
+
+    def work(index: int) -> None:
+        for _ in range(20):
+            found = session.infer({"image": images[index][None]})["scores"]
+            if not np.allclose(found, alone[index], atol=1e-6):
+                wrong.append(index)
+
+    threads = [threading.Thread(target=work, args=(index,)) for index in range(6)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert not wrong
+
+
+@BOTH
+@pytest.mark.parametrize(
+    ("feed", "words"),
+    [
+        ({"picture": np.zeros((1, 1, 16, 16), np.float32)}, "expected the inputs ['image'], found ['picture']"),
+        ({"image": np.zeros((1, 1, 16, 16))}, "expected FP32 [-1, 1, 16, 16], found FP64 [1, 1, 16, 16]"),
+        ({"image": np.zeros((1, 3, 16, 16), np.float32)}, "found FP32 [1, 3, 16, 16]"),
+        ({"image": np.zeros((16, 16), np.float32)}, "found FP32 [16, 16]"),
+    ],
+)
+def test_an_input_that_does_not_fit_is_named(
+    folder: Path, name: RuntimeName, feed: dict[str, base.Array], words: str
+) -> None:
+    session = base.get(name).load(folder / "dynamic_batch/model.onnx", ONE)
+    with pytest.raises(RuntimeFailure) as caught:
+        session.infer(feed)
+    assert words in caught.value.message
+    assert caught.value.reason == Reason.DATA_INVALID
+
+
+@BOTH
+def test_settings_are_read_back_and_are_those_asked_for(folder: Path, name: RuntimeName) -> None:
+    asked = RuntimeSettings(threads=min(2, len(os.sched_getaffinity(0))))
+    assert base.get(name).load(folder / "dynamic_batch/model.onnx", asked).effective_settings() == asked
+
+
+def test_more_threads_than_openvino_really_uses_are_refused(folder: Path) -> None:
+    with pytest.raises(RuntimeFailure) as caught:
+        base.get(RuntimeName.OPENVINO).load(folder / "dynamic_batch/model.onnx", RuntimeSettings(threads=256))
+    assert caught.value.reason == Reason.NODE_INCOMPATIBLE
+    assert "at least as many CPUs as threads" in caught.value.message
+
+
+def test_a_static_batch_takes_that_batch_and_no_other(folder: Path) -> None:
+    runtime = base.get(RuntimeName.OPENVINO)
+    path = folder / "dynamic_batch/model.onnx"
+    signature = with_batch_axis(runtime.load(path, ONE).signature())
+    session = runtime.load(path, RuntimeSettings(threads=1, batch_size=2), signature)
+    assert session.infer({"image": models.images(2)})["scores"].shape == (2, 4)
+    with pytest.raises(RuntimeFailure):
+        session.infer({"image": models.images(3)})
+
+
+def test_a_static_batch_without_a_batch_axis_is_refused(folder: Path) -> None:
+    with pytest.raises(RuntimeFailure, match="needs a batch axis"):
+        settings = RuntimeSettings(threads=1, batch_size=2)
+        base.get(RuntimeName.OPENVINO).load(folder / "dynamic_batch/model.onnx", settings)
+
+
+@BOTH
+def test_what_ran_in_int8_is_counted_from_what_really_ran(folder: Path, name: RuntimeName) -> None:
+    runtime, feed = base.get(name), {"image": models.images(1)}
+    plain = runtime.executed(folder / "dynamic_batch/model.onnx", ONE, feed)
+    assert (plain.f32, plain.int8, plain.total) == (3, 0, 3)
+    quantized = runtime.executed(folder / "quantized/model.onnx", ONE, feed)
+    assert quantized.int8 >= 2
+    assert quantized.total == 3
+
+
+def test_openvino_computes_in_float32_unless_asked(folder: Path) -> None:
+    runtime, path = base.get(RuntimeName.OPENVINO), folder / "dynamic_batch/model.onnx"
+    feed = {"image": models.images(1)}
+    assert runtime.executed(path, ONE, feed).bf16 == 0
+    if Precision.BFLOAT16 in runtime.capabilities():
+        asked = RuntimeSettings(threads=1, precision=Precision.BFLOAT16)
+        assert runtime.executed(path, asked, feed).bf16 == 3
+        assert runtime.load(path, asked).effective_settings() == asked
+
+
+def test_onnxruntime_has_no_other_precision(folder: Path) -> None:
+    with pytest.raises(RuntimeFailure, match="computes in float32"):
+        asked = RuntimeSettings(threads=1, precision=Precision.BFLOAT16)
+        base.get(RuntimeName.ONNXRUNTIME).load(folder / "dynamic_batch/model.onnx", asked)
+
+
+def test_texts_go_in_as_str_or_bytes(folder: Path) -> None:
+    session = base.get(RuntimeName.ONNXRUNTIME).load(folder / "texts/model.onnx", ONE)
+    scores = session.infer({"word": np.array([["yes"], [b"no"], ["?"]], dtype=object)})["score"]
+    assert scores.tolist() == [[2.0, 3.0], [-2.0, -3.0], [0.0, 0.0]]
+
+
+@pytest.mark.parametrize(
+    ("model", "reason"),
+    [
+        ("custom_operator", Reason.UNSUPPORTED_OPERATOR),
+        ("sequence_output", Reason.UNSUPPORTED_MODEL),
+        ("nowhere", Reason.MODEL_LOAD_FAILED),
+    ],
+)
+def test_a_model_that_cannot_be_loaded_says_why(folder: Path, model: str, reason: Reason) -> None:
+    with pytest.raises(RuntimeFailure) as caught:
+        base.get(RuntimeName.ONNXRUNTIME).load(folder / model / "model.onnx", ONE)
+    assert caught.value.reason == reason
+    assert str(folder / model) + "/" not in caught.value.message or model == "nowhere"
+
+
+@BOTH
+def test_a_closed_session_answers_no_more(folder: Path, name: RuntimeName) -> None:
+    session = base.get(name).load(folder / "recurrent/model.onnx", ONE)
+    session.warm([{"frames": (3, 1, 6)}, {"frames": (2, 4, 6)}])
+    session.close()
+    session.close()
+    with pytest.raises(RuntimeFailure, match="closed"):
+        session.infer({"frames": np.zeros((3, 1, 6), np.float32)})

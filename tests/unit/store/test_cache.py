@@ -1,0 +1,97 @@
+"""A build's key changes with everything that decides its bytes, and with nothing else."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from fettle.api.optimizedmodel import (
+    OptimizeGraphStep,
+    QuantizeMode,
+    QuantizePreset,
+    QuantizeStep,
+    RecipeStep,
+    RuntimeName,
+)
+from fettle.api.report import CpuClass
+from fettle.api.task import BuildPlan, StoredData, StoredFile, StoredModel
+from fettle.store import cache
+from fettle.store.store import Store
+from fettle.store.uris import Mounts
+
+ORT, OPENVINO = RuntimeName.ONNXRUNTIME, RuntimeName.OPENVINO
+VNNI = CpuClass(vendor="GenuineIntel", avx2=True, vnni=True)
+OLD = CpuClass(vendor="GenuineIntel", avx2=True)
+
+
+def portable(digest: str = "a") -> StoredModel:
+    return StoredModel(format="ONNX", entry="m", files=(StoredFile(path="m", sha256=digest * 64, bytes=1),))
+
+
+def calibration(digest: str = "c") -> StoredData:
+    return StoredData(sha256=digest * 64, items=4)
+
+
+def plan(name: str = "int8", family: RuntimeName = ORT, **parameters: object) -> BuildPlan:
+    step = RecipeStep(quantize=QuantizeStep.model_validate(parameters))
+    return BuildPlan(name=name, family=family, steps=(step,))
+
+
+BASE = cache.build_key(plan(), portable(), calibration(), VNNI)
+GRAPH = BuildPlan(name="graph", family=ORT, steps=(RecipeStep(optimize_graph=OptimizeGraphStep()),))
+
+
+@pytest.mark.parametrize(
+    "other",
+    [
+        cache.build_key(plan(), portable("b"), calibration(), VNNI),
+        cache.build_key(plan(), portable(), calibration("d"), VNNI),
+        cache.build_key(plan(), portable(), calibration(), OLD),
+        cache.build_key(plan(family=OPENVINO), portable(), calibration(), VNNI),
+        cache.build_key(plan(preset=QuantizePreset.TRANSFORMER), portable(), calibration(), VNNI),
+        cache.build_key(plan(operators=("Conv",)), portable(), calibration(), VNNI),
+        cache.build_key(plan(mode=QuantizeMode.DYNAMIC), portable(), calibration(), VNNI),
+        cache.build_key(GRAPH, portable(), calibration(), VNNI),
+    ],
+)
+def test_what_decides_the_bytes_changes_the_key(other: str) -> None:
+    assert other != BASE
+
+
+def test_another_version_of_a_library_changes_the_key(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(cache, "version", lambda name: "0.0.1")
+    assert cache.build_key(plan(), portable(), calibration(), VNNI) != BASE
+
+
+@pytest.mark.parametrize(
+    ("one", "other"),
+    [
+        # a recipe's name is no part of what it makes
+        (BASE, cache.build_key(plan("another"), portable(), calibration(), VNNI)),
+        # calibration items do not count where no step looks at them
+        (
+            cache.build_key(GRAPH, portable(), calibration("c"), VNNI),
+            cache.build_key(GRAPH, portable(), calibration("d"), VNNI),
+        ),
+        # NNCF writes the same on every CPU
+        (
+            cache.build_key(plan(family=OPENVINO), portable(), calibration(), VNNI),
+            cache.build_key(plan(family=OPENVINO), portable(), calibration(), OLD),
+        ),
+    ],
+)
+def test_what_decides_nothing_leaves_the_key(one: str, other: str) -> None:
+    assert one == other
+
+
+def test_a_build_is_found_only_while_its_files_are_whole(tmp_path: Path) -> None:
+    store = Store.open("pvc://claim", Mounts({"claim": tmp_path}))
+    (tmp_path / "in").mkdir()
+    (tmp_path / "in/model.onnx").write_bytes(b"graph")
+    model = store.put_model(tmp_path / "in", "model.onnx")
+    assert cache.read_build(store, BASE) is None
+    cache.write_build(store, BASE, model)
+    assert cache.read_build(store, BASE) == model
+    (tmp_path / "blobs" / model.files[0].sha256).unlink()
+    assert cache.read_build(store, BASE) is None

@@ -1,0 +1,152 @@
+"""An artifact is what its digest says, or it is refused."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from fettle.api.optimizedmodel import QuantizeStep, RecipeStep, RuntimeName, RuntimeSettings
+from fettle.api.reasons import Reason
+from fettle.api.report import CpuClass
+from fettle.api.signature import Signature, Tensor
+from fettle.errors import StoreError
+from fettle.store.manifest import (
+    DataRecord,
+    Manifest,
+    MeasurementRecord,
+    RecipeRecord,
+    Tolerance,
+    artifact_uri,
+    check_fetched,
+    fetch_artifact,
+    model_entry,
+    put_reference,
+    read_fetched,
+    read_manifest,
+    read_measurement,
+    read_reference,
+    write_artifact,
+    write_measurement,
+)
+from fettle.store.store import Store
+from fettle.store.uris import Mounts
+
+INPUTS = {"x": np.arange(8, dtype=np.float32).reshape(2, 4)}
+OUTPUTS = {"y": np.arange(2, dtype=np.float32)}
+
+
+@pytest.fixture
+def mounts(tmp_path: Path) -> Mounts:
+    (tmp_path / "claim").mkdir()
+    return Mounts({"claim": tmp_path / "claim"})
+
+
+@pytest.fixture
+def store(mounts: Mounts) -> Store:
+    return Store.open("pvc://claim", mounts)
+
+
+@pytest.fixture
+def manifest(store: Store, tmp_path: Path) -> Manifest:
+    (tmp_path / "model").mkdir()
+    (tmp_path / "model/model.onnx").write_bytes(b"graph")
+    return Manifest(
+        source_sha256="a" * 64,
+        recipe=RecipeRecord(name="int8", steps=(RecipeStep(quantize=QuantizeStep()),), revisions=(1,)),
+        data=DataRecord(evaluation="b" * 64),
+        libraries={"onnxruntime": "1.31.1"},
+        runtime=RuntimeName.ONNXRUNTIME,
+        settings=RuntimeSettings(threads=2),
+        signature=Signature(
+            inputs=(Tensor(name="x", dtype="FP32", shape=(-1, 4), batch_axis=0),),
+            outputs=(Tensor(name="y", dtype="FP32", shape=(-1,), batch_axis=0),),
+        ),
+        tolerances={"y": Tolerance(rtol=1e-3, atol=1e-6)},
+        requires=("vnni",),
+        model=store.put_model(tmp_path / "model", "model.onnx"),
+        reference=put_reference(store, INPUTS, OUTPUTS),
+    )
+
+
+def test_an_artifact_is_fetched_whole(store: Store, manifest: Manifest, mounts: Mounts, tmp_path: Path) -> None:
+    sha256 = write_artifact(store, manifest)
+    uri = artifact_uri(store.uri, sha256)
+    assert uri == f"pvc://claim/artifacts/{sha256}"
+    fetched = fetch_artifact(uri, sha256, tmp_path / "served", mounts)
+    assert fetched == manifest == read_manifest(uri, sha256, mounts) == read_fetched(tmp_path / "served", sha256)
+    assert model_entry(tmp_path / "served", fetched).read_bytes() == b"graph"
+    inputs, outputs = read_reference(tmp_path / "served/reference.npz")
+    assert (inputs["x"] == INPUTS["x"]).all()
+    assert (outputs["y"] == OUTPUTS["y"]).all()
+
+
+def test_writing_an_artifact_twice_changes_nothing(store: Store, manifest: Manifest) -> None:
+    assert write_artifact(store, manifest) == write_artifact(store, manifest) == manifest.sha256
+
+
+def test_every_parameter_of_a_recipe_stands_in_the_manifest(manifest: Manifest) -> None:
+    step = json.loads(manifest.canonical())["recipe"]["steps"][0]
+    assert step == {"quantize": {"mode": "Static", "operators": [], "preset": "Default"}}
+
+
+def test_an_artifact_without_its_files_is_not_written(store: Store, manifest: Manifest) -> None:
+    root = store.root.local
+    assert root is not None
+    (root / "blobs" / manifest.model.files[0].sha256).unlink()
+    with pytest.raises(StoreError, match=r"absent: model\.onnx"):
+        write_artifact(store, manifest)
+
+
+def test_a_missing_artifact_is_not_found(store: Store, mounts: Mounts, tmp_path: Path) -> None:
+    with pytest.raises(StoreError) as caught:
+        fetch_artifact(artifact_uri(store.uri, "c" * 64), "c" * 64, tmp_path / "served", mounts)
+    assert caught.value.reason == Reason.ARTIFACT_NOT_FOUND
+
+
+def test_an_address_of_another_digest_is_not_followed(mounts: Mounts) -> None:
+    with pytest.raises(StoreError) as caught:
+        read_manifest(f"pvc://claim/artifacts/{'c' * 64}", "d" * 64, mounts)
+    assert caught.value.reason == Reason.ARTIFACT_NOT_FOUND
+
+
+@pytest.mark.parametrize("victim", ["manifest", "model", "reference"])
+def test_nothing_that_was_changed_in_the_store_is_served(
+    store: Store, manifest: Manifest, mounts: Mounts, tmp_path: Path, victim: str
+) -> None:
+    sha256 = write_artifact(store, manifest)
+    root = store.root.local
+    assert root is not None and manifest.reference is not None
+    path = {
+        "manifest": root / f"artifacts/{sha256}/manifest.json",
+        "model": root / f"blobs/{manifest.model.files[0].sha256}",
+        "reference": root / f"blobs/{manifest.reference.sha256}",
+    }[victim]
+    path.write_bytes(path.read_bytes() + b" ")
+    with pytest.raises(StoreError) as caught:
+        fetch_artifact(artifact_uri(store.uri, sha256), sha256, tmp_path / "served", mounts)
+    assert caught.value.reason == Reason.ARTIFACT_TAMPERED
+    assert not (tmp_path / "served/manifest.json").exists()
+
+
+def test_a_model_changed_after_it_was_fetched_is_noticed(
+    store: Store, manifest: Manifest, mounts: Mounts, tmp_path: Path
+) -> None:
+    sha256 = write_artifact(store, manifest)
+    fetch_artifact(artifact_uri(store.uri, sha256), sha256, tmp_path / "served", mounts)
+    check_fetched(tmp_path / "served", sha256)
+    model_entry(tmp_path / "served", manifest).write_bytes(b"other")
+    with pytest.raises(StoreError) as caught:
+        check_fetched(tmp_path / "served", sha256)
+    assert caught.value.reason == Reason.ARTIFACT_TAMPERED
+
+
+def test_a_measurement_lies_beside_its_artifact(store: Store, manifest: Manifest) -> None:
+    sha256 = write_artifact(store, manifest)
+    record = MeasurementRecord(measured_on=CpuClass(vendor="GenuineIntel", avx2=True), row={"name": "int8"})
+    assert read_measurement(store, sha256, "k") is None
+    write_measurement(store, sha256, "k", record)
+    assert read_measurement(store, sha256, "k") == record
+    assert store.exists(f"artifacts/{sha256}/measurements/k.json")
