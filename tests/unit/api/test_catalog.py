@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import re
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -16,8 +18,10 @@ from fettle.api.optimizedmodel import (
     RuntimeName,
     SourceFormat,
 )
+from fettle.optimizer.recipes import FUNCTIONS
 
 ROOT = Path(__file__).parents[3]
+SOURCE = ROOT / "operator" / "fettle"
 GRAPH = RecipeStep(optimize_graph=OptimizeGraphStep())
 STATIC = RecipeStep(quantize=QuantizeStep(mode=QuantizeMode.STATIC))
 DYNAMIC = RecipeStep(quantize=QuantizeStep(mode=QuantizeMode.DYNAMIC))
@@ -67,3 +71,31 @@ def test_every_library_in_a_cache_key_is_locked_in_its_image() -> None:
     for image, name in wanted:
         lock = (ROOT / "requirements" / f"{image}.txt").read_text()
         assert re.search(rf"(?m)^{re.escape(name)}==", lock), f"{name} is not locked in requirements/{image}.txt"
+
+
+def test_every_row_is_implemented_and_every_implementation_has_a_row() -> None:
+    assert set(FUNCTIONS) == {(entry.kind, entry.family) for entry in catalog.STEPS}
+
+
+@pytest.mark.parametrize("entry", catalog.STEPS, ids=lambda entry: f"{entry.kind} {entry.family}")
+def test_a_step_is_done_by_the_library_that_its_row_names(entry: catalog.StepEntry) -> None:
+    function = FUNCTIONS[entry.kind, entry.family]
+    if function is None:
+        assert not entry.lossy  # nothing is done, so nothing is lost
+        return
+    module, name = function.split(":")
+    source = (SOURCE / "optimizer" / "recipes" / f"{module}.py").read_text()
+    assert module.startswith(f"{entry.framework}_")
+    assert f"def {name}(" in source
+    assert entry.framework in entry.libraries
+
+
+def test_every_runtime_and_every_format_has_its_module() -> None:
+    assert all((SOURCE / "runtimes" / f"{entry.library}.py").exists() for entry in catalog.RUNTIMES)
+    assert all(list((SOURCE / "optimizer" / "formats").glob(f"{entry.framework}_*.py")) for entry in catalog.FORMATS)
+
+
+def test_the_catalog_loads_no_toolchain() -> None:
+    code = "import sys, fettle.api.catalog; print(*sys.modules)"
+    loaded = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.split()
+    assert not {"numpy", "onnx", "onnxruntime", "openvino", "nncf", "torch"} & set(loaded)
