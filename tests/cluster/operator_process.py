@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 import signal
+import socket
 import sys
 import tempfile
 from collections.abc import AsyncIterator, Awaitable, Callable
@@ -42,8 +43,17 @@ class OperatorProcess:
         async with httpx.AsyncClient() as http:
             return await http.get(f"http://127.0.0.1:{self.port}{path}", timeout=5)
 
+    async def answers(self) -> bool:
+        """Whether its health port answers. AssertionError when it ended instead."""
+        assert self.process.returncode is None, f"exit status {self.process.returncode}"
+        try:
+            return (await self.get("/healthz")).status_code > 0
+        except httpx.TransportError:
+            return False
+
     async def leads(self) -> bool:
-        """Whether it holds the Lease and has listed everything."""
+        """Whether it holds the Lease and has listed everything. AssertionError when it ended instead."""
+        assert self.process.returncode is None, f"exit status {self.process.returncode}"
         try:
             metrics, ready = await self.get("/metrics"), await self.get("/readyz")
         except httpx.TransportError:
@@ -64,8 +74,6 @@ class OperatorProcess:
 
 def free_port() -> int:
     """A port nobody listens on."""
-    import socket
-
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port: int = probe.getsockname()[1]

@@ -35,6 +35,8 @@ async def test_a_standby_is_ready_and_takes_over_when_the_leader_goes(
             return await first.leads() or await second.leads()
 
         await eventually(one_leads)
+        await eventually(first.answers)
+        await eventually(second.answers)
         leader, standby = (first, second) if await first.leads() else (second, first)
         assert (await standby.get("/readyz")).status_code == 200
         assert (await standby.get("/healthz")).text == "ok"
