@@ -1,0 +1,56 @@
+"""What the images promise, read from their Dockerfiles."""
+
+from __future__ import annotations
+
+import json
+import re
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+DOCKERFILES = {
+    name: (ROOT / "docker" / f"Dockerfile.{name}").read_text() for name in ("operator", "server", "optimizer")
+}
+PROGRAMS = {"operator": "fettle.controller", "server": "fettle.server", "optimizer": "fettle.optimizer"}
+images = pytest.mark.parametrize("name", DOCKERFILES)
+
+
+@images
+def test_an_image_runs_its_program_as_somebody_who_is_not_root(name: str) -> None:
+    text = DOCKERFILES[name]
+    (entrypoint,) = re.findall(r"(?m)^ENTRYPOINT (.*)$", text)
+    assert json.loads(entrypoint) == ["python", "-m", PROGRAMS[name]]
+    assert (ROOT / "operator" / PROGRAMS[name].replace(".", "/") / "__main__.py").exists()
+    assert re.findall(r"(?m)^USER (.*)$", text) == ["65532:65532"]
+
+
+@images
+def test_only_locked_packages_are_installed(name: str) -> None:
+    text = DOCKERFILES[name]
+    assert f"COPY requirements/{name}.txt" in text
+    assert "uv pip install --python /opt/fettle/bin/python --require-hashes -r" in text
+    lock = (ROOT / "requirements" / f"{name}.txt").read_text()
+    assert all("--hash=" in block for block in re.split(r"(?m)^(?=[a-z])", lock)[1:])
+
+
+@images
+def test_code_is_the_last_thing_that_is_copied(name: str) -> None:
+    assert re.findall(r"(?m)^COPY (.*)$", DOCKERFILES[name])[-1] == "operator/fettle /opt/fettle/src/fettle"
+
+
+def test_the_operators_image_has_no_machine_learning_library() -> None:
+    lock = (ROOT / "requirements" / "operator.txt").read_text()
+    assert not re.findall(r"(?m)^(numpy|onnx|onnxruntime|openvino|nncf|torch|scipy)==", lock)
+
+
+@pytest.mark.parametrize("name", ["server", "optimizer"])
+def test_nothing_sends_telemetry(name: str) -> None:
+    assert re.search(r"(?m)^ENV CI=true", DOCKERFILES[name])
+
+
+def test_the_build_context_is_nothing_but_code_and_locks() -> None:
+    ignored = (ROOT / ".dockerignore").read_text().split()
+    assert "*" in ignored
+    kept = {line.removeprefix("!") for line in ignored if line.startswith("!")}
+    assert kept == {"operator/fettle", *(f"requirements/{name}.txt" for name in DOCKERFILES)}
