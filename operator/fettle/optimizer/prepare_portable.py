@@ -59,15 +59,27 @@ def plain(source: Source, specs: tuple[InputSpec, ...], folder: Path) -> Plain:
     model = onnx_portable.freeze_inputs(copied, specs)
     if model is not copied:
         notes.append("inputs with a value were frozen; the portable form is the timed baseline")
-    signature = onnx_model.signature(model)
-    if not signature.outputs:
-        raise SourceError("the model has no output", reason=Reason.UNSUPPORTED_MODEL)
+    signature = onnx_model.signature(_with_output_shapes(model))
+    if not signature.inputs or not signature.outputs:
+        raise SourceError("the model needs at least one input and one output", reason=Reason.UNSUPPORTED_MODEL)
     untouched = not notes
     if onnx_model.opset(model) > onnx_model.READABLE_OPSET or model.ir_version > onnx_model.READABLE_IR:
         return _lowered(model, signature, source.path.parent, folder, notes)
     path = source.path if untouched else _saved(model, folder / "plain", source)
     opened = _opened(path, signature, model)
     return Plain(model, path, signature, opened.infer, untouched, tuple(notes))
+
+
+def _with_output_shapes(model: onnx.ModelProto) -> onnx.ModelProto:
+    """`model`, with the shapes of outputs that the file leaves out, as far as they can be inferred."""
+    values = [value for value in model.graph.output if value.type.HasField("tensor_type")]
+    if all(onnx_model.has_rank(value) for value in values):
+        return model
+    try:
+        return onnx_portable.infer_shapes(model)
+    except Exception:
+        log.info("output shapes could not be inferred", exc_info=True)
+        return model
 
 
 def _saved(model: onnx.ModelProto, folder: Path, source: Source) -> Path:

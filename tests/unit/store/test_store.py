@@ -130,7 +130,7 @@ def test_a_result_is_found_under_its_task(store: Store) -> None:
 
 def test_a_damaged_document_says_what_to_do(store: Store) -> None:
     store.write_bytes("results/a.json", b"{")
-    with pytest.raises(StoreError, match="is damaged .* delete it and run again"):
+    with pytest.raises(StoreError, match=r"is damaged .* delete it and run again"):
         store.result("a")
 
 

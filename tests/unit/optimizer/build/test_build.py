@@ -1,0 +1,210 @@
+"""Building: what each recipe makes of a real model, what it refuses, and that it makes the same each time."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from collections import Counter
+from pathlib import Path
+
+import numpy as np
+import onnx
+import pytest
+from tests.data import models
+from tests.unit.optimizer.prepare.workbench import Workbench
+
+from fettle.api import catalog
+from fettle.api.optimizedmodel import (
+    EvaluationSpec,
+    OptimizeGraphStep,
+    QuantizeMode,
+    QuantizePreset,
+    QuantizeStep,
+    RecipeStep,
+    RuntimeName,
+    RuntimeSettings,
+)
+from fettle.api.reasons import Reason
+from fettle.api.report import BuildReport, PrepareReport, Termination, unframe
+from fettle.api.task import BuildPlan, BuildTask, task_hash
+from fettle.optimizer import recipes, stage
+from fettle.optimizer.measure import items
+from fettle.runtimes import base
+from fettle.store.cache import read_build
+
+ORT, OPENVINO = RuntimeName.ONNXRUNTIME, RuntimeName.OPENVINO
+STATIC, DYNAMIC = QuantizeMode.STATIC, QuantizeMode.DYNAMIC
+
+
+def plan(
+    family: RuntimeName,
+    mode: QuantizeMode = STATIC,
+    operators: tuple[str, ...] = (),
+    preset: QuantizePreset = QuantizePreset.DEFAULT,
+) -> BuildPlan:
+    step = RecipeStep(quantize=QuantizeStep(mode=mode, operators=operators, preset=preset))
+    return BuildPlan(name="int8", family=family, steps=(step,))
+
+
+def prepared(bench: Workbench, made: onnx.ModelProto, **arrays: np.ndarray) -> PrepareReport:  # type: ignore[type-arg]
+    bench.put(made)
+    return bench.prepare(bench.task(evaluation=EvaluationSpec(uri=bench.data("items", **arrays))))
+
+
+def images(bench: Workbench, made: onnx.ModelProto | None = None) -> PrepareReport:
+    return prepared(bench, made or models.dynamic_batch(), image=models.images(40))
+
+
+def task(report: PrepareReport, wanted: BuildPlan) -> BuildTask:
+    return BuildTask(
+        store="pvc://claim/store",
+        plan=wanted,
+        cache_key="0" * 64,
+        portable=report.portable,
+        signature=report.signature,
+        calibration=report.calibration,
+    )
+
+
+def built(bench: Workbench, report: PrepareReport, wanted: BuildPlan) -> BuildReport:
+    answer = stage.run(task(report, wanted), bench.mounts)
+    assert isinstance(answer, BuildReport)
+    return answer
+
+
+def kinds(bench: Workbench, report: BuildReport) -> Counter[str]:
+    assert report.built is not None, report.message
+    path = bench.store.fetch_model(report.built, bench.folder / report.built.digest)
+    return Counter(node.op_type for node in onnx.load(str(path)).graph.node)
+
+
+def quantized_products(bench: Workbench, report: BuildReport) -> dict[str, bool]:
+    """Of each MatMul by name: whether it takes what a DequantizeLinear made."""
+    assert report.built is not None, report.message
+    graph = onnx.load(str(bench.store.fetch_model(report.built, bench.folder / report.built.digest))).graph
+    made = {output: node.op_type for node in graph.node for output in node.output}
+    return {n.name: made.get(n.input[0]) == "DequantizeLinear" for n in graph.node if n.op_type == "MatMul"}
+
+
+def test_every_row_of_the_catalog_is_implemented_and_nothing_else() -> None:
+    assert set(recipes.FUNCTIONS) == {(entry.kind, entry.family) for entry in catalog.STEPS}
+
+
+def test_a_static_file_runs_its_convolutions_in_int8(bench: Workbench) -> None:
+    report = images(bench)
+    answer = built(bench, report, plan(ORT))
+    assert answer.built is not None and answer.built.format == "ONNX"
+    path = bench.store.fetch_model(answer.built, bench.folder / "int8")
+    feed = items.of(bench.store.load_data(report.items), report.signature).feed([0])
+    for name in (ORT, OPENVINO):
+        executed = base.get(name).executed(path, RuntimeSettings(threads=1), feed, report.signature)
+        assert executed.int8 >= 2, name
+    assert set(answer.libraries) == {"onnx", "onnxruntime"}
+
+
+def test_nncf_writes_openvinos_own_format(bench: Workbench) -> None:
+    report = images(bench)
+    answer = built(bench, report, plan(OPENVINO))
+    assert answer.built is not None
+    assert (answer.built.format, answer.built.entry) == ("OpenVINO", "model.xml")
+    assert [file.path for file in answer.built.files] == ["model.bin", "model.xml"]
+    path = bench.store.fetch_model(answer.built, bench.folder / "int8")
+    feed = items.of(bench.store.load_data(report.items), report.signature).feed([0, 1, 2])
+    session = base.get(OPENVINO).load(path, RuntimeSettings(threads=1), report.signature)
+    assert session.infer(feed)["scores"].shape == (3, 4)
+    assert base.get(OPENVINO).executed(path, RuntimeSettings(threads=1), feed).int8 >= 2
+
+
+def test_only_the_named_operators_are_quantized(bench: Workbench) -> None:
+    answer = built(bench, images(bench), plan(ORT, operators=("Gemm",)))
+    found = kinds(bench, answer)
+    assert found["Conv"] == 2
+    assert found["QuantizeLinear"] <= 3
+
+
+def test_dynamic_quantization_leaves_convolutions_alone(bench: Workbench) -> None:
+    found = kinds(bench, built(bench, images(bench), plan(ORT, DYNAMIC, ("Conv", "MatMul", "Gemm"))))
+    assert (found["Conv"], found["ConvInteger"], found["MatMulInteger"]) == (2, 0, 1)
+
+
+def test_nothing_that_feeds_a_recurrent_node_is_quantized(bench: Workbench) -> None:
+    frames = np.random.default_rng(0).standard_normal((40, 5, 6)).astype(np.float32)
+    report = prepared(bench, models.recurrent(), frames=frames)
+    assert quantized_products(bench, built(bench, report, plan(ORT))) == {"before": False, "after": True}
+    found = kinds(bench, built(bench, report, plan(ORT, DYNAMIC)))
+    assert (found["MatMul"], found["MatMulInteger"], found["LSTM"]) == (1, 1, 1)
+    answer = built(bench, report, plan(OPENVINO))
+    assert answer.built is not None
+    path = bench.store.fetch_model(answer.built, bench.folder / "int8")
+    feed = items.of(bench.store.load_data(report.items), report.signature).feed([0])
+    executed = base.get(OPENVINO).executed(path, RuntimeSettings(threads=1), feed)
+    assert (executed.int8, executed.total) == (1, 3)
+
+
+@pytest.mark.parametrize(
+    ("made", "wanted", "words"),
+    [
+        ("dynamic_batch", plan(ORT, operators=("LSTM",)), "the model has no LSTM to quantize"),
+        ("dynamic_batch", plan(ORT, DYNAMIC, ("Conv",)), "would run slower than before"),
+        ("dynamic_batch", plan(OPENVINO, operators=("LSTM",)), "the model has no LSTM to quantize"),
+        ("dynamic_batch", plan(OPENVINO, DYNAMIC), "does not offer this step"),
+        ("quantized", plan(ORT), "quantized already"),
+        ("quantized", plan(OPENVINO), "quantized already"),
+    ],
+)
+def test_a_recipe_that_does_not_fit_is_an_answer_not_an_error(
+    bench: Workbench, tmp_path: Path, made: str, wanted: BuildPlan, words: str
+) -> None:
+    report = images(bench, models.quantized(tmp_path) if made == "quantized" else None)
+    answer = built(bench, report, wanted)
+    assert answer.built is None
+    assert (answer.reason, words in answer.message) == (Reason.RECIPE_NOT_APPLICABLE, True), answer.message
+
+
+def test_the_portable_form_is_optimized_already(bench: Workbench) -> None:
+    report = images(bench)
+    wanted = BuildPlan(name="graph", family=ORT, steps=(RecipeStep(optimize_graph=OptimizeGraphStep()),))
+    assert built(bench, report, wanted).built == report.portable
+
+
+def test_a_build_is_remembered_under_its_key(bench: Workbench) -> None:
+    bench.put(models.dynamic_batch())
+    data = EvaluationSpec(uri=bench.data("items", image=models.images(40)))
+    wanted = plan(ORT)
+    report = bench.prepare(bench.task(evaluation=data, builds=[wanted]))
+    answer = built(bench, report, wanted)
+    assert read_build(bench.store, report.builds[0].cache_key) == answer.built
+
+
+def run(bench: Workbench, asked: BuildTask) -> BuildReport:
+    """As a Job runs it: a process, its last line, its termination message."""
+    log = bench.folder / "termination"
+    environment = {
+        "PATH": "/usr/bin:/bin",
+        "FETTLE_TASK": stage.encode_task(asked, limit=16),
+        "FETTLE_TERMINATION_LOG": str(log),
+        **bench.mounts.to_environment(),
+    }
+    done = subprocess.run(
+        [sys.executable, "-m", "fettle.optimizer"], env=environment, capture_output=True, text=True, check=False
+    )
+    termination = Termination.model_validate_json(log.read_text())
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.count("\n") == 1, "stdout is for the result alone"
+    assert termination.result_sha256 is not None
+    report = unframe(done.stdout, termination.result_sha256)
+    assert isinstance(report, BuildReport)
+    return report
+
+
+@pytest.mark.parametrize("family", [ORT, OPENVINO])
+def test_fresh_processes_write_the_same_bytes(bench: Workbench, family: RuntimeName) -> None:
+    report = images(bench)
+    asked = task(report, plan(family))
+    first = run(bench, asked)
+    root = bench.store.root.local
+    assert root is not None
+    (root / f"results/{task_hash(asked)}.json").unlink()
+    second = run(bench, asked)
+    assert second.seconds != first.seconds  # it did build again
+    assert second.built == first.built is not None

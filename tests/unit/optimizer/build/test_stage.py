@@ -1,0 +1,103 @@
+"""A task from the environment to its answer: every failure is one clear line with a reason."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from tests.data import models
+from tests.unit.optimizer.prepare.workbench import Workbench
+
+from fettle.api.reasons import Reason
+from fettle.api.report import MESSAGE_LIMIT, Termination
+from fettle.api.task import PrepareTask
+from fettle.errors import UsageError
+from fettle.optimizer import stage
+
+
+def process(bench: Workbench, **environment: str) -> tuple[int, str, Termination | None]:
+    log = bench.folder / "termination"
+    done = subprocess.run(
+        [sys.executable, "-m", "fettle.optimizer"],
+        env={"PATH": "/usr/bin:/bin", "FETTLE_TERMINATION_LOG": str(log), **environment},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    termination = Termination.model_validate_json(log.read_text()) if log.exists() else None
+    return done.returncode, done.stdout, termination
+
+
+def test_a_large_task_is_compressed_and_read_back(bench: Workbench) -> None:
+    task = bench.task()
+    assert not stage.encode_task(task).startswith(stage.COMPRESSED)
+    packed = stage.encode_task(task, limit=10)
+    assert packed.startswith(stage.COMPRESSED)
+    for text in (packed, stage.encode_task(task)):
+        assert stage.read_task({"FETTLE_TASK": text}) == task
+
+
+@pytest.mark.parametrize("text", ["", "{", "{}", '{"kind": "dance"}', "zlib:AAAA", "zlib:%%%"])
+def test_what_is_no_task_is_refused(text: str) -> None:
+    with pytest.raises(UsageError, match="FETTLE_TASK"):
+        stage.read_task({"FETTLE_TASK": text})
+
+
+def test_a_process_without_a_task_says_so(bench: Workbench) -> None:
+    code, out, termination = process(bench)
+    assert (code, out) == (1, "")
+    assert termination is not None and "started by the operator" in termination.message
+
+
+def test_a_failure_is_told_with_its_reason(bench: Workbench) -> None:
+    bench.put(models.custom_operator())
+    code, out, termination = process(
+        bench, FETTLE_TASK=stage.encode_task(bench.task()), **bench.mounts.to_environment()
+    )
+    assert (code, out) == (1, "")
+    assert termination is not None
+    assert (termination.outcome, termination.reason) == ("Failed", Reason.UNSUPPORTED_OPERATOR)
+    assert "SecretSauce" in termination.message
+    assert len(termination.message) <= MESSAGE_LIMIT
+
+
+def test_a_failure_is_never_kept(bench: Workbench) -> None:
+    bench.put(models.custom_operator())
+    answer = stage.answer(bench.task(), bench.mounts)
+    assert answer.termination.outcome == "Failed"
+    assert not list(bench.folder.glob("store/results/*"))
+    bench.put(models.dynamic_batch())
+    assert stage.answer(bench.task(), bench.mounts).termination.outcome == "Succeeded"
+
+
+@pytest.mark.parametrize(
+    ("error", "reason"),
+    [(MemoryError(), Reason.OUT_OF_MEMORY), (KeyError("x" * 9000), Reason.JOB_FAILED)],
+)
+def test_what_nobody_foresaw_is_one_line_with_a_reason(
+    bench: Workbench, monkeypatch: pytest.MonkeyPatch, error: Exception, reason: Reason
+) -> None:
+    def fail(task: PrepareTask, *_: object) -> None:
+        raise error
+
+    monkeypatch.setattr("fettle.optimizer.prepare.run", fail)
+    termination = stage.answer(bench.task(), bench.mounts).termination
+    assert (termination.outcome, termination.reason) == ("Failed", reason)
+    assert len(termination.canonical()) <= 4096
+
+
+def test_help_names_the_environment() -> None:
+    done = subprocess.run(
+        [sys.executable, "-m", "fettle.optimizer", "--help"], capture_output=True, text=True, check=True
+    )
+    for name in ("FETTLE_TASK", "FETTLE_MOUNTS", "FETTLE_TERMINATION_LOG"):
+        assert name in done.stdout
+
+
+def test_a_store_that_is_not_mounted_is_named(bench: Workbench, tmp_path: Path) -> None:
+    task = bench.task().model_copy(update={"store": "pvc://elsewhere"})
+    termination = stage.answer(task, bench.mounts).termination
+    assert termination.reason == Reason.STORE_NOT_FOUND
+    assert "elsewhere" in termination.message

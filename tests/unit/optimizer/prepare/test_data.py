@@ -1,0 +1,244 @@
+"""Items: read as they are, refused when they do not fit, split so that no item both calibrates and certifies."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from tests.data import models
+from tests.unit.optimizer.prepare.workbench import Workbench
+
+from fettle.api.optimizedmodel import (
+    CalibrationSpec,
+    EvaluationSpec,
+    QuantizeStep,
+    RecipeStep,
+    RuntimeName,
+)
+from fettle.api.reasons import Reason
+from fettle.api.task import BuildPlan, StoredModel
+from fettle.errors import FettleError
+from fettle.optimizer.data import Items
+from fettle.optimizer.data_split import split
+from fettle.runtimes.base import Array
+from fettle.store.cache import write_build
+
+LABELS = np.arange(20) % 4
+
+
+def evaluation(uri: str, **values: object) -> EvaluationSpec:
+    return EvaluationSpec.model_validate({"uri": uri, **values})
+
+
+@pytest.mark.parametrize(
+    ("arrays", "words"),
+    [
+        ({"picture": models.images(20)}, "no array for the inputs ['image']; it has ['picture']"),
+        ({"image": models.images(20)[:, :, :8]}, "expected the shape [items, 1, 16, 16], found [20, 1, 8, 16]"),
+        (
+            {"image": (models.images(20) * 255).astype("u1")},
+            "expected FP32, found UINT8; convert it with the model's own",
+        ),
+        ({"image": models.images(20), "labels": LABELS[:5]}, "counts the items, found"),
+        ({"image": models.images(0)}, "holds no item"),
+        ({"image": np.array([{}], dtype=object)}, "pickled object array"),
+        ({"image": np.float32(1)}, "its first axis must count the items"),
+    ],
+)
+def test_items_that_do_not_fit_are_refused_with_what_was_expected(
+    bench: Workbench, arrays: dict[str, Array], words: str
+) -> None:
+    bench.put(models.dynamic_batch())
+    with pytest.raises(FettleError) as caught:
+        bench.prepare(bench.task(evaluation=evaluation(bench.data("items", **arrays))))
+    assert (caught.value.reason, words in caught.value.message) == (Reason.DATA_INVALID, True), caught.value.message
+
+
+def test_items_that_hold_nan_are_counted(bench: Workbench) -> None:
+    bench.put(models.dynamic_batch())
+    images = models.images(20)
+    images[3, 0, 0, 0], images[7] = np.nan, np.inf
+    with pytest.raises(FettleError, match="2 of 20 items hold NaN or infinity, the first is item 3"):
+        bench.prepare(bench.task(evaluation=evaluation(bench.data("items", image=images))))
+
+
+def test_data_that_is_not_there_is_not_found(bench: Workbench) -> None:
+    bench.put(models.dynamic_batch())
+    for uri in ("pvc://claim/none.npz", "pvc://gone/none.npz"):
+        with pytest.raises(FettleError) as caught:
+            bench.prepare(bench.task(evaluation=evaluation(uri)))
+        assert caught.value.reason == Reason.DATA_NOT_FOUND
+
+
+def test_a_file_that_is_no_npz_is_refused(bench: Workbench) -> None:
+    bench.put(models.dynamic_batch())
+    (bench.folder / "items.npz").write_text("csv,really")
+    with pytest.raises(FettleError, match=r"no \.npz file"):
+        bench.prepare(bench.task(evaluation=evaluation("pvc://claim/items.npz")))
+
+
+def test_labels_travel_with_their_items(bench: Workbench) -> None:
+    bench.put(models.dynamic_batch())
+    images = models.images(20)
+    uri = bench.data("items", image=images, classes=LABELS)
+    report = bench.prepare(bench.task(evaluation=evaluation(uri, labelKey="classes")))
+    stored = bench.store.load_data(report.items)
+    assert report.items.labelled and not report.generated
+    for image, label in zip(stored["image"], stored["labels"], strict=True):
+        (place,) = np.nonzero((images == image).all(axis=(1, 2, 3)))[0]
+        assert LABELS[place] == label
+
+
+def test_a_label_key_that_names_nothing_is_refused(bench: Workbench) -> None:
+    bench.put(models.dynamic_batch())
+    uri = bench.data("items", image=models.images(20))
+    with pytest.raises(FettleError, match="no array 'classes'"):
+        bench.prepare(bench.task(evaluation=evaluation(uri, labelKey="classes")))
+
+
+def test_unlabelled_items_are_judged_by_agreement_and_the_report_says_so(bench: Workbench) -> None:
+    bench.put(models.dynamic_batch())
+    report = bench.prepare(bench.task(evaluation=evaluation(bench.data("items", image=models.images(20), y=LABELS))))
+    assert not report.items.labelled
+    assert any("judged by agreement" in note for note in report.notes)
+    assert any("not used: ['y']" in note for note in report.notes)
+
+
+def test_float64_items_become_float32_and_small_ints_become_large(bench: Workbench) -> None:
+    bench.put(models.tokens())
+    ids = np.random.default_rng(0).integers(0, 37, (10, 6)).astype(np.int32)
+    uri = bench.data("items", input_ids=ids, attention_mask=np.ones((10, 6), np.uint8))
+    report = bench.prepare(bench.task(evaluation=evaluation(uri)))
+    assert bench.store.load_data(report.items)["input_ids"].dtype == np.int64
+    bench.put(models.dynamic_batch())
+    uri = bench.data("images", image=models.images(10).astype(np.float64))
+    report = bench.prepare(bench.task(evaluation=evaluation(uri)))
+    assert bench.store.load_data(report.items)["image"].dtype == np.float32
+
+
+@pytest.mark.parametrize("name", ["fixed_batch", "dynamic_batch"])
+@pytest.mark.parametrize("spread", [False, True])
+def test_an_item_may_bring_its_batch_axis_or_not(bench: Workbench, name: str, spread: bool) -> None:
+    bench.put(models.BY_NAME[name]())
+    images = models.images(20)
+    uri = bench.data("items", image=images[:, np.newaxis] if spread else images)
+    report = bench.prepare(bench.task(evaluation=evaluation(uri)))
+    shape = bench.store.load_data(report.items)["image"].shape
+    assert shape == ((16, 1, 16, 16) if name == "dynamic_batch" else (16, 1, 1, 16, 16))
+
+
+def test_items_lie_along_the_first_axis_even_where_the_batch_is_the_second(bench: Workbench) -> None:
+    bench.put(models.recurrent())
+    frames = np.random.default_rng(0).standard_normal((10, 5, 6)).astype(np.float32)
+    report = bench.prepare(bench.task(evaluation=evaluation(bench.data("items", frames=frames))))
+    assert report.signature.inputs[0].batch_axis == 1
+    assert bench.store.load_data(report.items)["frames"].shape == (8, 5, 6)
+
+
+def test_at_most_so_many_samples_are_used(bench: Workbench) -> None:
+    bench.put(models.dynamic_batch())
+    uri = bench.data("items", image=models.images(20), labels=LABELS)
+    calibrating = bench.data("more", image=models.images(9, seed=1))
+    report = bench.prepare(
+        bench.task(
+            evaluation=evaluation(uri, maxSamples=5),
+            calibration=CalibrationSpec(uri=calibrating, max_samples=3),
+        )
+    )
+    assert report.items.items == 5
+    assert report.calibration is not None and report.calibration.items == 3
+    assert (bench.store.load_data(report.items)["image"] == models.images(20)[:5]).all()
+
+
+def whole(*values: float) -> Items:
+    return Items({"x": np.array(values, np.float32).reshape(-1, 1)}, np.arange(len(values)))
+
+
+def values(items: Items | None) -> list[float]:
+    return [] if items is None else sorted(items.arrays["x"].reshape(-1).tolist())
+
+
+def test_items_in_both_sets_only_certify() -> None:
+    found = split(whole(1, 2, 3), whole(3, 4))
+    assert (values(found.calibration), values(found.evaluation)) == ([1, 2], [3, 4])
+    assert "1 of 3 calibration items are evaluation items" in found.notes[0]
+
+
+def test_a_fifth_is_split_off_and_never_certifies() -> None:
+    found = split(None, whole(*range(100)))
+    assert found.calibration is not None and found.evaluation is not None
+    assert (len(found.calibration), len(found.evaluation)) == (20, 80)
+    assert not set(values(found.calibration)) & set(values(found.evaluation))
+
+
+def test_the_split_does_not_depend_on_the_order_of_items() -> None:
+    assert values(split(None, whole(*range(100))).calibration) == values(
+        split(None, whole(*reversed(range(100)))).calibration
+    )
+
+
+def test_copies_of_an_item_go_the_same_way() -> None:
+    found = split(None, whole(*(list(range(50)) * 2)))
+    assert not set(values(found.calibration)) & set(values(found.evaluation))
+
+
+def test_too_few_items_are_not_split() -> None:
+    found = split(None, whole(1, 2, 3))
+    assert found.calibration is None
+    assert values(found.evaluation) == [1, 2, 3]
+
+
+def test_never_more_than_256_items_calibrate_unasked() -> None:
+    found = split(None, whole(*range(2000)))
+    assert found.calibration is not None and len(found.calibration) == 256
+
+
+def test_calibration_items_alone_certify_nothing(bench: Workbench) -> None:
+    bench.put(models.dynamic_batch())
+    uri = bench.data("items", image=models.images(20))
+    report = bench.prepare(bench.task(calibration=CalibrationSpec(uri=uri)))
+    assert report.generated
+    assert report.calibration is not None and report.calibration.items == 20
+
+
+# -------------------------------------------------------------------------------------------------------------- asked again
+
+PLAN = BuildPlan(name="int8", family=RuntimeName.ONNXRUNTIME, steps=(RecipeStep(quantize=QuantizeStep()),))
+
+
+def test_asked_again_it_answers_from_the_store_and_knows_newer_builds(bench: Workbench) -> None:
+    bench.put(models.dynamic_batch())
+    task = bench.task(evaluation=evaluation(bench.data("items", image=models.images(20))), builds=[PLAN])
+    first = bench.prepare(task)
+    assert first.builds[0].built is None
+    built: StoredModel = first.portable
+    write_build(bench.store, first.builds[0].cache_key, built)
+    again = bench.prepare(task)
+    assert again.builds[0].built == built
+    assert again.model_copy(update={"builds": ()}) == first.model_copy(update={"builds": ()})
+
+
+def test_another_file_behind_the_same_address_is_prepared_anew(bench: Workbench) -> None:
+    bench.put(models.dynamic_batch())
+    first = bench.prepare()
+    bench.put(models.fixed_batch())
+    assert bench.prepare().source.sha256 != first.source.sha256
+
+
+def test_other_items_behind_the_same_address_are_read_anew(bench: Workbench) -> None:
+    bench.put(models.dynamic_batch())
+    task = bench.task(evaluation=evaluation(bench.data("items", image=models.images(20))), builds=[PLAN])
+    first = bench.prepare(task)
+    bench.data("items", image=models.images(20, seed=99))
+    second = bench.prepare(task)
+    assert second.items != first.items
+    assert second.builds[0].cache_key != first.builds[0].cache_key
+
+
+def test_a_lost_blob_is_made_again(bench: Workbench) -> None:
+    bench.put(models.dynamic_batch())
+    first = bench.prepare()
+    root = bench.store.root.local
+    assert root is not None
+    (root / "blobs" / first.portable.files[0].sha256).unlink()
+    assert bench.prepare().portable == first.portable
+    assert bench.store.has_blob(first.portable.files[0].sha256)

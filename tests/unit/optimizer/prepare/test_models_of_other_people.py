@@ -1,0 +1,204 @@
+"""Each of other people's models ends prepared, or refused with a reason that is true."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import onnx
+import pytest
+from tests.data import models
+from tests.unit.optimizer.prepare.workbench import Workbench
+
+from fettle.api.optimizedmodel import Basis, InputSpec, RuntimeName, RuntimeSettings
+from fettle.api.reasons import Reason
+from fettle.api.report import PrepareReport
+from fettle.errors import FettleError
+from fettle.optimizer.measure import items
+from fettle.runtimes import base
+
+ORT, OPENVINO = RuntimeName.ONNXRUNTIME, RuntimeName.OPENVINO
+BOTH = (ORT, OPENVINO)
+
+
+@dataclass(frozen=True)
+class Expected:
+    """What preparing must say. `axis`: the batch axis of the first input; None = not batchable."""
+
+    axis: int | None = 0
+    runtimes: tuple[RuntimeName, ...] = BOTH
+    basis: Basis = Basis.SOURCE_RUNTIME
+    quantized: bool = False
+    recurrent: bool = False
+    transformer: bool = False
+    opset: int = 17
+    inputs: tuple[InputSpec, ...] = ()
+
+
+PREPARED = {
+    "dynamic_batch": Expected(),
+    "fixed_batch": Expected(axis=None),
+    "old_opset": Expected(opset=21),
+    "newest_opset": Expected(opset=21, basis=Basis.PORTABLE_FORM),
+    "two_inputs_two_outputs": Expected(),
+    "tokens": Expected(),
+    "texts": Expected(runtimes=(ORT,)),
+    "conditional": Expected(axis=None),
+    "whole_batch_output": Expected(axis=None),
+    "recurrent": Expected(axis=1, recurrent=True),
+    "ruined_by_int8": Expected(),
+    "frozen_flag": Expected(basis=Basis.PORTABLE_FORM, inputs=(InputSpec(name="gain", value=2.0),)),
+    "written_out": Expected(opset=21, transformer=True),
+    "with_zip_map": Expected(runtimes=(ORT,), basis=Basis.PORTABLE_FORM),
+}
+REFUSED = {
+    "custom_operator": (Reason.UNSUPPORTED_OPERATOR, "SecretSauce (domain com.example)"),
+    "sequence_output": (Reason.UNSUPPORTED_MODEL, "'parts' is a sequence"),
+    "float8_input": (Reason.UNSUPPORTED_MODEL, "'x' is a tensor of FLOAT8E4M3FN"),
+    "random_output": (Reason.UNSUPPORTED_MODEL, "answers one input differently each time"),
+}
+
+
+def test_no_model_is_left_out() -> None:
+    assert set(PREPARED) | set(REFUSED) == set(models.BY_NAME)
+
+
+def check(report: PrepareReport, expected: Expected) -> None:
+    assert report.signature.inputs[0].batch_axis == expected.axis
+    assert report.signature.batchable == (expected.axis is not None)
+    assert report.portable_runtimes == expected.runtimes
+    assert report.basis == expected.basis
+    traits = report.traits
+    found = (traits.quantized, traits.recurrent, traits.transformer, traits.opset)
+    assert found == (expected.quantized, expected.recurrent, expected.transformer, expected.opset)
+    assert report.generated
+    assert report.items.items == 64
+
+
+@pytest.mark.parametrize("name", PREPARED)
+def test_a_model_is_prepared_and_answers_as_before(bench: Workbench, name: str) -> None:
+    expected = PREPARED[name]
+    bench.put(models.BY_NAME[name]())
+    report = bench.prepare(bench.task(inputs=expected.inputs))
+    check(report, expected)
+    answers_alike(bench, report, expected)
+
+
+def answers_alike(bench: Workbench, report: PrepareReport, expected: Expected) -> None:
+    """Original and portable form, run by hand on the items that were stored."""
+    stored = items.of(bench.store.load_data(report.items), report.signature)
+    paths = [
+        bench.store.fetch_model(model, bench.folder / name)
+        for name, model in (("a", report.original), ("b", report.portable))
+    ]
+    for runtime in expected.runtimes:
+        settings = RuntimeSettings(threads=1)
+        original, portable = (
+            base.get(each).load(path, settings, report.signature)
+            for each, path in zip((ORT, runtime), paths, strict=True)
+        )
+        for index in range(3):
+            wanted, found = original.infer(stored.feed([index])), portable.infer(stored.feed([index]))
+            for tensor in report.signature.outputs:
+                assert tensor.name in found
+                if tensor.dtype.startswith("FP"):
+                    np.testing.assert_allclose(found[tensor.name], wanted[tensor.name], rtol=1e-3, atol=1e-5)
+                else:
+                    assert (found[tensor.name] == wanted[tensor.name]).all()
+
+
+@pytest.mark.parametrize("name", REFUSED)
+def test_a_model_that_cannot_be_prepared_says_why(bench: Workbench, name: str) -> None:
+    bench.put(models.BY_NAME[name]())
+    reason, words = REFUSED[name]
+    with pytest.raises(FettleError) as caught:
+        bench.prepare()
+    assert caught.value.reason == reason
+    assert words in caught.value.message
+    assert not caught.value.retryable
+
+
+def test_a_quantized_model_keeps_its_pairs(bench: Workbench, tmp_path: Path) -> None:
+    made = models.quantized(tmp_path)
+    bench.put(made)
+    report = bench.prepare()
+    check(report, Expected(quantized=True))
+    kinds = [node.op_type for node in bench.portable(report).graph.node]
+    assert kinds.count("DequantizeLinear") == [node.op_type for node in made.graph.node].count("DequantizeLinear")
+
+
+def test_weights_in_a_file_of_their_own_belong_to_the_model(bench: Workbench) -> None:
+    bench.put(models.dynamic_batch(), external=True)
+    report = bench.prepare(bench.task(uri="pvc://claim/model"))
+    check(report, Expected())
+    assert [file.path for file in report.original.files] == ["model.onnx", "weights.bin"]
+    answers_alike(bench, report, Expected())
+
+
+def test_weights_too_large_for_one_file_stay_outside(bench: Workbench, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("fettle.optimizer.formats.onnx_model.INLINE_LIMIT", 100)
+    bench.put(models.old_opset(), external=True)
+    report = bench.prepare()
+    assert [file.path for file in report.portable.files] == ["model.onnx", "weights.bin"]
+    answers_alike(bench, report, Expected())
+
+
+def test_folding_leaves_only_standard_operators(bench: Workbench) -> None:
+    bench.put(models.written_out())
+    kinds = [(node.domain, node.op_type) for node in bench.portable(bench.prepare()).graph.node]
+    assert [kind for _, kind in kinds] == ["MatMul", "Gelu", "LayerNormalization"]
+    assert {domain for domain, _ in kinds} <= {"", "ai.onnx"}
+
+
+def test_batch_normalization_is_folded_and_constant_branches_are_gone(bench: Workbench) -> None:
+    bench.put(models.dynamic_batch())
+    assert "BatchNormalization" not in {node.op_type for node in bench.portable(bench.prepare()).graph.node}
+    bench.put(models.conditional())
+    kinds = [node.op_type for node in bench.portable(bench.prepare(), "second").graph.node]
+    assert kinds.count("If") == 1
+
+
+def test_generated_tokens_stay_inside_the_table(bench: Workbench) -> None:
+    bench.put(models.tokens())
+    arrays = bench.store.load_data(bench.prepare().items)
+    assert arrays["input_ids"].min() >= 0 and arrays["input_ids"].max() < 37
+    assert (arrays["attention_mask"] == 1).all()
+
+
+def test_generated_words_are_those_the_model_knows(bench: Workbench) -> None:
+    bench.put(models.texts())
+    words = set(bench.store.load_data(bench.prepare().items)["word"].reshape(-1))
+    assert words == {"yes", "no", "perhaps"}
+
+
+def test_preparing_twice_in_two_places_writes_the_same(tmp_path: Path) -> None:
+    reports = []
+    for name in ("one", "two"):
+        (tmp_path / name).mkdir()
+        bench = Workbench(tmp_path / name)
+        bench.put(models.dynamic_batch())
+        reports.append(bench.prepare())
+    assert reports[0].portable == reports[1].portable
+    assert reports[0].items == reports[1].items
+
+
+def test_a_frozen_input_is_no_input_any_more(bench: Workbench) -> None:
+    bench.put(models.frozen_flag())
+    report = bench.prepare(bench.task(inputs=[InputSpec(name="gain", value=2.0)]))
+    assert [tensor.name for tensor in report.signature.inputs] == ["x"]
+
+
+def test_functions_of_the_model_itself_are_put_in_place(bench: Workbench) -> None:
+    made = models.dynamic_batch()
+    body = [onnx.helper.make_node("Mul", ["a", "a"], ["b"])]
+    made.functions.append(
+        onnx.helper.make_function("mine", "Square", ["a"], ["b"], body, [onnx.helper.make_opsetid("", 17)])
+    )
+    made.graph.node[-1].output[0] = "before"
+    made.graph.node.append(onnx.helper.make_node("Square", ["before"], ["scores"], domain="mine"))
+    made.opset_import.append(onnx.helper.make_opsetid("mine", 1))
+    bench.put(made)
+    report = bench.prepare()
+    check(report, Expected())
+    assert not bench.portable(report).functions

@@ -1,0 +1,161 @@
+"""The source as it is handed in: found, recognised, pinned, or refused."""
+
+from __future__ import annotations
+
+import hashlib
+from pathlib import Path
+
+import numpy as np
+import onnx
+import pytest
+import rfc8785
+from tests.data import models
+from tests.unit.optimizer.prepare.workbench import Workbench
+
+from fettle.api.optimizedmodel import InputSpec
+from fettle.api.reasons import Reason
+from fettle.errors import FettleError
+
+
+def refused(bench: Workbench, **task: object) -> FettleError:
+    with pytest.raises(FettleError) as caught:
+        bench.prepare(bench.task(**task))  # type: ignore[arg-type]
+    return caught.value
+
+
+def test_a_file_is_known_by_its_own_digest(bench: Workbench) -> None:
+    path = bench.put(models.dynamic_batch())
+    sha256 = hashlib.sha256(path.read_bytes()).hexdigest()
+    assert bench.prepare(bench.task(sha256=sha256)).source.sha256 == sha256
+
+
+def test_a_set_is_known_by_the_digest_of_its_list(bench: Workbench) -> None:
+    path = bench.put(models.dynamic_batch(), external=True)
+    (path.parent / "README.md").write_text("not part of the model")
+    names = ("model.onnx", "weights.bin")
+    listed = [[name, hashlib.sha256((path.parent / name).read_bytes()).hexdigest()] for name in names]
+    assert bench.prepare().source.sha256 == hashlib.sha256(rfc8785.dumps(listed)).hexdigest()
+
+
+def test_another_file_than_the_pinned_one_is_refused(bench: Workbench) -> None:
+    bench.put(models.dynamic_batch())
+    error = refused(bench, sha256="0" * 64)
+    assert error.reason == Reason.DIGEST_MISMATCH
+    assert "found" in error.message
+
+
+@pytest.mark.parametrize(
+    ("uri", "words"),
+    [
+        ("pvc://claim/nowhere.onnx", "does not exist"),
+        ("pvc://other/model.onnx", "the claim 'other' is not mounted"),
+        ("s3://bucket/model.onnx", "known are pvc://"),
+        ("pvc://claim/empty", "holds no .onnx file"),
+        ("pvc://claim/several", "holds several models (a.onnx, b.onnx)"),
+    ],
+)
+def test_a_source_that_is_not_there_is_not_found(bench: Workbench, uri: str, words: str) -> None:
+    (bench.folder / "empty").mkdir()
+    for name in ("a", "b"):
+        models.save(models.dynamic_batch(), bench.folder / f"several/{name}.onnx")
+    error = refused(bench, uri=uri)
+    assert (error.reason, words in error.message) == (Reason.SOURCE_NOT_FOUND, True), error.message
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "reason", "words"),
+    [
+        ("model.pt", b"PK\x03\x04 something", Reason.UNSUPPORTED_FORMAT, "a zip archive (PyTorch"),
+        ("model.pkl", b"\x80\x02c__main__", Reason.UNSUPPORTED_FORMAT, "a Python pickle"),
+        ("model.onnx", b"version https://git-lfs.github.com/spec/v1\n", Reason.UNSUPPORTED_FORMAT, "git lfs pull"),
+        ("model.tflite", b"\x1c\0\0\0TFL3", Reason.UNSUPPORTED_FORMAT, "TensorFlow Lite"),
+        ("model.onnx", b"<!DOCTYPE html>", Reason.UNSUPPORTED_FORMAT, "an HTML page"),
+        ("model.bin", b"whatever this is", Reason.UNSUPPORTED_FORMAT, "in no format that this version knows"),
+        ("model.onnx", b"", Reason.SOURCE_CORRUPTED, "has no graph"),
+        ("model.onnx", b"\x08\x08\x12\xff\xff", Reason.SOURCE_CORRUPTED, "is damaged"),
+    ],
+)
+def test_what_is_no_model_says_what_it_is(
+    bench: Workbench, name: str, content: bytes, reason: Reason, words: str
+) -> None:
+    (bench.folder / name).write_bytes(content)
+    error = refused(bench, uri=f"pvc://claim/{name}")
+    assert (error.reason, words in error.message) == (reason, True), error.message
+
+
+def test_a_file_that_was_cut_off_is_damaged(bench: Workbench) -> None:
+    path = bench.put(models.dynamic_batch())
+    path.write_bytes(path.read_bytes()[:2000])
+    assert refused(bench).reason == Reason.SOURCE_CORRUPTED
+
+
+def test_a_graph_that_does_not_hold_together_is_damaged(bench: Workbench) -> None:
+    made = models.dynamic_batch()
+    made.graph.node[2].input[0] = "nobody makes this"
+    bench.put(made)
+    assert refused(bench).reason == Reason.SOURCE_CORRUPTED
+
+
+@pytest.mark.parametrize("location", ["/etc/passwd", "../secret.bin", "a/../../secret.bin"])
+def test_weights_outside_the_models_folder_are_never_read(bench: Workbench, location: str) -> None:
+    path = bench.put(models.dynamic_batch(), external=True)
+    made = onnx.load(str(path), load_external_data=False)
+    for tensor in made.graph.initializer:
+        for entry in tensor.external_data:
+            if entry.key == "location":
+                entry.value = location
+    path.write_bytes(made.SerializeToString())
+    (bench.folder / "secret.bin").write_bytes(b"x" * 4096)
+    error = refused(bench)
+    assert error.reason == Reason.UNSUPPORTED_MODEL
+    assert location in error.message
+
+
+def test_weights_behind_a_link_out_of_the_folder_are_never_read(bench: Workbench, tmp_path: Path) -> None:
+    path = bench.put(models.dynamic_batch(), external=True)
+    (path.parent / "weights.bin").rename(tmp_path / "elsewhere.bin")
+    (path.parent / "weights.bin").symlink_to(tmp_path / "elsewhere.bin")
+    error = refused(bench)
+    assert error.reason == Reason.UNSUPPORTED_MODEL
+    assert "symbolic link" in error.message
+
+
+def test_missing_weights_are_named(bench: Workbench) -> None:
+    path = bench.put(models.dynamic_batch(), external=True)
+    (path.parent / "weights.bin").unlink()
+    error = refused(bench)
+    assert error.reason == Reason.SOURCE_NOT_FOUND
+    assert "weights.bin" in error.message
+
+
+@pytest.mark.parametrize(
+    ("spec", "words"),
+    [
+        (InputSpec(name="picture"), "the model has the inputs ['image']"),
+        (InputSpec(name="image", dtype="INT8"), "in the model it is FP32"),
+        (InputSpec(name="image", shape=("N", 3, 16, 16)), "in the model it is [-1, 1, 16, 16]"),
+    ],
+)
+def test_what_the_spec_says_of_inputs_may_not_contradict_the_file(
+    bench: Workbench, spec: InputSpec, words: str
+) -> None:
+    bench.put(models.dynamic_batch())
+    error = refused(bench, inputs=[spec])
+    assert (error.reason, words in error.message) == (Reason.INVALID_SPEC, True), error.message
+
+
+def test_a_rank_that_the_file_does_not_tell_comes_from_the_spec(bench: Workbench) -> None:
+    nodes = [onnx.helper.make_node("Relu", ["x"], ["y"])]
+    bench.put(models.model(nodes, [models.tensor("x", None)], [models.tensor("y", None)]))
+    assert "give source.inputs[].shape" in refused(bench).message
+    report = bench.prepare(bench.task(inputs=[InputSpec(name="x", shape=("N", 3))]))
+    assert report.signature.inputs[0].shape == (-1, 3)
+    assert report.signature.outputs[0].shape == (-1, 3)
+    assert report.signature.batchable
+
+
+def test_ranges_bound_what_is_generated(bench: Workbench) -> None:
+    bench.put(models.dynamic_batch())
+    spec = InputSpec.model_validate({"name": "image", "range": {"min": 5, "max": 6}})
+    arrays = bench.store.load_data(bench.prepare(bench.task(inputs=[spec])).items)
+    assert np.all((arrays["image"] >= 5) & (arrays["image"] <= 6))

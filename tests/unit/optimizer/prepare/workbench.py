@@ -1,0 +1,74 @@
+"""A claim with a model and a store, and preparing in it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import onnx
+from tests.data import models
+
+from fettle.api.optimizedmodel import CalibrationSpec, DataSpec, EvaluationSpec, InputSpec, SourceSpec
+from fettle.api.report import PrepareReport
+from fettle.api.task import BuildPlan, PrepareTask
+from fettle.optimizer import stage
+from fettle.runtimes.base import Array
+from fettle.store.store import Store
+from fettle.store.uris import Mounts
+
+
+@dataclass(frozen=True)
+class Workbench:
+    """One claim `claim`: `model/model.onnx`, data files by name, the store."""
+
+    folder: Path
+
+    @property
+    def mounts(self) -> Mounts:
+        """Where the claim lies."""
+        return Mounts({"claim": self.folder})
+
+    @property
+    def store(self) -> Store:
+        """The store in the claim."""
+        return Store.open("pvc://claim/store", self.mounts)
+
+    def put(self, model: onnx.ModelProto, *, external: bool = False) -> Path:
+        """Write the source."""
+        return models.save(model, self.folder / "model/model.onnx", external=external)
+
+    def data(self, name: str, **arrays: Array) -> str:
+        """Write items; their address."""
+        np.savez(self.folder / f"{name}.npz", **arrays)  # type: ignore[arg-type]
+        return f"pvc://claim/{name}.npz"
+
+    def task(
+        self,
+        *,
+        uri: str = "pvc://claim/model/model.onnx",
+        evaluation: EvaluationSpec | None = None,
+        calibration: CalibrationSpec | None = None,
+        inputs: Sequence[InputSpec] = (),
+        sha256: str | None = None,
+        builds: Sequence[BuildPlan] = (),
+    ) -> PrepareTask:
+        """The task of preparing it."""
+        return PrepareTask(
+            store="pvc://claim/store",
+            source=SourceSpec(uri=uri, inputs=tuple(inputs), sha256=sha256),
+            data=DataSpec(evaluation=evaluation, calibration=calibration),
+            builds=tuple(builds),
+        )
+
+    def prepare(self, task: PrepareTask | None = None) -> PrepareReport:
+        """What preparing answers. Raises FettleError."""
+        report = stage.run(task or self.task(), self.mounts)
+        assert isinstance(report, PrepareReport)
+        return report
+
+    def portable(self, report: PrepareReport, name: str = "portable") -> onnx.ModelProto:
+        """The portable form that was stored."""
+        loaded: onnx.ModelProto = onnx.load(str(self.store.fetch_model(report.portable, self.folder / name)))
+        return loaded
