@@ -40,24 +40,25 @@ def groups_of(items: int) -> Indices:
     return np.arange(items, dtype=np.int64) % MAXIMUM_GROUPS
 
 
-def bca(groups: int, statistic: Callable[[Indices], float], alpha: float) -> Interval | None:
+def bca(groups: int, statistic: Callable[[Indices], Numbers], alpha: float, batch: int = 200) -> Interval | None:
     """Bias-corrected, accelerated bootstrap over groups: the interval of level 1 - `alpha` around `statistic` of all groups.
 
-    `statistic` is given the drawn groups' numbers. None with fewer than `MINIMUM_GROUPS` groups: nothing may be claimed then.
+    `statistic` is given the drawn groups' numbers along the last axis, `batch` draws at once, and reduces that axis. None with fewer than `MINIMUM_GROUPS` groups: nothing may be claimed then.
     B. Efron, "Better bootstrap confidence intervals", JASA 82, 171-185 (1987).
     """
     if groups < MINIMUM_GROUPS:
         return None
     every = np.arange(groups, dtype=np.int64)
-    value = statistic(every)
+    value = float(statistic(every))
     for method in ("BCa", "percentile"):  # the acceleration is undefined where leaving out any group changes nothing
         with warnings.catch_warnings(), np.errstate(all="ignore"):
             warnings.simplefilter("ignore")
             found = stats.bootstrap(
                 (every,),
-                statistic,
+                lambda drawn, axis: statistic(np.moveaxis(drawn, axis, -1)),
                 n_resamples=RESAMPLES,
-                vectorized=False,
+                batch=batch,
+                vectorized=True,
                 confidence_level=1 - alpha,
                 method=method,
                 rng=np.random.default_rng(SEED),
@@ -79,7 +80,7 @@ def mean_interval(differences: Sequence[float] | Numbers, alpha: float) -> Inter
     group = groups_of(len(values))
     sums = np.bincount(group, weights=values)
     sizes = np.bincount(group).astype(np.float64)
-    return bca(len(sums), lambda drawn: float(sums[drawn].sum() / sizes[drawn].sum()), alpha)
+    return bca(len(sums), lambda drawn: np.asarray(sums[drawn].sum(axis=-1) / sizes[drawn].sum(axis=-1)), alpha)
 
 
 def agreement_interval(disagreements: int, items: int, alpha: float) -> Interval:

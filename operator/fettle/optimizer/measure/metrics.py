@@ -15,6 +15,7 @@ from fettle.optimizer.measure.agreement import class_count, cosine, decisions, i
 from fettle.optimizer.statistics import Indices, bca, groups_of, mean_interval
 
 Array = np.ndarray[Any, Any]
+BATCH_NUMBERS = 4_000_000  # numbers that a bootstrap may hold at once
 
 
 @dataclass(frozen=True)
@@ -52,7 +53,7 @@ class Scores:
     def value(self) -> float:
         """The metric over all items."""
         if self.judging.metric == Metric.F1:
-            return Confusion.of([self]).f1(0, self.judging.average)
+            return float(Confusion.of([self]).f1(0, self.judging.average))
         return float(np.mean(self.values))
 
 
@@ -101,17 +102,17 @@ class Confusion:
             np.add.at(counts[index], (group[~right], true[~right], 2), 1)
         return cls(counts)
 
-    def f1(self, model: int, average: Average, drawn: Indices | None = None) -> float:
-        """F1 of a model over all groups, or over those drawn. Classes that occur nowhere do not count."""
+    def f1(self, model: int, average: Average, drawn: Indices | None = None) -> Array:
+        """F1 of a model over all groups, or over those drawn along the last axis. Classes that occur nowhere do not count."""
         chosen = self.counts[model] if drawn is None else self.counts[model][drawn]
-        total = chosen.sum(axis=0)
+        total = chosen.sum(axis=-3)
         if average == Average.MICRO:
-            total = total.sum(axis=0, keepdims=True)
+            total = total.sum(axis=-2, keepdims=True)
         elif average == Average.BINARY:
-            total = total[-1:]  # of two classes, the greater is the positive one
-        weight = 2 * total[:, 0] + total[:, 1] + total[:, 2]
-        present = weight > 0
-        return float(np.mean(2 * total[present, 0] / weight[present])) if present.any() else 0.0
+            total = total[..., -1:, :]  # of two classes, the greater is the positive one
+        weight = 2 * total[..., 0] + total[..., 1] + total[..., 2]
+        scores = np.where(weight > 0, 2 * total[..., 0] / np.where(weight > 0, weight, 1), 0)
+        return np.asarray(scores.sum(axis=-1) / np.maximum((weight > 0).sum(axis=-1), 1))
 
 
 def _f1_drop(original: Scores, candidate: Scores, alpha: float) -> Interval | None:
@@ -125,6 +126,7 @@ def _f1_drop(original: Scores, candidate: Scores, alpha: float) -> Interval | No
         confusion.counts.shape[1],
         lambda drawn: confusion.f1(0, average, drawn) - confusion.f1(1, average, drawn),
         alpha,
+        batch=max(1, BATCH_NUMBERS // confusion.counts[0].size),
     )
 
 

@@ -60,7 +60,9 @@ def digits() -> Digits:
     )
 
 
-def classifier(weights: Array, bias: Array, extra: list[onnx.NodeProto] | None = None, result: str = "sum") -> onnx.ModelProto:
+def classifier(
+    weights: Array, bias: Array, extra: list[onnx.NodeProto] | None = None, result: str = "sum"
+) -> onnx.ModelProto:
     """pixels @ weights + bias -> logits; `extra` nodes lead from `sum` to `result`."""
     nodes = [
         helper.make_node("MatMul", ["pixels", "weights"], ["product"]),
@@ -78,32 +80,6 @@ def classifier(weights: Array, bias: Array, extra: list[onnx.NodeProto] | None =
     model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=9)
     onnx.checker.check_model(model)
     return model
-
-
-def never_ending(weights: Array, bias: Array) -> onnx.ModelProto:
-    """As `classifier`, with a loop behind it that would take years."""
-    body = helper.make_graph(
-        [
-            helper.make_node("Identity", ["condition"], ["go"]),
-            helper.make_node("Sin", ["state"], ["next"]),
-        ],
-        "body",
-        [
-            helper.make_tensor_value_info("number", TensorProto.INT64, []),
-            helper.make_tensor_value_info("condition", TensorProto.BOOL, []),
-            helper.make_tensor_value_info("state", TensorProto.FLOAT, None),
-        ],
-        [
-            helper.make_tensor_value_info("go", TensorProto.BOOL, []),
-            helper.make_tensor_value_info("next", TensorProto.FLOAT, None),
-        ],
-    )
-    extra = [
-        helper.make_node("Constant", [], ["trips"], value_int=1 << 50),
-        helper.make_node("Constant", [], ["yes"], value=numpy_helper.from_array(np.array(True))),
-        helper.make_node("Loop", ["trips", "yes", "sum"], ["looped"], body=body),
-    ]
-    return classifier(weights, bias, extra, "looped")
 
 
 def put_model(store: Store, folder: Path, name: str, model: onnx.ModelProto) -> StoredModel:
@@ -128,7 +104,9 @@ def candidate(
     return MeasureCandidate(plan=plan, model=model, steps=steps)
 
 
-def task(store: Store, original: StoredModel, items: StoredData, *candidates: MeasureCandidate, **changes: Any) -> MeasureTask:
+def task(
+    store: Store, original: StoredModel, items: StoredData, *candidates: MeasureCandidate, **changes: Any
+) -> MeasureTask:
     """A measuring task with a tiny budget."""
     values: dict[str, Any] = {
         "store": store.uri,

@@ -1,0 +1,328 @@
+"""The clock, on processes whose times are known: simulated, so that nothing here depends on this machine's speed."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from zlib import crc32
+
+import numpy as np
+import pytest
+
+from fettle.api.reasons import Reason
+from fettle.errors import RuntimeFailure
+from fettle.optimizer import statistics
+from fettle.optimizer.measure.cgroup import Limits, Throttling
+from fettle.optimizer.measure.clock import BASELINE, Clock, Schedule, Timed, groups
+from fettle.optimizer.measure.process import WorkerDied
+from fettle.optimizer.measure.protocol import Block, Runs
+
+Speed = Callable[[int, int], float]  # (process start, batch size) -> milliseconds of a run
+
+
+@dataclass
+class World:
+    """Time, and what runs in it. Exactly one process may run at a time."""
+
+    speeds: dict[str, Speed]
+    noise: float = 0.0
+    load_seconds: float = 0.1
+    time: float = 0.0
+    starts: dict[str, int] = field(default_factory=dict)
+    awake: set[str] = field(default_factory=set)
+    open: set[str] = field(default_factory=set)
+    order: list[str] = field(default_factory=list)
+    most_open: int = 0
+
+    def start(self, name: str) -> Simulated:
+        """A fresh process."""
+        self.time += self.load_seconds
+        number = self.starts[name] = self.starts.get(name, 0) + 1
+        self.open.add(name)
+        self.awake.add(name)
+        self.most_open = max(self.most_open, len(self.open))
+        return Simulated(self, name, number - 1, np.random.default_rng(crc32(f"{name} {number}".encode())))
+
+    def clock(self, throttling: Throttling | None = None, **schedule: object) -> Clock:
+        """A clock in this world."""
+        plan = Schedule(**schedule)  # type: ignore[arg-type]
+        return Clock(self.start, plan, throttling or Throttling(Limits(None, None)), self.now, self.sleep)
+
+    def now(self) -> float:
+        """Seconds."""
+        return self.time
+
+    def sleep(self, seconds: float) -> None:
+        """Time passes."""
+        self.time += seconds
+
+
+@dataclass
+class Simulated:
+    """A process that runs as fast as the world says."""
+
+    world: World
+    name: str
+    number: int
+    rng: np.random.Generator
+
+    def block(self, request: Block) -> Runs:
+        """Runs of a known length."""
+        assert self.name in self.world.open, "a closed process is asked to run"
+        self.world.awake.add(self.name)
+        assert self.world.awake == {self.name}, "two processes run at once"
+        self.world.order.append(self.name)
+        each = self.world.speeds[self.name](self.number, request.batch)
+        count = max(request.runs, int(request.seconds * 1000 / each))
+        runs = each * np.exp(self.rng.normal(0, self.world.noise, size=count))
+        self.world.time += float(runs.sum()) / 1000
+        return Runs(tuple(runs.tolist()))
+
+    def peak_memory(self) -> int:
+        """As much for everybody."""
+        return 1_000_000
+
+    def stop(self) -> None:
+        """Asleep."""
+        self.world.awake.discard(self.name)
+
+    def close(self) -> None:
+        """Gone."""
+        self.world.open.discard(self.name)
+        self.world.awake.discard(self.name)
+
+
+def steady(each: float) -> Speed:
+    """The same time whatever happens."""
+    return lambda _, batch: each * batch
+
+
+def one(found: list[Timed]) -> Timed:
+    """The only one."""
+    (timed,) = found
+    return timed
+
+
+def test_a_speedup_is_found_beside_the_baseline() -> None:
+    world = World({BASELINE: steady(10), "fast": steady(2.5), "slow": steady(30)}, noise=0.02)
+    fast, slow = world.clock().group(["fast", "slow"])
+    speedup = fast.speedup()
+    assert speedup is not None
+    assert speedup.value == pytest.approx(4, rel=0.02)
+    assert fast.stable()
+    assert slow.stable()
+    assert fast.measurements()[0].latency_milliseconds.p50 == pytest.approx(2.5, rel=0.02)
+    assert fast.measurements()[0].items_per_second == pytest.approx(400, rel=0.02)
+
+
+def test_everything_is_started_anew_at_least_three_times_and_closed() -> None:
+    world = World({BASELINE: steady(10), "a": steady(5)})
+    timed = one(world.clock().group(["a"]))
+    assert timed.starts >= 3
+    assert world.starts == {BASELINE: timed.starts, "a": timed.starts}
+    assert not world.open
+
+
+def test_the_order_of_blocks_changes_from_round_to_round_and_is_the_same_every_time() -> None:
+    def order() -> list[str]:
+        world = World({name: steady(10) for name in (BASELINE, "a", "b", "c")})
+        world.clock().group(["a", "b", "c"])
+        return world.order
+
+    blocks = order()
+    rounds = {tuple(blocks[index : index + 4]) for index in range(0, len(blocks), 4)}
+    assert len(rounds) > 3
+    assert all(set(found) == {BASELINE, "a", "b", "c"} for found in rounds)
+    assert blocks == order()
+
+
+def test_starts_that_disagree_are_unstable_however_long_the_budget() -> None:
+    by_start = [4.0, 9.0, 6.0, 3.0, 12.0, 5.0, 8.0, 4.0, 9.0, 6.0, 3.0, 12.0]
+    world = World({BASELINE: steady(10), "a": lambda number, _: by_start[number]})
+    timed = one(world.clock(seconds_per_candidate=60.0).group(["a"]))
+    assert not timed.stable()
+    assert timed.starts == 12
+
+
+def test_an_unstable_candidate_is_measured_longer_and_a_stable_one_is_not() -> None:
+    by_start = [5.0, 7.0, 5.0, 5.0, 5.0, 5.0, 5.0, 5.0, 5.0, 5.0, 5.0, 5.0]
+    world = World({BASELINE: steady(10), "moving": lambda number, _: by_start[number], "calm": steady(5)})
+    moving, calm = world.clock().group(["moving", "calm"])
+    assert calm.starts == 3
+    assert moving.starts > 3
+
+
+def test_the_budget_ends_what_cannot_be_settled() -> None:
+    by_start = [4.0, 9.0] * 6
+    world = World({BASELINE: steady(10), "a": lambda number, _: by_start[number]})
+    timed = one(world.clock(seconds_per_candidate=3.0).group(["a"]))
+    assert timed.starts < 12
+    assert not timed.stable()
+
+
+@pytest.mark.parametrize("percentile", [50, 90, 95, 99])
+def test_runs_go_on_until_the_percentile_of_the_constraint_may_be_claimed(percentile: int) -> None:
+    world = World({BASELINE: steady(40), "a": steady(40)})
+    timed = one(world.clock(percentile=percentile, seconds_per_candidate=60.0).group(["a"]))
+    assert timed.runs(1) >= statistics.RUNS_NEEDED[percentile]
+    assert getattr(timed.measurements()[0].latency_milliseconds, f"p{percentile}") is not None
+
+
+def test_a_percentile_that_the_budget_does_not_allow_is_not_claimed() -> None:
+    world = World({BASELINE: steady(400), "a": steady(400)})
+    found = one(world.clock(percentile=99).group(["a"])).measurements()[0]
+    assert found.latency_milliseconds.p50 is not None
+    assert found.latency_milliseconds.p99 is None
+
+
+def test_a_very_slow_model_ends_in_bounded_time() -> None:
+    world = World({BASELINE: steady(20_000), "a": steady(20_000)})
+    timed = one(world.clock().group(["a"]))
+    assert timed.ratios == [[1.0, 1.0]] * 3
+    assert world.time < 800
+
+
+def test_further_batch_sizes_are_timed_too_and_claim_their_median() -> None:
+    world = World({BASELINE: steady(10), "a": steady(5)})
+    clock = world.clock(batch_sizes=(1, 8))
+    first, further = one(clock.group(["a"])).measurements()
+    assert (first.batch_size, further.batch_size) == (1, 8)
+    assert further.latency_milliseconds.p50 == pytest.approx(40)
+    assert [row.batch_size for row in clock.baseline.measurements()] == [1, 8]
+
+
+def test_the_baseline_alone_is_timed_where_no_candidate_is_left() -> None:
+    world = World({BASELINE: steady(10)})
+    clock = world.clock()
+    assert clock.group([]) == []
+    assert clock.baseline.starts == 3
+    assert clock.baseline.measurements()[0].latency_milliseconds.p50 == pytest.approx(10)
+
+
+def failing(error: RuntimeFailure, start: int) -> Speed:
+    """Runs well until that process start."""
+
+    def speed(number: int, _: int) -> float:
+        if number >= start:
+            raise error
+        return 5.0
+
+    return speed
+
+
+@pytest.mark.parametrize("start", [0, 1])
+def test_a_candidate_that_dies_while_timed_does_not_end_the_others(start: int) -> None:
+    death = WorkerDied("timing: the process died of SIGSEGV")
+    world = World({BASELINE: steady(10), "dies": failing(death, start), "lives": steady(5)})
+    dies, lives = world.clock().group(["dies", "lives"])
+    assert dies.failure is death
+    assert lives.failure is None
+    assert lives.stable()
+    assert not world.open
+
+
+def test_a_baseline_that_dies_ends_the_measurement() -> None:
+    world = World({BASELINE: failing(WorkerDied("gone", reason=Reason.OUT_OF_MEMORY), 1), "a": steady(5)})
+    with pytest.raises(WorkerDied, match="gone"):
+        world.clock().group(["a"])
+    assert not world.open
+
+
+@dataclass
+class Quota(Throttling):
+    """A quota that hits the blocks it is told to."""
+
+    hits: Iterator[bool] = field(default_factory=lambda: iter(()))
+
+    def hit(self, seconds: float) -> bool:
+        """Whether this block was hit."""
+        found = next(self.hits, False)
+        self.seen = self.seen or found
+        return found
+
+
+def test_a_block_that_the_quota_hit_is_dropped_and_repeated() -> None:
+    slowed = iter([True, False, True])
+
+    world = World({BASELINE: steady(10), "a": steady(5)})
+    clock = world.clock(Quota(Limits(None, None), hits=slowed))
+    timed = one(clock.group(["a"]))
+    rounds = sum(map(len, timed.ratios))
+    assert clock.throttled
+    assert len(world.order) == 2 * rounds + 2
+    assert timed.runs(1) + clock.baseline.runs(1) == rounds * (20 + 40)
+
+
+def test_a_quota_that_always_hits_marks_the_run_and_does_not_go_on_for_ever() -> None:
+    world = World({BASELINE: steady(10), "a": steady(5)})
+    clock = world.clock(Quota(Limits(None, None), hits=iter([True] * 10_000)))
+    timed = one(clock.group(["a"]))
+    assert clock.throttled
+    assert timed.runs(1) >= 30
+    assert len(world.order) <= 2 * sum(map(len, timed.ratios)) + 8
+
+
+@pytest.mark.parametrize(
+    ("peaks", "left", "expected"),
+    [
+        ([1, 1, 1, 1, 1], 1000, [4, 1]),
+        ([10, 10, 10], 40, [2, 1]),
+        ([100, 1, 1], 40, [1, 2]),
+        ([100, 100], 40, [1, 1]),
+        ([], 40, []),
+    ],
+)
+def test_no_more_are_loaded_at_once_than_memory_holds(peaks: list[int], left: int, expected: list[int]) -> None:
+    found = groups({str(number): peak for number, peak in enumerate(peaks)}, baseline=10, left=left)
+    assert [len(group) for group in found] == expected
+
+
+@pytest.mark.parametrize(
+    ("files", "seconds"),
+    [
+        ({"cpu.stat": "usage_usec 5\nnr_throttled 3\nthrottled_usec 2500000\n"}, 2.5),
+        ({"cpu/cpu.stat": "nr_periods 9\nnr_throttled 3\nthrottled_time 1500000000\n"}, 1.5),
+        ({"pod/cpu.stat": "throttled_usec 500000\n", "cpu.stat": "throttled_usec 9\n"}, 0.5),
+        ({}, 0.0),
+    ],
+)
+def test_throttling_is_read_from_both_kinds_of_cgroup(tmp_path: Path, files: dict[str, str], seconds: float) -> None:
+    assert _limits(tmp_path, files).throttled_seconds() == seconds
+
+
+@pytest.mark.parametrize(
+    ("files", "left"),
+    [
+        ({"memory.max": "1000\n", "memory.current": "600\n", "memory.stat": "inactive_file 100\n"}, 500),
+        (
+            {"memory/memory.limit_in_bytes": "1000", "memory/memory.usage_in_bytes": "900", "memory/memory.stat": ""},
+            100,
+        ),
+    ],
+)
+def test_memory_left_is_what_the_container_may_still_use(tmp_path: Path, files: dict[str, str], left: int) -> None:
+    assert _limits(tmp_path, files).memory_left() == left
+
+
+def _limits(folder: Path, files: dict[str, str]) -> Limits:
+    for name, content in files.items():
+        path = folder / "root" / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(content)
+    groups_of_process = folder / "cgroup"
+    groups_of_process.write_text("4:memory:/elsewhere\n1:cpu,cpuacct:/elsewhere\n0::/pod\n")
+    return Limits.find(folder / "root", groups_of_process)
+
+
+def test_a_quota_that_is_just_met_is_no_hit(tmp_path: Path) -> None:
+    stat = tmp_path / "cpu.stat"
+    stat.write_text("throttled_usec 0\n")
+    watch = Throttling(Limits(tmp_path, None))
+    watch.begin()
+    stat.write_text("throttled_usec 1000\n")
+    assert not watch.hit(0.2)
+    watch.begin()
+    stat.write_text("throttled_usec 61000\n")
+    assert watch.hit(0.2)
+    assert watch.seen
