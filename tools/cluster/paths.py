@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import os
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -20,6 +22,7 @@ API_PORT = 6443
 REGISTRY = f"{ADDRESS}:5000"
 STORAGE_CLASS = "fettle-local"
 PROVISIONER = "fettle.dev/local"
+LONGEST_SOCKET = 107  # bytes of a unix socket's path
 
 NETNS = Path("/run/netns") / NAMESPACE
 # Pids, sockets, containerd's task state: what a reboot should forget. Short, because a socket's path ends at 107 bytes.
@@ -44,8 +47,8 @@ class Paths:
 
     @property
     def cache(self) -> Path:
-        """Built and downloaded things that survive even a purge."""
-        return self.home / "cache"
+        """Built and downloaded things that survive even a purge; all checkouts of a user share them."""
+        return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "fettle"
 
     @property
     def logs(self) -> Path:
@@ -53,8 +56,15 @@ class Paths:
 
     @property
     def state(self) -> Path:
-        """What the cluster remembers between down and up: objects, images, volumes, certificates."""
-        return self.home / "state"
+        """What the cluster remembers between down and up: objects, images, volumes, certificates.
+
+        In the checkout, unless its path is too long, or not plain enough, for the kubelet's sockets.
+        """
+        inside = self.home / "state"
+        socket = f"{inside}/kubelet/pod-resources/kubelet.sock.1234567890"
+        if len(socket.encode()) <= LONGEST_SOCKET and socket.isascii() and " " not in socket:
+            return inside
+        return Path("/var/lib/fettle") / hashlib.sha256(str(self.root).encode()).hexdigest()[:12]
 
     @property
     def pki(self) -> Path:

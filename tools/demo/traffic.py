@@ -96,5 +96,5 @@ class Load:
 
 def foreign_failures(totals: Totals, own: set[str]) -> int:
     """Requests that failed though no model under test produced the failure: transport errors, and 5xx of revisions not in `own`."""
-    server = sum(count for revision, count in totals["serverErrors"].items() if revision not in own)
+    server = sum(int(count) for revision, count in totals["serverErrors"].items() if revision not in own)
     return int(totals["transport"]) + server
