@@ -1,0 +1,139 @@
+"""Election on a stand-in API server, with the clock in hand."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+
+import pytest
+from tests.api_server import ApiServer, serving, status
+
+from fettle.cluster.client import Client
+from fettle.cluster.kinds import LEASE, Object
+from fettle.cluster.lease import Elector, LeaseLostError
+
+PATH = LEASE.path("system", "fettle")
+
+
+@dataclass
+class Ground:
+    """The server, and a clock that moves when told."""
+
+    server: ApiServer
+    client: Client
+    seconds: float = 100.0
+    electors: list[Elector] = field(default_factory=list)
+
+    def elector(self, identity: str, *, renew: float = 0.001) -> Elector:
+        return Elector(
+            self.client,
+            "system",
+            "fettle",
+            identity,
+            duration=15,
+            renew=renew,
+            retry=0.001,
+            clock=lambda: self.seconds,
+            now=lambda: datetime(2026, 3, 1, tzinfo=UTC),
+        )
+
+    def holder(self) -> str:
+        spec: Object = self.server.objects[PATH]["spec"]
+        return str(spec["holderIdentity"])
+
+
+@pytest.fixture
+async def ground() -> AsyncIterator[Ground]:
+    async with serving() as (server, client):
+        yield Ground(server, client)
+
+
+async def tries(elector: Elector) -> bool:
+    """Whether it leads after some looks."""
+    try:
+        async with asyncio.timeout(0.3):
+            await elector.acquire()
+    except TimeoutError:
+        return False
+    return True
+
+
+async def test_the_first_one_leads_and_the_second_waits(ground: Ground) -> None:
+    first, second = ground.elector("first"), ground.elector("second")
+    assert await tries(first) and first.valid
+    assert not await tries(second) and not second.valid
+    assert ground.holder() == "first"
+
+
+async def test_a_silent_leader_is_replaced_after_its_whole_duration_on_our_clock(ground: Ground) -> None:
+    first, second = ground.elector("first"), ground.elector("second")
+    assert await tries(first)
+    assert not await tries(second)
+    ground.seconds += 14.9
+    assert not await tries(second)
+    ground.seconds += 0.2
+    assert await tries(second)
+    assert ground.holder() == "second"
+    assert ground.server.objects[PATH]["spec"]["leaseTransitions"] == 1
+
+
+async def test_a_leader_that_renews_is_not_replaced(ground: Ground) -> None:
+    first, second = ground.elector("first"), ground.elector("second")
+    assert await tries(first)
+    holding = asyncio.create_task(first.hold())
+    for _ in range(5):
+        ground.seconds += 5
+        assert not await tries(second)
+    holding.cancel()
+
+
+async def test_the_same_pod_leads_again_at_once_after_its_container_restarted(ground: Ground) -> None:
+    assert await tries(ground.elector("pod-uid"))
+    assert await tries(ground.elector("pod-uid"))
+    assert ground.server.objects[PATH]["spec"]["leaseTransitions"] == 0
+
+
+async def test_a_released_lease_is_taken_at_once(ground: Ground) -> None:
+    first, second = ground.elector("first"), ground.elector("second")
+    assert await tries(first)
+    await first.release()
+    assert not first.valid
+    assert await tries(second)
+
+
+async def test_a_lease_that_somebody_took_is_lost(ground: Ground) -> None:
+    first = ground.elector("first")
+    assert await tries(first)
+    lease = ground.server.objects[PATH]
+    ground.server.store(PATH, {**lease, "spec": {**lease["spec"], "holderIdentity": "thief"}})
+    with pytest.raises(LeaseLostError):
+        await first.hold()
+
+
+async def test_a_write_by_somebody_that_leaves_us_the_lease_is_no_loss(ground: Ground) -> None:
+    first = ground.elector("first")
+    assert await tries(first)
+    lease = ground.server.objects[PATH]
+    ground.server.store(PATH, {**lease, "metadata": {**lease["metadata"], "labels": {"a": "b"}}})
+    holding = asyncio.create_task(first.hold())
+    before = len(ground.server.requests)
+    while len(ground.server.requests) < before + 6:
+        await asyncio.sleep(0.001)
+        assert not holding.done()
+    holding.cancel()
+
+
+async def test_a_leader_that_cannot_renew_gives_up_before_another_may_lead(ground: Ground) -> None:
+    first = ground.elector("first")
+    assert await tries(first)
+    ground.server.refuse = lambda method, path: status(500, "InternalError")
+    holding = asyncio.create_task(first.hold())
+    ground.seconds += 9.9
+    await asyncio.sleep(0.05)
+    assert not holding.done()
+    ground.seconds += 0.2
+    with pytest.raises(LeaseLostError):
+        await holding
+    assert first.valid, "nobody else can have taken it yet"
