@@ -36,11 +36,11 @@ class _Score:
 
 
 def choose(rows: Sequence[CandidateStatus], rules: Rules, incumbent: str | None = None) -> Choice:
-    """Judge the Measured rows; rows in another state pass through. `incumbent` is the digest of what is published now.
+    """Judge the rows that have figures; the others pass through. `incumbent` is the digest of what is published now.
 
     The incumbent stays unless another is better by more than the interval.
     """
-    measured = [row for row in rows if row.state == CandidateState.MEASURED]
+    measured = [row for row in rows if _has_figures(row)]
     found = {row.name: _misses(row, rules) for row in measured}
     failed = {name: bounds for name, bounds in found.items() if bounds}
     passing = [_score(row) for row in measured if row.name not in failed]
@@ -56,6 +56,17 @@ def choose(rows: Sequence[CandidateStatus], rules: Rules, incumbent: str | None 
     return Choice(tuple(judged), selected)
 
 
+def _has_figures(row: CandidateStatus) -> bool:
+    """Whether there is something to judge. A clock that is known badly only is judged by what it surely says."""
+    return row.state == CandidateState.MEASURED or (
+        row.state == CandidateState.REJECTED and _is_unstable(row) and row.speedup is not None
+    )
+
+
+def _is_unstable(row: CandidateStatus) -> bool:
+    return row.reason == Reason.MEASUREMENT_UNSTABLE
+
+
 def _misses(row: CandidateStatus, rules: Rules) -> tuple[Miss, ...]:
     found = misses(row, rules)
     if not found and row.artifact is None:
@@ -66,10 +77,12 @@ def _misses(row: CandidateStatus, rules: Rules) -> tuple[Miss, ...]:
 def _score(row: CandidateStatus) -> _Score:
     exact = is_exact(row)
     speedup = row.speedup
+    slowest = speedup.low if speedup is not None else 1.0
     return _Score(
         row=row,
-        speed=speedup.value if speedup is not None else 1.0,
-        slowest=speedup.low if speedup is not None else 1.0,
+        # A wide interval's point is luck: count what was surely gained.
+        speed=speedup.value if speedup is not None and not _is_unstable(row) else slowest,
+        slowest=slowest,
         bytes=row.bytes if row.bytes is not None else float("inf"),
         # A gain in accuracy is no reason to prefer: it is noise more often than not.
         drop=0.0 if exact or row.accuracy_drop is None else max(row.accuracy_drop.high, 0.0),
@@ -136,7 +149,8 @@ def _rejected(row: CandidateStatus, failed: dict[str, tuple[Miss, ...]]) -> Cand
 def _found(row: CandidateStatus, finding: Finding | None) -> CandidateStatus:
     if finding is None:
         return row
-    return row.model_copy(update={"reason": finding.reason, "message": clip(finding.message)})
+    update = {"state": CandidateState.MEASURED, "reason": finding.reason, "message": clip(finding.message)}
+    return row.model_copy(update=update)
 
 
 def _nearest(rows: Sequence[CandidateStatus], failed: dict[str, tuple[Miss, ...]]) -> Finding:

@@ -224,11 +224,31 @@ def test_a_row_that_passes_but_loses_says_to_whom_and_why(
     assert words in (told.message or "")
 
 
-def test_an_unstable_measurement_stays_visible_on_the_winner() -> None:
-    shaky = row("int8", 3.0, 0.001, reason=Reason.MEASUREMENT_UNSTABLE, message="interval of +-14 %")
-    choice = judge([original(), shaky])
+def unstable(name: str, speed: tuple[float, float, float] | None, drop: float = 0.001) -> CandidateStatus:
+    """A row whose clock is known badly only, as the measurement says it."""
+    found = row(name, speed, drop, reason=Reason.MEASUREMENT_UNSTABLE, message="known to 60% only")
+    return found.model_copy(update={"state": CandidateState.REJECTED})
+
+
+def test_a_gain_that_is_sure_is_taken_though_its_size_is_not() -> None:
+    choice = judge([original(), unstable("int8", (7.0, 4.0, 15.0))])
     assert choice.winner is not None
-    assert choice.winner.reason == Reason.MEASUREMENT_UNSTABLE
+    assert choice.winner.name == "int8"
+    assert choice.winner.reason == Reason.MEASUREMENT_UNSTABLE, "the claim says how good it is"
+
+
+UNSTABLE: list[tuple[str, list[CandidateStatus], str]] = [
+    ("the lucky point of a wide interval wins nothing", [row("sure", 3.0, 0.001), unstable("lucky", (9.0, 2.0, 20.0))], "sure"),
+    ("what may be slower is not published", [original(), unstable("int8", (2.0, 0.7, 4.0))], "original"),
+    ("a clock that says nothing is no gain", [original(), unstable("int8", None)], "original"),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("sentence", "rows", "winner"), UNSTABLE, ids=[line[0] for line in UNSTABLE])
+def test_an_unstable_clock(sentence: str, rows: list[CandidateStatus], winner: str) -> None:
+    choice = judge(rows)
+    assert choice.winner is not None
+    assert choice.winner.name == winner
 
 
 def test_rows_keep_their_order_and_long_messages_are_cut() -> None:
