@@ -26,6 +26,7 @@ MAY = [
     "patch poddisruptionbudgets.policy",
     "create persistentvolumeclaims",
     "create events",
+    "list events",
 ]
 MAY_NOT = [
     "update optimizedmodels.fettle.dev",
