@@ -12,23 +12,23 @@ import onnx
 from onnx import TensorProto, helper, numpy_helper
 
 Array = np.ndarray[Any, Any]
-Value = onnx.ValueInfoProto
 
 
-def tensor(name: str, shape: Sequence[int | str | None] | None, kind: int = TensorProto.FLOAT) -> Value:
+def tensor(name: str, shape: Sequence[int | str | None] | None, kind: int = TensorProto.FLOAT) -> onnx.ValueInfoProto:
     """A tensor of the boundary."""
-    return helper.make_tensor_value_info(name, kind, shape)
+    made: onnx.ValueInfoProto = helper.make_tensor_value_info(name, kind, shape)
+    return made
 
 
-def stored(name: str, array: Array | list[float] | float, dtype: str = "float32") -> onnx.TensorProto:
+def stored(name: str, array: Any, dtype: str = "float32") -> onnx.TensorProto:
     """A weight."""
     return numpy_helper.from_array(np.asarray(array, dtype=dtype), name)
 
 
 def model(
     nodes: Sequence[onnx.NodeProto],
-    inputs: Sequence[Value],
-    outputs: Sequence[Value],
+    inputs: Sequence[onnx.ValueInfoProto],
+    outputs: Sequence[onnx.ValueInfoProto],
     weights: Sequence[onnx.TensorProto] = (),
     *,
     opset: int = 17,
@@ -46,7 +46,8 @@ def _convolutions(batch: int | str, opset: int = 17, ir: int = 8) -> onnx.ModelP
     random = np.random.default_rng(7)
 
     def weights(*shape: int) -> Array:
-        return (random.standard_normal(shape) / np.sqrt(np.prod(shape[1:]) or 1)).astype(np.float32)
+        scaled: Array = random.standard_normal(shape) / np.sqrt(np.prod(shape[1:]) or 1)
+        return scaled.astype(np.float32)
 
     nodes = [
         helper.make_node("Conv", ["image", "w1"], ["c1"], pads=[1, 1, 1, 1]),

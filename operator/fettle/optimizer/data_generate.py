@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from itertools import product
 
@@ -131,5 +131,5 @@ def find(generator: Generator, run: Run) -> Recipe:
     raise DataError(message, reason=Reason.EVALUATION_DATA_MISSING)
 
 
-def _finite(values: Sequence[Array] | object) -> bool:
-    return all(np.isfinite(value).all() for value in values if value.dtype.kind == "f")  # type: ignore[attr-defined]
+def _finite(values: Iterable[Array]) -> bool:
+    return all(bool(np.isfinite(value).all()) for value in values if value.dtype.kind == "f")

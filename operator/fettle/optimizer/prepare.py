@@ -32,7 +32,7 @@ from fettle.errors import DataError, RuntimeFailure, SourceError
 from fettle.optimizer import data, data_generate, prepare_check, prepare_portable, prepare_source
 from fettle.optimizer.data import LABELS, Items
 from fettle.optimizer.data_split import Split, split
-from fettle.optimizer.formats import onnx_inputs, onnx_traits
+from fettle.optimizer.formats import onnx_inputs, onnx_model, onnx_traits
 from fettle.optimizer.prepare_check import Run
 from fettle.optimizer.prepare_portable import Plain, Portable
 from fettle.optimizer.prepare_source import Source
@@ -131,7 +131,9 @@ def _earlier(task: PrepareTask, store: Store, mounts: Mounts, source: Source) ->
     files = (*report.original.files, *report.portable.files)
     if not all(store.has_blob(file.sha256, file.bytes) for file in files) or not store.has_blob(report.items.sha256):
         return None
-    axes = {tensor.name: tensor.batch_axis for tensor in report.signature.inputs if tensor.batch_axis is not None}
+    specs = prepare_portable.specs_by_name(task.source.inputs)
+    hints = onnx_inputs.hints(onnx_model.read(source.path))
+    axes = prepare_check.stacking_axes(report.signature, specs, hints)
     given = _read(task.data, mounts, report.signature, axes)
     if _stored(store, given.calibration, report.signature) != report.calibration:
         return None

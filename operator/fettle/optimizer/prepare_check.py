@@ -83,12 +83,12 @@ def stacking_axes(signature: Signature, specs: Mapping[str, InputSpec], hints: M
 
 
 def _suggested(tensor: Tensor, spec: InputSpec | None, hint: Hint | None) -> int | None:
-    named = [str(size) for size in spec.shape] if spec is not None and spec.shape is not None else []
-    if "N" in named:
-        return named.index("N")
-    names = [name.lower() for name in hint.dimensions] if hint is not None else []
+    given = spec.shape if spec is not None else None
+    names = [str(size) for size in given] if given is not None else list(hint.dimensions) if hint is not None else []
+    if "N" in names:
+        return names.index("N")
     for axis, name in enumerate(names):
-        if name in BATCH_NAMES and tensor.shape[axis] == -1:
+        if name.lower() in BATCH_NAMES and tensor.shape[axis] == -1:
             return axis
     return 0 if tensor.shape and tensor.shape[0] in (-1, 1) else None
 

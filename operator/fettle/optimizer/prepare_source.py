@@ -81,13 +81,15 @@ def fetch(spec: SourceSpec, mounts: Mounts, folder: Path) -> Source:
 
 def digest(folder: Path, files: tuple[str, ...]) -> str:
     """sha256 of a single file, or of the canonical JSON list of (path, sha256), sorted by path, of several."""
-    digests = [[name, file_digest(folder / name)[0]] for name in sorted(files)]
-    return digests[0][1] if len(digests) == 1 else hashlib.sha256(rfc8785.dumps(digests)).hexdigest()
+    digests = [(name, file_digest(folder / name)[0]) for name in sorted(files)]
+    if len(digests) == 1:
+        return digests[0][1]
+    return hashlib.sha256(rfc8785.dumps(list(map(list, digests)))).hexdigest()
 
 
 def _entry_of(folder: Location) -> str:
     """The model file of a folder: its only .onnx, or the one called model.onnx."""
-    names = sorted(path.rsplit("/", 1)[-1] for path in folder.filesystem.ls(folder.path, detail=False))
+    names: list[str] = sorted(path.rsplit("/", 1)[-1] for path in folder.filesystem.ls(folder.path, detail=False))
     models = [name for name in names if name.endswith(".onnx")]
     if ENTRY in models:
         return ENTRY

@@ -46,7 +46,7 @@ def plan(
     return BuildPlan(name="int8", family=family, steps=(step,))
 
 
-def prepared(bench: Workbench, made: onnx.ModelProto, **arrays: np.ndarray) -> PrepareReport:  # type: ignore[type-arg]
+def prepared(bench: Workbench, made: onnx.ModelProto, **arrays: base.Array) -> PrepareReport:
     bench.put(made)
     return bench.prepare(bench.task(evaluation=EvaluationSpec(uri=bench.data("items", **arrays))))
 

@@ -217,6 +217,19 @@ def test_asked_again_it_answers_from_the_store_and_knows_newer_builds(bench: Wor
     assert again.model_copy(update={"builds": ()}) == first.model_copy(update={"builds": ()})
 
 
+@pytest.mark.parametrize(
+    ("name", "shape"), [("fixed_batch", (12, 1, 16, 16)), ("whole_batch_output", (12, 4)), ("recurrent", (12, 5, 6))]
+)
+def test_asked_again_any_model_reads_its_items_the_same_way(
+    bench: Workbench, name: str, shape: tuple[int, ...]
+) -> None:
+    bench.put(models.BY_NAME[name]())
+    values = np.random.default_rng(0).random(shape, dtype=np.float32)
+    feed = {{"fixed_batch": "image", "whole_batch_output": "x", "recurrent": "frames"}[name]: values}
+    task = bench.task(evaluation=evaluation(bench.data("items", **feed)))
+    assert bench.prepare(task) == bench.prepare(task)
+
+
 def test_another_file_behind_the_same_address_is_prepared_anew(bench: Workbench) -> None:
     bench.put(models.dynamic_batch())
     first = bench.prepare()
