@@ -5,6 +5,7 @@ from __future__ import annotations
 import socket
 import uuid
 from enum import StrEnum
+from fnmatch import fnmatchcase
 from typing import Annotated, Any
 
 from pydantic import Field, field_validator
@@ -48,6 +49,12 @@ class Settings(BaseSettings):
         ),
     ] = ""
     watch_namespaces: Annotated[Words, Field(description="Namespaces to serve; all when empty.")] = ()
+    ignore_namespaces: Annotated[
+        Words,
+        Field(
+            description="Namespaces, or patterns such as team-*, that this operator leaves alone: another one serves them."
+        ),
+    ] = ()
     kubeconfig: Annotated[str | None, Field(description="Kubeconfig file; absent: the pod's ServiceAccount.")] = None
 
     # Images
@@ -118,7 +125,7 @@ class Settings(BaseSettings):
     log_level: Annotated[str, Field(description="DEBUG, INFO, WARNING or ERROR.")] = "INFO"
     log_format: Annotated[LogFormat, Field(description="text or json, one line an event.")] = LogFormat.TEXT
 
-    @field_validator("watch_namespaces", "image_pull_secrets", "store_access_modes", mode="before")
+    @field_validator("watch_namespaces", "ignore_namespaces", "image_pull_secrets", "store_access_modes", mode="before")
     @classmethod
     def _split(cls, value: Any) -> Any:
         """Words separated by commas; an empty string is no word."""
@@ -135,6 +142,11 @@ class Settings(BaseSettings):
     def _identity(cls, value: str) -> str:
         """A name of our own where the pod's UID is not given."""
         return value or f"{socket.gethostname()}-{uuid.uuid4().hex[:8]}"
+
+    def serves(self, namespace: str) -> bool:
+        """Whether objects of this namespace are this operator's business."""
+        watched = not self.watch_namespaces or namespace in self.watch_namespaces
+        return watched and not any(fnmatchcase(namespace, pattern) for pattern in self.ignore_namespaces)
 
     @property
     def default_store_claim(self) -> str | None:

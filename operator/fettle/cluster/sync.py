@@ -4,57 +4,57 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 
 from fettle.api.base import MANAGED_LABEL
 from fettle.cluster.cache import Cache
 from fettle.cluster.client import Client
 from fettle.cluster.kinds import OWN, WATCHED, Object, ResourceKind
 from fettle.errors import ClusterError
+from fettle.settings import Settings
 
 logger = logging.getLogger(__name__)
 
 Touch = Callable[[ResourceKind, Object], None]
 
 
-async def list_kind(client: Client, cache: Cache, kind: ResourceKind, namespaces: Iterable[str] = ()) -> list[Object]:
-    """List one kind into the cache, in the namespaces that are served (none named = all); returns what was not known so."""
+async def list_kind(client: Client, cache: Cache, kind: ResourceKind, settings: Settings) -> list[Object]:
+    """List one kind into the cache, in the namespaces that are served; returns what was not known so."""
     labels = "" if kind in OWN else f"{MANAGED_LABEL}=true"
     changed: list[Object] = []
-    for namespace in tuple(namespaces) or (None,):
+    for namespace in settings.watch_namespaces or (None,):
         listing = await client.list(kind, namespace, labels=labels)
-        changed += cache.replace(kind, listing.items, listing.resource_version, namespace)
+        items = [item for item in listing.items if settings.serves(item["metadata"]["namespace"])]
+        changed += cache.replace(kind, items, listing.resource_version, namespace)
     cache.mark_listed(kind)
     return changed
 
 
-async def list_all(client: Client, cache: Cache, namespaces: Iterable[str], touch: Touch) -> None:
+async def list_all(client: Client, cache: Cache, settings: Settings, touch: Touch) -> None:
     """List every kind, then say what changed. Raises ClusterError when a kind cannot be listed."""
-    changed = [(kind, await list_kind(client, cache, kind, namespaces)) for kind in WATCHED]
+    changed = [(kind, await list_kind(client, cache, kind, settings)) for kind in WATCHED]
     for kind, objects in changed:
         for obj in objects:
             touch(kind, obj)
 
 
-async def list_until_done(client: Client, cache: Cache, namespaces: Iterable[str], touch: Touch, retry: float) -> None:
+async def list_until_done(client: Client, cache: Cache, settings: Settings, touch: Touch, retry: float) -> None:
     """`list_all`, again every `retry` seconds until it succeeds: the CRDs may not be there yet, or the API server not up."""
     while not cache.synced:
         try:
-            await list_all(client, cache, namespaces, touch)
+            await list_all(client, cache, settings, touch)
         except ClusterError as error:
             logger.warning("listing: %s; again in %.0f s", error, retry)
             await asyncio.sleep(retry)
 
 
-async def resync(
-    client: Client, cache: Cache, namespaces: Iterable[str], touch: Touch, *, first: float, every: float
-) -> None:
+async def resync(client: Client, cache: Cache, settings: Settings, touch: Touch, *, first: float, every: float) -> None:
     """List everything after `first` seconds (what vanished between the first lists and the watches' begin) and then `every` so many."""
     pause = first
     while True:
         await asyncio.sleep(pause)
         try:
-            await list_all(client, cache, namespaces, touch)
+            await list_all(client, cache, settings, touch)
             pause = every
         except ClusterError as error:
             logger.warning("resync: %s", error)

@@ -47,17 +47,17 @@ def followers(cache: Cache, model: Object) -> Iterable[Key]:
 class Feed:
     """Takes watch events in: the cache first, then the queue."""
 
-    def __init__(self, cache: Cache, enqueue: Callable[[Key], None], namespaces: frozenset[str]) -> None:
+    def __init__(self, cache: Cache, enqueue: Callable[[Key], None], serves: Callable[[str], bool]) -> None:
         self._cache = cache
         self._enqueue = enqueue
-        self._namespaces = namespaces
+        self._serves = serves
 
     def take(self, kind: ResourceKind, event: Mapping[str, Any]) -> None:
         """One event of kopf's: `type` None (listed), ADDED, MODIFIED or DELETED, and the `object`."""
         raw = event["object"]
         metadata = {key: value for key, value in raw["metadata"].items() if key != "managedFields"}
         obj = {**raw, "apiVersion": kind.api_version, "kind": kind.kind, "metadata": metadata}
-        if self._namespaces and metadata["namespace"] not in self._namespaces:
+        if not self._serves(metadata["namespace"]):
             return
         if event["type"] == "DELETED":
             changed = self._cache.drop(kind, metadata["namespace"], metadata["name"], metadata["uid"])

@@ -43,7 +43,7 @@ class Process:
         self.context = Context(settings, client, self.cache, EventRecorder(client))
         self.reconcilers = reconcilers
         self.queue = Queue(self._reconcile, workers=settings.workers)
-        self.feed = Feed(self.cache, self._enqueue, frozenset(settings.watch_namespaces))
+        self.feed = Feed(self.cache, self._enqueue, settings.serves)
         self.elector = Elector(
             client,
             settings.namespace,
@@ -111,14 +111,13 @@ class Process:
     async def _work(self) -> None:
         """First every list, then the queue and the resync."""
         settings = self.settings
-        namespaces = settings.watch_namespaces
-        await list_until_done(self.client, self.cache, namespaces, self.feed.touch, settings.lease_retry_seconds)
+        await list_until_done(self.client, self.cache, settings, self.feed.touch, settings.lease_retry_seconds)
         self.listed.set()
         logger.info("every kind is listed; working")
         again = resync(
             self.client,
             self.cache,
-            namespaces,
+            settings,
             self.feed.touch,
             first=FIRST_RESYNC,
             every=settings.resync_seconds,

@@ -72,7 +72,7 @@ class ClusterWorld:
 
     async def sync(self) -> None:
         """What the watches would bring."""
-        await list_all(self.client, self.cache, (), lambda kind, obj: None)
+        await list_all(self.client, self.cache, self.context.settings, lambda kind, obj: None)
 
     async def look(self) -> float | None:
         """One pass of the operator on what is there now. Raises ClusterError."""

@@ -11,6 +11,7 @@ from fettle.cluster.cache import Cache
 from fettle.cluster.kinds import CHILDREN, CLAIM, JOB, MODEL_DEPLOYMENT, OPTIMIZED_MODEL, OWN, POD, Object
 from fettle.cluster.owner import Key
 from fettle.controller.handlers import Feed, connection, kopf_settings, registry
+from fettle.settings import Settings
 
 MODEL = Key("OptimizedModel", "team", "digits")
 
@@ -31,7 +32,7 @@ def enqueued() -> list[Key]:
 
 @pytest.fixture
 def feed(enqueued: list[Key]) -> Feed:
-    return Feed(Cache(), enqueued.append, frozenset())
+    return Feed(Cache(), enqueued.append, Settings().serves)
 
 
 def follower(name: str, follows: str) -> Object:
@@ -82,14 +83,14 @@ def test_what_the_first_lists_brought_already_is_not_enqueued_again(feed: Feed, 
 
 
 def test_namespaces_that_are_not_served_are_not_looked_at(enqueued: list[Key]) -> None:
-    feed = Feed(Cache(), enqueued.append, frozenset({"other"}))
+    feed = Feed(Cache(), enqueued.append, Settings(watch_namespaces=("other",)).serves)
     feed.take(OPTIMIZED_MODEL, event("ADDED", obj("digits")))
     assert enqueued == [] and feed._cache.count(OPTIMIZED_MODEL) == 0
 
 
 async def test_kopf_only_watches() -> None:
     async with serving() as (_, client):
-        handlers = registry(Feed(Cache(), lambda key: None, frozenset()), client, lambda lease: None)
+        handlers = registry(Feed(Cache(), lambda key: None, Settings().serves), client, lambda lease: None)
         watched = list(handlers._watching.get_all_handlers())
         assert len(watched) == len(OWN) + len(CHILDREN) + 1  # and our own Lease
         for others in (handlers._changing, handlers._spawning, handlers._indexing, handlers._webhooks):

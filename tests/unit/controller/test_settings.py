@@ -31,3 +31,17 @@ def test_a_default_store_that_is_no_claim_is_not_created() -> None:
 
 def test_every_setting_is_documented() -> None:
     assert all(field.description for field in Settings.model_fields.values())
+
+
+@pytest.mark.parametrize(
+    ("watched", "ignored", "served"),
+    [
+        ((), (), True),
+        (("team",), (), True),
+        (("other",), (), False),
+        ((), ("te*",), False),
+        (("team",), ("team",), False),
+    ],
+)
+def test_which_namespaces_are_served(watched: tuple[str, ...], ignored: tuple[str, ...], served: bool) -> None:
+    assert Settings(watch_namespaces=watched, ignore_namespaces=ignored).serves("team") is served
