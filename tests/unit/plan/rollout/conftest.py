@@ -1,0 +1,323 @@
+"""A simulated cluster with fake time: it obeys decisions as the controller does, and its pods become ready when they like."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field, replace
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+import pytest
+
+from fettle.api.conditions import find
+from fettle.api.modeldeployment import ModelDeploymentSpec, ModelDeploymentStatus
+from fettle.api.reasons import Reason
+from fettle.plan.analysis import Crash, Observation, PodSamples, Second
+from fettle.plan.revision import NotReady
+from fettle.plan.rollout import decide
+from fettle.plan.rollout_state import (
+    Forget,
+    LedgerEntry,
+    MarkEntered,
+    MarkLeft,
+    OpenEntry,
+    PodFault,
+    RolloutDecision,
+    RolloutSnapshot,
+    Wanted,
+    Workload,
+)
+from fettle.plan.run import EventDraft
+
+START = datetime(2026, 1, 1, tzinfo=UTC)
+STEPS = [{"weight": 34}, {"pause": {"seconds": 10}}, {"weight": 67}, {"pause": {"seconds": 10}}, {"weight": 100}]
+ANALYSIS = {"intervalSeconds": 5, "minRequests": 30, "failureLimit": 2, "successRate": {"min": 0.99}}
+DRAIN = timedelta(seconds=3)
+
+
+class Killed(Exception):
+    """The operator's process ended."""
+
+
+@dataclass
+class Pod:
+    """Ready from `ready_at` on (None: never); gone at `gone_at`."""
+
+    revision: str
+    born: datetime
+    ready_at: datetime | None
+    gone_at: datetime | None = None
+
+
+@dataclass
+class Behaviour:
+    """How pods of a revision behave, and what each answers per second."""
+
+    start_seconds: float | None = 4  # None: never ready
+    requests: int = 20  # a second and pod
+    error_rate: float = 0.0
+    milliseconds: float = 5.0
+    silent: bool = False
+    crashes: tuple[Crash, ...] = ()
+    fault: PodFault | None = None
+
+
+@dataclass
+class World:
+    """One ModelDeployment and everything around it."""
+
+    spec: dict[str, Any]
+    now: datetime = START
+    generation: int = 1
+    wanted: str | NotReady = "a"
+    status: ModelDeploymentStatus = field(default_factory=ModelDeploymentStatus)
+    annotation: str | None = None
+    ledger: list[LedgerEntry] = field(default_factory=list)
+    replicas: dict[str, int] = field(default_factory=dict)
+    pods: list[Pod] = field(default_factory=list)
+    behaviour: dict[str, Behaviour] = field(default_factory=dict)
+    annotations: dict[str, str] = field(default_factory=dict)
+    events: list[EventDraft] = field(default_factory=list)
+    started: dict[str, int] = field(default_factory=dict)  # pods ever made, by revision
+    rendered: list[str] = field(default_factory=list)  # templates rendered from the spec
+    writes: int = 0
+    kill_after: int | None = None
+    watchers: list[Callable[[World, RolloutSnapshot, RolloutDecision], None]] = field(default_factory=list)
+
+    # ------------------------------------------------------------------------------------------------ what a user does
+
+    def ask(self, revision: str | NotReady) -> None:
+        """Change the spec so that it asks for `revision`."""
+        self.wanted = revision
+        self.generation += 1
+
+    def edit(self, **spec: Any) -> None:
+        """Change fields of the spec that are no part of the revision."""
+        self.spec = {**self.spec, **spec}
+        self.generation += 1
+
+    def rollout(self, **fields: Any) -> None:
+        """Change fields of spec.rollout."""
+        self.edit(rollout={**self.spec.get("rollout", {}), **fields})
+
+    def order(self, command: str, revision: str, token: str) -> None:
+        """Annotate a command."""
+        self.annotations[f"fettle.dev/{command}"] = f"{revision}/{token}"
+
+    def behaves(self, revision: str, **how: Any) -> None:
+        """Set how pods of `revision` behave from now on (those that exist included)."""
+        self.behaviour[revision] = replace(self.behaviour.get(revision, Behaviour()), **how)
+
+    # -------------------------------------------------------------------------------------------- what the cluster does
+
+    def alive(self, revision: str) -> list[Pod]:
+        """Pods that are not on their way out."""
+        return [pod for pod in self.pods if pod.revision == revision and pod.gone_at is None]
+
+    def ready(self, revision: str) -> int:
+        """Ready pods: those that get traffic."""
+        how = self.behaviour.get(revision, Behaviour())
+        if how.start_seconds is None:
+            return 0
+        return sum(pod.ready_at is not None and pod.ready_at <= self.now for pod in self.alive(revision))
+
+    def serving(self) -> int:
+        """Ready pods of all revisions."""
+        return sum(self.ready(revision) for revision in self.replicas)
+
+    def lose_pods(self, revision: str) -> None:
+        """All its pods are deleted by somebody; their Deployment makes new ones."""
+        for pod in self.alive(revision):
+            pod.gone_at = self.now + DRAIN
+        self._reconcile_pods()
+
+    def _reconcile_pods(self) -> None:
+        self.pods = [pod for pod in self.pods if pod.gone_at is None or pod.gone_at > self.now]
+        for revision, count in self.replicas.items():
+            alive = sorted(self.alive(revision), key=lambda pod: (pod.ready_at is None, pod.born))
+            for pod in alive[count:]:
+                pod.gone_at = self.now + DRAIN
+            for _ in range(count - len(alive)):
+                seconds = self.behaviour.get(revision, Behaviour()).start_seconds
+                ready_at = None if seconds is None else self.now + timedelta(seconds=seconds)
+                self.pods.append(Pod(revision, self.now, ready_at))
+                self.started[revision] = self.started.get(revision, 0) + 1
+
+    def observation(self, revision: str) -> Observation:
+        """What the pods' windows say: every ready pod counted the same each second since it was ready."""
+        how = self.behaviour.get(revision, Behaviour())
+        bucket = 0 if how.milliseconds <= 1 else 1 + int(how.milliseconds)
+        samples, silent = [], []
+        for index, pod in enumerate(self.alive(revision)):
+            if pod.ready_at is None or pod.ready_at > self.now:
+                continue
+            if how.silent:
+                silent.append(f"{revision}-{index}")
+                continue
+            first = max(int(pod.ready_at.timestamp()), int(self.now.timestamp()) - 900)
+            errors = round(how.requests * how.error_rate)
+            seconds = tuple(
+                Second(at, how.requests, errors, {bucket: how.requests})
+                for at in range(first, int(self.now.timestamp()))
+            )
+            samples.append(PodSamples(f"{revision}-{index}", seconds, 1.0, 1.01))
+        return Observation(tuple(samples), tuple(silent), how.crashes)
+
+    def workload(self, revision: str) -> Workload:
+        """As its Deployment's status tells."""
+        ready = self.ready(revision)
+        return Workload(
+            revision,
+            f"pvc://store/artifacts/{revision}",
+            replicas=self.replicas[revision],
+            ready=ready,
+            available=ready,
+            pods=sum(pod.revision == revision for pod in self.pods),
+            fault=self.behaviour.get(revision, Behaviour()).fault,
+        )
+
+    # ------------------------------------------------------------------------------------------- what the operator does
+
+    def snapshot(self) -> RolloutSnapshot:
+        """What a pass sees."""
+        wanted = self.wanted
+        return RolloutSnapshot(
+            namespace="default",
+            name="digits",
+            generation=self.generation,
+            spec=ModelDeploymentSpec.model_validate({"model": {"ref": {"name": "m", "target": "cpu"}}, **self.spec}),
+            status=self.status,
+            wanted=wanted if isinstance(wanted, NotReady) else Wanted(wanted, f"pvc://store/artifacts/{wanted}"),
+            now=self.now,
+            stable_annotation=self.annotation,
+            ledger=tuple(self.ledger),
+            workloads={revision: self.workload(revision) for revision in self.replicas},
+            windows={revision: self.observation(revision) for revision in self.replicas},
+            annotations=dict(self.annotations),
+        )
+
+    def reconcile(self) -> RolloutDecision:
+        """One pass. Raises Killed after `kill_after` writes."""
+        self._reconcile_pods()
+        snapshot = self.snapshot()
+        decision = decide(snapshot)
+        for watcher in self.watchers:
+            watcher(self, snapshot, decision)
+        for write in self._writes(snapshot, decision):
+            if self.kill_after is not None and self.writes >= self.kill_after:
+                self.kill_after = None
+                raise Killed
+            self.writes += 1
+            write()
+        self.events += decision.events
+        self._reconcile_pods()
+        return decision
+
+    def _writes(self, snapshot: RolloutSnapshot, decision: RolloutDecision) -> Iterator[Callable[[], None]]:
+        """The API writes of a decision, in the controller's order."""
+        for write in decision.ledger:
+            if isinstance(write, OpenEntry):
+                yield lambda write=write: self._open(write)
+        if decision.stable is not None and decision.stable != self.annotation:
+            yield lambda: setattr(self, "annotation", decision.stable)
+        for write in decision.ledger:
+            if not isinstance(write, OpenEntry | Forget):
+                yield lambda write=write: self._mark(write)
+        changes = [(revision, n) for revision, n in decision.replicas.items() if n != self.replicas.get(revision)]
+        for revision, count in sorted(changes, key=lambda one: one[1] < self.replicas.get(one[0], 0)):
+            if count or revision in self.replicas or revision in (decision.stable, self._canary(decision)):
+                yield lambda revision=revision, count=count: self.replicas.__setitem__(revision, count)
+        for revision in decision.remove:
+            yield lambda revision=revision: self.replicas.__delitem__(revision)
+        for write in decision.ledger:
+            if isinstance(write, Forget):
+                yield lambda write=write: self.ledger.remove(next(e for e in self.ledger if e.name == write.name))
+        if decision.status != snapshot.status:
+            yield lambda: setattr(self, "status", decision.status)
+
+    @staticmethod
+    def _canary(decision: RolloutDecision) -> str | None:
+        return decision.status.canary.revision if decision.status.canary else None
+
+    def _open(self, write: OpenEntry) -> None:
+        name = f"digits-{write.revision}-{write.serial}"
+        assert all(entry.name != name for entry in self.ledger)
+        if not write.adopt:
+            self.rendered.append(write.revision)
+        self.ledger.append(LedgerEntry(name, write.serial, write.revision, write.artifact, created=self.now))
+
+    def _mark(self, write: MarkEntered | MarkLeft) -> None:
+        index = next(index for index, entry in enumerate(self.ledger) if entry.name == write.name)
+        if isinstance(write, MarkEntered):
+            self.ledger[index] = replace(self.ledger[index], entered=self.now)
+        else:
+            self.ledger[index] = replace(self.ledger[index], left=self.now, reason=write.reason, message=write.message)
+
+    def run(self, seconds: float, tick: float = 1.0) -> World:
+        """Let time pass, with a pass each `tick`."""
+        end = self.now + timedelta(seconds=seconds)
+        while self.now < end:
+            self.reconcile()
+            self.now += timedelta(seconds=tick)
+        self.reconcile()
+        return self
+
+    def until(self, condition: Callable[[World], bool], limit: float = 300) -> World:
+        """Let time pass until `condition` holds."""
+        end = self.now + timedelta(seconds=limit)
+        self.reconcile()
+        while not condition(self):
+            assert self.now < end, f"never came: {self.status}"
+            self.now += timedelta(seconds=1)
+            self.reconcile()
+        return self
+
+    # --------------------------------------------------------------------------------------------------- what one reads
+
+    @property
+    def stable(self) -> str | None:
+        """The stable revision by the annotation."""
+        return self.annotation
+
+    @property
+    def canary(self) -> str | None:
+        """The revision on trial by status."""
+        return self.status.canary.revision if self.status.canary else None
+
+    def condition(self, kind: str) -> tuple[str, str]:
+        """(status, reason) of a condition."""
+        found = find(self.status.conditions, kind)
+        assert found is not None
+        return found.status.value, found.reason
+
+    def message(self, kind: str) -> str:
+        """Message of a condition."""
+        found = find(self.status.conditions, kind)
+        assert found is not None
+        return found.message
+
+    def exits(self) -> list[tuple[str, Reason | None]]:
+        """(revision, reason) of every closed line of the ledger, oldest first."""
+        return [(entry.revision, entry.reason) for entry in self.ledger if entry.left is not None]
+
+
+@pytest.fixture
+def world() -> Callable[..., World]:
+    """Makes a world whose spec has the demo's steps; `served` lets revision `a` serve first."""
+
+    def make(*, served: bool = True, analysis: Any = None, steps: Any = STEPS, replicas: int = 3, **more: Any) -> World:
+        rollout: dict[str, Any] = {"steps": steps, **more}
+        if analysis is not None:
+            rollout["analysis"] = analysis
+        built = World({"replicas": replicas, "rollout": rollout})
+        if served:
+            built.until(lambda w: w.condition("Ready")[0] == "True")
+        return built
+
+    return make
+
+
+@pytest.fixture
+def analysis() -> dict[str, Any]:
+    """A success rate of 99 %, windows of 5 s."""
+    return dict(ANALYSIS)

@@ -1,0 +1,140 @@
+"""Promote, promote-full, abort and retry: each token acts once, in every order."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from itertools import permutations
+from typing import Any
+
+import pytest
+
+from fettle.api.modeldeployment import ModelDeploymentStatus
+from fettle.api.reasons import Reason
+
+Make = Callable[..., Any]
+PAUSES = [{"weight": 34}, {"pause": {}}, {"weight": 67}, {"pause": {}}, {"weight": 100}]
+
+
+def waiting(world: Any) -> bool:
+    return bool(world.condition("Paused") == ("True", Reason.WAITING_FOR_PROMOTE))
+
+
+@pytest.fixture
+def paused(world: Make) -> Any:
+    """Revision b waits in its first pause."""
+    w = world(steps=PAUSES)
+    w.ask("b")
+    return w.until(waiting)
+
+
+def test_promote_ends_this_pause_and_no_other(paused: Any) -> None:
+    paused.order("promote", "b", "1")
+    paused.run(60)
+    assert waiting(paused)
+    assert (paused.status.canary.weight, paused.stable) == (67, "a")
+    assert paused.status.last_command.value == "b/1"
+
+
+def test_a_second_token_promotes_once_more(paused: Any) -> None:
+    paused.order("promote", "b", "1")
+    paused.run(30)
+    paused.order("promote", "b", "2")
+    paused.until(lambda w: w.stable == "b")
+
+
+def test_promote_full_skips_the_remaining_steps_but_not_the_pods(paused: Any) -> None:
+    paused.order("promote-full", "b", "1")
+    paused.reconcile()
+    assert paused.stable == "a"
+    paused.until(lambda w: w.stable == "b")
+    assert paused.ready("b") == 3
+
+
+def test_promote_full_does_not_wait_for_the_analysis(world: Make, analysis: Any) -> None:
+    w = world(steps=PAUSES, analysis=analysis)
+    w.behaves("b", requests=0)
+    w.ask("b")
+    w.until(waiting)
+    w.order("promote-full", "b", "1")
+    w.until(lambda w: w.stable == "b")
+
+
+def test_an_aborted_revision_is_not_tried_again_until_retry(paused: Any) -> None:
+    paused.order("abort", "b", "1")
+    paused.run(60)
+    assert paused.replicas == {"a": 3}
+    assert paused.condition("Degraded") == ("True", Reason.ABORTED)
+    paused.order("retry", "b", "2")
+    paused.until(lambda w: w.canary == "b")
+    assert paused.condition("Degraded")[0] == "False"
+    paused.until(waiting)
+    paused.run(60)
+    assert paused.canary == "b"  # the old abort is still annotated, and does not act again
+
+
+def test_a_retry_that_fails_again_ends_again(world: Make, analysis: Any) -> None:
+    w = world(analysis=analysis)
+    w.behaves("b", error_rate=1.0)
+    w.ask("b")
+    w.until(lambda w: w.status.failed_revision == "b")
+    w.order("retry", "b", "1")
+    w.until(lambda w: w.canary == "b")
+    w.until(lambda w: w.status.failed_revision == "b").run(100)
+    assert w.exits() == [("b", Reason.ANALYSIS_FAILED)] * 2
+    assert w.replicas == {"a": 3}
+
+
+def test_promote_while_pods_are_awaited_skips_nothing(world: Make) -> None:
+    w = world(steps=PAUSES)
+    w.ask("b")
+    w.order("promote", "b", "1")
+    w.run(60)
+    assert waiting(w)
+    assert w.status.canary.weight == 34
+
+
+def test_a_command_for_another_revision_waits_for_that_one(paused: Any) -> None:
+    paused.order("abort", "c", "1")
+    paused.run(5)
+    assert (paused.canary, paused.status.last_command) == ("b", None)
+    paused.ask("c")
+    paused.run(5)
+    assert paused.status.failed_revision == "c"
+
+
+@pytest.mark.parametrize("value", ["", "b", "b/", "/", "/1"])
+def test_a_command_without_revision_and_token_is_none(paused: Any, value: str) -> None:
+    paused.annotations["fettle.dev/abort"] = value
+    paused.run(5)
+    assert paused.canary == "b"
+
+
+def test_of_several_new_commands_abort_wins(paused: Any) -> None:
+    for command in ("promote", "promote-full", "retry", "abort"):
+        paused.order(command, "b", "1")
+    paused.run(60)
+    assert (paused.stable, paused.status.failed_revision) == ("a", "b")
+
+
+def test_commands_do_not_act_again_after_status_was_lost(paused: Any) -> None:
+    paused.order("abort", "b", "1")
+    paused.run(10)
+    paused.order("retry", "b", "2")
+    paused.until(waiting)
+    paused.status = ModelDeploymentStatus()
+    paused.run(60)
+    assert (paused.canary, paused.status.failed_revision) == ("b", None)
+
+
+@pytest.mark.parametrize("order", list(permutations(("abort", "retry", "promote"))))
+def test_in_every_order_each_command_acts_once_and_the_end_is_at_rest(paused: Any, order: tuple[str, ...]) -> None:
+    for token, command in enumerate(order):
+        paused.order(command, "b", str(token))
+        paused.run(30)
+    writes = paused.writes
+    paused.run(60)
+    assert paused.writes == writes
+    assert {entry.name for entry in paused.status.commands} == set(order)
+    aborted_last = order.index("abort") > order.index("retry")
+    assert (paused.status.failed_revision == "b") is aborted_last
+    assert paused.serving() == 3
