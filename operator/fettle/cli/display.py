@@ -51,6 +51,7 @@ class LiveDisplay:
         self._since: dict[str, float] = {}
         self._decision: RunDecision | None = None
         self._running: tuple[WantedTask, ...] = ()
+        self._spinners: dict[str, Spinner] = {}
         self._live = Live(
             console=console, get_renderable=self._picture, refresh_per_second=PICTURES_PER_SECOND, transient=True
         )
@@ -76,7 +77,9 @@ class LiveDisplay:
             head.append(stage_line(self._decision.status))
             for task in self._running:
                 age = _clock(now - self._since.get(task.task_hash, now))
-                parts.append(Spinner("dots", Text(f"{task.label}  {age}")))
+                spinner = self._spinners.setdefault(task.task_hash, Spinner("dots"))
+                spinner.update(text=Text(f"{task.label}  {age}"))
+                parts.append(spinner)
             if self._decision.status.candidates:
                 parts.append(candidates_table(self._decision.status))
         return Group(*parts)
@@ -144,21 +147,19 @@ def why(row: CandidateStatus) -> str:
     return ": ".join(part for part in (row.reason, row.message) if part)
 
 
-def candidates_table(status: OptimizedModelStatus, *, messages: bool = False) -> Table:
-    """A row per candidate: what it costs, what it gains, what it loses, and what was said of it."""
+def candidates_table(status: OptimizedModelStatus) -> Table:
+    """A row per candidate: what it costs, what it gains, what it loses, and in one word what was said of it."""
     several = len({row.target for row in status.candidates}) > 1
     table = Table(box=None, pad_edge=False, header_style="bold")
-    if several:
-        table.add_column("TARGET", no_wrap=True)
-    table.add_column("CANDIDATE", no_wrap=True)
+    for name in (["TARGET"] if several else []) + ["CANDIDATE"]:
+        table.add_column(name, no_wrap=True)
     for name in ("P50 MS", "SPEEDUP", "DROP", "SIZE"):
         table.add_column(name, justify="right", no_wrap=True)
-    table.add_column("STATE", no_wrap=True)
-    table.add_column("REASON", overflow="fold" if messages else "ellipsis", no_wrap=not messages, ratio=1)
+    for name in ("STATE", "REASON"):
+        table.add_column(name, no_wrap=True)
     for row in status.candidates:
-        cells = [*([row.target] if several else []), row.name, *_figures(row), row.state.value]
-        said = why(row) if messages else row.reason or ""
-        table.add_row(*(escape(cell) for cell in (*cells, said)), style=STYLES[row.state])
+        cells = [*([row.target] if several else []), row.name, *_figures(row), row.state.value, row.reason or ""]
+        table.add_row(*(escape(cell) for cell in cells), style=STYLES[row.state])
     return table
 
 
@@ -168,7 +169,7 @@ def _figures(row: CandidateStatus) -> Sequence[str]:
     drop = row.accuracy_drop
     lost = f"{drop.value:.4f} [{drop.low:.4f}, {drop.high:.4f}]" if drop is not None else ""
     if row.exact:
-        lost = "exact"
+        lost = "none"
     return f"{first:.3f}" if first is not None else "", speed, lost, size(row.bytes)
 
 

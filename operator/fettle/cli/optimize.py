@@ -24,6 +24,7 @@ from fettle.cli.program import EXIT_FAILURE
 from fettle.errors import UsageError
 from fettle.plan.status import READY
 
+PIPE_WIDTH = 240  # a pipe has no width: nothing that grep will read is folded
 INTERRUPTED = 130  # 128 + SIGINT, as shells say it
 # NNCF reports its use unless told otherwise.
 PRIVATE = {"NNCF_CI": "1"}
@@ -107,26 +108,29 @@ def next_generation(found: Places, manifest: Manifest) -> int:
 
 
 def show(console: Console, manifest: Manifest, found: Places, status: OptimizedModelStatus) -> None:
-    """The result for a person: candidates, artifacts, report."""
+    """The result for a person: candidates, why the others were not chosen, artifacts, report."""
     if not console.is_terminal:
-        console.width = max(console.width, 200)  # a pipe has no width; do not fold what grep will read
-    style = "green" if is_ready(status) else "red"
-    console.print(
-        f"[bold]{manifest.name}[/]  [{style}]{'Ready' if is_ready(status) else 'not Ready'}[/]", highlight=False
-    )
-    console.print(stage_line(status), markup=False, highlight=False, soft_wrap=True)
+        console.width = PIPE_WIDTH
+
+    def say(text: str) -> None:
+        console.print(text, markup=False, highlight=False, soft_wrap=True)
+
+    say(f"{manifest.name}: {stage_line(status)}")
     if status.candidates:
-        console.print()
-        console.print(candidates_table(status, messages=True))
-    console.print()
+        say("")
+        console.print(candidates_table(status))
+        say("")
+    several = len({row.target for row in status.candidates}) > 1
+    for row in status.candidates:
+        if row.message:
+            say(f"  {f'{row.target}/' if several else ''}{row.name}: {row.message}")
+    if status.artifacts or status.report:
+        say("")
     for artifact in status.artifacts:
-        where = found.local(artifact.uri)
-        line = (
-            f"artifact  {artifact.target}: {artifact.candidate} in {artifact.runtime}, {size(artifact.bytes)}  {where}"
-        )
-        console.print(line, markup=False, highlight=False, soft_wrap=True)
+        what = f"{artifact.target}: {artifact.candidate} in {artifact.runtime}, {size(artifact.bytes)}"
+        say(f"artifact  {what}  {found.local(artifact.uri)}")
     if status.report is not None:
-        console.print(f"report    {found.local(status.report.uri)}", markup=False, highlight=False, soft_wrap=True)
+        say(f"report    {found.local(status.report.uri)}")
 
 
 def is_ready(status: OptimizedModelStatus) -> bool:

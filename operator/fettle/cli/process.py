@@ -31,6 +31,7 @@ class Processes:
 
     environment: Mapping[str, str]
     logs: Path
+    command: tuple[str, ...] = COMMAND
 
     def log_of(self, wanted: WantedTask) -> Path:
         """Where the log of that attempt lies."""
@@ -43,7 +44,7 @@ class Processes:
         with tempfile.TemporaryDirectory(prefix="fettle-") as folder, self.log_of(wanted).open("wb") as log:
             outcome = Path(folder) / "termination"
             process = await asyncio.create_subprocess_exec(
-                *COMMAND,
+                *self.command,
                 env={
                     **self.environment,
                     "FETTLE_TASK": encode_task(wanted.task),

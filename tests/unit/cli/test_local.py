@@ -1,0 +1,133 @@
+"""The loop that runs a plan without a cluster, against a runner whose tasks end when the test says."""
+
+from __future__ import annotations
+
+import asyncio
+from datetime import datetime, timedelta
+
+import pytest
+from tests.unit.plan.optimize.world import START, World, failure, make_spec
+
+from fettle.api.conditions import find
+from fettle.api.optimizedmodel import OptimizedModelSpec, OptimizedModelStatus
+from fettle.api.reasons import Reason
+from fettle.cli.local import LocalRun
+from fettle.plan.run import RunDecision, TaskPhase, TaskState, WantedTask
+
+
+class Bench:
+    """A runner that answers like `World`, and remembers what ran beside what."""
+
+    def __init__(self, world: World) -> None:
+        self._world = world
+        self.running: list[WantedTask] = []
+        self.together: list[list[str]] = []
+        self.started: list[str] = []
+        self.ended: list[str] = []
+        self.begun = asyncio.Event()
+        self.hold = asyncio.Event()
+        self.hold.set()
+
+    async def run(self, wanted: WantedTask) -> TaskState:
+        """The task's outcome, a turn of the loop later."""
+        self.running.append(wanted)
+        self.begun.set()
+        self.started.append(wanted.label)
+        self.together.append(sorted(task.stage for task in self.running))
+        try:
+            await asyncio.sleep(0)
+            await self.hold.wait()
+            return self._outcome(wanted)
+        finally:
+            self.running.remove(wanted)
+            self.ended.append(wanted.label)
+
+    def _outcome(self, wanted: WantedTask) -> TaskState:
+        told = self._world.answer(wanted)
+        if isinstance(told, TaskState):
+            return TaskState(
+                wanted.task_hash,
+                told.phase,
+                wanted.attempt,
+                reason=told.reason,
+                message=told.message,
+                retryable=told.retryable,
+                finished_at=START,
+            )
+        report = told or self._world.report(wanted.task)
+        return TaskState(wanted.task_hash, TaskPhase.SUCCEEDED, wanted.attempt, report, finished_at=START)
+
+
+class Watch:
+    """A clock that jumps ahead a minute with every look, so that no back-off is waited for."""
+
+    def __init__(self) -> None:
+        self.now = START
+
+    def __call__(self) -> datetime:
+        self.now += timedelta(minutes=1)
+        return self.now
+
+
+def local_run(bench: Bench, spec: OptimizedModelSpec, seen: list[RunDecision] | None = None) -> LocalRun:
+    """A run on that bench."""
+
+    def note(decision: RunDecision, running: tuple[WantedTask, ...]) -> None:
+        if seen is not None:
+            seen.append(decision)
+
+    store = "pvc://fettle-store"
+    return LocalRun("default", "digits", 1, spec, store, bench, on_change=note, clock=Watch())
+
+
+def reason(status: OptimizedModelStatus) -> str:
+    """Reason of Ready."""
+    ready = find(status.conditions, "Ready")
+    assert ready is not None
+    return ready.reason
+
+
+async def test_a_run_ends_published() -> None:
+    bench = Bench(World(speeds={"int8-openvino": (3.0, 0.001)}))
+    seen: list[RunDecision] = []
+    status = await local_run(bench, make_spec(), seen).run()
+    assert reason(status) == Reason.PUBLISHED
+    assert bench.started == ["prepare", "build int8-openvino", "build int8-onnxruntime", "measure cpu", "publish"]
+    assert seen[-1].finished
+
+
+async def test_a_measurement_runs_alone() -> None:
+    targets = [{"name": "one", "nodeSelector": {"a": "b"}}, {"name": "two", "nodeSelector": {"a": "c"}}]
+    bench = Bench(World())
+    status = await local_run(bench, make_spec(targets=targets)).run()
+    assert reason(status) == Reason.PUBLISHED
+    assert ["measure"] in bench.together
+    assert all(stages == ["measure"] for stages in bench.together if "measure" in stages)
+    assert ["build", "build"] in bench.together
+
+
+async def test_a_failure_that_may_pass_is_tried_again() -> None:
+    bench = Bench(World())
+    broken = failure(Reason.STORE_UNREACHABLE, retryable=True)
+    bench._world.answer = lambda wanted: broken if wanted.stage == "prepare" and wanted.attempt == 0 else None
+    status = await local_run(bench, make_spec()).run()
+    assert reason(status) == Reason.PUBLISHED
+    assert bench.started[:2] == ["prepare", "prepare"]
+
+
+async def test_a_failure_ends_the_run_with_its_reason() -> None:
+    bench = Bench(World(answer=lambda wanted: failure(Reason.SOURCE_NOT_FOUND, "no such file")))
+    status = await local_run(bench, make_spec()).run()
+    assert reason(status) == Reason.SOURCE_NOT_FOUND
+
+
+async def test_an_interrupted_run_ends_what_it_started() -> None:
+    bench = Bench(World())
+    bench.hold.clear()
+    work = asyncio.ensure_future(local_run(bench, make_spec()).run())
+    await bench.begun.wait()
+    work.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await work
+    assert bench.running == []
+    assert bench.ended == ["prepare"]

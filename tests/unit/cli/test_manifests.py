@@ -1,0 +1,135 @@
+"""YAML is read as strictly as a cluster reads it, and every fault is named with its path."""
+
+from __future__ import annotations
+
+from decimal import Decimal
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from pydantic import BaseModel
+
+from fettle.api.base import RULES
+from fettle.api.optimizedmodel import OptimizedModelSpec
+from fettle.cli.manifests import HOLDS, cores, read
+from fettle.errors import UsageError
+
+ROOT = Path(__file__).parents[3]
+SPEC: dict[str, Any] = {"source": {"uri": "pvc://models/m.onnx"}, "targets": [{"name": "cpu"}]}
+
+
+def text(**fields: Any) -> str:
+    """An OptimizedModel with some fields of its spec replaced."""
+    return yaml.safe_dump(document(**fields))
+
+
+def document(**fields: Any) -> dict[str, Any]:
+    """The same as an object."""
+    spec = {**SPEC, **fields}
+    return {"apiVersion": "fettle.dev/v1alpha1", "kind": "OptimizedModel", "metadata": {"name": "digits"}, "spec": spec}
+
+
+FAULTS: list[tuple[str, dict[str, Any], list[str]]] = [
+    ("an unknown field", {"sauce": 1}, ["spec.sauce: unknown field"]),
+    ("an unknown field deep inside", {"targets": [{"name": "cpu", "thread": 2}]}, ["spec.targets[0].thread: unknown field"]),
+    ("a field in another language's case", {"constraints": {"accuracy": {"max_drop": 0.1}}}, ["spec.constraints.accuracy.max_drop: unknown field"]),
+    ("two at once", {"a": 1, "b": 2}, ["spec.a: unknown field", "spec.b: unknown field"]),
+    ("a missing field", {"source": {}}, ["spec.source.uri: field required"]),
+    ("a word where a number stands", {"targets": [{"name": "cpu", "threads": "2"}]}, ["spec.targets[0].threads: input should be a valid integer"]),
+    ("a word that is not in the list", {"objective": "Speed"}, ["spec.objective", "'Latency'"]),
+    ("a number out of bounds", {"search": {"parallelism": 0}}, ["spec.search.parallelism", "greater than or equal to 1"]),
+    ("no targets", {"targets": []}, ["spec.targets"]),
+    ("a step without a key", {"recipes": [{"name": "r", "steps": [{}]}]}, ["spec.recipes[0].steps[0]: a step has exactly one key"]),
+    ("a step with two keys", {"recipes": [{"name": "r", "steps": [{"optimizeGraph": {}, "quantize": {"mode": "Dynamic"}}]}]},
+     ["a step has exactly one key"]),
+    ("static quantization without data", {"recipes": [{"name": "r", "steps": [{"quantize": {"mode": "Static"}}]}]},
+     ["spec: static quantization needs data.calibration or data.evaluation"]),
+    ("fewer cores than threads", {"targets": [{"name": "cpu", "threads": 2, "resources": {"limits": {"cpu": "1500m"}}}]},
+     ["spec.targets[0]: resources.limits.cpu must be at least threads"]),
+    ("a name that stands twice", {"targets": [{"name": "cpu"}, {"name": "cpu"}]}, ["spec.targets: the name 'cpu' stands twice"]),
+    ("an address of another world", {"source": {"uri": "ftp://host/m.onnx"}}, ["spec.source: source.uri must be pvc://CLAIM/PATH"]),
+    ("bounds the wrong way round", {"source": {"uri": "m.onnx", "inputs": [{"name": "x", "range": {"min": 2, "max": 1}}]}},
+     ["spec.source.inputs[0].range: range.min must not be above range.max"]),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("what", "fields", "messages"), FAULTS, ids=[line[0] for line in FAULTS])
+def test_a_fault_is_named_with_its_path(what: str, fields: dict[str, Any], messages: list[str]) -> None:
+    with pytest.raises(UsageError) as caught:
+        read(text(**fields), "om.yaml", Path("/"))
+    assert caught.value.message.startswith("om.yaml")
+    for message in messages:
+        assert message in caught.value.message
+
+
+OBJECTS: list[tuple[str, str, str]] = [
+    ("not YAML", "a: [", "is not YAML"),
+    ("not an object", "hello", "a Kubernetes object is expected"),
+    ("nothing of ours", "kind: Pod", "no OptimizedModel in it (found: Pod)"),
+    ("nothing at all", "", "(found: nothing)"),
+    ("another version", text().replace("v1alpha1", "v2"), "apiVersion: must be fettle.dev/v1alpha1"),
+    ("no name", text().replace("name: digits", "labels: {}"), "metadata.name"),
+    ("a stray field", text() + "sepc: {}\n", "sepc: unknown field"),
+]
+
+
+@pytest.mark.parametrize(("what", "yaml_text", "message"), OBJECTS, ids=[line[0] for line in OBJECTS])
+def test_what_is_no_optimizedmodel_is_refused(what: str, yaml_text: str, message: str) -> None:
+    with pytest.raises(UsageError) as caught:
+        read(yaml_text, "om.yaml", Path("/"))
+    assert message in caught.value.message
+
+
+def test_several_documents_are_read_and_other_kinds_left_alone() -> None:
+    other = "kind: ModelDeployment\nmetadata: {name: digits}\n"
+    found = read("---\n".join(["", text(), other, text(objective="Size")]), "-", Path("/"))
+    assert [manifest.name for manifest in found.models] == ["digits", "digits"]
+    assert found.others == ("ModelDeployment",)
+
+
+def test_plain_paths_start_at_the_files_folder() -> None:
+    data = {"evaluation": {"uri": "data/e.npz"}, "calibration": {"uri": "pvc://models/c.npz"}}
+    found = read(text(source={"uri": "a model.onnx"}, data=data, store={"uri": "./store"}), "om.yaml", Path("/work"))
+    spec = found.models[0].spec
+    assert spec.source.uri == "file:///work/a%20model.onnx"
+    assert spec.data.evaluation is not None
+    assert spec.data.evaluation.uri == "file:///work/data/e.npz"
+    assert spec.data.calibration is not None
+    assert spec.data.calibration.uri == "pvc://models/c.npz"
+    assert spec.store is not None
+    assert spec.store.uri == "file:///work/store"
+
+
+@pytest.mark.parametrize("path", sorted((ROOT / "examples").glob("*/optimizedmodel*.yaml")), ids=lambda path: path.name)
+def test_every_example_is_read(path: Path) -> None:
+    assert read(path.read_text(), str(path), path.parent).models
+
+
+def test_every_rule_of_the_crd_is_held_here_too() -> None:
+    """A rule that is added to the API must be added here, or `fettle optimize` would take what a cluster refuses."""
+    ours: set[type[BaseModel]] = set()
+
+    def walk(model: type[BaseModel]) -> None:
+        ours.add(model)
+        for field in model.model_fields.values():
+            for part in parts(field.annotation):
+                if part not in ours:
+                    walk(part)
+
+    def parts(annotation: Any) -> list[type[BaseModel]]:
+        if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+            return [annotation]
+        return [found for inner in getattr(annotation, "__args__", ()) for found in parts(inner)]
+
+    walk(OptimizedModelSpec)
+    assert {model: len(rules) for model, rules in RULES.items() if model in ours} == {
+        model: len(checks) for model, checks in HOLDS.items()
+    }
+
+
+@pytest.mark.parametrize(
+    ("quantity", "expected"), [("500m", "0.5"), (2, "2"), ("1.5", "1.5"), ("1k", "1000"), ("two", "Infinity")]
+)
+def test_cores(quantity: int | str, expected: str) -> None:
+    assert cores(quantity) == Decimal(expected)

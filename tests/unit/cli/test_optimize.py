@@ -1,0 +1,178 @@
+"""The command line of `fettle optimize`: what it refuses, what it shows, and what its exit status says."""
+
+from __future__ import annotations
+
+import io
+import json
+from pathlib import Path
+
+import pytest
+import yaml
+from click.testing import CliRunner
+from rich.console import Console
+from tests.unit.cli.test_manifests import SPEC, document, text
+from tests.unit.plan.optimize.world import World, fails, failure, make_spec
+
+from fettle.api.reasons import Reason
+from fettle.cli.display import LiveDisplay, PlainDisplay, size
+from fettle.cli.main import main
+from fettle.cli.manifests import read
+from fettle.cli.mounts import parse_maps, places, with_parallelism
+from fettle.cli.optimize import _json, next_generation, show
+from fettle.errors import UsageError
+
+
+def test_the_version_is_printed() -> None:
+    result = CliRunner().invoke(main, ["version"])
+    assert result.output.startswith("fettle 0.")
+
+
+REFUSED = [
+    ("no file", [], "Missing option '-f'"),
+    ("a file that is not there", ["-f", "nowhere.yaml"], "cannot read nowhere.yaml"),
+    ("a claim without a folder", ["-f", "om.yaml"], "say where that is here: --map pvc://models=FOLDER"),
+    ("a map that is none", ["-f", "om.yaml", "--map", "models=."], "expected pvc://CLAIM=FOLDER"),
+    ("a map to nowhere", ["-f", "om.yaml", "--map", "pvc://models=./nowhere"], "there is no folder"),
+    ("an unknown field", ["-f", "bad.yaml"], "bad.yaml: spec.sauce: unknown field"),
+]
+
+
+@pytest.mark.parametrize(("what", "arguments", "message"), REFUSED, ids=[line[0] for line in REFUSED])
+def test_a_wrong_command_line_is_one_clear_line_and_status_2(
+    what: str, arguments: list[str], message: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("om.yaml").write_text(text())
+    Path("bad.yaml").write_text(text(sauce=1))
+    result = CliRunner().invoke(main, ["optimize", *arguments])
+    assert result.exit_code == 2
+    assert message in result.output
+    assert "Traceback" not in result.output
+
+
+def test_the_default_store_is_a_folder_here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    found = places(make_spec(), parse_maps([f"pvc://models={tmp_path}"]), None)
+    assert found.store == "pvc://fettle-store"
+    assert found.local("pvc://fettle-store/blobs") == str(tmp_path / "fettle-store" / "blobs")
+
+
+STORES = [
+    ("a claim that is mapped", "pvc://models/store", None, "pvc://models/store", "store"),
+    ("a claim that is not mapped", "pvc://team", None, "pvc://team", "fettle-store"),
+    ("a folder", "STORE", None, "file://", "mine"),
+    ("the command line wins", "pvc://models/store", "other", "pvc://fettle-store", "other"),
+]
+
+
+@pytest.mark.parametrize(("what", "uri", "option", "store", "folder"), STORES, ids=[line[0] for line in STORES])
+def test_where_the_store_lies(
+    what: str, uri: str, option: str | None, store: str, folder: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    address = (tmp_path / "mine").as_uri() if uri == "STORE" else uri
+    spec = make_spec(store={"uri": address})
+    found = places(spec, {"models": tmp_path}, Path(option) if option else None)
+    assert found.store.startswith(store)
+    assert found.local(found.store) == str(tmp_path / folder)
+
+
+def test_parallelism_may_be_said_on_the_command_line() -> None:
+    assert with_parallelism(make_spec(), 7).search.parallelism == 7
+    assert with_parallelism(make_spec(), None).search.parallelism == 2
+
+
+def test_one_run_never_overwrites_the_report_of_another(tmp_path: Path) -> None:
+    (manifest,) = read(text(), "-", tmp_path).models
+    found = places(manifest.spec, {"models": tmp_path}, tmp_path)
+    assert next_generation(found, manifest) == 1
+    reports = tmp_path / "reports" / "default" / "digits"
+    reports.mkdir(parents=True)
+    for name in ("1.html", "9.html", "notes.html"):
+        (reports / name).touch()
+    assert next_generation(found, manifest) == 10
+
+
+def shown(world: World, tmp_path: Path) -> str:
+    """The final output of a run."""
+    (manifest,) = read(text(), "-", tmp_path).models
+    found = places(manifest.spec, {"models": tmp_path}, tmp_path / "store")
+    out = io.StringIO()
+    show(Console(file=out), manifest, found, world.status)
+    return out.getvalue()
+
+
+def test_the_result_names_figures_reasons_artifact_and_report(tmp_path: Path) -> None:
+    world = World(speeds={"int8-openvino": (3.0, 0.001), "int8-onnxruntime": (0.5, 0.2)})
+    world.settle()
+    told = shown(world, tmp_path)
+    assert "digits: Published: cpu: int8-openvino" in told
+    (line,) = [line for line in told.splitlines() if line.startswith("int8-openvino ")]
+    figures = "int8-openvino 2.000 3.00 [2.91, 3.09] 0.0010 [-0.0010, 0.0030] 300 B Selected"
+    assert " ".join(line.split()) == figures
+    assert "int8-onnxruntime: accuracy drop 0.2 [0.198, 0.202] must not exceed 0.02" in told
+    assert f"artifact  cpu: int8-openvino in openvino, 300 B  {tmp_path}/store/artifacts/" in told
+    assert f"report    {tmp_path}/store/reports/team/digits/1.html" in told
+
+
+def test_a_run_that_published_nothing_says_why(tmp_path: Path) -> None:
+    world = World(answer=fails("prepare", failure(Reason.SOURCE_NOT_FOUND, "no such file")))
+    world.settle()
+    assert shown(world, tmp_path).splitlines() == ["digits: SourceNotFound: no such file"]
+
+
+def test_json_is_the_object_with_its_status() -> None:
+    world = World()
+    world.settle()
+    manifest = read(yaml.safe_dump(document(**SPEC)), "-", Path("/")).models[0]
+    one = json.loads(_json([(manifest, world.status)]))
+    assert one["kind"] == "OptimizedModel"
+    assert one["status"]["conditions"][0]["reason"] == "Published"
+    two = json.loads(_json([(manifest, world.status)] * 2))
+    assert (two["kind"], len(two["items"])) == ("List", 2)
+
+
+def test_plain_lines_tell_what_changes_once() -> None:
+    world = World(speeds={"int8-openvino": (3.0, 0.001)})
+    out = io.StringIO()
+    with PlainDisplay(Console(file=out, width=300), "digits") as display:
+        for _ in range(12):
+            decision = world.look()
+            display.update(decision, decision.wanted)
+            world.finish()
+    lines = out.getvalue().splitlines()
+    assert len(lines) == len(set(lines))
+    assert any("Optimizing: 0 of 2 builds done" in line for line in lines)
+    assert any("cpu/int8-openvino: Selected" in line for line in lines)
+    assert all(line.startswith("[0:0") for line in lines)
+
+
+def test_the_picture_holds_stage_tasks_and_candidates() -> None:
+    world = World()
+    console = Console(file=io.StringIO(), width=160, force_terminal=True)
+    display = LiveDisplay(console, "digits")
+    console.print(display._picture())
+    for _ in range(2):
+        decision = world.look()
+        display.update(decision, decision.wanted)
+        world.finish("prepare")
+    console.print(display._picture())
+    assert isinstance(console.file, io.StringIO)
+    told = console.file.getvalue()
+    assert "Optimizing: 0 of 2 builds done" in told
+    assert "build int8-openvino" in told
+    assert "float32-openvino-static" in told
+
+
+@pytest.mark.parametrize(
+    ("number", "expected"), [(None, ""), (999, "999 B"), (1930000, "1.93 MB"), (5 * 10**12, "5000.00 GB")]
+)
+def test_sizes(number: int | None, expected: str) -> None:
+    assert size(number) == expected
+
+
+def test_a_relative_path_without_a_claim_needs_no_map(tmp_path: Path) -> None:
+    (manifest,) = read(text(source={"uri": "m.onnx"}), "-", tmp_path).models
+    assert places(manifest.spec, {}, tmp_path / "s").spec.source.uri == (tmp_path / "m.onnx").as_uri()
+    with pytest.raises(UsageError, match=r"data.evaluation.uri"):
+        places(make_spec(source={"uri": "file:///m.onnx"}), {}, tmp_path / "s")

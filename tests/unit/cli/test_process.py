@@ -1,0 +1,112 @@
+"""A task as a real process: what it answers, how it fails, and that nothing of it is left behind."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import sys
+from pathlib import Path
+
+import psutil
+import pytest
+from tests.unit.plan.optimize.world import World
+
+from fettle.api.reasons import Reason
+from fettle.api.report import PrepareReport
+from fettle.cli.process import Processes
+from fettle.plan.run import TaskPhase, WantedTask
+
+PREAMBLE = """
+import os, signal, subprocess, sys, time
+from pathlib import Path
+from fettle.api.report import PublishReport, Termination, frame
+from fettle.optimizer.stage import read_task
+task = read_task(os.environ)
+outcome = Path(os.environ["FETTLE_TERMINATION_LOG"])
+def end(**fields):
+    outcome.write_bytes(Termination(**fields).canonical())
+"""
+SUCCEEDS = """
+from fettle.api.report import REPORT
+line, digest = frame(REPORT.validate_json(Path(os.environ["ANSWER"]).read_bytes()))
+print("libraries talk too", file=sys.stderr)
+end(outcome="Succeeded", result_sha256=digest)
+print(line)
+"""
+
+
+def wanted() -> WantedTask:
+    """The first task of a run."""
+    return World().look().wanted[0]
+
+
+def processes(folder: Path, script: str, **environment: str) -> Processes:
+    """A runner of `script` instead of the optimizer."""
+    path = folder / "task.py"
+    path.write_text(PREAMBLE + script)
+    return Processes({**os.environ, **environment}, folder / "logs", (sys.executable, str(path)))
+
+
+async def test_a_task_that_succeeds_is_answered_with_its_report(tmp_path: Path) -> None:
+    task = wanted()
+    report = World().report(task.task)
+    answer = tmp_path / "answer.json"
+    answer.write_bytes(report.canonical())
+    runner = processes(tmp_path, SUCCEEDS, ANSWER=str(answer))
+    state = await runner.run(task)
+    assert state.phase == TaskPhase.SUCCEEDED
+    assert isinstance(state.report, PrepareReport)
+    assert state.report == report
+    assert "libraries talk too" in runner.log_of(task).read_text()
+
+
+FAILURES = [
+    (
+        "a failure says why",
+        'end(outcome="Failed", reason="SourceNotFound", message="no model", retryable=True); sys.exit(1)',
+        Reason.SOURCE_NOT_FOUND,
+        "no model",
+    ),
+    ("a crash names its log", "sys.exit(3)", Reason.JOB_FAILED, "status 3 without an answer; its log:"),
+    ("a kill is named", "os.kill(os.getpid(), signal.SIGKILL)", Reason.JOB_FAILED, "killed by signal 9"),
+]
+
+
+@pytest.mark.parametrize(("sentence", "script", "reason", "message"), FAILURES, ids=[line[0] for line in FAILURES])
+async def test_a_task_that_fails(tmp_path: Path, sentence: str, script: str, reason: Reason, message: str) -> None:
+    state = await processes(tmp_path, script).run(wanted())
+    assert (state.phase, state.reason) == (TaskPhase.FAILED, reason)
+    assert message in state.message
+    assert state.retryable == (reason == Reason.SOURCE_NOT_FOUND)
+
+
+async def test_an_answer_that_is_not_whole_is_no_answer(tmp_path: Path) -> None:
+    script = 'end(outcome="Succeeded", result_sha256="0" * 64); print("FETTLE-RESULT {}")'
+    state = await processes(tmp_path, script).run(wanted())
+    assert state.phase == TaskPhase.SUCCEEDED
+    assert state.report is None
+
+
+HANGS = """
+child = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(600)"])
+os.kill(child.pid, signal.SIGSTOP)
+Path(os.environ["PIDS"]).write_text(f"{os.getpid()} {child.pid}")
+time.sleep(600)
+"""
+
+
+async def test_an_interrupted_task_leaves_no_process_behind(tmp_path: Path) -> None:
+    pids = tmp_path / "pids"
+    work = asyncio.ensure_future(processes(tmp_path, HANGS, PIDS=str(pids)).run(wanted()))
+    while not pids.exists() or not pids.read_text():  # noqa: ASYNC110 - another process writes it
+        await asyncio.sleep(0.05)
+    work.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await work
+    for pid in pids.read_text().split():
+        for _ in range(100):
+            if not psutil.pid_exists(int(pid)) or psutil.Process(int(pid)).status() == psutil.STATUS_ZOMBIE:
+                break
+            await asyncio.sleep(0.05)
+        else:
+            raise AssertionError(f"{pid} still lives")
