@@ -33,6 +33,7 @@ FETTLE_SERVER_IMAGE: {{ include "fettle.image" (list . "server") | quote }}
 FETTLE_IMAGE_PULL_POLICY: {{ .Values.image.pullPolicy | quote }}
 FETTLE_IMAGE_PULL_SECRETS: {{ join "," .Values.image.pullSecrets | quote }}
 FETTLE_WATCH_NAMESPACES: {{ join "," .Values.watchNamespaces | quote }}
+FETTLE_IGNORE_NAMESPACES: {{ join "," .Values.ignoreNamespaces | quote }}
 FETTLE_STORE_URI: {{ .Values.store.uri | quote }}
 FETTLE_STORE_CREATE: {{ .Values.store.create | quote }}
 FETTLE_STORE_SIZE: {{ .Values.store.size | quote }}
