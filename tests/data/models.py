@@ -284,6 +284,26 @@ def written_out() -> onnx.ModelProto:
     return model(nodes, [tensor("x", ["N", 8])], [tensor("y", ["N", 8])], weights, opset=13)
 
 
+def hard_swish(scale_first: bool = False) -> onnx.ModelProto:
+    """HardSwish as exporters write it out; one result is read twice and must stay."""
+    gate = "divided" if scale_first else "clipped"
+    last = ("Mul", ["h", gate]) if scale_first else ("Div", ["product", "six"])
+    nodes = [
+        helper.make_node("MatMul", ["x", "w"], ["h"]),
+        helper.make_node("Add", ["h", "three"], ["added"]),
+        helper.make_node("Clip", ["added", "zero", "six"], ["clipped"]),
+        helper.make_node("Div", ["clipped", "six"], ["divided"]),
+        helper.make_node("Mul", ["h", "clipped"], ["product"]),
+        helper.make_node(*last, ["swished"]),
+        helper.make_node("Add", ["swished", "h"], ["y"]),
+    ]
+    unused = "product" if scale_first else "divided"
+    nodes = [node for node in nodes if unused not in node.output]
+    weights = [stored(name, value) for name, value in (("three", 3), ("zero", 0), ("six", 6))]
+    weights.append(stored("w", np.random.default_rng(29).standard_normal((8, 8))))
+    return model(nodes, [tensor("x", ["N", 8])], [tensor("y", ["N", 8])], weights)
+
+
 def quantized(folder: Path) -> onnx.ModelProto:
     """`dynamic_batch`, quantized by ONNX Runtime's own tool."""
     from onnxruntime.quantization import CalibrationDataReader, quantize_static

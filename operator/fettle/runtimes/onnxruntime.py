@@ -8,7 +8,9 @@ they are made at load, never saved.
 
 from __future__ import annotations
 
+import ctypes
 import json
+import math
 import tempfile
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -20,9 +22,9 @@ import onnxruntime as ort
 
 from fettle.api.optimizedmodel import Executed, Precision, RuntimeName, RuntimeSettings
 from fettle.api.reasons import Reason
-from fettle.api.signature import DATA_TYPES, Signature, Tensor
+from fettle.api.signature import BY_V2, DATA_TYPES, Signature, Tensor
 from fettle.errors import RuntimeFailure
-from fettle.runtimes.base import Array, Arrays, Session, checked_inputs, texts, zeros
+from fettle.runtimes.base import Array, Arrays, Session, checked_inputs, numpy_dtype, texts, zeros
 
 _DTYPES = {
     "float": "FP32",
@@ -51,6 +53,7 @@ class OnnxRuntimeSession:
         self._signature = signature or _signature(session)
         self._outputs = [tensor.name for tensor in self._signature.outputs]
         self._text_inputs = [tensor.name for tensor in self._signature.inputs if tensor.dtype == "BYTES"]
+        self._bfloat16 = any(t.dtype == "BF16" for t in (*self._signature.inputs, *self._signature.outputs))
 
     def infer(self, inputs: Arrays) -> dict[str, Array]:
         """See `base.Session.infer`."""
@@ -60,7 +63,11 @@ class OnnxRuntimeSession:
         for name in self._text_inputs:
             feed[name] = texts(feed[name])
         try:
-            values = self._session.run(self._outputs, feed)
+            values = (
+                _run_bfloat16(self._session, self._outputs, feed)
+                if self._bfloat16
+                else self._session.run(self._outputs, feed)
+            )
         except Exception as error:  # the library's own errors have no common base but Exception
             raise _failure("running the model failed", error) from error
         return dict(zip(self._outputs, map(np.asarray, values), strict=True))
@@ -86,6 +93,26 @@ class OnnxRuntimeSession:
     def close(self) -> None:
         """See `base.Session.close`."""
         self._session = None
+
+
+def _run_bfloat16(session: ort.InferenceSession, outputs: list[str], feed: dict[str, Array]) -> list[Array]:
+    """As `session.run`, which does not take the bfloat16 that numpy has only through ml_dtypes: its bits go through OrtValues."""
+    bfloat16 = numpy_dtype("BF16")
+    values = {
+        name: ort.OrtValue.ortvalue_from_numpy_with_onnx_type(array.view(np.uint16), BY_V2["BF16"].onnx)
+        if array.dtype == bfloat16
+        else ort.OrtValue.ortvalue_from_numpy(array)
+        for name, array in feed.items()
+    }
+    answers = []
+    for answer in session.run_with_ort_values(outputs, values):
+        if answer.data_type() != "tensor(bfloat16)":
+            answers.append(answer.numpy())
+            continue
+        size = 2 * math.prod(answer.shape())
+        bits = np.frombuffer(ctypes.string_at(answer.data_ptr(), size), dtype=np.uint16)
+        answers.append(bits.reshape(answer.shape()).view(bfloat16).copy())
+    return answers
 
 
 class OnnxRuntime:

@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import os
+import subprocess
+import sys
 import threading
 from pathlib import Path
 
 import numpy as np
+import onnx
 import pytest
 from tests.data import models
 
 from fettle.api.optimizedmodel import Precision, RuntimeName, RuntimeSettings
 from fettle.api.reasons import Reason
-from fettle.api.signature import Signature
+from fettle.api.signature import BY_V2, Signature
 from fettle.errors import RuntimeFailure
 from fettle.runtimes import base
 
@@ -166,6 +169,19 @@ def test_onnxruntime_has_no_other_precision(folder: Path) -> None:
         base.get(RuntimeName.ONNXRUNTIME).load(folder / "dynamic_batch/model.onnx", asked)
 
 
+@BOTH
+@pytest.mark.parametrize("dtype", ["BF16", "FP16", "FP64", "UINT64", "INT8"])
+def test_every_number_that_the_protocol_has_goes_in_and_out(tmp_path: Path, name: RuntimeName, dtype: str) -> None:
+    kind = BY_V2[dtype].onnx
+    nodes = [onnx.helper.make_node("Identity", ["x"], ["y"])]
+    made = models.model(nodes, [models.tensor("x", ["N", 3], kind)], [models.tensor("y", ["N", 3], kind)])
+    session = base.get(name).load(models.save(made, tmp_path / "model.onnx"), ONE)
+    given = np.arange(6).reshape(2, 3).astype(base.numpy_dtype(dtype))
+    found = session.infer({"x": given})["y"]
+    assert found.dtype == given.dtype
+    assert (found == given).all()
+
+
 def test_texts_go_in_as_str_or_bytes(folder: Path) -> None:
     session = base.get(RuntimeName.ONNXRUNTIME).load(folder / "texts/model.onnx", ONE)
     scores = session.infer({"word": np.array([["yes"], [b"no"], ["?"]], dtype=object)})["score"]
@@ -195,3 +211,20 @@ def test_a_closed_session_answers_no_more(folder: Path, name: RuntimeName) -> No
     session.close()
     with pytest.raises(RuntimeFailure, match="closed"):
         session.infer({"frames": np.zeros((3, 1, 6), np.float32)})
+
+
+def test_importing_a_runtime_connects_to_nothing() -> None:
+    script = """
+import socket, time
+def refuse(*arguments, **keywords):
+    print("CONNECTS", arguments[:2], flush=True)
+    raise OSError
+socket.getaddrinfo = socket.socket.connect = refuse
+from fettle.api.optimizedmodel import RuntimeName
+from fettle.runtimes import base
+for name in RuntimeName:
+    base.get(name).capabilities()
+time.sleep(0.5)  # what reports does it in a process of its own
+"""
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
+    assert done.stdout == ""

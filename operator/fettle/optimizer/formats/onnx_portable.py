@@ -21,6 +21,7 @@ from fettle.api.reasons import Reason
 from fettle.api.signature import BY_ONNX
 from fettle.errors import SourceError
 from fettle.optimizer.formats import onnx_model
+from fettle.optimizer.formats.onnx_fuse import hard_swish
 
 # Fusions of the common folding step need LayerNormalization (17) and Gelu (20).
 WANTED_OPSETS = (21, 17, 13)
@@ -46,6 +47,7 @@ def steps(model: onnx.ModelProto) -> list[Step]:
         if onnx_model.opset(model) < RAISE_BELOW:
             wanted.append(Step("raise the opset", tuple(_converter(version) for version in WANTED_OPSETS)))
         wanted.append(Step("fold and fuse", (fold_and_fuse,)))
+        wanted.append(Step("fuse HardSwish", (hard_swish,)))
         wanted.append(Step("infer shapes", (infer_shapes,)))
     return wanted
 

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from importlib import import_module
 from pathlib import Path
 
+from fettle import runtimes  # noqa: F401  before any toolchain: it keeps them from reporting their use
 from fettle.api import catalog
 from fettle.api.catalog import StepKind
 from fettle.api.optimizedmodel import QuantizeStep, RecipeStep, RuntimeName

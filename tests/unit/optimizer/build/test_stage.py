@@ -10,9 +10,10 @@ import pytest
 from tests.data import models
 from tests.unit.optimizer.prepare.workbench import Workbench
 
+from fettle.api.optimizedmodel import EvaluationSpec, QuantizeStep, RecipeStep, RuntimeName
 from fettle.api.reasons import Reason
 from fettle.api.report import MESSAGE_LIMIT, Termination
-from fettle.api.task import PrepareTask
+from fettle.api.task import BuildPlan, BuildTask, PrepareTask
 from fettle.errors import UsageError
 from fettle.optimizer import stage
 
@@ -101,3 +102,39 @@ def test_a_store_that_is_not_mounted_is_named(bench: Workbench, tmp_path: Path) 
     termination = stage.answer(task, bench.mounts).termination
     assert termination.reason == Reason.STORE_NOT_FOUND
     assert "elsewhere" in termination.message
+
+
+WITHOUT_NETWORK = """
+import runpy, socket, sys
+def refuse(*arguments, **keywords):
+    print("CONNECTS", arguments[1:], file=sys.stderr, flush=True)
+    raise OSError("no network here")
+socket.socket.connect = socket.socket.connect_ex = socket.getaddrinfo = refuse
+runpy.run_module("fettle.optimizer", run_name="__main__")
+"""
+
+
+def test_nothing_that_a_job_runs_connects_out(bench: Workbench) -> None:
+    bench.put(models.dynamic_batch())
+    evaluation = EvaluationSpec(uri=bench.data("items", image=models.images(40)))
+    report = bench.prepare(bench.task(evaluation=evaluation))
+    plan = BuildPlan(
+        name="int8", family=RuntimeName.OPENVINO, steps=(RecipeStep(quantize=QuantizeStep()),)
+    )  # NNCF sends telemetry unless it is told not to
+    task = BuildTask(
+        store=bench.task().store,
+        plan=plan,
+        cache_key="0" * 64,
+        portable=report.portable,
+        signature=report.signature,
+        calibration=report.calibration,
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", WITHOUT_NETWORK],
+        env={"PATH": "/usr/bin:/bin", "FETTLE_TASK": stage.encode_task(task), **bench.mounts.to_environment()},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    assert "CONNECTS" not in done.stderr

@@ -151,6 +151,21 @@ def test_folding_leaves_only_standard_operators(bench: Workbench) -> None:
     assert {domain for domain, _ in kinds} <= {"", "ai.onnx"}
 
 
+@pytest.mark.parametrize("scale_first", [False, True])
+def test_a_hard_swish_that_was_written_out_is_one_node(bench: Workbench, scale_first: bool) -> None:
+    bench.put(models.hard_swish(scale_first))
+    report = bench.prepare()
+    assert [node.op_type for node in bench.portable(report).graph.node] == ["MatMul", "HardSwish", "Add"]
+    answers_alike(bench, report, Expected())
+
+
+def test_what_only_looks_like_a_hard_swish_stays(bench: Workbench) -> None:
+    made = models.hard_swish()
+    made.graph.output.append(models.tensor("clipped", ["N", 8]))
+    bench.put(made)
+    assert "HardSwish" not in {node.op_type for node in bench.portable(bench.prepare()).graph.node}
+
+
 def test_batch_normalization_is_folded_and_constant_branches_are_gone(bench: Workbench) -> None:
     bench.put(models.dynamic_batch())
     assert "BatchNormalization" not in {node.op_type for node in bench.portable(bench.prepare()).graph.node}
