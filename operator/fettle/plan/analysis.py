@@ -188,6 +188,12 @@ def next_look(spec: AnalysisSpec, status: AnalysisStatus, now: datetime) -> date
     return start + timedelta(seconds=(_intervals(spec, start, now) + 1) * spec.interval_seconds + SLACK_SECONDS)
 
 
+def due(spec: AnalysisSpec, status: AnalysisStatus, now: datetime) -> bool:
+    """Whether the window is over, so that the pods have to be asked."""
+    start = moment.read(status.window_start)
+    return start is not None and _intervals(spec, start, now) >= 1
+
+
 def _intervals(spec: AnalysisSpec, start: datetime, now: datetime) -> int:
     return max(int(((now - start).total_seconds() - SLACK_SECONDS) // spec.interval_seconds), 0)
 

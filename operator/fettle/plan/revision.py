@@ -23,11 +23,12 @@ LENGTH = 10  # characters of the hash: 40 bits over the few revisions of one obj
 
 @dataclass(frozen=True)
 class ServedArtifact:
-    """An artifact that can be served, and where it was measured."""
+    """An artifact that can be served, where it was measured, and with how many threads (None: its manifest says)."""
 
     uri: str
     sha256: str
     runtime: RuntimeName
+    threads: int | None = None
     placement: Placement = field(default_factory=Placement)
 
 
@@ -72,7 +73,7 @@ def resolve(spec: ModelSpec, model: OptimizedModelStatus | None) -> ServedArtifa
         return NotReady(
             Reason.MODEL_NOT_READY, f"OptimizedModel {name} has published nothing for target {target} {_why(model)}"
         )
-    return ServedArtifact(published.uri, published.sha256, published.runtime, published.placement)
+    return ServedArtifact(published.uri, published.sha256, published.runtime, published.threads, published.placement)
 
 
 def _why(model: OptimizedModelStatus) -> str:

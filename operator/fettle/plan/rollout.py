@@ -226,7 +226,8 @@ def _empty(snapshot: RolloutSnapshot, replicas: Mapping[str, int], serving: Mapp
     return tuple(
         revision
         for revision, workload in sorted(snapshot.workloads.items())
-        if revision not in serving and not replicas.get(revision) and not workload.replicas and not workload.pods
+        if revision not in serving
+        and not any((replicas.get(revision), workload.replicas, workload.pods, workload.leaving))
     )
 
 

@@ -119,4 +119,4 @@ def _forget(snapshot: RolloutSnapshot) -> list[Forget]:
     """Closed lines beyond the history limit, oldest first; never one whose pods still run."""
     limit = snapshot.spec.rollout.revision_history_limit
     closed = sorted((entry for entry in snapshot.ledger if entry.left is not None), key=lambda entry: entry.serial)
-    return [Forget(entry.name) for entry in closed[:-limit] if not snapshot.workload(entry.revision).pods]
+    return [Forget(entry.name) for entry in closed[:-limit] if entry.revision not in snapshot.workloads]

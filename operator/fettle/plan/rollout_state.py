@@ -39,7 +39,8 @@ class Workload:
     replicas: int = 0  # wanted so far
     ready: int = 0
     available: int = 0  # ready for a while
-    pods: int = 0  # all that exist, those on their way out included
+    pods: int = 0  # that exist, those on their way out left out
+    leaving: int = 0  # on their way out
     fault: PodFault | None = None
 
     @property

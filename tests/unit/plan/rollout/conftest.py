@@ -172,7 +172,8 @@ class World:
             replicas=self.replicas[revision],
             ready=ready,
             available=ready,
-            pods=sum(pod.revision == revision for pod in self.pods),
+            pods=len(self.alive(revision)),
+            leaving=sum(pod.revision == revision and pod.gone_at is not None for pod in self.pods),
             fault=self.behaviour.get(revision, Behaviour()).fault,
         )
 

@@ -1,0 +1,84 @@
+"""The ledger: each time a revision is chosen to serve is one ControllerRevision. Durable, and a list that kubectl can show.
+
+`.revision` is only a serial number; the label carries the revision's hash. `data` never changes: the whole pod template and
+the artifact. What happens later is annotated: entered, left, reason, message.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from datetime import UTC, datetime
+
+from fettle.api.base import GROUP, MANAGED_LABEL
+from fettle.api.reasons import Reason
+from fettle.cluster.kinds import CONTROLLER_REVISION, MODEL_DEPLOYMENT, Object
+from fettle.cluster.owner import owner_reference
+from fettle.cluster.serving import REVISION_LABEL, selector
+from fettle.plan import moment
+from fettle.plan.rollout_state import LedgerEntry, MarkEntered, MarkLeft, OpenEntry
+
+ENTERED = f"{GROUP}/entered"
+LEFT = f"{GROUP}/left"
+REASON = f"{GROUP}/reason"
+MESSAGE = f"{GROUP}/message"
+MESSAGE_LIMIT = 1024
+
+
+def entry_name(name: str, write: OpenEntry) -> str:
+    """`<name>-<revision>-<serial>`: the same serial cannot be given twice."""
+    return f"{name}-{write.revision}-{write.serial}"
+
+
+def render(owner: Object, write: OpenEntry, template: Object) -> Object:
+    """A new line, with what its pods run."""
+    metadata = owner["metadata"]
+    return {
+        "apiVersion": CONTROLLER_REVISION.api_version,
+        "kind": CONTROLLER_REVISION.kind,
+        "metadata": {
+            "namespace": metadata["namespace"],
+            "name": entry_name(metadata["name"], write),
+            "labels": {**selector(metadata["name"], write.revision), MANAGED_LABEL: "true"},
+            "ownerReferences": [owner_reference(MODEL_DEPLOYMENT, owner)],
+        },
+        "revision": write.serial,
+        "data": {"artifact": write.artifact, "template": template},
+    }
+
+
+def notes(write: MarkEntered | MarkLeft, now: datetime) -> dict[str, str | None]:
+    """What a write annotates."""
+    if isinstance(write, MarkEntered):
+        return {ENTERED: moment.write(now)}
+    return {LEFT: moment.write(now), REASON: write.reason.value, MESSAGE: write.message[:MESSAGE_LIMIT]}
+
+
+def read(lines: Iterable[Object]) -> tuple[LedgerEntry, ...]:
+    """The ledger, oldest first. Something that is no line of ours is passed over."""
+    entries = [_entry(line) for line in lines if REVISION_LABEL in (line["metadata"].get("labels") or {})]
+    return tuple(sorted(entries, key=lambda entry: entry.serial))
+
+
+def _entry(line: Object) -> LedgerEntry:
+    metadata = line["metadata"]
+    said = metadata.get("annotations") or {}
+    word = said.get(REASON)
+    return LedgerEntry(
+        name=metadata["name"],
+        serial=int(line.get("revision") or 0),
+        revision=metadata["labels"][REVISION_LABEL],
+        artifact=str((line.get("data") or {}).get("artifact", "")),
+        created=moment.read(metadata.get("creationTimestamp")) or datetime.fromtimestamp(0, UTC),
+        entered=moment.read(said.get(ENTERED)),
+        left=moment.read(said.get(LEFT)),
+        reason=Reason(word) if word in set(Reason) else None,
+        message=said.get(MESSAGE, ""),
+    )
+
+
+def template_of(lines: Iterable[Object], revision: str) -> Object | None:
+    """The pod template that `revision` runs: its newest line's."""
+    own = [line for line in lines if (line["metadata"].get("labels") or {}).get(REVISION_LABEL) == revision]
+    newest = max(own, key=lambda line: int(line.get("revision") or 0), default=None)
+    template: Object | None = (newest.get("data") or {}).get("template") if newest is not None else None
+    return template

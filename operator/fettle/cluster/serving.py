@@ -1,0 +1,238 @@
+"""What a ModelDeployment is made of: a Deployment per revision, one Service, one PodDisruptionBudget. Rendering only.
+
+A revision's pod template is rendered once, when its line of the ledger is opened, and then always taken from there. Service
+and selectors know nothing of revisions: with the Replicas provider a weight is a count of pods.
+"""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+from fettle.api.base import GROUP, MANAGED_LABEL
+from fettle.api.modeldeployment import ServerSpec
+from fettle.api.optimizedmodel import ResourceSpec
+from fettle.cluster.claims import claim_of, mounts
+from fettle.cluster.kinds import DEPLOYMENT, MODEL_DEPLOYMENT, POD_DISRUPTION_BUDGET, SERVICE, Object
+from fettle.cluster.owner import MODEL_DEPLOYMENT_LABEL, OWNER_ANNOTATION, owner_reference
+from fettle.plan.revision import ModelRevision
+from fettle.plan.rollout_status import HTTP_PORT
+from fettle.settings import Settings
+
+REVISION_LABEL = f"{GROUP}/revision"
+TRAFFIC_LABEL = f"{GROUP}/traffic"  # "on" in every template; set otherwise by hand it takes one pod out of the Service
+STABLE_ANNOTATION = f"{GROUP}/stable-revision"
+ARTIFACT_ANNOTATION = f"{GROUP}/artifact"
+MANAGEMENT_PORT = 8081
+SERVER = "server"
+FETCH = "fetch"
+USER = 65532  # of the images
+FOLDER = "/model"
+MIN_READY_SECONDS = 2  # a pod that is ready this long is available
+LONGEST_REQUEST_SECONDS = 30  # what is in flight after the drain may take this long
+STARTUP_SECONDS = 900  # a model may load this long
+
+
+def deployment_name(name: str, revision: str) -> str:
+    """`<name>-<revision>`."""
+    return f"{name}-{revision}"
+
+
+def selector(name: str, revision: str | None = None) -> dict[str, str]:
+    """Labels of the pods of a ModelDeployment, or of one of its revisions."""
+    labels = {MODEL_DEPLOYMENT_LABEL: name}
+    return labels if revision is None else {**labels, REVISION_LABEL: revision}
+
+
+def deployment(owner: Object, revision: str, artifact: str, template: Object, replicas: int) -> Object:
+    """The Deployment of a revision. `template` is the whole pod template, as the ledger holds it."""
+    metadata = owner["metadata"]
+    labels = selector(metadata["name"], revision)
+    return {
+        "apiVersion": DEPLOYMENT.api_version,
+        "kind": DEPLOYMENT.kind,
+        "metadata": {
+            "namespace": metadata["namespace"],
+            "name": deployment_name(metadata["name"], revision),
+            "labels": labels,
+            "annotations": {ARTIFACT_ANNOTATION: artifact},
+            "ownerReferences": [owner_reference(MODEL_DEPLOYMENT, owner)],
+        },
+        "spec": {
+            "replicas": replicas,
+            "minReadySeconds": MIN_READY_SECONDS,
+            "revisionHistoryLimit": 1,
+            "selector": {"matchLabels": labels},
+            "strategy": {"type": "RollingUpdate", "rollingUpdate": {"maxUnavailable": 0, "maxSurge": 1}},
+            "template": template,
+        },
+    }
+
+
+def service(owner: Object, stable: str | None) -> Object:
+    """The main Service: every ready pod of every revision. Its annotation says which revision is stable."""
+    metadata = owner["metadata"]
+    return {
+        "apiVersion": SERVICE.api_version,
+        "kind": SERVICE.kind,
+        "metadata": {
+            "namespace": metadata["namespace"],
+            "name": metadata["name"],
+            "labels": selector(metadata["name"]),
+            "annotations": {STABLE_ANNOTATION: stable} if stable is not None else {},
+            "ownerReferences": [owner_reference(MODEL_DEPLOYMENT, owner)],
+        },
+        "spec": {
+            "selector": {**selector(metadata["name"]), TRAFFIC_LABEL: "on"},
+            "ports": [{"name": "http", "port": HTTP_PORT, "targetPort": "http", "protocol": "TCP"}],
+        },
+    }
+
+
+def disruption_budget(owner: Object) -> Object:
+    """At most one pod at a time is taken away by node drains."""
+    metadata = owner["metadata"]
+    return {
+        "apiVersion": POD_DISRUPTION_BUDGET.api_version,
+        "kind": POD_DISRUPTION_BUDGET.kind,
+        "metadata": {
+            "namespace": metadata["namespace"],
+            "name": metadata["name"],
+            "labels": selector(metadata["name"]),
+            "ownerReferences": [owner_reference(MODEL_DEPLOYMENT, owner)],
+        },
+        "spec": {"maxUnavailable": 1, "selector": {"matchLabels": selector(metadata["name"])}},
+    }
+
+
+def pod_template(owner: Object, wanted: ModelRevision, settings: Settings) -> Object:
+    """The pods of a revision, rendered with today's defaults; goes into the ledger and is never rendered again."""
+    name = owner["metadata"]["name"]
+    template, placement = wanted.template, wanted.artifact.placement
+    optional = {
+        "nodeSelector": {**placement.node_selector, **template.node_selector},
+        "tolerations": [one.to_json() for one in (*placement.tolerations, *template.tolerations)],
+        "affinity": template.affinity,
+        "topologySpreadConstraints": list(template.topology_spread_constraints),
+        "serviceAccountName": template.service_account_name,
+        "imagePullSecrets": _pull_secrets(wanted, settings),
+        "priorityClassName": template.priority_class_name,
+        "runtimeClassName": template.runtime_class_name or placement.runtime_class_name,
+    }
+    ours = {**selector(name, wanted.revision), MANAGED_LABEL: "true", TRAFFIC_LABEL: "on"}
+    return {
+        "metadata": {
+            "labels": {**template.labels, **ours},
+            "annotations": {**template.annotations, OWNER_ANNOTATION: f"{MODEL_DEPLOYMENT.kind}/{name}"},
+        },
+        "spec": {
+            **{key: value for key, value in optional.items() if value},
+            "automountServiceAccountToken": False,
+            "enableServiceLinks": False,
+            "terminationGracePeriodSeconds": settings.drain_seconds + LONGEST_REQUEST_SECONDS,
+            "securityContext": {
+                "runAsNonRoot": True,
+                "runAsUser": USER,
+                "runAsGroup": USER,
+                "fsGroup": USER,
+                "fsGroupChangePolicy": "OnRootMismatch",
+                "seccompProfile": {"type": "RuntimeDefault"},
+            },
+            "initContainers": [_fetch(name, wanted, settings)],
+            "containers": [_serve(name, wanted, settings)],
+            "volumes": _volumes(wanted),
+        },
+    }
+
+
+def _fetch(name: str, wanted: ModelRevision, settings: Settings) -> Object:
+    """Brings the artifact in; the only container that sees the store."""
+    claim = claim_of(wanted.artifact.uri)
+    folders = mounts([claim] if claim is not None else [])
+    container = _container(FETCH, "fetch", name, wanted, settings)
+    container["env"].append({"name": "FETTLE_MOUNTS", "value": json.dumps(folders, sort_keys=True)})
+    container["volumeMounts"] += [
+        {"name": "store", "mountPath": folder, "readOnly": True} for folder in folders.values()
+    ]
+    return container
+
+
+def _serve(name: str, wanted: ModelRevision, settings: Settings) -> Object:
+    ready = {"httpGet": {"path": "/readyz", "port": "management"}}
+    return {
+        **_container(SERVER, "serve", name, wanted, settings),
+        "ports": [
+            {"name": "http", "containerPort": HTTP_PORT, "protocol": "TCP"},
+            {"name": "management", "containerPort": MANAGEMENT_PORT, "protocol": "TCP"},
+        ],
+        "startupProbe": {**ready, "periodSeconds": 1, "timeoutSeconds": 2, "failureThreshold": STARTUP_SECONDS},
+        "readinessProbe": {**ready, "periodSeconds": 2, "timeoutSeconds": 2, "failureThreshold": 3},
+        "livenessProbe": {
+            "httpGet": {"path": "/healthz", "port": "management"},
+            "periodSeconds": 10,
+            "timeoutSeconds": 5,
+            "failureThreshold": 3,
+        },
+    }
+
+
+def _container(container: str, verb: str, name: str, wanted: ModelRevision, settings: Settings) -> Object:
+    environment = _environment(name, wanted, settings)
+    given = [variable.to_json() for variable in wanted.server.env if variable.name not in environment]
+    return {
+        "name": container,
+        "image": wanted.server.image or settings.server_image,
+        "imagePullPolicy": settings.image_pull_policy.value,
+        "command": ["python", "-m", "fettle.server", verb],
+        "env": [*given, *({"name": key, "value": value} for key, value in environment.items())],
+        "resources": resources_of(wanted.server, wanted.artifact.threads, settings).to_json(),
+        "securityContext": {
+            "allowPrivilegeEscalation": False,
+            "readOnlyRootFilesystem": True,
+            "capabilities": {"drop": ["ALL"]},
+        },
+        "terminationMessagePolicy": "FallbackToLogsOnError",
+        "volumeMounts": [
+            {"name": "model", "mountPath": FOLDER, **({"readOnly": True} if container == SERVER else {})},
+            {"name": "tmp", "mountPath": "/tmp"},
+        ],
+    }
+
+
+def _environment(name: str, wanted: ModelRevision, settings: Settings) -> dict[str, str]:
+    """What both containers are told (docs/design/contracts.md). Without threads the server takes those that were measured."""
+    values: dict[str, Any] = {
+        "ARTIFACT": wanted.artifact.uri,
+        "SHA256": wanted.artifact.sha256,
+        "FOLDER": FOLDER,
+        "MODEL": name,
+        "REVISION": wanted.revision,
+        "THREADS": wanted.server.threads,
+        "PORT": HTTP_PORT,
+        "MANAGEMENT_PORT": MANAGEMENT_PORT,
+        "CONNECTION_MAX_REQUESTS": settings.connection_max_requests,
+        "CONNECTION_MAX_SECONDS": settings.connection_max_seconds,
+        "DRAIN_SECONDS": settings.drain_seconds,
+    }
+    told = {f"FETTLE_SERVER_{key}": str(value) for key, value in values.items() if value is not None}
+    return {"HOME": "/tmp", **told}
+
+
+def resources_of(server: ServerSpec, threads: int | None, settings: Settings) -> ResourceSpec:
+    """As the spec says, else the operator's default, else a core a thread: requests = limits, so that latency holds."""
+    for given in (server.resources, settings.server_resources):
+        if given.requests or given.limits:
+            return given
+    amounts: dict[str, int | str] = {"cpu": server.threads or threads or 1, "memory": settings.server_memory}
+    return ResourceSpec(requests=amounts, limits=amounts)
+
+
+def _pull_secrets(wanted: ModelRevision, settings: Settings) -> list[Object]:
+    names = [secret.name for secret in wanted.template.image_pull_secrets]
+    return [{"name": name} for name in dict.fromkeys([*names, *settings.image_pull_secrets])]
+
+
+def _volumes(wanted: ModelRevision) -> list[Object]:
+    claim = claim_of(wanted.artifact.uri)
+    store = {"name": "store", "persistentVolumeClaim": {"claimName": claim, "readOnly": True}}
+    return [{"name": "model", "emptyDir": {}}, {"name": "tmp", "emptyDir": {}}, *([store] if claim else [])]

@@ -1,0 +1,129 @@
+"""What Deployments and pods say about a revision. Pure: objects in, domain values out."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+from fettle.api.reasons import Reason
+from fettle.cluster.kinds import Object
+from fettle.cluster.observe import IMAGE_WAITS, START_WAITS
+from fettle.cluster.owner import terminating
+from fettle.cluster.serving import ARTIFACT_ANNOTATION, REVISION_LABEL, SERVER
+from fettle.plan import moment
+from fettle.plan.analysis import Crash
+from fettle.plan.rollout_state import PodFault, Workload
+
+HOPELESS = frozenset({Reason.ARTIFACT_TAMPERED, Reason.ARTIFACT_NOT_FOUND, Reason.MODEL_LOAD_FAILED})
+ATTEMPTS = 3  # after so many the same answer is final
+NO_FAULT = ("OOMKilled", "Completed")  # ends of a container that its revision is not blamed for
+
+
+def revision_of(obj: Object) -> str | None:
+    """The revision an object belongs to."""
+    label: str | None = (obj["metadata"].get("labels") or {}).get(REVISION_LABEL)
+    return label
+
+
+def artifact_of(deployment: Object) -> str:
+    """Address of what its pods serve."""
+    return str((deployment["metadata"].get("annotations") or {}).get(ARTIFACT_ANNOTATION, ""))
+
+
+def observe(deployment: Object, pods: Iterable[Object]) -> Workload:
+    """A revision's workload. `pods` are all pods of that revision."""
+    pods = list(pods)
+    staying = [pod for pod in pods if not terminating(pod) and not _ended(pod)]
+    ready = sum(is_ready(pod) for pod in staying)
+    status = deployment.get("status") or {}
+    return Workload(
+        revision=revision_of(deployment) or "",
+        artifact=artifact_of(deployment),
+        replicas=int((deployment.get("spec") or {}).get("replicas", 1)),
+        ready=ready,
+        available=min(int(status.get("availableReplicas") or 0), ready),
+        pods=max(len(staying), int(status.get("replicas") or 0)),
+        leaving=sum(terminating(pod) for pod in pods),
+        fault=fault_of(deployment, staying),
+    )
+
+
+def _ended(pod: Object) -> bool:
+    """Evicted, preempted, or its node is gone: its Deployment has another one already."""
+    return (pod.get("status") or {}).get("phase") in ("Failed", "Succeeded")
+
+
+def is_ready(pod: Object) -> bool:
+    """Whether the pod gets traffic."""
+    conditions = (pod.get("status") or {}).get("conditions") or ()
+    return any(one["type"] == "Ready" and one["status"] == "True" for one in conditions) and not terminating(pod)
+
+
+def fault_of(deployment: Object, pods: Sequence[Object]) -> PodFault | None:
+    """Why pods do not become ready: the gravest of what they say, else why there are none."""
+    faults = [fault for pod in pods if not is_ready(pod) and (fault := pod_fault(pod)) is not None]
+    if faults:
+        return max(faults, key=lambda fault: (fault.final, fault.reason.value))
+    for condition in (deployment.get("status") or {}).get("conditions") or ():
+        if condition["type"] == "ReplicaFailure" and condition["status"] == "True":
+            message = str(condition.get("message", ""))
+            reason = Reason.QUOTA_EXCEEDED if "exceeded quota" in message else Reason.FORBIDDEN
+            return PodFault(reason, message[:512])
+    return None
+
+
+def pod_fault(pod: Object) -> PodFault | None:
+    """Why one pod is not ready, if it says so."""
+    status = pod.get("status") or {}
+    for condition in status.get("conditions") or ():
+        if condition["type"] == "PodScheduled" and condition["status"] == "False":
+            return PodFault(Reason.UNSCHEDULABLE, str(condition.get("message", ""))[:512])
+    for container in (*(status.get("initContainerStatuses") or ()), *(status.get("containerStatuses") or ())):
+        fault = _container_fault(container)
+        if fault is not None:
+            return fault
+    return None
+
+
+def _container_fault(container: Object) -> PodFault | None:
+    state, last = container.get("state") or {}, container.get("lastState") or {}
+    waiting = state.get("waiting") or {}
+    if waiting.get("reason") in IMAGE_WAITS:
+        return PodFault(Reason.IMAGE_PULL_FAILED, f"{waiting['reason']}: {waiting.get('message', '')}"[:512])
+    if waiting.get("reason") in START_WAITS:
+        return PodFault(Reason.MODEL_LOAD_FAILED, f"{waiting['reason']}: {waiting.get('message', '')}"[:512])
+    ended = state.get("terminated") or last.get("terminated") or {}
+    if not ended or (ended.get("exitCode") == 0 and not ended.get("signal")):
+        return None
+    reason, message = said(ended)
+    final = reason in HOPELESS and int(container.get("restartCount") or 0) >= ATTEMPTS - 1
+    return PodFault(reason, message, final)
+
+
+def said(ended: Any) -> tuple[Reason, str]:
+    """What a container that failed said: the server writes `<Reason>: <message>` as its termination message."""
+    if ended.get("reason") == "OOMKilled":
+        return Reason.OUT_OF_MEMORY, "the kernel ended it at its memory limit: raise server.resources.limits.memory"
+    text = str(ended.get("message") or "").strip()
+    word, colon, rest = text.partition(": ")
+    if colon and word in set(Reason):
+        return Reason(word), rest[:512]
+    return Reason.MODEL_LOAD_FAILED, f"exit code {ended.get('exitCode')}: {text[-400:] or 'no message'}"
+
+
+def crashes(pods: Iterable[Object]) -> tuple[Crash, ...]:
+    """Ends of server containers by their own fault. Evicted, preempted and memory-killed ones are not among them."""
+    found = []
+    for pod in pods:
+        if terminating(pod) or _ended(pod):
+            continue
+        for container in (pod.get("status") or {}).get("containerStatuses") or ():
+            ended = (container.get("state") or {}).get("terminated") or (container.get("lastState") or {}).get(
+                "terminated"
+            )
+            if container["name"] != SERVER or not ended or ended.get("reason") in NO_FAULT:
+                continue
+            at = moment.read(ended.get("finishedAt"))
+            if at is not None and ended.get("exitCode"):
+                found.append(Crash(pod["metadata"]["name"], at, said(ended)[1][:256]))
+    return tuple(found)

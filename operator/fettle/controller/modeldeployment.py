@@ -1,0 +1,214 @@
+"""ModelDeployment: gather what serves and what it says, let the plan decide, apply: ledger, Service, workloads, status.
+
+The order of writes makes every one of them a safe last one: a line is in the ledger before its pods are, the annotation that
+names the stable revision turns before the old one goes, pods are added before others are taken away, status comes last.
+"""
+
+from __future__ import annotations
+
+import logging
+from dataclasses import replace
+
+from pydantic import ValidationError
+
+from fettle.api.conditions import Condition, ConditionStatus, find, with_condition
+from fettle.api.modeldeployment import ModelDeploymentSpec
+from fettle.api.reasons import Reason
+from fettle.cluster import ledger, serving, workloads
+from fettle.cluster.kinds import (
+    CONTROLLER_REVISION,
+    DEPLOYMENT,
+    MODEL_DEPLOYMENT,
+    POD_DISRUPTION_BUDGET,
+    SERVICE,
+    Object,
+    ResourceKind,
+)
+from fettle.cluster.owner import apply_owned, name_conflict, owned_by, terminating
+from fettle.controller.context import Context
+from fettle.controller.sight import Sight, ask_pods, look, look_live, snapshot_of
+from fettle.errors import ClusterError, ConflictError, ExistsError
+from fettle.plan import moment
+from fettle.plan.revision import NotReady
+from fettle.plan.rollout import decide
+from fettle.plan.rollout_state import Forget, MarkEntered, MarkLeft, OpenEntry, RolloutDecision
+
+logger = logging.getLogger(__name__)
+
+REFUSED_SECONDS = 15.0  # after which a refused write is tried again
+
+
+async def reconcile(context: Context, namespace: str, name: str) -> float | None:
+    """One pass over one object; seconds until the next look. Raises ClusterError to be called again."""
+    obj = context.cache.get(MODEL_DEPLOYMENT, namespace, name)
+    if obj is None or terminating(obj):
+        return None
+    try:
+        spec = ModelDeploymentSpec.model_validate(obj["spec"])
+    except ValidationError as error:
+        await _report(context, obj, Reason.INVALID_SPEC, _problems(error))
+        return None
+    sight = look(context, obj, spec)
+    snapshot = await ask_pods(context, sight, snapshot_of(context, sight))
+    decision = decide(snapshot)
+    if decision.takes_away(snapshot):
+        sight = await look_live(context, sight)
+        live = replace(snapshot_of(context, sight), windows=snapshot.windows, now=snapshot.now)
+        decision = decide(live)
+    try:
+        await _apply(context, sight, decision)
+    except ClusterError as error:
+        return await _refused(context, obj, error)
+    await _write_status(context, sight, decision)
+    return decision.requeue_seconds
+
+
+# ---------------------------------------------------------------------------------------------------------------- apply
+
+
+async def _apply(context: Context, sight: Sight, decision: RolloutDecision) -> None:
+    lines = list(sight.lines)
+    for write in decision.ledger:
+        if isinstance(write, OpenEntry):
+            lines.append(await _open(context, sight, write))
+    if decision.stable is not None:
+        await _apply_service(context, sight, decision.stable)
+    for write in decision.ledger:
+        if isinstance(write, MarkEntered | MarkLeft):
+            await _mark(context, sight, write)
+    await _apply_workloads(context, sight, decision, lines)
+    for revision in decision.remove:
+        await _delete(context, DEPLOYMENT, sight.deployments[revision])
+    for write in decision.ledger:
+        if isinstance(write, Forget):
+            await _delete(context, CONTROLLER_REVISION, _line(sight, write.name))
+
+
+async def _open(context: Context, sight: Sight, write: OpenEntry) -> Object:
+    """A new line in the ledger. Raises ConflictError when the serial was given already: the ledger has to be read again."""
+    template = _template(context, sight, write)
+    body = ledger.render(sight.obj, write, template)
+    try:
+        return await context.client.create(CONTROLLER_REVISION, body)
+    except ExistsError as error:
+        there = await context.client.get(CONTROLLER_REVISION, sight.namespace, body["metadata"]["name"])
+        if there is not None and not owned_by(there, sight.uid):
+            raise name_conflict(CONTROLLER_REVISION, there) from error
+        if there is not None:
+            context.cache.put(CONTROLLER_REVISION, there)
+        raise ConflictError(f"ledger line {body['metadata']['name']} was opened meanwhile", retryable=True) from error
+
+
+def _template(context: Context, sight: Sight, write: OpenEntry) -> Object:
+    """What an adopted revision runs already, else rendered from the spec with today's defaults."""
+    known = ledger.template_of(sight.lines, write.revision) if write.adopt else None
+    if known is None and write.adopt and write.revision in sight.deployments:
+        known = sight.deployments[write.revision]["spec"]["template"]
+    if known is not None:
+        return known
+    if isinstance(sight.wanted, NotReady) or sight.wanted.revision != write.revision:
+        raise ConflictError(f"revision {write.revision} is known no more; looking again", retryable=True)
+    return serving.pod_template(sight.obj, sight.wanted, context.settings)
+
+
+async def _apply_service(context: Context, sight: Sight, stable: str) -> None:
+    """The Service with the annotation that names the stable revision, and the PodDisruptionBudget."""
+    await apply_owned(context.client, SERVICE, serving.service(sight.obj, stable), sight.service)
+    budget = context.cache.get(POD_DISRUPTION_BUDGET, sight.namespace, sight.name)
+    await apply_owned(context.client, POD_DISRUPTION_BUDGET, serving.disruption_budget(sight.obj), budget)
+
+
+async def _mark(context: Context, sight: Sight, write: MarkEntered | MarkLeft) -> None:
+    version = _line(sight, write.name)["metadata"]["resourceVersion"]
+    notes = ledger.notes(write, context.now())
+    await context.client.patch_metadata(
+        CONTROLLER_REVISION, sight.namespace, write.name, annotations=notes, resource_version=version
+    )
+
+
+def _line(sight: Sight, name: str) -> Object:
+    return next(line for line in sight.lines if line["metadata"]["name"] == name)
+
+
+async def _apply_workloads(context: Context, sight: Sight, decision: RolloutDecision, lines: list[Object]) -> None:
+    """Every revision's Deployment from its line of the ledger; those that grow first."""
+
+    def shrinks(revision: str) -> bool:
+        current = sight.deployments.get(revision)
+        return current is not None and decision.replicas[revision] < int(current["spec"].get("replicas", 1))
+
+    for revision in sorted(decision.replicas, key=shrinks):
+        current = sight.deployments.get(revision)
+        template = ledger.template_of(lines, revision) or (current or {}).get("spec", {}).get("template")
+        if revision in decision.remove or template is None:
+            continue
+        artifact = _artifact(lines, revision) or (workloads.artifact_of(current) if current else "")
+        body = serving.deployment(sight.obj, revision, artifact, template, decision.replicas[revision])
+        await apply_owned(context.client, DEPLOYMENT, body, current)
+
+
+def _artifact(lines: list[Object], revision: str) -> str:
+    entries = [entry for entry in ledger.read(lines) if entry.revision == revision]
+    return entries[-1].artifact if entries else ""
+
+
+async def _delete(context: Context, kind: ResourceKind, obj: Object) -> None:
+    metadata = obj["metadata"]
+    if not terminating(obj):
+        await context.client.delete(kind, metadata["namespace"], metadata["name"], uid=metadata["uid"])
+
+
+async def _write_status(context: Context, sight: Sight, decision: RolloutDecision) -> None:
+    """One PUT, only when something changed; then the Events that belong to it."""
+    obj, status = sight.obj, decision.status.to_json()
+    if status != (obj.get("status") or {}):
+        obj = await context.client.put_status(MODEL_DEPLOYMENT, obj, status)
+    for event in decision.events:
+        await context.events.emit(MODEL_DEPLOYMENT, obj, event.type, event.reason, event.message)
+
+
+# --------------------------------------------------------------------------------------------------------------- faults
+
+
+async def _refused(context: Context, obj: Object, error: ClusterError) -> float | None:
+    """A write that Kubernetes refused: said in the conditions, tried again later. Raises what only means to look again."""
+    if isinstance(error, ConflictError | ExistsError) or error.reason == Reason.CLUSTER_UNREACHABLE:
+        raise error
+    logger.warning("%s/%s: %s", obj["metadata"]["namespace"], obj["metadata"]["name"], error.message)
+    await _report(context, obj, error.reason, error.message)
+    return REFUSED_SECONDS
+
+
+async def _report(context: Context, obj: Object, reason: Reason, message: str) -> None:
+    """Say in the conditions why nothing can be done, and touch nothing that serves: what is Ready stays so."""
+    status = dict(obj.get("status") or {})
+    before = _readable(status)
+    ready = find(before, "Ready")
+    conditions = before
+    wrong = {"Progressing": False, "Degraded": True}
+    if ready is None or ready.status is not ConditionStatus.TRUE:
+        wrong["Ready"] = False
+    for kind, holds in wrong.items():
+        conditions = with_condition(
+            conditions,
+            kind,
+            holds,
+            reason,
+            message,
+            generation=obj["metadata"]["generation"],
+            now=moment.write(context.now()),
+        )
+    if conditions == before:
+        return
+    status["conditions"] = [condition.to_json() for condition in conditions]
+    obj = await context.client.put_status(MODEL_DEPLOYMENT, obj, status)
+    await context.events.emit(MODEL_DEPLOYMENT, obj, "Warning", reason, message)
+
+
+def _readable(status: Object) -> tuple[Condition, ...]:
+    return tuple(Condition.model_validate(condition) for condition in status.get("conditions") or ())
+
+
+def _problems(error: ValidationError) -> str:
+    found = "; ".join(f"{'.'.join(map(str, one['loc']))}: {one['msg']}" for one in error.errors()[:5])
+    return f"the stored spec cannot be read: {found}"

@@ -1,0 +1,174 @@
+"""What a pass over a ModelDeployment looks at: the object, its children, the model it follows, and the pods' own figures."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, replace
+
+from pydantic import ValidationError
+
+from fettle.api.modeldeployment import ModelDeploymentSpec, ModelDeploymentStatus
+from fettle.api.optimizedmodel import OptimizedModelStatus
+from fettle.cluster import ledger, serving, windows, workloads
+from fettle.cluster.kinds import (
+    CONTROLLER_REVISION,
+    DEPLOYMENT,
+    MODEL_DEPLOYMENT,
+    OPTIMIZED_MODEL,
+    POD,
+    SERVICE,
+    Object,
+)
+from fettle.cluster.owner import owned_by
+from fettle.controller.context import Context
+from fettle.errors import ConflictError
+from fettle.plan import analysis, moment
+from fettle.plan.revision import ModelRevision, NotReady, wanted_revision
+from fettle.plan.rollout_ledger import on_trial
+from fettle.plan.rollout_state import RolloutSnapshot, Wanted
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Sight:
+    """A ModelDeployment and its objects, at one moment."""
+
+    obj: Object
+    spec: ModelDeploymentSpec
+    wanted: ModelRevision | NotReady
+    service: Object | None
+    deployments: Mapping[str, Object]  # by revision
+    pods: Mapping[str, list[Object]]  # by revision
+    lines: tuple[Object, ...]  # of the ledger
+
+    @property
+    def name(self) -> str:
+        """Name of the ModelDeployment, and of its Service."""
+        return str(self.obj["metadata"]["name"])
+
+    @property
+    def namespace(self) -> str:
+        """Its namespace."""
+        return str(self.obj["metadata"]["namespace"])
+
+    @property
+    def uid(self) -> str:
+        """UID that its children's ownerReferences name."""
+        return str(self.obj["metadata"]["uid"])
+
+
+def look(context: Context, obj: Object, spec: ModelDeploymentSpec) -> Sight:
+    """What the cache holds."""
+    cache, metadata = context.cache, obj["metadata"]
+    uid, namespace, name = metadata["uid"], metadata["namespace"], metadata["name"]
+    labels = serving.selector(name).items()
+    pods = [pod for pod in cache.all(POD, namespace) if labels <= (pod["metadata"].get("labels") or {}).items()]
+    service = cache.get(SERVICE, namespace, name)
+    return _sight(
+        context, obj, spec, service, cache.owned(DEPLOYMENT, uid), pods, cache.owned(CONTROLLER_REVISION, uid)
+    )
+
+
+async def look_live(context: Context, sight: Sight) -> Sight:
+    """What the API server holds, before capacity is taken away. Raises ConflictError when the object changed meanwhile."""
+    client, cache, namespace, name = context.client, context.cache, sight.namespace, sight.name
+    live = await client.get(MODEL_DEPLOYMENT, namespace, name)
+    if live is None or live["metadata"]["resourceVersion"] != sight.obj["metadata"]["resourceVersion"]:
+        if live is not None:
+            cache.put(MODEL_DEPLOYMENT, live)
+        raise ConflictError(f"ModelDeployment {namespace}/{name} changed meanwhile", retryable=True)
+    labels = ",".join(f"{key}={value}" for key, value in serving.selector(name).items())
+    found = {}
+    for kind in (DEPLOYMENT, POD, CONTROLLER_REVISION):
+        found[kind] = (await client.list(kind, namespace, labels=labels)).items
+        for one in found[kind]:
+            cache.put(kind, one)
+    service = await client.get(SERVICE, namespace, name)
+    return _sight(context, live, sight.spec, service, found[DEPLOYMENT], found[POD], found[CONTROLLER_REVISION])
+
+
+def _sight(
+    context: Context,
+    obj: Object,
+    spec: ModelDeploymentSpec,
+    service: Object | None,
+    deployments: Iterable[Object],
+    pods: Iterable[Object],
+    lines: Iterable[Object],
+) -> Sight:
+    uid = obj["metadata"]["uid"]
+    by_revision: dict[str, list[Object]] = {}
+    for pod in pods:
+        by_revision.setdefault(workloads.revision_of(pod) or "", []).append(pod)
+    own = [one for one in deployments if owned_by(one, uid) and workloads.revision_of(one)]
+    return Sight(
+        obj=obj,
+        spec=spec,
+        wanted=wanted_revision(spec, _model(context, obj, spec)),
+        service=service,
+        deployments={workloads.revision_of(one) or "": one for one in own},
+        pods=by_revision,
+        lines=tuple(line for line in lines if owned_by(line, uid)),
+    )
+
+
+def _model(context: Context, obj: Object, spec: ModelDeploymentSpec) -> OptimizedModelStatus | None:
+    """Status of the OptimizedModel that is followed, or None."""
+    if spec.model.ref is None:
+        return None
+    found = context.cache.get(OPTIMIZED_MODEL, obj["metadata"]["namespace"], spec.model.ref.name)
+    if found is None:
+        return None
+    try:
+        return OptimizedModelStatus.model_validate(found.get("status") or {})
+    except ValidationError as error:
+        logger.warning("status of OptimizedModel %s cannot be read: %s", spec.model.ref.name, error)
+        return OptimizedModelStatus()
+
+
+def status_of(obj: Object) -> ModelDeploymentStatus:
+    """The stored status; an empty one where it cannot be read: it is a view that can be built again."""
+    try:
+        return ModelDeploymentStatus.model_validate(obj.get("status") or {})
+    except ValidationError as error:
+        logger.warning("status of %s cannot be read: %s", obj["metadata"]["name"], error)
+        return ModelDeploymentStatus()
+
+
+def snapshot_of(context: Context, sight: Sight) -> RolloutSnapshot:
+    metadata, wanted = sight.obj["metadata"], sight.wanted
+    ours = sight.service is not None and owned_by(sight.service, sight.uid)
+    notes = ((sight.service or {}).get("metadata") or {}).get("annotations") or {}
+    return RolloutSnapshot(
+        namespace=sight.namespace,
+        name=sight.name,
+        generation=metadata["generation"],
+        spec=sight.spec,
+        status=status_of(sight.obj),
+        wanted=wanted if isinstance(wanted, NotReady) else Wanted(wanted.revision, wanted.artifact.uri),
+        now=context.now(),
+        stable_annotation=notes.get(serving.STABLE_ANNOTATION) if ours else None,
+        ledger=ledger.read(sight.lines),
+        workloads={
+            revision: workloads.observe(deployment, sight.pods.get(revision, []))
+            for revision, deployment in sight.deployments.items()
+        },
+        annotations=metadata.get("annotations") or {},
+    )
+
+
+async def ask_pods(context: Context, sight: Sight, snapshot: RolloutSnapshot) -> RolloutSnapshot:
+    """With the pods' own figures, where a canary's window is over. The snapshot's time stays: the figures reach beyond it."""
+    spec, canary, stable = snapshot.spec.rollout.analysis, snapshot.status.canary, snapshot.stable_annotation
+    if spec is None or canary is None or canary.analysis is None or stable is None:
+        return snapshot
+    since = moment.read(canary.analysis.window_start)
+    if since is None or not analysis.due(spec, canary.analysis, snapshot.now):
+        return snapshot
+    if on_trial(snapshot, stable) != canary.revision:
+        return snapshot
+    asked = {revision: sight.pods.get(revision, []) for revision in (stable, canary.revision)}
+    seen = await windows.observe(asked, since, context.now, context.settings.scrape_timeout_seconds)
+    return replace(snapshot, windows=seen)
