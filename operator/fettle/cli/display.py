@@ -14,7 +14,7 @@ from rich.table import Table
 from rich.text import Text
 
 from fettle.api.conditions import find
-from fettle.api.optimizedmodel import CandidateState, CandidateStatus, OptimizedModelStatus
+from fettle.api.optimizedmodel import CandidateState, CandidateStatus, Interval, OptimizedModelStatus
 from fettle.plan.run import RunDecision, WantedTask
 from fettle.plan.status import IN_PROGRESS, READY
 
@@ -26,6 +26,8 @@ STYLES = {
     CandidateState.REJECTED: "yellow",
     CandidateState.FAILED: "red",
 }
+INTERVALS_WIDTH = 132  # columns from which a table has room for intervals
+PIPE_WIDTH = 240  # a pipe has no width: nothing that grep will read is folded
 PICTURES_PER_SECOND = 2.0  # drawn beside a measurement too: no more than it needs
 
 
@@ -47,6 +49,7 @@ class LiveDisplay:
     def __init__(self, console: Console, name: str) -> None:
         """`name` is the OptimizedModel's."""
         self._name = name
+        self._console = console
         self._started = time.monotonic()
         self._since: dict[str, float] = {}
         self._decision: RunDecision | None = None
@@ -81,7 +84,7 @@ class LiveDisplay:
                 spinner.update(text=Text(f"{task.label}  {age}"))
                 parts.append(spinner)
             if self._decision.status.candidates:
-                parts.append(candidates_table(self._decision.status))
+                parts.append(candidates_table(self._decision.status, self._console.width))
         return Group(*parts)
 
 
@@ -124,6 +127,12 @@ class PlainDisplay:
         self._console.print(line, markup=False, highlight=False, soft_wrap=True)
 
 
+def result_console() -> Console:
+    """stdout, as wide as it needs to be where it is no terminal."""
+    console = Console(highlight=False)
+    return console if console.is_terminal else Console(highlight=False, width=PIPE_WIDTH)
+
+
 def _clock(seconds: float) -> str:
     return f"{int(seconds) // 60}:{int(seconds) % 60:02d}"
 
@@ -147,30 +156,36 @@ def why(row: CandidateStatus) -> str:
     return ": ".join(part for part in (row.reason, row.message) if part)
 
 
-def candidates_table(status: OptimizedModelStatus) -> Table:
-    """A row per candidate: what it costs, what it gains, what it loses, and in one word what was said of it."""
+def candidates_table(status: OptimizedModelStatus, width: int) -> Table:
+    """A row per candidate: what it costs, what it gains, what it loses, and in one word what was said of it.
+
+    `width` of the terminal in columns: where there is no room for intervals, the points stand alone.
+    """
     several = len({row.target for row in status.candidates}) > 1
     table = Table(box=None, pad_edge=False, header_style="bold")
     for name in (["TARGET"] if several else []) + ["CANDIDATE"]:
-        table.add_column(name, no_wrap=True)
+        table.add_column(name, overflow="fold")
     for name in ("P50 MS", "SPEEDUP", "DROP", "SIZE"):
         table.add_column(name, justify="right", no_wrap=True)
     for name in ("STATE", "REASON"):
         table.add_column(name, no_wrap=True)
     for row in status.candidates:
-        cells = [*([row.target] if several else []), row.name, *_figures(row), row.state.value, row.reason or ""]
+        figures = _figures(row, intervals=width >= INTERVALS_WIDTH)
+        cells = [*([row.target] if several else []), row.name, *figures, row.state.value, row.reason or ""]
         table.add_row(*(escape(cell) for cell in cells), style=STYLES[row.state])
     return table
 
 
-def _figures(row: CandidateStatus) -> Sequence[str]:
-    first = row.measurements[0].latency_milliseconds.p50 if row.measurements else None
-    speed = f"{row.speedup.value:.2f} [{row.speedup.low:.2f}, {row.speedup.high:.2f}]" if row.speedup else ""
-    drop = row.accuracy_drop
-    lost = f"{drop.value:.4f} [{drop.low:.4f}, {drop.high:.4f}]" if drop is not None else ""
-    if row.exact:
-        lost = "none"
-    return f"{first:.3f}" if first is not None else "", speed, lost, size(row.bytes)
+def _figures(row: CandidateStatus, *, intervals: bool) -> Sequence[str]:
+    def told(found: Interval | None, digits: int) -> str:
+        if found is None:
+            return ""
+        span = f" [{found.low:.{digits}f}, {found.high:.{digits}f}]" if intervals else ""
+        return f"{found.value:.{digits}f}{span}"
+
+    p50 = row.measurements[0].latency_milliseconds.p50 if row.measurements else None
+    lost = "none" if row.exact else told(row.accuracy_drop, 4)
+    return f"{p50:.3f}" if p50 is not None else "", told(row.speedup, 2), lost, size(row.bytes)
 
 
 def size(number: int | None) -> str:

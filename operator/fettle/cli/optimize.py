@@ -15,7 +15,7 @@ from rich.console import Console
 
 from fettle.api.conditions import ConditionStatus, find
 from fettle.api.optimizedmodel import OptimizedModelStatus
-from fettle.cli.display import Display, LiveDisplay, PlainDisplay, candidates_table, size, stage_line
+from fettle.cli.display import Display, LiveDisplay, PlainDisplay, candidates_table, result_console, size, stage_line
 from fettle.cli.local import LocalRun
 from fettle.cli.manifests import Manifest, read
 from fettle.cli.mounts import Places, parse_maps, places, with_parallelism
@@ -24,7 +24,6 @@ from fettle.cli.program import EXIT_FAILURE
 from fettle.errors import UsageError
 from fettle.plan.status import READY
 
-PIPE_WIDTH = 240  # a pipe has no width: nothing that grep will read is folded
 INTERRUPTED = 130  # 128 + SIGINT, as shells say it
 # NNCF reports its use unless told otherwise.
 PRIVATE = {"NNCF_CI": "1"}
@@ -59,7 +58,7 @@ def optimize(file: str, maps: tuple[str, ...], store: Path | None, output: str |
         status = run_one(manifest, found, progress)
         done.append((manifest, status))
         if output is None:
-            show(Console(), manifest, found, status)
+            show(result_console(), manifest, found, status)
     if output == "json":
         click.echo(_json(done))
     if not all(is_ready(status) for _, status in done):
@@ -109,8 +108,6 @@ def next_generation(found: Places, manifest: Manifest) -> int:
 
 def show(console: Console, manifest: Manifest, found: Places, status: OptimizedModelStatus) -> None:
     """The result for a person: candidates, why the others were not chosen, artifacts, report."""
-    if not console.is_terminal:
-        console.width = PIPE_WIDTH
 
     def say(text: str) -> None:
         console.print(text, markup=False, highlight=False, soft_wrap=True)
@@ -118,7 +115,7 @@ def show(console: Console, manifest: Manifest, found: Places, status: OptimizedM
     say(f"{manifest.name}: {stage_line(status)}")
     if status.candidates:
         say("")
-        console.print(candidates_table(status))
+        console.print(candidates_table(status, console.width))
         say("")
     several = len({row.target for row in status.candidates}) > 1
     for row in status.candidates:

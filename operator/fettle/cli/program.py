@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import importlib
+from collections.abc import Mapping
 from typing import Any
 
 import click
 
-from fettle.errors import FettleError, UsageError
+from fettle.errors import FettleError, MissingError, UsageError
 
 HELP = {"help_option_names": ["-h", "--help"], "max_content_width": 110}
 EXIT_FAILURE, EXIT_USAGE = 1, 2
@@ -18,7 +20,8 @@ class Failure(click.ClickException):
     exit_code = EXIT_FAILURE
 
     def __init__(self, error: FettleError) -> None:
-        super().__init__(f"{error.message} ({error.reason})")
+        # What is not there needs no other word for it.
+        super().__init__(error.message if isinstance(error, MissingError) else f"{error.message} ({error.reason})")
 
 
 class Misuse(Failure):
@@ -31,7 +34,36 @@ class Misuse(Failure):
 
 
 class Program(click.Group):
-    """A command group that turns FettleError into `Error: …` and exit status 1, or 2 for what was asked wrongly."""
+    """A command group that turns FettleError into `Error: …` and exit status 1, or 2 for what was asked wrongly.
+
+    `later` are commands whose module is imported only when they run (`name: ("module:attribute", "short help")`): what
+    one command needs of a cluster or of numpy is not paid for by every other.
+    """
+
+    def __init__(self, *args: Any, later: Mapping[str, tuple[str, str]] | None = None, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self._later = dict(later or {})
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        """Names of all commands."""
+        return sorted({*super().list_commands(ctx), *self._later})
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        """The command of that name, imported now if it was left for later."""
+        if cmd_name not in self._later:
+            return super().get_command(ctx, cmd_name)
+        module, _, attribute = self._later[cmd_name][0].partition(":")
+        found: click.Command = getattr(importlib.import_module(module), attribute)
+        return found
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        """Each command with its short help, without importing it."""
+        rows = []
+        for name in self.list_commands(ctx):
+            known = None if name in self._later else super().get_command(ctx, name)
+            rows.append((name, known.get_short_help_str(limit=100) if known else self._later[name][1]))
+        with formatter.section("Commands"):
+            formatter.write_dl(rows)
 
     def invoke(self, ctx: click.Context) -> Any:
         """Run the command that was asked for."""

@@ -14,7 +14,7 @@ from tests.unit.cli.test_manifests import SPEC, document, text
 from tests.unit.plan.optimize.world import World, fails, failure, make_spec
 
 from fettle.api.reasons import Reason
-from fettle.cli.display import LiveDisplay, PlainDisplay, size
+from fettle.cli.display import PIPE_WIDTH, LiveDisplay, PlainDisplay, candidates_table, size
 from fettle.cli.main import main
 from fettle.cli.manifests import read
 from fettle.cli.mounts import parse_maps, places, with_parallelism
@@ -98,7 +98,7 @@ def shown(world: World, tmp_path: Path) -> str:
     (manifest,) = read(text(), "-", tmp_path).models
     found = places(manifest.spec, {"models": tmp_path}, tmp_path / "store")
     out = io.StringIO()
-    show(Console(file=out), manifest, found, world.status)
+    show(Console(file=out, width=PIPE_WIDTH), manifest, found, world.status)
     return out.getvalue()
 
 
@@ -162,6 +162,16 @@ def test_the_picture_holds_stage_tasks_and_candidates() -> None:
     assert "Optimizing: 0 of 2 builds done" in told
     assert "build int8-openvino" in told
     assert "float32-openvino-static" in told
+
+
+def test_a_narrow_terminal_gets_the_points_without_their_intervals() -> None:
+    world = World(speeds={"int8-openvino": (3.0, 0.001)})
+    world.settle()
+    out = io.StringIO()
+    console = Console(file=out, width=100)
+    console.print(candidates_table(world.status, console.width))
+    (line,) = [line for line in out.getvalue().splitlines() if line.startswith("int8-openvino ")]
+    assert line.split() == ["int8-openvino", "2.000", "3.00", "0.0010", "300", "B", "Selected"]
 
 
 @pytest.mark.parametrize(
