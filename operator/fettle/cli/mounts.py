@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
-from urllib.parse import urlsplit
+from urllib.parse import unquote, urlsplit
 
 from fettle.api.optimizedmodel import OptimizedModelSpec
 from fettle.errors import UsageError
@@ -54,7 +54,7 @@ def places(spec: OptimizedModelSpec, folders: dict[str, Path], store: Path | Non
     uri = spec.store.uri if spec.store is not None else DEFAULT_STORE
     claim = urlsplit(uri).netloc if uri.startswith("pvc://") else None
     if claim is None:
-        Path(urlsplit(uri).path).mkdir(parents=True, exist_ok=True)
+        Path(unquote(urlsplit(uri).path)).mkdir(parents=True, exist_ok=True)
     elif claim not in folders or store is not None:
         folder = (store or DEFAULT_FOLDER).expanduser().resolve()
         folder.mkdir(parents=True, exist_ok=True)
@@ -82,8 +82,3 @@ def with_parallelism(spec: OptimizedModelSpec, parallelism: int | None) -> Optim
     if parallelism is None:
         return spec
     return spec.model_copy(update={"search": spec.search.model_copy(update={"parallelism": parallelism})})
-
-
-def replaced(found: Places, spec: OptimizedModelSpec) -> Places:
-    """The same places for a changed spec."""
-    return replace(found, spec=spec)

@@ -48,6 +48,9 @@ def optimize(file: str, maps: tuple[str, ...], store: Path | None, output: str |
     progress = Console(stderr=True)
     for kind in documents.others:
         progress.print(f"{file}: a {kind} is left alone", style="dim", highlight=False)
+    if any(target.node_selector for manifest in documents.models for target in manifest.spec.targets):
+        text = "nodeSelector means nothing here: every target is measured on this machine"
+        progress.print(text, style="dim", highlight=False)
     folders = parse_maps(maps)
     runs = [
         (manifest, places(with_parallelism(manifest.spec, parallelism), folders, store))
@@ -68,10 +71,9 @@ def optimize(file: str, maps: tuple[str, ...], store: Path | None, output: str |
 def run_one(manifest: Manifest, found: Places, console: Console) -> OptimizedModelStatus:
     """One OptimizedModel from its spec to its final status, followed on `console`."""
     generation = next_generation(found, manifest)
-    logs = Path(found.local(found.store)) / "logs" / manifest.name
     # The plan's library settings are the tasks' own business; only what they must know of this machine is added.
     environment = {**os.environ, **PRIVATE, **found.mounts.to_environment(), **_job_environment(found)}
-    runner = Processes(environment, logs)
+    runner = Processes(environment, logs_of(found, manifest))
     display: Display = (LiveDisplay if console.is_terminal else PlainDisplay)(console, manifest.name)
     with display:
         run = LocalRun(
@@ -81,12 +83,12 @@ def run_one(manifest: Manifest, found: Places, console: Console) -> OptimizedMod
 
 
 def _run(run: LocalRun) -> OptimizedModelStatus:
-    """Run to the end; SIGINT and SIGTERM end the children first, then this process."""
+    """Run to the end; a signal ends the children first, then this process."""
 
     async def main() -> OptimizedModelStatus | None:
         work = asyncio.ensure_future(run.run())
         loop = asyncio.get_running_loop()
-        for number in (signal.SIGINT, signal.SIGTERM):
+        for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
             loop.add_signal_handler(number, work.cancel)
         with suppress(asyncio.CancelledError):
             return await work
@@ -97,6 +99,11 @@ def _run(run: LocalRun) -> OptimizedModelStatus:
         click.echo("interrupted; what was built is kept in the store", err=True)
         sys.exit(INTERRUPTED)
     return status
+
+
+def logs_of(found: Places, manifest: Manifest) -> Path:
+    """Folder of its tasks' logs."""
+    return Path(found.local(found.store)) / "logs" / manifest.name
 
 
 def next_generation(found: Places, manifest: Manifest) -> int:
@@ -128,6 +135,8 @@ def show(console: Console, manifest: Manifest, found: Places, status: OptimizedM
         say(f"artifact  {what}  {found.local(artifact.uri)}")
     if status.report is not None:
         say(f"report    {found.local(status.report.uri)}")
+    if not is_ready(status):
+        say(f"logs      {logs_of(found, manifest)}")
 
 
 def is_ready(status: OptimizedModelStatus) -> bool:

@@ -87,7 +87,8 @@ def baseline_plan(target: TargetSpec, prepare: PrepareReport) -> CandidatePlan:
     entry = catalog.source_format(prepare.source.format)
     own = entry.runtime if entry is not None else RuntimeName.ONNXRUNTIME
     untouched = prepare.basis == Basis.SOURCE_RUNTIME
-    runtime = own if untouched or own in prepare.portable_runtimes else prepare.portable_runtimes[0]
+    others = (one for one in prepare.portable_runtimes if one != own)
+    runtime = own if untouched or own in prepare.portable_runtimes else next(others, own)
     settings = RuntimeSettings(threads=target.threads, graph_optimization=False)
     return CandidatePlan(name=ORIGINAL, recipe=ORIGINAL, runtime=runtime, settings=settings, untouched=untouched)
 

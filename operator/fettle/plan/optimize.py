@@ -18,7 +18,7 @@ from fettle.plan.candidates import plan_target
 from fettle.plan.choose import choose
 from fettle.plan.constraints import in_force, span
 from fettle.plan.rounds import Rounds, Stage, TargetRun, rules_of
-from fettle.plan.rows import Finding
+from fettle.plan.rows import Finding, with_notes
 from fettle.plan.run import RunDecision, RunSnapshot
 from fettle.plan.status import MEASURED, Draft, artifact_of, candidate_rows, events, is_settled
 from fettle.plan.tasks import prepare_task, publish_task, selected
@@ -55,8 +55,8 @@ def _advance(snapshot: RunSnapshot, draft: Draft, board: Board, constraints: Con
         draft.not_prepared(prepare.fault)
         return Stage(prepare.fault.reason, prepare.fault.message, finished=True)
     if prepare.report is None:
-        note = f" ({prepare.note.reason}: {prepare.note.message})" if prepare.note is not None else ""
-        return Stage(Reason.PREPARING, f"fetching, checking and converting {snapshot.spec.source.uri}{note}")
+        text = f"fetching, checking and converting {snapshot.spec.source.uri}"
+        return Stage(Reason.PREPARING, with_notes(text, [prepare.note] if prepare.note is not None else []))
     report = prepare.report
     draft.prepared(report)
     impossible = _batch_refused(snapshot, report)
@@ -108,7 +108,8 @@ def _finish(snapshot: RunSnapshot, draft: Draft, rounds: Rounds, constraints: Co
     )
     publish = rounds.board.want(task, PublishReport, stage="publish", label="publish")
     if not publish.over:
-        return Stage(Reason.PUBLISHING, "checking the artifacts and writing the report")
+        waits = [publish.note] if publish.note is not None else []
+        return Stage(Reason.PUBLISHING, with_notes("checking the artifacts and writing the report", waits))
     if publish.report is not None:
         draft.set(report=ReportStatus(uri=publish.report.report_uri), artifacts=_artifacts(draft, rounds, rows))
     elif not problems and publish.fault is not None:

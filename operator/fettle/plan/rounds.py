@@ -12,7 +12,7 @@ from fettle.api.task import BuildPlan, StoredModel
 from fettle.plan.board import Board, View
 from fettle.plan.candidates import TargetPlan
 from fettle.plan.constraints import Rules, misses_accuracy
-from fettle.plan.rows import Finding, Row
+from fettle.plan.rows import Finding, Row, with_notes
 from fettle.plan.run import RunSnapshot
 from fettle.plan.tasks import build_task, measure_task, model_of
 
@@ -40,7 +40,8 @@ class TargetRun:
     left_out: set[str] = field(default_factory=set)  # asked for, but not in the measurement's answer
     baseline: BaselineStatus | None = None
     fault: Finding | None = None
-    notes: list[str] = field(default_factory=list)
+    waits: list[Finding] = field(default_factory=list)  # what holds its measurement up
+    notes: list[str] = field(default_factory=list)  # what its measurement wants to be known
 
     @property
     def target(self) -> TargetSpec:
@@ -61,6 +62,7 @@ class Rounds:
     refused: dict[str, Finding] = field(default_factory=dict)  # builds whose recipe does not apply
     failed: dict[str, Finding] = field(default_factory=dict)
     running: set[str] = field(default_factory=set)
+    waits: list[Finding] = field(default_factory=list)  # what holds builds up
     build_hashes: list[str] = field(default_factory=list)
     measure_hashes: list[str] = field(default_factory=list)
 
@@ -122,12 +124,15 @@ class Rounds:
             waiting += not self._built(row.build, view)
         if not waiting:
             return None
-        return Stage(Reason.OPTIMIZING, f"{len(builds) - waiting} of {len(builds)} builds done")
+        progress = f"{len(builds) - waiting} of {len(builds)} builds done"
+        return Stage(Reason.OPTIMIZING, with_notes(progress, self.waits))
 
     def _built(self, build: BuildPlan, view: View[BuildReport]) -> bool:
         """Note what came of a build; whether it is over."""
         if view.running:
             self.running.add(build.name)
+        if view.note is not None:
+            self.waits.append(view.note)
         if view.fault is not None:
             self.failed[build.name] = view.fault
         if view.report is not None:
@@ -167,7 +172,7 @@ class Rounds:
         if view.fault is not None:
             run.fault = view.fault
         if view.note is not None:
-            run.notes.append(f"{view.note.reason}: {view.note.message}")
+            run.waits.append(view.note)
         if view.report is None:
             if view.running:
                 run.measuring.update(row.name for row in rows)
@@ -187,8 +192,8 @@ def _progress(busy: Sequence[TargetRun], asked: int) -> str:
     names = ", ".join(run.target.name for run in busy)
     count = sum(len(run.measuring) for run in busy)
     done = f"{asked - len(busy)} of {asked} targets measured; " if asked > 1 else ""
-    notes = "; ".join(note for run in busy for note in run.notes)
-    return f"{done}measuring {count} candidates on {names}" + (f" ({notes})" if notes else "")
+    candidates = f"measuring {count} candidate{'' if count == 1 else 's'} on {names}"
+    return with_notes(done + candidates, [wait for run in busy for wait in run.waits])
 
 
 def may_share_a_node(one: TargetSpec, other: TargetSpec) -> bool:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 from fettle.api import catalog
@@ -19,6 +20,12 @@ class Finding:
 
     reason: Reason
     message: str
+
+
+def with_notes(text: str, findings: Iterable[Finding]) -> str:
+    """`text`, and in brackets what holds it up: 'measuring 9 candidates on cpu (Unschedulable: 0/1 nodes fit)'."""
+    notes = "; ".join(dict.fromkeys(f"{one.reason}: {one.message}" for one in findings))
+    return f"{text} ({notes})" if notes else text
 
 
 @dataclass(frozen=True)

@@ -118,7 +118,8 @@ def test_the_result_names_figures_reasons_artifact_and_report(tmp_path: Path) ->
 def test_a_run_that_published_nothing_says_why(tmp_path: Path) -> None:
     world = World(answer=fails("prepare", failure(Reason.SOURCE_NOT_FOUND, "no such file")))
     world.settle()
-    assert shown(world, tmp_path).splitlines() == ["digits: SourceNotFound: no such file"]
+    told = shown(world, tmp_path).splitlines()
+    assert told == ["digits: SourceNotFound: no such file", f"logs      {tmp_path}/store/logs/digits"]
 
 
 def test_json_is_the_object_with_its_status() -> None:

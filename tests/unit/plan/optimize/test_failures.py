@@ -178,6 +178,19 @@ def test_a_job_that_waits_for_a_node_says_so() -> None:
     assert world.ready.reason == Reason.PUBLISHED
 
 
+def test_a_build_that_waits_for_its_next_attempt_says_why() -> None:
+    broken = failure(Reason.STORE_UNREACHABLE, "no route", retryable=True)
+    world = World(answer=fails("build", broken, until_attempt=1))
+    for _ in range(3):
+        world.look()
+        world.finish()
+    decision = world.look()
+    assert decision.requeue_seconds == 10
+    assert world.ready.message == "0 of 2 builds done (StoreUnreachable: no route)"
+    world.settle()
+    assert world.ready.reason == Reason.PUBLISHED
+
+
 def test_a_run_ends_at_its_deadline() -> None:
     world = World(make_spec(search={"deadlineSeconds": 60}))
     world.look()

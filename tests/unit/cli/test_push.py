@@ -1,0 +1,254 @@
+"""`fettle push`: what is sent, what the pod makes of it, and how the pod looks."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+from click.testing import CliRunner
+from tests.unit.cli.api_server import api_server
+
+from fettle.cli import receive
+from fettle.cli.kube import connect
+from fettle.cli.main import main
+from fettle.cli.push import claim, ensure_claim, find_image, pod, why_not_running
+from fettle.cli.push_files import Entry, Target, entries, parse_target, transfer
+from fettle.errors import ClusterError, UsageError
+
+
+class Pipe:
+    """The receiver as a process of this machine: what the pod runs, over pipes."""
+
+    def __init__(self, process: subprocess.Popen[bytes]) -> None:
+        self._process = process
+
+    def send(self, data: bytes) -> None:
+        """Write to its stdin."""
+        assert self._process.stdin is not None
+        self._process.stdin.write(data)
+        self._process.stdin.flush()
+
+    def line(self) -> str:
+        """The next line of its stdout."""
+        assert self._process.stdout is not None
+        return self._process.stdout.readline().decode()
+
+
+@contextmanager
+def receiver(root: Path) -> Iterator[Pipe]:
+    """The receiver, sent as text as the pod gets it."""
+    source = Path(receive.__file__).read_text()
+    command = [sys.executable, "-I", "-c", source, str(root)]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as process:
+        try:
+            yield Pipe(process)
+        finally:
+            process.kill()
+
+
+def push(source: Path, path: str, root: Path) -> tuple[int, int]:
+    """Files that were sent, and bytes that progress was told of."""
+    told: list[int] = []
+    with receiver(root) as pipe:
+        count = transfer(entries(source, Target("models", path)), pipe, told.append)
+    return count, sum(told)
+
+
+@pytest.fixture
+def claim_folder(tmp_path: Path) -> Path:
+    """What the pod mounts."""
+    folder = tmp_path / "claim"
+    folder.mkdir()
+    return folder
+
+
+def test_a_file_arrives_whole_and_once(tmp_path: Path, claim_folder: Path) -> None:
+    source = tmp_path / "model.onnx"
+    source.write_bytes(bytes(range(256)) * 5000)
+    assert push(source, "digits/first/model.onnx", claim_folder) == (1, source.stat().st_size)
+    arrived = claim_folder / "digits" / "first" / "model.onnx"
+    assert arrived.read_bytes() == source.read_bytes()
+    assert [path.name for path in arrived.parent.iterdir()] == ["model.onnx"], "no temporary file is left"
+    assert arrived.parent.stat().st_mode & 0o777 == 0o775, "the volume's group may write beside it"
+    assert push(source, "digits/first/model.onnx", claim_folder) == (0, source.stat().st_size)
+
+
+def test_a_folder_arrives_and_only_what_changed_is_sent_again(tmp_path: Path, claim_folder: Path) -> None:
+    source = tmp_path / "digits"
+    (source / "deep").mkdir(parents=True)
+    for name, text in (("a", "one"), ("deep/b", "two"), ("empty", "")):
+        (source / name).write_text(text)
+    assert push(source, "digits", claim_folder) == (3, 6)
+    (source / "deep" / "b").write_text("six")
+    assert push(source, "digits", claim_folder) == (1, 6)
+    assert (claim_folder / "digits" / "deep" / "b").read_text() == "six"
+    assert (claim_folder / "digits" / "empty").read_bytes() == b""
+
+
+def test_a_file_that_arrives_damaged_is_refused_and_leaves_nothing(tmp_path: Path, claim_folder: Path) -> None:
+    source = tmp_path / "model.onnx"
+    source.write_text("right")
+    (entry,) = entries(source, Target("models", "m.onnx"))
+    source.write_text("wrong")
+    with receiver(claim_folder) as pipe, pytest.raises(ClusterError, match=r"m\.onnx arrived damaged"):
+        transfer((entry,), pipe, lambda number: None)
+    assert list(claim_folder.iterdir()) == []
+
+
+def test_a_claim_that_is_too_small_is_named_before_anything_is_sent(tmp_path: Path, claim_folder: Path) -> None:
+    entry = Entry(tmp_path, "m.onnx", 1 << 60, "0" * 64)
+    with receiver(claim_folder) as pipe, pytest.raises(ClusterError, match="bytes are to be written, the claim has"):
+        transfer((entry,), pipe, lambda number: None)
+
+
+def test_a_pod_that_ends_is_an_error(claim_folder: Path) -> None:
+    class Silent:
+        def send(self, data: bytes) -> None: ...
+
+        def line(self) -> str:
+            return ""
+
+    with pytest.raises(ClusterError, match="ended the connection"):
+        transfer((), Silent(), lambda number: None)
+
+
+TARGETS = [
+    ("pvc://models/a/b.onnx", "a/b.onnx"),
+    ("pvc://models/a/", "a/m.onnx"),
+    ("pvc://models", "m.onnx"),
+    ("pvc://models/", "m.onnx"),
+    ("pvc://models/with%20space", "with space"),
+]
+
+
+@pytest.mark.parametrize(("uri", "path"), TARGETS)
+def test_where_a_file_goes(tmp_path: Path, uri: str, path: str) -> None:
+    source = tmp_path / "m.onnx"
+    source.touch()
+    assert [entry.path for entry in entries(source, parse_target(uri))] == [path]
+
+
+@pytest.mark.parametrize("uri", ["models/m.onnx", "s3://b/m", "pvc:///m", "pvc://models/../m", "pvc://models/m?x=1"])
+def test_an_address_that_is_no_claim_is_refused(uri: str) -> None:
+    with pytest.raises(UsageError):
+        parse_target(uri)
+
+
+def test_nothing_to_send_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match="no file or folder"):
+        entries(tmp_path / "nowhere", Target("models", ""))
+    with pytest.raises(UsageError, match="holds no file"):
+        entries(tmp_path, Target("models", ""))
+
+
+def test_the_pod_meets_the_restricted_level_and_holds_no_token() -> None:
+    spec = pod(Target("models", ""), "image", ("secret",))["spec"]
+    assert not spec["automountServiceAccountToken"]
+    assert spec["securityContext"]["runAsNonRoot"]
+    assert spec["securityContext"]["seccompProfile"] == {"type": "RuntimeDefault"}
+    (container,) = spec["containers"]
+    assert container["securityContext"] == {
+        "allowPrivilegeEscalation": False,
+        "readOnlyRootFilesystem": True,
+        "capabilities": {"drop": ["ALL"]},
+    }
+    assert spec["activeDeadlineSeconds"] > 0
+    assert spec["imagePullSecrets"] == [{"name": "secret"}]
+    assert (
+        pod(Target("models", ""), "image")["metadata"]["name"] != pod(Target("models", ""), "image")["metadata"]["name"]
+    )
+
+
+CLAIM = "/api/v1/namespaces/default/persistentvolumeclaims"
+
+
+def test_a_missing_claim_is_created_only_when_asked(tmp_path: Path) -> None:
+    target = Target("models", "")
+    with api_server() as server:
+        cluster = connect(str(server.kubeconfig(tmp_path)), None, None)
+        with pytest.raises(UsageError, match="--create"):
+            ensure_claim(cluster, target, None)
+        ensure_claim(cluster, target, claim(target, "5Gi", "fast", "ReadWriteMany"))
+        ((method, path, body),) = server.written
+        assert (method, path) == ("POST", CLAIM)
+        assert body["spec"] == {
+            "accessModes": ["ReadWriteMany"],
+            "resources": {"requests": {"storage": "5Gi"}},
+            "storageClassName": "fast",
+        }
+        server.objects[f"{CLAIM}/models"] = {"metadata": {"name": "models"}}
+        ensure_claim(cluster, target, claim(target, "5Gi", None, "ReadWriteOnce"))
+        assert len(server.written) == 1, "a claim that is there is left as it is"
+
+
+def deployments(env: list[dict[str, Any]]) -> dict[str, Any]:
+    """The operator's Deployment, as a list answers it."""
+    template = {"metadata": {}, "spec": {"containers": [{"name": "operator", "env": env}]}}
+    return {"items": [{"metadata": {"name": "fettle"}, "spec": {"selector": {}, "template": template}}]}
+
+
+def test_the_image_is_the_one_the_operator_serves_with(tmp_path: Path) -> None:
+    with api_server() as server:
+        cluster = connect(str(server.kubeconfig(tmp_path)), None, None)
+        with pytest.raises(UsageError, match="--image"):
+            find_image(cluster, None)
+        env = [
+            {"name": "FETTLE_SERVER_IMAGE", "value": "server:1"},
+            {"name": "FETTLE_IMAGE_PULL_SECRETS", "value": "a,b"},
+        ]
+        server.objects["/apis/apps/v1/deployments"] = deployments(env)
+        assert find_image(cluster, None) == ("server:1", ("a", "b"))
+        assert find_image(cluster, "mine:2") == ("mine:2", ())
+
+
+def status(**fields: Any) -> SimpleNamespace:
+    """A pod's status."""
+    return SimpleNamespace(**{"container_statuses": None, "conditions": None, "message": None, **fields})
+
+
+def waiting(reason: str, message: str | None = None) -> list[SimpleNamespace]:
+    """Container statuses of a container that waits."""
+    return [SimpleNamespace(state=SimpleNamespace(waiting=SimpleNamespace(reason=reason, message=message)))]
+
+
+@pytest.mark.parametrize(
+    ("found", "expected"),
+    [
+        (status(), ""),
+        (status(container_statuses=waiting("ContainerCreating")), ""),
+        (status(container_statuses=waiting("ImagePullBackOff", "no such image")), "ImagePullBackOff: no such image"),
+        (
+            status(
+                conditions=[SimpleNamespace(type="PodScheduled", status="False", reason="Unschedulable", message="0/1")]
+            ),
+            "Unschedulable: 0/1",
+        ),
+        (status(message="evicted"), "evicted"),
+    ],
+)
+def test_why_a_pod_does_not_run(found: SimpleNamespace, expected: str) -> None:
+    assert why_not_running(found) == expected
+
+
+def test_a_cluster_that_does_not_answer_is_one_line_and_status_1(tmp_path: Path) -> None:
+    with api_server() as server:
+        kubeconfig = server.kubeconfig(tmp_path)
+    source = tmp_path / "m.onnx"
+    source.touch()
+    result = CliRunner().invoke(main, ["push", str(source), "pvc://models/m", "--kubeconfig", str(kubeconfig)])
+    assert result.exit_code == 1
+    assert "the API server does not answer" in result.output
+    assert "Traceback" not in result.output
+
+
+def test_the_receiver_needs_nothing_but_the_standard_library() -> None:
+    """It is sent as text into a pod that may hold another version of Fettle, or none."""
+    lines = Path(receive.__file__).read_text().splitlines()
+    imported = {line.split()[1].partition(".")[0] for line in lines if line.startswith(("import ", "from "))}
+    assert imported <= sys.stdlib_module_names
