@@ -85,18 +85,20 @@ async def _apply(context: Context, sight: Sight, decision: RolloutDecision) -> N
 
 
 async def _open(context: Context, sight: Sight, write: OpenEntry) -> Object:
-    """A new line in the ledger. Raises ConflictError when the serial was given already: the ledger has to be read again."""
-    template = _template(context, sight, write)
-    body = ledger.render(sight.obj, write, template)
-    try:
-        return await context.client.create(CONTROLLER_REVISION, body)
-    except ExistsError as error:
-        there = await context.client.get(CONTROLLER_REVISION, sight.namespace, body["metadata"]["name"])
-        if there is not None and not owned_by(there, sight.uid):
-            raise name_conflict(CONTROLLER_REVISION, there) from error
-        if there is not None:
-            context.cache.put(CONTROLLER_REVISION, there)
-        raise ConflictError(f"ledger line {body['metadata']['name']} was opened meanwhile", retryable=True) from error
+    """A new line in the ledger. Raises ConflictError when the serial was given already: the ledger has to be read again.
+
+    Applied, not posted: a line's data is compared byte by byte at each later patch, and only apply stores it in the form
+    in which a patch sends it back.
+    """
+    body = ledger.render(sight.obj, write, _template(context, sight, write))
+    name = body["metadata"]["name"]
+    there = await context.client.get(CONTROLLER_REVISION, sight.namespace, name)
+    if there is None:
+        return await context.client.apply(CONTROLLER_REVISION, body, force=False)
+    if not owned_by(there, sight.uid):
+        raise name_conflict(CONTROLLER_REVISION, there)
+    context.cache.put(CONTROLLER_REVISION, there)
+    raise ConflictError(f"ledger line {name} was opened meanwhile", retryable=True)
 
 
 def _template(context: Context, sight: Sight, write: OpenEntry) -> Object:
