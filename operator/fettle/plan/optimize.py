@@ -167,7 +167,7 @@ def _summary(rows: Sequence[CandidateStatus]) -> str:
         drop = "answers as the original" if row.exact else ""
         if not row.exact and row.accuracy_drop is not None:
             drop = f"accuracy drop {span(row.accuracy_drop)}"
-        doubt = f" ({row.reason}: {row.message})" if row.reason else ""
+        doubt = f" ({row.reason})" if row.reason else ""
         parts.append(f"{row.target}: {row.name}{speed}" + (f", {drop}" if drop else "") + doubt)
     return "; ".join(parts)
 
