@@ -232,6 +232,18 @@ def recurrent() -> onnx.ModelProto:
     return model(nodes, [tensor("frames", ["T", "batch", 6])], [tensor("scores", ["T", "batch", 4])], weights)
 
 
+def carried_state() -> onnx.ModelProto:
+    """What a call leaves behind goes into the next one."""
+    nodes = [
+        helper.make_node("Add", ["input", "state"], ["stateN"]),
+        helper.make_node("Tanh", ["stateN"], ["output"]),
+    ]
+    shape = ["N", 4]
+    return model(
+        nodes, [tensor("input", shape), tensor("state", shape)], [tensor("output", shape), tensor("stateN", shape)]
+    )
+
+
 def ruined_by_int8() -> onnx.ModelProto:
     """The answer lies in a part of the input a million times smaller than the rest: 8 bits cannot hold both."""
     random = np.random.default_rng(13)
@@ -367,6 +379,7 @@ BY_NAME: dict[str, Callable[[], onnx.ModelProto]] = {
         float8_input,
         random_output,
         recurrent,
+        carried_state,
         ruined_by_int8,
         frozen_flag,
         written_out,

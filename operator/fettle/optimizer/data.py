@@ -119,7 +119,7 @@ def _members(stream: IO[bytes], names: set[str], label_key: str | None, most: in
                 f"{uri}: no array for the inputs {absent}; it has {sorted(found)}; name each array as the model's input"
             )
             raise DataError(message)
-        unused = sorted(set(found) - names - {label_key})
+        unused = sorted(set(found) - names - {label_key, LABELS})
         wanted = [*sorted(names), *([label_key] if label_key in found and label_key is not None else [])]
         arrays = {}
         for name in wanted:

@@ -42,7 +42,6 @@ from fettle.store.cache import build_key, read_build, versions
 from fettle.store.store import Store
 from fettle.store.uris import Mounts
 
-SLOW_SECONDS = 0.5  # a run that takes longer is judged on fewer generated items
 PROFILE_SECONDS = 1.0
 log = logging.getLogger(__name__)
 
@@ -201,7 +200,7 @@ def _judged(given: Data, run: Run) -> tuple[Items, bool]:
         return given.split.calibration, True
     start = time.perf_counter()
     run(given.generator.items(recipe, 1).whole(0))
-    slow = time.perf_counter() - start > SLOW_SECONDS
+    slow = time.perf_counter() - start > prepare_check.SLOW_SECONDS
     return given.generator.items(recipe, data_generate.COUNT_SLOW if slow else data_generate.COUNT), True
 
 
@@ -265,7 +264,7 @@ def _traits(portable: Portable, signature: Signature, probes: Items) -> Traits:
     """Traits of the portable form, with a quick look at where its time goes: one thread, one item, no measurement."""
     settings = RuntimeSettings(threads=1)
     inputs = probes.whole(0)
-    times = ONNXRUNTIME.profile(portable.path, settings, inputs)
+    times = ONNXRUNTIME.profile(portable.path, settings, inputs, runs=1)
     total = sum(times.values())
     matrix = sum(spent for kind, spent in times.items() if kind in onnx_traits.MATRIX)
     session = ONNXRUNTIME.load(portable.path, settings, signature)

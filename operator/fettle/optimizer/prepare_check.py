@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,6 +23,7 @@ Answers = Mapping[str, Array]
 Run = Callable[[Answers], Answers]
 BATCH_NAMES = frozenset({"n", "b", "batch", "batch_size", "batchsize", "bs", "none", "unk__batch", "num_samples"})
 PROOF_ITEMS = 3
+SLOW_SECONDS = 0.5  # a run that takes longer is made less often
 
 
 def session(path: Path, signature: Signature | None = None, graph_optimization: bool = True) -> base.Session:
@@ -58,16 +60,42 @@ def _difference(name: str, wanted: Array, found: Array | None) -> str:
     return f"the output {name!r} moved by up to {worst:.3g}"
 
 
-def reference(run: Run, items: Items, count: int = PROOF_ITEMS) -> Reference:
-    """Answers of `run` to the first items. Raises SourceError where two runs on one item differ; RuntimeFailure."""
-    inputs = tuple(items.whole(index) for index in range(min(count, len(items))))
-    answers = tuple(run(given) for given in inputs)
+def reference(run: Run, items: Items) -> Reference:
+    """Answers of `run` to the first items (one item where a run is slow: every step is checked on them).
+
+    Raises SourceError where two runs on one item differ; RuntimeFailure.
+    """
+    start = time.perf_counter()
+    first = run(items.whole(0))
+    count = 1 if time.perf_counter() - start > SLOW_SECONDS else min(PROOF_ITEMS, len(items))
+    inputs = tuple(items.whole(index) for index in range(count))
+    answers = (first, *(run(given) for given in inputs[1:]))
     made = Reference(inputs, answers)
     moved = Reference(inputs[:1], answers[:1]).differs(run)
     if moved is not None:
         message = f"the model answers one input differently each time ({moved}): nothing can be compared with it"
         raise SourceError(message, reason=Reason.UNSUPPORTED_MODEL)
     return made
+
+
+def states(signature: Signature) -> list[tuple[str, str]]:
+    """Pairs (input, output) that look like a state handed from call to call: `state` and `stateN`, `past…` and `present…`."""
+    outputs = {tensor.name: tensor for tensor in signature.outputs}
+    pairs = []
+    for tensor in signature.inputs:
+        name = tensor.name
+        after = [f"{name}{end}" for end in ("N", "n", "_n", "_next", "_out", "_new")]
+        after += [f"{start}{name}" for start in ("new_", "next_", "out_")]
+        after += [name.replace("past", "present", 1), name.replace("past_key_values", "present", 1)]
+        found = next((other for other in after if other != name and other in outputs), None)
+        if (
+            found is not None
+            and len(outputs[found].shape) in (0, len(tensor.shape))
+            and outputs[found].dtype == tensor.dtype
+        ):
+            pairs.append((name, found))
+    # A state stands beside what the call is really about: `audio` -> `audio_out` alone is a filter.
+    return pairs if len(pairs) < min(len(signature.inputs), len(outputs)) else []
 
 
 # --------------------------------------------------------------------------------------------------------------- batch axes

@@ -15,7 +15,7 @@ from fettle.api.signature import Signature
 from fettle.errors import RuntimeFailure, SourceError
 from fettle.optimizer.formats import onnx_model, onnx_portable
 from fettle.optimizer.formats.onnx_reference import evaluate
-from fettle.optimizer.prepare_check import Reference, Run, failure_of, session
+from fettle.optimizer.prepare_check import Reference, Run, failure_of, session, states
 from fettle.optimizer.prepare_source import Source
 from fettle.runtimes.base import Session
 
@@ -62,12 +62,25 @@ def plain(source: Source, specs: tuple[InputSpec, ...], folder: Path) -> Plain:
     signature = onnx_model.signature(_with_output_shapes(model))
     if not signature.inputs or not signature.outputs:
         raise SourceError("the model needs at least one input and one output", reason=Reason.UNSUPPORTED_MODEL)
+    _refuse_states(signature)
     untouched = not notes
     if onnx_model.opset(model) > onnx_model.READABLE_OPSET or model.ir_version > onnx_model.READABLE_IR:
         return _lowered(model, signature, source.path.parent, folder, notes)
     path = source.path if untouched else _saved(model, folder / "plain", source)
     opened = _opened(path, signature, model)
     return Plain(model, path, signature, opened.infer, untouched, tuple(notes))
+
+
+def _refuse_states(signature: Signature) -> None:
+    """A model that carries a state from call to call cannot be judged call by call: what is wrong adds up over a stream."""
+    found = states(signature)
+    if found:
+        given, made = found[0]
+        message = (
+            f"the output {made!r} looks like the next value of the input {given!r}: models that carry a state from call to call are not "
+            "supported; to have each call judged by itself, rename the output, or freeze the input with a value in source.inputs"
+        )
+        raise SourceError(message, reason=Reason.UNSUPPORTED_MODEL)
 
 
 def _with_output_shapes(model: onnx.ModelProto) -> onnx.ModelProto:

@@ -258,16 +258,17 @@ def _class(operation: Any, precision: str) -> str:
 
 def _failure(error: Exception) -> RuntimeFailure:
     # The library puts source files and a log of many lines around the sentence that counts.
-    text = _text(error, start="No conversion rule found")
+    text = _text(error, "No conversion rule found", "Failed operations detailed log:", "Unexpected:")
     unsupported = "not supported" in text or "No conversion" in text or "Unsupported" in text or "doesn't have" in text
     reason = Reason.UNSUPPORTED_OPERATOR if unsupported else Reason.MODEL_LOAD_FAILED
     return RuntimeFailure(f"OpenVINO could not load the model: {text}", reason=reason)
 
 
-def _text(error: Exception, start: str = "") -> str:
-    """What the library said on one line, from `start` on if that is in it, without the places in its sources."""
+def _text(error: Exception, *starts: str) -> str:
+    """What the library said on one line, from the first of `starts` on that is in it, without the places in its sources."""
     text = re.sub(r"Exception from \S+:\s*", "", " ".join(str(error).split()))
-    return text[max(text.find(start), 0) :][:400]
+    place = next((text.find(start) for start in starts if start in text), 0)
+    return text[place:][:400]
 
 
 RUNTIME = OpenVino()

@@ -56,6 +56,7 @@ REFUSED = {
     "custom_operator": (Reason.UNSUPPORTED_OPERATOR, "SecretSauce (domain com.example)"),
     "sequence_output": (Reason.UNSUPPORTED_MODEL, "'parts' is a sequence"),
     "float8_input": (Reason.UNSUPPORTED_MODEL, "'x' is a tensor of FLOAT8E4M3FN"),
+    "carried_state": (Reason.UNSUPPORTED_MODEL, "'stateN' looks like the next value of the input 'state'"),
     "random_output": (Reason.UNSUPPORTED_MODEL, "answers one input differently each time"),
 }
 
@@ -196,6 +197,12 @@ def test_preparing_twice_in_two_places_writes_the_same(tmp_path: Path) -> None:
         reports.append(bench.prepare())
     assert reports[0].portable == reports[1].portable
     assert reports[0].items == reports[1].items
+
+
+def test_a_filter_is_not_taken_for_a_state(bench: Workbench) -> None:
+    nodes = [onnx.helper.make_node("Tanh", ["audio"], ["audio_out"])]
+    bench.put(models.model(nodes, [models.tensor("audio", ["N", 4])], [models.tensor("audio_out", ["N", 4])]))
+    assert bench.prepare().signature.batchable
 
 
 def test_a_frozen_input_is_no_input_any_more(bench: Workbench) -> None:
