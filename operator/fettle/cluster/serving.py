@@ -158,21 +158,18 @@ def _fetch(name: str, wanted: ModelRevision, settings: Settings) -> Object:
 
 
 def _serve(name: str, wanted: ModelRevision, settings: Settings) -> Object:
-    ready = {"httpGet": {"path": "/readyz", "port": "management"}}
+    def asks(path: str, **timing: int) -> Object:
+        return {"httpGet": {"path": path, "port": "management"}, **timing}
+
     return {
         **_container(SERVER, "serve", name, wanted, settings),
         "ports": [
             {"name": "http", "containerPort": HTTP_PORT, "protocol": "TCP"},
             {"name": "management", "containerPort": MANAGEMENT_PORT, "protocol": "TCP"},
         ],
-        "startupProbe": {**ready, "periodSeconds": 1, "timeoutSeconds": 2, "failureThreshold": STARTUP_SECONDS},
-        "readinessProbe": {**ready, "periodSeconds": 2, "timeoutSeconds": 2, "failureThreshold": 3},
-        "livenessProbe": {
-            "httpGet": {"path": "/healthz", "port": "management"},
-            "periodSeconds": 10,
-            "timeoutSeconds": 5,
-            "failureThreshold": 3,
-        },
+        "startupProbe": asks("/readyz", periodSeconds=1, timeoutSeconds=2, failureThreshold=STARTUP_SECONDS),
+        "readinessProbe": asks("/readyz", periodSeconds=2, timeoutSeconds=2, failureThreshold=3),
+        "livenessProbe": asks("/healthz", periodSeconds=10, timeoutSeconds=5, failureThreshold=3),
     }
 
 

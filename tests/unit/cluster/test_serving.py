@@ -1,0 +1,125 @@
+"""What a ModelDeployment is made of, as it is sent to the API server: golden YAML. FETTLE_UPDATE_GOLDEN=1 writes it anew."""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from fettle.api.modeldeployment import ServerSpec, TemplateSpec
+from fettle.api.optimizedmodel import Placement, ResourceSpec, RuntimeName
+from fettle.cluster import ledger, serving
+from fettle.cluster.kinds import Object
+from fettle.plan.revision import ModelRevision, ServedArtifact
+from fettle.plan.rollout_state import OpenEntry
+from fettle.settings import Settings
+
+GOLDEN = Path(__file__).parent / "golden"
+OWNER = {"metadata": {"namespace": "team", "name": "digits", "uid": "3e1c7f1e", "generation": 2}}
+SETTINGS = Settings(server_image="registry.example/server:1", image_pull_secrets=("pull",))
+SHA = "ab" * 32
+URI = f"pvc://fettle-store/artifacts/{SHA}"
+
+
+def revision(placement: dict[str, Any] | None = None, uri: str = URI, **fields: Any) -> ModelRevision:
+    artifact = ServedArtifact(uri, SHA, RuntimeName.OPENVINO, 2, Placement.model_validate(placement or {}))
+    server = ServerSpec.model_validate(fields.get("server", {}))
+    return ModelRevision("0123456789", artifact, server, TemplateSpec.model_validate(fields.get("template", {})))
+
+
+EVERYTHING = revision(
+    {
+        "nodeSelector": {"pool": "edge", "arch": "new"},
+        "tolerations": [{"key": "edge", "operator": "Exists"}],
+        "runtimeClassName": "kata",
+    },
+    server={
+        "threads": 1,
+        "image": "registry.example/server:mine",
+        "resources": {"requests": {"cpu": "200m"}, "limits": {"cpu": "200m", "memory": "512Mi"}},
+        "env": [{"name": "LOG", "value": "x"}, {"name": "FETTLE_SERVER_PORT", "value": "1"}],
+    },
+    template={
+        "labels": {"team": "vision", "fettle.dev/revision": "forged"},
+        "annotations": {"note": "mine"},
+        "nodeSelector": {"arch": "old"},
+        "tolerations": [{"key": "gpu", "operator": "Exists"}],
+        "affinity": {"podAntiAffinity": {}},
+        "topologySpreadConstraints": [{"maxSkew": 1, "topologyKey": "zone", "whenUnsatisfiable": "ScheduleAnyway"}],
+        "serviceAccountName": "server",
+        "imagePullSecrets": [{"name": "own"}, {"name": "pull"}],
+        "priorityClassName": "high",
+    },
+)
+
+
+@pytest.mark.parametrize(
+    ("name", "rendered"),
+    [
+        ("serving-pod-template", serving.pod_template(OWNER, revision(), SETTINGS)),
+        ("serving-pod-template-with-everything", serving.pod_template(OWNER, EVERYTHING, SETTINGS)),
+        ("serving-deployment", serving.deployment(OWNER, "0123456789", URI, {"metadata": {}, "spec": {}}, 3)),
+        ("serving-service", serving.service(OWNER, "0123456789")),
+        ("serving-disruption-budget", serving.disruption_budget(OWNER)),
+        ("ledger-line", ledger.render(OWNER, OpenEntry(4, "0123456789", URI, adopt=False), {"spec": {}})),
+    ],
+)
+def test_what_is_sent_is_what_the_golden_file_says(name: str, rendered: Object) -> None:
+    path = GOLDEN / f"{name}.yaml"
+    text = yaml.safe_dump(rendered, sort_keys=True, width=120)
+    if os.environ.get("FETTLE_UPDATE_GOLDEN") == "1":
+        path.write_text(text)
+    assert text == path.read_text()
+
+
+def test_the_service_finds_the_pods_of_every_revision() -> None:
+    labels = serving.pod_template(OWNER, EVERYTHING, SETTINGS)["metadata"]["labels"]
+    selector = serving.service(OWNER, None)["spec"]["selector"]
+    assert selector.items() <= labels.items()
+    assert serving.REVISION_LABEL not in selector
+
+
+def test_only_the_init_container_sees_the_store_and_only_to_read() -> None:
+    spec = serving.pod_template(OWNER, revision(), SETTINGS)["spec"]
+    mounts = {one["mountPath"]: one for one in spec["initContainers"][0]["volumeMounts"]}
+    assert mounts["/mnt/claims/fettle-store"]["readOnly"] is True
+    assert all("claims" not in one["mountPath"] for one in spec["containers"][0]["volumeMounts"])
+    told = {one["name"]: one["value"] for one in spec["initContainers"][0]["env"]}
+    assert json.loads(told["FETTLE_MOUNTS"]) == {"fettle-store": "/mnt/claims/fettle-store"}
+
+
+def test_a_store_that_is_no_claim_mounts_none() -> None:
+    spec = serving.pod_template(OWNER, revision(uri=f"s3://bucket/artifacts/{SHA}"), SETTINGS)["spec"]
+    assert [volume["name"] for volume in spec["volumes"]] == ["model", "tmp"]
+
+
+def test_the_contracts_environment_wins_over_the_users() -> None:
+    for container in ("initContainers", "containers"):
+        environment = serving.pod_template(OWNER, EVERYTHING, SETTINGS)["spec"][container][0]["env"]
+        assert [one["value"] for one in environment if one["name"] == "FETTLE_SERVER_PORT"] == ["8080"]
+        assert {"name": "LOG", "value": "x"} in environment
+
+
+@pytest.mark.parametrize(
+    ("spec", "default", "expected"),
+    [
+        ({}, {}, {"cpu": 2, "memory": "1Gi"}),
+        ({"threads": 4}, {}, {"cpu": 4, "memory": "1Gi"}),
+        ({}, {"limits": {"cpu": "3"}}, {"cpu": "3"}),
+        ({"resources": {"limits": {"cpu": "5"}}}, {"limits": {"cpu": "3"}}, {"cpu": "5"}),
+    ],
+)
+def test_resources_come_from_the_spec_then_the_settings_then_the_threads(
+    spec: dict[str, Any], default: dict[str, Any], expected: dict[str, Any]
+) -> None:
+    settings = Settings(server_resources=ResourceSpec.model_validate(default))
+    assert serving.resources_of(ServerSpec.model_validate(spec), 2, settings).limits == expected
+
+
+def test_a_pod_outlives_its_drain() -> None:
+    spec = serving.pod_template(OWNER, revision(), Settings(drain_seconds=40))["spec"]
+    assert spec["terminationGracePeriodSeconds"] > 40

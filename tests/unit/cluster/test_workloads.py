@@ -1,0 +1,164 @@
+"""What Deployments and pods say about a revision."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+from typing import Any
+
+import pytest
+
+from fettle.api.reasons import Reason
+from fettle.cluster import ledger, workloads
+from fettle.cluster.kinds import Object
+from fettle.plan.rollout_state import MarkEntered, MarkLeft, OpenEntry
+
+NOW = datetime(2026, 1, 1, tzinfo=UTC)
+LABELS = {"fettle.dev/revision": "r1"}
+
+
+def deployment(wanted: int, **status: Any) -> Object:
+    return {
+        "metadata": {"labels": LABELS, "annotations": {"fettle.dev/artifact": "pvc://s/artifacts/a"}},
+        "spec": {"replicas": wanted},
+        "status": status,
+    }
+
+
+def pod(name: str = "p", *, ready: bool = False, gone: bool = False, phase: str = "Running", **status: Any) -> Object:
+    conditions = [{"type": "Ready", "status": "True" if ready else "False"}, *status.pop("conditions", [])]
+    metadata = {"name": name, "labels": LABELS, **({"deletionTimestamp": "now"} if gone else {})}
+    return {"metadata": metadata, "status": {"phase": phase, "conditions": conditions, **status}}
+
+
+def container(name: str = "server", restarts: int = 0, **states: Any) -> Object:
+    return {"name": name, "restartCount": restarts, **states}
+
+
+def ended(message: str = "", code: int = 1, reason: str = "Error", at: str = "2026-01-01T00:00:00Z") -> Object:
+    return {"terminated": {"exitCode": code, "reason": reason, "message": message, "finishedAt": at}}
+
+
+def test_pods_on_their_way_out_serve_no_more() -> None:
+    found = workloads.observe(
+        deployment(2, replicas=2, availableReplicas=2), [pod("a", ready=True), pod("b", ready=True, gone=True)]
+    )
+    assert (found.ready, found.available, found.leaving, found.artifact) == (1, 1, 1, "pvc://s/artifacts/a")
+
+
+def test_an_evicted_pod_is_none() -> None:
+    found = workloads.observe(deployment(1), [pod(phase="Failed", reason="Evicted")])
+    assert (found.pods, found.ready, found.fault) == (0, 0, None)
+
+
+@pytest.mark.parametrize(
+    ("name", "broken", "reason", "final"),
+    [
+        (
+            "no node",
+            pod(conditions=[{"type": "PodScheduled", "status": "False", "message": "0/1 nodes"}]),
+            Reason.UNSCHEDULABLE,
+            False,
+        ),
+        (
+            "bad image",
+            pod(containerStatuses=[container(state={"waiting": {"reason": "ImagePullBackOff"}})]),
+            Reason.IMAGE_PULL_FAILED,
+            False,
+        ),
+        (
+            "a tampered artifact, seen once",
+            pod(initContainerStatuses=[container("fetch", state=ended("ArtifactTampered: blob differs"))]),
+            Reason.ARTIFACT_TAMPERED,
+            False,
+        ),
+        (
+            "a tampered artifact, seen three times",
+            pod(initContainerStatuses=[container("fetch", 2, lastState=ended("ArtifactTampered: blob differs"))]),
+            Reason.ARTIFACT_TAMPERED,
+            True,
+        ),
+        (
+            "this node's CPU will not do, another's may",
+            pod(initContainerStatuses=[container("fetch", 9, lastState=ended("NodeIncompatible: no AVX512"))]),
+            Reason.NODE_INCOMPATIBLE,
+            False,
+        ),
+        (
+            "out of memory",
+            pod(containerStatuses=[container(lastState=ended(code=137, reason="OOMKilled"))]),
+            Reason.OUT_OF_MEMORY,
+            False,
+        ),
+        (
+            "an end without words",
+            pod(containerStatuses=[container(lastState=ended("Traceback ..."))]),
+            Reason.MODEL_LOAD_FAILED,
+            False,
+        ),
+        (
+            "only starting",
+            pod(containerStatuses=[container(state={"waiting": {"reason": "PodInitializing"}})]),
+            None,
+            False,
+        ),
+    ],
+)
+def test_why_a_pod_is_not_ready(name: str, broken: Object, reason: Reason | None, final: bool) -> None:
+    fault = workloads.observe(deployment(1), [broken]).fault
+    assert (fault.reason if fault else None, fault.final if fault else False) == (reason, final), name
+
+
+def test_a_quota_that_lets_no_pod_in_is_told() -> None:
+    failure = {"type": "ReplicaFailure", "status": "True", "message": "forbidden: exceeded quota: small"}
+    fault = workloads.observe(deployment(1, conditions=[failure]), []).fault
+    assert fault is not None and fault.reason is Reason.QUOTA_EXCEEDED
+
+
+@pytest.mark.parametrize(
+    ("state", "counts"),
+    [
+        (ended(code=139), True),
+        (ended(code=137, reason="OOMKilled"), False),
+        (ended(code=0, reason="Completed"), False),
+        (ended(code=137), True),  # the liveness probe's kill: it hung
+    ],
+)
+def test_which_ends_of_a_container_are_crashes(state: Object, counts: bool) -> None:
+    found = workloads.crashes([pod(containerStatuses=[container(restarts=1, lastState=state)])])
+    assert bool(found) is counts
+    assert all(crash.at == NOW for crash in found)
+
+
+def test_an_evicted_or_deleted_pod_did_not_crash() -> None:
+    statuses = [container(lastState=ended(code=139))]
+    pods = [pod(gone=True, containerStatuses=statuses), pod(phase="Failed", containerStatuses=statuses)]
+    assert workloads.crashes(pods) == ()
+
+
+def line(serial: int, revision: str = "r1", **notes: str) -> Object:
+    owner = {"metadata": {"namespace": "n", "name": "digits", "uid": "u"}}
+    body = ledger.render(owner, OpenEntry(serial, revision, "pvc://s/a", adopt=False), {"spec": {"serial": serial}})
+    body["metadata"]["creationTimestamp"] = "2026-01-01T00:00:00Z"
+    body["metadata"]["annotations"] = notes
+    return body
+
+
+def test_the_ledger_reads_what_it_wrote() -> None:
+    entered = ledger.notes(MarkEntered("x"), NOW)
+    left = ledger.notes(MarkLeft("x", Reason.ANALYSIS_FAILED, "success rate 0.5"), NOW)
+    written = {key: value for key, value in {**entered, **left}.items() if value is not None}
+    (entry,) = ledger.read([line(3, **written)])
+    assert (entry.name, entry.serial, entry.revision, entry.created) == ("digits-r1-3", 3, "r1", NOW)
+    assert (entry.entered, entry.left, entry.reason) == (NOW, NOW, Reason.ANALYSIS_FAILED)
+    assert entry.message == "success rate 0.5"
+
+
+def test_a_word_that_is_no_reason_is_no_reason() -> None:
+    (entry,) = ledger.read([line(1, **{"fettle.dev/left": "2026-01-01T00:00:00Z", "fettle.dev/reason": "Whatever"})])
+    assert entry.left == NOW and entry.reason is None
+
+
+def test_the_template_is_that_of_the_newest_line() -> None:
+    lines = [line(1), line(3), line(2, "other")]
+    assert ledger.template_of(lines, "r1") == {"spec": {"serial": 3}}
+    assert ledger.template_of(lines, "unknown") is None
