@@ -36,6 +36,8 @@ def install(kube: Kube, *extra: str) -> None:
     refs = images()
     command = [str(BIN / "helm") if (BIN / "helm").exists() else "helm", "upgrade", "--install", "fettle"]
     command += [str(ROOT / "charts" / "fettle"), "--namespace", SYSTEM_NAMESPACE, "--create-namespace"]
+    # tests/cluster brings operators of its own for namespaces test-*.
+    command += ["--set", "ignoreNamespaces={test-*}"]
     command += [*helm_arguments(refs), *extra, "--wait", "--timeout", "5m"]
     done = subprocess.run(command, env=kube.environment(), capture_output=True, text=True, check=False)
     if done.returncode != 0:
