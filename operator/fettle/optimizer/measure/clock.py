@@ -8,6 +8,7 @@ median over its own. Then every process is started anew, for where memory and th
 from __future__ import annotations
 
 import logging
+import math
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -135,6 +136,8 @@ class Clock:
         self._random = np.random.default_rng(statistics.SEED)
         self._hits = 0
         self.baseline = Timed(BASELINE)
+        self.runs = 0  # timed, and how many of them other work disturbed
+        self.disturbed = 0
 
     @property
     def throttled(self) -> bool:
@@ -147,8 +150,10 @@ class Clock:
         A candidate that fails carries its failure. Raises RuntimeFailure where the baseline fails.
         """
         timed = {name: Timed(name) for name in names}
+        deadline = self._now() + self._schedule.seconds_per_candidate * (len(names) + 1)
         for number in range(self._schedule.most_starts):
-            wanted = [one.name for one in timed.values() if self._wanted(one, number)]
+            late = number >= self._schedule.starts and self._now() > deadline
+            wanted = [] if late else [one.name for one in timed.values() if self._wanted(one, number)]
             if not wanted and (names or number >= self._schedule.starts):
                 break
             self._one_start(number, {name: timed[name] for name in wanted})
@@ -258,6 +263,8 @@ class Clock:
                 break  # the figures stand, and the run is marked
             self._sleep(PAUSE_SECONDS)
         one.milliseconds.setdefault(request.batch, []).extend(runs.milliseconds)
+        self.runs += len(runs.milliseconds)
+        self.disturbed += runs.disturbed
         return float(np.median(runs.milliseconds))
 
     def _finish(self, one: Timed, contestant: Contestant) -> None:
@@ -285,16 +292,17 @@ class Clock:
         one.peak_memory_bytes[batch] = max(one.peak_memory_bytes.get(batch, 0), peak)
 
 
-def groups(peaks: Mapping[str, int], baseline: int, left: int, most: int = 4) -> list[list[str]]:
-    """Which candidates are loaded at once beside the baseline: at most `most`, and no more than memory holds.
+def groups(peaks: Mapping[str, int], baseline: int, left: int, most: int = 5) -> list[list[str]]:
+    """Which candidates are loaded at once beside the baseline: at most `most`, evenly, and no more than memory holds.
 
     `peaks` and `baseline` are what each process needed before, `left` what may be used; all in bytes. A fifth stays free.
     """
     room = 0.8 * left - baseline
+    size = math.ceil(len(peaks) / max(math.ceil(len(peaks) / most), 1))
     found: list[list[str]] = []
     used = 0.0
     for name, peak in peaks.items():
-        if not found or len(found[-1]) >= most or used + peak > room:
+        if not found or len(found[-1]) >= size or used + peak > room:
             found.append([])
             used = 0.0
         found[-1].append(name)

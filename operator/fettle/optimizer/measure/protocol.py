@@ -57,9 +57,10 @@ class Block:
 
 @dataclass(frozen=True)
 class Runs:
-    """Milliseconds of each timed run, in order."""
+    """Milliseconds of each timed run, in order; in how many of them other work held the processor for a while."""
 
     milliseconds: tuple[float, ...]
+    disturbed: int = 0
 
 
 @dataclass(frozen=True)

@@ -25,6 +25,7 @@ from fettle.store.store import Store, restored
 
 log = logging.getLogger(__name__)
 LABELS = "labels"
+DISTURBED_SHARE = 0.1  # of all runs: worth a word to a person
 
 
 def measure(task: MeasureTask, store: Store) -> MeasureReport:
@@ -90,6 +91,14 @@ class _Measuring:
                 self._timed[timed.name] = timed
                 self.notes.extend(timed.notes)
         self.notes.extend(self.clock.baseline.notes)
+        if self.clock.disturbed > DISTURBED_SHARE * self.clock.runs:
+            share = self.clock.disturbed / self.clock.runs
+            counted = (
+                "that time was taken off"
+                if self.task.threads == 1
+                else "measure on a quieter node for narrower intervals"
+            )
+            self.notes.append(f"other work on this node held the processor during {share:.0%} of the runs; {counted}")
         if self.clock.throttled:
             self.notes.append(
                 "the CPU quota held the processor back; blocks that it hit were repeated where time allowed"

@@ -38,6 +38,8 @@ from fettle.runtimes import base as runtimes
 
 DISCARD_SECONDS = 0.02  # at least this long, and at least this many runs, until caches and a waking pool are back
 DISCARD_RUNS = 2
+# A run during which threads waited longer than this for a processor was disturbed by other work.
+DISTURBED_SHARE, DISTURBED_NANOSECONDS = 0.02, 20_000
 
 
 class Worker:
@@ -108,27 +110,44 @@ class Worker:
     def _block(self, request: Block) -> Runs:
         """Time single runs until both `seconds` and `runs` are reached, after runs that are thrown away.
 
-        `first` says which feed comes first, so that every candidate of a round runs the same items in the same order.
+        `first` says which feed comes first, so that every candidate of a round runs the same items in the same order. With one
+        thread, the time that it stood ready while other work had the processor is taken off: it is no run's own. With more,
+        nobody can say which of them the others waited for, so nothing is taken off.
         """
-        session, _, _ = self._open()
+        session, load, _ = self._open()
         feeds = self._feeds_of(request.batch)
+        index = request.first + self._discard(session, feeds, request)
+        alone = load.settings.threads * load.settings.streams == 1
         clock = time.perf_counter_ns
-        index, begin = request.first, clock()
-        discarded = 0
-        while discarded < DISCARD_RUNS or clock() - begin < DISCARD_SECONDS * 1e9:
-            session.infer(feeds[index % len(feeds)])
-            index, discarded = index + 1, discarded + 1
-            if discarded >= 1 and clock() - begin > request.seconds * 1e9:
+        own: list[int] = []
+        disturbed = 0
+        with Waiting() as waiting:
+            begin = clock()
+            while True:
+                feed = feeds[index % len(feeds)]
+                before = clock()
+                session.infer(feed)
+                after = clock()
+                wall, waited = after - before, waiting.since()
+                disturbed += waited > DISTURBED_SHARE * wall + DISTURBED_NANOSECONDS
+                own.append(wall - min(waited, wall) if alone else wall)
+                index += 1
+                if len(own) >= request.runs and (
+                    sum(own) >= request.seconds * 1e9 or after - begin > 3 * request.seconds * 1e9
+                ):
+                    break
+        return Runs(milliseconds=tuple(value / 1e6 for value in own), disturbed=disturbed)
+
+    def _discard(self, session: runtimes.Session, feeds: list[item.Answer], request: Block) -> int:
+        """The first runs of a block, which are thrown away; how many."""
+        clock = time.perf_counter_ns
+        begin, count = clock(), 0
+        while count < DISCARD_RUNS or clock() - begin < DISCARD_SECONDS * 1e9:
+            session.infer(feeds[(request.first + count) % len(feeds)])
+            count += 1
+            if clock() - begin > request.seconds * 1e9:
                 break  # a slow model: a second run thrown away would cost more than it brings
-        nanoseconds: list[int] = []
-        begin = clock()
-        while len(nanoseconds) < request.runs or clock() - begin < request.seconds * 1e9:
-            feed = feeds[index % len(feeds)]
-            before = clock()
-            session.infer(feed)
-            nanoseconds.append(clock() - before)
-            index += 1
-        return Runs(milliseconds=tuple(value / 1e6 for value in nanoseconds))
+        return count
 
     def _feeds_of(self, batch: int) -> list[item.Answer]:
         """Up to 8 feeds of `batch` items, made once: making them is not the model's time."""
@@ -150,6 +169,37 @@ class Worker:
         if self._session is None or self._load is None or self._items is None:
             raise RuntimeFailure("nothing is loaded")
         return self._session, self._load, self._items
+
+
+class Waiting:
+    """How long this process's threads waited for a processor that other work had: the kernel counts it (schedstat)."""
+
+    def __init__(self) -> None:
+        self._files: list[int] = []
+        self._last = 0
+
+    def __enter__(self) -> Waiting:
+        for path in Path("/proc/self/task").glob("*/schedstat"):
+            with suppress(OSError):  # a thread that ends now waits for nothing
+                self._files.append(os.open(path, os.O_RDONLY))
+        self._last = self._total()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for file in self._files:
+            os.close(file)
+
+    def since(self) -> int:
+        """Nanoseconds since this was last asked; 0 where the kernel does not tell."""
+        before, self._last = self._last, self._total()
+        return self._last - before
+
+    def _total(self) -> int:
+        total = 0
+        for file in self._files:
+            with suppress(OSError):
+                total += int(os.pread(file, 64, 0).split()[1])
+        return total
 
 
 def peak_memory() -> int:

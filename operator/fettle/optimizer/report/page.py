@@ -17,11 +17,14 @@ from fettle.api.optimizedmodel import (
     Interval,
     Metric,
 )
+from fettle.api.reasons import Reason
 from fettle.api.report import BuildReport, MeasureReport, PrepareReport
 from fettle.api.task import CandidateVerdict, PublishTask
 from fettle.optimizer.report import plot, text
 from fettle.store.manifest import Manifest
 
+ORIGINAL = "original"  # recipe of the untouched source, as the plan names it
+UNSTEADY = (Reason.MEASUREMENT_UNSTABLE,)
 BASES = {
     Basis.SOURCE_RUNTIME: "the untouched source in its own runtime",
     Basis.PORTABLE_FORM: "the portable form of the source, because the source as it came could not be timed",
@@ -62,6 +65,7 @@ class Target:
     measured: MeasureReport
     lines: tuple[Line, ...]
     winner: CandidateStatus | None
+    unsteady: str | None  # what the clock says against the winner's figures
     manifest: Manifest | None
     artifact: str | None
     pareto: str | None
@@ -116,6 +120,7 @@ def _target(material: Material, name: str, reports: Sequence[MeasureReport]) -> 
         measured=reports[0],
         lines=tuple(sorted(lines, key=_order)),
         winner=winner,
+        unsteady=next((line.message for line in lines if line.kind == "selected" and line.reason in UNSTEADY), None),
         manifest=material.manifests.get(digest) if digest is not None else None,
         artifact=material.artifacts.get(digest) if digest is not None else None,
         pareto=plot.pareto(points, f"{label}, percent points" if share else label, max_drop, share),
@@ -124,7 +129,7 @@ def _target(material: Material, name: str, reports: Sequence[MeasureReport]) -> 
 
 
 def _line(number: int, verdict: CandidateVerdict, row: CandidateStatus | None) -> Line:
-    original = row is not None and row.recipe == "original"
+    original = row is not None and row.recipe == ORIGINAL
     if verdict.state == CandidateState.SELECTED:
         kind = "selected"
     elif original:

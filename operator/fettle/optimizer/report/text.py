@@ -177,7 +177,9 @@ def cost(row: CandidateStatus) -> str:
         what = f"It cost nothing on these items: {name} improved by {amount(lost.value)}{unit}"
     else:
         what = f"It cost nothing on these items: {name} is unchanged"
-    return f"{what}, and with 95 % confidence not more than {amount(max(lost.high, 0))}{unit} in general."
+    if lost.high <= 0:
+        return f"{what}; with 95 % confidence nothing is lost in general."
+    return f"{what}; with 95 % confidence the loss in general is at most {amount(lost.high)}{unit}."
 
 
 def proof(row: CandidateStatus) -> str:

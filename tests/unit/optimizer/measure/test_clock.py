@@ -266,7 +266,9 @@ def test_a_quota_that_always_hits_marks_the_run_and_does_not_go_on_for_ever() ->
 @pytest.mark.parametrize(
     ("peaks", "left", "expected"),
     [
-        ([1, 1, 1, 1, 1], 1000, [4, 1]),
+        ([1] * 5, 1000, [5]),
+        ([1] * 6, 1000, [3, 3]),
+        ([1] * 11, 1000, [4, 4, 3]),
         ([10, 10, 10], 40, [2, 1]),
         ([100, 1, 1], 40, [1, 2]),
         ([100, 100], 40, [1, 1]),

@@ -62,7 +62,9 @@ def timed(p50: float, runs: int = 620) -> tuple[Measurement, ...]:
     def one(batch: int, middle: float) -> Measurement:
         return Measurement(
             batch_size=batch,
-            latency_milliseconds=Percentiles(p50=middle, p90=middle * 1.08, p95=middle * 1.15, p99=middle * 1.4 if runs > 366 else None),
+            latency_milliseconds=Percentiles(
+                p50=middle, p90=middle * 1.08, p95=middle * 1.15, p99=middle * 1.4 if runs > 366 else None
+            ),
             items_per_second=1000 * batch / middle,
             peak_memory_bytes=118_000_000,
             runs=runs,
@@ -122,10 +124,26 @@ def rows() -> tuple[CandidateStatus, ...]:
             }
         ),
         row("int8-nncf-openvino", ov, 2.6, 4.0, drop=small, bytes=1_290_000, artifact="4" * 64),
-        row("int8-qdq-onnxruntime", ort, 3.3, 3.15, drop=Interval(value=0.0033, low=-0.003, high=0.0121), bytes=1_310_000),
+        row(
+            "int8-qdq-onnxruntime",
+            ort,
+            3.3,
+            3.15,
+            drop=Interval(value=0.0033, low=-0.003, high=0.0121),
+            bytes=1_310_000,
+        ),
         row("int8-qdq-openvino", ov, 2.7, 3.85, drop=Interval(value=0.0033, low=-0.003, high=0.0121), bytes=1_310_000),
-        row("int8-transformer-openvino", ov, 2.9, 3.6, drop=Interval(value=0.052, low=0.036, high=0.071), bytes=1_290_000),
-        row("int8-dynamic-onnxruntime", ort, 42.0, 0.25, drop=Interval(value=0.35, low=0.31, high=0.39), bytes=1_250_000),
+        row(
+            "int8-transformer-openvino",
+            ov,
+            2.9,
+            3.6,
+            drop=Interval(value=0.052, low=0.036, high=0.071),
+            bytes=1_290_000,
+        ),
+        row(
+            "int8-dynamic-onnxruntime", ort, 42.0, 0.25, drop=Interval(value=0.35, low=0.31, high=0.39), bytes=1_250_000
+        ),
     )
 
 
@@ -205,7 +223,11 @@ def fill(store: Store, folder: Path) -> str:
     store.put_result(
         BUILD,
         BuildReport(
-            name="int8-nncf", cache_key="6" * 64, built=model, seconds=12.3, libraries={"nncf": "3.4.0", "openvino": "2026.4.1"}
+            name="int8-nncf",
+            cache_key="6" * 64,
+            built=model,
+            seconds=12.3,
+            libraries={"nncf": "3.4.0", "openvino": "2026.4.1"},
         ),
     )
     found = tuple(one.model_copy(update={"artifact": digest}) if one.artifact else one for one in rows())

@@ -1,0 +1,286 @@
+"""The last stage: what is checked before anything counts as published, and what the report says."""
+
+from __future__ import annotations
+
+import re
+from html.parser import HTMLParser
+from pathlib import Path
+
+import pytest
+from tests.unit.optimizer.report.run_of_digits import (
+    BUILD,
+    HOSTILE,
+    MEASURE,
+    PREPARE,
+    fill,
+    open_store,
+    publish_task,
+    rows,
+    verdicts,
+)
+
+from fettle.api.optimizedmodel import CandidateState, CandidateStatus, Interval, Measurement, Metric, MetricValue
+from fettle.api.reasons import Reason
+from fettle.errors import StoreError
+from fettle.optimizer import publish
+from fettle.optimizer.report import plot, text
+from fettle.store.manifest import read_stored
+from fettle.store.store import Store
+
+
+@pytest.fixture
+def finished(tmp_path: Path) -> tuple[Store, str]:
+    """A store with a finished run, and the digest of its winner."""
+    store = open_store(tmp_path / "store")
+    return store, fill(store, tmp_path / "model")
+
+
+def published(store: Store) -> str:
+    """The report's text."""
+    report = publish.run(publish_task(store), store)
+    assert report.report_uri == f"{store.uri}/reports/vision/digits/3.html"
+    return store.read_bytes("reports/vision/digits/3.html").decode()
+
+
+class Page(HTMLParser):
+    """What a reader sees, and what a browser would load."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.words: list[str] = []
+        self.loads: list[str] = []
+        self.tags: list[str] = []
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.tags.append(tag)
+        self.loads += [str(value) for name, value in attrs if name in ("src", "href", "xlink:href") and value]
+
+    def handle_data(self, data: str) -> None:
+        self.words.append(data)
+
+    @property
+    def text(self) -> str:
+        """All text, on one line."""
+        return " ".join(" ".join(self.words).split())
+
+
+def parsed(html: str) -> Page:
+    """The page as a browser reads it."""
+    page = Page()
+    page.feed(html)
+    return page
+
+
+def test_the_winner_is_checked_whole_and_named(finished: tuple[Store, str]) -> None:
+    store, digest = finished
+    assert publish.run(publish_task(store), store).artifacts == {"cpu": digest}
+
+
+def test_the_report_says_what_was_won_what_it_cost_and_whether_it_is_proved(finished: tuple[Store, str]) -> None:
+    page = parsed(published(finished[0])).text
+    assert "int8-nncf-openvino is published" in page
+    assert "4 times as fast as the original: 10.4 ms became 2.6 ms (factor [3.92, 4.08])" in page
+    assert (
+        "0.11 percent points of accuracy; with 95 % confidence the loss in general is at most 0.73 percent points"
+        in page
+    )
+    assert "Judged on 897 labelled items; 2 answers became worse, 1 became better" in page
+    assert "accuracy drop ≤ 0.02, p99 ≤ 8 ms" in page
+
+
+def test_every_candidate_stands_in_the_table_with_its_reason(finished: tuple[Store, str]) -> None:
+    page = parsed(published(finished[0])).text
+    for verdict in verdicts():
+        assert verdict.candidate in page
+    assert "CalibrationTooSmall" in page
+    assert "accuracy drop 0.052 [0.036, 0.071] must not exceed 0.02 at its upper end" in page
+
+
+def test_lineage_names_source_data_libraries_and_cpu(finished: tuple[Store, str]) -> None:
+    store, digest = finished
+    page = parsed(published(store)).text
+    for expected in ("5" * 64, digest, "nncf 3.4.0", "openvino 2026.4.1", "GenuineIntel x86_64 avx2+avx512+vnni"):
+        assert expected in page
+
+
+def test_the_file_loads_nothing_from_elsewhere_and_runs_no_script(finished: tuple[Store, str]) -> None:
+    html = published(finished[0])
+    page = parsed(html)
+    assert not [address for address in page.loads if not address.startswith("#")]
+    assert "script" not in page.tags
+    assert "link" not in page.tags
+    assert "@import" not in html
+    assert "prefers-color-scheme: dark" in html
+    assert page.tags.count("svg") == 2
+
+
+def test_what_a_message_says_is_text_and_never_markup(finished: tuple[Store, str]) -> None:
+    html = published(finished[0])
+    assert HOSTILE in parsed(html).text
+    assert "<script" not in html
+
+
+def test_the_same_run_writes_the_same_report(finished: tuple[Store, str]) -> None:
+    assert published(finished[0]) == published(finished[0])
+
+
+def test_plots_take_every_colour_from_the_page(finished: tuple[Store, str]) -> None:
+    html = published(finished[0])
+    for drawing in re.findall(r"<svg.*?</svg>", html, re.DOTALL):
+        colours = set(re.findall(r"(?:fill|stroke): ?(#[0-9a-f]{6})", drawing))
+        assert not colours
+
+
+def test_a_winner_whose_file_is_gone_is_not_published(finished: tuple[Store, str], tmp_path: Path) -> None:
+    store, digest = finished
+    (tmp_path / "store" / "blobs" / read_stored(store, digest).model.files[0].sha256).unlink()
+    with pytest.raises(StoreError, match=r"model\.onnx") as caught:
+        publish.run(publish_task(store), store)
+    assert caught.value.reason == Reason.ARTIFACT_TAMPERED
+    assert not store.exists("reports/vision/digits/3.html")
+
+
+def test_a_winner_whose_reference_was_changed_is_not_published(finished: tuple[Store, str]) -> None:
+    store, digest = finished
+    reference = read_stored(store, digest).reference
+    assert reference is not None
+    store.write_bytes(f"blobs/{reference.sha256}", b"x" * reference.bytes)
+    with pytest.raises(StoreError, match=r"reference\.npz"):
+        publish.run(publish_task(store), store)
+
+
+def test_a_winner_without_an_artifact_is_not_published(finished: tuple[Store, str]) -> None:
+    store, _ = finished
+    chosen = tuple(
+        one.model_copy(update={"state": CandidateState.SELECTED}) if one.candidate == "fp32-openvino" else one
+        for one in verdicts()
+    )
+    with pytest.raises(StoreError, match="fp32-openvino") as caught:
+        publish.run(publish_task(store, verdicts=chosen), store)
+    assert caught.value.reason == Reason.ARTIFACT_NOT_FOUND
+
+
+@pytest.mark.parametrize("key", [PREPARE, BUILD, MEASURE])
+def test_an_answer_that_is_gone_is_asked_for_again(finished: tuple[Store, str], tmp_path: Path, key: str) -> None:
+    store, _ = finished
+    (tmp_path / "store" / "results" / f"{key}.json").unlink()
+    with pytest.raises(StoreError) as caught:
+        publish.run(publish_task(store), store)
+    assert caught.value.retryable
+
+
+def test_a_target_without_a_winner_says_so(finished: tuple[Store, str]) -> None:
+    store, _ = finished
+    lost = tuple(
+        one.model_copy(update={"state": CandidateState.REJECTED, "reason": Reason.CONSTRAINTS_NOT_MET})
+        for one in verdicts()
+    )
+    report = publish.run(publish_task(store, verdicts=lost), store)
+    assert report.artifacts == {}
+    assert "nothing new is published" in store.read_bytes("reports/vision/digits/3.html").decode()
+
+
+def test_an_unsteady_clock_is_said_where_the_figures_stand(finished: tuple[Store, str]) -> None:
+    store, _ = finished
+    doubted = tuple(
+        one.model_copy(update={"reason": Reason.MEASUREMENT_UNSTABLE, "message": "known to 40% only"})
+        if one.state == CandidateState.SELECTED
+        else one
+        for one in verdicts()
+    )
+    publish.run(publish_task(store, verdicts=doubted), store)
+    page = parsed(store.read_bytes("reports/vision/digits/3.html").decode()).text
+    assert "The clock was unsteady: known to 40% only." in page
+
+
+# ------------------------------------------------------------------------------------------------------- numbers and sentences
+
+
+@pytest.mark.parametrize(
+    ("value", "written"),
+    [(0, "0"), (None, "–"), (3.14159, "3.14"), (1234.5, "1234"), (0.000123, "0.000123"), (99.96, "100"), (12, "12")],
+)
+def test_numbers_have_three_digits(value: float | None, written: str) -> None:
+    assert text.number(value) == written
+
+
+@pytest.mark.parametrize(("value", "written"), [(12.345, "12.3 ms"), (0.0256, "25.6 µs"), (None, "–"), (0.1, "0.1 ms")])
+def test_times_have_their_unit(value: float | None, written: str) -> None:
+    assert text.milliseconds(value) == written
+
+
+@pytest.mark.parametrize(("count", "written"), [(12, "12 B"), (4_810_000, "4.81 MB"), (2_200_000_000, "2.2 GB")])
+def test_sizes_have_their_unit(count: int, written: str) -> None:
+    assert text.size(count) == written
+
+
+def found(name: str) -> CandidateStatus:
+    """A row of the finished run."""
+    return next(row for row in rows() if row.name == name)
+
+
+def baseline() -> Measurement:
+    """The original's time."""
+    return found("original").measurements[0]
+
+
+@pytest.mark.parametrize(
+    ("name", "sentence"),
+    [
+        ("int8-nncf-openvino", "It is 4 times as fast as the original: 10.4 ms became 2.6 ms"),
+        ("original", "It is as fast as the original"),
+        ("int8-dynamic-onnxruntime", "It is 4 times slower than the original"),
+        ("bf16-openvino", "Its time was not measured."),
+    ],
+)
+def test_a_gain_is_a_sentence(name: str, sentence: str) -> None:
+    assert text.gain(found(name), baseline()).startswith(sentence)
+
+
+def test_an_exact_candidate_cost_nothing() -> None:
+    assert text.cost(found("fp32-openvino")).startswith(
+        "It cost nothing: on all 897 items its answers are the original's"
+    )
+
+
+@pytest.mark.parametrize(
+    ("metric", "lost", "sentence"),
+    [
+        (
+            Metric.ACCURACY,
+            (0, -0.01, 0.01),
+            "accuracy is unchanged; with 95 % confidence the loss in general is at most 1.00",
+        ),
+        (
+            Metric.ACCURACY,
+            (-0.02, -0.03, -0.01),
+            "improved by 2.00 percent points; with 95 % confidence nothing is lost",
+        ),
+        (Metric.MEAN_SQUARED_ERROR, (0.5, 0.2, 0.9), "Its mean squared error is 0.5 higher; with 95 % confidence"),
+        (
+            Metric.F1,
+            (0.012, 0.0, 0.03),
+            "It cost 0.012 of F1; with 95 % confidence the loss in general is at most 0.03.",
+        ),
+    ],
+)
+def test_a_cost_is_a_sentence(metric: Metric, lost: tuple[float, float, float], sentence: str) -> None:
+    row = found("int8-nncf-openvino").model_copy(
+        update={
+            "accuracy": MetricValue(metric=metric, value=0.9),
+            "accuracy_drop": Interval(value=lost[0], low=lost[1], high=lost[2]),
+        }
+    )
+    assert sentence in text.cost(row)
+
+
+def test_a_plot_of_nothing_is_no_plot() -> None:
+    empty = plot.Point("1", "rejected", "a", None, None, None)
+    assert plot.pareto([empty], "loss", 0.01, True) is None
+    assert plot.forest([empty]) is None
+
+
+def test_a_single_candidate_can_be_drawn() -> None:
+    one = Interval(value=5.0, low=5.0, high=5.0)
+    point = plot.Point("1", "original", "original", one, Interval(value=0, low=0, high=0), one)
+    assert "<svg" in (plot.pareto([point], "loss", None, False) or "")
