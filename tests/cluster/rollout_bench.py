@@ -68,13 +68,19 @@ def model_deployment(namespace: str, artifact: str = "a", **spec: Any) -> Object
 class Bench:
     """Plays kubelet, clients and clock, and calls the reconciler."""
 
-    client: Client
+    client: Client  # the operator's
     namespace: str
     settings: Settings = field(default_factory=Settings)
     offset: timedelta = timedelta()
     errors: dict[str, float] = field(default_factory=dict)  # artifact letter -> share of failed requests
     unready: set[str] = field(default_factory=set)  # artifact letters whose pods never get ready
     runners: list[web.AppRunner] = field(default_factory=list)
+    user: Client | None = None  # of everybody else; the operator's where none is given
+
+    @property
+    def others(self) -> Client:
+        """Who plays users and the kubelet, and looks."""
+        return self.user or self.client
 
     def now(self) -> datetime:
         """The operator's clock."""
@@ -84,12 +90,12 @@ class Bench:
 
     async def apply(self, artifact: str = "a", **spec: Any) -> None:
         """Apply the ModelDeployment as a user would."""
-        await self.client.apply(MODEL_DEPLOYMENT, model_deployment(self.namespace, artifact, **spec))
+        await self.others.apply(MODEL_DEPLOYMENT, model_deployment(self.namespace, artifact, **spec))
 
     async def order(self, command: str, value: str) -> None:
         """Annotate a command."""
         notes: dict[str, str | None] = {f"fettle.dev/{command}": value}
-        await self.client.patch_metadata(MODEL_DEPLOYMENT, self.namespace, "digits", annotations=notes)
+        await self.others.patch_metadata(MODEL_DEPLOYMENT, self.namespace, "digits", annotations=notes)
 
     # ------------------------------------------------------------------------------------------- what the operator does
 
@@ -139,7 +145,7 @@ class Bench:
             ]
             status = {"phase": "Running", "podIP": address, "podIPs": [{"ip": address}], "conditions": ready}
             try:
-                await self.client.put_status(POD, pod, {**pod["status"], **status})
+                await self.others.put_status(POD, pod, {**pod["status"], **status})
             except ClusterError:
                 continue  # the scheduler wrote meanwhile, or it is gone: next time
 
@@ -183,7 +189,7 @@ class Bench:
 
     async def pods(self) -> list[Object]:
         """Pods that are not on their way out."""
-        return [pod for pod in (await self.client.list(POD, self.namespace)).items if not terminating(pod)]
+        return [pod for pod in (await self.others.list(POD, self.namespace)).items if not terminating(pod)]
 
     async def serving(self) -> dict[str, int]:
         """Ready pods by artifact letter."""
@@ -195,7 +201,7 @@ class Bench:
 
     async def status(self) -> Object:
         """Status of the ModelDeployment."""
-        obj = await self.client.get(MODEL_DEPLOYMENT, self.namespace, "digits")
+        obj = await self.others.get(MODEL_DEPLOYMENT, self.namespace, "digits")
         return dict((obj or {}).get("status") or {})
 
     async def condition(self, kind: str) -> tuple[str, str]:
@@ -205,12 +211,12 @@ class Bench:
 
     async def deployments(self) -> dict[str, Object]:
         """Deployments by artifact letter."""
-        listing = await self.client.list(DEPLOYMENT, self.namespace)
+        listing = await self.others.list(DEPLOYMENT, self.namespace)
         return {one["metadata"]["annotations"]["fettle.dev/artifact"][-1]: one for one in listing.items}
 
     async def ledger(self) -> list[tuple[str, str | None]]:
         """(artifact letter, reason it left) of every line, oldest first."""
-        lines = (await self.client.list(CONTROLLER_REVISION, self.namespace)).items
+        lines = (await self.others.list(CONTROLLER_REVISION, self.namespace)).items
         ordered = sorted(lines, key=lambda line: int(line["revision"]))
         return [
             (line["data"]["artifact"][-1], (line["metadata"].get("annotations") or {}).get("fettle.dev/reason"))
@@ -219,14 +225,14 @@ class Bench:
 
     async def stable(self) -> str | None:
         """Artifact letter of the revision that the Service's annotation names."""
-        service = await self.client.get(SERVICE, self.namespace, "digits")
+        service = await self.others.get(SERVICE, self.namespace, "digits")
         named = ((service or {"metadata": {}})["metadata"].get("annotations") or {}).get(STABLE_ANNOTATION)
         letters = {revision_of(one): letter for letter, one in (await self.deployments()).items()}
         return letters.get(named)
 
     async def reasons(self) -> set[str]:
         """Reasons of all Events."""
-        return {event["reason"] for event in (await self.client.list(EVENT, self.namespace)).items}
+        return {event["reason"] for event in (await self.others.list(EVENT, self.namespace)).items}
 
     async def is_ready(self) -> bool:
         """Whether the ModelDeployment is Ready."""

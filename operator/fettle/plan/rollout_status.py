@@ -226,6 +226,8 @@ def transitions(before: ModelDeploymentStatus, after: ModelDeploymentStatus) -> 
             continue
         if old is not None and (old.status, old.reason) == (new.status, new.reason):
             continue
+        if old is None and new.reason == Reason.DEPLOYING:  # the ledger's line said so already
+            continue
         calm = new.reason in (Reason.SERVING, Reason.DEPLOYING, Reason.WAITING_FOR_PROMOTE, Reason.PAUSED_BY_USER)
         said = f"{new.message} (since {new.last_transition_time})"
         events.append(EventDraft("Normal" if calm else "Warning", Reason(new.reason), said))

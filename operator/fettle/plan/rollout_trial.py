@@ -72,7 +72,7 @@ class _Runner:
             step = self.steps[canary.step]
             if (doubt := self._failing(canary)) is not None and not promote:
                 return Trial(canary, doubt, events=tuple(events))
-            if step.weight is not None and not canary.step_started_at:
+            if step.weight is not None and (not canary.step_started_at or canary.weight != step.weight):
                 if not self._has_pods(step.weight):
                     canary = self._forgive(canary) if promote else canary
                     return Trial(canary, self._for_pods(canary, step.weight), events=tuple(events))
@@ -175,10 +175,21 @@ def look(
     if held is not None:
         return Trial(canary, wait=held)
     steps = steps_of(snapshot)
-    if orders.has(Command.PROMOTE_FULL, revision) or canary.step > len(steps):
+    canary = _on_these_steps(snapshot, steps, canary)
+    if orders.has(Command.PROMOTE_FULL, revision):
         canary = canary.model_copy(update={"step": len(steps), "step_started_at": ""})
     runner = _Runner(snapshot, steps, workload, held, blocked, doubt)
     return runner.advance(canary, orders.has(Command.PROMOTE, revision))
+
+
+def _on_these_steps(snapshot: RolloutSnapshot, steps: tuple[RolloutStep, ...], canary: CanaryStatus) -> CanaryStatus:
+    """The steps may have been edited: an index beyond them means the last one, and a pause that has no beginning begins now."""
+    edited = snapshot.status.observed_generation != snapshot.generation
+    if canary.step > len(steps) or (canary.step == len(steps) and edited):
+        canary = canary.model_copy(update={"step": len(steps) - 1, "step_started_at": ""})
+    if canary.step < len(steps) and steps[canary.step].pause is not None and not canary.step_started_at:
+        canary = canary.model_copy(update={"step_started_at": moment.write(snapshot.now)})
+    return canary
 
 
 def _watch(snapshot: RolloutSnapshot, canary: CanaryStatus, stable: str) -> tuple[AnalysisStatus | None, Reason | None]:

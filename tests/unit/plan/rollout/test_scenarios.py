@@ -508,3 +508,37 @@ def test_under_traffic_status_is_written_at_most_once_an_interval(world: Make, a
     writes = w.writes
     w.run(50, tick=0.5)
     assert w.writes - writes <= 11
+
+
+def test_steps_edited_in_the_middle_of_a_rollout_are_obeyed_and_none_is_skipped(world: Make, analysis: Any) -> None:
+    w = world(analysis=analysis, steps=[{"weight": 34}, {"pause": {}}, {"weight": 67}, {"pause": {}}, {"weight": 100}])
+    w.ask("b")
+    w.until(lambda w: w.condition("Paused")[0] == "True")
+    w.rollout(steps=[{"weight": 34}, {"weight": 50}, {"pause": {"seconds": 5}}, {"weight": 100}])
+    seen = []
+    w.watchers.append(lambda _w, _s, d: seen.append(d.status.canary.weight if d.status.canary else None))
+    w.until(lambda w: w.stable == "b")
+    assert sorted({weight for weight in seen if weight is not None}) == [34, 50, 100]
+
+
+@pytest.mark.parametrize("steps", [[{"weight": 100}], [{"weight": 50}, {"weight": 100}], []])
+def test_steps_cut_short_do_not_promote_without_the_analysis(world: Make, analysis: Any, steps: Any) -> None:
+    w = world(analysis=analysis, steps=[{"weight": 34}, {"pause": {"seconds": 1}}, {"pause": {}}, {"weight": 100}])
+    w.ask("b")
+    w.until(lambda w: w.condition("Paused")[0] == "True")
+    w.behaves("b", requests=0)
+    w.rollout(steps=steps)
+    w.run(120)
+    assert (w.stable, w.canary) == ("a", "b")
+    assert w.condition("Paused") == ("True", Reason.ANALYSIS_INCONCLUSIVE)
+
+
+def test_a_pause_that_was_edited_in_begins_when_it_is_seen(world: Make) -> None:
+    w = world(steps=[{"weight": 34}, {"pause": {}}, {"weight": 100}])
+    w.behaves("b", start_seconds=20)
+    w.ask("b")
+    w.run(5)
+    w.rollout(steps=[{"pause": {"seconds": 10}}, {"weight": 100}])
+    w.run(5)
+    assert (w.stable, w.status.canary.step) == ("a", 0)
+    w.until(lambda w: w.stable == "b")
