@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import pickle
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field, replace
@@ -115,6 +116,9 @@ class Reference:
             self.scores = self.new_scores()
             for answer, label in zip(self.answers(), self._labels, strict=True):
                 self.scores.add(answer[self.output], np.asarray(label))
+            if not math.isfinite(self.scores.value()):
+                message = f"the original's {self.metric} is {self.scores.value()}: its answers hold NaN or infinity"
+                raise RuntimeFailure(message, reason=Reason.OUTPUTS_INVALID)
 
     def answers(self) -> Iterator[Answer]:
         """The original's answers, in the order of the items."""

@@ -8,6 +8,7 @@ requests of `fettle.optimizer.measure.protocol`), one at a time, and answers eac
 
 from __future__ import annotations
 
+import ctypes
 import os
 import signal
 import sys
@@ -36,6 +37,7 @@ from fettle.optimizer.measure.protocol import (
 )
 from fettle.runtimes import base as runtimes
 
+PR_SET_PDEATHSIG = 1  # linux/prctl.h
 DISCARD_SECONDS = 0.02  # at least this long, and at least this many runs, until caches and a waking pool are back
 DISCARD_RUNS = 2
 # A run during which threads waited longer than this for a processor was disturbed by other work.
@@ -235,6 +237,8 @@ def main() -> None:
     """Serve the pipe whose file descriptor is the first argument; the second is only there to be seen."""
     # A person's Ctrl-C goes to the whole group: the parent decides what happens to its workers.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    # Without its parent it has nothing to say; and a stopped process, which only a kill reaches, would stay for ever.
+    ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
     with suppress(OSError):  # where memory runs out, this process goes before the one that tells the tale
         Path("/proc/self/oom_score_adj").write_text("1000")
     with Connection(int(sys.argv[1])) as connection:

@@ -49,6 +49,7 @@ from fettle.store.manifest import MODEL_FOLDER, REFERENCE, fetch_artifact, model
 from fettle.store.store import Store
 from fettle.store.uris import Mounts
 
+pytestmark = pytest.mark.timeout(900)  # many processes, on machines that may be busy
 MOUNTS = Mounts(allow_files=True)
 ORT, OPENVINO = RuntimeName.ONNXRUNTIME, RuntimeName.OPENVINO
 
