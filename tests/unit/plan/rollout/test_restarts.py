@@ -99,6 +99,11 @@ ACTIONS = st.one_of(
     st.tuples(st.just("fail"), st.sampled_from("abcd")),
     st.tuples(st.just("mend"), st.sampled_from("abcd")),
     st.tuples(st.just("lose"), st.sampled_from("abcd")),
+    st.tuples(st.just("stall"), st.sampled_from("abcd")),
+    st.tuples(st.just("hush"), st.sampled_from("abcd")),
+    st.tuples(
+        st.just("steps"), st.sampled_from(([], [{"weight": 100}], [{"weight": 1}, {"weight": 50}, {"weight": 100}]))
+    ),
     st.tuples(st.just("forget"), st.just("status")),
     st.tuples(st.just("forget"), st.just("annotation")),
 )
@@ -116,7 +121,13 @@ def act(w: Any, action: tuple[str, Any], token: int) -> None:
     elif name == "fail":
         w.behaves(value, error_rate=1.0)
     elif name == "mend":
-        w.behaves(value, error_rate=0.0)
+        w.behaves(value, error_rate=0.0, silent=False, start_seconds=4)
+    elif name == "stall":
+        w.behaves(value, start_seconds=None)
+    elif name == "hush":
+        w.behaves(value, silent=True)
+    elif name == "steps":
+        w.rollout(steps=value)
     elif name == "lose":
         w.lose_pods(value)
     elif value == "status":
@@ -132,12 +143,15 @@ def act(w: Any, action: tuple[str, Any], token: int) -> None:
 def test_whatever_happens_nothing_unsafe_is_done_and_it_comes_to_rest(
     world: Make, analysis: Any, history: list[tuple[tuple[str, Any], int]]
 ) -> None:
-    w = world(analysis=analysis)
+    w = world(analysis=analysis, progressDeadlineSeconds=40)
     w.watchers.append(safe)
     for token, (action, seconds) in enumerate(history):
         act(w, action, token)
         w.run(seconds)
     w.edit(paused=False)
+    for revision in "abcd":
+        act(w, ("mend", revision), 0)
+        w.lose_pods(revision)
     w.run(300, tick=2)
     writes = w.writes
     w.run(60, tick=2)
