@@ -18,8 +18,9 @@ from fettle.plan.revision import NotReady
 from fettle.plan.rollout_commands import Command, Orders
 from fettle.plan.rollout_course import Course, Trial, Wait
 from fettle.plan.rollout_ledger import Exit
-from fettle.plan.rollout_replicas import Leaving, Sizes, retire, sizes
+from fettle.plan.rollout_replicas import Leaving, Sizes
 from fettle.plan.rollout_state import MarkLeft, OpenEntry, RolloutDecision, RolloutSnapshot, Wanted
+from fettle.plan.rollout_traffic import provider
 from fettle.plan.rollout_trial import asked_weight, late, look, promoting, resume, steps_of
 from fettle.plan.run import EventDraft
 
@@ -139,7 +140,7 @@ def _try(ground: _Ground, stable: str, revision: str) -> Course:
 def _sizes(snapshot: RolloutSnapshot, trial: Trial, stable: str, blocked: bool) -> Sizes:
     canary, wait, steps = trial.canary, trial.wait, steps_of(snapshot)
     frozen = wait is not None and wait.hold
-    return sizes(
+    return provider(snapshot).sizes(
         0 if blocked else asked_weight(steps, canary.step),
         snapshot.spec.replicas,
         snapshot.workload(stable),
@@ -189,7 +190,7 @@ def _serving(course: Course) -> list[str]:
 def _blocked(snapshot: RolloutSnapshot, stable: str, candidate: str) -> bool:
     """Whether a canary before this one still stands in for stable pods that are on their way."""
     leaving = [one for one in _leaving(snapshot, {stable, candidate}, {}) if not one.failed]
-    kept = retire(leaving, snapshot.spec.replicas, [snapshot.workload(stable)])
+    kept = provider(snapshot).retire(leaving, snapshot.spec.replicas, [snapshot.workload(stable)])
     return snapshot.workload(stable).ready > 0 and any(kept.values())
 
 
@@ -218,7 +219,7 @@ def _replicas(snapshot: RolloutSnapshot, course: Course) -> Mapping[str, int]:
         wanted[course.canary.revision] = course.sizes.canary
     leaving = _leaving(snapshot, set(wanted), course.exits)
     staying = [snapshot.workload(revision) for revision in wanted]
-    return {**wanted, **retire(leaving, snapshot.spec.replicas, staying)}
+    return {**wanted, **provider(snapshot).retire(leaving, snapshot.spec.replicas, staying)}
 
 
 def _empty(snapshot: RolloutSnapshot, replicas: Mapping[str, int], serving: Mapping[str, str]) -> tuple[str, ...]:

@@ -13,8 +13,8 @@ from fettle.api.reasons import Reason
 from fettle.plan import analysis, moment, rollout_ledger
 from fettle.plan.rollout_commands import Orders
 from fettle.plan.rollout_course import Course
-from fettle.plan.rollout_replicas import actual_weight
 from fettle.plan.rollout_state import Forget, LedgerWrite, MarkEntered, MarkLeft, RolloutSnapshot
+from fettle.plan.rollout_traffic import provider
 from fettle.plan.rollout_trial import asked_weight, steps_of
 from fettle.plan.run import EventDraft
 
@@ -75,7 +75,7 @@ def _canary(snapshot: RolloutSnapshot, course: Course, replicas: Mapping[str, in
         update={
             "replicas": replicas.get(course.canary.revision, 0),
             "ready": workload.ready,
-            "actual_weight": actual_weight(workload, snapshot.workloads.values()),
+            "actual_weight": provider(snapshot).actual_weight(workload, snapshot.workloads.values()),
         }
     )
 

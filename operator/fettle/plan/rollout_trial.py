@@ -16,8 +16,8 @@ from fettle.plan import analysis, moment
 from fettle.plan.rollout_commands import Command, Orders
 from fettle.plan.rollout_course import Trial, Wait
 from fettle.plan.rollout_ledger import Exit
-from fettle.plan.rollout_replicas import reached
 from fettle.plan.rollout_state import RolloutSnapshot, Workload
+from fettle.plan.rollout_traffic import provider
 from fettle.plan.run import EventDraft
 
 STRAIGHT = (RolloutStep(weight=100),)
@@ -90,7 +90,9 @@ class _Runner:
         return Trial(canary, promoted=True, events=tuple(events))
 
     def _has_pods(self, weight: int) -> bool:
-        return not (self.blocked and weight) and reached(weight, self.snapshot.spec.replicas, self.workload)
+        if self.blocked and weight:
+            return False
+        return provider(self.snapshot).reached(weight, self.snapshot.spec.replicas, self.workload)
 
     def _for_pods(self, canary: CanaryStatus, weight: int) -> Wait:
         if not self.snapshot.spec.replicas:
