@@ -43,7 +43,8 @@ def groups_of(items: int) -> Indices:
 def bca(groups: int, statistic: Callable[[Indices], Numbers], alpha: float, batch: int = 200) -> Interval | None:
     """Bias-corrected, accelerated bootstrap over groups: the interval of level 1 - `alpha` around `statistic` of all groups.
 
-    `statistic` is given the drawn groups' numbers along the last axis, `batch` draws at once, and reduces that axis. None with fewer than `MINIMUM_GROUPS` groups: nothing may be claimed then.
+    `statistic` is given the drawn groups' numbers along the last axis, `batch` draws at once, and reduces that axis.
+    None with fewer than `MINIMUM_GROUPS` groups: nothing may be claimed then.
     B. Efron, "Better bootstrap confidence intervals", JASA 82, 171-185 (1987).
     """
     if groups < MINIMUM_GROUPS:
