@@ -66,5 +66,5 @@ def ledger(found: dict[str, Any]) -> None:
         table.add_column(column, overflow="fold")
     for row in found["status"].get("revisions", []):
         artifact = row["artifact"].rsplit("/", 1)[-1][:12]
-        table.add_row(row["revision"], artifact, row["entered"], row.get("left", ""), row.get("reason", ""))
+        table.add_row(row["revision"], artifact, row.get("entered", ""), row.get("left", ""), row.get("reason", ""))
     console.print(table)
