@@ -18,7 +18,9 @@ from fettle.runtimes.base import numpy_dtype
 
 COUNT = 64
 COUNT_SLOW = 16  # for models that take long: judging runs every item in every candidate
-SIZES = (16, 32, 64, 224, 128, 8, 1, 512)  # tried for dimensions that vary, other than the batch
+# Tried for dimensions that vary, other than the batch. Pooling leaves nothing of a small image, and runtimes disagree about nothing.
+SIZES = (16, 32, 64, 224, 128, 8, 1, 512)
+IMAGE_SIZES = (64, 224, 48, 32, 128, 16, 8, 1, 512)
 WORDS = ("yes", "no", "red", "green", "blue", "one", "two", "three", "hello world", "a longer text with some words")
 Run = Callable[[Mapping[str, Array]], Mapping[str, Array]]
 
@@ -99,12 +101,15 @@ def _floats(recipe: Recipe, shape: tuple[int, ...], generator: np.random.Generat
 def _recipes(signature: Signature, axes: Mapping[str, int]) -> Iterator[Recipe]:
     """Ways to try, likely ones first; only those that can differ for this signature."""
     inputs = signature.inputs
-    varying = any(size < 0 and place != axes.get(t.name) for t in inputs for place, size in enumerate(t.shape))
+    ranks = [
+        len(t.shape) for t in inputs for place, size in enumerate(t.shape) if size < 0 and place != axes.get(t.name)
+    ]
+    sizes = IMAGE_SIZES if max(ranks, default=0) >= 4 else SIZES
     floats = (
         ("normal", "unit", "pixels") if any(t.dtype in ("FP32", "FP64", "FP16", "BF16") for t in inputs) else ("unit",)
     )
     integers = (10, 2, 1) if any(t.dtype.startswith(("INT", "UINT")) for t in inputs) else (10,)
-    for size, bound, distribution in product(SIZES if varying else SIZES[:1], integers, floats):
+    for size, bound, distribution in product(sizes if ranks else sizes[:1], integers, floats):
         yield Recipe(distribution, bound, size)
 
 

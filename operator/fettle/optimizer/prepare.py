@@ -24,19 +24,18 @@ from fettle.api.optimizedmodel import (
     SourceFormat,
     SourceStatus,
 )
-from fettle.api.reasons import Reason
 from fettle.api.report import BuildEntry, PrepareReport, Traits
 from fettle.api.signature import Signature
 from fettle.api.task import BuildPlan, PrepareTask, StoredData, StoredModel, task_hash
 from fettle.errors import DataError, RuntimeFailure, SourceError
-from fettle.optimizer import data, data_generate, prepare_check, prepare_portable, prepare_source
+from fettle.optimizer import data, data_generate, prepare_check, prepare_portable, prepare_probe, prepare_source
 from fettle.optimizer.data import LABELS, Items
 from fettle.optimizer.data_split import Split, split
 from fettle.optimizer.formats import onnx_inputs, onnx_model, onnx_traits
 from fettle.optimizer.prepare_check import Run
 from fettle.optimizer.prepare_portable import Plain, Portable
 from fettle.optimizer.prepare_source import Source
-from fettle.runtimes import base, cpu
+from fettle.runtimes import cpu
 from fettle.runtimes.onnxruntime import RUNTIME as ONNXRUNTIME
 from fettle.store.cache import build_key, read_build, versions
 from fettle.store.store import Store
@@ -246,18 +245,11 @@ def _status(source: Source, signature: Signature) -> SourceStatus:
 
 
 def _runtimes(path: Path, signature: Signature) -> tuple[tuple[RuntimeName, ...], list[str]]:
-    """Runtimes that load the portable form, and why the others do not."""
-    loading: list[RuntimeName] = []
-    refusals: list[str] = []
-    for name in RuntimeName:
-        try:
-            base.get(name).load(path, RuntimeSettings(threads=1), signature).close()
-            loading.append(name)
-        except RuntimeFailure as error:
-            refusals.append(f"{name}: {error.message}"[:300])
-    if not loading:
-        raise SourceError("; ".join(refusals), reason=Reason.UNSUPPORTED_MODEL)
-    return tuple(loading), refusals
+    """Runtimes that load the portable form (the one that every step was checked with does), and why the others do not."""
+    others = [name for name in RuntimeName if name != RuntimeName.ONNXRUNTIME]
+    refusals = {name: prepare_probe.refusal(name, path, signature) for name in others}
+    loading = (RuntimeName.ONNXRUNTIME, *(name for name in others if refusals[name] is None))
+    return loading, [f"{name}: {why}"[:300] for name, why in refusals.items() if why is not None]
 
 
 def _traits(portable: Portable, signature: Signature, probes: Items) -> Traits:

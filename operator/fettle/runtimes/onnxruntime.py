@@ -173,7 +173,7 @@ def _options(settings: RuntimeSettings) -> ort.SessionOptions:
     options = ort.SessionOptions()
     options.intra_op_num_threads = settings.threads
     options.inter_op_num_threads = settings.streams
-    options.log_severity_level = 3  # its warnings speak of graph details; what matters is raised
+    options.log_severity_level = 4  # what matters is raised as well
     if settings.graph_optimization:
         options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_ENABLE_ALL
     return options

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 from pathlib import Path
 from typing import Any
@@ -43,6 +44,7 @@ def static(work: Work) -> Path:
     def feed(index: int) -> dict[str, np.ndarray[Any, Any]]:
         return {names[name]: array for name, array in items.feed([index]).items()}
 
+    nncf.set_log_level(logging.WARNING)  # it would name every operation that it leaves alone
     transformer = work.step.preset == QuantizePreset.TRANSFORMER
     quantized = nncf.quantize(
         model,

@@ -1,8 +1,10 @@
-"""Which nodes must stay in float32."""
+"""What a quantizer must be told of a graph: which nodes stay in float32, and names that it would confuse."""
 
 from __future__ import annotations
 
 import onnx
+
+from fettle.optimizer.formats import onnx_model
 
 RECURRENT = frozenset({"LSTM", "GRU", "RNN", "Scan", "Loop"})
 
@@ -19,3 +21,26 @@ def before_recurrent(graph: onnx.GraphProto) -> list[str]:
         found[node.name] = None
         waiting.extend(made[name] for name in node.input if name in made)
     return list(found)
+
+
+def keep_apart(graph: onnx.GraphProto) -> None:
+    """Rename weights of which another tensor has the name with a number behind it.
+
+    The tool calls a second copy of the weight `w` `w2`, whoever has that name already, and writes a graph that loads nowhere.
+    """
+    names = {output for body in onnx_model.graphs(graph) for node in body.node for output in node.output}
+    names |= {tensor.name for tensor in graph.initializer} | {value.name for value in graph.input}
+    stems = {name[:end] for name in names for end in range(len(name.rstrip("0123456789")), len(name))}
+    renamed: dict[str, str] = {}
+    for tensor in graph.initializer:
+        if tensor.name in stems:
+            fresh = f"{tensor.name}_weight"
+            while fresh in names:
+                fresh += "_"
+            renamed[tensor.name] = tensor.name = fresh
+            names.add(fresh)
+    for body in onnx_model.graphs(graph):
+        for node in body.node:
+            for index, name in enumerate(node.input):
+                if name in renamed:
+                    node.input[index] = renamed[name]

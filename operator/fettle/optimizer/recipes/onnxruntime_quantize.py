@@ -6,6 +6,7 @@ float32). Without VNNI such products are summed in 16 bits and saturate, so weig
 
 from __future__ import annotations
 
+import contextlib
 import logging
 from collections.abc import Iterator
 from pathlib import Path
@@ -28,7 +29,7 @@ from fettle.errors import RecipeError
 from fettle.optimizer.formats import onnx_model, onnx_portable
 from fettle.optimizer.measure.items import Items
 from fettle.optimizer.recipes import Work
-from fettle.optimizer.recipes.onnx_scope import before_recurrent
+from fettle.optimizer.recipes.onnx_scope import before_recurrent, keep_apart
 from fettle.runtimes import cpu
 
 PER_CHANNEL_OPSET = 13  # below, QuantizeLinear has no axis: the tool would write a file that loads nowhere
@@ -117,6 +118,7 @@ def _prepared(work: Work) -> Path:
     named = work.folder / "work" / "named" / "model.onnx"
     named.parent.mkdir(parents=True)
     onnx_portable.name_nodes(model.graph)
+    keep_apart(model.graph)
     onnx_model.save(model, named, work.entry.parent)
     if onnx_model.external_files(model):
         return named
@@ -124,7 +126,9 @@ def _prepared(work: Work) -> Path:
         inferred = work.folder / "work" / f"inferred-{skip_symbolic}.onnx"
         try:
             # The portable form is folded and fused already: only shapes are wanted.
-            quant_pre_process(str(named), str(inferred), skip_optimization=True, skip_symbolic_shape=skip_symbolic)
+            # What it could not infer it leaves in the working directory, which need not be writable.
+            with contextlib.chdir(named.parent):
+                quant_pre_process(str(named), str(inferred), skip_optimization=True, skip_symbolic_shape=skip_symbolic)
         except Exception:
             log.info("shape inference failed (symbolic: %s)", not skip_symbolic, exc_info=True)
         else:

@@ -28,7 +28,9 @@ from fettle.api.reasons import Reason
 from fettle.api.report import BuildReport, PrepareReport, Termination, unframe
 from fettle.api.task import BuildPlan, BuildTask, task_hash
 from fettle.optimizer import recipes, stage
+from fettle.optimizer.formats import onnx_model
 from fettle.optimizer.measure import items
+from fettle.optimizer.recipes.onnx_scope import keep_apart
 from fettle.runtimes import base
 from fettle.store.cache import read_build
 
@@ -159,6 +161,22 @@ def test_a_recipe_that_does_not_fit_is_an_answer_not_an_error(
     answer = built(bench, report, wanted)
     assert answer.built is None
     assert (answer.reason, words in answer.message) == (Reason.RECIPE_NOT_APPLICABLE, True), answer.message
+
+
+def test_names_that_the_tool_would_confuse_are_kept_apart(bench: Workbench) -> None:
+    # The tool calls the second copy of a shared bias `bias2`; here a convolution's result has that name already.
+    made = models.dynamic_batch()
+    for node in made.graph.node:
+        for names in (node.input, node.output):
+            for index, name in enumerate(names):
+                names[index] = {"b3": "logits_", "logits": "logits_2"}.get(name, name)
+    next(weight for weight in made.graph.initializer if weight.name == "b3").name = "logits_"
+    scope = onnx_model.read(bench.put(made)).graph
+    keep_apart(scope)
+    names = {weight.name for weight in scope.initializer}
+    assert "logits_" not in names and "logits__weight" in names
+    assert any("logits__weight" in node.input for node in scope.node)
+    assert built(bench, images(bench, made), plan(ORT)).built is not None
 
 
 def test_the_portable_form_is_optimized_already(bench: Workbench) -> None:
