@@ -11,7 +11,7 @@ from typing import Annotated, Any
 from pydantic import Field, field_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
-from fettle.api.optimizedmodel import ResourceSpec
+from fettle.api.pods import ResourceSpec
 
 
 class PullPolicy(StrEnum):

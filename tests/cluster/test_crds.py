@@ -13,7 +13,8 @@ from kubernetes import client, config
 
 from fettle.api.base import API_VERSION
 from fettle.api.modeldeployment import ModelDeploymentSpec
-from fettle.api.optimizedmodel import OptimizedModelSpec, OptimizedModelStatus
+from fettle.api.optimizedmodel import OptimizedModelSpec
+from fettle.api.optimizedmodel_status import OptimizedModelStatus
 
 pytestmark = pytest.mark.cluster
 

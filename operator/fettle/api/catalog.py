@@ -10,7 +10,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from enum import StrEnum
 
-from fettle.api.optimizedmodel import Precision, QuantizeMode, RecipeStep, RuntimeName, SourceFormat
+from fettle.api.recipe import RecipeStep
+from fettle.api.vocabulary import Precision, QuantizeMode, RuntimeName, SourceFormat
 
 
 class StepKind(StrEnum):

@@ -18,7 +18,8 @@ from fettle.api import modeldeployment, optimizedmodel
 from fettle.api.base import GROUP, VERSION, ApiModel, PrinterColumn
 from fettle.api.generated import write
 from fettle.api.modeldeployment import ModelDeployment, ModelDeploymentSpec, ModelDeploymentStatus
-from fettle.api.optimizedmodel import OptimizedModel, OptimizedModelSpec, OptimizedModelStatus
+from fettle.api.optimizedmodel import OptimizedModel, OptimizedModelSpec
+from fettle.api.optimizedmodel_status import OptimizedModelStatus
 from fettle.api.schema import Schema, schema_of, validations
 
 FOLDERS = (Path("crds"), Path("charts/fettle/templates/crds"))

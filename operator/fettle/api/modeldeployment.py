@@ -9,7 +9,8 @@ from pydantic import Field
 
 from fettle.api.base import ApiModel, PrinterColumn, Rule, rules
 from fettle.api.conditions import Condition
-from fettle.api.optimizedmodel import EnvVar, LocalReference, Name, ResourceSpec, RuntimeName, Sha256, Toleration, Uri
+from fettle.api.pods import EnvVar, LocalReference, ResourceSpec, Toleration
+from fettle.api.vocabulary import Name, RuntimeName, Sha256, Uri
 
 
 class ModelReference(ApiModel):

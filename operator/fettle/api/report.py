@@ -8,10 +8,11 @@ from typing import Annotated, Literal
 from pydantic import Field, TypeAdapter, ValidationError
 
 from fettle.api.base import ApiModel
-from fettle.api.optimizedmodel import BaselineStatus, Basis, CandidateStatus, RuntimeName, SourceStatus
+from fettle.api.optimizedmodel_status import BaselineStatus, CandidateStatus, SourceStatus
 from fettle.api.reasons import Reason
 from fettle.api.signature import Signature
 from fettle.api.task import SCHEMA_VERSION, StoredData, StoredModel
+from fettle.api.vocabulary import Basis, RuntimeName
 
 FRAME = "FETTLE-RESULT "
 MESSAGE_LIMIT = 512  # characters; the whole termination message must stay below the kubelet's 4,096 bytes

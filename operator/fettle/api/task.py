@@ -11,20 +11,11 @@ from typing import Annotated, Literal
 from pydantic import Field, TypeAdapter
 
 from fettle.api.base import ApiModel
-from fettle.api.optimizedmodel import (
-    Basis,
-    CandidateState,
-    Constraints,
-    DataSpec,
-    EvaluationSpec,
-    Objective,
-    Precision,
-    RecipeStep,
-    RuntimeName,
-    RuntimeSettings,
-    SourceSpec,
-)
+from fettle.api.constraints import Constraints
+from fettle.api.optimizedmodel import DataSpec, EvaluationSpec, SourceSpec
+from fettle.api.recipe import RecipeStep, RuntimeSettings
 from fettle.api.signature import Signature
+from fettle.api.vocabulary import Basis, CandidateState, Objective, Precision, RuntimeName
 
 SCHEMA_VERSION = 1
 

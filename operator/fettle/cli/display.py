@@ -14,7 +14,8 @@ from rich.table import Table
 from rich.text import Text
 
 from fettle.api.conditions import find
-from fettle.api.optimizedmodel import CandidateState, CandidateStatus, Interval, OptimizedModelStatus
+from fettle.api.optimizedmodel_status import CandidateStatus, Interval, OptimizedModelStatus
+from fettle.api.vocabulary import CandidateState
 from fettle.plan.run import RunDecision, WantedTask
 from fettle.plan.status import IN_PROGRESS, READY
 

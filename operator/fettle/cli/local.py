@@ -12,7 +12,8 @@ from contextlib import suppress
 from datetime import UTC, datetime
 from typing import Protocol
 
-from fettle.api.optimizedmodel import OptimizedModelSpec, OptimizedModelStatus
+from fettle.api.optimizedmodel import OptimizedModelSpec
+from fettle.api.optimizedmodel_status import OptimizedModelStatus
 from fettle.plan.optimize import decide
 from fettle.plan.run import RunDecision, RunSnapshot, TaskPhase, TaskState, WantedTask
 

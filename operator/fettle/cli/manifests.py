@@ -22,13 +22,13 @@ from fettle.api.optimizedmodel import (
     CalibrationSpec,
     EvaluationSpec,
     OptimizedModelSpec,
-    QuantizeMode,
-    RecipeStep,
     SourceSpec,
     StoreSpec,
     TargetSpec,
     ValueRange,
 )
+from fettle.api.recipe import RecipeStep
+from fettle.api.vocabulary import QuantizeMode
 from fettle.errors import UsageError
 
 KIND = "OptimizedModel"

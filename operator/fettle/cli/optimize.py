@@ -14,7 +14,7 @@ import click
 from rich.console import Console
 
 from fettle.api.conditions import ConditionStatus, find
-from fettle.api.optimizedmodel import OptimizedModelStatus
+from fettle.api.optimizedmodel_status import OptimizedModelStatus
 from fettle.cli.display import Display, LiveDisplay, PlainDisplay, candidates_table, result_console, size, stage_line
 from fettle.cli.local import LocalRun
 from fettle.cli.manifests import Manifest, read

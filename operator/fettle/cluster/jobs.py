@@ -8,7 +8,8 @@ import json
 import zlib
 
 from fettle.api.base import GROUP, MANAGED_LABEL
-from fettle.api.optimizedmodel import JobsSpec, ResourceSpec, TargetSpec
+from fettle.api.optimizedmodel import JobsSpec, TargetSpec
+from fettle.api.pods import ResourceSpec
 from fettle.cluster.claims import claims_of, mounts
 from fettle.cluster.kinds import JOB, OPTIMIZED_MODEL, Object
 from fettle.cluster.owner import OPTIMIZED_MODEL_LABEL, OWNER_ANNOTATION, owner_reference

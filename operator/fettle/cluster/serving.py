@@ -11,7 +11,7 @@ from typing import Any
 
 from fettle.api.base import GROUP, MANAGED_LABEL
 from fettle.api.modeldeployment import ServerSpec
-from fettle.api.optimizedmodel import ResourceSpec
+from fettle.api.pods import ResourceSpec
 from fettle.cluster.claims import claim_of, mounts
 from fettle.cluster.kinds import DEPLOYMENT, MODEL_DEPLOYMENT, POD_DISRUPTION_BUDGET, SERVICE, Object
 from fettle.cluster.owner import MODEL_DEPLOYMENT_LABEL, OWNER_ANNOTATION, owner_reference

@@ -8,7 +8,8 @@ from collections.abc import Sequence
 from pydantic import ValidationError
 
 from fettle.api.conditions import Condition, with_condition
-from fettle.api.optimizedmodel import OptimizedModelSpec, OptimizedModelStatus
+from fettle.api.optimizedmodel import OptimizedModelSpec
+from fettle.api.optimizedmodel_status import OptimizedModelStatus
 from fettle.api.reasons import Reason
 from fettle.cluster.answers import Answers, TaskStates
 from fettle.cluster.claims import require_claims

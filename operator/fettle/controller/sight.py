@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 from pydantic import ValidationError
 
 from fettle.api.modeldeployment import ModelDeploymentSpec, ModelDeploymentStatus
-from fettle.api.optimizedmodel import OptimizedModelStatus
+from fettle.api.optimizedmodel_status import OptimizedModelStatus
 from fettle.cluster import ledger, serving, windows, workloads
 from fettle.cluster.kinds import (
     CONTROLLER_REVISION,

@@ -11,7 +11,7 @@ from typing import Literal
 
 import numpy as np
 
-from fettle.api.optimizedmodel import RuntimeSettings
+from fettle.api.recipe import RuntimeSettings
 from fettle.api.report import BuildReport
 from fettle.api.task import BuildTask, StoredModel
 from fettle.errors import RecipeError, RuntimeFailure

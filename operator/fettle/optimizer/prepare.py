@@ -14,19 +14,13 @@ from pathlib import Path
 import rfc8785
 
 from fettle.api import catalog
-from fettle.api.optimizedmodel import (
-    Basis,
-    DataSpec,
-    InputSpec,
-    Metric,
-    RuntimeName,
-    RuntimeSettings,
-    SourceFormat,
-    SourceStatus,
-)
+from fettle.api.optimizedmodel import DataSpec, InputSpec
+from fettle.api.optimizedmodel_status import SourceStatus
+from fettle.api.recipe import RuntimeSettings
 from fettle.api.report import BuildEntry, PrepareReport, Traits
 from fettle.api.signature import Signature
 from fettle.api.task import BuildPlan, PrepareTask, StoredData, StoredModel, task_hash
+from fettle.api.vocabulary import Basis, Metric, RuntimeName, SourceFormat
 from fettle.errors import DataError, RuntimeFailure, SourceError
 from fettle.optimizer import data, data_generate, prepare_check, prepare_portable, prepare_probe, prepare_source
 from fettle.optimizer.data import LABELS, Items

@@ -10,9 +10,11 @@ from typing import Any
 
 import numpy as np
 
-from fettle.api.optimizedmodel import InputSpec, RuntimeName, RuntimeSettings
+from fettle.api.optimizedmodel import InputSpec
 from fettle.api.reasons import Reason
+from fettle.api.recipe import RuntimeSettings
 from fettle.api.signature import Signature, Tensor
+from fettle.api.vocabulary import RuntimeName
 from fettle.errors import FettleError, RuntimeFailure, SourceError
 from fettle.optimizer.data import Array, Items
 from fettle.optimizer.formats.onnx_inputs import Hint

@@ -6,8 +6,9 @@ import subprocess
 import sys
 from pathlib import Path
 
-from fettle.api.optimizedmodel import RuntimeName, RuntimeSettings
+from fettle.api.recipe import RuntimeSettings
 from fettle.api.signature import Signature
+from fettle.api.vocabulary import RuntimeName
 from fettle.errors import RuntimeFailure
 from fettle.runtimes import base
 

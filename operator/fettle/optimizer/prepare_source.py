@@ -8,8 +8,9 @@ from pathlib import Path, PurePosixPath
 
 import rfc8785
 
-from fettle.api.optimizedmodel import SourceFormat, SourceSpec
+from fettle.api.optimizedmodel import SourceSpec
 from fettle.api.reasons import Reason
+from fettle.api.vocabulary import SourceFormat
 from fettle.errors import SourceError
 from fettle.optimizer.formats import onnx_model
 from fettle.store.store import explained, file_digest

@@ -5,10 +5,10 @@ from __future__ import annotations
 import logging
 from typing import TypeVar
 
-from fettle.api.optimizedmodel import CandidateState
 from fettle.api.reasons import Reason
 from fettle.api.report import BuildReport, MeasureReport, PrepareReport, PublishReport
 from fettle.api.task import PublishTask
+from fettle.api.vocabulary import CandidateState
 from fettle.errors import StoreError
 from fettle.optimizer.report import Material, render
 from fettle.store.manifest import Manifest, artifact_uri, read_stored

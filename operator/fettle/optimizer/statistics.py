@@ -15,7 +15,7 @@ import numpy as np
 from scipy import stats
 
 from fettle.api.interval import tango
-from fettle.api.optimizedmodel import Interval, Percentiles
+from fettle.api.optimizedmodel_status import Interval, Percentiles
 
 SEED = 20_240_229
 MINIMUM_GROUPS = 30  # fewer, and a bootstrap's ends are not to be believed

@@ -7,20 +7,14 @@ from dataclasses import dataclass, replace
 from functools import lru_cache
 
 from fettle.api import catalog
+from fettle.api.constraints import Constraints
 from fettle.api.interval import items_needed
-from fettle.api.optimizedmodel import (
-    AgreementMode,
-    Basis,
-    Constraints,
-    Metric,
-    OptimizedModelSpec,
-    RuntimeName,
-    RuntimeSettings,
-    TargetSpec,
-)
+from fettle.api.optimizedmodel import OptimizedModelSpec, TargetSpec
 from fettle.api.reasons import Reason
+from fettle.api.recipe import RuntimeSettings
 from fettle.api.report import PrepareReport
 from fettle.api.task import BuildPlan, CandidatePlan
+from fettle.api.vocabulary import AgreementMode, Basis, Metric, RuntimeName
 from fettle.plan.default_plan import default_lines, default_rows
 from fettle.plan.rows import ORIGINAL, Finding, Row, row
 

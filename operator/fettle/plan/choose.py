@@ -8,8 +8,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from fettle.api.optimizedmodel import CandidateState, CandidateStatus, Objective
+from fettle.api.optimizedmodel_status import CandidateStatus
 from fettle.api.reasons import Reason
+from fettle.api.vocabulary import CandidateState, Objective
 from fettle.plan.constraints import UNMEASURED, Miss, Rules, is_exact, misses, percentile
 from fettle.plan.rows import Finding, clip
 

@@ -9,18 +9,12 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 
+from fettle.api.constraints import AccuracyConstraint, Constraints
 from fettle.api.interval import items_needed
-from fettle.api.optimizedmodel import (
-    AccuracyConstraint,
-    CandidateStatus,
-    Constraints,
-    Interval,
-    Measurement,
-    Metric,
-    Objective,
-    OptimizedModelSpec,
-)
+from fettle.api.optimizedmodel import OptimizedModelSpec
+from fettle.api.optimizedmodel_status import CandidateStatus, Interval, Measurement
 from fettle.api.reasons import Reason
+from fettle.api.vocabulary import Metric, Objective
 from fettle.plan.rows import ORIGINAL, Finding
 
 DEFAULT_MAX_DROP = 0.01  # metrics that live in 0..1

@@ -9,17 +9,10 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from fettle.api.optimizedmodel import (
-    Precision,
-    QuantizeMode,
-    QuantizePreset,
-    QuantizeStep,
-    RecipeStep,
-    RuntimeName,
-    RuntimeSettings,
-    TargetSpec,
-)
+from fettle.api.optimizedmodel import TargetSpec
+from fettle.api.recipe import QuantizeStep, RecipeStep, RuntimeSettings
 from fettle.api.report import PrepareReport
+from fettle.api.vocabulary import Precision, QuantizeMode, QuantizePreset, RuntimeName
 from fettle.plan.rows import Row, row
 
 QUICK_MILLISECONDS = 2.0  # below, waking threads can cost more than they bring

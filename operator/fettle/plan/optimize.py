@@ -10,9 +10,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import replace
 
-from fettle.api.optimizedmodel import ArtifactStatus, CandidateState, CandidateStatus, Constraints, ReportStatus
+from fettle.api.constraints import Constraints
+from fettle.api.optimizedmodel_status import ArtifactStatus, CandidateStatus, ReportStatus
 from fettle.api.reasons import Reason
 from fettle.api.report import PrepareReport, PublishReport
+from fettle.api.vocabulary import CandidateState
 from fettle.plan.board import Board
 from fettle.plan.candidates import plan_target
 from fettle.plan.choose import choose

@@ -14,8 +14,9 @@ import rfc8785
 
 from fettle.api.base import ApiModel
 from fettle.api.modeldeployment import ModelDeploymentSpec, ModelSpec, ServerSpec, TemplateSpec
-from fettle.api.optimizedmodel import OptimizedModelStatus, Placement, RuntimeName
+from fettle.api.optimizedmodel_status import OptimizedModelStatus, Placement
 from fettle.api.reasons import Reason
+from fettle.api.vocabulary import RuntimeName
 
 ALGORITHM = 1
 LENGTH = 10  # characters of the hash: 40 bits over the few revisions of one object

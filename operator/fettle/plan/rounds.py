@@ -5,7 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
-from fettle.api.optimizedmodel import BaselineStatus, CandidateStatus, Constraints, TargetSpec
+from fettle.api.constraints import Constraints
+from fettle.api.optimizedmodel import TargetSpec
+from fettle.api.optimizedmodel_status import BaselineStatus, CandidateStatus
 from fettle.api.reasons import Reason
 from fettle.api.report import BuildReport, MeasureReport, PrepareReport
 from fettle.api.task import BuildPlan, StoredModel

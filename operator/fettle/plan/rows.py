@@ -6,9 +6,10 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 
 from fettle.api import catalog
-from fettle.api.optimizedmodel import Precision, RecipeStep, RuntimeName, RuntimeSettings
 from fettle.api.reasons import Reason
+from fettle.api.recipe import RecipeStep, RuntimeSettings
 from fettle.api.task import BuildPlan, CandidatePlan
+from fettle.api.vocabulary import Precision, RuntimeName
 
 ORIGINAL = "original"  # name and recipe of the untouched source; every other candidate's name ends with its runtime
 MESSAGE_LIMIT = 512  # characters of a candidate's message (CandidateStatus.message)

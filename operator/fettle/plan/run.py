@@ -7,7 +7,8 @@ from dataclasses import dataclass
 from datetime import datetime
 from enum import StrEnum
 
-from fettle.api.optimizedmodel import OptimizedModelSpec, OptimizedModelStatus, TargetSpec
+from fettle.api.optimizedmodel import OptimizedModelSpec, TargetSpec
+from fettle.api.optimizedmodel_status import OptimizedModelStatus
 from fettle.api.reasons import Reason
 from fettle.api.report import BuildReport, MeasureReport, PrepareReport, PublishReport
 from fettle.api.task import BuildTask, MeasureTask, PrepareTask, PublishTask

@@ -6,17 +6,12 @@ from collections.abc import Sequence
 from datetime import UTC, datetime, timedelta
 
 from fettle.api.conditions import Condition, find, with_condition
-from fettle.api.optimizedmodel import (
-    ArtifactStatus,
-    CandidateState,
-    CandidateStatus,
-    Constraints,
-    OptimizedModelStatus,
-    Placement,
-    TargetSpec,
-)
+from fettle.api.constraints import Constraints
+from fettle.api.optimizedmodel import TargetSpec
+from fettle.api.optimizedmodel_status import ArtifactStatus, CandidateStatus, OptimizedModelStatus, Placement
 from fettle.api.reasons import Reason
 from fettle.api.report import PrepareReport
+from fettle.api.vocabulary import CandidateState
 from fettle.plan.rounds import Rounds, Stage, TargetRun
 from fettle.plan.rows import Finding, Row, clip
 from fettle.plan.run import EventDraft, RunSnapshot

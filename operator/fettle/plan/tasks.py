@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
-from fettle.api.optimizedmodel import CandidateState, CandidateStatus, Constraints, OptimizedModelSpec
+from fettle.api.constraints import Constraints
+from fettle.api.optimizedmodel import OptimizedModelSpec
+from fettle.api.optimizedmodel_status import CandidateStatus
 from fettle.api.report import BuildEntry, PrepareReport
 from fettle.api.task import (
     BuildPlan,
@@ -16,6 +18,7 @@ from fettle.api.task import (
     PublishTask,
     StoredModel,
 )
+from fettle.api.vocabulary import CandidateState
 from fettle.plan.candidates import TargetPlan, possible_builds
 from fettle.plan.constraints import describe
 from fettle.plan.rows import Row

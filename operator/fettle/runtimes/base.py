@@ -9,9 +9,11 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from fettle.api.optimizedmodel import Executed, Precision, RuntimeName, RuntimeSettings
+from fettle.api.optimizedmodel_status import Executed
 from fettle.api.reasons import Reason
+from fettle.api.recipe import RuntimeSettings
 from fettle.api.signature import BY_NUMPY, BY_V2, Signature, Tensor
+from fettle.api.vocabulary import Precision, RuntimeName
 from fettle.errors import RuntimeFailure
 
 Array = np.ndarray[Any, Any]

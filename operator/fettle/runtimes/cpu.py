@@ -8,8 +8,8 @@ import platform
 from collections.abc import Iterable
 from pathlib import Path
 
-from fettle.api.optimizedmodel import Precision
 from fettle.api.report import CpuClass
+from fettle.api.vocabulary import Precision
 
 # Word of a manifest's `requires` -> flags of which one must be listed (Linux names; arm64's beside x86's).
 FLAGS: dict[str, tuple[str, ...]] = {

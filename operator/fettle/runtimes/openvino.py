@@ -22,9 +22,11 @@ from typing import Any
 import numpy as np
 import openvino as ov
 
-from fettle.api.optimizedmodel import Executed, Precision, RuntimeName, RuntimeSettings
+from fettle.api.optimizedmodel_status import Executed
 from fettle.api.reasons import Reason
+from fettle.api.recipe import RuntimeSettings
 from fettle.api.signature import BY_OPENVINO, Signature, Tensor
+from fettle.api.vocabulary import Precision, RuntimeName
 from fettle.errors import RuntimeFailure
 from fettle.runtimes.base import Array, Arrays, Session, checked_inputs, numpy_dtype, zeros
 

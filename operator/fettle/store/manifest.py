@@ -15,11 +15,12 @@ import numpy as np
 from pydantic import ValidationError
 
 from fettle.api.base import ApiModel
-from fettle.api.optimizedmodel import RecipeStep, RuntimeName, RuntimeSettings
 from fettle.api.reasons import Reason
+from fettle.api.recipe import RecipeStep, RuntimeSettings
 from fettle.api.report import CpuClass
 from fettle.api.signature import Signature
 from fettle.api.task import StoredFile, StoredModel
+from fettle.api.vocabulary import RuntimeName
 from fettle.errors import StoreError
 from fettle.store.store import Arrays, Store, file_digest, npz_bytes, read_npz
 from fettle.store.uris import Mounts

@@ -10,14 +10,8 @@ from pathlib import Path
 import pytest
 
 from fettle.api import catalog
-from fettle.api.optimizedmodel import (
-    OptimizeGraphStep,
-    QuantizeMode,
-    QuantizeStep,
-    RecipeStep,
-    RuntimeName,
-    SourceFormat,
-)
+from fettle.api.recipe import OptimizeGraphStep, QuantizeStep, RecipeStep
+from fettle.api.vocabulary import QuantizeMode, RuntimeName, SourceFormat
 from fettle.optimizer.recipes import FUNCTIONS
 
 ROOT = Path(__file__).parents[3]

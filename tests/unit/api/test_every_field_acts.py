@@ -19,7 +19,8 @@ from pydantic import BaseModel
 
 from fettle.api import base, conditions, modeldeployment, optimizedmodel, report, signature, task
 from fettle.api.modeldeployment import ModelDeploymentSpec
-from fettle.api.optimizedmodel import EnvVar, LocalReference, OptimizedModelSpec, ResourceSpec, Toleration
+from fettle.api.optimizedmodel import OptimizedModelSpec
+from fettle.api.pods import EnvVar, LocalReference, ResourceSpec, Toleration
 
 SOURCE = Path(inspect.getfile(base)).parents[1]
 # Copied into pods as they are, so that Kubernetes is what reacts to their fields.

@@ -9,7 +9,8 @@ import pytest
 from tests.unit.plan.optimize.world import START, World, failure, make_spec
 
 from fettle.api.conditions import find
-from fettle.api.optimizedmodel import OptimizedModelSpec, OptimizedModelStatus
+from fettle.api.optimizedmodel import OptimizedModelSpec
+from fettle.api.optimizedmodel_status import OptimizedModelStatus
 from fettle.api.reasons import Reason
 from fettle.cli.local import LocalRun
 from fettle.plan.run import RunDecision, TaskPhase, TaskState, WantedTask

@@ -11,7 +11,9 @@ import pytest
 import yaml
 
 from fettle.api.modeldeployment import ServerSpec, TemplateSpec
-from fettle.api.optimizedmodel import Placement, ResourceSpec, RuntimeName
+from fettle.api.optimizedmodel_status import Placement
+from fettle.api.pods import ResourceSpec
+from fettle.api.vocabulary import RuntimeName
 from fettle.cluster import ledger, serving
 from fettle.cluster.kinds import Object
 from fettle.plan.revision import ModelRevision, ServedArtifact

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from fettle.api.optimizedmodel import Precision
 from fettle.api.report import CpuClass
+from fettle.api.vocabulary import Precision
 from fettle.runtimes import cpu
 
 SAPPHIRE_RAPIDS = """processor\t: 0

@@ -13,9 +13,10 @@ import onnx
 import pytest
 from tests.data import models
 
-from fettle.api.optimizedmodel import Precision, RuntimeName, RuntimeSettings
 from fettle.api.reasons import Reason
+from fettle.api.recipe import RuntimeSettings
 from fettle.api.signature import BY_V2, Signature
+from fettle.api.vocabulary import Precision, RuntimeName
 from fettle.errors import RuntimeFailure
 from fettle.runtimes import base
 

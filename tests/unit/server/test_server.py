@@ -19,8 +19,9 @@ import onnx
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
-from fettle.api.optimizedmodel import RuntimeName, RuntimeSettings
+from fettle.api.recipe import RuntimeSettings
 from fettle.api.signature import Signature, Tensor
+from fettle.api.vocabulary import RuntimeName
 from fettle.store.manifest import DataRecord, Manifest, RecipeRecord, Tolerance, put_reference, write_artifact
 from fettle.store.store import Store
 from fettle.store.uris import Mounts

@@ -6,16 +6,10 @@ from pathlib import Path
 
 import pytest
 
-from fettle.api.optimizedmodel import (
-    OptimizeGraphStep,
-    QuantizeMode,
-    QuantizePreset,
-    QuantizeStep,
-    RecipeStep,
-    RuntimeName,
-)
+from fettle.api.recipe import OptimizeGraphStep, QuantizeStep, RecipeStep
 from fettle.api.report import CpuClass
 from fettle.api.task import BuildPlan, StoredData, StoredFile, StoredModel
+from fettle.api.vocabulary import QuantizeMode, QuantizePreset, RuntimeName
 from fettle.store import cache
 from fettle.store.store import Store
 from fettle.store.uris import Mounts

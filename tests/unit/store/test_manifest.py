@@ -8,10 +8,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from fettle.api.optimizedmodel import QuantizeStep, RecipeStep, RuntimeName, RuntimeSettings
 from fettle.api.reasons import Reason
+from fettle.api.recipe import QuantizeStep, RecipeStep, RuntimeSettings
 from fettle.api.report import CpuClass
 from fettle.api.signature import Signature, Tensor
+from fettle.api.vocabulary import RuntimeName
 from fettle.errors import StoreError
 from fettle.store.manifest import (
     DataRecord,

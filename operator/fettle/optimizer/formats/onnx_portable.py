@@ -43,12 +43,12 @@ def steps(model: onnx.ModelProto) -> list[Step]:
         Step("inline functions", (inline_functions,)),
         Step("drop initializers from inputs", (drop_initializer_inputs,)),
     ]
-    if not onnx_model.external_files(model):
-        if onnx_model.opset(model) < RAISE_BELOW:
-            wanted.append(Step("raise the opset", tuple(_converter(version) for version in WANTED_OPSETS)))
+    if onnx_model.opset(model) < RAISE_BELOW:
+        wanted.append(Step("raise the opset", tuple(_converter(version) for version in WANTED_OPSETS)))
+    if not onnx_model.external_files(model):  # it would write the weights into one file, and no such file holds 2 GiB
         wanted.append(Step("fold and fuse", (fold_and_fuse,)))
-        wanted.append(Step("fuse HardSwish", (hard_swish,)))
-        wanted.append(Step("infer shapes", (infer_shapes,)))
+    wanted.append(Step("fuse HardSwish", (hard_swish,)))
+    wanted.append(Step("infer shapes", (infer_shapes,)))
     return wanted
 
 

@@ -10,18 +10,11 @@ from pathlib import Path
 
 import numpy as np
 
-from fettle.api.optimizedmodel import (
-    AgreementSpec,
-    AgreementStatus,
-    EvaluationSpec,
-    Evidence,
-    Flips,
-    Interval,
-    Metric,
-    MetricValue,
-)
+from fettle.api.optimizedmodel import AgreementSpec, EvaluationSpec
+from fettle.api.optimizedmodel_status import AgreementStatus, Flips, Interval, MetricValue
 from fettle.api.reasons import Reason
 from fettle.api.signature import Signature, Tensor
+from fettle.api.vocabulary import Evidence, Metric
 from fettle.errors import DataError, RuntimeFailure
 from fettle.optimizer.measure.agreement import (
     Comparison,

@@ -9,8 +9,9 @@ from typing import Any
 
 import numpy as np
 
-from fettle.api.optimizedmodel import AgreementMode, AgreementSpec
+from fettle.api.optimizedmodel import AgreementSpec
 from fettle.api.signature import Tensor
+from fettle.api.vocabulary import AgreementMode
 from fettle.errors import DataError
 
 Array = np.ndarray[Any, Any]

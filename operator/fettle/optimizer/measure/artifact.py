@@ -13,9 +13,10 @@ import rfc8785
 
 from fettle.api import catalog
 from fettle.api.catalog import StepEntry
-from fettle.api.optimizedmodel import CandidateStatus, RuntimeName
+from fettle.api.optimizedmodel_status import CandidateStatus
 from fettle.api.report import CpuClass
 from fettle.api.task import MeasureCandidate, MeasureTask
+from fettle.api.vocabulary import RuntimeName
 from fettle.optimizer.measure.agreement import FLOAT_NOISE, is_float
 from fettle.optimizer.measure.subject import Bench, Subject, scale
 from fettle.runtimes import cpu

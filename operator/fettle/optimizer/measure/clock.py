@@ -16,7 +16,7 @@ from typing import Protocol
 
 import numpy as np
 
-from fettle.api.optimizedmodel import Interval, Measurement
+from fettle.api.optimizedmodel_status import Interval, Measurement
 from fettle.errors import RuntimeFailure
 from fettle.optimizer import statistics
 from fettle.optimizer.measure.cgroup import Throttling

@@ -9,7 +9,8 @@ from typing import Any
 import numpy as np
 
 from fettle.api.interval import tango
-from fettle.api.optimizedmodel import Average, Flips, Interval, Metric
+from fettle.api.optimizedmodel_status import Flips, Interval
+from fettle.api.vocabulary import Average, Metric
 from fettle.errors import DataError
 from fettle.optimizer.measure.agreement import class_count, cosine, decisions, is_float
 from fettle.optimizer.statistics import Indices, bca, groups_of, mean_interval

@@ -9,7 +9,7 @@ import sys
 from types import TracebackType
 from typing import Any, TypeVar
 
-from fettle.api.optimizedmodel import Executed
+from fettle.api.optimizedmodel_status import Executed
 from fettle.api.reasons import Reason
 from fettle.errors import RuntimeFailure
 from fettle.optimizer.measure.items import Answer, Array

@@ -6,9 +6,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from fettle.api.optimizedmodel import RuntimeName, RuntimeSettings
 from fettle.api.reasons import Reason
+from fettle.api.recipe import RuntimeSettings
 from fettle.api.signature import Signature
+from fettle.api.vocabulary import RuntimeName
 
 
 @dataclass(frozen=True)

@@ -4,14 +4,10 @@ from __future__ import annotations
 
 from typing import Any
 
-from fettle.api.optimizedmodel import (
-    BaselineStatus,
-    CandidateState,
-    CandidateStatus,
-    SpeedupStatus,
-)
+from fettle.api.optimizedmodel_status import BaselineStatus, CandidateStatus, SpeedupStatus
 from fettle.api.reasons import Reason
 from fettle.api.task import MeasureTask
+from fettle.api.vocabulary import CandidateState
 from fettle.errors import FettleError
 from fettle.optimizer.measure.accuracy import Judgement, Reference
 from fettle.optimizer.measure.clock import Timed

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import numpy as np
 
-from fettle.api.optimizedmodel import CandidateStatus
+from fettle.api.optimizedmodel_status import CandidateStatus
 from fettle.api.reasons import Reason
 from fettle.api.report import CpuClass, MeasureReport
 from fettle.api.task import MeasureCandidate, MeasureTask

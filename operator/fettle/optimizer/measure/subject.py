@@ -10,9 +10,10 @@ from pathlib import Path
 
 import numpy as np
 
-from fettle.api.optimizedmodel import Executed, Precision, QuantizeMode
+from fettle.api.optimizedmodel_status import Executed
 from fettle.api.signature import Signature
 from fettle.api.task import MeasureCandidate
+from fettle.api.vocabulary import Precision, QuantizeMode
 from fettle.errors import FettleError
 from fettle.optimizer.measure import items as item
 from fettle.optimizer.measure.accuracy import Judgement, Reference, difference

@@ -13,7 +13,8 @@ from pathlib import Path
 from fettle import runtimes  # noqa: F401  before any toolchain: it keeps them from reporting their use
 from fettle.api import catalog
 from fettle.api.catalog import StepKind
-from fettle.api.optimizedmodel import QuantizeStep, RecipeStep, RuntimeName
+from fettle.api.recipe import QuantizeStep, RecipeStep
+from fettle.api.vocabulary import RuntimeName
 from fettle.errors import RecipeError
 from fettle.optimizer.measure.items import Items
 

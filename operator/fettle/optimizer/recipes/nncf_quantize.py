@@ -13,7 +13,7 @@ import nncf
 import numpy as np
 import openvino as ov
 
-from fettle.api.optimizedmodel import QuantizePreset
+from fettle.api.vocabulary import QuantizePreset
 from fettle.errors import RecipeError
 from fettle.optimizer.recipes import Work
 

@@ -24,7 +24,8 @@ from onnxruntime.quantization import (
 )
 from onnxruntime.quantization.shape_inference import quant_pre_process
 
-from fettle.api.optimizedmodel import QuantizePreset, QuantizeStep
+from fettle.api.recipe import QuantizeStep
+from fettle.api.vocabulary import QuantizePreset
 from fettle.errors import RecipeError
 from fettle.optimizer.formats import onnx_model, onnx_portable
 from fettle.optimizer.measure.items import Items

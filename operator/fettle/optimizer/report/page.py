@@ -9,17 +9,11 @@ from typing import Any
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from fettle import __version__
-from fettle.api.optimizedmodel import (
-    BaselineStatus,
-    Basis,
-    CandidateState,
-    CandidateStatus,
-    Interval,
-    Metric,
-)
+from fettle.api.optimizedmodel_status import BaselineStatus, CandidateStatus, Interval
 from fettle.api.reasons import Reason
 from fettle.api.report import BuildReport, MeasureReport, PrepareReport
 from fettle.api.task import CandidateVerdict, PublishTask
+from fettle.api.vocabulary import Basis, CandidateState, Metric
 from fettle.optimizer.report import plot, text
 from fettle.store.manifest import Manifest
 

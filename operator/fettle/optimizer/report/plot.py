@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from itertools import pairwise
 from typing import TYPE_CHECKING, Any
 
-from fettle.api.optimizedmodel import Interval
+from fettle.api.optimizedmodel_status import Interval
 from fettle.optimizer.report.text import number
 
 if TYPE_CHECKING:

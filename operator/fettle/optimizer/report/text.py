@@ -2,17 +2,9 @@
 
 from __future__ import annotations
 
-from fettle.api.optimizedmodel import (
-    AgreementStatus,
-    CandidateStatus,
-    Evidence,
-    Executed,
-    Interval,
-    Measurement,
-    Metric,
-    Precision,
-    RuntimeSettings,
-)
+from fettle.api.optimizedmodel_status import AgreementStatus, CandidateStatus, Executed, Interval, Measurement
+from fettle.api.recipe import RuntimeSettings
+from fettle.api.vocabulary import Evidence, Metric, Precision
 
 MISSING = "–"
 METRICS = {

@@ -14,19 +14,12 @@ from tests.data import models
 from tests.unit.optimizer.prepare.workbench import Workbench
 
 from fettle.api import catalog
-from fettle.api.optimizedmodel import (
-    EvaluationSpec,
-    OptimizeGraphStep,
-    QuantizeMode,
-    QuantizePreset,
-    QuantizeStep,
-    RecipeStep,
-    RuntimeName,
-    RuntimeSettings,
-)
+from fettle.api.optimizedmodel import EvaluationSpec
 from fettle.api.reasons import Reason
+from fettle.api.recipe import OptimizeGraphStep, QuantizeStep, RecipeStep, RuntimeSettings
 from fettle.api.report import BuildReport, PrepareReport, Termination, unframe
 from fettle.api.task import BuildPlan, BuildTask, task_hash
+from fettle.api.vocabulary import QuantizeMode, QuantizePreset, RuntimeName
 from fettle.optimizer import recipes, stage
 from fettle.optimizer.formats import onnx_model
 from fettle.optimizer.measure import items

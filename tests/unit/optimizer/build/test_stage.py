@@ -10,10 +10,12 @@ import pytest
 from tests.data import models
 from tests.unit.optimizer.prepare.workbench import Workbench
 
-from fettle.api.optimizedmodel import EvaluationSpec, QuantizeStep, RecipeStep, RuntimeName
+from fettle.api.optimizedmodel import EvaluationSpec
 from fettle.api.reasons import Reason
+from fettle.api.recipe import QuantizeStep, RecipeStep
 from fettle.api.report import MESSAGE_LIMIT, Termination
 from fettle.api.task import BuildPlan, BuildTask, PrepareTask
+from fettle.api.vocabulary import RuntimeName
 from fettle.errors import UsageError
 from fettle.optimizer import stage
 

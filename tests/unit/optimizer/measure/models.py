@@ -12,18 +12,11 @@ from onnx import TensorProto, helper, numpy_helper
 from sklearn.datasets import load_digits
 from sklearn.linear_model import LogisticRegression
 
-from fettle.api.optimizedmodel import (
-    EvaluationSpec,
-    Metric,
-    Precision,
-    QuantizeMode,
-    QuantizeStep,
-    RecipeStep,
-    RuntimeName,
-    RuntimeSettings,
-)
+from fettle.api.optimizedmodel import EvaluationSpec
+from fettle.api.recipe import QuantizeStep, RecipeStep, RuntimeSettings
 from fettle.api.signature import Signature, Tensor
 from fettle.api.task import CandidatePlan, MeasureCandidate, MeasureTask, StoredData, StoredModel
+from fettle.api.vocabulary import Metric, Precision, QuantizeMode, RuntimeName
 from fettle.store.store import Store
 from fettle.store.uris import Mounts
 

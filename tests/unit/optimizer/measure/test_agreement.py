@@ -7,8 +7,9 @@ from typing import Any
 import numpy as np
 import pytest
 
-from fettle.api.optimizedmodel import AgreementMode, AgreementSpec
+from fettle.api.optimizedmodel import AgreementSpec
 from fettle.api.signature import Tensor
+from fettle.api.vocabulary import AgreementMode
 from fettle.errors import DataError
 from fettle.optimizer.measure.agreement import Comparison, OutputProfile, comparisons, item_axis, within_noise
 

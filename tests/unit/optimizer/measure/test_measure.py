@@ -26,21 +26,13 @@ from tests.unit.optimizer.measure.models import (
     task,
 )
 
-from fettle.api.optimizedmodel import (
-    AgreementMode,
-    Basis,
-    CandidateState,
-    CandidateStatus,
-    EvaluationSpec,
-    Evidence,
-    Metric,
-    Precision,
-    RuntimeName,
-)
+from fettle.api.optimizedmodel import EvaluationSpec
+from fettle.api.optimizedmodel_status import CandidateStatus
 from fettle.api.reasons import Reason
 from fettle.api.report import MeasureReport
 from fettle.api.signature import Signature
 from fettle.api.task import StoredData, StoredModel
+from fettle.api.vocabulary import AgreementMode, Basis, CandidateState, Evidence, Metric, Precision, RuntimeName
 from fettle.errors import DataError, RuntimeFailure
 from fettle.optimizer import measure
 from fettle.runtimes import base, cpu

@@ -9,7 +9,7 @@ import pytest
 from sklearn.metrics import f1_score
 
 from fettle.api.interval import tango
-from fettle.api.optimizedmodel import Average, Metric
+from fettle.api.vocabulary import Average, Metric
 from fettle.errors import DataError
 from fettle.optimizer.measure.metrics import Judging, Scores, drop, flips
 

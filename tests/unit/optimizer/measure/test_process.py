@@ -14,8 +14,9 @@ import psutil
 import pytest
 from tests.unit.optimizer.measure.models import SIGNATURE
 
-from fettle.api.optimizedmodel import RuntimeName, RuntimeSettings
 from fettle.api.reasons import Reason
+from fettle.api.recipe import RuntimeSettings
+from fettle.api.vocabulary import RuntimeName
 from fettle.errors import RuntimeFailure
 from fettle.optimizer.measure.process import WorkerDied, WorkerProcess
 from fettle.optimizer.measure.protocol import Judge, Load

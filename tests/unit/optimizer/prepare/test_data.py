@@ -7,15 +7,11 @@ import pytest
 from tests.data import models
 from tests.unit.optimizer.prepare.workbench import Workbench
 
-from fettle.api.optimizedmodel import (
-    CalibrationSpec,
-    EvaluationSpec,
-    QuantizeStep,
-    RecipeStep,
-    RuntimeName,
-)
+from fettle.api.optimizedmodel import CalibrationSpec, EvaluationSpec
 from fettle.api.reasons import Reason
+from fettle.api.recipe import QuantizeStep, RecipeStep
 from fettle.api.task import BuildPlan, StoredModel
+from fettle.api.vocabulary import RuntimeName
 from fettle.errors import FettleError
 from fettle.optimizer.data import Items
 from fettle.optimizer.data_split import split

@@ -11,9 +11,11 @@ import pytest
 from tests.data import models
 from tests.unit.optimizer.prepare.workbench import Workbench
 
-from fettle.api.optimizedmodel import Basis, InputSpec, RuntimeName, RuntimeSettings
+from fettle.api.optimizedmodel import InputSpec
 from fettle.api.reasons import Reason
+from fettle.api.recipe import RuntimeSettings
 from fettle.api.report import PrepareReport
+from fettle.api.vocabulary import Basis, RuntimeName
 from fettle.errors import FettleError
 from fettle.optimizer.measure import items
 from fettle.runtimes import base
@@ -142,6 +144,7 @@ def test_weights_too_large_for_one_file_stay_outside(bench: Workbench, monkeypat
     bench.put(models.old_opset(), external=True)
     report = bench.prepare()
     assert [file.path for file in report.portable.files] == ["model.onnx", "weights.bin"]
+    assert report.traits.opset == 21
     answers_alike(bench, report, Expected())
 
 

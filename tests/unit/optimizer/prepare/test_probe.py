@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 from tests.data import models
 
-from fettle.api.optimizedmodel import RuntimeName
 from fettle.api.signature import Signature
+from fettle.api.vocabulary import RuntimeName
 from fettle.optimizer import prepare_probe
 from fettle.optimizer.formats import onnx_model
 

@@ -7,37 +7,35 @@ from typing import Any
 
 import numpy as np
 
-from fettle.api.optimizedmodel import (
-    AccuracyConstraint,
-    AgreementMode,
+from fettle.api.constraints import AccuracyConstraint, Constraints, LatencyConstraint
+from fettle.api.optimizedmodel_status import (
     AgreementStatus,
     BaselineStatus,
-    Basis,
-    CandidateState,
     CandidateStatus,
-    Constraints,
-    Evidence,
     Executed,
     Flips,
     Interval,
-    LatencyConstraint,
     Measurement,
-    Metric,
     MetricValue,
-    Objective,
     Percentiles,
-    QuantizeStep,
-    RecipeStep,
-    RuntimeName,
-    RuntimeSettings,
-    SourceFormat,
     SourceStatus,
     SpeedupStatus,
 )
 from fettle.api.reasons import Reason
+from fettle.api.recipe import QuantizeStep, RecipeStep, RuntimeSettings
 from fettle.api.report import BuildReport, CpuClass, MeasureReport, PrepareReport, Traits
 from fettle.api.signature import Signature, Tensor
 from fettle.api.task import CandidateVerdict, PublishTask, StoredModel
+from fettle.api.vocabulary import (
+    AgreementMode,
+    Basis,
+    CandidateState,
+    Evidence,
+    Metric,
+    Objective,
+    RuntimeName,
+    SourceFormat,
+)
 from fettle.store.manifest import DataRecord, Manifest, RecipeRecord, Tolerance, put_reference, write_artifact
 from fettle.store.store import Store
 from fettle.store.uris import Mounts

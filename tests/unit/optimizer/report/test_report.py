@@ -19,8 +19,9 @@ from tests.unit.optimizer.report.run_of_digits import (
     verdicts,
 )
 
-from fettle.api.optimizedmodel import CandidateState, CandidateStatus, Interval, Measurement, Metric, MetricValue
+from fettle.api.optimizedmodel_status import CandidateStatus, Interval, Measurement, MetricValue
 from fettle.api.reasons import Reason
+from fettle.api.vocabulary import CandidateState, Metric
 from fettle.errors import StoreError
 from fettle.optimizer import publish
 from fettle.optimizer.report import plot, text

@@ -2,18 +2,9 @@
 
 from __future__ import annotations
 
-from fettle.api.optimizedmodel import (
-    Basis,
-    CandidateState,
-    CandidateStatus,
-    Flips,
-    Interval,
-    Measurement,
-    Percentiles,
-    RuntimeName,
-    SpeedupStatus,
-)
+from fettle.api.optimizedmodel_status import CandidateStatus, Flips, Interval, Measurement, Percentiles, SpeedupStatus
 from fettle.api.reasons import Reason
+from fettle.api.vocabulary import Basis, CandidateState, RuntimeName
 
 BASELINE_MILLISECONDS = 6.0
 

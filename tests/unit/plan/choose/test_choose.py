@@ -8,17 +8,10 @@ from typing import Any
 import pytest
 from tests.unit.plan.choose.figures import original, row
 
-from fettle.api.optimizedmodel import (
-    AccuracyConstraint,
-    CandidateState,
-    CandidateStatus,
-    Constraints,
-    LatencyConstraint,
-    Objective,
-    SizeConstraint,
-    SpeedupConstraint,
-)
+from fettle.api.constraints import AccuracyConstraint, Constraints, LatencyConstraint, SizeConstraint, SpeedupConstraint
+from fettle.api.optimizedmodel_status import CandidateStatus
 from fettle.api.reasons import Reason
+from fettle.api.vocabulary import CandidateState, Objective
 from fettle.plan.choose import Choice, choose
 from fettle.plan.constraints import Rules
 

@@ -6,7 +6,8 @@ from typing import Any
 
 import pytest
 
-from fettle.api.optimizedmodel import Constraints, OptimizedModelSpec
+from fettle.api.constraints import Constraints
+from fettle.api.optimizedmodel import OptimizedModelSpec
 from fettle.plan.constraints import describe, in_force
 
 

@@ -7,9 +7,10 @@ from typing import Any
 import pytest
 from tests.unit.plan.optimize.world import OPENVINO, ORT, make_spec, prepared
 
-from fettle.api.optimizedmodel import Basis, OptimizedModelSpec, Precision, QuantizePreset, RuntimeName
+from fettle.api.optimizedmodel import OptimizedModelSpec
 from fettle.api.reasons import Reason
 from fettle.api.report import PrepareReport, Traits
+from fettle.api.vocabulary import Basis, Precision, QuantizePreset, RuntimeName
 from fettle.plan.candidates import ROWS_LIMIT, TargetPlan, plan_target, possible_builds
 from fettle.plan.constraints import in_force
 from fettle.plan.rows import Row

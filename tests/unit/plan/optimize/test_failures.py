@@ -8,10 +8,11 @@ import pytest
 from tests.unit.plan.optimize.world import World, digest, fails, failure, make_spec
 
 from fettle.api.conditions import Condition, ConditionStatus
-from fettle.api.optimizedmodel import ArtifactStatus, CandidateState, OptimizedModelStatus, RuntimeName
+from fettle.api.optimizedmodel_status import ArtifactStatus, OptimizedModelStatus
 from fettle.api.reasons import Reason
 from fettle.api.report import BuildReport, MeasureReport
 from fettle.api.task import BuildTask, PublishTask
+from fettle.api.vocabulary import CandidateState, RuntimeName
 from fettle.plan.board import MAX_ATTEMPTS
 from fettle.plan.run import AnyReport, TaskPhase, TaskState, WantedTask
 

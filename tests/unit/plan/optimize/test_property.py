@@ -8,8 +8,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from tests.unit.plan.optimize.world import World, failure, make_spec
 
-from fettle.api.optimizedmodel import CandidateState
 from fettle.api.reasons import Reason
+from fettle.api.vocabulary import CandidateState
 from fettle.plan.optimize import decide
 from fettle.plan.run import TaskPhase, TaskState, WantedTask
 

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from tests.unit.plan.optimize.world import World, fails, failure, make_spec
 
-from fettle.api.optimizedmodel import CandidateState
 from fettle.api.reasons import Reason
 from fettle.api.report import Traits
 from fettle.api.task import MeasureTask
+from fettle.api.vocabulary import CandidateState
 
 TRANSFORMER = Traits(opset=17, transformer=True, matmul_time_share=0.8, p50_milliseconds=6.0)
 

@@ -8,9 +8,9 @@ import pytest
 from tests.unit.plan.optimize.world import START, World, digest, make_spec
 
 from fettle.api.conditions import ConditionStatus
-from fettle.api.optimizedmodel import CandidateState
 from fettle.api.reasons import Reason
 from fettle.api.task import MeasureTask, PublishTask
+from fettle.api.vocabulary import CandidateState
 from fettle.plan.optimize import decide
 
 

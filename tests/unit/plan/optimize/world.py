@@ -11,15 +11,8 @@ from typing import Any
 from tests.unit.plan.choose.figures import row
 
 from fettle.api.conditions import Condition, find
-from fettle.api.optimizedmodel import (
-    BaselineStatus,
-    CandidateStatus,
-    OptimizedModelSpec,
-    OptimizedModelStatus,
-    RuntimeName,
-    SourceFormat,
-    SourceStatus,
-)
+from fettle.api.optimizedmodel import OptimizedModelSpec
+from fettle.api.optimizedmodel_status import BaselineStatus, CandidateStatus, OptimizedModelStatus, SourceStatus
 from fettle.api.reasons import Reason
 from fettle.api.report import (
     BuildEntry,
@@ -41,6 +34,7 @@ from fettle.api.task import (
     StoredFile,
     StoredModel,
 )
+from fettle.api.vocabulary import RuntimeName, SourceFormat
 from fettle.plan.optimize import decide
 from fettle.plan.run import AnyReport, AnyTask, RunDecision, RunSnapshot, TaskPhase, TaskState, WantedTask
 

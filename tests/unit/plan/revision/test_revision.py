@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from fettle.api.modeldeployment import ModelDeploymentSpec
-from fettle.api.optimizedmodel import OptimizedModelStatus
+from fettle.api.optimizedmodel_status import OptimizedModelStatus
 from fettle.api.reasons import Reason
 from fettle.plan.revision import ModelRevision, NotReady, wanted_revision
 

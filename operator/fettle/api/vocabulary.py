@@ -1,0 +1,120 @@
+"""The words of both kinds: enums, and the strings that have a form."""
+
+from __future__ import annotations
+
+from enum import StrEnum
+from typing import Annotated
+
+from pydantic import Field
+
+Uri = Annotated[str, Field(min_length=1, max_length=1024)]
+
+
+Name = Annotated[str, Field(min_length=1, max_length=63, pattern=r"^[a-z0-9]([a-z0-9-]*[a-z0-9])?$")]
+
+
+Sha256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
+
+
+# As the API server writes it for a Pod; an int is a quantity too.
+Quantity = Annotated[
+    int | str,
+    Field(json_schema_extra={"pattern": r"^([0-9]+(\.[0-9]*)?|\.[0-9]+)([KMGTPE]i|[numkMGTPE]|[eE][+-]?[0-9]+)?$"}),
+]
+
+
+class SourceFormat(StrEnum):
+    """Format of the source model."""
+
+    AUTO = "Auto"
+    ONNX = "ONNX"
+
+
+class Metric(StrEnum):
+    """How good an output is. Higher is better, except MeanSquaredError."""
+
+    ACCURACY = "Accuracy"
+    F1 = "F1"
+    MEAN_SQUARED_ERROR = "MeanSquaredError"
+    COSINE_SIMILARITY = "CosineSimilarity"
+    AGREEMENT = "Agreement"
+
+
+class Average(StrEnum):
+    """How F1 is averaged over classes."""
+
+    MACRO = "Macro"
+    MICRO = "Micro"
+    BINARY = "Binary"
+
+
+class AgreementMode(StrEnum):
+    """When two answers to one item count as the same."""
+
+    AUTO = "Auto"
+    TOP_ONE = "TopOne"
+    EXACT = "Exact"
+    COSINE = "Cosine"
+    ELEMENTWISE = "Elementwise"
+
+
+class RuntimeName(StrEnum):
+    """What runs an artifact."""
+
+    ONNXRUNTIME = "onnxruntime"
+    OPENVINO = "openvino"
+
+
+class Precision(StrEnum):
+    """Precision in which a runtime computes what is not quantized: a setting, not a step."""
+
+    FLOAT32 = "Float32"
+    BFLOAT16 = "BFloat16"
+    FLOAT16 = "Float16"
+
+
+class QuantizeMode(StrEnum):
+    """Dynamic: weights int8, activations measured at run time. Static: both int8, ranges from calibration data."""
+
+    DYNAMIC = "Dynamic"
+    STATIC = "Static"
+
+
+class QuantizePreset(StrEnum):
+    """Which layers and ranges the quantizer treats specially."""
+
+    DEFAULT = "Default"
+    TRANSFORMER = "Transformer"
+
+
+class Objective(StrEnum):
+    """What to prefer among the candidates that pass every constraint."""
+
+    LATENCY = "Latency"
+    SIZE = "Size"
+
+
+class CandidateState(StrEnum):
+    """Where a candidate stands."""
+
+    PENDING = "Pending"
+    RUNNING = "Running"
+    MEASURED = "Measured"
+    FAILED = "Failed"
+    REJECTED = "Rejected"
+    SELECTED = "Selected"
+
+
+class Evidence(StrEnum):
+    """What a claim about accuracy rests on."""
+
+    LABELS = "Labels"
+    AGREEMENT = "Agreement"
+    GENERATED = "Generated"
+
+
+class Basis(StrEnum):
+    """What was timed as the baseline."""
+
+    SOURCE_RUNTIME = "SourceRuntime"
+    PORTABLE_FORM = "PortableForm"
