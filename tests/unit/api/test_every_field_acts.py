@@ -7,7 +7,9 @@ in the field's favour where one name stands for several models.
 from __future__ import annotations
 
 import ast
+import importlib
 import inspect
+import pkgutil
 import re
 from collections import defaultdict
 from collections.abc import Iterator
@@ -17,7 +19,8 @@ from typing import Any, get_args
 import pytest
 from pydantic import BaseModel
 
-from fettle.api import base, conditions, modeldeployment, optimizedmodel, report, signature, task
+from fettle import api
+from fettle.api import base
 from fettle.api.modeldeployment import ModelDeploymentSpec
 from fettle.api.optimizedmodel import OptimizedModelSpec
 from fettle.api.pods import EnvVar, LocalReference, ResourceSpec, Toleration
@@ -50,7 +53,8 @@ def reachable(model: type[BaseModel]) -> Iterator[tuple[type[BaseModel], str]]:
 
 ALL_MODELS = {
     name: model
-    for module in (conditions, modeldeployment, optimizedmodel, report, signature, task)
+    for entry in pkgutil.iter_modules(api.__path__)
+    for module in [importlib.import_module(f"fettle.api.{entry.name}")]
     for name, model in vars(module).items()
     if inspect.isclass(model) and issubclass(model, BaseModel)
 }
