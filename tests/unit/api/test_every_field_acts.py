@@ -21,6 +21,7 @@ from pydantic import BaseModel
 
 from fettle import api
 from fettle.api import base
+from fettle.api.constraints import LatencyConstraint
 from fettle.api.modeldeployment import ModelDeploymentSpec
 from fettle.api.optimizedmodel import OptimizedModelSpec
 from fettle.api.pods import EnvVar, LocalReference, ResourceSpec, Toleration
@@ -188,4 +189,4 @@ def test_something_reacts_to_it(reads: Reads, model: type[BaseModel], field: str
 
 def test_a_field_that_nobody_reads_is_noticed(reads: Reads) -> None:
     assert (OptimizedModelSpec, "sauce") not in reads.found
-    assert (optimizedmodel.LatencyConstraint, "max_bytes") not in reads.found
+    assert (LatencyConstraint, "max_bytes") not in reads.found
