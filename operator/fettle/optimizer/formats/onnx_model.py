@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 from collections.abc import Iterable, Iterator
 from pathlib import Path, PurePosixPath
 
@@ -49,13 +50,16 @@ def load(path: Path) -> onnx.ModelProto:
     return model
 
 
-def save(model: onnx.ModelProto, path: Path, external_from: Path | None = None) -> None:
-    """Write `model` to `path`, the same bytes for the same model. Files that still hold weights are linked from `external_from`."""
+def save(model: onnx.ModelProto, path: Path, external_from: Path | None = None, *, link: bool = True) -> None:
+    """Write `model` to `path`, the same bytes for the same model. Files that still hold weights come from the folder `external_from`.
+
+    They are linked, or copied where onnx itself shall read them: it takes a second link for an attack.
+    """
     for name in external_files(model):
         target = path.parent / name
         if external_from is not None and not target.exists():
             target.parent.mkdir(parents=True, exist_ok=True)
-            os.link(external_from / name, target)
+            (os.link if link else shutil.copyfile)(external_from / name, target)
     path.write_bytes(model.SerializeToString(deterministic=True))
 
 

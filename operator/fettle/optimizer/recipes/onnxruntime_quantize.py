@@ -120,7 +120,7 @@ def _prepared(work: Work) -> Path:
     named.parent.mkdir(parents=True)
     onnx_portable.name_nodes(model.graph)
     keep_apart(model.graph)
-    onnx_model.save(model, named, work.entry.parent)
+    onnx_model.save(model, named, work.entry.parent, link=False)
     if onnx_model.external_files(model):
         return named
     for skip_symbolic in (False, True):
