@@ -347,6 +347,30 @@ def with_zip_map() -> onnx.ModelProto:
     return made
 
 
+def above_two_gigabytes(folder: Path) -> Path:
+    """2.4 GB of weights in a file beside the graph, in an opset that must be raised."""
+    size, layers = 8192, 9
+    (folder / "weights.bin").unlink(missing_ok=True)
+    weights = []
+    for layer in range(layers):
+        values = np.random.default_rng(layer).standard_normal((size, size), dtype=np.float32) / 90
+        weight = onnx.TensorProto(
+            name=f"w{layer}", data_type=TensorProto.FLOAT, dims=[size, size], data_location=TensorProto.EXTERNAL
+        )
+        places = {"location": "weights.bin", "offset": layer * values.nbytes, "length": values.nbytes}
+        for key, value in places.items():
+            weight.external_data.add(key=key, value=str(value))
+        weights.append(weight)
+        with (folder / "weights.bin").open("ab") as stream:
+            stream.write(values.tobytes())
+    names = ["x", *(f"x{layer}" for layer in range(1, layers)), "y"]
+    nodes = [helper.make_node("MatMul", [names[i], f"w{i}"], [names[i + 1]]) for i in range(layers)]
+    made = model(nodes, [tensor("x", ["N", size])], [tensor("y", ["N", size])], weights, opset=11)
+    path = folder / "model.onnx"
+    path.write_bytes(made.SerializeToString())
+    return path
+
+
 def save(made: onnx.ModelProto, path: Path, *, external: bool = False) -> Path:
     """Write a model; with `external`, every weight beside it in `weights.bin`."""
     path.parent.mkdir(parents=True, exist_ok=True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -146,6 +147,16 @@ def test_weights_too_large_for_one_file_stay_outside(bench: Workbench, monkeypat
     assert [file.path for file in report.portable.files] == ["model.onnx", "weights.bin"]
     assert report.traits.opset == 21
     answers_alike(bench, report, Expected())
+
+
+@pytest.mark.skipif("FETTLE_LARGE_TESTS" not in os.environ, reason="takes minutes, 10 GB of memory and 15 GB of disk")
+@pytest.mark.timeout(900)
+def test_a_model_above_two_gigabytes_is_prepared(bench: Workbench) -> None:
+    (bench.folder / "model").mkdir()
+    models.above_two_gigabytes(bench.folder / "model")
+    report = bench.prepare()
+    check(report, Expected(opset=21))
+    assert [file.path for file in report.portable.files] == ["model.onnx", "weights.bin"]
 
 
 def test_folding_leaves_only_standard_operators(bench: Workbench) -> None:
