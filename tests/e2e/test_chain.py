@@ -103,10 +103,12 @@ def test_the_operator_killed_in_the_middle_of_a_bad_canary_changes_nothing(
     operator.kubectl("delete", "pods", "-l", "app.kubernetes.io/name=fettle", "--wait=false")
     rollout = watch.rolled_out(kube, MD, 300, print)
     assert rollout.outcome == "RolledBack"
-    found = kube.get("md", MD)
     assert settled_on(kube, stable)
-    assert condition(found, "Ready")["status"] == "True"
-    assert condition(found, "Degraded")["reason"] == "AnalysisFailed"
+    assert condition(kube.get("md", MD), "Degraded")["reason"] == "AnalysisFailed"
+    for _ in watch.polls(90):  # the pod that had made room for the canary comes back
+        if condition(kube.get("md", MD), "Ready")["status"] == "True":
+            break
+    assert condition(kube.get("md", MD), "Ready")["status"] == "True"
     totals = load.stop()
     assert foreign_failures(totals, {rollout.revision}) == 0, totals
     assert totals["serverErrors"].get(rollout.revision, 0) > 0
@@ -114,16 +116,15 @@ def test_the_operator_killed_in_the_middle_of_a_bad_canary_changes_nothing(
 
 
 def test_the_failed_revision_is_not_tried_again_and_the_way_back_restarts_no_pod(kube: Kube) -> None:
-    def pods() -> set[str]:
-        selector = f"fettle.dev/modeldeployment={MD}"
-        return set(
-            kube.kubectl("get", "pods", "-l", selector, "--field-selector=status.phase=Running", "-o", "name").split()
-        )
+    stable = (kube.get("md", MD) or {})["status"]["stable"]["revision"]
 
-    for _ in watch.polls(60):
-        if len(pods()) == 3:
+    def pods() -> set[str]:
+        return set(kube.kubectl("get", "pods", "-l", f"fettle.dev/modeldeployment={MD}", "-o", "name").split())
+
+    for _ in watch.polls(90):  # until the failed canary has drained
+        before = pods()
+        if len(before) == 3 and all(f"-{stable}-" in pod for pod in before):
             break
-    before = pods()
     kube.patch("md", MD, {"spec": {"model": {"ref": {"name": "digits-better"}}}})
     watch.serving(kube, MD, 60, print)
     assert pods() == before
