@@ -22,6 +22,7 @@ from tools.cluster.paths import NODE, PROVISIONER, STORAGE_CLASS, checkout
 CLAIMS = "/api/v1/persistentvolumeclaims"
 VOLUMES = "/api/v1/persistentvolumes"
 MARK = "pv.kubernetes.io/provisioned-by"  # tells the volume controller that somebody else deletes the volume
+SETTLED = "fettle.dev/settled"
 RESYNC_SECONDS = 60.0
 
 
@@ -92,6 +93,7 @@ def reconcile(api: Api, folder: Path) -> None:
             print(f"removed {name}", flush=True)
     for stray in set(folder.glob("pvc-*")) - {folder / name for name in volumes}:
         shutil.rmtree(stray, ignore_errors=True)
+    made: list[str] = []
     for claim in api.items(CLAIMS):
         name = volume_name(claim)
         if not is_wanted(claim) or name in volumes:
@@ -103,7 +105,14 @@ def reconcile(api: Api, folder: Path) -> None:
         # and the kubelet looks again only after 15 seconds.
         api.patch(f"{path_of(claim_reference(claim))}/status", {"status": bound_status(claim)})
         api.create(VOLUMES, volume_for(claim, target))
+        made.append(name)
         print(f"made {name} for {claim['metadata']['namespace']}/{claim['metadata']['name']}", flush=True)
+    if made:
+        # A scheduler that looked while its caches filled refuses the pod and hears of no further change: it would look again
+        # after 5 minutes only. One more event, when every cache has settled, makes it look now.
+        time.sleep(1)
+        for name in made:
+            api.patch(f"{VOLUMES}/{name}", {"metadata": {"annotations": {SETTLED: "true"}}})
 
 
 def _watch(api: Api, path: str, changed: threading.Event) -> None:
