@@ -21,9 +21,9 @@ from fettle.cli import receive
 from fettle.cli.display import size as readable
 from fettle.cli.kube import Cluster, Object, cluster_options, connect, told
 from fettle.cli.push_files import Target, entries, parse_target, transfer
+from fettle.cluster.security import container_security, pod_security
 from fettle.errors import ClusterError, MissingError, UsageError
 
-USER = 65532  # as Jobs and serving pods: what is pushed belongs to the group that reads it
 MOUNT = "/claim"
 LIFETIME_SECONDS = 3600  # a pod whose pusher died ends by itself
 ANSWER_SECONDS = 600.0  # hashing what is there already, or flushing a large file, takes its time
@@ -157,25 +157,14 @@ def pod(target: Target, image: str, pull_secrets: tuple[str, ...] = ()) -> Objec
             "automountServiceAccountToken": False,
             "enableServiceLinks": False,
             "imagePullSecrets": [{"name": name} for name in pull_secrets],
-            "securityContext": {
-                "runAsNonRoot": True,
-                "runAsUser": USER,
-                "runAsGroup": USER,
-                "fsGroup": USER,
-                "fsGroupChangePolicy": "OnRootMismatch",
-                "seccompProfile": {"type": "RuntimeDefault"},
-            },
+            "securityContext": pod_security(),
             "containers": [
                 {
                     "name": "push",
                     "image": image,
                     "command": ["python", "-c", f"import time; time.sleep({LIFETIME_SECONDS})"],
                     "resources": {"requests": {"cpu": "50m", "memory": "64Mi"}, "limits": {"memory": "256Mi"}},
-                    "securityContext": {
-                        "allowPrivilegeEscalation": False,
-                        "readOnlyRootFilesystem": True,
-                        "capabilities": {"drop": ["ALL"]},
-                    },
+                    "securityContext": container_security(),
                     "volumeMounts": [{"name": "claim", "mountPath": MOUNT}],
                 }
             ],

@@ -10,6 +10,7 @@ from datetime import UTC, datetime
 from fettle.cluster.client import Client
 from fettle.cluster.kinds import EVENT, Object, ResourceKind
 from fettle.errors import ClusterError, ExistsError
+from fettle.plan import moment
 
 logger = logging.getLogger(__name__)
 
@@ -22,7 +23,7 @@ def render(kind: ResourceKind, about: Object, type_: str, reason: str, message: 
     metadata = about["metadata"]
     said = "\n".join((metadata["uid"], str(metadata.get("generation", 0)), type_, reason, message))
     digest = hashlib.sha256(said.encode()).hexdigest()[:16]
-    at = now.astimezone(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
+    at = moment.write(now)
     return {
         "apiVersion": EVENT.api_version,
         "kind": EVENT.kind,

@@ -13,11 +13,11 @@ from fettle.api.pods import ResourceSpec
 from fettle.cluster.claims import claims_of, mounts
 from fettle.cluster.kinds import JOB, OPTIMIZED_MODEL, Object
 from fettle.cluster.owner import OPTIMIZED_MODEL_LABEL, OWNER_ANNOTATION, owner_reference
+from fettle.cluster.security import container_security, pod_security
 from fettle.plan.run import AnyTask, WantedTask
 from fettle.settings import Settings
 
 CONTAINER = "optimizer"
-USER = 65532  # of the images
 TASK_ANNOTATION = f"{GROUP}/task"  # the whole hash
 TITLE_ANNOTATION = f"{GROUP}/title"  # for a person
 STAGE_LABEL = f"{GROUP}/stage"
@@ -92,14 +92,7 @@ def pod_spec(jobs: JobsSpec, wanted: WantedTask, settings: Settings) -> Object:
         "restartPolicy": "Never",
         "automountServiceAccountToken": False,
         "enableServiceLinks": False,
-        "securityContext": {
-            "runAsNonRoot": True,
-            "runAsUser": USER,
-            "runAsGroup": USER,
-            "fsGroup": USER,
-            "fsGroupChangePolicy": "OnRootMismatch",
-            "seccompProfile": {"type": "RuntimeDefault"},
-        },
+        "securityContext": pod_security(),
         "containers": [_container(jobs, wanted, settings, claims)],
         "volumes": [
             {"name": "tmp", "emptyDir": {}},
@@ -130,11 +123,7 @@ def _container(jobs: JobsSpec, wanted: WantedTask, settings: Settings, claims: d
             *({"name": name, "value": value} for name, value in environment.items()),
         ],
         "resources": resources_of(jobs, wanted.target, settings).to_json(),
-        "securityContext": {
-            "allowPrivilegeEscalation": False,
-            "readOnlyRootFilesystem": True,
-            "capabilities": {"drop": ["ALL"]},
-        },
+        "securityContext": container_security(),
         "terminationMessagePolicy": "FallbackToLogsOnError",
         "volumeMounts": [
             {"name": "tmp", "mountPath": "/tmp"},

@@ -15,6 +15,7 @@ from fettle.api.pods import ResourceSpec
 from fettle.cluster.claims import claim_of, mounts
 from fettle.cluster.kinds import DEPLOYMENT, MODEL_DEPLOYMENT, POD_DISRUPTION_BUDGET, SERVICE, Object
 from fettle.cluster.owner import MODEL_DEPLOYMENT_LABEL, OWNER_ANNOTATION, owner_reference
+from fettle.cluster.security import container_security, pod_security
 from fettle.plan.revision import ModelRevision
 from fettle.plan.rollout_status import HTTP_PORT
 from fettle.settings import Settings
@@ -26,7 +27,6 @@ ARTIFACT_ANNOTATION = f"{GROUP}/artifact"
 MANAGEMENT_PORT = 8081
 SERVER = "server"
 FETCH = "fetch"
-USER = 65532  # of the images
 FOLDER = "/model"
 MIN_READY_SECONDS = 2  # a pod that is ready this long is available
 LONGEST_REQUEST_SECONDS = 30  # what is in flight after the drain may take this long
@@ -130,14 +130,7 @@ def pod_template(owner: Object, wanted: ModelRevision, settings: Settings) -> Ob
             "automountServiceAccountToken": False,
             "enableServiceLinks": False,
             "terminationGracePeriodSeconds": settings.drain_seconds + LONGEST_REQUEST_SECONDS,
-            "securityContext": {
-                "runAsNonRoot": True,
-                "runAsUser": USER,
-                "runAsGroup": USER,
-                "fsGroup": USER,
-                "fsGroupChangePolicy": "OnRootMismatch",
-                "seccompProfile": {"type": "RuntimeDefault"},
-            },
+            "securityContext": pod_security(),
             "initContainers": [_fetch(name, wanted, settings)],
             "containers": [_serve(name, wanted, settings)],
             "volumes": _volumes(wanted),
@@ -183,11 +176,7 @@ def _container(container: str, verb: str, name: str, wanted: ModelRevision, sett
         "command": ["python", "-m", "fettle.server", verb],
         "env": [*given, *({"name": key, "value": value} for key, value in environment.items())],
         "resources": resources_of(wanted.server, wanted.artifact.threads, settings).to_json(),
-        "securityContext": {
-            "allowPrivilegeEscalation": False,
-            "readOnlyRootFilesystem": True,
-            "capabilities": {"drop": ["ALL"]},
-        },
+        "securityContext": container_security(),
         "terminationMessagePolicy": "FallbackToLogsOnError",
         "volumeMounts": [
             {"name": "model", "mountPath": FOLDER, **({"readOnly": True} if container == SERVER else {})},

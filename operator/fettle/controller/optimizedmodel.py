@@ -20,9 +20,10 @@ from fettle.cluster.owner import name_conflict, owned_by, terminating
 from fettle.controller.context import Context
 from fettle.controller.refusals import Refusals
 from fettle.errors import ClusterError, ConflictError, ExistsError
+from fettle.plan import moment
 from fettle.plan.optimize import decide
 from fettle.plan.run import RunDecision, RunSnapshot, TaskPhase, WantedTask
-from fettle.plan.status import READY, is_settled, rfc3339
+from fettle.plan.status import READY, is_settled
 
 logger = logging.getLogger(__name__)
 
@@ -177,7 +178,7 @@ async def _report_invalid(context: Context, obj: Object, error: ValidationError)
     message = f"the stored spec cannot be read: {problems}"
     status = dict(obj.get("status") or {})
     before = _readable(status.get("conditions") or ())
-    generation, now = obj["metadata"]["generation"], rfc3339(context.now())
+    generation, now = obj["metadata"]["generation"], moment.write(context.now())
     conditions = with_condition(before, READY, False, Reason.INVALID_SPEC, message, generation=generation, now=now)
     if conditions == before:
         return

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from datetime import UTC, datetime, timedelta
+from datetime import datetime, timedelta
 
 from fettle.api.conditions import Condition, find, with_condition
 from fettle.api.constraints import Constraints
@@ -12,6 +12,7 @@ from fettle.api.optimizedmodel_status import ArtifactStatus, CandidateStatus, Op
 from fettle.api.reasons import Reason
 from fettle.api.report import PrepareReport
 from fettle.api.vocabulary import CandidateState
+from fettle.plan import moment
 from fettle.plan.rounds import Rounds, Stage, TargetRun
 from fettle.plan.rows import Finding, Row, clip
 from fettle.plan.run import EventDraft, RunSnapshot
@@ -29,11 +30,6 @@ CONVERSION_FAULTS = frozenset(
         Reason.NUMERICAL_MISMATCH,
     }
 )
-
-
-def rfc3339(moment: datetime) -> str:
-    """'2026-01-31T12:00:00Z', to the second, as Kubernetes writes times."""
-    return moment.astimezone(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
 
 
 def is_settled(status: OptimizedModelStatus, generation: int) -> bool:
@@ -56,7 +52,7 @@ class Draft:
         names = {target.name for target in snapshot.spec.targets}
         self._snapshot = snapshot
         self._said: set[str] = set()
-        self.started_at = before.started_at if same and before.started_at else rfc3339(snapshot.now)
+        self.started_at = before.started_at if same and before.started_at else moment.write(snapshot.now)
         self.status = OptimizedModelStatus(
             observed_generation=snapshot.generation,
             started_at=self.started_at,
@@ -89,7 +85,7 @@ class Draft:
             reason,
             message,
             generation=self._snapshot.generation,
-            now=rfc3339(self._snapshot.now),
+            now=moment.write(self._snapshot.now),
         )
         self.set(conditions=conditions)
 
