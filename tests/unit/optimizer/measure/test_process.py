@@ -33,8 +33,9 @@ time.sleep(600)
 
 
 def child(name: str, parent: int | None = None) -> psutil.Process:
-    """The worker of that name."""
-    return next(one for one in psutil.Process(parent).children() if name in one.cmdline())
+    """The living worker of that name; children that another test has not reaped yet have no command line."""
+    living = (one for one in psutil.Process(parent).children() if one.status() != psutil.STATUS_ZOMBIE)
+    return next(one for one in living if name in one.cmdline())
 
 
 def eventually(holds: Callable[[], bool]) -> None:
