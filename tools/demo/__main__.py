@@ -18,10 +18,16 @@ def main() -> None:
 
 
 @main.command(help="Run the demo. It leaves everything running; a second run starts from what is there.")
-def run() -> None:
+@click.option(
+    "--delete-operator-every",
+    type=click.FloatRange(min=1),
+    metavar="SECONDS",
+    help="Delete the operator's pods this often while the demo runs; it must end the same.",
+)
+def run(delete_operator_every: float | None) -> None:
     """Run every scene."""
     try:
-        scenes.run(resolve_target())
+        scenes.run(resolve_target(), delete_operator_every)
     except DemoError as error:
         show.console.print(f"\ndemo: {error}", markup=False, style="bold red")
         sys.exit(1)

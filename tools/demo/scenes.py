@@ -9,6 +9,7 @@ from typing import Any
 
 from tools.cluster.target import Target
 from tools.demo import install, show, watch
+from tools.demo.chaos import OperatorDeleter
 from tools.demo.kube import DemoError, Kube, condition
 from tools.demo.traffic import Load, Totals, bodies, foreign_failures
 
@@ -172,11 +173,21 @@ def finish(kube: Kube, summary: Summary) -> None:
         )
 
 
-def run(target: Target) -> None:
-    """The whole demo."""
+def run(target: Target, delete_operator_every: float | None = None) -> None:
+    """The whole demo; with `delete_operator_every` seconds the operator's pods are deleted that often while it runs."""
     kube = Kube(target, NAMESPACE)
     summary = Summary()
     setup(kube)
+    if delete_operator_every is None:
+        _scenes(kube, summary)
+    else:
+        with OperatorDeleter(kube, delete_operator_every) as chaos:
+            _scenes(kube, summary)
+        show.line(f"the operator's pods were deleted {chaos.deleted} times")
+    finish(kube, summary)
+
+
+def _scenes(kube: Kube, summary: Summary) -> None:
     optimize(kube, summary)
     found = deploy(kube)
     predict(kube, summary)
@@ -184,4 +195,3 @@ def run(target: Target) -> None:
         steady(kube, summary)
     else:
         rollouts(kube, summary)
-    finish(kube, summary)
