@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 
 from fettle.api.base import GROUP
@@ -45,7 +45,7 @@ def build(
         replicas=sum(workload.pods for workload in snapshot.workloads.values()),
         ready_replicas=sum(workload.ready for workload in snapshot.workloads.values()),
         selector=f"{GROUP}/modeldeployment={snapshot.name}",
-        conditions=_conditions(snapshot, course),
+        conditions=_conditions(snapshot, course, replicas),
         address=Address(url=f"http://{snapshot.name}.{snapshot.namespace}.svc:{HTTP_PORT}") if stable else None,
         stable=stable,
         canary=_canary(snapshot, course, replicas),
@@ -109,10 +109,10 @@ def _records(snapshot: RolloutSnapshot, ledger: Iterable[LedgerWrite]) -> tuple[
 # ------------------------------------------------------------------------------------------------------------ conditions
 
 
-def _conditions(snapshot: RolloutSnapshot, course: Course) -> tuple[Condition, ...]:
+def _conditions(snapshot: RolloutSnapshot, course: Course, replicas: Mapping[str, int]) -> tuple[Condition, ...]:
     stuck = _stuck(snapshot, course)
     said = {
-        "Ready": _ready(snapshot, course, stuck),
+        "Ready": _ready(snapshot, course, replicas, stuck),
         "Progressing": _progressing(snapshot, course, stuck),
         "Degraded": _degraded(course, stuck),
         "Paused": _paused(course),
@@ -160,9 +160,10 @@ def first_deadline(snapshot: RolloutSnapshot, course: Course) -> datetime | None
     return entry.created + timedelta(seconds=snapshot.spec.rollout.progress_deadline_seconds)
 
 
-def _ready(snapshot: RolloutSnapshot, course: Course, stuck: _Said | None) -> _Said:
+def _ready(snapshot: RolloutSnapshot, course: Course, replicas: Mapping[str, int], stuck: _Said | None) -> _Said:
+    """Whether as many pods are ready, and stay, as are asked for; after a rollback stable may take its time to grow back."""
     wanted = snapshot.spec.replicas
-    ready = sum(workload.ready for workload in snapshot.workloads.values())
+    ready = sum(min(workload.ready, replicas.get(name, 0)) for name, workload in snapshot.workloads.items())
     if course.stable is None:
         why = course.held
         return _Said(False, why.reason if why else Reason.DEPLOYING, why.message if why else "nothing serves yet")
@@ -172,9 +173,30 @@ def _ready(snapshot: RolloutSnapshot, course: Course, stuck: _Said | None) -> _S
     if stuck is not None:
         return _Said(False, stuck.reason, stuck.message)
     fault = snapshot.workload(course.stable).fault
-    return _Said(
-        False, Reason.DEPLOYING, f"{ready} of {wanted} pods are ready" + (f": {fault.message}" if fault else "")
-    )
+    text = f"{ready} of {wanted} pods are ready" + (f": {fault.message}" if fault else "")
+    ends = regrown_by(snapshot, course)
+    if ends is not None and snapshot.now < ends:
+        return _Said(True, Reason.DEPLOYING, f"{text}; revision {course.stable} grows back to full size")
+    return _Said(False, Reason.DEPLOYING, text)
+
+
+def regrown_by(snapshot: RolloutSnapshot, course: Course) -> datetime | None:
+    """Until when missing pods are no fault: a canary was taken away and stable grows back. None where that is not so.
+
+    What Ready said before tells that it is not over: once at full size, a pod that is lost is missing again.
+    """
+    before = find(snapshot.status.conditions, "Ready")
+    serves = course.stable is not None and snapshot.workload(course.stable).ready > 0
+    if before is None or before.status is not ConditionStatus.TRUE or not serves:
+        return None
+    canary = snapshot.status.canary
+    staying = {course.stable, course.canary.revision if course.canary else None}
+    begins = canary is not None and canary.revision not in staying
+    if not begins and before.reason != Reason.DEPLOYING:
+        return None
+    left = max((entry.left for entry in snapshot.ledger if entry.left is not None), default=snapshot.now)
+    since = snapshot.now if course.exits else left
+    return since + timedelta(seconds=snapshot.spec.rollout.progress_deadline_seconds)
 
 
 def _progressing(snapshot: RolloutSnapshot, course: Course, stuck: _Said | None) -> _Said:
@@ -245,5 +267,8 @@ def next_look(snapshot: RolloutSnapshot, course: Course, status: ModelDeployment
     ends = first_deadline(snapshot, course)
     if ends is not None and snapshot.workload(course.stable or "").ready < snapshot.spec.replicas:
         times.append(ends)
+    regrown = regrown_by(replace(snapshot, status=status), course)
+    if regrown is not None:
+        times.append(regrown)
     ahead = [seconds for at in times if (seconds := (at - snapshot.now).total_seconds()) > 0]
     return max(min(ahead), 0.2) if ahead else None
