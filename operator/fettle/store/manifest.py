@@ -22,6 +22,7 @@ from fettle.api.signature import Signature
 from fettle.api.task import StoredFile, StoredModel
 from fettle.api.vocabulary import RuntimeName
 from fettle.errors import StoreError
+from fettle.store.comparison import Comparison
 from fettle.store.store import Arrays, Store, file_digest, npz_bytes, read_npz
 from fettle.store.uris import Mounts
 
@@ -56,7 +57,11 @@ class Tolerance(ApiModel):
 
 
 class Manifest(ApiModel):
-    """What an artifact is. `requires` are CPU features needed to load and to be right (avx2, avx512, vnni, bf16, amx)."""
+    """What an artifact is. `requires` are CPU features needed to load and to be right (avx2, avx512, vnni, bf16, amx).
+
+    `comparisons` says, for each output that counts, when another model's answer is the same; absent in artifacts that were
+    written before answers were compared on live inputs.
+    """
 
     schema_version: int = SCHEMA_VERSION
     source_sha256: str
@@ -67,6 +72,7 @@ class Manifest(ApiModel):
     settings: RuntimeSettings
     signature: Signature
     tolerances: dict[str, Tolerance]
+    comparisons: dict[str, Comparison] = {}
     requires: tuple[str, ...] = ()
     model: StoredModel
     reference: StoredFile | None = None

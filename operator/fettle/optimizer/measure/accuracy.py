@@ -14,19 +14,19 @@ from fettle.api.optimizedmodel import AgreementSpec, EvaluationSpec
 from fettle.api.optimizedmodel_status import AgreementStatus, Flips, Interval, MetricValue
 from fettle.api.reasons import Reason
 from fettle.api.signature import Signature, Tensor
-from fettle.api.vocabulary import Evidence, Metric
+from fettle.api.vocabulary import AgreementMode, Evidence, Metric
 from fettle.errors import DataError, RuntimeFailure
 from fettle.optimizer.measure.agreement import (
-    Comparison,
     OutputProfile,
     comparisons,
-    is_float,
     item_axis,
     within_noise,
 )
 from fettle.optimizer.measure.items import Answer, Array
-from fettle.optimizer.measure.metrics import Judging, Scores, drop, flips
+from fettle.optimizer.measure.metrics import Judging, Scores, drop, flips, labelled_decisions
+from fettle.optimizer.measure.sureness import Sureness
 from fettle.optimizer.statistics import MINIMUM_GROUPS, agreement_interval
+from fettle.store.comparison import Comparison, decisions, is_float
 
 CLASSIFYING = (Metric.ACCURACY, Metric.F1)
 
@@ -43,6 +43,7 @@ class Judgement:
     agreement: AgreementStatus
     flips: Flips | None
     max_absolute_difference: float
+    margins: dict[str, float] = field(default_factory=dict)  # by output: from which on its decisions are sure
 
     @property
     def too_few(self) -> str | None:
@@ -136,21 +137,41 @@ class Reference:
         """
         tally = Tally(self.comparisons)
         scores = self.new_scores() if self.scores is not None else None
-        labels = iter(self._labels if self._labels is not None else ())
+        sureness = Sureness(self.comparisons)
         for number, (original, candidate) in enumerate(zip(self.answers(), answers, strict=True)):
             for name, tensor in self._outputs.items():
                 valid(tensor, original[name], candidate[name], number)
             tally.add(original, candidate, self.profiles)
             if scores is not None:
-                scores.add(candidate[self.output], np.asarray(next(labels)))
-        return self._judgement(tally, scores, lossy, alpha)
+                scores.add(candidate[self.output], self._label(number))
+            sureness.add(candidate, self._truth(original, number))
+        return replace(self._judgement(tally, scores, lossy, alpha), margins=sureness.margins())
 
     def itself(self) -> Judgement:
         """The original judged as a candidate: nothing is lost, nothing needs an interval."""
         tally = Tally(self.comparisons)
         found = self._judgement(tally, self.scores, lossy=False, alpha=0.05)
         nothing = AgreementStatus(value=1.0, low=1.0, high=1.0, mode=found.agreement.mode)
-        return replace(found, agreement=nothing)
+        sureness = Sureness(self.comparisons)
+        for number, answer in enumerate(self.answers()):
+            sureness.add(answer, self._truth(answer, number))
+        return replace(found, agreement=nothing, margins=sureness.margins())
+
+    def _label(self, number: int) -> Array:
+        return np.asarray(self._labels[number] if self._labels is not None else ())
+
+    def _truth(self, original: Answer, number: int) -> dict[str, Array]:
+        """What is right to decide for an item: what its label says, else what the original decided."""
+        decided = {
+            name: decisions(original[name], rule.axis, rule.threshold)
+            for name, rule in self.comparisons.items()
+            if rule.mode == AgreementMode.TOP_ONE
+        }
+        if self.metric in CLASSIFYING and self.output in decided:
+            axis = self.comparisons[self.output].axis
+            wanted = labelled_decisions(original[self.output], decided[self.output], self._label(number), axis)
+            decided[self.output] = wanted
+        return decided
 
     def _judgement(self, tally: Tally, scores: Scores | None, lossy: bool, alpha: float) -> Judgement:
         count = self._count

@@ -1,4 +1,4 @@
-"""When two answers to one item are the same: per output a way to compare, chosen from what the original answered."""
+"""How answers are compared, chosen per output from what the original answered; `store/comparison.py` does it."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ from fettle.api.optimizedmodel import AgreementSpec
 from fettle.api.signature import Tensor
 from fettle.api.vocabulary import AgreementMode
 from fettle.errors import DataError
+from fettle.store.comparison import Comparison, class_count, is_float
 
 Array = np.ndarray[Any, Any]
 
@@ -89,32 +90,6 @@ def item_axis(tensor: Tensor, axis: int) -> int:
     return place - rank if batch is None or batch < place else place - rank + 1
 
 
-@dataclass(frozen=True)
-class Comparison:
-    """How one output's answers are compared. `mode` is never Auto. `rtol` and `atol` are Elementwise's."""
-
-    mode: AgreementMode
-    axis: int = -1
-    min_cosine: float = 0.99
-    rtol: float = 0.0
-    atol: float = 0.0
-    threshold: float = 0.0
-
-    def agrees(self, original: Array, candidate: Array) -> bool:
-        """Whether these answers to one item are the same. Different shapes never are."""
-        if original.shape != candidate.shape:
-            return False
-        if self.mode == AgreementMode.EXACT:
-            return bool(np.array_equal(original, candidate, equal_nan=is_float(original)))
-        if self.mode == AgreementMode.TOP_ONE:
-            left = decisions(original, self.axis, self.threshold)
-            return bool(np.array_equal(left, decisions(candidate, self.axis, self.threshold)))
-        left, right = original.astype(np.float64), candidate.astype(np.float64)
-        if self.mode == AgreementMode.COSINE:
-            return bool(np.min(cosine(left, right, self.axis)) >= self.min_cosine)
-        return bool(np.allclose(right, left, rtol=self.rtol, atol=self.atol, equal_nan=True))
-
-
 def comparisons(
     profiles: Mapping[str, OutputProfile], spec: AgreementSpec, classified: str | None
 ) -> dict[str, Comparison]:
@@ -147,40 +122,6 @@ def _comparison(profile: OutputProfile, spec: AgreementSpec, classified: bool) -
         atol=max(atol, 1e-6) if spec.atol is None and spec.rtol is None else atol,
         threshold=profile.threshold,
     )
-
-
-def is_float(array: Array) -> bool:
-    """Whether an array holds floating-point numbers, bfloat16 included."""
-    return bool(array.dtype.kind == "f" or array.dtype.name == "bfloat16")
-
-
-def class_count(answer: Array, axis: int) -> int:
-    """Size of the axis of classes; 1 for a single score, 0 where the answer has no such axis."""
-    if answer.ndim == 0:
-        return 1
-    return int(answer.shape[axis]) if -answer.ndim <= axis < answer.ndim else 0
-
-
-def decisions(answer: Array, axis: int, threshold: float) -> Array:
-    """What an answer decides, flat: the classes with the highest scores; yes or no of a single score; ints and texts as they are."""
-    if not is_float(answer):
-        return answer.reshape(-1)
-    count = class_count(answer, axis)
-    if count == 0:
-        raise DataError(f"an answer of shape {list(answer.shape)} has no axis {axis} of classes: set agreement.axis")
-    if count == 1:
-        return (answer.reshape(-1) > threshold).astype(np.int64)
-    return np.asarray(np.argmax(answer, axis=axis)).reshape(-1)
-
-
-def cosine(left: Array, right: Array, axis: int) -> Array:
-    """Cosine similarities along `axis`; two zero vectors are alike, one zero vector is like nothing."""
-    if left.ndim == 0 or not -left.ndim <= axis < left.ndim:
-        left, right, axis = left.reshape(-1), right.reshape(-1), 0
-    norms = np.linalg.norm(left, axis=axis) * np.linalg.norm(right, axis=axis)
-    both_zero = ~left.any(axis=axis) & ~right.any(axis=axis)
-    dots = np.sum(left * right, axis=axis)
-    return np.where(both_zero, 1.0, dots / np.where(norms > 0, norms, 1.0))
 
 
 def within_noise(original: Array, candidate: Array, noise: tuple[float, float]) -> bool:

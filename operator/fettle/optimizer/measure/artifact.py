@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import math
+from collections.abc import Mapping
 from typing import Any
 
 import rfc8785
@@ -16,12 +17,13 @@ from fettle.api.catalog import StepEntry
 from fettle.api.optimizedmodel_status import CandidateStatus
 from fettle.api.report import CpuClass
 from fettle.api.task import MeasureCandidate, MeasureTask
-from fettle.api.vocabulary import RuntimeName
-from fettle.optimizer.measure.agreement import FLOAT_NOISE, is_float
+from fettle.api.vocabulary import AgreementMode, RuntimeName
+from fettle.optimizer.measure.agreement import FLOAT_NOISE
 from fettle.optimizer.measure.subject import Bench, Subject, scale
 from fettle.runtimes import cpu
 from fettle.store import manifest as manifests
 from fettle.store.cache import versions
+from fettle.store.comparison import Comparison, is_float
 from fettle.store.manifest import DataRecord, Manifest, MeasurementRecord, RecipeRecord, Tolerance
 from fettle.store.store import Store
 
@@ -30,8 +32,15 @@ ROUNDED_NOISE = (1e-2, 1e-2)
 MARGIN = 4.0  # times the worst deviation that was seen: few were looked at
 
 
-def write(store: Store, task: MeasureTask, subject: Subject, bench: Bench, machine: CpuClass) -> str:
-    """Write the artifact of a candidate that was judged; its digest. Raises StoreError."""
+def write(
+    store: Store,
+    task: MeasureTask,
+    subject: Subject,
+    bench: Bench,
+    machine: CpuClass,
+    rules: Mapping[str, Comparison],
+) -> str:
+    """Write the artifact of a candidate that was judged by `rules`; its digest. Raises StoreError."""
     plan, outputs = subject.candidate.plan, subject.outputs or {}
     entries = step_entries(subject.candidate)
     feed = bench.items.feed(subject.reference_items(bench))
@@ -55,6 +64,7 @@ def write(store: Store, task: MeasureTask, subject: Subject, bench: Bench, machi
             settings=plan.settings,
             signature=task.signature,
             tolerances={name: tolerance(subject, name) for name in outputs},
+            comparisons={name: comparison(subject, name, rule) for name, rule in rules.items()},
             requires=cpu.requirements(quantized, plan.settings.precision, machine),
             model=subject.candidate.model,
             reference=manifests.put_reference(store, feed, outputs),
@@ -105,6 +115,21 @@ def tolerance(subject: Subject, name: str) -> Tolerance:
     rtol, share = ROUNDED_NOISE if subject.rounded else FLOAT_NOISE.get(outputs[name].dtype.name, ROUNDED_NOISE)
     seen = MARGIN * subject.deviations.get(name, 0.0)
     return Tolerance(rtol=rtol, atol=rounded_up(max(share * scale(outputs, name), seen, 1e-7)))
+
+
+def comparison(subject: Subject, name: str, rule: Comparison) -> Comparison:
+    """The rule for this output with the margin from which on this artifact's decisions are sure.
+
+    Large enough for the model to have been right, and for its arithmetic not to have decided: either of two scores may move by
+    the tolerance. Two digits, so that a last bit does not change the digest.
+    """
+    outputs = subject.outputs or {}
+    if rule.mode != AgreementMode.TOP_ONE or name not in outputs or not is_float(outputs[name]):
+        return rule
+    noise = tolerance(subject, name)
+    moved = 2 * (noise.atol + noise.rtol * scale(outputs, name))
+    needed = subject.judgement.margins.get(name, 0.0) if subject.judgement is not None else 0.0
+    return rule.model_copy(update={"margin": float(f"{max(moved, needed):.2g}")})
 
 
 def rounded_up(value: float) -> float:

@@ -12,8 +12,8 @@ from fettle.api.interval import tango
 from fettle.api.optimizedmodel_status import Flips, Interval
 from fettle.api.vocabulary import Average, Metric
 from fettle.errors import DataError
-from fettle.optimizer.measure.agreement import class_count, cosine, decisions, is_float
 from fettle.optimizer.statistics import Indices, bca, groups_of, mean_interval
+from fettle.store.comparison import class_count, cosine, decisions, is_float
 
 Array = np.ndarray[Any, Any]
 BATCH_NUMBERS = 4_000_000  # numbers that a bootstrap may hold at once
@@ -45,7 +45,7 @@ class Scores:
             self.values.append(_distance(metric, answer, label))
             return
         decided = decisions(answer, self.judging.axis, self.judging.threshold)
-        wanted = _classes(answer, decided, label, self.judging.axis)
+        wanted = labelled_decisions(answer, decided, label, self.judging.axis)
         self.values.append(float(np.mean(_same(decided, wanted))) if decided.size else 1.0)
         if metric == Metric.F1:
             self.decided.append(decided)
@@ -143,7 +143,7 @@ def _distance(metric: Metric, answer: Array, label: Array) -> float:
     return float(np.mean(cosine(left, right, -1)))
 
 
-def _classes(answer: Array, decided: Array, label: Array, axis: int) -> Array:
+def labelled_decisions(answer: Array, decided: Array, label: Array, axis: int) -> Array:
     """The classes that a label names: as many as were decided, or scores (one-hot) of the answer's shape."""
     if label.size == decided.size:
         return label.reshape(-1)

@@ -114,7 +114,8 @@ class _Measuring:
         else:
             row = rows.row(self.task, subject, self._timed.get(subject.name))
         if subject.failure is None and row.measurements:
-            sha256 = artifact.write(self.store, self.task, subject, self._bench, self._machine)
+            rules = self.reference.comparisons
+            sha256 = artifact.write(self.store, self.task, subject, self._bench, self._machine, rules)
             row = row.model_copy(update={"artifact": sha256})
             artifact.write_figures(self.store, self.task, row, self._machine)
         log.info("%s: %s %s", row.name, row.state, row.reason or "")

@@ -11,7 +11,8 @@ from fettle.api.optimizedmodel import AgreementSpec
 from fettle.api.signature import Tensor
 from fettle.api.vocabulary import AgreementMode
 from fettle.errors import DataError
-from fettle.optimizer.measure.agreement import Comparison, OutputProfile, comparisons, item_axis, within_noise
+from fettle.optimizer.measure.agreement import OutputProfile, comparisons, item_axis, within_noise
+from fettle.store.comparison import Comparison
 
 Array = np.ndarray[Any, Any]
 
@@ -51,21 +52,21 @@ def test_auto_looks_at_what_the_original_answers(
 @pytest.mark.parametrize(
     ("way", "left", "right", "agrees"),
     [
-        (Comparison(AgreementMode.EXACT), [1, 2], [1, 2], True),
-        (Comparison(AgreementMode.EXACT), [1, 2], [1, 3], False),
-        (Comparison(AgreementMode.EXACT), [1, 2], [1, 2, 3], False),
-        (Comparison(AgreementMode.TOP_ONE), [0.1, 0.9], [0.4, 0.6], True),
-        (Comparison(AgreementMode.TOP_ONE), [0.1, 0.9], [0.6, 0.4], False),
-        (Comparison(AgreementMode.TOP_ONE, threshold=0.5), 0.4, 0.6, False),
-        (Comparison(AgreementMode.COSINE, min_cosine=0.99), [1.0, 0.0], [5.0, 0.1], True),
-        (Comparison(AgreementMode.COSINE, min_cosine=0.99), [1.0, 0.0], [1.0, 1.0], False),
-        (Comparison(AgreementMode.COSINE), [0.0, 0.0], [0.0, 0.0], True),
-        (Comparison(AgreementMode.COSINE), [0.0, 0.0], [0.0, 0.1], False),
-        (Comparison(AgreementMode.ELEMENTWISE, atol=0.1), [1.0, 2.0], [1.05, 1.95], True),
-        (Comparison(AgreementMode.ELEMENTWISE, atol=0.1), [1.0, 2.0], [1.05, 2.2], False),
-        (Comparison(AgreementMode.ELEMENTWISE, rtol=0.1), [100.0], [109.0], True),
-        (Comparison(AgreementMode.ELEMENTWISE, atol=0.1), [np.nan], [np.nan], True),
-        (Comparison(AgreementMode.ELEMENTWISE, atol=0.1), [np.inf], [1.0], False),
+        (Comparison(mode=AgreementMode.EXACT), [1, 2], [1, 2], True),
+        (Comparison(mode=AgreementMode.EXACT), [1, 2], [1, 3], False),
+        (Comparison(mode=AgreementMode.EXACT), [1, 2], [1, 2, 3], False),
+        (Comparison(mode=AgreementMode.TOP_ONE), [0.1, 0.9], [0.4, 0.6], True),
+        (Comparison(mode=AgreementMode.TOP_ONE), [0.1, 0.9], [0.6, 0.4], False),
+        (Comparison(mode=AgreementMode.TOP_ONE, threshold=0.5), 0.4, 0.6, False),
+        (Comparison(mode=AgreementMode.COSINE, min_cosine=0.99), [1.0, 0.0], [5.0, 0.1], True),
+        (Comparison(mode=AgreementMode.COSINE, min_cosine=0.99), [1.0, 0.0], [1.0, 1.0], False),
+        (Comparison(mode=AgreementMode.COSINE), [0.0, 0.0], [0.0, 0.0], True),
+        (Comparison(mode=AgreementMode.COSINE), [0.0, 0.0], [0.0, 0.1], False),
+        (Comparison(mode=AgreementMode.ELEMENTWISE, atol=0.1), [1.0, 2.0], [1.05, 1.95], True),
+        (Comparison(mode=AgreementMode.ELEMENTWISE, atol=0.1), [1.0, 2.0], [1.05, 2.2], False),
+        (Comparison(mode=AgreementMode.ELEMENTWISE, rtol=0.1), [100.0], [109.0], True),
+        (Comparison(mode=AgreementMode.ELEMENTWISE, atol=0.1), [np.nan], [np.nan], True),
+        (Comparison(mode=AgreementMode.ELEMENTWISE, atol=0.1), [np.inf], [1.0], False),
     ],
 )
 def test_two_answers_agree(way: Comparison, left: Any, right: Any, agrees: bool) -> None:

@@ -234,6 +234,15 @@ def test_a_lossy_artifact_names_what_made_it_and_an_exact_one_does_not_depend_on
     assert exact.tolerances["logits"].atol < fine.tolerances["logits"].atol
 
 
+def test_an_artifact_says_how_its_answers_are_compared_and_when_it_is_sure_of_them(
+    bench: Bench, rows: dict[str, CandidateStatus]
+) -> None:
+    exact, ruined = (read_stored(bench.store, str(rows[name].artifact)) for name in ("original", "ruined"))
+    rule, coarse = exact.comparisons["logits"], ruined.comparisons["logits"]
+    assert (rule.mode, coarse.mode) == (AgreementMode.TOP_ONE, AgreementMode.TOP_ONE)
+    assert 0 < rule.margin < coarse.margin  # the noise of float32; what a model that is often wrong needs to be right
+
+
 def test_figures_lie_beside_the_artifact(bench: Bench, rows: dict[str, CandidateStatus], report: MeasureReport) -> None:
     folder = bench.folder / "store" / "artifacts" / str(rows["fine"].artifact) / "measurements"
     (path,) = folder.iterdir()

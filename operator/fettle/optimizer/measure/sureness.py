@@ -1,0 +1,60 @@
+"""How large a margin a model needs to be right: what its artifact's `Comparison.margin` is taken from (docs/design/agreement.md)."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+
+from fettle.api.vocabulary import AgreementMode
+from fettle.store.comparison import Comparison, decisions, is_float, margins
+
+Array = np.ndarray[Any, Any]
+
+WRONG_SHARE = 0.005  # of the decisions taken by the margin or a larger one; a model is sure where it is wrong as rarely
+MOST_UNSURE = 0.5  # of all decisions: a model that is often wrong is still compared on the surer half of its decisions
+PER_ITEM = 1000  # decisions kept of an item: a segmented image has a million
+
+
+class Sureness:
+    """Margins of one model's decisions and whether they were right, for each output that is compared by TopOne."""
+
+    def __init__(self, rules: Mapping[str, Comparison]) -> None:
+        self._rules = {name: rule for name, rule in rules.items() if rule.mode == AgreementMode.TOP_ONE}
+        self._margins: dict[str, list[Array]] = {name: [] for name in self._rules}
+        self._right: dict[str, list[Array]] = {name: [] for name in self._rules}
+
+    def add(self, answer: Mapping[str, Array], truth: Mapping[str, Array]) -> None:
+        """Take the answer to one item into account; `truth` holds for each output the right decisions, flat."""
+        for name, rule in self._rules.items():
+            if not is_float(answer[name]) or not answer[name].size:
+                continue
+            found = decisions(answer[name], rule.axis, rule.threshold)
+            if found.shape != truth[name].shape:
+                continue  # an answer of another size has no decisions to pair
+            some = slice(None, None, max(1, found.size // PER_ITEM))
+            self._margins[name].append(margins(answer[name], rule.axis, rule.threshold)[some])
+            self._right[name].append((found == truth[name])[some])
+
+    def margins(self) -> dict[str, float]:
+        """By output, the smallest margin from which on at most `WRONG_SHARE` of the decisions are wrong; 0 where all may count."""
+        return {
+            name: sure_margin(np.concatenate(found), np.concatenate(self._right[name]))
+            for name, found in self._margins.items()
+            if found
+        }
+
+
+def sure_margin(found: Array, right: Array) -> float:
+    """The smallest of the margins `found` from which on at most `WRONG_SHARE` of the decisions are wrong.
+
+    Never above the margin that leaves `MOST_UNSURE` of them out; 0 where so few of all decisions are wrong.
+    """
+    order = np.argsort(-found, kind="stable")
+    counted = np.arange(1, len(found) + 1)
+    allowed = np.nonzero(np.cumsum(~right[order]) <= WRONG_SHARE * counted)[0]
+    count = int(allowed[-1]) + 1 if len(allowed) else 0
+    if count == len(found):
+        return 0.0
+    return float(found[order[max(count, int(len(found) * (1 - MOST_UNSURE)), 1) - 1]])
