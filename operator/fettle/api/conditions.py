@@ -10,6 +10,7 @@ from pydantic import Field
 
 from fettle.api.base import ApiModel
 from fettle.api.reasons import Reason
+from fettle.api.secrets import without_secrets
 
 
 class ConditionStatus(StrEnum):
@@ -48,7 +49,10 @@ def with_condition(
     generation: int | None,
     now: str,
 ) -> tuple[Condition, ...]:
-    """`conditions` with one set; its transition time moves only when its status does. `now` is RFC 3339."""
+    """`conditions` with one set; its transition time moves only when its status does. `now` is RFC 3339.
+
+    Secrets in addresses are taken out of `message`.
+    """
     status = {True: ConditionStatus.TRUE, False: ConditionStatus.FALSE, None: ConditionStatus.UNKNOWN}[holds]
     before = find(conditions, kind)
     since = before.last_transition_time if before is not None and before.status == status else now
@@ -56,7 +60,7 @@ def with_condition(
         type=kind,
         status=status,
         reason=reason,
-        message=message[:2048],
+        message=without_secrets(message)[:2048],
         observed_generation=generation,
         last_transition_time=since,
     )

@@ -4,18 +4,17 @@ from __future__ import annotations
 
 import logging
 from collections import OrderedDict
-from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime
 
-from fettle.api.reasons import Reason
 from fettle.api.report import unframe
+from fettle.cluster import events
 from fettle.cluster.cache import Cache
 from fettle.cluster.client import Client
 from fettle.cluster.jobs import CONTAINER
-from fettle.cluster.kinds import EVENT, JOB, POD, Object
+from fettle.cluster.kinds import JOB, POD, Object
 from fettle.cluster.observe import Observation, attempt_of, explain, finished, observe, task_hash_of
-from fettle.errors import ClusterError, MissingError
+from fettle.errors import MissingError
 from fettle.plan.run import TaskPhase, TaskState
 
 logger = logging.getLogger(__name__)
@@ -62,7 +61,7 @@ class Answers:
         seen = observe(job, pods, now, patience)
         state = seen.state
         if seen.events_of is not None:
-            state = explain(state, await _events(client, job["metadata"]["namespace"], seen.events_of))
+            state = explain(state, await events.about(client, job["metadata"]["namespace"], seen.events_of))
         if state.phase == TaskPhase.SUCCEEDED:
             state = await _with_report(client, job, seen)
         if state.phase != TaskPhase.RUNNING:
@@ -82,17 +81,6 @@ async def _pods(client: Client, cache: Cache, job: Object) -> list[Object]:
         return cache.owned(POD, job["metadata"]["uid"])
     selector = f"batch.kubernetes.io/controller-uid={job['metadata']['uid']}"
     return list((await client.list(POD, job["metadata"]["namespace"], labels=selector)).items)
-
-
-async def _events(client: Client, namespace: str, uid: str) -> Sequence[Object]:
-    """Events about an object; none where reading them is not allowed: they only explain."""
-    try:
-        return (await client.list(EVENT, namespace, fields=f"involvedObject.uid={uid}")).items
-    except ClusterError as error:
-        if error.reason != Reason.FORBIDDEN:
-            raise
-        logger.warning("events are not read: %s", error)
-        return ()
 
 
 async def _with_report(client: Client, job: Object, seen: Observation) -> TaskState:

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import hashlib
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from datetime import UTC, datetime
 
+from fettle.api.reasons import Reason
+from fettle.api.secrets import without_secrets
 from fettle.cluster.client import Client
 from fettle.cluster.kinds import EVENT, Object, ResourceKind
 from fettle.errors import ClusterError, ExistsError
@@ -37,13 +39,24 @@ def render(kind: ResourceKind, about: Object, type_: str, reason: str, message: 
         },
         "type": type_,
         "reason": reason,
-        "message": message[:MESSAGE_LIMIT],
+        "message": without_secrets(message)[:MESSAGE_LIMIT],
         "source": {"component": COMPONENT},
         "reportingComponent": COMPONENT,
         "firstTimestamp": at,
         "lastTimestamp": at,
         "count": 1,
     }
+
+
+async def about(client: Client, namespace: str, uid: str) -> Sequence[Object]:
+    """Events about an object; none where reading them is not allowed: they only explain. Raises ClusterError."""
+    try:
+        return (await client.list(EVENT, namespace, fields=f"involvedObject.uid={uid}")).items
+    except ClusterError as error:
+        if error.reason != Reason.FORBIDDEN:
+            raise
+        logger.warning("events are not read: %s", error)
+        return ()
 
 
 class EventRecorder:

@@ -13,12 +13,10 @@ from fettle.api.report import MESSAGE_LIMIT, Termination
 from fettle.cluster.jobs import ATTEMPT_LABEL, CONTAINER, TASK_ANNOTATION
 from fettle.cluster.kinds import Object
 from fettle.cluster.owner import terminating
+from fettle.cluster.waits import IMAGE_WAITS, QUIET_SECONDS, START_WAITS, told_by, unscheduled
 from fettle.plan.run import TaskPhase, TaskState
 
-QUIET_SECONDS = 20  # a pod or Job that has not moved for this long is asked for its Events
 LOST = ("Evicted", "NodeLost", "NodeShutdown", "Preempting", "Shutdown", "Terminated", "UnexpectedAdmissionError")
-IMAGE_WAITS = ("ErrImagePull", "ImagePullBackOff", "InvalidImageName", "ErrImageNeverPull", "ImageInspectError")
-START_WAITS = ("CreateContainerConfigError", "CreateContainerError", "RunContainerError")
 
 
 @dataclass(frozen=True)
@@ -68,25 +66,8 @@ def observe(job: Object, pods: Sequence[Object], now: datetime, patience: int) -
 
 def explain(state: TaskState, events: Sequence[Object]) -> TaskState:
     """A RUNNING state with the reason that the newest warning gives, if one does."""
-    warnings = [event for event in events if event.get("type") == "Warning"]
-    for event in sorted(warnings, key=_event_time, reverse=True):
-        word, message = str(event.get("reason")), str(event.get("message", ""))
-        reason = _reason_of_event(word, message)
-        if reason is not None:
-            return replace(state, reason=reason, message=f"{word}: {message}"[:MESSAGE_LIMIT])
-    return state
-
-
-def _reason_of_event(word: str, message: str) -> Reason | None:
-    if word == "FailedCreate":
-        return Reason.QUOTA_EXCEEDED if "exceeded quota" in message else Reason.FORBIDDEN
-    if "Multi-Attach" in message:
-        return Reason.STORE_NOT_SHARED
-    if word in ("FailedMount", "FailedAttachVolume", "ProvisioningFailed", "FailedBinding"):
-        return Reason.STORE_UNREACHABLE
-    if word == "FailedScheduling":
-        return Reason.UNSCHEDULABLE
-    return None
+    told = told_by(events)
+    return state if told is None else replace(state, reason=told[0], message=told[1])
 
 
 def _complete(running: TaskState, pod: Object | None, at: datetime) -> Observation:
@@ -170,8 +151,8 @@ def _waiting(running: TaskState, pod: Object, now: datetime, patience: int) -> O
             waited = (now - _time(condition.get("lastTransitionTime"), now)).total_seconds()
             if waited < patience:
                 return Observation(running, look_seconds=patience - waited + 0.1)
-            message = str(condition.get("message", ""))[:MESSAGE_LIMIT]
-            return Observation(replace(running, reason=Reason.UNSCHEDULABLE, message=message))
+            reason, message = unscheduled(str(condition.get("message", "")))
+            return Observation(replace(running, reason=reason, message=message))
     age = (now - _time(pod["metadata"]["creationTimestamp"], now)).total_seconds()
     if age < QUIET_SECONDS:
         return Observation(running, look_seconds=QUIET_SECONDS - age + 0.1)
@@ -221,7 +202,3 @@ def _finished_at(job: Object, now: datetime) -> datetime:
 def _time(word: object, default: datetime) -> datetime:
     """RFC 3339 as Kubernetes writes it."""
     return datetime.fromisoformat(str(word)).astimezone(UTC) if word else default
-
-
-def _event_time(event: Object) -> str:
-    return str(event.get("lastTimestamp") or event.get("eventTime") or event["metadata"].get("creationTimestamp") or "")

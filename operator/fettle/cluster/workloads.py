@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from fettle.api.reasons import Reason
 from fettle.cluster.kinds import Object
-from fettle.cluster.observe import IMAGE_WAITS, START_WAITS
 from fettle.cluster.owner import terminating
 from fettle.cluster.serving import ARTIFACT_ANNOTATION, REVISION_LABEL, SERVER
+from fettle.cluster.waits import IMAGE_WAITS, START_WAITS, refused, unscheduled
 from fettle.plan import moment
 from fettle.plan.analysis import Crash
 from fettle.plan.rollout_state import PodFault, Workload
@@ -30,8 +30,8 @@ def artifact_of(deployment: Object) -> str:
     return str((deployment["metadata"].get("annotations") or {}).get(ARTIFACT_ANNOTATION, ""))
 
 
-def observe(deployment: Object, pods: Iterable[Object]) -> Workload:
-    """A revision's workload. `pods` are all pods of that revision."""
+def observe(deployment: Object, pods: Iterable[Object], told: Mapping[str, PodFault] | None = None) -> Workload:
+    """A revision's workload. `pods` are all pods of that revision; `told`: by UID, what the Events of some of them say."""
     pods = list(pods)
     staying = [pod for pod in pods if not terminating(pod) and not _ended(pod)]
     ready = sum(is_ready(pod) for pod in staying)
@@ -44,7 +44,7 @@ def observe(deployment: Object, pods: Iterable[Object]) -> Workload:
         available=min(int(status.get("availableReplicas") or 0), ready),
         pods=max(len(staying), int(status.get("replicas") or 0)),
         leaving=sum(terminating(pod) for pod in pods),
-        fault=fault_of(deployment, staying),
+        fault=fault_of(deployment, staying, told or {}),
     )
 
 
@@ -59,16 +59,17 @@ def is_ready(pod: Object) -> bool:
     return any(one["type"] == "Ready" and one["status"] == "True" for one in conditions) and not terminating(pod)
 
 
-def fault_of(deployment: Object, pods: Sequence[Object]) -> PodFault | None:
+def fault_of(deployment: Object, pods: Sequence[Object], told: Mapping[str, PodFault]) -> PodFault | None:
     """Why pods do not become ready: the gravest of what they say, else why there are none."""
-    faults = [fault for pod in pods if not is_ready(pod) and (fault := pod_fault(pod)) is not None]
+    waiting = [pod for pod in pods if not is_ready(pod)]
+    said = (pod_fault(pod) or told.get(pod["metadata"].get("uid", "")) for pod in waiting)
+    faults = [fault for fault in said if fault is not None]
     if faults:
         return max(faults, key=lambda fault: (fault.final, fault.reason.value))
     for condition in (deployment.get("status") or {}).get("conditions") or ():
         if condition["type"] == "ReplicaFailure" and condition["status"] == "True":
             message = str(condition.get("message", ""))
-            reason = Reason.QUOTA_EXCEEDED if "exceeded quota" in message else Reason.FORBIDDEN
-            return PodFault(reason, message[:512])
+            return PodFault(refused(message), message[:512])
     return None
 
 
@@ -77,7 +78,7 @@ def pod_fault(pod: Object) -> PodFault | None:
     status = pod.get("status") or {}
     for condition in status.get("conditions") or ():
         if condition["type"] == "PodScheduled" and condition["status"] == "False":
-            return PodFault(Reason.UNSCHEDULABLE, str(condition.get("message", ""))[:512])
+            return PodFault(*unscheduled(str(condition.get("message", ""))))
     for container in (*(status.get("initContainerStatuses") or ()), *(status.get("containerStatuses") or ())):
         fault = _container_fault(container)
         if fault is not None:

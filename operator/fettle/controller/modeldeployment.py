@@ -26,7 +26,7 @@ from fettle.cluster.kinds import (
 )
 from fettle.cluster.owner import apply_owned, name_conflict, owned_by, terminating
 from fettle.controller.context import Context
-from fettle.controller.sight import Sight, ask_pods, look, look_live, snapshot_of
+from fettle.controller.sight import Sight, ask_events, ask_pods, look, look_live, snapshot_of
 from fettle.errors import ClusterError, ConflictError, ExistsError
 from fettle.plan import moment
 from fettle.plan.revision import NotReady
@@ -48,7 +48,7 @@ async def reconcile(context: Context, namespace: str, name: str) -> float | None
     except ValidationError as error:
         await _report(context, obj, Reason.INVALID_SPEC, _problems(error))
         return None
-    sight = look(context, obj, spec)
+    sight, quiet = await ask_events(context, look(context, obj, spec))
     snapshot = await ask_pods(context, sight, snapshot_of(context, sight))
     decision = decide(snapshot)
     if decision.takes_away(snapshot):
@@ -60,7 +60,7 @@ async def reconcile(context: Context, namespace: str, name: str) -> float | None
     except ClusterError as error:
         return await _refused(context, obj, error)
     await _write_status(context, sight, decision)
-    return decision.requeue_seconds
+    return min((seconds for seconds in (decision.requeue_seconds, quiet) if seconds is not None), default=None)
 
 
 # ---------------------------------------------------------------------------------------------------------------- apply

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 from pydantic import ValidationError
 
 from fettle.api.modeldeployment import ModelDeploymentSpec, ModelDeploymentStatus
 from fettle.api.optimizedmodel_status import OptimizedModelStatus
-from fettle.cluster import ledger, serving, windows, workloads
+from fettle.cluster import events, ledger, serving, windows, workloads
 from fettle.cluster.kinds import (
     CONTROLLER_REVISION,
     DEPLOYMENT,
@@ -21,14 +21,17 @@ from fettle.cluster.kinds import (
     Object,
 )
 from fettle.cluster.owner import owned_by
+from fettle.cluster.waits import QUIET_SECONDS, quiet_in, told_by
 from fettle.controller.context import Context
 from fettle.errors import ConflictError
 from fettle.plan import analysis, moment
 from fettle.plan.revision import ModelRevision, NotReady, wanted_revision
 from fettle.plan.rollout_ledger import on_trial
-from fettle.plan.rollout_state import RolloutSnapshot, Wanted
+from fettle.plan.rollout_state import PodFault, RolloutSnapshot, Wanted
 
 logger = logging.getLogger(__name__)
+
+ASKED_AT_ONCE = 4  # pods of one object whose Events are read in a pass: what holds one up holds up its like
 
 
 @dataclass(frozen=True)
@@ -42,6 +45,7 @@ class Sight:
     deployments: Mapping[str, Object]  # by revision
     pods: Mapping[str, list[Object]]  # by revision
     lines: tuple[Object, ...]  # of the ledger
+    told: Mapping[str, PodFault] = field(default_factory=dict)  # by a pod's UID, what its Events say
 
     @property
     def name(self) -> str:
@@ -86,7 +90,8 @@ async def look_live(context: Context, sight: Sight) -> Sight:
         for one in found[kind]:
             cache.put(kind, one)
     service = await client.get(SERVICE, namespace, name)
-    return _sight(context, live, sight.spec, service, found[DEPLOYMENT], found[POD], found[CONTROLLER_REVISION])
+    seen = _sight(context, live, sight.spec, service, found[DEPLOYMENT], found[POD], found[CONTROLLER_REVISION])
+    return replace(seen, told=sight.told)
 
 
 def _sight(
@@ -152,11 +157,23 @@ def snapshot_of(context: Context, sight: Sight) -> RolloutSnapshot:
         stable_annotation=notes.get(serving.STABLE_ANNOTATION) if ours else None,
         ledger=ledger.read(sight.lines),
         workloads={
-            revision: workloads.observe(deployment, sight.pods.get(revision, []))
+            revision: workloads.observe(deployment, sight.pods.get(revision, []), sight.told)
             for revision, deployment in sight.deployments.items()
         },
         annotations=metadata.get("annotations") or {},
     )
+
+
+async def ask_events(context: Context, sight: Sight) -> tuple[Sight, float | None]:
+    """With what Events say of pods that have a node and run nothing there: a volume that is not attached is told nowhere else.
+
+    Also the seconds until a pod that just got its node is worth asking about. Raises ClusterError."""
+    waits = {pod["metadata"]["uid"]: quiet_in(pod, context.now()) for pods in sight.pods.values() for pod in pods}
+    quiet = [uid for uid, seconds in waits.items() if seconds == 0][:ASKED_AT_ONCE]
+    found = {uid: told_by(await events.about(context.client, sight.namespace, uid)) for uid in quiet}
+    told = {uid: PodFault(*said) for uid, said in found.items() if said is not None}
+    looks = [seconds or QUIET_SECONDS for seconds in waits.values() if seconds is not None]
+    return replace(sight, told=told), min(looks, default=None)
 
 
 async def ask_pods(context: Context, sight: Sight, snapshot: RolloutSnapshot) -> RolloutSnapshot:

@@ -17,14 +17,20 @@ from fettle.api.signature import Signature, Tensor
 from fettle.api.vocabulary import RuntimeName
 from fettle.errors import FettleError, RuntimeFailure, SourceError
 from fettle.optimizer.data import Array, Items
+from fettle.optimizer.formats import onnx_model
 from fettle.optimizer.formats.onnx_inputs import Hint
 from fettle.optimizer.measure.agreement import OutputProfile, within_noise
 from fettle.runtimes import base, cpu
+from fettle.store.comparison import has_nan
 
 Answers = Mapping[str, Array]
 Run = Callable[[Answers], Answers]
 BATCH_NAMES = frozenset({"n", "b", "batch", "batch_size", "batchsize", "bs", "none", "unk__batch", "num_samples"})
 PROOF_ITEMS = 3
+ADVICE = {
+    Reason.UNSUPPORTED_OPERATOR: "; export the model with standard operators, opset 7 or newer",
+    Reason.UNSUPPORTED_OPSET: f"; export it again with an opset of at most {onnx_model.READABLE_OPSET}",
+}
 SLOW_SECONDS = 0.5  # a run that takes longer is made less often
 
 
@@ -65,7 +71,7 @@ def _difference(name: str, wanted: Array, found: Array | None) -> str:
 def reference(run: Run, items: Items) -> Reference:
     """Answers of `run` to the first items (one item where a run is slow: every step is checked on them).
 
-    Raises SourceError where two runs on one item differ; RuntimeFailure.
+    Raises SourceError where two runs on one item differ (UnsupportedModel), or every answer holds NaN (OutputsInvalid); RuntimeFailure.
     """
     start = time.perf_counter()
     first = run(items.whole(0))
@@ -77,6 +83,12 @@ def reference(run: Run, items: Items) -> Reference:
     if moved is not None:
         message = f"the model answers one input differently each time ({moved}): nothing can be compared with it"
         raise SourceError(message, reason=Reason.UNSUPPORTED_MODEL)
+    if all(any(has_nan(value) for value in answer.values()) for answer in answers):
+        message = (
+            f"the model answers NaN to each of the first {count} items, where numbers were expected: "
+            "check its weights, and that the items went through the model's own preprocessing"
+        )
+        raise SourceError(message, reason=Reason.OUTPUTS_INVALID)
     return made
 
 
@@ -203,5 +215,6 @@ def failure_of(error: Any) -> SourceError:
         Reason.UNSUPPORTED_OPSET,
         Reason.UNSUPPORTED_MODEL,
     ):
-        return SourceError(error.message, reason=error.reason)
+        advice = ADVICE.get(error.reason, "")
+        return SourceError(f"{error.message}{advice}", reason=error.reason)
     return SourceError(str(error), reason=Reason.SOURCE_CORRUPTED)

@@ -154,7 +154,10 @@ def _lowered(model: onnx.ModelProto, signature: Signature, home: Path, folder: P
         return Plain(changed, path, signature, run, False, (*notes, note))
     unknown = unknown_operators(model)
     reason = Reason.UNSUPPORTED_OPERATOR if unknown else Reason.UNSUPPORTED_OPSET
-    message = f"the source ({versions}) is newer than the runtime reads ({reads}) and could not be lowered: {'; '.join(unknown or faults)}"
+    message = (
+        f"the source ({versions}) is newer than the runtime reads ({reads}) and could not be lowered; "
+        f"export it again within these versions: {'; '.join(unknown or faults)}"
+    )
     raise SourceError(message, reason=reason)
 
 

@@ -115,7 +115,7 @@ def _copy(home: Location, name: str, folder: Path) -> None:
         raise SourceError(message, reason=Reason.UNSUPPORTED_MODEL)
     target = folder / name
     target.parent.mkdir(parents=True, exist_ok=True)
-    with explained(f"copying {source.uri}"):
+    with explained(f"copying {source.uri}", reading=True):
         home.filesystem.get_file(source.path, str(target))
 
 

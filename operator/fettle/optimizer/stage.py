@@ -7,7 +7,9 @@ lost costs nothing the second time.
 from __future__ import annotations
 
 import base64
+import errno
 import logging
+import os
 import zlib
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -16,6 +18,7 @@ from pydantic import ValidationError
 
 from fettle.api.reasons import Reason
 from fettle.api.report import MESSAGE_LIMIT, BuildReport, MeasureReport, PublishReport, Termination, frame
+from fettle.api.secrets import without_secrets
 from fettle.api.task import TASK, BuildTask, MeasureTask, PrepareTask, PublishTask, task_hash
 from fettle.errors import FettleError, UsageError
 from fettle.runtimes import cpu
@@ -64,17 +67,28 @@ def answer(task: AnyTask, mounts: Mounts) -> Answer:
     except FettleError as error:
         log.info("failed", exc_info=True)
         return failed(error.reason, error.message, error.retryable)
+    except OSError as error:
+        log.exception("unexpected")
+        if error.errno in (errno.ENOSPC, errno.EDQUOT):
+            message = f"{task.kind} filled the pod's own disk: raise ephemeral-storage in spec.jobs.resources.limits ({error})"
+            return failed(Reason.JOB_FAILED, message)
+        return unforeseen(task, error)
     except MemoryError:
         log.exception("out of memory")
         return failed(Reason.OUT_OF_MEMORY, f"{task.kind} ran out of memory; raise spec.jobs.resources.limits.memory")
     except Exception as error:
         log.exception("unexpected")
-        return failed(Reason.JOB_FAILED, f"{task.kind} failed unexpectedly: {type(error).__name__}: {error}")
+        return unforeseen(task, error)
+
+
+def unforeseen(task: AnyTask, error: Exception) -> Answer:
+    """The answer for an error that nobody gave words to."""
+    return failed(Reason.JOB_FAILED, f"{task.kind} failed unexpectedly: {type(error).__name__}: {error}")
 
 
 def failed(reason: Reason, message: str, retryable: bool = False) -> Answer:
-    """The answer of a task that failed."""
-    text = " ".join(message.split())
+    """The answer of a task that failed; no secret of this process is in it."""
+    text = without_secrets(" ".join(message.split()), os.environ)
     short = text if len(text) <= MESSAGE_LIMIT else text[: MESSAGE_LIMIT - 1] + "…"
     return Answer(Termination(outcome="Failed", reason=reason, message=short, retryable=retryable))
 

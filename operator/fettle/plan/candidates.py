@@ -159,7 +159,13 @@ def _not_quantized_twice(one: Row, facts: _Facts) -> Finding | None:
 
 def _calibrated(one: Row, facts: _Facts) -> Finding | None:
     if facts.prepare.calibration is None and any(entry is not None and entry.calibration for entry in one.entries):
-        text = "static quantization needs calibration items: give data.calibration, or more of data.evaluation"
+        found = (
+            "no evaluation items" if facts.prepare.generated else f"only {facts.prepare.items.items} evaluation items"
+        )
+        text = (
+            f"static quantization needs calibration items, found none, and {found} to split them off (5 or more are needed, and only "
+            "those that do not calibrate certify): give data.calibration with items that evaluation does not have, or more of data.evaluation"
+        )
         return Finding(Reason.CALIBRATION_TOO_SMALL, text)
     return None
 

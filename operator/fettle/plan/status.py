@@ -28,6 +28,7 @@ CONVERSION_FAULTS = frozenset(
         Reason.UNSUPPORTED_OPSET,
         Reason.UNSUPPORTED_MODEL,
         Reason.NUMERICAL_MISMATCH,
+        Reason.OUTPUTS_INVALID,
     }
 )
 

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import os
 import sys
 from collections.abc import Callable
 
 import click
 
+from fettle.api.secrets import without_secrets
 from fettle.errors import FettleError
 from fettle.server.settings import ServerSettings
 
@@ -24,8 +26,9 @@ def _run(action: Callable[[ServerSettings], None]) -> None:
         action(ServerSettings())
     except FettleError as error:
         # The kubelet keeps this file as the container's termination message; the operator reads the reason from it.
-        click.echo(f"{error.reason}: {error.message}", err=True)
-        _terminate(f"{error.reason}: {error.message}"[:2048])
+        message = without_secrets(error.message, os.environ)
+        click.echo(f"{error.reason}: {message}", err=True)
+        _terminate(f"{error.reason}: {message}"[:2048])
         sys.exit(1)
 
 

@@ -86,6 +86,11 @@ def is_float(array: Array) -> bool:
     return bool(array.dtype.kind == "f" or array.dtype.name == "bfloat16")
 
 
+def has_nan(array: Array) -> bool:
+    """Whether an answer holds NaN, which is no answer. Infinity may be one: a masked score is minus infinity."""
+    return is_float(array) and bool(np.isnan(array.astype(np.float64)).any())
+
+
 def class_count(answer: Array, axis: int) -> int:
     """Size of the axis of classes; 1 for a single score, 0 where the answer has no such axis."""
     if answer.ndim == 0:

@@ -36,13 +36,18 @@ FOLDER_MODE = 0o775
 
 
 @contextmanager
-def explained(what: str) -> Iterator[None]:
-    """Turn an OSError of the store's filesystem into a StoreError that says what to do."""
+def explained(what: str, *, reading: bool = False) -> Iterator[None]:
+    """Turn an OSError of the store's filesystem into a StoreError that says what to do.
+
+    With `reading` a full disk is not the store's: it is raised as it is.
+    """
     try:
         yield
     except OSError as error:
         code = error.errno
         if code in (errno.ENOSPC, errno.EDQUOT):
+            if reading:
+                raise
             message = f"{what}: the store is full; enlarge its claim or delete artifacts that nothing refers to"
             raise StoreError(message, reason=Reason.STORE_FULL) from error
         if code == errno.EROFS:

@@ -11,6 +11,7 @@ from fettle.api.reasons import Reason
 from fettle.api.report import Termination
 from fettle.cluster.kinds import Object
 from fettle.cluster.observe import explain, observe
+from fettle.cluster.waits import unscheduled
 from fettle.plan.run import TaskPhase
 
 NOW = datetime(2026, 3, 1, 12, 0, tzinfo=UTC)
@@ -57,7 +58,7 @@ def waiting(word: str) -> Object:
     return {"waiting": {"reason": word, "message": f"{word} it is"}}
 
 
-def unscheduled(seconds: float) -> list[Object]:
+def no_node(seconds: float) -> list[Object]:
     return [
         {
             "type": "PodScheduled",
@@ -101,8 +102,8 @@ def test_why_a_job_failed(
 WAITS = [
     ("runs", pod(), None, None),
     ("just created", pod("Pending", age=1), None, None),
-    ("no node, not for long yet", pod("Pending", conditions=unscheduled(3)), None, None),
-    ("no node", pod("Pending", conditions=unscheduled(30)), Reason.UNSCHEDULABLE, None),
+    ("no node, not for long yet", pod("Pending", conditions=no_node(3)), None, None),
+    ("no node", pod("Pending", conditions=no_node(30)), Reason.UNSCHEDULABLE, None),
     ("image", pod("Pending", state=waiting("ImagePullBackOff")), Reason.IMAGE_PULL_FAILED, None),
     ("container's configuration", pod("Pending", state=waiting("CreateContainerConfigError")), Reason.JOB_FAILED, None),
     ("creating, for long", pod("Pending", state=waiting("ContainerCreating")), None, "pod-uid"),
@@ -117,7 +118,7 @@ def test_what_a_job_waits_for(name: str, its_pod: Object, reason: Reason | None,
 
 
 def test_a_pod_that_just_waits_is_looked_at_again_when_patience_ends() -> None:
-    seen = observe(job(), [pod("Pending", conditions=unscheduled(3))], NOW, PATIENCE)
+    seen = observe(job(), [pod("Pending", conditions=no_node(3))], NOW, PATIENCE)
     assert seen.look_seconds == pytest.approx(12.1)
 
 
@@ -152,9 +153,34 @@ def event(reason: str, message: str, seconds_ago: float = 1, kind: str = "Warnin
         ([event("FailedCreate", "violates PodSecurity")], Reason.FORBIDDEN),
         ([event("FailedAttachVolume", "Multi-Attach error for volume")], Reason.STORE_NOT_SHARED),
         ([event("FailedMount", "timed out")], Reason.STORE_UNREACHABLE),
+        ([event("FailedScheduling", 'persistentvolumeclaim "store" not found')], Reason.STORE_NOT_FOUND),
         ([event("FailedScheduling", "no node", 60), event("FailedMount", "timed out", 1)], Reason.STORE_UNREACHABLE),
         ([event("FailedMount", "timed out", 1), event("BackOff", "whatever", 0)], Reason.STORE_UNREACHABLE),
     ],
 )
 def test_events_explain_a_job_that_does_not_move(events: list[Object], reason: Reason | None) -> None:
     assert explain(observe(job(), [], NOW, PATIENCE).state, events).reason == reason
+
+
+@pytest.mark.parametrize(
+    ("message", "reason", "todo"),
+    [
+        ("0/3 nodes are available: 3 Insufficient cpu.", Reason.UNSCHEDULABLE, "nodeSelector"),
+        (
+            "0/2 nodes are available: 1 node(s) didn't match PersistentVolume's node affinity.",
+            Reason.STORE_NOT_SHARED,
+            "ReadWriteMany",
+        ),
+        ("0/2 nodes are available: 2 node(s) had volume node affinity conflict.", Reason.STORE_NOT_SHARED, "Many"),
+        ('0/1 nodes are available: persistentvolumeclaim "store" not found.', Reason.STORE_NOT_FOUND, "create"),
+        (
+            "0/1 nodes are available: pod has unbound immediate PersistentVolumeClaims.",
+            Reason.STORE_UNREACHABLE,
+            "kubectl describe pvc",
+        ),
+    ],
+)
+def test_the_schedulers_words_become_a_reason_and_what_to_do(message: str, reason: Reason, todo: str) -> None:
+    found, told = unscheduled(message)
+    assert (found, message in told, todo in told) == (reason, True, True), told
+    assert len(unscheduled("x" * 9000)[1]) <= 512

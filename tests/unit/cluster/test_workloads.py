@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import pytest
@@ -10,7 +10,8 @@ import pytest
 from fettle.api.reasons import Reason
 from fettle.cluster import ledger, workloads
 from fettle.cluster.kinds import Object
-from fettle.plan.rollout_state import MarkEntered, MarkLeft, OpenEntry
+from fettle.cluster.waits import quiet_in
+from fettle.plan.rollout_state import MarkEntered, MarkLeft, OpenEntry, PodFault
 
 NOW = datetime(2026, 1, 1, tzinfo=UTC)
 LABELS = {"fettle.dev/revision": "r1"}
@@ -162,3 +163,21 @@ def test_the_template_is_that_of_the_newest_line() -> None:
     lines = [line(1), line(3), line(2, "other")]
     assert ledger.template_of(lines, "r1") == {"spec": {"serial": 3}}
     assert ledger.template_of(lines, "unknown") is None
+
+
+def test_what_events_say_of_a_pod_that_does_not_start_is_its_fault() -> None:
+    stuck = pod(phase="Pending", containerStatuses=[container(state={"waiting": {"reason": "ContainerCreating"}})])
+    stuck["metadata"]["uid"] = "u"
+    told = {"u": PodFault(Reason.STORE_NOT_SHARED, "Multi-Attach error")}
+    assert workloads.observe(deployment(1), [stuck], told).fault == told["u"]
+    assert workloads.observe(deployment(1), [stuck]).fault is None
+
+
+def test_a_pod_is_asked_for_its_events_once_it_has_a_node_and_does_not_move() -> None:
+    def waits(phase: str, node: str | None, age: float) -> float | None:
+        created = (NOW - timedelta(seconds=age)).strftime("%Y-%m-%dT%H:%M:%SZ")
+        one = {"metadata": {"creationTimestamp": created}, "spec": {"nodeName": node}, "status": {"phase": phase}}
+        return quiet_in(one, NOW)
+
+    assert [waits("Running", "a", 99), waits("Pending", None, 99)] == [None, None]
+    assert [waits("Pending", "a", 5), waits("Pending", "a", 99)] == [15, 0]

@@ -26,7 +26,7 @@ from fettle.optimizer.measure.items import Answer, Array
 from fettle.optimizer.measure.metrics import Judging, Scores, drop, flips, labelled_decisions
 from fettle.optimizer.measure.sureness import Sureness
 from fettle.optimizer.statistics import MINIMUM_GROUPS, agreement_interval
-from fettle.store.comparison import Comparison, decisions, is_float
+from fettle.store.comparison import Comparison, decisions, has_nan, is_float
 
 CLASSIFYING = (Metric.ACCURACY, Metric.F1)
 
@@ -68,6 +68,7 @@ class Reference:
         self._folder = folder
         self._files: list[Path] = []
         self._count = 0
+        self.without_answer = 0  # items to which the original itself answers NaN
         self._labels = labels
         self._outputs = {tensor.name: tensor for tensor in signature.outputs}
         spec = evaluation.agreement if evaluation is not None else AgreementSpec()
@@ -95,13 +96,20 @@ class Reference:
                     message = f"the original's output {name} has shape {list(answer[name].shape)} per item, its signature says {list(tensor.shape)}"
                     raise RuntimeFailure(message, reason=Reason.OUTPUTS_INVALID)
                 self.profiles[name].add(answer[name])
+            self.without_answer += any(has_nan(answer[name]) for name in self._outputs)
         path = self._folder / f"{len(self._files)}.pickle"
         path.write_bytes(pickle.dumps(answers, protocol=5))
         self._files.append(path)
         self._count += len(answers)
 
     def finish(self) -> None:
-        """All items are answered: decide how answers are compared, and judge the original itself. Raises DataError."""
+        """All items are answered: decide how answers are compared, and judge the original itself.
+
+        Raises DataError; RuntimeFailure (OutputsInvalid) where the original answers NaN to every item.
+        """
+        if self._count and self.without_answer == self._count:
+            message = f"the original answers NaN to all {self._count} items, where numbers were expected: check its weights and the items"
+            raise RuntimeFailure(message, reason=Reason.OUTPUTS_INVALID)
         classified = self.output if self.metric in CLASSIFYING else None
         self.comparisons = comparisons(self.profiles, self._spec, classified)
         if self._labels is not None and self.metric != Metric.AGREEMENT:

@@ -70,6 +70,9 @@ class _Measuring:
         """Answer all items with the original, then with each candidate."""
         itself = [subject for subject in self._subjects if self._is_original(subject)]
         judge_original(self._original, self.reference, self._bench, profile=bool(itself))
+        if self.reference.without_answer:
+            count = f"{self.reference.without_answer} of {len(self.reference)}"
+            self.notes.append(f"the original answers NaN to {count} items: look at them, or leave them out")
         for number, subject in enumerate(self._subjects, 1):
             log.info("judging %s (%d of %d)", subject.name, number, len(self._subjects))
             if subject in itself:

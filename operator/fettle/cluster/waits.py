@@ -1,0 +1,92 @@
+"""Why a pod does not run yet, as a reason: from the words of the scheduler, of the kubelet and of Events. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from datetime import UTC, datetime
+
+from fettle.api.reasons import Reason
+from fettle.api.report import MESSAGE_LIMIT
+from fettle.cluster.kinds import Object
+
+QUIET_SECONDS = 20  # a pod or Job that has not moved for this long is asked for its Events
+IMAGE_WAITS = ("ErrImagePull", "ImagePullBackOff", "InvalidImageName", "ErrImageNeverPull", "ImageInspectError")
+START_WAITS = ("CreateContainerConfigError", "CreateContainerError", "RunContainerError")
+_MOUNTS = ("FailedMount", "FailedAttachVolume", "ProvisioningFailed", "FailedBinding")
+
+# What the scheduler says of volumes (pkg/scheduler/framework/plugins/volume*), and what to do then. First match counts.
+_VOLUMES: tuple[tuple[str, Reason, str], ...] = (
+    (
+        "PersistentVolume's node affinity",  # since 1.34; before: volume node affinity conflict
+        Reason.STORE_NOT_SHARED,
+        "a claim's volume can be reached from other nodes only: use a ReadWriteMany claim, or select the volume's node",
+    ),
+    (
+        "volume node affinity conflict",
+        Reason.STORE_NOT_SHARED,
+        "a claim's volume can be reached from other nodes only: use a ReadWriteMany claim, or select the volume's node",
+    ),
+    (
+        "ReadWriteOncePod",
+        Reason.STORE_NOT_SHARED,
+        "another pod holds a ReadWriteOncePod claim: use a ReadWriteMany claim",
+    ),
+    ("persistentvolumeclaim", Reason.STORE_NOT_FOUND, "create the claim, or correct the URI that names it"),
+    (
+        "unbound immediate PersistentVolumeClaims",
+        Reason.STORE_UNREACHABLE,
+        "a claim has no volume yet: see its Events (kubectl describe pvc)",
+    ),
+)
+_NO_NODE = "add such a node, or ask for less: nodeSelector, tolerations, resources"
+
+
+def unscheduled(message: str) -> tuple[Reason, str]:
+    """Reason and message for a pod that the scheduler found no node for. `message` is its own."""
+    found = ((reason, todo) for words, reason, todo in _VOLUMES if words in message)
+    reason, todo = next(found, (Reason.UNSCHEDULABLE, _NO_NODE))
+    return reason, _with_advice(message, todo)
+
+
+def refused(message: str) -> Reason:
+    """Why no pod may be created: a quota, or whatever else admission says."""
+    return Reason.QUOTA_EXCEEDED if "exceeded quota" in message else Reason.FORBIDDEN
+
+
+def told_by(events: Sequence[Object]) -> tuple[Reason, str] | None:
+    """Reason and message of the newest warning that tells one."""
+    warnings = [event for event in events if event.get("type") == "Warning"]
+    for event in sorted(warnings, key=_event_time, reverse=True):
+        found = _of_event(str(event.get("reason")), str(event.get("message", "")))
+        if found is not None:
+            return found
+    return None
+
+
+def quiet_in(pod: Object, now: datetime) -> float | None:
+    """Seconds until a pod that has a node but runs nothing there yet is worth asking for its Events (0 = now); None for others."""
+    if not pod["spec"].get("nodeName") or (pod.get("status") or {}).get("phase") != "Pending":
+        return None
+    created = datetime.fromisoformat(pod["metadata"]["creationTimestamp"]).astimezone(UTC)
+    return max(QUIET_SECONDS - (now - created).total_seconds(), 0.0)
+
+
+def _of_event(word: str, message: str) -> tuple[Reason, str] | None:
+    if word == "FailedScheduling":
+        return unscheduled(message)
+    told = f"{word}: {message}"[:MESSAGE_LIMIT]
+    if word == "FailedCreate":
+        return refused(message), told
+    if "Multi-Attach" in message:
+        todo = "pods on several nodes use a ReadWriteOnce claim: use a ReadWriteMany one"
+        return Reason.STORE_NOT_SHARED, _with_advice(told, todo)
+    return (Reason.STORE_UNREACHABLE, told) if word in _MOUNTS else None
+
+
+def _with_advice(message: str, todo: str) -> str:
+    """The advice is never what is cut off."""
+    return f"{message[: MESSAGE_LIMIT - len(todo) - 3]} ({todo})"
+
+
+def _event_time(event: Object) -> str:
+    return str(event.get("lastTimestamp") or event.get("eventTime") or event["metadata"].get("creationTimestamp") or "")
