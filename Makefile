@@ -5,7 +5,7 @@ SHELL := /bin/bash
 PYTHON := .venv/bin/python
 PYTEST := .venv/bin/pytest
 
-.PHONY: help setup lock lint type test test-unit test-cluster test-e2e crds verify images cluster cluster-down cluster-status demo demo-clean clean
+.PHONY: help setup lock lint type test test-unit test-cluster test-e2e crds verify docs images cluster cluster-down cluster-status demo demo-clean clean
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | awk -F'\t' '{printf "  %-16s %s\n", $$1, $$2}'
@@ -24,13 +24,19 @@ lint: setup ## ruff, format, import layers
 type: setup ## mypy --strict
 	.venv/bin/mypy
 
-crds: setup ## generate crds/*.yaml, the chart's copy and the API reference from the models
+crds: setup ## generate crds/*.yaml, the chart's copy and docs/reference from the code
 	$(PYTHON) -m fettle.api.crd
 	$(PYTHON) -m fettle.api.reference
+	$(PYTHON) -m tools.docs
 
 verify: setup ## fail when a generated file is not what its source says
 	$(PYTHON) -m fettle.api.crd --check
 	$(PYTHON) -m fettle.api.reference --check
+	$(PYTHON) -m tools.docs --check
+
+docs: setup ## the documentation as a site, in site/ (open site/index.html)
+	@NO_MKDOCS_2_WARNING=1 .venv/bin/mkdocs build --strict --quiet
+	@echo site/index.html
 
 cluster: setup ## a real Kubernetes on this machine (root, Linux); kubeconfig in .cluster/kubeconfig
 	@$(PYTHON) -m tools.cluster up
@@ -50,7 +56,7 @@ test: setup ## everything: unit, cluster (real API server), charts, e2e (real po
 	$(PYTEST)
 
 test-unit: setup ## the pure tests, no cluster
-	$(PYTEST) tests/unit tests/tools
+	$(PYTEST) tests/unit tests/tools tests/docs
 
 test-cluster: cluster ## tests against the API server
 	$(PYTEST) tests/cluster tests/charts

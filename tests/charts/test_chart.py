@@ -106,12 +106,29 @@ def test_a_value_that_means_nothing_is_refused(values: dict[str, Any], words: st
         render(values)
 
 
-def test_every_value_is_in_the_readme() -> None:
-    values = leaves(yaml.safe_load((CHART / "values.yaml").read_text()))
-    readme = (CHART / "README.md").read_text()
-    for path in values:
-        top = [path.strip(".").rsplit(".", back)[0] for back in range(3)]
-        assert any(f"`{name}`" in readme for name in top), path
+def test_monitors_are_made_where_they_are_asked_for_and_find_what_they_scrape() -> None:
+    assert {"ServiceMonitor", "PodMonitor"} & {found["kind"] for found in render()} == set()
+    asked = {"enabled": True, "interval": "30s", "labels": {"release": "prometheus"}}
+    objects = render({"metrics": {"serviceMonitor": asked, "podMonitor": asked}})
+    monitor, service = only(objects, "ServiceMonitor"), only(objects, "Service")
+    assert monitor["spec"]["selector"]["matchLabels"].items() <= service["metadata"]["labels"].items()
+    assert monitor["spec"]["endpoints"] == [{"port": "http", "path": "/metrics", "interval": "30s"}]
+    assert service["spec"]["ports"][0]["name"] == "http"
+    pods = only(objects, "PodMonitor")
+    assert pods["spec"]["namespaceSelector"] == {"any": True}
+    assert pods["spec"]["podMetricsEndpoints"][0]["port"] == "management"
+    assert pods["metadata"]["labels"]["release"] == "prometheus"
+    (named,) = [
+        found
+        for found in render({"metrics": {"podMonitor": asked}, "watchNamespaces": ["one"]})
+        if found["kind"] == "PodMonitor"
+    ]
+    assert named["spec"]["namespaceSelector"] == {"matchNames": ["one"]}
+
+
+def test_a_service_monitor_without_its_service_is_refused() -> None:
+    with pytest.raises(HelmError, match=r"metrics\.serviceMonitor needs metrics\.service\.enabled"):
+        render({"metrics": {"service": {"enabled": False}, "serviceMonitor": {"enabled": True}}})
 
 
 def test_the_crds_are_kept_unless_told_otherwise() -> None:

@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 import yaml
 from kubernetes import client, config
+from tests.docs.pages import PAGES, blocks
 
 from fettle.api.base import API_VERSION
 from fettle.api.modeldeployment import ModelDeploymentSpec
@@ -23,9 +24,12 @@ TABLES = {path.stem: yaml.safe_load(path.read_text()) for path in sorted(MANIFES
 GOOD = [pytest.param(kind, case, id=f"{kind}: {case}") for kind, table in TABLES.items() for case in table["good"]]
 BAD = [pytest.param(kind, case, id=f"{kind}: {case}") for kind, table in TABLES.items() for case in table["bad"]]
 EXAMPLES = [
-    path
-    for path in sorted((MANIFESTS.parents[2] / "examples").rglob("*.yaml"))
-    if f"apiVersion: {API_VERSION}" in path.read_text()
+    pytest.param(text, id=where)
+    for where, text in [
+        *((path.name, path.read_text()) for path in sorted((MANIFESTS.parents[2] / "examples").rglob("*.yaml"))),
+        *((str(block), block.text) for page in PAGES for block in blocks(page) if block.language == "yaml"),
+    ]
+    if f"apiVersion: {API_VERSION}" in text
 ]
 MODELS = {"optimizedmodel": OptimizedModelSpec, "modeldeployment": ModelDeploymentSpec}
 UNCHECKED = "some validation rules were not checked"  # the server's own remark beside a complaint
@@ -90,9 +94,9 @@ def test_a_bad_manifest_is_refused_with_words_that_help(objects: client.CustomOb
     assert complaints(refused.value) == TABLES[kind]["bad"][case]["complaints"]
 
 
-@pytest.mark.parametrize("path", EXAMPLES, ids=lambda path: path.name)
-def test_every_example_is_taken(objects: client.CustomObjectsApi, path: Path) -> None:
-    for body in yaml.safe_load_all(path.read_text()):
+@pytest.mark.parametrize("text", EXAMPLES)
+def test_every_example_and_every_manifest_of_the_docs_is_taken(objects: client.CustomObjectsApi, text: str) -> None:
+    for body in yaml.safe_load_all(text):
         create(objects, body["kind"].lower(), body)
 
 

@@ -27,7 +27,7 @@ def reference() -> str:
         "## Reasons\n",
         "Conditions, candidates and revisions give one of these words; scripts may match on them.\n",
     ]
-    parts.append(", ".join(f"`{reason}`" for reason in Reason) + "\n")
+    parts.append("\n".join(f"- `{reason}`" for reason in Reason) + "\n")
     return "\n".join(parts)
 
 
@@ -35,27 +35,54 @@ def _kind(kind: Kind) -> Iterator[str]:
     schema = root_schema(kind)
     yield f"## {kind.name}\n"
     yield f"{schema['description']} Short name `{kind.short}`.\n"
-    yield from _rules(schema, "")
+    yield from _rules(schema)
     for part in ("spec", "status"):
         yield f"### {kind.name} {part}\n"
         yield schema["properties"][part]["description"] + "\n"
-        yield from _rules(schema["properties"][part], "")
-        yield "| field | type | |\n|---|---|---|\n" + "\n".join(_rows(schema["properties"][part], "")) + "\n"
+        yield from _rules(schema["properties"][part])
+        yield from _fields(schema["properties"][part], f"{kind.name} {part}")
 
 
-def _rules(schema: Schema, indent: str) -> Iterator[str]:
+def _fields(schema: Schema, path: str) -> Iterator[str]:
+    """A table of the fields right below, then for each that has fields of its own a heading and all that is below it."""
+    fields: dict[str, Schema] = schema["properties"]
+    required = schema.get("required", [])
+    yield _table(_row(name, field, name in required) for name, field in fields.items())
+    for name, field in fields.items():
+        if _inner(field).get("properties"):
+            yield f"#### {path}.{name}\n"
+            yield _table(_rows(_inner(field), f"{name}{_items(field)}."))
+
+
+def _table(rows: Iterator[str]) -> str:
+    return "| field | type | |\n|---|---|---|\n" + "\n".join(rows) + "\n"
+
+
+def _inner(field: Schema) -> Schema:
+    """The schema of one item where the field is a list, else the field's own."""
+    inner: Schema = field["items"] if field.get("type") == "array" else field
+    return inner
+
+
+def _items(field: Schema) -> str:
+    return "[]" if field.get("type") == "array" else ""
+
+
+def _rules(schema: Schema) -> Iterator[str]:
     if rules := schema.get(VALIDATIONS):
-        yield "\n".join(f"{indent}- {rule['message']}" for rule in rules) + "\n"
+        yield "\n".join(f"- {rule['message']}" for rule in rules) + "\n"
 
 
 def _rows(schema: Schema, path: str) -> Iterator[str]:
     """A row for each field below `schema`, in order."""
     required = schema.get("required", [])
     for name, field in schema.get("properties", {}).items():
-        here = f"{path}{name}"
-        inner = field["items"] if field.get("type") == "array" else field
-        yield f"| `{here}` | {_type(field)} | {_text(field, inner, name in required)} |"
-        yield from _rows(inner, f"{here}{'[]' if inner is not field else ''}.")
+        yield _row(f"{path}{name}", field, name in required)
+        yield from _rows(_inner(field), f"{path}{name}{_items(field)}.")
+
+
+def _row(path: str, field: Schema, required: bool) -> str:
+    return f"| `{path}` | {_type(field)} | {_text(field, _inner(field), required)} |"
 
 
 def _type(field: Schema) -> str:

@@ -79,10 +79,11 @@ class OutputProfile:
 def item_axis(tensor: Tensor, axis: int) -> int:
     """`axis` of the model's output as an axis of one item's answer, which has no batch axis; counted from the end.
 
-    An axis that this output does not have stays as it is: then it has no classes. Raises DataError for the batch axis itself.
+    An axis that this output does not have stays as it is: then it has no classes. So does the axis of an output that has the
+    batch's only, as the labels that scikit-learn answers: one number an item. Raises DataError for the batch axis of any other.
     """
     rank, batch = len(tensor.shape), tensor.batch_axis
-    if not -rank <= axis < rank:
+    if not -rank <= axis < rank or (rank == 1 and batch == 0):
         return axis
     place = axis % rank
     if place == batch:

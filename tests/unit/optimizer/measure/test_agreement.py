@@ -104,6 +104,16 @@ def test_the_axis_of_classes_is_counted_in_the_models_output(batch_axis: int | N
     assert item_axis(tensor, axis) == expected
 
 
+def test_an_output_of_one_number_an_item_needs_no_axis_of_classes() -> None:
+    axis = item_axis(Tensor(name="output_label", dtype="INT64", shape=(-1,), batch_axis=0), -1)
+    found = OutputProfile(axis=axis)
+    found.add(np.int64(1))
+    assert found.floating is False
+    score = OutputProfile(axis=axis)
+    score.add(np.float32(0.7))
+    assert score.classes == 1
+
+
 def test_the_batch_axis_holds_no_classes() -> None:
     with pytest.raises(DataError, match="batch axis"):
         item_axis(Tensor(name="y", dtype="FP32", shape=(-1, 21), batch_axis=0), 0)

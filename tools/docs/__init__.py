@@ -1,0 +1,1 @@
+"""Reference pages that are made from the code: `python -m tools.docs [--check]`."""

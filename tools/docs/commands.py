@@ -1,0 +1,53 @@
+"""Every command of `fettle` and `kubectl fettle`, from click."""
+
+from __future__ import annotations
+
+import inspect
+import re
+from collections.abc import Iterator
+
+import click
+
+from fettle.cli import kubectl, main
+from tools.docs.markdown import generated, table
+
+PROGRAMS = (("fettle", main.main), ("kubectl fettle", kubectl.main))
+
+
+def page() -> str:
+    """The CLI reference."""
+    parts = [
+        generated("operator/fettle/cli"),
+        "# Command line\n",
+        "`fettle` runs on one machine, or brings files into a cluster. `kubectl fettle` is a kubectl plugin: the program",
+        "`kubectl-fettle` on your `PATH`. Both come with `pip install 'fettle-operator[cli]'`, or from a checkout with `pip install .[cli]`.\n",
+        "Exit status: 0 done, 1 failed with a reason, 2 asked wrongly, 130 interrupted. Errors are one line.\n",
+    ]
+    for name, program in PROGRAMS:
+        parts += _sections(program, name, None)
+    return "\n".join(parts)
+
+
+def _sections(command: click.Command, name: str, parent: click.Context | None) -> Iterator[str]:
+    """The section of a command, then those of its own commands."""
+    context = click.Context(command, parent, info_name=name, **command.context_settings)
+    yield f"{'##' if parent is None else '###'} {name}\n"
+    yield from _description(command)
+    usage = " ".join([name, *command.collect_usage_pieces(context)])
+    yield f"```text\n{usage}\n```\n"
+    if rows := [record for one in command.get_params(context) if (record := one.get_help_record(context))]:
+        yield table(("option", ""), ((f"`{option}`", text) for option, text in rows if option != "-h, --help"))
+    if isinstance(command, click.Group):
+        for inner in command.list_commands(context):
+            found = command.get_command(context, inner)
+            if found is not None and not found.hidden:
+                yield from _sections(found, f"{name} {inner}", context)
+
+
+def _description(command: click.Command) -> Iterator[str]:
+    """The help text; a paragraph that click keeps as it is (\\b) becomes a block of code."""
+    for paragraph in re.split(r"\n\n", inspect.cleandoc(command.help or "")):
+        if paragraph.startswith("\b\n"):
+            yield f"```sh\n{paragraph.removeprefix(chr(8) + chr(10))}\n```\n"
+        elif paragraph:
+            yield paragraph + "\n"

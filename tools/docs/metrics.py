@@ -1,0 +1,47 @@
+"""Every Prometheus metric of the operator and of the server, from their registries."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from prometheus_client import CollectorRegistry
+from prometheus_client.metrics import MetricWrapperBase
+
+from fettle.controller import metrics as operator
+from fettle.server.metrics import Metrics
+from tools.docs.markdown import code, generated, table
+
+HEAD = ("metric", "type", "labels", "")
+
+
+def page() -> str:
+    """The metrics reference."""
+    return "\n".join(
+        [
+            generated("controller/metrics.py and server/metrics.py"),
+            "# Metrics\n",
+            "Prometheus text on `/metrics`. Where the Prometheus operator is installed, the Helm values `metrics.serviceMonitor.enabled` and",
+            "`metrics.podMonitor.enabled` add a ServiceMonitor for the operator and a PodMonitor for serving pods.\n",
+            "## Operator\n",
+            "Port `http` (8080) of the operator's pods and of the Service `<release>-metrics`. The usual `process_`, `python_info` and",
+            "`python_gc_` metrics stand beside these.\n",
+            table(HEAD, _rows(operator.REGISTRY)),
+            "## Server\n",
+            "Port `management` (8081) of serving pods; `model` is the ModelDeployment, `revision` the hash that `kubectl get md` shows.\n",
+            table(HEAD, _rows(Metrics("", "").registry)),
+        ]
+    )
+
+
+def _rows(registry: CollectorRegistry) -> Iterator[tuple[str, ...]]:
+    """A row for each metric of ours, in the order of its name."""
+    # No public way leads from a registry to the labels of metrics that have not been counted yet.
+    ours = {collector for collector in registry._collector_to_names if isinstance(collector, MetricWrapperBase)}
+    for metric in sorted(ours, key=lambda found: found._name):
+        name = f"{metric._name}_total" if metric._type == "counter" else metric._name
+        yield (
+            code(name),
+            str(metric._type),
+            " ".join(code(label) for label in metric._labelnames),
+            metric._documentation,
+        )
