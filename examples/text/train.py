@@ -30,32 +30,10 @@ import numpy as np
 from numpy.lib.stride_tricks import sliding_window_view
 
 HERE = Path(__file__).resolve().parent
-LANGUAGES = tuple(
-    [
-        "cs",
-        "da",
-        "de",
-        "es",
-        "et",
-        "fi",
-        "fr",
-        "hr",
-        "hu",
-        "id",
-        "it",
-        "lt",
-        "lv",
-        "nb",
-        "nl",
-        "pl",
-        "pt",
-        "ro",
-        "sk",
-        "sl",
-        "sv",
-        "tr",
-    ]
-)
+LANGUAGES = (
+    "cs", "da", "de", "es", "et", "fi", "fr", "hr", "hu", "id", "it",
+    "lt", "lv", "nb", "nl", "pl", "pt", "ro", "sk", "sl", "sv", "tr",
+)  # fmt: skip
 SEED = 20
 LENGTH, SHORTEST = 96, 20  # bytes of a text that the model reads; shorter ones say too little
 DIMENSION, WINDOW, CHANNELS = 32, 5, 384
