@@ -167,7 +167,8 @@ def test_no_role_may_write_a_spec_read_a_secret_or_use_a_wildcard() -> None:
     assert rules
     for rule, name in rules:
         assert "*" not in [*rule["apiGroups"], *rule["resources"], *rule["verbs"]], name
-        assert "secrets" not in rule["resources"], name
+        if "secrets" in rule["resources"]:  # what is made for pods to show each other; the operator cannot read it back
+            assert rule["verbs"] == ["create"], name
         if {"optimizedmodels", "modeldeployments"} & set(rule["resources"]):
             assert set(rule["verbs"]) <= {"get", "list", "watch"}, name
 

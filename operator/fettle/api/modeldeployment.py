@@ -50,6 +50,15 @@ class ModelSpec(ApiModel):
 class ServerSpec(ApiModel):
     """The inference server in each pod."""
 
+    samples: Annotated[
+        int,
+        Field(
+            ge=0,
+            le=4096,
+            description="Recent items each pod keeps in memory with their answers, for a canary to compare itself with; 0: none.",
+        ),
+    ] = 256
+
     threads: Annotated[
         int | None,
         Field(
@@ -135,10 +144,19 @@ class LatencySpec(ApiModel):
     ] = None
 
 
+class AgreementBound(ApiModel):
+    """Bound on the share of live items that the canary answers as the stable revision did."""
+
+    min: Annotated[
+        float,
+        Field(ge=0.01, le=0.999, description="Smallest share that is good, of the items that stable was sure of."),
+    ]
+
+
 @rules(
     Rule(
-        "has(self.successRate) || has(self.latency)",
-        "analysis needs successRate, latency or both: without a bound there is nothing to judge by",
+        "has(self.successRate) || has(self.latency) || has(self.agreement)",
+        "analysis needs successRate, latency, agreement or several of them: without a bound there is nothing to judge by",
     )
 )
 class AnalysisSpec(ApiModel):
@@ -157,6 +175,12 @@ class AnalysisSpec(ApiModel):
         None
     )
     latency: Annotated[LatencySpec | None, Field(description="Time per request.")] = None
+    agreement: Annotated[
+        AgreementBound | None,
+        Field(
+            description="Answers compared with the stable revision's, to the same live inputs. Needs server.samples."
+        ),
+    ] = None
 
 
 class OnFailure(StrEnum):
@@ -206,6 +230,13 @@ class TrafficSpec(ApiModel):
     )
 
 
+@rules(
+    Rule(
+        "!has(self.rollout) || !has(self.rollout.analysis) || !has(self.rollout.analysis.agreement) || "
+        "!has(self.server) || !has(self.server.samples) || self.server.samples > 0",
+        "rollout.analysis.agreement compares samples, and server.samples is 0: raise it, or drop agreement",
+    )
+)
 class ModelDeploymentSpec(ApiModel):
     """Which artifact serves, and how a new one is rolled out."""
 
@@ -236,6 +267,11 @@ class AnalysisStatus(ApiModel):
     window_start: Annotated[str, Field(max_length=32, description="When it began (RFC 3339, UTC).")]
     requests: Annotated[int, Field(description="Requests in the window that was looked at last.")] = 0
     failures: Annotated[int, Field(description="Those of them that the model did not answer.")] = 0
+    compared: Annotated[
+        int, Field(description="Items in that window on which the canary was compared with the stable revision.")
+    ] = 0
+    agreed: Annotated[int, Field(description="Those of them that both answered alike.")] = 0
+    unsure: Annotated[int, Field(description="Items beside them that stable itself was not sure of.")] = 0
     consecutive: Annotated[int, Field(description="Bad windows in a row.")] = 0
     verdict: Annotated[Verdict, Field(description="What the last whole window said.")] = Verdict.PENDING
     message: Annotated[

@@ -6,6 +6,7 @@ and selectors know nothing of revisions: with the Replicas provider a weight is 
 
 from __future__ import annotations
 
+import hashlib
 import json
 from typing import Any
 
@@ -13,7 +14,7 @@ from fettle.api.base import GROUP, MANAGED_LABEL
 from fettle.api.modeldeployment import ServerSpec
 from fettle.api.pods import ResourceSpec
 from fettle.cluster.claims import claim_of, mounts
-from fettle.cluster.kinds import DEPLOYMENT, MODEL_DEPLOYMENT, POD_DISRUPTION_BUDGET, SERVICE, Object
+from fettle.cluster.kinds import DEPLOYMENT, MODEL_DEPLOYMENT, POD_DISRUPTION_BUDGET, SECRET, SERVICE, Object
 from fettle.cluster.owner import MODEL_DEPLOYMENT_LABEL, OWNER_ANNOTATION, owner_reference
 from fettle.cluster.security import container_security, pod_security
 from fettle.plan.revision import ModelRevision
@@ -28,6 +29,7 @@ MANAGEMENT_PORT = 8081
 SERVER = "server"
 FETCH = "fetch"
 FOLDER = "/model"
+SAMPLES_FOLDER = "/var/run/fettle/samples"
 MIN_READY_SECONDS = 2  # a pod that is ready this long is available
 LONGEST_REQUEST_SECONDS = 30  # what is in flight after the drain may take this long
 STARTUP_SECONDS = 900  # a model may load this long
@@ -89,6 +91,52 @@ def service(owner: Object, stable: str | None) -> Object:
     }
 
 
+def samples_name(owner: Object) -> str:
+    """Name of the Service and the Secret by which a canary takes samples from stable pods.
+
+    With a part of the UID in it no other ModelDeployment's name can be the same, and who made an object anew gets a new secret.
+    """
+    metadata = owner["metadata"]
+    return f"{metadata['name']}-samples-{hashlib.sha256(metadata['uid'].encode()).hexdigest()[:6]}"
+
+
+def samples_service(owner: Object, stable: str) -> Object:
+    """Headless: its name resolves to the addresses of the stable revision's ready pods."""
+    metadata = owner["metadata"]
+    return {
+        "apiVersion": SERVICE.api_version,
+        "kind": SERVICE.kind,
+        "metadata": {
+            "namespace": metadata["namespace"],
+            "name": samples_name(owner),
+            "labels": selector(metadata["name"]),
+            "ownerReferences": [owner_reference(MODEL_DEPLOYMENT, owner)],
+        },
+        "spec": {
+            "clusterIP": "None",
+            "selector": selector(metadata["name"], stable),
+            "ports": [{"name": "management", "port": MANAGEMENT_PORT, "targetPort": "management", "protocol": "TCP"}],
+        },
+    }
+
+
+def samples_secret(owner: Object, token: str) -> Object:
+    """What the pods of a ModelDeployment show each other; nobody else reads it, the operator neither."""
+    metadata = owner["metadata"]
+    return {
+        "apiVersion": SECRET.api_version,
+        "kind": SECRET.kind,
+        "type": "Opaque",
+        "metadata": {
+            "namespace": metadata["namespace"],
+            "name": samples_name(owner),
+            "labels": {**selector(metadata["name"]), MANAGED_LABEL: "true"},
+            "ownerReferences": [owner_reference(MODEL_DEPLOYMENT, owner)],
+        },
+        "stringData": {"token": token},
+    }
+
+
 def disruption_budget(owner: Object) -> Object:
     """At most one pod at a time is taken away by node drains."""
     metadata = owner["metadata"]
@@ -131,18 +179,18 @@ def pod_template(owner: Object, wanted: ModelRevision, settings: Settings) -> Ob
             "enableServiceLinks": False,
             "terminationGracePeriodSeconds": settings.drain_seconds + LONGEST_REQUEST_SECONDS,
             "securityContext": pod_security(),
-            "initContainers": [_fetch(name, wanted, settings)],
-            "containers": [_serve(name, wanted, settings)],
-            "volumes": _volumes(wanted),
+            "initContainers": [_fetch(owner, wanted, settings)],
+            "containers": [_serve(owner, wanted, settings)],
+            "volumes": _volumes(owner, wanted),
         },
     }
 
 
-def _fetch(name: str, wanted: ModelRevision, settings: Settings) -> Object:
+def _fetch(owner: Object, wanted: ModelRevision, settings: Settings) -> Object:
     """Brings the artifact in; the only container that sees the store."""
     claim = claim_of(wanted.artifact.uri)
     folders = mounts([claim] if claim is not None else [])
-    container = _container(FETCH, "fetch", name, wanted, settings)
+    container = _container(FETCH, "fetch", owner, wanted, settings)
     container["env"].append({"name": "FETTLE_MOUNTS", "value": json.dumps(folders, sort_keys=True)})
     container["volumeMounts"] += [
         {"name": "store", "mountPath": folder, "readOnly": True} for folder in folders.values()
@@ -150,12 +198,16 @@ def _fetch(name: str, wanted: ModelRevision, settings: Settings) -> Object:
     return container
 
 
-def _serve(name: str, wanted: ModelRevision, settings: Settings) -> Object:
+def _serve(owner: Object, wanted: ModelRevision, settings: Settings) -> Object:
+    container = _container(SERVER, "serve", owner, wanted, settings)
+    if wanted.server.samples:
+        container["volumeMounts"].append({"name": "samples", "mountPath": SAMPLES_FOLDER, "readOnly": True})
+
     def asks(path: str, **timing: int) -> Object:
         return {"httpGet": {"path": path, "port": "management"}, **timing}
 
     return {
-        **_container(SERVER, "serve", name, wanted, settings),
+        **container,
         "ports": [
             {"name": "http", "containerPort": HTTP_PORT, "protocol": "TCP"},
             {"name": "management", "containerPort": MANAGEMENT_PORT, "protocol": "TCP"},
@@ -166,8 +218,8 @@ def _serve(name: str, wanted: ModelRevision, settings: Settings) -> Object:
     }
 
 
-def _container(container: str, verb: str, name: str, wanted: ModelRevision, settings: Settings) -> Object:
-    environment = _environment(name, wanted, settings)
+def _container(container: str, verb: str, owner: Object, wanted: ModelRevision, settings: Settings) -> Object:
+    environment = _environment(owner, wanted, settings)
     given = [variable.to_json() for variable in wanted.server.env if variable.name not in environment]
     return {
         "name": container,
@@ -185,8 +237,10 @@ def _container(container: str, verb: str, name: str, wanted: ModelRevision, sett
     }
 
 
-def _environment(name: str, wanted: ModelRevision, settings: Settings) -> dict[str, str]:
+def _environment(owner: Object, wanted: ModelRevision, settings: Settings) -> dict[str, str]:
     """What both containers are told (docs/design/contracts.md). Without threads the server takes those that were measured."""
+    namespace, name = owner["metadata"]["namespace"], owner["metadata"]["name"]
+    stable = f"{samples_name(owner)}.{namespace}.svc:{MANAGEMENT_PORT}"
     values: dict[str, Any] = {
         "ARTIFACT": wanted.artifact.uri,
         "SHA256": wanted.artifact.sha256,
@@ -194,6 +248,8 @@ def _environment(name: str, wanted: ModelRevision, settings: Settings) -> dict[s
         "MODEL": name,
         "REVISION": wanted.revision,
         "THREADS": wanted.server.threads,
+        "SAMPLES": wanted.server.samples,
+        "STABLE": stable if wanted.server.samples else None,
         "PORT": HTTP_PORT,
         "MANAGEMENT_PORT": MANAGEMENT_PORT,
         "CONNECTION_MAX_REQUESTS": settings.connection_max_requests,
@@ -218,7 +274,10 @@ def _pull_secrets(wanted: ModelRevision, settings: Settings) -> list[Object]:
     return [{"name": name} for name in dict.fromkeys([*names, *settings.image_pull_secrets])]
 
 
-def _volumes(wanted: ModelRevision) -> list[Object]:
+def _volumes(owner: Object, wanted: ModelRevision) -> list[Object]:
+    # Optional: without the Secret a pod serves all the same, and the analysis says that answers cannot be compared.
+    secret = {"secretName": samples_name(owner), "optional": True, "defaultMode": 0o440}
+    samples = [{"name": "samples", "secret": secret}] if wanted.server.samples else []
     claim = claim_of(wanted.artifact.uri)
     store = {"name": "store", "persistentVolumeClaim": {"claimName": claim, "readOnly": True}}
-    return [{"name": "model", "emptyDir": {}}, {"name": "tmp", "emptyDir": {}}, *([store] if claim else [])]
+    return [{"name": "model", "emptyDir": {}}, {"name": "tmp", "emptyDir": {}}, *samples, *([store] if claim else [])]

@@ -11,10 +11,11 @@ import aiohttp
 from pydantic import Field, ValidationError
 
 from fettle.api.base import ApiModel
+from fettle.api.reasons import Reason
 from fettle.cluster.kinds import Object
 from fettle.cluster.serving import MANAGEMENT_PORT
 from fettle.cluster.workloads import crashes, is_ready
-from fettle.plan.analysis import Observation, PodSamples, Second
+from fettle.plan.analysis import Comparisons, Doubt, Observation, PodSamples, Second
 
 logger = logging.getLogger(__name__)
 
@@ -22,10 +23,27 @@ CLOCK_SLACK_SECONDS = 60  # a pod's clock may be off by so much, and its seconds
 AT_ONCE = 64  # pods asked at the same time
 
 
+class _Problem(ApiModel):
+    reason: Reason
+    message: str = Field(max_length=4096)
+
+
+class _Agreement(ApiModel):
+    stable: str | None = None
+    problem: _Problem | None = None
+
+
+class _Outcomes(ApiModel):
+    agreed: int = 0
+    disagreed: int = 0
+    unsure: int = 0
+
+
 class _Window(ApiModel):
     second: int
     requests: int = 0
     errors: int = 0
+    outcomes: _Outcomes = _Outcomes()
     buckets: dict[int, int] = {}
 
 
@@ -35,14 +53,29 @@ class _Answer(ApiModel):
     windows: tuple[_Window, ...] = ()
     bucket_base: float = Field(gt=0)
     bucket_ratio: float = Field(gt=1)
+    agreement: _Agreement | None = None
 
 
 def samples_of(pod: str, body: bytes, now: datetime) -> PodSamples:
     """An answer, on the operator's clock. `now` is when it was given. Raises ValidationError when it is none."""
     answer = _Answer.model_validate_json(body)
     offset = round(now.timestamp() - answer.now)  # whole seconds, so that a second always counts into the same window
-    seconds = tuple(Second(one.second + offset, one.requests, one.errors, one.buckets) for one in answer.windows)
-    return PodSamples(pod, seconds, answer.bucket_base, answer.bucket_ratio)
+    seconds = tuple(
+        Second(one.second + offset, one.requests, one.errors, one.buckets, Comparisons(**one.outcomes.model_dump()))
+        for one in answer.windows
+    )
+    return PodSamples(pod, seconds, answer.bucket_base, answer.bucket_ratio, _doubt(pod, answer))
+
+
+def _doubt(pod: str, answer: _Answer) -> Doubt | None:
+    """Why this pod does not compare its answers with the stable revision's."""
+    if answer.agreement is None:
+        message = (
+            "it does not compare answers: its server is older, or was started without the stable revision's address"
+        )
+        return Doubt(Reason.ANALYSIS_INCONCLUSIVE, f"pod {pod}: {message}")
+    problem = answer.agreement.problem
+    return Doubt(problem.reason, f"pod {pod}: {problem.message}"[:512]) if problem is not None else None
 
 
 async def observe(

@@ -7,6 +7,7 @@ names the stable revision turns before the old one goes, pods are added before o
 from __future__ import annotations
 
 import logging
+import secrets
 from dataclasses import replace
 
 from pydantic import ValidationError
@@ -20,6 +21,7 @@ from fettle.cluster.kinds import (
     DEPLOYMENT,
     MODEL_DEPLOYMENT,
     POD_DISRUPTION_BUDGET,
+    SECRET,
     SERVICE,
     Object,
     ResourceKind,
@@ -70,6 +72,7 @@ async def _apply(context: Context, sight: Sight, decision: RolloutDecision) -> N
     lines = list(sight.lines)
     for write in decision.ledger:
         if isinstance(write, OpenEntry):
+            await _ensure_secret(context, sight)
             lines.append(await _open(context, sight, write))
     if decision.stable is not None:
         await _apply_service(context, sight, decision.stable)
@@ -101,6 +104,24 @@ async def _open(context: Context, sight: Sight, write: OpenEntry) -> Object:
     raise ConflictError(f"ledger line {name} was opened meanwhile", retryable=True)
 
 
+async def _ensure_secret(context: Context, sight: Sight) -> None:
+    """The secret that pods show each other for samples, made where it is missing before a revision's first pod.
+
+    The operator may create Secrets and read none, so it asks for nothing but this. Where that is refused the pods serve
+    without it, and an analysis that needs it says so.
+    """
+    if not sight.spec.server.samples:
+        return
+    try:
+        await context.client.create(SECRET, serving.samples_secret(sight.obj, secrets.token_urlsafe(32)))
+    except ExistsError:
+        return
+    except ClusterError as error:
+        if error.retryable:
+            raise
+        logger.warning("%s/%s: no Secret for samples: %s", sight.namespace, sight.name, error.message)
+
+
 def _template(context: Context, sight: Sight, write: OpenEntry) -> Object:
     """What an adopted revision runs already, else rendered from the spec with today's defaults."""
     known = ledger.template_of(sight.lines, write.revision) if write.adopt else None
@@ -114,8 +135,12 @@ def _template(context: Context, sight: Sight, write: OpenEntry) -> Object:
 
 
 async def _apply_service(context: Context, sight: Sight, stable: str) -> None:
-    """The Service with the annotation that names the stable revision, and the PodDisruptionBudget."""
+    """The Service with the annotation that names the stable revision, the way to its samples, and the PodDisruptionBudget."""
     await apply_owned(context.client, SERVICE, serving.service(sight.obj, stable), sight.service)
+    if sight.spec.server.samples:
+        samples = serving.samples_service(sight.obj, stable)
+        known = context.cache.get(SERVICE, sight.namespace, samples["metadata"]["name"])
+        await apply_owned(context.client, SERVICE, samples, known)
     budget = context.cache.get(POD_DISRUPTION_BUDGET, sight.namespace, sight.name)
     await apply_owned(context.client, POD_DISRUPTION_BUDGET, serving.disruption_budget(sight.obj), budget)
 

@@ -1,7 +1,8 @@
 """The analysis: what the pods counted in a window -> good, bad, or not to be told. Pure over samples.
 
 A window is as long as `intervalSeconds`, and longer, by whole intervals, until it can be judged. A false alarm is worse than a
-slow one: a percentile is only called good or bad on requests enough to know it, or when no further request could change it.
+slow one: a percentile is only called good or bad on requests enough to know it, or when no further request could change it;
+agreement is only called bad when its interval lies below the bound.
 """
 
 from __future__ import annotations
@@ -10,6 +11,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 
+from fettle.api.interval import items_needed, tango
 from fettle.api.modeldeployment import AnalysisSpec, AnalysisStatus, LatencySpec, Verdict
 from fettle.api.reasons import Reason
 from fettle.plan import moment
@@ -20,6 +22,23 @@ SLACK_SECONDS = 1.0  # the pods' current second is not over yet
 
 
 @dataclass(frozen=True)
+class Comparisons:
+    """Items on which a canary was compared with the stable revision. `unsure` ones, which stable itself was not sure of, tell nothing."""
+
+    agreed: int = 0
+    disagreed: int = 0
+    unsure: int = 0
+
+    @property
+    def compared(self) -> int:
+        """Items that tell something."""
+        return self.agreed + self.disagreed
+
+    def __add__(self, other: Comparisons) -> Comparisons:
+        return Comparisons(self.agreed + other.agreed, self.disagreed + other.disagreed, self.unsure + other.unsure)
+
+
+@dataclass(frozen=True)
 class Second:
     """What a pod counted in one second. `at` is Unix time on the operator's clock; latencies: bucket index -> answers."""
 
@@ -27,16 +46,29 @@ class Second:
     requests: int
     errors: int
     latencies: Mapping[int, int]
+    comparisons: Comparisons = Comparisons()
+
+
+@dataclass(frozen=True)
+class Doubt:
+    """Why something cannot be judged, and will not be by waiting."""
+
+    reason: Reason
+    message: str
 
 
 @dataclass(frozen=True)
 class PodSamples:
-    """What one pod counted. Bucket i holds answers of at most `bucket_base * bucket_ratio**i` milliseconds."""
+    """What one pod counted. Bucket i holds answers of at most `bucket_base * bucket_ratio**i` milliseconds.
+
+    `incomparable` says why it cannot compare its answers with the stable revision's.
+    """
 
     pod: str
     seconds: tuple[Second, ...]
     bucket_base: float
     bucket_ratio: float
+    incomparable: Doubt | None = None
 
 
 @dataclass(frozen=True)
@@ -67,6 +99,7 @@ class Traffic:
     requests: int
     errors: int
     latencies: tuple[tuple[float, float, int], ...]
+    comparisons: Comparisons = Comparisons()
 
     @property
     def answers(self) -> int:
@@ -90,6 +123,7 @@ class Traffic:
 def traffic(observation: Observation, start: datetime, end: datetime) -> Traffic:
     """All pods of a revision, summed over start <= second < end."""
     requests = errors = 0
+    comparisons = Comparisons()
     latencies: dict[tuple[float, float], int] = {}
     for pod in observation.pods:
         for second in pod.seconds:
@@ -97,19 +131,22 @@ def traffic(observation: Observation, start: datetime, end: datetime) -> Traffic
                 continue
             requests += second.requests
             errors += second.errors
+            comparisons += second.comparisons
             for index, count in second.latencies.items():
                 high = pod.bucket_base * pod.bucket_ratio**index
                 edges = (high / pod.bucket_ratio if index > 0 else 0.0, high)
                 latencies[edges] = latencies.get(edges, 0) + count
-    return Traffic(requests, errors, tuple((low, high, count) for (low, high), count in sorted(latencies.items())))
+    buckets = tuple((low, high, count) for (low, high), count in sorted(latencies.items()))
+    return Traffic(requests, errors, buckets, comparisons)
 
 
 @dataclass(frozen=True)
 class Finding:
-    """What one metric says: verdict and why, with value, bound and sample count."""
+    """What one metric says: verdict and why, with value, bound and sample count. `reason` is that of an inconclusive one."""
 
     verdict: Verdict
     message: str
+    reason: Reason = Reason.ANALYSIS_INCONCLUSIVE
 
 
 def success_rate(minimum: float, min_requests: int, canary: Traffic) -> Finding:
@@ -152,7 +189,35 @@ def latency_ratio(spec: LatencySpec, ratio: float, min_requests: int, canary: Tr
     )
 
 
-def findings(spec: AnalysisSpec, canary: Traffic, stable: Traffic | None) -> list[Finding]:
+def agreement(minimum: float, min_requests: int, found: Comparisons, doubts: tuple[Doubt, ...]) -> Finding:
+    """The share of items that the canary answers as stable did, of those that stable was sure of. `doubts`: the pods'.
+
+    Bad as soon as the whole 95 % interval lies below `minimum`; good when the share is not below it, on as many items as
+    prove `minimum` where none disagrees. What lies between waits for more items.
+    """
+    needed = max(min_requests, items_needed(1 - minimum) or 0)
+    count = found.compared
+    text = f"{count} items compared, {found.disagreed} disagreed, {found.unsure} that stable is unsure of left out"
+    if count:
+        share = found.agreed / count
+        highest = 1 - tango(found.disagreed, 0, count).low
+        if count >= min_requests and highest < minimum:
+            said = f"agreement {share:.4f} < {minimum:g} (at most {highest:.4f} by its interval; {text})"
+            return Finding(Verdict.BAD, said)
+        if count >= needed and share >= minimum:
+            return Finding(Verdict.GOOD, f"agreement {share:.4f} >= {minimum:g} ({text})")
+    if doubts:
+        return Finding(Verdict.INCONCLUSIVE, f"agreement: {doubts[0].message}", doubts[0].reason)
+    if count >= needed:
+        return Finding(
+            Verdict.PENDING, f"agreement {found.agreed / count:.4f} is not surely below {minimum:g} ({text})"
+        )
+    return Finding(Verdict.PENDING, f"{count} of {needed} items compared, as agreement {minimum:g} needs ({text})")
+
+
+def findings(
+    spec: AnalysisSpec, canary: Traffic, stable: Traffic | None, doubts: tuple[Doubt, ...] = ()
+) -> list[Finding]:
     """What each metric of `spec` says. Without stable pods (`stable` None) nothing is compared with them."""
     said: list[Finding] = []
     if spec.success_rate is not None:
@@ -162,6 +227,8 @@ def findings(spec: AnalysisSpec, canary: Traffic, stable: Traffic | None) -> lis
         said.append(latency(spec.latency, bound, f"{bound:g} ms", spec.min_requests, canary))
     if spec.latency is not None and spec.latency.max_ratio_to_stable is not None and stable is not None:
         said.append(latency_ratio(spec.latency, spec.latency.max_ratio_to_stable, spec.min_requests, canary, stable))
+    if spec.agreement is not None and stable is not None:
+        said.append(agreement(spec.agreement.min, spec.min_requests, canary.comparisons, doubts))
     if not said:
         enough = canary.requests >= spec.min_requests
         text = f"{canary.requests} of {spec.min_requests} requests"
@@ -215,13 +282,15 @@ def judge(
     crashed = [crash for crash in canary.crashes if start <= crash.at < end]
     said = [
         *(Finding(Verdict.BAD, f"pod {c.pod} crashed: {c.message}") for c in crashed),
-        *findings(spec, mine, theirs),
+        *findings(spec, mine, theirs, tuple(pod.incomparable for pod in canary.pods if pod.incomparable)),
     ]
     if any(finding.verdict is Verdict.BAD for finding in said):
         return Judgement(_closed(before, end, mine, Verdict.BAD, _text(said, Verdict.BAD)))
     if canary.silent:
         text = f"no answer from the management port of {', '.join(sorted(canary.silent)[:3])}"
         return Judgement(_extended(before, mine, Verdict.INCONCLUSIVE, text), Reason.ANALYSIS_UNREACHABLE)
+    if (doubtful := next((one for one in said if one.verdict is Verdict.INCONCLUSIVE), None)) is not None:
+        return Judgement(_extended(before, mine, Verdict.INCONCLUSIVE, doubtful.message), doubtful.reason)
     if any(finding.verdict is Verdict.PENDING for finding in said):
         return _undecided(before, intervals, mine, theirs, _text(said, Verdict.PENDING))
     return Judgement(_closed(before, end, mine, Verdict.GOOD, _text(said, Verdict.GOOD)))
@@ -239,8 +308,7 @@ def _undecided(before: AnalysisStatus, intervals: int, mine: Traffic, theirs: Tr
 def _closed(before: AnalysisStatus, end: datetime, mine: Traffic, verdict: Verdict, text: str) -> AnalysisStatus:
     return AnalysisStatus(
         window_start=moment.write(end),
-        requests=mine.requests,
-        failures=mine.errors,
+        **_counts(mine),
         consecutive=before.consecutive + 1 if verdict is Verdict.BAD else 0,
         verdict=verdict,
         message=text[:512],
@@ -248,9 +316,18 @@ def _closed(before: AnalysisStatus, end: datetime, mine: Traffic, verdict: Verdi
 
 
 def _extended(before: AnalysisStatus, mine: Traffic, verdict: Verdict, text: str) -> AnalysisStatus:
-    return before.model_copy(
-        update={"requests": mine.requests, "failures": mine.errors, "verdict": verdict, "message": text[:512]}
-    )
+    return before.model_copy(update={**_counts(mine), "verdict": verdict, "message": text[:512]})
+
+
+def _counts(mine: Traffic) -> dict[str, int]:
+    found = mine.comparisons
+    return {
+        "requests": mine.requests,
+        "failures": mine.errors,
+        "compared": found.compared,
+        "agreed": found.agreed,
+        "unsure": found.unsure,
+    }
 
 
 def _text(said: Iterable[Finding], verdict: Verdict) -> str:

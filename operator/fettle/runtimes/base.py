@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from importlib import import_module
 from pathlib import Path
 from typing import Any, Protocol
@@ -20,14 +21,44 @@ Array = np.ndarray[Any, Any]
 Arrays = Mapping[str, Array]
 
 
+class Interrupted(Exception):
+    """A run was ended by its `Interrupt`. Nobody needs to read it: whoever interrupts knows why."""
+
+
+class Interrupt:
+    """Ends a run early, from any thread: the runtime stops before the next operator of the graph."""
+
+    def __init__(self) -> None:
+        self.is_set = False
+        self._stop: Callable[[], None] | None = None
+
+    def set(self) -> None:
+        """End the run that is under way, and any that begins with this interrupt later."""
+        self.is_set = True
+        stop = self._stop
+        if stop is not None:
+            stop()
+
+    @contextmanager
+    def ending(self, stop: Callable[[], None]) -> Iterator[None]:
+        """For the runtime: a run that `stop` ends is under way. Raises Interrupted where it was ended before it began."""
+        self._stop = stop
+        try:
+            if self.is_set:
+                raise Interrupted
+            yield
+        finally:
+            self._stop = None
+
+
 class Session(Protocol):
     """A loaded model."""
 
-    def infer(self, inputs: Arrays) -> dict[str, Array]:
+    def infer(self, inputs: Arrays, interrupt: Interrupt | None = None) -> dict[str, Array]:
         """Outputs by name, in the model's order; the caller owns them. Callable from several threads at once.
 
         `inputs` must have the names, data types and shapes of the signature (BYTES: object arrays of str or bytes; answers are
-        object arrays of str). Raises RuntimeFailure.
+        object arrays of str). Raises RuntimeFailure; Interrupted where `interrupt` ended the run.
         """
         ...
 

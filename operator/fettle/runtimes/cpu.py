@@ -69,3 +69,16 @@ def usable_cores() -> int:
     if len(words) == 2 and words[0] != "max":
         cores = min(cores, max(1, math.ceil(int(words[0]) / int(words[1]))))
     return cores
+
+
+def quota(root: Path = Path("/sys/fs/cgroup")) -> float:
+    """Cores that this container may use; infinity where nothing limits it. cgroup v2, else v1."""
+    unified, legacy = root / "cpu.max", root / "cpu"
+    try:
+        if unified.exists():
+            most, period = unified.read_text().split()
+        else:
+            most, period = ((legacy / f"cpu.cfs_{name}_us").read_text().strip() for name in ("quota", "period"))
+        return int(most) / int(period) if most not in ("max", "-1") else math.inf
+    except (OSError, ValueError):
+        return math.inf

@@ -2,7 +2,8 @@
 
 Facts that this file rests on (1.31): `intra_op_num_threads` counts the calling thread, so 1 makes no pool; given explicitly, it
 pins no thread. Threads of the pool spin while they wait, which is the default and what both measuring and serving use.
-`InferenceSession.run` is thread-safe and its outputs own their memory. Offline graphs (FusedConv, NCHWc) belong to one machine:
+`InferenceSession.run` is thread-safe and its outputs own their memory; `RunOptions.terminate`, set from another thread, ends a
+run before its next node. Offline graphs (FusedConv, NCHWc) belong to one machine:
 they are made at load, never saved.
 """
 
@@ -26,7 +27,17 @@ from fettle.api.recipe import RuntimeSettings
 from fettle.api.signature import BY_V2, DATA_TYPES, Signature, Tensor
 from fettle.api.vocabulary import Precision, RuntimeName
 from fettle.errors import RuntimeFailure
-from fettle.runtimes.base import Array, Arrays, Session, checked_inputs, numpy_dtype, texts, zeros
+from fettle.runtimes.base import (
+    Array,
+    Arrays,
+    Interrupt,
+    Interrupted,
+    Session,
+    checked_inputs,
+    numpy_dtype,
+    texts,
+    zeros,
+)
 
 _DTYPES = {
     "float": "FP32",
@@ -57,20 +68,26 @@ class OnnxRuntimeSession:
         self._text_inputs = [tensor.name for tensor in self._signature.inputs if tensor.dtype == "BYTES"]
         self._bfloat16 = any(t.dtype == "BF16" for t in (*self._signature.inputs, *self._signature.outputs))
 
-    def infer(self, inputs: Arrays) -> dict[str, Array]:
+    def infer(self, inputs: Arrays, interrupt: Interrupt | None = None) -> dict[str, Array]:
         """See `base.Session.infer`."""
         if self._session is None:
             raise RuntimeFailure("the session is closed")
         feed = checked_inputs(self._signature, inputs)
         for name in self._text_inputs:
             feed[name] = texts(feed[name])
+        run = _run_bfloat16 if self._bfloat16 else _run
         try:
-            values = (
-                _run_bfloat16(self._session, self._outputs, feed)
-                if self._bfloat16
-                else self._session.run(self._outputs, feed)
-            )
+            if interrupt is None:
+                values = run(self._session, self._outputs, feed, None)
+            else:
+                options = ort.RunOptions()
+                with interrupt.ending(lambda: setattr(options, "terminate", True)):
+                    values = run(self._session, self._outputs, feed, options)
+        except Interrupted:
+            raise
         except Exception as error:  # the library's own errors have no common base but Exception
+            if interrupt is not None and interrupt.is_set:
+                raise Interrupted from error
             raise _failure("running the model failed", error) from error
         return dict(zip(self._outputs, map(np.asarray, values), strict=True))
 
@@ -97,7 +114,16 @@ class OnnxRuntimeSession:
         self._session = None
 
 
-def _run_bfloat16(session: ort.InferenceSession, outputs: list[str], feed: dict[str, Array]) -> list[Array]:
+def _run(
+    session: ort.InferenceSession, outputs: list[str], feed: dict[str, Array], options: ort.RunOptions | None
+) -> list[Array]:
+    values: list[Array] = session.run(outputs, feed, options)
+    return values
+
+
+def _run_bfloat16(
+    session: ort.InferenceSession, outputs: list[str], feed: dict[str, Array], options: ort.RunOptions | None
+) -> list[Array]:
     """As `session.run`, which does not take the bfloat16 that numpy has only through ml_dtypes: its bits go through OrtValues."""
     bfloat16 = numpy_dtype("BF16")
     values = {
@@ -107,7 +133,7 @@ def _run_bfloat16(session: ort.InferenceSession, outputs: list[str], feed: dict[
         for name, array in feed.items()
     }
     answers = []
-    for answer in session.run_with_ort_values(outputs, values):
+    for answer in session.run_with_ort_values(outputs, values, options):
         if answer.data_type() != "tensor(bfloat16)":
             answers.append(answer.numpy())
             continue

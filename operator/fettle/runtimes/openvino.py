@@ -6,6 +6,7 @@ Facts that this file rests on (2026.4), each held by a test:
 - CPU pinning is off: two pods that pin would sit on the same first cores of the node.
 - `share_outputs=True` answers are overwritten by the next call: outputs are copied. On one InferRequest a shared input followed by a larger
   one that is not shared raises: inputs are always shared.
+- `cancel` ends a request that was begun by `start_async` before its next node, and leaves alone one begun by `infer`.
 - String tensors corrupt the heap (glibc aborts when the process ends): models with text inputs or outputs are refused.
 """
 
@@ -28,7 +29,7 @@ from fettle.api.recipe import RuntimeSettings
 from fettle.api.signature import BY_OPENVINO, Signature, Tensor
 from fettle.api.vocabulary import Precision, RuntimeName
 from fettle.errors import RuntimeFailure
-from fettle.runtimes.base import Array, Arrays, Session, checked_inputs, numpy_dtype, zeros
+from fettle.runtimes.base import Array, Arrays, Interrupt, Interrupted, Session, checked_inputs, numpy_dtype, zeros
 
 _PRECISIONS = {Precision.FLOAT32: "f32", Precision.BFLOAT16: "bf16", Precision.FLOAT16: "f16"}
 _CAPABILITIES = {"FP32": Precision.FLOAT32, "BF16": Precision.BFLOAT16, "FP16": Precision.FLOAT16}
@@ -71,7 +72,7 @@ class OpenVinoSession:
         self._outputs = _order([tensor.name for tensor in signature.outputs], compiled.outputs)
         self._idle: queue.SimpleQueue[ov.InferRequest] = queue.SimpleQueue()
 
-    def infer(self, inputs: Arrays) -> dict[str, Array]:
+    def infer(self, inputs: Arrays, interrupt: Interrupt | None = None) -> dict[str, Array]:
         """See `base.Session.infer`."""
         if self._compiled is None:
             raise RuntimeFailure("the session is closed")
@@ -82,14 +83,27 @@ class OpenVinoSession:
         except queue.Empty:
             request = self._compiled.create_infer_request()
         try:
-            request.infer(by_index, share_inputs=True, share_outputs=True)
+            if interrupt is None:
+                request.infer(by_index, share_inputs=True, share_outputs=True)
+            else:
+                with interrupt.ending(request.cancel):
+                    request.start_async(by_index, share_inputs=True)
+                    if interrupt.is_set:
+                        request.cancel()  # what came before the start was lost
+                    request.wait()
             answers = {
                 tensor.name: _owned(request.get_output_tensor(self._outputs[tensor.name]), tensor)
                 for tensor in self._signature.outputs
             }
+        except Interrupted:
+            self._idle.put(request)
+            raise
         except Exception as error:  # the library raises RuntimeError, TypeError and others alike
+            if interrupt is not None and interrupt.is_set:
+                self._idle.put(request)
+                raise Interrupted from error
             raise RuntimeFailure(f"running the model failed: {_text(error)}") from error
-        # Only a request that ended well is used again: what a failed one still holds is unknown.
+        # Only a request that ended well, or was cancelled, is used again: what a failed one still holds is unknown.
         self._idle.put(request)
         return answers
 

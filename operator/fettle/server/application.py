@@ -15,6 +15,7 @@ from fettle.server.connections import Connections
 from fettle.server.metrics import Metrics
 from fettle.server.model import ServedModel
 from fettle.server.protocol import InferRequest, ProtocolError, decode, encode, metadata
+from fettle.server.samples import Samples
 from fettle.server.settings import ServerSettings
 from fettle.server.windows import Windows
 
@@ -27,6 +28,7 @@ class Application:
     def __init__(self, settings: ServerSettings, model: ServedModel) -> None:
         self.settings, self.model = settings, model
         self.windows = Windows()
+        self.samples = Samples(model.signature, settings.samples, settings.samples_max_bytes)
         self.metrics = Metrics(settings.model, settings.revision)
         self.connections = Connections(settings.connection_max_requests, settings.connection_max_seconds)
         self.in_flight = 0
@@ -87,6 +89,7 @@ class Application:
         finally:
             self.metrics.waiting.dec()
             self.metrics.inference.observe(time.perf_counter() - started)
+        self.samples.offer(request.inputs, request.rows, outputs)
         return encode(self.settings.model, self.settings.revision, request, self.model.signature, outputs)
 
     async def _body(self, scope: Any, protocol: Any) -> bytes:

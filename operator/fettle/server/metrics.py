@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
 
+from fettle.store.comparison import Outcome
+
 _LATENCY = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10)
 
 
@@ -33,7 +35,31 @@ class Metrics:
         self.waiting = Gauge(
             "fettle_server_waiting", "Requests in queue and model.", ["model", "revision"], registry=self.registry
         ).labels(model, revision)
+        self.samples = Gauge(
+            "fettle_server_samples",
+            "Items kept for canaries to compare with.",
+            ["model", "revision"],
+            registry=self.registry,
+        ).labels(model, revision)
+        self._compared = Counter(
+            "fettle_server_compared_items",
+            "Items on which this pod was compared with the stable revision: agreed, disagreed, or unsure (stable was).",
+            ["model", "revision", "outcome"],
+            registry=self.registry,
+        )
+        self._replays = Counter(
+            "fettle_server_replay_seconds",
+            "Time spent on answering the stable revision's items again.",
+            ["model", "revision"],
+            registry=self.registry,
+        ).labels(model, revision)
         self._codes: dict[int, Counter] = {}
+
+    def compare(self, outcome: Outcome | None, seconds: float) -> None:
+        """Count a replay; None: it was interrupted."""
+        self._replays.inc(seconds)
+        if outcome is not None:
+            self._compared.labels(*self._labels, outcome.value).inc()
 
     def count(self, status: int) -> None:
         """Count an answer of the data port."""

@@ -12,7 +12,7 @@ import numpy as np
 
 from fettle.api.signature import Signature
 from fettle.runtimes import base
-from fettle.runtimes.base import Array, Session
+from fettle.runtimes.base import Array, Interrupt, Interrupted, Session
 from fettle.server.protocol import InferRequest, ProtocolError
 from fettle.store.manifest import Manifest, check_fetched, model_entry, read_reference
 
@@ -28,6 +28,7 @@ class ServedModel:
     pool: ThreadPoolExecutor
     max_queue: int
     waiting: int = 0
+    _replaying: Interrupt | None = None
 
     @property
     def signature(self) -> Signature:
@@ -39,26 +40,45 @@ class ServedModel:
         if self.waiting >= self.max_queue:
             raise ProtocolError(503, f"{self.waiting} requests wait already", (("Retry-After", "1"),))
         self.waiting += 1
+        if self._replaying is not None:
+            self._replaying.set()
         try:
             loop = asyncio.get_running_loop()
             return await loop.run_in_executor(self.pool, self._run, request.inputs, request.rows)
         finally:
             self.waiting -= 1
 
-    def _run(self, inputs: dict[str, Array], rows: int) -> dict[str, Array]:
+    def replay(self, inputs: dict[str, Array]) -> dict[str, Array] | None:
+        """Outputs for one item that nobody waits for; None where a request came first: try again. For one other thread.
+
+        A request that arrives meanwhile ends the run before its next operator. Raises RuntimeFailure when the model fails.
+        """
+        interrupt = self._replaying = Interrupt()
+        try:
+            # Looked at only now: a request that comes after this look finds the interrupt.
+            return None if self.waiting else self._run(inputs, 1, interrupt)
+        except Interrupted:
+            return None
+        finally:
+            self._replaying = None
+
+    def _run(self, inputs: dict[str, Array], rows: int, interrupt: Interrupt | None = None) -> dict[str, Array]:
         static = self.manifest.settings.batch_size
         if static is None or static == rows or not self.signature.batchable:
-            return self.session.infer(inputs)
-        return self._run_in_parts(inputs, rows, static)
+            return self.session.infer(inputs, interrupt)
+        return self._run_in_parts(inputs, rows, static, interrupt)
 
-    def _run_in_parts(self, inputs: dict[str, Array], rows: int, size: int) -> dict[str, Array]:
+    def _run_in_parts(
+        self, inputs: dict[str, Array], rows: int, size: int, interrupt: Interrupt | None
+    ) -> dict[str, Array]:
         # The file takes exactly `size` items: the last part is filled up with its own first item, and cut off again.
         parts: list[dict[str, Array]] = []
         for start in range(0, rows, size):
             take = [start + offset if start + offset < rows else start for offset in range(size)]
             parts.append(
                 self.session.infer(
-                    {t.name: np.take(inputs[t.name], take, axis=t.batch_axis or 0) for t in self.signature.inputs}
+                    {t.name: np.take(inputs[t.name], take, axis=t.batch_axis or 0) for t in self.signature.inputs},
+                    interrupt,
                 )
             )
         return {

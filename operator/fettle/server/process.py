@@ -15,7 +15,9 @@ from granian.server.embed import Server
 from fettle.server.application import Application
 from fettle.server.management import Management
 from fettle.server.model import load
+from fettle.server.replay import Replay
 from fettle.server.settings import ServerSettings
+from fettle.store.comparison import Outcome
 
 log = logging.getLogger(__name__)
 
@@ -53,14 +55,29 @@ async def serve(settings: ServerSettings) -> None:
         data_task = asyncio.create_task(data_server.serve())
         await asyncio.sleep(0)
         management.application = application
+        management.replay = replay = _replay(application, loop)
         await _until_stopped(stop, data_task, management_task)
         await _drain(application, settings.drain_seconds)
+        await loop.run_in_executor(None, replay.stop)
         data_server.stop()
         await data_task
         model.close()
     finally:
         management_server.stop()
         await management_task
+
+
+def _replay(application: Application, loop: asyncio.AbstractEventLoop) -> Replay:
+    """Comparing with the stable revision, begun. Its windows are touched by the event loop only."""
+
+    def count(outcome: Outcome | None, seconds: float) -> None:
+        application.metrics.compare(outcome, seconds)
+        if outcome is not None:
+            loop.call_soon_threadsafe(application.windows.compare, outcome)
+
+    replay = Replay(application.settings, application.model, count)
+    replay.start()
+    return replay
 
 
 async def _until_stopped(stop: asyncio.Event, *servers: asyncio.Task[None]) -> None:

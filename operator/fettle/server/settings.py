@@ -22,6 +22,21 @@ class ServerSettings(BaseSettings):
     host: str = Field(default="0.0.0.0", description="Address that both ports listen on.")
     port: int = Field(default=8080, ge=0, le=65535, description="Port of the inference protocol.")
     management_port: int = Field(default=8081, ge=0, le=65535, description="Port of health, metrics and windows.")
+    samples: int = Field(
+        default=256, ge=0, description="Recent items kept with their answers, for canaries to compare with; 0: none."
+    )
+    samples_max_bytes: int = Field(default=16 * 1024 * 1024, ge=0, description="Memory that they may take.")
+    samples_token: Path = Field(
+        default=Path("/var/run/fettle/samples/token"),
+        description="File with the secret that pods of one ModelDeployment share: who shows it may take samples.",
+    )
+    stable: str = Field(
+        default="",
+        description="host:port behind which the stable revision's management ports are; empty: answers are not compared.",
+    )
+    replay_share: float = Field(
+        default=0.1, gt=0, le=1, description="Share of this pod's CPU that comparing with the stable revision may take."
+    )
     connection_max_requests: int = Field(
         default=200, ge=1, description="Requests after which a connection is closed (jittered by a quarter)."
     )

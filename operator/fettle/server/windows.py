@@ -1,4 +1,4 @@
-"""A ring of one-second windows: requests, errors and latency buckets. What the rollout's analysis reads."""
+"""A ring of one-second windows: requests, errors, latency buckets, comparisons. What the rollout's analysis reads."""
 
 from __future__ import annotations
 
@@ -8,6 +8,8 @@ from collections import Counter, deque
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
+
+from fettle.store.comparison import Outcome
 
 BUCKET_BASE = 0.05  # milliseconds; bucket 0 holds everything faster
 BUCKET_RATIO = 1.05  # so a percentile is off by at most 5 %
@@ -28,6 +30,7 @@ class Window:
     second: int
     requests: int = 0
     errors: int = 0
+    outcomes: Counter[Outcome] = field(default_factory=Counter)
     buckets: Counter[int] = field(default_factory=Counter)
 
 
@@ -41,13 +44,20 @@ class Windows:
 
     def record(self, milliseconds: float, *, error: bool) -> None:
         """Count one answer; `error`: the model failed to give it (5xx)."""
-        second = int(self._clock())
-        if not self._windows or self._windows[-1].second < second:
-            self._windows.append(Window(second))
-        window = self._windows[-1]
+        window = self._current()
         window.requests += 1
         window.errors += error
         window.buckets[bucket(milliseconds)] += 1
+
+    def compare(self, outcome: Outcome) -> None:
+        """Count one item on which this pod was compared with the stable revision."""
+        self._current().outcomes[outcome] += 1
+
+    def _current(self) -> Window:
+        second = int(self._clock())
+        if not self._windows or self._windows[-1].second < second:
+            self._windows.append(Window(second))
+        return self._windows[-1]
 
     def since(self, second: float) -> dict[str, Any]:
         """The whole seconds from `second` on, with the process's start time; a second that is not over yet is left out."""
@@ -62,6 +72,7 @@ class Windows:
                     "second": window.second,
                     "requests": window.requests,
                     "errors": window.errors,
+                    "outcomes": {outcome.value: count for outcome, count in window.outcomes.items()},
                     "buckets": {str(index): count for index, count in window.buckets.items()},
                 }
                 for window in self._windows

@@ -66,6 +66,8 @@ EVERYTHING = revision(
         ("serving-pod-template-with-everything", serving.pod_template(OWNER, EVERYTHING, SETTINGS)),
         ("serving-deployment", serving.deployment(OWNER, "0123456789", URI, {"metadata": {}, "spec": {}}, 3)),
         ("serving-service", serving.service(OWNER, "0123456789")),
+        ("serving-samples-service", serving.samples_service(OWNER, "0123456789")),
+        ("serving-samples-secret", serving.samples_secret(OWNER, "token")),
         ("serving-disruption-budget", serving.disruption_budget(OWNER)),
         ("ledger-line", ledger.render(OWNER, OpenEntry(4, "0123456789", URI, adopt=False), {"spec": {}})),
     ],
@@ -85,6 +87,26 @@ def test_the_service_finds_the_pods_of_every_revision() -> None:
     assert serving.REVISION_LABEL not in selector
 
 
+def test_samples_come_from_the_stable_revisions_pods_only() -> None:
+    labels = serving.pod_template(OWNER, EVERYTHING, SETTINGS)["metadata"]["labels"]
+    assert serving.samples_service(OWNER, "0123456789")["spec"]["selector"].items() <= labels.items()
+    assert not serving.samples_service(OWNER, "another")["spec"]["selector"].items() <= labels.items()
+
+
+def test_without_samples_pods_neither_know_the_secret_nor_the_stable_revision() -> None:
+    spec = serving.pod_template(OWNER, revision(server={"samples": 0}), SETTINGS)["spec"]
+    told = {one["name"]: one["value"] for one in spec["containers"][0]["env"]}
+    assert told["FETTLE_SERVER_SAMPLES"] == "0"
+    assert "FETTLE_SERVER_STABLE" not in told
+    assert "samples" not in {volume["name"] for volume in spec["volumes"]}
+
+
+def test_a_name_of_any_length_has_its_way_to_samples() -> None:
+    owner = {"metadata": {**OWNER["metadata"], "name": "m" * 46}}
+    assert len(serving.samples_name(owner)) <= 63
+    assert serving.samples_name(owner) != serving.samples_name({"metadata": {**owner["metadata"], "uid": "another"}})
+
+
 def test_only_the_init_container_sees_the_store_and_only_to_read() -> None:
     spec = serving.pod_template(OWNER, revision(), SETTINGS)["spec"]
     mounts = {one["mountPath"]: one for one in spec["initContainers"][0]["volumeMounts"]}
@@ -96,7 +118,7 @@ def test_only_the_init_container_sees_the_store_and_only_to_read() -> None:
 
 def test_a_store_that_is_no_claim_mounts_none() -> None:
     spec = serving.pod_template(OWNER, revision(uri=f"s3://bucket/artifacts/{SHA}"), SETTINGS)["spec"]
-    assert [volume["name"] for volume in spec["volumes"]] == ["model", "tmp"]
+    assert [volume["name"] for volume in spec["volumes"]] == ["model", "tmp", "samples"]
 
 
 def test_the_contracts_environment_wins_over_the_users() -> None:

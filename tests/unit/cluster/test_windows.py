@@ -6,20 +6,23 @@ import asyncio
 import json
 from collections.abc import AsyncIterator, Awaitable, Callable
 from datetime import UTC, datetime, timedelta
+from typing import Any
 
 import pytest
 from aiohttp import web
 from pydantic import ValidationError
 
+from fettle.api.reasons import Reason
 from fettle.cluster import windows
 from fettle.cluster.kinds import Object
 from fettle.cluster.serving import MANAGEMENT_PORT
+from fettle.plan.analysis import Comparisons
 
 NOW = datetime(2026, 1, 1, 12, tzinfo=UTC)
 Serve = Callable[[str, Callable[[web.Request], Awaitable[web.StreamResponse]]], Awaitable[Object]]
 
 
-def body(now: float) -> dict[str, object]:
+def body(now: float) -> dict[str, Any]:
     second = {"second": int(now) - 5, "requests": 7, "errors": 1, "buckets": {"3": 7}}
     return {"start": now - 60, "now": now, "windows": [second], "bucketBase": 0.05, "bucketRatio": 1.05}
 
@@ -85,6 +88,28 @@ async def test_a_pod_that_refuses_hangs_or_talks_nonsense_is_silent(serve: Serve
     seen = await windows.observe({"a": pods}, NOW, lambda: NOW, 0.5)
     assert seen["a"].pods == ()
     assert len(seen["a"].silent) == 5
+
+
+@pytest.mark.parametrize(
+    ("agreement", "reason", "says"),
+    [
+        ({"stable": "a", "problem": None}, None, ""),
+        (None, Reason.ANALYSIS_INCONCLUSIVE, "pod p: it does not compare answers"),
+        (
+            {"stable": None, "problem": {"reason": "AnalysisUnreachable", "message": "x has no address"}},
+            Reason.ANALYSIS_UNREACHABLE,
+            "pod p: x has no address",
+        ),
+    ],
+)
+def test_what_a_pod_compared_and_why_it_did_not(agreement: Any, reason: Reason | None, says: str) -> None:
+    text = body(NOW.timestamp()) | {"agreement": agreement}
+    text["windows"][0]["outcomes"] = {"agreed": 7, "disagreed": 2}
+    samples = windows.samples_of("p", json.dumps(text).encode(), NOW)
+    assert samples.seconds[0].comparisons == Comparisons(7, 2, 0)
+    found = samples.incomparable
+    assert (found.reason if found else None) == reason
+    assert says in (found.message if found else "")
 
 
 def test_a_pods_clock_is_set_right() -> None:

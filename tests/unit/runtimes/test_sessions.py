@@ -19,6 +19,7 @@ from fettle.api.signature import BY_V2, Signature
 from fettle.api.vocabulary import Precision, RuntimeName
 from fettle.errors import RuntimeFailure
 from fettle.runtimes import base
+from fettle.runtimes.base import Interrupt, Interrupted
 
 BOTH = pytest.mark.parametrize("name", list(RuntimeName))
 ONE = RuntimeSettings(threads=1)
@@ -229,3 +230,31 @@ time.sleep(0.5)  # what reports does it in a process of its own
 """
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
     assert done.stdout == ""
+
+
+@BOTH
+def test_a_run_is_ended_from_another_thread_and_the_session_goes_on(name: RuntimeName) -> None:
+    slow = Path(__file__).parents[3] / "examples" / "digits" / "slow" / "model.onnx"
+    session = base.get(name).load(slow, ONE)
+    image = {"image": np.zeros((1, 1, 32, 32), np.float32)}
+
+    def ended() -> bool:
+        interrupt = Interrupt()
+        timer = threading.Timer(0.005, interrupt.set)
+        timer.start()
+        try:
+            session.infer(image, interrupt)
+        except Interrupted:
+            return True
+        finally:
+            timer.join()
+        return False
+
+    assert any(ended() for _ in range(20))  # the other thread may come too late
+    before = Interrupt()
+    before.set()
+    with pytest.raises(Interrupted):
+        session.infer(image, before)
+    expected = session.infer(image)["logits"]
+    np.testing.assert_array_equal(session.infer(image, Interrupt())["logits"], expected)
+    session.close()

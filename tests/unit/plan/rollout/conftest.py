@@ -12,7 +12,7 @@ import pytest
 from fettle.api.conditions import find
 from fettle.api.modeldeployment import ModelDeploymentSpec, ModelDeploymentStatus
 from fettle.api.reasons import Reason
-from fettle.plan.analysis import Crash, Observation, PodSamples, Second
+from fettle.plan.analysis import Comparisons, Crash, Doubt, Observation, PodSamples, Second
 from fettle.plan.revision import NotReady
 from fettle.plan.rollout import decide
 from fettle.plan.rollout_state import (
@@ -58,6 +58,8 @@ class Behaviour:
     error_rate: float = 0.0
     milliseconds: float = 5.0
     silent: bool = False
+    comparisons: Comparisons = field(default_factory=Comparisons)  # a second and pod
+    incomparable: Doubt | None = None
     crashes: tuple[Crash, ...] = ()
     fault: PodFault | None = None
 
@@ -157,10 +159,10 @@ class World:
             first = max(int(pod.ready_at.timestamp()), int(self.now.timestamp()) - 900)
             errors = round(how.requests * how.error_rate)
             seconds = tuple(
-                Second(at, how.requests, errors, {bucket: how.requests})
+                Second(at, how.requests, errors, {bucket: how.requests}, how.comparisons)
                 for at in range(first, int(self.now.timestamp()))
             )
-            samples.append(PodSamples(f"{revision}-{index}", seconds, 1.0, 1.01))
+            samples.append(PodSamples(f"{revision}-{index}", seconds, 1.0, 1.01, how.incomparable))
         return Observation(tuple(samples), tuple(silent), how.crashes)
 
     def workload(self, revision: str) -> Workload:

@@ -1,0 +1,247 @@
+"""A canary compares itself with the stable revision: it takes what stable answered, answers it as well, and counts agreement.
+
+All of it happens in one thread at the lowest priority, one item at a time, within a share of the pod's CPU; a request that
+arrives ends the run that is under way (`ServedModel.replay`). Samples are held in memory for as long as they wait, and go
+nowhere. A pod whose revision is the stable one has nothing to compare, now or later: the thread ends.
+"""
+
+from __future__ import annotations
+
+import http.client
+import logging
+import os
+import socket
+import threading
+import time
+from collections import deque
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from fettle.api.reasons import Reason
+from fettle.api.signature import Signature, Tensor
+from fettle.errors import DataError, RuntimeFailure
+from fettle.runtimes import cpu
+from fettle.server.model import ServedModel
+from fettle.server.samples import Head, Sample, as_batch, unpack
+from fettle.server.settings import ServerSettings
+from fettle.store.comparison import Outcome, compare
+
+log = logging.getLogger(__name__)
+
+PATH = "/fettle/samples"
+AT_ONCE = 32  # samples taken at a time: what waits here stays young
+PAUSE_SECONDS = 1.0  # between two times that stable is asked
+PATIENCE_SECONDS = 10.0  # a stable pod that is on its way out answers nobody; only then it is said
+TIMEOUT_SECONDS = 5.0
+MOST_BYTES = 64 << 20  # of one answer
+ATTEMPTS = 200  # after so many interrupted runs an item is given up: this pod has no time for it
+BREATH_SECONDS = 0.002  # at least, between two runs
+
+
+class Trouble(Exception):
+    """Why answers cannot be compared now."""
+
+    def __init__(self, reason: Reason, message: str) -> None:
+        super().__init__(message)
+        self.reason, self.message = reason, message
+
+
+@dataclass(frozen=True)
+class Exchange:
+    """Asks the stable revision's pods for samples, one pod at a time, each in its turn."""
+
+    settings: ServerSettings
+
+    def addresses(self) -> list[tuple[str, int]]:
+        """The stable revision's ready pods. Raises Trouble."""
+        host, _, port = self.settings.stable.rpartition(":")
+        try:
+            found = socket.getaddrinfo(host, int(port), type=socket.SOCK_STREAM)
+        except OSError as error:
+            message = f"{host} has no address: no pod of the stable revision is ready, or there is no DNS ({error})"
+            raise Trouble(Reason.ANALYSIS_UNREACHABLE, message) from error
+        return sorted({(entry[4][0], int(port)) for entry in found})  # type: ignore[misc]
+
+    def take(self, address: tuple[str, int]) -> tuple[Head, list[Sample]]:
+        """What that pod hands out. Raises Trouble."""
+        where = f"stable pod {address[0]}"
+        connection = http.client.HTTPConnection(*address, timeout=TIMEOUT_SECONDS)
+        try:
+            connection.request("POST", PATH, headers=self._headers())
+            response = connection.getresponse()
+            body = response.read(MOST_BYTES)
+        except (OSError, http.client.HTTPException) as error:
+            raise Trouble(Reason.ANALYSIS_UNREACHABLE, f"{where}: {error or type(error).__name__}") from error
+        finally:
+            connection.close()
+        if response.status != 200:
+            said = body[:200].decode(errors="replace").strip()
+            raise Trouble(Reason.ANALYSIS_UNREACHABLE, f"{where} hands out no samples ({response.status}): {said}")
+        try:
+            return unpack(body)
+        except ValueError as error:
+            raise Trouble(Reason.ANALYSIS_UNREACHABLE, f"{where} answered what is no sample: {error}") from error
+
+    def _headers(self) -> dict[str, str]:
+        return {
+            "Authorization": f"Bearer {read_token(self.settings.samples_token)}",
+            "fettle-revision": self.settings.revision,
+        }
+
+
+def read_token(path: Path) -> str:
+    """The secret as it is now: the kubelet renews the file when the Secret changes. Raises Trouble where there is none."""
+    try:
+        token = path.read_text().strip()
+    except OSError:
+        token = ""
+    if not token:
+        message = f"there is no token in {path}: the ModelDeployment's samples Secret is missing; the next revision brings one"
+        raise Trouble(Reason.ANALYSIS_UNREACHABLE, message)
+    return token
+
+
+class Replay:
+    """See the module. `count` is called in the replay's own thread with each outcome, and the seconds that it took."""
+
+    def __init__(
+        self, settings: ServerSettings, model: ServedModel, count: Callable[[Outcome | None, float], None]
+    ) -> None:
+        self._settings, self._model, self._count = settings, model, count
+        self._exchange = Exchange(settings)
+        self._share = settings.replay_share * min(1.0, cpu.quota() / (model.manifest.settings.threads or 1))
+        self._stop = threading.Event()
+        self._thread = threading.Thread(target=self._run, name="replay", daemon=True)
+        self._turns: deque[tuple[str, int]] = deque()
+        self._answered_at = time.monotonic()
+        self._trouble: Trouble | None = None
+        self._stable: str | None = None
+
+    def start(self) -> None:
+        """Begin; without an address of the stable revision there is nothing to do."""
+        if self._settings.stable:
+            self._thread.start()
+
+    def stop(self) -> None:
+        """End, after the item that is under way."""
+        self._stop.set()
+        if self._thread.is_alive():
+            self._thread.join()
+
+    def state(self) -> dict[str, Any] | None:
+        """What the window tells: with which revision it compares, and what keeps it from doing so. None: it does not compare."""
+        if not self._settings.stable:
+            return None
+        trouble = self._trouble
+        silent = trouble is not None and trouble.reason is Reason.ANALYSIS_UNREACHABLE
+        if silent and time.monotonic() - self._answered_at < PATIENCE_SECONDS:
+            trouble = None
+        problem = None if trouble is None else {"reason": trouble.reason.value, "message": trouble.message[:512]}
+        return {"stable": self._stable, "problem": problem}
+
+    def _run(self) -> None:
+        _lowest_priority()
+        while not self._stop.is_set() and self._stable != self._settings.revision:
+            began = time.monotonic()
+            try:
+                self._round()
+            except Trouble as trouble:
+                if self._trouble is None or self._trouble.message != trouble.message:
+                    log.info("answers are not compared: %s", trouble.message)
+                self._trouble = trouble
+            self._stop.wait(max(0.0, PAUSE_SECONDS - (time.monotonic() - began)))
+
+    def _round(self) -> None:
+        """Take samples of the pod whose turn it is, and compare them."""
+        known = self._exchange.addresses()
+        self._turns = deque(address for address in self._turns if address in known) or deque(known)
+        head, samples = self._exchange.take(self._turns.popleft())
+        self._answered_at = time.monotonic()
+        self._stable = head.revision
+        if head.revision == self._settings.revision:
+            self._trouble = None
+            return
+        check(head, self._model.signature)
+        self._trouble = None
+        for sample in samples:
+            if self._stop.is_set():
+                return
+            self._compare(head, sample)
+
+    def _compare(self, head: Head, sample: Sample) -> None:
+        inputs = as_batch(self._model.signature, sample.inputs)
+        for _ in range(ATTEMPTS):
+            began = time.perf_counter()
+            outcome = self._outcome(head, sample, inputs)
+            spent = time.perf_counter() - began
+            self._count(outcome, spent)
+            self._stop.wait(max(spent * (1 / self._share - 1), BREATH_SECONDS))
+            if outcome is not None or self._stop.is_set():
+                return
+
+    def _outcome(self, head: Head, sample: Sample, inputs: dict[str, Any]) -> Outcome | None:
+        """None: a request came first."""
+        try:
+            outputs = self._model.replay(inputs)
+            if outputs is None:
+                return None
+            mine = as_item(self._model.signature, outputs)
+            return compare(head.comparisons, sample.outputs, mine)
+        except (RuntimeFailure, DataError) as error:  # the stable revision did answer it
+            log.info("a sample that stable answered failed here: %s", error.message)
+            return Outcome.DISAGREED
+
+
+def as_item(signature: Signature, outputs: dict[str, Any]) -> dict[str, Any]:
+    """The answer to the one item of a batch."""
+    if not signature.batchable:
+        return outputs
+    return {tensor.name: outputs[tensor.name].take(0, axis=tensor.batch_axis) for tensor in signature.outputs}
+
+
+def check(head: Head, own: Signature) -> None:
+    """Raises Trouble (AnalysisInconclusive) where the two revisions' answers cannot be compared, saying why."""
+
+    def refuse(why: str) -> Trouble:
+        return Trouble(Reason.ANALYSIS_INCONCLUSIVE, f"{why}; judge this revision without agreement, or promote it")
+
+    if not head.comparisons:
+        raise refuse(
+            "the stable revision's artifact says no rule to compare answers by: it was published before there was one"
+        )
+    inputs, outputs = _by_name(own.inputs), _by_name(own.outputs)
+    theirs = _by_name(head.signature.outputs)
+    pairs = [(tensor, inputs.get(tensor.name)) for tensor in head.signature.inputs]
+    pairs += [(theirs[name], outputs.get(name)) for name in head.comparisons if name in theirs]
+    for tensor, mine in pairs:
+        if mine is None or not _same_form(tensor, mine):
+            found = f"{mine.dtype} {list(mine.shape)}" if mine is not None else "no such tensor"
+            raise refuse(f"stable has {tensor.name} {tensor.dtype} {list(tensor.shape)}, this revision {found}")
+    more = sorted(inputs.keys() - {tensor.name for tensor in head.signature.inputs})
+    if more or head.signature.batchable != own.batchable:
+        raise refuse(
+            f"this revision takes inputs that stable does not: {more}" if more else "only one of the two takes batches"
+        )
+
+
+def _by_name(tensors: tuple[Tensor, ...]) -> dict[str, Tensor]:
+    return {tensor.name: tensor for tensor in tensors}
+
+
+def _same_form(one: Tensor, other: Tensor) -> bool:
+    if (one.dtype, one.batch_axis, len(one.shape)) != (other.dtype, other.batch_axis, len(other.shape)):
+        return False
+    return all(
+        axis == one.batch_axis or -1 in (left, right) or left == right
+        for axis, (left, right) in enumerate(zip(one.shape, other.shape, strict=True))
+    )
+
+
+def _lowest_priority() -> None:
+    """On Linux a thread has a priority of its own; what it starts inherits it."""
+    try:
+        os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), 19)
+    except OSError as error:
+        log.info("replays run at normal priority: %s", error)

@@ -1,0 +1,202 @@
+"""What this pod answered lately: a bounded ring of items and their answers, in memory only. Canaries take them from here.
+
+A sample is one item, whatever its request held: bounded to keep, to send and to run again, and items of one request are not
+independent evidence. It is handed out once, so that two canary pods never count the same answer twice.
+
+Wire form (docs/design/contracts.md): one line of JSON that names every tensor, then the tensors' bytes in that order, little
+endian; texts stand in the JSON. Nothing in it can be executed, and no size in it is believed.
+"""
+
+from __future__ import annotations
+
+import math
+import random
+import time
+from collections import deque
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import orjson
+from pydantic import Field, ValidationError
+
+from fettle.api.base import ApiModel
+from fettle.api.signature import BY_V2, Signature, Tensor
+from fettle.runtimes.base import Array, numpy_dtype, v2_dtype
+from fettle.store.comparison import Comparison
+
+PER_SECOND = 32  # most samples taken in a second: a ring of 256 then spans at least 8 s, however busy the pod is
+MOST_BYTES_SENT = 4 << 20  # of one answer
+Tensors = Mapping[str, Array]
+
+
+@dataclass(frozen=True, slots=True)
+class Sample:
+    """One item and its answer, without their batch axis where the model is batchable."""
+
+    inputs: Tensors
+    outputs: Tensors
+    bytes: int
+
+
+class Samples:
+    """The ring. Called from one thread (the event loop's). `most` 0 keeps nothing."""
+
+    def __init__(
+        self,
+        signature: Signature,
+        most: int,
+        most_bytes: int,
+        clock: Callable[[], float] = time.monotonic,
+        rng: random.Random | None = None,
+    ) -> None:
+        self._signature, self._most, self._most_bytes = signature, most, most_bytes
+        self._clock, self._random = clock, rng or random.Random()
+        self._ring: deque[Sample] = deque()
+        self._bytes = 0
+        self._next = -math.inf
+
+    def __len__(self) -> int:
+        return len(self._ring)
+
+    def offer(self, inputs: Tensors, rows: int, outputs: Tensors) -> None:
+        """Keep one item of an answered request, if it is time for one."""
+        now = self._clock()
+        if now < self._next or not self._most:
+            return
+        self._next = now + 1 / PER_SECOND
+        row = self._random.randrange(rows) if rows > 1 else 0
+        sample = of_row(self._signature, inputs, outputs, row)
+        if sample.bytes > min(self._most_bytes, MOST_BYTES_SENT):
+            return
+        self._ring.append(sample)
+        self._bytes += sample.bytes
+        while len(self._ring) > self._most or self._bytes > self._most_bytes:
+            self._bytes -= self._ring.popleft().bytes
+
+    def take(self, most: int) -> list[Sample]:
+        """Hand out the youngest samples, as many as one answer holds; they are not kept."""
+        taken: list[Sample] = []
+        size = 0
+        while self._ring and len(taken) < most and size + self._ring[-1].bytes <= MOST_BYTES_SENT:
+            taken.append(self._ring.pop())
+            size += taken[-1].bytes
+        self._bytes -= size
+        return taken
+
+
+def of_row(signature: Signature, inputs: Tensors, outputs: Tensors, row: int) -> Sample:
+    """The sample of one item of a request; of the whole request where items cannot be told apart."""
+
+    def side(tensors: tuple[Tensor, ...], arrays: Tensors) -> dict[str, Array]:
+        if not signature.batchable:
+            return {tensor.name: arrays[tensor.name] for tensor in tensors}
+        # A copy, so that the batch can be freed.
+        return {tensor.name: np.array(arrays[tensor.name].take(row, axis=tensor.batch_axis)) for tensor in tensors}
+
+    kept, answered = side(signature.inputs, inputs), side(signature.outputs, outputs)
+    return Sample(kept, answered, sum(map(byte_size, (*kept.values(), *answered.values()))))
+
+
+def as_batch(signature: Signature, inputs: Tensors) -> dict[str, Array]:
+    """What the model takes for a sample's inputs."""
+    if not signature.batchable:
+        return dict(inputs)
+    return {tensor.name: np.expand_dims(inputs[tensor.name], tensor.batch_axis or 0) for tensor in signature.inputs}
+
+
+def byte_size(array: Array) -> int:
+    """Bytes of an array; texts count with their characters."""
+    if array.dtype.kind in "OSU":
+        return sum(len(text) for text in array.reshape(-1).tolist()) + 8 * array.size
+    return array.nbytes
+
+
+# ------------------------------------------------------------------------------------------------------------- wire form
+
+
+class WireTensor(ApiModel):
+    """A tensor's place in an answer. `texts` where it is BYTES, else its bytes follow."""
+
+    name: str = Field(max_length=1024)
+    dtype: str
+    shape: tuple[int, ...] = Field(max_length=16)
+    texts: tuple[str, ...] | None = None
+
+
+class WireSample(ApiModel):
+    """A sample's tensors, in the order in which their bytes follow."""
+
+    inputs: tuple[WireTensor, ...]
+    outputs: tuple[WireTensor, ...]
+
+
+class Head(ApiModel):
+    """The first line: whose answers these are, of what form, and by which rules they are compared."""
+
+    revision: str
+    signature: Signature
+    comparisons: dict[str, Comparison]
+    samples: tuple[WireSample, ...] = ()
+
+
+def pack(head: Head, samples: Iterable[Sample]) -> bytes:
+    """The answer's bytes."""
+    parts: list[bytes] = []
+
+    def side(tensors: Tensors) -> list[dict[str, Any]]:
+        rows: list[dict[str, Any]] = []
+        for name, array in tensors.items():
+            row: dict[str, Any] = {"name": name, "dtype": v2_dtype(array), "shape": list(array.shape)}
+            if row["dtype"] == "BYTES":
+                row["texts"] = [one.decode() if isinstance(one, bytes) else str(one) for one in array.ravel().tolist()]
+            else:
+                parts.append(array.tobytes())
+            rows.append(row)
+        return rows
+
+    listed = [{"inputs": side(one.inputs), "outputs": side(one.outputs)} for one in samples]
+    return b"".join([orjson.dumps({**head.to_json(), "samples": listed}), b"\n", *parts])
+
+
+def unpack(body: bytes) -> tuple[Head, list[Sample]]:
+    """What `pack` wrote. Raises ValueError for anything else."""
+    line, separator, rest = body.partition(b"\n")
+    if not separator:
+        raise ValueError("expected a line of JSON and the tensors' bytes, found no line")
+    try:
+        head = Head.model_validate_json(line)
+    except ValidationError as error:
+        raise ValueError(f"the first line is none: {error.error_count()} errors") from error
+    view, place = memoryview(rest), 0
+
+    def side(tensors: tuple[WireTensor, ...]) -> dict[str, Array]:
+        nonlocal place
+        found: dict[str, Array] = {}
+        for tensor in tensors:
+            found[tensor.name], size = _array(tensor, view[place:])
+            place += size
+        return found
+
+    samples = []
+    for one in head.samples:
+        before = place
+        samples.append(Sample(side(one.inputs), side(one.outputs), place - before))
+    return head, samples
+
+
+def _array(tensor: WireTensor, view: memoryview) -> tuple[Array, int]:
+    """The tensor at the beginning of `view`, and how many bytes it takes."""
+    if tensor.dtype not in BY_V2 or any(size < 0 for size in tensor.shape):
+        raise ValueError(f"tensor {tensor.name}: {tensor.dtype} {list(tensor.shape)} is no tensor")
+    count = math.prod(tensor.shape)
+    if tensor.dtype == "BYTES":
+        if tensor.texts is None or len(tensor.texts) != count:
+            raise ValueError(f"tensor {tensor.name}: its texts do not fill {list(tensor.shape)}")
+        return np.array(tensor.texts, dtype=object).reshape(tensor.shape), 0
+    dtype = numpy_dtype(tensor.dtype)
+    size = count * dtype.itemsize
+    if size > len(view):
+        raise ValueError(f"tensor {tensor.name}: expected {size} bytes, found {len(view)}")
+    return np.frombuffer(view[:size], dtype=dtype).reshape(tensor.shape), size
