@@ -36,7 +36,7 @@ verify: setup ## fail when a generated file is not what its source says
 
 docs: setup ## the documentation as a site, in site/ (open site/index.html)
 	@NO_MKDOCS_2_WARNING=1 .venv/bin/mkdocs build --strict --quiet
-	@echo site/index.html
+	@echo 'site/index.html; with search: $(PYTHON) -m http.server --directory site'
 
 cluster: setup ## a real Kubernetes on this machine (root, Linux); kubeconfig in .cluster/kubeconfig
 	@$(PYTHON) -m tools.cluster up
