@@ -173,6 +173,14 @@ def test_no_role_may_write_a_spec_read_a_secret_or_use_a_wildcard() -> None:
             assert set(rule["verbs"]) <= {"get", "list", "watch"}, name
 
 
+def test_the_readme_tells_every_right_of_the_operator() -> None:
+    told = (CHART / "README.md").read_text().lower()
+    rules = next(
+        found["rules"] for found in render() if (found["kind"], found["metadata"]["name"]) == ("ClusterRole", "fettle")
+    )
+    assert [name for rule in rules for name in rule["resources"] if name.split("/")[0] not in told] == []
+
+
 def test_options_appear_where_they_are_asked_for() -> None:
     objects = render(
         {
