@@ -5,7 +5,7 @@ SHELL := /bin/bash
 PYTHON := .venv/bin/python
 PYTEST := .venv/bin/pytest
 
-.PHONY: help setup lock lint type test test-unit test-cluster test-e2e crds verify docs images cluster cluster-down cluster-status demo demo-clean clean
+.PHONY: help setup lock lint type test test-unit test-cluster test-e2e test-kills bench-rollout crds verify docs images cluster cluster-down cluster-status demo demo-clean clean
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | awk -F'\t' '{printf "  %-16s %s\n", $$1, $$2}'
@@ -63,6 +63,14 @@ test-cluster: cluster ## tests against the API server
 
 test-e2e: cluster images ## tests with real pods
 	$(PYTEST) tests/e2e
+
+test-kills: cluster ## the operator killed after every single one of its API writes; 10 minutes
+	FETTLE_TEST_KILLS_EVERY=1 $(PYTEST) tests/cluster/test_killed.py
+
+bench-rollout: setup ## every order of events under load on the cluster; writes bench/results/rollout.json, 15 minutes
+	@$(PYTHON) -m tools.cluster up
+	@$(PYTHON) -m tools.cluster images
+	@$(PYTHON) -m bench.rollout
 
 demo: setup ## the whole chain on a real cluster: optimize, serve, canary, roll back
 	@$(PYTHON) -m tools.cluster up

@@ -26,6 +26,7 @@ from fettle.cluster.kinds import (
     SERVICE,
     WATCHED,
     Object,
+    ResourceKind,
 )
 from fettle.cluster.owner import terminating
 from fettle.cluster.serving import MANAGEMENT_PORT, STABLE_ANNOTATION
@@ -75,6 +76,7 @@ class Bench:
     errors: dict[str, float] = field(default_factory=dict)  # artifact letter -> share of failed requests
     unready: set[str] = field(default_factory=set)  # artifact letters whose pods never get ready
     runners: list[web.AppRunner] = field(default_factory=list)
+    kinds: tuple[ResourceKind, ...] = WATCHED  # that the operator lists
     user: Client | None = None  # of everybody else; the operator's where none is given
 
     @property
@@ -104,7 +106,7 @@ class Bench:
         cache = Cache()
         self.client.on_write, self.client.on_delete = cache.put, cache.drop
         settings = self.settings.model_copy(update={"watch_namespaces": (self.namespace,)})
-        for kind in WATCHED:
+        for kind in self.kinds:
             await list_kind(self.client, cache, kind, settings)
         context = Context(settings, self.client, cache, EventRecorder(self.client, self.now), self.now)
         try:

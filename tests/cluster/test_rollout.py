@@ -18,7 +18,6 @@ from fettle.cluster.kinds import (
     SERVICE,
 )
 from fettle.cluster.owner import owned_by
-from fettle.errors import ConflictError
 from fettle.settings import Settings
 
 
@@ -220,47 +219,6 @@ async def test_the_operators_process_reconciles_by_watching(
             return await bench.stable()
 
         assert await eventually(restored) == "a"
-
-
-class DyingClient(Client):
-    """The API as an operator uses it whose process ends at every `every`-th write, just before it is sent."""
-
-    every = 3
-    sent = 0
-
-    async def _write(self, *arguments: Any, **options: Any) -> Any:
-        self.sent += 1
-        if self.sent % self.every == 0:
-            raise ConflictError("the process ended here", retryable=True)
-        return await super()._write(*arguments, **options)
-
-
-@pytest.mark.parametrize("every", [2, 3])
-async def test_killed_at_every_few_writes_it_comes_to_the_same_end(
-    client: Client, kubeconfig: str, namespace: str, every: int
-) -> None:
-    dying = await DyingClient.connect(kubeconfig)
-    dying.every = every
-    bench = Bench(dying, namespace, Settings(server_image="localhost/server:1"), user=client)
-    try:
-        await bench.apply("a")
-        await bench.until(bench.is_ready)
-        await bench.apply("b")
-        await bench.until(served_by(bench, "b"))
-        bench.errors["c"] = 1.0
-        await bench.apply("c")
-
-        async def failed() -> Any:
-            return (await bench.status()).get("failedRevision")
-
-        await bench.until(failed)
-        await bench.until(lambda: only(bench, "b"))
-        await bench.until(bench.is_ready)
-        assert await bench.ledger() == [("a", "Superseded"), ("b", None), ("c", "AnalysisFailed")]
-        assert await bench.condition("Degraded") == ("True", "AnalysisFailed")
-    finally:
-        await bench.close()
-        await dying.close()
 
 
 async def publish(client: Client, namespace: str, letter: str) -> None:

@@ -67,6 +67,15 @@ def down(paths: Paths, progress: Progress, *, purge: bool = False) -> None:
         progress("nothing left" + (", not even the state" if purge else "; the state is kept for the next up"))
 
 
+def restart(paths: Paths, name: str, progress: Progress) -> None:
+    """Kill one component of the running cluster and start it again, waited for."""
+    record = process.records().get(name)
+    if record is None or _owner() != paths:
+        raise ClusterError(f"no {name} of {paths.root} runs: start the cluster with `make cluster`")
+    process.stop([record], grace=0)
+    up(paths, progress)
+
+
 def clean(paths: Paths) -> None:
     """Take every trace of a cluster out of the kernel, however much of it still works."""
     records = process.records()

@@ -31,18 +31,26 @@ def helm_arguments(refs: dict[str, str]) -> list[str]:
     return arguments
 
 
-def install(kube: Kube, *extra: str) -> None:
+def install(kube: Kube, *extra: str, release: str = "fettle", namespace: str = SYSTEM_NAMESPACE) -> None:
     """`helm upgrade --install` of charts/fettle, waited for."""
-    refs = images()
-    command = [str(BIN / "helm") if (BIN / "helm").exists() else "helm", "upgrade", "--install", "fettle"]
-    command += [str(ROOT / "charts" / "fettle"), "--namespace", SYSTEM_NAMESPACE, "--create-namespace"]
+    command = ["upgrade", "--install", release, str(ROOT / "charts" / "fettle")]
+    command += ["--namespace", namespace, "--create-namespace"]
     # tests/cluster brings operators of its own for namespaces test-*.
     command += ["--set", "ignoreNamespaces={test-*}"]
-    command += [*helm_arguments(refs), *extra, "--wait", "--timeout", "5m"]
-    done = subprocess.run(command, env=kube.environment(), capture_output=True, text=True, check=False)
+    command += [*helm_arguments(images()), *extra, "--wait", "--timeout", "5m"]
+    try:
+        helm(kube, *command)
+    except DemoError as error:
+        pods = Kube(kube.target, namespace).kubectl("get", "pods,events", check=False)
+        raise DemoError(f"{error}\n{pods}") from error
+
+
+def helm(kube: Kube, *arguments: str) -> None:
+    """Run helm against this cluster. Raises DemoError with its words."""
+    program = str(BIN / "helm") if (BIN / "helm").exists() else "helm"
+    done = subprocess.run([program, *arguments], env=kube.environment(), capture_output=True, text=True, check=False)
     if done.returncode != 0:
-        pods = Kube(kube.target, SYSTEM_NAMESPACE).kubectl("get", "pods,events", check=False)
-        raise DemoError(f"helm: {done.stderr.strip()}\n{pods}")
+        raise DemoError(f"helm: {done.stderr.strip()}")
 
 
 def push(kube: Kube, path: Path, uri: str) -> None:

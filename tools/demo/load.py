@@ -22,9 +22,15 @@ from urllib.parse import urlsplit
 
 @dataclass
 class Totals:
-    """What happened so far. `transport` holds kinds of transport errors, `status` counts by code, `server_errors` 5xx by revision."""
+    """What happened so far. `transport` holds kinds of transport errors, `status` counts by code, `server_errors` 5xx by revision.
+
+    `sent_by`, `failed_by`: by kind of connection; a failure is any request without a 2xx. `worst_ms_by` is the last line's second only.
+    """
 
     sent: int = 0
+    sent_by: Counter[str] = field(default_factory=Counter)
+    failed_by: Counter[str] = field(default_factory=Counter)
+    worst_ms_by: dict[str, float] = field(default_factory=dict)
     transport: Counter[str] = field(default_factory=Counter)
     status: Counter[int] = field(default_factory=Counter)
     server_errors: Counter[str] = field(default_factory=Counter)
@@ -36,6 +42,7 @@ class Totals:
     def line(self, final: bool = False) -> str:
         """One JSON line; latencies in milliseconds over the last 400 requests."""
         ordered = sorted(self.recent_ms)
+        worst, self.worst_ms_by = self.worst_ms_by, {}
         return json.dumps(
             {
                 "final": final,
@@ -49,6 +56,10 @@ class Totals:
                 "p50": round(ordered[len(ordered) // 2], 2) if ordered else None,
                 "p99": round(ordered[int(len(ordered) * 0.99)], 2) if ordered else None,
                 "worst": round(self.worst_ms, 2),
+                "connections": {
+                    kind: {"sent": count, "failed": self.failed_by[kind], "worst": round(worst.get(kind, 0.0), 2)}
+                    for kind, count in self.sent_by.items()
+                },
                 "samples": self.samples[-3:],
             }
         )
@@ -97,6 +108,7 @@ async def client(
     target = urlsplit(options.url)
     connection = Connection(str(target.hostname), target.port or 80)
     keep = number % 2 == 0
+    kind = "keep-alive" if keep else "new"
     period = options.clients / options.rate
     due = time.monotonic() + period * number / options.clients
     while not stop.is_set():
@@ -105,20 +117,24 @@ async def client(
         started = time.monotonic()
         body = bodies[totals.sent % len(bodies)]
         totals.sent += 1
+        totals.sent_by[kind] += 1
         try:
             reused = connection.writer is not None
             async with asyncio.timeout(options.timeout):
                 status, headers, answer = await connection.request(target.path, body, keep)
         except (OSError, EOFError, ValueError, TimeoutError) as error:
             totals.transport[f"{type(error).__name__}{' (reused connection)' if reused else ''}"] += 1
+            totals.failed_by[kind] += 1
             totals.samples.append(f"{time.time():.1f} {error!r} reused={reused}")
             await connection.close()
             continue
         elapsed = (time.monotonic() - started) * 1000
         totals.recent_ms.append(elapsed)
         totals.worst_ms = max(totals.worst_ms, elapsed)
+        totals.worst_ms_by[kind] = max(totals.worst_ms_by.get(kind, 0.0), elapsed)
         totals.status[status] += 1
         totals.answered[headers.get("fettle-revision", "unknown")] += 1
+        totals.failed_by[kind] += not 200 <= status < 300
         if status >= 500:
             totals.server_errors[headers.get("fettle-revision", "unknown")] += 1
             totals.samples.append(f"{time.time():.1f} {status} {answer[:160]!r}")

@@ -82,6 +82,10 @@ class Load:
         lines = [line for line in self.kube.pod_log(self.name, tail=1).splitlines() if line.startswith("{")]
         return dict(json.loads(lines[-1])) if lines else {}
 
+    def history(self) -> list[Totals]:
+        """The totals of every second so far, oldest first."""
+        return [json.loads(line) for line in self.kube.pod_log(self.name, tail=-1).splitlines() if line.startswith("{")]
+
     def stop(self) -> Totals:
         """Stop sending, wait for the last answers, return the totals and remove the pod."""
         self.kube.kubectl("exec", self.name, "--", "python", "-c", "import os,signal; os.kill(1, signal.SIGTERM)")

@@ -7,7 +7,7 @@ from datetime import UTC, datetime
 
 def write(moment: datetime) -> str:
     """`moment` as text; fractions of a second are cut off, so that what is read back is never in the future."""
-    return moment.astimezone(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
+    return moment.astimezone(UTC).replace(microsecond=0, tzinfo=None).isoformat() + "Z"
 
 
 def read(text: str | None) -> datetime | None:

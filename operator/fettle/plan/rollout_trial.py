@@ -45,9 +45,18 @@ def resume(snapshot: RolloutSnapshot, revision: str, artifact: str) -> CanarySta
     before = snapshot.status.canary
     now = moment.write(snapshot.now)
     if before is not None and before.revision == revision:
-        return before
+        return _not_ahead(before, now)
     starts = now if steps_of(snapshot)[0].pause is not None else ""
     return CanaryStatus(revision=revision, artifact=artifact, started_at=now, step_started_at=starts, progressed_at=now)
+
+
+def _not_ahead(canary: CanaryStatus, now: str) -> CanaryStatus:
+    """Without times that lie ahead: the clock was set back, or another node's was fast. They begin anew, lest all wait for them."""
+    times = ("started_at", "step_started_at", "progressed_at")
+    ahead = {name: now for name in times if getattr(canary, name) > now}
+    if canary.analysis is not None and canary.analysis.window_start > now:
+        ahead["analysis"] = canary.analysis.model_copy(update={"window_start": now})
+    return canary.model_copy(update=ahead)
 
 
 @dataclass(frozen=True)

@@ -12,6 +12,7 @@ import pytest
 from fettle.api.conditions import find
 from fettle.api.modeldeployment import ModelDeploymentSpec, ModelDeploymentStatus
 from fettle.api.reasons import Reason
+from fettle.plan import moment
 from fettle.plan.analysis import Comparisons, Crash, Doubt, Observation, PodSamples, Second
 from fettle.plan.revision import NotReady
 from fettle.plan.rollout import decide
@@ -70,6 +71,8 @@ class World:
 
     spec: dict[str, Any]
     now: datetime = START
+    skew: timedelta = timedelta()  # the operator's clock against everybody else's
+    min_ready: timedelta = timedelta()  # a pod that is ready this long is available
     generation: int = 1
     wanted: str | NotReady = "a"
     status: ModelDeploymentStatus = field(default_factory=ModelDeploymentStatus)
@@ -85,6 +88,7 @@ class World:
     writes: int = 0
     kill_after: int | None = None
     watchers: list[Callable[[World, RolloutSnapshot, RolloutDecision], None]] = field(default_factory=list)
+    _spec: tuple[dict[str, Any], ModelDeploymentSpec] | None = None
 
     # ------------------------------------------------------------------------------------------------ what a user does
 
@@ -123,6 +127,12 @@ class World:
             return 0
         return sum(pod.ready_at is not None and pod.ready_at <= self.now for pod in self.alive(revision))
 
+    def available(self, revision: str) -> int:
+        """Pods that were ready for a while."""
+        since = self.now - self.min_ready
+        found = sum(pod.ready_at is not None and pod.ready_at <= since for pod in self.alive(revision))
+        return min(found, self.ready(revision))
+
     def serving(self) -> int:
         """Ready pods of all revisions."""
         return sum(self.ready(revision) for revision in self.replicas)
@@ -132,6 +142,17 @@ class World:
         for pod in self.alive(revision):
             pod.gone_at = self.now + DRAIN
         self._reconcile_pods()
+
+    def lose_pod(self, revision: str) -> None:
+        """One of its pods dies at once."""
+        for pod in self.alive(revision)[:1]:
+            self.pods.remove(pod)
+        self._reconcile_pods()
+
+    def unready(self, revision: str, seconds: float) -> None:
+        """One of its ready pods is not ready for a while."""
+        for pod in [pod for pod in self.alive(revision) if pod.ready_at and pod.ready_at <= self.now][:1]:
+            pod.ready_at = self.now + timedelta(seconds=seconds)
 
     def _reconcile_pods(self) -> None:
         self.pods = [pod for pod in self.pods if pod.gone_at is None or pod.gone_at > self.now]
@@ -156,14 +177,23 @@ class World:
             if how.silent:
                 silent.append(f"{revision}-{index}")
                 continue
-            first = max(int(pod.ready_at.timestamp()), int(self.now.timestamp()) - 900)
+            now = self.now + self.skew  # the figures are told by age, and so on the operator's clock
+            ready = pod.ready_at + self.skew
+            first = max(int(ready.timestamp()), int(self._window_start().timestamp()))
             errors = round(how.requests * how.error_rate)
             seconds = tuple(
                 Second(at, how.requests, errors, {bucket: how.requests}, how.comparisons)
-                for at in range(first, int(self.now.timestamp()))
+                for at in range(first, int(now.timestamp()))
+                if how.requests
             )
             samples.append(PodSamples(f"{revision}-{index}", seconds, 1.0, 1.01, how.incomparable))
         return Observation(tuple(samples), tuple(silent), how.crashes)
+
+    def _window_start(self) -> datetime:
+        """Since when the operator asks: pods answer with nothing older."""
+        canary = self.status.canary
+        start = moment.read(canary.analysis.window_start) if canary is not None and canary.analysis else None
+        return max(start or self.now, self.now + self.skew - timedelta(seconds=60))
 
     def workload(self, revision: str) -> Workload:
         """As its Deployment's status tells."""
@@ -173,13 +203,20 @@ class World:
             f"pvc://store/artifacts/{revision}",
             replicas=self.replicas[revision],
             ready=ready,
-            available=ready,
+            available=self.available(revision),
             pods=len(self.alive(revision)),
             leaving=sum(pod.revision == revision and pod.gone_at is not None for pod in self.pods),
             fault=self.behaviour.get(revision, Behaviour()).fault,
         )
 
     # ------------------------------------------------------------------------------------------- what the operator does
+
+    def _parsed(self) -> ModelDeploymentSpec:
+        """The spec, parsed once a change: histories of many passes are quick."""
+        if self._spec is None or self._spec[0] is not self.spec:
+            whole = {"model": {"ref": {"name": "m", "target": "cpu"}}, **self.spec}
+            self._spec = (self.spec, ModelDeploymentSpec.model_validate(whole))
+        return self._spec[1]
 
     def snapshot(self) -> RolloutSnapshot:
         """What a pass sees."""
@@ -188,10 +225,10 @@ class World:
             namespace="default",
             name="digits",
             generation=self.generation,
-            spec=ModelDeploymentSpec.model_validate({"model": {"ref": {"name": "m", "target": "cpu"}}, **self.spec}),
+            spec=self._parsed(),
             status=self.status,
             wanted=wanted if isinstance(wanted, NotReady) else Wanted(wanted, f"pvc://store/artifacts/{wanted}"),
-            now=self.now,
+            now=self.now + self.skew,
             stable_annotation=self.annotation,
             ledger=tuple(self.ledger),
             workloads={revision: self.workload(revision) for revision in self.replicas},

@@ -1,0 +1,213 @@
+"""An operator whose process ends after a given write, and the players that bring its objects to an end on a real API server."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from typing import Any
+
+from tests.cluster.rollout_bench import NOWHERE, Bench
+from tests.unit.plan.optimize.world import World
+
+from fettle.api.report import Termination, frame
+from fettle.api.task import TASK
+from fettle.cluster.cache import Cache
+from fettle.cluster.client import Client
+from fettle.cluster.events import EventRecorder
+from fettle.cluster.jobs import CONTAINER
+from fettle.cluster.kinds import (
+    CLAIM,
+    CONTROLLER_REVISION,
+    DEPLOYMENT,
+    JOB,
+    MODEL_DEPLOYMENT,
+    OPTIMIZED_MODEL,
+    POD,
+    POD_DISRUPTION_BUDGET,
+    SERVICE,
+    Object,
+    ResourceKind,
+)
+from fettle.cluster.owner import terminating
+from fettle.cluster.sync import list_kind
+from fettle.controller.context import Context
+from fettle.controller.optimizedmodel import OptimizedModels
+from fettle.errors import ClusterError, ConflictError
+from fettle.settings import Settings
+
+NAMESPACE = ResourceKind("", "v1", "namespaces", "Namespace")
+OF_A_ROLLOUT = (OPTIMIZED_MODEL, MODEL_DEPLOYMENT, DEPLOYMENT, POD, CONTROLLER_REVISION, SERVICE, POD_DISRUPTION_BUDGET)
+OF_A_RUN = (OPTIMIZED_MODEL, JOB, POD, CLAIM)
+
+
+class Killed(Exception):
+    """The operator's process ended."""
+
+
+class MortalClient(Client):
+    """The operator's way to the API server; after `kill_after` writes the process ends, with `lives` as often. `sent` counts writes.
+
+    A container's log is what `logs` holds: no kubelet runs these pods.
+    """
+
+    kill_after: int | None = None
+    lives: int = 1
+    sent = 0
+    logs: Mapping[str, str] = {}
+
+    async def _write(self, *arguments: Any, **options: Any) -> Any:
+        self._live()
+        return await super()._write(*arguments, **options)
+
+    async def delete(self, *arguments: Any, **options: Any) -> None:
+        self._live()
+        await super().delete(*arguments, **options)
+
+    async def log(self, namespace: str, pod: str, container: str) -> str:
+        return self.logs[pod]
+
+    def _live(self) -> None:
+        if self.kill_after is not None and self.sent >= self.kill_after:
+            self.lives -= 1
+            self.kill_after = self.sent + 1 if self.lives else None
+            raise Killed
+        self.sent += 1
+
+
+class MortalBench(Bench):
+    """A ModelDeployment whose operator may be killed: the next pass is that of a new process."""
+
+    async def reconcile(self) -> float | None:
+        try:
+            return await super().reconcile()
+        except Killed:
+            return 0.0
+
+
+@dataclass
+class RunBench:
+    """An OptimizedModel, its Jobs' pods played by the test: each succeeds with the answer that its task asks for."""
+
+    client: MortalClient  # the operator's
+    user: Client  # of everybody else
+    namespace: str
+    world: World = field(default_factory=World)
+    operator: OptimizedModels = field(default_factory=OptimizedModels)
+
+    async def apply(self) -> None:
+        """Create the OptimizedModel and the claim of its files."""
+        claim = {"accessModes": ["ReadWriteOnce"], "resources": {"requests": {"storage": "1Mi"}}}
+        await self.user.create(CLAIM, self._object(CLAIM, "models", claim))
+        spec = self.world.spec.to_json()
+        spec["targets"][0]["nodeSelector"] = NOWHERE
+        spec["jobs"] = {"resources": {"requests": {"cpu": "900"}}}
+        await self.user.create(OPTIMIZED_MODEL, self._object(OPTIMIZED_MODEL, "digits", spec))
+
+    def _object(self, kind: ResourceKind, name: str, spec: Object) -> Object:
+        metadata = {"namespace": self.namespace, "name": name}
+        return {"apiVersion": kind.api_version, "kind": kind.kind, "metadata": metadata, "spec": spec}
+
+    async def reconcile(self) -> None:
+        """A pass; after a kill, that of a new process with an empty memory."""
+        cache = Cache()
+        self.client.on_write, self.client.on_delete = cache.put, cache.drop
+        settings = Settings(watch_namespaces=(self.namespace,), optimizer_image="localhost/none:1", store_size="1Mi")
+        for kind in OF_A_RUN:
+            await list_kind(self.client, cache, kind, settings)
+        context = Context(settings, self.client, cache, EventRecorder(self.client))
+        try:
+            await self.operator.reconcile(context, self.namespace, "digits")
+        except Killed:
+            self.operator = OptimizedModels()
+        except ConflictError:
+            return
+
+    async def play_pods(self) -> None:
+        """Each pod that waits has done its work."""
+        for pod in (await self.user.list(POD, self.namespace)).items:
+            if terminating(pod) or pod["metadata"]["name"] in self.client.logs:
+                continue
+            environment = {one["name"]: one.get("value", "") for one in pod["spec"]["containers"][0]["env"]}
+            line, digest = frame(self.world.report(TASK.validate_json(environment["FETTLE_TASK"])))
+            try:
+                await self.user.put_status(POD, pod, {**pod["status"], **succeeded(digest)})
+            except ClusterError:
+                continue  # the scheduler wrote meanwhile: next time
+            self.client.logs = {**self.client.logs, pod["metadata"]["name"]: line}
+
+    async def to_the_end(self) -> None:
+        """Until the OptimizedModel is Ready, and some passes more."""
+        async with asyncio.timeout(200):
+            while not await self._ready():
+                await self.play_pods()
+                await self.reconcile()
+                await asyncio.sleep(0.1)
+        for _ in range(3):
+            await self.reconcile()
+
+    async def _ready(self) -> bool:
+        obj = await self.user.get(OPTIMIZED_MODEL, self.namespace, "digits") or {}
+        conditions = (obj.get("status") or {}).get("conditions") or ()
+        return any(one["type"] == "Ready" and one["status"] == "True" for one in conditions)
+
+    async def outcome(self) -> Any:
+        """Everything that may not depend on when the operator was killed."""
+        obj = await self.user.get(OPTIMIZED_MODEL, self.namespace, "digits") or {}
+        jobs = (await self.user.list(JOB, self.namespace)).items
+        return {
+            "status": json.loads(json.dumps(without_times(obj["status"])).replace(self.namespace, "NAMESPACE")),
+            "jobs": sorted(job["metadata"]["labels"]["fettle.dev/stage"] for job in jobs),
+            "claims": sorted(one["metadata"]["name"] for one in (await self.user.list(CLAIM, self.namespace)).items),
+        }
+
+
+def succeeded(digest: str) -> Object:
+    """Status of a pod whose container ended well and left a report with that digest."""
+    now = datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
+    said = Termination(outcome="Succeeded", result_sha256=digest).model_dump_json(by_alias=True, exclude_none=True)
+    ended = {"exitCode": 0, "reason": "Completed", "startedAt": now, "finishedAt": now, "message": said}
+    container = {"name": CONTAINER, "image": "x", "imageID": "", "ready": False, "restartCount": 0}
+    return {
+        "phase": "Succeeded",
+        "startTime": now,
+        "containerStatuses": [{**container, "state": {"terminated": ended}}],
+    }
+
+
+def without_times(value: Any) -> Any:
+    """A status without its moments, and without what says how long something took."""
+    if isinstance(value, dict):
+        return {
+            key: without_times(one)
+            for key, one in value.items()
+            if not key.endswith(("Time", "At")) and key not in ("entered", "left", "windowStart")
+        }
+    return [without_times(one) for one in value] if isinstance(value, list) else value
+
+
+async def outcome_of(bench: Bench) -> Any:
+    """What a ModelDeployment came to: objects, ledger, conditions; revisions by the letter of their artifact."""
+    status, deployments = await bench.status(), await bench.deployments()
+    return {
+        "deployments": {
+            letter: (one["spec"]["replicas"], one["spec"]["template"]) for letter, one in deployments.items()
+        },
+        "stable": await bench.stable(),
+        "ledger": await bench.ledger(),
+        "serving": await bench.serving(),
+        "conditions": {one["type"]: (one["status"], one["reason"]) for one in status["conditions"]},
+        "revisions": [(row["artifact"][-1], row.get("reason")) for row in status["revisions"]],
+        "failed": status.get("failedRevision"),
+        "counts": (status["replicas"], status["readyReplicas"], status.get("canary")),
+    }
+
+
+async def new_namespace(client: Client, name: str) -> str:
+    """A namespace at the restricted Pod Security level."""
+    labels = {"pod-security.kubernetes.io/enforce": "restricted"}
+    metadata = {"name": name, "labels": labels}
+    await client.create(NAMESPACE, {"apiVersion": "v1", "kind": "Namespace", "metadata": metadata})
+    return name

@@ -1,0 +1,246 @@
+"""Random histories of everything that happens to a rollout: nothing unsafe is ever decided, and when events stop it comes to rest.
+
+A history is a list of (event, passes after it). Every pass is checked; an operator that is killed in the middle of its writes starts again.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from datetime import timedelta
+from typing import Any
+
+import pytest
+from hypothesis import HealthCheck, Phase, given, seed, settings
+from hypothesis import strategies as st
+
+from fettle.api.modeldeployment import ModelDeploymentStatus
+from fettle.api.reasons import Reason
+from fettle.plan.revision import NotReady
+from fettle.plan.rollout_state import MarkLeft, OpenEntry
+from fettle.plan.rollout_trial import asked_weight, steps_of
+
+SHARDS, HISTORIES = 8, 110
+LEAST_EVENTS, MOST_EVENTS = 15, 70
+LEAST_STEPS = 100_000  # events and passes, in all shards together
+REVISIONS = "abcd"
+FAULTS = {Reason.ABORTED, Reason.ANALYSIS_FAILED, Reason.PROGRESS_DEADLINE_EXCEEDED}
+Make = Callable[..., Any]
+
+
+@dataclass
+class Watcher:
+    """Checks every pass; `passes` counts them, `aborts` the tokens that were given, by revision."""
+
+    passes: int = 0
+    aborts: Counter[str] = field(default_factory=Counter)
+
+    def __call__(self, w: Any, snapshot: Any, decision: Any) -> None:
+        self.passes += 1
+        self.counts_and_weights(w, snapshot, decision)
+        self.capacity(w, snapshot, decision)
+        self.who_is_stable(w, snapshot, decision)
+        self.templates(snapshot, decision)
+        aborted = Counter(entry.revision for entry in w.ledger if entry.reason is Reason.ABORTED)
+        assert all(count <= self.aborts[revision] for revision, count in aborted.items()), "a token acted twice"
+
+    @staticmethod
+    def counts_and_weights(w: Any, snapshot: Any, decision: Any) -> None:
+        total, before, canary = snapshot.spec.replicas, snapshot.status.canary, decision.status.canary
+        assert all(0 <= count <= max(total, snapshot.workload(r).replicas) for r, count in decision.replicas.items())
+        assert decision.requeue_seconds is None or decision.requeue_seconds > 0
+        if canary is None:
+            return
+        assert 0 <= canary.weight <= 100 and 0 <= canary.actual_weight <= 100
+        assert canary.revision != decision.stable
+        raised = before is None or before.revision != canary.revision or canary.weight > before.weight
+        assert not (raised and canary.weight) or w.ready(canary.revision), "a weight to a revision without a ready pod"
+        pair = (decision.stable, canary.revision)
+        wanted = sum(decision.replicas.get(one, 0) for one in pair)
+        there = sum(snapshot.workload(one).replicas for one in pair)
+        back = decision.replicas.get(canary.revision, 0) <= w.ready(canary.revision)  # they stand in for stable pods
+        if asked_weight(steps_of(snapshot), canary.step) < 100 and not back:
+            assert wanted <= max(total + 1, there), "more than one pod beyond replicas"
+
+    @staticmethod
+    def capacity(w: Any, snapshot: Any, decision: Any) -> None:
+        """maxUnavailable 0: a ready pod goes only where enough ready ones stay, but for a revision that failed."""
+        harmful = {
+            entry.revision
+            for entry in snapshot.ledger
+            if entry.left is not None and entry.reason in FAULTS and entry.revision != decision.stable
+        } | {
+            entry.revision
+            for write in decision.ledger
+            if isinstance(write, MarkLeft) and write.reason in FAULTS
+            for entry in snapshot.ledger
+            if entry.name == write.name
+        }
+        canary = decision.status.canary
+        harmful -= {canary.revision} if canary is not None else set()
+        ready = {revision: w.ready(revision) for revision in snapshot.workloads}
+        kept = sum(min(count, decision.replicas.get(revision, count)) for revision, count in ready.items())
+        good = sum(count for revision, count in ready.items() if revision not in harmful)
+        assert kept >= min(snapshot.spec.replicas, good), "ready pods were taken away that nobody stands in for"
+        assert kept or not sum(ready.values()) or not snapshot.spec.replicas, "the last ready pod was taken away"
+
+    @staticmethod
+    def who_is_stable(w: Any, snapshot: Any, decision: Any) -> None:
+        before, total = snapshot.stable_annotation, snapshot.spec.replicas
+        if decision.stable == before or before not in snapshot.workloads or not total:
+            return
+        never_served = not w.ready(before) and w.replicas.get(before)
+        assert w.ready(decision.stable) >= total or never_served, "promoted before it was at full size"
+
+    @staticmethod
+    def templates(snapshot: Any, decision: Any) -> None:
+        """What has pods is never rendered anew."""
+        for write in decision.ledger:
+            if isinstance(write, OpenEntry) and not write.adopt:
+                assert not snapshot.workload(write.revision).pods, "the template of running pods was rendered again"
+
+
+def revisions_with(*names: str) -> st.SearchStrategy[tuple[str, Any]]:
+    return st.tuples(st.sampled_from(names), st.sampled_from(REVISIONS))
+
+
+STEPS = (
+    [],
+    [{"weight": 100}],
+    [{"weight": 1}, {"weight": 50}, {"weight": 100}],
+    [{"weight": 40}, {"pause": {}}, {"weight": 100}],
+    [{"pause": {"seconds": 5}}, {"weight": 100}, {"pause": {"seconds": 5}}],
+)
+EVENTS = st.one_of(
+    revisions_with("ask", "fail", "mend", "die", "lose", "unready", "stall", "hush", "starve"),
+    st.tuples(st.just("ask"), st.sampled_from(REVISIONS)),
+    st.tuples(
+        st.sampled_from(("promote", "promote-full", "abort", "retry")), st.sampled_from(REVISIONS), st.integers(0, 5)
+    ),
+    st.tuples(st.just("scale"), st.integers(0, 5)),
+    st.tuples(st.sampled_from(("pause", "hold", "model is not ready")), st.booleans()),
+    st.tuples(st.just("steps"), st.sampled_from(STEPS)),
+    st.tuples(st.just("forget"), st.sampled_from(("status", "annotation"))),
+    st.tuples(st.just("kill"), st.integers(0, 4)),
+    st.tuples(st.just("skew"), st.sampled_from((-3600, 3600, -5, 5, 0))),
+)
+HISTORY = st.lists(
+    st.tuples(EVENTS, st.integers(1, 4), st.sampled_from((0.5, 1, 3, 7, 20))),
+    min_size=LEAST_EVENTS,
+    max_size=MOST_EVENTS,
+)
+POD_EVENTS: dict[str, Callable[[Any, str], None]] = {
+    "ask": lambda w, r: w.ask(r),
+    "fail": lambda w, r: w.behaves(r, error_rate=1.0),
+    "mend": lambda w, r: w.behaves(r, error_rate=0.0, silent=False, start_seconds=4, requests=20),
+    "stall": lambda w, r: w.behaves(r, start_seconds=None),
+    "hush": lambda w, r: w.behaves(r, silent=True),
+    "starve": lambda w, r: w.behaves(r, requests=0),
+    "die": lambda w, r: w.lose_pod(r),
+    "lose": lambda w, r: w.lose_pods(r),
+    "unready": lambda w, r: w.unready(r, 6),
+}
+
+
+def happen(w: Any, watcher: Watcher, event: tuple[Any, ...]) -> None:
+    """One event. Tokens are few, so that old ones come again."""
+    name, value = event[0], event[1]
+    if name in POD_EVENTS:
+        POD_EVENTS[name](w, value)
+    elif name == "scale":
+        w.edit(replicas=value)
+    elif name == "pause":
+        w.edit(paused=value)
+    elif name == "hold":
+        w.annotations["fettle.dev/paused"] = str(value).lower()
+    elif name == "model is not ready":
+        w.ask(NotReady(Reason.MODEL_NOT_READY, "the model is gone") if value else "b")
+    elif name == "steps":
+        w.rollout(steps=value)
+    elif name == "kill":
+        w.kill_after = w.writes + value
+    elif name == "skew":
+        w.skew = timedelta(seconds=value)
+    elif value == "status":
+        w.status = ModelDeploymentStatus()
+    elif value == "annotation":
+        w.annotation = None
+    else:
+        order(w, watcher, *event)
+
+
+def order(w: Any, watcher: Watcher, command: str, revision: str, token: int) -> None:
+    before = w.annotations.get(f"fettle.dev/{command}")
+    w.order(command, revision, str(token))
+    if command == "abort" and w.annotations["fettle.dev/abort"] != before:
+        watcher.aborts[revision] += 1
+
+
+def reconcile(w: Any) -> None:
+    try:
+        w.reconcile()
+    except Exception as error:
+        if type(error).__name__ != "Killed":
+            raise
+
+
+def picture(w: Any) -> Any:
+    """Everything that was written, but for the analysis: it looks on while a canary waits for a person."""
+    canary = w.status.canary.model_copy(update={"analysis": None}) if w.status.canary else None
+    return w.annotation, dict(w.replicas), tuple(w.ledger), w.status.model_copy(update={"canary": canary})
+
+
+def come_to_rest(w: Any) -> None:
+    """Everything is mended, nobody does anything any more."""
+    w.edit(paused=False)
+    w.annotations["fettle.dev/paused"] = "false"
+    if isinstance(w.wanted, NotReady):
+        w.ask("b")
+    for revision in REVISIONS:
+        POD_EVENTS["mend"](w, revision)
+        w.lose_pods(revision)
+    w.kill_after = None
+    seen, quiet = picture(w), 0
+    for _ in range(150):
+        reconcile(w)
+        before, seen = seen, picture(w)
+        quiet = quiet + 1 if seen == before else 0
+        if quiet >= 12:
+            return
+        w.now += timedelta(seconds=5)
+    raise AssertionError(f"it never settles: {w.status}")
+
+
+@pytest.mark.timeout(900)
+@pytest.mark.parametrize("shard", range(SHARDS))
+def test_whatever_happens_nothing_unsafe_is_done_and_it_comes_to_rest(world: Make, analysis: Any, shard: int) -> None:
+    taken = 0
+
+    @seed(shard)
+    @settings(
+        max_examples=HISTORIES,
+        deadline=None,
+        database=None,
+        phases=[Phase.explicit, Phase.generate],  # shrinking a long history would take minutes
+        suppress_health_check=list(HealthCheck),
+    )
+    @given(history=HISTORY)
+    def play(history: list[tuple[tuple[Any, ...], int, float]]) -> None:
+        nonlocal taken
+        w = world(analysis=analysis, progressDeadlineSeconds=40, revisionHistoryLimit=4)
+        w.min_ready = timedelta(seconds=2)
+        watcher = Watcher()
+        w.watchers.append(watcher)
+        for event, passes, seconds in history:
+            happen(w, watcher, event)
+            for _ in range(passes):
+                reconcile(w)
+                w.now += timedelta(seconds=seconds)
+        come_to_rest(w)
+        taken += len(history) + watcher.passes
+        assert w.canary is None or w.condition("Paused")[0] == "True" or not w.spec["replicas"]
+        assert w.serving() >= w.spec["replicas"]
+
+    play()
+    assert taken >= LEAST_STEPS // SHARDS, "the histories are too short or too few"
