@@ -53,7 +53,7 @@ def resume(snapshot: RolloutSnapshot, revision: str, artifact: str) -> CanarySta
 def _not_ahead(canary: CanaryStatus, now: str) -> CanaryStatus:
     """Without times that lie ahead: the clock was set back, or another node's was fast. They begin anew, lest all wait for them."""
     times = ("started_at", "step_started_at", "progressed_at")
-    ahead = {name: now for name in times if getattr(canary, name) > now}
+    ahead: dict[str, object] = {name: now for name in times if getattr(canary, name) > now}
     if canary.analysis is not None and canary.analysis.window_start > now:
         ahead["analysis"] = canary.analysis.model_copy(update={"window_start": now})
     return canary.model_copy(update=ahead)

@@ -243,4 +243,5 @@ def test_whatever_happens_nothing_unsafe_is_done_and_it_comes_to_rest(world: Mak
         assert w.serving() >= w.spec["replicas"]
 
     play()
+    print(f"{taken} steps")
     assert taken >= LEAST_STEPS // SHARDS, "the histories are too short or too few"
