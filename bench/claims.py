@@ -2,7 +2,8 @@
 
 For each artifact: in 5 fresh processes, by the runtime's own API and none of Fettle's code, the original (untouched source, onnxruntime with its
 defaults and the same threads) and the artifact are timed in turns, and the artifact's answers are compared with `reference.npz`. Prints a table:
-claimed speed-up interval, widened by 5 %, against the median of the five; outputs within the manifest's tolerance or not.
+claimed speed-up interval, widened by 5 %, against the median of the five; outputs within the manifest's tolerance or not. An original
+below 5 ms is held to its outputs only.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +23,8 @@ import numpy as np
 
 ROUNDS = 12
 BLOCK_SECONDS = 0.25
+MARGIN = 0.05  # a claimed interval is widened by this much: another process start is another draw
+QUICK_MILLISECONDS = 5.0
 Arrays = dict[str, np.ndarray]
 
 
@@ -66,7 +70,11 @@ def one_process(folder: Path) -> dict[str, Any]:
         for name in order:
             medians[name].append(_block(subjects[name], one))
     ratios = [a / b for a, b in zip(medians["original"], medians["artifact"], strict=True)]
-    return {"speedup": statistics.median(ratios), "worst": _compare(subjects["artifact"], plan, inputs, outputs)}
+    return {
+        "speedup": statistics.median(ratios),
+        "milliseconds": 1000 * statistics.median(medians["original"]),
+        "worst": _compare(subjects["artifact"], plan, inputs, outputs),
+    }
 
 
 def _block(run: Any, inputs: Arrays) -> float:
@@ -90,13 +98,17 @@ def _compare(run: Any, plan: dict[str, Any], inputs: Arrays, outputs: Arrays) ->
     for position, name in enumerate(plan["outputs"]):
         values = np.concatenate([each[position] for each in found]) if plan["batchable"] else found[0][position]
         expected = outputs[name]
+        if values.shape != expected.shape:
+            return np.inf
         if expected.dtype.kind not in "fiu":
             worst = max(worst, 0.0 if np.array_equal(values, expected) else np.inf)
             continue
         tolerance = plan["tolerances"].get(name, {"rtol": 0.0, "atol": 0.0})
         allowed = tolerance["atol"] + tolerance["rtol"] * np.abs(expected.astype(np.float64))
         difference = np.abs(values.astype(np.float64) - expected.astype(np.float64))
-        worst = max(worst, float(np.max(difference / np.maximum(allowed, 1e-12))))
+        excess = difference / np.maximum(allowed, 1e-12)
+        excess[(np.isnan(values) & np.isnan(expected)) | (values == expected)] = 0.0
+        worst = max(worst, float(np.max(np.nan_to_num(excess, nan=np.inf, posinf=np.inf), initial=0.0)))
     return worst
 
 
@@ -127,8 +139,27 @@ def lay_out(store: Path, sha256: str, folder: Path) -> dict[str, Any]:
     return dict(rows[-1])
 
 
-def check(store: Path, sha256: str) -> bool:
-    """Print one line; True when the claim holds."""
+@dataclass(frozen=True)
+class Claim:
+    """A speed-up as it was claimed, and as it was found: the median of five processes, and the extremes.
+
+    `milliseconds`: median of the original's time. `outputs`: largest difference from `reference.npz`, in tolerances.
+    """
+
+    candidate: str
+    value: float
+    low: float
+    high: float
+    found: float
+    found_low: float
+    found_high: float
+    milliseconds: float
+    outputs: float
+    holds: bool
+
+
+def check(store: Path, sha256: str) -> Claim:
+    """Measure an artifact of the store again. A model below 5 ms need only answer right: its time is mostly overhead."""
     with tempfile.TemporaryDirectory() as temporary:
         folder = Path(temporary)
         row = lay_out(store, sha256, folder)
@@ -136,16 +167,33 @@ def check(store: Path, sha256: str) -> bool:
         for _ in range(5):
             command = [sys.executable, __file__, "--one", str(folder)]
             found.append(json.loads(subprocess.run(command, check=True, capture_output=True, text=True).stdout))
-    speedup = statistics.median(each["speedup"] for each in found)
-    worst = max(each["worst"] for each in found)
-    claim = row.get("speedup") or {"value": 1.0, "low": 1.0, "high": 1.0}
-    inside = claim["low"] * 0.95 <= speedup <= claim["high"] * 1.05
-    print(
-        f"{sha256[:12]}  {row['name']:<40} claimed {claim['value']:.3f} [{claim['low']:.3f}, {claim['high']:.3f}]  "
-        f"found {speedup:.3f} ({min(e['speedup'] for e in found):.3f} to {max(e['speedup'] for e in found):.3f})  "
-        f"{'inside' if inside else 'OUTSIDE'}  outputs {worst:.2f} of the tolerance"
+    speedups = [each["speedup"] for each in found]
+    speedup, milliseconds = statistics.median(speedups), statistics.median(each["milliseconds"] for each in found)
+    outputs = max(each["worst"] for each in found)
+    claimed = row.get("speedup") or {"value": 1.0, "low": 1.0, "high": 1.0}
+    low, high = claimed["low"], claimed["high"]
+    inside = low * (1 - MARGIN) <= speedup <= high * (1 + MARGIN) or milliseconds < QUICK_MILLISECONDS
+    return Claim(
+        candidate=row["name"],
+        value=claimed["value"],
+        low=low,
+        high=high,
+        found=speedup,
+        found_low=min(speedups),
+        found_high=max(speedups),
+        milliseconds=milliseconds,
+        outputs=outputs,
+        holds=inside and outputs <= 1,
     )
-    return inside and worst <= 1
+
+
+def line(sha256: str, claim: Claim) -> str:
+    """The claim for a person."""
+    return (
+        f"{sha256[:12]}  {claim.candidate:<40} claimed {claim.value:.3f} [{claim.low:.3f}, {claim.high:.3f}]  "
+        f"found {claim.found:.3f} ({claim.found_low:.3f} to {claim.found_high:.3f}) of {claim.milliseconds:.2f} ms  "
+        f"outputs {claim.outputs:.2f} of the tolerance  {'holds' if claim.holds else 'BROKEN'}"
+    )
 
 
 def main() -> None:
@@ -161,7 +209,11 @@ def main() -> None:
     if options.store is None:
         parser.error("STORE is needed")
     chosen = options.artifacts or sorted(path.name for path in (options.store / "artifacts").iterdir())
-    broken = [sha256 for sha256 in chosen if not check(options.store, sha256)]
+    broken = False
+    for sha256 in chosen:
+        claim = check(options.store, sha256)
+        broken = broken or not claim.holds
+        print(line(sha256, claim))
     sys.exit(1 if broken else 0)
 
 

