@@ -92,6 +92,7 @@ STEPS: tuple[StepEntry, ...] = (
         ("onnx", "onnxruntime"),
         lossy=True,
         calibration=True,
+        revision=2,
         instruction_set=True,  # weights of 7 bits where the CPU lacks VNNI
     ),
     # NNCF post-training quantization on OpenVINO's own representation.
@@ -112,12 +113,13 @@ STEPS: tuple[StepEntry, ...] = (
         "onnxruntime",
         ("onnx", "onnxruntime"),
         lossy=True,
+        revision=2,
         instruction_set=True,  # as above
     ),
 )
 
 FORMATS: tuple[FormatEntry, ...] = (
-    FormatEntry(SourceFormat.ONNX, "onnx", ("onnx", "onnxruntime"), RuntimeName.ONNXRUNTIME),
+    FormatEntry(SourceFormat.ONNX, "onnx", ("onnx", "onnxruntime"), RuntimeName.ONNXRUNTIME, revision=2),
 )
 
 RUNTIMES: tuple[RuntimeEntry, ...] = (

@@ -27,7 +27,7 @@ log = logging.getLogger(__name__)
 def run(task: BuildTask, store: Store) -> BuildReport:
     """Build what `task` names. A recipe that does not fit this model is an answer without files, not an error.
 
-    Raises StoreError, and whatever a toolchain raises that is no statement about the recipe.
+    Raises StoreError, MemoryError, OSError.
     """
     random.seed(0)
     np.random.seed(0)

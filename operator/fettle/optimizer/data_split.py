@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from dataclasses import dataclass
 
 from fettle.optimizer.data import Items
@@ -39,13 +40,19 @@ def split(calibration: Items | None, evaluation: Items | None) -> Split:
 
 def _split_off(evaluation: Items) -> Split:
     hashes = evaluation.hashes()
+    copies = Counter(hashes)
     wanted = min(SPLIT_MOST, int(len(hashes) * SPLIT_SHARE))
-    chosen = set(sorted(set(hashes))[:wanted])
+    chosen: set[str] = set()
+    for content in sorted(copies)[:-1]:  # at least one kind of item is left to certify
+        if sum(copies[one] for one in chosen) >= wanted:
+            break
+        chosen.add(content)
     order = sorted(range(len(hashes)), key=lambda index: (hashes[index], index))
-    calibrating = [index for index in order if hashes[index] in chosen][: max(wanted, 1)] if chosen else []
+    calibrating = [index for index in order if hashes[index] in chosen][:wanted]
     certifying = [index for index in range(len(hashes)) if hashes[index] not in chosen]
-    if not calibrating or not certifying:
-        note = f"{len(hashes)} evaluation items are too few to split off any for calibration"
+    if not calibrating:
+        different = f" ({len(copies)} different ones)" if len(copies) < len(hashes) else ""
+        note = f"{len(hashes)} evaluation items{different} are too few to split off any for calibration"
         return Split(None, evaluation, (note,))
     note = f"{len(calibrating)} of {len(hashes)} evaluation items were split off for calibration and do not certify"
     return Split(evaluation.take(calibrating), evaluation.take(certifying), (note,))

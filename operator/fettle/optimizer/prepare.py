@@ -36,6 +36,7 @@ from fettle.store.store import Store
 from fettle.store.uris import Mounts
 
 PROFILE_SECONDS = 1.0
+LARGE_BYTES = 4 << 20  # an item of this size is not made by the dozen
 log = logging.getLogger(__name__)
 
 
@@ -75,8 +76,8 @@ def _prepare(task: PrepareTask, store: Store, mounts: Mounts, source: Source, fo
     portable = prepare_portable.portable(plain, reference, folder / "work")
     log.info("portable form: %s", ", ".join(portable.kept) or "as it came")
     session = prepare_check.session(portable.path, plain.signature)
-    batch = prepare_check.prove_batch(session.infer, plain.signature, given.axes, _enough(given))
-    signature = prepare_check.settled(plain.signature, batch, reference.answers)
+    proof = prepare_check.prove_batch(session.infer, plain.signature, given.axes, _enough(given))
+    signature = prepare_check.settled(plain.signature, proof.axes, reference.answers)
     traits = _traits(portable, signature, given.probes)
     items, generated = _judged(given, session.infer)
     session.close()
@@ -84,7 +85,7 @@ def _prepare(task: PrepareTask, store: Store, mounts: Mounts, source: Source, fo
     portable_model = store.put_model(portable.path.parent, portable.path.name)
     original = _stored_source(store, source) if plain.untouched else portable_model
     calibration = _stored(store, given.split.calibration, signature)
-    shapes = () if batch is not None else ("no batch axis could be proved: one item at a time",)
+    batch = () if proof.axes is not None else (f"one item at a time, no batch axis could be proved: {proof.why_not}",)
     return PrepareReport(
         source=_status(source, signature),
         original=original,
@@ -98,7 +99,7 @@ def _prepare(task: PrepareTask, store: Store, mounts: Mounts, source: Source, fo
         basis=Basis.SOURCE_RUNTIME if plain.untouched else Basis.PORTABLE_FORM,
         preparation=_preparation(),
         builds=_builds(task.builds, portable_model, calibration, store),
-        notes=tuple(dict.fromkeys((*portable.notes, *_data_notes(task.data, given), *shapes, *refusals))),
+        notes=tuple(dict.fromkeys((*portable.notes, *_data_notes(task.data, given), *batch, *refusals))),
     )
 
 
@@ -170,15 +171,19 @@ def _data(spec: DataSpec, mounts: Mounts, plain: Plain, specs: Mapping[str, Inpu
     generator = data_generate.Generator(plain.signature, hints, specs, axes, seed)
     probes = given.evaluation or given.calibration
     if probes is None:
-        probes = generator.items(data_generate.find(generator, plain.run), prepare_check.PROOF_ITEMS)
+        recipe = data_generate.find(generator, plain.run)
+        large = sum(array.nbytes for array in generator.items(recipe, 1).arrays.values()) > LARGE_BYTES
+        probes = generator.items(recipe, prepare_check.PROOF_ITEMS if large else prepare_check.PROOF_MOST)
     return Data(probes, given, generator, axes)
 
 
 def _enough(given: Data) -> Items:
-    """Different items to prove a batch axis with: a few of the given ones are as good as many, two are too few."""
+    """Items to prove a batch axis with, different ones as far as there are: a few of the given ones are as good as many."""
     contents = given.probes.hashes() if len(given.probes) < 64 else given.probes.take(list(range(64))).hashes()
     first = [contents.index(one) for one in dict.fromkeys(contents)]
-    return given.probes.take(first[: prepare_check.PROOF_ITEMS])
+    if len(first) == 2:  # a yes and a no are all that some inputs can be
+        first.append(first[0])
+    return given.probes.take(first[: prepare_check.PROOF_MOST])
 
 
 def _judged(given: Data, run: Run) -> tuple[Items, bool]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -27,11 +27,13 @@ Answers = Mapping[str, Array]
 Run = Callable[[Answers], Answers]
 BATCH_NAMES = frozenset({"n", "b", "batch", "batch_size", "batchsize", "bs", "none", "unk__batch", "num_samples"})
 PROOF_ITEMS = 3
+PROOF_MOST = 16  # where runs are quick: a model may look at its neighbours on few items only
+QUICK_SECONDS = 0.05
+SLOW_SECONDS = 0.5  # a run that takes longer is made less often
 ADVICE = {
     Reason.UNSUPPORTED_OPERATOR: "; export the model with standard operators, opset 7 or newer",
     Reason.UNSUPPORTED_OPSET: f"; export it again with an opset of at most {onnx_model.READABLE_OPSET}",
 }
-SLOW_SECONDS = 0.5  # a run that takes longer is made less often
 
 
 def session(path: Path, signature: Signature | None = None, graph_optimization: bool = True) -> base.Session:
@@ -92,9 +94,12 @@ def reference(run: Run, items: Items) -> Reference:
     return made
 
 
-def states(signature: Signature) -> list[tuple[str, str]]:
-    """Pairs (input, output) that look like a state handed from call to call: `state` and `stateN`, `past…` and `present…`."""
-    outputs = {tensor.name: tensor for tensor in signature.outputs}
+def states(signature: Signature, passed: Collection[str] = ()) -> list[tuple[str, str]]:
+    """Pairs (input, output) that look like a state handed from call to call: `state` and `stateN`, `past…` and `present…`.
+
+    `passed`: outputs that only pass an input on; nothing of theirs is new in the next call.
+    """
+    outputs = {tensor.name: tensor for tensor in signature.outputs if tensor.name not in passed}
     pairs = []
     for tensor in signature.inputs:
         name = tensor.name
@@ -125,39 +130,52 @@ def stacking_axes(signature: Signature, specs: Mapping[str, InputSpec], hints: M
 
 
 def _suggested(tensor: Tensor, spec: InputSpec | None, hint: Hint | None) -> int | None:
-    given = spec.shape if spec is not None else None
-    names = [str(size) for size in given] if given is not None else list(hint.dimensions) if hint is not None else []
-    if "N" in names:
-        return names.index("N")
-    for axis, name in enumerate(names):
+    given = [str(size) for size in spec.shape] if spec is not None and spec.shape is not None else None
+    if given is not None and "N" in given:
+        return given.index("N")
+    # In a file an N may be the number of anything; it means the batch only where no dimension before it does.
+    for axis, name in enumerate(given or (hint.dimensions if hint is not None else ())):
         if name.lower() in BATCH_NAMES and tensor.shape[axis] == -1:
             return axis
     return 0 if tensor.shape and tensor.shape[0] in (-1, 1) else None
 
 
-def prove_batch(run: Run, signature: Signature, axes: Mapping[str, int], items: Items) -> dict[str, int] | None:
-    """Batch axis of every input and output, proved by a run of two and of three items against single runs.
+@dataclass(frozen=True)
+class BatchProof:
+    """Batch axis of every input and output, or None and, for a person, why there is none."""
 
-    None where it is not: an input without such an axis, an output that does not follow it, answers that depend on their neighbours.
-    """
-    if not signature.inputs or len(items) < PROOF_ITEMS:
-        return None
+    axes: Mapping[str, int] | None
+    why_not: str = ""
+
+
+def prove_batch(run: Run, signature: Signature, axes: Mapping[str, int], items: Items) -> BatchProof:
+    """Hold runs of two, of three and, where that is quick, of all items against single runs: outputs must follow, neighbours not matter."""
     for tensor in signature.inputs:
         axis = axes.get(tensor.name)
         if axis is None or tensor.shape[axis] != -1 or items.arrays[tensor.name].shape[axis + 1] != 1:
-            return None
+            return BatchProof(None, f"the input {tensor.name!r} has no dimension of varying size that could be one")
+    if len(items) < PROOF_ITEMS:
+        return BatchProof(None, "there are no two different items to try it with")
     try:
+        start = time.perf_counter()
         singles = [run(items.whole(index)) for index in range(PROOF_ITEMS)]
-        batches = [run(_stack(items, axes, range(size))) for size in (2, PROOF_ITEMS)]
-    except RuntimeFailure:
-        return None
+        sizes = [2, PROOF_ITEMS]
+        if time.perf_counter() - start < PROOF_ITEMS * QUICK_SECONDS and len(items) > PROOF_ITEMS:
+            sizes.append(len(items))
+            singles += [run(items.whole(index)) for index in range(PROOF_ITEMS, len(items))]
+        batches = [run(_stack(items, axes, range(size))) for size in sizes]
+    except RuntimeFailure as error:
+        return BatchProof(None, f"the model does not run on several items at once ({error.message[:150]})")
     found: dict[str, int] = dict(axes)
     for tensor in signature.outputs:
-        axis = _output_axis([answer[tensor.name] for answer in singles], [answer[tensor.name] for answer in batches])
+        answers = [[answer[tensor.name] for answer in runs] for runs in (singles, batches)]
+        axis = _output_axis(*answers, sizes)
         if axis is None:
-            return None
+            return BatchProof(
+                None, f"the output {tensor.name!r} of several items is not that of each of them, one after the other"
+            )
         found[tensor.name] = axis
-    return found
+    return BatchProof(found)
 
 
 def _stack(items: Items, axes: Mapping[str, int], indices: Sequence[int]) -> dict[str, Array]:
@@ -165,14 +183,20 @@ def _stack(items: Items, axes: Mapping[str, int], indices: Sequence[int]) -> dic
     return {name: np.concatenate([whole[name] for whole in wholes], axis=axes[name]) for name in wholes[0]}
 
 
-def _output_axis(singles: list[Array], batches: list[Array]) -> int | None:
+def _output_axis(singles: list[Array], batches: list[Array], sizes: list[int]) -> int | None:
+    """The axis along which each of `batches` is the answers to that many single items, one after the other."""
     for axis in range(singles[0].ndim):
-        sizes = [answer.shape[axis] if answer.ndim > axis else None for answer in (singles[0], *batches)]
-        if sizes != [1, 2, PROOF_ITEMS]:
-            continue
-        if all(_alike(np.concatenate(singles[: batch.shape[axis]], axis=axis), batch) for batch in batches):
+        found = [answer.shape[axis] if answer.ndim > axis else None for answer in (singles[0], *batches)]
+        if found == [1, *sizes] and all(
+            _joined(singles[:size], axis, batch) for size, batch in zip(sizes, batches, strict=True)
+        ):
             return axis
     return None
+
+
+def _joined(singles: list[Array], axis: int, batch: Array) -> bool:
+    shapes = {answer.shape for answer in singles}
+    return len(shapes) == 1 and _alike(np.concatenate(singles, axis=axis), batch)
 
 
 def _alike(wanted: Array, found: Array) -> bool:

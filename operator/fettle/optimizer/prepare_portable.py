@@ -62,7 +62,7 @@ def plain(source: Source, specs: tuple[InputSpec, ...], folder: Path) -> Plain:
     signature = onnx_model.signature(_with_output_shapes(model))
     if not signature.inputs or not signature.outputs:
         raise SourceError("the model needs at least one input and one output", reason=Reason.UNSUPPORTED_MODEL)
-    _refuse_states(signature)
+    _refuse_states(signature, model)
     untouched = not notes
     if onnx_model.opset(model) > onnx_model.READABLE_OPSET or model.ir_version > onnx_model.READABLE_IR:
         return _lowered(model, signature, source.path.parent, folder, notes)
@@ -71,9 +71,9 @@ def plain(source: Source, specs: tuple[InputSpec, ...], folder: Path) -> Plain:
     return Plain(model, path, signature, opened.infer, untouched, tuple(notes))
 
 
-def _refuse_states(signature: Signature) -> None:
+def _refuse_states(signature: Signature, model: onnx.ModelProto) -> None:
     """A model that carries a state from call to call cannot be judged call by call: what is wrong adds up over a stream."""
-    found = states(signature)
+    found = states(signature, onnx_model.passed(model.graph))
     if found:
         given, made = found[0]
         message = (

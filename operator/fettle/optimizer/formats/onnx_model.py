@@ -113,6 +113,15 @@ def nodes(model: onnx.ModelProto) -> Iterator[onnx.NodeProto]:
         yield from function.node
 
 
+def passed(graph: onnx.GraphProto) -> set[str]:
+    """Outputs that are an input, untouched."""
+    origin = {value.name: value.name for value in inputs(graph)}
+    for node in graph.node:  # in order: what a node reads was made before it
+        if node.op_type == "Identity" and node.input[0] in origin:
+            origin[node.output[0]] = origin[node.input[0]]
+    return {value.name for value in graph.output if value.name in origin}
+
+
 def opset(model: onnx.ModelProto) -> int:
     """Version of the standard operators that the model asks for."""
     return max((entry.version for entry in model.opset_import if entry.domain in STANDARD_DOMAINS), default=1)

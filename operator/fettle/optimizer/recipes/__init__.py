@@ -15,7 +15,7 @@ from fettle.api import catalog
 from fettle.api.catalog import StepKind
 from fettle.api.recipe import QuantizeStep, RecipeStep
 from fettle.api.vocabulary import RuntimeName
-from fettle.errors import RecipeError
+from fettle.errors import FettleError, RecipeError
 from fettle.optimizer.measure.items import Items
 
 
@@ -42,7 +42,7 @@ FUNCTIONS: dict[tuple[StepKind, RuntimeName], str | None] = {
 def apply(step: RecipeStep, family: RuntimeName, entry: Path, folder: Path, calibration: Items | None) -> Path:
     """Apply one step to the model at `entry`; the entry of what it made, in `folder`, or `entry` where nothing is to be done.
 
-    Raises RecipeError (RecipeNotApplicable).
+    Raises RecipeError (RecipeNotApplicable), also where the toolchain fails on this model; MemoryError and OSError speak of the node.
     """
     kind = catalog.kind(step)
     if kind is None or (kind, family) not in FUNCTIONS:
@@ -52,4 +52,11 @@ def apply(step: RecipeStep, family: RuntimeName, entry: Path, folder: Path, cali
         return entry
     module, function = name.split(":")
     make: Callable[[Work], Path] = getattr(import_module(f"{__name__}.{module}"), function)
-    return make(Work(entry, folder, step.quantize, calibration))
+    try:
+        return make(Work(entry, folder, step.quantize, calibration))
+    except (FettleError, MemoryError, OSError):
+        raise
+    except Exception as error:  # toolchains raise what they like; build.run logs where
+        text = " ".join(str(error).split())[:300]
+        message = f"the quantizer of {family} fails on this model: {type(error).__name__}: {text}"
+        raise RecipeError(message) from error

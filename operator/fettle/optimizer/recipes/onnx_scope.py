@@ -1,6 +1,8 @@
-"""What a quantizer must be told of a graph: which nodes stay in float32, and names that it would confuse."""
+"""What a quantizer must be told of a graph: which nodes stay in float32, and what it would confuse: names, and biases with two axes."""
 
 from __future__ import annotations
+
+from collections import Counter
 
 import onnx
 
@@ -44,3 +46,16 @@ def keep_apart(graph: onnx.GraphProto) -> None:
             for index, name in enumerate(node.input):
                 if name in renamed:
                     node.input[index] = renamed[name]
+
+
+def flatten_biases(graph: onnx.GraphProto) -> None:
+    """Give biases of Gemm one axis: [1, n] adds the same as [n], and the tool takes a bias's first axis for its channels.
+
+    Graph optimizers write such biases where they join a MatMul and an Add.
+    """
+    uses = Counter(name for body in onnx_model.graphs(graph) for node in body.node for name in node.input)
+    uses.update(value.name for value in graph.output)
+    biases = Counter(node.input[2] for node in graph.node if node.op_type == "Gemm" and len(node.input) > 2)
+    for tensor in graph.initializer:
+        if len(tensor.dims) == 2 and tensor.dims[0] == 1 and uses[tensor.name] == biases[tensor.name] > 0:
+            del tensor.dims[0]

@@ -30,7 +30,7 @@ from fettle.errors import RecipeError
 from fettle.optimizer.formats import onnx_model, onnx_portable
 from fettle.optimizer.measure.items import Items
 from fettle.optimizer.recipes import Work
-from fettle.optimizer.recipes.onnx_scope import before_recurrent, keep_apart
+from fettle.optimizer.recipes.onnx_scope import before_recurrent, flatten_biases, keep_apart
 from fettle.runtimes import cpu
 
 PER_CHANNEL_OPSET = 13  # below, QuantizeLinear has no axis: the tool would write a file that loads nowhere
@@ -120,6 +120,7 @@ def _prepared(work: Work) -> Path:
     named.parent.mkdir(parents=True)
     onnx_portable.name_nodes(model.graph)
     keep_apart(model.graph)
+    flatten_biases(model.graph)
     onnx_model.save(model, named, work.entry.parent, link=False)
     if onnx_model.external_files(model):
         return named

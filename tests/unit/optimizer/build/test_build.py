@@ -172,6 +172,27 @@ def test_names_that_the_tool_would_confuse_are_kept_apart(bench: Workbench) -> N
     assert built(bench, images(bench, made), plan(ORT)).built is not None
 
 
+def test_a_bias_with_two_axes_is_no_obstacle(bench: Workbench) -> None:
+    made = models.dynamic_batch()
+    bias = next(weight for weight in made.graph.initializer if weight.name == "b3")
+    bias.dims.insert(0, 1)
+    report = images(bench, made)
+    assert [1, 4] in [list(weight.dims) for weight in bench.portable(report).graph.initializer]
+    assert built(bench, report, plan(ORT)).built is not None
+
+
+def test_a_toolchain_that_fails_on_a_model_is_one_rejected_row(
+    bench: Workbench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def broken(*args: object, **options: object) -> None:
+        raise ValueError("the truth value of an array\nis ambiguous")
+
+    monkeypatch.setattr("fettle.optimizer.recipes.onnxruntime_quantize.quantize_static", broken)
+    answer = built(bench, images(bench), plan(ORT))
+    words = "the quantizer of onnxruntime fails on this model: ValueError: the truth value of an array is ambiguous"
+    assert (answer.built, answer.reason, answer.message) == (None, Reason.RECIPE_NOT_APPLICABLE, words)
+
+
 def test_the_portable_form_is_optimized_already(bench: Workbench) -> None:
     report = images(bench)
     wanted = BuildPlan(name="graph", family=ORT, steps=(RecipeStep(optimize_graph=OptimizeGraphStep()),))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnx
@@ -12,7 +13,7 @@ import pytest
 from tests.data import models
 from tests.unit.optimizer.prepare.workbench import Workbench
 
-from fettle.api.optimizedmodel import InputSpec
+from fettle.api.optimizedmodel import EvaluationSpec, InputSpec
 from fettle.api.reasons import Reason
 from fettle.api.recipe import RuntimeSettings
 from fettle.api.report import PrepareReport
@@ -66,6 +67,10 @@ REFUSED = {
 
 def test_no_model_is_left_out() -> None:
     assert set(PREPARED) | set(REFUSED) == set(models.BY_NAME)
+
+
+def evaluation_of(bench: Workbench, **arrays: np.ndarray[Any, Any]) -> EvaluationSpec:
+    return EvaluationSpec(uri=bench.data("items", **arrays))
 
 
 def check(report: PrepareReport, expected: Expected) -> None:
@@ -217,6 +222,45 @@ def test_a_filter_is_not_taken_for_a_state(bench: Workbench) -> None:
     nodes = [onnx.helper.make_node("Tanh", ["audio"], ["audio_out"])]
     bench.put(models.model(nodes, [models.tensor("audio", ["N", 4])], [models.tensor("audio_out", ["N", 4])]))
     assert bench.prepare().signature.batchable
+
+
+def test_what_is_only_handed_on_is_not_taken_for_a_state(bench: Workbench) -> None:
+    nodes = [
+        onnx.helper.make_node("Identity", ["mask"], ["handed_on"]),
+        onnx.helper.make_node("Identity", ["handed_on"], ["mask_out"]),
+        onnx.helper.make_node("Mul", ["x", "mask"], ["y"]),
+    ]
+    x, mask, y, mask_out = (models.tensor(name, ["N", 4]) for name in ("x", "mask", "y", "mask_out"))
+    bench.put(models.model(nodes, [x, mask], [y, mask_out]))
+    assert bench.prepare().signature.batchable
+
+
+def test_a_dimension_called_n_is_not_the_batch_where_another_is_called_batch(bench: Workbench) -> None:
+    nodes = [onnx.helper.make_node("ReduceMax", ["samples", "last"], ["loudest"], keepdims=0)]
+    shapes = models.tensor("samples", ["batch_size", "N"]), models.tensor("loudest", ["batch_size"])
+    last = models.stored("last", np.array([1]), "int64")
+    bench.put(models.model(nodes, [shapes[0]], [shapes[1]], [last], opset=18, ir=8))
+    report = bench.prepare(bench.task(evaluation=evaluation_of(bench, samples=np.random.rand(20, 50))))
+    assert report.signature.inputs[0].batch_axis == 0
+    assert bench.store.load_data(report.items)["samples"].shape == (16, 50)
+
+
+def test_neighbours_that_seldom_matter_are_found_out(bench: Workbench) -> None:
+    bench.put(models.conditional())
+    quiet = np.zeros((40, 4), np.float32) + np.arange(40, dtype=np.float32)[:, np.newaxis] / 100
+    quiet[10:, 0] = 9  # only items behind the first few turn the branch
+    report = bench.prepare(bench.task(evaluation=evaluation_of(bench, x=quiet)))
+    assert not report.signature.batchable
+    assert "one item at a time, no batch axis could be proved: the output 'y' of several items is not" in "".join(
+        report.notes
+    )
+
+
+def test_two_different_items_are_enough_to_prove_a_batch_axis_one_is_not(bench: Workbench) -> None:
+    bench.put(models.texts())
+    for words, batchable in ((["yes", "no"], True), (["yes", "yes"], False)):
+        report = bench.prepare(bench.task(evaluation=evaluation_of(bench, word=np.array(words)[:, np.newaxis])))
+        assert report.signature.batchable == batchable
 
 
 def test_a_frozen_input_is_no_input_any_more(bench: Workbench) -> None:
