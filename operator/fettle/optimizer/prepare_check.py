@@ -168,8 +168,8 @@ def prove_batch(run: Run, signature: Signature, axes: Mapping[str, int], items: 
         return BatchProof(None, f"the model does not run on several items at once ({error.message[:150]})")
     found: dict[str, int] = dict(axes)
     for tensor in signature.outputs:
-        answers = [[answer[tensor.name] for answer in runs] for runs in (singles, batches)]
-        axis = _output_axis(*answers, sizes)
+        alone, together = ([answer[tensor.name] for answer in runs] for runs in (singles, batches))
+        axis = _output_axis(alone, together, sizes)
         if axis is None:
             return BatchProof(
                 None, f"the output {tensor.name!r} of several items is not that of each of them, one after the other"
