@@ -14,7 +14,7 @@ from tools.demo.kube import DemoError, Kube, condition
 from tools.demo.traffic import Load, Totals, bodies, foreign_failures
 
 NAMESPACE = "fettle-demo"
-MODELS = ("digits", "digits-better", "digits-slow", "digits-failing")
+MODELS = ("digits", "digits-better", "digits-slow", "digits-failing", "digits-wrong")
 DEPLOYMENT = "digits"
 
 
@@ -45,7 +45,7 @@ def setup(kube: Kube) -> None:
 
 
 def optimize(kube: Kube, summary: Summary) -> None:
-    """All four models through OptimizedModel; the first by the default plan, shown stage by stage."""
+    """All five models through OptimizedModel; the first by the default plan, shown stage by stage."""
     for name in MODELS:
         file = f"optimizedmodel{name.removeprefix('digits')}.yaml"
         show.title(f"kubectl apply -f examples/digits/{file}")
@@ -114,17 +114,21 @@ def _scene(kube: Kube, load: Load, model: str, expected: str, text: str) -> watc
 
 
 def rollouts(kube: Kube, summary: Summary) -> None:
-    """Under constant load: a better model to 100 %, a slow one and a failing one rolled back by themselves."""
-    requests, _ = bodies(install.DIGITS / "evaluation.npz", 40)
+    """Under constant load: a better model to 100 %; a slow, a failing and a wrong one rolled back by themselves."""
+    requests, _ = bodies(install.DIGITS / "evaluation.npz", 120, seed=1)
     load = Load(kube, DEPLOYMENT)
     show.title("constant load: half over keep-alive connections, half over new ones")
     load.start(requests, rate=30, clients=6, seconds=1200)
     time.sleep(5)
     scenes = summary.rollouts
-    scenes["better"] = _scene(kube, load, "digits-better", "Promoted", "a better model as canary")
+    text = "a better model as canary: it differs only where the stable one is unsure"
+    scenes["better"] = _scene(kube, load, "digits-better", "Promoted", text)
     scenes["slow"] = _scene(kube, load, "digits-slow", "RolledBack", "a canary that is far too slow")
     _back(kube)
     scenes["failing"] = _scene(kube, load, "digits-failing", "RolledBack", "a canary that answers with errors")
+    _back(kube)
+    text = "a canary that is fast, never fails and is wrong: only its answers beside the stable model's show it"
+    scenes["wrong"] = _scene(kube, load, "digits-wrong", "RolledBack", text)
     _back(kube)
     summary.totals = load.stop()
     summary.failed = foreign_failures(summary.totals, {scenes["failing"].revision})
@@ -137,9 +141,9 @@ def _back(kube: Kube) -> None:
 
 
 def already_rolled_out(found: dict[str, Any]) -> bool:
-    """Whether an earlier run left all four revisions in the ledger and the better one serving."""
+    """Whether an earlier run left all five revisions in the ledger and the better one serving."""
     reasons = [row.get("reason") for row in found["status"].get("revisions", [])]
-    return len({row["revision"] for row in found["status"].get("revisions", [])}) >= 4 and "AnalysisFailed" in reasons
+    return len({row["revision"] for row in found["status"].get("revisions", [])}) >= 5 and "AnalysisFailed" in reasons
 
 
 def steady(kube: Kube, summary: Summary) -> None:

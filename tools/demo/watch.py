@@ -61,6 +61,8 @@ def _line(found: Found) -> str:
             f" · step {canary.get('step', 0)} · weight {canary.get('weight', 0)} % (really {canary.get('actualWeight', 0)} %)"
         )
         analysis = canary.get("analysis") or {}
+        if analysis.get("compared"):
+            text += f" · {analysis['agreed']} of {analysis['compared']} answers agree ({analysis['unsure']} unsure)"
         if analysis.get("verdict") in ("Bad", "Inconclusive"):
             text += f" · {analysis['verdict']}: {analysis.get('message', '')}"
     progressing = condition(found, "Progressing")
