@@ -15,9 +15,11 @@ from fettle.cluster.kinds import (
     MODEL_DEPLOYMENT,
     OPTIMIZED_MODEL,
     POD_DISRUPTION_BUDGET,
+    SECRET,
     SERVICE,
 )
 from fettle.cluster.owner import owned_by
+from fettle.cluster.serving import samples_name
 from fettle.settings import Settings
 
 
@@ -56,6 +58,27 @@ async def test_a_first_deployment_makes_its_objects_and_serves(served: Bench, cl
     assert (await served.stable(), await served.serving()) == ("a", {"a": 2})
     assert obj["status"]["readyReplicas"] == 2
     assert await served.reasons() >= {"Deploying", "Serving"}
+
+
+async def test_a_canary_finds_samples_by_a_secret_that_never_changes_and_a_service_that_follows_stable(
+    served: Bench, client: Client, namespace: str
+) -> None:
+    obj = await client.get(MODEL_DEPLOYMENT, namespace, "digits")
+    assert obj is not None
+    name = samples_name(obj)
+
+    async def look() -> tuple[Any, Any]:
+        secret, service = await client.get(SECRET, namespace, name), await client.get(SERVICE, namespace, name)
+        assert secret is not None and service is not None
+        assert owned_by(secret, obj["metadata"]["uid"]) and owned_by(service, obj["metadata"]["uid"])
+        return secret["data"]["token"], service["spec"]["selector"]["fettle.dev/revision"]
+
+    token, first = await look()
+    assert len(token) > 40
+    await served.apply("b")
+    await served.until(served_by(served, "b"))
+    assert (await look())[0] == token
+    assert (await look())[1] != first
 
 
 async def test_at_rest_nothing_is_written(served: Bench, client: Client) -> None:

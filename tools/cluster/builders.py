@@ -28,6 +28,12 @@ class Builder(Protocol):
     def push(self, reference: str, log: Path) -> None: ...
 
 
+def is_plain(host: str) -> bool:
+    """Whether a registry speaks HTTP: this machine's own, by the habit of every container tool, and the embedded one."""
+    name = host.rpartition(":")[0] or host
+    return name == "localhost" or name.startswith(("127.", "172.31.255."))
+
+
 def choose_builder(paths: Paths, target: Target, progress: Progress) -> Builder:
     """Docker where its engine answers and can push there, else buildah."""
     if not target.embedded and docker_answers():
@@ -36,7 +42,7 @@ def choose_builder(paths: Paths, target: Target, progress: Progress) -> Builder:
         raise ClusterError("images need a Docker engine, or buildah: apt-get install buildah mmdebstrap")
     if os.geteuid() != 0:
         raise ClusterError("building images with buildah needs root here; a Docker engine would do without")
-    builder = Buildah(paths, progress, plain=target.embedded)
+    builder = Buildah(paths, progress, plain=is_plain((target.registry or "").partition("/")[0]))
     builder.ensure_base()
     return builder
 

@@ -16,7 +16,7 @@ from pathlib import Path
 
 import httpx
 
-from tools.cluster.builders import Builder, choose_builder
+from tools.cluster.builders import Builder, choose_builder, is_plain
 from tools.cluster.errors import ClusterError
 from tools.cluster.paths import Paths
 from tools.cluster.shell import Progress, write
@@ -120,12 +120,6 @@ def split(reference: str) -> tuple[str, str, str]:
     host, _, rest = reference.partition("/")
     repository, _, tag = rest.rpartition(":")
     return host, repository, tag
-
-
-def is_plain(host: str) -> bool:
-    """Whether a registry speaks HTTP: this machine's own, by the habit of every container tool, and the embedded one."""
-    name = host.rpartition(":")[0] or host
-    return name == "localhost" or name.startswith(("127.", "172.31.255."))
 
 
 def is_present(reference: str) -> bool:

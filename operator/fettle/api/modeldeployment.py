@@ -144,12 +144,13 @@ class LatencySpec(ApiModel):
     ] = None
 
 
+@rules(Rule("self.min <= 0.999", "agreement.min must be at most 0.999: more is not proved by the samples of a canary"))
 class AgreementBound(ApiModel):
     """Bound on the share of live items that the canary answers as the stable revision did."""
 
     min: Annotated[
         float,
-        Field(ge=0.01, le=0.999, description="Smallest share that is good, of the items that stable was sure of."),
+        Field(ge=0.01, le=1, description="Smallest share that is good, of the items that stable was sure of."),
     ]
 
 
