@@ -92,7 +92,7 @@ def namespace(cluster: Kubectl) -> Iterator[str]:
     labels = {"pod-security.kubernetes.io/enforce": "restricted"}
     cluster.apply({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": name, "labels": labels}})
     yield name
-    cluster("delete", "namespace", name, "--wait=false")
+    cluster("delete", "namespace", name, "--wait=false", "--ignore-not-found")
 
 
 @pytest.fixture

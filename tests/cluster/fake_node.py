@@ -27,6 +27,7 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
 from tests.unit.plan.optimize.world import World
 
+from fettle.api.base import MANAGED_LABEL
 from fettle.api.report import Termination, frame
 from fettle.api.task import TASK
 from fettle.cluster.client import Client
@@ -62,7 +63,7 @@ class FakeNode:
 
     async def step(self) -> None:
         """One turn of the kubelet: take pods, start and end them, let go of those that are deleted."""
-        for pod in (await self.client.list(POD, self.namespace, labels=STAGE)).items:
+        for pod in (await self.client.list(POD, self.namespace, labels=f"{MANAGED_LABEL}=true")).items:
             with suppress(ClusterError):  # somebody else wrote meanwhile, or it is gone: next time
                 await self._one(pod)
 
@@ -72,14 +73,20 @@ class FakeNode:
             # As a kubelet does once the containers have ended; the operator's client has no word for it.
             now = {"gracePeriodSeconds": 0}
             await self.client._json("DELETE", POD.path(self.namespace, metadata["name"]), body=now)
+        elif STAGE not in metadata["labels"]:
+            return  # a serving pod: its test plays it
         elif not pod["spec"].get("nodeName"):
-            binding = ResourceKind("", "v1", f"pods/{metadata['name']}/binding", "Binding")
-            target = {"apiVersion": "v1", "kind": "Node", "name": self.name}
-            place = {"namespace": self.namespace, "name": metadata["name"]}
-            await self.client.create(binding, {"metadata": place, "target": target})
+            await self.take(pod)
         elif status.get("phase") not in ("Succeeded", "Failed"):
             ended = (self.play or self.succeed)(pod)
             await self.client.put_status(POD, pod, {**status, **_status(pod, ended)})
+
+    async def take(self, pod: Object) -> None:
+        """Bind a pod to this node, as the scheduler does; taints and free amounts are not looked at."""
+        name = pod["metadata"]["name"]
+        binding = ResourceKind("", "v1", f"pods/{name}/binding", "Binding")
+        target = {"apiVersion": "v1", "kind": "Node", "name": self.name}
+        await self.client.create(binding, {"metadata": {"namespace": self.namespace, "name": name}, "target": target})
 
     @asynccontextmanager
     async def running(self) -> AsyncIterator[FakeNode]:
@@ -133,7 +140,7 @@ def _render(node: FakeNode) -> Object:
 def _node_status(node: FakeNode, address: str) -> Object:
     now = utc_now().strftime("%Y-%m-%dT%H:%M:%SZ")
     ready = {"type": "Ready", "status": "True", "reason": "Played", "lastHeartbeatTime": now, "lastTransitionTime": now}
-    amounts = {"cpu": "1", "memory": "1Gi", "pods": "100"}
+    amounts = {"cpu": "64", "memory": "256Gi", "ephemeral-storage": "256Gi", "pods": "100"}
     return {
         "addresses": [{"type": "InternalIP", "address": address}],
         "daemonEndpoints": {"kubeletEndpoint": {"Port": node.port}},

@@ -14,6 +14,7 @@ from fettle.api.reasons import Reason
 from fettle.cluster.client import Client
 from fettle.cluster.kinds import CLAIM, EVENT, JOB, OPTIMIZED_MODEL, POD, Object, ResourceKind
 from fettle.cluster.owner import OPTIMIZED_MODEL_LABEL
+from fettle.cluster.security import container_security, pod_security
 from fettle.errors import ClusterError
 
 ADMISSION = "admissionregistration.k8s.io"
@@ -182,8 +183,9 @@ async def policy(client: Client, namespace: str) -> AsyncIterator[str]:
 
     async def in_force() -> bool:
         pod = {"apiVersion": "v1", "kind": "Pod", "metadata": {"namespace": namespace, "name": "probe"}}
+        container = {"name": "c", "image": "bad/image", "securityContext": container_security()}
         try:
-            await client.create(POD, {**pod, "spec": {"containers": [{"name": "c", "image": "bad/image"}]}})
+            await client.create(POD, {**pod, "spec": {"securityContext": pod_security(), "containers": [container]}})
         except ClusterError as error:
             return words in error.message
         await client.delete(POD, namespace, "probe")

@@ -94,7 +94,9 @@ class SourceSpec(ApiModel):
 class CalibrationSpec(ApiModel):
     """Items from which static quantization learns its ranges; they never certify."""
 
-    uri: Annotated[Uri, Field(description="An .npz file: one array per input under its name, first axis = items.")]
+    uri: Annotated[
+        Uri, Field(description="An .npz, .parquet or .jsonl file: one column per input under its name, a row per item.")
+    ]
     max_samples: Annotated[int, Field(ge=1, le=100_000, description="Use at most this many items.")] = 256
 
 
@@ -134,7 +136,7 @@ class EvaluationSpec(ApiModel):
     uri: Annotated[
         Uri,
         Field(
-            description="An .npz file: one array per input under its name, first axis = items, labels under labelKey."
+            description="An .npz, .parquet or .jsonl file: one column per input under its name, labels under labelKey, a row per item."
         ),
     ]
     max_samples: Annotated[int | None, Field(ge=1, description="Use at most this many items.")] = None

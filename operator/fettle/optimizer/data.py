@@ -1,4 +1,4 @@
-"""Items from `.npz` files: one array per input under its name, first axis = items. Checked against the signature before anything runs.
+"""Items from files (`data_files.py`): one array per input under its name, first axis = items. Checked against the signature before anything runs.
 
 An item is what one run takes: without the batch axis where the model has one, else one whole input (docs/design/data.md). Inside this
 package items are held whole: an array `[items, *shape of the input]`, with size 1 along the axis that items may be stacked on.
@@ -7,23 +7,20 @@ package items are held whole: an array `[items, *shape of the input]`, with size
 from __future__ import annotations
 
 import hashlib
-import zipfile
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import partial
-from typing import IO, Any
 
 import numpy as np
 
 from fettle.api.reasons import Reason
 from fettle.api.signature import Signature, Tensor
 from fettle.errors import DataError
+from fettle.optimizer.data_files import LABELS, Array, Wanted, read_columns
 from fettle.runtimes.base import numpy_dtype, v2_dtype
 from fettle.store.store import explained
 from fettle.store.uris import Mounts, locate
 
-Array = np.ndarray[Any, Any]
-LABELS = "labels"
 _missing = partial(DataError, reason=Reason.DATA_NOT_FOUND)
 
 
@@ -81,75 +78,25 @@ def read(
     most: int | None,
     label_key: str | None = None,
 ) -> Items:
-    """At most `most` items of the .npz at `uri`. `axes`: by input, the axis that items are stacked on, if any.
+    """At most `most` items of the file at `uri` (.npz, .parquet, .jsonl). `axes`: by input, the axis that items are stacked on, if any.
 
     Raises DataError: DataNotFound; DataInvalid for arrays that are missing, do not fit or hold NaN or infinity.
     """
     location = locate(uri, mounts, missing=_missing)
     if not location.filesystem.isfile(location.path):
         raise DataError(f"{uri} does not exist or is no file", reason=Reason.DATA_NOT_FOUND)
-    try:
-        with explained(f"reading {uri}"), location.filesystem.open(location.path, "rb") as stream:
-            members = _members(stream, {tensor.name for tensor in signature.inputs}, label_key, most, uri)
-    except zipfile.BadZipFile as error:
-        raise DataError(f"{uri} is no .npz file (numpy.savez): {error}") from error
-    arrays = {t.name: _checked(t, members.arrays[t.name], axes.get(t.name), uri) for t in signature.inputs}
-    lengths = {name: len(array) for name, array in members.arrays.items()}
+    wanted = Wanted(uri, {tensor.name: tensor.dtype for tensor in signature.inputs}, label_key, most)
+    with explained(f"reading {uri}"), location.filesystem.open(location.path, "rb") as stream:
+        columns = read_columns(location.path, stream, wanted)
+    arrays = {t.name: _checked(t, columns.arrays[t.name], axes.get(t.name), uri) for t in signature.inputs}
+    lengths = {name: len(array) for name, array in columns.arrays.items()}
     if len(set(lengths.values())) > 1:
         raise DataError(f"{uri}: the first axis of every array counts the items, found {lengths}")
     if not min(lengths.values()):
         raise DataError(f"{uri} holds no item")
-    labels = members.arrays.get(label_key) if label_key is not None else None
-    return Items(arrays, _checked_labels(labels, uri), members.notes)
-
-
-@dataclass(frozen=True)
-class _Members:
-    arrays: dict[str, Array]
-    notes: tuple[str, ...]
-
-
-def _members(stream: IO[bytes], names: set[str], label_key: str | None, most: int | None, uri: str) -> _Members:
-    """The arrays of these names, cut to `most` items while they are read."""
-    with zipfile.ZipFile(stream) as archive:
-        found = {name.removesuffix(".npy"): name for name in archive.namelist()}
-        absent = sorted(names - set(found))
-        if absent:
-            message = (
-                f"{uri}: no array for the inputs {absent}; it has {sorted(found)}; name each array as the model's input"
-            )
-            raise DataError(message)
-        unused = sorted(set(found) - names - {label_key, LABELS})
-        wanted = [*sorted(names), *([label_key] if label_key in found and label_key is not None else [])]
-        arrays = {}
-        for name in wanted:
-            with archive.open(found[name]) as member:
-                arrays[name] = _member(member, most, f"{uri}: {name}")
-    notes = (f"{uri}: arrays that are neither an input nor labels are not used: {unused}",) if unused else ()
-    return _Members(arrays, notes)
-
-
-def _member(stream: IO[bytes], most: int | None, where: str) -> Array:
-    """One .npy of the archive, only the first `most` items of it."""
-    try:
-        version = np.lib.format.read_magic(stream)
-        header = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
-        shape, fortran, dtype = header(stream)
-    except ValueError as error:
-        raise DataError(f"{where} is no numpy array: {error}") from error
-    if dtype.hasobject:
-        raise DataError(
-            f"{where} is a pickled object array, which is not read; texts go as unicode arrays (astype('U'))"
-        )
-    if not shape:
-        raise DataError(f"{where} is a single value; its first axis must count the items")
-    items = shape[0] if most is None or fortran else min(shape[0], most)
-    count = items * int(np.prod(shape[1:], dtype=np.int64))
-    content = stream.read(count * dtype.itemsize)
-    if len(content) != count * dtype.itemsize:
-        raise DataError(f"{where} is cut off")
-    array = np.frombuffer(content, dtype=dtype).reshape((items, *shape[1:]), order="F" if fortran else "C")
-    return np.ascontiguousarray(array[:most])
+    labels = columns.arrays.get(label_key) if label_key is not None else None
+    notes = (f"{uri}: columns that are neither an input nor labels are not used: {columns.unused}",)
+    return Items(arrays, _checked_labels(labels, uri), notes if columns.unused else ())
 
 
 def _checked(tensor: Tensor, array: Array, axis: int | None, uri: str) -> Array:

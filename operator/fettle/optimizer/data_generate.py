@@ -12,7 +12,8 @@ from fettle.api.optimizedmodel import InputSpec
 from fettle.api.reasons import Reason
 from fettle.api.signature import Signature, Tensor
 from fettle.errors import DataError, RuntimeFailure
-from fettle.optimizer.data import Array, Items
+from fettle.optimizer.data import Items
+from fettle.optimizer.data_files import Array
 from fettle.optimizer.formats.onnx_inputs import Hint
 from fettle.runtimes.base import numpy_dtype
 

@@ -23,7 +23,8 @@ from fettle.api.task import BuildPlan, PrepareTask, StoredData, StoredModel, tas
 from fettle.api.vocabulary import Basis, Metric, RuntimeName, SourceFormat
 from fettle.errors import DataError, RuntimeFailure, SourceError
 from fettle.optimizer import data, data_generate, prepare_check, prepare_portable, prepare_probe, prepare_source
-from fettle.optimizer.data import LABELS, Items
+from fettle.optimizer.data import Items
+from fettle.optimizer.data_files import LABELS
 from fettle.optimizer.data_split import Split, split
 from fettle.optimizer.formats import onnx_inputs, onnx_model, onnx_traits
 from fettle.optimizer.prepare_check import Run

@@ -16,7 +16,8 @@ from fettle.api.recipe import RuntimeSettings
 from fettle.api.signature import Signature, Tensor
 from fettle.api.vocabulary import RuntimeName
 from fettle.errors import FettleError, RuntimeFailure, SourceError
-from fettle.optimizer.data import Array, Items
+from fettle.optimizer.data import Items
+from fettle.optimizer.data_files import Array
 from fettle.optimizer.formats import onnx_model
 from fettle.optimizer.formats.onnx_inputs import Hint
 from fettle.optimizer.measure.agreement import OutputProfile, within_noise
