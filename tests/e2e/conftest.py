@@ -33,12 +33,18 @@ def operator(target: Target) -> Kube:
 
 
 @pytest.fixture(scope="module")
-def kube(operator: Kube, request: pytest.FixtureRequest) -> Iterator[Kube]:
-    """A fresh namespace with the digits files in the claim `models`; removed at the end unless a test failed."""
+def space(operator: Kube, request: pytest.FixtureRequest) -> Iterator[Kube]:
+    """A fresh namespace; removed at the end unless a test failed."""
     kube = Kube(operator.target, f"fettle-e2e-{uuid.uuid4().hex[:6]}")
     kube.ensure_namespace()
-    install.push(kube, install.DIGITS, "pvc://models/digits")
     failed_before = request.session.testsfailed
     yield kube
     if request.session.testsfailed == failed_before:
         kube.kubectl("delete", "namespace", kube.namespace, "--wait=false")
+
+
+@pytest.fixture(scope="module")
+def kube(space: Kube) -> Kube:
+    """A fresh namespace with the digits files in the claim `models`."""
+    install.push(space, install.DIGITS, "pvc://models/digits")
+    return space

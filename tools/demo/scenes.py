@@ -68,9 +68,10 @@ def deploy(kube: Kube) -> dict[str, Any]:
     return found
 
 
-def post(kube: Kube, body: str) -> dict[str, Any]:
+def post(kube: Kube, body: str, deployment: str = DEPLOYMENT) -> dict[str, Any]:
+    """The answer of a ModelDeployment to a V2 request. Raises DemoError."""
     # Through the API server's service proxy: reachable wherever kubectl is.
-    path = f"/api/v1/namespaces/{kube.namespace}/services/{DEPLOYMENT}:8080/proxy/v2/models/{DEPLOYMENT}/infer"
+    path = f"/api/v1/namespaces/{kube.namespace}/services/{deployment}:8080/proxy/v2/models/{deployment}/infer"
     configuration = kube.api.configuration
     headers = {"Content-Type": "application/json"}
     answer = kube.api.rest_client.pool_manager.request("POST", configuration.host + path, body=body, headers=headers)
