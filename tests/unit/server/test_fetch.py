@@ -6,7 +6,7 @@ import json
 from pathlib import Path
 
 import pytest
-from tests.unit.server.test_server import publish
+from tests.unit.server.serving import publish
 
 from fettle.api.reasons import Reason
 from fettle.errors import FettleError
