@@ -101,14 +101,18 @@ class Bench:
 
     # ------------------------------------------------------------------------------------------- what the operator does
 
-    async def reconcile(self) -> float | None:
-        """One pass of a freshly started operator: it knows only what it lists."""
+    async def freshly_started(self, client: Client) -> Context:
+        """What an operator knows that has just listed everything."""
         cache = Cache()
-        self.client.on_write, self.client.on_delete = cache.put, cache.drop
+        client.on_write, client.on_delete = cache.put, cache.drop
         settings = self.settings.model_copy(update={"watch_namespaces": (self.namespace,)})
         for kind in self.kinds:
-            await list_kind(self.client, cache, kind, settings)
-        context = Context(settings, self.client, cache, EventRecorder(self.client, self.now), self.now)
+            await list_kind(client, cache, kind, settings)
+        return Context(settings, client, cache, EventRecorder(client, self.now), self.now)
+
+    async def reconcile(self) -> float | None:
+        """One pass of a freshly started operator."""
+        context = await self.freshly_started(self.client)
         try:
             return await modeldeployment.reconcile(context, self.namespace, "digits")
         except ConflictError:

@@ -1,4 +1,4 @@
-"""The operator killed after each of its API writes 1..n: a run and a rollout come to the same end as undisturbed."""
+"""The operator killed after each of its API writes 1..n, or two of them at once: a run and a rollout come to the same end as undisturbed."""
 
 from __future__ import annotations
 
@@ -15,9 +15,11 @@ from tests.cluster.killed import (
     MortalBench,
     MortalClient,
     RunBench,
+    TwoLeaders,
     new_namespace,
     outcome_of,
 )
+from tests.cluster.rollout_bench import Bench
 
 from fettle.cluster.client import Client
 from fettle.settings import Settings
@@ -38,7 +40,12 @@ async def a_run(operator: MortalClient, user: Client, namespace: str) -> Any:
 
 async def a_rollout(operator: MortalClient, user: Client, namespace: str) -> Any:
     """a serves, b is promoted, c answers with errors and is rolled back."""
-    bench = MortalBench(operator, namespace, Settings(server_image="localhost/server:1"), user=user, kinds=OF_A_ROLLOUT)
+    settings = Settings(server_image="localhost/server:1")
+    return await told(MortalBench(operator, namespace, settings, user=user, kinds=OF_A_ROLLOUT))
+
+
+async def told(bench: Bench) -> Any:
+    """The story of `a_rollout`, with the operators of `bench`."""
     bench.errors["c"] = 1.0
 
     async def only(letter: str) -> bool:
@@ -49,12 +56,12 @@ async def a_rollout(operator: MortalClient, user: Client, namespace: str) -> Any
 
     try:
         await bench.apply("a")
-        await bench.until(lambda: only("a"), 240)
+        await bench.until(lambda: only("a"), 400)
         await bench.apply("b")
-        await bench.until(lambda: only("b"), 240)
+        await bench.until(lambda: only("b"), 400)
         await bench.apply("c")
-        await bench.until(failed, 240)
-        await bench.until(lambda: only("b"), 240)
+        await bench.until(failed, 400)
+        await bench.until(lambda: only("b"), 400)
         await bench.settle(3)
         return await outcome_of(bench)
     finally:
@@ -79,7 +86,25 @@ async def test_killed_after_any_write_it_comes_to_the_same_end(client: Client, k
 
     undisturbed, writes = await play(None)
     kills = [(after, 1) for after in range(0, writes, EVERY)]
-    kills.append((1, 1_000_000))  # each process manages one write
+    kills.append((2, 1_000_000))  # no process manages more than two writes
     played = await asyncio.gather(*(play(*kill) for kill in kills))
     for (after, lives), (outcome, _) in zip(kills, played, strict=True):
         assert outcome == undisturbed, f"killed after write {after} of {writes}, {lives} times"
+
+
+async def test_two_operators_that_both_lead_come_to_the_same_end_as_one(
+    client: Client, kubeconfig: str, namespace: str
+) -> None:
+    first, second = await Client.connect(kubeconfig), await Client.connect(kubeconfig)
+    settings = Settings(server_image="localhost/server:1")
+    alone = await new_namespace(client, f"{namespace}-alone")
+    try:
+        both = TwoLeaders(first, namespace, settings, user=client, kinds=OF_A_ROLLOUT, second=second)
+        one = Bench(await MortalClient.connect(kubeconfig), alone, settings, user=client, kinds=OF_A_ROLLOUT)
+        together, undisturbed = await asyncio.gather(told(both), told(one))
+        await one.client.close()
+        assert together == undisturbed
+    finally:
+        await first.close()
+        await second.close()
+        await client.delete(NAMESPACE, None, alone)
