@@ -46,7 +46,7 @@ class Killed(Exception):
 
 
 class MortalClient(Client):
-    """The operator's way to the API server; after `kill_after` writes the process ends, with more `lives` again after every two. `sent` counts writes.
+    """The operator's way to the API server. After `kill_after` of its writes (`sent`) the process ends; then, `lives` - 1 times, after two more.
 
     A container's log is what `logs` holds: no kubelet runs these pods.
     """
