@@ -50,6 +50,7 @@ class PrepareReport(ApiModel):
     signature: Signature
     traits: Traits
     calibration: StoredData | None = None
+    screening: StoredData | None = None  # at most 32 of the calibration items, with labels where there are any
     items: StoredData
     generated: bool = False
     # PortableForm: the source as it came cannot be timed (`notes` say why); `original` is then the portable form.
@@ -94,13 +95,18 @@ class CpuClass(ApiModel):
 
 
 class MeasureReport(ApiModel):
-    """Rows as status shows them; `choose` alone decides Rejected for a constraint, Selected and NotPreferred."""
+    """Rows as status shows them; `choose` alone decides Rejected for a constraint, Selected and NotPreferred.
+
+    `certified` lossy candidates have spent their share of the error. A row named `published` is the incumbent, where no
+    candidate is the same.
+    """
 
     kind: Literal["measure"] = "measure"
     schema_version: int = SCHEMA_VERSION
     measured_on: CpuClass
     baseline: BaselineStatus
     candidates: tuple[CandidateStatus, ...]
+    certified: int = 0
     throttled: bool = False
     seconds: float = 0.0
     notes: tuple[str, ...] = ()

@@ -15,9 +15,10 @@ from fettle.api.constraints import Constraints
 from fettle.api.optimizedmodel import DataSpec, EvaluationSpec, SourceSpec
 from fettle.api.recipe import RecipeStep, RuntimeSettings
 from fettle.api.signature import Signature
-from fettle.api.vocabulary import Basis, CandidateState, Objective, Precision, RuntimeName
+from fettle.api.vocabulary import Basis, CandidateState, Objective, Precision, RuntimeName, Sha256
 
 SCHEMA_VERSION = 1
+SECONDS_PER_CANDIDATE = 20.0  # of the clock; the operator's settings may say otherwise
 
 
 class StoredFile(ApiModel):
@@ -113,11 +114,12 @@ class MeasureCandidate(ApiModel):
 
 
 class MeasureTask(ApiModel):
-    """Judge and time candidates beside the baseline, interleaved, on the target's own kind of node.
+    """Screen candidates beside the baseline on the target's own kind of node; certify and time the best of them.
 
-    `alpha` is the error each accuracy interval may have (two-sided), already shared among lossy candidates.
-    `items` is what is judged on: evaluation, or generated items when `generated` is set (then only exact candidates
-    can pass).
+    `items` is what certifies: evaluation, or generated items when `generated` is set (then only exact candidates can pass,
+    unless `allow_lossy`). `screening` is what candidates are sorted out by, never an item that certifies.
+    At most `places` lossy candidates are certified; `alpha` is the error that each one's accuracy interval may have (two-sided).
+    `incumbent` is the artifact that is published now: it is measured in the same rounds.
     """
 
     kind: Literal["measure"] = "measure"
@@ -132,10 +134,15 @@ class MeasureTask(ApiModel):
     candidates: tuple[MeasureCandidate, ...]
     items: StoredData
     generated: bool
+    allow_lossy: bool = False
+    screening: StoredData | None = None
     evaluation: EvaluationSpec | None = None
+    constraints: Constraints = Constraints()
+    objective: Objective = Objective.LATENCY
+    places: int = 1
     alpha: float
-    percentile: int | None = None  # the constraint's: runs go on until it may be claimed
-    seconds_per_candidate: float = 20.0
+    incumbent: Sha256 | None = None
+    seconds_per_candidate: float = SECONDS_PER_CANDIDATE
     calibration_sha256: str | None = None
     basis: Basis = Basis.SOURCE_RUNTIME  # what `baseline` is, as prepare found it
 

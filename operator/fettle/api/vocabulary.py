@@ -91,6 +91,7 @@ class Objective(StrEnum):
     """What to prefer among the candidates that pass every constraint."""
 
     LATENCY = "Latency"
+    THROUGHPUT = "Throughput"
     SIZE = "Size"
 
 

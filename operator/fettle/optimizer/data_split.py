@@ -9,6 +9,7 @@ from fettle.optimizer.data import Items
 
 SPLIT_MOST = 256
 SPLIT_SHARE = 0.2
+SCREENING_MOST = 32
 
 
 @dataclass(frozen=True)
@@ -36,6 +37,15 @@ def split(calibration: Items | None, evaluation: Items | None) -> Split:
     shared = len(calibration) - len(kept)
     note = f"{shared} of {len(calibration)} calibration items are evaluation items as well; they do not calibrate"
     return Split(calibration.take(kept) if kept else None, evaluation, (note,))
+
+
+def screening(calibration: Items | None) -> Items | None:
+    """The calibration items that candidates are sorted out by: the 32 with the lowest content hash. None without calibration."""
+    if calibration is None:
+        return None
+    hashes = calibration.hashes()
+    order = sorted(range(len(hashes)), key=lambda index: (hashes[index], index))
+    return calibration.take(order[:SCREENING_MOST])
 
 
 def _split_off(evaluation: Items) -> Split:

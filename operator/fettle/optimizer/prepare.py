@@ -8,7 +8,7 @@ import statistics
 import tempfile
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import rfc8785
@@ -25,7 +25,7 @@ from fettle.errors import DataError, RuntimeFailure, SourceError
 from fettle.optimizer import data, data_generate, prepare_check, prepare_portable, prepare_probe, prepare_source
 from fettle.optimizer.data import Items
 from fettle.optimizer.data_files import LABELS
-from fettle.optimizer.data_split import Split, split
+from fettle.optimizer.data_split import Split, screening, split
 from fettle.optimizer.formats import onnx_inputs, onnx_model, onnx_traits
 from fettle.optimizer.prepare_check import Run
 from fettle.optimizer.prepare_portable import Plain, Portable
@@ -85,7 +85,7 @@ def _prepare(task: PrepareTask, store: Store, mounts: Mounts, source: Source, fo
     runtimes, refusals = _runtimes(portable.path, signature)
     portable_model = store.put_model(portable.path.parent, portable.path.name)
     original = _stored_source(store, source) if plain.untouched else portable_model
-    calibration = _stored(store, given.split.calibration, signature)
+    calibration = _stored(store, _unlabelled(given.split.calibration), signature)
     batch = () if proof.axes is not None else (f"one item at a time, no batch axis could be proved: {proof.why_not}",)
     return PrepareReport(
         source=_status(source, signature),
@@ -95,6 +95,7 @@ def _prepare(task: PrepareTask, store: Store, mounts: Mounts, source: Source, fo
         signature=signature,
         traits=traits,
         calibration=calibration,
+        screening=_stored(store, screening(given.split.calibration), signature),
         items=store.put_data(items.stored(signature)),
         generated=generated,
         basis=Basis.SOURCE_RUNTIME if plain.untouched else Basis.PORTABLE_FORM,
@@ -129,7 +130,9 @@ def _earlier(task: PrepareTask, store: Store, mounts: Mounts, source: Source) ->
     hints = onnx_inputs.hints(onnx_model.read(source.path))
     axes = prepare_check.stacking_axes(report.signature, specs, hints)
     given = _read(task.data, mounts, report.signature, axes)
-    if _stored(store, given.calibration, report.signature) != report.calibration:
+    if _stored(store, _unlabelled(given.calibration), report.signature) != report.calibration:
+        return None
+    if _stored(store, screening(given.calibration), report.signature) != report.screening:
         return None
     items = _stored(store, given.evaluation, report.signature)
     return report if (report.generated if items is None else items == report.items) else None
@@ -153,7 +156,11 @@ def _read(spec: DataSpec, mounts: Mounts, signature: Signature, axes: Mapping[st
     """What the spec's addresses hold, split. Raises DataError."""
     calibration = evaluation = None
     if spec.calibration is not None:
-        calibration = data.read(spec.calibration.uri, mounts, signature, axes, most=spec.calibration.max_samples)
+        most, label_key = (
+            spec.calibration.max_samples,
+            spec.evaluation.label_key if spec.evaluation is not None else None,
+        )
+        calibration = data.read(spec.calibration.uri, mounts, signature, axes, most=most, label_key=label_key)
     if spec.evaluation is not None:
         asked = spec.evaluation
         if asked.label_key in {tensor.name for tensor in signature.inputs}:
@@ -201,6 +208,11 @@ def _judged(given: Data, run: Run) -> tuple[Items, bool]:
     run(given.generator.items(recipe, 1).whole(0))
     slow = time.perf_counter() - start > prepare_check.SLOW_SECONDS
     return given.generator.items(recipe, data_generate.COUNT_SLOW if slow else data_generate.COUNT), True
+
+
+def _unlabelled(items: Items | None) -> Items | None:
+    """Items as quantizers take them: labels must not decide what is built."""
+    return None if items is None else replace(items, labels=None)
 
 
 def _stored(store: Store, items: Items | None, signature: Signature) -> StoredData | None:

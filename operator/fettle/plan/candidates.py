@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 from functools import lru_cache
 
 from fettle.api import catalog
+from fettle.api.bounds import ORIGINAL
 from fettle.api.constraints import Constraints
 from fettle.api.interval import items_needed
 from fettle.api.optimizedmodel import OptimizedModelSpec, TargetSpec
@@ -16,20 +17,22 @@ from fettle.api.report import PrepareReport
 from fettle.api.task import BuildPlan, CandidatePlan
 from fettle.api.vocabulary import AgreementMode, Basis, Metric, RuntimeName
 from fettle.plan.default_plan import default_lines, default_rows
-from fettle.plan.rows import ORIGINAL, Finding, Row, row
+from fettle.plan.rows import Finding, Row, row
 
 ROWS_LIMIT = 128  # of status.candidates, over all targets
-ERROR = 0.05  # that an accuracy interval of the run misses the truth, shared among the lossy candidates of a target
+ERROR = 0.05  # that an accuracy interval of a target misses the truth, shared among its lossy finalists
+FINALISTS = 4  # lossy candidates of a target that are certified at most
 GROUPS_NEEDED = 30  # items from which a bootstrap is believed (F1, MeanSquaredError, cosine)
 
 
 @dataclass(frozen=True)
 class TargetPlan:
-    """The rows of a target, refused ones included, and what each accuracy interval may err."""
+    """The rows of a target, refused ones included; how many lossy ones may be certified, and what each interval may err."""
 
     target: TargetSpec
     baseline: CandidatePlan
     rows: tuple[Row, ...]
+    places: int
     alpha: float
 
 
@@ -38,8 +41,6 @@ class _Facts:
     spec: OptimizedModelSpec
     prepare: PrepareReport
     constraints: Constraints
-    alpha: float
-    lossy: int
 
 
 def possible_builds(spec: OptimizedModelSpec) -> tuple[BuildPlan, ...]:
@@ -61,16 +62,15 @@ def possible_builds(spec: OptimizedModelSpec) -> tuple[BuildPlan, ...]:
 def plan_target(
     spec: OptimizedModelSpec, target: TargetSpec, prepare: PrepareReport, constraints: Constraints
 ) -> TargetPlan:
-    """The rows for one target: the untouched source where its runtime may serve, then the recipes, cut to maxCandidates."""
+    """The rows for one target: the untouched source where its runtime may serve, then the recipes, at most maxCandidates of them."""
     baseline = baseline_plan(target, prepare)
     original = (Row(baseline),) if baseline.untouched and baseline.runtime in target.runtimes else ()
     wanted = _recipe_rows(spec, target) if spec.recipes else _one_row_per_dead_runtime(target, prepare)
     rows = _cut((*original, *wanted), spec)
-    facts = _Facts(spec, prepare, constraints, alpha=ERROR, lossy=0)
-    rows = tuple(_refused(one, facts, APPLICABLE) for one in rows)
-    lossy = sum(one.lossy and one.refusal is None for one in rows)
-    facts = replace(facts, alpha=ERROR / max(lossy, 1), lossy=lossy)
-    return TargetPlan(target, baseline, tuple(_refused(one, facts, (_provable,)) for one in rows), facts.alpha)
+    facts = _Facts(spec, prepare, constraints)
+    rows = tuple(_refused(one, facts, (*APPLICABLE, _provable)) for one in rows)
+    places = _places(sum(one.lossy and one.refusal is None for one in rows), facts)
+    return TargetPlan(target, baseline, rows, places, ERROR / places)
 
 
 def baseline_plan(target: TargetSpec, prepare: PrepareReport) -> CandidatePlan:
@@ -116,11 +116,16 @@ def _one_row_per_dead_runtime(target: TargetSpec, prepare: PrepareReport) -> tup
 
 
 def _cut(rows: tuple[Row, ...], spec: OptimizedModelSpec) -> tuple[Row, ...]:
-    """The cheapest `maxCandidates` rows, and never more than status can hold for every target."""
-    most = min(spec.search.max_candidates, ROWS_LIMIT // len(spec.targets))
-    kept = rows[:most]
-    names = {one.name for one in kept}
-    return tuple(one for one in kept if one.after is None or one.after in names)
+    """The rows, all but the cheapest `maxCandidates` refused; and never more than status can hold for every target."""
+    most = spec.search.max_candidates
+    kept = {one.name for one in rows[:most]}
+    why = Finding(Reason.PRUNED, f"search.maxCandidates is {most}: the cheaper ones are tried, this one is not")
+
+    def refused(place: int, one: Row) -> bool:
+        return place >= most or (one.after is not None and one.after not in kept)
+
+    cut = tuple(replace(one, refusal=why) if refused(place, one) else one for place, one in enumerate(rows))
+    return cut[: ROWS_LIMIT // len(spec.targets) - 1]  # the published artifact has a row too
 
 
 def _refused(one: Row, facts: _Facts, checks: tuple[Callable[[Row, _Facts], Finding | None], ...]) -> Row:
@@ -178,10 +183,7 @@ def _provable(one: Row, facts: _Facts) -> Finding | None:
     bound, prepare = facts.constraints.accuracy, facts.prepare
     if bound is None or not one.lossy or prepare.generated or facts.spec.data.evaluation is None:
         return None
-    if not scored_by_flips(facts.spec, prepare):
-        needed: int | None = GROUPS_NEEDED
-    else:
-        needed = _items_needed(bound.max_drop, facts.alpha)
+    needed = _needed(bound.max_drop, 1, facts)
     if needed is None:
         return Finding(
             Reason.EVALUATION_TOO_SMALL, f"no number of items proves a drop of {bound.max_drop:g}: allow a little more"
@@ -189,10 +191,30 @@ def _provable(one: Row, facts: _Facts) -> Finding | None:
     if prepare.items.items >= needed:
         return None
     text = (
-        f"{prepare.items.items} evaluation items cannot prove a drop of {bound.max_drop:g} for {facts.lossy} lossy "
-        f"candidates even if no answer changes: {needed} are needed"
+        f"{prepare.items.items} evaluation items cannot prove a drop of at most {bound.max_drop:g}, even if no answer changes: "
+        f"{needed} are needed"
     )
     return Finding(Reason.EVALUATION_TOO_SMALL, text)
+
+
+def _places(lossy: int, facts: _Facts) -> int:
+    """How many lossy candidates are certified at most: no more than the items can prove, each with its share of the error."""
+    most = max(min(lossy, FINALISTS), 1)
+    bound = facts.constraints.accuracy
+    if bound is None:
+        return most
+    needed = {places: _needed(bound.max_drop, places, facts) for places in range(1, most + 1)}
+    return max(
+        (places for places, items in needed.items() if items is not None and items <= facts.prepare.items.items),
+        default=1,
+    )
+
+
+def _needed(max_drop: float, places: int, facts: _Facts) -> int | None:
+    """Items that prove a drop of at most `max_drop` at no flip, where so many candidates share the error; None: no number does."""
+    if not scored_by_flips(facts.spec, facts.prepare):
+        return GROUPS_NEEDED
+    return _items_needed(max_drop, ERROR / places)
 
 
 def scored_by_flips(spec: OptimizedModelSpec, prepare: PrepareReport) -> bool:

@@ -8,10 +8,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from fettle.api.bounds import UNMEASURED, Miss, Rules, is_exact, misses, percentile
 from fettle.api.optimizedmodel_status import CandidateStatus
 from fettle.api.reasons import Reason
 from fettle.api.vocabulary import CandidateState, Objective
-from fettle.plan.constraints import UNMEASURED, Miss, Rules, is_exact, misses, percentile
 from fettle.plan.rows import Finding, clip
 
 
@@ -51,7 +51,9 @@ def choose(rows: Sequence[CandidateStatus], rules: Rules, incumbent: str | None 
     tied = _tied(passing, rules.objective)
     winner = _prefer(tied, incumbent)
     losers = {one.row.name: _why_not(one, winner, tied, rules) for one in passing if one is not winner}
-    selected = winner.row.model_copy(update={"state": CandidateState.SELECTED})
+    selected = winner.row.model_copy(
+        update={"state": CandidateState.SELECTED, "message": winner.row.message or _why_kept(winner, tied, incumbent)}
+    )
     judged = [_rejected(row, failed) for row in rows]
     judged = [selected if row.name == selected.name else _found(row, losers.get(row.name)) for row in judged]
     return Choice(tuple(judged), selected)
@@ -117,6 +119,14 @@ def _prefer(tied: Sequence[_Score], incumbent: str | None) -> _Score:
     if kept is not None:
         return kept
     return min(_front(tied), key=lambda one: (not one.exact, one.drop, one.bytes, -one.speed))
+
+
+def _why_kept(winner: _Score, tied: Sequence[_Score], incumbent: str | None) -> str | None:
+    """What is told of a published artifact that stays although others are as good."""
+    others = ", ".join(one.row.name for one in tied if one is not winner)
+    if winner.row.artifact != incumbent or not others:
+        return None
+    return clip(f"published before, and stays: {others} does not beat it by more than the interval")
 
 
 def _why_not(loser: _Score, winner: _Score, tied: Sequence[_Score], rules: Rules) -> Finding:

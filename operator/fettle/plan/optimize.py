@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import replace
 
+from fettle.api.bounds import span
 from fettle.api.constraints import Constraints
 from fettle.api.optimizedmodel_status import ArtifactStatus, CandidateStatus, ReportStatus
 from fettle.api.reasons import Reason
@@ -18,7 +19,7 @@ from fettle.api.vocabulary import CandidateState
 from fettle.plan.board import Board
 from fettle.plan.candidates import plan_target
 from fettle.plan.choose import choose
-from fettle.plan.constraints import in_force, span
+from fettle.plan.constraints import in_force
 from fettle.plan.rounds import Rounds, Stage, TargetRun, rules_of
 from fettle.plan.rows import Finding, with_notes
 from fettle.plan.run import RunDecision, RunSnapshot
@@ -150,7 +151,7 @@ def _artifacts(draft: Draft, rounds: Rounds, rows: Sequence[CandidateStatus]) ->
     for run in rounds.targets:
         winner = selected(rows, run.target.name)
         if winner is not None:
-            before[run.target.name] = artifact_of(winner, run.target, rounds.store)
+            before[run.target.name] = artifact_of(winner, run.target, rounds.store, before.get(run.target.name))
     return tuple(before[run.target.name] for run in rounds.targets if run.target.name in before)
 
 

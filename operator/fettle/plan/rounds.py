@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
+from fettle.api.bounds import Rules, misses_accuracy
 from fettle.api.constraints import Constraints
 from fettle.api.optimizedmodel import TargetSpec
 from fettle.api.optimizedmodel_status import BaselineStatus, CandidateStatus
@@ -13,7 +14,6 @@ from fettle.api.report import BuildReport, MeasureReport, PrepareReport
 from fettle.api.task import BuildPlan, StoredModel
 from fettle.plan.board import Board, View
 from fettle.plan.candidates import TargetPlan
-from fettle.plan.constraints import Rules, misses_accuracy
 from fettle.plan.rows import Finding, Row, with_notes
 from fettle.plan.run import RunSnapshot
 from fettle.plan.tasks import build_task, measure_task, model_of
@@ -38,7 +38,8 @@ class TargetRun:
     rules: Rules
     measured: dict[str, CandidateStatus] = field(default_factory=dict)
     measuring: set[str] = field(default_factory=set)
-    skipped: dict[str, str] = field(default_factory=dict)  # rows of the second round that are not needed -> why
+    skipped: dict[str, str] = field(default_factory=dict)  # rows of the second round that are not tried -> why
+    certified: int = 0  # lossy candidates that have spent their share of the error
     left_out: set[str] = field(default_factory=set)  # asked for, but not in the measurement's answer
     baseline: BaselineStatus | None = None
     fault: Finding | None = None
@@ -74,7 +75,7 @@ class Rounds:
             wanted = {run.target.name: self._rows(run, number) for run in self.targets}
             stage = self._build([row for rows in wanted.values() for row in rows])
             if stage is None:
-                stage = self._measure(wanted)
+                stage = self._measure(wanted, number)
             if stage is not None:
                 return stage
         return None
@@ -88,10 +89,12 @@ class Rounds:
         for row in live:
             if row.after is None:
                 continue
-            if self._asks_for_more(run, row.after):
-                wanted.append(row)
-            else:
+            if not self._asks_for_more(run, row.after):
                 run.skipped[row.name] = f"only tried when {row.after} misses accuracy"
+            elif not self._places(run, number):
+                run.skipped[row.name] = f"{self.prepare.items.items} items certify no further lossy candidate"
+            else:
+                wanted.append(row)
         return wanted
 
     def _asks_for_more(self, run: TargetRun, first: str) -> bool:
@@ -146,7 +149,22 @@ class Rounds:
             self.refused[build.name] = Finding(reason, view.report.message or "the recipe does not apply")
         return view.over
 
-    def _measure(self, wanted: dict[str, list[Row]]) -> Stage | None:
+    def _places(self, run: TargetRun, number: int) -> int:
+        """Lossy candidates that a round may certify: the first leaves one to the second, where there is one and that is possible."""
+        if number > 1:
+            return run.plan.places - run.certified
+        more = any(row.after is not None and row.refusal is None for row in run.plan.rows)
+        return max(run.plan.places - more, 1)
+
+    def _incumbent(self, target: TargetSpec) -> str | None:
+        """Digest of what is published for a target, where it may still serve there and lies in the store of this run."""
+        for artifact in self.snapshot.status.artifacts:
+            fits = artifact.runtime in target.runtimes and artifact.threads <= target.threads
+            if artifact.target == target.name and fits and artifact.uri.startswith(f"{self.store.rstrip('/')}/"):
+                return artifact.sha256
+        return None
+
+    def _measure(self, wanted: dict[str, list[Row]], number: int) -> Stage | None:
         busy: list[TargetRun] = []
         asked = 0
         for run in self.targets:
@@ -156,7 +174,18 @@ class Rounds:
             if not rows or run.fault is not None:
                 continue
             asked += 1
-            task = measure_task(self.snapshot.spec, run.plan, self.prepare, found, rows, self.store)
+            task = measure_task(
+                self.snapshot.spec,
+                run.plan,
+                self.prepare,
+                found,
+                rows,
+                self.store,
+                constraints=run.rules.constraints,
+                places=self._places(run, number),
+                incumbent=self._incumbent(run.target) if number == 1 else None,
+                seconds_per_candidate=self.snapshot.seconds_per_candidate,
+            )
             # Two clocks on one node would time each other.
             if any(may_share_a_node(run.target, other.target) for other in busy) and not self.board.knows(task):
                 busy.append(run)
@@ -181,6 +210,7 @@ class Rounds:
             return
         self.measure_hashes.append(view.task_hash)
         report = view.report
+        run.certified += report.certified
         run.measured.update({row.name: row for row in report.candidates})
         run.left_out.update(row.name for row in rows if row.name not in run.measured)
         # The first round's: every later baseline is the same file, timed again only to be paired with.
@@ -210,6 +240,6 @@ def rules_of(snapshot: RunSnapshot, plan: TargetPlan, constraints: Constraints, 
         constraints=constraints,
         objective=snapshot.spec.objective,
         batch_size=plan.target.batch_sizes[0],
-        generated=prepare.generated,
+        exact_only=prepare.generated,
         alpha=plan.alpha,
     )

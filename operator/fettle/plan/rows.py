@@ -11,7 +11,6 @@ from fettle.api.recipe import RecipeStep, RuntimeSettings
 from fettle.api.task import BuildPlan, CandidatePlan
 from fettle.api.vocabulary import Precision, RuntimeName
 
-ORIGINAL = "original"  # name and recipe of the untouched source; every other candidate's name ends with its runtime
 MESSAGE_LIMIT = 512  # characters of a candidate's message (CandidateStatus.message)
 
 

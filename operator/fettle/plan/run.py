@@ -11,7 +11,7 @@ from fettle.api.optimizedmodel import OptimizedModelSpec, TargetSpec
 from fettle.api.optimizedmodel_status import OptimizedModelStatus
 from fettle.api.reasons import Reason
 from fettle.api.report import BuildReport, MeasureReport, PrepareReport, PublishReport
-from fettle.api.task import BuildTask, MeasureTask, PrepareTask, PublishTask
+from fettle.api.task import SECONDS_PER_CANDIDATE, BuildTask, MeasureTask, PrepareTask, PublishTask
 
 AnyTask = PrepareTask | BuildTask | MeasureTask | PublishTask
 AnyReport = PrepareReport | BuildReport | MeasureReport | PublishReport
@@ -55,6 +55,7 @@ class RunSnapshot:
     default_store: str
     tasks: Mapping[str, TaskState]
     now: datetime
+    seconds_per_candidate: float = SECONDS_PER_CANDIDATE
 
 
 @dataclass(frozen=True)

@@ -128,7 +128,16 @@ def events(before: Sequence[Condition], stage: Stage, generation: int) -> tuple[
 
 def candidate_rows(rounds: Rounds) -> tuple[CandidateStatus, ...]:
     """Every row of every target as it stands now, before a choice."""
-    return tuple(_row(rounds, run, row) for run in rounds.targets for row in run.plan.rows)
+    return tuple(row for run in rounds.targets for row in _rows_of(rounds, run))
+
+
+def _rows_of(rounds: Rounds, run: TargetRun) -> list[CandidateStatus]:
+    """The plan's rows, and the published artifact's where no candidate is the same."""
+    planned = {row.name for row in run.plan.rows}
+    return [
+        *(_row(rounds, run, row) for row in run.plan.rows),
+        *(row for name, row in run.measured.items() if name not in planned),
+    ]
 
 
 def _row(rounds: Rounds, run: TargetRun, row: Row) -> CandidateStatus:
@@ -171,14 +180,19 @@ def _standing(rounds: Rounds, run: TargetRun, row: Row) -> tuple[CandidateState,
     return CandidateState.PENDING, None
 
 
-def artifact_of(winner: CandidateStatus, target: TargetSpec, store: str) -> ArtifactStatus:
-    """What is published of a winner. Its digest and size are known: `choose` lets nothing else win."""
+def artifact_of(
+    winner: CandidateStatus, target: TargetSpec, store: str, before: ArtifactStatus | None = None
+) -> ArtifactStatus:
+    """What is published of a winner. Its digest and size are known: `choose` lets nothing else win.
+
+    One that was published before keeps the name it had then.
+    """
     assert winner.artifact is not None
     assert winner.bytes is not None
     drop = winner.accuracy_drop.value if winner.accuracy_drop is not None else 0.0
     return ArtifactStatus(
         target=target.name,
-        candidate=winner.name,
+        candidate=before.candidate if before is not None and before.sha256 == winner.artifact else winner.name,
         runtime=winner.runtime,
         uri=f"{store.rstrip('/')}/artifacts/{winner.artifact}",
         sha256=winner.artifact,

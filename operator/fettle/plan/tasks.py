@@ -48,9 +48,13 @@ def measure_task(
     files: Mapping[str, StoredModel],
     rows: Sequence[Row],
     store: str,
+    *,
+    constraints: Constraints,
+    places: int,
+    incumbent: str | None,
+    seconds_per_candidate: float,
 ) -> MeasureTask:
-    """Judge and time `rows` beside the baseline. `files`: candidate's name -> its files."""
-    latency = spec.constraints.latency
+    """Screen, certify and time `rows` beside the baseline. `files`: candidate's name -> its files."""
     return MeasureTask(
         store=store,
         target=plan.target.name,
@@ -62,9 +66,14 @@ def measure_task(
         candidates=tuple(MeasureCandidate(plan=row.plan, model=files[row.name], steps=row.steps) for row in rows),
         items=prepare.items,
         generated=prepare.generated,
+        screening=prepare.screening,
         evaluation=spec.data.evaluation,
+        constraints=constraints,
+        objective=spec.objective,
+        places=places,
         alpha=plan.alpha,
-        percentile=latency.percentile if latency is not None else None,
+        incumbent=incumbent,
+        seconds_per_candidate=seconds_per_candidate,
         calibration_sha256=prepare.calibration.sha256 if prepare.calibration is not None else None,
         basis=prepare.basis,
     )

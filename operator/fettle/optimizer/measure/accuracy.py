@@ -102,6 +102,13 @@ class Reference:
         self._files.append(path)
         self._count += len(answers)
 
+    def finish_beside(self, other: Reference) -> None:
+        """All items are answered: compare as `other` does, which has more of them. Raises DataError."""
+        self.profiles, self.comparisons = other.profiles, other.comparisons
+        self._score()
+        if self.scores is not None and not math.isfinite(self.scores.value()):
+            self.scores, self.metric = None, Metric.AGREEMENT
+
     def finish(self) -> None:
         """All items are answered: decide how answers are compared, and judge the original itself.
 
@@ -112,15 +119,20 @@ class Reference:
             raise RuntimeFailure(message, reason=Reason.OUTPUTS_INVALID)
         classified = self.output if self.metric in CLASSIFYING else None
         self.comparisons = comparisons(self.profiles, self._spec, classified)
-        if self._labels is not None and self.metric != Metric.AGREEMENT:
-            if len(self._labels) != self._count:
-                raise DataError(f"there are {len(self._labels)} labels for {self._count} items")
-            self.scores = self.new_scores()
-            for answer, label in zip(self.answers(), self._labels, strict=True):
-                self.scores.add(answer[self.output], np.asarray(label))
-            if not math.isfinite(self.scores.value()):
-                message = f"the original's {self.metric} is {self.scores.value()}: its answers hold NaN or infinity"
-                raise RuntimeFailure(message, reason=Reason.OUTPUTS_INVALID)
+        self._score()
+        if self.scores is not None and not math.isfinite(self.scores.value()):
+            message = f"the original's {self.metric} is {self.scores.value()}: its answers hold NaN or infinity"
+            raise RuntimeFailure(message, reason=Reason.OUTPUTS_INVALID)
+
+    def _score(self) -> None:
+        """Judge the original by the labels, where there are any."""
+        if self._labels is None or self.metric == Metric.AGREEMENT:
+            return
+        if len(self._labels) != self._count:
+            raise DataError(f"there are {len(self._labels)} labels for {self._count} items")
+        self.scores = self.new_scores()
+        for answer, label in zip(self.answers(), self._labels, strict=True):
+            self.scores.add(answer[self.output], np.asarray(label))
 
     def answers(self) -> Iterator[Answer]:
         """The original's answers, in the order of the items."""

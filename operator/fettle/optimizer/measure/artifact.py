@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import hashlib
 import math
-from collections.abc import Mapping
 from typing import Any
 
 import rfc8785
@@ -38,9 +37,8 @@ def write(
     subject: Subject,
     bench: Bench,
     machine: CpuClass,
-    rules: Mapping[str, Comparison],
 ) -> str:
-    """Write the artifact of a candidate that was judged by `rules`; its digest. Raises StoreError."""
+    """Write the artifact of a candidate that was judged; its digest. Raises StoreError."""
     plan, outputs = subject.candidate.plan, subject.outputs or {}
     entries = step_entries(subject.candidate)
     feed = bench.items.feed(subject.reference_items(bench))
@@ -64,7 +62,7 @@ def write(
             settings=plan.settings,
             signature=task.signature,
             tolerances={name: tolerance(subject, name) for name in outputs},
-            comparisons={name: comparison(subject, name, rule) for name, rule in rules.items()},
+            comparisons={name: comparison(subject, name, rule) for name, rule in bench.reference.comparisons.items()},
             requires=cpu.requirements(quantized, plan.settings.precision, machine),
             model=subject.candidate.model,
             reference=manifests.put_reference(store, feed, outputs),

@@ -38,6 +38,10 @@ class Items:
     def __len__(self) -> int:
         return len(next(iter(self.arrays.values())))
 
+    def first(self, most: int | None) -> Items:
+        """The first `most` items; all where it is None."""
+        return Items({name: array[:most] for name, array in self.arrays.items()}, self.signature)
+
     def feed(self, indices: Sequence[int]) -> Answer:
         """What the model takes for these items in one run. Raises DataError where an item's rank fits no input."""
         return {

@@ -48,7 +48,7 @@ class Run:
 
 @dataclass(frozen=True)
 class Block:
-    """Time runs of `batch` items for at least `seconds` and at least `runs` runs. Answer: Runs."""
+    """Time runs of `batch` items for at least `seconds` and at least `runs` runs, from as many callers as streams. Answer: Runs."""
 
     batch: int
     seconds: float
@@ -58,9 +58,10 @@ class Block:
 
 @dataclass(frozen=True)
 class Runs:
-    """Milliseconds of each timed run, in order; in how many of them other work held the processor for a while."""
+    """Milliseconds of each timed run; the seconds all of them took together; in how many other work held the processor for a while."""
 
     milliseconds: tuple[float, ...]
+    seconds: float = 0.0
     disturbed: int = 0
 
 

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
+import numpy as np
+
 from fettle.api.optimizedmodel_status import BaselineStatus, CandidateStatus, SpeedupStatus
 from fettle.api.reasons import Reason
 from fettle.api.task import MeasureTask
@@ -11,7 +13,7 @@ from fettle.api.vocabulary import CandidateState
 from fettle.errors import FettleError
 from fettle.optimizer.measure.accuracy import Judgement, Reference
 from fettle.optimizer.measure.clock import Timed
-from fettle.optimizer.measure.subject import Subject
+from fettle.optimizer.measure.subject import Finding, Subject
 from fettle.optimizer.statistics import UNSTABLE, spread
 
 MESSAGE_LIMIT = 512
@@ -22,18 +24,20 @@ DOES_NOT_FIT = {
     Reason.UNSUPPORTED_OPSET,
     Reason.UNSUPPORTED_MODEL,
     Reason.OUTPUTS_INVALID,
+    Reason.PRUNED,
 }
-Finding = tuple[Reason, str]
 
 
-def row(task: MeasureTask, subject: Subject, timed: Timed | None) -> CandidateStatus:
-    """The row of a candidate. `timed` is None where the clock was not asked."""
+def row(task: MeasureTask, subject: Subject, timed: Timed | None, quick: Timed | None = None) -> CandidateStatus:
+    """The row of a candidate. `timed` is None where it was no finalist; `quick`, the clock of one second, claims no speed-up."""
     plan = subject.candidate.plan
     values: dict[str, Any] = {"state": CandidateState.MEASURED}
     if subject.judgement is not None:
         values |= _judged(subject.judgement)
     if timed is not None:
         values |= _timed(task, timed)
+    elif quick is not None:
+        values |= {"measurements": quick.measurements()}
     failure = subject.failure or (timed.failure if timed is not None else None)
     finding = rejection(task, subject, timed)
     if failure is not None:
@@ -71,18 +75,15 @@ def baseline_row(task: MeasureTask, reference: Reference, baseline: Timed) -> Ba
 
 
 def rejection(task: MeasureTask, subject: Subject, timed: Timed | None) -> Finding | None:
-    """Why a candidate that ran cannot be published whatever the constraints are; None if nothing speaks against it.
+    """Why a candidate that ran cannot be published, whatever it would be chosen by; None if nothing speaks against it.
 
     A candidate without a lossy step whose answers are not the original's is judged like a lossy one where evaluation items
     can tell what that costs, and is a NumericalMismatch where they cannot.
     """
     found = subject.judgement
-    if found is None:
-        return None
-    if task.generated and subject.candidate.lossy:
-        text = "answers may differ, and generated items prove nothing about real ones: give data.evaluation"
-        return Reason.EVALUATION_DATA_MISSING, text
-    if task.generated and not found.exact:
+    if subject.finding is not None or found is None:
+        return subject.finding
+    if exact_only(task) and not found.exact:
         text = (
             f"no step is lossy, yet {found.agreement.value:.2%} of the answers agree with the original's "
             f"(worst difference {found.max_absolute_difference:.3g}); give data.evaluation to judge what that costs"
@@ -91,6 +92,20 @@ def rejection(task: MeasureTask, subject: Subject, timed: Timed | None) -> Findi
     if found.too_few is not None:
         return Reason.EVALUATION_TOO_SMALL, found.too_few
     return _unstable(task, timed) if timed is not None else None
+
+
+def exact_only(task: MeasureTask) -> bool:
+    """Whether there are no items that could prove a candidate whose answers may differ."""
+    return task.generated and not task.allow_lossy
+
+
+def unproved(quick: Timed) -> Finding:
+    """What is told of a lossy candidate where only exact ones can pass."""
+    text = (
+        f"answers may differ, and generated items prove nothing about real ones: give data.evaluation; in a clock of 1 s it was "
+        f"{np.median(quick.ratios[0]):.3g} times as fast as the original"
+    )
+    return Reason.EVALUATION_DATA_MISSING, text
 
 
 def clip(text: str) -> str:

@@ -1,4 +1,4 @@
-"""The measuring Job: judge every candidate, then time those that answered, then write down what was found."""
+"""The measuring Job: sort candidates out, certify and time the best of them, write down what was found."""
 
 from __future__ import annotations
 
@@ -10,21 +10,27 @@ from pathlib import Path
 
 import numpy as np
 
+from fettle.api import bounds
+from fettle.api.bounds import Rules
+from fettle.api.memory import process_bytes
 from fettle.api.optimizedmodel_status import CandidateStatus
 from fettle.api.reasons import Reason
 from fettle.api.report import CpuClass, MeasureReport
-from fettle.api.task import MeasureCandidate, MeasureTask
+from fettle.api.task import MeasureCandidate, MeasureTask, StoredData
+from fettle.api.vocabulary import Objective
 from fettle.errors import RuntimeFailure
-from fettle.optimizer.measure import artifact, items, rows
+from fettle.optimizer.measure import artifact, incumbent, items, rows
 from fettle.optimizer.measure.accuracy import Reference
 from fettle.optimizer.measure.cgroup import Limits, Throttling
 from fettle.optimizer.measure.clock import BASELINE, Clock, Contestant, Schedule, Timed, groups
-from fettle.optimizer.measure.subject import Bench, Subject, judge_candidate, judge_original, same_as
+from fettle.optimizer.measure.search import Certificate, Entrant, hold_finals, sort_out
+from fettle.optimizer.measure.subject import Bench, Subject, certify, judge_original, same_as, screen
 from fettle.runtimes import cpu
 from fettle.store.store import Store, restored
 
 log = logging.getLogger(__name__)
 LABELS = "labels"
+SCREENING_ITEMS = 32
 DISTURBED_SHARE = 0.1  # of all runs: worth a word to a person
 
 
@@ -37,16 +43,18 @@ def measure(task: MeasureTask, store: Store) -> MeasureReport:
     machine = cpu.detect()
     with tempfile.TemporaryDirectory(prefix="fettle-measure-") as folder:
         run = _Measuring(task, store, Path(folder), machine)
-        run.judge()
-        run.time()
+        run.judge_original()
+        run.screen()
+        run.hold_finals()
         rows_found = run.conclude()
         return MeasureReport(
             measured_on=machine,
-            baseline=rows.baseline_row(task, run.reference, run.clock.baseline),
+            baseline=rows.baseline_row(task, run.certifying.reference, run.clock.baseline),
             candidates=rows_found,
+            certified=run.certified,
             throttled=run.clock.throttled,
             seconds=round(time.monotonic() - began, 3),
-            notes=tuple(run.notes),
+            notes=tuple(dict.fromkeys(run.notes)),
         )
 
 
@@ -55,74 +63,167 @@ class _Measuring:
 
     def __init__(self, task: MeasureTask, store: Store, folder: Path, machine: CpuClass) -> None:
         self.task, self.store, self._folder, self._machine = task, store, folder, machine
-        files = items.unpack(store, task.items, folder / "items")
-        labels = restored(np.load(files[LABELS], allow_pickle=False)) if task.items.labelled else None
-        inputs = {tensor.name: files[tensor.name] for tensor in task.signature.inputs if tensor.name in files}
-        self._bench = Bench(task.signature, inputs, items.opened(inputs, task.signature))
-        self.reference = Reference(folder / "answers", task.signature, labels, task.evaluation, task.generated)
+        self.notes: list[str] = []
+        self.certified = 0
+        self.certifying = self._bench("certifying", task.items)
+        self._screening = self._bench("screening", task.screening or task.items, SCREENING_ITEMS)
         self._original = self._subject(task.baseline)
         self._subjects = [self._subject(candidate) for candidate in task.candidates]
+        self._subjects += incumbent.mark(task, store, self._subjects, self._subject, self.notes)
+        self._by_name = {subject.name: subject for subject in self._subjects}
         self._timed: dict[str, Timed] = {}
-        self.notes: list[str] = []
-        self.clock = Clock(self._start, self._schedule(), Throttling(Limits.find()))
+        self._quick: dict[str, Timed] = {}
+        self.clock = Clock(self._restart, self._schedule(), Throttling(Limits.find()))
+        self._rules = Rules(
+            constraints=task.constraints,
+            objective=task.objective,
+            batch_size=self._schedule().batch_sizes[0],
+            exact_only=rows.exact_only(task),
+            alpha=task.alpha,
+        )
 
-    def judge(self) -> None:
-        """Answer all items with the original, then with each candidate."""
+    def judge_original(self) -> None:
+        """Answer all items with the original; it is a candidate too where its runtime may serve."""
         itself = [subject for subject in self._subjects if self._is_original(subject)]
-        judge_original(self._original, self.reference, self._bench, profile=bool(itself))
-        if self.reference.without_answer:
-            count = f"{self.reference.without_answer} of {len(self.reference)}"
+        judge_original(self._original, self.certifying, profile=bool(itself))
+        reference = self.certifying.reference
+        if reference.without_answer:
+            count = f"{reference.without_answer} of {len(reference)}"
             self.notes.append(f"the original answers NaN to {count} items: look at them, or leave them out")
-        for number, subject in enumerate(self._subjects, 1):
-            log.info("judging %s (%d of %d)", subject.name, number, len(self._subjects))
-            if subject in itself:
-                same_as(subject, self._original, self.reference)
-            else:
-                judge_candidate(subject, self.reference, self._bench, self.task.alpha)
+        judge_original(self._original, self._screening, beside=reference)
+        for subject in itself:
+            same_as(subject, self._original, self.certifying.reference)
 
-    def time(self) -> None:
-        """Time every candidate that answered, a few at once beside the original."""
-        peaks = {
-            subject.name: subject.peak_memory_bytes
+    # --------------------------------------------------------------------------------------------------------- sorting out
+
+    def screen(self) -> None:
+        """Load every candidate once, hold its answers against the original's on few items, and time it for a second."""
+        subjects = [subject for subject in self._subjects if not self._is_original(subject)]
+        memory = {subject.name: process_bytes(subject.candidate.model.bytes) for subject in subjects}
+        for names in groups(memory, self._original.peak_memory_bytes, Limits.find().memory_left()):
+            log.info("screening %s", ", ".join(names))
+            for timed in Clock(self._screened, self._schedule().quick, self.clock.throttling).group(names):
+                subject = self._by_name[timed.name]
+                self._quick[timed.name] = timed
+                if timed.failure is not None:
+                    subject.failure = timed.failure
+                elif self._rules.exact_only and subject.candidate.lossy:
+                    subject.finding = rows.unproved(timed)
+
+    def _screened(self, name: str) -> Contestant:
+        if name == BASELINE:
+            return self._original.start(self._screening)
+        bound = self.task.constraints.accuracy
+        alike = self._screening.reference.metric == self.certifying.reference.metric
+        proves = self.task.screening is not None and alike and bound is not None
+        subject = self._by_name[name]
+        return screen(subject, self._screening, bound.max_drop if proves and bound is not None else None)
+
+    def _entrants(self) -> list[Entrant]:
+        """What may still be published, as the search sees it."""
+        size = self.task.constraints.size
+        return [
+            Entrant(
+                name=subject.name,
+                lossy=subject.must_be_proved,
+                bytes=subject.candidate.model.bytes,
+                cost=quick.cost(quick.best_batch),
+                least_cost=min(quick.costs[quick.best_batch]),
+                small_enough=size is None or subject.candidate.model.bytes <= size.max_bytes,
+                incumbent=subject.incumbent is not None,
+            )
             for subject in self._subjects
-            if subject.failure is None and not self._is_original(subject)
-        }
-        left = Limits.find().memory_left()
-        for names in groups(peaks, self._original.peak_memory_bytes, left) or [[]]:
-            log.info("timing %s beside the original", ", ".join(names) or "nothing")
-            for timed in self.clock.group(names):
+            if (quick := self._quick.get(subject.name)) is not None
+            and subject.failure is None
+            and subject.finding is None
+        ]
+
+    # --------------------------------------------------------------------------------------------------------------- finals
+
+    def hold_finals(self) -> None:
+        """Certify and time the best, until a winner and a runner-up keep every bound."""
+        field = sort_out(self._entrants(), self.task.objective)
+        finals = hold_finals(field.entrants, self.task.places, self._certify, self._time)
+        self.certified = finals.spent
+        for name, why in (field.out | finals.out).items():
+            self._by_name[name].finding = (Reason.PRUNED, why)
+        if not self.clock.baseline.starts:
+            self.clock.group([])
+        self._note_the_clock()
+
+    def _certify(self, entrant: Entrant, may_err: bool) -> Certificate:
+        subject = self._by_name[entrant.name]
+        log.info("certifying %s", subject.name)
+        certify(subject, self.certifying, self.task.alpha)
+        judged = subject.judgement
+        if subject.failure is not None or judged is None:
+            return Certificate(passes=False, spent=entrant.lossy)
+        if not judged.exact and not may_err:
+            text = f"{judged.agreement.value:.2%} of the answers agree with the original's, and the items certify no further candidate"
+            subject.finding = (Reason.NUMERICAL_MISMATCH, text)
+            return Certificate(passes=False, spent=False)
+        row = rows.row(self.task, subject, None)
+        passes = not bounds.misses_accuracy(row, self._rules) and rows.rejection(self.task, subject, None) is None
+        return Certificate(passes, spent=not judged.exact)
+
+    def _time(self, heat: Sequence[Entrant]) -> list[str]:
+        """Time finalists beside the original; the names of those that keep every bound."""
+        peaks = {one.name: self._by_name[one.name].peak_memory_bytes for one in heat}
+        batches = {one.name: self._quick[one.name].best_batch for one in heat}
+        for names in groups(peaks, self._original.peak_memory_bytes, Limits.find().memory_left()):
+            log.info("timing %s beside the original", ", ".join(names))
+            for timed in self.clock.group(names, batches):
                 self._timed[timed.name] = timed
                 self.notes.extend(timed.notes)
-        self.notes.extend(self.clock.baseline.notes)
-        if self.clock.disturbed > DISTURBED_SHARE * self.clock.runs:
-            share = self.clock.disturbed / self.clock.runs
-            counted = (
-                "that time was taken off"
-                if self.task.threads == 1
-                else "measure on a quieter node for narrower intervals"
-            )
+        found = {name: rows.row(self.task, self._by_name[name], self._timed[name]) for name in peaks}
+        return [name for name, row in found.items() if row.speedup is not None and not bounds.misses(row, self._rules)]
+
+    def _restart(self, name: str) -> Contestant:
+        subject = self._original if name == BASELINE else self._by_name[name]
+        return subject.restart(self.certifying)
+
+    def _note_the_clock(self) -> None:
+        clock = self.clock
+        self.notes.extend(clock.baseline.notes)
+        if clock.disturbed > DISTURBED_SHARE * clock.runs:
+            quieter = "measure on a quieter node for narrower intervals"
+            counted = "that time was taken off" if self.task.threads == 1 else quieter
+            share = clock.disturbed / clock.runs
             self.notes.append(f"other work on this node held the processor during {share:.0%} of the runs; {counted}")
-        if self.clock.throttled:
+        if clock.throttled:
             self.notes.append(
                 "the CPU quota held the processor back; blocks that it hit were repeated where time allowed"
             )
+
+    # ----------------------------------------------------------------------------------------------------------- conclusion
 
     def conclude(self) -> tuple[CandidateStatus, ...]:
         """The rows, in the order of the task; artifacts are written on the way."""
         return tuple(self._row(subject) for subject in self._subjects)
 
     def _row(self, subject: Subject) -> CandidateStatus:
+        timed = self._timed.get(subject.name)
         if self._is_original(subject):
             row = rows.original_row(self.task, subject, self.clock.baseline)
         else:
-            row = rows.row(self.task, subject, self._timed.get(subject.name))
-        if subject.failure is None and row.measurements:
-            rules = self.reference.comparisons
-            sha256 = artifact.write(self.store, self.task, subject, self._bench, self._machine, rules)
+            row = rows.row(self.task, subject, timed, self._quick.get(subject.name))
+        if subject.failure is None and (timed is not None or self._is_original(subject)):
+            sha256 = subject.incumbent or artifact.write(self.store, self.task, subject, self.certifying, self._machine)
             row = row.model_copy(update={"artifact": sha256})
             artifact.write_figures(self.store, self.task, row, self._machine)
-        log.info("%s: %s %s", row.name, row.state, row.reason or "")
+        log.info("%s: %s %s", row.name, row.state, row.message or "")
         return row
+
+    # ---------------------------------------------------------------------------------------------------------- what is there
+
+    def _bench(self, name: str, data: StoredData, most: int | None = None) -> Bench:
+        task = self.task
+        folder = self._folder / name
+        files = items.unpack(self.store, data, folder / "items")
+        labels = restored(np.load(files[LABELS], allow_pickle=False))[:most] if data.labelled else None
+        inputs = {tensor.name: files[tensor.name] for tensor in task.signature.inputs if tensor.name in files}
+        reference = Reference(folder / "answers", task.signature, labels, task.evaluation, task.generated)
+        return Bench(task.signature, inputs, items.opened(inputs, task.signature).first(most), reference)
 
     def _subject(self, candidate: MeasureCandidate) -> Subject:
         folder = self._folder / "models" / candidate.model.digest
@@ -131,11 +232,6 @@ class _Measuring:
     def _is_original(self, subject: Subject) -> bool:
         same_plan = subject.candidate.plan.settings == self.task.baseline.plan.settings
         return subject.candidate.plan.untouched and same_plan and subject.candidate.model == self.task.baseline.model
-
-    def _start(self, name: str) -> Contestant:
-        if name == BASELINE:
-            return self._original.restart(self._bench)
-        return next(subject for subject in self._subjects if subject.name == name).restart(self._bench)
 
     def _schedule(self) -> Schedule:
         """How long to measure. Raises RuntimeFailure where the first batch size cannot be run at all."""
@@ -150,6 +246,7 @@ class _Measuring:
             sizes = (1,)
         return Schedule(
             batch_sizes=tuple(sizes),
-            percentile=task.percentile or 50,
+            percentile=task.constraints.latency.percentile if task.constraints.latency is not None else 50,
             seconds_per_candidate=task.seconds_per_candidate,
+            closed_loop=task.objective == Objective.THROUGHPUT,
         )

@@ -10,11 +10,13 @@ from pathlib import Path
 
 import numpy as np
 
+from fettle.api.bounds import span
 from fettle.api.optimizedmodel_status import Executed
+from fettle.api.reasons import Reason
 from fettle.api.signature import Signature
 from fettle.api.task import MeasureCandidate
 from fettle.api.vocabulary import Precision, QuantizeMode
-from fettle.errors import FettleError
+from fettle.errors import FettleError, RuntimeFailure
 from fettle.optimizer.measure import items as item
 from fettle.optimizer.measure.accuracy import Judgement, Reference, difference
 from fettle.optimizer.measure.process import WorkerProcess
@@ -23,24 +25,39 @@ from fettle.store.manifest import REFERENCE_ITEMS
 
 log = logging.getLogger(__name__)
 SLOW_SECONDS = 0.5  # a reference that takes longer is not run again at every start of the clock
+SCREEN_ALPHA = 0.05
+Finding = tuple[Reason, str]
+
+
+class Pruned(RuntimeFailure):
+    """Sorted out: nothing is wrong with it, others are better or it loses too much."""
+
+    default_reason = Reason.PRUNED
 
 
 @dataclass(frozen=True)
 class Bench:
-    """What every model of a task is judged with: the signature, the items as files, and as arrays mapped from them."""
+    """What models are judged with: the signature, items as files and as arrays mapped from them, and the original's answers."""
 
     signature: Signature
     files: Mapping[str, Path]
     items: item.Items
+    reference: Reference
 
 
 @dataclass
 class Subject:
-    """A model, its files on this machine, and what was found. `failure` ends its way; everything else stays known."""
+    """A model, its files on this machine, and what was found. `failure` ends its way; everything else stays known.
+
+    `screened` is what the screening items say, `judgement` what the certifying ones do. `finding`: why it went no further.
+    """
 
     candidate: MeasureCandidate
     entry: Path
+    incumbent: str | None = None  # digest of its artifact, where it is what is published now
     failure: FettleError | None = None
+    finding: Finding | None = None
+    screened: Judgement | None = None
     judgement: Judgement | None = None
     executed: Executed | None = None
     peak_memory_bytes: int = 0
@@ -52,6 +69,11 @@ class Subject:
     def name(self) -> str:
         """The candidate's name."""
         return self.candidate.plan.name
+
+    @property
+    def must_be_proved(self) -> bool:
+        """Whether its answers may not be the original's: by intent, or as the screen has seen."""
+        return self.candidate.lossy or (self.screened is not None and not self.screened.exact)
 
     @property
     def alone(self) -> bool:
@@ -133,41 +155,70 @@ class Subject:
         self.peak_memory_bytes = worker.peak_memory()
 
 
-def judge_original(subject: Subject, reference: Reference, bench: Bench, profile: bool) -> None:
-    """Let the original answer every item. Raises FettleError: without it nothing can be said."""
+def judge_original(subject: Subject, bench: Bench, profile: bool = False, beside: Reference | None = None) -> None:
+    """Let the original answer every item. Raises FettleError: without it nothing can be said.
+
+    `profile`: ask for its executed precision too. `beside`: what these answers are compared by, and then nothing else is asked.
+    """
     log.info("judging the original on %d items", len(bench.items))
     with subject.start(bench) as worker:
         chunk: list[item.Answer] = []
         for answer in subject.answers(worker, bench):
             chunk.append(answer)
             if len(chunk) >= item.LARGEST_BATCH:
-                reference.add(chunk)
+                bench.reference.add(chunk)
                 chunk = []
         if chunk:
-            reference.add(chunk)
-        reference.finish()
+            bench.reference.add(chunk)
+        if beside is not None:
+            bench.reference.finish_beside(beside)
+            return
+        bench.reference.finish()
         subject.examine(worker, bench, profile)
 
 
-def judge_candidate(subject: Subject, reference: Reference, bench: Bench, alpha: float) -> None:
-    """Let a candidate answer every item, and compare. What goes wrong is its own failure."""
+def screen(subject: Subject, bench: Bench, max_drop: float | None) -> WorkerProcess:
+    """Load a candidate and let it answer the screening items; the process goes on to the quick clock.
+
+    Raises RuntimeFailure where it does not load or gives no answers, and Pruned where even the favourable end of its drop
+    exceeds `max_drop` (None: these items cannot say).
+    """
+    worker = subject.start(bench)
+    try:
+        answers = subject.answers(worker, bench)
+        subject.screened = found = bench.reference.judge(answers, subject.candidate.lossy, SCREEN_ALPHA)
+        drop = found.drop
+        if max_drop is not None and not found.exact and drop is not None and drop.low > max_drop:
+            subject.judgement = found
+            raise Pruned(
+                f"on {found.samples} screening items the drop of {found.accuracy.metric} is {span(drop)}: even its lower end "
+                f"exceeds {max_drop:g}"
+            )
+    except BaseException:
+        worker.close()
+        raise
+    return worker
+
+
+def certify(subject: Subject, bench: Bench, alpha: float) -> None:
+    """Let a finalist answer every certifying item, and compare. What goes wrong is its own failure."""
     began = time.monotonic()
     try:
         with subject.start(bench) as worker:
-            subject.judgement = reference.judge(subject.answers(worker, bench), subject.candidate.lossy, alpha)
+            answers = subject.answers(worker, bench)
+            subject.judgement = bench.reference.judge(answers, subject.candidate.lossy, alpha)
             subject.examine(worker, bench)
     except FettleError as error:
         subject.failure = error
         log.info("%s: %s: %s", subject.name, error.reason, error.message)
         return
     found = subject.judgement
-    drop = found.drop
     log.info(
         "%s: %s %.4g, drop %s, agreement %.4g, %.1f s",
         subject.name,
         found.accuracy.metric,
         found.accuracy.value,
-        "unknown" if drop is None else f"{drop.value:.4g} [{drop.low:.4g}, {drop.high:.4g}]",
+        "unknown" if found.drop is None else span(found.drop),
         found.agreement.value,
         time.monotonic() - began,
     )

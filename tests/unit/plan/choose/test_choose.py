@@ -8,12 +8,12 @@ from typing import Any
 import pytest
 from tests.unit.plan.choose.figures import original, row
 
+from fettle.api.bounds import Rules
 from fettle.api.constraints import AccuracyConstraint, Constraints, LatencyConstraint, SizeConstraint, SpeedupConstraint
 from fettle.api.optimizedmodel_status import CandidateStatus
 from fettle.api.reasons import Reason
 from fettle.api.vocabulary import CandidateState, Objective
 from fettle.plan.choose import Choice, choose
-from fettle.plan.constraints import Rules
 
 DROP = Constraints(accuracy=AccuracyConstraint(max_drop=0.01))
 
@@ -32,7 +32,7 @@ def judge(
     incumbent: str | None = None,
 ) -> Choice:
     """The choice among `rows`."""
-    rules = Rules(constraints=constraints, objective=objective, batch_size=1, generated=generated, alpha=0.05)
+    rules = Rules(constraints=constraints, objective=objective, batch_size=1, exact_only=generated, alpha=0.05)
     return choose(rows, rules, incumbent)
 
 

@@ -156,18 +156,24 @@ def test_every_build_of_any_plan_was_asked_for_in_prepare() -> None:
 
 def test_the_cheapest_come_through_a_cut() -> None:
     found = plan(make_spec(search={"maxCandidates": 4}))
-    assert [row.name for row in found.rows] == ALWAYS[:4]
+    assert tried(found) == ALWAYS[:4]
+    assert set(refused(found).values()) == {Reason.PRUNED}
+    refusal = named(found, "int8-openvino").refusal
+    assert refusal is not None
+    assert "search.maxCandidates is 4" in refusal.message
+    assert set(later(found)) == set()
 
 
 def test_what_waits_for_a_row_that_was_cut_is_cut_too() -> None:
     spec = make_spec(search={"maxCandidates": 12})
-    assert all(row.after in {one.name for one in plan(spec).rows} for row in plan(spec).rows if row.after)
+    found = plan(spec)
+    assert set(later(found).values()) <= set(tried(found))
 
 
 def test_many_targets_never_outgrow_status() -> None:
     targets = [{"name": f"t{number}"} for number in range(8)]
     spec = make_spec(targets=targets, search={"maxCandidates": 64})
-    assert len(plan(spec).rows) * 8 <= ROWS_LIMIT
+    assert (len(plan(spec).rows) + 1) * 8 <= ROWS_LIMIT  # and the published artifact of each
 
 
 def test_explicit_recipes_are_tried_in_every_runtime_of_the_target() -> None:
@@ -227,6 +233,20 @@ def test_exact_candidates_go_on_where_items_are_too_few() -> None:
     assert set(refused(found).values()) == {Reason.EVALUATION_TOO_SMALL}
 
 
-def test_the_error_is_shared_among_lossy_candidates_only() -> None:
-    assert plan().alpha == pytest.approx(0.05 / 9)
-    assert plan(traits=traits(quantized=True)).alpha == pytest.approx(0.05 / 2)
+PLACES: list[tuple[str, dict[str, Any], float, int, int]] = [
+    ("four at most, however many are planned", {}, 0.02, 900, 4),
+    ("only lossy candidates share the error", {"traits": traits(quantized=True)}, 0.02, 900, 2),
+    ("one place where nothing planned is lossy", {"portable_runtimes": (ORT,), "calibration": None}, 0.02, 900, 1),
+    ("no more than the items can prove: all four", {}, 0.01, 618, 4),
+    ("no more than the items can prove: three", {}, 0.01, 617, 3),
+    ("no more than the items can prove: one", {}, 0.01, 381, 1),
+]
+
+
+@pytest.mark.parametrize(("sentence", "facts", "max_drop", "items", "places"), PLACES, ids=[line[0] for line in PLACES])
+def test_the_error_is_shared_among_as_many_lossy_finalists_as_the_items_can_prove(
+    sentence: str, facts: dict[str, Any], max_drop: float, items: int, places: int
+) -> None:
+    found = plan(make_spec(constraints={"accuracy": {"maxDrop": max_drop}}), items=items, **facts)
+    assert found.places == places
+    assert found.alpha == pytest.approx(0.05 / places)

@@ -1,0 +1,175 @@
+"""The checks of a measured candidate against the constraints in force: the plan chooses by them, the measuring Job stops by them.
+
+A bound on accuracy or speed-up is kept only if the unfavourable end of the interval keeps it; a figure that was not
+measured never keeps anything.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from fettle.api.constraints import Constraints
+from fettle.api.interval import items_needed
+from fettle.api.optimizedmodel_status import CandidateStatus, Interval, Measurement
+from fettle.api.reasons import Reason
+from fettle.api.vocabulary import Objective
+
+ORIGINAL = "original"  # name and recipe of the untouched source; every other candidate's name ends with its runtime
+DROP_SCALE = 0.01  # a distance to a bound on the drop is told in units of the bound, or of this where the bound is less
+UNMEASURED = float("inf")
+RUNS_NEEDED = {50: 30, 90: 36, 95: 72, 99: 367}  # runs from which a percentile may be claimed
+
+
+@dataclass(frozen=True)
+class Rules:
+    """What a candidate of one target is judged by. `exact_only`: there are no items that could prove a lossy one.
+
+    `alpha` is the error that one accuracy interval may have, two-sided.
+    """
+
+    constraints: Constraints
+    objective: Objective
+    batch_size: int
+    exact_only: bool
+    alpha: float
+
+
+@dataclass(frozen=True)
+class Miss:
+    """A bound that is not kept, and by how much: 0.2 = 20 % beyond it."""
+
+    reason: Reason
+    message: str
+    distance: float
+
+
+def misses(row: CandidateStatus, rules: Rules) -> tuple[Miss, ...]:
+    """Every bound that a measured candidate does not keep; empty = it passes."""
+    accuracy = _accuracy(row, rules)
+    if accuracy is not None and row.speedup is None:
+        return (accuracy,)  # what loses too much is not timed
+    found = (check(row, rules) for check in CHECKS)
+    return tuple(miss for miss in found if miss is not None)
+
+
+def is_exact(row: CandidateStatus) -> bool:
+    """Whether its answers are the original's."""
+    return row.exact is True or row.recipe == ORIGINAL
+
+
+def misses_accuracy(row: CandidateStatus, rules: Rules) -> bool:
+    """Whether it was judged and lost too much, or answered nonsense: the case for another preset or fewer operators.
+
+    A screen says so only where even the favourable end of its interval does.
+    """
+    if row.reason == Reason.OUTPUTS_INVALID:
+        return True
+    if row.reason == Reason.PRUNED:
+        bound, drop = rules.constraints.accuracy, row.accuracy_drop
+        return bound is not None and drop is not None and drop.low > bound.max_drop
+    return row.accuracy_drop is not None and not rules.exact_only and _accuracy(row, rules) is not None
+
+
+def percentile(row: CandidateStatus, batch_size: int, wanted: int) -> float | None:
+    """Milliseconds of that percentile at `batch_size`; None if it was not measured or may not be claimed."""
+    measurement = _measurement(row, batch_size)
+    return getattr(measurement.latency_milliseconds, f"p{wanted}") if measurement is not None else None
+
+
+def span(interval: Interval) -> str:
+    """'0.004 [-0.001, 0.009]'."""
+    return f"{interval.value:.3g} [{interval.low:.3g}, {interval.high:.3g}]"
+
+
+def _measurement(row: CandidateStatus, batch_size: int) -> Measurement | None:
+    return next((one for one in row.measurements if one.batch_size == batch_size), None)
+
+
+def _accuracy(row: CandidateStatus, rules: Rules) -> Miss | None:
+    bound = rules.constraints.accuracy
+    if bound is None or is_exact(row):
+        return None
+    if rules.exact_only:
+        text = "answers may differ, and without evaluation data nothing proves them: give data.evaluation"
+        return Miss(Reason.EVALUATION_DATA_MISSING, text, UNMEASURED)
+    drop = row.accuracy_drop
+    if drop is None:
+        return Miss(Reason.CONSTRAINTS_NOT_MET, "accuracy drop was not measured", UNMEASURED)
+    if drop.high <= bound.max_drop:
+        return None
+    text = f"accuracy drop {span(drop)} must not exceed {bound.max_drop:g} at its upper end{_more_items(row, rules)}"
+    distance = (drop.high - bound.max_drop) / max(bound.max_drop, DROP_SCALE)
+    return Miss(Reason.CONSTRAINTS_NOT_MET, text, distance)
+
+
+def _more_items(row: CandidateStatus, rules: Rules) -> str:
+    """Where only the number of items stands between a candidate and its bound: how many would prove it, at these shares."""
+    drop, flips, bound = row.accuracy_drop, row.flips, rules.constraints.accuracy
+    if drop is None or flips is None or bound is None or drop.value > bound.max_drop:
+        return ""
+    needed = items_needed(bound.max_drop, flips.worse, flips.better, rules.alpha)
+    return f"; with {needed} items and the same flips it would pass" if needed is not None else ""
+
+
+def _latency(row: CandidateStatus, rules: Rules) -> Miss | None:
+    bound = rules.constraints.latency
+    if bound is None:
+        return None
+    found = percentile(row, rules.batch_size, bound.percentile)
+    what = f"p{bound.percentile} at batch {rules.batch_size}"
+    if found is None:
+        measurement = _measurement(row, rules.batch_size)
+        runs = measurement.runs if measurement is not None else 0
+        needed = RUNS_NEEDED.get(bound.percentile, 0)
+        text = f"{what} cannot be claimed: {runs} runs, {needed} are needed"
+        return Miss(Reason.CONSTRAINTS_NOT_MET, text, UNMEASURED)
+    if found <= bound.max_milliseconds:
+        return None
+    text = f"{what} is {found:.3g} ms, must not exceed {bound.max_milliseconds:g} ms"
+    return Miss(Reason.CONSTRAINTS_NOT_MET, text, found / bound.max_milliseconds - 1)
+
+
+def _size(row: CandidateStatus, rules: Rules) -> Miss | None:
+    bound = rules.constraints.size
+    if row.bytes is None:
+        return Miss(Reason.CONSTRAINTS_NOT_MET, "its size was not measured", UNMEASURED)
+    if bound is None or row.bytes <= bound.max_bytes:
+        return None
+    text = f"{row.bytes} bytes, must not exceed {bound.max_bytes}"
+    return Miss(Reason.CONSTRAINTS_NOT_MET, text, row.bytes / bound.max_bytes - 1)
+
+
+def _speedup(row: CandidateStatus, rules: Rules) -> Miss | None:
+    bound = rules.constraints.speedup
+    if bound is None:
+        return _not_slower(row, rules)
+    speedup = row.speedup
+    if speedup is None:
+        return Miss(Reason.CONSTRAINTS_NOT_MET, "speed-up was not measured", UNMEASURED)
+    if speedup.low >= bound.min:
+        return None
+    text = f"speed-up {span(speedup)} must be at least {bound.min:g} at its lower end"
+    return Miss(Reason.CONSTRAINTS_NOT_MET, text, bound.min / max(speedup.low, 1e-9) - 1)
+
+
+def _not_slower(row: CandidateStatus, rules: Rules) -> Miss | None:
+    """Objective Latency without a bound: what gives up answers must gain time for sure, the rest must not be slower for sure.
+
+    `constraints.speedup.min` below 1 says that slower is fine, and then decides alone.
+    """
+    if rules.objective != Objective.LATENCY or row.recipe == ORIGINAL:
+        return None
+    speedup = row.speedup
+    if speedup is None:
+        return Miss(Reason.CONSTRAINTS_NOT_MET, "speed-up was not measured", UNMEASURED)
+    exact = is_exact(row)
+    if speedup.high >= 1 if exact else speedup.low > 1:
+        return None
+    doubt = "is slower than the original" if exact else "is not surely faster than the original, and may lose answers"
+    end = speedup.high if exact else speedup.low
+    text = f"speed-up {span(speedup)}: {doubt} (constraints.speedup.min would allow it)"
+    return Miss(Reason.NOT_FASTER, text, 1 / max(end, 1e-9) - 1)
+
+
+CHECKS: tuple[Callable[[CandidateStatus, Rules], Miss | None], ...] = (_accuracy, _latency, _size, _speedup)

@@ -1,0 +1,58 @@
+"""The artifact that is published now, among the candidates: it is measured in the same rounds, and only what beats it replaces it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+from fettle.api.task import CandidatePlan, MeasureCandidate, MeasureTask
+from fettle.errors import StoreError
+from fettle.optimizer.measure.subject import Subject
+from fettle.store.manifest import Manifest, read_stored
+from fettle.store.store import Store
+
+PUBLISHED = "published"  # name of its row, where no candidate is the same
+
+
+def mark(
+    task: MeasureTask,
+    store: Store,
+    subjects: Sequence[Subject],
+    make: Callable[[MeasureCandidate], Subject],
+    notes: list[str],
+) -> list[Subject]:
+    """Mark the candidate that is the published artifact; where there is none, a further subject for it.
+
+    Nothing is compared with an artifact of another source or another signature: it is another model. Raises StoreError.
+    """
+    if task.incumbent is None:
+        return []
+    try:
+        manifest = read_stored(store, task.incumbent)
+    except StoreError as error:
+        notes.append(f"the published artifact is not measured again: {error.message}")
+        return []
+    if manifest.source_sha256 != task.source_sha256 or manifest.signature != task.signature:
+        return []
+    same = next((subject for subject in subjects if _is_same(subject.candidate, manifest)), None)
+    if same is not None:
+        same.incumbent = task.incumbent
+        return []
+    subject = make(_candidate(manifest))
+    subject.incumbent = task.incumbent
+    return [subject]
+
+
+def _is_same(candidate: MeasureCandidate, manifest: Manifest) -> bool:
+    plan = candidate.plan
+    return (candidate.model.digest, plan.runtime, plan.settings) == (
+        manifest.model.digest,
+        manifest.runtime,
+        manifest.settings,
+    )
+
+
+def _candidate(manifest: Manifest) -> MeasureCandidate:
+    plan = CandidatePlan(
+        name=PUBLISHED, recipe=manifest.recipe.name, runtime=manifest.runtime, settings=manifest.settings
+    )
+    return MeasureCandidate(plan=plan, model=manifest.model, steps=manifest.recipe.steps)
