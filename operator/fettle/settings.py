@@ -12,6 +12,7 @@ from pydantic import Field, field_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 from fettle.api.pods import ResourceSpec
+from fettle.api.task import SECONDS_PER_CANDIDATE
 
 
 class PullPolicy(StrEnum):
@@ -81,8 +82,14 @@ class Settings(BaseSettings):
         ResourceSpec, Field(description="Resources of Jobs that do not measure, where spec.jobs.resources is empty.")
     ] = ResourceSpec(requests={"cpu": "250m", "memory": "512Mi"}, limits={"memory": "4Gi"})
     measure_memory: Annotated[
-        str, Field(description="Memory of measuring Jobs (request = limit) where the target gives no resources.")
+        str,
+        Field(
+            description="Least memory of measuring Jobs (request = limit) where the target gives no resources; large models get more."
+        ),
     ] = "2Gi"
+    measure_seconds: Annotated[
+        float, Field(ge=1, description="Seconds of the clock for each finalist; what they do not settle is said.")
+    ] = SECONDS_PER_CANDIDATE
     job_ttl_seconds: Annotated[int, Field(ge=60, description="Finished Jobs are removed after this time.")] = 3600
     unschedulable_seconds: Annotated[
         int, Field(ge=0, description="A pod may wait this long for a node before the object says Unschedulable.")

@@ -41,6 +41,7 @@ FETTLE_STORE_STORAGE_CLASS: {{ .Values.store.storageClass | quote }}
 FETTLE_STORE_ACCESS_MODES: {{ join "," .Values.store.accessModes | quote }}
 FETTLE_JOB_RESOURCES: {{ .Values.jobs.resources | toJson | quote }}
 FETTLE_MEASURE_MEMORY: {{ .Values.jobs.measureMemory | quote }}
+FETTLE_MEASURE_SECONDS: {{ .Values.jobs.measureSeconds | toJson | quote }}
 FETTLE_JOB_TTL_SECONDS: {{ .Values.jobs.ttlSeconds | toJson | quote }}
 FETTLE_UNSCHEDULABLE_SECONDS: {{ .Values.jobs.unschedulableSeconds | toJson | quote }}
 FETTLE_SERVER_RESOURCES: {{ .Values.serving.resources | toJson | quote }}

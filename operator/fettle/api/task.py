@@ -53,6 +53,7 @@ class StoredData(ApiModel):
     sha256: str
     items: int
     labelled: bool = False
+    bytes: int = 0  # of all arrays, unpacked
 
 
 class BuildPlan(ApiModel):

@@ -14,6 +14,7 @@ from typing import Protocol
 
 from fettle.api.optimizedmodel import OptimizedModelSpec
 from fettle.api.optimizedmodel_status import OptimizedModelStatus
+from fettle.api.task import SECONDS_PER_CANDIDATE
 from fettle.plan.optimize import decide
 from fettle.plan.run import RunDecision, RunSnapshot, TaskPhase, TaskState, WantedTask
 
@@ -45,6 +46,7 @@ class LocalRun:
         runner: Runner,
         on_change: OnChange = lambda decision, running: None,
         clock: Callable[[], datetime] = _now,
+        seconds_per_candidate: float = SECONDS_PER_CANDIDATE,
     ) -> None:
         """`on_change` is called after every decision, with the tasks that run then."""
         self._identity = (namespace, name, generation)
@@ -53,6 +55,7 @@ class LocalRun:
         self._runner = runner
         self._on_change = on_change
         self._clock = clock
+        self._seconds_per_candidate = seconds_per_candidate
         self._status = OptimizedModelStatus()
         self._states: dict[str, TaskState] = {}
         self._running: dict[asyncio.Task[TaskState], WantedTask] = {}
@@ -81,6 +84,7 @@ class LocalRun:
             default_store=self._store,
             tasks=dict(self._states),
             now=self._clock(),
+            seconds_per_candidate=self._seconds_per_candidate,
         )
         decision = decide(snapshot)
         self._status = decision.status

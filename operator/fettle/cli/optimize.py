@@ -15,6 +15,7 @@ from rich.console import Console
 
 from fettle.api.conditions import ConditionStatus, find
 from fettle.api.optimizedmodel_status import OptimizedModelStatus
+from fettle.api.task import SECONDS_PER_CANDIDATE
 from fettle.cli.display import Display, LiveDisplay, PlainDisplay, candidates_table, result_console, size, stage_line
 from fettle.cli.local import LocalRun
 from fettle.cli.manifests import Manifest, read
@@ -35,7 +36,22 @@ PRIVATE = {"NNCF_CI": "1"}
 @click.option("--store", type=click.Path(path_type=Path), metavar="FOLDER", help="Store [default: ./fettle-store].")
 @click.option("-o", "--output", type=click.Choice(["json"]), help="Print the objects with their status.")
 @click.option("--parallelism", type=click.IntRange(1, 32), metavar="N", help="Builds at once, instead of the spec's.")
-def optimize(file: str, maps: tuple[str, ...], store: Path | None, output: str | None, parallelism: int | None) -> None:
+@click.option(
+    "--measure-seconds",
+    type=click.FloatRange(min=1),
+    default=SECONDS_PER_CANDIDATE,
+    show_default=True,
+    metavar="S",
+    help="Seconds of the clock for each finalist.",
+)
+def optimize(
+    file: str,
+    maps: tuple[str, ...],
+    store: Path | None,
+    output: str | None,
+    parallelism: int | None,
+    measure_seconds: float,
+) -> None:
     """Convert, optimize, measure and choose on this machine.
 
     FILE is what `kubectl apply` takes: the same plan, the same tasks, the same artifacts, as processes instead of Jobs.
@@ -58,7 +74,7 @@ def optimize(file: str, maps: tuple[str, ...], store: Path | None, output: str |
     ]
     done: list[tuple[Manifest, OptimizedModelStatus]] = []
     for manifest, found in runs:
-        status = run_one(manifest, found, progress)
+        status = run_one(manifest, found, progress, measure_seconds)
         done.append((manifest, status))
         if output is None:
             show(result_console(), manifest, found, status)
@@ -68,7 +84,9 @@ def optimize(file: str, maps: tuple[str, ...], store: Path | None, output: str |
         sys.exit(EXIT_FAILURE)
 
 
-def run_one(manifest: Manifest, found: Places, console: Console) -> OptimizedModelStatus:
+def run_one(
+    manifest: Manifest, found: Places, console: Console, measure_seconds: float = SECONDS_PER_CANDIDATE
+) -> OptimizedModelStatus:
     """One OptimizedModel from its spec to its final status, followed on `console`."""
     generation = next_generation(found, manifest)
     # The plan's library settings are the tasks' own business; only what they must know of this machine is added.
@@ -77,7 +95,14 @@ def run_one(manifest: Manifest, found: Places, console: Console) -> OptimizedMod
     display: Display = (LiveDisplay if console.is_terminal else PlainDisplay)(console, manifest.name)
     with display:
         run = LocalRun(
-            manifest.namespace, manifest.name, generation, found.spec, found.store, runner, on_change=display.update
+            manifest.namespace,
+            manifest.name,
+            generation,
+            found.spec,
+            found.store,
+            runner,
+            on_change=display.update,
+            seconds_per_candidate=measure_seconds,
         )
         return _run(run)
 

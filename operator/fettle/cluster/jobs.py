@@ -5,16 +5,19 @@ from __future__ import annotations
 import base64
 import hashlib
 import json
+import math
 import zlib
 
 from fettle.api.base import GROUP, MANAGED_LABEL
 from fettle.api.optimizedmodel import JobsSpec, TargetSpec
 from fettle.api.pods import ResourceSpec
+from fettle.api.task import MeasureTask
 from fettle.cluster.claims import claims_of, mounts
 from fettle.cluster.kinds import JOB, OPTIMIZED_MODEL, Object
-from fettle.cluster.owner import OPTIMIZED_MODEL_LABEL, OWNER_ANNOTATION, owner_reference
+from fettle.cluster.owner import OPTIMIZED_MODEL_LABEL, OWNER_ANNOTATION, owner_reference, quantity
 from fettle.cluster.security import container_security, pod_security
 from fettle.plan.run import AnyTask, WantedTask
+from fettle.plan.tasks import memory_of
 from fettle.settings import Settings
 
 CONTAINER = "optimizer"
@@ -122,7 +125,7 @@ def _container(jobs: JobsSpec, wanted: WantedTask, settings: Settings, claims: d
             *(variable.to_json() for variable in jobs.env if variable.name not in environment),
             *({"name": name, "value": value} for name, value in environment.items()),
         ],
-        "resources": resources_of(jobs, wanted.target, settings).to_json(),
+        "resources": resources_of(jobs, wanted, settings).to_json(),
         "securityContext": container_security(),
         "terminationMessagePolicy": "FallbackToLogsOnError",
         "volumeMounts": [
@@ -135,15 +138,23 @@ def _container(jobs: JobsSpec, wanted: WantedTask, settings: Settings, claims: d
     }
 
 
-def resources_of(jobs: JobsSpec, target: TargetSpec | None, settings: Settings) -> ResourceSpec:
+def resources_of(jobs: JobsSpec, wanted: WantedTask, settings: Settings) -> ResourceSpec:
     """A measuring Job gets its target's resources, else exactly `threads` cores, so that it measures the model and not its
-    neighbours; the others what spec.jobs says, else the operator's default."""
+    neighbours, and the memory that its models need; the others what spec.jobs says, else the operator's default."""
+    target = wanted.target
     if target is not None:
-        amounts: dict[str, int | str] = {"cpu": target.threads, "memory": settings.measure_memory}
+        amounts: dict[str, int | str] = {"cpu": target.threads, "memory": _memory(wanted.task, settings)}
         given = target.resources
         return given if given.requests or given.limits else ResourceSpec(requests=amounts, limits=amounts)
     given = jobs.resources
     return given if given.requests or given.limits else settings.job_resources
+
+
+def _memory(task: AnyTask, settings: Settings) -> str:
+    """The memory of a measuring Job: what its models are predicted to need, never less than the operator's setting."""
+    floor = quantity(settings.measure_memory) or 0
+    needed = memory_of(task) if isinstance(task, MeasureTask) else 0
+    return settings.measure_memory if needed <= floor else f"{math.ceil(needed / (1 << 20))}Mi"
 
 
 def _placement(target: TargetSpec | None) -> Object:

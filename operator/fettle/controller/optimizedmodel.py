@@ -118,6 +118,7 @@ def _snapshot(context: Context, obj: Object, spec: OptimizedModelSpec, tasks: Ta
         default_store=context.settings.store_uri,
         tasks=tasks.states,
         now=context.now(),
+        seconds_per_candidate=context.settings.measure_seconds,
     )
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 
 from fettle.api.constraints import Constraints
+from fettle.api.memory import job_bytes
 from fettle.api.optimizedmodel import OptimizedModelSpec
 from fettle.api.optimizedmodel_status import CandidateStatus
 from fettle.api.report import BuildEntry, PrepareReport
@@ -77,6 +78,12 @@ def measure_task(
         calibration_sha256=prepare.calibration.sha256 if prepare.calibration is not None else None,
         basis=prepare.basis,
     )
+
+
+def memory_of(task: MeasureTask) -> int:
+    """Bytes of memory that a measuring task is going to need, predicted from its files and items."""
+    candidates = [candidate.model.bytes for candidate in task.candidates]
+    return job_bytes(task.baseline.model.bytes, candidates, task.items.bytes)
 
 
 def publish_task(

@@ -259,7 +259,8 @@ class Store:
         if len(set(lengths.values())) != 1:
             raise ValueError(f"every array needs the same number of items, found {lengths}")
         sha256 = self.put_bytes(npz_bytes(arrays))
-        return StoredData(sha256=sha256, items=next(iter(lengths.values())), labelled="labels" in arrays)
+        size = sum(array.nbytes for array in arrays.values())
+        return StoredData(sha256=sha256, items=next(iter(lengths.values())), labelled="labels" in arrays, bytes=size)
 
     def load_data(self, data: StoredData) -> dict[str, np.ndarray[Any, Any]]:
         """The arrays of stored items, digest checked. Raises StoreError."""

@@ -11,9 +11,22 @@ from typing import Any
 
 import pytest
 import yaml
+from tests.unit.plan.optimize.world import stored
 
 from fettle.api.optimizedmodel import JobsSpec, OptimizedModelSpec
-from fettle.api.task import TASK, PrepareTask, PublishTask, task_hash
+from fettle.api.recipe import RuntimeSettings
+from fettle.api.signature import Signature
+from fettle.api.task import (
+    TASK,
+    CandidatePlan,
+    MeasureCandidate,
+    MeasureTask,
+    PrepareTask,
+    PublishTask,
+    StoredData,
+    task_hash,
+)
+from fettle.api.vocabulary import RuntimeName
 from fettle.cluster.claims import claims_of
 from fettle.cluster.jobs import PLAIN_TASK_LIMIT, encode_task, job_name, render
 from fettle.cluster.kinds import Object
@@ -100,6 +113,34 @@ def test_a_job_looks_like_its_golden_file(name: str) -> None:
         GOLDEN.mkdir(exist_ok=True)
         file.write_text(text)
     assert text == file.read_text()
+
+
+@pytest.mark.parametrize(
+    ("megabytes", "memory"),
+    [(2, "2Gi"), (200, "5052Mi"), (2000, "37452Mi")],
+    ids=["small models: the setting", "what is loaded at once", "large models are not killed"],
+)
+def test_a_measuring_job_asks_for_the_memory_its_models_need(megabytes: int, memory: str) -> None:
+    size = megabytes << 20
+    files = stored("portable", size)
+    plan = CandidatePlan(name="int8", recipe="int8", runtime=RuntimeName.OPENVINO, settings=RuntimeSettings())
+    candidate = MeasureCandidate(plan=plan, model=files)
+    task = MeasureTask(
+        store="pvc://fettle-store",
+        target="edge",
+        threads=2,
+        batch_sizes=(1,),
+        source_sha256="0" * 64,
+        signature=Signature(inputs=(), outputs=()),
+        baseline=candidate,
+        candidates=(candidate,) * 9,
+        items=StoredData(sha256="0" * 64, items=900, bytes=92 << 20),
+        generated=False,
+        alpha=0.05,
+    )
+    pod = render(OWNER, JobsSpec(), wanted(task, "measure", target=TARGET), SETTINGS)["spec"]["template"]["spec"]
+    resources = pod["containers"][0]["resources"]
+    assert resources["limits"]["memory"] == resources["requests"]["memory"] == memory
 
 
 def test_each_attempt_owner_and_task_has_a_name_of_its_own() -> None:

@@ -17,6 +17,7 @@ from typing import Protocol
 
 import numpy as np
 
+from fettle.api.memory import GROUP
 from fettle.api.optimizedmodel_status import Interval, Measurement
 from fettle.errors import RuntimeFailure
 from fettle.optimizer import statistics
@@ -32,7 +33,6 @@ PAUSE_SECONDS = 0.25  # a quota's period is 0.1 s: afterwards there is quota aga
 REPEATS = 2  # of a block that the quota hit
 HOPELESS = 6  # blocks in a row: the quota is simply too small, and repeating only wastes time
 EXTRA_RUNS = 10  # of a further batch size, per start: three starts make the 30 that p50 needs
-GROUP = 5  # candidates that are loaded at once beside the baseline, at most
 
 
 class Contestant(Protocol):

@@ -38,6 +38,8 @@ class Digits:
     bias: Array
     images: Array
     labels: Array
+    training: Array
+    training_labels: Array
 
 
 def digits() -> Digits:
@@ -50,6 +52,8 @@ def digits() -> Digits:
         bias=model.intercept_.astype(np.float32),
         images=images[1000:],
         labels=data.target[1000:].astype(np.int64),
+        training=images[:1000],
+        training_labels=data.target[:1000].astype(np.int64),
     )
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from datetime import timedelta
+from typing import Any
 
 import pytest
 from tests.unit.plan.optimize.world import World, digest, fails, failure, make_spec
@@ -11,7 +12,7 @@ from fettle.api.conditions import Condition, ConditionStatus
 from fettle.api.optimizedmodel_status import ArtifactStatus, OptimizedModelStatus
 from fettle.api.reasons import Reason
 from fettle.api.report import BuildReport, MeasureReport
-from fettle.api.task import BuildTask, PublishTask
+from fettle.api.task import BuildTask, MeasureTask, PublishTask
 from fettle.api.vocabulary import CandidateState, RuntimeName
 from fettle.plan.board import MAX_ATTEMPTS
 from fettle.plan.run import AnyReport, TaskPhase, TaskState, WantedTask
@@ -297,6 +298,48 @@ def test_the_published_artifact_is_kept_where_the_new_one_is_no_better() -> None
     world.settle()
     (artifact,) = world.status.artifacts
     assert artifact.candidate == "int8-onnxruntime"
+
+
+OLD = ArtifactStatus(
+    target="cpu",
+    candidate="tuned-openvino",
+    runtime=RuntimeName.OPENVINO,
+    uri="pvc://fettle-store/artifacts/x",
+    sha256="a" * 64,
+    bytes=300,
+)
+
+
+def test_the_published_artifact_is_measured_again_and_stays_where_nothing_beats_it() -> None:
+    world = World(speeds={"published": (3.0, 0.001), "int8-openvino": (3.05, 0.001)})
+    world.status = OptimizedModelStatus(artifacts=(OLD,))
+    world.settle()
+    found = world.rows()["published"]
+    assert (found.state, found.artifact) == (CandidateState.SELECTED, OLD.sha256)
+    assert found.message == "published before, and stays: int8-openvino does not beat it by more than the interval"
+    (artifact,) = world.status.artifacts
+    assert (artifact.sha256, artifact.candidate, artifact.speedup) == (OLD.sha256, "tuned-openvino", 3.0)
+
+
+def test_the_published_artifact_goes_where_another_beats_it_by_more_than_the_interval() -> None:
+    world = World(speeds={"published": (3.0, 0.001), "int8-openvino": (4.0, 0.001)})
+    world.status = OptimizedModelStatus(artifacts=(OLD,))
+    world.settle()
+    found = world.rows()["published"]
+    assert (found.state, found.reason) == (CandidateState.MEASURED, Reason.NOT_PREFERRED)
+    assert world.status.artifacts[0].candidate == "int8-openvino"
+
+
+@pytest.mark.parametrize(
+    "changed",
+    [{"runtime": RuntimeName.ONNXRUNTIME}, {"threads": 3}, {"uri": "pvc://elsewhere/artifacts/x"}, {"target": "other"}],
+    ids=["another runtime", "more threads", "another store", "another target"],
+)
+def test_a_published_artifact_that_may_not_serve_there_is_not_measured(changed: dict[str, Any]) -> None:
+    world = World(make_spec(targets=[{"name": "cpu", "threads": 2, "runtimes": ["openvino"]}]))
+    world.status = OptimizedModelStatus(artifacts=(OLD.model_copy(update=changed),))
+    world.settle()
+    assert {task.task.incumbent for task in world.started if isinstance(task.task, MeasureTask)} == {None}
 
 
 def test_a_publish_that_finds_an_artifact_damaged_publishes_nothing() -> None:

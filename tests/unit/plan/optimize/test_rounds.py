@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from tests.unit.plan.choose.figures import row
 from tests.unit.plan.optimize.world import World, fails, failure, make_spec
 
 from fettle.api.reasons import Reason
@@ -39,12 +40,42 @@ def test_the_second_round_measures_only_what_is_new() -> None:
     assert first.baseline == second.baseline
 
 
+def test_the_second_round_certifies_what_the_first_left_of_the_error() -> None:
+    world = World(speeds={"int8-onnxruntime": (3.0, 0.2)}, certified=3)
+    world.settle()
+    first, second = [task.task for task in world.started if isinstance(task.task, MeasureTask)]
+    assert (first.places, second.places) == (3, 1)
+
+
+def test_items_that_certify_one_candidate_certify_none_in_a_second_round() -> None:
+    spec = make_spec(constraints={"accuracy": {"maxDrop": 0.01}})
+    world = World(spec, prepare={"items": 400}, speeds={"int8-onnxruntime": (3.0, 0.2)}, certified=1)
+    world.settle()
+    found = world.rows()["int8-core-onnxruntime"]
+    assert (found.state, found.reason) == (CandidateState.REJECTED, Reason.PRUNED)
+    assert found.message == "400 items certify no further lossy candidate"
+
+
+def test_what_was_sorted_out_for_its_speed_has_no_second_round() -> None:
+    slow = row("int8-onnxruntime", None, state=CandidateState.REJECTED, reason=Reason.PRUNED, message="slower")
+    world = World(rows_instead={"int8-onnxruntime": slow})
+    world.settle()
+    assert world.rows()["int8-core-onnxruntime"].message == "only tried when int8-onnxruntime misses accuracy"
+
+
+def test_what_the_screening_items_sort_out_has_a_second_round() -> None:
+    ruined = row("int8-onnxruntime", None, (0.3, 0.1, 0.5), state=CandidateState.REJECTED, reason=Reason.PRUNED)
+    world = World(rows_instead={"int8-onnxruntime": ruined})
+    world.settle()
+    assert "build int8-core-onnxruntime" in world.labels("build")
+
+
 def test_what_is_not_needed_says_so() -> None:
     world = World()
     world.settle()
-    row = world.rows()["int8-core-onnxruntime"]
-    assert (row.state, row.reason) == (CandidateState.REJECTED, Reason.PRUNED)
-    assert row.message == "only tried when int8-onnxruntime misses accuracy"
+    found = world.rows()["int8-core-onnxruntime"]
+    assert (found.state, found.reason) == (CandidateState.REJECTED, Reason.PRUNED)
+    assert found.message == "only tried when int8-onnxruntime misses accuracy"
 
 
 def test_a_preset_that_cannot_be_built_asks_for_the_other() -> None:
