@@ -154,11 +154,11 @@ def _speedup(row: CandidateStatus, rules: Rules) -> Miss | None:
 
 
 def _not_slower(row: CandidateStatus, rules: Rules) -> Miss | None:
-    """Objective Latency without a bound: what gives up answers must gain time for sure, the rest must not be slower for sure.
+    """Objectives Latency and Throughput without a bound: what gives up answers must gain time for sure, the rest must not be slower for sure.
 
     `constraints.speedup.min` below 1 says that slower is fine, and then decides alone.
     """
-    if rules.objective != Objective.LATENCY or row.recipe == ORIGINAL:
+    if rules.objective == Objective.SIZE or row.recipe == ORIGINAL:
         return None
     speedup = row.speedup
     if speedup is None:

@@ -153,6 +153,23 @@ class EvaluationSpec(ApiModel):
     agreement: Annotated[AgreementSpec, Field(description="When two answers count as the same.")] = AgreementSpec()
 
 
+class GeneratedSpec(ApiModel):
+    """Items made up where none are given: they show that two models answer alike, not how well they answer."""
+
+    samples: Annotated[
+        int | None, Field(ge=1, le=100_000, description="Items to make; 64 when absent, fewer for a slow model.")
+    ] = None
+    allow_lossy: Annotated[
+        bool, Field(description="Whether a candidate whose answers may differ can be published on their evidence.")
+    ] = False
+
+
+@rules(
+    Rule(
+        "!has(self.generated) || !has(self.evaluation)",
+        "data.generated stands in for data.evaluation: give one of them",
+    )
+)
 class DataSpec(ApiModel):
     """Data to calibrate with and to judge by."""
 
@@ -160,6 +177,19 @@ class DataSpec(ApiModel):
         CalibrationSpec | None, Field(description="Absent: split off from evaluation, and then not used to certify.")
     ] = None
     evaluation: Annotated[EvaluationSpec | None, Field(description="Absent: only exact candidates are chosen.")] = None
+    generated: Annotated[
+        GeneratedSpec | None, Field(description="What is made up where there is no evaluation data.")
+    ] = None
+
+    @property
+    def allow_lossy(self) -> bool:
+        """Whether made-up items may certify a candidate whose answers may differ."""
+        return self.generated is not None and self.generated.allow_lossy
+
+    @property
+    def calibrates(self) -> bool:
+        """Whether there is something to calibrate with."""
+        return self.calibration is not None or self.evaluation is not None or self.allow_lossy
 
 
 @rules(
@@ -246,8 +276,9 @@ class StoreSpec(ApiModel):
     Rule(
         "!has(self.recipes) || self.recipes.all(r, !has(r.steps) || r.steps.all(s, !has(s.quantize) || "
         "(has(s.quantize.mode) && s.quantize.mode == 'Dynamic') || "
-        "(has(self.data) && (has(self.data.calibration) || has(self.data.evaluation)))))",
-        "static quantization needs data.calibration or data.evaluation",
+        "(has(self.data) && (has(self.data.calibration) || has(self.data.evaluation) || "
+        "(has(self.data.generated) && has(self.data.generated.allowLossy) && self.data.generated.allowLossy)))))",
+        "static quantization needs data.calibration, data.evaluation or data.generated.allowLossy",
     ),
 )
 class OptimizedModelSpec(ApiModel):

@@ -50,7 +50,7 @@ class Interval(ApiModel):
 
 
 class SpeedupStatus(Interval):
-    """Times faster than the baseline, paired in the same rounds."""
+    """Times faster than the baseline, paired in the same rounds: one run, or with objective Throughput the items of a second."""
 
     basis: Annotated[Basis, Field(description="What was timed as the baseline.")]
 
@@ -82,7 +82,7 @@ class Measurement(ApiModel):
 
     batch_size: Annotated[int, Field(description="Items per run.")]
     latency_milliseconds: Annotated[Percentiles, Field(description="Time of one run.")]
-    items_per_second: Annotated[float, Field(description="Batch size over the median time.")]
+    items_per_second: Annotated[float, Field(description="Items answered in a second, in the median block.")]
     peak_memory_bytes: Annotated[int, Field(description="Peak resident memory of the process.")]
     runs: Annotated[int, Field(description="Timed runs.")]
     restarts: Annotated[int, Field(description="Process starts.")]
@@ -162,7 +162,7 @@ class ArtifactStatus(ApiModel):
     uri: Annotated[str, Field(max_length=1024, description="Where it lies.")]
     sha256: Annotated[Sha256, Field(description="Digest of its manifest.")]
     bytes: Annotated[int, Field(description="Bytes of its files.")]
-    threads: Annotated[int, Field(description="Threads it was measured with.")] = 1
+    threads: Annotated[int, Field(description="Threads that compute at once, as it was measured.")] = 1
     speedup: Annotated[float | None, Field(description="Times faster than the baseline.")] = None
     accuracy_drop: Annotated[float | None, Field(description="Loss against the baseline.")] = None
     placement: Annotated[Placement, Field(description="Where it was measured.")] = Placement()

@@ -65,3 +65,9 @@ class RuntimeSettings(ApiModel):
         ),
     ] = True
     batch_size: Annotated[int | None, Field(description="Static batch size; absent: dynamic.")] = None
+    preferred_batch: Annotated[
+        int | None,
+        Field(
+            description="Items per run at which most were answered in a second; the server splits larger requests so."
+        ),
+    ] = None

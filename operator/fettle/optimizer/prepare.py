@@ -80,7 +80,7 @@ def _prepare(task: PrepareTask, store: Store, mounts: Mounts, source: Source, fo
     proof = prepare_check.prove_batch(session.infer, plain.signature, given.axes, _enough(given))
     signature = prepare_check.settled(plain.signature, proof.axes, reference.answers)
     traits = _traits(portable, signature, given.probes)
-    items, generated = _judged(given, session.infer)
+    given, items, generated = _judged(given, task.data, session.infer)
     session.close()
     runtimes, refusals = _runtimes(portable.path, signature)
     portable_model = store.put_model(portable.path.parent, portable.path.name)
@@ -130,9 +130,10 @@ def _earlier(task: PrepareTask, store: Store, mounts: Mounts, source: Source) ->
     hints = onnx_inputs.hints(onnx_model.read(source.path))
     axes = prepare_check.stacking_axes(report.signature, specs, hints)
     given = _read(task.data, mounts, report.signature, axes)
-    if _stored(store, _unlabelled(given.calibration), report.signature) != report.calibration:
+    made_up = given.calibration is None and report.generated
+    if not made_up and _stored(store, _unlabelled(given.calibration), report.signature) != report.calibration:
         return None
-    if _stored(store, screening(given.calibration), report.signature) != report.screening:
+    if not made_up and _stored(store, screening(given.calibration), report.signature) != report.screening:
         return None
     items = _stored(store, given.evaluation, report.signature)
     return report if (report.generated if items is None else items == report.items) else None
@@ -194,20 +195,30 @@ def _enough(given: Data) -> Items:
     return given.probes.take(first[: prepare_check.PROOF_MOST])
 
 
-def _judged(given: Data, run: Run) -> tuple[Items, bool]:
-    """The items that candidates are judged on, and whether they were generated."""
+def _judged(given: Data, spec: DataSpec, run: Run) -> tuple[Data, Items, bool]:
+    """The items that candidates are judged on, and whether they were generated; calibration is made up too where they may certify.
+
+    Calibration items stand in where none can be made up, unless they would certify.
+    """
     if given.split.evaluation is not None:
-        return given.split.evaluation, False
+        return given, given.split.evaluation, False
     try:
         recipe = data_generate.find(given.generator, run)
     except DataError:
-        if given.split.calibration is None:
+        if given.split.calibration is None or spec.allow_lossy:
             raise
-        return given.split.calibration, True
-    start = time.perf_counter()
-    run(given.generator.items(recipe, 1).whole(0))
-    slow = time.perf_counter() - start > prepare_check.SLOW_SECONDS
-    return given.generator.items(recipe, data_generate.COUNT_SLOW if slow else data_generate.COUNT), True
+        return given, given.split.calibration, True
+    count = spec.generated.samples if spec.generated is not None else None
+    if count is None:
+        start = time.perf_counter()
+        run(given.generator.items(recipe, 1).whole(0))
+        slow = time.perf_counter() - start > prepare_check.SLOW_SECONDS
+        count = data_generate.COUNT_SLOW if slow else data_generate.COUNT
+    if spec.allow_lossy and given.split.calibration is None:
+        others = replace(given.generator, seed=given.generator.seed + 1)
+        calibration = others.items(recipe, min(SPLIT_MOST, count))
+        given = replace(given, split=replace(given.split, calibration=calibration))
+    return given, given.generator.items(recipe, count), True
 
 
 def _unlabelled(items: Items | None) -> Items | None:
@@ -231,7 +242,11 @@ def _data_notes(spec: DataSpec, given: Data) -> list[str]:
     notes = [*given.split.notes, *(items.notes if items is not None else ())]
     if given.split.calibration is not None:
         notes.extend(given.split.calibration.notes)
-    if items is None:
+    if items is None and spec.allow_lossy:
+        notes.append(
+            "no evaluation data: what is lossy is judged on generated items, which say nothing about real ones"
+        )
+    elif items is None:
         notes.append("no evaluation data: only candidates that answer exactly as the original can be chosen")
     elif asked is not None and items.labels is None and asked.metric != Metric.AGREEMENT:
         notes.append(f"no array {asked.label_key!r} of labels: judged by agreement with the original")

@@ -104,7 +104,7 @@ def percentiles(milliseconds: Sequence[float] | Numbers) -> Percentiles:
 def speedup(starts: Sequence[Sequence[float]], alpha: float = 0.05) -> Interval | None:
     """Interval of a speed-up. `starts[s][r]` is baseline's over candidate's block median in round r of process start s.
 
-    The point is the geometric mean over starts of each start's median. The bootstrap draws starts, then rounds within each;
+    The point is the geometric mean over starts of each start's `centre`. The bootstrap draws starts, then rounds within each;
     its spread is widened by sqrt(s / (s - 1)), because drawing s of s starts shows only (s - 1) / s of their variance.
     None without at least two starts that have a round.
     """
@@ -112,21 +112,29 @@ def speedup(starts: Sequence[Sequence[float]], alpha: float = 0.05) -> Interval 
     count = len(logs)
     if count < 2:
         return None
-    centre = float(np.mean([np.median(start) for start in logs]))
+    point = float(np.mean([centre(start) for start in logs]))
     rng = np.random.default_rng(SEED)
-    # medians[s] are bootstrap medians of start s: one per resample and per time that this start may be drawn.
-    medians = np.stack(
-        [np.median(start[rng.integers(len(start), size=(RESAMPLES, count, len(start)))], axis=2) for start in logs]
-    )
+    # centres[s] are bootstrap centres of start s; a resample takes any of them each time that it draws this start.
+    centres = np.stack([centre(start[rng.integers(len(start), size=(RESAMPLES, len(start)))]) for start in logs])
     drawn = rng.integers(count, size=(RESAMPLES, count))
-    means = medians[drawn, np.arange(RESAMPLES)[:, None], np.arange(count)].mean(axis=1)
+    means = centres[drawn, rng.integers(RESAMPLES, size=drawn.shape)].mean(axis=1)
     low, high = np.quantile(means, [alpha / 2, 1 - alpha / 2])
     widening = math.sqrt(count / (count - 1))
     return Interval(
-        value=math.exp(centre),
-        low=math.exp(centre - widening * max(centre - float(low), 0.0)),
-        high=math.exp(centre + widening * max(float(high) - centre, 0.0)),
+        value=math.exp(point),
+        low=math.exp(point - widening * max(point - float(low), 0.0)),
+        high=math.exp(point + widening * max(float(high) - point, 0.0)),
     )
+
+
+def centre(values: Numbers) -> Numbers:
+    """Hodges and Lehmann's estimate along the last axis: the median of all means of two, each value with itself included.
+
+    As little moved as the median by a round that was disturbed (up to 29 % of them), and less jumpy where rounds fall into two
+    modes. J. L. Hodges, E. L. Lehmann, "Estimates of location based on rank tests", Ann. Math. Statist. 34, 598-611 (1963).
+    """
+    one, other = np.triu_indices(values.shape[-1])
+    return np.asarray(np.median((values[..., one] + values[..., other]) / 2, axis=-1))
 
 
 def spread(interval: Interval) -> float:

@@ -15,7 +15,7 @@ from fettle.api.reasons import Reason
 from fettle.api.recipe import RuntimeSettings
 from fettle.api.report import PrepareReport
 from fettle.api.task import BuildPlan, CandidatePlan
-from fettle.api.vocabulary import AgreementMode, Basis, Metric, RuntimeName
+from fettle.api.vocabulary import AgreementMode, Basis, Metric, Objective, RuntimeName
 from fettle.plan.default_plan import default_lines, default_rows
 from fettle.plan.rows import Finding, Row, row
 
@@ -50,10 +50,9 @@ def possible_builds(spec: OptimizedModelSpec) -> tuple[BuildPlan, ...]:
         rows = [one for target in spec.targets for one in _recipe_rows(spec, target)]
     else:
         rows = [line.row(target) for target in spec.targets for line in default_lines(runtimes)]
-    has_data = spec.data.calibration is not None or spec.data.evaluation is not None
     builds: dict[str, BuildPlan] = {}
     for one in rows:
-        known = all(entry is not None and (has_data or not entry.calibration) for entry in one.entries)
+        known = all(entry is not None and (spec.data.calibrates or not entry.calibration) for entry in one.entries)
         if one.build is not None and known:
             builds.setdefault(one.build.name, one.build)
     return tuple(builds.values())
@@ -66,6 +65,8 @@ def plan_target(
     baseline = baseline_plan(target, prepare)
     original = (Row(baseline),) if baseline.untouched and baseline.runtime in target.runtimes else ()
     wanted = _recipe_rows(spec, target) if spec.recipes else _one_row_per_dead_runtime(target, prepare)
+    if spec.objective == Objective.THROUGHPUT:
+        wanted = tuple(one for row in wanted for one in _with_streams(row, target.threads))
     rows = _cut((*original, *wanted), spec)
     facts = _Facts(spec, prepare, constraints)
     rows = tuple(_refused(one, facts, (*APPLICABLE, _provable)) for one in rows)
@@ -99,6 +100,15 @@ def _recipe_rows(spec: OptimizedModelSpec, target: TargetSpec) -> tuple[Row, ...
         for recipe in spec.recipes
         for runtime in target.runtimes
     )
+
+
+def _with_streams(one: Row, threads: int) -> tuple[Row, ...]:
+    """A row, and the same with as many inferences at once as there are threads, each of one thread."""
+    if threads == 1 or one.plan.settings.threads != threads:
+        return (one,)
+    settings = one.plan.settings.model_copy(update={"threads": 1, "streams": threads})
+    update = {"name": f"{one.name}-{threads}streams", "settings": settings}
+    return one, replace(one, plan=one.plan.model_copy(update=update))
 
 
 def _one_row_per_dead_runtime(target: TargetSpec, prepare: PrepareReport) -> tuple[Row, ...]:
@@ -181,7 +191,7 @@ APPLICABLE = (_known, _loads, _not_quantized_twice, _calibrated)
 def _provable(one: Row, facts: _Facts) -> Finding | None:
     """Whether the items could prove a lossy candidate at all, if not one of its answers changed."""
     bound, prepare = facts.constraints.accuracy, facts.prepare
-    if bound is None or not one.lossy or prepare.generated or facts.spec.data.evaluation is None:
+    if bound is None or not one.lossy or (prepare.generated and not facts.spec.data.allow_lossy):
         return None
     needed = _needed(bound.max_drop, 1, facts)
     if needed is None:
@@ -190,9 +200,10 @@ def _provable(one: Row, facts: _Facts) -> Finding | None:
         )
     if prepare.items.items >= needed:
         return None
+    kind, more = ("generated", " (data.generated.samples)") if prepare.generated else ("evaluation", "")
     text = (
-        f"{prepare.items.items} evaluation items cannot prove a drop of at most {bound.max_drop:g}, even if no answer changes: "
-        f"{needed} are needed"
+        f"{prepare.items.items} {kind} items cannot prove a drop of at most {bound.max_drop:g}, even if no answer changes: "
+        f"{needed} are needed{more}"
     )
     return Finding(Reason.EVALUATION_TOO_SMALL, text)
 

@@ -240,6 +240,6 @@ def rules_of(snapshot: RunSnapshot, plan: TargetPlan, constraints: Constraints, 
         constraints=constraints,
         objective=snapshot.spec.objective,
         batch_size=plan.target.batch_sizes[0],
-        exact_only=prepare.generated,
+        exact_only=prepare.generated and not snapshot.spec.data.allow_lossy,
         alpha=plan.alpha,
     )

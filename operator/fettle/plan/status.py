@@ -197,7 +197,7 @@ def artifact_of(
         uri=f"{store.rstrip('/')}/artifacts/{winner.artifact}",
         sha256=winner.artifact,
         bytes=winner.bytes,
-        threads=winner.settings.threads,
+        threads=winner.settings.threads * winner.settings.streams,
         speedup=winner.speedup.value if winner.speedup is not None else None,
         accuracy_drop=0.0 if winner.exact else drop,
         placement=Placement(

@@ -67,6 +67,7 @@ def measure_task(
         candidates=tuple(MeasureCandidate(plan=row.plan, model=files[row.name], steps=row.steps) for row in rows),
         items=prepare.items,
         generated=prepare.generated,
+        allow_lossy=spec.data.allow_lossy,
         screening=prepare.screening,
         evaluation=spec.data.evaluation,
         constraints=constraints,

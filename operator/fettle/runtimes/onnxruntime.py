@@ -149,12 +149,12 @@ class OnnxRuntime:
     name = RuntimeName.ONNXRUNTIME
 
     def load(self, entry: Path, settings: RuntimeSettings, signature: Signature | None = None) -> Session:
-        """See `base.Runtime.load`. `batch_size` and `streams` other than 1 have no meaning here and are refused."""
+        """See `base.Runtime.load`. A static `batch_size` has no meaning here and is refused; `streams` are callers of one session."""
         if settings.precision != Precision.FLOAT32:
             message = f"onnxruntime computes in float32 on CPU; {settings.precision} is not a setting it has"
             raise RuntimeFailure(message, reason=Reason.NODE_INCOMPATIBLE)
-        if settings.batch_size is not None or settings.streams != 1:
-            message = "onnxruntime has neither a static batch size nor streams; leave both at their defaults"
+        if settings.batch_size is not None:
+            message = "onnxruntime has no static batch size; leave it at its default"
             raise RuntimeFailure(message, reason=Reason.RECIPE_NOT_APPLICABLE)
         session = OnnxRuntimeSession(_load(entry, _options(settings)), settings, signature)
         effective = session.effective_settings()

@@ -63,18 +63,21 @@ class ServedModel:
             self._replaying = None
 
     def _run(self, inputs: dict[str, Array], rows: int, interrupt: Interrupt | None = None) -> dict[str, Array]:
-        static = self.manifest.settings.batch_size
-        if static is None or static == rows or not self.signature.batchable:
+        settings = self.manifest.settings
+        static, preferred = settings.batch_size, settings.preferred_batch
+        if not self.signature.batchable or static == rows or (static is None and rows <= (preferred or rows)):
             return self.session.infer(inputs, interrupt)
-        return self._run_in_parts(inputs, rows, static, interrupt)
+        return self._run_in_parts(inputs, rows, static or preferred or rows, interrupt)
 
     def _run_in_parts(
         self, inputs: dict[str, Array], rows: int, size: int, interrupt: Interrupt | None
     ) -> dict[str, Array]:
-        # The file takes exactly `size` items: the last part is filled up with its own first item, and cut off again.
+        # A static file takes exactly `size` items: the last part is filled up with its own first item, and cut off again.
+        fill = self.manifest.settings.batch_size is not None
         parts: list[dict[str, Array]] = []
         for start in range(0, rows, size):
-            take = [start + offset if start + offset < rows else start for offset in range(size)]
+            last = size if fill else min(size, rows - start)
+            take = [start + offset if start + offset < rows else start for offset in range(last)]
             parts.append(
                 self.session.infer(
                     {t.name: np.take(inputs[t.name], take, axis=t.batch_axis or 0) for t in self.signature.inputs},

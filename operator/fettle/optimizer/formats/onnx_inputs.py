@@ -31,9 +31,10 @@ _TABLES = {"Gather": (0, 1), "GatherND": (0, 1), "GatherElements": (0, 1), "Embe
 
 @dataclass(frozen=True)
 class Hint:
-    """What is known of one input: values below `rows`, one of `words`, the names of its dimensions."""
+    """What is known of one input: values below `rows`, one of `words`, how often a loop runs, the names of its dimensions."""
 
     rows: int | None = None
+    trip_count: bool = False
     words: tuple[str, ...] = ()
     numbers: tuple[int, ...] = ()
     dimensions: tuple[str, ...] = ()
@@ -71,6 +72,7 @@ def _hint(
     rows: list[int] = []
     words: list[str] = []
     numbers: list[int] = []
+    trip_count = False
     seen: set[str] = set()
     waiting = [value.name]
     while waiting:
@@ -79,12 +81,19 @@ def _hint(
             rows.extend(_rows(node, name, shapes))
             words.extend(_words(node))
             numbers.extend(_numbers(node))
+            trip_count = trip_count or (node.op_type == "Loop" and node.input[0] == name)
             if node.op_type in _PASSING:
                 fresh = [output for output in node.output if output not in seen]
                 seen.update(fresh)
                 waiting.extend(fresh)
     dimensions = tuple(name for _, name in onnx_model.dimensions(value))
-    return Hint(min(rows, default=None), tuple(dict.fromkeys(words)), tuple(dict.fromkeys(numbers)), dimensions)
+    return Hint(
+        rows=min(rows, default=None),
+        trip_count=trip_count,
+        words=tuple(dict.fromkeys(words)),
+        numbers=tuple(dict.fromkeys(numbers)),
+        dimensions=dimensions,
+    )
 
 
 def _rows(node: onnx.NodeProto, name: str, shapes: dict[str, tuple[int, ...]]) -> list[int]:

@@ -28,7 +28,7 @@ from fettle.optimizer.measure.protocol import Block, Runs
 log = logging.getLogger(__name__)
 
 BASELINE = ""  # no candidate has this name
-QUICK_SECONDS = 1.0
+QUICK_SECONDS, QUICK_ROUNDS = 1.0, 5
 PAUSE_SECONDS = 0.25  # a quota's period is 0.1 s: afterwards there is quota again
 REPEATS = 2  # of a block that the quota hit
 HOPELESS = 6  # blocks in a row: the quota is simply too small, and repeating only wastes time
@@ -74,7 +74,7 @@ class Schedule:
     starts: int = 5
     most_starts: int = 12
     least_rounds: int = 2
-    rounds: int = 5
+    rounds: int = 8
     most_rounds: int = 25
     block_seconds: float = 0.2
     block_runs: int = 3
@@ -93,7 +93,8 @@ class Schedule:
             starts=1,
             most_starts=1,
             least_rounds=1,
-            most_rounds=self.rounds,
+            rounds=QUICK_ROUNDS,
+            most_rounds=QUICK_ROUNDS,
             block_runs=1,
             patience=1.0,
             loading_counts=False,

@@ -44,11 +44,8 @@ def mark(
 
 def _is_same(candidate: MeasureCandidate, manifest: Manifest) -> bool:
     plan = candidate.plan
-    return (candidate.model.digest, plan.runtime, plan.settings) == (
-        manifest.model.digest,
-        manifest.runtime,
-        manifest.settings,
-    )
+    settings = manifest.settings.model_copy(update={"preferred_batch": None})  # which only measuring finds
+    return (candidate.model.digest, plan.runtime, plan.settings) == (manifest.model.digest, manifest.runtime, settings)
 
 
 def _candidate(manifest: Manifest) -> MeasureCandidate:

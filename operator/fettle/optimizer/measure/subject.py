@@ -91,6 +91,13 @@ class Subject:
             or (self.executed is not None and self.executed.int8 + self.executed.weight_only > 0)
         )
 
+    def prefer(self, batch: int) -> None:
+        """From now on its settings say how many items a run takes best; an artifact that is published already says so itself."""
+        if self.incumbent is None:
+            settings = self.candidate.plan.settings.model_copy(update={"preferred_batch": batch})
+            plan = self.candidate.plan.model_copy(update={"settings": settings})
+            self.candidate = self.candidate.model_copy(update={"plan": plan})
+
     def start(self, bench: Bench) -> WorkerProcess:
         """A fresh process that has loaded this model. Raises RuntimeFailure."""
         plan = self.candidate.plan

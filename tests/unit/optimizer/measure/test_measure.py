@@ -244,33 +244,6 @@ def test_what_ruins_the_screening_items_never_sees_those_that_certify(bench: Ben
     assert misses_accuracy(row, rules), "so that the other preset is tried"
 
 
-def test_the_published_artifact_is_measured_in_the_same_rounds(bench: Bench, rows: dict[str, CandidateStatus]) -> None:
-    published = str(rows["fine"].artifact)
-    fine = read_stored(bench.store, published).model
-    asked = task(
-        bench.store, bench.original, bench.items, candidate("fp32", bench.original, OPENVINO), incumbent=published
-    )
-    _, row = measure.run(asked, bench.store).candidates
-    assert (row.name, row.recipe, row.artifact) == ("published", "fine", published)
-    assert row.speedup is not None
-    same = asked.model_copy(update={"candidates": (candidate("fine-again", fine, steps=STATIC),)})
-    (row,) = measure.run(same, bench.store).candidates
-    assert (row.name, row.artifact) == ("fine-again", published)
-
-
-@pytest.mark.parametrize("other", ["source", "store"])
-def test_a_published_artifact_that_cannot_be_compared_with_is_left_alone(
-    bench: Bench, rows: dict[str, CandidateStatus], other: str
-) -> None:
-    told = {
-        "source": {"incumbent": str(rows["fine"].artifact), "source_sha256": "1" * 64},
-        "store": {"incumbent": "2" * 64},
-    }
-    report = measure.run(task(bench.store, bench.original, bench.items, **told[other]), bench.store)
-    assert report.candidates == ()
-    assert any("does not exist" in note for note in report.notes) == (other == "store")
-
-
 def test_an_artifact_gives_its_reference_again_within_its_tolerance(
     bench: Bench, rows: dict[str, CandidateStatus], tmp_path: Path
 ) -> None:
@@ -335,6 +308,47 @@ def test_the_same_work_on_the_same_cpu_writes_the_same_artifacts(
         bench.store,
     )
     assert [row.artifact for row in again.candidates] == [rows["fp32-openvino"].artifact, rows["fine"].artifact]
+
+
+def test_the_published_artifact_is_measured_in_the_same_rounds(bench: Bench, rows: dict[str, CandidateStatus]) -> None:
+    published = str(rows["fine"].artifact)
+    fine = read_stored(bench.store, published).model
+    asked = task(
+        bench.store, bench.original, bench.items, candidate("fp32", bench.original, OPENVINO), incumbent=published
+    )
+    _, row = measure.run(asked, bench.store).candidates
+    assert (row.name, row.recipe, row.artifact) == ("published", "fine", published)
+    assert row.speedup is not None
+    same = asked.model_copy(update={"candidates": (candidate("fine-again", fine, steps=STATIC),)})
+    (row,) = measure.run(same, bench.store).candidates
+    assert (row.name, row.artifact) == ("fine-again", published)
+
+
+@pytest.mark.parametrize("other", ["source", "store"])
+def test_a_published_artifact_that_cannot_be_compared_with_is_left_alone(
+    bench: Bench, rows: dict[str, CandidateStatus], other: str
+) -> None:
+    told = {
+        "source": {"incumbent": str(rows["fine"].artifact), "source_sha256": "1" * 64},
+        "store": {"incumbent": "2" * 64},
+    }
+    report = measure.run(task(bench.store, bench.original, bench.items, **told[other]), bench.store)
+    assert report.candidates == ()
+    assert any("does not exist" in note for note in report.notes) == (other == "store")
+
+
+def test_with_objective_throughput_the_best_batch_is_in_the_artifacts_settings(bench: Bench) -> None:
+    streams = candidate("streams", bench.original)
+    settings = streams.plan.settings.model_copy(update={"streams": 2})
+    streams = streams.model_copy(update={"plan": streams.plan.model_copy(update={"settings": settings})})
+    asked = task(bench.store, bench.original, bench.items, streams, objective=Objective.THROUGHPUT, batch_sizes=(1, 16))
+    (row,) = measure.run(asked, bench.store).candidates
+    assert row.settings.preferred_batch == 16, "a tiny model spends its time on being called"
+    assert row.artifact is not None
+    assert read_stored(bench.store, row.artifact).settings == row.settings
+    assert row.speedup is not None
+    assert row.speedup.value > 2
+    assert {one.batch_size for one in row.measurements} == {1, 16}
 
 
 # ------------------------------------------------------------------------------------------------- other data, other models

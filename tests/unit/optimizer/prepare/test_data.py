@@ -7,7 +7,7 @@ import pytest
 from tests.data import models
 from tests.unit.optimizer.prepare.workbench import Workbench
 
-from fettle.api.optimizedmodel import CalibrationSpec, EvaluationSpec
+from fettle.api.optimizedmodel import CalibrationSpec, EvaluationSpec, GeneratedSpec
 from fettle.api.reasons import Reason
 from fettle.api.recipe import QuantizeStep, RecipeStep
 from fettle.api.task import BuildPlan, StoredModel
@@ -216,6 +216,41 @@ def test_calibration_items_alone_certify_nothing(bench: Workbench) -> None:
     report = bench.prepare(bench.task(calibration=CalibrationSpec(uri=uri)))
     assert report.generated
     assert report.calibration is not None and report.calibration.items == 20
+
+
+def test_as_many_items_are_made_up_as_are_asked_for_and_none_calibrate_unless_they_may_certify(
+    bench: Workbench,
+) -> None:
+    bench.put(models.dynamic_batch())
+    report = bench.prepare(bench.task(generated=GeneratedSpec(samples=40)))
+    assert (report.generated, report.items.items, report.calibration, report.screening) == (True, 40, None, None)
+
+
+def test_items_that_are_made_up_to_calibrate_are_not_those_that_certify(bench: Workbench) -> None:
+    bench.put(models.dynamic_batch())
+    task = bench.task(generated=GeneratedSpec(samples=300, allow_lossy=True), builds=[PLAN])
+    report = bench.prepare(task)
+    assert report.calibration is not None
+    assert report.screening is not None
+    assert (report.items.items, report.calibration.items, report.screening.items) == (300, 256, 32)
+    certifying, calibrating = (bench.store.load_data(data)["image"] for data in (report.items, report.calibration))
+    assert not {one.tobytes() for one in certifying} & {one.tobytes() for one in calibrating}
+    assert bench.prepare(task) == report, "asked again, the same items are made up"
+
+
+def test_the_screening_items_are_calibration_items_with_their_labels(bench: Workbench) -> None:
+    bench.put(models.dynamic_batch())
+    given = {"image": models.images(50), "labels": np.arange(50)}
+    calibration = CalibrationSpec(uri=bench.data("calibration", **given))
+    report = bench.prepare(
+        bench.task(calibration=calibration, evaluation=evaluation(bench.data("items", image=models.images(20, seed=5))))
+    )
+    assert report.screening is not None
+    assert report.calibration is not None
+    assert (report.screening.items, report.screening.labelled, report.calibration.labelled) == (32, True, False)
+    screening = bench.store.load_data(report.screening)
+    for image, label in zip(screening["image"], screening["labels"], strict=True):
+        np.testing.assert_array_equal(image, given["image"][label])
 
 
 # -------------------------------------------------------------------------------------------------------------- asked again

@@ -10,7 +10,7 @@ import numpy as np
 import onnx
 from tests.data import models
 
-from fettle.api.optimizedmodel import CalibrationSpec, DataSpec, EvaluationSpec, InputSpec, SourceSpec
+from fettle.api.optimizedmodel import CalibrationSpec, DataSpec, EvaluationSpec, GeneratedSpec, InputSpec, SourceSpec
 from fettle.api.report import PrepareReport
 from fettle.api.task import BuildPlan, PrepareTask
 from fettle.optimizer import stage
@@ -50,6 +50,7 @@ class Workbench:
         uri: str = "pvc://claim/model/model.onnx",
         evaluation: EvaluationSpec | None = None,
         calibration: CalibrationSpec | None = None,
+        generated: GeneratedSpec | None = None,
         inputs: Sequence[InputSpec] = (),
         sha256: str | None = None,
         builds: Sequence[BuildPlan] = (),
@@ -58,7 +59,7 @@ class Workbench:
         return PrepareTask(
             store="pvc://claim/store",
             source=SourceSpec(uri=uri, inputs=tuple(inputs), sha256=sha256),
-            data=DataSpec(evaluation=evaluation, calibration=calibration),
+            data=DataSpec(evaluation=evaluation, calibration=calibration, generated=generated),
             builds=tuple(builds),
         )
 

@@ -227,6 +227,33 @@ def test_refused_before_any_work(
         assert word in refusal.message
 
 
+def test_with_objective_throughput_each_row_is_also_tried_with_a_stream_per_thread() -> None:
+    found = plan(make_spec(objective="Throughput", search={"maxCandidates": 64}))
+    settings = {row.name: (row.plan.settings.threads, row.plan.settings.streams) for row in found.rows}
+    assert settings["int8-openvino"] == (2, 1)
+    assert settings["int8-openvino-2streams"] == (1, 2)
+    assert named(found, "int8-openvino-2streams").build == named(found, "int8-openvino").build, (
+        "the same file serves both"
+    )
+    assert "original-2streams" not in settings
+    one = plan(make_spec(objective="Throughput", targets=[{"name": "cpu"}]))
+    assert not [row.name for row in one.rows if "streams" in row.name]
+
+
+ALLOWED = {"data": {"generated": {"samples": 400, "allowLossy": True}}}
+
+
+def test_made_up_items_certify_where_that_is_asked_for_and_they_are_enough() -> None:
+    found = plan(make_spec(**ALLOWED), generated=True, items=400)
+    assert "int8-openvino" in tried(found)
+    few = plan(make_spec(**ALLOWED), generated=True, items=64)
+    refusal = named(few, "int8-openvino").refusal
+    assert refusal is not None
+    assert refusal.reason == Reason.EVALUATION_TOO_SMALL
+    assert "64 generated items" in refusal.message
+    assert "(data.generated.samples)" in refusal.message
+
+
 def test_exact_candidates_go_on_where_items_are_too_few() -> None:
     found = plan(items=50)
     assert tried(found) == ["original", "float32-onnxruntime", "float32-openvino", "float32-openvino-static"]

@@ -95,6 +95,17 @@ def test_without_evaluation_data_nothing_asks_for_a_second_round() -> None:
     assert world.ready.reason == Reason.PUBLISHED
 
 
+def test_made_up_items_publish_what_is_lossy_only_where_that_is_asked_for() -> None:
+    for allowed, winner in ((False, "float32"), (True, "int8-openvino")):
+        spec = make_spec(data={"generated": {"samples": 900, "allowLossy": allowed}})
+        facts = {"generated": True, "calibration": 256 if allowed else None}
+        world = World(spec, speeds={"int8-openvino": (3.0, 0.001)}, prepare=facts)
+        world.settle()
+        assert world.status.artifacts[0].candidate.startswith(winner)
+        measure = next(task.task for task in world.started if isinstance(task.task, MeasureTask))
+        assert measure.allow_lossy == allowed
+
+
 def test_a_second_round_that_fails_leaves_the_first_one_standing() -> None:
     broken = failure(Reason.NODE_LOST, "gone")
     world = World(speeds={"int8-openvino": (3.0, 0.2), "int8-onnxruntime": (2.0, 0.001)})
