@@ -25,7 +25,7 @@ from fettle.errors import DataError, RuntimeFailure, SourceError
 from fettle.optimizer import data, data_generate, prepare_check, prepare_portable, prepare_probe, prepare_source
 from fettle.optimizer.data import Items
 from fettle.optimizer.data_files import LABELS
-from fettle.optimizer.data_split import Split, screening, split
+from fettle.optimizer.data_split import SPLIT_MOST, Split, screening, split
 from fettle.optimizer.formats import onnx_inputs, onnx_model, onnx_traits
 from fettle.optimizer.prepare_check import Run
 from fettle.optimizer.prepare_portable import Plain, Portable
