@@ -4,17 +4,21 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+from onnx import TensorProto, helper
 from tests.data import models
 from tests.unit.optimizer.prepare.workbench import Workbench
 
 from fettle.api.optimizedmodel import CalibrationSpec, EvaluationSpec, GeneratedSpec
 from fettle.api.reasons import Reason
 from fettle.api.recipe import QuantizeStep, RecipeStep
+from fettle.api.signature import Signature, Tensor
 from fettle.api.task import BuildPlan, StoredModel
 from fettle.api.vocabulary import RuntimeName
-from fettle.errors import FettleError
+from fettle.errors import DataError, FettleError
+from fettle.optimizer import data_generate
 from fettle.optimizer.data import Items
 from fettle.optimizer.data_split import split
+from fettle.optimizer.formats import onnx_inputs
 from fettle.runtimes.base import Array
 from fettle.store.cache import write_build
 
@@ -224,6 +228,34 @@ def test_as_many_items_are_made_up_as_are_asked_for_and_none_calibrate_unless_th
     bench.put(models.dynamic_batch())
     report = bench.prepare(bench.task(generated=GeneratedSpec(samples=40)))
     assert (report.generated, report.items.items, report.calibration, report.screening) == (True, 40, None, None)
+
+
+def test_how_often_a_loop_runs_is_never_made_up() -> None:
+    body = helper.make_graph(
+        [helper.make_node("Identity", ["go"], ["on"]), helper.make_node("Add", ["before", "before"], ["after"])],
+        "body",
+        [
+            helper.make_tensor_value_info("index", TensorProto.INT64, []),
+            helper.make_tensor_value_info("go", TensorProto.BOOL, []),
+            helper.make_tensor_value_info("before", TensorProto.FLOAT, [2]),
+        ],
+        [
+            helper.make_tensor_value_info("on", TensorProto.BOOL, []),
+            helper.make_tensor_value_info("after", TensorProto.FLOAT, [2]),
+        ],
+    )
+    looping = models.model(
+        [helper.make_node("Loop", ["times", "", "x"], ["y"], body=body)],
+        [models.tensor("times", [], TensorProto.INT64), models.tensor("x", [2])],
+        [models.tensor("y", [2])],
+    )
+    signature = Signature(
+        inputs=(Tensor(name="times", dtype="INT64", shape=()), Tensor(name="x", dtype="FP32", shape=(2,))),
+        outputs=(Tensor(name="y", dtype="FP32", shape=(2,)),),
+    )
+    generator = data_generate.Generator(signature, onnx_inputs.hints(looping), {}, {}, 0)
+    with pytest.raises(DataError, match=r"\['times'\] say how often a loop runs.*value"):
+        data_generate.find(generator, lambda inputs: inputs)
 
 
 def test_items_that_are_made_up_to_calibrate_are_not_those_that_certify(bench: Workbench) -> None:
