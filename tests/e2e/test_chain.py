@@ -83,13 +83,26 @@ def test_the_winner_is_served_and_predicts_what_the_labels_say(kube: Kube) -> No
 def test_a_better_model_is_rolled_out_step_by_step_under_load(kube: Kube, load: Load) -> None:
     kube.apply(manifest("optimizedmodel-better.yaml"))
     kube.apply(manifest("optimizedmodel-failing.yaml"))
+    kube.apply(manifest("optimizedmodel-wrong.yaml"))
     watch.optimized(kube, "digits-better", 600, print)
     watch.optimized(kube, "digits-failing", 600, print)
+    watch.optimized(kube, "digits-wrong", 600, print)
     kube.patch("md", MD, {"spec": {"model": {"ref": {"name": "digits-better"}}}})
     rollout = watch.rolled_out(kube, MD, 400, print)
     assert rollout.outcome == "Promoted"
     revisions = (kube.get("md", MD) or {})["status"]["revisions"]
     assert [row.get("reason") for row in revisions] == ["Superseded", None]
+
+
+def test_a_canary_that_is_fast_never_fails_and_is_wrong_is_rolled_back(kube: Kube, load: Load) -> None:
+    before = load.totals()
+    kube.patch("md", MD, {"spec": {"model": {"ref": {"name": "digits-wrong"}}}})
+    rollout = watch.rolled_out(kube, MD, 300, print)
+    assert rollout.outcome == "RolledBack"
+    assert "agreement 0." in rollout.reason and "items compared" in rollout.reason, rollout.reason
+    totals = load.totals()
+    assert totals["answered"][rollout.revision] > 0
+    assert foreign_failures(totals, set()) == foreign_failures(before, set()), totals
 
 
 def test_the_operator_killed_in_the_middle_of_a_bad_canary_changes_nothing(
