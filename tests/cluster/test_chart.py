@@ -26,6 +26,7 @@ MAY = [
     "patch poddisruptionbudgets.policy",
     "create persistentvolumeclaims",
     "create events",
+    "create secrets",
     "list events",
 ]
 MAY_NOT = [

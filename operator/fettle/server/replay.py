@@ -111,7 +111,7 @@ class Replay:
     ) -> None:
         self._settings, self._model, self._count = settings, model, count
         self._exchange = Exchange(settings)
-        self._share = settings.replay_share * min(1.0, cpu.quota() / (model.manifest.settings.threads or 1))
+        self._cores = settings.replay_share * min(cpu.quota(), model.manifest.settings.threads or 1)
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._run, name="replay", daemon=True)
         self._turns: deque[tuple[str, int]] = deque()
@@ -173,11 +173,12 @@ class Replay:
     def _compare(self, head: Head, sample: Sample) -> None:
         inputs = as_batch(self._model.signature, sample.inputs)
         for _ in range(ATTEMPTS):
-            began = time.perf_counter()
+            began, used = time.perf_counter(), time.process_time()
             outcome = self._outcome(head, sample, inputs)
-            spent = time.perf_counter() - began
-            self._count(outcome, spent)
-            self._stop.wait(max(spent * (1 / self._share - 1), BREATH_SECONDS))
+            took, spent = time.perf_counter() - began, time.process_time() - used
+            self._count(outcome, took)
+            # By CPU time, what requests used meanwhile included: on a busy node a run takes long and costs little.
+            self._stop.wait(max(spent / self._cores - took, BREATH_SECONDS))
             if outcome is not None or self._stop.is_set():
                 return
 
