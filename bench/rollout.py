@@ -183,7 +183,11 @@ def report(table: list[dict[str, Any]], totals: Totals, played: list[Played], *,
     for row in table:
         print("  ".join(str(row[key]).ljust(width) for key, width in widths.items()))
     seconds = played[-1].end - played[0].start if played else 0.0
-    print(f"{totals['sent']} requests, {sum(row['failed'] for row in table)} failed, scenarios took {seconds:.0f} s")
+    busy = sum(row["requests"] for row in table if row["scenario"] != "steady")
+    failed = sum(row["failed"] for row in table)
+    print(
+        f"{totals['sent']} requests, {failed} failed; scenarios took {seconds:.0f} s, {busy / max(seconds, 1):.0f} requests/s"
+    )
     if totals["transportKinds"] or totals["samples"]:
         print(f"failures: {totals['transportKinds']} {totals['status']} {totals['samples']}", file=sys.stderr)
     if write:

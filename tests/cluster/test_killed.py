@@ -25,7 +25,7 @@ from fettle.cluster.client import Client
 from fettle.settings import Settings
 
 TOGETHER = 8  # stories that are played at once, each in its own namespace
-EVERY = int(os.environ.get("FETTLE_TEST_KILLS_EVERY", "8"))  # 1: `make test-kills`
+EVERY = int(os.environ.get("FETTLE_TEST_KILLS_EVERY", "12"))  # 1: `make test-kills`
 
 Story = Callable[[MortalClient, Client, str], Awaitable[Any]]
 
