@@ -26,6 +26,7 @@ from tests.unit.optimizer.measure.models import (
     task,
 )
 
+from fettle.api import catalog
 from fettle.api.bounds import Rules, misses_accuracy
 from fettle.api.constraints import AccuracyConstraint, Constraints
 from fettle.api.optimizedmodel import EvaluationSpec
@@ -214,8 +215,7 @@ def ruined(bench: Bench, name: str, **changes: Any) -> MeasureReport:
         bench.original,
         bench.items,
         candidate("ruined", model, steps=STATIC),
-        constraints=Constraints(accuracy=AccuracyConstraint(max_drop=0.05)),
-        **changes,
+        **{"constraints": Constraints(accuracy=AccuracyConstraint(max_drop=0.05)), **changes},
     )
     return measure.run(asked, bench.store)
 
@@ -268,7 +268,9 @@ def test_a_lossy_artifact_names_what_made_it_and_an_exact_one_does_not_depend_on
 ) -> None:
     fine, exact = (read_stored(bench.store, str(rows[name].artifact)) for name in ("fine", "fp32-openvino"))
     assert fine.recipe.steps == STATIC
-    assert fine.recipe.revisions == (1,)
+    entry = catalog.step(STATIC[0], ORT)
+    assert entry is not None
+    assert fine.recipe.revisions == (entry.revision,)
     assert set(fine.libraries) == {"onnx", "onnxruntime"}
     assert set(exact.libraries) == {"openvino"}
     assert exact.data.calibration is None
@@ -278,8 +280,9 @@ def test_a_lossy_artifact_names_what_made_it_and_an_exact_one_does_not_depend_on
 def test_an_artifact_says_how_its_answers_are_compared_and_when_it_is_sure_of_them(
     bench: Bench, rows: dict[str, CandidateStatus]
 ) -> None:
-    exact, ruined = (read_stored(bench.store, str(rows[name].artifact)) for name in ("original", "ruined"))
-    rule, coarse = exact.comparisons["logits"], ruined.comparisons["logits"]
+    (often_wrong,) = ruined(bench, "ruined-and-timed", constraints=Constraints()).candidates
+    exact, wrong = (read_stored(bench.store, str(row.artifact)) for row in (rows["original"], often_wrong))
+    rule, coarse = exact.comparisons["logits"], wrong.comparisons["logits"]
     assert (rule.mode, coarse.mode) == (AgreementMode.TOP_ONE, AgreementMode.TOP_ONE)
     assert 0 < rule.margin < coarse.margin  # the noise of float32; what a model that is often wrong needs to be right
 
