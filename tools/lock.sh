@@ -9,3 +9,8 @@ compile --extra cli --extra server --group dev -o requirements/dev.txt
 for image in operator server optimizer; do
   compile --extra "$image" --constraint requirements/dev.txt -o "requirements/$image.txt"
 done
+# PyTorch for the CPU: PyPI's package without NVIDIA's (tools/torch_on_cpu.py), to be installed with --no-deps on top of another lock.
+without=$(printf -- '--no-emit-package %s ' triton cuda-{bindings,pathfinder,toolkit} nvidia-{cublas,cudnn-cu13,cufft,cufile} \
+  nvidia-{cusolver,cusparse,cusparselt-cu13,nccl-cu13,nvjitlink,nvshmem-cu13,nvtx} nvidia-cuda-{cccl,cupti,nvrtc,runtime})
+# shellcheck disable=SC2086  # words
+compile --extra torch $without --constraint requirements/dev.txt -o requirements/torch.txt

@@ -11,6 +11,7 @@ from typing import Annotated, Any
 from pydantic import Field, field_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
+from fettle.api.catalog import Image
 from fettle.api.pods import ResourceSpec
 from fettle.api.task import SECONDS_PER_CANDIDATE
 
@@ -63,7 +64,13 @@ class Settings(BaseSettings):
     server_image: Annotated[
         str, Field(description="Image of serving pods; a new one reaches the next revision only.")
     ] = "ghcr.io/fettle/server:0.1.0"
-    image_pull_policy: Annotated[PullPolicy, Field(description="Pull policy of both.")] = PullPolicy.IF_NOT_PRESENT
+    optimizer_torch_image: Annotated[
+        str, Field(description="The same with PyTorch: for its sources, and where torchscript is measured.")
+    ] = "ghcr.io/fettle/optimizer-torch:0.1.0"
+    server_torch_image: Annotated[str, Field(description="Image of pods that serve with torchscript.")] = (
+        "ghcr.io/fettle/server-torch:0.1.0"
+    )
+    image_pull_policy: Annotated[PullPolicy, Field(description="Pull policy of all four.")] = PullPolicy.IF_NOT_PRESENT
     image_pull_secrets: Annotated[Words, Field(description="Secrets to pull with, in the objects' namespaces.")] = ()
 
     # The default store
@@ -154,6 +161,16 @@ class Settings(BaseSettings):
         """Whether objects of this namespace are this operator's business."""
         watched = not self.watch_namespaces or namespace in self.watch_namespaces
         return watched and not any(fnmatchcase(namespace, pattern) for pattern in self.ignore_namespaces)
+
+    def image(self, image: Image) -> str:
+        """Reference of an image."""
+        references = {
+            Image.OPTIMIZER: self.optimizer_image,
+            Image.OPTIMIZER_TORCH: self.optimizer_torch_image,
+            Image.SERVER: self.server_image,
+            Image.SERVER_TORCH: self.server_torch_image,
+        }
+        return references[image]
 
     @property
     def default_store_claim(self) -> str | None:

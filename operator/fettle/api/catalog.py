@@ -23,9 +23,12 @@ class StepKind(StrEnum):
 
 
 class Image(StrEnum):
-    """Image whose toolchain a Job needs."""
+    """Image of a Job or of a serving pod: a slim one, or one with a large framework on top."""
 
     OPTIMIZER = "optimizer"
+    OPTIMIZER_TORCH = "optimizer-torch"
+    SERVER = "server"
+    SERVER_TORCH = "server-torch"
 
 
 class Device(StrEnum):
@@ -59,6 +62,7 @@ class FormatEntry:
     framework: str
     libraries: tuple[str, ...]
     runtime: RuntimeName  # runs the untouched source: the baseline
+    suffixes: tuple[str, ...]  # of its files: what tells the image of a source that nobody has looked at yet
     revision: int = 1
     image: Image = Image.OPTIMIZER
     device: Device = Device.CPU
@@ -76,6 +80,8 @@ class RuntimeEntry:
     loads: tuple[str, ...]
     precisions: tuple[Precision, ...]
     revision: int = 1
+    image: Image = Image.OPTIMIZER  # of Jobs that measure with it
+    server_image: Image = Image.SERVER
     device: Device = Device.CPU
 
 
@@ -119,7 +125,23 @@ STEPS: tuple[StepEntry, ...] = (
 )
 
 FORMATS: tuple[FormatEntry, ...] = (
-    FormatEntry(SourceFormat.ONNX, "onnx", ("onnx", "onnxruntime"), RuntimeName.ONNXRUNTIME, revision=2),
+    FormatEntry(SourceFormat.ONNX, "onnx", ("onnx", "onnxruntime"), RuntimeName.ONNXRUNTIME, (".onnx",), revision=2),
+    FormatEntry(
+        SourceFormat.TORCH_SCRIPT,
+        "torch",
+        ("onnx", "onnxruntime", "torch"),
+        RuntimeName.TORCHSCRIPT,
+        (".pt", ".pth", ".ts", ".torchscript"),
+        image=Image.OPTIMIZER_TORCH,
+    ),
+    FormatEntry(
+        SourceFormat.TORCH_EXPORT,
+        "torch",
+        ("onnx", "onnxruntime", "onnxscript", "torch"),
+        RuntimeName.TORCHSCRIPT,
+        (".pt2",),
+        image=Image.OPTIMIZER_TORCH,
+    ),
 )
 
 RUNTIMES: tuple[RuntimeEntry, ...] = (
@@ -129,6 +151,15 @@ RUNTIMES: tuple[RuntimeEntry, ...] = (
         "openvino",
         ("OpenVINO", "ONNX"),
         (Precision.FLOAT32, Precision.BFLOAT16, Precision.FLOAT16),
+    ),
+    # It runs sources as they came; nothing is converted to what it loads.
+    RuntimeEntry(
+        RuntimeName.TORCHSCRIPT,
+        "torch",
+        ("TorchScript", "TorchExport"),
+        (Precision.FLOAT32,),
+        image=Image.OPTIMIZER_TORCH,
+        server_image=Image.SERVER_TORCH,
     ),
 )
 
@@ -154,6 +185,13 @@ def step(step: RecipeStep, family: RuntimeName) -> StepEntry | None:
 def source_format(format: SourceFormat) -> FormatEntry | None:
     """The row of a recognised source format; Auto has none."""
     return _FORMATS.get(format)
+
+
+def source_image(uri: str, format: SourceFormat) -> Image:
+    """Image of the Job that looks at a source first: by its format where that is given, else by the end of its address."""
+    if format != SourceFormat.AUTO:
+        return _FORMATS[format].image
+    return next((entry.image for entry in FORMATS if uri.lower().endswith(entry.suffixes)), Image.OPTIMIZER)
 
 
 def runtime(name: RuntimeName) -> RuntimeEntry:

@@ -19,6 +19,7 @@ from fettle.api.vocabulary import Basis, CandidateState, Objective, Precision, R
 
 SCHEMA_VERSION = 1
 SECONDS_PER_CANDIDATE = 20.0  # of the clock; the operator's settings may say otherwise
+ModelFormat = Literal["ONNX", "OpenVINO", "TorchScript", "TorchExport"]
 
 
 class StoredFile(ApiModel):
@@ -32,7 +33,7 @@ class StoredFile(ApiModel):
 class StoredModel(ApiModel):
     """A model in the store: a file set, and the file a runtime opens."""
 
-    format: Literal["ONNX", "OpenVINO"]
+    format: ModelFormat
     entry: str
     files: tuple[StoredFile, ...]
 

@@ -28,6 +28,8 @@ class SourceFormat(StrEnum):
 
     AUTO = "Auto"
     ONNX = "ONNX"
+    TORCH_SCRIPT = "TorchScript"
+    TORCH_EXPORT = "TorchExport"
 
 
 class Metric(StrEnum):
@@ -63,6 +65,7 @@ class RuntimeName(StrEnum):
 
     ONNXRUNTIME = "onnxruntime"
     OPENVINO = "openvino"
+    TORCHSCRIPT = "torchscript"
 
 
 class Precision(StrEnum):

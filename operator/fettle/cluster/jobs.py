@@ -17,7 +17,7 @@ from fettle.cluster.kinds import JOB, OPTIMIZED_MODEL, Object
 from fettle.cluster.owner import OPTIMIZED_MODEL_LABEL, OWNER_ANNOTATION, owner_reference, quantity
 from fettle.cluster.security import container_security, pod_security
 from fettle.plan.run import AnyTask, WantedTask
-from fettle.plan.tasks import memory_of
+from fettle.plan.tasks import image_of, memory_of
 from fettle.settings import Settings
 
 CONTAINER = "optimizer"
@@ -118,7 +118,7 @@ def _container(jobs: JobsSpec, wanted: WantedTask, settings: Settings, claims: d
     }
     return {
         "name": CONTAINER,
-        "image": settings.optimizer_image,
+        "image": settings.image(image_of(wanted.task)),
         "imagePullPolicy": settings.image_pull_policy.value,
         "command": ["python", "-m", "fettle.optimizer"],
         "env": [

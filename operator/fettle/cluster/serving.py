@@ -10,6 +10,7 @@ import hashlib
 import json
 from typing import Any
 
+from fettle.api import catalog
 from fettle.api.base import GROUP, MANAGED_LABEL
 from fettle.api.modeldeployment import ServerSpec
 from fettle.api.pods import ResourceSpec
@@ -223,7 +224,7 @@ def _container(container: str, verb: str, owner: Object, wanted: ModelRevision, 
     given = [variable.to_json() for variable in wanted.server.env if variable.name not in environment]
     return {
         "name": container,
-        "image": wanted.server.image or settings.server_image,
+        "image": wanted.server.image or settings.image(catalog.runtime(wanted.artifact.runtime).server_image),
         "imagePullPolicy": settings.image_pull_policy.value,
         "command": ["python", "-m", "fettle.server", verb],
         "env": [*given, *({"name": key, "value": value} for key, value in environment.items())],

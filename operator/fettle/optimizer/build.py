@@ -7,13 +7,12 @@ import random
 import tempfile
 import time
 from pathlib import Path
-from typing import Literal
 
 import numpy as np
 
 from fettle.api.recipe import RuntimeSettings
 from fettle.api.report import BuildReport
-from fettle.api.task import BuildTask, StoredModel
+from fettle.api.task import BuildTask, ModelFormat, StoredModel
 from fettle.errors import RecipeError, RuntimeFailure
 from fettle.optimizer import recipes
 from fettle.optimizer.measure.items import Items, opened, unpack
@@ -85,7 +84,7 @@ def _check(task: BuildTask, entry: Path, items: Items | None) -> None:
 def _stored(store: Store, entry: Path, folder: Path) -> StoredModel:
     """Store the model at `entry` with its own files, and nothing else that a toolchain left beside it."""
     folder.mkdir()
-    form: Literal["ONNX", "OpenVINO"] = "OpenVINO" if entry.suffix == ".xml" else "ONNX"
+    form: ModelFormat = "OpenVINO" if entry.suffix == ".xml" else "ONNX"
     for path in sorted(entry.parent.iterdir()):
         if path.is_file():
             path.rename(folder / path.name)

@@ -11,6 +11,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+import onnx
 import rfc8785
 
 from fettle.api import catalog
@@ -82,7 +83,7 @@ def _prepare(task: PrepareTask, store: Store, mounts: Mounts, source: Source, fo
     traits = _traits(portable, signature, given.probes)
     given, items, generated = _judged(given, task.data, session.infer)
     session.close()
-    runtimes, refusals = _runtimes(portable.path, signature)
+    runtimes, refusals = _runtimes(portable.path, signature, source.format if plain.untouched else None)
     portable_model = store.put_model(portable.path.parent, portable.path.name)
     original = _stored_source(store, source) if plain.untouched else portable_model
     calibration = _stored(store, _unlabelled(given.split.calibration), signature)
@@ -99,7 +100,7 @@ def _prepare(task: PrepareTask, store: Store, mounts: Mounts, source: Source, fo
         items=store.put_data(items.stored(signature)),
         generated=generated,
         basis=Basis.SOURCE_RUNTIME if plain.untouched else Basis.PORTABLE_FORM,
-        preparation=_preparation(),
+        preparation=_preparation(source.format),
         builds=_builds(task.builds, portable_model, calibration, store),
         notes=tuple(dict.fromkeys((*portable.notes, *_data_notes(task.data, given), *batch, *refusals))),
     )
@@ -108,9 +109,9 @@ def _prepare(task: PrepareTask, store: Store, mounts: Mounts, source: Source, fo
 # ----------------------------------------------------------------------------------------------------------- asked once more
 
 
-def _preparation() -> str:
+def _preparation(format: SourceFormat) -> str:
     """Digest of what decides the portable form besides the source."""
-    entry = catalog.source_format(SourceFormat.ONNX)
+    entry = catalog.source_format(format)
     revision = entry.revision if entry is not None else 0
     libraries = versions(entry.libraries if entry is not None else ())
     return hashlib.sha256(rfc8785.dumps({"revision": revision, "libraries": dict(libraries)})).hexdigest()
@@ -119,7 +120,7 @@ def _preparation() -> str:
 def _earlier(task: PrepareTask, store: Store, mounts: Mounts, source: Source) -> PrepareReport | None:
     """The answer to the same task, if source and data still are what they were: an address may hold another file by now."""
     report = store.result(task_hash(task))
-    if not isinstance(report, PrepareReport) or report.preparation != _preparation():
+    if not isinstance(report, PrepareReport) or report.preparation != _preparation(source.format):
         return None
     if report.source.sha256 != source.sha256:
         return None
@@ -127,7 +128,7 @@ def _earlier(task: PrepareTask, store: Store, mounts: Mounts, source: Source) ->
     if not all(store.has_blob(file.sha256, file.bytes) for file in files) or not store.has_blob(report.items.sha256):
         return None
     specs = prepare_portable.specs_by_name(task.source.inputs)
-    hints = onnx_inputs.hints(onnx_model.read(source.path))
+    hints = onnx_inputs.hints(_graph(report, store, source))
     axes = prepare_check.stacking_axes(report.signature, specs, hints)
     given = _read(task.data, mounts, report.signature, axes)
     made_up = given.calibration is None and report.generated
@@ -137,6 +138,13 @@ def _earlier(task: PrepareTask, store: Store, mounts: Mounts, source: Source) ->
         return None
     items = _stored(store, given.evaluation, report.signature)
     return report if (report.generated if items is None else items == report.items) else None
+
+
+def _graph(report: PrepareReport, store: Store, source: Source) -> onnx.ModelProto:
+    """The graph whose inputs were looked at: the source's own, or that of what it was converted to."""
+    if source.format == SourceFormat.ONNX:
+        return onnx_model.read(source.path)
+    return onnx_model.read(store.fetch_model(report.portable, source.folder / "portable"))
 
 
 def _builds(
@@ -258,7 +266,7 @@ def _data_notes(spec: DataSpec, given: Data) -> list[str]:
 
 def _stored_source(store: Store, source: Source) -> StoredModel:
     files = tuple(store.put_file(source.folder / name, name) for name in source.files)
-    return StoredModel(format="ONNX", entry=source.entry, files=files)
+    return StoredModel(format=source.stored_format, entry=source.entry, files=files)
 
 
 def _status(source: Source, signature: Signature) -> SourceStatus:
@@ -271,12 +279,22 @@ def _status(source: Source, signature: Signature) -> SourceStatus:
     )
 
 
-def _runtimes(path: Path, signature: Signature) -> tuple[tuple[RuntimeName, ...], list[str]]:
-    """Runtimes that load the portable form (the one that every step was checked with does), and why the others do not."""
+def _runtimes(
+    path: Path, signature: Signature, untouched: SourceFormat | None
+) -> tuple[tuple[RuntimeName, ...], list[str]]:
+    """Runtimes that load the portable form (the one that every step was checked with does) or the `untouched` source, and why the
+    others do not."""
     others = [name for name in RuntimeName if name != RuntimeName.ONNXRUNTIME]
-    refusals = {name: prepare_probe.refusal(name, path, signature) for name in others}
+    refusals = {name: _refusal(name, path, signature, untouched) for name in others}
     loading = (RuntimeName.ONNXRUNTIME, *(name for name in others if refusals[name] is None))
     return loading, [f"{name}: {why}"[:300] for name, why in refusals.items() if why is not None]
+
+
+def _refusal(name: RuntimeName, path: Path, signature: Signature, untouched: SourceFormat | None) -> str | None:
+    loads = catalog.runtime(name).loads
+    if "ONNX" in loads:
+        return prepare_probe.refusal(name, path, signature)
+    return None if untouched in loads else f"it runs only sources of {' and '.join(loads)} as they came"
 
 
 def _traits(portable: Portable, signature: Signature, probes: Items) -> Traits:

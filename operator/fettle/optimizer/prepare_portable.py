@@ -12,7 +12,9 @@ import onnx
 from fettle.api.optimizedmodel import InputSpec
 from fettle.api.reasons import Reason
 from fettle.api.signature import Signature
+from fettle.api.vocabulary import SourceFormat
 from fettle.errors import RuntimeFailure, SourceError
+from fettle.optimizer import prepare_torch
 from fettle.optimizer.formats import onnx_model, onnx_portable
 from fettle.optimizer.formats.onnx_reference import evaluate
 from fettle.optimizer.prepare_check import Reference, Run, failure_of, session, states
@@ -25,13 +27,17 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Plain:
-    """The source with a boundary of plain tensors, as its own runtime reads it. `untouched`: nothing had to change for that."""
+    """The source in ONNX with a boundary of plain tensors, and `run`, which answers as the source does.
+
+    `untouched`: the source itself can be timed and served. `converted`: `model` is not what `run` runs, so it has to be compared.
+    """
 
     model: onnx.ModelProto
     path: Path
     signature: Signature
     run: Run
     untouched: bool
+    converted: bool
     notes: tuple[str, ...] = ()
 
 
@@ -48,7 +54,9 @@ class Portable:
 def plain(source: Source, specs: tuple[InputSpec, ...], folder: Path) -> Plain:
     """Make the source's boundary plain and load it. Raises SourceError: UnsupportedModel, UnsupportedOperator, UnsupportedOpset,
     SourceCorrupted, InvalidSpec."""
-    original = onnx_model.load(source.path)
+    own = source.format == SourceFormat.ONNX
+    entry = source.path if own else prepare_torch.convert(source.path, specs, folder / "converted")
+    original = onnx_model.load(entry)
     notes: list[str] = []
     model = onnx_portable.strip_zip_map(original)
     if model is not original:
@@ -56,6 +64,7 @@ def plain(source: Source, specs: tuple[InputSpec, ...], folder: Path) -> Plain:
     copied = onnx.ModelProto()
     copied.CopyFrom(model)
     onnx_model.apply_input_specs(copied, specs)
+    whole = onnx_model.signature(_with_output_shapes(copied))
     model = onnx_portable.freeze_inputs(copied, specs)
     if model is not copied:
         notes.append("inputs with a value were frozen; the portable form is the timed baseline")
@@ -64,11 +73,16 @@ def plain(source: Source, specs: tuple[InputSpec, ...], folder: Path) -> Plain:
         raise SourceError("the model needs at least one input and one output", reason=Reason.UNSUPPORTED_MODEL)
     _refuse_states(signature, model)
     untouched = not notes
+    if not own:
+        path = _saved(model, folder / "plain", entry)
+        frozen = {spec.name: spec.value for spec in specs if spec.value is not None}
+        run = prepare_torch.runner(source.path, whole, frozen)
+        return Plain(model, path, signature, run, untouched, True, tuple(notes))
     if onnx_model.opset(model) > onnx_model.READABLE_OPSET or model.ir_version > onnx_model.READABLE_IR:
         return _lowered(model, signature, source.path.parent, folder, notes)
-    path = source.path if untouched else _saved(model, folder / "plain", source)
+    path = source.path if untouched else _saved(model, folder / "plain", source.path)
     opened = _opened(path, signature, model)
-    return Plain(model, path, signature, opened.infer, untouched, tuple(notes))
+    return Plain(model, path, signature, opened.infer, untouched, not untouched, tuple(notes))
 
 
 def _refuse_states(signature: Signature, model: onnx.ModelProto) -> None:
@@ -95,10 +109,10 @@ def _with_output_shapes(model: onnx.ModelProto) -> onnx.ModelProto:
         return model
 
 
-def _saved(model: onnx.ModelProto, folder: Path, source: Source) -> Path:
+def _saved(model: onnx.ModelProto, folder: Path, before: Path) -> Path:
     folder.mkdir(parents=True, exist_ok=True)
     path = folder / "model.onnx"
-    onnx_model.save(model, path, source.path.parent)
+    onnx_model.save(model, path, before.parent)
     return path
 
 
@@ -151,7 +165,7 @@ def _lowered(model: onnx.ModelProto, signature: Signature, home: Path, folder: P
             continue
         run = evaluate(model) if len(targets) > 1 else opened.infer
         note = f"the source ({versions}) is newer than the runtime reads ({reads}); the portable form is the timed baseline"
-        return Plain(changed, path, signature, run, False, (*notes, note))
+        return Plain(changed, path, signature, run, False, True, (*notes, note))
     unknown = unknown_operators(model)
     reason = Reason.UNSUPPORTED_OPERATOR if unknown else Reason.UNSUPPORTED_OPSET
     message = (
@@ -166,7 +180,7 @@ def portable(source: Plain, reference: Reference, folder: Path) -> Portable:
     folder.mkdir(parents=True, exist_ok=True)
     home = source.path.parent
     result = Portable(source.model, source.path, notes=list(source.notes))
-    if not source.untouched:
+    if source.converted:
         moved = _difference(source.path, source.signature, reference)
         if moved is not None:
             raise SourceError(f"the converted source answers otherwise: {moved}", reason=Reason.NUMERICAL_MISMATCH)

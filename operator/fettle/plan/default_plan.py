@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from fettle.api.optimizedmodel import TargetSpec
 from fettle.api.recipe import QuantizeStep, RecipeStep, RuntimeSettings
 from fettle.api.report import PrepareReport
-from fettle.api.vocabulary import Precision, QuantizeMode, QuantizePreset, RuntimeName
+from fettle.api.vocabulary import Precision, QuantizeMode, QuantizePreset, RuntimeName, SourceFormat
 from fettle.plan.rows import Row, row
 
 QUICK_MILLISECONDS = 2.0  # below, waking threads can cost more than they bring
@@ -78,7 +78,7 @@ def _int8(
     return (RecipeStep(quantize=QuantizeStep(mode=mode, preset=preset, operators=operators)),)
 
 
-ORT, OPENVINO = RuntimeName.ONNXRUNTIME, RuntimeName.OPENVINO
+ORT, OPENVINO, TORCHSCRIPT = RuntimeName.ONNXRUNTIME, RuntimeName.OPENVINO, RuntimeName.TORCHSCRIPT
 STATIC = _int8()
 TRANSFORMER = _int8(preset=QuantizePreset.TRANSFORMER)
 CORE = _int8(operators=("Conv", "MatMul", "Gemm"))
@@ -114,6 +114,8 @@ LINES: tuple[Line, ...] = (
     Line("float32", OPENVINO),
     Line("float32", OPENVINO, variant="static", static=True, when=lambda facts: facts.one_shape),
     Line("float32", OPENVINO, variant="1thread", one_thread=True, when=_quick),
+    # 2a: a script frozen and fused by PyTorch itself; an exported program runs only as it came
+    Line("float32", TORCHSCRIPT, when=lambda facts: facts.prepare.source.format != SourceFormat.TORCH_EXPORT),
     # 3: reduced precision; the measuring node rejects what its CPU only emulates
     Line("bfloat16", OPENVINO, precision=Precision.BFLOAT16),
     Line("float16", OPENVINO, precision=Precision.FLOAT16),

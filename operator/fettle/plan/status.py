@@ -16,6 +16,7 @@ from fettle.plan import moment
 from fettle.plan.rounds import Rounds, Stage, TargetRun
 from fettle.plan.rows import Finding, Row, clip
 from fettle.plan.run import EventDraft, RunSnapshot
+from fettle.plan.tasks import model_of
 
 READY, SOURCE_RESOLVED, CONVERTED, MEASURED = "Ready", "SourceResolved", "Converted", "Measured"
 IN_PROGRESS = frozenset({Reason.PREPARING, Reason.OPTIMIZING, Reason.MEASURING, Reason.PUBLISHING})
@@ -144,9 +145,7 @@ def _row(rounds: Rounds, run: TargetRun, row: Row) -> CandidateStatus:
     if row.name in run.measured:
         return run.measured[row.name]
     state, finding = _standing(rounds, run, row)
-    model = rounds.built.get(row.build.name) if row.build is not None else rounds.prepare.portable
-    if row.plan.untouched:
-        model = rounds.prepare.original
+    model = model_of(row, rounds.prepare, rounds.built)
     return CandidateStatus(
         name=row.name,
         target=run.target.name,

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
+from fettle.api import catalog
+from fettle.api.catalog import Image
 from fettle.api.constraints import Constraints
 from fettle.api.memory import job_bytes
 from fettle.api.optimizedmodel import OptimizedModelSpec
@@ -23,6 +25,7 @@ from fettle.api.vocabulary import CandidateState
 from fettle.plan.candidates import TargetPlan, possible_builds
 from fettle.plan.constraints import describe
 from fettle.plan.rows import Row
+from fettle.plan.run import AnyTask
 
 
 def prepare_task(spec: OptimizedModelSpec, store: str) -> PrepareTask:
@@ -121,10 +124,27 @@ def publish_task(
 
 
 def model_of(row: Row, prepare: PrepareReport, built: Mapping[str, StoredModel]) -> StoredModel | None:
-    """The files a row runs: the source, the portable form, or its build's; None while that is not there."""
-    if row.plan.untouched:
+    """The files a row runs: the source, the portable form, or its build's; None while that is not there.
+
+    A runtime that does not load the portable form runs the source.
+    """
+    if row.plan.untouched or prepare.portable.format not in catalog.runtime(row.plan.runtime).loads:
         return prepare.original
     return prepare.portable if row.build is None else built.get(row.build.name)
+
+
+def image_of(task: AnyTask) -> Image:
+    """Image that has what `task` needs: a large one only where a framework of its own is needed."""
+    if isinstance(task, PrepareTask):
+        return catalog.source_image(task.source.uri, task.source.format)
+    if isinstance(task, BuildTask):
+        entries = [catalog.step(step, task.plan.family) for step in task.plan.steps]
+        wanted = [entry.image for entry in entries if entry is not None]
+    elif isinstance(task, MeasureTask):
+        wanted = [catalog.runtime(one.plan.runtime).image for one in (task.baseline, *task.candidates)]
+    else:
+        wanted = []
+    return next((image for image in wanted if image != Image.OPTIMIZER), Image.OPTIMIZER)
 
 
 def selected(rows: Sequence[CandidateStatus], target: str) -> CandidateStatus | None:

@@ -16,14 +16,14 @@ import zipfile
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import IO, Any, Literal
+from typing import IO, Any
 
 import numpy as np
 import rfc8785
 
 from fettle.api.reasons import Reason
 from fettle.api.report import REPORT, BuildReport, MeasureReport, PrepareReport, PublishReport
-from fettle.api.task import StoredData, StoredFile, StoredModel
+from fettle.api.task import ModelFormat, StoredData, StoredFile, StoredModel
 from fettle.errors import StoreError
 from fettle.store.uris import Location, Mounts, locate, relative_path
 
@@ -237,7 +237,7 @@ class Store:
 
     # ------------------------------------------------------------------------------------------------------------ models
 
-    def put_model(self, folder: Path, entry: str, format: Literal["ONNX", "OpenVINO"] = "ONNX") -> StoredModel:
+    def put_model(self, folder: Path, entry: str, format: ModelFormat = "ONNX") -> StoredModel:
         """Store every file under `folder` as one model; `entry` is the file a runtime opens (relative). Raises StoreError."""
         paths = sorted(path for path in folder.rglob("*") if path.is_file())
         files = tuple(self.put_file(path, path.relative_to(folder).as_posix()) for path in paths)

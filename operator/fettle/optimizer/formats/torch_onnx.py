@@ -1,0 +1,204 @@
+"""From PyTorch's files to ONNX.
+
+A program of torch.export goes through the exporter of today, which needs onnxscript; a script through the one before it, which is
+deprecated and the only one that keeps a script's control flow (docs/design/torch.md). Both are known to write another opset than the one
+asked for, and names of their own: what came out is checked.
+"""
+
+from __future__ import annotations
+
+import logging
+import re
+import warnings
+from collections.abc import Callable, Iterable, Sequence
+from pathlib import Path
+from typing import Any
+
+import onnx
+import torch
+
+from fettle.api.optimizedmodel import InputSpec
+from fettle.api.reasons import Reason
+from fettle.api.signature import BY_V2, Signature, Tensor
+from fettle.errors import RuntimeFailure, SourceError
+from fettle.optimizer.formats import onnx_model
+from fettle.runtimes.base import zeros
+from fettle.runtimes.torchscript import Program, named_outputs, to_tensor
+
+SCRIPT_OPSET = 20  # the newest that the older exporter writes
+EXPORT_OPSET = 21
+BATCH = 2  # in examples: a size of 1 would be taken for one that is always 1
+# Sizes tried for a dimension that varies, until the model runs: convolutions need a least length.
+SIZES = (16, 128, 1024, 16384)
+log = logging.getLogger(__name__)
+
+
+def convert(program: Program, specs: Sequence[InputSpec], path: Path) -> Path:
+    """Write `program` as ONNX to `path`.
+
+    Raises SourceError: InvalidSpec (source.inputs does not fit, or is needed), UnsupportedOperator naming it, UnsupportedModel,
+    UnsupportedOpset.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    if program.exported is not None:
+        names, opset = _outputs_of_export(program.exported), EXPORT_OPSET
+        _quietly(lambda: _export(program.exported, names, path))
+    else:
+        names, opset = _convert_script(program, specs, path), SCRIPT_OPSET
+    _check(path, program, names, opset)
+    return path
+
+
+def _export(exported: Any, names: Sequence[str], path: Path) -> None:
+    made = torch.onnx.export(
+        exported, dynamo=True, opset_version=EXPORT_OPSET, output_names=list(names), verbose=False
+    )
+    if made is None:
+        raise RuntimeError("the exporter gave nothing")
+    made.save(path)
+
+
+def _outputs_of_export(exported: Any) -> tuple[str, ...]:
+    """Names of a program's outputs, from the structure of its answer."""
+    slots = [spec.arg for spec in exported.graph_signature.output_specs if spec.kind.name == "USER_OUTPUT"]
+    leaves = [slot.value if hasattr(slot, "value") else torch.empty(0) for slot in slots]
+    return _names(torch.utils._pytree.tree_unflatten(leaves, exported.call_spec.out_spec))
+
+
+def _names(answer: Any) -> tuple[str, ...]:
+    try:
+        return tuple(named_outputs(answer))
+    except RuntimeFailure as error:
+        raise SourceError(error.message, reason=error.reason) from error
+
+
+# -------------------------------------------------------------------------------------------------------------------- scripts
+
+
+def _convert_script(program: Program, specs: Sequence[InputSpec], path: Path) -> tuple[str, ...]:
+    inputs = script_inputs(program, specs)
+    shapes = {spec.name: spec.shape for spec in specs if spec.shape is not None}
+    example, answer = _first_that_runs(program, inputs, shapes)
+    names = _names(answer)
+    axes = {
+        name: {axis: str(size) for axis, size in enumerate(shape) if not isinstance(size, int) or size < 1}
+        for name, shape in shapes.items()
+    }
+    _quietly(
+        lambda: torch.onnx.export(
+            program.module,
+            tuple(example),
+            str(path),
+            dynamo=False,
+            opset_version=SCRIPT_OPSET,
+            input_names=[tensor.name for tensor in inputs.inputs],
+            output_names=list(names),
+            dynamic_axes={name: each for name, each in axes.items() if each},
+        )
+    )
+    return names
+
+
+def script_inputs(program: Program, specs: Sequence[InputSpec]) -> Signature:
+    """The inputs of a script as `source.inputs` describes them: an archive keeps only their names. Raises SourceError (InvalidSpec)."""
+    given = {spec.name: spec for spec in specs}
+    unknown = sorted(set(given) - set(program.inputs))
+    names = [name for name in program.inputs if name in given]
+    needed = program.inputs[: len(program.inputs) - program.optional]
+    lacking = [name for name in needed if name not in given or given[name].dtype is None or given[name].shape is None]
+    if unknown or lacking or tuple(names) != program.inputs[: len(names)]:
+        example = "{name: %s, dtype: FP32, shape: [N, 3, 224, 224]}" % (lacking or [*program.inputs, "x"])[0]
+        message = (
+            f"TorchScript does not keep what its inputs are: source.inputs must give dtype and shape of {', '.join(program.inputs)}, "
+            f"such as {example}" + (f"; the model has no input {', '.join(unknown)}" if unknown else "")
+        )
+        raise SourceError(message, reason=Reason.INVALID_SPEC)
+    tensors = []
+    for name in names:
+        spec = given[name]
+        if spec.dtype is None or spec.shape is None or spec.dtype not in BY_V2 or spec.dtype == "BYTES":
+            message = f"source.inputs of {name!r}: a tensor of PyTorch needs dtype (FP32, INT64, …) and shape"
+            raise SourceError(message, reason=Reason.INVALID_SPEC)
+        sizes = tuple(size if isinstance(size, int) and size > 0 else -1 for size in spec.shape)
+        tensors.append(Tensor(name=name, dtype=spec.dtype, shape=sizes))
+    return Signature(inputs=tuple(tensors), outputs=())
+
+
+def _first_that_runs(
+    program: Program, inputs: Signature, shapes: dict[str, tuple[int | str, ...]]
+) -> tuple[list[torch.Tensor], Any]:
+    """Example inputs, all zeros, and the answer to them. Raises SourceError (UnsupportedModel)."""
+    varying = any(not isinstance(size, int) and size != "N" for shape in shapes.values() for size in shape)
+    fault = ""
+    for size in SIZES if varying else SIZES[:1]:
+        chosen = {name: [_size(one, size) for one in shape] for name, shape in shapes.items()}
+        example = [to_tensor(array) for array in zeros(inputs, chosen).values()]
+        try:
+            with torch.inference_mode():
+                return example, program.call(example)
+        except Exception as error:  # the library raises what it likes; the fault is told below
+            fault = fault or " ".join(str(error).rpartition("RuntimeError: ")[2].split())[:250]
+            log.info("does not run with %s", chosen, exc_info=True)
+    described = {tensor.name: list(shapes[tensor.name]) for tensor in inputs.inputs}
+    message = f"the model does not run on zeros of the shapes that source.inputs gives, {described}: {fault}"
+    raise SourceError(message, reason=Reason.UNSUPPORTED_MODEL)
+
+
+def _size(wanted: int | str, varying: int) -> int:
+    if isinstance(wanted, int):
+        return wanted if wanted > 0 else varying
+    return BATCH if wanted == "N" else varying
+
+
+# ----------------------------------------------------------------------------------------------------------------- what came out
+
+
+def _quietly(export: Callable[[], Any]) -> None:
+    """Run an exporter. Raises SourceError: UnsupportedOperator naming it, UnsupportedModel."""
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            export()
+    except Exception as error:
+        text = " ".join(_chain(error))
+        log.info("the export failed", exc_info=True)
+        operator = _operator(text)
+        if operator is not None:
+            message = f"the model uses {operator}, for which PyTorch's exporter has no ONNX operator"
+            raise SourceError(message, reason=Reason.UNSUPPORTED_OPERATOR) from error
+        message = f"PyTorch's exporter could not write the model as ONNX: {' '.join(text.split())[:350]}"
+        raise SourceError(message, reason=Reason.UNSUPPORTED_MODEL) from error
+
+
+def _chain(error: BaseException | None) -> Iterable[str]:
+    while error is not None:
+        yield str(error)
+        error = error.__cause__ or error.__context__
+
+
+def _operator(text: str) -> str | None:
+    """The operator that an exporter's message says it does not know."""
+    patterns = (
+        r"[Ee]xporting the operator '([\w:.]+)' to ONNX opset version \d+ is not supported",
+        r"No (?:ONNX function|decompositions registered|Decompositions).*?<OpOverload\(op='([\w:.]+)'",
+        r"ONNX export failed on (?:an operator with unrecognized namespace|operator) ([\w:.]+)",
+    )
+    found = (re.search(pattern, text) for pattern in patterns)
+    return next((match[1].replace("::", ".") for match in found if match is not None), None)
+
+
+def _check(path: Path, program: Program, outputs: tuple[str, ...], opset: int) -> None:
+    """Names, and the opset, are the ones asked for. Raises SourceError."""
+    model = onnx.load(str(path), load_external_data=False)
+    inputs = [value.name for value in onnx_model.inputs(model.graph)]
+    if inputs != list(program.inputs[: len(inputs)]):
+        lost = [name for name in program.inputs if name not in inputs]
+        message = f"the inputs {lost or list(program.inputs)} are not in the exported graph: nothing of the answers depends on them"
+        raise SourceError(message, reason=Reason.UNSUPPORTED_MODEL)
+    found = [value.name for value in model.graph.output]
+    if found != list(outputs):
+        message = f"the exported graph has the outputs {found}, the model {list(outputs)}"
+        raise SourceError(message, reason=Reason.UNSUPPORTED_MODEL)
+    if onnx_model.opset(model) != opset:
+        message = f"opset {opset} was asked for, PyTorch's exporter wrote {onnx_model.opset(model)}"
+        raise SourceError(message, reason=Reason.UNSUPPORTED_OPSET)

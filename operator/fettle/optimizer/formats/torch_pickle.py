@@ -1,0 +1,47 @@
+"""Why a file that `torch.save` wrote is refused: read by PyTorch's restricted unpickler, which runs nothing that it does not know."""
+
+from __future__ import annotations
+
+import pickle
+import re
+from pathlib import Path
+
+import torch
+from torch.serialization import get_unsafe_globals_in_checkpoint
+
+from fettle.api.reasons import Reason
+from fettle.errors import SourceError
+
+EXPORT_IT = (
+    "hand in the model as torch.export.save(torch.export.export(model, inputs), 'model.pt2') or "
+    "torch.jit.script(model).save('model.pt') writes it"
+)
+
+
+def refusal(path: Path) -> SourceError:
+    """UnsafePickle, naming what else than weights is in the file; UnsupportedFormat for weights alone; SourceCorrupted."""
+    try:
+        named = get_unsafe_globals_in_checkpoint(path) or _named_by_the_unpickler(path)
+    except Exception as error:
+        text = " ".join(str(error).split())[:200]
+        return SourceError(f"{path.name} is a damaged PyTorch file: {text}", reason=Reason.SOURCE_CORRUPTED)
+    if named:
+        message = (
+            f"{path.name} is a pickle that needs {', '.join(sorted(named)[:3])}: unpickling that runs whatever code the file "
+            f"names, so it was not loaded; {EXPORT_IT}"
+        )
+        return SourceError(message, reason=Reason.UNSAFE_PICKLE)
+    message = f"{path.name} holds weights (a state dict) without the model that they belong to; {EXPORT_IT}"
+    return SourceError(message, reason=Reason.UNSUPPORTED_FORMAT)
+
+
+def _named_by_the_unpickler(path: Path) -> list[str]:
+    """What the unpickler stops at: an old file, which is a bare pickle, cannot be listed beforehand."""
+    try:
+        torch.load(path, map_location="meta", weights_only=True)
+    except pickle.UnpicklingError as error:
+        found = re.search(r"GLOBAL (\S+)", str(error)) or re.search(r"(Unsupported \w+ \S+)", str(error))
+        if found is None:
+            raise
+        return [found[1]]
+    return []

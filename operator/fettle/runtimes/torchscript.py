@@ -1,0 +1,245 @@
+"""PyTorch on CPU: TorchScript archives, and programs of torch.export as eager graphs.
+
+Facts that this file rests on (2.15): the number of threads belongs to the process, so one process holds sessions of one `threads` only,
+which the effective settings show; the interpreter of TorchScript is thread-safe, as is a graph module that changes no buffer; an archive
+that was saved in training mode would drop activations at random, so every script runs in evaluation mode; a program of torch.export
+checks the ranges of its dimensions at each call.
+An archive is code: it is loaded only in Jobs, in serving pods and in the processes of `fettle optimize`.
+"""
+
+from __future__ import annotations
+
+import warnings
+import zipfile
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from fettle.api.optimizedmodel_status import Executed
+from fettle.api.reasons import Reason
+from fettle.api.recipe import RuntimeSettings
+from fettle.api.signature import Signature
+from fettle.api.vocabulary import Precision, RuntimeName
+from fettle.errors import RuntimeFailure
+from fettle.runtimes.base import Array, Arrays, Session, checked_inputs, numpy_dtype, zeros
+from fettle.runtimes.torch_archive import Contents, contents
+
+OUTPUT = "output"
+# Operators that compute, as the profiler names them; each of them once, not what calls it and what it calls.
+_COMPUTE = {"aten::convolution", "aten::addmm", "aten::mm", "aten::bmm", "aten::baddbmm", "aten::lstm", "aten::gru"}
+_COMPUTE |= {"aten::mkldnn_linear", "mkldnn_prepacked::conv2d_run", "mkldnn_prepacked::linear_run", "aten::dot", "aten::mv"}
+_CLASSES = {torch.bfloat16: "bf16", torch.float16: "f16"}
+
+
+@dataclass(frozen=True)
+class Program:
+    """A file of PyTorch's, loaded. `inputs` are the names of the tensors it takes, `call` takes them in that order.
+
+    `optional` of a script's inputs have a default and may be left out, from the end.
+    """
+
+    module: Any
+    inputs: tuple[str, ...]
+    call: Callable[[Sequence[torch.Tensor]], Any]
+    optional: int = 0
+    exported: Any = None  # torch.export.ExportedProgram
+
+
+def open_program(entry: Path) -> Program:
+    """Load the file at `entry`. Raises RuntimeFailure: ModelLoadFailed, UnsupportedOperator, UnsupportedModel."""
+    if not entry.is_file():
+        raise RuntimeFailure(f"{entry} does not exist")
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", FutureWarning)  # torch.jit is on its way out; its files are not
+            if contents(entry) == Contents.EXPORT:
+                return _exported(torch.export.load(entry))
+            return _script(torch.jit.load(str(entry), map_location="cpu").eval())
+    except RuntimeFailure:
+        raise
+    except Exception as error:  # the library raises what it likes for a damaged file
+        raise _failure("PyTorch could not load the model", error) from error
+
+
+def _script(module: Any) -> Program:
+    arguments = module.forward.schema.arguments[1:]  # the first is the module
+    for one in arguments:
+        if str(one.type) not in ("Tensor", "Optional[Tensor]") and not one.has_default_value():
+            message = f"the input {one.name!r} is a {one.type}; inputs must be plain tensors"
+            raise RuntimeFailure(message, reason=Reason.UNSUPPORTED_MODEL)
+    given = [one for one in arguments if str(one.type) in ("Tensor", "Optional[Tensor]")]
+    optional = sum(one.has_default_value() for one in given)
+    return Program(module, tuple(one.name for one in given), lambda tensors: module(*tensors), optional)
+
+
+def _exported(program: Any) -> Program:
+    module = program.module()
+    specs = [spec for spec in program.graph_signature.input_specs if spec.kind.name == "USER_INPUT"]
+    slots = [spec.arg for spec in specs]
+    # Arguments that are no tensors were fixed when the program was exported.
+    constants = {place: slot.value for place, slot in enumerate(slots) if hasattr(slot, "value")}
+    names = tuple(slot.name for place, slot in enumerate(slots) if place not in constants)
+
+    def call(tensors: Sequence[torch.Tensor]) -> Any:
+        waiting = iter(tensors)
+        leaves = [constants[place] if place in constants else next(waiting) for place in range(len(slots))]
+        args, kwargs = torch.utils._pytree.tree_unflatten(leaves, program.call_spec.in_spec)
+        return module(*args, **kwargs)
+
+    return Program(module, names, call, exported=program)
+
+
+def named_outputs(answer: Any, name: str = "") -> dict[str, torch.Tensor]:
+    """The tensors of an answer under names that do not change: `output`; `output_0`, `output_1` of a tuple; the keys of a dictionary.
+
+    Raises RuntimeFailure (UnsupportedModel) for what is no tensor.
+    """
+    if isinstance(answer, torch.Tensor):
+        return {name or OUTPUT: answer}
+    if isinstance(answer, Mapping):
+        parts = [(f"{name}_{key}" if name else str(key), value) for key, value in answer.items()]
+    elif isinstance(answer, Sequence) and not isinstance(answer, str):
+        parts = [(f"{name or OUTPUT}_{index}", value) for index, value in enumerate(answer)]
+    else:
+        message = f"the output {name or OUTPUT!r} is a {type(answer).__name__}; outputs must be plain tensors"
+        raise RuntimeFailure(message, reason=Reason.UNSUPPORTED_MODEL)
+    return {inner: tensor for part, value in parts for inner, tensor in named_outputs(value, part).items()}
+
+
+class TorchScriptSession:
+    """A program and what it was asked for."""
+
+    def __init__(self, program: Program, settings: RuntimeSettings, signature: Signature) -> None:
+        self._program: Program | None = program
+        self._settings = settings
+        self._signature = signature
+
+    def infer(self, inputs: Arrays) -> dict[str, Array]:
+        """See `base.Session.infer`."""
+        if self._program is None:
+            raise RuntimeFailure("the session is closed")
+        feed = checked_inputs(self._signature, inputs)
+        try:
+            with torch.inference_mode():
+                answers = named_outputs(self._program.call([to_tensor(array) for array in feed.values()]))
+        except RuntimeFailure:
+            raise
+        except Exception as error:  # the library raises RuntimeError, AssertionError and others alike
+            raise _failure("running the model failed", error) from error
+        absent = [tensor.name for tensor in self._signature.outputs if tensor.name not in answers]
+        if absent:
+            raise RuntimeFailure(f"the outputs {absent} are missing; found {sorted(answers)}", reason=Reason.OUTPUTS_INVALID)
+        return {tensor.name: to_array(answers[tensor.name]) for tensor in self._signature.outputs}
+
+    def signature(self) -> Signature:
+        """See `base.Session.signature`."""
+        return self._signature
+
+    def effective_settings(self) -> RuntimeSettings:
+        """See `base.Session.effective_settings`."""
+        return self._settings.model_copy(update={"threads": torch.get_num_threads()})
+
+    def warm(self, shapes: Sequence[Mapping[str, Sequence[int]]]) -> None:
+        """See `base.Session.warm`. A script is specialized in its first two runs."""
+        for each in shapes:
+            for _ in range(2):
+                self.infer(zeros(self._signature, each))
+
+    def close(self) -> None:
+        """See `base.Session.close`."""
+        self._program = None
+
+
+class TorchScript:
+    """See `base.Runtime`."""
+
+    name = RuntimeName.TORCHSCRIPT
+
+    def load(self, entry: Path, settings: RuntimeSettings, signature: Signature | None = None) -> Session:
+        """See `base.Runtime.load`. The files do not say what their inputs are: `signature` is needed.
+
+        `graph_optimization` freezes a script and prepares it for oneDNN; an exported program has no such form.
+        """
+        if settings.precision != Precision.FLOAT32 or settings.batch_size is not None or settings.streams != 1:
+            message = "PyTorch runs here in the model's own precision, without a static batch size and without streams"
+            raise RuntimeFailure(message, reason=Reason.RECIPE_NOT_APPLICABLE)
+        if signature is None:
+            raise RuntimeFailure("PyTorch's files do not say what their inputs are: a signature is needed")
+        program = open_program(entry)
+        torch.set_num_threads(settings.threads)
+        if settings.graph_optimization:
+            program = _optimized(program)
+        session = TorchScriptSession(program, settings, signature)
+        effective = session.effective_settings()
+        if effective != settings:
+            message = f"asked for {settings.to_json()}, PyTorch runs with {effective.to_json()}"
+            raise RuntimeFailure(message, reason=Reason.NODE_INCOMPATIBLE)
+        return session
+
+    def executed(
+        self, entry: Path, settings: RuntimeSettings, inputs: Arrays, signature: Signature | None = None
+    ) -> Executed:
+        """See `base.Runtime.executed`: counts the operators that the profiler saw in one run; their class is that of the weights."""
+        session = self.load(entry, settings, signature)
+        with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU]) as profile:
+            session.infer(inputs)
+        program = open_program(entry)
+        kinds = Counter(tensor.dtype for tensor in program.module.parameters() if tensor.is_floating_point())
+        kind = _CLASSES.get(kinds.most_common(1)[0][0], "f32") if kinds else "f32"
+        names = [event.name for event in profile.events()]
+        int8 = sum(name.startswith("quantized::") for name in names)
+        plain = sum(name in _COMPUTE for name in names)
+        return Executed(**{kind: plain}, int8=int8, total=plain + int8)
+
+    def capabilities(self) -> frozenset[Precision]:
+        """See `base.Runtime.capabilities`."""
+        return frozenset({Precision.FLOAT32})
+
+
+def _optimized(program: Program) -> Program:
+    if program.exported is not None:
+        message = "an exported program runs as it is: freezing and fusing is there for TorchScript only"
+        raise RuntimeFailure(message, reason=Reason.RECIPE_NOT_APPLICABLE)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", FutureWarning)
+        try:
+            module = torch.jit.optimize_for_inference(torch.jit.freeze(program.module))
+        except Exception as error:
+            raise _failure("PyTorch could not optimize the script", error) from error
+    return Program(module, program.inputs, lambda tensors: module(*tensors), program.optional)
+
+
+def to_tensor(array: Array) -> torch.Tensor:
+    """`array` as a tensor that a model may not change the caller's memory through. Raises RuntimeFailure for text."""
+    if array.dtype.kind in "OSU":
+        raise RuntimeFailure("PyTorch has no tensors of text", reason=Reason.UNSUPPORTED_MODEL)
+    owned = np.array(array)
+    if owned.dtype == numpy_dtype("BF16"):
+        return torch.from_numpy(owned.view(np.int16)).view(torch.bfloat16)
+    return torch.from_numpy(owned)
+
+
+def to_array(tensor: torch.Tensor) -> Array:
+    """`tensor` as an array with memory of its own: an answer may be a view of an input or of a weight."""
+    whole = tensor.detach().to_dense() if tensor.is_mkldnn or tensor.is_sparse else tensor.detach()
+    if whole.dtype == torch.bfloat16:
+        return np.array(whole.contiguous().view(torch.int16).numpy()).view(numpy_dtype("BF16"))
+    return np.array(whole.resolve_conj().resolve_neg().numpy())
+
+
+def _failure(what: str, error: Exception) -> RuntimeFailure:
+    """What the library said, shortened to where it says it."""
+    text = " ".join(str(error).split())
+    reason = Reason.MODEL_LOAD_FAILED
+    if "Unknown builtin op" in text or "Could not find schema" in text or "unknown operator" in text.lower():
+        reason = Reason.UNSUPPORTED_OPERATOR
+    last = text.rpartition("RuntimeError: ")[2] if "Traceback of TorchScript" in text else text
+    return RuntimeFailure(f"{what}: {last[:400] or type(error).__name__}", reason=reason)
+
+
+RUNTIME = TorchScript()
