@@ -8,27 +8,19 @@ from pathlib import Path, PurePosixPath
 
 import rfc8785
 
+from fettle.api import catalog
 from fettle.api.optimizedmodel import SourceSpec
 from fettle.api.reasons import Reason
+from fettle.api.task import ModelFormat
 from fettle.api.vocabulary import SourceFormat
 from fettle.errors import SourceError
 from fettle.optimizer.formats import onnx_model
+from fettle.optimizer.prepare_format import READ, recognise
 from fettle.store.store import explained, file_digest
 from fettle.store.uris import Location, Mounts, locate
 
 ENTRY = "model.onnx"
-# First bytes, at an offset, of what is often handed in instead of ONNX; for the message only.
-_MAGIC: tuple[tuple[int, bytes, str], ...] = (
-    (0, b"version https://git-lfs", "a Git LFS pointer: run `git lfs pull` and bring in the file itself"),
-    (0, b"PK\x03\x04", "a zip archive (PyTorch, Keras 3 or numpy)"),
-    (0, b"\x80\x02", "a Python pickle (an old PyTorch file)"),
-    (0, b"\x89HDF\r\n", "HDF5 (Keras)"),
-    (4, b"TFL3", "TensorFlow Lite"),
-    (0, b"<!DOCTYPE", "an HTML page"),
-    (0, b"<html", "an HTML page"),
-    (0, b"<?xml", "XML (OpenVINO IR or PMML)"),
-    (0, b"{", "JSON"),
-)
+SUFFIXES = tuple(suffix for entry in catalog.FORMATS for suffix in entry.suffixes)
 
 
 @dataclass(frozen=True)
@@ -47,12 +39,22 @@ class Source:
         """The file that is opened."""
         return self.folder / self.entry
 
+    @property
+    def stored_format(self) -> ModelFormat:
+        """The format as the store names it."""
+        formats: dict[SourceFormat, ModelFormat] = {
+            SourceFormat.ONNX: "ONNX",
+            SourceFormat.TORCH_SCRIPT: "TorchScript",
+            SourceFormat.TORCH_EXPORT: "TorchExport",
+        }
+        return formats[self.format]
+
 
 def fetch(spec: SourceSpec, mounts: Mounts, folder: Path) -> Source:
     """Copy the source to `folder` and take its digest.
 
-    Raises SourceError: SourceNotFound, UnsupportedFormat, SourceCorrupted, UnsupportedModel (external data outside the model's
-    folder), DigestMismatch.
+    Raises SourceError: SourceNotFound, UnsupportedFormat, UnsafePickle, SourceCorrupted, UnsupportedModel (external data outside the
+    model's folder), DigestMismatch.
     """
     found = locate(spec.uri, mounts, missing=SourceError)
     if not found.filesystem.exists(found.path):
@@ -64,9 +66,10 @@ def fetch(spec: SourceSpec, mounts: Mounts, folder: Path) -> Source:
         home = locate(parent + "/", mounts, missing=SourceError)
         entry = found.path.rsplit("/", 1)[-1]
     _copy(home, entry, folder)
-    _recognise(folder / entry, spec.format)
+    format = recognise(folder / entry, spec.format)
     beside = PurePosixPath(entry).parent
-    others = [str(beside / name) for name in onnx_model.external_files(onnx_model.read(folder / entry))]
+    outside = onnx_model.external_files(onnx_model.read(folder / entry)) if format == SourceFormat.ONNX else []
+    others = [str(beside / name) for name in outside]
     for name in others:
         _copy(home, name, folder)
     files = tuple(sorted({entry, *others}))
@@ -77,7 +80,7 @@ def fetch(spec: SourceSpec, mounts: Mounts, folder: Path) -> Source:
         )
         raise SourceError(message, reason=Reason.DIGEST_MISMATCH)
     size = sum((folder / name).stat().st_size for name in files)
-    return Source(folder, entry, files, sha256, size, SourceFormat.ONNX)
+    return Source(folder, entry, files, sha256, size, format)
 
 
 def digest(folder: Path, files: tuple[str, ...]) -> str:
@@ -89,9 +92,9 @@ def digest(folder: Path, files: tuple[str, ...]) -> str:
 
 
 def _entry_of(folder: Location) -> str:
-    """The model file of a folder: its only .onnx, or the one called model.onnx."""
+    """The model file of a folder: the one called model.onnx, or the only one whose name ends like a model's."""
     names: list[str] = sorted(path.rsplit("/", 1)[-1] for path in folder.filesystem.ls(folder.path, detail=False))
-    models = [name for name in names if name.endswith(".onnx")]
+    models = [name for name in names if name.lower().endswith(SUFFIXES)]
     if ENTRY in models:
         return ENTRY
     if len(models) == 1:
@@ -100,9 +103,9 @@ def _entry_of(folder: Location) -> str:
         raise SourceError(f"{folder.uri} holds several models ({', '.join(models)}): name one of them in source.uri")
     if "saved_model.pb" in names or "config.json" in names:
         kind = "a TensorFlow SavedModel" if "saved_model.pb" in names else "a HuggingFace directory"
-        message = f"{folder.uri} is {kind}; this version reads ONNX: export it first"
+        message = f"{folder.uri} is {kind}: export it first; {READ}"
         raise SourceError(message, reason=Reason.UNSUPPORTED_FORMAT)
-    raise SourceError(f"{folder.uri} holds no .onnx file; found {names[:10] or 'nothing'}")
+    raise SourceError(f"{folder.uri} holds no model ({', '.join(SUFFIXES)}); found {names[:10] or 'nothing'}")
 
 
 def _copy(home: Location, name: str, folder: Path) -> None:
@@ -117,19 +120,3 @@ def _copy(home: Location, name: str, folder: Path) -> None:
     target.parent.mkdir(parents=True, exist_ok=True)
     with explained(f"copying {source.uri}", reading=True):
         home.filesystem.get_file(source.path, str(target))
-
-
-def _recognise(path: Path, wanted: SourceFormat) -> None:
-    """Raise SourceError (UnsupportedFormat) for what is known to be another format, and for what is no model at all."""
-    with path.open("rb") as stream:
-        head = stream.read(64)
-    other = next((name for offset, magic, name in _MAGIC if head[offset:].startswith(magic)), None)
-    if other is not None:
-        message = f"{path.name} is {other}; this version reads ONNX"
-        raise SourceError(message, reason=Reason.UNSUPPORTED_FORMAT)
-    if wanted == SourceFormat.AUTO and path.suffix != ".onnx":
-        try:
-            onnx_model.read(path)
-        except SourceError as error:
-            message = f"{path.name} is in no format that this version knows; it reads ONNX"
-            raise SourceError(message, reason=Reason.UNSUPPORTED_FORMAT) from error

@@ -10,7 +10,6 @@ An archive is code: it is loaded only in Jobs, in serving pods and in the proces
 from __future__ import annotations
 
 import warnings
-import zipfile
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -32,7 +31,13 @@ from fettle.runtimes.torch_archive import Contents, contents
 OUTPUT = "output"
 # Operators that compute, as the profiler names them; each of them once, not what calls it and what it calls.
 _COMPUTE = {"aten::convolution", "aten::addmm", "aten::mm", "aten::bmm", "aten::baddbmm", "aten::lstm", "aten::gru"}
-_COMPUTE |= {"aten::mkldnn_linear", "mkldnn_prepacked::conv2d_run", "mkldnn_prepacked::linear_run", "aten::dot", "aten::mv"}
+_COMPUTE |= {
+    "aten::mkldnn_linear",
+    "mkldnn_prepacked::conv2d_run",
+    "mkldnn_prepacked::linear_run",
+    "aten::dot",
+    "aten::mv",
+}
 _CLASSES = {torch.bfloat16: "bf16", torch.float16: "f16"}
 
 
@@ -133,7 +138,9 @@ class TorchScriptSession:
             raise _failure("running the model failed", error) from error
         absent = [tensor.name for tensor in self._signature.outputs if tensor.name not in answers]
         if absent:
-            raise RuntimeFailure(f"the outputs {absent} are missing; found {sorted(answers)}", reason=Reason.OUTPUTS_INVALID)
+            raise RuntimeFailure(
+                f"the outputs {absent} are missing; found {sorted(answers)}", reason=Reason.OUTPUTS_INVALID
+            )
         return {tensor.name: to_array(answers[tensor.name]) for tensor in self._signature.outputs}
 
     def signature(self) -> Signature:

@@ -22,7 +22,7 @@ def refusal(path: Path) -> SourceError:
     """UnsafePickle, naming what else than weights is in the file; UnsupportedFormat for weights alone; SourceCorrupted."""
     try:
         named = get_unsafe_globals_in_checkpoint(path) or _named_by_the_unpickler(path)
-    except Exception as error:
+    except Exception as error:  # noqa: BLE001  the library raises what it likes for a damaged file
         text = " ".join(str(error).split())[:200]
         return SourceError(f"{path.name} is a damaged PyTorch file: {text}", reason=Reason.SOURCE_CORRUPTED)
     if named:
