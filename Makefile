@@ -5,7 +5,7 @@ SHELL := /bin/bash
 PYTHON := .venv/bin/python
 PYTEST := .venv/bin/pytest
 
-.PHONY: help setup lock lint type test test-unit test-cluster test-e2e test-kills bench-rollout crds verify docs images cluster cluster-down cluster-status demo demo-clean clean
+.PHONY: help setup lock lint type test test-unit test-cluster test-e2e test-kills bench-rollout crds verify docs images images-torch cluster cluster-down cluster-status demo demo-clean clean
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | awk -F'\t' '{printf "  %-16s %s\n", $$1, $$2}'
@@ -49,6 +49,9 @@ cluster-status: setup ## what runs
 
 images: setup ## build the images that changed, and push them to the cluster's registry
 	@$(PYTHON) -m tools.cluster images
+
+images-torch: setup ## the same with the images that hold PyTorch (1.3 GB more each)
+	@$(PYTHON) -m tools.cluster images --torch
 
 test: setup ## everything: unit, cluster (real API server), charts, e2e (real pods)
 	@$(PYTHON) -m tools.cluster up

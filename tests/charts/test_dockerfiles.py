@@ -10,9 +10,11 @@ import pytest
 
 ROOT = Path(__file__).parents[2]
 DOCKERFILES = {
-    name: (ROOT / "docker" / f"Dockerfile.{name}").read_text() for name in ("operator", "server", "optimizer")
+    name: (ROOT / "docker" / f"Dockerfile.{name}").read_text()
+    for name in ("operator", "server", "optimizer", "server-torch", "optimizer-torch")
 }
 PROGRAMS = {"operator": "fettle.controller", "server": "fettle.server", "optimizer": "fettle.optimizer"}
+PROGRAMS |= {f"{name}-torch": PROGRAMS[name] for name in ("server", "optimizer")}
 images = pytest.mark.parametrize("name", DOCKERFILES)
 
 
@@ -28,10 +30,20 @@ def test_an_image_runs_its_program_as_somebody_who_is_not_root(name: str) -> Non
 @images
 def test_only_locked_packages_are_installed(name: str) -> None:
     text = DOCKERFILES[name]
-    assert f"COPY requirements/{name}.txt" in text
+    slim, _, framework = name.partition("-")
+    assert f"COPY requirements/{slim}.txt" in text
     assert "uv pip install --python /opt/fettle/bin/python --require-hashes -r" in text
-    lock = (ROOT / "requirements" / f"{name}.txt").read_text()
-    assert all("--hash=" in block for block in re.split(r"(?m)^(?=[a-z])", lock)[1:])
+    for lock in filter(None, (slim, framework)):
+        text = (ROOT / "requirements" / f"{lock}.txt").read_text()
+        assert all("--hash=" in block for block in re.split(r"(?m)^(?=[a-z])", text)[1:])
+
+
+@pytest.mark.parametrize("name", ["server", "optimizer"])
+def test_an_image_with_pytorch_starts_as_the_slim_one_so_that_they_share_layers(name: str) -> None:
+    def first_stage(text: str) -> str:
+        return text[text.index("ARG PYTHON") : text.index("COPY --from=packages")]
+
+    assert first_stage(DOCKERFILES[f"{name}-torch"]) == first_stage(DOCKERFILES[name])
 
 
 @images
@@ -44,7 +56,7 @@ def test_the_operators_image_has_no_machine_learning_library() -> None:
     assert not re.findall(r"(?m)^(numpy|onnx|onnxruntime|openvino|nncf|torch|scipy)==", lock)
 
 
-@pytest.mark.parametrize("name", ["server", "optimizer"])
+@pytest.mark.parametrize("name", ["server", "optimizer", "server-torch", "optimizer-torch"])
 def test_nothing_sends_telemetry(name: str) -> None:
     assert re.search(r"(?m)^ENV CI=true", DOCKERFILES[name])
 
@@ -53,4 +65,5 @@ def test_the_build_context_is_nothing_but_code_and_locks() -> None:
     ignored = (ROOT / ".dockerignore").read_text().split()
     assert "*" in ignored
     kept = {line.removeprefix("!") for line in ignored if line.startswith("!")}
-    assert kept == {"operator/fettle", *(f"requirements/{name}.txt" for name in DOCKERFILES)}
+    locks = (f"requirements/{name}.txt" for name in ("operator", "server", "optimizer", "torch"))
+    assert kept == {"operator/fettle", "tools/torch_on_cpu.py", *locks}

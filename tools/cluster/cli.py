@@ -85,18 +85,20 @@ def registry() -> None:
 
 @main.command(short_help="Build and push Fettle's images.")
 @click.argument("names", nargs=-1)
-def images(names: tuple[str, ...]) -> None:
+@click.option("--torch", is_flag=True, help="The images with PyTorch as well: 1.3 GB more each.")
+def images(names: tuple[str, ...], torch: bool) -> None:
     """Build and push Fettle's images, where the registry lacks them; prints NAME=REFERENCE for each.
 
-    NAMES: operator, server, optimizer; all of them by default.
+    NAMES: operator, server, optimizer by default; server-torch, optimizer-torch.
     """
     from tools.cluster import images as module
     from tools.cluster.target import resolve_target
 
-    unknown = set(names) - set(module.NAMES)
+    every = (*module.NAMES, *module.TORCH_NAMES)
+    unknown = set(names) - set(every)
     if unknown:
-        raise ClusterError(f"no such image: {', '.join(sorted(unknown))}; there are {', '.join(module.NAMES)}")
+        raise ClusterError(f"no such image: {', '.join(sorted(unknown))}; there are {', '.join(every)}")
     progress = Progress(stderr=True)
-    built = module.build(checkout(), resolve_target(), progress, names or module.NAMES)
+    built = module.build(checkout(), resolve_target(), progress, names or (every if torch else module.NAMES))
     for name, reference in built.items():
         click.echo(f"{name}={reference}")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -27,7 +28,10 @@ def helm_arguments(refs: dict[str, str]) -> list[str]:
     arguments: list[str] = []
     for name, ref in refs.items():
         repository, _, tag = ref.rpartition(":")
-        arguments += ["--set", f"image.{name}.repository={repository}", "--set-string", f"image.{name}.tag={tag}"]
+        key = "image." + re.sub(
+            r"-(\w)", lambda letter: letter[1].upper(), name
+        )  # optimizer-torch: image.optimizerTorch
+        arguments += ["--set", f"{key}.repository={repository}", "--set-string", f"{key}.tag={tag}"]
     return arguments
 
 

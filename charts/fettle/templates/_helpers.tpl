@@ -30,6 +30,8 @@ helm.sh/chart: {{ printf "%s-%s" .Chart.Name .Chart.Version }}
 {{- define "fettle.settings" -}}
 FETTLE_OPTIMIZER_IMAGE: {{ include "fettle.image" (list . "optimizer") | quote }}
 FETTLE_SERVER_IMAGE: {{ include "fettle.image" (list . "server") | quote }}
+FETTLE_OPTIMIZER_TORCH_IMAGE: {{ include "fettle.image" (list . "optimizerTorch") | quote }}
+FETTLE_SERVER_TORCH_IMAGE: {{ include "fettle.image" (list . "serverTorch") | quote }}
 FETTLE_IMAGE_PULL_POLICY: {{ .Values.image.pullPolicy | quote }}
 FETTLE_IMAGE_PULL_SECRETS: {{ join "," .Values.image.pullSecrets | quote }}
 FETTLE_WATCH_NAMESPACES: {{ join "," .Values.watchNamespaces | quote }}

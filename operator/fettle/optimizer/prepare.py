@@ -284,17 +284,11 @@ def _runtimes(
 ) -> tuple[tuple[RuntimeName, ...], list[str]]:
     """Runtimes that load the portable form (the one that every step was checked with does) or the `untouched` source, and why the
     others do not."""
-    others = [name for name in RuntimeName if name != RuntimeName.ONNXRUNTIME]
-    refusals = {name: _refusal(name, path, signature, untouched) for name in others}
-    loading = (RuntimeName.ONNXRUNTIME, *(name for name in others if refusals[name] is None))
+    others = [row.runtime for row in catalog.RUNTIMES if "ONNX" in row.loads and row.runtime != RuntimeName.ONNXRUNTIME]
+    refusals = {name: prepare_probe.refusal(name, path, signature) for name in others}
+    own = (row.runtime for row in catalog.RUNTIMES if "ONNX" not in row.loads and untouched in row.loads)
+    loading = (RuntimeName.ONNXRUNTIME, *(name for name in others if refusals[name] is None), *own)
     return loading, [f"{name}: {why}"[:300] for name, why in refusals.items() if why is not None]
-
-
-def _refusal(name: RuntimeName, path: Path, signature: Signature, untouched: SourceFormat | None) -> str | None:
-    loads = catalog.runtime(name).loads
-    if "ONNX" in loads:
-        return prepare_probe.refusal(name, path, signature)
-    return None if untouched in loads else f"it runs only sources of {' and '.join(loads)} as they came"
 
 
 def _traits(portable: Portable, signature: Signature, probes: Items) -> Traits:

@@ -150,6 +150,9 @@ def _loads(one: Row, facts: _Facts) -> Finding | None:
     for runtime in (one.plan.runtime, one.family):
         if runtime not in facts.prepare.portable_runtimes:
             notes = "; ".join(note for note in facts.prepare.notes if runtime in note)
+            loads = catalog.runtime(runtime).loads
+            if not notes and facts.prepare.portable.format not in loads:
+                notes = f"it runs sources of {' and '.join(loads)} as they came"
             why = f": {notes}" if notes else ""
             return Finding(Reason.UNSUPPORTED_MODEL, f"{runtime} cannot load this model{why}")
     return None

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import pickle
+import pickletools
 import re
+import warnings
+import zipfile
 from pathlib import Path
 
 import torch
@@ -21,7 +24,7 @@ EXPORT_IT = (
 def refusal(path: Path) -> SourceError:
     """UnsafePickle, naming what else than weights is in the file; UnsupportedFormat for weights alone; SourceCorrupted."""
     try:
-        named = get_unsafe_globals_in_checkpoint(path) or _named_by_the_unpickler(path)
+        named = get_unsafe_globals_in_checkpoint(path) if zipfile.is_zipfile(path) else _named_by_the_unpickler(path)
     except Exception as error:  # noqa: BLE001  the library raises what it likes for a damaged file
         text = " ".join(str(error).split())[:200]
         return SourceError(f"{path.name} is a damaged PyTorch file: {text}", reason=Reason.SOURCE_CORRUPTED)
@@ -38,10 +41,27 @@ def refusal(path: Path) -> SourceError:
 def _named_by_the_unpickler(path: Path) -> list[str]:
     """What the unpickler stops at: an old file, which is a bare pickle, cannot be listed beforehand."""
     try:
-        torch.load(path, map_location="meta", weights_only=True)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # that it may not know every instruction: then it stops
+            torch.load(path, map_location="meta", weights_only=True)
     except pickle.UnpicklingError as error:
-        found = re.search(r"GLOBAL (\S+)", str(error)) or re.search(r"(Unsupported \w+ \S+)", str(error))
-        if found is None:
+        found = re.search(r"GLOBAL (\S+)", str(error))
+        named = [found[1]] if found is not None else _named_in(path)
+        if not named:
             raise
-        return [found[1]]
+        return named
     return []
+
+
+def _named_in(path: Path) -> list[str]:
+    """What a bare pickle imports, read off its instructions."""
+    named, texts = [], [""]
+    with path.open("rb") as stream:
+        for instruction, argument, _ in pickletools.genops(stream):
+            if instruction.name == "GLOBAL":
+                named.append(str(argument).replace(" ", "."))
+            elif instruction.name == "STACK_GLOBAL":
+                named.append(".".join(texts[-2:]))
+            elif isinstance(argument, str):
+                texts.append(argument)
+    return named

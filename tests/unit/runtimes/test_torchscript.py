@@ -1,0 +1,131 @@
+"""torchscript as a runtime: eager PyTorch's answers, the settings asked for, memory of one's own."""
+
+from __future__ import annotations
+
+import threading
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from fettle.api.reasons import Reason
+from fettle.api.recipe import RuntimeSettings
+from fettle.api.signature import Signature, Tensor
+from fettle.api.vocabulary import Precision, RuntimeName
+from fettle.errors import RuntimeFailure
+from fettle.runtimes import base
+
+AS_IT_CAME = RuntimeSettings(threads=1, graph_optimization=False)
+FROZEN = RuntimeSettings(threads=1)
+SIGNATURE = Signature(
+    inputs=(Tensor(name="left", dtype="FP32", shape=(-1, 6)), Tensor(name="right", dtype="FP32", shape=(-1, 1))),
+    outputs=(Tensor(name="output_0", dtype="FP32", shape=(-1, 6)), Tensor(name="output_1", dtype="FP32", shape=(-1,))),
+)
+IMAGES = Signature(
+    inputs=(Tensor(name="image", dtype="FP32", shape=(-1, 3, 12, 12)),),
+    outputs=(Tensor(name="output", dtype="FP32", shape=(-1, 4)),),
+)
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    from tests.data import torch_models
+
+    made = tmp_path_factory.mktemp("torch")
+    for name in ("pair", "convolutional"):
+        torch_models.save_script(torch_models.EXAMPLES[name], made / f"{name}.pt")
+    torch_models.save_program(torch_models.EXAMPLES["pair"], made / "pair.pt2")
+    return made
+
+
+def load(entry: Path, settings: RuntimeSettings = AS_IT_CAME, signature: Signature = SIGNATURE) -> base.Session:
+    return base.get(RuntimeName.TORCHSCRIPT).load(entry, settings, signature)
+
+
+@pytest.mark.parametrize("file", ["pair.pt", "pair.pt2"])
+def test_inputs_and_outputs_go_by_name_and_belong_to_the_caller(folder: Path, file: str) -> None:
+    session = load(folder / file)
+    left, right = np.arange(12, dtype=np.float32).reshape(2, 6), np.full((2, 1), 2, np.float32)
+    left.flags.writeable = False
+    found = session.infer({"right": right, "left": left})
+    np.testing.assert_array_equal(found["output_0"], left * 2)
+    np.testing.assert_array_equal(found["output_1"], (left + 2).sum(1))
+    kept = found["output_0"].copy()
+    session.infer({"left": left + 1, "right": right})
+    assert (found["output_0"] == kept).all()
+    assert found["output_0"].flags.writeable
+
+
+@pytest.mark.parametrize("settings", [AS_IT_CAME, FROZEN])
+def test_a_script_answers_as_the_module_in_evaluation_mode(folder: Path, settings: RuntimeSettings) -> None:
+    import torch
+    from tests.data import torch_models
+
+    image = torch_models.EXAMPLES["convolutional"].inputs["image"]
+    session = load(folder / "convolutional.pt", settings, IMAGES)
+    assert session.effective_settings() == settings
+    session.warm([{"image": (1, 3, 12, 12)}])
+    wanted = torch_models.module_of(torch_models.EXAMPLES["convolutional"])(torch.from_numpy(image))
+    for size in (2, 1, 2):
+        found = session.infer({"image": image[:size]})["output"]
+        np.testing.assert_allclose(found, wanted[:size].detach().numpy(), rtol=1e-4, atol=1e-6)
+
+
+def test_many_threads_share_a_session(folder: Path) -> None:
+    session = load(folder / "convolutional.pt", FROZEN, IMAGES)
+    image = np.ones((1, 3, 12, 12), np.float32)
+    wanted = session.infer({"image": image})["output"]
+    faults: list[object] = []
+
+    def work() -> None:
+        for _ in range(20):
+            found = session.infer({"image": image})["output"]
+            if not np.allclose(found, wanted, rtol=1e-5):
+                faults.append(found)
+
+    threads = [threading.Thread(target=work) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert not faults
+
+
+@pytest.mark.parametrize("settings", [AS_IT_CAME, FROZEN])
+def test_compute_operators_are_counted(folder: Path, settings: RuntimeSettings) -> None:
+    image = {"image": np.ones((1, 3, 12, 12), np.float32)}
+    found = base.get(RuntimeName.TORCHSCRIPT).executed(folder / "convolutional.pt", settings, image, IMAGES)
+    assert (found.f32, found.total) == (2, 2)  # a convolution and a product
+
+
+REFUSED = [
+    ("bfloat16", "pair.pt", RuntimeSettings(threads=1, precision=Precision.BFLOAT16), Reason.RECIPE_NOT_APPLICABLE),
+    ("a static batch", "pair.pt", RuntimeSettings(threads=1, batch_size=2), Reason.RECIPE_NOT_APPLICABLE),
+    ("freezing an exported program", "pair.pt2", FROZEN, Reason.RECIPE_NOT_APPLICABLE),
+    ("no file", "nowhere.pt", AS_IT_CAME, Reason.MODEL_LOAD_FAILED),
+]
+
+
+@pytest.mark.parametrize(("what", "file", "settings", "reason"), REFUSED, ids=[line[0] for line in REFUSED])
+def test_what_it_does_not_offer_is_refused(
+    folder: Path, what: str, file: str, settings: RuntimeSettings, reason: Reason
+) -> None:
+    with pytest.raises(RuntimeFailure) as caught:
+        load(folder / file, settings)
+    assert caught.value.reason == reason
+
+
+def test_wrong_inputs_are_the_callers_fault(folder: Path) -> None:
+    with pytest.raises(RuntimeFailure) as caught:
+        load(folder / "pair.pt").infer({"left": np.zeros((1, 5), np.float32), "right": np.zeros((1, 1), np.float32)})
+    assert caught.value.reason == Reason.DATA_INVALID
+
+
+def test_a_tensor_of_bfloat16_goes_in_and_out() -> None:
+    import torch
+
+    from fettle.runtimes.torchscript import to_array, to_tensor
+
+    tensor = torch.tensor([1.5, -2.0], dtype=torch.bfloat16)
+    assert to_array(tensor).dtype.name == "bfloat16"
+    assert torch.equal(to_tensor(to_array(tensor)), tensor)
