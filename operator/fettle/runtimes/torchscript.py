@@ -25,19 +25,13 @@ from fettle.api.recipe import RuntimeSettings
 from fettle.api.signature import Signature
 from fettle.api.vocabulary import Precision, RuntimeName
 from fettle.errors import RuntimeFailure
-from fettle.runtimes.base import Array, Arrays, Session, checked_inputs, numpy_dtype, zeros
+from fettle.runtimes.base import Array, Arrays, Interrupt, Interrupted, Session, checked_inputs, numpy_dtype, zeros
 from fettle.runtimes.torch_archive import Contents, contents
 
 OUTPUT = "output"
 # Operators that compute, as the profiler names them; each of them once, not what calls it and what it calls.
 _COMPUTE = {"aten::convolution", "aten::addmm", "aten::mm", "aten::bmm", "aten::baddbmm", "aten::lstm", "aten::gru"}
-_COMPUTE |= {
-    "aten::mkldnn_linear",
-    "mkldnn_prepacked::conv2d_run",
-    "mkldnn_prepacked::linear_run",
-    "aten::dot",
-    "aten::mv",
-}
+_COMPUTE |= {"aten::dot", "aten::mv", "aten::_scaled_dot_product_flash_attention_for_cpu"}
 _CLASSES = {torch.bfloat16: "bf16", torch.float16: "f16"}
 
 
@@ -124,15 +118,17 @@ class TorchScriptSession:
         self._settings = settings
         self._signature = signature
 
-    def infer(self, inputs: Arrays) -> dict[str, Array]:
-        """See `base.Session.infer`."""
+    def infer(self, inputs: Arrays, interrupt: Interrupt | None = None) -> dict[str, Array]:
+        """See `base.Session.infer`. PyTorch cannot be stopped: a run that is interrupted goes on to its end, and then has no answer."""
         if self._program is None:
             raise RuntimeFailure("the session is closed")
         feed = checked_inputs(self._signature, inputs)
         try:
-            with torch.inference_mode():
+            with (interrupt or Interrupt()).ending(lambda: None), torch.inference_mode():
                 answers = named_outputs(self._program.call([to_tensor(array) for array in feed.values()]))
-        except RuntimeFailure:
+            if interrupt is not None and interrupt.is_set:
+                raise Interrupted
+        except (RuntimeFailure, Interrupted):
             raise
         except Exception as error:  # the library raises RuntimeError, AssertionError and others alike
             raise _failure("running the model failed", error) from error
@@ -196,11 +192,15 @@ class TorchScript:
         with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU]) as profile:
             session.infer(inputs)
         program = open_program(entry)
+        fused = 0
+        if settings.graph_optimization:  # oneDNN's own nodes tell the profiler nothing
+            nodes = _optimized(program).module.graph.findAllNodes
+            fused = sum(len(nodes(kind, True)) for kind in ("prim::mkldnn_convolution", "prim::mkldnn_linear"))
         kinds = Counter(tensor.dtype for tensor in program.module.parameters() if tensor.is_floating_point())
         kind = _CLASSES.get(kinds.most_common(1)[0][0], "f32") if kinds else "f32"
         names = [event.name for event in profile.events()]
         int8 = sum(name.startswith("quantized::") for name in names)
-        plain = sum(name in _COMPUTE for name in names)
+        plain = sum(name in _COMPUTE for name in names) + fused
         return Executed(**{kind: plain}, int8=int8, total=plain + int8)
 
     def capabilities(self) -> frozenset[Precision]:
