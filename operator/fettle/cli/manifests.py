@@ -103,16 +103,24 @@ def _told(where: str, faults: list[str]) -> str:
     return f"{where}: {faults[0]}" if len(faults) == 1 else f"{where}:\n  " + "\n  ".join(faults)
 
 
-def _spec(raw: Any, where: str) -> OptimizedModelSpec:
+def _spec(raw: dict[str, Any], where: str) -> OptimizedModelSpec:
     try:
         # JSON's strict mode: lists are tuples and words are enums, but "2" is no number.
         spec = OptimizedModelSpec.model_validate_json(json.dumps(raw, default=str), strict=True)
     except ValidationError as error:
-        raise UsageError(_told(where, [_fault(one) for one in error.errors()])) from error
+        faults = [_fault(one) for one in error.errors()]
+        # A field that is missing is often there under a wrong name.
+        raise UsageError(_told(where, [*faults, *_unknown_keys(raw)])) from error
     faults = [*unknown_fields(raw, spec), *broken_rules(spec)]
     if faults:
         raise UsageError(_told(where, faults))
     return spec
+
+
+def _unknown_keys(raw: dict[str, Any]) -> list[str]:
+    """Top-level fields of a spec that could not be read at all."""
+    known = {field.alias or name for name, field in OptimizedModelSpec.model_fields.items()}
+    return [f"spec.{key}: unknown field" for key in raw if key not in known]
 
 
 def _fault(error: Any) -> str:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
+from tempfile import TemporaryFile
 from urllib.parse import unquote, urlsplit
 
 from fettle.api.optimizedmodel import OptimizedModelSpec
@@ -47,20 +48,32 @@ def parse_maps(maps: Iterable[str]) -> dict[str, Path]:
 def places(spec: OptimizedModelSpec, folders: dict[str, Path], store: Path | None) -> Places:
     """Find the store's folder (`--store`, else the spec's, else ./fettle-store) and check that every claim has one.
 
-    Raises UsageError that says which `--map` is missing.
+    Raises UsageError that says which `--map` is missing, or why the store's folder cannot be used.
     """
     if store is not None:
         spec = spec.model_copy(update={"store": None})
     uri = spec.store.uri if spec.store is not None else DEFAULT_STORE
     claim = urlsplit(uri).netloc if uri.startswith("pvc://") else None
     if claim is None:
-        Path(unquote(urlsplit(uri).path)).mkdir(parents=True, exist_ok=True)
+        _store_folder(Path(unquote(urlsplit(uri).path)))
     elif claim not in folders or store is not None:
         folder = (store or DEFAULT_FOLDER).expanduser().resolve()
-        folder.mkdir(parents=True, exist_ok=True)
+        _store_folder(folder)
         folders = {**folders, claim: folder}
     _check(spec, folders)
     return Places(spec, Mounts(folders, allow_files=True), uri)
+
+
+def _store_folder(folder: Path) -> None:
+    """Make the store's folder, before hours of work find out that nothing can be kept. Raises UsageError."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with TemporaryFile(dir=folder):
+            pass
+    except OSError as error:
+        raise UsageError(
+            f"the store {folder} cannot be written: {error.strerror}; name another folder with --store"
+        ) from error
 
 
 def _check(spec: OptimizedModelSpec, folders: dict[str, Path]) -> None:

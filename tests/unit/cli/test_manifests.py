@@ -36,6 +36,7 @@ FAULTS: list[tuple[str, dict[str, Any], list[str]]] = [
     ("a field in another language's case", {"constraints": {"accuracy": {"max_drop": 0.1}}}, ["spec.constraints.accuracy.max_drop: unknown field"]),
     ("two at once", {"a": 1, "b": 2}, ["spec.a: unknown field", "spec.b: unknown field"]),
     ("a missing field", {"source": {}}, ["spec.source.uri: field required"]),
+    ("a field by a wrong name", {"source": {}, "targetz": []}, ["spec.source.uri: field required", "spec.targetz: unknown field"]),
     ("a word where a number stands", {"targets": [{"name": "cpu", "threads": "2"}]}, ["spec.targets[0].threads: input should be a valid integer"]),
     ("a word that is not in the list", {"objective": "Speed"}, ["spec.objective", "'Latency'"]),
     ("a number out of bounds", {"search": {"parallelism": 0}}, ["spec.search.parallelism", "greater than or equal to 1"]),
