@@ -103,7 +103,7 @@ def _told(where: str, faults: list[str]) -> str:
     return f"{where}: {faults[0]}" if len(faults) == 1 else f"{where}:\n  " + "\n  ".join(faults)
 
 
-def _spec(raw: dict[str, Any], where: str) -> OptimizedModelSpec:
+def _spec(raw: Any, where: str) -> OptimizedModelSpec:
     try:
         # JSON's strict mode: lists are tuples and words are enums, but "2" is no number.
         spec = OptimizedModelSpec.model_validate_json(json.dumps(raw, default=str), strict=True)

@@ -50,7 +50,12 @@ def choose(rows: Sequence[CandidateStatus], rules: Rules, incumbent: str | None 
         return Choice(rejected, None, _nearest(rejected, failed))
     tied = _tied(passing, rules.objective)
     winner = _prefer(tied, incumbent)
-    losers = {one.row.name: _why_not(one, winner, tied, rules) for one in passing if one is not winner}
+    # What is known badly is not known to be slower: it keeps saying so.
+    losers = {
+        one.row.name: _why_not(one, winner, tied, rules)
+        for one in passing
+        if one is not winner and not _is_unstable(one.row)
+    }
     selected = winner.row.model_copy(
         update={"state": CandidateState.SELECTED, "message": winner.row.message or _why_kept(winner, tied, incumbent)}
     )

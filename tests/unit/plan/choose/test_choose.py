@@ -230,6 +230,13 @@ def test_a_gain_that_is_sure_is_taken_though_its_size_is_not() -> None:
     assert choice.winner.reason == Reason.MEASUREMENT_UNSTABLE, "the claim says how good it is"
 
 
+def test_a_loser_that_nobody_could_time_is_not_called_slower() -> None:
+    choice = judge([row("sure", 3.0, 0.001), unstable("lucky", (9.0, 2.0, 20.0))])
+    lucky = next(one for one in choice.rows if one.name == "lucky")
+    assert (lucky.state, lucky.reason) == (CandidateState.REJECTED, Reason.MEASUREMENT_UNSTABLE)
+    assert lucky.message == "known to 60% only"
+
+
 UNSTABLE: list[tuple[str, list[CandidateStatus], str]] = [
     ("the lucky point of a wide interval wins nothing", [row("sure", 3.0, 0.001), unstable("lucky", (9.0, 2.0, 20.0))], "sure"),
     ("what may be slower is not published", [original(), unstable("int8", (2.0, 0.7, 4.0))], "original"),
