@@ -14,6 +14,8 @@ from fettle.api.recipe import RecipeSpec
 from fettle.api.vocabulary import (
     AgreementMode,
     Average,
+    Color,
+    Layout,
     Metric,
     Name,
     Objective,
@@ -85,6 +87,36 @@ class SourceSpec(ApiModel):
     ] = ()
 
 
+class PreprocessSpec(ApiModel):
+    """How the pictures of an image folder become items: scaled to width x height, then (pixel / 255 - mean) / std."""
+
+    width: Annotated[int | None, Field(ge=1, le=8192, description="Pixels. Default: what the model's input says.")] = (
+        None
+    )
+    height: Annotated[int | None, Field(ge=1, le=8192, description="Pixels. Default: what the model's input says.")] = (
+        None
+    )
+    crop: Annotated[
+        float | None,
+        Field(
+            gt=0,
+            le=1,
+            description="The shorter side becomes width (height) / crop, the middle is cut out: 0.875 = 224 of 256. "
+            "Without it a picture is stretched.",
+        ),
+    ] = None
+    mean: Annotated[
+        tuple[float, ...],
+        Field(max_length=3, description="One number, or one for each channel, on a scale of 0 to 1. Default: 0."),
+    ] = ()
+    std: Annotated[
+        tuple[float, ...],
+        Field(max_length=3, description="One number, or one for each channel, on a scale of 0 to 1. Default: 1."),
+    ] = ()
+    layout: Annotated[Layout, Field(description="Order of the input's dimensions.")] = Layout.CHANNELS_FIRST
+    color: Annotated[Color, Field(description="Channels of the input, in their order.")] = Color.RGB
+
+
 @rules(
     Rule(
         "self.uri.matches('^pvc://[a-z0-9][a-z0-9.-]*(/.*)?$')",
@@ -95,9 +127,16 @@ class CalibrationSpec(ApiModel):
     """Items from which static quantization learns its ranges; they never certify."""
 
     uri: Annotated[
-        Uri, Field(description="An .npz, .parquet or .jsonl file: one column per input under its name, a row per item.")
+        Uri,
+        Field(
+            description="An .npz, .parquet or .jsonl file: one column per input under its name, a row per item; "
+            "or a folder of pictures, a sub-folder per class."
+        ),
     ]
     max_samples: Annotated[int, Field(ge=1, le=100_000, description="Use at most this many items.")] = 256
+    preprocess: Annotated[
+        PreprocessSpec | None, Field(description="For a folder of pictures: how they become items.")
+    ] = None
 
 
 class AgreementSpec(ApiModel):
@@ -136,10 +175,14 @@ class EvaluationSpec(ApiModel):
     uri: Annotated[
         Uri,
         Field(
-            description="An .npz, .parquet or .jsonl file: one column per input under its name, labels under labelKey, a row per item."
+            description="An .npz, .parquet or .jsonl file: one column per input under its name, labels under labelKey, a row per item; "
+            "or a folder of pictures, a sub-folder per class."
         ),
     ]
     max_samples: Annotated[int | None, Field(ge=1, description="Use at most this many items.")] = None
+    preprocess: Annotated[
+        PreprocessSpec | None, Field(description="For a folder of pictures: how they become items.")
+    ] = None
     label_key: Annotated[str, Field(min_length=1, max_length=253, description="Array that holds the labels.")] = (
         "labels"
     )

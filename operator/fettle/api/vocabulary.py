@@ -60,6 +60,21 @@ class AgreementMode(StrEnum):
     ELEMENTWISE = "Elementwise"
 
 
+class Layout(StrEnum):
+    """Order of an image's dimensions."""
+
+    CHANNELS_FIRST = "NCHW"
+    CHANNELS_LAST = "NHWC"
+
+
+class Color(StrEnum):
+    """Channels of an image, in their order."""
+
+    RGB = "RGB"
+    BGR = "BGR"
+    GRAYSCALE = "Grayscale"
+
+
 class RuntimeName(StrEnum):
     """What runs an artifact."""
 

@@ -13,13 +13,14 @@ from functools import partial
 
 import numpy as np
 
+from fettle.api.optimizedmodel import PreprocessSpec
 from fettle.api.reasons import Reason
 from fettle.api.signature import Signature, Tensor
 from fettle.errors import DataError
-from fettle.optimizer.data_files import LABELS, Array, Wanted, read_columns
+from fettle.optimizer.data_files import LABELS, Array, Columns, Wanted, read_columns
 from fettle.runtimes.base import numpy_dtype, v2_dtype
 from fettle.store.store import explained
-from fettle.store.uris import Mounts, locate
+from fettle.store.uris import Location, Mounts, locate
 
 _missing = partial(DataError, reason=Reason.DATA_NOT_FOUND)
 
@@ -77,17 +78,18 @@ def read(
     *,
     most: int | None,
     label_key: str | None = None,
+    preprocess: PreprocessSpec | None = None,
 ) -> Items:
-    """At most `most` items of the file at `uri` (.npz, .parquet, .jsonl). `axes`: by input, the axis that items are stacked on, if any.
+    """At most `most` items of the file (.npz, .parquet, .jsonl) or folder of pictures at `uri`.
+
+    `axes`: by input, the axis that items are stacked on, if any.
 
     Raises DataError: DataNotFound; DataInvalid for arrays that are missing, do not fit or hold NaN or infinity.
     """
     location = locate(uri, mounts, missing=_missing)
-    if not location.filesystem.isfile(location.path):
-        raise DataError(f"{uri} does not exist or is no file", reason=Reason.DATA_NOT_FOUND)
     wanted = Wanted(uri, {tensor.name: tensor.dtype for tensor in signature.inputs}, label_key, most)
-    with explained(f"reading {uri}"), location.filesystem.open(location.path, "rb") as stream:
-        columns = read_columns(location.path, stream, wanted)
+    with explained(f"reading {uri}"):
+        columns = _columns(location, wanted, signature, preprocess)
     arrays = {t.name: _checked(t, columns.arrays[t.name], axes.get(t.name), uri) for t in signature.inputs}
     lengths = {name: len(array) for name, array in columns.arrays.items()}
     if len(set(lengths.values())) > 1:
@@ -97,6 +99,22 @@ def read(
     labels = columns.arrays.get(label_key) if label_key is not None else None
     notes = (f"{uri}: columns that are neither an input nor labels are not used: {columns.unused}",)
     return Items(arrays, _checked_labels(labels, uri), notes if columns.unused else ())
+
+
+def _columns(location: Location, wanted: Wanted, signature: Signature, preprocess: PreprocessSpec | None) -> Columns:
+    filesystem, path = location.filesystem, location.path
+    if filesystem.isdir(path):
+        from fettle.optimizer.data_images import read_images
+
+        return read_images(filesystem, path, wanted, signature, preprocess or PreprocessSpec())
+    if not filesystem.isfile(path):
+        raise DataError(f"{location.uri} does not exist", reason=Reason.DATA_NOT_FOUND)
+    if preprocess is not None:
+        raise DataError(
+            f"{location.uri} is a file: preprocess is for a folder of pictures; a file holds what the model takes"
+        )
+    with filesystem.open(path, "rb") as stream:
+        return read_columns(path, stream, wanted)
 
 
 def _checked(tensor: Tensor, array: Array, axis: int | None, uri: str) -> Array:

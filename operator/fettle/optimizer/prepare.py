@@ -165,16 +165,29 @@ def _read(spec: DataSpec, mounts: Mounts, signature: Signature, axes: Mapping[st
     """What the spec's addresses hold, split. Raises DataError."""
     calibration = evaluation = None
     if spec.calibration is not None:
-        most, label_key = (
-            spec.calibration.max_samples,
-            spec.evaluation.label_key if spec.evaluation is not None else None,
+        given = spec.calibration
+        calibration = data.read(
+            given.uri,
+            mounts,
+            signature,
+            axes,
+            most=given.max_samples,
+            label_key=spec.evaluation.label_key if spec.evaluation is not None else None,
+            preprocess=given.preprocess,
         )
-        calibration = data.read(spec.calibration.uri, mounts, signature, axes, most=most, label_key=label_key)
     if spec.evaluation is not None:
         asked = spec.evaluation
         if asked.label_key in {tensor.name for tensor in signature.inputs}:
             raise DataError(f"data.evaluation.labelKey {asked.label_key!r} is an input of the model")
-        evaluation = data.read(asked.uri, mounts, signature, axes, most=asked.max_samples, label_key=asked.label_key)
+        evaluation = data.read(
+            asked.uri,
+            mounts,
+            signature,
+            axes,
+            most=asked.max_samples,
+            label_key=asked.label_key,
+            preprocess=asked.preprocess,
+        )
         if evaluation.labels is None and asked.label_key != LABELS:
             raise DataError(f"{asked.uri}: no array {asked.label_key!r} (data.evaluation.labelKey)")
     return split(calibration, evaluation)

@@ -1,0 +1,118 @@
+"""Items from a folder of pictures: a sub-folder per class, its place in the sorted names is the label; without sub-folders no labels."""
+
+from __future__ import annotations
+
+from itertools import chain, islice, zip_longest
+from typing import IO
+
+import numpy as np
+from fsspec import AbstractFileSystem
+from PIL import Image, ImageOps
+
+from fettle.api.optimizedmodel import PreprocessSpec
+from fettle.api.signature import Signature, Tensor
+from fettle.api.vocabulary import Color, Layout
+from fettle.errors import DataError
+from fettle.optimizer.data_files import Array, Columns, Wanted
+
+CHANNELS = {Color.RGB: 3, Color.BGR: 3, Color.GRAYSCALE: 1}
+
+
+def read_images(
+    filesystem: AbstractFileSystem, folder: str, wanted: Wanted, signature: Signature, spec: PreprocessSpec
+) -> Columns:
+    """The first `wanted.most` pictures, classes in turn, as the model's only input, and their labels. Raises DataError."""
+    tensor = _input(signature, wanted.uri)
+    size = _size(tensor, spec, wanted.uri)
+    pictures = list(islice(_pictures(filesystem, folder), wanted.most))
+    if not pictures:
+        raise DataError(f"{wanted.uri} holds no item: expected pictures, or a sub-folder of them per class")
+    items = []
+    for path, _ in pictures:
+        with filesystem.open(path, "rb") as stream:
+            items.append(_item(stream, size, tensor, spec, f"{wanted.uri}: {path.removeprefix(folder).lstrip('/')}"))
+    arrays = {tensor.name: np.stack(items)}
+    labels = [label for _, label in pictures if label is not None]
+    if wanted.label_key is not None and labels:
+        arrays[wanted.label_key] = np.array(labels, dtype=np.int64)
+    return Columns(arrays, [])
+
+
+def _pictures(filesystem: AbstractFileSystem, folder: str) -> list[tuple[str, int | None]]:
+    """(path, label) of every file that is not hidden: the first of each class, the second of each, and so on."""
+    classes = sorted(
+        path for path in filesystem.ls(folder, detail=False) if filesystem.isdir(path) and not _hidden(path)
+    )
+    if not classes:
+        return [(path, None) for path in _files(filesystem, folder)]
+    by_class = [[(path, label) for path in _files(filesystem, each)] for label, each in enumerate(classes)]
+    return [found for found in chain.from_iterable(zip_longest(*by_class)) if found is not None]
+
+
+def _files(filesystem: AbstractFileSystem, folder: str) -> list[str]:
+    return sorted(path for path in filesystem.ls(folder, detail=False) if filesystem.isfile(path) and not _hidden(path))
+
+
+def _hidden(path: str) -> bool:
+    return path.rsplit("/", 1)[-1].startswith(".")
+
+
+def _input(signature: Signature, uri: str) -> Tensor:
+    if len(signature.inputs) != 1 or len(signature.inputs[0].shape) not in (3, 4):
+        found = [f"{tensor.name} {list(tensor.shape)}" for tensor in signature.inputs]
+        raise DataError(
+            f"{uri} is a folder of pictures, for a model with one image as input; this one has {found}: give a file"
+        )
+    return signature.inputs[0]
+
+
+def _size(tensor: Tensor, spec: PreprocessSpec, uri: str) -> tuple[int, int]:
+    """(width, height) that the model is given."""
+    first = spec.layout is Layout.CHANNELS_FIRST
+    height, width = tensor.shape[-2:] if first else tensor.shape[-3:-1]
+    found = (spec.width or width, spec.height or height)
+    if min(found) < 1:
+        raise DataError(f"{uri}: the model takes pictures of any size: give preprocess.width and preprocess.height")
+    return found
+
+
+def _item(stream: IO[bytes], size: tuple[int, int], tensor: Tensor, spec: PreprocessSpec, where: str) -> Array:
+    try:
+        with Image.open(stream) as opened:
+            upright = ImageOps.exif_transpose(opened)
+            picture = upright.convert("L" if spec.color is Color.GRAYSCALE else "RGB")
+    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
+        raise DataError(f"{where} is no picture that can be read: {error}") from error
+    pixels = np.asarray(_scaled(picture, size, spec.crop))
+    pixels = pixels[:, :, np.newaxis] if pixels.ndim == 2 else pixels
+    pixels = pixels[:, :, ::-1] if spec.color is Color.BGR else pixels
+    values = _normalized(pixels, tensor, spec, where)
+    return np.ascontiguousarray(values.transpose(2, 0, 1) if spec.layout is Layout.CHANNELS_FIRST else values)
+
+
+def _scaled(picture: Image.Image, size: tuple[int, int], crop: float | None) -> Image.Image:
+    if crop is None:
+        return picture.resize(size, Image.Resampling.BILINEAR)
+    width, height = size
+    scale = max(width / crop / picture.width, height / crop / picture.height)
+    larger = (max(round(picture.width * scale), width), max(round(picture.height * scale), height))
+    left, top = (larger[0] - width) // 2, (larger[1] - height) // 2
+    return picture.resize(larger, Image.Resampling.BILINEAR).crop((left, top, left + width, top + height))
+
+
+def _normalized(pixels: Array, tensor: Tensor, spec: PreprocessSpec, where: str) -> Array:
+    """Pixels as they are for an integer input; else (pixel / 255 - mean) / std. Raises DataError."""
+    if tensor.dtype.startswith(("INT", "UINT")):
+        if spec.mean or spec.std:
+            raise DataError(
+                f"{where}: preprocess.mean and std are for inputs of floats; {tensor.name} takes {tensor.dtype}"
+            )
+        return pixels
+    channels = CHANNELS[spec.color]
+    for name, given in (("mean", spec.mean), ("std", spec.std)):
+        if len(given) not in (0, 1, channels):
+            raise DataError(f"{where}: preprocess.{name} has {len(given)} numbers; {spec.color} needs 1 or {channels}")
+    if 0 in spec.std:
+        raise DataError(f"{where}: preprocess.std must not be 0: it divides")
+    mean, std = np.array(spec.mean or (0,), np.float32), np.array(spec.std or (1,), np.float32)
+    return ((pixels.astype(np.float32) / 255 - mean) / std).astype(np.float32)

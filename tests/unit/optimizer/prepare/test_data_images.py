@@ -1,0 +1,166 @@
+"""A folder of pictures: scaled, normalized and labelled as `preprocess` says; what is no picture is named."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+from onnx import TensorProto, helper
+from PIL import Image
+from tests.data import models
+from tests.unit.optimizer.prepare.workbench import Workbench
+
+from fettle.api.optimizedmodel import CalibrationSpec, EvaluationSpec
+from fettle.api.reasons import Reason
+from fettle.errors import FettleError
+from fettle.runtimes.base import Array
+
+RED, BLUE = (255, 0, 0), (0, 0, 255)
+
+
+def picture(bench: Workbench, name: str, color: Any, size: tuple[int, int] = (32, 32)) -> None:
+    """A picture of one color, at `photos/NAME`."""
+    path = bench.folder / "photos" / name
+    path.parent.mkdir(parents=True, exist_ok=True)
+    Image.new("RGB" if isinstance(color, tuple) else "L", size, color).save(path)
+
+
+def put_identity(bench: Workbench, *shape: int | str, kind: int = TensorProto.FLOAT) -> None:
+    """A model that answers the picture it is given."""
+    nodes = [helper.make_node("Identity", ["image"], ["same"])]
+    ends = [[models.tensor(name, list(shape), kind)] for name in ("image", "same")]
+    bench.put(models.model(nodes, *ends))
+
+
+def items(bench: Workbench, **preprocess: Any) -> dict[str, Array]:
+    """What preparing reads of `photos`. Few items prove no batch axis, and are stored with a dimension of 1 for it."""
+    spec = {"uri": "pvc://claim/photos", **({"preprocess": preprocess} if preprocess else {})}
+    report = bench.prepare(bench.task(evaluation=EvaluationSpec.model_validate(spec)))
+    stored = bench.store.load_data(report.items)
+    return {name: array[:, 0] if array.ndim == 5 else array for name, array in stored.items()}
+
+
+def refused(bench: Workbench, uri: str = "pvc://claim/photos", **preprocess: Any) -> FettleError:
+    spec = {"uri": uri, **({"preprocess": preprocess} if preprocess else {})}
+    with pytest.raises(FettleError) as caught:
+        bench.prepare(bench.task(evaluation=EvaluationSpec.model_validate(spec)))
+    return caught.value
+
+
+def test_sub_folders_are_classes_by_the_order_of_their_names(bench: Workbench) -> None:
+    put_identity(bench, "N", 3, 8, 8)
+    for number in range(2):
+        picture(bench, f"zebra/{number}.png", BLUE)
+        picture(bench, f"ape/{number}.jpg", (250 + number, 0, 0))
+    (bench.folder / "photos/ape/.hidden").write_text("not a picture")
+    stored = items(bench)
+    assert stored["image"].shape == (4, 3, 8, 8) and stored["image"].dtype == np.float32
+    assert sorted(stored["labels"].tolist()) == [0, 0, 1, 1]
+    for image, label in zip(stored["image"], stored["labels"], strict=True):
+        assert (image[2].mean() > 0.9) == (label == 1), "blue zebras"
+
+
+def test_classes_come_in_turn_where_only_some_items_are_asked_for(bench: Workbench) -> None:
+    put_identity(bench, "N", 3, 8, 8)
+    for number in range(6):
+        picture(bench, f"a/{number}.png", (number, 0, 0))
+        picture(bench, f"b/{number}.png", (0, number + 1, 0))
+    spec = EvaluationSpec.model_validate({"uri": "pvc://claim/photos", "maxSamples": 4})
+    report = bench.prepare(bench.task(evaluation=spec))
+    assert sorted(bench.store.load_data(report.items)["labels"].tolist()) == [0, 0, 1, 1]
+
+
+@pytest.mark.parametrize(
+    ("preprocess", "first_pixel"),
+    [
+        ({}, [1, 0, 0]),
+        ({"color": "BGR"}, [0, 0, 1]),
+        ({"mean": [0.5], "std": [0.25]}, [2, -2, -2]),
+        ({"mean": [1, 0, 0], "std": [1, 1, 0.5]}, [0, 0, 0]),
+        ({"std": [1 / 255]}, [255, 0, 0]),
+    ],
+)
+def test_pixels_are_normalized_as_asked(bench: Workbench, preprocess: dict[str, Any], first_pixel: list[float]) -> None:
+    put_identity(bench, "N", 3, 4, 4)
+    picture(bench, "one.png", RED)
+    assert items(bench, **preprocess)["image"][0, :, 0, 0] == pytest.approx(first_pixel, abs=1e-4)
+
+
+def test_integer_inputs_get_pixels_as_they_are_in_the_layout_asked_for(bench: Workbench) -> None:
+    put_identity(bench, "N", 4, 6, 1, kind=TensorProto.UINT8)
+    picture(bench, "one.png", 77)
+    stored = items(bench, layout="NHWC", color="Grayscale")["image"]
+    assert stored.shape == (1, 4, 6, 1) and (stored == 77).all()
+
+
+def test_a_crop_keeps_the_middle_and_a_stretch_keeps_everything(bench: Workbench) -> None:
+    put_identity(bench, "N", 3, 10, 10)
+    wide = Image.new("RGB", (40, 10), BLUE)
+    wide.paste(RED, (15, 0, 25, 10))
+    (bench.folder / "photos").mkdir()
+    wide.save(bench.folder / "photos/wide.png")
+    assert items(bench, crop=1)["image"][0, 0].mean() > 0.95
+    assert items(bench)["image"][0, 0].mean() < 0.35
+
+
+def test_a_picture_is_turned_as_its_camera_says(bench: Workbench) -> None:
+    put_identity(bench, "N", 3, 4, 2)
+    picture(bench, "x.png", RED)
+    made = Image.new("RGB", (4, 2), BLUE)
+    made.paste(RED, (0, 0, 2, 2))
+    exif = Image.Exif()
+    exif[0x0112] = 6  # to be turned by 90 degrees
+    made.save(bench.folder / "photos/x.png", exif=exif)
+    assert items(bench)["image"][0, 0, 0].min() > 0.9, "its left half is now on top"
+
+
+def test_pictures_calibrate_too(bench: Workbench) -> None:
+    put_identity(bench, "N", 3, 8, 8)
+    for number in range(5):
+        picture(bench, f"{number}.png", (number, 0, 0))
+    report = bench.prepare(bench.task(calibration=CalibrationSpec(uri="pvc://claim/photos")))
+    assert report.calibration is not None
+    assert (report.calibration.items, report.calibration.labelled) == (5, False)
+
+
+@pytest.mark.parametrize(
+    ("preprocess", "words"),
+    [
+        ({"mean": [0.1, 0.2]}, "preprocess.mean has 2 numbers; RGB needs 1 or 3"),
+        ({"std": [0]}, "must not be 0"),
+        ({"width": 9, "height": 9}, "expected the shape [items, 3, 8, 8], found [1, 3, 9, 9]"),
+        ({"color": "Grayscale"}, "expected the shape [items, 3, 8, 8], found [1, 1, 8, 8]"),
+    ],
+)
+def test_what_does_not_fit_the_model_is_refused(bench: Workbench, preprocess: dict[str, Any], words: str) -> None:
+    put_identity(bench, "N", 3, 8, 8)
+    picture(bench, "one.png", RED)
+    error = refused(bench, **preprocess)
+    assert (error.reason, words in error.message) == (Reason.DATA_INVALID, True), error.message
+
+
+def test_what_is_no_picture_is_named(bench: Workbench) -> None:
+    put_identity(bench, "N", 3, 8, 8)
+    picture(bench, "ape/one.png", RED)
+    (bench.folder / "photos/ape/notes.txt").write_text("not a picture")
+    whole = (bench.folder / "photos/ape/one.png").read_bytes()
+    assert "photos: ape/notes.txt is no picture" in refused(bench).message
+    (bench.folder / "photos/ape/notes.txt").write_bytes(whole[:50])
+    assert "photos: ape/notes.txt is no picture" in refused(bench).message
+
+
+def test_folders_where_none_is_meant_are_refused(bench: Workbench) -> None:
+    put_identity(bench, "N", 3, 8, 8)
+    (bench.folder / "photos").mkdir()
+    assert "holds no item" in refused(bench).message
+    picture(bench, "one.png", RED)
+    assert (
+        "preprocess is for a folder"
+        in refused(bench, bench.data("items", image=np.zeros((3, 3, 8, 8), "f4")), crop=1).message
+    )
+    put_identity(bench, "N", 3, "H", "W")
+    assert "give preprocess.width" in refused(bench).message
+    bench.put(models.tokens())
+    assert "a model with one image as input" in refused(bench).message
+    assert refused(bench, "pvc://claim/nowhere").reason == Reason.DATA_NOT_FOUND
