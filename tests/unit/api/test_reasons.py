@@ -9,7 +9,6 @@ import pytest
 
 from fettle.api.reasons import Reason
 
-NOT_YET = {Reason.UNSAFE_PICKLE}  # comes with the source formats that pickle
 ROOT = Path(__file__).parents[3]
 LIST = ROOT / "operator/fettle/api/reasons.py"
 
@@ -23,21 +22,18 @@ TESTS = _code("tests", Path(__file__))
 TROUBLESHOOTING = (ROOT / "docs/troubleshooting.md").read_text()
 
 
-IN_USE = [reason for reason in Reason if reason not in NOT_YET]
-
-
 def _sections() -> dict[str, str]:
     """Heading of the third level -> what stands under it."""
     parts = re.split(r"^### (.+)$", TROUBLESHOOTING, flags=re.MULTILINE)[1:]
     return {heading.strip(): body for heading, body in zip(parts[::2], parts[1::2], strict=True)}
 
 
-@pytest.mark.parametrize("reason", IN_USE)
+@pytest.mark.parametrize("reason", Reason)
 def test_every_reason_is_set_by_the_product(reason: Reason) -> None:
     assert re.search(rf"\bReason\.{reason.name}\b", PRODUCT), f"nothing sets {reason}: remove it, or set it"
 
 
-@pytest.mark.parametrize("reason", IN_USE)
+@pytest.mark.parametrize("reason", Reason)
 def test_every_reason_is_asserted_by_a_test(reason: Reason) -> None:
     said = rf"\bReason\.{reason.name}\b|[\"']{reason.value}[\"']"
     assert re.search(said, TESTS), f"no test asserts {reason}"
