@@ -92,8 +92,8 @@ def of_row(signature: Signature, inputs: Tensors, outputs: Tensors, row: int) ->
     def side(tensors: tuple[Tensor, ...], arrays: Tensors) -> dict[str, Array]:
         if not signature.batchable:
             return {tensor.name: arrays[tensor.name] for tensor in tensors}
-        # A copy, so that the batch can be freed.
-        return {tensor.name: np.array(arrays[tensor.name].take(row, axis=tensor.batch_axis)) for tensor in tensors}
+        # `take` copies, so that the batch can be freed.
+        return {tensor.name: np.asarray(arrays[tensor.name].take(row, axis=tensor.batch_axis)) for tensor in tensors}
 
     kept, answered = side(signature.inputs, inputs), side(signature.outputs, outputs)
     return Sample(kept, answered, sum(map(byte_size, (*kept.values(), *answered.values()))))
