@@ -224,16 +224,6 @@ class DataSpec(ApiModel):
         GeneratedSpec | None, Field(description="What is made up where there is no evaluation data.")
     ] = None
 
-    @property
-    def allow_lossy(self) -> bool:
-        """Whether made-up items may certify a candidate whose answers may differ."""
-        return self.generated is not None and self.generated.allow_lossy
-
-    @property
-    def calibrates(self) -> bool:
-        """Whether there is something to calibrate with."""
-        return self.calibration is not None or self.evaluation is not None or self.allow_lossy
-
 
 @rules(
     Rule(

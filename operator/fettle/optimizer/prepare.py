@@ -15,7 +15,7 @@ import onnx
 import rfc8785
 
 from fettle.api import catalog
-from fettle.api.optimizedmodel import DataSpec, InputSpec
+from fettle.api.optimizedmodel import DataSpec, GeneratedSpec, InputSpec
 from fettle.api.optimizedmodel_status import SourceStatus
 from fettle.api.recipe import RuntimeSettings
 from fettle.api.report import BuildEntry, PrepareReport, Traits
@@ -223,19 +223,20 @@ def _judged(given: Data, spec: DataSpec, run: Run) -> tuple[Data, Items, bool]:
     """
     if given.split.evaluation is not None:
         return given, given.split.evaluation, False
+    asked = spec.generated or GeneratedSpec()
     try:
         recipe = data_generate.find(given.generator, run)
     except DataError:
-        if given.split.calibration is None or spec.allow_lossy:
+        if given.split.calibration is None or asked.allow_lossy:
             raise
         return given, given.split.calibration, True
-    count = spec.generated.samples if spec.generated is not None else None
+    count = asked.samples
     if count is None:
         start = time.perf_counter()
         run(given.generator.items(recipe, 1).whole(0))
         slow = time.perf_counter() - start > prepare_check.SLOW_SECONDS
         count = data_generate.COUNT_SLOW if slow else data_generate.COUNT
-    if spec.allow_lossy and given.split.calibration is None:
+    if asked.allow_lossy and given.split.calibration is None:
         others = replace(given.generator, seed=given.generator.seed + 1)
         calibration = others.items(recipe, min(SPLIT_MOST, count))
         given = replace(given, split=replace(given.split, calibration=calibration))
@@ -263,7 +264,7 @@ def _data_notes(spec: DataSpec, given: Data) -> list[str]:
     notes = [*given.split.notes, *(items.notes if items is not None else ())]
     if given.split.calibration is not None:
         notes.extend(given.split.calibration.notes)
-    if items is None and spec.allow_lossy:
+    if items is None and spec.generated is not None and spec.generated.allow_lossy:
         notes.append(
             "no evaluation data: what is lossy is judged on generated items, which say nothing about real ones"
         )

@@ -50,9 +50,10 @@ def possible_builds(spec: OptimizedModelSpec) -> tuple[BuildPlan, ...]:
         rows = [one for target in spec.targets for one in _recipe_rows(spec, target)]
     else:
         rows = [line.row(target) for target in spec.targets for line in default_lines(runtimes)]
+    has_data = spec.data.calibration is not None or spec.data.evaluation is not None or allows_lossy(spec)
     builds: dict[str, BuildPlan] = {}
     for one in rows:
-        known = all(entry is not None and (spec.data.calibrates or not entry.calibration) for entry in one.entries)
+        known = all(entry is not None and (has_data or not entry.calibration) for entry in one.entries)
         if one.build is not None and known:
             builds.setdefault(one.build.name, one.build)
     return tuple(builds.values())
@@ -194,7 +195,7 @@ APPLICABLE = (_known, _loads, _not_quantized_twice, _calibrated)
 def _provable(one: Row, facts: _Facts) -> Finding | None:
     """Whether the items could prove a lossy candidate at all, if not one of its answers changed."""
     bound, prepare = facts.constraints.accuracy, facts.prepare
-    if bound is None or not one.lossy or (prepare.generated and not facts.spec.data.allow_lossy):
+    if bound is None or not one.lossy or (prepare.generated and not allows_lossy(facts.spec)):
         return None
     needed = _needed(bound.max_drop, 1, facts)
     if needed is None:
@@ -209,6 +210,11 @@ def _provable(one: Row, facts: _Facts) -> Finding | None:
         f"{needed} are needed{more}"
     )
     return Finding(Reason.EVALUATION_TOO_SMALL, text)
+
+
+def allows_lossy(spec: OptimizedModelSpec) -> bool:
+    """Whether made-up items may certify a candidate whose answers may differ."""
+    return spec.data.generated is not None and spec.data.generated.allow_lossy
 
 
 def _places(lossy: int, facts: _Facts) -> int:

@@ -13,7 +13,7 @@ from fettle.api.reasons import Reason
 from fettle.api.report import BuildReport, MeasureReport, PrepareReport
 from fettle.api.task import BuildPlan, StoredModel
 from fettle.plan.board import Board, View
-from fettle.plan.candidates import TargetPlan
+from fettle.plan.candidates import TargetPlan, allows_lossy
 from fettle.plan.rows import Finding, Row, with_notes
 from fettle.plan.run import RunSnapshot
 from fettle.plan.tasks import build_task, measure_task, model_of
@@ -240,6 +240,6 @@ def rules_of(snapshot: RunSnapshot, plan: TargetPlan, constraints: Constraints, 
         constraints=constraints,
         objective=snapshot.spec.objective,
         batch_size=plan.target.batch_sizes[0],
-        exact_only=prepare.generated and not snapshot.spec.data.allow_lossy,
+        exact_only=prepare.generated and not allows_lossy(snapshot.spec),
         alpha=plan.alpha,
     )

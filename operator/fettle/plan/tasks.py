@@ -22,7 +22,7 @@ from fettle.api.task import (
     StoredModel,
 )
 from fettle.api.vocabulary import CandidateState
-from fettle.plan.candidates import TargetPlan, possible_builds
+from fettle.plan.candidates import TargetPlan, allows_lossy, possible_builds
 from fettle.plan.constraints import describe
 from fettle.plan.rows import Row
 from fettle.plan.run import AnyTask
@@ -70,7 +70,7 @@ def measure_task(
         candidates=tuple(MeasureCandidate(plan=row.plan, model=files[row.name], steps=row.steps) for row in rows),
         items=prepare.items,
         generated=prepare.generated,
-        allow_lossy=spec.data.allow_lossy,
+        allow_lossy=allows_lossy(spec),
         screening=prepare.screening,
         evaluation=spec.data.evaluation,
         constraints=constraints,
