@@ -20,10 +20,12 @@ from typing import Any
 import yaml
 from bench.rollout_models import published
 from bench.rollout_scenarios import CRD, NAME, SCENARIOS, Scenario, Stage
+from kubernetes.client.rest import ApiException
 from tools.cluster.target import resolve_target
 from tools.demo import install
 from tools.demo.kube import ROOT, DemoError, Kube
 from tools.demo.traffic import Load, Totals, bodies
+from urllib3.exceptions import HTTPError
 
 # Its own release and namespace, and a name that other releases leave alone: it disturbs nobody on a cluster that is in use.
 RELEASE = "fettle-bench"
@@ -113,7 +115,7 @@ def play(stage: Stage, scenario: Scenario) -> Played:
     print(f"== {scenario.name}", flush=True)
     try:
         outcome = scenario.play(stage)
-    except DemoError as error:
+    except (DemoError, ApiException, HTTPError) as error:
         print(error, file=sys.stderr)
         outcome = "Failed"
     print(f"   {outcome} ({time.time() - start:.0f} s)", flush=True)
