@@ -12,6 +12,7 @@ import asyncio
 import contextlib
 import json
 import signal
+import socket
 import sys
 import time
 from collections import Counter, deque
@@ -68,15 +69,15 @@ class Totals:
 class Connection:
     """One HTTP/1.1 connection; `request` opens it when there is none and drops it when the server asks so."""
 
-    def __init__(self, host: str, port: int) -> None:
-        self.host, self.port = host, port
+    def __init__(self, host: str, address: str, port: int) -> None:
+        self.host, self.address, self.port = host, address, port
         self.reader: asyncio.StreamReader | None = None
         self.writer: asyncio.StreamWriter | None = None
 
     async def request(self, path: str, body: bytes, keep: bool) -> tuple[int, dict[str, str], bytes]:
         """POST `body`; returns status, headers (lower case) and body. Raises OSError, EOFError or ValueError."""
         if self.writer is None:
-            self.reader, self.writer = await asyncio.open_connection(self.host, self.port)
+            self.reader, self.writer = await asyncio.open_connection(self.address, self.port)
         assert self.reader is not None
         head = (
             f"POST {path} HTTP/1.1\r\nHost: {self.host}:{self.port}\r\nContent-Type: application/json\r\n"
@@ -106,7 +107,7 @@ async def client(
 ) -> None:
     """One user: sends at its share of the rate, even numbers over keep-alive connections."""
     target = urlsplit(options.url)
-    connection = Connection(str(target.hostname), target.port or 80)
+    connection = Connection(str(target.hostname), options.address, target.port or 80)
     keep = number % 2 == 0
     kind = "keep-alive" if keep else "new"
     period = options.clients / options.rate
@@ -168,6 +169,8 @@ def main() -> None:
     parser.add_argument("--seconds", type=float, default=900.0, help="stop by itself after this long")
     parser.add_argument("--timeout", type=float, default=30.0, help="seconds after which a request counts as failed")
     options = parser.parse_args()
+    # Asked once: the address of a Service stays, and a name server that is short of time is not what is measured.
+    options.address = socket.gethostbyname(str(urlsplit(options.url).hostname))
     bodies = [line.encode() for line in Path(options.bodies).read_text().splitlines() if line]
     asyncio.run(run(options, bodies))
     sys.exit(0)
