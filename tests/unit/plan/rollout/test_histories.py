@@ -21,7 +21,7 @@ from fettle.plan.revision import NotReady
 from fettle.plan.rollout_state import MarkLeft, OpenEntry
 from fettle.plan.rollout_trial import asked_weight, steps_of
 
-SHARDS, HISTORIES = 8, 110
+SHARDS, HISTORIES = 8, 135
 LEAST_EVENTS, MOST_EVENTS = 15, 70
 LEAST_STEPS = 100_000  # events and passes, in all shards together
 REVISIONS = "abcd"
