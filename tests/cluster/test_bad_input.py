@@ -73,7 +73,7 @@ async def at_every_stage(
     async with node.running():
         for stage in STAGES:
             await submit(client, namespace, stage)
-        await eventually(all_there)
+        await eventually(all_there, 120)  # four runs at once, up to their last stages
         yield running
 
 
