@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from dataclasses import dataclass
 
 from fettle.optimizer.data import Items
@@ -50,18 +49,14 @@ def screening(calibration: Items | None) -> Items | None:
 
 def _split_off(evaluation: Items) -> Split:
     hashes = evaluation.hashes()
-    copies = Counter(hashes)
-    wanted = min(SPLIT_MOST, int(len(hashes) * SPLIT_SHARE))
-    chosen: set[str] = set()
-    for content in sorted(copies)[:-1]:  # at least one kind of item is left to certify
-        if sum(copies[one] for one in chosen) >= wanted:
-            break
-        chosen.add(content)
+    kinds = sorted(set(hashes))
+    # A share of the different items: calibrated on copies of one, a quantizer would clip all others.
+    chosen = set(kinds[: min(SPLIT_MOST, int(len(kinds) * SPLIT_SHARE))])
     order = sorted(range(len(hashes)), key=lambda index: (hashes[index], index))
-    calibrating = [index for index in order if hashes[index] in chosen][:wanted]
+    calibrating = [index for index in order if hashes[index] in chosen][:SPLIT_MOST]
     certifying = [index for index in range(len(hashes)) if hashes[index] not in chosen]
     if not calibrating:
-        different = f" ({len(copies)} different ones)" if len(copies) < len(hashes) else ""
+        different = f" ({len(kinds)} different)" if len(kinds) < len(hashes) else ""
         note = f"{len(hashes)} evaluation items{different} are too few to split off any for calibration"
         return Split(None, evaluation, (note,))
     note = f"{len(calibrating)} of {len(hashes)} evaluation items were split off for calibration and do not certify"
