@@ -1,0 +1,70 @@
+"""A TorchScript archive -> Jobs with PyTorch's image -> its artifact served by torchscript. The images are large, so only on request:
+
+make images-torch && FETTLE_TORCH_IMAGES=1 pytest tests/e2e/test_torch.py
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import uuid
+from pathlib import Path
+
+import numpy as np
+import pytest
+from tests.cluster.operator_process import operator as operator_process
+from tools.cluster.target import Target
+from tools.demo import install, watch
+from tools.demo.kube import Kube
+from tools.demo.scenes import post
+
+pytestmark = [
+    pytest.mark.timeout(900),
+    pytest.mark.skipif(os.environ.get("FETTLE_TORCH_IMAGES") != "1", reason="FETTLE_TORCH_IMAGES=1 asks for it"),
+]
+NAME = "torch"
+
+
+def objects() -> list[dict[str, object]]:
+    inputs = [{"name": "image", "dtype": "FP32", "shape": ["N", 3, 12, 12]}]
+    api = {"apiVersion": "fettle.dev/v1alpha1", "metadata": {"name": NAME}}
+    model = {
+        "source": {"uri": "pvc://models/model.pt", "inputs": inputs},
+        "targets": [{"name": "cpu", "runtimes": ["torchscript"], "resources": {"limits": {"cpu": 1, "memory": "4Gi"}}}],
+    }
+    deployment = {"model": {"ref": {"name": NAME, "target": "cpu"}}, "replicas": 1}
+    return [{**api, "kind": "OptimizedModel", "spec": model}, {**api, "kind": "ModelDeployment", "spec": deployment}]
+
+
+async def test_a_script_is_optimized_in_jobs_and_served_by_torchscript(target: Target, tmp_path: Path) -> None:
+    from tests.data import torch_models
+
+    example = torch_models.EXAMPLES["convolutional"]
+    torch_models.save_script(example, tmp_path / "model.pt")
+    kube, refs = Kube(target, f"test-torch-{uuid.uuid4().hex[:6]}"), install.images()
+    kube.ensure_namespace()
+    settings = {f"{name.replace('-', '_')}_image": ref for name, ref in refs.items() if name != "operator"}
+    async with operator_process(str(target.kubeconfig), kube.namespace, **settings):
+        await asyncio.to_thread(install.push, kube, tmp_path / "model.pt", "pvc://models/model.pt")
+        kube.apply(objects())
+        found = await asyncio.to_thread(watch.optimized, kube, NAME, 500, print)
+        assert found["status"]["source"]["format"] == "TorchScript"
+        assert found["status"]["artifacts"][0]["runtime"] == "torchscript"
+        await asyncio.to_thread(watch.serving, kube, NAME, 200, print)
+    pods = json.loads(kube.kubectl("get", "pods", "-o", "json"))["items"]
+    used = {
+        pod["metadata"]["labels"].get("fettle.dev/stage", "serve"): pod["spec"]["containers"][0]["image"]
+        for pod in pods
+    }
+    assert used["measure"] == refs["optimizer-torch"]
+    assert used["publish"] == refs["optimizer"]
+    assert used["serve"] == refs["server-torch"]
+
+    image = example.inputs["image"][:1]
+    tensor = {"name": "image", "shape": list(image.shape), "datatype": "FP32", "data": image.reshape(-1).tolist()}
+    (answer,) = post(kube, json.dumps({"inputs": [tensor]}), NAME)["outputs"]
+    module = torch_models.module_of(example)
+    wanted = module(torch_models.tensors(example)[0][:1]).detach().numpy()
+    np.testing.assert_allclose(np.reshape(answer["data"], answer["shape"]), wanted, rtol=1e-4, atol=1e-5)
+    kube.kubectl("delete", "namespace", kube.namespace, "--wait=false")
