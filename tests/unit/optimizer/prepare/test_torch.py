@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import pickle
+import sys
 import zipfile
 from pathlib import Path
 from typing import Any
@@ -200,3 +201,12 @@ def test_an_archive_of_something_else_is_no_format_that_is_read(bench: Workbench
     error = refused(bench, "pvc://claim/model.pt.npz")
     assert error.reason == Reason.UNSUPPORTED_FORMAT
     assert "none of PyTorch's" in error.message
+
+
+def test_without_pytorch_one_line_says_what_to_install(bench: Workbench, monkeypatch: pytest.MonkeyPatch) -> None:
+    _, uri = written(bench, "pair", SCRIPT)
+    monkeypatch.setitem(sys.modules, "torch", None)  # as where it is not installed
+    error = refused(bench, uri)
+    assert error.reason == Reason.UNSUPPORTED_FORMAT
+    assert error.message.startswith("model.pt is TorchScript, and PyTorch is not installed here: pip install")
+    assert "\n" not in error.message
