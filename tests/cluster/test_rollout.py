@@ -176,6 +176,24 @@ async def test_commands_act_once(served: Bench) -> None:
     await served.until(served_by(served, "b"))
 
 
+async def test_rollback_to_brings_back_what_the_ledger_holds(served: Bench, client: Client, namespace: str) -> None:
+    first = (await served.deployments())["a"]["spec"]["template"]
+    target = (await served.status())["stable"]["revision"]
+    await served.apply("b")
+    await served.until(served_by(served, "b"))
+    await served.until(lambda: only(served, "b"))
+    served.settings = Settings(server_image="localhost/server:2")
+    desired = (await served.status())["desiredRevision"]
+    await served.order("rollback-to", f"{desired}/{target}/1")
+    await served.until(served_by(served, "a"))
+    await served.until(lambda: only(served, "a"))
+    await served.settle()
+    assert (await served.deployments())["a"]["spec"]["template"] == first
+    assert (await served.status())["rollback"] == {"desired": desired, "target": target}
+    assert await served.ledger() == [("a", "Superseded"), ("b", "RolledBack"), ("a", None)]
+    assert "CommandAccepted" in await served.reasons()
+
+
 async def test_scaling_through_the_scale_subresource(served: Bench, kubectl: Any) -> None:
     kubectl("scale", "modeldeployment/digits", "--replicas=3")
 

@@ -324,8 +324,15 @@ class Address(ApiModel):
 class CommandStatus(ApiModel):
     """The command that was handled last; its token acts once."""
 
-    name: Annotated[str, Field(max_length=64, description="promote, promote-full, abort or retry.")]
-    value: Annotated[str, Field(max_length=256, description="<revision>/<token> as it was given.")]
+    name: Annotated[str, Field(max_length=64, description="promote, promote-full, abort, retry or rollback-to.")]
+    value: Annotated[str, Field(max_length=256, description="What was annotated: <revision>/<token>.")]
+
+
+class RollbackStatus(ApiModel):
+    """An order that holds: what serves instead of what the spec asks for."""
+
+    desired: Annotated[str, Field(max_length=64, description="Revision that the spec asks for; another one ends it.")]
+    target: Annotated[str, Field(max_length=64, description="Revision of the ledger that is rolled out instead.")]
 
 
 class ModelDeploymentStatus(ApiModel):
@@ -361,6 +368,11 @@ class ModelDeploymentStatus(ApiModel):
             json_schema_extra={"x-map-keys": ["name"]},
         ),
     ] = ()
+    desired_revision: Annotated[
+        str | None,
+        Field(max_length=64, description="Revision that the spec asks for; absent while its model is not ready."),
+    ] = None
+    rollback: Annotated[RollbackStatus | None, Field(description="The `rollback-to` that holds.")] = None
     failed_revision: Annotated[
         str | None,
         Field(

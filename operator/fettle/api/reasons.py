@@ -78,6 +78,8 @@ class Reason(StrEnum):
     WAITING_FOR_PROMOTE = "WaitingForPromote"
     PAUSED_BY_USER = "PausedByUser"
     PROMOTING = "Promoting"
+    COMMAND_ACCEPTED = "CommandAccepted"
+    COMMAND_REFUSED = "CommandRefused"
 
     # why a revision left (AnalysisFailed too)
     SUPERSEDED = "Superseded"

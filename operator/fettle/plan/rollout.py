@@ -13,12 +13,13 @@ from dataclasses import dataclass, replace
 from fettle.api.conditions import ConditionStatus, find
 from fettle.api.modeldeployment import CanaryStatus
 from fettle.api.reasons import Reason
-from fettle.plan import moment, rollout_commands, rollout_ledger, rollout_status
+from fettle.plan import moment, rollout_commands, rollout_ledger, rollout_rollback, rollout_status
 from fettle.plan.revision import NotReady
 from fettle.plan.rollout_commands import Command, Orders
 from fettle.plan.rollout_course import Course, Trial, Wait
 from fettle.plan.rollout_ledger import Exit
 from fettle.plan.rollout_replicas import Leaving, Sizes
+from fettle.plan.rollout_rollback import Rollback
 from fettle.plan.rollout_state import MarkLeft, OpenEntry, RolloutDecision, RolloutSnapshot, Wanted
 from fettle.plan.rollout_traffic import provider
 from fettle.plan.rollout_trial import asked_weight, late, look, promoting, resume, steps_of
@@ -32,10 +33,13 @@ class _Ground:
     snapshot: RolloutSnapshot
     stable: str | None
     current: str | None  # the canary so far
-    wanted: str | None
+    desired: str | None  # what the spec asks for
+    wanted: str | None  # the same, or what it was rolled back to
     held: Wait | None
-    failed: Exit | None  # why `wanted` is not tried
+    failed: Exit | None  # why `wanted` is not tried; a retry that was ordered now is in it already
+    failed_before: str | None
     orders: Orders
+    rollback: Rollback
 
 
 def decide(snapshot: RolloutSnapshot) -> RolloutDecision:
@@ -44,8 +48,10 @@ def decide(snapshot: RolloutSnapshot) -> RolloutDecision:
     course = _course(ground)
     serving = {revision: _artifact(snapshot, revision) for revision in _serving(course)}
     replicas = _replicas(snapshot, course)
-    ledger = rollout_ledger.writes(snapshot, serving, course.exits, ground.wanted)
-    status = rollout_status.build(snapshot, course, ground.orders, replicas, ledger)
+    kept = ground.rollback.holds.target if ground.rollback.holds else None
+    ledger = rollout_ledger.writes(snapshot, serving, course.exits, rendered=ground.desired, kept=kept)
+    values = {**ground.orders.values, **ground.rollback.values}
+    status = rollout_status.build(snapshot, course, values, replicas, ledger)
     opened = tuple(_opened(course, write) for write in ledger if isinstance(write, OpenEntry))
     exits = tuple(_exit_event(snapshot, write) for write in ledger if isinstance(write, MarkLeft))
     return RolloutDecision(
@@ -54,7 +60,13 @@ def decide(snapshot: RolloutSnapshot) -> RolloutDecision:
         stable=course.stable,
         ledger=ledger,
         status=status,
-        events=(*opened, *course.events, *exits, *rollout_status.transitions(snapshot.status, status)),
+        events=(
+            *_orders(ground),
+            *opened,
+            *course.events,
+            *exits,
+            *rollout_status.transitions(snapshot.status, status),
+        ),
         requeue_seconds=rollout_status.next_look(snapshot, course, status),
     )
 
@@ -62,15 +74,25 @@ def decide(snapshot: RolloutSnapshot) -> RolloutDecision:
 def _survey(snapshot: RolloutSnapshot) -> _Ground:
     stable = rollout_ledger.find_stable(snapshot)
     forgotten = snapshot.status.observed_generation is None and stable is not None
-    wanted = snapshot.wanted.revision if isinstance(snapshot.wanted, Wanted) else None
     current = rollout_ledger.on_trial(snapshot, stable)
-    subjects = {revision for revision in (wanted, current) if revision is not None}
+    desired = snapshot.wanted.revision if isinstance(snapshot.wanted, Wanted) else None
+    rollback = rollout_rollback.read(snapshot, stable, current, forgotten=forgotten)
+    wanted = rollback.holds.target if rollback.holds is not None and desired is not None else desired
+    subjects = {revision for revision in (desired, wanted, current) if revision is not None}
     orders = rollout_commands.read(snapshot.annotations, snapshot.status, subjects, forgotten=forgotten)
     held = _held(snapshot)
     failed = rollout_ledger.failure(snapshot, wanted, forgotten=forgotten) if wanted else None
+    failed_before = wanted if failed is not None else None
     if wanted and orders.has(Command.RETRY, wanted):
         failed = None
-    return _Ground(snapshot, stable, current, wanted, held, failed, orders)
+    return _Ground(snapshot, stable, current, desired, wanted, held, failed, failed_before, orders, rollback)
+
+
+def _orders(ground: _Ground) -> tuple[EventDraft, ...]:
+    """What becomes of each new order."""
+    candidate = None if _never_served(ground) else _candidate(ground)
+    measure = rollout_commands.Ground(candidate, ground.failed_before, paused=ground.held is not None)
+    return (*ground.rollback.events, *rollout_commands.events(ground.orders, measure))
 
 
 def _held(snapshot: RolloutSnapshot) -> Wait | None:
@@ -85,14 +107,16 @@ def _held(snapshot: RolloutSnapshot) -> Wait | None:
 def _course(ground: _Ground) -> Course:
     snapshot = ground.snapshot
     if ground.wanted and ground.wanted != ground.stable and not ground.held and _never_served(ground):
-        return Course(ground.wanted)
+        return Course(ground.wanted, rollback=ground.rollback.holds)
     failed = (ground.wanted, ground.failed) if ground.wanted and ground.failed else None
     if ground.wanted is None and snapshot.status.failed_revision:
         why = rollout_ledger.failure(snapshot, snapshot.status.failed_revision, forgotten=False)
         failed = (snapshot.status.failed_revision, why) if why else None
     candidate = _candidate(ground)
     if ground.stable is None or candidate is None:
-        return Course(ground.stable, exits=_exits(ground, None), failed=failed, held=ground.held)
+        return Course(
+            ground.stable, exits=_exits(ground, None), failed=failed, held=ground.held, rollback=ground.rollback.holds
+        )
     return _try(ground, ground.stable, candidate)
 
 
@@ -129,12 +153,16 @@ def _try(ground: _Ground, stable: str, revision: str) -> Course:
             trial = replace(trial, canary=trial.canary.model_copy(update=at))
     if trial.exit is not None:
         exits[revision] = trial.exit
-        return Course(stable, exits=exits, failed=(revision, trial.exit), held=ground.held)
+        failed = (revision, trial.exit)
+        return Course(stable, exits=exits, failed=failed, held=ground.held, rollback=ground.rollback.holds)
     if trial.promoted:
-        exits[stable] = _promoted(revision)
+        exits[stable] = _replaced(ground, revision)
         said = EventDraft("Normal", Reason.SERVING, f"revision {revision} (begun {before.started_at}) was promoted")
-        return Course(revision, exits=exits, events=(*trial.events, said))
-    return Course(stable, trial, wanted_sizes, exits, held=ground.held, events=trial.events)
+        events = (*trial.events, said)
+        return Course(revision, exits=exits, events=events, rollback=ground.rollback.holds)
+    return Course(
+        stable, trial, wanted_sizes, exits, held=ground.held, events=trial.events, rollback=ground.rollback.holds
+    )
 
 
 def _sizes(snapshot: RolloutSnapshot, trial: Trial, stable: str, blocked: bool) -> Sizes:
@@ -170,16 +198,25 @@ def _exits(ground: _Ground, candidate: str | None) -> Mapping[str, Exit]:
         if revision in (ground.stable, candidate):
             continue
         if stable is not None and entry.serial < stable.serial:  # a promotion that was cut short
-            found[revision] = _promoted(stable.revision)
+            found[revision] = _replaced(ground, stable.revision)
         elif ground.wanted == ground.stable:
-            found[revision] = Exit(Reason.ROLLED_BACK, f"the spec went back to revision {ground.stable}")
+            found[revision] = _gone_back(ground, stable.revision if stable else "")
         else:
             found[revision] = Exit(Reason.SUPERSEDED, f"the spec asks for revision {candidate or ground.wanted}")
     return found
 
 
-def _promoted(revision: str) -> Exit:
+def _replaced(ground: _Ground, revision: str) -> Exit:
+    """Why stable leaves when `revision` is promoted."""
+    if ground.rollback.holds is not None and ground.rollback.holds.target == revision:
+        return _gone_back(ground, revision)
     return Exit(Reason.SUPERSEDED, f"revision {revision} was promoted")
+
+
+def _gone_back(ground: _Ground, revision: str) -> Exit:
+    holds = ground.rollback.holds
+    text = f"rolled back to revision {revision} by command" if holds else f"the spec went back to revision {revision}"
+    return Exit(Reason.ROLLED_BACK, text)
 
 
 def _serving(course: Course) -> list[str]:

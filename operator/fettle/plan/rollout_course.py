@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
 
-from fettle.api.modeldeployment import CanaryStatus
+from fettle.api.modeldeployment import CanaryStatus, RollbackStatus
 from fettle.api.reasons import Reason
 from fettle.plan.rollout_ledger import Exit
 from fettle.plan.rollout_replicas import Sizes
@@ -46,6 +46,7 @@ class Course:
     failed: tuple[str, Exit] | None = None
     held: Wait | None = None
     events: tuple[EventDraft, ...] = ()
+    rollback: RollbackStatus | None = None  # the order that holds
 
     @property
     def canary(self) -> CanaryStatus | None:

@@ -93,16 +93,24 @@ def failure(snapshot: RolloutSnapshot, revision: str, *, forgotten: bool) -> Exi
 
 
 def writes(
-    snapshot: RolloutSnapshot, serving: Mapping[str, str], exits: Mapping[str, Exit], wanted: str | None
+    snapshot: RolloutSnapshot,
+    serving: Mapping[str, str],
+    exits: Mapping[str, Exit],
+    *,
+    rendered: str | None,
+    kept: str | None,
 ) -> tuple[LedgerWrite, ...]:
-    """What the ledger lacks. `serving`: revision -> artifact of stable and canary; `exits`: why others leave."""
+    """What the ledger lacks. `serving`: revision -> artifact of stable and canary; `exits`: why others leave.
+
+    `rendered` is the revision whose template the spec gives, `kept` the one whose line will be needed though it is closed.
+    """
     entries = live(snapshot)
     serial = max((entry.serial for entry in snapshot.ledger), default=0)
     found: list[LedgerWrite] = []
     for revision, artifact in serving.items():
         if revision not in entries:
             serial += 1
-            adopt = revision != wanted or snapshot.workload(revision).pods > 0
+            adopt = revision != rendered or snapshot.workload(revision).pods > 0
             found.append(OpenEntry(serial, revision, artifact, adopt))
     for entry in sorted(snapshot.ledger, key=lambda entry: entry.serial):
         if entry.left is not None:
@@ -112,11 +120,12 @@ def writes(
         if entry.revision not in serving or entries[entry.revision] is not entry:
             why = exits.get(entry.revision) or Exit(Reason.SUPERSEDED, "another revision took its place")
             found.append(MarkLeft(entry.name, why.reason, why.message))
-    return (*found, *_forget(snapshot))
+    return (*found, *_forget(snapshot, kept))
 
 
-def _forget(snapshot: RolloutSnapshot) -> list[Forget]:
-    """Closed lines beyond the history limit, oldest first; never one whose pods still run."""
+def _forget(snapshot: RolloutSnapshot, kept: str | None) -> list[Forget]:
+    """Closed lines beyond the history limit, oldest first; never one whose pods still run, or are about to."""
     limit = snapshot.spec.rollout.revision_history_limit
     closed = sorted((entry for entry in snapshot.ledger if entry.left is not None), key=lambda entry: entry.serial)
-    return [Forget(entry.name) for entry in closed[:-limit] if entry.revision not in snapshot.workloads]
+    needed = {*snapshot.workloads, kept}
+    return [Forget(entry.name) for entry in closed[:-limit] if entry.revision not in needed]

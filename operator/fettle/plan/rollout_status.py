@@ -10,10 +10,10 @@ from fettle.api.base import GROUP
 from fettle.api.conditions import Condition, ConditionStatus, find, with_condition
 from fettle.api.modeldeployment import Address, CanaryStatus, ModelDeploymentStatus, RevisionRecord, RevisionStatus
 from fettle.api.reasons import Reason
-from fettle.plan import analysis, moment, rollout_ledger
-from fettle.plan.rollout_commands import Orders
+from fettle.plan import analysis, moment, rollout_commands, rollout_ledger
+from fettle.plan.rollout_commands import Command
 from fettle.plan.rollout_course import Course
-from fettle.plan.rollout_state import Forget, LedgerWrite, MarkEntered, MarkLeft, RolloutSnapshot
+from fettle.plan.rollout_state import Forget, LedgerWrite, MarkEntered, MarkLeft, RolloutSnapshot, Wanted
 from fettle.plan.rollout_traffic import provider
 from fettle.plan.rollout_trial import asked_weight, steps_of
 from fettle.plan.run import EventDraft
@@ -34,11 +34,12 @@ class _Said:
 def build(
     snapshot: RolloutSnapshot,
     course: Course,
-    orders: Orders,
+    commands: Mapping[Command, str],
     replicas: Mapping[str, int],
     ledger: Iterable[LedgerWrite],
 ) -> ModelDeploymentStatus:
-    """The whole status after this decision."""
+    """The whole status after this decision. `commands` are the orders that were handled in it, as they were given."""
+    handled, last = rollout_commands.handled(snapshot.status, commands)
     stable = _stable(snapshot, course, replicas)
     return ModelDeploymentStatus(
         observed_generation=snapshot.generation,
@@ -50,8 +51,10 @@ def build(
         stable=stable,
         canary=_canary(snapshot, course, replicas),
         revisions=_records(snapshot, ledger),
-        last_command=orders.last,
-        commands=orders.handled,
+        last_command=last,
+        commands=handled,
+        desired_revision=snapshot.wanted.revision if isinstance(snapshot.wanted, Wanted) else None,
+        rollback=course.rollback,
         failed_revision=course.failed[0] if course.failed else None,
     )
 
@@ -221,6 +224,10 @@ def _progressing(snapshot: RolloutSnapshot, course: Course, stuck: _Said | None)
         return _Said(
             True, Reason.DEPLOYING, f"{ready} of {snapshot.spec.replicas} pods of revision {course.stable} are ready"
         )
+    if course.rollback is not None:
+        back = course.rollback
+        text = f"rolled back from {back.desired} to {back.target}; holds until the spec asks for another revision"
+        return _Said(False, Reason.ROLLED_BACK, text)
     return _Said(False, Reason.SERVING, "")
 
 

@@ -102,11 +102,78 @@ def test_a_command_for_another_revision_waits_for_that_one(paused: Any) -> None:
     assert paused.status.failed_revision == "c"
 
 
-@pytest.mark.parametrize("value", ["", "b", "b/", "/", "/1"])
-def test_a_command_without_revision_and_token_is_none(paused: Any, value: str) -> None:
+def refusals(world: Any) -> list[str]:
+    return [event.message for event in world.events if event.reason is Reason.COMMAND_REFUSED]
+
+
+def accepted(world: Any) -> list[str]:
+    return [event.message for event in world.events if event.reason is Reason.COMMAND_ACCEPTED]
+
+
+@pytest.mark.parametrize("value", ["b", "b/", "/", "/1"])
+def test_a_command_without_revision_and_token_is_none_and_is_told_so_once(paused: Any, value: str) -> None:
     paused.annotations["fettle.dev/abort"] = value
     paused.run(5)
     assert paused.canary == "b"
+    assert refusals(paused) == [f"abort {value!r} is no order: expected <revision>/<token>"]
+
+
+def test_an_empty_annotation_orders_nothing(paused: Any) -> None:
+    paused.annotations["fettle.dev/abort"] = ""
+    paused.run(5)
+    assert (paused.canary, refusals(paused)) == ("b", [])
+
+
+@pytest.mark.parametrize(
+    ("command", "revision", "why"),
+    [
+        ("promote", "a", "promote a/1: revision a is not on trial"),
+        ("promote-full", "a", "promote-full a/1: revision a is not on trial"),
+        ("abort", "a", "abort a/1: revision a is not on trial"),
+        ("retry", "a", "retry a/1: revision a has not failed"),
+    ],
+)
+def test_an_order_that_has_no_effect_says_why(world: Make, command: str, revision: str, why: str) -> None:
+    w = world()
+    w.order(command, revision, "1")
+    w.run(20)
+    assert (refusals(w), accepted(w)) == ([why], [])
+    assert w.status.last_command.value == "a/1"
+
+
+def test_retry_twice_acts_once(paused: Any) -> None:
+    paused.order("abort", "b", "1")
+    paused.run(10)
+    paused.order("retry", "b", "2")
+    paused.until(waiting)
+    begun = paused.status.canary.started_at
+    paused.order("retry", "b", "3")
+    paused.run(30)
+    assert paused.status.canary.started_at == begun
+    assert accepted(paused) == ["abort b/1", "retry b/2"]
+    assert refusals(paused) == ["retry b/3: revision b has not failed"]
+
+
+@pytest.mark.parametrize("command", ["promote", "promote-full"])
+def test_a_paused_rollout_is_not_promoted_behind_the_back_of_who_paused_it(paused: Any, command: str) -> None:
+    paused.annotations["fettle.dev/paused"] = "true"
+    paused.order(command, "b", "1")
+    paused.run(30)
+    assert refusals(paused) == [f"{command} b/1: the rollout is paused; resume it first"]
+    del paused.annotations["fettle.dev/paused"]
+    paused.run(30)
+    assert (paused.stable, waiting(paused)) == ("a", True)  # the token has acted
+
+
+def test_the_annotation_pauses_and_its_absence_resumes(world: Make) -> None:
+    w = world()
+    w.ask("b")
+    w.until(lambda w: w.status.canary is not None and w.status.canary.weight == 34)
+    w.annotations["fettle.dev/paused"] = "true"
+    w.run(120)
+    assert (w.status.canary.weight, w.condition("Paused")) == (34, ("True", Reason.PAUSED_BY_USER))
+    del w.annotations["fettle.dev/paused"]
+    w.until(lambda w: w.stable == "b")
 
 
 def test_of_several_new_commands_abort_wins(paused: Any) -> None:
