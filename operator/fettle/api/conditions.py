@@ -11,6 +11,7 @@ from pydantic import Field
 from fettle.api.base import ApiModel
 from fettle.api.reasons import Reason
 from fettle.api.secrets import without_secrets
+from fettle.api.text import CONDITION_LIMIT, clip
 
 
 class ConditionStatus(StrEnum):
@@ -60,7 +61,7 @@ def with_condition(
         type=kind,
         status=status,
         reason=reason,
-        message=without_secrets(message)[:2048],
+        message=clip(without_secrets(message), CONDITION_LIMIT),
         observed_generation=generation,
         last_transition_time=since,
     )

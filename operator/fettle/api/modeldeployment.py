@@ -262,6 +262,30 @@ class Verdict(StrEnum):
     INCONCLUSIVE = "Inconclusive"
 
 
+class MetricFinding(ApiModel):
+    """What one metric said in a window."""
+
+    metric: Annotated[
+        str, Field(max_length=32, description="successRate, p99Milliseconds, p99RatioToStable, and so on.")
+    ]
+    verdict: Annotated[Verdict, Field(description="What it says.")]
+    value: Annotated[float | None, Field(description="As measured; absent where nothing could be.")] = None
+    bound: Annotated[float, Field(description="What the spec allows.")]
+    samples: Annotated[int, Field(description="Requests it rests on.")] = 0
+
+
+class AnalysisWindow(ApiModel):
+    """A window that was judged."""
+
+    start: Annotated[str, Field(max_length=32, description="When it began (RFC 3339, UTC).")]
+    end: Annotated[str, Field(max_length=32, description="When it ended.")]
+    weight: Annotated[int, Field(description="Weight that was asked at its end.")] = 0
+    requests: Annotated[int, Field(description="Requests to the canary.")] = 0
+    failures: Annotated[int, Field(description="Those of them that the model did not answer.")] = 0
+    verdict: Annotated[Verdict, Field(description="Good or Bad.")]
+    metrics: Annotated[tuple[MetricFinding, ...], Field(max_length=8, description="What each metric said.")] = ()
+
+
 class AnalysisStatus(ApiModel):
     """The window that is being watched, summed over the canary's pods."""
 
@@ -278,6 +302,14 @@ class AnalysisStatus(ApiModel):
     message: Annotated[
         str | None, Field(max_length=512, description="Metric, value, bound and sample count of that verdict.")
     ] = None
+    windows: Annotated[
+        tuple[AnalysisWindow, ...],
+        Field(
+            max_length=20,
+            description="The last windows of this rollout that were judged, oldest first. The ledger keeps them afterwards.",
+            json_schema_extra={"x-atomic": True},
+        ),
+    ] = ()
 
 
 class RevisionStatus(ApiModel):

@@ -15,7 +15,6 @@ from fettle.api.task import SCHEMA_VERSION, StoredData, StoredModel
 from fettle.api.vocabulary import Basis, RuntimeName
 
 FRAME = "FETTLE-RESULT "
-MESSAGE_LIMIT = 512  # characters; the whole termination message must stay below the kubelet's 4,096 bytes
 
 
 class Traits(ApiModel):

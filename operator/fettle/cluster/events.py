@@ -9,6 +9,7 @@ from datetime import UTC, datetime
 
 from fettle.api.reasons import Reason
 from fettle.api.secrets import without_secrets
+from fettle.api.text import EVENT_LIMIT, clip
 from fettle.cluster.client import Client
 from fettle.cluster.kinds import EVENT, Object, ResourceKind
 from fettle.errors import ClusterError, ExistsError
@@ -17,7 +18,6 @@ from fettle.plan import moment
 logger = logging.getLogger(__name__)
 
 COMPONENT = "fettle"
-MESSAGE_LIMIT = 1024  # the API server's own bound
 
 
 def render(kind: ResourceKind, about: Object, type_: str, reason: str, message: str, now: datetime) -> Object:
@@ -39,7 +39,7 @@ def render(kind: ResourceKind, about: Object, type_: str, reason: str, message: 
         },
         "type": type_,
         "reason": reason,
-        "message": without_secrets(message)[:MESSAGE_LIMIT],
+        "message": clip(without_secrets(message), EVENT_LIMIT),
         "source": {"component": COMPONENT},
         "reportingComponent": COMPONENT,
         "firstTimestamp": at,

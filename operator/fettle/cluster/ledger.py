@@ -1,27 +1,29 @@
 """The ledger: each time a revision is chosen to serve is one ControllerRevision. Durable, and a list that kubectl can show.
 
 `.revision` is only a serial number; the label carries the revision's hash. `data` never changes: the whole pod template and
-the artifact. What happens later is annotated: entered, left, reason, message.
+the artifact. What happens later is annotated: entered, what the analysis saw, left, reason, message.
 """
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterable
 from datetime import UTC, datetime
 
 from fettle.api.base import GROUP, MANAGED_LABEL
 from fettle.api.reasons import Reason
+from fettle.api.text import EVENT_LIMIT, clip
 from fettle.cluster.kinds import CONTROLLER_REVISION, MODEL_DEPLOYMENT, Object
 from fettle.cluster.owner import owner_reference
 from fettle.cluster.serving import REVISION_LABEL, selector
 from fettle.plan import moment
-from fettle.plan.rollout_state import LedgerEntry, MarkEntered, MarkLeft, OpenEntry
+from fettle.plan.rollout_state import LedgerEntry, LedgerMark, MarkEntered, MarkJudged, OpenEntry
 
 ENTERED = f"{GROUP}/entered"
 LEFT = f"{GROUP}/left"
 REASON = f"{GROUP}/reason"
 MESSAGE = f"{GROUP}/message"
-MESSAGE_LIMIT = 1024
+ANALYSIS = f"{GROUP}/analysis"
 
 
 def entry_name(name: str, write: OpenEntry) -> str:
@@ -46,11 +48,14 @@ def render(owner: Object, write: OpenEntry, template: Object) -> Object:
     }
 
 
-def notes(write: MarkEntered | MarkLeft, now: datetime) -> dict[str, str | None]:
+def notes(write: LedgerMark, now: datetime) -> dict[str, str | None]:
     """What a write annotates."""
     if isinstance(write, MarkEntered):
         return {ENTERED: moment.write(now)}
-    return {LEFT: moment.write(now), REASON: write.reason.value, MESSAGE: write.message[:MESSAGE_LIMIT]}
+    if isinstance(write, MarkJudged):
+        windows = [window.to_json() for window in write.windows]
+        return {ANALYSIS: json.dumps(windows, separators=(",", ":"))}
+    return {LEFT: moment.write(now), REASON: write.reason.value, MESSAGE: clip(write.message, EVENT_LIMIT)}
 
 
 def read(lines: Iterable[Object]) -> tuple[LedgerEntry, ...]:

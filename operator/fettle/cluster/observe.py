@@ -9,7 +9,8 @@ from datetime import UTC, datetime
 from pydantic import ValidationError
 
 from fettle.api.reasons import Reason
-from fettle.api.report import MESSAGE_LIMIT, Termination
+from fettle.api.report import Termination
+from fettle.api.text import MESSAGE_LIMIT, clip
 from fettle.cluster.jobs import ATTEMPT_LABEL, CONTAINER, TASK_ANNOTATION
 from fettle.cluster.kinds import Object
 from fettle.cluster.owner import terminating
@@ -86,7 +87,7 @@ def _failed(running: TaskState, condition: Object, pod: Object | None, at: datet
         running,
         phase=TaskPhase.FAILED,
         reason=reason,
-        message=message[:MESSAGE_LIMIT],
+        message=clip(message),
         retryable=retryable,
         finished_at=at,
     )
@@ -145,7 +146,7 @@ def _waiting(running: TaskState, pod: Object, now: datetime, patience: int) -> O
         word, message = str(waiting.get("reason", "")), str(waiting.get("message", ""))
         if word in IMAGE_WAITS or word in START_WAITS:
             reason = Reason.IMAGE_PULL_FAILED if word in IMAGE_WAITS else Reason.JOB_FAILED
-            return Observation(replace(running, reason=reason, message=f"{word}: {message}"[:MESSAGE_LIMIT]))
+            return Observation(replace(running, reason=reason, message=clip(f"{word}: {message}")))
     for condition in status.get("conditions") or ():
         if condition.get("type") == "PodScheduled" and condition.get("status") == "False":
             waited = (now - _time(condition.get("lastTransitionTime"), now)).total_seconds()

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from datetime import UTC, datetime
 
 from fettle.api.reasons import Reason
-from fettle.api.report import MESSAGE_LIMIT
+from fettle.api.text import MESSAGE_LIMIT, clip
 from fettle.cluster.kinds import Object
 
 QUIET_SECONDS = 20  # a pod or Job that has not moved for this long is asked for its Events
@@ -74,7 +74,7 @@ def quiet_in(pod: Object, now: datetime) -> float | None:
 def _of_event(word: str, message: str) -> tuple[Reason, str] | None:
     if word == "FailedScheduling":
         return unscheduled(message)
-    told = f"{word}: {message}"[:MESSAGE_LIMIT]
+    told = clip(f"{word}: {message}")
     if word == "FailedCreate":
         return refused(message), told
     if "Multi-Attach" in message:
@@ -85,7 +85,7 @@ def _of_event(word: str, message: str) -> tuple[Reason, str] | None:
 
 def _with_advice(message: str, todo: str) -> str:
     """The advice is never what is cut off."""
-    return f"{message[: MESSAGE_LIMIT - len(todo) - 3]} ({todo})"
+    return f"{clip(message, MESSAGE_LIMIT - len(todo.encode()) - 3)} ({todo})"
 
 
 def _event_time(event: Object) -> str:

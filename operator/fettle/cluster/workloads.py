@@ -6,6 +6,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from fettle.api.reasons import Reason
+from fettle.api.text import clip
 from fettle.cluster.kinds import Object
 from fettle.cluster.owner import terminating
 from fettle.cluster.serving import ARTIFACT_ANNOTATION, REVISION_LABEL, SERVER
@@ -69,7 +70,7 @@ def fault_of(deployment: Object, pods: Sequence[Object], told: Mapping[str, PodF
     for condition in (deployment.get("status") or {}).get("conditions") or ():
         if condition["type"] == "ReplicaFailure" and condition["status"] == "True":
             message = str(condition.get("message", ""))
-            return PodFault(refused(message), message[:512])
+            return PodFault(refused(message), clip(message))
     return None
 
 
@@ -90,9 +91,9 @@ def _container_fault(container: Object) -> PodFault | None:
     state, last = container.get("state") or {}, container.get("lastState") or {}
     waiting = state.get("waiting") or {}
     if waiting.get("reason") in IMAGE_WAITS:
-        return PodFault(Reason.IMAGE_PULL_FAILED, f"{waiting['reason']}: {waiting.get('message', '')}"[:512])
+        return PodFault(Reason.IMAGE_PULL_FAILED, clip(f"{waiting['reason']}: {waiting.get('message', '')}"))
     if waiting.get("reason") in START_WAITS:
-        return PodFault(Reason.MODEL_LOAD_FAILED, f"{waiting['reason']}: {waiting.get('message', '')}"[:512])
+        return PodFault(Reason.MODEL_LOAD_FAILED, clip(f"{waiting['reason']}: {waiting.get('message', '')}"))
     ended = state.get("terminated") or last.get("terminated") or {}
     if not ended or (ended.get("exitCode") == 0 and not ended.get("signal")):
         return None
@@ -108,7 +109,7 @@ def said(ended: Any) -> tuple[Reason, str]:
     text = str(ended.get("message") or "").strip()
     word, colon, rest = text.partition(": ")
     if colon and word in set(Reason):
-        return Reason(word), rest[:512]
+        return Reason(word), clip(rest)
     return Reason.MODEL_LOAD_FAILED, f"exit code {ended.get('exitCode')}: {text[-400:] or 'no message'}"
 
 
@@ -126,5 +127,5 @@ def crashes(pods: Iterable[Object]) -> tuple[Crash, ...]:
                 continue
             at = moment.read(ended.get("finishedAt"))
             if at is not None and ended.get("exitCode"):
-                found.append(Crash(pod["metadata"]["name"], at, said(ended)[1][:256]))
+                found.append(Crash(pod["metadata"]["name"], at, clip(said(ended)[1], 256)))
     return tuple(found)

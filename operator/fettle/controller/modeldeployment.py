@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import logging
 import secrets
+from collections.abc import Iterable
 from dataclasses import replace
 
 from pydantic import ValidationError
@@ -33,7 +34,7 @@ from fettle.errors import ClusterError, ConflictError, ExistsError
 from fettle.plan import moment
 from fettle.plan.revision import NotReady
 from fettle.plan.rollout import decide
-from fettle.plan.rollout_state import Forget, MarkEntered, MarkLeft, OpenEntry, RolloutDecision
+from fettle.plan.rollout_state import Forget, LedgerWrite, OpenEntry, RolloutDecision
 
 logger = logging.getLogger(__name__)
 
@@ -76,9 +77,8 @@ async def _apply(context: Context, sight: Sight, decision: RolloutDecision) -> N
             lines.append(await _open(context, sight, write))
     if decision.stable is not None:
         await _apply_service(context, sight, decision.stable)
-    for write in decision.ledger:
-        if isinstance(write, MarkEntered | MarkLeft):
-            await _mark(context, sight, write)
+    for line in sight.lines:
+        await _mark(context, line, decision.ledger)
     await _apply_workloads(context, sight, decision, lines)
     for revision in decision.remove:
         await _delete(context, DEPLOYMENT, sight.deployments[revision])
@@ -145,12 +145,17 @@ async def _apply_service(context: Context, sight: Sight, stable: str) -> None:
     await apply_owned(context.client, POD_DISRUPTION_BUDGET, serving.disruption_budget(sight.obj), budget)
 
 
-async def _mark(context: Context, sight: Sight, write: MarkEntered | MarkLeft) -> None:
-    version = _line(sight, write.name)["metadata"]["resourceVersion"]
-    notes = ledger.notes(write, context.now())
-    await context.client.patch_metadata(
-        CONTROLLER_REVISION, sight.namespace, write.name, annotations=notes, resource_version=version
-    )
+async def _mark(context: Context, line: Object, writes: Iterable[LedgerWrite]) -> None:
+    """What is to be noted on this line of the ledger, in one write."""
+    metadata, noted = line["metadata"], dict[str, str | None]()
+    for write in writes:
+        if not isinstance(write, OpenEntry | Forget) and write.name == metadata["name"]:
+            noted |= ledger.notes(write, context.now())
+    if noted:
+        version = metadata["resourceVersion"]
+        await context.client.patch_metadata(
+            CONTROLLER_REVISION, metadata["namespace"], metadata["name"], annotations=noted, resource_version=version
+        )
 
 
 def _line(sight: Sight, name: str) -> Object:

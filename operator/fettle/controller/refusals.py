@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 
 from fettle.api.reasons import Reason
+from fettle.api.text import clip
 from fettle.errors import ClusterError
 from fettle.plan.run import TaskPhase, TaskState, WantedTask
 
@@ -36,7 +37,7 @@ class Refusals:
             TaskPhase.FAILED if hopeless else TaskPhase.RUNNING,
             wanted.attempt,
             reason=error.reason,
-            message=error.message[:512],
+            message=clip(error.message),
             finished_at=now if hopeless else None,
         )
         self._refused.pop((uid, wanted.task_hash), None)

@@ -17,9 +17,10 @@ from dataclasses import dataclass
 from pydantic import ValidationError
 
 from fettle.api.reasons import Reason
-from fettle.api.report import MESSAGE_LIMIT, BuildReport, MeasureReport, PublishReport, Termination, frame
+from fettle.api.report import BuildReport, MeasureReport, PublishReport, Termination, frame
 from fettle.api.secrets import without_secrets
 from fettle.api.task import TASK, BuildTask, MeasureTask, PrepareTask, PublishTask, task_hash
+from fettle.api.text import clip
 from fettle.errors import FettleError, UsageError
 from fettle.runtimes import cpu
 from fettle.store.store import AnyReport, Store
@@ -88,8 +89,7 @@ def unforeseen(task: AnyTask, error: Exception) -> Answer:
 
 def failed(reason: Reason, message: str, retryable: bool = False) -> Answer:
     """The answer of a task that failed; no secret of this process is in it."""
-    text = without_secrets(" ".join(message.split()), os.environ)
-    short = text if len(text) <= MESSAGE_LIMIT else text[: MESSAGE_LIMIT - 1] + "…"
+    short = clip(without_secrets(" ".join(message.split()), os.environ))
     return Answer(Termination(outcome="Failed", reason=reason, message=short, retryable=retryable))
 
 

@@ -7,17 +7,27 @@ agreement is only called bad when its interval lies below the bound.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 
 from fettle.api.interval import items_needed, tango
-from fettle.api.modeldeployment import AnalysisSpec, AnalysisStatus, LatencySpec, Verdict
+from fettle.api.modeldeployment import (
+    AnalysisSpec,
+    AnalysisStatus,
+    AnalysisWindow,
+    LatencySpec,
+    MetricFinding,
+    Verdict,
+)
 from fettle.api.reasons import Reason
+from fettle.api.text import clip
 from fettle.plan import moment
 
 PERCENTILE_NEEDS = {50: 30, 90: 36, 95: 72, 99: 367}  # requests below which a percentile is not claimed
 PATIENCE = 6  # intervals after which a window that still cannot be judged is called inconclusive
+AGREEMENT = "agreement"
+KEPT_WINDOWS = 20  # of those that were judged (AnalysisStatus.windows)
 SLACK_SECONDS = 1.0  # the pods' current second is not over yet
 
 
@@ -142,11 +152,24 @@ def traffic(observation: Observation, start: datetime, end: datetime) -> Traffic
 
 @dataclass(frozen=True)
 class Finding:
-    """What one metric says: verdict and why, with value, bound and sample count. `reason` is that of an inconclusive one."""
+    """What one metric says: verdict and why, with value, bound and sample count; without `metric` it is no figure.
+
+    `reason` is that of an inconclusive one.
+    """
 
     verdict: Verdict
     message: str
     reason: Reason = Reason.ANALYSIS_INCONCLUSIVE
+    metric: str = ""
+    value: float | None = None
+    bound: float = 0.0
+    samples: int = 0
+
+    def record(self) -> MetricFinding:
+        """As status keeps it, four significant digits."""
+        value = float(f"{self.value:.4g}") if self.value is not None else None
+        bound = float(f"{self.bound:.4g}")
+        return MetricFinding(metric=self.metric, verdict=self.verdict, value=value, bound=bound, samples=self.samples)
 
 
 def success_rate(minimum: float, min_requests: int, canary: Traffic) -> Finding:
@@ -157,7 +180,8 @@ def success_rate(minimum: float, min_requests: int, canary: Traffic) -> Finding:
     good = rate >= minimum
     sign = ">=" if good else "<"
     text = f"success rate {rate:.4f} {sign} {minimum:g} ({canary.requests} requests, {canary.errors} failed)"
-    return Finding(Verdict.GOOD if good else Verdict.BAD, text)
+    told = Finding(Verdict.GOOD if good else Verdict.BAD, text)
+    return replace(told, metric="successRate", value=rate, bound=minimum, samples=canary.requests)
 
 
 def latency(spec: LatencySpec, bound: float, name: str, min_requests: int, canary: Traffic) -> Finding:
@@ -167,13 +191,16 @@ def latency(spec: LatencySpec, bound: float, name: str, min_requests: int, canar
     """
     needed = max(min_requests, PERCENTILE_NEEDS[spec.percentile])
     count, slower = canary.answers, canary.slower(bound)
+    metric = f"p{spec.percentile}Milliseconds"
     if count >= min_requests and slower > (100 - spec.percentile) / 100 * max(count, needed):
-        value = f"p{spec.percentile} latency {canary.percentile(spec.percentile):.3g} ms"
-        return Finding(Verdict.BAD, f"{value} > {name} ({count} requests, {slower} slower)")
+        value = canary.percentile(spec.percentile)
+        text = f"p{spec.percentile} latency {value:.3g} ms > {name} ({count} requests, {slower} slower)"
+        return Finding(Verdict.BAD, text, metric=metric, value=value, bound=bound, samples=count)
     if count < needed:
         return Finding(Verdict.PENDING, f"{count} of {needed} requests, as p{spec.percentile} needs")
-    value = f"p{spec.percentile} latency {canary.percentile(spec.percentile):.3g} ms"
-    return Finding(Verdict.GOOD, f"{value} within {name} ({count} requests)")
+    value = canary.percentile(spec.percentile)
+    text = f"p{spec.percentile} latency {value:.3g} ms within {name} ({count} requests)"
+    return Finding(Verdict.GOOD, text, metric=metric, value=value, bound=bound, samples=count)
 
 
 def latency_ratio(spec: LatencySpec, ratio: float, min_requests: int, canary: Traffic, stable: Traffic) -> Finding:
@@ -184,9 +211,10 @@ def latency_ratio(spec: LatencySpec, ratio: float, min_requests: int, canary: Tr
             Verdict.PENDING, f"the stable revision answered {stable.answers} of {needed} requests to compare with"
         )
     base = stable.percentile(spec.percentile)
-    return latency(
-        spec, ratio * base, f"{ratio:g} x stable's {base:.3g} ms, {stable.answers} requests", min_requests, canary
-    )
+    name = f"{ratio:g} x stable's {base:.3g} ms, {stable.answers} requests"
+    found = latency(spec, ratio * base, name, min_requests, canary)
+    value = found.value / base if found.value is not None and base > 0 else None
+    return replace(found, metric=f"p{spec.percentile}RatioToStable", value=value, bound=ratio)
 
 
 def agreement(minimum: float, min_requests: int, found: Comparisons, doubts: tuple[Doubt, ...]) -> Finding:
@@ -203,9 +231,10 @@ def agreement(minimum: float, min_requests: int, found: Comparisons, doubts: tup
         highest = 1 - tango(found.disagreed, 0, count).low
         if count >= min_requests and highest < minimum:
             said = f"agreement {share:.4f} < {minimum:g} (at most {highest:.4f} by its interval; {text})"
-            return Finding(Verdict.BAD, said)
+            return Finding(Verdict.BAD, said, metric=AGREEMENT, value=share, bound=minimum, samples=count)
         if count >= needed and share >= minimum:
-            return Finding(Verdict.GOOD, f"agreement {share:.4f} >= {minimum:g} ({text})")
+            said = f"agreement {share:.4f} >= {minimum:g} ({text})"
+            return Finding(Verdict.GOOD, said, metric=AGREEMENT, value=share, bound=minimum, samples=count)
     if doubts:
         return Finding(Verdict.INCONCLUSIVE, f"agreement: {doubts[0].message}", doubts[0].reason)
     if count >= needed:
@@ -246,7 +275,9 @@ class Judgement:
 
 def begin(now: datetime, before: AnalysisStatus | None = None) -> AnalysisStatus:
     """A fresh window from `now` on. Bad windows in a row are remembered."""
-    return AnalysisStatus(window_start=moment.write(now), consecutive=before.consecutive if before else 0)
+    if before is None:
+        return AnalysisStatus(window_start=moment.write(now))
+    return AnalysisStatus(window_start=moment.write(now), consecutive=before.consecutive, windows=before.windows)
 
 
 def next_look(spec: AnalysisSpec, status: AnalysisStatus, now: datetime) -> datetime:
@@ -266,10 +297,16 @@ def _intervals(spec: AnalysisSpec, start: datetime, now: datetime) -> int:
 
 
 def judge(
-    spec: AnalysisSpec, before: AnalysisStatus, canary: Observation, stable: Observation | None, now: datetime
+    spec: AnalysisSpec,
+    before: AnalysisStatus,
+    canary: Observation,
+    stable: Observation | None,
+    now: datetime,
+    *,
+    weight: int = 0,
 ) -> Judgement:
     """Judge the window of `before`, if it is over. The answer is the same at any time within an interval, so looking
-    often writes nothing. `stable` is None where no stable pod serves."""
+    often writes nothing. `stable` is None where no stable pod serves; `weight` is noted beside what is found."""
     start = moment.read(before.window_start)
     if start is None:
         return Judgement(begin(now, before))
@@ -285,7 +322,7 @@ def judge(
         *findings(spec, mine, theirs, tuple(pod.incomparable for pod in canary.pods if pod.incomparable)),
     ]
     if any(finding.verdict is Verdict.BAD for finding in said):
-        return Judgement(_closed(before, end, mine, Verdict.BAD, _text(said, Verdict.BAD)))
+        return Judgement(_closed(before, end, weight, mine, Verdict.BAD, said))
     if canary.silent:
         text = f"no answer from the management port of {', '.join(sorted(canary.silent)[:3])}"
         return Judgement(_extended(before, mine, Verdict.INCONCLUSIVE, text), Reason.ANALYSIS_UNREACHABLE)
@@ -293,7 +330,7 @@ def judge(
         return Judgement(_extended(before, mine, Verdict.INCONCLUSIVE, doubtful.message), doubtful.reason)
     if any(finding.verdict is Verdict.PENDING for finding in said):
         return _undecided(before, intervals, mine, theirs, _text(said, Verdict.PENDING))
-    return Judgement(_closed(before, end, mine, Verdict.GOOD, _text(said, Verdict.GOOD)))
+    return Judgement(_closed(before, end, weight, mine, Verdict.GOOD, said))
 
 
 def _undecided(before: AnalysisStatus, intervals: int, mine: Traffic, theirs: Traffic | None, text: str) -> Judgement:
@@ -305,18 +342,30 @@ def _undecided(before: AnalysisStatus, intervals: int, mine: Traffic, theirs: Tr
     return Judgement(_extended(before, mine, Verdict.INCONCLUSIVE, text), Reason.ANALYSIS_INCONCLUSIVE)
 
 
-def _closed(before: AnalysisStatus, end: datetime, mine: Traffic, verdict: Verdict, text: str) -> AnalysisStatus:
+def _closed(
+    before: AnalysisStatus, end: datetime, weight: int, mine: Traffic, verdict: Verdict, said: Sequence[Finding]
+) -> AnalysisStatus:
+    window = AnalysisWindow(
+        start=before.window_start,
+        end=moment.write(end),
+        weight=weight,
+        requests=mine.requests,
+        failures=mine.errors,
+        verdict=verdict,
+        metrics=tuple(finding.record() for finding in said if finding.metric)[:8],
+    )
     return AnalysisStatus(
         window_start=moment.write(end),
         **_counts(mine),
         consecutive=before.consecutive + 1 if verdict is Verdict.BAD else 0,
         verdict=verdict,
-        message=text[:512],
+        message=clip(_text(said, verdict), 512),
+        windows=(*before.windows, window)[-KEPT_WINDOWS:],
     )
 
 
 def _extended(before: AnalysisStatus, mine: Traffic, verdict: Verdict, text: str) -> AnalysisStatus:
-    return before.model_copy(update={**_counts(mine), "verdict": verdict, "message": text[:512]})
+    return before.model_copy(update={**_counts(mine), "verdict": verdict, "message": clip(text, 512)})
 
 
 def _counts(mine: Traffic) -> dict[str, int]:

@@ -11,8 +11,9 @@ from dataclasses import dataclass
 from fettle.api.bounds import UNMEASURED, Miss, Rules, is_exact, misses, percentile
 from fettle.api.optimizedmodel_status import CandidateStatus
 from fettle.api.reasons import Reason
+from fettle.api.text import clip
 from fettle.api.vocabulary import CandidateState, Objective
-from fettle.plan.rows import Finding, clip
+from fettle.plan.rows import Finding
 
 
 @dataclass(frozen=True)

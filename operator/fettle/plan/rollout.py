@@ -50,6 +50,7 @@ def decide(snapshot: RolloutSnapshot) -> RolloutDecision:
     replicas = _replicas(snapshot, course)
     kept = ground.rollback.holds.target if ground.rollback.holds else None
     ledger = rollout_ledger.writes(snapshot, serving, course.exits, rendered=ground.desired, kept=kept)
+    ledger = (*ledger, *rollout_ledger.judged(snapshot, course.over))
     values = {**ground.orders.values, **ground.rollback.values}
     status = rollout_status.build(snapshot, course, values, replicas, ledger)
     opened = tuple(_opened(course, write) for write in ledger if isinstance(write, OpenEntry))
@@ -154,12 +155,14 @@ def _try(ground: _Ground, stable: str, revision: str) -> Course:
     if trial.exit is not None:
         exits[revision] = trial.exit
         failed = (revision, trial.exit)
-        return Course(stable, exits=exits, failed=failed, held=ground.held, rollback=ground.rollback.holds)
+        return Course(
+            stable, exits=exits, failed=failed, held=ground.held, rollback=ground.rollback.holds, over=trial.canary
+        )
     if trial.promoted:
         exits[stable] = _replaced(ground, revision)
         said = EventDraft("Normal", Reason.SERVING, f"revision {revision} (begun {before.started_at}) was promoted")
         events = (*trial.events, said)
-        return Course(revision, exits=exits, events=events, rollback=ground.rollback.holds)
+        return Course(revision, exits=exits, events=events, rollback=ground.rollback.holds, over=trial.canary)
     return Course(
         stable, trial, wanted_sizes, exits, held=ground.held, events=trial.events, rollback=ground.rollback.holds
     )

@@ -47,6 +47,7 @@ class Course:
     held: Wait | None = None
     events: tuple[EventDraft, ...] = ()
     rollback: RollbackStatus | None = None  # the order that holds
+    over: CanaryStatus | None = None  # the canary whose trial ended in this pass
 
     @property
     def canary(self) -> CanaryStatus | None:

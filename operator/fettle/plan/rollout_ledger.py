@@ -5,12 +5,14 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
+from fettle.api.modeldeployment import CanaryStatus
 from fettle.api.reasons import Reason
 from fettle.plan.rollout_state import (
     Forget,
     LedgerEntry,
     LedgerWrite,
     MarkEntered,
+    MarkJudged,
     MarkLeft,
     OpenEntry,
     RolloutSnapshot,
@@ -121,6 +123,14 @@ def writes(
             why = exits.get(entry.revision) or Exit(Reason.SUPERSEDED, "another revision took its place")
             found.append(MarkLeft(entry.name, why.reason, why.message))
     return (*found, *_forget(snapshot, kept))
+
+
+def judged(snapshot: RolloutSnapshot, canary: CanaryStatus | None) -> tuple[MarkJudged, ...]:
+    """What the analysis saw of a canary whose trial is over: its line keeps that when status forgets it."""
+    entry = live(snapshot).get(canary.revision) if canary is not None else None
+    if entry is None or canary is None or canary.analysis is None or not canary.analysis.windows:
+        return ()
+    return (MarkJudged(entry.name, canary.analysis.windows),)
 
 
 def _forget(snapshot: RolloutSnapshot, kept: str | None) -> list[Forget]:

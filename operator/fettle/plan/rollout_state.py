@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
 
-from fettle.api.modeldeployment import ModelDeploymentSpec, ModelDeploymentStatus
+from fettle.api.modeldeployment import AnalysisWindow, ModelDeploymentSpec, ModelDeploymentStatus
 from fettle.api.reasons import Reason
 from fettle.plan.analysis import Observation
 from fettle.plan.revision import NotReady
@@ -116,13 +116,22 @@ class MarkLeft:
 
 
 @dataclass(frozen=True)
+class MarkJudged:
+    """Its trial is over; what the analysis saw."""
+
+    name: str
+    windows: tuple[AnalysisWindow, ...]
+
+
+@dataclass(frozen=True)
 class Forget:
     """Beyond the history limit."""
 
     name: str
 
 
-LedgerWrite = OpenEntry | MarkEntered | MarkLeft | Forget
+LedgerMark = MarkEntered | MarkLeft | MarkJudged
+LedgerWrite = OpenEntry | LedgerMark | Forget
 
 
 @dataclass(frozen=True)

@@ -133,7 +133,8 @@ class _Runner:
         watched = canary.analysis
         if watched is None or not watched.consecutive:
             return canary
-        return canary.model_copy(update={"analysis": analysis.begin(self.now)})
+        forgiven = analysis.begin(self.now, watched).model_copy(update={"consecutive": 0})
+        return canary.model_copy(update={"analysis": forgiven})
 
     def _failing(self, canary: CanaryStatus) -> Wait | None:
         """A failed analysis that shall only pause."""
@@ -215,9 +216,8 @@ def _watch(snapshot: RolloutSnapshot, canary: CanaryStatus, stable: str) -> tupl
         return canary.analysis, None
     windows: Mapping[str, analysis.Observation] = snapshot.windows
     compared = windows.get(stable, analysis.NOTHING) if snapshot.workload(stable).replicas else None
-    judged = analysis.judge(
-        spec, canary.analysis, windows.get(canary.revision, analysis.NOTHING), compared, snapshot.now
-    )
+    mine = windows.get(canary.revision, analysis.NOTHING)
+    judged = analysis.judge(spec, canary.analysis, mine, compared, snapshot.now, weight=canary.weight)
     return judged.status, judged.reason
 
 

@@ -11,8 +11,6 @@ from fettle.api.recipe import RecipeStep, RuntimeSettings
 from fettle.api.task import BuildPlan, CandidatePlan
 from fettle.api.vocabulary import Precision, RuntimeName
 
-MESSAGE_LIMIT = 512  # characters of a candidate's message (CandidateStatus.message)
-
 
 @dataclass(frozen=True)
 class Finding:
@@ -92,8 +90,3 @@ def row(
         name=name, recipe=recipe, runtime=runtime, settings=settings, build=build.name if build else None
     )
     return Row(plan=plan, build=build, after=after)
-
-
-def clip(message: str, limit: int = MESSAGE_LIMIT) -> str:
-    """`message`, cut to what the API takes."""
-    return message if len(message) <= limit else message[: limit - 1] + "…"

@@ -11,16 +11,16 @@ from fettle.api.optimizedmodel import TargetSpec
 from fettle.api.optimizedmodel_status import ArtifactStatus, CandidateStatus, OptimizedModelStatus, Placement
 from fettle.api.reasons import Reason
 from fettle.api.report import PrepareReport
+from fettle.api.text import clip
 from fettle.api.vocabulary import CandidateState
 from fettle.plan import moment
 from fettle.plan.rounds import Rounds, Stage, TargetRun
-from fettle.plan.rows import Finding, Row, clip
+from fettle.plan.rows import Finding, Row
 from fettle.plan.run import EventDraft, RunSnapshot
 from fettle.plan.tasks import model_of
 
 READY, SOURCE_RESOLVED, CONVERTED, MEASURED = "Ready", "SourceResolved", "Converted", "Measured"
 IN_PROGRESS = frozenset({Reason.PREPARING, Reason.OPTIMIZING, Reason.MEASURING, Reason.PUBLISHING})
-EVENT_LIMIT = 1000  # characters; the API takes 1,024 bytes
 
 CONVERSION_FAULTS = frozenset(
     {
@@ -97,7 +97,7 @@ class Draft:
         self.set(source=source)
         size = f"{source.format}, {source.bytes} bytes, sha256 {source.sha256[:12]}"
         self.condition(SOURCE_RESOLVED, True, Reason.COMPLETED, size)
-        self.condition(CONVERTED, True, Reason.COMPLETED, clip("; ".join(report.notes), 2048))
+        self.condition(CONVERTED, True, Reason.COMPLETED, "; ".join(report.notes))
 
     def not_prepared(self, fault: Finding) -> None:
         """Preparing failed: which of its two promises is broken follows from the reason."""
@@ -124,7 +124,7 @@ def events(before: Sequence[Condition], stage: Stage, generation: int) -> tuple[
     if ready is not None and ready.observed_generation == generation and ready.reason == stage.reason:
         return ()
     normal = stage.reason in IN_PROGRESS or stage.reason == Reason.PUBLISHED
-    return (EventDraft("Normal" if normal else "Warning", stage.reason, clip(stage.message, EVENT_LIMIT)),)
+    return (EventDraft("Normal" if normal else "Warning", stage.reason, stage.message),)
 
 
 def candidate_rows(rounds: Rounds) -> tuple[CandidateStatus, ...]:

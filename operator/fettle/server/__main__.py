@@ -11,6 +11,7 @@ from collections.abc import Callable
 import click
 
 from fettle.api.secrets import without_secrets
+from fettle.api.text import clip
 from fettle.errors import FettleError
 from fettle.server.settings import ServerSettings
 
@@ -28,7 +29,7 @@ def _run(action: Callable[[ServerSettings], None]) -> None:
         # The kubelet keeps this file as the container's termination message; the operator reads the reason from it.
         message = without_secrets(error.message, os.environ)
         click.echo(f"{error.reason}: {message}", err=True)
-        _terminate(f"{error.reason}: {message}"[:2048])
+        _terminate(clip(f"{error.reason}: {message}", 2048))
         sys.exit(1)
 
 

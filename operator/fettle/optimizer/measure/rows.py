@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 
+from fettle.api import text
 from fettle.api.optimizedmodel_status import BaselineStatus, CandidateStatus, SpeedupStatus
 from fettle.api.reasons import Reason
 from fettle.api.task import MeasureTask
@@ -16,7 +17,6 @@ from fettle.optimizer.measure.clock import Timed
 from fettle.optimizer.measure.subject import Finding, Subject
 from fettle.optimizer.statistics import UNSTABLE, spread
 
-MESSAGE_LIMIT = 512
 # The candidate does not fit this model or this node, as opposed to one that broke.
 DOES_NOT_FIT = {
     Reason.RECIPE_NOT_APPLICABLE,
@@ -101,17 +101,16 @@ def exact_only(task: MeasureTask) -> bool:
 
 def unproved(quick: Timed) -> Finding:
     """What is told of a lossy candidate where only exact ones can pass."""
-    text = (
+    told = (
         f"answers may differ, and generated items prove nothing about real ones: give data.evaluation; in a clock of 1 s it was "
         f"{np.median(quick.ratios[0]):.3g} times as fast as the original"
     )
-    return Reason.EVALUATION_DATA_MISSING, text
+    return Reason.EVALUATION_DATA_MISSING, told
 
 
-def clip(text: str) -> str:
-    """`text` on one line, within what a status message holds."""
-    line = " ".join(text.split())
-    return line if len(line) <= MESSAGE_LIMIT else line[: MESSAGE_LIMIT - 1] + "…"
+def clip(message: str) -> str:
+    """`message` on one line, within what a status message holds."""
+    return text.clip(" ".join(message.split()))
 
 
 def _unstable(task: MeasureTask, timed: Timed) -> Finding | None:

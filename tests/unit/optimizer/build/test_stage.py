@@ -13,8 +13,9 @@ from tests.unit.optimizer.prepare.workbench import Workbench
 from fettle.api.optimizedmodel import EvaluationSpec
 from fettle.api.reasons import Reason
 from fettle.api.recipe import QuantizeStep, RecipeStep
-from fettle.api.report import MESSAGE_LIMIT, Termination
+from fettle.api.report import Termination
 from fettle.api.task import BuildPlan, BuildTask, PrepareTask
+from fettle.api.text import MESSAGE_LIMIT
 from fettle.api.vocabulary import RuntimeName
 from fettle.errors import UsageError
 from fettle.optimizer import stage

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from fettle.api.conditions import find
-from fettle.api.modeldeployment import ModelDeploymentSpec, ModelDeploymentStatus
+from fettle.api.modeldeployment import AnalysisWindow, ModelDeploymentSpec, ModelDeploymentStatus
 from fettle.api.reasons import Reason
 from fettle.plan import moment
 from fettle.plan.analysis import Comparisons, Crash, Doubt, Observation, PodSamples, Second
@@ -19,8 +19,9 @@ from fettle.plan.rollout import decide
 from fettle.plan.rollout_state import (
     Forget,
     LedgerEntry,
+    LedgerMark,
     MarkEntered,
-    MarkLeft,
+    MarkJudged,
     OpenEntry,
     PodFault,
     RolloutDecision,
@@ -85,6 +86,7 @@ class World:
     events: list[EventDraft] = field(default_factory=list)
     started: dict[str, int] = field(default_factory=dict)  # pods ever made, by revision
     rendered: list[str] = field(default_factory=list)  # templates rendered from the spec
+    judged: dict[str, tuple[AnalysisWindow, ...]] = field(default_factory=dict)  # by ledger line
     writes: int = 0
     kill_after: int | None = None
     watchers: list[Callable[[World, RolloutSnapshot, RolloutDecision], None]] = field(default_factory=list)
@@ -286,10 +288,12 @@ class World:
             self.rendered.append(write.revision)
         self.ledger.append(LedgerEntry(name, write.serial, write.revision, write.artifact, created=self.now))
 
-    def _mark(self, write: MarkEntered | MarkLeft) -> None:
+    def _mark(self, write: LedgerMark) -> None:
         index = next(index for index, entry in enumerate(self.ledger) if entry.name == write.name)
         if isinstance(write, MarkEntered):
             self.ledger[index] = replace(self.ledger[index], entered=self.now)
+        elif isinstance(write, MarkJudged):
+            self.judged[write.name] = write.windows
         else:
             self.ledger[index] = replace(self.ledger[index], left=self.now, reason=write.reason, message=write.message)
 
