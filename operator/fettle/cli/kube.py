@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator
+import re
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, wraps
 from typing import Any, TypeVar
 
 import click
@@ -20,6 +21,8 @@ from fettle.api.reasons import Reason
 from fettle.errors import ClusterError, MissingError, UsageError
 
 FIELD_MANAGER = "kubectl-fettle"
+DEPLOYMENTS, MODELS = "modeldeployments", "optimizedmodels"
+DEPLOYMENT_LABEL = f"{GROUP}/modeldeployment"
 Object = dict[str, Any]
 Decorated = TypeVar("Decorated", bound=Callable[..., Any])
 
@@ -33,21 +36,50 @@ class Cluster:
 
     @cached_property
     def core(self) -> Any:
-        """Pods and claims."""
+        """Pods, claims and Events."""
         return client.CoreV1Api(self.api)
 
     def get(self, plural: str, name: str) -> Object:
-        """An object of ours."""
-        with told(f"{plural}/{name} in namespace {self.namespace}"):
-            found: Object = client.CustomObjectsApi(self.api).get_namespaced_custom_object(
-                GROUP, VERSION, self.namespace, plural, name
-            )
-            return found
+        """An object of ours. MissingError says which there are."""
+        try:
+            with told(f"{plural}/{name} in namespace {self.namespace}"):
+                found: Object = self._custom.get_namespaced_custom_object(GROUP, VERSION, self.namespace, plural, name)
+                return found
+        except MissingError as error:
+            raise MissingError(f"{error.message}; {self._there(plural)}") from error
 
-    def annotate(self, plural: str, name: str, annotations: dict[str, str]) -> None:
-        """Set annotations of an object of ours."""
+    def names(self, plural: str, timeout: float | None = None) -> list[str]:
+        """Names of all objects of ours of one kind."""
+        with told(f"{plural} in namespace {self.namespace}"):
+            listed = self._custom.list_namespaced_custom_object(
+                GROUP, VERSION, self.namespace, plural, _request_timeout=timeout
+            )
+            return sorted(item["metadata"]["name"] for item in listed["items"])
+
+    def ledger(self, name: str) -> list[Object]:
+        """The ControllerRevisions of a ModelDeployment: its ledger."""
+        with told(f"controllerrevisions in namespace {self.namespace}"):
+            found = client.AppsV1Api(self.api).list_namespaced_controller_revision(
+                self.namespace, label_selector=f"{DEPLOYMENT_LABEL}={name}"
+            )
+            return self._plain(found.items)
+
+    def pods(self, name: str) -> list[Object]:
+        """The pods of a ModelDeployment."""
+        with told(f"pods in namespace {self.namespace}"):
+            found = self.core.list_namespaced_pod(self.namespace, label_selector=f"{DEPLOYMENT_LABEL}={name}")
+            return self._plain(found.items)
+
+    def events(self, uid: str) -> list[Object]:
+        """Events about the object with that UID."""
+        with told(f"events in namespace {self.namespace}"):
+            selector = f"involvedObject.uid={uid}"
+            return self._plain(self.core.list_namespaced_event(self.namespace, field_selector=selector).items)
+
+    def annotate(self, plural: str, name: str, annotations: Mapping[str, str | None]) -> None:
+        """Set annotations of an object of ours; None takes one away."""
         with told(f"{plural}/{name} in namespace {self.namespace}"):
-            client.CustomObjectsApi(self.api).patch_namespaced_custom_object(
+            self._custom.patch_namespaced_custom_object(
                 GROUP,
                 VERSION,
                 self.namespace,
@@ -57,6 +89,22 @@ class Cluster:
                 field_manager=FIELD_MANAGER,
                 _content_type="application/merge-patch+json",
             )
+
+    @property
+    def _custom(self) -> Any:
+        return client.CustomObjectsApi(self.api)
+
+    def _plain(self, items: Iterable[Any]) -> list[Object]:
+        return [self.api.sanitize_for_serialization(item) for item in items]
+
+    def _there(self, plural: str) -> str:
+        try:
+            names = self.names(plural)
+        except MissingError:
+            return f"this cluster does not know {plural}.{GROUP}: is Fettle installed?"
+        except ClusterError:
+            return "which there are cannot be listed"
+        return f"there are {', '.join(names[:20])}" if names else f"namespace {self.namespace} has none"
 
     def operator_environment(self) -> dict[str, str]:
         """Plain environment variables of the operator, found by its label; empty where it cannot be seen."""
@@ -78,7 +126,11 @@ def told(what: str) -> Iterator[None]:
     except ApiException as error:
         raise _error(error, what) from error
     except HTTPError as error:
-        message = f"the API server does not answer: {error}"
+        cause = getattr(error, "reason", None) or error
+        message = (
+            f"the API server does not answer ({type(cause).__name__}: {str(cause).partition('>: ')[2] or cause}); "
+        )
+        message += "is the cluster up, and is this the context you mean?"
         raise ClusterError(message, reason=Reason.CLUSTER_UNREACHABLE, retryable=True) from error
 
 
@@ -90,18 +142,28 @@ def _error(error: ApiException, what: str) -> ClusterError:
         message = f"{message}"
     if error.status == 404:
         return MissingError(message)
-    if error.status in (401, 403):
-        return ClusterError(message, reason=Reason.FORBIDDEN)
+    if error.status == 401:
+        return ClusterError(f"the API server does not know you ({message}): renew your login", reason=Reason.FORBIDDEN)
+    if error.status == 403:
+        return ClusterError(_missing_right(message), reason=Reason.FORBIDDEN)
     return ClusterError(
         f"{what}: {message}", reason=Reason.CLUSTER_UNREACHABLE if error.status == 0 else Reason.INVALID_SPEC
     )
 
 
+def _missing_right(message: str) -> str:
+    """The right that is missing, in the words of a Role, before what the API server says."""
+    found = re.search(r'cannot (\w+) resource "([^"]+)" in API group "([^"]*)"', message)
+    if found is None:
+        return message
+    verb, resource, group = found.groups()
+    return f"you lack the right to {verb} {resource}{f'.{group}' if group else ''}: {message}"
+
+
 def connect(kubeconfig: str | None, context: str | None, namespace: str | None) -> Cluster:
     """The cluster that kubectl would talk to. Raises UsageError without a usable kubeconfig."""
     try:
-        _, current = config.list_kube_config_contexts(config_file=kubeconfig)
-        contexts, _ = config.list_kube_config_contexts(config_file=kubeconfig)
+        contexts, current = config.list_kube_config_contexts(config_file=kubeconfig)
         chosen = next((one for one in contexts if one["name"] == context), None) if context else current
         if chosen is None:
             names = ", ".join(one["name"] for one in contexts)
@@ -110,6 +172,17 @@ def connect(kubeconfig: str | None, context: str | None, namespace: str | None) 
     except (ConfigException, OSError, TypeError) as error:
         raise UsageError(f"no usable kubeconfig: {error}") from error
     return Cluster(api, namespace or chosen["context"].get("namespace") or "default")
+
+
+def with_cluster(command: Callable[..., None]) -> Callable[..., None]:
+    """`cluster_options`, turned into the argument `cluster`."""
+
+    @cluster_options
+    @wraps(command)
+    def run(namespace: str | None, context: str | None, kubeconfig: str | None, **others: Any) -> None:
+        command(cluster=connect(kubeconfig, context, namespace), **others)
+
+    return run
 
 
 def cluster_options(command: Decorated) -> Decorated:

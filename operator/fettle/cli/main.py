@@ -1,21 +1,27 @@
-"""`fettle`: optimize a model on this machine, bring files into a cluster."""
+"""`fettle`: optimize a model on this machine; and what `kubectl fettle` does with a cluster."""
 
 from __future__ import annotations
 
 import click
 
 from fettle import __version__
+from fettle.cli.kubectl import CLUSTER_COMMANDS
 from fettle.cli.program import HELP, Program
 
 LATER = {
+    **CLUSTER_COMMANDS,
     "optimize": ("fettle.cli.optimize:optimize", "Convert, optimize, measure and choose on this machine."),
-    "push": ("fettle.cli.push:push", "Bring a file or folder into a claim of the cluster."),
 }
 
 
 @click.group(cls=Program, context_settings=HELP, later=LATER)
 def main() -> None:
-    """Optimize models and prove what was gained; the same plan and the same tasks as in a cluster."""
+    """Optimize models and prove what was gained, on this machine or in a cluster; roll them out there.
+
+    \b
+    fettle optimize -f optimizedmodel.yaml --map pvc://models=./models
+    fettle status digits --watch
+    """
 
 
 @main.command()

@@ -11,6 +11,7 @@ from collections.abc import Iterable
 from datetime import UTC, datetime
 
 from fettle.api.base import GROUP, MANAGED_LABEL
+from fettle.api.modeldeployment import AnalysisWindow
 from fettle.api.reasons import Reason
 from fettle.api.text import EVENT_LIMIT, clip
 from fettle.cluster.kinds import CONTROLLER_REVISION, MODEL_DEPLOYMENT, Object
@@ -87,3 +88,12 @@ def template_of(lines: Iterable[Object], revision: str) -> Object | None:
     newest = max(own, key=lambda line: int(line.get("revision") or 0), default=None)
     template: Object | None = (newest.get("data") or {}).get("template") if newest is not None else None
     return template
+
+
+def windows_of(line: Object) -> tuple[AnalysisWindow, ...]:
+    """What the analysis saw of this line's trial; empty where none was noted, or nobody can read it any more."""
+    text = (line["metadata"].get("annotations") or {}).get(ANALYSIS)
+    try:
+        return tuple(AnalysisWindow.model_validate(window) for window in json.loads(text or "[]"))
+    except (ValueError, TypeError):
+        return ()

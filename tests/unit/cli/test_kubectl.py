@@ -10,9 +10,9 @@ from typing import Any
 import pytest
 from click.testing import CliRunner, Result
 from tests.unit.cli.api_server import ApiServer, api_server
-from tests.unit.plan.optimize.world import World
 
-from fettle.cli.kubectl import COMMANDS, main
+from fettle.cli.kubectl import CLUSTER_COMMANDS, main
+from fettle.cli.main import main as fettle
 from fettle.plan.rollout_commands import Command
 
 PATH = "/apis/fettle.dev/v1alpha1/namespaces/{}/{}/digits"
@@ -31,6 +31,7 @@ STATUS: dict[str, Any] = {
         "analysis": {"windowStart": "", "requests": 80, "failures": 2, "verdict": "Bad", "message": "successRate 0.975"},
     },
     "failedRevision": "cccc",
+    "desiredRevision": "bbbb",
     "revisions": [
         {"revision": "0000", "artifact": "x", "entered": "2026-01-01T00:00:00Z", "left": "2026-01-02T00:00:00Z", "reason": "Superseded"},
         {"revision": "aaaa", "artifact": "x", "entered": "2026-01-02T00:00:00Z"},
@@ -76,7 +77,53 @@ def test_a_command_names_its_revision_and_a_token_that_acts_once(
 
 
 def test_every_command_of_the_operator_has_its_word_here() -> None:
-    assert {name for name, *_ in COMMANDS} == {command.value for command in Command}
+    assert {command.value for command in Command} <= set(CLUSTER_COMMANDS)
+
+
+@pytest.mark.parametrize("program", [main, fettle])
+@pytest.mark.parametrize("command", sorted(CLUSTER_COMMANDS))
+def test_every_command_says_what_it_does_with_an_example(program: Any, command: str) -> None:
+    result = CliRunner().invoke(program, [command, "--help"])
+    assert result.exit_code == 0
+    assert re.search(rf"^\s+(kubectl fettle|fettle|source <\(fettle) {command}", result.output, re.MULTILINE)
+
+
+@pytest.mark.parametrize(("given", "target"), [("0000", "0000"), ("00", "0000"), ("aaaa", "aaaa")])
+def test_rollback_to_names_what_it_flees_from_and_where_to(
+    server: ApiServer, tmp_path: Path, given: str, target: str
+) -> None:
+    server.objects[PATH.format("default", "modeldeployments")] = deployment(STATUS)
+    result = run(server, tmp_path, "rollback-to", "digits", given)
+    assert result.exit_code == 0, result.output
+    ((_, _, body),) = server.written
+    notes = body["metadata"]["annotations"]
+    assert set(notes) == {"fettle.dev/rollback-to"}
+    assert re.fullmatch(rf"bbbb/{target}/[0-9a-f]{{8}}", notes["fettle.dev/rollback-to"])
+
+
+def test_rollback_to_now_skips_the_steps_with_the_same_token(server: ApiServer, tmp_path: Path) -> None:
+    server.objects[PATH.format("default", "modeldeployments")] = deployment(STATUS)
+    assert run(server, tmp_path, "rollback-to", "digits", "0000", "--now").exit_code == 0
+    notes = server.written[0][2]["metadata"]["annotations"]
+    token = notes["fettle.dev/rollback-to"].split("/")[2]
+    assert notes["fettle.dev/promote-full"] == f"0000/{token}"
+
+
+@pytest.mark.parametrize(("command", "value"), [("pause", "true"), ("resume", None)])
+def test_pause_and_resume_are_one_annotation(
+    server: ApiServer, tmp_path: Path, command: str, value: str | None
+) -> None:
+    server.objects[PATH.format("default", "modeldeployments")] = deployment(STATUS)
+    assert run(server, tmp_path, command, "digits").exit_code == 0
+    assert server.written[0][2] == {"metadata": {"annotations": {"fettle.dev/paused": value}}}
+
+
+def test_resume_says_that_the_spec_pauses_it_too(server: ApiServer, tmp_path: Path) -> None:
+    found = deployment(STATUS)
+    found["spec"]["paused"] = True
+    server.objects[PATH.format("default", "modeldeployments")] = found
+    result = run(server, tmp_path, "resume", "digits")
+    assert (result.exit_code, "set spec.paused to false" in result.output) == (2, True)
 
 
 @pytest.mark.parametrize(
@@ -95,14 +142,21 @@ def test_the_namespace_is_found_as_kubectl_finds_it(
     assert run(server, tmp_path, "abort", "digits", *arguments, namespace=namespace).exit_code == 0
 
 
+FORBIDDEN = 'digits is forbidden: User "jo" cannot get resource "modeldeployments" in API group "fettle.dev"'
+TWINS = {**STATUS, "revisions": [*STATUS["revisions"], {"revision": "0001", "artifact": "x"}]}
 REFUSALS = [
     ("there is no canary", {**STATUS, "canary": None}, None, ["promote"], 2, "has no canary to promote"),
     ("nothing failed", {**STATUS, "failedRevision": None}, None, ["retry"], 2, "has no failed revision to retry"),
-    ("no such object", None, None, ["promote"], 1, "not found"),
-    ("not allowed", STATUS, (403, "user cannot get"), ["promote"], 1, "user cannot get (Forbidden)"),
+    ("no such object", None, None, ["promote"], 1, "not found; there are other"),
+    ("not allowed", STATUS, (403, FORBIDDEN), ["promote"], 1, "the right to get modeldeployments.fettle.dev: "),
+    ("a login that ran out", STATUS, (401, "Unauthorized"), ["promote"], 1, "renew your login"),
+    ("no such revision", STATUS, None, ["rollback-to", "dead"], 2, "no revision 'dead' in the ledger"),
+    ("what is asked for", STATUS, None, ["rollback-to", "bbbb"], 2, "is what modeldeployment digits asks for already"),
+    ("a revision of two", TWINS, None, ["rollback-to", "0"], 2, "2 revisions begin with '0'"),
+    ("a model not ready", {**STATUS, "desiredRevision": None}, None, ["rollback-to", "0000"], 2, "is not ready"),
     ("no such context", STATUS, None, ["promote", "--context", "nowhere"], 2, "no context 'nowhere'"),
-    ("neither of both", None, None, ["status"], 1, "neither a modeldeployment nor an optimizedmodel 'digits'"),
-]
+    ("neither of both", None, None, ["status"], 1, "optimizedmodel 'digits' in namespace 'default' (modeldeployments: other; optimizedmodels: none)"),
+]  # fmt: skip
 
 
 @pytest.mark.parametrize(
@@ -119,12 +173,15 @@ def test_what_cannot_be_done_is_one_line(
     message: str,
 ) -> None:
     path = PATH.format("default", "modeldeployments")
+    listed = "/apis/fettle.dev/v1alpha1/namespaces/default"
+    server.objects[f"{listed}/modeldeployments"] = {"items": [{"metadata": {"name": "other"}}]}
+    server.objects[f"{listed}/optimizedmodels"] = {"items": []}
     if status is not None:
         server.objects[path] = deployment({key: value for key, value in status.items() if value is not None})
     if refusal is not None:
         server.refuse[path] = refusal
     result = run(server, tmp_path, arguments[0], "digits", *arguments[1:])
-    assert result.exit_code == code
+    assert result.exit_code == code, result.output
     assert message in result.output
     assert len(result.output.splitlines()) == 1
     assert server.written == []
@@ -136,25 +193,16 @@ def test_a_kubeconfig_that_is_not_there_is_a_usage_error() -> None:
     assert "no usable kubeconfig" in result.output
 
 
-def test_status_shows_both_objects_of_a_name(server: ApiServer, tmp_path: Path) -> None:
-    world = World(speeds={"int8-openvino": (3.0, 0.001)})
-    world.settle()
-    server.objects[PATH.format("default", "modeldeployments")] = deployment(STATUS)
-    model = {"metadata": {"name": "digits"}, "spec": world.spec.to_json(), "status": world.status.to_json()}
-    server.objects[PATH.format("default", "optimizedmodels")] = model
-    result = run(server, tmp_path, "status", "digits")
-    assert result.exit_code == 0, result.output
-    for words in (
-        "modeldeployment/digits",
-        "Ready          True     Serving: 3 of 3 pods",
-        "stable     aaaa  3/3 ready",
-        "canary     bbbb  1/1 ready, weight 25 % (asked 10 %), step 1",
-        "analysis   Bad (80 requests, 2 failed): successRate 0.975",
-        "failed     cccc",
-        "aaaa  entered 2026-01-02T00:00:00Z  serves",
-        "0000  entered 2026-01-01T00:00:00Z  left 2026-01-02T00:00:00Z, Superseded",
-        "optimizedmodel/digits",
-        "artifact   cpu: int8-openvino in openvino, pvc://fettle-store/artifacts/",
-        "int8-onnxruntime-in-openvino",
-    ):
-        assert words in result.output
+def test_a_cluster_that_does_not_answer_is_one_line(tmp_path: Path) -> None:
+    with api_server() as server:
+        kubeconfig = server.kubeconfig(tmp_path)
+    result = CliRunner().invoke(main, ["promote", "digits", "--kubeconfig", str(kubeconfig)])
+    assert result.exit_code == 1
+    assert "the API server does not answer" in result.output
+    assert "is the cluster up" in result.output
+    assert len(result.output.splitlines()) == 1
+
+
+def test_a_cluster_without_fettle_is_told_so(server: ApiServer, tmp_path: Path) -> None:
+    result = run(server, tmp_path, "promote", "digits")
+    assert "this cluster does not know modeldeployments.fettle.dev: is Fettle installed?" in result.output

@@ -1,0 +1,85 @@
+"""Shell completion: of words by click, of names and revisions by asking the cluster, shortly and silently."""
+
+from __future__ import annotations
+
+import sys
+from contextlib import suppress
+
+import click
+from click.shell_completion import CompletionItem, get_completion_class
+
+from fettle.errors import FettleError
+
+PATIENCE_SECONDS = 2.0  # whoever presses the tab key waits no longer
+NO_FILES = 4  # kubectl's word for: nothing of the file system fits here (cobra's ShellCompDirectiveNoFileComp)
+
+
+@click.command()
+@click.argument("shell", type=click.Choice(["bash", "zsh", "fish"]))
+@click.pass_context
+def completion(context: click.Context, shell: str) -> None:
+    """Print the completion script of a shell.
+
+    Words, names of objects and revisions are completed. For `kubectl fettle` nothing needs to be sourced beyond kubectl's own
+    completion: it finds kubectl_complete-fettle on the PATH.
+
+    \b
+    source <(fettle completion bash)
+    fettle completion zsh > "${fpath[1]}/_fettle"
+    fettle completion fish > ~/.config/fish/completions/fettle.fish
+    """
+    root = context.find_root()
+    program = root.info_name or "fettle"
+    found = get_completion_class(shell)
+    assert found is not None, "click.Choice admits no other shell"
+    variable = f"_{program.replace('-', '_').upper()}_COMPLETE"
+    click.echo(found(root.command, {}, program, variable).source())
+
+
+def kubectl_complete() -> None:
+    """Entry point of `kubectl_complete-fettle`, which kubectl asks for `kubectl fettle …`: a line each, then a directive."""
+    from fettle.cli.kubectl import main
+
+    *before, incomplete = sys.argv[1:] or [""]
+    shell = get_completion_class("zsh")
+    assert shell is not None
+    for item in shell(main, {}, "kubectl-fettle", "").get_completions(before, incomplete):
+        click.echo(f"{item.value}\t{item.help}" if item.help else item.value)
+    click.echo(f":{NO_FILES}")
+
+
+def deployment_names(context: click.Context, _parameter: click.Parameter, incomplete: str) -> list[CompletionItem]:
+    """Names of ModelDeployments."""
+    return _names(context, incomplete, ("modeldeployments",))
+
+
+def names(context: click.Context, _parameter: click.Parameter, incomplete: str) -> list[CompletionItem]:
+    """Names of objects of both kinds."""
+    return _names(context, incomplete, ("modeldeployments", "optimizedmodels"))
+
+
+def _names(context: click.Context, incomplete: str, kinds: tuple[str, ...]) -> list[CompletionItem]:
+    from fettle.cli.kube import connect
+
+    found: list[str] = []
+    with suppress(FettleError):  # a shell's prompt is no place for errors
+        given = context.params
+        cluster = connect(given.get("kubeconfig"), given.get("context"), given.get("namespace"))
+        for plural in kinds:
+            found += cluster.names(plural, timeout=PATIENCE_SECONDS)
+    return [CompletionItem(name) for name in dict.fromkeys(found) if name.startswith(incomplete)]
+
+
+def revisions(context: click.Context, _parameter: click.Parameter, incomplete: str) -> list[CompletionItem]:
+    """Revisions in the ledger of the ModelDeployment that was named before."""
+    from fettle.cli.kube import connect
+    from fettle.cli.objects import deployment_of
+
+    given = context.params
+    try:
+        cluster = connect(given.get("kubeconfig"), given.get("context"), given.get("namespace"))
+        records = deployment_of(cluster, given["deployment"]).status.revisions
+    except (FettleError, KeyError):
+        return []
+    told = {one.revision: f"left {one.left}: {one.reason}" if one.left else "serves" for one in records}
+    return [CompletionItem(name, help=text) for name, text in told.items() if name.startswith(incomplete)]

@@ -1,0 +1,59 @@
+"""Our objects as the command line reads them, and how it prints them for programs."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from typing import Any, TypeVar
+
+import click
+import yaml
+from pydantic import ValidationError
+
+from fettle.api.modeldeployment import ModelDeployment
+from fettle.api.optimizedmodel import OptimizedModel
+from fettle.cli.kube import DEPLOYMENTS, MODELS, Cluster, Object
+from fettle.errors import ClusterError
+
+Decorated = TypeVar("Decorated", bound=Callable[..., Any])
+
+
+def deployment_of(cluster: Cluster, name: str) -> ModelDeployment:
+    """The ModelDeployment. Raises ClusterError."""
+    return read_deployment(cluster.get(DEPLOYMENTS, name))
+
+
+def read_deployment(found: Object) -> ModelDeployment:
+    """What the API server answered. Raises ClusterError where it cannot be read."""
+    try:
+        return ModelDeployment.model_validate(found)
+    except ValidationError as error:
+        raise ClusterError(f"modeldeployment {found['metadata']['name']} cannot be read: {_first(error)}") from error
+
+
+def model_of(cluster: Cluster, name: str) -> OptimizedModel:
+    """The OptimizedModel. Raises ClusterError."""
+    found = cluster.get(MODELS, name)
+    try:
+        return OptimizedModel.model_validate(found)
+    except ValidationError as error:
+        raise ClusterError(f"optimizedmodel {name} cannot be read: {_first(error)}") from error
+
+
+def output_option(command: Decorated) -> Decorated:
+    """`-o json|yaml`, for programs."""
+    option = click.option("-o", "--output", type=click.Choice(["json", "yaml"]), help="For programs instead of people.")
+    return option(command)
+
+
+def echo(found: Any, output: str) -> None:
+    """Print `found` as JSON or YAML."""
+    if output == "json":
+        click.echo(json.dumps(found, indent=2))
+    else:
+        click.echo(yaml.safe_dump(found, sort_keys=False, allow_unicode=True), nl=False)
+
+
+def _first(error: ValidationError) -> str:
+    one = error.errors()[0]
+    return f"{'.'.join(str(part) for part in one['loc'])}: {one['msg']}"

@@ -1,0 +1,27 @@
+"""Small pictures of text: how a figure went, and how a whole is split."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+LEVELS = "▁▂▃▄▅▆▇█"
+GAP = "·"  # nothing was measured
+
+
+def sparkline(values: Sequence[float | None], bound: float | None = None) -> str:
+    """A letter per value, on a scale that reaches from the smallest to the largest of them, `bound` included."""
+    known = [value for value in (*values, bound) if value is not None]
+    if not known:
+        return GAP * len(values)
+    low, span = min(known), max(known) - min(known)
+    return "".join(GAP if value is None else LEVELS[_level((value - low) / span if span else 0.5)] for value in values)
+
+
+def _level(share: float) -> int:
+    return min(int(share * len(LEVELS)), len(LEVELS) - 1)
+
+
+def bar(percent: float, width: int = 20) -> tuple[str, str]:
+    """The filled and the empty part of a bar."""
+    filled = round(width * min(max(percent, 0), 100) / 100)
+    return "━" * filled, "─" * (width - filled)

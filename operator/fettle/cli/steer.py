@@ -1,0 +1,161 @@
+"""Commands for a rollout: each sets an annotation that the operator obeys once, so a GitOps tool sees no drift."""
+
+from __future__ import annotations
+
+import secrets
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+
+import click
+
+from fettle.api.modeldeployment import ModelDeployment, ModelDeploymentStatus
+from fettle.cli.completion import deployment_names, revisions
+from fettle.cli.kube import DEPLOYMENTS, Cluster, with_cluster
+from fettle.cli.objects import deployment_of
+from fettle.errors import UsageError
+from fettle.plan.rollout_commands import PAUSED_ANNOTATION, Command
+
+Subject = Callable[[ModelDeploymentStatus], str | None]
+
+
+def canary(status: ModelDeploymentStatus) -> str | None:
+    """The revision on trial."""
+    return status.canary.revision if status.canary is not None else None
+
+
+def failed(status: ModelDeploymentStatus) -> str | None:
+    """The revision that failed or was aborted last."""
+    return status.failed_revision
+
+
+@dataclass(frozen=True)
+class Word:
+    """A command of one word: which revision it concerns, and what is said where there is none."""
+
+    command: Command
+    subject: Subject
+    absent: str
+    help: str
+
+
+WORDS = (
+    Word(Command.PROMOTE, canary, "no canary to promote", "End the canary's present wait and go on with the next step."),
+    Word(
+        Command.PROMOTE_FULL,
+        canary,
+        "no canary to promote",
+        "Skip the remaining steps: the canary becomes stable as soon as it has all its pods.",
+    ),
+    Word(Command.ABORT, canary, "no canary to abort", "End the rollout: all traffic back to the stable revision."),
+    Word(Command.RETRY, failed, "no failed revision to retry", "Try a failed or aborted revision again, from its first step."),
+)  # fmt: skip
+
+
+def command(word: Word) -> click.Command:
+    """`fettle.dev/<command>` = `<revision>/<token>`: it concerns that revision only, and acts once."""
+    name = word.command.value
+
+    @click.command(
+        name, help=f"{word.help}\n\n\b\nkubectl fettle {name} digits\nkubectl fettle {name} digits -n vision"
+    )
+    @click.argument("deployment", metavar="NAME", shell_complete=deployment_names)
+    @with_cluster
+    def run(cluster: Cluster, deployment: str) -> None:
+        revision = word.subject(deployment_of(cluster, deployment).status)
+        if revision is None:
+            raise UsageError(f"modeldeployment {deployment} in namespace {cluster.namespace} has {word.absent}")
+        cluster.annotate(DEPLOYMENTS, deployment, {word.command.annotation: f"{revision}/{_token()}"})
+        click.echo(f"modeldeployment {deployment}: {name} of revision {revision} ordered")
+
+    return run
+
+
+promote, promote_full, abort, retry = (command(word) for word in WORDS)
+
+
+@click.command("rollback-to")
+@click.argument("deployment", metavar="NAME", shell_complete=deployment_names)
+@click.argument("revision", metavar="REVISION", shell_complete=revisions)
+@click.option("--now", is_flag=True, help="Skip the steps: all traffic moves as soon as the pods are ready.")
+@with_cluster
+def rollback_to(cluster: Cluster, deployment: str, revision: str, now: bool) -> None:
+    """Roll back to a revision of the ledger, for as long as the spec asks for what it asks for now.
+
+    It takes the same steps under the same analysis as any other revision; with --now only its pods are waited for. The first
+    characters of a revision suffice. `kubectl fettle history` shows the ledger. Another spec ends the rollback, and so does a
+    rollback to the revision that the spec asks for.
+
+    \b
+    kubectl fettle rollback-to digits 3fa9c1d2e4
+    kubectl fettle rollback-to digits 3fa --now
+    """
+    found = deployment_of(cluster, deployment)
+    desired = _desired(found, deployment)
+    target = _target(revision, [*known(found.status), desired], deployment)
+    if target == desired and found.status.rollback is None:
+        raise UsageError(f"revision {target} is what modeldeployment {deployment} asks for already")
+    token = _token()
+    orders: dict[str, str | None] = {Command.ROLLBACK_TO.annotation: f"{desired}/{target}/{token}"}
+    if now:
+        orders[Command.PROMOTE_FULL.annotation] = f"{target}/{token}"
+    cluster.annotate(DEPLOYMENTS, deployment, orders)
+    click.echo(f"modeldeployment {deployment}: rollback from revision {desired} to {target} ordered")
+
+
+def known(status: ModelDeploymentStatus) -> list[str]:
+    """Revisions of the ledger as status shows it, the newest first."""
+    return list(dict.fromkeys(record.revision for record in reversed(status.revisions)))
+
+
+def _desired(found: ModelDeployment, name: str) -> str:
+    generation, seen = found.metadata.get("generation"), found.status.observed_generation
+    if generation is not None and seen != generation:
+        text = f"the operator has not acted on the latest spec of modeldeployment {name} yet "
+        raise UsageError(f"{text}(generation {generation}, seen {seen or 'none'}): try again, or look whether it runs")
+    if found.status.desired_revision is None:
+        raise UsageError(f"the model of modeldeployment {name} is not ready, so there is no revision to roll back from")
+    return found.status.desired_revision
+
+
+def _target(given: str, revisions: Iterable[str], name: str) -> str:
+    """The one revision that begins with `given`."""
+    every = list(dict.fromkeys(revisions))
+    matches = [revision for revision in every if revision.startswith(given)]
+    if given in matches or len(matches) == 1:
+        return given if given in matches else matches[0]
+    what = f"{len(matches)} revisions begin with {given!r}" if matches else f"there is no revision {given!r}"
+    raise UsageError(f"{what} in the ledger of modeldeployment {name}, which holds {', '.join(matches or every)}")
+
+
+@click.command()
+@click.argument("deployment", metavar="NAME", shell_complete=deployment_names)
+@with_cluster
+def pause(cluster: Cluster, deployment: str) -> None:
+    """Hold the rollout where it is. Scaling, healing, abort and the rollback of a bad canary go on.
+
+    \b
+    kubectl fettle pause digits
+    """
+    deployment_of(cluster, deployment)
+    cluster.annotate(DEPLOYMENTS, deployment, {PAUSED_ANNOTATION: "true"})
+    click.echo(f"modeldeployment {deployment}: paused")
+
+
+@click.command()
+@click.argument("deployment", metavar="NAME", shell_complete=deployment_names)
+@with_cluster
+def resume(cluster: Cluster, deployment: str) -> None:
+    """Let a paused rollout go on.
+
+    \b
+    kubectl fettle resume digits
+    """
+    found = deployment_of(cluster, deployment)
+    cluster.annotate(DEPLOYMENTS, deployment, {PAUSED_ANNOTATION: None})
+    if found.spec.paused:
+        raise UsageError(f"modeldeployment {deployment} stays paused by its spec: set spec.paused to false")
+    click.echo(f"modeldeployment {deployment}: resumed")
+
+
+def _token() -> str:
+    return secrets.token_hex(4)
