@@ -19,7 +19,7 @@ def page() -> str:
     parts = [
         generated("operator/fettle/cli"),
         "# Command line\n",
-        "`fettle` runs on one machine, or brings files into a cluster. `kubectl fettle` is a kubectl plugin: the program",
+        "`fettle` runs on one machine. Everything of `kubectl fettle` stands under `fettle` as well; it is a kubectl plugin: the program",
         "`kubectl-fettle` on your `PATH`. Both come with `pip install 'fettle-operator[cli]'`, or from a checkout with `pip install .[cli]`.\n",
         "Exit status: 0 done, 1 failed with a reason, 2 asked wrongly, 130 interrupted. Errors are one line.\n",
     ]
@@ -40,7 +40,8 @@ def _sections(command: click.Command, name: str, parent: click.Context | None) -
     if isinstance(command, click.Group):
         for inner in command.list_commands(context):
             found = command.get_command(context, inner)
-            if found is not None and not found.hidden:
+            twice = command is main.main and inner in kubectl.CLUSTER_COMMANDS
+            if found is not None and not found.hidden and not twice:
                 yield from _sections(found, f"{name} {inner}", context)
 
 

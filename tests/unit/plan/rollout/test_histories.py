@@ -21,7 +21,7 @@ from fettle.plan.revision import NotReady
 from fettle.plan.rollout_state import MarkLeft, OpenEntry
 from fettle.plan.rollout_trial import asked_weight, steps_of
 
-SHARDS, HISTORIES = 8, 135
+SHARDS, HISTORIES = 8, 148
 LEAST_EVENTS, MOST_EVENTS = 15, 70
 LEAST_STEPS = 100_000  # events and passes, in all shards together
 REVISIONS = "abcd"
@@ -118,6 +118,7 @@ EVENTS = st.one_of(
     st.tuples(
         st.sampled_from(("promote", "promote-full", "abort", "retry")), st.sampled_from(REVISIONS), st.integers(0, 5)
     ),
+    st.tuples(st.just("rollback-to"), st.sampled_from(REVISIONS), st.sampled_from(REVISIONS), st.integers(0, 5)),
     st.tuples(st.just("scale"), st.integers(0, 5)),
     st.tuples(st.sampled_from(("pause", "hold", "model is not ready")), st.booleans()),
     st.tuples(st.just("steps"), st.sampled_from(STEPS)),
@@ -166,6 +167,8 @@ def happen(w: Any, watcher: Watcher, event: tuple[Any, ...]) -> None:
         w.status = ModelDeploymentStatus()
     elif value == "annotation":
         w.annotation = None
+    elif name == "rollback-to":
+        w.order(name, f"{value}/{event[2]}", str(event[3]))
     else:
         order(w, watcher, *event)
 
