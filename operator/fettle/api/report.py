@@ -93,6 +93,18 @@ class CpuClass(ApiModel):
         return f"{self.vendor} {self.architecture} {'+'.join(names) or 'baseline'}"
 
 
+class Distribution(ApiModel):
+    """How the times of a candidate's single runs are spread, at the batch size that is compared.
+
+    `milliseconds` are the quantiles at 0, 1, … 100 %: enough to draw, and of the same size for any number of runs.
+    """
+
+    candidate: str  # "" = the baseline
+    batch_size: int
+    runs: int
+    milliseconds: tuple[float, ...]
+
+
 class MeasureReport(ApiModel):
     """Rows as status shows them; `choose` alone decides Rejected for a constraint, Selected and NotPreferred.
 
@@ -106,6 +118,7 @@ class MeasureReport(ApiModel):
     baseline: BaselineStatus
     candidates: tuple[CandidateStatus, ...]
     certified: int = 0
+    distributions: tuple[Distribution, ...] = ()
     throttled: bool = False
     seconds: float = 0.0
     notes: tuple[str, ...] = ()

@@ -19,6 +19,7 @@ import numpy as np
 
 from fettle.api.memory import GROUP
 from fettle.api.optimizedmodel_status import Interval, Measurement
+from fettle.api.report import Distribution
 from fettle.errors import RuntimeFailure
 from fettle.optimizer import statistics
 from fettle.optimizer.measure.cgroup import Throttling
@@ -176,6 +177,7 @@ class Clock:
         self._now, self._sleep = now, sleep
         self._random = np.random.default_rng(statistics.SEED)
         self._hits = 0
+        self._finished: list[Timed] = []
         self.baseline = Timed(BASELINE, self._schedule.batch_sizes[0])
         self.runs = 0  # timed, and how many of them other work disturbed
         self.disturbed = 0
@@ -199,7 +201,21 @@ class Clock:
             if not wanted and (names or number >= self._schedule.starts):
                 break
             self._one_start(number, {name: timed[name] for name in wanted})
+        self._finished += timed.values()
         return list(timed.values())
+
+    def distributions(self) -> tuple[Distribution, ...]:
+        """How the runs of all that were timed are spread, the baseline's first."""
+        return tuple(
+            Distribution(
+                candidate=one.name,
+                batch_size=one.batch,
+                runs=one.runs(one.batch),
+                milliseconds=statistics.quantiles(one.milliseconds[one.batch]),
+            )
+            for one in (self.baseline, *self._finished)
+            if one.runs(one.batch)
+        )
 
     def _wanted(self, one: Timed, number: int) -> bool:
         """Whether a further start is needed: always the first ones, then while something is not known and budget is left."""

@@ -52,6 +52,7 @@ def measure(task: MeasureTask, store: Store) -> MeasureReport:
             baseline=rows.baseline_row(task, run.certifying.reference, run.clock.baseline),
             candidates=rows_found,
             certified=run.certified,
+            distributions=run.clock.distributions(),
             throttled=run.clock.throttled,
             seconds=round(time.monotonic() - began, 3),
             notes=tuple(dict.fromkeys(run.notes)),

@@ -9,16 +9,26 @@ from typing import Any
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from fettle import __version__
+from fettle.api.constraints import Constraints
 from fettle.api.optimizedmodel_status import BaselineStatus, CandidateStatus, Interval
 from fettle.api.reasons import Reason
-from fettle.api.report import BuildReport, MeasureReport, PrepareReport
+from fettle.api.report import BuildReport, Distribution, MeasureReport, PrepareReport
 from fettle.api.task import CandidateVerdict, PublishTask
 from fettle.api.vocabulary import Basis, CandidateState, Metric
-from fettle.optimizer.report import plot, text
+from fettle.optimizer.report import plot, plot_rows, text
+from fettle.optimizer.report.promise import Promise, promises
 from fettle.store.manifest import Manifest
 
 ORIGINAL = "original"  # recipe of the untouched source, as the plan names it
 UNSTEADY = (Reason.MEASUREMENT_UNSTABLE,)
+PARETO_CAPTION = (
+    "Each mark is a candidate, numbered as in the table; lines are 95 % intervals. Towards the lower left is better."
+)
+SPEEDUP_CAPTION = (
+    "Ratio to the original in the same rounds, with its 95 % interval. Right of the dashed line is faster."
+)
+LOSS_CAPTION = "Loss against the original with its interval. The whole line must end left of what is allowed."
+SPREAD_CAPTION = "Line: 1st to 99th percentile of single runs. Box: the middle half. Mark: the median."
 BASES = {
     Basis.SOURCE_RUNTIME: "the untouched source in its own runtime",
     Basis.PORTABLE_FORM: "the portable form of the source, because the source as it came could not be timed",
@@ -51,6 +61,15 @@ class Line:
 
 
 @dataclass(frozen=True)
+class Plot:
+    """A figure with its caption; `svg` is drawn here and safe to put on the page."""
+
+    title: str
+    caption: str
+    svg: str
+
+
+@dataclass(frozen=True)
 class Target:
     """A section of the page."""
 
@@ -62,8 +81,13 @@ class Target:
     unsteady: str | None  # what the clock says against the winner's figures
     manifest: Manifest | None
     artifact: str | None
-    pareto: str | None
-    forest: str | None
+    promises: tuple[Promise, ...]
+    plots: tuple[Plot, ...]
+
+    @property
+    def kept(self) -> bool | None:
+        """Whether every promise holds; None where nothing was promised."""
+        return all(one.kept for one in self.promises) if self.promises else None
 
 
 def render(material: Material) -> str:
@@ -81,6 +105,7 @@ def render(material: Material) -> str:
         prepare=material.prepare,
         builds=[build for build in material.builds if build.built is not None],
         targets=targets(material),
+        steps=text.steps,
         bases=BASES,
         version=__version__,
         percent=text.SHARES,
@@ -105,7 +130,6 @@ def _target(material: Material, name: str, reports: Sequence[MeasureReport]) -> 
     points = [_point(line, baseline) for line in lines if line.row is not None]
     metric = _metric(lines)
     bounds = material.task.bounds
-    max_drop = bounds.accuracy.max_drop if bounds is not None and bounds.accuracy is not None else None
     share = metric in text.SHARES
     label = f"loss of {text.METRICS[metric]}" if metric != Metric.MEAN_SQUARED_ERROR else "rise of mean squared error"
     return Target(
@@ -117,9 +141,29 @@ def _target(material: Material, name: str, reports: Sequence[MeasureReport]) -> 
         unsteady=next((line.message for line in lines if line.kind == "selected" and line.reason in UNSTEADY), None),
         manifest=material.manifests.get(digest) if digest is not None else None,
         artifact=material.artifacts.get(digest) if digest is not None else None,
-        pareto=plot.pareto(points, f"{label}, percent points" if share else label, max_drop, share),
-        forest=plot.forest(points),
+        promises=promises(bounds, winner) if winner is not None else (),
+        plots=_plots(points, f"{label}, percentage points" if share else label, bounds, share, reports),
     )
+
+
+def _plots(
+    points: Sequence[plot.Point], label: str, bounds: Constraints | None, share: bool, reports: Sequence[MeasureReport]
+) -> tuple[Plot, ...]:
+    """What can be drawn, in the order in which a reader asks."""
+    max_drop = bounds.accuracy.max_drop if bounds is not None and bounds.accuracy is not None else None
+    most = bounds.latency.max_milliseconds if bounds is not None and bounds.latency is not None else None
+    drawn = (
+        ("What speed costs", PARETO_CAPTION, plot.pareto(points, label, max_drop, share)),
+        ("How much faster", SPEEDUP_CAPTION, plot_rows.speedups(points)),
+        ("What is lost", LOSS_CAPTION, plot_rows.losses(points, label, max_drop, share)),
+        ("How times are spread", SPREAD_CAPTION, plot_rows.spreads(points, _distributions(reports), most)),
+    )
+    return tuple(Plot(title, caption, svg) for title, caption, svg in drawn if svg is not None)
+
+
+def _distributions(reports: Sequence[MeasureReport]) -> Mapping[str, Distribution]:
+    """By candidate; what was timed as the baseline is the original."""
+    return {one.candidate or ORIGINAL: one for report in reports for one in report.distributions}
 
 
 def _line(number: int, verdict: CandidateVerdict, row: CandidateStatus | None) -> Line:
@@ -130,7 +174,9 @@ def _line(number: int, verdict: CandidateVerdict, row: CandidateStatus | None) -
         kind = "original"
     else:
         kind = "passed" if verdict.state == CandidateState.MEASURED else "rejected"
-    words = {"selected": "Published", "passed": "Passed", "original": "Original"}
+    if kind == "rejected" and verdict.reason == Reason.PRUNED:
+        kind = "pruned"
+    words = {"selected": "Published", "passed": "Passed", "original": "Original", "pruned": "Sorted out"}
     return Line(
         label=str(number),
         name=verdict.candidate,

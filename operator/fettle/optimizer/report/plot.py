@@ -7,6 +7,7 @@ import math
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
+from html import escape
 from itertools import pairwise
 from typing import TYPE_CHECKING, Any
 
@@ -51,12 +52,14 @@ MARKERS: dict[str, tuple[str, str, int]] = {
     "selected": ("*", GOOD, 190),
     "passed": ("o", PLAIN, 48),
     "rejected": ("X", BAD, 52),
+    "pruned": ("x", PLAIN, 40),
     "original": ("D", BASE, 52),
 }
 LEGEND = {
     "selected": "published",
     "passed": "passed, not preferred",
     "rejected": "rejected",
+    "pruned": "sorted out early",
     "original": "the original",
 }
 
@@ -67,7 +70,7 @@ def pareto(points: Sequence[Point], drop_label: str, max_drop: float | None, per
     if not drawn:
         return None
     factor = 100.0 if percent else 1.0
-    figure, axes = _figure(7.2, 4.2)
+    canvas, axes = figure(5.6, 4.0)
     top, bottom = _window(drawn, max_drop, factor)
     for point, place in zip(drawn, _places(drawn, 0.12 * top / factor), strict=True):
         _draw(axes, point, factor, top, place)
@@ -84,34 +87,13 @@ def pareto(points: Sequence[Point], drop_label: str, max_drop: float | None, per
             fontsize=9,
         )
     axes.set_ylim(bottom, top)
-    _scale(axes, [point.milliseconds for point in drawn if point.milliseconds is not None])
+    latencies = [point.milliseconds for point in drawn if point.milliseconds is not None]
+    logarithmic(axes, min(one.low for one in latencies), max(one.high for one in latencies))
     axes.set_xlabel("median latency, ms (less is better)")
     axes.set_ylabel(f"{drop_label} (less is better)")
     _legend(axes, drawn)
-    return _svg(figure, "Latency against accuracy drop of every measured candidate")
-
-
-def forest(points: Sequence[Point]) -> str | None:
-    """Speed-up of each candidate with its interval, the fastest on top. None where there is none."""
-    drawn = sorted(
-        (point for point in points if point.speedup is not None),
-        key=lambda point: point.speedup.value if point.speedup else 0,
-    )
-    if not drawn:
-        return None
-    figure, axes = _figure(7.2, 0.9 + 0.34 * len(drawn))
-    for row, point in enumerate(drawn):
-        assert point.speedup is not None
-        marker, colour, area = MARKERS[point.kind]
-        axes.plot([point.speedup.low, point.speedup.high], [row, row], color=colour, linewidth=2)
-        axes.scatter([point.speedup.value], [row], marker=marker, s=area * 0.7, color=colour, zorder=3)
-    axes.axvline(1, color=FAINT, linewidth=1, linestyle=(0, (5, 4)))
-    axes.set_yticks(range(len(drawn)), [f"{point.name}  {point.label}" for point in drawn])
-    axes.set_ylim(-0.6, len(drawn) - 0.4)
-    axes.tick_params(axis="y", length=0)
-    axes.spines["left"].set_visible(False)
-    axes.set_xlabel("times as fast as the original (more is better)")
-    return _svg(figure, "Speed-up of every measured candidate with its interval")
+    told = "; ".join(f"{one.name} {number(one.milliseconds.value)} ms" for one in drawn if one.milliseconds)
+    return svg(canvas, f"Median latency against {drop_label}, a mark per measured candidate: {told}")
 
 
 def _draw(axes: Axes, point: Point, factor: float, top: float, place: tuple[int, int]) -> None:
@@ -189,11 +171,10 @@ def _window(points: Sequence[Point], max_drop: float | None, factor: float) -> t
     return top, max(bottom, -top) - 0.08 * top
 
 
-def _scale(axes: Axes, latencies: Sequence[Interval]) -> None:
-    """Logarithmic where latencies differ much, with plain numbers on it."""
+def logarithmic(axes: Axes, low: float, high: float) -> None:
+    """The axis of latencies from `low` to `high`: logarithmic where they differ much, with plain numbers on it."""
     from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullFormatter
 
-    low, high = min(one.low for one in latencies), max(one.high for one in latencies)
     if high > 8 * low:
         axes.set_xscale("log")
         axes.set_xlim(low / 1.25, high * 1.4)
@@ -211,27 +192,28 @@ def _legend(axes: Axes, points: Sequence[Point]) -> None:
         if any(point.kind == kind for point in points):
             marker, colour, area = MARKERS[kind]
             axes.scatter([], [], marker=marker, s=area * 0.6, color=colour, label=LEGEND[kind])
-    axes.legend(loc="lower center", bbox_to_anchor=(0.5, 1.01), ncols=4, frameon=False, fontsize=9, handletextpad=0.2)
+    axes.legend(loc="lower center", bbox_to_anchor=(0.5, 1.01), ncols=3, frameon=False, fontsize=9, handletextpad=0.2)
 
 
-def _figure(width: float, height: float) -> tuple[Figure, Axes]:
+def figure(width: float, height: float) -> tuple[Figure, Axes]:
+    """A plot of that size in inches, in the page's own colours and type."""
     import matplotlib as mpl
     from matplotlib.figure import Figure
 
     mpl.rcParams.update(STYLE)  # this process does nothing else with matplotlib
-    figure = Figure(figsize=(width, height), layout="constrained")
-    figure.patch.set_alpha(0)
-    axes = figure.add_subplot()
+    canvas = Figure(figsize=(width, height), layout="constrained")
+    canvas.patch.set_alpha(0)
+    axes = canvas.add_subplot()
     axes.patch.set_alpha(0)
     axes.grid(visible=True, color=FAINT, linewidth=0.5, alpha=0.5)
     axes.set_axisbelow(True)
-    return figure, axes
+    return canvas, axes
 
 
-def _svg(figure: Figure, title: str) -> str:
+def svg(drawn: Figure, title: str) -> str:
     """The figure as an <svg> element whose colours are the page's variables."""
     buffer = io.StringIO()
-    figure.savefig(buffer, format="svg", metadata={"Date": None, "Creator": None, "Format": None, "Type": None})
+    drawn.savefig(buffer, format="svg", metadata={"Date": None, "Creator": None, "Format": None, "Type": None})
     text = buffer.getvalue()
     text = text[text.index("<svg") :]
     for colour, variable in VARIABLES.items():
@@ -239,4 +221,4 @@ def _svg(figure: Figure, title: str) -> str:
     # The page scales it; a fixed width would not fit a phone.
     text = re.sub(r'(<svg[^>]*?) width="[^"]*"', r"\1", text, count=1)
     text = re.sub(r'(<svg[^>]*?) height="[^"]*"', r"\1", text, count=1)
-    return text.replace("<svg ", f'<svg role="img" aria-label="{title}" ', 1)
+    return text.replace("<svg ", f'<svg role="img" aria-label="{escape(title)}" ', 1)

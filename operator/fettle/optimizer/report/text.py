@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from fettle.api.optimizedmodel_status import AgreementStatus, CandidateStatus, Executed, Interval, Measurement
-from fettle.api.recipe import RuntimeSettings
+from fettle.api.recipe import RecipeStep, RuntimeSettings
 from fettle.api.vocabulary import Evidence, Metric, Precision
 
 MISSING = "–"
@@ -59,7 +59,7 @@ def times(found: Interval | None) -> str:
 
 
 def span(found: Interval | None, metric: Metric | None = None) -> str:
-    """'[3.1, 3.4]'; shares in percent points."""
+    """'[3.1, 3.4]'; shares in percentage points."""
     if found is None:
         return MISSING
     if metric in SHARES:
@@ -68,7 +68,7 @@ def span(found: Interval | None, metric: Metric | None = None) -> str:
 
 
 def points(value: float) -> str:
-    """A share as a number of percent points: '0.22', '−0.42', '0'."""
+    """A share as a number of percentage points: '0.22', '−0.42', '0'."""
     rounded = round(100 * value, 2)
     return "0" if rounded == 0 else f"{rounded:.2f}".replace("-", "−")
 
@@ -153,7 +153,7 @@ def cost(row: CandidateStatus) -> str:
         return "What it cost could not be told."
     metric, lost = row.accuracy.metric, row.accuracy_drop
     share = metric in SHARES
-    unit = " percent points" if share else ""
+    unit = " percentage points" if share else ""
 
     def amount(value: float) -> str:
         return f"{abs(100 * value):.2f}" if share else number(abs(value))
@@ -184,3 +184,56 @@ def proof(row: CandidateStatus) -> str:
     if row.evidence == Evidence.GENERATED:
         return f"{basis}. No evaluation data was given, so only unchanged answers count as proof."
     return f"{basis}."
+
+
+def headline(name: str, row: CandidateStatus, before: Measurement | None, size_before: int) -> str:
+    """What was gained, for who decides: 'digits answers 4 times as fast: in 2.6 ms instead of 10.4 ms, from a file 73 % smaller.'"""
+    after = first(row)
+    if row.speedup is None or after is None:
+        return f"{name} is published; its time was not measured."
+    factor = row.speedup.value
+    now, then = after.latency_milliseconds.p50, before.latency_milliseconds.p50 if before is not None else None
+    if row.speedup.low <= 1 <= row.speedup.high:
+        gained = f"{name} answers as fast as before"
+    elif factor > 1:
+        gained = f"{name} answers {number(factor, 2)} times as fast"
+    else:
+        gained = f"{name} answers {number(1 / factor, 2)} times more slowly"
+    times_text = f": in {milliseconds(now)} instead of {milliseconds(then)}" if then is not None else ""
+    return f"{gained}{times_text}{_smaller(row.bytes, size_before)}."
+
+
+def _smaller(now: int | None, before: int) -> str:
+    if not now or not before or abs(now - before) < 0.02 * before:
+        return ""
+    share = round(100 * abs(now - before) / before)
+    return f", from a file {share} % {'smaller' if now < before else 'larger'}"
+
+
+def bottom_line(row: CandidateStatus, kept: bool | None) -> str:
+    """What it costs and whether the promise holds, in one sentence."""
+    if row.exact:
+        costs = "Its answers are the same as before"
+    elif row.accuracy_drop is None or row.accuracy is None:
+        costs = "What that costs in accuracy is not known"
+    elif row.accuracy_drop.high <= 0:
+        costs = f"It loses nothing of its {METRICS[row.accuracy.metric]}"
+    else:
+        share = row.accuracy.metric in SHARES
+        most = f"{points(row.accuracy_drop.high)} percentage points" if share else number(row.accuracy_drop.high)
+        costs = f"With 95 % confidence it loses at most {most} of {METRICS[row.accuracy.metric]}"
+    if kept is None:
+        return f"{costs}; nothing was promised that could be broken."
+    return f"{costs}, and {'every promise is kept' if kept else 'not every promise is kept'}."
+
+
+def steps(found: tuple[RecipeStep, ...]) -> str:
+    """'quantize Static, Default; optimize graph'."""
+    said = []
+    for step in found:
+        if step.quantize is not None:
+            parts = [step.quantize.mode.value, step.quantize.preset.value, *step.quantize.operators]
+            said.append(f"quantize {', '.join(parts)}")
+        if step.optimize_graph is not None:
+            said.append("optimize graph")
+    return "; ".join(said) or "no step: the portable form itself"

@@ -19,12 +19,21 @@ from tests.unit.optimizer.report.run_of_digits import (
     verdicts,
 )
 
+from fettle.api.constraints import (
+    AccuracyConstraint,
+    Constraints,
+    LatencyConstraint,
+    SizeConstraint,
+    SpeedupConstraint,
+)
 from fettle.api.optimizedmodel_status import CandidateStatus, Interval, Measurement, MetricValue
 from fettle.api.reasons import Reason
+from fettle.api.report import MeasureReport
 from fettle.api.vocabulary import CandidateState, Metric
 from fettle.errors import StoreError
 from fettle.optimizer import publish
-from fettle.optimizer.report import plot, text
+from fettle.optimizer.report import plot, plot_rows, text
+from fettle.optimizer.report.promise import promises
 from fettle.store.manifest import read_stored
 from fettle.store.store import Store
 
@@ -82,11 +91,96 @@ def test_the_report_says_what_was_won_what_it_cost_and_whether_it_is_proved(fini
     assert "int8-nncf-openvino is published" in page
     assert "4 times as fast as the original: 10.4 ms became 2.6 ms (factor [3.92, 4.08])" in page
     assert (
-        "0.11 percent points of accuracy; with 95 % confidence the loss in general is at most 0.73 percent points"
+        "0.11 percentage points of accuracy; with 95 % confidence the loss in general is at most 0.73 percentage points"
         in page
     )
     assert "Judged on 897 labelled items; 2 answers became worse, 1 became better" in page
     assert "accuracy drop ≤ 0.02, p99 ≤ 8 ms" in page
+
+
+def test_two_sentences_tell_who_decides_what_was_gained_what_it_costs_and_whether_the_promise_holds(
+    finished: tuple[Store, str],
+) -> None:
+    page = parsed(published(finished[0])).text
+    assert (
+        "digits answers 4 times as fast: in 2.6 ms instead of 10.4 ms, from a file 73 % smaller. "
+        "With 95 % confidence it loses at most 0.73 percentage points of accuracy, and every promise is kept." in page
+    )
+    assert "✓ kept loss of accuracy ≤ 2.00 points: 0.11 points, at worst 0.73 points" in page
+    assert "✓ kept p99 latency ≤ 8 ms: 3.64 ms" in page
+
+
+@pytest.mark.parametrize(
+    ("bounds", "kept"),
+    [
+        (Constraints(accuracy=AccuracyConstraint(max_drop=0.0073)), True),
+        (Constraints(accuracy=AccuracyConstraint(max_drop=0.0072)), False),
+        (Constraints(latency=LatencyConstraint(max_milliseconds=3.65)), True),
+        (Constraints(latency=LatencyConstraint(max_milliseconds=3.6)), False),
+        (Constraints(latency=LatencyConstraint(max_milliseconds=2.7, percentile=50)), True),
+        (Constraints(speedup=SpeedupConstraint(min=3.9)), True),
+        (Constraints(speedup=SpeedupConstraint(min=3.95)), False),
+        (Constraints(size=SizeConstraint(max_bytes=1_290_000)), True),
+        (Constraints(size=SizeConstraint(max_bytes=1_289_999)), False),
+    ],
+)
+def test_a_promise_is_judged_at_the_unfavourable_end(bounds: Constraints, kept: bool) -> None:
+    (one,) = promises(bounds, found("int8-nncf-openvino"))
+    assert one.kept is kept
+
+
+def test_a_promise_that_nothing_was_measured_for_is_not_called_kept() -> None:
+    every = Constraints(
+        accuracy=AccuracyConstraint(max_drop=0.02),
+        latency=LatencyConstraint(max_milliseconds=8),
+        speedup=SpeedupConstraint(min=1),
+    )
+    assert [one.kept for one in promises(every, found("bf16-openvino"))] == [None, None, None]
+
+
+def test_who_hears_the_page_learns_what_the_plots_show(finished: tuple[Store, str]) -> None:
+    html = published(finished[0])
+    labels = re.findall(r'<svg role="img" aria-label="([^"]+)"', html)
+    assert len(labels) == 4
+    assert all("int8-nncf-openvino" in label for label in labels)
+    assert "<table" in html and html.count("<table") == html.count("<caption>")
+    assert all('scope="col"' in head for head in re.findall(r"<th [^>]*columnheader[^>]*>", html))
+
+
+def luminance(colour: str) -> float:
+    """Relative luminance, WCAG 2.2."""
+    parts = [int(colour[index : index + 2], 16) / 255 for index in (1, 3, 5)]
+    red, green, blue = (part / 12.92 if part <= 0.04045 else ((part + 0.055) / 1.055) ** 2.4 for part in parts)
+    return 0.2126 * red + 0.7152 * green + 0.0722 * blue
+
+
+def test_every_text_has_a_contrast_of_at_least_4_5_on_light_on_dark_and_on_paper(finished: tuple[Store, str]) -> None:
+    themes = re.findall(r":root \{(.*?)\}", published(finished[0]), re.DOTALL)
+    assert len(themes) == 3
+    for theme in themes:
+        colours = dict(re.findall(r"--([a-z-]+): (#[0-9a-f]{6})", theme))
+        for text_colour in ("ink", "soft", "good", "bad", "plain", "base"):
+            for ground in ("page", "card", "good-soft"):
+                if ground == "good-soft" and text_colour not in ("ink", "soft", "good"):
+                    continue
+                high, low = sorted((luminance(colours[text_colour]), luminance(colours[ground])), reverse=True)
+                assert (high + 0.05) / (low + 0.05) >= 4.5, (text_colour, ground)
+
+
+def test_what_was_sorted_out_early_is_no_failure(finished: tuple[Store, str]) -> None:
+    html = published(finished[0])
+    assert "Sorted out" in parsed(html).text
+    assert "1.5 times the best's 2.6 ms and more" in parsed(html).text
+
+
+def test_a_report_of_a_run_without_distributions_leaves_that_plot_out(finished: tuple[Store, str]) -> None:
+    store = finished[0]
+    report = store.result(MEASURE)
+    assert isinstance(report, MeasureReport)
+    store.put_result(MEASURE, report.model_copy(update={"distributions": ()}))
+    html = published(store)
+    assert "How times are spread" not in html
+    assert html.count("<svg") == 3
 
 
 def test_every_candidate_stands_in_the_table_with_its_reason(finished: tuple[Store, str]) -> None:
@@ -112,7 +206,7 @@ def test_the_file_loads_nothing_from_elsewhere_and_runs_no_script(finished: tupl
     assert "link" not in page.tags
     assert "@import" not in html
     assert "prefers-color-scheme: dark" in html
-    assert page.tags.count("svg") == 2
+    assert page.tags.count("svg") == 4
 
 
 def test_what_a_message_says_is_text_and_never_markup(finished: tuple[Store, str]) -> None:
@@ -178,7 +272,7 @@ def test_a_target_without_a_winner_says_so(finished: tuple[Store, str]) -> None:
     )
     report = publish.run(publish_task(store, verdicts=lost), store)
     assert report.artifacts == {}
-    assert "nothing new is published" in store.read_bytes("reports/vision/digits/3.html").decode()
+    assert "Nothing new is published: none of" in store.read_bytes("reports/vision/digits/3.html").decode()
 
 
 def test_an_unsteady_clock_is_said_where_the_figures_stand(finished: tuple[Store, str]) -> None:
@@ -255,7 +349,7 @@ def test_an_exact_candidate_cost_nothing() -> None:
         (
             Metric.ACCURACY,
             (-0.02, -0.03, -0.01),
-            "improved by 2.00 percent points; with 95 % confidence nothing is lost",
+            "improved by 2.00 percentage points; with 95 % confidence nothing is lost",
         ),
         (Metric.MEAN_SQUARED_ERROR, (0.5, 0.2, 0.9), "Its mean squared error is 0.5 higher; with 95 % confidence"),
         (
@@ -278,7 +372,9 @@ def test_a_cost_is_a_sentence(metric: Metric, lost: tuple[float, float, float], 
 def test_a_plot_of_nothing_is_no_plot() -> None:
     empty = plot.Point("1", "rejected", "a", None, None, None)
     assert plot.pareto([empty], "loss", 0.01, True) is None
-    assert plot.forest([empty]) is None
+    assert plot_rows.speedups([empty]) is None
+    assert plot_rows.losses([empty], "loss", 0.01, True) is None
+    assert plot_rows.spreads([empty], {}, None) is None
 
 
 def test_a_single_candidate_can_be_drawn() -> None:

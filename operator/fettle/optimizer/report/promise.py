@@ -1,0 +1,66 @@
+"""What was promised, and what the winner really does: one row per constraint, judged at the unfavourable end."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from fettle.api.constraints import Constraints
+from fettle.api.optimizedmodel_status import CandidateStatus, Interval
+from fettle.api.vocabulary import Metric
+from fettle.optimizer.report import text
+
+
+@dataclass(frozen=True)
+class Promise:
+    """`kept` is None where nothing was measured that could tell."""
+
+    name: str
+    bound: str
+    value: str
+    worst: str  # the unfavourable end of the interval; empty where there is none
+    kept: bool | None
+
+
+def promises(bounds: Constraints | None, row: CandidateStatus) -> tuple[Promise, ...]:
+    """Every constraint in force, with what `row` does."""
+    if bounds is None:
+        return ()
+    found: list[Promise] = []
+    if bounds.accuracy is not None:
+        found.append(_accuracy(bounds.accuracy.max_drop, row))
+    if bounds.latency is not None:
+        found.append(_latency(bounds.latency.percentile, bounds.latency.max_milliseconds, row))
+    if bounds.speedup is not None:
+        found.append(_speedup(bounds.speedup.min, row.speedup))
+    if bounds.size is not None:
+        kept = row.bytes <= bounds.size.max_bytes if row.bytes is not None else None
+        found.append(Promise("size", f"≤ {text.size(bounds.size.max_bytes)}", text.size(row.bytes), "", kept))
+    return tuple(found)
+
+
+def _accuracy(most: float, row: CandidateStatus) -> Promise:
+    metric = row.accuracy.metric if row.accuracy is not None else Metric.AGREEMENT
+    share = metric in text.SHARES
+    bound = f"≤ {text.points(most)} points" if share else f"≤ {text.number(most)}"
+    name = f"loss of {text.METRICS[metric]}"
+    if row.exact:
+        return Promise(name, bound, "none: exact", "", True)
+    lost = row.accuracy_drop
+    if lost is None:
+        return Promise(name, bound, text.MISSING, "", None)
+    worst = f"{text.points(lost.high)} points" if share else text.number(lost.high)
+    return Promise(name, bound, text.drop(row), worst, lost.high <= most)
+
+
+def _latency(percentile: int, most: float, row: CandidateStatus) -> Promise:
+    one = text.first(row)
+    value = getattr(one.latency_milliseconds, f"p{percentile}") if one is not None else None
+    kept = value <= most if value is not None else None
+    name, bound = f"p{percentile} latency", f"≤ {text.milliseconds(most)}"
+    return Promise(name, bound, text.milliseconds(value), "", kept)
+
+
+def _speedup(least: float, found: Interval | None) -> Promise:
+    worst = f"{text.number(found.low)} ×" if found is not None else ""
+    kept = found.low >= least if found is not None else None
+    return Promise("speed-up", f"≥ {text.number(least)} ×", text.times(found), worst, kept)
