@@ -105,7 +105,7 @@ def script_inputs(program: Program, specs: Sequence[InputSpec]) -> Signature:
     needed = program.inputs[: len(program.inputs) - program.optional]
     lacking = [name for name in needed if name not in given or given[name].dtype is None or given[name].shape is None]
     if unknown or lacking or tuple(names) != program.inputs[: len(names)]:
-        example = f"{{name: {[*lacking, *program.inputs, 'x'][0]}, dtype: FP32, shape: [N, 3, 224, 224]}}"
+        example = f'{{name: {[*lacking, *program.inputs, "x"][0]}, dtype: FP32, shape: ["N", 3, 224, 224]}}'
         message = (
             f"TorchScript does not keep what its inputs are: source.inputs must give dtype and shape of {', '.join(program.inputs)}, "
             f"such as {example}" + (f"; the model has no input {', '.join(unknown)}" if unknown else "")
