@@ -4,6 +4,7 @@ SHELL := /bin/bash
 .DEFAULT_GOAL := help
 PYTHON := .venv/bin/python
 PYTEST := .venv/bin/pytest
+SIDE_BY_SIDE := --numprocesses auto --maxprocesses 4 --dist loadfile
 
 .PHONY: help setup lock lint type test test-unit test-cluster test-e2e test-kills bench-rollout crds verify docs images images-torch cluster cluster-down cluster-status demo demo-clean clean
 
@@ -56,10 +57,11 @@ images-torch: setup ## the same with the images that hold PyTorch (1.3 GB more e
 test: setup ## everything: unit, cluster (real API server), charts, e2e (real pods)
 	@$(PYTHON) -m tools.cluster up
 	@$(PYTHON) -m tools.cluster images
-	$(PYTEST)
+	$(PYTEST) $(SIDE_BY_SIDE) tests/unit tests/tools tests/docs
+	$(PYTEST) tests/charts tests/cluster tests/e2e
 
 test-unit: setup ## the pure tests, no cluster
-	$(PYTEST) tests/unit tests/tools tests/docs
+	$(PYTEST) $(SIDE_BY_SIDE) tests/unit tests/tools tests/docs
 
 test-cluster: cluster ## tests against the API server
 	$(PYTEST) tests/cluster tests/charts
