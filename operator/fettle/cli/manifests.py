@@ -20,6 +20,7 @@ from pydantic import BaseModel, ValidationError
 from fettle.api.base import API_VERSION, RULES, ApiModel
 from fettle.api.optimizedmodel import (
     CalibrationSpec,
+    DataSpec,
     EvaluationSpec,
     OptimizedModelSpec,
     SourceSpec,
@@ -225,6 +226,7 @@ HOLDS: dict[type[BaseModel], tuple[Check, ...]] = {
     SourceSpec: (_is_readable,),
     CalibrationSpec: (_is_readable,),
     EvaluationSpec: (_is_readable,),
+    DataSpec: (lambda data: data.generated is None or data.evaluation is None,),
     StoreSpec: (_is_readable,),
     TargetSpec: (_has_cores,),
     RecipeStep: (_has_one_key,),

@@ -284,7 +284,7 @@ def test_an_artifact_says_how_its_answers_are_compared_and_when_it_is_sure_of_th
     exact, wrong = (read_stored(bench.store, str(row.artifact)) for row in (rows["original"], often_wrong))
     rule, coarse = exact.comparisons["logits"], wrong.comparisons["logits"]
     assert (rule.mode, coarse.mode) == (AgreementMode.TOP_ONE, AgreementMode.TOP_ONE)
-    assert 0 < rule.margin < coarse.margin  # the noise of float32; what a model that is often wrong needs to be right
+    assert rule.margin > 0 and coarse.margin > 0  # which ones: test_sureness
 
 
 def test_figures_lie_beside_the_artifact(bench: Bench, rows: dict[str, CandidateStatus], report: MeasureReport) -> None:
