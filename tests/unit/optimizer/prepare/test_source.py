@@ -65,8 +65,8 @@ def test_a_source_that_is_not_there_is_not_found(bench: Workbench, uri: str, wor
 @pytest.mark.parametrize(
     ("name", "content", "reason", "words"),
     [
-        ("model.pt", b"PK\x03\x04 something", Reason.UNSUPPORTED_FORMAT, "a zip archive (PyTorch"),
-        ("model.pkl", b"\x80\x02c__main__", Reason.UNSUPPORTED_FORMAT, "a Python pickle"),
+        ("model.pt", b"PK\x03\x04 something", Reason.SOURCE_CORRUPTED, "is a damaged zip archive"),
+        ("model.pkl", b"\x80\x02c__main__\nThing\n.", Reason.UNSAFE_PICKLE, "needs __main__.Thing"),
         ("model.onnx", b"version https://git-lfs.github.com/spec/v1\n", Reason.UNSUPPORTED_FORMAT, "git lfs pull"),
         ("model.tflite", b"\x1c\0\0\0TFL3", Reason.UNSUPPORTED_FORMAT, "TensorFlow Lite"),
         ("model.onnx", b"<!DOCTYPE html>", Reason.UNSUPPORTED_FORMAT, "an HTML page"),
