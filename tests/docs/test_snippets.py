@@ -92,6 +92,7 @@ def resolve(words: list[str]) -> tuple[click.Command, list[str]]:
 def test_a_command_and_its_options_exist(words: list[str]) -> None:
     if words[-1] in {"…", "..."}:
         words = words[:-1]
+    words = words[: words.index(">")] if ">" in words else words
     command, rest = resolve(words)
     context = click.Context(command)
     _, left, _ = command.make_parser(context).parse_args(list(rest))
