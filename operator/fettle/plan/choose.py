@@ -140,6 +140,8 @@ def _why_not(loser: _Score, winner: _Score, tied: Sequence[_Score], rules: Rules
     mine = percentile(loser.row, rules.batch_size, 50)
     best = percentile(winner.row, rules.batch_size, 50)
     times = f" (p50 {best:.3g} ms against {mine:.3g} ms)" if mine is not None and best is not None else ""
+    if mine is not None and best is not None and best > mine:  # medians over all rounds; speed-ups are paired by round
+        times = f" (in the same rounds: {winner.speed:.3g} x the original against {loser.speed:.3g} x)"
     if rules.objective == Objective.SIZE and loser.bytes > winner.bytes:
         text = f"{name} is smaller: {winner.bytes:.0f} bytes against {loser.bytes:.0f}"
     elif loser not in tied:
