@@ -115,6 +115,14 @@ def get(name: RuntimeName) -> Runtime:
     return runtime
 
 
+def require_settings(session: Session, asked: RuntimeSettings, library: str, advice: str = "") -> None:
+    """The settings in effect, read back, must be those asked for. Raises RuntimeFailure (NodeIncompatible), ending with `advice`."""
+    effective = session.effective_settings()
+    if effective != asked:
+        message = f"asked for {asked.to_json()}, {library} runs with {effective.to_json()}{advice}"
+        raise RuntimeFailure(message, reason=Reason.NODE_INCOMPATIBLE)
+
+
 def checked_inputs(signature: Signature, inputs: Arrays) -> dict[str, Array]:
     """`inputs` in the signature's order, contiguous. Raises RuntimeFailure (DataInvalid) for names, data types or ranks that do not fit."""
     expected = [tensor.name for tensor in signature.inputs]

@@ -35,6 +35,7 @@ from fettle.runtimes.base import (
     Session,
     checked_inputs,
     numpy_dtype,
+    require_settings,
     texts,
     zeros,
 )
@@ -157,10 +158,7 @@ class OnnxRuntime:
             message = "onnxruntime has no static batch size; leave it at its default"
             raise RuntimeFailure(message, reason=Reason.RECIPE_NOT_APPLICABLE)
         session = OnnxRuntimeSession(_load(entry, _options(settings)), settings, signature)
-        effective = session.effective_settings()
-        if effective != settings:
-            message = f"asked for {settings.to_json()}, onnxruntime runs with {effective.to_json()}"
-            raise RuntimeFailure(message, reason=Reason.NODE_INCOMPATIBLE)
+        require_settings(session, settings, "onnxruntime")
         return session
 
     def executed(

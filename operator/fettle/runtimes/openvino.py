@@ -29,7 +29,17 @@ from fettle.api.recipe import RuntimeSettings
 from fettle.api.signature import BY_OPENVINO, Signature, Tensor
 from fettle.api.vocabulary import Precision, RuntimeName
 from fettle.errors import RuntimeFailure
-from fettle.runtimes.base import Array, Arrays, Interrupt, Interrupted, Session, checked_inputs, numpy_dtype, zeros
+from fettle.runtimes.base import (
+    Array,
+    Arrays,
+    Interrupt,
+    Interrupted,
+    Session,
+    checked_inputs,
+    numpy_dtype,
+    require_settings,
+    zeros,
+)
 
 _PRECISIONS = {Precision.FLOAT32: "f32", Precision.BFLOAT16: "bf16", Precision.FLOAT16: "f16"}
 _CAPABILITIES = {"FP32": Precision.FLOAT32, "BF16": Precision.BFLOAT16, "FP16": Precision.FLOAT16}
@@ -143,13 +153,7 @@ class OpenVino:
         """See `base.Runtime.load`."""
         compiled, signature = self._compile(entry, settings, signature)
         session = OpenVinoSession(compiled, settings, signature)
-        effective = session.effective_settings()
-        if effective != settings:
-            message = (
-                f"asked for {settings.to_json()}, OpenVINO runs with {effective.to_json()}; give the pod at least as many "
-                "CPUs as threads"
-            )
-            raise RuntimeFailure(message, reason=Reason.NODE_INCOMPATIBLE)
+        require_settings(session, settings, "OpenVINO", "; give the pod at least as many CPUs as threads")
         return session
 
     def executed(

@@ -25,7 +25,17 @@ from fettle.api.recipe import RuntimeSettings
 from fettle.api.signature import Signature
 from fettle.api.vocabulary import Precision, RuntimeName
 from fettle.errors import RuntimeFailure
-from fettle.runtimes.base import Array, Arrays, Interrupt, Interrupted, Session, checked_inputs, numpy_dtype, zeros
+from fettle.runtimes.base import (
+    Array,
+    Arrays,
+    Interrupt,
+    Interrupted,
+    Session,
+    checked_inputs,
+    numpy_dtype,
+    require_settings,
+    zeros,
+)
 from fettle.runtimes.torch_archive import Contents, contents
 
 OUTPUT = "output"
@@ -178,10 +188,7 @@ class TorchScript:
         if settings.graph_optimization:
             program = _optimized(program)
         session = TorchScriptSession(program, settings, signature)
-        effective = session.effective_settings()
-        if effective != settings:
-            message = f"asked for {settings.to_json()}, PyTorch runs with {effective.to_json()}"
-            raise RuntimeFailure(message, reason=Reason.NODE_INCOMPATIBLE)
+        require_settings(session, settings, "PyTorch")
         return session
 
     def executed(
