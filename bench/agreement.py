@@ -35,7 +35,7 @@ import numpy as np
 from tools.demo.load import Connection
 from tools.demo.traffic import bodies
 
-from fettle.api.modeldeployment import Verdict
+from fettle.api.modeldeployment_status import Verdict
 from fettle.api.recipe import RuntimeSettings
 from fettle.api.signature import Signature, Tensor
 from fettle.api.vocabulary import AgreementMode, RuntimeName

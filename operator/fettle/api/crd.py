@@ -17,7 +17,8 @@ import yaml
 from fettle.api import modeldeployment, optimizedmodel
 from fettle.api.base import GROUP, VERSION, ApiModel, PrinterColumn
 from fettle.api.generated import write
-from fettle.api.modeldeployment import ModelDeployment, ModelDeploymentSpec, ModelDeploymentStatus
+from fettle.api.modeldeployment import ModelDeployment, ModelDeploymentSpec
+from fettle.api.modeldeployment_status import ModelDeploymentStatus
 from fettle.api.optimizedmodel import OptimizedModel, OptimizedModelSpec
 from fettle.api.optimizedmodel_status import OptimizedModelStatus
 from fettle.api.schema import Schema, schema_of, validations

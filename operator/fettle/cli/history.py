@@ -10,7 +10,8 @@ import click
 from rich.markup import escape
 from rich.table import Table
 
-from fettle.api.modeldeployment import ModelDeployment, ModelDeploymentStatus
+from fettle.api.modeldeployment import ModelDeployment
+from fettle.api.modeldeployment_status import ModelDeploymentStatus
 from fettle.cli.completion import deployment_names
 from fettle.cli.display import result_console
 from fettle.cli.kube import Cluster, Object, with_cluster

@@ -11,13 +11,12 @@ from rich.text import Text
 
 from fettle.api.base import GROUP
 from fettle.api.conditions import Condition, ConditionStatus, find
-from fettle.api.modeldeployment import (
+from fettle.api.modeldeployment import ModelDeployment, RolloutStep
+from fettle.api.modeldeployment_status import (
     AnalysisStatus,
     CanaryStatus,
-    ModelDeployment,
     ModelDeploymentStatus,
     RevisionStatus,
-    RolloutStep,
     Verdict,
 )
 from fettle.cli.kube import Object

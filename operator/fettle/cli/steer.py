@@ -8,7 +8,8 @@ from dataclasses import dataclass
 
 import click
 
-from fettle.api.modeldeployment import ModelDeployment, ModelDeploymentStatus
+from fettle.api.modeldeployment import ModelDeployment
+from fettle.api.modeldeployment_status import ModelDeploymentStatus
 from fettle.cli.completion import deployment_names, revisions
 from fettle.cli.kube import DEPLOYMENTS, Cluster, with_cluster
 from fettle.cli.objects import deployment_of

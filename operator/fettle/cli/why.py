@@ -15,7 +15,8 @@ from rich.table import Table
 from rich.text import Text
 
 from fettle.api.conditions import find
-from fettle.api.modeldeployment import AnalysisWindow, MetricFinding, ModelDeployment, Verdict
+from fettle.api.modeldeployment import ModelDeployment
+from fettle.api.modeldeployment_status import AnalysisWindow, MetricFinding, Verdict
 from fettle.api.optimizedmodel import OptimizedModel
 from fettle.cli.completion import names
 from fettle.cli.display import result_console

@@ -11,7 +11,7 @@ from collections.abc import Iterable
 from datetime import UTC, datetime
 
 from fettle.api.base import GROUP, MANAGED_LABEL
-from fettle.api.modeldeployment import AnalysisWindow
+from fettle.api.modeldeployment_status import AnalysisWindow
 from fettle.api.reasons import Reason
 from fettle.api.text import EVENT_LIMIT, clip
 from fettle.cluster.kinds import CONTROLLER_REVISION, MODEL_DEPLOYMENT, Object

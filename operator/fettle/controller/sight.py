@@ -8,7 +8,8 @@ from dataclasses import dataclass, field, replace
 
 from pydantic import ValidationError
 
-from fettle.api.modeldeployment import ModelDeploymentSpec, ModelDeploymentStatus
+from fettle.api.modeldeployment import ModelDeploymentSpec
+from fettle.api.modeldeployment_status import ModelDeploymentStatus
 from fettle.api.optimizedmodel_status import OptimizedModelStatus
 from fettle.cluster import events, ledger, serving, windows, workloads
 from fettle.cluster.kinds import (

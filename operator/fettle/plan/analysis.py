@@ -12,14 +12,8 @@ from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 
 from fettle.api.interval import items_needed, tango
-from fettle.api.modeldeployment import (
-    AnalysisSpec,
-    AnalysisStatus,
-    AnalysisWindow,
-    LatencySpec,
-    MetricFinding,
-    Verdict,
-)
+from fettle.api.modeldeployment import AnalysisSpec, LatencySpec
+from fettle.api.modeldeployment_status import AnalysisStatus, AnalysisWindow, MetricFinding, Verdict
 from fettle.api.reasons import Reason
 from fettle.api.text import clip
 from fettle.plan import moment

@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
 from fettle.api.conditions import ConditionStatus, find
-from fettle.api.modeldeployment import CanaryStatus
+from fettle.api.modeldeployment_status import CanaryStatus
 from fettle.api.reasons import Reason
 from fettle.plan import moment, rollout_commands, rollout_ledger, rollout_rollback, rollout_status
 from fettle.plan.revision import NotReady

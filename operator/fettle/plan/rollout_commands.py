@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 
 from fettle.api.base import GROUP
-from fettle.api.modeldeployment import CommandStatus, ModelDeploymentStatus
+from fettle.api.modeldeployment_status import CommandStatus, ModelDeploymentStatus
 from fettle.api.reasons import Reason
 from fettle.plan.run import EventDraft
 

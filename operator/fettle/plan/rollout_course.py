@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
 
-from fettle.api.modeldeployment import CanaryStatus, RollbackStatus
+from fettle.api.modeldeployment_status import CanaryStatus, RollbackStatus
 from fettle.api.reasons import Reason
 from fettle.plan.rollout_ledger import Exit
 from fettle.plan.rollout_replicas import Sizes

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
-from fettle.api.modeldeployment import CanaryStatus
+from fettle.api.modeldeployment_status import CanaryStatus
 from fettle.api.reasons import Reason
 from fettle.plan.rollout_state import (
     Forget,

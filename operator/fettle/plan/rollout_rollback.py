@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 
-from fettle.api.modeldeployment import RollbackStatus
+from fettle.api.modeldeployment_status import RollbackStatus
 from fettle.api.reasons import Reason
 from fettle.plan import rollout_ledger
 from fettle.plan.rollout_commands import VALUE_LIMIT, Command, acceptance, handled_before, refusal

@@ -6,7 +6,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
 
-from fettle.api.modeldeployment import AnalysisWindow, ModelDeploymentSpec, ModelDeploymentStatus
+from fettle.api.modeldeployment import ModelDeploymentSpec
+from fettle.api.modeldeployment_status import AnalysisWindow, ModelDeploymentStatus
 from fettle.api.reasons import Reason
 from fettle.plan.analysis import Observation
 from fettle.plan.revision import NotReady

@@ -8,7 +8,13 @@ from datetime import datetime, timedelta
 
 from fettle.api.base import GROUP
 from fettle.api.conditions import Condition, ConditionStatus, find, with_condition
-from fettle.api.modeldeployment import Address, CanaryStatus, ModelDeploymentStatus, RevisionRecord, RevisionStatus
+from fettle.api.modeldeployment_status import (
+    Address,
+    CanaryStatus,
+    ModelDeploymentStatus,
+    RevisionRecord,
+    RevisionStatus,
+)
 from fettle.api.reasons import Reason
 from fettle.plan import analysis, moment, rollout_commands, rollout_ledger
 from fettle.plan.rollout_commands import Command

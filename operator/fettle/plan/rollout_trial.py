@@ -10,7 +10,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 
-from fettle.api.modeldeployment import AnalysisStatus, CanaryStatus, OnFailure, RolloutStep, Verdict
+from fettle.api.modeldeployment import OnFailure, RolloutStep
+from fettle.api.modeldeployment_status import AnalysisStatus, CanaryStatus, Verdict
 from fettle.api.reasons import Reason
 from fettle.plan import analysis, moment
 from fettle.plan.rollout_commands import Command, Orders

@@ -15,7 +15,8 @@ from tests.unit.cli.api_server import ApiServer, api_server
 from tests.unit.cli.test_kubectl import run
 from tests.unit.plan.optimize.world import World
 
-from fettle.api.modeldeployment import AnalysisWindow, CanaryStatus, MetricFinding, RolloutStep, Verdict
+from fettle.api.modeldeployment import RolloutStep
+from fettle.api.modeldeployment_status import AnalysisWindow, CanaryStatus, MetricFinding, Verdict
 from fettle.cli.history import duration
 from fettle.cli.show_rollout import steps
 from fettle.cli.sparkline import sparkline

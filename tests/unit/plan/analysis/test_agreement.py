@@ -8,7 +8,8 @@ from typing import Any
 
 import pytest
 
-from fettle.api.modeldeployment import AnalysisSpec, Verdict
+from fettle.api.modeldeployment import AnalysisSpec
+from fettle.api.modeldeployment_status import Verdict
 from fettle.api.reasons import Reason
 from fettle.plan.analysis import (
     Comparisons,

@@ -7,7 +7,8 @@ from typing import Any
 
 import pytest
 
-from fettle.api.modeldeployment import AnalysisSpec, AnalysisStatus, Verdict
+from fettle.api.modeldeployment import AnalysisSpec
+from fettle.api.modeldeployment_status import AnalysisStatus, Verdict
 from fettle.api.reasons import Reason
 from fettle.plan import analysis, moment
 from fettle.plan.analysis import Crash, Observation, PodSamples, Second, begin, judge, next_look, traffic

@@ -10,7 +10,8 @@ from typing import Any
 import pytest
 
 from fettle.api.conditions import find
-from fettle.api.modeldeployment import AnalysisWindow, ModelDeploymentSpec, ModelDeploymentStatus
+from fettle.api.modeldeployment import ModelDeploymentSpec
+from fettle.api.modeldeployment_status import AnalysisWindow, ModelDeploymentStatus
 from fettle.api.reasons import Reason
 from fettle.plan import moment
 from fettle.plan.analysis import Comparisons, Crash, Doubt, Observation, PodSamples, Second

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from fettle.api.modeldeployment import Verdict
+from fettle.api.modeldeployment_status import Verdict
 from fettle.plan.analysis import KEPT_WINDOWS
 
 Make = Callable[..., Any]

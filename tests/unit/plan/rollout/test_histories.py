@@ -15,7 +15,7 @@ import pytest
 from hypothesis import HealthCheck, Phase, given, seed, settings
 from hypothesis import strategies as st
 
-from fettle.api.modeldeployment import ModelDeploymentStatus
+from fettle.api.modeldeployment_status import ModelDeploymentStatus
 from fettle.api.reasons import Reason
 from fettle.plan.revision import NotReady
 from fettle.plan.rollout_state import MarkLeft, OpenEntry

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from fettle.api.modeldeployment import ModelDeploymentStatus
+from fettle.api.modeldeployment_status import ModelDeploymentStatus
 from fettle.api.reasons import Reason
 from fettle.plan import moment
 from fettle.plan.analysis import Crash
