@@ -18,6 +18,8 @@ from fettle.errors import ClusterError, ConflictError, ExistsError
 
 logger = logging.getLogger(__name__)
 
+RELEASE_SECONDS = 5.0  # of a stop's grace period; whoever waits for the Lease then waits for its duration
+
 
 class LeaseLostError(Exception):
     """Somebody else leads, or we could not say in time that we do. The process must end at once."""
@@ -91,21 +93,30 @@ class Elector:
             await self._renew_in_time()
 
     async def release(self) -> None:
-        """Give the Lease up, so that a standby need not wait; best effort."""
-        if self._lease is None:
-            return
-        spec = {
-            **self._lease["spec"],
-            "holderIdentity": "",
-            "leaseDurationSeconds": 1,
-            "renewTime": micro_time(self._now()),
-        }
-        lease, self._lease = self._lease, None
+        """Give the Lease up, so that a standby need not wait; best effort.
+
+        What the API server holds is asked first: a write that was under way when we were told to stop may have landed there unseen.
+        """
+        self._lease = None
         try:
-            await self._client.replace(LEASE, {**lease, "spec": spec})
-            logger.info("%s released the Lease", self.identity)
-        except ClusterError as error:
-            logger.warning("the Lease was not released: %s", error)
+            async with asyncio.timeout(RELEASE_SECONDS):
+                while not await self._released():
+                    pass
+        except (ClusterError, TimeoutError) as error:
+            logger.warning("the Lease was not released: %r", error)
+
+    async def _released(self) -> bool:
+        """One try; whether the Lease is no longer ours."""
+        lease = await self._client.get(LEASE, self._namespace, self._name)
+        if lease is None or lease["spec"].get("holderIdentity") != self.identity:
+            return True
+        free = {"holderIdentity": "", "leaseDurationSeconds": 1, "renewTime": micro_time(self._now())}
+        try:
+            await self._client.replace(LEASE, {**lease, "spec": {**lease["spec"], **free}})
+        except ConflictError:
+            return False
+        logger.info("%s released the Lease", self.identity)
+        return True
 
     async def _attempt(self) -> bool:
         self.turned_at = self._clock()

@@ -103,6 +103,29 @@ async def test_a_released_lease_is_taken_at_once(ground: Ground) -> None:
     assert await tries(second)
 
 
+async def test_a_renewal_that_landed_unseen_does_not_keep_the_lease_from_being_released(ground: Ground) -> None:
+    first, second = ground.elector("first"), ground.elector("second")
+    assert await tries(first)
+    lease = await ground.client.get(LEASE, "system", "fettle")
+    assert lease is not None
+    await ground.client.replace(LEASE, lease)  # as a renewal does that was cancelled before its answer came
+    await first.release()
+    assert await tries(second)
+
+
+async def test_a_lease_that_was_taken_unseen_is_released(ground: Ground) -> None:
+    assert await tries(ground.elector("first"))
+    await ground.elector("first").release()  # never saw an answer
+    assert ground.holder() == ""
+
+
+async def test_a_replica_that_does_not_lead_releases_nothing(ground: Ground) -> None:
+    first = ground.elector("first")
+    assert await tries(first)
+    await ground.elector("second").release()
+    assert ground.holder() == "first"
+
+
 async def test_a_lease_that_somebody_took_is_lost(ground: Ground) -> None:
     first = ground.elector("first")
     assert await tries(first)
