@@ -7,7 +7,7 @@ import re
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
-from functools import cached_property, wraps
+from functools import cached_property, partial, wraps
 from typing import Any, TypeVar
 
 import click
@@ -25,6 +25,20 @@ DEPLOYMENTS, MODELS = "modeldeployments", "optimizedmodels"
 DEPLOYMENT_LABEL = f"{GROUP}/modeldeployment"
 Object = dict[str, Any]
 Decorated = TypeVar("Decorated", bound=Callable[..., Any])
+
+
+@dataclass(frozen=True)
+class Listing:
+    """What to list or to watch: `call` is the client's function with its selectors bound, `what` says it in words."""
+
+    api: Any  # kubernetes.client.ApiClient
+    call: Callable[..., Any]
+    what: str
+
+    def __call__(self, **options: Any) -> Object:
+        """The whole list, as the API server writes it. Raises what the client raises."""
+        found: Object = self.api.sanitize_for_serialization(self.call(**options))
+        return found
 
 
 @dataclass(frozen=True)
@@ -66,9 +80,28 @@ class Cluster:
 
     def pods(self, name: str) -> list[Object]:
         """The pods of a ModelDeployment."""
-        with told(f"pods in namespace {self.namespace}"):
-            found = self.core.list_namespaced_pod(self.namespace, label_selector=f"{DEPLOYMENT_LABEL}={name}")
-            return self._plain(found.items)
+        listing = self.pod_listing(name)
+        with told(listing.what):
+            found: list[Object] = listing()["items"]
+            return found
+
+    def pod_listing(self, name: str) -> Listing:
+        """The pods of a ModelDeployment, to be listed or watched."""
+        selector = f"{DEPLOYMENT_LABEL}={name}"
+        call = partial(self.core.list_namespaced_pod, self.namespace, label_selector=selector)
+        return Listing(self.api, call, f"pods in namespace {self.namespace}")
+
+    def listing(self, plural: str, name: str) -> Listing:
+        """The object of ours of that name, as a listing of one or none."""
+        call = partial(
+            self._custom.list_namespaced_custom_object,
+            GROUP,
+            VERSION,
+            self.namespace,
+            plural,
+            field_selector=f"metadata.name={name}",
+        )
+        return Listing(self.api, call, f"{plural}/{name} in namespace {self.namespace}")
 
     def events(self, uid: str) -> list[Object]:
         """Events about the object with that UID."""

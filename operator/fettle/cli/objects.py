@@ -33,11 +33,15 @@ def read_deployment(found: Object) -> ModelDeployment:
 
 def model_of(cluster: Cluster, name: str) -> OptimizedModel:
     """The OptimizedModel. Raises ClusterError."""
-    found = cluster.get(MODELS, name)
+    return read_model(cluster.get(MODELS, name))
+
+
+def read_model(found: Object) -> OptimizedModel:
+    """What the API server answered. Raises ClusterError where it cannot be read."""
     try:
         return OptimizedModel.model_validate(found)
     except ValidationError as error:
-        raise ClusterError(f"optimizedmodel {name} cannot be read: {_first(error)}") from error
+        raise ClusterError(f"optimizedmodel {found['metadata']['name']} cannot be read: {_first(error)}") from error
 
 
 def output_option(command: Decorated) -> Decorated:

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Sequence
 from contextlib import suppress
+from dataclasses import dataclass
 from datetime import UTC, datetime
 
 import click
@@ -12,21 +13,23 @@ from rich.console import Console, Group, RenderableType
 from rich.live import Live
 from rich.text import Text
 
-from fettle.api.optimizedmodel import OptimizedModel
 from fettle.cli.completion import names
 from fettle.cli.display import result_console
 from fettle.cli.kube import DEPLOYMENTS, MODELS, Cluster, Object, with_cluster
-from fettle.cli.objects import echo, model_of, output_option, read_deployment
+from fettle.cli.objects import echo, output_option, read_deployment, read_model
 from fettle.cli.show_model import model
 from fettle.cli.show_rollout import rollout
+from fettle.cli.watching import Watched
 from fettle.errors import ClusterError, MissingError
 
-LOOK_SECONDS = 1.0
+DRAW_SECONDS = 1.0  # between two pictures; of changes in between, the last is drawn
 
 
 @click.command()
 @click.argument("name", metavar="NAME", shell_complete=names)
-@click.option("-w", "--watch", is_flag=True, help="Draw it again whenever something changes, until Ctrl-C.")
+@click.option(
+    "-w", "--watch", is_flag=True, help="Draw it again whenever something changes, until it is deleted or Ctrl-C."
+)
 @output_option
 @with_cluster
 def status(cluster: Cluster, name: str, watch: bool, output: str | None) -> None:
@@ -42,22 +45,42 @@ def status(cluster: Cluster, name: str, watch: bool, output: str | None) -> None
         return
     console = result_console()
     if watch:
-        follow(console, lambda: picture(cluster, name, console.width))
-    else:
-        console.print(picture(cluster, name, console.width), soft_wrap=not console.is_terminal)
+        with suppress(KeyboardInterrupt):
+            follow(console, cluster, name)
+        return
+    console.print(picture(look(cluster, name), console.width), soft_wrap=not console.is_terminal)
 
 
-def picture(cluster: Cluster, name: str, width: int) -> RenderableType:
-    """What there is of that name. Raises MissingError where there is neither."""
-    parts: list[RenderableType] = []
-    with suppress(MissingError):
-        found = read_deployment(cluster.get(DEPLOYMENTS, name))
-        parts.append(rollout(found, _pods(cluster, name), datetime.now(UTC)))
-    with suppress(MissingError):
-        shown: OptimizedModel = model_of(cluster, name)
-        parts += ["", model(shown, width)] if parts else [model(shown, width)]
-    if not parts:
+@dataclass(frozen=True)
+class Seen:
+    """What there is of a name. `pods` is None where they may not be listed."""
+
+    deployment: Object | None
+    model: Object | None
+    pods: Sequence[Object] | None
+
+    @property
+    def nothing(self) -> bool:
+        """Neither of both kinds."""
+        return self.deployment is None and self.model is None
+
+
+def look(cluster: Cluster, name: str) -> Seen:
+    """What there is now. Raises MissingError where there is neither."""
+    seen = Seen(_get(cluster, DEPLOYMENTS, name), _get(cluster, MODELS, name), _pods(cluster, name))
+    if seen.nothing:
         raise absent(cluster, name)
+    return seen
+
+
+def picture(seen: Seen, width: int) -> RenderableType:
+    """All of it, `width` columns wide. Raises ClusterError where an object cannot be read."""
+    parts: list[RenderableType] = []
+    if seen.deployment is not None:
+        parts.append(rollout(read_deployment(seen.deployment), seen.pods, datetime.now(UTC)))
+    if seen.model is not None:
+        shown = model(read_model(seen.model), width)
+        parts += ["", shown] if parts else [shown]
     return Group(*parts)
 
 
@@ -82,38 +105,80 @@ def documents(cluster: Cluster, name: str) -> Object:
     return items[0] if len(items) == 1 else {"apiVersion": "v1", "kind": "List", "items": items}
 
 
-def follow(console: Console, draw: Callable[[], RenderableType]) -> None:
-    """Draw again and again; what fails for a while is said in the picture. Ends by Ctrl-C."""
-    first = draw()  # what cannot be drawn at all is an error, not a picture
-    with suppress(KeyboardInterrupt):
+def follow(console: Console, cluster: Cluster, name: str) -> None:
+    """Draw again and again, until what was there is deleted. Raises ClusterError where it cannot be read to begin with."""
+    with Watched(cluster, name) as watched:
+        if _seen(watched).nothing:
+            raise absent(cluster, name)
         if console.is_terminal:
-            with Live(first, console=console, screen=False, auto_refresh=False) as live:
-                while True:
-                    live.update(_again(draw), refresh=True)
-                    time.sleep(LOOK_SECONDS)
-        _print_changes(console, first, draw)
+            _draw_in_place(console, watched, name)
+        else:
+            _print_changes(console, watched, name)
 
 
-def _print_changes(console: Console, first: RenderableType, draw: Callable[[], RenderableType]) -> None:
-    before, shown = "", first
+def _seen(watched: Watched) -> Seen:
+    return Seen(watched.object(DEPLOYMENTS), watched.object(MODELS), watched.pods)
+
+
+def _draw_in_place(console: Console, watched: Watched, name: str) -> None:
+    """The time that a pause still lasts moves without any change, so it is drawn anew each second."""
+    with Live(console=console, auto_refresh=False) as live:
+        while True:
+            seen = _seen(watched)
+            notes = [Text(note, style="yellow") for note in (*_deleted(watched, name), *_problem(watched))]
+            live.update(Group(*notes) if seen.nothing else Group(_drawn(seen, console), *notes), refresh=True)
+            if seen.nothing:
+                return
+            time.sleep(DRAW_SECONDS)
+
+
+def _print_changes(console: Console, watched: Watched, name: str) -> None:
+    """For pipes: a picture at each change; what else there is to say goes to stderr, each once."""
+    before, said, waiting = "", list[str](), False
     while True:
+        watched.changed.clear()
+        seen, deleted, problem = _seen(watched), _deleted(watched, name), _problem(watched)
+        news = [note for note in deleted if note not in said]
+        if bool(problem) != waiting:  # only that it began and that it is over: each try may fail in other words
+            news += problem or ["the API server answers again"]
+        for note in news:
+            click.echo(note, err=True)
+        said, waiting = deleted, bool(problem)
+        if seen.nothing:
+            return
         with console.capture() as capture:
-            console.print(shown, soft_wrap=True)
+            console.print(_drawn(seen, console), soft_wrap=True)
         if capture.get() != before:
             before = capture.get()
             click.echo(before)
-        time.sleep(LOOK_SECONDS)
-        shown = _again(draw)
+        time.sleep(DRAW_SECONDS)
+        watched.changed.wait()
 
 
-def _again(draw: Callable[[], RenderableType]) -> RenderableType:
+def _drawn(seen: Seen, console: Console) -> RenderableType:
     try:
-        return draw()
-    except ClusterError as error:
-        return Text(f"{error.message}; looking again", style="yellow")
+        return picture(seen, console.width)
+    except ClusterError as error:  # written by another version; the next change may be readable
+        return Text(error.message, style="yellow")
 
 
-def _pods(cluster: Cluster, name: str) -> list[Object] | None:
+def _deleted(watched: Watched, name: str) -> list[str]:
+    return [f"{plural}/{name} was deleted" for plural in watched.deleted]
+
+
+def _problem(watched: Watched) -> list[str]:
+    problem = watched.problem
+    return [f"{problem.message}; trying again"] if problem is not None else []
+
+
+def _get(cluster: Cluster, plural: str, name: str) -> Object | None:
+    try:
+        return cluster.get(plural, name)
+    except MissingError:
+        return None
+
+
+def _pods(cluster: Cluster, name: str) -> Sequence[Object] | None:
     try:
         return cluster.pods(name)
     except ClusterError:
