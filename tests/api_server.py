@@ -5,6 +5,7 @@ It knows no schema and runs no controller; tests/cluster has the real one. Fault
 
 from __future__ import annotations
 
+import asyncio
 import itertools
 import json
 from collections.abc import AsyncIterator, Callable
@@ -29,13 +30,17 @@ def status(code: int, reason: str, message: str = "") -> tuple[int, Object]:
 
 @dataclass
 class ApiServer:
-    """The objects, by path. `requests` has method and path of each request; `refuse` may answer one instead."""
+    """The objects, by path. `requests` has method and path of each request; `refuse` may answer one instead.
+
+    A write lands `write_seconds` after it was read, also when nobody waits for the answer any more.
+    """
 
     objects: dict[str, Object] = field(default_factory=dict)
     logs: dict[str, str] = field(default_factory=dict)  # pod's name -> its log
     requests: list[tuple[str, str]] = field(default_factory=list)
     refuse: Refusal = lambda method, path: None
     page: int = 500
+    write_seconds: float = 0.0
     _versions: itertools.count[int] = field(default_factory=lambda: itertools.count(1))
 
     def writes(self) -> list[tuple[str, str]]:
@@ -76,6 +81,7 @@ class ApiServer:
             name = path.split("/")[-2]
             return web.Response(text=self.logs[name]) if name in self.logs else _missing(path)
         body = json.loads(await request.read() or b"null")
+        await asyncio.sleep(0 if method == "GET" else self.write_seconds)
         handlers = {
             "GET": self._get,
             "POST": self._post,

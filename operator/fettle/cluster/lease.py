@@ -8,9 +8,10 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Coroutine
 from datetime import UTC, datetime
 from time import monotonic
+from typing import Any
 
 from fettle.cluster.client import Client
 from fettle.cluster.kinds import LEASE, Object
@@ -70,6 +71,7 @@ class Elector:
         self._seen: tuple[str, float] = ("", 0.0)  # resourceVersion, and when we saw it first
         self._lease: Object | None = None  # ours, as we wrote it last
         self._renewed_at = 0.0
+        self._writes: set[asyncio.Task[Object]] = set()  # under way
         self.identity = identity
         self.turned_at = clock()
 
@@ -95,11 +97,12 @@ class Elector:
     async def release(self) -> None:
         """Give the Lease up, so that a standby need not wait; best effort.
 
-        What the API server holds is asked first: a write that was under way when we were told to stop may have landed there unseen.
+        A write that was under way when we were told to stop may land later, unseen: it is waited for, and the API server asked.
         """
         self._lease = None
         try:
             async with asyncio.timeout(RELEASE_SECONDS):
+                await asyncio.gather(*self._writes, return_exceptions=True)
                 while not await self._released():
                     pass
         except (ClusterError, TimeoutError) as error:
@@ -118,18 +121,30 @@ class Elector:
         logger.info("%s released the Lease", self.identity)
         return True
 
+    async def _landed(self, write: Coroutine[Any, Any, Object]) -> Object:
+        """The answer to a write, which goes on to its end even where we no longer wait for it."""
+        task = asyncio.create_task(write)
+        self._writes.add(task)
+        task.add_done_callback(self._over)
+        return await asyncio.shield(task)
+
+    def _over(self, write: asyncio.Task[Object]) -> None:
+        self._writes.discard(write)
+        if not write.cancelled() and write.exception() is not None:
+            logger.debug("a write to the Lease failed: %s", write.exception())
+
     async def _attempt(self) -> bool:
         self.turned_at = self._clock()
         try:
             lease = await self._client.get(LEASE, self._namespace, self._name)
             started = self._clock()
             if lease is None:
-                self._keep(await self._client.create(LEASE, self._fresh()), started)
+                self._keep(await self._landed(self._client.create(LEASE, self._fresh())), started)
                 return True
             if not self._free(lease):
                 return False
             spec = held_spec(lease["spec"], self.identity, self._duration, self._now())
-            self._keep(await self._client.replace(LEASE, {**lease, "spec": spec}), started)
+            self._keep(await self._landed(self._client.replace(LEASE, {**lease, "spec": spec})), started)
             return True
         except (ConflictError, ExistsError):
             return False  # another was faster
@@ -173,7 +188,7 @@ class Elector:
             spec = held_spec(self._lease["spec"], self.identity, self._duration, self._now())
             try:
                 async with asyncio.timeout(left):
-                    self._keep(await self._client.replace(LEASE, {**self._lease, "spec": spec}), started)
+                    self._keep(await self._landed(self._client.replace(LEASE, {**self._lease, "spec": spec})), started)
                 return
             except ConflictError:
                 await self._reread()

@@ -113,10 +113,19 @@ async def test_a_renewal_that_landed_unseen_does_not_keep_the_lease_from_being_r
     assert await tries(second)
 
 
-async def test_a_lease_that_was_taken_unseen_is_released(ground: Ground) -> None:
-    assert await tries(ground.elector("first"))
-    await ground.elector("first").release()  # never saw an answer
+@pytest.mark.parametrize("held", [False, True], ids=["taking", "renewing"])
+async def test_who_is_stopped_while_a_write_is_under_way_still_gives_the_lease_up(ground: Ground, held: bool) -> None:
+    first, second = ground.elector("first"), ground.elector("second")
+    if held:
+        assert await tries(first)
+    ground.server.write_seconds = 0.2
+    leading = asyncio.create_task(first.hold() if held else first.acquire())
+    await asyncio.sleep(0.1)
+    leading.cancel()
+    await first.release()
+    await asyncio.sleep(0.3)
     assert ground.holder() == ""
+    assert await tries(second)
 
 
 async def test_a_replica_that_does_not_lead_releases_nothing(ground: Ground) -> None:
