@@ -7,6 +7,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 from bench.rollout_models import Model
@@ -222,11 +223,16 @@ def third_revision(stage: Stage) -> str:
     return stage.rolled_out()
 
 
+def has_ready(count: int, found: dict[str, Any]) -> bool:
+    """Whether so many pods are ready."""
+    return bool(found["status"].get("readyReplicas") == count)
+
+
 def scaling(stage: Stage) -> str:
     """3 -> 5 -> 2 -> 3 pods."""
     for replicas in (5, 2, REPLICAS):
         stage.kube.kubectl("scale", f"modeldeployment/{NAME}", f"--replicas={replicas}")
-        stage.until(lambda found, n=replicas: found["status"].get("readyReplicas") == n, f"{replicas} ready pods")
+        stage.until(partial(has_ready, replicas), f"{replicas} ready pods")
     stage.settled()
     return "Scaled"
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import os
 import signal
-import socket
 import sys
 import tempfile
 from collections.abc import AsyncIterator, Awaitable, Callable
@@ -15,6 +14,7 @@ from pathlib import Path
 from typing import TypeVar
 
 import httpx
+from tools.serving import free_port
 
 Value = TypeVar("Value")
 
@@ -70,14 +70,6 @@ class OperatorProcess:
     def text(self) -> str:
         """Everything it logged."""
         return self.log.read_text()
-
-
-def free_port() -> int:
-    """A port nobody listens on."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-        return port
 
 
 @asynccontextmanager

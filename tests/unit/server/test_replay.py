@@ -11,7 +11,8 @@ from typing import Any
 import httpx
 import numpy as np
 import pytest
-from tests.unit.server.serving import VALUES, Server, free_port
+from tests.unit.server.serving import VALUES, Server
+from tools.serving import free_port
 
 from fettle.api.signature import Signature, Tensor
 from fettle.api.vocabulary import AgreementMode
@@ -24,12 +25,12 @@ SURE, UNSURE = [0, 1, 2, 9], [1, 2, 3, 4]  # the look-up model answers what it i
 TOKEN = "a-secret-of-this-test"
 
 
-def serve(root: Path, revision: str, stable: Server | None = None, **more: Any) -> Server:
+def serve(root: Path, revision: str, stable: Server | str | None = None, **more: Any) -> Server:
     token = root / "token"
     root.mkdir(exist_ok=True)
     token.write_text(TOKEN)
-    address = {"FETTLE_SERVER_STABLE": f"127.0.0.1:{stable.management}"} if stable is not None else {}
-    settings = {"FETTLE_SERVER_REVISION": revision, "FETTLE_SERVER_SAMPLES_TOKEN": str(token), **address}
+    address = f"127.0.0.1:{stable.management}" if isinstance(stable, Server) else stable or ""
+    settings = {"revision": revision, "samples_token": token, "stable": address}
     return Server(root, **{**settings, **more})
 
 
@@ -133,8 +134,8 @@ def test_samples_go_to_who_shows_the_secret(stable: Server, method: str, headers
 
 
 def test_a_pod_without_samples_or_without_a_secret_hands_out_none_and_serves(tmp_path: Path) -> None:
-    off = serve(tmp_path / "off", "stable", rule=RULE, FETTLE_SERVER_SAMPLES="0")
-    bare = serve(tmp_path / "bare", "stable", rule=RULE, FETTLE_SERVER_SAMPLES_TOKEN="/nowhere/token")
+    off = serve(tmp_path / "off", "stable", rule=RULE, samples=0)
+    bare = serve(tmp_path / "bare", "stable", rule=RULE, samples_token="/nowhere/token")
     try:
         assert httpx.post(f"{off.admin}/fettle/samples").status_code == 404
         assert httpx.post(f"{bare.admin}/fettle/samples").status_code == 503
@@ -147,7 +148,7 @@ def test_a_pod_without_samples_or_without_a_secret_hands_out_none_and_serves(tmp
 
 
 def test_a_stable_revision_that_nobody_reaches_is_told_as_such(tmp_path: Path) -> None:
-    canary = serve(tmp_path, "canary", FETTLE_SERVER_STABLE=f"127.0.0.1:{free_port()}")
+    canary = serve(tmp_path, "canary", stable=f"127.0.0.1:{free_port()}")
     try:
         for _ in range(200):
             problem = told(canary)[1]["problem"]

@@ -102,7 +102,7 @@ def test_windows_count_every_answer_once_and_metrics_count_codes(server: Server)
 
 
 def test_a_connection_ends_after_its_requests(tmp_path: Path) -> None:
-    server = Server(tmp_path, FETTLE_SERVER_CONNECTION_MAX_REQUESTS="4", FETTLE_SERVER_MAX_BODY_BYTES="2000")
+    server = Server(tmp_path, connection_max_requests=4, max_body_bytes=2000)
     try:
         with httpx.Client() as client:
             closed = [

@@ -1,0 +1,113 @@
+"""A model served on this machine as a pod serves it: an artifact in a store, and a server process. For tests and benches."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import httpx
+
+from fettle.api.recipe import RuntimeSettings
+from fettle.api.signature import Signature
+from fettle.api.vocabulary import RuntimeName
+from fettle.store.manifest import DataRecord, Manifest, RecipeRecord, write_artifact
+from fettle.store.store import Store
+from fettle.store.uris import Mounts
+
+CLAIM = "store"
+READY_SECONDS = 60
+
+
+def open_store(folder: Path) -> Store:
+    """The store in `folder`, which a server knows as pvc://store."""
+    folder.mkdir(parents=True, exist_ok=True)
+    return Store.open(f"pvc://{CLAIM}", Mounts({CLAIM: folder}))
+
+
+def publish(store: Store, model: Path, signature: Signature, **more: Any) -> str:
+    """The artifact of an ONNX file as it is, alone in its folder; its digest. `more`: other parts of its manifest."""
+    manifest = Manifest(
+        source_sha256="0" * 64,
+        recipe=RecipeRecord(name="portable"),
+        data=DataRecord(),
+        libraries={},
+        signature=signature,
+        model=store.put_model(model.parent, model.name),
+        **{"runtime": RuntimeName.ONNXRUNTIME, "settings": RuntimeSettings(threads=1), "tolerances": {}, **more},
+    )
+    return write_artifact(store, manifest)
+
+
+class ServerProcess:
+    """A server of an artifact, ready, and its two ports."""
+
+    def __init__(self, store: Path, sha256: str, folder: Path, *, log: int | None = None, **settings: object) -> None:
+        """`folder` gets the artifact; `settings` are the server's, by their names; `log` is where stderr goes."""
+        self.port, self.management = free_port(), free_port()
+        told = {
+            "artifact": f"pvc://{CLAIM}/artifacts/{sha256}",
+            "sha256": sha256,
+            "folder": folder,
+            "host": "127.0.0.1",
+            "port": self.port,
+            "management_port": self.management,
+            **settings,
+        }
+        self._environment = os.environ | {f"FETTLE_SERVER_{key.upper()}": str(value) for key, value in told.items()}
+        self._environment["FETTLE_MOUNTS"] = json.dumps({CLAIM: str(store)})
+        fetched = self.run("fetch")
+        if fetched.returncode != 0:
+            raise RuntimeError(f"the artifact cannot be fetched: {fetched.stderr}")
+        self.process = subprocess.Popen(_command("serve"), env=self._environment, stderr=log)
+        try:
+            self._wait_until_ready()
+        except BaseException:
+            self.process.kill()
+            raise
+
+    def run(self, command: str) -> subprocess.CompletedProcess[str]:
+        """Run a command of the server to its end."""
+        return subprocess.run(
+            _command(command), env=self._environment, capture_output=True, text=True, check=False, timeout=60
+        )
+
+    def _wait_until_ready(self) -> None:
+        until = time.monotonic() + READY_SECONDS
+        while time.monotonic() < until:
+            if self.process.poll() is not None:
+                raise RuntimeError(f"the server ended with {self.process.returncode} before it was ready")
+            with contextlib.suppress(httpx.TransportError):
+                if httpx.get(f"{self.admin}/readyz").status_code == 200:
+                    return
+            time.sleep(0.05)
+        raise TimeoutError(f"the server did not get ready in {READY_SECONDS} s")
+
+    @property
+    def admin(self) -> str:
+        """The management address."""
+        return f"http://127.0.0.1:{self.management}"
+
+    def stop(self) -> None:
+        """End the process, if it still runs."""
+        if self.process.poll() is None:
+            self.process.send_signal(signal.SIGTERM)
+            self.process.wait(30)
+
+
+def _command(name: str) -> list[str]:
+    return [sys.executable, "-m", "fettle.server", name]
+
+
+def free_port() -> int:
+    """A port of this machine that nobody listens on."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
