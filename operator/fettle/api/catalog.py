@@ -131,7 +131,8 @@ FORMATS: tuple[FormatEntry, ...] = (
         "torch",
         ("onnx", "onnxruntime", "torch"),
         RuntimeName.TORCHSCRIPT,
-        (".pt", ".pth", ".ts", ".torchscript"),
+        (".pt", ".pth", ".ts", ".jit", ".torchscript"),
+        revision=2,
         image=Image.OPTIMIZER_TORCH,
     ),
     FormatEntry(
@@ -140,6 +141,7 @@ FORMATS: tuple[FormatEntry, ...] = (
         ("onnx", "onnxruntime", "onnxscript", "torch"),
         RuntimeName.TORCHSCRIPT,
         (".pt2",),
+        revision=2,
         image=Image.OPTIMIZER_TORCH,
     ),
 )

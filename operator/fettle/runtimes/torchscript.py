@@ -83,7 +83,13 @@ def _script(module: Any) -> Program:
             raise RuntimeFailure(message, reason=Reason.UNSUPPORTED_MODEL)
     given = [one for one in arguments if str(one.type) in ("Tensor", "Optional[Tensor]")]
     optional = sum(one.has_default_value() for one in given)
-    return Program(module, tuple(one.name for one in given), lambda tensors: module(*tensors), optional)
+    names = tuple(one.name for one in given)
+    return Program(module, names, _by_name(module, names), optional)
+
+
+def _by_name(module: Any, names: tuple[str, ...]) -> Callable[[Sequence[torch.Tensor]], Any]:
+    """A script's call: between its tensors may stand arguments of another kind, which keep their defaults."""
+    return lambda tensors: module(**dict(zip(names, tensors, strict=False)))
 
 
 def _exported(program: Any) -> Program:
@@ -106,16 +112,17 @@ def _exported(program: Any) -> Program:
 def named_outputs(answer: Any, name: str = "") -> dict[str, torch.Tensor]:
     """The tensors of an answer under names that do not change: `output`; `output_0`, `output_1` of a tuple; the keys of a dictionary.
 
-    Raises RuntimeFailure (UnsupportedModel) for what is no tensor.
+    Raises RuntimeFailure (UnsupportedModel) for what is no tensor of real numbers.
     """
-    if isinstance(answer, torch.Tensor):
+    if isinstance(answer, torch.Tensor) and not answer.is_complex():
         return {name or OUTPUT: answer}
     if isinstance(answer, Mapping):
         parts = [(f"{name}_{key}" if name else str(key), value) for key, value in answer.items()]
-    elif isinstance(answer, Sequence) and not isinstance(answer, str):
+    elif isinstance(answer, (list, tuple)):
         parts = [(f"{name or OUTPUT}_{index}", value) for index, value in enumerate(answer)]
     else:
-        message = f"the output {name or OUTPUT!r} is a {type(answer).__name__}; outputs must be plain tensors"
+        kind = answer.dtype if isinstance(answer, torch.Tensor) else type(answer).__name__
+        message = f"the output {name or OUTPUT!r} is a {kind}; outputs must be plain tensors of real numbers"
         raise RuntimeFailure(message, reason=Reason.UNSUPPORTED_MODEL)
     return {inner: tensor for part, value in parts for inner, tensor in named_outputs(value, part).items()}
 
@@ -225,7 +232,7 @@ def _optimized(program: Program) -> Program:
             module = torch.jit.optimize_for_inference(torch.jit.freeze(program.module))
         except Exception as error:
             raise _failure("PyTorch could not optimize the script", error) from error
-    return Program(module, program.inputs, lambda tensors: module(*tensors), program.optional)
+    return Program(module, program.inputs, _by_name(module, program.inputs), program.optional)
 
 
 def to_tensor(array: Array) -> torch.Tensor:
