@@ -7,7 +7,6 @@ from fettle.signals import end_at_sigterm
 if __name__ == "__main__":
     end_at_sigterm()
 
-# ruff: noqa: E402 - the imports below take seconds, and a signal may come meanwhile
 
 import logging
 import os
