@@ -238,7 +238,7 @@ def carried_state() -> onnx.ModelProto:
         helper.make_node("Add", ["input", "state"], ["stateN"]),
         helper.make_node("Tanh", ["stateN"], ["output"]),
     ]
-    shape = ["N", 4]
+    shape: tuple[str, int] = ("N", 4)
     return model(
         nodes, [tensor("input", shape), tensor("state", shape)], [tensor("output", shape), tensor("stateN", shape)]
     )
