@@ -44,9 +44,15 @@ def _below(node: Any, path: str, lines: list[str]) -> Iterator[tuple[str, ...]]:
 
 
 def _comment(lines: list[str], line: int) -> str:
-    """The comment that ends right above a line; empty where there is none."""
-    above = lines[line - 1].strip() if line else ""
-    return above.removeprefix(COMMENT) if above.startswith(COMMENT) else ""
+    """The comment that ends right above a line, of one line or of several; empty where there is none."""
+    told: list[str] = []
+    for above in reversed([one.strip() for one in lines[:line]]):
+        if above.startswith(COMMENT):
+            return " ".join([above.removeprefix(COMMENT), *told])
+        if not above.startswith("# "):
+            break
+        told.insert(0, above.removeprefix("# "))
+    return ""
 
 
 def _default(node: yaml.Node) -> str:

@@ -46,7 +46,7 @@ def rollout(found: ModelDeployment, pods: Sequence[Object] | None, now: datetime
             table.add_row(label, _revision(revision, pods))
     if status.canary is not None:
         _trial(table, found, status.canary, now)
-    _orders(table, status)
+    _orders(table, found.metadata["name"], status)
     for number, record in enumerate(reversed(status.revisions[-HISTORY:])):
         left = f"left {record.left}, {record.reason}" if record.left else "serves"
         table.add_row("ledger" if not number else "", f"{record.revision}  entered {record.entered or 'never'}  {left}")
@@ -137,11 +137,11 @@ def analysis(watched: AnalysisStatus) -> Iterable[tuple[str, Text]]:
         yield "windows" if not number else "", text
 
 
-def _orders(table: Table, status: ModelDeploymentStatus) -> None:
+def _orders(table: Table, name: str, status: ModelDeploymentStatus) -> None:
     if status.rollback is not None:
         text = f"from {status.rollback.desired} to {status.rollback.target}, until the spec asks for another revision"
         table.add_row("rollback", text)
     if status.failed_revision is not None:
-        table.add_row("failed", f"{status.failed_revision} (kubectl fettle retry tries it again)")
+        table.add_row("failed", f"{status.failed_revision} (kubectl fettle retry {name} tries it again)")
     if status.last_command is not None:
         table.add_row("command", f"{status.last_command.name} {status.last_command.value}")

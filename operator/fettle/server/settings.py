@@ -38,7 +38,7 @@ class ServerSettings(BaseSettings):
         default=0.1, gt=0, le=1, description="Share of this pod's CPU that comparing with the stable revision may take."
     )
     connection_max_requests: int = Field(
-        default=200, ge=1, description="Requests after which a connection is closed (jittered by a quarter)."
+        default=1000, ge=1, description="Requests after which a connection is closed (jittered by a quarter)."
     )
     connection_max_seconds: float = Field(
         default=30, gt=0, description="Age at which a connection is closed (jittered by a quarter)."
