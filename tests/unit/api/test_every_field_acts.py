@@ -27,9 +27,11 @@ from fettle.api.optimizedmodel import OptimizedModelSpec
 from fettle.api.pods import EnvVar, LocalReference, ResourceSpec, Toleration
 
 SOURCE = Path(inspect.getfile(base)).parents[1]
+PAGE = Path(__file__).parents[3] / "docs" / "design" / "where.md"
 # Copied into pods as they are, so that Kubernetes is what reacts to their fields.
 COPIED_WHOLE = {EnvVar, LocalReference, ResourceSpec, Toleration}
 DUMPS = {"to_json", "model_dump"}
+THAT_ACT = {"bounds.py", "catalog.py"}  # the only decisions that stand beside the kinds
 
 
 def models_in(annotation: Any) -> set[type[BaseModel]]:
@@ -66,33 +68,34 @@ FIELDS = sorted(
 
 
 Models = set[type[BaseModel]]
+Field = tuple[type[BaseModel], str]
 
 
 class Reads:
-    """What the code reads of which model: `found` holds (model, field)."""
+    """What the code reads of which model, and where: (model, field) -> places such as `plan/rounds.py::_build`."""
 
     def __init__(self) -> None:
         self.attributes: dict[str, Models] = defaultdict(set)  # of any object: fields, and what functions return
         self.variables: dict[tuple[int, str], Models] = defaultdict(set)  # within one function
-        self.found: set[tuple[type[BaseModel], str]] = set()
+        self.found: dict[Field, set[str]] = defaultdict(set)
         for model in ALL_MODELS.values():
             for name, field in model.model_fields.items():
                 self.attributes[name] |= models_in(field.annotation)
-        trees = [
-            ast.parse(path.read_text())
+        scopes = [
+            (f"{path.relative_to(SOURCE)}::{name}", nodes)
             for path in sorted(SOURCE.rglob("*.py"))
-            if path.parent.name != "api" or path.name == "catalog.py"
+            if path.parent.name != "api" or path.name in THAT_ACT
+            for name, nodes in _scopes(ast.parse(path.read_text()))
         ]
-        scopes = [scope for tree in trees for scope in _scopes(tree)]
         before = -1
         while before != (before := self._known()):  # until nothing new is learnt
-            for self.scope, nodes in enumerate(scopes):
+            for self.scope, (_, nodes) in enumerate(scopes):
                 for node in nodes:
                     self._learn(node)
-        for self.scope, nodes in enumerate(scopes):
+        for self.scope, (place, nodes) in enumerate(scopes):
             for node in nodes:
                 if isinstance(node, ast.Attribute):
-                    self._read(node)
+                    self._read(node, place)
 
     def _known(self) -> int:
         return sum(len(models) for table in (self.attributes, self.variables) for models in table.values())
@@ -152,27 +155,28 @@ class Reads:
                 return self._of(one) | self._of(other)
         return set()
 
-    def _read(self, node: ast.Attribute) -> None:
+    def _read(self, node: ast.Attribute, place: str) -> None:
         for model in self._of(node.value):
             if model in COPIED_WHOLE and node.attr in DUMPS:
-                self.found |= {(model, name) for name in model.model_fields}
+                for name in model.model_fields:
+                    self.found[model, name].add(place)
             for parent in model.__mro__:
                 if inspect.isclass(parent) and issubclass(parent, BaseModel):
-                    self.found.add((parent, node.attr))
+                    self.found[parent, node.attr].add(place)
 
 
-def _scopes(tree: ast.AST) -> Iterator[list[ast.AST]]:
-    """The nodes of each function with what is nested in it, and those outside of any."""
+def _scopes(tree: ast.AST) -> Iterator[tuple[str, list[ast.AST]]]:
+    """The name and the nodes of each function with what is nested in it, and those outside of any."""
     outside: list[ast.AST] = []
     todo = [tree]
     while todo:
         for child in ast.iter_child_nodes(todo.pop()):
             outside.append(child)
             if isinstance(child, ast.FunctionDef | ast.AsyncFunctionDef):
-                yield list(ast.walk(child))
+                yield child.name, list(ast.walk(child))
             else:
                 todo.append(child)
-    yield outside
+    yield "", outside
 
 
 @pytest.fixture(scope="module")
@@ -190,3 +194,39 @@ def test_something_reacts_to_it(reads: Reads, model: type[BaseModel], field: str
 def test_a_field_that_nobody_reads_is_noticed(reads: Reads) -> None:
     assert (OptimizedModelSpec, "sauce") not in reads.found
     assert (LatencyConstraint, "max_bytes") not in reads.found
+
+
+def leaves(model: type[BaseModel], path: str = "") -> Iterator[tuple[str, Field]]:
+    """Each field of a spec that holds a value, by its path in a manifest."""
+    for name, field in model.model_fields.items():
+        inner = {found for found in models_in(field.annotation) - COPIED_WHOLE if found.model_fields}
+        here = f"{path}{field.alias or name}"
+        if not inner:
+            yield here, (model, name)
+        for found in inner:
+            yield from leaves(found, f"{here}{'[]' if 'tuple' in str(field.annotation) else ''}.")
+
+
+def guide(kind: str) -> dict[str, list[str]]:
+    """What the page says of a kind: path of a field -> places."""
+    text = PAGE.read_text(encoding="utf-8").partition(f"\n## {kind}\n")[2].partition("\n## ")[0]
+    told: dict[str, list[str]] = {}
+    for line in text.splitlines():
+        if line.startswith("| `"):
+            fields, places = (re.findall(r"`([^`]+)`", cell) for cell in line.strip("| ").split(" | "))
+            told |= {field.replace("*", data): places for field in fields for data in ("calibration", "evaluation")}
+    return told
+
+
+@pytest.mark.parametrize(
+    ("kind", "spec"), [("OptimizedModel", OptimizedModelSpec), ("ModelDeployment", ModelDeploymentSpec)]
+)
+def test_the_page_leads_from_each_field_to_a_function_that_reads_it(
+    reads: Reads, kind: str, spec: type[BaseModel]
+) -> None:
+    told, fields = guide(kind), dict(leaves(spec))
+    assert set(told) == set(fields)
+    wrong = [
+        (path, place) for path, places in told.items() for place in places if place not in reads.found[fields[path]]
+    ]
+    assert wrong == []
