@@ -143,6 +143,15 @@ def table(rows: Sequence[dict[str, Any]]) -> Table:
     return made
 
 
+def keep(rows: Sequence[dict[str, Any]]) -> None:
+    """Write `rows` into the results, in the place of earlier ones of the same models."""
+    RESULTS.parent.mkdir(exist_ok=True)
+    before = json.loads(RESULTS.read_text()) if RESULTS.exists() else []
+    found = {row["model"]: row for row in (*before, *rows)}
+    ordered = [found[name] for name in CASES if name in found]
+    RESULTS.write_text(json.dumps(ordered, indent=2) + "\n")
+
+
 def main() -> None:
     """Parse the command line; exit status 1 when an end state or a claim is not what it should be."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -169,8 +178,7 @@ def main() -> None:
             kept.write_text(json.dumps(row))
         rows.append(json.loads(kept.read_text()))
         print(json.dumps(rows[-1]), file=sys.stderr)
-    RESULTS.parent.mkdir(exist_ok=True)
-    RESULTS.write_text(json.dumps(rows, indent=2) + "\n")
+    keep(rows)
     Console(width=200).print(table(rows))
     broken = [row["model"] for row in rows if not row["asExpected"] or not row.get("claim", {"holds": True})["holds"]]
     sys.exit(f"not as they should be: {', '.join(broken)}" if broken else 0)

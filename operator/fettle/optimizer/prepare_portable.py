@@ -80,9 +80,26 @@ def plain(source: Source, specs: tuple[InputSpec, ...], folder: Path) -> Plain:
         return Plain(model, path, signature, run, untouched, True, tuple(notes))
     if onnx_model.opset(model) > onnx_model.READABLE_OPSET or model.ir_version > onnx_model.READABLE_IR:
         return _lowered(model, signature, source.path.parent, folder, notes)
-    path = source.path if untouched else _saved(model, folder / "plain", source.path)
+    return _own(source, model, signature, folder, notes)
+
+
+def _own(source: Source, model: onnx.ModelProto, signature: Signature, folder: Path, notes: list[str]) -> Plain:
+    """A source in ONNX: the file as it came, unless something of it was changed (`notes`) or the runtime needs its tensors in one file."""
+    if not notes:
+        try:
+            opened = _opened(source.path, signature, model)
+            return Plain(model, source.path, signature, opened.infer, untouched=True, converted=False)
+        except SourceError:
+            if len(source.files) == 1:
+                raise
+            log.info("the source does not load as it came", exc_info=True)
+            # A shape that depends on a tensor outside the file stops the runtime, though the model is sound.
+            notes = [
+                "tensors beside the file were taken in, without which it does not load; the portable form is the timed baseline"
+            ]
+    path = _saved(model, folder / "plain", source.path)
     opened = _opened(path, signature, model)
-    return Plain(model, path, signature, opened.infer, untouched, not untouched, tuple(notes))
+    return Plain(model, path, signature, opened.infer, untouched=False, converted=True, notes=tuple(notes))
 
 
 def _refuse_states(signature: Signature, model: onnx.ModelProto) -> None:

@@ -145,6 +145,14 @@ def test_weights_in_a_file_of_their_own_belong_to_the_model(bench: Workbench) ->
     answers_alike(bench, report, Expected())
 
 
+def test_a_shape_that_depends_on_a_tensor_outside_the_file_does_not_stop_a_model(bench: Workbench) -> None:
+    bench.put(models.two_inputs_two_outputs(), external=True)
+    report = bench.prepare()
+    assert report.basis == Basis.PORTABLE_FORM
+    assert [file.path for file in report.portable.files] == ["model.onnx"]
+    assert any("tensors beside the file were taken in" in note for note in report.notes)
+
+
 def test_weights_too_large_for_one_file_stay_outside(bench: Workbench, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("fettle.optimizer.formats.onnx_model.INLINE_LIMIT", 100)
     bench.put(models.old_opset(), external=True)

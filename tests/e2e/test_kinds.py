@@ -1,0 +1,157 @@
+"""Models of many kinds on the cluster, all at once: each to its end, and what is published fetched back and held against its reference."""
+
+from __future__ import annotations
+
+import base64
+import io
+import json
+import tarfile
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import pytest
+from bench import claims
+from tests.data import models
+from tools.demo import install, watch
+from tools.demo.kube import Kube, condition, is_current
+
+pytestmark = pytest.mark.timeout(600)
+SMALL = {"requests": {"cpu": "100m", "memory": "256Mi"}, "limits": {"cpu": "1", "memory": "2Gi"}}
+GOING = {"Preparing", "Optimizing", "Measuring", "Publishing"}
+FP32 = {"name": "fp32", "steps": [{"optimizeGraph": {}}]}
+INT8 = {"name": "int8", "steps": [{"quantize": {"mode": "Static"}}]}
+STORE_POD = "store"
+PACK = """
+import base64, io, tarfile
+held = io.BytesIO()
+with tarfile.open(fileobj=held, mode="w") as archive:
+    archive.add("/store", ".")
+print(base64.b64encode(held.getvalue()).decode())
+"""
+
+
+@dataclass(frozen=True)
+class Kind:
+    """A model, its evaluation items where it needs some, and the reason it ends with."""
+
+    model: onnx.ModelProto
+    expected: str = "Published"
+    items: dict[str, np.ndarray[Any, Any]] | None = None
+    external: bool = False
+
+
+def kinds() -> dict[str, Kind]:
+    """The kinds, by the names of their objects."""
+    random = np.random.default_rng(31)
+    return {
+        "tokens": Kind(models.tokens()),  # two inputs, int64
+        "texts": Kind(models.texts()),
+        "external-data": Kind(models.two_inputs_two_outputs(), external=True),
+        "custom-operator": Kind(models.custom_operator(), "UnsupportedOperator"),
+        "ruined-by-int8": Kind(
+            models.ruined_by_int8(), items={"x": random.standard_normal((200, 8)).astype(np.float32)}
+        ),
+    }
+
+
+def manifest(name: str, kind: Kind) -> dict[str, Any]:
+    """One candidate that cannot be wrong; a second, that is, for the model that int8 ruins."""
+    spec: dict[str, Any] = {
+        "source": {"uri": f"pvc://models/{name}/model.onnx"},
+        "targets": [{"name": "cpu", "runtimes": ["onnxruntime"], "threads": 1, "resources": SMALL}],
+        "recipes": [FP32, *([INT8] if kind.items else [])],
+        "search": {"parallelism": 1},
+        "jobs": {"resources": SMALL},
+    }
+    if kind.items is not None:
+        spec["data"] = {"evaluation": {"uri": f"pvc://models/{name}/items.npz"}}
+        spec["constraints"] = {"accuracy": {"maxDrop": 0.1}}
+    return {"apiVersion": "fettle.dev/v1alpha1", "kind": "OptimizedModel", "metadata": {"name": name}, "spec": spec}
+
+
+@pytest.fixture(scope="module")
+def ended(space: Kube, tmp_path_factory: pytest.TempPathFactory) -> dict[str, dict[str, Any]]:
+    """Every object once its Ready condition says how it ended."""
+    return run_to_the_end(space, tmp_path_factory.mktemp("kinds"), 300)
+
+
+def run_to_the_end(space: Kube, folder: Path, seconds: float) -> dict[str, dict[str, Any]]:
+    """Push and apply every kind at once; the objects as they ended, fewer after `seconds`."""
+    for name, kind in kinds().items():
+        models.save(kind.model, folder / name / "model.onnx", external=kind.external)
+        if kind.items is not None:
+            np.savez(folder / name / "items.npz", **kind.items)  # type: ignore[arg-type]
+    install.push(space, folder, "pvc://models")
+    space.apply([manifest(name, kind) for name, kind in kinds().items()])
+    found: dict[str, dict[str, Any]] = {}
+    for elapsed in watch.polls(seconds):
+        for name in kinds().keys() - found.keys():
+            model = space.get("om", name)
+            reason = condition(model, "Ready").get("reason")
+            if model is not None and is_current(model) and reason is not None and reason not in GOING:
+                found[name] = model
+                print(f"{elapsed:5.0f} s  {name}: {reason}: {condition(model, 'Ready').get('message', '')}")
+        if found.keys() == kinds().keys():
+            break
+    return found
+
+
+@pytest.fixture(scope="module")
+def store(ended: dict[str, dict[str, Any]], space: Kube, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The namespace's store, copied onto this machine."""
+    return fetch(space, tmp_path_factory.mktemp("store"))
+
+
+def fetch(space: Kube, folder: Path) -> Path:
+    """Copy the claim of the store into `folder`, through a pod that reads it."""
+    container = {
+        "name": STORE_POD,
+        "image": install.images()["server"],
+        "command": ["sleep", "600"],
+        "volumeMounts": [{"name": "store", "mountPath": "/store", "readOnly": True}],
+        "resources": {"requests": {"cpu": "10m", "memory": "64Mi"}},
+        "securityContext": {"allowPrivilegeEscalation": False, "capabilities": {"drop": ["ALL"]}},
+    }
+    secure = {"runAsNonRoot": True, "runAsUser": 65532, "fsGroup": 65532, "seccompProfile": {"type": "RuntimeDefault"}}
+    spec = {
+        "restartPolicy": "Never",
+        "automountServiceAccountToken": False,
+        "securityContext": secure,
+        "containers": [container],
+        "volumes": [{"name": "store", "persistentVolumeClaim": {"claimName": "fettle-store"}}],
+    }
+    space.apply([{"apiVersion": "v1", "kind": "Pod", "metadata": {"name": STORE_POD}, "spec": spec}])
+    space.kubectl("wait", f"pod/{STORE_POD}", "--for=condition=Ready", "--timeout=60s")
+    packed = space.kubectl("exec", STORE_POD, "--", "python", "-c", PACK)
+    with tarfile.open(fileobj=io.BytesIO(base64.b64decode(packed))) as archive:
+        archive.extractall(folder, filter="data")
+    return folder
+
+
+@pytest.mark.parametrize("name", kinds())
+def test_each_kind_ends_with_its_reason(ended: dict[str, dict[str, Any]], name: str) -> None:
+    assert name in ended, "did not end"
+    ready = condition(ended[name], "Ready")
+    expected = kinds()[name].expected
+    assert (ready["reason"], ready["status"]) == (expected, "True" if expected == "Published" else "False"), ready
+
+
+def test_an_unknown_operator_is_named(ended: dict[str, dict[str, Any]]) -> None:
+    assert "SecretSauce (domain com.example)" in condition(ended["custom-operator"], "Ready")["message"]
+
+
+def test_what_int8_ruins_is_not_published_in_int8(ended: dict[str, dict[str, Any]]) -> None:
+    rows = {row["name"]: row for row in ended["ruined-by-int8"]["status"]["candidates"]}
+    int8 = [row for name, row in rows.items() if name.startswith("int8")]
+    assert int8 and all(row["state"] == "Rejected" and row["reason"] for row in int8), json.dumps(rows)
+
+
+@pytest.mark.parametrize("name", [name for name, kind in kinds().items() if kind.expected == "Published"])
+def test_what_is_published_answers_as_its_reference_says(
+    ended: dict[str, dict[str, Any]], store: Path, name: str
+) -> None:
+    artifact = ended[name]["status"]["artifacts"][0]
+    assert claims.outputs(store, artifact["sha256"]) <= 1
