@@ -72,13 +72,15 @@ class FormatEntry:
 class RuntimeEntry:
     """A runtime: which files it loads and in which precisions it can be asked to compute.
 
-    A precision other than Float32 still depends on the node; the measuring Job asks the runtime there.
+    A precision other than Float32 still depends on the node; the measuring Job asks the runtime there. `process_bytes` is the
+    memory of a process that has loaded the library and a model without weights.
     """
 
     runtime: RuntimeName
     library: str
     loads: tuple[str, ...]
     precisions: tuple[Precision, ...]
+    process_bytes: int
     revision: int = 1
     image: Image = Image.OPTIMIZER  # of Jobs that measure with it
     server_image: Image = Image.SERVER
@@ -146,13 +148,16 @@ FORMATS: tuple[FormatEntry, ...] = (
     ),
 )
 
+# Peak memory of a measuring worker with a linear model of 640 weights was 78 MiB with onnxruntime, 101 with OpenVINO, and with torch 286
+# (TorchScript) and 380 (an exported program). Its own bytes are those rounded up by a quarter and more.
 RUNTIMES: tuple[RuntimeEntry, ...] = (
-    RuntimeEntry(RuntimeName.ONNXRUNTIME, "onnxruntime", ("ONNX",), (Precision.FLOAT32,)),
+    RuntimeEntry(RuntimeName.ONNXRUNTIME, "onnxruntime", ("ONNX",), (Precision.FLOAT32,), process_bytes=128 << 20),
     RuntimeEntry(
         RuntimeName.OPENVINO,
         "openvino",
         ("OpenVINO", "ONNX"),
         (Precision.FLOAT32, Precision.BFLOAT16, Precision.FLOAT16),
+        process_bytes=160 << 20,
     ),
     # It runs sources as they came; nothing is converted to what it loads.
     RuntimeEntry(
@@ -160,6 +165,7 @@ RUNTIMES: tuple[RuntimeEntry, ...] = (
         "torch",
         ("TorchScript", "TorchExport"),
         (Precision.FLOAT32,),
+        process_bytes=480 << 20,
         image=Image.OPTIMIZER_TORCH,
         server_image=Image.SERVER_TORCH,
     ),

@@ -86,8 +86,7 @@ def measure_task(
 
 def memory_of(task: MeasureTask) -> int:
     """Bytes of memory that a measuring task is going to need, predicted from its files and items."""
-    candidates = [candidate.model.bytes for candidate in task.candidates]
-    return job_bytes(task.baseline.model.bytes, candidates, task.items.bytes)
+    return job_bytes(task.baseline, task.candidates, task.items.bytes)
 
 
 def publish_task(

@@ -10,11 +10,16 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from fettle.api.report import MeasureReport
     from fettle.api.task import MeasureTask
+    from fettle.optimizer.measure.schedule import Schedule
     from fettle.store.store import Store
 
 
-def run(task: MeasureTask, store: Store) -> MeasureReport:
-    """Measure what `task` names. Raises FettleError only where nothing can be said at all: no items, no baseline, no store."""
-    from fettle.optimizer.measure.stage import measure  # scipy stays out of the workers
+def run(task: MeasureTask, store: Store, schedule: Schedule | None = None) -> MeasureReport:
+    """Measure what `task` names; `schedule` says how long, where that is not the usual.
 
-    return measure(task, store)
+    Raises FettleError only where nothing can be said at all: no items, no baseline, no store.
+    """
+    from fettle.optimizer.measure.schedule import Schedule  # scipy stays out of the workers
+    from fettle.optimizer.measure.stage import measure
+
+    return measure(task, store, schedule or Schedule())

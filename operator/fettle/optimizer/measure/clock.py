@@ -12,7 +12,8 @@ import logging
 import math
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
+from statistics import median
 from typing import Protocol
 
 import numpy as np
@@ -25,11 +26,11 @@ from fettle.optimizer import statistics
 from fettle.optimizer.measure.cgroup import Throttling
 from fettle.optimizer.measure.process import WorkerDied
 from fettle.optimizer.measure.protocol import Block, Runs
+from fettle.optimizer.measure.schedule import Schedule, Spent
 
 log = logging.getLogger(__name__)
 
 BASELINE = ""  # no candidate has this name
-QUICK_SECONDS, QUICK_ROUNDS = 1.0, 5
 PAUSE_SECONDS = 0.25  # a quota's period is 0.1 s: afterwards there is quota again
 REPEATS = 2  # of a block that the quota hit
 HOPELESS = 6  # blocks in a row: the quota is simply too small, and repeating only wastes time
@@ -59,54 +60,6 @@ class Contestant(Protocol):
 Start = Callable[[str], Contestant]  # name -> a fresh process, loaded; raises RuntimeFailure
 
 
-@dataclass(frozen=True)
-class Schedule:
-    """How long the clock runs. The first of `batch_sizes` is what constraints speak of; `percentile` is the one to be claimed.
-
-    `starts` process starts are made, at least `least_starts` of them whatever they cost, more while something is not known.
-    `closed_loop`: what counts is the items that callers, as many as streams, get answered in a block's time.
-    `patience`: how many times the budget a slow model may take for the runs without which not even p50 is known.
-    """
-
-    batch_sizes: tuple[int, ...] = (1,)
-    percentile: int = 50
-    seconds_per_candidate: float = 20.0
-    least_starts: int = 3
-    starts: int = 5
-    most_starts: int = 12
-    least_rounds: int = 2
-    rounds: int = 8
-    most_rounds: int = 25
-    block_seconds: float = 0.2
-    block_runs: int = 3
-    patience: float = 3.0
-    loading_counts: bool = True
-    closed_loop: bool = False
-
-    @property
-    def quick(self) -> Schedule:
-        """One second of each in one process start: enough to sort out, nothing to claim."""
-        return replace(
-            self,
-            percentile=50,
-            seconds_per_candidate=QUICK_SECONDS,
-            least_starts=1,
-            starts=1,
-            most_starts=1,
-            least_rounds=1,
-            rounds=QUICK_ROUNDS,
-            most_rounds=QUICK_ROUNDS,
-            block_runs=1,
-            patience=1.0,
-            loading_counts=False,
-        )
-
-    @property
-    def runs_needed(self) -> int:
-        """Runs until the percentile may be claimed."""
-        return statistics.RUNS_NEEDED.get(self.percentile, statistics.RUNS_NEEDED[99])
-
-
 @dataclass
 class Timed:
     """What the clock found for one candidate (or the baseline, which has no ratios)."""
@@ -118,7 +71,7 @@ class Timed:
     milliseconds: dict[int, list[float]] = field(default_factory=dict)  # by batch size: every timed run
     peak_memory_bytes: dict[int, int] = field(default_factory=dict)  # by batch size
     starts: int = 0
-    spent: float = 0.0
+    spent: Spent = field(default_factory=Spent)
     failure: RuntimeFailure | None = None
     notes: list[str] = field(default_factory=list)
 
@@ -128,7 +81,7 @@ class Timed:
 
     def cost(self, batch: int) -> float:
         """Milliseconds per item at a batch size that was timed."""
-        return float(np.median(self.costs[batch]))
+        return median(self.costs[batch])
 
     @property
     def best_batch(self) -> int:
@@ -140,9 +93,11 @@ class Timed:
         return statistics.speedup(self.ratios)
 
     def stable(self) -> bool:
-        """Whether the speed-up's interval is narrow enough to be claimed."""
-        found = self.speedup()
-        return found is not None and statistics.spread(found) <= statistics.UNSTABLE
+        """Whether the speed-up may be claimed: every start has the rounds for it, and the interval is narrow enough."""
+        found, rounds = self.speedup(), min(map(len, self.ratios), default=0)
+        return (
+            found is not None and rounds >= statistics.LEAST_ROUNDS and statistics.spread(found) <= statistics.UNSTABLE
+        )
 
     def measurements(self) -> tuple[Measurement, ...]:
         """A row per batch size."""
@@ -194,13 +149,12 @@ class Clock:
         A candidate that fails carries its failure. Raises RuntimeFailure where the baseline fails.
         """
         timed = {name: Timed(name, (batches or {}).get(name, self._first)) for name in names}
-        deadline = self._now() + self._schedule.seconds_per_candidate * (len(names) + 1)
-        for number in range(self._schedule.most_starts):
-            late = number >= self._schedule.least_starts and self._now() > deadline
-            wanted = [] if late else [one.name for one in timed.values() if self._wanted(one, number)]
-            if not wanted and (names or number >= self._schedule.starts):
+        going_on = list(timed.values()) or [self.baseline]
+        for number in range(self._schedule.looks[-1]):
+            going_on = [one for one in going_on if self._wanted(one, number)]
+            if not going_on:
                 break
-            self._one_start(number, {name: timed[name] for name in wanted})
+            self._one_start(number, {one.name: one for one in going_on})
         self._finished += timed.values()
         return list(timed.values())
 
@@ -218,13 +172,15 @@ class Clock:
         )
 
     def _wanted(self, one: Timed, number: int) -> bool:
-        """Whether a further start is needed: always the first ones, then while something is not known and budget is left."""
+        """Whether process start `number` is needed: there is time for it, and at the last look something was not known."""
         if one.failure is not None:
             return False
-        if number < self._schedule.least_starts:
-            return True
-        known = number >= self._schedule.starts and one.stable() and one.runs(one.batch) >= self._schedule.runs_needed
-        return not known and one.spent < self._schedule.seconds_per_candidate
+        known = number in self._schedule.looks and self._known(one)
+        return not known and self._schedule.another_start(number, one.spent)
+
+    def _known(self, one: Timed) -> bool:
+        """Whether all is known that shall be."""
+        return (one is self.baseline or one.stable()) and one.runs(one.batch) >= self._schedule.runs_needed
 
     @property
     def _first(self) -> int:
@@ -234,12 +190,12 @@ class Clock:
         """Start everything anew, run its rounds, end it."""
         running: dict[str, Contestant] = {}
         try:
-            self._launch(BASELINE, self.baseline, running)
+            seconds = self._launch(self.baseline, running)
             if self.baseline.failure is not None:
                 raise self.baseline.failure
-            for name, one in timed.items():
-                self._launch(name, one, running)
             for one in timed.values():
+                own = self._launch(one, running) if one is not self.baseline else 0.0
+                one.spent.loading += max(own, seconds)
                 one.ratios.append([])
             self._rounds(number, timed, running)
             for name in list(running):
@@ -248,48 +204,38 @@ class Clock:
             for contestant in running.values():
                 contestant.close()
 
-    def _launch(self, name: str, one: Timed, running: dict[str, Contestant]) -> None:
+    def _launch(self, one: Timed, running: dict[str, Contestant]) -> float:
+        """Start its process; the seconds that it took."""
         began = self._now()
         try:
-            running[name] = self._start(name)
-            running[name].stop()
+            running[one.name] = self._start(one.name)
+            running[one.name].stop()
             one.starts += 1
         except RuntimeFailure as error:
             one.failure = error
-            log.info("%s failed: %s", name or "the baseline", error.message)
-        if self._schedule.loading_counts:
-            one.spent += self._now() - began
+            log.info("%s failed: %s", one.name or "the baseline", error.message)
+        return self._now() - began
 
     def _rounds(self, number: int, timed: Mapping[str, Timed], running: dict[str, Contestant]) -> None:
         for index in range(self._schedule.most_rounds):
-            alive = {name: one for name, one in timed.items() if name in running}
-            if timed and not alive:
-                return
-            wanted = alive or {BASELINE: self.baseline}
-            wanted = {name: one for name, one in wanted.items() if self._needs_round(number, index, one)}
+            wanted = {
+                name: one
+                for name, one in timed.items()
+                if name in running and self._schedule.another_round(number, index, one.runs(one.batch), one.spent)
+            }
             if not wanted:
                 return
             self._round(number, index, wanted, running)
 
-    def _needs_round(self, number: int, index: int, one: Timed) -> bool:
-        """Whether this start needs another round for it."""
-        plan = self._schedule
-        share = min((number + 1) / plan.starts, 1.0)
-        runs, budget = one.runs(one.batch), plan.seconds_per_candidate * share
-        if index < plan.least_rounds:
-            return True
-        if runs < statistics.RUNS_NEEDED[50] * share and one.spent < plan.patience * budget:
-            return True
-        return (index < plan.rounds or runs < plan.runs_needed * share) and one.spent < budget
-
     def _round(self, number: int, index: int, wanted: Mapping[str, Timed], running: dict[str, Contestant]) -> None:
         """One block of the baseline and of each that is wanted, in random order, and what it says."""
         costs: dict[str, float] = {}
+        seconds: dict[str, float] = {}
         for name in self._random.permutation(sorted({BASELINE, *wanted})):
             one = self.baseline if name == BASELINE else wanted[name]
             request = Block(one.batch, self._schedule.block_seconds, self._schedule.block_runs, first=index)
             try:
-                costs[name] = self._block(one, running[name], request)
+                costs[name], seconds[name] = self._block(one, running[name], request)
             except RuntimeFailure as error:
                 if name == BASELINE:
                     raise
@@ -297,6 +243,8 @@ class Clock:
                 running.pop(name).close()
                 log.info("%s failed: %s", name, error.message)
         for name, cost in costs.items():
+            if name in wanted:
+                wanted[name].spent.blocks += max(seconds[name], seconds[BASELINE])
             if name != BASELINE:
                 wanted[name].ratios[-1].append(costs[BASELINE] / cost)
         figures = ", ".join(
@@ -305,15 +253,18 @@ class Clock:
         )
         log.info("start %d, round %d: %s", number + 1, index + 1, figures)
 
-    def _block(self, one: Timed, contestant: Contestant, request: Block) -> float:
-        """Time a block and keep its runs; its cost in milliseconds per item. A block that the CPU quota hit is dropped and repeated."""
+    def _block(self, one: Timed, contestant: Contestant, request: Block) -> tuple[float, float]:
+        """Time a block and keep its runs; its cost in milliseconds per item, and the seconds that all of it took.
+
+        A block that the CPU quota hit is dropped and repeated.
+        """
+        first = self._now()
         for repeat in range(REPEATS + 1):
             self.throttling.begin()
             began = self._now()
             runs = contestant.block(request)
             contestant.stop()
             seconds = self._now() - began
-            one.spent += seconds
             if not self.throttling.hit(seconds):
                 self._hits = 0
                 break
@@ -324,12 +275,10 @@ class Clock:
         one.milliseconds.setdefault(request.batch, []).extend(runs.milliseconds)
         self.runs += len(runs.milliseconds)
         self.disturbed += runs.disturbed
-        spent = (
-            runs.seconds * 1000 / len(runs.milliseconds) if self._schedule.closed_loop else np.median(runs.milliseconds)
-        )
-        cost = float(spent) / request.batch
+        each = runs.seconds * 1000 / len(runs.milliseconds) if self._schedule.closed_loop else median(runs.milliseconds)
+        cost = each / request.batch
         one.costs.setdefault(request.batch, []).append(cost)
-        return cost
+        return cost, self._now() - first
 
     def _finish(self, one: Timed, contestant: Contestant) -> None:
         """The further batch sizes, shorter, and the memory."""
@@ -337,13 +286,14 @@ class Clock:
             self._remember(one, contestant, one.batch)
             for batch in self._schedule.batch_sizes:
                 needed = self._schedule.runs_needed if batch == self._first else statistics.RUNS_NEEDED[50]
-                spent = one.spent >= self._schedule.seconds_per_candidate and batch in one.costs
+                spent = one.spent.blocks >= self._schedule.seconds_per_candidate and batch in one.costs
                 if batch == one.batch or one.runs(batch) >= needed or spent:
                     continue
                 least = (
                     max(EXTRA_RUNS, math.ceil(needed / self._schedule.starts)) if batch == self._first else EXTRA_RUNS
                 )
-                self._block(one, contestant, Block(batch, self._schedule.block_seconds, least))
+                _, seconds = self._block(one, contestant, Block(batch, self._schedule.block_seconds, least))
+                one.spent.blocks += seconds
                 self._remember(one, contestant, batch)
         except WorkerDied as error:
             one.failure = error

@@ -15,7 +15,7 @@ from fettle.errors import FettleError
 from fettle.optimizer.measure.accuracy import Judgement, Reference
 from fettle.optimizer.measure.clock import Timed
 from fettle.optimizer.measure.subject import Finding, Subject
-from fettle.optimizer.statistics import UNSTABLE, spread
+from fettle.optimizer.statistics import LEAST_ROUNDS, UNSTABLE, spread
 
 # The candidate does not fit this model or this node, as opposed to one that broke.
 DOES_NOT_FIT = {
@@ -114,18 +114,21 @@ def clip(message: str) -> str:
 
 
 def _unstable(task: MeasureTask, timed: Timed) -> Finding | None:
-    found = timed.speedup()
+    found, rounds = timed.speedup(), min(map(len, timed.ratios), default=0)
     if found is None:
-        return (
-            Reason.MEASUREMENT_UNSTABLE,
-            f"too few rounds within {task.seconds_per_candidate:g} s to claim a speed-up",
+        text = f"no second start within {task.seconds_per_candidate:g} s, so no speed-up is known"
+    elif rounds < LEAST_ROUNDS:
+        text = (
+            f"the speed-up {found.value:.3g} comes from {rounds} {'round' if rounds == 1 else 'rounds'} a start, {LEAST_ROUNDS} are asked: "
+            f"one takes too long for a clock of {task.seconds_per_candidate:g} s, allow more time"
         )
-    if timed.stable():
+    elif spread(found) > UNSTABLE:
+        text = (
+            f"after {timed.starts} starts the speed-up {found.value:.3g} [{found.low:.3g}, {found.high:.3g}] is known to "
+            f"{spread(found):.0%} only, {UNSTABLE:.0%} is asked: measure on a quieter node, or allow more time"
+        )
+    else:
         return None
-    text = (
-        f"after {timed.starts} starts the speed-up {found.value:.3g} [{found.low:.3g}, {found.high:.3g}] is known to "
-        f"{spread(found):.0%} only, {UNSTABLE:.0%} is asked: measure on a quieter node, or allow more time"
-    )
     return Reason.MEASUREMENT_UNSTABLE, text
 
 

@@ -6,6 +6,7 @@ import logging
 import tempfile
 import time
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -22,7 +23,8 @@ from fettle.errors import RuntimeFailure
 from fettle.optimizer.measure import artifact, incumbent, items, rows
 from fettle.optimizer.measure.accuracy import Reference
 from fettle.optimizer.measure.cgroup import Limits, Throttling
-from fettle.optimizer.measure.clock import BASELINE, Clock, Contestant, Schedule, Timed, groups
+from fettle.optimizer.measure.clock import BASELINE, Clock, Contestant, Timed, groups
+from fettle.optimizer.measure.schedule import Schedule
 from fettle.optimizer.measure.search import Certificate, Entrant, hold_finals, sort_out
 from fettle.optimizer.measure.subject import Bench, Subject, certify, judge_original, same_as, screen
 from fettle.runtimes import cpu
@@ -34,15 +36,15 @@ SCREENING_ITEMS = 32
 DISTURBED_SHARE = 0.1  # of all runs: worth a word to a person
 
 
-def measure(task: MeasureTask, store: Store) -> MeasureReport:
-    """Measure what `task` names on this machine.
+def measure(task: MeasureTask, store: Store, schedule: Schedule) -> MeasureReport:
+    """Measure what `task` names on this machine. Of `schedule`, what the task says itself is replaced.
 
     Raises FettleError only where nothing can be said: no items, a baseline that does not run, a store that fails.
     """
     began = time.monotonic()
     machine = cpu.detect()
     with tempfile.TemporaryDirectory(prefix="fettle-measure-") as folder:
-        run = _Measuring(task, store, Path(folder), machine)
+        run = _Measuring(task, store, Path(folder), machine, schedule)
         run.judge_original()
         run.screen()
         run.hold_finals()
@@ -62,7 +64,7 @@ def measure(task: MeasureTask, store: Store) -> MeasureReport:
 class _Measuring:
     """One task, step by step."""
 
-    def __init__(self, task: MeasureTask, store: Store, folder: Path, machine: CpuClass) -> None:
+    def __init__(self, task: MeasureTask, store: Store, folder: Path, machine: CpuClass, schedule: Schedule) -> None:
         self.task, self.store, self._folder, self._machine = task, store, folder, machine
         self.notes: list[str] = []
         self.certified = 0
@@ -74,11 +76,12 @@ class _Measuring:
         self._by_name = {subject.name: subject for subject in self._subjects}
         self._timed: dict[str, Timed] = {}
         self._quick: dict[str, Timed] = {}
-        self.clock = Clock(self._restart, self._schedule(), Throttling(Limits.find()))
+        self._schedule = self._asked(schedule)
+        self.clock = Clock(self._restart, self._schedule, Throttling(Limits.find()))
         self._rules = Rules(
             constraints=task.constraints,
             objective=task.objective,
-            batch_size=self._schedule().batch_sizes[0],
+            batch_size=self._schedule.batch_sizes[0],
             exact_only=rows.exact_only(task),
             alpha=task.alpha,
         )
@@ -100,10 +103,10 @@ class _Measuring:
     def screen(self) -> None:
         """Load every candidate once, hold its answers against the original's on few items, and time it for a second."""
         subjects = [subject for subject in self._subjects if not self._is_original(subject)]
-        memory = {subject.name: process_bytes(subject.candidate.model.bytes) for subject in subjects}
+        memory = {subject.name: process_bytes(subject.candidate) for subject in subjects}
         for names in groups(memory, self._original.peak_memory_bytes, Limits.find().memory_left()):
             log.info("screening %s", ", ".join(names))
-            for timed in Clock(self._screened, self._schedule().quick, self.clock.throttling).group(names):
+            for timed in Clock(self._screened, self._schedule.quick, self.clock.throttling).group(names):
                 subject = self._by_name[timed.name]
                 self._quick[timed.name] = timed
                 if timed.failure is not None:
@@ -237,7 +240,7 @@ class _Measuring:
         same_plan = subject.candidate.plan.settings == self.task.baseline.plan.settings
         return subject.candidate.plan.untouched and same_plan and subject.candidate.model == self.task.baseline.model
 
-    def _schedule(self) -> Schedule:
+    def _asked(self, schedule: Schedule) -> Schedule:
         """How long to measure. Raises RuntimeFailure where the first batch size cannot be run at all."""
         task = self.task
         sizes: Sequence[int] = tuple(dict.fromkeys(task.batch_sizes))
@@ -248,7 +251,8 @@ class _Measuring:
             if len(sizes) > 1:
                 self.notes.append("no batch axis was proved for this model: only batch size 1 was measured")
             sizes = (1,)
-        return Schedule(
+        return replace(
+            schedule,
             batch_sizes=tuple(sizes),
             percentile=task.constraints.latency.percentile if task.constraints.latency is not None else 50,
             seconds_per_candidate=task.seconds_per_candidate,

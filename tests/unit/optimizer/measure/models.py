@@ -14,9 +14,12 @@ from sklearn.linear_model import LogisticRegression
 
 from fettle.api.optimizedmodel import EvaluationSpec
 from fettle.api.recipe import QuantizeStep, RecipeStep, RuntimeSettings
+from fettle.api.report import MeasureReport
 from fettle.api.signature import Signature, Tensor
 from fettle.api.task import CandidatePlan, MeasureCandidate, MeasureTask, StoredData, StoredModel
 from fettle.api.vocabulary import Metric, Precision, QuantizeMode, RuntimeName
+from fettle.optimizer import measure
+from fettle.optimizer.measure.schedule import Schedule
 from fettle.store.store import Store
 from fettle.store.uris import Mounts
 
@@ -27,7 +30,9 @@ SIGNATURE = Signature(
     outputs=(Tensor(name="logits", dtype="FP32", shape=(-1, 10), batch_axis=0),),
 )
 STATIC = (RecipeStep(quantize=QuantizeStep(mode=QuantizeMode.STATIC)),)
-FAST = {"seconds_per_candidate": 0.5}
+# One process start of two short rounds: what is said of accuracy, of files and of the store does not depend on how long is timed.
+SHORT = Schedule(least_starts=1, looks=(1,), least_rounds=1, rounds=2, most_rounds=2, block_seconds=0.02)
+MOUNTS = Mounts(allow_files=True)
 
 
 @dataclass(frozen=True)
@@ -104,7 +109,7 @@ def candidate(
 def task(
     store: Store, original: StoredModel, items: StoredData, *candidates: MeasureCandidate, **changes: Any
 ) -> MeasureTask:
-    """A measuring task with a tiny budget."""
+    """A measuring task."""
     values: dict[str, Any] = {
         "store": store.uri,
         "target": "cpu",
@@ -118,11 +123,43 @@ def task(
         "generated": False,
         "evaluation": EvaluationSpec(uri="pvc://data/evaluation.npz", metric=Metric.ACCURACY),
         "alpha": 0.05,
-        **FAST,
     }
     return MeasureTask(**(values | changes))
 
 
 def open_store(folder: Path) -> Store:
     """An empty store in a folder."""
-    return Store.open(f"file://{folder}", Mounts(allow_files=True))
+    return Store.open(f"file://{folder}", MOUNTS)
+
+
+@dataclass(frozen=True)
+class Bench:
+    """A store with models and items."""
+
+    store: Store
+    folder: Path
+    data: Digits
+    original: StoredModel
+    items: StoredData
+
+    def model(self, name: str, *arguments: Any) -> StoredModel:
+        """Store a classifier."""
+        return put_model(self.store, self.folder / "models", name, classifier(*arguments))
+
+    def measure(
+        self,
+        *candidates: MeasureCandidate,
+        schedule: Schedule = SHORT,
+        original: StoredModel | None = None,
+        **changes: Any,
+    ) -> MeasureReport:
+        """Measure candidates beside the original on all items, but for what is changed of the task."""
+        asked = task(self.store, original or self.original, changes.pop("items", self.items), *candidates, **changes)
+        return measure.run(asked, self.store, schedule)
+
+
+def make_bench(folder: Path) -> Bench:
+    """The digits, their linear classifier, 797 labelled items."""
+    store, data = open_store(folder / "store"), digits()
+    original = put_model(store, folder / "models", "original", classifier(data.weights, data.bias))
+    return Bench(store, folder, data, original, store.put_data({"pixels": data.images, "labels": data.labels}))

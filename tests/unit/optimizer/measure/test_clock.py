@@ -2,106 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass, field
-from pathlib import Path
-from zlib import crc32
 
-import numpy as np
 import pytest
+from tests.unit.optimizer.measure.simulated import Speed, World, one, steady
 
 from fettle.api.reasons import Reason
 from fettle.errors import RuntimeFailure
 from fettle.optimizer import statistics
 from fettle.optimizer.measure.cgroup import Limits, Throttling
-from fettle.optimizer.measure.clock import BASELINE, Clock, Schedule, Timed, groups
+from fettle.optimizer.measure.clock import BASELINE, Clock, groups
 from fettle.optimizer.measure.process import WorkerDied
-from fettle.optimizer.measure.protocol import Block, Runs
-
-Speed = Callable[[int, int], float]  # (process start, batch size) -> milliseconds of a run
-
-
-@dataclass
-class World:
-    """Time, and what runs in it. Exactly one process may run at a time."""
-
-    speeds: dict[str, Speed]
-    noise: float = 0.0
-    load_seconds: float = 0.1
-    time: float = 0.0
-    starts: dict[str, int] = field(default_factory=dict)
-    awake: set[str] = field(default_factory=set)
-    open: set[str] = field(default_factory=set)
-    order: list[str] = field(default_factory=list)
-    most_open: int = 0
-
-    def start(self, name: str) -> Simulated:
-        """A fresh process."""
-        self.time += self.load_seconds
-        number = self.starts[name] = self.starts.get(name, 0) + 1
-        self.open.add(name)
-        self.awake.add(name)
-        self.most_open = max(self.most_open, len(self.open))
-        return Simulated(self, name, number - 1, np.random.default_rng(crc32(f"{name} {number}".encode())))
-
-    def clock(self, throttling: Throttling | None = None, **schedule: object) -> Clock:
-        """A clock in this world."""
-        plan = Schedule(**schedule)  # type: ignore[arg-type]
-        return Clock(self.start, plan, throttling or Throttling(Limits(None, None)), self.now, self.sleep)
-
-    def now(self) -> float:
-        """Seconds."""
-        return self.time
-
-    def sleep(self, seconds: float) -> None:
-        """Time passes."""
-        self.time += seconds
-
-
-@dataclass
-class Simulated:
-    """A process that runs as fast as the world says."""
-
-    world: World
-    name: str
-    number: int
-    rng: np.random.Generator
-
-    def block(self, request: Block) -> Runs:
-        """Runs of a known length."""
-        assert self.name in self.world.open, "a closed process is asked to run"
-        self.world.awake.add(self.name)
-        assert self.world.awake == {self.name}, "two processes run at once"
-        self.world.order.append(self.name)
-        each = self.world.speeds[self.name](self.number, request.batch)
-        count = max(request.runs, int(request.seconds * 1000 / each))
-        runs = each * np.exp(self.rng.normal(0, self.world.noise, size=count))
-        self.world.time += float(runs.sum()) / 1000
-        return Runs(tuple(runs.tolist()), float(runs.sum()) / 1000)
-
-    def peak_memory(self) -> int:
-        """As much for everybody."""
-        return 1_000_000
-
-    def stop(self) -> None:
-        """Asleep."""
-        self.world.awake.discard(self.name)
-
-    def close(self) -> None:
-        """Gone."""
-        self.world.open.discard(self.name)
-        self.world.awake.discard(self.name)
-
-
-def steady(each: float) -> Speed:
-    """The same time whatever happens."""
-    return lambda _, batch: each * batch
-
-
-def one(found: list[Timed]) -> Timed:
-    """The only one."""
-    (timed,) = found
-    return timed
+from fettle.optimizer.measure.schedule import Schedule
 
 
 def test_a_speedup_is_found_beside_the_baseline() -> None:
@@ -179,8 +92,9 @@ def test_a_percentile_that_the_budget_does_not_allow_is_not_claimed() -> None:
 def test_a_very_slow_model_ends_in_bounded_time() -> None:
     world = World({BASELINE: steady(20_000), "a": steady(20_000)})
     timed = one(world.clock().group(["a"]))
-    assert timed.ratios == [[1.0, 1.0]] * 3
-    assert world.time < 800
+    assert timed.ratios == [[1.0]] * 3
+    assert not timed.stable()
+    assert world.time < 400
 
 
 def test_further_batch_sizes_are_timed_too_and_claim_their_median() -> None:
@@ -206,7 +120,7 @@ def test_the_quick_clock_takes_a_second_of_each_in_one_start() -> None:
     fast, slow = quick.group(["a", "slow"])
     assert (fast.starts, slow.starts) == (1, 1)
     assert len(fast.ratios[0]) == 5
-    assert fast.spent == pytest.approx(1.0)
+    assert fast.spent.blocks == pytest.approx(1.0)
     assert slow.runs(1) == 1, "one run of a slow model says enough"
     assert fast.speedup() is None, "one start claims nothing"
 
@@ -310,51 +224,22 @@ def test_no_more_are_loaded_at_once_than_memory_holds(peaks: list[int], left: in
     assert [len(group) for group in found] == expected
 
 
-@pytest.mark.parametrize(
-    ("files", "seconds"),
-    [
-        ({"cpu.stat": "usage_usec 5\nnr_throttled 3\nthrottled_usec 2500000\n"}, 2.5),
-        ({"cpu/cpu.stat": "nr_periods 9\nnr_throttled 3\nthrottled_time 1500000000\n"}, 1.5),
-        ({"pod/cpu.stat": "throttled_usec 500000\n", "cpu.stat": "throttled_usec 9\n"}, 0.5),
-        ({}, 0.0),
-    ],
-)
-def test_throttling_is_read_from_both_kinds_of_cgroup(tmp_path: Path, files: dict[str, str], seconds: float) -> None:
-    assert _limits(tmp_path, files).throttled_seconds() == seconds
-
-
-@pytest.mark.parametrize(
-    ("files", "left"),
-    [
-        ({"memory.max": "1000\n", "memory.current": "600\n", "memory.stat": "inactive_file 100\n"}, 500),
-        (
-            {"memory/memory.limit_in_bytes": "1000", "memory/memory.usage_in_bytes": "900", "memory/memory.stat": ""},
-            100,
-        ),
-    ],
-)
-def test_memory_left_is_what_the_container_may_still_use(tmp_path: Path, files: dict[str, str], left: int) -> None:
-    assert _limits(tmp_path, files).memory_left() == left
-
-
-def _limits(folder: Path, files: dict[str, str]) -> Limits:
-    for name, content in files.items():
-        path = folder / "root" / name
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(content)
-    groups_of_process = folder / "cgroup"
-    groups_of_process.write_text("4:memory:/elsewhere\n1:cpu,cpuacct:/elsewhere\n0::/pod\n")
-    return Limits.find(folder / "root", groups_of_process)
-
-
-def test_a_quota_that_is_just_met_is_no_hit(tmp_path: Path) -> None:
-    stat = tmp_path / "cpu.stat"
-    stat.write_text("throttled_usec 0\n")
-    watch = Throttling(Limits(tmp_path, None))
-    watch.begin()
-    stat.write_text("throttled_usec 1000\n")
-    assert not watch.hit(0.2)
-    watch.begin()
-    stat.write_text("throttled_usec 61000\n")
-    assert watch.hit(0.2)
-    assert watch.seen
+def test_the_report_is_told_how_the_runs_of_each_are_spread() -> None:
+    by_start = [5.0, 6.0, 7.0, 8.0, 9.0]
+    world = World(
+        {
+            BASELINE: steady(10),
+            "a": lambda number, batch: by_start[number % 5] * batch,
+            "dies": failing(WorkerDied("gone"), 0),
+        }
+    )
+    clock = world.clock(batch_sizes=(1, 8))
+    a, _ = clock.group(["a", "dies"], {"a": 8})
+    baseline, found = clock.distributions()
+    assert (baseline.candidate, baseline.batch_size, baseline.runs) == (BASELINE, 1, clock.baseline.runs(1))
+    assert set(baseline.milliseconds) == {10.0}
+    assert (found.candidate, found.batch_size, found.runs) == ("a", 8, a.runs(8))
+    assert len(found.milliseconds) == 101
+    assert (found.milliseconds[0], found.milliseconds[-1]) == (40.0, 72.0)
+    assert list(found.milliseconds) == sorted(found.milliseconds)
+    assert found.milliseconds[50] == pytest.approx(a.measurements()[0].latency_milliseconds.p50)
