@@ -30,6 +30,7 @@ RUNS_NEEDED: dict[int, int] = {50: 30, 90: 36, 95: 72, 99: 367}
 # an interval is narrow favours those that are too narrow; the share of runs that claim one without the truth stays below 5 %.
 LOOKS: dict[int, float] = {5: 0.02, 8: 0.03, 12: 0.04}
 LEAST_ROUNDS = 5  # in each process start; fewer, and one disturbed round decides what a start is taken for
+TRIMMED = 0.1  # of a block's runs, at either end
 UNSTABLE = 0.10  # a speed-up whose interval reaches further than this from its point is not claimed
 
 Numbers = np.ndarray[Any, np.dtype[np.float64]]
@@ -135,6 +136,17 @@ def look_error(starts: int) -> float:
     if starts < min(LOOKS):
         return 0.05
     return next((error for look, error in LOOKS.items() if starts <= look), max(LOOKS.values()))
+
+
+def trimmed_mean(milliseconds: Sequence[float]) -> float:
+    """What a run of a block usually takes: the mean without the tenth at either end, and without one run of three to ten.
+
+    A neighbour on the same core slows some runs of a block and not others; the median jumps from one mode to the other, a mean
+    moves with their share. What is cut off are interrupts, which say nothing of the model.
+    """
+    runs = sorted(milliseconds)
+    cut = min(math.ceil(TRIMMED * len(runs)), (len(runs) - 1) // 2)
+    return math.fsum(runs[cut : len(runs) - cut]) / (len(runs) - 2 * cut)
 
 
 def centre(values: Numbers) -> Numbers:

@@ -1,9 +1,9 @@
 """The clock: which process runs when, so that what is compared ran under the same conditions.
 
 Baseline and a few candidates are loaded at once, each in its own process. Time goes in rounds; in a round each runs one block
-of at least 0.2 s, in random order, while all others are stopped. A block's cost is the milliseconds of its median run per item,
-or in a closed loop those of all its time; a candidate's speed-up in a round is the baseline's cost over its own. Then every
-process is started anew, for where memory and threads land moves a figure more than noise does.
+of at least 0.2 s, in random order, while all others are stopped. A block's cost is the milliseconds of its usual run per item
+(a trimmed mean), or in a closed loop those of all its time; a candidate's speed-up in a round is the baseline's cost over its
+own. Then every process is started anew, for where memory and threads land moves a figure more than noise does.
 """
 
 from __future__ import annotations
@@ -254,18 +254,18 @@ class Clock:
         log.info("start %d, round %d: %s", number + 1, index + 1, figures)
 
     def _block(self, one: Timed, contestant: Contestant, request: Block) -> tuple[float, float]:
-        """Time a block and keep its runs; its cost in milliseconds per item, and the seconds that all of it took.
+        """Time a block and keep its runs; its cost in milliseconds per item, and the seconds of its runs.
 
         A block that the CPU quota hit is dropped and repeated.
         """
-        first = self._now()
+        seconds = 0.0
         for repeat in range(REPEATS + 1):
             self.throttling.begin()
             began = self._now()
             runs = contestant.block(request)
             contestant.stop()
-            seconds = self._now() - began
-            if not self.throttling.hit(seconds):
+            seconds += runs.seconds
+            if not self.throttling.hit(self._now() - began):
                 self._hits = 0
                 break
             self._hits += 1
@@ -275,10 +275,10 @@ class Clock:
         one.milliseconds.setdefault(request.batch, []).extend(runs.milliseconds)
         self.runs += len(runs.milliseconds)
         self.disturbed += runs.disturbed
-        each = runs.seconds * 1000 / len(runs.milliseconds) if self._schedule.closed_loop else median(runs.milliseconds)
-        cost = each / request.batch
-        one.costs.setdefault(request.batch, []).append(cost)
-        return cost, self._now() - first
+        in_turn = runs.seconds * 1000 / len(runs.milliseconds)
+        each = in_turn if self._schedule.closed_loop else statistics.trimmed_mean(runs.milliseconds)
+        one.costs.setdefault(request.batch, []).append(each / request.batch)
+        return each / request.batch, seconds
 
     def _finish(self, one: Timed, contestant: Contestant) -> None:
         """The further batch sizes, shorter, and the memory."""

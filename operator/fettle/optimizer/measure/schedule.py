@@ -16,7 +16,10 @@ QUICK_LEAST_ROUNDS, QUICK_ROUNDS = 3, 5
 
 @dataclass
 class Spent:
-    """Seconds that one candidate has taken of the clock. What it is compared with ran as well: the longer of the two counts."""
+    """Seconds that one candidate has taken. What it is compared with ran as well: the longer of the two counts.
+
+    `blocks` are the seconds of timed runs: where other work has the processor meanwhile, the clock runs longer, not less.
+    """
 
     blocks: float = 0.0
     loading: float = 0.0

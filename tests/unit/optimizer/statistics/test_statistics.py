@@ -116,6 +116,27 @@ def test_rounds_in_two_modes_give_a_narrower_interval_than_their_medians_would()
     assert np.std(centres) < 0.8 * np.std(medians)
 
 
+def test_runs_in_two_modes_give_a_steadier_block_than_their_median_would() -> None:
+    rng = np.random.default_rng(7)
+    blocks = [np.where(rng.random(100) < rng.uniform(0.4, 0.6), 0.5, 1.5).tolist() for _ in range(200)]
+    means, medians = (np.std(np.log([f(block) for block in blocks])) for f in (statistics.trimmed_mean, np.median))
+    assert means < 0.5 * medians
+
+
+@pytest.mark.parametrize(
+    ("runs", "expected"),
+    [
+        ([2.0], 2.0),
+        ([2.0, 4.0], 3.0),
+        ([2.0, 3.0, 90.0], 3.0),
+        ([0.0, *[2.0] * 8, 90.0], 2.0),
+        ([0.0, 0.0, *[2.0] * 16, 90.0, 9.0], 2.0),
+    ],
+)
+def test_an_interrupted_run_does_not_move_its_block(runs: list[float], expected: float) -> None:
+    assert statistics.trimmed_mean(runs) == pytest.approx(expected)
+
+
 def test_a_disturbed_round_does_not_move_the_point() -> None:
     found = statistics.speedup([[2.0, 2.0, 0.3, 2.0, 2.0], [2.0, 2.0, 2.0, 9.0, 2.0], [2.0] * 5])
     assert found is not None
