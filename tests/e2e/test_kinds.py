@@ -18,17 +18,18 @@ from tests.data import models
 from tools.demo import install, watch
 from tools.demo.kube import Kube, condition, is_current
 
+from fettle.cli import push
+
 pytestmark = pytest.mark.timeout(600)
 SMALL = {"requests": {"cpu": "100m", "memory": "256Mi"}, "limits": {"cpu": "1", "memory": "2Gi"}}
 GOING = {"Preparing", "Optimizing", "Measuring", "Publishing"}
 FP32 = {"name": "fp32", "steps": [{"optimizeGraph": {}}]}
 INT8 = {"name": "int8", "steps": [{"quantize": {"mode": "Static"}}]}
-STORE_POD = "store"
 PACK = """
 import base64, io, tarfile
 held = io.BytesIO()
 with tarfile.open(fileobj=held, mode="w") as archive:
-    archive.add("/store", ".")
+    archive.add("/claim", ".")
 print(base64.b64encode(held.getvalue()).decode())
 """
 
@@ -106,26 +107,12 @@ def store(ended: dict[str, dict[str, Any]], space: Kube, tmp_path_factory: pytes
 
 
 def fetch(space: Kube, folder: Path) -> Path:
-    """Copy the claim of the store into `folder`, through a pod that reads it."""
-    container = {
-        "name": STORE_POD,
-        "image": install.images()["server"],
-        "command": ["sleep", "600"],
-        "volumeMounts": [{"name": "store", "mountPath": "/store", "readOnly": True}],
-        "resources": {"requests": {"cpu": "10m", "memory": "64Mi"}},
-        "securityContext": {"allowPrivilegeEscalation": False, "capabilities": {"drop": ["ALL"]}},
-    }
-    secure = {"runAsNonRoot": True, "runAsUser": 65532, "fsGroup": 65532, "seccompProfile": {"type": "RuntimeDefault"}}
-    spec = {
-        "restartPolicy": "Never",
-        "automountServiceAccountToken": False,
-        "securityContext": secure,
-        "containers": [container],
-        "volumes": [{"name": "store", "persistentVolumeClaim": {"claimName": "fettle-store"}}],
-    }
-    space.apply([{"apiVersion": "v1", "kind": "Pod", "metadata": {"name": STORE_POD}, "spec": spec}])
-    space.kubectl("wait", f"pod/{STORE_POD}", "--for=condition=Ready", "--timeout=60s")
-    packed = space.kubectl("exec", STORE_POD, "--", "python", "-c", PACK)
+    """Copy the claim of the store into `folder`, through a pod as `fettle push` makes it."""
+    pod = push.pod(push.Target("fettle-store", ""), install.images()["server"])
+    name = pod["metadata"]["name"]
+    space.apply([pod])
+    space.kubectl("wait", f"pod/{name}", "--for=condition=Ready", "--timeout=60s")
+    packed = space.kubectl("exec", name, "--", "python", "-c", PACK)
     with tarfile.open(fileobj=io.BytesIO(base64.b64decode(packed))) as archive:
         archive.extractall(folder, filter="data")
     return folder

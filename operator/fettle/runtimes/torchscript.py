@@ -79,7 +79,9 @@ def _script(module: Any) -> Program:
     arguments = module.forward.schema.arguments[1:]  # the first is the module
     for one in arguments:
         if str(one.type) not in ("Tensor", "Optional[Tensor]") and not one.has_default_value():
-            message = f"the input {one.name!r} is a {one.type}; inputs must be plain tensors"
+            message = (
+                f"the input {one.name!r} is of type {one.type}; inputs must be plain tensors, or have a default value"
+            )
             raise RuntimeFailure(message, reason=Reason.UNSUPPORTED_MODEL)
     given = [one for one in arguments if str(one.type) in ("Tensor", "Optional[Tensor]")]
     optional = sum(one.has_default_value() for one in given)
@@ -122,7 +124,7 @@ def named_outputs(answer: Any, name: str = "") -> dict[str, torch.Tensor]:
         parts = [(f"{name or OUTPUT}_{index}", value) for index, value in enumerate(answer)]
     else:
         kind = answer.dtype if isinstance(answer, torch.Tensor) else type(answer).__name__
-        message = f"the output {name or OUTPUT!r} is a {kind}; outputs must be plain tensors of real numbers"
+        message = f"the output {name or OUTPUT!r} is of type {kind}; outputs must be plain tensors of real numbers"
         raise RuntimeFailure(message, reason=Reason.UNSUPPORTED_MODEL)
     return {inner: tensor for part, value in parts for inner, tensor in named_outputs(value, part).items()}
 
