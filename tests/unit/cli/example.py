@@ -9,7 +9,6 @@ import sys
 from pathlib import Path
 from typing import Any
 
-import pytest
 import yaml
 
 EXAMPLES = Path(__file__).parents[3] / "examples"
@@ -34,22 +33,3 @@ def optimize(name: str, folder: Path, **changes: Any) -> dict[str, Any]:
 def row(status: dict[str, Any], name: str) -> dict[str, Any]:
     """The candidate of that name."""
     return next(found for found in status["candidates"] if found["name"] == name)
-
-
-@pytest.mark.timeout(300)
-def test_trees_lose_their_map_of_probabilities_and_answer_exactly(tmp_path: Path) -> None:
-    status = optimize("tabular", tmp_path)
-    assert [output["name"] for output in status["source"]["outputs"]] == ["output_label", "output_probability"]
-    assert row(status, "prepared-onnxruntime")["exact"] is True
-    assert row(status, "prepared-openvino")["reason"] == "UnsupportedModel"
-    assert status["baselines"][0]["accuracy"]["value"] == pytest.approx(215 / 228)  # 57 of the 285 were split off
-
-
-@pytest.mark.timeout(300)
-def test_a_text_classifier_is_proved_on_texts_that_neither_trained_nor_calibrated_it(tmp_path: Path) -> None:
-    recipe = {"name": "int8", "steps": [{"quantize": {"mode": "Static"}}]}
-    status = optimize("text", tmp_path, target={"runtimes": ["onnxruntime"]}, recipes=[recipe])
-    assert status["baselines"][0]["accuracy"]["value"] == pytest.approx(0.931, abs=0.001)
-    int8 = row(status, "int8-onnxruntime")
-    assert (int8["evidence"], int8["samples"]) == ("Labels", 2308)
-    assert int8["accuracyDrop"]["high"] <= 0.01
