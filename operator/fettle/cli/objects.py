@@ -15,6 +15,7 @@ from fettle.api.optimizedmodel import OptimizedModel
 from fettle.cli.kube import DEPLOYMENTS, MODELS, Cluster, Object
 from fettle.errors import ClusterError
 
+Kind = TypeVar("Kind", ModelDeployment, OptimizedModel)
 Decorated = TypeVar("Decorated", bound=Callable[..., Any])
 
 
@@ -25,10 +26,7 @@ def deployment_of(cluster: Cluster, name: str) -> ModelDeployment:
 
 def read_deployment(found: Object) -> ModelDeployment:
     """What the API server answered. Raises ClusterError where it cannot be read."""
-    try:
-        return ModelDeployment.model_validate(found)
-    except ValidationError as error:
-        raise ClusterError(f"modeldeployment {found['metadata']['name']} cannot be read: {_first(error)}") from error
+    return _read(ModelDeployment, found)
 
 
 def model_of(cluster: Cluster, name: str) -> OptimizedModel:
@@ -38,10 +36,15 @@ def model_of(cluster: Cluster, name: str) -> OptimizedModel:
 
 def read_model(found: Object) -> OptimizedModel:
     """What the API server answered. Raises ClusterError where it cannot be read."""
+    return _read(OptimizedModel, found)
+
+
+def _read(kind: type[Kind], found: Object) -> Kind:
     try:
-        return OptimizedModel.model_validate(found)
+        return kind.model_validate(found)
     except ValidationError as error:
-        raise ClusterError(f"optimizedmodel {found['metadata']['name']} cannot be read: {_first(error)}") from error
+        what = f"{kind.__name__.lower()} {found['metadata']['name']}"
+        raise ClusterError(f"{what} cannot be read: {_first(error)}") from error
 
 
 def output_option(command: Decorated) -> Decorated:

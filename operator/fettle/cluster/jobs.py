@@ -14,7 +14,7 @@ from fettle.api.pods import ResourceSpec
 from fettle.api.task import MeasureTask
 from fettle.cluster.claims import claims_of, mounts
 from fettle.cluster.kinds import JOB, OPTIMIZED_MODEL, Object
-from fettle.cluster.owner import OPTIMIZED_MODEL_LABEL, OWNER_ANNOTATION, owner_reference, quantity
+from fettle.cluster.owner import OPTIMIZED_MODEL_LABEL, OWNER_ANNOTATION, child, quantity
 from fettle.cluster.security import container_security, pod_security
 from fettle.plan.run import AnyTask, WantedTask
 from fettle.plan.tasks import image_of, memory_of
@@ -57,15 +57,7 @@ def render(owner: Object, jobs: JobsSpec, wanted: WantedTask, settings: Settings
         OWNER_ANNOTATION: f"{OPTIMIZED_MODEL.kind}/{metadata['name']}",
     }
     return {
-        "apiVersion": JOB.api_version,
-        "kind": JOB.kind,
-        "metadata": {
-            "namespace": metadata["namespace"],
-            "name": job_name(owner, wanted),
-            "labels": labels,
-            "annotations": annotations,
-            "ownerReferences": [owner_reference(OPTIMIZED_MODEL, owner)],
-        },
+        **child(JOB, OPTIMIZED_MODEL, owner, job_name(owner, wanted), labels, annotations=annotations),
         "spec": {
             "backoffLimit": 0,  # another attempt is another Job: whether it may help is decided from the reason
             "activeDeadlineSeconds": max(wanted.deadline_seconds, 1),

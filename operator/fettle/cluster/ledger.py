@@ -15,7 +15,7 @@ from fettle.api.modeldeployment_status import AnalysisWindow
 from fettle.api.reasons import Reason
 from fettle.api.text import EVENT_LIMIT, clip
 from fettle.cluster.kinds import CONTROLLER_REVISION, MODEL_DEPLOYMENT, Object
-from fettle.cluster.owner import owner_reference
+from fettle.cluster.owner import child
 from fettle.cluster.serving import REVISION_LABEL, selector
 from fettle.plan import moment
 from fettle.plan.rollout_state import LedgerEntry, LedgerMark, MarkEntered, MarkJudged, OpenEntry
@@ -34,16 +34,15 @@ def entry_name(name: str, write: OpenEntry) -> str:
 
 def render(owner: Object, write: OpenEntry, template: Object) -> Object:
     """A new line, with what its pods run."""
-    metadata = owner["metadata"]
+    name = owner["metadata"]["name"]
     return {
-        "apiVersion": CONTROLLER_REVISION.api_version,
-        "kind": CONTROLLER_REVISION.kind,
-        "metadata": {
-            "namespace": metadata["namespace"],
-            "name": entry_name(metadata["name"], write),
-            "labels": {**selector(metadata["name"], write.revision), MANAGED_LABEL: "true"},
-            "ownerReferences": [owner_reference(MODEL_DEPLOYMENT, owner)],
-        },
+        **child(
+            CONTROLLER_REVISION,
+            MODEL_DEPLOYMENT,
+            owner,
+            entry_name(name, write),
+            {**selector(name, write.revision), MANAGED_LABEL: "true"},
+        ),
         "revision": write.serial,
         "data": {"artifact": write.artifact, "template": template},
     }

@@ -82,6 +82,28 @@ def owner_reference(kind: ResourceKind, owner: Object) -> Object:
     }
 
 
+def child(
+    kind: ResourceKind,
+    owner_kind: ResourceKind,
+    owner: Object,
+    name: str,
+    labels: Mapping[str, str],
+    **metadata: Object,
+) -> Object:
+    """Kind and metadata of an object that belongs to `owner` and goes with it; `metadata` is what else stands there."""
+    return {
+        "apiVersion": kind.api_version,
+        "kind": kind.kind,
+        "metadata": {
+            "namespace": owner["metadata"]["namespace"],
+            "name": name,
+            "labels": labels,
+            **metadata,
+            "ownerReferences": [owner_reference(owner_kind, owner)],
+        },
+    }
+
+
 async def apply_owned(client: Client, kind: ResourceKind, desired: Object, current: Object | None) -> Object:
     """Bring a child to `desired` (which carries its controller ownerReference) and return it; nothing is sent when nothing differs.
 

@@ -16,7 +16,7 @@ from fettle.api.modeldeployment import ServerSpec
 from fettle.api.pods import ResourceSpec
 from fettle.cluster.claims import claim_of, mounts
 from fettle.cluster.kinds import DEPLOYMENT, MODEL_DEPLOYMENT, POD_DISRUPTION_BUDGET, SECRET, SERVICE, Object
-from fettle.cluster.owner import MODEL_DEPLOYMENT_LABEL, OWNER_ANNOTATION, owner_reference
+from fettle.cluster.owner import MODEL_DEPLOYMENT_LABEL, OWNER_ANNOTATION, child
 from fettle.cluster.security import container_security, pod_security
 from fettle.plan.revision import ModelRevision
 from fettle.plan.rollout_status import HTTP_PORT
@@ -52,15 +52,14 @@ def deployment(owner: Object, revision: str, artifact: str, template: Object, re
     metadata = owner["metadata"]
     labels = selector(metadata["name"], revision)
     return {
-        "apiVersion": DEPLOYMENT.api_version,
-        "kind": DEPLOYMENT.kind,
-        "metadata": {
-            "namespace": metadata["namespace"],
-            "name": deployment_name(metadata["name"], revision),
-            "labels": labels,
-            "annotations": {ARTIFACT_ANNOTATION: artifact},
-            "ownerReferences": [owner_reference(MODEL_DEPLOYMENT, owner)],
-        },
+        **child(
+            DEPLOYMENT,
+            MODEL_DEPLOYMENT,
+            owner,
+            deployment_name(metadata["name"], revision),
+            labels,
+            annotations={ARTIFACT_ANNOTATION: artifact},
+        ),
         "spec": {
             "replicas": replicas,
             "minReadySeconds": MIN_READY_SECONDS,
@@ -76,15 +75,14 @@ def service(owner: Object, stable: str | None) -> Object:
     """The main Service: every ready pod of every revision. Its annotation says which revision is stable."""
     metadata = owner["metadata"]
     return {
-        "apiVersion": SERVICE.api_version,
-        "kind": SERVICE.kind,
-        "metadata": {
-            "namespace": metadata["namespace"],
-            "name": metadata["name"],
-            "labels": selector(metadata["name"]),
-            "annotations": {STABLE_ANNOTATION: stable} if stable is not None else {},
-            "ownerReferences": [owner_reference(MODEL_DEPLOYMENT, owner)],
-        },
+        **child(
+            SERVICE,
+            MODEL_DEPLOYMENT,
+            owner,
+            metadata["name"],
+            selector(metadata["name"]),
+            annotations={STABLE_ANNOTATION: stable} if stable is not None else {},
+        ),
         "spec": {
             "selector": {**selector(metadata["name"]), TRAFFIC_LABEL: "on"},
             "ports": [{"name": "http", "port": HTTP_PORT, "targetPort": "http", "protocol": "TCP"}],
@@ -105,14 +103,7 @@ def samples_service(owner: Object, stable: str) -> Object:
     """Headless: its name resolves to the addresses of the stable revision's ready pods."""
     metadata = owner["metadata"]
     return {
-        "apiVersion": SERVICE.api_version,
-        "kind": SERVICE.kind,
-        "metadata": {
-            "namespace": metadata["namespace"],
-            "name": samples_name(owner),
-            "labels": selector(metadata["name"]),
-            "ownerReferences": [owner_reference(MODEL_DEPLOYMENT, owner)],
-        },
+        **child(SERVICE, MODEL_DEPLOYMENT, owner, samples_name(owner), selector(metadata["name"])),
         "spec": {
             "clusterIP": "None",
             "selector": selector(metadata["name"], stable),
@@ -125,15 +116,10 @@ def samples_secret(owner: Object, token: str) -> Object:
     """What the pods of a ModelDeployment show each other; nobody else reads it, the operator neither."""
     metadata = owner["metadata"]
     return {
-        "apiVersion": SECRET.api_version,
-        "kind": SECRET.kind,
+        **child(
+            SECRET, MODEL_DEPLOYMENT, owner, samples_name(owner), {**selector(metadata["name"]), MANAGED_LABEL: "true"}
+        ),
         "type": "Opaque",
-        "metadata": {
-            "namespace": metadata["namespace"],
-            "name": samples_name(owner),
-            "labels": {**selector(metadata["name"]), MANAGED_LABEL: "true"},
-            "ownerReferences": [owner_reference(MODEL_DEPLOYMENT, owner)],
-        },
         "stringData": {"token": token},
     }
 
@@ -142,14 +128,7 @@ def disruption_budget(owner: Object) -> Object:
     """At most one pod at a time is taken away by node drains."""
     metadata = owner["metadata"]
     return {
-        "apiVersion": POD_DISRUPTION_BUDGET.api_version,
-        "kind": POD_DISRUPTION_BUDGET.kind,
-        "metadata": {
-            "namespace": metadata["namespace"],
-            "name": metadata["name"],
-            "labels": selector(metadata["name"]),
-            "ownerReferences": [owner_reference(MODEL_DEPLOYMENT, owner)],
-        },
+        **child(POD_DISRUPTION_BUDGET, MODEL_DEPLOYMENT, owner, metadata["name"], selector(metadata["name"])),
         "spec": {"maxUnavailable": 1, "selector": {"matchLabels": selector(metadata["name"])}},
     }
 

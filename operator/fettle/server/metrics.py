@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
 
 from fettle.store.comparison import Outcome
 
+LABELS = ("model", "revision")
 _LATENCY = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10)
 
 
@@ -14,45 +17,29 @@ class Metrics:
 
     def __init__(self, model: str, revision: str) -> None:
         self.registry = CollectorRegistry()
-        self._requests = Counter(
-            "fettle_server_requests", "Answers by HTTP status.", ["model", "revision", "code"], registry=self.registry
-        )
         self._labels = (model, revision)
+        per_code, per_outcome = ((*LABELS, one) for one in ("code", "outcome"))
+        own: dict[str, Any] = {"labelnames": LABELS, "registry": self.registry}
+        self._requests = Counter("fettle_server_requests", "Answers by HTTP status.", per_code, registry=self.registry)
         self.latency = Histogram(
-            "fettle_server_request_seconds",
-            "Time of an infer request in the server.",
-            ["model", "revision"],
-            buckets=_LATENCY,
-            registry=self.registry,
-        ).labels(model, revision)
+            "fettle_server_request_seconds", "Time of an infer request in the server.", buckets=_LATENCY, **own
+        ).labels(*self._labels)
         self.inference = Histogram(
-            "fettle_server_inference_seconds",
-            "Time of an infer request in queue and model.",
-            ["model", "revision"],
-            buckets=_LATENCY,
-            registry=self.registry,
-        ).labels(model, revision)
-        self.waiting = Gauge(
-            "fettle_server_waiting", "Requests in queue and model.", ["model", "revision"], registry=self.registry
-        ).labels(model, revision)
-        self.samples = Gauge(
-            "fettle_server_samples",
-            "Items kept for canaries to compare with.",
-            ["model", "revision"],
-            registry=self.registry,
-        ).labels(model, revision)
+            "fettle_server_inference_seconds", "Time of an infer request in queue and model.", buckets=_LATENCY, **own
+        ).labels(*self._labels)
+        self.waiting = Gauge("fettle_server_waiting", "Requests in queue and model.", **own).labels(*self._labels)
+        self.samples = Gauge("fettle_server_samples", "Items kept for canaries to compare with.", **own).labels(
+            *self._labels
+        )
         self._compared = Counter(
             "fettle_server_compared_items",
             "Items on which this pod was compared with the stable revision: agreed, disagreed, or unsure (stable was).",
-            ["model", "revision", "outcome"],
+            per_outcome,
             registry=self.registry,
         )
         self._replays = Counter(
-            "fettle_server_replay_seconds",
-            "Time spent on answering the stable revision's items again.",
-            ["model", "revision"],
-            registry=self.registry,
-        ).labels(model, revision)
+            "fettle_server_replay_seconds", "Time spent on answering the stable revision's items again.", **own
+        ).labels(*self._labels)
         self._codes: dict[int, Counter] = {}
 
     def compare(self, outcome: Outcome | None, seconds: float) -> None:

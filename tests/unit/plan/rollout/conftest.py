@@ -341,6 +341,10 @@ class World:
         assert found is not None
         return found.message
 
+    def settled(self) -> bool:
+        """Whether no rollout is under way."""
+        return self.canary is None and self.condition("Progressing")[0] == "False"
+
     def exits(self) -> list[tuple[str, Reason | None]]:
         """(revision, reason) of every closed line of the ledger, oldest first."""
         return [(entry.revision, entry.reason) for entry in self.ledger if entry.left is not None]

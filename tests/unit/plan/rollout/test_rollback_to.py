@@ -19,15 +19,11 @@ def waiting(world: Any) -> bool:
     return bool(world.condition("Paused") == ("True", Reason.WAITING_FOR_PROMOTE))
 
 
-def settled(world: Any) -> bool:
-    return bool(world.canary is None and world.condition("Progressing")[0] == "False")
-
-
 def serve(w: Any, *revisions: str) -> Any:
     """Roll out one after the other."""
     for revision in revisions:
         w.ask(revision)
-        w.until(lambda w, revision=revision: w.stable == revision and settled(w)).run(10)
+        w.until(lambda w, revision=revision: w.stable == revision and w.settled()).run(10)
     return w
 
 
@@ -49,7 +45,7 @@ def test_it_takes_the_revision_of_the_ledger_through_every_step(history: Any) ->
     weights = []
     history.watchers.append(lambda _w, _s, d: weights.append(d.status.canary.weight if d.status.canary else 0))
     order(history, "a", "1")
-    history.until(lambda w: w.stable == "a" and settled(w)).run(10)
+    history.until(lambda w: w.stable == "a" and w.settled()).run(10)
     assert {34, 67} <= set(weights)
     assert history.replicas == {"a": 3}
     assert history.exits()[-1] == ("c", Reason.ROLLED_BACK)
@@ -62,13 +58,13 @@ def test_it_takes_the_revision_of_the_ledger_through_every_step(history: Any) ->
 def test_its_pods_run_what_they_ran_then_not_what_the_spec_says_now(history: Any) -> None:
     rendered = list(history.rendered)
     order(history, "a", "1")
-    history.until(lambda w: w.stable == "a" and settled(w))
+    history.until(lambda w: w.stable == "a" and w.settled())
     assert history.rendered == rendered
 
 
 def test_it_holds_while_the_spec_asks_for_what_it_fled_from(history: Any) -> None:
     order(history, "a", "1")
-    history.until(lambda w: w.stable == "a" and settled(w))
+    history.until(lambda w: w.stable == "a" and w.settled())
     writes = history.writes
     history.edit(replicas=4)
     history.run(300)
@@ -81,7 +77,7 @@ def test_it_holds_while_the_spec_asks_for_what_it_fled_from(history: Any) -> Non
 
 def test_a_new_spec_ends_it(history: Any) -> None:
     order(history, "a", "1")
-    history.until(lambda w: w.stable == "a" and settled(w))
+    history.until(lambda w: w.stable == "a" and w.settled())
     serve(history, "d")
     assert history.status.rollback is None
     assert any("holds no more" in event.message for event in history.events)
@@ -89,7 +85,7 @@ def test_a_new_spec_ends_it(history: Any) -> None:
 
 def test_when_the_spec_comes_back_the_old_order_does_not_begin_again(history: Any) -> None:
     order(history, "a", "1")
-    history.until(lambda w: w.stable == "a" and settled(w))
+    history.until(lambda w: w.stable == "a" and w.settled())
     serve(history, "d", "c")
     history.run(60)
     assert history.stable == "c"
@@ -99,7 +95,7 @@ def test_a_new_spec_in_the_middle_of_it_takes_over(history: Any) -> None:
     order(history, "a", "1")
     history.until(lambda w: w.canary == "a" and w.status.canary.weight == 34)
     history.ask("d")
-    history.until(lambda w: w.stable == "d" and settled(w)).run(5)
+    history.until(lambda w: w.stable == "d" and w.settled()).run(5)
     assert ("a", Reason.SUPERSEDED) in history.exits()
     assert history.replicas == {"d": 3}
 
@@ -107,12 +103,12 @@ def test_a_new_spec_in_the_middle_of_it_takes_over(history: Any) -> None:
 @pytest.mark.parametrize("how", ["annotation taken away", "an order to the desired revision itself"])
 def test_it_can_be_taken_back(history: Any, how: str) -> None:
     order(history, "a", "1")
-    history.until(lambda w: w.stable == "a" and settled(w))
+    history.until(lambda w: w.stable == "a" and w.settled())
     if how == "annotation taken away":
         del history.annotations["fettle.dev/rollback-to"]
     else:
         order(history, "c", "2")
-    history.until(lambda w: w.stable == "c" and settled(w))
+    history.until(lambda w: w.stable == "c" and w.settled())
     assert (history.status.rollback, refusals(history)) == (None, [])
 
 
@@ -162,12 +158,12 @@ def test_outside_the_history_limit_it_is_refused(world: Make) -> None:
     w.run(10)
     assert "is not in the ledger, which holds c, b" in refusals(w)[0]
     order(w, "b", "2")
-    w.until(lambda w: w.stable == "b" and settled(w))
+    w.until(lambda w: w.stable == "b" and w.settled())
 
 
 def test_a_refused_order_leaves_the_one_that_holds_in_force(history: Any) -> None:
     order(history, "a", "1")
-    history.until(lambda w: w.stable == "a" and settled(w))
+    history.until(lambda w: w.stable == "a" and w.settled())
     order(history, "x", "2")
     history.run(120)
     assert (history.stable, history.status.rollback.target) == ("a", "a")
@@ -176,9 +172,9 @@ def test_a_refused_order_leaves_the_one_that_holds_in_force(history: Any) -> Non
 
 def test_further_back_from_a_rollback(history: Any) -> None:
     order(history, "b", "1")
-    history.until(lambda w: w.stable == "b" and settled(w))
+    history.until(lambda w: w.stable == "b" and w.settled())
     order(history, "a", "2")
-    history.until(lambda w: w.stable == "a" and settled(w)).run(60)
+    history.until(lambda w: w.stable == "a" and w.settled()).run(60)
     assert (history.stable, history.status.rollback.target) == ("a", "a")
 
 
@@ -191,7 +187,7 @@ def test_a_target_that_is_bad_itself_leaves_what_serves_and_may_be_retried(world
     assert w.condition("Degraded") == ("True", Reason.ANALYSIS_FAILED)
     w.behaves("a", error_rate=0.0)
     w.order("retry", "a", "2")
-    w.until(lambda w: w.stable == "a" and settled(w))
+    w.until(lambda w: w.stable == "a" and w.settled())
 
 
 def test_abort_ends_the_rollback_and_the_revision_before_goes_on_serving(history: Any) -> None:
@@ -211,7 +207,7 @@ def test_with_promote_full_it_skips_the_steps_but_not_the_pods(history: Any) -> 
     history.watchers.append(watch)
     order(history, "a", "1")
     history.order("promote-full", "a", "1")
-    history.until(lambda w: w.stable == "a" and settled(w), limit=60)
+    history.until(lambda w: w.stable == "a" and w.settled(), limit=60)
 
 
 def test_an_order_for_a_revision_not_asked_for_waits_for_it(history: Any) -> None:
@@ -219,13 +215,13 @@ def test_an_order_for_a_revision_not_asked_for_waits_for_it(history: Any) -> Non
     history.run(30)
     assert (history.stable, history.status.last_command) == ("c", None)
     history.ask("d")
-    history.until(lambda w: w.stable == "a" and settled(w))
+    history.until(lambda w: w.stable == "a" and w.settled())
     assert "d" not in history.started
 
 
 def test_a_model_that_is_not_ready_does_not_end_it(history: Any) -> None:
     order(history, "a", "1")
-    history.until(lambda w: w.stable == "a" and settled(w))
+    history.until(lambda w: w.stable == "a" and w.settled())
     history.ask(NotReady(Reason.MODEL_NOT_READY, "deleted"))
     history.run(30)
     history.ask("c")
@@ -235,7 +231,7 @@ def test_a_model_that_is_not_ready_does_not_end_it(history: Any) -> None:
 
 def test_after_status_was_lost_it_still_holds(history: Any) -> None:
     order(history, "a", "1")
-    history.until(lambda w: w.stable == "a" and settled(w))
+    history.until(lambda w: w.stable == "a" and w.settled())
     history.status = ModelDeploymentStatus()
     history.run(120)
     assert (history.stable, history.status.rollback.target) == ("a", "a")
@@ -243,7 +239,7 @@ def test_after_status_was_lost_it_still_holds(history: Any) -> None:
 
 def test_after_status_was_lost_an_order_that_had_ended_does_not_begin_again(history: Any) -> None:
     order(history, "a", "1")
-    history.until(lambda w: w.stable == "a" and settled(w))
+    history.until(lambda w: w.stable == "a" and w.settled())
     serve(history, "d", "c")
     history.status = ModelDeploymentStatus()
     history.run(120)
@@ -256,4 +252,4 @@ def test_paused_it_waits(history: Any) -> None:
     history.run(60)
     assert (history.stable, history.replicas) == ("c", {"c": 3})
     del history.annotations["fettle.dev/paused"]
-    history.until(lambda w: w.stable == "a" and settled(w))
+    history.until(lambda w: w.stable == "a" and w.settled())
