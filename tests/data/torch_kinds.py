@@ -42,8 +42,8 @@ class Keys(Layer):
 
 
 class Nested(Layer):
-    def forward(self, x: Tensor) -> Tuple[Tensor, List[Tensor]]:  # noqa: UP006
-        found = self.layer(x)
+    def forward(self, answer: Tensor) -> Tuple[Tensor, List[Tensor]]:  # noqa: UP006
+        found = self.layer(answer)
         return found, [found + 1, found.argmax(1)]
 
 

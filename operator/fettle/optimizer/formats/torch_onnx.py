@@ -69,10 +69,9 @@ def _refuse_twins(inputs: Sequence[str], outputs: Sequence[str]) -> None:
 
 def _refuse_training(exported: Any) -> None:
     for node in exported.graph.nodes:
-        arguments = (
-            node.target._schema.arguments if node.op == "call_function" and hasattr(node.target, "_schema") else ()
-        )
-        given = dict(zip((one.name for one in arguments), node.args, strict=False)) | node.kwargs
+        schema = getattr(node.target, "_schema", None)
+        names = [one.name for one in schema.arguments] if schema is not None else []
+        given = dict(zip(names, node.args, strict=False)) | node.kwargs
         if given.get("training") is True:
             message = (
                 f"the program was exported in training mode: its {node.target} normalizes each batch by that batch; "
@@ -170,8 +169,9 @@ def _plain_script(program: Program, names: Sequence[str], answer: Any) -> Any:
     around.model = program.module
     made = torch.jit.script(around)
     given = ", ".join(f"{name}={name}" for name in names)
-    parts = ", ".join(f"answer{place}" for place in _places(answer))
-    made.define(f"def forward(self, {', '.join(names)}):\n    answer = self.model({given})\n    return {parts}\n")
+    whole = "_".join(("answer", *names))  # no argument is called so
+    parts = ", ".join(f"{whole}{place}" for place in _places(answer))
+    made.define(f"def forward(self, {', '.join(names)}):\n    {whole} = self.model({given})\n    return {parts}\n")
     return made.eval()
 
 

@@ -49,8 +49,8 @@ SCRIPTS = [
         ["x FP32 [-1, 4]"], ["logits FP32 [-1, 3]", "probabilities FP32 [-1, 3]"],
     ),
     (
-        "a list in a tuple of outputs", "Nested", (X,),
-        ["x FP32 [-1, 4]"], ["output_0 FP32 [-1, 3]", "output_1_0 FP32 [-1, 3]", "output_1_1 INT64 [-1]"],
+        "a list in a tuple of outputs", "Nested", (given("answer", "N", 4),),
+        ["answer FP32 [-1, 4]"], ["output_0 FP32 [-1, 3]", "output_1_0 FP32 [-1, 3]", "output_1_1 INT64 [-1]"],
     ),
     ("an input handed on", "HandedOn", (X,), ["x FP32 [-1, 4]"], ["output_0 FP32 [-1, 3]", "output_1 FP32 [-1, 4]"]),
 ]  # fmt: skip
