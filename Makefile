@@ -4,7 +4,9 @@ SHELL := /bin/bash
 .DEFAULT_GOAL := help
 PYTHON := .venv/bin/python
 PYTEST := .venv/bin/pytest
+# Pure tests compute: a process a core. Those of the API server wait more than they compute.
 SIDE_BY_SIDE := --numprocesses auto --maxprocesses 4 --dist loadfile --no-loadscope-reorder
+WAITING := --numprocesses 3 --dist loadfile
 
 .PHONY: help setup lock lint type test test-unit test-cluster test-e2e test-kills bench-rollout crds verify docs images images-torch cluster cluster-down cluster-status demo demo-clean clean
 
@@ -58,13 +60,14 @@ test: setup ## everything: unit, cluster (real API server), charts, e2e (real po
 	@$(PYTHON) -m tools.cluster up
 	@$(PYTHON) -m tools.cluster images
 	$(PYTEST) $(SIDE_BY_SIDE) tests/unit tests/tools tests/docs
-	$(PYTEST) tests/charts tests/cluster tests/e2e
+	$(PYTEST) $(WAITING) tests/charts tests/cluster
+	$(PYTEST) tests/e2e
 
 test-unit: setup ## the pure tests, no cluster
 	$(PYTEST) $(SIDE_BY_SIDE) tests/unit tests/tools tests/docs
 
 test-cluster: cluster ## tests against the API server
-	$(PYTEST) tests/cluster tests/charts
+	$(PYTEST) $(WAITING) tests/charts tests/cluster
 
 test-e2e: cluster images ## tests with real pods
 	$(PYTEST) tests/e2e

@@ -81,7 +81,9 @@ def test_the_winner_is_served_and_predicts_what_the_labels_say(kube: Kube) -> No
 
 
 def test_a_better_model_is_rolled_out_step_by_step_under_load(kube: Kube, load: Load) -> None:
-    kube.apply(manifest("optimizedmodel-better.yaml"))
+    kube.apply(
+        manifest("optimizedmodel-better.yaml", recipes=[{"name": "int8", "steps": [{"quantize": {"mode": "Static"}}]}])
+    )
     kube.apply(manifest("optimizedmodel-failing.yaml"))
     kube.apply(manifest("optimizedmodel-wrong.yaml"))
     watch.optimized(kube, "digits-better", 600, print)
