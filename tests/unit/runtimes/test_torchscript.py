@@ -71,6 +71,20 @@ def test_a_script_answers_as_the_module_in_evaluation_mode(folder: Path, setting
         np.testing.assert_allclose(found, wanted[:size].detach().numpy(), rtol=1e-4, atol=1e-6)
 
 
+@pytest.mark.parametrize("settings", [AS_IT_CAME, FROZEN])
+def test_an_argument_between_two_tensors_keeps_its_default(tmp_path: Path, settings: RuntimeSettings) -> None:
+    import torch
+    from tests.data import torch_kinds
+
+    torch_kinds.save_script("Defaults", tmp_path / "model.pt")
+    x, mask = np.ones((2, 4), np.float32), np.array([[1, 0, 1], [0, 1, 0]], np.float32)
+    inputs = (Tensor(name="x", dtype="FP32", shape=(-1, 4)), Tensor(name="mask", dtype="FP32", shape=(-1, 3)))
+    signature = Signature(inputs=inputs, outputs=(Tensor(name="output", dtype="FP32", shape=(-1, 3)),))
+    found = load(tmp_path / "model.pt", settings, signature).infer({"x": x, "mask": mask})["output"]
+    wanted = torch_kinds.Defaults()(torch.from_numpy(x), mask=torch.from_numpy(mask)).detach().numpy()
+    np.testing.assert_allclose(found, wanted, rtol=1e-5, atol=1e-6)
+
+
 def test_many_threads_share_a_session(folder: Path) -> None:
     session = load(folder / "convolutional.pt", FROZEN, IMAGES)
     image = np.ones((1, 3, 12, 12), np.float32)
