@@ -179,8 +179,9 @@ class Clock:
         return not known and self._schedule.another_start(number, one.spent)
 
     def _known(self, one: Timed) -> bool:
-        """Whether all is known that shall be."""
-        return (one is self.baseline or one.stable()) and one.runs(one.batch) >= self._schedule.runs_needed
+        """Whether all is known that can be."""
+        settled = one is self.baseline or one.stable() or statistics.out_of_reach(one.ratios)
+        return settled and one.runs(one.batch) >= self._schedule.runs_needed
 
     @property
     def _first(self) -> int:

@@ -1,4 +1,4 @@
-"""What the container's limits say about a measurement, from files as both kinds of cgroup have them."""
+"""What the container's limits do to a measurement: CPU time withheld, and how many models are loaded at once."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from fettle.optimizer.measure.cgroup import Limits, Throttling
+from fettle.optimizer.measure.clock import groups
 
 
 @pytest.mark.parametrize(
@@ -57,3 +58,20 @@ def test_a_quota_that_is_just_met_is_no_hit(tmp_path: Path) -> None:
     stat.write_text("throttled_usec 61000\n")
     assert watch.hit(0.2)
     assert watch.seen
+
+
+@pytest.mark.parametrize(
+    ("peaks", "left", "expected"),
+    [
+        ([1] * 5, 1000, [5]),
+        ([1] * 6, 1000, [3, 3]),
+        ([1] * 11, 1000, [4, 4, 3]),
+        ([10, 10, 10], 40, [2, 1]),
+        ([100, 1, 1], 40, [1, 2]),
+        ([100, 100], 40, [1, 1]),
+        ([], 40, []),
+    ],
+)
+def test_no_more_are_loaded_at_once_than_memory_holds(peaks: list[int], left: int, expected: list[int]) -> None:
+    found = groups({str(number): peak for number, peak in enumerate(peaks)}, baseline=10, left=left)
+    assert [len(group) for group in found] == expected
