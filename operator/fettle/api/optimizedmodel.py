@@ -242,7 +242,7 @@ class TargetSpec(ApiModel):
     name: Annotated[Name, Field(description="Name of the target; ModelDeployments refer to it.")]
     runtimes: Annotated[
         tuple[RuntimeName, ...],
-        Field(min_length=1, max_length=8, description="Runtimes that may serve, in order of preference."),
+        Field(min_length=1, max_length=8, description="Runtimes that may serve."),
     ] = (RuntimeName.ONNXRUNTIME, RuntimeName.OPENVINO)
     threads: Annotated[int, Field(ge=1, le=256, description="Most threads one inference may use.")] = 1
     batch_sizes: Annotated[
