@@ -13,6 +13,7 @@ from typing import Any
 from tests.cluster.rollout_bench import NOWHERE, Bench
 from tests.unit.plan.optimize.world import World
 
+from fettle.api.reasons import Reason
 from fettle.api.report import Termination, frame
 from fettle.api.task import TASK
 from fettle.cluster.cache import Cache
@@ -34,6 +35,7 @@ from fettle.controller import modeldeployment
 from fettle.controller.context import Context
 from fettle.controller.optimizedmodel import OptimizedModels
 from fettle.errors import ClusterError, ConflictError
+from fettle.plan.rollout_commands import Command
 from fettle.settings import Settings
 
 NAMESPACE = ResourceKind("", "v1", "namespaces", "Namespace")
@@ -103,13 +105,15 @@ class TwoLeaders(Bench):
 
 @dataclass
 class RunBench:
-    """An OptimizedModel, its Jobs' pods played by the test: each succeeds with the answer that its task asks for."""
+    """An OptimizedModel, its Jobs' pods played by the test: each succeeds with the answer that its task asks for, or fails
+    where the source is `missing`."""
 
     client: MortalClient  # the operator's
     user: Client  # of everybody else
     namespace: str
     world: World = field(default_factory=World)
     operator: OptimizedModels = field(default_factory=OptimizedModels)
+    missing: bool = False
 
     async def apply(self) -> None:
         """Create the OptimizedModel and the claim of its files."""
@@ -146,26 +150,34 @@ class RunBench:
                 continue
             environment = {one["name"]: one.get("value", "") for one in pod["spec"]["containers"][0]["env"]}
             line, digest = frame(self.world.report(TASK.validate_json(environment["FETTLE_TASK"])))
+            ended = not_found() if self.missing else succeeded(digest)
             try:
-                await self.user.put_status(POD, pod, {**pod["status"], **succeeded(digest)})
+                await self.user.put_status(POD, pod, {**pod["status"], **ended})
             except ClusterError:
                 continue  # the scheduler wrote meanwhile: next time
             self.client.logs = {**self.client.logs, pod["metadata"]["name"]: line}
 
-    async def to_the_end(self) -> None:
-        """Until the OptimizedModel is Ready, and some passes more."""
+    async def retry(self) -> None:
+        """The source was brought, and the run is to be tried again."""
+        self.missing = False
+        await self.user.patch_metadata(
+            OPTIMIZED_MODEL, self.namespace, "digits", annotations={Command.RETRY.annotation: "there"}
+        )
+
+    async def to_the_end(self, reason: str = "Published") -> None:
+        """Until the run of the OptimizedModel ended with `reason`, and some passes more."""
         async with asyncio.timeout(400):
-            while not await self._ready():
+            while not await self._ended(reason):
                 await self.play_pods()
                 await self.reconcile()
                 await asyncio.sleep(0.1)
         for _ in range(3):
             await self.reconcile()
 
-    async def _ready(self) -> bool:
+    async def _ended(self, reason: str) -> bool:
         obj = await self.user.get(OPTIMIZED_MODEL, self.namespace, "digits") or {}
         conditions = (obj.get("status") or {}).get("conditions") or ()
-        return any(one["type"] == "Ready" and one["status"] == "True" for one in conditions)
+        return any(one["type"] == "Ready" and one["reason"] == reason for one in conditions)
 
     async def outcome(self) -> Any:
         """Everything that may not depend on when the operator was killed."""
@@ -180,12 +192,22 @@ class RunBench:
 
 def succeeded(digest: str) -> Object:
     """Status of a pod whose container ended well and left a report with that digest."""
+    return _ended("Succeeded", 0, Termination(outcome="Succeeded", result_sha256=digest))
+
+
+def not_found() -> Object:
+    """Status of a pod whose container found no source."""
+    said = Termination(outcome="Failed", reason=Reason.SOURCE_NOT_FOUND, message="there is no such file")
+    return _ended("Failed", 1, said)
+
+
+def _ended(phase: str, code: int, said: Termination) -> Object:
     now = datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
-    said = Termination(outcome="Succeeded", result_sha256=digest).model_dump_json(by_alias=True, exclude_none=True)
-    ended = {"exitCode": 0, "reason": "Completed", "startedAt": now, "finishedAt": now, "message": said}
+    message = said.model_dump_json(by_alias=True, exclude_none=True)
+    ended = {"exitCode": code, "reason": "Ended", "startedAt": now, "finishedAt": now, "message": message}
     container = {"name": CONTAINER, "image": "x", "imageID": "", "ready": False, "restartCount": 0}
     return {
-        "phase": "Succeeded",
+        "phase": phase,
         "startTime": now,
         "containerStatuses": [{**container, "state": {"terminated": ended}}],
     }

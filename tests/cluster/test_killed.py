@@ -38,6 +38,16 @@ async def a_run(operator: MortalClient, user: Client, namespace: str) -> Any:
     return await bench.outcome()
 
 
+async def a_retry(operator: MortalClient, user: Client, namespace: str) -> Any:
+    """A model is not there; it is brought, and the run is tried again."""
+    bench = RunBench(operator, user, namespace, missing=True)
+    await bench.apply()
+    await bench.to_the_end("SourceNotFound")
+    await bench.retry()
+    await bench.to_the_end()
+    return await bench.outcome()
+
+
 async def a_rollout(operator: MortalClient, user: Client, namespace: str) -> Any:
     """a serves, b is promoted, c answers with errors and is rolled back."""
     settings = Settings(server_image="localhost/server:1")
@@ -69,7 +79,7 @@ async def told(bench: Bench) -> Any:
 
 
 @pytest.mark.timeout(900)
-@pytest.mark.parametrize("story", [a_run, a_rollout])
+@pytest.mark.parametrize("story", [a_run, a_retry, a_rollout])
 async def test_killed_after_any_write_it_comes_to_the_same_end(client: Client, kubeconfig: str, story: Story) -> None:
     prefix, gate = f"test-{uuid.uuid4().hex[:6]}", asyncio.Semaphore(TOGETHER)
 

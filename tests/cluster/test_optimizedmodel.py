@@ -8,9 +8,12 @@ from collections.abc import AsyncIterator
 from typing import Any
 
 import pytest
+from tests.cluster.fake_node import fake_node
 from tests.cluster.operator_process import OperatorProcess, eventually, operator
 
 from fettle.api.base import MANAGED_LABEL
+from fettle.api.reasons import Reason
+from fettle.api.report import Termination
 from fettle.cluster.client import Client
 from fettle.cluster.kinds import CLAIM, EVENT, JOB, OPTIMIZED_MODEL, Object, ResourceKind
 from fettle.cluster.owner import owned_by
@@ -168,6 +171,40 @@ async def test_a_job_that_ran_into_its_deadline_ends_the_run(
     ready = await look.ready_says("DeadlineExceeded")
     assert ready["status"] == "False"
     assert len(await look.jobs()) == 1, "the deadline is the run's: there is no second attempt"
+
+
+async def test_a_missing_file_that_was_brought_is_found_by_a_retry(
+    running: OperatorProcess, client: Client, namespace: str, look: Look
+) -> None:
+    def play(pod: Object) -> Object:
+        if brought:
+            return node.succeed(pod)
+        said = Termination(outcome="Failed", reason=Reason.SOURCE_NOT_FOUND, message="there is no digits.onnx")
+        return {"exitCode": 1, "reason": "Error", "message": said.model_dump_json(by_alias=True)}
+
+    brought = False
+    await client.create(CLAIM, claim(namespace, "models"))
+    async with fake_node(client, namespace) as node:
+        node.play = play
+        async with node.running():
+            nowhere = [{"name": "cpu", "nodeSelector": {"fettle.dev/test": "no-node-has-this"}}]
+            data = {"evaluation": {"uri": "pvc://models/evaluation.npz"}}
+            await client.create(OPTIMIZED_MODEL, optimized_model(namespace, targets=nowhere, data=data))
+            await look.ready_says("SourceNotFound")
+            (failed,) = await look.jobs()
+            brought = True
+            notes = {"fettle.dev/retry": "it-is-there"}
+            await client.patch_metadata(OPTIMIZED_MODEL, namespace, "digits", annotations=notes)
+            ready = await look.ready_says("Published")
+    model = await client.get(OPTIMIZED_MODEL, namespace, "digits")
+    assert model is not None and model["metadata"]["generation"] == ready["observedGeneration"] == 1, (
+        "the spec is as it was"
+    )
+    assert (model["status"]["retries"], model["status"]["lastHandledRetry"]) == (1, "it-is-there")
+    jobs = await look.jobs()
+    prepares = [job for job in jobs if job["metadata"]["labels"]["fettle.dev/stage"] == "prepare"]
+    assert failed["metadata"]["uid"] in {job["metadata"]["uid"] for job in prepares}
+    assert sorted(job["metadata"]["labels"]["fettle.dev/attempt"] for job in prepares) == ["0", "3"]
 
 
 async def test_a_changed_spec_replaces_the_job_that_is_not_wanted_any_more(

@@ -166,6 +166,10 @@ class ArtifactStatus(ApiModel):
     speedup: Annotated[float | None, Field(description="Times faster than the baseline.")] = None
     accuracy_drop: Annotated[float | None, Field(description="Loss against the baseline.")] = None
     placement: Annotated[Placement, Field(description="Where it was measured.")] = Placement()
+    generation: Annotated[int | None, Field(description="Generation of the spec whose run published it first.")] = None
+    incumbent: Annotated[
+        Sha256 | None, Field(description="Digest of what was published before that run, and measured beside it.")
+    ] = None
 
 
 class ReportStatus(ApiModel):
@@ -196,6 +200,16 @@ class OptimizedModelStatus(ApiModel):
     started_at: Annotated[
         str | None,
         Field(max_length=32, description="When this run began (RFC 3339, UTC); its deadline counts from here."),
+    ] = None
+    retries: Annotated[
+        int | None,
+        Field(
+            description="How often it was tried again by order; the attempts at its tasks are numbered on from there."
+        ),
+    ] = None
+    last_handled_retry: Annotated[
+        str | None,
+        Field(max_length=256, description="The newest value of the annotation fettle.dev/retry that was handled."),
     ] = None
     conditions: Annotated[
         tuple[Condition, ...],

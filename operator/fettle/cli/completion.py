@@ -11,6 +11,7 @@ from click.shell_completion import CompletionItem, get_completion_class
 from fettle.errors import FettleError
 
 PATIENCE_SECONDS = 2.0  # whoever presses the tab key waits no longer
+SHORT_NAMES = {"md": "modeldeployments", "om": "optimizedmodels"}  # as kubectl has them
 NO_FILES = 4  # kubectl's word for: nothing of the file system fits here (cobra's ShellCompDirectiveNoFileComp)
 
 
@@ -56,6 +57,15 @@ def deployment_names(context: click.Context, _parameter: click.Parameter, incomp
 def names(context: click.Context, _parameter: click.Parameter, incomplete: str) -> list[CompletionItem]:
     """Names of objects of both kinds."""
     return _names(context, incomplete, ("modeldeployments", "optimizedmodels"))
+
+
+def names_with_kind(context: click.Context, _parameter: click.Parameter, incomplete: str) -> list[CompletionItem]:
+    """Names of objects of both kinds; after `md/` or `om/` of that kind."""
+    kind, slash, bare = incomplete.partition("/")
+    if not slash:
+        return names(context, _parameter, incomplete)
+    found = _names(context, bare, (SHORT_NAMES[kind],)) if kind in SHORT_NAMES else []
+    return [CompletionItem(f"{kind}/{item.value}") for item in found]
 
 
 def _names(context: click.Context, incomplete: str, kinds: tuple[str, ...]) -> list[CompletionItem]:

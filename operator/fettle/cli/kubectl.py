@@ -15,7 +15,7 @@ CLUSTER_COMMANDS = {
     "promote-full": ("fettle.cli.steer:promote_full", "Skip the remaining steps of the canary."),
     "push": ("fettle.cli.push:push", "Bring a file or folder into a claim of the cluster."),
     "resume": ("fettle.cli.steer:resume", "Let a paused rollout go on."),
-    "retry": ("fettle.cli.steer:retry", "Try a failed or aborted revision again."),
+    "retry": ("fettle.cli.steer:retry", "Try again what failed: a revision, or the run of an OptimizedModel."),
     "rollback-to": ("fettle.cli.steer:rollback_to", "Roll back to a revision of the ledger."),
     "status": ("fettle.cli.status:status", "Show a ModelDeployment and an OptimizedModel on one screen."),
     "why": ("fettle.cli.why:why", "Tell which decisions led here, with metric, value, bound and samples."),

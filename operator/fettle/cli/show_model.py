@@ -12,6 +12,7 @@ from fettle.api.optimizedmodel_status import OptimizedModelStatus
 from fettle.api.reasons import Reason
 from fettle.cli.display import candidates_table, size
 from fettle.cli.show_rollout import condition
+from fettle.plan.retry import IN_PROGRESS, READY, failure_of
 
 STAGES = (Reason.PREPARING, Reason.OPTIMIZING, Reason.MEASURING, Reason.PUBLISHING, Reason.PUBLISHED)
 NAMES = ("prepare", "optimize", "measure", "publish")
@@ -26,6 +27,8 @@ def model(found: OptimizedModel, width: int) -> RenderableType:
     table.add_row("stages", stages(status))
     for one in status.conditions:
         table.add_row(one.type, condition(one))
+    if (hint := retry_hint(found)) is not None:
+        table.add_row("failed", hint)
     for artifact in status.artifacts:
         what = f"{artifact.target}: {artifact.candidate} in {artifact.runtime}, {size(artifact.bytes)}"
         table.add_row("artifact", f"{what}\n{artifact.uri}")
@@ -38,6 +41,14 @@ def model(found: OptimizedModel, width: int) -> RenderableType:
     if status.candidates:
         parts += ["", candidates_table(status, width)]
     return Group(*parts)
+
+
+def retry_hint(found: OptimizedModel) -> str | None:
+    """What failed in a run that is over, and the command that tries it again."""
+    failure, ready = failure_of(found.status), find(found.status.conditions, READY)
+    if failure is None or ready is None or ready.reason in IN_PROGRESS:
+        return None
+    return f"{failure} (kubectl fettle retry om/{found.metadata['name']} tries it again)"
 
 
 def stages(status: OptimizedModelStatus) -> Text:

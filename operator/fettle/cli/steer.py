@@ -1,4 +1,4 @@
-"""Commands for a rollout: each sets an annotation that the operator obeys once, so a GitOps tool sees no drift."""
+"""Commands for a rollout or a run: each sets an annotation that the operator obeys once, so a GitOps tool sees no drift."""
 
 from __future__ import annotations
 
@@ -8,12 +8,14 @@ from dataclasses import dataclass
 
 import click
 
+from fettle.api.conditions import find
 from fettle.api.modeldeployment import ModelDeployment
 from fettle.api.modeldeployment_status import ModelDeploymentStatus
-from fettle.cli.completion import deployment_names, revisions
-from fettle.cli.kube import DEPLOYMENTS, Cluster, with_cluster
-from fettle.cli.objects import deployment_of
-from fettle.errors import UsageError
+from fettle.cli.completion import SHORT_NAMES, deployment_names, names_with_kind, revisions
+from fettle.cli.kube import DEPLOYMENTS, MODELS, Cluster, with_cluster
+from fettle.cli.objects import deployment_of, model_of
+from fettle.errors import MissingError, UsageError
+from fettle.plan.retry import READY, failure_of, waits
 from fettle.plan.rollout_commands import PAUSED_ANNOTATION, Command
 
 Subject = Callable[[ModelDeploymentStatus], str | None]
@@ -22,11 +24,6 @@ Subject = Callable[[ModelDeploymentStatus], str | None]
 def canary(status: ModelDeploymentStatus) -> str | None:
     """The revision on trial."""
     return status.canary.revision if status.canary is not None else None
-
-
-def failed(status: ModelDeploymentStatus) -> str | None:
-    """The revision that failed or was aborted last."""
-    return status.failed_revision
 
 
 @dataclass(frozen=True)
@@ -48,7 +45,6 @@ WORDS = (
         "Skip the remaining steps: the canary becomes stable as soon as it has all its pods.",
     ),
     Word(Command.ABORT, canary, "no canary to abort", "End the rollout: all traffic back to the stable revision."),
-    Word(Command.RETRY, failed, "no failed revision to retry", "Try a failed or aborted revision again, from its first step."),
 )  # fmt: skip
 
 
@@ -71,7 +67,58 @@ def command(word: Word) -> click.Command:
     return run
 
 
-promote, promote_full, abort, retry = (command(word) for word in WORDS)
+promote, promote_full, abort = (command(word) for word in WORDS)
+
+
+@click.command()
+@click.argument("name", metavar="[md/|om/]NAME", shell_complete=names_with_kind)
+@with_cluster
+def retry(cluster: Cluster, name: str) -> None:
+    """Try again what failed: the failed or aborted revision of a ModelDeployment, from its first step; or the run of an OptimizedModel.
+
+    Of an OptimizedModel only the tasks that failed run again, and what is published stays published. A plain NAME is the
+    ModelDeployment of that name where there is one.
+
+    \b
+    kubectl fettle retry digits
+    kubectl fettle retry om/digits
+    """
+    kind, _, bare = name.rpartition("/")
+    if kind not in ("", *SHORT_NAMES):
+        raise UsageError(f"{name}: expected NAME, md/NAME (a modeldeployment) or om/NAME (an optimizedmodel)")
+    if kind == "om":
+        _retry_model(cluster, bare)
+        return
+    try:
+        found = deployment_of(cluster, bare)
+    except MissingError as error:
+        if kind:
+            raise
+        try:
+            _retry_model(cluster, bare)
+        except MissingError:
+            raise error from None
+        return
+    revision = found.status.failed_revision
+    if revision is None:
+        text = f"modeldeployment {bare} in namespace {cluster.namespace} has no failed revision to retry"
+        raise UsageError(f"{text}; of an optimizedmodel of that name: kubectl fettle retry om/{bare}")
+    cluster.annotate(DEPLOYMENTS, bare, {Command.RETRY.annotation: f"{revision}/{_token()}"})
+    click.echo(f"modeldeployment {bare}: retry of revision {revision} ordered")
+
+
+def _retry_model(cluster: Cluster, name: str) -> None:
+    """Order the run of an OptimizedModel to be tried again. Raises UsageError where nothing failed."""
+    status = model_of(cluster, name).status
+    failure = failure_of(status)
+    if failure is None:
+        ready = find(status.conditions, READY)
+        stands = f"its Ready condition says {ready.reason}" if ready is not None else "the operator has not seen it yet"
+        where = f"optimizedmodel {name} in namespace {cluster.namespace}"
+        raise UsageError(f"{where} has no failed task to retry ({stands}); another outcome needs another spec")
+    cluster.annotate(MODELS, name, {Command.RETRY.annotation: _token()})
+    later = ", for when the measurement that goes on is over" if waits(status) else ""
+    click.echo(f"optimizedmodel {name}: retry ordered{later} ({failure})")
 
 
 @click.command("rollback-to")

@@ -23,6 +23,7 @@ from fettle.cli.display import result_console
 from fettle.cli.history import Line, lines_of, read_ledger
 from fettle.cli.kube import Cluster, Object, with_cluster
 from fettle.cli.objects import deployment_of, echo, model_of, output_option
+from fettle.cli.show_model import retry_hint
 from fettle.cli.status import absent
 from fettle.cli.why_model import Judged, choices, judgements
 from fettle.cluster import ledger
@@ -80,7 +81,9 @@ def why(cluster: Cluster, name: str, everything: bool, output: str | None) -> No
 
 
 def _choices(name: str, model: OptimizedModel, judged: Sequence[Judged]) -> list[RenderableType]:
-    return [Text(f"optimizedmodel/{name}: {outcome(model)}", style="bold"), choices(judged)]
+    parts = [Text(f"optimizedmodel/{name}: {outcome(model)}", style="bold"), choices(judged)]
+    hint = retry_hint(model)
+    return parts if hint is None else [*parts, Text(f"failed: {hint}")]
 
 
 def summary(found: ModelDeployment) -> str:

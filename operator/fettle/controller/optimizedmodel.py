@@ -22,8 +22,9 @@ from fettle.controller.refusals import Refusals
 from fettle.errors import ClusterError, ConflictError, ExistsError
 from fettle.plan import moment
 from fettle.plan.optimize import decide
+from fettle.plan.retry import READY, is_new, is_settled
+from fettle.plan.rollout_commands import Command
 from fettle.plan.run import RunDecision, RunSnapshot, TaskPhase, WantedTask
-from fettle.plan.status import READY, is_settled
 
 logger = logging.getLogger(__name__)
 
@@ -54,7 +55,8 @@ class OptimizedModels:
 
     async def _gather(self, context: Context, obj: Object) -> TaskStates:
         """What is known of the tasks: from Jobs and their logs, and from what the API server refused to create."""
-        if is_settled(status_of(obj), obj["metadata"]["generation"]):
+        status = status_of(obj)
+        if is_settled(status, obj["metadata"]["generation"]) and not is_new(_retry(obj), status):
             return TaskStates({}, None)  # its word is final: no log need be read
         uid, patience = obj["metadata"]["uid"], context.settings.unschedulable_seconds
         known = await self._answers.states(context.client, context.cache, uid, context.now(), patience)
@@ -118,8 +120,13 @@ def _snapshot(context: Context, obj: Object, spec: OptimizedModelSpec, tasks: Ta
         default_store=context.settings.store_uri,
         tasks=tasks.states,
         now=context.now(),
+        retry=_retry(obj),
         seconds_per_candidate=context.settings.measure_seconds,
     )
+
+
+def _retry(obj: Object) -> str:
+    return str((obj["metadata"].get("annotations") or {}).get(Command.RETRY.annotation, ""))
 
 
 def _over(tasks: TaskStates, task: WantedTask) -> bool:

@@ -21,6 +21,7 @@ from fettle.api.report import BuildReport, MeasureReport, PublishReport, Termina
 from fettle.api.secrets import without_secrets
 from fettle.api.task import TASK, BuildTask, MeasureTask, PrepareTask, PublishTask, task_hash
 from fettle.api.text import clip
+from fettle.api.vocabulary import CandidateState
 from fettle.errors import FettleError, UsageError
 from fettle.runtimes import cpu
 from fettle.store.store import AnyReport, Store
@@ -126,12 +127,14 @@ def _dispatch(task: AnyTask, store: Store, mounts: Mounts) -> AnyReport:
 
 
 def _earlier(task: AnyTask, store: Store, report: AnyReport | None) -> AnyReport | None:
-    """The earlier answer if it still holds. Preparing decides for itself: the file behind the same address may be another one by now."""
+    """The earlier answer if it still holds, and nothing in it failed. Preparing decides for itself: the file behind the same
+    address may be another one by now."""
     if isinstance(task, BuildTask) and isinstance(report, BuildReport):
         files = report.built.files if report.built is not None else ()
         return report if all(store.has_blob(file.sha256, file.bytes) for file in files) else None
     if isinstance(task, MeasureTask) and isinstance(report, MeasureReport):
-        return report if report.measured_on == cpu.detect() else None
+        whole = not any(row.state == CandidateState.FAILED for row in report.candidates)
+        return report if whole and report.measured_on == cpu.detect() else None
     if isinstance(task, PublishTask) and isinstance(report, PublishReport):
         return report
     return None

@@ -11,10 +11,11 @@ from fettle.api.optimizedmodel import TargetSpec
 from fettle.api.reasons import Reason
 from fettle.api.report import BuildReport, MeasureReport, PrepareReport, PublishReport
 from fettle.api.task import task_hash
+from fettle.api.vocabulary import CandidateState
 from fettle.plan.rows import Finding
 from fettle.plan.run import AnyTask, TaskPhase, TaskState, WantedTask
 
-MAX_ATTEMPTS = 3  # of one task; only failures that say they may pass are tried again
+MAX_ATTEMPTS = 3  # of one task by itself; only failures that say they may pass are tried again
 BACK_OFF_SECONDS = (10, 40)  # before the second and the third attempt
 
 Answer = TypeVar("Answer", PrepareReport, BuildReport, MeasureReport, PublishReport)
@@ -43,10 +44,15 @@ class View(Generic[Answer]):
 class Board:
     """Collects the tasks that a decision wants. One board per decision."""
 
-    def __init__(self, tasks: Mapping[str, TaskState], now: datetime, ends: datetime) -> None:
-        """`ends` is the run's deadline."""
+    def __init__(self, tasks: Mapping[str, TaskState], now: datetime, ends: datetime, retries: int = 0) -> None:
+        """`ends` is the run's deadline. `retries`: how often a person had what failed tried again.
+
+        Each of them has attempts of its own: those of the n-th begin at n * MAX_ATTEMPTS, so an attempt's number says what
+        it was ordered by, and the same decision after a restart names the same Jobs.
+        """
         self._tasks = tasks
         self._now = now
+        self._first = retries * MAX_ATTEMPTS
         self._seconds_left = max(int((ends - now).total_seconds()), 1)
         self._wanted: list[WantedTask] = []
         self._wake = float(self._seconds_left)
@@ -62,8 +68,9 @@ class Board:
         return self._wake
 
     def knows(self, task: AnyTask) -> bool:
-        """Whether some attempt of it was made."""
-        return task_hash(task) in self._tasks
+        """Whether the attempt at it that shall exist now was made."""
+        state = self._tasks.get(task_hash(task))
+        return state is not None and self._attempt(state) == state.attempt
 
     def want(
         self, task: AnyTask, answer: type[Answer], *, stage: str, label: str, target: TargetSpec | None = None
@@ -84,17 +91,37 @@ class Board:
         return View(name, note=fault) if _may_pass(state) else View(name, fault=fault)
 
     def _attempt(self, state: TaskState | None) -> int:
-        """The attempt that shall exist: the next one as soon as a failure that may pass has waited long enough."""
-        if state is None:
-            return 0
+        """The attempt that shall exist: the next one as soon as a failure that may pass has waited long enough, or at once
+        where a retry was ordered after it began."""
+        if state is None or (state.attempt < self._first and _worth_another(state)):
+            return self._first
         if not _may_pass(state):
             return state.attempt
         since = state.finished_at or self._now - timedelta(days=1)
-        due = since + timedelta(seconds=BACK_OFF_SECONDS[min(state.attempt, len(BACK_OFF_SECONDS) - 1)])
+        due = since + timedelta(seconds=BACK_OFF_SECONDS[min(_own_attempts(state) - 1, len(BACK_OFF_SECONDS) - 1)])
         if self._now >= due:
             return state.attempt + 1
         self._wake = min(self._wake, (due - self._now).total_seconds())
         return state.attempt
+
+
+def retries_of(tasks: Mapping[str, TaskState]) -> int:
+    """How many retries these attempts tell of."""
+    return max((state.attempt // MAX_ATTEMPTS for state in tasks.values()), default=0)
+
+
+def _own_attempts(state: TaskState) -> int:
+    """Attempts made since the run began or was last tried again by order."""
+    return state.attempt % MAX_ATTEMPTS + 1
+
+
+def _worth_another(state: TaskState) -> bool:
+    """Whether an ordered retry repeats it: it failed, its answer is none, or a candidate failed while it was measured."""
+    if state.phase != TaskPhase.SUCCEEDED:
+        return state.phase == TaskPhase.FAILED
+    if isinstance(state.report, MeasureReport):
+        return any(row.state == CandidateState.FAILED for row in state.report.candidates)
+    return state.report is None
 
 
 def _lost_answer(state: TaskState) -> bool:
@@ -104,7 +131,7 @@ def _lost_answer(state: TaskState) -> bool:
 
 def _may_pass(state: TaskState) -> bool:
     failed = state.phase == TaskPhase.FAILED and state.retryable
-    return (failed or _lost_answer(state)) and state.attempt + 1 < MAX_ATTEMPTS
+    return (failed or _lost_answer(state)) and _own_attempts(state) < MAX_ATTEMPTS
 
 
 def _fault(state: TaskState) -> Finding:
@@ -112,6 +139,6 @@ def _fault(state: TaskState) -> Finding:
         what = "nothing" if state.report is None else type(state.report).__name__
         return Finding(Reason.JOB_FAILED, f"succeeded, but answered {what}")
     message = state.message or "failed without a message"
-    if state.retryable and state.attempt:
-        message += f" ({state.attempt + 1} attempts)"
+    if state.retryable and _own_attempts(state) > 1:
+        message += f" ({_own_attempts(state)} attempts)"
     return Finding(state.reason or Reason.JOB_FAILED, message)

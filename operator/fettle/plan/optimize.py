@@ -1,8 +1,8 @@
 """What a run of an OptimizedModel does next: prepare, build, measure, choose, publish.
 
 Level-triggered: every decision is made anew from the spec and from what the tasks have answered, so a restart, a lost or
-a doubled event end in the same state. A failure that trying again cannot mend stays until the spec changes; what still
-holds of an earlier spec is reused, because equal tasks have equal hashes.
+a doubled event end in the same state. A failure that trying again by itself cannot mend stays until the spec changes or a
+retry is ordered; what still holds of an earlier spec is reused, because equal tasks have equal hashes.
 """
 
 from __future__ import annotations
@@ -16,31 +16,34 @@ from fettle.api.optimizedmodel_status import ArtifactStatus, CandidateStatus, Re
 from fettle.api.reasons import Reason
 from fettle.api.report import PrepareReport, PublishReport
 from fettle.api.vocabulary import CandidateState
+from fettle.plan import retry
 from fettle.plan.board import Board
 from fettle.plan.candidates import plan_target
 from fettle.plan.choose import choose
 from fettle.plan.constraints import in_force
+from fettle.plan.retry import is_settled
 from fettle.plan.rounds import Rounds, Stage, TargetRun, rules_of
 from fettle.plan.rows import Finding, with_notes
 from fettle.plan.run import RunDecision, RunSnapshot
-from fettle.plan.status import MEASURED, Draft, artifact_of, candidate_rows, events, is_settled
+from fettle.plan.status import MEASURED, Draft, artifact_of, candidate_rows, events
 from fettle.plan.tasks import prepare_task, publish_task, selected
 
 
 def decide(snapshot: RunSnapshot) -> RunDecision:
     """The tasks that shall exist now, and the status. Pure: the same snapshot gives the same decision."""
-    if is_settled(snapshot.status, snapshot.generation):
-        return RunDecision(wanted=(), status=snapshot.status, finished=True)
+    order = retry.read(snapshot)
+    if is_settled(snapshot.status, snapshot.generation) and not order.acts:
+        return RunDecision((), retry.noted(snapshot.status, order), order.events, finished=True)
     constraints = in_force(snapshot.spec)
-    draft = Draft(snapshot, constraints)
-    board = Board(snapshot.tasks, snapshot.now, draft.ends)
+    draft = Draft(snapshot, constraints, order)
+    board = Board(snapshot.tasks, snapshot.now, draft.ends, order.retries)
     stage = _advance(snapshot, draft, board, constraints)
     if not stage.finished and snapshot.now >= draft.ends:
         seconds = snapshot.spec.search.deadline_seconds
         text = f"not done after search.deadlineSeconds = {seconds} s; it was at {stage.reason}: {stage.message}"
         stage = Stage(Reason.DEADLINE_EXCEEDED, text, finished=True)
         draft.set(candidates=tuple(_stopped(row) for row in draft.status.candidates))
-    emitted = events(snapshot.status.conditions, stage, snapshot.generation)
+    emitted = (*order.events, *events(snapshot.status.conditions, stage, snapshot.generation))
     if stage.finished:
         return RunDecision((), draft.close(stage), emitted, finished=True)
     return RunDecision(board.wanted, draft.close(stage), emitted, requeue_seconds=board.wake_seconds)
@@ -151,7 +154,14 @@ def _artifacts(draft: Draft, rounds: Rounds, rows: Sequence[CandidateStatus]) ->
     for run in rounds.targets:
         winner = selected(rows, run.target.name)
         if winner is not None:
-            before[run.target.name] = artifact_of(winner, run.target, rounds.store, before.get(run.target.name))
+            before[run.target.name] = artifact_of(
+                winner,
+                run.target,
+                rounds.store,
+                generation=rounds.snapshot.generation,
+                incumbent=rounds.incumbent(run),
+                before=before.get(run.target.name),
+            )
     return tuple(before[run.target.name] for run in rounds.targets if run.target.name in before)
 
 

@@ -156,11 +156,22 @@ class Rounds:
         more = any(row.after is not None and row.refusal is None for row in run.plan.rows)
         return max(run.plan.places - more, 1)
 
-    def _incumbent(self, target: TargetSpec) -> str | None:
-        """Digest of what is published for a target, where it may still serve there and lies in the store of this run."""
+    def incumbent(self, run: TargetRun) -> str | None:
+        """Digest of what was published for a target when the run of this generation began, where it may still serve there
+        and lies in the store of this run.
+
+        A run that is tried again asks what it asked at first: what itself published is one of its candidates.
+        """
+        target = run.target
         for artifact in self.snapshot.status.artifacts:
+            if artifact.target != target.name:
+                continue
+            if artifact.generation == self.snapshot.generation and any(
+                row.name == artifact.candidate for row in run.plan.rows
+            ):
+                return artifact.incumbent
             fits = artifact.runtime in target.runtimes and artifact.threads <= target.threads
-            if artifact.target == target.name and fits and artifact.uri.startswith(f"{self.store.rstrip('/')}/"):
+            if fits and artifact.uri.startswith(f"{self.store.rstrip('/')}/"):
                 return artifact.sha256
         return None
 
@@ -183,7 +194,7 @@ class Rounds:
                 self.store,
                 constraints=run.rules.constraints,
                 places=self._places(run, number),
-                incumbent=self._incumbent(run.target) if number == 1 else None,
+                incumbent=self.incumbent(run) if number == 1 else None,
                 seconds_per_candidate=self.snapshot.seconds_per_candidate,
             )
             # Two clocks on one node would time each other.

@@ -55,6 +55,7 @@ class RunSnapshot:
     default_store: str
     tasks: Mapping[str, TaskState]
     now: datetime
+    retry: str = ""  # the annotation fettle.dev/retry
     seconds_per_candidate: float = SECONDS_PER_CANDIDATE
 
 

@@ -14,13 +14,13 @@ from fettle.api.report import PrepareReport
 from fettle.api.text import clip
 from fettle.api.vocabulary import CandidateState
 from fettle.plan import moment
+from fettle.plan.retry import IN_PROGRESS, READY, Order
 from fettle.plan.rounds import Rounds, Stage, TargetRun
 from fettle.plan.rows import Finding, Row
 from fettle.plan.run import EventDraft, RunSnapshot
 from fettle.plan.tasks import model_of
 
-READY, SOURCE_RESOLVED, CONVERTED, MEASURED = "Ready", "SourceResolved", "Converted", "Measured"
-IN_PROGRESS = frozenset({Reason.PREPARING, Reason.OPTIMIZING, Reason.MEASURING, Reason.PUBLISHING})
+SOURCE_RESOLVED, CONVERTED, MEASURED = "SourceResolved", "Converted", "Measured"
 
 CONVERSION_FAULTS = frozenset(
     {
@@ -34,30 +34,22 @@ CONVERSION_FAULTS = frozenset(
 )
 
 
-def is_settled(status: OptimizedModelStatus, generation: int) -> bool:
-    """Whether this generation has its final word: published, or a fault that only a new spec can mend."""
-    ready = find(status.conditions, READY)
-    if ready is None or ready.observed_generation != generation or status.observed_generation != generation:
-        return False
-    if ready.reason == Reason.PUBLISHED:
-        return bool(status.artifacts)
-    # InvalidSpec was said of a spec that did not parse; this one did.
-    return ready.reason not in IN_PROGRESS and ready.reason != Reason.INVALID_SPEC
-
-
 class Draft:
     """The status being written. What an earlier generation found is dropped, except what it published."""
 
-    def __init__(self, snapshot: RunSnapshot, constraints: Constraints) -> None:
+    def __init__(self, snapshot: RunSnapshot, constraints: Constraints, order: Order) -> None:
         before = snapshot.status
         same = before.observed_generation == snapshot.generation
         names = {target.name for target in snapshot.spec.targets}
         self._snapshot = snapshot
         self._said: set[str] = set()
-        self.started_at = before.started_at if same and before.started_at else moment.write(snapshot.now)
+        goes_on = before.started_at if same and not order.acts else None
+        self.started_at = goes_on or moment.write(snapshot.now)
         self.status = OptimizedModelStatus(
             observed_generation=snapshot.generation,
             started_at=self.started_at,
+            retries=order.retries or None,
+            last_handled_retry=order.handled,
             conditions=before.conditions,
             constraints=constraints,
             source=before.source if same else None,
@@ -180,18 +172,26 @@ def _standing(rounds: Rounds, run: TargetRun, row: Row) -> tuple[CandidateState,
 
 
 def artifact_of(
-    winner: CandidateStatus, target: TargetSpec, store: str, before: ArtifactStatus | None = None
+    winner: CandidateStatus,
+    target: TargetSpec,
+    store: str,
+    *,
+    generation: int,
+    incumbent: str | None,
+    before: ArtifactStatus | None,
 ) -> ArtifactStatus:
     """What is published of a winner. Its digest and size are known: `choose` lets nothing else win.
 
-    One that was published before keeps the name it had then.
+    One that was published before keeps the name it had then, and the run that it came from. `incumbent`: what it was
+    measured beside.
     """
     assert winner.artifact is not None
     assert winner.bytes is not None
+    same = before if before is not None and before.sha256 == winner.artifact else None
     drop = winner.accuracy_drop.value if winner.accuracy_drop is not None else 0.0
     return ArtifactStatus(
         target=target.name,
-        candidate=before.candidate if before is not None and before.sha256 == winner.artifact else winner.name,
+        candidate=same.candidate if same is not None else winner.name,
         runtime=winner.runtime,
         uri=f"{store.rstrip('/')}/artifacts/{winner.artifact}",
         sha256=winner.artifact,
@@ -204,4 +204,6 @@ def artifact_of(
             tolerations=target.tolerations,
             runtime_class_name=target.runtime_class_name,
         ),
+        generation=same.generation if same is not None else generation,
+        incumbent=same.incumbent if same is not None else incumbent,
     )

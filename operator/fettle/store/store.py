@@ -49,7 +49,7 @@ def explained(what: str, *, reading: bool = False) -> Iterator[None]:
             if reading:
                 raise
             message = f"{what}: the store is full; enlarge its claim or delete artifacts that nothing refers to"
-            raise StoreError(message, reason=Reason.STORE_FULL) from error
+            raise StoreError(message, reason=Reason.STORE_FULL, retryable=True) from error
         if code == errno.EROFS:
             raise StoreError(f"{what}: the store is mounted read-only; mount its claim read-write for Jobs") from error
         if code in (errno.EACCES, errno.EPERM):

@@ -54,6 +54,14 @@ def test_names_of_deployments_or_of_both_kinds() -> None:
 
 
 @pytest.mark.usefixtures("kubeconfig")
+def test_names_of_either_kind_behind_its_short_name() -> None:
+    assert completed("retry", "d") == ["digits", "diagrams"]
+    assert completed("retry", "om/d") == ["om/diagrams"]
+    assert completed("retry", "md/") == ["md/digits"]
+    assert completed("retry", "pod/") == []
+
+
+@pytest.mark.usefixtures("kubeconfig")
 def test_revisions_of_the_deployment_that_was_named() -> None:
     assert completed("rollback-to", "digits", "") == ["cccc", "aaaa"]
     assert completed("rollback-to", "digits", "a") == ["aaaa"]

@@ -76,6 +76,81 @@ def test_a_command_names_its_revision_and_a_token_that_acts_once(
     assert [(method, where) for method, where, _ in server.written] == [("PATCH", path)] * 2
 
 
+def model(reason: str, *candidates: dict[str, Any]) -> dict[str, Any]:
+    """An OptimizedModel whose run came to `reason`."""
+    ready = {"type": "Ready", "status": "False", "reason": reason, "message": "it was said", "observedGeneration": 1}
+    spec = {"source": {"uri": "pvc://models/digits.onnx"}, "targets": [{"name": "cpu"}]}
+    status = {"observedGeneration": 1, "conditions": [ready], "candidates": list(candidates)}
+    return {"metadata": {"name": "digits", "generation": 1}, "spec": spec, "status": status}
+
+
+BROKEN = {"name": "int8", "target": "cpu", "runtime": "openvino", "recipe": "int8", "settings": {}, "state": "Failed"}
+
+
+@pytest.mark.parametrize(
+    ("found", "said"),
+    [
+        (model("SourceNotFound"), "retry ordered (SourceNotFound)"),
+        (model("Published", BROKEN), "retry ordered (1 failed (cpu/int8))"),
+        (model("ConstraintsNotMet", BROKEN), "retry ordered (1 failed (cpu/int8))"),
+        (model("Measuring", BROKEN), "ordered, for when the measurement that goes on is over (1 failed (cpu/int8))"),
+    ],
+    ids=["a fault", "a candidate", "a candidate of a run without a winner", "a candidate, while others are measured"],
+)
+@pytest.mark.parametrize("name", ["digits", "om/digits"])
+def test_a_retry_of_a_model_is_a_token_that_acts_once(
+    server: ApiServer, tmp_path: Path, name: str, found: dict[str, Any], said: str
+) -> None:
+    path = PATH.format("default", "optimizedmodels")
+    server.objects[path] = found
+    if name == "om/digits":
+        server.objects[PATH.format("default", "modeldeployments")] = deployment(STATUS)
+    result = run(server, tmp_path, "retry", name)
+    assert (result.exit_code, said in result.output) == (0, True), result.output
+    ((method, where, body),) = server.written
+    assert (method, where) == ("PATCH", path)
+    assert re.fullmatch("[0-9a-f]{8}", body["metadata"]["annotations"]["fettle.dev/retry"])
+
+
+@pytest.mark.parametrize(
+    ("name", "found", "code", "message"),
+    [
+        ("om/digits", model("Published"), 2, "no failed task to retry (its Ready condition says Published)"),
+        ("digits", model("ConstraintsNotMet"), 2, "another outcome needs another spec"),
+        ("digits", model("Preparing"), 2, "its Ready condition says Preparing"),
+        ("pod/digits", model("SourceNotFound"), 2, "expected NAME, md/NAME"),
+        ("md/digits", model("SourceNotFound"), 1, "not found"),
+        ("om/digits", None, 1, "not found"),
+    ],
+)
+def test_a_retry_where_nothing_failed_is_refused_in_one_line(
+    server: ApiServer, tmp_path: Path, name: str, found: dict[str, Any] | None, code: int, message: str
+) -> None:
+    for plural in ("modeldeployments", "optimizedmodels"):
+        server.objects[f"/apis/fettle.dev/v1alpha1/namespaces/default/{plural}"] = {"items": []}
+    if found is not None:
+        server.objects[PATH.format("default", "optimizedmodels")] = found
+    result = run(server, tmp_path, "retry", name)
+    assert (result.exit_code, message in result.output) == (code, True), result.output
+    assert len(result.output.splitlines()) == 1
+    assert server.written == []
+
+
+@pytest.mark.parametrize("command", ["status", "why"])
+def test_a_run_that_ended_with_a_fault_names_the_command_that_tries_it_again(
+    server: ApiServer, tmp_path: Path, command: str
+) -> None:
+    path = PATH.format("default", "optimizedmodels")
+    server.objects[path] = model("SourceNotFound")
+    assert (
+        "SourceNotFound (kubectl fettle retry om/digits tries it again)"
+        in run(server, tmp_path, command, "digits").output
+    )
+    for reason in ("Preparing", "ConstraintsNotMet"):
+        server.objects[path] = model(reason)
+        assert "retry" not in run(server, tmp_path, command, "digits").output
+
+
 def test_every_command_of_the_operator_has_its_word_here() -> None:
     assert {command.value for command in Command} <= set(CLUSTER_COMMANDS)
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import subprocess
 import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import numpy as np
@@ -20,6 +20,7 @@ from fettle.api.reasons import Reason
 from fettle.api.report import Termination
 from fettle.api.task import PrepareTask
 from fettle.optimizer import stage
+from fettle.store.store import Store
 from fettle.store.uris import Mounts
 
 
@@ -40,8 +41,8 @@ def answer(bench: Workbench, task: PrepareTask | None = None, mounts: Mounts | N
     return stage.answer(task or bench.task(), mounts or bench.mounts).termination
 
 
-def assert_refused(said: Termination, reason: Reason, *words: str) -> None:
-    assert (said.outcome, said.reason, said.retryable) == ("Failed", reason, False), said.message
+def assert_refused(said: Termination, reason: Reason, *words: str, retryable: bool = False) -> None:
+    assert (said.outcome, said.reason, said.retryable) == ("Failed", reason, retryable), said.message
     for word in words:
         assert word in said.message
 
@@ -106,8 +107,29 @@ def test_a_store_that_is_full_says_so_and_leaves_no_half_file(bench: Workbench, 
     with tiny(tmp_path / "full", "16k") as store:
         said = answer(bench, *with_store(bench, store))
         left = [path.name for path in store.rglob("*") if path.name.endswith(".partial")]
-    assert_refused(said, Reason.STORE_FULL, "pvc://store", "enlarge its claim")
+    assert_refused(said, Reason.STORE_FULL, "pvc://store", "enlarge its claim", retryable=True)
     assert left == []
+
+
+def test_a_store_that_was_full_takes_the_same_task_once_there_is_room(bench: Workbench, tmp_path: Path) -> None:
+    bench.put(models.dynamic_batch())
+    with tiny(tmp_path / "full", "1m") as folder:
+        task, mounts = with_store(bench, folder)
+        store = Store.open(task.store, mounts)
+        published = store.put_bytes(b"an artifact that serves" * 100)
+        filler = folder / "filler"
+        with suppress(OSError), filler.open("wb", buffering=0) as stream:
+            while True:
+                stream.write(bytes(4096))
+        said = answer(bench, task, mounts)
+        assert_refused(said, Reason.STORE_FULL, retryable=True)
+        assert store.has_blob(published)
+        filler.unlink()
+        assert answer(bench, task, mounts).outcome == "Succeeded"
+        blobs = [path.name for path in (folder / "blobs").iterdir()]
+        assert published in blobs
+        assert all(store.has_blob(name) for name in blobs), "each is whole, and none is half-written"
+        assert not list(folder.rglob("*.partial"))
 
 
 def test_a_store_that_is_read_only_says_so(bench: Workbench, tmp_path: Path) -> None:

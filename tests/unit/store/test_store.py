@@ -150,7 +150,7 @@ def test_the_filesystems_errors_say_what_to_do(code: int, reason: Reason, words:
         raise OSError(code, os.strerror(code))
     assert caught.value.reason == reason
     assert words in caught.value.message
-    assert caught.value.retryable == (code == errno.EIO)
+    assert caught.value.retryable == (code in (errno.EIO, errno.ENOSPC, errno.EDQUOT))
 
 
 def test_a_claim_that_is_not_mounted_is_no_store() -> None:

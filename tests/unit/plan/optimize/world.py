@@ -160,7 +160,7 @@ Answer = Callable[[WantedTask], AnyReport | TaskState | None]
 class World:
     """One object and its Jobs. `answer` may override what a task answers; None leaves it to the defaults.
 
-    `look` decides once and applies the decision as the operator would: what is wanted starts, what is not wanted goes.
+    `look` decides once and applies the decision as the operator would: what is wanted starts, what is not wanted and not over goes.
     """
 
     spec: OptimizedModelSpec = field(default_factory=make_spec)
@@ -173,6 +173,7 @@ class World:
     status: OptimizedModelStatus = field(default_factory=OptimizedModelStatus)
     tasks: dict[str, TaskState] = field(default_factory=dict)
     now: datetime = START
+    retry: str = ""
     started: list[WantedTask] = field(default_factory=list)
     events: list[tuple[str, str]] = field(default_factory=list)
 
@@ -188,6 +189,7 @@ class World:
             default_store="pvc://fettle-store",
             tasks=dict(self.tasks),
             now=self.now,
+            retry=self.retry,
         )
 
     def look(self) -> RunDecision:
@@ -196,7 +198,8 @@ class World:
         self.status = decision.status
         self.events.extend((event.type, event.reason) for event in decision.events)
         wanted = {task.task_hash for task in decision.wanted}
-        self.tasks = {name: state for name, state in self.tasks.items() if name in wanted}
+        over = {name for name, state in self.tasks.items() if state.phase != TaskPhase.RUNNING}
+        self.tasks = {name: state for name, state in self.tasks.items() if name in wanted | over}
         for task in decision.wanted:
             known = self.tasks.get(task.task_hash)
             if known is None or known.attempt < task.attempt:

@@ -1,0 +1,369 @@
+"""`fettle.dev/retry` on an OptimizedModel: what failed is tried again, what succeeded is not, and each token acts once."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from datetime import timedelta
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from tests.unit.plan.choose.figures import row as figures
+from tests.unit.plan.optimize.world import World, fails, failure, make_spec
+
+from fettle.api.optimizedmodel_status import OptimizedModelStatus
+from fettle.api.reasons import Reason
+from fettle.api.vocabulary import CandidateState
+from fettle.plan.board import MAX_ATTEMPTS
+from fettle.plan.optimize import decide
+from fettle.plan.run import TaskPhase, TaskState, WantedTask
+
+FAULTS = [
+    ("prepare", Reason.SOURCE_NOT_FOUND),
+    ("prepare", Reason.DATA_NOT_FOUND),
+    ("prepare", Reason.STORE_FULL),
+    ("measure", Reason.OUT_OF_MEMORY),
+    ("measure", Reason.DEADLINE_EXCEEDED),
+    ("publish", Reason.JOB_FAILED),
+]
+
+
+def attempts(world: World, stage: str) -> list[int]:
+    """Attempts that were started at the tasks of a stage, in order."""
+    return [task.attempt for task in world.started if task.stage == stage]
+
+
+def mend(world: World, token: str = "one") -> None:
+    """What was wrong is repaired, and a retry ordered."""
+    world.answer = lambda wanted: None
+    world.retry = token
+
+
+@pytest.mark.parametrize(("stage", "reason"), FAULTS)
+def test_a_run_that_ended_with_a_fault_is_tried_again_and_only_what_failed_runs(stage: str, reason: Reason) -> None:
+    world = World(answer=fails(stage, failure(reason)))
+    world.settle()
+    assert world.ready.reason == reason
+    before = {task.task_hash for task in world.started if task.stage != stage}
+    mend(world)
+    world.settle()
+    assert world.ready.reason == Reason.PUBLISHED
+    assert attempts(world, stage) == [0, MAX_ATTEMPTS]
+    assert len(before) == len([task for task in world.started if task.task_hash in before]), "answers are reused"
+    assert (world.status.retries, world.status.last_handled_retry) == (1, "one")
+    assert ("Normal", Reason.COMMAND_ACCEPTED) in world.events
+
+
+def test_a_token_acts_once() -> None:
+    world = World(answer=fails("prepare", failure(Reason.SOURCE_NOT_FOUND)))
+    world.settle()
+    world.retry = "one"
+    world.settle()
+    assert attempts(world, "prepare") == [0, 3]
+    world.now += timedelta(days=1)
+    decision = world.look()
+    assert (decision.wanted, decision.events, decision.finished) == ((), (), True)
+    world.retry = ""
+    world.look()
+    world.retry = "one"
+    assert world.look().finished, "taken away and given again, it is still the same"
+    world.retry = "two"
+    world.settle()
+    assert attempts(world, "prepare") == [0, 3, 6]
+
+
+def test_a_retry_has_attempts_of_its_own_after_the_first() -> None:
+    world = World(answer=fails("prepare", failure(Reason.STORE_FULL, "no room", retryable=True)))
+    world.settle()
+    world.retry = "one"
+    world.settle()
+    assert attempts(world, "prepare") == [0, 1, 2, 3, 4, 5]
+    assert world.ready.message == "no room (3 attempts)"
+
+
+def test_a_retry_has_the_whole_of_its_deadline() -> None:
+    world = World(make_spec(search={"deadlineSeconds": 60}))
+    world.look()
+    world.now += timedelta(seconds=60)
+    assert world.look().finished
+    assert world.ready.reason == Reason.DEADLINE_EXCEEDED
+    world.retry = "one"
+    world.now += timedelta(hours=1)
+    (prepare,) = world.look().wanted
+    assert (prepare.attempt, prepare.deadline_seconds) == (3, 60), (
+        "the name of the Job that was deleted is not taken again"
+    )
+    world.settle()
+    assert world.ready.reason == Reason.PUBLISHED
+
+
+def test_what_was_published_before_stays_published_throughout() -> None:
+    world = World(speeds={"int8-openvino": (3.0, 0.001)})
+    world.settle()
+    published = world.status.artifacts
+    world.generation, world.spec = 2, make_spec(source={"uri": "pvc://models/retrained.onnx"})
+    world.answer = fails("prepare", failure(Reason.SOURCE_NOT_FOUND))
+    world.settle()
+    world.retry = "one"
+    world.look()
+    assert world.ready.reason == Reason.PREPARING
+    assert world.status.artifacts == published
+    world.settle()
+    assert world.status.artifacts == published
+
+
+def test_what_is_published_and_whole_is_left_alone() -> None:
+    world = World()
+    world.settle()
+    before, started = world.status, len(world.started)
+    world.retry = "one"
+    decision = world.look()
+    assert (decision.wanted, decision.finished, len(world.started)) == ((), True, started)
+    assert world.status == before.model_copy(update={"last_handled_retry": "one"})
+    (event,) = decision.events
+    assert (event.type, event.reason, event.message) == ("Warning", Reason.COMMAND_REFUSED, "retry one: nothing failed")
+    assert world.look().events == ()
+
+
+def test_a_build_that_failed_in_a_published_run_is_tried_again_and_the_choice_made_anew() -> None:
+    broken = failure(Reason.OUT_OF_MEMORY)
+    world = World(speeds={"int8-openvino": (5.0, 0.001)}, answer=fails("build", broken, "build int8-openvino"))
+    world.settle()
+    (first,) = world.status.artifacts
+    mend(world)
+    world.look()
+    assert world.ready.reason == Reason.OPTIMIZING
+    assert world.status.artifacts == (first,)
+    world.settle()
+    assert [task.attempt for task in world.started if task.label == "build int8-openvino"] == [0, 3]
+    assert attempts(world, "prepare") == [0]
+    assert world.status.artifacts[0].candidate == "int8-openvino"
+
+
+def test_the_published_artifact_stays_unless_a_candidate_that_was_mended_beats_it() -> None:
+    speeds = {"int8-openvino": (3.05, 0.001), "int8-onnxruntime": (3.0, 0.001)}
+    world = World(speeds=speeds, answer=fails("build", failure(Reason.OUT_OF_MEMORY), "build int8-openvino"))
+    world.settle()
+    published = world.status.artifacts[0]
+    assert published.candidate == "int8-onnxruntime"
+    mend(world)
+    world.settle()
+    assert world.status.artifacts == (published,)
+    assert world.rows()["int8-openvino"].state == CandidateState.MEASURED
+
+
+def test_a_candidate_that_failed_while_it_was_measured_is_measured_again() -> None:
+    broken = figures("int8-openvino", (1.0, 1.0, 1.0), (0.0, 0.0, 0.0)).model_copy(
+        update={"state": CandidateState.FAILED, "reason": Reason.OUT_OF_MEMORY, "speedup": None}
+    )
+    world = World(rows_instead={"int8-openvino": broken})
+    world.settle()
+    assert world.ready.reason == Reason.PUBLISHED
+    world.rows_instead = {}
+    world.retry = "one"
+    world.settle()
+    assert attempts(world, "measure") == [0, 3]
+    assert attempts(world, "build") == [0, 0]
+    assert world.rows()["int8-openvino"].state != CandidateState.FAILED
+
+
+def test_a_target_that_was_measured_is_not_measured_again_for_another_that_failed() -> None:
+    targets = [{"name": "one"}, {"name": "two", "threads": 2}]
+    broken = fails("measure", failure(Reason.OUT_OF_MEMORY), "measure two")
+    world = World(make_spec(targets=targets), answer=broken)
+    world.settle()
+    assert [artifact.target for artifact in world.status.artifacts] == ["one"]
+    mend(world)
+    world.settle()
+    assert world.labels("measure") == ["measure one", "measure two", "measure two"]
+    assert [artifact.target for artifact in world.status.artifacts] == ["one", "two"]
+
+
+def test_a_retry_asks_beside_the_artifact_that_the_run_began_with() -> None:
+    """Else each target would be measured again because the run itself published something."""
+    targets = [{"name": "one"}, {"name": "two", "threads": 2}]
+    world = World(make_spec(targets=targets), speeds={"int8-openvino": (3.0, 0.001)})
+    world.settle()
+    old = {artifact.target: artifact.sha256 for artifact in world.status.artifacts}
+    world.generation, world.spec = 2, make_spec(targets=targets, source={"uri": "pvc://models/retrained.onnx"})
+    world.speeds = {"int8-onnxruntime": (9.0, 0.001), "published": (3.0, 0.001)}
+    world.answer = fails("measure", failure(Reason.OUT_OF_MEMORY), "measure two")
+    world.settle()
+    assert world.status.artifacts[0].candidate == "int8-onnxruntime"
+    assert world.status.artifacts[0].incumbent in (None, old["one"])
+    seen = len(world.labels("measure"))
+    mend(world)
+    world.settle()
+    assert world.labels("measure")[seen:] == ["measure two"]
+
+
+def test_a_build_that_failed_is_tried_again_beside_those_that_run() -> None:
+    world = World(answer=fails("build", failure(Reason.OUT_OF_MEMORY), "build int8-openvino"))
+    world.look()
+    world.finish()
+    first = world.look()
+    (broken,) = [task for task in first.wanted if task.label == "build int8-openvino"]
+    world.tasks[broken.task_hash] = replace(failure(Reason.OUT_OF_MEMORY), task_hash=broken.task_hash)
+    world.look()
+    mend(world)
+    decision = world.look()
+    builds = {task.label: task.attempt for task in decision.wanted if task.stage == "build"}
+    assert builds == {"build int8-openvino": 3, "build int8-onnxruntime": 0}, "the one that runs is not disturbed"
+    world.settle()
+    assert attempts(world, "build") == [0, 0, 3]
+    assert world.ready.reason == Reason.PUBLISHED
+
+
+def test_no_more_builds_are_tried_again_at_once_than_the_spec_allows() -> None:
+    world = World(make_spec(search={"parallelism": 1}), answer=fails("build", failure(Reason.OUT_OF_MEMORY)))
+    world.settle()
+    mend(world)
+    world.look()
+    running = [state for state in world.tasks.values() if state.phase == TaskPhase.RUNNING]
+    assert len(running) == 1
+    world.settle()
+    assert [attempt for attempt in attempts(world, "build") if attempt] == [3, 3]
+
+
+def test_a_measurement_that_goes_on_is_not_disturbed_by_a_build_that_is_tried_again() -> None:
+    world = World(answer=fails("build", failure(Reason.OUT_OF_MEMORY), "build int8-openvino"))
+    while not world.labels("measure"):
+        world.look()
+        world.finish("prepare")
+        world.finish("build")
+    mend(world)
+    decision = world.look()
+    assert [task.attempt for task in decision.wanted if task.stage == "measure"] == [0]
+    world.finish("measure")
+    world.look()
+    assert world.status.last_handled_retry is None
+    world.settle()
+    assert world.status.last_handled_retry == "one"
+    assert [task.attempt for task in world.started if task.label == "build int8-openvino"] == [0, 3]
+    assert world.ready.reason == Reason.PUBLISHED
+
+
+def test_a_retry_that_waited_for_a_measurement_acts_when_the_run_is_over() -> None:
+    targets = [{"name": "one"}, {"name": "two", "threads": 2}]
+    world = World(make_spec(targets=targets), answer=fails("measure", failure(Reason.OUT_OF_MEMORY), "measure one"))
+    while "measure two" not in world.labels("measure"):
+        world.look()
+        world.finish("prepare")
+        world.finish("build")
+        if "measure two" not in world.labels("measure"):
+            world.finish("measure")
+    mend(world)
+    assert world.settle().finished
+    assert (world.ready.reason, world.status.last_handled_retry) == (Reason.OUT_OF_MEMORY, None)
+    world.settle()
+    assert (world.ready.reason, world.status.last_handled_retry) == (Reason.PUBLISHED, "one")
+    assert world.labels("measure") == ["measure one", "measure two", "measure one"]
+
+
+def test_a_verdict_is_no_failure() -> None:
+    world = World(make_spec(constraints={"speedup": {"min": 99}}))
+    world.settle()
+    assert world.ready.reason == Reason.CONSTRAINTS_NOT_MET
+    started = len(world.started)
+    world.retry = "one"
+    assert world.look().finished
+    assert (len(world.started), world.events[-1]) == (started, ("Warning", Reason.COMMAND_REFUSED))
+
+
+def test_a_new_object_that_comes_with_the_annotation_is_run_as_any_other() -> None:
+    world = World(retry="from-git")
+    world.settle()
+    assert {task.attempt for task in world.started} == {0}
+    assert (world.status.retries, world.status.last_handled_retry) == (None, "from-git")
+
+
+def test_a_changed_spec_with_a_retry_tries_what_both_specs_have_in_common() -> None:
+    world = World(answer=fails("prepare", failure(Reason.SOURCE_NOT_FOUND)))
+    world.settle()
+    world.generation, world.spec = 2, make_spec(constraints={"accuracy": {"maxDrop": 0.01}})
+    mend(world)
+    world.settle()
+    assert attempts(world, "prepare") == [0, 3]
+    assert world.ready.reason == Reason.PUBLISHED
+
+
+def test_retries_are_counted_on_where_status_was_lost() -> None:
+    world = World(answer=fails("prepare", failure(Reason.SOURCE_NOT_FOUND)))
+    world.settle()
+    world.retry = "one"
+    world.settle()
+    world.status = OptimizedModelStatus()
+    world.settle()
+    assert attempts(world, "prepare") == [0, 3], "which token acted is not known any more: none acts"
+    mend(world, "two")
+    world.settle()
+    assert attempts(world, "prepare") == [0, 3, 6]
+    assert world.ready.reason == Reason.PUBLISHED
+
+
+def test_a_retry_whose_jobs_were_made_before_the_operator_died_makes_no_others() -> None:
+    world = World(answer=fails("build", failure(Reason.OUT_OF_MEMORY)))
+    world.settle()
+    before = world.status
+    mend(world)
+    first = world.look()
+    for stage in ("build", None):
+        world.status = before  # the Jobs are there, the status was never written
+        world.finish(stage)
+        world.look()
+        assert world.status.retries == 1
+    world.settle()
+    assert [task.attempt for task in first.wanted if task.stage == "build"] == [3, 3]
+    assert [attempt for attempt in attempts(world, "build") if attempt] == [3, 3]
+    assert world.ready.reason == Reason.PUBLISHED
+
+
+OUTCOMES = st.sampled_from(
+    [
+        None,
+        None,
+        failure(Reason.JOB_FAILED),
+        failure(Reason.STORE_FULL, retryable=True),
+        TaskState("", TaskPhase.SUCCEEDED),
+    ]
+)
+
+
+@settings(max_examples=60, deadline=None)
+@given(data=st.data(), parallelism=st.integers(1, 3))
+def test_whatever_fails_and_whenever_it_is_ordered_no_attempt_is_made_twice(
+    data: st.DataObject, parallelism: int
+) -> None:
+    """Status writes are lost at will, as where the operator is killed after it made Jobs."""
+    world = World(make_spec(search={"parallelism": parallelism}))
+    told: dict[tuple[str, int], TaskState | None] = {}
+
+    def answer(wanted: WantedTask) -> TaskState | None:
+        key = (wanted.task_hash, wanted.attempt)
+        if key not in told:
+            told[key] = data.draw(OUTCOMES)
+        return told[key]
+
+    world.answer = answer
+    for number in range(data.draw(st.integers(1, 4))):
+        world.settle(200)
+        world.retry = f"token-{number}"
+        for _ in range(data.draw(st.integers(0, 6))):
+            before = world.status
+            decision = world.look()
+            if data.draw(st.booleans()):
+                world.status = before
+            else:
+                again = decide(world.snapshot)
+                assert (again.wanted, again.events) == (decision.wanted, ())
+            if data.draw(st.booleans()):
+                world.finish()
+    world.answer = lambda wanted: None
+    world.settle(200)
+    world.retry = "last"
+    world.settle(200)
+    made = [(task.task_hash, task.attempt) for task in world.started]
+    assert len(made) == len(set(made))
+    assert world.ready.reason == Reason.PUBLISHED
+    for artifact in world.status.artifacts:
+        assert world.rows(artifact.target)[artifact.candidate].state == CandidateState.SELECTED
