@@ -12,7 +12,8 @@ from fettle.api.optimizedmodel_status import OptimizedModelStatus
 from fettle.api.reasons import Reason
 from fettle.cli.display import candidates_table, size
 from fettle.cli.show_rollout import condition
-from fettle.plan.retry import IN_PROGRESS, READY, failure_of
+from fettle.plan.retry import failure_of
+from fettle.plan.status import IN_PROGRESS, READY
 
 STAGES = (Reason.PREPARING, Reason.OPTIMIZING, Reason.MEASURING, Reason.PUBLISHING, Reason.PUBLISHED)
 NAMES = ("prepare", "optimize", "measure", "publish")

@@ -15,8 +15,9 @@ from fettle.cli.completion import SHORT_NAMES, deployment_names, names_with_kind
 from fettle.cli.kube import DEPLOYMENTS, MODELS, Cluster, with_cluster
 from fettle.cli.objects import deployment_of, model_of
 from fettle.errors import MissingError, UsageError
-from fettle.plan.retry import READY, failure_of, waits
+from fettle.plan.retry import failure_of, waits
 from fettle.plan.rollout_commands import PAUSED_ANNOTATION, Command
+from fettle.plan.status import READY
 
 Subject = Callable[[ModelDeploymentStatus], str | None]
 

@@ -22,9 +22,10 @@ from fettle.controller.refusals import Refusals
 from fettle.errors import ClusterError, ConflictError, ExistsError
 from fettle.plan import moment
 from fettle.plan.optimize import decide
-from fettle.plan.retry import READY, is_new, is_settled
+from fettle.plan.retry import is_new
 from fettle.plan.rollout_commands import Command
 from fettle.plan.run import RunDecision, RunSnapshot, TaskPhase, WantedTask
+from fettle.plan.status import READY, is_settled
 
 logger = logging.getLogger(__name__)
 

@@ -21,11 +21,10 @@ from fettle.plan.board import Board
 from fettle.plan.candidates import plan_target
 from fettle.plan.choose import choose
 from fettle.plan.constraints import in_force
-from fettle.plan.retry import is_settled
 from fettle.plan.rounds import Rounds, Stage, TargetRun, rules_of
 from fettle.plan.rows import Finding, with_notes
 from fettle.plan.run import RunDecision, RunSnapshot
-from fettle.plan.status import MEASURED, Draft, artifact_of, candidate_rows, events
+from fettle.plan.status import MEASURED, Draft, artifact_of, candidate_rows, events, is_settled
 from fettle.plan.tasks import prepare_task, publish_task, selected
 
 

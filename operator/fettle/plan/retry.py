@@ -2,50 +2,21 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 from fettle.api.conditions import find
 from fettle.api.optimizedmodel_status import OptimizedModelStatus
 from fettle.api.reasons import Reason
 from fettle.api.vocabulary import CandidateState
 from fettle.plan.board import retries_of
 from fettle.plan.rollout_commands import VALUE_LIMIT, Command, acceptance, refusal
-from fettle.plan.run import EventDraft, RunSnapshot
+from fettle.plan.run import RetryOrder, RunSnapshot
+from fettle.plan.status import IN_PROGRESS, READY
 
-READY = "Ready"
-IN_PROGRESS = frozenset({Reason.PREPARING, Reason.OPTIMIZING, Reason.MEASURING, Reason.PUBLISHING})
-MEASURED_NOW = frozenset(
-    {Reason.MEASURING, Reason.PUBLISHING}
-)  # a build that is tried again would end what is measured
+# A build that is tried again would end the measurement that goes on.
+MEASURED_NOW = frozenset({Reason.MEASURING, Reason.PUBLISHING})
 # What a run came to although every task succeeded: the same tasks would answer the same.
 VERDICTS = frozenset(
     {Reason.CONSTRAINTS_NOT_MET, Reason.NOT_FASTER, Reason.EVALUATION_TOO_SMALL, Reason.EVALUATION_DATA_MISSING}
 )
-
-
-@dataclass(frozen=True)
-class Order:
-    """What the annotation means for a decision.
-
-    `handled`: the newest value that needs no more thought; `retries`: how often something was tried again, this time
-    included; `acts`: whether this decision does it, so that the run begins anew.
-    """
-
-    handled: str | None
-    retries: int
-    acts: bool = False
-    events: tuple[EventDraft, ...] = ()
-
-
-def is_settled(status: OptimizedModelStatus, generation: int) -> bool:
-    """Whether this generation has its word: published, or a fault that only a new spec or an ordered retry can mend."""
-    ready = find(status.conditions, READY)
-    if ready is None or ready.observed_generation != generation or status.observed_generation != generation:
-        return False
-    if ready.reason == Reason.PUBLISHED:
-        return bool(status.artifacts)
-    # InvalidSpec was said of a spec that did not parse; this one did.
-    return ready.reason not in IN_PROGRESS and ready.reason != Reason.INVALID_SPEC
 
 
 def is_new(value: str, status: OptimizedModelStatus) -> bool:
@@ -71,24 +42,24 @@ def waits(status: OptimizedModelStatus) -> bool:
     return ready is not None and ready.reason in MEASURED_NOW
 
 
-def read(snapshot: RunSnapshot) -> Order:
+def read(snapshot: RunSnapshot) -> RetryOrder:
     """What is ordered now. Without status nothing is known to have failed, and no value acts: it may have acted already."""
     status, value = snapshot.status, snapshot.retry[:VALUE_LIMIT]
     if status.observed_generation is None:
-        return Order(value or status.last_handled_retry, retries_of(snapshot.tasks))
-    before = Order(status.last_handled_retry, status.retries or 0)
+        return RetryOrder(value or status.last_handled_retry, retries_of(snapshot.tasks))
+    before = RetryOrder(status.last_handled_retry, status.retries or 0)
     if not is_new(value, status):
         return before
     failure = failure_of(status)
     if failure is None:
-        return Order(value, before.retries, events=(refusal(Command.RETRY, f"{value}: nothing failed"),))
+        return RetryOrder(value, before.retries, events=(refusal(Command.RETRY, f"{value}: nothing failed"),))
     if waits(status) and status.observed_generation == snapshot.generation:
         return before
     accepted = acceptance(Command.RETRY, f"{value}: {failure}")
-    return Order(value, before.retries + 1, acts=True, events=(accepted,))
+    return RetryOrder(value, before.retries + 1, acts=True, events=(accepted,))
 
 
-def noted(status: OptimizedModelStatus, order: Order) -> OptimizedModelStatus:
+def noted(status: OptimizedModelStatus, order: RetryOrder) -> OptimizedModelStatus:
     """The status of a run that is left as it is, with the order that was handled."""
     if order.handled == status.last_handled_retry:
         return status

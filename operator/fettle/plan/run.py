@@ -82,6 +82,20 @@ class EventDraft:
 
 
 @dataclass(frozen=True)
+class RetryOrder:
+    """What the annotation fettle.dev/retry means for a decision.
+
+    `handled`: the newest value that needs no more thought; `retries`: how often something was tried again, this time
+    included; `acts`: whether this decision does it, so that the run begins anew.
+    """
+
+    handled: str | None
+    retries: int
+    acts: bool = False
+    events: tuple[EventDraft, ...] = ()
+
+
+@dataclass(frozen=True)
 class RunDecision:
     """What shall be. `wanted` are all tasks that shall exist now (running ones included); `events` go with the status write."""
 

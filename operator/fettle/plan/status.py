@@ -14,13 +14,13 @@ from fettle.api.report import PrepareReport
 from fettle.api.text import clip
 from fettle.api.vocabulary import CandidateState
 from fettle.plan import moment
-from fettle.plan.retry import IN_PROGRESS, READY, Order
 from fettle.plan.rounds import Rounds, Stage, TargetRun
 from fettle.plan.rows import Finding, Row
-from fettle.plan.run import EventDraft, RunSnapshot
+from fettle.plan.run import EventDraft, RetryOrder, RunSnapshot
 from fettle.plan.tasks import model_of
 
-SOURCE_RESOLVED, CONVERTED, MEASURED = "SourceResolved", "Converted", "Measured"
+READY, SOURCE_RESOLVED, CONVERTED, MEASURED = "Ready", "SourceResolved", "Converted", "Measured"
+IN_PROGRESS = frozenset({Reason.PREPARING, Reason.OPTIMIZING, Reason.MEASURING, Reason.PUBLISHING})
 
 CONVERSION_FAULTS = frozenset(
     {
@@ -34,10 +34,21 @@ CONVERSION_FAULTS = frozenset(
 )
 
 
+def is_settled(status: OptimizedModelStatus, generation: int) -> bool:
+    """Whether this generation has its word: published, or a fault that only a new spec or an ordered retry can mend."""
+    ready = find(status.conditions, READY)
+    if ready is None or ready.observed_generation != generation or status.observed_generation != generation:
+        return False
+    if ready.reason == Reason.PUBLISHED:
+        return bool(status.artifacts)
+    # InvalidSpec was said of a spec that did not parse; this one did.
+    return ready.reason not in IN_PROGRESS and ready.reason != Reason.INVALID_SPEC
+
+
 class Draft:
     """The status being written. What an earlier generation found is dropped, except what it published."""
 
-    def __init__(self, snapshot: RunSnapshot, constraints: Constraints, order: Order) -> None:
+    def __init__(self, snapshot: RunSnapshot, constraints: Constraints, order: RetryOrder) -> None:
         before = snapshot.status
         same = before.observed_generation == snapshot.generation
         names = {target.name for target in snapshot.spec.targets}
