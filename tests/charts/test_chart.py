@@ -173,6 +173,14 @@ def test_no_role_may_write_a_spec_read_a_secret_or_use_a_wildcard() -> None:
             assert set(rule["verbs"]) <= {"get", "list", "watch"}, name
 
 
+def test_whoever_may_edit_a_namespace_may_give_commands_there() -> None:
+    """A command is an annotation on the object; its subresource for status is the operator's alone."""
+    (role,) = [one for one in render() if one["kind"] == "ClusterRole" and one["metadata"]["name"].endswith("-edit")]
+    assert role["metadata"]["labels"]["rbac.authorization.k8s.io/aggregate-to-edit"] == "true"
+    patched = {name for rule in role["rules"] if "patch" in rule["verbs"] for name in rule["resources"]}
+    assert patched == {"optimizedmodels", "modeldeployments", "modeldeployments/scale"}
+
+
 def test_the_readme_tells_every_right_of_the_operator() -> None:
     told = (CHART / "README.md").read_text().lower()
     rules = next(

@@ -9,16 +9,18 @@ from pathlib import Path
 import pytest
 from tests.data import models
 from tests.unit.optimizer.prepare.workbench import Workbench
+from tests.unit.plan.optimize.world import World
 
 from fettle.api.optimizedmodel import EvaluationSpec
 from fettle.api.reasons import Reason
 from fettle.api.recipe import QuantizeStep, RecipeStep
-from fettle.api.report import Termination
-from fettle.api.task import BuildPlan, BuildTask, PrepareTask
+from fettle.api.report import MeasureReport, Termination
+from fettle.api.task import BuildPlan, BuildTask, MeasureTask, PrepareTask, task_hash
 from fettle.api.text import MESSAGE_LIMIT
-from fettle.api.vocabulary import RuntimeName
+from fettle.api.vocabulary import CandidateState, RuntimeName
 from fettle.errors import UsageError
 from fettle.optimizer import stage
+from fettle.runtimes import cpu
 
 
 def process(bench: Workbench, **environment: str) -> tuple[int, str, Termination | None]:
@@ -74,6 +76,23 @@ def test_a_failure_is_never_kept(bench: Workbench) -> None:
     assert not list(bench.folder.glob("store/results/*"))
     bench.put(models.dynamic_batch())
     assert stage.answer(bench.task(), bench.mounts).termination.outcome == "Succeeded"
+
+
+@pytest.mark.parametrize(("state", "outcome"), [("Measured", "Succeeded"), ("Failed", "Failed")])
+def test_a_measurement_is_answered_from_the_store_unless_a_candidate_failed(
+    bench: Workbench, state: str, outcome: str
+) -> None:
+    """Measured again it fails here: the models that it names are in no store."""
+    world = World()
+    world.settle()
+    (made,) = [wanted.task for wanted in world.started if isinstance(wanted.task, MeasureTask)]
+    task = made.model_copy(update={"store": bench.store.uri})
+    report = world.report(task)
+    assert isinstance(report, MeasureReport)
+    rows = (report.candidates[0].model_copy(update={"state": CandidateState(state)}), *report.candidates[1:])
+    kept = report.model_copy(update={"candidates": rows, "measured_on": cpu.detect()})
+    bench.store.put_result(task_hash(task), kept)
+    assert stage.answer(task, bench.mounts).termination.outcome == outcome
 
 
 @pytest.mark.parametrize(
