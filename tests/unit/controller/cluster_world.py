@@ -11,6 +11,7 @@ from typing import Any
 from tests.api_server import ApiServer
 from tests.unit.plan.optimize.world import START, World
 
+from fettle.api.reasons import Reason
 from fettle.api.report import Termination, frame
 from fettle.api.task import TASK
 from fettle.cluster.cache import Cache
@@ -50,6 +51,7 @@ class ClusterWorld:
     answers: World = field(default_factory=World)
     now: datetime = START
     lose_logs: int = 0  # so many pods are gone before their log is read
+    broken: str = ""  # the stage whose Jobs fail for good
 
     def __post_init__(self) -> None:
         for claim in ("models",):
@@ -60,6 +62,12 @@ class ClusterWorld:
         """Create the object, or change its spec."""
         before = self.server.objects.get(MODEL_PATH, {"metadata": {}})
         self.server.store(MODEL_PATH, {**before, "spec": {**SPEC, **spec}})
+
+    def order_retry(self, token: str) -> None:
+        """Annotate the object."""
+        before = self.model()
+        metadata = {**before["metadata"], "annotations": {"fettle.dev/retry": token}}
+        self.server.store(MODEL_PATH, {**before, "metadata": metadata})
 
     def restart(self) -> None:
         """A new operator process: nothing of the old one's memory."""
@@ -86,8 +94,11 @@ class ClusterWorld:
                 continue
             line, digest = frame(self.answers.report(task_of(job)))
             name = f"{job['metadata']['name']}-pod"
-            said = Termination(outcome="Succeeded", result_sha256=digest).model_dump_json(by_alias=True)
-            ended = {"terminated": {"exitCode": 0, "reason": "Completed", "message": said}}
+            failed = job["metadata"]["labels"]["fettle.dev/stage"] == self.broken
+            said = Termination(outcome="Succeeded", result_sha256=digest)
+            if failed:
+                said = Termination(outcome="Failed", reason=Reason.OUT_OF_MEMORY, message="it broke")
+            ended = {"terminated": {"exitCode": int(failed), "message": said.model_dump_json(by_alias=True)}}
             labels = {"batch.kubernetes.io/controller-uid": job["metadata"]["uid"], "fettle.dev/managed": "true"}
             if self.lose_logs > 0:
                 self.lose_logs -= 1
@@ -99,7 +110,7 @@ class ClusterWorld:
             }
             self.server.store(POD.path("team", name), pod)
             at = self.now.strftime("%Y-%m-%dT%H:%M:%SZ")
-            done = {"type": "Complete", "status": "True", "lastTransitionTime": at}
+            done = {"type": "Failed" if failed else "Complete", "status": "True", "lastTransitionTime": at}
             self.server.store(path, {**job, "status": {"conditions": [done]}})
 
     async def settle(self, passes: int = 40) -> None:

@@ -68,25 +68,68 @@ def outcome(world: ClusterWorld) -> Object:
     return {"status": stored, "jobs": [job["metadata"]["name"].split("-")[1] for job in world.kind("Job")]}
 
 
+async def settle_killed_after(world: ClusterWorld, fatal: int) -> None:
+    """Settle with an operator that dies after the server's write number `fatal`, and then with a new one."""
+    server = world.server
+    # The request in hand is counted already: number `fatal` still gets through, then the process is dead.
+    server.refuse = lambda method, path: status(500, "InternalError") if len(server.writes()) > fatal else None
+    with contextlib.suppress(ClusterError):
+        await world.settle()
+    server.refuse = lambda method, path: None
+    world.restart()
+    await world.settle()
+
+
 async def test_killed_after_any_of_its_writes_the_operator_ends_the_same() -> None:
     wanted, events, writes = await undisturbed()
     for fatal in range(1, writes + 1):
         async with serving() as (server, client):
             world = ClusterWorld(server, client)
             world.submit()
-
-            def dead(method: str, path: str, server: Any = server, fatal: int = fatal) -> tuple[int, Object] | None:
-                # The request in hand is counted already: number `fatal` still gets through, then the process is dead.
-                return status(500, "InternalError") if len(server.writes()) > fatal else None
-
-            server.refuse = dead
-            with contextlib.suppress(ClusterError):
-                await world.settle()
-            server.refuse = lambda method, path: None
-            world.restart()
-            await world.settle()
+            await settle_killed_after(world, fatal)
             assert outcome(world) == wanted, f"killed after write {fatal}"
             assert set(world.events()) == set(events) or len(world.events()) == len(events) - 1
+
+
+async def retried(world: ClusterWorld, stage: str) -> None:
+    """A run whose Jobs of one stage failed; the cause is gone, and a retry ordered."""
+    world.broken = stage
+    world.submit()
+    await world.settle()
+    world.broken = ""
+    world.order_retry("one")
+
+
+@pytest.mark.parametrize("stage", ["prepare", "build", "measure"])
+async def test_killed_after_any_write_of_a_retry_the_operator_ends_the_same(stage: str) -> None:
+    async with serving() as (server, client):
+        world = ClusterWorld(server, client)
+        await retried(world, stage)
+        before = len(server.writes())
+        await world.settle()
+        wanted, writes = outcome(world), len(server.writes())
+    assert wanted["status"]["retries"] == 1
+    for fatal in range(before + 1, writes + 1):
+        async with serving() as (server, client):
+            world = ClusterWorld(server, client)
+            await retried(world, stage)
+            await settle_killed_after(world, fatal)
+            assert outcome(world) == wanted, f"killed after write {fatal} of {before + 1}..{writes}"
+            assert world.ready()["reason"] == "Published"
+
+
+async def test_a_retry_of_what_is_whole_is_noted_once_and_makes_no_job(world: ClusterWorld) -> None:
+    world.submit()
+    await world.settle()
+    jobs = world.kind("Job")
+    world.order_retry("one")
+    await world.settle()
+    assert (world.kind("Job"), world.events()) == (jobs, [*STAGES, "CommandRefused"])
+    assert (world.ready()["reason"], world.model()["status"]["lastHandledRetry"]) == ("Published", "one")
+    world.server.requests.clear()
+    world.restart()
+    await world.look()
+    assert world.server.writes() == []
 
 
 async def test_an_answer_that_was_lost_with_its_pod_is_asked_for_again(world: ClusterWorld) -> None:
