@@ -204,7 +204,7 @@ class OptimizedModelStatus(ApiModel):
     retries: Annotated[
         int | None,
         Field(
-            description="How often it was tried again by order; the attempts at its tasks are numbered on from there."
+            description="How often what failed was tried again, by order or with a changed spec; attempts are numbered on from there."
         ),
     ] = None
     last_handled_retry: Annotated[

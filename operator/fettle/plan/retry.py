@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from fettle.api.conditions import find
 from fettle.api.optimizedmodel_status import OptimizedModelStatus
 from fettle.api.reasons import Reason
@@ -43,17 +45,20 @@ def waits(status: OptimizedModelStatus) -> bool:
 
 
 def read(snapshot: RunSnapshot) -> RetryOrder:
-    """What is ordered now. Without status nothing is known to have failed, and no value acts: it may have acted already."""
+    """What is ordered now, by the annotation or by a changed spec: more memory for a Job is no other task, but another chance.
+
+    Without status nothing is known to have failed, and no value acts: it may have acted already.
+    """
     status, value = snapshot.status, snapshot.retry[:VALUE_LIMIT]
     if status.observed_generation is None:
         return RetryOrder(value or status.last_handled_retry, retries_of(snapshot.tasks))
     before = RetryOrder(status.last_handled_retry, status.retries or 0)
+    failure, changed = failure_of(status), status.observed_generation != snapshot.generation
     if not is_new(value, status):
-        return before
-    failure = failure_of(status)
+        return replace(before, retries=before.retries + 1, acts=True) if changed and failure is not None else before
     if failure is None:
         return RetryOrder(value, before.retries, events=(refusal(Command.RETRY, f"{value}: nothing failed"),))
-    if waits(status) and status.observed_generation == snapshot.generation:
+    if waits(status) and not changed:
         return before
     accepted = acceptance(Command.RETRY, f"{value}: {failure}")
     return RetryOrder(value, before.retries + 1, acts=True, events=(accepted,))

@@ -277,6 +277,21 @@ def test_a_new_object_that_comes_with_the_annotation_is_run_as_any_other() -> No
     assert (world.status.retries, world.status.last_handled_retry) == (None, "from-git")
 
 
+@pytest.mark.parametrize("label", ["prepare", "build int8-openvino", "measure cpu"])
+def test_a_changed_spec_tries_again_what_failed_though_the_task_is_the_same(label: str) -> None:
+    broken = fails(label.partition(" ")[0], failure(Reason.OUT_OF_MEMORY), label)
+    world = World(speeds={"int8-onnxruntime": (3.0, 0.001)}, answer=broken)
+    world.settle()
+    world.answer = lambda wanted: None
+    world.generation, world.spec = 2, make_spec(jobs={"resources": {"limits": {"memory": "8Gi"}}})
+    world.settle()
+    assert world.ready.reason == Reason.PUBLISHED
+    assert [task.attempt for task in world.started if task.label == label][:2] == [0, 3]
+    assert CandidateState.FAILED not in {row.state for row in world.status.candidates}
+    assert (world.status.retries, world.status.last_handled_retry) == (1, None)
+    assert ("Normal", Reason.COMMAND_ACCEPTED) not in world.events
+
+
 def test_a_changed_spec_with_a_retry_tries_what_both_specs_have_in_common() -> None:
     world = World(answer=fails("prepare", failure(Reason.SOURCE_NOT_FOUND)))
     world.settle()
