@@ -65,8 +65,8 @@ class Stage:
         }
 
     def change(self, spec: dict[str, Any]) -> None:
-        """Replace the spec."""
-        self.kube.patch("md", NAME, {"spec": spec})
+        """Replace the spec: what it does not name goes, as with `kubectl replace`."""
+        self.kube.replace_spec("md", NAME, spec)
 
     def current(self) -> dict[str, Any]:
         """The spec as it is."""

@@ -77,6 +77,11 @@ class Kube:
         """Merge-patch one of our objects, as `kubectl patch --type merge` does."""
         self.kubectl("patch", short, name, "--type", "merge", "-p", json.dumps(body))
 
+    def replace_spec(self, short: str, name: str, spec: dict[str, Any]) -> None:
+        """Put another spec in the place of one of our objects'."""
+        change = [{"op": "replace", "path": "/spec", "value": spec}]
+        self.kubectl("patch", short, name, "--type", "json", "-p", json.dumps(change))
+
     def pod_log(self, name: str, tail: int = 1) -> str:
         """The last lines of a pod's log; empty while it does not run."""
         return self.kubectl("logs", name, f"--tail={tail}", check=False)

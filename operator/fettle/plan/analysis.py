@@ -21,6 +21,7 @@ from fettle.plan import moment
 PERCENTILE_NEEDS = {50: 30, 90: 36, 95: 72, 99: 367}  # requests below which a percentile is not claimed
 PATIENCE = 6  # intervals after which a window that still cannot be judged is called inconclusive
 AGREEMENT = "agreement"
+FEWEST_COMPARED = 20  # items that may call a canary wrong; a busy pod compares less than one a second
 KEPT_WINDOWS = 20  # of those that were judged (AnalysisStatus.windows)
 SLACK_SECONDS = 1.0  # the pods' current second is not over yet
 
@@ -214,7 +215,7 @@ def latency_ratio(spec: LatencySpec, ratio: float, min_requests: int, canary: Tr
 def agreement(minimum: float, min_requests: int, found: Comparisons, doubts: tuple[Doubt, ...]) -> Finding:
     """The share of items that the canary answers as stable did, of those that stable was sure of. `doubts`: the pods'.
 
-    Bad as soon as the whole 95 % interval lies below `minimum`; good when the share is not below it, on as many items as
+    Bad as soon as the whole 95 % interval lies below `minimum`, on few items too: the interval knows how many they are. Good when the share is not below it, on as many items as
     prove `minimum` where none disagrees. What lies between waits for more items.
     """
     needed = max(min_requests, items_needed(1 - minimum) or 0)
@@ -223,7 +224,7 @@ def agreement(minimum: float, min_requests: int, found: Comparisons, doubts: tup
     if count:
         share = found.agreed / count
         highest = 1 - tango(found.disagreed, 0, count).low
-        if count >= min_requests and highest < minimum:
+        if count >= min(min_requests, FEWEST_COMPARED) and highest < minimum:
             said = f"agreement {share:.4f} < {minimum:g} (at most {highest:.4f} by its interval; {text})"
             return Finding(Verdict.BAD, said, metric=AGREEMENT, value=share, bound=minimum, samples=count)
         if count >= needed and share >= minimum:

@@ -50,7 +50,8 @@ def look(*pods: PodSamples, seconds: float = 11, **more: Any) -> Judgement:
         ("enough items, few disagree", pod(297, 3), Verdict.GOOD, "agreement 0.9900 >= 0.98"),
         ("most disagree", pod(6, 52, 12), Verdict.BAD, "agreement 0.1034 < 0.98 (at most 0.2"),
         ("a tenth disagrees", pod(135, 15), Verdict.BAD, "150 items compared, 15 disagreed"),
-        ("all disagree, on too few items", pod(0, 49), Verdict.PENDING, "49 of 189 items compared"),
+        ("all disagree, on too few items", pod(0, 19), Verdict.PENDING, "19 of 189 items compared"),
+        ("a busy pod compared few, and all disagree", pod(0, 20), Verdict.BAD, "agreement 0.0000 < 0.98 (at most 0."),
         ("too few items to prove anything", pod(100), Verdict.PENDING, "100 of 189 items compared, as agreement 0.98 needs"),
         ("two of sixty may be chance", pod(58, 2), Verdict.PENDING, "60 of 189 items"),
         ("below the bound, but not surely", pod(193, 7), Verdict.PENDING, "agreement 0.9650 is not surely below 0.98"),
@@ -109,15 +110,19 @@ def ends(share: float, rng: random.Random, limit: int = 2, per_interval: int = 6
 
 
 @pytest.mark.parametrize(
-    ("share", "verdict", "least"),
+    ("per_interval", "share", "verdict", "least"),
     [
-        (0.98, Verdict.BAD, 0.0),  # exactly on the bound: at most one false rollback in fifty
-        (0.99, Verdict.GOOD, 0.85),
-        (0.95, Verdict.GOOD, 0.0),
-        (0.90, Verdict.BAD, 0.95),
+        (60, 0.98, Verdict.BAD, 0.0),  # exactly on the bound: at most one false rollback in fifty
+        (60, 0.99, Verdict.GOOD, 0.85),
+        (60, 0.95, Verdict.GOOD, 0.0),
+        (60, 0.90, Verdict.BAD, 0.95),
+        (20, 0.98, Verdict.BAD, 0.0),  # a busy pod that compares few
+        (20, 0.80, Verdict.BAD, 0.95),
     ],
 )
-def test_false_alarms_are_rare_and_wrong_models_are_found(share: float, verdict: Verdict, least: float) -> None:
+def test_false_alarms_are_rare_and_wrong_models_are_found(
+    per_interval: int, share: float, verdict: Verdict, least: float
+) -> None:
     rng = random.Random(5)
-    count = sum(ends(share, rng) is verdict for _ in range(400)) / 400
+    count = sum(ends(share, rng, per_interval=per_interval) is verdict for _ in range(400)) / 400
     assert (count >= least) if least else (count <= 0.02), count
