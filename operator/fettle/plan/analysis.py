@@ -215,8 +215,9 @@ def latency_ratio(spec: LatencySpec, ratio: float, min_requests: int, canary: Tr
 def agreement(minimum: float, min_requests: int, found: Comparisons, doubts: tuple[Doubt, ...]) -> Finding:
     """The share of items that the canary answers as stable did, of those that stable was sure of. `doubts`: the pods'.
 
-    Bad as soon as the whole 95 % interval lies below `minimum`, on few items too: the interval knows how many they are. Good when the share is not below it, on as many items as
-    prove `minimum` where none disagrees. What lies between waits for more items.
+    Bad as soon as the whole 95 % interval lies below `minimum`, on few items too: the interval knows how many they are.
+    Good when the share is not below it, on as many items as prove `minimum` where none disagrees. What lies between waits
+    for more items.
     """
     needed = max(min_requests, items_needed(1 - minimum) or 0)
     count = found.compared
