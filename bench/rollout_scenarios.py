@@ -26,7 +26,8 @@ ANALYSIS = {
     "minRequests": 60,
     "failureLimit": 2,
     "successRate": {"min": 0.99},
-    "latency": {"percentile": 50, "maxRatioToStable": 2},
+    # Not 2: a pod that starts takes a core of two from one that serves, and its own first seconds are slow.
+    "latency": {"percentile": 50, "maxRatioToStable": 3},
 }
 AGREEMENT = {"min": 0.98}
 CRD = "modeldeployments.fettle.dev"
