@@ -25,6 +25,7 @@ SOURCES = {"good": "first", "slow": "slow", "wrong": "wrong"}
 INT8: dict[str, Any] = {"name": "int8", "steps": [{"quantize": {"mode": "Static"}}]}
 FP32: dict[str, Any] = {"name": "fp32", "steps": [{"optimizeGraph": {}}]}
 RECIPES = {"good": INT8, "slow": FP32, "wrong": INT8}
+RUNTIMES = {"good": "openvino", "slow": "onnxruntime", "wrong": "openvino"}
 
 
 @dataclass(frozen=True)
@@ -102,7 +103,7 @@ def optimized_model(name: str) -> dict[str, Any]:
                     "metric": "Accuracy",
                 }
             },
-            "targets": [{"name": "cpu", "runtimes": ["openvino"], "threads": 1}],
+            "targets": [{"name": "cpu", "runtimes": [RUNTIMES[name]], "threads": 1}],
             "recipes": [RECIPES[name]],
             "constraints": {"accuracy": {"maxDrop": 0.02}},
         },
