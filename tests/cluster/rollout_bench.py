@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import itertools
+import os
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
@@ -38,7 +39,9 @@ from fettle.errors import ClusterError, ConflictError
 from fettle.settings import Settings
 
 NOWHERE = {"fettle.dev/test": "no-node-has-this"}
-ADDRESSES = (f"127.77.{one}.{two}" for one in itertools.count() for two in range(1, 250))
+# A network of loopback for each process that tests side by side.
+_WORKER = int(os.environ.get("PYTEST_XDIST_WORKER", "gw0").removeprefix("gw"))
+ADDRESSES = (f"127.{77 + _WORKER}.{one}.{two}" for one in itertools.count() for two in range(1, 250))
 
 
 def sha(letter: str) -> str:
