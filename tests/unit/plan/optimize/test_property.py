@@ -6,12 +6,12 @@ from datetime import timedelta
 
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from tests.unit.plan.optimize.world import World, failure, make_spec
+from tests.unit.plan.optimize.world import World, failure, make_spec, remembered
 
 from fettle.api.reasons import Reason
 from fettle.api.vocabulary import CandidateState
 from fettle.plan.optimize import decide
-from fettle.plan.run import TaskPhase, TaskState, WantedTask
+from fettle.plan.run import TaskPhase, TaskState
 
 OUTCOMES = st.sampled_from(
     [
@@ -41,15 +41,7 @@ def test_a_run_always_settles(
 ) -> None:
     spec = make_spec(targets=targets, constraints=constraints, search={"parallelism": parallelism})
     drops = data.draw(st.fixed_dictionaries({"int8-openvino": st.tuples(st.floats(0.1, 5), st.floats(-0.1, 0.5))}))
-    told: dict[tuple[str, int], TaskState | None] = {}
-
-    def answer(wanted: WantedTask) -> TaskState | None:
-        key = (wanted.task_hash, wanted.attempt)
-        if key not in told:
-            told[key] = data.draw(OUTCOMES)
-        return told[key]
-
-    world = World(spec, speeds=drops, answer=answer)
+    world = World(spec, speeds=drops, answer=remembered(lambda: data.draw(OUTCOMES)))
     for _ in range(data.draw(st.integers(0, 12))):
         decision = world.look()
         again = decide(world.snapshot)

@@ -9,14 +9,14 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from tests.unit.plan.choose.figures import row as figures
-from tests.unit.plan.optimize.world import World, fails, failure, make_spec
+from tests.unit.plan.optimize.world import World, fails, failure, make_spec, remembered
 
 from fettle.api.optimizedmodel_status import OptimizedModelStatus
 from fettle.api.reasons import Reason
 from fettle.api.vocabulary import CandidateState
 from fettle.plan.board import MAX_ATTEMPTS
 from fettle.plan.optimize import decide
-from fettle.plan.run import TaskPhase, TaskState, WantedTask
+from fettle.plan.run import TaskPhase, TaskState
 
 FAULTS = [
     ("prepare", Reason.SOURCE_NOT_FOUND),
@@ -351,15 +351,7 @@ def test_whatever_fails_and_whenever_it_is_ordered_no_attempt_is_made_twice(
 ) -> None:
     """Status writes are lost at will, as where the operator is killed after it made Jobs."""
     world = World(make_spec(search={"parallelism": parallelism}))
-    told: dict[tuple[str, int], TaskState | None] = {}
-
-    def answer(wanted: WantedTask) -> TaskState | None:
-        key = (wanted.task_hash, wanted.attempt)
-        if key not in told:
-            told[key] = data.draw(OUTCOMES)
-        return told[key]
-
-    world.answer = answer
+    world.answer = remembered(lambda: data.draw(OUTCOMES))
     for number in range(data.draw(st.integers(1, 4))):
         world.settle(200)
         world.retry = f"token-{number}"

@@ -279,3 +279,16 @@ def fails(stage: str, outcome: TaskState, label: str | None = None, until_attemp
         return outcome if hit else None
 
     return answer
+
+
+def remembered(draw: Callable[[], TaskState | None]) -> Answer:
+    """An `answer` that is drawn once for each attempt, however often it is asked for."""
+    told: dict[tuple[str, int], TaskState | None] = {}
+
+    def answer(wanted: WantedTask) -> TaskState | None:
+        key = (wanted.task_hash, wanted.attempt)
+        if key not in told:
+            told[key] = draw()
+        return told[key]
+
+    return answer
