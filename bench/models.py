@@ -93,6 +93,8 @@ def optimize(case: Case, work: Path) -> dict[str, Any]:
         str(path),
         "--store",
         str(store),
+        "--measure-seconds",
+        str(case.seconds),
         "-o",
         "json",
     ]

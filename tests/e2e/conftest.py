@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import uuid
 from collections.abc import Iterator
 
@@ -25,11 +26,14 @@ def target() -> Target:
 
 
 @pytest.fixture(scope="session")
-def operator(target: Target) -> Kube:
+def operator(target: Target, tmp_path_factory: pytest.TempPathFactory) -> Kube:
     """The operator's namespace, with the chart installed: two replicas, of which one leads."""
     kube = Kube(target, install.SYSTEM_NAMESPACE)
-    # What runs here is the chain, not a benchmark: a short clock.
-    install.install(kube, "--set", "replicas=2", "--set", "jobs.measureSeconds=5")
+    # Files that run side by side share the release, and Helm takes one upgrade at a time.
+    with (tmp_path_factory.getbasetemp().parent / "helm.lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        # What runs here is the chain, not a benchmark: a short clock.
+        install.install(kube, "--set", "replicas=2", "--set", "jobs.measureSeconds=5")
     return kube
 
 

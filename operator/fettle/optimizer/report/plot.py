@@ -65,7 +65,10 @@ LEGEND = {
 
 
 def pareto(points: Sequence[Point], drop_label: str, max_drop: float | None, percent: bool) -> str | None:
-    """Latency against what was lost, with intervals; the bound as a line. None where nothing can be drawn."""
+    """Latency against what was lost, with intervals; the bound as a line. None where nothing can be drawn.
+
+    What was sorted out by a quick clock has a latency and no loss: it stands on the axis.
+    """
     drawn = [point for point in points if point.milliseconds is not None and point.drop is not None]
     if not drawn:
         return None
@@ -87,13 +90,15 @@ def pareto(points: Sequence[Point], drop_label: str, max_drop: float | None, per
             fontsize=9,
         )
     axes.set_ylim(bottom, top)
-    latencies = [point.milliseconds for point in drawn if point.milliseconds is not None]
+    unjudged = [point for point in points if point.milliseconds is not None and point.drop is None]
+    _on_the_axis(axes, unjudged)
+    latencies = [point.milliseconds for point in (*drawn, *unjudged) if point.milliseconds is not None]
     logarithmic(axes, min(one.low for one in latencies), max(one.high for one in latencies))
     axes.set_xlabel("median latency, ms (less is better)")
     axes.set_ylabel(f"{drop_label} (less is better)")
-    _legend(axes, drawn)
-    told = "; ".join(f"{one.name} {number(one.milliseconds.value)} ms" for one in drawn if one.milliseconds)
-    return svg(canvas, f"Median latency against {drop_label}, a mark per measured candidate: {told}")
+    _legend(axes, [*drawn, *unjudged])
+    told = "; ".join(f"{one.name} {number(_middle(one))} ms" for one in (*drawn, *unjudged))
+    return svg(canvas, f"Median latency against {drop_label}, a mark per timed candidate: {told}")
 
 
 def _draw(axes: Axes, point: Point, factor: float, top: float, place: tuple[int, int]) -> None:
@@ -129,6 +134,37 @@ def _draw(axes: Axes, point: Point, factor: float, top: float, place: tuple[int,
         zorder=5,
         ha="right" if place[0] < 0 else "left",
     )
+
+
+def _on_the_axis(axes: Axes, points: Sequence[Point]) -> None:
+    """Marks of latencies alone; numbers of marks that lie too close to tell apart are written together."""
+    for near in _side_by_side(points):
+        for point in near:
+            marker, colour, area = MARKERS[point.kind]
+            where = axes.get_xaxis_transform()
+            axes.scatter(
+                [_middle(point)], [0.035], transform=where, marker=marker, s=area * 0.7, color=colour, zorder=3
+            )
+        axes.annotate(
+            ", ".join(point.label for point in near),
+            (_middle(near[-1]), 0.035),
+            xycoords=("data", "axes fraction"),
+            xytext=PLACES[0],
+            textcoords="offset points",
+            fontsize=9,
+            color=INK,
+        )
+
+
+def _side_by_side(points: Sequence[Point]) -> list[list[Point]]:
+    """Points in groups of about the same latency, the fastest first."""
+    groups: list[list[Point]] = []
+    for point in sorted(points, key=_middle):
+        if groups and _middle(point) < 1.08 * _middle(groups[-1][-1]):
+            groups[-1].append(point)
+        else:
+            groups.append([point])
+    return groups
 
 
 def _places(points: Sequence[Point], reach: float) -> list[tuple[int, int]]:

@@ -381,3 +381,19 @@ def test_a_single_candidate_can_be_drawn() -> None:
     one = Interval(value=5.0, low=5.0, high=5.0)
     point = plot.Point("1", "original", "original", one, Interval(value=0, low=0, high=0), one)
     assert "<svg" in (plot.pareto([point], "loss", None, False) or "")
+
+
+def test_what_was_sorted_out_by_a_quick_clock_stands_on_the_axis_with_its_latency() -> None:
+    def timed(label: str, kind: str, milliseconds: float, drop: Interval | None) -> plot.Point:
+        once = Interval(value=milliseconds, low=milliseconds, high=milliseconds)
+        return plot.Point(label, kind, f"candidate-{label}", once, drop, None)
+
+    none = Interval(value=0, low=0, high=0)
+    points = [
+        timed("1", "original", 8.0, none),
+        *(timed(label, "pruned", milliseconds, None) for label, milliseconds in (("2", 4.1), ("3", 4.0), ("4", 2.0))),
+    ]
+    drawn = plot.pareto(points, "loss", 0.01, True) or ""
+    assert "candidate-2 4.1 ms" in drawn
+    assert "sorted out early" in drawn
+    assert "3, 2" in re.findall(r">([^<>]+)</text>", drawn)  # side by side, told together
