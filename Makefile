@@ -7,6 +7,8 @@ PYTEST := .venv/bin/pytest
 # Pure tests compute: a process a core. Those of the API server wait more than they compute.
 SIDE_BY_SIDE := --numprocesses auto --maxprocesses 4 --dist loadfile --no-loadscope-reorder
 WAITING := --numprocesses 3 --dist loadfile
+# Those with real pods share two cores with the pods.
+WITH_PODS := --numprocesses 2 --dist loadfile
 
 .PHONY: help setup lock lint type test test-unit test-cluster test-e2e test-kills bench-rollout crds verify docs images images-torch cluster cluster-down cluster-status demo demo-clean clean
 
@@ -61,7 +63,7 @@ test: setup ## everything: unit, cluster (real API server), charts, e2e (real po
 	@$(PYTHON) -m tools.cluster images
 	$(PYTEST) $(SIDE_BY_SIDE) tests/unit tests/tools tests/docs
 	$(PYTEST) $(WAITING) tests/charts tests/cluster
-	$(PYTEST) tests/e2e
+	$(PYTEST) $(WITH_PODS) tests/e2e
 
 test-unit: setup ## the pure tests, no cluster
 	$(PYTEST) $(SIDE_BY_SIDE) tests/unit tests/tools tests/docs
@@ -70,7 +72,7 @@ test-cluster: cluster ## tests against the API server
 	$(PYTEST) $(WAITING) tests/charts tests/cluster
 
 test-e2e: cluster images ## tests with real pods
-	$(PYTEST) tests/e2e
+	$(PYTEST) $(WITH_PODS) tests/e2e
 
 test-kills: cluster ## the operator killed after every single one of its API writes; 10 minutes
 	FETTLE_TEST_KILLS_EVERY=1 $(PYTEST) tests/cluster/test_killed.py

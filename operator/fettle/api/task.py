@@ -5,8 +5,10 @@ A task names content, never a place on a machine, so that its hash means the sam
 
 from __future__ import annotations
 
+import base64
 import hashlib
-from typing import Annotated, Literal
+import zlib
+from typing import Annotated, Literal, TypeAlias
 
 from pydantic import Field, TypeAdapter
 
@@ -19,6 +21,8 @@ from fettle.api.vocabulary import Basis, CandidateState, Objective, Precision, R
 
 SCHEMA_VERSION = 1
 SECONDS_PER_CANDIDATE = 20.0  # of the clock; the operator's settings may say otherwise
+PLAIN_LIMIT = 64 << 10  # bytes of JSON; above, it is compressed (the kernel takes 128 KiB for one variable)
+COMPRESSED = "zlib:"
 ModelFormat = Literal["ONNX", "OpenVINO", "TorchScript", "TorchExport"]
 
 
@@ -180,10 +184,26 @@ class PublishTask(ApiModel):
     bounds: Constraints | None = None  # the same, for the plots
 
 
-Task = Annotated[PrepareTask | BuildTask | MeasureTask | PublishTask, Field(discriminator="kind")]
-TASK: TypeAdapter[PrepareTask | BuildTask | MeasureTask | PublishTask] = TypeAdapter(Task)
+AnyTask: TypeAlias = PrepareTask | BuildTask | MeasureTask | PublishTask
+TASK: TypeAdapter[AnyTask] = TypeAdapter(Annotated[AnyTask, Field(discriminator="kind")])
 
 
-def task_hash(task: PrepareTask | BuildTask | MeasureTask | PublishTask) -> str:
+def encode_task(task: AnyTask, limit: int = PLAIN_LIMIT) -> str:
+    """`FETTLE_TASK` for `task`: JSON, above `limit` bytes compressed and in base64."""
+    text = task.canonical()
+    return text.decode() if len(text) <= limit else COMPRESSED + base64.b64encode(zlib.compress(text, 9)).decode()
+
+
+def decode_task(text: str) -> AnyTask:
+    """What `encode_task` made. Raises ValueError (pydantic's included) for anything else."""
+    if text.startswith(COMPRESSED):
+        try:
+            text = zlib.decompress(base64.b64decode(text.removeprefix(COMPRESSED))).decode()
+        except zlib.error as error:
+            raise ValueError(str(error)) from error
+    return TASK.validate_json(text)
+
+
+def task_hash(task: AnyTask) -> str:
     """sha256 of the task's canonical JSON: names its Job, and its answer in the store."""
     return hashlib.sha256(task.canonical()).hexdigest()

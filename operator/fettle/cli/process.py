@@ -18,7 +18,7 @@ from pydantic import ValidationError
 
 from fettle.api.reasons import Reason
 from fettle.api.report import Termination, unframe
-from fettle.optimizer.stage import encode_task
+from fettle.api.task import encode_task
 from fettle.plan.run import TaskPhase, TaskState, WantedTask
 
 GRACE_SECONDS = 5.0  # between the polite and the other signal

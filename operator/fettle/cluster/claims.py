@@ -7,11 +7,10 @@ from collections.abc import Iterable
 
 from fettle.api.base import MANAGED_LABEL
 from fettle.api.reasons import Reason
-from fettle.api.task import PrepareTask
+from fettle.api.task import AnyTask, PrepareTask
 from fettle.cluster.client import Client
 from fettle.cluster.kinds import CLAIM, Object
 from fettle.errors import ClusterError, ExistsError
-from fettle.plan.run import AnyTask
 from fettle.settings import Settings
 
 logger = logging.getLogger(__name__)

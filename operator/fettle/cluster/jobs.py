@@ -2,21 +2,19 @@
 
 from __future__ import annotations
 
-import base64
 import hashlib
 import json
 import math
-import zlib
 
 from fettle.api.base import GROUP, MANAGED_LABEL
 from fettle.api.optimizedmodel import JobsSpec, TargetSpec
 from fettle.api.pods import ResourceSpec
-from fettle.api.task import MeasureTask
+from fettle.api.task import AnyTask, MeasureTask, encode_task
 from fettle.cluster.claims import claims_of, mounts
 from fettle.cluster.kinds import JOB, OPTIMIZED_MODEL, Object
 from fettle.cluster.owner import OPTIMIZED_MODEL_LABEL, OWNER_ANNOTATION, child, quantity
 from fettle.cluster.security import container_security, pod_security
-from fettle.plan.run import AnyTask, WantedTask
+from fettle.plan.run import WantedTask
 from fettle.plan.tasks import image_of, memory_of
 from fettle.settings import Settings
 
@@ -27,7 +25,6 @@ STAGE_LABEL = f"{GROUP}/stage"
 ATTEMPT_LABEL = f"{GROUP}/attempt"
 GENERATION_LABEL = f"{GROUP}/generation"
 OWNER_UID_LABEL = f"{GROUP}/owner-uid"
-PLAIN_TASK_LIMIT = 64 * 1024  # bytes of JSON; above, it is compressed (the kernel takes 128 KiB for one variable)
 
 
 def job_name(owner: Object, wanted: WantedTask) -> str:
@@ -157,11 +154,3 @@ def _placement(target: TargetSpec | None) -> Object:
         "tolerations": [toleration.to_json() for toleration in target.tolerations],
         "runtimeClassName": target.runtime_class_name,
     }
-
-
-def encode_task(task: AnyTask) -> str:
-    """The task as FETTLE_TASK carries it: JSON, or `zlib:` and base64 of the compressed JSON."""
-    text = task.canonical()
-    if len(text) <= PLAIN_TASK_LIMIT:
-        return text.decode()
-    return "zlib:" + base64.b64encode(zlib.compress(text, 9)).decode()

@@ -6,11 +6,9 @@ lost costs nothing the second time.
 
 from __future__ import annotations
 
-import base64
 import errno
 import logging
 import os
-import zlib
 from collections.abc import Mapping
 from dataclasses import dataclass
 
@@ -19,7 +17,7 @@ from pydantic import ValidationError
 from fettle.api.reasons import Reason
 from fettle.api.report import BuildReport, MeasureReport, PublishReport, Termination, frame
 from fettle.api.secrets import without_secrets
-from fettle.api.task import TASK, BuildTask, MeasureTask, PrepareTask, PublishTask, task_hash
+from fettle.api.task import AnyTask, BuildTask, MeasureTask, PrepareTask, PublishTask, decode_task, task_hash
 from fettle.api.text import clip
 from fettle.api.vocabulary import CandidateState
 from fettle.errors import FettleError, UsageError
@@ -27,8 +25,6 @@ from fettle.runtimes import cpu
 from fettle.store.store import AnyReport, Store
 from fettle.store.uris import Mounts
 
-AnyTask = PrepareTask | BuildTask | MeasureTask | PublishTask
-COMPRESSED = "zlib:"
 log = logging.getLogger(__name__)
 
 
@@ -40,22 +36,14 @@ class Answer:
     line: str | None = None
 
 
-def encode_task(task: AnyTask, limit: int = 64 << 10) -> str:
-    """`FETTLE_TASK` for `task`: JSON, compressed above `limit` bytes (the environment of a process is bounded)."""
-    text = task.canonical()
-    return text.decode() if len(text) <= limit else COMPRESSED + base64.b64encode(zlib.compress(text, 9)).decode()
-
-
 def read_task(environment: Mapping[str, str]) -> AnyTask:
     """The task of this process. Raises UsageError."""
     text = environment.get("FETTLE_TASK", "")
     if not text:
         raise UsageError("FETTLE_TASK is not set: this program is started by the operator or by `fettle optimize`")
     try:
-        if text.startswith(COMPRESSED):
-            text = zlib.decompress(base64.b64decode(text.removeprefix(COMPRESSED))).decode()
-        return TASK.validate_json(text)
-    except (ValueError, zlib.error) as error:
+        return decode_task(text)
+    except ValueError as error:
         detail = error.errors()[:3] if isinstance(error, ValidationError) else error
         raise UsageError(f"FETTLE_TASK is not a task that this version understands: {detail}") from error
 

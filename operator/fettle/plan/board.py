@@ -10,10 +10,10 @@ from typing import Generic, TypeVar
 from fettle.api.optimizedmodel import TargetSpec
 from fettle.api.reasons import Reason
 from fettle.api.report import BuildReport, MeasureReport, PrepareReport, PublishReport
-from fettle.api.task import task_hash
+from fettle.api.task import AnyTask, task_hash
 from fettle.api.vocabulary import CandidateState
 from fettle.plan.rows import Finding
-from fettle.plan.run import AnyTask, TaskPhase, TaskState, WantedTask
+from fettle.plan.run import TaskPhase, TaskState, WantedTask
 
 MAX_ATTEMPTS = 3  # of one task by itself; only failures that say they may pass are tried again
 BACK_OFF_SECONDS = (10, 40)  # before the second and the third attempt

@@ -11,9 +11,8 @@ from fettle.api.optimizedmodel import OptimizedModelSpec, TargetSpec
 from fettle.api.optimizedmodel_status import OptimizedModelStatus
 from fettle.api.reasons import Reason
 from fettle.api.report import BuildReport, MeasureReport, PrepareReport, PublishReport
-from fettle.api.task import SECONDS_PER_CANDIDATE, BuildTask, MeasureTask, PrepareTask, PublishTask
+from fettle.api.task import SECONDS_PER_CANDIDATE, AnyTask
 
-AnyTask = PrepareTask | BuildTask | MeasureTask | PublishTask
 AnyReport = PrepareReport | BuildReport | MeasureReport | PublishReport
 
 

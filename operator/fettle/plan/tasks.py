@@ -12,6 +12,7 @@ from fettle.api.optimizedmodel import OptimizedModelSpec
 from fettle.api.optimizedmodel_status import CandidateStatus
 from fettle.api.report import BuildEntry, PrepareReport
 from fettle.api.task import (
+    AnyTask,
     BuildPlan,
     BuildTask,
     CandidateVerdict,
@@ -25,7 +26,6 @@ from fettle.api.vocabulary import CandidateState
 from fettle.plan.candidates import TargetPlan, allows_lossy, possible_builds
 from fettle.plan.constraints import describe
 from fettle.plan.rows import Row
-from fettle.plan.run import AnyTask
 
 
 def prepare_task(spec: OptimizedModelSpec, store: str) -> PrepareTask:

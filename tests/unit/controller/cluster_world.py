@@ -13,7 +13,7 @@ from tests.unit.plan.optimize.world import START, World
 
 from fettle.api.reasons import Reason
 from fettle.api.report import Termination, frame
-from fettle.api.task import TASK
+from fettle.api.task import TASK, AnyTask
 from fettle.cluster.cache import Cache
 from fettle.cluster.client import Client
 from fettle.cluster.events import EventRecorder
@@ -21,7 +21,6 @@ from fettle.cluster.kinds import CLAIM, EVENT, JOB, OPTIMIZED_MODEL, POD, Object
 from fettle.cluster.sync import list_all
 from fettle.controller.context import Context
 from fettle.controller.optimizedmodel import OptimizedModels
-from fettle.plan.run import AnyTask
 from fettle.settings import Settings
 
 SPEC = {

@@ -18,7 +18,7 @@ from fettle.api.optimizedmodel import EvaluationSpec
 from fettle.api.reasons import Reason
 from fettle.api.recipe import OptimizeGraphStep, QuantizeStep, RecipeStep, RuntimeSettings
 from fettle.api.report import BuildReport, PrepareReport, Termination, unframe
-from fettle.api.task import BuildPlan, BuildTask, task_hash
+from fettle.api.task import BuildPlan, BuildTask, encode_task, task_hash
 from fettle.api.vocabulary import QuantizeMode, QuantizePreset, RuntimeName
 from fettle.optimizer import recipes, stage
 from fettle.optimizer.formats import onnx_model
@@ -213,7 +213,7 @@ def run(bench: Workbench, asked: BuildTask) -> BuildReport:
     log = bench.folder / "termination"
     environment = {
         "PATH": "/usr/bin:/bin",
-        "FETTLE_TASK": stage.encode_task(asked, limit=16),
+        "FETTLE_TASK": encode_task(asked, limit=16),
         "FETTLE_TERMINATION_LOG": str(log),
         **bench.mounts.to_environment(),
     }

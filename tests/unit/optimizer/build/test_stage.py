@@ -15,7 +15,7 @@ from fettle.api.optimizedmodel import EvaluationSpec
 from fettle.api.reasons import Reason
 from fettle.api.recipe import QuantizeStep, RecipeStep
 from fettle.api.report import MeasureReport, Termination
-from fettle.api.task import BuildPlan, BuildTask, MeasureTask, PrepareTask, task_hash
+from fettle.api.task import COMPRESSED, BuildPlan, BuildTask, MeasureTask, PrepareTask, encode_task, task_hash
 from fettle.api.text import MESSAGE_LIMIT
 from fettle.api.vocabulary import CandidateState, RuntimeName
 from fettle.errors import UsageError
@@ -38,10 +38,10 @@ def process(bench: Workbench, **environment: str) -> tuple[int, str, Termination
 
 def test_a_large_task_is_compressed_and_read_back(bench: Workbench) -> None:
     task = bench.task()
-    assert not stage.encode_task(task).startswith(stage.COMPRESSED)
-    packed = stage.encode_task(task, limit=10)
-    assert packed.startswith(stage.COMPRESSED)
-    for text in (packed, stage.encode_task(task)):
+    assert not encode_task(task).startswith(COMPRESSED)
+    packed = encode_task(task, limit=10)
+    assert packed.startswith(COMPRESSED)
+    for text in (packed, encode_task(task)):
         assert stage.read_task({"FETTLE_TASK": text}) == task
 
 
@@ -59,9 +59,7 @@ def test_a_process_without_a_task_says_so(bench: Workbench) -> None:
 
 def test_a_failure_is_told_with_its_reason(bench: Workbench) -> None:
     bench.put(models.custom_operator())
-    code, out, termination = process(
-        bench, FETTLE_TASK=stage.encode_task(bench.task()), **bench.mounts.to_environment()
-    )
+    code, out, termination = process(bench, FETTLE_TASK=encode_task(bench.task()), **bench.mounts.to_environment())
     assert (code, out) == (1, "")
     assert termination is not None
     assert (termination.outcome, termination.reason) == ("Failed", Reason.UNSUPPORTED_OPERATOR)
@@ -153,7 +151,7 @@ def test_nothing_that_a_job_runs_connects_out(bench: Workbench) -> None:
     )
     done = subprocess.run(
         [sys.executable, "-c", WITHOUT_NETWORK],
-        env={"PATH": "/usr/bin:/bin", "FETTLE_TASK": stage.encode_task(task), **bench.mounts.to_environment()},
+        env={"PATH": "/usr/bin:/bin", "FETTLE_TASK": encode_task(task), **bench.mounts.to_environment()},
         capture_output=True,
         text=True,
         check=False,

@@ -25,6 +25,7 @@ from fettle.api.report import (
 )
 from fettle.api.signature import Signature, Tensor
 from fettle.api.task import (
+    AnyTask,
     BuildPlan,
     BuildTask,
     MeasureCandidate,
@@ -36,7 +37,7 @@ from fettle.api.task import (
 )
 from fettle.api.vocabulary import RuntimeName, SourceFormat
 from fettle.plan.optimize import decide
-from fettle.plan.run import AnyReport, AnyTask, RunDecision, RunSnapshot, TaskPhase, TaskState, WantedTask
+from fettle.plan.run import AnyReport, RunDecision, RunSnapshot, TaskPhase, TaskState, WantedTask
 
 START = datetime(2026, 3, 1, 12, 0, tzinfo=UTC)
 ORT, OPENVINO = RuntimeName.ONNXRUNTIME, RuntimeName.OPENVINO
