@@ -1,6 +1,6 @@
 """What comparing answers on live inputs costs a server, and how long a decision takes. Real server processes, the digits models.
 
-    python bench/agreement.py [--rounds 5] [--seconds 4]
+    python -m bench.agreement [--rounds 5] [--seconds 4]
 
 Cost: three servers of one artifact take turns, in a random order each round: without samples, with samples, and with samples as a
 canary that replays another server's. Closed loop (as many requests as it can answer) and a fixed rate of a third of that,
