@@ -26,7 +26,7 @@ from typing import Any
 import numpy as np
 import yaml
 from bench import claims
-from bench.model_catalog import CASES, READY, Case
+from bench.model_catalog import CASES, MADE_SECONDS, READY, Case
 from rich.console import Console
 from rich.table import Table
 
@@ -116,7 +116,8 @@ def optimize(case: Case, work: Path) -> dict[str, Any]:
     for artifact in status.get("artifacts", ())[:1]:
         winner = next(one for one in status["candidates"] if one["state"] == "Selected")
         row |= {"winner": winner["name"], "exact": winner.get("exact"), "drop": winner.get("accuracyDrop")}
-        row["claim"] = asdict(claims.check(store, artifact["sha256"]))
+        processes = 1 if case.seconds == MADE_SECONDS else 5  # one is enough where only answers are held
+        row["claim"] = asdict(claims.check(store, artifact["sha256"], processes))
     return row
 
 
