@@ -30,6 +30,8 @@ from bench.model_catalog import CASES, MADE_SECONDS, READY, Case
 from rich.console import Console
 from rich.table import Table
 
+from fettle.runtimes import cpu
+
 RESULTS = Path(__file__).parent / "results" / "models.json"
 DEADLINE_SECONDS = 1800
 
@@ -101,7 +103,12 @@ def optimize(case: Case, work: Path) -> dict[str, Any]:
     began = time.monotonic()
     with (work / case.name / "progress.log").open("w") as log:
         done = subprocess.run(command, stdout=subprocess.PIPE, stderr=log, text=True, check=False)
-    row: dict[str, Any] = {"model": case.name, "kind": case.kind, "seconds": round(time.monotonic() - began)}
+    row: dict[str, Any] = {
+        "model": case.name,
+        "kind": case.kind,
+        "cpu": f"{cpu.detect().label}, {os.cpu_count()} cores",
+        "seconds": round(time.monotonic() - began),
+    }
     try:
         status = json.loads(done.stdout)["status"]
     except json.JSONDecodeError:
