@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import base64
-import io
 import json
-import tarfile
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -18,20 +15,11 @@ from tests.data import models
 from tools.demo import install, watch
 from tools.demo.kube import Kube, condition, is_current
 
-from fettle.cli import push
-
 pytestmark = pytest.mark.timeout(600)
 SMALL = {"requests": {"cpu": "100m", "memory": "256Mi"}, "limits": {"cpu": "1", "memory": "2Gi"}}
 GOING = {"Preparing", "Optimizing", "Measuring", "Publishing"}
 FP32 = {"name": "fp32", "steps": [{"optimizeGraph": {}}]}
 INT8 = {"name": "int8", "steps": [{"quantize": {"mode": "Static"}}]}
-PACK = """
-import base64, io, tarfile
-held = io.BytesIO()
-with tarfile.open(fileobj=held, mode="w") as archive:
-    archive.add("/claim", ".")
-print(base64.b64encode(held.getvalue()).decode())
-"""
 
 
 @dataclass(frozen=True)
@@ -103,18 +91,8 @@ def run_to_the_end(space: Kube, folder: Path, seconds: float) -> dict[str, dict[
 @pytest.fixture(scope="module")
 def store(ended: dict[str, dict[str, Any]], space: Kube, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The namespace's store, copied onto this machine."""
-    return fetch(space, tmp_path_factory.mktemp("store"))
-
-
-def fetch(space: Kube, folder: Path) -> Path:
-    """Copy the claim of the store into `folder`, through a pod as `fettle push` makes it."""
-    pod = push.pod(push.Target("fettle-store", ""), install.images()["server"])
-    name = pod["metadata"]["name"]
-    space.apply([pod])
-    space.kubectl("wait", f"pod/{name}", "--for=condition=Ready", "--timeout=60s")
-    packed = space.kubectl("exec", name, "--", "python", "-c", PACK)
-    with tarfile.open(fileobj=io.BytesIO(base64.b64decode(packed))) as archive:
-        archive.extractall(folder, filter="data")
+    folder = tmp_path_factory.mktemp("store")
+    install.pull(space, "pvc://fettle-store", folder)
     return folder
 
 

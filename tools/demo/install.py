@@ -59,10 +59,26 @@ def helm(kube: Kube, *arguments: str) -> None:
 
 def push(kube: Kube, path: Path, uri: str) -> None:
     """`fettle push PATH URI`: a file or folder into a claim, which is made when missing."""
-    command = [sys.executable, "-m", "fettle.cli.main", "push", str(path), uri, "--namespace", kube.namespace]
-    command += ["--create", "--size", "1Gi", "--image", images()["server"]]
+    fettle(kube, "push", str(path), uri, "--create", "--size", "1Gi", "--image", images()["server"])
+
+
+def pull(kube: Kube, source: str, to: Path) -> None:
+    """`fettle pull SOURCE TO`: a file, a folder or an artifact out of a claim."""
+    fettle(kube, "pull", source, str(to), "--image", images()["server"])
+
+
+def report(kube: Kube, name: str, to: Path) -> None:
+    """`fettle report NAME TO`: the report of an OptimizedModel."""
+    to.parent.mkdir(parents=True, exist_ok=True)
+    fettle(kube, "report", name, str(to), "--image", images()["server"])
+
+
+def fettle(kube: Kube, *arguments: str) -> str:
+    """Run `fettle` in this namespace; its output. Raises DemoError with its words."""
+    command = [sys.executable, "-m", "fettle.cli.main", *arguments, "--namespace", kube.namespace]
     done = subprocess.run(
         [*command, "--kubeconfig", str(kube.target.kubeconfig)], capture_output=True, text=True, check=False
     )
     if done.returncode != 0:
-        raise DemoError(f"fettle push: {(done.stderr or done.stdout).strip()}")
+        raise DemoError(f"fettle {arguments[0]}: {(done.stderr or done.stdout).strip()}")
+    return done.stdout

@@ -10,12 +10,13 @@ from typing import Any
 from tools.cluster.target import Target
 from tools.demo import install, show, watch
 from tools.demo.chaos import OperatorDeleter
-from tools.demo.kube import DemoError, Kube, condition
+from tools.demo.kube import ROOT, DemoError, Kube, condition
 from tools.demo.traffic import Load, Totals, bodies, foreign_failures
 
 NAMESPACE = "fettle-demo"
 MODELS = ("digits", "digits-better", "digits-slow", "digits-failing", "digits-wrong")
 DEPLOYMENT = "digits"
+REPORT = ROOT / ".cluster" / "demo" / "digits.html"
 
 
 @dataclass
@@ -52,8 +53,9 @@ def optimize(kube: Kube, summary: Summary) -> None:
         kube.apply(_manifest(file))
         found = watch.optimized(kube, name, 1500, show.line)
         show.candidates(found)
-        show.line(f"report: {found['status']['report']['uri']}")
         if name == MODELS[0]:
+            install.report(kube, name, REPORT)
+            show.line(f"report: {REPORT}, by `kubectl fettle report {name}`")
             artifact = found["status"]["artifacts"][0]
             summary.speedup, summary.drop = artifact.get("speedup", 0.0), artifact.get("accuracyDrop", 0.0)
 

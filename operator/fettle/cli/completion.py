@@ -54,6 +54,11 @@ def deployment_names(context: click.Context, _parameter: click.Parameter, incomp
     return _names(context, incomplete, ("modeldeployments",))
 
 
+def model_names(context: click.Context, _parameter: click.Parameter, incomplete: str) -> list[CompletionItem]:
+    """Names of OptimizedModels."""
+    return _names(context, incomplete, ("optimizedmodels",))
+
+
 def names(context: click.Context, _parameter: click.Parameter, incomplete: str) -> list[CompletionItem]:
     """Names of objects of both kinds."""
     return _names(context, incomplete, ("modeldeployments", "optimizedmodels"))
@@ -66,6 +71,13 @@ def names_with_kind(context: click.Context, _parameter: click.Parameter, incompl
         return names(context, _parameter, incomplete)
     found = _names(context, bare, (SHORT_NAMES[kind],)) if kind in SHORT_NAMES else []
     return [CompletionItem(f"{kind}/{item.value}") for item in found]
+
+
+def sources(context: click.Context, _parameter: click.Parameter, incomplete: str) -> list[CompletionItem]:
+    """What can be pulled: after `om/` names of OptimizedModels, else files of this machine."""
+    if not incomplete.startswith("om/"):
+        return [CompletionItem(incomplete, type="file")]
+    return names_with_kind(context, _parameter, incomplete)
 
 
 def _names(context: click.Context, incomplete: str, kinds: tuple[str, ...]) -> list[CompletionItem]:

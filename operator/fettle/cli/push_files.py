@@ -6,11 +6,11 @@ import hashlib
 import json
 from collections.abc import Callable
 from dataclasses import dataclass
-from pathlib import Path, PurePosixPath
-from typing import Any, Protocol
-from urllib.parse import unquote, urlsplit
+from pathlib import Path
+from typing import Any
 
 from fettle.api.reasons import Reason
+from fettle.cli.claim_pod import Target, Wire
 from fettle.errors import ClusterError, UsageError
 
 CHUNK = 256 << 10  # of a websocket message
@@ -28,37 +28,6 @@ class Entry:
     def to_json(self) -> dict[str, Any]:
         """What the receiver is told."""
         return {"path": self.path, "bytes": self.bytes, "sha256": self.sha256}
-
-
-@dataclass(frozen=True)
-class Target:
-    """`pvc://CLAIM/PATH`."""
-
-    claim: str
-    path: str
-
-
-class Wire(Protocol):
-    """Both ends of the receiver: its stdin and its stdout."""
-
-    def send(self, data: bytes) -> None:
-        """Write to its stdin."""
-        ...
-
-    def line(self) -> str:
-        """The next line of its stdout; empty when it ended."""
-        ...
-
-
-def parse_target(uri: str) -> Target:
-    """Raises UsageError for anything but pvc://CLAIM/PATH with a PATH that stays inside."""
-    parts = urlsplit(uri)
-    path = unquote(parts.path)
-    if parts.scheme != "pvc" or not parts.netloc or parts.query or parts.fragment:
-        raise UsageError(f"{uri}: expected pvc://CLAIM/PATH, such as pvc://models/digits/model.onnx")
-    if ".." in PurePosixPath(path).parts:
-        raise UsageError(f"{uri}: '..' is not allowed in a path")
-    return Target(parts.netloc, path.lstrip("/"))
 
 
 def entries(source: Path, target: Target) -> tuple[Entry, ...]:

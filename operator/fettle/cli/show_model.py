@@ -34,7 +34,7 @@ def model(found: OptimizedModel, width: int) -> RenderableType:
         what = f"{artifact.target}: {artifact.candidate} in {artifact.runtime}, {size(artifact.bytes)}"
         table.add_row("artifact", f"{what}\n{artifact.uri}")
     if status.report is not None:
-        table.add_row("report", status.report.uri)
+        table.add_row("report", f"{status.report.uri}\nkubectl fettle report {found.metadata['name']} --open")
     parts: list[RenderableType] = [
         Text.assemble(("optimizedmodel/", "dim"), (found.metadata["name"], "bold")),
         table,

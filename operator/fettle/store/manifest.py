@@ -144,12 +144,15 @@ def read_manifest(uri: str, sha256: str, mounts: Mounts) -> Manifest:
 
 
 def fetch_artifact(uri: str, sha256: str, folder: Path, mounts: Mounts) -> Manifest:
+    """`copy_artifact` of the one at `uri`. Raises StoreError: ArtifactNotFound, ArtifactTampered, StoreUnreachable."""
+    return copy_artifact(_store_of(uri, sha256, mounts), sha256, folder)
+
+
+def copy_artifact(store: Store, sha256: str, folder: Path) -> Manifest:
     """Copy an artifact to `folder`, every digest checked: `manifest.json`, `reference.npz`, `model/…`.
 
-    Idempotent. The manifest is written last, so a folder that has one is whole. Raises StoreError: ArtifactNotFound,
-    ArtifactTampered, StoreUnreachable.
+    Idempotent. The manifest is written last, so a folder that has one is whole. Raises StoreError.
     """
-    store = _store_of(uri, sha256, mounts)
     manifest = read_stored(store, sha256)
     folder.mkdir(parents=True, exist_ok=True)
     store.fetch_model(manifest.model, folder / MODEL_FOLDER)

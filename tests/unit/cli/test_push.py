@@ -2,60 +2,29 @@
 
 from __future__ import annotations
 
-import subprocess
 import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
-from types import SimpleNamespace
+from types import ModuleType, SimpleNamespace
 from typing import Any
 
 import pytest
 from click.testing import CliRunner
 from tests.unit.cli.api_server import api_server
+from tests.unit.cli.pipe import running
 
-from fettle.cli import receive
+from fettle.cli import provide, receive
+from fettle.cli.claim_pod import Target, find_image, parse_target, pod, why_not_running
 from fettle.cli.kube import connect
 from fettle.cli.main import main
-from fettle.cli.push import claim, ensure_claim, find_image, pod, why_not_running
-from fettle.cli.push_files import Entry, Target, entries, parse_target, transfer
+from fettle.cli.push import claim, ensure_claim
+from fettle.cli.push_files import Entry, entries, transfer
 from fettle.errors import ClusterError, UsageError
-
-
-class Pipe:
-    """The receiver as a process of this machine: what the pod runs, over pipes."""
-
-    def __init__(self, process: subprocess.Popen[bytes]) -> None:
-        self._process = process
-
-    def send(self, data: bytes) -> None:
-        """Write to its stdin."""
-        assert self._process.stdin is not None
-        self._process.stdin.write(data)
-        self._process.stdin.flush()
-
-    def line(self) -> str:
-        """The next line of its stdout."""
-        assert self._process.stdout is not None
-        return self._process.stdout.readline().decode()
-
-
-@contextmanager
-def receiver(root: Path) -> Iterator[Pipe]:
-    """The receiver, sent as text as the pod gets it."""
-    source = Path(receive.__file__).read_text()
-    command = [sys.executable, "-I", "-c", source, str(root)]
-    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as process:
-        try:
-            yield Pipe(process)
-        finally:
-            process.kill()
 
 
 def push(source: Path, path: str, root: Path) -> tuple[int, int]:
     """Files that were sent, and bytes that progress was told of."""
     told: list[int] = []
-    with receiver(root) as pipe:
+    with running(receive, root) as pipe:
         count = transfer(entries(source, Target("models", path)), pipe, told.append)
     return count, sum(told)
 
@@ -96,14 +65,17 @@ def test_a_file_that_arrives_damaged_is_refused_and_leaves_nothing(tmp_path: Pat
     source.write_text("right")
     (entry,) = entries(source, Target("models", "m.onnx"))
     source.write_text("wrong")
-    with receiver(claim_folder) as pipe, pytest.raises(ClusterError, match=r"m\.onnx arrived damaged"):
+    with running(receive, claim_folder) as pipe, pytest.raises(ClusterError, match=r"m\.onnx arrived damaged"):
         transfer((entry,), pipe, lambda number: None)
     assert list(claim_folder.iterdir()) == []
 
 
 def test_a_claim_that_is_too_small_is_named_before_anything_is_sent(tmp_path: Path, claim_folder: Path) -> None:
     entry = Entry(tmp_path, "m.onnx", 1 << 60, "0" * 64)
-    with receiver(claim_folder) as pipe, pytest.raises(ClusterError, match="bytes are to be written, the claim has"):
+    with (
+        running(receive, claim_folder) as pipe,
+        pytest.raises(ClusterError, match="bytes are to be written, the claim has"),
+    ):
         transfer((entry,), pipe, lambda number: None)
 
 
@@ -113,6 +85,9 @@ def test_a_pod_that_ends_is_an_error(claim_folder: Path) -> None:
 
         def line(self) -> str:
             return ""
+
+        def read(self, size: int) -> bytes:
+            return b""
 
     with pytest.raises(ClusterError, match="ended the connection"):
         transfer((), Silent(), lambda number: None)
@@ -147,8 +122,9 @@ def test_nothing_to_send_is_refused(tmp_path: Path) -> None:
         entries(tmp_path, Target("models", ""))
 
 
-def test_the_pod_meets_the_restricted_level_and_holds_no_token() -> None:
-    spec = pod(Target("models", ""), "image", ("secret",))["spec"]
+@pytest.mark.parametrize("read_only", [True, False])
+def test_the_pod_meets_the_restricted_level_and_holds_no_token(read_only: bool) -> None:
+    spec = pod("models", "image", ("secret",), read_only=read_only)["spec"]
     assert not spec["automountServiceAccountToken"]
     assert spec["securityContext"]["runAsNonRoot"]
     assert spec["securityContext"]["seccompProfile"] == {"type": "RuntimeDefault"}
@@ -160,9 +136,8 @@ def test_the_pod_meets_the_restricted_level_and_holds_no_token() -> None:
     }
     assert spec["activeDeadlineSeconds"] > 0
     assert spec["imagePullSecrets"] == [{"name": "secret"}]
-    assert (
-        pod(Target("models", ""), "image")["metadata"]["name"] != pod(Target("models", ""), "image")["metadata"]["name"]
-    )
+    assert container["volumeMounts"][0]["readOnly"] == read_only
+    assert pod("models", "image")["metadata"]["name"] != pod("models", "image")["metadata"]["name"]
 
 
 CLAIM = "/api/v1/namespaces/default/persistentvolumeclaims"
@@ -247,8 +222,10 @@ def test_a_cluster_that_does_not_answer_is_one_line_and_status_1(tmp_path: Path)
     assert "Traceback" not in result.output
 
 
-def test_the_receiver_needs_nothing_but_the_standard_library() -> None:
+@pytest.mark.parametrize("program", [provide, receive])
+def test_what_runs_in_the_pod_needs_nothing_but_the_standard_library(program: ModuleType) -> None:
     """It is sent as text into a pod that may hold another version of Fettle, or none."""
-    lines = Path(receive.__file__).read_text().splitlines()
+    assert program.__file__ is not None
+    lines = Path(program.__file__).read_text().splitlines()
     imported = {line.split()[1].partition(".")[0] for line in lines if line.startswith(("import ", "from "))}
     assert imported <= sys.stdlib_module_names
