@@ -26,7 +26,8 @@ class Case:
     """One model: `path` in the first of `wheels`, or what `write` makes. That gets the folder that the wheels are unpacked in and an empty
     one, and returns the model's file.
 
-    `seconds`: of timed runs for each finalist. `expected`: the reason of the Ready condition at the end.
+    `seconds`: of timed runs for each finalist. `processes`: in which the claim is held; one is enough for answers. `expected`: the reason of
+    the Ready condition at the end.
     """
 
     name: str
@@ -39,6 +40,7 @@ class Case:
     max_drop: float = 0.1
     threads: int = 1
     seconds: float = 20
+    processes: int = 5
     expected: str = READY
 
 
@@ -113,7 +115,8 @@ WHEELS: tuple[Case, ...] = (
 )  # fmt: skip
 
 
-MADE_SECONDS = 4  # they run for some microseconds: what they are here for is their kind, not their speed
+# They run for some microseconds: what they are here for is their kind, not their speed.
+QUICK: dict[str, Any] = {"seconds": 4, "processes": 1}
 
 
 def _made(
@@ -123,7 +126,7 @@ def _made(
         return made.save(make(), folder / "model.onnx")
 
     name = "made-" + make.__name__.replace("_", "-")
-    return Case(name, kind, write=write, items=items, seconds=MADE_SECONDS, **more)
+    return Case(name, kind, write=write, items=items, **QUICK, **more)
 
 
 def _external(_: Path, folder: Path) -> Path:
@@ -160,8 +163,8 @@ MADE: tuple[Case, ...] = (
     _made(made.with_zip_map, "scikit-learn with ZipMap", _vectors("X", 5)),
     _made(made.ruined_by_int8, "ruined by int8", _vectors("x", 8)),
     _made(made.frozen_flag, "an input with one value", _vectors("x", 4), inputs=({"name": "gain", "value": 2.0},)),
-    Case("made-external-data", "external data", write=_external, items=_images, seconds=MADE_SECONDS),
-    Case("made-quantized", "quantized already", write=_quantized, items=_images, seconds=MADE_SECONDS),
+    Case("made-external-data", "external data", write=_external, items=_images, **QUICK),
+    Case("made-quantized", "quantized already", write=_quantized, items=_images, **QUICK),
     _made(made.custom_operator, "custom operator", expected="UnsupportedOperator"),
     _made(made.sequence_output, "sequence at the boundary", expected="UnsupportedModel"),
     _made(made.float8_input, "float8 at the boundary", expected="UnsupportedModel"),

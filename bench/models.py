@@ -26,10 +26,11 @@ from typing import Any
 import numpy as np
 import yaml
 from bench import claims
-from bench.model_catalog import CASES, MADE_SECONDS, READY, Case
+from bench.model_catalog import CASES, READY, Case
 from rich.console import Console
 from rich.table import Table
 
+from fettle.api.base import API_VERSION
 from fettle.runtimes import cpu
 
 RESULTS = Path(__file__).parent / "results" / "models.json"
@@ -59,27 +60,38 @@ def bring(case: Case, work: Path) -> Path:
     return case.write(wheels, folder)
 
 
-def manifest(case: Case, work: Path) -> Path:
-    """The case's OptimizedModel as a file, its data beside it."""
-    folder = work / case.name
-    folder.mkdir(parents=True, exist_ok=True)
+def specification(case: Case, source: str, items: str) -> dict[str, Any]:
+    """The case's `spec`, with its model at `source` and its data, where it has some, at `items`."""
     spec: dict[str, Any] = {
-        "source": {"uri": str(bring(case, work)), "inputs": list(case.inputs)},
+        "source": {"uri": source, "inputs": list(case.inputs)},
         "targets": [{"name": "cpu", "threads": case.threads}],
         "search": {"deadlineSeconds": DEADLINE_SECONDS},
     }
     if case.items is not None:
-        np.savez(folder / "items.npz", **case.items())  # type: ignore[arg-type]
-        spec["data"] = {"evaluation": {"uri": "items.npz"}}
+        spec["data"] = {"evaluation": {"uri": items}}
         spec["constraints"] = {"accuracy": {"maxDrop": case.max_drop}}
-    document = {
-        "apiVersion": "fettle.dev/v1alpha1",
-        "kind": "OptimizedModel",
-        "metadata": {"name": case.name},
-        "spec": spec,
-    }
+    return spec
+
+
+def document(case: Case, spec: dict[str, Any]) -> dict[str, Any]:
+    """The case's OptimizedModel."""
+    return {"apiVersion": API_VERSION, "kind": "OptimizedModel", "metadata": {"name": case.name}, "spec": spec}
+
+
+def write_items(case: Case, folder: Path) -> None:
+    """The case's data, where it has some, as `items.npz`."""
+    folder.mkdir(parents=True, exist_ok=True)
+    if case.items is not None:
+        np.savez(folder / "items.npz", **case.items())  # type: ignore[arg-type]
+
+
+def manifest(case: Case, work: Path) -> Path:
+    """The case's OptimizedModel as a file, its data beside it."""
+    folder = work / case.name
+    write_items(case, folder)
     path = folder / "optimizedmodel.yaml"
-    path.write_text(yaml.safe_dump(document, sort_keys=False))
+    made = document(case, specification(case, str(bring(case, work)), "items.npz"))
+    path.write_text(yaml.safe_dump(made, sort_keys=False))
     return path
 
 
@@ -103,29 +115,41 @@ def optimize(case: Case, work: Path) -> dict[str, Any]:
     began = time.monotonic()
     with (work / case.name / "progress.log").open("w") as log:
         done = subprocess.run(command, stdout=subprocess.PIPE, stderr=log, text=True, check=False)
-    row: dict[str, Any] = {
-        "model": case.name,
-        "kind": case.kind,
-        "cpu": f"{cpu.detect().label}, {os.cpu_count()} cores",
-        "seconds": round(time.monotonic() - began),
-    }
+    row = head(case, time.monotonic() - began)
     try:
         status = json.loads(done.stdout)["status"]
     except json.JSONDecodeError:
         last = (work / case.name / "progress.log").read_text().splitlines()[-1:]
         return row | {"reason": f"exit status {done.returncode}", "message": "".join(last), "asExpected": False}
+    row |= ended(case, status) | {"exitStatus": done.returncode}
+    row["asExpected"] &= (done.returncode == 0) == (case.expected == READY)
+    return row | claim(case, status, store)
+
+
+def head(case: Case, seconds: float) -> dict[str, Any]:
+    """What each row of the table begins with."""
+    machine = f"{cpu.detect().label}, {os.cpu_count()} cores"
+    return {"model": case.name, "kind": case.kind, "cpu": machine, "seconds": round(seconds)}
+
+
+def ended(case: Case, status: dict[str, Any]) -> dict[str, Any]:
+    """How a run ended, of what its status says."""
     ready = next(one for one in status["conditions"] if one["type"] == "Ready")
-    row |= {"reason": ready["reason"], "message": ready.get("message", ""), "exitStatus": done.returncode}
-    row["asExpected"] = ready["reason"] == case.expected and (done.returncode == 0) == (case.expected == READY)
+    row: dict[str, Any] = {"reason": ready["reason"], "message": ready.get("message", "")}
+    row["asExpected"] = ready["reason"] == case.expected
     row["candidates"] = {one["name"]: one.get("reason") or one["state"] for one in status.get("candidates", ())}
     for baseline in status.get("baselines", ())[:1]:
         row["baselineMilliseconds"] = baseline["measurements"][0]["latencyMilliseconds"].get("p50")
+    return row
+
+
+def claim(case: Case, status: dict[str, Any], store: Path) -> dict[str, Any]:
+    """The winner, and what it claims against what is found; nothing where nothing is published."""
     for artifact in status.get("artifacts", ())[:1]:
         winner = next(one for one in status["candidates"] if one["state"] == "Selected")
-        row |= {"winner": winner["name"], "exact": winner.get("exact"), "drop": winner.get("accuracyDrop")}
-        processes = 1 if case.seconds == MADE_SECONDS else 5  # one is enough where only answers are held
-        row["claim"] = asdict(claims.check(store, artifact["sha256"], processes))
-    return row
+        row = {"winner": winner["name"], "exact": winner.get("exact"), "drop": winner.get("accuracyDrop")}
+        return row | {"claim": asdict(claims.check(store, artifact["sha256"], case.processes))}
+    return {}
 
 
 def table(rows: Sequence[dict[str, Any]]) -> Table:
@@ -153,13 +177,13 @@ def table(rows: Sequence[dict[str, Any]]) -> Table:
     return made
 
 
-def keep(rows: Sequence[dict[str, Any]]) -> None:
+def keep(rows: Sequence[dict[str, Any]], results: Path = RESULTS) -> None:
     """Write `rows` into the results, in the place of earlier ones of the same models."""
-    RESULTS.parent.mkdir(exist_ok=True)
-    before = json.loads(RESULTS.read_text()) if RESULTS.exists() else []
+    results.parent.mkdir(exist_ok=True)
+    before = json.loads(results.read_text()) if results.exists() else []
     found = {row["model"]: row for row in (*before, *rows)}
     ordered = [found[name] for name in CASES if name in found]
-    RESULTS.write_text(json.dumps(ordered, indent=2) + "\n")
+    results.write_text(json.dumps(ordered, indent=2) + "\n")
 
 
 def main() -> None:
@@ -190,6 +214,11 @@ def main() -> None:
         print(json.dumps(rows[-1]), file=sys.stderr)
     keep(rows)
     Console(width=200).print(table(rows))
+    judge(rows)
+
+
+def judge(rows: Sequence[dict[str, Any]]) -> None:
+    """Exit status 1 when an end state or a claim is not what it should be."""
     broken = [row["model"] for row in rows if not row["asExpected"] or not row.get("claim", {"holds": True})["holds"]]
     sys.exit(f"not as they should be: {', '.join(broken)}" if broken else 0)
 

@@ -82,6 +82,8 @@ def cluster(target: Target) -> Kubectl:
     kubectl.apply(*manifests)
     names = [f"crd/{manifest['metadata']['name']}" for manifest in manifests]
     kubectl("wait", "--for=condition=Established", "--timeout=60s", *names)
+    # kubectl keeps for hours which kinds a server knows, and looks up no short name (om) in a list that is older than the CRDs.
+    kubectl("api-resources", "--api-group=fettle.dev")
     return kubectl
 
 

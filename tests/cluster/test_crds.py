@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import copy
 import json
+from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +13,7 @@ import pytest
 import yaml
 from kubernetes import client, config
 from tests.docs.pages import PAGES, blocks
+from tools.demo.watch import polls
 
 from fettle.api.base import API_VERSION
 from fettle.api.modeldeployment import ModelDeploymentSpec
@@ -119,6 +122,17 @@ def _walk(node: Any, where: str = "") -> list[tuple[str, Any]]:
     return here
 
 
+@pytest.fixture(scope="module")
+def explain(cluster: Any) -> Callable[[str], str]:
+    """`kubectl explain`, once the server publishes the CRDs' schema: some seconds after they are established."""
+    for kind in ("om", "md"):
+        for _ in polls(60):
+            with suppress(AssertionError):
+                cluster("explain", kind)
+                break
+    return lambda path: " ".join(cluster("explain", path).split())
+
+
 @pytest.mark.parametrize(
     ("path", "words"),
     [
@@ -131,9 +145,8 @@ def _walk(node: Any, where: str = "") -> list[tuple[str, Any]]:
         ("md.status.canary.actualWeight", "its share of ready pods"),
     ],
 )
-def test_kubectl_explain_tells_what_a_field_means(cluster: Any, path: str, words: str) -> None:
-    told = " ".join(cluster("explain", path).split())
-    assert words in told
+def test_kubectl_explain_tells_what_a_field_means(explain: Callable[[str], str], path: str, words: str) -> None:
+    assert words in explain(path)
 
 
 def row(kubectl: Any, kind: str, status: dict[str, Any]) -> dict[str, Any]:

@@ -47,8 +47,7 @@ async def test_a_script_is_optimized_in_jobs_and_served_by_torchscript(target: T
     settings = {f"{name.replace('-', '_')}_image": ref for name, ref in refs.items() if name != "operator"}
     async with operator_process(str(target.kubeconfig), kube.namespace, **settings):
         await asyncio.to_thread(install.push, kube, tmp_path / "model.pt", "pvc://models/model.pt")
-        # As JSON: unquoted in YAML, kubectl reads N as false.
-        kube.apply(json.dumps({"apiVersion": "v1", "kind": "List", "items": objects()}))
+        kube.apply(objects())
         found = await asyncio.to_thread(watch.optimized, kube, NAME, 500, print)
         assert found["status"]["source"]["format"] == "TorchScript"
         assert found["status"]["artifacts"][0]["runtime"] == "torchscript"

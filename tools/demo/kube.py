@@ -9,7 +9,6 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-import yaml
 from kubernetes import client, config
 from kubernetes.client.rest import ApiException
 
@@ -53,8 +52,10 @@ class Kube:
 
     def apply(self, objects: Iterable[dict[str, Any]] | str) -> None:
         """`kubectl apply` of manifests."""
-        text = objects if isinstance(objects, str) else yaml.safe_dump_all(objects)
-        self.kubectl("apply", "-f", "-", stdin=text)
+        if not isinstance(objects, str):
+            # As JSON: unquoted in YAML, kubectl reads N as false.
+            objects = json.dumps({"apiVersion": "v1", "kind": "List", "items": list(objects)})
+        self.kubectl("apply", "-f", "-", stdin=objects)
 
     def ensure_namespace(self) -> None:
         """Create the namespace at the restricted Pod Security level, if it is not there."""

@@ -16,7 +16,7 @@ from fettle.plan.rows import Finding
 from fettle.plan.run import TaskPhase, TaskState, WantedTask
 
 MAX_ATTEMPTS = 3  # of one task by itself; only failures that say they may pass are tried again
-BACK_OFF_SECONDS = (10, 40)  # before the second and the third attempt
+BACK_OFF_SECONDS = (10, 80)  # before the second and the third attempt: a store that is full for a minute is outlasted
 
 Answer = TypeVar("Answer", PrepareReport, BuildReport, MeasureReport, PublishReport)
 
