@@ -38,7 +38,8 @@ def model(name: str, source: str) -> dict[str, Any]:
 
 def deployment(name: str) -> dict[str, Any]:
     """One pod of what that OptimizedModel published."""
-    spec = {"model": {"ref": {"name": name}}, "replicas": 1}
+    server = {"resources": {"requests": {"cpu": "100m", "memory": "256Mi"}}}
+    spec = {"model": {"ref": {"name": name, "target": "cpu"}}, "replicas": 1, "server": server}
     return {"apiVersion": API_VERSION, "kind": "ModelDeployment", "metadata": {"name": name}, "spec": spec}
 
 
