@@ -64,7 +64,9 @@ def specification(case: Case, source: str, items: str) -> dict[str, Any]:
     """The case's `spec`, with its model at `source` and its data, where it has some, at `items`."""
     spec: dict[str, Any] = {
         "source": {"uri": source, "inputs": list(case.inputs)},
-        "targets": [{"name": "cpu", "threads": case.threads}],
+        "targets": [
+            {"name": "cpu", "threads": case.threads, **({"runtimes": list(case.runtimes)} if case.runtimes else {})}
+        ],
         "search": {"deadlineSeconds": DEADLINE_SECONDS},
     }
     if case.items is not None:

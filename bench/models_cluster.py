@@ -2,8 +2,9 @@
 
     python -m bench.models_cluster [NAME…] [--work FOLDER]
 
-The cases are those of `bench/model_catalog.py`; without names, a TorchScript archive, a program of torch.export, an ONNX file, and one that is
-refused. Those of PyTorch get a second target, `torch`, that torchscript must serve. Prints a table and writes bench/results/models-cluster.json.
+The cases are those of `bench/model_catalog.py`; without names, a TorchScript archive, a program of torch.export, a script that ONNX has no
+operators for, an ONNX file, and one that is refused. The first two get a second target, `torch`, that torchscript must serve. Prints a table
+and writes bench/results/models-cluster.json.
 Needs `make images-torch` and a quiet machine; the namespace is made anew.
 """
 
@@ -30,7 +31,7 @@ from fettle.store.manifest import MANIFEST, REFERENCE, Manifest, read_reference
 
 RESULTS = Path(__file__).parent / "results" / "models-cluster.json"
 NAMESPACE = "fettle-bench-models"
-NAMES = ("torch-crepe-tiny", "torch-resemblyzer-program", "magika", "silero-vad")
+NAMES = ("torch-crepe-tiny", "torch-resemblyzer-program", "torch-pesto", "magika", "silero-vad")
 GOING = {"Preparing", "Optimizing", "Measuring", "Publishing"}
 TORCHSCRIPT = {"name": "torch", "runtimes": ["torchscript"], "threads": 1}
 
@@ -45,7 +46,8 @@ def push(kube: Kube, case: Case, work: Path) -> dict[str, Any]:
         install.push(kube, folder / "items.npz", f"pvc://models/{case.name}/items.npz")
     root = f"pvc://models/{case.name}"
     spec = specification(case, f"{root}/{model.name}", f"{root}/items.npz")
-    return spec | {"targets": [*spec["targets"], *([TORCHSCRIPT] if case in TORCH else [])]}
+    also = [TORCHSCRIPT] if case in TORCH and not case.runtimes else []
+    return spec | {"targets": [*spec["targets"], *also]}
 
 
 def run(kube: Kube, case: Case, work: Path) -> dict[str, Any]:

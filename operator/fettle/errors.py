@@ -2,6 +2,7 @@
 
 FettleError                    something a person should read: reason (closed list), message (what was expected, what was found, what to do)
 ├── SourceError                the model handed in: not found, damaged, unsafe, not supported
+│   └── ConversionError        it runs in its own framework, but could not be brought into the portable form
 ├── DataError                  calibration or evaluation data
 ├── RecipeError                a recipe that does not fit the source or the hardware
 ├── RuntimeFailure             a runtime could not load or run a model
@@ -39,6 +40,12 @@ class SourceError(FettleError):
     """The source model is missing, damaged, unsafe or not supported."""
 
     default_reason = Reason.SOURCE_NOT_FOUND
+
+
+class ConversionError(SourceError):
+    """The source runs in its own framework, but could not be brought into the portable form."""
+
+    default_reason = Reason.UNSUPPORTED_OPERATOR
 
 
 class DataError(FettleError):

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import base64
+import fcntl
 import ipaddress
 import socket
 import ssl
@@ -187,8 +188,28 @@ def _tls(address: str) -> ssl.SSLContext:
 
 
 @asynccontextmanager
+async def no_other_node() -> AsyncIterator[None]:
+    """While no fake node comes or goes, in whichever process: the scheduler counts nodes in what it says of pods that wait."""
+    async with _nodes(fcntl.LOCK_EX):
+        yield
+
+
+@asynccontextmanager
+async def _nodes(lock: int) -> AsyncIterator[None]:
+    with (Path(tempfile.gettempdir()) / "fettle-tests-nodes.lock").open("w") as file:
+        await asyncio.to_thread(fcntl.flock, file, lock)
+        yield
+
+
+@asynccontextmanager
 async def fake_node(client: Client, namespace: str) -> AsyncIterator[FakeNode]:
     """A node for the pods of `namespace`; tainted, so that nobody else's land there. Deleted afterwards."""
+    async with _nodes(fcntl.LOCK_SH), _fake_node(client, namespace) as node:
+        yield node
+
+
+@asynccontextmanager
+async def _fake_node(client: Client, namespace: str) -> AsyncIterator[FakeNode]:
     address = _address(client)
     with socket.socket() as listener:
         listener.bind((address, 0))

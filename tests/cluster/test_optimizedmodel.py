@@ -8,7 +8,7 @@ from collections.abc import AsyncIterator
 from typing import Any
 
 import pytest
-from tests.cluster.fake_node import fake_node
+from tests.cluster.fake_node import fake_node, no_other_node
 from tests.cluster.operator_process import OperatorProcess, eventually, operator
 
 from fettle.api.base import MANAGED_LABEL
@@ -246,6 +246,14 @@ async def test_a_job_of_somebody_else_with_our_name_is_never_touched(
         assert "ownerReferences" not in still["metadata"]
 
 
+@pytest.fixture
+async def nodes_stay() -> AsyncIterator[None]:
+    """No node comes or goes: the scheduler's words about a waiting pod stay the same."""
+    async with no_other_node():
+        yield
+
+
+@pytest.mark.usefixtures("nodes_stay")
 async def test_a_restart_changes_nothing(kubeconfig: str, client: Client, namespace: str, look: Look) -> None:
     await client.create(CLAIM, claim(namespace, "models"))
     await client.create(OPTIMIZED_MODEL, optimized_model(namespace))

@@ -37,6 +37,13 @@ class BuildEntry(ApiModel):
     built: StoredModel | None = None
 
 
+class ConversionFault(ApiModel):
+    """Why a source that runs has no portable form."""
+
+    reason: Reason
+    message: str
+
+
 class PrepareReport(ApiModel):
     """`items` are what candidates are judged on: the evaluation split, or generated ones when `generated`."""
 
@@ -45,6 +52,8 @@ class PrepareReport(ApiModel):
     source: SourceStatus
     original: StoredModel
     portable: StoredModel
+    # None where it was converted; else `portable` is the source as it came, which only its own runtime loads.
+    conversion_fault: ConversionFault | None = None
     portable_runtimes: tuple[RuntimeName, ...]  # which could load the portable form
     signature: Signature
     traits: Traits

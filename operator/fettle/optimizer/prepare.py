@@ -11,25 +11,31 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-import onnx
 import rfc8785
 
 from fettle.api import catalog
-from fettle.api.optimizedmodel import DataSpec, GeneratedSpec, InputSpec
 from fettle.api.optimizedmodel_status import SourceStatus
 from fettle.api.recipe import RuntimeSettings
-from fettle.api.report import BuildEntry, PrepareReport, Traits
+from fettle.api.report import BuildEntry, ConversionFault, PrepareReport, Traits
 from fettle.api.signature import Signature
 from fettle.api.task import BuildPlan, PrepareTask, StoredData, StoredModel, task_hash
-from fettle.api.vocabulary import Basis, Metric, RuntimeName, SourceFormat
-from fettle.errors import DataError, RuntimeFailure, SourceError
-from fettle.optimizer import data, data_generate, prepare_check, prepare_portable, prepare_probe, prepare_source
+from fettle.api.vocabulary import Basis, RuntimeName, SourceFormat
+from fettle.errors import ConversionError, RuntimeFailure
+from fettle.optimizer import (
+    prepare_check,
+    prepare_data,
+    prepare_portable,
+    prepare_probe,
+    prepare_source,
+    prepare_torch,
+)
 from fettle.optimizer.data import Items
-from fettle.optimizer.data_files import LABELS
-from fettle.optimizer.data_split import SPLIT_MOST, Split, screening, split
+from fettle.optimizer.data_split import Split, screening
 from fettle.optimizer.formats import onnx_inputs, onnx_model, onnx_traits
-from fettle.optimizer.prepare_check import Run
-from fettle.optimizer.prepare_portable import Plain, Portable
+from fettle.optimizer.formats.onnx_inputs import Hint
+from fettle.optimizer.prepare_check import Reference, Run, Subject
+from fettle.optimizer.prepare_data import Data
+from fettle.optimizer.prepare_portable import Portable
 from fettle.optimizer.prepare_source import Source
 from fettle.runtimes import cpu
 from fettle.runtimes.onnxruntime import RUNTIME as ONNXRUNTIME
@@ -38,18 +44,31 @@ from fettle.store.store import Store
 from fettle.store.uris import Mounts
 
 PROFILE_SECONDS = 1.0
-LARGE_BYTES = 4 << 20  # an item of this size is not made by the dozen
 log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
-class Data:
-    """The items of a run. `probes` are those that forms of the model are compared on."""
+class Judged:
+    """The boundary as it was proved, and the items that candidates are built and judged with."""
 
-    probes: Items
+    signature: Signature
     split: Split
-    generator: data_generate.Generator
-    axes: Mapping[str, int]
+    items: Items
+    generated: bool
+    notes: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Form:
+    """The original and its portable form as they are stored, which runtimes load the latter, and what there is to say of it."""
+
+    original: StoredModel
+    portable: StoredModel
+    runtimes: tuple[RuntimeName, ...]
+    traits: Traits
+    basis: Basis
+    notes: tuple[str, ...]
+    fault: ConversionFault | None = None
 
 
 def run(task: PrepareTask, store: Store, mounts: Mounts) -> PrepareReport:
@@ -68,41 +87,90 @@ def run(task: PrepareTask, store: Store, mounts: Mounts) -> PrepareReport:
 
 
 def _prepare(task: PrepareTask, store: Store, mounts: Mounts, source: Source, folder: Path) -> PrepareReport:
-    plain = prepare_portable.plain(source, task.source.inputs, folder)
-    specs = prepare_portable.specs_by_name(task.source.inputs)
-    given = _data(task.data, mounts, plain, specs, int(source.sha256[:12], 16))
     try:
-        reference = prepare_check.reference(plain.run, given.probes)
-    except RuntimeFailure as error:
-        raise _refused_data(error, task.data) from error
+        return _converted(task, store, mounts, source, folder)
+    except ConversionError as error:
+        frozen = any(spec.value is not None for spec in task.source.inputs)
+        if source.format not in prepare_torch.FORMATS or frozen:
+            raise
+        log.info("goes on without a portable form: %s", error.message)
+        return _as_it_came(task, store, mounts, source, ConversionFault(reason=error.reason, message=error.message))
+
+
+def _converted(task: PrepareTask, store: Store, mounts: Mounts, source: Source, folder: Path) -> PrepareReport:
+    """With a portable form. Raises ConversionError where there is none."""
+    plain = prepare_portable.plain(source, task.source.inputs, folder)
+    data, reference = _asked(task, mounts, source, plain.subject)
     portable = prepare_portable.portable(plain, reference, folder / "work")
     log.info("portable form: %s", ", ".join(portable.kept) or "as it came")
     session = prepare_check.session(portable.path, plain.signature)
-    proof = prepare_check.prove_batch(session.infer, plain.signature, given.axes, _enough(given))
-    signature = prepare_check.settled(plain.signature, proof.axes, reference.answers)
-    traits = _traits(portable, signature, given.probes)
-    given, items, generated = _judged(given, task.data, session.infer)
+    judged = _judge(task, plain.subject, data, reference, session.infer)
+    traits = _traits(portable, judged.signature, data.probes)
     session.close()
-    runtimes, refusals = _runtimes(portable.path, signature, source.format if plain.untouched else None)
-    portable_model = store.put_model(portable.path.parent, portable.path.name)
-    original = _stored_source(store, source) if plain.untouched else portable_model
-    calibration = _stored(store, _unlabelled(given.split.calibration), signature)
-    batch = () if proof.axes is not None else (f"one item at a time, no batch axis could be proved: {proof.why_not}",)
-    return PrepareReport(
-        source=_status(source, signature),
-        original=original,
-        portable=portable_model,
-        portable_runtimes=runtimes,
-        signature=signature,
+    runtimes, refusals = _runtimes(portable.path, judged.signature, source.format if plain.untouched else None)
+    stored = store.put_model(portable.path.parent, portable.path.name)
+    form = Form(
+        original=_stored_source(store, source) if plain.untouched else stored,
+        portable=stored,
+        runtimes=runtimes,
         traits=traits,
-        calibration=calibration,
-        screening=_stored(store, screening(given.split.calibration), signature),
-        items=store.put_data(items.stored(signature)),
-        generated=generated,
         basis=Basis.SOURCE_RUNTIME if plain.untouched else Basis.PORTABLE_FORM,
+        notes=(*portable.notes, *judged.notes, *refusals),
+    )
+    return _report(task, store, source, judged, form)
+
+
+def _as_it_came(
+    task: PrepareTask, store: Store, mounts: Mounts, source: Source, fault: ConversionFault
+) -> PrepareReport:
+    """Without a portable form: only the source's own runtime can run it."""
+    subject = prepare_torch.subject(source.path, task.source.inputs)
+    prepare_check.refuse_states(subject.signature)
+    data, reference = _asked(task, mounts, source, subject)
+    judged = _judge(task, subject, data, reference, subject.run)
+    stored = _stored_source(store, source)
+    own = tuple(row.runtime for row in catalog.RUNTIMES if source.format in row.loads)
+    form = Form(stored, stored, own, Traits(opset=0), Basis.SOURCE_RUNTIME, judged.notes, fault)
+    return _report(task, store, source, judged, form)
+
+
+def _asked(task: PrepareTask, mounts: Mounts, source: Source, subject: Subject) -> tuple[Data, Reference]:
+    """The items, and what the original answers to the first of them. Raises DataError, SourceError."""
+    specs = prepare_portable.specs_by_name(task.source.inputs)
+    data = prepare_data.gather(task.data, mounts, subject, specs, int(source.sha256[:12], 16))
+    try:
+        return data, prepare_check.reference(subject.run, data.probes)
+    except RuntimeFailure as error:
+        raise prepare_data.refused(error, task.data) from error
+
+
+def _judge(task: PrepareTask, subject: Subject, data: Data, reference: Reference, run: Run) -> Judged:
+    """Prove the batch axis and settle on the items. `run` answers as the original."""
+    proof = prepare_check.prove_batch(run, subject.signature, data.axes, prepare_data.enough(data))
+    signature = prepare_check.settled(subject.signature, proof.axes, reference.answers)
+    data, items, generated = prepare_data.judged(data, task.data, run)
+    why_not = () if proof.axes is not None else (f"one item at a time, no batch axis could be proved: {proof.why_not}",)
+    return Judged(signature, data.split, items, generated, (*prepare_data.notes(task.data, data), *why_not))
+
+
+def _report(task: PrepareTask, store: Store, source: Source, judged: Judged, form: Form) -> PrepareReport:
+    calibration = _stored(store, _unlabelled(judged.split.calibration), judged.signature)
+    return PrepareReport(
+        source=_status(source, judged.signature),
+        original=form.original,
+        portable=form.portable,
+        conversion_fault=form.fault,
+        portable_runtimes=form.runtimes,
+        signature=judged.signature,
+        traits=form.traits,
+        calibration=calibration,
+        screening=_stored(store, screening(judged.split.calibration), judged.signature),
+        items=store.put_data(judged.items.stored(judged.signature)),
+        generated=judged.generated,
+        basis=form.basis,
         preparation=_preparation(source.format),
-        builds=_builds(task.builds, portable_model, calibration, store),
-        notes=tuple(dict.fromkeys((*portable.notes, *_data_notes(task.data, given), *batch, *refusals))),
+        builds=_builds(task.builds, form.portable, calibration, store),
+        notes=tuple(dict.fromkeys(form.notes)),
     )
 
 
@@ -128,9 +196,8 @@ def _earlier(task: PrepareTask, store: Store, mounts: Mounts, source: Source) ->
     if not all(store.has_blob(file.sha256, file.bytes) for file in files) or not store.has_blob(report.items.sha256):
         return None
     specs = prepare_portable.specs_by_name(task.source.inputs)
-    hints = onnx_inputs.hints(_graph(report, store, source))
-    axes = prepare_check.stacking_axes(report.signature, specs, hints)
-    given = _read(task.data, mounts, report.signature, axes)
+    axes = prepare_check.stacking_axes(report.signature, specs, _hints(task, report, store, source))
+    given = prepare_data.read(task.data, mounts, report.signature, axes)
     made_up = given.calibration is None and report.generated
     if not made_up and _stored(store, _unlabelled(given.calibration), report.signature) != report.calibration:
         return None
@@ -140,11 +207,13 @@ def _earlier(task: PrepareTask, store: Store, mounts: Mounts, source: Source) ->
     return report if (report.generated if items is None else items == report.items) else None
 
 
-def _graph(report: PrepareReport, store: Store, source: Source) -> onnx.ModelProto:
-    """The graph whose inputs were looked at: the source's own, or that of what it was converted to."""
+def _hints(task: PrepareTask, report: PrepareReport, store: Store, source: Source) -> Mapping[str, Hint]:
+    """What was known of the inputs' values: by the source's own graph, or by that of what it was converted to, where it was."""
     if source.format == SourceFormat.ONNX:
-        return onnx_model.read(source.path)
-    return onnx_model.read(store.fetch_model(report.portable, source.folder / "portable"))
+        return onnx_inputs.hints(onnx_model.read(source.path))
+    if report.conversion_fault is not None:
+        return prepare_torch.subject(source.path, task.source.inputs).hints
+    return onnx_inputs.hints(onnx_model.read(store.fetch_model(report.portable, source.folder / "portable")))
 
 
 def _builds(
@@ -158,89 +227,12 @@ def _builds(
     return tuple(entries)
 
 
-# ---------------------------------------------------------------------------------------------------------------------- data
+# --------------------------------------------------------------------------------------------------------------------- model
 
 
-def _read(spec: DataSpec, mounts: Mounts, signature: Signature, axes: Mapping[str, int]) -> Split:
-    """What the spec's addresses hold, split. Raises DataError."""
-    calibration = evaluation = None
-    if spec.calibration is not None:
-        given = spec.calibration
-        calibration = data.read(
-            given.uri,
-            mounts,
-            signature,
-            axes,
-            most=given.max_samples,
-            label_key=spec.evaluation.label_key if spec.evaluation is not None else None,
-            preprocess=given.preprocess,
-        )
-    if spec.evaluation is not None:
-        asked = spec.evaluation
-        if asked.label_key in {tensor.name for tensor in signature.inputs}:
-            raise DataError(f"data.evaluation.labelKey {asked.label_key!r} is an input of the model")
-        evaluation = data.read(
-            asked.uri,
-            mounts,
-            signature,
-            axes,
-            most=asked.max_samples,
-            label_key=asked.label_key,
-            preprocess=asked.preprocess,
-        )
-        if evaluation.labels is None and asked.label_key != LABELS:
-            raise DataError(f"{asked.uri}: no array {asked.label_key!r} (data.evaluation.labelKey)")
-    return split(calibration, evaluation)
-
-
-def _data(spec: DataSpec, mounts: Mounts, plain: Plain, specs: Mapping[str, InputSpec], seed: int) -> Data:
-    """Items given, or a way to make them. Raises DataError."""
-    hints = onnx_inputs.hints(plain.model)
-    axes = prepare_check.stacking_axes(plain.signature, specs, hints)
-    given = _read(spec, mounts, plain.signature, axes)
-    generator = data_generate.Generator(plain.signature, hints, specs, axes, seed)
-    probes = given.evaluation or given.calibration
-    if probes is None:
-        recipe = data_generate.find(generator, plain.run)
-        large = sum(array.nbytes for array in generator.items(recipe, 1).arrays.values()) > LARGE_BYTES
-        probes = generator.items(recipe, prepare_check.PROOF_ITEMS if large else prepare_check.PROOF_MOST)
-    return Data(probes, given, generator, axes)
-
-
-def _enough(given: Data) -> Items:
-    """Items to prove a batch axis with, different ones as far as there are: a few of the given ones are as good as many."""
-    contents = given.probes.hashes() if len(given.probes) < 64 else given.probes.take(list(range(64))).hashes()
-    first = [contents.index(one) for one in dict.fromkeys(contents)]
-    if len(first) == 2:  # a yes and a no are all that some inputs can be
-        first.append(first[0])
-    return given.probes.take(first[: prepare_check.PROOF_MOST])
-
-
-def _judged(given: Data, spec: DataSpec, run: Run) -> tuple[Data, Items, bool]:
-    """The items that candidates are judged on, and whether they were generated; calibration is made up too where they may certify.
-
-    Calibration items stand in where none can be made up, unless they would certify.
-    """
-    if given.split.evaluation is not None:
-        return given, given.split.evaluation, False
-    asked = spec.generated or GeneratedSpec()
-    try:
-        recipe = data_generate.find(given.generator, run)
-    except DataError:
-        if given.split.calibration is None or asked.allow_lossy:
-            raise
-        return given, given.split.calibration, True
-    count = asked.samples
-    if count is None:
-        start = time.perf_counter()
-        run(given.generator.items(recipe, 1).whole(0))
-        slow = time.perf_counter() - start > prepare_check.SLOW_SECONDS
-        count = data_generate.COUNT_SLOW if slow else data_generate.COUNT
-    if asked.allow_lossy and given.split.calibration is None:
-        others = replace(given.generator, seed=given.generator.seed + 1)
-        calibration = others.items(recipe, min(SPLIT_MOST, count))
-        given = replace(given, split=replace(given.split, calibration=calibration))
-    return given, given.generator.items(recipe, count), True
+def _stored_source(store: Store, source: Source) -> StoredModel:
+    files = tuple(store.put_file(source.folder / name, name) for name in source.files)
+    return StoredModel(format=source.stored_format, entry=source.entry, files=files)
 
 
 def _unlabelled(items: Items | None) -> Items | None:
@@ -250,37 +242,6 @@ def _unlabelled(items: Items | None) -> Items | None:
 
 def _stored(store: Store, items: Items | None, signature: Signature) -> StoredData | None:
     return None if items is None else store.put_data(items.stored(signature))
-
-
-def _refused_data(error: RuntimeFailure, spec: DataSpec) -> DataError | SourceError:
-    """The model failed on the very first items: theirs is the fault if they were given."""
-    if spec.evaluation is None and spec.calibration is None:
-        return prepare_check.failure_of(error)
-    return DataError(f"the model does not run on the given items: {error.message}")
-
-
-def _data_notes(spec: DataSpec, given: Data) -> list[str]:
-    items, asked = given.split.evaluation, spec.evaluation
-    notes = [*given.split.notes, *(items.notes if items is not None else ())]
-    if given.split.calibration is not None:
-        notes.extend(given.split.calibration.notes)
-    if items is None and spec.generated is not None and spec.generated.allow_lossy:
-        notes.append(
-            "no evaluation data: what is lossy is judged on generated items, which say nothing about real ones"
-        )
-    elif items is None:
-        notes.append("no evaluation data: only candidates that answer exactly as the original can be chosen")
-    elif asked is not None and items.labels is None and asked.metric != Metric.AGREEMENT:
-        notes.append(f"no array {asked.label_key!r} of labels: judged by agreement with the original")
-    return notes
-
-
-# --------------------------------------------------------------------------------------------------------------------- model
-
-
-def _stored_source(store: Store, source: Source) -> StoredModel:
-    files = tuple(store.put_file(source.folder / name, name) for name in source.files)
-    return StoredModel(format=source.stored_format, entry=source.entry, files=files)
 
 
 def _status(source: Source, signature: Signature) -> SourceStatus:

@@ -44,6 +44,15 @@ def session(path: Path, signature: Signature | None = None, graph_optimization: 
 
 
 @dataclass(frozen=True)
+class Subject:
+    """The original as it is asked: its boundary, what is known of the values that its inputs take, and a function that runs it."""
+
+    signature: Signature
+    hints: Mapping[str, Hint]
+    run: Run
+
+
+@dataclass(frozen=True)
 class Reference:
     """What the original answers to some inputs."""
 
@@ -116,6 +125,18 @@ def states(signature: Signature, passed: Collection[str] = ()) -> list[tuple[str
             pairs.append((name, found))
     # A state stands beside what the call is really about: `audio` -> `audio_out` alone is a filter.
     return pairs if len(pairs) < min(len(signature.inputs), len(outputs)) else []
+
+
+def refuse_states(signature: Signature, passed: Collection[str] = ()) -> None:
+    """A model that carries a state from call to call cannot be judged call by call: what is wrong adds up over a stream. Raises SourceError."""
+    found = states(signature, passed)
+    if found:
+        given, made = found[0]
+        message = (
+            f"the output {made!r} looks like the next value of the input {given!r}: models that carry a state from call to call are not "
+            "supported; to have each call judged by itself, rename the output, or freeze the input with a value in source.inputs"
+        )
+        raise SourceError(message, reason=Reason.UNSUPPORTED_MODEL)
 
 
 # --------------------------------------------------------------------------------------------------------------- batch axes

@@ -13,11 +13,11 @@ from fettle.api.optimizedmodel import InputSpec
 from fettle.api.reasons import Reason
 from fettle.api.signature import Signature
 from fettle.api.vocabulary import SourceFormat
-from fettle.errors import RuntimeFailure, SourceError
+from fettle.errors import ConversionError, RuntimeFailure, SourceError
 from fettle.optimizer import prepare_torch
-from fettle.optimizer.formats import onnx_model, onnx_portable
+from fettle.optimizer.formats import onnx_inputs, onnx_model, onnx_portable
 from fettle.optimizer.formats.onnx_reference import evaluate
-from fettle.optimizer.prepare_check import Reference, Run, failure_of, session, states
+from fettle.optimizer.prepare_check import Reference, Run, Subject, failure_of, refuse_states, session
 from fettle.optimizer.prepare_source import Source
 from fettle.runtimes.base import Session
 
@@ -39,6 +39,11 @@ class Plain:
     untouched: bool
     converted: bool
     notes: tuple[str, ...] = ()
+
+    @property
+    def subject(self) -> Subject:
+        """The source as it is asked."""
+        return Subject(self.signature, onnx_inputs.hints(self.model), self.run)
 
 
 @dataclass
@@ -71,7 +76,7 @@ def plain(source: Source, specs: tuple[InputSpec, ...], folder: Path) -> Plain:
     signature = onnx_model.signature(_with_output_shapes(model))
     if not signature.inputs or not signature.outputs:
         raise SourceError("the model needs at least one input and one output", reason=Reason.UNSUPPORTED_MODEL)
-    _refuse_states(signature, model)
+    refuse_states(signature, onnx_model.passed(model.graph))
     untouched = not notes
     if not own:
         path = _saved(model, folder / "plain", entry)
@@ -100,18 +105,6 @@ def _own(source: Source, model: onnx.ModelProto, signature: Signature, folder: P
     path = _saved(model, folder / "plain", source.path)
     opened = _opened(path, signature, model)
     return Plain(model, path, signature, opened.infer, untouched=False, converted=True, notes=tuple(notes))
-
-
-def _refuse_states(signature: Signature, model: onnx.ModelProto) -> None:
-    """A model that carries a state from call to call cannot be judged call by call: what is wrong adds up over a stream."""
-    found = states(signature, onnx_model.passed(model.graph))
-    if found:
-        given, made = found[0]
-        message = (
-            f"the output {made!r} looks like the next value of the input {given!r}: models that carry a state from call to call are not "
-            "supported; to have each call judged by itself, rename the output, or freeze the input with a value in source.inputs"
-        )
-        raise SourceError(message, reason=Reason.UNSUPPORTED_MODEL)
 
 
 def _with_output_shapes(model: onnx.ModelProto) -> onnx.ModelProto:
@@ -193,14 +186,18 @@ def _lowered(model: onnx.ModelProto, signature: Signature, home: Path, folder: P
 
 
 def portable(source: Plain, reference: Reference, folder: Path) -> Portable:
-    """Apply the steps, each kept only if `reference` still holds. Raises SourceError (NumericalMismatch) where not even the start holds."""
+    """Apply the steps, each kept only if `reference` still holds. Raises ConversionError where not even the start holds."""
     folder.mkdir(parents=True, exist_ok=True)
     home = source.path.parent
     result = Portable(source.model, source.path, notes=list(source.notes))
     if source.converted:
-        moved = _difference(source.path, source.signature, reference)
+        try:
+            moved = _difference(source.path, source.signature, reference)
+        except RuntimeFailure as error:
+            raise ConversionError(f"the converted source does not run: {error.message}", reason=error.reason) from error
         if moved is not None:
-            raise SourceError(f"the converted source answers otherwise: {moved}", reason=Reason.NUMERICAL_MISMATCH)
+            message = f"the converted source answers otherwise: {moved}"
+            raise ConversionError(message, reason=Reason.NUMERICAL_MISMATCH)
     for step in onnx_portable.steps(source.model):
         _try(step, result, reference, source.signature, folder, home)
     final = folder / "portable" / "model.onnx"

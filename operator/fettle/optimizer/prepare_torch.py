@@ -15,7 +15,8 @@ from fettle.api.recipe import RuntimeSettings
 from fettle.api.signature import Signature
 from fettle.api.vocabulary import RuntimeName, SourceFormat
 from fettle.errors import RuntimeFailure, SourceError
-from fettle.optimizer.prepare_check import Answers, Run, failure_of
+from fettle.optimizer.formats.onnx_inputs import Hint
+from fettle.optimizer.prepare_check import Answers, Run, Subject, failure_of
 from fettle.runtimes import base, cpu
 from fettle.runtimes.base import numpy_dtype
 
@@ -42,15 +43,29 @@ def refused_pickle(path: Path) -> SourceError:
 
 
 def convert(path: Path, specs: tuple[InputSpec, ...], folder: Path) -> Path:
-    """The source at `path` as ONNX in `folder`. Raises SourceError."""
+    """The source at `path` as ONNX in `folder`. Raises SourceError, ConversionError where only that cannot be done."""
     from fettle.optimizer.formats import torch_onnx
+
+    return torch_onnx.convert(_opened(path), specs, folder / "model.onnx")
+
+
+def subject(path: Path, specs: tuple[InputSpec, ...]) -> Subject:
+    """The source at `path` as PyTorch runs it, without a conversion. Raises SourceError."""
+    from fettle.optimizer.formats import torch_boundary
+
+    found = torch_boundary.boundary(_opened(path), specs)
+    hints = {name: Hint(dimensions=names) for name, names in found.dimensions.items()}
+    return Subject(found.signature, hints, runner(path, found.signature, {}))
+
+
+def _opened(path: Path) -> Any:
+    """The program in the file. Raises SourceError."""
     from fettle.runtimes import torchscript
 
     try:
-        program = torchscript.open_program(path)
+        return torchscript.open_program(path)
     except RuntimeFailure as error:
         raise failure_of(error) from error
-    return torch_onnx.convert(program, specs, folder / "model.onnx")
 
 
 def runner(path: Path, signature: Signature, frozen: Mapping[str, Any]) -> Run:

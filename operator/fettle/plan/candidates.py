@@ -151,8 +151,10 @@ def _loads(one: Row, facts: _Facts) -> Finding | None:
     for runtime in (one.plan.runtime, one.family):
         if runtime not in facts.prepare.portable_runtimes:
             notes = "; ".join(note for note in facts.prepare.notes if runtime in note)
-            loads = catalog.runtime(runtime).loads
-            if not notes and facts.prepare.portable.format not in loads:
+            loads, fault = catalog.runtime(runtime).loads, facts.prepare.conversion_fault
+            if not notes and fault is not None:
+                notes = fault.message
+            elif not notes and facts.prepare.portable.format not in loads:
                 notes = f"it runs sources of {' and '.join(loads)} as they came"
             why = f": {notes}" if notes else ""
             return Finding(Reason.UNSUPPORTED_MODEL, f"{runtime} cannot load this model{why}")

@@ -64,7 +64,7 @@ def _advance(snapshot: RunSnapshot, draft: Draft, board: Board, constraints: Con
         return Stage(Reason.PREPARING, with_notes(text, [prepare.note] if prepare.note is not None else []))
     report = prepare.report
     draft.prepared(report)
-    impossible = _batch_refused(snapshot, report)
+    impossible = _unconverted(snapshot, report) or _batch_refused(snapshot, report)
     if impossible is not None:
         return Stage(impossible.reason, impossible.message, finished=True)
     plans = [plan_target(snapshot.spec, target, report, constraints) for target in snapshot.spec.targets]
@@ -76,6 +76,17 @@ def _advance(snapshot: RunSnapshot, draft: Draft, board: Board, constraints: Con
     if waiting is not None:
         return waiting
     return _finish(snapshot, draft, rounds, constraints, prepare.task_hash)
+
+
+def _unconverted(snapshot: RunSnapshot, report: PrepareReport) -> Finding | None:
+    """A source without a portable form needs, on every target, the runtime that runs it as it came."""
+    fault = report.conversion_fault
+    others = [one.name for one in snapshot.spec.targets if not set(one.runtimes) & set(report.portable_runtimes)]
+    if fault is None or not others:
+        return None
+    own = " or ".join(report.portable_runtimes)
+    text = f"{fault.message}; {own} runs the model as it came: add it to the runtimes of {', '.join(others)}"
+    return Finding(fault.reason, text)
 
 
 def _batch_refused(snapshot: RunSnapshot, report: PrepareReport) -> Finding | None:

@@ -95,12 +95,16 @@ class Draft:
         self.set(conditions=conditions)
 
     def prepared(self, report: PrepareReport) -> None:
-        """The source is known and its portable form is there."""
+        """The source is known, and its portable form is there, or why it goes on without one."""
         source = report.source
         self.set(source=source)
         size = f"{source.format}, {source.bytes} bytes, sha256 {source.sha256[:12]}"
         self.condition(SOURCE_RESOLVED, True, Reason.COMPLETED, size)
-        self.condition(CONVERTED, True, Reason.COMPLETED, "; ".join(report.notes))
+        fault = report.conversion_fault
+        if fault is not None:
+            self.condition(CONVERTED, False, fault.reason, "; ".join((fault.message, *report.notes)))
+        else:
+            self.condition(CONVERTED, True, Reason.COMPLETED, "; ".join(report.notes))
 
     def not_prepared(self, fault: Finding) -> None:
         """Preparing failed: which of its two promises is broken follows from the reason."""

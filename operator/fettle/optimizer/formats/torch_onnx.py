@@ -21,30 +21,27 @@ import torch
 
 from fettle.api.optimizedmodel import InputSpec
 from fettle.api.reasons import Reason
-from fettle.api.signature import BY_V2, Signature, Tensor
-from fettle.errors import RuntimeFailure, SourceError
+from fettle.api.signature import BY_V2, Signature
+from fettle.errors import ConversionError, SourceError
 from fettle.optimizer.formats import onnx_model
-from fettle.runtimes.base import zeros
-from fettle.runtimes.torchscript import Program, named_outputs, to_tensor
+from fettle.optimizer.formats.torch_boundary import first_that_runs, names_of, outputs_of_export, script_inputs
+from fettle.runtimes.torchscript import Program
 
 SCRIPT_OPSET = 20  # the newest that the older exporter writes
 EXPORT_OPSET = 21
-BATCH = 2  # in examples: a size of 1 would be taken for one that is always 1
-# Sizes tried for a dimension that varies, until the model runs: convolutions need a least length.
-SIZES = (16, 128, 1024, 16384)
 log = logging.getLogger(__name__)
 
 
 def convert(program: Program, specs: Sequence[InputSpec], path: Path) -> Path:
     """Write `program` as ONNX to `path`.
 
-    Raises SourceError: InvalidSpec (source.inputs does not fit, or is needed), UnsupportedOperator naming it, UnsupportedModel,
-    UnsupportedOpset.
+    Raises SourceError: InvalidSpec (source.inputs does not fit, or is needed), UnsupportedModel; ConversionError where the exporter cannot
+    write it: UnsupportedOperator naming it, UnsupportedModel, UnsupportedOpset.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     if program.exported is not None:
         _refuse_training(program.exported)
-        inputs, outputs, opset = program.inputs, _outputs_of_export(program.exported), EXPORT_OPSET
+        inputs, outputs, opset = program.inputs, outputs_of_export(program.exported), EXPORT_OPSET
         _refuse_twins(inputs, outputs)
         _quietly(lambda: _export(program, outputs, path))
     else:
@@ -115,21 +112,6 @@ def _part(graph: ir.Graph, inputs: Sequence[str], outputs: Sequence[str]) -> Non
         graph.outputs[place] = made
 
 
-def _outputs_of_export(exported: Any) -> tuple[str, ...]:
-    """Names of a program's outputs, from the structure of its answer."""
-    values = {node.name: node.meta.get("val") for node in exported.graph.nodes}
-    slots = [spec.arg for spec in exported.graph_signature.output_specs if spec.kind.name == "USER_OUTPUT"]
-    leaves = [slot.value if hasattr(slot, "value") else values[slot.name] for slot in slots]
-    return _names(torch.utils._pytree.tree_unflatten(leaves, exported.call_spec.out_spec))
-
-
-def _names(answer: Any) -> tuple[str, ...]:
-    try:
-        return tuple(named_outputs(answer))
-    except RuntimeFailure as error:
-        raise SourceError(error.message, reason=error.reason) from error
-
-
 # -------------------------------------------------------------------------------------------------------------------- scripts
 
 
@@ -140,8 +122,8 @@ def _convert_script(
     inputs = script_inputs(program, specs)
     names = tuple(tensor.name for tensor in inputs.inputs)
     shapes = {spec.name: spec.shape for spec in specs if spec.shape is not None}
-    example, answer = _first_that_runs(program, inputs, shapes)
-    outputs = _names(answer)
+    example, answer = first_that_runs(program, inputs, shapes)
+    outputs = names_of(answer)
     _refuse_twins(names, outputs)
     axes = {
         name: {axis: str(size) for axis, size in enumerate(shape) if not isinstance(size, int) or size < 1}
@@ -199,62 +181,11 @@ def _restore_unused(path: Path, inputs: Signature, axes: Mapping[str, Mapping[in
     onnx.save(model, str(path))
 
 
-def script_inputs(program: Program, specs: Sequence[InputSpec]) -> Signature:
-    """The inputs of a script as `source.inputs` describes them: an archive keeps only their names. Raises SourceError (InvalidSpec)."""
-    given = {spec.name: spec for spec in specs}
-    unknown = sorted(set(given) - set(program.inputs))
-    names = [name for name in program.inputs if name in given]
-    needed = program.inputs[: len(program.inputs) - program.optional]
-    lacking = [name for name in needed if name not in given or given[name].dtype is None or given[name].shape is None]
-    if unknown or lacking or tuple(names) != program.inputs[: len(names)]:
-        example = f'{{name: {[*lacking, *program.inputs, "x"][0]}, dtype: FP32, shape: ["N", 3, 224, 224]}}'
-        message = (
-            f"TorchScript does not keep what its inputs are: source.inputs must give dtype and shape of {', '.join(program.inputs)}, "
-            f"such as {example}" + (f"; the model has no input {', '.join(unknown)}" if unknown else "")
-        )
-        raise SourceError(message, reason=Reason.INVALID_SPEC)
-    tensors = []
-    for name in names:
-        spec = given[name]
-        if spec.dtype is None or spec.shape is None or spec.dtype not in BY_V2 or spec.dtype == "BYTES":
-            message = f"source.inputs of {name!r}: a tensor of PyTorch needs dtype (FP32, INT64, …) and shape"
-            raise SourceError(message, reason=Reason.INVALID_SPEC)
-        sizes = tuple(size if isinstance(size, int) and size > 0 else -1 for size in spec.shape)
-        tensors.append(Tensor(name=name, dtype=spec.dtype, shape=sizes))
-    return Signature(inputs=tuple(tensors), outputs=())
-
-
-def _first_that_runs(
-    program: Program, inputs: Signature, shapes: dict[str, tuple[int | str, ...]]
-) -> tuple[list[torch.Tensor], Any]:
-    """Example inputs, all zeros, and the answer to them. Raises SourceError (UnsupportedModel)."""
-    varying = any(not isinstance(size, int) and size != "N" for shape in shapes.values() for size in shape)
-    fault = ""
-    for size in SIZES if varying else SIZES[:1]:
-        chosen = {name: [_size(one, size) for one in shape] for name, shape in shapes.items()}
-        example = [to_tensor(array) for array in zeros(inputs, chosen).values()]
-        try:
-            with torch.inference_mode():
-                return example, program.call(example)
-        except Exception as error:  # the library raises what it likes; the fault is told below
-            fault = fault or " ".join(str(error).rpartition("RuntimeError: ")[2].split())[:250]
-            log.info("does not run with %s", chosen, exc_info=True)
-    described = {tensor.name: list(shapes[tensor.name]) for tensor in inputs.inputs}
-    message = f"the model does not run on zeros of the shapes that source.inputs gives, {described}: {fault}"
-    raise SourceError(message, reason=Reason.UNSUPPORTED_MODEL)
-
-
-def _size(wanted: int | str, varying: int) -> int:
-    if isinstance(wanted, int):
-        return wanted if wanted > 0 else varying
-    return BATCH if wanted == "N" else varying
-
-
 # ----------------------------------------------------------------------------------------------------------------- what came out
 
 
 def _quietly(export: Callable[[], Any]) -> None:
-    """Run an exporter. Raises SourceError: UnsupportedOperator naming it, UnsupportedModel."""
+    """Run an exporter. Raises ConversionError: UnsupportedOperator naming it, UnsupportedModel."""
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
@@ -266,10 +197,10 @@ def _quietly(export: Callable[[], Any]) -> None:
         operator = _operator(text)
         if operator is not None:
             message = f"the model uses {operator}, for which PyTorch's exporter has no ONNX operator"
-            raise SourceError(message, reason=Reason.UNSUPPORTED_OPERATOR) from error
+            raise ConversionError(message, reason=Reason.UNSUPPORTED_OPERATOR) from error
         # The first of the chain is how to report a fault to PyTorch's authors; the last is the fault.
         message = f"PyTorch's exporter could not write the model as ONNX: {faults[-1][:350]}"
-        raise SourceError(message, reason=Reason.UNSUPPORTED_MODEL) from error
+        raise ConversionError(message, reason=Reason.UNSUPPORTED_MODEL) from error
 
 
 def _chain(error: BaseException | None) -> Iterable[BaseException]:
@@ -295,16 +226,16 @@ def _operator(text: str) -> str | None:
 
 
 def _check(path: Path, inputs: tuple[str, ...], outputs: tuple[str, ...], opset: int) -> None:
-    """Names, and the opset, are the ones asked for. Raises SourceError."""
+    """Names, and the opset, are the ones asked for. Raises ConversionError."""
     model = onnx.load(str(path), load_external_data=False)
     found = [value.name for value in onnx_model.inputs(model.graph)]
     if found != list(inputs):
         message = f"the exported graph has the inputs {found}, the model {list(inputs)}"
-        raise SourceError(message, reason=Reason.UNSUPPORTED_MODEL)
+        raise ConversionError(message, reason=Reason.UNSUPPORTED_MODEL)
     found = [value.name for value in model.graph.output]
     if found != list(outputs):
         message = f"the exported graph has the outputs {found}, the model {list(outputs)}"
-        raise SourceError(message, reason=Reason.UNSUPPORTED_MODEL)
+        raise ConversionError(message, reason=Reason.UNSUPPORTED_MODEL)
     if onnx_model.opset(model) != opset:
         message = f"opset {opset} was asked for, PyTorch's exporter wrote {onnx_model.opset(model)}"
-        raise SourceError(message, reason=Reason.UNSUPPORTED_OPSET)
+        raise ConversionError(message, reason=Reason.UNSUPPORTED_OPSET)

@@ -95,11 +95,27 @@ def test_a_branch_on_the_shape_is_kept_in_a_script(bench: Workbench) -> None:
 
 
 @pytest.mark.parametrize("format", [SCRIPT, EXPORT])
-def test_an_operator_that_onnx_does_not_have_is_named(bench: Workbench, format: SourceFormat) -> None:
+def test_an_operator_that_onnx_does_not_have_is_named_and_pytorch_goes_on_alone(
+    bench: Workbench, format: SourceFormat
+) -> None:
     example, uri = written(bench, "unsupported", format)
-    error = refused(bench, uri, example.specs)
-    assert error.reason == Reason.UNSUPPORTED_OPERATOR
-    assert "bessel_j0" in error.message
+    task = bench.task(uri=uri, inputs=example.specs if format == SCRIPT else ())
+    report = bench.prepare(task)
+    assert report.conversion_fault is not None
+    assert report.conversion_fault.reason == Reason.UNSUPPORTED_OPERATOR
+    assert "bessel_j0" in report.conversion_fault.message
+    assert report.portable == report.original
+    assert (report.original.format, report.portable_runtimes) == (format, (RuntimeName.TORCHSCRIPT,))
+    (tensor,), (output,) = report.signature.inputs, report.signature.outputs
+    assert (tensor.name, tensor.dtype, tensor.shape, tensor.batch_axis) == ("x", "FP32", (-1, 4), 0)
+    assert (output.name, output.dtype, len(output.shape), output.batch_axis) == ("output", "FP32", 2, 0)
+    assert bench.prepare(task) == report, "asked once more, it answers from the store"
+
+
+def test_an_input_with_a_value_needs_the_conversion(bench: Workbench) -> None:
+    example, uri = written(bench, "unsupported", SCRIPT)
+    frozen = example.specs[0].model_copy(update={"shape": (1, 4), "value": 0})
+    assert refused(bench, uri, (frozen,)).reason == Reason.UNSUPPORTED_OPERATOR
 
 
 INPUTS = [
