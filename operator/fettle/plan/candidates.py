@@ -62,9 +62,10 @@ def possible_builds(spec: OptimizedModelSpec) -> tuple[BuildPlan, ...]:
 def plan_target(
     spec: OptimizedModelSpec, target: TargetSpec, prepare: PrepareReport, constraints: Constraints
 ) -> TargetPlan:
-    """The rows for one target: the untouched source where its runtime may serve, then the recipes, at most maxCandidates of them."""
+    """The rows for one target: the baseline where its runtime may serve, so that there is something to publish where nothing is faster,
+    then the recipes, at most maxCandidates of them."""
     baseline = baseline_plan(target, prepare)
-    original = (Row(baseline),) if baseline.untouched and baseline.runtime in target.runtimes else ()
+    original = (Row(baseline),) if baseline.runtime in target.runtimes else ()
     wanted = _recipe_rows(spec, target) if spec.recipes else _one_row_per_dead_runtime(target, prepare)
     if spec.objective == Objective.THROUGHPUT:
         wanted = tuple(one for row in wanted for one in _with_streams(row, target.threads))
@@ -141,7 +142,7 @@ def _cut(rows: tuple[Row, ...], spec: OptimizedModelSpec) -> tuple[Row, ...]:
 
 def _refused(one: Row, facts: _Facts, checks: tuple[Callable[[Row, _Facts], Finding | None], ...]) -> Row:
     """`one` with the first finding against it, if there is any."""
-    if one.refusal is not None or one.plan.untouched:
+    if one.refusal is not None or one.plan.recipe == ORIGINAL:
         return one
     refusal = next((found for check in checks if (found := check(one, facts)) is not None), None)
     return replace(one, refusal=refusal)

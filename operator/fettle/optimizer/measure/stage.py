@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 
 from fettle.api import bounds
-from fettle.api.bounds import Rules
+from fettle.api.bounds import ORIGINAL, Rules
 from fettle.api.memory import process_bytes
 from fettle.api.optimizedmodel_status import CandidateStatus
 from fettle.api.reasons import Reason
@@ -237,8 +237,9 @@ class _Measuring:
         return Subject(candidate, self.store.fetch_model(candidate.model, folder))
 
     def _is_original(self, subject: Subject) -> bool:
-        same_plan = subject.candidate.plan.settings == self.task.baseline.plan.settings
-        return subject.candidate.plan.untouched and same_plan and subject.candidate.model == self.task.baseline.model
+        one, baseline = subject.candidate, self.task.baseline
+        same_settings = one.plan.settings == baseline.plan.settings
+        return one.plan.recipe == ORIGINAL and same_settings and one.model == baseline.model
 
     def _asked(self, schedule: Schedule) -> Schedule:
         """How long to measure. Raises RuntimeFailure where the first batch size cannot be run at all."""

@@ -132,11 +132,12 @@ def test_a_runtime_that_cannot_load_the_model_is_one_row_that_says_so() -> None:
     assert tried(found) == ["original", "float32-onnxruntime", "int8-onnxruntime"]
 
 
-def test_a_source_that_cannot_be_timed_is_no_candidate() -> None:
+def test_for_a_source_that_cannot_be_timed_its_portable_form_is_baseline_and_candidate() -> None:
     spec = make_spec()
     report = prepared(possible_builds(spec)).model_copy(update={"basis": Basis.PORTABLE_FORM})
     found = plan(spec, report)
-    assert "original" not in tried(found)
+    assert tried(found)[0] == "original"
+    assert named(found, "original").plan == found.baseline
     assert not found.baseline.untouched
 
 

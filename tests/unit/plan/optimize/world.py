@@ -10,6 +10,7 @@ from typing import Any
 
 from tests.unit.plan.choose.figures import row
 
+from fettle.api.bounds import ORIGINAL
 from fettle.api.conditions import Condition, find
 from fettle.api.optimizedmodel import OptimizedModelSpec
 from fettle.api.optimizedmodel_status import BaselineStatus, CandidateStatus, OptimizedModelStatus, SourceStatus
@@ -118,11 +119,11 @@ def measured(
         plan = candidate.plan
         if instead and plan.name in instead:
             return instead[plan.name].model_copy(update={"target": task.target})
-        speed, drop = (1.0, 0.0) if plan.untouched else speeds.get(plan.name, (1.2, 0.0))
+        speed, drop = (1.0, 0.0) if plan.recipe == ORIGINAL else speeds.get(plan.name, (1.2, 0.0))
         exact = not candidate.lossy
         told = row(
             plan.name,
-            (1.0, 1.0, 1.0) if plan.untouched else speed,
+            (1.0, 1.0, 1.0) if plan.recipe == ORIGINAL else speed,
             None if exact else (drop, drop - 0.002, drop + 0.002),
             exact=exact,
             size=candidate.model.bytes,
