@@ -226,8 +226,6 @@ class Rounds:
         run.left_out.update(row.name for row in rows if row.name not in run.measured)
         # The first round's: every later baseline is the same file, timed again only to be paired with.
         run.baseline = run.baseline or report.baseline
-        if report.throttled:
-            run.notes.append("the CPU was throttled while measuring: times are those of a slowed node")
         run.notes.extend(report.notes)
 
 

@@ -49,11 +49,10 @@ class Limits:
 
 @dataclass
 class Throttling:
-    """Watches the quota over blocks: which were hit, and whether any was."""
+    """Watches the quota over blocks: which were hit."""
 
     limits: Limits = field(default_factory=Limits.find)
     share: float = 0.01  # of a block's time; a quota that is just met withholds microseconds in every period
-    seen: bool = False
     _before: float = 0.0
 
     def begin(self) -> None:
@@ -62,9 +61,7 @@ class Throttling:
 
     def hit(self, seconds: float) -> bool:
         """Whether the quota withheld a noticeable share of the block, which took `seconds`."""
-        hit = self.limits.throttled_seconds() - self._before > self.share * seconds
-        self.seen = self.seen or hit
-        return hit
+        return self.limits.throttled_seconds() - self._before > self.share * seconds
 
 
 def _groups(proc: Path) -> dict[str, str]:

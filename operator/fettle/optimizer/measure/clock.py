@@ -34,6 +34,7 @@ BASELINE = ""  # no candidate has this name
 PAUSE_SECONDS = 0.25  # a quota's period is 0.1 s: afterwards there is quota again
 REPEATS = 2  # of a block that the quota hit
 HOPELESS = 6  # blocks in a row: the quota is simply too small, and repeating only wastes time
+DISTURBED_SHARE = 0.1  # of all runs, or of all blocks: worth a word to a person
 EXTRA_RUNS = 10  # of a further batch size, per start: three starts make the 30 that p50 needs
 
 
@@ -136,11 +137,8 @@ class Clock:
         self.baseline = Timed(BASELINE, self._schedule.batch_sizes[0])
         self.runs = 0  # timed, and how many of them other work disturbed
         self.disturbed = 0
-
-    @property
-    def throttled(self) -> bool:
-        """Whether the CPU quota hit any block, repeated ones included."""
-        return self.throttling.seen
+        self.blocks = 0  # that count, and how many of them the CPU quota slowed: repeating did not help
+        self.slowed = 0
 
     def group(self, names: Sequence[str], batches: Mapping[str, int] | None = None) -> list[Timed]:
         """Time these candidates until all is known that shall be, or their budget is spent.
@@ -157,6 +155,27 @@ class Clock:
             self._one_start(number, {one.name: one for one in going_on})
         self._finished += timed.values()
         return list(timed.values())
+
+    @property
+    def throttled(self) -> bool:
+        """Whether the CPU quota slowed more of the blocks that count than a median forgives."""
+        return self.slowed > DISTURBED_SHARE * self.blocks
+
+    def remarks(self, threads: int) -> list[str]:
+        """What a person should know of the conditions under which `threads` were timed: nothing where it was quiet."""
+        found = list(self.baseline.notes)
+        if self.disturbed > DISTURBED_SHARE * self.runs:
+            quieter = "measure on a quieter node for narrower intervals"
+            counted = "that time was taken off" if threads == 1 else quieter
+            found.append(
+                f"other work on this node held the processor during {self.disturbed / self.runs:.0%} of the runs; {counted}"
+            )
+        if self.throttled:
+            found.append(
+                f"the CPU quota slowed {self.slowed / self.blocks:.0%} of what was timed, also when repeated: "
+                "times are those of a slowed node; allow this target more in resources.limits.cpu"
+            )
+        return found
 
     def distributions(self) -> tuple[Distribution, ...]:
         """How the runs of all that were timed are spread, the baseline's first."""
@@ -257,7 +276,7 @@ class Clock:
     def _block(self, one: Timed, contestant: Contestant, request: Block) -> tuple[float, float]:
         """Time a block and keep its runs; its cost in milliseconds per item, and the seconds of its runs.
 
-        A block that the CPU quota hit is dropped and repeated.
+        A block that the CPU quota hit is dropped and repeated; the last repeat counts, and is counted as slowed.
         """
         seconds = 0.0
         for repeat in range(REPEATS + 1):
@@ -270,9 +289,12 @@ class Clock:
                 self._hits = 0
                 break
             self._hits += 1
+            log.info("the CPU quota hit a block of %s", one.name or "the baseline")
             if self._hits >= HOPELESS or repeat == REPEATS:
-                break  # the figures stand, and the run is marked
+                self.slowed += 1
+                break
             self._sleep(PAUSE_SECONDS)
+        self.blocks += 1
         one.milliseconds.setdefault(request.batch, []).extend(runs.milliseconds)
         self.runs += len(runs.milliseconds)
         self.disturbed += runs.disturbed

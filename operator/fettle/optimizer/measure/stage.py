@@ -33,7 +33,6 @@ from fettle.store.store import Store, restored
 log = logging.getLogger(__name__)
 LABELS = "labels"
 SCREENING_ITEMS = 32
-DISTURBED_SHARE = 0.1  # of all runs: worth a word to a person
 
 
 def measure(task: MeasureTask, store: Store, schedule: Schedule) -> MeasureReport:
@@ -153,7 +152,7 @@ class _Measuring:
             self._by_name[name].finding = (Reason.PRUNED, why)
         if not self.clock.baseline.starts:
             self.clock.group([])
-        self._note_the_clock()
+        self.notes.extend(self.clock.remarks(self.task.threads))
 
     def _certify(self, entrant: Entrant, may_err: bool) -> Certificate:
         subject = self._by_name[entrant.name]
@@ -188,19 +187,6 @@ class _Measuring:
     def _restart(self, name: str) -> Contestant:
         subject = self._original if name == BASELINE else self._by_name[name]
         return subject.restart(self.certifying)
-
-    def _note_the_clock(self) -> None:
-        clock = self.clock
-        self.notes.extend(clock.baseline.notes)
-        if clock.disturbed > DISTURBED_SHARE * clock.runs:
-            quieter = "measure on a quieter node for narrower intervals"
-            counted = "that time was taken off" if self.task.threads == 1 else quieter
-            share = clock.disturbed / clock.runs
-            self.notes.append(f"other work on this node held the processor during {share:.0%} of the runs; {counted}")
-        if clock.throttled:
-            self.notes.append(
-                "the CPU quota held the processor back; blocks that it hit were repeated where time allowed"
-            )
 
     # ----------------------------------------------------------------------------------------------------------- conclusion
 
