@@ -28,6 +28,7 @@ from fettle.cli.status import absent
 from fettle.cli.why_model import Judged, choices, judgements
 from fettle.cluster import ledger
 from fettle.errors import ClusterError, MissingError
+from fettle.plan import moment
 
 STYLES = {"Good": "green", "Bad": "red", "Warning": "yellow"}
 FROM_LEDGER = re.compile(r"\(ledger \d+\)")  # Events that only repeat a line of the ledger
@@ -154,7 +155,9 @@ def _of_events(events: Iterable[Object]) -> Iterable[Decision]:
             continue
         at = event.get("lastTimestamp") or event.get("eventTime") or event["metadata"].get("creationTimestamp") or ""
         verdict = "Warning" if event.get("type") == "Warning" else None
-        yield Decision(at, None, event.get("reason") or "", message, verdict)
+        # The API writes moments in more ways than one; written alike they sort.
+        found = moment.read(at)
+        yield Decision(moment.write(found) if found else "", None, event.get("reason") or "", message, verdict)
 
 
 def chain(decisions: Sequence[Decision]) -> RenderableType:

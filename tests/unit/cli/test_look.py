@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -216,6 +217,7 @@ def test_why_all_goes_back_to_the_beginning_with_what_the_ledger_kept(server: Ap
     (kept,) = [one for one in chain if one["revision"] == "cccc" and one["reason"] == "Analysis"]
     assert kept["metrics"] == [{"metric": "successRate", "verdict": "Bad", "value": 0.5, "bound": 0.99, "samples": 200}]
     assert any(one["reason"] == "AnalysisFailed" for one in chain)
+    assert all(re.fullmatch(r"2026-01-0\dT[\d:]{8}Z", one["at"]) for one in chain), "the events' moments too"
 
 
 def test_why_of_a_model_says_of_each_candidate_why(server: ApiServer, tmp_path: Path) -> None:
