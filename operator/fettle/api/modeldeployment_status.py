@@ -58,7 +58,12 @@ class AnalysisStatus(ApiModel):
     consecutive: Annotated[int, Field(description="Bad windows in a row.")] = 0
     verdict: Annotated[Verdict, Field(description="What the last whole window said.")] = Verdict.PENDING
     message: Annotated[
-        str | None, Field(max_length=512, description="Metric, value, bound and sample count of that verdict.")
+        str | None,
+        Field(
+            max_length=512,
+            description="Metric, value, bound and sample count of that verdict; or what has come since then, while that is "
+            "too little to judge.",
+        ),
     ] = None
     windows: Annotated[
         tuple[AnalysisWindow, ...],

@@ -332,7 +332,8 @@ def judge(
 def _undecided(before: AnalysisStatus, intervals: int, mine: Traffic, theirs: Traffic | None, text: str) -> Judgement:
     if intervals < PATIENCE:
         verdict = Verdict.PENDING if before.verdict is Verdict.INCONCLUSIVE else before.verdict
-        return Judgement(_extended(before, mine, verdict, text))
+        judged = verdict in (Verdict.GOOD, Verdict.BAD)  # that of the window before; this one has none yet
+        return Judgement(_extended(before, mine, verdict, f"since then {text}" if judged else text))
     if not mine.requests and theirs is not None and theirs.requests:
         text = "the canary got no request while the stable revision did; is its traffic routed?"
     return Judgement(_extended(before, mine, Verdict.INCONCLUSIVE, text), Reason.ANALYSIS_INCONCLUSIVE)
@@ -376,4 +377,5 @@ def _counts(mine: Traffic) -> dict[str, int]:
 
 
 def _text(said: Iterable[Finding], verdict: Verdict) -> str:
-    return "; ".join(finding.message for finding in said if finding.verdict is verdict)
+    texts = [finding.message for finding in said if finding.verdict is verdict]
+    return "; ".join(one for one in texts if not any(other != one and other.startswith(one) for other in texts))
