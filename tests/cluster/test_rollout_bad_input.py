@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import suppress
+from dataclasses import dataclass
 from datetime import timedelta
 from typing import Any
 
@@ -26,11 +27,14 @@ from fettle.cluster.kinds import (
     MODEL_DEPLOYMENT,
     POD,
     POD_DISRUPTION_BUDGET,
+    SECRET,
     SERVICE,
     WATCHED,
     Object,
     ResourceKind,
 )
+from fettle.cluster.owner import owned_by
+from fettle.cluster.serving import samples_name
 from fettle.cluster.sync import list_kind
 from fettle.controller import modeldeployment
 from fettle.controller.context import Context
@@ -132,7 +136,34 @@ async def waiting_for_promote(bench: Bench) -> None:
     await bench.until(waits)
 
 
-@pytest.mark.parametrize("stage", [deploying, on_its_way, waiting_for_promote], ids=lambda stage: stage.__name__)
+async def promoting(bench: Bench) -> None:
+    await bench.apply("a")
+    await bench.until(bench.is_ready)
+    await bench.apply("b")
+
+    async def told() -> bool:
+        return await bench.condition("Progressing") == ("True", Reason.PROMOTING)
+
+    await bench.until(told)
+
+
+async def rolling_back(bench: Bench) -> None:
+    await bench.apply("a")
+    await bench.until(bench.is_ready)
+    bench.errors["b"] = 0.5
+    await bench.apply("b")
+
+    async def decided() -> bool:
+        return bool((await bench.status()).get("failedRevision"))
+
+    await bench.until(decided)
+    assert set(await bench.deployments()) == {"a", "b"}, "it is on its way out, not gone"
+
+
+STAGES = [deploying, on_its_way, waiting_for_promote, promoting, rolling_back]
+
+
+@pytest.mark.parametrize("stage", STAGES, ids=lambda stage: stage.__name__)
 async def test_a_deletion_at_any_time_takes_everything_with_it_and_hangs_on_nothing(
     bench: Bench, client: Client, namespace: str, stage: Callable[[Bench], Awaitable[None]]
 ) -> None:
@@ -143,10 +174,11 @@ async def test_a_deletion_at_any_time_takes_everything_with_it_and_hangs_on_noth
     assert await nothing_left(client, namespace)(), "nothing comes back"
 
 
+@pytest.mark.parametrize("stage", [on_its_way, promoting, rolling_back], ids=lambda stage: stage.__name__)
 async def test_a_namespace_that_is_deleted_in_the_middle_of_a_rollout_goes(
-    bench: Bench, client: Client, namespace: str
+    bench: Bench, client: Client, namespace: str, stage: Callable[[Bench], Awaitable[None]]
 ) -> None:
-    await on_its_way(bench)
+    await stage(bench)
     await client.delete(NAMESPACE, None, namespace)
 
     async def gone() -> bool:
@@ -155,6 +187,76 @@ async def test_a_namespace_that_is_deleted_in_the_middle_of_a_rollout_goes(
         return await client.get(NAMESPACE, None, namespace) is None
 
     await eventually(gone)
+
+
+# ---------------------------------------------------------------------------------------------------------- of the same name
+
+
+@dataclass
+class OneOfTwo(Bench):
+    """Of an operator that serves another namespace too."""
+
+    there: str = ""
+
+    async def freshly_started(self, client: Client) -> Context:
+        """What it knows of both."""
+        context = await super().freshly_started(client)
+        for kind in self.kinds:
+            await list_kind(client, context.cache, kind, Settings(watch_namespaces=(self.there,)))
+        return context
+
+    async def serve(self, letter: str) -> None:
+        """Apply an artifact, and wait until it serves with nothing beside it."""
+        await self.apply(letter)
+
+        async def alone() -> bool:
+            return set(await self.deployments()) == {letter} and await self.is_ready()
+
+        await self.until(alone)
+
+    async def owned(self) -> dict[tuple[str, str], str]:
+        """UIDs by kind and name of what the ModelDeployment of this namespace owns, its Secret for samples among it."""
+        owner = await self.client.get(MODEL_DEPLOYMENT, self.namespace, "digits")
+        assert owner is not None
+        kinds = [kind for kind in (*CHILDREN, SECRET) if kind != POD]
+        found = [(kind.kind, one) for kind in kinds for one in (await self.client.list(kind, self.namespace)).items]
+        assert all(owned_by(one, owner["metadata"]["uid"]) for _, one in found)
+        assert ("Secret", samples_name(owner)) in {(kind, one["metadata"]["name"]) for kind, one in found}
+        return {(kind, one["metadata"]["name"]): one["metadata"]["uid"] for kind, one in found}
+
+
+@pytest.fixture
+async def two(client: Client, namespace: str) -> AsyncIterator[tuple[OneOfTwo, OneOfTwo]]:
+    """The test's namespace, and another."""
+    other = f"{namespace}-too"
+    await client.create(NAMESPACE, {"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": other}})
+    settings = Settings(server_image="localhost/server:1")
+    here = OneOfTwo(client, namespace, settings, there=other)
+    there = OneOfTwo(client, other, settings, there=namespace)
+    yield here, there
+    for bench in (here, there):
+        await bench.close()
+    await client.delete(NAMESPACE, None, other)
+
+
+async def test_two_of_the_same_name_in_two_namespaces_know_nothing_of_each_other(
+    two: tuple[OneOfTwo, OneOfTwo], client: Client, namespace: str
+) -> None:
+    here, there = two
+    await here.serve("a")
+    await there.serve("b")
+    owned, theirs = await here.owned(), await there.owned()
+    assert not set(owned.values()) & set(theirs.values())
+    await here.serve("c")
+    await there.settle(2)
+    assert await here.ledger() == [("a", Reason.SUPERSEDED), ("c", None)]
+    assert (await there.ledger(), await there.serving(), await there.stable()) == ([("b", None)], {"b": 2}, "b")
+    await client.delete(MODEL_DEPLOYMENT, namespace, "digits")
+    await eventually(nothing_left(client, namespace))
+    for bench in (here, there):
+        await bench.settle(2)
+    assert await nothing_left(client, namespace)()
+    assert (await there.owned(), await there.serving()) == (theirs, {"b": 2}), "the other one is whole"
 
 
 # ------------------------------------------------------------------------------------------------------------------------ pods

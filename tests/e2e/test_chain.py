@@ -160,3 +160,14 @@ def test_deleting_both_objects_leaves_no_pod_and_every_artifact(kube: Kube) -> N
         "uri": f"pvc://fettle-store/artifacts/{artifact}", "sha256": artifact, "runtime": "onnxruntime",
     }))  # fmt: skip
     watch.serving(kube, MD, 200, print)
+
+
+def test_pruning_the_store_keeps_what_is_served(kube: Kube) -> None:
+    told = install.fettle(kube, "prune", "--older-than", "0", "--image", install.images()["server"])
+    assert " removed, of " in told, "the artifacts of the objects that are gone"
+    again = install.fettle(kube, "prune", "--older-than", "0", "--image", install.images()["server"])
+    assert again.startswith("nothing to remove; "), again
+    before = (kube.get("md", MD) or {})["status"]["stable"]["revision"]
+    kube.kubectl("delete", "pods", "-l", f"fettle.dev/modeldeployment={MD}", "--wait=true")
+    watch.serving(kube, MD, 200, print)
+    assert settled_on(kube, before), "a fresh pod fetched it from the store"

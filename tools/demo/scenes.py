@@ -116,6 +116,17 @@ def _scene(kube: Kube, load: Load, model: str, expected: str, text: str) -> watc
     return rollout
 
 
+def require_differences(rollout: watch.Rollout) -> None:
+    """Raises DemoError unless the rollout showed what its title says: answers were compared, and where stable is unsure left out."""
+    if not rollout.compared:
+        raise DemoError(f"revision {rollout.revision} was promoted, and none of its answers was compared with stable's")
+    if not rollout.unsure:
+        raise DemoError(
+            f"revision {rollout.revision}: {rollout.compared} answers in a window, and stable was said to be sure of each; "
+            "of these models it is unsure of about one in six"
+        )
+
+
 def rollouts(kube: Kube, summary: Summary) -> None:
     """Under constant load: a better model to 100 %; a slow, a failing and a wrong one rolled back by themselves."""
     requests, _ = bodies(install.DIGITS / "evaluation.npz", 120, seed=1)
@@ -126,6 +137,7 @@ def rollouts(kube: Kube, summary: Summary) -> None:
     scenes = summary.rollouts
     text = "a better model as canary: it differs only where the stable one is unsure"
     scenes["better"] = _scene(kube, load, "digits-better", "Promoted", text)
+    require_differences(scenes["better"])
     scenes["slow"] = _scene(kube, load, "digits-slow", "RolledBack", "a canary that is far too slow")
     _back(kube)
     scenes["failing"] = _scene(kube, load, "digits-failing", "RolledBack", "a canary that answers with errors")

@@ -42,13 +42,24 @@ def optimized(kube: Kube, name: str, seconds: float, tell: Callable[[str], None]
 
 @dataclass(frozen=True)
 class Rollout:
-    """How a rollout ended. Seconds count from the change of the spec; `bad_seconds` from the canary's first weight to weight 0."""
+    """How a rollout ended. Seconds count from the change of the spec; `bad_seconds` from the canary's first weight to weight 0.
+
+    `compared` and `unsure`: the most that one of its windows told.
+    """
 
     revision: str
     outcome: str  # Promoted or RolledBack
     reason: str
     seconds: float
     bad_seconds: float
+    compared: int = 0
+    unsure: int = 0
+
+
+def told_of_answers(found: Found, compared: int, unsure: int) -> tuple[int, int]:
+    """The most items that a window of the canary compared, and left out because stable was unsure, this look included."""
+    analysis = (((found.get("status") or {}).get("canary")) or {}).get("analysis") or {}
+    return max(compared, analysis.get("compared", 0)), max(unsure, analysis.get("unsure", 0))
 
 
 def _line(found: Found) -> str:
@@ -89,7 +100,7 @@ def serving(kube: Kube, name: str, seconds: float, tell: Callable[[str], None]) 
 
 def rolled_out(kube: Kube, name: str, seconds: float, tell: Callable[[str], None]) -> Rollout:
     """Wait until the rollout that the last change of the spec began has ended, either way."""
-    told, revision, weighted_at, unweighted_at = "", "", 0.0, 0.0
+    told, revision, weighted_at, unweighted_at, answers = "", "", 0.0, 0.0, (0, 0)
     for elapsed in polls(seconds, every=0.3):
         found = kube.get("md", name)
         if found is None:
@@ -98,6 +109,7 @@ def rolled_out(kube: Kube, name: str, seconds: float, tell: Callable[[str], None
         if line != told:
             told = line
             tell(f"{elapsed:5.0f} s  {line}")
+        answers = told_of_answers(found, *answers)
         status = found.get("status") or {}
         canary = status.get("canary") or {}
         revision = canary.get("revision", revision)
@@ -108,9 +120,9 @@ def rolled_out(kube: Kube, name: str, seconds: float, tell: Callable[[str], None
         if not is_current(found) or canary or not revision:
             continue
         if (status.get("stable") or {}).get("revision") == revision:
-            return Rollout(revision, "Promoted", "", elapsed, 0.0)
+            return Rollout(revision, "Promoted", "", elapsed, 0.0, *answers)
         degraded = condition(found, "Degraded")
         if degraded.get("status") == "True":
             bad = (unweighted_at or elapsed) - (weighted_at or elapsed)
-            return Rollout(revision, "RolledBack", degraded.get("message", ""), elapsed, bad)
+            return Rollout(revision, "RolledBack", degraded.get("message", ""), elapsed, bad, *answers)
     raise DemoError(f"the rollout of {name} did not end within {seconds:.0f} s: {told}")

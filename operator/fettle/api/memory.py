@@ -15,8 +15,9 @@ COPIES = (
 
 
 def process_bytes(candidate: MeasureCandidate) -> int:
-    """Bytes of a process that has loaded this candidate's model in its runtime."""
-    return catalog.runtime(candidate.plan.runtime).process_bytes + COPIES * candidate.model.bytes
+    """Bytes of a process that has loaded this candidate's model in its runtime. Each further stream may have weights of its own."""
+    copies = COPIES + candidate.plan.settings.streams - 1
+    return catalog.runtime(candidate.plan.runtime).process_bytes + copies * candidate.model.bytes
 
 
 def job_bytes(baseline: MeasureCandidate, candidates: Iterable[MeasureCandidate], items: int) -> int:

@@ -190,9 +190,9 @@ class EvaluationSpec(ApiModel):
         str | None, Field(max_length=253, description="Output that the metric looks at; the first when absent.")
     ] = None
     average: Annotated[Average, Field(description="How F1 is averaged over classes.")] = Average.MACRO
-    metric: Annotated[Metric, Field(description="Without labels it is always Agreement with the original.")] = (
-        Metric.ACCURACY
-    )
+    metric: Annotated[
+        Metric, Field(description="Without labels Accuracy is Agreement with the original; the others need labels.")
+    ] = Metric.ACCURACY
     agreement: Annotated[AgreementSpec, Field(description="When two answers count as the same.")] = AgreementSpec()
 
 

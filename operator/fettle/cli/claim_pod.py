@@ -110,9 +110,9 @@ def find_image(cluster: Cluster, image: str | None) -> tuple[str, tuple[str, ...
     return found, tuple(name for name in names.split(",") if name)
 
 
-def pod(claim: str, image: str, pull_secrets: tuple[str, ...] = (), *, read_only: bool = False) -> Object:
-    """A pod that does nothing but hold the claim open."""
-    name = "fettle-pull" if read_only else "fettle-push"
+def pod(claim: str, image: str, pull_secrets: tuple[str, ...] = (), *, purpose: str, read_only: bool = False) -> Object:
+    """A pod that does nothing but hold the claim open; `purpose` stands in its name."""
+    name = f"fettle-{purpose}"
     return {
         "apiVersion": "v1",
         "kind": "Pod",

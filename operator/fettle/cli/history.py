@@ -40,7 +40,7 @@ class Line:
 
 @click.command()
 @click.argument("deployment", metavar="NAME", shell_complete=deployment_names)
-@output_option
+@output_option()
 @with_cluster
 def history(cluster: Cluster, deployment: str, output: str | None) -> None:
     """Show the ledger, the newest revision first: which artifact served when, and why it left.

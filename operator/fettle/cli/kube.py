@@ -16,8 +16,9 @@ from kubernetes.client.rest import ApiException
 from kubernetes.config import ConfigException
 from urllib3.exceptions import HTTPError
 
-from fettle.api.base import GROUP, VERSION
+from fettle.api.base import GROUP, MANAGED_LABEL, VERSION
 from fettle.api.reasons import Reason
+from fettle.cli import completion
 from fettle.errors import ClusterError, MissingError, UsageError
 
 FIELD_MANAGER = "kubectl-fettle"
@@ -62,13 +63,30 @@ class Cluster:
         except MissingError as error:
             raise MissingError(f"{error.message}; {self._there(plural)}") from error
 
+    def objects(self, plural: str, timeout: float | None = None) -> list[Object]:
+        """All objects of ours of one kind."""
+        with told(f"{plural} in namespace {self.namespace}"):
+            found: list[Object] = self._custom.list_namespaced_custom_object(
+                GROUP, VERSION, self.namespace, plural, _request_timeout=timeout
+            )["items"]
+            return found
+
     def names(self, plural: str, timeout: float | None = None) -> list[str]:
         """Names of all objects of ours of one kind."""
-        with told(f"{plural} in namespace {self.namespace}"):
-            listed = self._custom.list_namespaced_custom_object(
-                GROUP, VERSION, self.namespace, plural, _request_timeout=timeout
-            )
-            return sorted(item["metadata"]["name"] for item in listed["items"])
+        return sorted(item["metadata"]["name"] for item in self.objects(plural, timeout))
+
+    def children(self) -> list[Object]:
+        """Jobs and ledger lines that the operator made for objects of ours."""
+        jobs = client.BatchV1Api(self.api).list_namespaced_job
+        ledgers = client.AppsV1Api(self.api).list_namespaced_controller_revision
+        with told(f"jobs and controllerrevisions in namespace {self.namespace}"):
+            listed = [call(self.namespace, label_selector=MANAGED_LABEL).items for call in (jobs, ledgers)]
+            return [child for items in listed for child in self._plain(items)]
+
+    def namespaces(self, timeout: float) -> list[str]:
+        """Names of all namespaces."""
+        with told("namespaces"):
+            return [one.metadata.name for one in self.core.list_namespace(_request_timeout=timeout).items]
 
     def ledger(self, name: str) -> list[Object]:
         """The ControllerRevisions of a ModelDeployment: its ledger."""
@@ -221,9 +239,25 @@ def with_cluster(command: Callable[..., None]) -> Callable[..., None]:
 def cluster_options(command: Decorated) -> Decorated:
     """`--namespace`, `--context` and `--kubeconfig`, as kubectl has them."""
     options = (
-        click.option("-n", "--namespace", metavar="NAME", help="Namespace [default: the context's]."),
-        click.option("--context", metavar="NAME", help="Context of the kubeconfig [default: the current one]."),
-        click.option("--kubeconfig", metavar="FILE", help="Kubeconfig [default: $KUBECONFIG, ~/.kube/config]."),
+        click.option(
+            "-n",
+            "--namespace",
+            metavar="NAME",
+            shell_complete=completion.namespaces,
+            help="Namespace [default: the context's].",
+        ),
+        click.option(
+            "--context",
+            metavar="NAME",
+            shell_complete=completion.contexts,
+            help="Context of the kubeconfig [default: the current one].",
+        ),
+        click.option(
+            "--kubeconfig",
+            metavar="FILE",
+            type=click.Path(),
+            help="Kubeconfig [default: $KUBECONFIG, ~/.kube/config].",
+        ),
     )
     for option in reversed(options):
         command = option(command)

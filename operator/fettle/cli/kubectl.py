@@ -13,6 +13,7 @@ CLUSTER_COMMANDS = {
     "pause": ("fettle.cli.steer:pause", "Hold the rollout where it is."),
     "promote": ("fettle.cli.steer:promote", "End the canary's present wait and go on with the next step."),
     "promote-full": ("fettle.cli.steer:promote_full", "Skip the remaining steps of the canary."),
+    "prune": ("fettle.cli.prune:prune", "Make room in a store: remove what nothing refers to."),
     "pull": ("fettle.cli.pull:pull", "Bring a file, a folder or an artifact out of a claim of the cluster."),
     "push": ("fettle.cli.push:push", "Bring a file or folder into a claim of the cluster."),
     "report": ("fettle.cli.report:report", "Bring the report of an OptimizedModel here, and open it."),

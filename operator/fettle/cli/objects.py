@@ -47,10 +47,9 @@ def _read(kind: type[Kind], found: Object) -> Kind:
         raise ClusterError(f"{what} cannot be read: {_first(error)}") from error
 
 
-def output_option(command: Decorated) -> Decorated:
-    """`-o json|yaml`, for programs."""
-    option = click.option("-o", "--output", type=click.Choice(["json", "yaml"]), help="For programs instead of people.")
-    return option(command)
+def output_option(told: str = "For programs instead of people.") -> Callable[[Decorated], Decorated]:
+    """`-o json|yaml`, for programs; `told` is its help."""
+    return click.option("-o", "--output", type=click.Choice(["json", "yaml"]), help=told)
 
 
 def echo(found: Any, output: str) -> None:

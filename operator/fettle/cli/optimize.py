@@ -31,7 +31,15 @@ PRIVATE = {"NNCF_CI": "1"}
 
 
 @click.command()
-@click.option("-f", "--filename", "file", required=True, metavar="FILE", help="YAML with OptimizedModels; - for stdin.")
+@click.option(
+    "-f",
+    "--filename",
+    "file",
+    required=True,
+    type=click.Path(allow_dash=True),
+    metavar="FILE",
+    help="YAML with OptimizedModels; - for stdin.",
+)
 @click.option("--map", "maps", multiple=True, metavar="pvc://CLAIM=FOLDER", help="Folder that stands for a claim.")
 @click.option("--store", type=click.Path(path_type=Path), metavar="FOLDER", help="Store [default: ./fettle-store].")
 @click.option("-o", "--output", type=click.Choice(["json"]), help="Print the objects with their status.")

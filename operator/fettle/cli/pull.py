@@ -90,7 +90,7 @@ def opened(
         raise UsageError(f"there is no claim {place.claim!r} in namespace {cluster.namespace!r}") from error
     image, pull_secrets = find_image(cluster, image)
     task = progress.add_task(place.claim, total=None)
-    with running_pod(cluster, pod(place.claim, image, pull_secrets, read_only=True), timeout) as name:
+    with running_pod(cluster, pod(place.claim, image, pull_secrets, purpose="pull", read_only=True), timeout) as name:
         wire = Exec(cluster, name, provide.__file__)
         yield ClaimFiles(wire, lambda number: progress.advance(task, number))
 

@@ -59,7 +59,7 @@ def push(
     ensure_claim(cluster, target, claim(target, claim_size, storage_class, access_mode) if create else None)
     image, pull_secrets = find_image(cluster, image)
     total = sum(entry.bytes for entry in files)
-    manifest = pod(target.claim, image, pull_secrets)
+    manifest = pod(target.claim, image, pull_secrets, purpose="push")
     with progress_bar(total) as progress, running_pod(cluster, manifest, timeout) as name:
         task = progress.add_task(source.name, total=total)
         wire = Exec(cluster, name, receive.__file__)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -28,27 +28,30 @@ DRAW_SECONDS = 1.0  # between two pictures; of changes in between, the last is d
 @click.command()
 @click.argument("name", metavar="NAME", shell_complete=names)
 @click.option(
-    "-w", "--watch", is_flag=True, help="Draw it again whenever something changes, until it is deleted or Ctrl-C."
+    "-w", "--watch", is_flag=True, help="Show it again whenever something changes, until it is deleted or Ctrl-C."
 )
-@output_option
+@output_option()
 @with_cluster
 def status(cluster: Cluster, name: str, watch: bool, output: str | None) -> None:
     """Show the ModelDeployment and the OptimizedModel of that name.
+
+    With -o the objects as the API server holds them, a List where there are both. With -o and --watch each by itself, whenever
+    it changed: one JSON document after the other, or YAML documents with --- between them.
 
     \b
     kubectl fettle status digits
     kubectl fettle status digits --watch
     kubectl fettle status digits -o json
+    kubectl fettle status digits -o json --watch
     """
-    if output is not None:
-        echo(documents(cluster, name), output)
-        return
     console = result_console()
     if watch:
         with suppress(KeyboardInterrupt):
-            follow(console, cluster, name)
-        return
-    console.print(picture(look(cluster, name), console.width), soft_wrap=not console.is_terminal)
+            follow(console, cluster, name, output)
+    elif output is not None:
+        echo(documents(cluster, name), output)
+    else:
+        console.print(picture(look(cluster, name), console.width), soft_wrap=not console.is_terminal)
 
 
 @dataclass(frozen=True)
@@ -100,20 +103,26 @@ def documents(cluster: Cluster, name: str) -> Object:
             items.append(cluster.get(plural, name))
     if not items:
         raise absent(cluster, name)
-    for item in items:
-        item["metadata"].pop("managedFields", None)
+    items = [_shown(item) for item in items]
     return items[0] if len(items) == 1 else {"apiVersion": "v1", "kind": "List", "items": items}
 
 
-def follow(console: Console, cluster: Cluster, name: str) -> None:
-    """Draw again and again, until what was there is deleted. Raises ClusterError where it cannot be read to begin with."""
+def _shown(item: Object) -> Object:
+    """Without what kubectl leaves out too."""
+    return {**item, "metadata": {key: value for key, value in item["metadata"].items() if key != "managedFields"}}
+
+
+def follow(console: Console, cluster: Cluster, name: str, output: str | None) -> None:
+    """Show it again and again, until what was there is deleted. Raises ClusterError where it cannot be read to begin with."""
     with Watched(cluster, name) as watched:
         if _seen(watched).nothing:
             raise absent(cluster, name)
-        if console.is_terminal:
+        if output is not None:
+            _print_documents(watched, name, output)
+        elif console.is_terminal:
             _draw_in_place(console, watched, name)
         else:
-            _print_changes(console, watched, name)
+            _print_pictures(console, watched, name)
 
 
 def _seen(watched: Watched) -> Seen:
@@ -132,9 +141,34 @@ def _draw_in_place(console: Console, watched: Watched, name: str) -> None:
             time.sleep(DRAW_SECONDS)
 
 
-def _print_changes(console: Console, watched: Watched, name: str) -> None:
-    """For pipes: a picture at each change; what else there is to say goes to stderr, each once."""
-    before, said, waiting = "", list[str](), False
+def _print_pictures(console: Console, watched: Watched, name: str) -> None:
+    """For pipes: a picture at each change that shows."""
+    before = ""
+    for seen in _changes(watched, name):
+        with console.capture() as capture:
+            console.print(_drawn(seen, console), soft_wrap=True)
+        if capture.get() != before:
+            before = capture.get()
+            click.echo(before)
+        time.sleep(DRAW_SECONDS)
+
+
+def _print_documents(watched: Watched, name: str, output: str) -> None:
+    """For programs: each object whenever it is another one, as `kubectl get --watch -o` prints it."""
+    printed: dict[str, str] = {}  # kind -> version
+    for seen in _changes(watched, name):
+        for item in (seen.deployment, seen.model):
+            if item is None or printed.get(item["kind"]) == item["metadata"]["resourceVersion"]:
+                continue
+            if printed and output == "yaml":
+                click.echo("---")
+            printed[item["kind"]] = item["metadata"]["resourceVersion"]
+            echo(_shown(item), output)
+
+
+def _changes(watched: Watched, name: str) -> Iterator[Seen]:
+    """What there is, now and after each change, until nothing is left; all else there is to say goes to stderr, each once."""
+    said, waiting = list[str](), False
     while True:
         watched.changed.clear()
         seen, deleted, problem = _seen(watched), _deleted(watched, name), _problem(watched)
@@ -146,12 +180,7 @@ def _print_changes(console: Console, watched: Watched, name: str) -> None:
         said, waiting = deleted, bool(problem)
         if seen.nothing:
             return
-        with console.capture() as capture:
-            console.print(_drawn(seen, console), soft_wrap=True)
-        if capture.get() != before:
-            before = capture.get()
-            click.echo(before)
-        time.sleep(DRAW_SECONDS)
+        yield seen
         watched.changed.wait()
 
 

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import secrets
-from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import asdict, dataclass
 
 import click
 
@@ -13,13 +13,47 @@ from fettle.api.modeldeployment import ModelDeployment
 from fettle.api.modeldeployment_status import ModelDeploymentStatus
 from fettle.cli.completion import SHORT_NAMES, deployment_names, names_with_kind, revisions
 from fettle.cli.kube import DEPLOYMENTS, MODELS, Cluster, with_cluster
-from fettle.cli.objects import deployment_of, model_of
+from fettle.cli.objects import deployment_of, echo, model_of, output_option
 from fettle.errors import MissingError, UsageError
 from fettle.plan.retry import failure_of, waits
 from fettle.plan.rollout_commands import PAUSED_ANNOTATION, Command
 from fettle.plan.status import READY
 
 Subject = Callable[[ModelDeploymentStatus], str | None]
+order_option = output_option("Print the order for programs: command, object, revision, annotations, message.")
+
+
+@dataclass(frozen=True)
+class About:
+    """The object that an order is for; `resource` is its kind in the plural, as kubectl takes it."""
+
+    resource: str
+    namespace: str
+    name: str
+
+
+@dataclass(frozen=True)
+class Order:
+    """What a command asked of the operator; `-o` prints it as it stands here.
+
+    `revision` is the one to act on, None where the whole object is meant. `annotations` were written, null for one taken away.
+    What became of it, an Event of the object says. `message` is what people are told.
+    """
+
+    command: str
+    object: About
+    revision: str | None
+    annotations: Mapping[str, str | None]
+    message: str
+
+
+def give(cluster: Cluster, order: Order, output: str | None) -> None:
+    """Write its annotations, and say so. Raises ClusterError."""
+    cluster.annotate(order.object.resource, order.object.name, order.annotations)
+    if output is not None:
+        echo(asdict(order), output)
+    else:
+        click.echo(order.message)
 
 
 def canary(status: ModelDeploymentStatus) -> str | None:
@@ -54,18 +88,25 @@ def command(word: Word) -> click.Command:
     name = word.command.value
 
     @click.command(
-        name, help=f"{word.help}\n\n\b\nkubectl fettle {name} digits\nkubectl fettle {name} digits -n vision"
+        name, help=f"{word.help}\n\n\b\nkubectl fettle {name} digits\nkubectl fettle {name} digits -n vision -o json"
     )
     @click.argument("deployment", metavar="NAME", shell_complete=deployment_names)
+    @order_option
     @with_cluster
-    def run(cluster: Cluster, deployment: str) -> None:
+    def run(cluster: Cluster, deployment: str, output: str | None) -> None:
         revision = word.subject(deployment_of(cluster, deployment).status)
         if revision is None:
             raise UsageError(f"modeldeployment {deployment} in namespace {cluster.namespace} has {word.absent}")
-        cluster.annotate(DEPLOYMENTS, deployment, {word.command.annotation: f"{revision}/{_token()}"})
-        click.echo(f"modeldeployment {deployment}: {name} of revision {revision} ordered")
+        _order_revision(cluster, deployment, word.command, revision, output)
 
     return run
+
+
+def _order_revision(cluster: Cluster, deployment: str, command: Command, revision: str, output: str | None) -> None:
+    about = About(DEPLOYMENTS, cluster.namespace, deployment)
+    notes = {command.annotation: f"{revision}/{_token()}"}
+    message = f"modeldeployment {deployment}: {command.value} of revision {revision} ordered"
+    give(cluster, Order(command.value, about, revision, notes, message), output)
 
 
 promote, promote_full, abort = (command(word) for word in WORDS)
@@ -73,8 +114,9 @@ promote, promote_full, abort = (command(word) for word in WORDS)
 
 @click.command()
 @click.argument("name", metavar="[md/|om/]NAME", shell_complete=names_with_kind)
+@order_option
 @with_cluster
-def retry(cluster: Cluster, name: str) -> None:
+def retry(cluster: Cluster, name: str, output: str | None) -> None:
     """Try again what failed: the failed or aborted revision of a ModelDeployment, from its first step; or the run of an OptimizedModel.
 
     Of an OptimizedModel only the tasks that failed run again, and what is published stays published. A plain NAME is the
@@ -88,7 +130,7 @@ def retry(cluster: Cluster, name: str) -> None:
     if kind not in ("", *SHORT_NAMES):
         raise UsageError(f"{name}: expected NAME, md/NAME (a modeldeployment) or om/NAME (an optimizedmodel)")
     if kind == "om":
-        _retry_model(cluster, bare)
+        _retry_model(cluster, bare, output)
         return
     try:
         found = deployment_of(cluster, bare)
@@ -96,7 +138,7 @@ def retry(cluster: Cluster, name: str) -> None:
         if kind:
             raise
         try:
-            _retry_model(cluster, bare)
+            _retry_model(cluster, bare, output)
         except MissingError:
             raise error from None
         return
@@ -104,11 +146,10 @@ def retry(cluster: Cluster, name: str) -> None:
     if revision is None:
         text = f"modeldeployment {bare} in namespace {cluster.namespace} has no failed revision to retry"
         raise UsageError(f"{text}; of an optimizedmodel of that name: kubectl fettle retry om/{bare}")
-    cluster.annotate(DEPLOYMENTS, bare, {Command.RETRY.annotation: f"{revision}/{_token()}"})
-    click.echo(f"modeldeployment {bare}: retry of revision {revision} ordered")
+    _order_revision(cluster, bare, Command.RETRY, revision, output)
 
 
-def _retry_model(cluster: Cluster, name: str) -> None:
+def _retry_model(cluster: Cluster, name: str, output: str | None) -> None:
     """Order the run of an OptimizedModel to be tried again. Raises UsageError where nothing failed."""
     status = model_of(cluster, name).status
     failure = failure_of(status)
@@ -117,17 +158,19 @@ def _retry_model(cluster: Cluster, name: str) -> None:
         stands = f"its Ready condition says {ready.reason}" if ready is not None else "the operator has not seen it yet"
         where = f"optimizedmodel {name} in namespace {cluster.namespace}"
         raise UsageError(f"{where} has no failed task to retry ({stands}); another outcome needs another spec")
-    cluster.annotate(MODELS, name, {Command.RETRY.annotation: _token()})
     later = ", for when the measurement that goes on is over" if waits(status) else ""
-    click.echo(f"optimizedmodel {name}: retry ordered{later} ({failure})")
+    message = f"optimizedmodel {name}: retry ordered{later} ({failure})"
+    about = About(MODELS, cluster.namespace, name)
+    give(cluster, Order(Command.RETRY.value, about, None, {Command.RETRY.annotation: _token()}, message), output)
 
 
 @click.command("rollback-to")
 @click.argument("deployment", metavar="NAME", shell_complete=deployment_names)
 @click.argument("revision", metavar="REVISION", shell_complete=revisions)
 @click.option("--now", is_flag=True, help="Skip the steps: all traffic moves as soon as the pods are ready.")
+@order_option
 @with_cluster
-def rollback_to(cluster: Cluster, deployment: str, revision: str, now: bool) -> None:
+def rollback_to(cluster: Cluster, deployment: str, revision: str, now: bool, output: str | None) -> None:
     """Roll back to a revision of the ledger, for as long as the spec asks for what it asks for now.
 
     It takes the same steps under the same analysis as any other revision; with --now only its pods are waited for. The first
@@ -137,6 +180,7 @@ def rollback_to(cluster: Cluster, deployment: str, revision: str, now: bool) -> 
     \b
     kubectl fettle rollback-to digits 3fa9c1d2e4
     kubectl fettle rollback-to digits 3fa --now
+    kubectl fettle rollback-to digits 3fa -o json
     """
     found = deployment_of(cluster, deployment)
     desired = _desired(found, deployment)
@@ -144,11 +188,12 @@ def rollback_to(cluster: Cluster, deployment: str, revision: str, now: bool) -> 
     if target == desired and found.status.rollback is None:
         raise UsageError(f"revision {target} is what modeldeployment {deployment} asks for already")
     token = _token()
-    orders: dict[str, str | None] = {Command.ROLLBACK_TO.annotation: f"{desired}/{target}/{token}"}
+    notes = {Command.ROLLBACK_TO.annotation: f"{desired}/{target}/{token}"}
     if now:
-        orders[Command.PROMOTE_FULL.annotation] = f"{target}/{token}"
-    cluster.annotate(DEPLOYMENTS, deployment, orders)
-    click.echo(f"modeldeployment {deployment}: rollback from revision {desired} to {target} ordered")
+        notes[Command.PROMOTE_FULL.annotation] = f"{target}/{token}"
+    message = f"modeldeployment {deployment}: rollback from revision {desired} to {target} ordered"
+    about = About(DEPLOYMENTS, cluster.namespace, deployment)
+    give(cluster, Order(Command.ROLLBACK_TO.value, about, target, notes, message), output)
 
 
 def known(status: ModelDeploymentStatus) -> list[str]:
@@ -178,32 +223,37 @@ def _target(given: str, revisions: Iterable[str], name: str) -> str:
 
 @click.command()
 @click.argument("deployment", metavar="NAME", shell_complete=deployment_names)
+@order_option
 @with_cluster
-def pause(cluster: Cluster, deployment: str) -> None:
+def pause(cluster: Cluster, deployment: str, output: str | None) -> None:
     """Hold the rollout where it is. Scaling, healing, abort and the rollback of a bad canary go on.
 
     \b
     kubectl fettle pause digits
     """
     deployment_of(cluster, deployment)
-    cluster.annotate(DEPLOYMENTS, deployment, {PAUSED_ANNOTATION: "true"})
-    click.echo(f"modeldeployment {deployment}: paused")
+    about = About(DEPLOYMENTS, cluster.namespace, deployment)
+    message = f"modeldeployment {deployment}: paused"
+    give(cluster, Order("pause", about, None, {PAUSED_ANNOTATION: "true"}, message), output)
 
 
 @click.command()
 @click.argument("deployment", metavar="NAME", shell_complete=deployment_names)
+@order_option
 @with_cluster
-def resume(cluster: Cluster, deployment: str) -> None:
+def resume(cluster: Cluster, deployment: str, output: str | None) -> None:
     """Let a paused rollout go on.
 
     \b
     kubectl fettle resume digits
     """
     found = deployment_of(cluster, deployment)
-    cluster.annotate(DEPLOYMENTS, deployment, {PAUSED_ANNOTATION: None})
+    notes = {PAUSED_ANNOTATION: None}
     if found.spec.paused:
+        cluster.annotate(DEPLOYMENTS, deployment, notes)
         raise UsageError(f"modeldeployment {deployment} stays paused by its spec: set spec.paused to false")
-    click.echo(f"modeldeployment {deployment}: resumed")
+    about = About(DEPLOYMENTS, cluster.namespace, deployment)
+    give(cluster, Order("resume", about, None, notes, f"modeldeployment {deployment}: resumed"), output)
 
 
 def _token() -> str:

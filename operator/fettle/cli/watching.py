@@ -18,6 +18,7 @@ from fettle.errors import ClusterError, MissingError
 # The API server ends a watch after WATCH_SECONDS; a connection that says nothing for READ_SECONDS is one that somebody forgot.
 WATCH_SECONDS, READ_SECONDS, CONNECT_SECONDS = 30, 45, 5
 LONGEST_PAUSE_SECONDS = 8.0
+STOP_SECONDS = 1.0  # for a thread to end; longer takes only one that waits for an API server that does not answer
 PODS = "pods"
 
 
@@ -37,6 +38,8 @@ class Reflector:
         self._version: str | None = None
         self._failures = 0
         self._stopped = threading.Event()
+        self._thread = threading.Thread(target=self._run, name=listing.what, daemon=True)
+        self._response: Any = None  # urllib3's, of the watch that is open
 
     def list(self) -> None:
         """Read everything once. Raises ClusterError."""
@@ -47,11 +50,17 @@ class Reflector:
 
     def start(self) -> None:
         """Follow what was listed, in a thread of its own."""
-        threading.Thread(target=self._run, name=self._listing.what, daemon=True).start()
+        self._thread.start()
 
     def stop(self) -> None:
-        """Begin nothing new. A watch that is open ends within WATCH_SECONDS, or with the process."""
+        """Begin nothing new, and end the watch that is open."""
         self._stopped.set()
+        if self._response is not None:
+            _hang_up(self._response)
+
+    def join(self) -> None:
+        """Wait for its thread: an interpreter that exits while others still run Python may abort instead."""
+        self._thread.join(STOP_SECONDS)
 
     def _run(self) -> None:
         while not self._stopped.wait(_pause(self._failures)):
@@ -86,7 +95,9 @@ class Reflector:
                 self._version = None
 
     def _open(self, **options: Any) -> Any:
-        response = self._listing.call(**options)
+        response = self._response = self._listing.call(**options)
+        if self._stopped.is_set():  # too late for stop() to see it
+            _hang_up(response)
         if response.status == HTTPStatus.OK:
             self._failures = 0
             if self.problem is not None:
@@ -102,6 +113,12 @@ class Reflector:
         others = {key: value for key, value in self.objects.items() if key != name}
         self.objects = others if kind == "DELETED" else {**others, name: found}  # whole: another thread reads it
         self._changed()
+
+
+def _hang_up(response: Any) -> None:
+    """Let whoever reads it come to its end at once."""
+    with suppress(OSError, RuntimeError, ValueError):  # it is over already
+        response.shutdown()
 
 
 def _pause(failures: int) -> float:
@@ -134,6 +151,8 @@ class Watched:
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
         for reflector in self._reflectors.values():
             reflector.stop()
+        for reflector in self._reflectors.values():
+            reflector.join()
 
     def _reflect(self, what: str, listing: Listing) -> None:
         reflector = Reflector(listing, self.changed.set)

@@ -49,7 +49,7 @@ class Decision:
 @click.command()
 @click.argument("name", metavar="NAME", shell_complete=names)
 @click.option("--all", "everything", is_flag=True, help="Every revision of the ledger, not only the last one.")
-@output_option
+@output_option()
 @with_cluster
 def why(cluster: Cluster, name: str, everything: bool, output: str | None) -> None:
     """Tell why things are as they are: each decision with metric, value, bound and samples.

@@ -24,13 +24,17 @@ def claim_of(uri: str) -> str | None:
 
 def claims_of(task: AnyTask) -> dict[str, bool]:
     """Claims a task mounts -> whether it may only read. The store is written to; a claim that is the store as well is too."""
-    uris: list[str] = []
-    if isinstance(task, PrepareTask):
-        data = (task.data.calibration, task.data.evaluation)
-        uris = [task.source.uri, *(spec.uri for spec in data if spec is not None)]
-    claims = {claim: True for uri in uris if (claim := claim_of(uri)) is not None}
+    claims = {claim: True for uri in _read_from(task).values() if (claim := claim_of(uri)) is not None}
     store = claim_of(task.store)
     return {**claims, store: False} if store is not None else claims
+
+
+def _read_from(task: AnyTask) -> dict[str, str]:
+    """What a task reads beside the store: field of the spec -> URI."""
+    if not isinstance(task, PrepareTask):
+        return {}
+    data = {"spec.data.calibration": task.data.calibration, "spec.data.evaluation": task.data.evaluation}
+    return {"spec.source": task.source.uri, **{field: spec.uri for field, spec in data.items() if spec is not None}}
 
 
 def render_store(settings: Settings, namespace: str, name: str) -> Object:
@@ -80,9 +84,8 @@ async def _create_store(client: Client, settings: Settings, namespace: str, name
 def _what_for(task: AnyTask, claim: str) -> tuple[Reason, str]:
     if claim == claim_of(task.store):
         return Reason.STORE_NOT_FOUND, "the store"
-    if isinstance(task, PrepareTask) and claim == claim_of(task.source.uri):
-        return Reason.SOURCE_NOT_FOUND, "spec.source"
-    return Reason.DATA_NOT_FOUND, "spec.data"
+    field = next(field for field, uri in _read_from(task).items() if claim_of(uri) == claim)
+    return Reason.SOURCE_NOT_FOUND if field == "spec.source" else Reason.DATA_NOT_FOUND, field
 
 
 def mounts(claims: Iterable[str]) -> dict[str, str]:

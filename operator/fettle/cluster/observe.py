@@ -196,8 +196,9 @@ def _condition(job: Object, kind: str) -> Object | None:
 
 
 def _finished_at(job: Object, now: datetime) -> datetime:
+    """When it ended. Never after `now`: the back-off counts from here, and the cluster's clock may be ahead of this one."""
     done = _condition(job, "Complete") or _condition(job, "Failed") or {}
-    return _time(done.get("lastTransitionTime"), now)
+    return min(_time(done.get("lastTransitionTime"), now), now)
 
 
 def _time(word: object, default: datetime) -> datetime:

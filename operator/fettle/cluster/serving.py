@@ -19,11 +19,11 @@ from fettle.cluster.kinds import DEPLOYMENT, MODEL_DEPLOYMENT, POD_DISRUPTION_BU
 from fettle.cluster.owner import MODEL_DEPLOYMENT_LABEL, OWNER_ANNOTATION, child
 from fettle.cluster.security import container_security, pod_security
 from fettle.plan.revision import ModelRevision
+from fettle.plan.rollout_state import TRAFFIC_LABEL
 from fettle.plan.rollout_status import HTTP_PORT
 from fettle.settings import Settings
 
 REVISION_LABEL = f"{GROUP}/revision"
-TRAFFIC_LABEL = f"{GROUP}/traffic"  # "on" in every template; set otherwise by hand it takes one pod out of the Service
 STABLE_ANNOTATION = f"{GROUP}/stable-revision"
 ARTIFACT_ANNOTATION = f"{GROUP}/artifact"
 MANAGEMENT_PORT = 8081

@@ -13,7 +13,7 @@ from fettle.cluster.serving import ARTIFACT_ANNOTATION, REVISION_LABEL, SERVER
 from fettle.cluster.waits import IMAGE_WAITS, START_WAITS, refused, unscheduled
 from fettle.plan import moment
 from fettle.plan.analysis import Crash
-from fettle.plan.rollout_state import PodFault, Workload
+from fettle.plan.rollout_state import TRAFFIC_LABEL, PodFault, Workload
 
 HOPELESS = frozenset({Reason.ARTIFACT_TAMPERED, Reason.ARTIFACT_NOT_FOUND, Reason.MODEL_LOAD_FAILED})
 ATTEMPTS = 3  # after so many the same answer is final
@@ -35,17 +35,21 @@ def observe(deployment: Object, pods: Iterable[Object], told: Mapping[str, PodFa
     """A revision's workload. `pods` are all pods of that revision; `told`: by UID, what the Events of some of them say."""
     pods = list(pods)
     staying = [pod for pod in pods if not terminating(pod) and not _ended(pod)]
-    ready = sum(is_ready(pod) for pod in staying)
+    ours = [pod for pod in staying if not taken_out(pod)]
+    ready = sum(is_ready(pod) for pod in ours)
     status = deployment.get("status") or {}
+    # The Deployment knows nothing of the label: it counts pods that were taken out among those that are available.
+    available = int(status.get("availableReplicas") or 0) - sum(_says_ready(pod) for pod in staying if taken_out(pod))
     return Workload(
         revision=revision_of(deployment) or "",
         artifact=artifact_of(deployment),
         replicas=int((deployment.get("spec") or {}).get("replicas", 1)),
         ready=ready,
-        available=min(int(status.get("availableReplicas") or 0), ready),
+        available=max(min(available, ready), 0),
         pods=max(len(staying), int(status.get("replicas") or 0)),
         leaving=sum(terminating(pod) for pod in pods),
-        fault=fault_of(deployment, staying, told or {}),
+        out=len(staying) - len(ours),
+        fault=fault_of(deployment, ours, told or {}),
     )
 
 
@@ -54,10 +58,19 @@ def _ended(pod: Object) -> bool:
     return (pod.get("status") or {}).get("phase") in ("Failed", "Succeeded")
 
 
+def taken_out(pod: Object) -> bool:
+    """Whether a person took the pod out of the Service, to look at it. What it does then says nothing of its revision."""
+    return (pod["metadata"].get("labels") or {}).get(TRAFFIC_LABEL) != "on"
+
+
 def is_ready(pod: Object) -> bool:
     """Whether the pod gets traffic."""
+    return _says_ready(pod) and not taken_out(pod) and not terminating(pod)
+
+
+def _says_ready(pod: Object) -> bool:
     conditions = (pod.get("status") or {}).get("conditions") or ()
-    return any(one["type"] == "Ready" and one["status"] == "True" for one in conditions) and not terminating(pod)
+    return any(one["type"] == "Ready" and one["status"] == "True" for one in conditions)
 
 
 def fault_of(deployment: Object, pods: Sequence[Object], told: Mapping[str, PodFault]) -> PodFault | None:
@@ -114,10 +127,11 @@ def said(ended: Any) -> tuple[Reason, str]:
 
 
 def crashes(pods: Iterable[Object]) -> tuple[Crash, ...]:
-    """Ends of server containers by their own fault. Evicted, preempted and memory-killed ones are not among them."""
+    """Ends of server containers by their own fault. Evicted, preempted and memory-killed ones are not among them, nor those of
+    pods that a person took out."""
     found = []
     for pod in pods:
-        if terminating(pod) or _ended(pod):
+        if terminating(pod) or _ended(pod) or taken_out(pod):
             continue
         for container in (pod.get("status") or {}).get("containerStatuses") or ():
             ended = (container.get("state") or {}).get("terminated") or (container.get("lastState") or {}).get(

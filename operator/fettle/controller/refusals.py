@@ -22,6 +22,11 @@ class Refusal:
     state: TaskState
     again_at: datetime
 
+    def seconds_left(self, now: datetime) -> float:
+        """Until it may be tried again; 0 where that lies further ahead than it ever did: the clock was set back."""
+        seconds = (self.again_at - now).total_seconds()
+        return seconds if 0 < seconds <= RETRY_SECONDS else 0.0
+
 
 class Refusals:
     """Kept in memory only: after a restart the same Job is refused again, or is not."""
@@ -60,10 +65,10 @@ class Refusals:
     def may_try(self, uid: str, wanted: WantedTask, now: datetime) -> bool:
         """Whether this attempt was not refused, or long enough ago."""
         refusal = self._refused.get((uid, wanted.task_hash))
-        return refusal is None or refusal.state.attempt != wanted.attempt or now >= refusal.again_at
+        return refusal is None or refusal.state.attempt != wanted.attempt or refusal.seconds_left(now) <= 0
 
     def next_try(self, uid: str, missing: Iterable[WantedTask], now: datetime) -> float | None:
         """Seconds until one of the missing tasks may be tried again; None when none was refused."""
         refusals = (self._refused.get((uid, wanted.task_hash)) for wanted in missing)
-        waits = [(refusal.again_at - now).total_seconds() for refusal in refusals if refusal is not None]
+        waits = [refusal.seconds_left(now) for refusal in refusals if refusal is not None]
         return max(min(waits), 0.1) if waits else None

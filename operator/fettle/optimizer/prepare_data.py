@@ -6,7 +6,7 @@ import time
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
-from fettle.api.optimizedmodel import DataSpec, GeneratedSpec, InputSpec
+from fettle.api.optimizedmodel import DataSpec, EvaluationSpec, GeneratedSpec, InputSpec
 from fettle.api.signature import Signature
 from fettle.api.vocabulary import Metric
 from fettle.errors import DataError, RuntimeFailure, SourceError
@@ -57,9 +57,24 @@ def read(spec: DataSpec, mounts: Mounts, signature: Signature, axes: Mapping[str
             label_key=asked.label_key,
             preprocess=asked.preprocess,
         )
-        if evaluation.labels is None and asked.label_key != LABELS:
-            raise DataError(f"{asked.uri}: no array {asked.label_key!r} (data.evaluation.labelKey)")
+        if evaluation.labels is None:
+            _refuse_without_labels(asked)
     return split(calibration, evaluation)
+
+
+def _refuse_without_labels(asked: EvaluationSpec) -> None:
+    """Labels that were asked for must be there. Raises DataError.
+
+    Only Accuracy, the default, can do without them: it falls by no more than agreement with the original does. How far another metric
+    falls does not follow from agreement (F1 of a rare class falls much further).
+    """
+    missing = f"{asked.uri}: no array {asked.label_key!r} (data.evaluation.labelKey)"
+    if asked.metric not in (Metric.ACCURACY, Metric.AGREEMENT):
+        raise DataError(
+            f"{missing}, without which there is no {asked.metric}: give labels, or ask for metric Agreement"
+        )
+    if asked.label_key != LABELS:
+        raise DataError(missing)
 
 
 def gather(spec: DataSpec, mounts: Mounts, subject: Subject, specs: Mapping[str, InputSpec], seed: int) -> Data:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from datetime import datetime, timedelta
+from datetime import datetime
 from typing import Generic, TypeVar
 
 from fettle.api.optimizedmodel import TargetSpec
@@ -17,6 +17,7 @@ from fettle.plan.run import TaskPhase, TaskState, WantedTask
 
 MAX_ATTEMPTS = 3  # of one task by itself; only failures that say they may pass are tried again
 BACK_OFF_SECONDS = (10, 80)  # before the second and the third attempt: a store that is full for a minute is outlasted
+LATE_LOOK_SECONDS = 60.0  # between looks at what still runs past the deadline: its end is an event, which may be lost
 
 Answer = TypeVar("Answer", PrepareReport, BuildReport, MeasureReport, PublishReport)
 
@@ -47,15 +48,19 @@ class Board:
     def __init__(self, tasks: Mapping[str, TaskState], now: datetime, ends: datetime, retries: int = 0) -> None:
         """`ends` is the run's deadline. `retries`: how often a person had what failed tried again.
 
+        Past the deadline nothing begins. What runs is not stopped: its Job has a deadline of its own, which the cluster's clock
+        measures, and an hour that only this clock jumped over is no reason to throw its work away.
+
         Each of them has attempts of its own: those of the n-th begin at n * MAX_ATTEMPTS, so an attempt's number says what
         it was ordered by, and the same decision after a restart names the same Jobs.
         """
         self._tasks = tasks
         self._now = now
         self._first = retries * MAX_ATTEMPTS
+        self.late = now >= ends
         self._seconds_left = max(int((ends - now).total_seconds()), 1)
         self._wanted: list[WantedTask] = []
-        self._wake = float(self._seconds_left)
+        self._wake = LATE_LOOK_SECONDS if self.late else float(self._seconds_left)
 
     @property
     def wanted(self) -> tuple[WantedTask, ...]:
@@ -66,6 +71,12 @@ class Board:
     def wake_seconds(self) -> float:
         """When to look again although nothing changed: the next attempt, or the deadline."""
         return self._wake
+
+    @property
+    def works(self) -> bool:
+        """Whether anything that was asked for runs, and does not only wait for something outside, such as a node."""
+        states = (self._tasks.get(one.task_hash) for one in self._wanted)
+        return any(state is not None and state.phase == TaskPhase.RUNNING and not _waits(state) for state in states)
 
     def knows(self, task: AnyTask) -> bool:
         """Whether the attempt at it that shall exist now was made."""
@@ -79,12 +90,13 @@ class Board:
         name = task_hash(task)
         state = self._tasks.get(name)
         attempt = self._attempt(state)
+        if self.late and (state is None or attempt > state.attempt or _waits(state)):
+            return View(name, note=_fault(state) if state is not None else None)
         self._wanted.append(WantedTask(task, name, attempt, stage, label, self._seconds_left, target))
         if state is None or attempt > state.attempt:
             return View(name, running=True)
         if state.phase == TaskPhase.RUNNING:
-            note = Finding(state.reason, state.message) if state.reason is not None else None
-            return View(name, running=True, note=note)
+            return View(name, running=True, note=_fault(state) if _waits(state) else None)
         if state.phase == TaskPhase.SUCCEEDED and isinstance(state.report, answer):
             return View(name, report=state.report)
         fault = _fault(state)
@@ -97,11 +109,11 @@ class Board:
             return self._first
         if not _may_pass(state):
             return state.attempt
-        since = state.finished_at or self._now - timedelta(days=1)
-        due = since + timedelta(seconds=BACK_OFF_SECONDS[min(_own_attempts(state) - 1, len(BACK_OFF_SECONDS) - 1)])
-        if self._now >= due:
+        back_off = BACK_OFF_SECONDS[min(_own_attempts(state) - 1, len(BACK_OFF_SECONDS) - 1)]
+        passed = (self._now - state.finished_at).total_seconds() if state.finished_at is not None else back_off
+        if passed >= back_off or passed < -back_off:  # an end that lies so far ahead: the clock was set back since
             return state.attempt + 1
-        self._wake = min(self._wake, (due - self._now).total_seconds())
+        self._wake = min(self._wake, back_off - passed)
         return state.attempt
 
 
@@ -122,6 +134,11 @@ def _worth_another(state: TaskState) -> bool:
     if isinstance(state.report, MeasureReport):
         return any(row.state == CandidateState.FAILED for row in state.report.candidates)
     return state.report is None
+
+
+def _waits(state: TaskState) -> bool:
+    """Whether it exists or is wanted, and waits for something outside: a node, a quota, a claim, an image."""
+    return state.phase == TaskPhase.RUNNING and state.reason is not None
 
 
 def _lost_answer(state: TaskState) -> bool:

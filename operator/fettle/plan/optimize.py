@@ -9,8 +9,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
+from datetime import timedelta
 
-from fettle.api.bounds import span
+from fettle.api.bounds import is_exact, span
 from fettle.api.constraints import Constraints
 from fettle.api.optimizedmodel_status import ArtifactStatus, CandidateStatus, ReportStatus
 from fettle.api.reasons import Reason
@@ -37,11 +38,8 @@ def decide(snapshot: RunSnapshot) -> RunDecision:
     draft = Draft(snapshot, constraints, order)
     board = Board(snapshot.tasks, snapshot.now, draft.ends, order.retries)
     stage = _advance(snapshot, draft, board, constraints)
-    if not stage.finished and snapshot.now >= draft.ends:
-        seconds = snapshot.spec.search.deadline_seconds
-        text = f"not done after search.deadlineSeconds = {seconds} s; it was at {stage.reason}: {stage.message}"
-        stage = Stage(Reason.DEADLINE_EXCEEDED, text, finished=True)
-        draft.set(candidates=tuple(_stopped(row) for row in draft.status.candidates))
+    if board.late and (not stage.finished or stage.reason == Reason.DEADLINE_EXCEEDED):
+        stage = _late(snapshot, draft, board, stage)
     emitted = (*order.events, *events(snapshot.status.conditions, stage, snapshot.generation))
     if stage.finished:
         return RunDecision((), draft.close(stage), emitted, finished=True)
@@ -51,6 +49,22 @@ def decide(snapshot: RunSnapshot) -> RunDecision:
 def store_of(snapshot: RunSnapshot) -> str:
     """URI of the store this run writes to."""
     return snapshot.spec.store.uri if snapshot.spec.store is not None else snapshot.default_store
+
+
+def _late(snapshot: RunSnapshot, draft: Draft, board: Board, stage: Stage) -> Stage:
+    """What becomes of a run past its deadline: it ends once nothing of it works any more, or after as long again.
+
+    What was done is kept for a retry.
+    """
+    seconds = snapshot.spec.search.deadline_seconds
+    if board.works and snapshot.now < draft.ends + timedelta(seconds=seconds):
+        ending = f"search.deadlineSeconds = {seconds} s are over: what runs may end, nothing else begins"
+        return replace(stage, message=f"{stage.message} ({ending})")
+    where = stage.message if stage.finished else f"it was at {stage.reason}: {stage.message}"
+    todo = "a retry has as long again, and does nothing again that is done"
+    text = f"not done after search.deadlineSeconds = {seconds} s ({todo}); {where}"
+    draft.set(candidates=tuple(_stopped(row) for row in draft.status.candidates))
+    return Stage(Reason.DEADLINE_EXCEEDED, text, finished=True)
 
 
 def _advance(snapshot: RunSnapshot, draft: Draft, board: Board, constraints: Constraints) -> Stage:
@@ -181,7 +195,8 @@ def _not_published(problems: Sequence[Finding]) -> Stage:
 
 
 def _summary(rows: Sequence[CandidateStatus]) -> str:
-    """'cpu: int8-openvino, 3.1 [2.9, 3.3] times as fast, drop 0.001 [-0.002, 0.004]'."""
+    """'cpu: int8-openvino, 3.1 [2.9, 3.3] times as fast, drop 0.001 [-0.002, 0.004]'; and where what is exact won because there are
+    too few items to prove anything else, how many are needed."""
     parts = []
     for row in rows:
         if row.state != CandidateState.SELECTED:
@@ -192,6 +207,9 @@ def _summary(rows: Sequence[CandidateStatus]) -> str:
             drop = f"accuracy drop {span(row.accuracy_drop)}"
         doubt = f" ({row.reason})" if row.reason else ""
         parts.append(f"{row.target}: {row.name}{speed}" + (f", {drop}" if drop else "") + doubt)
+    exact = {row.target for row in rows if row.state == CandidateState.SELECTED and is_exact(row)}
+    small = [row for row in rows if row.reason == Reason.EVALUATION_TOO_SMALL and row.target in exact]
+    parts += dict.fromkeys(f"lossy candidates are out: {row.message}" for row in small)
     return "; ".join(parts)
 
 

@@ -259,7 +259,8 @@ def _replicas(snapshot: RolloutSnapshot, course: Course) -> Mapping[str, int]:
         wanted[course.canary.revision] = course.sizes.canary
     leaving = _leaving(snapshot, set(wanted), course.exits)
     staying = [snapshot.workload(revision) for revision in wanted]
-    return {**wanted, **provider(snapshot).retire(leaving, snapshot.spec.replicas, staying)}
+    kept = {**wanted, **provider(snapshot).retire(leaving, snapshot.spec.replicas, staying)}
+    return {revision: snapshot.workload(revision).sparing(count) for revision, count in kept.items()}
 
 
 def _empty(snapshot: RolloutSnapshot, replicas: Mapping[str, int], serving: Mapping[str, str]) -> tuple[str, ...]:

@@ -1,7 +1,8 @@
 """The traffic provider Replicas: a weight is the share of ready pods behind one Service. How many pods each revision gets.
 
 Invariants, whatever is observed:
-- stable + canary <= replicas + 1, except while the canary is raised to full size and while a revision goes;
+- stable + canary <= replicas + 1, except while the canary is raised to full size and while a revision goes; pods that a person took
+  out of the traffic come on top (`Workload.sparing`);
 - no pod is taken from one side before an available one on the other side stands for it (but from a revision that failed:
   that one goes at once when a stable pod is ready);
 - within a step nobody grows or shrinks because the other side stumbled: so nothing flaps.

@@ -6,12 +6,15 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
 
+from fettle.api.base import GROUP
 from fettle.api.modeldeployment import ModelDeploymentSpec
 from fettle.api.modeldeployment_status import AnalysisWindow, ModelDeploymentStatus
 from fettle.api.reasons import Reason
 from fettle.plan.analysis import Observation
 from fettle.plan.revision import NotReady
 from fettle.plan.run import EventDraft
+
+TRAFFIC_LABEL = f"{GROUP}/traffic"  # "on" in every template; set otherwise by hand it takes one pod out of the Service
 
 
 @dataclass(frozen=True)
@@ -33,7 +36,10 @@ class PodFault:
 
 @dataclass(frozen=True)
 class Workload:
-    """The Deployment of a revision and its pods. A revision without a Deployment is one of zeros."""
+    """The Deployment of a revision and its pods. A revision without a Deployment is one of zeros.
+
+    `ready` and `available` are pods that get traffic: those that a person took `out` by their label are in `replicas` and `pods` only.
+    """
 
     revision: str
     artifact: str = ""
@@ -42,12 +48,25 @@ class Workload:
     available: int = 0  # ready for a while
     pods: int = 0  # that exist, those on their way out left out
     leaving: int = 0  # on their way out
+    out: int = 0  # out of the traffic by their label
     fault: PodFault | None = None
 
     @property
     def steady(self) -> int:
         """Pods to rely on: available, and not among those that were already told to go."""
         return min(self.available, self.replicas)
+
+    def sparing(self, count: int) -> int:
+        """Pods to ask for, so that `count` stay that get traffic.
+
+        Of pods that are ready a Deployment takes any away: it does not see which of them are out.
+        """
+        return min(count + self.out, self.replicas) if 0 < count < self.replicas else count
+
+
+def out_of_traffic(pods: int) -> str:
+    """What is said of pods that a person took out."""
+    return f"{pods} out of the traffic by the label {TRAFFIC_LABEL}"
 
 
 @dataclass(frozen=True)

@@ -19,7 +19,16 @@ from fettle.api.reasons import Reason
 from fettle.plan import analysis, moment, rollout_commands, rollout_ledger
 from fettle.plan.rollout_commands import Command
 from fettle.plan.rollout_course import Course
-from fettle.plan.rollout_state import Forget, LedgerWrite, MarkEntered, MarkLeft, RolloutSnapshot, Wanted
+from fettle.plan.rollout_state import (
+    Forget,
+    LedgerWrite,
+    MarkEntered,
+    MarkLeft,
+    RolloutSnapshot,
+    Wanted,
+    Workload,
+    out_of_traffic,
+)
 from fettle.plan.rollout_traffic import provider
 from fettle.plan.rollout_trial import asked_weight, steps_of
 from fettle.plan.run import EventDraft
@@ -181,8 +190,9 @@ def _ready(snapshot: RolloutSnapshot, course: Course, replicas: Mapping[str, int
         return _Said(True, Reason.SERVING, text)
     if stuck is not None:
         return _Said(False, stuck.reason, stuck.message)
-    fault = snapshot.workload(course.stable).fault
-    text = f"{ready} of {wanted} pods are ready" + (f": {fault.message}" if fault else "")
+    fault, out = snapshot.workload(course.stable).fault, sum(workload.out for workload in snapshot.workloads.values())
+    text = f"{ready} of {wanted} pods are ready" + (f", {out_of_traffic(out)}" if out else "")
+    text += f": {fault.message}" if fault else ""
     ends = regrown_by(snapshot, course)
     if ends is not None and snapshot.now < ends:
         return _Said(True, Reason.DEPLOYING, f"{text}; revision {course.stable} grows back to full size")
@@ -226,15 +236,17 @@ def _progressing(snapshot: RolloutSnapshot, course: Course, stuck: _Said | None)
     if stuck is not None:
         return _Said(False, stuck.reason, stuck.message)
     if course.stable is not None and snapshot.workload(course.stable).ready < snapshot.spec.replicas:
-        ready = snapshot.workload(course.stable).ready
-        return _Said(
-            True, Reason.DEPLOYING, f"{ready} of {snapshot.spec.replicas} pods of revision {course.stable} are ready"
-        )
+        return _Said(True, Reason.DEPLOYING, _missing(snapshot.workload(course.stable), snapshot.spec.replicas))
     if course.rollback is not None:
         back = course.rollback
         text = f"rolled back from {back.desired} to {back.target}; holds until the spec asks for another revision"
         return _Said(False, Reason.ROLLED_BACK, text)
     return _Said(False, Reason.SERVING, "")
+
+
+def _missing(workload: Workload, wanted: int) -> str:
+    out = f", {out_of_traffic(workload.out)}" if workload.out else ""
+    return f"{workload.ready} of {wanted} pods of revision {workload.revision} are ready{out}"
 
 
 def _degraded(course: Course, stuck: _Said | None) -> _Said:

@@ -17,7 +17,7 @@ from fettle.plan import analysis, moment
 from fettle.plan.rollout_commands import Command, Orders
 from fettle.plan.rollout_course import Trial, Wait
 from fettle.plan.rollout_ledger import Exit
-from fettle.plan.rollout_state import RolloutSnapshot, Workload
+from fettle.plan.rollout_state import RolloutSnapshot, Workload, out_of_traffic
 from fettle.plan.rollout_traffic import provider
 from fettle.plan.run import EventDraft
 
@@ -109,9 +109,11 @@ class _Runner:
             return Wait(Reason.CANARY_RUNNING, "scaled to 0: the rollout goes on when there are pods", hold=True)
         if self.blocked:
             return Wait(Reason.CANARY_RUNNING, "the canary before it makes room")
+        text = f"{self.workload.available} of {self.workload.replicas} canary pods are available for weight {weight}"
+        if self.workload.out:  # whoever looks at a pod takes the time that it takes
+            return Wait(Reason.PAUSED_BY_USER, f"{text}: {out_of_traffic(self.workload.out)}", hold=True)
         deadline = timedelta(seconds=self.snapshot.spec.rollout.progress_deadline_seconds)
         until = (moment.read(canary.progressed_at) or self.now) + deadline
-        text = f"{self.workload.available} of {self.workload.replicas} canary pods are available for weight {weight}"
         fault = f": {self.workload.fault.message}" if self.workload.fault else ""
         reason = Reason.PROMOTING if weight >= 100 else Reason.CANARY_RUNNING
         return Wait(reason, text + fault, pods=True, until=until)

@@ -54,11 +54,10 @@ class Draft:
         names = {target.name for target in snapshot.spec.targets}
         self._snapshot = snapshot
         self._said: set[str] = set()
-        goes_on = before.started_at if same and not order.acts else None
-        self.started_at = goes_on or moment.write(snapshot.now)
+        self._started = _began(before.started_at if same and not order.acts else None, snapshot.now)
         self.status = OptimizedModelStatus(
             observed_generation=snapshot.generation,
-            started_at=self.started_at,
+            started_at=moment.write(self._started),
             retries=order.retries or None,
             last_handled_retry=order.handled,
             conditions=before.conditions,
@@ -73,8 +72,7 @@ class Draft:
     @property
     def ends(self) -> datetime:
         """The run's deadline."""
-        started = datetime.fromisoformat(self.started_at)
-        return started + timedelta(seconds=self._snapshot.spec.search.deadline_seconds)
+        return self._started + timedelta(seconds=self._snapshot.spec.search.deadline_seconds)
 
     def set(self, **fields: object) -> None:
         """Replace fields of the status."""
@@ -123,6 +121,12 @@ class Draft:
         order = {kind: place for place, kind in enumerate((READY, SOURCE_RESOLVED, CONVERTED, MEASURED))}
         self.set(conditions=tuple(sorted(self.status.conditions, key=lambda one: order.get(one.type, len(order)))))
         return self.status
+
+
+def _began(told: str | None, now: datetime) -> datetime:
+    """When the run began, in whole seconds. A moment that lies ahead is taken for now: the clock was set back, and the deadline counts anew."""
+    before = moment.read(told)
+    return before if before is not None and before <= now else now.replace(microsecond=0)
 
 
 def events(before: Sequence[Condition], stage: Stage, generation: int) -> tuple[EventDraft, ...]:

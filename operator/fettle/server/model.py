@@ -51,7 +51,8 @@ class ServedModel:
     def replay(self, inputs: dict[str, Array]) -> dict[str, Array] | None:
         """Outputs for one item that nobody waits for; None where a request came first: try again. For one other thread.
 
-        A request that arrives meanwhile ends the run before its next operator. Raises RuntimeFailure when the model fails.
+        A request that arrives meanwhile ends the run before its next operator; PyTorch's goes on to its end beside the request,
+        and has no answer either. Raises RuntimeFailure when the model fails.
         """
         interrupt = self._replaying = Interrupt()
         try:

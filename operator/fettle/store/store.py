@@ -48,7 +48,7 @@ def explained(what: str, *, reading: bool = False) -> Iterator[None]:
         if code in (errno.ENOSPC, errno.EDQUOT):
             if reading:
                 raise
-            message = f"{what}: the store is full; enlarge its claim or delete artifacts that nothing refers to"
+            message = f"{what}: the store is full; make room with `fettle prune`, or enlarge its claim"
             raise StoreError(message, reason=Reason.STORE_FULL, retryable=True) from error
         if code == errno.EROFS:
             raise StoreError(f"{what}: the store is mounted read-only; mount its claim read-write for Jobs") from error
@@ -186,11 +186,17 @@ class Store:
     # ------------------------------------------------------------------------------------------------------------- blobs
 
     def has_blob(self, sha256: str, size: int | None = None) -> bool:
-        """Whether the blob is there, whole: its digest is computed, for a node may have lost power while it was written."""
+        """Whether the blob is there, whole: its digest is computed, for a node may have lost power while it was written.
+
+        Who asks is about to use it: it counts as used now, so that `fettle prune` leaves it alone.
+        """
         path = self.root.child(f"blobs/{sha256}").path
         with explained(f"reading {self.uri}/blobs/{sha256}"):
             if not self._fs.exists(path) or (size is not None and self._fs.size(path) != size):
                 return False
+            if self.root.local is not None:
+                with suppress(PermissionError):  # of another user's file; a day has to do then
+                    os.utime(path)
             with self._fs.open(path, "rb") as stream:
                 return _stream_digest(stream) == sha256
 

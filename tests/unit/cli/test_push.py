@@ -124,7 +124,7 @@ def test_nothing_to_send_is_refused(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("read_only", [True, False])
 def test_the_pod_meets_the_restricted_level_and_holds_no_token(read_only: bool) -> None:
-    spec = pod("models", "image", ("secret",), read_only=read_only)["spec"]
+    spec = pod("models", "image", ("secret",), purpose="push", read_only=read_only)["spec"]
     assert not spec["automountServiceAccountToken"]
     assert spec["securityContext"]["runAsNonRoot"]
     assert spec["securityContext"]["seccompProfile"] == {"type": "RuntimeDefault"}
@@ -137,7 +137,8 @@ def test_the_pod_meets_the_restricted_level_and_holds_no_token(read_only: bool) 
     assert spec["activeDeadlineSeconds"] > 0
     assert spec["imagePullSecrets"] == [{"name": "secret"}]
     assert container["volumeMounts"][0]["readOnly"] == read_only
-    assert pod("models", "image")["metadata"]["name"] != pod("models", "image")["metadata"]["name"]
+    first, second = (pod("models", "image", purpose="push")["metadata"]["name"] for _ in range(2))
+    assert first != second
 
 
 CLAIM = "/api/v1/namespaces/default/persistentvolumeclaims"

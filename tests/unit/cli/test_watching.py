@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -12,7 +13,7 @@ import pytest
 from tests.unit.cli.api_server import ApiServer, api_server
 
 from fettle.cli.kube import DEPLOYMENTS, MODELS, connect
-from fettle.cli.watching import LONGEST_PAUSE_SECONDS, Watched, _pause
+from fettle.cli.watching import LONGEST_PAUSE_SECONDS, STOP_SECONDS, Watched, _pause
 
 OURS = "/apis/fettle.dev/v1alpha1/namespaces/default"
 DEPLOYMENT, MODEL, PODS = f"{OURS}/{DEPLOYMENTS}", f"{OURS}/{MODELS}", "/api/v1/namespaces/default/pods"
@@ -133,3 +134,14 @@ def test_who_may_not_see_pods_sees_the_rest(server: ApiServer, tmp_path: Path) -
     with Watched(connect(str(server.kubeconfig(tmp_path)), None, None), "digits") as watched:
         assert spec(watched) == "old"
         assert watched.pods is None
+
+
+def test_who_leaves_waits_for_no_watch_and_leaves_no_thread_behind(server: ApiServer, tmp_path: Path) -> None:
+    before = set(threading.enumerate())
+    with Watched(connect(str(server.kubeconfig(tmp_path)), None, None), "digits"):
+        soon(lambda: len(versions(server)) == 2)
+        began = time.monotonic()
+    assert not [
+        one for one in set(threading.enumerate()) - before if one.name.startswith((DEPLOYMENTS, MODELS, "pods"))
+    ]
+    assert time.monotonic() - began < STOP_SECONDS

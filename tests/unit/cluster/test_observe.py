@@ -99,6 +99,11 @@ def test_why_a_job_failed(
     assert (state.task_hash, state.attempt, state.finished_at) == ("hash", 1, NOW - timedelta(seconds=5))
 
 
+def test_a_job_did_not_end_in_the_future_however_far_the_clusters_clock_is_ahead() -> None:
+    behind = NOW - timedelta(hours=1)
+    assert observe(FAILED, [], behind, PATIENCE).state.finished_at == behind
+
+
 WAITS = [
     ("runs", pod(), None, None),
     ("just created", pod("Pending", age=1), None, None),

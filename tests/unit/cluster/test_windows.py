@@ -48,7 +48,8 @@ async def serve() -> AsyncIterator[Serve]:
 
 def pod(address: str, *, ready: bool = True) -> Object:
     conditions = [{"type": "Ready", "status": str(ready)}]
-    return {"metadata": {"name": f"pod-{address}"}, "status": {"podIP": address, "conditions": conditions}}
+    metadata = {"name": f"pod-{address}", "labels": {"fettle.dev/traffic": "on"}}
+    return {"metadata": metadata, "status": {"podIP": address, "conditions": conditions}}
 
 
 async def test_pods_are_asked_since_the_windows_begin_and_answer_for_their_revision(serve: Serve) -> None:

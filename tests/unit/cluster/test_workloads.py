@@ -8,13 +8,13 @@ from typing import Any
 import pytest
 
 from fettle.api.reasons import Reason
-from fettle.cluster import ledger, workloads
+from fettle.cluster import ledger, serving, workloads
 from fettle.cluster.kinds import Object
 from fettle.cluster.waits import quiet_in
 from fettle.plan.rollout_state import MarkEntered, MarkLeft, OpenEntry, PodFault
 
 NOW = datetime(2026, 1, 1, tzinfo=UTC)
-LABELS = {"fettle.dev/revision": "r1"}
+LABELS = {"fettle.dev/revision": "r1", "fettle.dev/traffic": "on"}
 
 
 def deployment(wanted: int, **status: Any) -> Object:
@@ -29,6 +29,13 @@ def pod(name: str = "p", *, ready: bool = False, gone: bool = False, phase: str 
     conditions = [{"type": "Ready", "status": "True" if ready else "False"}, *status.pop("conditions", [])]
     metadata = {"name": name, "labels": LABELS, **({"deletionTimestamp": "now"} if gone else {})}
     return {"metadata": metadata, "status": {"phase": phase, "conditions": conditions, **status}}
+
+
+def taken_out(one: Object, label: str | None = "off") -> Object:
+    """The pod after `kubectl label pod X fettle.dev/traffic=off --overwrite`; None: after the label was taken away."""
+    labels = {key: value for key, value in LABELS.items() if key != "fettle.dev/traffic"}
+    one["metadata"]["labels"] = labels if label is None else {**labels, "fettle.dev/traffic": label}
+    return one
 
 
 def container(name: str = "server", restarts: int = 0, **states: Any) -> Object:
@@ -49,6 +56,36 @@ def test_pods_on_their_way_out_serve_no_more() -> None:
 def test_an_evicted_pod_is_none() -> None:
     found = workloads.observe(deployment(1), [pod(phase="Failed", reason="Evicted")])
     assert (found.pods, found.ready, found.fault) == (0, 0, None)
+
+
+@pytest.mark.parametrize("label", ["off", "", None])
+def test_a_pod_that_a_person_took_out_is_ready_and_gets_no_traffic(label: str | None) -> None:
+    pods = [pod("a", ready=True), pod("b", ready=True), taken_out(pod("c", ready=True), label)]
+    assert [workloads.is_ready(one) for one in pods] == [True, True, False]
+    found = workloads.observe(deployment(3, replicas=3, availableReplicas=3), pods)  # the Deployment knows no label
+    assert (found.replicas, found.pods, found.ready, found.available, found.out) == (3, 3, 2, 2, 1)
+
+
+def test_a_pod_that_was_taken_out_stays_its_deployments_so_that_nobody_puts_another_in_its_place() -> None:
+    owner = {"metadata": {"namespace": "n", "name": "digits", "uid": "u"}}
+    selector = serving.deployment(owner, "r1", "pvc://s/a", {}, 3)["spec"]["selector"]["matchLabels"]
+    assert selector == {"fettle.dev/modeldeployment": "digits", "fettle.dev/revision": "r1"}
+
+
+def test_of_pods_that_just_became_ready_none_is_available_for_one_that_is_out() -> None:
+    pods = [pod("a", ready=True), pod("b", ready=True), taken_out(pod("c", ready=True))]
+    found = workloads.observe(deployment(3, replicas=3, availableReplicas=2), pods)
+    assert (found.ready, found.available) == (2, 1)
+    only = workloads.observe(deployment(1, replicas=1, availableReplicas=1), [taken_out(pod(ready=True))])
+    assert (only.ready, only.available, only.out) == (0, 0, 1)
+
+
+def test_what_a_pod_does_that_a_person_looks_at_is_no_fault_of_its_revision() -> None:
+    looked_at = taken_out(pod(containerStatuses=[container(restarts=3, lastState=ended("ArtifactTampered: x"))]))
+    looked_at["metadata"]["uid"] = "u"
+    told = {"u": PodFault(Reason.STORE_NOT_SHARED, "Multi-Attach error")}
+    assert workloads.observe(deployment(1), [looked_at], told).fault is None
+    assert workloads.crashes([looked_at]) == ()
 
 
 @pytest.mark.parametrize(

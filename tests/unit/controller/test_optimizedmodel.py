@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import AsyncIterator
+from datetime import timedelta
 from typing import Any
 
 import pytest
@@ -246,6 +247,44 @@ async def test_a_missing_claim_is_named_and_waited_for(world: ClusterWorld) -> N
     world.server.store(CLAIM.path("team", "models"), {"metadata": {}, "spec": {}})
     await world.settle()
     assert world.ready()["reason"] == "Published"
+
+
+@pytest.mark.parametrize("field", ["evaluation", "calibration"])
+async def test_a_missing_claim_of_the_data_is_named_as_such_and_waited_for(world: ClusterWorld, field: str) -> None:
+    data = {"evaluation": {"uri": "pvc://models/evaluation.npz"}, field: {"uri": "pvc://absent/items.npz"}}
+    world.submit(data=data)
+    await world.look()
+    wait = await world.look()
+    assert wait is not None and 0 < wait <= 10, "it is looked for again though no event tells of a claim"
+    assert (world.ready()["status"], world.ready()["reason"]) == ("False", "Preparing")
+    assert f"DataNotFound: spec.data.{field} lies on PersistentVolumeClaim absent" in world.ready()["message"]
+    assert world.kind("Job") == []
+    world.server.store(CLAIM.path("team", "absent"), {"metadata": {}, "spec": {}})
+    await world.settle()
+    assert world.ready()["reason"] == "Published"
+
+
+async def test_a_claim_that_never_comes_ends_the_run_at_its_deadline_and_is_still_named(world: ClusterWorld) -> None:
+    world.submit(data={"evaluation": {"uri": "pvc://absent/items.npz"}}, search={"deadlineSeconds": 600})
+    await world.look()
+    world.now += timedelta(seconds=600)
+    await world.settle()
+    assert world.ready()["reason"] == "DeadlineExceeded"
+    assert "DataNotFound" in world.ready()["message"] and "absent" in world.ready()["message"]
+    world.server.store(CLAIM.path("team", "absent"), {"metadata": {}, "spec": {}})
+    world.order_retry("one")
+    await world.settle()
+    assert world.ready()["reason"] == "Published"
+
+
+async def test_a_clock_set_back_does_not_hold_up_a_job_that_was_refused(world: ClusterWorld) -> None:
+    del world.server.objects[CLAIM.path("team", "models")]
+    world.submit()
+    await world.look()
+    world.server.store(CLAIM.path("team", "models"), {"metadata": {}, "spec": {}})
+    world.now -= timedelta(hours=1)
+    await world.look()
+    assert len(world.kind("Job")) == 1
 
 
 async def test_the_default_store_is_created_but_never_another(world: ClusterWorld) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -36,6 +37,16 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
         torch_models.save_script(torch_models.EXAMPLES[name], made / f"{name}.pt")
     torch_models.save_program(torch_models.EXAMPLES["pair"], made / "pair.pt2")
     return made
+
+
+@pytest.fixture
+def threads() -> Iterator[None]:
+    """The number of threads belongs to the process, and other tests run in this one."""
+    import torch
+
+    before = torch.get_num_threads()
+    yield
+    torch.set_num_threads(before)
 
 
 def load(entry: Path, settings: RuntimeSettings = AS_IT_CAME, signature: Signature = SIGNATURE) -> base.Session:
@@ -83,6 +94,30 @@ def test_an_argument_between_two_tensors_keeps_its_default(tmp_path: Path, setti
     found = load(tmp_path / "model.pt", settings, signature).infer({"x": x, "mask": mask})["output"]
     wanted = torch_kinds.Defaults()(torch.from_numpy(x), mask=torch.from_numpy(mask)).detach().numpy()
     np.testing.assert_allclose(found, wanted, rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.usefixtures("threads")
+@pytest.mark.parametrize("graph_optimization", [False, True])
+def test_it_runs_with_as_many_threads_as_asked_and_answers_alike(folder: Path, graph_optimization: bool) -> None:
+    import torch
+
+    image = {"image": np.random.default_rng(1).random((2, 3, 12, 12), dtype=np.float32)}
+    answers = []
+    for count in (2, 1):
+        settings = RuntimeSettings(threads=count, graph_optimization=graph_optimization)
+        session = load(folder / "convolutional.pt", settings, IMAGES)
+        assert session.effective_settings() == settings
+        answers.append(session.infer(image)["output"])
+        assert torch.get_num_threads() == count, "no run changes it"
+    np.testing.assert_allclose(answers[0], answers[1], rtol=1e-4, atol=1e-6)
+
+
+@pytest.mark.usefixtures("threads")
+def test_a_process_has_one_number_of_threads_and_an_earlier_session_does_not_hide_that(folder: Path) -> None:
+    first = load(folder / "pair.pt")
+    assert first.effective_settings().threads == 1
+    load(folder / "pair.pt", AS_IT_CAME.model_copy(update={"threads": 2}))
+    assert first.effective_settings().threads == 2, "not what it was asked for: a new process is needed"
 
 
 def test_many_threads_share_a_session(folder: Path) -> None:

@@ -1,16 +1,20 @@
-"""A small model in a store, and a server process that serves it."""
+"""Small models in a store, one quick and one as slow as it is asked to be, and server processes that serve them."""
 
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
+import httpx
 import numpy as np
 import onnx
+import psutil
 from onnx import TensorProto, helper, numpy_helper
 from tools.serving import ServerProcess, open_store
 from tools.serving import publish as publish_model
 
 from fettle.api.signature import Signature, Tensor
+from fettle.api.vocabulary import AgreementMode
 from fettle.store.comparison import Comparison
 from fettle.store.manifest import Tolerance, put_reference
 
@@ -68,3 +72,82 @@ class Server(ServerProcess):
     def url(self) -> str:
         """The model's base address."""
         return f"http://127.0.0.1:{self.port}/v2/models/lookup"
+
+
+def slow_model(size: int) -> onnx.ModelProto:
+    """y = x, after as many multiplications of a matrix of `size` as the first number of the first item says."""
+    state, weights = np.zeros((size, size), np.float32), np.eye(size, dtype=np.float32)
+    body = helper.make_graph(
+        [
+            helper.make_node("MatMul", ["before", "weights"], ["after"]),
+            helper.make_node("Identity", ["go_on"], ["goes_on"]),
+        ],
+        "body",
+        [
+            helper.make_tensor_value_info("turn", TensorProto.INT64, []),
+            helper.make_tensor_value_info("go_on", TensorProto.BOOL, []),
+            helper.make_tensor_value_info("before", TensorProto.FLOAT, [size, size]),
+        ],
+        [
+            helper.make_tensor_value_info("goes_on", TensorProto.BOOL, []),
+            helper.make_tensor_value_info("after", TensorProto.FLOAT, [size, size]),
+        ],
+    )
+    nodes = [
+        helper.make_node("Gather", ["x", "zero"], ["item"], axis=0),
+        helper.make_node("Gather", ["item", "zero"], ["number"], axis=0),
+        helper.make_node("Cast", ["number"], ["turns"], to=TensorProto.INT64),
+        helper.make_node("Loop", ["turns", "yes", "state"], ["last"], body=body),
+        helper.make_node("ReduceMax", ["last"], ["nothing"], keepdims=0),
+        helper.make_node("Add", ["x", "nothing"], ["y"]),
+    ]
+    constants = {"zero": np.array(0, np.int64), "yes": np.array(True), "state": state, "weights": weights}
+    graph = helper.make_graph(
+        nodes,
+        "slow",
+        [helper.make_tensor_value_info("x", TensorProto.FLOAT, ["N", 4])],
+        [helper.make_tensor_value_info("y", TensorProto.FLOAT, ["N", 4])],
+        [numpy_helper.from_array(value, name) for name, value in constants.items()],
+    )
+    return helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=10)
+
+
+SLOW, QUICK = [1500.0, 0.0, 0.0, 0.0], [1.0, 0.0, 0.0, 0.0]  # seconds with a matrix of 512, and milliseconds
+SIZE = 512
+
+
+def publish_slow(root: Path, size: int = SIZE, warm: list[float] = QUICK, **more: Any) -> str:
+    """An artifact of the slow model in a store; its digest. `warm`: the item of its warm-up."""
+    source = root / "source" / "model.onnx"
+    source.parent.mkdir(parents=True)
+    onnx.save(slow_model(size), source)
+    store = open_store(root / "store")
+    signature = Signature(
+        inputs=(Tensor(name="x", dtype="FP32", shape=(-1, 4), batch_axis=0),),
+        outputs=(Tensor(name="y", dtype="FP32", shape=(-1, 4), batch_axis=0),),
+    )
+    item = np.array([warm], np.float32)
+    rule = Comparison(mode=AgreementMode.TOP_ONE, margin=1)
+    told = {"comparisons": {"y": rule}, "reference": put_reference(store, {"x": item}, {"y": item}), **more}
+    return publish_model(store, source, signature, **told)
+
+
+class SlowServer(ServerProcess):
+    """A server of the slow model. `artifact`: what `publish_slow` is told."""
+
+    def __init__(self, root: Path, artifact: dict[str, Any] | None = None, **settings: object) -> None:
+        told = {"model": "slow", "drain_seconds": 0, **settings}
+        super().__init__(root / "store", publish_slow(root, **(artifact or {})), root / "model", **told)
+
+    def ask(self, item: list[float]) -> None:
+        """One item; the answer is the item."""
+        tensor = {"name": "x", "datatype": "FP32", "shape": [1, 4], "data": item}
+        url = f"http://127.0.0.1:{self.port}/v2/models/slow/infer"
+        answer = httpx.post(url, json={"inputs": [tensor]}, timeout=60)
+        assert answer.status_code == 200, answer.text
+        assert answer.json()["outputs"][0]["data"] == item
+
+    def cpu_seconds(self) -> float:
+        """What the process has used."""
+        used = psutil.Process(self.process.pid).cpu_times()
+        return float(used.user + used.system)

@@ -113,14 +113,20 @@ def script_inputs(program: Program, specs: Sequence[InputSpec]) -> Signature:
 
 
 def first_that_runs(
-    program: Program, inputs: Signature, shapes: dict[str, tuple[int | str, ...]]
+    program: Program,
+    inputs: Signature,
+    shapes: dict[str, tuple[int | str, ...]],
+    frozen: Mapping[str, float] | None = None,
 ) -> tuple[list[torch.Tensor], Any]:
-    """Example inputs, all zeros, and the answer to them. Raises SourceError (UnsupportedModel)."""
+    """Example inputs, all zeros but for those that are `frozen` to a value, and the answer. Raises SourceError (UnsupportedModel)."""
     varying = any(not isinstance(size, int) and size != "N" for shape in shapes.values() for size in shape)
     fault = ""
     for size in SIZES if varying else SIZES[:1]:
         chosen = {name: [_size(one, size) for one in shape] for name, shape in shapes.items()}
-        example = [to_tensor(array) for array in zeros(inputs, chosen).values()]
+        arrays = zeros(inputs, chosen)
+        for name, value in (frozen or {}).items():
+            arrays[name].fill(value)
+        example = [to_tensor(array) for array in arrays.values()]
         try:
             with torch.inference_mode():
                 return example, program.call(example)

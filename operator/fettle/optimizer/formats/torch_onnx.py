@@ -122,7 +122,8 @@ def _convert_script(
     inputs = script_inputs(program, specs)
     names = tuple(tensor.name for tensor in inputs.inputs)
     shapes = {spec.name: spec.shape for spec in specs if spec.shape is not None}
-    example, answer = first_that_runs(program, inputs, shapes)
+    frozen = {spec.name: spec.value for spec in specs if spec.value is not None}
+    example, answer = first_that_runs(program, inputs, shapes, frozen)
     outputs = names_of(answer)
     _refuse_twins(names, outputs)
     axes = {

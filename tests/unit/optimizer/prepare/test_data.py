@@ -57,8 +57,9 @@ def test_items_that_hold_nan_are_counted(bench: Workbench) -> None:
     bench.put(models.dynamic_batch())
     images = models.images(20)
     images[3, 0, 0, 0], images[7] = np.nan, np.inf
-    with pytest.raises(FettleError, match="2 of 20 items hold NaN or infinity, the first is item 3"):
+    with pytest.raises(FettleError, match="2 of 20 items hold NaN or infinity, the first is item 3") as caught:
         bench.prepare(bench.task(evaluation=evaluation(bench.data("items", image=images))))
+    assert caught.value.reason == Reason.DATA_INVALID
 
 
 def test_data_that_is_not_there_is_not_found(bench: Workbench) -> None:
@@ -72,8 +73,9 @@ def test_data_that_is_not_there_is_not_found(bench: Workbench) -> None:
 def test_a_file_that_is_no_npz_is_refused(bench: Workbench) -> None:
     bench.put(models.dynamic_batch())
     (bench.folder / "items.npz").write_text("csv,really")
-    with pytest.raises(FettleError, match=r"no \.npz file"):
+    with pytest.raises(FettleError, match=r"no \.npz file") as caught:
         bench.prepare(bench.task(evaluation=evaluation("pvc://claim/items.npz")))
+    assert caught.value.reason == Reason.DATA_INVALID
 
 
 def test_labels_travel_with_their_items(bench: Workbench) -> None:
@@ -91,8 +93,20 @@ def test_labels_travel_with_their_items(bench: Workbench) -> None:
 def test_a_label_key_that_names_nothing_is_refused(bench: Workbench) -> None:
     bench.put(models.dynamic_batch())
     uri = bench.data("items", image=models.images(20))
-    with pytest.raises(FettleError, match="no array 'classes'"):
+    with pytest.raises(FettleError, match="no array 'classes'") as caught:
         bench.prepare(bench.task(evaluation=evaluation(uri, labelKey="classes")))
+    assert caught.value.reason == Reason.DATA_INVALID
+
+
+@pytest.mark.parametrize("metric", ["F1", "MeanSquaredError", "CosineSimilarity"])
+def test_a_metric_that_agreement_does_not_stand_in_for_needs_labels(bench: Workbench, metric: str) -> None:
+    bench.put(models.dynamic_batch())
+    uri = bench.data("items", image=models.images(20), label=LABELS)  # the default key is `labels`
+    with pytest.raises(FettleError, match=f"no array 'labels' .* no {metric}: .* metric Agreement") as caught:
+        bench.prepare(bench.task(evaluation=evaluation(uri, metric=metric)))
+    assert caught.value.reason == Reason.DATA_INVALID
+    report = bench.prepare(bench.task(evaluation=evaluation(uri, metric=metric, labelKey="label")))
+    assert report.items.labelled
 
 
 def test_unlabelled_items_are_judged_by_agreement_and_the_report_says_so(bench: Workbench) -> None:

@@ -65,6 +65,12 @@ def test_a_script_keeps_its_boundary(
     assert report.signature.batchable
 
 
+def test_a_frozen_input_is_tried_with_its_value_and_not_with_zero(bench: Workbench) -> None:
+    parts = InputSpec(name="parts", dtype="INT64", shape=(1,), value=4)
+    report = prepared(bench, "model.pt", "Shared", (X, parts))
+    assert boundary(report) == (["x FP32 [-1, 4]"], ["output FP32 [-1, 3]"])
+
+
 PROGRAMS = [
     ("batch 1 and two outputs", "Chosen", ["x FP32 [1, 4]"], ["output_0 FP32 [1, 3]", "output_1 INT64 [1]"]),
     (

@@ -201,9 +201,22 @@ def test_explicit_recipes_are_tried_in_every_runtime_of_the_target() -> None:
     assert named(found, "small-openvino").family == RuntimeName.OPENVINO
 
 
+CALIBRATION = {"calibration": {"uri": "pvc://m/c.npz"}}
+EVALUATION = {"evaluation": {"uri": "pvc://m/e.npz"}}
 REFUSALS: list[tuple[str, dict[str, Any], dict[str, Any], Reason, list[str]]] = [
     ("quantizing what is quantized", {}, {"traits": traits(quantized=True)}, Reason.RECIPE_NOT_APPLICABLE, ["already quantized"]),
-    ("calibrating on nothing", {}, {"calibration": None}, Reason.CALIBRATION_TOO_SMALL, ["data.calibration"]),
+    ("calibrating on nothing", {}, {"calibration": None, "items": 4}, Reason.CALIBRATION_TOO_SMALL,
+     ["needs 10 calibration items or more, found 0, split off from 4 evaluation items", "give data.calibration"]),
+    ("calibrating on what a small evaluation can spare", {}, {"calibration": 9, "items": 38}, Reason.CALIBRATION_TOO_SMALL,
+     ["found 9, split off from 47 evaluation items", "50 different items or more in data.evaluation"]),
+    ("calibrating on three given items", {"data": {**CALIBRATION, **EVALUATION}}, {"calibration": 3}, Reason.CALIBRATION_TOO_SMALL,
+     ["10 calibration items or more, found 3 that evaluation does not have as well: give more of them in data.calibration"]),
+    ("calibrating on evaluation's items", {"data": {**CALIBRATION, **EVALUATION}}, {"calibration": None}, Reason.CALIBRATION_TOO_SMALL,
+     ["found 0 that evaluation does not have as well"]),
+    ("calibrating on three items alone", {"data": CALIBRATION}, {"calibration": 3, "generated": True}, Reason.CALIBRATION_TOO_SMALL,
+     ["found 3: give more of them in data.calibration"]),
+    ("calibrating on nine that were made up", {"data": {"generated": {"samples": 9, "allowLossy": True}}},
+     {"calibration": 9, "generated": True, "items": 9}, Reason.CALIBRATION_TOO_SMALL, ["found 9 made up: raise data.generated.samples"]),
     ("a runtime that cannot load the model", {}, {"portable_runtimes": (OPENVINO,)}, Reason.UNSUPPORTED_MODEL, ["onnxruntime"]),
     ("proving more than the items can", {"constraints": {"accuracy": {"maxDrop": 0.01}}}, {"items": 100},
      Reason.EVALUATION_TOO_SMALL, ["100 evaluation items", "0.01", "381 are needed"]),
@@ -226,6 +239,14 @@ def test_refused_before_any_work(
     assert refusal is not None
     for word in words:
         assert word in refusal.message
+
+
+def test_only_what_calibrates_is_refused_for_too_few_items_to_do_so() -> None:
+    found = plan(calibration=9, traits=traits(matmul_time_share=1.0))
+    assert set(refused(found).values()) == {Reason.CALIBRATION_TOO_SMALL}
+    assert all(row.refusal is not None for row in found.rows if row.quantizes and "dynamic" not in row.name)
+    assert tried(found) == [*ALWAYS[:6], "int8-dynamic-onnxruntime"]
+    assert refused(plan(calibration=10)) == {}
 
 
 def test_with_objective_throughput_each_row_is_also_tried_with_a_stream_per_thread() -> None:

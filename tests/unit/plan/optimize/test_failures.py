@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from datetime import timedelta
 from typing import Any
 
@@ -193,20 +194,43 @@ def test_a_build_that_waits_for_its_next_attempt_says_why() -> None:
     assert world.ready.reason == Reason.PUBLISHED
 
 
-def test_a_run_ends_at_its_deadline() -> None:
+STOPPED = failure(Reason.DEADLINE_EXCEEDED, "the Job did not end before its deadline")  # by the cluster
+
+
+@pytest.mark.parametrize(
+    ("stage", "at"), [("prepare", "the Job"), ("build", "it was at Measuring"), ("measure", "cpu: the Job")]
+)
+def test_a_run_ends_at_its_deadline(stage: str, at: str) -> None:
+    world = World(make_spec(search={"deadlineSeconds": 60}), answer=fails(stage, STOPPED))
+    world.look()
+    while not world.labels(stage):
+        world.finish()
+        world.look()
+    world.now += timedelta(seconds=60)
+    world.finish()
+    decision = world.look()
+    assert (decision.finished, decision.wanted) == (True, ())
+    assert (world.ready.status, world.ready.reason) == (ConditionStatus.FALSE, Reason.DEADLINE_EXCEEDED)
+    assert "deadlineSeconds = 60" in world.ready.message
+    assert at in world.ready.message
+    reasons = {row.reason for row in world.status.candidates if row.state == CandidateState.FAILED}
+    assert reasons == ({Reason.DEADLINE_EXCEEDED} if stage != "prepare" else set())
+
+
+def test_a_run_that_only_waits_ends_at_its_deadline_at_once() -> None:
     world = World(make_spec(search={"deadlineSeconds": 60}))
     world.look()
     world.finish()
-    world.look()
+    for task in world.look().wanted[1:]:
+        world.tasks[task.task_hash] = replace(failure(Reason.QUOTA_EXCEEDED, "quota q"), phase=TaskPhase.RUNNING)
     world.now += timedelta(seconds=60)
     decision = world.look()
-    assert decision.finished
-    assert decision.wanted == ()
-    assert world.ready.reason == Reason.DEADLINE_EXCEEDED
-    assert "deadlineSeconds = 60" in world.ready.message
-    assert "Optimizing" in world.ready.message
-    assert world.rows()["int8-openvino"].reason == Reason.DEADLINE_EXCEEDED
-    assert world.rows()["int8-openvino"].state == CandidateState.FAILED
+    assert (decision.finished, decision.wanted) == (True, ())
+    assert "it was at Optimizing: 0 of 2 builds done (QuotaExceeded: quota q)" in world.ready.message
+    assert (world.rows()["int8-openvino"].state, world.rows()["int8-openvino"].reason) == (
+        CandidateState.FAILED,
+        Reason.DEADLINE_EXCEEDED,
+    )
 
 
 def test_the_deadline_counts_from_the_start_of_this_generation() -> None:

@@ -83,7 +83,8 @@ def test_a_retry_has_attempts_of_its_own_after_the_first() -> None:
 
 def test_a_retry_has_the_whole_of_its_deadline() -> None:
     world = World(make_spec(search={"deadlineSeconds": 60}))
-    world.look()
+    (waits,) = world.look().wanted
+    world.tasks[waits.task_hash] = replace(failure(Reason.UNSCHEDULABLE), phase=TaskPhase.RUNNING)
     world.now += timedelta(seconds=60)
     assert world.look().finished
     assert world.ready.reason == Reason.DEADLINE_EXCEEDED

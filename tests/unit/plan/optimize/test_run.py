@@ -5,7 +5,7 @@ from __future__ import annotations
 from datetime import datetime, timedelta
 
 import pytest
-from tests.unit.plan.optimize.world import START, World, digest, make_spec
+from tests.unit.plan.optimize.world import START, World, digest, fails, failure, make_spec
 
 from fettle.api.conditions import ConditionStatus
 from fettle.api.reasons import Reason
@@ -71,6 +71,40 @@ def test_what_was_published_stands_in_status() -> None:
     assert (artifact.speedup, artifact.accuracy_drop, artifact.threads) == (3.0, 0.001, 2)
     assert world.status.report is not None
     assert world.status.report.uri == "pvc://fettle-store/reports/team/digits/1.html"
+
+
+def test_each_promise_of_a_finished_run_is_completed() -> None:
+    world = World()
+    world.settle()
+    for kind in ("SourceResolved", "Converted", "Measured"):
+        condition = world.condition(kind)
+        assert (condition.status, condition.reason) == (ConditionStatus.TRUE, Reason.COMPLETED), kind
+        assert condition.observed_generation == 1
+    assert world.condition("SourceResolved").message.startswith("ONNX, 1000 bytes, sha256 ")
+
+
+def test_a_source_that_is_there_but_cannot_be_converted_keeps_the_promise_that_holds() -> None:
+    world = World(answer=fails("prepare", failure(Reason.UNSUPPORTED_OPERATOR)))
+    world.settle()
+    found = world.condition("SourceResolved")
+    assert (found.status, found.reason) == (ConditionStatus.TRUE, Reason.COMPLETED)
+
+
+def test_where_items_are_too_few_for_a_lossy_winner_ready_says_once_how_many_are_needed() -> None:
+    world = World(make_spec(targets=[{"name": "one"}, {"name": "two", "threads": 2}]), prepare={"items": 50})
+    world.settle()
+    assert (world.ready.status, world.ready.reason) == (ConditionStatus.TRUE, Reason.PUBLISHED)
+    assert {artifact.candidate.partition("-")[0] for artifact in world.status.artifacts} == {"float32"}
+    assert world.ready.message.count("lossy candidates are out: 50 evaluation items") == 1
+    assert world.ready.message.count("189 are needed") == 1
+    refused = [row for row in world.status.candidates if row.reason == Reason.EVALUATION_TOO_SMALL]
+    assert {row.target for row in refused} == {"one", "two"} and len(refused) > 2
+
+
+def test_a_lossy_winner_is_told_without_a_word_of_items() -> None:
+    world = World(speeds={"int8-openvino": (3.0, 0.001)})
+    world.settle()
+    assert "lossy" not in world.ready.message
 
 
 def test_what_is_published_is_left_alone() -> None:

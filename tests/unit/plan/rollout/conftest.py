@@ -44,12 +44,13 @@ class Killed(Exception):
 
 @dataclass
 class Pod:
-    """Ready from `ready_at` on (None: never); gone at `gone_at`."""
+    """Ready from `ready_at` on (None: never); gone at `gone_at`; `out`: a person's label keeps it from the traffic."""
 
     revision: str
     born: datetime
     ready_at: datetime | None
     gone_at: datetime | None = None
+    out: bool = False
 
 
 @dataclass
@@ -128,12 +129,12 @@ class World:
         how = self.behaviour.get(revision, Behaviour())
         if how.start_seconds is None:
             return 0
-        return sum(pod.ready_at is not None and pod.ready_at <= self.now for pod in self.alive(revision))
+        return sum(bool(pod.ready_at and pod.ready_at <= self.now) for pod in self.alive(revision) if not pod.out)
 
     def available(self, revision: str) -> int:
         """Pods that were ready for a while."""
         since = self.now - self.min_ready
-        found = sum(pod.ready_at is not None and pod.ready_at <= since for pod in self.alive(revision))
+        found = sum(bool(pod.ready_at and pod.ready_at <= since) for pod in self.alive(revision) if not pod.out)
         return min(found, self.ready(revision))
 
     def serving(self) -> int:
@@ -157,10 +158,22 @@ class World:
         for pod in [pod for pod in self.alive(revision) if pod.ready_at and pod.ready_at <= self.now][:1]:
             pod.ready_at = self.now + timedelta(seconds=seconds)
 
+    def take_out(self, revision: str, pods: int = 1) -> None:
+        """A person labels so many of its pods that are ready."""
+        serving = [pod for pod in self.alive(revision) if not pod.out and pod.ready_at and pod.ready_at <= self.now]
+        for pod in serving[:pods]:
+            pod.out = True
+
+    def put_back(self) -> None:
+        """The labels are taken away again."""
+        for pod in self.pods:
+            pod.out = False
+
     def _reconcile_pods(self) -> None:
         self.pods = [pod for pod in self.pods if pod.gone_at is None or pod.gone_at > self.now]
         for revision, count in self.replicas.items():
-            alive = sorted(self.alive(revision), key=lambda pod: (pod.ready_at is None, pod.born))
+            # Those that are out are ready like the others: the worst case is that they are the ones that stay.
+            alive = sorted(self.alive(revision), key=lambda pod: (pod.ready_at is None, not pod.out, pod.born))
             for pod in alive[count:]:
                 pod.gone_at = self.now + DRAIN
             for _ in range(count - len(alive)):
@@ -175,7 +188,7 @@ class World:
         bucket = 0 if how.milliseconds <= 1 else 1 + int(how.milliseconds)
         samples, silent = [], []
         for index, pod in enumerate(self.alive(revision)):
-            if pod.ready_at is None or pod.ready_at > self.now:
+            if pod.ready_at is None or pod.ready_at > self.now or pod.out:
                 continue
             if how.silent:
                 silent.append(f"{revision}-{index}")
@@ -209,6 +222,7 @@ class World:
             available=self.available(revision),
             pods=len(self.alive(revision)),
             leaving=sum(pod.revision == revision and pod.gone_at is not None for pod in self.pods),
+            out=sum(pod.out for pod in self.alive(revision)),
             fault=self.behaviour.get(revision, Behaviour()).fault,
         )
 

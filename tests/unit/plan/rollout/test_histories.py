@@ -31,10 +31,11 @@ Make = Callable[..., Any]
 
 @dataclass
 class Watcher:
-    """Checks every pass; `passes` counts them, `aborts` the tokens that were given, by revision."""
+    """Checks every pass; `passes` counts them, `aborts` the tokens that were given, by revision; `given` all orders, as they are told."""
 
     passes: int = 0
     aborts: Counter[str] = field(default_factory=Counter)
+    given: Counter[str] = field(default_factory=Counter)
 
     def __call__(self, w: Any, snapshot: Any, decision: Any) -> None:
         self.passes += 1
@@ -61,7 +62,8 @@ class Watcher:
         there = sum(snapshot.workload(one).replicas for one in pair)
         back = decision.replicas.get(canary.revision, 0) <= w.ready(canary.revision)  # they stand in for stable pods
         if asked_weight(steps_of(snapshot), canary.step) < 100 and not back:
-            assert wanted <= max(total + 1, there), "more than one pod beyond replicas"
+            out = sum(snapshot.workload(one).out for one in pair)
+            assert wanted <= max(total + 1 + out, there), "more than one pod beyond replicas"
 
     @staticmethod
     def capacity(w: Any, snapshot: Any, decision: Any) -> None:
@@ -80,7 +82,7 @@ class Watcher:
         canary = decision.status.canary
         harmful -= {canary.revision} if canary is not None else set()
         ready = {revision: w.ready(revision) for revision in snapshot.workloads}
-        kept = sum(min(count, decision.replicas.get(revision, count)) for revision, count in ready.items())
+        kept = sum(left(snapshot.workload(revision), decision.replicas.get(revision)) for revision in ready)
         good = sum(count for revision, count in ready.items() if revision not in harmful)
         assert kept >= min(snapshot.spec.replicas, good), "ready pods were taken away that nobody stands in for"
         assert kept or not sum(ready.values()) or not snapshot.spec.replicas, "the last ready pod was taken away"
@@ -101,6 +103,13 @@ class Watcher:
                 assert not snapshot.workload(write.revision).pods, "the template of running pods was rendered again"
 
 
+def left(workload: Any, count: int | None) -> int:
+    """Ready pods that stay when `count` are asked for, should those that are out of the traffic be the ones that stay."""
+    if count is None or count >= workload.replicas:
+        return int(workload.ready)
+    return max(min(workload.ready, count - workload.out), 0)
+
+
 def revisions_with(*names: str) -> st.SearchStrategy[tuple[str, Any]]:
     return st.tuples(st.sampled_from(names), st.sampled_from(REVISIONS))
 
@@ -113,7 +122,7 @@ STEPS = (
     [{"pause": {"seconds": 5}}, {"weight": 100}, {"pause": {"seconds": 5}}],
 )
 EVENTS = st.one_of(
-    revisions_with("ask", "fail", "mend", "die", "lose", "unready", "stall", "hush", "starve"),
+    revisions_with("ask", "fail", "mend", "die", "lose", "unready", "stall", "hush", "starve", "take out"),
     st.tuples(st.just("ask"), st.sampled_from(REVISIONS)),
     st.tuples(
         st.sampled_from(("promote", "promote-full", "abort", "retry")), st.sampled_from(REVISIONS), st.integers(0, 5)
@@ -123,6 +132,7 @@ EVENTS = st.one_of(
     st.tuples(st.sampled_from(("pause", "hold", "model is not ready")), st.booleans()),
     st.tuples(st.just("steps"), st.sampled_from(STEPS)),
     st.tuples(st.just("forget"), st.sampled_from(("status", "annotation"))),
+    st.tuples(st.just("put back"), st.just(None)),
     st.tuples(st.just("kill"), st.integers(0, 4)),
     st.tuples(st.just("skew"), st.sampled_from((-3600, 3600, -5, 5, 0))),
 )
@@ -141,6 +151,8 @@ POD_EVENTS: dict[str, Callable[[Any, str], None]] = {
     "die": lambda w, r: w.lose_pod(r),
     "lose": lambda w, r: w.lose_pods(r),
     "unready": lambda w, r: w.unready(r, 6),
+    "take out": lambda w, r: w.take_out(r),
+    "put back": lambda w, r: w.put_back(),
 }
 
 
@@ -168,16 +180,25 @@ def happen(w: Any, watcher: Watcher, event: tuple[Any, ...]) -> None:
     elif value == "annotation":
         w.annotation = None
     elif name == "rollback-to":
-        w.order(name, f"{value}/{event[2]}", str(event[3]))
+        order(w, watcher, name, f"{value}/{event[2]}", event[3])
     else:
         order(w, watcher, *event)
 
 
 def order(w: Any, watcher: Watcher, command: str, revision: str, token: int) -> None:
+    """The same value once more is no new order."""
     before = w.annotations.get(f"fettle.dev/{command}")
     w.order(command, revision, str(token))
-    if command == "abort" and w.annotations["fettle.dev/abort"] != before:
-        watcher.aborts[revision] += 1
+    value = w.annotations[f"fettle.dev/{command}"]
+    if value != before:
+        watcher.given[f"{command} {value}"] += 1
+        watcher.aborts[revision] += command == "abort"
+
+
+def answered(w: Any) -> Counter[str]:
+    """How often each order was obeyed or refused."""
+    words = (Reason.COMMAND_ACCEPTED, Reason.COMMAND_REFUSED)
+    return Counter(event.message.partition(":")[0] for event in w.events if event.reason in words)
 
 
 def reconcile(w: Any) -> None:
@@ -242,6 +263,7 @@ def test_whatever_happens_nothing_unsafe_is_done_and_it_comes_to_rest(world: Mak
                 w.now += timedelta(seconds=seconds)
         come_to_rest(w)
         taken += len(history) + watcher.passes
+        assert answered(w) <= watcher.given, "an order acted twice"
         assert w.canary is None or w.condition("Paused")[0] == "True" or not w.spec["replicas"]
         assert w.serving() >= w.spec["replicas"]
 

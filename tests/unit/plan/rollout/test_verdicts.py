@@ -6,10 +6,20 @@ from collections.abc import Callable
 from datetime import timedelta
 from typing import Any
 
+import pytest
+
 from fettle.api.reasons import Reason
 from fettle.plan.analysis import Crash
 
 Make = Callable[..., Any]
+
+
+def weight(w: Any) -> int:
+    return w.status.canary.weight if w.status.canary is not None else 0
+
+
+def somebody_serves(w: Any, *_: Any) -> None:
+    assert w.serving()
 
 
 def test_a_bad_canary_is_rolled_back_even_while_paused(world: Make, analysis: Any) -> None:
@@ -80,6 +90,66 @@ def test_without_analysis_errors_after_the_promotion_are_left_to_the_user(world:
     assert (w.stable, w.condition("Ready")[0]) == ("b", "True")
     w.ask("a")
     w.until(lambda w: w.stable == "a")
+
+
+def test_with_an_analysis_too_errors_after_the_promotion_are_left_to_the_user(world: Make, analysis: Any) -> None:
+    """The trial is over, and there is no pod of the revision before to go back to: that is for a person to order."""
+    w = world(analysis=analysis)
+    w.ask("b")
+    w.until(lambda w: w.stable == "b").run(10)
+    w.behaves("b", error_rate=1.0)
+    writes = w.writes
+    w.run(120)
+    assert (w.writes, w.stable, w.replicas) == (writes, "b", {"b": 3})
+    assert [w.condition(kind)[0] for kind in ("Ready", "Degraded", "Progressing")] == ["True", "False", "False"]
+    w.annotations["fettle.dev/rollback-to"] = "b/a/1"
+    w.until(lambda w: w.stable == "a")
+
+
+def test_errors_that_begin_in_a_pause_at_weight_100_bring_the_revision_back_that_had_no_pod_left(
+    world: Make, analysis: Any
+) -> None:
+    w = world(analysis=analysis, steps=[{"weight": 34}, {"weight": 100}, {"pause": {}}])
+    w.ask("b")
+    w.until(lambda w: weight(w) == 100).run(20)
+    assert w.replicas == {"a": 0, "b": 3}
+    w.behaves("b", error_rate=1.0)
+    w.watchers.append(somebody_serves)
+    w.until(lambda w: w.status.failed_revision == "b")
+    assert (w.stable, w.condition("Degraded")) == ("a", ("True", Reason.ANALYSIS_FAILED))
+    assert w.replicas == {"a": 3, "b": 3}  # bad answers are better than none until a stable pod is ready
+    w.until(lambda w: w.ready("a") > 0).run(10)
+    assert (w.replicas, w.exits()) == ({"a": 3}, [("b", Reason.ANALYSIS_FAILED)])
+
+
+def test_errors_that_begin_while_the_canary_grows_to_full_size_end_the_rollout_before_the_promotion(
+    world: Make, analysis: Any
+) -> None:
+    w = world(analysis=analysis)
+    w.ask("b")
+    w.until(lambda w: weight(w) == 67 and w.condition("Progressing")[1] != Reason.PROMOTING)
+    w.behaves("b", start_seconds=40)
+    w.until(lambda w: w.replicas["b"] == 3)
+    w.behaves("b", error_rate=1.0)
+    w.until(lambda w: w.status.failed_revision == "b").run(10)
+    assert (w.stable, w.replicas, w.ready("b")) == ("a", {"a": 3}, 0)
+
+
+@pytest.mark.parametrize("order", [None, "promote-full"])
+def test_errors_that_begin_at_full_size_are_seen_before_the_promotion_unless_it_was_ordered(
+    world: Make, analysis: Any, order: str | None
+) -> None:
+    """The last window before the promotion is one at weight 100."""
+    w = world(analysis=analysis)
+    w.ask("b")
+    w.until(lambda w: weight(w) == 34)
+    if order is not None:
+        w.order(order, "b", "1")
+    w.until(lambda w: w.ready("b") == 3 or w.stable == "b")
+    w.behaves("b", error_rate=1.0)
+    w.run(60)
+    assert w.stable == ("b" if order else "a")
+    assert w.status.failed_revision == (None if order else "b")
 
 
 def test_good_then_bad_then_good(world: Make, analysis: Any) -> None:

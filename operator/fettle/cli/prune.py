@@ -1,0 +1,102 @@
+"""`fettle prune`: make room in a store, by removing what nothing refers to."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterable
+from typing import Any
+
+import click
+
+from fettle.cli import sweep
+from fettle.cli.claim_pod import Exec, Wire, find_image, parse_target, pod, pod_options, running_pod
+from fettle.cli.display import size
+from fettle.cli.kube import DEPLOYMENTS, MODELS, Object, cluster_options, connect, told
+from fettle.errors import MissingError, StoreError, UsageError
+
+HOUR = 3600
+
+
+@click.command()
+@click.argument("store", metavar="[pvc://CLAIM]", default="pvc://fettle-store")
+@click.option("--dry-run", is_flag=True, help="Tell what would be removed.")
+@click.option(
+    "--older-than",
+    type=click.IntRange(min=0),
+    default=24,
+    show_default=True,
+    metavar="HOURS",
+    help="Only what was not used for so long.",
+)
+@click.option("--keep", multiple=True, metavar="SHA256", help="An artifact to keep all the same; may be repeated.")
+@pod_options
+@cluster_options
+def prune(
+    store: str,
+    dry_run: bool,
+    older_than: int,
+    keep: tuple[str, ...],
+    image: str | None,
+    timeout: int,
+    **connection: str | None,
+) -> None:
+    """Remove from a store what nothing in the namespace refers to.
+
+    Artifacts stay whole that an OptimizedModel published or a ModelDeployment serves, is trying or may go back to, and so does what
+    the Jobs of the namespace answered. Everything else is cache: models that lost, and runs whose objects are gone. Their files go,
+    their manifests and figures stay. What is needed again is built again.
+
+    A claim that several namespaces share, or an artifact that only a file in Git names: say --keep.
+
+    \b
+    fettle prune --dry-run
+    fettle prune pvc://fettle-store --older-than 168
+    """
+    target = parse_target(store)
+    if wrong := [one for one in keep if not sweep.DIGEST.fullmatch(one)]:
+        raise UsageError(f"--keep {wrong[0]}: expected the sha256 of an artifact, 64 hexadecimal digits")
+    cluster = connect(**connection)
+    try:
+        with told(f"claim {target.claim}"):
+            cluster.core.read_namespaced_persistent_volume_claim(target.claim, cluster.namespace)
+    except MissingError as error:
+        raise UsageError(f"there is no claim {target.claim!r} in namespace {cluster.namespace!r}") from error
+    found, pull_secrets = find_image(cluster, image)
+    with running_pod(cluster, pod(target.claim, found, pull_secrets, purpose="prune"), timeout) as name:
+        wire = Exec(cluster, name, sweep.__file__)
+        objects = [*cluster.objects(MODELS), *cluster.objects(DEPLOYMENTS), *cluster.children()]
+        answer = swept(wire, target.path, {*keep, *mentioned(objects)}, older_than * HOUR, dry_run)
+    click.echo(outcome(answer, dry_run))
+
+
+def mentioned(objects: Iterable[Object]) -> set[str]:
+    """Every sha256 that objects of the cluster name anywhere: addresses of artifacts, hashes of tasks."""
+    return {digest for one in objects for digest in re.findall(sweep.DIGEST, json.dumps(one))}
+
+
+def swept(wire: Wire, store: str, keep: Iterable[str], older: int, dry: bool) -> dict[str, Any]:
+    """What the pod's program answers. Raises StoreError."""
+    question = {"store": store, "keep": sorted(keep), "older": older, "dry": dry}
+    wire.send(json.dumps(question).encode() + b"\n")
+    line = wire.line()
+    try:
+        answer: dict[str, Any] = json.loads(line)
+    except ValueError as error:
+        raise StoreError(f"the pod answered {line!r}") from error
+    if "error" in answer:
+        raise StoreError(answer["error"])
+    return answer
+
+
+def outcome(answer: dict[str, Any], dry: bool) -> str:
+    """Two lines for a person."""
+    removed, stays = answer["removed"], answer["stays"]
+    if not removed["files"]:
+        return f"nothing to remove; {size(stays['bytes'])} in {stays['files']} files stay"
+    verb = "would be removed" if dry else "removed"
+    lost = f", of {answer['artifacts']} artifacts the manifests and figures stay" if answer["artifacts"] else ""
+    return (
+        f"{size(removed['bytes'])} in {removed['files']} files {verb}{lost}\n"
+        f"{size(stays['bytes'])} in {stays['files']} files stay"
+    )

@@ -1,0 +1,44 @@
+"""What the demo reads in the status of a rollout, and what it asks of it."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from tools.demo.kube import DemoError
+from tools.demo.scenes import require_differences
+from tools.demo.watch import Rollout, told_of_answers
+
+
+def status(**analysis: Any) -> dict[str, Any]:
+    return {"status": {"canary": {"revision": "b", "analysis": analysis}}}
+
+
+def test_of_all_windows_of_a_rollout_the_most_is_kept() -> None:
+    answers = (0, 0)
+    looks = [
+        {},
+        {"status": {}},
+        {"status": {"canary": {"revision": "b"}}},
+        status(compared=27, agreed=27, unsure=4),
+        status(compared=75, agreed=75, unsure=14),
+        status(compared=2, agreed=2),  # the next window
+        {"status": {"stable": {"revision": "b"}}},  # promoted
+    ]
+    for look in looks:
+        answers = told_of_answers(look, *answers)
+    assert answers == (75, 14)
+
+
+@pytest.mark.parametrize(
+    ("compared", "unsure", "says"), [(0, 0, "none of its answers was compared"), (80, 0, "sure of each")]
+)
+def test_a_better_model_that_was_not_compared_where_it_differs_ends_the_demo(
+    compared: int, unsure: int, says: str
+) -> None:
+    with pytest.raises(DemoError, match=says):
+        require_differences(Rollout("b", "Promoted", "", 60, 0, compared, unsure))
+
+
+def test_one_that_differs_only_where_stable_is_unsure_goes_on() -> None:
+    require_differences(Rollout("b", "Promoted", "", 60, 0, 80, 14))

@@ -1,0 +1,136 @@
+"""A model that takes seconds: what a probe hears before it is warm, who waits for whom, and how many inferences run at once."""
+
+from __future__ import annotations
+
+import contextlib
+import time
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+from tests.unit.server.serving import QUICK, SLOW, SlowServer
+
+from fettle.api.recipe import RuntimeSettings
+from fettle.api.vocabulary import RuntimeName
+
+TOKEN = "a-secret-of-this-test"
+
+
+class Watched(SlowServer):
+    """Notes what the ports say until it is ready, and when."""
+
+    def _wait_until_ready(self) -> None:
+        self.said: list[tuple[float, int, str]] = []
+        self.alive: set[int] = set()
+        self.served_too_early = False
+        until = time.monotonic() + 60
+        while not self.said or self.said[-1][1] != 200:
+            assert time.monotonic() < until and self.process.poll() is None
+            serves = False
+            with contextlib.suppress(httpx.TransportError):
+                serves = httpx.get(f"http://127.0.0.1:{self.port}/v2/health/ready").status_code == 200
+            with contextlib.suppress(httpx.TransportError):
+                answer = httpx.get(f"{self.admin}/readyz")
+                self.said.append((time.monotonic(), answer.status_code, answer.text))
+                self.served_too_early |= serves and answer.status_code != 200
+                self.alive.add(httpx.get(f"{self.admin}/healthz").status_code)
+            time.sleep(0.02)
+
+
+@pytest.fixture
+def token(tmp_path: Path) -> Path:
+    path = tmp_path / "token"
+    path.write_text(TOKEN)
+    return path
+
+
+def timed(server: SlowServer, item: list[float]) -> tuple[float, float]:
+    """When an item was asked for, and when it was answered."""
+    begun = time.monotonic()
+    server.ask(item)
+    return begun, time.monotonic()
+
+
+def until_it_runs(server: SlowServer, before: float) -> None:
+    """Until the process has computed for a while since `before` (its CPU time then)."""
+    until = time.monotonic() + 30
+    while server.cpu_seconds() < before + 0.2:
+        assert time.monotonic() < until, "the model does not run"
+        time.sleep(0.01)
+
+
+def test_it_is_not_ready_before_the_model_is_loaded_and_warmed_up(tmp_path: Path) -> None:
+    server = Watched(tmp_path, {"warm": SLOW})
+    try:
+        assert {(status, text) for _, status, text in server.said} == {
+            (503, "the model is loading\n"),
+            (200, "ready\n"),
+        }
+        assert server.alive == {200}  # a model that loads is no reason to restart it
+        assert not server.served_too_early
+        begun = time.monotonic()
+        server.ask(SLOW)
+        took = time.monotonic() - begun
+        assert server.said[-1][0] - server.said[0][0] > took / 2  # it answered the artifact's slow item first
+    finally:
+        server.stop()
+
+
+def compared(server: SlowServer) -> tuple[float, float]:
+    """Seconds of replays, and items compared."""
+    lines = httpx.get(f"{server.admin}/metrics").text.splitlines()
+    seconds = [line for line in lines if line.startswith("fettle_server_replay_seconds_total")]
+    items = [line for line in lines if line.startswith("fettle_server_compared_items_total")]
+    return sum(float(line.split()[-1]) for line in seconds), sum(float(line.split()[-1]) for line in items)
+
+
+def test_a_request_in_the_middle_of_a_replay_ends_it_and_the_item_is_tried_again(tmp_path: Path, token: Path) -> None:
+    stable = SlowServer(tmp_path / "stable", {"size": 1}, revision="stable", samples_token=token)
+    address = f"127.0.0.1:{stable.management}"
+    canary = SlowServer(
+        tmp_path / "canary", revision="canary", samples_token=token, stable=address, replay_share=1, samples=0
+    )
+    try:
+        before = canary.cpu_seconds()
+        stable.ask(SLOW)
+        until_it_runs(canary, before)
+        assert compared(canary) == (0, 0)  # the replay is under way
+        begun = time.monotonic()
+        canary.ask(QUICK)
+        waited = time.monotonic() - begun
+        part = wait_for(lambda: compared(canary)[0])
+        assert wait_for(lambda: compared(canary)[1]) == 1
+        whole = compared(canary)[0] - part
+        assert part < whole and waited < whole / 2
+    finally:
+        canary.stop()
+        stable.stop()
+
+
+def wait_for(value: Any) -> float:
+    """Until it is more than 0."""
+    until = time.monotonic() + 60
+    while not (found := float(value())):
+        assert time.monotonic() < until
+        time.sleep(0.02)
+    return found
+
+
+@pytest.mark.parametrize("runtime", [RuntimeName.ONNXRUNTIME, RuntimeName.OPENVINO])
+@pytest.mark.parametrize("streams", [1, 2])
+def test_as_many_inferences_run_at_once_as_the_winner_had_streams(
+    tmp_path: Path, streams: int, runtime: RuntimeName
+) -> None:
+    server = SlowServer(tmp_path, {"runtime": runtime, "settings": RuntimeSettings(threads=1, streams=streams)})
+    try:
+        with ThreadPoolExecutor() as clients:
+            before = server.cpu_seconds()
+            slow = clients.submit(timed, server, SLOW)
+            until_it_runs(server, before)
+            asked, answered = timed(server, QUICK)
+        # One after the other the quick one waits, and both are over at once; side by side it waits for nobody.
+        assert (slow.result()[1] - answered > answered - asked) is (streams == 2)
+    finally:
+        server.stop()
