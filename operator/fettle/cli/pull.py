@@ -50,7 +50,7 @@ def pull(
     \b
     fettle pull om/digits ./winner
     fettle pull pvc://models/digits/evaluation.npz
-    fettle pull fettle-store/artifacts/3cf6a9389856565637d2ee425a5cc451947f0beb6381bad1ce788e0021e95502 ./winner
+    fettle pull fettle-store/artifacts/4d734099a9c7de2730cd27004ee1355757d47d16fd998980177429e7accef336 ./winner
     """
     if not source.startswith(("pvc://", MODEL)):
         click.echo(_pull_local(source, to))
