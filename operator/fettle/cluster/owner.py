@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import re
 from collections.abc import Mapping, Sequence
-from decimal import Decimal, InvalidOperation
+from decimal import Decimal, DecimalException
 from typing import Any, NamedTuple
 
 import rfc8785
@@ -161,21 +161,28 @@ def _marked(desired: Object) -> Object:
     }
 
 
-def covers(current: Any, desired: Any) -> bool:
-    """Whether `current` already says all that `desired` says. What the API server added beside it does not count."""
+def covers(current: Any, desired: Any, *, amounts: bool = False) -> bool:
+    """Whether `current` already says all that `desired` says. What the API server added beside it does not count.
+
+    `amounts`: these are quantities, which are stored in another notation. Elsewhere text is text: '1' is no '1.0' to a program,
+    and a digest such as 84e6440816313204 no number.
+    """
     if desired in ("", None, False, 0, {}, [], ()):  # what the API server may drop on storing
         return current is None or current == desired or (isinstance(desired, dict) and isinstance(current, dict))
     if isinstance(desired, Mapping):
-        return isinstance(current, Mapping) and all(covers(current.get(key), value) for key, value in desired.items())
+        return isinstance(current, Mapping) and all(
+            covers(current.get(key), value, amounts=amounts or key in AMOUNTS) for key, value in desired.items()
+        )
     if isinstance(desired, list | tuple):
         return (
             isinstance(current, list)
             and len(current) == len(desired)
-            and all(covers(mine, wanted) for mine, wanted in zip(current, desired, strict=True))
+            and all(covers(mine, wanted, amounts=amounts) for mine, wanted in zip(current, desired, strict=True))
         )
-    return current == desired or _same_quantity(current, desired)
+    return current == desired or (amounts and _same_quantity(current, desired))
 
 
+AMOUNTS = frozenset({"limits", "requests", "sizeLimit"})  # fields of what we write that hold quantities
 _QUANTITY = re.compile(r"^([+-]?[0-9.]+(?:[eE][+-]?[0-9]+)?)([numkMGTPE]?|[KMGTPE]i)$")
 _SCALES = {"": 0, "n": -9, "u": -6, "m": -3, "k": 3, "M": 6, "G": 9, "T": 12, "P": 15, "E": 18}
 _BINARY = {"Ki": 10, "Mi": 20, "Gi": 30, "Ti": 40, "Pi": 50, "Ei": 60}
@@ -186,12 +193,12 @@ def quantity(value: Any) -> Decimal | None:
     match = _QUANTITY.match(str(value)) if isinstance(value, str | int | float) else None
     if match is None:
         return None
+    suffix = match[2]
     try:
         number = Decimal(match[1])
-    except InvalidOperation:
+        return number * Decimal(2) ** _BINARY[suffix] if suffix in _BINARY else number.scaleb(_SCALES[suffix])
+    except DecimalException:  # '1.2.3', or more than a Decimal holds
         return None
-    suffix = match[2]
-    return number * Decimal(2) ** _BINARY[suffix] if suffix in _BINARY else number.scaleb(_SCALES[suffix])
 
 
 def _same_quantity(current: Any, desired: Any) -> bool:
