@@ -21,7 +21,7 @@ from websocket import WebSocketException
 from fettle.api.reasons import Reason
 from fettle.cli.kube import Cluster, Object, told
 from fettle.cluster.security import container_security, pod_security
-from fettle.errors import ClusterError, UsageError
+from fettle.errors import ClusterError, MissingError, UsageError
 
 MOUNT = "/claim"
 LIFETIME_SECONDS = 3600  # a pod whose owner died ends by itself
@@ -193,6 +193,15 @@ def _unbroken() -> Iterator[None]:
         raise ClusterError(f"the connection to the pod broke: {error}", reason=Reason.CLUSTER_UNREACHABLE) from error
 
 
+def require_claim(cluster: Cluster, claim: str) -> None:
+    """See that the claim is there. Raises UsageError where it is not, ClusterError."""
+    try:
+        with told(f"claim {claim}"):
+            cluster.core.read_namespaced_persistent_volume_claim(claim, cluster.namespace)
+    except MissingError as error:
+        raise UsageError(f"there is no claim {claim!r} in namespace {cluster.namespace!r}") from error
+
+
 class Exec:
     """A program of this package that runs in the pod, sent there as text: a `Wire`."""
 
@@ -233,3 +242,22 @@ class Exec:
                 size -= len(part)
             self._socket.read_all()  # the client keeps everything that ever arrived; here it is let go
         return b"".join(parts)
+
+
+@contextmanager
+def inside_claim(
+    cluster: Cluster,
+    claim: str,
+    program: str,
+    image: str | None,
+    timeout: int,
+    *,
+    purpose: str,
+    read_only: bool = False,
+) -> Iterator[Exec]:
+    """`program`, while it runs in a pod that holds a claim which is there already. Raises UsageError, ClusterError."""
+    require_claim(cluster, claim)
+    found, pull_secrets = find_image(cluster, image)
+    manifest = pod(claim, found, pull_secrets, purpose=purpose, read_only=read_only)
+    with running_pod(cluster, manifest, timeout) as name:
+        yield Exec(cluster, name, program)

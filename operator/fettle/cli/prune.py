@@ -3,17 +3,16 @@
 from __future__ import annotations
 
 import json
-import re
 from collections.abc import Iterable
 from typing import Any
 
 import click
 
 from fettle.cli import sweep
-from fettle.cli.claim_pod import Exec, Wire, find_image, parse_target, pod, pod_options, running_pod
+from fettle.cli.claim_pod import Wire, inside_claim, parse_target, pod_options
 from fettle.cli.display import size
-from fettle.cli.kube import DEPLOYMENTS, MODELS, Object, cluster_options, connect, told
-from fettle.errors import MissingError, StoreError, UsageError
+from fettle.cli.kube import DEPLOYMENTS, MODELS, Object, cluster_options, connect
+from fettle.errors import StoreError, UsageError
 
 HOUR = 3600
 
@@ -57,14 +56,7 @@ def prune(
     if wrong := [one for one in keep if not sweep.DIGEST.fullmatch(one)]:
         raise UsageError(f"--keep {wrong[0]}: expected the sha256 of an artifact, 64 hexadecimal digits")
     cluster = connect(**connection)
-    try:
-        with told(f"claim {target.claim}"):
-            cluster.core.read_namespaced_persistent_volume_claim(target.claim, cluster.namespace)
-    except MissingError as error:
-        raise UsageError(f"there is no claim {target.claim!r} in namespace {cluster.namespace!r}") from error
-    found, pull_secrets = find_image(cluster, image)
-    with running_pod(cluster, pod(target.claim, found, pull_secrets, purpose="prune"), timeout) as name:
-        wire = Exec(cluster, name, sweep.__file__)
+    with inside_claim(cluster, target.claim, sweep.__file__, image, timeout, purpose="prune") as wire:
         objects = [*cluster.objects(MODELS), *cluster.objects(DEPLOYMENTS), *cluster.children()]
         answer = swept(wire, target.path, {*keep, *mentioned(objects)}, older_than * HOUR, dry_run)
     click.echo(outcome(answer, dry_run))
@@ -72,7 +64,7 @@ def prune(
 
 def mentioned(objects: Iterable[Object]) -> set[str]:
     """Every sha256 that objects of the cluster name anywhere: addresses of artifacts, hashes of tasks."""
-    return {digest for one in objects for digest in re.findall(sweep.DIGEST, json.dumps(one))}
+    return {digest for one in objects for digest in sweep.DIGEST.findall(json.dumps(one))}
 
 
 def swept(wire: Wire, store: str, keep: Iterable[str], older: int, dry: bool) -> dict[str, Any]:

@@ -13,13 +13,13 @@ from rich.progress import Progress
 
 from fettle.cli import provide
 from fettle.cli.claim_files import ClaimFiles
-from fettle.cli.claim_pod import Exec, Target, find_image, parse_target, pod, pod_options, progress_bar, running_pod
+from fettle.cli.claim_pod import Target, inside_claim, parse_target, pod_options, progress_bar
 from fettle.cli.completion import sources
 from fettle.cli.display import size
-from fettle.cli.kube import Cluster, cluster_options, connect, told
+from fettle.cli.kube import Cluster, cluster_options, connect
 from fettle.cli.objects import model_of
 from fettle.cli.pull_files import artifact_of, pull_artifact, pull_files
-from fettle.errors import MissingError, UsageError
+from fettle.errors import UsageError
 from fettle.store.manifest import model_entry
 from fettle.store.store import Store
 from fettle.store.uris import Location
@@ -83,15 +83,8 @@ def opened(
     cluster: Cluster, place: Target, image: str | None, timeout: int, progress: Progress
 ) -> Iterator[ClaimFiles]:
     """The files of a claim, while a pod reads them; `progress` follows the bytes. Raises UsageError, ClusterError."""
-    try:
-        with told(f"claim {place.claim}"):
-            cluster.core.read_namespaced_persistent_volume_claim(place.claim, cluster.namespace)
-    except MissingError as error:
-        raise UsageError(f"there is no claim {place.claim!r} in namespace {cluster.namespace!r}") from error
-    image, pull_secrets = find_image(cluster, image)
     task = progress.add_task(place.claim, total=None)
-    with running_pod(cluster, pod(place.claim, image, pull_secrets, purpose="pull", read_only=True), timeout) as name:
-        wire = Exec(cluster, name, provide.__file__)
+    with inside_claim(cluster, place.claim, provide.__file__, image, timeout, purpose="pull", read_only=True) as wire:
         yield ClaimFiles(wire, lambda number: progress.advance(task, number))
 
 

@@ -39,20 +39,28 @@ def lookup_model(values: np.ndarray = VALUES) -> onnx.ModelProto:
     return helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=10)
 
 
+SIGNATURE = Signature(  # of both
+    inputs=(Tensor(name="x", dtype="FP32", shape=(-1, 4), batch_axis=0),),
+    outputs=(Tensor(name="y", dtype="FP32", shape=(-1, 4), batch_axis=0),),
+)
+
+
+def saved(model: onnx.ModelProto, root: Path) -> Path:
+    """The model as a file below `root`."""
+    path = root / "source" / "model.onnx"
+    path.parent.mkdir(parents=True)
+    onnx.save(model, path)
+    return path
+
+
 def publish(root: Path, values: np.ndarray = VALUES, rule: Comparison | None = None) -> str:
     """An artifact of the look-up model in a store, its answers compared by `rule`; its digest."""
-    source = root / "source" / "model.onnx"
-    source.parent.mkdir(parents=True)
-    onnx.save(lookup_model(values), source)
+    source = saved(lookup_model(values), root)
     store = open_store(root / "store")
-    signature = Signature(
-        inputs=(Tensor(name="x", dtype="FP32", shape=(-1, 4), batch_axis=0),),
-        outputs=(Tensor(name="y", dtype="FP32", shape=(-1, 4), batch_axis=0),),
-    )
     return publish_model(
         store,
         source,
-        signature,
+        SIGNATURE,
         tolerances={"y": Tolerance(rtol=1e-5, atol=1e-6)},
         comparisons={"y": rule} if rule is not None else {},
         reference=put_reference(store, {"x": ROWS}, {"y": values[ROWS.astype(int)]}),
@@ -118,18 +126,12 @@ SIZE = 512
 
 def publish_slow(root: Path, size: int = SIZE, warm: list[float] = QUICK, **more: Any) -> str:
     """An artifact of the slow model in a store; its digest. `warm`: the item of its warm-up."""
-    source = root / "source" / "model.onnx"
-    source.parent.mkdir(parents=True)
-    onnx.save(slow_model(size), source)
+    source = saved(slow_model(size), root)
     store = open_store(root / "store")
-    signature = Signature(
-        inputs=(Tensor(name="x", dtype="FP32", shape=(-1, 4), batch_axis=0),),
-        outputs=(Tensor(name="y", dtype="FP32", shape=(-1, 4), batch_axis=0),),
-    )
     item = np.array([warm], np.float32)
     rule = Comparison(mode=AgreementMode.TOP_ONE, margin=1)
     told = {"comparisons": {"y": rule}, "reference": put_reference(store, {"x": item}, {"y": item}), **more}
-    return publish_model(store, source, signature, **told)
+    return publish_model(store, source, SIGNATURE, **told)
 
 
 class SlowServer(ServerProcess):
