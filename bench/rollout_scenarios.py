@@ -67,7 +67,7 @@ class Stage:
 
     def change(self, spec: dict[str, Any]) -> None:
         """Replace the spec: what it does not name goes, as with `kubectl replace`."""
-        self.kube.replace_spec("md", NAME, spec)
+        self.kube.replace_spec("mdep", NAME, spec)
 
     def current(self) -> dict[str, Any]:
         """The spec as it is."""
@@ -75,7 +75,7 @@ class Stage:
 
     def found(self) -> dict[str, Any]:
         """The ModelDeployment."""
-        found = self.kube.get("md", NAME)
+        found = self.kube.get("mdep", NAME)
         if found is None:
             raise DemoError(f"ModelDeployment {NAME} is gone")
         return found
@@ -197,7 +197,7 @@ def promotion(stage: Stage) -> str:
     stage.change(stage.spec(steps=BY_HAND))
     stage.until(lambda found: condition(found, "Paused").get("reason") == "WaitingForPromote", "the pause")
     revision = stage.canary_serves()
-    stage.kube.kubectl("annotate", "md", NAME, f"fettle.dev/promote={revision}/{time.time():.0f}", "--overwrite")
+    stage.kube.kubectl("annotate", "mdep", NAME, f"fettle.dev/promote={revision}/{time.time():.0f}", "--overwrite")
     return stage.rolled_out()
 
 

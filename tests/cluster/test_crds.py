@@ -125,7 +125,7 @@ def _walk(node: Any, where: str = "") -> list[tuple[str, Any]]:
 @pytest.fixture(scope="module")
 def explain(cluster: Any) -> Callable[[str], str]:
     """`kubectl explain`, once the server publishes the CRDs' schema: some seconds after they are established."""
-    for kind in ("om", "md"):
+    for kind in ("om", "mdep"):
         for _ in polls(60):
             with suppress(AssertionError):
                 cluster("explain", kind)
@@ -140,9 +140,9 @@ def explain(cluster: Any) -> Callable[[str], str]:
         ("om.spec.constraints.accuracy.maxDrop", "Largest loss, in the metric's unit"),
         ("om.spec.targets.threads", "Most threads one inference may use. Default: 1."),
         ("om.status.candidates.accuracyDrop", "Loss against the baseline; positive = worse."),
-        ("md", "a new one is a canary first"),
-        ("md.spec.rollout.analysis.minRequests", "Requests a window needs before it is judged. Default: 50."),
-        ("md.status.canary.actualWeight", "its share of ready pods"),
+        ("mdep", "a new one is a canary first"),
+        ("mdep.spec.rollout.analysis.minRequests", "Requests a window needs before it is judged. Default: 50."),
+        ("mdep.status.canary.actualWeight", "its share of ready pods"),
     ],
 )
 def test_kubectl_explain_tells_what_a_field_means(explain: Callable[[str], str], path: str, words: str) -> None:
@@ -197,11 +197,11 @@ def test_both_kinds_answer_to_their_short_names_and_their_category(kubectl: Any)
         kubectl.apply(manifest(kind, "good", "the smallest one"))
     found = kubectl("get", "fettle", "-o", "name").split()
     assert sorted(found) == ["modeldeployment.fettle.dev/digits", "optimizedmodel.fettle.dev/digits"]
-    assert kubectl("get", "om,md", "-o", "name").split() == sorted(found, reverse=True)
+    assert kubectl("get", "om,mdep", "-o", "name").split() == sorted(found, reverse=True)
 
 
 def test_an_autoscaler_can_scale_a_modeldeployment(kubectl: Any) -> None:
     kubectl.apply(manifest("modeldeployment", "good", "the smallest one"))
-    kubectl("scale", "md", "digits", "--replicas=4")
-    assert kubectl.get("md", "digits", "--subresource=scale")["spec"]["replicas"] == 4
-    assert kubectl.get("md", "digits")["spec"]["replicas"] == 4
+    kubectl("scale", "mdep", "digits", "--replicas=4")
+    assert kubectl.get("mdep", "digits", "--subresource=scale")["spec"]["replicas"] == 4
+    assert kubectl.get("mdep", "digits")["spec"]["replicas"] == 4

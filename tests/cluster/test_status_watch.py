@@ -133,7 +133,7 @@ def serve(kubectl: Kubectl, revision: str) -> None:
     """What the operator would write into status."""
     stable = f'{{"revision": "{revision}", "artifact": "pvc://s/artifacts/1", "replicas": 1, "ready": 1}}'
     kubectl(
-        "patch", "md", "digits", "--subresource=status", "--type=merge", "-p", f'{{"status": {{"stable": {stable}}}}}'
+        "patch", "mdep", "digits", "--subresource=status", "--type=merge", "-p", f'{{"status": {{"stable": {stable}}}}}'
     )
 
 
@@ -157,7 +157,7 @@ async def test_it_follows_changes_waits_for_the_api_server_and_ends_with_the_obj
         await said(out, "bbbb  1/1 ready")
         kubectl("delete", "om", "digits")
         await said(err, "optimizedmodels/digits was deleted")
-        kubectl("delete", "md", "digits")
+        kubectl("delete", "mdep", "digits")
         assert await asyncio.wait_for(process.wait(), 30) == 0
         assert [line.partition(" (")[0] for line in text(err).splitlines()] == [
             "the API server does not answer",

@@ -36,7 +36,7 @@ def load(kube: Kube) -> Iterator[Load]:
 
 
 def settled_on(kube: Kube, revision: str) -> bool:
-    status = (kube.get("md", MD) or {}).get("status") or {}
+    status = (kube.get("mdep", MD) or {}).get("status") or {}
     return (status.get("stable") or {}).get("revision") == revision and not status.get("canary")
 
 
@@ -89,16 +89,16 @@ def test_a_better_model_is_rolled_out_step_by_step_under_load(kube: Kube, load: 
     watch.optimized(kube, "digits-better", 600, print)
     watch.optimized(kube, "digits-failing", 600, print)
     watch.optimized(kube, "digits-wrong", 600, print)
-    kube.patch("md", MD, {"spec": {"model": {"ref": {"name": "digits-better"}}}})
+    kube.patch("mdep", MD, {"spec": {"model": {"ref": {"name": "digits-better"}}}})
     rollout = watch.rolled_out(kube, MD, 400, print)
     assert rollout.outcome == "Promoted"
-    revisions = (kube.get("md", MD) or {})["status"]["revisions"]
+    revisions = (kube.get("mdep", MD) or {})["status"]["revisions"]
     assert [row.get("reason") for row in revisions] == ["Superseded", None]
 
 
 def test_a_canary_that_is_fast_never_fails_and_is_wrong_is_rolled_back(kube: Kube, load: Load) -> None:
     before = load.totals()
-    kube.patch("md", MD, {"spec": {"model": {"ref": {"name": "digits-wrong"}}}})
+    kube.patch("mdep", MD, {"spec": {"model": {"ref": {"name": "digits-wrong"}}}})
     rollout = watch.rolled_out(kube, MD, 300, print)
     assert rollout.outcome == "RolledBack"
     assert "agreement 0." in rollout.reason and "items compared" in rollout.reason, rollout.reason
@@ -110,18 +110,18 @@ def test_a_canary_that_is_fast_never_fails_and_is_wrong_is_rolled_back(kube: Kub
 def test_the_operator_killed_in_the_middle_of_a_bad_canary_changes_nothing(
     kube: Kube, operator: Kube, load: Load
 ) -> None:
-    stable = (kube.get("md", MD) or {})["status"]["stable"]["revision"]
-    kube.patch("md", MD, {"spec": {"model": {"ref": {"name": "digits-failing"}}}})
+    stable = (kube.get("mdep", MD) or {})["status"]["stable"]["revision"]
+    kube.patch("mdep", MD, {"spec": {"model": {"ref": {"name": "digits-failing"}}}})
     for _ in watch.polls(120):
-        if (((kube.get("md", MD) or {}).get("status") or {}).get("canary") or {}).get("actualWeight"):
+        if (((kube.get("mdep", MD) or {}).get("status") or {}).get("canary") or {}).get("actualWeight"):
             break
     operator.kubectl("delete", "pods", "-l", "app.kubernetes.io/name=fettle", "--wait=false")
     rollout = watch.rolled_out(kube, MD, 300, print)
     assert rollout.outcome == "RolledBack"
     assert settled_on(kube, stable)
-    assert condition(kube.get("md", MD), "Degraded")["reason"] == "AnalysisFailed"
+    assert condition(kube.get("mdep", MD), "Degraded")["reason"] == "AnalysisFailed"
     for _ in watch.polls(90):  # the pod that had made room for the canary comes back; that is no outage
-        found = kube.get("md", MD) or {}
+        found = kube.get("mdep", MD) or {}
         assert condition(found, "Ready")["status"] == "True"
         if found["status"]["stable"]["ready"] == 3:
             break
@@ -133,7 +133,7 @@ def test_the_operator_killed_in_the_middle_of_a_bad_canary_changes_nothing(
 
 
 def test_the_failed_revision_is_not_tried_again_and_the_way_back_restarts_no_pod(kube: Kube) -> None:
-    stable = (kube.get("md", MD) or {})["status"]["stable"]["revision"]
+    stable = (kube.get("mdep", MD) or {})["status"]["stable"]["revision"]
 
     def pods() -> set[str]:
         return set(kube.kubectl("get", "pods", "-l", f"fettle.dev/modeldeployment={MD}", "-o", "name").split())
@@ -142,15 +142,15 @@ def test_the_failed_revision_is_not_tried_again_and_the_way_back_restarts_no_pod
         before = pods()
         if len(before) == 3 and all(f"-{stable}-" in pod for pod in before):
             break
-    kube.patch("md", MD, {"spec": {"model": {"ref": {"name": "digits-better"}}}})
+    kube.patch("mdep", MD, {"spec": {"model": {"ref": {"name": "digits-better"}}}})
     watch.serving(kube, MD, 60, print)
     assert pods() == before
-    assert condition(kube.get("md", MD), "Degraded")["status"] == "False"
+    assert condition(kube.get("mdep", MD), "Degraded")["status"] == "False"
 
 
 def test_deleting_both_objects_leaves_no_pod_and_every_artifact(kube: Kube) -> None:
     artifact = (kube.get("om", "digits") or {})["status"]["artifacts"][0]["sha256"]
-    kube.kubectl("delete", "md,om", "--all", "--wait=true")
+    kube.kubectl("delete", "mdep,om", "--all", "--wait=true")
     for _ in watch.polls(90):
         left = kube.kubectl("get", "pods,jobs,deployments", "-l", "fettle.dev/managed=true", "-o", "name")
         if not left:
@@ -167,7 +167,7 @@ def test_pruning_the_store_keeps_what_is_served(kube: Kube) -> None:
     assert " removed, of " in told, "the artifacts of the objects that are gone"
     again = install.fettle(kube, "prune", "--older-than", "0", "--image", install.images()["server"])
     assert again.startswith("nothing to remove; "), again
-    before = (kube.get("md", MD) or {})["status"]["stable"]["revision"]
+    before = (kube.get("mdep", MD) or {})["status"]["stable"]["revision"]
     kube.kubectl("delete", "pods", "-l", f"fettle.dev/modeldeployment={MD}", "--wait=true")
     watch.serving(kube, MD, 200, print)
     assert settled_on(kube, before), "a fresh pod fetched it from the store"

@@ -73,7 +73,7 @@ def disk(kube: Kube) -> Iterator[Path]:
     subprocess.run(["mount", "-t", "tmpfs", "-o", "size=64m", "none", str(folder)], check=True)
     kube.apply(volume(kube, folder))
     yield folder
-    kube.kubectl("delete", "md,om", "--all", "--wait=true")
+    kube.kubectl("delete", "mdep,om", "--all", "--wait=true")
     kube.kubectl("delete", "pods,jobs,pvc", "--all", "--wait=true", "--timeout=90s")
     kube.kubectl("delete", "pv", f"{kube.namespace}-{STORE}", "--wait=true")
     subprocess.run(["umount", str(folder)], check=True)
@@ -99,7 +99,7 @@ def test_a_store_that_is_full_for_a_minute_loses_nothing(kube: Kube, disk: Path,
 
     filler = fill(disk)
     kube.apply([model("meanwhile", "better")])
-    kube.patch("md", "before", {"spec": {"replicas": 2}})
+    kube.patch("mdep", "before", {"spec": {"replicas": 2}})
     said = set()
     for _ in watch.polls(MINUTE):
         ready = condition(kube.get("om", "meanwhile"), "Ready")

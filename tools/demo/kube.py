@@ -16,7 +16,7 @@ from tools.cluster.target import Target
 
 ROOT = Path(__file__).resolve().parents[2]
 BIN = ROOT / ".cluster" / "bin"
-PLURALS = {"om": "optimizedmodels", "md": "modeldeployments"}
+PLURALS = {"om": "optimizedmodels", "mdep": "modeldeployments"}
 
 
 class DemoError(Exception):

@@ -63,7 +63,7 @@ def optimize(kube: Kube, summary: Summary) -> None:
 def deploy(kube: Kube) -> dict[str, Any]:
     """Serve; what already serves is left as it is."""
     show.title("kubectl apply -f examples/digits/modeldeployment.yaml")
-    if kube.get("md", DEPLOYMENT) is None:
+    if kube.get("mdep", DEPLOYMENT) is None:
         kube.apply(_manifest("modeldeployment.yaml"))
     found = watch.serving(kube, DEPLOYMENT, 300, show.line)
     show.line(f"serves at {found['status']['address']['url']}")
@@ -100,7 +100,7 @@ def predict(kube: Kube, summary: Summary, count: int = 20) -> None:
 
 
 def _follow(kube: Kube, model: str) -> None:
-    kube.patch("md", DEPLOYMENT, {"spec": {"model": {"ref": {"name": model, "target": "cpu"}}}})
+    kube.patch("mdep", DEPLOYMENT, {"spec": {"model": {"ref": {"name": model, "target": "cpu"}}}})
 
 
 def _scene(kube: Kube, load: Load, model: str, expected: str, text: str) -> watch.Rollout:
@@ -174,7 +174,7 @@ def steady(kube: Kube, summary: Summary) -> None:
 
 def finish(kube: Kube, summary: Summary) -> None:
     """The summary; raises DemoError when a request failed that should not have."""
-    found = kube.get("md", DEPLOYMENT) or {}
+    found = kube.get("mdep", DEPLOYMENT) or {}
     show.ledger(found)
     show.title("summary")
     show.line(f"speed-up {summary.speedup:.2f} x, accuracy drop {summary.drop:+.4f}, {summary.accuracy} images right")
@@ -184,7 +184,7 @@ def finish(kube: Kube, summary: Summary) -> None:
     for name, rollout in summary.rollouts.items():
         bad = f", {rollout.bad_seconds:.1f} s with traffic" if rollout.outcome == "RolledBack" else ""
         show.line(f"{name}: {rollout.outcome} in {rollout.seconds:.0f} s{bad}")
-    show.line(f"look around: export KUBECONFIG={kube.target.kubeconfig}; kubectl -n {NAMESPACE} get om,md,pods")
+    show.line(f"look around: export KUBECONFIG={kube.target.kubeconfig}; kubectl -n {NAMESPACE} get om,mdep,pods")
     ready = condition(found, "Ready").get("status")
     if summary.failed or ready != "True":
         raise DemoError(

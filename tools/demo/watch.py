@@ -84,7 +84,7 @@ def serving(kube: Kube, name: str, seconds: float, tell: Callable[[str], None]) 
     """Wait until a ModelDeployment serves what its spec asks for. Raises DemoError when it does not."""
     told = ""
     for elapsed in polls(seconds):
-        found = kube.get("md", name)
+        found = kube.get("mdep", name)
         if found is None:
             continue
         line = _line(found)
@@ -102,7 +102,7 @@ def rolled_out(kube: Kube, name: str, seconds: float, tell: Callable[[str], None
     """Wait until the rollout that the last change of the spec began has ended, either way."""
     told, revision, weighted_at, unweighted_at, answers = "", "", 0.0, 0.0, (0, 0)
     for elapsed in polls(seconds, every=0.3):
-        found = kube.get("md", name)
+        found = kube.get("mdep", name)
         if found is None:
             raise DemoError(f"ModelDeployment {name} is gone")
         line = _line(found)

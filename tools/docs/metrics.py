@@ -27,7 +27,7 @@ def page() -> str:
             "`python_gc_` metrics stand beside these.\n",
             table(HEAD, _rows(operator.REGISTRY)),
             "## Server\n",
-            "Port `management` (8081) of serving pods; `model` is the ModelDeployment, `revision` the hash that `kubectl get md` shows.\n",
+            "Port `management` (8081) of serving pods; `model` is the ModelDeployment, `revision` the hash that `kubectl get mdep` shows.\n",
             table(HEAD, _rows(Metrics("", "").registry)),
         ]
     )

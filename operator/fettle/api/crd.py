@@ -53,7 +53,7 @@ KINDS = (
         ModelDeploymentSpec,
         ModelDeploymentStatus,
         "modeldeployments",
-        "md",
+        "mdep",
         modeldeployment.COLUMNS,
         scale=True,
     ),

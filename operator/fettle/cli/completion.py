@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from fettle.cli.kube import Cluster
 
 PATIENCE_SECONDS = 2.0  # whoever presses the tab key waits no longer
-SHORT_NAMES = {"md": "modeldeployments", "om": "optimizedmodels"}  # as kubectl has them
+SHORT_NAMES = {"mdep": "modeldeployments", "om": "optimizedmodels"}  # as kubectl has them
 # kubectl's words for: nothing of the file system fits here; it may (cobra's ShellCompDirectiveNoFileComp and -Default).
 NO_FILES, FILES = 4, 0
 
@@ -73,7 +73,7 @@ def names(context: click.Context, _parameter: click.Parameter, incomplete: str) 
 
 
 def names_with_kind(context: click.Context, _parameter: click.Parameter, incomplete: str) -> list[CompletionItem]:
-    """Names of objects of both kinds; after `md/` or `om/` of that kind."""
+    """Names of objects of both kinds; after `mdep/` or `om/` of that kind."""
     kind, slash, bare = incomplete.partition("/")
     if not slash:
         return names(context, _parameter, incomplete)

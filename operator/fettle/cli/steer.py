@@ -113,7 +113,7 @@ promote, promote_full, abort = (command(word) for word in WORDS)
 
 
 @click.command()
-@click.argument("name", metavar="[md/|om/]NAME", shell_complete=names_with_kind)
+@click.argument("name", metavar="[mdep/|om/]NAME", shell_complete=names_with_kind)
 @order_option
 @with_cluster
 def retry(cluster: Cluster, name: str, output: str | None) -> None:
@@ -128,7 +128,7 @@ def retry(cluster: Cluster, name: str, output: str | None) -> None:
     """
     kind, _, bare = name.rpartition("/")
     if kind not in ("", *SHORT_NAMES):
-        raise UsageError(f"{name}: expected NAME, md/NAME (a modeldeployment) or om/NAME (an optimizedmodel)")
+        raise UsageError(f"{name}: expected NAME, mdep/NAME (a modeldeployment) or om/NAME (an optimizedmodel)")
     if kind == "om":
         _retry_model(cluster, bare, output)
         return

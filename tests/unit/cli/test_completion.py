@@ -63,7 +63,7 @@ def test_names_of_deployments_or_of_both_kinds() -> None:
 def test_names_of_either_kind_behind_its_short_name() -> None:
     assert completed("retry", "d") == ["digits", "diagrams"]
     assert completed("retry", "om/d") == ["om/diagrams"]
-    assert completed("retry", "md/") == ["md/digits"]
+    assert completed("retry", "mdep/") == ["mdep/digits"]
     assert completed("retry", "pod/") == []
 
 

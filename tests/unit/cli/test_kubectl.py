@@ -118,8 +118,8 @@ def test_a_retry_of_a_model_is_a_token_that_acts_once(
         ("om/digits", model("Published"), 2, "no failed task to retry (its Ready condition says Published)"),
         ("digits", model("ConstraintsNotMet"), 2, "another outcome needs another spec"),
         ("digits", model("Preparing"), 2, "its Ready condition says Preparing"),
-        ("pod/digits", model("SourceNotFound"), 2, "expected NAME, md/NAME"),
-        ("md/digits", model("SourceNotFound"), 1, "not found"),
+        ("pod/digits", model("SourceNotFound"), 2, "expected NAME, mdep/NAME"),
+        ("mdep/digits", model("SourceNotFound"), 1, "not found"),
         ("om/digits", None, 1, "not found"),
     ],
 )
