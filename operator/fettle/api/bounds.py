@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from fettle.api.constraints import Constraints
+from fettle.api.constraints import AccuracyConstraint, Constraints
 from fettle.api.interval import items_needed
 from fettle.api.optimizedmodel_status import CandidateStatus, Interval, Measurement
 from fettle.api.reasons import Reason
@@ -46,9 +46,9 @@ class Miss:
 
 def misses(row: CandidateStatus, rules: Rules) -> tuple[Miss, ...]:
     """Every bound that a measured candidate does not keep; empty = it passes."""
-    accuracy = _accuracy(row, rules)
-    if accuracy is not None and row.speedup is None:
-        return (accuracy,)  # what loses too much is not timed
+    lost = tuple(miss for check in (_accuracy, _changed) if (miss := check(row, rules)) is not None)
+    if lost and row.speedup is None:
+        return lost  # what loses or changes too much is not timed
     found = (check(row, rules) for check in CHECKS)
     return tuple(miss for miss in found if miss is not None)
 
@@ -66,9 +66,21 @@ def misses_accuracy(row: CandidateStatus, rules: Rules) -> bool:
     if row.reason == Reason.OUTPUTS_INVALID:
         return True
     if row.reason == Reason.PRUNED:
-        bound, drop = rules.constraints.accuracy, row.accuracy_drop
-        return bound is not None and drop is not None and drop.low > bound.max_drop
-    return row.accuracy_drop is not None and not rules.exact_only and _accuracy(row, rules) is not None
+        return exceeds(row.accuracy_drop, row.changed, rules.constraints.accuracy) is not None
+    if row.accuracy_drop is None or rules.exact_only:
+        return False
+    return _accuracy(row, rules) is not None or _changed(row, rules) is not None
+
+
+def exceeds(drop: Interval | None, changed: Interval | None, bound: AccuracyConstraint | None) -> str | None:
+    """How even the favourable end of what was lost or changed is beyond its bound, for a person; None where it may keep it."""
+    if bound is None:
+        return None
+    if drop is not None and drop.low > bound.max_drop:
+        return f"the accuracy drop is {span(drop)}: even its lower end exceeds {bound.max_drop:g}"
+    if changed is not None and bound.max_changed is not None and changed.low > bound.max_changed:
+        return f"the share of changed answers is {span(changed)}: even its lower end exceeds {bound.max_changed:g}"
+    return None
 
 
 def percentile(row: CandidateStatus, batch_size: int, wanted: int) -> float | None:
@@ -101,6 +113,29 @@ def _accuracy(row: CandidateStatus, rules: Rules) -> Miss | None:
     text = f"accuracy drop {span(drop)} must not exceed {bound.max_drop:g} at its upper end{_more_items(row, rules)}"
     distance = (drop.high - bound.max_drop) / max(bound.max_drop, DROP_SCALE)
     return Miss(Reason.CONSTRAINTS_NOT_MET, text, distance)
+
+
+def _changed(row: CandidateStatus, rules: Rules) -> Miss | None:
+    """Answers that changed for better and for worse cancel out in a metric: such a model is another one, not the same made faster.
+
+    Without labels nothing of it is known beside the drop, which then is the share of answers that changed.
+    """
+    bound, changed = rules.constraints.accuracy, row.changed
+    if (
+        bound is None
+        or bound.max_changed is None
+        or changed is None
+        or is_exact(row)
+        or changed.high <= bound.max_changed
+    ):
+        return None
+    text = (
+        f"share of changed answers {span(changed)} must not exceed {bound.max_changed:g} at its upper end, whatever the metric says "
+        "(constraints.accuracy.maxChanged)"
+    )
+    return Miss(
+        Reason.CONSTRAINTS_NOT_MET, text, (changed.high - bound.max_changed) / max(bound.max_changed, DROP_SCALE)
+    )
 
 
 def _more_items(row: CandidateStatus, rules: Rules) -> str:
@@ -172,4 +207,4 @@ def _not_slower(row: CandidateStatus, rules: Rules) -> Miss | None:
     return Miss(Reason.NOT_FASTER, text, 1 / max(end, 1e-9) - 1)
 
 
-CHECKS: tuple[Callable[[CandidateStatus, Rules], Miss | None], ...] = (_accuracy, _latency, _size, _speedup)
+CHECKS: tuple[Callable[[CandidateStatus, Rules], Miss | None], ...] = (_accuracy, _changed, _latency, _size, _speedup)

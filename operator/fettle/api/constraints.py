@@ -20,6 +20,16 @@ class AccuracyConstraint(ApiModel):
             "The interval's bad end must keep it.",
         ),
     ]
+    max_changed: Annotated[
+        float | None,
+        Field(
+            ge=0,
+            le=1,
+            description="Largest share of answers that may differ from the original's, for better or worse: changes that cancel out leave "
+            "a metric as it was. Decisions for Accuracy and F1; variance for Regression and MeanSquaredError; 1 - cosine for "
+            "CosineSimilarity. The interval's bad end must keep it. Default: maxDrop + 0.1, or 0.1 where the metric is no share.",
+        ),
+    ] = None
 
 
 class LatencyConstraint(ApiModel):

@@ -20,6 +20,7 @@ from fettle.api.vocabulary import (
     Name,
     Objective,
     RuntimeName,
+    SeveralLabels,
     Sha256,
     SourceFormat,
     Uri,
@@ -186,6 +187,27 @@ class EvaluationSpec(ApiModel):
     label_key: Annotated[str, Field(min_length=1, max_length=253, description="Array that holds the labels.")] = (
         "labels"
     )
+    classes: Annotated[
+        tuple[Annotated[str, Field(max_length=253)], ...],
+        Field(
+            max_length=10_000,
+            description="Names of the classes in the order of the model's scores, where labels are names.",
+        ),
+    ] = ()
+    label_offset: Annotated[
+        int,
+        Field(ge=-1_000_000, le=1_000_000, description="The label of the first class: 1 where labels count from 1."),
+    ] = 0
+    ignore_label: Annotated[
+        int | None,
+        Field(description="Label of what does not count, such as padding or a border. -100 never counts as a class."),
+    ] = None
+    several_labels: Annotated[
+        SeveralLabels | None,
+        Field(
+            description="Where a label names several classes. AnyOf: each of them is right; AllOf: exactly these must be found."
+        ),
+    ] = None
     output: Annotated[
         str | None, Field(max_length=253, description="Output that the metric looks at; the first when absent.")
     ] = None

@@ -8,6 +8,7 @@ from typing import Annotated, Literal
 from pydantic import Field, TypeAdapter, ValidationError
 
 from fettle.api.base import ApiModel
+from fettle.api.labels import LabelReading
 from fettle.api.optimizedmodel_status import BaselineStatus, CandidateStatus, SourceStatus
 from fettle.api.reasons import Reason
 from fettle.api.signature import Signature
@@ -60,6 +61,7 @@ class PrepareReport(ApiModel):
     calibration: StoredData | None = None
     screening: StoredData | None = None  # at most 32 of the calibration items, with labels where there are any
     items: StoredData
+    labels: LabelReading | None = None  # of `items` and `screening`; None where they have none
     generated: bool = False
     # PortableForm: the source as it came cannot be timed (`notes` say why); `original` is then the portable form.
     basis: Basis = Basis.SOURCE_RUNTIME

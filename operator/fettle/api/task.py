@@ -14,6 +14,7 @@ from pydantic import Field, TypeAdapter
 
 from fettle.api.base import ApiModel
 from fettle.api.constraints import Constraints
+from fettle.api.labels import LabelReading
 from fettle.api.optimizedmodel import DataSpec, EvaluationSpec, SourceSpec
 from fettle.api.recipe import RecipeStep, RuntimeSettings
 from fettle.api.signature import Signature
@@ -143,6 +144,7 @@ class MeasureTask(ApiModel):
     allow_lossy: bool = False
     screening: StoredData | None = None
     evaluation: EvaluationSpec | None = None
+    labels: LabelReading | None = None  # how those of `items` and `screening` are read
     constraints: Constraints = Constraints()
     objective: Objective = Objective.LATENCY
     places: int = 1

@@ -33,12 +33,13 @@ class SourceFormat(StrEnum):
 
 
 class Metric(StrEnum):
-    """How good an output is. Higher is better, except MeanSquaredError."""
+    """How good an output is. Higher is better, except MeanSquaredError. Regression is R2, the share of the labels' variance explained."""
 
     ACCURACY = "Accuracy"
     F1 = "F1"
     MEAN_SQUARED_ERROR = "MeanSquaredError"
     COSINE_SIMILARITY = "CosineSimilarity"
+    REGRESSION = "Regression"
     AGREEMENT = "Agreement"
 
 
@@ -48,6 +49,13 @@ class Average(StrEnum):
     MACRO = "Macro"
     MICRO = "Micro"
     BINARY = "Binary"
+
+
+class SeveralLabels(StrEnum):
+    """What labels that name several classes for one item ask for."""
+
+    ANY_OF = "AnyOf"
+    ALL_OF = "AllOf"
 
 
 class AgreementMode(StrEnum):

@@ -153,6 +153,8 @@ def show(console: Console, manifest: Manifest, found: Places, status: OptimizedM
         console.print(text, markup=False, highlight=False, soft_wrap=True)
 
     say(f"{manifest.name}: {stage_line(status)}")
+    for baseline in status.baselines:
+        say(f"original  {baseline.target}: {baseline.worth}")
     if status.candidates:
         say("")
         console.print(candidates_table(status, console.width))

@@ -30,6 +30,8 @@ def model(found: OptimizedModel, width: int) -> RenderableType:
         table.add_row(one.type, condition(one))
     if (hint := retry_hint(found)) is not None:
         table.add_row("failed", hint)
+    for baseline in status.baselines:
+        table.add_row("original", f"{baseline.target}: {baseline.worth}")
     for artifact in status.artifacts:
         what = f"{artifact.target}: {artifact.candidate} in {artifact.runtime}, {size(artifact.bytes)}"
         table.add_row("artifact", f"{what}\n{artifact.uri}")

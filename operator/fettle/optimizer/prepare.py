@@ -14,6 +14,7 @@ from pathlib import Path
 import rfc8785
 
 from fettle.api import catalog
+from fettle.api.labels import LabelReading
 from fettle.api.optimizedmodel_status import SourceStatus
 from fettle.api.recipe import RuntimeSettings
 from fettle.api.report import BuildEntry, ConversionFault, PrepareReport, Traits
@@ -24,6 +25,7 @@ from fettle.errors import ConversionError, RuntimeFailure
 from fettle.optimizer import (
     prepare_check,
     prepare_data,
+    prepare_labels,
     prepare_portable,
     prepare_probe,
     prepare_source,
@@ -54,6 +56,7 @@ class Judged:
     signature: Signature
     split: Split
     items: Items
+    labels: LabelReading | None
     generated: bool
     notes: tuple[str, ...]
 
@@ -148,9 +151,10 @@ def _judge(task: PrepareTask, subject: Subject, data: Data, reference: Reference
     """Prove the batch axis and settle on the items. `run` answers as the original."""
     proof = prepare_check.prove_batch(run, subject.signature, data.axes, prepare_data.enough(data))
     signature = prepare_check.settled(subject.signature, proof.axes, reference.answers)
+    reading = prepare_labels.read(data.split, signature, task.data.evaluation, run)
     data, items, generated = prepare_data.judged(data, task.data, run)
     why_not = () if proof.axes is not None else (f"one item at a time, no batch axis could be proved: {proof.why_not}",)
-    return Judged(signature, data.split, items, generated, (*prepare_data.notes(task.data, data), *why_not))
+    return Judged(signature, data.split, items, reading, generated, (*prepare_data.notes(task.data, data), *why_not))
 
 
 def _report(task: PrepareTask, store: Store, source: Source, judged: Judged, form: Form) -> PrepareReport:
@@ -166,6 +170,7 @@ def _report(task: PrepareTask, store: Store, source: Source, judged: Judged, for
         calibration=calibration,
         screening=_stored(store, screening(judged.split.calibration), judged.signature),
         items=store.put_data(judged.items.stored(judged.signature)),
+        labels=judged.labels,
         generated=judged.generated,
         basis=form.basis,
         preparation=_preparation(source.format),

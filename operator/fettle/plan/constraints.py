@@ -7,18 +7,24 @@ from fettle.api.optimizedmodel import OptimizedModelSpec
 from fettle.api.vocabulary import Metric
 
 DEFAULT_MAX_DROP = 0.01  # metrics that live in 0..1
+# Besides what may be lost, as many answers may change without any loss: a restart on another kernel, an int8 build of a model that is
+# often unsure. Such a model's wrong answers become other wrong ones; of a model that is mostly right far fewer can change at equal accuracy.
+DEFAULT_CHANGES = 0.1
+UNBOUNDED = (Metric.MEAN_SQUARED_ERROR,)  # in the square of the label's unit: no share of anything
 
 
 def in_force(spec: OptimizedModelSpec) -> Constraints:
     """The spec's constraints; where accuracy has none, a drop of 0.01 is allowed, and none at all for MeanSquaredError.
 
-    Nobody who leaves the bound out means "whatever the loss". MeanSquaredError has no natural scale, so nothing may be lost.
+    Nobody who leaves the bound out means "whatever the loss". MeanSquaredError has no natural scale, so nothing may be lost. What may
+    change follows from what may be lost.
     """
-    if spec.constraints.accuracy is not None:
-        return spec.constraints
     evaluation = spec.data.evaluation
-    unbounded = evaluation is not None and evaluation.metric == Metric.MEAN_SQUARED_ERROR
-    bound = AccuracyConstraint(max_drop=0.0 if unbounded else DEFAULT_MAX_DROP)
+    unbounded = evaluation is not None and evaluation.metric in UNBOUNDED
+    bound = spec.constraints.accuracy or AccuracyConstraint(max_drop=0.0 if unbounded else DEFAULT_MAX_DROP)
+    if bound.max_changed is None:
+        lost = 0.0 if unbounded else bound.max_drop
+        bound = bound.model_copy(update={"max_changed": round(min(lost + DEFAULT_CHANGES, 1.0), 6)})
     return spec.constraints.model_copy(update={"accuracy": bound})
 
 
@@ -27,6 +33,8 @@ def describe(constraints: Constraints) -> str:
     parts = []
     if constraints.accuracy is not None:
         parts.append(f"accuracy drop <= {constraints.accuracy.max_drop:g}")
+        if constraints.accuracy.max_changed is not None:
+            parts.append(f"changed answers <= {constraints.accuracy.max_changed:g}")
     if constraints.latency is not None:
         parts.append(f"p{constraints.latency.percentile} <= {constraints.latency.max_milliseconds:g} ms")
     if constraints.size is not None:

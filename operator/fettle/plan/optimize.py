@@ -165,7 +165,11 @@ def _choose(snapshot: RunSnapshot, draft: Draft, rounds: Rounds) -> tuple[tuple[
 
 def _say_measured(draft: Draft, rounds: Rounds) -> None:
     fault = next((run.fault for run in rounds.targets if run.fault is not None), None)
-    notes = "; ".join(f"{run.target.name}: {note}" for run in rounds.targets for note in run.notes)
+    said = [
+        (run.target.name, f"the original: {run.baseline.worth}") for run in rounds.targets if run.baseline is not None
+    ]
+    said += [(run.target.name, note) for run in rounds.targets for note in run.notes]
+    notes = "; ".join(f"{target}: {text}" for target, text in said)
     if fault is not None:
         draft.condition(MEASURED, False, fault.reason, fault.message)
     else:

@@ -73,6 +73,7 @@ def measure_task(
         allow_lossy=allows_lossy(spec),
         screening=prepare.screening,
         evaluation=spec.data.evaluation,
+        labels=prepare.labels,
         constraints=constraints,
         objective=spec.objective,
         places=places,

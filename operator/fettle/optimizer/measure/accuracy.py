@@ -10,25 +10,26 @@ from pathlib import Path
 
 import numpy as np
 
+from fettle.api.labels import LabelForm, LabelReading
 from fettle.api.optimizedmodel import AgreementSpec, EvaluationSpec
-from fettle.api.optimizedmodel_status import AgreementStatus, Flips, Interval, MetricValue
+from fettle.api.optimizedmodel_status import AgreementStatus, Flips, Interval, MetricValue, worth
 from fettle.api.reasons import Reason
 from fettle.api.signature import Signature, Tensor
 from fettle.api.vocabulary import AgreementMode, Evidence, Metric
 from fettle.errors import DataError, RuntimeFailure
+from fettle.optimizer.labels import DECIDING, NOT_COUNTED
 from fettle.optimizer.measure.agreement import (
     OutputProfile,
     comparisons,
     item_axis,
     within_noise,
 )
+from fettle.optimizer.measure.chance import FEWEST, Chance, refuse_chance
 from fettle.optimizer.measure.items import Answer, Array
-from fettle.optimizer.measure.metrics import Judging, Scores, drop, flips, labelled_decisions
+from fettle.optimizer.measure.metrics import Changes, Judging, Scores, drop, flips
 from fettle.optimizer.measure.sureness import Sureness
 from fettle.optimizer.statistics import MINIMUM_GROUPS, agreement_interval
 from fettle.store.comparison import Comparison, decisions, has_nan, is_float
-
-CLASSIFYING = (Metric.ACCURACY, Metric.F1)
 
 
 @dataclass(frozen=True)
@@ -42,8 +43,10 @@ class Judgement:
     drop: Interval | None
     agreement: AgreementStatus
     flips: Flips | None
+    changed: Interval | None  # None without labels: the drop is that share then
     max_absolute_difference: float
     margins: dict[str, float] = field(default_factory=dict)  # by output: from which on its decisions are sure
+    blind: str | None = None  # why these items prove nothing of a candidate whose answers may differ, for a person
 
     @property
     def too_few(self) -> str | None:
@@ -63,26 +66,30 @@ class Reference:
         labels: Array | None,
         evaluation: EvaluationSpec | None,
         generated: bool,
+        reading: LabelReading | None = None,
     ) -> None:
         folder.mkdir(parents=True, exist_ok=True)
         self._folder = folder
         self._files: list[Path] = []
         self._count = 0
         self.without_answer = 0  # items to which the original itself answers NaN
-        self._labels = labels
+        self._labels, self._reading = labels, reading
         self._outputs = {tensor.name: tensor for tensor in signature.outputs}
         spec = evaluation.agreement if evaluation is not None else AgreementSpec()
         self._spec, self._evaluation = spec, evaluation
         self.profiles = {
             name: OutputProfile(axis=item_axis(tensor, spec.axis)) for name, tensor in self._outputs.items()
         }
-        self.metric = evaluation.metric if evaluation is not None and labels is not None else Metric.AGREEMENT
+        labelled = evaluation is not None and labels is not None and reading is not None
+        self.metric = evaluation.metric if evaluation is not None and labelled else Metric.AGREEMENT
         labelled = self.metric != Metric.AGREEMENT
         self.evidence = Evidence.GENERATED if generated else Evidence.LABELS if labelled else Evidence.AGREEMENT
         self.output = (evaluation.output if evaluation is not None else None) or next(iter(self._outputs))
         if self.output not in self._outputs:
             raise DataError(f"data.evaluation.output is {self.output!r}; the model has {sorted(self._outputs)}")
         self.scores: Scores | None = None
+        self.chance: Chance | None = None  # what knowing nothing is worth; with `scores`
+        self.blind: str | None = None  # why its answers prove nothing of a lossy candidate
         self.comparisons: dict[str, Comparison] = {}
 
     def __len__(self) -> int:
@@ -103,26 +110,39 @@ class Reference:
         self._count += len(answers)
 
     def finish_beside(self, other: Reference) -> None:
-        """All items are answered: compare as `other` does, which has more of them. Raises DataError."""
+        """All items are answered: compare as `other` does, which has more of them; by the labels, where these few bear it."""
         self.profiles, self.comparisons = other.profiles, other.comparisons
-        self._score()
-        if self.scores is not None and not math.isfinite(self.scores.value()):
+        try:
+            self._score()
+            finite = self.scores is None or math.isfinite(self.scores.value())
+        except DataError:
+            finite = False
+        if not finite:
             self.scores, self.metric = None, Metric.AGREEMENT
 
     def finish(self) -> None:
         """All items are answered: decide how answers are compared, and judge the original itself.
 
-        Raises DataError; RuntimeFailure (OutputsInvalid) where the original answers NaN to every item.
+        Raises DataError where the original does not know its items better than a constant answer would; RuntimeFailure
+        (OutputsInvalid) where it answers NaN to every item.
         """
         if self._count and self.without_answer == self._count:
             message = f"the original answers NaN to all {self._count} items, where numbers were expected: check its weights and the items"
             raise RuntimeFailure(message, reason=Reason.OUTPUTS_INVALID)
-        classified = self.output if self.metric in CLASSIFYING else None
-        self.comparisons = comparisons(self.profiles, self._spec, classified)
+        self.comparisons = comparisons(self.profiles, self._spec, self._classified())
         self._score()
-        if self.scores is not None and not math.isfinite(self.scores.value()):
+        if self.scores is None or self.chance is None:
+            self.blind = self._blind()
+            return
+        if not math.isfinite(self.scores.value()):
             message = f"the original's {self.metric} is {self.scores.value()}: its answers hold NaN or infinity"
             raise RuntimeFailure(message, reason=Reason.OUTPUTS_INVALID)
+        refuse_chance(self.scores, self.chance)
+
+    def _classified(self) -> str | None:
+        """The output in which labels name one class."""
+        several = self._reading is not None and self._reading.form is LabelForm.ALL_OF
+        return self.output if self.metric in DECIDING and not several else None
 
     def _score(self) -> None:
         """Judge the original by the labels, where there are any."""
@@ -131,8 +151,21 @@ class Reference:
         if len(self._labels) != self._count:
             raise DataError(f"there are {len(self._labels)} labels for {self._count} items")
         self.scores = self.new_scores()
+        self.chance = Chance(self.scores.judging)
         for answer, label in zip(self.answers(), self._labels, strict=True):
             self.scores.add(answer[self.output], np.asarray(label))
+            self.chance.add(answer[self.output], np.asarray(label))
+
+    def _blind(self) -> str | None:
+        """Why answers that are the original's again prove nothing: it gives the same one to every item."""
+        if self._count < FEWEST:
+            return None
+        seen: set[tuple[bytes, ...]] = set()
+        for answer in self.answers():
+            seen.add(tuple(_gist(answer[name], rule) for name, rule in self.comparisons.items()))
+            if len(seen) > 1:
+                return None
+        return f"the original answers the same to all {self._count} items, as a candidate that never looks at its input would"
 
     def answers(self) -> Iterator[Answer]:
         """The original's answers, in the order of the items."""
@@ -143,11 +176,25 @@ class Reference:
         """Empty scores of one more model on the same items."""
         average = self._evaluation.average if self._evaluation is not None else EvaluationSpec(uri="-").average
         profile = self.profiles[self.output]
-        return Scores(Judging(self.metric, average, profile.axis, profile.threshold))
+        assert self._reading is not None
+        return Scores(Judging.of(self.metric, self._reading, average, profile.axis, profile.threshold))
 
     def value(self) -> MetricValue:
         """The original's own metric; it agrees with itself on everything."""
         return MetricValue(metric=self.metric, value=1.0 if self.scores is None else self.scores.value())
+
+    def constant(self) -> MetricValue | None:
+        """The best constant answer's metric; None without labels."""
+        found = self.chance.constant() if self.chance is not None else None
+        return None if found is None else MetricValue(metric=self.metric, value=found)
+
+    def told(self) -> str | None:
+        """How the labels were read, for a person; None where none are used."""
+        return self._reading.told if self._reading is not None and self.scores is not None else None
+
+    def summary(self) -> str:
+        """What the original itself is worth, for the first line of a log."""
+        return f"the original: {worth(self.value(), self.constant(), self._count, self.told())}"
 
     def judge(self, answers: Iterable[Answer], lossy: bool, alpha: float) -> Judgement:
         """Compare a candidate's answers, in the order of the items, with the original's.
@@ -157,15 +204,19 @@ class Reference:
         """
         tally = Tally(self.comparisons)
         scores = self.new_scores() if self.scores is not None else None
+        changes = Changes(scores.judging) if scores is not None else None
         sureness = Sureness(self.comparisons)
         for number, (original, candidate) in enumerate(zip(self.answers(), answers, strict=True)):
             for name, tensor in self._outputs.items():
                 valid(tensor, original[name], candidate[name], number)
             tally.add(original, candidate, self.profiles)
-            if scores is not None:
+            if scores is not None and changes is not None:
                 scores.add(candidate[self.output], self._label(number))
+                changes.add(original[self.output], candidate[self.output], self._label(number))
             sureness.add(candidate, self._truth(original, number))
-        return replace(self._judgement(tally, scores, lossy, alpha), margins=sureness.margins())
+        found = self._judgement(tally, scores, lossy, alpha)
+        changed = changes.interval(alpha) if changes is not None else None
+        return replace(found, margins=sureness.margins(), changed=None if found.exact else changed)
 
     def itself(self) -> Judgement:
         """The original judged as a candidate: nothing is lost, nothing needs an interval."""
@@ -187,10 +238,10 @@ class Reference:
             for name, rule in self.comparisons.items()
             if rule.mode == AgreementMode.TOP_ONE
         }
-        if self.metric in CLASSIFYING and self.output in decided:
-            axis = self.comparisons[self.output].axis
-            wanted = labelled_decisions(original[self.output], decided[self.output], self._label(number), axis)
-            decided[self.output] = wanted
+        if self.scores is not None and self._classified() in decided:
+            judging = self.scores.judging
+            found = decided[self.output]
+            decided[self.output] = _right(judging, found, judging.wanted(original[self.output], self._label(number)))
         return decided
 
     def _judgement(self, tally: Tally, scores: Scores | None, lossy: bool, alpha: float) -> Judgement:
@@ -200,13 +251,13 @@ class Reference:
             # Without labels, an item on which they disagree counts as lost: the drop is 1 - agreement.
             lost: Interval | None = Interval(value=1 - agreement.value, low=1 - agreement.high, high=1 - agreement.low)
             accuracy = MetricValue(metric=Metric.AGREEMENT, value=agreement.value)
-            changed: Flips | None = Flips(worse=tally.disagreed, better=0)
+            sides: Flips | None = Flips(worse=tally.disagreed, better=0)
         else:
             lost = drop(self.scores, scores, alpha)
             accuracy = MetricValue(metric=self.metric, value=scores.value())
             # Only a decision can be right or wrong; a distance has no sides to change.
-            changed = flips(self.scores, scores) if self.metric in CLASSIFYING else None
-        same = tally.disagreed == 0 and (changed is None or changed.worse + changed.better == 0)
+            sides = flips(self.scores, scores) if self.metric in DECIDING else None
+        same = tally.disagreed == 0 and (sides is None or sides.worse + sides.better == 0)
         exact = not lossy and tally.within_noise and same
         if exact:
             lost = Interval(value=0.0, low=0.0, high=0.0)
@@ -218,9 +269,27 @@ class Reference:
             accuracy=accuracy,
             drop=lost,
             agreement=AgreementStatus(**agreement.model_dump(), mode=compared.mode),
-            flips=changed,
+            flips=sides,
+            changed=None,
+            blind=None if exact else self.blind,
             max_absolute_difference=tally.worst,
         )
+
+
+def _gist(answer: Array, rule: Comparison) -> bytes:
+    """What of an answer two models must have in common to agree."""
+    said = decisions(answer, rule.axis, rule.threshold) if rule.mode == AgreementMode.TOP_ONE else answer
+    return repr(said.tolist()).encode() if said.dtype.kind == "O" else np.ascontiguousarray(said).tobytes()
+
+
+def _right(judging: Judging, decided: Array, wanted: Array) -> Array:
+    """What is right to decide, by the labels; where they do not count, or several classes are right, what was decided may stand."""
+    if judging.form is LabelForm.ANY_OF:
+        stands = wanted[np.arange(len(decided)), decided]
+        return np.where(stands, decided, np.argmax(wanted, axis=-1))
+    if judging.form is LabelForm.CLASSES:
+        return np.where(wanted == NOT_COUNTED, decided, wanted)
+    return wanted
 
 
 @dataclass

@@ -9,11 +9,13 @@ from typing import Any
 import numpy as np
 
 from fettle.api.interval import tango
+from fettle.api.labels import LabelForm, LabelReading
 from fettle.api.optimizedmodel_status import Flips, Interval
 from fettle.api.vocabulary import Average, Metric
 from fettle.errors import DataError
+from fettle.optimizer.labels import DECIDING, NOT_COUNTED, Reader
 from fettle.optimizer.statistics import Indices, bca, groups_of, mean_interval
-from fettle.store.comparison import class_count, cosine, decisions, is_float
+from fettle.store.comparison import cosine, decisions
 
 Array = np.ndarray[Any, Any]
 BATCH_NUMBERS = 4_000_000  # numbers that a bootstrap may hold at once
@@ -21,41 +23,115 @@ BATCH_NUMBERS = 4_000_000  # numbers that a bootstrap may hold at once
 
 @dataclass(frozen=True)
 class Judging:
-    """What labels are compared with: the metric, and how an answer becomes a decision."""
+    """What labels are compared with: the metric, how labels are read, and how an answer becomes a decision."""
 
     metric: Metric
+    reader: Reader
     average: Average = Average.MACRO
     axis: int = -1
     threshold: float = 0.0
 
+    @classmethod
+    def of(cls, metric: Metric, reading: LabelReading, average: Average, axis: int, threshold: float) -> Judging:
+        """With labels that are read as `reading` says."""
+        return cls(metric, Reader(reading, axis), average, axis, threshold)
+
+    @property
+    def form(self) -> LabelForm:
+        """What a label says."""
+        return self.reader.reading.form
+
+    @property
+    def decides(self) -> bool:
+        """Whether an answer is right or wrong, not near or far."""
+        return self.metric in DECIDING
+
+    def decided(self, answer: Array) -> Array:
+        """What an answer decides, flat, in the form that labels are compared in."""
+        if self.form is LabelForm.ALL_OF:
+            return np.asarray((answer > self.threshold).reshape(-1))
+        found = decisions(answer, self.axis, self.threshold)
+        return as_texts(found) if self.form is LabelForm.TEXTS else found
+
+    def wanted(self, answer: Array, label: Array) -> Array:
+        """What its label says of an answer. Raises DataError (DataInvalid) where they do not fit."""
+        try:
+            return self.reader(label, answer.shape)
+        except (ValueError, IndexError, KeyError) as error:
+            message = f"a label of shape {list(label.shape)} does not fit an answer of shape {list(answer.shape)}"
+            raise DataError(
+                f"{message} ({error}): check data.evaluation.labelKey, output and agreement.axis"
+            ) from error
+
+    def counts(self, wanted: Array) -> Array | slice:
+        """Which of the decisions count."""
+        return wanted != NOT_COUNTED if self.form is LabelForm.CLASSES else slice(None)
+
 
 @dataclass
 class Scores:
-    """One model's results, item by item. `values` is a number per item; `decided` and `labels` only F1 needs."""
+    """One model's results, a number for each item that counts. `decided` and `wanted` only F1 needs, `squares` only Regression."""
 
     judging: Judging
     values: list[float] = field(default_factory=list)
     decided: list[Array] = field(default_factory=list)
-    labels: list[Array] = field(default_factory=list)
+    wanted: list[Array] = field(default_factory=list)
+    sums: Array | None = None  # of the labels, by element: Regression compares with their mean
+    squares: Array | None = None
 
     def add(self, answer: Array, label: Array) -> None:
         """Score one item. Raises DataError (DataInvalid) where the label does not fit the answer."""
-        metric = self.judging.metric
-        if metric in (Metric.MEAN_SQUARED_ERROR, Metric.COSINE_SIMILARITY):
-            self.values.append(_distance(metric, answer, label))
+        judging = self.judging
+        wanted = judging.wanted(answer, label)
+        if not judging.decides:
+            self._add_distance(answer, wanted)
             return
-        decided = decisions(answer, self.judging.axis, self.judging.threshold)
-        wanted = labelled_decisions(answer, decided, label, self.judging.axis)
-        self.values.append(float(np.mean(_same(decided, wanted))) if decided.size else 1.0)
-        if metric == Metric.F1:
+        decided = judging.decided(answer)
+        if judging.form is LabelForm.ALL_OF:
+            right = np.array([bool(np.array_equal(decided, wanted))])
+        elif judging.form is LabelForm.ANY_OF:
+            right = wanted[np.arange(len(decided)), decided]
+        else:
+            if decided.shape != wanted.shape:
+                raise DataError(
+                    f"{wanted.size} labels for {decided.size} decisions: check data.evaluation.labelKey and agreement.axis"
+                )
+            counts = judging.counts(wanted)
+            decided, wanted = decided[counts], wanted[counts]
+            right = decided == wanted
+        if not right.size:
+            return  # nothing of this item counts
+        self.values.append(float(np.mean(right)))
+        if judging.metric == Metric.F1:
             self.decided.append(decided)
-            self.labels.append(wanted)
+            self.wanted.append(wanted)
 
     def value(self) -> float:
-        """The metric over all items."""
+        """The metric over all items. Raises DataError where nothing counts."""
+        if not self.values:
+            raise DataError("no label counts: every one is the value that is ignored")
         if self.judging.metric == Metric.F1:
             return float(Confusion.of([self]).f1(0, self.judging.average))
+        if self.judging.metric == Metric.REGRESSION:
+            return 1 - float(np.sum(self.values)) / self.variance()
         return float(np.mean(self.values))
+
+    def variance(self) -> float:
+        """Regression: sum over items of the labels' mean squared distance from their mean. Raises DataError where they do not vary."""
+        assert self.sums is not None and self.squares is not None
+        found = float(np.mean(self.squares - self.sums**2 / len(self.values)))
+        if not found > 0:
+            raise DataError("all labels are the same: Regression measures how much of their variance a model explains")
+        return found
+
+    def _add_distance(self, answer: Array, wanted: Array) -> None:
+        left = answer.astype(np.float64)
+        if self.judging.metric == Metric.COSINE_SIMILARITY:
+            self.values.append(float(np.mean(cosine(left, wanted, -1))))
+            return
+        self.values.append(float(np.mean((left - wanted) ** 2)) if left.size else 0.0)
+        self.sums = wanted if self.sums is None else self.sums + wanted
+        self.squares = wanted**2 if self.squares is None else self.squares + wanted**2
 
 
 def drop(original: Scores, candidate: Scores, alpha: float) -> Interval | None:
@@ -66,6 +142,8 @@ def drop(original: Scores, candidate: Scores, alpha: float) -> Interval | None:
         return _f1_drop(original, candidate, alpha)
     if metric == Metric.MEAN_SQUARED_ERROR:
         return mean_interval(after - before, alpha)
+    if metric == Metric.REGRESSION:
+        return mean_interval((after - before) * len(before) / original.variance(), alpha)
     if metric == Metric.ACCURACY and np.isin(before, (0, 1)).all() and np.isin(after, (0, 1)).all():
         changed = flips(original, candidate)
         return tango(changed.worse, changed.better, len(before), alpha)
@@ -87,11 +165,13 @@ class Confusion:
     @classmethod
     def of(cls, models: Sequence[Scores]) -> Confusion:
         """Counts of several models on the same items."""
+        if models[0].judging.form is LabelForm.ALL_OF:
+            return cls(_hot_counts(models))
         group = groups_of(len(models[0].decided))
-        sizes = [len(labels) for labels in models[0].labels]
+        sizes = [len(wanted) for wanted in models[0].wanted]
         group = np.repeat(group, sizes)
-        truth = _text_or_number(np.concatenate(models[0].labels))
-        answers = [_text_or_number(np.concatenate(model.decided)) for model in models]
+        truth = np.concatenate(models[0].wanted)
+        answers = [np.concatenate(model.decided) for model in models]
         classes, codes = np.unique(np.concatenate([truth, *answers]), return_inverse=True)
         true = codes[: len(truth)]
         counts = np.zeros((len(models), int(group.max()) + 1, len(classes), 3))
@@ -116,6 +196,18 @@ class Confusion:
         return np.asarray(scores.sum(axis=-1) / np.maximum((weight > 0).sum(axis=-1), 1))
 
 
+def _hot_counts(models: Sequence[Scores]) -> Array:
+    """Where each class is there or not by itself: a class that is neither wanted nor found counts nowhere."""
+    group = groups_of(len(models[0].decided))
+    truth = np.stack(models[0].wanted)
+    counts = np.zeros((len(models), int(group.max()) + 1, truth.shape[1], 3))
+    for index, model in enumerate(models):
+        found = np.stack(model.decided)
+        for place, cases in enumerate((found & truth, found & ~truth, ~found & truth)):
+            np.add.at(counts[index, :, :, place], group, cases)
+    return counts
+
+
 def _f1_drop(original: Scores, candidate: Scores, alpha: float) -> Interval | None:
     pairs = zip(original.decided, candidate.decided, strict=True)
     if all(np.array_equal(before, after) for before, after in pairs):
@@ -131,40 +223,72 @@ def _f1_drop(original: Scores, candidate: Scores, alpha: float) -> Interval | No
     )
 
 
-def _distance(metric: Metric, answer: Array, label: Array) -> float:
-    if not is_float(answer) or answer.size != label.size:
-        raise DataError(
-            f"{metric} needs labels of the output's shape: expected {list(answer.shape)} numbers, "
-            f"found {list(label.shape)} beside {answer.dtype} answers"
-        )
-    left, right = answer.astype(np.float64), label.reshape(answer.shape).astype(np.float64)
-    if metric == Metric.MEAN_SQUARED_ERROR:
-        return float(np.mean((left - right) ** 2))
-    return float(np.mean(cosine(left, right, -1)))
-
-
-def labelled_decisions(answer: Array, decided: Array, label: Array, axis: int) -> Array:
-    """The classes that a label names: as many as were decided, or scores (one-hot) of the answer's shape."""
-    if label.size == decided.size:
-        return label.reshape(-1)
-    if label.size == answer.size and class_count(answer, axis) > 1:
-        return np.asarray(np.argmax(label.reshape(answer.shape), axis=axis)).reshape(-1)
-    raise DataError(
-        f"a label of shape {list(label.shape)} does not fit an answer of shape {list(answer.shape)}, "
-        f"which decides {decided.size}: check data.evaluation.labelKey, output and agreement.axis"
-    )
-
-
-def _same(decided: Array, wanted: Array) -> Array:
-    if decided.dtype.kind in "OSU" or wanted.dtype.kind in "OSU":
-        return np.asarray(_text_or_number(decided) == _text_or_number(wanted))
-    return np.asarray(decided == wanted)
-
-
-def _text_or_number(values: Array) -> Array:
-    """Values that can be compared and sorted: texts as str."""
-    if values.dtype.kind not in "OSU":
-        return values
+def as_texts(values: Array) -> Array:
+    """Values as texts that can be compared and sorted."""
     return np.array(
-        [value.decode() if isinstance(value, bytes) else str(value) for value in values.tolist()], dtype=str
+        [value.decode("utf-8", "replace") if isinstance(value, bytes) else str(value) for value in values.tolist()],
+        dtype=str,
     )
+
+
+# ------------------------------------------------------------------------------------------------------------------- changes
+
+
+@dataclass
+class Changes:
+    """How much of what the original answers a candidate answers otherwise, whoever is right: changes that cancel out leave a metric as
+    it was.
+
+    Decisions: the share that differs, of those that count. Cosine: 1 - cosine. Numbers: squared difference, in units of the original's
+    variance over the items.
+    """
+
+    judging: Judging
+    values: list[float] = field(default_factory=list)
+    sums: Array | None = None
+    squares: Array | None = None
+
+    def add(self, original: Array, candidate: Array, label: Array) -> None:
+        """Compare the answers to one item."""
+        judging = self.judging
+        if not judging.decides:
+            self._add_distance(original, candidate)
+            return
+        before, after = judging.decided(original), judging.decided(candidate)
+        if judging.form is LabelForm.ALL_OF:
+            self.values.append(float(not np.array_equal(before, after)))
+            return
+        counts = judging.counts(judging.wanted(original, label))
+        if before[counts].size:
+            self.values.append(float(np.mean(before[counts] != after[counts])))
+
+    def interval(self, alpha: float) -> Interval | None:
+        """Share that changed. None where there are too few items to say."""
+        values = np.asarray(self.values)
+        if not len(values):
+            return None
+        if self.judging.decides and np.isin(values, (0, 1)).all():
+            return _clipped(tango(int(values.sum()), 0, len(values), alpha))
+        if self.judging.metric in (Metric.REGRESSION, Metric.MEAN_SQUARED_ERROR):
+            assert self.sums is not None and self.squares is not None
+            variance = float(np.mean(self.squares - self.sums**2 / len(values)))
+            if variance > 0:
+                values = values * len(values) / variance
+            elif values.any():
+                values = np.ones_like(values)  # the original does not vary, the candidate does
+        found = mean_interval(values, alpha)
+        return None if found is None else _clipped(found)
+
+    def _add_distance(self, original: Array, candidate: Array) -> None:
+        left, right = original.astype(np.float64), candidate.astype(np.float64)
+        if self.judging.metric == Metric.COSINE_SIMILARITY:
+            self.values.append(1 - float(np.mean(cosine(left, right, -1))))
+            return
+        self.values.append(float(np.mean((left - right) ** 2)) if left.size else 0.0)
+        self.sums = left if self.sums is None else self.sums + left
+        self.squares = left**2 if self.squares is None else self.squares + left**2
+
+
+def _clipped(found: Interval) -> Interval:
+    low, value, high = (min(max(number, 0.0), 1.0) for number in (found.low, found.value, found.high))
+    return Interval(value=value, low=low, high=high)

@@ -70,6 +70,9 @@ def baseline_row(task: MeasureTask, reference: Reference, baseline: Timed) -> Ba
         runtime=task.baseline.plan.runtime,
         bytes=task.baseline.model.bytes,
         accuracy=reference.value(),
+        constant=reference.constant(),
+        samples=len(reference),
+        labels=reference.told(),
         measurements=baseline.measurements(),
     )
 
@@ -89,6 +92,8 @@ def rejection(task: MeasureTask, subject: Subject, timed: Timed | None) -> Findi
             f"(worst difference {found.max_absolute_difference:.3g}); give data.evaluation to judge what that costs"
         )
         return Reason.NUMERICAL_MISMATCH, text
+    if found.blind is not None and subject.must_be_proved:
+        return Reason.DATA_INVALID, f"{found.blind}: give items that it tells apart"
     if found.too_few is not None:
         return Reason.EVALUATION_TOO_SMALL, found.too_few
     return _unstable(task, timed) if timed is not None else None
@@ -141,6 +146,7 @@ def _judged(found: Judgement) -> dict[str, Any]:
         "accuracy_drop": found.drop,
         "agreement": found.agreement,
         "flips": found.flips,
+        "changed": found.changed,
         "max_absolute_difference": found.max_absolute_difference,
     }
 

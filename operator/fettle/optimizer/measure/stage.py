@@ -120,7 +120,7 @@ class _Measuring:
         alike = self._screening.reference.metric == self.certifying.reference.metric
         proves = self.task.screening is not None and alike and bound is not None
         subject = self._by_name[name]
-        return screen(subject, self._screening, bound.max_drop if proves and bound is not None else None)
+        return screen(subject, self._screening, bound if proves else None)
 
     def _entrants(self) -> list[Entrant]:
         """What may still be published, as the search sees it."""
@@ -215,7 +215,7 @@ class _Measuring:
         files = items.unpack(self.store, data, folder / "items")
         labels = restored(np.load(files[LABELS], allow_pickle=False))[:most] if data.labelled else None
         inputs = {tensor.name: files[tensor.name] for tensor in task.signature.inputs if tensor.name in files}
-        reference = Reference(folder / "answers", task.signature, labels, task.evaluation, task.generated)
+        reference = Reference(folder / "answers", task.signature, labels, task.evaluation, task.generated, task.labels)
         return Bench(task.signature, inputs, items.opened(inputs, task.signature).first(most), reference)
 
     def _subject(self, candidate: MeasureCandidate) -> Subject:

@@ -10,7 +10,8 @@ from pathlib import Path
 
 import numpy as np
 
-from fettle.api.bounds import span
+from fettle.api.bounds import exceeds, span
+from fettle.api.constraints import AccuracyConstraint
 from fettle.api.optimizedmodel_status import Executed
 from fettle.api.reasons import Reason
 from fettle.api.signature import Signature
@@ -167,7 +168,6 @@ def judge_original(subject: Subject, bench: Bench, profile: bool = False, beside
 
     `profile`: ask for its executed precision too. `beside`: what these answers are compared by, and then nothing else is asked.
     """
-    log.info("judging the original on %d items", len(bench.items))
     with subject.start(bench) as worker:
         chunk: list[item.Answer] = []
         for answer in subject.answers(worker, bench):
@@ -181,26 +181,24 @@ def judge_original(subject: Subject, bench: Bench, profile: bool = False, beside
             bench.reference.finish_beside(beside)
             return
         bench.reference.finish()
+        log.info("%s", bench.reference.summary())
         subject.examine(worker, bench, profile)
 
 
-def screen(subject: Subject, bench: Bench, max_drop: float | None) -> WorkerProcess:
+def screen(subject: Subject, bench: Bench, bound: AccuracyConstraint | None) -> WorkerProcess:
     """Load a candidate and let it answer the screening items; the process goes on to the quick clock.
 
-    Raises RuntimeFailure where it does not load or gives no answers, and Pruned where even the favourable end of its drop
-    exceeds `max_drop` (None: these items cannot say).
+    Raises RuntimeFailure where it does not load or gives no answers, and Pruned where even the favourable end of what it lost or
+    changed exceeds `bound` (None: these items cannot say).
     """
     worker = subject.start(bench)
     try:
         answers = subject.answers(worker, bench)
         subject.screened = found = bench.reference.judge(answers, subject.candidate.lossy, SCREEN_ALPHA)
-        drop = found.drop
-        if max_drop is not None and not found.exact and drop is not None and drop.low > max_drop:
+        too_much = None if found.exact else exceeds(found.drop, found.changed, bound)
+        if too_much is not None:
             subject.judgement = found
-            raise Pruned(
-                f"on {found.samples} screening items the drop of {found.accuracy.metric} is {span(drop)}: even its lower end "
-                f"exceeds {max_drop:g}"
-            )
+            raise Pruned(f"on {found.samples} screening items {too_much}")
     except BaseException:
         worker.close()
         raise

@@ -28,6 +28,8 @@ def promises(bounds: Constraints | None, row: CandidateStatus) -> tuple[Promise,
     found: list[Promise] = []
     if bounds.accuracy is not None:
         found.append(_accuracy(bounds.accuracy.max_drop, row))
+        if bounds.accuracy.max_changed is not None and row.changed is not None:
+            found.append(_changed(bounds.accuracy.max_changed, row.changed))
     if bounds.latency is not None:
         found.append(_latency(bounds.latency.percentile, bounds.latency.max_milliseconds, row))
     if bounds.speedup is not None:
@@ -50,6 +52,11 @@ def _accuracy(most: float, row: CandidateStatus) -> Promise:
         return Promise(name, bound, text.MISSING, "", None)
     worst = f"{text.points(lost.high)} points" if share else text.number(lost.high)
     return Promise(name, bound, text.drop(row), worst, lost.high <= most)
+
+
+def _changed(most: float, changed: Interval) -> Promise:
+    value, worst = f"{text.points(changed.value)} %", f"{text.points(changed.high)} %"
+    return Promise("changed answers", f"≤ {text.points(most)} %", value, worst, changed.high <= most)
 
 
 def _latency(percentile: int, most: float, row: CandidateStatus) -> Promise:

@@ -2,7 +2,14 @@
 
 from __future__ import annotations
 
-from fettle.api.optimizedmodel_status import AgreementStatus, CandidateStatus, Executed, Interval, Measurement
+from fettle.api.optimizedmodel_status import (
+    AgreementStatus,
+    BaselineStatus,
+    CandidateStatus,
+    Executed,
+    Interval,
+    Measurement,
+)
 from fettle.api.recipe import RecipeStep, RuntimeSettings
 from fettle.api.vocabulary import Evidence, Metric, Precision
 
@@ -12,6 +19,7 @@ METRICS = {
     Metric.F1: "F1",
     Metric.MEAN_SQUARED_ERROR: "mean squared error",
     Metric.COSINE_SIMILARITY: "cosine similarity",
+    Metric.REGRESSION: "R² (share of the labels' variance explained)",
     Metric.AGREEMENT: "agreement with the original",
 }
 SHARES = (Metric.ACCURACY, Metric.AGREEMENT)
@@ -181,9 +189,22 @@ def proof(row: CandidateStatus) -> str:
     basis = f"Judged on {row.samples} {EVIDENCE[row.evidence]}"
     if row.flips is not None and not row.exact:
         basis += f"; {row.flips.worse} answers became worse, {row.flips.better} became better"
+    if row.changed is not None:
+        basis += f"; {100 * row.changed.value:.2f} % of the answers are not the original's"
     if row.evidence == Evidence.GENERATED:
         return f"{basis}. No evaluation data was given, so only unchanged answers count as proof."
     return f"{basis}."
+
+
+def original(found: BaselineStatus) -> str | None:
+    """One sentence: what the original itself is worth on these items. None where nothing but agreement with itself is known."""
+    if found.accuracy is None or found.accuracy.metric == Metric.AGREEMENT:
+        return None
+    metric, value = found.accuracy.metric, found.accuracy.value
+    sentence = f"The original's {METRICS[metric]} is {metric_value(metric, value)} on {found.samples} items"
+    if found.constant is not None:
+        sentence += f" (the best constant answer: {metric_value(metric, found.constant.value)})"
+    return f"{sentence}. Labels were read as {found.labels}." if found.labels else f"{sentence}."
 
 
 def headline(name: str, row: CandidateStatus, before: Measurement | None, size_before: int) -> str:

@@ -1,0 +1,471 @@
+"""What labels mean. Which labels fit which answers is one table, `READINGS`; what does not fit is refused with both side by side.
+
+A label that no answer can equal makes every model worth 0, a ruined one too, and nothing is ever lost: so nothing is guessed here.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from enum import Enum
+from typing import Any
+
+import numpy as np
+
+from fettle.api.labels import IGNORED, LabelForm, LabelReading
+from fettle.api.optimizedmodel import EvaluationSpec
+from fettle.api.vocabulary import Metric, SeveralLabels
+from fettle.errors import DataError
+from fettle.store.comparison import class_count, decisions, is_float
+
+Array = np.ndarray[Any, Any]
+
+DECIDING = (Metric.ACCURACY, Metric.F1)
+NOT_COUNTED = -1  # in place of a class number
+SHOWN = 3
+LARGEST_WHOLE = 2.0**53  # beyond, floats skip integers
+WHOLE_NUMBER = re.compile(r"\s*[+-]?\d{1,18}\s*")
+
+
+class Values(Enum):
+    """What labels consist of."""
+
+    WHOLE = "whole numbers"  # integers, booleans, floats without fractions
+    FRACTIONS = "numbers with fractions"
+    TEXTS = "texts"
+
+
+class Answers(Enum):
+    """What an output answers for each decision."""
+
+    SCORES = "a score for each class"
+    SCORE = "one score"
+    NUMBERS = "a whole number"
+    TEXTS = "a text"
+
+
+@dataclass(frozen=True)
+class Answered:
+    """The original's answers to the first items in the output that labels speak of.
+
+    `examples` lack the batch axis; `axis` is that of the classes in them, counted from the end; `threshold` where a score says yes.
+    """
+
+    name: str
+    examples: Sequence[Array]
+    axis: int = -1
+    threshold: float = 0.0
+    softmax: bool = False
+
+    @property
+    def kind(self) -> Answers:
+        """What it answers for each decision."""
+        first = self.examples[0]
+        if first.dtype.kind in "OSU":
+            return Answers.TEXTS
+        if not is_float(first):
+            return Answers.NUMBERS
+        return Answers.SCORES if self.classes > 1 else Answers.SCORE
+
+    @property
+    def classes(self) -> int:
+        """How many scores a decision is made from; 0 where there is no axis of classes."""
+        return class_count(self.examples[0], self.axis)
+
+    def decided_shape(self) -> tuple[int, ...]:
+        """Sizes of what is decided for one item; sizes of 1 are left out."""
+        first = self.examples[0]
+        if self.kind is not Answers.SCORES:
+            return _squeezed(first.shape)
+        place = self.axis % first.ndim
+        return _squeezed(size for axis, size in enumerate(first.shape) if axis != place)
+
+
+@dataclass(frozen=True)
+class _Question:
+    """Labels, answers and what the spec says of them: what a reading is decided from."""
+
+    labels: Array
+    answered: Answered
+    spec: EvaluationSpec
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Sizes of one item's label; sizes of 1 are left out."""
+        return _squeezed(self.labels.shape[1:])
+
+    @property
+    def ignored(self) -> int | None:
+        """The value that does not count: the one that was named, or the usual one where it occurs."""
+        if self.spec.ignore_label is not None:
+            return self.spec.ignore_label
+        return IGNORED if self.values is Values.WHOLE and bool(np.any(self.labels == IGNORED)) else None
+
+    @property
+    def values(self) -> Values:
+        """What the labels consist of. Raises DataError for what no label can be."""
+        kind = self.labels.dtype.kind
+        if kind in "OSU":
+            return Values.TEXTS
+        if kind in "biu":
+            return Values.WHOLE
+        if kind == "f":
+            whole = (self.labels == np.floor(self.labels)) & (np.abs(self.labels) < LARGEST_WHOLE)
+            return Values.WHOLE if bool(np.all(whole)) else Values.FRACTIONS
+        raise DataError(f"labels of type {self.labels.dtype} are neither numbers nor texts")
+
+    def counted(self) -> Array:
+        """The different label values that count, sorted. Raises DataError where there is none."""
+        found = np.unique(self.labels).astype(np.int64)
+        kept = found if self.ignored is None else found[found != self.ignored]
+        if not len(kept):
+            raise self.misfit(f"every label is {self.ignored}, which does not count", "give labels")
+        return kept
+
+    def misfit(self, why: str, advice: str) -> DataError:
+        """What is told of labels that do not fit: some of them beside the answers, why, and what to write instead."""
+        pairs = "; ".join(
+            f"{_shown_label(label)} beside {_shown_answer(answer, self.answered)}"
+            for label, answer in zip(self.labels[:SHOWN], self.answered.examples[:SHOWN], strict=False)
+        )
+        where = f"labels {self.spec.label_key!r} do not fit the output {self.answered.name!r}"
+        return DataError(f"{where} (label beside answer: {pairs}): {why}; {advice}")
+
+    def found(self, form: LabelForm, told: str, **read: Any) -> LabelReading:
+        """The reading, with what does not count."""
+        ignored = self.ignored
+        if ignored is not None and self.values is Values.WHOLE:
+            count = int(np.sum(self.labels == ignored))
+            told += f"; {count} of {self.labels.size} are {ignored} and do not count"
+        return LabelReading(form=form, told=told, classes=self.answered.classes, ignored=ignored, **read)
+
+
+def understand(labels: Array, answered: Answered, spec: EvaluationSpec) -> LabelReading:
+    """How `labels` (items along the first axis) are to be read beside the original's answers.
+
+    Raises DataError (DataInvalid) where the metric cannot judge these labels, with some of both side by side.
+    """
+    question = _Question(labels, answered, spec)
+    if spec.metric not in DECIDING:
+        return _distances(question)
+    if answered.kind in (Answers.SCORES, Answers.SCORE) and not answered.classes:
+        advice = f"its answers have the shape {list(answered.examples[0].shape)}: set data.evaluation.agreement.axis"
+        raise question.misfit(f"there is no axis {answered.axis} of classes", advice)
+    return READINGS[question.values, answered.kind](question)
+
+
+# ------------------------------------------------------------------------------------------------------------ whole numbers
+
+
+def _class_numbers(question: _Question) -> LabelReading:
+    """Numbers of classes beside a score for each class."""
+    if question.shape == _squeezed(question.answered.examples[0].shape):
+        hot = set(np.unique(question.labels).tolist()) <= {0, 1}
+        if hot:
+            return _hot(question)
+    if question.spec.several_labels is SeveralLabels.ANY_OF and len(question.shape) == 1:
+        if question.spec.metric is Metric.F1:
+            raise _no_f1(question)
+        _in_range(question)
+        return question.found(
+            LabelForm.ANY_OF,
+            "lists of class numbers, each of them right",
+            offset=question.spec.label_offset,
+            listed=True,
+        )
+    _same_shape(question)
+    counted = question.counted()
+    if question.answered.classes == 2 and not question.spec.label_offset and counted.tolist() == [-1, 1]:
+        return question.found(LabelForm.CLASSES, "-1 and 1, for the first and the second class", signed=True)
+    _in_range(question)
+    low, high = int(counted[0]), int(counted[-1])
+    told = f"numbers of classes, {low} to {high}" + _from(question.spec.label_offset)
+    return question.found(LabelForm.CLASSES, told, offset=question.spec.label_offset)
+
+
+def _yes_or_no(question: _Question) -> LabelReading:
+    """Two values beside one score."""
+    _same_shape(question)
+    counted = question.counted()
+    offset = question.spec.label_offset
+    if not offset and set(counted.tolist()) <= {-1, 1} and -1 in counted:
+        return question.found(LabelForm.CLASSES, "-1 for no, 1 for yes", signed=True)
+    if set((counted - offset).tolist()) <= {0, 1}:
+        return question.found(LabelForm.CLASSES, f"{offset} for no, {offset + 1} for yes", offset=offset)
+    if len(counted) == 2:
+        low, high = (int(value) for value in counted)
+        if high == low + 1:
+            raise question.misfit(f"one score says no or yes, labels are {low} and {high}", f"set labelOffset: {low}")
+        raise question.misfit(f"one score says no or yes, labels are {low} and {high}", "write 0 for no and 1 for yes")
+    raise question.misfit("one score says no or yes, and these numbers are no classes", _regression())
+
+
+def _whole_answers(question: _Question) -> LabelReading:
+    """Numbers beside answers that are numbers of classes themselves."""
+    _same_shape(question)
+    question.counted()
+    offset = question.spec.label_offset
+    return question.found(LabelForm.CLASSES, "numbers, as the model answers them" + _from(offset), offset=offset)
+
+
+def _numbers_beside_texts(question: _Question) -> LabelReading:
+    """Numbers beside answers that are texts of numbers."""
+    _same_shape(question)
+    if not all(_is_number(text) for answer in question.answered.examples for text in answer.reshape(-1).tolist()):
+        raise question.misfit("the model answers texts, labels are numbers", "give the texts as labels")
+    return question.found(LabelForm.TEXTS, "numbers, compared as texts with what the model answers")
+
+
+def _in_range(question: _Question) -> None:
+    """Raises DataError where a label is no class."""
+    offset, classes = question.spec.label_offset, question.answered.classes
+    counted = question.counted()
+    outside = counted[(counted < offset) | (counted >= offset + classes)]
+    if not len(outside):
+        return
+    low, high = int(counted[0]), int(counted[-1])
+    why = f"there are {classes} classes, {offset} to {offset + classes - 1}, and labels from {low} to {high}"
+    named = [int(value) for value in outside]
+    if high - low < classes and len(named) <= max(1, abs(low - offset)):
+        advice = f"where labels count from {low}, set data.evaluation.labelOffset: {low}"
+        if len(named) == 1:
+            advice += f"; where {named[0]} marks what does not count, set ignoreLabel: {named[0]}"
+    elif len(named) == 1:
+        advice = f"where {named[0]} marks what does not count, set data.evaluation.ignoreLabel: {named[0]}"
+    elif question.shape == question.answered.decided_shape() and len(counted) > 2 * classes:
+        advice = f"these numbers are no classes: {_regression()}"
+    else:
+        advice = f"give labels of {offset} to {offset + classes - 1}, or name the output they belong to in data.evaluation.output"
+    raise question.misfit(why, advice)
+
+
+# ----------------------------------------------------------------------------------------------------- an axis of classes
+
+
+def _hot(question: _Question) -> LabelReading:
+    """0 and 1 for each class."""
+    spec, answered = question.spec, question.answered
+    ones = _shaped(question).sum(axis=answered.axis)
+    if bool(np.all(ones == 1)):
+        return question.found(LabelForm.CLASSES, "one-hot: a 1 for the right class", spread=True)
+    several = spec.several_labels
+    if several is None and answered.softmax and bool(np.all(ones >= 1)):
+        several = SeveralLabels.ANY_OF
+    if several is None:
+        advice = "set data.evaluation.severalLabels: AnyOf where each of them is right, AllOf where exactly these must be found"
+        raise question.misfit("labels name several classes for an item, or none", advice)
+    if several is SeveralLabels.ALL_OF:
+        told = f"several hot: all classes marked 1 must score above {answered.threshold:g}, and no other"
+        return question.found(LabelForm.ALL_OF, told, spread=True)
+    if spec.metric is Metric.F1:
+        raise _no_f1(question)
+    return question.found(LabelForm.ANY_OF, "several hot: each class marked 1 is right", spread=True)
+
+
+def _probabilities(question: _Question) -> LabelReading:
+    """A probability for each class."""
+    if question.shape == _squeezed(question.answered.examples[0].shape):
+        shaped = _shaped(question)
+        sums = shaped.sum(axis=question.answered.axis)
+        if shaped.min() >= 0 and bool(np.allclose(sums, 1, atol=1e-3)):
+            return question.found(
+                LabelForm.CLASSES, "probabilities of classes: the most likely one is right", spread=True
+            )
+    return _fractions(question)
+
+
+def _fractions(question: _Question) -> LabelReading:
+    raise question.misfit("numbers with fractions name no classes", _regression())
+
+
+# ---------------------------------------------------------------------------------------------------------------- texts
+
+
+def _class_names(question: _Question) -> LabelReading:
+    """Names of classes, or their numbers as texts, beside numbers or scores."""
+    spec, answered = question.spec, question.answered
+    found = sorted({_text(value) for value in question.labels.reshape(-1).tolist()})
+    if not spec.classes:
+        if all(_is_number(text) for text in found):
+            numbers = np.array([int(_text(v)) for v in question.labels.reshape(-1).tolist()], dtype=np.int64)
+            as_numbers = _Question(numbers.reshape(question.labels.shape), answered, spec)
+            reading = READINGS[Values.WHOLE, answered.kind](as_numbers)
+            return reading.model_copy(update={"told": f"texts of {reading.told}"})
+        why = f"the model answers {answered.kind.value}, labels are names"
+        advice = "give their names in the order of the model's classes in data.evaluation.classes"
+        raise question.misfit(why, advice)
+    wanted = 2 if answered.kind is Answers.SCORE else answered.classes
+    if answered.kind is not Answers.NUMBERS and len(spec.classes) != wanted:
+        why = f"data.evaluation.classes has {len(spec.classes)} names, the model tells {wanted} classes apart"
+        raise question.misfit(why, "give a name for each class, in the order of the scores")
+    unknown = [text for text in found if text not in set(spec.classes)]
+    if unknown:
+        why = f"{', '.join(map(repr, unknown[:SHOWN]))} is not among data.evaluation.classes"
+        raise question.misfit(why, f"it has {', '.join(map(repr, spec.classes[:SHOWN]))} and so on")
+    _same_shape(question)
+    told = f"names of {len(spec.classes)} classes, in the order of data.evaluation.classes"
+    return question.found(LabelForm.CLASSES, told, names=spec.classes)
+
+
+def _texts(question: _Question) -> LabelReading:
+    """Texts beside texts."""
+    _same_shape(question)
+    return question.found(LabelForm.TEXTS, "texts, as the model answers them")
+
+
+# ---------------------------------------------------------------------------------------------------------------- distances
+
+
+def _distances(question: _Question) -> LabelReading:
+    """Numbers of the output's shape, for metrics that measure how near an answer is."""
+    answer = question.answered.examples[0]
+    metric = question.spec.metric
+    if question.values is Values.TEXTS or answer.dtype.kind in "OSUb":
+        raise question.misfit(f"{metric} compares numbers", "ask for metric Accuracy where labels name classes")
+    if question.shape != _squeezed(answer.shape):
+        why = (
+            f"{metric} needs labels of the output's shape {list(answer.shape)}, found {list(question.labels.shape[1:])}"
+        )
+        raise question.misfit(why, "ask for metric Accuracy where labels name classes")
+    return LabelReading(form=LabelForm.NUMBERS, told="numbers, as the model should answer them")
+
+
+def _regression() -> str:
+    return "where they are quantities to be met, set data.evaluation.metric: Regression"
+
+
+def _no_f1(question: _Question) -> DataError:
+    return question.misfit("F1 needs one class for a label", "ask for metric Accuracy")
+
+
+READINGS: Mapping[tuple[Values, Answers], Callable[[_Question], LabelReading]] = {
+    (Values.WHOLE, Answers.SCORES): _class_numbers,
+    (Values.WHOLE, Answers.SCORE): _yes_or_no,
+    (Values.WHOLE, Answers.NUMBERS): _whole_answers,
+    (Values.WHOLE, Answers.TEXTS): _numbers_beside_texts,
+    (Values.FRACTIONS, Answers.SCORES): _probabilities,
+    (Values.FRACTIONS, Answers.SCORE): _fractions,
+    (Values.FRACTIONS, Answers.NUMBERS): _fractions,
+    (Values.FRACTIONS, Answers.TEXTS): _fractions,
+    (Values.TEXTS, Answers.SCORES): _class_names,
+    (Values.TEXTS, Answers.SCORE): _class_names,
+    (Values.TEXTS, Answers.NUMBERS): _class_names,
+    (Values.TEXTS, Answers.TEXTS): _texts,
+}
+
+
+# ------------------------------------------------------------------------------------------------------------------ reading
+
+
+class Reader:
+    """Labels of single items, brought into their form.
+
+    CLASSES: flat class numbers, `NOT_COUNTED` where nothing counts. TEXTS: flat texts. ANY_OF: for each decision, which classes are
+    right, `[decisions, classes]`. ALL_OF: flat booleans, one for each score. NUMBERS: float64, of the answer's shape.
+    """
+
+    def __init__(self, reading: LabelReading, axis: int) -> None:
+        self.reading = reading
+        self._axis = axis
+        self._numbers = {name: number for number, name in enumerate(reading.names)}
+
+    def __call__(self, label: Array, shape: tuple[int, ...]) -> Array:
+        """The label of one item whose answer has `shape`."""
+        reading = self.reading
+        if reading.form is LabelForm.NUMBERS:
+            return label.astype(np.float64).reshape(shape)
+        if reading.form is LabelForm.TEXTS:
+            return np.array([_text(value) for value in label.reshape(-1).tolist()], dtype=str)
+        if reading.form is LabelForm.ALL_OF:
+            return np.asarray(label.reshape(-1) == 1)
+        if reading.spread:
+            spread = np.moveaxis(label.reshape(shape), self._axis, -1).reshape(-1, shape[self._axis])
+            return np.asarray(spread == 1 if reading.form is LabelForm.ANY_OF else np.argmax(spread, axis=-1))
+        numbers = self._class_numbers(label)
+        if not reading.listed:
+            return numbers
+        right = np.zeros((1, reading.classes), dtype=bool)
+        right[0, numbers[numbers != NOT_COUNTED]] = True
+        return right
+
+    def _class_numbers(self, label: Array) -> Array:
+        flat = label.reshape(-1)
+        if flat.dtype.kind in "OSU":
+            texts = [_text(value) for value in flat.tolist()]
+            if self._numbers:
+                return np.array([self._numbers[text] for text in texts], dtype=np.int64)
+            flat = np.array([int(text) for text in texts], dtype=np.int64)
+        whole = flat.astype(np.int64)
+        numbers = (whole == 1).astype(np.int64) if self.reading.signed else whole - self.reading.offset
+        return (
+            numbers if self.reading.ignored is None else np.where(whole == self.reading.ignored, NOT_COUNTED, numbers)
+        )
+
+
+# -------------------------------------------------------------------------------------------------------------------- pieces
+
+
+def _same_shape(question: _Question) -> None:
+    """Raises DataError where there is not one label for each decision."""
+    wanted, found = question.answered.decided_shape(), question.shape
+    if wanted == found:
+        return
+    answer = question.answered.examples[0]
+    why = f"a label of shape {list(found)} is not one for each decision, which has the shape {list(wanted)}"
+    fitting = [
+        axis - answer.ndim
+        for axis in range(answer.ndim)
+        if _squeezed(size for place, size in enumerate(answer.shape) if place != axis) == found
+    ]
+    if is_float(answer) and fitting:
+        advice = f"where the classes lie along another axis, set data.evaluation.agreement.axis: {fitting[0]}"
+    else:
+        advice = "check data.evaluation.labelKey, output and agreement.axis"
+    raise question.misfit(why, advice)
+
+
+def _shaped(question: _Question) -> Array:
+    """Labels with an axis of classes, in the shape of the answers."""
+    labels = question.labels
+    values = labels.astype(np.float64) if labels.dtype.kind == "b" else labels
+    return np.asarray(values.reshape(len(labels), *question.answered.examples[0].shape))
+
+
+def _squeezed(sizes: Any) -> tuple[int, ...]:
+    return tuple(int(size) for size in sizes if size != 1)
+
+
+def _from(offset: int) -> str:
+    return f", counted from {offset}" if offset else ""
+
+
+def _is_number(value: Any) -> bool:
+    return WHOLE_NUMBER.fullmatch(_text(value)) is not None
+
+
+def _text(value: Any) -> str:
+    return value.decode("utf-8", "replace") if isinstance(value, bytes) else str(value)
+
+
+def _shown_label(label: Any) -> str:
+    return _shown(np.asarray(label).reshape(-1).tolist())
+
+
+def _shown_answer(answer: Array, answered: Answered) -> str:
+    if answered.kind is Answers.SCORES:
+        decided = decisions(answer, answered.axis, answered.threshold).tolist()
+        return f"class {_shown(decided)} of {answered.classes}"
+    return _shown(answer.reshape(-1).tolist())
+
+
+def _shown(values: list[Any]) -> str:
+    texts = [_shown_value(value) for value in values[:SHOWN]]
+    return texts[0] if len(values) == 1 else f"[{', '.join(texts)}{', …' if len(values) > SHOWN else ''}]"
+
+
+def _shown_value(value: Any) -> str:
+    if isinstance(value, bytes | str):
+        text = _text(value)
+        return repr(text if len(text) <= 24 else text[:24] + "…")
+    return f"{value:.4g}" if isinstance(value, float) else str(value)

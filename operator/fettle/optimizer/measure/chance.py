@@ -1,0 +1,171 @@
+"""What knowing nothing of an item is worth: evidence on which a constant answer does as well proves nothing of any candidate."""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+from collections.abc import Hashable
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+
+from fettle.api.labels import LabelForm
+from fettle.api.vocabulary import Average, Metric
+from fettle.errors import DataError
+from fettle.optimizer.measure.metrics import Judging, Scores
+
+Array = np.ndarray[Any, Any]
+
+FEWEST = 10  # items from which a constant answer says something; fewer certify nothing lossy anyhow
+FEWEST_SHUFFLED = 20
+SURE = 1.645  # standard deviations: as good a match of answers and labels comes by chance in 5 % of the orders
+
+
+@dataclass
+class Chance:
+    """Counts, over the items, from which the best constant answer's metric follows, and how answers match labels in any order."""
+
+    judging: Judging
+    items: int = 0
+    decisions: int = 0
+    matches: int = 0
+    shares: dict[Hashable, float] = field(default_factory=dict)  # by label: its share of each item's labels, summed up
+    labels: Counter[Hashable] = field(default_factory=Counter)
+    answers: Counter[Hashable] = field(default_factory=Counter)
+    sums: Array | None = None  # of the labels, by element
+    squares: Array | None = None
+
+    def add(self, answer: Array, label: Array) -> None:
+        """Take one item into account, as `Scores.add` does."""
+        wanted = self.judging.wanted(answer, label)
+        if not self.judging.decides:
+            self._add_numbers(wanted)
+            return
+        decided = self.judging.decided(answer)
+        if self.judging.form is LabelForm.ALL_OF:
+            self._count(np.array([decided.tobytes().hex()]), np.array([wanted.tobytes().hex()]))
+        elif self.judging.form is LabelForm.ANY_OF:
+            self._count_any(decided, wanted)
+        else:
+            counts = self.judging.counts(wanted)
+            self._count(decided[counts], wanted[counts])
+
+    def constant(self) -> float | None:
+        """The metric of the constant answer that is best on these items; None where there is nothing to say."""
+        metric = self.judging.metric
+        if not self.items:
+            return None
+        if metric == Metric.REGRESSION:
+            return 0.0
+        if metric == Metric.MEAN_SQUARED_ERROR:
+            assert self.sums is not None and self.squares is not None
+            return float(np.mean(self.squares / self.items - (self.sums / self.items) ** 2))
+        if metric == Metric.COSINE_SIMILARITY:
+            assert self.sums is not None
+            return float(np.mean(np.linalg.norm(self.sums, axis=-1))) / self.items
+        if metric == Metric.F1:
+            return self._constant_f1()
+        return float(max(self.shares.values())) / self.items
+
+    def shuffled(self) -> float | None:
+        """How far the matches of answers and labels lie above those in a random order, in standard deviations of the latter.
+
+        None for metrics without decisions. Decisions of one item are taken to be one, so that this errs on the careful side.
+        """
+        count = self.decisions
+        if not self.judging.decides or count < 2:
+            return None
+        both = [(self.answers[key], times) for key, times in self.labels.items()]
+        products = np.array([one * other for one, other in both], dtype=np.float64)
+        expected = float(products.sum()) / count
+        if self.judging.form is LabelForm.ANY_OF:
+            share = min(expected / count, 1.0)
+            variance = count * share * (1 - share)
+        else:
+            pairs = np.array([one * (one - 1) * other * (other - 1) for one, other in both], dtype=np.float64)
+            total = float(products.sum())
+            variance = expected + (total**2 - float((products**2).sum()) + float(pairs.sum())) / (count * (count - 1))
+            variance -= expected**2
+        if variance <= 0:
+            return 0.0
+        return (self.matches - expected) / math.sqrt(variance) * math.sqrt(self.items / count)
+
+    def _count(self, decided: Array, wanted: Array) -> None:
+        if not wanted.size:
+            return
+        self.items += 1
+        self.decisions += wanted.size
+        self.matches += int(np.sum(decided == wanted))
+        self.answers.update(_counted(decided))
+        found = _counted(wanted)
+        self.labels.update(found)
+        for key, times in found.items():
+            self.shares[key] = self.shares.get(key, 0.0) + times / wanted.size
+
+    def _count_any(self, decided: Array, wanted: Array) -> None:
+        self.items += 1
+        self.decisions += len(decided)
+        self.matches += int(wanted[np.arange(len(decided)), decided].sum())
+        self.answers.update(decided.tolist())
+        for key, times in enumerate(wanted.sum(axis=0).tolist()):
+            self.labels[key] += times
+            self.shares[key] = self.shares.get(key, 0.0) + times / len(decided)
+
+    def _add_numbers(self, wanted: Array) -> None:
+        self.items += 1
+        if self.judging.metric == Metric.COSINE_SIMILARITY:
+            norm = np.linalg.norm(wanted, axis=-1, keepdims=True) if wanted.ndim else np.abs(wanted)
+            wanted = wanted / np.where(norm > 0, norm, 1)
+        self.sums = wanted if self.sums is None else self.sums + wanted
+        self.squares = wanted**2 if self.squares is None else self.squares + wanted**2
+
+    def _constant_f1(self) -> float:
+        if self.judging.form is LabelForm.ALL_OF:
+            return 0.0  # nothing found is the usual constant; always everything is told by the accuracy of the sets
+        present = len(self.labels)
+        each = {key: 2 * times / (self.decisions + times) for key, times in self.labels.items()}
+        average = self.judging.average
+        if average == Average.MICRO:
+            return max(self.labels.values()) / self.decisions
+        if average == Average.BINARY:
+            return float(
+                each[max(each, key=lambda key: str(key).zfill(20))]
+            )  # of two classes, the greater is the positive one
+        return float(max(each.values())) / present
+
+
+def _counted(values: Array) -> dict[Hashable, int]:
+    found, times = np.unique(values, return_counts=True)
+    return dict(zip(found.tolist(), times.tolist(), strict=True))
+
+
+def refuse_chance(scores: Scores, chance: Chance, sample: bool = False) -> None:
+    """Evidence that any constant answer fits as well is none. Raises DataError (DataInvalid).
+
+    On a `sample` of the items only what fails both tests is refused: all of them may still tell.
+    """
+    value, constant, decides = scores.value(), chance.constant(), scores.judging.decides
+    if constant is None:
+        return
+    metric = scores.judging.metric
+    better = value < constant if metric == Metric.MEAN_SQUARED_ERROR else value > constant
+    shuffled = chance.shuffled()
+    by_chance = shuffled is not None and chance.items >= FEWEST_SHUFFLED and shuffled < SURE
+    no_better = not better and (chance.items >= FEWEST or (decides and value == 0 and chance.items > 1))
+    if not (no_better or by_chance) or (sample and decides and not (no_better and by_chance)):
+        return
+    told = f"the original's {metric} is {value:.4g}"
+    if decides:
+        right = sum(one == 1 for one in scores.values)
+        told = f"the original is right on {right} of {len(scores.values)} items ({metric} {value:.4g})"
+    why = (
+        f"no better than the best constant answer ({constant:.4g})"
+        if no_better
+        else "no better than with the labels in any other order"
+    )
+    advice = "check labels and items (labelOffset, classes, preprocess), or leave the labels out to be judged by agreement with the original"
+    if metric == Metric.ACCURACY and value > 0.5:
+        advice += "; where one class is rare, ask for metric F1 (average Binary)"
+    read = f"labels were read as {scores.judging.reader.reading.told}"
+    raise DataError(f"{told}, {why}: such items prove nothing. {read}; {advice}")
