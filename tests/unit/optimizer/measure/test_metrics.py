@@ -6,21 +6,33 @@ from typing import Any
 
 import numpy as np
 import pytest
-from sklearn.metrics import f1_score
+from sklearn.metrics import f1_score, r2_score
 
 from fettle.api.interval import tango
-from fettle.api.vocabulary import Average, Metric
+from fettle.api.optimizedmodel import EvaluationSpec
+from fettle.api.vocabulary import Average, Metric, SeveralLabels
 from fettle.errors import DataError
-from fettle.optimizer.measure.metrics import Judging, Scores, drop, flips
+from fettle.optimizer.labels import Answered, understand
+from fettle.optimizer.measure.metrics import Changes, Judging, Scores, drop, flips
 
 Array = np.ndarray[Any, Any]
 EYE = np.eye(3, dtype=np.float32)
 
 
+def judging(metric: Metric, answers: Any, labels: Any, **how: Any) -> Judging:
+    """How these labels are read beside these answers."""
+    average, several = how.pop("average", Average.MACRO), how.pop("several_labels", None)
+    examples = [np.asarray(answer) for answer in answers]
+    answered = Answered("y", examples, how.get("axis", -1), how.get("threshold", 0.0))
+    spec = EvaluationSpec(uri="pvc://claim/items.npz", metric=metric, several_labels=several)
+    reading = understand(np.asarray(labels), answered, spec)
+    return Judging.of(metric, reading, average, answered.axis, answered.threshold)
+
+
 def scores(metric: Metric, answers: Any, labels: Any, **how: Any) -> Scores:
     """One model's scores."""
-    found = Scores(Judging(metric, **how))
-    for answer, label in zip(answers, labels, strict=True):
+    found = Scores(judging(metric, answers, labels, **how))
+    for answer, label in zip(answers, np.asarray(labels), strict=True):
         found.add(np.asarray(answer), np.asarray(label))
     return found
 
@@ -53,7 +65,7 @@ def test_an_answer_is_right_where_it_decides_what_the_label_says(
 
 
 def test_a_label_that_fits_no_answer_says_what_to_check() -> None:
-    with pytest.raises(DataError, match=r"label of shape \[4\].*answer of shape \[3\].*labelKey"):
+    with pytest.raises(DataError, match=r"label of shape \[4\] is not one for each decision.*labelKey"):
         scores(Metric.ACCURACY, [EYE[0]], [[1, 2, 3, 4]])
 
 
@@ -137,3 +149,69 @@ def test_too_few_items_for_a_bootstrap_give_no_interval() -> None:
     labels = np.linspace(0, 1, 20)[:, None]
     before, after = (scores(Metric.MEAN_SQUARED_ERROR, labels + off, labels) for off in (0.0, 0.1))
     assert drop(before, after, 0.05) is None
+
+
+def test_f1_of_several_labels_an_item_is_that_of_scikit_learn() -> None:
+    rng = np.random.default_rng(3)
+    labels = rng.integers(2, size=(120, 4))
+    answers = np.where(rng.random(labels.shape) < 0.8, labels, 1 - labels) - 0.5
+    found = scores(Metric.F1, answers, labels, several_labels=SeveralLabels.ALL_OF).value()
+    assert found == pytest.approx(f1_score(labels, answers > 0, average="macro"))
+
+
+def test_regression_is_the_r2_of_scikit_learn_and_its_drop_the_difference() -> None:
+    rng = np.random.default_rng(5)
+    labels = rng.normal(100, 20, size=(80, 1))
+    near, far = labels + rng.normal(0, 2, labels.shape), labels + rng.normal(0, 9, labels.shape)
+    before, after = (scores(Metric.REGRESSION, answers, labels) for answers in (near, far))
+    found = drop(before, after, 0.05)
+    assert found is not None
+    assert before.value() == pytest.approx(r2_score(labels, near))
+    assert found.value == pytest.approx(before.value() - after.value())
+    assert 0 < found.low < found.value < found.high
+
+
+def changes(metric: Metric, before: Any, after: Any, labels: Any, **how: Any) -> Changes:
+    """What a second model changed."""
+    found = Changes(judging(metric, before, labels, **how))
+    for one, other, label in zip(before, after, np.asarray(labels), strict=True):
+        found.add(np.asarray(one), np.asarray(other), np.asarray(label))
+    return found
+
+
+def test_changes_that_cancel_out_in_the_metric_are_seen() -> None:
+    labels = np.arange(300) % 3
+    first = np.where(np.arange(300) < 60, (labels + 1) % 3, labels)  # wrong on the first 60
+    other = np.where(np.arange(300) >= 240, (labels + 1) % 3, labels)  # wrong on the last 60
+    before, after = ([EYE[decision] for decision in decided] for decided in (first, other))
+    lost = drop(scores(Metric.ACCURACY, before, labels), scores(Metric.ACCURACY, after, labels), 0.05)
+    changed = changes(Metric.ACCURACY, before, after, labels).interval(0.05)
+    assert lost is not None and changed is not None
+    assert lost.value == 0
+    assert changed.value == pytest.approx(0.4)
+    assert changed.low > 0.3
+
+
+def test_positions_that_do_not_count_neither_score_nor_change() -> None:
+    labels = np.full((40, 8), -100)
+    labels[:, 0] = np.arange(40) % 3
+    before = [EYE[[label[0]] + [0] * 7] for label in labels]
+    after = [EYE[[0 if number % 4 == 0 else label[0]] + [1] * 7] for number, label in enumerate(labels)]
+    assert scores(Metric.ACCURACY, before, labels).value() == 1
+    wrong = sum(label[0] != 0 for label in labels[::4])
+    assert scores(Metric.ACCURACY, after, labels).value() == pytest.approx(1 - wrong / 40)
+    changed = changes(Metric.ACCURACY, before, after, labels).interval(0.05)
+    assert changed is not None
+    assert changed.value == pytest.approx(wrong / 40)
+
+
+def test_a_regression_that_is_right_as_often_but_answers_otherwise_has_changed() -> None:
+    rng = np.random.default_rng(8)
+    labels = rng.normal(size=(200, 1))
+    noise = rng.normal(0, 0.7, labels.shape)
+    before, after = labels + noise, labels - noise  # equal errors, to the other side
+    lost = drop(scores(Metric.REGRESSION, before, labels), scores(Metric.REGRESSION, after, labels), 0.05)
+    changed = changes(Metric.REGRESSION, before, after, labels).interval(0.05)
+    assert lost is not None and changed is not None
+    assert lost.value == pytest.approx(0, abs=1e-9)
+    assert changed.low > 0.5

@@ -1,0 +1,128 @@
+"""An original that knows no more of its items than a constant answer proves nothing of any candidate."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+from tests.unit.optimizer.measure.test_metrics import judging
+
+from fettle.api.vocabulary import Average, Metric, SeveralLabels
+from fettle.errors import DataError
+from fettle.optimizer.measure.chance import Chance, refuse_chance
+from fettle.optimizer.measure.metrics import Scores
+
+Array = np.ndarray[Any, Any]
+EYE = np.eye(3, dtype=np.float32)
+RNG = np.random.default_rng(7)
+CLASSES = np.arange(90) % 3
+RARE = (np.arange(200) % 20 == 0).astype(int)  # one in twenty
+NOISE = RNG.random(200)
+
+
+def judged(metric: Metric, answers: Any, labels: Any, **how: Any) -> tuple[Scores, Chance]:
+    """The original's scores, and what chance would give."""
+    ways = judging(metric, answers, labels, **how)
+    scores, chance = Scores(ways), Chance(ways)
+    for answer, label in zip(answers, np.asarray(labels), strict=True):
+        scores.add(np.asarray(answer), np.asarray(label))
+        chance.add(np.asarray(answer), np.asarray(label))
+    return scores, chance
+
+
+def yes(scores: Array) -> list[Array]:
+    """Answers of one score each."""
+    return [np.array([score], np.float32) for score in scores]
+
+
+HOT = RNG.integers(0, 2, size=(60, 3))
+REFUSED = [
+    ("always wrong by one", Metric.ACCURACY, EYE[(CLASSES + 1) % 3], CLASSES, {}, "right on 0 of 90 items"),
+    ("one class for everything", Metric.ACCURACY, EYE[np.zeros(90, int)], CLASSES, {}, "best constant answer"),
+    ("any class", Metric.ACCURACY, EYE[RNG.integers(0, 3, 90)], CLASSES, {}, "prove nothing"),
+    ("labels of one class", Metric.ACCURACY, EYE[np.zeros(90, int)], np.zeros(90, int), {}, "best constant answer (1)"),
+    ("always no where yes is rare", Metric.ACCURACY, yes(NOISE - 2), RARE, {}, "metric F1 (average Binary)"),
+    ("always yes, by F1", Metric.F1, yes(NOISE + 1), RARE, {"average": Average.BINARY}, "best constant answer"),
+    (
+        "a distance above the labels' variance",
+        Metric.MEAN_SQUARED_ERROR,
+        yes(NOISE * 50),
+        NOISE[:, None],
+        {},
+        "MeanSquaredError",
+    ),
+    ("a regression that explains nothing", Metric.REGRESSION, yes(NOISE[::-1]), NOISE[:, None], {}, "Regression"),
+    (
+        "sets that are never found",
+        Metric.ACCURACY,
+        (1 - HOT) - 0.5,
+        HOT,
+        {"several_labels": SeveralLabels.ALL_OF},
+        "right on 0",
+    ),
+]
+
+
+@pytest.mark.parametrize(
+    ("what", "metric", "answers", "labels", "how", "part"), REFUSED, ids=[case[0] for case in REFUSED]
+)
+def test_an_original_that_does_not_know_its_items_is_refused(
+    what: str, metric: Metric, answers: Any, labels: Any, how: dict[str, Any], part: str
+) -> None:
+    with pytest.raises(DataError) as caught:
+        refuse_chance(*judged(metric, answers, labels, **how))
+    assert part in caught.value.message
+    assert "labels were read as" in caught.value.message
+
+
+KNOWING = [
+    ("right on most", Metric.ACCURACY, EYE[np.where(NOISE[:90] < 0.8, CLASSES, (CLASSES + 1) % 3)], CLASSES, {}),
+    (
+        "right on half of three",
+        Metric.ACCURACY,
+        EYE[np.where(NOISE[:90] < 0.55, CLASSES, (CLASSES + 1) % 3)],
+        CLASSES,
+        {},
+    ),
+    (
+        "half of what is rare",
+        Metric.F1,
+        yes(np.where(RARE == 1, np.arange(200) % 40 - 1, -1)),
+        RARE,
+        {"average": Average.BINARY},
+    ),
+    ("few items", Metric.ACCURACY, EYE[[0, 0, 0]], [0, 0, 1], {}),
+    ("near on average", Metric.REGRESSION, yes(NOISE + 0.1), NOISE[:, None], {}),
+    ("sets that are mostly found", Metric.ACCURACY, HOT - 0.5, HOT, {"several_labels": SeveralLabels.ALL_OF}),
+    (
+        "any of several",
+        Metric.ACCURACY,
+        EYE[CLASSES],
+        1 - EYE[(CLASSES + 1) % 3].astype(int),
+        {"several_labels": SeveralLabels.ANY_OF},
+    ),
+]
+
+
+@pytest.mark.parametrize(("what", "metric", "answers", "labels", "how"), KNOWING, ids=[case[0] for case in KNOWING])
+def test_an_original_that_knows_its_items_is_believed(
+    what: str, metric: Metric, answers: Any, labels: Any, how: dict[str, Any]
+) -> None:
+    refuse_chance(*judged(metric, answers, labels, **how))
+
+
+def test_the_best_constant_answer_is_that_of_a_direct_count() -> None:
+    labels = np.array([0] * 50 + [1] * 30 + [2] * 20)
+    _, chance = judged(Metric.ACCURACY, EYE[labels], labels)
+    assert chance.constant() == pytest.approx(0.5)
+    _, chance = judged(Metric.MEAN_SQUARED_ERROR, NOISE[:, None], NOISE[:, None])
+    assert chance.constant() == pytest.approx(float(np.var(NOISE)))
+
+
+def test_matches_in_a_random_order_have_the_mean_and_spread_of_a_simulation() -> None:
+    labels, answers = RNG.integers(0, 3, 60), RNG.integers(0, 3, 60)
+    _, chance = judged(Metric.ACCURACY, EYE[answers], labels)
+    found = [int(np.sum(np.random.default_rng(seed).permutation(labels) == answers)) for seed in range(4000)]
+    simulated = (int(np.sum(labels == answers)) - np.mean(found)) / np.std(found)
+    assert chance.shuffled() == pytest.approx(simulated, abs=0.08)
