@@ -1,0 +1,200 @@
+"""Evidence that does not fit the model, through the whole of `fettle optimize`: nothing lossy is ever published from it.
+
+The model is ruined by int8: an input that nothing looks at is huge, so that all others are rounded to nothing. Its answers in int8 have
+next to nothing to do with the original's, and any evidence that lets it through is no evidence.
+"""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from onnx import TensorProto, helper
+from tests.data import models
+
+from fettle.api.conditions import find
+from fettle.api.optimizedmodel import OptimizedModelSpec
+from fettle.api.optimizedmodel_status import OptimizedModelStatus
+from fettle.api.reasons import Reason
+from fettle.api.vocabulary import CandidateState
+from fettle.cli.local import LocalRun
+from fettle.errors import FettleError
+from fettle.optimizer import stage
+from fettle.plan.run import TaskPhase, TaskState, WantedTask
+from fettle.store.uris import Mounts
+
+Array = np.ndarray[Any, Any]
+ITEMS, INPUTS, HIDDEN = 420, 12, 48
+NAMES = np.array(["bird", "cat", "dog", "fish", "horse"])
+
+
+class InProcess:
+    """Runs each task here and now: what its process would do, without starting Python for it."""
+
+    def __init__(self, mounts: Mounts) -> None:
+        self._mounts = mounts
+
+    async def run(self, wanted: WantedTask) -> TaskState:
+        """The task's outcome."""
+        try:
+            report = stage.run(wanted.task, self._mounts)
+        except FettleError as error:
+            failed = {"reason": error.reason, "message": error.message, "retryable": error.retryable}
+            return TaskState(
+                wanted.task_hash, TaskPhase.FAILED, wanted.attempt, finished_at=datetime.now(UTC), **failed
+            )
+        return TaskState(wanted.task_hash, TaskPhase.SUCCEEDED, wanted.attempt, report, finished_at=datetime.now(UTC))
+
+
+def ruined_by_int8(outputs: int, bias: float = 0.0) -> tuple[Any, Array, Array]:
+    """A small classifier or regressor (model, items, answers) that int8 ruins."""
+    rng = np.random.default_rng(5)
+    first = (rng.standard_normal((INPUTS, HIDDEN)) / np.sqrt(INPUTS)).astype(np.float32)
+    first[0] = 0
+    second = (rng.standard_normal((HIDDEN, outputs)) * 3 / np.sqrt(HIDDEN)).astype(np.float32)
+    nodes = [
+        helper.make_node("MatMul", ["x", "first"], ["a"]),
+        helper.make_node("Relu", ["a"], ["b"]),
+        helper.make_node("MatMul", ["b", "second"], ["c"]),
+        helper.make_node("Add", ["c", "bias"], ["logits"]),
+    ]
+    weights = [models.stored("first", first), models.stored("second", second), models.stored("bias", [bias])]
+    made = models.model(
+        nodes,
+        [models.tensor("x", ["N", INPUTS])],
+        [models.tensor("logits", ["N", outputs], TensorProto.FLOAT)],
+        weights,
+    )
+    items = rng.standard_normal((ITEMS, INPUTS)).astype(np.float32)
+    items[:, 0] *= 3000
+    answers = np.maximum(items @ first, 0) @ second + bias
+    return made, items, answers - np.median(answers) if outputs == 1 and not bias else answers
+
+
+async def optimized(
+    folder: Path, outputs: int, labels: Any, bias: float = 0.0, **evaluation: Any
+) -> OptimizedModelStatus:
+    """The whole run on items with these labels."""
+    made, items, _ = ruined_by_int8(outputs, bias)
+    models.save(made, folder / "model.onnx")
+    given = {"x": items} if labels is None else {"x": items, "labels": labels}
+    np.savez(folder / "items.npz", **given)
+    (folder / "store").mkdir()
+    spec = OptimizedModelSpec.model_validate(
+        {
+            "source": {"uri": "pvc://models/model.onnx"},
+            "data": {"evaluation": {"uri": "pvc://models/items.npz", **evaluation}},
+            "targets": [{"name": "cpu", "runtimes": ["onnxruntime"]}],
+            "recipes": [{"name": "int8", "steps": [{"quantize": {"mode": "Static"}}]}],
+            "constraints": {"accuracy": {"maxDrop": 0.05}, "speedup": {"min": 0.01}},
+        }
+    )
+    mounts = Mounts({"models": folder, "fettle-store": folder / "store"})
+    return await LocalRun(
+        "default", "misfit", 1, spec, "pvc://fettle-store", InProcess(mounts), seconds_per_candidate=0.3
+    ).run()
+
+
+def ends_as(status: OptimizedModelStatus) -> tuple[str | None, str]:
+    """Reason and message of Ready."""
+    ready = find(status.conditions, "Ready")
+    assert ready is not None
+    return ready.reason, ready.message
+
+
+def lossy_winners(status: OptimizedModelStatus) -> list[str]:
+    """What was selected although its answers are not the original's."""
+    return [row.name for row in status.candidates if row.state == CandidateState.SELECTED and not row.exact]
+
+
+def classes() -> Array:
+    """The right classes, by the original."""
+    return np.asarray(ruined_by_int8(5)[2].argmax(axis=1))
+
+
+PRICES = ruined_by_int8(1, 100.0)[2]
+REFUSED = [
+    ("names", 5, NAMES[classes()], {}, "data.evaluation.classes"),
+    ("names in another order", 5, NAMES[classes()], {"classes": NAMES[::-1].tolist()}, "prove nothing"),
+    ("classes from one", 5, classes() + 1, {}, "labelOffset: 1"),
+    ("classes from one, told to count from nought", 5, np.minimum(classes() + 1, 4), {}, "prove nothing"),
+    ("classes of another model", 5, np.random.default_rng(1).integers(0, 5, ITEMS), {}, "prove nothing"),
+    ("one class for all", 5, np.zeros(ITEMS, int), {}, "best constant answer"),
+    ("prices", 1, PRICES.astype(np.float32), {}, "metric: Regression"),
+    ("whole prices", 1, np.round(PRICES).astype(int), {}, "metric: Regression"),
+    ("prices in cents, for a regression", 1, PRICES * 100, {"metric": "Regression"}, "prove nothing"),
+    ("all ignored", 5, np.full(ITEMS, -100), {}, "every label is -100"),
+    ("F1 of names", 5, NAMES[classes()], {"metric": "F1"}, "data.evaluation.classes"),
+    ("one-hot of other classes", 5, np.eye(5)[(classes() + 1) % 5], {}, "prove nothing"),
+    ("dates", 5, np.full(ITEMS, "2026-01-01", "datetime64[D]"), {}, "labels"),
+]
+
+
+@pytest.mark.parametrize(("what", "outputs", "labels", "how", "part"), REFUSED, ids=[case[0] for case in REFUSED])
+async def test_labels_that_do_not_fit_end_the_run(
+    what: str, outputs: int, labels: Any, how: dict[str, Any], part: str, tmp_path: Path
+) -> None:
+    status = await optimized(tmp_path, outputs, labels, bias=100.0 if outputs == 1 else 0.0, **how)
+    reason, message = ends_as(status)
+    assert reason == Reason.DATA_INVALID
+    assert part in message
+    assert not status.artifacts
+
+
+def padded() -> Array:
+    """Right classes where every second label does not count."""
+    labels = classes()
+    labels[::2] = -100
+    return labels
+
+
+SURVIVING = [
+    ("right labels", 5, classes(), {}),
+    ("names with their order", 5, NAMES[classes()], {"classes": NAMES.tolist()}),
+    ("labels that mostly do not count", 5, padded(), {}),
+    ("prices, as a regression", 1, PRICES, {"metric": "Regression"}),
+    ("no labels: which class", 5, None, {"agreement": {"mode": "TopOne"}}),
+    ("no labels: numbers", 5, None, {}),
+]
+
+
+@pytest.mark.parametrize(("what", "outputs", "labels", "how"), SURVIVING, ids=[case[0] for case in SURVIVING])
+async def test_nothing_that_int8_ruined_is_published_on_evidence_that_fits(
+    what: str, outputs: int, labels: Any, how: dict[str, Any], tmp_path: Path
+) -> None:
+    status = await optimized(tmp_path, outputs, labels, bias=100.0 if outputs == 1 else 0.0, **how)
+    reason, message = ends_as(status)
+    assert reason == Reason.PUBLISHED, message
+    assert lossy_winners(status) == []
+    row = next(one for one in status.candidates if one.recipe == "int8")
+    assert row.state == CandidateState.REJECTED
+    (baseline,) = status.baselines
+    assert baseline.samples and baseline.accuracy is not None
+    if labels is not None:
+        assert baseline.constant is not None
+        assert baseline.constant.value < baseline.accuracy.value
+        assert f"the original: {baseline.worth}" in find(status.conditions, "Measured").message  # type: ignore[union-attr]
+
+
+async def test_misfits_made_up_never_publish_anything_lossy(tmp_path: Path) -> None:
+    """Labels from a generator of mistakes: shifted, shuffled, cut, of other types, partly right."""
+    rng = np.random.default_rng(20)
+    right = classes()
+    for number in range(8):
+        labels: Any = right.copy()
+        for mistake in rng.choice(4, size=2, replace=False):
+            if mistake == 0:
+                labels = labels + int(rng.integers(-3, 4))
+            elif mistake == 1:
+                labels = rng.permutation(labels)
+            elif mistake == 2:
+                labels = labels * float(rng.choice([0.5, 2, -1]))
+            else:
+                labels = np.where(rng.random(ITEMS) < 0.5, labels, -100)
+        folder = tmp_path / str(number)
+        folder.mkdir()
+        status = await optimized(folder, 5, labels)
+        assert lossy_winners(status) == []
