@@ -25,6 +25,7 @@ Array = np.ndarray[Any, Any]
 Answer = dict[str, Array]  # the outputs for one item, without their batch axis
 
 LARGEST_BATCH = 32
+ENLARGED = 1000.0  # times: an item beside which ranges that are taken over a whole run round the others to nothing
 FEED_BYTES = 64 << 20  # of one feed's inputs: what a batch may hold in memory at once
 
 
@@ -109,6 +110,21 @@ def _stacked(tensor: Tensor, chosen: Array) -> Array:
     )
 
 
+def enlarged(signature: Signature, feed: Answer, places: Sequence[int]) -> Answer:
+    """The same feed with the floating-point inputs of the items at `places` a thousand times as large, within their data type."""
+    found = dict(feed)
+    for tensor in signature.inputs:
+        array = feed[tensor.name]
+        if tensor.batch_axis is None or array.dtype.kind != "f":
+            continue
+        large = np.moveaxis(array.copy(), tensor.batch_axis, 0)
+        limit = np.finfo(array.dtype).max
+        with np.errstate(over="ignore"):
+            large[list(places)] = np.clip(large[list(places)] * array.dtype.type(ENLARGED), -limit, limit)
+        found[tensor.name] = np.moveaxis(large, 0, tensor.batch_axis)
+    return found
+
+
 def split(signature: Signature, outputs: Mapping[str, Array], count: int) -> list[Answer] | None:
     """The answers to `count` items from one run's outputs. None where an output's batch axis does not have that size."""
     stacked: dict[str, Array] = {}
@@ -126,7 +142,7 @@ def split(signature: Signature, outputs: Mapping[str, Array], count: int) -> lis
 
 
 def batch_size(items: Items, fixed: int | None, alone: bool) -> int:
-    """Items per run while judging. `fixed`: the model's static batch; `alone`: an answer may depend on its batch mates."""
+    """Items per run while judging. `fixed`: the model's static batch; `alone`: an answer depends on its batch mates."""
     if not items.signature.batchable:
         return 1
     if fixed is not None:

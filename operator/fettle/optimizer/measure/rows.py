@@ -89,6 +89,8 @@ def rejection(task: MeasureTask, subject: Subject, timed: Timed | None) -> Findi
             f"(worst difference {found.max_absolute_difference:.3g}); give data.evaluation to judge what that costs"
         )
         return Reason.NUMERICAL_MISMATCH, text
+    if found.gone is not None:
+        return Reason.OUTPUTS_INVALID, found.gone
     if found.too_few is not None:
         return Reason.EVALUATION_TOO_SMALL, found.too_few
     return _unstable(task, timed) if timed is not None else None
