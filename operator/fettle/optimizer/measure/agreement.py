@@ -46,6 +46,7 @@ class OutputProfile:
 
     def add(self, answer: Array) -> None:
         """Take one item's answer into account."""
+        self.__dict__.pop("tolerances", None)  # they follow from all answers
         self.dtype = answer.dtype.name
         self.floating = is_float(answer)
         if not self.floating:

@@ -19,7 +19,7 @@ from fettle.store.comparison import close, is_float
 Ask = Callable[[Judge], Sequence[Answer]]
 Same = Callable[[Answer, Answer], bool]
 
-ITEMS = 4  # of a run: the first half are looked at, the others change
+ITEMS = 4  # of a run: every second one is looked at, those between them change
 # A run of one shape does the same operations whatever its items hold: what is left is far below any rounding step.
 RTOL, ATOL_SHARE = 1e-4, 1e-5
 
@@ -34,17 +34,17 @@ def depends(ask: Ask, count: int, fixed: int | None, same: Same | None) -> bool:
     size = ITEMS if fixed is None else fixed
     if size < 2:
         return False
-    kept = size // 2
+    kept, changed = range(0, size, 2), range(1, size, 2)
     items = tuple(index % count for index in range(size))
-    others = (*items[:kept], *((size + index) % count for index in range(size - kept)))
+    others = tuple(items[place] if place in kept else (size + place) % count for place in range(size))
     together = ask(Judge(items, size))
-    large = _unless_refused(ask, Judge(items, size, scaled=tuple(range(kept, size))))
+    large = _unless_refused(ask, Judge(items, size, scaled=tuple(changed)))
     if _moved(together, ask(Judge(others, size)), kept) or (large is not None and _moved(together, large, kept)):
         return not _moved(together, ask(Judge(items, size)), kept)  # else it never answers alike, whoever is beside it
     if same is None:
         return False
-    alone = [ask(Judge((index,), size if fixed is not None else 1))[0] for index in items[:kept]]
-    return not all(same(one, two) for one, two in zip(alone, together, strict=False))
+    alone = [ask(Judge((items[place],), size if fixed is not None else 1))[0] for place in kept]
+    return not all(same(one, together[place]) for one, place in zip(alone, kept, strict=True))
 
 
 def _unless_refused(ask: Ask, request: Judge) -> Sequence[Answer] | None:
@@ -57,9 +57,8 @@ def _unless_refused(ask: Ask, request: Judge) -> Sequence[Answer] | None:
         return None
 
 
-def _moved(before: Sequence[Answer], after: Sequence[Answer], kept: int) -> bool:
-    pairs = zip(before[:kept], after[:kept], strict=True)
-    return not all(_alike(one, two) for one, two in pairs)
+def _moved(before: Sequence[Answer], after: Sequence[Answer], kept: Sequence[int]) -> bool:
+    return not all(_alike(before[place], after[place]) for place in kept)
 
 
 def _alike(before: Answer, after: Answer) -> bool:
