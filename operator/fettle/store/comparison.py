@@ -172,7 +172,8 @@ def margins(answer: Array, axis: int, threshold: float) -> Array:
         return np.asarray(np.abs(scores - threshold)).reshape(-1)
     two = np.partition(scores, -2, axis=axis)
     highest, next_one = np.take(two, -1, axis=axis), np.take(two, -2, axis=axis)
-    return np.asarray(highest - next_one).reshape(-1)
+    with np.errstate(invalid="ignore"):
+        return np.asarray(highest - next_one).reshape(-1)
 
 
 def _classes(answer: Array, axis: int) -> int:

@@ -198,7 +198,7 @@ def judge_original(subject: Subject, bench: Bench, profile: bool = False, beside
         subject.look_at_neighbours(worker, bench)
         for answer in subject.answers(worker, bench):
             chunk.append(answer)
-            if len(chunk) >= item.LARGEST_BATCH:
+            if len(chunk) >= item.LARGEST_BATCH or item.size_of(chunk) >= item.FEED_BYTES:
                 bench.reference.add(chunk)
                 chunk = []
         if chunk:
