@@ -147,15 +147,15 @@ class AgreementSpec(ApiModel):
         AgreementMode,
         Field(
             description="Auto: ints, bools and strings Exact; classifiers TopOne; "
-            "else Elementwise within 1 % of the output's range."
+            "else Elementwise within 1 % of the output's range, or of each channel's where channels differ in scale."
         ),
     ] = AgreementMode.AUTO
     axis: Annotated[
         int, Field(ge=-16, le=16, description="Axis of the classes (TopOne) or of the vector (Cosine).")
     ] = -1
     min_cosine: Annotated[float, Field(ge=-1, le=1, description="Cosine: smallest similarity that agrees.")] = 0.99
-    rtol: Annotated[float | None, Field(ge=0, description="Elementwise: relative tolerance.")] = None
-    atol: Annotated[float | None, Field(ge=0, description="Elementwise: absolute tolerance.")] = None
+    rtol: Annotated[float | None, Field(ge=0, description="Elementwise: relative tolerance, of whole outputs.")] = None
+    atol: Annotated[float | None, Field(ge=0, description="Elementwise: absolute tolerance, of whole outputs.")] = None
     outputs: Annotated[
         tuple[Annotated[str, Field(max_length=253)], ...],
         Field(

@@ -59,6 +59,21 @@ class AgreementStatus(Interval):
     """Share of items on which candidate and original agree."""
 
     mode: Annotated[AgreementMode, Field(description="How answers were compared.")]
+    variance_kept: Annotated[
+        float | None,
+        Field(
+            description="Share of the original's variance over the items that is left in the channel of which least is: "
+            "1 - var(candidate - original) / var(original), 1 = all, 0 = nothing or worse. Absent where no compared output has a channel "
+            "of floating-point numbers that varies."
+        ),
+    ] = None
+    worst_channel: Annotated[
+        str | None,
+        Field(
+            max_length=253,
+            description="That channel, as numpy would write it: boxes[:, 4, :] is index 4 of the output's axis 1.",
+        ),
+    ] = None
 
 
 class Flips(ApiModel):

@@ -8,19 +8,42 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from enum import Enum
-from typing import Any
+from typing import Annotated, Any
 
 import numpy as np
+from pydantic import Field
 
 from fettle.api.base import ApiModel
 from fettle.api.vocabulary import AgreementMode
 from fettle.errors import DataError
 
 Array = np.ndarray[Any, Any]
+MOST_CHANNELS = 4096  # along one axis: what a manifest holds of an output stays below about 25 kB
+
+
+class Channels(ApiModel):
+    """What share of `atol` each index along one axis may differ by: boxes in pixels and scores below 1 share a tensor, not a tolerance.
+
+    `axis` is negative, an axis of one item's answer. A share is above 0 and at most 1.
+    """
+
+    axis: Annotated[int, Field(lt=0)]
+    shares: Annotated[tuple[Annotated[float, Field(gt=0, le=1)], ...], Field(min_length=2, max_length=MOST_CHANNELS)]
+
+    def along(self, shape: tuple[int, ...]) -> Array | None:
+        """The shares, to be multiplied with an answer of that shape; None where it has another size along the axis."""
+        if len(shape) < -self.axis or shape[self.axis] != len(self.shares):
+            return None
+        places = [1] * len(shape)
+        places[self.axis] = len(self.shares)
+        return np.asarray(self.shares, np.float64).reshape(places)
 
 
 class Comparison(ApiModel):
     """How one output's answers are compared. `mode` is never Auto. `rtol` and `atol` are Elementwise's.
+
+    `atol` is the largest that any number of the output may differ by; `channels` narrow it along up to two axes, whose shares are
+    multiplied. Absent where the whole output has one tolerance, as in artifacts that were written before there were channels.
 
     `margin` is TopOne's: a decision that the model takes by a smaller margin is one it is not sure of. Measuring counts those
     decisions like any other; on live inputs, which nobody has labelled, they say nothing about who is right.
@@ -33,6 +56,14 @@ class Comparison(ApiModel):
     atol: float = 0.0
     threshold: float = 0.0
     margin: float = 0.0
+    channels: Annotated[tuple[Channels, ...], Field(max_length=2)] | None = None
+
+    def tolerance(self, shape: tuple[int, ...]) -> float | Array:
+        """The absolute tolerance of each number of an answer of that shape, or of all of them.
+
+        An axis along which the answer has another size than those that were measured is not told apart.
+        """
+        return narrowed(self.atol, self.channels or (), shape)
 
     def agrees(self, original: Array, candidate: Array) -> bool:
         """Whether these answers to one item are the same. Different shapes never are."""
@@ -45,13 +76,18 @@ class Comparison(ApiModel):
             return bool(np.array_equal(left, decisions(candidate, self.axis, self.threshold)))
         left, right = original.astype(np.float64), candidate.astype(np.float64)
         if self.mode == AgreementMode.COSINE:
-            return bool(np.min(cosine(left, right, self.axis)) >= self.min_cosine)
-        return bool(np.allclose(right, left, rtol=self.rtol, atol=self.atol, equal_nan=True))
+            same = np.array_equal(
+                left, right, equal_nan=True
+            )  # NaN and infinity have no direction, but may be the answer
+            return same or bool(np.all(cosine(left, right, self.axis) >= self.min_cosine))
+        return close(left, right, self.rtol, self.tolerance(left.shape))
 
     def agrees_where_sure(self, original: Array, candidate: Array) -> bool | None:
         """As `agrees`, of the decisions that the original is sure of; None where it is sure of none."""
         if self.mode != AgreementMode.TOP_ONE or not is_float(original) or original.shape != candidate.shape:
             return self.agrees(original, candidate)
+        if not original.size:
+            return True  # nothing was found, by both
         sure = margins(original, self.axis, self.threshold) >= self.margin
         if not sure.any():
             return None
@@ -81,6 +117,25 @@ def compare(rules: Mapping[str, Comparison], stable: Mapping[str, Array], canary
     return Outcome.AGREED if all(said) else Outcome.DISAGREED
 
 
+def narrowed(atol: float, channels: tuple[Channels, ...], shape: tuple[int, ...]) -> float | Array:
+    """`atol` times the shares that fit an answer of that shape."""
+    found: float | Array = atol
+    for one in channels:
+        shares = one.along(shape)
+        if shares is not None:
+            found = found * shares
+    return found
+
+
+def close(original: Array, candidate: Array, rtol: float, atol: float | Array) -> bool:
+    """Whether |candidate - original| <= atol + rtol * |original| everywhere; NaN is NaN, infinity the same infinity.
+
+    Both are float64, of one shape.
+    """
+    with np.errstate(invalid="ignore", over="ignore"):
+        return bool(np.all(np.isclose(candidate, original, rtol=rtol, atol=atol, equal_nan=True)))
+
+
 def is_float(array: Array) -> bool:
     """Whether an array holds floating-point numbers, bfloat16 included."""
     return bool(array.dtype.kind == "f" or array.dtype.name == "bfloat16")
@@ -102,6 +157,8 @@ def decisions(answer: Array, axis: int, threshold: float) -> Array:
     """What an answer decides, flat: the classes with the highest scores; yes or no of a single score; ints and texts as they are."""
     if not is_float(answer):
         return answer.reshape(-1)
+    if not answer.size:
+        return np.empty(0, np.int64)
     if _classes(answer, axis) == 1:
         return (answer.reshape(-1) > threshold).astype(np.int64)
     return np.asarray(np.argmax(answer, axis=axis)).reshape(-1)
@@ -115,7 +172,8 @@ def margins(answer: Array, axis: int, threshold: float) -> Array:
         return np.asarray(np.abs(scores - threshold)).reshape(-1)
     two = np.partition(scores, -2, axis=axis)
     highest, next_one = np.take(two, -1, axis=axis), np.take(two, -2, axis=axis)
-    return np.asarray(highest - next_one).reshape(-1)
+    with np.errstate(invalid="ignore"):
+        return np.asarray(highest - next_one).reshape(-1)
 
 
 def _classes(answer: Array, axis: int) -> int:
@@ -129,7 +187,8 @@ def cosine(left: Array, right: Array, axis: int) -> Array:
     """Cosine similarities along `axis`; two zero vectors are alike, one zero vector is like nothing."""
     if left.ndim == 0 or not -left.ndim <= axis < left.ndim:
         left, right, axis = left.reshape(-1), right.reshape(-1), 0
-    norms = np.linalg.norm(left, axis=axis) * np.linalg.norm(right, axis=axis)
-    both_zero = ~left.any(axis=axis) & ~right.any(axis=axis)
-    dots = np.sum(left * right, axis=axis)
-    return np.where(both_zero, 1.0, dots / np.where(norms > 0, norms, 1.0))
+    with np.errstate(invalid="ignore", over="ignore"):
+        norms = np.linalg.norm(left, axis=axis) * np.linalg.norm(right, axis=axis)
+        both_zero = ~left.any(axis=axis) & ~right.any(axis=axis)
+        dots = np.sum(left * right, axis=axis)
+        return np.where(both_zero, 1.0, dots / np.where(norms > 0, norms, 1.0))

@@ -9,10 +9,10 @@ from __future__ import annotations
 
 import hashlib
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import numpy as np
-from pydantic import ValidationError
+from pydantic import Field, ValidationError
 
 from fettle.api.base import ApiModel
 from fettle.api.reasons import Reason
@@ -59,6 +59,8 @@ class Tolerance(ApiModel):
 class Manifest(ApiModel):
     """What an artifact is. `requires` are CPU features needed to load and to be right (avx2, avx512, vnni, bf16, amx).
 
+    `items_per_run` is 1 where an answer depends on the other items of its run, as with dynamic quantization: it was certified one
+    item at a time, and is served so; the server splits requests. Absent: any number, which `settings` may narrow.
     `comparisons` says, for each output that counts, when another model's answer is the same; absent in artifacts that were
     written before answers were compared on live inputs.
     """
@@ -72,6 +74,7 @@ class Manifest(ApiModel):
     settings: RuntimeSettings
     signature: Signature
     tolerances: dict[str, Tolerance]
+    items_per_run: Annotated[int | None, Field(ge=1, le=1)] = None
     comparisons: dict[str, Comparison] = {}
     requires: tuple[str, ...] = ()
     model: StoredModel

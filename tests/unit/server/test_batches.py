@@ -39,7 +39,9 @@ def telling_model(axis: int) -> onnx.ModelProto:
     return helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=10)
 
 
-def serve(root: Path, axis: int, runtime: RuntimeName, settings: RuntimeSettings) -> ServerProcess:
+def serve(
+    root: Path, axis: int, runtime: RuntimeName, settings: RuntimeSettings, items_per_run: int | None = None
+) -> ServerProcess:
     model = root / "source" / "model.onnx"
     model.parent.mkdir()
     onnx.save(telling_model(axis), model)
@@ -49,7 +51,8 @@ def serve(root: Path, axis: int, runtime: RuntimeName, settings: RuntimeSettings
         Tensor(name="together", dtype="INT64", shape=(-1,), batch_axis=0),
     )
     signature = Signature(inputs=(items,), outputs=outputs)
-    sha256 = publish(open_store(root / "store"), model, signature, runtime=runtime, settings=settings)
+    more = {"runtime": runtime, "settings": settings, "items_per_run": items_per_run}
+    sha256 = publish(open_store(root / "store"), model, signature, **more)
     return ServerProcess(root / "store", sha256, root / "model", model="telling", drain_seconds=0)
 
 
@@ -68,26 +71,72 @@ def ask(server: ServerProcess, axis: int, rows: int) -> tuple[list[float], list[
 DYNAMIC = [(1, [1]), (3, [3] * 3), (4, [3] * 3 + [1]), (8, [3] * 6 + [2] * 2)]
 ORT, OPENVINO = RuntimeName.ONNXRUNTIME, RuntimeName.OPENVINO
 FREE = RuntimeSettings(threads=1)
+THREE, FOUR = FREE.model_copy(update={"preferred_batch": 3}), FREE.model_copy(update={"batch_size": 4})
 CASES = [
-    ("no preferred batch", 0, ORT, FREE, [(1, [1]), (9, [9] * 9)]),
-    ("preferred batch 3", 0, ORT, FREE.model_copy(update={"preferred_batch": 3}), DYNAMIC),
-    ("preferred batch 3, items along axis 1", 1, ORT, FREE.model_copy(update={"preferred_batch": 3}), DYNAMIC),
-    ("static batch 4", 0, OPENVINO, FREE.model_copy(update={"batch_size": 4}), [(1, [4]), (4, [4] * 4), (6, [4] * 6)]),
+    ("no preferred batch", 0, ORT, FREE, None, [(1, [1]), (9, [9] * 9)]),
+    ("preferred batch 3", 0, ORT, THREE, None, DYNAMIC),
+    ("preferred batch 3, items along axis 1", 1, ORT, THREE, None, DYNAMIC),
+    ("static batch 4", 0, OPENVINO, FOUR, None, [(1, [4]), (4, [4] * 4), (6, [4] * 6)]),
+    ("one item a run", 0, ORT, FREE, 1, [(1, [1]), (9, [1] * 9)]),
+    ("one item a run, items along axis 1", 1, ORT, THREE, 1, [(1, [1]), (9, [1] * 9)]),
+    ("one item a run of a static batch of 4", 0, OPENVINO, FOUR, 1, [(1, [4]), (4, [4] * 4), (6, [4] * 6)]),
 ]
 
 
-@pytest.mark.parametrize(("what", "axis", "runtime", "settings", "requests"), CASES, ids=[case[0] for case in CASES])
+@pytest.mark.parametrize(
+    ("what", "axis", "runtime", "settings", "items_per_run", "requests"), CASES, ids=[case[0] for case in CASES]
+)
 def test_a_request_runs_in_parts_and_is_answered_in_order(
     tmp_path: Path,
     what: str,
     axis: int,
     runtime: RuntimeName,
     settings: RuntimeSettings,
+    items_per_run: int | None,
     requests: list[tuple[int, list[int]]],
 ) -> None:
-    server = serve(tmp_path, axis, runtime, settings)
+    server = serve(tmp_path, axis, runtime, settings, items_per_run)
     try:
         for rows, parts in requests:
             assert ask(server, axis, rows) == ([2.0 * item for item in range(rows)], parts)
+    finally:
+        server.stop()
+
+
+def by_range_of_the_run() -> onnx.ModelProto:
+    """y = x in int8 steps of the whole run's range, as dynamic quantization takes it."""
+    nodes = [
+        helper.make_node("DynamicQuantizeLinear", ["x"], ["q", "scale", "zero"]),
+        helper.make_node("DequantizeLinear", ["q", "scale", "zero"], ["y"]),
+    ]
+    tensors = [helper.make_tensor_value_info(name, TensorProto.FLOAT, ["N", 2]) for name in ("x", "y")]
+    graph = helper.make_graph(nodes, "dynamic", tensors[:1], tensors[1:])
+    return helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=10)
+
+
+@pytest.mark.parametrize(("runtime", "settings"), [(ORT, FREE), (OPENVINO, FOUR)], ids=["free batch", "static batch"])
+def test_an_item_beside_a_large_one_is_answered_as_alone(
+    tmp_path: Path, runtime: RuntimeName, settings: RuntimeSettings
+) -> None:
+    model = tmp_path / "source" / "model.onnx"
+    model.parent.mkdir()
+    onnx.save(by_range_of_the_run(), model)
+    x = Tensor(name="x", dtype="FP32", shape=(-1, 2), batch_axis=0)
+    signature = Signature(inputs=(x,), outputs=(x.model_copy(update={"name": "y"}),))
+    more = {"runtime": runtime, "settings": settings, "items_per_run": 1}
+    sha256 = publish(open_store(tmp_path / "store"), model, signature, **more)
+    server = ServerProcess(tmp_path / "store", sha256, tmp_path / "model", model="m", drain_seconds=0)
+    try:
+
+        def answers(*rows: list[float]) -> list[float]:
+            tensor = {"name": "x", "datatype": "FP32", "shape": [len(rows), 2], "data": rows}
+            found = httpx.post(f"http://127.0.0.1:{server.port}/v2/models/m/infer", json={"inputs": [tensor]}).json()
+            return list(found["outputs"][0]["data"])
+
+        alone = answers([1, 0.3])
+        assert answers([1, 0.3], [1e6, 1])[:2] == alone
+        assert answers([1e6, 1], [1, 0.3], [5, 5], [7, 7], [8, 8])[2:4] == alone
+        shape = httpx.get(f"http://127.0.0.1:{server.port}/v2/models/m").json()["inputs"][0]["shape"]
+        assert shape == [-1, 2], "a request may hold as many items as before"
     finally:
         server.stop()

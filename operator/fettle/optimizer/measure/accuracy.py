@@ -22,19 +22,26 @@ from fettle.optimizer.measure.agreement import (
     OutputProfile,
     comparisons,
     item_axis,
+    own_tolerance,
     within_noise,
 )
 from fettle.optimizer.measure.chance import FEWEST, Chance, refuse_chance
 from fettle.optimizer.measure.items import Answer, Array
 from fettle.optimizer.measure.metrics import Changes, Judging, Scores, drop, flips
+from fettle.optimizer.measure.remains import Remains
 from fettle.optimizer.measure.sureness import Sureness
 from fettle.optimizer.statistics import MINIMUM_GROUPS, agreement_interval
 from fettle.store.comparison import Comparison, decisions, has_nan, is_float
 
+MOST_PLACE = 253  # characters of a channel's name in status
+
 
 @dataclass(frozen=True)
 class Judgement:
-    """What is known of a candidate's answers. `drop` None: too few items to say (`too_few` says how many are needed)."""
+    """What is known of a candidate's answers. `drop` None: too few items to say (`too_few` says how many are needed).
+
+    `gone`: a part of what the original says that is missing, for a person; nothing proves that it may.
+    """
 
     samples: int
     evidence: Evidence
@@ -47,6 +54,7 @@ class Judgement:
     max_absolute_difference: float
     margins: dict[str, float] = field(default_factory=dict)  # by output: from which on its decisions are sure
     blind: str | None = None  # why these items prove nothing of a candidate whose answers may differ, for a person
+    gone: str | None = None
 
     @property
     def too_few(self) -> str | None:
@@ -203,6 +211,7 @@ class Reference:
         original has a number.
         """
         tally = Tally(self.comparisons)
+        remains = self._remains()
         scores = self.new_scores() if self.scores is not None else None
         changes = Changes(scores.judging) if scores is not None else None
         sureness = Sureness(self.comparisons)
@@ -210,13 +219,27 @@ class Reference:
             for name, tensor in self._outputs.items():
                 valid(tensor, original[name], candidate[name], number)
             tally.add(original, candidate, self.profiles)
+            remains.add(original, candidate)
             if scores is not None and changes is not None:
                 scores.add(candidate[self.output], self._label(number))
                 changes.add(original[self.output], candidate[self.output], self._label(number))
             sureness.add(candidate, self._truth(original, number))
         found = self._judgement(tally, scores, lossy, alpha)
         changed = changes.interval(alpha) if changes is not None else None
-        return replace(found, margins=sureness.margins(), changed=None if found.exact else changed)
+        left = remains.remainder()
+        if left.kept is not None:
+            kept = {"variance_kept": round(max(left.kept.share, 0.0), 4), "worst_channel": left.kept.place[:MOST_PLACE]}
+            found = replace(found, agreement=found.agreement.model_copy(update=kept))
+        told = {"margins": sureness.margins(), "changed": changed, "gone": left.gone}
+        return replace(found, **told) if not found.exact else replace(found, margins=sureness.margins())
+
+    def alike(self, one: Answer, two: Answer) -> bool:
+        """Whether two answers to one item are the same by the rules that candidates are judged by."""
+        return all(rule.agrees(one[name], two[name]) for name, rule in self.comparisons.items())
+
+    def _remains(self) -> Remains:
+        proved = (self.output,) if self.scores is not None else ()
+        return Remains(self._outputs, self.profiles, self.comparisons, own_tolerance(self._spec), proved)
 
     def itself(self) -> Judgement:
         """The original judged as a candidate: nothing is lost, nothing needs an interval."""
@@ -300,15 +323,14 @@ class Tally:
     disagreed: int = 0
     worst: float = 0.0
     within_noise: bool = True
-    _noise: dict[str, tuple[float, float]] = field(default_factory=dict)
 
     def add(self, original: Answer, candidate: Answer, profiles: dict[str, OutputProfile]) -> None:
         """Compare the answers to one item."""
         agrees = all(way.agrees(original[name], candidate[name]) for name, way in self.comparisons.items())
         self.disagreed += not agrees
         for name, profile in profiles.items():
-            noise = self._noise.setdefault(name, profile.noise())
             self.worst = max(self.worst, difference(original[name], candidate[name]))
+            noise = profile.noise_of(original[name].shape)
             self.within_noise = self.within_noise and within_noise(original[name], candidate[name], noise)
 
 

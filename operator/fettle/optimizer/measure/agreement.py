@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -13,11 +14,11 @@ from fettle.api.optimizedmodel import AgreementSpec
 from fettle.api.signature import Tensor
 from fettle.api.vocabulary import AgreementMode
 from fettle.errors import DataError
-from fettle.store.comparison import Comparison, class_count, is_float
+from fettle.optimizer.measure.scales import RANGE_SHARE, Scales, Tolerances
+from fettle.store.comparison import Comparison, class_count, close, is_float
 
 Array = np.ndarray[Any, Any]
 
-RANGE_SHARE = 0.01  # Elementwise without tolerances: within 1 % of the original's output range
 # What a different order of the same float operations may change: relative, and absolute as a share of the output's scale.
 FLOAT_NOISE: dict[str, tuple[float, float]] = {
     "float64": (1e-3, 1e-4),  # a runtime may compute in float32 inside
@@ -25,6 +26,9 @@ FLOAT_NOISE: dict[str, tuple[float, float]] = {
     "float16": (1e-2, 2e-3),
     "bfloat16": (5e-2, 1e-2),
 }
+FLOAT_FLOOR = (
+    1e-6  # of the output's scale: a small channel may be the difference of numbers as large as the large ones are
+)
 
 
 @dataclass
@@ -38,15 +42,20 @@ class OutputProfile:
     softmax: bool = True
     classes: int = 0
     axis: int = -1
+    scales: Scales = field(default_factory=Scales)
 
     def add(self, answer: Array) -> None:
         """Take one item's answer into account."""
+        self.__dict__.pop("tolerances", None)  # they follow from all answers
         self.dtype = answer.dtype.name
         self.floating = is_float(answer)
-        if not self.floating or answer.size == 0:
+        if not self.floating:
             self.softmax = False
             return
         values = answer.astype(np.float64)
+        self.scales.add(values)
+        if not answer.size:
+            return  # nothing was found in this item: it says nothing of what there is to be found
         finite = values[np.isfinite(values)]
         if finite.size:
             self.low, self.high = min(self.low, float(finite.min())), max(self.high, float(finite.max()))
@@ -71,9 +80,23 @@ class OutputProfile:
         return 0.5 if self.low >= 0 and self.high <= 1 else 0.0
 
     def noise(self) -> tuple[float, float]:
-        """rtol and atol of float noise in this output."""
+        """rtol and atol of float noise in this output as a whole."""
         rtol, share = FLOAT_NOISE.get(self.dtype, (0.0, 0.0))
         return rtol, max(share * self.scale, 1e-6)
+
+    @cached_property
+    def tolerances(self) -> Tolerances:
+        """1 % of the output's range, or of each channel's where channels differ in scale. Asked when all answers are in."""
+        _, share = FLOAT_NOISE.get(self.dtype, (0.0, 0.0))
+        found = self.scales.tolerances(share)
+        # An output that is one number has no range; where that number is 0, it has no unit either.
+        return found or Tolerances(max(RANGE_SHARE * self.range, share * self.scale) or 1e-6)
+
+    def noise_of(self, shape: tuple[int, ...]) -> tuple[float, float | Array]:
+        """rtol and atol of float noise in an answer of that shape, channel by channel where they differ in scale."""
+        rtol, share = FLOAT_NOISE.get(self.dtype, (0.0, 0.0))
+        noise = Tolerances(share * self.scale or 1e-6, self.tolerances.channels).of(shape)
+        return rtol, np.maximum(noise, FLOAT_FLOOR * self.scale)
 
 
 def item_axis(tensor: Tensor, axis: int) -> int:
@@ -112,24 +135,28 @@ def _comparison(profile: OutputProfile, spec: AgreementSpec, classified: bool) -
     elif mode == AgreementMode.AUTO:
         labelled = classified and profile.classes >= 1
         mode = AgreementMode.TOP_ONE if profile.softmax or labelled else AgreementMode.ELEMENTWISE
-    atol = spec.atol
-    if atol is None:
-        atol = RANGE_SHARE * profile.range if spec.rtol is None else 0.0
+    given = own_tolerance(spec)
+    tolerances = Tolerances(spec.atol or 0.0) if given else profile.tolerances
     return Comparison(
         mode=mode,
         axis=profile.axis,
         min_cosine=spec.min_cosine,
         rtol=spec.rtol or 0.0,
-        atol=max(atol, 1e-6) if spec.atol is None and spec.rtol is None else atol,
+        atol=tolerances.atol,
         threshold=profile.threshold,
+        channels=tolerances.channels or None if mode == AgreementMode.ELEMENTWISE else None,
     )
 
 
-def within_noise(original: Array, candidate: Array, noise: tuple[float, float]) -> bool:
+def own_tolerance(spec: AgreementSpec) -> bool:
+    """Whether a person says how far numbers may differ: then it holds for whole outputs."""
+    return spec.atol is not None or spec.rtol is not None
+
+
+def within_noise(original: Array, candidate: Array, noise: tuple[float, float | Array]) -> bool:
     """Whether two answers differ by no more than the order of float operations explains; ints, bools and texts not at all."""
     if original.shape != candidate.shape:
         return False
     if not is_float(original):
         return bool(np.array_equal(original, candidate))
-    left, right = original.astype(np.float64), candidate.astype(np.float64)
-    return bool(np.allclose(right, left, rtol=noise[0], atol=noise[1], equal_nan=True))
+    return close(original.astype(np.float64), candidate.astype(np.float64), *noise)

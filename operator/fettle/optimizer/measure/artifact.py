@@ -62,6 +62,7 @@ def write(
             settings=plan.settings,
             signature=task.signature,
             tolerances={name: tolerance(subject, name) for name in outputs},
+            items_per_run=1 if subject.alone and task.signature.batchable else None,
             comparisons={name: comparison(subject, name, rule) for name, rule in bench.reference.comparisons.items()},
             requires=cpu.requirements(quantized, plan.settings.precision, machine),
             model=subject.candidate.model,

@@ -35,10 +35,10 @@ def mark(
         return []
     same = next((subject for subject in subjects if _is_same(subject.candidate, manifest)), None)
     if same is not None:
-        same.incumbent = task.incumbent
+        same.incumbent, same.served_alone = task.incumbent, manifest.items_per_run == 1
         return []
     subject = make(_candidate(manifest))
-    subject.incumbent = task.incumbent
+    subject.incumbent, subject.served_alone = task.incumbent, manifest.items_per_run == 1
     return [subject]
 
 

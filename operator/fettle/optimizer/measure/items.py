@@ -6,6 +6,7 @@ Stored arrays have items along their first axis. A model takes them along its pr
 from __future__ import annotations
 
 import hashlib
+import math
 import shutil
 import zipfile
 from collections.abc import Iterator, Mapping, Sequence
@@ -16,7 +17,7 @@ from typing import Any
 import numpy as np
 
 from fettle.api.reasons import Reason
-from fettle.api.signature import Signature, Tensor
+from fettle.api.signature import BY_V2, Signature, Tensor
 from fettle.api.task import StoredData
 from fettle.errors import DataError, StoreError
 from fettle.store.store import Store, restored
@@ -25,7 +26,8 @@ Array = np.ndarray[Any, Any]
 Answer = dict[str, Array]  # the outputs for one item, without their batch axis
 
 LARGEST_BATCH = 32
-FEED_BYTES = 64 << 20  # of one feed's inputs: what a batch may hold in memory at once
+ENLARGED = 1000.0  # times: an item beside which ranges that are taken over a whole run round the others to nothing
+FEED_BYTES = 64 << 20  # of one feed's inputs and answers: what a batch may hold in memory at once
 
 
 @dataclass(frozen=True)
@@ -109,6 +111,21 @@ def _stacked(tensor: Tensor, chosen: Array) -> Array:
     )
 
 
+def enlarged(signature: Signature, feed: Answer, places: Sequence[int]) -> Answer:
+    """The same feed with the floating-point inputs of the items at `places` a thousand times as large, within their data type."""
+    found = dict(feed)
+    for tensor in signature.inputs:
+        array = feed[tensor.name]
+        if tensor.batch_axis is None or array.dtype.kind != "f":
+            continue
+        large = np.moveaxis(array.copy(), tensor.batch_axis, 0)
+        limit = np.finfo(array.dtype).max
+        with np.errstate(over="ignore"):
+            large[list(places)] = np.clip(large[list(places)] * array.dtype.type(ENLARGED), -limit, limit)
+        found[tensor.name] = np.moveaxis(large, 0, tensor.batch_axis)
+    return found
+
+
 def split(signature: Signature, outputs: Mapping[str, Array], count: int) -> list[Answer] | None:
     """The answers to `count` items from one run's outputs. None where an output's batch axis does not have that size."""
     stacked: dict[str, Array] = {}
@@ -126,15 +143,27 @@ def split(signature: Signature, outputs: Mapping[str, Array], count: int) -> lis
 
 
 def batch_size(items: Items, fixed: int | None, alone: bool) -> int:
-    """Items per run while judging. `fixed`: the model's static batch; `alone`: an answer may depend on its batch mates."""
+    """Items per run while judging. `fixed`: the model's static batch; `alone`: an answer depends on its batch mates."""
     if not items.signature.batchable:
         return 1
     if fixed is not None:
         return fixed
     if alone:
         return 1
-    each = sum(max(array[0].nbytes, 1) for array in items.arrays.values())
+    each = sum(max(array[0].nbytes, 1) for array in items.arrays.values()) + _answer_bytes(items.signature)
     return int(min(LARGEST_BATCH, max(1, FEED_BYTES // each)))
+
+
+def size_of(answers: Sequence[Answer]) -> int:
+    """Bytes of these answers' arrays."""
+    return sum(array.nbytes for answer in answers for array in answer.values())
+
+
+def _answer_bytes(signature: Signature) -> int:
+    """Bytes of the answer to one item, as far as the signature knows them."""
+    sizes = (BY_V2[tensor.dtype].bytes or 0 for tensor in signature.outputs)
+    counts = (math.prod(max(size, 1) for size in tensor.shape) for tensor in signature.outputs)
+    return sum(size * count for size, count in zip(sizes, counts, strict=True))
 
 
 def padded(indices: Sequence[int], size: int) -> list[int]:

@@ -6,6 +6,7 @@ import multiprocessing
 import signal
 import subprocess
 import sys
+from dataclasses import replace
 from types import TracebackType
 from typing import Any, TypeVar
 
@@ -55,6 +56,7 @@ class WorkerProcess:
         theirs.close()
         self._connection = ours
         self._stopped = False
+        self.alone = False  # items are timed one by one: an answer of this model depends on the other items of its run
 
     def __enter__(self) -> WorkerProcess:
         return self
@@ -80,7 +82,7 @@ class WorkerProcess:
 
     def block(self, request: Block) -> Runs:
         """Milliseconds of timed runs."""
-        return self._ask(request, Runs, RUN_SECONDS + 2 * request.seconds)
+        return self._ask(replace(request, alone=self.alone), Runs, RUN_SECONDS + 2 * request.seconds)
 
     def executed(self) -> Executed:
         """Precision in which its compute nodes run."""

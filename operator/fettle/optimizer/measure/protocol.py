@@ -33,10 +33,14 @@ class Loaded:
 
 @dataclass(frozen=True)
 class Judge:
-    """Answer these items in one run. `size`: what a static batch is filled up to. Answer: a list, a dict of outputs per item."""
+    """Answer these items in one run. `size`: what a static batch is filled up to. Answer: a list, a dict of outputs per item.
+
+    The floating-point inputs of the items at the places `scaled` are a thousand times as large.
+    """
 
     indices: tuple[int, ...]
     size: int = 1
+    scaled: tuple[int, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -48,12 +52,16 @@ class Run:
 
 @dataclass(frozen=True)
 class Block:
-    """Time runs of `batch` items for at least `seconds` and at least `runs` runs, from as many callers as streams. Answer: Runs."""
+    """Time runs of `batch` items for at least `seconds` and at least `runs` runs, from as many callers as streams. Answer: Runs.
+
+    `alone`: each item in a run of its own, one after the other, as they will be served; all `batch` together are timed.
+    """
 
     batch: int
     seconds: float
     runs: int
     first: int = 0
+    alone: bool = False
 
 
 @dataclass(frozen=True)

@@ -94,6 +94,8 @@ def rejection(task: MeasureTask, subject: Subject, timed: Timed | None) -> Findi
         return Reason.NUMERICAL_MISMATCH, text
     if found.blind is not None and subject.must_be_proved:
         return Reason.DATA_INVALID, f"{found.blind}: give items that it tells apart"
+    if found.gone is not None:
+        return Reason.OUTPUTS_INVALID, found.gone
     if found.too_few is not None:
         return Reason.EVALUATION_TOO_SMALL, found.too_few
     return _unstable(task, timed) if timed is not None else None

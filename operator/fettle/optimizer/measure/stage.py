@@ -192,6 +192,10 @@ class _Measuring:
 
     def conclude(self) -> tuple[CandidateStatus, ...]:
         """The rows, in the order of the task; artifacts are written on the way."""
+        alone = [subject.name for subject in self._subjects if subject.depends]
+        if alone:
+            told = f"an answer of {', '.join(alone)} depends on the other items of its run"
+            self.notes.append(f"{told}: judged, timed and served one item at a time, whatever the batch size")
         return tuple(self._row(subject) for subject in self._subjects)
 
     def _row(self, subject: Subject) -> CandidateStatus:

@@ -20,6 +20,7 @@ from fettle.api.vocabulary import Precision, QuantizeMode
 from fettle.errors import FettleError, RuntimeFailure
 from fettle.optimizer.measure import items as item
 from fettle.optimizer.measure.accuracy import Judgement, Reference, difference
+from fettle.optimizer.measure.neighbours import depends
 from fettle.optimizer.measure.process import WorkerProcess
 from fettle.optimizer.measure.protocol import Judge, Load, Run
 from fettle.store.manifest import REFERENCE_ITEMS
@@ -56,6 +57,7 @@ class Subject:
     candidate: MeasureCandidate
     entry: Path
     incumbent: str | None = None  # digest of its artifact, where it is what is published now
+    served_alone: bool = False  # as that artifact's manifest says
     failure: FettleError | None = None
     finding: Finding | None = None
     screened: Judgement | None = None
@@ -65,6 +67,7 @@ class Subject:
     outputs: dict[str, item.Array] | None = None  # of the reference feed
     reference_seconds: float = 0.0
     deviations: dict[str, float] = field(default_factory=dict)  # by output: worst between starts, or one item and many
+    depends: bool = False  # an answer was seen to change with the other items of its run
 
     @property
     def name(self) -> str:
@@ -78,8 +81,11 @@ class Subject:
 
     @property
     def alone(self) -> bool:
-        """Whether an answer depends on the other items of its batch: dynamic ranges are taken over the whole tensor."""
-        return any(
+        """Whether each item is judged, timed and served in a run of its own, because others beside it change its answer.
+
+        It was seen, or is known: dynamic ranges are taken over the whole tensor, whatever the items that were looked at show.
+        """
+        return self.depends or any(
             step.quantize is not None and step.quantize.mode == QuantizeMode.DYNAMIC for step in self.candidate.steps
         )
 
@@ -95,6 +101,7 @@ class Subject:
     def prefer(self, batch: int) -> None:
         """From now on its settings say how many items a run takes best; an artifact that is published already says so itself."""
         if self.incumbent is None:
+            batch = 1 if self.alone else batch
             settings = self.candidate.plan.settings.model_copy(update={"preferred_batch": batch})
             plan = self.candidate.plan.model_copy(update={"settings": settings})
             self.candidate = self.candidate.model_copy(update={"plan": plan})
@@ -105,6 +112,7 @@ class Subject:
         worker = WorkerProcess(self.name)
         try:
             worker.load(Load(self.entry, plan.runtime, plan.settings, bench.signature, bench.files))
+            worker.alone = self.alone and bench.signature.batchable
         except BaseException:
             worker.close()
             raise
@@ -124,7 +132,9 @@ class Subject:
     def reference_items(self, bench: Bench) -> tuple[int, ...]:
         """Items of the reference: what one run takes, at most 8."""
         fixed = self.candidate.plan.settings.batch_size
-        size = 1 if self.alone else min(REFERENCE_ITEMS, len(bench.items))
+        if self.alone and bench.signature.batchable:
+            return (0,) * (fixed or 1)
+        size = min(REFERENCE_ITEMS, len(bench.items))
         if not bench.signature.batchable:
             size = 1
         elif fixed is not None:
@@ -136,6 +146,21 @@ class Subject:
         for name, array in expected.items():
             apart = difference(array, found[name])
             self.deviations[name] = max(self.deviations.get(name, 0.0), apart)
+
+    def look_at_neighbours(self, worker: WorkerProcess, bench: Bench) -> None:
+        """See whether its answers depend on the other items of a run; if so, it is judged, timed and served item by item.
+
+        Raises RuntimeFailure. An artifact that is published and serves such a model in batches is another one than is measured.
+        """
+        if bench.signature.batchable and not self.alone:
+            same = None if self.rounded else bench.reference.alike
+            fixed = self.candidate.plan.settings.batch_size
+            self.depends = depends(worker.answers, len(bench.items), fixed, same)
+            if self.depends:
+                log.info("%s: an answer depends on the other items of its run; it runs one item at a time", self.name)
+        worker.alone = self.alone and bench.signature.batchable
+        if worker.alone and not self.served_alone:
+            self.incumbent = None
 
     def answers(self, worker: WorkerProcess, bench: Bench) -> Iterator[item.Answer]:
         """Its answers to every item, in order, a batch at a time."""
@@ -170,9 +195,10 @@ def judge_original(subject: Subject, bench: Bench, profile: bool = False, beside
     """
     with subject.start(bench) as worker:
         chunk: list[item.Answer] = []
+        subject.look_at_neighbours(worker, bench)
         for answer in subject.answers(worker, bench):
             chunk.append(answer)
-            if len(chunk) >= item.LARGEST_BATCH:
+            if len(chunk) >= item.LARGEST_BATCH or item.size_of(chunk) >= item.FEED_BYTES:
                 bench.reference.add(chunk)
                 chunk = []
         if chunk:
@@ -193,6 +219,7 @@ def screen(subject: Subject, bench: Bench, bound: AccuracyConstraint | None) -> 
     """
     worker = subject.start(bench)
     try:
+        subject.look_at_neighbours(worker, bench)
         answers = subject.answers(worker, bench)
         subject.screened = found = bench.reference.judge(answers, subject.candidate.lossy, SCREEN_ALPHA)
         too_much = None if found.exact else exceeds(found.drop, found.changed, bound)
@@ -210,6 +237,7 @@ def certify(subject: Subject, bench: Bench, alpha: float) -> None:
     began = time.monotonic()
     try:
         with subject.start(bench) as worker:
+            subject.look_at_neighbours(worker, bench)
             answers = subject.answers(worker, bench)
             subject.judgement = bench.reference.judge(answers, subject.candidate.lossy, alpha)
             subject.examine(worker, bench)
@@ -233,7 +261,7 @@ def same_as(subject: Subject, original: Subject, reference: Reference) -> None:
     """The original as a candidate: it was judged already."""
     subject.executed, subject.outputs = original.executed, original.outputs
     subject.peak_memory_bytes, subject.reference_seconds = original.peak_memory_bytes, original.reference_seconds
-    subject.deviations = original.deviations
+    subject.deviations, subject.depends = original.deviations, original.depends
     subject.judgement = reference.itself()
 
 

@@ -14,6 +14,7 @@ Array = np.ndarray[Any, Any]
 
 WRONG_SHARE = 0.005  # of the decisions taken by the margin or a larger one; a model is sure where it is wrong as rarely
 MOST_UNSURE = 0.5  # of all decisions: a model that is often wrong is still compared on the surer half of its decisions
+LARGEST = 1e30  # a margin that a manifest can hold
 PER_ITEM = 1000  # decisions kept of an item: a segmented image has a million
 
 
@@ -34,7 +35,9 @@ class Sureness:
             if found.shape != truth[name].shape:
                 continue  # an answer of another size has no decisions to pair
             some = slice(None, None, max(1, found.size // PER_ITEM))
-            self._margins[name].append(margins(answer[name], rule.axis, rule.threshold)[some])
+            found_margins = margins(answer[name], rule.axis, rule.threshold)[some]
+            # No margin where a score is NaN; beside a score that is masked, minus infinity, any other wins by more than enough.
+            self._margins[name].append(np.nan_to_num(found_margins, nan=0.0, posinf=LARGEST, neginf=0.0))
             self._right[name].append((found == truth[name])[some])
 
     def margins(self) -> dict[str, float]:

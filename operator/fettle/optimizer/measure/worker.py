@@ -46,6 +46,9 @@ DISCARD_RUNS = 2
 DISTURBED_SHARE, DISTURBED_NANOSECONDS = 0.02, 20_000
 
 
+Feed = list[item.Answer]  # what is timed as one: a run of several items, or a run for each of them
+
+
 class Worker:
     """The model of this process and the items it runs."""
 
@@ -53,7 +56,7 @@ class Worker:
         self._load: Load | None = None
         self._session: runtimes.Session | None = None
         self._items: item.Items | None = None
-        self._feeds: dict[int, list[item.Answer]] = {}
+        self._feeds: dict[tuple[int, bool], list[Feed]] = {}
 
     def handle(self, request: Ask) -> Any:
         """Do what `request` says. Raises FettleError."""
@@ -62,7 +65,7 @@ class Worker:
         if isinstance(request, Judge):
             return self._answers(request)
         if isinstance(request, Run):
-            return self._run(request.indices)
+            return self._run(request.indices, ())
         if isinstance(request, Block):
             return self._block(request)
         if isinstance(request, Profile):
@@ -86,10 +89,11 @@ class Worker:
             raise RuntimeFailure(message, reason=Reason.NODE_INCOMPATIBLE)
         return Loaded(effective=effective, count=len(self._items))
 
-    def _run(self, indices: Sequence[int]) -> dict[str, item.Array]:
-        """The outputs of one run over these items, as the model gives them."""
+    def _run(self, indices: Sequence[int], scaled: Sequence[int]) -> dict[str, item.Array]:
+        """The outputs of one run over these items, as the model gives them; `scaled` are places of items that are made large."""
         session, load, items = self._open()
-        outputs = session.infer(items.feed(indices))
+        feed = items.feed(indices)
+        outputs = session.infer(item.enlarged(load.signature, feed, scaled) if scaled else feed)
         absent = [tensor.name for tensor in load.signature.outputs if tensor.name not in outputs]
         if absent:
             raise RuntimeFailure(
@@ -101,7 +105,7 @@ class Worker:
         _, load, _ = self._open()
         indices = list(request.indices)
         size = max(request.size, len(indices)) if load.settings.batch_size is not None else len(indices)
-        outputs = self._run(item.padded(indices, size))
+        outputs = self._run(item.padded(indices, size), request.scaled)
         answers = item.split(load.signature, outputs, len(indices))
         if answers is None:
             shapes = {name: list(array.shape) for name, array in outputs.items()}
@@ -119,14 +123,14 @@ class Worker:
         nobody can say which of them the others waited for, so nothing is taken off.
         """
         session, load, _ = self._open()
-        feeds = self._feeds_of(request.batch)
+        feeds = self._feeds_of(request.batch, request.alone)
         callers = load.settings.streams
         if callers > 1:
             discarded = replace(request, seconds=DISCARD_SECONDS, runs=DISCARD_RUNS * callers)
             closed_loop(session, feeds, discarded, callers)
             return closed_loop(session, feeds, request, callers)
         index = request.first + self._discard(session, feeds, request)
-        alone = load.settings.threads == 1
+        own_time = load.settings.threads == 1
         clock = time.perf_counter_ns
         own: list[int] = []
         disturbed = 0
@@ -135,11 +139,12 @@ class Worker:
             while True:
                 feed = feeds[index % len(feeds)]
                 before = clock()
-                session.infer(feed)
+                for run in feed:
+                    session.infer(run)
                 after = clock()
                 wall, waited = after - before, waiting.since()
                 disturbed += waited > DISTURBED_SHARE * wall + DISTURBED_NANOSECONDS
-                own.append(wall - min(waited, wall) if alone else wall)
+                own.append(wall - min(waited, wall) if own_time else wall)
                 index += 1
                 if len(own) >= request.runs and (
                     sum(own) >= request.seconds * 1e9 or after - begin > 3 * request.seconds * 1e9
@@ -147,27 +152,33 @@ class Worker:
                     break
         return Runs(tuple(value / 1e6 for value in own), sum(own) / 1e9, disturbed)
 
-    def _discard(self, session: runtimes.Session, feeds: list[item.Answer], request: Block) -> int:
+    def _discard(self, session: runtimes.Session, feeds: list[Feed], request: Block) -> int:
         """The first runs of a block, which are thrown away; how many."""
         clock = time.perf_counter_ns
         begin, count = clock(), 0
         while count < DISCARD_RUNS or clock() - begin < DISCARD_SECONDS * 1e9:
-            session.infer(feeds[(request.first + count) % len(feeds)])
+            for run in feeds[(request.first + count) % len(feeds)]:
+                session.infer(run)
             count += 1
             if clock() - begin > request.seconds * 1e9:
                 break  # a slow model: a second run thrown away would cost more than it brings
         return count
 
-    def _feeds_of(self, batch: int) -> list[item.Answer]:
+    def _feeds_of(self, batch: int, alone: bool) -> list[Feed]:
         """Up to 8 feeds of `batch` items, made once: making them is not the model's time."""
-        if batch not in self._feeds:
-            _, _, items = self._open()
+        if (batch, alone) not in self._feeds:
+            _, load, items = self._open()
             count = len(items)
-            feeds = min(8, max(1, count // batch))
-            self._feeds[batch] = [
-                items.feed([(start * batch + offset) % count for offset in range(batch)]) for start in range(feeds)
+            chosen = [
+                [(start * batch + offset) % count for offset in range(batch)]
+                for start in range(min(8, max(1, count // batch)))
             ]
-        return self._feeds[batch]
+            size = load.settings.batch_size or 1
+            self._feeds[batch, alone] = [
+                [items.feed(item.padded([index], size)) for index in indices] if alone else [items.feed(indices)]
+                for indices in chosen
+            ]
+        return self._feeds[batch, alone]
 
     def _executed(self) -> Executed:
         _, load, items = self._open()
@@ -180,7 +191,7 @@ class Worker:
         return self._session, self._load, self._items
 
 
-def closed_loop(session: runtimes.Session, feeds: list[item.Answer], request: Block, callers: int) -> Runs:
+def closed_loop(session: runtimes.Session, feeds: list[Feed], request: Block, callers: int) -> Runs:
     """Runs of so many callers at once, each of which asks again as soon as it is answered."""
     begin = time.perf_counter()
 
@@ -188,7 +199,8 @@ def closed_loop(session: runtimes.Session, feeds: list[item.Answer], request: Bl
         own: list[float] = []
         while not own or len(own) * callers < request.runs or time.perf_counter() - begin < request.seconds:
             before = time.perf_counter()
-            session.infer(feeds[(request.first + caller + len(own)) % len(feeds)])
+            for run in feeds[(request.first + caller + len(own)) % len(feeds)]:
+                session.infer(run)
             own.append(1000 * (time.perf_counter() - before))
         return own
 

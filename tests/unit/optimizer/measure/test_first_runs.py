@@ -54,10 +54,10 @@ class Counted:
         self._twin = base.get(RuntimeName.ONNXRUNTIME).load(entry, RuntimeSettings(threads=1), SIGNATURE)
         self._seen = 0
 
-    def block(self, seconds: float, runs: int) -> tuple[Runs, int]:
+    def block(self, seconds: float, runs: int, batch: int = 1, alone: bool = False) -> tuple[Runs, int]:
         """A block, and how many runs its model made in all."""
         before = self._runs_made()
-        timed = self._worker.handle(Block(batch=1, seconds=seconds, runs=runs))
+        timed = self._worker.handle(Block(batch=batch, seconds=seconds, runs=runs, alone=alone))
         return timed, self._runs_made() - before - 1
 
     def _runs_made(self) -> int:
@@ -88,3 +88,13 @@ def test_of_a_slow_model_only_one_run_is_thrown_away(entry: Path) -> None:
     # Slow: a run takes longer than the block is to last.
     timed, made = Counted(entry, 1).block(seconds=1e-9, runs=3)
     assert (len(timed.milliseconds), made) == (3, 4)
+
+
+@pytest.mark.parametrize(("alone", "each"), [(False, 1), (True, 4)])
+@pytest.mark.parametrize("streams", [1, 2])
+def test_items_that_are_served_alone_are_timed_together_in_a_run_each(
+    entry: Path, streams: int, alone: bool, each: int
+) -> None:
+    timed, made = Counted(entry, streams).block(seconds=1e-9, runs=3, batch=4, alone=alone)
+    assert made % each == 0
+    assert made >= each * len(timed.milliseconds) >= each * 3

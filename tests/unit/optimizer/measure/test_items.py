@@ -72,6 +72,13 @@ def test_large_items_come_in_small_batches() -> None:
     assert items.batch_size(found, None, False) == items.FEED_BYTES // 40_000_000
 
 
+def test_items_with_large_answers_come_in_small_batches() -> None:
+    small = signature((-1, 3), 0)
+    large = small.model_copy(update={"outputs": (small.outputs[0].model_copy(update={"shape": (-1, 4, 1 << 20)}),)})
+    found = items.of({"x": np.zeros((40, 3), np.float32)}, large)
+    assert items.batch_size(found, None, False) == 3  # 16 MiB each, and their inputs
+
+
 @pytest.mark.parametrize(
     ("dtype", "values"),
     [

@@ -37,3 +37,13 @@ def test_only_outputs_that_decide_by_scores_have_margins() -> None:
         answer = {"scores": np.array([score, 1 - score]), "label": np.array([0])}
         sureness.add(answer, {"scores": np.array([1 if score < 0.8 else 0])})
     assert sureness.margins() == pytest.approx({"scores": 0.8})
+
+
+def test_a_margin_is_a_number_though_scores_are_masked_or_missing() -> None:
+    rule = Comparison(mode=AgreementMode.TOP_ONE)
+    found = Sureness({"y": rule})
+    for item in range(100):
+        masked = np.array([1.0, -np.inf, -np.inf]) if item % 3 else np.array([np.nan, 1.0, 2.0])
+        found.add({"y": masked}, {"y": np.array([item % 2])})
+    margin = found.margins()["y"]
+    assert 0 <= float(f"{margin:.2g}") < np.inf

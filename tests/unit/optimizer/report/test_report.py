@@ -397,3 +397,8 @@ def test_what_was_sorted_out_by_a_quick_clock_stands_on_the_axis_with_its_latenc
     assert "candidate-2 4.1 ms" in drawn
     assert "sorted out early" in drawn
     assert "3, 2" in re.findall(r">([^<>]+)</text>", drawn)  # side by side, told together
+
+
+def test_the_report_says_what_is_left_of_the_worst_channel(finished: tuple[Store, str]) -> None:
+    page = published(finished[0])
+    assert "in its worst channel, logits[:, 4], 98.12 % of the variance over items is left" in page

@@ -1,0 +1,133 @@
+"""What is left of each output in a candidate's answers, and whether a part of one is gone: a channel, or a decision."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass
+
+import numpy as np
+
+from fettle.api.signature import Tensor
+from fettle.api.vocabulary import AgreementMode
+from fettle.optimizer.measure.agreement import FLOAT_NOISE, OutputProfile
+from fettle.optimizer.measure.items import Answer, Array
+from fettle.optimizer.measure.variance import LEAST_ITEMS, Kept, Variance
+from fettle.store.comparison import Comparison, decisions
+
+MOST_VALUES = 1000  # more different decisions than that are numbers, not classes
+
+
+@dataclass(frozen=True)
+class Remainder:
+    """What is left. `kept`: the channel of which least is; None where no output has one that says anything.
+
+    `gone`: what must not be published without labels that speak for it, for a person; None where nothing is gone.
+    """
+
+    kept: Kept | None = None
+    gone: str | None = None
+
+
+class Remains:
+    """Of every output that is compared. `proved` names outputs that labels judge by their decisions: what they lost is known already.
+
+    `own_tolerance`: a person said how far numbers may differ, so that only a channel that is dead is gone.
+    """
+
+    def __init__(
+        self,
+        outputs: Mapping[str, Tensor],
+        profiles: Mapping[str, OutputProfile],
+        rules: Mapping[str, Comparison],
+        own_tolerance: bool = False,
+        proved: Collection[str] = (),
+    ) -> None:
+        self._rules, self._own_tolerance, self._proved = rules, own_tolerance, proved
+        self._variances: dict[str, Variance] = {}
+        self._decided: dict[str, Decided] = {}
+        for name, rule in rules.items():
+            profile = profiles[name]
+            if profile.floating and profile.scales.usable:
+                apart = rule.mode == AgreementMode.ELEMENTWISE
+                channels = profile.tolerances.channels if apart else ()
+                _, noise = FLOAT_NOISE.get(profile.dtype, (0.0, 0.0))
+                self._variances[name] = Variance(outputs[name], profile.scales, channels, noise, not apart)
+            if rule.mode == AgreementMode.TOP_ONE or not profile.floating:
+                self._decided[name] = Decided()
+
+    def add(self, original: Answer, candidate: Answer) -> None:
+        """Take the answers to one item into account."""
+        for name, variance in self._variances.items():
+            variance.add(original[name], candidate[name])
+        for name, decided in self._decided.items():
+            rule = self._rules[name]
+            if original[name].shape == candidate[name].shape:
+                decided.add(*(decisions(side[name], rule.axis, rule.threshold) for side in (original, candidate)))
+
+    def remainder(self) -> Remainder:
+        """What is left, when all items are in."""
+        worst: Kept | None = None
+        gone: str | None = None
+        for name, variance in self._variances.items():
+            least, deadest = variance.worst()
+            if least is None or deadest is None:
+                continue
+            worst = least if worst is None or least.share < worst.share else worst
+            if name not in self._proved:
+                gone = gone or self._gone(name, least, deadest)
+        for name, decided in self._decided.items():
+            missing = decided.missing()
+            if missing is not None and name not in self._proved:
+                value, items = missing
+                gone = gone or (
+                    f"it never answers {value!r} in output {name}, which the original answers to {items} items: what is rare is lost "
+                    "without being missed in the agreement; give labels to judge what that costs"
+                )
+        return Remainder(worst, gone)
+
+    def _gone(self, name: str, least: Kept, deadest: Kept) -> str | None:
+        if deadest.dead:
+            return (
+                f"{deadest.place} hardly varies any more ({max(deadest.own, 0):.2g} of the original's variance over the items): it is dead, "
+                "though a tolerance may not show it; quantize fewer operators, or give labels to judge what that costs"
+            )
+        if self._rules[name].mode == AgreementMode.ELEMENTWISE and not self._own_tolerance and least.lost:
+            return (
+                f"{max(least.share, 0):.0%} of the variance of {least.place} over the items is left, at least half is asked: its errors are as "
+                "large as what it says; quantize fewer operators, or give labels or data.evaluation.agreement.atol"
+            )
+        return None
+
+
+class Decided:
+    """To how many items each decision is given, by the original and by the candidate. Fed with flat decisions."""
+
+    def __init__(self) -> None:
+        self._original: Counter[str | int | float | bool] = Counter()
+        self._candidate: set[str | int | float | bool] = set()
+
+    def add(self, original: Array, candidate: Array) -> None:
+        """Take the decisions about one item into account."""
+        if len(self._original) <= MOST_VALUES:
+            self._original.update(_different(original))
+            self._candidate.update(_different(candidate))
+
+    def missing(self) -> tuple[str | int | float | bool, int] | None:
+        """The decision that the original gives to most items and the candidate to none, if to enough to be no chance."""
+        if len(self._original) > MOST_VALUES:
+            return None
+        for value, items in self._original.most_common():
+            if items >= LEAST_ITEMS and value not in self._candidate:
+                return value, items
+        return None
+
+
+def _different(values: Array) -> list[str | int | float | bool]:
+    """The different ones of them: texts as str."""
+    if values.dtype.kind in "OSU":
+        return list(
+            {one.decode(errors="replace") if isinstance(one, bytes) else str(one) for one in values.ravel().tolist()}
+        )
+    found: list[str | int | float | bool] = np.unique(values).tolist()
+    return found

@@ -1,0 +1,143 @@
+"""How much of what an output says a candidate still says: the variance over items that is left in each channel.
+
+A tolerance asks how far two answers lie apart. It cannot tell an answer that follows its input closely from one that no longer
+follows it at all and stays near: a score that is 0 for nearly every item, or a box whose corners move by less than the tolerance.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from fettle.api.signature import Tensor
+from fettle.optimizer.measure.scales import DIFFERENT, Scales
+from fettle.store.comparison import Channels, narrowed
+
+Array = np.ndarray[Any, Any]
+
+LEAST_KEPT = 0.5  # of a channel's variance: below, its errors are as large as what it says
+DEAD = 0.01  # of the original's variance: a candidate whose own is less answers one number to everything
+LEAST_ITEMS = 10.0  # that must carry a channel's variance: what one item alone says may be gone by chance
+REAL = 10.0  # times the noise of arithmetic: a channel that moves less says nothing
+
+
+@dataclass(frozen=True)
+class Kept:
+    """What is left of one channel. `place` is written as numpy would: `boxes[:, 4, :]` is index 4 of the model's axis 1.
+
+    `share`: 1 - var(candidate - original) / var(original) over items, at most 1; `own`: var(candidate) / var(original).
+    """
+
+    place: str
+    share: float
+    own: float
+
+    @property
+    def dead(self) -> bool:
+        """Whether the candidate's answers stay the same where the original's vary."""
+        return self.own < DEAD
+
+    @property
+    def lost(self) -> bool:
+        """Whether less than half of it is left."""
+        return self.share < LEAST_KEPT
+
+
+class Variance:
+    """Sums over the items of one output, original and candidate together. Each element's mean over the items is taken off.
+
+    Along axes with tolerances of their own (`channels`), elements count in units of them, so that no channel outweighs another.
+    `noise`: what arithmetic may change of a number, as a share of it. `competing`: the numbers are held against each other, as the
+    scores of classes are, so that a channel that moves far less than the others decides nothing.
+    """
+
+    def __init__(
+        self, tensor: Tensor, scales: Scales, channels: tuple[Channels, ...], noise: float, competing: bool
+    ) -> None:
+        self._tensor, self._scales, self._noise, self._competing = tensor, scales, noise, competing
+        self._told_apart = {one.axis + scales.rank for one in channels}
+        self._mean = scales.mean
+        self._unit = narrowed(1.0, channels, self._mean.shape)
+        self._seen, self._gap = np.zeros_like(self._mean), np.zeros_like(self._mean)
+        self._original, self._error, self._both = (np.zeros_like(self._mean) for _ in range(3))
+        # By axis: sums of each item's squares, and of their squares, from which follows how many items carry them.
+        self._axes: dict[int | None, Array] = {None: np.zeros((2, 1))}
+        self._axes |= {axis: np.zeros((2, self._mean.shape[axis])) for axis in scales.channel_axes()}
+
+    def add(self, original: Array, candidate: Array) -> None:
+        """Take the answers to one item into account; of other shapes there is nothing to pair."""
+        if original.shape != candidate.shape or original.ndim != self._mean.ndim:
+            return
+        left, right = (self._scales.thin(answer).astype(np.float64) for answer in (original, candidate))
+        valid = np.isfinite(left) & np.isfinite(right)
+        unit = np.broadcast_to(self._unit, self._mean.shape)
+        with np.errstate(invalid="ignore", over="ignore"):
+            moved = np.where(valid, (left - self._mean) / unit, 0)
+            gap = np.where(valid, (right - left) / unit, 0)
+            squares = self._sum(moved**2)
+            self._seen += self._sum(valid)
+            self._gap += self._sum(gap)
+            self._original += squares
+            self._error += self._sum(gap**2)
+            self._both += self._sum(moved * gap)
+        for axis, sums in self._axes.items():
+            mine = _slices(squares, axis)
+            sums += np.stack([mine, mine**2])
+
+    def worst(self) -> tuple[Kept | None, Kept | None]:
+        """The channel of which least is left, and the one whose own variance is least of the original's; None where none says anything."""
+        found = [kept for axis in self._axes for kept in self._channels(axis)]
+        if not found:
+            return None, None
+        return min(found, key=lambda one: one.share), min(found, key=lambda one: one.own)
+
+    def _channels(self, axis: int | None) -> list[Kept]:
+        """Every channel along an axis that says something; the whole output as one where it is None."""
+        bias = self._gap**2 / np.maximum(self._seen, 1)
+        original, error, both, off, seen = (
+            _slices(sums, axis) for sums in (self._original, self._error, self._both, bias, self._seen)
+        )
+        counted = self._says_something(axis, original / np.maximum(seen, 1))
+        own = original + 2 * both + error - off
+        return [
+            Kept(
+                self._place(axis, index),
+                1 - (error[index] - off[index]) / original[index],
+                own[index] / original[index],
+            )
+            for index in np.flatnonzero(counted).tolist()
+        ]
+
+    def _says_something(self, axis: int | None, variance: Array) -> Array:
+        """Which slices vary by more than arithmetic does, in enough items, and, where they share a scale, as much as is usual there."""
+        total, squares = self._axes[axis]
+        items = total**2 / np.where(squares > 0, squares, 1)
+        size = _slices((self._mean / np.broadcast_to(self._unit, self._mean.shape)) ** 2, axis)
+        elements = self._mean.size / max(len(size), 1)
+        floor = (REAL * self._noise) ** 2 * (size / max(elements, 1) + variance)
+        counted = (items >= LEAST_ITEMS) & (variance > floor) & np.isfinite(variance)
+        if axis not in self._told_apart and counted.any():
+            usual = np.max(variance[counted]) if self._competing else np.median(variance[counted])
+            counted &= variance >= usual / DIFFERENT**2
+        return np.asarray(counted)
+
+    def _sum(self, values: Array) -> Array:
+        return np.asarray(values.sum(axis=self._scales.varying, keepdims=True))
+
+    def _place(self, axis: int | None, index: int) -> str:
+        if axis is None:
+            return self._tensor.name
+        places = [":"] * self._mean.ndim
+        places[axis] = str(index)
+        batch = self._tensor.batch_axis
+        if batch is not None:
+            places.insert(batch, ":")
+        return f"{self._tensor.name}[{', '.join(places)}]"
+
+
+def _slices(values: Array, axis: int | None) -> Array:
+    """Sums over all other axes."""
+    others = None if axis is None else tuple(place for place in range(values.ndim) if place != axis)
+    return np.atleast_1d(values.sum(axis=others))
