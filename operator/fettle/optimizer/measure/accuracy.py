@@ -230,8 +230,9 @@ class Reference:
         if left.kept is not None:
             kept = {"variance_kept": round(max(left.kept.share, 0.0), 4), "worst_channel": left.kept.place[:MOST_PLACE]}
             found = replace(found, agreement=found.agreement.model_copy(update=kept))
-        told = {"margins": sureness.margins(), "changed": changed, "gone": left.gone}
-        return replace(found, **told) if not found.exact else replace(found, margins=sureness.margins())
+        if found.exact:
+            return replace(found, margins=sureness.margins())
+        return replace(found, margins=sureness.margins(), changed=changed, gone=left.gone)
 
     def alike(self, one: Answer, two: Answer) -> bool:
         """Whether two answers to one item are the same by the rules that candidates are judged by."""
