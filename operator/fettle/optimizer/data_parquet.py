@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import IO, Any
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
@@ -102,8 +103,8 @@ def _dense(column: Any, where: str) -> Array:
             shape.append(sizes[0])
             column = column.flatten()
         elif pa.types.is_dictionary(kind):
-            values = _dense(column.dictionary, where)
-            chosen: Array = values[column.indices.to_numpy(zero_copy_only=False)]
+            used, places = np.unique(column.indices.to_numpy(zero_copy_only=False), return_inverse=True)
+            chosen: Array = _dense(column.dictionary.take(pa.array(used)), where)[places]
             return chosen.reshape(shape)
         else:
             return _plain(column, where).reshape(shape)

@@ -50,6 +50,13 @@ def read(spec: DataSpec, mounts: Mounts, signature: Signature, axes: Mapping[str
     return split(calibration, evaluation)
 
 
+def column_names(spec: DataSpec, mounts: Mounts) -> set[str]:
+    """Names of what the given items hold, labels aside. Raises DataError."""
+    given = [one.uri for one in (spec.calibration, spec.evaluation) if one is not None]
+    labels = {spec.evaluation.label_key} if spec.evaluation is not None else set()
+    return {name for uri in given for name in data.column_names_of(uri, mounts)} - labels
+
+
 def _refuse_without_labels(asked: EvaluationSpec) -> None:
     """Labels that were asked for must be there. Raises DataError.
 
