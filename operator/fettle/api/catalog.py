@@ -127,14 +127,14 @@ STEPS: tuple[StepEntry, ...] = (
 )
 
 FORMATS: tuple[FormatEntry, ...] = (
-    FormatEntry(SourceFormat.ONNX, "onnx", ("onnx", "onnxruntime"), RuntimeName.ONNXRUNTIME, (".onnx",), revision=2),
+    FormatEntry(SourceFormat.ONNX, "onnx", ("onnx", "onnxruntime"), RuntimeName.ONNXRUNTIME, (".onnx",), revision=3),
     FormatEntry(
         SourceFormat.TORCH_SCRIPT,
         "torch",
         ("onnx", "onnxruntime", "torch"),
         RuntimeName.TORCHSCRIPT,
         (".pt", ".pth", ".ts", ".jit", ".torchscript"),
-        revision=2,
+        revision=3,
         image=Image.OPTIMIZER_TORCH,
     ),
     FormatEntry(
@@ -143,7 +143,7 @@ FORMATS: tuple[FormatEntry, ...] = (
         ("onnx", "onnxruntime", "onnxscript", "torch"),
         RuntimeName.TORCHSCRIPT,
         (".pt2",),
-        revision=2,
+        revision=3,
         image=Image.OPTIMIZER_TORCH,
     ),
 )

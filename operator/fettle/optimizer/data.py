@@ -17,8 +17,8 @@ from fettle.api.optimizedmodel import PreprocessSpec
 from fettle.api.reasons import Reason
 from fettle.api.signature import Signature, Tensor
 from fettle.errors import DataError
-from fettle.optimizer.data_files import LABELS, Array, Columns, Wanted, read_columns
-from fettle.runtimes.base import numpy_dtype, v2_dtype
+from fettle.optimizer.data_files import LABELS, Array, Columns, Room, Wanted, column_names, listed, read_columns
+from fettle.store.comparison import is_float
 from fettle.store.store import explained
 from fettle.store.uris import Location, Mounts, locate
 
@@ -38,7 +38,7 @@ class Items:
 
     def whole(self, index: int) -> dict[str, Array]:
         """What one run takes for that item."""
-        return {name: np.asarray(array[index]) for name, array in self.arrays.items()}
+        return {name: array[index, ...] for name, array in self.arrays.items()}
 
     def take(self, indices: list[int]) -> Items:
         """Only these items, in this order."""
@@ -64,41 +64,57 @@ def _item_hash(values: list[tuple[str, Array]]) -> str:
     for name, value in values:
         digest.update(f"{name}\0{value.dtype.str}\0{value.shape}\0".encode())
         if value.dtype == object:
-            digest.update("\0".join(map(str, value.reshape(-1).tolist())).encode())
+            for text in map(str.encode, value.reshape(-1).tolist()):
+                digest.update(b"%d\0%b" % (len(text), text))
         else:
             digest.update(np.ascontiguousarray(value).tobytes())
     return digest.hexdigest()
 
 
-def read(
-    uri: str,
-    mounts: Mounts,
-    signature: Signature,
-    axes: Mapping[str, int],
-    *,
-    most: int | None,
-    label_key: str | None = None,
-    preprocess: PreprocessSpec | None = None,
-) -> Items:
-    """At most `most` items of the file (.npz, .parquet, .jsonl) or folder of pictures at `uri`.
+@dataclass(frozen=True)
+class Asked:
+    """Which items are to be read: where from, at most how many, labels under which name, pictures prepared how."""
 
-    `axes`: by input, the axis that items are stacked on, if any.
+    uri: str
+    most: int | None = None
+    label_key: str | None = None
+    preprocess: PreprocessSpec | None = None
+
+
+def read(asked: Asked, mounts: Mounts, signature: Signature, axes: Mapping[str, int], room: Room) -> Items:
+    """The items of a file (.npz, .parquet, .jsonl) or folder of pictures.
+
+    `axes`: by input, the axis that items are stacked on, if any. `room`: the memory they may take.
 
     Raises DataError: DataNotFound; DataInvalid for arrays that are missing, do not fit or hold NaN or infinity.
     """
+    uri = asked.uri
     location = locate(uri, mounts, missing=_missing)
-    wanted = Wanted(uri, {tensor.name: tensor.dtype for tensor in signature.inputs}, label_key, most)
+    inputs = {tensor.name: tensor.dtype for tensor in signature.inputs}
+    wanted = Wanted(uri, inputs, asked.label_key, asked.most, room)
     with explained(f"reading {uri}"):
-        columns = _columns(location, wanted, signature, preprocess)
+        columns = _columns(location, wanted, signature, asked.preprocess)
     arrays = {t.name: _checked(t, columns.arrays[t.name], axes.get(t.name), uri) for t in signature.inputs}
     lengths = {name: len(array) for name, array in columns.arrays.items()}
     if len(set(lengths.values())) > 1:
         raise DataError(f"{uri}: the first axis of every array counts the items, found {lengths}")
     if not min(lengths.values()):
         raise DataError(f"{uri} holds no item")
-    labels = columns.arrays.get(label_key) if label_key is not None else None
-    notes = (f"{uri}: columns that are neither an input nor labels are not used: {columns.unused}",)
-    return Items(arrays, _checked_labels(labels, uri), notes if columns.unused else ())
+    labels = columns.arrays.get(asked.label_key) if asked.label_key is not None else None
+    if labels is not None and labels.dtype.kind == "f" and not np.isfinite(labels).all():
+        raise DataError(f"{uri}: labels hold NaN or infinity")
+    notes = (f"{uri}: what is neither an input nor labels is not used: {listed(columns.unused)}",)
+    return Items(arrays, labels, notes if columns.unused else ())
+
+
+def column_names_of(uri: str, mounts: Mounts) -> set[str]:
+    """Names of the columns of the file at `uri`; none for a folder. Raises DataError (DataNotFound, DataInvalid)."""
+    location = locate(uri, mounts, missing=_missing)
+    with explained(f"reading {uri}"):
+        if not location.filesystem.isfile(location.path):
+            return set()
+        with location.filesystem.open(location.path, "rb") as stream:
+            return column_names(location.path, stream, uri)
 
 
 def _columns(location: Location, wanted: Wanted, signature: Signature, preprocess: PreprocessSpec | None) -> Columns:
@@ -118,17 +134,16 @@ def _columns(location: Location, wanted: Wanted, signature: Signature, preproces
 
 
 def _checked(tensor: Tensor, array: Array, axis: int | None, uri: str) -> Array:
-    """`array` whole and in the input's data type. Raises DataError."""
+    """`array` whole. Raises DataError for another shape, and for NaN and infinity."""
     where = f"{uri}: {tensor.name}"
     whole = _whole(tensor, array, axis, where)
-    cast = _cast(tensor, whole, where)
-    if cast.dtype.kind == "f" and not np.isfinite(cast).all():
-        bad = ~np.isfinite(cast).reshape(len(cast), -1).all(axis=1)
+    if is_float(whole) and not np.isfinite(whole).all():
+        bad = ~np.isfinite(whole).reshape(len(whole), -1).all(axis=1)
         first = int(np.argmax(bad))
         raise DataError(
-            f"{where}: {int(bad.sum())} of {len(cast)} items hold NaN or infinity, the first is item {first}"
+            f"{where}: {int(bad.sum())} of {len(whole)} items hold NaN or infinity, the first is item {first}"
         )
-    return cast
+    return whole
 
 
 def _whole(tensor: Tensor, array: Array, axis: int | None, where: str) -> Array:
@@ -146,41 +161,3 @@ def _whole(tensor: Tensor, array: Array, axis: int | None, where: str) -> Array:
 
 def _fits(wanted: tuple[int, ...], found: tuple[int, ...]) -> bool:
     return len(wanted) == len(found) and all(want in (-1, size) for want, size in zip(wanted, found, strict=True))
-
-
-def _cast(tensor: Tensor, array: Array, where: str) -> Array:
-    """Only casts that mean the same: another width of the same kind. uint8 pixels are no float32 pixels."""
-    found = v2_dtype(array)
-    if found == tensor.dtype:
-        return array.astype(object) if tensor.dtype == "BYTES" and array.dtype.kind == "U" else _decoded(array)
-    wanted = numpy_dtype(tensor.dtype)
-    integers = array.dtype.kind in "iu" and wanted.kind in "iu"
-    if integers and array.size:
-        limits = np.iinfo(wanted)
-        integers = bool(array.min() >= limits.min and array.max() <= limits.max)
-    floats = array.dtype.kind == "f" and (wanted.kind == "f" or tensor.dtype == "BF16")
-    if not integers and not floats:
-        hint = (
-            ""
-            if tensor.dtype == "BYTES"
-            else f"; convert it with the model's own preprocessing, then .astype('{wanted.name}')"
-        )
-        raise DataError(f"{where}: expected {tensor.dtype}, found {found}{hint}")
-    return array.astype(wanted)
-
-
-def _decoded(array: Array) -> Array:
-    if array.dtype.kind != "S":
-        return array
-    try:
-        return np.char.decode(array, "utf-8").astype(object)
-    except UnicodeDecodeError as error:
-        raise DataError(f"texts must be UTF-8: {error}") from error
-
-
-def _checked_labels(labels: Array | None, uri: str) -> Array | None:
-    if labels is None:
-        return None
-    if labels.dtype.kind == "f" and not np.isfinite(labels).all():
-        raise DataError(f"{uri}: labels hold NaN or infinity")
-    return _decoded(labels)

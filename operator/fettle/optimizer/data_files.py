@@ -2,17 +2,44 @@
 
 from __future__ import annotations
 
-import zipfile
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
 from typing import IO, Any
 
 import numpy as np
 
-from fettle.errors import DataError
+from fettle.errors import DataError, FettleError
+from fettle.optimizer.measure.cgroup import Limits
 
 Array = np.ndarray[Any, Any]
 LABELS = "labels"
+SHARE = 4  # items may hold this part of the process's memory: they are copied once when they are split, and the model needs some
+ITEM_BYTES = 256  # what telling an item apart costs beside its values: its digest, its place in each part of the split
+NAMED_MOST = 10
+
+
+class Room:
+    """Memory that all items of a run may take together: a quarter of what this process may use."""
+
+    def __init__(self, size: int | None = None) -> None:
+        self.size = size if size is not None else Limits.find().memory_total() // SHARE
+        self._taken = 0
+
+    def take(self, size: int, where: str) -> None:
+        """Count `size` bytes more. Raises DataError where they do not fit."""
+        self.require(size, where)
+        self._taken += size
+
+    def require(self, size: int, where: str) -> None:
+        """Raises DataError where `size` bytes more do not fit."""
+        if self._taken + size > self.size:
+            message = (
+                f"{where}: the items need more than {self.size / (1 << 20):.0f} MiB in memory, a quarter of what this process may use: "
+                "set maxSamples, or raise spec.jobs.resources.limits.memory"
+            )
+            raise DataError(message)
 
 
 @dataclass(frozen=True)
@@ -23,30 +50,43 @@ class Wanted:
     inputs: Mapping[str, str]
     label_key: str | None
     most: int | None
+    room: Room = field(default_factory=Room)
 
-    def columns(self, found: set[str]) -> list[str]:
-        """Names to read of those that a file has. Raises DataError for inputs without one."""
-        absent = sorted(self.inputs.keys() - found)
+    def columns(self, found: Iterable[str]) -> list[str]:
+        """Names to read of those that a file has. Raises DataError for inputs without one, and for a name that is there twice."""
+        counts = Counter(found)
+        absent = sorted(self.inputs.keys() - counts.keys())
         if absent:
             raise DataError(
-                f"{self.uri}: no array for the inputs {absent}; it has {sorted(found)}; name each array as the model's input"
+                f"{self.uri}: no array for the inputs {absent}; it has {listed(counts)}; name each array as the model's input"
             )
-        return [
+        names = [
             *sorted(self.inputs),
-            *([self.label_key] if self.label_key is not None and self.label_key in found else []),
+            *([self.label_key] if self.label_key is not None and self.label_key in counts else []),
         ]
+        twice = [name for name in names if counts[name] > 1]
+        if twice:
+            raise DataError(f"{self.uri}: {twice} is there more than once; give each array its own name")
+        return names
 
-    def unused(self, found: set[str]) -> list[str]:
+    def unused(self, found: Iterable[str]) -> list[str]:
         """Names that a file has and nobody asked for."""
-        return sorted(found - self.inputs.keys() - {self.label_key, LABELS})
+        return sorted(set(found) - self.inputs.keys() - {self.label_key, LABELS})
 
 
 @dataclass(frozen=True)
 class Columns:
-    """The arrays that were wanted, and the names of what else the file has."""
+    """The arrays that were wanted, each in the data type of its input, and the names of what else the file has."""
 
     arrays: Mapping[str, Array]
     unused: list[str]
+
+
+def listed(names: Iterable[str]) -> str:
+    """The first few of many names, sorted."""
+    found = sorted(names)
+    more = f" and {len(found) - NAMED_MOST} more" if len(found) > NAMED_MOST else ""
+    return f"{found[:NAMED_MOST]}{more}"
 
 
 def read_columns(name: str, stream: IO[bytes], wanted: Wanted) -> Columns:
@@ -60,43 +100,40 @@ def read_columns(name: str, stream: IO[bytes], wanted: Wanted) -> Columns:
         from fettle.optimizer.data_jsonl import read_jsonl
 
         return read_jsonl(stream, wanted)
+    from fettle.optimizer.data_npz import read_npz
+
     return read_npz(stream, wanted)
 
 
-def read_npz(stream: IO[bytes], wanted: Wanted) -> Columns:
-    """Arrays of an .npz, cut to `wanted.most` items while they are read. Raises DataError."""
-    try:
-        with zipfile.ZipFile(stream) as archive:
-            found = {name.removesuffix(".npy"): name for name in archive.namelist()}
-            arrays = {}
-            for name in wanted.columns(set(found)):
-                with archive.open(found[name]) as member:
-                    arrays[name] = _member(member, wanted.most, f"{wanted.uri}: {name}")
-    except zipfile.BadZipFile as error:
-        raise DataError(
-            f"{wanted.uri} is no .npz file (numpy.savez), and no .parquet or .jsonl by name: {error}"
-        ) from error
-    return Columns(arrays, wanted.unused(set(found)))
+def column_names(name: str, stream: IO[bytes], uri: str) -> set[str]:
+    """Names of the columns of the file called `name`, without reading them. Raises DataError."""
+    end = name.rsplit(".", 1)[-1].lower()
+    if end == "parquet":
+        from fettle.optimizer import data_parquet
+
+        return data_parquet.names(stream, uri)
+    if end in ("jsonl", "ndjson"):
+        from fettle.optimizer import data_jsonl
+
+        return data_jsonl.names(stream, uri)
+    from fettle.optimizer import data_npz
+
+    return data_npz.names(stream, uri)
 
 
-def _member(stream: IO[bytes], most: int | None, where: str) -> Array:
-    """One .npy of the archive, only the first `most` items of it."""
+@contextmanager
+def readable(what: str, kind: str) -> Iterator[None]:
+    """For code in which a library reads a file: whatever it raises says that the file is damaged. Raises DataError.
+
+    What the filesystem itself reports, and memory that ran out, stays what it is.
+    """
     try:
-        version = np.lib.format.read_magic(stream)
-        header = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
-        shape, fortran, dtype = header(stream)
-    except ValueError as error:
-        raise DataError(f"{where} is no numpy array: {error}") from error
-    if dtype.hasobject:
-        raise DataError(
-            f"{where} is a pickled object array, which is not read; texts go as unicode arrays (astype('U'))"
-        )
-    if not shape:
-        raise DataError(f"{where} is a single value; its first axis must count the items")
-    items = shape[0] if most is None or fortran else min(shape[0], most)
-    count = items * int(np.prod(shape[1:], dtype=np.int64))
-    content = stream.read(count * dtype.itemsize)
-    if len(content) != count * dtype.itemsize:
-        raise DataError(f"{where} is cut off")
-    array = np.frombuffer(content, dtype=dtype).reshape((items, *shape[1:]), order="F" if fortran else "C")
-    return np.ascontiguousarray(array[:most])
+        yield
+    except (FettleError, MemoryError):
+        raise
+    except OSError as error:
+        if error.errno is not None:
+            raise
+        raise DataError(f"{what} is no {kind} that can be read: {error}") from error
+    except Exception as error:
+        raise DataError(f"{what} is no {kind} that can be read: {error or type(error).__name__}") from error

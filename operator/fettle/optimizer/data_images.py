@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 from itertools import chain, islice, zip_longest
-from typing import IO
 
 import numpy as np
 from fsspec import AbstractFileSystem
-from PIL import Image, ImageOps
+from PIL import Image
 
 from fettle.api.optimizedmodel import PreprocessSpec
 from fettle.api.signature import Signature, Tensor
 from fettle.api.vocabulary import Color, Layout
 from fettle.errors import DataError
+from fettle.optimizer.data_column import Column
 from fettle.optimizer.data_files import Array, Columns, Wanted
+from fettle.optimizer.data_picture import Picture, opened
 
 CHANNELS = {Color.RGB: 3, Color.BGR: 3, Color.GRAYSCALE: 1}
 
@@ -27,15 +28,23 @@ def read_images(
     pictures = list(islice(_pictures(filesystem, folder), wanted.most))
     if not pictures:
         raise DataError(f"{wanted.uri} holds no item: expected pictures, or a sub-folder of them per class")
-    items = []
+    column = Column(tensor.name, wanted, len(pictures))
+    depths: set[int] = set()
     for path, _ in pictures:
+        where = f"{wanted.uri}: {path.removeprefix(folder).lstrip('/')}"
         with filesystem.open(path, "rb") as stream:
-            items.append(_item(stream, size, tensor, spec, f"{wanted.uri}: {path.removeprefix(folder).lstrip('/')}"))
-    arrays = {tensor.name: np.stack(items)}
+            picture = opened(stream, spec.color, wanted.room, where)
+        depths.add(picture.white)
+        if len(depths) > 1 and not _takes_floats(tensor):
+            raise DataError(
+                f"{where}: pictures of 8 and of 16 bits are mixed, for an input of {tensor.dtype}: give one kind"
+            )
+        column.add(_item(picture, size, tensor, spec, where)[np.newaxis], where)
+    arrays = {tensor.name: column.array()}
     labels = [label for _, label in pictures if label is not None]
     if wanted.label_key is not None and labels:
         arrays[wanted.label_key] = np.array(labels, dtype=np.int64)
-    return Columns(arrays, [])
+    return Columns(arrays, _beside(filesystem, folder) if labels else [])
 
 
 def _pictures(filesystem: AbstractFileSystem, folder: str) -> list[tuple[str, int | None]]:
@@ -47,6 +56,11 @@ def _pictures(filesystem: AbstractFileSystem, folder: str) -> list[tuple[str, in
         return [(path, None) for path in _files(filesystem, folder)]
     by_class = [[(path, label) for path in _files(filesystem, each)] for label, each in enumerate(classes)]
     return [found for found in chain.from_iterable(zip_longest(*by_class)) if found is not None]
+
+
+def _beside(filesystem: AbstractFileSystem, folder: str) -> list[str]:
+    """Names of files that lie beside the folders of classes."""
+    return [path.rsplit("/", 1)[-1] for path in _files(filesystem, folder)]
 
 
 def _files(filesystem: AbstractFileSystem, folder: str) -> list[str]:
@@ -76,17 +90,17 @@ def _size(tensor: Tensor, spec: PreprocessSpec, uri: str) -> tuple[int, int]:
     return found
 
 
-def _item(stream: IO[bytes], size: tuple[int, int], tensor: Tensor, spec: PreprocessSpec, where: str) -> Array:
-    try:
-        with Image.open(stream) as opened:
-            upright = ImageOps.exif_transpose(opened)
-            picture = upright.convert("L" if spec.color is Color.GRAYSCALE else "RGB")
-    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
-        raise DataError(f"{where} is no picture that can be read: {error}") from error
-    pixels = np.asarray(_scaled(picture, size, spec.crop))
+def _takes_floats(tensor: Tensor) -> bool:
+    return not tensor.dtype.startswith(("INT", "UINT"))
+
+
+def _item(picture: Picture, size: tuple[int, int], tensor: Tensor, spec: PreprocessSpec, where: str) -> Array:
+    pixels = np.asarray(_scaled(picture.image, size, spec.crop))
     pixels = pixels[:, :, np.newaxis] if pixels.ndim == 2 else pixels
+    if pixels.shape[2] < CHANNELS[spec.color]:  # grey of 16 bits
+        pixels = np.repeat(pixels, CHANNELS[spec.color], axis=2)
     pixels = pixels[:, :, ::-1] if spec.color is Color.BGR else pixels
-    values = _normalized(pixels, tensor, spec, where)
+    values = _normalized(pixels, picture.white, tensor, spec, where)
     return np.ascontiguousarray(values.transpose(2, 0, 1) if spec.layout is Layout.CHANNELS_FIRST else values)
 
 
@@ -100,14 +114,16 @@ def _scaled(picture: Image.Image, size: tuple[int, int], crop: float | None) -> 
     return picture.resize(larger, Image.Resampling.BILINEAR).crop((left, top, left + width, top + height))
 
 
-def _normalized(pixels: Array, tensor: Tensor, spec: PreprocessSpec, where: str) -> Array:
-    """Pixels as they are for an integer input; else (pixel / 255 - mean) / std. Raises DataError."""
-    if tensor.dtype.startswith(("INT", "UINT")):
+def _normalized(pixels: Array, white: int, tensor: Tensor, spec: PreprocessSpec, where: str) -> Array:
+    """Pixels as they are for an integer input; else (pixel / white - mean) / std. Raises DataError."""
+    if not _takes_floats(tensor):
         if spec.mean or spec.std:
             raise DataError(
                 f"{where}: preprocess.mean and std are for inputs of floats; {tensor.name} takes {tensor.dtype}"
             )
-        return pixels
+        if white > 255 and tensor.dtype in ("INT8", "UINT8"):
+            raise DataError(f"{where} has 16 bits; {tensor.name} takes {tensor.dtype}: convert it to 8 bits")
+        return np.rint(pixels).astype(np.int64) if white > 255 else pixels
     channels = CHANNELS[spec.color]
     for name, given in (("mean", spec.mean), ("std", spec.std)):
         if len(given) not in (0, 1, channels):
@@ -115,4 +131,4 @@ def _normalized(pixels: Array, tensor: Tensor, spec: PreprocessSpec, where: str)
     if 0 in spec.std:
         raise DataError(f"{where}: preprocess.std must not be 0: it divides")
     mean, std = np.array(spec.mean or (0,), np.float32), np.array(spec.std or (1,), np.float32)
-    return ((pixels.astype(np.float32) / 255 - mean) / std).astype(np.float32)
+    return ((pixels.astype(np.float32) / white - mean) / std).astype(np.float32)

@@ -11,6 +11,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+import onnx
 import rfc8785
 
 from fettle.api import catalog
@@ -102,7 +103,7 @@ def _prepare(task: PrepareTask, store: Store, mounts: Mounts, source: Source, fo
 
 def _converted(task: PrepareTask, store: Store, mounts: Mounts, source: Source, folder: Path) -> PrepareReport:
     """With a portable form. Raises ConversionError where there is none."""
-    plain = prepare_portable.plain(source, task.source.inputs, folder)
+    plain = prepare_portable.plain(source, task.source.inputs, _columns(task, mounts), folder)
     data, reference = _asked(task, mounts, source, plain.subject)
     portable = prepare_portable.portable(plain, reference, folder / "work")
     log.info("portable form: %s", ", ".join(portable.kept) or "as it came")
@@ -200,8 +201,11 @@ def _earlier(task: PrepareTask, store: Store, mounts: Mounts, source: Source) ->
     files = (*report.original.files, *report.portable.files)
     if not all(store.has_blob(file.sha256, file.bytes) for file in files) or not store.has_blob(report.items.sha256):
         return None
+    graph = _asked_graph(task, mounts, source)
+    if graph is not None and not _same_inputs(task, report, graph):
+        return None
     specs = prepare_portable.specs_by_name(task.source.inputs)
-    axes = prepare_check.stacking_axes(report.signature, specs, _hints(task, report, store, source))
+    axes = prepare_check.stacking_axes(report.signature, specs, _hints(task, report, store, source, graph))
     given = prepare_data.read(task.data, mounts, report.signature, axes)
     made_up = given.calibration is None and report.generated
     if not made_up and _stored(store, _unlabelled(given.calibration), report.signature) != report.calibration:
@@ -212,10 +216,30 @@ def _earlier(task: PrepareTask, store: Store, mounts: Mounts, source: Source) ->
     return report if (report.generated if items is None else items == report.items) else None
 
 
-def _hints(task: PrepareTask, report: PrepareReport, store: Store, source: Source) -> Mapping[str, Hint]:
+def _asked_graph(task: PrepareTask, mounts: Mounts, source: Source) -> onnx.ModelProto | None:
+    """The source's own graph with the inputs that the items give by now; None where the source is no ONNX."""
+    if source.format != SourceFormat.ONNX:
+        return None
+    graph = onnx_model.read(source.path)
+    return prepare_portable.asked(graph, task.source.inputs, _columns(task, mounts))
+
+
+def _columns(task: PrepareTask, mounts: Mounts) -> prepare_portable.Names:
+    return lambda: prepare_data.column_names(task.data, mounts)
+
+
+def _same_inputs(task: PrepareTask, report: PrepareReport, graph: onnx.ModelProto) -> bool:
+    frozen = {spec.name for spec in task.source.inputs if spec.value is not None}
+    names = {value.name for value in onnx_model.inputs(graph.graph)} - frozen
+    return names == {tensor.name for tensor in report.signature.inputs}
+
+
+def _hints(
+    task: PrepareTask, report: PrepareReport, store: Store, source: Source, graph: onnx.ModelProto | None
+) -> Mapping[str, Hint]:
     """What was known of the inputs' values: by the source's own graph, or by that of what it was converted to, where it was."""
-    if source.format == SourceFormat.ONNX:
-        return onnx_inputs.hints(onnx_model.read(source.path))
+    if graph is not None:
+        return onnx_inputs.hints(graph)
     if report.conversion_fault is not None:
         return prepare_torch.subject(source.path, task.source.inputs).hints
     return onnx_inputs.hints(onnx_model.read(store.fetch_model(report.portable, source.folder / "portable")))

@@ -11,8 +11,8 @@ from fettle.api.signature import Signature
 from fettle.api.vocabulary import Metric
 from fettle.errors import DataError, RuntimeFailure, SourceError
 from fettle.optimizer import data, data_generate, prepare_check
-from fettle.optimizer.data import Items
-from fettle.optimizer.data_files import LABELS
+from fettle.optimizer.data import Asked, Items
+from fettle.optimizer.data_files import LABELS, Room
 from fettle.optimizer.data_split import SPLIT_MOST, Split, split
 from fettle.optimizer.prepare_check import Run, Subject
 from fettle.store.uris import Mounts
@@ -33,33 +33,28 @@ class Data:
 def read(spec: DataSpec, mounts: Mounts, signature: Signature, axes: Mapping[str, int]) -> Split:
     """What the spec's addresses hold, split. Raises DataError."""
     calibration = evaluation = None
+    room = Room()
     if spec.calibration is not None:
         given = spec.calibration
-        calibration = data.read(
-            given.uri,
-            mounts,
-            signature,
-            axes,
-            most=given.max_samples,
-            label_key=spec.evaluation.label_key if spec.evaluation is not None else None,
-            preprocess=given.preprocess,
-        )
+        label_key = spec.evaluation.label_key if spec.evaluation is not None else None
+        asked = Asked(given.uri, given.max_samples, label_key, given.preprocess)
+        calibration = data.read(asked, mounts, signature, axes, room)
     if spec.evaluation is not None:
-        asked = spec.evaluation
-        if asked.label_key in {tensor.name for tensor in signature.inputs}:
-            raise DataError(f"data.evaluation.labelKey {asked.label_key!r} is an input of the model")
-        evaluation = data.read(
-            asked.uri,
-            mounts,
-            signature,
-            axes,
-            most=asked.max_samples,
-            label_key=asked.label_key,
-            preprocess=asked.preprocess,
-        )
+        judging = spec.evaluation
+        if judging.label_key in {tensor.name for tensor in signature.inputs}:
+            raise DataError(f"data.evaluation.labelKey {judging.label_key!r} is an input of the model")
+        asked = Asked(judging.uri, judging.max_samples, judging.label_key, judging.preprocess)
+        evaluation = data.read(asked, mounts, signature, axes, room)
         if evaluation.labels is None:
-            _refuse_without_labels(asked)
+            _refuse_without_labels(judging)
     return split(calibration, evaluation)
+
+
+def column_names(spec: DataSpec, mounts: Mounts) -> set[str]:
+    """Names of what the given items hold, labels aside. Raises DataError."""
+    given = [one.uri for one in (spec.calibration, spec.evaluation) if one is not None]
+    labels = {spec.evaluation.label_key} if spec.evaluation is not None else set()
+    return {name for uri in given for name in data.column_names_of(uri, mounts)} - labels
 
 
 def _refuse_without_labels(asked: EvaluationSpec) -> None:

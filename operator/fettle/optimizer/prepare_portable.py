@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+from collections.abc import Callable, Collection, Mapping
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import onnx
@@ -15,6 +15,7 @@ from fettle.api.signature import Signature
 from fettle.api.vocabulary import SourceFormat
 from fettle.errors import ConversionError, RuntimeFailure, SourceError
 from fettle.optimizer import prepare_torch
+from fettle.optimizer.data_files import listed
 from fettle.optimizer.formats import onnx_inputs, onnx_model, onnx_portable
 from fettle.optimizer.formats.onnx_reference import evaluate
 from fettle.optimizer.prepare_check import Reference, Run, Subject, failure_of, refuse_states, session
@@ -22,6 +23,7 @@ from fettle.optimizer.prepare_source import Source
 from fettle.runtimes.base import Session
 
 LOWERED_TO = (21, onnx_model.READABLE_OPSET)
+Names = Callable[[], Collection[str]]
 log = logging.getLogger(__name__)
 
 
@@ -56,36 +58,82 @@ class Portable:
     notes: list[str] = field(default_factory=list)
 
 
-def plain(source: Source, specs: tuple[InputSpec, ...], folder: Path) -> Plain:
-    """Make the source's boundary plain and load it. Raises SourceError: UnsupportedModel, UnsupportedOperator, UnsupportedOpset,
-    SourceCorrupted, InvalidSpec."""
+@dataclass(frozen=True)
+class _Boundary:
+    """A model whose boundary is plain. `whole`: with the inputs that were frozen; `changed`: what was done to it; `remarks`: what was not."""
+
+    model: onnx.ModelProto
+    whole: Signature
+    signature: Signature
+    changed: tuple[str, ...]
+    remarks: tuple[str, ...]
+
+
+def plain(source: Source, specs: tuple[InputSpec, ...], columns: Names, folder: Path) -> Plain:
+    """Make the source's boundary plain and load it. `columns`: asks for the names of what the items give.
+
+    Raises SourceError: UnsupportedModel, UnsupportedOperator, UnsupportedOpset, SourceCorrupted, InvalidSpec.
+    """
     own = source.format == SourceFormat.ONNX
     entry = source.path if own else prepare_torch.convert(source.path, specs, folder / "converted")
-    original = onnx_model.load(entry)
-    notes: list[str] = []
+    found = _boundary(onnx_model.load(entry), specs, columns)
+    model, signature, notes = found.model, found.signature, list(found.changed)
+    if not signature.inputs or not signature.outputs:
+        raise SourceError("the model needs at least one input and one output", reason=Reason.UNSUPPORTED_MODEL)
+    refuse_states(signature, onnx_model.passed(model.graph))
+    if not own:
+        path = _saved(model, folder / "plain", entry)
+        frozen = {spec.name: spec.value for spec in specs if spec.value is not None}
+        run = prepare_torch.runner(source.path, found.whole, frozen)
+        made = Plain(model, path, signature, run, not notes, True, tuple(notes))
+    elif onnx_model.opset(model) > onnx_model.READABLE_OPSET or model.ir_version > onnx_model.READABLE_IR:
+        made = _lowered(model, signature, source.path.parent, folder, notes)
+    else:
+        made = _own(source, model, signature, folder, notes)
+    return replace(made, notes=(*made.notes, *found.remarks))
+
+
+def _boundary(original: onnx.ModelProto, specs: tuple[InputSpec, ...], columns: Names) -> _Boundary:
+    changed: list[str] = []
     model = onnx_portable.strip_zip_map(original)
     if model is not original:
-        notes.append("ZipMap was removed: probabilities are a plain tensor; the portable form is the timed baseline")
+        changed.append("ZipMap was removed: probabilities are a plain tensor; the portable form is the timed baseline")
+    given = _given(original, specs, columns)
+    if given:
+        changed.append(
+            f"the inputs {listed(given)} have a default value in the file; they are given, so they are inputs like any other"
+        )
     copied = onnx.ModelProto()
-    copied.CopyFrom(model)
+    copied.CopyFrom(onnx_portable.require_inputs(model, given))
     onnx_model.apply_input_specs(copied, specs)
     whole = onnx_model.signature(_with_output_shapes(copied))
     model = onnx_portable.freeze_inputs(copied, specs)
     if model is not copied:
-        notes.append("inputs with a value were frozen; the portable form is the timed baseline")
+        changed.append("inputs with a value were frozen; the portable form is the timed baseline")
     signature = onnx_model.signature(_with_output_shapes(model))
-    if not signature.inputs or not signature.outputs:
-        raise SourceError("the model needs at least one input and one output", reason=Reason.UNSUPPORTED_MODEL)
-    refuse_states(signature, onnx_model.passed(model.graph))
-    untouched = not notes
-    if not own:
-        path = _saved(model, folder / "plain", entry)
-        frozen = {spec.name: spec.value for spec in specs if spec.value is not None}
-        run = prepare_torch.runner(source.path, whole, frozen)
-        return Plain(model, path, signature, run, untouched, True, tuple(notes))
-    if onnx_model.opset(model) > onnx_model.READABLE_OPSET or model.ir_version > onnx_model.READABLE_IR:
-        return _lowered(model, signature, source.path.parent, folder, notes)
-    return _own(source, model, signature, folder, notes)
+    return _Boundary(model, whole, signature, tuple(changed), _defaults_kept(original, given))
+
+
+def asked(model: onnx.ModelProto, specs: tuple[InputSpec, ...], columns: Names) -> onnx.ModelProto:
+    """`model`, in which the inputs that are given have no default value any more."""
+    return onnx_portable.require_inputs(model, _given(model, specs, columns))
+
+
+def _given(model: onnx.ModelProto, specs: tuple[InputSpec, ...], columns: Names) -> list[str]:
+    """Inputs with a default value that the items give or `source.inputs` names."""
+    optional = onnx_model.optional_inputs(model.graph)
+    if not optional:
+        return []
+    said = {spec.name for spec in specs} | set(columns())
+    return [name for name in optional if name in said]
+
+
+def _defaults_kept(model: onnx.ModelProto, given: Collection[str]) -> tuple[str, ...]:
+    """What is said of default values that stay; nothing where the file had to list every weight among its inputs."""
+    kept = [name for name in onnx_model.optional_inputs(model.graph) if name not in given]
+    if not kept or model.ir_version < onnx_model.FREE_INITIALIZERS_IR:
+        return ()
+    return (f"inputs with a default value keep it, for neither the items nor source.inputs give them: {listed(kept)}",)
 
 
 def _own(source: Source, model: onnx.ModelProto, signature: Signature, folder: Path, notes: list[str]) -> Plain:

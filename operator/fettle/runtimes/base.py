@@ -146,10 +146,10 @@ def _checked(tensor: Tensor, array: Array) -> Array:
 
 
 def v2_dtype(array: Array) -> str:
-    """The V2 name of an array's data type; 'unknown (…)' for one that has none."""
+    """The V2 name of an array's data type; 'unknown (…)' for one that has none, or is in another machine's byte order."""
     if array.dtype.kind in "USO":
         return "BYTES"
-    row = BY_NUMPY.get(array.dtype.name)
+    row = BY_NUMPY.get(array.dtype.name) if array.dtype.isnative else None
     return row.v2 if row is not None else f"unknown ({array.dtype})"
 
 

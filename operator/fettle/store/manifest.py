@@ -22,8 +22,9 @@ from fettle.api.signature import Signature
 from fettle.api.task import StoredFile, StoredModel
 from fettle.api.vocabulary import RuntimeName
 from fettle.errors import StoreError
+from fettle.store.arrays import Arrays, npz_bytes, read_npz
 from fettle.store.comparison import Comparison
-from fettle.store.store import Arrays, Store, file_digest, npz_bytes, read_npz
+from fettle.store.store import Store, file_digest
 from fettle.store.uris import Mounts
 
 SCHEMA_VERSION = 1

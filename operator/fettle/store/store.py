@@ -11,24 +11,23 @@ import io
 import json
 import os
 import shutil
+import tempfile
 import uuid
-import zipfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import IO, Any
 
-import numpy as np
 import rfc8785
 
 from fettle.api.reasons import Reason
 from fettle.api.report import REPORT, BuildReport, MeasureReport, PrepareReport, PublishReport
 from fettle.api.task import ModelFormat, StoredData, StoredFile, StoredModel
 from fettle.errors import StoreError
+from fettle.store.arrays import Array, Arrays, read_npz, write_npz
 from fettle.store.uris import Location, Mounts, locate, relative_path
 
 AnyReport = PrepareReport | BuildReport | MeasureReport | PublishReport
-Arrays = Mapping[str, np.ndarray[Any, Any]]
 CHUNK = 4 << 20
 # Pods that serve run as another user than the Jobs that wrote: files are readable, folders group-writable (fsGroup).
 FILE_MODE = 0o644
@@ -65,45 +64,6 @@ def file_digest(path: Path) -> tuple[str, int]:
     """sha256 (hexadecimal) and bytes of a local file."""
     with path.open("rb") as stream:
         return hashlib.file_digest(stream, "sha256").hexdigest(), path.stat().st_size
-
-
-def npz_bytes(arrays: Arrays) -> bytes:
-    """An .npz of `arrays` whose bytes depend on nothing but them: names sorted, no time, not compressed."""
-    buffer = io.BytesIO()
-    with zipfile.ZipFile(buffer, "w", zipfile.ZIP_STORED) as archive:
-        for name in sorted(arrays):
-            member = zipfile.ZipInfo(f"{name}.npy", date_time=(1980, 1, 1, 0, 0, 0))
-            with archive.open(member, "w", force_zip64=True) as stream:
-                np.lib.format.write_array(stream, _portable(arrays[name]), allow_pickle=False)
-    return buffer.getvalue()
-
-
-def read_npz(stream: IO[bytes]) -> dict[str, np.ndarray[Any, Any]]:
-    """Arrays of an .npz as `npz_bytes` wrote it; texts come back as object arrays of str."""
-    with np.load(stream, allow_pickle=False) as archive:
-        return {name: restored(archive[name]) for name in archive.files}
-
-
-def _portable(array: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
-    """`array` in a form that .npy holds without pickle: texts as fixed-width unicode, bfloat16 as its bits in a record."""
-    if array.dtype == object:
-        texts = [value.decode() if isinstance(value, bytes) else str(value) for value in array.reshape(-1)]
-        width = max((len(text) for text in texts), default=1) or 1
-        return np.array(texts, dtype=f"<U{width}").reshape(array.shape)
-    if array.dtype.name == "bfloat16":
-        return np.ascontiguousarray(array).view(np.dtype([("bfloat16", "<u2")]))
-    return np.ascontiguousarray(array).reshape(array.shape)
-
-
-def restored(array: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
-    """The inverse of `_portable`."""
-    if array.dtype.kind == "U":
-        return array.astype(object)
-    if array.dtype.names == ("bfloat16",):
-        import ml_dtypes
-
-        return array.view("<u2").view(ml_dtypes.bfloat16)
-    return array
 
 
 class Store:
@@ -264,15 +224,18 @@ class Store:
         lengths = {name: len(array) for name, array in arrays.items()}
         if len(set(lengths.values())) != 1:
             raise ValueError(f"every array needs the same number of items, found {lengths}")
-        sha256 = self.put_bytes(npz_bytes(arrays))
-        size = sum(array.nbytes for array in arrays.values())
+        with tempfile.TemporaryDirectory(prefix="fettle-items-") as folder:
+            packed = Path(folder) / "items.npz"
+            with packed.open("wb") as stream:
+                size = write_npz(stream, arrays)
+            sha256 = self.put_file(packed).sha256
         return StoredData(sha256=sha256, items=next(iter(lengths.values())), labelled="labels" in arrays, bytes=size)
 
-    def load_data(self, data: StoredData) -> dict[str, np.ndarray[Any, Any]]:
+    def load_data(self, data: StoredData) -> dict[str, Array]:
         """The arrays of stored items, digest checked. Raises StoreError."""
         return self.load_arrays(data.sha256)
 
-    def load_arrays(self, sha256: str) -> dict[str, np.ndarray[Any, Any]]:
+    def load_arrays(self, sha256: str) -> dict[str, Array]:
         """The arrays of an .npz blob, digest checked. Raises StoreError."""
         content = self.read_bytes(f"blobs/{sha256}")
         if hashlib.sha256(content).hexdigest() != sha256:

@@ -14,7 +14,8 @@ import pytest
 from fettle.api.reasons import Reason
 from fettle.api.report import BuildReport
 from fettle.errors import StoreError
-from fettle.store.store import Store, explained, npz_bytes
+from fettle.store.arrays import npz_bytes
+from fettle.store.store import Store, explained
 from fettle.store.uris import Mounts
 
 

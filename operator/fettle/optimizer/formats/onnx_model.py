@@ -20,6 +20,7 @@ INLINE_LIMIT = 1_500_000_000
 # What ONNX Runtime reads (1.31): https://onnxruntime.ai/docs/reference/compatibility.html
 READABLE_OPSET = 26
 READABLE_IR = 13
+FREE_INITIALIZERS_IR = 4  # before, every weight had to be listed among the inputs
 STANDARD_DOMAINS = frozenset({"", "ai.onnx"})
 
 # IR version that came with an opset, so that a file asks for no newer reader than its operators do.
@@ -133,9 +134,15 @@ def ir_version_for(opset_version: int) -> int:
 
 
 def inputs(graph: onnx.GraphProto) -> list[onnx.ValueInfoProto]:
-    """Inputs that a caller gives: older files list initializers among them."""
+    """Inputs that a caller must give."""
+    defaults = set(optional_inputs(graph))
+    return [value for value in graph.input if value.name not in defaults]
+
+
+def optional_inputs(graph: onnx.GraphProto) -> list[str]:
+    """Inputs that a caller may give: an initializer of the same name is their default. Older files list every weight like that."""
     stored = {tensor.name for tensor in graph.initializer} | {tensor.values.name for tensor in graph.sparse_initializer}
-    return [value for value in graph.input if value.name not in stored]
+    return [value.name for value in graph.input if value.name in stored]
 
 
 def signature(model: onnx.ModelProto) -> Signature:

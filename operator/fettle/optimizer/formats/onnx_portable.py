@@ -7,7 +7,7 @@ equal. A step that does not apply returns its argument; one whose library fails 
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -95,6 +95,26 @@ def _first_dimension(graph: onnx.GraphProto) -> list[tuple[int, str]]:
     return [(max(size, 0), name) for size, name in axes[:1]]
 
 
+def require_inputs(model: onnx.ModelProto, names: Collection[str]) -> onnx.ModelProto:
+    """Take the default values of these inputs away: they become inputs like any other."""
+    if not names:
+        return model
+    changed = onnx.ModelProto()
+    changed.CopyFrom(model)
+    graph = changed.graph
+    declared = {value.name: value for value in graph.input}
+    for tensor in list(graph.initializer):
+        if tensor.name in names:
+            if not onnx_model.has_rank(declared[tensor.name]):
+                whole = onnx.helper.make_tensor_value_info(tensor.name, tensor.data_type, tensor.dims)
+                declared[tensor.name].CopyFrom(whole)
+            graph.initializer.remove(tensor)
+    for sparse in list(graph.sparse_initializer):
+        if sparse.values.name in names:
+            graph.sparse_initializer.remove(sparse)
+    return changed
+
+
 def freeze_inputs(model: onnx.ModelProto, specs: Sequence[InputSpec]) -> onnx.ModelProto:
     """Turn inputs that have a `value` into constants. Raises SourceError for one whose other dimensions vary."""
     frozen = {spec.name: spec.value for spec in specs if spec.value is not None}
@@ -144,7 +164,7 @@ def drop_initializer_inputs(model: onnx.ModelProto) -> onnx.ModelProto:
     changed.CopyFrom(model)
     del changed.graph.input[:]
     changed.graph.input.extend(kept)
-    changed.ir_version = max(changed.ir_version, 4)  # before IR 4 every weight had to be an input
+    changed.ir_version = max(changed.ir_version, onnx_model.FREE_INITIALIZERS_IR)
     return changed
 
 

@@ -31,6 +31,14 @@ class Limits:
             return stat["throttled_usec"] / 1e6
         return stat.get("throttled_time", 0) / 1e9
 
+    def memory_total(self) -> int:
+        """Bytes that this process may use at all: the least of the machine's and the container's."""
+        total = psutil.virtual_memory().total
+        if self.memory is not None:
+            limits = (_number(self.memory / name) for name in ("memory.max", "memory.limit_in_bytes"))
+            total = min([total, *(limit for limit in limits if limit is not None)])
+        return total
+
     def memory_left(self) -> int:
         """Bytes that may still be used: the least of the machine's and the container's."""
         left = psutil.virtual_memory().available

@@ -20,7 +20,8 @@ from fettle.api.reasons import Reason
 from fettle.api.signature import BY_V2, Signature, Tensor
 from fettle.api.task import StoredData
 from fettle.errors import DataError, StoreError
-from fettle.store.store import Store, restored
+from fettle.store.arrays import Texts, mapped, restored, unpack_npz
+from fettle.store.store import Store
 
 Array = np.ndarray[Any, Any]
 Answer = dict[str, Array]  # the outputs for one item, without their batch axis
@@ -34,7 +35,7 @@ FEED_BYTES = 64 << 20  # of one feed's inputs and answers: what a batch may hold
 class Items:
     """Items to run: an array per input as it lies on disk, items along the first axis. Only what a feed takes is read."""
 
-    arrays: Mapping[str, Array]
+    arrays: Mapping[str, Array | Texts]
     signature: Signature
 
     def __len__(self) -> int:
@@ -47,7 +48,7 @@ class Items:
     def feed(self, indices: Sequence[int]) -> Answer:
         """What the model takes for these items in one run. Raises DataError where an item's rank fits no input."""
         return {
-            tensor.name: _stacked(tensor, restored(np.asarray(self.arrays[tensor.name][np.asarray(indices)])))
+            tensor.name: _stacked(tensor, restored(_in_memory(self.arrays[tensor.name][np.asarray(indices)])))
             for tensor in self.signature.inputs
         }
 
@@ -58,8 +59,12 @@ class Items:
             yield list(range(start, min(start + size, end)))
 
 
+def _in_memory(chosen: Array | Texts) -> Array | Texts:
+    return chosen if isinstance(chosen, Texts) else np.asarray(chosen)
+
+
 def unpack(store: Store, data: StoredData, folder: Path) -> dict[str, Path]:
-    """Lay stored items out as one .npy file per array, digest checked, without holding them in memory.
+    """Lay stored items out as one file per array (`store.arrays.mapped` opens it), digest checked, without holding them in memory.
 
     Raises StoreError (ArtifactTampered).
     """
@@ -72,23 +77,18 @@ def unpack(store: Store, data: StoredData, folder: Path) -> dict[str, Path]:
     if found != data.sha256:
         message = f"{store.uri}/blobs/{data.sha256}: found content with sha256 {found}; the store was changed behind Fettle's back"
         raise StoreError(message, reason=Reason.ARTIFACT_TAMPERED)
-    files: dict[str, Path] = {}
     with zipfile.ZipFile(packed) as archive:
-        for number, member in enumerate(archive.infolist()):
-            path = folder / f"{number}.npy"  # an input's name may hold anything, a slash too
-            with archive.open(member) as source, path.open("wb") as target:
-                shutil.copyfileobj(source, target)
-            files[member.filename.removesuffix(".npy")] = path
+        files = unpack_npz(archive, folder)
     packed.unlink()
     return files
 
 
 def opened(files: Mapping[str, Path], signature: Signature) -> Items:
     """The items of `unpack` for a model, mapped, not read. Raises DataError."""
-    return of({name: np.load(path, mmap_mode="r", allow_pickle=False) for name, path in files.items()}, signature)
+    return of({name: mapped(path) for name, path in files.items()}, signature)
 
 
-def of(arrays: Mapping[str, Array], signature: Signature) -> Items:
+def of(arrays: Mapping[str, Array | Texts], signature: Signature) -> Items:
     """The items for a model. Raises DataError where an input has no array, or there is no item."""
     absent = [tensor.name for tensor in signature.inputs if tensor.name not in arrays]
     if absent:
@@ -150,7 +150,7 @@ def batch_size(items: Items, fixed: int | None, alone: bool) -> int:
         return fixed
     if alone:
         return 1
-    each = sum(max(array[0].nbytes, 1) for array in items.arrays.values()) + _answer_bytes(items.signature)
+    each = sum(max(array.nbytes // len(array), 1) for array in items.arrays.values()) + _answer_bytes(items.signature)
     return int(min(LARGEST_BATCH, max(1, FEED_BYTES // each)))
 
 

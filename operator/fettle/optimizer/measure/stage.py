@@ -28,7 +28,8 @@ from fettle.optimizer.measure.schedule import Schedule
 from fettle.optimizer.measure.search import Certificate, Entrant, hold_finals, sort_out
 from fettle.optimizer.measure.subject import Bench, Subject, certify, judge_original, same_as, screen
 from fettle.runtimes import cpu
-from fettle.store.store import Store, restored
+from fettle.store.arrays import mapped, restored
+from fettle.store.store import Store
 
 log = logging.getLogger(__name__)
 LABELS = "labels"
@@ -217,7 +218,7 @@ class _Measuring:
         task = self.task
         folder = self._folder / name
         files = items.unpack(self.store, data, folder / "items")
-        labels = restored(np.load(files[LABELS], allow_pickle=False))[:most] if data.labelled else None
+        labels = np.array(restored(mapped(files[LABELS])[:most])) if data.labelled else None
         inputs = {tensor.name: files[tensor.name] for tensor in task.signature.inputs if tensor.name in files}
         reference = Reference(folder / "answers", task.signature, labels, task.evaluation, task.generated, task.labels)
         return Bench(task.signature, inputs, items.opened(inputs, task.signature).first(most), reference)

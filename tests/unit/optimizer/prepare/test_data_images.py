@@ -94,6 +94,42 @@ def test_integer_inputs_get_pixels_as_they_are_in_the_layout_asked_for(bench: Wo
     assert stored.shape == (1, 4, 6, 1) and (stored == 77).all()
 
 
+def deep(bench: Workbench, name: str, value: int) -> None:
+    """A grey picture of 16 bits."""
+    path = bench.folder / "photos" / name
+    path.parent.mkdir(parents=True, exist_ok=True)
+    Image.fromarray(np.full((9, 5), value, np.uint16)).save(path)
+
+
+@pytest.mark.parametrize(("color", "channels"), [("Grayscale", 1), ("RGB", 3), ("BGR", 3)])
+def test_pixels_of_sixteen_bits_are_scaled_by_their_own_white(bench: Workbench, color: str, channels: int) -> None:
+    put_identity(bench, "N", channels, 4, 4)
+    deep(bench, "one.png", 1000)
+    found = items(bench, color=color)["image"]
+    assert found.shape == (1, channels, 4, 4)
+    assert found == pytest.approx(1000 / 65535, abs=1e-7)
+
+
+def test_integer_inputs_take_pixels_of_sixteen_bits_only_where_they_fit_and_alone(bench: Workbench) -> None:
+    deep(bench, "one.png", 1000)
+    put_identity(bench, "N", 1, 4, 4, kind=TensorProto.UINT16)
+    assert (items(bench, color="Grayscale")["image"] == 1000).all()
+    put_identity(bench, "N", 1, 4, 4, kind=TensorProto.UINT8)
+    assert "one.png has 16 bits; image takes UINT8" in refused(bench, color="Grayscale").message
+    put_identity(bench, "N", 1, 4, 4, kind=TensorProto.INT32)
+    picture(bench, "two.png", 7)
+    assert "two.png: pictures of 8 and of 16 bits are mixed" in refused(bench, color="Grayscale").message
+
+
+def test_files_beside_the_folders_of_classes_are_said_not_to_be_used(bench: Workbench) -> None:
+    put_identity(bench, "N", 3, 8, 8)
+    picture(bench, "ape/one.png", RED)
+    picture(bench, "stray.png", RED)
+    spec = EvaluationSpec.model_validate({"uri": "pvc://claim/photos"})
+    report = bench.prepare(bench.task(evaluation=spec))
+    assert [note for note in report.notes if "not used: ['stray.png']" in note]
+
+
 def test_a_crop_keeps_the_middle_and_a_stretch_keeps_everything(bench: Workbench) -> None:
     put_identity(bench, "N", 3, 10, 10)
     wide = Image.new("RGB", (40, 10), BLUE)
