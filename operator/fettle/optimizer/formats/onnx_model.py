@@ -8,12 +8,13 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path, PurePosixPath
 
 import onnx
-from onnx.external_data_helper import load_external_data_for_model, uses_external_data
+from onnx.external_data_helper import uses_external_data
 
 from fettle.api.optimizedmodel import InputSpec
 from fettle.api.reasons import Reason
 from fettle.api.signature import BY_ONNX, Signature, Tensor
 from fettle.errors import SourceError
+from fettle.optimizer.formats import onnx_external
 
 # protobuf cannot serialize above 2 GiB: larger models keep their weights outside the graph through every step.
 INLINE_LIMIT = 1_500_000_000
@@ -39,24 +40,36 @@ def read(path: Path) -> onnx.ModelProto:
 
 
 def load(path: Path) -> onnx.ModelProto:
-    """The graph at `path`, with its weights inside where they are below INLINE_LIMIT, else left in their files."""
+    """The graph at `path`, with its weights inside where they are below INLINE_LIMIT, else left in their files.
+
+    Raises SourceError (SourceCorrupted) for weights that their files do not hold.
+    """
     model = read(path)
-    outside = sum((path.parent / name).stat().st_size for name in external_files(model))
-    if outside and outside + path.stat().st_size < INLINE_LIMIT:
-        load_external_data_for_model(model, str(path.parent))
-        for tensor in _tensors(model):
-            tensor.ClearField("data_location")
-            del tensor.external_data[:]
+    external_files(model)  # none leaves the folder
+    outside = [tensor for tensor in _tensors(model) if uses_external_data(tensor)]
+    parts = [onnx_external.part(tensor, path.parent) for tensor in outside]
+    small = path.stat().st_size + sum(part.length for part in parts) < INLINE_LIMIT
+    for tensor, part in zip(outside, parts, strict=True):
+        if small:
+            onnx_external.take_in(tensor, part, path.parent)
+        else:
+            onnx_external.state(tensor, part)
     return model
 
 
 def save(model: onnx.ModelProto, path: Path, external_from: Path | None = None, *, link: bool = True) -> None:
     """Write `model` to `path`, the same bytes for the same model. Files that still hold weights come from the folder `external_from`.
 
-    They are linked, or copied where onnx itself shall read them: it takes a second link for an attack.
+    They are linked, or copied where onnx itself shall read them: it takes a second link for an attack. Raises SourceError where
+    such a file has the name of `path` itself: writing would go through the link into the source.
     """
     for name in external_files(model):
         target = path.parent / name
+        if target == path:
+            message = (
+                f"the model's weights lie in a file called {name!r}, as its graph is to be: give that file another name"
+            )
+            raise SourceError(message, reason=Reason.UNSUPPORTED_MODEL)
         if external_from is not None and not target.exists():
             target.parent.mkdir(parents=True, exist_ok=True)
             (os.link if link else shutil.copyfile)(external_from / name, target)
@@ -78,9 +91,11 @@ def external_files(model: onnx.ModelProto) -> list[str]:
 
 
 def _tensors(model: onnx.ModelProto) -> Iterator[onnx.TensorProto]:
-    """Every tensor that may have its data outside: initializers and constants, in functions and branches too."""
+    """Every tensor that may have its data outside: initializers and constants, sparse ones, in functions and branches too."""
     for graph in graphs(model.graph):
         yield from graph.initializer
+        for sparse in graph.sparse_initializer:
+            yield from (sparse.values, sparse.indices)
         for node in graph.node:
             yield from _attribute_tensors(node)
     for function in model.functions:
@@ -93,6 +108,8 @@ def _attribute_tensors(node: onnx.NodeProto) -> Iterator[onnx.TensorProto]:
         if attribute.HasField("t"):
             yield attribute.t
         yield from attribute.tensors
+        for sparse in (attribute.sparse_tensor, *attribute.sparse_tensors):
+            yield from (sparse.values, sparse.indices)
 
 
 def graphs(graph: onnx.GraphProto) -> Iterator[onnx.GraphProto]:
