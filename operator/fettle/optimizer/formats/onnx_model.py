@@ -30,13 +30,26 @@ _IR_OF_OPSET = ((9, 4), (10, 5), (11, 6), (12, 7), (15, 8), (19, 9), (21, 10), (
 def read(path: Path) -> onnx.ModelProto:
     """The graph at `path`, weights that lie in other files not loaded. Raises SourceError (SourceCorrupted)."""
     try:
-        model = onnx.load(str(path), load_external_data=False)
+        model = onnx.load(str(path), format="protobuf", load_external_data=False)
     except Exception as error:  # protobuf's DecodeError has no typed home
         raise SourceError(f"{path.name} is damaged: {error}", reason=Reason.SOURCE_CORRUPTED) from error
-    if model.ir_version < 1 or not model.opset_import or not (model.graph.node or model.graph.output):
-        message = f"{path.name} is damaged or no ONNX model: it has no graph"
-        raise SourceError(message, reason=Reason.SOURCE_CORRUPTED)
+    fault = _fault(model)
+    if fault is not None:
+        raise SourceError(f"{path.name} is damaged or no ONNX model: {fault}", reason=Reason.SOURCE_CORRUPTED)
     return model
+
+
+def _fault(model: onnx.ModelProto) -> str | None:
+    """What every model has and this one lacks, for a person."""
+    if not model.ByteSize():
+        return "it is empty"
+    if not (model.graph.node or model.graph.output):
+        return "it has no graph"
+    if model.ir_version < 1:
+        return "it does not say its version of the format (ir_version)"
+    if not model.opset_import:
+        return "it does not say the version of its operators (opset_import); onnx.helper.make_model writes it"
+    return None
 
 
 def load(path: Path) -> onnx.ModelProto:
