@@ -192,3 +192,13 @@ def test_a_portable_form_that_was_changed_in_the_store_is_made_again(bench: Work
     blob.write_bytes(blob.read_bytes()[:-1] + b"?")
     assert bench.prepare().portable == first.portable
     assert bench.store.has_blob(first.portable.files[0].sha256)
+
+
+def test_an_answer_that_was_cut_off_when_the_power_went_is_made_again(bench: Workbench) -> None:
+    bench.put(models.dynamic_batch())
+    before = bench.prepare()
+    (kept,) = (bench.folder / "store" / "results").iterdir()
+    kept.write_bytes(kept.read_bytes()[:100])
+    again = bench.prepare()
+    assert again.portable == before.portable
+    assert kept.read_bytes() == again.canonical()
