@@ -6,6 +6,7 @@ measured never keeps anything.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -13,6 +14,7 @@ from fettle.api.constraints import AccuracyConstraint, Constraints
 from fettle.api.interval import items_needed
 from fettle.api.optimizedmodel_status import CandidateStatus, Interval, Measurement
 from fettle.api.reasons import Reason
+from fettle.api.text import beyond
 from fettle.api.vocabulary import Objective
 
 ORIGINAL = "original"  # name and recipe of the untouched source; every other candidate's name ends with its runtime
@@ -89,9 +91,9 @@ def percentile(row: CandidateStatus, batch_size: int, wanted: int) -> float | No
     return getattr(measurement.latency_milliseconds, f"p{wanted}") if measurement is not None else None
 
 
-def span(interval: Interval) -> str:
-    """'0.004 [-0.001, 0.009]'."""
-    return f"{interval.value:.3g} [{interval.low:.3g}, {interval.high:.3g}]"
+def span(interval: Interval, bound: float = math.nan) -> str:
+    """'0.004 [-0.001, 0.009]'; no end of it reads like a `bound` that it is not."""
+    return f"{interval.value:.3g} [{beyond(interval.low, bound)}, {beyond(interval.high, bound)}]"
 
 
 def _measurement(row: CandidateStatus, batch_size: int) -> Measurement | None:
@@ -110,7 +112,7 @@ def _accuracy(row: CandidateStatus, rules: Rules) -> Miss | None:
         return Miss(Reason.CONSTRAINTS_NOT_MET, "accuracy drop was not measured", UNMEASURED)
     if drop.high <= bound.max_drop:
         return None
-    text = f"accuracy drop {span(drop)} must not exceed {bound.max_drop:g} at its upper end{_more_items(row, rules)}"
+    text = f"accuracy drop {span(drop, bound.max_drop)} must not exceed {bound.max_drop:g} at its upper end{_more_items(row, rules)}"
     distance = (drop.high - bound.max_drop) / max(bound.max_drop, DROP_SCALE)
     return Miss(Reason.CONSTRAINTS_NOT_MET, text, distance)
 
@@ -161,7 +163,7 @@ def _latency(row: CandidateStatus, rules: Rules) -> Miss | None:
         return Miss(Reason.CONSTRAINTS_NOT_MET, text, UNMEASURED)
     if found <= bound.max_milliseconds:
         return None
-    text = f"{what} is {found:.3g} ms, must not exceed {bound.max_milliseconds:g} ms"
+    text = f"{what} is {beyond(found, bound.max_milliseconds)} ms, must not exceed {bound.max_milliseconds:g} ms"
     return Miss(Reason.CONSTRAINTS_NOT_MET, text, found / bound.max_milliseconds - 1)
 
 
@@ -184,7 +186,7 @@ def _speedup(row: CandidateStatus, rules: Rules) -> Miss | None:
         return Miss(Reason.CONSTRAINTS_NOT_MET, "speed-up was not measured", UNMEASURED)
     if speedup.low >= bound.min:
         return None
-    text = f"speed-up {span(speedup)} must be at least {bound.min:g} at its lower end"
+    text = f"speed-up {span(speedup, bound.min)} must be at least {bound.min:g} at its lower end"
     return Miss(Reason.CONSTRAINTS_NOT_MET, text, bound.min / max(speedup.low, 1e-9) - 1)
 
 
@@ -203,7 +205,7 @@ def _not_slower(row: CandidateStatus, rules: Rules) -> Miss | None:
         return None
     doubt = "is slower than the original" if exact else "is not surely faster than the original, and may lose answers"
     end = speedup.high if exact else speedup.low
-    text = f"speed-up {span(speedup)}: {doubt} (constraints.speedup.min would allow it)"
+    text = f"speed-up {span(speedup, 1)}: {doubt} (constraints.speedup.min would allow it)"
     return Miss(Reason.NOT_FASTER, text, 1 / max(end, 1e-9) - 1)
 
 

@@ -7,6 +7,7 @@ imports a toolchain; a test holds the rows against what `optimizer/` and `runtim
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from enum import StrEnum
 
@@ -188,6 +189,12 @@ def step(step: RecipeStep, family: RuntimeName) -> StepEntry | None:
     """The row of `step` in `family`, or None where it does not exist (then the candidate is RecipeNotApplicable)."""
     known = kind(step)
     return _STEPS.get((known, family)) if known is not None else None
+
+
+def lossy(steps: Iterable[RecipeStep], precision: Precision) -> bool:
+    """Whether answers may change by intent, so that they must be proved. So may those of a step that this version does not know."""
+    lossless = {entry.kind for entry in STEPS} - {entry.kind for entry in STEPS if entry.lossy}
+    return precision != Precision.FLOAT32 or any(kind(step) not in lossless for step in steps)
 
 
 def source_format(format: SourceFormat) -> FormatEntry | None:

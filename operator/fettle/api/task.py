@@ -12,13 +12,14 @@ from typing import Annotated, Literal, TypeAlias
 
 from pydantic import Field, TypeAdapter
 
+from fettle.api import catalog
 from fettle.api.base import ApiModel
 from fettle.api.constraints import Constraints
 from fettle.api.labels import LabelReading
 from fettle.api.optimizedmodel import DataSpec, EvaluationSpec, SourceSpec
 from fettle.api.recipe import RecipeStep, RuntimeSettings
 from fettle.api.signature import Signature
-from fettle.api.vocabulary import Basis, CandidateState, Objective, Precision, RuntimeName, Sha256
+from fettle.api.vocabulary import Basis, CandidateState, Objective, RuntimeName, Sha256
 
 SCHEMA_VERSION = 1
 SECONDS_PER_CANDIDATE = 20.0  # of the clock; the operator's settings may say otherwise
@@ -115,9 +116,7 @@ class MeasureCandidate(ApiModel):
     @property
     def lossy(self) -> bool:
         """Whether a step or the precision may change answers, so that they must be proved."""
-        return self.plan.settings.precision != Precision.FLOAT32 or any(
-            step.quantize is not None for step in self.steps
-        )
+        return catalog.lossy(self.steps, self.plan.settings.precision)
 
 
 class MeasureTask(ApiModel):

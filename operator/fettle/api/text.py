@@ -5,16 +5,33 @@ from __future__ import annotations
 CONDITION_LIMIT = 2048  # bytes of a condition's message; Kubernetes' own would be 32768, which nobody reads
 EVENT_LIMIT = 1024  # bytes of an Event's message; the API server refuses more
 MESSAGE_LIMIT = 512  # bytes of every other message: candidates, terminations, analysis
+QUOTED_LIMIT = 300  # bytes of what a library said, as a part of a message
 MARK = " … "
+WORD = 32  # letters: how far a cut moves to stand between words; what is longer is no word of a person
 
 
 def clip(text: str, limit: int = MESSAGE_LIMIT) -> str:
     """`text` in at most `limit` bytes of UTF-8. Too long, it loses its middle: what happened stands at the beginning of an
-    error, and its cause at the end."""
+    error, and its cause at the end. It is cut between words."""
     data = text.encode()
     if len(data) <= limit:
         return text
     room = limit - len(MARK.encode())
-    tail = room // 3
-    head = data[: room - tail].decode(errors="ignore").rstrip()
-    return f"{head}{MARK}{data[-tail:].decode(errors='ignore').lstrip()}"
+    size = room // 3
+    head, tail = data[: room - size].decode(errors="ignore"), data[-size:].decode(errors="ignore")
+    if " " in head[-WORD:] and not text[len(head)].isspace():
+        head = head[: head.rfind(" ")]
+    if " " in tail[:WORD] and not text[-len(tail) - 1].isspace():
+        tail = tail[tail.find(" ") :]
+    return f"{head.rstrip()}{MARK}{tail.lstrip()}"
+
+
+def quoted(said: object, limit: int = QUOTED_LIMIT) -> str:
+    """What a library or a person said, on one line and in at most `limit` bytes."""
+    return clip(" ".join(str(said).split()), limit)
+
+
+def beyond(found: float, bound: float, digits: int = 3) -> str:
+    """`found` with so many significant digits, and with more where it would read like the bound that it misses."""
+    shown = (f"{found:.{places}g}" for places in range(digits, 18))
+    return next((text for text in shown if found == bound or float(text) != float(f"{bound:g}")), repr(found))

@@ -19,8 +19,8 @@ DIGEST = re.compile(r"(?<![0-9a-f])[0-9a-f]{64}(?![0-9a-f])")
 
 
 def digests(path: Path) -> set[str]:
-    """Every sha256 that a document names."""
-    return set(DIGEST.findall(path.read_text()))
+    """Every sha256 that a document names, however damaged it is."""
+    return set(DIGEST.findall(path.read_text(encoding="utf-8", errors="replace")))
 
 
 def reachable(store: Path, keep: Iterable[str]) -> set[str]:

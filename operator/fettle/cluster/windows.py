@@ -12,6 +12,7 @@ from pydantic import Field, ValidationError
 
 from fettle.api.base import ApiModel
 from fettle.api.reasons import Reason
+from fettle.api.text import clip
 from fettle.cluster.kinds import Object
 from fettle.cluster.serving import MANAGEMENT_PORT
 from fettle.cluster.workloads import crashes, is_ready
@@ -75,7 +76,7 @@ def _doubt(pod: str, answer: _Answer) -> Doubt | None:
         )
         return Doubt(Reason.ANALYSIS_INCONCLUSIVE, f"pod {pod}: {message}")
     problem = answer.agreement.problem
-    return Doubt(problem.reason, f"pod {pod}: {problem.message}"[:512]) if problem is not None else None
+    return Doubt(problem.reason, clip(f"pod {pod}: {problem.message}")) if problem is not None else None
 
 
 async def observe(

@@ -13,6 +13,7 @@ import numpy as np
 from fettle.api.recipe import RuntimeSettings
 from fettle.api.report import BuildReport
 from fettle.api.task import BuildTask, ModelFormat, StoredModel
+from fettle.api.text import clip
 from fettle.errors import RecipeError, RuntimeFailure
 from fettle.optimizer import recipes
 from fettle.optimizer.measure.items import Items, opened, unpack
@@ -37,7 +38,7 @@ def run(task: BuildTask, store: Store) -> BuildReport:
         built = _build(task, store)
     except (RecipeError, RuntimeFailure) as error:
         log.info("the recipe does not apply", exc_info=True)
-        reason, message = RecipeError.default_reason, error.message[:500]
+        reason, message = RecipeError.default_reason, clip(error.message)
     if built is not None:
         # The key of this machine: another class of CPU than the one that prepared must not answer for it.
         write_build(store, build_key(task.plan, task.portable, task.calibration, cpu.detect()), built)

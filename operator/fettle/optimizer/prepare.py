@@ -21,6 +21,7 @@ from fettle.api.recipe import RuntimeSettings
 from fettle.api.report import BuildEntry, ConversionFault, PrepareReport, Traits
 from fettle.api.signature import Signature
 from fettle.api.task import BuildPlan, PrepareTask, StoredData, StoredModel, task_hash
+from fettle.api.text import quoted
 from fettle.api.vocabulary import Basis, RuntimeName, SourceFormat
 from fettle.errors import ConversionError, RuntimeFailure
 from fettle.optimizer import (
@@ -292,7 +293,7 @@ def _runtimes(
     refusals = {name: prepare_probe.refusal(name, path, signature) for name in others}
     own = (row.runtime for row in catalog.RUNTIMES if "ONNX" not in row.loads and untouched in row.loads)
     loading = (RuntimeName.ONNXRUNTIME, *(name for name in others if refusals[name] is None), *own)
-    return loading, [f"{name}: {why}"[:300] for name, why in refusals.items() if why is not None]
+    return loading, [quoted(f"{name}: {why}") for name, why in refusals.items() if why is not None]
 
 
 def _traits(portable: Portable, signature: Signature, probes: Items) -> Traits:

@@ -14,6 +14,7 @@ from fettle.api.optimizedmodel import InputSpec
 from fettle.api.reasons import Reason
 from fettle.api.recipe import RuntimeSettings
 from fettle.api.signature import Signature, Tensor
+from fettle.api.text import quoted
 from fettle.api.vocabulary import RuntimeName
 from fettle.errors import FettleError, RuntimeFailure, SourceError
 from fettle.optimizer.data import Items
@@ -31,10 +32,7 @@ PROOF_ITEMS = 3
 PROOF_MOST = 16  # where runs are quick: a model may look at its neighbours on few items only
 QUICK_SECONDS = 0.05
 SLOW_SECONDS = 0.5  # a run that takes longer is made less often
-ADVICE = {
-    Reason.UNSUPPORTED_OPERATOR: "; export the model with standard operators, opset 7 or newer",
-    Reason.UNSUPPORTED_OPSET: f"; export it again with an opset of at most {onnx_model.READABLE_OPSET}",
-}
+ADVICE = {Reason.UNSUPPORTED_OPSET: f"; export it again with an opset of at most {onnx_model.READABLE_OPSET}"}
 
 
 def session(path: Path, signature: Signature | None = None, graph_optimization: bool = True) -> base.Session:
@@ -187,7 +185,7 @@ def prove_batch(run: Run, signature: Signature, axes: Mapping[str, int], items: 
             singles += [run(items.whole(index)) for index in range(PROOF_ITEMS, len(items))]
         batches = [run(_stack(items, axes, range(size))) for size in sizes]
     except RuntimeFailure as error:
-        return BatchProof(None, f"the model does not run on several items at once ({error.message[:150]})")
+        return BatchProof(None, f"the model does not run on several items at once ({quoted(error.message, 150)})")
     found: dict[str, int] = dict(axes)
     for tensor in signature.outputs:
         alone, together = ([answer[tensor.name] for answer in runs] for runs in (singles, batches))

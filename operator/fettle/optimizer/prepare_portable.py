@@ -12,11 +12,12 @@ import onnx
 from fettle.api.optimizedmodel import InputSpec
 from fettle.api.reasons import Reason
 from fettle.api.signature import Signature
+from fettle.api.text import quoted
 from fettle.api.vocabulary import SourceFormat
 from fettle.errors import ConversionError, RuntimeFailure, SourceError
 from fettle.optimizer import prepare_torch
 from fettle.optimizer.data_files import listed
-from fettle.optimizer.formats import onnx_inputs, onnx_model, onnx_portable
+from fettle.optimizer.formats import onnx_inputs, onnx_model, onnx_operators, onnx_portable
 from fettle.optimizer.formats.onnx_reference import evaluate
 from fettle.optimizer.prepare_check import Reference, Run, Subject, failure_of, refuse_states, session
 from fettle.optimizer.prepare_source import Source
@@ -178,31 +179,7 @@ def _opened(path: Path, signature: Signature, model: onnx.ModelProto) -> Session
     try:
         return session(path, signature, graph_optimization=False)
     except RuntimeFailure as error:
-        fault = failure_of(error)
-        unknown = unknown_operators(model)
-        if unknown:
-            message = f"the model uses {', '.join(unknown)}, which no runtime here has; {fault.message}"
-            raise SourceError(message, reason=Reason.UNSUPPORTED_OPERATOR) from error
-        raise fault from error
-
-
-def unknown_operators(model: onnx.ModelProto) -> list[str]:
-    """Operators that are neither standard, nor ONNX Runtime's own, nor the model's functions: 'Name (domain)'."""
-    own = {(function.domain, function.name) for function in model.functions}
-    known = {"", "ai.onnx", "ai.onnx.ml", "com.microsoft"}
-    found = {
-        f"{node.op_type} (domain {node.domain})"
-        for node in onnx_model.nodes(model)
-        if node.domain not in known and (node.domain, node.op_type) not in own
-    }
-    standard = {
-        f"{node.op_type} (domain ai.onnx)"
-        for node in onnx_model.nodes(model)
-        if node.domain in onnx_model.STANDARD_DOMAINS
-        and (node.domain, node.op_type) not in own
-        and not onnx.defs.has(node.op_type, "")
-    }
-    return sorted(found | standard)
+        raise onnx_operators.refusal(model, failure_of(error)) from error
 
 
 def _lowered(model: onnx.ModelProto, signature: Signature, home: Path, folder: Path, notes: list[str]) -> Plain:
@@ -219,12 +196,12 @@ def _lowered(model: onnx.ModelProto, signature: Signature, home: Path, folder: P
             onnx_model.save(changed, path, home)
             opened = session(path, signature, graph_optimization=False)
         except Exception as error:  # noqa: BLE001  converter and runtime raise what they like; the fault is told below
-            faults.append(f"{version}: {' '.join(str(error).split())[:150]}")
+            faults.append(f"{version}: {quoted(error, 150)}")
             continue
         run = evaluate(model) if len(targets) > 1 else opened.infer
         note = f"the source ({versions}) is newer than the runtime reads ({reads}); the portable form is the timed baseline"
         return Plain(changed, path, signature, run, False, True, (*notes, note))
-    unknown = unknown_operators(model)
+    unknown = onnx_operators.unknown(model)
     reason = Reason.UNSUPPORTED_OPERATOR if unknown else Reason.UNSUPPORTED_OPSET
     message = (
         f"the source ({versions}) is newer than the runtime reads ({reads}) and could not be lowered; "
@@ -272,7 +249,7 @@ def _try(
             onnx_model.save(changed, path, home)
             moved = _difference(path, signature, reference)
         except Exception as error:
-            moved = " ".join(str(error).split())[:150]
+            moved = quoted(error, 150)
             log.info("step %r failed", step.name, exc_info=True)
         if moved is None:
             result.model, result.path = changed, path

@@ -9,7 +9,7 @@ from fettle.api import catalog
 from fettle.api.reasons import Reason
 from fettle.api.recipe import RecipeStep, RuntimeSettings
 from fettle.api.task import BuildPlan, CandidatePlan
-from fettle.api.vocabulary import Precision, RuntimeName
+from fettle.api.vocabulary import RuntimeName
 
 
 @dataclass(frozen=True)
@@ -62,8 +62,7 @@ class Row:
     @property
     def lossy(self) -> bool:
         """Whether answers may change by intent, so that they must be proved."""
-        reduced = self.plan.settings.precision != Precision.FLOAT32
-        return reduced or any(entry is not None and entry.lossy for entry in self.entries)
+        return catalog.lossy(self.steps, self.plan.settings.precision)
 
     @property
     def quantizes(self) -> bool:

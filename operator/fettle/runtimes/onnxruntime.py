@@ -25,6 +25,7 @@ from fettle.api.optimizedmodel_status import Executed
 from fettle.api.reasons import Reason
 from fettle.api.recipe import RuntimeSettings
 from fettle.api.signature import BY_V2, DATA_TYPES, Signature, Tensor
+from fettle.api.text import quoted
 from fettle.api.vocabulary import Precision, RuntimeName
 from fettle.errors import RuntimeFailure
 from fettle.runtimes.base import (
@@ -222,7 +223,7 @@ def _failure(what: str, error: Exception, entry: Path | None = None) -> RuntimeF
         reason = Reason.UNSUPPORTED_OPERATOR
     elif "is under development" in text or "Unsupported model IR version" in text:
         reason = Reason.UNSUPPORTED_OPSET
-    return RuntimeFailure(f"{what}: {' '.join(text.split())[:400]}", reason=reason)
+    return RuntimeFailure(f"{what}: {quoted(text, 400)}", reason=reason)
 
 
 def _signature(session: ort.InferenceSession) -> Signature:

@@ -28,6 +28,7 @@ from fettle.api.optimizedmodel_status import Executed
 from fettle.api.reasons import Reason
 from fettle.api.recipe import RuntimeSettings
 from fettle.api.signature import BY_OPENVINO, Signature, Tensor
+from fettle.api.text import clip
 from fettle.api.vocabulary import Precision, RuntimeName
 from fettle.errors import RuntimeFailure
 from fettle.runtimes.base import (
@@ -294,7 +295,7 @@ def _text(error: Exception, *starts: str) -> str:
     """What the library said on one line, from the first of `starts` on that is in it, without the places in its sources."""
     text = re.sub(r"Exception from \S+:\s*", "", " ".join(str(error).split()))
     place = next((text.find(start) for start in starts if start in text), 0)
-    return text[place:][:400]
+    return clip(text[place:], 400)
 
 
 RUNTIME = OpenVino()

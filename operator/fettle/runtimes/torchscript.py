@@ -23,6 +23,7 @@ from fettle.api.optimizedmodel_status import Executed
 from fettle.api.reasons import Reason
 from fettle.api.recipe import RuntimeSettings
 from fettle.api.signature import Signature
+from fettle.api.text import clip
 from fettle.api.vocabulary import Precision, RuntimeName
 from fettle.errors import RuntimeFailure
 from fettle.runtimes.base import (
@@ -262,7 +263,7 @@ def _failure(what: str, error: Exception) -> RuntimeFailure:
     if "Unknown builtin op" in text or "Could not find schema" in text or "unknown operator" in text.lower():
         reason = Reason.UNSUPPORTED_OPERATOR
     last = text.rpartition("RuntimeError: ")[2] if "Traceback of TorchScript" in text else text
-    return RuntimeFailure(f"{what}: {last[:400] or type(error).__name__}", reason=reason)
+    return RuntimeFailure(f"{what}: {clip(last, 400) or type(error).__name__}", reason=reason)
 
 
 RUNTIME = TorchScript()

@@ -21,6 +21,7 @@ from typing import Any
 
 from fettle.api.reasons import Reason
 from fettle.api.signature import Signature, Tensor
+from fettle.api.text import clip
 from fettle.errors import DataError, RuntimeFailure
 from fettle.runtimes import cpu
 from fettle.server.model import ServedModel
@@ -138,7 +139,7 @@ class Replay:
         silent = trouble is not None and trouble.reason is Reason.ANALYSIS_UNREACHABLE
         if silent and time.monotonic() - self._answered_at < PATIENCE_SECONDS:
             trouble = None
-        problem = None if trouble is None else {"reason": trouble.reason.value, "message": trouble.message[:512]}
+        problem = None if trouble is None else {"reason": trouble.reason.value, "message": clip(trouble.message)}
         return {"stable": self._stable, "problem": problem}
 
     def _run(self) -> None:

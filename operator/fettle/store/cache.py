@@ -12,7 +12,7 @@ from importlib import metadata
 from typing import Any
 
 import rfc8785
-from pydantic import ValidationError
+from pydantic import TypeAdapter
 
 from fettle.api import catalog
 from fettle.api.report import CpuClass
@@ -20,6 +20,7 @@ from fettle.api.task import BuildPlan, StoredData, StoredModel
 from fettle.store.store import Store
 
 KEY_VERSION = 1
+MODEL = TypeAdapter(StoredModel)
 
 
 @lru_cache
@@ -72,16 +73,10 @@ def build_key(plan: BuildPlan, portable: StoredModel, calibration: StoredData | 
 
 def read_build(store: Store, key: str) -> StoredModel | None:
     """What an earlier build of that key wrote, if all its files are still there. Raises StoreError."""
-    document = store.read_json(f"builds/{key}.json")
-    if document is None:
-        return None
-    try:
-        model = StoredModel.model_validate(document)
-    except ValidationError:
-        return None  # written by another version: build again, which replaces it
-    return model if all(store.has_blob(file.sha256, file.bytes) for file in model.files) else None
+    model = store.recall(f"builds/{key}.json", MODEL)
+    return model if model is not None and all(store.has_blob(file.sha256, file.bytes) for file in model.files) else None
 
 
 def write_build(store: Store, key: str, model: StoredModel) -> None:
     """Remember what the build of that key wrote. Raises StoreError."""
-    store.write_bytes(f"builds/{key}.json", model.canonical())
+    store.remember(f"builds/{key}.json", model)

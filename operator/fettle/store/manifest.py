@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import numpy as np
-from pydantic import Field, ValidationError
+from pydantic import Field, TypeAdapter, ValidationError
 
 from fettle.api.base import ApiModel
 from fettle.api.reasons import Reason
@@ -20,6 +20,7 @@ from fettle.api.recipe import RecipeStep, RuntimeSettings
 from fettle.api.report import CpuClass
 from fettle.api.signature import Signature
 from fettle.api.task import StoredFile, StoredModel
+from fettle.api.text import quoted
 from fettle.api.vocabulary import RuntimeName
 from fettle.errors import StoreError
 from fettle.store.arrays import Arrays, npz_bytes, read_npz
@@ -98,6 +99,9 @@ class MeasurementRecord(ApiModel):
     schema_version: int = SCHEMA_VERSION
     measured_on: CpuClass
     row: dict[str, Any]
+
+
+RECORD = TypeAdapter(MeasurementRecord)
 
 
 def artifact_uri(store_uri: str, sha256: str) -> str:
@@ -194,13 +198,13 @@ def model_entry(folder: Path, manifest: Manifest) -> Path:
 
 def write_measurement(store: Store, sha256: str, key: str, record: MeasurementRecord) -> None:
     """Keep a measurement beside its artifact. Raises StoreError."""
-    store.write_bytes(f"artifacts/{sha256}/measurements/{key}.json", record.canonical())
+    store.remember(f"artifacts/{sha256}/measurements/{key}.json", record)
 
 
 def read_measurement(store: Store, sha256: str, key: str) -> MeasurementRecord | None:
-    """A measurement of an artifact, or None. Raises StoreError."""
-    document = store.read_json(f"artifacts/{sha256}/measurements/{key}.json")
-    return None if document is None else MeasurementRecord.model_validate(document)
+    """A measurement of an artifact; None where there is none that this version understands. Raises StoreError."""
+    record = store.recall(f"artifacts/{sha256}/measurements/{key}.json", RECORD)
+    return record if record is not None and record.schema_version == SCHEMA_VERSION else None
 
 
 def _store_of(uri: str, sha256: str, mounts: Mounts) -> Store:
@@ -228,4 +232,4 @@ def _parse(content: bytes, sha256: str, where: str) -> Manifest:
     try:
         return Manifest.model_validate_json(content)
     except ValidationError as error:
-        raise StoreError(f"{where} was written by another version of Fettle: {error}") from error
+        raise StoreError(f"{where} was written by another version of Fettle: {quoted(error)}") from error

@@ -8,7 +8,7 @@ from __future__ import annotations
 import errno
 import hashlib
 import io
-import json
+import logging
 import os
 import shutil
 import tempfile
@@ -16,19 +16,23 @@ import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import IO, Any
+from typing import IO, TypeVar
 
-import rfc8785
+from pydantic import TypeAdapter, ValidationError
 
+from fettle.api.base import ApiModel
 from fettle.api.reasons import Reason
 from fettle.api.report import REPORT, BuildReport, MeasureReport, PrepareReport, PublishReport
-from fettle.api.task import ModelFormat, StoredData, StoredFile, StoredModel
+from fettle.api.task import SCHEMA_VERSION, ModelFormat, StoredData, StoredFile, StoredModel
+from fettle.api.text import quoted
 from fettle.errors import StoreError
 from fettle.store.arrays import Array, Arrays, read_npz, write_npz
 from fettle.store.uris import Location, Mounts, locate, relative_path
 
 AnyReport = PrepareReport | BuildReport | MeasureReport | PublishReport
+Document = TypeVar("Document")
 CHUNK = 4 << 20
+log = logging.getLogger(__name__)
 # Pods that serve run as another user than the Jobs that wrote: files are readable, folders group-writable (fsGroup).
 FILE_MODE = 0o644
 FOLDER_MODE = 0o775
@@ -97,23 +101,30 @@ class Store:
             return stream.read()
 
     def write_bytes(self, path: str, content: bytes) -> None:
-        """Write `content` under a temporary name beside `path`, then rename. Raises StoreError."""
+        """Write `content` under a temporary name beside `path`, on the disk itself, then rename. Raises StoreError."""
         self._write(path, io.BytesIO(content))
 
-    def read_json(self, path: str) -> Any:
-        """The JSON document at `path`, or None where there is none. Raises StoreError for one that is damaged."""
-        if not self.exists(path):
-            return None
+    def remember(self, path: str, document: ApiModel) -> None:
+        """Keep `document` for `recall`. Raises StoreError."""
+        self._write(path, io.BytesIO(document.canonical()), durable=False)
+
+    def recall(self, path: str, kind: TypeAdapter[Document]) -> Document | None:
+        """The document that was kept at `path`; None where there is none, or none that this version understands.
+
+        Whatever is recalled can be made again: a document that was cut off when a node lost its power, or that another version
+        wrote, must cost the time to do so and not the run. Raises StoreError where the store cannot be read.
+        """
         try:
-            return json.loads(self.read_bytes(path))
-        except ValueError as error:
-            raise StoreError(f"{self.uri}/{path} is damaged ({error}); delete it and run again") from error
+            return kind.validate_json(self.read_bytes(path))
+        except StoreError as error:
+            if error.reason == Reason.STORE_NOT_FOUND:
+                return None
+            raise
+        except ValidationError as error:
+            log.info("%s/%s is damaged or of another version, and is made again: %s", self.uri, path, quoted(error))
+            return None
 
-    def write_json(self, path: str, document: Any) -> None:
-        """Write `document` as canonical JSON (RFC 8785). Raises StoreError."""
-        self.write_bytes(path, rfc8785.dumps(document))
-
-    def _write(self, path: str, source: IO[bytes]) -> None:
+    def _write(self, path: str, source: IO[bytes], *, durable: bool = True) -> None:
         target = self.root.child(path)
         folder, name = target.path.rsplit("/", 1)
         temporary = f"{folder}/.{name[:40]}.{uuid.uuid4().hex[:12]}.partial"
@@ -122,9 +133,14 @@ class Store:
             try:
                 with self._fs.open(temporary, "wb") as stream:
                     shutil.copyfileobj(source, stream, CHUNK)
+                    if durable and self.root.local is not None:
+                        stream.flush()
+                        os.fsync(stream.fileno())
                 if self.root.local is not None:
                     Path(temporary).chmod(FILE_MODE)
                     Path(temporary).replace(target.path)
+                    if durable:
+                        _sync_folder(Path(folder))
                 else:
                     self._fs.mv(temporary, target.path)
             except BaseException:
@@ -142,6 +158,7 @@ class Store:
                 with suppress(FileExistsError):  # another process was faster
                     step.mkdir()
                     step.chmod(FOLDER_MODE)  # whatever the umask: only a folder that we made
+                    _sync_folder(step.parent)
 
     # ------------------------------------------------------------------------------------------------------------- blobs
 
@@ -247,12 +264,24 @@ class Store:
 
     def result(self, task_hash: str) -> AnyReport | None:
         """What a Job answered to that task, or None. Raises StoreError."""
-        document = self.read_json(f"results/{task_hash}.json")
-        return None if document is None else REPORT.validate_python(document)
+        report = self.recall(f"results/{task_hash}.json", REPORT)
+        return report if report is not None and report.schema_version == SCHEMA_VERSION else None
 
     def put_result(self, task_hash: str, report: AnyReport) -> None:
         """Keep the answer to a task. Raises StoreError."""
-        self.write_bytes(f"results/{task_hash}.json", report.canonical())
+        self.remember(f"results/{task_hash}.json", report)
+
+
+def _sync_folder(folder: Path) -> None:
+    """Have the disk know the names in `folder`. A filesystem that cannot do that for folders keeps them by itself."""
+    handle = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        os.fsync(handle)
+    except OSError as error:
+        if error.errno not in (errno.EINVAL, errno.ENOTSUP, errno.EBADF):
+            raise
+    finally:
+        os.close(handle)
 
 
 def _stream_digest(stream: IO[bytes]) -> str:

@@ -5,14 +5,17 @@ from __future__ import annotations
 import re
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from fettle.api import catalog
-from fettle.api.recipe import OptimizeGraphStep, QuantizeStep, RecipeStep
-from fettle.api.vocabulary import QuantizeMode, RuntimeName, SourceFormat
+from fettle.api.recipe import OptimizeGraphStep, QuantizeStep, RecipeStep, RuntimeSettings
+from fettle.api.task import MeasureCandidate, StoredModel
+from fettle.api.vocabulary import Precision, QuantizeMode, RuntimeName, SourceFormat
 from fettle.optimizer.recipes import FUNCTIONS
+from fettle.plan.rows import row
 
 ROOT = Path(__file__).parents[3]
 SOURCE = ROOT / "operator" / "fettle"
@@ -42,6 +45,24 @@ def test_a_step_tells_what_it_needs(
 @pytest.mark.parametrize(("step", "family"), [(DYNAMIC, RuntimeName.OPENVINO), (RecipeStep(), RuntimeName.OPENVINO)])
 def test_a_step_that_no_library_offers_has_no_row(step: RecipeStep, family: RuntimeName) -> None:
     assert catalog.step(step, family) is None
+
+
+def test_a_step_is_lossy_in_the_plan_where_it_is_to_the_clock(monkeypatch: pytest.MonkeyPatch) -> None:
+    """One definition, on the catalog's row: whoever adds a step says it there and nowhere else."""
+    model = StoredModel(format="ONNX", entry="model.onnx", files=())
+
+    def lossy(*steps: RecipeStep, precision: Precision = Precision.FLOAT32) -> tuple[bool, bool]:
+        planned = row("r", RuntimeName.ONNXRUNTIME, RuntimeSettings(threads=1, precision=precision), steps=steps)
+        return planned.lossy, MeasureCandidate(plan=planned.plan, model=model, steps=steps).lossy
+
+    assert lossy() == lossy(GRAPH) == (False, False)
+    assert lossy(GRAPH, STATIC) == lossy(DYNAMIC) == (True, True)
+    assert lossy(precision=Precision.BFLOAT16) == (True, True)
+    assert lossy(RecipeStep()) == (True, True), "of a step that another version wrote nothing is known"
+    changed = tuple(replace(entry, lossy=not entry.lossy) for entry in catalog.STEPS)
+    monkeypatch.setattr(catalog, "STEPS", changed)
+    assert lossy(GRAPH) == (True, True)
+    assert lossy(STATIC) == (False, False)
 
 
 def test_no_pair_of_step_and_family_has_two_rows() -> None:

@@ -6,7 +6,7 @@ import pytest
 
 from fettle.api.conditions import Condition, with_condition
 from fettle.api.reasons import Reason
-from fettle.api.text import CONDITION_LIMIT, EVENT_LIMIT, clip
+from fettle.api.text import CONDITION_LIMIT, EVENT_LIMIT, beyond, clip, quoted
 
 
 def test_what_fits_is_left_alone() -> None:
@@ -18,6 +18,36 @@ def test_what_does_not_fit_keeps_what_happened_and_why() -> None:
     assert found.startswith("Pod was refused: detail")
     assert found.endswith("exceeded quota: team")
     assert " … " in found
+
+
+@pytest.mark.parametrize("limit", range(60, 120))
+def test_words_are_never_cut(limit: int) -> None:
+    said = "Could not find an implementation for MatMul(13) node with name 'encoder/layer_0/attention/self/query/MatMul' in this build"
+    head, tail = clip(said, limit).split(" … ")
+    assert said.startswith(f"{head} ")
+    assert said.endswith(f" {tail}")
+
+
+def test_what_is_longer_than_a_word_is_cut_all_the_same() -> None:
+    assert clip("a " + "x" * 500 + " b", 100).count("x") > 60
+
+
+def test_what_a_library_said_goes_on_one_line() -> None:
+    assert quoted(ValueError("[ShapeInferenceError]\n\t  Output:y ")) == "[ShapeInferenceError] Output:y"
+
+
+@pytest.mark.parametrize(
+    ("found", "bound", "expected"),
+    [
+        (12.345, 10, "12.3"),
+        (10.004, 10, "10.004"),
+        (0.02004, 0.02, "0.02004"),
+        (1.2, 1.2, "1.2"),
+        (9.9996, 10, "9.9996"),
+    ],
+)
+def test_a_figure_never_reads_like_the_bound_that_it_misses(found: float, bound: float, expected: str) -> None:
+    assert beyond(found, bound) == expected
 
 
 @pytest.mark.parametrize("letter", ["x", "é", "界", "😀"])

@@ -102,6 +102,14 @@ def test_what_a_killed_process_left_half_written_goes(store: Store, claim: Path)
     assert not half.exists()
 
 
+def test_a_document_that_is_damaged_stops_nothing(store: Store, claim: Path) -> None:
+    store.put_bytes(b"unused")
+    store.write_bytes("results/a.json", b"\xff\xfe\x00{")
+    store.write_bytes(f"artifacts/{'a' * 64}/manifest.json", b"\x80\x81")
+    age(claim)
+    assert prune(claim, ["a", "a" * 64])["removed"]["files"] == 1
+
+
 def test_a_dry_run_changes_nothing(store: Store, claim: Path, tmp_path: Path) -> None:
     artifact(store, tmp_path / "a")
     age(claim)

@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 import onnx
 import pytest
-from onnx import helper
+from onnx import TensorProto, helper
 from tests.data import models
 from tests.unit.optimizer.prepare.workbench import Workbench
 
@@ -36,6 +36,17 @@ def one_node(kind: str, opset: int) -> onnx.ModelProto:
     return models.model(nodes, [models.tensor("x", ["N", 3])], [models.tensor("y", ["N", 3])], opset=opset)
 
 
+def half_product(kind: int) -> onnx.ModelProto:
+    """A product that is computed in another type than its input and output have."""
+    nodes = [
+        helper.make_node("Cast", ["x"], ["c"], to=kind),
+        helper.make_node("MatMul", ["c", "w"], ["m"]),
+        helper.make_node("Cast", ["m"], ["y"], to=TensorProto.FLOAT),
+    ]
+    weight = helper.make_tensor("w", kind, [3, 3], np.zeros(9))
+    return models.model(nodes, [models.tensor("x", ["N", 3])], [models.tensor("y", ["N", 3])], [weight])
+
+
 def answer(bench: Workbench, task: PrepareTask | None = None, mounts: Mounts | None = None) -> Termination:
     """What the Job writes into its termination message."""
     return stage.answer(task or bench.task(), mounts or bench.mounts).termination
@@ -52,9 +63,19 @@ def assert_refused(said: Termination, reason: Reason, *words: str, retryable: bo
     [
         (one_node("Relu", 99), Reason.UNSUPPORTED_OPSET, ("opset 99", "opset 26", "export it again")),
         (one_node("Relu", 3), Reason.UNSUPPORTED_OPERATOR, ("Relu(1)", "opset 7 or newer")),
+        (
+            half_product(TensorProto.BFLOAT16),
+            Reason.UNSUPPORTED_OPERATOR,
+            ("MatMul in bfloat16", "export the model in float32"),
+        ),
         (models.custom_operator(), Reason.UNSUPPORTED_OPERATOR, ("SecretSauce", "standard operators")),
     ],
-    ids=["an opset that nobody reads yet", "an opset that nobody reads any more", "an operator of somebody's own"],
+    ids=[
+        "an opset that nobody reads yet",
+        "an opset that nobody reads any more",
+        "bfloat16",
+        "an operator of somebody's own",
+    ],
 )
 def test_what_the_runtime_cannot_run_says_what_it_can(
     bench: Workbench, model: onnx.ModelProto, reason: Reason, words: tuple[str, ...]
@@ -171,3 +192,13 @@ def test_a_portable_form_that_was_changed_in_the_store_is_made_again(bench: Work
     blob.write_bytes(blob.read_bytes()[:-1] + b"?")
     assert bench.prepare().portable == first.portable
     assert bench.store.has_blob(first.portable.files[0].sha256)
+
+
+def test_an_answer_that_was_cut_off_when_the_power_went_is_made_again(bench: Workbench) -> None:
+    bench.put(models.dynamic_batch())
+    before = bench.prepare()
+    (kept,) = (bench.folder / "store" / "results").iterdir()
+    kept.write_bytes(kept.read_bytes()[:100])
+    again = bench.prepare()
+    assert again.portable == before.portable
+    assert kept.read_bytes() == again.canonical()

@@ -15,6 +15,8 @@ from fettle.api.reasons import Reason
 from fettle.api.report import BuildReport
 from fettle.errors import StoreError
 from fettle.store.arrays import npz_bytes
+from fettle.store.cache import read_build
+from fettle.store.manifest import read_measurement
 from fettle.store.store import Store, explained
 from fettle.store.uris import Mounts
 
@@ -90,7 +92,7 @@ def test_pods_of_other_users_can_read_what_a_job_wrote(store: Store, tmp_path: P
 
 def test_no_temporary_file_stays(store: Store, tmp_path: Path) -> None:
     store.put_model(model_folder(tmp_path), "model.onnx")
-    store.write_json("builds/a.json", {"b": 1})
+    store.remember("builds/a.json", BuildReport(name="int8", cache_key="0" * 64))
     assert not [path for path in root(store).rglob("*") if path.name.endswith(".partial")]
 
 
@@ -129,10 +131,73 @@ def test_a_result_is_found_under_its_task(store: Store) -> None:
     assert store.result("1" * 64) == report
 
 
-def test_a_damaged_document_says_what_to_do(store: Store) -> None:
-    store.write_bytes("results/a.json", b"{")
-    with pytest.raises(StoreError, match=r"is damaged .* delete it and run again"):
-        store.result("a")
+REPORT = BuildReport(name="int8", cache_key="0" * 64).canonical()
+DAMAGED: list[tuple[str, bytes]] = [
+    ("empty", b""),
+    ("cut off", REPORT[:-20]),
+    ("zeros, as after a loss of power", bytes(len(REPORT))),
+    ("no text", b"\xff\xfe" + REPORT),
+    ("no object", b"[]"),
+    ("very deep", b"[" * 200_000),
+    ("of a version with other fields", b'{"kind":"build","schemaVersion":1}'),
+    ("of another version of the same fields", REPORT.replace(b'"schemaVersion":1', b'"schemaVersion":2')),
+    ("of a kind that is not known", b'{"kind":"distill"}'),
+]
+
+
+@pytest.mark.parametrize(("what", "content"), DAMAGED, ids=[line[0] for line in DAMAGED])
+def test_a_document_that_can_be_made_again_and_is_no_good_is_as_good_as_absent(
+    store: Store, what: str, content: bytes
+) -> None:
+    store.write_bytes("results/a.json", content)
+    store.write_bytes("builds/b.json", content)
+    store.write_bytes("artifacts/c/measurements/d.json", content)
+    assert store.result("a") is None
+    assert read_build(store, "b") is None
+    assert read_measurement(store, "c", "d") is None
+
+
+def test_what_is_no_cache_is_on_the_disk_before_it_has_its_name(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    """After a loss of power a name stands for whole content, or is not there."""
+    synced: list[tuple[str, bool]] = []
+    sync = os.fsync
+
+    def watched(handle: int) -> None:
+        path = Path(f"/proc/self/fd/{handle}").readlink()
+        kind = "folder" if path.is_dir() else "file"
+        synced.append((kind, (root(store) / "artifacts/a/manifest.json").exists()))
+        sync(handle)
+
+    store.write_bytes("artifacts/a/other", b"")
+    monkeypatch.setattr(os, "fsync", watched)
+    store.write_bytes("artifacts/a/manifest.json", b"{}")
+    assert synced == [("file", False), ("folder", True)]
+    store.put_result("1" * 64, BuildReport(name="int8", cache_key="0" * 64))
+    assert [kind for kind, _ in synced[2:]].count("file") == 0, "a cache need not wait for the disk"
+
+
+def test_a_filesystem_that_cannot_sync_a_folder_is_written_all_the_same(
+    store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuses(handle: int) -> None:
+        if Path(f"/proc/self/fd/{handle}").readlink().is_dir():
+            raise OSError(errno.EINVAL, os.strerror(errno.EINVAL))
+
+    monkeypatch.setattr(os, "fsync", refuses)
+    store.write_bytes("artifacts/a/manifest.json", b"{}")
+    assert store.read_bytes("artifacts/a/manifest.json") == b"{}"
+
+
+def test_a_disk_that_is_full_only_when_it_is_synced_is_full(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(handle: int) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    store.put_bytes(b"the folders are there")
+    monkeypatch.setattr(os, "fsync", full)
+    with pytest.raises(StoreError) as caught:
+        store.put_bytes(b"content")
+    assert caught.value.reason == Reason.STORE_FULL
+    assert len(list((root(store) / "blobs").iterdir())) == 1
 
 
 @pytest.mark.parametrize(

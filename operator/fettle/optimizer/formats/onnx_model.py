@@ -8,12 +8,13 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path, PurePosixPath
 
 import onnx
-from onnx.external_data_helper import load_external_data_for_model, uses_external_data
+from onnx.external_data_helper import uses_external_data
 
 from fettle.api.optimizedmodel import InputSpec
 from fettle.api.reasons import Reason
 from fettle.api.signature import BY_ONNX, Signature, Tensor
 from fettle.errors import SourceError
+from fettle.optimizer.formats import onnx_external
 
 # protobuf cannot serialize above 2 GiB: larger models keep their weights outside the graph through every step.
 INLINE_LIMIT = 1_500_000_000
@@ -30,34 +31,59 @@ _IR_OF_OPSET = ((9, 4), (10, 5), (11, 6), (12, 7), (15, 8), (19, 9), (21, 10), (
 def read(path: Path) -> onnx.ModelProto:
     """The graph at `path`, weights that lie in other files not loaded. Raises SourceError (SourceCorrupted)."""
     try:
-        model = onnx.load(str(path), load_external_data=False)
+        model = onnx.load(str(path), format="protobuf", load_external_data=False)
     except Exception as error:  # protobuf's DecodeError has no typed home
         raise SourceError(f"{path.name} is damaged: {error}", reason=Reason.SOURCE_CORRUPTED) from error
-    if model.ir_version < 1 or not model.opset_import or not (model.graph.node or model.graph.output):
-        message = f"{path.name} is damaged or no ONNX model: it has no graph"
-        raise SourceError(message, reason=Reason.SOURCE_CORRUPTED)
+    fault = _fault(model)
+    if fault is not None:
+        raise SourceError(f"{path.name} is damaged or no ONNX model: {fault}", reason=Reason.SOURCE_CORRUPTED)
     return model
 
 
+def _fault(model: onnx.ModelProto) -> str | None:
+    """What every model has and this one lacks, for a person."""
+    if not model.ByteSize():
+        return "it is empty"
+    if not (model.graph.node or model.graph.output):
+        return "it has no graph"
+    if model.ir_version < 1:
+        return "it does not say its version of the format (ir_version)"
+    if not model.opset_import:
+        return "it does not say the version of its operators (opset_import); onnx.helper.make_model writes it"
+    return None
+
+
 def load(path: Path) -> onnx.ModelProto:
-    """The graph at `path`, with its weights inside where they are below INLINE_LIMIT, else left in their files."""
+    """The graph at `path`, with its weights inside where they are below INLINE_LIMIT, else left in their files.
+
+    Raises SourceError (SourceCorrupted) for weights that their files do not hold.
+    """
     model = read(path)
-    outside = sum((path.parent / name).stat().st_size for name in external_files(model))
-    if outside and outside + path.stat().st_size < INLINE_LIMIT:
-        load_external_data_for_model(model, str(path.parent))
-        for tensor in _tensors(model):
-            tensor.ClearField("data_location")
-            del tensor.external_data[:]
+    external_files(model)  # none leaves the folder
+    outside = [tensor for tensor in _tensors(model) if uses_external_data(tensor)]
+    parts = [onnx_external.part(tensor, path.parent) for tensor in outside]
+    small = path.stat().st_size + sum(part.length for part in parts) < INLINE_LIMIT
+    for tensor, part in zip(outside, parts, strict=True):
+        if small:
+            onnx_external.take_in(tensor, part, path.parent)
+        else:
+            onnx_external.state(tensor, part)
     return model
 
 
 def save(model: onnx.ModelProto, path: Path, external_from: Path | None = None, *, link: bool = True) -> None:
     """Write `model` to `path`, the same bytes for the same model. Files that still hold weights come from the folder `external_from`.
 
-    They are linked, or copied where onnx itself shall read them: it takes a second link for an attack.
+    They are linked, or copied where onnx itself shall read them: it takes a second link for an attack. Raises SourceError where
+    such a file has the name of `path` itself: writing would go through the link into the source.
     """
     for name in external_files(model):
         target = path.parent / name
+        if target == path:
+            message = (
+                f"the model's weights lie in a file called {name!r}, as its graph is to be: give that file another name"
+            )
+            raise SourceError(message, reason=Reason.UNSUPPORTED_MODEL)
         if external_from is not None and not target.exists():
             target.parent.mkdir(parents=True, exist_ok=True)
             (os.link if link else shutil.copyfile)(external_from / name, target)
@@ -79,9 +105,11 @@ def external_files(model: onnx.ModelProto) -> list[str]:
 
 
 def _tensors(model: onnx.ModelProto) -> Iterator[onnx.TensorProto]:
-    """Every tensor that may have its data outside: initializers and constants, in functions and branches too."""
+    """Every tensor that may have its data outside: initializers and constants, sparse ones, in functions and branches too."""
     for graph in graphs(model.graph):
         yield from graph.initializer
+        for sparse in graph.sparse_initializer:
+            yield from (sparse.values, sparse.indices)
         for node in graph.node:
             yield from _attribute_tensors(node)
     for function in model.functions:
@@ -94,6 +122,8 @@ def _attribute_tensors(node: onnx.NodeProto) -> Iterator[onnx.TensorProto]:
         if attribute.HasField("t"):
             yield attribute.t
         yield from attribute.tensors
+        for sparse in (attribute.sparse_tensor, *attribute.sparse_tensors):
+            yield from (sparse.values, sparse.indices)
 
 
 def graphs(graph: onnx.GraphProto) -> Iterator[onnx.GraphProto]:

@@ -9,6 +9,7 @@ import numpy as np
 import onnx
 from onnx.reference import ReferenceEvaluator
 
+from fettle.api.text import quoted
 from fettle.errors import RuntimeFailure
 
 Array = np.ndarray[Any, Any]
@@ -23,7 +24,7 @@ def evaluate(model: onnx.ModelProto) -> Callable[[Mapping[str, Array]], dict[str
         try:
             answers = evaluator.run(None, dict(inputs))
         except Exception as error:
-            raise RuntimeFailure(f"onnx's evaluator failed: {' '.join(str(error).split())[:300]}") from error
+            raise RuntimeFailure(f"onnx's evaluator failed: {quoted(error)}") from error
         return {name: np.asarray(answer) for name, answer in zip(names, answers, strict=True)}
 
     return run

@@ -12,6 +12,7 @@ import torch
 from fettle.api.optimizedmodel import InputSpec
 from fettle.api.reasons import Reason
 from fettle.api.signature import BY_NUMPY, BY_V2, Signature, Tensor
+from fettle.api.text import quoted
 from fettle.errors import RuntimeFailure, SourceError
 from fettle.runtimes.base import zeros
 from fettle.runtimes.torchscript import Program, named_outputs, to_array, to_tensor
@@ -131,7 +132,7 @@ def first_that_runs(
             with torch.inference_mode():
                 return example, program.call(example)
         except Exception as error:  # the library raises what it likes; the fault is told below
-            fault = fault or " ".join(str(error).rpartition("RuntimeError: ")[2].split())[:250]
+            fault = fault or quoted(str(error).rpartition("RuntimeError: ")[2])
             log.info("does not run with %s", chosen, exc_info=True)
     described = {tensor.name: list(shapes[tensor.name]) for tensor in inputs.inputs}
     message = f"the model does not run on zeros of the shapes that source.inputs gives, {described}: {fault}"

@@ -22,6 +22,7 @@ import torch
 from fettle.api.optimizedmodel import InputSpec
 from fettle.api.reasons import Reason
 from fettle.api.signature import BY_V2, Signature
+from fettle.api.text import clip
 from fettle.errors import ConversionError, SourceError
 from fettle.optimizer.formats import onnx_model
 from fettle.optimizer.formats.torch_boundary import first_that_runs, names_of, outputs_of_export, script_inputs
@@ -200,7 +201,7 @@ def _quietly(export: Callable[[], Any]) -> None:
             message = f"the model uses {operator}, for which PyTorch's exporter has no ONNX operator"
             raise ConversionError(message, reason=Reason.UNSUPPORTED_OPERATOR) from error
         # The first of the chain is how to report a fault to PyTorch's authors; the last is the fault.
-        message = f"PyTorch's exporter could not write the model as ONNX: {faults[-1][:350]}"
+        message = f"PyTorch's exporter could not write the model as ONNX: {clip(faults[-1], 350)}"
         raise ConversionError(message, reason=Reason.UNSUPPORTED_MODEL) from error
 
 

@@ -13,6 +13,7 @@ import torch
 from torch.serialization import get_unsafe_globals_in_checkpoint
 
 from fettle.api.reasons import Reason
+from fettle.api.text import quoted
 from fettle.errors import SourceError
 
 EXPORT_IT = (
@@ -26,8 +27,7 @@ def refusal(path: Path) -> SourceError:
     try:
         named = get_unsafe_globals_in_checkpoint(path) if zipfile.is_zipfile(path) else _named_by_the_unpickler(path)
     except Exception as error:  # noqa: BLE001  the library raises what it likes for a damaged file
-        text = " ".join(str(error).split())[:200]
-        return SourceError(f"{path.name} is a damaged PyTorch file: {text}", reason=Reason.SOURCE_CORRUPTED)
+        return SourceError(f"{path.name} is a damaged PyTorch file: {quoted(error)}", reason=Reason.SOURCE_CORRUPTED)
     if named:
         message = (
             f"{path.name} is a pickle that needs {', '.join(sorted(named)[:3])}: unpickling that runs whatever code the file "

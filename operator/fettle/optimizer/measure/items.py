@@ -139,7 +139,8 @@ def split(signature: Signature, outputs: Mapping[str, Array], count: int) -> lis
         if array.ndim <= tensor.batch_axis or array.shape[tensor.batch_axis] < count:
             return None
         stacked[tensor.name] = np.moveaxis(array, tensor.batch_axis, 0)
-    return [{name: array[index] for name, array in stacked.items()} for index in range(count)]
+    # With `...` one number or one text is an array too, of no dimensions: an index alone would take it out of its array.
+    return [{name: array[index, ...] for name, array in stacked.items()} for index in range(count)]
 
 
 def batch_size(items: Items, fixed: int | None, alone: bool) -> int:

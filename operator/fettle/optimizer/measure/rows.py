@@ -6,10 +6,11 @@ from typing import Any
 
 import numpy as np
 
-from fettle.api import text
+from fettle.api.bounds import span
 from fettle.api.optimizedmodel_status import BaselineStatus, CandidateStatus, SpeedupStatus
 from fettle.api.reasons import Reason
 from fettle.api.task import MeasureTask
+from fettle.api.text import MESSAGE_LIMIT, beyond, quoted
 from fettle.api.vocabulary import CandidateState
 from fettle.errors import FettleError
 from fettle.optimizer.measure.accuracy import Judgement, Reference
@@ -43,7 +44,7 @@ def row(task: MeasureTask, subject: Subject, timed: Timed | None, quick: Timed |
     if failure is not None:
         values |= _failed(failure)
     elif finding is not None:
-        values |= {"state": CandidateState.REJECTED, "reason": finding[0], "message": clip(finding[1])}
+        values |= {"state": CandidateState.REJECTED, "reason": finding[0], "message": quoted(finding[1], MESSAGE_LIMIT)}
     return CandidateStatus(
         name=plan.name,
         target=task.target,
@@ -115,11 +116,6 @@ def unproved(quick: Timed) -> Finding:
     return Reason.EVALUATION_DATA_MISSING, told
 
 
-def clip(message: str) -> str:
-    """`message` on one line, within what a status message holds."""
-    return text.clip(" ".join(message.split()))
-
-
 def _unstable(task: MeasureTask, timed: Timed) -> Finding | None:
     found, rounds = timed.speedup(), min(map(len, timed.ratios), default=0)
     if found is None:
@@ -131,8 +127,9 @@ def _unstable(task: MeasureTask, timed: Timed) -> Finding | None:
         )
     elif spread(found) > UNSTABLE:
         text = (
-            f"after {timed.starts} starts the speed-up {found.value:.3g} [{found.low:.3g}, {found.high:.3g}] is known to "
-            f"{spread(found):.0%} only, {UNSTABLE:.0%} is asked: measure on a quieter node, or allow more time"
+            f"after {timed.starts} starts the speed-up {span(found)} may be off by "
+            f"{beyond(100 * spread(found), 100 * UNSTABLE, 2)} %, at most {100 * UNSTABLE:g} % is allowed: "
+            "measure on a quieter node, or allow more time"
         )
     else:
         return None
@@ -161,4 +158,4 @@ def _timed(task: MeasureTask, timed: Timed) -> dict[str, Any]:
 
 def _failed(error: FettleError) -> dict[str, Any]:
     state = CandidateState.REJECTED if error.reason in DOES_NOT_FIT else CandidateState.FAILED
-    return {"state": state, "reason": error.reason, "message": clip(error.message)}
+    return {"state": state, "reason": error.reason, "message": quoted(error.message, MESSAGE_LIMIT)}

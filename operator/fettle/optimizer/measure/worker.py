@@ -133,7 +133,7 @@ class Worker:
         own_time = load.settings.threads == 1
         clock = time.perf_counter_ns
         own: list[int] = []
-        disturbed = 0
+        total = disturbed = 0  # a sum over all runs after each would in the end take longer than the model
         with Waiting() as waiting:
             begin = clock()
             while True:
@@ -145,12 +145,13 @@ class Worker:
                 wall, waited = after - before, waiting.since()
                 disturbed += waited > DISTURBED_SHARE * wall + DISTURBED_NANOSECONDS
                 own.append(wall - min(waited, wall) if own_time else wall)
+                total += own[-1]
                 index += 1
                 if len(own) >= request.runs and (
-                    sum(own) >= request.seconds * 1e9 or after - begin > 3 * request.seconds * 1e9
+                    total >= request.seconds * 1e9 or after - begin > 3 * request.seconds * 1e9
                 ):
                     break
-        return Runs(tuple(value / 1e6 for value in own), sum(own) / 1e9, disturbed)
+        return Runs(tuple(value / 1e6 for value in own), total / 1e9, disturbed)
 
     def _discard(self, session: runtimes.Session, feeds: list[Feed], request: Block) -> int:
         """The first runs of a block, which are thrown away; how many."""

@@ -14,6 +14,7 @@ from fettle import runtimes  # noqa: F401  before any toolchain: it keeps them f
 from fettle.api import catalog
 from fettle.api.catalog import StepKind
 from fettle.api.recipe import QuantizeStep, RecipeStep
+from fettle.api.text import quoted
 from fettle.api.vocabulary import RuntimeName
 from fettle.errors import FettleError, RecipeError
 from fettle.optimizer.measure.items import Items
@@ -57,6 +58,5 @@ def apply(step: RecipeStep, family: RuntimeName, entry: Path, folder: Path, cali
     except (FettleError, MemoryError, OSError):
         raise
     except Exception as error:  # toolchains raise what they like; build.run logs where
-        text = " ".join(str(error).split())[:300]
-        message = f"the quantizer of {family} fails on this model: {type(error).__name__}: {text}"
+        message = f"the quantizer of {family} fails on this model: {type(error).__name__}: {quoted(error)}"
         raise RecipeError(message) from error

@@ -12,6 +12,7 @@ from onnx import TensorProto, helper
 from fettle.api.recipe import RuntimeSettings
 from fettle.api.signature import Signature, Tensor
 from fettle.api.vocabulary import RuntimeName
+from fettle.optimizer.measure import worker
 from fettle.optimizer.measure.protocol import Block, Load, Loaded, Run, Runs
 from fettle.optimizer.measure.worker import DISCARD_RUNS, Worker
 from fettle.runtimes import base
@@ -98,3 +99,30 @@ def test_items_that_are_served_alone_are_timed_together_in_a_run_each(
     timed, made = Counted(entry, streams).block(seconds=1e-9, runs=3, batch=4, alone=alone)
     assert made % each == 0
     assert made >= each * len(timed.milliseconds) >= each * 3
+
+
+class Ticks(int):
+    """Nanoseconds that count how often they are added up."""
+
+    additions = 0
+
+    def __sub__(self, other: int) -> Ticks:
+        return Ticks(int(self) - int(other))
+
+    def __add__(self, other: int) -> Ticks:
+        Ticks.additions += 1
+        return Ticks(int(self) + int(other))
+
+    __radd__ = __add__
+
+
+def test_the_last_run_of_a_block_costs_as_little_beside_the_model_as_the_first(
+    entry: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    counted = Counted(entry, 1)
+    now = iter(range(0, 10**12, 1000))
+    monkeypatch.setattr(worker.time, "perf_counter_ns", lambda: Ticks(next(now)))
+    monkeypatch.setattr(Ticks, "additions", 0)
+    timed, _ = counted.block(seconds=1e-3, runs=5)
+    assert len(timed.milliseconds) >= 1000
+    assert Ticks.additions <= 2 * len(timed.milliseconds)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+import ml_dtypes
 import numpy as np
 import pytest
 from tests.unit.optimizer.measure.models import open_store
@@ -51,6 +52,25 @@ def test_answers_are_split_along_the_batch_axis(axis: int, shape: tuple[int, ...
     found = items.split(signature(shape, axis), outputs, 3)  # the fourth only filled the batch up
     assert found is not None
     assert [answer["y"].tolist() for answer in found] == [[0, 1, 2], [3, 4, 5], [6, 7, 8]]
+
+
+ONE_EACH: list[tuple[str, Any]] = [
+    ("BYTES", np.array(["ham", "spam"], dtype=object)),
+    ("FP32", np.array([0.5, 1.5], np.float32)),
+    ("FP16", np.array([0.5, 1.5], np.float16)),
+    ("BF16", np.array([0.5, 1.5], ml_dtypes.bfloat16)),
+    ("INT64", np.array([3, 4])),
+    ("BOOL", np.array([True, False])),
+]
+
+
+@pytest.mark.parametrize(("dtype", "output"), ONE_EACH, ids=[line[0] for line in ONE_EACH])
+def test_one_value_per_item_is_an_array_of_no_dimensions_whatever_its_type(dtype: str, output: Any) -> None:
+    found = items.split(signature((-1,), 0, dtype), {"y": output}, 2)
+    assert found is not None
+    for index, answer in enumerate(found):
+        assert (answer["y"].shape, answer["y"].dtype) == ((), output.dtype)
+        assert answer["y"].item() == output[index]
 
 
 def test_an_output_that_does_not_follow_the_batch_cannot_be_split() -> None:

@@ -71,7 +71,7 @@ def test_a_source_that_is_not_there_is_not_found(bench: Workbench, uri: str, wor
         ("model.tflite", b"\x1c\0\0\0TFL3", Reason.UNSUPPORTED_FORMAT, "TensorFlow Lite"),
         ("model.onnx", b"<!DOCTYPE html>", Reason.UNSUPPORTED_FORMAT, "an HTML page"),
         ("model.bin", b"whatever this is", Reason.UNSUPPORTED_FORMAT, "in no format that this version knows"),
-        ("model.onnx", b"", Reason.SOURCE_CORRUPTED, "has no graph"),
+        ("model.onnx", b"", Reason.SOURCE_CORRUPTED, "it is empty"),
         ("model.onnx", b"\x08\x08\x12\xff\xff", Reason.SOURCE_CORRUPTED, "is damaged"),
     ],
 )
@@ -81,6 +81,19 @@ def test_what_is_no_model_says_what_it_is(
     (bench.folder / name).write_bytes(content)
     error = refused(bench, uri=f"pvc://claim/{name}")
     assert (error.reason, words in error.message) == (reason, True), error.message
+
+
+@pytest.mark.parametrize(
+    ("field", "words"),
+    [("opset_import", "opset_import"), ("ir_version", "ir_version"), ("graph", "it has no graph")],
+)
+def test_what_a_file_lacks_is_named(bench: Workbench, field: str, words: str) -> None:
+    made = models.dynamic_batch()
+    made.ClearField(field)
+    bench.put(made)
+    error = refused(bench)
+    assert error.reason == Reason.SOURCE_CORRUPTED
+    assert words in error.message
 
 
 def test_a_file_that_was_cut_off_is_damaged(bench: Workbench) -> None:
