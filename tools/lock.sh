@@ -4,7 +4,7 @@
 set -euo pipefail
 cd "$(dirname "$0")/.."
 export UV_CUSTOM_COMPILE_COMMAND="make lock"
-compile() { uv pip compile --quiet --generate-hashes --python-version 3.11 --no-emit-index-url pyproject.toml "$@"; }
+compile() { .venv/bin/uv pip compile --quiet --generate-hashes --python-version 3.11 --no-emit-index-url pyproject.toml "$@"; }
 compile --extra cli --extra server --group dev -o requirements/dev.txt
 for image in operator server optimizer; do
   compile --extra "$image" --constraint requirements/dev.txt -o "requirements/$image.txt"
