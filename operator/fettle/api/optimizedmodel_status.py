@@ -169,6 +169,11 @@ class BaselineStatus(ApiModel):
         tuple[Measurement, ...], Field(max_length=8, description="Times, a row per batch size.")
     ] = ()
 
+    def p50(self, batch_size: int) -> float | None:
+        """Milliseconds of the median run at a batch size, if that was measured."""
+        found = (one.latency_milliseconds.p50 for one in self.measurements if one.batch_size == batch_size)
+        return next(found, None)
+
     @property
     def worth(self) -> str:
         """What the original itself is worth on the items: 'Accuracy 0.963 on 600 items (the best constant answer 0.12); labels: …'."""

@@ -5,13 +5,14 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
-from fettle.api.bounds import Rules, misses_accuracy
+from fettle.api.bounds import Rules, misses_accuracy, percentile
 from fettle.api.constraints import Constraints
 from fettle.api.optimizedmodel import TargetSpec
 from fettle.api.optimizedmodel_status import BaselineStatus, CandidateStatus
 from fettle.api.reasons import Reason
 from fettle.api.report import BuildReport, MeasureReport, PrepareReport
 from fettle.api.task import BuildPlan, StoredModel
+from fettle.api.vocabulary import AgreementMode, Evidence, Objective
 from fettle.plan.board import Board, View
 from fettle.plan.candidates import TargetPlan, allows_lossy
 from fettle.plan.rows import Finding, Row, with_notes
@@ -19,6 +20,8 @@ from fettle.plan.run import RunSnapshot
 from fettle.plan.tasks import build_task, measure_task, model_of
 
 ROUNDS = (1, 2)
+HALF = 0.5  # of the items: numbers of which fewer agree do not come within a tolerance by another choice of ranges
+SLOWER = 1.2  # times the original, between two clocks
 
 
 @dataclass(frozen=True)
@@ -91,6 +94,8 @@ class Rounds:
                 continue
             if not self._asks_for_more(run, row.after):
                 run.skipped[row.name] = f"only tried when {row.after} misses accuracy"
+            elif (hopeless := self._hopeless(run, row.after)) is not None:
+                run.skipped[row.name] = f"{row.after} {hopeless}: a variation of it would not pass either"
             elif not self._places(run, number):
                 run.skipped[row.name] = f"{self.prepare.items.items} items certify no further lossy candidate"
             else:
@@ -108,6 +113,27 @@ class Rounds:
             return True
         row = run.measured.get(first)
         return row is not None and misses_accuracy(row, run.rules)
+
+    def _hopeless(self, run: TargetRun, first: str) -> str | None:
+        """Why a variation of a candidate that misses accuracy proves nothing, for a person; None where it may pass.
+
+        It has about the same error and the same speed: a class may tip back, a number that is far off does not come near.
+        """
+        row = run.measured.get(first)
+        if row is None:
+            return None
+        agreement = row.agreement
+        numbers = (
+            agreement is not None and agreement.mode == AgreementMode.ELEMENTWISE and row.evidence != Evidence.LABELS
+        )
+        if numbers and agreement is not None and agreement.high < HALF:
+            return f"agrees on {agreement.value:.0%} of the items"
+        size = run.rules.batch_size
+        mine = percentile(row, size, 50)
+        before = run.baseline.p50(size) if run.baseline is not None else None
+        if run.rules.objective != Objective.SIZE and mine is not None and before is not None and mine > SLOWER * before:
+            return f"is not faster than the original (p50 {mine:.3g} ms against {before:.3g} ms)"
+        return None
 
     def _build(self, rows: Sequence[Row]) -> Stage | None:
         builds = {row.build.name: row for row in rows if row.build is not None}

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import pytest
 from tests.unit.plan.choose.figures import row
 from tests.unit.plan.optimize.world import World, fails, failure, make_spec
 
+from fettle.api.optimizedmodel_status import AgreementStatus, CandidateStatus
 from fettle.api.reasons import Reason
 from fettle.api.report import Traits
 from fettle.api.task import MeasureTask
-from fettle.api.vocabulary import CandidateState
+from fettle.api.vocabulary import AgreementMode, CandidateState, Evidence
 
 TRANSFORMER = Traits(opset=17, transformer=True, matmul_time_share=0.8, p50_milliseconds=6.0)
 
@@ -66,6 +68,42 @@ def test_what_was_sorted_out_for_its_speed_has_no_second_round() -> None:
 def test_what_the_screening_items_sort_out_has_a_second_round() -> None:
     ruined = row("int8-onnxruntime", None, (0.3, 0.1, 0.5), state=CandidateState.REJECTED, reason=Reason.PRUNED)
     world = World(rows_instead={"int8-onnxruntime": ruined})
+    world.settle()
+    assert "build int8-core-onnxruntime" in world.labels("build")
+
+
+HOPELESS = [
+    (
+        "slower than the original, and it loses too much",
+        row("int8-onnxruntime", 0.7, 0.2),
+        "int8-onnxruntime is not faster than the original (p50 8.57 ms against 6 ms)",
+    ),
+    (
+        "numbers that are far off",
+        row("int8-onnxruntime", 3.0, (0.7, 0.6, 0.8)).model_copy(
+            update={
+                "agreement": AgreementStatus(value=0.3, low=0.2, high=0.4, mode=AgreementMode.ELEMENTWISE),
+                "evidence": Evidence.AGREEMENT,
+            }
+        ),
+        "int8-onnxruntime agrees on 30% of the items",
+    ),
+]
+
+
+@pytest.mark.parametrize(("what", "first", "why"), HOPELESS, ids=[case[0] for case in HOPELESS])
+def test_a_variation_of_what_cannot_pass_is_neither_built_nor_measured(
+    what: str, first: CandidateStatus, why: str
+) -> None:
+    world = World(rows_instead={"int8-onnxruntime": first})
+    world.settle()
+    assert "build int8-core-onnxruntime" not in world.labels("build")
+    assert world.rows()["int8-core-onnxruntime"].message == f"{why}: a variation of it would not pass either"
+
+
+def test_where_size_counts_a_variation_of_what_is_slow_is_tried() -> None:
+    spec = make_spec(objective="Size")
+    world = World(spec, rows_instead={"int8-onnxruntime": row("int8-onnxruntime", 0.7, 0.2)})
     world.settle()
     assert "build int8-core-onnxruntime" in world.labels("build")
 

@@ -138,7 +138,10 @@ def measured(
     return MeasureReport(
         measured_on=CpuClass(vendor="GenuineIntel"),
         baseline=BaselineStatus(
-            target=task.target, runtime=task.baseline.plan.runtime, bytes=task.baseline.model.bytes
+            target=task.target,
+            runtime=task.baseline.plan.runtime,
+            bytes=task.baseline.model.bytes,
+            measurements=row("original", 1.0, batch_size=task.batch_sizes[0]).measurements,
         ),
         candidates=(*(one(candidate) for candidate in task.candidates), *_published(task, speeds)),
         certified=certified,
