@@ -53,6 +53,7 @@ class Process:
             renew=settings.lease_renew_seconds,
             retry=settings.lease_retry_seconds,
         )
+        client.may_write = lambda: self.elector.seconds_left
         self.health = health.Health(
             patience=settings.liveness_seconds,
             election_turned_at=lambda: self.elector.turned_at,
