@@ -12,8 +12,8 @@ from fettle.cluster.owner import terminating
 from fettle.cluster.serving import ARTIFACT_ANNOTATION, REVISION_LABEL, SERVER
 from fettle.cluster.waits import IMAGE_WAITS, START_WAITS, refused, unscheduled
 from fettle.plan import moment
-from fettle.plan.analysis import Crash
 from fettle.plan.rollout_state import TRAFFIC_LABEL, PodFault, Workload
+from fettle.plan.traffic import Crash
 
 HOPELESS = frozenset(
     {Reason.ARTIFACT_TAMPERED, Reason.ARTIFACT_NOT_FOUND, Reason.MODEL_LOAD_FAILED, Reason.OUT_OF_MEMORY}
@@ -40,7 +40,7 @@ def artifact_of(deployment: Object) -> str:
 def observe(deployment: Object, pods: Iterable[Object], told: Mapping[str, PodFault] | None = None) -> Workload:
     """A revision's workload. `pods` are all pods of that revision; `told`: by UID, what the Events of some of them say."""
     pods = list(pods)
-    staying = [pod for pod in pods if not terminating(pod) and not _ended(pod)]
+    staying = [pod for pod in pods if not terminating(pod) and not is_over(pod)]
     ours = [pod for pod in staying if not taken_out(pod)]
     ready = sum(is_ready(pod) for pod in ours)
     status = deployment.get("status") or {}
@@ -59,7 +59,7 @@ def observe(deployment: Object, pods: Iterable[Object], told: Mapping[str, PodFa
     )
 
 
-def _ended(pod: Object) -> bool:
+def is_over(pod: Object) -> bool:
     """Evicted, preempted, or its node is gone: its Deployment has another one already."""
     return (pod.get("status") or {}).get("phase") in ("Failed", "Succeeded")
 
@@ -145,7 +145,7 @@ def crashes(pods: Iterable[Object]) -> tuple[Crash, ...]:
     """
     found = []
     for pod in pods:
-        if terminating(pod) or _ended(pod) or taken_out(pod) or _disrupted(pod):
+        if terminating(pod) or is_over(pod) or taken_out(pod) or _disrupted(pod):
             continue
         limited = _limited(pod, SERVER)
         for ended in _ends(pod):

@@ -26,7 +26,7 @@ from fettle.cluster.owner import owned_by
 from fettle.cluster.waits import QUIET_SECONDS, quiet_in, told_by
 from fettle.controller.context import Context
 from fettle.errors import ConflictError
-from fettle.plan import analysis, moment
+from fettle.plan import analysis
 from fettle.plan.revision import ModelRevision, NotReady, wanted_revision
 from fettle.plan.rollout_ledger import on_trial
 from fettle.plan.rollout_state import PodFault, RolloutSnapshot, Wanted
@@ -193,13 +193,15 @@ async def ask_events(context: Context, sight: Sight) -> tuple[Sight, float | Non
 async def ask_pods(context: Context, sight: Sight, snapshot: RolloutSnapshot) -> RolloutSnapshot:
     """With the pods' own figures, where a canary's window is over. The snapshot's time stays: the figures reach beyond it."""
     spec, canary, stable = snapshot.spec.rollout.analysis, snapshot.status.canary, snapshot.stable_annotation
-    if spec is None or canary is None or canary.analysis is None or stable is None:
+    if spec is None or canary is None or stable is None or on_trial(snapshot, stable) != canary.revision:
+        context.trials.over(sight.namespace, sight.name)
         return snapshot
-    since = moment.read(canary.analysis.window_start)
-    if since is None or not analysis.due(spec, canary.analysis, snapshot.now):
+    own = sight.pods.get(canary.revision, [])
+    trial = context.trials.of(sight.obj, canary, own, context.now())
+    span = analysis.due(spec, canary.analysis, snapshot.now) if canary.analysis is not None else None
+    if span is None:
         return snapshot
-    if on_trial(snapshot, stable) != canary.revision:
-        return snapshot
-    asked = {revision: sight.pods.get(revision, []) for revision in (stable, canary.revision)}
-    seen = await windows.observe(asked, since, context.now, context.settings.scrape_timeout_seconds)
+    asked = {stable: sight.pods.get(stable, []), canary.revision: own}
+    trial.tiles.keep({str(pod["metadata"].get("uid")) for pods in asked.values() for pod in pods})
+    seen = await windows.observe(asked, span, context.now, context.settings.scrape_timeout_seconds, trial)
     return replace(snapshot, windows=seen)
