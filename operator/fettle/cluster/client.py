@@ -67,10 +67,22 @@ def error_of(status: int, body: bytes, what: str) -> ClusterError:
     return ClusterError(text, reason=Reason.INVALID_SPEC)
 
 
+def asked(method: str, path: str) -> tuple[str, str]:
+    """Verb and resource of a request, as RBAC names them: ("get", "pods/log"), ("list", "jobs.batch")."""
+    parts = path.strip("/").split("/")
+    group, rest = (parts[1], parts[3:]) if parts[0] == "apis" else ("", parts[2:])
+    if rest[0] == "namespaces" and len(rest) > 2:
+        rest = rest[2:]
+    plural, name, sub = (*rest, "", "")[:3]
+    verbs = {"GET": "get" if name else "list", "POST": "create", "PUT": "update", "PATCH": "patch", "DELETE": "delete"}
+    return verbs[method], plural + (f".{group}" if group else "") + (f"/{sub}" if sub else "")
+
+
 class Client:
     """One connection pool to one API server. Every write goes through `on_write` (the result) or `on_delete`, so that a cache can follow.
 
-    `writes` counts, by kind, the requests sent that change something. `may_write`, where it is set, says for how many seconds writes
+    `writes` counts, by kind, the requests sent that change something; `requests` all of them, by verb and resource as RBAC names them.
+    `may_write`, where it is set, says for how many seconds writes
     may still go out: a leader's, while its Lease lasts. The Lease itself is what those seconds hang on, and so excepted.
     A `namespace` of None stands for an object outside all namespaces. Each method raises ClusterError: ConflictError,
     ExistsError, MissingError, or one with reason Forbidden, QuotaExceeded, InvalidSpec (the server refused the object's
@@ -83,6 +95,7 @@ class Client:
         self.on_delete = on_delete
         self.may_write: Callable[[], float] | None = None
         self.writes: Counter[str] = Counter()
+        self.requests: Counter[tuple[str, str]] = Counter()
 
     @classmethod
     async def connect(cls, kubeconfig: str | None = None) -> Client:
@@ -274,7 +287,11 @@ class Client:
                 auth_settings=["BearerToken"],
             )
             seconds = min(TIMEOUT, self._seconds_left()) if fenced else TIMEOUT
+            verb, resource = asked(method, path)
+            self.requests[verb, resource] += 1
             response = await self._api.call_api(*prepared, _request_timeout=seconds)
+            if verb == "patch" and response.status == 201:  # an apply that creates needs both
+                self.requests["create", resource] += 1
             data: bytes = await response.read()
         except (aiohttp.ClientError, OSError) as error:
             raise connection_refused(error) from error

@@ -167,6 +167,8 @@ class Process:
     def _measure(self) -> None:
         for name, count in self.client.writes.items():
             metrics.API_WRITES.labels(name).set(count)
+        for (verb, resource), count in self.client.requests.items():
+            metrics.API_REQUESTS.labels(verb, resource).set(count)
         for kind in WATCHED:
             metrics.OBJECTS.labels(kind.kind).set(self.cache.count(kind))
 

@@ -11,7 +11,7 @@ from kubernetes.aio.client import ApiClient, Configuration
 from tests.api_server import ApiServer, serving, status
 
 from fettle.api.reasons import Reason
-from fettle.cluster.client import Client, error_of
+from fettle.cluster.client import Client, asked, error_of
 from fettle.cluster.kinds import JOB, LEASE, OPTIMIZED_MODEL, POD, Object
 from fettle.errors import ClusterError, ConflictError, ExistsError, MissingError
 
@@ -184,3 +184,30 @@ async def test_an_answer_that_is_no_object_is_an_api_server_that_cannot_be_reach
 def test_pages_that_are_too_old_are_listed_anew() -> None:
     error = error_of(410, b'{"reason": "Expired", "message": "the provided continue parameter is too old"}', "GET /x")
     assert (error.reason, error.retryable) == (Reason.CLUSTER_UNREACHABLE, True)
+
+
+@pytest.mark.parametrize(
+    ("method", "path", "verb", "resource"),
+    [
+        ("GET", OPTIMIZED_MODEL.path(), "list", "optimizedmodels.fettle.dev"),
+        ("GET", OPTIMIZED_MODEL.path("team"), "list", "optimizedmodels.fettle.dev"),
+        ("PUT", OPTIMIZED_MODEL.path("team", "digits", "status"), "update", "optimizedmodels.fettle.dev/status"),
+        ("GET", POD.path("team", "p", "log"), "get", "pods/log"),
+        ("POST", LEASE.path("system"), "create", "leases.coordination.k8s.io"),
+        ("PATCH", POD.path("team", "p"), "patch", "pods"),
+        ("DELETE", JOB.path("team", "j"), "delete", "jobs.batch"),
+        ("GET", "/api/v1/namespaces/team", "get", "namespaces"),
+    ],
+)
+def test_a_request_is_named_as_rbac_does(method: str, path: str, verb: str, resource: str) -> None:
+    assert asked(method, path) == (verb, resource)
+
+
+async def test_every_request_is_counted_by_verb_and_resource(api: Api) -> None:
+    _, client = api
+    await client.get(OPTIMIZED_MODEL, "team", "digits")
+    await client.apply(OPTIMIZED_MODEL, MODEL)
+    await client.list(OPTIMIZED_MODEL, "team")
+    assert client.requests[("get", "optimizedmodels.fettle.dev")] == 1
+    assert client.requests[("patch", "optimizedmodels.fettle.dev")] == 1
+    assert client.requests[("list", "optimizedmodels.fettle.dev")] == 1
