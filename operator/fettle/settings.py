@@ -99,7 +99,10 @@ class Settings(BaseSettings):
     ] = SECONDS_PER_CANDIDATE
     job_ttl_seconds: Annotated[int, Field(ge=60, description="Finished Jobs are removed after this time.")] = 3600
     unschedulable_seconds: Annotated[
-        int, Field(ge=0, description="A pod may wait this long for a node before the object says Unschedulable.")
+        int,
+        Field(
+            ge=0, description="A pod may wait this long, for a node, an image or a volume, before the object names it."
+        ),
     ] = 15
 
     # Serving

@@ -123,7 +123,7 @@ class RolloutStep(ApiModel):
 class SuccessRateSpec(ApiModel):
     """Bound on the share of requests that the model answered."""
 
-    min: Annotated[float, Field(ge=0, le=1, description="Smallest share that is good.")]
+    min: Annotated[float, Field(ge=0, le=1, description="Smallest share that is good.")] = 0.99
 
 
 @rules(
@@ -133,7 +133,7 @@ class SuccessRateSpec(ApiModel):
     )
 )
 class LatencySpec(ApiModel):
-    """Bound on the server's time per request."""
+    """Bound on the server's time per request that was answered; how fast a failure came says nothing of the model."""
 
     percentile: Annotated[int, Field(description="50, 90, 95 or 99.", json_schema_extra={"enum": [50, 90, 95, 99]})] = (
         99
@@ -154,12 +154,6 @@ class AgreementBound(ApiModel):
     ]
 
 
-@rules(
-    Rule(
-        "has(self.successRate) || has(self.latency) || has(self.agreement)",
-        "analysis needs successRate, latency, agreement or several of them: without a bound there is nothing to judge by",
-    )
-)
 class AnalysisSpec(ApiModel):
     """How a canary is judged while it gets traffic."""
 
@@ -172,9 +166,12 @@ class AnalysisSpec(ApiModel):
     failure_limit: Annotated[
         int, Field(ge=1, le=100, description="This many bad windows in a row fail the rollout.")
     ] = 2
-    success_rate: Annotated[SuccessRateSpec | None, Field(description="Share of requests that the model answered.")] = (
-        None
-    )
+    success_rate: Annotated[
+        SuccessRateSpec,
+        Field(
+            description="Share of requests that the model answered; asked of every canary, whatever else is bounded."
+        ),
+    ] = SuccessRateSpec()
     latency: Annotated[LatencySpec | None, Field(description="Time per request.")] = None
     agreement: Annotated[
         AgreementBound | None,

@@ -12,17 +12,23 @@ GONE_LIMIT = 20_000
 Name = tuple[str, str]  # namespace, name
 
 
-def version_of(obj: Object) -> int:
-    """The object's resourceVersion as a number: what is greater is newer, within one kind."""
-    value = str(obj["metadata"].get("resourceVersion") or "0")
-    return int(value) if value.isdigit() else 0
+def number(resource_version: object) -> int | None:
+    """A resourceVersion as a number: what is greater is newer, within one kind. None for what is none, which tells nothing."""
+    text = str(resource_version or "")
+    return int(text) if text.isascii() and text.isdigit() else None
+
+
+def version_of(obj: Object) -> int | None:
+    """The object's resourceVersion as a number."""
+    return number(obj["metadata"].get("resourceVersion"))
 
 
 class Cache:
     """Objects by kind and name, as new as the newest watch event, list or own write. Callers must not change what they get.
 
-    Watch events, lists and answers to own writes reach it in any order: the newer resourceVersion wins, and a deleted object
-    (its UID) never comes back.
+    Watch events, lists and answers to own writes reach it in any order: the newer resourceVersion wins; where versions are no
+    numbers, what comes last. An object that was deleted (its UID) never comes back. One that only went out of sight, for its label was taken
+    off, comes back with a newer version: a watch tells the two alike.
     """
 
     def __init__(self, kinds: Iterable[ResourceKind] = WATCHED) -> None:
@@ -30,7 +36,7 @@ class Cache:
         self._owned: dict[ResourceKind, defaultdict[str, set[Name]]] = {
             kind: defaultdict(set) for kind in self._objects
         }
-        self._gone: dict[str, None] = {}  # UIDs, oldest first
+        self._gone: dict[str, int | None] = {}  # UIDs, oldest first, and the version as of which; None: for good
         self._listed: set[ResourceKind] = set()
 
     @property
@@ -63,16 +69,16 @@ class Cache:
     def put(self, kind: ResourceKind, obj: Object) -> bool:
         """Keep `obj` unless a newer copy is known or it is gone. True when that changed anything."""
         metadata = obj["metadata"]
-        if kind not in self._objects or metadata["uid"] in self._gone:
+        if kind not in self._objects or self._buried(obj):
             return False
         name = (metadata["namespace"], metadata["name"])
         before = self._objects[kind].get(name)
         if before is not None:
             same = before["metadata"]["uid"] == metadata["uid"]
-            if version_of(before) >= version_of(obj):
+            if not _newer(obj, before):
                 return False
             if not same:
-                self._bury(before)
+                self._remember_gone(before["metadata"]["uid"], None)
             self._unlink(kind, name, before)
         metadata.pop("managedFields", None)
         self._objects[kind][name] = obj
@@ -81,33 +87,41 @@ class Cache:
             self._owned[kind][owner["uid"]].add(name)
         return True
 
-    def drop(self, kind: ResourceKind, namespace: str, name: str, uid: str | None = None) -> bool:
-        """Forget an object that was deleted; with `uid` only that one. True when it was known."""
-        if uid is not None:
-            self._remember_gone(uid)
+    def drop(
+        self, kind: ResourceKind, namespace: str, name: str, uid: str | None = None, version: int | None = None
+    ) -> bool:
+        """Forget an object that was deleted; with `uid` only that one. True when it was known.
+
+        With `version` it may only have gone out of sight then: what is newer is taken in again. A copy that is newer stays.
+        """
         before = self._objects.get(kind, {}).get((namespace, name))
+        if before is not None and uid == before["metadata"]["uid"] and version is not None:
+            known = version_of(before)
+            if known is not None and known > version:
+                return False
+        if uid is not None:
+            self._remember_gone(uid, version)
         if before is None or (uid is not None and before["metadata"]["uid"] != uid):
             return False
-        self._bury(before)
+        self._remember_gone(before["metadata"]["uid"], version)
         self._unlink(kind, (namespace, name), before)
         del self._objects[kind][namespace, name]
         return True
 
     def replace(
         self, kind: ResourceKind, items: Iterable[Object], resource_version: str, namespace: str | None = None
-    ) -> list[Object]:
-        """Take in a whole list (of one namespace, or of all); returns the objects that are new, changed or vanished unseen."""
+    ) -> None:
+        """Take in a whole list (of one namespace, or of all), and forget what is not in it."""
         listed = list(items)
-        changed = [obj for obj in listed if self.put(kind, obj)]
+        for obj in listed:
+            self.put(kind, obj)
         present = {(obj["metadata"]["namespace"], obj["metadata"]["name"]) for obj in listed}
-        newest = int(resource_version) if resource_version.isdigit() else 0
+        newest = number(resource_version) or 0
         for obj in self.all(kind, namespace):
             metadata = obj["metadata"]
             # What is newer than the list was created after it was taken.
-            if (metadata["namespace"], metadata["name"]) not in present and version_of(obj) <= newest:
-                self.drop(kind, metadata["namespace"], metadata["name"], metadata["uid"])
-                changed.append(obj)
-        return changed
+            if (metadata["namespace"], metadata["name"]) not in present:
+                self.drop(kind, metadata["namespace"], metadata["name"], metadata["uid"], newest)
 
     def mark_listed(self, kind: ResourceKind) -> None:
         """Say that `kind` was listed in every namespace that is served."""
@@ -122,10 +136,29 @@ class Cache:
         if not names:
             del self._owned[kind][owner["uid"]]
 
-    def _bury(self, obj: Object) -> None:
-        self._remember_gone(obj["metadata"]["uid"])
+    def _buried(self, obj: Object) -> bool:
+        """Whether it is known to be gone, and this copy not newer than that."""
+        uid = obj["metadata"]["uid"]
+        if uid not in self._gone:
+            return False
+        since, version = self._gone[uid], version_of(obj)
+        if since is None or version is None or version <= since:
+            return True
+        del self._gone[uid]
+        return False
 
-    def _remember_gone(self, uid: str) -> None:
-        self._gone[uid] = None
+    def _remember_gone(self, uid: str, version: int | None) -> None:
+        if uid in self._gone and self._gone[uid] is None:
+            return  # who is dead does not come back by a later word
+        self._gone.pop(uid, None)
+        self._gone[uid] = version
         while len(self._gone) > GONE_LIMIT:
             del self._gone[next(iter(self._gone))]
+
+
+def _newer(obj: Object, before: Object) -> bool:
+    """Whether `obj` is to take the place of `before`. What cannot be compared is taken as it comes, its own echo excepted."""
+    new, old = version_of(obj), version_of(before)
+    if new is not None and old is not None:
+        return new > old
+    return bool(obj["metadata"].get("resourceVersion") != before["metadata"].get("resourceVersion"))

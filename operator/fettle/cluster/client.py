@@ -12,17 +12,17 @@ from kubernetes.aio.client import ApiClient, Configuration
 from kubernetes.aio.config import ConfigException, load_incluster_config, load_kube_config
 
 from fettle.api.reasons import Reason
-from fettle.cluster.kinds import POD, Object, ResourceKind
+from fettle.cluster.kinds import LEASE, POD, Object, ResourceKind
 from fettle.errors import ClusterError, ConflictError, ExistsError, MissingError, UsageError
 
 FIELD_MANAGER = "fettle"
 PAGE = 500  # objects per page of a list
 TIMEOUT = 30.0  # seconds for one request
+CONNECTIONS = 320  # more than there can be workers (256): the renewal of the Lease never waits for one
 JSON = "application/json"
 APPLY = "application/apply-patch+yaml"
 MERGE = "application/merge-patch+json"
 
-Query = list[tuple[str, str]]
 Written = Callable[[ResourceKind, Object], object]
 Deleted = Callable[[ResourceKind, str, str, str | None], object]
 
@@ -62,15 +62,28 @@ def error_of(status: int, body: bytes, what: str) -> ClusterError:
         return ClusterError(text, reason=Reason.QUOTA_EXCEEDED, retryable=True)
     if status in (401, 403):
         return ClusterError(text, reason=Reason.FORBIDDEN, retryable=status == 401 or "being terminated" in message)
-    if status == 429 or status >= 500:
+    if status in (408, 410, 429) or status >= 500:  # 410: the pages of a list are too old, and it begins anew
         return ClusterError(text, reason=Reason.CLUSTER_UNREACHABLE, retryable=True)
     return ClusterError(text, reason=Reason.INVALID_SPEC)
+
+
+def asked(method: str, path: str) -> tuple[str, str]:
+    """Verb and resource of a request, as RBAC names them: ("get", "pods/log"), ("list", "jobs.batch")."""
+    parts = path.strip("/").split("/")
+    group, rest = (parts[1], parts[3:]) if parts[0] == "apis" else ("", parts[2:])
+    if rest[0] == "namespaces" and len(rest) > 2:
+        rest = rest[2:]
+    plural, name, sub = (*rest, "", "")[:3]
+    verbs = {"GET": "get" if name else "list", "POST": "create", "PUT": "update", "PATCH": "patch", "DELETE": "delete"}
+    return verbs[method], plural + (f".{group}" if group else "") + (f"/{sub}" if sub else "")
 
 
 class Client:
     """One connection pool to one API server. Every write goes through `on_write` (the result) or `on_delete`, so that a cache can follow.
 
-    `writes` counts, by kind, the requests sent that change something.
+    `writes` counts, by kind, the requests sent that change something; `requests` all of them, by verb and resource as RBAC names them.
+    `may_write`, where it is set, says for how many seconds writes
+    may still go out: a leader's, while its Lease lasts. The Lease itself is what those seconds hang on, and so excepted.
     A `namespace` of None stands for an object outside all namespaces. Each method raises ClusterError: ConflictError,
     ExistsError, MissingError, or one with reason Forbidden, QuotaExceeded, InvalidSpec (the server refused the object's
     content) or ClusterUnreachable.
@@ -80,7 +93,9 @@ class Client:
         self._api = api
         self.on_write = on_write
         self.on_delete = on_delete
+        self.may_write: Callable[[], float] | None = None
         self.writes: Counter[str] = Counter()
+        self.requests: Counter[tuple[str, str]] = Counter()
 
     @classmethod
     async def connect(cls, kubeconfig: str | None = None) -> Client:
@@ -88,6 +103,7 @@ class Client:
 
         Raises UsageError when there are none."""
         configuration = Configuration()
+        configuration.connection_pool_maxsize = CONNECTIONS
         try:
             if kubeconfig:
                 await load_kube_config(config_file=kubeconfig, client_configuration=configuration, persist_config=False)
@@ -200,7 +216,7 @@ class Client:
             options["preconditions"] = {"uid": uid}
         self.writes[kind.kind] += 1
         try:
-            answer = await self._json("DELETE", kind.path(namespace, name), body=options)
+            answer = await self._json("DELETE", kind.path(namespace, name), body=options, fenced=kind is not LEASE)
         except MissingError:
             answer = {"kind": "Status"}
         if answer.get("kind") == "Status" and self.on_delete is not None:
@@ -220,7 +236,8 @@ class Client:
         content: str = JSON,
     ) -> Object:
         self.writes[kind.kind] += 1
-        answer = await self._json(method, path, [*query, ("fieldManager", FIELD_MANAGER)], body=body, content=content)
+        query = [*query, ("fieldManager", FIELD_MANAGER)]
+        answer = await self._json(method, path, query, body=body, content=content, fenced=kind is not LEASE)
         if self.on_write is not None:
             self.on_write(kind, answer)
         return answer
@@ -233,9 +250,20 @@ class Client:
         *,
         body: Object | None = None,
         content: str = JSON,
+        fenced: bool = False,
     ) -> Object:
-        answer: Object = json.loads(await self._request(method, path, query, body=body, content=content))
-        answer.get("metadata", {}).pop("managedFields", None)  # half of an object's bytes, and nobody here reads them
+        data = await self._request(method, path, query, body=body, content=content, fenced=fenced)
+        try:
+            answer: Object = json.loads(data)
+            answer.get("metadata", {}).pop(
+                "managedFields", None
+            )  # half of an object's bytes, and nobody here reads them
+        except (ValueError, AttributeError) as error:  # a proxy's page, an answer that was cut off
+            raise ClusterError(
+                f"{method} {path}: the API server's answer is no JSON object: {data[:128].decode(errors='replace')}",
+                reason=Reason.CLUSTER_UNREACHABLE,
+                retryable=True,
+            ) from error
         return answer
 
     async def _request(
@@ -247,6 +275,7 @@ class Client:
         body: Object | None = None,
         content: str = JSON,
         what: str = "",
+        fenced: bool = False,
     ) -> bytes:
         try:
             prepared = await self._api.param_serialize(
@@ -257,13 +286,26 @@ class Client:
                 body=body,
                 auth_settings=["BearerToken"],
             )
-            response = await self._api.call_api(*prepared, _request_timeout=TIMEOUT)
+            seconds = min(TIMEOUT, self._seconds_left()) if fenced else TIMEOUT
+            verb, resource = asked(method, path)
+            self.requests[verb, resource] += 1
+            response = await self._api.call_api(*prepared, _request_timeout=seconds)
+            if verb == "patch" and response.status == 201:  # an apply that creates needs both
+                self.requests["create", resource] += 1
             data: bytes = await response.read()
         except (aiohttp.ClientError, OSError) as error:
             raise connection_refused(error) from error
         if not 200 <= response.status < 300:
             raise error_of(response.status, data, what or f"{method} {path}")
         return data
+
+    def _seconds_left(self) -> float:
+        """For how long a write may go out. What waits for a connection longer than that is never sent. Raises ClusterError."""
+        left = self.may_write() if self.may_write is not None else TIMEOUT
+        if left <= 0:
+            text = "the Lease has run out, and another replica may lead: nothing is written any more"
+            raise ClusterError(text, reason=Reason.CLUSTER_UNREACHABLE, retryable=True)
+        return left
 
 
 def _namespace(body: Object) -> str | None:

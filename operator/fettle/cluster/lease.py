@@ -76,9 +76,14 @@ class Elector:
         self.turned_at = clock()
 
     @property
+    def seconds_left(self) -> float:
+        """For how long nobody else can take the Lease; 0 or less where somebody may have."""
+        return self._renewed_at + self._duration - self._clock() if self._lease is not None else 0.0
+
+    @property
     def valid(self) -> bool:
         """Whether nobody else can have taken the Lease yet."""
-        return self._lease is not None and self._clock() - self._renewed_at < self._duration
+        return self.seconds_left > 0
 
     async def acquire(self) -> None:
         """Return when we lead."""
@@ -177,21 +182,24 @@ class Elector:
         self._renewed_at = asked_at
 
     async def _renew_in_time(self) -> None:
-        """One renewal, tried again until two thirds of the duration are over."""
+        """One renewal, tried again until two thirds of the duration are over; looking who holds the Lease is part of it."""
         assert self._lease is not None
+        changed = False  # somebody wrote to it
         while True:
             left = self._renewed_at + self._duration * 2 / 3 - self._clock()
             if left <= 0:
                 raise LeaseLostError(f"not renewed within {self._duration * 2 / 3:.0f} s")
             started = self._clock()
             self.turned_at = started
-            spec = held_spec(self._lease["spec"], self.identity, self._duration, self._now())
             try:
                 async with asyncio.timeout(left):
+                    if changed:
+                        await self._reread()
+                    spec = held_spec(self._lease["spec"], self.identity, self._duration, self._now())
                     self._keep(await self._landed(self._client.replace(LEASE, {**self._lease, "spec": spec})), started)
                 return
             except ConflictError:
-                await self._reread()
+                changed = True
             except (ClusterError, TimeoutError) as error:
                 logger.warning("the Lease was not renewed: %s", error)
                 await asyncio.sleep(min(self._retry, 1.0))

@@ -52,7 +52,7 @@ def finished(job: Object) -> bool:
 
 
 def observe(job: Object, pods: Sequence[Object], now: datetime, patience: int) -> Observation:
-    """The state of a Job's task. `patience`: seconds a pod may wait for a node before that is worth saying."""
+    """The state of a Job's task. `patience`: seconds a pod may wait, for whatever it be, before that is worth saying."""
     running = TaskState(task_hash_of(job), TaskPhase.RUNNING, attempt_of(job))
     pod = max(pods, key=lambda pod: str(pod["metadata"]["creationTimestamp"]), default=None)
     if _condition(job, "Complete") is not None:
@@ -137,27 +137,35 @@ def _without_pod(running: TaskState, job: Object, now: datetime) -> Observation:
 
 
 def _waiting(running: TaskState, pod: Object, now: datetime, patience: int) -> Observation:
-    """A pod that has not started says what it waits for."""
+    """A pod that has not started says what it waits for, once it has waited longer than what passes by itself."""
     status = pod.get("status") or {}
     if status.get("phase") != "Pending":
         return Observation(running)
+    created = _time(pod["metadata"]["creationTimestamp"], now)
+    conditions: list[Object] = status.get("conditions") or []
+    placed: Object = next((one for one in conditions if one.get("type") == "PodScheduled"), {})
+    waited = (now - _time(placed.get("lastTransitionTime"), created)).total_seconds()
+    said = _says(status, placed)
+    quiet = patience if said is not None else max(QUIET_SECONDS, patience)
+    if waited < quiet:
+        return Observation(
+            running, look_seconds=min(quiet - waited, quiet) + 0.1
+        )  # a clock that is behind waits no longer
+    if said is None:
+        return Observation(running, events_of=pod["metadata"]["uid"], look_seconds=QUIET_SECONDS)
+    reason, message = said
+    return Observation(replace(running, reason=reason, message=message))
+
+
+def _says(status: Object, placed: Object) -> tuple[Reason, str] | None:
+    """What a pod's status says that it waits for. `placed`: its condition PodScheduled."""
     for container in status.get("containerStatuses") or ():
         waiting = (container.get("state") or {}).get("waiting") or {}
-        word, message = str(waiting.get("reason", "")), str(waiting.get("message", ""))
+        word = str(waiting.get("reason", ""))
         if word in IMAGE_WAITS or word in START_WAITS:
             reason = Reason.IMAGE_PULL_FAILED if word in IMAGE_WAITS else Reason.JOB_FAILED
-            return Observation(replace(running, reason=reason, message=clip(f"{word}: {message}")))
-    for condition in status.get("conditions") or ():
-        if condition.get("type") == "PodScheduled" and condition.get("status") == "False":
-            waited = (now - _time(condition.get("lastTransitionTime"), now)).total_seconds()
-            if waited < patience:
-                return Observation(running, look_seconds=patience - waited + 0.1)
-            reason, message = unscheduled(str(condition.get("message", "")))
-            return Observation(replace(running, reason=reason, message=message))
-    age = (now - _time(pod["metadata"]["creationTimestamp"], now)).total_seconds()
-    if age < QUIET_SECONDS:
-        return Observation(running, look_seconds=QUIET_SECONDS - age + 0.1)
-    return Observation(running, events_of=pod["metadata"]["uid"], look_seconds=QUIET_SECONDS)
+            return reason, clip(f"{word}: {waiting.get('message', '')}")
+    return unscheduled(str(placed.get("message", ""))) if placed.get("status") == "False" else None
 
 
 def terminated(pod: Object | None) -> Object | None:

@@ -1,4 +1,6 @@
-"""Whole lists into the cache: once before the first decision, then now and then for what the watches never told."""
+"""Whole lists into the cache: once before the first decision, then now and then for what the watches never told.
+
+After each of them every object of ours is looked at, changed or not: a pass that was lost, for whatever reason, is made good."""
 
 from __future__ import annotations
 
@@ -18,23 +20,22 @@ logger = logging.getLogger(__name__)
 Touch = Callable[[ResourceKind, Object], None]
 
 
-async def list_kind(client: Client, cache: Cache, kind: ResourceKind, settings: Settings) -> list[Object]:
-    """List one kind into the cache, in the namespaces that are served; returns what was not known so."""
+async def list_kind(client: Client, cache: Cache, kind: ResourceKind, settings: Settings) -> None:
+    """List one kind into the cache, in the namespaces that are served."""
     labels = "" if kind in OWN else f"{MANAGED_LABEL}=true"
-    changed: list[Object] = []
     for namespace in settings.watch_namespaces or (None,):
         listing = await client.list(kind, namespace, labels=labels)
         items = [item for item in listing.items if settings.serves(item["metadata"]["namespace"])]
-        changed += cache.replace(kind, items, listing.resource_version, namespace)
+        cache.replace(kind, items, listing.resource_version, namespace)
     cache.mark_listed(kind)
-    return changed
 
 
 async def list_all(client: Client, cache: Cache, settings: Settings, touch: Touch) -> None:
-    """List every kind, then say what changed. Raises ClusterError when a kind cannot be listed."""
-    changed = [(kind, await list_kind(client, cache, kind, settings)) for kind in WATCHED]
-    for kind, objects in changed:
-        for obj in objects:
+    """List every kind, then touch every object of ours. Raises ClusterError when a kind cannot be listed."""
+    for kind in WATCHED:
+        await list_kind(client, cache, kind, settings)
+    for kind in OWN:
+        for obj in cache.all(kind):
             touch(kind, obj)
 
 

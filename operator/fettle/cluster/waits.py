@@ -12,6 +12,7 @@ from fettle.cluster.kinds import Object
 QUIET_SECONDS = 20  # a pod or Job that has not moved for this long is asked for its Events
 IMAGE_WAITS = ("ErrImagePull", "ImagePullBackOff", "InvalidImageName", "ErrImageNeverPull", "ImageInspectError")
 START_WAITS = ("CreateContainerConfigError", "CreateContainerError", "RunContainerError")
+_MOUNTED = ("Pulling", "Pulled", "Created", "Started")  # what happens in a pod only once its volumes are there
 _MOUNTS = ("FailedMount", "FailedAttachVolume", "ProvisioningFailed", "FailedBinding")
 
 # What the scheduler says of volumes (pkg/scheduler/framework/plugins/volume*), and what to do then. First match counts.
@@ -54,8 +55,9 @@ def refused(message: str) -> Reason:
 
 
 def told_by(events: Sequence[Object]) -> tuple[Reason, str] | None:
-    """Reason and message of the newest warning that tells one."""
-    warnings = [event for event in events if event.get("type") == "Warning"]
+    """Reason and message of the newest warning that tells one and is not over: whose volumes are there waits for none any more."""
+    past = _MOUNTS if any(event.get("reason") in _MOUNTED for event in events) else ()
+    warnings = [event for event in events if event.get("type") == "Warning" and event.get("reason") not in past]
     for event in sorted(warnings, key=_event_time, reverse=True):
         found = _of_event(str(event.get("reason")), str(event.get("message", "")))
         if found is not None:
@@ -63,17 +65,20 @@ def told_by(events: Sequence[Object]) -> tuple[Reason, str] | None:
     return None
 
 
-def quiet_in(pod: Object, now: datetime) -> float | None:
-    """Seconds until a pod that has a node but runs nothing there yet is worth asking for its Events (0 = now); None for others."""
+def quiet_in(pod: Object, now: datetime, patience: float) -> float | None:
+    """Seconds until a pod that has a node but runs nothing there yet is worth asking for its Events (0 = now); None for others.
+
+    What passes within `patience` seconds is not worth a word. That no node was found is never asked for: the pod says so itself, as
+    long as it is so, and its Events go on saying it afterwards.
+    """
     if not pod["spec"].get("nodeName") or (pod.get("status") or {}).get("phase") != "Pending":
         return None
     created = datetime.fromisoformat(pod["metadata"]["creationTimestamp"]).astimezone(UTC)
-    return max(QUIET_SECONDS - (now - created).total_seconds(), 0.0)
+    quiet = max(QUIET_SECONDS, patience)
+    return min(max(quiet - (now - created).total_seconds(), 0.0), quiet)
 
 
 def _of_event(word: str, message: str) -> tuple[Reason, str] | None:
-    if word == "FailedScheduling":
-        return unscheduled(message)
     told = clip(f"{word}: {message}")
     if word == "FailedCreate":
         return refused(message), told

@@ -12,18 +12,24 @@ from fettle.cluster.owner import terminating
 from fettle.cluster.serving import ARTIFACT_ANNOTATION, REVISION_LABEL, SERVER
 from fettle.cluster.waits import IMAGE_WAITS, START_WAITS, refused, unscheduled
 from fettle.plan import moment
-from fettle.plan.analysis import Crash
 from fettle.plan.rollout_state import TRAFFIC_LABEL, PodFault, Workload
+from fettle.plan.traffic import Crash
 
-HOPELESS = frozenset({Reason.ARTIFACT_TAMPERED, Reason.ARTIFACT_NOT_FOUND, Reason.MODEL_LOAD_FAILED})
+HOPELESS = frozenset(
+    {Reason.ARTIFACT_TAMPERED, Reason.ARTIFACT_NOT_FOUND, Reason.MODEL_LOAD_FAILED, Reason.OUT_OF_MEMORY}
+)
+OOM_KILLED = "OOMKilled"
 ATTEMPTS = 3  # after so many the same answer is final
-NO_FAULT = ("OOMKilled", "Completed")  # ends of a container that its revision is not blamed for
+# Ends of a container that its revision is not blamed for: a clean one, and those of which the kubelet or the runtime only found the
+# remains, after the node or the runtime itself was started again.
+NO_FAULT = ("Completed", "ContainerStatusUnknown", "Unknown")
 
 
 def revision_of(obj: Object) -> str | None:
-    """The revision an object belongs to."""
-    label: str | None = (obj["metadata"].get("labels") or {}).get(REVISION_LABEL)
-    return label
+    """The revision an object belongs to: by a Deployment's selector, which nobody can change, else by its label."""
+    chosen = ((obj.get("spec") or {}).get("selector") or {}).get("matchLabels") or {}
+    revision: str | None = chosen.get(REVISION_LABEL) or (obj["metadata"].get("labels") or {}).get(REVISION_LABEL)
+    return revision
 
 
 def artifact_of(deployment: Object) -> str:
@@ -34,7 +40,7 @@ def artifact_of(deployment: Object) -> str:
 def observe(deployment: Object, pods: Iterable[Object], told: Mapping[str, PodFault] | None = None) -> Workload:
     """A revision's workload. `pods` are all pods of that revision; `told`: by UID, what the Events of some of them say."""
     pods = list(pods)
-    staying = [pod for pod in pods if not terminating(pod) and not _ended(pod)]
+    staying = [pod for pod in pods if not terminating(pod) and not is_over(pod)]
     ours = [pod for pod in staying if not taken_out(pod)]
     ready = sum(is_ready(pod) for pod in ours)
     status = deployment.get("status") or {}
@@ -53,7 +59,7 @@ def observe(deployment: Object, pods: Iterable[Object], told: Mapping[str, PodFa
     )
 
 
-def _ended(pod: Object) -> bool:
+def is_over(pod: Object) -> bool:
     """Evicted, preempted, or its node is gone: its Deployment has another one already."""
     return (pod.get("status") or {}).get("phase") in ("Failed", "Succeeded")
 
@@ -94,13 +100,13 @@ def pod_fault(pod: Object) -> PodFault | None:
         if condition["type"] == "PodScheduled" and condition["status"] == "False":
             return PodFault(*unscheduled(str(condition.get("message", ""))))
     for container in (*(status.get("initContainerStatuses") or ()), *(status.get("containerStatuses") or ())):
-        fault = _container_fault(container)
+        fault = _container_fault(container, limited=_limited(pod, container["name"]))
         if fault is not None:
             return fault
     return None
 
 
-def _container_fault(container: Object) -> PodFault | None:
+def _container_fault(container: Object, *, limited: bool) -> PodFault | None:
     state, last = container.get("state") or {}, container.get("lastState") or {}
     waiting = state.get("waiting") or {}
     if waiting.get("reason") in IMAGE_WAITS:
@@ -110,15 +116,21 @@ def _container_fault(container: Object) -> PodFault | None:
     ended = state.get("terminated") or last.get("terminated") or {}
     if not ended or (ended.get("exitCode") == 0 and not ended.get("signal")):
         return None
-    reason, message = said(ended)
-    final = reason in HOPELESS and int(container.get("restartCount") or 0) >= ATTEMPTS - 1
+    reason, message = said(ended, limited=limited)
+    own = reason is not Reason.OUT_OF_MEMORY or limited
+    final = own and reason in HOPELESS and int(container.get("restartCount") or 0) >= ATTEMPTS - 1
     return PodFault(reason, message, final)
 
 
-def said(ended: Any) -> tuple[Reason, str]:
-    """What a container that failed said: the server writes `<Reason>: <message>` as its termination message."""
-    if ended.get("reason") == "OOMKilled":
+def said(ended: Any, *, limited: bool) -> tuple[Reason, str]:
+    """What a container that failed said: the server writes `<Reason>: <message>` as its termination message.
+
+    `limited`: it has a memory limit of its own.
+    """
+    if ended.get("reason") == OOM_KILLED and limited:
         return Reason.OUT_OF_MEMORY, "the kernel ended it at its memory limit: raise server.resources.limits.memory"
+    if ended.get("reason") == OOM_KILLED:
+        return Reason.OUT_OF_MEMORY, "its node ran out of memory; it has no limit of its own: server.resources.limits"
     text = str(ended.get("message") or "").strip()
     word, colon, rest = text.partition(": ")
     if colon and word in set(Reason):
@@ -127,19 +139,50 @@ def said(ended: Any) -> tuple[Reason, str]:
 
 
 def crashes(pods: Iterable[Object]) -> tuple[Crash, ...]:
-    """Ends of server containers by their own fault. Evicted, preempted and memory-killed ones are not among them, nor those of
-    pods that a person took out."""
+    """Ends of server containers by their own fault, a kill at their own memory limit included.
+
+    What the node did is not among them (an eviction, a preemption, its own lack of memory), nor what a pod did that a person took out.
+    """
     found = []
     for pod in pods:
-        if terminating(pod) or _ended(pod) or taken_out(pod):
+        if terminating(pod) or is_over(pod) or taken_out(pod) or _disrupted(pod):
             continue
-        for container in (pod.get("status") or {}).get("containerStatuses") or ():
-            ended = (container.get("state") or {}).get("terminated") or (container.get("lastState") or {}).get(
-                "terminated"
-            )
-            if container["name"] != SERVER or not ended or ended.get("reason") in NO_FAULT:
-                continue
+        limited = _limited(pod, SERVER)
+        for ended in _ends(pod):
             at = moment.read(ended.get("finishedAt"))
-            if at is not None and ended.get("exitCode"):
-                found.append(Crash(pod["metadata"]["name"], at, clip(said(ended)[1], 256)))
+            if at is not None and _own_fault(ended, limited=limited):
+                text = clip(said(ended, limited=limited)[1], 256)
+                found.append(Crash(pod["metadata"]["name"], at, text))
     return tuple(found)
+
+
+def _ends(pod: Object) -> list[Object]:
+    """How its server ended: the last time, and while it is down the time before."""
+    servers = [one for one in (pod.get("status") or {}).get("containerStatuses") or () if one["name"] == SERVER]
+    states = [(server.get(word) or {}).get("terminated") for server in servers for word in ("lastState", "state")]
+    return [ended for ended in states if ended]
+
+
+def _own_fault(ended: Object, *, limited: bool) -> bool:
+    """Whether a container that ended so is to blame. Without a limit only its node can have run out of memory."""
+    if not ended.get("exitCode") or ended.get("reason") in NO_FAULT:
+        return False
+    return ended.get("reason") != OOM_KILLED or limited
+
+
+def _disrupted(pod: Object) -> bool:
+    """Whether the cluster takes it away: evicted, preempted, its node drained or tainted."""
+    conditions = (pod.get("status") or {}).get("conditions") or ()
+    return any(one["type"] == "DisruptionTarget" and one["status"] == "True" for one in conditions)
+
+
+def _limited(pod: Object, container: str) -> bool:
+    """Whether a container, or its pod as a whole, has a memory limit."""
+    spec = pod.get("spec") or {}
+    own = [
+        one
+        for one in (*(spec.get("initContainers") or ()), *(spec.get("containers") or ()))
+        if one["name"] == container
+    ]
+    limits = [(one.get("resources") or {}).get("limits") or {} for one in (spec, *own)]
+    return any("memory" in limit for limit in limits)

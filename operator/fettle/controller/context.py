@@ -9,6 +9,7 @@ from datetime import UTC, datetime
 from fettle.cluster.cache import Cache
 from fettle.cluster.client import Client
 from fettle.cluster.events import EventRecorder
+from fettle.cluster.trials import Trials
 from fettle.settings import Settings
 
 
@@ -21,7 +22,7 @@ def utc_now() -> datetime:
 class Context:
     """The way to the cluster, for reconcilers: reads from `cache` (`client` for live ones), writes through `client`.
 
-    What `client` writes is in `cache` when the call returns.
+    What `client` writes is in `cache` when the call returns. `trials` is what this process saw of canaries that are on trial.
     """
 
     settings: Settings
@@ -29,6 +30,7 @@ class Context:
     cache: Cache
     events: EventRecorder
     now: Callable[[], datetime] = field(default=utc_now)
+    trials: Trials = field(default_factory=Trials)
 
 
 Reconciler = Callable[[Context, str, str], Awaitable[float | None]]

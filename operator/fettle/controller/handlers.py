@@ -12,7 +12,7 @@ from typing import Any
 import kopf
 
 from fettle.api.base import MANAGED_LABEL
-from fettle.cluster.cache import Cache
+from fettle.cluster.cache import Cache, number
 from fettle.cluster.client import Client
 from fettle.cluster.kinds import CHILDREN, CLAIM, LEASE, MODEL_DEPLOYMENT, OPTIMIZED_MODEL, OWN, Object, ResourceKind
 from fettle.cluster.owner import Key, key_of, owner_key
@@ -60,7 +60,9 @@ class Feed:
         if not self._serves(metadata["namespace"]):
             return
         if event["type"] == "DELETED":
-            changed = self._cache.drop(kind, metadata["namespace"], metadata["name"], metadata["uid"])
+            # Deleted, or out of sight: the watch says the same of an object whose label was taken off.
+            version = number(metadata.get("resourceVersion"))
+            changed = self._cache.drop(kind, metadata["namespace"], metadata["name"], metadata["uid"], version)
         else:
             changed = self._cache.put(kind, obj)
         # The echo of our own write changes nothing, and still a pass may wait for it: a key in the queue costs little.

@@ -24,4 +24,10 @@ ERRORS = Counter("fettle_reconcile_errors", "Passes that failed.", ["kind", "rea
 QUEUE_DEPTH = Gauge("fettle_queue_depth", "Objects that wait for a worker.", registry=REGISTRY)
 LEADER = Gauge("fettle_leader", "1 on the replica that leads.", registry=REGISTRY)
 API_WRITES = Gauge("fettle_api_writes", "Requests sent that change something.", ["kind"], registry=REGISTRY)
+API_REQUESTS = Gauge(
+    "fettle_api_requests",
+    "Requests sent, by verb and resource as RBAC names them; those of watches left out.",
+    ["verb", "resource"],
+    registry=REGISTRY,
+)
 OBJECTS = Gauge("fettle_objects", "Objects in the cache.", ["kind"], registry=REGISTRY)

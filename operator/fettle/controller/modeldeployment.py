@@ -45,6 +45,7 @@ async def reconcile(context: Context, namespace: str, name: str) -> float | None
     """One pass over one object; seconds until the next look. Raises ClusterError to be called again."""
     obj = context.cache.get(MODEL_DEPLOYMENT, namespace, name)
     if obj is None or terminating(obj):
+        context.trials.over(namespace, name)
         return None
     try:
         spec = ModelDeploymentSpec.model_validate(obj["spec"])

@@ -53,6 +53,7 @@ class Process:
             renew=settings.lease_renew_seconds,
             retry=settings.lease_retry_seconds,
         )
+        client.may_write = lambda: self.elector.seconds_left
         self.health = health.Health(
             patience=settings.liveness_seconds,
             election_turned_at=lambda: self.elector.turned_at,
@@ -166,6 +167,8 @@ class Process:
     def _measure(self) -> None:
         for name, count in self.client.writes.items():
             metrics.API_WRITES.labels(name).set(count)
+        for (verb, resource), count in self.client.requests.items():
+            metrics.API_REQUESTS.labels(verb, resource).set(count)
         for kind in WATCHED:
             metrics.OBJECTS.labels(kind.kind).set(self.cache.count(kind))
 

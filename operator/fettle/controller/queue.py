@@ -18,6 +18,7 @@ logger = logging.getLogger(__name__)
 
 BACKOFF_FIRST = 0.5  # seconds
 BACKOFF_LAST = 300.0
+DOUBLINGS = 32  # of the first back-off, which is beyond the last one long before
 IDLE_TURN = 10.0  # the loop turns at least this often, which is its sign of life
 
 Reconcile = Callable[[Key], Awaitable[float | None]]
@@ -155,11 +156,14 @@ class Queue:
     def _backoff(self, key: Key) -> float:
         count = self._failures.get(key, 0)
         self._failures[key] = count + 1
-        return float(min(BACKOFF_FIRST * 2**count, BACKOFF_LAST))
+        return min(BACKOFF_FIRST * 2.0 ** min(count, DOUBLINGS), BACKOFF_LAST)
 
     def _finished(self, key: Key, task: asyncio.Task[None]) -> None:
         del self._running[key]
         due = self._again.pop(key, None)
+        if not task.cancelled() and (fault := task.exception()) is not None:  # of ours: the key still may not be lost
+            logger.critical("%s %s/%s: the pass ended in a fault", *key, exc_info=fault)
+            due = min(self._clock() + BACKOFF_LAST, due if due is not None else math.inf)
         if due is not None and not task.cancelled():
             self._schedule.add(key, due)
         self._wake.set()

@@ -20,12 +20,13 @@ from fettle.cluster.kinds import (
     POD,
     SERVICE,
     Object,
+    ResourceKind,
 )
 from fettle.cluster.owner import owned_by
 from fettle.cluster.waits import QUIET_SECONDS, quiet_in, told_by
 from fettle.controller.context import Context
 from fettle.errors import ConflictError
-from fettle.plan import analysis, moment
+from fettle.plan import analysis
 from fettle.plan.revision import ModelRevision, NotReady, wanted_revision
 from fettle.plan.rollout_ledger import on_trial
 from fettle.plan.rollout_state import PodFault, RolloutSnapshot, Wanted
@@ -85,14 +86,25 @@ async def look_live(context: Context, sight: Sight) -> Sight:
             cache.put(MODEL_DEPLOYMENT, live)
         raise ConflictError(f"ModelDeployment {namespace}/{name} changed meanwhile", retryable=True)
     labels = ",".join(f"{key}={value}" for key, value in serving.selector(name).items())
-    found = {}
+    found: dict[ResourceKind, list[Object]] = {}
     for kind in (DEPLOYMENT, POD, CONTROLLER_REVISION):
-        found[kind] = (await client.list(kind, namespace, labels=labels)).items
+        found[kind] = list((await client.list(kind, namespace, labels=labels)).items)
         for one in found[kind]:
             cache.put(kind, one)
+    found[DEPLOYMENT] += await _by_name(context, sight, found[DEPLOYMENT], found[CONTROLLER_REVISION])
     service = await client.get(SERVICE, namespace, name)
     seen = _sight(context, live, sight.spec, service, found[DEPLOYMENT], found[POD], found[CONTROLLER_REVISION])
     return replace(seen, told=sight.told)
+
+
+async def _by_name(context: Context, sight: Sight, listed: Iterable[Object], lines: Iterable[Object]) -> list[Object]:
+    """Deployments that the ledger says serve and no list by labels has: somebody may have taken the labels off."""
+    there = {one["metadata"]["name"] for one in listed}
+    own = (line for line in lines if owned_by(line, sight.uid))
+    serving_now = {entry.revision for entry in ledger.read(own) if entry.left is None}
+    names = {serving.deployment_name(sight.name, revision) for revision in serving_now} - there
+    found = [await context.client.get(DEPLOYMENT, sight.namespace, name) for name in sorted(names)]
+    return [one for one in found if one is not None]
 
 
 def _sight(
@@ -169,7 +181,8 @@ async def ask_events(context: Context, sight: Sight) -> tuple[Sight, float | Non
     """With what Events say of pods that have a node and run nothing there: a volume that is not attached is told nowhere else.
 
     Also the seconds until a pod that just got its node is worth asking about. Raises ClusterError."""
-    waits = {pod["metadata"]["uid"]: quiet_in(pod, context.now()) for pods in sight.pods.values() for pod in pods}
+    now, patience = context.now(), context.settings.unschedulable_seconds
+    waits = {pod["metadata"]["uid"]: quiet_in(pod, now, patience) for pods in sight.pods.values() for pod in pods}
     quiet = [uid for uid, seconds in waits.items() if seconds == 0][:ASKED_AT_ONCE]
     found = {uid: told_by(await events.about(context.client, sight.namespace, uid)) for uid in quiet}
     told = {uid: PodFault(*said) for uid, said in found.items() if said is not None}
@@ -180,13 +193,15 @@ async def ask_events(context: Context, sight: Sight) -> tuple[Sight, float | Non
 async def ask_pods(context: Context, sight: Sight, snapshot: RolloutSnapshot) -> RolloutSnapshot:
     """With the pods' own figures, where a canary's window is over. The snapshot's time stays: the figures reach beyond it."""
     spec, canary, stable = snapshot.spec.rollout.analysis, snapshot.status.canary, snapshot.stable_annotation
-    if spec is None or canary is None or canary.analysis is None or stable is None:
+    if spec is None or canary is None or stable is None or on_trial(snapshot, stable) != canary.revision:
+        context.trials.over(sight.namespace, sight.name)
         return snapshot
-    since = moment.read(canary.analysis.window_start)
-    if since is None or not analysis.due(spec, canary.analysis, snapshot.now):
+    own = sight.pods.get(canary.revision, [])
+    trial = context.trials.of(sight.obj, canary, own, context.now())
+    span = analysis.due(spec, canary.analysis, snapshot.now) if canary.analysis is not None else None
+    if span is None:
         return snapshot
-    if on_trial(snapshot, stable) != canary.revision:
-        return snapshot
-    asked = {revision: sight.pods.get(revision, []) for revision in (stable, canary.revision)}
-    seen = await windows.observe(asked, since, context.now, context.settings.scrape_timeout_seconds)
+    asked = {stable: sight.pods.get(stable, []), canary.revision: own}
+    trial.tiles.keep({str(pod["metadata"].get("uid")) for pods in asked.values() for pod in pods})
+    seen = await windows.observe(asked, span, context.now, context.settings.scrape_timeout_seconds, trial)
     return replace(snapshot, windows=seen)

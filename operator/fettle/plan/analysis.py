@@ -2,14 +2,15 @@
 
 A window is as long as `intervalSeconds`, and longer, by whole intervals, until it can be judged. A false alarm is worse than a
 slow one: a percentile is only called good or bad on requests enough to know it, or when no further request could change it;
-agreement is only called bad when its interval lies below the bound.
+agreement is only called bad when its interval lies below the bound. Seconds of traffic that nobody can tell any more are never
+good: then the whole interval after them decides. Bad is what the others say already.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+import math
 from dataclasses import dataclass, replace
-from datetime import datetime, timedelta
+from datetime import UTC, datetime, timedelta
 
 from fettle.api.interval import items_needed, tango
 from fettle.api.modeldeployment import AnalysisSpec, LatencySpec
@@ -17,6 +18,7 @@ from fettle.api.modeldeployment_status import AnalysisStatus, AnalysisWindow, Me
 from fettle.api.reasons import Reason
 from fettle.api.text import clip
 from fettle.plan import moment
+from fettle.plan.traffic import Comparisons, Doubt, Lost, Observation, Traffic, traffic
 
 PERCENTILE_NEEDS = {50: 30, 90: 36, 95: 72, 99: 367}  # requests below which a percentile is not claimed
 PATIENCE = 6  # intervals after which a window that still cannot be judged is called inconclusive
@@ -24,125 +26,6 @@ AGREEMENT = "agreement"
 FEWEST_COMPARED = 20  # items that may call a canary wrong; a busy pod compares less than one a second
 KEPT_WINDOWS = 20  # of those that were judged (AnalysisStatus.windows)
 SLACK_SECONDS = 1.0  # the pods' current second is not over yet
-
-
-@dataclass(frozen=True)
-class Comparisons:
-    """Items on which a canary was compared with the stable revision. `unsure` ones, which stable itself was not sure of, tell nothing."""
-
-    agreed: int = 0
-    disagreed: int = 0
-    unsure: int = 0
-
-    @property
-    def compared(self) -> int:
-        """Items that tell something."""
-        return self.agreed + self.disagreed
-
-    def __add__(self, other: Comparisons) -> Comparisons:
-        return Comparisons(self.agreed + other.agreed, self.disagreed + other.disagreed, self.unsure + other.unsure)
-
-
-@dataclass(frozen=True)
-class Second:
-    """What a pod counted in one second. `at` is Unix time on the operator's clock; latencies: bucket index -> answers."""
-
-    at: float
-    requests: int
-    errors: int
-    latencies: Mapping[int, int]
-    comparisons: Comparisons = Comparisons()
-
-
-@dataclass(frozen=True)
-class Doubt:
-    """Why something cannot be judged, and will not be by waiting."""
-
-    reason: Reason
-    message: str
-
-
-@dataclass(frozen=True)
-class PodSamples:
-    """What one pod counted. Bucket i holds answers of at most `bucket_base * bucket_ratio**i` milliseconds.
-
-    `incomparable` says why it cannot compare its answers with the stable revision's.
-    """
-
-    pod: str
-    seconds: tuple[Second, ...]
-    bucket_base: float
-    bucket_ratio: float
-    incomparable: Doubt | None = None
-
-
-@dataclass(frozen=True)
-class Crash:
-    """A container that ended by its own fault: not evicted, not preempted, not out of its node's memory."""
-
-    pod: str
-    at: datetime
-    message: str
-
-
-@dataclass(frozen=True)
-class Observation:
-    """What is known of a revision's traffic. `silent` are ready pods that did not answer the question."""
-
-    pods: tuple[PodSamples, ...] = ()
-    silent: tuple[str, ...] = ()
-    crashes: tuple[Crash, ...] = ()
-
-
-NOTHING = Observation()
-
-
-@dataclass(frozen=True)
-class Traffic:
-    """A revision's requests in a window. `latencies`: (from, to] milliseconds -> answers, ascending."""
-
-    requests: int
-    errors: int
-    latencies: tuple[tuple[float, float, int], ...]
-    comparisons: Comparisons = Comparisons()
-
-    @property
-    def answers(self) -> int:
-        """Requests whose time is known."""
-        return sum(count for _, _, count in self.latencies)
-
-    def slower(self, milliseconds: float) -> int:
-        """Requests that surely took longer."""
-        return sum(count for low, _, count in self.latencies if low >= milliseconds)
-
-    def percentile(self, percent: int) -> float:
-        """Upper edge of the bucket that holds it, in milliseconds. Needs at least one answer."""
-        missing = self.answers * percent / 100
-        for _, high, count in self.latencies:
-            missing -= count
-            if missing <= 0:
-                return high
-        return self.latencies[-1][1]
-
-
-def traffic(observation: Observation, start: datetime, end: datetime) -> Traffic:
-    """All pods of a revision, summed over start <= second < end."""
-    requests = errors = 0
-    comparisons = Comparisons()
-    latencies: dict[tuple[float, float], int] = {}
-    for pod in observation.pods:
-        for second in pod.seconds:
-            if not start.timestamp() <= second.at < end.timestamp():
-                continue
-            requests += second.requests
-            errors += second.errors
-            comparisons += second.comparisons
-            for index, count in second.latencies.items():
-                high = pod.bucket_base * pod.bucket_ratio**index
-                edges = (high / pod.bucket_ratio if index > 0 else 0.0, high)
-                latencies[edges] = latencies.get(edges, 0) + count
-    buckets = tuple((low, high, count) for (low, high), count in sorted(latencies.items()))
-    return Traffic(requests, errors, buckets, comparisons)
 
 
 @dataclass(frozen=True)
@@ -244,9 +127,7 @@ def findings(
     spec: AnalysisSpec, canary: Traffic, stable: Traffic | None, doubts: tuple[Doubt, ...] = ()
 ) -> list[Finding]:
     """What each metric of `spec` says. Without stable pods (`stable` None) nothing is compared with them."""
-    said: list[Finding] = []
-    if spec.success_rate is not None:
-        said.append(success_rate(spec.success_rate.min, spec.min_requests, canary))
+    said = [success_rate(spec.success_rate.min, spec.min_requests, canary)]
     if spec.latency is not None and spec.latency.max_milliseconds is not None:
         bound = spec.latency.max_milliseconds
         said.append(latency(spec.latency, bound, f"{bound:g} ms", spec.min_requests, canary))
@@ -254,10 +135,6 @@ def findings(
         said.append(latency_ratio(spec.latency, spec.latency.max_ratio_to_stable, spec.min_requests, canary, stable))
     if spec.agreement is not None and stable is not None:
         said.append(agreement(spec.agreement.min, spec.min_requests, canary.comparisons, doubts))
-    if not said:
-        enough = canary.requests >= spec.min_requests
-        text = f"{canary.requests} of {spec.min_requests} requests"
-        said.append(Finding(Verdict.GOOD if enough else Verdict.PENDING, text))
     return said
 
 
@@ -276,16 +153,30 @@ def begin(now: datetime, before: AnalysisStatus | None = None) -> AnalysisStatus
     return AnalysisStatus(window_start=moment.write(now), consecutive=before.consecutive, windows=before.windows)
 
 
+@dataclass(frozen=True)
+class Span:
+    """From `start` up to, not including, `end`: whole seconds."""
+
+    start: datetime
+    end: datetime
+
+    @property
+    def seconds(self) -> float:
+        """Its length."""
+        return (self.end - self.start).total_seconds()
+
+
 def next_look(spec: AnalysisSpec, status: AnalysisStatus, now: datetime) -> datetime:
     """When the window can be judged, or the next time that it may be."""
     start = moment.read(status.window_start) or now
     return start + timedelta(seconds=(_intervals(spec, start, now) + 1) * spec.interval_seconds + SLACK_SECONDS)
 
 
-def due(spec: AnalysisSpec, status: AnalysisStatus, now: datetime) -> bool:
-    """Whether the window is over, so that the pods have to be asked."""
+def due(spec: AnalysisSpec, status: AnalysisStatus, now: datetime) -> Span | None:
+    """What is to be judged, once the window is over, so that the pods have to be asked; None before."""
     start = moment.read(status.window_start)
-    return start is not None and _intervals(spec, start, now) >= 1
+    intervals = _intervals(spec, start, now) if start is not None else 0
+    return Span(start, start + timedelta(seconds=intervals * spec.interval_seconds)) if start and intervals else None
 
 
 def _intervals(spec: AnalysisSpec, start: datetime, now: datetime) -> int:
@@ -303,66 +194,112 @@ def judge(
 ) -> Judgement:
     """Judge the window of `before`, if it is over. The answer is the same at any time within an interval, so looking
     often writes nothing. `stable` is None where no stable pod serves; `weight` is noted beside what is found."""
-    start = moment.read(before.window_start)
-    if start is None:
+    if moment.read(before.window_start) is None:
         return Judgement(begin(now, before))
-    intervals = _intervals(spec, start, now)
-    if intervals < 1:
+    span = due(spec, before, now)
+    if span is None:
         return Judgement(before)
-    end = start + timedelta(seconds=intervals * spec.interval_seconds)
-    mine = traffic(canary, start, end)
-    theirs = traffic(stable, start, end) if stable is not None else None
-    crashed = [crash for crash in canary.crashes if start <= crash.at < end]
-    said = [
-        *(Finding(Verdict.BAD, f"pod {c.pod} crashed: {c.message}") for c in crashed),
-        *findings(spec, mine, theirs, tuple(pod.incomparable for pod in canary.pods if pod.incomparable)),
-    ]
-    if any(finding.verdict is Verdict.BAD for finding in said):
-        return Judgement(_closed(before, end, weight, mine, Verdict.BAD, said))
+    look = _look(spec, canary, stable, span)
+    if look.says(Verdict.BAD):
+        return Judgement(_closed(before, look, weight, Verdict.BAD))
     if canary.silent:
         text = f"no answer from the management port of {', '.join(sorted(canary.silent)[:3])}"
-        return Judgement(_extended(before, mine, Verdict.INCONCLUSIVE, text), Reason.ANALYSIS_UNREACHABLE)
-    if (doubtful := next((one for one in said if one.verdict is Verdict.INCONCLUSIVE), None)) is not None:
-        return Judgement(_extended(before, mine, Verdict.INCONCLUSIVE, doubtful.message), doubtful.reason)
-    if any(finding.verdict is Verdict.PENDING for finding in said):
-        return _undecided(before, intervals, mine, theirs, _text(said, Verdict.PENDING))
-    return Judgement(_closed(before, end, weight, mine, Verdict.GOOD, said))
+        return Judgement(_extended(before, look, Verdict.INCONCLUSIVE, text), Reason.ANALYSIS_UNREACHABLE)
+    lost = max((one for one in canary.lost if one.until > span.start.timestamp()), key=_until, default=None)
+    if lost is None:
+        return _judged(spec, before, span, look, weight)
+    known = Span(datetime.fromtimestamp(math.ceil(lost.until), UTC), span.end)
+    if known.seconds < spec.interval_seconds:
+        return _unknown(spec, before, look, lost)
+    return _judged(spec, before, span, _look(spec, canary, stable, known), weight)
 
 
-def _undecided(before: AnalysisStatus, intervals: int, mine: Traffic, theirs: Traffic | None, text: str) -> Judgement:
-    if intervals < PATIENCE:
+def _until(lost: Lost) -> float:
+    return lost.until
+
+
+@dataclass(frozen=True)
+class _Look:
+    """What each metric says of a span."""
+
+    span: Span
+    mine: Traffic
+    theirs: Traffic | None
+    said: tuple[Finding, ...]
+
+    def says(self, verdict: Verdict) -> bool:
+        return any(finding.verdict is verdict for finding in self.said)
+
+    def text(self, verdict: Verdict) -> str:
+        texts = [finding.message for finding in self.said if finding.verdict is verdict]
+        return "; ".join(one for one in texts if not any(other != one and other.startswith(one) for other in texts))
+
+
+def _look(spec: AnalysisSpec, canary: Observation, stable: Observation | None, span: Span) -> _Look:
+    mine = traffic(canary, span.start, span.end)
+    theirs = traffic(stable, span.start, span.end) if stable is not None else None
+    crashed = [crash for crash in canary.crashes if span.start <= crash.at < span.end]
+    doubts = tuple(pod.incomparable for pod in canary.pods if pod.incomparable)
+    said = (
+        *(Finding(Verdict.BAD, f"pod {c.pod} crashed: {c.message}") for c in crashed),
+        *findings(spec, mine, theirs, doubts),
+    )
+    return _Look(span, mine, theirs, said)
+
+
+def _judged(spec: AnalysisSpec, before: AnalysisStatus, span: Span, look: _Look, weight: int) -> Judgement:
+    """What a look at known traffic comes to. `span` is the whole window, which has been waited for."""
+    if look.says(Verdict.BAD):
+        return Judgement(_closed(before, look, weight, Verdict.BAD))
+    doubtful = next((one for one in look.said if one.verdict is Verdict.INCONCLUSIVE), None)
+    if doubtful is not None:
+        return Judgement(_extended(before, look, Verdict.INCONCLUSIVE, doubtful.message), doubtful.reason)
+    if not look.says(Verdict.PENDING):
+        return Judgement(_closed(before, look, weight, Verdict.GOOD))
+    text = look.text(Verdict.PENDING)
+    if span.seconds < PATIENCE * spec.interval_seconds:
         verdict = Verdict.PENDING if before.verdict is Verdict.INCONCLUSIVE else before.verdict
         judged = verdict in (Verdict.GOOD, Verdict.BAD)  # that of the window before; this one has none yet
-        return Judgement(_extended(before, mine, verdict, f"since then {text}" if judged else text))
-    if not mine.requests and theirs is not None and theirs.requests:
+        return Judgement(_extended(before, look, verdict, f"since then {text}" if judged else text))
+    if not look.mine.requests and look.theirs is not None and look.theirs.requests:
         text = "the canary got no request while the stable revision did; is its traffic routed?"
-    return Judgement(_extended(before, mine, Verdict.INCONCLUSIVE, text), Reason.ANALYSIS_INCONCLUSIVE)
+    return Judgement(_extended(before, look, Verdict.INCONCLUSIVE, text), Reason.ANALYSIS_INCONCLUSIVE)
 
 
-def _closed(
-    before: AnalysisStatus, end: datetime, weight: int, mine: Traffic, verdict: Verdict, said: Sequence[Finding]
-) -> AnalysisStatus:
+def _unknown(spec: AnalysisSpec, before: AnalysisStatus, look: _Look, lost: Lost) -> Judgement:
+    """A part of the window is lost: whatever was said of the window before holds no more, until a whole interval is known."""
+    text = f"a part of the window is unknown: {lost.message}"
+    hopeless = lost.keeps is not None and lost.keeps < spec.interval_seconds
+    if hopeless:
+        text += f"; windows of {spec.interval_seconds} s are never known, lower analysis.intervalSeconds"
+    if hopeless or look.span.seconds >= PATIENCE * spec.interval_seconds:
+        return Judgement(_extended(before, look, Verdict.INCONCLUSIVE, text), Reason.ANALYSIS_INCONCLUSIVE)
+    return Judgement(_extended(before, look, Verdict.PENDING, text))
+
+
+def _closed(before: AnalysisStatus, look: _Look, weight: int, verdict: Verdict) -> AnalysisStatus:
+    end = moment.write(look.span.end)
     window = AnalysisWindow(
-        start=before.window_start,
-        end=moment.write(end),
+        start=moment.write(look.span.start),
+        end=end,
         weight=weight,
-        requests=mine.requests,
-        failures=mine.errors,
+        requests=look.mine.requests,
+        failures=look.mine.errors,
         verdict=verdict,
-        metrics=tuple(finding.record() for finding in said if finding.metric)[:8],
+        metrics=tuple(finding.record() for finding in look.said if finding.metric)[:8],
     )
     return AnalysisStatus(
-        window_start=moment.write(end),
-        **_counts(mine),
+        window_start=end,
+        **_counts(look.mine),
         consecutive=before.consecutive + 1 if verdict is Verdict.BAD else 0,
         verdict=verdict,
-        message=clip(_text(said, verdict), 512),
+        message=clip(look.text(verdict), 512),
         windows=(*before.windows, window)[-KEPT_WINDOWS:],
     )
 
 
-def _extended(before: AnalysisStatus, mine: Traffic, verdict: Verdict, text: str) -> AnalysisStatus:
-    return before.model_copy(update={**_counts(mine), "verdict": verdict, "message": clip(text, 512)})
+def _extended(before: AnalysisStatus, look: _Look, verdict: Verdict, text: str) -> AnalysisStatus:
+    return before.model_copy(update={**_counts(look.mine), "verdict": verdict, "message": clip(text, 512)})
 
 
 def _counts(mine: Traffic) -> dict[str, int]:
@@ -374,8 +311,3 @@ def _counts(mine: Traffic) -> dict[str, int]:
         "agreed": found.agreed,
         "unsure": found.unsure,
     }
-
-
-def _text(said: Iterable[Finding], verdict: Verdict) -> str:
-    texts = [finding.message for finding in said if finding.verdict is verdict]
-    return "; ".join(one for one in texts if not any(other != one and other.startswith(one) for other in texts))

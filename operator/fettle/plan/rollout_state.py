@@ -10,9 +10,9 @@ from fettle.api.base import GROUP
 from fettle.api.modeldeployment import ModelDeploymentSpec
 from fettle.api.modeldeployment_status import AnalysisWindow, ModelDeploymentStatus
 from fettle.api.reasons import Reason
-from fettle.plan.analysis import Observation
 from fettle.plan.revision import NotReady
 from fettle.plan.run import EventDraft
+from fettle.plan.traffic import Observation
 
 TRAFFIC_LABEL = f"{GROUP}/traffic"  # "on" in every template; set otherwise by hand it takes one pod out of the Service
 
@@ -104,6 +104,15 @@ class RolloutSnapshot:
     windows: Mapping[str, Observation] = field(default_factory=dict)
     annotations: Mapping[str, str] = field(default_factory=dict)
 
+    @property
+    def out_of_sight(self) -> bool:
+        """Whether the ledger knows of a revision that had traffic and did not leave, and its workload is not seen.
+
+        It may be deleted; or it lost the label by which it is watched, and its pods serve on.
+        """
+        serving = {entry.revision for entry in self.ledger if entry.entered is not None and entry.left is None}
+        return not serving <= self.workloads.keys()
+
     def workload(self, revision: str) -> Workload:
         """The revision's workload, of zeros where there is none."""
         return self.workloads.get(revision) or Workload(revision)
@@ -171,7 +180,11 @@ class RolloutDecision:
     requeue_seconds: float | None = None
 
     def takes_away(self, snapshot: RolloutSnapshot) -> bool:
-        """Whether capacity or an object goes, or the stable revision changes: then the live state is read first."""
+        """Whether capacity or an object goes, or the stable revision changes: then the live state is read first.
+
+        So it is where the workload of a revision that serves is out of sight: what is asked for may be less than there is.
+        """
         fewer = any(count < snapshot.workload(revision).replicas for revision, count in self.replicas.items())
         left = any(isinstance(write, MarkLeft | Forget) for write in self.ledger)
-        return fewer or left or bool(self.remove) or self.stable != snapshot.stable_annotation
+        turns = self.stable != snapshot.stable_annotation
+        return fewer or left or bool(self.remove) or turns or snapshot.out_of_sight

@@ -20,6 +20,7 @@ from fettle.plan.rollout_ledger import Exit
 from fettle.plan.rollout_state import RolloutSnapshot, Workload, out_of_traffic
 from fettle.plan.rollout_traffic import provider
 from fettle.plan.run import EventDraft
+from fettle.plan.traffic import NOTHING, Observation
 
 STRAIGHT = (RolloutStep(weight=100),)
 
@@ -217,9 +218,9 @@ def _watch(snapshot: RolloutSnapshot, canary: CanaryStatus, stable: str) -> tupl
         return (analysis.begin(snapshot.now) if ready else None), None
     if canary.analysis.consecutive >= spec.failure_limit:
         return canary.analysis, None
-    windows: Mapping[str, analysis.Observation] = snapshot.windows
-    compared = windows.get(stable, analysis.NOTHING) if snapshot.workload(stable).replicas else None
-    mine = windows.get(canary.revision, analysis.NOTHING)
+    windows: Mapping[str, Observation] = snapshot.windows
+    compared = windows.get(stable, NOTHING) if snapshot.workload(stable).replicas else None
+    mine = windows.get(canary.revision, NOTHING)
     judged = analysis.judge(spec, canary.analysis, mine, compared, snapshot.now, weight=canary.weight)
     return judged.status, judged.reason
 

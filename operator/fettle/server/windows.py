@@ -47,7 +47,8 @@ class Windows:
         window = self._current()
         window.requests += 1
         window.errors += error
-        window.buckets[bucket(milliseconds)] += 1
+        if not error:  # how fast a failure came says nothing of the model: buckets hold what it answered
+            window.buckets[bucket(milliseconds)] += 1
 
     def compare(self, outcome: Outcome) -> None:
         """Count one item on which this pod was compared with the stable revision."""

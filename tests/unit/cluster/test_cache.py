@@ -66,8 +66,7 @@ def test_a_list_reveals_what_vanished_unseen(cache: Cache) -> None:
     for name in ("kept", "gone"):
         cache.put(JOB, job(name, version=1))
     cache.put(JOB, job("newer", version=20))
-    changed = cache.replace(JOB, [job("kept", version=1), job("found", version=3)], "10")
-    assert sorted(obj["metadata"]["name"] for obj in changed) == ["found", "gone"]
+    cache.replace(JOB, [job("kept", version=1), job("found", version=3)], "10")
     assert {obj["metadata"]["name"] for obj in cache.all(JOB)} == {"kept", "found", "newer"}
 
 
@@ -75,7 +74,7 @@ def test_a_list_of_one_namespace_says_nothing_of_another(cache: Cache) -> None:
     elsewhere = job("elsewhere")
     elsewhere["metadata"]["namespace"] = "other"
     cache.put(JOB, elsewhere)
-    assert cache.replace(JOB, [], "10", namespace="team") == []
+    cache.replace(JOB, [], "10", namespace="team")
     assert cache.get(JOB, "other", "elsewhere") is not None
 
 
@@ -92,3 +91,40 @@ def test_field_managers_are_not_kept(cache: Cache) -> None:
     cache.put(JOB, one)
     found = cache.get(JOB, "team", "j")
     assert found is not None and "managedFields" not in found["metadata"]
+
+
+def test_an_object_that_went_out_of_sight_comes_back_when_its_label_is_put_on_again(cache: Cache) -> None:
+    cache.put(JOB, job(version=5, owner="o"))
+    assert cache.drop(JOB, "team", "j", "uid-j", version=8), "the watch says DELETED when a label is taken off"
+    assert not cache.put(JOB, job(version=8)), "an echo of that moment"
+    assert cache.put(JOB, job(version=9, owner="o"))
+    assert [child["metadata"]["name"] for child in cache.owned(JOB, "o")] == ["j"]
+
+
+def test_what_a_list_did_not_have_comes_back_with_a_newer_version(cache: Cache) -> None:
+    cache.put(JOB, job(version=5))
+    cache.replace(JOB, [], "8")
+    assert not cache.put(JOB, job(version=7))
+    cache.replace(JOB, [job(version=9)], "10")
+    assert cache.get(JOB, "team", "j") is not None
+
+
+def test_a_late_word_that_it_went_out_of_sight_does_not_hide_what_is_back(cache: Cache) -> None:
+    cache.put(JOB, job(version=9))  # the answer to our own write, which put the label on again
+    assert not cache.drop(JOB, "team", "j", "uid-j", version=8)
+    assert cache.get(JOB, "team", "j") is not None
+
+
+def test_what_we_deleted_ourselves_stays_dead_whatever_a_watch_says_of_its_last_moments(cache: Cache) -> None:
+    cache.put(JOB, job(version=5))
+    cache.drop(JOB, "team", "j", "uid-j")
+    cache.drop(JOB, "team", "j", "uid-j", version=7)
+    assert not cache.put(JOB, job(version=99))
+
+
+def test_versions_that_are_no_numbers_are_taken_in_the_order_in_which_they_come(cache: Cache) -> None:
+    for version in ("abc", "abd", "aaa"):
+        one = job()
+        one["metadata"]["resourceVersion"] = version
+        assert cache.put(JOB, one)
+        assert not cache.put(JOB, one), "its own echo"

@@ -5,10 +5,13 @@ from __future__ import annotations
 from collections.abc import AsyncIterator
 
 import pytest
+from aiohttp import web
+from aiohttp.test_utils import TestServer
+from kubernetes.aio.client import ApiClient, Configuration
 from tests.api_server import ApiServer, serving, status
 
 from fettle.api.reasons import Reason
-from fettle.cluster.client import Client, error_of
+from fettle.cluster.client import Client, asked, error_of
 from fettle.cluster.kinds import JOB, LEASE, OPTIMIZED_MODEL, POD, Object
 from fettle.errors import ClusterError, ConflictError, ExistsError, MissingError
 
@@ -127,3 +130,84 @@ def test_an_answer_that_is_not_json_is_still_an_error() -> None:
 )
 def test_paths(kind: Object, arguments: tuple[str, ...], path: str) -> None:
     assert kind.path(*arguments) == path  # type: ignore[attr-defined]
+
+
+@pytest.mark.parametrize("write", ["create", "apply", "replace", "put_status", "patch_metadata", "delete"])
+async def test_nothing_is_written_once_the_lease_has_run_out(api: Api, write: str) -> None:
+    server, client = api
+    made = await client.create(OPTIMIZED_MODEL, MODEL)
+    sent = len(server.writes())
+    client.may_write = lambda: 0.0
+    calls = {
+        "put_status": lambda: client.put_status(OPTIMIZED_MODEL, made, {}),
+        "patch_metadata": lambda: client.patch_metadata(OPTIMIZED_MODEL, "team", "digits", labels={"a": "b"}),
+        "delete": lambda: client.delete(OPTIMIZED_MODEL, "team", "digits"),
+    }
+    with pytest.raises(ClusterError, match="Lease has run out") as caught:
+        await calls.get(write, lambda: getattr(client, write)(OPTIMIZED_MODEL, made))()
+    assert caught.value.retryable
+    assert len(server.writes()) == sent
+    assert await client.get(OPTIMIZED_MODEL, "team", "digits") is not None, "reading goes on"
+
+
+async def test_the_lease_itself_is_written_whatever_it_says(api: Api) -> None:
+    _, client = api
+    client.may_write = lambda: 0.0
+    await client.create(LEASE, {"metadata": {"namespace": "system", "name": "fettle"}, "spec": {}})
+
+
+async def test_a_write_waits_no_longer_than_the_lease_lasts(api: Api) -> None:
+    server, client = api
+    server.write_seconds = 600
+    client.may_write = lambda: 0.2
+    with pytest.raises(ClusterError) as caught:
+        await client.create(OPTIMIZED_MODEL, MODEL)
+    assert caught.value.reason is Reason.CLUSTER_UNREACHABLE
+
+
+@pytest.mark.parametrize("text", [b"<html>a proxy's page</html>", b"[]", b'{"metadata":'])
+async def test_an_answer_that_is_no_object_is_an_api_server_that_cannot_be_reached(text: bytes) -> None:
+    async def page(_: web.Request) -> web.Response:
+        return web.Response(body=text)
+
+    app = web.Application()
+    app.router.add_route("*", "/{path:.*}", page)
+    async with TestServer(app) as server:
+        configuration = Configuration(host=str(server.make_url("")).rstrip("/"))
+        client = Client(ApiClient(configuration))
+        with pytest.raises(ClusterError, match="no JSON object") as caught:
+            await client.get(OPTIMIZED_MODEL, "team", "digits")
+        await client.close()
+    assert (caught.value.reason, caught.value.retryable) == (Reason.CLUSTER_UNREACHABLE, True)
+
+
+def test_pages_that_are_too_old_are_listed_anew() -> None:
+    error = error_of(410, b'{"reason": "Expired", "message": "the provided continue parameter is too old"}', "GET /x")
+    assert (error.reason, error.retryable) == (Reason.CLUSTER_UNREACHABLE, True)
+
+
+@pytest.mark.parametrize(
+    ("method", "path", "verb", "resource"),
+    [
+        ("GET", OPTIMIZED_MODEL.path(), "list", "optimizedmodels.fettle.dev"),
+        ("GET", OPTIMIZED_MODEL.path("team"), "list", "optimizedmodels.fettle.dev"),
+        ("PUT", OPTIMIZED_MODEL.path("team", "digits", "status"), "update", "optimizedmodels.fettle.dev/status"),
+        ("GET", POD.path("team", "p", "log"), "get", "pods/log"),
+        ("POST", LEASE.path("system"), "create", "leases.coordination.k8s.io"),
+        ("PATCH", POD.path("team", "p"), "patch", "pods"),
+        ("DELETE", JOB.path("team", "j"), "delete", "jobs.batch"),
+        ("GET", "/api/v1/namespaces/team", "get", "namespaces"),
+    ],
+)
+def test_a_request_is_named_as_rbac_does(method: str, path: str, verb: str, resource: str) -> None:
+    assert asked(method, path) == (verb, resource)
+
+
+async def test_every_request_is_counted_by_verb_and_resource(api: Api) -> None:
+    _, client = api
+    await client.get(OPTIMIZED_MODEL, "team", "digits")
+    await client.apply(OPTIMIZED_MODEL, MODEL)
+    await client.list(OPTIMIZED_MODEL, "team")
+    assert client.requests[("get", "optimizedmodels.fettle.dev")] == 1
+    assert client.requests[("patch", "optimizedmodels.fettle.dev")] == 1
+    assert client.requests[("list", "optimizedmodels.fettle.dev")] == 1

@@ -169,3 +169,54 @@ async def test_a_leader_that_cannot_renew_gives_up_before_another_may_lead(groun
     with pytest.raises(LeaseLostError):
         await holding
     assert first.valid, "nobody else can have taken it yet"
+
+
+async def changed_once(ground: Ground, first: Elector) -> None:
+    """`first` leads, and somebody labels the Lease, so that its next renewal conflicts."""
+    assert await tries(first)
+    lease = ground.server.objects[PATH]
+    ground.server.store(PATH, {**lease, "metadata": {**lease["metadata"], "labels": {"a": "b"}}})
+
+
+async def test_looking_who_holds_the_lease_after_a_conflict_is_tried_again_when_it_fails(ground: Ground) -> None:
+    first = ground.elector("first")
+    await changed_once(ground, first)
+    refused = iter([status(503, "ServiceUnavailable")] * 3)
+    ground.server.refuse = lambda method, path: next(refused, None) if method == "GET" else None
+    holding = asyncio.create_task(first.hold())
+    renewed = ground.server.objects[PATH]["metadata"]["resourceVersion"]
+    async with asyncio.timeout(30):
+        while ground.server.objects[PATH]["metadata"]["resourceVersion"] == renewed:
+            assert not holding.done()
+            await asyncio.sleep(0.001)
+    holding.cancel()
+
+
+async def test_a_look_after_a_conflict_that_hangs_ends_the_leader_in_time(ground: Ground) -> None:
+    first = ground.elector("first")
+    await changed_once(ground, first)
+    hangs = asyncio.Event()
+
+    async def hang(*_: object) -> None:
+        hangs.set()
+        await asyncio.sleep(3600)
+
+    ground.client.get = hang  # type: ignore[method-assign,assignment]
+    ground.seconds += 9.95
+    holding = asyncio.create_task(first.hold())
+    await hangs.wait()
+    ground.seconds += 0.1
+    with pytest.raises(LeaseLostError):
+        async with asyncio.timeout(30):
+            await holding
+    assert first.valid, "nobody else can have taken it yet"
+
+
+async def test_the_seconds_left_are_those_in_which_nobody_else_can_lead(ground: Ground) -> None:
+    first = ground.elector("first")
+    assert first.seconds_left == 0
+    assert await tries(first)
+    ground.seconds += 4
+    assert first.seconds_left == 11
+    ground.seconds += 11
+    assert not first.valid

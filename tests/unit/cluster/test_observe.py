@@ -110,6 +110,14 @@ WAITS = [
     ("no node, not for long yet", pod("Pending", conditions=no_node(3)), None, None),
     ("no node", pod("Pending", conditions=no_node(30)), Reason.UNSCHEDULABLE, None),
     ("image", pod("Pending", state=waiting("ImagePullBackOff")), Reason.IMAGE_PULL_FAILED, None),
+    ("image, not for long yet", pod("Pending", state=waiting("ErrImagePull"), age=3), None, None),
+    ("configuration, not for long yet", pod("Pending", state=waiting("CreateContainerConfigError"), age=3), None, None),
+    (
+        "image, its node was found just now",
+        pod("Pending", state=waiting("ErrImagePull"), conditions=[{**no_node(3)[0], "status": "True"}]),
+        None,
+        None,
+    ),
     ("container's configuration", pod("Pending", state=waiting("CreateContainerConfigError")), Reason.JOB_FAILED, None),
     ("creating, for long", pod("Pending", state=waiting("ContainerCreating")), None, "pod-uid"),
 ]
@@ -125,6 +133,19 @@ def test_what_a_job_waits_for(name: str, its_pod: Object, reason: Reason | None,
 def test_a_pod_that_just_waits_is_looked_at_again_when_patience_ends() -> None:
     seen = observe(job(), [pod("Pending", conditions=no_node(3))], NOW, PATIENCE)
     assert seen.look_seconds == pytest.approx(12.1)
+
+
+@pytest.mark.parametrize("state", [waiting("ErrImagePull"), waiting("ContainerCreating"), None])
+def test_whatever_a_pod_waits_for_is_not_told_before_patience_ends(state: Object | None) -> None:
+    young, patient = pod("Pending", state=state, age=59), 60
+    seen = observe(job(), [young], NOW, patient)
+    assert (seen.state.reason, seen.events_of) == (None, None)
+    assert seen.look_seconds == pytest.approx(1.1)
+
+
+def test_a_clock_that_was_set_back_makes_no_look_late() -> None:
+    seen = observe(job(), [pod("Pending", age=-7200)], NOW, PATIENCE)
+    assert seen.look_seconds is not None and seen.look_seconds < 60
 
 
 def test_a_job_whose_pod_does_not_come_is_asked_for_its_events() -> None:
@@ -158,9 +179,10 @@ def event(reason: str, message: str, seconds_ago: float = 1, kind: str = "Warnin
         ([event("FailedCreate", "violates PodSecurity")], Reason.FORBIDDEN),
         ([event("FailedAttachVolume", "Multi-Attach error for volume")], Reason.STORE_NOT_SHARED),
         ([event("FailedMount", "timed out")], Reason.STORE_UNREACHABLE),
-        ([event("FailedScheduling", 'persistentvolumeclaim "store" not found')], Reason.STORE_NOT_FOUND),
         ([event("FailedScheduling", "no node", 60), event("FailedMount", "timed out", 1)], Reason.STORE_UNREACHABLE),
         ([event("FailedMount", "timed out", 1), event("BackOff", "whatever", 0)], Reason.STORE_UNREACHABLE),
+        ([event("FailedScheduling", "pod has unbound immediate PersistentVolumeClaims", 60)], None),  # it has its node
+        ([event("FailedMount", "not yet", 9), event("Pulling", "image", kind="Normal")], None),  # its volumes are there
     ],
 )
 def test_events_explain_a_job_that_does_not_move(events: list[Object], reason: Reason | None) -> None:

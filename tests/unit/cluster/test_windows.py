@@ -4,19 +4,21 @@ from __future__ import annotations
 
 import asyncio
 import json
+import math
 from collections.abc import AsyncIterator, Awaitable, Callable
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import pytest
 from aiohttp import web
-from pydantic import ValidationError
 
 from fettle.api.reasons import Reason
 from fettle.cluster import windows
 from fettle.cluster.kinds import Object
 from fettle.cluster.serving import MANAGEMENT_PORT
-from fettle.plan.analysis import Comparisons
+from fettle.cluster.trials import Trial
+from fettle.plan.analysis import Span
+from fettle.plan.traffic import Comparisons, Observation
 
 NOW = datetime(2026, 1, 1, 12, tzinfo=UTC)
 Serve = Callable[[str, Callable[[web.Request], Awaitable[web.StreamResponse]]], Awaitable[Object]]
@@ -46,10 +48,28 @@ async def serve() -> AsyncIterator[Serve]:
         await runner.cleanup()
 
 
-def pod(address: str, *, ready: bool = True) -> Object:
+def pod(address: str, *, ready: bool = True, restarts: int = 0) -> Object:
     conditions = [{"type": "Ready", "status": str(ready)}]
-    metadata = {"name": f"pod-{address}", "labels": {"fettle.dev/traffic": "on"}}
-    return {"metadata": metadata, "status": {"podIP": address, "conditions": conditions}}
+    metadata = {"name": f"pod-{address}", "uid": f"uid-{address}", "labels": {"fettle.dev/traffic": "on"}}
+    containers = [{"name": "server", "restartCount": restarts}]
+    return {
+        "metadata": metadata,
+        "status": {"podIP": address, "conditions": conditions, "containerStatuses": containers},
+    }
+
+
+SPAN = Span(NOW - timedelta(seconds=10), NOW - timedelta(seconds=1))
+
+
+async def look(
+    pods: dict[str, list[Object]], span: Span = SPAN, patience: float = 5.0, trial: Trial | None = None
+) -> Any:
+    return await windows.observe(pods, span, lambda: NOW, patience, trial or Trial())
+
+
+def read(text: dict[str, Any], *, now: datetime = NOW, span: Span = SPAN, restarts: int = 0) -> Any:
+    answer = windows.parse(json.dumps(text).encode())
+    return windows.samples_of(pod("p", restarts=restarts), answer, span, now, Trial())
 
 
 async def test_pods_are_asked_since_the_windows_begin_and_answer_for_their_revision(serve: Serve) -> None:
@@ -60,67 +80,188 @@ async def test_pods_are_asked_since_the_windows_begin_and_answer_for_their_revis
         return web.json_response(body(NOW.timestamp()))
 
     first, second = await serve("127.78.0.1", answer), await serve("127.78.0.2", answer)
-    since = NOW - timedelta(seconds=10)
-    seen = await windows.observe({"a": [first], "b": [second, pod("127.78.0.9", ready=False)]}, since, lambda: NOW, 2.0)
+    seen = await look({"a": [first], "b": [second, pod("127.78.0.9", ready=False)]})
     assert [sample.pod for sample in seen["a"].pods] == ["pod-127.78.0.1"]
     assert [sample.pod for sample in seen["b"].pods] == ["pod-127.78.0.2"]
     assert seen["b"].silent == ()  # who is not ready is not asked
-    assert all(value <= since.timestamp() for value in asked)
+    assert all(value <= SPAN.start.timestamp() for value in asked)
 
 
-async def test_a_pod_that_refuses_hangs_or_talks_nonsense_is_silent(serve: Serve) -> None:
+async def test_a_pod_that_refuses_or_hangs_is_silent_and_says_why(serve: Serve) -> None:
     async def hang(request: web.Request) -> web.Response:
         await asyncio.sleep(30)
         return web.Response()
-
-    async def nonsense(request: web.Request) -> web.Response:
-        return web.json_response({"hello": "world"})
 
     async def loading(request: web.Request) -> web.Response:
         return web.Response(status=503)
 
     pods = [
         await serve("127.78.1.1", hang),
-        await serve("127.78.1.2", nonsense),
         await serve("127.78.1.3", loading),
         pod("127.78.1.4"),  # nobody listens
         pod(""),
     ]
-    seen = await windows.observe({"a": pods}, NOW, lambda: NOW, 0.5)
-    assert seen["a"].pods == ()
-    assert len(seen["a"].silent) == 5
+    seen = (await look({"a": pods}, patience=0.5))["a"]
+    assert seen.pods == ()
+    assert len(seen.silent) == 4
+    assert [silent for silent in seen.silent if "HTTP status 503" in silent] == ["pod-127.78.1.3 (HTTP status 503)"]
+
+
+GOOD = body(NOW.timestamp())
+ONE = GOOD["windows"][0]
+NONSENSE = [
+    (b"", "Invalid JSON"),
+    (b"[]", "object"),
+    (b"{}", "start"),
+    (GOOD | {"now": math.nan}, "now"),
+    (GOOD | {"now": math.inf}, "now"),
+    (GOOD | {"now": 1e300}, "now"),
+    (GOOD | {"now": True}, "now"),
+    (GOOD | {"start": "noon"}, "start"),
+    (GOOD | {"kept": -1}, "kept"),
+    (GOOD | {"bucketBase": 0}, "bucketBase"),
+    (GOOD | {"bucketRatio": 1}, "bucketRatio"),
+    (GOOD | {"bucketRatio": 1e9}, "bucketRatio"),
+    (GOOD | {"bucketBase": math.inf}, "bucketBase"),
+    (GOOD | {"windows": 7}, "windows"),
+    (GOOD | {"windows": [ONE | {"buckets": {"100000": 1}}]}, "windows.0.buckets"),
+    (GOOD | {"windows": [ONE | {"buckets": {"-1": 1}}]}, "windows.0.buckets"),
+    (GOOD | {"windows": [ONE | {"buckets": {"1": True}}]}, "windows.0.buckets"),
+    (GOOD | {"windows": [ONE | {"buckets": {"1": 8}}]}, "more errors, or more answers"),
+    (GOOD | {"windows": [ONE | {"requests": True}]}, "windows.0.requests"),
+    (GOOD | {"windows": [ONE | {"requests": -1}]}, "windows.0.requests"),
+    (GOOD | {"windows": [ONE | {"requests": 10**30}]}, "windows.0.requests"),
+    (GOOD | {"windows": [ONE | {"errors": 8}]}, "more errors"),
+    (GOOD | {"windows": [ONE | {"second": 10**300}]}, "windows.0.second"),
+    (GOOD | {"windows": [ONE | {"second": 1.5}]}, "windows.0.second"),
+    (GOOD | {"windows": [ONE, ONE]}, "do not ascend"),
+    (GOOD | {"windows": [ONE | {"outcomes": {"agreed": -3}}]}, "windows.0.outcomes.agreed"),
+    (GOOD | {"agreement": {"problem": {"reason": "Whatever", "message": "x"}}}, "agreement.problem.reason"),
+]
+
+
+@pytest.mark.parametrize(("answer", "says"), NONSENSE, ids=range(len(NONSENSE)))
+async def test_a_pod_that_talks_nonsense_is_named_with_what_was_wrong_and_the_others_count_on(
+    serve: Serve, answer: Any, says: str
+) -> None:
+    async def nonsense(request: web.Request) -> web.Response:
+        text = answer if isinstance(answer, bytes) else json.dumps(answer).encode()
+        return web.Response(body=text, content_type="application/json")
+
+    async def sense(request: web.Request) -> web.Response:
+        return web.json_response(GOOD)
+
+    seen = (await look({"a": [await serve("127.78.2.1", nonsense), await serve("127.78.2.2", sense)]}))["a"]
+    (silent,) = seen.silent
+    assert silent.startswith("pod-127.78.2.1 (its answer cannot be read: ") and says in silent, silent
+    assert [sample.pod for sample in seen.pods] == ["pod-127.78.2.2"]
+
+
+async def test_an_answer_without_an_end_is_cut_off(serve: Serve, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(windows, "MOST_BYTES", 1 << 20)
+    sent = 0
+
+    async def endless(request: web.Request) -> web.StreamResponse:
+        nonlocal sent
+        response = web.StreamResponse()
+        await response.prepare(request)
+        while sent < 64 << 20:
+            await response.write(b" " * (1 << 16))
+            sent += 1 << 16
+        return response
+
+    (silent,) = (await look({"a": [await serve("127.78.3.1", endless)]}, patience=30.0))["a"].silent
+    assert silent == "pod-127.78.3.1 (its answer is larger than 1 MiB)"
+    assert sent < 32 << 20
 
 
 @pytest.mark.parametrize(
     ("agreement", "reason", "says"),
     [
         ({"stable": "a", "problem": None}, None, ""),
-        (None, Reason.ANALYSIS_INCONCLUSIVE, "pod p: it does not compare answers"),
+        (None, Reason.ANALYSIS_INCONCLUSIVE, "pod pod-p: it does not compare answers"),
         (
             {"stable": None, "problem": {"reason": "AnalysisUnreachable", "message": "x has no address"}},
             Reason.ANALYSIS_UNREACHABLE,
-            "pod p: x has no address",
+            "pod pod-p: x has no address",
         ),
     ],
 )
 def test_what_a_pod_compared_and_why_it_did_not(agreement: Any, reason: Reason | None, says: str) -> None:
     text = body(NOW.timestamp()) | {"agreement": agreement}
     text["windows"][0]["outcomes"] = {"agreed": 7, "disagreed": 2}
-    samples = windows.samples_of("p", json.dumps(text).encode(), NOW)
+    samples = read(text).samples
     assert samples.seconds[0].comparisons == Comparisons(7, 2, 0)
     found = samples.incomparable
     assert (found.reason if found else None) == reason
     assert says in (found.message if found else "")
 
 
-def test_a_pods_clock_is_set_right() -> None:
-    behind = NOW.timestamp() - 30
-    samples = windows.samples_of("p", json.dumps(body(behind)).encode(), NOW)
-    assert [second.at for second in samples.seconds] == [NOW.timestamp() - 5]
-    assert samples.seconds[0].latencies == {3: 7}
+@pytest.mark.parametrize("skew", [-86_400, -30, -0.49, 0, 0.51, 30, 86_400])
+async def test_a_pods_clock_is_set_right_however_far_it_is_off(serve: Serve, skew: float) -> None:
+    async def answer(request: web.Request) -> web.Response:
+        there = body(NOW.timestamp() + skew)
+        shown = [one for one in there["windows"] if one["second"] >= float(request.query["since"])]
+        return web.json_response(there | {"windows": shown})
+
+    (samples,) = (await look({"a": [await serve("127.78.4.1", answer)]}))["a"].pods
+    assert [second.requests for second in samples.seconds] == [7]
+    assert abs(samples.seconds[0].at - (NOW.timestamp() - 5)) <= 1
+    assert samples.seconds[0].latencies == {3: 6}, "the failure is not among them"
 
 
-@pytest.mark.parametrize("text", [b"", b"{}", b'{"start": 1, "now": 2, "bucketBase": 0, "bucketRatio": 1}'])
-def test_an_answer_without_its_buckets_measure_is_none(text: bytes) -> None:
-    with pytest.raises(ValidationError):
-        windows.samples_of("p", text, NOW)
+@pytest.mark.parametrize(
+    ("buckets", "latencies"),
+    [({"3": 4, "9": 2}, {3: 4, 9: 2}), ({"3": 4, "9": 3}, {3: 3, 9: 3}), ({"0": 1, "9": 6}, {9: 6}), ({}, {})],
+)
+def test_failures_have_no_time_even_if_a_server_gives_them_one(buckets: Any, latencies: Any) -> None:
+    (second,) = read(GOOD | {"windows": [ONE | {"buckets": buckets}]}).samples.seconds
+    assert (second.requests, second.errors, second.latencies) == (7, 1, latencies)
+
+
+MOMENT = NOW.timestamp()
+
+
+@pytest.mark.parametrize(
+    ("name", "answer", "restarts", "until", "keeps"),
+    [
+        ("an older server, young", {"start": MOMENT - 60}, 0, None, None),
+        ("an older server, older than its ring", {"start": MOMENT - 5000}, 0, MOMENT - 899, 899),
+        ("all since it began", {"start": MOMENT - 5000.5, "kept": MOMENT - 5000}, 0, None, None),
+        ("its last hour", {"start": MOMENT - 5000, "kept": MOMENT - 3600}, 0, MOMENT - 3600, 3600),
+        ("it began in the window: there was nothing before", {"start": MOMENT - 4, "kept": MOMENT - 4}, 0, None, None),
+        ("its container was restarted", {"start": MOMENT - 4, "kept": MOMENT - 4}, 2, MOMENT - 4, None),
+    ],
+)
+def test_what_a_pod_does_not_know_any_more(
+    name: str, answer: Any, restarts: int, until: float | None, keeps: float | None
+) -> None:
+    lost = read(GOOD | answer, restarts=restarts).lost
+    assert (lost.until if lost else None, lost.keeps if lost else None) == (until, keeps), name
+
+
+async def test_a_pod_that_had_traffic_is_asked_although_it_is_not_ready_now(serve: Serve) -> None:
+    async def answer(request: web.Request) -> web.Response:
+        return web.json_response(GOOD)
+
+    there, away = await serve("127.78.5.1", answer), pod("127.78.5.2")
+    trial = Trial("u", "b")
+    trial.see([there, away], NOW)
+    pods = [{**one, "status": {**one["status"], "conditions": []}} for one in (there, away)]
+    trial.see(pods, NOW)
+    seen: Observation = (await look({"b": pods}, trial=trial))["b"]
+    assert [sample.pod for sample in seen.pods] == ["pod-127.78.5.1"]
+    assert seen.silent == ()
+    assert [lost.message for lost in seen.lost] == ["pod pod-127.78.5.2 is not ready and does not answer"]
+
+
+async def test_the_end_of_a_container_is_told_on_its_nodes_clock(serve: Serve) -> None:
+    async def behind(request: web.Request) -> web.Response:
+        return web.json_response(body(NOW.timestamp() - 30))
+
+    crashed = await serve("127.78.6.1", behind)
+    finished = (NOW - timedelta(seconds=35)).strftime("%Y-%m-%dT%H:%M:%SZ")
+    ended = {"exitCode": 139, "reason": "Error", "finishedAt": finished}
+    crashed["status"]["containerStatuses"][0] |= {"lastState": {"terminated": ended}}
+    (crash,) = (await look({"b": [crashed]}))["b"].crashes
+    assert crash.at == NOW - timedelta(seconds=5)

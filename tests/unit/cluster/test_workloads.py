@@ -156,7 +156,9 @@ def test_a_quota_that_lets_no_pod_in_is_told() -> None:
     ("state", "counts"),
     [
         (ended(code=139), True),
-        (ended(code=137, reason="OOMKilled"), False),
+        (ended(code=137, reason="OOMKilled"), False),  # no limit of its own: its node's memory
+        (ended(code=137, reason="ContainerStatusUnknown"), False),  # its node came back
+        (ended(code=255, reason="Unknown"), False),  # so did the runtime
         (ended(code=0, reason="Completed"), False),
         (ended(code=137), True),  # the liveness probe's kill: it hung
     ],
@@ -167,9 +169,43 @@ def test_which_ends_of_a_container_are_crashes(state: Object, counts: bool) -> N
     assert all(crash.at == NOW for crash in found)
 
 
+OOM = ended(code=137, reason="OOMKilled")
+
+
+def limited(one: Object, where: str = "containers") -> Object:
+    """The pod with a memory limit: its server's, or that of the pod as a whole."""
+    limits = {"resources": {"limits": {"memory": "1Gi"}}}
+    return {**one, "spec": limits if where == "pod" else {where: [{"name": "server", **limits}]}}
+
+
+@pytest.mark.parametrize("where", ["containers", "pod"])
+def test_who_is_killed_at_its_own_memory_limit_crashed(where: str) -> None:
+    (crash,) = workloads.crashes([limited(pod(containerStatuses=[container(restarts=1, lastState=OOM)]), where)])
+    assert "server.resources.limits.memory" in crash.message
+
+
+@pytest.mark.parametrize(("where", "final"), [("containers", True), ("nowhere", False)])
+def test_out_of_its_own_memory_three_times_is_final_and_out_of_its_nodes_is_not(where: str, final: bool) -> None:
+    fault = workloads.observe(
+        deployment(1), [limited(pod(containerStatuses=[container(restarts=2, lastState=OOM)]), where)]
+    ).fault
+    assert fault is not None and (fault.reason, fault.final) == (Reason.OUT_OF_MEMORY, final)
+
+
+def test_a_server_that_is_down_again_ended_twice() -> None:
+    first, second = ended(code=139), ended(code=139, at="2026-01-01T00:01:00Z")
+    found = workloads.crashes([pod(containerStatuses=[container(restarts=1, lastState=first, state=second)])])
+    assert [crash.at for crash in found] == [NOW, NOW + timedelta(minutes=1)]
+
+
 def test_an_evicted_or_deleted_pod_did_not_crash() -> None:
     statuses = [container(lastState=ended(code=139))]
-    pods = [pod(gone=True, containerStatuses=statuses), pod(phase="Failed", containerStatuses=statuses)]
+    leaving = {"type": "DisruptionTarget", "status": "True"}
+    pods = [
+        pod(gone=True, containerStatuses=statuses),
+        pod(phase="Failed", containerStatuses=statuses),
+        pod(conditions=[leaving], containerStatuses=statuses),
+    ]
     assert workloads.crashes(pods) == ()
 
 
@@ -211,10 +247,19 @@ def test_what_events_say_of_a_pod_that_does_not_start_is_its_fault() -> None:
 
 
 def test_a_pod_is_asked_for_its_events_once_it_has_a_node_and_does_not_move() -> None:
-    def waits(phase: str, node: str | None, age: float) -> float | None:
+    def waits(phase: str, node: str | None, age: float, patience: float = 15) -> float | None:
         created = (NOW - timedelta(seconds=age)).strftime("%Y-%m-%dT%H:%M:%SZ")
         one = {"metadata": {"creationTimestamp": created}, "spec": {"nodeName": node}, "status": {"phase": phase}}
-        return quiet_in(one, NOW)
+        return quiet_in(one, NOW, patience)
 
     assert [waits("Running", "a", 99), waits("Pending", None, 99)] == [None, None]
     assert [waits("Pending", "a", 5), waits("Pending", "a", 99)] == [15, 0]
+    assert waits("Pending", "a", 5, patience=60) == 55
+    assert waits("Pending", "a", -3600) == 20, "the clock was set back"
+
+
+def test_a_deployment_that_lost_its_labels_is_known_by_its_selector() -> None:
+    owner = {"metadata": {"namespace": "n", "name": "digits", "uid": "u"}}
+    made = serving.deployment(owner, "r1", "pvc://s/a", {}, 3)
+    made["metadata"]["labels"] = {"fettle.dev/revision": "another"}
+    assert workloads.revision_of(made) == "r1"

@@ -107,3 +107,12 @@ def test_children_are_selected_on_the_servers_side() -> None:
     assert set(settings.watching.label_selectors.values()) == {"fettle.dev/managed=true"}
     assert list(settings.watching.field_selectors.values()) == ["metadata.name=fettle"]
     assert not settings.posting.enabled and settings.scanning.disabled and settings.queueing.worker_limit is None
+
+
+def test_a_child_whose_label_is_taken_off_and_put_back_is_seen_again(feed: Feed, enqueued: list[Key]) -> None:
+    owner = {"apiVersion": "fettle.dev/v1alpha1", "kind": "OptimizedModel", "name": "digits", "uid": "u"}
+    child = {"ownerReferences": [{**owner, "controller": True}]}
+    for type_, version in (("ADDED", 1), ("DELETED", 4), ("ADDED", 6)):
+        feed.take(JOB, event(type_, obj("j", version, metadata=child)))
+    assert feed._cache.owned(JOB, "u")
+    assert enqueued == [MODEL] * 3

@@ -186,3 +186,30 @@ def test_a_stop_cancels_what_is_running() -> None:
 
     queue = run(watch(work, 1, A))
     assert ended == ["a"] and queue.idle()
+
+
+def test_an_object_that_fails_for_days_is_still_tried() -> None:
+    passes: list[float] = []
+
+    async def work(key: Key) -> float | None:
+        passes.append(now())
+        raise ClusterError("no")
+
+    run(watch(work, 1100 * BACKOFF_LAST, A))
+    assert len(passes) > 1100
+    assert passes[-1] - passes[-2] == BACKOFF_LAST
+
+
+def test_a_fault_of_the_queue_itself_loses_no_key(monkeypatch: pytest.MonkeyPatch) -> None:
+    passes: list[float] = []
+
+    def broken(self: Queue, key: Key) -> float:
+        raise OverflowError("int too large to convert to float")
+
+    async def work(key: Key) -> float | None:
+        passes.append(now())
+        raise ClusterError("no")
+
+    monkeypatch.setattr(Queue, "_backoff", broken)
+    run(watch(work, 2.5 * BACKOFF_LAST, A))
+    assert passes == [0, BACKOFF_LAST, 2 * BACKOFF_LAST]

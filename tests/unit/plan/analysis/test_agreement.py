@@ -11,17 +11,8 @@ import pytest
 from fettle.api.modeldeployment import AnalysisSpec
 from fettle.api.modeldeployment_status import Verdict
 from fettle.api.reasons import Reason
-from fettle.plan.analysis import (
-    Comparisons,
-    Doubt,
-    Judgement,
-    Observation,
-    PodSamples,
-    Second,
-    agreement,
-    begin,
-    judge,
-)
+from fettle.plan.analysis import Judgement, agreement, begin, judge
+from fettle.plan.traffic import Comparisons, Doubt, Observation, PodSamples, Second
 
 START = datetime(2026, 1, 1, tzinfo=UTC)
 SPEC = AnalysisSpec.model_validate(
@@ -89,8 +80,7 @@ def test_too_few_items_for_six_intervals_are_inconclusive_and_never_bad() -> Non
 
 def test_where_no_stable_pod_serves_there_is_nothing_to_agree_with() -> None:
     seen = Observation((pod(0),))
-    spec = SPEC.model_copy(update={"success_rate": None})
-    assert judge(spec, begin(START), seen, None, START + timedelta(seconds=11)).status.verdict is Verdict.GOOD
+    assert judge(SPEC, begin(START), seen, None, START + timedelta(seconds=11)).status.verdict is Verdict.GOOD
 
 
 def ends(share: float, rng: random.Random, limit: int = 2, per_interval: int = 60) -> Verdict:

@@ -11,7 +11,8 @@ from fettle.api.modeldeployment import AnalysisSpec
 from fettle.api.modeldeployment_status import AnalysisStatus, Verdict
 from fettle.api.reasons import Reason
 from fettle.plan import analysis, moment
-from fettle.plan.analysis import Crash, Observation, PodSamples, Second, begin, judge, next_look, traffic
+from fettle.plan.analysis import begin, judge, next_look
+from fettle.plan.traffic import Crash, Lost, Observation, PodSamples, Second, traffic
 
 START = datetime(2026, 1, 1, tzinfo=UTC)
 BASE, RATIO = 1.0, 1.05
@@ -41,6 +42,12 @@ def pod(
     return PodSamples(name, counted, BASE, RATIO)
 
 
+def failing(name: str, per_second: int) -> PodSamples:
+    """A pod that fails each request at once: none has a time."""
+    counted = tuple(Second(START.timestamp() + second, per_second, per_second, {}) for second in range(10))
+    return PodSamples(name, counted, BASE, RATIO)
+
+
 def seen(*pods: PodSamples, **more: Any) -> Observation:
     return Observation(tuple(pods), **more)
 
@@ -61,47 +68,60 @@ def look(wanted: AnalysisSpec, canary: Observation, stable: Observation | None =
         ("too few requests", {}, pod("b", 4), Verdict.PENDING, "40 of 50 requests"),
         (
             "median within the bound",
-            {"successRate": None, "latency": {"percentile": 50, "maxMilliseconds": 20}},
+            {"latency": {"percentile": 50, "maxMilliseconds": 20}},
             pod("b", 10),
             Verdict.GOOD,
             "within 20 ms",
         ),
         (
             "median too slow",
-            {"successRate": None, "latency": {"percentile": 50, "maxMilliseconds": 20}},
+            {"latency": {"percentile": 50, "maxMilliseconds": 20}},
             pod("b", 10, ms=50),
             Verdict.BAD,
             "> 20 ms (100 requests, 100 slower)",
         ),
         (
             "a 99th percentile is not known from 100 requests",
-            {"successRate": None, "latency": {"percentile": 99, "maxMilliseconds": 20}},
+            {"latency": {"percentile": 99, "maxMilliseconds": 20}},
             pod("b", 10),
             Verdict.PENDING,
             "100 of 367 requests, as p99 needs",
         ),
         (
             "but when all are slow no later request mends it",
-            {"successRate": None, "latency": {"percentile": 99, "maxMilliseconds": 20}},
+            {"latency": {"percentile": 99, "maxMilliseconds": 20}},
             pod("b", 10, ms=50),
             Verdict.BAD,
             "p99 latency",
         ),
         (
             "three slow ones of 100 prove nothing about p99",
-            {"successRate": None, "latency": {"percentile": 99, "maxMilliseconds": 20}},
+            {"latency": {"percentile": 99, "maxMilliseconds": 20}},
             PodSamples("b", (Second(START.timestamp(), 100, 0, {bucket(5): 97, bucket(100): 3}),), BASE, RATIO),
             Verdict.PENDING,
             "100 of 367",
         ),
         (
             "enough requests for p99",
-            {"successRate": None, "latency": {"percentile": 99, "maxMilliseconds": 20}},
+            {"latency": {"percentile": 99, "maxMilliseconds": 20}},
             pod("b", 40),
             Verdict.GOOD,
             "p99 latency",
         ),
-        ("no metric at all: traffic is enough", {"successRate": None}, pod("b", 10), Verdict.GOOD, "100 of 50"),
+        (
+            "a canary that fails fast is not good because it is fast",
+            {"successRate": {}, "latency": {"percentile": 50, "maxMilliseconds": 20}},
+            failing("b", 10),
+            Verdict.BAD,
+            "success rate 0.0000 < 0.99 (100 requests, 100 failed)",
+        ),
+        (
+            "who wants no success rate says so",
+            {"successRate": {"min": 0}},
+            failing("b", 10),
+            Verdict.GOOD,
+            "success rate 0.0000 >= 0",
+        ),
     ],
 )
 def test_a_window(name: str, changes: Any, canary: PodSamples, verdict: Verdict, says: str) -> None:
@@ -122,7 +142,7 @@ def test_a_window(name: str, changes: Any, canary: PodSamples, verdict: Verdict,
 def test_latency_against_the_stable_revision_in_the_same_window(
     canary_ms: float, stable: PodSamples, verdict: Verdict
 ) -> None:
-    wanted = spec(successRate=None, latency={"percentile": 50, "maxRatioToStable": 1.5})
+    wanted = spec(latency={"percentile": 50, "maxRatioToStable": 1.5})
     assert look(wanted, seen(pod("b", 10, ms=canary_ms)), seen(stable)).status.verdict is verdict
 
 
@@ -220,3 +240,71 @@ def test_bad_windows_are_remembered_over_a_new_step() -> None:
 
 def test_the_needs_of_percentiles_are_those_of_the_measurements() -> None:
     assert analysis.PERCENTILE_NEEDS == {50: 30, 90: 36, 95: 72, 99: 367}
+
+
+@pytest.mark.parametrize("bounds", [{"latency": {"maxMilliseconds": 20}}, {"agreement": {"min": 0.9}}, {}])
+def test_every_analysis_asks_a_success_rate(bounds: Any) -> None:
+    wanted = AnalysisSpec.model_validate(bounds)
+    assert wanted.success_rate.min == 0.99
+    said = analysis.findings(wanted, traffic(seen(failing("b", 10)), START, at(10)), None)
+    assert [(one.metric, one.verdict) for one in said if one.metric == "successRate"] == [("successRate", Verdict.BAD)]
+
+
+def gone(until: float, **more: Any) -> Any:
+    return seen(
+        pod("b", 10, seconds=70), lost=(Lost(at(until).timestamp(), "what pod b-1 counted went with it", **more),)
+    )
+
+
+@pytest.mark.parametrize(
+    ("until", "seconds", "verdict", "start"),
+    [
+        (-5, 11, Verdict.GOOD, 0),  # before the window
+        (4, 11, Verdict.PENDING, None),
+        (4, 21, Verdict.GOOD, 4),  # the whole interval after it is known
+        (4.2, 21, Verdict.GOOD, 5),
+        (12, 21, Verdict.PENDING, None),
+        (58, 61, Verdict.INCONCLUSIVE, None),
+    ],
+)
+def test_seconds_that_nobody_can_tell_are_in_no_good_window(
+    until: float, seconds: float, verdict: Verdict, start: int | None
+) -> None:
+    judged = look(spec(), gone(until), seconds=seconds)
+    assert judged.status.verdict is verdict
+    if start is not None:
+        (window,) = judged.status.windows
+        assert window.start == moment.write(at(start))
+    else:
+        assert judged.status.message == "a part of the window is unknown: what pod b-1 counted went with it"
+        assert judged.status.consecutive == 0
+
+
+def test_a_window_longer_than_a_pod_keeps_can_never_be_known_and_says_so_at_once() -> None:
+    lost = Lost(at(2700).timestamp(), "pod b keeps 900 s", keeps=900)
+    hour = spec(intervalSeconds=3600)
+    canary = seen(pod("b", 1, seconds=3600), lost=(lost,))
+    judged = judge(hour, begin(START), canary, None, at(3602))
+    assert (judged.status.verdict, judged.reason) == (Verdict.INCONCLUSIVE, Reason.ANALYSIS_INCONCLUSIVE)
+    assert "windows of 3600 s are never known, lower analysis.intervalSeconds" in (judged.status.message or "")
+
+
+def test_an_unknown_part_hides_neither_what_is_bad_before_it_nor_after_it() -> None:
+    lost = (Lost(at(9).timestamp(), "gone"),)
+    early = (Second(START.timestamp() + 1, 100, 50, {}),)
+    assert look(spec(), seen(PodSamples("b", early, BASE, RATIO), lost=lost)).status.verdict is Verdict.BAD
+    quiet = [Second(START.timestamp() + second, 1000, 0, {}) for second in range(8)]
+    late = [Second(START.timestamp() + second, 10, 5, {}) for second in range(10, 20)]
+    judged = look(spec(), seen(PodSamples("b", (*quiet, *late), BASE, RATIO), lost=lost), seconds=21)
+    assert judged.status.verdict is Verdict.BAD
+
+
+def test_a_good_window_before_an_unknown_one_is_not_taken_for_it() -> None:
+    before = AnalysisStatus(window_start=moment.write(START), verdict=Verdict.GOOD, message="success rate 1")
+    judged = judge(spec(), before, gone(4), None, at(11)).status
+    assert judged.verdict is Verdict.PENDING
+
+
+def test_an_unknown_part_is_told_alike_at_any_time_within_an_interval() -> None:
+    looks = {judge(spec(), begin(START), gone(7 + tenth / 10), None, at(11 + tenth / 10)).status for tenth in range(90)}
+    assert len(looks) == 1

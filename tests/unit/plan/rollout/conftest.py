@@ -14,7 +14,6 @@ from fettle.api.modeldeployment import ModelDeploymentSpec
 from fettle.api.modeldeployment_status import AnalysisWindow, ModelDeploymentStatus
 from fettle.api.reasons import Reason
 from fettle.plan import moment
-from fettle.plan.analysis import Comparisons, Crash, Doubt, Observation, PodSamples, Second
 from fettle.plan.revision import NotReady
 from fettle.plan.rollout import decide
 from fettle.plan.rollout_state import (
@@ -31,6 +30,7 @@ from fettle.plan.rollout_state import (
     Workload,
 )
 from fettle.plan.run import EventDraft
+from fettle.plan.traffic import Comparisons, Crash, Doubt, Observation, PodSamples, Second
 
 START = datetime(2026, 1, 1, tzinfo=UTC)
 STEPS = [{"weight": 34}, {"pause": {"seconds": 10}}, {"weight": 67}, {"pause": {"seconds": 10}}, {"weight": 100}]

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import pytest
 
 from fettle.api.reasons import Reason
+from fettle.plan.rollout import decide
 
 Make = Callable[..., Any]
 
@@ -107,3 +109,16 @@ def test_steps_cut_short_do_not_promote_without_the_analysis(world: Make, analys
     w.run(120)
     assert (w.stable, w.canary) == ("a", "b")
     assert w.condition("Paused") == ("True", Reason.ANALYSIS_INCONCLUSIVE)
+
+
+def test_what_the_ledger_says_serves_and_is_not_in_sight_is_read_live_before_anything_is_decided(world: Make) -> None:
+    w = world(replicas=10)
+    w.ask("b")
+    for _ in range(60):
+        snapshot = w.snapshot()
+        for hidden in snapshot.workloads:
+            blind = replace(snapshot, workloads={k: v for k, v in snapshot.workloads.items() if k != hidden})
+            serves = any(line.revision == hidden and line.entered and not line.left for line in snapshot.ledger)
+            assert decide(blind).takes_away(blind) or not serves
+        w.run(1)
+    assert w.stable == "b"

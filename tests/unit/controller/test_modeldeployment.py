@@ -1,0 +1,127 @@
+"""A ModelDeployment on the stand-in API server: what the cache does not show is read live before anything is taken away."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from dataclasses import dataclass, field
+from datetime import UTC, datetime, timedelta
+
+import pytest
+from tests.api_server import ApiServer, serving
+
+from fettle.cluster.cache import Cache, version_of
+from fettle.cluster.client import Client
+from fettle.cluster.events import EventRecorder
+from fettle.cluster.kinds import DEPLOYMENT, MODEL_DEPLOYMENT, POD, Object
+from fettle.cluster.sync import list_all
+from fettle.controller import modeldeployment
+from fettle.controller.context import Context
+from fettle.settings import Settings
+
+PATH = MODEL_DEPLOYMENT.path("team", "digits")
+ROLLOUT = {"steps": [{"weight": 20}, {"pause": {}}, {"weight": 100}]}
+MANAGED = "fettle.dev/managed"
+
+
+def spec(digest: str) -> Object:
+    model = {"uri": f"pvc://store/artifacts/{digest * 64}", "sha256": digest * 64, "runtime": "onnxruntime"}
+    return {"model": model, "replicas": 10, "rollout": ROLLOUT}
+
+
+@dataclass
+class Ground:
+    """One object, the operator's pass over it (`look`) and its pods (`play`)."""
+
+    server: ApiServer
+    client: Client
+    now: datetime = datetime(2026, 3, 1, tzinfo=UTC)
+    cache: Cache = field(default_factory=Cache)
+
+    async def look(self, *, sync: bool = True) -> None:
+        """One pass, on what the watches have brought, or on what is in the cache already."""
+        self.client.on_write, self.client.on_delete = self.cache.put, self.cache.drop
+        recorder = EventRecorder(self.client, lambda: self.now)
+        context = Context(Settings(), self.client, self.cache, recorder, lambda: self.now)
+        if sync:
+            await list_all(self.client, self.cache, context.settings, lambda kind, obj: None)
+        await modeldeployment.reconcile(context, "team", "digits")
+        self.now += timedelta(seconds=3)
+
+    def play(self) -> None:
+        """Every Deployment has all its pods, ready and available."""
+        for deployment in self.deployments():
+            wanted, template = deployment["spec"]["replicas"], deployment["spec"]["template"]
+            path = DEPLOYMENT.path("team", deployment["metadata"]["name"])
+            self.server.store(path, {**deployment, "status": {"replicas": wanted, "availableReplicas": wanted}})
+            for index in range(wanted):
+                ready = {"type": "Ready", "status": "True"}
+                name = f"{deployment['metadata']['name']}-{index}"
+                body = {"metadata": {"labels": template["metadata"]["labels"]}, "spec": {}}
+                self.server.store(POD.path("team", name), {**body, "status": {"conditions": [ready]}})
+
+    def deployments(self) -> list[Object]:
+        return [obj for obj in self.server.objects.values() if obj.get("kind") == "Deployment"]
+
+    def replicas(self) -> dict[str, int]:
+        """By artifact's digest, as one letter."""
+        found = self.deployments()
+        return {one["metadata"]["annotations"]["fettle.dev/artifact"][-1]: one["spec"]["replicas"] for one in found}
+
+    async def serve(self) -> Object:
+        """Revision `a` serves with ten pods; its Deployment."""
+        self.server.store(PATH, {"kind": MODEL_DEPLOYMENT.kind, "metadata": {}, "spec": spec("a")})
+        for _ in range(3):
+            await self.look()
+            self.play()
+        await self.look()
+        (deployment,) = self.deployments()
+        return deployment
+
+    def ask(self, digest: str) -> None:
+        self.server.store(PATH, {**self.server.objects[PATH], "spec": spec(digest)})
+
+
+@pytest.fixture
+async def ground() -> AsyncIterator[Ground]:
+    async with serving() as (server, client):
+        yield Ground(server, client)
+
+
+def without(deployment: Object, labels: set[str]) -> Object:
+    metadata = deployment["metadata"]
+    kept = {key: value for key, value in metadata["labels"].items() if key not in labels}
+    return {**deployment, "metadata": {**metadata, "labels": kept}}
+
+
+@pytest.mark.parametrize(
+    "taken_off",
+    [{MANAGED}, {MANAGED, "fettle.dev/modeldeployment", "fettle.dev/revision"}],
+    ids=["the label that is watched", "every label"],
+)
+async def test_a_deployment_that_lost_its_labels_is_never_asked_for_fewer_pods_than_it_has(
+    ground: Ground, taken_off: set[str]
+) -> None:
+    deployment = await ground.serve()
+    blind = ground.server.store(DEPLOYMENT.path("team", deployment["metadata"]["name"]), without(deployment, taken_off))
+    ground.cache.drop(DEPLOYMENT, "team", blind["metadata"]["name"], blind["metadata"]["uid"], version_of(blind))
+    ground.ask("b")
+    model = ground.server.objects[PATH]
+    ground.cache.put(MODEL_DEPLOYMENT, model)
+    await ground.look(sync=False)
+    assert ground.replicas()["a"] == 10
+    restored = ground.cache.owned(DEPLOYMENT, model["metadata"]["uid"])
+    assert any(one["metadata"]["uid"] == blind["metadata"]["uid"] for one in restored), "its labels are put on again"
+    for _ in range(4):
+        ground.play()
+        await ground.look()
+    assert ground.replicas() == {"a": 8, "b": 2}
+
+
+async def test_a_steady_deployment_that_is_out_of_sight_stays_as_it_is_and_is_ready(ground: Ground) -> None:
+    deployment = await ground.serve()
+    blind = ground.server.store(DEPLOYMENT.path("team", deployment["metadata"]["name"]), without(deployment, {MANAGED}))
+    ground.cache.drop(DEPLOYMENT, "team", blind["metadata"]["name"], blind["metadata"]["uid"], version_of(blind))
+    await ground.look(sync=False)
+    assert ground.replicas() == {"a": 10}
+    conditions = ground.server.objects[PATH]["status"]["conditions"]
+    assert next(one["status"] for one in conditions if one["type"] == "Ready") == "True"
