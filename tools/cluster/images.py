@@ -81,7 +81,7 @@ def references(paths: Paths, registry: str, names: Sequence[str]) -> dict[str, s
 
 
 def build(paths: Paths, target: Target, progress: Progress, names: Sequence[str] = NAMES) -> dict[str, str]:
-    """Build and push what the registry lacks; each image's reference by its name, also in .cluster/images.json."""
+    """Build and push what the registry lacks; each image's reference by its name, also in a file of .cluster/images."""
     if target.registry is None:
         raise ClusterError(
             "FETTLE_REGISTRY must name a registry that the cluster can pull from, such as localhost:5001"
@@ -94,7 +94,7 @@ def build(paths: Paths, target: Target, progress: Progress, names: Sequence[str]
             with ThreadPoolExecutor(2) as pool:  # while one waits for downloads, another compiles
                 jobs = {name: pool.submit(_one, builder, paths, name, missing[name], progress) for name in missing}
                 wanted |= {name: job.result() for name, job in jobs.items()}
-        file = paths.home / "images.json"
+        file = paths.images(target.registry)
         known = json.loads(file.read_text(encoding="utf-8")) if file.exists() else {}
         write(file, json.dumps({**known, **wanted}, indent=2) + "\n")
     return wanted
