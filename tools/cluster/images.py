@@ -86,7 +86,7 @@ def build(paths: Paths, target: Target, progress: Progress, names: Sequence[str]
         raise ClusterError(
             "FETTLE_REGISTRY must name a registry that the cluster can pull from, such as localhost:5001"
         )
-    with _lock(paths.home / "images.lock"):
+    with _lock(paths.cache / "images.lock", progress):  # base image, layers and registry are there for all checkouts
         wanted = references(paths, target.registry, names)
         missing = {name: reference for name, reference in wanted.items() if not is_present(reference)}
         if missing:
@@ -135,8 +135,12 @@ def is_present(reference: str) -> bool:
 
 
 @contextlib.contextmanager
-def _lock(file: Path) -> Iterator[None]:
+def _lock(file: Path, progress: Progress) -> Iterator[None]:
     file.parent.mkdir(parents=True, exist_ok=True)
     with file.open("w", encoding="utf-8") as handle:
-        fcntl.flock(handle, fcntl.LOCK_EX)
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            progress("waiting for another build of images to finish")
+            fcntl.flock(handle, fcntl.LOCK_EX)
         yield
