@@ -8,7 +8,7 @@ from typing import Any
 
 import click
 
-from tools.cluster.errors import ClusterError, InUseError
+from tools.cluster.errors import ClusterError, InUseError, TakenError
 from tools.cluster.paths import CLUSTERS, FETTLE, TEST, Cluster, checkout
 from tools.cluster.shell import Progress
 
@@ -68,8 +68,8 @@ def down(cluster: Cluster | None, purge: bool) -> None:
         try:
             with fresh.in_use(paths):
                 lifecycle.down(paths, progress, purge=purge)
-        except InUseError as error:
-            if cluster or purge:
+        except (InUseError, TakenError) as error:
+            if cluster or (purge and isinstance(error, InUseError)):
                 raise
             progress(str(error))
 

@@ -60,10 +60,10 @@ def up(paths: Paths, progress: Progress, *, empty: bool = False) -> bool:
 def down(paths: Paths, progress: Progress, *, purge: bool = False) -> None:
     """Stop everything and leave nothing but files; with `purge`, not the cluster's state either."""
     with _alone(progress):
-        owner = _owner(paths.cluster)
-        if owner is not None and owner != paths and owner.root.exists():
-            raise TakenError(paths.cluster.name, owner.root, owner.kubeconfig)
-        clean(owner or paths)
+        other = owner(paths.cluster)
+        if other is not None and other != paths and other.root.exists():
+            raise TakenError(paths.cluster.name, other.root, other.kubeconfig)
+        clean(other or paths)
         if purge:
             shutil.rmtree(paths.state, ignore_errors=True)
         progress("nothing left" + (", not even the state" if purge else "; the state is kept for the next up"))
@@ -72,7 +72,7 @@ def down(paths: Paths, progress: Progress, *, purge: bool = False) -> None:
 def restart(paths: Paths, name: str, progress: Progress) -> None:
     """Kill one component of the running cluster and start it again, waited for."""
     record = process.records(paths.cluster.pids).get(name)
-    if record is None or _owner(paths.cluster) != paths:
+    if record is None or owner(paths.cluster) != paths:
         raise ClusterError(f"no {name} of cluster {paths.cluster.name} of {paths.root} runs")
     process.stop([record], grace=0)
     up(paths, progress)
@@ -229,7 +229,7 @@ def _owner_file(cluster: Cluster) -> Path:
     return cluster.run / "owner"
 
 
-def _owner(cluster: Cluster) -> Paths | None:
+def owner(cluster: Cluster) -> Paths | None:
     """The checkout whose cluster of that name runs, or ran when the machine crashed."""
     try:
         return Paths(Path(_owner_file(cluster).read_text(encoding="utf-8").strip()), cluster)
@@ -243,13 +243,13 @@ def _runs(cluster: Cluster) -> bool:
 
 def _take_over(paths: Paths, progress: Progress) -> None:
     """Refuse to disturb another checkout's running cluster; sweep up after a dead one."""
-    owner = _owner(paths.cluster)
-    if owner is None or owner == paths:
+    other = owner(paths.cluster)
+    if other is None or other == paths:
         return
-    if _runs(paths.cluster) and owner.root.exists():
-        raise TakenError(paths.cluster.name, owner.root, owner.kubeconfig)
-    progress(f"removing what {owner.root} left")
-    clean(owner)
+    if _runs(paths.cluster) and other.root.exists():
+        raise TakenError(paths.cluster.name, other.root, other.kubeconfig)
+    progress(f"removing what {other.root} left")
+    clean(other)
 
 
 def _allow_open_files() -> None:

@@ -13,7 +13,7 @@ from tools.cluster import addons, components, network, process
 from tools.cluster.api import Api
 from tools.cluster.containers import shims
 from tools.cluster.errors import ClusterError
-from tools.cluster.lifecycle import registry_answers
+from tools.cluster.lifecycle import owner, registry_answers
 from tools.cluster.paths import NODE, Paths
 from tools.cluster.shell import attempt
 
@@ -32,7 +32,9 @@ def show_all(clusters: Sequence[Paths]) -> bool:
 
 def show(paths: Paths) -> bool:
     """Print the state of everything; whether all of it is well."""
-    cluster = paths.cluster
+    cluster, other = paths.cluster, owner(paths.cluster)
+    if other is not None and other != paths:
+        return _line("cluster", False, f"the one of {other.root} has this machine's place for {cluster.name}")
     well = _line("network", network.whole(cluster), "namespace, veth pair, routes")
     if not (paths.pki / "admin.crt").exists():
         _line("cluster", False, f"{cluster.name} was never started: make cluster")
