@@ -22,15 +22,23 @@ def test_the_exit_status_is_the_commands(script: str, status: int) -> None:
     assert fresh.play(["sh", "-c", script]) == status
 
 
+CHILD = """
+import signal, sys, time
+def end(number, _):
+    print("ended by", number, flush=True)
+    sys.exit(5)
+for number in (signal.SIGTERM, signal.SIGHUP):
+    signal.signal(number, end)
+print("ready", flush=True)
+time.sleep(60)
+"""
+
+
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP])
-def test_a_command_is_told_to_end_and_waited_for(number: signal.Signals) -> None:
-    child = (
-        "import signal, sys, time\n"
-        "def end(number, _):\n"
-        "    print('ended by', number, flush=True); sys.exit(5)\n"
-        f"signal.signal({int(number)}, end); print('ready', flush=True); time.sleep(60)"
-    )
-    program = f"import sys; from tools.cluster import fresh; sys.exit(fresh.play([sys.executable, '-c', {child!r}]))"
+@pytest.mark.parametrize("through", [(), ("sh", "-c", '"$@"; exit 7', "sh")], ids=["itself", "a shell"])
+def test_a_command_is_told_to_end_and_waited_for(number: signal.Signals, through: tuple[str, ...]) -> None:
+    command = [*through, sys.executable, "-c", CHILD]
+    program = f"import sys; from tools.cluster import fresh; sys.exit(fresh.play({command!r}))"
     environment = {**os.environ, "PYTHONPATH": str(ROOT)}
     with subprocess.Popen(
         [sys.executable, "-c", program], stdout=subprocess.PIPE, text=True, env=environment
@@ -39,7 +47,7 @@ def test_a_command_is_told_to_end_and_waited_for(number: signal.Signals) -> None
         assert process.stdout.readline() == "ready\n"
         process.send_signal(number)
         assert process.stdout.read() == f"ended by {int(number)}\n"
-    assert process.returncode == 5
+    assert process.returncode == (128 + number if through else 5)
 
 
 def test_one_command_at_a_time_has_the_cluster(tmp_path: Path) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
-from tools.demo.room import in_vain, refusal, requests
+from tools.demo.room import in_vain, patience, refusal, requests
 
 CPU = "0/1 nodes are available: 1 Insufficient cpu. no new claims to deallocate"
 
@@ -92,3 +92,8 @@ def test_a_pod_asks_for_its_containers_together_or_for_its_largest_init_containe
     first = [{"resources": {"requests": {"cpu": "250m"}}}, {"resources": {"requests": {"cpu": "1", "memory": "1Mi"}}}]
     found = requests({"spec": {"containers": containers, "initContainers": first}})
     assert found == {"cpu": 1, "memory": 2**30}
+
+
+def test_a_claim_that_is_being_bound_is_given_more_time_than_room_that_is_not_there() -> None:
+    unbound = waiting(why="0/1 nodes are available: pod has unbound immediate PersistentVolumeClaims. not found")
+    assert patience(waiting()) < patience(unbound)

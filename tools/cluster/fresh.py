@@ -14,6 +14,8 @@ import types
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
+import psutil
+
 from tools.cluster import images, lifecycle
 from tools.cluster.errors import InUseError, TakenError
 from tools.cluster.paths import Paths
@@ -41,10 +43,14 @@ def run(paths: Paths, command: Sequence[str], names: Sequence[str], progress: Pr
 
 
 def play(command: Sequence[str]) -> int:
-    """Run a command to its end; its exit status. It is told to end when this process is."""
+    """Run a command to its end; its exit status. It is told to end when this process is, with all that it started."""
     with subprocess.Popen(command) as child:
 
         def tell(number: int, _: types.FrameType | None) -> None:
+            # A shell that is told to end leaves what it runs behind.
+            with contextlib.suppress(psutil.NoSuchProcess):
+                for descendant in psutil.Process(child.pid).children(recursive=True):
+                    descendant.send_signal(number)
             child.send_signal(number)
 
         with _handling(tell, *_ENDING), _handling(_let_the_child_decide, signal.SIGINT):

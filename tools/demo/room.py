@@ -18,7 +18,8 @@ from tools.demo.kube import DemoError, Kube
 Object = Mapping[str, Any]
 Amounts = Mapping[str, Decimal]
 PASSING_LABEL = "fettle-tests/passing"  # of namespaces whose pods all go when their tests end
-PATIENCE_SECONDS = 20.0  # a claim is bound, a node gets ready, a pod that was deleted goes
+PATIENCE_SECONDS = 20.0  # for room: a pod that was deleted goes
+SETTLING_SECONDS = 60.0  # for anything else: a claim is bound, a node gets ready
 EVERY_SECONDS = 5.0
 _TOLD = 6  # of the pods that hold the room
 
@@ -42,7 +43,7 @@ class Room:
         )
         waiting = {pod["metadata"]["uid"]: pod for pod in pending if refusal(pod)}
         self._since = {uid: self._since.get(uid, now) for uid in waiting}
-        long = [pod for uid, pod in waiting.items() if now - self._since[uid] >= PATIENCE_SECONDS]
+        long = [pod for uid, pod in waiting.items() if now - self._since[uid] >= patience(pod)]
         if not long:
             return
         core = self._kube.core
@@ -65,6 +66,16 @@ def refusal(pod: Object) -> str:
     return ""
 
 
+def lacks_room(pod: Object) -> bool:
+    """Whether what a pod asks for is held by others, or is more than any node has."""
+    return "Insufficient" in refusal(pod)
+
+
+def patience(pod: Object) -> float:
+    """Seconds that a refused pod is left waiting before it is looked at closely."""
+    return PATIENCE_SECONDS if lacks_room(pod) else SETTLING_SECONDS
+
+
 def in_vain(pod: Object, nodes: Sequence[Object], pods: Sequence[Object], passing: Collection[str]) -> str:
     """Why a pod that the scheduler refuses cannot be placed later either, in one line; empty when waiting may help.
 
@@ -72,7 +83,7 @@ def in_vain(pod: Object, nodes: Sequence[Object], pods: Sequence[Object], passin
     """
     why, wanted = refusal(pod), requests(pod)
     names = f"pod {_name(pod)} cannot be scheduled: {why}"
-    if "Insufficient" not in why:
+    if not lacks_room(pod):
         return names
     stays = [one for one in pods if _stays(one) and one["metadata"]["namespace"] not in passing]
     told = []
