@@ -9,8 +9,12 @@ SIDE_BY_SIDE := --numprocesses auto --maxprocesses 4 --dist loadfile --no-loadsc
 WAITING := --numprocesses 3 --dist loadfile
 # Those with real pods share two cores with the pods.
 WITH_PODS := --numprocesses 2 --dist loadfile
+# Tests and benchmarks have a cluster of their own, empty when they start and stopped when they end: docs/design/clusters.md.
+ON_OWN_CLUSTER := $(PYTHON) -m tools.cluster run
+# The cluster that a person looks at, unless FETTLE_KUBECONFIG names another.
+UP := $(if $(FETTLE_KUBECONFIG),true,$(PYTHON) -m tools.cluster up)
 
-.PHONY: help setup lock lint type test test-unit test-cluster test-e2e test-kills bench-rollout crds verify docs images images-torch cluster cluster-down cluster-status demo demo-clean clean
+.PHONY: help setup lock lint type test test-unit test-cluster test-e2e test-torch test-kills bench-rollout crds verify docs images images-torch cluster cluster-down cluster-status demo demo-clean clean
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | awk -F'\t' '{printf "  %-16s %s\n", $$1, $$2}'
@@ -46,49 +50,48 @@ docs: setup ## the documentation as a site, in site/ (open site/index.html)
 cluster: setup ## a real Kubernetes on this machine (root, Linux); kubeconfig in .cluster/kubeconfig
 	@$(PYTHON) -m tools.cluster up
 
-cluster-down: setup ## stop it; nothing is left behind
+cluster-down: setup ## stop it, and the tests' if one is left; nothing is left behind in the kernel
 	@$(PYTHON) -m tools.cluster down
 
 cluster-status: setup ## what runs
 	@$(PYTHON) -m tools.cluster status
 
-images: setup ## build the images that changed, and push them to the cluster's registry
+images: setup ## build the images that changed, and push them to the registry
 	@$(PYTHON) -m tools.cluster images
 
 images-torch: setup ## the same with the images that hold PyTorch (1.3 GB more each)
 	@$(PYTHON) -m tools.cluster images --torch
 
-test: setup ## everything: unit, cluster (real API server), charts, e2e (real pods)
-	@$(PYTHON) -m tools.cluster up
-	@$(PYTHON) -m tools.cluster images
+test: setup ## everything: unit, cluster (real API server), charts, e2e (real pods), on a cluster of their own
 	$(PYTEST) $(SIDE_BY_SIDE) tests/unit tests/tools tests/docs
-	$(PYTEST) $(WAITING) tests/charts tests/cluster
-	$(PYTEST) $(WITH_PODS) tests/e2e
+	@$(ON_OWN_CLUSTER) --images -- bash -euxc '$(PYTEST) $(WAITING) tests/charts tests/cluster; $(PYTEST) $(WITH_PODS) tests/e2e'
 
 test-unit: setup ## the pure tests, no cluster
 	$(PYTEST) $(SIDE_BY_SIDE) tests/unit tests/tools tests/docs
 
-test-cluster: cluster ## tests against the API server
-	$(PYTEST) $(WAITING) tests/charts tests/cluster
+test-cluster: setup ## tests against the API server
+	@$(ON_OWN_CLUSTER) -- $(PYTEST) $(WAITING) tests/charts tests/cluster
 
-test-e2e: cluster images ## tests with real pods
-	$(PYTEST) $(WITH_PODS) tests/e2e
+test-e2e: setup ## tests with real pods
+	@$(ON_OWN_CLUSTER) --images -- $(PYTEST) $(WITH_PODS) tests/e2e
 
-test-kills: cluster ## the operator killed after every single one of its API writes; 10 minutes
-	FETTLE_TEST_KILLS_EVERY=1 $(PYTEST) tests/cluster/test_killed.py
+test-torch: setup ## the same of PyTorch, with images of 1.3 GB more each
+	@FETTLE_TORCH_IMAGES=1 $(ON_OWN_CLUSTER) --torch -- $(PYTEST) tests/e2e/test_torch.py
+
+test-kills: setup ## the operator killed after every single one of its API writes; 10 minutes
+	@FETTLE_TEST_KILLS_EVERY=1 $(ON_OWN_CLUSTER) -- $(PYTEST) tests/cluster/test_killed.py
 
 bench-rollout: setup ## every order of events under load on the cluster; writes bench/results/rollout.json, 15 minutes
-	@$(PYTHON) -m tools.cluster up
-	@$(PYTHON) -m tools.cluster images
-	@$(PYTHON) -m bench.rollout
+	@$(ON_OWN_CLUSTER) --images -- $(PYTHON) -m bench.rollout
 
 demo: setup ## the whole chain on a real cluster: optimize, serve, canary, roll back
-	@$(PYTHON) -m tools.cluster up
+	@$(UP)
 	@$(PYTHON) -m tools.cluster images
 	@$(PYTHON) -m tools.demo run
 
 demo-clean: setup ## remove what the demo made (the cluster stays; make cluster-down stops it)
 	@$(PYTHON) -m tools.demo clean
 
-clean: cluster-down ## remove everything that was built here
+clean: setup ## stop every cluster of this checkout, remove everything that was built here
+	@$(PYTHON) -m tools.cluster down --purge
 	rm -rf .cluster .venv .cache dist site

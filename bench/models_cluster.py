@@ -1,11 +1,11 @@
 """Takes other people's models through a cluster: Jobs, a published artifact, a server that answers as its reference says, the claim measured again.
 
-    python -m bench.models_cluster [NAME…] [--work FOLDER]
+    python -m tools.cluster run --torch -- python -m bench.models_cluster [NAME…] [--work FOLDER]
 
 The cases are those of `bench/model_catalog.py`; without names, a TorchScript archive, a program of torch.export, a script that ONNX has no
 operators for, an ONNX file, and one that is refused. The first two get a second target, `torch`, that torchscript must serve. Prints a table
 and writes bench/results/models-cluster.json.
-Needs `make images-torch` and a quiet machine; the namespace is made anew.
+Needs a quiet machine; the namespace is made anew.
 """
 
 from __future__ import annotations
@@ -21,6 +21,7 @@ import numpy as np
 from bench.model_catalog import CASES, READY, TORCH, Case
 from bench.models import bring, claim, document, ended, head, judge, keep, specification, table, write_items
 from rich.console import Console
+from tools.cluster.paths import TEST, checkout
 from tools.cluster.target import resolve_target
 from tools.demo import install, watch
 from tools.demo.kube import Kube, condition, is_current
@@ -91,13 +92,20 @@ def served(kube: Kube, case: Case, target: str, work: Path) -> dict[str, Any]:
     watch.serving(kube, name, 300, print)
     folder = work / case.name / target
     install.fettle(
-        kube, "pull", f"om/{case.name}", str(folder), "--target", target, "--image", install.images()["server"]
+        kube,
+        "pull",
+        f"om/{case.name}",
+        str(folder),
+        "--target",
+        target,
+        "--image",
+        install.images(kube.target)["server"],
     )
     manifest = Manifest.model_validate_json((folder / MANIFEST).read_bytes())
     worst = max(_differences(kube, name, manifest, folder / REFERENCE))
     pods = json.loads(kube.kubectl("get", "pods", "-l", f"fettle.dev/modeldeployment={name}", "-o", "json"))["items"]
     images = {pod["spec"]["containers"][0]["image"] for pod in pods}
-    known = {ref: name for name, ref in install.images().items()}
+    known = {ref: name for name, ref in install.images(kube.target).items()}
     kube.kubectl("delete", "modeldeployment", name, "--wait=true")
     return {"runtime": manifest.runtime, "images": sorted(known[image] for image in images), "worst": worst}
 
@@ -132,7 +140,7 @@ def main() -> None:
     unknown = sorted(set(options.names) - set(CASES))
     if unknown:
         parser.error(f"no such case: {', '.join(unknown)}; there are {', '.join(CASES)}")
-    kube = Kube(resolve_target(), NAMESPACE)
+    kube = Kube(resolve_target(paths=checkout(TEST)), NAMESPACE)
     install.install(kube)
     kube.kubectl("delete", "namespace", NAMESPACE, "--ignore-not-found", "--wait=true")
     kube.ensure_namespace()

@@ -21,13 +21,14 @@ import yaml
 from bench.rollout_models import published
 from bench.rollout_scenarios import CRD, NAME, SCENARIOS, Scenario, Stage
 from kubernetes.client.rest import ApiException
+from tools.cluster.paths import TEST, checkout
 from tools.cluster.target import resolve_target
 from tools.demo import install
 from tools.demo.kube import ROOT, DemoError, Kube
 from tools.demo.traffic import Load, Totals, bodies
 from urllib3.exceptions import HTTPError
 
-# Its own release and namespace, and a name that other releases leave alone: it disturbs nobody on a cluster that is in use.
+# Its own release and namespace, and a name that other releases leave alone: it disturbs nobody on a cluster that is named.
 RELEASE = "fettle-bench"
 NAMESPACE = "test-bench-rollout"
 RESULTS = ROOT / "bench" / "results" / "rollout.json"
@@ -60,7 +61,7 @@ def main() -> int:
     parser.add_argument("--requests", type=int, default=LEAST_REQUESTS, help="go on until so many were sent")
     parser.add_argument("--only", action="append", help="play only scenarios whose name has this in it; writes no file")
     options = parser.parse_args()
-    target = resolve_target()
+    target = resolve_target(paths=checkout(TEST))
     kube, system = Kube(target, NAMESPACE), Kube(target, f"{RELEASE}-system")
     try:
         stage = prepare(kube, system)

@@ -12,7 +12,6 @@ from typing import Any
 
 from bench.rollout_models import Model
 from tools.cluster import lifecycle
-from tools.cluster.paths import checkout
 from tools.cluster.shell import Progress
 from tools.demo import watch
 from tools.demo.kube import DemoError, Kube, condition
@@ -259,7 +258,8 @@ def api_server_restarted(stage: Stage) -> str:
     """The API server is killed and started again while a canary has traffic."""
     stage.change(stage.spec())
     stage.canary_serves()
-    lifecycle.restart(checkout(), "apiserver", Progress())
+    assert stage.kube.target.paths is not None, "`needs` says so"
+    lifecycle.restart(stage.kube.target.paths, "apiserver", Progress())
     return stage.rolled_out()
 
 

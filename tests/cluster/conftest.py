@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 import yaml
-from tools.cluster.paths import checkout
+from tools.cluster.paths import TEST, checkout
 from tools.cluster.target import Target, resolve_target
 
 from fettle.cluster.client import Client
@@ -67,8 +67,8 @@ class Kubectl:
 
 @pytest.fixture(scope="session")
 def target() -> Target:
-    """The cluster to test against: the embedded one, or what FETTLE_KUBECONFIG names. Fails with what to do without one."""
-    return resolve_target()
+    """The cluster to test against: the tests' embedded one, or what FETTLE_KUBECONFIG names. Fails with what to do without one."""
+    return resolve_target(paths=checkout(TEST))
 
 
 @pytest.fixture(scope="session")

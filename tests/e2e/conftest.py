@@ -3,13 +3,19 @@
 from __future__ import annotations
 
 import fcntl
+import json
+import os
 import uuid
 from collections.abc import Iterator
 
 import pytest
+from tools.cluster.paths import TEST, checkout
 from tools.cluster.target import Target, resolve_target
 from tools.demo import install
-from tools.demo.kube import Kube
+from tools.demo.kube import DemoError, Kube
+from tools.demo.room import PASSING_LABEL
+
+DESCRIPTION = "end-to-end tests of Fettle"
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
@@ -21,8 +27,8 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 @pytest.fixture(scope="session")
 def target() -> Target:
-    """The embedded cluster, or the one that FETTLE_KUBECONFIG names."""
-    return resolve_target()
+    """The tests' own embedded cluster, or the one that FETTLE_KUBECONFIG names."""
+    return resolve_target(paths=checkout(TEST))
 
 
 @pytest.fixture(scope="session")
@@ -32,20 +38,39 @@ def operator(target: Target, tmp_path_factory: pytest.TempPathFactory) -> Kube:
     # Files that run side by side share the release, and Helm takes one upgrade at a time.
     with (tmp_path_factory.getbasetemp().parent / "helm.lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
+        refuse_anothers_release(kube)
         # What runs here is the chain, not a benchmark: a short clock.
-        install.install(kube, "--set", "replicas=2", "--set", "jobs.measureSeconds=5")
+        settings = ("--set", "replicas=2", "--set", "jobs.measureSeconds=5", "--description", DESCRIPTION)
+        install.install(kube, *settings)
     return kube
+
+
+def refuse_anothers_release(kube: Kube) -> None:
+    """On a cluster that somebody named: a release that no test installed is somebody's, and an upgrade would replace it."""
+    found = json.loads(
+        install.helm(kube, "list", "--filter", "^fettle$", "--namespace", kube.namespace, "--output", "json")
+    )
+    if not found or os.environ.get("CONFIRM") == "yes":
+        return
+    release = json.loads(install.helm(kube, "status", "fettle", "--namespace", kube.namespace, "--output", "json"))
+    if release["info"]["description"] != DESCRIPTION:
+        raise DemoError(
+            f"{kube.target.kubeconfig} has a release fettle in {kube.namespace} that these tests would replace: name another "
+            "cluster, or none so that they start their own, or set CONFIRM=yes if that is meant"
+        )
 
 
 @pytest.fixture(scope="module")
 def space(operator: Kube, request: pytest.FixtureRequest) -> Iterator[Kube]:
     """A fresh namespace; removed at the end unless a test failed."""
     kube = Kube(operator.target, f"fettle-e2e-{uuid.uuid4().hex[:6]}")
-    kube.ensure_namespace()
+    kube.ensure_namespace(**{PASSING_LABEL: "true"})
     failed_before = request.session.testsfailed
     yield kube
     if request.session.testsfailed == failed_before:
         kube.kubectl("delete", "namespace", kube.namespace, "--wait=false")
+    else:
+        kube.kubectl("label", "namespace", kube.namespace, f"{PASSING_LABEL}-")  # what it holds stays, to be looked at
 
 
 @pytest.fixture(scope="module")

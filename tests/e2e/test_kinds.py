@@ -76,7 +76,7 @@ def run_to_the_end(space: Kube, folder: Path, seconds: float) -> dict[str, dict[
     install.push(space, folder, "pvc://models")
     space.apply([manifest(name, kind) for name, kind in kinds().items()])
     found: dict[str, dict[str, Any]] = {}
-    for elapsed in watch.polls(seconds):
+    for elapsed in watch.polls(seconds, kube=space):
         for name in kinds().keys() - found.keys():
             model = space.get("om", name)
             reason = condition(model, "Ready").get("reason")

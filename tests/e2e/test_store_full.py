@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from tools.cluster.paths import NODE, checkout
+from tools.cluster.paths import NODE
 from tools.demo import install, watch
 from tools.demo.kube import Kube, condition
 from tools.demo.traffic import Load, bodies, foreign_failures
@@ -66,9 +66,9 @@ def volume(kube: Kube, folder: Path) -> list[dict[str, Any]]:
 @pytest.fixture(scope="module")
 def disk(kube: Kube) -> Iterator[Path]:
     """A file system of 64 MiB that is the claim `small`."""
-    if not kube.target.embedded:
+    if kube.target.paths is None:
         pytest.skip("needs the embedded cluster, whose node is this machine")
-    folder = checkout().state / f"disk-{uuid.uuid4().hex[:6]}"
+    folder = kube.target.paths.volumes / f"disk-{uuid.uuid4().hex[:6]}"
     folder.mkdir()
     subprocess.run(["mount", "-t", "tmpfs", "-o", "size=64m", "none", str(folder)], check=True)
     kube.apply(volume(kube, folder))

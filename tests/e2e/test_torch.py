@@ -1,6 +1,6 @@
 """A TorchScript archive -> Jobs with PyTorch's image -> its artifact served by torchscript. The images are large, so only on request:
 
-make images-torch && FETTLE_TORCH_IMAGES=1 pytest tests/e2e/test_torch.py
+make test-torch
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ async def test_a_script_is_optimized_in_jobs_and_served_by_torchscript(target: T
 
     example = torch_models.EXAMPLES["convolutional"]
     torch_models.save_script(example, tmp_path / "model.pt")
-    kube, refs = Kube(target, f"test-torch-{uuid.uuid4().hex[:6]}"), install.images()
+    kube, refs = Kube(target, f"test-torch-{uuid.uuid4().hex[:6]}"), install.images(target)
     kube.ensure_namespace()
     settings = {f"{name.replace('-', '_')}_image": ref for name, ref in refs.items() if name != "operator"}
     async with operator_process(str(target.kubeconfig), kube.namespace, **settings):

@@ -16,7 +16,7 @@ from cryptography.x509.oid import NameOID
 from tools.cluster import addons, components, config, network, pki, provisioner
 from tools.cluster.api import path_of
 from tools.cluster.archive import docker_archive
-from tools.cluster.paths import Paths
+from tools.cluster.paths import CLUSTERS, FETTLE, TEST, Cluster, Paths
 
 
 def test_containerds_configuration_is_toml_whatever_the_path(tmp_path: Path) -> None:
@@ -49,49 +49,56 @@ def test_a_change_of_command_or_file_changes_a_components_fingerprint(tmp_path: 
 
 
 def test_certificates_are_made_once_and_name_their_bearers(tmp_path: Path) -> None:
-    assert pki.ensure(tmp_path)
-    assert not pki.ensure(tmp_path)
-    node = x509.load_pem_x509_certificate((tmp_path / "kubelet.crt").read_bytes()).subject
+    paths = Paths(tmp_path)
+    assert pki.ensure(paths)
+    assert not pki.ensure(paths)
+    node = x509.load_pem_x509_certificate((paths.pki / "kubelet.crt").read_bytes()).subject
     assert node.get_attributes_for_oid(NameOID.COMMON_NAME)[0].value == "system:node:node0"
     assert node.get_attributes_for_oid(NameOID.ORGANIZATION_NAME)[0].value == "system:nodes"
-    assert (tmp_path / "ca.key").stat().st_mode & 0o777 == 0o600
+    assert (paths.pki / "ca.key").stat().st_mode & 0o777 == 0o600
 
 
 def test_a_lost_key_makes_all_certificates_anew(tmp_path: Path) -> None:
-    pki.ensure(tmp_path)
-    before = (tmp_path / "ca.crt").read_bytes()
-    (tmp_path / "admin.key").unlink()
-    assert pki.ensure(tmp_path)
-    assert (tmp_path / "ca.crt").read_bytes() != before
+    paths = Paths(tmp_path)
+    pki.ensure(paths)
+    before = (paths.pki / "ca.crt").read_bytes()
+    (paths.pki / "admin.key").unlink()
+    assert pki.ensure(paths)
+    assert (paths.pki / "ca.crt").read_bytes() != before
 
 
-def test_the_kubeconfig_holds_its_certificates(tmp_path: Path) -> None:
-    pki.ensure(tmp_path)
-    settings = yaml.safe_load(pki.kubeconfig(tmp_path, "admin"))
-    assert settings["current-context"] == "fettle"
+@pytest.mark.parametrize("cluster", CLUSTERS)
+def test_a_kubeconfig_names_its_cluster_and_holds_its_certificates(tmp_path: Path, cluster: Cluster) -> None:
+    paths = Paths(tmp_path, cluster)
+    pki.ensure(paths)
+    settings = yaml.safe_load(pki.kubeconfig(paths, "admin"))
+    assert settings["current-context"] == cluster.name
+    assert settings["clusters"][0]["cluster"]["server"] == f"https://{cluster.address}:6443"
     data = settings["users"][0]["user"]["client-certificate-data"]
-    assert base64.b64decode(data) == (tmp_path / "admin.crt").read_bytes()
+    assert base64.b64decode(data) == (paths.pki / "admin.crt").read_bytes()
 
 
 @pytest.mark.parametrize(
     ("destination", "overlaps"),
     [
-        ("10.96.0.0/12", True),
-        ("10.244.3.0/24", True),
-        ("172.31.0.0/16", True),
-        ("172.31.255.3", True),
-        ("172.30.0.0/16", False),
-        ("192.168.0.0/16", False),
-        ("fd00::/8", False),
-        ("unreachable", False),
+        ("10.96.0.0/12", [FETTLE, TEST]),
+        ("10.244.3.0/24", [FETTLE]),
+        ("10.245.3.0/24", [TEST]),
+        ("172.31.0.0/16", [FETTLE, TEST]),
+        ("172.31.255.3", [FETTLE]),
+        ("172.31.254.0/30", [TEST]),
+        ("172.30.0.0/16", []),
+        ("192.168.0.0/16", []),
+        ("fd00::/8", []),
+        ("unreachable", []),
     ],
 )
-def test_routes_of_the_host_that_overlap_are_noticed(destination: str, overlaps: bool) -> None:
-    assert network.overlaps(destination) is overlaps
+def test_routes_of_the_host_that_overlap_are_noticed(destination: str, overlaps: list[Cluster]) -> None:
+    assert [cluster for cluster in CLUSTERS if network.overlaps(destination, cluster)] == overlaps
 
 
 def test_addons_are_objects_with_a_path_each() -> None:
-    things = addons.manifests("localhost/coredns:abc")
+    things = addons.manifests(FETTLE, "localhost/coredns:abc")
     assert [path_of(thing) for thing in things] == [
         "/apis/storage.k8s.io/v1/storageclasses/fettle-local",
         "/api/v1/namespaces/kube-system/serviceaccounts/coredns",

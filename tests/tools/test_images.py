@@ -69,7 +69,16 @@ def test_a_reference_is_split_at_the_right_places() -> None:
     assert images.split("localhost:5001/team/fettle-server:ab") == ("localhost:5001", "team/fettle-server", "ab")
 
 
-@pytest.mark.parametrize(("host", "plain"), [("localhost:5001", True), ("127.0.0.1:5000", True), ("ghcr.io", False)])
+@pytest.mark.parametrize(
+    ("host", "plain"),
+    [
+        ("localhost:5001", True),
+        ("127.0.0.1:5000", True),
+        ("172.31.255.2:5000", True),
+        ("172.31.254.2:5000", True),
+        ("ghcr.io", False),
+    ],
+)
 def test_only_registries_at_hand_speak_plain_http(host: str, plain: bool) -> None:
     assert images.is_plain(host) is plain
 

@@ -12,14 +12,13 @@ from tools.cluster import process
 
 
 @pytest.fixture
-def daemon(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> process.Record:
-    monkeypatch.setattr(process, "PIDS", tmp_path / "pids")
+def daemon(tmp_path: Path) -> process.Record:
     command = [sys.executable, "-c", "import time; print('hello'); time.sleep(600)"]
-    return process.start("sleeper", command, "f", tmp_path / "sleeper.log", tmp_path)
+    return process.start(tmp_path / "pids", "sleeper", command, "f", tmp_path / "sleeper.log", tmp_path)
 
 
-def test_a_daemon_is_found_again_and_stopped(daemon: process.Record) -> None:
-    assert process.records() == {"sleeper": daemon}
+def test_a_daemon_is_found_again_and_stopped(daemon: process.Record, tmp_path: Path) -> None:
+    assert process.records(tmp_path / "pids") == {"sleeper": daemon}
     assert process.alive(daemon)
     process.stop([daemon])
     assert not process.alive(daemon)
@@ -34,9 +33,9 @@ def test_a_pid_that_changed_hands_is_neither_alive_nor_stopped(daemon: process.R
     process.stop([daemon])
 
 
-def test_half_a_pid_file_is_no_daemon(daemon: process.Record) -> None:
-    (process.PIDS / "broken.json").write_text('{"name": "br')
-    assert list(process.records()) == ["sleeper"]
+def test_half_a_pid_file_is_no_daemon(daemon: process.Record, tmp_path: Path) -> None:
+    (tmp_path / "pids" / "broken.json").write_text('{"name": "br')
+    assert list(process.records(tmp_path / "pids")) == ["sleeper"]
     process.stop([daemon])
 
 

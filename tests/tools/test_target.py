@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 import yaml
-from tools.cluster.paths import REGISTRY, Paths
+from tools.cluster.paths import CLUSTERS, FETTLE, TEST, Cluster, Paths
 from tools.cluster.target import Target, TargetError, is_harmless, resolve_target
 
 
@@ -35,9 +35,16 @@ def test_only_contexts_for_trying_things_are_harmless(context: str, harmless: bo
     assert is_harmless(context) is harmless
 
 
-def test_without_any_cluster_the_error_says_how_to_get_one(tmp_path: Path) -> None:
-    with pytest.raises(TargetError, match=r"make cluster.*FETTLE_KUBECONFIG"):
-        resolve_target({}, Paths(tmp_path))
+@pytest.mark.parametrize(
+    ("cluster", "says"),
+    [
+        (FETTLE, r"cluster fettle does not run: .*make cluster.*FETTLE_KUBECONFIG"),
+        (TEST, r"cluster fettle-test does not run: .*make test.*up --name fettle-test.*FETTLE_KUBECONFIG"),
+    ],
+)
+def test_without_its_cluster_the_error_says_how_to_get_it(tmp_path: Path, cluster: Cluster, says: str) -> None:
+    with pytest.raises(TargetError, match=says):
+        resolve_target({}, Paths(tmp_path, cluster))
 
 
 def test_a_plain_kubeconfig_is_never_used(tmp_path: Path) -> None:
@@ -45,22 +52,43 @@ def test_a_plain_kubeconfig_is_never_used(tmp_path: Path) -> None:
         resolve_target({"KUBECONFIG": a_kubeconfig(tmp_path, "kind-a")}, Paths(tmp_path))
 
 
-def test_the_embedded_cluster_is_used_when_it_runs(tmp_path: Path) -> None:
-    paths = Paths(tmp_path)
-    paths.home.mkdir()
+@pytest.mark.parametrize("cluster", CLUSTERS)
+def test_the_embedded_cluster_is_used_when_it_runs(tmp_path: Path, cluster: Cluster) -> None:
+    paths = Paths(tmp_path, cluster)
+    paths.folder.mkdir(parents=True)
     paths.kubeconfig.write_text("{}")
-    assert resolve_target({"FETTLE_REGISTRY": "ignored"}, paths) == Target(paths.kubeconfig, REGISTRY, embedded=True)
+    assert resolve_target({"FETTLE_REGISTRY": "ignored"}, paths) == Target(paths.kubeconfig, cluster.registry, paths)
+
+
+def test_a_demo_that_runs_is_never_taken_for_the_tests_cluster(tmp_path: Path) -> None:
+    paths = Paths(tmp_path)
+    paths.folder.mkdir(parents=True)
+    paths.kubeconfig.write_text("{}")
+    with pytest.raises(TargetError, match="fettle-test does not run"):
+        resolve_target({}, Paths(tmp_path, TEST))
 
 
 def test_a_named_cluster_comes_with_its_registry(tmp_path: Path) -> None:
     named = a_kubeconfig(tmp_path, "kind-a")
     environment = {"FETTLE_KUBECONFIG": named, "FETTLE_REGISTRY": "localhost:5001/"}
-    assert resolve_target(environment, Paths(tmp_path)) == Target(Path(named), "localhost:5001", embedded=False)
+    assert resolve_target(environment, Paths(tmp_path)) == Target(Path(named), "localhost:5001")
 
 
-def test_another_checkouts_embedded_cluster_needs_no_registry_named(tmp_path: Path) -> None:
-    named = a_kubeconfig(tmp_path, "fettle", "https://172.31.255.2:6443")
-    assert resolve_target({"FETTLE_KUBECONFIG": named}, Paths(tmp_path)).registry == REGISTRY
+@pytest.mark.parametrize(("cluster", "address"), [(FETTLE, "172.31.255.2"), (TEST, "172.31.254.2")])
+def test_another_checkouts_embedded_cluster_needs_no_registry_named(
+    tmp_path: Path, cluster: Cluster, address: str
+) -> None:
+    named = a_kubeconfig(tmp_path, cluster.name, f"https://{address}:6443")
+    target = resolve_target({"FETTLE_KUBECONFIG": named}, Paths(tmp_path))
+    assert (target.registry, target.embedded) == (f"{address}:5000", False)
+
+
+@pytest.mark.parametrize("cluster", CLUSTERS)
+def test_a_named_cluster_of_this_checkout_is_known_as_its_own(tmp_path: Path, cluster: Cluster) -> None:
+    own = Paths(tmp_path, cluster)
+    own.folder.mkdir(parents=True)
+    own.kubeconfig.write_text(Path(a_kubeconfig(tmp_path, cluster.name, cluster.server)).read_text())
+    assert resolve_target({"FETTLE_KUBECONFIG": str(own.kubeconfig)}, Paths(tmp_path)).paths == own
 
 
 def test_somebodys_cluster_is_used_only_when_confirmed(tmp_path: Path) -> None:

@@ -14,24 +14,27 @@ import yaml
 
 from tools.cluster.api import Api, Object
 from tools.cluster.errors import ClusterError
-from tools.cluster.paths import API_SERVICE, DNS_SERVICE, PROVISIONER, STORAGE_CLASS
+from tools.cluster.paths import PROVISIONER, STORAGE_CLASS, Cluster
 
 PODS = "/api/v1/pods"
 
 
-def manifests(coredns_image: str) -> list[Object]:
+def manifests(cluster: Cluster, coredns_image: str) -> list[Object]:
     """The objects of addons.yaml."""
     text = Path(__file__).with_name("addons.yaml").read_text(encoding="utf-8")
     filled = Template(text).substitute(
-        storage_class=STORAGE_CLASS, provisioner=PROVISIONER, dns_service=DNS_SERVICE, coredns_image=coredns_image
+        storage_class=STORAGE_CLASS,
+        provisioner=PROVISIONER,
+        dns_service=cluster.dns_service,
+        coredns_image=coredns_image,
     )
     return list(yaml.safe_load_all(filled))
 
 
-def apply(api: Api, coredns_image: str, seconds: float = 30) -> None:
+def apply(api: Api, cluster: Cluster, coredns_image: str, seconds: float = 30) -> None:
     """Apply them all. A server that just became ready may lack its first namespaces and priority classes for a moment."""
     deadline = time.monotonic() + seconds
-    for thing in manifests(coredns_image):
+    for thing in manifests(cluster, coredns_image):
         while True:
             try:
                 api.apply(thing)
@@ -81,13 +84,13 @@ def dns_query(name: str, identity: int = 0x1234) -> bytes:
     return struct.pack(">HHHHHH", identity, 0x0100, 1, 0, 0, 0) + labels + b"\0" + struct.pack(">HH", 1, 1)
 
 
-def dns_answers(seconds: float = 0.5) -> bool:
+def dns_answers(cluster: Cluster, seconds: float = 0.5) -> bool:
     """Whether the cluster's DNS tells the API's address. That takes node, pod network, kube-proxy and CoreDNS."""
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as client:
         client.settimeout(seconds)
         try:
-            client.sendto(dns_query("kubernetes.default.svc.cluster.local"), (DNS_SERVICE, 53))
+            client.sendto(dns_query("kubernetes.default.svc.cluster.local"), (cluster.dns_service, 53))
             answer = client.recv(512)
         except OSError:
             return False
-    return answer.endswith(socket.inet_aton(API_SERVICE))
+    return answer.endswith(socket.inet_aton(cluster.api_service))

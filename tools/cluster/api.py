@@ -5,13 +5,12 @@ from __future__ import annotations
 import json
 import ssl
 from collections.abc import Iterator, Mapping
-from pathlib import Path
 from typing import Any
 
 import httpx
 
 from tools.cluster.errors import ClusterError
-from tools.cluster.paths import ADDRESS, API_PORT
+from tools.cluster.paths import Paths
 
 Object = dict[str, Any]
 _PLURALS = {"StorageClass": "storageclasses"}
@@ -28,12 +27,12 @@ def path_of(thing: Mapping[str, Any]) -> str:
 class Api:
     """The API server as its administrator sees it. Raises ClusterError for an answer that is no success."""
 
-    def __init__(self, pki: Path) -> None:
+    def __init__(self, paths: Paths) -> None:
+        pki = paths.pki
         context = ssl.create_default_context(cafile=str(pki / "ca.crt"))
         context.load_cert_chain(pki / "admin.crt", pki / "admin.key")
-        url = f"https://{ADDRESS}:{API_PORT}"
         # Neither a proxy nor certificates of the environment concern an address of our own.
-        self._http = httpx.Client(base_url=url, verify=context, timeout=10, trust_env=False)
+        self._http = httpx.Client(base_url=paths.cluster.server, verify=context, timeout=10, trust_env=False)
 
     def ready(self) -> bool:
         try:

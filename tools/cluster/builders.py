@@ -10,7 +10,7 @@ from typing import Protocol
 
 from tools.cluster import host, package_index
 from tools.cluster.errors import ClusterError
-from tools.cluster.paths import Paths
+from tools.cluster.paths import CLUSTERS, Paths
 from tools.cluster.shell import Progress, attempt, last_line, run, tool_path
 from tools.cluster.target import Target
 
@@ -29,9 +29,9 @@ class Builder(Protocol):
 
 
 def is_plain(host: str) -> bool:
-    """Whether a registry speaks HTTP: this machine's own, by the habit of every container tool, and the embedded one."""
+    """Whether a registry speaks HTTP: this machine's own, by the habit of every container tool, and the embedded ones."""
     name = host.rpartition(":")[0] or host
-    return name == "localhost" or name.startswith(("127.", "172.31.255."))
+    return name == "localhost" or name.startswith("127.") or host in {cluster.registry for cluster in CLUSTERS}
 
 
 def choose_builder(paths: Paths, target: Target, progress: Progress) -> Builder:
@@ -82,7 +82,7 @@ class Buildah:
     def __init__(self, paths: Paths, progress: Progress, *, plain: bool) -> None:
         self._paths = paths
         self._progress = progress
-        self._plain = plain  # the embedded registry speaks HTTP
+        self._plain = plain  # an embedded registry speaks HTTP
         driver = "overlay" if host.snapshotter(paths) == "overlayfs" else "vfs"
         store, run_folder = paths.cache / "buildah", paths.cache / "buildah-run"
         self._buildah = ("buildah", "--root", str(store), "--runroot", str(run_folder), "--storage-driver", driver)

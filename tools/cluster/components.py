@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from tools.cluster.network import enter
-from tools.cluster.paths import ADDRESS, API_PORT, NODE, POD_RANGE, SERVICE_RANGE, Paths
+from tools.cluster.paths import API_PORT, NODE, Cluster, Paths
 from tools.cluster.pki import CLIENTS, kubeconfig
 
 
@@ -29,8 +29,8 @@ class Component:
             digest.update(str(program.stat().st_mtime_ns).encode())
         return digest.hexdigest()[:16]
 
-    def argv(self) -> list[str]:
-        return [*enter(), *self.command]
+    def argv(self, cluster: Cluster) -> list[str]:
+        return [*enter(cluster), *self.command]
 
 
 def base(paths: Paths) -> list[Component]:
@@ -56,7 +56,7 @@ def kubeconfig_file(paths: Paths, client: str) -> Path:
 
 def kubeconfigs(paths: Paths) -> dict[Path, str]:
     """The kubeconfig of every component that needs one."""
-    return {kubeconfig_file(paths, each.name): kubeconfig(paths.pki, each.name) for each in CLIENTS}
+    return {kubeconfig_file(paths, each.name): kubeconfig(paths, each.name) for each in CLIENTS}
 
 
 def etcd(paths: Paths) -> Component:
@@ -84,12 +84,12 @@ def apiserver(paths: Paths) -> Component:
         "apiserver",
         (
             str(paths.bin / "kube-apiserver"),
-            f"--advertise-address={ADDRESS}",
+            f"--advertise-address={paths.cluster.address}",
             f"--secure-port={API_PORT}",
             "--etcd-servers=http://127.0.0.1:2379",
             "--authorization-mode=Node,RBAC",
             "--enable-admission-plugins=NodeRestriction",
-            f"--service-cluster-ip-range={SERVICE_RANGE}",
+            f"--service-cluster-ip-range={paths.cluster.services}",
             "--allow-privileged",
             "--kubelet-preferred-address-types=InternalIP",
             f"--client-ca-file={pki / 'ca.crt'}",
@@ -117,7 +117,7 @@ def controller_manager(paths: Paths) -> Component:
             f"--root-ca-file={paths.pki / 'ca.crt'}",
             f"--flex-volume-plugin-dir={paths.state / 'kubelet-plugins'}",  # it makes this folder
             "--allocate-node-cidrs",
-            f"--cluster-cidr={POD_RANGE}",
+            f"--cluster-cidr={paths.cluster.pods}",
             "--leader-elect=false",
             "--profiling=false",
         ),
@@ -146,7 +146,7 @@ def kubelet(paths: Paths) -> Component:
             f"--kubeconfig={settings}",
             f"--root-dir={paths.state / 'kubelet'}",
             f"--cert-dir={paths.state / 'kubelet-pki'}",
-            f"--node-ip={ADDRESS}",
+            f"--node-ip={paths.cluster.address}",
             f"--hostname-override={NODE}",
         ),
         (config, settings),
@@ -161,7 +161,7 @@ def kube_proxy(paths: Paths) -> Component:
             str(paths.bin / "kube-proxy"),
             f"--kubeconfig={settings}",
             "--proxy-mode=iptables",
-            f"--cluster-cidr={POD_RANGE}",
+            f"--cluster-cidr={paths.cluster.pods}",
             f"--hostname-override={NODE}",
             "--conntrack-max-per-core=0",
         ),
@@ -171,4 +171,4 @@ def kube_proxy(paths: Paths) -> Component:
 
 def provisioner(paths: Paths) -> Component:
     code = tuple(paths.module / name for name in ("provisioner.py", "api.py"))
-    return Component("provisioner", (sys.executable, "-m", "tools.cluster.provisioner"), code)
+    return Component("provisioner", (sys.executable, "-m", "tools.cluster.provisioner", paths.cluster.name), code)

@@ -7,23 +7,22 @@ from pathlib import Path
 
 import yaml
 
-from tools.cluster.paths import CGROUP, DNS_SERVICE, NODE_POD_RANGE, REGISTRY, RUN, Paths
+from tools.cluster.paths import Cluster, Paths
 
 PAUSE_IMAGE = "localhost/pause:1"
-CNI_NETWORK = "fettle"
 
 
 def files(paths: Paths, snapshotter: str) -> dict[Path, str]:
     """Every configuration file by where it belongs."""
-    config = paths.config
+    config, cluster = paths.config, paths.cluster
     return {
         config / "containerd.toml": containerd(paths, snapshotter),
-        config / "certs.d" / REGISTRY / "hosts.toml": registry_hosts(),
-        config / "cni" / "10-fettle.conflist": cni(),
+        config / "certs.d" / cluster.registry / "hosts.toml": registry_hosts(cluster),
+        config / "cni" / "10-fettle.conflist": cni(cluster),
         config / "kubelet.yaml": kubelet(paths),
         config / "registry.yaml": registry(paths),
         # The cluster knows no resolver above its own; a pod with dnsPolicy Default gets the same one.
-        config / "resolv.conf": f"nameserver {DNS_SERVICE}\n",
+        config / "resolv.conf": f"nameserver {cluster.dns_service}\n",
     }
 
 
@@ -36,14 +35,14 @@ def containerd(paths: Paths, snapshotter: str) -> str:
     cri = 'plugins."io.containerd.grpc.v1.cri"'
     return f"""version = 2
 root = {quoted(paths.state / "containerd")}
-state = {quoted(RUN / "containerd" / "state")}
+state = {quoted(paths.cluster.run / "containerd" / "state")}
 disabled_plugins = [
   "io.containerd.snapshotter.v1.aufs", "io.containerd.snapshotter.v1.btrfs", "io.containerd.snapshotter.v1.devmapper",
   "io.containerd.snapshotter.v1.zfs", "io.containerd.tracing.processor.v1.otlp", "io.containerd.internal.v1.tracing",
 ]
 
 [grpc]
-  address = {quoted(paths.containerd_socket)}
+  address = {quoted(paths.cluster.containerd_socket)}
 
 [plugins."io.containerd.internal.v1.opt"]
   path = {quoted(paths.state / "containerd-opt")}
@@ -68,22 +67,22 @@ disabled_plugins = [
 
 [{cri}.containerd.runtimes.runc.options]
   SystemdCgroup = false
-  Root = {quoted(RUN / "runc")}
+  Root = {quoted(paths.cluster.run / "runc")}
 
 [{cri}.registry]
   config_path = {quoted(paths.config / "certs.d")}
 """
 
 
-def registry_hosts() -> str:
-    return f"""server = "http://{REGISTRY}"
+def registry_hosts(cluster: Cluster) -> str:
+    return f"""server = "http://{cluster.registry}"
 
-[host."http://{REGISTRY}"]
+[host."http://{cluster.registry}"]
   capabilities = ["pull", "resolve"]
 """
 
 
-def cni() -> str:
+def cni(cluster: Cluster) -> str:
     """Pods on one bridge, without masquerading: the host routes to them."""
     bridge = {
         "type": "bridge",
@@ -93,13 +92,13 @@ def cni() -> str:
         "ipMasq": False,
         "ipam": {
             "type": "host-local",
-            "dataDir": str(RUN / "cni"),
-            "ranges": [[{"subnet": NODE_POD_RANGE}]],
+            "dataDir": str(cluster.run / "cni"),
+            "ranges": [[{"subnet": cluster.node_pods}]],
             "routes": [{"dst": "0.0.0.0/0"}],
         },
     }
     portmap = {"type": "portmap", "capabilities": {"portMappings": True}}
-    return json.dumps({"cniVersion": "0.4.0", "name": CNI_NETWORK, "plugins": [bridge, portmap]}, indent=2)
+    return json.dumps({"cniVersion": "0.4.0", "name": cluster.name, "plugins": [bridge, portmap]}, indent=2)
 
 
 def kubelet(paths: Paths) -> str:
@@ -109,17 +108,17 @@ def kubelet(paths: Paths) -> str:
             "apiVersion": "kubelet.config.k8s.io/v1beta1",
             "kind": "KubeletConfiguration",
             "cgroupDriver": "cgroupfs",
-            "cgroupRoot": f"/{CGROUP}",
+            "cgroupRoot": f"/{paths.cluster.name}",
             "failSwapOn": False,
             "oomScoreAdj": 0,
-            "containerRuntimeEndpoint": f"unix://{paths.containerd_socket}",
+            "containerRuntimeEndpoint": f"unix://{paths.cluster.containerd_socket}",
             "authentication": {
                 "anonymous": {"enabled": False},
                 "webhook": {"enabled": True},
                 "x509": {"clientCAFile": str(paths.pki / "ca.crt")},
             },
             "authorization": {"mode": "Webhook"},
-            "clusterDNS": [DNS_SERVICE],
+            "clusterDNS": [paths.cluster.dns_service],
             "clusterDomain": "cluster.local",
             "resolvConf": str(paths.config / "resolv.conf"),
             "podLogsDir": str(paths.logs / "pods"),
@@ -139,8 +138,8 @@ def registry(paths: Paths) -> str:
         {
             "version": 0.1,
             "log": {"level": "warn", "accesslog": {"disabled": True}},
-            "storage": {"filesystem": {"rootdirectory": str(paths.state / "registry")}, "delete": {"enabled": True}},
-            "http": {"addr": REGISTRY},
+            "storage": {"filesystem": {"rootdirectory": str(paths.registry)}, "delete": {"enabled": True}},
+            "http": {"addr": paths.cluster.registry},
         },
         sort_keys=False,
     )

@@ -6,6 +6,7 @@ import contextlib
 import hashlib
 import os
 import platform
+import re
 import shutil
 import signal
 import socket
@@ -13,9 +14,9 @@ import time
 from pathlib import Path
 
 from tools.cluster.archive import docker_archive
-from tools.cluster.config import CNI_NETWORK, PAUSE_IMAGE
+from tools.cluster.config import PAUSE_IMAGE
 from tools.cluster.errors import ClusterError, UnsupportedError
-from tools.cluster.paths import CGROUP, RUN, Paths
+from tools.cluster.paths import Cluster, Paths
 from tools.cluster.shell import attempt, run
 
 CGROUPS = Path("/sys/fs/cgroup")
@@ -33,7 +34,7 @@ def answers(path: Path) -> bool:
 
 
 def _ctr(paths: Paths, *arguments: str, input_bytes: bytes | None = None) -> str:
-    return run("ctr", "-a", paths.containerd_socket, "-n", "k8s.io", *arguments, input_bytes=input_bytes)
+    return run("ctr", "-a", paths.cluster.containerd_socket, "-n", "k8s.io", *arguments, input_bytes=input_bytes)
 
 
 def coredns_image(paths: Paths) -> str:
@@ -64,7 +65,7 @@ def remove_containers(paths: Paths) -> int:
     for kind, names in (("tasks", tasks), ("containers", containers)):
         if names:
             force = ["-f"] if kind == "tasks" else []
-            attempt("ctr", "-a", paths.containerd_socket, "-n", "k8s.io", kind, "rm", *force, *names)
+            attempt("ctr", "-a", paths.cluster.containerd_socket, "-n", "k8s.io", kind, "rm", *force, *names)
     return len(containers)
 
 
@@ -86,14 +87,14 @@ def missing_controllers() -> list[str]:
     return [name for name in _NEEDED if name not in offered]
 
 
-def create_cgroups() -> None:
+def create_cgroups(cluster: Cluster) -> None:
     """Make the parent of all pods' cgroups. The v2 branch follows the documentation; it was never run on such a kernel."""
     for root in hierarchies():
         try:
             if (root / "cgroup.controllers").exists() and root == CGROUPS:
                 offered = (root / "cgroup.controllers").read_text().split()
                 (root / "cgroup.subtree_control").write_text(" ".join(f"+{name}" for name in offered))
-            folder = root / CGROUP
+            folder = root / cluster.name
             folder.mkdir(exist_ok=True)
             # With v1 a new cpuset is empty, and a process cannot enter it before it has processors and memory.
             for file in ("cpuset.cpus", "cpuset.mems"):
@@ -103,36 +104,36 @@ def create_cgroups() -> None:
             raise UnsupportedError(f"cgroups cannot be made in {root} ({error.strerror})") from error
 
 
-def _nested(root: Path) -> list[Path]:
+def _nested(root: Path, cluster: Cluster) -> list[Path]:
     """Our cgroups in a hierarchy, innermost first. os.walk, because they vanish while one looks."""
-    return [Path(folder) for folder, _, _ in os.walk(root / CGROUP, topdown=False)]
+    return [Path(folder) for folder, _, _ in os.walk(root / cluster.name, topdown=False)]
 
 
-def _processes() -> set[int]:
+def _processes(cluster: Cluster) -> set[int]:
     found: set[int] = set()
-    for folder in (folder for root in hierarchies() for folder in _nested(root)):
+    for folder in (folder for root in hierarchies() for folder in _nested(root, cluster)):
         with contextlib.suppress(OSError):
             found.update(int(pid) for pid in (folder / "cgroup.procs").read_text().split())
     return found
 
 
-def cgroups_exist() -> bool:
-    return CGROUPS.is_dir() and any((root / CGROUP).exists() for root in hierarchies())
+def cgroups_exist(cluster: Cluster) -> bool:
+    return CGROUPS.is_dir() and any((root / cluster.name).exists() for root in hierarchies())
 
 
-def kill_pods(seconds: float = 5) -> None:
+def kill_pods(cluster: Cluster, seconds: float = 5) -> None:
     """KILL every process in our pods' cgroups, and only those, until none is left."""
     deadline = time.monotonic() + seconds
-    while (pids := _processes()) and time.monotonic() < deadline:
+    while (pids := _processes(cluster)) and time.monotonic() < deadline:
         for pid in pids - {0, os.getpid()}:
             with contextlib.suppress(ProcessLookupError):
                 os.kill(pid, signal.SIGKILL)
         time.sleep(0.05)
 
 
-def remove_cgroups() -> None:
+def remove_cgroups(cluster: Cluster) -> None:
     for root in hierarchies():
-        for folder in _nested(root):
+        for folder in _nested(root, cluster):
             _remove_cgroup(folder)
 
 
@@ -149,11 +150,10 @@ def _remove_cgroup(folder: Path) -> None:
             return
 
 
-def shims(paths: Paths) -> list[int]:
+def shims(cluster: Cluster) -> list[int]:
     """The shims of our containerd, known by the socket they were given."""
-    return [
-        pid for pid, words in _commands() if b"-address" in words and str(paths.containerd_socket).encode() in words
-    ]
+    socket_of = str(cluster.containerd_socket).encode()
+    return [pid for pid, words in _commands() if b"-address" in words and socket_of in words]
 
 
 def _commands() -> list[tuple[int, list[bytes]]]:
@@ -165,8 +165,8 @@ def _commands() -> list[tuple[int, list[bytes]]]:
     return found
 
 
-def kill_shims(paths: Paths) -> None:
-    for pid in shims(paths):
+def kill_shims(cluster: Cluster) -> None:
+    for pid in shims(cluster):
         with contextlib.suppress(ProcessLookupError):
             os.kill(pid, signal.SIGKILL)
 
@@ -184,20 +184,27 @@ def unmount(*roots: Path) -> None:
         attempt("umount", "-l", point)
 
 
+def sandbox_of(result: str, cluster: Cluster) -> str | None:
+    """The pod sandbox whose address is in a file of /var/lib/cni/results, if it is this cluster's; one's name may begin another's."""
+    found = re.fullmatch(rf"{re.escape(cluster.name)}-([0-9a-f]+)-\w+", result)
+    return found[1] if found else None
+
+
 def remove_leftovers(paths: Paths) -> None:
     """What kubelet, containerd and CNI write at fixed places outside of our folders, and the run folder itself."""
     results = Path("/var/lib/cni/results")
-    for result in results.glob(f"{CNI_NETWORK}-*"):
-        sandbox = result.name.removeprefix(f"{CNI_NETWORK}-").rpartition("-")[0]
-        (results / f"cni-loopback-{sandbox}-lo").unlink(missing_ok=True)
-        result.unlink(missing_ok=True)
+    for result in results.glob("*"):
+        sandbox = sandbox_of(result.name, paths.cluster)
+        if sandbox:
+            (results / f"cni-loopback-{sandbox}-lo").unlink(missing_ok=True)
+            result.unlink(missing_ok=True)
     links, shim_sockets, plugins = (
         Path("/var/log/containers"),
         Path("/run/containerd/s"),
         Path("/var/lib/kubelet/device-plugins"),
     )
     for link in links.glob("*"):
-        if link.is_symlink() and str(link.readlink()).startswith(str(paths.logs)):
+        if link.is_symlink() and str(link.readlink()).startswith(f"{paths.logs}/"):
             link.unlink()
     for left in (*shim_sockets.glob("*"), plugins / "kubelet.sock"):
         if left.is_socket() and not answers(left):  # another containerd's or kubelet's would answer
@@ -205,4 +212,4 @@ def remove_leftovers(paths: Paths) -> None:
     for folder in (results, results.parent, links, shim_sockets, shim_sockets.parent, plugins, plugins.parent):
         with contextlib.suppress(OSError):
             folder.rmdir()  # only where it is empty now
-    shutil.rmtree(RUN, ignore_errors=True)
+    shutil.rmtree(paths.cluster.run, ignore_errors=True)

@@ -3,6 +3,8 @@
 ClusterError               one clear line for the user, exit code 1
 +-- UnsupportedError       this machine cannot run the cluster; the line says what to use instead
 +-- ComponentDiedError     a component ended while it was waited for
++-- TakenError             another checkout's cluster of that name runs
++-- InUseError             a command has the cluster to itself
 """
 
 from __future__ import annotations
@@ -29,3 +31,19 @@ class ComponentDiedError(ClusterError):
     def __init__(self, component: str, log: Path, last_line: str) -> None:
         super().__init__(f"{component} ended: {last_line or 'it said nothing'} (whole log: {log})")
         self.component = component
+
+
+class TakenError(ClusterError):
+    """There is one cluster of a name on a machine, and it belongs to another checkout."""
+
+    def __init__(self, name: str, root: Path, kubeconfig: Path) -> None:
+        super().__init__(
+            f"cluster {name} of {root} runs on this machine: run `down` there, or use it with FETTLE_KUBECONFIG={kubeconfig}"
+        )
+
+
+class InUseError(ClusterError):
+    """A command has the cluster to itself until it ends."""
+
+    def __init__(self, name: str, pid: str) -> None:
+        super().__init__(f"cluster {name} is in use by a command that stops it when it ends (pid {pid or 'unknown'})")

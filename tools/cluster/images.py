@@ -81,12 +81,12 @@ def references(paths: Paths, registry: str, names: Sequence[str]) -> dict[str, s
 
 
 def build(paths: Paths, target: Target, progress: Progress, names: Sequence[str] = NAMES) -> dict[str, str]:
-    """Build and push what the registry lacks; each image's reference by its name, also in .cluster/images.json."""
+    """Build and push what the registry lacks; each image's reference by its name, also in a file of .cluster/images."""
     if target.registry is None:
         raise ClusterError(
             "FETTLE_REGISTRY must name a registry that the cluster can pull from, such as localhost:5001"
         )
-    with _lock(paths.home / "images.lock"):
+    with _lock(paths.cache / "images.lock", progress):  # base image, layers and registry are there for all checkouts
         wanted = references(paths, target.registry, names)
         missing = {name: reference for name, reference in wanted.items() if not is_present(reference)}
         if missing:
@@ -94,7 +94,7 @@ def build(paths: Paths, target: Target, progress: Progress, names: Sequence[str]
             with ThreadPoolExecutor(2) as pool:  # while one waits for downloads, another compiles
                 jobs = {name: pool.submit(_one, builder, paths, name, missing[name], progress) for name in missing}
                 wanted |= {name: job.result() for name, job in jobs.items()}
-        file = paths.home / "images.json"
+        file = paths.images(target.registry)
         known = json.loads(file.read_text(encoding="utf-8")) if file.exists() else {}
         write(file, json.dumps({**known, **wanted}, indent=2) + "\n")
     return wanted
@@ -135,8 +135,12 @@ def is_present(reference: str) -> bool:
 
 
 @contextlib.contextmanager
-def _lock(file: Path) -> Iterator[None]:
+def _lock(file: Path, progress: Progress) -> Iterator[None]:
     file.parent.mkdir(parents=True, exist_ok=True)
     with file.open("w", encoding="utf-8") as handle:
-        fcntl.flock(handle, fcntl.LOCK_EX)
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            progress("waiting for another build of images to finish")
+            fcntl.flock(handle, fcntl.LOCK_EX)
         yield

@@ -1,4 +1,4 @@
-"""The cluster's own network namespace, joined to the host by one veth pair. The host's iptables stay as they are."""
+"""A cluster's own network namespace, joined to the host by one veth pair. The host's iptables stay as they are."""
 
 from __future__ import annotations
 
@@ -8,35 +8,36 @@ import json
 from pathlib import Path
 
 from tools.cluster.errors import UnsupportedError
-from tools.cluster.paths import ADDRESS, HOST_ADDRESS, HOST_DEVICE, NAMESPACE, NETNS, POD_RANGE, PREFIX, SERVICE_RANGE
+from tools.cluster.paths import PREFIX, Cluster
 from tools.cluster.shell import attempt, complaint
 
-ROUTES = (SERVICE_RANGE, POD_RANGE)
+
+def routes(cluster: Cluster) -> tuple[str, str]:
+    """What the host routes to the cluster."""
+    return cluster.services, cluster.pods
 
 
-def enter() -> list[str]:
+def enter(cluster: Cluster) -> list[str]:
     """The prefix of a command that runs inside. Not `ip netns exec`: that hides /sys/fs/cgroup from the kubelet."""
-    return ["nsenter", f"--net={NETNS}"]
+    return ["nsenter", f"--net={cluster.netns}"]
 
 
-def create() -> None:
+def create(cluster: Cluster) -> None:
     """Make namespace, veth pair, addresses and routes. Raises UnsupportedError naming what the kernel refuses."""
-    inside = ("ip", "-n", NAMESPACE)
+    name, device = cluster.name, cluster.device
+    inside = ("ip", "-n", name)
     steps: list[tuple[str, tuple[str, ...]]] = [
-        ("network namespaces", ("ip", "netns", "add", NAMESPACE)),
-        (
-            "veth devices",
-            ("ip", "link", "add", HOST_DEVICE, "type", "veth", "peer", "name", "eth0", "netns", NAMESPACE),
-        ),
-        ("an address", ("ip", "addr", "add", f"{HOST_ADDRESS}/{PREFIX}", "dev", HOST_DEVICE)),
-        ("a device", ("ip", "link", "set", HOST_DEVICE, "up")),
-        ("an address", (*inside, "addr", "add", f"{ADDRESS}/{PREFIX}", "dev", "eth0")),
+        ("network namespaces", ("ip", "netns", "add", name)),
+        ("veth devices", ("ip", "link", "add", device, "type", "veth", "peer", "name", "eth0", "netns", name)),
+        ("an address", ("ip", "addr", "add", f"{cluster.host_address}/{PREFIX}", "dev", device)),
+        ("a device", ("ip", "link", "set", device, "up")),
+        ("an address", (*inside, "addr", "add", f"{cluster.address}/{PREFIX}", "dev", "eth0")),
         ("a device", (*inside, "link", "set", "eth0", "up")),
         ("a device", (*inside, "link", "set", "lo", "up")),
-        ("a route", (*inside, "route", "add", "default", "via", HOST_ADDRESS)),
-        *((f"a route to {route}", ("ip", "route", "add", route, "via", ADDRESS)) for route in ROUTES),
-        ("forwarding", (*enter(), "sh", "-c", "echo 1 > /proc/sys/net/ipv4/ip_forward")),
-        ("iptables' nat table", (*enter(), "iptables", "-w", "-t", "nat", "-S")),
+        ("a route", (*inside, "route", "add", "default", "via", cluster.host_address)),
+        *((f"a route to {route}", ("ip", "route", "add", route, "via", cluster.address)) for route in routes(cluster)),
+        ("forwarding", (*enter(cluster), "sh", "-c", "echo 1 > /proc/sys/net/ipv4/ip_forward")),
+        ("iptables' nat table", (*enter(cluster), "iptables", "-w", "-t", "nat", "-S")),
     ]
     for what, command in steps:
         result = attempt(*command)
@@ -44,56 +45,56 @@ def create() -> None:
             raise UnsupportedError(f"the kernel or its privileges refuse {what} ({complaint(result)})")
 
 
-def delete() -> None:
+def delete(cluster: Cluster) -> None:
     """Take away what create made, however much of it is there."""
-    if device_exists():
-        attempt("ip", "link", "del", HOST_DEVICE)  # its routes go with it
-    if NETNS.exists():
-        attempt("ip", "netns", "del", NAMESPACE)
+    if device_exists(cluster):
+        attempt("ip", "link", "del", cluster.device)  # its routes go with it
+    if cluster.netns.exists():
+        attempt("ip", "netns", "del", cluster.name)
         with contextlib.suppress(OSError):
-            NETNS.unlink()  # a crash leaves the name without its mount, and `ip netns del` then fails
-    parent = NETNS.parent
+            cluster.netns.unlink()  # a crash leaves the name without its mount, and `ip netns del` then fails
+    parent = cluster.netns.parent
     if parent.is_dir() and not any(parent.iterdir()):
         attempt("umount", "-l", parent)  # `ip netns add` mounted it upon itself
         with contextlib.suppress(OSError):
             parent.rmdir()
 
 
-def device_exists() -> bool:
-    return Path("/sys/class/net", HOST_DEVICE).exists()
+def device_exists(cluster: Cluster) -> bool:
+    return Path("/sys/class/net", cluster.device).exists()
 
 
-def whole() -> bool:
+def whole(cluster: Cluster) -> bool:
     """Whether the namespace, the device and both routes are there."""
-    if not device_exists() or not _is_mounted(NETNS):
+    if not device_exists(cluster) or not _is_mounted(cluster.netns):
         return False
-    gateways = {route.get("dst") for route in _routes() if route.get("gateway") == ADDRESS}
-    return set(ROUTES) <= gateways
+    gateways = {route.get("dst") for route in _routes() if route.get("gateway") == cluster.address}
+    return set(routes(cluster)) <= gateways
 
 
-def traces() -> bool:
+def traces(cluster: Cluster) -> bool:
     """Whether anything of it is there."""
-    return device_exists() or NETNS.exists()
+    return device_exists(cluster) or cluster.netns.exists()
 
 
-def conflict() -> str | None:
+def conflict(cluster: Cluster) -> str | None:
     """A route of the host's that overlaps with the cluster's addresses, in words."""
     for route in _routes():
         destination = str(route.get("dst", ""))
-        if route.get("dev") == HOST_DEVICE or destination in ("", "default"):
+        if route.get("dev") == cluster.device or destination in ("", "default"):
             continue
-        if overlaps(destination):
-            return f"the host routes {destination} to {route.get('dev', 'elsewhere')}, which the cluster would use"
+        if overlaps(destination, cluster):
+            return f"the host routes {destination} to {route.get('dev', 'elsewhere')}, which cluster {cluster.name} would use"
     return None
 
 
-def overlaps(destination: str) -> bool:
+def overlaps(destination: str, cluster: Cluster) -> bool:
     """Whether a route's destination shares addresses with the cluster's networks."""
     try:
         network = ipaddress.ip_network(destination, strict=False)
     except ValueError:
         return False
-    own = [ipaddress.ip_network(each, strict=False) for each in (*ROUTES, f"{HOST_ADDRESS}/{PREFIX}")]
+    own = [ipaddress.ip_network(each, strict=False) for each in (*routes(cluster), f"{cluster.host_address}/{PREFIX}")]
     return any(network.version == each.version and network.overlaps(each) for each in own)
 
 

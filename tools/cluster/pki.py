@@ -14,11 +14,10 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
-from tools.cluster.paths import ADDRESS, API_PORT, API_SERVICE, NAMESPACE, NODE
+from tools.cluster.paths import NODE, Paths
 from tools.cluster.shell import write
 
 SERVER_NAMES = ("kubernetes", "kubernetes.default", "kubernetes.default.svc", "localhost")
-SERVER_ADDRESSES = ("127.0.0.1", ADDRESS, API_SERVICE)
 LIFETIME = dt.timedelta(days=3650)
 
 
@@ -49,8 +48,9 @@ class Authority:
     key: ec.EllipticCurvePrivateKey
 
 
-def ensure(folder: Path) -> bool:
+def ensure(paths: Paths) -> bool:
     """Make whatever is missing; whether anything was. One missing file means all anew: they belong together."""
+    folder, cluster = paths.pki, paths.cluster
     names = ["ca", "server", *(client.name for client in CLIENTS)]
     wanted = [folder / f"{name}.{kind}" for name in names for kind in ("crt", "key")] + [
         folder / "sa.key",
@@ -59,8 +59,9 @@ def ensure(folder: Path) -> bool:
     if all(path.exists() for path in wanted):
         return False
     authority = _authority(folder)
+    addresses = ("127.0.0.1", cluster.address, cluster.api_service)
     alternatives: list[x509.GeneralName] = [x509.DNSName(name) for name in SERVER_NAMES]
-    alternatives += [x509.IPAddress(ipaddress.ip_address(address)) for address in SERVER_ADDRESSES]
+    alternatives += [x509.IPAddress(ipaddress.ip_address(address)) for address in addresses]
     _issue(folder, "server", Client("server", "kube-apiserver"), authority, alternatives)
     for client in CLIENTS:
         _issue(folder, client.name, client, authority, None)
@@ -73,22 +74,22 @@ def ensure(folder: Path) -> bool:
     return True
 
 
-def kubeconfig(folder: Path, client: str) -> str:
+def kubeconfig(paths: Paths, client: str) -> str:
     """A kubeconfig with its certificates inside, so that it can be copied."""
 
     def data(name: str) -> str:
-        return base64.b64encode((folder / name).read_bytes()).decode()
+        return base64.b64encode((paths.pki / name).read_bytes()).decode()
 
-    server = {"server": f"https://{ADDRESS}:{API_PORT}", "certificate-authority-data": data("ca.crt")}
+    context, server = paths.cluster.name, {"server": paths.cluster.server, "certificate-authority-data": data("ca.crt")}
     user = {"client-certificate-data": data(f"{client}.crt"), "client-key-data": data(f"{client}.key")}
     return yaml.safe_dump(
         {
             "apiVersion": "v1",
             "kind": "Config",
-            "current-context": NAMESPACE,
-            "clusters": [{"name": NAMESPACE, "cluster": server}],
+            "current-context": context,
+            "clusters": [{"name": context, "cluster": server}],
             "users": [{"name": client, "user": user}],
-            "contexts": [{"name": NAMESPACE, "context": {"cluster": NAMESPACE, "user": client}}],
+            "contexts": [{"name": context, "context": {"cluster": context, "user": client}}],
         },
         sort_keys=False,
     )

@@ -13,10 +13,8 @@ from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from tools.cluster.paths import RUN
 from tools.cluster.shell import tool_path, write
 
-PIDS = RUN / "pids"
 LOG_LIMIT = 20 * 1024 * 1024
 # Neither a proxy nor somebody's Kubernetes settings may reach a component.
 _KEPT_ENVIRONMENT = ("HOME", "LANG", "TZ", "TMPDIR")
@@ -52,17 +50,17 @@ def alive(record: Record) -> bool:
     return record.boot == boot_id() and start_time(record.pid) == record.started
 
 
-def records() -> dict[str, Record]:
-    """Every daemon that was started and not stopped, dead ones too."""
+def records(pids: Path) -> dict[str, Record]:
+    """Every daemon that was started and not stopped, dead ones too, by the files in `pids`."""
     found = {}
-    for file in sorted(PIDS.glob("*.json")):
+    for file in sorted(pids.glob("*.json")):
         with contextlib.suppress(ValueError, TypeError):  # a crash may have left half a file
             found[file.stem] = Record(**json.loads(file.read_text(encoding="utf-8")))
     return found
 
 
-def start(name: str, command: Sequence[str], fingerprint: str, log: Path, cwd: Path) -> Record:
-    """Start a daemon in a session of its own, its output appended to its log."""
+def start(pids: Path, name: str, command: Sequence[str], fingerprint: str, log: Path, cwd: Path) -> Record:
+    """Start a daemon in a session of its own, its output appended to its log, its record in `pids`."""
     log.parent.mkdir(parents=True, exist_ok=True)
     if log.exists() and log.stat().st_size > LOG_LIMIT:
         log.rename(log.with_suffix(".log.old"))
@@ -80,7 +78,7 @@ def start(name: str, command: Sequence[str], fingerprint: str, log: Path, cwd: P
         )
     _children.append(child)
     record = Record(name, child.pid, start_time(child.pid) or 0, boot_id(), fingerprint)
-    write(PIDS / f"{name}.json", json.dumps(asdict(record)))
+    write(pids / f"{name}.json", json.dumps(asdict(record)))
     return record
 
 
@@ -115,8 +113,3 @@ def stop(daemons: Iterable[Record], grace: float = 5) -> None:
                 signal.pidfd_send_signal(descriptor, signal.SIGKILL)
             _ended(descriptor, 5)
         os.close(descriptor)
-
-
-def forget(names: Iterable[str]) -> None:
-    for name in names:
-        (PIDS / f"{name}.json").unlink(missing_ok=True)

@@ -1,4 +1,4 @@
-"""Volumes for claims: `python -m tools.cluster.provisioner`, a daemon of the embedded cluster.
+"""Volumes for claims: `python -m tools.cluster.provisioner CLUSTER`, a daemon of an embedded cluster.
 
 For each pending claim of the default StorageClass it makes a folder and a `local` PersistentVolume bound to that claim; for
 each released volume it removes both. `local`, not hostPath: hostPath ignores fsGroup, so non-root pods could not write.
@@ -17,7 +17,7 @@ import httpx
 
 from tools.cluster.api import Api, Object, path_of
 from tools.cluster.errors import ClusterError
-from tools.cluster.paths import NODE, PROVISIONER, STORAGE_CLASS, checkout
+from tools.cluster.paths import CLUSTERS, NODE, PROVISIONER, STORAGE_CLASS, checkout
 
 CLAIMS = "/api/v1/persistentvolumeclaims"
 VOLUMES = "/api/v1/persistentvolumes"
@@ -128,11 +128,11 @@ def _watch(api: Api, path: str, changed: threading.Event) -> None:
 
 def main() -> None:
     """Run for ever."""
-    paths = checkout()
+    paths = checkout(next(cluster for cluster in CLUSTERS if cluster.name == sys.argv[1]))
     paths.volumes.mkdir(parents=True, exist_ok=True)
-    api, changed = Api(paths.pki), threading.Event()
+    api, changed = Api(paths), threading.Event()
     for path in (CLAIMS, VOLUMES):
-        threading.Thread(target=_watch, args=(Api(paths.pki), path, changed), daemon=True).start()
+        threading.Thread(target=_watch, args=(Api(paths), path, changed), daemon=True).start()
     while True:
         changed.wait(RESYNC_SECONDS)
         changed.clear()

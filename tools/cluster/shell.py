@@ -88,15 +88,16 @@ def write(path: Path, text: str, mode: int = 0o644) -> None:
 
 
 class Progress:
-    """Lines with the seconds since the start."""
+    """Lines with the seconds since the start, and what they are about where that was said."""
 
-    def __init__(self, *, stderr: bool = False) -> None:
+    def __init__(self, about: str = "", *, stderr: bool = False) -> None:
         self._start = time.monotonic()
         self._stderr = stderr
+        self._about = f"{about}: " if about else ""
 
     @property
     def seconds(self) -> float:
         return time.monotonic() - self._start
 
     def __call__(self, text: str) -> None:
-        click.echo(click.style(f"{self.seconds:6.1f} s  ", dim=True) + text, err=self._stderr)
+        click.echo(click.style(f"{self.seconds:6.1f} s  ", dim=True) + self._about + text, err=self._stderr)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 from collections import Counter
+from collections.abc import Sequence
 from pathlib import Path
 
 import click
@@ -12,27 +13,42 @@ from tools.cluster import addons, components, network, process
 from tools.cluster.api import Api
 from tools.cluster.containers import shims
 from tools.cluster.errors import ClusterError
-from tools.cluster.lifecycle import registry_answers
-from tools.cluster.paths import NODE, REGISTRY, Paths
+from tools.cluster.lifecycle import owner, registry_answers
+from tools.cluster.paths import NODE, Paths
 from tools.cluster.shell import attempt
+
+
+def show_all(clusters: Sequence[Paths]) -> bool:
+    """Print the state of each cluster; whether all is well of those that run. The first is expected to."""
+    well = True
+    for index, paths in enumerate(clusters):
+        click.echo(click.style(f"cluster {paths.cluster.name}", bold=True))
+        if index and not process.records(paths.cluster.pids) and not network.traces(paths.cluster):
+            _line("cluster", True, "does not run; tests and benchmarks start it and stop it")
+        else:
+            well = show(paths) and well
+    return well
 
 
 def show(paths: Paths) -> bool:
     """Print the state of everything; whether all of it is well."""
-    well = _line("network", network.whole(), "namespace, veth pair, routes")
+    cluster, other = paths.cluster, owner(paths.cluster)
+    if other is not None and other != paths:
+        return _line("cluster", False, f"the one of {other.root} has this machine's place for {cluster.name}")
+    well = _line("network", network.whole(cluster), "namespace, veth pair, routes")
     if not (paths.pki / "admin.crt").exists():
-        _line("cluster", False, "never started: make cluster")
+        _line("cluster", False, f"{cluster.name} was never started: make cluster")
         return False
-    records = process.records()
+    records = process.records(cluster.pids)
     for component in [*components.base(paths), *components.clients(paths)]:
         record = records.get(component.name)
         running = record is not None and process.alive(record)
         detail = f"pid {record.pid}, {_megabytes(record.pid)} MB" if running and record else "not running"
         well = _line(component.name, running, detail) and well
-    well = _objects(Api(paths.pki)) and well
-    well = _line("DNS", addons.dns_answers(), "kubernetes.default.svc.cluster.local") and well
-    well = _line("registry", registry_answers(), f"http://{REGISTRY}") and well
-    _line("containers", True, f"{len(shims(paths))} pod sandboxes")
+    well = _objects(Api(paths)) and well
+    well = _line("DNS", addons.dns_answers(cluster), "kubernetes.default.svc.cluster.local") and well
+    well = _line("registry", registry_answers(cluster), f"http://{cluster.registry}") and well
+    _line("containers", True, f"{len(shims(cluster))} pod sandboxes")
     _line("disk", True, _disk(paths))
     _line("kubeconfig", paths.kubeconfig.exists(), str(paths.kubeconfig))
     return well

@@ -1,4 +1,4 @@
-"""Which cluster a demo or a test talks to: the embedded one, or the one that FETTLE_KUBECONFIG names.
+"""Which cluster a demo or a test talks to: an embedded one, or the one that FETTLE_KUBECONFIG names.
 
 A plain KUBECONFIG is never used: it may be somebody's production.
 """
@@ -15,7 +15,7 @@ from typing import Any
 import yaml
 
 from tools.cluster.errors import ClusterError
-from tools.cluster.paths import ADDRESS, API_PORT, REGISTRY, Paths, checkout
+from tools.cluster.paths import CLUSTERS, TEST, Paths, checkout
 
 HARMLESS_CONTEXTS = ("kind-*", "minikube*", "fettle*")
 
@@ -26,21 +26,33 @@ class TargetError(ClusterError):
 
 @dataclass(frozen=True)
 class Target:
-    """A cluster to use. `registry` is where images go, without a scheme; None where nobody said."""
+    """A cluster to use. `registry` is where images go, without a scheme; None where nobody said.
+
+    `paths`: of the embedded cluster of this checkout that it is; None for any other.
+    """
 
     kubeconfig: Path
     registry: str | None
-    embedded: bool
+    paths: Paths | None = None
+
+    @property
+    def embedded(self) -> bool:
+        return self.paths is not None
+
+
+def is_named(environment: Mapping[str, str] = os.environ) -> bool:
+    """Whether FETTLE_KUBECONFIG names a cluster."""
+    return bool(environment.get("FETTLE_KUBECONFIG"))
 
 
 def resolve_target(environment: Mapping[str, str] = os.environ, paths: Paths | None = None) -> Target:
-    """The cluster to use. Raises TargetError with one clear line."""
+    """The cluster to use: the one that is named, else the embedded one of `paths`. Raises TargetError with one clear line."""
     paths = paths or checkout()
-    named = environment.get("FETTLE_KUBECONFIG", "")
-    if not named:
+    if not is_named(environment):
         if not paths.kubeconfig.exists():
-            raise TargetError("no cluster runs: start one with `make cluster`, or name one: FETTLE_KUBECONFIG=<path>")
-        return Target(paths.kubeconfig, REGISTRY, embedded=True)
+            raise TargetError(f"cluster {paths.cluster.name} does not run: {_how_to_start(paths)}")
+        return Target(paths.kubeconfig, paths.cluster.registry, paths)
+    named = environment["FETTLE_KUBECONFIG"]
     file = Path(named).expanduser().absolute()
     settings = _read(file)
     context = str(settings.get("current-context") or "")
@@ -50,9 +62,17 @@ def resolve_target(environment: Mapping[str, str] = os.environ, paths: Paths | N
             f"{', '.join(HARMLESS_CONTEXTS)}: set CONFIRM=yes if that is meant"
         )
     registry = environment.get("FETTLE_REGISTRY", "").removeprefix("https://").rstrip("/")
-    if not registry and f"https://{ADDRESS}:{API_PORT}" in _servers(settings):
-        registry = REGISTRY  # an embedded cluster, perhaps another checkout's
-    return Target(file, registry or None, embedded=file == paths.kubeconfig)
+    servers, ours = _servers(settings), [Paths(paths.root, cluster) for cluster in CLUSTERS]
+    if not registry:  # an embedded cluster, perhaps another checkout's
+        registry = next((cluster.registry for cluster in CLUSTERS if cluster.server in servers), "")
+    return Target(file, registry or None, next((each for each in ours if each.kubeconfig == file), None))
+
+
+def _how_to_start(paths: Paths) -> str:
+    start = "start it with `make cluster`"
+    if paths.cluster == TEST:
+        start = f"run this by `make test`, or keep one: `python -m tools.cluster up --name {TEST.name}`, then `images` likewise"
+    return f"{start}; or name another cluster: FETTLE_KUBECONFIG=<path>"
 
 
 def is_harmless(context: str) -> bool:

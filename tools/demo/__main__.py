@@ -33,14 +33,25 @@ def run(delete_operator_every: float | None) -> None:
         sys.exit(1)
 
 
-@main.command(help="Remove what the demo made: its namespace and the operator.")
+@main.command(help="Remove what the demo made: its namespace, and the operator unless somebody else's objects need it.")
 def clean() -> None:
     """Remove both namespaces' content."""
     target = resolve_target()
     kube = Kube(target, SYSTEM_NAMESPACE)
     kube.kubectl("delete", "namespace", scenes.NAMESPACE, "--ignore-not-found", "--wait=true")
+    others = namespaces_in_use(kube)
+    if others:
+        show.line(f"the demo's namespace is gone; the operator stays for the objects in {', '.join(others)}")
+        return
     kube.kubectl("delete", "namespace", SYSTEM_NAMESPACE, "--ignore-not-found", "--wait=true")
     show.line("the demo's namespace and the operator are gone; `make cluster-down` stops the cluster")
+
+
+def namespaces_in_use(kube: Kube) -> list[str]:
+    """The namespaces that hold objects of ours."""
+    columns = ("-o", "custom-columns=N:.metadata.namespace", "--no-headers")
+    # Without the CRDs kubectl complains of the kinds, and there are none.
+    return sorted(set(kube.kubectl("get", "om,mdep", "--all-namespaces", *columns, check=False).split()))
 
 
 if __name__ == "__main__":

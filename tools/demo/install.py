@@ -8,18 +8,21 @@ import subprocess
 import sys
 from pathlib import Path
 
+from tools.cluster.paths import checkout
+from tools.cluster.target import Target
+from tools.demo import watch
 from tools.demo.kube import BIN, ROOT, DemoError, Kube
 
 SYSTEM_NAMESPACE = "fettle-system"
-IMAGES = ROOT / ".cluster" / "images.json"
 DIGITS = ROOT / "examples" / "digits"
 
 
-def images() -> dict[str, str]:
-    """Image references by name, as `make images` left them."""
-    if not IMAGES.exists():
-        raise DemoError("the images are not built: run `make images`")
-    refs: dict[str, str] = json.loads(IMAGES.read_text())
+def images(target: Target) -> dict[str, str]:
+    """References by name of the images in a cluster's registry, as `make images` left them."""
+    file = checkout().images(target.registry or "")
+    if not file.exists():
+        raise DemoError(f"no images in {target.registry or 'any registry'} yet: run `make images`")
+    refs: dict[str, str] = json.loads(file.read_text())
     return refs
 
 
@@ -41,36 +44,34 @@ def install(kube: Kube, *extra: str, release: str = "fettle", namespace: str = S
     command += ["--namespace", namespace, "--create-namespace"]
     # tests/cluster brings operators of its own for namespaces test-*.
     command += ["--set", "ignoreNamespaces={test-*}"]
-    command += [*helm_arguments(images()), *extra, "--wait", "--timeout", "5m"]
-    try:
-        helm(kube, *command)
-    except DemoError as error:
-        pods = Kube(kube.target, namespace).kubectl("get", "pods,events", check=False)
-        raise DemoError(f"{error}\n{pods}") from error
+    command += [*helm_arguments(images(kube.target)), *extra]
+    helm(kube, *command)
+    watch.deployed(Kube(kube.target, namespace), f"app.kubernetes.io/instance={release}", 300)
 
 
-def helm(kube: Kube, *arguments: str) -> None:
-    """Run helm against this cluster. Raises DemoError with its words."""
+def helm(kube: Kube, *arguments: str) -> str:
+    """Run helm against this cluster; its output. Raises DemoError with its words."""
     program = str(BIN / "helm") if (BIN / "helm").exists() else "helm"
     done = subprocess.run([program, *arguments], env=kube.environment(), capture_output=True, text=True, check=False)
     if done.returncode != 0:
         raise DemoError(f"helm: {done.stderr.strip()}")
+    return done.stdout
 
 
 def push(kube: Kube, path: Path, uri: str) -> None:
     """`fettle push PATH URI`: a file or folder into a claim, which is made when missing."""
-    fettle(kube, "push", str(path), uri, "--create", "--size", "1Gi", "--image", images()["server"])
+    fettle(kube, "push", str(path), uri, "--create", "--size", "1Gi", "--image", images(kube.target)["server"])
 
 
 def pull(kube: Kube, source: str, to: Path) -> None:
     """`fettle pull SOURCE TO`: a file, a folder or an artifact out of a claim."""
-    fettle(kube, "pull", source, str(to), "--image", images()["server"])
+    fettle(kube, "pull", source, str(to), "--image", images(kube.target)["server"])
 
 
 def report(kube: Kube, name: str, to: Path) -> None:
     """`fettle report NAME TO`: the report of an OptimizedModel."""
     to.parent.mkdir(parents=True, exist_ok=True)
-    fettle(kube, "report", name, str(to), "--image", images()["server"])
+    fettle(kube, "report", name, str(to), "--image", images(kube.target)["server"])
 
 
 def fettle(kube: Kube, *arguments: str) -> str:

@@ -57,9 +57,9 @@ class Kube:
             objects = json.dumps({"apiVersion": "v1", "kind": "List", "items": list(objects)})
         self.kubectl("apply", "-f", "-", stdin=objects)
 
-    def ensure_namespace(self) -> None:
+    def ensure_namespace(self, **labels: str) -> None:
         """Create the namespace at the restricted Pod Security level, if it is not there."""
-        labels = {"pod-security.kubernetes.io/enforce": "restricted"}
+        labels |= {"pod-security.kubernetes.io/enforce": "restricted"}
         self.apply([{"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": self.namespace, "labels": labels}}])
 
     def get(self, short: str, name: str) -> dict[str, Any] | None:

@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 
+from tools.demo import watch
 from tools.demo.install import images
 from tools.demo.kube import DemoError, Kube
 
@@ -70,12 +71,11 @@ class Load:
         url = f"http://{self.deployment}:8080/v2/models/{self.deployment}/infer"
         command = ["python", "/files/load.py", "--url", url, "--bodies", "/files/bodies"]
         command += ["--rate", str(rate), "--clients", str(clients), "--seconds", str(seconds)]
-        self.kube.apply(_pod(self.name, images()["server"], self.name, command))
-        deadline = time.monotonic() + 120
-        while self.totals().get("sent", 0) < clients:
-            if time.monotonic() > deadline:
-                raise DemoError(f"the load did not start: {self.kube.kubectl('describe', 'pod', self.name)}")
-            time.sleep(0.5)
+        self.kube.apply(_pod(self.name, images(self.kube.target)["server"], self.name, command))
+        for _ in watch.polls(120, kube=self.kube):
+            if self.totals().get("sent", 0) >= clients:
+                return
+        raise DemoError(f"the load did not start: {self.kube.kubectl('describe', 'pod', self.name)}")
 
     def totals(self) -> Totals:
         """What happened so far; empty while the pod does not run."""

@@ -7,24 +7,50 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
+from kubernetes import client
+
 from tools.demo.kube import DemoError, Kube, condition, is_current
+from tools.demo.room import Room
 
 Found = dict[str, Any]
 
 
-def polls(seconds: float, every: float = 0.5) -> Iterator[float]:
-    """Yields the elapsed seconds until the time is over."""
+def polls(seconds: float, every: float = 0.5, kube: Kube | None = None) -> Iterator[float]:
+    """Yields the elapsed seconds until the time is over. With `kube`: raises DemoError once a pod of its namespace waits in vain."""
+    room = Room(kube) if kube else None
     start = time.monotonic()
     while (elapsed := time.monotonic() - start) < seconds:
         yield elapsed
+        if room:
+            room.check()
         time.sleep(every)
+
+
+def deployed(kube: Kube, selector: str, seconds: float) -> None:
+    """Wait until the selected Deployments run as they are specified. Raises DemoError with pods and events when they do not."""
+    apps = client.AppsV1Api(kube.api)
+    try:
+        for _ in polls(seconds, kube=kube):
+            found = apps.list_namespaced_deployment(kube.namespace, label_selector=selector).items
+            if found and all(_rolled_out(one) for one in found):
+                return
+    except DemoError as error:
+        raise DemoError(f"{error}\n{kube.kubectl('get', 'pods,events', check=False)}") from error
+    seen = kube.kubectl("get", "pods,events", check=False)
+    raise DemoError(f"Deployments with {selector} do not run as specified within {seconds:.0f} s:\n{seen}")
+
+
+def _rolled_out(deployment: client.V1Deployment) -> bool:
+    wanted, status = deployment.spec.replicas, deployment.status
+    counts = {status.replicas or 0, status.updated_replicas or 0, status.available_replicas or 0}
+    return (status.observed_generation or 0) >= deployment.metadata.generation and counts == {wanted}
 
 
 def optimized(kube: Kube, name: str, seconds: float, tell: Callable[[str], None]) -> Found:
     """Wait until an OptimizedModel is Ready; tells each new message of its Ready condition. Raises DemoError on a fault."""
     told = ""
     going = {"Preparing", "Optimizing", "Measuring", "Publishing"}
-    for elapsed in polls(seconds):
+    for elapsed in polls(seconds, kube=kube):
         found = kube.get("om", name)
         ready = condition(found, "Ready")
         line = f"{ready.get('reason', 'waiting for the operator')}: {ready.get('message', '')}"
@@ -83,7 +109,7 @@ def _line(found: Found) -> str:
 def serving(kube: Kube, name: str, seconds: float, tell: Callable[[str], None]) -> Found:
     """Wait until a ModelDeployment serves what its spec asks for. Raises DemoError when it does not."""
     told = ""
-    for elapsed in polls(seconds):
+    for elapsed in polls(seconds, kube=kube):
         found = kube.get("mdep", name)
         if found is None:
             continue
@@ -101,7 +127,7 @@ def serving(kube: Kube, name: str, seconds: float, tell: Callable[[str], None]) 
 def rolled_out(kube: Kube, name: str, seconds: float, tell: Callable[[str], None]) -> Rollout:
     """Wait until the rollout that the last change of the spec began has ended, either way."""
     told, revision, weighted_at, unweighted_at, answers = "", "", 0.0, 0.0, (0, 0)
-    for elapsed in polls(seconds, every=0.3):
+    for elapsed in polls(seconds, every=0.3, kube=kube):
         found = kube.get("mdep", name)
         if found is None:
             raise DemoError(f"ModelDeployment {name} is gone")
