@@ -88,8 +88,11 @@ class Reference:
         self.profiles = {
             name: OutputProfile(axis=item_axis(tensor, spec.axis)) for name, tensor in self._outputs.items()
         }
-        labelled = evaluation is not None and labels is not None and reading is not None
-        self.metric = evaluation.metric if evaluation is not None and labelled else Metric.AGREEMENT
+        self.metric = evaluation.metric if evaluation is not None and labels is not None else Metric.AGREEMENT
+        if reading is None and self.metric != Metric.AGREEMENT:
+            raise DataError(
+                "nothing says how these labels are read: they were prepared by an earlier version, prepare again"
+            )
         labelled = self.metric != Metric.AGREEMENT
         self.evidence = Evidence.GENERATED if generated else Evidence.LABELS if labelled else Evidence.AGREEMENT
         self.output = (evaluation.output if evaluation is not None else None) or next(iter(self._outputs))

@@ -12,6 +12,7 @@ from onnx import TensorProto, helper, numpy_helper
 from sklearn.datasets import load_digits
 from sklearn.linear_model import LogisticRegression
 
+from fettle.api.labels import LabelForm, LabelReading
 from fettle.api.optimizedmodel import EvaluationSpec
 from fettle.api.recipe import QuantizeStep, RecipeStep, RuntimeSettings
 from fettle.api.report import MeasureReport
@@ -29,6 +30,7 @@ SIGNATURE = Signature(
     inputs=(Tensor(name="pixels", dtype="FP32", shape=(-1, 64), batch_axis=0),),
     outputs=(Tensor(name="logits", dtype="FP32", shape=(-1, 10), batch_axis=0),),
 )
+CLASSES = LabelReading(form=LabelForm.CLASSES, told="numbers of classes, 0 to 9", classes=10)  # as prepare reads them
 STATIC = (RecipeStep(quantize=QuantizeStep(mode=QuantizeMode.STATIC)),)
 # One process start of two short rounds: what is said of accuracy, of files and of the store does not depend on how long is timed.
 SHORT = Schedule(least_starts=1, looks=(1,), least_rounds=1, rounds=2, most_rounds=2, block_seconds=0.02)
@@ -122,6 +124,7 @@ def task(
         "items": items,
         "generated": False,
         "evaluation": EvaluationSpec(uri="pvc://data/evaluation.npz", metric=Metric.ACCURACY),
+        "labels": CLASSES if items.labelled else None,
         "alpha": 0.05,
     }
     return MeasureTask(**(values | changes))

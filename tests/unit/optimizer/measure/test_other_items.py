@@ -10,7 +10,8 @@ from tests.unit.optimizer.measure.models import SIGNATURE, STATIC, Bench, candid
 
 from fettle.api.bounds import Rules, misses_accuracy
 from fettle.api.constraints import AccuracyConstraint, Constraints
-from fettle.api.optimizedmodel import EvaluationSpec
+from fettle.api.labels import LabelForm, LabelReading
+from fettle.api.optimizedmodel import AgreementSpec, EvaluationSpec
 from fettle.api.reasons import Reason
 from fettle.api.report import MeasureReport
 from fettle.api.signature import Signature
@@ -19,6 +20,7 @@ from fettle.errors import DataError, RuntimeFailure
 from fettle.store.manifest import read_stored
 
 pytestmark = pytest.mark.timeout(300)  # many processes, on machines that may be busy
+NUMBERS = LabelReading(form=LabelForm.NUMBERS, told="numbers, as the model should answer them")
 BOUND = Constraints(accuracy=AccuracyConstraint(max_drop=0.1))
 ALONE = Signature(
     inputs=(SIGNATURE.inputs[0].model_copy(update={"shape": (1, 64), "batch_axis": None}),),
@@ -53,7 +55,7 @@ def test_a_finalist_that_loses_too_much_spends_its_share_of_the_error_and_no_tim
 def test_what_ruins_the_screening_items_never_sees_those_that_certify(ruined: MeasureReport) -> None:
     row, _ = ruined.candidates
     assert (row.state, row.reason, row.samples) == (CandidateState.REJECTED, Reason.PRUNED, 32)
-    assert "on 32 screening items the drop of Accuracy is" in (row.message or "")
+    assert "on 32 screening items the accuracy drop is" in (row.message or "")
     assert ruined.certified == 1, "and that was the other"
     rules = Rules(BOUND, Objective.LATENCY, 1, False, 0.05)
     assert misses_accuracy(row, rules), "so that the other preset is tried"
@@ -95,9 +97,10 @@ def test_generated_items_prove_nothing_about_a_lossy_candidate(bench: Bench) -> 
 def test_a_metric_that_needs_a_bootstrap_is_not_claimed_on_few_items(bench: Bench) -> None:
     near = bench.model("near", bench.data.weights * 1.05, bench.data.bias)
     evaluation = EvaluationSpec(uri="pvc://data/x.npz", metric=Metric.MEAN_SQUARED_ERROR)
-    targets = np.tile(np.eye(10, dtype=np.float32)[:1], (20, 1))
+    targets = bench.data.images[:20] @ bench.data.weights + bench.data.bias + 0.1
     items = bench.store.put_data({"pixels": bench.data.images[:20], "labels": targets})
-    (row,) = bench.measure(candidate("near", near, steps=STATIC), items=items, evaluation=evaluation).candidates
+    report = bench.measure(candidate("near", near, steps=STATIC), items=items, evaluation=evaluation, labels=NUMBERS)
+    (row,) = report.candidates
     assert (row.state, row.reason) == (CandidateState.REJECTED, Reason.EVALUATION_TOO_SMALL)
     assert "30 items" in (row.message or "")
 
@@ -132,6 +135,27 @@ def test_labels_that_fit_no_answer_end_the_job(bench: Bench) -> None:
     items = bench.store.put_data({"pixels": bench.data.images[:40], "labels": np.zeros((40, 3), np.int64)})
     with pytest.raises(DataError, match="labelKey"):
         bench.measure(candidate("ort", bench.original), items=items)
+
+
+def test_an_original_that_does_not_know_the_items_ends_the_job(bench: Bench) -> None:
+    wrong = bench.store.put_data({"pixels": bench.data.images, "labels": (bench.data.labels + 1) % 10})
+    with pytest.raises(DataError, match=r"right on \d+ of 797 items.*best constant answer"):
+        bench.measure(candidate("ort", bench.original), items=wrong)
+
+
+def test_items_that_the_original_all_answers_alike_prove_nothing_lossy(bench: Bench) -> None:
+    items = bench.store.put_data({"pixels": np.repeat(bench.data.images[:1], 400, axis=0)})
+    evaluation = EvaluationSpec(uri="pvc://data/x.npz", agreement=AgreementSpec(mode=AgreementMode.TOP_ONE))
+    report = bench.measure(
+        candidate("lossy", bench.original, steps=STATIC),
+        candidate("exact", bench.original),
+        items=items,
+        evaluation=evaluation,
+    )
+    lossy, exact = report.candidates
+    assert (lossy.state, lossy.reason) == (CandidateState.REJECTED, Reason.DATA_INVALID)
+    assert "answers the same to all 400 items" in (lossy.message or "")
+    assert exact.exact
 
 
 def _text_file(folder: Path) -> Path:
