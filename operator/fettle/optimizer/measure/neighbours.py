@@ -24,14 +24,15 @@ ITEMS = 4  # of a run: every second one is looked at, those between them change
 RTOL, ATOL_SHARE = 1e-4, 1e-5
 
 
-def depends(ask: Ask, count: int, fixed: int | None, same: Same | None) -> bool:
+def depends(ask: Ask, count: int, fixed: int | None, same: Same | None, most: int = ITEMS) -> bool:
     """Whether answers change with the neighbours: other items in their places, and the same ones a thousand times as large.
 
-    `count` items there are; `fixed`: the model's static batch. Runs of one shape are compared with each other, number by number.
+    `count` items there are; `fixed`: the model's static batch; `most`: items that a run has room for, two in any case. Runs of one
+    shape are compared with each other, number by number.
     Of an answer alone and among others, where another number of rows may round otherwise, `same` says whether it is the same one;
     None where a rounding step may be as large as what it asks for. Raises RuntimeFailure.
     """
-    size = ITEMS if fixed is None else fixed
+    size = max(2, min(ITEMS, most)) if fixed is None else fixed
     if size < 2:
         return False
     kept, changed = range(0, size, 2), range(1, size, 2)

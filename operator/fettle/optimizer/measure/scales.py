@@ -18,7 +18,7 @@ Array = np.ndarray[Any, Any]
 
 DIFFERENT = 4.0  # times another slice's range, in each half of the items: another scale
 RANGE_SHARE = 0.01  # Elementwise without tolerances: within 1 % of the range of the original's answers
-MOST_ELEMENTS = 1 << 18  # of an item's answer that are looked at: a few MB for each output, however large it is
+MOST_ELEMENTS = 1 << 17  # of an item's answer that are looked at: a few MB for each output, however large it is
 MOST_OF_SECOND = (
     64  # slices of a second axis: steps of a forecast, not the pixels of a picture or the anchors of a detector
 )
@@ -78,6 +78,13 @@ class Scales:
         """What is looked at of an answer."""
         steps = (1 if axis in self._varying else step for axis, step in enumerate(self._steps))
         return values[tuple(slice(None, None, step) for step in steps)]
+
+    def fits(self, shape: tuple[int, ...]) -> bool:
+        """Whether an answer of that shape has the sizes of those that were looked at."""
+        sizes = self._sizes or []
+        return len(shape) == len(sizes) and all(
+            axis in self._varying or size == sizes[axis] for axis, size in enumerate(shape)
+        )
 
     @property
     def usable(self) -> bool:

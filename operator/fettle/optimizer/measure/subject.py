@@ -155,7 +155,8 @@ class Subject:
         if bench.signature.batchable and not self.alone:
             same = None if self.rounded else bench.reference.alike
             fixed = self.candidate.plan.settings.batch_size
-            self.depends = depends(worker.answers, len(bench.items), fixed, same)
+            room = item.batch_size(bench.items, None, alone=False)
+            self.depends = depends(worker.answers, len(bench.items), fixed, same, room)
             if self.depends:
                 log.info("%s: an answer depends on the other items of its run; it runs one item at a time", self.name)
         worker.alone = self.alone and bench.signature.batchable

@@ -67,8 +67,8 @@ class Variance:
         self._axes |= {axis: np.zeros((2, self._mean.shape[axis])) for axis in scales.channel_axes()}
 
     def add(self, original: Array, candidate: Array) -> None:
-        """Take the answers to one item into account; of other shapes there is nothing to pair."""
-        if original.shape != candidate.shape or original.ndim != self._mean.ndim:
+        """Take the answers to one item into account; of other shapes, than each other or than the scales', there is nothing to pair."""
+        if original.shape != candidate.shape or not self._scales.fits(original.shape):
             return
         left, right = (self._scales.thin(answer).astype(np.float64) for answer in (original, candidate))
         valid = np.isfinite(left) & np.isfinite(right)

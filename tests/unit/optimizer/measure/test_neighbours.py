@@ -108,6 +108,11 @@ def test_few_items_are_enough_to_see_it(count: int) -> None:
     assert depends(asked(dynamic, ROWS[:count]), count, None, None)
 
 
+def test_large_items_need_room_for_two() -> None:
+    assert depends(asked(dynamic), len(ROWS), None, None, most=1)
+    assert not depends(asked(by_item), len(ROWS), None, None, most=1)
+
+
 @pytest.mark.parametrize(("same", "expected"), [(None, False), (exactly, True), (lambda one, two: True, False)])
 def test_an_answer_alone_must_be_the_same_one_where_rounding_is_no_excuse(same: Any, expected: bool) -> None:
     assert depends(asked(rounds_by_rows), len(ROWS), None, same) is expected

@@ -127,6 +127,21 @@ def test_of_a_sequence_of_any_length_each_feature_is_a_channel(tmp_path: Path) -
     assert found.gone is not None
 
 
+def test_items_of_another_length_than_those_that_certify_are_screened_all_the_same(tmp_path: Path) -> None:
+    output = Tensor(name="y", dtype="FP32", shape=(-1, -1, 4), batch_axis=0)
+    signature = Signature(inputs=(output.model_copy(update={"name": "x"}),), outputs=(output,))
+    certifying, screening = (
+        Reference(tmp_path / name, signature, None, None, generated=False) for name in ("certifying", "screening")
+    )
+    certifying.add([{"y": RNG.normal(size=(7, 4)).astype(np.float32)} for _ in range(50)])
+    certifying.finish()
+    longer = [{"y": RNG.normal(size=(9, 4)).astype(np.float32)} for _ in range(30)]
+    screening.add(longer)
+    screening.finish_beside(certifying)
+    found = screening.judge(iter(longer), lossy=True, alpha=0.05)
+    assert (found.agreement.value, found.gone) == (1.0, None)
+
+
 def test_an_output_of_one_number_is_a_channel_itself(tmp_path: Path) -> None:
     answers = RNG.normal(size=100).astype(np.float32)
     found = judge(answers, np.full(100, answers.mean()), tmp_path, atol=10.0)
