@@ -7,9 +7,10 @@ import sys
 import numpy as np
 
 from fettle.errors import DataError
-from fettle.optimizer.data_cast import cast, plain
+from fettle.optimizer.data_cast import cast, plain, texts_of
 from fettle.optimizer.data_files import ITEM_BYTES, Array, Wanted
 
+LONG = 256  # characters from which on it is worth the while to keep a text once
 EXACT = 1 << 53  # integers up to here are exact as floats
 
 
@@ -25,6 +26,7 @@ class Column:
         self._whole: Array | None = None
         self._parts: list[Array] = []
         self._filled = 0
+        self._shared: dict[str, str] = {}
 
     def add(self, block: Array, where: str | None = None) -> None:
         """Take the next items, `[items, *shape of an item]`. Raises DataError for another shape, a data type that does not fit, or no room."""
@@ -34,18 +36,29 @@ class Column:
         if before is not None and before.shape[1:] != found.shape[1:]:
             shapes = f"{list(before.shape[1:])} and {list(found.shape[1:])}"
             raise DataError(f"{place}: items have different shapes, {shapes}")
+        if found.dtype == object:
+            found = self._counted(found, place)
         if self._rows is None:
-            self._room.take(_size(found), place)
+            self._room.take(found.nbytes + len(found) * ITEM_BYTES, place)
             self._parts.append(found)
             return
         if self._whole is None:
             each = found.nbytes // len(found) if len(found) else 0
             self._room.take(self._rows * (each + ITEM_BYTES), place)
             self._whole = np.empty((self._rows, *found.shape[1:]), found.dtype)
-        if found.dtype == object:
-            self._room.take(_text_bytes(found), place)
         self._whole[self._filled : self._filled + len(found)] = found
         self._filled += len(found)
+
+    def _counted(self, texts: Array, where: str) -> Array:
+        """`texts`, of which long ones that came before are the same objects and take no room."""
+        found: list[str] = []
+        size = 0
+        for text in texts.reshape(-1).tolist():
+            known = self._shared.setdefault(text, text) if len(text) > LONG else text
+            size += sys.getsizeof(text) if known is text else 0
+            found.append(known)
+        self._room.take(size, where)
+        return texts_of(found).reshape(texts.shape)
 
     def array(self) -> Array:
         """All items. Raises DataError where labels mix what does not go together."""
@@ -71,12 +84,3 @@ def _common(part: Array, kinds: set[str], where: str) -> Array:
     if part.size and int(part.min()) < 0:
         raise DataError(f"{where}: negative numbers are mixed with numbers above 2^63 - 1; no data type holds both")
     return part.astype(np.uint64)
-
-
-def _size(array: Array) -> int:
-    return array.nbytes + len(array) * ITEM_BYTES + (_text_bytes(array) if array.dtype == object else 0)
-
-
-def _text_bytes(array: Array) -> int:
-    """Bytes of texts, one that stands there many times counted once."""
-    return sum(sys.getsizeof(text) for text in {id(text): text for text in array.reshape(-1).tolist()}.values())

@@ -34,10 +34,7 @@ def read_parquet(stream: IO[bytes], wanted: Wanted) -> Columns:
         file = pq.ParquetFile(stream)
         found = list(file.schema_arrow.names)
         wanted_names = wanted.columns(found)
-        # A text that many items share stays one text.
         paths = _paths(file, wanted_names)
-        stream.seek(0)
-        file = pq.ParquetFile(stream, read_dictionary=[path for path, kind in paths.items() if kind == "BYTE_ARRAY"])
         rows = file.metadata.num_rows
         items = rows if wanted.most is None else min(rows, wanted.most)
         columns = [Column(name, wanted, items) for name in wanted_names]
@@ -56,10 +53,12 @@ def read_parquet(stream: IO[bytes], wanted: Wanted) -> Columns:
 
 
 def _paths(file: Any, names: list[str]) -> Mapping[str, str]:
-    """Path and physical type of what is stored for the columns of these names."""
+    """Path and physical type of what is stored for the columns of these names. Each batch of a dictionary has all its texts: they are counted
+    like numbers, and read many rows at once."""
     leaves = [file.schema.column(index) for index in range(len(file.schema))]
+    shared = {name for name in names if pa.types.is_dictionary(file.schema_arrow.field(name).type)}
     return {
-        leaf.path: leaf.physical_type
+        leaf.path: "DICTIONARY" if leaf.path in shared else leaf.physical_type
         for leaf in leaves
         if any(leaf.path == name or leaf.path.startswith(f"{name}.") for name in names)
     }
