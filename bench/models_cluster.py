@@ -33,7 +33,6 @@ from fettle.store.manifest import MANIFEST, REFERENCE, Manifest, read_reference
 RESULTS = Path(__file__).parent / "results" / "models-cluster.json"
 NAMESPACE = "fettle-bench-models"
 NAMES = ("torch-crepe-tiny", "torch-resemblyzer-program", "torch-pesto", "magika", "silero-vad")
-GOING = {"Preparing", "Optimizing", "Measuring", "Publishing"}
 TORCHSCRIPT = {"name": "torch", "runtimes": ["torchscript"], "threads": 1}
 
 
@@ -78,7 +77,7 @@ def end(kube: Kube, case: Case, seconds: float) -> dict[str, Any]:
         if line != told:
             told = line
             print(f"{elapsed:5.0f} s  {case.name}: {line}", flush=True)
-        if found is not None and is_current(found) and ready.get("reason") not in {None, *GOING}:
+        if found is not None and is_current(found) and ready.get("reason") not in {None, *watch.GOING}:
             return dict(found["status"])
     raise TimeoutError(f"{case.name} did not end in {seconds:.0f} s: {told}")
 

@@ -17,7 +17,6 @@ from tools.demo.kube import Kube, condition, is_current
 
 pytestmark = pytest.mark.timeout(600)
 SMALL = {"requests": {"cpu": "100m", "memory": "256Mi"}, "limits": {"cpu": "1", "memory": "2Gi"}}
-GOING = {"Preparing", "Optimizing", "Measuring", "Publishing"}
 FP32 = {"name": "fp32", "steps": [{"optimizeGraph": {}}]}
 INT8 = {"name": "int8", "steps": [{"quantize": {"mode": "Static"}}]}
 
@@ -80,7 +79,7 @@ def run_to_the_end(space: Kube, folder: Path, seconds: float) -> dict[str, dict[
         for name in kinds().keys() - found.keys():
             model = space.get("om", name)
             reason = condition(model, "Ready").get("reason")
-            if model is not None and is_current(model) and reason is not None and reason not in GOING:
+            if model is not None and is_current(model) and reason is not None and reason not in watch.GOING:
                 found[name] = model
                 print(f"{elapsed:5.0f} s  {name}: {reason}: {condition(model, 'Ready').get('message', '')}")
         if found.keys() == kinds().keys():

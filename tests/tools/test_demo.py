@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 from tools.demo.kube import DemoError
 from tools.demo.scenes import require_differences
-from tools.demo.watch import Rollout, told_of_answers
+from tools.demo.watch import Rollout, has_failed, told_of_answers
 
 
 def status(**analysis: Any) -> dict[str, Any]:
@@ -42,3 +42,21 @@ def test_a_better_model_that_was_not_compared_where_it_differs_ends_the_demo(
 
 def test_one_that_differs_only_where_stable_is_unsure_goes_on() -> None:
     require_differences(Rollout("b", "Promoted", "", 60, 0, 80, 14))
+
+
+@pytest.mark.parametrize(
+    ("reason", "ready", "generation", "failed"),
+    [
+        ("JobFailed", "False", 1, True),
+        ("Measuring", "False", 1, False),
+        ("Published", "True", 1, False),
+        ("JobFailed", "False", 2, False),  # of a spec that is no more
+    ],
+)
+def test_a_model_that_an_interrupted_demo_left_failed_is_known(
+    reason: str, ready: str, generation: int, failed: bool
+) -> None:
+    conditions = [{"type": "Ready", "status": ready, "reason": reason}]
+    found = {"metadata": {"generation": generation}, "status": {"observedGeneration": 1, "conditions": conditions}}
+    assert has_failed(found) is failed
+    assert not has_failed(None)

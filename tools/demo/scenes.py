@@ -49,6 +49,9 @@ def optimize(kube: Kube, summary: Summary) -> None:
     """All five models through OptimizedModel; the first by the default plan, shown stage by stage."""
     for name in MODELS:
         file = f"optimizedmodel{name.removeprefix('digits')}.yaml"
+        if watch.has_failed(kube.get("om", name)):  # a demo that was interrupted, perhaps by the end of its cluster
+            show.line(f"{name} failed in an earlier run: it starts anew")
+            kube.kubectl("delete", "om", name, "--wait=true")
         show.title(f"kubectl apply -f examples/digits/{file}")
         kube.apply(_manifest(file))
         found = watch.optimized(kube, name, 1500, show.line)

@@ -13,6 +13,7 @@ from tools.demo.kube import DemoError, Kube, condition, is_current
 from tools.demo.room import Room
 
 Found = dict[str, Any]
+GOING = {"Preparing", "Optimizing", "Measuring", "Publishing"}  # reasons of a run that has not ended
 
 
 def polls(seconds: float, every: float = 0.5, kube: Kube | None = None) -> Iterator[float]:
@@ -46,10 +47,15 @@ def _rolled_out(deployment: client.V1Deployment) -> bool:
     return (status.observed_generation or 0) >= deployment.metadata.generation and counts == {wanted}
 
 
+def has_failed(found: Found | None) -> bool:
+    """Whether an OptimizedModel ended without an artifact, and nothing but a change of it will go on."""
+    ready = condition(found, "Ready")
+    return is_current(found) and ready.get("status") == "False" and ready.get("reason") not in GOING
+
+
 def optimized(kube: Kube, name: str, seconds: float, tell: Callable[[str], None]) -> Found:
     """Wait until an OptimizedModel is Ready; tells each new message of its Ready condition. Raises DemoError on a fault."""
     told = ""
-    going = {"Preparing", "Optimizing", "Measuring", "Publishing"}
     for elapsed in polls(seconds, kube=kube):
         found = kube.get("om", name)
         ready = condition(found, "Ready")
@@ -61,7 +67,7 @@ def optimized(kube: Kube, name: str, seconds: float, tell: Callable[[str], None]
             continue
         if ready.get("status") == "True":
             return found
-        if ready.get("status") == "False" and ready.get("reason") not in going:
+        if has_failed(found):
             raise DemoError(f"OptimizedModel {name} ended as {line}")
     raise DemoError(f"OptimizedModel {name} was not Ready within {seconds:.0f} s: {told}")
 
