@@ -6,12 +6,14 @@ from fettle.signals import end_at_sigterm
 
 if __name__ == "__main__":
     end_at_sigterm()
+    from fettle.optimizer.supervise import supervise
+
+    supervise()
 
 
 import logging
 import os
 import sys
-from pathlib import Path
 
 import click
 
@@ -21,7 +23,6 @@ from fettle.store.uris import Mounts
 
 # NNCF reports its use unless told otherwise; a Job connects to nothing but its store.
 PRIVATE = {"NNCF_CI": "1"}
-TERMINATION_LOG = Path("/dev/termination-log")
 
 
 @click.command(context_settings={"help_option_names": ["-h", "--help"]})
@@ -45,7 +46,7 @@ def main() -> None:
         answer = stage.answer(stage.read_task(os.environ), Mounts.from_environment())
     except UsageError as error:
         answer = stage.failed(error.reason, error.message)
-    _write_termination(answer)
+    stage.write_termination(answer, os.environ)
     if answer.line is None:
         logging.getLogger(__name__).error("%s: %s", answer.termination.reason, answer.termination.message)
         sys.exit(1)
@@ -59,13 +60,6 @@ def _own_stdout() -> int:
     kept = os.dup(1)
     os.dup2(2, 1)
     return kept
-
-
-def _write_termination(answer: stage.Answer) -> None:
-    named = os.environ.get("FETTLE_TERMINATION_LOG")
-    path = Path(named) if named else TERMINATION_LOG
-    if named or path.exists():
-        path.write_bytes(answer.termination.canonical())
 
 
 if __name__ == "__main__":

@@ -9,8 +9,10 @@ from __future__ import annotations
 import errno
 import logging
 import os
+import signal
 from collections.abc import Mapping
 from dataclasses import dataclass
+from pathlib import Path
 
 from pydantic import ValidationError
 
@@ -25,6 +27,7 @@ from fettle.runtimes import cpu
 from fettle.store.store import AnyReport, Store
 from fettle.store.uris import Mounts
 
+TERMINATION_LOG = Path("/dev/termination-log")
 log = logging.getLogger(__name__)
 
 
@@ -76,10 +79,36 @@ def unforeseen(task: AnyTask, error: Exception) -> Answer:
     return failed(Reason.JOB_FAILED, f"{task.kind} failed unexpectedly: {type(error).__name__}: {error}")
 
 
+def crashed(environment: Mapping[str, str], killer: signal.Signals) -> Answer:
+    """The answer for a process that `killer` ended while it ran the task: a native library crashed, or the kernel ended it."""
+    task = read_task(environment)
+    if killer == signal.SIGKILL:
+        message = f"{task.kind} was killed, as the kernel does when memory is used up; raise spec.jobs.resources.limits.memory"
+        return failed(Reason.OUT_OF_MEMORY, message)
+    if isinstance(task, PrepareTask):
+        message = (
+            f"a native library crashed ({killer.name}) on {task.source.uri}: the file is damaged, or holds what the library does not "
+            "survive; its log names what was done last. Check the file, or export the model again with other operators"
+        )
+        return failed(Reason.UNSUPPORTED_MODEL, message)
+    return failed(
+        Reason.JOB_FAILED,
+        f"a native library crashed ({killer.name}) during {task.kind}; its log names what was done last",
+    )
+
+
 def failed(reason: Reason, message: str, retryable: bool = False) -> Answer:
     """The answer of a task that failed; no secret of this process is in it."""
     short = clip(without_secrets(" ".join(message.split()), os.environ))
     return Answer(Termination(outcome="Failed", reason=reason, message=short, retryable=retryable))
+
+
+def write_termination(answer: Answer, environment: Mapping[str, str]) -> None:
+    """Leave the outcome where the kubelet, or `fettle optimize`, looks for it."""
+    named = environment.get("FETTLE_TERMINATION_LOG")
+    path = Path(named) if named else TERMINATION_LOG
+    if named or path.exists():
+        path.write_bytes(answer.termination.canonical())
 
 
 def run(task: AnyTask, mounts: Mounts) -> AnyReport:

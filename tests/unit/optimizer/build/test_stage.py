@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import os
+import signal
 import subprocess
 import sys
 from pathlib import Path
 
+import psutil
 import pytest
 from tests.data import models
 from tests.unit.optimizer.prepare.workbench import Workbench
@@ -107,6 +110,57 @@ def test_what_nobody_foresaw_is_one_line_with_a_reason(
     termination = stage.answer(bench.task(), bench.mounts).termination
     assert (termination.outcome, termination.reason) == ("Failed", reason)
     assert len(termination.canonical()) <= 4096
+
+
+# Put where Python looks at its start: the import of a stage is the moment at which its libraries could do the same.
+HOOK = """
+import os, signal, sys, time
+class Hook:
+    def find_spec(self, name, path=None, target=None):
+        if name == "fettle.optimizer.prepare":
+            {act}
+sys.meta_path.insert(0, Hook())
+"""
+
+
+@pytest.mark.parametrize(
+    ("killer", "reason", "words"),
+    [
+        (signal.SIGSEGV, Reason.UNSUPPORTED_MODEL, "crashed (SIGSEGV) on pvc://claim/model/model.onnx"),
+        (signal.SIGABRT, Reason.UNSUPPORTED_MODEL, "crashed (SIGABRT)"),
+        (signal.SIGKILL, Reason.OUT_OF_MEMORY, "resources.limits.memory"),
+    ],
+)
+def test_a_library_that_crashes_leaves_an_answer(
+    bench: Workbench, killer: signal.Signals, reason: Reason, words: str
+) -> None:
+    """The task's own process is killed where the native library would be at work: in the import of its stage."""
+    hook = bench.folder / "hook"
+    hook.mkdir()
+    (hook / "sitecustomize.py").write_text(HOOK.format(act=f"os.kill(os.getpid(), {int(killer)})"))
+    task = {"FETTLE_TASK": encode_task(bench.task()), **bench.mounts.to_environment()}
+    code, out, termination = process(bench, **task, PYTHONPATH=os.pathsep.join([str(hook), *sys.path]))
+    assert (code, out) == (128 + killer, "")
+    assert termination is not None
+    assert (termination.outcome, termination.reason) == ("Failed", reason)
+    assert words in termination.message
+
+
+def test_a_stop_reaches_the_process_that_runs_the_task(bench: Workbench) -> None:
+    hook = bench.folder / "hook"
+    hook.mkdir()
+    (hook / "sitecustomize.py").write_text(HOOK.format(act='print("at work", flush=True); time.sleep(600)'))
+    task = {"FETTLE_TASK": encode_task(bench.task()), **bench.mounts.to_environment()}
+    environment = {"PATH": "/usr/bin:/bin", **task, "PYTHONPATH": os.pathsep.join([str(hook), *sys.path])}
+    with subprocess.Popen(
+        [sys.executable, "-m", "fettle.optimizer"], env=environment, stderr=subprocess.PIPE
+    ) as running:
+        assert running.stderr is not None
+        assert any(b"at work" in line for line in running.stderr)
+        (child,) = psutil.Process(running.pid).children()
+        running.terminate()
+        assert running.wait(60) == 128 + signal.SIGTERM
+    assert not child.is_running() or child.status() == psutil.STATUS_ZOMBIE
 
 
 def test_help_names_the_environment() -> None:
