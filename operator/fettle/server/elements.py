@@ -32,7 +32,6 @@ _SPACE = b" \t\r\n"
 _TO_SPACES = bytes.maketrans(b"[]", b"  ")
 _TO_QUOTES = bytes(code if code in b"[]," else ord('"') for code in range(256))
 _EMPTY = b"[]," + _SPACE
-_OTHERWISE = "data is nested otherwise than its shape"
 
 
 class ElementsError(Exception):
@@ -87,7 +86,7 @@ def read(span: Span, dtype: str, shape: Sequence[int]) -> Array:
     for piece in _pieces(span, kind):
         skeleton = piece.structure.translate(None, kind.letters)
         if not expected.startswith(skeleton, place):
-            raise _misfit(piece, skeleton, kind, dtype, None if nested else filled)
+            raise _misfit(piece, skeleton, dtype, shape, None if nested else filled)
         found = _converted(_values(piece, dtype, nested), dtype)
         if filled + found.size > count:
             raise ElementsError(f"shape {list(shape)} needs {count} elements, found more")
@@ -112,13 +111,13 @@ def _read_whole(span: Span, dtype: str, shape: Sequence[int]) -> Array:
     try:
         array = _converted(values, dtype)
     except ValueError as error:
-        raise ElementsError(_OTHERWISE) from error
+        raise _otherwise(shape) from error
     if array.shape == tuple(shape):
         return array
     if array.size != math.prod(shape):
         raise ElementsError(f"shape {list(shape)} needs {math.prod(shape)} elements, found {array.size}")
     if array.ndim != 1:
-        raise ElementsError(_OTHERWISE)
+        raise _otherwise(shape)
     return array.reshape(shape)
 
 
@@ -127,21 +126,24 @@ def _skeleton(form: Sequence[int], room: int) -> bytes:
     text = b""
     for size in reversed(form):
         if 2 + size * (len(text) + 1) - 1 > room:
-            raise ElementsError(_OTHERWISE)
+            raise _otherwise(form)
         text = b"[" + (text + b",") * (size - 1) + text * min(size, 1) + b"]"
     return text
 
 
-def _misfit(piece: _Piece, skeleton: bytes, kind: _Kind, dtype: str, flat: int | None) -> ElementsError:
+def _otherwise(shape: Sequence[int]) -> ElementsError:
+    return ElementsError(f"data is nested otherwise than its shape {list(shape)}")
+
+
+def _misfit(piece: _Piece, skeleton: bytes, dtype: str, shape: Sequence[int], flat: int | None) -> ElementsError:
     """What is wrong with a piece whose brackets and commas are not the ones expected. `flat`: elements before it, where data is flat."""
     if skeleton.translate(None, b"[],"):
-        return ElementsError(f"the elements of data do not fit {dtype}: expected {kind.called}")
+        return ElementsError(f"the elements of data do not fit {dtype}: expected {_KINDS[dtype[:2]].called}")
     if flat is None or b"[" in skeleton[1:] or b"]" in skeleton[:-1]:
-        return ElementsError(_OTHERWISE)
+        return _otherwise(shape)
     found = flat + skeleton.count(b",") + bool(piece.last and piece.text.translate(None, _EMPTY))
-    return ElementsError(
-        f"data holds {found} elements{'' if piece.last else ' and more'}, another number than its shape needs"
-    )
+    more = "" if piece.last else " and more"
+    return ElementsError(f"shape {list(shape)} needs {math.prod(shape)} elements, found {found}{more}")
 
 
 # --------------------------------------------------------------------------------------------------------------- text to array
