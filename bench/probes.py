@@ -27,6 +27,7 @@ from onnx import TensorProto, helper, numpy_helper
 from tools.serving import ServerProcess, open_store, publish
 
 from fettle.api.signature import Signature, Tensor
+from fettle.server.elements import MOST_BYTES_OF_TEXTS, MOST_TEXTS
 
 PROBES = ("/healthz", "/readyz", "/fettle/window?since=0")
 SIGNATURE = Signature(
@@ -82,20 +83,18 @@ def flat(unit: bytes, count: int) -> bytes:
 
 def bodies(size: int) -> dict[str, bytes]:
     """Bodies of about `size` bytes, by what is in them."""
-    number, one, texts = b"0.12345678", b'["a"]', 1 << 18
+    number, one, texts, all_texts = b"0.12345678", b'["a"]', MOST_TEXTS, min(size, MOST_BYTES_OF_TEXTS - 4096)
     row = b"[0.25,0.5,1e3,-2.75]"
     floats, dense, rows = size // 44 * 4, size // 8 * 4, size // (len(row) + 1)
-    short, word = b'"ab"', b'"%b"' % (b"a word \\u00fc " * (size // texts // 14))
+    short, word = b'"ab"', b'"%b"' % (b"a word \\u00fc " * (all_texts // texts // 14))
     return {
         "floats": body(floats // 4, flat(number, floats), 1, one),
         "floats, answered as long": body(floats // 4, flat(number, floats), 1, one, "twice"),
         "digits": body(dense // 4, flat(b"1", dense), 1, one),
         "nested numbers": body(rows, b"[" + flat(row, rows) + b"]", 1, one),
-        "262,144 texts": body(1, b"[1,2,3,4]", texts, flat(word, texts)),
-        "262,144 texts, answered": body(1, b"[1,2,3,4]", texts, flat(word, texts), "same"),
-        "16 texts of 4 MB": body(
-            1, b"[1,2,3,4]", size // 4_000_000, flat(b'"%b"' % (b"x" * 3_999_990), size // 4_000_000)
-        ),
+        "65,536 texts": body(1, b"[1,2,3,4]", texts, flat(word, texts)),
+        "65,536 texts, answered": body(1, b"[1,2,3,4]", texts, flat(word, texts), "same"),
+        "4 texts of 4 MB": body(1, b"[1,2,3,4]", 4, flat(b'"%b"' % (b"x" * (all_texts // 4 - 9)), 4)),
         "short texts without end": body(1, b"[1,2,3,4]", 1, flat(short, size // 5)),
         "empty lists": body(1, flat(b"[]", size // 3), 1, one),
         "empty lists beside the data": b'{"parameters":%b}' % flat(b"[]", size // 3),

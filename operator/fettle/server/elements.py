@@ -23,8 +23,11 @@ from fettle.runtimes.base import Array, numpy_dtype
 
 PIECE = 1 << 18  # bytes of a request that are worked on at a time
 NUMBERS_AT_ONCE, TEXTS_AT_ONCE = 1 << 16, 1 << 8  # elements of an answer
-MOST_TEXTS = 1 << 18  # of one tensor: each is a Python object, of which the runtimes make others, all at once
+MOST_TEXTS = (
+    1 << 16
+)  # of one tensor: each is a Python object, of which the runtimes make others, all at once and with the lock held
 MOST_TEXT_BYTES = 4 << 20  # of one text, as JSON
+MOST_BYTES_OF_TEXTS = 16 << 20  # of all texts of a request, as JSON, for the same reason
 MOST_ELEMENTS = 2**31 - 1
 
 _NESTED = re.compile(rb"\[\s*+\[")
@@ -44,6 +47,11 @@ class Span(NamedTuple):
     body: bytes
     start: int
     stop: int
+
+    @property
+    def size(self) -> int:
+        """Bytes of the text."""
+        return self.stop - self.start
 
 
 class _Kind(NamedTuple):
@@ -72,7 +80,7 @@ def read(span: Span, dtype: str, shape: Sequence[int]) -> Array:
 
     Raises ElementsError: another number of elements, another type, nested otherwise, or values that do not fit the type.
     """
-    count, room, kind = math.prod(shape), span.stop - span.start, _KINDS[dtype[:2]]
+    count, room, kind = math.prod(shape), span.size, _KINDS[dtype[:2]]
     if count > room // 2:  # an element takes a character at least, and a comma or bracket
         raise ElementsError(f"shape {list(shape)} needs {count} elements, more than data has room for")
     if kind is _TEXTS and count > MOST_TEXTS:
@@ -260,15 +268,17 @@ def _flattened(values: list[Any]) -> list[Any]:
 # --------------------------------------------------------------------------------------------------------------- array to text
 
 
-def write(array: Array, dtype: str) -> bytes:
-    """The elements as a flat JSON array. NaN and infinities become null, as JSON has no word for them.
+def write(array: Array, dtype: str) -> list[bytes]:
+    """The elements as a flat JSON array, in parts to be joined. NaN and infinities become null, as JSON has no word for them.
 
     Raises RuntimeFailure (OutputsInvalid) for a text that is no UTF-8: JSON cannot carry it.
     """
     flat = np.ascontiguousarray(array).reshape(-1)
     step = TEXTS_AT_ONCE if dtype == "BYTES" else NUMBERS_AT_ONCE
-    pieces = [_written(flat[at : at + step], dtype)[1:-1] for at in range(0, flat.size, step)]
-    return b"[%b]" % b",".join(pieces)
+    parts = [b"["]
+    for at in range(0, flat.size, step):
+        parts += (_written(flat[at : at + step], dtype)[1:-1], b",")
+    return [*parts[: max(len(parts) - 1, 1)], b"]"]
 
 
 def _written(flat: Array, dtype: str) -> bytes:

@@ -64,7 +64,13 @@ def decode(body: bytes, signature: Signature, max_rows: int) -> InferRequest:
     wanted = _wanted(document, signature)
     shapes = {tensor.name: _shape(tensor, given[tensor.name]) for tensor in signature.inputs}
     rows = _rows(signature, shapes, max_rows)
-    inputs = {t.name: _array(t, shapes[t.name], given[t.name], spans) for t in signature.inputs}
+    found = {tensor.name: _span(tensor, given[tensor.name], spans) for tensor in signature.inputs}
+    texts = sum(found[tensor.name].size for tensor in signature.inputs if tensor.dtype == "BYTES")
+    if texts > elements.MOST_BYTES_OF_TEXTS:
+        raise ProtocolError(
+            400, f"at most {elements.MOST_BYTES_OF_TEXTS} bytes of texts are taken at once, found {texts}"
+        )
+    inputs = {tensor.name: _array(tensor, shapes[tensor.name], found[tensor.name]) for tensor in signature.inputs}
     return InferRequest(inputs, rows, wanted, identity)
 
 
@@ -127,18 +133,21 @@ def _rows(signature: Signature, shapes: Mapping[str, list[int]], max_rows: int) 
     return rows
 
 
-def _array(tensor: Tensor, shape: list[int], entry: dict[str, Any], spans: Mapping[str, Span]) -> Array:
-    where = f"input {tensor.name}"
+def _span(tensor: Tensor, entry: dict[str, Any], spans: Mapping[str, Span]) -> Span:
     if "data" not in entry:
-        raise ProtocolError(400, f'{where}: no "data" (binary tensors are not supported: send JSON)')
+        raise ProtocolError(400, f'input {tensor.name}: no "data" (binary tensors are not supported: send JSON)')
     data = entry["data"]
     span = spans.get(data) if isinstance(data, str) else None
     if span is None:
-        raise ProtocolError(400, f'{where}: "data" must be a list')
+        raise ProtocolError(400, f'input {tensor.name}: "data" must be a list')
+    return span
+
+
+def _array(tensor: Tensor, shape: list[int], span: Span) -> Array:
     try:
         return elements.read(span, tensor.dtype, shape)
     except ElementsError as error:
-        raise ProtocolError(400, f"{where}: {_said(error)}") from error
+        raise ProtocolError(400, f"input {tensor.name}: {_said(error)}") from error
 
 
 def encode(
@@ -153,7 +162,7 @@ def encode(
     for name in request.outputs or by_name:
         array, dtype = outputs[name], by_name[name].dtype
         head = orjson.dumps({"name": name, "datatype": dtype, "shape": list(array.shape)})
-        tensors += [head[:-1], b',"data":', elements.write(array, dtype), b"},"]
+        tensors += [head[:-1], b',"data":', *elements.write(array, dtype), b"},"]
     tensors[-1] = b"}"
     return b"".join([orjson.dumps(document)[:-1], b',"outputs":[', *tensors, b"]}"])
 
