@@ -1,25 +1,51 @@
-"""The data port: Open Inference Protocol V2 REST as an RSGI application."""
+"""The data port: Open Inference Protocol V2 REST as an RSGI application.
+
+Small bodies are decoded where they arrive, in the event loop. Large ones, and large answers, go through one thread, one at a time and piece by
+piece (`elements`), so that neither the loop nor the management port waits for them.
+"""
 
 from __future__ import annotations
 
 import asyncio
 import logging
 import time
-from typing import Any
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any, NamedTuple, TypeVar
 
 import orjson
+from granian.rsgi import ProtocolClosed as RSGIProtocolClosed
 
 from fettle import __version__
+from fettle.api.text import clip
 from fettle.errors import FettleError
+from fettle.runtimes.base import Array
+from fettle.server.bodies import Bodies
 from fettle.server.connections import Connections
 from fettle.server.metrics import Metrics
 from fettle.server.model import ServedModel
-from fettle.server.protocol import InferRequest, ProtocolError, decode, encode, metadata
+from fettle.server.protocol import Header, InferRequest, ProtocolError, decode, encode, metadata
 from fettle.server.samples import Samples
 from fettle.server.settings import ServerSettings
 from fettle.server.windows import Windows
 
 log = logging.getLogger(__name__)
+_T = TypeVar("_T")
+
+SMALL_BODY, SMALL_ANSWER = (
+    1 << 18,
+    1 << 16,
+)  # bytes, elements: what the event loop may work on itself, in a few milliseconds
+GONE = 499  # counted where a client hung up before its request was whole: nobody hears an answer
+
+
+class Answer(NamedTuple):
+    """What goes back to the client. `closing`: its connection is of no more use."""
+
+    status: int
+    body: bytes
+    headers: tuple[Header, ...] = ()
+    closing: bool = False
 
 
 class Application:
@@ -30,6 +56,10 @@ class Application:
         self.windows = Windows()
         self.samples = Samples(model.signature, settings.samples, settings.samples_max_bytes)
         self.metrics = Metrics(settings.model, settings.revision)
+        self.bodies = Bodies(
+            settings.max_body_bytes, settings.max_bodies_bytes, settings.max_reading, settings.body_seconds
+        )
+        self._codec = ThreadPoolExecutor(1, thread_name_prefix="codec")
         self.connections = Connections(settings.connection_max_requests, settings.connection_max_seconds)
         self.in_flight = 0
         self.idle = asyncio.Event()
@@ -48,40 +78,66 @@ class Application:
         self.in_flight += 1
         self.idle.clear()
         try:
-            if scope.path in self._infer_paths:
-                status, body, extra = await self._infer(scope, protocol)
-            else:
-                status, body, extra = self._get(scope)
-            closing = status == 413 or self.connections.should_close(scope.client)
+            answer = await self._answer(scope, protocol)
+            self.metrics.count(answer.status)
+            if answer.status == GONE:
+                return
+            closing = self.connections.should_close(scope.client) or answer.closing
             headers = self._closing if closing else self._headers
-            protocol.response_bytes(status, [*headers, *extra] if extra else headers, body)
-            self.metrics.count(status)
+            protocol.response_bytes(answer.status, [*headers, *answer.headers], answer.body)
         finally:
             self.in_flight -= 1
             if not self.in_flight:
                 self.idle.set()
 
-    async def _infer(self, scope: Any, protocol: Any) -> tuple[int, bytes, tuple[tuple[str, str], ...]]:
+    async def _answer(self, scope: Any, protocol: Any) -> Answer:
+        """The answer, whatever happens: what nobody foresaw is a 500 that metrics and windows count like any other."""
         started = time.perf_counter()
-        extra: tuple[tuple[str, str], ...] = ()
+        inference = scope.path in self._infer_paths
         try:
-            if scope.method != "POST":
-                raise ProtocolError(405, "infer takes POST", (("Allow", "POST"),))
-            request = decode(await self._body(scope, protocol), self.model.signature, self.settings.max_rows)
-            body = await self._answer(request)
-            status = 200
+            answer = await self._infer(scope, protocol) if inference else self._get(scope)
         except ProtocolError as error:
-            status, body, extra = error.status, _error(error.message), error.headers
+            answer = Answer(error.status, _error(error.message), error.headers, error.unread)
         except FettleError as error:
             log.warning("the model failed: %s", error.message)
-            status, body = 500, _error(error.message)
-        seconds = time.perf_counter() - started
+            answer = Answer(500, _error(error.message))
+        except RSGIProtocolClosed:
+            return Answer(GONE, b"")
+        except Exception as error:
+            log.exception("%s %s failed", scope.method, clip(scope.path))
+            answer = Answer(500, _error(f"the server failed: {type(error).__name__}; its log says more"))
+            inference = True
+        if inference:
+            self._record(answer.status, time.perf_counter() - started)
+        return answer
+
+    def _record(self, status: int, seconds: float) -> None:
         self.metrics.latency.observe(seconds)
         if status < 400 or status >= 500:  # a client's own mistake says nothing of the model
             self.windows.record(seconds * 1000, error=status >= 500)
-        return status, body, extra
 
-    async def _answer(self, request: InferRequest) -> bytes:
+    async def _infer(self, scope: Any, protocol: Any) -> Answer:
+        if scope.method != "POST":
+            raise ProtocolError(405, "infer takes POST", (("Allow", "POST"),))
+        headers = scope.headers
+        _check_form(headers)
+        body = await self.bodies.read(protocol, headers.get("content-length"))
+        try:
+            arguments = (body, self.model.signature, self.settings.max_rows)
+            request = await self._work(len(body) <= SMALL_BODY, decode, *arguments)
+            outputs = await self._outputs(request)
+            named = (self.settings.model, self.settings.revision, request, self.model.signature, outputs)
+            small = sum(array.size for array in outputs.values()) <= SMALL_ANSWER
+            return Answer(200, await self._work(small, encode, *named))
+        finally:
+            self.bodies.release(len(body))
+
+    async def _work(self, small: bool, function: Callable[..., _T], *arguments: Any) -> _T:
+        if small:
+            return function(*arguments)
+        return await asyncio.get_running_loop().run_in_executor(self._codec, function, *arguments)
+
+    async def _outputs(self, request: InferRequest) -> dict[str, Array]:
         started = time.perf_counter()
         self.metrics.waiting.inc()
         try:
@@ -89,37 +145,26 @@ class Application:
         finally:
             self.metrics.waiting.dec()
             self.metrics.inference.observe(time.perf_counter() - started)
-        self.samples.offer(request.inputs, request.rows, outputs)
-        return encode(self.settings.model, self.settings.revision, request, self.model.signature, outputs)
+        try:
+            self.samples.offer(request.inputs, request.rows, outputs)
+        except Exception:
+            log.exception("an answered item could not be kept for canaries")
+        return outputs
 
-    async def _body(self, scope: Any, protocol: Any) -> bytes:
-        limit = self.settings.max_body_bytes
-        too_large = ProtocolError(413, f"the body is larger than {limit} bytes")
-        declared = scope.headers.get("content-length")
-        if declared is not None:
-            if int(declared) > limit:
-                raise too_large
-            return bytes(await protocol())
-        parts: list[bytes] = []
-        size = 0
-        async for part in protocol:
-            size += len(part)
-            if size > limit:
-                raise too_large
-            parts.append(part)
-        return b"".join(parts)
-
-    def _get(self, scope: Any) -> tuple[int, bytes, tuple[tuple[str, str], ...]]:
+    def _get(self, scope: Any) -> Answer:
         path = scope.path.rstrip("/")
         document = self._document(path)
         if document is None:
             known = f"this server has the model {self.settings.model!r}, version {self.settings.revision!r}"
-            return 404, _error(f"{scope.path}: not found; {known}"), ()
+            raise ProtocolError(404, f"{clip(scope.path)}: not found; {known}")
         if scope.method not in ("GET", "HEAD"):
-            return 405, _error(f"{scope.path} takes GET"), (("Allow", "GET"),)
+            raise ProtocolError(405, f"{scope.path} takes GET", (("Allow", "GET"),))
         ready = not self.connections.draining
-        status = 503 if path.endswith("/ready") and not ready else 200
-        return status, orjson.dumps(document), ()
+        return Answer(503 if path.endswith("/ready") and not ready else 200, orjson.dumps(document))
+
+    def close(self) -> None:
+        """End the thread that works on large bodies."""
+        self._codec.shutdown(wait=True, cancel_futures=True)
 
     def _document(self, path: str) -> dict[str, Any] | None:
         ready = not self.connections.draining
@@ -135,6 +180,17 @@ class Application:
         if path in tuple(f"{base}/ready" for base in self._bases):
             return {"name": self.settings.model, "ready": ready}
         return None
+
+
+def _check_form(headers: Any) -> None:
+    """Refuse bodies in forms that would only be found not to be JSON."""
+    encoding = headers.get("content-encoding")
+    if encoding is not None and encoding.strip().lower() not in ("", "identity"):
+        raise ProtocolError(
+            415, f"bodies are taken as they are, not with Content-Encoding {clip(encoding, 64)!r}", unread=True
+        )
+    if headers.get("inference-header-content-length") is not None:
+        raise ProtocolError(400, "binary tensors are not supported: send JSON", unread=True)
 
 
 def _error(message: str) -> bytes:

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import random
 import time
+from collections import OrderedDict
 from collections.abc import Callable
 from dataclasses import dataclass
 
 JITTER = 0.25  # so that connections opened together do not end together
+MOST_KNOWN = 1 << 14  # beyond it the one that was silent longest is forgotten: it begins anew if it is still there
 
 
 @dataclass
@@ -29,8 +31,7 @@ class Connections:
     ) -> None:
         self._max_requests, self._max_seconds = max_requests, max_seconds
         self._clock, self._random = clock, rng or random.Random()
-        self._open: dict[str, _Connection] = {}
-        self._swept_at = clock()
+        self._open: OrderedDict[str, _Connection] = OrderedDict()  # the one that was silent longest first
         self.draining = False
 
     def should_close(self, client: str) -> bool:
@@ -46,6 +47,7 @@ class Connections:
             )
         known.requests_left -= 1
         known.seen_at = now
+        self._open.move_to_end(client)
         if known.requests_left > 0 and now < known.ends_at:
             return False
         del self._open[client]
@@ -56,8 +58,9 @@ class Connections:
 
     def _sweep(self, now: float) -> None:
         # Clients that hung up are not reported; what was silent for two life times is gone.
-        if now - self._swept_at < self._max_seconds:
-            return
-        self._swept_at = now
         limit = now - 2 * self._max_seconds
-        self._open = {client: known for client, known in self._open.items() if known.seen_at > limit}
+        while self._open:
+            first = next(iter(self._open.values()))
+            if first.seen_at > limit and len(self._open) < MOST_KNOWN:
+                return
+            self._open.popitem(last=False)

@@ -1,11 +1,13 @@
-"""The management port: health, metrics, analysis windows and samples, apart from the data port so that a saturated server is still
-observed.
+"""The management port: health, metrics, analysis windows and samples, in a thread and an event loop of its own, so that a saturated
+server is still observed.
 """
 
 from __future__ import annotations
 
 import hmac
 import logging
+import math
+import time
 from typing import Any
 from urllib.parse import parse_qs
 
@@ -21,25 +23,42 @@ _TEXT = [("content-type", "text/plain; version=0.0.4; charset=utf-8")]
 log = logging.getLogger(__name__)
 
 
+SILENCE_SECONDS = 60.0  # of the data port's event loop, after which the process is not live
+
+Told = tuple[int, list[tuple[str, str]], bytes]
+
+
 class Management:
-    """Routes of the management port. `application` and `replay` are None until the model is loaded and warmed up."""
+    """Routes of the management port. `application` and `replay` are None until the model is loaded and warmed up.
+
+    `beat` is called by the data port's event loop each second: this port answers for a process in which that loop turns.
+    """
 
     def __init__(self) -> None:
         self.application: Application | None = None
         self.replay: Replay | None = None
+        self._beaten_at = time.monotonic()
+
+    def beat(self) -> None:
+        """The data port's event loop turns."""
+        self._beaten_at = time.monotonic()
 
     async def __rsgi__(self, scope: Any, protocol: Any) -> None:
         """Answer one request."""
         if scope.proto != "http":
             protocol.close(None)
             return
-        status, headers, body = self._answer(scope)
+        try:
+            status, headers, body = self._answer(scope)
+        except Exception as error:
+            log.exception("%s %s failed", scope.method, scope.path)
+            status, headers, body = 500, _TEXT, f"{type(error).__name__}; the log says more\n".encode()
         protocol.response_bytes(status, headers, body)
 
-    def _answer(self, scope: Any) -> tuple[int, list[tuple[str, str]], bytes]:
+    def _answer(self, scope: Any) -> Told:
         application = self.application
         if scope.path == "/healthz":
-            return 200, _TEXT, b"ok\n"
+            return self._health()
         if scope.path not in ("/readyz", "/metrics", "/fettle/window", PATH):
             return 404, _TEXT, b"try /healthz, /readyz, /metrics or /fettle/window?since=SECONDS\n"
         if application is None:
@@ -51,17 +70,28 @@ class Management:
             return 200, _TEXT, application.metrics.text()
         if scope.path == "/readyz":
             return (503, _TEXT, b"draining\n") if application.connections.draining else (200, _TEXT, b"ready\n")
+        return self._window(application, scope.query_string)
+
+    def _health(self) -> Told:
+        silent = time.monotonic() - self._beaten_at
+        if silent > SILENCE_SECONDS:
+            return 503, _TEXT, f"the data port's event loop has not turned for {silent:.0f} s\n".encode()
+        return 200, _TEXT, b"ok\n"
+
+    def _window(self, application: Application, query: str) -> Told:
         try:
-            since = float(parse_qs(scope.query_string).get("since", ["0"])[0])
+            since = float(parse_qs(query).get("since", ["0"])[0])
         except ValueError:
+            since = math.nan
+        if not math.isfinite(since):
             return 400, _JSON, orjson.dumps({"error": "since must be a number of seconds (Unix time)"})
-        told = application.windows.since(since)
+        told, windows = application.windows.since(since)
         if self.replay is not None:
             told["agreement"] = self.replay.state()
-        return 200, _JSON, orjson.dumps(told)
+        return 200, _JSON, b'%b,"windows":%b}' % (orjson.dumps(told)[:-1], windows)
 
 
-def _samples(scope: Any, application: Application) -> tuple[int, list[tuple[str, str]], bytes]:
+def _samples(scope: Any, application: Application) -> Told:
     """Hand samples out, each once, to a pod of this ModelDeployment that is of another revision."""
     settings = application.settings
     if not settings.samples:

@@ -1,14 +1,19 @@
-"""The serving process: management port first, then the model, then the data port; on SIGTERM not ready -> drain -> exit."""
+"""The serving process: management port first, then the model, then the data port; on SIGTERM not ready -> drain -> exit.
+
+The management port has a thread and an event loop of its own: whatever the data port's loop is busy with, probes and windows are answered.
+"""
 
 from __future__ import annotations
 
 import asyncio
 import logging
 import signal
+import threading
 import time
 from typing import Any
 
 from granian.constants import HTTPModes, Interfaces
+from granian.http import HTTP1Settings
 from granian.log import LogLevels
 from granian.server.embed import Server
 
@@ -22,6 +27,12 @@ from fettle.store.comparison import Outcome
 log = logging.getLogger(__name__)
 
 
+STOP_SECONDS = (
+    5.0  # for a port's connections to end once nobody is owed an answer; who does not read his is left behind
+)
+MOST_HEADERS = 1 << 16  # bytes; more: 431
+
+
 def _server(target: Any, settings: ServerSettings, port: int) -> Server:
     return Server(
         target,
@@ -29,10 +40,45 @@ def _server(target: Any, settings: ServerSettings, port: int) -> Server:
         port=port,
         interface=Interfaces.RSGI,
         http=HTTPModes.http1,
+        http1_settings=HTTP1Settings(max_buffer_size=MOST_HEADERS),
         websockets=False,
         log_level=LogLevels.error,
         backlog=1024,
     )
+
+
+class Port:
+    """A port in a thread and an event loop of its own."""
+
+    def __init__(self, target: Any, settings: ServerSettings, port: int) -> None:
+        self._server = _server(target, settings, port)
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self.done = asyncio.get_running_loop().create_future()
+        threading.Thread(target=self._run, args=(asyncio.get_running_loop(),), name="management", daemon=True).start()
+
+    def _run(self, main: asyncio.AbstractEventLoop) -> None:
+        error: Exception | None = None
+        try:
+            asyncio.run(self._serve())
+        except Exception as raised:  # such as a port that cannot be bound: it ends the process
+            log.exception("the management port failed")
+            error = raised
+        main.call_soon_threadsafe(self._finish, error)
+
+    async def _serve(self) -> None:
+        self._loop = asyncio.get_running_loop()
+        await self._server.serve()
+
+    def _finish(self, error: Exception | None) -> None:
+        if error is None:
+            self.done.set_result(None)
+        else:
+            self.done.set_exception(error)
+
+    def stop(self) -> None:
+        """Stop listening; `done` says when it is over."""
+        if self._loop is not None and not self._loop.is_closed():
+            self._loop.call_soon_threadsafe(self._server.stop)
 
 
 async def serve(settings: ServerSettings) -> None:
@@ -42,8 +88,8 @@ async def serve(settings: ServerSettings) -> None:
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stop.set)
     management = Management()
-    management_server = _server(management, settings, settings.management_port)
-    management_task = asyncio.create_task(management_server.serve())
+    port = Port(management, settings, settings.management_port)
+    beating = asyncio.create_task(_beat(management))
     try:
         started = time.perf_counter()
         model = await loop.run_in_executor(
@@ -55,33 +101,49 @@ async def serve(settings: ServerSettings) -> None:
         data_task = asyncio.create_task(data_server.serve())
         await asyncio.sleep(0)
         management.application = application
-        management.replay = replay = _replay(application, loop)
-        await _until_stopped(stop, data_task, management_task)
+        management.replay = replay = _replay(application)
+        await _until_stopped(stop, data_task, port.done)
         await _drain(application, settings.drain_seconds)
         await loop.run_in_executor(None, replay.stop)
         data_server.stop()
-        await data_task
+        await _ended(data_task, "the data port")
+        await application.idle.wait()
+        application.close()
         model.close()
     finally:
-        management_server.stop()
-        await management_task
+        beating.cancel()
+        port.stop()
+        await _ended(port.done, "the management port")
 
 
-def _replay(application: Application, loop: asyncio.AbstractEventLoop) -> Replay:
-    """Comparing with the stable revision, begun. Its windows are touched by the event loop only."""
+async def _beat(management: Management) -> None:
+    while True:
+        management.beat()
+        await asyncio.sleep(1)
+
+
+async def _ended(running: asyncio.Future[None], what: str) -> None:
+    """Wait for a port to end; not for ever, for one client who does not read his answer would hold it open."""
+    _, waiting = await asyncio.wait({running}, timeout=STOP_SECONDS)
+    if waiting:
+        log.warning("%s still had open connections after %g s", what, STOP_SECONDS)
+
+
+def _replay(application: Application) -> Replay:
+    """Comparing with the stable revision, begun."""
 
     def count(outcome: Outcome | None, seconds: float) -> None:
         application.metrics.compare(outcome, seconds)
         if outcome is not None:
-            loop.call_soon_threadsafe(application.windows.compare, outcome)
+            application.windows.compare(outcome)
 
     replay = Replay(application.settings, application.model, count)
     replay.start()
     return replay
 
 
-async def _until_stopped(stop: asyncio.Event, *servers: asyncio.Task[None]) -> None:
-    waiting = asyncio.create_task(stop.wait())
+async def _until_stopped(stop: asyncio.Event, *servers: asyncio.Future[Any]) -> None:
+    waiting: asyncio.Future[Any] = asyncio.create_task(stop.wait())
     done, _ = await asyncio.wait({waiting, *servers}, return_when=asyncio.FIRST_COMPLETED)
     waiting.cancel()
     for task in done - {waiting}:

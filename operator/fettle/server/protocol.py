@@ -5,25 +5,31 @@ Source: https://github.com/kserve/open-inference-protocol (specification/protoco
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-import numpy as np
 import orjson
 
 from fettle.api.signature import Signature, Tensor
-from fettle.runtimes.base import Array, numpy_dtype
+from fettle.api.text import clip
+from fettle.runtimes.base import Array
+from fettle.server import elements
+from fettle.server.elements import ElementsError, Span
+from fettle.server.envelope import EnvelopeError, split
 
-KINDS = {"FP": "fiu", "BF": "fiu", "IN": "iu", "UI": "iu", "BO": "b", "BY": "U"}
+MOST_SAID = 300  # bytes of what a client wrote that an error repeats
+Header = tuple[str, str]
 
 
 class ProtocolError(Exception):
-    """An answer other than 200. `status` is the HTTP status, `headers` what goes with it."""
+    """An answer other than 200. `status` is the HTTP status, `headers` what goes with it; `unread`: the request's body was not
+    read to its end, so its connection is of no more use."""
 
-    def __init__(self, status: int, message: str, headers: tuple[tuple[str, str], ...] = ()) -> None:
+    def __init__(self, status: int, message: str, headers: tuple[Header, ...] = (), *, unread: bool = False) -> None:
         super().__init__(message)
-        self.status, self.message, self.headers = status, message, headers
+        self.status, self.message, self.headers, self.unread = status, message, headers, unread
 
 
 @dataclass(frozen=True)
@@ -39,25 +45,43 @@ class InferRequest:
 def decode(body: bytes, signature: Signature, max_rows: int) -> InferRequest:
     """Decode and check a request body against the signature. Raises ProtocolError 400."""
     try:
-        document = orjson.loads(body)
-    except orjson.JSONDecodeError as error:
-        raise ProtocolError(400, f"the body is not JSON: {error}") from error
+        document, spans = split(body)
+    except EnvelopeError as error:
+        raise ProtocolError(400, str(error)) from error
     if not isinstance(document, dict) or not isinstance(document.get("inputs"), list):
         raise ProtocolError(400, 'expected an object with a list "inputs"')
-    given = {_name(entry): entry for entry in document["inputs"]}
+    entries = document["inputs"]
     expected = [tensor.name for tensor in signature.inputs]
-    if sorted(given) != sorted(expected) or len(given) != len(document["inputs"]):
-        raise ProtocolError(400, f"expected the inputs {expected}, found {[_name(e) for e in document['inputs']]}")
-    inputs = {tensor.name: _decode_tensor(tensor, given[tensor.name]) for tensor in signature.inputs}
+    if len(entries) > len(expected):
+        raise ProtocolError(400, f"expected the inputs {expected}, found {len(entries)} inputs")
+    given = {_name(entry, "input"): entry for entry in entries}
+    if given.keys() != set(expected):
+        found = _said([entry["name"] for entry in entries])
+        raise ProtocolError(400, f"expected the inputs {expected}, found {found}")
     identity = document.get("id")
     if identity is not None and not isinstance(identity, str):
         raise ProtocolError(400, '"id" must be a string')
-    return InferRequest(inputs, _rows(signature, inputs, max_rows), _wanted(document, signature), identity)
+    wanted = _wanted(document, signature)
+    shapes = {tensor.name: _shape(tensor, given[tensor.name]) for tensor in signature.inputs}
+    rows = _rows(signature, shapes, max_rows)
+    found = {tensor.name: _span(tensor, given[tensor.name], spans) for tensor in signature.inputs}
+    texts = sum(found[tensor.name].size for tensor in signature.inputs if tensor.dtype == "BYTES")
+    if texts > elements.MOST_BYTES_OF_TEXTS:
+        raise ProtocolError(
+            400, f"at most {elements.MOST_BYTES_OF_TEXTS} bytes of texts are taken at once, found {texts}"
+        )
+    inputs = {tensor.name: _array(tensor, shapes[tensor.name], found[tensor.name]) for tensor in signature.inputs}
+    return InferRequest(inputs, rows, wanted, identity)
 
 
-def _name(entry: Any) -> str:
+def _said(value: Any) -> str:
+    """What a client wrote, as far as it needs to be repeated."""
+    return clip(str(value), MOST_SAID)
+
+
+def _name(entry: Any, what: str) -> str:
     if not isinstance(entry, dict) or not isinstance(entry.get("name"), str):
-        raise ProtocolError(400, 'each input needs a string "name"')
+        raise ProtocolError(400, f'each {what} needs a string "name"')
     return str(entry["name"])
 
 
@@ -67,31 +91,24 @@ def _wanted(document: dict[str, Any], signature: Signature) -> tuple[str, ...] |
         return None
     if not isinstance(wanted, list):
         raise ProtocolError(400, '"outputs" must be a list')
-    names = tuple(_name(entry) for entry in wanted)
+    names = [_name(entry, "output") for entry in wanted]
     known = [tensor.name for tensor in signature.outputs]
     unknown = [name for name in names if name not in known]
     if unknown:
-        raise ProtocolError(400, f"unknown outputs {unknown}; this model has {known}")
-    return names or None
+        raise ProtocolError(400, f"unknown outputs {_said(unknown)}; this model has {known}")
+    if len(set(names)) < len(names):
+        raise ProtocolError(400, f"each output can be asked for once, found {_said(names)}")
+    return tuple(names) or None
 
 
-def _decode_tensor(tensor: Tensor, entry: dict[str, Any]) -> Array:
+def _shape(tensor: Tensor, entry: dict[str, Any]) -> list[int]:
+    """The shape that the client names. It fits the signature, and numpy can count its elements."""
     where = f"input {tensor.name}"
     if entry.get("datatype") != tensor.dtype:
-        raise ProtocolError(400, f"{where}: expected datatype {tensor.dtype}, found {entry.get('datatype')}")
+        raise ProtocolError(400, f"{where}: expected datatype {tensor.dtype}, found {_said(entry.get('datatype'))}")
     shape = entry.get("shape")
     if not isinstance(shape, list) or not all(type(size) is int and size >= 0 for size in shape):
-        raise ProtocolError(400, f'{where}: "shape" must be a list of sizes')
-    _check_shape(tensor, shape, where)
-    if "data" not in entry:
-        raise ProtocolError(400, f'{where}: no "data" (binary tensors are not supported: send JSON)')
-    array = _numbers(entry["data"], tensor, where)
-    if array.size != int(np.prod(shape, dtype=np.int64)):
-        raise ProtocolError(400, f"{where}: shape {shape} needs {int(np.prod(shape))} elements, found {array.size}")
-    return array.reshape(shape)
-
-
-def _check_shape(tensor: Tensor, shape: list[int], where: str) -> None:
+        raise ProtocolError(400, f'{where}: "shape" must be a list of sizes, each a whole number from 0 on')
     expected = list(tensor.shape)
     fits = len(shape) == len(expected) and all(
         wanted in (-1, found) or axis == tensor.batch_axis
@@ -100,34 +117,14 @@ def _check_shape(tensor: Tensor, shape: list[int], where: str) -> None:
     if not fits:
         if tensor.batch_axis is not None:
             expected[tensor.batch_axis] = -1
-        raise ProtocolError(400, f"{where}: expected shape {expected} (-1 = any size), found {shape}")
+        raise ProtocolError(400, f"{where}: expected shape {expected} (-1 = any size), found {_said(shape)}")
+    if math.prod(max(size, 1) for size in shape) > elements.MOST_ELEMENTS:
+        raise ProtocolError(400, f"{where}: shape {shape} is too large: at most {elements.MOST_ELEMENTS} elements")
+    return shape
 
 
-def _numbers(data: Any, tensor: Tensor, where: str) -> Array:
-    if not isinstance(data, list):
-        raise ProtocolError(400, f'{where}: "data" must be a list')
-    if not data:
-        return np.zeros(0, numpy_dtype(tensor.dtype))
-    try:
-        raw = np.array(data)
-        if raw.dtype.kind not in KINDS[tensor.dtype[:2]]:
-            raise ProtocolError(400, f"{where}: the elements of data do not fit {tensor.dtype}")
-        if tensor.dtype == "BYTES":
-            return raw.astype(object)
-        array: Array = raw.astype(numpy_dtype(tensor.dtype))
-    except (ValueError, OverflowError) as error:
-        raise ProtocolError(400, f"{where}: data is not a list of {tensor.dtype}: {error}") from error
-    if raw.dtype.kind in "iu" and array.dtype.kind in "iu" and not np.array_equal(raw, array):
-        raise ProtocolError(400, f"{where}: data holds values that do not fit {tensor.dtype}")
-    return array
-
-
-def _rows(signature: Signature, inputs: Mapping[str, Array], max_rows: int) -> int:
-    sizes = {
-        tensor.name: inputs[tensor.name].shape[tensor.batch_axis]
-        for tensor in signature.inputs
-        if tensor.batch_axis is not None
-    }
+def _rows(signature: Signature, shapes: Mapping[str, list[int]], max_rows: int) -> int:
+    sizes = {t.name: shapes[t.name][t.batch_axis] for t in signature.inputs if t.batch_axis is not None}
     if len(set(sizes.values())) > 1:
         raise ProtocolError(400, f"the inputs hold different numbers of items: {sizes}")
     rows = next(iter(sizes.values()), 1)
@@ -136,32 +133,38 @@ def _rows(signature: Signature, inputs: Mapping[str, Array], max_rows: int) -> i
     return rows
 
 
+def _span(tensor: Tensor, entry: dict[str, Any], spans: Mapping[str, Span]) -> Span:
+    if "data" not in entry:
+        raise ProtocolError(400, f'input {tensor.name}: no "data" (binary tensors are not supported: send JSON)')
+    data = entry["data"]
+    span = spans.get(data) if isinstance(data, str) else None
+    if span is None:
+        raise ProtocolError(400, f'input {tensor.name}: "data" must be a list')
+    return span
+
+
+def _array(tensor: Tensor, shape: list[int], span: Span) -> Array:
+    try:
+        return elements.read(span, tensor.dtype, shape)
+    except ElementsError as error:
+        raise ProtocolError(400, f"input {tensor.name}: {_said(error)}") from error
+
+
 def encode(
     model: str, version: str, request: InferRequest, signature: Signature, outputs: Mapping[str, Array]
 ) -> bytes:
-    """The response body. NaN and infinities become null, as JSON has no word for them."""
+    """The response body. NaN and infinities become null, as JSON has no word for them. Raises RuntimeFailure for a text that is no UTF-8."""
     by_name = {tensor.name: tensor for tensor in signature.outputs}
-    names = request.outputs or tuple(by_name)
     document: dict[str, Any] = {"model_name": model, "model_version": version}
     if request.id is not None:
         document["id"] = request.id
-    document["outputs"] = [
-        {
-            "name": name,
-            "datatype": by_name[name].dtype,
-            "shape": list(outputs[name].shape),
-            "data": _elements(outputs[name], by_name[name].dtype),
-        }
-        for name in names
-    ]
-    return orjson.dumps(document, option=orjson.OPT_SERIALIZE_NUMPY)
-
-
-def _elements(array: Array, dtype: str) -> Any:
-    flat = np.ascontiguousarray(array).reshape(-1)
-    if dtype == "BYTES":
-        return [value.decode() if isinstance(value, bytes) else str(value) for value in flat.tolist()]
-    return flat.astype(np.float32) if dtype in ("BF16", "FP16") else flat
+    tensors = []
+    for name in request.outputs or by_name:
+        array, dtype = outputs[name], by_name[name].dtype
+        head = orjson.dumps({"name": name, "datatype": dtype, "shape": list(array.shape)})
+        tensors += [head[:-1], b',"data":', *elements.write(array, dtype), b"},"]
+    tensors[-1] = b"}"
+    return b"".join([orjson.dumps(document)[:-1], b',"outputs":[', *tensors, b"]}"])
 
 
 def metadata(model: str, version: str, platform: str, signature: Signature) -> dict[str, Any]:

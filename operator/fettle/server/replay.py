@@ -7,6 +7,7 @@ nowhere. A pod whose revision is the stable one has nothing to compare, now or l
 
 from __future__ import annotations
 
+import contextlib
 import http.client
 import logging
 import os
@@ -25,18 +26,18 @@ from fettle.api.text import clip
 from fettle.errors import DataError, RuntimeFailure
 from fettle.runtimes import cpu
 from fettle.server.model import ServedModel
-from fettle.server.samples import Head, Sample, as_batch, unpack
+from fettle.server.samples import MOST_AT_ONCE, Head, Sample, as_batch, require, unpack
 from fettle.server.settings import ServerSettings
 from fettle.store.comparison import Outcome, compare
 
 log = logging.getLogger(__name__)
 
 PATH = "/fettle/samples"
-AT_ONCE = 32  # samples taken at a time: what waits here stays young
+AT_ONCE = MOST_AT_ONCE  # samples taken at a time: what waits here stays young
 PAUSE_SECONDS = 1.0  # between two times that stable is asked
 PATIENCE_SECONDS = 10.0  # a stable pod that is on its way out answers nobody; only then it is said
-TIMEOUT_SECONDS = 5.0
-MOST_BYTES = 64 << 20  # of one answer
+TIMEOUT_SECONDS = 5.0  # for the whole of an answer
+MOST_BYTES = 16 << 20  # of one answer: more than a pod sends, whatever names and texts are in it
 ATTEMPTS = 200  # after so many interrupted runs an item is given up: this pod has no time for it
 BREATH_SECONDS = 0.002  # at least, between two runs
 
@@ -59,29 +60,37 @@ class Exchange:
         """The stable revision's ready pods. Raises Trouble."""
         host, _, port = self.settings.stable.rpartition(":")
         try:
-            found = socket.getaddrinfo(host, int(port), type=socket.SOCK_STREAM)
-        except OSError as error:
+            number = int(port)
+            found = socket.getaddrinfo(host, number, type=socket.SOCK_STREAM)
+        except (OSError, ValueError) as error:
             message = f"{host} has no address: no pod of the stable revision is ready, or there is no DNS ({error})"
             raise Trouble(Reason.ANALYSIS_UNREACHABLE, message) from error
-        return sorted({(entry[4][0], int(port)) for entry in found})  # type: ignore[misc]
+        return sorted({(entry[4][0], number) for entry in found})  # type: ignore[misc]
 
     def take(self, address: tuple[str, int]) -> tuple[Head, list[Sample]]:
         """What that pod hands out. Raises Trouble."""
         where = f"stable pod {address[0]}"
         connection = http.client.HTTPConnection(*address, timeout=TIMEOUT_SECONDS)
+        # The connection's own limit is for each piece; whoever sends one every second would be listened to for ever.
+        limit = threading.Timer(TIMEOUT_SECONDS, _hang_up, (connection,))
+        limit.start()
         try:
             connection.request("POST", PATH, headers=self._headers())
             response = connection.getresponse()
             body = response.read(MOST_BYTES)
-        except (OSError, http.client.HTTPException) as error:
+        except (OSError, http.client.HTTPException, ValueError) as error:
             raise Trouble(Reason.ANALYSIS_UNREACHABLE, f"{where}: {error or type(error).__name__}") from error
         finally:
+            limit.cancel()
             connection.close()
         if response.status != 200:
             said = body[:200].decode(errors="replace").strip()
             raise Trouble(Reason.ANALYSIS_UNREACHABLE, f"{where} hands out no samples ({response.status}): {said}")
         try:
-            return unpack(body)
+            head, samples = unpack(body)
+            for sample in samples:
+                require(head, sample)
+            return head, samples
         except ValueError as error:
             raise Trouble(Reason.ANALYSIS_UNREACHABLE, f"{where} answered what is no sample: {error}") from error
 
@@ -92,13 +101,19 @@ class Exchange:
         }
 
 
+def _hang_up(connection: http.client.HTTPConnection) -> None:
+    if connection.sock is not None:
+        with contextlib.suppress(OSError):  # it ended by itself
+            connection.sock.shutdown(socket.SHUT_RDWR)
+
+
 def read_token(path: Path) -> str:
     """The secret as it is now: the kubelet renews the file when the Secret changes. Raises Trouble where there is none."""
     try:
-        token = path.read_text().strip()
-    except OSError:
+        token = path.read_text(encoding="ascii").strip()
+    except (OSError, ValueError):
         token = ""
-    if not token:
+    if not token.isprintable() or not token:
         message = f"there is no token in {path}: the ModelDeployment's samples Secret is missing; the next revision brings one"
         raise Trouble(Reason.ANALYSIS_UNREACHABLE, message)
     return token
@@ -152,6 +167,10 @@ class Replay:
                 if self._trouble is None or self._trouble.message != trouble.message:
                     log.info("answers are not compared: %s", trouble.message)
                 self._trouble = trouble
+            except Exception as error:  # this thread must not end unnoticed
+                log.exception("comparing answers failed")
+                message = f"comparing answers failed: {error or type(error).__name__}"
+                self._trouble = Trouble(Reason.ANALYSIS_INCONCLUSIVE, message)
             self._stop.wait(max(0.0, PAUSE_SECONDS - (time.monotonic() - began)))
 
     def _round(self) -> None:

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import math
 import random
+import threading
 import time
 from collections import deque
 from collections.abc import Callable, Iterable, Mapping
@@ -28,6 +29,7 @@ from fettle.store.comparison import Comparison
 
 PER_SECOND = 32  # most samples taken in a second: a ring of 256 then spans at least 8 s, however busy the pod is
 MOST_BYTES_SENT = 4 << 20  # of one answer
+MOST_AT_ONCE = 32  # samples of one answer
 Tensors = Mapping[str, Array]
 
 
@@ -41,7 +43,7 @@ class Sample:
 
 
 class Samples:
-    """The ring. Called from one thread (the event loop's). `most` 0 keeps nothing."""
+    """The ring. Callable from several threads. `most` 0 keeps nothing."""
 
     def __init__(
         self,
@@ -53,6 +55,7 @@ class Samples:
     ) -> None:
         self._signature, self._most, self._most_bytes = signature, most, most_bytes
         self._clock, self._random = clock, rng or random.Random()
+        self._lock = threading.Lock()
         self._ring: deque[Sample] = deque()
         self._bytes = 0
         self._next = -math.inf
@@ -66,23 +69,29 @@ class Samples:
         if now < self._next or not self._most:
             return
         self._next = now + 1 / PER_SECOND
+        limit = min(self._most_bytes, MOST_BYTES_SENT)
+        items = rows if self._signature.batchable else 1
+        if sum(array.nbytes for array in (*inputs.values(), *outputs.values())) > limit * items:
+            return  # before anything is copied
         row = self._random.randrange(rows) if rows > 1 else 0
         sample = of_row(self._signature, inputs, outputs, row)
-        if sample.bytes > min(self._most_bytes, MOST_BYTES_SENT):
+        if sample.bytes > limit:
             return
-        self._ring.append(sample)
-        self._bytes += sample.bytes
-        while len(self._ring) > self._most or self._bytes > self._most_bytes:
-            self._bytes -= self._ring.popleft().bytes
+        with self._lock:
+            self._ring.append(sample)
+            self._bytes += sample.bytes
+            while len(self._ring) > self._most or self._bytes > self._most_bytes:
+                self._bytes -= self._ring.popleft().bytes
 
     def take(self, most: int) -> list[Sample]:
         """Hand out the youngest samples, as many as one answer holds; they are not kept."""
         taken: list[Sample] = []
         size = 0
-        while self._ring and len(taken) < most and size + self._ring[-1].bytes <= MOST_BYTES_SENT:
-            taken.append(self._ring.pop())
-            size += taken[-1].bytes
-        self._bytes -= size
+        with self._lock:
+            while self._ring and len(taken) < most and size + self._ring[-1].bytes <= MOST_BYTES_SENT:
+                taken.append(self._ring.pop())
+                size += taken[-1].bytes
+            self._bytes -= size
         return taken
 
 
@@ -107,10 +116,12 @@ def as_batch(signature: Signature, inputs: Tensors) -> dict[str, Array]:
 
 
 def byte_size(array: Array) -> int:
-    """Bytes of an array; texts count with their characters."""
-    if array.dtype.kind in "OSU":
-        return sum(len(text) for text in array.reshape(-1).tolist()) + 8 * array.size
-    return array.nbytes
+    """Bytes of an array as it is sent: texts as the JSON that they become."""
+    return len(orjson.dumps(_texts(array))) if array.dtype.kind in "OSU" else array.nbytes
+
+
+def _texts(array: Array) -> list[str]:
+    return [one.decode() if isinstance(one, bytes) else str(one) for one in array.reshape(-1).tolist()]
 
 
 # ------------------------------------------------------------------------------------------------------------- wire form
@@ -138,7 +149,7 @@ class Head(ApiModel):
     revision: str
     signature: Signature
     comparisons: dict[str, Comparison]
-    samples: tuple[WireSample, ...] = ()
+    samples: tuple[WireSample, ...] = Field(default=(), max_length=MOST_AT_ONCE)
 
 
 def pack(head: Head, samples: Iterable[Sample]) -> bytes:
@@ -150,7 +161,7 @@ def pack(head: Head, samples: Iterable[Sample]) -> bytes:
         for name, array in tensors.items():
             row: dict[str, Any] = {"name": name, "dtype": v2_dtype(array), "shape": list(array.shape)}
             if row["dtype"] == "BYTES":
-                row["texts"] = [one.decode() if isinstance(one, bytes) else str(one) for one in array.ravel().tolist()]
+                row["texts"] = _texts(array)
             else:
                 parts.append(array.tobytes())
             rows.append(row)
@@ -186,9 +197,30 @@ def unpack(body: bytes) -> tuple[Head, list[Sample]]:
     return head, samples
 
 
+def require(head: Head, sample: Sample) -> None:
+    """Raises ValueError where this is no item of the signature, as `of_row` takes it, with an answer to each rule."""
+    signature = head.signature
+    if sample.inputs.keys() != {tensor.name for tensor in signature.inputs}:
+        expected = [tensor.name for tensor in signature.inputs]
+        raise ValueError(f"a sample has the inputs {sorted(sample.inputs)}, its signature {expected}")
+    for tensor in signature.inputs:
+        array, shape = sample.inputs[tensor.name], list(tensor.shape)
+        if signature.batchable:
+            del shape[tensor.batch_axis or 0]
+        fits = array.ndim == len(shape) and all(size in (-1, had) for size, had in zip(shape, array.shape, strict=True))
+        if v2_dtype(array) != tensor.dtype or not fits:
+            had = f"{v2_dtype(array)} {list(array.shape)}"
+            raise ValueError(
+                f"tensor {tensor.name}: a sample of it is {had}, its signature says {tensor.dtype} {shape}"
+            )
+    missing = sorted(head.comparisons.keys() - sample.outputs.keys())
+    if missing:
+        raise ValueError(f"a sample has no answer {missing}, by which it is compared")
+
+
 def _array(tensor: WireTensor, view: memoryview) -> tuple[Array, int]:
     """The tensor at the beginning of `view`, and how many bytes it takes."""
-    if tensor.dtype not in BY_V2 or any(size < 0 for size in tensor.shape):
+    if tensor.dtype not in BY_V2 or any(not 0 <= size < 2**31 for size in tensor.shape):
         raise ValueError(f"tensor {tensor.name}: {tensor.dtype} {list(tensor.shape)} is no tensor")
     count = math.prod(tensor.shape)
     if tensor.dtype == "BYTES":

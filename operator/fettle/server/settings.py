@@ -49,5 +49,14 @@ class ServerSettings(BaseSettings):
         description="After SIGTERM: how long requests are still answered while routes forget this pod.",
     )
     max_body_bytes: int = Field(default=64 * 1024 * 1024, ge=1, description="Largest request body; larger: 413.")
+    max_bodies_bytes: int = Field(
+        default=128 * 1024 * 1024,
+        ge=1,
+        description="Bytes of all bodies that are being read or whose requests are not answered yet; more: 503 with Retry-After.",
+    )
+    max_reading: int = Field(
+        default=1024, ge=1, description="Requests whose bodies are being read at once; more: 503 with Retry-After."
+    )
+    body_seconds: float = Field(default=20, gt=0, description="Time that a body may take to arrive; longer: 408.")
     max_rows: int = Field(default=1024, ge=1, description="Most items in one request; more: 400.")
     max_queue: int = Field(default=256, ge=1, description="Requests waiting for the model; more: 503 with Retry-After.")

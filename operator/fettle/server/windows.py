@@ -1,18 +1,27 @@
-"""A ring of one-second windows: requests, errors, latency buckets, comparisons. What the rollout's analysis reads."""
+"""One-second windows: requests, errors, latency buckets, comparisons. What the rollout's analysis reads."""
 
 from __future__ import annotations
 
 import math
+import threading
 import time
 from collections import Counter, deque
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
+import orjson
+
 from fettle.store.comparison import Outcome
 
+KEEP_SECONDS = 7 * 3600  # six intervals of an hour, which an analysis may ask for, and one in which it may be late
+MOST_BYTES = (
+    16 << 20
+)  # 600 a second, which is 60 different latencies; a pod that needs more forgets earlier, and says so
+STEP_SECONDS = 1.0  # by which a clock that is set differs from one that is slowed or sped up
 BUCKET_BASE = 0.05  # milliseconds; bucket 0 holds everything faster
 BUCKET_RATIO = 1.05  # so a percentile is off by at most 5 %
+LAST_BUCKET = 500  # half a million seconds
 _LOG_RATIO = math.log(BUCKET_RATIO)
 
 
@@ -20,7 +29,7 @@ def bucket(milliseconds: float) -> int:
     """Smallest index i with milliseconds <= BUCKET_BASE * BUCKET_RATIO**i."""
     if milliseconds <= BUCKET_BASE:
         return 0
-    return math.ceil(math.log(milliseconds / BUCKET_BASE) / _LOG_RATIO - 1e-9)
+    return min(math.ceil(math.log(milliseconds / BUCKET_BASE) / _LOG_RATIO - 1e-9), LAST_BUCKET)
 
 
 @dataclass
@@ -33,50 +42,97 @@ class Window:
     outcomes: Counter[Outcome] = field(default_factory=Counter)
     buckets: Counter[int] = field(default_factory=Counter)
 
+    def to_json(self) -> bytes:
+        """As the operator reads it."""
+        return orjson.dumps(
+            {
+                "second": self.second,
+                "requests": self.requests,
+                "errors": self.errors,
+                "outcomes": {outcome.value: count for outcome, count in self.outcomes.items()},
+                "buckets": {str(index): count for index, count in self.buckets.items()},
+            }
+        )
+
 
 class Windows:
-    """The last `keep` seconds. Called from one thread (the event loop's)."""
+    """The seconds in which something happened, as far back as an analysis may ask. Callable from several threads.
 
-    def __init__(self, keep: int = 900, clock: Callable[[], float] = time.time) -> None:
-        self._clock = clock
-        self._windows: deque[Window] = deque(maxlen=keep)
-        self.start = clock()
+    A second that is over is kept as the JSON that tells it, so that the bound on what is kept bounds the answer as well, and an answer
+    of hours is put together at once. The clock is the machine's, and a step of it is a new beginning: seconds told by the old one
+    have no place on the new one.
+    """
+
+    def __init__(
+        self,
+        keep: int = KEEP_SECONDS,
+        most_bytes: int = MOST_BYTES,
+        clock: Callable[[], float] = time.time,
+        ticks: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._keep, self._most_bytes = keep, most_bytes
+        self._clock, self._ticks = clock, ticks
+        self._lock = threading.Lock()
+        self._over: deque[tuple[int, bytes]] = deque()
+        self._bytes = 0
+        self._current: Window | None = None
+        self._offset = clock() - ticks()
+        self._began = ticks()
+        self._kept = self._now()
 
     def record(self, milliseconds: float, *, error: bool) -> None:
         """Count one answer; `error`: the model failed to give it (5xx)."""
-        window = self._current()
-        window.requests += 1
-        window.errors += error
-        if not error:  # how fast a failure came says nothing of the model: buckets hold what it answered
-            window.buckets[bucket(milliseconds)] += 1
+        with self._lock:
+            window = self._window()
+            window.requests += 1
+            window.errors += error
+            if not error:  # how fast a failure came says nothing of the model: buckets hold what it answered
+                window.buckets[bucket(milliseconds)] += 1
 
     def compare(self, outcome: Outcome) -> None:
         """Count one item on which this pod was compared with the stable revision."""
-        self._current().outcomes[outcome] += 1
+        with self._lock:
+            self._window().outcomes[outcome] += 1
 
-    def _current(self) -> Window:
-        second = int(self._clock())
-        if not self._windows or self._windows[-1].second < second:
-            self._windows.append(Window(second))
-        return self._windows[-1]
+    def since(self, second: float) -> tuple[dict[str, Any], bytes]:
+        """When this process began, what time it is, and from when on every second is known; and, as a JSON array, the whole seconds from
+        `second` on in which something happened. A second that is not over yet is left out. At most MOST_BYTES and some."""
+        with self._lock:
+            now = self._turn()
+            head = {
+                "start": self._began + self._offset,
+                "kept": self._kept,
+                "now": now,
+                "bucketBase": BUCKET_BASE,
+                "bucketRatio": BUCKET_RATIO,
+            }
+            return head, b"[%b]" % b",".join(told for at, told in self._over if at >= second)
 
-    def since(self, second: float) -> dict[str, Any]:
-        """The whole seconds from `second` on, with the process's start time; a second that is not over yet is left out."""
-        now = self._clock()
-        return {
-            "start": self.start,
-            "now": now,
-            "bucketBase": BUCKET_BASE,
-            "bucketRatio": BUCKET_RATIO,
-            "windows": [
-                {
-                    "second": window.second,
-                    "requests": window.requests,
-                    "errors": window.errors,
-                    "outcomes": {outcome.value: count for outcome, count in window.outcomes.items()},
-                    "buckets": {str(index): count for index, count in window.buckets.items()},
-                }
-                for window in self._windows
-                if second <= window.second < int(now)
-            ],
-        }
+    def _now(self) -> float:
+        """The time, by a clock that only moves forward unless the machine's is set."""
+        offset = self._clock() - self._ticks()
+        if abs(offset - self._offset) > STEP_SECONDS:
+            self._over.clear()
+            self._bytes, self._current, self._offset = 0, None, offset
+            self._kept = self._ticks() + offset
+        return self._ticks() + self._offset
+
+    def _turn(self) -> float:
+        """Put the current second away once it is over; forget what is too old, or too much."""
+        now = self._now()
+        if self._current is not None and self._current.second < int(now):
+            told = self._current.to_json()
+            self._over.append((self._current.second, told))
+            self._bytes += len(told)
+            self._current = None
+        while self._over and (self._over[0][0] < int(now) - self._keep or self._bytes > self._most_bytes):
+            second, told = self._over.popleft()
+            self._bytes -= len(told)
+            self._kept = max(self._kept, second + 1)
+        return now
+
+    def _window(self) -> Window:
+        second = int(self._turn())
+        if self._current is None:
+            self._current = Window(second)
+        return self._current

@@ -4,46 +4,107 @@ from __future__ import annotations
 
 import json
 import random
+from typing import Any
 
 import numpy as np
 import orjson
 import pytest
 
+from fettle.api.modeldeployment import AnalysisSpec
 from fettle.api.signature import Signature, Tensor
+from fettle.cluster.windows import CLOCK_SLACK_SECONDS
+from fettle.plan.analysis import PATIENCE
 from fettle.server.connections import Connections
 from fettle.server.protocol import InferRequest, ProtocolError, decode, encode, metadata
-from fettle.server.windows import BUCKET_BASE, BUCKET_RATIO, Windows, bucket
+from fettle.server.windows import BUCKET_BASE, BUCKET_RATIO, KEEP_SECONDS, Windows, bucket
 
 
 class Clock:
-    """Time that moves when told."""
+    """Time that moves when told: the machine's clock is `now + ahead`, its ticks are `now`."""
 
     def __init__(self, now: float) -> None:
-        self.now = now
+        self.now, self.ahead = now, 0.0
 
     def __call__(self) -> float:
+        return self.now + self.ahead
+
+    def ticks(self) -> float:
         return self.now
+
+
+def windows_at(clock: Clock, **more: int) -> Windows:
+    return Windows(clock=clock, ticks=clock.ticks, **more)
+
+
+def told(windows: Windows, since: float = 0) -> list[dict[str, Any]]:
+    found: list[dict[str, Any]] = orjson.loads(windows.since(since)[1])
+    return found
 
 
 def test_a_second_is_told_only_when_it_is_over() -> None:
     clock = Clock(100.2)
-    windows = Windows(clock=clock)
+    windows = windows_at(clock)
     windows.record(3, error=False)
-    assert windows.since(0)["windows"] == []
+    assert told(windows) == []
     clock.now = 101.0
     windows.record(3, error=True)
-    assert [(w["second"], w["requests"], w["errors"]) for w in windows.since(0)["windows"]] == [(100, 1, 0)]
-    assert windows.since(101)["windows"] == []
+    assert [(w["second"], w["requests"], w["errors"]) for w in told(windows)] == [(100, 1, 0)]
+    assert told(windows, since=101) == []
 
 
-def test_the_ring_forgets_the_oldest_second() -> None:
-    clock = Clock(0)
-    windows = Windows(keep=3, clock=clock)
-    for second in range(6):
-        clock.now = second
+def test_seconds_too_old_are_forgotten_and_it_says_from_when_on_all_are_known() -> None:
+    clock = Clock(100.5)
+    windows = windows_at(clock, keep=3)
+    assert windows.since(0)[0]["kept"] == 100.5  # when the process began
+    for second in range(100, 106):
+        clock.now = second + 0.5
         windows.record(1, error=False)
-    clock.now = 10
-    assert [w["second"] for w in windows.since(0)["windows"]] == [3, 4, 5]
+    clock.now = 106
+    assert [w["second"] for w in told(windows)] == [103, 104, 105]
+    assert windows.since(0)[0]["kept"] == 103
+
+
+def test_a_quiet_pod_knows_every_second_since_it_began() -> None:
+    clock = Clock(100)
+    windows = windows_at(clock)
+    windows.record(1, error=False)
+    clock.now = 100 + KEEP_SECONDS - 1
+    head, _ = windows.since(0)
+    assert (head["start"], head["kept"], head["now"]) == (100, 100, clock.now)
+    assert [w["second"] for w in told(windows)] == [100]
+
+
+def test_what_is_kept_and_told_is_bounded_in_bytes_and_it_says_from_when_on_all_are_known() -> None:
+    clock = Clock(1000)
+    windows = windows_at(clock, most_bytes=10_000)
+    for second in range(1000, 1500):
+        clock.now = second
+        for milliseconds in range(1, 40):
+            windows.record(milliseconds * 1.1, error=False)
+    clock.now = 1500
+    head, body = windows.since(0)
+    kept = [w["second"] for w in orjson.loads(body)]
+    assert len(body) <= 10_000 + len(kept) + 2
+    assert kept == list(range(int(head["kept"]), 1500)) and kept[0] > 1000
+
+
+def test_as_long_is_kept_as_an_analysis_may_ask() -> None:
+    longest = AnalysisSpec.model_fields["interval_seconds"].metadata
+    seconds = next(limit.le for limit in longest if hasattr(limit, "le"))
+    assert PATIENCE * seconds + CLOCK_SLACK_SECONDS <= KEEP_SECONDS
+
+
+@pytest.mark.parametrize("step", [-3600, 3600])
+def test_a_clock_that_is_set_is_a_new_beginning(step: float) -> None:
+    clock = Clock(10_000)
+    windows = windows_at(clock)
+    windows.record(1, error=False)
+    clock.now, clock.ahead = 10_005, step
+    windows.record(1, error=True)
+    clock.now = 10_006
+    head, _ = windows.since(0)
+    assert (head["kept"], head["now"]) == (10_005 + step, 10_006 + step)
+    assert [(w["second"], w["errors"]) for w in told(windows)] == [(10_005 + step, 1)]
 
 
 @pytest.mark.parametrize("milliseconds", [0.001, 0.05, 0.051, 1, 7.3, 250, 60_000])

@@ -1,0 +1,293 @@
+"""The elements of one tensor, JSON text to array and back, piece by piece.
+
+orjson and numpy hold the interpreter's lock for a whole call, and a Python object takes ten times the memory of the text that it came
+from. So the text is looked at before anything is built from it (how many elements the shape needs, of what type they are, how they are nested),
+and then turned into elements a quarter of a MiB at a time: no call takes more than some milliseconds, and the memory that a request takes
+is bounded by its bytes, whatever they say.
+"""
+
+from __future__ import annotations
+
+import itertools
+import math
+import re
+from collections.abc import Iterator, Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+import orjson
+
+from fettle.api.reasons import Reason
+from fettle.errors import RuntimeFailure
+from fettle.runtimes.base import Array, numpy_dtype
+
+PIECE = 1 << 18  # bytes of a request that are worked on at a time
+NUMBERS_AT_ONCE, TEXTS_AT_ONCE = 1 << 16, 1 << 8  # elements of an answer
+MOST_TEXTS = (
+    1 << 16
+)  # of one tensor: each is a Python object, of which the runtimes make others, all at once and with the lock held
+MOST_TEXT_BYTES = 4 << 20  # of one text, as JSON
+MOST_BYTES_OF_TEXTS = 16 << 20  # of all texts of a request, as JSON, for the same reason
+MOST_ELEMENTS = 2**31 - 1
+
+_NESTED = re.compile(rb"\[\s*+\[")
+_SPACE = b" \t\r\n"
+_TO_SPACES = bytes.maketrans(b"[]", b"  ")
+_TO_QUOTES = bytes(code if code in b"[]," else ord('"') for code in range(256))
+_EMPTY = b"[]," + _SPACE
+
+
+class ElementsError(Exception):
+    """What the client sent as elements are none of this tensor. The message goes behind the tensor's name."""
+
+
+class Span(NamedTuple):
+    """An array's text, its brackets included, within a request's body."""
+
+    body: bytes
+    start: int
+    stop: int
+
+    @property
+    def size(self) -> int:
+        """Bytes of the text."""
+        return self.stop - self.start
+
+
+class _Kind(NamedTuple):
+    """How elements are written: what to call them, the characters that they may consist of (of a string only its quote is looked
+    at), and, where that tells them from others, characters that no text of theirs holds."""
+
+    called: str
+    letters: bytes
+    never: tuple[bytes, ...] = ()
+
+
+_NO_NUMBER = (b'"', b"t", b"f", b"n", b"{")
+_FLOATS = _Kind("numbers", b"0123456789+-.eE" + _SPACE, _NO_NUMBER)
+_WHOLE = _Kind(
+    "whole numbers, written without a point or an exponent",
+    b"0123456789-" + _SPACE,
+    (*_NO_NUMBER, b".", b"e", b"E"),
+)
+_FLAGS = _Kind("true and false", b"truefals" + _SPACE)
+_TEXTS = _Kind("strings", b'"' + _SPACE)
+_KINDS = {"FP": _FLOATS, "BF": _FLOATS, "IN": _WHOLE, "UI": _WHOLE, "BO": _FLAGS, "BY": _TEXTS}
+
+
+def read(span: Span, dtype: str, shape: Sequence[int]) -> Array:
+    """The array of `shape` whose elements `span` lists, flat or nested as the shape says. Takes memory in proportion to the text.
+
+    Raises ElementsError: another number of elements, another type, nested otherwise, or values that do not fit the type.
+    """
+    count, room, kind = math.prod(shape), span.size, _KINDS[dtype[:2]]
+    if count > room // 2:  # an element takes a character at least, and a comma or bracket
+        raise ElementsError(f"shape {list(shape)} needs {count} elements, more than data has room for")
+    if kind is _TEXTS and count > MOST_TEXTS:
+        raise ElementsError(f"at most {MOST_TEXTS} texts are taken at once, found shape {list(shape)}")
+    if room <= PIECE:
+        return _read_whole(span, dtype, shape)
+    nested = _NESTED.match(*span) is not None
+    expected = _skeleton(shape if nested else (count,), room)
+    array = np.empty(count, numpy_dtype(dtype))
+    place = filled = 0
+    for piece in _pieces(span, kind):
+        skeleton = piece.structure.translate(None, kind.letters)
+        if not expected.startswith(skeleton, place):
+            raise _misfit(piece, skeleton, dtype, shape, None if nested else filled)
+        found = _converted(_values(piece, dtype, nested), dtype)
+        if filled + found.size > count:
+            raise ElementsError(f"shape {list(shape)} needs {count} elements, found more")
+        array[filled : filled + found.size] = found
+        place, filled = place + len(skeleton), filled + found.size
+    if place != len(expected) or filled != count:
+        raise ElementsError(f"shape {list(shape)} needs {count} elements, found {filled}")
+    return array.reshape(shape)
+
+
+def _read_whole(span: Span, dtype: str, shape: Sequence[int]) -> Array:
+    """As `read`, of so little text that what comes out of it can be looked at instead: most requests."""
+    text, kind = span.body[span.start : span.stop], _KINDS[dtype[:2]]
+    values = _loads(text, dtype)
+    if kind.never:
+        fits = not any(letters in text for letters in kind.never)
+    else:
+        flat = values if text.find(b"[", 1) < 0 else _flattened(values)
+        fits = set(map(type, flat)) <= {str if kind is _TEXTS else bool}
+    if not fits:
+        raise ElementsError(f"the elements of data do not fit {dtype}: expected {kind.called}")
+    try:
+        array = _converted(values, dtype)
+    except ValueError as error:
+        raise _otherwise(shape) from error
+    if array.shape == tuple(shape):
+        return array
+    if array.size != math.prod(shape):
+        raise ElementsError(f"shape {list(shape)} needs {math.prod(shape)} elements, found {array.size}")
+    if array.ndim != 1:
+        raise _otherwise(shape)
+    return array.reshape(shape)
+
+
+def _skeleton(form: Sequence[int], room: int) -> bytes:
+    """Brackets and commas of an array nested as `form`. Raises ElementsError where they would not go into `room` bytes."""
+    text = b""
+    for size in reversed(form):
+        if 2 + size * (len(text) + 1) - 1 > room:
+            raise _otherwise(form)
+        text = b"[" + (text + b",") * (size - 1) + text * min(size, 1) + b"]"
+    return text
+
+
+def _otherwise(shape: Sequence[int]) -> ElementsError:
+    return ElementsError(f"data is nested otherwise than its shape {list(shape)}")
+
+
+def _misfit(piece: _Piece, skeleton: bytes, dtype: str, shape: Sequence[int], flat: int | None) -> ElementsError:
+    """What is wrong with a piece whose brackets and commas are not the ones expected. `flat`: elements before it, where data is flat."""
+    if skeleton.translate(None, b"[],"):
+        return ElementsError(f"the elements of data do not fit {dtype}: expected {_KINDS[dtype[:2]].called}")
+    if flat is None or b"[" in skeleton[1:] or b"]" in skeleton[:-1]:
+        return _otherwise(shape)
+    found = flat + skeleton.count(b",") + bool(piece.last and piece.text.translate(None, _EMPTY))
+    more = "" if piece.last else " and more"
+    return ElementsError(f"shape {list(shape)} needs {math.prod(shape)} elements, found {found}{more}")
+
+
+# --------------------------------------------------------------------------------------------------------------- text to array
+
+
+class _Piece(NamedTuple):
+    """Some whole elements. `parts`: what is outside of strings and what is inside, in turns; escapes are blotted out."""
+
+    text: bytes
+    parts: list[bytes]
+    last: bool
+
+    @property
+    def structure(self) -> bytes:
+        """The text, each string as one quote."""
+        return b'"'.join(self.parts[::2]) if len(self.parts) > 1 else self.text
+
+
+def without_escapes(text: bytes) -> bytes:
+    r"""`text` with \\ and \" blotted out, so that every quote left begins or ends a string. It stays as long as it was."""
+    return text.replace(rb"\\", b"__").replace(rb"\"", b"__") if b"\\" in text else text
+
+
+def _pieces(span: Span, kind: _Kind) -> Iterator[_Piece]:
+    """The text, cut behind commas that are in no string."""
+    at, width = span.start, PIECE
+    while at < span.stop:
+        text = span.body[at : min(at + width, span.stop)]
+        parts = without_escapes(text).split(b'"') if kind is _TEXTS else [text]
+        if at + len(text) == span.stop:
+            yield _Piece(text, parts, last=True)
+            return
+        piece = _cut(text, parts)
+        if piece is not None:
+            yield piece
+            at, width = at + len(piece.text), PIECE
+        elif width < MOST_TEXT_BYTES:
+            width *= 2
+        else:
+            raise ElementsError(f"one element of data takes more than {MOST_TEXT_BYTES} bytes")
+
+
+def _cut(text: bytes, parts: list[bytes]) -> _Piece | None:
+    """The text as far as the last comma that is in no string; None where there is no such comma."""
+    stop = len(text)
+    for index in range(len(parts) - 1, -1, -1):
+        start = stop - len(parts[index])
+        comma = parts[index].rfind(b",") if index % 2 == 0 else -1
+        if comma >= 0:
+            return _Piece(text[: start + comma + 1], [*parts[:index], parts[index][: comma + 1]], last=False)
+        stop = start - 1
+    return None
+
+
+def _values(piece: _Piece, dtype: str, nested: bool) -> list[Any]:
+    text = piece.text.strip(_EMPTY)
+    if nested:
+        bare = piece.structure.translate(_TO_QUOTES, _SPACE)
+        if b'"[' in bare or b']"' in bare:
+            raise ElementsError("data is not JSON: a comma is missing beside a bracket")
+        text = _flat(piece)
+    return _loads(b"[%b]" % text, dtype)
+
+
+def _loads(text: bytes, dtype: str) -> list[Any]:
+    try:
+        values: list[Any] = orjson.loads(text)
+    except orjson.JSONDecodeError as error:
+        raise ElementsError(f"data is not a list of {dtype}: {error.msg}") from error
+    return values
+
+
+def _flat(piece: _Piece) -> bytes:
+    """The elements without the brackets around them, those in strings left as they are."""
+    place, rows = 0, []
+    for index, part in enumerate(piece.parts):
+        row = piece.text[place : place + len(part)]
+        rows.append(row if index % 2 else row.translate(_TO_SPACES))
+        place += len(part) + 1
+    return b'"'.join(rows).strip(_EMPTY)
+
+
+def _converted(values: list[Any], dtype: str) -> Array:
+    """`values` in the type. What would have to be bent to fit it is refused; that a float keeps fewer digits is no bending."""
+    kind, target = _KINDS[dtype[:2]], numpy_dtype(dtype)
+    if kind is _TEXTS or kind is _FLAGS or not values:
+        return np.array(values, target)
+    if kind is _WHOLE:
+        whole = np.array(values)
+        if not whole.size:
+            return whole.astype(target)
+        limits = np.iinfo(target)
+        # Numbers beyond 64 bits come as floats. Of a list with some beyond INT64 numpy makes floats too, which says nothing yet.
+        if whole.dtype.kind in "iu" and limits.min <= whole.min() and whole.max() <= limits.max:
+            return whole.astype(target)
+        for value in _flattened(values):
+            if type(value) is not int or not limits.min <= value <= limits.max:
+                raise ElementsError(f"data holds values that do not fit {dtype}: {value}")
+        return np.array(values, target)
+    with np.errstate(over="ignore"):
+        array: Array = np.array(values, np.float64).astype(target) if dtype == "BF16" else np.array(values, target)
+    finite = np.isfinite(array)
+    if not finite.all():
+        odd = next(itertools.compress(_flattened(values), ~finite.reshape(-1)))
+        raise ElementsError(f"data holds values that do not fit {dtype}: {odd}")
+    return array
+
+
+def _flattened(values: list[Any]) -> list[Any]:
+    flat: list[Any] = np.array(values, object).reshape(-1).tolist()
+    return flat
+
+
+# --------------------------------------------------------------------------------------------------------------- array to text
+
+
+def write(array: Array, dtype: str) -> list[bytes]:
+    """The elements as a flat JSON array, in parts to be joined. NaN and infinities become null, as JSON has no word for them.
+
+    Raises RuntimeFailure (OutputsInvalid) for a text that is no UTF-8: JSON cannot carry it.
+    """
+    flat = np.ascontiguousarray(array).reshape(-1)
+    step = TEXTS_AT_ONCE if dtype == "BYTES" else NUMBERS_AT_ONCE
+    parts = [b"["]
+    for at in range(0, flat.size, step):
+        parts += (_written(flat[at : at + step], dtype)[1:-1], b",")
+    return [*parts[: max(len(parts) - 1, 1)], b"]"]
+
+
+def _written(flat: Array, dtype: str) -> bytes:
+    if dtype != "BYTES":
+        return orjson.dumps(
+            flat.astype(np.float32) if dtype in ("BF16", "FP16") else flat, option=orjson.OPT_SERIALIZE_NUMPY
+        )
+    try:
+        return orjson.dumps([value.decode() if isinstance(value, bytes) else str(value) for value in flat.tolist()])
+    except (UnicodeDecodeError, orjson.JSONEncodeError) as error:
+        message = f"a text of the answer is no UTF-8, which is all that JSON can carry: {error}"
+        raise RuntimeFailure(message, reason=Reason.OUTPUTS_INVALID) from error
