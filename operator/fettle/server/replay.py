@@ -15,7 +15,7 @@ import socket
 import threading
 import time
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -71,17 +71,15 @@ class Exchange:
         """What that pod hands out. Raises Trouble."""
         where = f"stable pod {address[0]}"
         connection = http.client.HTTPConnection(*address, timeout=TIMEOUT_SECONDS)
-        # The connection's own limit is for each piece; whoever sends one every second would be listened to for ever.
-        limit = threading.Timer(TIMEOUT_SECONDS, _hang_up, (connection,))
-        limit.start()
         try:
-            connection.request("POST", PATH, headers=self._headers())
-            response = connection.getresponse()
-            body = response.read(MOST_BYTES)
+            connection.connect()
+            with _hanging_up(connection.sock, TIMEOUT_SECONDS):
+                connection.request("POST", PATH, headers=self._headers())
+                response = connection.getresponse()
+                body = response.read(MOST_BYTES)
         except (OSError, http.client.HTTPException, ValueError) as error:
             raise Trouble(Reason.ANALYSIS_UNREACHABLE, f"{where}: {error or type(error).__name__}") from error
         finally:
-            limit.cancel()
             connection.close()
         if response.status != 200:
             said = body[:200].decode(errors="replace").strip()
@@ -101,10 +99,20 @@ class Exchange:
         }
 
 
-def _hang_up(connection: http.client.HTTPConnection) -> None:
-    if connection.sock is not None:
+@contextlib.contextmanager
+def _hanging_up(connection: socket.socket, seconds: float) -> Iterator[None]:
+    """End the connection after `seconds`. Its own limit is for each piece: who sends one every second would be listened to for ever."""
+
+    def hang_up() -> None:
         with contextlib.suppress(OSError):  # it ended by itself
-            connection.sock.shutdown(socket.SHUT_RDWR)
+            connection.shutdown(socket.SHUT_RDWR)
+
+    limit = threading.Timer(seconds, hang_up)
+    limit.start()
+    try:
+        yield
+    finally:
+        limit.cancel()
 
 
 def read_token(path: Path) -> str:

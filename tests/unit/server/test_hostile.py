@@ -1,0 +1,153 @@
+"""What a hostile, broken or slow client can do to a server, and what it cannot. Real processes, real sockets."""
+
+from __future__ import annotations
+
+import gzip
+import json
+import signal
+import socket
+import time
+from collections.abc import Iterator
+from contextlib import closing
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+from tests.unit.server.serving import Server
+
+BODY = {"inputs": [{"name": "x", "datatype": "FP32", "shape": [1, 4], "data": [1, 2, 3, 4]}]}
+HEAD = b"POST /v2/models/lookup/infer HTTP/1.1\r\nHost: x\r\nContent-Length: %d\r\n\r\n"
+BOUNDS = {"body_seconds": 1.5, "max_reading": 3, "max_bodies_bytes": 300_000, "max_body_bytes": 200_000}
+
+
+@pytest.fixture(scope="module")
+def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+    started = Server(tmp_path_factory.mktemp("server"), **BOUNDS)
+    yield started
+    started.stop()
+
+
+def sent(server: Server, data: bytes, port: int | None = None) -> socket.socket:
+    connection = socket.create_connection(("127.0.0.1", port or server.port), timeout=30)
+    connection.sendall(data)
+    return connection
+
+
+def answer(connection: socket.socket) -> bytes:
+    """All that comes until the server closes the connection."""
+    parts = []
+    with closing(connection):
+        while part := connection.recv(1 << 16):
+            parts.append(part)
+    return b"".join(parts)
+
+
+def codes(server: Server) -> dict[str, int]:
+    lines = httpx.get(f"{server.admin}/metrics").text.splitlines()
+    counted = [line for line in lines if line.startswith("fettle_server_requests_total")]
+    return {line.split('code="')[1][:3]: int(float(line.split()[-1])) for line in counted}
+
+
+def serves(server: Server) -> bool:
+    return httpx.post(f"{server.url}/infer", json=BODY, timeout=30).status_code == 200
+
+
+def test_a_body_that_does_not_arrive_is_a_408_that_ends_the_connection(server: Server) -> None:
+    for head in (HEAD % 100, HEAD % 190_000, HEAD.replace(b"Content-Length: %d", b"Transfer-Encoding: chunked")):
+        said = answer(sent(server, head + b"3\r\n{  \r\n"))
+        assert said.startswith(b"HTTP/1.1 408") and b"did not arrive within 1.5 s" in said
+        assert b"connection: close" in said
+    assert serves(server)
+
+
+def test_bodies_being_read_are_bounded_in_number(server: Server) -> None:
+    halves = [sent(server, HEAD % 100 + b"{") for _ in range(BOUNDS["max_reading"])]
+    time.sleep(0.5)
+    refused = httpx.post(f"{server.url}/infer", json=BODY)
+    assert (refused.status_code, refused.headers["retry-after"]) == (503, "1")
+    for half in halves:
+        assert answer(half).startswith(b"HTTP/1.1 408")
+    assert serves(server)
+
+
+def test_bodies_being_read_are_bounded_in_bytes_that_arrived_not_in_bytes_announced(server: Server) -> None:
+    announced = [sent(server, HEAD % 190_000) for _ in range(2)]
+    assert serves(server)
+    for half in announced:
+        half.sendall(b" " * 140_000)
+    time.sleep(0.5)
+    refused = httpx.post(f"{server.url}/infer", content=json.dumps(BODY).encode() + b" " * 50_000)
+    assert (refused.status_code, refused.headers["retry-after"]) == (503, "1")
+    for half in announced:
+        half.close()
+    time.sleep(0.5)
+    assert serves(server)  # what was held for those who hung up is given back
+
+
+def test_a_client_that_hangs_up_is_nobodys_failure(server: Server) -> None:
+    before = httpx.get(f"{server.admin}/fettle/window?since=0").json()
+    sent(server, HEAD % 100 + b"{").close()
+    sent(server, HEAD % 190_000 + b"{").close()
+    time.sleep(1.5)
+    after = httpx.get(f"{server.admin}/fettle/window?since=0").json()
+    errors = [sum(window["errors"] for window in told["windows"]) for told in (before, after)]
+    assert errors[0] == errors[1]
+    assert codes(server).get("499", 0) >= 1
+
+
+@pytest.mark.parametrize(
+    ("headers", "content", "status", "says"),
+    [
+        ({"content-encoding": "gzip"}, gzip.compress(json.dumps(BODY).encode()), 415, "Content-Encoding"),
+        ({"inference-header-content-length": "2"}, b"{}" + bytes(8), 400, "binary tensors are not supported"),
+        ({}, b"", 400, "not JSON"),
+        ({}, b" " * 200_001, 413, "larger than 200000 bytes"),
+        ({}, b"[" * 100_000, 400, "not JSON"),
+        ({"x-long": "x" * 300_000}, b"{}", 431, ""),
+    ],
+)
+def test_a_request_in_a_form_that_is_not_taken_gets_a_sentence(
+    server: Server, headers: dict[str, str], content: bytes, status: int, says: str
+) -> None:
+    found = httpx.post(f"{server.url}/infer", content=content, headers=headers)
+    assert found.status_code == status
+    assert says in found.text
+    assert serves(server)
+
+
+@pytest.mark.parametrize(
+    "path", ["/v2/models/%ff%00", "/v2/models/" + "x" * 5000, "//", "/v2/models/lookup/versions/9/infer"]
+)
+def test_an_odd_path_is_a_short_404(server: Server, path: str) -> None:
+    said = answer(sent(server, b"GET %b HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n" % path.encode()))
+    assert said.startswith(b"HTTP/1.1 404")
+    assert len(said) < 2000
+
+
+@pytest.mark.parametrize("since", ["nan", "inf", "-inf", "x", "1e999"])
+def test_a_window_is_asked_for_by_a_finite_number(server: Server, since: str) -> None:
+    assert httpx.get(f"{server.admin}/fettle/window?since={since}").status_code == 400
+
+
+def test_a_window_says_from_when_on_every_second_is_known(server: Server) -> None:
+    told: dict[str, Any] = httpx.get(f"{server.admin}/fettle/window?since=0").json()
+    assert told["start"] <= told["kept"] <= told["now"]
+    assert abs(told["now"] - time.time()) < 5
+
+
+@pytest.mark.parametrize("authorization", [b"Bearer \xff\xfe", b"Bearer ", b"", b"Bearer " + b"x" * 10_000])
+def test_samples_are_for_those_who_show_the_token(tmp_path: Path, server: Server, authorization: bytes) -> None:
+    head = b"POST /fettle/samples HTTP/1.1\r\nHost: x\r\nConnection: close\r\nAuthorization: %b\r\n\r\n" % authorization
+    said = answer(sent(server, head, server.management))
+    assert said.startswith(b"HTTP/1.1 503") and b"there is no token" in said  # this server was given none
+
+
+def test_a_drain_ends_though_clients_send_half_a_body_half_a_head_or_nothing(tmp_path: Path) -> None:
+    server = Server(tmp_path, **BOUNDS)
+    opened = [sent(server, data) for data in (HEAD % 100 + b"{", HEAD % 190_000, b"POST /v2/mod", b"")]
+    opened.append(sent(server, b"GET /healthz", server.management))
+    time.sleep(0.3)
+    server.process.send_signal(signal.SIGTERM)
+    assert server.process.wait(60) == 0
+    assert answer(opened[0]).startswith(b"HTTP/1.1 408")

@@ -1,0 +1,123 @@
+"""What a canary makes of a stable pod that answers slowly, without end, or what is no sample. Real sockets."""
+
+from __future__ import annotations
+
+import contextlib
+import socket
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import numpy as np
+import orjson
+import pytest
+
+from fettle.api.signature import Signature, Tensor
+from fettle.api.vocabulary import AgreementMode
+from fettle.server import replay
+from fettle.server.replay import Exchange, Trouble, read_token
+from fettle.server.samples import Head, Sample, pack, require, unpack
+from fettle.server.settings import ServerSettings
+from fettle.store.comparison import Comparison
+
+SIGNATURE = Signature(
+    inputs=(Tensor(name="x", dtype="FP32", shape=(-1, 4), batch_axis=0),),
+    outputs=(Tensor(name="y", dtype="FP32", shape=(-1, 2), batch_axis=0),),
+)
+HEAD = Head(revision="a", signature=SIGNATURE, comparisons={"y": Comparison(mode=AgreementMode.TOP_ONE)})
+ITEM, ANSWER = {"x": np.zeros(4, np.float32)}, {"y": np.zeros(2, np.float32)}
+Talk = Callable[[socket.socket], None]
+
+
+@contextmanager
+def peer(talk: Talk) -> Iterator[tuple[str, int]]:
+    """A pod that listens to a request and then does as `talk` says."""
+    with socket.create_server(("127.0.0.1", 0)) as listening:
+
+        def run() -> None:
+            with contextlib.suppress(OSError), listening.accept()[0] as connection:
+                connection.recv(1 << 16)
+                talk(connection)
+
+        thread = threading.Thread(target=run)
+        thread.start()
+        yield listening.getsockname()[:2]
+    thread.join()
+
+
+def drip(beginning: bytes) -> Talk:
+    def talk(connection: socket.socket) -> None:
+        connection.sendall(beginning)
+        for _ in range(400):
+            connection.sendall(b"x")
+            time.sleep(0.05)
+
+    return talk
+
+
+def say(body: bytes, status: str = "200 OK") -> Talk:
+    return lambda connection: connection.sendall(f"HTTP/1.1 {status}\r\n\r\n".encode() + body)
+
+
+@pytest.fixture
+def exchange(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Exchange:
+    monkeypatch.setattr(replay, "TIMEOUT_SECONDS", 0.5)
+    monkeypatch.setattr(replay, "MOST_BYTES", 100_000)
+    token = tmp_path / "token"
+    token.write_text("secret")
+    return Exchange(ServerSettings(revision="b", samples_token=token, stable="127.0.0.1:1"))
+
+
+@pytest.mark.parametrize(
+    "talk",
+    [
+        drip(b""),
+        drip(b"HTTP/1.1 200 OK\r\nX: "),
+        drip(b"HTTP/1.1 200 OK\r\n\r\n"),
+        drip(b"HTTP/1.1 200 OK\r\nContent-Length: 1000000\r\n\r\n"),
+        say(b"x" * 10_000_000),
+        say(b"", "HTTP/9 nonsense"),
+        say(b"<html>", "200 OK"),
+        say(b"no", "503 Service Unavailable"),
+        say(pack(HEAD, [Sample(ITEM, ANSWER, 0)])[:-1]),
+        say(pack(HEAD, [Sample({"x": np.zeros(5, np.float32)}, ANSWER, 0)])),
+        say(pack(HEAD, [Sample({"x": np.zeros(4, np.float64)}, ANSWER, 0)])),
+        say(pack(HEAD, [Sample({"z": np.zeros(4, np.float32)}, ANSWER, 0)])),
+        say(pack(HEAD, [Sample(ITEM, {}, 0)])),
+        say(pack(HEAD, [Sample(ITEM, ANSWER, 0)] * 33)),
+    ],
+)  # fmt: skip
+def test_a_peer_that_hands_out_no_samples_is_a_trouble_and_soon_over(exchange: Exchange, talk: Talk) -> None:
+    with peer(talk) as address, pytest.raises(Trouble):
+        exchange.take(address)
+
+
+def test_a_peer_that_hands_out_samples_is_understood(exchange: Exchange) -> None:
+    with peer(say(pack(HEAD, [Sample(ITEM, ANSWER, 0)]))) as address:
+        head, samples = exchange.take(address)
+    assert (head.revision, len(samples)) == ("a", 1)
+    require(head, samples[0])
+
+
+@pytest.mark.parametrize("stable", ["host", "host:x", ":", "a" * 70 + ":1", "\0:1"])
+def test_an_address_that_is_none_is_a_trouble(tmp_path: Path, stable: str) -> None:
+    with pytest.raises(Trouble):
+        Exchange(ServerSettings(stable=stable)).addresses()
+
+
+@pytest.mark.parametrize("content", [b"", b"\n", b"a\nb", b"\xff\xfe", b"a\x00b", None])
+def test_a_token_that_is_none_is_a_trouble(tmp_path: Path, content: bytes | None) -> None:
+    if content is not None:
+        (tmp_path / "token").write_bytes(content)
+    with pytest.raises(Trouble, match="there is no token"):
+        read_token(tmp_path / "token")
+
+
+@pytest.mark.parametrize("shape", [[0, 2**70], [2**63], [0, 2**40]])
+def test_a_size_that_no_array_has_is_refused(shape: list[int]) -> None:
+    tensor = orjson.dumps({"name": "x", "dtype": "FP32", "shape": [0]}).replace(b"[0]", str(shape).encode())
+    line = pack(HEAD, []).removesuffix(b"\n")
+    with pytest.raises(ValueError, match="tensor x"):
+        unpack(line.replace(b'"samples":[]', b'"samples":[{"inputs":[%b],"outputs":[]}]' % tensor) + b"\n")
