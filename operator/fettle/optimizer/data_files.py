@@ -44,13 +44,17 @@ class Room:
 
 @dataclass(frozen=True)
 class Wanted:
-    """What is read of a file: the columns of the inputs (name -> V2 data type), that of the labels if it is there, so many items."""
+    """What is read of a file: the columns of the inputs (name -> V2 data type), that of the labels if it is there, so many items.
+
+    `by_name`: the label of a picture is its folder's name, not the place of that.
+    """
 
     uri: str
     inputs: Mapping[str, str]
     label_key: str | None
     most: int | None
     room: Room = field(default_factory=Room)
+    by_name: bool = False
 
     def columns(self, found: Iterable[str]) -> list[str]:
         """Names to read of those that a file has. Raises DataError for inputs without one, and for a name that is there twice."""

@@ -1,7 +1,9 @@
-"""Items from a folder of pictures: a sub-folder per class, its place in the sorted names is the label; without sub-folders no labels."""
+"""Items from a folder of pictures: a sub-folder per class, whose place in the sorted names is the label, or its name where the spec has
+the order of the names; without sub-folders no labels."""
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from itertools import chain, islice, zip_longest
 
 import numpy as np
@@ -43,19 +45,27 @@ def read_images(
     arrays = {tensor.name: column.array()}
     labels = [label for _, label in pictures if label is not None]
     if wanted.label_key is not None and labels:
-        arrays[wanted.label_key] = np.array(labels, dtype=np.int64)
+        names = [path.rsplit("/", 2)[-2] for path, _ in pictures]
+        arrays[wanted.label_key] = np.array(names, object) if wanted.by_name else np.array(labels, dtype=np.int64)
     return Columns(arrays, _beside(filesystem, folder) if labels else [])
 
 
 def _pictures(filesystem: AbstractFileSystem, folder: str) -> list[tuple[str, int | None]]:
     """(path, label) of every file that is not hidden: the first of each class, the second of each, and so on."""
-    classes = sorted(
+    classes = _in_order(
         path for path in filesystem.ls(folder, detail=False) if filesystem.isdir(path) and not _hidden(path)
     )
     if not classes:
         return [(path, None) for path in _files(filesystem, folder)]
     by_class = [[(path, label) for path in _files(filesystem, each)] for label, each in enumerate(classes)]
     return [found for found in chain.from_iterable(zip_longest(*by_class)) if found is not None]
+
+
+def _in_order(paths: Iterable[str]) -> list[str]:
+    """Folders of classes by name; by number where every name is one: 2 comes before 10."""
+    found = sorted(paths)
+    names = [path.rsplit("/", 1)[-1] for path in found]
+    return sorted(found, key=lambda path: int(path.rsplit("/", 1)[-1])) if all(map(str.isdecimal, names)) else found
 
 
 def _beside(filesystem: AbstractFileSystem, folder: str) -> list[str]:

@@ -35,7 +35,7 @@ def put_identity(bench: Workbench, *shape: int | str, kind: int = TensorProto.FL
 
 def items(bench: Workbench, **preprocess: Any) -> dict[str, Array]:
     """What preparing reads of `photos`. Few items prove no batch axis, and are stored with a dimension of 1 for it."""
-    spec = {"uri": "pvc://claim/photos", **({"preprocess": preprocess} if preprocess else {})}
+    spec = {"uri": "pvc://claim/photos", "metric": "Agreement", **({"preprocess": preprocess} if preprocess else {})}
     report = bench.prepare(bench.task(evaluation=EvaluationSpec.model_validate(spec)))
     stored = bench.store.load_data(report.items)
     return {name: array[:, 0] if array.ndim == 5 else array for name, array in stored.items()}
@@ -59,6 +59,24 @@ def test_sub_folders_are_classes_by_the_order_of_their_names(bench: Workbench) -
     assert sorted(stored["labels"].tolist()) == [0, 0, 1, 1]
     for image, label in zip(stored["image"], stored["labels"], strict=True):
         assert (image[2].mean() > 0.9) == (label == 1), "blue zebras"
+
+
+def test_folders_that_are_called_by_numbers_come_in_the_order_of_those(bench: Workbench) -> None:
+    put_identity(bench, "N", 3, 8, 8)
+    for number in (0, 2, 10):
+        picture(bench, f"{number}/a.png", (number * 20, 0, 0))
+    stored = items(bench)
+    order = stored["labels"][np.argsort(stored["image"][:, 0, 0, 0])]
+    assert order.tolist() == [0, 1, 2]
+
+
+def test_with_the_order_of_the_classes_a_folder_is_known_by_its_name(bench: Workbench) -> None:
+    put_identity(bench, "N", 3, 8, 8)
+    for name in ("ape", "zebra"):
+        picture(bench, f"{name}/a.png", BLUE)
+    spec = {"uri": "pvc://claim/photos", "metric": "Agreement", "classes": ["zebra", "ape"]}
+    report = bench.prepare(bench.task(evaluation=EvaluationSpec.model_validate(spec)))
+    assert sorted(bench.store.load_data(report.items)["labels"].tolist()) == ["ape", "zebra"]
 
 
 def test_classes_come_in_turn_where_only_some_items_are_asked_for(bench: Workbench) -> None:
