@@ -87,11 +87,15 @@ class Variance:
             sums += np.stack([mine, mine**2])
 
     def worst(self) -> tuple[Kept | None, Kept | None]:
-        """The channel of which least is left, and the one whose own variance is least of the original's; None where none says anything."""
-        found = [kept for axis in self._axes for kept in self._channels(axis)]
+        """The channel of which least is left, and the one whose own variance is least of the original's; None where none says anything.
+
+        Of several of which nothing is left, the one along an axis that is told apart: it is what a person calls a channel.
+        """
+        axes = sorted(self._axes, key=lambda axis: (axis not in self._told_apart, axis is None))
+        found = [kept for axis in axes for kept in self._channels(axis)]
         if not found:
             return None, None
-        return min(found, key=lambda one: one.share), min(found, key=lambda one: one.own)
+        return min(found, key=lambda one: round(max(one.share, 0), 4)), min(found, key=lambda one: round(one.own, 4))
 
     def _channels(self, axis: int | None) -> list[Kept]:
         """Every channel along an axis that says something; the whole output as one where it is None."""
