@@ -29,7 +29,7 @@ def render(kind: ResourceKind, about: Object, type_: str, reason: str, message: 
     return {
         "apiVersion": EVENT.api_version,
         "kind": EVENT.kind,
-        "metadata": {"namespace": metadata["namespace"], "name": f"{metadata['name'][:200]}.{digest}"},
+        "metadata": {"namespace": metadata["namespace"], "name": f"{metadata['name'][:200].rstrip('-.')}.{digest}"},
         "involvedObject": {
             "apiVersion": kind.api_version,
             "kind": kind.kind,

@@ -40,8 +40,14 @@ def held_spec(spec: Object, identity: str, duration: int, now: datetime) -> Obje
         "leaseDurationSeconds": duration,
         "acquireTime": spec.get("acquireTime") if ours else micro_time(now),
         "renewTime": micro_time(now),
-        "leaseTransitions": spec.get("leaseTransitions", 0) + (0 if ours else 1),
+        "leaseTransitions": (spec.get("leaseTransitions") or 0) + (0 if ours else 1),
     }
+
+
+def _spec(lease: Object) -> Object:
+    """A Lease's spec; of one that somebody made by hand there may be none."""
+    spec: Object = lease.get("spec") or {}
+    return spec
 
 
 class Elector:
@@ -116,7 +122,7 @@ class Elector:
     async def _released(self) -> bool:
         """One try; whether the Lease is no longer ours."""
         lease = await self._client.get(LEASE, self._namespace, self._name)
-        if lease is None or lease["spec"].get("holderIdentity") != self.identity:
+        if lease is None or _spec(lease).get("holderIdentity") != self.identity:
             return True
         free = {"holderIdentity": "", "leaseDurationSeconds": 1, "renewTime": micro_time(self._now())}
         try:
@@ -148,7 +154,7 @@ class Elector:
                 return True
             if not self._free(lease):
                 return False
-            spec = held_spec(lease["spec"], self.identity, self._duration, self._now())
+            spec = held_spec(_spec(lease), self.identity, self._duration, self._now())
             self._keep(await self._landed(self._client.replace(LEASE, {**lease, "spec": spec})), started)
             return True
         except (ConflictError, ExistsError):
@@ -169,7 +175,7 @@ class Elector:
 
     def _free(self, lease: Object) -> bool:
         """Whether the Lease is ours, nobody's, or its holder was silent for its whole duration."""
-        spec, version = lease.get("spec") or {}, lease["metadata"]["resourceVersion"]
+        spec, version = _spec(lease), lease["metadata"]["resourceVersion"]
         if version != self._seen[0]:
             self._seen = (version, self._clock())
         if spec.get("holderIdentity") in ("", None, self.identity):
@@ -207,6 +213,6 @@ class Elector:
     async def _reread(self) -> None:
         """Somebody wrote to the Lease: go on if it still names us."""
         lease = await self._client.get(LEASE, self._namespace, self._name)
-        if lease is None or lease["spec"].get("holderIdentity") != self.identity:
+        if lease is None or _spec(lease).get("holderIdentity") != self.identity:
             raise LeaseLostError("somebody else holds the Lease")
         self._lease = lease

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import math
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
@@ -30,6 +31,7 @@ logger = logging.getLogger(__name__)
 CLOCK_SLACK_SECONDS = 60  # a pod's clock may be off by so much; one that is off by more is asked again
 AT_ONCE = 64  # pods asked at the same time
 MOST_BYTES = 32 << 20  # of an answer: six hours of seconds, each with dozens of buckets
+MOST_BLOCKS = 900  # into which a pod's seconds are summed: hours of hundreds of pods are too much to hold one by one
 OLD_RING_SECONDS = 900  # that a server keeps which does not say how many
 HIGHEST_BUCKET = 1000  # far beyond a day at the server's own ratio; any ratio up to 2 stays a number
 
@@ -123,19 +125,14 @@ def samples_of(pod: Object, answer: _Answer, span: Span, now: datetime, trial: T
     start, end = span.start.timestamp(), span.end.timestamp()
     process = Process(str(pod["metadata"].get("uid") or name), answer.start)
     counted = trial.tiles.seconds(process, span, offset, over=int(answer.now))
-    seconds = tuple(
-        Second(
-            # Which seconds are counted is settled; that they lie within the span is what they are told by.
-            min(max(one.second + offset, start), end - 1e-3),
-            one.requests,
-            one.errors,
-            one.latencies(),
-            Comparisons(**one.outcomes.model_dump()),
-        )
-        for one in answer.windows
-        if one.second in counted
-    )
-    samples = PodSamples(name, seconds, answer.bucket_base, answer.bucket_ratio, _doubt(name, answer))
+    block, blocks = max(math.ceil(span.seconds / MOST_BLOCKS), 1), dict[int, Second]()
+    for one in (one for one in answer.windows if one.second in counted):
+        # Which seconds are counted is settled; that they lie within the span is what they are told by.
+        at = min(max(one.second + offset, start), end - 1e-3)
+        found = Second(at, one.requests, one.errors, one.latencies(), Comparisons(**one.outcomes.model_dump()))
+        key = (one.second - counted.start) // block
+        blocks[key] = blocks[key] + found if key in blocks else found
+    samples = PodSamples(name, tuple(blocks.values()), answer.bucket_base, answer.bucket_ratio, _doubt(name, answer))
     return _Read(samples, offset, _lost(pod, answer, offset))
 
 

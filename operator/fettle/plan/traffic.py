@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import datetime
@@ -28,13 +29,22 @@ class Comparisons:
 
 @dataclass(frozen=True)
 class Second:
-    """What a pod counted in one second. `at` is Unix time on the operator's clock; latencies: bucket index -> answers, failures left out."""
+    """What a pod counted in one second, or in some that follow each other. `at` is when it began, Unix time on the operator's clock;
+    latencies: bucket index -> answers, failures left out.
+    """
 
     at: float
     requests: int
     errors: int
     latencies: Mapping[int, int]
     comparisons: Comparisons = Comparisons()
+
+    def __add__(self, later: Second) -> Second:
+        """Both together, as of the first."""
+        answers = Counter(self.latencies)
+        answers.update(later.latencies)
+        requests, errors = self.requests + later.requests, self.errors + later.errors
+        return Second(self.at, requests, errors, answers, self.comparisons + later.comparisons)
 
 
 @dataclass(frozen=True)

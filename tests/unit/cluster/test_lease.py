@@ -220,3 +220,11 @@ async def test_the_seconds_left_are_those_in_which_nobody_else_can_lead(ground: 
     assert first.seconds_left == 11
     ground.seconds += 11
     assert not first.valid
+
+
+@pytest.mark.parametrize("spec", [{}, {"spec": {}}, {"spec": {"leaseTransitions": None}}])
+async def test_a_lease_that_somebody_made_by_hand_is_taken(ground: Ground, spec: Object) -> None:
+    ground.server.store(PATH, {"kind": LEASE.kind, "metadata": {}, **spec})
+    first = ground.elector("first")
+    assert await tries(first)
+    assert ground.holder() == "first"

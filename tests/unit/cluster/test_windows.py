@@ -18,7 +18,7 @@ from fettle.cluster.kinds import Object
 from fettle.cluster.serving import MANAGEMENT_PORT
 from fettle.cluster.trials import Trial
 from fettle.plan.analysis import Span
-from fettle.plan.traffic import Comparisons, Observation
+from fettle.plan.traffic import Comparisons, Observation, traffic
 
 NOW = datetime(2026, 1, 1, 12, tzinfo=UTC)
 Serve = Callable[[str, Callable[[web.Request], Awaitable[web.StreamResponse]]], Awaitable[Object]]
@@ -265,3 +265,13 @@ async def test_the_end_of_a_container_is_told_on_its_nodes_clock(serve: Serve) -
     crashed["status"]["containerStatuses"][0] |= {"lastState": {"terminated": ended}}
     (crash,) = (await look({"b": [crashed]}))["b"].crashes
     assert crash.at == NOW - timedelta(seconds=5)
+
+
+def test_hours_of_seconds_are_summed_on_their_way_in() -> None:
+    seconds = range(int(MOMENT) - 21_600, int(MOMENT))
+    told = [{"second": second, "requests": 3, "errors": 1, "buckets": {"4": 1, "7": 1}} for second in seconds]
+    span = Span(NOW - timedelta(seconds=21_600), NOW)
+    samples = read(GOOD | {"start": MOMENT - 90_000, "kept": MOMENT - 30_000, "windows": told}, span=span).samples
+    assert len(samples.seconds) <= windows.MOST_BLOCKS
+    whole = traffic(Observation((samples,)), span.start, span.end)
+    assert (whole.requests, whole.errors, whole.answers) == (3 * 21_600, 21_600, 2 * 21_600)

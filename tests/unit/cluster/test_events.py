@@ -1,0 +1,21 @@
+"""Events: names that the API server takes, whatever the object is called."""
+
+from __future__ import annotations
+
+import re
+from datetime import UTC, datetime
+
+import pytest
+
+from fettle.cluster import events
+from fettle.cluster.kinds import OPTIMIZED_MODEL
+
+DNS_SUBDOMAIN = re.compile(r"[a-z0-9]([a-z0-9-]*[a-z0-9])?(\.[a-z0-9]([a-z0-9-]*[a-z0-9])?)*")
+
+
+@pytest.mark.parametrize("name", ["digits", "a" * 253, "a" * 199 + "." + "b" * 53, "a" * 199 + "-" + "b" * 53, "a.b"])
+def test_an_event_has_a_name_that_is_allowed(name: str) -> None:
+    about = {"metadata": {"namespace": "team", "name": name, "uid": "u"}}
+    rendered = events.render(OPTIMIZED_MODEL, about, "Normal", "Serving", "it serves", datetime(2026, 1, 1, tzinfo=UTC))
+    found = rendered["metadata"]["name"]
+    assert DNS_SUBDOMAIN.fullmatch(found) and len(found) <= 253
