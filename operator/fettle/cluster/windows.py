@@ -139,9 +139,12 @@ def samples_of(pod: Object, answer: _Answer, span: Span, now: datetime, trial: T
 def _lost(pod: Object, answer: _Answer, offset: float) -> Lost | None:
     """Seconds in which the pod had traffic and that this process does not know. Before the first process of a pod there was none."""
     name = pod["metadata"]["name"]
+    if answer.known_since > answer.start + 1 and answer.kept is None:
+        text = f"pod {name} keeps {OLD_RING_SECONDS} s, its server is older"
+        return Lost(answer.known_since + offset, text, keeps=OLD_RING_SECONDS)
     if answer.known_since > answer.start + 1:
-        keeps = answer.now - answer.known_since
-        return Lost(answer.known_since + offset, f"pod {name} keeps {keeps:.0f} s", keeps=keeps)
+        text = f"pod {name} knows its earlier seconds no more: it keeps no more of them, or its clock was set"
+        return Lost(answer.known_since + offset, text)
     if _restarts(pod):
         return Lost(answer.start + offset, f"what pod {name} counted before its container was restarted is lost")
     return None

@@ -26,7 +26,7 @@ def at(seconds: float) -> datetime:
 
 def pod(name: str, *, ready: bool = True, gone: bool = False, out: bool = False, **more: Any) -> Object:
     born = at(more.pop("born", -60)).strftime("%Y-%m-%dT%H:%M:%SZ")
-    metadata = {"name": name, "uid": f"uid-{name}", "creationTimestamp": born}
+    metadata: Object = {"name": name, "uid": f"uid-{name}", "creationTimestamp": born}
     metadata |= {"labels": {"fettle.dev/traffic": "off" if out else "on"}}
     metadata |= {"deletionTimestamp": "now"} if gone else {}
     status = {"conditions": [{"type": "Ready", "status": str(ready)}], **more}

@@ -226,9 +226,10 @@ MOMENT = NOW.timestamp()
     ("name", "answer", "restarts", "until", "keeps"),
     [
         ("an older server, young", {"start": MOMENT - 60}, 0, None, None),
-        ("an older server, older than its ring", {"start": MOMENT - 5000}, 0, MOMENT - 899, 899),
+        ("an older server, older than its ring", {"start": MOMENT - 5000}, 0, MOMENT - 899, 900),
         ("all since it began", {"start": MOMENT - 5000.5, "kept": MOMENT - 5000}, 0, None, None),
-        ("its last hour", {"start": MOMENT - 5000, "kept": MOMENT - 3600}, 0, MOMENT - 3600, 3600),
+        ("its last hour", {"start": MOMENT - 5000, "kept": MOMENT - 3600}, 0, MOMENT - 3600, None),
+        ("its clock was set just now", {"start": MOMENT - 5000, "kept": MOMENT - 3}, 0, MOMENT - 3, None),
         ("it began in the window: there was nothing before", {"start": MOMENT - 4, "kept": MOMENT - 4}, 0, None, None),
         ("its container was restarted", {"start": MOMENT - 4, "kept": MOMENT - 4}, 2, MOMENT - 4, None),
     ],
