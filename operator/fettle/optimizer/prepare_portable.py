@@ -63,6 +63,32 @@ def plain(source: Source, specs: tuple[InputSpec, ...], folder: Path) -> Plain:
     own = source.format == SourceFormat.ONNX
     entry = source.path if own else prepare_torch.convert(source.path, specs, folder / "converted")
     original = onnx_model.load(entry)
+    with onnx_model.holding_together(original):
+        bounded = _bounded(original, specs)
+    model, signature, notes = bounded.model, bounded.signature, list(bounded.notes)
+    untouched = not notes
+    if not own:
+        path = _saved(model, folder / "plain", entry)
+        frozen = {spec.name: spec.value for spec in specs if spec.value is not None}
+        run = prepare_torch.runner(source.path, bounded.whole, frozen)
+        return Plain(model, path, signature, run, untouched, True, tuple(notes))
+    if onnx_model.opset(model) > onnx_model.READABLE_OPSET or model.ir_version > onnx_model.READABLE_IR:
+        return _lowered(model, signature, source.path.parent, folder, notes)
+    return _own(source, model, signature, folder, notes)
+
+
+@dataclass(frozen=True)
+class _Bounded:
+    """A graph with a boundary of plain tensors. `whole` is its boundary before inputs were frozen; `notes`: what was changed for it."""
+
+    model: onnx.ModelProto
+    signature: Signature
+    whole: Signature
+    notes: tuple[str, ...]
+
+
+def _bounded(original: onnx.ModelProto, specs: tuple[InputSpec, ...]) -> _Bounded:
+    """Raises SourceError: UnsupportedModel, InvalidSpec."""
     notes: list[str] = []
     model = onnx_portable.strip_zip_map(original)
     if model is not original:
@@ -78,15 +104,7 @@ def plain(source: Source, specs: tuple[InputSpec, ...], folder: Path) -> Plain:
     if not signature.inputs or not signature.outputs:
         raise SourceError("the model needs at least one input and one output", reason=Reason.UNSUPPORTED_MODEL)
     refuse_states(signature, onnx_model.passed(model.graph))
-    untouched = not notes
-    if not own:
-        path = _saved(model, folder / "plain", entry)
-        frozen = {spec.name: spec.value for spec in specs if spec.value is not None}
-        run = prepare_torch.runner(source.path, whole, frozen)
-        return Plain(model, path, signature, run, untouched, True, tuple(notes))
-    if onnx_model.opset(model) > onnx_model.READABLE_OPSET or model.ir_version > onnx_model.READABLE_IR:
-        return _lowered(model, signature, source.path.parent, folder, notes)
-    return _own(source, model, signature, folder, notes)
+    return _Bounded(model, signature, whole, tuple(notes))
 
 
 def _own(source: Source, model: onnx.ModelProto, signature: Signature, folder: Path, notes: list[str]) -> Plain:
