@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from itertools import product
@@ -18,6 +19,7 @@ from fettle.optimizer.formats.onnx_inputs import Hint
 from fettle.runtimes.base import numpy_dtype
 
 COUNT = 64
+MOST_NUMBERS = 1 << 27  # of an item that is made up: a gigabyte while it is drawn
 COUNT_SLOW = 16  # for models that take long: judging runs every item in every candidate
 # Tried for dimensions that vary, other than the batch. Pooling leaves nothing of a small image, and runtimes disagree about nothing.
 SIZES = (16, 32, 64, 224, 128, 8, 1, 512)
@@ -46,7 +48,12 @@ class Generator:
     seed: int
 
     def items(self, recipe: Recipe, count: int) -> Items:
-        """`count` items, whole, made by `recipe`."""
+        """`count` items, whole, made by `recipe`. Raises DataError (EvaluationDataMissing) for items that are too large for that."""
+        for tensor in self.signature.inputs:
+            shape = self._shape(tensor, recipe.size)
+            if math.prod(shape) > MOST_NUMBERS:
+                message = f"one item of the input {tensor.name!r} would be {list(shape)}, which is more than is made up"
+                raise DataError(message, reason=Reason.EVALUATION_DATA_MISSING)
         generator = np.random.default_rng(self.seed)
         arrays = {
             tensor.name: self._values(tensor, recipe, (count, *self._shape(tensor, recipe.size)), generator)
@@ -123,10 +130,10 @@ def find(generator: Generator, run: Run) -> Recipe:
     last = "it answered NaN or infinity"
     accepted: Recipe | None = None
     for recipe in _recipes(generator.signature, generator.axes):
-        items = generator.items(recipe, 2)
         try:
+            items = generator.items(recipe, 2)
             answers = [run(items.whole(index)) for index in range(2)]
-        except RuntimeFailure as error:
+        except (DataError, RuntimeFailure) as error:
             last = error.message
             continue
         accepted = accepted or recipe

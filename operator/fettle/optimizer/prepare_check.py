@@ -245,6 +245,10 @@ def settled(signature: Signature, batch: Mapping[str, int] | None, answers: Sequ
 def _observed(tensor: Tensor, answers: list[Array]) -> tuple[int, ...]:
     """The declared shape where answers keep it; files are known to leave out or to misstate those of outputs."""
     rank = answers[0].ndim
+    if any(answer.ndim != rank for answer in answers):
+        shapes = " and ".join(str(list(answer.shape)) for answer in answers)
+        message = f"the output {tensor.name!r} has another number of dimensions from item to item ({shapes}), which cannot be served"
+        raise SourceError(message, reason=Reason.UNSUPPORTED_MODEL)
     declared = tensor.shape if len(tensor.shape) == rank else (-1,) * rank
     return tuple(
         size if all(answer.ndim == rank and answer.shape[place] == size for answer in answers) else -1

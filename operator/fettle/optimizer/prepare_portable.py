@@ -77,11 +77,10 @@ def plain(source: Source, specs: tuple[InputSpec, ...], columns: Names, folder: 
     """
     own = source.format == SourceFormat.ONNX
     entry = source.path if own else prepare_torch.convert(source.path, specs, folder / "converted")
-    found = _boundary(onnx_model.load(entry), specs, columns)
+    original = onnx_model.load(entry)
+    with onnx_model.holding_together(original):
+        found = _boundary(original, specs, columns)
     model, signature, notes = found.model, found.signature, list(found.changed)
-    if not signature.inputs or not signature.outputs:
-        raise SourceError("the model needs at least one input and one output", reason=Reason.UNSUPPORTED_MODEL)
-    refuse_states(signature, onnx_model.passed(model.graph))
     if not own:
         path = _saved(model, folder / "plain", entry)
         frozen = {spec.name: spec.value for spec in specs if spec.value is not None}
@@ -95,6 +94,7 @@ def plain(source: Source, specs: tuple[InputSpec, ...], columns: Names, folder: 
 
 
 def _boundary(original: onnx.ModelProto, specs: tuple[InputSpec, ...], columns: Names) -> _Boundary:
+    """Raises SourceError: UnsupportedModel, InvalidSpec."""
     changed: list[str] = []
     model = onnx_portable.strip_zip_map(original)
     if model is not original:
@@ -112,6 +112,9 @@ def _boundary(original: onnx.ModelProto, specs: tuple[InputSpec, ...], columns: 
     if model is not copied:
         changed.append("inputs with a value were frozen; the portable form is the timed baseline")
     signature = onnx_model.signature(_with_output_shapes(model))
+    if not signature.inputs or not signature.outputs:
+        raise SourceError("the model needs at least one input and one output", reason=Reason.UNSUPPORTED_MODEL)
+    refuse_states(signature, onnx_model.passed(model.graph))
     return _Boundary(model, whole, signature, tuple(changed), _defaults_kept(original, given))
 
 

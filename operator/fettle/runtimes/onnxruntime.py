@@ -12,6 +12,7 @@ from __future__ import annotations
 import ctypes
 import json
 import math
+import re
 import tempfile
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -56,6 +57,10 @@ _FLOAT |= {"Einsum", "LSTM", "GRU", "RNN", "Attention", "MultiHeadAttention", "G
 _INT8 = {"QLinearConv", "NhwcQLinearConv", "QLinearConvTranspose", "QLinearMatMul", "QGemm", "QAttention"}
 _INT8 |= {"ConvInteger", "MatMulInteger", "MatMulIntegerToFloat", "DynamicQuantizeMatMul", "DynamicQuantizeLSTM"}
 _WEIGHT_ONLY = {"MatMulNBits", "MatMulBnb4"}
+# Where in the library's sources something was found: of no use to who reads it, and often longer than what was found.
+_PLACE = re.compile(
+    r"/onnxruntime_src/\S+:\d+ (?:[^()]*\([^()]*(?:\([^()]*\)[^()]*)*\)(?: \[with [^]]*\])?(?: const)? )?"
+)
 _BY_INPUT = {"float16": "f16", "bfloat16": "bf16"}
 
 
@@ -218,6 +223,7 @@ def _load(entry: Path, options: ort.SessionOptions) -> ort.InferenceSession:
 def _failure(what: str, error: Exception, entry: Path | None = None) -> RuntimeFailure:
     """What the library said, without the folder that the file happens to lie in."""
     text = str(error) if entry is None else str(error).replace(f"{entry.parent}/", "")
+    text = _PLACE.sub("", " ".join(text.split()))
     reason = Reason.MODEL_LOAD_FAILED
     if "is not a registered function/op" in text or "NOT_IMPLEMENTED" in text or "No opset import" in text:
         reason = Reason.UNSUPPORTED_OPERATOR

@@ -44,7 +44,7 @@ def part(tensor: onnx.TensorProto, folder: Path) -> Part:
     needed = _bytes_of(tensor, where)
     offset, length = _number(stated, "offset", where), _number(stated, "length", where) or needed
     if length != needed:
-        shape = f"{_kind(tensor)} {list(tensor.dims)}"
+        shape = f"{type_name(tensor.data_type)} {list(tensor.dims)}"
         raise _corrupted(f"{where} is {shape}, which takes {needed} bytes; the model says that it has {length}")
     size = (folder / location).stat().st_size
     if offset + length > size:
@@ -71,16 +71,17 @@ def state(tensor: onnx.TensorProto, found: Part) -> None:
 
 
 def _bytes_of(tensor: onnx.TensorProto, where: str) -> int:
-    kind = _kind(tensor)
+    kind = type_name(tensor.data_type)
     if kind in _NO_BYTES or any(size < 0 for size in tensor.dims):
         raise _corrupted(f"{where} is {kind} {list(tensor.dims)}, which no file of bytes can hold")
     bits = _SMALL.get(kind) or 8 * onnx.helper.tensor_dtype_to_np_dtype(tensor.data_type).itemsize
     return -(-math.prod(tensor.dims) * bits // 8)
 
 
-def _kind(tensor: onnx.TensorProto) -> str:
+def type_name(number: int) -> str:
+    """Name of a data type of ONNX: 'FLOAT'; 'UNDEFINED' also for a number that is none."""
     known = onnx.TensorProto.DataType.values()
-    return str(onnx.TensorProto.DataType.Name(tensor.data_type)) if tensor.data_type in known else "UNDEFINED"
+    return str(onnx.TensorProto.DataType.Name(number)) if number in known else "UNDEFINED"
 
 
 def _number(stated: dict[str, str], key: str, where: str) -> int:

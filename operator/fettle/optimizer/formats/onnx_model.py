@@ -5,15 +5,18 @@ from __future__ import annotations
 import os
 import shutil
 from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from pathlib import Path, PurePosixPath
 
 import onnx
 from onnx.external_data_helper import uses_external_data
+from pydantic import ValidationError
 
 from fettle.api.optimizedmodel import InputSpec
 from fettle.api.reasons import Reason
 from fettle.api.signature import BY_ONNX, Signature, Tensor
-from fettle.errors import SourceError
+from fettle.api.text import clip, quoted
+from fettle.errors import FettleError, SourceError
 from fettle.optimizer.formats import onnx_external
 
 # protobuf cannot serialize above 2 GiB: larger models keep their weights outside the graph through every step.
@@ -69,6 +72,25 @@ def load(path: Path) -> onnx.ModelProto:
         else:
             onnx_external.state(tensor, part)
     return model
+
+
+@contextmanager
+def holding_together(model: onnx.ModelProto) -> Iterator[None]:
+    """For reading a graph that nobody has checked: what stumbles over it is a fault of the file if onnx's checker finds one too.
+
+    Raises SourceError (SourceCorrupted) with the checker's words.
+    """
+    try:
+        yield
+    except (FettleError, OSError, MemoryError):
+        raise
+    except Exception as error:
+        try:
+            onnx.checker.check_model(model)
+        except Exception as fault:  # noqa: BLE001  the checker raises what it likes
+            message = f"the graph does not hold together: {quoted(fault)}"
+            raise SourceError(message, reason=Reason.SOURCE_CORRUPTED) from error
+        raise
 
 
 def save(model: onnx.ModelProto, path: Path, external_from: Path | None = None, *, link: bool = True) -> None:
@@ -187,15 +209,20 @@ def tensor(value: onnx.ValueInfoProto) -> Tensor:
     """One tensor of the boundary. Raises SourceError (UnsupportedModel)."""
     kind = value.type.WhichOneof("value")
     if kind != "tensor_type":
-        found = (kind or "value of no known type").removesuffix("_type")
-        message = f"{value.name!r} is a {found}; inputs and outputs must be plain tensors"
+        found = f"of type {kind.removesuffix('_type')}" if kind is not None else "of no type"
+        message = f"{value.name!r} is {found}; inputs and outputs must be plain tensors"
         raise SourceError(message, reason=Reason.UNSUPPORTED_MODEL)
     row = BY_ONNX.get(value.type.tensor_type.elem_type)
     if row is None:
-        found = onnx.TensorProto.DataType.Name(value.type.tensor_type.elem_type)
+        found = onnx_external.type_name(value.type.tensor_type.elem_type)
         message = f"{value.name!r} is a tensor of {found}, which the serving protocol does not have"
         raise SourceError(message, reason=Reason.UNSUPPORTED_MODEL)
-    return Tensor(name=value.name, dtype=row.v2, shape=tuple(size for size, _ in dimensions(value)))
+    try:
+        return Tensor(name=value.name, dtype=row.v2, shape=tuple(size for size, _ in dimensions(value)))
+    except ValidationError as error:
+        fault = error.errors()[0]
+        message = f"the tensor {clip(value.name, 80)!r} cannot be served: {fault['loc'][0]}: {fault['msg']}"
+        raise SourceError(message, reason=Reason.UNSUPPORTED_MODEL) from error
 
 
 def dimensions(value: onnx.ValueInfoProto) -> list[tuple[int, str]]:
