@@ -118,12 +118,12 @@ def _finite(checker: Any, node: Any) -> bool:
     return not isinstance(node, bool) and isinstance(node, int | float) and math.isfinite(node)
 
 
-_STRUCTURE = extend(
+_STRUCTURE: Any = extend(  # type: ignore[no-untyped-call]
     Draft4Validator,
     {"properties": _properties, "required": _required, INT_OR_STRING: _int_or_string, LIST_TYPE: _no_doubles},
     type_checker=Draft4Validator.TYPE_CHECKER.redefine("number", _finite),
 )
-_RULES = extend(
+_RULES: Any = extend(  # type: ignore[no-untyped-call]
     Draft4Validator,
     {
         **{keyword: lambda *_: iter(()) for keyword in Draft4Validator.VALIDATORS},

@@ -56,8 +56,8 @@ def decode(body: bytes, signature: Signature, max_rows: int) -> InferRequest:
         raise ProtocolError(400, f"expected the inputs {expected}, found {len(entries)} inputs")
     given = {_name(entry, "input"): entry for entry in entries}
     if given.keys() != set(expected):
-        found = _said([entry["name"] for entry in entries])
-        raise ProtocolError(400, f"expected the inputs {expected}, found {found}")
+        names = _said([entry["name"] for entry in entries])
+        raise ProtocolError(400, f"expected the inputs {expected}, found {names}")
     identity = document.get("id")
     if identity is not None and not isinstance(identity, str):
         raise ProtocolError(400, '"id" must be a string')
