@@ -15,6 +15,7 @@ from tools.serving import ServerProcess, open_store, publish
 from fettle.api.recipe import RuntimeSettings
 from fettle.api.signature import Signature, Tensor
 from fettle.api.vocabulary import RuntimeName
+from fettle.store.manifest import Tolerance, put_reference
 
 
 def telling_model(axis: int) -> onnx.ModelProto:
@@ -140,3 +141,27 @@ def test_an_item_beside_a_large_one_is_answered_as_alone(
         assert shape == [-1, 2], "a request may hold as many items as before"
     finally:
         server.stop()
+
+
+@pytest.mark.parametrize(
+    ("what", "expected"),
+    [
+        ("another shape", np.zeros((3, 2), np.float32)),
+        ("other numbers", np.full((2, 2), 9, np.float32)),
+        ("no numbers", np.full((2, 2), np.nan, np.float32)),
+    ],
+)
+def test_a_reference_that_does_not_come_out_again_is_said_and_stops_nothing(
+    tmp_path: Path, what: str, expected: Any, capfd: pytest.CaptureFixture[str]
+) -> None:
+    model = tmp_path / "source" / "model.onnx"
+    model.parent.mkdir()
+    onnx.save(by_range_of_the_run(), model)
+    x = Tensor(name="x", dtype="FP32", shape=(-1, 2), batch_axis=0)
+    signature = Signature(inputs=(x,), outputs=(x.model_copy(update={"name": "y"}),))
+    store = open_store(tmp_path / "store")
+    reference = put_reference(store, {"x": np.zeros((2, 2), np.float32)}, {"y": expected})
+    more = {"reference": reference, "tolerances": {"y": Tolerance(rtol=0.01, atol=0.01)}}
+    sha256 = publish(store, model, signature, **more)
+    ServerProcess(tmp_path / "store", sha256, tmp_path / "model", model="m", drain_seconds=0).stop()
+    assert "another CPU class than it was measured on" in capfd.readouterr().err
