@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from random import Random
 
 import ml_dtypes
 import numpy as np
@@ -175,10 +176,10 @@ def branches_of_two_ranks() -> onnx.ModelProto:
     small = helper.make_graph([node("ReduceSum", ["x"], ["b"], keepdims=0)], "small", [], [tensor("b", None)])
     large = helper.make_graph([node("Neg", ["x"], ["b"])], "large", [], [tensor("b", None)])
     nodes = [
-        node("ReduceMax", ["x"], ["s"], keepdims=0), node("Greater", ["s", "half"], ["c"]),
+        node("ReduceSum", ["x"], ["s"], keepdims=0), node("Greater", ["s", "zero"], ["c"]),
         node("If", ["c"], ["y"], then_branch=small, else_branch=large),
     ]  # fmt: skip
-    return model(nodes, [tensor("x", ["N", 3])], [tensor("y", None)], [stored("half", 0.5)])
+    return model(nodes, [tensor("x", ["N", 3])], [tensor("y", None)], [stored("zero", 0)])
 
 
 def loop() -> onnx.ModelProto:
@@ -341,3 +342,47 @@ KINDS |= {
     f"{TensorProto.DataType.Name(kind).lower()} in and out": (lambda kind=kind: passing(kind))
     for kind in TensorProto.DataType.values()
 }
+
+
+def damaged(content: bytes, random: Random) -> bytes:
+    """A file as a broken disk or a broken transfer leaves it: cut off, bits turned, bytes replaced, bytes lost."""
+    place, count = random.randrange(len(content)), random.randint(1, 40)
+    kind = random.randrange(4)
+    if kind == 0:
+        return content[:place]
+    if kind == 1:
+        return content[:place] + bytes([content[place] ^ 1 << random.randrange(8)]) + content[place + 1 :]
+    if kind == 2:
+        return content[:place] + random.randbytes(count) + content[place + count :]
+    return content[:place] + content[place + count :]
+
+
+def tampered(made: onnx.ModelProto, random: Random) -> onnx.ModelProto:
+    """A model of which one part says something else than its exporter wrote."""
+    changed = onnx.ModelProto()
+    changed.CopyFrom(made)
+    graph = changed.graph
+    node_ = random.choice(list(graph.node))
+    value = random.choice([*graph.input, *graph.output])
+    numbers = [*range(-1, 30), 99]
+    changes: list[Callable[[], object]] = [
+        lambda: node_.input.pop() if node_.input else None,
+        lambda: node_.output.pop() if node_.output else None,
+        lambda: setattr(
+            node_, "op_type", random.choice(("Loop", "If", "Identity", "ZipMap", "Scan", "Optional", "Clip", "Div"))
+        ),
+        lambda: node_.ClearField("attribute"),
+        lambda: setattr(value.type.tensor_type, "elem_type", random.choice(numbers)),
+        lambda: value.type.Clear(),
+        lambda: setattr(value, "name", random.choice(("", "a/b", "x" * 300, "\0", "labels"))),
+        lambda: [
+            setattr(axis, "dim_value", random.choice((-5, 0, 2**40, 2**62)))
+            for axis in value.type.tensor_type.shape.dim
+        ],
+        lambda: setattr(changed, "ir_version", random.choice((0, 2, 13, 14, 99))),
+        lambda: [setattr(one_, "version", random.choice((0, 1, 6, 28, 999))) for one_ in changed.opset_import],
+        lambda: [setattr(one_, "data_type", random.choice(numbers)) for one_ in graph.initializer[:1]],
+        lambda: [one_.dims.append(random.choice((-1, 0, 2**40))) for one_ in graph.initializer[:1]],
+    ]
+    random.choice(changes)()
+    return changed

@@ -9,6 +9,7 @@ from contextlib import contextmanager
 from pathlib import Path, PurePosixPath
 
 import onnx
+from google.protobuf.message import Message
 from onnx.external_data_helper import uses_external_data
 from pydantic import ValidationError
 
@@ -53,6 +54,22 @@ def _fault(model: onnx.ModelProto) -> str | None:
         return "it does not say its version of the format (ir_version)"
     if not model.opset_import:
         return "it does not say the version of its operators (opset_import); onnx.helper.make_model writes it"
+    garbled = _garbled(model)
+    return f"its {garbled} holds what is no text" if garbled is not None else None
+
+
+def _garbled(message: Message) -> str | None:
+    """Where a text is not UTF-8; protobuf hands such a one out as bytes, which nothing that takes a name expects."""
+    for field, value in message.ListFields():
+        if field.type not in (field.TYPE_STRING, field.TYPE_MESSAGE):
+            continue
+        for one in value if field.is_repeated else (value,):
+            if field.type == field.TYPE_MESSAGE:
+                inner = _garbled(one)
+                if inner is not None:
+                    return f"{field.name}.{inner}"
+            elif not isinstance(one, str):
+                return str(field.name)
     return None
 
 
