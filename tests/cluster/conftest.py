@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 import yaml
 from tools.cluster.paths import TEST, checkout
+from tools.cluster.shell import wait_until
 from tools.cluster.target import Target, resolve_target
 
 from fettle.cluster.client import Client
@@ -81,10 +82,16 @@ def cluster(target: Target) -> Kubectl:
         manifest["metadata"] |= HELM_OWNERSHIP
     kubectl.apply(*manifests)
     names = [f"crd/{manifest['metadata']['name']}" for manifest in manifests]
-    kubectl("wait", "--for=condition=Established", "--timeout=60s", *names)
+    assert wait_until(lambda: all(is_established(kubectl.get(name)) for name in names), 60), "the CRDs are not served"
     # kubectl keeps for hours which kinds a server knows, and looks up no short name (om) in a list that is older than the CRDs.
     kubectl("api-resources", "--api-group=fettle.dev")
     return kubectl
+
+
+def is_established(crd: Mapping[str, Any]) -> bool:
+    """Whether the API server serves a CRD. `kubectl wait` fails on one that is so new that its conditions are null."""
+    conditions = (crd.get("status") or {}).get("conditions") or ()
+    return any(each["type"] == "Established" and each["status"] == "True" for each in conditions)
 
 
 @pytest.fixture
