@@ -56,9 +56,7 @@ class Application:
         self.windows = Windows()
         self.samples = Samples(model.signature, settings.samples, settings.samples_max_bytes)
         self.metrics = Metrics(settings.model, settings.revision)
-        self.bodies = Bodies(
-            settings.max_body_bytes, settings.max_bodies_bytes, settings.max_reading, settings.body_seconds
-        )
+        self.bodies = Bodies(settings)
         self._codec = ThreadPoolExecutor(1, thread_name_prefix="codec")
         self.connections = Connections(settings.connection_max_requests, settings.connection_max_seconds)
         self.in_flight = 0

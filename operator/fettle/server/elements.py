@@ -8,6 +8,7 @@ is bounded by its bytes, whatever they say.
 
 from __future__ import annotations
 
+import functools
 import itertools
 import math
 import re
@@ -56,23 +57,35 @@ class Span(NamedTuple):
 
 class _Kind(NamedTuple):
     """How elements are written: what to call them, the characters that they may consist of (of a string only its quote is looked
-    at), and, where that tells them from others, characters that no text of theirs holds."""
+    at), and what orjson makes of them."""
 
     called: str
     letters: bytes
-    never: tuple[bytes, ...] = ()
+    types: frozenset[type]
 
 
-_NO_NUMBER = (b'"', b"t", b"f", b"n", b"{")
-_FLOATS = _Kind("numbers", b"0123456789+-.eE" + _SPACE, _NO_NUMBER)
-_WHOLE = _Kind(
-    "whole numbers, written without a point or an exponent",
-    b"0123456789-" + _SPACE,
-    (*_NO_NUMBER, b".", b"e", b"E"),
-)
-_FLAGS = _Kind("true and false", b"truefals" + _SPACE)
-_TEXTS = _Kind("strings", b'"' + _SPACE)
+_FLOATS = _Kind("numbers", b"0123456789+-.eE" + _SPACE, frozenset({int, float}))
+_WHOLE = _Kind("whole numbers, written without a point or an exponent", b"0123456789-" + _SPACE, frozenset({int}))
+_FLAGS = _Kind("true and false", b"truefals" + _SPACE, frozenset({bool}))
+_TEXTS = _Kind("strings", b'"' + _SPACE, frozenset({str}))
 _KINDS = {"FP": _FLOATS, "BF": _FLOATS, "IN": _WHOLE, "UI": _WHOLE, "BO": _FLAGS, "BY": _TEXTS}
+_target = functools.cache(numpy_dtype)
+
+
+def take(values: list[Any], dtype: str, shape: Sequence[int]) -> Array:
+    """The array of `shape` of elements that came with a body so small that it was read as a whole. Raises ElementsError, as `read`."""
+    count, flat, size = math.prod(shape), values, 1
+    for axis in range(len(shape) if values and type(values[0]) is list else 0):
+        size *= shape[axis]
+        if len(flat) != size:
+            raise _otherwise(shape)
+        if axis + 1 < len(shape):
+            if set(map(type, flat)) > {list} or set(map(len, flat)) - {shape[axis + 1]}:
+                raise _otherwise(shape)
+            flat = list(itertools.chain.from_iterable(flat))
+    if len(flat) != count:
+        raise ElementsError(f"shape {list(shape)} needs {count} elements, found {len(flat)}")
+    return _converted(flat, dtype).reshape(shape)
 
 
 def read(span: Span, dtype: str, shape: Sequence[int]) -> Array:
@@ -85,8 +98,6 @@ def read(span: Span, dtype: str, shape: Sequence[int]) -> Array:
         raise ElementsError(f"shape {list(shape)} needs {count} elements, more than data has room for")
     if kind is _TEXTS and count > MOST_TEXTS:
         raise ElementsError(f"at most {MOST_TEXTS} texts are taken at once, found shape {list(shape)}")
-    if room <= PIECE:
-        return _read_whole(span, dtype, shape)
     nested = _NESTED.match(*span) is not None
     expected = _skeleton(shape if nested else (count,), room)
     array = np.empty(count, numpy_dtype(dtype))
@@ -102,30 +113,6 @@ def read(span: Span, dtype: str, shape: Sequence[int]) -> Array:
         place, filled = place + len(skeleton), filled + found.size
     if place != len(expected) or filled != count:
         raise ElementsError(f"shape {list(shape)} needs {count} elements, found {filled}")
-    return array.reshape(shape)
-
-
-def _read_whole(span: Span, dtype: str, shape: Sequence[int]) -> Array:
-    """As `read`, of so little text that what comes out of it can be looked at instead: most requests."""
-    text, kind = span.body[span.start : span.stop], _KINDS[dtype[:2]]
-    values = _loads(text, dtype)
-    if kind.never:
-        fits = not any(letters in text for letters in kind.never)
-    else:
-        flat = values if text.find(b"[", 1) < 0 else _flattened(values)
-        fits = set(map(type, flat)) <= {str if kind is _TEXTS else bool}
-    if not fits:
-        raise ElementsError(f"the elements of data do not fit {dtype}: expected {kind.called}")
-    try:
-        array = _converted(values, dtype)
-    except ValueError as error:
-        raise _otherwise(shape) from error
-    if array.shape == tuple(shape):
-        return array
-    if array.size != math.prod(shape):
-        raise ElementsError(f"shape {list(shape)} needs {math.prod(shape)} elements, found {array.size}")
-    if array.ndim != 1:
-        raise _otherwise(shape)
     return array.reshape(shape)
 
 
@@ -234,35 +221,44 @@ def _flat(piece: _Piece) -> bytes:
     return b'"'.join(rows).strip(_EMPTY)
 
 
-def _converted(values: list[Any], dtype: str) -> Array:
-    """`values` in the type. What would have to be bent to fit it is refused; that a float keeps fewer digits is no bending."""
-    kind, target = _KINDS[dtype[:2]], numpy_dtype(dtype)
-    if kind is _TEXTS or kind is _FLAGS or not values:
-        return np.array(values, target)
-    if kind is _WHOLE:
-        whole = np.array(values)
-        if not whole.size:
-            return whole.astype(target)
-        limits = np.iinfo(target)
-        # Numbers beyond 64 bits come as floats. Of a list with some beyond INT64 numpy makes floats too, which says nothing yet.
-        if whole.dtype.kind in "iu" and limits.min <= whole.min() and whole.max() <= limits.max:
-            return whole.astype(target)
-        for value in _flattened(values):
-            if type(value) is not int or not limits.min <= value <= limits.max:
-                raise ElementsError(f"data holds values that do not fit {dtype}: {value}")
-        return np.array(values, target)
-    with np.errstate(over="ignore"):
-        array: Array = np.array(values, np.float64).astype(target) if dtype == "BF16" else np.array(values, target)
-    finite = np.isfinite(array)
-    if not finite.all():
-        odd = next(itertools.compress(_flattened(values), ~finite.reshape(-1)))
-        raise ElementsError(f"data holds values that do not fit {dtype}: {odd}")
+def _converted(flat: list[Any], dtype: str) -> Array:
+    """The elements in their type. What would have to be bent to fit it is refused; that a float keeps fewer digits is no bending."""
+    kind = _KINDS[dtype[:2]]
+    target = _target(dtype)
+    if not kind.types.issuperset(map(type, flat)):
+        raise _odd(flat, dtype)
+    if kind is not _FLOATS:
+        try:
+            return np.array(flat, target)
+        except OverflowError as error:
+            limits = np.iinfo(target)
+            odd = next(value for value in flat if not limits.min <= value <= limits.max)
+            raise ElementsError(f"data holds values that do not fit {dtype}: {odd}") from error
+    try:
+        with np.errstate(over="raise"):
+            return np.array(flat, target) if dtype != "BF16" else _bfloat16(flat, target)
+    except FloatingPointError as error:
+        with np.errstate(over="ignore"):
+            odd = next(value for value in flat if not np.isfinite(np.float64(value).astype(target)))
+        raise ElementsError(f"data holds values that do not fit {dtype}: {odd}") from error
+
+
+def _bfloat16(flat: list[Any], target: np.dtype[Any]) -> Array:
+    """Numpy knows this type only through ml_dtypes, which says nothing when a value becomes infinite."""
+    array: Array = np.array(flat, np.float64).astype(target)
+    if not np.isfinite(array).all():
+        raise FloatingPointError
     return array
 
 
-def _flattened(values: list[Any]) -> list[Any]:
-    flat: list[Any] = np.array(values, object).reshape(-1).tolist()
-    return flat
+def _odd(flat: list[Any], dtype: str) -> ElementsError:
+    kind = _KINDS[dtype[:2]]
+    value = next(value for value in flat if type(value) not in kind.types)
+    if (
+        kind is _WHOLE and type(value) is float and abs(value) >= 2**63
+    ):  # what orjson makes of whole numbers beyond 64 bits
+        return ElementsError(f"data holds values that do not fit {dtype}: {value}")
+    return ElementsError(f"the elements of data do not fit {dtype}: expected {kind.called}")
 
 
 # --------------------------------------------------------------------------------------------------------------- array to text
@@ -275,10 +271,12 @@ def write(array: Array, dtype: str) -> list[bytes]:
     """
     flat = np.ascontiguousarray(array).reshape(-1)
     step = TEXTS_AT_ONCE if dtype == "BYTES" else NUMBERS_AT_ONCE
+    if flat.size <= step:
+        return [_written(flat, dtype)]
     parts = [b"["]
     for at in range(0, flat.size, step):
         parts += (_written(flat[at : at + step], dtype)[1:-1], b",")
-    return [*parts[: max(len(parts) - 1, 1)], b"]"]
+    return [*parts[:-1], b"]"]
 
 
 def _written(flat: Array, dtype: str) -> bytes:

@@ -31,12 +31,13 @@ class EnvelopeError(Exception):
 def split(body: bytes) -> tuple[Any, dict[str, Span]]:
     """The document, in which a mark stands for each array under a key "data", and the arrays' places by mark.
 
-    Raises EnvelopeError. Whether the arrays are arrays is not known before they are read.
+    A small body is read as a whole: its arrays are in the document. Raises EnvelopeError. Whether the arrays are arrays is not known before
+    they are read.
     """
     parts: list[bytes] = []
     spans: dict[str, Span] = {}
     at, room = 0, MOST_BESIDE
-    for start, stop in _arrays(body):
+    for start, stop in _arrays(body) if len(body) > PIECE else ():
         mark = f"{_MARK}{len(spans)}"
         spans[mark] = Span(body, start, stop)
         parts += (body[at:start], b'"%b"' % mark.encode())

@@ -64,13 +64,10 @@ def decode(body: bytes, signature: Signature, max_rows: int) -> InferRequest:
     wanted = _wanted(document, signature)
     shapes = {tensor.name: _shape(tensor, given[tensor.name]) for tensor in signature.inputs}
     rows = _rows(signature, shapes, max_rows)
-    found = {tensor.name: _span(tensor, given[tensor.name], spans) for tensor in signature.inputs}
-    texts = sum(found[tensor.name].size for tensor in signature.inputs if tensor.dtype == "BYTES")
-    if texts > elements.MOST_BYTES_OF_TEXTS:
-        raise ProtocolError(
-            400, f"at most {elements.MOST_BYTES_OF_TEXTS} bytes of texts are taken at once, found {texts}"
-        )
-    inputs = {tensor.name: _array(tensor, shapes[tensor.name], found[tensor.name]) for tensor in signature.inputs}
+    data = {tensor.name: _data(tensor, given[tensor.name], spans) for tensor in signature.inputs}
+    if spans:
+        _check_texts(signature, data)
+    inputs = {tensor.name: _array(tensor, shapes[tensor.name], data[tensor.name]) for tensor in signature.inputs}
     return InferRequest(inputs, rows, wanted, identity)
 
 
@@ -118,7 +115,7 @@ def _shape(tensor: Tensor, entry: dict[str, Any]) -> list[int]:
         if tensor.batch_axis is not None:
             expected[tensor.batch_axis] = -1
         raise ProtocolError(400, f"{where}: expected shape {expected} (-1 = any size), found {_said(shape)}")
-    if math.prod(max(size, 1) for size in shape) > elements.MOST_ELEMENTS:
+    if math.prod(filter(None, shape)) > elements.MOST_ELEMENTS:
         raise ProtocolError(400, f"{where}: shape {shape} is too large: at most {elements.MOST_ELEMENTS} elements")
     return shape
 
@@ -133,19 +130,30 @@ def _rows(signature: Signature, shapes: Mapping[str, list[int]], max_rows: int) 
     return rows
 
 
-def _span(tensor: Tensor, entry: dict[str, Any], spans: Mapping[str, Span]) -> Span:
+def _data(tensor: Tensor, entry: dict[str, Any], spans: Mapping[str, Span]) -> Span | list[Any]:
+    """What the client sent as elements: a place in the body, or of a small one what it held."""
     if "data" not in entry:
         raise ProtocolError(400, f'input {tensor.name}: no "data" (binary tensors are not supported: send JSON)')
     data = entry["data"]
-    span = spans.get(data) if isinstance(data, str) else None
-    if span is None:
+    if isinstance(data, str) and data in spans:
+        return spans[data]
+    if not isinstance(data, list) or spans:
         raise ProtocolError(400, f'input {tensor.name}: "data" must be a list')
-    return span
+    return data
 
 
-def _array(tensor: Tensor, shape: list[int], span: Span) -> Array:
+def _check_texts(signature: Signature, data: Mapping[str, Span | list[Any]]) -> None:
+    texts = sum(span.size for t in signature.inputs if t.dtype == "BYTES" and isinstance(span := data[t.name], Span))
+    if texts > elements.MOST_BYTES_OF_TEXTS:
+        most = elements.MOST_BYTES_OF_TEXTS
+        raise ProtocolError(400, f"at most {most} bytes of texts are taken at once, found {texts}")
+
+
+def _array(tensor: Tensor, shape: list[int], data: Span | list[Any]) -> Array:
     try:
-        return elements.read(span, tensor.dtype, shape)
+        if isinstance(data, Span):
+            return elements.read(data, tensor.dtype, shape)
+        return elements.take(data, tensor.dtype, shape)
     except ElementsError as error:
         raise ProtocolError(400, f"input {tensor.name}: {_said(error)}") from error
 
