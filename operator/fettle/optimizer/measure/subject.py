@@ -227,7 +227,7 @@ def screen(subject: Subject, bench: Bench, max_drop: float | None) -> WorkerProc
             subject.judgement = found
             raise Pruned(
                 f"on {found.samples} screening items the drop of {found.accuracy.metric} is {span(drop)}: even its lower end "
-                f"exceeds {max_drop:g}"
+                f"exceeds {max_drop:g}{f'; {found.gone}' if found.gone is not None else ''}"
             )
     except BaseException:
         worker.close()
