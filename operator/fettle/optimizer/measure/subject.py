@@ -226,7 +226,9 @@ def screen(subject: Subject, bench: Bench, bound: AccuracyConstraint | None) -> 
         too_much = None if found.exact else exceeds(found.drop, found.changed, bound)
         if too_much is not None:
             subject.judgement = found
-            raise Pruned(f"on {found.samples} screening items {too_much}")
+            raise Pruned(
+                f"on {found.samples} screening items {too_much}{f'; {found.gone}' if found.gone is not None else ''}"
+            )
     except BaseException:
         worker.close()
         raise
