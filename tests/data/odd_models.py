@@ -176,10 +176,10 @@ def branches_of_two_ranks() -> onnx.ModelProto:
     small = helper.make_graph([node("ReduceSum", ["x"], ["b"], keepdims=0)], "small", [], [tensor("b", None)])
     large = helper.make_graph([node("Neg", ["x"], ["b"])], "large", [], [tensor("b", None)])
     nodes = [
-        node("ReduceSum", ["x"], ["s"], keepdims=0), node("Greater", ["s", "zero"], ["c"]),
+        node("ReduceSum", ["x"], ["s"], keepdims=0), node("Greater", ["s", "bound"], ["c"]),
         node("If", ["c"], ["y"], then_branch=small, else_branch=large),
     ]  # fmt: skip
-    return model(nodes, [tensor("x", ["N", 3])], [tensor("y", None)], [stored("zero", 0)])
+    return model(nodes, [tensor("x", ["N", 3])], [tensor("y", None)], [stored("bound", 0.2)])
 
 
 def loop() -> onnx.ModelProto:

@@ -15,8 +15,7 @@ from decimal import Decimal
 from functools import cache
 from typing import Any
 
-from jsonschema import Draft4Validator, ValidationError
-from jsonschema.validators import extend
+from jsonschema import Draft4Validator, ValidationError, validators
 
 from fettle.api import crd
 from fettle.api.schema import INT_OR_STRING, PRESERVE, VALIDATIONS, Schema
@@ -118,12 +117,13 @@ def _finite(checker: Any, node: Any) -> bool:
     return not isinstance(node, bool) and isinstance(node, int | float) and math.isfinite(node)
 
 
-_STRUCTURE: Any = extend(  # type: ignore[no-untyped-call]
+_extended: Callable[..., Any] = validators.extend
+_STRUCTURE = _extended(
     Draft4Validator,
     {"properties": _properties, "required": _required, INT_OR_STRING: _int_or_string, LIST_TYPE: _no_doubles},
     type_checker=Draft4Validator.TYPE_CHECKER.redefine("number", _finite),
 )
-_RULES: Any = extend(  # type: ignore[no-untyped-call]
+_RULES = _extended(
     Draft4Validator,
     {
         **{keyword: lambda *_: iter(()) for keyword in Draft4Validator.VALIDATORS},

@@ -74,9 +74,8 @@ def _bytes_of(tensor: onnx.TensorProto, where: str) -> int:
     kind = type_name(tensor.data_type)
     if kind in _NO_BYTES or any(size < 0 for size in tensor.dims):
         raise _corrupted(f"{where} is {kind} {list(tensor.dims)}, which no file of bytes can hold")
-    bits: int = _SMALL.get(kind) or 8 * onnx.helper.tensor_dtype_to_np_dtype(tensor.data_type).itemsize
-    size: int = -(-math.prod(tensor.dims) * bits // 8)
-    return size
+    bits = _SMALL.get(kind) or 8 * onnx.helper.tensor_dtype_to_np_dtype(tensor.data_type).itemsize
+    return -(-math.prod(map(int, tensor.dims)) * int(bits) // 8)
 
 
 def type_name(number: int) -> str:

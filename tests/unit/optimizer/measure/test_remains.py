@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from fettle.api.labels import LabelForm, LabelReading
 from fettle.api.optimizedmodel import AgreementSpec, EvaluationSpec
 from fettle.api.signature import Signature, Tensor
 from fettle.api.vocabulary import AgreementMode, Metric
@@ -32,7 +33,9 @@ def judge(
     output = Tensor(name="y", dtype=kind, shape=(-1,) * (rank + 1), batch_axis=0)
     signature = Signature(inputs=(output.model_copy(update={"name": "x"}),), outputs=(output,))
     spec = EvaluationSpec(uri="-", metric=metric, agreement=AgreementSpec(**agreement))
-    reference = Reference(folder, signature, labels, spec, generated=False)
+    form = LabelForm.CLASSES if metric == Metric.ACCURACY else LabelForm.NUMBERS
+    reading = LabelReading(form=form, told="as they are") if labels is not None else None
+    reference = Reference(folder, signature, labels, spec, generated=False, reading=reading)
     reference.add([{"y": np.asarray(answer)} for answer in original])
     reference.finish()
     return reference.judge(({"y": np.asarray(answer)} for answer in candidate), lossy=True, alpha=0.05)
