@@ -52,7 +52,8 @@ def test_it_tells_its_metadata_and_health(server: Server) -> None:
     [
         ({"datatype": "INT64"}, "input x: expected datatype FP32, found INT64"),
         ({"shape": [2, 5]}, "input x: expected shape [-1, 4] (-1 = any size), found [2, 5]"),
-        ({"shape": [3, 4]}, "input x: shape [3, 4] needs 12 elements, found 8"),
+        ({"shape": [3, 4]}, "input x: data is nested otherwise than its shape [3, 4]"),
+        ({"shape": [3, 4], "data": [0] * 8}, "input x: shape [3, 4] needs 12 elements, found 8"),
         ({"name": "z"}, "expected the inputs ['x'], found ['z']"),
         ({"data": [[1, 2], [3]]}, "input x: data is nested otherwise than its shape [2, 4]"),
         ({"data": [[1, 2, 3, 4], [5, 6, 7]]}, "input x: data is nested otherwise than its shape [2, 4]"),

@@ -21,6 +21,7 @@ import numpy as np
 from fettle.api.memory import GROUP
 from fettle.api.optimizedmodel_status import Interval, Measurement
 from fettle.api.report import Distribution
+from fettle.api.vocabulary import Objective
 from fettle.errors import RuntimeFailure
 from fettle.optimizer import statistics
 from fettle.optimizer.measure.cgroup import Throttling
@@ -88,6 +89,10 @@ class Timed:
     def best_batch(self) -> int:
         """The batch size of those timed that costs least per item; the smallest where several do."""
         return min(sorted(self.costs), key=self.cost)
+
+    def compared_batch(self, objective: Objective, first: int) -> int:
+        """The batch size that a speed-up speaks of: the first one asked for, as in the baseline; for Throughput the best."""
+        return self.best_batch if objective == Objective.THROUGHPUT else first
 
     def speedup(self) -> Interval | None:
         """Speed-up over the baseline."""

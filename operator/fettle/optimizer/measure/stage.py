@@ -131,8 +131,8 @@ class _Measuring:
                 name=subject.name,
                 lossy=subject.must_be_proved,
                 bytes=subject.candidate.model.bytes,
-                cost=quick.cost(quick.best_batch),
-                least_cost=min(quick.costs[quick.best_batch]),
+                cost=quick.cost(self._compared(quick)),
+                least_cost=min(quick.costs[self._compared(quick)]),
                 small_enough=size is None or subject.candidate.model.bytes <= size.max_bytes,
                 incumbent=subject.incumbent is not None,
             )
@@ -173,7 +173,7 @@ class _Measuring:
     def _time(self, heat: Sequence[Entrant]) -> list[str]:
         """Time finalists beside the original; the names of those that keep every bound."""
         peaks = {one.name: self._by_name[one.name].peak_memory_bytes for one in heat}
-        batches = {one.name: self._quick[one.name].best_batch for one in heat}
+        batches = {one.name: self._compared(self._quick[one.name]) for one in heat}
         if self.task.objective == Objective.THROUGHPUT:
             for name, batch in batches.items():
                 self._by_name[name].prefer(batch)
@@ -184,6 +184,9 @@ class _Measuring:
                 self.notes.extend(timed.notes)
         found = {name: rows.row(self.task, self._by_name[name], self._timed[name]) for name in peaks}
         return [name for name, row in found.items() if row.speedup is not None and not bounds.misses(row, self._rules)]
+
+    def _compared(self, quick: Timed) -> int:
+        return quick.compared_batch(self.task.objective, self._schedule.batch_sizes[0])
 
     def _restart(self, name: str) -> Contestant:
         subject = self._original if name == BASELINE else self._by_name[name]

@@ -9,6 +9,7 @@ import pytest
 from tests.unit.optimizer.measure.simulated import Speed, World, one, steady
 
 from fettle.api.reasons import Reason
+from fettle.api.vocabulary import Objective
 from fettle.errors import RuntimeFailure
 from fettle.optimizer import statistics
 from fettle.optimizer.measure.cgroup import Limits, Throttling
@@ -143,7 +144,10 @@ def test_in_a_closed_loop_what_counts_is_the_items_that_a_block_answers() -> Non
         world.now,
         world.sleep,
     )
-    assert one(quick.group(["a"])).best_batch == 32
+    found = one(quick.group(["a"]))
+    assert found.best_batch == 32
+    compared = [found.compared_batch(objective, 1) for objective in (Objective.THROUGHPUT, Objective.LATENCY)]
+    assert compared == [32, 1], "what a latency is told of is the batch that the original answers too"
     timed = one(clock.group(["a"], {"a": 32}))
     speedup = timed.speedup()
     assert speedup is not None
