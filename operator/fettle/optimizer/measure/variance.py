@@ -60,7 +60,7 @@ class Variance:
         self._told_apart = {one.axis + scales.rank for one in channels}
         self._mean = scales.mean
         self._unit = narrowed(1.0, channels, self._mean.shape)
-        self._seen, self._gap = np.zeros_like(self._mean), np.zeros_like(self._mean)
+        self._seen, self._moved, self._gap = (np.zeros_like(self._mean) for _ in range(3))
         self._original, self._error, self._both = (np.zeros_like(self._mean) for _ in range(3))
         # By axis: sums of each item's squares, and of their squares, from which follows how many items carry them.
         self._axes: dict[int | None, Array] = {None: np.zeros((2, 1))}
@@ -78,6 +78,7 @@ class Variance:
             gap = np.where(valid, (right - left) / unit, 0)
             squares = self._sum(moved**2)
             self._seen += self._sum(valid)
+            self._moved += self._sum(moved)
             self._gap += self._sum(gap)
             self._original += squares
             self._error += self._sum(gap**2)
@@ -95,20 +96,22 @@ class Variance:
         found = [kept for axis in axes for kept in self._channels(axis)]
         if not found:
             return None, None
-        return min(found, key=lambda one: round(max(one.share, 0), 4)), min(found, key=lambda one: round(one.own, 4))
+        return min(found, key=lambda one: round(max(one.share, 0), 4)), min(
+            found, key=lambda one: round(max(one.own, 0), 4)
+        )
 
     def _channels(self, axis: int | None) -> list[Kept]:
         """Every channel along an axis that says something; the whole output as one where it is None."""
-        bias = self._gap**2 / np.maximum(self._seen, 1)
-        original, error, both, off, seen = (
-            _slices(sums, axis) for sums in (self._original, self._error, self._both, bias, self._seen)
-        )
-        counted = self._says_something(axis, original / np.maximum(seen, 1))
-        own = original + 2 * both + error - off
+        seen = np.maximum(self._seen, 1)
+        # The mean that is taken off is that of all items of the scales; what is judged may be others.
+        original = _slices(self._original - self._moved**2 / seen, axis)
+        error = _slices(self._error - self._gap**2 / seen, axis)
+        own = original + error + 2 * _slices(self._both - self._moved * self._gap / seen, axis)
+        counted = self._says_something(axis, original / np.maximum(_slices(self._seen, axis), 1))
         return [
             Kept(
                 self._place(axis, index),
-                1 - (error[index] - off[index]) / original[index],
+                1 - error[index] / original[index],
                 own[index] / original[index],
             )
             for index in np.flatnonzero(counted).tolist()

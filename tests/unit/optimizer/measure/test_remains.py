@@ -145,6 +145,23 @@ def test_items_of_another_length_than_those_that_certify_are_screened_all_the_sa
     assert (found.agreement.value, found.gone) == (1.0, None)
 
 
+def test_on_items_whose_mean_is_another_a_dead_channel_is_named_all_the_same(tmp_path: Path) -> None:
+    output = Tensor(name="y", dtype="FP32", shape=(-1, 7, 6), batch_axis=0)
+    signature = Signature(inputs=(output.model_copy(update={"name": "x"}),), outputs=(output,))
+    certifying, screening = (
+        Reference(tmp_path / name, signature, None, None, generated=False) for name in ("certifying", "screening")
+    )
+    certifying.add([{"y": answer} for answer in detector(100)])
+    certifying.finish()
+    few = detector(32) * np.float32(1.3)
+    screening.add([{"y": answer} for answer in few])
+    screening.finish_beside(certifying)
+    dead = with_channel(few, 4, 0.4)
+    found = screening.judge(({"y": answer} for answer in dead), lossy=True, alpha=0.05)
+    assert "y[:, 4, :] hardly varies any more (0 " in (found.gone or "")
+    assert found.agreement.worst_channel == "y[:, 4, :]"
+
+
 def test_an_output_of_one_number_is_a_channel_itself(tmp_path: Path) -> None:
     answers = RNG.normal(size=100).astype(np.float32)
     found = judge(answers, np.full(100, answers.mean()), tmp_path, atol=10.0)
