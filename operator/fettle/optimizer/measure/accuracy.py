@@ -242,7 +242,9 @@ class Reference:
         return all(rule.agrees(one[name], two[name]) for name, rule in self.comparisons.items())
 
     def _remains(self) -> Remains:
-        proved = (self.output,) if self.metric in DECIDING else ()  # a mean over elements does not see a small one that is dead
+        proved = (
+            (self.output,) if self.metric in DECIDING else ()
+        )  # a mean over elements does not see a small one that is dead
         return Remains(self._outputs, self.profiles, self.comparisons, own_tolerance(self._spec), proved)
 
     def itself(self) -> Judgement:
