@@ -58,7 +58,7 @@ PREPARED = {
 }
 REFUSED = {
     "custom_operator": (Reason.UNSUPPORTED_OPERATOR, "SecretSauce (domain com.example)"),
-    "sequence_output": (Reason.UNSUPPORTED_MODEL, "'parts' is a sequence"),
+    "sequence_output": (Reason.UNSUPPORTED_MODEL, "'parts' is of type sequence"),
     "float8_input": (Reason.UNSUPPORTED_MODEL, "'x' is a tensor of FLOAT8E4M3FN"),
     "carried_state": (Reason.UNSUPPORTED_MODEL, "'stateN' looks like the next value of the input 'state'"),
     "random_output": (Reason.UNSUPPORTED_MODEL, "answers one input differently each time"),
