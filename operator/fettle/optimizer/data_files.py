@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
@@ -136,7 +137,7 @@ def readable(what: str, kind: str) -> Iterator[None]:
     except (FettleError, MemoryError):
         raise
     except OSError as error:
-        if error.errno is not None:
+        if error.errno not in (None, errno.EINVAL):  # EINVAL: a place in the file that the damaged file itself names
             raise
         raise DataError(f"{what} is no {kind} that can be read: {error}") from error
     except Exception as error:

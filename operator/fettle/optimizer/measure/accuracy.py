@@ -375,4 +375,5 @@ def difference(original: Array, candidate: Array) -> float:
         return 0.0
     left, right = original.astype(np.float64), candidate.astype(np.float64)
     both = np.isfinite(left) & np.isfinite(right)
-    return float(np.max(np.abs(left - right), where=both, initial=0.0))
+    with np.errstate(invalid="ignore"):  # infinity less infinity; not looked at
+        return float(np.max(np.abs(left - right), where=both, initial=0.0))
