@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import numpy as np
+import onnxruntime
 import pytest
 from onnx import TensorProto, helper
 from tests.data import models
 from tests.unit.optimizer.prepare.workbench import Workbench
 
+from fettle.api.labels import LabelForm
 from fettle.api.optimizedmodel import CalibrationSpec, EvaluationSpec, GeneratedSpec
 from fettle.api.reasons import Reason
 from fettle.api.recipe import QuantizeStep, RecipeStep
@@ -82,7 +84,7 @@ def test_labels_travel_with_their_items(bench: Workbench) -> None:
     bench.put(models.dynamic_batch())
     images = models.images(20)
     uri = bench.data("items", image=images, classes=LABELS)
-    report = bench.prepare(bench.task(evaluation=evaluation(uri, labelKey="classes")))
+    report = bench.prepare(bench.task(evaluation=evaluation(uri, labelKey="classes", metric="Agreement")))
     stored = bench.store.load_data(report.items)
     assert report.items.labelled and not report.generated
     for image, label in zip(stored["image"], stored["labels"], strict=True):
@@ -105,8 +107,16 @@ def test_a_metric_that_agreement_does_not_stand_in_for_needs_labels(bench: Workb
     with pytest.raises(FettleError, match=f"no array 'labels' .* no {metric}: .* metric Agreement") as caught:
         bench.prepare(bench.task(evaluation=evaluation(uri, metric=metric)))
     assert caught.value.reason == Reason.DATA_INVALID
+
+
+@pytest.mark.parametrize("metric", ["MeanSquaredError", "CosineSimilarity", "Regression"])
+def test_labels_under_another_key_are_read_as_the_metric_needs_them(bench: Workbench, metric: str) -> None:
+    entry, images = bench.put(models.dynamic_batch()), models.images(20)
+    (answers,) = onnxruntime.InferenceSession(str(entry)).run(None, {"image": images})
+    uri = bench.data("items", image=images, label=answers)
     report = bench.prepare(bench.task(evaluation=evaluation(uri, metric=metric, labelKey="label")))
     assert report.items.labelled
+    assert report.labels is not None and report.labels.form is LabelForm.NUMBERS
 
 
 def test_unlabelled_items_are_judged_by_agreement_and_the_report_says_so(bench: Workbench) -> None:

@@ -84,7 +84,7 @@ def test_classes_come_in_turn_where_only_some_items_are_asked_for(bench: Workben
     for number in range(6):
         picture(bench, f"a/{number}.png", (number, 0, 0))
         picture(bench, f"b/{number}.png", (0, number + 1, 0))
-    spec = EvaluationSpec.model_validate({"uri": "pvc://claim/photos", "maxSamples": 4})
+    spec = EvaluationSpec.model_validate({"uri": "pvc://claim/photos", "maxSamples": 4, "metric": "Agreement"})
     report = bench.prepare(bench.task(evaluation=spec))
     assert sorted(bench.store.load_data(report.items)["labels"].tolist()) == [0, 0, 1, 1]
 
@@ -143,7 +143,7 @@ def test_files_beside_the_folders_of_classes_are_said_not_to_be_used(bench: Work
     put_identity(bench, "N", 3, 8, 8)
     picture(bench, "ape/one.png", RED)
     picture(bench, "stray.png", RED)
-    spec = EvaluationSpec.model_validate({"uri": "pvc://claim/photos"})
+    spec = EvaluationSpec.model_validate({"uri": "pvc://claim/photos", "metric": "Agreement"})
     report = bench.prepare(bench.task(evaluation=spec))
     assert [note for note in report.notes if "not used: ['stray.png']" in note]
 
