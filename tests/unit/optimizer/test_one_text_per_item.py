@@ -73,6 +73,7 @@ def measured(bench: Workbench, prepared: PrepareReport) -> MeasureReport:
         screening=prepared.screening,
         generated=prepared.generated,
         evaluation=EvaluationSpec(uri="pvc://claim/evaluation.npz"),
+        labels=prepared.labels,
         alpha=0.05,
     )
     return measure.run(task, bench.store, SHORT)
