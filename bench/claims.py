@@ -85,12 +85,26 @@ def _torch_runner(entry: Path, settings: dict[str, Any]) -> Any:
 
 def _reference(folder: Path) -> tuple[Arrays, Arrays]:
     loaded = np.load(folder / "reference.npz", allow_pickle=False)
-    sides = (
-        {key.removeprefix(side): loaded[key] for key in loaded if key.startswith(side)}
+    inputs, outputs = (
+        {
+            key.removeprefix(side): _array(loaded, key)
+            for key in loaded
+            if key.startswith(side) and not key.endswith(".utf8")
+        }
         for side in ("input.", "output.")
     )
-    inputs, outputs = sides
     return inputs, outputs
+
+
+def _array(loaded: Any, key: str) -> np.ndarray:
+    """A stored array. Texts are two members: where each lies, and all of them one after the other."""
+    array = loaded[key]
+    if array.dtype.names != ("start", "bytes"):
+        return array
+    content = loaded[f"{key}.utf8"]
+    texts = np.empty(array.size, object)
+    texts[:] = [content[start : start + size].decode() for start, size in array.reshape(-1).tolist()]
+    return texts.reshape(array.shape)
 
 
 def answers_alone(folder: Path) -> dict[str, Any]:
