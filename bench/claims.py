@@ -98,7 +98,7 @@ def _reference(folder: Path) -> tuple[Arrays, Arrays]:
 
 def _array(loaded: Any, key: str) -> np.ndarray:
     """A stored array. Texts are two members: where each lies, and all of them one after the other."""
-    array = loaded[key]
+    array: np.ndarray = loaded[key]
     if array.dtype.names != ("start", "bytes"):
         return array
     content = loaded[f"{key}.utf8"]
