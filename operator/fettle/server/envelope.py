@@ -50,7 +50,8 @@ def split(body: bytes | bytearray) -> tuple[Any, dict[str, Span]]:
     try:
         return orjson.loads(b"".join((*parts, body[at:])) if parts else body), spans
     except orjson.JSONDecodeError as error:
-        raise EnvelopeError(f"the body is not JSON: {error.msg}") from error
+        # Where it went wrong can only be told of the body as it came.
+        raise EnvelopeError(f"the body is not JSON: {error.msg if parts else error}") from error
 
 
 def _arrays(body: bytes | bytearray) -> Iterator[tuple[int, int]]:
