@@ -86,7 +86,7 @@ def bodies(size: int) -> dict[str, bytes]:
     number, one, texts, all_texts = b"0.12345678", b'["a"]', MOST_TEXTS, min(size, MOST_BYTES_OF_TEXTS - 4096)
     row = b"[0.25,0.5,1e3,-2.75]"
     floats, dense, rows = size // 44 * 4, size // 8 * 4, size // (len(row) + 1)
-    short, word = b'"ab"', b'"%b"' % (b"a word \\u00fc " * (all_texts // texts // 14))
+    short, word = b'"ab"', b'"%b"' % (b"a word \\u00fc " * ((all_texts // texts - 3) // 14))
     return {
         "floats": body(floats // 4, flat(number, floats), 1, one),
         "floats, answered as long": body(floats // 4, flat(number, floats), 1, one, "twice"),
@@ -94,7 +94,7 @@ def bodies(size: int) -> dict[str, bytes]:
         "nested numbers": body(rows, b"[" + flat(row, rows) + b"]", 1, one),
         "65,536 texts": body(1, b"[1,2,3,4]", texts, flat(word, texts)),
         "65,536 texts, answered": body(1, b"[1,2,3,4]", texts, flat(word, texts), "same"),
-        "4 texts of 4 MB": body(1, b"[1,2,3,4]", 4, flat(b'"%b"' % (b"x" * (all_texts // 4 - 9)), 4)),
+        "2 texts of 4 MB": body(1, b"[1,2,3,4]", 2, flat(b'"%b"' % (b"x" * (all_texts // 2 - 9)), 2)),
         "short texts without end": body(1, b"[1,2,3,4]", 1, flat(short, size // 5)),
         "empty lists": body(1, flat(b"[]", size // 3), 1, one),
         "empty lists beside the data": b'{"parameters":%b}' % flat(b"[]", size // 3),

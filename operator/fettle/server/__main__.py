@@ -13,6 +13,7 @@ import logging
 import os
 import sys
 from collections.abc import Callable
+from typing import NoReturn
 
 import click
 
@@ -36,7 +37,16 @@ def _run(action: Callable[[ServerSettings], None]) -> None:
         message = without_secrets(error.message, os.environ)
         click.echo(f"{error.reason}: {message}", err=True)
         _terminate(clip(f"{error.reason}: {message}", 2048))
-        sys.exit(1)
+        leave(1)
+
+
+def leave(status: int) -> NoReturn:
+    """End the process at once. The ports' own threads may still hold a connection: when the interpreter takes itself down around them, they abort
+    the process."""
+    logging.shutdown()
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(status)
 
 
 def _terminate(message: str) -> None:
@@ -60,7 +70,12 @@ def serve() -> None:
     """The server's work."""
     from fettle.server.process import serve as run
 
-    _run(lambda settings: asyncio.run(run(settings)))
+    try:
+        _run(lambda settings: asyncio.run(run(settings)))
+    except Exception:  # such as a port that is taken
+        logging.getLogger(__name__).exception("the server failed")
+        leave(1)
+    leave(0)
 
 
 if __name__ == "__main__":

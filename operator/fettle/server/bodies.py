@@ -32,7 +32,7 @@ class Bodies:
         self._late: set[asyncio.Task[Any]] = set()
         self._timer: asyncio.TimerHandle | None = None
 
-    async def read(self, incoming: Incoming, declared: str | None) -> bytes:
+    async def read(self, incoming: Incoming, declared: str | None) -> bytes | bytearray:
         """The body; `release` it when its request is answered. `declared` is the request's Content-Length.
 
         Raises ProtocolError: 413 too large, 408 too slow, 503 where too many are being read or too many bytes are held already.
@@ -45,6 +45,7 @@ class Bodies:
             raise ProtocolError(503, message, _RETRY, unread=True)
         task = self._begin()
         try:
+            body: bytes | bytearray
             if size is not None and size <= AT_ONCE:
                 body = bytes(await incoming())
                 self._hold(len(body))
@@ -82,20 +83,18 @@ class Bodies:
                 self._late.add(task)
                 task.cancel()
 
-    async def _parts(self, incoming: Incoming) -> bytes:
-        parts: list[bytes] = []
-        size = 0
+    async def _parts(self, incoming: Incoming) -> bytearray:
+        body = bytearray()  # which grows in place: parts that are joined would be there twice
         try:
             async for part in incoming:
-                size += len(part)
-                if size > self._settings.max_body_bytes:
+                if len(body) + len(part) > self._settings.max_body_bytes:
                     raise self._too_large()
                 self._hold(len(part))
-                parts.append(part)
-            return b"".join(parts)
+                body += part
         except BaseException:
-            self.release(sum(map(len, parts)))
+            self.release(len(body))
             raise
+        return body
 
     def _hold(self, size: int) -> None:
         if self.held + size > self._settings.max_bodies_bytes:

@@ -28,7 +28,7 @@ MOST_TEXTS = (
     1 << 16
 )  # of one tensor: each is a Python object, of which the runtimes make others, all at once and with the lock held
 MOST_TEXT_BYTES = 4 << 20  # of one text, as JSON
-MOST_BYTES_OF_TEXTS = 16 << 20  # of all texts of a request, as JSON, for the same reason
+MOST_BYTES_OF_TEXTS = 8 << 20  # of all texts of a request, as JSON, for the same reason
 MOST_ELEMENTS = 2**31 - 1
 
 _NESTED = re.compile(rb"\[\s*+\[")
@@ -45,7 +45,7 @@ class ElementsError(Exception):
 class Span(NamedTuple):
     """An array's text, its brackets included, within a request's body."""
 
-    body: bytes
+    body: bytes | bytearray
     start: int
     stop: int
 
@@ -122,7 +122,7 @@ def _skeleton(form: Sequence[int], room: int) -> bytes:
     for size in reversed(form):
         if 2 + size * (len(text) + 1) - 1 > room:
             raise _otherwise(form)
-        text = b"[" + (text + b",") * (size - 1) + text * min(size, 1) + b"]"
+        text = b"".join((b"[", (text + b",") * (size - 1), text * min(size, 1), b"]"))
     return text
 
 
@@ -166,7 +166,7 @@ def _pieces(span: Span, kind: _Kind) -> Iterator[_Piece]:
     """The text, cut behind commas that are in no string."""
     at, width = span.start, PIECE
     while at < span.stop:
-        text = span.body[at : min(at + width, span.stop)]
+        text = bytes(span.body[at : min(at + width, span.stop)])
         parts = without_escapes(text).split(b'"') if kind is _TEXTS else [text]
         if at + len(text) == span.stop:
             yield _Piece(text, parts, last=True)

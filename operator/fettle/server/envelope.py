@@ -28,13 +28,13 @@ class EnvelopeError(Exception):
     """The body is no JSON, or has too much in it that is no data."""
 
 
-def split(body: bytes) -> tuple[Any, dict[str, Span]]:
+def split(body: bytes | bytearray) -> tuple[Any, dict[str, Span]]:
     """The document, in which a mark stands for each array under a key "data", and the arrays' places by mark.
 
     A small body is read as a whole: its arrays are in the document. Raises EnvelopeError. Whether the arrays are arrays is not known before
     they are read.
     """
-    parts: list[bytes] = []
+    parts: list[bytes | bytearray] = []
     spans: dict[str, Span] = {}
     at, room = 0, MOST_BESIDE
     for start, stop in _arrays(body) if len(body) > PIECE else ():
@@ -50,10 +50,11 @@ def split(body: bytes) -> tuple[Any, dict[str, Span]]:
     try:
         return orjson.loads(b"".join((*parts, body[at:])) if parts else body), spans
     except orjson.JSONDecodeError as error:
-        raise EnvelopeError(f"the body is not JSON: {error.msg}") from error
+        # Where it went wrong can only be told of the body as it came.
+        raise EnvelopeError(f"the body is not JSON: {error.msg if parts else error}") from error
 
 
-def _arrays(body: bytes) -> Iterator[tuple[int, int]]:
+def _arrays(body: bytes | bytearray) -> Iterator[tuple[int, int]]:
     """Where the arrays under a key "data" begin and end. Looks no further than MOST_BESIDE for the next."""
     at = 0
     while (found := body.find(_KEY, at, at + MOST_BESIDE + len(_KEY))) >= 0:
@@ -65,7 +66,7 @@ def _arrays(body: bytes) -> Iterator[tuple[int, int]]:
             yield opens.end() - 1, at
 
 
-def _end(body: bytes, start: int) -> int:
+def _end(body: bytes | bytearray, start: int) -> int:
     """The place behind the array that begins at `start`."""
     lead = _LEAD.match(body, start)
     first = lead.end() if lead is not None else start
@@ -81,11 +82,11 @@ def _end(body: bytes, start: int) -> int:
     return _end_among_strings(body, start)
 
 
-def _end_among_strings(body: bytes, start: int) -> int:
+def _end_among_strings(body: bytes | bytearray, start: int) -> int:
     depth = outside = seen = 0
     escaped = False
     for at in range(start, len(body), PIECE):
-        text = body[at : at + PIECE]
+        text = bytes(body[at : at + PIECE])
         text = without_escapes(b"_" + text[1:] if escaped else text)
         escaped = text.endswith(b"\\")
         place = at

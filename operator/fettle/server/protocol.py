@@ -42,7 +42,7 @@ class InferRequest:
     id: str | None
 
 
-def decode(body: bytes, signature: Signature, max_rows: int) -> InferRequest:
+def decode(body: bytes | bytearray, signature: Signature, max_rows: int) -> InferRequest:
     """Decode and check a request body against the signature. Raises ProtocolError 400."""
     try:
         document, spans = split(body)
