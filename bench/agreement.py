@@ -37,8 +37,8 @@ from fettle.api.recipe import RuntimeSettings
 from fettle.api.signature import Signature, Tensor
 from fettle.api.vocabulary import AgreementMode, RuntimeName
 from fettle.optimizer.measure.sureness import Sureness
-from fettle.plan.analysis import agreement
-from fettle.plan.traffic import Comparisons
+from fettle.plan.rollout.analysis import agreement
+from fettle.plan.rollout.window_totals import Comparisons
 from fettle.runtimes import base, cpu
 from fettle.store.comparison import Comparison
 from fettle.store.store import Store

@@ -10,7 +10,7 @@ import yaml
 from rich.console import Console
 from tests.docs.pages import blocks
 
-from fettle.cli.status import Seen, picture
+from fettle.cli.commands.status import Seen, picture
 
 WIDTH = 118
 HERE = Path(__file__).parent

@@ -13,7 +13,8 @@ from tests.docs.pages import PAGES, ROOT, Block, blocks, commands
 
 from fettle.api.base import API_VERSION
 from fettle.api.interval import tango
-from fettle.cli import admission, kubectl, main
+from fettle.cli import kubectl, main
+from fettle.cli.local import admission
 
 LEAST: dict[str, dict[str, Any]] = {  # what a fragment leaves out
     "OptimizedModel": {

@@ -7,21 +7,21 @@ import click
 from fettle.cli.program import HELP, Program
 
 CLUSTER_COMMANDS = {
-    "abort": ("fettle.cli.steer:abort", "End the rollout: all traffic back to the stable revision."),
-    "completion": ("fettle.cli.completion:completion", "Print the completion script of a shell."),
-    "history": ("fettle.cli.history:history", "Show what served when, and why it left."),
-    "pause": ("fettle.cli.steer:pause", "Hold the rollout where it is."),
-    "promote": ("fettle.cli.steer:promote", "End the canary's present wait and go on with the next step."),
-    "promote-full": ("fettle.cli.steer:promote_full", "Skip the remaining steps of the canary."),
-    "prune": ("fettle.cli.prune:prune", "Make room in a store: remove what nothing refers to."),
-    "pull": ("fettle.cli.pull:pull", "Bring a file, a folder or an artifact out of a claim of the cluster."),
-    "push": ("fettle.cli.push:push", "Bring a file or folder into a claim of the cluster."),
-    "report": ("fettle.cli.report:report", "Bring the report of an OptimizedModel here, and open it."),
-    "resume": ("fettle.cli.steer:resume", "Let a paused rollout go on."),
-    "retry": ("fettle.cli.steer:retry", "Try again what failed: a revision, or the run of an OptimizedModel."),
-    "rollback-to": ("fettle.cli.steer:rollback_to", "Roll back to a revision of the ledger."),
-    "status": ("fettle.cli.status:status", "Show a ModelDeployment and an OptimizedModel on one screen."),
-    "why": ("fettle.cli.why:why", "Tell which decisions led here, with metric, value, bound and samples."),
+    "abort": ("fettle.cli.commands.steer:abort", "End the rollout: all traffic back to the stable revision."),
+    "completion": ("fettle.cli.commands.completion:completion", "Print the completion script of a shell."),
+    "history": ("fettle.cli.commands.history:history", "Show what served when, and why it left."),
+    "pause": ("fettle.cli.commands.steer:pause", "Hold the rollout where it is."),
+    "promote": ("fettle.cli.commands.steer:promote", "End the canary's present wait and go on with the next step."),
+    "promote-full": ("fettle.cli.commands.steer:promote_full", "Skip the remaining steps of the canary."),
+    "prune": ("fettle.cli.commands.prune:prune", "Make room in a store: remove what nothing refers to."),
+    "pull": ("fettle.cli.commands.pull:pull", "Bring a file, a folder or an artifact out of a claim of the cluster."),
+    "push": ("fettle.cli.commands.push:push", "Bring a file or folder into a claim of the cluster."),
+    "report": ("fettle.cli.commands.report:report", "Bring the report of an OptimizedModel here, and open it."),
+    "resume": ("fettle.cli.commands.steer:resume", "Let a paused rollout go on."),
+    "retry": ("fettle.cli.commands.steer:retry", "Try again what failed: a revision, or the run of an OptimizedModel."),
+    "rollback-to": ("fettle.cli.commands.steer:rollback_to", "Roll back to a revision of the ledger."),
+    "status": ("fettle.cli.commands.status:status", "Show a ModelDeployment and an OptimizedModel on one screen."),
+    "why": ("fettle.cli.commands.why:why", "Tell which decisions led here, with metric, value, bound and samples."),
 }
 
 

@@ -10,7 +10,7 @@ from fettle.cli.program import HELP, Program
 
 LATER = {
     **CLUSTER_COMMANDS,
-    "optimize": ("fettle.cli.optimize:optimize", "Convert, optimize, measure and choose on this machine."),
+    "optimize": ("fettle.cli.commands.optimize:optimize", "Convert, optimize, measure and choose on this machine."),
 }
 
 

@@ -15,7 +15,7 @@ from fettle.cluster.jobs import CONTAINER
 from fettle.cluster.kinds import JOB, POD, Object
 from fettle.cluster.observe import Observation, attempt_of, explain, finished, observe, task_hash_of
 from fettle.errors import MissingError
-from fettle.plan.run import TaskPhase, TaskState
+from fettle.plan.run.state import TaskPhase, TaskState
 
 logger = logging.getLogger(__name__)
 

@@ -13,7 +13,7 @@ from fettle.api.text import EVENT_LIMIT, clip
 from fettle.cluster.client import Client
 from fettle.cluster.kinds import EVENT, Object, ResourceKind
 from fettle.errors import ClusterError, ExistsError
-from fettle.plan import moment
+from fettle.plan import timestamps
 
 logger = logging.getLogger(__name__)
 
@@ -25,7 +25,7 @@ def render(kind: ResourceKind, about: Object, type_: str, reason: str, message: 
     metadata = about["metadata"]
     said = "\n".join((metadata["uid"], str(metadata.get("generation", 0)), type_, reason, message))
     digest = hashlib.sha256(said.encode()).hexdigest()[:16]
-    at = moment.write(now)
+    at = timestamps.write(now)
     return {
         "apiVersion": EVENT.api_version,
         "kind": EVENT.kind,

@@ -14,8 +14,8 @@ from fettle.cluster.claims import claims_of, mounts
 from fettle.cluster.kinds import JOB, OPTIMIZED_MODEL, Object
 from fettle.cluster.owner import OPTIMIZED_MODEL_LABEL, OWNER_ANNOTATION, child, quantity
 from fettle.cluster.security import container_security, pod_security
-from fettle.plan.run import WantedTask
-from fettle.plan.tasks import image_of, memory_of
+from fettle.plan.run.state import WantedTask
+from fettle.plan.run.tasks import image_of, memory_of
 from fettle.settings import Settings
 
 CONTAINER = "optimizer"

@@ -17,8 +17,8 @@ from fettle.api.text import EVENT_LIMIT, clip
 from fettle.cluster.kinds import CONTROLLER_REVISION, MODEL_DEPLOYMENT, Object
 from fettle.cluster.owner import child
 from fettle.cluster.serving import REVISION_LABEL, selector
-from fettle.plan import moment
-from fettle.plan.rollout_state import LedgerEntry, LedgerMark, MarkEntered, MarkJudged, OpenEntry
+from fettle.plan import timestamps
+from fettle.plan.rollout.state import LedgerEntry, LedgerMark, MarkEntered, MarkJudged, OpenEntry
 
 ENTERED = f"{GROUP}/entered"
 LEFT = f"{GROUP}/left"
@@ -51,11 +51,11 @@ def render(owner: Object, write: OpenEntry, template: Object) -> Object:
 def notes(write: LedgerMark, now: datetime) -> dict[str, str | None]:
     """What a write annotates."""
     if isinstance(write, MarkEntered):
-        return {ENTERED: moment.write(now)}
+        return {ENTERED: timestamps.write(now)}
     if isinstance(write, MarkJudged):
         windows = [window.to_json() for window in write.windows]
         return {ANALYSIS: json.dumps(windows, separators=(",", ":"))}
-    return {LEFT: moment.write(now), REASON: write.reason.value, MESSAGE: clip(write.message, EVENT_LIMIT)}
+    return {LEFT: timestamps.write(now), REASON: write.reason.value, MESSAGE: clip(write.message, EVENT_LIMIT)}
 
 
 def read(lines: Iterable[Object]) -> tuple[LedgerEntry, ...]:
@@ -73,9 +73,9 @@ def _entry(line: Object) -> LedgerEntry:
         serial=int(line.get("revision") or 0),
         revision=metadata["labels"][REVISION_LABEL],
         artifact=str((line.get("data") or {}).get("artifact", "")),
-        created=moment.read(metadata.get("creationTimestamp")) or datetime.fromtimestamp(0, UTC),
-        entered=moment.read(said.get(ENTERED)),
-        left=moment.read(said.get(LEFT)),
+        created=timestamps.read(metadata.get("creationTimestamp")) or datetime.fromtimestamp(0, UTC),
+        entered=timestamps.read(said.get(ENTERED)),
+        left=timestamps.read(said.get(LEFT)),
         reason=Reason(word) if word in set(Reason) else None,
         message=said.get(MESSAGE, ""),
     )

@@ -18,9 +18,9 @@ from fettle.cluster.claims import claim_of, mounts
 from fettle.cluster.kinds import DEPLOYMENT, MODEL_DEPLOYMENT, POD_DISRUPTION_BUDGET, SECRET, SERVICE, Object
 from fettle.cluster.owner import MODEL_DEPLOYMENT_LABEL, OWNER_ANNOTATION, child
 from fettle.cluster.security import container_security, pod_security
-from fettle.plan.revision import ModelRevision
-from fettle.plan.rollout_state import TRAFFIC_LABEL
-from fettle.plan.rollout_status import HTTP_PORT
+from fettle.plan.rollout.revision import ModelRevision
+from fettle.plan.rollout.state import TRAFFIC_LABEL
+from fettle.plan.rollout.status import HTTP_PORT
 from fettle.settings import Settings
 
 REVISION_LABEL = f"{GROUP}/revision"

@@ -15,9 +15,9 @@ from fettle.api.modeldeployment_status import CanaryStatus
 from fettle.cluster.kinds import Object
 from fettle.cluster.owner import terminating
 from fettle.cluster.workloads import is_over, is_ready, taken_out
-from fettle.plan import moment
-from fettle.plan.analysis import Span
-from fettle.plan.traffic import Lost
+from fettle.plan import timestamps
+from fettle.plan.rollout.analysis import Span
+from fettle.plan.rollout.window_totals import Lost
 
 
 class Process(NamedTuple):
@@ -102,10 +102,10 @@ class Trials:
 
 def _before_us(canary: CanaryStatus, pods: Sequence[Object], now: datetime) -> tuple[Lost, ...]:
     """What was lost before this process began to look. Nothing, where as many pods as are wanted are older than the window."""
-    start = moment.read(canary.analysis.window_start) if canary.analysis is not None else None
+    start = timestamps.read(canary.analysis.window_start) if canary.analysis is not None else None
     if start is None:
         return ()
-    born = [moment.read(pod["metadata"].get("creationTimestamp")) for pod in pods if _stays(pod)]
+    born = [timestamps.read(pod["metadata"].get("creationTimestamp")) for pod in pods if _stays(pod)]
     if sum(at is not None and at <= start for at in born) >= canary.replicas:
         return ()
     return (Lost(now.timestamp(), "the operator was started in the middle of it"),)

@@ -11,9 +11,9 @@ from fettle.cluster.kinds import Object
 from fettle.cluster.owner import terminating
 from fettle.cluster.serving import ARTIFACT_ANNOTATION, REVISION_LABEL, SERVER
 from fettle.cluster.waits import IMAGE_WAITS, START_WAITS, refused, unscheduled
-from fettle.plan import moment
-from fettle.plan.rollout_state import TRAFFIC_LABEL, PodFault, Workload
-from fettle.plan.traffic import Crash
+from fettle.plan import timestamps
+from fettle.plan.rollout.state import TRAFFIC_LABEL, PodFault, Workload
+from fettle.plan.rollout.window_totals import Crash
 
 HOPELESS = frozenset(
     {Reason.ARTIFACT_TAMPERED, Reason.ARTIFACT_NOT_FOUND, Reason.MODEL_LOAD_FAILED, Reason.OUT_OF_MEMORY}
@@ -149,7 +149,7 @@ def crashes(pods: Iterable[Object]) -> tuple[Crash, ...]:
             continue
         limited = _limited(pod, SERVER)
         for ended in _ends(pod):
-            at = moment.read(ended.get("finishedAt"))
+            at = timestamps.read(ended.get("finishedAt"))
             if at is not None and _own_fault(ended, limited=limited):
                 text = clip(said(ended, limited=limited)[1], 256)
                 found.append(Crash(pod["metadata"]["name"], at, text))

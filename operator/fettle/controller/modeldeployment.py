@@ -31,10 +31,10 @@ from fettle.cluster.owner import apply_owned, name_conflict, owned_by, terminati
 from fettle.controller.context import Context
 from fettle.controller.sight import Sight, ask_events, ask_pods, look, look_live, snapshot_of
 from fettle.errors import ClusterError, ConflictError, ExistsError
-from fettle.plan import moment
-from fettle.plan.revision import NotReady
-from fettle.plan.rollout import decide
-from fettle.plan.rollout_state import Forget, LedgerWrite, OpenEntry, RolloutDecision
+from fettle.plan import timestamps
+from fettle.plan.rollout.decide import decide
+from fettle.plan.rollout.revision import NotReady
+from fettle.plan.rollout.state import Forget, LedgerWrite, OpenEntry, RolloutDecision
 
 logger = logging.getLogger(__name__)
 
@@ -229,7 +229,7 @@ async def _report(context: Context, obj: Object, reason: Reason, message: str) -
             reason,
             message,
             generation=obj["metadata"]["generation"],
-            now=moment.write(context.now()),
+            now=timestamps.write(context.now()),
         )
     if conditions == before:
         return

@@ -20,12 +20,12 @@ from fettle.cluster.owner import name_conflict, owned_by, terminating
 from fettle.controller.context import Context
 from fettle.controller.refusals import Refusals
 from fettle.errors import ClusterError, ConflictError, ExistsError
-from fettle.plan import moment
-from fettle.plan.optimize import decide
-from fettle.plan.retry import is_new
-from fettle.plan.rollout_commands import Command
-from fettle.plan.run import RunDecision, RunSnapshot, TaskPhase, WantedTask
-from fettle.plan.status import READY, is_settled
+from fettle.plan import timestamps
+from fettle.plan.rollout.commands import Command
+from fettle.plan.run.decide import decide
+from fettle.plan.run.retry import is_new
+from fettle.plan.run.state import RunDecision, RunSnapshot, TaskPhase, WantedTask
+from fettle.plan.run.status import READY, is_settled
 
 logger = logging.getLogger(__name__)
 
@@ -187,7 +187,7 @@ async def _report_invalid(context: Context, obj: Object, error: ValidationError)
     message = f"the stored spec cannot be read: {problems}"
     status = dict(obj.get("status") or {})
     before = _readable(status.get("conditions") or ())
-    generation, now = obj["metadata"]["generation"], moment.write(context.now())
+    generation, now = obj["metadata"]["generation"], timestamps.write(context.now())
     conditions = with_condition(before, READY, False, Reason.INVALID_SPEC, message, generation=generation, now=now)
     if conditions == before:
         return

@@ -9,7 +9,7 @@ from datetime import datetime, timedelta
 from fettle.api.reasons import Reason
 from fettle.api.text import clip
 from fettle.errors import ClusterError
-from fettle.plan.run import TaskPhase, TaskState, WantedTask
+from fettle.plan.run.state import TaskPhase, TaskState, WantedTask
 
 RETRY_SECONDS = 10.0
 KEPT = 4096

@@ -26,10 +26,10 @@ from fettle.cluster.owner import owned_by
 from fettle.cluster.waits import QUIET_SECONDS, quiet_in, told_by
 from fettle.controller.context import Context
 from fettle.errors import ConflictError
-from fettle.plan import analysis
-from fettle.plan.revision import ModelRevision, NotReady, wanted_revision
-from fettle.plan.rollout_ledger import on_trial
-from fettle.plan.rollout_state import PodFault, RolloutSnapshot, Wanted
+from fettle.plan.rollout import analysis
+from fettle.plan.rollout.ledger import on_trial
+from fettle.plan.rollout.revision import ModelRevision, NotReady, wanted_revision
+from fettle.plan.rollout.state import PodFault, RolloutSnapshot, Wanted
 
 logger = logging.getLogger(__name__)
 

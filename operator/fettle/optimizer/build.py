@@ -15,7 +15,7 @@ from fettle.api.report import BuildReport
 from fettle.api.task import BuildTask, ModelFormat, StoredModel
 from fettle.api.text import clip
 from fettle.errors import RecipeError, RuntimeFailure
-from fettle.optimizer import recipes
+from fettle.optimizer import steps
 from fettle.optimizer.measure.items import Items, opened, unpack
 from fettle.runtimes import base, cpu
 from fettle.store.cache import build_key, libraries, write_build
@@ -64,7 +64,7 @@ def _build(task: BuildTask, store: Store) -> StoredModel:
         for number, step in enumerate(task.plan.steps):
             made = folder / f"step-{number}"
             made.mkdir()
-            entry = recipes.apply(step, task.plan.family, entry, made, items)
+            entry = steps.apply(step, task.plan.family, entry, made, items)
         if entry == portable:
             return task.portable
         _check(task, entry, items)

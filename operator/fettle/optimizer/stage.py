@@ -127,9 +127,9 @@ def run(task: AnyTask, mounts: Mounts) -> AnyReport:
 def _dispatch(task: AnyTask, store: Store, mounts: Mounts) -> AnyReport:
     """Each stage is imported only in the process that runs it: they need different toolchains."""
     if isinstance(task, PrepareTask):
-        from fettle.optimizer import prepare
+        from fettle.optimizer.prepare import stage
 
-        return prepare.run(task, store, mounts)
+        return stage.run(task, store, mounts)
     if isinstance(task, BuildTask):
         from fettle.optimizer import build
 

@@ -14,8 +14,8 @@ from fettle.api import catalog
 from fettle.api.recipe import OptimizeGraphStep, QuantizeStep, RecipeStep, RuntimeSettings
 from fettle.api.task import MeasureCandidate, StoredModel
 from fettle.api.vocabulary import Precision, QuantizeMode, RuntimeName, SourceFormat
-from fettle.optimizer.recipes import FUNCTIONS
-from fettle.plan.rows import row
+from fettle.optimizer.steps import FUNCTIONS
+from fettle.plan.run.rows import row
 
 ROOT = Path(__file__).parents[3]
 SOURCE = ROOT / "operator" / "fettle"

@@ -72,7 +72,7 @@ Field = tuple[type[BaseModel], str]
 
 
 class Reads:
-    """What the code reads of which model, and where: (model, field) -> places such as `plan/rounds.py::_build`."""
+    """What the code reads of which model, and where: (model, field) -> places such as `plan/run/rounds.py::_build`."""
 
     def __init__(self) -> None:
         self.attributes: dict[str, Models] = defaultdict(set)  # of any object: fields, and what functions return

@@ -17,7 +17,7 @@ from fettle.api.base import API_VERSION
 from fettle.api.modeldeployment import ModelDeploymentSpec
 from fettle.api.optimizedmodel import OptimizedModelSpec
 from fettle.api.schema import VALIDATIONS
-from fettle.cli import admission
+from fettle.cli.local import admission
 
 ROOT = Path(__file__).parents[3]
 TABLES = {

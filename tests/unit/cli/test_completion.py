@@ -12,7 +12,7 @@ from click.testing import CliRunner
 from tests.unit.cli.api_server import ApiServer, api_server
 from tests.unit.cli.test_look import BASE, on_trial
 
-from fettle.cli.completion import kubectl_complete
+from fettle.cli.commands.completion import kubectl_complete
 from fettle.cli.kubectl import CLUSTER_COMMANDS
 from fettle.cli.main import main
 

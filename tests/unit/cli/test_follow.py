@@ -22,8 +22,8 @@ from tests.unit.cli.terminal import Terminal, terminal
 from tests.unit.cli.test_look import on_trial
 from tests.unit.cli.test_watching import DEPLOYMENT, MODEL, PODS, listed
 
-from fettle.cli.status import DRAW_SECONDS
-from fettle.plan import moment
+from fettle.cli.commands.status import DRAW_SECONDS
+from fettle.plan import timestamps
 
 PROGRAM = ("fettle.cli.kubectl", "status", "digits", "--watch")
 
@@ -35,7 +35,7 @@ def digits(version: int, *, weight: int = 10, kind: str = "ModelDeployment") -> 
     found["metadata"] |= {"resourceVersion": str(version), "managedFields": [{"manager": "kubectl"}]}
     found["status"]["canary"] |= {
         "weight": weight,
-        "stepStartedAt": moment.write(datetime.now(UTC) - timedelta(seconds=9)),
+        "stepStartedAt": timestamps.write(datetime.now(UTC) - timedelta(seconds=9)),
     }
     return found
 
@@ -163,7 +163,7 @@ def test_an_interrupt_ends_it_at_any_moment(server: ApiServer, tmp_path: Path, m
     with reading(server, tmp_path, "json") as process:
         assert process.stdout is not None and process.stderr is not None
         next_document(process.stdout)
-        if moment == "later":
+        if timestamps == "later":
             change(server, "MODIFIED", digits(2, weight=50))
             next_document(process.stdout)  # so the watch is open
         process.send_signal(signal.SIGINT)

@@ -12,8 +12,8 @@ from fettle.api.conditions import find
 from fettle.api.optimizedmodel import OptimizedModelSpec
 from fettle.api.optimizedmodel_status import OptimizedModelStatus
 from fettle.api.reasons import Reason
-from fettle.cli.local import LocalRun
-from fettle.plan.run import RunDecision, TaskPhase, TaskState, WantedTask
+from fettle.cli.local.local import LocalRun
+from fettle.plan.run.state import RunDecision, TaskPhase, TaskState, WantedTask
 
 
 class Bench:

@@ -18,9 +18,9 @@ from tests.unit.plan.optimize.world import World
 
 from fettle.api.modeldeployment import RolloutStep
 from fettle.api.modeldeployment_status import AnalysisWindow, CanaryStatus, MetricFinding, Verdict
-from fettle.cli.history import duration
-from fettle.cli.show_rollout import steps
-from fettle.cli.sparkline import sparkline
+from fettle.cli.commands.history import duration
+from fettle.cli.views.rollout import steps
+from fettle.cli.views.sparkline import sparkline
 from fettle.cluster import ledger
 
 BASE = "/apis/fettle.dev/v1alpha1/namespaces/default"
@@ -260,8 +260,8 @@ def test_a_pause_says_how_long_it_still_lasts() -> None:
 
 
 def test_a_narrow_terminal_folds_instead_of_cutting(server: ApiServer, tmp_path: Path) -> None:
-    from fettle.cli.objects import read_deployment
-    from fettle.cli.show_rollout import rollout
+    from fettle.cli.access.objects import read_deployment
+    from fettle.cli.views.rollout import rollout
 
     console = Console(width=48, record=True, file=open("/dev/null", "w"))  # noqa: SIM115
     console.print(rollout(read_deployment(on_trial()), None, NOW))

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 import yaml
 
-from fettle.cli.manifests import read
+from fettle.cli.local.manifests import read
 from fettle.errors import UsageError
 
 ROOT = Path(__file__).parents[3]

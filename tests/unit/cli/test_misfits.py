@@ -20,10 +20,10 @@ from fettle.api.optimizedmodel import OptimizedModelSpec
 from fettle.api.optimizedmodel_status import OptimizedModelStatus
 from fettle.api.reasons import Reason
 from fettle.api.vocabulary import CandidateState
-from fettle.cli.local import LocalRun
+from fettle.cli.local.local import LocalRun
 from fettle.errors import FettleError
 from fettle.optimizer import stage
-from fettle.plan.run import TaskPhase, TaskState, WantedTask
+from fettle.plan.run.state import TaskPhase, TaskState, WantedTask
 from fettle.store.uris import Mounts
 
 Array = np.ndarray[Any, Any]

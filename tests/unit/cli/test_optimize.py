@@ -14,11 +14,11 @@ from tests.unit.cli.test_manifests import SPEC, document, text
 from tests.unit.plan.optimize.world import World, fails, failure, make_spec
 
 from fettle.api.reasons import Reason
-from fettle.cli.display import PIPE_WIDTH, LiveDisplay, PlainDisplay, candidates_table, size
+from fettle.cli.commands.optimize import _json, next_generation, show
+from fettle.cli.local.manifests import read
+from fettle.cli.local.mounts import parse_maps, places, with_parallelism
 from fettle.cli.main import main
-from fettle.cli.manifests import read
-from fettle.cli.mounts import parse_maps, places, with_parallelism
-from fettle.cli.optimize import _json, next_generation, show
+from fettle.cli.views.progress import PIPE_WIDTH, LiveDisplay, PlainDisplay, candidates_table, size
 from fettle.errors import UsageError
 
 

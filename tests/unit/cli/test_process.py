@@ -13,8 +13,8 @@ from tests.unit.plan.optimize.world import World
 
 from fettle.api.reasons import Reason
 from fettle.api.report import PrepareReport
-from fettle.cli.process import Processes
-from fettle.plan.run import TaskPhase, WantedTask
+from fettle.cli.local.process import Processes
+from fettle.plan.run.state import TaskPhase, WantedTask
 
 PREAMBLE = """
 import os, signal, subprocess, sys, time

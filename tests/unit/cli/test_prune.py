@@ -15,10 +15,10 @@ from tests.unit.cli.pipe import running
 from tests.unit.cli.test_pull import artifact
 
 from fettle.api.report import PublishReport
-from fettle.cli import sweep
-from fettle.cli.kube import connect
+from fettle.cli.access.kube import connect
+from fettle.cli.commands.prune import mentioned, outcome, swept
 from fettle.cli.main import main
-from fettle.cli.prune import mentioned, outcome, swept
+from fettle.cli.pods import sweep
 from fettle.errors import StoreError
 from fettle.store.manifest import check_fetched, copy_artifact
 from fettle.store.store import Store

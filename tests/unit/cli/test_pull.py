@@ -18,13 +18,13 @@ from fettle.api.reasons import Reason
 from fettle.api.recipe import RuntimeSettings
 from fettle.api.signature import Signature
 from fettle.api.vocabulary import RuntimeName
-from fettle.cli import provide
-from fettle.cli.claim_files import BLOCK, ClaimFiles
-from fettle.cli.kube import connect
+from fettle.cli.access.claim_files import BLOCK, ClaimFiles
+from fettle.cli.access.kube import connect
+from fettle.cli.access.pull_files import artifact_of, pull_artifact, pull_files
+from fettle.cli.commands.pull import published
+from fettle.cli.commands.report import report_of
 from fettle.cli.main import main
-from fettle.cli.pull import published
-from fettle.cli.pull_files import artifact_of, pull_artifact, pull_files
-from fettle.cli.report import report_of
+from fettle.cli.pods import provide
 from fettle.errors import ClusterError, MissingError, StoreError, UsageError
 from fettle.store.manifest import (
     DataRecord,

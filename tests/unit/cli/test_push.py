@@ -12,12 +12,12 @@ from click.testing import CliRunner
 from tests.unit.cli.api_server import api_server
 from tests.unit.cli.pipe import running
 
-from fettle.cli import provide, receive
-from fettle.cli.claim_pod import Target, find_image, parse_target, pod, why_not_running
-from fettle.cli.kube import connect
+from fettle.cli.access.claim_pod import Target, find_image, parse_target, pod, why_not_running
+from fettle.cli.access.kube import connect
+from fettle.cli.access.push_files import Entry, entries, transfer
+from fettle.cli.commands.push import claim, ensure_claim
 from fettle.cli.main import main
-from fettle.cli.push import claim, ensure_claim
-from fettle.cli.push_files import Entry, entries, transfer
+from fettle.cli.pods import provide, receive
 from fettle.errors import ClusterError, UsageError
 
 

@@ -30,7 +30,7 @@ from fettle.api.vocabulary import RuntimeName
 from fettle.cluster.claims import claims_of
 from fettle.cluster.jobs import job_name, render
 from fettle.cluster.kinds import Object
-from fettle.plan.run import WantedTask
+from fettle.plan.run.state import WantedTask
 from fettle.settings import Settings
 
 GOLDEN = Path(__file__).parent / "golden"

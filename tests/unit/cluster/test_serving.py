@@ -16,8 +16,8 @@ from fettle.api.pods import ResourceSpec
 from fettle.api.vocabulary import RuntimeName
 from fettle.cluster import ledger, serving
 from fettle.cluster.kinds import Object
-from fettle.plan.revision import ModelRevision, ServedArtifact
-from fettle.plan.rollout_state import OpenEntry
+from fettle.plan.rollout.revision import ModelRevision, ServedArtifact
+from fettle.plan.rollout.state import OpenEntry
 from fettle.settings import Settings
 
 GOLDEN = Path(__file__).parent / "golden"

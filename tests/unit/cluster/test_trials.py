@@ -14,8 +14,8 @@ from fettle.api.modeldeployment_status import AnalysisStatus, CanaryStatus
 from fettle.cluster import windows
 from fettle.cluster.kinds import Object
 from fettle.cluster.trials import Trial, Trials
-from fettle.plan import moment
-from fettle.plan.analysis import Span
+from fettle.plan import timestamps
+from fettle.plan.rollout.analysis import Span
 
 NOW = datetime(2026, 1, 1, 12, tzinfo=UTC)
 
@@ -79,7 +79,7 @@ def test_what_a_pod_does_while_a_person_looks_at_it_is_unknown_until_it_is_back(
 
 
 def canary(revision: str = "b", start: float | None = -30, replicas: int = 2) -> CanaryStatus:
-    watched = AnalysisStatus(window_start=moment.write(at(start))) if start is not None else None
+    watched = AnalysisStatus(window_start=timestamps.write(at(start))) if start is not None else None
     return CanaryStatus(revision=revision, artifact="pvc://s/a", replicas=replicas, analysis=watched)
 
 

@@ -17,8 +17,8 @@ from fettle.cluster import windows
 from fettle.cluster.kinds import Object
 from fettle.cluster.serving import MANAGEMENT_PORT
 from fettle.cluster.trials import Trial
-from fettle.plan.analysis import Span
-from fettle.plan.traffic import Comparisons, Observation, traffic
+from fettle.plan.rollout.analysis import Span
+from fettle.plan.rollout.window_totals import Comparisons, Observation, traffic
 
 NOW = datetime(2026, 1, 1, 12, tzinfo=UTC)
 Serve = Callable[[str, Callable[[web.Request], Awaitable[web.StreamResponse]]], Awaitable[Object]]

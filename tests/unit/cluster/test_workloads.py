@@ -11,7 +11,7 @@ from fettle.api.reasons import Reason
 from fettle.cluster import ledger, serving, workloads
 from fettle.cluster.kinds import Object
 from fettle.cluster.waits import quiet_in
-from fettle.plan.rollout_state import MarkEntered, MarkLeft, OpenEntry, PodFault
+from fettle.plan.rollout.state import MarkEntered, MarkLeft, OpenEntry, PodFault
 
 NOW = datetime(2026, 1, 1, tzinfo=UTC)
 LABELS = {"fettle.dev/revision": "r1", "fettle.dev/traffic": "on"}

@@ -16,11 +16,12 @@ from fettle.api.reasons import Reason
 from fettle.api.recipe import RuntimeSettings
 from fettle.api.report import PrepareReport, Termination, unframe
 from fettle.api.vocabulary import RuntimeName
-from fettle.optimizer import prepare, stage
+from fettle.optimizer import stage
 from fettle.optimizer.measure import items
 from fettle.optimizer.measure.accuracy import Reference
 from fettle.optimizer.measure.protocol import Block, Judge, Load, Profile, Run
 from fettle.optimizer.measure.worker import Worker
+from fettle.optimizer.prepare import stage as prepare
 from fettle.store.manifest import put_reference
 
 REFUSED: dict[str, tuple[Reason, str]] = {

@@ -13,7 +13,7 @@ import pytest
 from fettle.api.modeldeployment import AnalysisSpec
 from fettle.api.signature import Signature, Tensor
 from fettle.cluster.windows import CLOCK_SLACK_SECONDS
-from fettle.plan.analysis import PATIENCE
+from fettle.plan.rollout.analysis import PATIENCE
 from fettle.server.connections import Connections
 from fettle.server.protocol import InferRequest, ProtocolError, decode, encode, metadata
 from fettle.server.windows import BUCKET_BASE, BUCKET_RATIO, KEEP_SECONDS, Windows, bucket

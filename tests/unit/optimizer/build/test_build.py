@@ -20,10 +20,11 @@ from fettle.api.recipe import OptimizeGraphStep, QuantizeStep, RecipeStep, Runti
 from fettle.api.report import BuildReport, PrepareReport, Termination, unframe
 from fettle.api.task import BuildPlan, BuildTask, encode_task, task_hash
 from fettle.api.vocabulary import QuantizeMode, QuantizePreset, RuntimeName
-from fettle.optimizer import recipes, stage
-from fettle.optimizer.formats import onnx_model
+from fettle.optimizer import stage
+from fettle.optimizer import steps as recipes
 from fettle.optimizer.measure import items
-from fettle.optimizer.recipes.onnx_scope import keep_apart
+from fettle.optimizer.onnx import model
+from fettle.optimizer.steps.onnx_scope import keep_apart
 from fettle.runtimes import base
 from fettle.store.cache import read_build
 
@@ -164,7 +165,7 @@ def test_names_that_the_tool_would_confuse_are_kept_apart(bench: Workbench) -> N
             for index, name in enumerate(names):
                 names[index] = {"b3": "logits_", "logits": "logits_2"}.get(name, name)
     next(weight for weight in made.graph.initializer if weight.name == "b3").name = "logits_"
-    scope = onnx_model.read(bench.put(made)).graph
+    scope = model.read(bench.put(made)).graph
     keep_apart(scope)
     names = {weight.name for weight in scope.initializer}
     assert "logits_" not in names and "logits__weight" in names
@@ -187,7 +188,7 @@ def test_a_toolchain_that_fails_on_a_model_is_one_rejected_row(
     def broken(*args: object, **options: object) -> None:
         raise ValueError("the truth value of an array\nis ambiguous")
 
-    monkeypatch.setattr("fettle.optimizer.recipes.onnxruntime_quantize.quantize_static", broken)
+    monkeypatch.setattr("fettle.optimizer.steps.onnxruntime_quantize.quantize_static", broken)
     answer = built(bench, images(bench), plan(ORT))
     words = "the quantizer of onnxruntime fails on this model: ValueError: the truth value of an array is ambiguous"
     assert (answer.built, answer.reason, answer.message) == (None, Reason.RECIPE_NOT_APPLICABLE, words)

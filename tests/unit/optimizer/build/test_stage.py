@@ -106,7 +106,7 @@ def test_what_nobody_foresaw_is_one_line_with_a_reason(
     def fail(task: PrepareTask, *_: object) -> None:
         raise error
 
-    monkeypatch.setattr("fettle.optimizer.prepare.run", fail)
+    monkeypatch.setattr("fettle.optimizer.prepare.stage.run", fail)
     termination = stage.answer(bench.task(), bench.mounts).termination
     assert (termination.outcome, termination.reason) == ("Failed", reason)
     assert len(termination.canonical()) <= 4096
@@ -117,7 +117,7 @@ HOOK = """
 import os, signal, sys, time
 class Hook:
     def find_spec(self, name, path=None, target=None):
-        if name == "fettle.optimizer.prepare":
+        if name == "fettle.optimizer.prepare.stage":
             {act}
 sys.meta_path.insert(0, Hook())
 """

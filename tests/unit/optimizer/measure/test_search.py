@@ -16,7 +16,7 @@ from fettle.api.interval import tango
 from fettle.api.optimizedmodel_status import CandidateStatus
 from fettle.api.vocabulary import CandidateState, Objective
 from fettle.optimizer.measure.search import Certificate, Entrant, Finals, hold_finals, sort_out
-from fettle.plan.choose import choose
+from fettle.plan.run.choose import choose
 
 
 def entrant(name: str, cost: float, *, lossy: bool = True, **fields: Any) -> Entrant:

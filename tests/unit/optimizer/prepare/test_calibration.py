@@ -11,9 +11,9 @@ from tests.unit.plan.optimize.world import make_spec
 
 from fettle.api.optimizedmodel import OptimizedModelSpec
 from fettle.api.reasons import Reason
-from fettle.plan.candidates import CALIBRATION_NEEDED, plan_target
-from fettle.plan.constraints import in_force
-from fettle.plan.rows import Row
+from fettle.plan.run.candidates import CALIBRATION_NEEDED, plan_target
+from fettle.plan.run.constraints import in_force
+from fettle.plan.run.rows import Row
 
 RECIPES = [{"name": "exact", "steps": []}, {"name": "small", "steps": [{"quantize": {"mode": "Static"}}]}]
 CERTIFYING = models.images(60)

@@ -17,10 +17,10 @@ from fettle.api.signature import Signature, Tensor
 from fettle.api.task import BuildPlan, StoredModel
 from fettle.api.vocabulary import RuntimeName
 from fettle.errors import DataError, FettleError
-from fettle.optimizer import data_generate
-from fettle.optimizer.data import Items
-from fettle.optimizer.data_split import split
-from fettle.optimizer.formats import onnx_inputs
+from fettle.optimizer.data import generate
+from fettle.optimizer.data.items import Items
+from fettle.optimizer.data.split import split
+from fettle.optimizer.onnx import inputs as onnx_inputs
 from fettle.runtimes.base import Array
 from fettle.store.cache import write_build
 
@@ -267,9 +267,9 @@ def test_how_often_a_loop_runs_is_never_made_up() -> None:
         inputs=(Tensor(name="times", dtype="INT64", shape=()), Tensor(name="x", dtype="FP32", shape=(2,))),
         outputs=(Tensor(name="y", dtype="FP32", shape=(2,)),),
     )
-    generator = data_generate.Generator(signature, onnx_inputs.hints(looping), {}, {}, 0)
+    generator = generate.Generator(signature, onnx_inputs.hints(looping), {}, {}, 0)
     with pytest.raises(DataError, match=r"\['times'\] say how often a loop runs.*value"):
-        data_generate.find(generator, lambda inputs: inputs)
+        generate.find(generator, lambda inputs: inputs)
 
 
 def test_items_that_are_made_up_to_calibrate_are_not_those_that_certify(bench: Workbench) -> None:

@@ -21,8 +21,8 @@ from hypothesis.extra import numpy as stn
 from fettle.api.reasons import Reason
 from fettle.api.signature import BY_V2
 from fettle.errors import DataError
-from fettle.optimizer.data_cast import cast
-from fettle.optimizer.data_files import Columns, Room, Wanted, read_columns
+from fettle.optimizer.data.cast import cast
+from fettle.optimizer.data.files import Columns, Room, Wanted, read_columns
 from fettle.runtimes.base import Array, numpy_dtype, v2_dtype
 
 HUGE = 1 << 62
@@ -472,7 +472,7 @@ def test_a_cast_never_keeps_a_byte_order_of_another_machine() -> None:
 
 
 def test_the_folder_is_not_needed_to_name_the_columns(tmp_path: Path) -> None:
-    from fettle.optimizer.data_files import column_names
+    from fettle.optimizer.data.files import column_names
 
     for name, content in (("a.npz", npz(x=np.zeros(1), y=np.zeros(1))), ("a.jsonl", b'{"x": 1, "y": 2}\n')):
         assert column_names(name, io.BytesIO(content), "here") == {"x", "y"}

@@ -17,8 +17,8 @@ from tests.unit.optimizer.prepare.workbench import Workbench
 from fettle.api.optimizedmodel import EvaluationSpec
 from fettle.api.reasons import Reason
 from fettle.errors import FettleError
-from fettle.optimizer import data_files
-from fettle.optimizer.data_files import Wanted, read_columns
+from fettle.optimizer.data import files
+from fettle.optimizer.data.files import Wanted, read_columns
 
 Columns = dict[str, list[Any]]
 Write = Callable[[Path, Columns], None]
@@ -125,5 +125,5 @@ def test_a_file_that_is_not_what_its_name_says_is_refused(
 def test_only_the_items_asked_for_are_read_of_a_parquet_file(tmp_path: Path) -> None:
     parquet(tmp_path / "many.parquet", {"x": list(range(5000))})
     with (tmp_path / "many.parquet").open("rb") as stream:
-        found = data_files.read_columns("many.parquet", stream, Wanted("here", {"x": "INT64"}, None, 1500))
+        found = files.read_columns("many.parquet", stream, Wanted("here", {"x": "INT64"}, None, 1500))
     assert found.arrays["x"].tolist() == list(range(1500))

@@ -15,7 +15,7 @@ import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 
-from fettle.optimizer.data_files import Room
+from fettle.optimizer.data.files import Room
 
 MOST = 200 << 20  # bytes above what the imports take; none of the files holds more than a few megabytes of items
 TEXTS = ["good bad fine"] * 5999 + ["x" * 60_000]
@@ -26,8 +26,8 @@ import pathlib, resource, sys, tempfile
 import pyarrow.parquet
 from fettle.api.signature import Signature, Tensor
 from fettle.optimizer import data
-from fettle.optimizer.data_files import Room
-from fettle.optimizer.data_split import split
+from fettle.optimizer.data.files import Room
+from fettle.optimizer.data.split import split
 from fettle.optimizer.measure import items as stored
 from fettle.store.store import Store
 from fettle.store.uris import Mounts
@@ -107,7 +107,7 @@ def test_the_room_for_items_is_a_quarter_of_what_this_process_may_use() -> None:
 def test_a_picture_that_unpacks_to_far_more_than_its_file_is_not_opened() -> None:
     from fettle.api.vocabulary import Color
     from fettle.errors import DataError
-    from fettle.optimizer.data_picture import opened
+    from fettle.optimizer.data.picture import opened
 
     stream = io.BytesIO()
     Image.new("L", (9000, 9000)).save(stream, "PNG", compress_level=9)

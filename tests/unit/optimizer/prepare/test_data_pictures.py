@@ -14,8 +14,8 @@ from PIL import Image
 from fettle.api.reasons import Reason
 from fettle.api.vocabulary import Color
 from fettle.errors import DataError
-from fettle.optimizer.data_files import Room
-from fettle.optimizer.data_picture import opened
+from fettle.optimizer.data.files import Room
+from fettle.optimizer.data.picture import opened
 from fettle.runtimes.base import Array
 
 RAMP = np.linspace(0, 65535, 48).astype(np.uint16).reshape(6, 8)

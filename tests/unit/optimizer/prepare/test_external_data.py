@@ -13,7 +13,7 @@ from tests.unit.optimizer.prepare.workbench import Workbench
 
 from fettle.api.reasons import Reason
 from fettle.errors import FettleError, SourceError
-from fettle.optimizer.formats import onnx_model
+from fettle.optimizer.onnx import model
 
 FIRST = np.random.default_rng(16).standard_normal((16, 30)).astype(np.float32)
 SECOND = np.random.default_rng(17).standard_normal((30, 4)).astype(np.float32)
@@ -100,7 +100,7 @@ def test_a_tensor_takes_as_many_bytes_as_its_type_and_dimensions_say(
     made = models.model([], [], [models.tensor("y", [1])], [outside("w", dims, kind, location="w.bin")])
     models.save(made, tmp_path / "model.onnx")
     (tmp_path / "w.bin").write_bytes(bytes(range(20)))
-    assert onnx_model.load(tmp_path / "model.onnx").graph.initializer[0].raw_data == bytes(range(expected))
+    assert model.load(tmp_path / "model.onnx").graph.initializer[0].raw_data == bytes(range(expected))
 
 
 @pytest.mark.parametrize(("kind", "dims"), [(TensorProto.STRING, [2]), (TensorProto.FLOAT, [-1]), (99, [2])])
@@ -109,18 +109,18 @@ def test_a_tensor_that_no_file_can_hold_is_corrupted(tmp_path: Path, kind: int, 
     models.save(made, tmp_path / "model.onnx")
     (tmp_path / "w.bin").write_bytes(bytes(20))
     with pytest.raises(SourceError, match="the tensor 'w' is") as caught:
-        onnx_model.load(tmp_path / "model.onnx")
+        model.load(tmp_path / "model.onnx")
     assert caught.value.reason == Reason.SOURCE_CORRUPTED
 
 
 def test_weights_that_stay_outside_say_where_they_begin_and_end(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(onnx_model, "INLINE_LIMIT", 10)
+    monkeypatch.setattr(model, "INLINE_LIMIT", 10)
     made = models.model([], [], [models.tensor("y", [1])], [outside("w", [4], location="w.bin")])
     models.save(made, tmp_path / "model.onnx")
     (tmp_path / "w.bin").write_bytes(bytes(range(20)))
-    tensor = onnx_model.load(tmp_path / "model.onnx").graph.initializer[0]
+    tensor = model.load(tmp_path / "model.onnx").graph.initializer[0]
     assert {entry.key: entry.value for entry in tensor.external_data} == {
         "location": "w.bin",
         "offset": "0",
@@ -133,5 +133,5 @@ def test_a_graph_is_never_written_through_a_link_into_its_own_weights(tmp_path: 
     (tmp_path / "model.onnx").write_bytes(bytes(16))
     (tmp_path / "new").mkdir()
     with pytest.raises(SourceError, match="give that file another name"):
-        onnx_model.save(made, tmp_path / "new" / "model.onnx", tmp_path)
+        model.save(made, tmp_path / "new" / "model.onnx", tmp_path)
     assert (tmp_path / "model.onnx").read_bytes() == bytes(16)

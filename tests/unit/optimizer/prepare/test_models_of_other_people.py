@@ -154,7 +154,7 @@ def test_a_shape_that_depends_on_a_tensor_outside_the_file_does_not_stop_a_model
 
 
 def test_weights_too_large_for_one_file_stay_outside(bench: Workbench, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("fettle.optimizer.formats.onnx_model.INLINE_LIMIT", 100)
+    monkeypatch.setattr("fettle.optimizer.onnx.model.INLINE_LIMIT", 100)
     bench.put(models.old_opset(), external=True)
     report = bench.prepare()
     assert [file.path for file in report.portable.files] == ["model.onnx", "weights.bin"]

@@ -123,7 +123,7 @@ def test_a_boundary_that_nothing_can_serve_is_refused_with_its_name(
 
 def test_what_the_exporter_stumbles_over_is_told_and_not_how_to_report_it(bench: Workbench) -> None:
     from fettle.errors import SourceError
-    from fettle.optimizer.formats.torch_onnx import _quietly
+    from fettle.optimizer.sources.torch_onnx import _quietly
 
     def export() -> None:
         try:

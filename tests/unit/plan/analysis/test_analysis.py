@@ -10,9 +10,10 @@ import pytest
 from fettle.api.modeldeployment import AnalysisSpec
 from fettle.api.modeldeployment_status import AnalysisStatus, Verdict
 from fettle.api.reasons import Reason
-from fettle.plan import analysis, moment
-from fettle.plan.analysis import begin, judge, next_look
-from fettle.plan.traffic import Crash, Lost, Observation, PodSamples, Second, traffic
+from fettle.plan import timestamps
+from fettle.plan.rollout import analysis
+from fettle.plan.rollout.analysis import begin, judge, next_look
+from fettle.plan.rollout.window_totals import Crash, Lost, Observation, PodSamples, Second, traffic
 
 START = datetime(2026, 1, 1, tzinfo=UTC)
 BASE, RATIO = 1.0, 1.05
@@ -171,13 +172,13 @@ def test_only_bad_windows_in_a_row_count() -> None:
         status = judge(spec(), status, window, None, at(11 + 10 * index)).status
         consecutive.append(status.consecutive)
     assert consecutive == [1, 0, 1, 2]
-    assert status.window_start == moment.write(at(40))
+    assert status.window_start == timestamps.write(at(40))
 
 
 def test_a_window_extends_until_it_has_enough_requests() -> None:
     canary = seen(pod("b", 2, seconds=40))
     first = judge(spec(), begin(START), canary, None, at(11)).status
-    assert (first.verdict, first.window_start, first.requests) == (Verdict.PENDING, moment.write(START), 20)
+    assert (first.verdict, first.window_start, first.requests) == (Verdict.PENDING, timestamps.write(START), 20)
     third = judge(spec(), first, canary, None, at(31)).status
     assert (third.verdict, third.requests) == (Verdict.GOOD, 60)
 
@@ -233,7 +234,7 @@ def test_the_next_look_is_when_the_window_may_be_over() -> None:
 
 
 def test_bad_windows_are_remembered_over_a_new_step() -> None:
-    before = AnalysisStatus(window_start=moment.write(START), consecutive=1, verdict=Verdict.BAD)
+    before = AnalysisStatus(window_start=timestamps.write(START), consecutive=1, verdict=Verdict.BAD)
     fresh = begin(at(5), before)
     assert (fresh.consecutive, fresh.verdict) == (1, Verdict.PENDING)
 
@@ -274,7 +275,7 @@ def test_seconds_that_nobody_can_tell_are_in_no_good_window(
     assert judged.status.verdict is verdict
     if start is not None:
         (window,) = judged.status.windows
-        assert window.start == moment.write(at(start))
+        assert window.start == timestamps.write(at(start))
     else:
         assert judged.status.message == "a part of the window is unknown: what pod b-1 counted went with it"
         assert judged.status.consecutive == 0
@@ -300,7 +301,7 @@ def test_an_unknown_part_hides_neither_what_is_bad_before_it_nor_after_it() -> N
 
 
 def test_a_good_window_before_an_unknown_one_is_not_taken_for_it() -> None:
-    before = AnalysisStatus(window_start=moment.write(START), verdict=Verdict.GOOD, message="success rate 1")
+    before = AnalysisStatus(window_start=timestamps.write(START), verdict=Verdict.GOOD, message="success rate 1")
     judged = judge(spec(), before, gone(4), None, at(11)).status
     assert judged.verdict is Verdict.PENDING
 

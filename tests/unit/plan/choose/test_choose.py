@@ -13,7 +13,7 @@ from fettle.api.constraints import AccuracyConstraint, Constraints, LatencyConst
 from fettle.api.optimizedmodel_status import CandidateStatus
 from fettle.api.reasons import Reason
 from fettle.api.vocabulary import CandidateState, Objective
-from fettle.plan.choose import Choice, choose
+from fettle.plan.run.choose import Choice, choose
 
 DROP = Constraints(accuracy=AccuracyConstraint(max_drop=0.01))
 

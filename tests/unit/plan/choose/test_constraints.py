@@ -8,7 +8,7 @@ import pytest
 
 from fettle.api.constraints import Constraints
 from fettle.api.optimizedmodel import OptimizedModelSpec
-from fettle.plan.constraints import describe, in_force
+from fettle.plan.run.constraints import describe, in_force
 
 
 def spec(constraints: dict[str, Any], metric: str | None = None) -> OptimizedModelSpec:

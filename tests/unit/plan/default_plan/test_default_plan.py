@@ -11,9 +11,9 @@ from fettle.api.optimizedmodel import OptimizedModelSpec
 from fettle.api.reasons import Reason
 from fettle.api.report import PrepareReport, Traits
 from fettle.api.vocabulary import Basis, Precision, QuantizePreset, RuntimeName
-from fettle.plan.candidates import ROWS_LIMIT, TargetPlan, plan_target, possible_builds
-from fettle.plan.constraints import in_force
-from fettle.plan.rows import Row
+from fettle.plan.run.candidates import ROWS_LIMIT, TargetPlan, plan_target, possible_builds
+from fettle.plan.run.constraints import in_force
+from fettle.plan.run.rows import Row
 
 
 def plan(spec: OptimizedModelSpec | None = None, report: PrepareReport | None = None, **facts: Any) -> TargetPlan:

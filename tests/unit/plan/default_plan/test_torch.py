@@ -9,9 +9,9 @@ from fettle.api.optimizedmodel_status import SourceStatus
 from fettle.api.reasons import Reason
 from fettle.api.report import PrepareReport
 from fettle.api.vocabulary import RuntimeName, SourceFormat
-from fettle.plan.candidates import TargetPlan, plan_target, possible_builds
-from fettle.plan.constraints import in_force
-from fettle.plan.tasks import model_of
+from fettle.plan.run.candidates import TargetPlan, plan_target, possible_builds
+from fettle.plan.run.constraints import in_force
+from fettle.plan.run.tasks import model_of
 
 TORCH, SCRIPT, EXPORT = RuntimeName.TORCHSCRIPT, SourceFormat.TORCH_SCRIPT, SourceFormat.TORCH_EXPORT
 PORTABLE_ROWS = ["float32-onnxruntime", "float32-openvino", "float32-openvino-static"]

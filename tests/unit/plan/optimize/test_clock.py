@@ -11,7 +11,7 @@ import pytest
 from tests.unit.plan.optimize.world import START, World, fails, failure, make_spec
 
 from fettle.api.reasons import Reason
-from fettle.plan.run import TaskPhase, TaskState
+from fettle.plan.run.state import TaskPhase, TaskState
 
 STAGES = ("prepare", "build", "measure", "publish")
 HOUR = timedelta(hours=1)

@@ -20,7 +20,7 @@ from fettle.api.task import (
     StoredModel,
 )
 from fettle.api.vocabulary import RuntimeName, SourceFormat
-from fettle.plan.tasks import image_of
+from fettle.plan.run.tasks import image_of
 from fettle.settings import Settings
 
 STORE = "pvc://store"

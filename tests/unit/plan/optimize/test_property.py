@@ -10,8 +10,8 @@ from tests.unit.plan.optimize.world import World, failure, make_spec, remembered
 
 from fettle.api.reasons import Reason
 from fettle.api.vocabulary import CandidateState
-from fettle.plan.optimize import decide
-from fettle.plan.run import TaskPhase, TaskState
+from fettle.plan.run.decide import decide
+from fettle.plan.run.state import TaskPhase, TaskState
 
 OUTCOMES = st.sampled_from(
     [

@@ -11,7 +11,7 @@ from fettle.api.conditions import ConditionStatus
 from fettle.api.reasons import Reason
 from fettle.api.task import MeasureTask, PublishTask
 from fettle.api.vocabulary import CandidateState
-from fettle.plan.optimize import decide
+from fettle.plan.run.decide import decide
 
 
 def test_a_run_goes_through_its_stages_and_publishes_the_best() -> None:

@@ -12,7 +12,7 @@ from fettle.api.reasons import Reason
 from fettle.api.report import ConversionFault, PrepareReport
 from fettle.api.task import PrepareTask
 from fettle.api.vocabulary import CandidateState, RuntimeName, SourceFormat
-from fettle.plan.run import WantedTask
+from fettle.plan.run.state import WantedTask
 
 FAULT = ConversionFault(reason=Reason.UNSUPPORTED_OPERATOR, message="the model uses aten.fft_rfft")
 TORCH, ORT = RuntimeName.TORCHSCRIPT, RuntimeName.ONNXRUNTIME

@@ -37,8 +37,15 @@ from fettle.api.task import (
     StoredModel,
 )
 from fettle.api.vocabulary import RuntimeName, SourceFormat
-from fettle.plan.optimize import decide
-from fettle.plan.run import AnyReport, RunDecision, RunSnapshot, TaskPhase, TaskState, WantedTask
+from fettle.plan.run.decide import decide
+from fettle.plan.run.state import (
+    AnyReport,
+    RunDecision,
+    RunSnapshot,
+    TaskPhase,
+    TaskState,
+    WantedTask,
+)
 
 START = datetime(2026, 3, 1, 12, 0, tzinfo=UTC)
 ORT, OPENVINO = RuntimeName.ONNXRUNTIME, RuntimeName.OPENVINO

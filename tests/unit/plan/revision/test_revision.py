@@ -9,7 +9,7 @@ import pytest
 from fettle.api.modeldeployment import ModelDeploymentSpec
 from fettle.api.optimizedmodel_status import OptimizedModelStatus
 from fettle.api.reasons import Reason
-from fettle.plan.revision import ModelRevision, NotReady, wanted_revision
+from fettle.plan.rollout.revision import ModelRevision, NotReady, wanted_revision
 
 SHA = "ab" * 32
 SPEC: dict[str, Any] = {

@@ -13,10 +13,10 @@ from fettle.api.conditions import find
 from fettle.api.modeldeployment import ModelDeploymentSpec
 from fettle.api.modeldeployment_status import AnalysisWindow, ModelDeploymentStatus
 from fettle.api.reasons import Reason
-from fettle.plan import moment
-from fettle.plan.revision import NotReady
-from fettle.plan.rollout import decide
-from fettle.plan.rollout_state import (
+from fettle.plan import timestamps
+from fettle.plan.rollout.decide import decide
+from fettle.plan.rollout.revision import NotReady
+from fettle.plan.rollout.state import (
     Forget,
     LedgerEntry,
     LedgerMark,
@@ -29,8 +29,15 @@ from fettle.plan.rollout_state import (
     Wanted,
     Workload,
 )
-from fettle.plan.run import EventDraft
-from fettle.plan.traffic import Comparisons, Crash, Doubt, Observation, PodSamples, Second
+from fettle.plan.rollout.window_totals import (
+    Comparisons,
+    Crash,
+    Doubt,
+    Observation,
+    PodSamples,
+    Second,
+)
+from fettle.plan.run.state import EventDraft
 
 START = datetime(2026, 1, 1, tzinfo=UTC)
 STEPS = [{"weight": 34}, {"pause": {"seconds": 10}}, {"weight": 67}, {"pause": {"seconds": 10}}, {"weight": 100}]
@@ -208,7 +215,7 @@ class World:
     def _window_start(self) -> datetime:
         """Since when the operator asks: pods answer with nothing older."""
         canary = self.status.canary
-        start = moment.read(canary.analysis.window_start) if canary is not None and canary.analysis else None
+        start = timestamps.read(canary.analysis.window_start) if canary is not None and canary.analysis else None
         return max(start or self.now, self.now + self.skew - timedelta(seconds=60))
 
     def workload(self, revision: str) -> Workload:

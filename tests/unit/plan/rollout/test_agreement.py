@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from fettle.api.reasons import Reason
-from fettle.plan.traffic import Comparisons, Doubt
+from fettle.plan.rollout.window_totals import Comparisons, Doubt
 
 Make = Callable[..., Any]
 AGREEMENT = {"intervalSeconds": 5, "minRequests": 30, "failureLimit": 2, "agreement": {"min": 0.95}}

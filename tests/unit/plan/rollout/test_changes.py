@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from fettle.api.reasons import Reason
-from fettle.plan.rollout import decide
+from fettle.plan.rollout.decide import decide
 
 Make = Callable[..., Any]
 

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from fettle.api.modeldeployment_status import Verdict
-from fettle.plan.analysis import KEPT_WINDOWS
+from fettle.plan.rollout.analysis import KEPT_WINDOWS
 
 Make = Callable[..., Any]
 

@@ -17,9 +17,9 @@ from hypothesis import strategies as st
 
 from fettle.api.modeldeployment_status import ModelDeploymentStatus
 from fettle.api.reasons import Reason
-from fettle.plan.revision import NotReady
-from fettle.plan.rollout_state import MarkLeft, OpenEntry
-from fettle.plan.rollout_trial import asked_weight, steps_of
+from fettle.plan.rollout.revision import NotReady
+from fettle.plan.rollout.state import MarkLeft, OpenEntry
+from fettle.plan.rollout.trial import asked_weight, steps_of
 
 SHARDS, HISTORIES = 8, 148
 LEAST_EVENTS, MOST_EVENTS = 15, 70

@@ -9,7 +9,7 @@ import pytest
 
 from fettle.api.modeldeployment_status import ModelDeploymentStatus
 from fettle.api.reasons import Reason
-from fettle.plan.rollout_state import PodFault
+from fettle.plan.rollout.state import PodFault
 
 Make = Callable[..., Any]
 

@@ -6,8 +6,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from fettle.plan.rollout_replicas import Leaving, canary_pods, reached, retire, sizes
-from fettle.plan.rollout_state import Workload
+from fettle.plan.rollout.providers.replicas import Leaving, canary_pods, reached, retire, sizes
+from fettle.plan.rollout.state import Workload
 
 
 def pods(revision: str, replicas: int, ready: int | None = None) -> Workload:

@@ -9,7 +9,7 @@ import pytest
 
 from fettle.api.modeldeployment_status import ModelDeploymentStatus
 from fettle.api.reasons import Reason
-from fettle.plan.revision import NotReady
+from fettle.plan.rollout.revision import NotReady
 
 Make = Callable[..., Any]
 PAUSES = [{"weight": 34}, {"pause": {}}, {"weight": 100}]

@@ -10,8 +10,8 @@ import pytest
 
 from fettle.api.modeldeployment_status import ModelDeploymentStatus
 from fettle.api.reasons import Reason
-from fettle.plan import moment
-from fettle.plan.revision import NotReady
+from fettle.plan import timestamps
+from fettle.plan.rollout.revision import NotReady
 
 Make = Callable[..., Any]
 
@@ -172,7 +172,7 @@ def test_the_stable_revision_is_found_again_after_status_and_annotation_were_los
     w.watchers.append(lambda w, *_: low.append(w.serving()))
     w.reconcile()
     assert w.stable == "a"
-    assert (w.canary, w.status.canary.weight, w.status.canary.started_at) == ("b", 34, moment.write(w.now))
+    assert (w.canary, w.status.canary.weight, w.status.canary.started_at) == ("b", 34, timestamps.write(w.now))
     w.until(lambda w: w.stable == "b")
     assert min(low) >= 3
 

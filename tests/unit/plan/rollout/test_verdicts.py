@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from fettle.api.reasons import Reason
-from fettle.plan.traffic import Crash
+from fettle.plan.rollout.window_totals import Crash
 
 Make = Callable[..., Any]
 

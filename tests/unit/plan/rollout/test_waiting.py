@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from fettle.api.reasons import Reason
-from fettle.plan.rollout_state import PodFault
+from fettle.plan.rollout.state import PodFault
 
 Make = Callable[..., Any]
 

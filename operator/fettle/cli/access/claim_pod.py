@@ -1,0 +1,263 @@
+"""The short-lived pod through which the command line reaches a claim: at the restricted Pod Security level, without a token."""
+
+from __future__ import annotations
+
+import secrets
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
+from typing import Any, Protocol, TypeVar
+from urllib.parse import unquote, urlsplit
+
+import click
+from kubernetes.client.rest import ApiException
+from kubernetes.stream import stream
+from rich.console import Console
+from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn, TransferSpeedColumn
+from websocket import WebSocketException
+
+from fettle.api.reasons import Reason
+from fettle.cli.access.kube import Cluster, Object, told
+from fettle.cluster.security import container_security, pod_security
+from fettle.errors import ClusterError, MissingError, UsageError
+
+MOUNT = "/claim"
+LIFETIME_SECONDS = 3600  # a pod whose owner died ends by itself
+ANSWER_SECONDS = 600.0  # hashing what is there already, or flushing a large file, takes its time
+POLL_SECONDS = 0.5
+# The first ErrImagePull may pass; the kubelet tries again before it says ImagePullBackOff.
+HOPELESS = {"ImagePullBackOff", "InvalidImageName", "CreateContainerConfigError", "ErrImageNeverPull"}
+Decorated = TypeVar("Decorated", bound=Callable[..., Any])
+
+
+@dataclass(frozen=True)
+class Target:
+    """`pvc://CLAIM/PATH`."""
+
+    claim: str
+    path: str
+
+
+class Wire(Protocol):
+    """A program that runs in the pod: its stdin and its stdout."""
+
+    def send(self, data: bytes) -> None:
+        """Write to its stdin."""
+        ...
+
+    def line(self) -> str:
+        """The next line of its stdout; empty when it ended."""
+        ...
+
+    def read(self, size: int) -> bytes:
+        """The next `size` bytes of its stdout; fewer when it ended."""
+        ...
+
+
+def parse_target(uri: str) -> Target:
+    """Raises UsageError for anything but pvc://CLAIM/PATH with a PATH that stays inside."""
+    parts = urlsplit(uri)
+    path = unquote(parts.path)
+    if parts.scheme != "pvc" or not parts.netloc or parts.query or parts.fragment:
+        raise UsageError(f"{uri}: expected pvc://CLAIM/PATH, such as pvc://models/digits/model.onnx")
+    if ".." in PurePosixPath(path).parts:
+        raise UsageError(f"{uri}: '..' is not allowed in a path")
+    return Target(parts.netloc, path.lstrip("/"))
+
+
+def pod_options(command: Decorated) -> Decorated:
+    """`--image` and `--timeout`."""
+    options = (
+        click.option(
+            "--image",
+            envvar="FETTLE_CLI_IMAGE",
+            metavar="IMAGE",
+            help="Image with Python 3.11 [default: the operator's server image].",
+        ),
+        click.option(
+            "--timeout", default=300, show_default=True, metavar="SECONDS", help="How long the pod may take to start."
+        ),
+    )
+    for option in reversed(options):
+        command = option(command)
+    return command
+
+
+def progress_bar(total: int | None) -> Progress:
+    """Bytes of `total` in a terminal; nothing elsewhere, or where there are none."""
+    columns = (
+        TextColumn("{task.description}"),
+        BarColumn(),
+        DownloadColumn(),
+        TransferSpeedColumn(),
+        TimeRemainingColumn(),
+    )
+    console = Console(stderr=True)
+    return Progress(*columns, console=console, transient=True, disable=not console.is_terminal or total == 0)
+
+
+def find_image(cluster: Cluster, image: str | None) -> tuple[str, tuple[str, ...]]:
+    """The image to run, and the secrets to pull it with. Raises UsageError when there is no way to know one."""
+    if image:
+        return image, ()
+    environment = cluster.operator_environment()
+    found = environment.get("FETTLE_SERVER_IMAGE")
+    if not found:
+        raise UsageError("no running operator was found to take an image from: say --image (any with Python 3.11)")
+    names = environment.get("FETTLE_IMAGE_PULL_SECRETS", "")
+    return found, tuple(name for name in names.split(",") if name)
+
+
+def pod(claim: str, image: str, pull_secrets: tuple[str, ...] = (), *, purpose: str, read_only: bool = False) -> Object:
+    """A pod that does nothing but hold the claim open; `purpose` stands in its name."""
+    name = f"fettle-{purpose}"
+    return {
+        "apiVersion": "v1",
+        "kind": "Pod",
+        "metadata": {
+            "name": f"{name}-{secrets.token_hex(4)}",
+            "labels": {"app.kubernetes.io/name": name, "app.kubernetes.io/managed-by": "fettle-cli"},
+        },
+        "spec": {
+            "restartPolicy": "Never",
+            "activeDeadlineSeconds": LIFETIME_SECONDS,
+            "terminationGracePeriodSeconds": 0,
+            "automountServiceAccountToken": False,
+            "enableServiceLinks": False,
+            "imagePullSecrets": [{"name": name} for name in pull_secrets],
+            "securityContext": pod_security(),
+            "containers": [
+                {
+                    "name": "files",
+                    "image": image,
+                    "command": ["python", "-c", f"import time; time.sleep({LIFETIME_SECONDS})"],
+                    "resources": {"requests": {"cpu": "50m", "memory": "64Mi"}, "limits": {"memory": "256Mi"}},
+                    "securityContext": container_security(),
+                    "volumeMounts": [{"name": "claim", "mountPath": MOUNT, "readOnly": read_only}],
+                }
+            ],
+            "volumes": [{"name": "claim", "persistentVolumeClaim": {"claimName": claim}}],
+        },
+    }
+
+
+@contextmanager
+def running_pod(cluster: Cluster, manifest: Object, timeout: int) -> Iterator[str]:
+    """The name of the pod while it runs; it is deleted in any case. Raises ClusterError when it does not start."""
+    name = manifest["metadata"]["name"]
+    with told(f"pod {name}"):
+        cluster.core.create_namespaced_pod(cluster.namespace, manifest)
+    try:
+        _wait(cluster, name, timeout)
+        yield name
+    finally:
+        with suppress(ApiException):
+            cluster.core.delete_namespaced_pod(name, cluster.namespace, grace_period_seconds=0)
+
+
+def _wait(cluster: Cluster, name: str, timeout: int) -> None:
+    ends = time.monotonic() + timeout
+    while True:
+        with told(f"pod {name}"):
+            status = cluster.core.read_namespaced_pod(name, cluster.namespace).status
+        if status.phase == "Running":
+            return
+        why = why_not_running(status)
+        hopeless = status.phase in ("Failed", "Succeeded") or any(why.startswith(word) for word in HOPELESS)
+        if hopeless or time.monotonic() > ends:
+            problem = f"pod {name} did not start" if hopeless else f"pod {name} did not start in {timeout} s"
+            reason = Reason.UNSCHEDULABLE if why.startswith("Unschedulable") else Reason.JOB_FAILED
+            raise ClusterError(f"{problem}: {why or status.phase}", reason=reason)
+        time.sleep(POLL_SECONDS)
+
+
+def why_not_running(status: Any) -> str:
+    """'Unschedulable: 0/1 nodes are available', from what the pod says of itself; empty while nothing is wrong."""
+    for one in status.container_statuses or ():
+        waiting = one.state.waiting if one.state is not None else None
+        if waiting is not None and waiting.reason not in (None, "ContainerCreating", "PodInitializing"):
+            return f"{waiting.reason}: {waiting.message or ''}".rstrip(": ")
+    for condition in status.conditions or ():
+        if condition.type == "PodScheduled" and condition.status == "False":
+            return f"{condition.reason}: {condition.message or ''}".rstrip(": ")
+    return str(status.message or "")
+
+
+@contextmanager
+def _unbroken() -> Iterator[None]:
+    try:
+        yield
+    except (OSError, WebSocketException) as error:
+        raise ClusterError(f"the connection to the pod broke: {error}", reason=Reason.CLUSTER_UNREACHABLE) from error
+
+
+def require_claim(cluster: Cluster, claim: str) -> None:
+    """See that the claim is there. Raises UsageError where it is not, ClusterError."""
+    try:
+        with told(f"claim {claim}"):
+            cluster.core.read_namespaced_persistent_volume_claim(claim, cluster.namespace)
+    except MissingError as error:
+        raise UsageError(f"there is no claim {claim!r} in namespace {cluster.namespace!r}") from error
+
+
+class Exec:
+    """A program of this package that runs in the pod, sent there as text: a `Wire`."""
+
+    def __init__(self, cluster: Cluster, name: str, program: str) -> None:
+        """Start `program`, the path of a module that needs only the standard library. Raises ClusterError."""
+        source = Path(program).read_text(encoding="utf-8")
+        with told(f"pod {name}"):
+            self._socket = stream(
+                cluster.core.connect_get_namespaced_pod_exec,
+                name,
+                cluster.namespace,
+                command=["python", "-c", source, MOUNT],
+                stdin=True,
+                stdout=True,
+                stderr=True,
+                tty=False,
+                binary=True,
+                _preload_content=False,
+            )
+
+    def send(self, data: bytes) -> None:
+        """Write to its stdin; what it said meanwhile stays for `line` and `read`."""
+        with _unbroken():
+            self._socket.write_stdin(data)
+
+    def line(self) -> str:
+        """The next line of its stdout; what it wrote to stderr instead, when it ended."""
+        with _unbroken():
+            line: bytes = self._socket.readline_stdout(timeout=ANSWER_SECONDS)
+            return (line or self._socket.read_stderr(timeout=0).strip()).decode(errors="replace")
+
+    def read(self, size: int) -> bytes:
+        """The next `size` bytes of its stdout, which are the last that were asked for; fewer when it ended."""
+        parts: list[bytes] = []
+        with _unbroken():
+            while size > 0 and (part := self._socket.read_stdout(timeout=ANSWER_SECONDS)):
+                parts.append(part)
+                size -= len(part)
+            self._socket.read_all()  # the client keeps everything that ever arrived; here it is let go
+        return b"".join(parts)
+
+
+@contextmanager
+def inside_claim(
+    cluster: Cluster,
+    claim: str,
+    program: str,
+    image: str | None,
+    timeout: int,
+    *,
+    purpose: str,
+    read_only: bool = False,
+) -> Iterator[Exec]:
+    """`program`, while it runs in a pod that holds a claim which is there already. Raises UsageError, ClusterError."""
+    require_claim(cluster, claim)
+    found, pull_secrets = find_image(cluster, image)
+    manifest = pod(claim, found, pull_secrets, purpose=purpose, read_only=read_only)
+    with running_pod(cluster, manifest, timeout) as name:
+        yield Exec(cluster, name, program)

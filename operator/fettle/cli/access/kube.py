@@ -1,0 +1,264 @@
+"""A person's connection to a cluster: as kubectl finds it, with errors that fit on a line."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import cached_property, partial, wraps
+from typing import Any, TypeVar
+
+import click
+from kubernetes import client, config
+from kubernetes.client.rest import ApiException
+from kubernetes.config import ConfigException
+from urllib3.exceptions import HTTPError
+
+from fettle.api.base import GROUP, MANAGED_LABEL, VERSION
+from fettle.api.reasons import Reason
+from fettle.cli.commands import completion
+from fettle.errors import ClusterError, MissingError, UsageError
+
+FIELD_MANAGER = "kubectl-fettle"
+DEPLOYMENTS, MODELS = "modeldeployments", "optimizedmodels"
+DEPLOYMENT_LABEL = f"{GROUP}/modeldeployment"
+Object = dict[str, Any]
+Decorated = TypeVar("Decorated", bound=Callable[..., Any])
+
+
+@dataclass(frozen=True)
+class Listing:
+    """What to list or to watch: `call` is the client's function with its selectors bound, `what` says it in words."""
+
+    api: Any  # kubernetes.client.ApiClient
+    call: Callable[..., Any]
+    what: str
+
+    def __call__(self, **options: Any) -> Object:
+        """The whole list, as the API server writes it. Raises what the client raises."""
+        found: Object = self.api.sanitize_for_serialization(self.call(**options))
+        return found
+
+
+@dataclass(frozen=True)
+class Cluster:
+    """One namespace of one cluster. Every call raises ClusterError (MissingError: not there)."""
+
+    api: Any  # kubernetes.client.ApiClient
+    namespace: str
+
+    @cached_property
+    def core(self) -> Any:
+        """Pods, claims and Events."""
+        return client.CoreV1Api(self.api)
+
+    def get(self, plural: str, name: str) -> Object:
+        """An object of ours. MissingError says which there are."""
+        try:
+            with told(f"{plural}/{name} in namespace {self.namespace}"):
+                found: Object = self._custom.get_namespaced_custom_object(GROUP, VERSION, self.namespace, plural, name)
+                return found
+        except MissingError as error:
+            raise MissingError(f"{error.message}; {self._there(plural)}") from error
+
+    def objects(self, plural: str, timeout: float | None = None) -> list[Object]:
+        """All objects of ours of one kind."""
+        with told(f"{plural} in namespace {self.namespace}"):
+            found: list[Object] = self._custom.list_namespaced_custom_object(
+                GROUP, VERSION, self.namespace, plural, _request_timeout=timeout
+            )["items"]
+            return found
+
+    def names(self, plural: str, timeout: float | None = None) -> list[str]:
+        """Names of all objects of ours of one kind."""
+        return sorted(item["metadata"]["name"] for item in self.objects(plural, timeout))
+
+    def children(self) -> list[Object]:
+        """Jobs and ledger lines that the operator made for objects of ours."""
+        jobs = client.BatchV1Api(self.api).list_namespaced_job
+        ledgers = client.AppsV1Api(self.api).list_namespaced_controller_revision
+        with told(f"jobs and controllerrevisions in namespace {self.namespace}"):
+            listed = [call(self.namespace, label_selector=MANAGED_LABEL).items for call in (jobs, ledgers)]
+            return [child for items in listed for child in self._plain(items)]
+
+    def namespaces(self, timeout: float) -> list[str]:
+        """Names of all namespaces."""
+        with told("namespaces"):
+            return [one.metadata.name for one in self.core.list_namespace(_request_timeout=timeout).items]
+
+    def ledger(self, name: str) -> list[Object]:
+        """The ControllerRevisions of a ModelDeployment: its ledger."""
+        with told(f"controllerrevisions in namespace {self.namespace}"):
+            found = client.AppsV1Api(self.api).list_namespaced_controller_revision(
+                self.namespace, label_selector=f"{DEPLOYMENT_LABEL}={name}"
+            )
+            return self._plain(found.items)
+
+    def pods(self, name: str) -> list[Object]:
+        """The pods of a ModelDeployment."""
+        listing = self.pod_listing(name)
+        with told(listing.what):
+            found: list[Object] = listing()["items"]
+            return found
+
+    def pod_listing(self, name: str) -> Listing:
+        """The pods of a ModelDeployment, to be listed or watched."""
+        selector = f"{DEPLOYMENT_LABEL}={name}"
+        call = partial(self.core.list_namespaced_pod, self.namespace, label_selector=selector)
+        return Listing(self.api, call, f"pods in namespace {self.namespace}")
+
+    def listing(self, plural: str, name: str) -> Listing:
+        """The object of ours of that name, as a listing of one or none."""
+        call = partial(
+            self._custom.list_namespaced_custom_object,
+            GROUP,
+            VERSION,
+            self.namespace,
+            plural,
+            field_selector=f"metadata.name={name}",
+        )
+        return Listing(self.api, call, f"{plural}/{name} in namespace {self.namespace}")
+
+    def events(self, uid: str) -> list[Object]:
+        """Events about the object with that UID."""
+        with told(f"events in namespace {self.namespace}"):
+            selector = f"involvedObject.uid={uid}"
+            return self._plain(self.core.list_namespaced_event(self.namespace, field_selector=selector).items)
+
+    def annotate(self, plural: str, name: str, annotations: Mapping[str, str | None]) -> None:
+        """Set annotations of an object of ours; None takes one away."""
+        with told(f"{plural}/{name} in namespace {self.namespace}"):
+            self._custom.patch_namespaced_custom_object(
+                GROUP,
+                VERSION,
+                self.namespace,
+                plural,
+                name,
+                {"metadata": {"annotations": annotations}},
+                field_manager=FIELD_MANAGER,
+                _content_type="application/merge-patch+json",
+            )
+
+    @property
+    def _custom(self) -> Any:
+        return client.CustomObjectsApi(self.api)
+
+    def _plain(self, items: Iterable[Any]) -> list[Object]:
+        return [self.api.sanitize_for_serialization(item) for item in items]
+
+    def _there(self, plural: str) -> str:
+        try:
+            names = self.names(plural)
+        except MissingError:
+            return f"this cluster does not know {plural}.{GROUP}: is Fettle installed?"
+        except ClusterError:
+            return "which there are cannot be listed"
+        return f"there are {', '.join(names[:20])}" if names else f"namespace {self.namespace} has none"
+
+    def operator_environment(self) -> dict[str, str]:
+        """Plain environment variables of the operator, found by its label; empty where it cannot be seen."""
+        try:
+            found = client.AppsV1Api(self.api).list_deployment_for_all_namespaces(
+                label_selector="app.kubernetes.io/name=fettle"
+            )
+        except (ApiException, HTTPError):
+            return {}  # a user need not be allowed to look
+        containers = [one for item in found.items for one in item.spec.template.spec.containers]
+        return {entry.name: entry.value for container in containers for entry in container.env or () if entry.value}
+
+
+@contextmanager
+def told(what: str) -> Iterator[None]:
+    """Turn the client's exceptions into one line that names `what`."""
+    try:
+        yield
+    except ApiException as error:
+        raise _error(error, what) from error
+    except HTTPError as error:
+        cause = getattr(error, "reason", None) or error
+        message = (
+            f"the API server does not answer ({type(cause).__name__}: {str(cause).partition('>: ')[2] or cause}); "
+        )
+        message += "is the cluster up, and is this the context you mean?"
+        raise ClusterError(message, reason=Reason.CLUSTER_UNREACHABLE, retryable=True) from error
+
+
+def _error(error: ApiException, what: str) -> ClusterError:
+    message = error.reason or str(error)
+    try:
+        message = json.loads(error.body or "").get("message") or message
+    except (ValueError, AttributeError, TypeError):
+        message = f"{message}"
+    if error.status == 404:
+        return MissingError(message)
+    if error.status == 401:
+        return ClusterError(f"the API server does not know you ({message}): renew your login", reason=Reason.FORBIDDEN)
+    if error.status == 403:
+        return ClusterError(_missing_right(message), reason=Reason.FORBIDDEN)
+    return ClusterError(
+        f"{what}: {message}", reason=Reason.CLUSTER_UNREACHABLE if error.status == 0 else Reason.INVALID_SPEC
+    )
+
+
+def _missing_right(message: str) -> str:
+    """The right that is missing, in the words of a Role, before what the API server says."""
+    found = re.search(r'cannot (\w+) resource "([^"]+)" in API group "([^"]*)"', message)
+    if found is None:
+        return message
+    verb, resource, group = found.groups()
+    return f"you lack the right to {verb} {resource}{f'.{group}' if group else ''}: {message}"
+
+
+def connect(kubeconfig: str | None, context: str | None, namespace: str | None) -> Cluster:
+    """The cluster that kubectl would talk to. Raises UsageError without a usable kubeconfig."""
+    try:
+        contexts, current = config.list_kube_config_contexts(config_file=kubeconfig)
+        chosen = next((one for one in contexts if one["name"] == context), None) if context else current
+        if chosen is None:
+            names = ", ".join(one["name"] for one in contexts)
+            raise UsageError(f"there is no context {context!r} in the kubeconfig (found: {names})")
+        api = config.new_client_from_config(config_file=kubeconfig, context=context)
+    except (ConfigException, OSError, TypeError) as error:
+        raise UsageError(f"no usable kubeconfig: {error}") from error
+    return Cluster(api, namespace or chosen["context"].get("namespace") or "default")
+
+
+def with_cluster(command: Callable[..., None]) -> Callable[..., None]:
+    """`cluster_options`, turned into the argument `cluster`."""
+
+    @cluster_options
+    @wraps(command)
+    def run(namespace: str | None, context: str | None, kubeconfig: str | None, **others: Any) -> None:
+        command(cluster=connect(kubeconfig, context, namespace), **others)
+
+    return run
+
+
+def cluster_options(command: Decorated) -> Decorated:
+    """`--namespace`, `--context` and `--kubeconfig`, as kubectl has them."""
+    options = (
+        click.option(
+            "-n",
+            "--namespace",
+            metavar="NAME",
+            shell_complete=completion.namespaces,
+            help="Namespace [default: the context's].",
+        ),
+        click.option(
+            "--context",
+            metavar="NAME",
+            shell_complete=completion.contexts,
+            help="Context of the kubeconfig [default: the current one].",
+        ),
+        click.option(
+            "--kubeconfig",
+            metavar="FILE",
+            type=click.Path(),
+            help="Kubeconfig [default: $KUBECONFIG, ~/.kube/config].",
+        ),
+    )
+    for option in reversed(options):
+        command = option(command)
+    return command

@@ -1,0 +1,65 @@
+"""Our objects as the command line reads them, and how it prints them for programs."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from typing import Any, TypeVar
+
+import click
+import yaml
+from pydantic import ValidationError
+
+from fettle.api.modeldeployment import ModelDeployment
+from fettle.api.optimizedmodel import OptimizedModel
+from fettle.cli.access.kube import DEPLOYMENTS, MODELS, Cluster, Object
+from fettle.errors import ClusterError
+
+Kind = TypeVar("Kind", ModelDeployment, OptimizedModel)
+Decorated = TypeVar("Decorated", bound=Callable[..., Any])
+
+
+def deployment_of(cluster: Cluster, name: str) -> ModelDeployment:
+    """The ModelDeployment. Raises ClusterError."""
+    return read_deployment(cluster.get(DEPLOYMENTS, name))
+
+
+def read_deployment(found: Object) -> ModelDeployment:
+    """What the API server answered. Raises ClusterError where it cannot be read."""
+    return _read(ModelDeployment, found)
+
+
+def model_of(cluster: Cluster, name: str) -> OptimizedModel:
+    """The OptimizedModel. Raises ClusterError."""
+    return read_model(cluster.get(MODELS, name))
+
+
+def read_model(found: Object) -> OptimizedModel:
+    """What the API server answered. Raises ClusterError where it cannot be read."""
+    return _read(OptimizedModel, found)
+
+
+def _read(kind: type[Kind], found: Object) -> Kind:
+    try:
+        return kind.model_validate(found)
+    except ValidationError as error:
+        what = f"{kind.__name__.lower()} {found['metadata']['name']}"
+        raise ClusterError(f"{what} cannot be read: {_first(error)}") from error
+
+
+def output_option(told: str = "For programs instead of people.") -> Callable[[Decorated], Decorated]:
+    """`-o json|yaml`, for programs; `told` is its help."""
+    return click.option("-o", "--output", type=click.Choice(["json", "yaml"]), help=told)
+
+
+def echo(found: Any, output: str) -> None:
+    """Print `found` as JSON or YAML."""
+    if output == "json":
+        click.echo(json.dumps(found, indent=2))
+    else:
+        click.echo(yaml.safe_dump(found, sort_keys=False, allow_unicode=True), nl=False)
+
+
+def _first(error: ValidationError) -> str:
+    one = error.errors()[0]
+    return f"{'.'.join(str(part) for part in one['loc'])}: {one['msg']}"

@@ -1,0 +1,116 @@
+"""What `fettle pull` copies: files one by one, or an artifact out of the store that its address lies in."""
+
+from __future__ import annotations
+
+import hashlib
+import re
+import uuid
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path, PurePosixPath
+from typing import IO
+
+from fettle.api.reasons import Reason
+from fettle.cli.access.claim_files import ClaimFiles
+from fettle.errors import StoreError, UsageError
+from fettle.store.manifest import MANIFEST, MODEL_FOLDER, REFERENCE, Manifest, copy_artifact, read_stored
+from fettle.store.store import CHUNK, Store, explained, file_digest
+from fettle.store.uris import Location
+
+ARTIFACT = re.compile(r"(?P<store>.*?)/?artifacts/(?P<sha256>[0-9a-f]{64})/?")
+Total = Callable[[int], None]  # told once of the bytes that will arrive
+
+
+def artifact_of(location: Location) -> tuple[Store, str] | None:
+    """The store and the digest, where the address is that of an artifact."""
+    found = ARTIFACT.fullmatch(location.path)
+    if found is None:
+        return None
+    uri = location.uri.rstrip("/").removesuffix(f"/artifacts/{found['sha256']}")
+    return Store(Location(uri, location.filesystem, found["store"])), found["sha256"]
+
+
+def pull_artifact(store: Store, sha256: str, folder: Path, total: Total) -> Manifest:
+    """Copy an artifact to `folder`, every digest checked; what lies there already is not fetched again. Raises StoreError, UsageError."""
+    _free_for(folder, sha256)
+    manifest = read_stored(store, sha256)
+    total(manifest.bytes + (manifest.reference.bytes if manifest.reference else 0))
+    return copy_artifact(store, sha256, folder)
+
+
+def _free_for(folder: Path, sha256: str) -> None:
+    """Raises UsageError where another artifact, or something else, would be mixed with this one."""
+    if not folder.exists():
+        return
+    if not folder.is_dir():
+        raise UsageError(f"{folder} is a file; an artifact becomes a folder")
+    here = folder / MANIFEST
+    other = here.is_file() and file_digest(here)[0] != sha256
+    foreign = {path.name for path in folder.iterdir()} - {MANIFEST, MODEL_FOLDER, REFERENCE}
+    if other or foreign:
+        raise UsageError(
+            f"{folder} holds {'another artifact' if other else min(foreign)}: name an empty or a new folder"
+        )
+
+
+def pull_files(files: ClaimFiles, path: str, to: Path, total: Total) -> tuple[int, int, int]:
+    """Copy a file or all of a folder to `to`; how many files there are, how many were not there already, and the bytes of all.
+
+    A file goes into `to` where that is a folder. Each is checked against the digest that the pod computed and renamed when it is
+    whole. Raises StoreError, ClusterError, UsageError.
+    """
+    with explained(path or "the claim", reading=True):
+        itself = files.info(path)
+        single = itself["type"] == "file"
+        found = {path: itself} if single else files.find(path, detail=True)
+    sizes = {name: entry["size"] for name, entry in found.items()}
+    if not sizes:
+        raise UsageError(f"the folder {path or '/'} holds no file")
+    places = {name: _place(name, path, to, single) for name in sizes}
+    wanted = {name: digest for name, place in places.items() if (digest := _missing(files, name, place))}
+    total(sum(sizes[name] for name in wanted))
+    for name, digest in wanted.items():
+        _copy(files, name, places[name], digest)
+    return len(places), len(wanted), sum(sizes.values())
+
+
+def _place(name: str, path: str, to: Path, single: bool) -> Path:
+    if not single:
+        return to / PurePosixPath(name).relative_to(path)
+    return to / PurePosixPath(name).name if to.is_dir() else to
+
+
+def _missing(files: ClaimFiles, name: str, place: Path) -> str | None:
+    """The digest of a file that is not at its place yet."""
+    if place.is_dir():
+        raise UsageError(f"{place} is a folder; it stands where a file should go")
+    digest = files.checksum(name)
+    return None if place.is_file() and file_digest(place)[0] == digest else digest
+
+
+def _copy(files: ClaimFiles, name: str, place: Path, digest: str) -> None:
+    try:
+        place.parent.mkdir(parents=True, exist_ok=True)
+        with _renamed_when_whole(place) as target, files.open(name) as source:
+            found = hashlib.sha256()
+            while block := source.read(CHUNK):
+                found.update(block)
+                target.write(block)
+            if found.hexdigest() != digest:
+                message = f"{name} arrived damaged, or changed meanwhile: pull again"
+                raise StoreError(message, reason=Reason.DIGEST_MISMATCH)
+    except OSError as error:
+        raise UsageError(f"cannot write {place}: {error.strerror or error}") from error
+
+
+@contextmanager
+def _renamed_when_whole(place: Path) -> Iterator[IO[bytes]]:
+    """A file under a temporary name beside `place`, which it gets at the end; gone when that is not reached."""
+    partial = place.with_name(f".{place.name[:40]}.{uuid.uuid4().hex[:12]}.partial")
+    with partial.open("wb") as stream:
+        try:
+            yield stream
+        except BaseException:
+            partial.unlink()
+            raise
+    partial.replace(place)

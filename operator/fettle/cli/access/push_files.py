@@ -1,0 +1,84 @@
+"""What `fettle push` sends, and the talk with the receiver over any pair of streams."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from fettle.api.reasons import Reason
+from fettle.cli.access.claim_pod import Target, Wire
+from fettle.errors import ClusterError, UsageError
+
+CHUNK = 256 << 10  # of a websocket message
+
+
+@dataclass(frozen=True)
+class Entry:
+    """A file, and where it goes inside the claim."""
+
+    source: Path
+    path: str
+    bytes: int
+    sha256: str
+
+    def to_json(self) -> dict[str, Any]:
+        """What the receiver is told."""
+        return {"path": self.path, "bytes": self.bytes, "sha256": self.sha256}
+
+
+def entries(source: Path, target: Target) -> tuple[Entry, ...]:
+    """A file as PATH (or inside it, where PATH ends with '/' or is empty); a folder's files below PATH. Raises UsageError."""
+    if source.is_file():
+        inside = not target.path or target.path.endswith("/")
+        return (_entry(source, f"{target.path.rstrip('/')}/{source.name}" if inside else target.path),)
+    if not source.is_dir():
+        raise UsageError(f"there is no file or folder {source}")
+    files = sorted(path for path in source.rglob("*") if path.is_file())
+    if not files:
+        raise UsageError(f"the folder {source} holds no file")
+    return tuple(_entry(path, f"{target.path.rstrip('/')}/{path.relative_to(source).as_posix()}") for path in files)
+
+
+def _entry(source: Path, path: str) -> Entry:
+    try:
+        with source.open("rb") as stream:
+            digest = hashlib.file_digest(stream, "sha256").hexdigest()
+        return Entry(source, path.lstrip("/"), source.stat().st_size, digest)
+    except OSError as error:
+        raise UsageError(f"cannot read {source}: {error}") from error
+
+
+def transfer(files: tuple[Entry, ...], wire: Wire, sent: Callable[[int], None]) -> int:
+    """Send what the receiver does not have; how many files that were. `sent` is told of bytes that need no sending any more.
+
+    Raises ClusterError with what the receiver said.
+    """
+    wire.send((json.dumps([entry.to_json() for entry in files]) + "\n").encode())
+    want = _answer(wire, "want")
+    missing = [files[index] for index in want]
+    sent(sum(entry.bytes for entry in files) - sum(entry.bytes for entry in missing))
+    for entry in missing:
+        with entry.source.open("rb") as stream:
+            while data := stream.read(CHUNK):
+                wire.send(data)
+                sent(len(data))
+        _answer(wire, "done")
+    _answer(wire, "ok")
+    return len(missing)
+
+
+def _answer(wire: Wire, key: str) -> Any:
+    line = wire.line()
+    try:
+        told = json.loads(line)
+    except ValueError:
+        told = {"error": line or "the pod ended the connection"}
+    if key not in told:
+        raise ClusterError(
+            f"the pod could not take the files: {told.get('error', told)}", reason=Reason.STORE_UNREACHABLE
+        )
+    return told[key]

@@ -1,0 +1,182 @@
+"""Copies of what the API server has, kept up to date by watches. The words are client-go's."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Sequence
+from contextlib import suppress
+from http import HTTPStatus
+from types import TracebackType
+from typing import Any
+
+from kubernetes import watch
+from kubernetes.client.rest import ApiException
+
+from fettle.cli.access.kube import DEPLOYMENTS, MODELS, Cluster, Listing, Object, told
+from fettle.errors import ClusterError, MissingError
+
+# The API server ends a watch after WATCH_SECONDS; a connection that says nothing for READ_SECONDS is one that somebody forgot.
+WATCH_SECONDS, READ_SECONDS, CONNECT_SECONDS = 30, 45, 5
+LONGEST_PAUSE_SECONDS = 8.0
+STOP_SECONDS = 1.0  # for a thread to end; longer takes only one that waits for an API server that does not answer
+PODS = "pods"
+
+
+class Reflector:
+    """Keeps the objects of one listing: lists them, then watches from that version on.
+
+    A watch that ends is taken up where it ended; where that version is too old by then (410), everything is listed again.
+    What fails is tried again, and is `problem` from the second time in a row until a watch is open again.
+    """
+
+    def __init__(self, listing: Listing, changed: Callable[[], None]) -> None:
+        """`changed` is called, in another thread, whenever `objects` or `problem` is another one."""
+        self.objects: dict[str, Object] = {}
+        self.problem: ClusterError | None = None
+        self._listing = listing
+        self._changed = changed
+        self._version: str | None = None
+        self._failures = 0
+        self._stopped = threading.Event()
+        self._thread = threading.Thread(target=self._run, name=listing.what, daemon=True)
+        self._response: Any = None  # urllib3's, of the watch that is open
+
+    def list(self) -> None:
+        """Read everything once. Raises ClusterError."""
+        with told(self._listing.what):
+            found = self._listing(_request_timeout=(CONNECT_SECONDS, READ_SECONDS))
+        self.objects = {item["metadata"]["name"]: item for item in found["items"]}
+        self._version = found["metadata"]["resourceVersion"]
+
+    def start(self) -> None:
+        """Follow what was listed, in a thread of its own."""
+        self._thread.start()
+
+    def stop(self) -> None:
+        """Begin nothing new, and end the watch that is open."""
+        self._stopped.set()
+        if self._response is not None:
+            _hang_up(self._response)
+
+    def join(self) -> None:
+        """Wait for its thread: an interpreter that exits while others still run Python may abort instead."""
+        self._thread.join(STOP_SECONDS)
+
+    def _run(self) -> None:
+        while not self._stopped.wait(_pause(self._failures)):
+            try:
+                if self._version is None:
+                    self.list()
+                    self._changed()
+                self._watch()
+            except ClusterError as error:
+                self._version = None
+                self._failures += 1
+                if self._failures > 1:
+                    self.problem = error
+                    self._changed()
+
+    def _watch(self) -> None:
+        with told(self._listing.what):
+            try:
+                for event in watch.Watch(return_type="object").stream(  # plain dicts
+                    self._open,
+                    resource_version=self._version,
+                    timeout_seconds=WATCH_SECONDS,
+                    allow_watch_bookmarks=True,
+                    _request_timeout=(CONNECT_SECONDS, READ_SECONDS),
+                ):
+                    if self._stopped.is_set():
+                        return
+                    self._take(event["type"], event["object"])
+            except ApiException as error:
+                if error.status != HTTPStatus.GONE:
+                    raise
+                self._version = None
+
+    def _open(self, **options: Any) -> Any:
+        response = self._response = self._listing.call(**options)
+        if self._stopped.is_set():  # too late for stop() to see it
+            _hang_up(response)
+        if response.status == HTTPStatus.OK:
+            self._failures = 0
+            if self.problem is not None:
+                self.problem = None
+                self._changed()
+        return response
+
+    def _take(self, kind: str, found: Object) -> None:
+        self._version = found["metadata"]["resourceVersion"]
+        if kind == "BOOKMARK":
+            return
+        name = found["metadata"]["name"]
+        others = {key: value for key, value in self.objects.items() if key != name}
+        self.objects = others if kind == "DELETED" else {**others, name: found}  # whole: another thread reads it
+        self._changed()
+
+
+def _hang_up(response: Any) -> None:
+    """Let whoever reads it come to its end at once."""
+    with suppress(OSError, RuntimeError, ValueError):  # it is over already
+        response.shutdown()
+
+
+def _pause(failures: int) -> float:
+    """Seconds before the next try: the first comes at once, as connections end now and then."""
+    return 0.0 if failures < 2 else min(2.0 ** (failures - 2), LONGEST_PAUSE_SECONDS)
+
+
+class Watched:
+    """What there is of one name in a namespace, as it is now: both kinds, and the pods that serve."""
+
+    def __init__(self, cluster: Cluster, name: str) -> None:
+        self.changed = threading.Event()  # set at each change; for the reader to clear
+        self._name = name
+        self._listings = {plural: cluster.listing(plural, name) for plural in (DEPLOYMENTS, MODELS)}
+        self._pods = cluster.pod_listing(name)
+        self._reflectors: dict[str, Reflector] = {}
+        self._seen: set[str] = set()
+
+    def __enter__(self) -> Watched:
+        """Raises ClusterError where it cannot be read at all."""
+        for plural, listing in self._listings.items():
+            with suppress(MissingError):  # a cluster that does not know the kind
+                self._reflect(plural, listing)
+        with suppress(ClusterError):  # whoever may see a ModelDeployment need not see pods
+            self._reflect(PODS, self._pods)
+        for reflector in self._reflectors.values():
+            reflector.start()
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
+        for reflector in self._reflectors.values():
+            reflector.stop()
+        for reflector in self._reflectors.values():
+            reflector.join()
+
+    def _reflect(self, what: str, listing: Listing) -> None:
+        reflector = Reflector(listing, self.changed.set)
+        reflector.list()
+        self._reflectors[what] = reflector
+
+    def object(self, plural: str) -> Object | None:
+        """The object of that kind, if there is one."""
+        found = self._reflectors[plural].objects.get(self._name) if plural in self._reflectors else None
+        if found is not None:
+            self._seen.add(plural)
+        return found
+
+    @property
+    def pods(self) -> Sequence[Object] | None:
+        """The pods; None where they may not be listed."""
+        return list(self._reflectors[PODS].objects.values()) if PODS in self._reflectors else None
+
+    @property
+    def deleted(self) -> list[str]:
+        """The kinds, in the plural, of which there was an object and is none any more."""
+        return sorted(plural for plural in self._seen if self.object(plural) is None)
+
+    @property
+    def problem(self) -> ClusterError | None:
+        """Why what is known may be old by now."""
+        return next((one.problem for one in self._reflectors.values() if one.problem is not None), None)

@@ -1,0 +1,1 @@
+"""One command of `fettle` or `kubectl fettle` a file."""

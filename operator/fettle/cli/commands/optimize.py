@@ -1,0 +1,208 @@
+"""`fettle optimize`: the plan of an OptimizedModel on this machine, no cluster."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import signal
+import sys
+from contextlib import suppress
+from pathlib import Path
+
+import click
+from rich.console import Console
+
+from fettle.api.conditions import ConditionStatus, find
+from fettle.api.optimizedmodel_status import OptimizedModelStatus
+from fettle.api.task import SECONDS_PER_CANDIDATE
+from fettle.cli.local.local import LocalRun
+from fettle.cli.local.manifests import Manifest, read
+from fettle.cli.local.mounts import Places, parse_maps, places, with_parallelism
+from fettle.cli.local.process import Processes
+from fettle.cli.program import EXIT_FAILURE
+from fettle.cli.views.progress import (
+    Display,
+    LiveDisplay,
+    PlainDisplay,
+    candidates_table,
+    result_console,
+    size,
+    stage_line,
+)
+from fettle.errors import UsageError
+from fettle.plan.run.status import READY
+
+INTERRUPTED = 130  # 128 + SIGINT, as shells say it
+# NNCF reports its use unless told otherwise.
+PRIVATE = {"NNCF_CI": "1"}
+
+
+@click.command()
+@click.option(
+    "-f",
+    "--filename",
+    "file",
+    required=True,
+    type=click.Path(allow_dash=True),
+    metavar="FILE",
+    help="YAML with OptimizedModels; - for stdin.",
+)
+@click.option("--map", "maps", multiple=True, metavar="pvc://CLAIM=FOLDER", help="Folder that stands for a claim.")
+@click.option("--store", type=click.Path(path_type=Path), metavar="FOLDER", help="Store [default: ./fettle-store].")
+@click.option("-o", "--output", type=click.Choice(["json"]), help="Print the objects with their status.")
+@click.option("--parallelism", type=click.IntRange(1, 32), metavar="N", help="Builds at once, instead of the spec's.")
+@click.option(
+    "--measure-seconds",
+    type=click.FloatRange(min=1),
+    default=SECONDS_PER_CANDIDATE,
+    show_default=True,
+    metavar="S",
+    help="Seconds of the clock for each finalist.",
+)
+def optimize(
+    file: str,
+    maps: tuple[str, ...],
+    store: Path | None,
+    output: str | None,
+    parallelism: int | None,
+    measure_seconds: float,
+) -> None:
+    """Convert, optimize, measure and choose on this machine.
+
+    FILE is what `kubectl apply` takes: the same plan, the same tasks, the same artifacts, as processes instead of Jobs.
+    Addresses may also be paths of this machine. Exit status 0 only if everything asked for is published.
+
+    \b
+    fettle optimize -f optimizedmodel.yaml --map pvc://models=./models
+    """
+    documents = read(_text(file), file, Path.cwd() if file == "-" else Path(file).resolve().parent)
+    progress = Console(stderr=True)
+    for kind in documents.others:
+        progress.print(f"{file}: a {kind} is left alone", style="dim", highlight=False)
+    if any(target.node_selector for manifest in documents.models for target in manifest.spec.targets):
+        text = "nodeSelector means nothing here: every target is measured on this machine"
+        progress.print(text, style="dim", highlight=False)
+    folders = parse_maps(maps)
+    runs = [
+        (manifest, places(with_parallelism(manifest.spec, parallelism), folders, store))
+        for manifest in documents.models
+    ]
+    done: list[tuple[Manifest, OptimizedModelStatus]] = []
+    for manifest, found in runs:
+        status = run_one(manifest, found, progress, measure_seconds)
+        done.append((manifest, status))
+        if output is None:
+            show(result_console(), manifest, found, status)
+    if output == "json":
+        click.echo(_json(done))
+    if not all(is_ready(status) for _, status in done):
+        sys.exit(EXIT_FAILURE)
+
+
+def run_one(
+    manifest: Manifest, found: Places, console: Console, measure_seconds: float = SECONDS_PER_CANDIDATE
+) -> OptimizedModelStatus:
+    """One OptimizedModel from its spec to its final status, followed on `console`."""
+    generation = next_generation(found, manifest)
+    # The plan's library settings are the tasks' own business; only what they must know of this machine is added.
+    environment = {**os.environ, **PRIVATE, **found.mounts.to_environment(), **_job_environment(found)}
+    runner = Processes(environment, logs_of(found, manifest))
+    display: Display = (LiveDisplay if console.is_terminal else PlainDisplay)(console, manifest.name)
+    with display:
+        run = LocalRun(
+            manifest.namespace,
+            manifest.name,
+            generation,
+            found.spec,
+            found.store,
+            runner,
+            on_change=display.update,
+            seconds_per_candidate=measure_seconds,
+        )
+        return _run(run)
+
+
+def _run(run: LocalRun) -> OptimizedModelStatus:
+    """Run to the end; a signal ends the children first, then this process."""
+
+    async def main() -> OptimizedModelStatus | None:
+        work = asyncio.ensure_future(run.run())
+        loop = asyncio.get_running_loop()
+        for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+            loop.add_signal_handler(number, work.cancel)
+        with suppress(asyncio.CancelledError):
+            return await work
+        return None
+
+    status = asyncio.run(main())
+    if status is None:
+        click.echo("interrupted; what was built is kept in the store", err=True)
+        sys.exit(INTERRUPTED)
+    return status
+
+
+def logs_of(found: Places, manifest: Manifest) -> Path:
+    """Folder of its tasks' logs."""
+    return Path(found.local(found.store)) / "logs" / manifest.name
+
+
+def next_generation(found: Places, manifest: Manifest) -> int:
+    """The first number without a report: one local run never overwrites the report of another."""
+    folder = Path(found.local(found.store)) / "reports" / manifest.namespace / manifest.name
+    numbers = [int(path.stem) for path in folder.glob("*.html") if path.stem.isdigit()]
+    return max(numbers, default=0) + 1
+
+
+def show(console: Console, manifest: Manifest, found: Places, status: OptimizedModelStatus) -> None:
+    """The result for a person: candidates, why the others were not chosen, artifacts, report."""
+
+    def say(text: str) -> None:
+        console.print(text, markup=False, highlight=False, soft_wrap=True)
+
+    say(f"{manifest.name}: {stage_line(status)}")
+    for baseline in status.baselines:
+        say(f"original  {baseline.target}: {baseline.worth}")
+    if status.candidates:
+        say("")
+        console.print(candidates_table(status, console.width))
+        say("")
+    several = len({row.target for row in status.candidates}) > 1
+    for row in status.candidates:
+        if row.message:
+            say(f"  {f'{row.target}/' if several else ''}{row.name}: {row.message}")
+    if status.artifacts or status.report:
+        say("")
+    for artifact in status.artifacts:
+        what = f"{artifact.target}: {artifact.candidate} in {artifact.runtime}, {size(artifact.bytes)}"
+        say(f"artifact  {what}  {found.local(artifact.uri)}")
+    if status.report is not None:
+        say(f"report    {found.local(status.report.uri)}")
+    if not is_ready(status):
+        say(f"logs      {logs_of(found, manifest)}")
+
+
+def is_ready(status: OptimizedModelStatus) -> bool:
+    """Whether every target has its artifact."""
+    ready = find(status.conditions, READY)
+    return ready is not None and ready.status == ConditionStatus.TRUE
+
+
+def _text(file: str) -> str:
+    if file == "-":
+        return sys.stdin.read()
+    try:
+        return Path(file).read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise UsageError(f"cannot read {file}: {error}") from error
+
+
+def _job_environment(found: Places) -> dict[str, str]:
+    """`spec.jobs.env`, which Jobs would get."""
+    return {variable.name: variable.value for variable in found.spec.jobs.env}
+
+
+def _json(done: list[tuple[Manifest, OptimizedModelStatus]]) -> str:
+    items = [{**manifest.document, "status": status.to_json()} for manifest, status in done]
+    document = items[0] if len(items) == 1 else {"apiVersion": "v1", "kind": "List", "items": items}
+    return json.dumps(document, indent=2)

@@ -1,0 +1,94 @@
+"""`fettle prune`: make room in a store, by removing what nothing refers to."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable
+from typing import Any
+
+import click
+
+from fettle.cli.access.claim_pod import Wire, inside_claim, parse_target, pod_options
+from fettle.cli.access.kube import DEPLOYMENTS, MODELS, Object, cluster_options, connect
+from fettle.cli.pods import sweep
+from fettle.cli.views.progress import size
+from fettle.errors import StoreError, UsageError
+
+HOUR = 3600
+
+
+@click.command()
+@click.argument("store", metavar="[pvc://CLAIM]", default="pvc://fettle-store")
+@click.option("--dry-run", is_flag=True, help="Tell what would be removed.")
+@click.option(
+    "--older-than",
+    type=click.IntRange(min=0),
+    default=24,
+    show_default=True,
+    metavar="HOURS",
+    help="Only what was not used for so long.",
+)
+@click.option("--keep", multiple=True, metavar="SHA256", help="An artifact to keep all the same; may be repeated.")
+@pod_options
+@cluster_options
+def prune(
+    store: str,
+    dry_run: bool,
+    older_than: int,
+    keep: tuple[str, ...],
+    image: str | None,
+    timeout: int,
+    **connection: str | None,
+) -> None:
+    """Remove from a store what nothing in the namespace refers to.
+
+    Artifacts stay whole that an OptimizedModel published or a ModelDeployment serves, is trying or may go back to, and so does what
+    the Jobs of the namespace answered. Everything else is cache: models that lost, and runs whose objects are gone. Their files go,
+    their manifests and figures stay. What is needed again is built again.
+
+    A claim that several namespaces share, or an artifact that only a file in Git names: say --keep.
+
+    \b
+    fettle prune --dry-run
+    fettle prune pvc://fettle-store --older-than 168
+    """
+    target = parse_target(store)
+    if wrong := [one for one in keep if not sweep.DIGEST.fullmatch(one)]:
+        raise UsageError(f"--keep {wrong[0]}: expected the sha256 of an artifact, 64 hexadecimal digits")
+    cluster = connect(**connection)
+    with inside_claim(cluster, target.claim, sweep.__file__, image, timeout, purpose="prune") as wire:
+        objects = [*cluster.objects(MODELS), *cluster.objects(DEPLOYMENTS), *cluster.children()]
+        answer = swept(wire, target.path, {*keep, *mentioned(objects)}, older_than * HOUR, dry_run)
+    click.echo(outcome(answer, dry_run))
+
+
+def mentioned(objects: Iterable[Object]) -> set[str]:
+    """Every sha256 that objects of the cluster name anywhere: addresses of artifacts, hashes of tasks."""
+    return {digest for one in objects for digest in sweep.DIGEST.findall(json.dumps(one))}
+
+
+def swept(wire: Wire, store: str, keep: Iterable[str], older: int, dry: bool) -> dict[str, Any]:
+    """What the pod's program answers. Raises StoreError."""
+    question = {"store": store, "keep": sorted(keep), "older": older, "dry": dry}
+    wire.send(json.dumps(question).encode() + b"\n")
+    line = wire.line()
+    try:
+        answer: dict[str, Any] = json.loads(line)
+    except ValueError as error:
+        raise StoreError(f"the pod answered {line!r}") from error
+    if "error" in answer:
+        raise StoreError(answer["error"])
+    return answer
+
+
+def outcome(answer: dict[str, Any], dry: bool) -> str:
+    """Two lines for a person."""
+    removed, stays = answer["removed"], answer["stays"]
+    if not removed["files"]:
+        return f"nothing to remove; {size(stays['bytes'])} in {stays['files']} files stay"
+    verb = "would be removed" if dry else "removed"
+    lost = f", of {answer['artifacts']} artifacts the manifests and figures stay" if answer["artifacts"] else ""
+    return (
+        f"{size(removed['bytes'])} in {removed['files']} files {verb}{lost}\n"
+        f"{size(stays['bytes'])} in {stays['files']} files stay"
+    )

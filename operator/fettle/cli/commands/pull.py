@@ -1,0 +1,122 @@
+"""`fettle pull`: a file, a folder or an artifact out of a claim, through a short-lived pod that reads it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+import click
+from fsspec.implementations.local import LocalFileSystem
+from rich.progress import Progress
+
+from fettle.cli.access.claim_files import ClaimFiles
+from fettle.cli.access.claim_pod import (
+    Target,
+    inside_claim,
+    parse_target,
+    pod_options,
+    progress_bar,
+)
+from fettle.cli.access.kube import Cluster, cluster_options, connect
+from fettle.cli.access.objects import model_of
+from fettle.cli.access.pull_files import artifact_of, pull_artifact, pull_files
+from fettle.cli.commands.completion import sources
+from fettle.cli.pods import provide
+from fettle.cli.views.progress import size
+from fettle.errors import UsageError
+from fettle.store.manifest import model_entry
+from fettle.store.store import Store
+from fettle.store.uris import Location
+
+MODEL = "om/"
+
+
+@click.command()
+@click.argument("source", metavar="SOURCE", shell_complete=sources)
+@click.argument("to", metavar="[TO]", required=False, type=click.Path(path_type=Path))
+@click.option("--target", metavar="NAME", help="Of an OptimizedModel with several targets, the one to take.")
+@pod_options
+@cluster_options
+def pull(
+    source: str,
+    to: Path | None,
+    target: str | None,
+    image: str | None,
+    timeout: int,
+    **connection: str | None,
+) -> None:
+    """Bring a file, a folder or an artifact here.
+
+    SOURCE is pvc://CLAIM/PATH, or om/NAME for what an OptimizedModel published, or an artifact in the store of `fettle optimize`.
+    An artifact becomes a folder with manifest.json, reference.npz and the model's files in model/; every digest is checked.
+    What is here already is not fetched again. TO is the last word of SOURCE unless it is said.
+
+    \b
+    fettle pull om/digits ./winner
+    fettle pull pvc://models/digits/evaluation.npz
+    fettle pull fettle-store/artifacts/4d734099a9c7de2730cd27004ee1355757d47d16fd998980177429e7accef336 ./winner
+    """
+    if not source.startswith(("pvc://", MODEL)):
+        click.echo(_pull_local(source, to))
+        return
+    cluster = connect(**connection)
+    uri = published(cluster, source.removeprefix(MODEL), target) if source.startswith(MODEL) else source
+    place = parse_target(uri)
+    to = to or Path(PurePosixPath(source).name if place.path else place.claim)
+    with progress_bar(None) as progress, opened(cluster, place, image, timeout, progress) as files:
+        click.echo(_pull(files, uri, place, to, progress))
+
+
+def published(cluster: Cluster, name: str, target: str | None) -> str:
+    """Address of the artifact that an OptimizedModel published for `target`. Raises UsageError where there is not one of them."""
+    found = {one.target: one.uri for one in model_of(cluster, name).status.artifacts}
+    if not found:
+        raise UsageError(f"optimizedmodel {name} has published nothing yet: see `kubectl fettle status {name}`")
+    if target is None and len(found) > 1:
+        raise UsageError(f"optimizedmodel {name} published an artifact for each of {', '.join(found)}: say --target")
+    wanted = target or next(iter(found))
+    if wanted not in found:
+        raise UsageError(
+            f"optimizedmodel {name} has no artifact for the target {wanted!r}; there is {', '.join(found)}"
+        )
+    return found[wanted]
+
+
+@contextmanager
+def opened(
+    cluster: Cluster, place: Target, image: str | None, timeout: int, progress: Progress
+) -> Iterator[ClaimFiles]:
+    """The files of a claim, while a pod reads them; `progress` follows the bytes. Raises UsageError, ClusterError."""
+    task = progress.add_task(place.claim, total=None)
+    with inside_claim(cluster, place.claim, provide.__file__, image, timeout, purpose="pull", read_only=True) as wire:
+        yield ClaimFiles(wire, lambda number: progress.advance(task, number))
+
+
+def _pull(files: ClaimFiles, uri: str, place: Target, to: Path, progress: Progress) -> str:
+    def total(number: int) -> None:
+        progress.update(progress.task_ids[0], total=number)
+
+    artifact = artifact_of(Location(uri, files, place.path))
+    if artifact is not None:
+        return _told(*artifact, to, total)
+    count, sent, number = pull_files(files, place.path.rstrip("/"), to, total)
+    unchanged = f", {count - sent} unchanged" if sent < count else ""
+    return f"{sent} of {count} files pulled to {to} ({size(number)}{unchanged})"
+
+
+def _told(store: Store, sha256: str, to: Path, total: Any) -> str:
+    manifest = pull_artifact(store, sha256, to, total)
+    what = f"{manifest.recipe.name} in {manifest.runtime}, {size(manifest.bytes)}, every digest checked"
+    return f"artifact {sha256[:12]}: {what}\n{model_entry(to, manifest)}"
+
+
+def _pull_local(source: str, to: Path | None) -> str:
+    path = Path(source).absolute()
+    artifact = artifact_of(Location(path.as_uri(), LocalFileSystem(), path.as_posix()))
+    if artifact is None:
+        raise UsageError(
+            f"{source}: expected pvc://CLAIM/PATH, om/NAME, or an artifact's folder (STORE/artifacts/SHA256)"
+        )
+    return _told(*artifact, to or Path(path.name), lambda number: None)

@@ -1,0 +1,102 @@
+"""`fettle push`: a file or folder into a claim, through a short-lived pod."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+from fettle.cli.access.claim_pod import (
+    Exec,
+    Target,
+    find_image,
+    parse_target,
+    pod,
+    pod_options,
+    progress_bar,
+    running_pod,
+)
+from fettle.cli.access.kube import Cluster, Object, cluster_options, connect, told
+from fettle.cli.access.push_files import entries, transfer
+from fettle.cli.pods import receive
+from fettle.cli.views.progress import size as readable
+from fettle.errors import MissingError, UsageError
+
+
+@click.command()
+@click.argument("source", type=click.Path(path_type=Path), metavar="FILE")
+@click.argument("uri", metavar="pvc://CLAIM/PATH")
+@click.option("--create", is_flag=True, help="Create the claim if it is missing.")
+@click.option(
+    "--size", "claim_size", default="1Gi", show_default=True, metavar="QUANTITY", help="Size of a created claim."
+)
+@click.option("--storage-class", metavar="NAME", help="StorageClass of a created claim [default: the cluster's].")
+@click.option(
+    "--access-mode",
+    type=click.Choice(["ReadWriteOnce", "ReadWriteMany"]),
+    default="ReadWriteOnce",
+    show_default=True,
+    help="Access mode of a created claim; ReadWriteMany where pods may land on several nodes.",
+)
+@pod_options
+@cluster_options
+def push(
+    source: Path,
+    uri: str,
+    create: bool,
+    claim_size: str,
+    storage_class: str | None,
+    access_mode: str,
+    image: str | None,
+    timeout: int,
+    namespace: str | None,
+    context: str | None,
+    kubeconfig: str | None,
+) -> None:
+    """Bring FILE (or a folder) into a claim of the cluster.
+
+    Each file is checked against its digest and renamed when it is whole; what is there already is not sent again.
+    A PATH that ends with / is a folder.
+
+    \b
+    fettle push model.onnx pvc://models/digits/model.onnx
+    fettle push ./digits pvc://models/digits --create --size 5Gi
+    """
+    target = parse_target(uri)
+    files = entries(source, target)
+    cluster = connect(kubeconfig, context, namespace)
+    ensure_claim(cluster, target, claim(target, claim_size, storage_class, access_mode) if create else None)
+    image, pull_secrets = find_image(cluster, image)
+    total = sum(entry.bytes for entry in files)
+    manifest = pod(target.claim, image, pull_secrets, purpose="push")
+    with progress_bar(total) as progress, running_pod(cluster, manifest, timeout) as name:
+        task = progress.add_task(source.name, total=total)
+        wire = Exec(cluster, name, receive.__file__)
+        count = transfer(files, wire, lambda number: progress.advance(task, number))
+    unchanged = f", {len(files) - count} unchanged" if count < len(files) else ""
+    click.echo(f"{count} of {len(files)} files pushed to {uri} ({readable(total)}{unchanged})")
+
+
+def claim(target: Target, size: str, storage_class: str | None, access_mode: str) -> Object:
+    """The claim to create."""
+    spec: Object = {"accessModes": [access_mode], "resources": {"requests": {"storage": size}}}
+    if storage_class is not None:
+        spec["storageClassName"] = storage_class
+    return {"apiVersion": "v1", "kind": "PersistentVolumeClaim", "metadata": {"name": target.claim}, "spec": spec}
+
+
+def ensure_claim(cluster: Cluster, target: Target, manifest: Object | None) -> None:
+    """See that the claim is there, or create it from `manifest`. Raises UsageError when it is missing and may not be made."""
+    try:
+        with told(f"claim {target.claim}"):
+            cluster.core.read_namespaced_persistent_volume_claim(target.claim, cluster.namespace)
+        return
+    except MissingError as error:
+        if manifest is None:
+            message = (
+                f"there is no claim {target.claim!r} in namespace {cluster.namespace!r}: create it, or say --create"
+            )
+            raise UsageError(message) from error
+    with told(f"claim {target.claim}"):
+        cluster.core.create_namespaced_persistent_volume_claim(cluster.namespace, manifest)
+    click.echo(f"claim {target.claim} created in namespace {cluster.namespace}", err=True)

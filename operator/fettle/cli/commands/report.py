@@ -1,0 +1,51 @@
+"""`report`: the report of an OptimizedModel, out of its store and into a browser."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+import click
+
+from fettle.cli.access.claim_pod import parse_target, pod_options, progress_bar
+from fettle.cli.access.kube import Cluster, cluster_options, connect
+from fettle.cli.access.objects import model_of
+from fettle.cli.access.pull_files import pull_files
+from fettle.cli.commands.completion import model_names
+from fettle.cli.commands.pull import opened
+from fettle.errors import UsageError
+
+
+@click.command()
+@click.argument("name", metavar="NAME", shell_complete=model_names)
+@click.argument("to", metavar="[FILE]", required=False, type=click.Path(path_type=Path))
+@click.option("--open", "show", is_flag=True, help="Open it in a browser.")
+@pod_options
+@cluster_options
+def report(name: str, to: Path | None, show: bool, image: str | None, timeout: int, **connection: str | None) -> None:
+    """Bring the report of an OptimizedModel here: one HTML file that needs nothing beside it.
+
+    FILE is NAME.html unless it is said.
+
+    \b
+    kubectl fettle report digits --open
+    kubectl fettle report digits ./digits.html
+    """
+    cluster = connect(**connection)
+    place = parse_target(report_of(cluster, name))
+    to = to or Path(f"{name}.html")
+    if to.is_dir():
+        to /= f"{name}.html"
+    with progress_bar(None) as progress, opened(cluster, place, image, timeout, progress) as files:
+        pull_files(files, place.path, to, lambda number: progress.update(progress.task_ids[0], total=number))
+    click.echo(to)
+    if show and click.launch(str(to.resolve())) != 0:
+        sys.exit(f"no browser could be started: open {to}")
+
+
+def report_of(cluster: Cluster, name: str) -> str:
+    """Its address. Raises UsageError where there is none yet."""
+    found = model_of(cluster, name).status.report
+    if found is None:
+        raise UsageError(f"optimizedmodel {name} has no report yet: see `kubectl fettle status {name}`")
+    return found.uri

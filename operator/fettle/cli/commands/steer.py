@@ -1,0 +1,260 @@
+"""Commands for a rollout or a run: each sets an annotation that the operator obeys once, so a GitOps tool sees no drift."""
+
+from __future__ import annotations
+
+import secrets
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import asdict, dataclass
+
+import click
+
+from fettle.api.conditions import find
+from fettle.api.modeldeployment import ModelDeployment
+from fettle.api.modeldeployment_status import ModelDeploymentStatus
+from fettle.cli.access.kube import DEPLOYMENTS, MODELS, Cluster, with_cluster
+from fettle.cli.access.objects import deployment_of, echo, model_of, output_option
+from fettle.cli.commands.completion import SHORT_NAMES, deployment_names, names_with_kind, revisions
+from fettle.errors import MissingError, UsageError
+from fettle.plan.rollout.commands import PAUSED_ANNOTATION, Command
+from fettle.plan.run.retry import failure_of, waits
+from fettle.plan.run.status import READY
+
+Subject = Callable[[ModelDeploymentStatus], str | None]
+order_option = output_option("Print the order for programs: command, object, revision, annotations, message.")
+
+
+@dataclass(frozen=True)
+class About:
+    """The object that an order is for; `resource` is its kind in the plural, as kubectl takes it."""
+
+    resource: str
+    namespace: str
+    name: str
+
+
+@dataclass(frozen=True)
+class Order:
+    """What a command asked of the operator; `-o` prints it as it stands here.
+
+    `revision` is the one to act on, None where the whole object is meant. `annotations` were written, null for one taken away.
+    What became of it, an Event of the object says. `message` is what people are told.
+    """
+
+    command: str
+    object: About
+    revision: str | None
+    annotations: Mapping[str, str | None]
+    message: str
+
+
+def give(cluster: Cluster, order: Order, output: str | None) -> None:
+    """Write its annotations, and say so. Raises ClusterError."""
+    cluster.annotate(order.object.resource, order.object.name, order.annotations)
+    if output is not None:
+        echo(asdict(order), output)
+    else:
+        click.echo(order.message)
+
+
+def canary(status: ModelDeploymentStatus) -> str | None:
+    """The revision on trial."""
+    return status.canary.revision if status.canary is not None else None
+
+
+@dataclass(frozen=True)
+class Word:
+    """A command of one word: which revision it concerns, and what is said where there is none."""
+
+    command: Command
+    subject: Subject
+    absent: str
+    help: str
+
+
+WORDS = (
+    Word(Command.PROMOTE, canary, "no canary to promote", "End the canary's present wait and go on with the next step."),
+    Word(
+        Command.PROMOTE_FULL,
+        canary,
+        "no canary to promote",
+        "Skip the remaining steps: the canary becomes stable as soon as it has all its pods.",
+    ),
+    Word(Command.ABORT, canary, "no canary to abort", "End the rollout: all traffic back to the stable revision."),
+)  # fmt: skip
+
+
+def command(word: Word) -> click.Command:
+    """`fettle.dev/<command>` = `<revision>/<token>`: it concerns that revision only, and acts once."""
+    name = word.command.value
+
+    @click.command(
+        name, help=f"{word.help}\n\n\b\nkubectl fettle {name} digits\nkubectl fettle {name} digits -n vision -o json"
+    )
+    @click.argument("deployment", metavar="NAME", shell_complete=deployment_names)
+    @order_option
+    @with_cluster
+    def run(cluster: Cluster, deployment: str, output: str | None) -> None:
+        revision = word.subject(deployment_of(cluster, deployment).status)
+        if revision is None:
+            raise UsageError(f"modeldeployment {deployment} in namespace {cluster.namespace} has {word.absent}")
+        _order_revision(cluster, deployment, word.command, revision, output)
+
+    return run
+
+
+def _order_revision(cluster: Cluster, deployment: str, command: Command, revision: str, output: str | None) -> None:
+    about = About(DEPLOYMENTS, cluster.namespace, deployment)
+    notes = {command.annotation: f"{revision}/{_token()}"}
+    message = f"modeldeployment {deployment}: {command.value} of revision {revision} ordered"
+    give(cluster, Order(command.value, about, revision, notes, message), output)
+
+
+promote, promote_full, abort = (command(word) for word in WORDS)
+
+
+@click.command()
+@click.argument("name", metavar="[mdep/|om/]NAME", shell_complete=names_with_kind)
+@order_option
+@with_cluster
+def retry(cluster: Cluster, name: str, output: str | None) -> None:
+    """Try again what failed: the failed or aborted revision of a ModelDeployment, from its first step; or the run of an OptimizedModel.
+
+    Of an OptimizedModel only the tasks that failed run again, and what is published stays published. A plain NAME is the
+    ModelDeployment of that name where there is one.
+
+    \b
+    kubectl fettle retry digits
+    kubectl fettle retry om/digits
+    """
+    kind, _, bare = name.rpartition("/")
+    if kind not in ("", *SHORT_NAMES):
+        raise UsageError(f"{name}: expected NAME, mdep/NAME (a modeldeployment) or om/NAME (an optimizedmodel)")
+    if kind == "om":
+        _retry_model(cluster, bare, output)
+        return
+    try:
+        found = deployment_of(cluster, bare)
+    except MissingError as error:
+        if kind:
+            raise
+        try:
+            _retry_model(cluster, bare, output)
+        except MissingError:
+            raise error from None
+        return
+    revision = found.status.failed_revision
+    if revision is None:
+        text = f"modeldeployment {bare} in namespace {cluster.namespace} has no failed revision to retry"
+        raise UsageError(f"{text}; of an optimizedmodel of that name: kubectl fettle retry om/{bare}")
+    _order_revision(cluster, bare, Command.RETRY, revision, output)
+
+
+def _retry_model(cluster: Cluster, name: str, output: str | None) -> None:
+    """Order the run of an OptimizedModel to be tried again. Raises UsageError where nothing failed."""
+    status = model_of(cluster, name).status
+    failure = failure_of(status)
+    if failure is None:
+        ready = find(status.conditions, READY)
+        stands = f"its Ready condition says {ready.reason}" if ready is not None else "the operator has not seen it yet"
+        where = f"optimizedmodel {name} in namespace {cluster.namespace}"
+        raise UsageError(f"{where} has no failed task to retry ({stands}); another outcome needs another spec")
+    later = ", for when the measurement that goes on is over" if waits(status) else ""
+    message = f"optimizedmodel {name}: retry ordered{later} ({failure})"
+    about = About(MODELS, cluster.namespace, name)
+    give(cluster, Order(Command.RETRY.value, about, None, {Command.RETRY.annotation: _token()}, message), output)
+
+
+@click.command("rollback-to")
+@click.argument("deployment", metavar="NAME", shell_complete=deployment_names)
+@click.argument("revision", metavar="REVISION", shell_complete=revisions)
+@click.option("--now", is_flag=True, help="Skip the steps: all traffic moves as soon as the pods are ready.")
+@order_option
+@with_cluster
+def rollback_to(cluster: Cluster, deployment: str, revision: str, now: bool, output: str | None) -> None:
+    """Roll back to a revision of the ledger, for as long as the spec asks for what it asks for now.
+
+    It takes the same steps under the same analysis as any other revision; with --now only its pods are waited for. The first
+    characters of a revision suffice. `kubectl fettle history` shows the ledger. Another spec ends the rollback, and so does a
+    rollback to the revision that the spec asks for.
+
+    \b
+    kubectl fettle rollback-to digits 3fa9c1d2e4
+    kubectl fettle rollback-to digits 3fa --now
+    kubectl fettle rollback-to digits 3fa -o json
+    """
+    found = deployment_of(cluster, deployment)
+    desired = _desired(found, deployment)
+    target = _target(revision, [*known(found.status), desired], deployment)
+    if target == desired and found.status.rollback is None:
+        raise UsageError(f"revision {target} is what modeldeployment {deployment} asks for already")
+    token = _token()
+    notes = {Command.ROLLBACK_TO.annotation: f"{desired}/{target}/{token}"}
+    if now:
+        notes[Command.PROMOTE_FULL.annotation] = f"{target}/{token}"
+    message = f"modeldeployment {deployment}: rollback from revision {desired} to {target} ordered"
+    about = About(DEPLOYMENTS, cluster.namespace, deployment)
+    give(cluster, Order(Command.ROLLBACK_TO.value, about, target, notes, message), output)
+
+
+def known(status: ModelDeploymentStatus) -> list[str]:
+    """Revisions of the ledger as status shows it, the newest first."""
+    return list(dict.fromkeys(record.revision for record in reversed(status.revisions)))
+
+
+def _desired(found: ModelDeployment, name: str) -> str:
+    generation, seen = found.metadata.get("generation"), found.status.observed_generation
+    if generation is not None and seen != generation:
+        text = f"the operator has not acted on the latest spec of modeldeployment {name} yet "
+        raise UsageError(f"{text}(generation {generation}, seen {seen or 'none'}): try again, or look whether it runs")
+    if found.status.desired_revision is None:
+        raise UsageError(f"the model of modeldeployment {name} is not ready, so there is no revision to roll back from")
+    return found.status.desired_revision
+
+
+def _target(given: str, revisions: Iterable[str], name: str) -> str:
+    """The one revision that begins with `given`."""
+    every = list(dict.fromkeys(revisions))
+    matches = [revision for revision in every if revision.startswith(given)]
+    if given in matches or len(matches) == 1:
+        return given if given in matches else matches[0]
+    what = f"{len(matches)} revisions begin with {given!r}" if matches else f"there is no revision {given!r}"
+    raise UsageError(f"{what} in the ledger of modeldeployment {name}, which holds {', '.join(matches or every)}")
+
+
+@click.command()
+@click.argument("deployment", metavar="NAME", shell_complete=deployment_names)
+@order_option
+@with_cluster
+def pause(cluster: Cluster, deployment: str, output: str | None) -> None:
+    """Hold the rollout where it is. Scaling, healing, abort and the rollback of a bad canary go on.
+
+    \b
+    kubectl fettle pause digits
+    """
+    deployment_of(cluster, deployment)
+    about = About(DEPLOYMENTS, cluster.namespace, deployment)
+    message = f"modeldeployment {deployment}: paused"
+    give(cluster, Order("pause", about, None, {PAUSED_ANNOTATION: "true"}, message), output)
+
+
+@click.command()
+@click.argument("deployment", metavar="NAME", shell_complete=deployment_names)
+@order_option
+@with_cluster
+def resume(cluster: Cluster, deployment: str, output: str | None) -> None:
+    """Let a paused rollout go on.
+
+    \b
+    kubectl fettle resume digits
+    """
+    found = deployment_of(cluster, deployment)
+    notes = {PAUSED_ANNOTATION: None}
+    if found.spec.paused:
+        cluster.annotate(DEPLOYMENTS, deployment, notes)
+        raise UsageError(f"modeldeployment {deployment} stays paused by its spec: set spec.paused to false")
+    about = About(DEPLOYMENTS, cluster.namespace, deployment)
+    give(cluster, Order("resume", about, None, notes, f"modeldeployment {deployment}: resumed"), output)
+
+
+def _token() -> str:
+    return secrets.token_hex(4)

@@ -1,0 +1,174 @@
+"""`why`: the decisions that led here. For a ModelDeployment from its ledger, status and Events; for an OptimizedModel, why each
+candidate was taken or not."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Sequence
+from contextlib import suppress
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import click
+from rich.console import Group, RenderableType
+from rich.table import Table
+from rich.text import Text
+
+from fettle.api.conditions import find
+from fettle.api.modeldeployment import ModelDeployment
+from fettle.api.modeldeployment_status import AnalysisWindow, MetricFinding, Verdict
+from fettle.api.optimizedmodel import OptimizedModel
+from fettle.cli.access.kube import Cluster, Object, with_cluster
+from fettle.cli.access.objects import deployment_of, echo, model_of, output_option
+from fettle.cli.commands.completion import names
+from fettle.cli.commands.history import Line, lines_of, read_ledger
+from fettle.cli.commands.status import absent
+from fettle.cli.views.model import retry_hint
+from fettle.cli.views.progress import result_console
+from fettle.cli.views.reasons import Judged, choices, judgements
+from fettle.cluster import ledger
+from fettle.errors import ClusterError, MissingError
+from fettle.plan import timestamps
+
+STYLES = {"Good": "green", "Bad": "red", "Warning": "yellow"}
+FROM_LEDGER = re.compile(r"\(ledger \d+\)")  # Events that only repeat a line of the ledger
+
+
+@dataclass(frozen=True)
+class Decision:
+    """One link of the chain. `at` is RFC 3339, `verdict` of an analysis window Good or Bad, `metrics` what it rests on."""
+
+    at: str
+    revision: str | None
+    reason: str
+    message: str
+    verdict: str | None = None
+    metrics: tuple[dict[str, Any], ...] = ()
+
+
+@click.command()
+@click.argument("name", metavar="NAME", shell_complete=names)
+@click.option("--all", "everything", is_flag=True, help="Every revision of the ledger, not only the last one.")
+@output_option()
+@with_cluster
+def why(cluster: Cluster, name: str, everything: bool, output: str | None) -> None:
+    """Tell why things are as they are: each decision with metric, value, bound and samples.
+
+    For a ModelDeployment the chain of the last rollout; for an OptimizedModel why each candidate was taken or was not.
+
+    \b
+    kubectl fettle why digits
+    kubectl fettle why digits --all
+    kubectl fettle why digits -o json
+    """
+    told: dict[str, Any] = {}
+    parts: list[RenderableType] = []
+    with suppress(MissingError):
+        found = deployment_of(cluster, name)
+        decisions = decisions_of(cluster, found, everything=everything)
+        told["modeldeployment"] = {"summary": summary(found), "decisions": [asdict(one) for one in decisions]}
+        parts.append(Group(Text(f"modeldeployment/{name}: {summary(found)}", style="bold"), chain(decisions)))
+    with suppress(MissingError):
+        judged = judgements(model := model_of(cluster, name))
+        told["optimizedmodel"] = {"summary": outcome(model), "candidates": [asdict(one) for one in judged]}
+        parts += ["", *_choices(name, model, judged)] if parts else _choices(name, model, judged)
+    if not told:
+        raise absent(cluster, name)
+    if output is not None:
+        echo(told, output)
+        return
+    console = result_console()
+    console.print(Group(*parts), soft_wrap=not console.is_terminal)
+
+
+def _choices(name: str, model: OptimizedModel, judged: Sequence[Judged]) -> list[RenderableType]:
+    parts = [Text(f"optimizedmodel/{name}: {outcome(model)}", style="bold"), choices(judged)]
+    hint = retry_hint(model)
+    return parts if hint is None else [*parts, Text(f"failed: {hint}")]
+
+
+def summary(found: ModelDeployment) -> str:
+    """The answer in one sentence."""
+    status = found.status
+    said = {kind: find(status.conditions, kind) for kind in ("Degraded", "Progressing", "Ready")}
+    degraded, progressing, ready = said["Degraded"], said["Progressing"], said["Ready"]
+    stable = f"revision {status.stable.revision} serves" if status.stable is not None else "nothing serves"
+    if degraded is not None and degraded.status == "True":
+        return f"{stable}; {degraded.reason}: {degraded.message}"
+    if progressing is not None and (progressing.status == "True" or progressing.message):
+        return f"{stable}; {progressing.reason}: {progressing.message}"
+    return f"{stable}; {ready.message}" if ready is not None and ready.status != "True" else stable
+
+
+def outcome(found: OptimizedModel) -> str:
+    """The answer in one sentence."""
+    ready = find(found.status.conditions, "Ready")
+    return f"{ready.reason}: {ready.message}" if ready is not None else "the operator has not looked at it yet"
+
+
+def decisions_of(cluster: Cluster, found: ModelDeployment, *, everything: bool) -> list[Decision]:
+    """The chain, oldest first; of the last revision that was tried, or of all that the ledger holds."""
+    revisions = read_ledger(cluster, found.metadata["name"])
+    lines = lines_of(found, revisions)
+    shown = lines if everything else lines[-1:]
+    since = min((line.created for line in shown), default="")
+    decisions = [one for line in lines for one in _of_line(line) if one.at >= since]
+    judged = {one["metadata"]["labels"].get("fettle.dev/revision"): ledger.windows_of(one) for one in revisions or ()}
+    canary = found.status.canary
+    if canary is not None and canary.analysis is not None:
+        judged[canary.revision] = canary.analysis.windows
+    for revision, windows in judged.items():
+        decisions += [_of_window(revision, window) for window in windows if window.end >= since]
+    with suppress(ClusterError):  # Events are a help, and not everybody may read them
+        decisions += [one for one in _of_events(cluster.events(found.metadata.get("uid", ""))) if one.at >= since]
+    return sorted(decisions, key=lambda one: one.at)
+
+
+def _of_line(line: Line) -> Iterable[Decision]:
+    yield Decision(line.created, line.revision, "Chosen", f"revision {line.revision} is to serve {line.artifact}")
+    if line.entered is not None:
+        yield Decision(line.entered, line.revision, "Entered", f"revision {line.revision} gets its first traffic")
+    if line.left is not None:
+        text = f"revision {line.revision} leaves" + (f": {line.message}" if line.message else "")
+        yield Decision(line.left, line.revision, line.reason or "", text)
+
+
+def _of_window(revision: str, window: AnalysisWindow) -> Decision:
+    said = "; ".join(map(_finding, window.metrics)) or f"{window.requests} requests, {window.failures} failed"
+    text = f"window at weight {window.weight}: {said}"
+    metrics = tuple(one.to_json() for one in window.metrics)
+    return Decision(window.end, revision, "Analysis", text, window.verdict.value, metrics)
+
+
+def _finding(one: MetricFinding) -> str:
+    value = "nothing" if one.value is None else f"{one.value:g}"
+    good = one.verdict is Verdict.GOOD
+    at_least = one.metric in ("successRate", "agreement")
+    sign = (">=" if good else "<") if at_least else ("<=" if good else ">")
+    return f"{one.metric} {value} {sign} {one.bound:g} ({one.samples} samples)"
+
+
+def _of_events(events: Iterable[Object]) -> Iterable[Decision]:
+    for event in events:
+        message = event.get("message") or ""
+        if FROM_LEDGER.search(message):
+            continue
+        at = event.get("lastTimestamp") or event.get("eventTime") or event["metadata"].get("creationTimestamp") or ""
+        verdict = "Warning" if event.get("type") == "Warning" else None
+        # The API writes moments in more ways than one; written alike they sort.
+        found = timestamps.read(at)
+        yield Decision(timestamps.write(found) if found else "", None, event.get("reason") or "", message, verdict)
+
+
+def chain(decisions: Sequence[Decision]) -> RenderableType:
+    """One line a decision."""
+    if not decisions:
+        return Text("no decision was taken yet")
+    table = Table.grid(padding=(0, 2))
+    table.add_column(style="dim", no_wrap=True)
+    table.add_column(no_wrap=True)
+    table.add_column(overflow="fold")
+    for one in decisions:
+        reason = f"{one.reason} {one.verdict}" if one.verdict in ("Good", "Bad") else one.reason
+        table.add_row(one.at, Text(reason, style=STYLES.get(one.verdict or "", "")), Text(one.message))
+    return table

@@ -1,0 +1,1 @@
+"""`fettle optimize`: a run on this machine, admission and Jobs included."""

@@ -1,0 +1,123 @@
+"""A run without a cluster: the operator's own decision, its tasks as processes of this machine.
+
+The loop is the operator's: decide, start what is wanted, wait for an answer, decide again. A measurement runs alone: a
+build beside it would be measured too.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from contextlib import suppress
+from datetime import UTC, datetime
+from typing import Protocol
+
+from fettle.api.optimizedmodel import OptimizedModelSpec
+from fettle.api.optimizedmodel_status import OptimizedModelStatus
+from fettle.api.task import SECONDS_PER_CANDIDATE
+from fettle.plan.run.decide import decide
+from fettle.plan.run.state import RunDecision, RunSnapshot, TaskPhase, TaskState, WantedTask
+
+OnChange = Callable[[RunDecision, tuple[WantedTask, ...]], None]
+
+
+class Runner(Protocol):
+    """Runs one task to its end. Cancelled, it leaves nothing running."""
+
+    async def run(self, wanted: WantedTask) -> TaskState:
+        """The task's outcome; a failure is an outcome, not an exception."""
+        ...
+
+
+def _now() -> datetime:
+    return datetime.now(UTC)
+
+
+class LocalRun:
+    """One OptimizedModel, from its spec to its final status."""
+
+    def __init__(
+        self,
+        namespace: str,
+        name: str,
+        generation: int,
+        spec: OptimizedModelSpec,
+        store: str,
+        runner: Runner,
+        on_change: OnChange = lambda decision, running: None,
+        clock: Callable[[], datetime] = _now,
+        seconds_per_candidate: float = SECONDS_PER_CANDIDATE,
+    ) -> None:
+        """`on_change` is called after every decision, with the tasks that run then."""
+        self._identity = (namespace, name, generation)
+        self._spec = spec
+        self._store = store
+        self._runner = runner
+        self._on_change = on_change
+        self._clock = clock
+        self._seconds_per_candidate = seconds_per_candidate
+        self._status = OptimizedModelStatus()
+        self._states: dict[str, TaskState] = {}
+        self._running: dict[asyncio.Task[TaskState], WantedTask] = {}
+
+    async def run(self) -> OptimizedModelStatus:
+        """Go on until the run is over. Cancelled, it ends what it started first."""
+        try:
+            while True:
+                decision = self._decide()
+                self._start(decision)
+                self._on_change(decision, tuple(self._running.values()))
+                if decision.finished:
+                    return decision.status
+                await self._wait(decision.requeue_seconds)
+        finally:
+            await self._stop()
+
+    def _decide(self) -> RunDecision:
+        namespace, name, generation = self._identity
+        snapshot = RunSnapshot(
+            namespace=namespace,
+            name=name,
+            generation=generation,
+            spec=self._spec,
+            status=self._status,
+            default_store=self._store,
+            tasks=dict(self._states),
+            now=self._clock(),
+            seconds_per_candidate=self._seconds_per_candidate,
+        )
+        decision = decide(snapshot)
+        self._status = decision.status
+        return decision
+
+    def _start(self, decision: RunDecision) -> None:
+        for wanted in decision.wanted:
+            known = self._states.get(wanted.task_hash)
+            if (known is not None and known.attempt >= wanted.attempt) or not self._has_room(wanted):
+                continue
+            self._states[wanted.task_hash] = TaskState(wanted.task_hash, TaskPhase.RUNNING, wanted.attempt)
+            self._running[asyncio.create_task(self._runner.run(wanted), name=wanted.label)] = wanted
+
+    def _has_room(self, wanted: WantedTask) -> bool:
+        """A measurement wants the machine for itself, and nothing starts beside one."""
+        if wanted.stage == "measure":
+            return not self._running
+        return all(other.stage != "measure" for other in self._running.values())
+
+    async def _wait(self, seconds: float | None) -> None:
+        """Until a task ends, or until the decision asked to look again."""
+        if not self._running:
+            await asyncio.sleep(seconds if seconds is not None else 1.0)
+            return
+        done, _ = await asyncio.wait(self._running, timeout=seconds, return_when=asyncio.FIRST_COMPLETED)
+        for task in done:
+            wanted = self._running.pop(task)
+            self._states[wanted.task_hash] = task.result()
+
+    async def _stop(self) -> None:
+        for task in self._running:
+            task.cancel()
+        for task in list(self._running):
+            with suppress(asyncio.CancelledError):
+                await task
+        self._running.clear()

@@ -1,0 +1,118 @@
+"""One task as a process of this machine: `python -m fettle.optimizer` with the environment that a Job would have."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import re
+import signal
+import sys
+import tempfile
+from collections.abc import Mapping
+from contextlib import suppress
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+
+from pydantic import ValidationError
+
+from fettle.api.reasons import Reason
+from fettle.api.report import Termination, unframe
+from fettle.api.task import encode_task
+from fettle.plan.run.state import TaskPhase, TaskState, WantedTask
+
+GRACE_SECONDS = 5.0  # between the polite and the other signal
+COMMAND = (sys.executable, "-m", "fettle.optimizer")
+
+
+@dataclass(frozen=True)
+class Processes:
+    """Runs tasks as processes. Each one's log goes to a file of its own under `logs`."""
+
+    environment: Mapping[str, str]
+    logs: Path
+    command: tuple[str, ...] = COMMAND
+
+    def log_of(self, wanted: WantedTask) -> Path:
+        """Where the log of that attempt lies."""
+        label = re.sub(r"[^a-z0-9.-]+", "-", wanted.label.lower())
+        return self.logs / f"{label}-{wanted.task_hash[:8]}-{wanted.attempt}.log"
+
+    async def run(self, wanted: WantedTask) -> TaskState:
+        """Run the task to its end, or to its deadline. Cancelled, it takes the process and its children with it."""
+        self.logs.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(prefix="fettle-") as folder, self.log_of(wanted).open("wb") as log:
+            outcome = Path(folder) / "termination"
+            process = await asyncio.create_subprocess_exec(
+                *self.command,
+                env={
+                    **self.environment,
+                    "FETTLE_TASK": encode_task(wanted.task),
+                    "FETTLE_TERMINATION_LOG": str(outcome),
+                },
+                stdin=asyncio.subprocess.DEVNULL,
+                stdout=asyncio.subprocess.PIPE,
+                stderr=log,
+                start_new_session=True,  # a group of its own, so that it ends with all its children
+            )
+            try:
+                out, _ = await asyncio.wait_for(process.communicate(), wanted.deadline_seconds)
+            except TimeoutError:
+                message = f"not done in the {wanted.deadline_seconds} s that the run had left"
+                return _failed(wanted, Reason.DEADLINE_EXCEEDED, message)
+            finally:
+                await _end(process)
+            return _state(
+                wanted, _termination(outcome), out.decode(errors="replace"), process.returncode, self.log_of(wanted)
+            )
+
+
+def _termination(path: Path) -> Termination | None:
+    try:
+        return Termination.model_validate_json(path.read_bytes())
+    except (OSError, ValidationError):
+        return None
+
+
+def _state(wanted: WantedTask, termination: Termination | None, out: str, status: int | None, log: Path) -> TaskState:
+    if termination is None:
+        how = (
+            f"was killed by signal {-status} (out of memory?)"
+            if status is not None and status < 0
+            else f"ended with status {status}"
+        )
+        return _failed(wanted, Reason.JOB_FAILED, f"the process {how} without an answer; its log: {log}")
+    if termination.outcome == "Failed":
+        reason = termination.reason or Reason.JOB_FAILED
+        return _failed(wanted, reason, termination.message, termination.retryable)
+    report = unframe(out, termination.result_sha256 or "")
+    return TaskState(wanted.task_hash, TaskPhase.SUCCEEDED, wanted.attempt, report, finished_at=datetime.now(UTC))
+
+
+def _failed(wanted: WantedTask, reason: Reason, message: str, retryable: bool = False) -> TaskState:
+    return TaskState(
+        wanted.task_hash,
+        TaskPhase.FAILED,
+        wanted.attempt,
+        reason=reason,
+        message=message,
+        retryable=retryable,
+        finished_at=datetime.now(UTC),
+    )
+
+
+async def _end(process: asyncio.subprocess.Process) -> None:
+    """End the process and all its children, stopped ones included; nothing is left behind."""
+    if process.returncode is None:
+        _signal(process.pid, signal.SIGTERM)
+        _signal(process.pid, signal.SIGCONT)
+        with suppress(TimeoutError):
+            await asyncio.wait_for(process.wait(), GRACE_SECONDS)
+    # Children may outlive their parent, stopped or not.
+    _signal(process.pid, signal.SIGKILL)
+    await process.wait()
+
+
+def _signal(group: int, number: signal.Signals) -> None:
+    with suppress(ProcessLookupError, PermissionError):
+        os.killpg(group, number)

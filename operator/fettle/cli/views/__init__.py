@@ -1,0 +1,1 @@
+"""How runs and rollouts look in a terminal."""

@@ -1,0 +1,81 @@
+"""An OptimizedModel in a terminal: how far its run is, its candidates, what is published."""
+
+from __future__ import annotations
+
+from rich.console import Group, RenderableType
+from rich.table import Table
+from rich.text import Text
+
+from fettle.api.conditions import find
+from fettle.api.optimizedmodel import OptimizedModel
+from fettle.api.optimizedmodel_status import OptimizedModelStatus
+from fettle.api.reasons import Reason
+from fettle.cli.views.progress import candidates_table, size
+from fettle.cli.views.rollout import condition
+from fettle.plan.run.retry import failure_of
+from fettle.plan.run.status import IN_PROGRESS, READY
+
+STAGES = (Reason.PREPARING, Reason.OPTIMIZING, Reason.MEASURING, Reason.PUBLISHING, Reason.PUBLISHED)
+NAMES = ("prepare", "optimize", "measure", "publish")
+
+
+def model(found: OptimizedModel, width: int) -> RenderableType:
+    """The whole picture, `width` columns wide."""
+    status = found.status
+    table = Table.grid(padding=(0, 2))
+    table.add_column(style="dim", no_wrap=True)
+    table.add_column(overflow="fold")
+    table.add_row("stages", stages(status))
+    for one in status.conditions:
+        table.add_row(one.type, condition(one))
+    if (hint := retry_hint(found)) is not None:
+        table.add_row("failed", hint)
+    for baseline in status.baselines:
+        table.add_row("original", f"{baseline.target}: {baseline.worth}")
+    for artifact in status.artifacts:
+        what = f"{artifact.target}: {artifact.candidate} in {artifact.runtime}, {size(artifact.bytes)}"
+        table.add_row("artifact", f"{what}\n{artifact.uri}")
+    if status.report is not None:
+        table.add_row("report", f"{status.report.uri}\nkubectl fettle report {found.metadata['name']} --open")
+    parts: list[RenderableType] = [
+        Text.assemble(("optimizedmodel/", "dim"), (found.metadata["name"], "bold")),
+        table,
+    ]
+    if status.candidates:
+        parts += ["", candidates_table(status, width)]
+    return Group(*parts)
+
+
+def retry_hint(found: OptimizedModel) -> str | None:
+    """What failed in a run that is over, and the command that tries it again."""
+    failure, ready = failure_of(found.status), find(found.status.conditions, READY)
+    if failure is None or ready is None or ready.reason in IN_PROGRESS:
+        return None
+    return f"{failure} (kubectl fettle retry om/{found.metadata['name']} tries it again)"
+
+
+def stages(status: OptimizedModelStatus) -> Text:
+    """'✓ prepare  ✓ optimize  ▶ measure  · publish'; a run that failed says ✗ at the stage that did."""
+    ready = find(status.conditions, "Ready")
+    reason = ready.reason if ready is not None else Reason.PREPARING
+    running = reason in STAGES
+    at = STAGES.index(Reason(reason)) if running else _failed_at(status)
+    text = Text()
+    for index, name in enumerate(NAMES):
+        if index < at:
+            mark, style = "✓", "green"
+        elif index == at:
+            mark, style = ("▶", "bold cyan") if running else ("✗", "red")
+        else:
+            mark, style = "·", "dim"
+        text.append(f"{mark} {name}  ", style=style)
+    return text
+
+
+def _failed_at(status: OptimizedModelStatus) -> int:
+    """The first stage whose promise does not hold."""
+    for index, kinds in enumerate((("SourceResolved", "Converted"), (), ("Measured",))):
+        found = [one for kind in kinds if (one := find(status.conditions, kind)) is not None]
+        if any(one.status != "True" for one in found):
+            return index
+    return len(NAMES) - 1

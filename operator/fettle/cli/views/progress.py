@@ -1,0 +1,201 @@
+"""How a run looks in a terminal: one live picture of stage, tasks and candidates; plain lines where there is none."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from typing import Protocol
+
+from rich.console import Console, Group, RenderableType
+from rich.live import Live
+from rich.markup import escape
+from rich.spinner import Spinner
+from rich.table import Table
+from rich.text import Text
+
+from fettle.api.conditions import find
+from fettle.api.optimizedmodel_status import CandidateStatus, Interval, OptimizedModelStatus
+from fettle.api.vocabulary import CandidateState
+from fettle.plan.run.state import RunDecision, WantedTask
+from fettle.plan.run.status import IN_PROGRESS, READY
+
+STYLES = {
+    CandidateState.SELECTED: "bold green",
+    CandidateState.MEASURED: "",
+    CandidateState.RUNNING: "cyan",
+    CandidateState.PENDING: "dim",
+    CandidateState.REJECTED: "yellow",
+    CandidateState.FAILED: "red",
+}
+INTERVALS_WIDTH = 132  # columns from which a table has room for intervals
+PIPE_WIDTH = 240  # a pipe has no width: nothing that grep will read is folded
+PICTURES_PER_SECOND = 2.0  # drawn beside a measurement too: no more than it needs
+
+
+class Display(Protocol):
+    """Follows a run."""
+
+    def __enter__(self) -> Display: ...
+
+    def __exit__(self, *exc: object) -> None: ...
+
+    def update(self, decision: RunDecision, running: tuple[WantedTask, ...]) -> None:
+        """The run decided something."""
+        ...
+
+
+class LiveDisplay:
+    """A picture that is drawn again in place."""
+
+    def __init__(self, console: Console, name: str) -> None:
+        """`name` is the OptimizedModel's."""
+        self._name = name
+        self._console = console
+        self._started = time.monotonic()
+        self._since: dict[str, float] = {}
+        self._decision: RunDecision | None = None
+        self._running: tuple[WantedTask, ...] = ()
+        self._spinners: dict[str, Spinner] = {}
+        self._live = Live(
+            console=console, get_renderable=self._picture, refresh_per_second=PICTURES_PER_SECOND, transient=True
+        )
+
+    def __enter__(self) -> LiveDisplay:
+        self._live.start()
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        self._live.stop()
+
+    def update(self, decision: RunDecision, running: tuple[WantedTask, ...]) -> None:
+        """Remember what to draw; the picture follows within half a second."""
+        now = time.monotonic()
+        self._since = {task.task_hash: self._since.get(task.task_hash, now) for task in running}
+        self._decision, self._running = decision, running
+
+    def _picture(self) -> RenderableType:
+        now = time.monotonic()
+        head = Text.assemble((self._name, "bold"), "  ", (_clock(now - self._started), "dim"), "  ")
+        parts: list[RenderableType] = [head]
+        if self._decision is not None:
+            head.append(stage_line(self._decision.status))
+            for task in self._running:
+                age = _clock(now - self._since.get(task.task_hash, now))
+                spinner = self._spinners.setdefault(task.task_hash, Spinner("dots"))
+                spinner.update(text=Text(f"{task.label}  {age}"))
+                parts.append(spinner)
+            if self._decision.status.candidates:
+                parts.append(candidates_table(self._decision.status, self._console.width))
+        return Group(*parts)
+
+
+class PlainDisplay:
+    """A line for each thing that changes: for logs, pipes and dumb terminals."""
+
+    def __init__(self, console: Console, name: str) -> None:
+        """`name` is the OptimizedModel's."""
+        self._console = console
+        self._name = name
+        self._started = time.monotonic()
+        self._stage = ""
+        self._running: set[str] = set()
+        self._rows: dict[tuple[str, str], CandidateState] = {}
+
+    def __enter__(self) -> PlainDisplay:
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        return None
+
+    def update(self, decision: RunDecision, running: tuple[WantedTask, ...]) -> None:
+        """Print what is new."""
+        stage = stage_line(decision.status)
+        if stage != self._stage:
+            self._say(stage)
+            self._stage = stage
+        for task in running:
+            if task.task_hash not in self._running:
+                self._say(f"start {task.label}" + (f" (attempt {task.attempt + 1})" if task.attempt else ""))
+        self._running = {task.task_hash for task in running}
+        for row in decision.status.candidates:
+            if self._rows.get((row.target, row.name)) != row.state:
+                self._rows[row.target, row.name] = row.state
+                if row.state in (CandidateState.REJECTED, CandidateState.FAILED, CandidateState.SELECTED):
+                    self._say(f"{row.target}/{row.name}: {row.state} {why(row)}".rstrip())
+
+    def _say(self, text: str) -> None:
+        line = f"[{_clock(time.monotonic() - self._started)}] {self._name}: {text}"
+        self._console.print(line, markup=False, highlight=False, soft_wrap=True)
+
+
+def result_console() -> Console:
+    """stdout, as wide as it needs to be where it is no terminal."""
+    console = Console(highlight=False)
+    return console if console.is_terminal else Console(highlight=False, width=PIPE_WIDTH)
+
+
+def _clock(seconds: float) -> str:
+    return f"{int(seconds) // 60}:{int(seconds) % 60:02d}"
+
+
+def stage_line(status: OptimizedModelStatus) -> str:
+    """'Optimizing: 2 of 5 builds done'."""
+    ready = find(status.conditions, READY)
+    if ready is None:
+        return ""
+    return f"{ready.reason}: {ready.message}" if ready.message else ready.reason
+
+
+def is_running(status: OptimizedModelStatus) -> bool:
+    """Whether the run is not over."""
+    ready = find(status.conditions, READY)
+    return ready is None or ready.reason in IN_PROGRESS
+
+
+def why(row: CandidateStatus) -> str:
+    """'NotFaster: speed-up 0.8 …'."""
+    return ": ".join(part for part in (row.reason, row.message) if part)
+
+
+def candidates_table(status: OptimizedModelStatus, width: int) -> Table:
+    """A row per candidate: what it costs, what it gains, what it loses, and in one word what was said of it.
+
+    `width` of the terminal in columns: where there is no room for intervals, the points stand alone.
+    """
+    several = len({row.target for row in status.candidates}) > 1
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    for name in (["TARGET"] if several else []) + ["CANDIDATE"]:
+        table.add_column(name, overflow="fold")
+    for name in ("P50 MS", "SPEEDUP", "DROP", "SIZE"):
+        table.add_column(name, justify="right", no_wrap=True)
+    for name in ("STATE", "REASON"):
+        table.add_column(name, no_wrap=True)
+    for row in status.candidates:
+        figures = _figures(row, intervals=width >= INTERVALS_WIDTH)
+        cells = [*([row.target] if several else []), row.name, *figures, row.state.value, row.reason or ""]
+        table.add_row(*(escape(cell) for cell in cells), style=STYLES[row.state])
+    return table
+
+
+def _figures(row: CandidateStatus, *, intervals: bool) -> Sequence[str]:
+    def told(found: Interval | None, digits: int) -> str:
+        if found is None:
+            return ""
+        span = f" [{found.low:.{digits}f}, {found.high:.{digits}f}]" if intervals else ""
+        return f"{found.value:.{digits}f}{span}"
+
+    p50 = row.measurements[0].latency_milliseconds.p50 if row.measurements else None
+    lost = "none" if row.exact else told(row.accuracy_drop, 4)
+    return f"{p50:.3f}" if p50 is not None else "", told(row.speedup, 2), lost, size(row.bytes)
+
+
+def size(number: int | None) -> str:
+    """'1.93 MB'."""
+    if number is None:
+        return ""
+    value = float(number)
+    for unit in ("B", "kB", "MB", "GB"):
+        if value < 1000 or unit == "GB":
+            return f"{value:.0f} {unit}" if unit == "B" else f"{value:.2f} {unit}"
+        value /= 1000
+    raise AssertionError("unreachable")

@@ -1,0 +1,82 @@
+"""Why each candidate of an OptimizedModel was taken, or was not."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from rich.console import RenderableType
+from rich.table import Table
+from rich.text import Text
+
+from fettle.api.optimizedmodel import OptimizedModel
+from fettle.api.optimizedmodel_status import CandidateStatus, Interval
+from fettle.api.vocabulary import CandidateState
+from fettle.cli.views.progress import STYLES
+
+ORDER = (CandidateState.SELECTED, CandidateState.MEASURED, CandidateState.REJECTED, CandidateState.FAILED)
+
+
+@dataclass(frozen=True)
+class Judged:
+    """A candidate with what was said of it, and the figures that this rests on."""
+
+    target: str
+    candidate: str
+    state: str
+    reason: str | None
+    message: str | None
+    figures: str
+
+
+def judgements(found: OptimizedModel) -> list[Judged]:
+    """Every candidate, by target; what was taken first, then as near as it came."""
+    rank = {state: place for place, state in enumerate(ORDER)}
+    rows = sorted(
+        found.status.candidates,
+        key=lambda row: (row.target, rank.get(row.state, len(rank)), -(row.speedup.value if row.speedup else 0)),
+    )
+    return [
+        Judged(row.target, row.name, row.state.value, row.reason, _message(row, found), _figures(row)) for row in rows
+    ]
+
+
+def _message(row: CandidateStatus, found: OptimizedModel) -> str | None:
+    if row.state is not CandidateState.SELECTED:
+        return row.message
+    objective = found.spec.objective.value.lower()
+    return row.message or f"keeps every constraint, and is the best of those that do by {objective}"
+
+
+def _figures(row: CandidateStatus) -> str:
+    """'3.98 times as fast [3.9, 4.1]; drop 0.0011 [-0.0042, 0.0073] of Accuracy on 897 items (Labels)'."""
+    parts = []
+    if row.speedup is not None:
+        parts.append(f"{row.speedup.value:.3g} times as fast {_span(row.speedup)}")
+    if row.exact:
+        parts.append(f"exact: the same answers on all {row.samples} items")
+    elif row.accuracy_drop is not None and row.accuracy is not None:
+        lost = f"drop {row.accuracy_drop.value:.3g} {_span(row.accuracy_drop)} of {row.accuracy.metric}"
+        parts.append(f"{lost} on {row.samples} items ({row.evidence})")
+    return "; ".join(parts)
+
+
+def _span(found: Interval) -> str:
+    return f"[{found.low:.3g}, {found.high:.3g}]"
+
+
+def choices(judged: Sequence[Judged]) -> RenderableType:
+    """One paragraph a candidate."""
+    if not judged:
+        return Text("there is no candidate yet")
+    several = len({one.target for one in judged}) > 1
+    table = Table.grid(padding=(0, 2))
+    table.add_column(no_wrap=True)
+    table.add_column(no_wrap=True)
+    table.add_column(overflow="fold")
+    for one in judged:
+        name = f"{one.target}/{one.candidate}" if several else one.candidate
+        said = ": ".join(part for part in (one.reason, one.message) if part)
+        text = "\n".join(part for part in (said, one.figures) if part)
+        table.add_row(name, one.state, text, style=STYLES[CandidateState(one.state)])
+    return table

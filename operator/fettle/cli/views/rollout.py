@@ -1,0 +1,147 @@
+"""A ModelDeployment in a terminal: its steps with where it stands, weights, pods of each revision, what the analysis sees."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from datetime import datetime, timedelta
+
+from rich.console import Group, RenderableType
+from rich.table import Table
+from rich.text import Text
+
+from fettle.api.base import GROUP
+from fettle.api.conditions import Condition, ConditionStatus, find
+from fettle.api.modeldeployment import ModelDeployment, RolloutStep
+from fettle.api.modeldeployment_status import (
+    AnalysisStatus,
+    CanaryStatus,
+    ModelDeploymentStatus,
+    RevisionStatus,
+    Verdict,
+)
+from fettle.cli.access.kube import Object
+from fettle.cli.views.sparkline import bar, sparkline
+from fettle.plan import timestamps
+
+VERDICTS = {Verdict.GOOD: "green", Verdict.BAD: "red", Verdict.INCONCLUSIVE: "yellow", Verdict.PENDING: "dim"}
+WANTED = {"Ready": True, "Degraded": False}  # conditions that are good or bad news; others are merely said
+READY, STARTING, LEAVING = "●", "○", "◌"
+HISTORY = 4  # lines of the ledger that a screen shows
+
+
+def rollout(found: ModelDeployment, pods: Sequence[Object] | None, now: datetime) -> RenderableType:
+    """The whole picture. `pods` is None where they may not be listed."""
+    status = found.status
+    table = Table.grid(padding=(0, 2))
+    table.add_column(style="dim", no_wrap=True)
+    table.add_column(overflow="fold")
+    for kind in ("Ready", "Progressing", "Degraded", "Paused"):
+        one = find(status.conditions, kind)
+        if one is not None:
+            table.add_row(kind, condition(one))
+    if status.address is not None:
+        table.add_row("url", status.address.url)
+    for label, revision in (("stable", status.stable), ("canary", status.canary)):
+        if revision is not None:
+            table.add_row(label, _revision(revision, pods))
+    if status.canary is not None:
+        _trial(table, found, status.canary, now)
+    _orders(table, found.metadata["name"], status)
+    for number, record in enumerate(reversed(status.revisions[-HISTORY:])):
+        left = f"left {record.left}, {record.reason}" if record.left else "serves"
+        table.add_row("ledger" if not number else "", f"{record.revision}  entered {record.entered or 'never'}  {left}")
+    name = found.metadata["name"]
+    return Group(Text.assemble(("modeldeployment/", "dim"), (name, "bold")), table)
+
+
+def condition(one: Condition) -> Text:
+    """'True     Serving: 3 pods ready'."""
+    good = WANTED.get(one.type)
+    holds = one.status is ConditionStatus.TRUE
+    style = "" if good is None or one.status is ConditionStatus.UNKNOWN else ("green" if holds is good else "red")
+    return Text.assemble((f"{one.status:<8} ", style), one.reason, f": {one.message}" if one.message else "")
+
+
+def _revision(revision: RevisionStatus, pods: Sequence[Object] | None) -> Text:
+    text = Text(f"{revision.revision}  ")
+    own = [pod for pod in pods or () if _labels(pod).get(f"{GROUP}/revision") == revision.revision]
+    if own:
+        text.append("".join(sorted(map(_glyph, own), key=(READY + STARTING + LEAVING).index)) + " ", style="cyan")
+    text.append(f"{revision.ready}/{revision.replicas} ready")
+    return text
+
+
+def _glyph(pod: Object) -> str:
+    if pod["metadata"].get("deletionTimestamp"):
+        return LEAVING
+    conditions = (pod.get("status") or {}).get("conditions") or ()
+    return READY if any(one["type"] == "Ready" and one["status"] == "True" for one in conditions) else STARTING
+
+
+def _labels(pod: Object) -> Mapping[str, str]:
+    return pod["metadata"].get("labels") or {}
+
+
+def _trial(table: Table, found: ModelDeployment, canary: CanaryStatus, now: datetime) -> None:
+    filled, empty = bar(canary.actual_weight)
+    share = f" {canary.actual_weight} % of the pods, {canary.weight} % asked"
+    table.add_row("weight", Text.assemble((filled, "cyan"), (empty, "dim"), share))
+    table.add_row("steps", steps(found.spec.rollout.steps, canary, now))
+    if canary.analysis is not None:
+        for label, text in analysis(canary.analysis):
+            table.add_row(label, text)
+
+
+def steps(wanted: Sequence[RolloutStep], canary: CanaryStatus, now: datetime) -> Text:
+    """'✓ 10 %  ✓ 60 s  ▶ 50 %  · until promote  · 100 %'."""
+    text = Text()
+    for index, step in enumerate(wanted or (RolloutStep(weight=100),)):
+        here = index == canary.step
+        mark, style = ("✓", "green") if index < canary.step else ("▶", "bold cyan") if here else ("·", "dim")
+        text.append(f"{mark} {_step(step)}{_left(step, canary, now) if here else ''}  ", style=style)
+    if canary.step >= max(len(wanted), 1):
+        text.append("▶ promotion", style="bold cyan")
+    return text
+
+
+def _step(step: RolloutStep) -> str:
+    if step.pause is None:
+        return f"{step.weight} %"
+    return f"{step.pause.seconds} s" if step.pause.seconds is not None else "until promote"
+
+
+def _left(step: RolloutStep, canary: CanaryStatus, now: datetime) -> str:
+    began = timestamps.read(canary.step_started_at)
+    if step.pause is None or step.pause.seconds is None or began is None:
+        return ""
+    left = (began + timedelta(seconds=step.pause.seconds) - now).total_seconds()
+    return f" ({left:.0f} s left)" if left > 0 else ""
+
+
+def analysis(watched: AnalysisStatus) -> Iterable[tuple[str, Text]]:
+    """The window that is open, and each metric over those that were judged."""
+    counts = f"{watched.requests} requests, {watched.failures} failed"
+    said = f": {watched.message}" if watched.message else ""
+    yield "analysis", Text.assemble((watched.verdict.value, VERDICTS[watched.verdict]), f" ({counts}){said}")
+    names = list(dict.fromkeys(one.metric for window in watched.windows for one in window.metrics))
+    width = max(map(len, names), default=0)
+    for number, name in enumerate(names):
+        told = [next((one for one in window.metrics if one.metric == name), None) for window in watched.windows]
+        last = next(one for one in reversed(told) if one is not None)
+        line = sparkline([one.value if one else None for one in told], last.bound)
+        text = Text(f"{name:<{width}}  ")
+        for letter, one in zip(line, told, strict=True):
+            text.append(letter, style=VERDICTS[one.verdict] if one else "dim")
+        value = "not told" if last.value is None else f"{last.value:g}"
+        text.append(f"  {value}, bound {last.bound:g}, {last.samples} samples")
+        yield "windows" if not number else "", text
+
+
+def _orders(table: Table, name: str, status: ModelDeploymentStatus) -> None:
+    if status.rollback is not None:
+        text = f"from {status.rollback.desired} to {status.rollback.target}, until the spec asks for another revision"
+        table.add_row("rollback", text)
+    if status.failed_revision is not None:
+        table.add_row("failed", f"{status.failed_revision} (kubectl fettle retry {name} tries it again)")
+    if status.last_command is not None:
+        table.add_row("command", f"{status.last_command.name} {status.last_command.value}")

@@ -1,0 +1,1 @@
+"""Evaluation and calibration data: one file a format, read exactly or refused."""

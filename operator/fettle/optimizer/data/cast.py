@@ -1,0 +1,110 @@
+"""From an array as a file holds it to the data type of an input. What would mean something else afterwards is refused.
+
+An array becomes another width of the same kind where every value fits; byte order never matters. See docs/design/data.md.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from fettle.errors import DataError
+from fettle.optimizer.data.files import Array
+from fettle.runtimes.base import numpy_dtype, v2_dtype
+
+_NO_INPUT = {
+    "c": "complex numbers",
+    "M": "dates",
+    "m": "durations",
+    "V": "records, or numbers of a kind that .npy does not name",
+    "O": "Python objects",
+    "T": "texts of variable width",
+}
+_SAVE_AS = "save numbers, booleans or texts (bfloat16 and float8 as float32, dates as numbers)"
+_FLOATS = ("FP16", "FP32", "FP64", "BF16")
+
+
+def cast(dtype: str, array: Array, where: str) -> Array:
+    """`array` in the V2 data type `dtype`, in the machine's byte order. `where` begins the message. Raises DataError."""
+    found = plain(array, where)
+    if v2_dtype(found) == dtype:
+        return found
+    if dtype in _FLOATS and found.dtype.kind == "f":
+        return _float(dtype, found, where)
+    if dtype == "BOOL" and found.dtype.kind in "iu":
+        return _bool(found, where)
+    wanted = numpy_dtype(dtype)
+    if wanted.kind in "iu" and found.dtype.kind in "iu":
+        return _integer(dtype, found, where)
+    hint = ""
+    if dtype != "BYTES" and found.dtype != object:
+        hint = f"; convert it with the model's own preprocessing, then .astype('{wanted.name}')"
+    raise DataError(f"{where}: expected {dtype}, found {v2_dtype(found)}{hint}")
+
+
+def plain(array: Array, where: str) -> Array:
+    """Numbers and booleans in the machine's byte order, texts as an object array of str. Raises DataError for anything else."""
+    kind = array.dtype.kind
+    if kind in "US":
+        return _texts(array, where)
+    if kind == "O":
+        return _texts(array, where)
+    if kind in _NO_INPUT:
+        raise DataError(f"{where}: {_NO_INPUT[kind]} ({array.dtype}) cannot be read; {_SAVE_AS}")
+    if kind == "b" and array.size and np.ascontiguousarray(array).view(np.uint8).max() > 1:
+        raise DataError(f"{where}: booleans are bytes 0 and 1, found others; the file is damaged")
+    if kind == "f" and array.dtype.itemsize > 8:  # long double: another size on every machine
+        return _float("FP64", array, where)
+    return array.astype(array.dtype.newbyteorder("="), copy=False)
+
+
+def texts_of(values: Sequence[str | bytes]) -> Array:
+    """Texts in an array, each as long as it is."""
+    made = np.empty(len(values), object)
+    made[:] = values
+    return made
+
+
+def _texts(array: Array, where: str) -> Array:
+    """Texts as str that UTF-8 can write. Raises DataError."""
+    try:
+        flat = array.reshape(-1).tolist()
+        texts = [value.decode() if isinstance(value, bytes) else value for value in flat]
+        for text in texts:
+            if not text.isascii():
+                text.encode()
+    except UnicodeEncodeError as error:
+        raise DataError(f"{where}: a text holds half of a surrogate pair, which is no character: {error}") from error
+    except (ValueError, SystemError) as error:  # UnicodeDecodeError; numbers that are no code points
+        raise DataError(f"{where}: texts must be Unicode, bytes must be UTF-8: {error}") from error
+    return texts_of(texts).reshape(array.shape)
+
+
+def _float(dtype: str, array: Array, where: str) -> Array:
+    wanted = numpy_dtype(dtype)
+    with np.errstate(over="ignore", under="ignore", invalid="ignore"):
+        found = array.astype(wanted)
+    lost = np.isinf(found) & np.isfinite(array)
+    if lost.any():
+        worst = array[lost].reshape(-1)[0]
+        raise DataError(f"{where}: {int(lost.sum())} values do not fit {dtype}, {worst:.6g} among them")
+    return found
+
+
+def _integer(dtype: str, array: Array, where: str) -> Array:
+    wanted = numpy_dtype(dtype)
+    limits = np.iinfo(wanted)
+    if array.size:
+        low, high = int(array.min()), int(array.max())
+        if low < limits.min or high > limits.max:
+            message = f"{where}: expected {dtype}, {limits.min} to {limits.max}, found values from {low} to {high}"
+            raise DataError(message)
+    return array.astype(wanted)
+
+
+def _bool(array: Array, where: str) -> Array:
+    other = array[(array != 0) & (array != 1)].reshape(-1)
+    if other.size:
+        raise DataError(f"{where}: expected BOOL, or numbers 0 and 1, found {other[0]}")
+    return array.astype(bool)

@@ -1,0 +1,86 @@
+"""A column as it is read: each block is cast, checked and counted as it comes, so that memory holds the items and one block."""
+
+from __future__ import annotations
+
+import sys
+
+import numpy as np
+
+from fettle.errors import DataError
+from fettle.optimizer.data.cast import cast, plain, texts_of
+from fettle.optimizer.data.files import ITEM_BYTES, Array, Wanted
+
+LONG = 256  # characters from which on it is worth the while to keep a text once
+EXACT = 1 << 53  # integers up to here are exact as floats
+
+
+class Column:
+    """Gathers one column. `rows`: how many items will come, where that is known."""
+
+    def __init__(self, name: str, wanted: Wanted, rows: int | None = None) -> None:
+        self.name = name
+        self.where = f"{wanted.uri}: {name}"
+        self._dtype = wanted.inputs.get(name)  # None: labels, which keep their own
+        self._room = wanted.room
+        self._rows = rows
+        self._whole: Array | None = None
+        self._parts: list[Array] = []
+        self._filled = 0
+        self._shared: dict[str, str] = {}
+
+    def add(self, block: Array, where: str | None = None) -> None:
+        """Take the next items, `[items, *shape of an item]`. Raises DataError for another shape, a data type that does not fit, or no room."""
+        place = where or self.where
+        found = plain(block, place) if self._dtype is None else cast(self._dtype, block, place)
+        before = self._whole if self._whole is not None else (self._parts[0] if self._parts else None)
+        if before is not None and before.shape[1:] != found.shape[1:]:
+            shapes = f"{list(before.shape[1:])} and {list(found.shape[1:])}"
+            raise DataError(f"{place}: items have different shapes, {shapes}")
+        if found.dtype == object:
+            found = self._counted(found, place)
+        if self._rows is None:
+            self._room.take(found.nbytes + len(found) * ITEM_BYTES, place)
+            self._parts.append(found)
+            return
+        if self._whole is None:
+            each = found.nbytes // len(found) if len(found) else 0
+            self._room.take(self._rows * (each + ITEM_BYTES), place)
+            self._whole = np.empty((self._rows, *found.shape[1:]), found.dtype)
+        self._whole[self._filled : self._filled + len(found)] = found
+        self._filled += len(found)
+
+    def _counted(self, texts: Array, where: str) -> Array:
+        """`texts`, of which long ones that came before are the same objects and take no room."""
+        found: list[str] = []
+        size = 0
+        for text in texts.reshape(-1).tolist():
+            known = self._shared.setdefault(text, text) if len(text) > LONG else text
+            size += sys.getsizeof(text) if known is text else 0
+            found.append(known)
+        self._room.take(size, where)
+        return texts_of(found).reshape(texts.shape)
+
+    def array(self) -> Array:
+        """All items. Raises DataError where labels mix what does not go together."""
+        if self._whole is not None:
+            return self._whole
+        parts, self._parts = self._parts, []
+        kinds = {part.dtype.kind for part in parts}
+        if len({"f" if kind in "iuf" else kind for kind in kinds}) > 1:
+            raise DataError(f"{self.where}: numbers, booleans and texts are mixed in one key")
+        if len(kinds) > 1:
+            parts = [_common(part, kinds, self.where) for part in parts]
+        return np.concatenate(parts)
+
+
+def _common(part: Array, kinds: set[str], where: str) -> Array:
+    """One of several kinds of numbers, as the one kind that holds them all exactly."""
+    if "f" in kinds:
+        if part.dtype.kind in "iu" and part.size and max(abs(int(part.min())), abs(int(part.max()))) > EXACT:
+            raise DataError(
+                f"{where}: integers above 2^53 are mixed with floats, which do not hold them: write one kind"
+            )
+        return part.astype(np.float64)
+    if part.size and int(part.min()) < 0:
+        raise DataError(f"{where}: negative numbers are mixed with numbers above 2^63 - 1; no data type holds both")
+    return part.astype(np.uint64)

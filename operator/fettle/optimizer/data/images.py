@@ -1,0 +1,144 @@
+"""Items from a folder of pictures: a sub-folder per class, whose place in the sorted names is the label, or its name where the spec has
+the order of the names; without sub-folders no labels."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from itertools import chain, islice, zip_longest
+
+import numpy as np
+from fsspec import AbstractFileSystem
+from PIL import Image
+
+from fettle.api.optimizedmodel import PreprocessSpec
+from fettle.api.signature import Signature, Tensor
+from fettle.api.vocabulary import Color, Layout
+from fettle.errors import DataError
+from fettle.optimizer.data.column import Column
+from fettle.optimizer.data.files import Array, Columns, Wanted
+from fettle.optimizer.data.picture import Picture, opened
+
+CHANNELS = {Color.RGB: 3, Color.BGR: 3, Color.GRAYSCALE: 1}
+
+
+def read_images(
+    filesystem: AbstractFileSystem, folder: str, wanted: Wanted, signature: Signature, spec: PreprocessSpec
+) -> Columns:
+    """The first `wanted.most` pictures, classes in turn, as the model's only input, and their labels. Raises DataError."""
+    tensor = _input(signature, wanted.uri)
+    size = _size(tensor, spec, wanted.uri)
+    pictures = list(islice(_pictures(filesystem, folder), wanted.most))
+    if not pictures:
+        raise DataError(f"{wanted.uri} holds no item: expected pictures, or a sub-folder of them per class")
+    column = Column(tensor.name, wanted, len(pictures))
+    depths: set[int] = set()
+    for path, _ in pictures:
+        where = f"{wanted.uri}: {path.removeprefix(folder).lstrip('/')}"
+        with filesystem.open(path, "rb") as stream:
+            picture = opened(stream, spec.color, wanted.room, where)
+        depths.add(picture.white)
+        if len(depths) > 1 and not _takes_floats(tensor):
+            raise DataError(
+                f"{where}: pictures of 8 and of 16 bits are mixed, for an input of {tensor.dtype}: give one kind"
+            )
+        column.add(_item(picture, size, tensor, spec, where)[np.newaxis], where)
+    arrays = {tensor.name: column.array()}
+    labels = [label for _, label in pictures if label is not None]
+    if wanted.label_key is not None and labels:
+        names = [path.rsplit("/", 2)[-2] for path, _ in pictures]
+        arrays[wanted.label_key] = np.array(names, object) if wanted.by_name else np.array(labels, dtype=np.int64)
+    return Columns(arrays, _beside(filesystem, folder) if labels else [])
+
+
+def _pictures(filesystem: AbstractFileSystem, folder: str) -> list[tuple[str, int | None]]:
+    """(path, label) of every file that is not hidden: the first of each class, the second of each, and so on."""
+    classes = _in_order(
+        path for path in filesystem.ls(folder, detail=False) if filesystem.isdir(path) and not _hidden(path)
+    )
+    if not classes:
+        return [(path, None) for path in _files(filesystem, folder)]
+    by_class = [[(path, label) for path in _files(filesystem, each)] for label, each in enumerate(classes)]
+    return [found for found in chain.from_iterable(zip_longest(*by_class)) if found is not None]
+
+
+def _in_order(paths: Iterable[str]) -> list[str]:
+    """Folders of classes by name; by number where every name is one: 2 comes before 10."""
+    found = sorted(paths)
+    names = [path.rsplit("/", 1)[-1] for path in found]
+    return sorted(found, key=lambda path: int(path.rsplit("/", 1)[-1])) if all(map(str.isdecimal, names)) else found
+
+
+def _beside(filesystem: AbstractFileSystem, folder: str) -> list[str]:
+    """Names of files that lie beside the folders of classes."""
+    return [path.rsplit("/", 1)[-1] for path in _files(filesystem, folder)]
+
+
+def _files(filesystem: AbstractFileSystem, folder: str) -> list[str]:
+    return sorted(path for path in filesystem.ls(folder, detail=False) if filesystem.isfile(path) and not _hidden(path))
+
+
+def _hidden(path: str) -> bool:
+    return path.rsplit("/", 1)[-1].startswith(".")
+
+
+def _input(signature: Signature, uri: str) -> Tensor:
+    if len(signature.inputs) != 1 or len(signature.inputs[0].shape) not in (3, 4):
+        found = [f"{tensor.name} {list(tensor.shape)}" for tensor in signature.inputs]
+        raise DataError(
+            f"{uri} is a folder of pictures, for a model with one image as input; this one has {found}: give a file"
+        )
+    return signature.inputs[0]
+
+
+def _size(tensor: Tensor, spec: PreprocessSpec, uri: str) -> tuple[int, int]:
+    """(width, height) that the model is given."""
+    first = spec.layout is Layout.CHANNELS_FIRST
+    height, width = tensor.shape[-2:] if first else tensor.shape[-3:-1]
+    found = (spec.width or width, spec.height or height)
+    if min(found) < 1:
+        raise DataError(f"{uri}: the model takes pictures of any size: give preprocess.width and preprocess.height")
+    return found
+
+
+def _takes_floats(tensor: Tensor) -> bool:
+    return not tensor.dtype.startswith(("INT", "UINT"))
+
+
+def _item(picture: Picture, size: tuple[int, int], tensor: Tensor, spec: PreprocessSpec, where: str) -> Array:
+    pixels = np.asarray(_scaled(picture.image, size, spec.crop))
+    pixels = pixels[:, :, np.newaxis] if pixels.ndim == 2 else pixels
+    if pixels.shape[2] < CHANNELS[spec.color]:  # grey of 16 bits
+        pixels = np.repeat(pixels, CHANNELS[spec.color], axis=2)
+    pixels = pixels[:, :, ::-1] if spec.color is Color.BGR else pixels
+    values = _normalized(pixels, picture.white, tensor, spec, where)
+    return np.ascontiguousarray(values.transpose(2, 0, 1) if spec.layout is Layout.CHANNELS_FIRST else values)
+
+
+def _scaled(picture: Image.Image, size: tuple[int, int], crop: float | None) -> Image.Image:
+    if crop is None:
+        return picture.resize(size, Image.Resampling.BILINEAR)
+    width, height = size
+    scale = max(width / crop / picture.width, height / crop / picture.height)
+    larger = (max(round(picture.width * scale), width), max(round(picture.height * scale), height))
+    left, top = (larger[0] - width) // 2, (larger[1] - height) // 2
+    return picture.resize(larger, Image.Resampling.BILINEAR).crop((left, top, left + width, top + height))
+
+
+def _normalized(pixels: Array, white: int, tensor: Tensor, spec: PreprocessSpec, where: str) -> Array:
+    """Pixels as they are for an integer input; else (pixel / white - mean) / std. Raises DataError."""
+    if not _takes_floats(tensor):
+        if spec.mean or spec.std:
+            raise DataError(
+                f"{where}: preprocess.mean and std are for inputs of floats; {tensor.name} takes {tensor.dtype}"
+            )
+        if white > 255 and tensor.dtype in ("INT8", "UINT8"):
+            raise DataError(f"{where} has 16 bits; {tensor.name} takes {tensor.dtype}: convert it to 8 bits")
+        return np.rint(pixels).astype(np.int64) if white > 255 else pixels
+    channels = CHANNELS[spec.color]
+    for name, given in (("mean", spec.mean), ("std", spec.std)):
+        if len(given) not in (0, 1, channels):
+            raise DataError(f"{where}: preprocess.{name} has {len(given)} numbers; {spec.color} needs 1 or {channels}")
+    if 0 in spec.std:
+        raise DataError(f"{where}: preprocess.std must not be 0: it divides")
+    mean, std = np.array(spec.mean or (0,), np.float32), np.array(spec.std or (1,), np.float32)
+    return ((pixels.astype(np.float32) / white - mean) / std).astype(np.float32)

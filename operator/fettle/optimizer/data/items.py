@@ -1,0 +1,173 @@
+"""Items from files (`data_files.py`): one array per input under its name, first axis = items. Checked against the signature before anything runs.
+
+An item is what one run takes: without the batch axis where the model has one, else one whole input (docs/design/data.md). Inside this
+package items are held whole: an array `[items, *shape of the input]`, with size 1 along the axis that items may be stacked on.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from functools import partial
+
+import numpy as np
+
+from fettle.api.optimizedmodel import PreprocessSpec
+from fettle.api.reasons import Reason
+from fettle.api.signature import Signature, Tensor
+from fettle.errors import DataError
+from fettle.optimizer.data.files import (
+    LABELS,
+    Array,
+    Columns,
+    Room,
+    Wanted,
+    column_names,
+    listed,
+    read_columns,
+)
+from fettle.store.comparison import is_float
+from fettle.store.store import explained
+from fettle.store.uris import Location, Mounts, locate
+
+_missing = partial(DataError, reason=Reason.DATA_NOT_FOUND)
+
+
+@dataclass(frozen=True)
+class Items:
+    """Items, whole; labels if there are any."""
+
+    arrays: Mapping[str, Array]
+    labels: Array | None = None
+    notes: tuple[str, ...] = field(default=())
+
+    def __len__(self) -> int:
+        return len(next(iter(self.arrays.values())))
+
+    def whole(self, index: int) -> dict[str, Array]:
+        """What one run takes for that item."""
+        return {name: array[index, ...] for name, array in self.arrays.items()}
+
+    def take(self, indices: list[int]) -> Items:
+        """Only these items, in this order."""
+        labels = None if self.labels is None else self.labels[indices]
+        return Items({name: array[indices] for name, array in self.arrays.items()}, labels, self.notes)
+
+    def hashes(self) -> list[str]:
+        """Content hash of each item, over its inputs."""
+        names = sorted(self.arrays)
+        return [_item_hash([(name, self.arrays[name][index]) for name in names]) for index in range(len(self))]
+
+    def stored(self, signature: Signature) -> dict[str, Array]:
+        """The arrays as the store keeps them: without the batch axis where one was proved; labels under their common name."""
+        arrays: dict[str, Array] = {}
+        for tensor in signature.inputs:
+            array = self.arrays[tensor.name]
+            arrays[tensor.name] = array if tensor.batch_axis is None else np.squeeze(array, axis=tensor.batch_axis + 1)
+        return arrays if self.labels is None else arrays | {LABELS: self.labels}
+
+
+def _item_hash(values: list[tuple[str, Array]]) -> str:
+    digest = hashlib.sha256()
+    for name, value in values:
+        digest.update(f"{name}\0{value.dtype.str}\0{value.shape}\0".encode())
+        if value.dtype == object:
+            for text in map(str.encode, value.reshape(-1).tolist()):
+                digest.update(b"%d\0%b" % (len(text), text))
+        else:
+            digest.update(np.ascontiguousarray(value).tobytes())
+    return digest.hexdigest()
+
+
+@dataclass(frozen=True)
+class Asked:
+    """Which items are to be read: where from, at most how many, labels under which name, pictures prepared how."""
+
+    uri: str
+    most: int | None = None
+    label_key: str | None = None
+    preprocess: PreprocessSpec | None = None
+    by_name: bool = False  # the label of a picture is its folder's name
+
+
+def read(asked: Asked, mounts: Mounts, signature: Signature, axes: Mapping[str, int], room: Room) -> Items:
+    """The items of a file (.npz, .parquet, .jsonl) or folder of pictures.
+
+    `axes`: by input, the axis that items are stacked on, if any. `room`: the memory they may take.
+
+    Raises DataError: DataNotFound; DataInvalid for arrays that are missing, do not fit or hold NaN or infinity.
+    """
+    uri = asked.uri
+    location = locate(uri, mounts, missing=_missing)
+    inputs = {tensor.name: tensor.dtype for tensor in signature.inputs}
+    wanted = Wanted(uri, inputs, asked.label_key, asked.most, room, asked.by_name)
+    with explained(f"reading {uri}"):
+        columns = _columns(location, wanted, signature, asked.preprocess)
+    arrays = {t.name: _checked(t, columns.arrays[t.name], axes.get(t.name), uri) for t in signature.inputs}
+    lengths = {name: len(array) for name, array in columns.arrays.items()}
+    if len(set(lengths.values())) > 1:
+        raise DataError(f"{uri}: the first axis of every array counts the items, found {lengths}")
+    if not min(lengths.values()):
+        raise DataError(f"{uri} holds no item")
+    labels = columns.arrays.get(asked.label_key) if asked.label_key is not None else None
+    if labels is not None and labels.dtype.kind == "f" and not np.isfinite(labels).all():
+        raise DataError(f"{uri}: labels hold NaN or infinity")
+    notes = (f"{uri}: what is neither an input nor labels is not used: {listed(columns.unused)}",)
+    return Items(arrays, labels, notes if columns.unused else ())
+
+
+def column_names_of(uri: str, mounts: Mounts) -> set[str]:
+    """Names of the columns of the file at `uri`; none for a folder. Raises DataError (DataNotFound, DataInvalid)."""
+    location = locate(uri, mounts, missing=_missing)
+    with explained(f"reading {uri}"):
+        if not location.filesystem.isfile(location.path):
+            return set()
+        with location.filesystem.open(location.path, "rb") as stream:
+            return column_names(location.path, stream, uri)
+
+
+def _columns(location: Location, wanted: Wanted, signature: Signature, preprocess: PreprocessSpec | None) -> Columns:
+    filesystem, path = location.filesystem, location.path
+    if filesystem.isdir(path):
+        from fettle.optimizer.data.images import read_images
+
+        return read_images(filesystem, path, wanted, signature, preprocess or PreprocessSpec())
+    if not filesystem.isfile(path):
+        raise DataError(f"{location.uri} does not exist", reason=Reason.DATA_NOT_FOUND)
+    if preprocess is not None:
+        raise DataError(
+            f"{location.uri} is a file: preprocess is for a folder of pictures; a file holds what the model takes"
+        )
+    with filesystem.open(path, "rb") as stream:
+        return read_columns(path, stream, wanted)
+
+
+def _checked(tensor: Tensor, array: Array, axis: int | None, uri: str) -> Array:
+    """`array` whole. Raises DataError for another shape, and for NaN and infinity."""
+    where = f"{uri}: {tensor.name}"
+    whole = _whole(tensor, array, axis, where)
+    if is_float(whole) and not np.isfinite(whole).all():
+        bad = ~np.isfinite(whole).reshape(len(whole), -1).all(axis=1)
+        first = int(np.argmax(bad))
+        raise DataError(
+            f"{where}: {int(bad.sum())} of {len(whole)} items hold NaN or infinity, the first is item {first}"
+        )
+    return whole
+
+
+def _whole(tensor: Tensor, array: Array, axis: int | None, where: str) -> Array:
+    rank = len(tensor.shape)
+    if axis is not None and array.ndim == rank:
+        expanded = np.expand_dims(array, axis + 1)
+        if _fits(tensor.shape, expanded.shape[1:]):
+            return expanded
+    if array.ndim == rank + 1 and _fits(tensor.shape, array.shape[1:]):
+        return array
+    item = [size for place, size in enumerate(tensor.shape) if place != axis]
+    message = f"{where}: expected the shape [items, {', '.join('any' if size < 0 else str(size) for size in item)}], found {list(array.shape)}"
+    raise DataError(message)
+
+
+def _fits(wanted: tuple[int, ...], found: tuple[int, ...]) -> bool:
+    return len(wanted) == len(found) and all(want in (-1, size) for want, size in zip(wanted, found, strict=True))

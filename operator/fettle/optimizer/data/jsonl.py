@@ -1,0 +1,120 @@
+"""Items from a .jsonl file: an object a line, one key per input, nested lists for its dimensions."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from itertools import chain, islice
+from typing import IO, Any
+
+import numpy as np
+
+from fettle.errors import DataError
+from fettle.optimizer.data.cast import texts_of
+from fettle.optimizer.data.column import EXACT, Column
+from fettle.optimizer.data.files import Array, Columns, Room, Wanted
+from fettle.runtimes.base import numpy_dtype
+
+FLOATING = frozenset({"FP16", "FP32", "FP64", "BF16"})
+PARSED = 32  # Python's objects take up to so many times the bytes of the line that they were written in
+DEEPEST = 32
+BOM = b"\xef\xbb\xbf"
+
+
+def names(stream: IO[bytes], uri: str) -> set[str]:
+    """Keys of the first line. Raises DataError."""
+    return set(next((item for _, item in _objects(stream, uri, Room())), {}))
+
+
+def read_jsonl(stream: IO[bytes], wanted: Wanted) -> Columns:
+    """The wanted keys of the first `wanted.most` lines. Raises DataError naming the line."""
+    found: set[str] = set()
+    columns: list[Column] = []
+    for number, item in islice(_objects(stream, wanted.uri, wanted.room), wanted.most):
+        if not found:
+            found = set(item)
+            columns = [Column(name, wanted) for name in wanted.columns(found)]
+        where = f"{wanted.uri}: line {number}"
+        for column in columns:
+            if column.name not in item:
+                raise DataError(f"{where} has no {column.name!r}; every line needs the keys of the first one")
+            place = f"{where}: {column.name}"
+            array = _array(item[column.name], wanted.inputs.get(column.name), place)
+            column.add(array[np.newaxis], place)
+    if not found:
+        raise DataError(f"{wanted.uri} holds no item")
+    return Columns({column.name: column.array() for column in columns}, wanted.unused(found))
+
+
+def _objects(stream: IO[bytes], uri: str, room: Room) -> Iterator[tuple[int, dict[str, Any]]]:
+    """(number of the line, its object); empty lines are passed over."""
+    longest = room.size // PARSED
+    number = 0
+    while line := stream.readline(longest):
+        number += 1
+        where = f"{uri}: line {number}"
+        if len(line) == longest and not line.endswith(b"\n"):
+            raise DataError(
+                f"{where} is longer than {longest} bytes, the most that one item may take here: give .npz or .parquet, "
+                "or raise spec.jobs.resources.limits.memory"
+            )
+        line = line.removeprefix(BOM) if number == 1 else line
+        if not line.strip():
+            continue
+        try:
+            item = json.loads(line.decode(), object_pairs_hook=_unique)
+        except (ValueError, RecursionError) as error:  # JSONDecodeError, UnicodeDecodeError; lists in lists in lists
+            raise DataError(f"{where} is not JSON: {error}") from error
+        if not isinstance(item, dict):
+            raise DataError(f"{where} is a {type(item).__name__}; expected an object with a key per input")
+        yield number, item
+
+
+def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    found = dict(pairs)
+    if len(found) < len(pairs):
+        raise ValueError(f"an object has a key twice, of {sorted(name for name, _ in pairs)}")
+    return found
+
+
+def _array(value: Any, dtype: str | None, where: str) -> Array:
+    """One item's value. JSON writes 1.0 as 1: an input of floats takes both. Raises DataError."""
+    shape, flat = _flat(value, where)
+    kinds = set(map(type, flat))
+    if not kinds:
+        return np.empty(shape, numpy_dtype(dtype) if dtype is not None else np.float64)
+    if kinds == {str}:
+        return texts_of(flat).reshape(shape)
+    if kinds == {bool}:
+        return np.array(flat, bool).reshape(shape)
+    if not kinds <= {int, float}:
+        found = sorted("null" if kind is type(None) else kind.__name__ for kind in kinds)
+        raise DataError(f"{where}: expected numbers, booleans, texts or lists of them, found {' and '.join(found)}")
+    if dtype is None and len(kinds) > 1 and any(type(one) is int and abs(one) > EXACT for one in flat):
+        raise DataError(f"{where}: integers above 2^53 are mixed with floats, which do not hold them: write one kind")
+    return _numbers(flat, kinds == {int} and dtype not in FLOATING, where).reshape(shape)
+
+
+def _flat(value: Any, where: str) -> tuple[list[int], list[Any]]:
+    """Shape of nested lists, and what they hold, in order."""
+    shape: list[int] = []
+    flat = [value]
+    while any(type(one) is list for one in flat):
+        lengths = {len(one) if type(one) is list else -1 for one in flat}
+        if len(lengths) > 1:
+            raise DataError(f"{where}: rows of different lengths are no tensor")
+        shape.append(lengths.pop())
+        flat = list(chain.from_iterable(flat))
+        if len(shape) > DEEPEST:
+            raise DataError(f"{where}: lists are nested more than {DEEPEST} deep, which is no tensor")
+    return shape, flat
+
+
+def _numbers(flat: list[Any], integers: bool, where: str) -> Array:
+    """Whole numbers as integers of 64 bits where they are wanted, else floats."""
+    for kind in (np.int64, np.uint64) if integers else (np.float64,):
+        try:
+            return np.array(flat, kind)
+        except OverflowError:
+            continue
+    raise DataError(f"{where}: numbers of {max(len(str(one)) for one in flat)} digits fit no data type")

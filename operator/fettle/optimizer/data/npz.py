@@ -1,0 +1,129 @@
+"""Items from an .npz file, as `numpy.savez` writes it: read as a stream, so that no more than the wanted items are ever unpacked."""
+
+from __future__ import annotations
+
+import io
+import math
+import zipfile
+from dataclasses import dataclass
+from typing import IO, Any
+
+import numpy as np
+
+from fettle.errors import DataError
+from fettle.optimizer.data.column import Column
+from fettle.optimizer.data.files import Array, Columns, Wanted, readable
+
+HEADER_MOST = 1 << 16  # bytes; a longer header could hold anything
+BLOCK_BYTES = 8 << 20
+KIND = ".npz file (numpy.savez)"
+
+
+@dataclass(frozen=True)
+class _Header:
+    """What a .npy says of itself; `start` is where its values begin."""
+
+    shape: tuple[int, ...]
+    fortran: bool
+    dtype: np.dtype[Any]
+    start: int
+
+    @property
+    def item_bytes(self) -> int:
+        """Bytes of one item."""
+        return math.prod(self.shape[1:]) * self.dtype.itemsize
+
+
+def names(stream: IO[bytes], uri: str) -> set[str]:
+    """Names of the arrays. Raises DataError."""
+    with _opened(stream, uri) as archive:
+        return {name.removesuffix(".npy") for name in archive.namelist()}
+
+
+def read_npz(stream: IO[bytes], wanted: Wanted) -> Columns:
+    """The wanted arrays, only the first `wanted.most` items of each. Raises DataError."""
+    with _opened(stream, wanted.uri) as archive, readable(wanted.uri, KIND):
+        members = archive.infolist()
+        found = [member.filename.removesuffix(".npy") for member in members]
+        by_name = dict(zip(found, members, strict=True))
+        arrays = {}
+        for name in wanted.columns(found):
+            member, where = by_name[name], f"{wanted.uri}: {name}"
+            if member.flag_bits & 1:
+                raise DataError(f"{where} is encrypted; save it without a password")
+            arrays[name] = _array(archive, member, name, wanted)
+    return Columns(arrays, wanted.unused(found))
+
+
+def _opened(stream: IO[bytes], uri: str) -> zipfile.ZipFile:
+    with readable(uri, KIND):
+        try:
+            return zipfile.ZipFile(stream)
+        except zipfile.BadZipFile as error:
+            raise DataError(f"{uri} is no {KIND}, and no .parquet or .jsonl by name: {error}") from error
+
+
+def _array(archive: zipfile.ZipFile, member: zipfile.ZipInfo, name: str, wanted: Wanted) -> Array:
+    """The first items of one .npy of the archive."""
+    where = f"{wanted.uri}: {name}"
+    with archive.open(member) as stream:
+        header = _header(stream, where)
+        if header.start + header.shape[0] * header.item_bytes > member.file_size:
+            declared = f"{list(header.shape)} of {header.dtype}"
+            raise DataError(f"{where} is cut off: it should hold {declared}, its file has {member.file_size} bytes")
+        stream.seek(header.start)
+        items = header.shape[0] if wanted.most is None else min(header.shape[0], wanted.most)
+        column = Column(name, wanted, items)
+        if header.fortran:
+            column.add(_turned(stream, header, items, wanted, where))
+            return column.array()
+        wanted.room.require(
+            header.item_bytes, where
+        )  # texts of fixed width may be much shorter, but one is unpacked as a whole
+        at_once = max(1, BLOCK_BYTES // max(header.item_bytes, 1))
+        for first in range(0, max(items, 1), at_once):  # a block of no items too: its data type must fit
+            count = min(at_once, items - first)
+            content = _exactly(stream, count * header.item_bytes, where)
+            column.add(np.frombuffer(content, header.dtype).reshape((count, *header.shape[1:])))
+    return column.array()
+
+
+def _turned(stream: IO[bytes], header: _Header, items: int, wanted: Wanted, where: str) -> Array:
+    """An array in Fortran order, whose items lie spread over all of it: what belongs to the first ones is picked out."""
+    wanted.room.require(2 * items * header.item_bytes, where)
+    rows, size = math.prod(header.shape[1:]), header.dtype.itemsize
+    picked = np.empty((rows, items), header.dtype)
+    for row in range(rows):
+        picked[row] = np.frombuffer(_exactly(stream, items * size, where), header.dtype)
+        stream.seek((header.shape[0] - items) * size, io.SEEK_CUR)
+    return np.ascontiguousarray(picked.T.reshape((items, *header.shape[1:]), order="F"))
+
+
+def _header(stream: IO[bytes], where: str) -> _Header:
+    """The header of a .npy, checked before anything is allocated. Raises DataError."""
+    head = io.BytesIO(stream.read(HEADER_MOST))
+    try:
+        version = np.lib.format.read_magic(head)
+        if version not in ((1, 0), (2, 0), (3, 0)):
+            raise ValueError(f"version {version} of the format")
+        # Version 3 is 2 with names of fields in UTF-8, and arrays with fields are refused.
+        read = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
+        shape, fortran, dtype = read(head)
+    except (ValueError, SyntaxError, RecursionError, MemoryError) as error:
+        raise DataError(f"{where} is no numpy array: {error}") from error
+    if dtype.hasobject:
+        raise DataError(
+            f"{where} is a pickled object array, which is not read; texts go as unicode arrays (astype('U'))"
+        )
+    if not shape:
+        raise DataError(f"{where} is a single value; its first axis must count the items")
+    if min(shape) < 0:
+        raise DataError(f"{where} is no numpy array: a shape of {list(shape)}")
+    return _Header(shape, fortran, dtype, head.tell())
+
+
+def _exactly(stream: IO[bytes], size: int, where: str) -> bytes:
+    content = stream.read(size)
+    if len(content) != size:
+        raise DataError(f"{where} is cut off")
+    return content

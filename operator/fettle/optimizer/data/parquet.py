@@ -1,0 +1,121 @@
+"""Items from a .parquet file: one column per input, nested lists for its dimensions."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import IO, Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+
+from fettle.errors import DataError
+from fettle.optimizer.data.cast import texts_of
+from fettle.optimizer.data.column import Column
+from fettle.optimizer.data.files import Array, Columns, Wanted, readable
+
+ROWS_MOST = 1024
+ROWS_OF_TEXTS = 64  # how long a text will be is not known before it is read
+BLOCK_BYTES = 8 << 20
+KIND = ".parquet file"
+_WIDEST = 8  # bytes of a number
+
+
+def names(stream: IO[bytes], uri: str) -> set[str]:
+    """Names of the columns. Raises DataError."""
+    with readable(uri, KIND):
+        return set(pq.ParquetFile(stream).schema_arrow.names)
+
+
+def read_parquet(stream: IO[bytes], wanted: Wanted) -> Columns:
+    """The wanted columns, read batch by batch until there are `wanted.most` items. Raises DataError."""
+    with readable(wanted.uri, KIND):
+        file = pq.ParquetFile(stream)
+        found = list(file.schema_arrow.names)
+        wanted_names = wanted.columns(found)
+        paths = _paths(file, wanted_names)
+        rows = file.metadata.num_rows
+        items = rows if wanted.most is None else min(rows, wanted.most)
+        columns = [Column(name, wanted, items) for name in wanted_names]
+        left = items
+        for batch in file.iter_batches(_rows_at_once(file, paths, items, wanted), columns=wanted_names):
+            for column in columns:
+                column.add(_dense(batch.column(column.name)[:left], column.where))
+            left -= min(left, batch.num_rows)
+            if not left:
+                break
+        if not items:
+            for column in columns:
+                kind = file.schema_arrow.field(column.name).type
+                column.add(_dense(pa.array([], kind), column.where))
+    return Columns({column.name: column.array() for column in columns}, wanted.unused(found))
+
+
+def _paths(file: Any, names: list[str]) -> Mapping[str, str]:
+    """Path and physical type of what is stored for the columns of these names. Each batch of a dictionary has all its texts: they are counted
+    like numbers, and read many rows at once."""
+    leaves = [file.schema.column(index) for index in range(len(file.schema))]
+    shared = {name for name in names if pa.types.is_dictionary(file.schema_arrow.field(name).type)}
+    return {
+        leaf.path: "DICTIONARY" if leaf.path in shared else leaf.physical_type
+        for leaf in leaves
+        if any(leaf.path == name or leaf.path.startswith(f"{name}.") for name in names)
+    }
+
+
+def _rows_at_once(file: Any, paths: Mapping[str, str], items: int, wanted: Wanted) -> int:
+    """How many rows make one block. Raises DataError where the numbers alone, which the file counts, leave no room.
+
+    Repeated numbers shrink to almost nothing in the file: it is not its size that tells.
+    """
+    metadata, numbers, left = file.metadata, 0, items
+    widest = 1
+    for index in range(metadata.num_row_groups):
+        group = metadata.row_group(index)
+        chunks = [group.column(place) for place in range(group.num_columns)]
+        values = sum(
+            chunk.num_values for chunk in chunks if paths.get(chunk.path_in_schema, "BYTE_ARRAY") != "BYTE_ARRAY"
+        )
+        rows = max(group.num_rows, 1)
+        widest = max(widest, _WIDEST * values // rows)
+        numbers += values * min(left, rows) // rows
+        left -= min(left, rows)
+        if not left:
+            break
+    wanted.room.require(numbers, wanted.uri)  # one byte each at least
+    most = ROWS_OF_TEXTS if "BYTE_ARRAY" in paths.values() else ROWS_MOST
+    return max(1, min(most, BLOCK_BYTES // widest))
+
+
+def _dense(column: Any, where: str) -> Array:
+    """A column as one array: `[items]`, and a dimension for each level of lists. Raises DataError."""
+    shape = [len(column)]
+    while True:
+        kind = column.type
+        if column.null_count:
+            raise DataError(f"{where}: {column.null_count} values are null; every item needs its values")
+        if pa.types.is_list(kind) or pa.types.is_large_list(kind) or pa.types.is_fixed_size_list(kind):
+            sizes = pc.unique(pc.list_value_length(column)).to_pylist() or [0]
+            if len(sizes) > 1:
+                raise DataError(f"{where}: items have different shapes (lists of {min(sizes)} to {max(sizes)} values)")
+            shape.append(sizes[0])
+            column = column.flatten()
+        elif pa.types.is_dictionary(kind):
+            used, places = np.unique(column.indices.to_numpy(zero_copy_only=False), return_inverse=True)
+            chosen: Array = _dense(column.dictionary.take(pa.array(used)), where)[places]
+            return chosen.reshape(shape)
+        else:
+            return _plain(column, where).reshape(shape)
+
+
+def _plain(column: Any, where: str) -> Array:
+    kind = column.type
+    if pa.types.is_string(kind) or pa.types.is_large_string(kind):
+        return texts_of(column.to_pylist())
+    if pa.types.is_binary(kind) or pa.types.is_large_binary(kind):
+        return texts_of(column.to_pylist())
+    if pa.types.is_integer(kind) or pa.types.is_floating(kind) or pa.types.is_boolean(kind):
+        values: Array = column.to_numpy(zero_copy_only=False)
+        return values
+    raise DataError(f"{where}: a column of {kind} is no input; numbers, booleans, texts and lists of them are")

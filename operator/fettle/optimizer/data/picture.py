@@ -1,0 +1,106 @@
+"""A picture file as pixels whose scale is known. What would come out as other values than were meant is refused by name.
+
+The library that opens pictures clips and rounds without a word: what of it changes values is known here (docs/design/data.md).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import IO
+
+import numpy as np
+from PIL import Image, ImageOps
+
+from fettle.api.vocabulary import Color
+from fettle.errors import DataError
+from fettle.optimizer.data.files import Array, Room, readable
+
+FORMATS = ("BMP", "GIF", "JPEG", "PNG", "PPM", "TIFF", "WEBP")
+KIND = f"picture ({', '.join(FORMATS)})"
+SIXTEEN_BITS = frozenset({"I;16", "I;16L", "I;16B", "I;16N"})
+EIGHT_BITS = frozenset({"1", "L", "LA", "P", "PA", "RGB", "RGBA", "YCbCr"})
+OPENED_BYTES = 12  # per pixel while a picture is opened, turned, converted and scaled
+_TIFF_BITS, _TIFF_WHITE_IS_ZERO, _TIFF_FORMAT = 258, 262, 339
+_REFUSED = {
+    "CMYK": "is in CMYK, colours of a printer that mean no RGB without its profile",
+    "LAB": "is in CIELAB",
+    "HSV": "is in HSV",
+    "F": "holds floating-point numbers, of which nobody knows which one is white",
+    "I": "holds integers of 32 bits, of which nobody knows which one is white",
+}
+_ADVICE = "convert it to 8 bits per channel as the model's own preprocessing does, or give the values in a file (.npz)"
+
+
+@dataclass(frozen=True)
+class Picture:
+    """Pixels upright, in the colours asked for. `white` is the value of a white one: 255, or 65535."""
+
+    image: Image.Image
+    white: int
+
+
+def opened(stream: IO[bytes], color: Color, room: Room, where: str) -> Picture:
+    """Open a picture. Raises DataError: what it is, and what to do."""
+    with readable(where, KIND), Image.open(stream, formats=FORMATS) as image:
+        room.require(image.width * image.height * OPENED_BYTES, f"{where}, {image.width} x {image.height} pixels")
+        _refuse(image, where)
+        deep = image.mode in SIXTEEN_BITS or image.mode == "I"
+        upright = ImageOps.exif_transpose(image)
+        if deep:
+            # As floats: resizing keeps what lies between two values, and no conversion clips at 255.
+            numbers = np.asarray(upright).astype(np.float32)
+            return Picture(Image.fromarray(numbers), 65535)
+        return Picture(_solid(upright, where).convert("L" if color is Color.GRAYSCALE else "RGB"), 255)
+
+
+def _refuse(image: Image.Image, where: str) -> None:
+    """Raises DataError for what would be read as something else."""
+    why = _REFUSED.get(image.mode)
+    if image.mode == "I" and image.format == "PPM":  # scaled to 16 bits by the library
+        why = None
+    elif why is None and image.mode not in EIGHT_BITS | SIXTEEN_BITS:
+        why = f"has pixels of the kind {image.mode}"
+    if image.format == "TIFF":
+        why = why or _odd_tiff(image)
+    if image.mode in EIGHT_BITS and _is_reduced(image):
+        why = "has more than 8 bits per channel and several channels, of which the library keeps 8"
+    if image.mode in SIXTEEN_BITS and "transparency" in image.info:
+        why = "has a transparent colour and 16 bits"
+    if getattr(image, "n_frames", 1) > 1 and image.format != "MPO":  # a camera's MPO: the picture, then its previews
+        raise DataError(f"{where} holds {getattr(image, 'n_frames', 1)} pictures: give each a file of its own")
+    if why is not None:
+        raise DataError(f"{where} {why}: {_ADVICE}")
+
+
+def _is_reduced(image: Image.Image) -> bool:
+    if image.format == "PPM":
+        return any(isinstance(tile.args, tuple) and int(tile.args[1]) > 255 for tile in image.tile)  # type: ignore[attr-defined]
+    if image.format in ("PNG", "TIFF"):
+        return any(";16" in str(tile.args) for tile in image.tile)  # type: ignore[attr-defined]
+    return False
+
+
+def _odd_tiff(image: Image.Image) -> str | None:
+    """What a TIFF says of its numbers that the library does not heed."""
+    tags = image.tag_v2  # type: ignore[attr-defined]
+    bits = set(tags.get(_TIFF_BITS, (1,)))
+    if set(tags.get(_TIFF_FORMAT, (1,))) != {1}:
+        return "holds numbers other than unsigned integers"
+    if max(bits) not in (1, 2, 4, 8, 16) or len(bits) > 1:
+        return f"has {sorted(bits)} bits per channel"
+    if image.mode in SIXTEEN_BITS and tags.get(_TIFF_WHITE_IS_ZERO) == 0:
+        return "has 16 bits and white as zero"
+    return None
+
+
+def _solid(image: Image.Image, where: str) -> Image.Image:
+    """Without an alpha channel in which nothing is transparent. Raises DataError where something is."""
+    if not image.has_transparency_data:
+        return image
+    whole = image.convert("RGBA")
+    alpha: Array = np.asarray(whole.getchannel("A"))
+    if alpha.min() < 255:
+        share = float((alpha < 255).mean())
+        message = f"{where} is transparent in {share:.1%} of its pixels, which have no colour of their own: "
+        raise DataError(message + "put it on the background that the model was trained with")
+    return whole.convert("RGB")

@@ -1,0 +1,63 @@
+"""Which items calibrate and which certify: never the same ones."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from fettle.optimizer.data.items import Items
+
+SPLIT_MOST = 256
+SPLIT_SHARE = 0.2
+SCREENING_MOST = 32
+
+
+@dataclass(frozen=True)
+class Split:
+    """`calibration` is None where there is nothing to calibrate with; `evaluation` None where nothing certifies."""
+
+    calibration: Items | None
+    evaluation: Items | None
+    notes: tuple[str, ...] = ()
+
+
+def split(calibration: Items | None, evaluation: Items | None) -> Split:
+    """Items in both leave calibration. Without calibration, the min(256, 20 %) with the lowest content hash leave evaluation for it.
+
+    Items are told apart by what they hold: copies of one item go the same way.
+    """
+    if evaluation is None:
+        return Split(calibration, None)
+    if calibration is None:
+        return _split_off(evaluation)
+    certifying = set(evaluation.hashes())
+    kept = [index for index, content in enumerate(calibration.hashes()) if content not in certifying]
+    if len(kept) == len(calibration):
+        return Split(calibration, evaluation)
+    shared = len(calibration) - len(kept)
+    note = f"{shared} of {len(calibration)} calibration items are evaluation items as well; they do not calibrate"
+    return Split(calibration.take(kept) if kept else None, evaluation, (note,))
+
+
+def screening(calibration: Items | None) -> Items | None:
+    """The calibration items that candidates are sorted out by: the 32 with the lowest content hash. None without calibration."""
+    if calibration is None:
+        return None
+    hashes = calibration.hashes()
+    order = sorted(range(len(hashes)), key=lambda index: (hashes[index], index))
+    return calibration.take(order[:SCREENING_MOST])
+
+
+def _split_off(evaluation: Items) -> Split:
+    hashes = evaluation.hashes()
+    kinds = sorted(set(hashes))
+    # A share of the different items: calibrated on copies of one, a quantizer would clip all others.
+    chosen = set(kinds[: min(SPLIT_MOST, int(len(kinds) * SPLIT_SHARE))])
+    order = sorted(range(len(hashes)), key=lambda index: (hashes[index], index))
+    calibrating = [index for index in order if hashes[index] in chosen][:SPLIT_MOST]
+    certifying = [index for index in range(len(hashes)) if hashes[index] not in chosen]
+    if not calibrating:
+        different = f" ({len(kinds)} different)" if len(kinds) < len(hashes) else ""
+        note = f"{len(hashes)} evaluation items{different} are too few to split off any for calibration"
+        return Split(None, evaluation, (note,))
+    note = f"{len(calibrating)} of {len(hashes)} evaluation items were split off for calibration and do not certify"
+    return Split(evaluation.take(calibrating), evaluation.take(certifying), (note,))

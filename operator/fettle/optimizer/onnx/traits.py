@@ -1,0 +1,42 @@
+"""What the default plan wants to know of a graph."""
+
+from __future__ import annotations
+
+import onnx
+
+from fettle.api.report import Traits
+from fettle.optimizer.onnx import model as onnx_model
+from fettle.optimizer.onnx.portable import is_quantized
+
+RECURRENT = frozenset({"LSTM", "GRU", "RNN", "Scan", "Loop"})
+_ATTENTION = frozenset(
+    {"Attention", "MultiHeadAttention", "GroupQueryAttention", "LayerNormalization", "SkipLayerNormalization"}
+)
+_CONVOLUTIONS = frozenset({"Conv", "ConvTranspose", "ConvInteger", "QLinearConv"})
+MATRIX = frozenset({"MatMul", "Gemm", "FusedMatMul", "FusedGemm", "FusedMatMulActivation"})
+
+
+def traits(model: onnx.ModelProto) -> Traits:
+    """Traits of the graph; the clock's are left at 0."""
+    kinds = [node.op_type for node in onnx_model.nodes(model)]
+    return Traits(
+        opset=onnx_model.opset(model),
+        quantized=is_quantized(model),
+        recurrent=any(kind in RECURRENT for kind in kinds),
+        transformer=any(kind in _ATTENTION for kind in kinds) or _has_plain_attention(model.graph),
+        convolutions=sum(kind in _CONVOLUTIONS for kind in kinds),
+    )
+
+
+def _has_plain_attention(graph: onnx.GraphProto) -> bool:
+    """Whether a MatMul takes what a Softmax made: attention, written out."""
+    made = {output: node for node in graph.node for output in node.output}
+    for node in graph.node:
+        if node.op_type != "MatMul":
+            continue
+        before = made.get(node.input[0])
+        while before is not None and before.op_type in ("Dropout", "Cast", "Identity", "Reshape"):
+            before = made.get(before.input[0])
+        if before is not None and before.op_type == "Softmax":
+            return True
+    return False

@@ -1,0 +1,146 @@
+"""The items of a run: read, split, made up where there are none; what is wrong with them, and what is said of them."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+
+from fettle.api.optimizedmodel import DataSpec, EvaluationSpec, GeneratedSpec, InputSpec
+from fettle.api.signature import Signature
+from fettle.api.vocabulary import Metric
+from fettle.errors import DataError, RuntimeFailure, SourceError
+from fettle.optimizer.data import generate
+from fettle.optimizer.data import items as data
+from fettle.optimizer.data.files import LABELS, Room
+from fettle.optimizer.data.items import Asked, Items
+from fettle.optimizer.data.split import SPLIT_MOST, Split, split
+from fettle.optimizer.prepare import check
+from fettle.optimizer.prepare.check import Run, Subject
+from fettle.store.uris import Mounts
+
+LARGE_BYTES = 4 << 20  # an item of this size is not made by the dozen
+
+
+@dataclass(frozen=True)
+class Data:
+    """The items of a run. `probes` are those that forms of the model are compared on."""
+
+    probes: Items
+    split: Split
+    generator: generate.Generator
+    axes: Mapping[str, int]
+
+
+def read(spec: DataSpec, mounts: Mounts, signature: Signature, axes: Mapping[str, int]) -> Split:
+    """What the spec's addresses hold, split. Raises DataError."""
+    calibration = evaluation = None
+    room = Room()
+    by_name = spec.evaluation is not None and bool(spec.evaluation.classes)
+    if spec.calibration is not None:
+        given = spec.calibration
+        label_key = spec.evaluation.label_key if spec.evaluation is not None else None
+        asked = Asked(given.uri, given.max_samples, label_key, given.preprocess, by_name)
+        calibration = data.read(asked, mounts, signature, axes, room)
+    if spec.evaluation is not None:
+        judging = spec.evaluation
+        if judging.label_key in {tensor.name for tensor in signature.inputs}:
+            raise DataError(f"data.evaluation.labelKey {judging.label_key!r} is an input of the model")
+        asked = Asked(judging.uri, judging.max_samples, judging.label_key, judging.preprocess, by_name)
+        evaluation = data.read(asked, mounts, signature, axes, room)
+        if evaluation.labels is None:
+            _refuse_without_labels(judging)
+    return split(calibration, evaluation)
+
+
+def column_names(spec: DataSpec, mounts: Mounts) -> set[str]:
+    """Names of what the given items hold, labels aside. Raises DataError."""
+    given = [one.uri for one in (spec.calibration, spec.evaluation) if one is not None]
+    labels = {spec.evaluation.label_key} if spec.evaluation is not None else set()
+    return {name for uri in given for name in data.column_names_of(uri, mounts)} - labels
+
+
+def _refuse_without_labels(asked: EvaluationSpec) -> None:
+    """Labels that were asked for must be there. Raises DataError.
+
+    Only Accuracy, the default, can do without them: it falls by no more than agreement with the original does. How far another metric
+    falls does not follow from agreement (F1 of a rare class falls much further).
+    """
+    missing = f"{asked.uri}: no array {asked.label_key!r} (data.evaluation.labelKey)"
+    if asked.metric not in (Metric.ACCURACY, Metric.AGREEMENT):
+        raise DataError(
+            f"{missing}, without which there is no {asked.metric}: give labels, or ask for metric Agreement"
+        )
+    if asked.label_key != LABELS:
+        raise DataError(missing)
+
+
+def gather(spec: DataSpec, mounts: Mounts, subject: Subject, specs: Mapping[str, InputSpec], seed: int) -> Data:
+    """Items given, or a way to make them. Raises DataError."""
+    axes = check.stacking_axes(subject.signature, specs, subject.hints)
+    given = read(spec, mounts, subject.signature, axes)
+    generator = generate.Generator(subject.signature, subject.hints, specs, axes, seed)
+    probes = given.evaluation or given.calibration
+    if probes is None:
+        recipe = generate.find(generator, subject.run)
+        large = sum(array.nbytes for array in generator.items(recipe, 1).arrays.values()) > LARGE_BYTES
+        probes = generator.items(recipe, check.PROOF_ITEMS if large else check.PROOF_MOST)
+    return Data(probes, given, generator, axes)
+
+
+def enough(given: Data) -> Items:
+    """Items to prove a batch axis with, different ones as far as there are: a few of the given ones are as good as many."""
+    contents = given.probes.hashes() if len(given.probes) < 64 else given.probes.take(list(range(64))).hashes()
+    first = [contents.index(one) for one in dict.fromkeys(contents)]
+    if len(first) == 2:  # a yes and a no are all that some inputs can be
+        first.append(first[0])
+    return given.probes.take(first[: check.PROOF_MOST])
+
+
+def judged(given: Data, spec: DataSpec, run: Run) -> tuple[Data, Items, bool]:
+    """The items that candidates are judged on, and whether they were generated; calibration is made up too where they may certify.
+
+    Calibration items stand in where none can be made up, unless they would certify.
+    """
+    if given.split.evaluation is not None:
+        return given, given.split.evaluation, False
+    asked = spec.generated or GeneratedSpec()
+    try:
+        recipe = generate.find(given.generator, run)
+    except DataError:
+        if given.split.calibration is None or asked.allow_lossy:
+            raise
+        return given, given.split.calibration, True
+    count = asked.samples
+    if count is None:
+        start = time.perf_counter()
+        run(given.generator.items(recipe, 1).whole(0))
+        slow = time.perf_counter() - start > check.SLOW_SECONDS
+        count = generate.COUNT_SLOW if slow else generate.COUNT
+    if asked.allow_lossy and given.split.calibration is None:
+        others = replace(given.generator, seed=given.generator.seed + 1)
+        calibration = others.items(recipe, min(SPLIT_MOST, count))
+        given = replace(given, split=replace(given.split, calibration=calibration))
+    return given, given.generator.items(recipe, count), True
+
+
+def refused(error: RuntimeFailure, spec: DataSpec) -> DataError | SourceError:
+    """The model failed on the very first items: theirs is the fault if they were given."""
+    if spec.evaluation is None and spec.calibration is None:
+        return check.failure_of(error)
+    return DataError(f"the model does not run on the given items: {error.message}")
+
+
+def notes(spec: DataSpec, given: Data) -> list[str]:
+    """What is said of the items: what was left out, and what there is not."""
+    items, asked = given.split.evaluation, spec.evaluation
+    said = [*given.split.notes, *(items.notes if items is not None else ())]
+    if given.split.calibration is not None:
+        said.extend(given.split.calibration.notes)
+    if items is None and spec.generated is not None and spec.generated.allow_lossy:
+        said.append("no evaluation data: what is lossy is judged on generated items, which say nothing about real ones")
+    elif items is None:
+        said.append("no evaluation data: only candidates that answer exactly as the original can be chosen")
+    elif asked is not None and items.labels is None and asked.metric != Metric.AGREEMENT:
+        said.append(f"no array {asked.label_key!r} of labels: judged by agreement with the original")
+    return said

@@ -1,0 +1,122 @@
+"""Bringing the source in: found, copied, recognised, its digest taken. What follows works on the copy, which nobody changes."""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
+
+import rfc8785
+
+from fettle.api import catalog
+from fettle.api.optimizedmodel import SourceSpec
+from fettle.api.reasons import Reason
+from fettle.api.task import ModelFormat
+from fettle.api.vocabulary import SourceFormat
+from fettle.errors import SourceError
+from fettle.optimizer.onnx import model
+from fettle.optimizer.sources.recognition import READ, recognise
+from fettle.store.store import explained, file_digest
+from fettle.store.uris import Location, Mounts, locate
+
+ENTRY = "model.onnx"
+SUFFIXES = tuple(suffix for entry in catalog.FORMATS for suffix in entry.suffixes)
+
+
+@dataclass(frozen=True)
+class Source:
+    """The source's files in a folder of their own."""
+
+    folder: Path
+    entry: str
+    files: tuple[str, ...]
+    sha256: str
+    bytes: int
+    format: SourceFormat
+
+    @property
+    def path(self) -> Path:
+        """The file that is opened."""
+        return self.folder / self.entry
+
+    @property
+    def stored_format(self) -> ModelFormat:
+        """The format as the store names it."""
+        formats: dict[SourceFormat, ModelFormat] = {
+            SourceFormat.ONNX: "ONNX",
+            SourceFormat.TORCH_SCRIPT: "TorchScript",
+            SourceFormat.TORCH_EXPORT: "TorchExport",
+        }
+        return formats[self.format]
+
+
+def fetch(spec: SourceSpec, mounts: Mounts, folder: Path) -> Source:
+    """Copy the source to `folder` and take its digest.
+
+    Raises SourceError: SourceNotFound, UnsupportedFormat, UnsafePickle, SourceCorrupted, UnsupportedModel (external data outside the
+    model's folder), DigestMismatch.
+    """
+    found = locate(spec.uri, mounts, missing=SourceError)
+    if not found.filesystem.exists(found.path):
+        raise SourceError(f"{spec.uri} does not exist")
+    if found.filesystem.isdir(found.path):
+        home, entry = found, _entry_of(found)
+    else:
+        parent, _, entry = spec.uri.rstrip("/").rpartition("/")
+        home = locate(parent + "/", mounts, missing=SourceError)
+        entry = found.path.rsplit("/", 1)[-1]
+    _copy(home, entry, folder)
+    format = recognise(folder / entry, spec.format)
+    beside = PurePosixPath(entry).parent
+    outside = model.external_files(model.read(folder / entry)) if format == SourceFormat.ONNX else []
+    others = [str(beside / name) for name in outside]
+    for name in others:
+        _copy(home, name, folder)
+    files = tuple(sorted({entry, *others}))
+    sha256 = digest(folder, files)
+    if spec.sha256 is not None and spec.sha256 != sha256:
+        message = (
+            f"{spec.uri}: source.sha256 asks for {spec.sha256}, found {sha256}; the file is another one than was meant"
+        )
+        raise SourceError(message, reason=Reason.DIGEST_MISMATCH)
+    size = sum((folder / name).stat().st_size for name in files)
+    return Source(folder, entry, files, sha256, size, format)
+
+
+def digest(folder: Path, files: tuple[str, ...]) -> str:
+    """sha256 of a single file, or of the canonical JSON list of (path, sha256), sorted by path, of several."""
+    digests = [(name, file_digest(folder / name)[0]) for name in sorted(files)]
+    if len(digests) == 1:
+        return digests[0][1]
+    return hashlib.sha256(rfc8785.dumps(list(map(list, digests)))).hexdigest()
+
+
+def _entry_of(folder: Location) -> str:
+    """The model file of a folder: the one called model.onnx, or the only one whose name ends like a model's."""
+    names: list[str] = sorted(path.rsplit("/", 1)[-1] for path in folder.filesystem.ls(folder.path, detail=False))
+    models = [name for name in names if name.lower().endswith(SUFFIXES)]
+    if ENTRY in models:
+        return ENTRY
+    if len(models) == 1:
+        return models[0]
+    if models:
+        raise SourceError(f"{folder.uri} holds several models ({', '.join(models)}): name one of them in source.uri")
+    if "saved_model.pb" in names or "config.json" in names:
+        kind = "a TensorFlow SavedModel" if "saved_model.pb" in names else "a HuggingFace directory"
+        message = f"{folder.uri} is {kind}: export it first; {READ}"
+        raise SourceError(message, reason=Reason.UNSUPPORTED_FORMAT)
+    raise SourceError(f"{folder.uri} holds no model ({', '.join(SUFFIXES)}); found {names[:10] or 'nothing'}")
+
+
+def _copy(home: Location, name: str, folder: Path) -> None:
+    source = home.child(name)
+    if not home.filesystem.isfile(source.path):
+        raise SourceError(f"{source.uri} does not exist: the model's weights should lie there")
+    local = source.local
+    if local is not None and home.local is not None and not local.resolve().is_relative_to(home.local.resolve()):
+        message = f"{source.uri} is a symbolic link out of the model's folder"
+        raise SourceError(message, reason=Reason.UNSUPPORTED_MODEL)
+    target = folder / name
+    target.parent.mkdir(parents=True, exist_ok=True)
+    with explained(f"copying {source.uri}", reading=True):
+        home.filesystem.get_file(source.path, str(target))

@@ -1,0 +1,1 @@
+"""Source formats: recognised, opened, converted to ONNX."""

@@ -1,0 +1,100 @@
+"""int8 with NNCF on OpenVINO's own representation."""
+
+from __future__ import annotations
+
+import logging
+import os
+from pathlib import Path
+from typing import Any
+
+os.environ.setdefault("NNCF_CI", "1")  # before the import: NNCF reports its use otherwise
+
+import nncf
+import numpy as np
+import openvino as ov
+
+from fettle.api.vocabulary import QuantizePreset
+from fettle.errors import RecipeError
+from fettle.optimizer.steps import Work
+
+# ONNX operators that a recipe may name -> what they become in OpenVINO.
+_TYPES = {
+    "Conv": ("Convolution", "GroupConvolution"),
+    "ConvTranspose": ("ConvolutionBackpropData", "GroupConvolutionBackpropData"),
+    "MatMul": ("MatMul",),
+    "Gemm": ("MatMul",),
+}
+_QUANTIZABLE = frozenset(name for names in _TYPES.values() for name in names)
+_RECURRENT = frozenset(
+    ["LSTMSequence", "LSTMCell", "GRUSequence", "GRUCell", "RNNSequence", "RNNCell", "TensorIterator", "Loop"]
+)
+
+
+def static(work: Work) -> Path:
+    """Post-training quantization: symmetric weights per channel, ranges from the calibration items. Raises RecipeError."""
+    if work.calibration is None:
+        raise RecipeError("static quantization needs calibration items")
+    items = work.calibration
+    model = ov.Core().read_model(work.entry)
+    if any(operation.get_type_name() == "FakeQuantize" for operation in model.get_ops()):
+        raise RecipeError("the model is quantized already")
+    ignored = _ignored(model, work)
+    names = _input_names(model)
+
+    def feed(index: int) -> dict[str, np.ndarray[Any, Any]]:
+        return {names[name]: array for name, array in items.feed([index]).items()}
+
+    nncf.set_log_level(logging.WARNING)  # it would name every operation that it leaves alone
+    transformer = work.step.preset == QuantizePreset.TRANSFORMER
+    quantized = nncf.quantize(
+        model,
+        nncf.Dataset(range(len(items)), feed),
+        subset_size=len(items),
+        target_device=nncf.TargetDevice.CPU,
+        model_type=nncf.ModelType.TRANSFORMER if transformer else None,
+        ignored_scope=nncf.IgnoredScope(names=ignored, validate=False) if ignored else None,
+    )
+    if not any(operation.get_type_name() == "FakeQuantize" for operation in quantized.get_ops()):
+        raise RecipeError(
+            "nothing in this model could be quantized: no operator of the asked types outside what must stay float32"
+        )
+    entry = work.folder / "model.xml"
+    ov.save_model(quantized, entry, compress_to_fp16=False)  # its default halves every weight that is not int8
+    return entry
+
+
+def _input_names(model: ov.Model) -> dict[str, str]:
+    """Name of the file's input -> the one that OpenVINO calls it by."""
+    return {name: port.get_any_name() for port in model.inputs for name in port.get_names()}
+
+
+def _ignored(model: ov.Model, work: Work) -> list[str]:
+    """Operations that stay in float32: recurrent ones, all that feeds them, and types that the recipe does not name."""
+    found: dict[str, None] = {}
+    waiting = [operation for operation in model.get_ordered_ops() if operation.get_type_name() in _RECURRENT]
+    while waiting:
+        operation = waiting.pop()
+        name = operation.get_friendly_name()
+        if name in found:
+            continue
+        found[name] = None
+        waiting.extend(value.get_node() for value in operation.input_values())
+    asked = work.step.operators
+    if asked:
+        wanted = {name for kind in asked for name in _TYPES.get(kind, (kind,))}
+        kinds = {operation.get_type_name() for operation in model.get_ops()}
+        if not kinds & wanted:
+            raise RecipeError(f"the model has no {', '.join(asked)} to quantize")
+        for operation in model.get_ordered_ops():
+            if operation.get_type_name() not in wanted and operation.get_type_name() not in (
+                "Parameter",
+                "Result",
+                "Constant",
+            ):
+                found[operation.get_friendly_name()] = None
+    kept = {
+        operation.get_friendly_name()
+        for operation in model.get_ops()
+        if operation.get_type_name() not in ("Parameter", "Result", "Constant")
+    }
+    return [name for name in found if name in kept]

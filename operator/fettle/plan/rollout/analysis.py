@@ -1,0 +1,320 @@
+"""The analysis: what the pods counted in a window -> good, bad, or not to be told. Pure over samples.
+
+A window is as long as `intervalSeconds`, and longer, by whole intervals, until it can be judged. A false alarm is worse than a
+slow one: a percentile is only called good or bad on requests enough to know it, or when no further request could change it;
+agreement is only called bad when its interval lies below the bound. Seconds of traffic that nobody can tell any more are never
+good: then the whole interval after them decides. Bad is what the others say already.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime, timedelta
+
+from fettle.api.interval import items_needed, tango
+from fettle.api.modeldeployment import AnalysisSpec, LatencySpec
+from fettle.api.modeldeployment_status import AnalysisStatus, AnalysisWindow, MetricFinding, Verdict
+from fettle.api.reasons import Reason
+from fettle.api.text import clip
+from fettle.plan import timestamps
+from fettle.plan.rollout.window_totals import (
+    Comparisons,
+    Doubt,
+    Lost,
+    Observation,
+    Traffic,
+    traffic,
+)
+
+PERCENTILE_NEEDS = {50: 30, 90: 36, 95: 72, 99: 367}  # requests below which a percentile is not claimed
+PATIENCE = 6  # intervals after which a window that still cannot be judged is called inconclusive
+AGREEMENT = "agreement"
+FEWEST_COMPARED = 20  # items that may call a canary wrong; a busy pod compares less than one a second
+KEPT_WINDOWS = 20  # of those that were judged (AnalysisStatus.windows)
+SLACK_SECONDS = 1.0  # the pods' current second is not over yet
+
+
+@dataclass(frozen=True)
+class Finding:
+    """What one metric says: verdict and why, with value, bound and sample count; without `metric` it is no figure.
+
+    `reason` is that of an inconclusive one.
+    """
+
+    verdict: Verdict
+    message: str
+    reason: Reason = Reason.ANALYSIS_INCONCLUSIVE
+    metric: str = ""
+    value: float | None = None
+    bound: float = 0.0
+    samples: int = 0
+
+    def record(self) -> MetricFinding:
+        """As status keeps it, four significant digits."""
+        value = float(f"{self.value:.4g}") if self.value is not None else None
+        bound = float(f"{self.bound:.4g}")
+        return MetricFinding(metric=self.metric, verdict=self.verdict, value=value, bound=bound, samples=self.samples)
+
+
+def success_rate(minimum: float, min_requests: int, canary: Traffic) -> Finding:
+    """The share of requests that the model answered."""
+    if canary.requests < min_requests:
+        return Finding(Verdict.PENDING, f"{canary.requests} of {min_requests} requests")
+    rate = 1 - canary.errors / canary.requests
+    good = rate >= minimum
+    sign = ">=" if good else "<"
+    text = f"success rate {rate:.4f} {sign} {minimum:g} ({canary.requests} requests, {canary.errors} failed)"
+    told = Finding(Verdict.GOOD if good else Verdict.BAD, text)
+    return replace(told, metric="successRate", value=rate, bound=minimum, samples=canary.requests)
+
+
+def latency(spec: LatencySpec, bound: float, name: str, min_requests: int, canary: Traffic) -> Finding:
+    """The percentile against `bound` milliseconds, which `name` explains.
+
+    Bad as soon as more requests are slower than the percentile allows in all that are needed: no later one could mend that.
+    """
+    needed = max(min_requests, PERCENTILE_NEEDS[spec.percentile])
+    count, slower = canary.answers, canary.slower(bound)
+    metric = f"p{spec.percentile}Milliseconds"
+    if count >= min_requests and slower > (100 - spec.percentile) / 100 * max(count, needed):
+        value = canary.percentile(spec.percentile)
+        text = f"p{spec.percentile} latency {value:.3g} ms > {name} ({count} requests, {slower} slower)"
+        return Finding(Verdict.BAD, text, metric=metric, value=value, bound=bound, samples=count)
+    if count < needed:
+        return Finding(Verdict.PENDING, f"{count} of {needed} requests, as p{spec.percentile} needs")
+    value = canary.percentile(spec.percentile)
+    text = f"p{spec.percentile} latency {value:.3g} ms within {name} ({count} requests)"
+    return Finding(Verdict.GOOD, text, metric=metric, value=value, bound=bound, samples=count)
+
+
+def latency_ratio(spec: LatencySpec, ratio: float, min_requests: int, canary: Traffic, stable: Traffic) -> Finding:
+    """The percentile against the stable revision's in the same window."""
+    needed = max(min_requests, PERCENTILE_NEEDS[spec.percentile])
+    if stable.answers < needed:
+        return Finding(
+            Verdict.PENDING, f"the stable revision answered {stable.answers} of {needed} requests to compare with"
+        )
+    base = stable.percentile(spec.percentile)
+    name = f"{ratio:g} x stable's {base:.3g} ms, {stable.answers} requests"
+    found = latency(spec, ratio * base, name, min_requests, canary)
+    value = found.value / base if found.value is not None and base > 0 else None
+    return replace(found, metric=f"p{spec.percentile}RatioToStable", value=value, bound=ratio)
+
+
+def agreement(minimum: float, min_requests: int, found: Comparisons, doubts: tuple[Doubt, ...]) -> Finding:
+    """The share of items that the canary answers as stable did, of those that stable was sure of. `doubts`: the pods'.
+
+    Bad as soon as the whole 95 % interval lies below `minimum`, on few items too: the interval knows how many they are.
+    Good when the share is not below it, on as many items as prove `minimum` where none disagrees. What lies between waits
+    for more items.
+    """
+    needed = max(min_requests, items_needed(1 - minimum) or 0)
+    count = found.compared
+    text = f"{count} items compared, {found.disagreed} disagreed, {found.unsure} that stable is unsure of left out"
+    if count:
+        share = found.agreed / count
+        highest = 1 - tango(found.disagreed, 0, count).low
+        if count >= min(min_requests, FEWEST_COMPARED) and highest < minimum:
+            said = f"agreement {share:.4f} < {minimum:g} (at most {highest:.4f} by its interval; {text})"
+            return Finding(Verdict.BAD, said, metric=AGREEMENT, value=share, bound=minimum, samples=count)
+        if count >= needed and share >= minimum:
+            said = f"agreement {share:.4f} >= {minimum:g} ({text})"
+            return Finding(Verdict.GOOD, said, metric=AGREEMENT, value=share, bound=minimum, samples=count)
+    if doubts:
+        return Finding(Verdict.INCONCLUSIVE, f"agreement: {doubts[0].message}", doubts[0].reason)
+    if count >= needed:
+        return Finding(
+            Verdict.PENDING, f"agreement {found.agreed / count:.4f} is not surely below {minimum:g} ({text})"
+        )
+    return Finding(Verdict.PENDING, f"{count} of {needed} items compared, as agreement {minimum:g} needs ({text})")
+
+
+def findings(
+    spec: AnalysisSpec, canary: Traffic, stable: Traffic | None, doubts: tuple[Doubt, ...] = ()
+) -> list[Finding]:
+    """What each metric of `spec` says. Without stable pods (`stable` None) nothing is compared with them."""
+    said = [success_rate(spec.success_rate.min, spec.min_requests, canary)]
+    if spec.latency is not None and spec.latency.max_milliseconds is not None:
+        bound = spec.latency.max_milliseconds
+        said.append(latency(spec.latency, bound, f"{bound:g} ms", spec.min_requests, canary))
+    if spec.latency is not None and spec.latency.max_ratio_to_stable is not None and stable is not None:
+        said.append(latency_ratio(spec.latency, spec.latency.max_ratio_to_stable, spec.min_requests, canary, stable))
+    if spec.agreement is not None and stable is not None:
+        said.append(agreement(spec.agreement.min, spec.min_requests, canary.comparisons, doubts))
+    return said
+
+
+@dataclass(frozen=True)
+class Judgement:
+    """The analysis after a look. `reason` says why a window is inconclusive."""
+
+    status: AnalysisStatus
+    reason: Reason | None = None
+
+
+def begin(now: datetime, before: AnalysisStatus | None = None) -> AnalysisStatus:
+    """A fresh window from `now` on. Bad windows in a row are remembered."""
+    if before is None:
+        return AnalysisStatus(window_start=timestamps.write(now))
+    return AnalysisStatus(window_start=timestamps.write(now), consecutive=before.consecutive, windows=before.windows)
+
+
+@dataclass(frozen=True)
+class Span:
+    """From `start` up to, not including, `end`: whole seconds."""
+
+    start: datetime
+    end: datetime
+
+    @property
+    def seconds(self) -> float:
+        """Its length."""
+        return (self.end - self.start).total_seconds()
+
+
+def next_look(spec: AnalysisSpec, status: AnalysisStatus, now: datetime) -> datetime:
+    """When the window can be judged, or the next time that it may be."""
+    start = timestamps.read(status.window_start) or now
+    return start + timedelta(seconds=(_intervals(spec, start, now) + 1) * spec.interval_seconds + SLACK_SECONDS)
+
+
+def due(spec: AnalysisSpec, status: AnalysisStatus, now: datetime) -> Span | None:
+    """What is to be judged, once the window is over, so that the pods have to be asked; None before."""
+    start = timestamps.read(status.window_start)
+    intervals = _intervals(spec, start, now) if start is not None else 0
+    return Span(start, start + timedelta(seconds=intervals * spec.interval_seconds)) if start and intervals else None
+
+
+def _intervals(spec: AnalysisSpec, start: datetime, now: datetime) -> int:
+    return max(int(((now - start).total_seconds() - SLACK_SECONDS) // spec.interval_seconds), 0)
+
+
+def judge(
+    spec: AnalysisSpec,
+    before: AnalysisStatus,
+    canary: Observation,
+    stable: Observation | None,
+    now: datetime,
+    *,
+    weight: int = 0,
+) -> Judgement:
+    """Judge the window of `before`, if it is over. The answer is the same at any time within an interval, so looking
+    often writes nothing. `stable` is None where no stable pod serves; `weight` is noted beside what is found."""
+    if timestamps.read(before.window_start) is None:
+        return Judgement(begin(now, before))
+    span = due(spec, before, now)
+    if span is None:
+        return Judgement(before)
+    look = _look(spec, canary, stable, span)
+    if look.says(Verdict.BAD):
+        return Judgement(_closed(before, look, weight, Verdict.BAD))
+    if canary.silent:
+        text = f"no answer from the management port of {', '.join(sorted(canary.silent)[:3])}"
+        return Judgement(_extended(before, look, Verdict.INCONCLUSIVE, text), Reason.ANALYSIS_UNREACHABLE)
+    lost = max((one for one in canary.lost if one.until > span.start.timestamp()), key=_until, default=None)
+    if lost is None:
+        return _judged(spec, before, span, look, weight)
+    known = Span(datetime.fromtimestamp(math.ceil(lost.until), UTC), span.end)
+    if known.seconds < spec.interval_seconds:
+        return _unknown(spec, before, look, lost)
+    return _judged(spec, before, span, _look(spec, canary, stable, known), weight)
+
+
+def _until(lost: Lost) -> float:
+    return lost.until
+
+
+@dataclass(frozen=True)
+class _Look:
+    """What each metric says of a span."""
+
+    span: Span
+    mine: Traffic
+    theirs: Traffic | None
+    said: tuple[Finding, ...]
+
+    def says(self, verdict: Verdict) -> bool:
+        return any(finding.verdict is verdict for finding in self.said)
+
+    def text(self, verdict: Verdict) -> str:
+        texts = [finding.message for finding in self.said if finding.verdict is verdict]
+        return "; ".join(one for one in texts if not any(other != one and other.startswith(one) for other in texts))
+
+
+def _look(spec: AnalysisSpec, canary: Observation, stable: Observation | None, span: Span) -> _Look:
+    mine = traffic(canary, span.start, span.end)
+    theirs = traffic(stable, span.start, span.end) if stable is not None else None
+    crashed = [crash for crash in canary.crashes if span.start <= crash.at < span.end]
+    doubts = tuple(pod.incomparable for pod in canary.pods if pod.incomparable)
+    said = (
+        *(Finding(Verdict.BAD, f"pod {c.pod} crashed: {c.message}") for c in crashed),
+        *findings(spec, mine, theirs, doubts),
+    )
+    return _Look(span, mine, theirs, said)
+
+
+def _judged(spec: AnalysisSpec, before: AnalysisStatus, span: Span, look: _Look, weight: int) -> Judgement:
+    """What a look at known traffic comes to. `span` is the whole window, which has been waited for."""
+    if look.says(Verdict.BAD):
+        return Judgement(_closed(before, look, weight, Verdict.BAD))
+    doubtful = next((one for one in look.said if one.verdict is Verdict.INCONCLUSIVE), None)
+    if doubtful is not None:
+        return Judgement(_extended(before, look, Verdict.INCONCLUSIVE, doubtful.message), doubtful.reason)
+    if not look.says(Verdict.PENDING):
+        return Judgement(_closed(before, look, weight, Verdict.GOOD))
+    text = look.text(Verdict.PENDING)
+    if span.seconds < PATIENCE * spec.interval_seconds:
+        verdict = Verdict.PENDING if before.verdict is Verdict.INCONCLUSIVE else before.verdict
+        judged = verdict in (Verdict.GOOD, Verdict.BAD)  # that of the window before; this one has none yet
+        return Judgement(_extended(before, look, verdict, f"since then {text}" if judged else text))
+    if not look.mine.requests and look.theirs is not None and look.theirs.requests:
+        text = "the canary got no request while the stable revision did; is its traffic routed?"
+    return Judgement(_extended(before, look, Verdict.INCONCLUSIVE, text), Reason.ANALYSIS_INCONCLUSIVE)
+
+
+def _unknown(spec: AnalysisSpec, before: AnalysisStatus, look: _Look, lost: Lost) -> Judgement:
+    """A part of the window is lost: whatever was said of the window before holds no more, until a whole interval is known."""
+    text = f"a part of the window is unknown: {lost.message}"
+    hopeless = lost.keeps is not None and lost.keeps < spec.interval_seconds
+    if hopeless:
+        text += f"; windows of {spec.interval_seconds} s are never known, lower analysis.intervalSeconds"
+    if hopeless or look.span.seconds >= PATIENCE * spec.interval_seconds:
+        return Judgement(_extended(before, look, Verdict.INCONCLUSIVE, text), Reason.ANALYSIS_INCONCLUSIVE)
+    return Judgement(_extended(before, look, Verdict.PENDING, text))
+
+
+def _closed(before: AnalysisStatus, look: _Look, weight: int, verdict: Verdict) -> AnalysisStatus:
+    end = timestamps.write(look.span.end)
+    window = AnalysisWindow(
+        start=timestamps.write(look.span.start),
+        end=end,
+        weight=weight,
+        requests=look.mine.requests,
+        failures=look.mine.errors,
+        verdict=verdict,
+        metrics=tuple(finding.record() for finding in look.said if finding.metric)[:8],
+    )
+    return AnalysisStatus(
+        window_start=end,
+        **_counts(look.mine),
+        consecutive=before.consecutive + 1 if verdict is Verdict.BAD else 0,
+        verdict=verdict,
+        message=clip(look.text(verdict), 512),
+        windows=(*before.windows, window)[-KEPT_WINDOWS:],
+    )
+
+
+def _extended(before: AnalysisStatus, look: _Look, verdict: Verdict, text: str) -> AnalysisStatus:
+    return before.model_copy(update={**_counts(look.mine), "verdict": verdict, "message": clip(text, 512)})
+
+
+def _counts(mine: Traffic) -> dict[str, int]:
+    found = mine.comparisons
+    return {
+        "requests": mine.requests,
+        "failures": mine.errors,
+        "compared": found.compared,
+        "agreed": found.agreed,
+        "unsure": found.unsure,
+    }

@@ -1,0 +1,139 @@
+"""Commands: annotations `fettle.dev/<name>` = `<revision>/<token>` on the ModelDeployment. Each token acts once.
+
+`rollback-to` is another matter: an order that holds, plan/rollout/rollback.py.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass
+from enum import StrEnum
+
+from fettle.api.base import GROUP
+from fettle.api.modeldeployment_status import CommandStatus, ModelDeploymentStatus
+from fettle.api.reasons import Reason
+from fettle.plan.run.state import EventDraft
+
+PAUSED_ANNOTATION = f"{GROUP}/paused"
+VALUE_LIMIT = 256  # characters of a command's value (CommandStatus.value)
+
+
+class Command(StrEnum):
+    """What a person may order, the safest first: of several new ones at once `abort` wins over the rest."""
+
+    ABORT = "abort"
+    RETRY = "retry"
+    PROMOTE_FULL = "promote-full"
+    PROMOTE = "promote"
+    ROLLBACK_TO = "rollback-to"
+
+    @property
+    def annotation(self) -> str:
+        """Where it is given."""
+        return f"{GROUP}/{self.value}"
+
+
+ONCE = (Command.PROMOTE, Command.PROMOTE_FULL, Command.RETRY, Command.ABORT)  # the strongest last
+
+
+@dataclass(frozen=True)
+class Orders:
+    """What was ordered since the last pass: revision by command. `malformed`: values that are no order, by command."""
+
+    new: Mapping[Command, str]
+    values: Mapping[Command, str]  # as they were given, to be remembered as handled
+    malformed: Mapping[Command, str]
+
+    def has(self, command: Command, revision: str) -> bool:
+        """Whether `command` was ordered for `revision`, and no abort came with it."""
+        aborted = self.new.get(Command.ABORT) == revision
+        return self.new.get(command) == revision and (command is Command.ABORT or not aborted)
+
+
+@dataclass(frozen=True)
+class Ground:
+    """What commands are measured by. `candidate`: the revision on trial; `failed`: the one that is not tried again."""
+
+    candidate: str | None
+    failed: str | None
+    paused: bool
+
+
+def paused(annotations: Mapping[str, str]) -> bool:
+    """Whether the annotation holds the rollout."""
+    return annotations.get(PAUSED_ANNOTATION, "").lower() == "true"
+
+
+def handled_before(status: ModelDeploymentStatus, command: Command) -> str | None:
+    """The value of `command` that was handled last."""
+    return next((entry.value for entry in status.commands if entry.name == command.value), None)
+
+
+def read(
+    annotations: Mapping[str, str], status: ModelDeploymentStatus, subjects: Collection[str], *, forgotten: bool
+) -> Orders:
+    """The orders that concern `subjects` (the revisions asked for and on trial); others wait until theirs comes.
+
+    `forgotten`: status was lost, so which tokens were handled is not known; none of those given acts again.
+    """
+    new: dict[Command, str] = {}
+    values: dict[Command, str] = {}
+    malformed: dict[Command, str] = {}
+    for command in ONCE:
+        value = annotations.get(command.annotation, "")
+        revision, _, token = value.partition("/")
+        if not value or handled_before(status, command) == value[:VALUE_LIMIT]:
+            continue
+        if not (revision and token):
+            malformed[command] = values[command] = value
+        elif forgotten or revision in subjects:
+            values[command] = value
+            if not forgotten:
+                new[command] = revision
+    return Orders(new, values, malformed)
+
+
+def handled(
+    status: ModelDeploymentStatus, values: Mapping[Command, str]
+) -> tuple[tuple[CommandStatus, ...], CommandStatus | None]:
+    """What status remembers after this pass: each command's last value, and the last of all."""
+    fresh = [CommandStatus(name=command.value, value=value[:VALUE_LIMIT]) for command, value in values.items()]
+    names = {entry.name for entry in fresh}
+    kept = [entry for entry in status.commands if entry.name not in names]
+    listed = tuple(sorted((*kept, *fresh), key=lambda entry: entry.name))
+    return listed, fresh[-1] if fresh else status.last_command
+
+
+def events(orders: Orders, ground: Ground) -> tuple[EventDraft, ...]:
+    """What becomes of each new order, for the one who gave it."""
+    said = [
+        refusal(command, f"{value!r} is no order: expected <revision>/<token>")
+        for command, value in orders.malformed.items()
+    ]
+    for command, revision in orders.new.items():
+        why = _why_not(orders, command, revision, ground)
+        given = orders.values[command]
+        said.append(refusal(command, f"{given}: {why}") if why else acceptance(command, given))
+    return tuple(said)
+
+
+def refusal(command: Command, why: str) -> EventDraft:
+    """An order that cannot be followed."""
+    return EventDraft("Warning", Reason.COMMAND_REFUSED, f"{command.value} {why}")
+
+
+def acceptance(command: Command, given: str) -> EventDraft:
+    """An order that is followed. Its token makes each one an Event of its own."""
+    return EventDraft("Normal", Reason.COMMAND_ACCEPTED, f"{command.value} {given}")
+
+
+def _why_not(orders: Orders, command: Command, revision: str, ground: Ground) -> str | None:
+    if not orders.has(command, revision):
+        return f"revision {revision} was aborted in the same moment"
+    if command is Command.RETRY:
+        return None if revision == ground.failed else f"revision {revision} has not failed"
+    if revision != ground.candidate:
+        return f"revision {revision} is not on trial"
+    if ground.paused and command is not Command.ABORT:
+        return "the rollout is paused; resume it first"
+    return None

@@ -1,0 +1,306 @@
+"""The decision of a rollout: a pure state machine. What is observed goes in, what shall be comes out; docs/design/rollout.md says why.
+
+Called after every change and after every restart, at any point: whatever was written before, the next decision leads to the
+same end. The durable facts are two: the annotation that names the stable revision, and the ledger; status is a view that is
+built again from them, but for the canary's step and its times.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+
+from fettle.api.conditions import ConditionStatus, find
+from fettle.api.modeldeployment_status import CanaryStatus
+from fettle.api.reasons import Reason
+from fettle.plan import timestamps
+from fettle.plan.rollout import (
+    commands,
+)
+from fettle.plan.rollout import (
+    ledger as rollout_ledger,
+)
+from fettle.plan.rollout import (
+    rollback as rollout_rollback,
+)
+from fettle.plan.rollout import (
+    status as rollout_status,
+)
+from fettle.plan.rollout.commands import Command, Orders
+from fettle.plan.rollout.course import Course, Trial, Wait
+from fettle.plan.rollout.ledger import Exit
+from fettle.plan.rollout.providers import provider
+from fettle.plan.rollout.providers.replicas import Leaving, Sizes
+from fettle.plan.rollout.revision import NotReady
+from fettle.plan.rollout.rollback import Rollback
+from fettle.plan.rollout.state import MarkLeft, OpenEntry, RolloutDecision, RolloutSnapshot, Wanted
+from fettle.plan.rollout.trial import asked_weight, late, look, promoting, resume, steps_of
+from fettle.plan.run.state import EventDraft
+
+
+@dataclass(frozen=True)
+class _Ground:
+    """Who is who, before anything is decided."""
+
+    snapshot: RolloutSnapshot
+    stable: str | None
+    current: str | None  # the canary so far
+    desired: str | None  # what the spec asks for
+    wanted: str | None  # the same, or what it was rolled back to
+    held: Wait | None
+    failed: Exit | None  # why `wanted` is not tried; a retry that was ordered now is in it already
+    failed_before: str | None
+    orders: Orders
+    rollback: Rollback
+
+
+def decide(snapshot: RolloutSnapshot) -> RolloutDecision:
+    """What shall be, now."""
+    ground = _survey(snapshot)
+    course = _course(ground)
+    serving = {revision: _artifact(snapshot, revision) for revision in _serving(course)}
+    replicas = _replicas(snapshot, course)
+    kept = ground.rollback.holds.target if ground.rollback.holds else None
+    ledger = rollout_ledger.writes(snapshot, serving, course.exits, rendered=ground.desired, kept=kept)
+    ledger = (*ledger, *rollout_ledger.judged(snapshot, course.over))
+    values = {**ground.orders.values, **ground.rollback.values}
+    status = rollout_status.build(snapshot, course, values, replicas, ledger)
+    opened = tuple(_opened(course, write) for write in ledger if isinstance(write, OpenEntry))
+    exits = tuple(_exit_event(snapshot, write) for write in ledger if isinstance(write, MarkLeft))
+    return RolloutDecision(
+        replicas=replicas,
+        remove=_empty(snapshot, replicas, serving),
+        stable=course.stable,
+        ledger=ledger,
+        status=status,
+        events=(
+            *_orders(ground),
+            *opened,
+            *course.events,
+            *exits,
+            *rollout_status.transitions(snapshot.status, status),
+        ),
+        requeue_seconds=rollout_status.next_look(snapshot, course, status),
+    )
+
+
+def _survey(snapshot: RolloutSnapshot) -> _Ground:
+    stable = rollout_ledger.find_stable(snapshot)
+    forgotten = snapshot.status.observed_generation is None and stable is not None
+    current = rollout_ledger.on_trial(snapshot, stable)
+    desired = snapshot.wanted.revision if isinstance(snapshot.wanted, Wanted) else None
+    rollback = rollout_rollback.read(snapshot, stable, current, forgotten=forgotten)
+    wanted = rollback.holds.target if rollback.holds is not None and desired is not None else desired
+    subjects = {revision for revision in (desired, wanted, current) if revision is not None}
+    orders = commands.read(snapshot.annotations, snapshot.status, subjects, forgotten=forgotten)
+    held = _held(snapshot)
+    failed = rollout_ledger.failure(snapshot, wanted, forgotten=forgotten) if wanted else None
+    failed_before = wanted if failed is not None else None
+    if wanted and orders.has(Command.RETRY, wanted):
+        failed = None
+    return _Ground(snapshot, stable, current, desired, wanted, held, failed, failed_before, orders, rollback)
+
+
+def _orders(ground: _Ground) -> tuple[EventDraft, ...]:
+    """What becomes of each new order."""
+    candidate = None if _never_served(ground) else _candidate(ground)
+    measure = commands.Ground(candidate, ground.failed_before, paused=ground.held is not None)
+    return (*ground.rollback.events, *commands.events(ground.orders, measure))
+
+
+def _held(snapshot: RolloutSnapshot) -> Wait | None:
+    """What keeps every rollout where it is."""
+    if snapshot.spec.paused or commands.paused(snapshot.annotations):
+        return Wait(Reason.PAUSED_BY_USER, "paused: the rollout stays where it is", hold=True)
+    if isinstance(snapshot.wanted, NotReady):
+        return Wait(snapshot.wanted.reason, snapshot.wanted.message, hold=True)
+    return None
+
+
+def _course(ground: _Ground) -> Course:
+    snapshot = ground.snapshot
+    if ground.wanted and ground.wanted != ground.stable and not ground.held and _never_served(ground):
+        return Course(ground.wanted, rollback=ground.rollback.holds)
+    failed = (ground.wanted, ground.failed) if ground.wanted and ground.failed else None
+    if ground.wanted is None and snapshot.status.failed_revision:
+        why = rollout_ledger.failure(snapshot, snapshot.status.failed_revision, forgotten=False)
+        failed = (snapshot.status.failed_revision, why) if why else None
+    candidate = _candidate(ground)
+    if ground.stable is None or candidate is None:
+        return Course(
+            ground.stable, exits=_exits(ground, None), failed=failed, held=ground.held, rollback=ground.rollback.holds
+        )
+    return _try(ground, ground.stable, candidate)
+
+
+def _never_served(ground: _Ground) -> bool:
+    """Whether no revision has ever been ready: then there is nothing to compare with, and no steps."""
+    if ground.stable is None:
+        return True
+    entry = rollout_ledger.live(ground.snapshot).get(ground.stable)
+    return entry is not None and entry.entered is None and not ground.snapshot.workload(ground.stable).ready
+
+
+def _candidate(ground: _Ground) -> str | None:
+    """The revision that shall be on trial."""
+    if ground.held is not None:
+        return ground.current
+    if ground.wanted == ground.stable or ground.failed is not None:
+        return None
+    return ground.wanted
+
+
+def _try(ground: _Ground, stable: str, revision: str) -> Course:
+    """The rollout of `revision`, one look further."""
+    snapshot = ground.snapshot
+    exits = dict(_exits(ground, revision))
+    before = resume(snapshot, revision, _artifact(snapshot, revision))
+    blocked = _blocked(snapshot, stable, revision)
+    trial = look(snapshot, before, ground.orders, stable=stable, held=ground.held, blocked=blocked)
+    wanted_sizes = _sizes(snapshot, trial, stable, blocked) if trial.wait is not None else None
+    if wanted_sizes is not None:
+        progressed = _progressed(snapshot, before, trial, wanted_sizes)
+        trial = late(trial, snapshot, progressed=progressed)
+        if progressed:
+            at = {"progressed_at": timestamps.write(snapshot.now)}
+            trial = replace(trial, canary=trial.canary.model_copy(update=at))
+    if trial.exit is not None:
+        exits[revision] = trial.exit
+        failed = (revision, trial.exit)
+        return Course(
+            stable, exits=exits, failed=failed, held=ground.held, rollback=ground.rollback.holds, over=trial.canary
+        )
+    if trial.promoted:
+        exits[stable] = _replaced(ground, revision)
+        said = EventDraft("Normal", Reason.SERVING, f"revision {revision} (begun {before.started_at}) was promoted")
+        events = (*trial.events, said)
+        return Course(revision, exits=exits, events=events, rollback=ground.rollback.holds, over=trial.canary)
+    return Course(
+        stable, trial, wanted_sizes, exits, held=ground.held, events=trial.events, rollback=ground.rollback.holds
+    )
+
+
+def _sizes(snapshot: RolloutSnapshot, trial: Trial, stable: str, blocked: bool) -> Sizes:
+    canary, wait, steps = trial.canary, trial.wait, steps_of(snapshot)
+    frozen = wait is not None and wait.hold
+    return provider(snapshot).sizes(
+        0 if blocked else asked_weight(steps, canary.step),
+        snapshot.spec.replicas,
+        snapshot.workload(stable),
+        snapshot.workload(canary.revision),
+        in_force=canary.weight,
+        keep_stable=promoting(steps, canary.step),
+        frozen=frozen,
+    )
+
+
+def _progressed(snapshot: RolloutSnapshot, before: CanaryStatus, trial: Trial, wanted: Sizes) -> bool:
+    """Whether this pass moved the rollout. The end of a pause does too: its time does not count against the deadline."""
+    after = trial.canary
+    moved = (after.step, after.step_started_at) != (before.step, before.step_started_at)
+    paused = find(snapshot.status.conditions, "Paused")
+    was_held = paused is not None and paused.status is ConditionStatus.TRUE
+    resumed = was_held and not (trial.wait is not None and trial.wait.hold)
+    return moved or wanted.canary > before.replicas or resumed
+
+
+def _exits(ground: _Ground, candidate: str | None) -> Mapping[str, Exit]:
+    """Why revisions leave that are neither stable nor on trial."""
+    entries = rollout_ledger.live(ground.snapshot)
+    stable = entries.get(ground.stable or "")
+    found = {}
+    for revision, entry in entries.items():
+        if revision in (ground.stable, candidate):
+            continue
+        if stable is not None and entry.serial < stable.serial:  # a promotion that was cut short
+            found[revision] = _replaced(ground, stable.revision)
+        elif ground.wanted == ground.stable:
+            found[revision] = _gone_back(ground, stable.revision if stable else "")
+        else:
+            found[revision] = Exit(Reason.SUPERSEDED, f"the spec asks for revision {candidate or ground.wanted}")
+    return found
+
+
+def _replaced(ground: _Ground, revision: str) -> Exit:
+    """Why stable leaves when `revision` is promoted."""
+    if ground.rollback.holds is not None and ground.rollback.holds.target == revision:
+        return _gone_back(ground, revision)
+    return Exit(Reason.SUPERSEDED, f"revision {revision} was promoted")
+
+
+def _gone_back(ground: _Ground, revision: str) -> Exit:
+    holds = ground.rollback.holds
+    text = f"rolled back to revision {revision} by command" if holds else f"the spec went back to revision {revision}"
+    return Exit(Reason.ROLLED_BACK, text)
+
+
+def _serving(course: Course) -> list[str]:
+    canary = course.canary.revision if course.canary is not None else None
+    return [revision for revision in (course.stable, canary) if revision is not None]
+
+
+def _blocked(snapshot: RolloutSnapshot, stable: str, candidate: str) -> bool:
+    """Whether a canary before this one still stands in for stable pods that are on their way."""
+    leaving = [one for one in _leaving(snapshot, {stable, candidate}, {}) if not one.failed]
+    kept = provider(snapshot).retire(leaving, snapshot.spec.replicas, [snapshot.workload(stable)])
+    return snapshot.workload(stable).ready > 0 and any(kept.values())
+
+
+def _leaving(snapshot: RolloutSnapshot, serving: set[str], exits: Mapping[str, Exit]) -> list[Leaving]:
+    """Workloads of revisions that serve no more, the youngest first."""
+
+    def why(revision: str) -> Exit | None:
+        entry = rollout_ledger.newest(snapshot.ledger, revision)
+        closed = entry is not None and entry.left is not None and entry.reason is not None
+        return exits.get(revision) or (Exit(entry.reason, "") if closed and entry and entry.reason else None)
+
+    def age(revision: str) -> int:
+        entry = rollout_ledger.newest(snapshot.ledger, revision)
+        return entry.serial if entry is not None else 0
+
+    gone = sorted(snapshot.workloads.keys() - serving, key=age, reverse=True)
+    return [Leaving(snapshot.workloads[one], failed=bool((left := why(one)) and left.failed)) for one in gone]
+
+
+def _replicas(snapshot: RolloutSnapshot, course: Course) -> Mapping[str, int]:
+    """Pods of every revision that has, or shall have, a workload."""
+    wanted: dict[str, int] = {}
+    if course.stable is not None:
+        wanted[course.stable] = course.sizes.stable if course.sizes else snapshot.spec.replicas
+    if course.canary is not None and course.sizes is not None:
+        wanted[course.canary.revision] = course.sizes.canary
+    leaving = _leaving(snapshot, set(wanted), course.exits)
+    staying = [snapshot.workload(revision) for revision in wanted]
+    kept = {**wanted, **provider(snapshot).retire(leaving, snapshot.spec.replicas, staying)}
+    return {revision: snapshot.workload(revision).sparing(count) for revision, count in kept.items()}
+
+
+def _empty(snapshot: RolloutSnapshot, replicas: Mapping[str, int], serving: Mapping[str, str]) -> tuple[str, ...]:
+    """Workloads that are to have no pod, and have none."""
+    return tuple(
+        revision
+        for revision, workload in sorted(snapshot.workloads.items())
+        if revision not in serving
+        and not any((replicas.get(revision), workload.replicas, workload.pods, workload.leaving))
+    )
+
+
+def _artifact(snapshot: RolloutSnapshot, revision: str) -> str:
+    wanted = snapshot.wanted
+    if isinstance(wanted, Wanted) and wanted.revision == revision:
+        return wanted.artifact
+    entry = rollout_ledger.newest(snapshot.ledger, revision)
+    return entry.artifact if entry is not None else snapshot.workload(revision).artifact
+
+
+def _opened(course: Course, write: OpenEntry) -> EventDraft:
+    first = write.revision == course.stable
+    reason = Reason.DEPLOYING if first else Reason.CANARY_RUNNING
+    what = "serves" if first else f"is tried against {course.stable}"
+    return EventDraft("Normal", reason, f"revision {write.revision} {what}: {write.artifact} (ledger {write.serial})")
+
+
+def _exit_event(snapshot: RolloutSnapshot, write: MarkLeft) -> EventDraft:
+    entry = next(entry for entry in snapshot.ledger if entry.name == write.name)
+    kind = "Warning" if Exit(write.reason, write.message).failed else "Normal"
+    return EventDraft(kind, write.reason, f"revision {entry.revision} leaves (ledger {entry.serial}): {write.message}")

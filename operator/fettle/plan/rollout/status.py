@@ -1,0 +1,302 @@
+"""The status of a ModelDeployment, written from a decision: what serves, what is on trial, conditions, the ledger."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, replace
+from datetime import datetime, timedelta
+
+from fettle.api.base import GROUP
+from fettle.api.conditions import Condition, ConditionStatus, find, with_condition
+from fettle.api.modeldeployment_status import (
+    Address,
+    CanaryStatus,
+    ModelDeploymentStatus,
+    RevisionRecord,
+    RevisionStatus,
+)
+from fettle.api.reasons import Reason
+from fettle.plan import timestamps
+from fettle.plan.rollout import analysis
+from fettle.plan.rollout import commands as rollout_commands
+from fettle.plan.rollout import ledger as rollout_ledger
+from fettle.plan.rollout.commands import Command
+from fettle.plan.rollout.course import Course
+from fettle.plan.rollout.providers import provider
+from fettle.plan.rollout.state import (
+    Forget,
+    LedgerWrite,
+    MarkEntered,
+    MarkLeft,
+    RolloutSnapshot,
+    Wanted,
+    Workload,
+    out_of_traffic,
+)
+from fettle.plan.rollout.trial import asked_weight, steps_of
+from fettle.plan.run.state import EventDraft
+
+HTTP_PORT = 8080
+MOST_RECORDS = 100
+
+
+@dataclass(frozen=True)
+class _Said:
+    """A condition to be set."""
+
+    holds: bool
+    reason: Reason
+    message: str = ""
+
+
+def build(
+    snapshot: RolloutSnapshot,
+    course: Course,
+    commands: Mapping[Command, str],
+    replicas: Mapping[str, int],
+    ledger: Iterable[LedgerWrite],
+) -> ModelDeploymentStatus:
+    """The whole status after this decision. `commands` are the orders that were handled in it, as they were given."""
+    handled, last = rollout_commands.handled(snapshot.status, commands)
+    stable = _stable(snapshot, course, replicas)
+    return ModelDeploymentStatus(
+        observed_generation=snapshot.generation,
+        replicas=sum(workload.pods for workload in snapshot.workloads.values()),
+        ready_replicas=sum(workload.ready for workload in snapshot.workloads.values()),
+        selector=f"{GROUP}/modeldeployment={snapshot.name}",
+        conditions=_conditions(snapshot, course, replicas),
+        address=Address(url=f"http://{snapshot.name}.{snapshot.namespace}.svc:{HTTP_PORT}") if stable else None,
+        stable=stable,
+        canary=_canary(snapshot, course, replicas),
+        revisions=_records(snapshot, ledger),
+        last_command=last,
+        commands=handled,
+        desired_revision=snapshot.wanted.revision if isinstance(snapshot.wanted, Wanted) else None,
+        rollback=course.rollback,
+        failed_revision=course.failed[0] if course.failed else None,
+    )
+
+
+def _stable(snapshot: RolloutSnapshot, course: Course, replicas: Mapping[str, int]) -> RevisionStatus | None:
+    if course.stable is None:
+        return None
+    entry = rollout_ledger.newest(snapshot.ledger, course.stable)
+    workload = snapshot.workload(course.stable)
+    artifact = entry.artifact if entry else getattr(snapshot.wanted, "artifact", "") or workload.artifact
+    return RevisionStatus(
+        revision=course.stable, artifact=artifact, replicas=replicas.get(course.stable, 0), ready=workload.ready
+    )
+
+
+def _canary(snapshot: RolloutSnapshot, course: Course, replicas: Mapping[str, int]) -> CanaryStatus | None:
+    if course.canary is None:
+        return None
+    workload = snapshot.workload(course.canary.revision)
+    return course.canary.model_copy(
+        update={
+            "replicas": replicas.get(course.canary.revision, 0),
+            "ready": workload.ready,
+            "actual_weight": provider(snapshot).actual_weight(workload, snapshot.workloads.values()),
+        }
+    )
+
+
+def _records(snapshot: RolloutSnapshot, ledger: Iterable[LedgerWrite]) -> tuple[RevisionRecord, ...]:
+    """The ledger as it will be: what served, and what left without ever having served."""
+    now = snapshot.now
+    entered = {write.name: now for write in ledger if isinstance(write, MarkEntered)}
+    left = {write.name: write for write in ledger if isinstance(write, MarkLeft)}
+    forgotten = {write.name for write in ledger if isinstance(write, Forget)}
+    records = []
+    for entry in sorted(snapshot.ledger, key=lambda entry: entry.serial):
+        since = entry.entered or entered.get(entry.name)
+        leaves = left.get(entry.name)
+        until = entry.left or (now if leaves else None)
+        reason = entry.reason or (leaves.reason if leaves else None)
+        if entry.name in forgotten or (since is None and until is None):
+            continue
+        records.append(
+            RevisionRecord(
+                revision=entry.revision,
+                artifact=entry.artifact,
+                entered=timestamps.write(since) if since else None,
+                left=timestamps.write(until) if until else None,
+                reason=reason,
+            )
+        )
+    return tuple(records[-MOST_RECORDS:])
+
+
+# ------------------------------------------------------------------------------------------------------------ conditions
+
+
+def _conditions(snapshot: RolloutSnapshot, course: Course, replicas: Mapping[str, int]) -> tuple[Condition, ...]:
+    stuck = _stuck(snapshot, course)
+    said = {
+        "Ready": _ready(snapshot, course, replicas, stuck),
+        "Progressing": _progressing(snapshot, course, stuck),
+        "Degraded": _degraded(course, stuck),
+        "Paused": _paused(course),
+    }
+    conditions = snapshot.status.conditions
+    for kind, one in said.items():
+        conditions = with_condition(
+            conditions,
+            kind,
+            one.holds,
+            one.reason,
+            one.message,
+            generation=snapshot.generation,
+            now=timestamps.write(snapshot.now),
+        )
+    return conditions
+
+
+def _stuck(snapshot: RolloutSnapshot, course: Course) -> _Said | None:
+    """Why the stable revision's pods do not come: a fault that will not pass, or none of them within the deadline."""
+    if course.stable is None:
+        return None
+    workload = snapshot.workload(course.stable)
+    if workload.ready >= snapshot.spec.replicas:
+        return None
+    fault = workload.fault
+    if fault is not None and fault.final:
+        return _Said(True, fault.reason, fault.message)
+    ends = first_deadline(snapshot, course)
+    if ends is None or snapshot.now < ends:
+        return None
+    text = f"{workload.ready} of {snapshot.spec.replicas} pods became ready in {snapshot.spec.rollout.progress_deadline_seconds} s"
+    return _Said(
+        True,
+        fault.reason if fault else Reason.PROGRESS_DEADLINE_EXCEEDED,
+        f"{text}: {fault.message}" if fault else text,
+    )
+
+
+def first_deadline(snapshot: RolloutSnapshot, course: Course) -> datetime | None:
+    """Until when a first deployment shall be ready; None when the stable revision has served already."""
+    entry = rollout_ledger.newest(snapshot.ledger, course.stable) if course.stable else None
+    if entry is None or entry.entered is not None:
+        return None
+    return entry.created + timedelta(seconds=snapshot.spec.rollout.progress_deadline_seconds)
+
+
+def _ready(snapshot: RolloutSnapshot, course: Course, replicas: Mapping[str, int], stuck: _Said | None) -> _Said:
+    """Whether as many pods are ready, and stay, as are asked for; after a rollback stable may take its time to grow back."""
+    wanted = snapshot.spec.replicas
+    ready = sum(min(workload.ready, replicas.get(name, 0)) for name, workload in snapshot.workloads.items())
+    if course.stable is None:
+        why = course.held
+        return _Said(False, why.reason if why else Reason.DEPLOYING, why.message if why else "nothing serves yet")
+    if ready >= wanted:
+        text = f"{ready} pods ready, stable revision {course.stable}" if wanted else "scaled to 0"
+        return _Said(True, Reason.SERVING, text)
+    if stuck is not None:
+        return _Said(False, stuck.reason, stuck.message)
+    fault, out = snapshot.workload(course.stable).fault, sum(workload.out for workload in snapshot.workloads.values())
+    text = f"{ready} of {wanted} pods are ready" + (f", {out_of_traffic(out)}" if out else "")
+    text += f": {fault.message}" if fault else ""
+    ends = regrown_by(snapshot, course)
+    if ends is not None and snapshot.now < ends:
+        return _Said(True, Reason.DEPLOYING, f"{text}; revision {course.stable} grows back to full size")
+    return _Said(False, Reason.DEPLOYING, text)
+
+
+def regrown_by(snapshot: RolloutSnapshot, course: Course) -> datetime | None:
+    """Until when missing pods are no fault: a canary was taken away and stable grows back. None where that is not so.
+
+    What Ready said before tells that it is not over: once at full size, a pod that is lost is missing again.
+    """
+    before = find(snapshot.status.conditions, "Ready")
+    serves = course.stable is not None and snapshot.workload(course.stable).ready > 0
+    if before is None or before.status is not ConditionStatus.TRUE or not serves:
+        return None
+    canary = snapshot.status.canary
+    staying = {course.stable, course.canary.revision if course.canary else None}
+    begins = canary is not None and canary.revision not in staying
+    if not begins and before.reason != Reason.DEPLOYING:
+        return None
+    left = max((entry.left for entry in snapshot.ledger if entry.left is not None), default=snapshot.now)
+    since = snapshot.now if course.exits else left
+    return since + timedelta(seconds=snapshot.spec.rollout.progress_deadline_seconds)
+
+
+def _progressing(snapshot: RolloutSnapshot, course: Course, stuck: _Said | None) -> _Said:
+    if course.trial is not None and course.trial.wait is not None:
+        wait, canary = course.trial.wait, course.trial.canary
+        asked = asked_weight(steps_of(snapshot), canary.step)
+        reason = wait.reason
+        if reason is Reason.CANARY_RUNNING and asked >= 100:
+            reason = Reason.PROMOTING
+        return _Said(True, reason, f"canary {canary.revision}: {wait.message}")
+    if course.held is not None:
+        return _Said(False, course.held.reason, course.held.message)
+    if course.failed is not None:
+        revision, why = course.failed
+        return _Said(
+            False, why.reason, f"revision {revision} is not tried again until retry or a new spec: {why.message}"
+        )
+    if stuck is not None:
+        return _Said(False, stuck.reason, stuck.message)
+    if course.stable is not None and snapshot.workload(course.stable).ready < snapshot.spec.replicas:
+        return _Said(True, Reason.DEPLOYING, _missing(snapshot.workload(course.stable), snapshot.spec.replicas))
+    if course.rollback is not None:
+        back = course.rollback
+        text = f"rolled back from {back.desired} to {back.target}; holds until the spec asks for another revision"
+        return _Said(False, Reason.ROLLED_BACK, text)
+    return _Said(False, Reason.SERVING, "")
+
+
+def _missing(workload: Workload, wanted: int) -> str:
+    out = f", {out_of_traffic(workload.out)}" if workload.out else ""
+    return f"{workload.ready} of {wanted} pods of revision {workload.revision} are ready{out}"
+
+
+def _degraded(course: Course, stuck: _Said | None) -> _Said:
+    if course.failed is not None:
+        revision, why = course.failed
+        return _Said(True, why.reason, f"revision {revision}: {why.message}")
+    return stuck or _Said(False, Reason.SERVING if course.stable else Reason.DEPLOYING)
+
+
+def _paused(course: Course) -> _Said:
+    wait = course.trial.wait if course.trial is not None else course.held
+    if wait is not None and wait.hold and wait.reason is not Reason.CANARY_RUNNING:
+        return _Said(True, wait.reason, wait.message)
+    return _Said(False, Reason.SERVING if course.stable else Reason.DEPLOYING)
+
+
+def transitions(before: ModelDeploymentStatus, after: ModelDeploymentStatus) -> tuple[EventDraft, ...]:
+    """Events for conditions that turned, or found another reason."""
+    events = []
+    for kind, tells in (("Paused", True), ("Ready", True), ("Ready", False)):
+        old, new = find(before.conditions, kind), find(after.conditions, kind)
+        status = ConditionStatus.TRUE if tells else ConditionStatus.FALSE
+        if new is None or new.status is not status:
+            continue
+        if old is not None and (old.status, old.reason) == (new.status, new.reason):
+            continue
+        if old is None and new.reason == Reason.DEPLOYING:  # the ledger's line said so already
+            continue
+        calm = new.reason in (Reason.SERVING, Reason.DEPLOYING, Reason.WAITING_FOR_PROMOTE, Reason.PAUSED_BY_USER)
+        said = f"{new.message} (since {new.last_transition_time})"
+        events.append(EventDraft("Normal" if calm else "Warning", Reason(new.reason), said))
+    return tuple(events)
+
+
+def next_look(snapshot: RolloutSnapshot, course: Course, status: ModelDeploymentStatus) -> float | None:
+    """Seconds until time alone may change the decision; None = only when something happens."""
+    times: list[datetime] = []
+    if course.trial is not None and course.trial.wait is not None and course.trial.wait.until is not None:
+        times.append(course.trial.wait.until)
+    spec = snapshot.spec.rollout.analysis
+    if spec is not None and status.canary is not None and status.canary.analysis is not None:
+        times.append(analysis.next_look(spec, status.canary.analysis, snapshot.now))
+    ends = first_deadline(snapshot, course)
+    if ends is not None and snapshot.workload(course.stable or "").ready < snapshot.spec.replicas:
+        times.append(ends)
+    regrown = regrown_by(replace(snapshot, status=status), course)
+    if regrown is not None:
+        times.append(regrown)
+    ahead = [seconds for at in times if (seconds := (at - snapshot.now).total_seconds()) > 0]
+    return max(min(ahead), 0.2) if ahead else None

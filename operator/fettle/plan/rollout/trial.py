@@ -1,0 +1,246 @@
+"""The canary on its steps: where it stands, whether it may go on, and whether it failed.
+
+A weight step holds from the moment its pods are available; a pause begins when the step before it is done. Before the next
+weight rises, and before the promotion, the analysis must have called one whole window at the present weight good.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from datetime import datetime, timedelta
+
+from fettle.api.modeldeployment import OnFailure, RolloutStep
+from fettle.api.modeldeployment_status import AnalysisStatus, CanaryStatus, Verdict
+from fettle.api.reasons import Reason
+from fettle.plan import timestamps
+from fettle.plan.rollout import analysis
+from fettle.plan.rollout.commands import Command, Orders
+from fettle.plan.rollout.course import Trial, Wait
+from fettle.plan.rollout.ledger import Exit
+from fettle.plan.rollout.providers import provider
+from fettle.plan.rollout.state import RolloutSnapshot, Workload, out_of_traffic
+from fettle.plan.rollout.window_totals import NOTHING, Observation
+from fettle.plan.run.state import EventDraft
+
+STRAIGHT = (RolloutStep(weight=100),)
+
+
+def steps_of(snapshot: RolloutSnapshot) -> tuple[RolloutStep, ...]:
+    """The steps; none = straight to 100."""
+    return snapshot.spec.rollout.steps or STRAIGHT
+
+
+def asked_weight(steps: tuple[RolloutStep, ...], step: int) -> int:
+    """The weight that the step asks for: its own, or that of the last weight before a pause; 100 after the last step."""
+    if step >= len(steps):
+        return 100
+    return next((one.weight for one in reversed(steps[: step + 1]) if one.weight is not None), 0)
+
+
+def promoting(steps: tuple[RolloutStep, ...], step: int) -> bool:
+    """Whether nothing but the promotion comes after `step`: then stable keeps its pods until it is replaced."""
+    return step >= len(steps) - 1 and not (step < len(steps) and steps[step].pause is not None)
+
+
+def resume(snapshot: RolloutSnapshot, revision: str, artifact: str) -> CanaryStatus:
+    """The canary as status knows it, or at its first step: a new one, or one whose status was lost."""
+    before = snapshot.status.canary
+    now = timestamps.write(snapshot.now)
+    if before is not None and before.revision == revision:
+        return _not_ahead(before, now)
+    starts = now if steps_of(snapshot)[0].pause is not None else ""
+    return CanaryStatus(revision=revision, artifact=artifact, started_at=now, step_started_at=starts, progressed_at=now)
+
+
+def _not_ahead(canary: CanaryStatus, now: str) -> CanaryStatus:
+    """Without times that lie ahead: the clock was set back, or another node's was fast. They begin anew, lest all wait for them."""
+    times = ("started_at", "step_started_at", "progressed_at")
+    ahead: dict[str, object] = {name: now for name in times if getattr(canary, name) > now}
+    if canary.analysis is not None and canary.analysis.window_start > now:
+        ahead["analysis"] = canary.analysis.model_copy(update={"window_start": now})
+    return canary.model_copy(update=ahead)
+
+
+@dataclass(frozen=True)
+class _Runner:
+    """One look at the canary. `held`: no step is taken, watching goes on; `blocked`: others still hold its place."""
+
+    snapshot: RolloutSnapshot
+    steps: tuple[RolloutStep, ...]
+    workload: Workload
+    held: Wait | None
+    blocked: bool
+    doubt: Reason | None = None  # why the window is inconclusive
+
+    @property
+    def now(self) -> datetime:
+        return self.snapshot.now
+
+    def advance(self, canary: CanaryStatus, promote: bool) -> Trial:
+        """As many steps as may be taken now. `promote` ends one wait that is not for pods."""
+        events: list[EventDraft] = []
+        while canary.step < len(self.steps):
+            step = self.steps[canary.step]
+            if (doubt := self._failing(canary)) is not None and not promote:
+                return Trial(canary, doubt, events=tuple(events))
+            if step.weight is not None and (not canary.step_started_at or canary.weight != step.weight):
+                if not self._has_pods(step.weight):
+                    canary = self._forgive(canary) if promote else canary
+                    return Trial(canary, self._for_pods(canary, step.weight), events=tuple(events))
+                canary = self._reach(canary, step.weight)
+                events.append(self._event(canary, Reason.CANARY_RUNNING, f"weight {step.weight} reached"))
+            wait = doubt or self._wait(canary, step)
+            if wait is not None and not promote:
+                return Trial(canary, wait, events=tuple(events))
+            if wait is not None:
+                promote = False
+                canary = self._forgive(canary)
+            canary = self._next(canary)
+        if not self._has_pods(100) and self.snapshot.spec.replicas:
+            return Trial(canary, self._for_pods(canary, 100), events=tuple(events))
+        return Trial(canary, promoted=True, events=tuple(events))
+
+    def _has_pods(self, weight: int) -> bool:
+        if self.blocked and weight:
+            return False
+        return provider(self.snapshot).reached(weight, self.snapshot.spec.replicas, self.workload)
+
+    def _for_pods(self, canary: CanaryStatus, weight: int) -> Wait:
+        if not self.snapshot.spec.replicas:
+            return Wait(Reason.CANARY_RUNNING, "scaled to 0: the rollout goes on when there are pods", hold=True)
+        if self.blocked:
+            return Wait(Reason.CANARY_RUNNING, "the canary before it makes room")
+        text = f"{self.workload.available} of {self.workload.replicas} canary pods are available for weight {weight}"
+        if self.workload.out:  # whoever looks at a pod takes the time that it takes
+            return Wait(Reason.PAUSED_BY_USER, f"{text}: {out_of_traffic(self.workload.out)}", hold=True)
+        deadline = timedelta(seconds=self.snapshot.spec.rollout.progress_deadline_seconds)
+        until = (timestamps.read(canary.progressed_at) or self.now) + deadline
+        fault = f": {self.workload.fault.message}" if self.workload.fault else ""
+        reason = Reason.PROMOTING if weight >= 100 else Reason.CANARY_RUNNING
+        return Wait(reason, text + fault, pods=True, until=until)
+
+    def _reach(self, canary: CanaryStatus, weight: int) -> CanaryStatus:
+        watched = analysis.begin(self.now, canary.analysis) if self.snapshot.spec.rollout.analysis else None
+        changed = {"weight": weight, "step_started_at": timestamps.write(self.now), "analysis": watched}
+        return canary.model_copy(update=changed)
+
+    def _next(self, canary: CanaryStatus) -> CanaryStatus:
+        step = canary.step + 1
+        pause = step < len(self.steps) and self.steps[step].pause is not None
+        starts = timestamps.write(self.now) if pause else ""
+        return canary.model_copy(
+            update={"step": step, "step_started_at": starts, "progressed_at": timestamps.write(self.now)}
+        )
+
+    def _forgive(self, canary: CanaryStatus) -> CanaryStatus:
+        """Bad windows that a person looked at and promoted over do not count any more."""
+        watched = canary.analysis
+        if watched is None or not watched.consecutive:
+            return canary
+        forgiven = analysis.begin(self.now, watched).model_copy(update={"consecutive": 0})
+        return canary.model_copy(update={"analysis": forgiven})
+
+    def _failing(self, canary: CanaryStatus) -> Wait | None:
+        """A failed analysis that shall only pause."""
+        spec = self.snapshot.spec.rollout.analysis
+        if spec is None or canary.analysis is None or canary.analysis.consecutive < spec.failure_limit:
+            return None
+        return Wait(Reason.ANALYSIS_FAILED, f"{canary.analysis.message}; promote or abort", hold=True)
+
+    def _wait(self, canary: CanaryStatus, step: RolloutStep) -> Wait | None:
+        where = f"step {canary.step + 1} of {len(self.steps)}"
+        if step.pause is not None:
+            if step.pause.seconds is None:
+                return Wait(Reason.WAITING_FOR_PROMOTE, f"{where}: waits for promote", hold=True)
+            ends = (timestamps.read(canary.step_started_at) or self.now) + timedelta(seconds=step.pause.seconds)
+            if self.now < ends:
+                return Wait(Reason.CANARY_RUNNING, f"{where}: pause until {timestamps.write(ends)}", until=ends)
+        following = canary.step + 1
+        if following < len(self.steps) and self.steps[following].pause is not None:
+            return None
+        return self._gate(canary, where)
+
+    def _gate(self, canary: CanaryStatus, where: str) -> Wait | None:
+        """The analysis before a weight rises, where the canary has traffic to judge."""
+        watched = canary.analysis
+        if watched is None or not canary.weight or watched.verdict is Verdict.GOOD:
+            return None
+        text = f"{where}: analysis {watched.verdict.value}" + (f": {watched.message}" if watched.message else "")
+        if watched.verdict is Verdict.INCONCLUSIVE:
+            return Wait(self.doubt or Reason.ANALYSIS_INCONCLUSIVE, f"{text}; promote goes on without it", hold=True)
+        return Wait(Reason.CANARY_RUNNING, text)
+
+    def _event(self, canary: CanaryStatus, reason: Reason, text: str) -> EventDraft:
+        return EventDraft("Normal", reason, f"canary {canary.revision} (begun {canary.started_at}): {text}")
+
+
+def look(
+    snapshot: RolloutSnapshot, canary: CanaryStatus, orders: Orders, *, stable: str, held: Wait | None, blocked: bool
+) -> Trial:
+    """Judge the canary's traffic, obey orders, take the steps that may be taken now."""
+    revision = canary.revision
+    if orders.has(Command.ABORT, revision):
+        return Trial(canary, exit=Exit(Reason.ABORTED, "aborted by command"))
+    workload = snapshot.workload(revision)
+    if workload.fault is not None and workload.fault.final:
+        return Trial(canary, exit=Exit(workload.fault.reason, workload.fault.message))
+    watched, doubt = _watch(snapshot, canary, stable)
+    canary = canary.model_copy(update={"analysis": watched})
+    if (bad := _failed_analysis(snapshot, watched)) is not None:
+        return Trial(canary, exit=bad)
+    if held is not None:
+        return Trial(canary, wait=held)
+    steps = steps_of(snapshot)
+    canary = _on_these_steps(snapshot, steps, canary)
+    if orders.has(Command.PROMOTE_FULL, revision):
+        canary = canary.model_copy(update={"step": len(steps), "step_started_at": ""})
+    runner = _Runner(snapshot, steps, workload, held, blocked, doubt)
+    return runner.advance(canary, orders.has(Command.PROMOTE, revision))
+
+
+def _on_these_steps(snapshot: RolloutSnapshot, steps: tuple[RolloutStep, ...], canary: CanaryStatus) -> CanaryStatus:
+    """The steps may have been edited: an index beyond them means the last one, and a pause that has no beginning begins now."""
+    edited = snapshot.status.observed_generation != snapshot.generation
+    if canary.step > len(steps) or (canary.step == len(steps) and edited):
+        canary = canary.model_copy(update={"step": len(steps) - 1, "step_started_at": ""})
+    if canary.step < len(steps) and steps[canary.step].pause is not None and not canary.step_started_at:
+        canary = canary.model_copy(update={"step_started_at": timestamps.write(snapshot.now)})
+    return canary
+
+
+def _watch(snapshot: RolloutSnapshot, canary: CanaryStatus, stable: str) -> tuple[AnalysisStatus | None, Reason | None]:
+    """The analysis after this look; it begins with the canary's first ready pod."""
+    spec = snapshot.spec.rollout.analysis
+    if spec is None:
+        return None, None
+    if canary.analysis is None:
+        ready = snapshot.workload(canary.revision).ready > 0
+        return (analysis.begin(snapshot.now) if ready else None), None
+    if canary.analysis.consecutive >= spec.failure_limit:
+        return canary.analysis, None
+    windows: Mapping[str, Observation] = snapshot.windows
+    compared = windows.get(stable, NOTHING) if snapshot.workload(stable).replicas else None
+    mine = windows.get(canary.revision, NOTHING)
+    judged = analysis.judge(spec, canary.analysis, mine, compared, snapshot.now, weight=canary.weight)
+    return judged.status, judged.reason
+
+
+def _failed_analysis(snapshot: RolloutSnapshot, watched: AnalysisStatus | None) -> Exit | None:
+    spec = snapshot.spec.rollout
+    if watched is None or spec.analysis is None or spec.on_failure is not OnFailure.ROLLBACK:
+        return None
+    if watched.consecutive < spec.analysis.failure_limit:
+        return None
+    return Exit(Reason.ANALYSIS_FAILED, f"{watched.message}; {watched.consecutive} bad windows in a row")
+
+
+def late(trial: Trial, snapshot: RolloutSnapshot, *, progressed: bool) -> Trial:
+    """`trial` failed, when its pods did not come within the progress deadline and nothing moved in this pass either."""
+    wait = trial.wait
+    if progressed or wait is None or not wait.pods or wait.until is None or snapshot.now < wait.until:
+        return trial
+    seconds = snapshot.spec.rollout.progress_deadline_seconds
+    return replace(
+        trial, wait=None, exit=Exit(Reason.PROGRESS_DEADLINE_EXCEEDED, f"no progress in {seconds} s: {wait.message}")
+    )

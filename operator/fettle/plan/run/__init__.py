@@ -1,0 +1,1 @@
+"""An optimization run, decided: which tasks exist next, which candidate is published."""

@@ -1,0 +1,270 @@
+"""Which candidates a run tries on a target, and which of them are refused before any work."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from functools import lru_cache
+
+from fettle.api import catalog
+from fettle.api.bounds import ORIGINAL
+from fettle.api.constraints import Constraints
+from fettle.api.interval import items_needed
+from fettle.api.optimizedmodel import OptimizedModelSpec, TargetSpec
+from fettle.api.reasons import Reason
+from fettle.api.recipe import RuntimeSettings
+from fettle.api.report import PrepareReport
+from fettle.api.task import BuildPlan, CandidatePlan
+from fettle.api.vocabulary import AgreementMode, Basis, Metric, Objective, RuntimeName
+from fettle.plan.run.default_plan import default_lines, default_rows
+from fettle.plan.run.rows import Finding, Row, row
+
+ROWS_LIMIT = 128  # of status.candidates, over all targets
+ERROR = 0.05  # that an accuracy interval of a target misses the truth, shared among its lossy finalists
+FINALISTS = 4  # lossy candidates of a target that are certified at most
+GROUPS_NEEDED = 30  # items from which a bootstrap is believed (F1, MeanSquaredError, cosine)
+# An item reaches beyond the range of n others with probability 2 / (n + 1), whatever the distribution (Wilks 1941): every second one
+# of three items, fewer than every fifth of ten. One item alone cost the examples up to 20 points of accuracy (onnxruntime). Libraries
+# take any number; OpenVINO's guide ("Basic Quantization Flow") calibrates with 300.
+CALIBRATION_NEEDED = 10
+
+
+@dataclass(frozen=True)
+class TargetPlan:
+    """The rows of a target, refused ones included; how many lossy ones may be certified, and what each interval may err."""
+
+    target: TargetSpec
+    baseline: CandidatePlan
+    rows: tuple[Row, ...]
+    places: int
+    alpha: float
+
+
+@dataclass(frozen=True)
+class _Facts:
+    spec: OptimizedModelSpec
+    prepare: PrepareReport
+    constraints: Constraints
+
+
+def possible_builds(spec: OptimizedModelSpec) -> tuple[BuildPlan, ...]:
+    """Every build that the plan of this spec may ask for, whatever the model turns out to be: PrepareTask.builds."""
+    runtimes = frozenset(runtime for target in spec.targets for runtime in target.runtimes)
+    if spec.recipes:
+        rows = [one for target in spec.targets for one in _recipe_rows(spec, target)]
+    else:
+        rows = [line.row(target) for target in spec.targets for line in default_lines(runtimes)]
+    has_data = spec.data.calibration is not None or spec.data.evaluation is not None or allows_lossy(spec)
+    builds: dict[str, BuildPlan] = {}
+    for one in rows:
+        known = all(entry is not None and (has_data or not entry.calibration) for entry in one.entries)
+        if one.build is not None and known:
+            builds.setdefault(one.build.name, one.build)
+    return tuple(builds.values())
+
+
+def plan_target(
+    spec: OptimizedModelSpec, target: TargetSpec, prepare: PrepareReport, constraints: Constraints
+) -> TargetPlan:
+    """The rows for one target: the baseline where its runtime may serve, so that there is something to publish where nothing is faster,
+    then the recipes, at most maxCandidates of them."""
+    baseline = baseline_plan(target, prepare)
+    original = (Row(baseline),) if baseline.runtime in target.runtimes else ()
+    wanted = _recipe_rows(spec, target) if spec.recipes else _one_row_per_dead_runtime(target, prepare)
+    if spec.objective == Objective.THROUGHPUT:
+        wanted = tuple(one for row in wanted for one in _with_streams(row, target.threads))
+    rows = _cut((*original, *wanted), spec)
+    facts = _Facts(spec, prepare, constraints)
+    rows = tuple(_refused(one, facts, (*APPLICABLE, _provable)) for one in rows)
+    places = _places(sum(one.lossy and one.refusal is None for one in rows), facts)
+    return TargetPlan(target, baseline, rows, places, ERROR / places)
+
+
+def baseline_plan(target: TargetSpec, prepare: PrepareReport) -> CandidatePlan:
+    """What every gain is measured against: the untouched source in its own runtime, at the runtime's defaults.
+
+    Where that cannot be timed, the portable form stands in for it (basis PortableForm, then it is not `untouched`).
+    """
+    entry = catalog.source_format(prepare.source.format)
+    own = entry.runtime if entry is not None else RuntimeName.ONNXRUNTIME
+    untouched = prepare.basis == Basis.SOURCE_RUNTIME
+    others = (one for one in prepare.portable_runtimes if one != own)
+    runtime = own if untouched or own in prepare.portable_runtimes else next(others, own)
+    settings = RuntimeSettings(threads=target.threads, graph_optimization=False)
+    return CandidatePlan(name=ORIGINAL, recipe=ORIGINAL, runtime=runtime, settings=settings, untouched=untouched)
+
+
+def _recipe_rows(spec: OptimizedModelSpec, target: TargetSpec) -> tuple[Row, ...]:
+    """The user's recipes, each in every runtime of the target."""
+    return tuple(
+        row(
+            recipe.name,
+            runtime,
+            RuntimeSettings(threads=target.threads, precision=recipe.precision),
+            steps=recipe.steps,
+        )
+        for recipe in spec.recipes
+        for runtime in target.runtimes
+    )
+
+
+def _with_streams(one: Row, threads: int) -> tuple[Row, ...]:
+    """A row, and the same with as many inferences at once as there are threads, each of one thread."""
+    if threads == 1 or one.plan.settings.threads != threads:
+        return (one,)
+    settings = one.plan.settings.model_copy(update={"threads": 1, "streams": threads})
+    update = {"name": f"{one.name}-{threads}streams", "settings": settings}
+    return one, replace(one, plan=one.plan.model_copy(update=update))
+
+
+def _one_row_per_dead_runtime(target: TargetSpec, prepare: PrepareReport) -> tuple[Row, ...]:
+    """The default plan, where a runtime that cannot load the portable form keeps only its first row, to say so."""
+    kept: list[Row] = []
+    said: set[RuntimeName] = set()
+    for one in default_rows(target, prepare):
+        dead = {one.plan.runtime, one.family} - set(prepare.portable_runtimes)
+        if not dead:
+            kept.append(one)
+        elif one.plan.runtime in dead and one.plan.runtime not in said:
+            said.add(one.plan.runtime)
+            kept.append(one)
+    return tuple(kept)
+
+
+def _cut(rows: tuple[Row, ...], spec: OptimizedModelSpec) -> tuple[Row, ...]:
+    """The rows, all but the cheapest `maxCandidates` refused; and never more than status can hold for every target."""
+    most = spec.search.max_candidates
+    kept = {one.name for one in rows[:most]}
+    why = Finding(Reason.PRUNED, f"search.maxCandidates is {most}: the cheaper ones are tried, this one is not")
+
+    def refused(place: int, one: Row) -> bool:
+        return place >= most or (one.after is not None and one.after not in kept)
+
+    cut = tuple(replace(one, refusal=why) if refused(place, one) else one for place, one in enumerate(rows))
+    return cut[: ROWS_LIMIT // len(spec.targets) - 1]  # the published artifact has a row too
+
+
+def _refused(one: Row, facts: _Facts, checks: tuple[Callable[[Row, _Facts], Finding | None], ...]) -> Row:
+    """`one` with the first finding against it, if there is any."""
+    if one.refusal is not None or one.plan.recipe == ORIGINAL:
+        return one
+    refusal = next((found for check in checks if (found := check(one, facts)) is not None), None)
+    return replace(one, refusal=refusal)
+
+
+def _loads(one: Row, facts: _Facts) -> Finding | None:
+    for runtime in (one.plan.runtime, one.family):
+        if runtime not in facts.prepare.portable_runtimes:
+            notes = "; ".join(note for note in facts.prepare.notes if runtime in note)
+            loads, fault = catalog.runtime(runtime).loads, facts.prepare.conversion_fault
+            if not notes and fault is not None:
+                notes = fault.message
+            elif not notes and facts.prepare.portable.format not in loads:
+                notes = f"it runs sources of {' and '.join(loads)} as they came"
+            why = f": {notes}" if notes else ""
+            return Finding(Reason.UNSUPPORTED_MODEL, f"{runtime} cannot load this model{why}")
+    return None
+
+
+def _known(one: Row, facts: _Facts) -> Finding | None:
+    if any(entry is None for entry in one.entries):
+        return Finding(
+            Reason.RECIPE_NOT_APPLICABLE, f"recipe {one.plan.recipe} has a step that {one.family} does not offer"
+        )
+    precision = one.plan.settings.precision
+    if precision not in catalog.runtime(one.plan.runtime).precisions:
+        return Finding(Reason.RECIPE_NOT_APPLICABLE, f"{one.plan.runtime} does not compute in {precision}")
+    return None
+
+
+def _not_quantized_twice(one: Row, facts: _Facts) -> Finding | None:
+    if one.quantizes and facts.prepare.traits.quantized:
+        return Finding(Reason.RECIPE_NOT_APPLICABLE, "the source is already quantized")
+    return None
+
+
+def _calibrated(one: Row, facts: _Facts) -> Finding | None:
+    prepare = facts.prepare
+    found = prepare.calibration.items if prepare.calibration is not None else 0
+    if found >= CALIBRATION_NEEDED or not any(entry is not None and entry.calibration for entry in one.entries):
+        return None
+    text = f"static quantization needs {CALIBRATION_NEEDED} calibration items or more, found {found}"
+    return Finding(Reason.CALIBRATION_TOO_SMALL, f"{text}{_more_calibration(found, facts)}")
+
+
+def _more_calibration(found: int, facts: _Facts) -> str:
+    """Where the calibration items were looked for, and what to give."""
+    data, prepare = facts.spec.data, facts.prepare
+    if data.calibration is not None:
+        others = " that evaluation does not have as well" if data.evaluation is not None else ""
+        return f"{others}: give more of them in data.calibration"
+    if data.evaluation is not None:
+        return (
+            f", split off from {found + prepare.items.items} evaluation items (a fifth of the different ones): "
+            f"give data.calibration, or {5 * CALIBRATION_NEEDED} different items or more in data.evaluation"
+        )
+    return " made up: raise data.generated.samples" if found else ": give data.calibration or data.evaluation"
+
+
+APPLICABLE = (_known, _loads, _not_quantized_twice, _calibrated)
+
+
+def _provable(one: Row, facts: _Facts) -> Finding | None:
+    """Whether the items could prove a lossy candidate at all, if not one of its answers changed."""
+    bound, prepare = facts.constraints.accuracy, facts.prepare
+    if bound is None or not one.lossy or (prepare.generated and not allows_lossy(facts.spec)):
+        return None
+    needed = _needed(bound.max_drop, 1, facts)
+    if needed is None:
+        return Finding(
+            Reason.EVALUATION_TOO_SMALL, f"no number of items proves a drop of {bound.max_drop:g}: allow a little more"
+        )
+    if prepare.items.items >= needed:
+        return None
+    kind, more = ("generated", " (data.generated.samples)") if prepare.generated else ("evaluation", "")
+    text = (
+        f"{prepare.items.items} {kind} items cannot prove a drop of at most {bound.max_drop:g}, even if no answer changes: "
+        f"{needed} are needed{more}"
+    )
+    return Finding(Reason.EVALUATION_TOO_SMALL, text)
+
+
+def allows_lossy(spec: OptimizedModelSpec) -> bool:
+    """Whether made-up items may certify a candidate whose answers may differ."""
+    return spec.data.generated is not None and spec.data.generated.allow_lossy
+
+
+def _places(lossy: int, facts: _Facts) -> int:
+    """How many lossy candidates are certified at most: no more than the items can prove, each with its share of the error."""
+    most = max(min(lossy, FINALISTS), 1)
+    bound = facts.constraints.accuracy
+    if bound is None:
+        return most
+    needed = {places: _needed(bound.max_drop, places, facts) for places in range(1, most + 1)}
+    return max(
+        (places for places, items in needed.items() if items is not None and items <= facts.prepare.items.items),
+        default=1,
+    )
+
+
+def _needed(max_drop: float, places: int, facts: _Facts) -> int | None:
+    """Items that prove a drop of at most `max_drop` at no flip, where so many candidates share the error; None: no number does."""
+    if not scored_by_flips(facts.spec, facts.prepare):
+        return GROUPS_NEEDED
+    return _items_needed(max_drop, ERROR / places)
+
+
+def scored_by_flips(spec: OptimizedModelSpec, prepare: PrepareReport) -> bool:
+    """Whether accuracy is a share of right answers, so that flips alone decide its interval."""
+    evaluation = spec.data.evaluation
+    if evaluation is None:
+        return True
+    if evaluation.metric == Metric.AGREEMENT or not prepare.items.labelled:
+        return evaluation.agreement.mode != AgreementMode.COSINE
+    return evaluation.metric == Metric.ACCURACY
+
+
+@lru_cache(maxsize=256)
+def _items_needed(max_drop: float, alpha: float) -> int | None:
+    """`items_needed` at no flip; asked at every decision of a run with the same numbers."""
+    return items_needed(max_drop, alpha=alpha)

@@ -1,0 +1,190 @@
+"""The choice among measured candidates of one target: what passes, what is on the Pareto front, what the objective prefers.
+
+Nothing passes -> no winner, and the nearest miss is named; the best of the rest is never passed off as good enough.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from fettle.api.bounds import UNMEASURED, Miss, Rules, is_exact, misses, percentile
+from fettle.api.optimizedmodel_status import CandidateStatus
+from fettle.api.reasons import Reason
+from fettle.api.text import clip
+from fettle.api.vocabulary import CandidateState, Objective
+from fettle.plan.run.rows import Finding
+
+
+@dataclass(frozen=True)
+class Choice:
+    """Every row with its verdict, in the order given; the winner, or why there is none."""
+
+    rows: tuple[CandidateStatus, ...]
+    winner: CandidateStatus | None
+    miss: Finding | None = None
+
+
+@dataclass(frozen=True)
+class _Score:
+    """What candidates are compared by; `speed` in times the baseline, `drop` at the interval's bad end."""
+
+    row: CandidateStatus
+    speed: float
+    slowest: float
+    bytes: float
+    drop: float
+    exact: bool
+
+
+def choose(rows: Sequence[CandidateStatus], rules: Rules, incumbent: str | None = None) -> Choice:
+    """Judge the rows that have figures; the others pass through. `incumbent` is the digest of what is published now.
+
+    The incumbent stays unless another is better by more than the interval.
+    """
+    measured = [row for row in rows if _has_figures(row)]
+    found = {row.name: _misses(row, rules) for row in measured}
+    failed = {name: bounds for name, bounds in found.items() if bounds}
+    passing = [_score(row) for row in measured if row.name not in failed]
+    if not passing:
+        rejected = tuple(_rejected(row, failed) for row in rows)
+        return Choice(rejected, None, _nearest(rejected, failed))
+    tied = _tied(passing, rules.objective)
+    winner = _prefer(tied, incumbent)
+    # What is known badly is not known to be slower: it keeps saying so.
+    losers = {
+        one.row.name: _why_not(one, winner, tied, rules)
+        for one in passing
+        if one is not winner and not _is_unstable(one.row)
+    }
+    selected = winner.row.model_copy(
+        update={"state": CandidateState.SELECTED, "message": winner.row.message or _why_kept(winner, tied, incumbent)}
+    )
+    judged = [_rejected(row, failed) for row in rows]
+    judged = [selected if row.name == selected.name else _found(row, losers.get(row.name)) for row in judged]
+    return Choice(tuple(judged), selected)
+
+
+def _has_figures(row: CandidateStatus) -> bool:
+    """Whether there is something to judge. A clock that is known badly only is judged by what it surely says."""
+    return row.state == CandidateState.MEASURED or (
+        row.state == CandidateState.REJECTED and _is_unstable(row) and row.speedup is not None
+    )
+
+
+def _is_unstable(row: CandidateStatus) -> bool:
+    return row.reason == Reason.MEASUREMENT_UNSTABLE
+
+
+def _misses(row: CandidateStatus, rules: Rules) -> tuple[Miss, ...]:
+    found = misses(row, rules)
+    if not found and row.artifact is None:
+        return (Miss(Reason.CONSTRAINTS_NOT_MET, "it left no artifact to publish", UNMEASURED),)
+    return found
+
+
+def _score(row: CandidateStatus) -> _Score:
+    exact = is_exact(row)
+    speedup = row.speedup
+    slowest = speedup.low if speedup is not None else 1.0
+    return _Score(
+        row=row,
+        # A wide interval's point is luck: count what was surely gained.
+        speed=speedup.value if speedup is not None and not _is_unstable(row) else slowest,
+        slowest=slowest,
+        bytes=row.bytes if row.bytes is not None else float("inf"),
+        # A gain in accuracy is no reason to prefer: it is noise more often than not.
+        drop=0.0 if exact or row.accuracy_drop is None else max(row.accuracy_drop.high, 0.0),
+        exact=exact,
+    )
+
+
+def _dominates(one: _Score, other: _Score) -> bool:
+    """Whether `one` is at least as good in everything and better in something."""
+    mine = (one.speed, -one.bytes, -one.drop, one.exact)
+    others = (other.speed, -other.bytes, -other.drop, other.exact)
+    return mine != others and all(left >= right for left, right in zip(mine, others, strict=True))
+
+
+def _front(passing: Sequence[_Score]) -> list[_Score]:
+    return [one for one in passing if not any(_dominates(other, one) for other in passing)]
+
+
+def _tied(passing: Sequence[_Score], objective: Objective) -> list[_Score]:
+    """Those that the objective cannot tell from the best: within the interval of the fastest, or equally small."""
+    if objective == Objective.SIZE:
+        smallest = min(one.bytes for one in passing)
+        return [one for one in passing if one.bytes == smallest]
+    fastest = max(passing, key=lambda one: one.speed)
+    return [one for one in passing if one.speed >= fastest.slowest]
+
+
+def _prefer(tied: Sequence[_Score], incumbent: str | None) -> _Score:
+    """Among equals: the incumbent, then exact, less drop, smaller, faster, and last the order of the plan."""
+    kept = next((one for one in tied if incumbent is not None and one.row.artifact == incumbent), None)
+    if kept is not None:
+        return kept
+    return min(_front(tied), key=lambda one: (not one.exact, one.drop, one.bytes, -one.speed))
+
+
+def _why_kept(winner: _Score, tied: Sequence[_Score], incumbent: str | None) -> str | None:
+    """What is told of a published artifact that stays although others are as good."""
+    others = ", ".join(one.row.name for one in tied if one is not winner)
+    if winner.row.artifact != incumbent or not others:
+        return None
+    return clip(f"published before, and stays: {others} does not beat it by more than the interval")
+
+
+def _why_not(loser: _Score, winner: _Score, tied: Sequence[_Score], rules: Rules) -> Finding:
+    name = winner.row.name
+    mine = percentile(loser.row, rules.batch_size, 50)
+    best = percentile(winner.row, rules.batch_size, 50)
+    times = f" (p50 {best:.3g} ms against {mine:.3g} ms)" if mine is not None and best is not None else ""
+    if mine is not None and best is not None and best > mine:  # medians over all rounds; speed-ups are paired by round
+        times = f" (in the same rounds: {winner.speed:.3g} x the original against {loser.speed:.3g} x)"
+    if rules.objective == Objective.SIZE and loser.bytes > winner.bytes:
+        text = f"{name} is smaller: {winner.bytes:.0f} bytes against {loser.bytes:.0f}"
+    elif loser not in tied:
+        text = f"{name} is faster{times}"
+    elif winner.exact and not loser.exact:
+        text = f"{name} is as good within the interval, and its answers are the original's{times}"
+    elif winner.drop < loser.drop:
+        text = f"{name} is as good within the interval, and loses less{times}"
+    elif winner.bytes < loser.bytes:
+        text = f"{name} is as good within the interval, and smaller{times}"
+    else:
+        text = f"{name} is as good within the interval{times}"
+    return Finding(Reason.NOT_PREFERRED, text)
+
+
+def _rejected(row: CandidateStatus, failed: dict[str, tuple[Miss, ...]]) -> CandidateStatus:
+    if row.name not in failed:
+        return row
+    bounds = failed[row.name]
+    message = clip("; ".join(miss.message for miss in bounds))
+    return row.model_copy(update={"state": CandidateState.REJECTED, "reason": bounds[0].reason, "message": message})
+
+
+def _found(row: CandidateStatus, finding: Finding | None) -> CandidateStatus:
+    if finding is None:
+        return row
+    update = {"state": CandidateState.MEASURED, "reason": finding.reason, "message": clip(finding.message)}
+    return row.model_copy(update=update)
+
+
+def _nearest(rows: Sequence[CandidateStatus], failed: dict[str, tuple[Miss, ...]]) -> Finding:
+    """Why nothing passed: the candidate that came nearest, and by how much."""
+    if failed:
+        name, found = min(failed.items(), key=lambda item: max(miss.distance for miss in item[1]))
+        worst = max(found, key=lambda miss: miss.distance)
+        by = f" ({worst.distance:.0%} beyond)" if worst.distance != UNMEASURED else ""
+        texts = "; ".join(miss.message for miss in found)
+        message = f"none of {len(rows)} candidates keeps every constraint; nearest: {name}: {texts}{by}"
+    else:
+        first = next((row for row in rows if row.message), None)
+        example = f"; {first.name}: {first.message}" if first is not None else ""
+        message = f"none of {len(rows)} candidates could be measured{example}"
+    small = next((row for row in rows if row.reason == Reason.EVALUATION_TOO_SMALL), None)
+    if small is not None and small.message and small.message not in message:
+        message += f". {small.name}: {small.message}"
+    return Finding(Reason.CONSTRAINTS_NOT_MET, message)

@@ -1,0 +1,149 @@
+"""The default plan: what is tried where the user names no recipes, cheapest first.
+
+Each line was worth its place on real models: no single one of them was best on more than half. The numbers are those of
+the table in docs/design (0 is the untouched source, which `candidates.py` puts in front).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from fettle.api.optimizedmodel import TargetSpec
+from fettle.api.recipe import QuantizeStep, RecipeStep, RuntimeSettings
+from fettle.api.report import PrepareReport
+from fettle.api.vocabulary import Precision, QuantizeMode, QuantizePreset, RuntimeName, SourceFormat
+from fettle.plan.run.rows import Row, row
+
+QUICK_MILLISECONDS = 2.0  # below, waking threads can cost more than they bring
+MATMUL_SHARE = 0.5  # dynamic quantization pays only where MatMul and Gemm are the work
+
+
+@dataclass(frozen=True)
+class Facts:
+    """What a line's condition may look at."""
+
+    target: TargetSpec
+    prepare: PrepareReport
+
+    @property
+    def quick(self) -> bool:
+        """One thread may beat many."""
+        return self.target.threads > 1 and self.prepare.traits.p50_milliseconds < QUICK_MILLISECONDS
+
+    @property
+    def one_shape(self) -> bool:
+        """A static batch serves all that was asked for."""
+        return self.prepare.signature.batchable and len(self.target.batch_sizes) == 1
+
+
+@dataclass(frozen=True)
+class Line:
+    """A line of the table. `family` is who makes the file, where that is not the runtime itself."""
+
+    recipe: str
+    runtime: RuntimeName
+    steps: tuple[RecipeStep, ...] = ()
+    family: RuntimeName | None = None
+    precision: Precision = Precision.FLOAT32
+    variant: str = ""
+    one_thread: bool = False
+    static: bool = False
+    when: Callable[[Facts], bool] = lambda facts: True
+    after: str | None = None
+
+    def row(self, target: TargetSpec) -> Row:
+        """This line on `target`."""
+        settings = RuntimeSettings(
+            threads=1 if self.one_thread else target.threads,
+            precision=self.precision,
+            batch_size=target.batch_sizes[0] if self.static else None,
+        )
+        return row(
+            self.recipe,
+            self.runtime,
+            settings,
+            steps=self.steps,
+            family=self.family,
+            variant=self.variant,
+            after=self.after,
+        )
+
+
+def _int8(
+    mode: QuantizeMode = QuantizeMode.STATIC,
+    preset: QuantizePreset = QuantizePreset.DEFAULT,
+    operators: tuple[str, ...] = (),
+) -> tuple[RecipeStep, ...]:
+    return (RecipeStep(quantize=QuantizeStep(mode=mode, preset=preset, operators=operators)),)
+
+
+ORT, OPENVINO, TORCHSCRIPT = RuntimeName.ONNXRUNTIME, RuntimeName.OPENVINO, RuntimeName.TORCHSCRIPT
+STATIC = _int8()
+TRANSFORMER = _int8(preset=QuantizePreset.TRANSFORMER)
+CORE = _int8(operators=("Conv", "MatMul", "Gemm"))
+DYNAMIC = _int8(QuantizeMode.DYNAMIC, operators=("MatMul", "Gemm"))
+
+
+def _quick(facts: Facts) -> bool:
+    return facts.quick
+
+
+def _transformer(facts: Facts) -> bool:
+    return facts.prepare.traits.transformer
+
+
+def _no_transformer(facts: Facts) -> bool:
+    return not facts.prepare.traits.transformer
+
+
+def _nncf(
+    recipe: str, steps: tuple[RecipeStep, ...], when: Callable[[Facts], bool], after: str | None
+) -> tuple[Line, ...]:
+    """NNCF's int8 computed in float32 and, for what is not quantized, in bfloat16."""
+    plain = Line(recipe, OPENVINO, steps, when=when, after=after)
+    bfloat16 = Line(recipe, OPENVINO, steps, precision=Precision.BFLOAT16, variant="bfloat16", when=when, after=after)
+    return (plain, bfloat16)
+
+
+LINES: tuple[Line, ...] = (
+    # 1: the portable form, as onnxruntime optimizes it
+    Line("float32", ORT),
+    Line("float32", ORT, variant="1thread", one_thread=True, when=_quick),
+    # 2: the same in OpenVINO, which can be several times faster with equal answers
+    Line("float32", OPENVINO),
+    Line("float32", OPENVINO, variant="static", static=True, when=lambda facts: facts.one_shape),
+    Line("float32", OPENVINO, variant="1thread", one_thread=True, when=_quick),
+    # 2a: a script frozen and fused by PyTorch itself; an exported program runs only as it came
+    Line("float32", TORCHSCRIPT, when=lambda facts: facts.prepare.source.format != SourceFormat.TORCH_EXPORT),
+    # 3: reduced precision; the measuring node rejects what its CPU only emulates
+    Line("bfloat16", OPENVINO, precision=Precision.BFLOAT16),
+    Line("float16", OPENVINO, precision=Precision.FLOAT16),
+    # 4: NNCF with the preset that suits the model (the default one ruins transformers)
+    *_nncf("int8", STATIC, _no_transformer, None),
+    *_nncf("int8-transformer", TRANSFORMER, _transformer, None),
+    # 6, 7: onnxruntime's QDQ file, in both runtimes
+    Line("int8", ORT, STATIC),
+    Line("int8", OPENVINO, STATIC, family=ORT),
+    # 8: at once on transformers, where only the products gain
+    Line("int8-core", ORT, CORE, when=_transformer),
+    # 9
+    Line("int8-dynamic", ORT, DYNAMIC, when=lambda facts: facts.prepare.traits.matmul_time_share >= MATMUL_SHARE),
+    # 5: the other preset, where the first one missed accuracy
+    *_nncf("int8", STATIC, _transformer, "int8-transformer-openvino"),
+    *_nncf("int8-transformer", TRANSFORMER, _no_transformer, "int8-openvino"),
+    # 8: elsewhere, where quantizing every operator missed accuracy
+    Line("int8-core", ORT, CORE, when=_no_transformer, after="int8-onnxruntime"),
+)
+
+
+def default_lines(runtimes: frozenset[RuntimeName]) -> tuple[Line, ...]:
+    """Every line that some model could get with these runtimes."""
+    return tuple(line for line in LINES if line.runtime in runtimes)
+
+
+def default_rows(target: TargetSpec, prepare: PrepareReport) -> tuple[Row, ...]:
+    """The lines that apply to this model on this target. An already quantized source gets no quantize lines."""
+    facts = Facts(target, prepare)
+    rows = [line.row(target) for line in default_lines(frozenset(target.runtimes)) if line.when(facts)]
+    return tuple(row for row in rows if not (row.quantizes and prepare.traits.quantized))

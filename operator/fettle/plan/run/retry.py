@@ -1,0 +1,71 @@
+"""The annotation `fettle.dev/retry` on an OptimizedModel: what failed in the run of its spec is tried again. Each value acts once."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from fettle.api.conditions import find
+from fettle.api.optimizedmodel_status import OptimizedModelStatus
+from fettle.api.reasons import Reason
+from fettle.api.vocabulary import CandidateState
+from fettle.plan.rollout.commands import VALUE_LIMIT, Command, acceptance, refusal
+from fettle.plan.run.board import retries_of
+from fettle.plan.run.state import RetryOrder, RunSnapshot
+from fettle.plan.run.status import IN_PROGRESS, READY
+
+# A build that is tried again would end the measurement that goes on.
+MEASURED_NOW = frozenset({Reason.MEASURING, Reason.PUBLISHING})
+# What a run came to although every task succeeded: the same tasks would answer the same.
+VERDICTS = frozenset(
+    {Reason.CONSTRAINTS_NOT_MET, Reason.NOT_FASTER, Reason.EVALUATION_TOO_SMALL, Reason.EVALUATION_DATA_MISSING}
+)
+
+
+def is_new(value: str, status: OptimizedModelStatus) -> bool:
+    """Whether the annotation holds a value that was not handled yet."""
+    return bool(value) and value[:VALUE_LIMIT] != status.last_handled_retry
+
+
+def failure_of(status: OptimizedModelStatus) -> str | None:
+    """What there is to try again, in a few words; None where nothing failed."""
+    ready = find(status.conditions, READY)
+    if ready is None or ready.reason == Reason.INVALID_SPEC:
+        return None
+    if ready.reason not in IN_PROGRESS | VERDICTS | {Reason.PUBLISHED}:
+        return ready.reason
+    failed = [row for row in status.candidates if row.state == CandidateState.FAILED]
+    names = ", ".join(f"{row.target}/{row.name}" for row in failed[:3])
+    return f"{len(failed)} failed ({names}{', …' if len(failed) > 3 else ''})" if failed else None
+
+
+def waits(status: OptimizedModelStatus) -> bool:
+    """Whether a retry waits for the end of the measurement that goes on."""
+    ready = find(status.conditions, READY)
+    return ready is not None and ready.reason in MEASURED_NOW
+
+
+def read(snapshot: RunSnapshot) -> RetryOrder:
+    """What is ordered now, by the annotation or by a changed spec: more memory for a Job is no other task, but another chance.
+
+    Without status nothing is known to have failed, and no value acts: it may have acted already.
+    """
+    status, value = snapshot.status, snapshot.retry[:VALUE_LIMIT]
+    if status.observed_generation is None:
+        return RetryOrder(value or status.last_handled_retry, retries_of(snapshot.tasks))
+    before = RetryOrder(status.last_handled_retry, status.retries or 0)
+    failure, changed = failure_of(status), status.observed_generation != snapshot.generation
+    if not is_new(value, status):
+        return replace(before, retries=before.retries + 1, acts=True) if changed and failure is not None else before
+    if failure is None:
+        return RetryOrder(value, before.retries, events=(refusal(Command.RETRY, f"{value}: nothing failed"),))
+    if waits(status) and not changed:
+        return before
+    accepted = acceptance(Command.RETRY, f"{value}: {failure}")
+    return RetryOrder(value, before.retries + 1, acts=True, events=(accepted,))
+
+
+def noted(status: OptimizedModelStatus, order: RetryOrder) -> OptimizedModelStatus:
+    """The status of a run that is left as it is, with the order that was handled."""
+    if order.handled == status.last_handled_retry:
+        return status
+    return status.model_copy(update={"last_handled_retry": order.handled})

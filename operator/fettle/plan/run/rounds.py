@@ -1,0 +1,280 @@
+"""The middle of a run: build, measure, and where a first answer asks for it, a second round of both."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+from fettle.api.bounds import Rules, misses_accuracy, percentile
+from fettle.api.constraints import Constraints
+from fettle.api.optimizedmodel import TargetSpec
+from fettle.api.optimizedmodel_status import BaselineStatus, CandidateStatus
+from fettle.api.reasons import Reason
+from fettle.api.report import BuildReport, MeasureReport, PrepareReport
+from fettle.api.task import BuildPlan, StoredModel
+from fettle.api.vocabulary import AgreementMode, Evidence, Objective
+from fettle.plan.run.board import Board, View
+from fettle.plan.run.candidates import TargetPlan, allows_lossy
+from fettle.plan.run.rows import Finding, Row, with_notes
+from fettle.plan.run.state import RunSnapshot
+from fettle.plan.run.tasks import build_task, measure_task, model_of
+
+ROUNDS = (1, 2)
+HALF = 0.5  # of the items: numbers of which fewer agree do not come within a tolerance by another choice of ranges
+SLOWER = 1.2  # times the original, between two clocks
+
+
+@dataclass(frozen=True)
+class Stage:
+    """Where the run stands: the Ready condition's reason and message. `finished`: nothing more will happen by itself."""
+
+    reason: Reason
+    message: str
+    finished: bool = False
+
+
+@dataclass
+class TargetRun:
+    """What one decision learns of a target."""
+
+    plan: TargetPlan
+    rules: Rules
+    measured: dict[str, CandidateStatus] = field(default_factory=dict)
+    measuring: set[str] = field(default_factory=set)
+    skipped: dict[str, str] = field(default_factory=dict)  # rows of the second round that are not tried -> why
+    certified: int = 0  # lossy candidates that have spent their share of the error
+    left_out: set[str] = field(default_factory=set)  # asked for, but not in the measurement's answer
+    baseline: BaselineStatus | None = None
+    fault: Finding | None = None
+    waits: list[Finding] = field(default_factory=list)  # what holds its measurement up
+    notes: list[str] = field(default_factory=list)  # what its measurement wants to be known
+
+    @property
+    def target(self) -> TargetSpec:
+        """The target as the spec has it."""
+        return self.plan.target
+
+
+@dataclass
+class Rounds:
+    """Builds and measurements of all targets. One per decision; `advance` fills it as far as the answers reach."""
+
+    snapshot: RunSnapshot
+    board: Board
+    store: str
+    prepare: PrepareReport
+    targets: list[TargetRun]
+    built: dict[str, StoredModel] = field(default_factory=dict)
+    refused: dict[str, Finding] = field(default_factory=dict)  # builds whose recipe does not apply
+    failed: dict[str, Finding] = field(default_factory=dict)
+    running: set[str] = field(default_factory=set)
+    waits: list[Finding] = field(default_factory=list)  # what holds builds up
+    build_hashes: list[str] = field(default_factory=list)
+    measure_hashes: list[str] = field(default_factory=list)
+
+    def advance(self) -> Stage | None:
+        """Go on as far as the answers reach: the stage that waits, or None when every round is over."""
+        for number in ROUNDS:
+            wanted = {run.target.name: self._rows(run, number) for run in self.targets}
+            stage = self._build([row for rows in wanted.values() for row in rows])
+            if stage is None:
+                stage = self._measure(wanted, number)
+            if stage is not None:
+                return stage
+        return None
+
+    def _rows(self, run: TargetRun, number: int) -> list[Row]:
+        """The rows of a round. Those of the second are wanted only where the first one's answer asks for them."""
+        live = [row for row in run.plan.rows if row.refusal is None]
+        if number == 1:
+            return [row for row in live if row.after is None]
+        wanted = []
+        for row in live:
+            if row.after is None:
+                continue
+            if not self._asks_for_more(run, row.after):
+                run.skipped[row.name] = f"only tried when {row.after} misses accuracy"
+            elif (hopeless := self._hopeless(run, row.after)) is not None:
+                run.skipped[row.name] = f"{row.after} {hopeless}: a variation of it would not pass either"
+            elif not self._places(run, number):
+                run.skipped[row.name] = f"{self.prepare.items.items} items certify no further lossy candidate"
+            else:
+                wanted.append(row)
+        return wanted
+
+    def _asks_for_more(self, run: TargetRun, first: str) -> bool:
+        """Whether a candidate of the first round failed, or lost more than it may."""
+        if run.fault is not None:
+            return False
+        plan = next((row for row in run.plan.rows if row.name == first), None)
+        if plan is None or plan.refusal is not None:
+            return False
+        if plan.build is not None and plan.build.name in self.failed:
+            return True
+        row = run.measured.get(first)
+        return row is not None and misses_accuracy(row, run.rules)
+
+    def _hopeless(self, run: TargetRun, first: str) -> str | None:
+        """Why a variation of a candidate that misses accuracy proves nothing, for a person; None where it may pass.
+
+        It has about the same error and the same speed: a class may tip back, a number that is far off does not come near.
+        """
+        row = run.measured.get(first)
+        if row is None:
+            return None
+        agreement = row.agreement
+        numbers = (
+            agreement is not None and agreement.mode == AgreementMode.ELEMENTWISE and row.evidence != Evidence.LABELS
+        )
+        if numbers and agreement is not None and agreement.high < HALF:
+            return f"agrees on {agreement.value:.0%} of the items"
+        size = run.rules.batch_size
+        mine = percentile(row, size, 50)
+        before = run.baseline.p50(size) if run.baseline is not None else None
+        if run.rules.objective != Objective.SIZE and mine is not None and before is not None and mine > SLOWER * before:
+            return f"is not faster than the original (p50 {mine:.3g} ms against {before:.3g} ms)"
+        return None
+
+    def _build(self, rows: Sequence[Row]) -> Stage | None:
+        builds = {row.build.name: row for row in rows if row.build is not None}
+        entries = {entry.name: entry for entry in self.prepare.builds}
+        waiting = 0
+        for name, row in builds.items():
+            assert row.build is not None
+            entry = entries[name]
+            if entry.built is not None:
+                self.built[name] = entry.built
+                continue
+            calibrated = any(step is not None and step.calibration for step in row.entries)
+            task = build_task(row.build, entry, self.prepare, self.store, calibrated)
+            full = len(self.running) >= self.snapshot.spec.search.parallelism
+            if full and not self.board.knows(task):
+                waiting += 1
+                continue
+            view = self.board.want(task, BuildReport, stage="build", label=f"build {name}")
+            waiting += not self._built(row.build, view)
+        if not waiting:
+            return None
+        progress = f"{len(builds) - waiting} of {len(builds)} builds done"
+        return Stage(Reason.OPTIMIZING, with_notes(progress, self.waits))
+
+    def _built(self, build: BuildPlan, view: View[BuildReport]) -> bool:
+        """Note what came of a build; whether it is over."""
+        if view.running:
+            self.running.add(build.name)
+        if view.note is not None:
+            self.waits.append(view.note)
+        if view.fault is not None:
+            self.failed[build.name] = view.fault
+        if view.report is not None:
+            self.build_hashes.append(view.task_hash)  # the report is made of answers: a failure left none
+        if view.report is not None and view.report.built is not None:
+            self.built[build.name] = view.report.built
+        elif view.report is not None:
+            reason = view.report.reason or Reason.RECIPE_NOT_APPLICABLE
+            self.refused[build.name] = Finding(reason, view.report.message or "the recipe does not apply")
+        return view.over
+
+    def _places(self, run: TargetRun, number: int) -> int:
+        """Lossy candidates that a round may certify: the first leaves one to the second, where there is one and that is possible."""
+        if number > 1:
+            return run.plan.places - run.certified
+        more = any(row.after is not None and row.refusal is None for row in run.plan.rows)
+        return max(run.plan.places - more, 1)
+
+    def incumbent(self, run: TargetRun) -> str | None:
+        """Digest of what was published for a target when the run of this generation began, where it may still serve there
+        and lies in the store of this run.
+
+        A run that is tried again asks what it asked at first: what itself published is one of its candidates.
+        """
+        target = run.target
+        for artifact in self.snapshot.status.artifacts:
+            if artifact.target != target.name:
+                continue
+            if artifact.generation == self.snapshot.generation and any(
+                row.name == artifact.candidate for row in run.plan.rows
+            ):
+                return artifact.incumbent
+            fits = artifact.runtime in target.runtimes and artifact.threads <= target.threads
+            if fits and artifact.uri.startswith(f"{self.store.rstrip('/')}/"):
+                return artifact.sha256
+        return None
+
+    def _measure(self, wanted: dict[str, list[Row]], number: int) -> Stage | None:
+        busy: list[TargetRun] = []
+        asked = 0
+        for run in self.targets:
+            files = {row.name: model_of(row, self.prepare, self.built) for row in wanted[run.target.name]}
+            found = {name: model for name, model in files.items() if model is not None}
+            rows = [row for row in wanted[run.target.name] if row.name in found]
+            if not rows or run.fault is not None:
+                continue
+            asked += 1
+            task = measure_task(
+                self.snapshot.spec,
+                run.plan,
+                self.prepare,
+                found,
+                rows,
+                self.store,
+                constraints=run.rules.constraints,
+                places=self._places(run, number),
+                incumbent=self.incumbent(run) if number == 1 else None,
+                seconds_per_candidate=self.snapshot.seconds_per_candidate,
+            )
+            # Two clocks on one node would time each other.
+            if any(may_share_a_node(run.target, other.target) for other in busy) and not self.board.knows(task):
+                busy.append(run)
+                continue
+            label = f"measure {run.target.name}"
+            view = self.board.want(task, MeasureReport, stage="measure", label=label, target=run.target)
+            self._measured(run, rows, view)
+            if not view.over:
+                busy.append(run)
+        if not busy:
+            return None
+        return Stage(Reason.MEASURING, _progress(busy, asked))
+
+    def _measured(self, run: TargetRun, rows: Sequence[Row], view: View[MeasureReport]) -> None:
+        if view.fault is not None:
+            run.fault = view.fault
+        if view.note is not None:
+            run.waits.append(view.note)
+        if view.report is None:
+            if view.running:
+                run.measuring.update(row.name for row in rows)
+            return
+        self.measure_hashes.append(view.task_hash)
+        report = view.report
+        run.certified += report.certified
+        run.measured.update({row.name: row for row in report.candidates})
+        run.left_out.update(row.name for row in rows if row.name not in run.measured)
+        # The first round's: every later baseline is the same file, timed again only to be paired with.
+        run.baseline = run.baseline or report.baseline
+        run.notes.extend(report.notes)
+
+
+def _progress(busy: Sequence[TargetRun], asked: int) -> str:
+    names = ", ".join(run.target.name for run in busy)
+    count = sum(len(run.measuring) for run in busy)
+    done = f"{asked - len(busy)} of {asked} targets measured; " if asked > 1 else ""
+    candidates = f"measuring {count} candidate{'' if count == 1 else 's'} on {names}"
+    return with_notes(done + candidates, [wait for run in busy for wait in run.waits])
+
+
+def may_share_a_node(one: TargetSpec, other: TargetSpec) -> bool:
+    """Whether pods of both targets may land on the same node: no label is asked for with different values."""
+    common = one.node_selector.keys() & other.node_selector.keys()
+    return all(one.node_selector[key] == other.node_selector[key] for key in common)
+
+
+def rules_of(snapshot: RunSnapshot, plan: TargetPlan, constraints: Constraints, prepare: PrepareReport) -> Rules:
+    """What the candidates of a target are judged by."""
+    return Rules(
+        constraints=constraints,
+        objective=snapshot.spec.objective,
+        batch_size=plan.target.batch_sizes[0],
+        exact_only=prepare.generated and not allows_lossy(snapshot.spec),
+        alpha=plan.alpha,
+    )
