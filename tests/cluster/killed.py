@@ -35,7 +35,7 @@ from fettle.controller import modeldeployment
 from fettle.controller.context import Context
 from fettle.controller.optimizedmodel import OptimizedModels
 from fettle.errors import ClusterError, ConflictError
-from fettle.plan.rollout.commands import Command
+from fettle.plan.commands import Command
 from fettle.settings import Settings
 
 NAMESPACE = ResourceKind("", "v1", "namespaces", "Namespace")

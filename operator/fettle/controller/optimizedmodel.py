@@ -21,7 +21,7 @@ from fettle.controller.context import Context
 from fettle.controller.refusals import Refusals
 from fettle.errors import ClusterError, ConflictError, ExistsError
 from fettle.plan import timestamps
-from fettle.plan.rollout.commands import Command
+from fettle.plan.commands import Command
 from fettle.plan.run.decide import decide
 from fettle.plan.run.retry import is_new
 from fettle.plan.run.state import RunDecision, RunSnapshot, TaskPhase, WantedTask

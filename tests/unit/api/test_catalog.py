@@ -100,7 +100,7 @@ def test_a_step_is_done_by_the_library_that_its_row_names(entry: catalog.StepEnt
         assert not entry.lossy  # nothing is done, so nothing is lost
         return
     module, name = function.split(":")
-    source = (SOURCE / "optimizer" / "recipes" / f"{module}.py").read_text()
+    source = (SOURCE / "optimizer" / "steps" / f"{module}.py").read_text()
     assert module.startswith(f"{entry.framework}_")
     assert f"def {name}(" in source
     assert entry.framework in entry.libraries
@@ -108,7 +108,10 @@ def test_a_step_is_done_by_the_library_that_its_row_names(entry: catalog.StepEnt
 
 def test_every_runtime_and_every_format_has_its_module() -> None:
     assert all((SOURCE / "runtimes" / f"{entry.runtime}.py").exists() for entry in catalog.RUNTIMES)
-    assert all(list((SOURCE / "optimizer" / "formats").glob(f"{entry.framework}_*.py")) for entry in catalog.FORMATS)
+    assert all(
+        list((SOURCE / "optimizer" / "sources").glob(f"{entry.framework}_*.py")) or entry.framework == "onnx"
+        for entry in catalog.FORMATS
+    )
 
 
 def test_the_catalog_loads_no_toolchain() -> None:

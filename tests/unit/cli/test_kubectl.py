@@ -13,7 +13,7 @@ from tests.unit.cli.api_server import ApiServer, api_server
 
 from fettle.cli.kubectl import CLUSTER_COMMANDS, main
 from fettle.cli.main import main as fettle
-from fettle.plan.rollout.commands import Command
+from fettle.plan.commands import Command
 
 PATH = "/apis/fettle.dev/v1alpha1/namespaces/{}/{}/digits"
 STATUS: dict[str, Any] = {

@@ -15,7 +15,7 @@ from tests.unit.cli.pipe import running
 from tests.unit.cli.test_pull import artifact
 
 from fettle.api.report import PublishReport
-from fettle.cli.access.kube import connect
+from fettle.cli.access.cluster import connect
 from fettle.cli.commands.prune import mentioned, outcome, swept
 from fettle.cli.main import main
 from fettle.cli.pods import sweep

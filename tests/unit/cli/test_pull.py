@@ -19,7 +19,7 @@ from fettle.api.recipe import RuntimeSettings
 from fettle.api.signature import Signature
 from fettle.api.vocabulary import RuntimeName
 from fettle.cli.access.claim_files import BLOCK, ClaimFiles
-from fettle.cli.access.kube import connect
+from fettle.cli.access.cluster import connect
 from fettle.cli.access.pull_files import artifact_of, pull_artifact, pull_files
 from fettle.cli.commands.pull import published
 from fettle.cli.commands.report import report_of

@@ -13,7 +13,7 @@ from tests.unit.cli.api_server import api_server
 from tests.unit.cli.pipe import running
 
 from fettle.cli.access.claim_pod import Target, find_image, parse_target, pod, why_not_running
-from fettle.cli.access.kube import connect
+from fettle.cli.access.cluster import connect
 from fettle.cli.access.push_files import Entry, entries, transfer
 from fettle.cli.commands.push import claim, ensure_claim
 from fettle.cli.main import main

@@ -12,7 +12,7 @@ from urllib.parse import parse_qs, urlsplit
 import pytest
 from tests.unit.cli.api_server import ApiServer, api_server
 
-from fettle.cli.access.kube import DEPLOYMENTS, MODELS, connect
+from fettle.cli.access.cluster import DEPLOYMENTS, MODELS, connect
 from fettle.cli.access.watching import LONGEST_PAUSE_SECONDS, STOP_SECONDS, Watched, _pause
 
 OURS = "/apis/fettle.dev/v1alpha1/namespaces/default"

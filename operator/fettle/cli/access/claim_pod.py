@@ -19,7 +19,7 @@ from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeR
 from websocket import WebSocketException
 
 from fettle.api.reasons import Reason
-from fettle.cli.access.kube import Cluster, Object, told
+from fettle.cli.access.cluster import Cluster, Object, told
 from fettle.cluster.security import container_security, pod_security
 from fettle.errors import ClusterError, MissingError, UsageError
 

@@ -12,7 +12,7 @@ from pydantic import ValidationError
 
 from fettle.api.modeldeployment import ModelDeployment
 from fettle.api.optimizedmodel import OptimizedModel
-from fettle.cli.access.kube import DEPLOYMENTS, MODELS, Cluster, Object
+from fettle.cli.access.cluster import DEPLOYMENTS, MODELS, Cluster, Object
 from fettle.errors import ClusterError
 
 Kind = TypeVar("Kind", ModelDeployment, OptimizedModel)

@@ -12,7 +12,7 @@ from typing import Any
 from kubernetes import watch
 from kubernetes.client.rest import ApiException
 
-from fettle.cli.access.kube import DEPLOYMENTS, MODELS, Cluster, Listing, Object, told
+from fettle.cli.access.cluster import DEPLOYMENTS, MODELS, Cluster, Listing, Object, told
 from fettle.errors import ClusterError, MissingError
 
 # The API server ends a watch after WATCH_SECONDS; a connection that says nothing for READ_SECONDS is one that somebody forgot.

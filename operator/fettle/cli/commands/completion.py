@@ -1,22 +1,12 @@
-"""Shell completion: of words by click, of names and revisions by asking the cluster, shortly and silently."""
+"""`fettle completion`, and what kubectl calls to complete `kubectl fettle`."""
 
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterable
-from contextlib import suppress
-from typing import TYPE_CHECKING
 
 import click
-from click.shell_completion import CompletionItem, get_completion_class
+from click.shell_completion import get_completion_class
 
-from fettle.errors import FettleError
-
-if TYPE_CHECKING:
-    from fettle.cli.access.kube import Cluster
-
-PATIENCE_SECONDS = 2.0  # whoever presses the tab key waits no longer
-SHORT_NAMES = {"mdep": "modeldeployments", "om": "optimizedmodels"}  # as kubectl has them
 # kubectl's words for: nothing of the file system fits here; it may (cobra's ShellCompDirectiveNoFileComp and -Default).
 NO_FILES, FILES = 4, 0
 
@@ -55,86 +45,3 @@ def kubectl_complete() -> None:
     for item in words:
         click.echo(f"{item.value}\t{item.help}" if item.help else item.value)
     click.echo(f":{NO_FILES if len(words) == len(found) else FILES}")
-
-
-def deployment_names(context: click.Context, _parameter: click.Parameter, incomplete: str) -> list[CompletionItem]:
-    """Names of ModelDeployments."""
-    return _names(context, incomplete, ("modeldeployments",))
-
-
-def model_names(context: click.Context, _parameter: click.Parameter, incomplete: str) -> list[CompletionItem]:
-    """Names of OptimizedModels."""
-    return _names(context, incomplete, ("optimizedmodels",))
-
-
-def names(context: click.Context, _parameter: click.Parameter, incomplete: str) -> list[CompletionItem]:
-    """Names of objects of both kinds."""
-    return _names(context, incomplete, ("modeldeployments", "optimizedmodels"))
-
-
-def names_with_kind(context: click.Context, _parameter: click.Parameter, incomplete: str) -> list[CompletionItem]:
-    """Names of objects of both kinds; after `mdep/` or `om/` of that kind."""
-    kind, slash, bare = incomplete.partition("/")
-    if not slash:
-        return names(context, _parameter, incomplete)
-    found = _names(context, bare, (SHORT_NAMES[kind],)) if kind in SHORT_NAMES else []
-    return [CompletionItem(f"{kind}/{item.value}") for item in found]
-
-
-def contexts(context: click.Context, _parameter: click.Parameter, incomplete: str) -> list[CompletionItem]:
-    """Contexts of the kubeconfig."""
-    from kubernetes import config
-
-    try:
-        found, _ = config.list_kube_config_contexts(config_file=context.params.get("kubeconfig"))
-    except (config.ConfigException, OSError, TypeError):
-        return []
-    return _items([one["name"] for one in found], incomplete)
-
-
-def namespaces(context: click.Context, _parameter: click.Parameter, incomplete: str) -> list[CompletionItem]:
-    """Namespaces of the cluster, for whoever may list them."""
-    found: list[str] = []
-    with suppress(FettleError):
-        found = _cluster(context).namespaces(timeout=PATIENCE_SECONDS)
-    return _items(found, incomplete)
-
-
-def sources(context: click.Context, _parameter: click.Parameter, incomplete: str) -> list[CompletionItem]:
-    """What can be pulled: after `om/` names of OptimizedModels, else files of this machine."""
-    if not incomplete.startswith("om/"):
-        return [CompletionItem(incomplete, type="file")]
-    return names_with_kind(context, _parameter, incomplete)
-
-
-def _names(context: click.Context, incomplete: str, kinds: tuple[str, ...]) -> list[CompletionItem]:
-    found: list[str] = []
-    with suppress(FettleError):  # a shell's prompt is no place for errors
-        cluster = _cluster(context)
-        for plural in kinds:
-            found += cluster.names(plural, timeout=PATIENCE_SECONDS)
-    return _items(found, incomplete)
-
-
-def _items(found: Iterable[str], incomplete: str) -> list[CompletionItem]:
-    return [CompletionItem(name) for name in dict.fromkeys(found) if name.startswith(incomplete)]
-
-
-def _cluster(context: click.Context) -> Cluster:
-    """As the options before the cursor say. Raises UsageError."""
-    from fettle.cli.access.kube import connect
-
-    given = context.params
-    return connect(given.get("kubeconfig"), given.get("context"), given.get("namespace"))
-
-
-def revisions(context: click.Context, _parameter: click.Parameter, incomplete: str) -> list[CompletionItem]:
-    """Revisions in the ledger of the ModelDeployment that was named before."""
-    from fettle.cli.access.objects import deployment_of
-
-    try:
-        records = deployment_of(_cluster(context), context.params["deployment"]).status.revisions
-    except (FettleError, KeyError):
-        return []
-    told = {one.revision: f"left {one.left}: {one.reason}" if one.left else "serves" for one in records}
-    return [CompletionItem(name, help=text) for name, text in told.items() if name.startswith(incomplete)]

@@ -12,9 +12,10 @@ from rich.table import Table
 
 from fettle.api.modeldeployment import ModelDeployment
 from fettle.api.modeldeployment_status import ModelDeploymentStatus
-from fettle.cli.access.kube import Cluster, Object, with_cluster
+from fettle.cli.access.cluster import Cluster, Object
+from fettle.cli.access.completion import deployment_names
 from fettle.cli.access.objects import deployment_of, echo, output_option
-from fettle.cli.commands.completion import deployment_names
+from fettle.cli.access.options import with_cluster
 from fettle.cli.views.progress import result_console
 from fettle.cluster import ledger
 from fettle.errors import ClusterError

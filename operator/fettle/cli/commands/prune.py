@@ -9,7 +9,8 @@ from typing import Any
 import click
 
 from fettle.cli.access.claim_pod import Wire, inside_claim, parse_target, pod_options
-from fettle.cli.access.kube import DEPLOYMENTS, MODELS, Object, cluster_options, connect
+from fettle.cli.access.cluster import DEPLOYMENTS, MODELS, Object, connect
+from fettle.cli.access.options import cluster_options
 from fettle.cli.pods import sweep
 from fettle.cli.views.progress import size
 from fettle.errors import StoreError, UsageError

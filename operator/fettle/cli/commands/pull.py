@@ -19,10 +19,11 @@ from fettle.cli.access.claim_pod import (
     pod_options,
     progress_bar,
 )
-from fettle.cli.access.kube import Cluster, cluster_options, connect
+from fettle.cli.access.cluster import Cluster, connect
+from fettle.cli.access.completion import sources
 from fettle.cli.access.objects import model_of
+from fettle.cli.access.options import cluster_options
 from fettle.cli.access.pull_files import artifact_of, pull_artifact, pull_files
-from fettle.cli.commands.completion import sources
 from fettle.cli.pods import provide
 from fettle.cli.views.progress import size
 from fettle.errors import UsageError

@@ -8,10 +8,11 @@ from pathlib import Path
 import click
 
 from fettle.cli.access.claim_pod import parse_target, pod_options, progress_bar
-from fettle.cli.access.kube import Cluster, cluster_options, connect
+from fettle.cli.access.cluster import Cluster, connect
+from fettle.cli.access.completion import model_names
 from fettle.cli.access.objects import model_of
+from fettle.cli.access.options import cluster_options
 from fettle.cli.access.pull_files import pull_files
-from fettle.cli.commands.completion import model_names
 from fettle.cli.commands.pull import opened
 from fettle.errors import UsageError
 

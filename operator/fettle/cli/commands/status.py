@@ -13,10 +13,11 @@ from rich.console import Console, Group, RenderableType
 from rich.live import Live
 from rich.text import Text
 
-from fettle.cli.access.kube import DEPLOYMENTS, MODELS, Cluster, Object, with_cluster
+from fettle.cli.access.cluster import DEPLOYMENTS, MODELS, Cluster, Object
+from fettle.cli.access.completion import names
 from fettle.cli.access.objects import echo, output_option, read_deployment, read_model
+from fettle.cli.access.options import with_cluster
 from fettle.cli.access.watching import Watched
-from fettle.cli.commands.completion import names
 from fettle.cli.views.model import model
 from fettle.cli.views.progress import result_console
 from fettle.cli.views.rollout import rollout

@@ -11,11 +11,12 @@ import click
 from fettle.api.conditions import find
 from fettle.api.modeldeployment import ModelDeployment
 from fettle.api.modeldeployment_status import ModelDeploymentStatus
-from fettle.cli.access.kube import DEPLOYMENTS, MODELS, Cluster, with_cluster
+from fettle.cli.access.cluster import DEPLOYMENTS, MODELS, Cluster
+from fettle.cli.access.completion import SHORT_NAMES, deployment_names, names_with_kind, revisions
 from fettle.cli.access.objects import deployment_of, echo, model_of, output_option
-from fettle.cli.commands.completion import SHORT_NAMES, deployment_names, names_with_kind, revisions
+from fettle.cli.access.options import with_cluster
 from fettle.errors import MissingError, UsageError
-from fettle.plan.rollout.commands import PAUSED_ANNOTATION, Command
+from fettle.plan.commands import PAUSED_ANNOTATION, Command
 from fettle.plan.run.retry import failure_of, waits
 from fettle.plan.run.status import READY
 

@@ -18,9 +18,10 @@ from fettle.api.conditions import find
 from fettle.api.modeldeployment import ModelDeployment
 from fettle.api.modeldeployment_status import AnalysisWindow, MetricFinding, Verdict
 from fettle.api.optimizedmodel import OptimizedModel
-from fettle.cli.access.kube import Cluster, Object, with_cluster
+from fettle.cli.access.cluster import Cluster, Object
+from fettle.cli.access.completion import names
 from fettle.cli.access.objects import deployment_of, echo, model_of, output_option
-from fettle.cli.commands.completion import names
+from fettle.cli.access.options import with_cluster
 from fettle.cli.commands.history import Line, lines_of, read_ledger
 from fettle.cli.commands.status import absent
 from fettle.cli.views.model import retry_hint

@@ -19,7 +19,7 @@ from fettle.api.modeldeployment_status import (
     RevisionStatus,
     Verdict,
 )
-from fettle.cli.access.kube import Object
+from fettle.cli.access.cluster import Object
 from fettle.cli.views.sparkline import bar, sparkline
 from fettle.plan import timestamps
 

@@ -7,31 +7,10 @@ from __future__ import annotations
 
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
-from enum import StrEnum
 
-from fettle.api.base import GROUP
 from fettle.api.modeldeployment_status import CommandStatus, ModelDeploymentStatus
-from fettle.api.reasons import Reason
-from fettle.plan.run.state import EventDraft
-
-PAUSED_ANNOTATION = f"{GROUP}/paused"
-VALUE_LIMIT = 256  # characters of a command's value (CommandStatus.value)
-
-
-class Command(StrEnum):
-    """What a person may order, the safest first: of several new ones at once `abort` wins over the rest."""
-
-    ABORT = "abort"
-    RETRY = "retry"
-    PROMOTE_FULL = "promote-full"
-    PROMOTE = "promote"
-    ROLLBACK_TO = "rollback-to"
-
-    @property
-    def annotation(self) -> str:
-        """Where it is given."""
-        return f"{GROUP}/{self.value}"
-
+from fettle.plan.commands import PAUSED_ANNOTATION, VALUE_LIMIT, Command, acceptance, refusal
+from fettle.plan.events import EventDraft
 
 ONCE = (Command.PROMOTE, Command.PROMOTE_FULL, Command.RETRY, Command.ABORT)  # the strongest last
 
@@ -115,16 +94,6 @@ def events(orders: Orders, ground: Ground) -> tuple[EventDraft, ...]:
         given = orders.values[command]
         said.append(refusal(command, f"{given}: {why}") if why else acceptance(command, given))
     return tuple(said)
-
-
-def refusal(command: Command, why: str) -> EventDraft:
-    """An order that cannot be followed."""
-    return EventDraft("Warning", Reason.COMMAND_REFUSED, f"{command.value} {why}")
-
-
-def acceptance(command: Command, given: str) -> EventDraft:
-    """An order that is followed. Its token makes each one an Event of its own."""
-    return EventDraft("Normal", Reason.COMMAND_ACCEPTED, f"{command.value} {given}")
 
 
 def _why_not(orders: Orders, command: Command, revision: str, ground: Ground) -> str | None:

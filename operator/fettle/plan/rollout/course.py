@@ -8,9 +8,9 @@ from datetime import datetime
 
 from fettle.api.modeldeployment_status import CanaryStatus, RollbackStatus
 from fettle.api.reasons import Reason
+from fettle.plan.events import EventDraft
 from fettle.plan.rollout.ledger import Exit
 from fettle.plan.rollout.providers.replicas import Sizes
-from fettle.plan.run.state import EventDraft
 
 
 @dataclass(frozen=True)

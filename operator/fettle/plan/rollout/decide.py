@@ -14,6 +14,8 @@ from fettle.api.conditions import ConditionStatus, find
 from fettle.api.modeldeployment_status import CanaryStatus
 from fettle.api.reasons import Reason
 from fettle.plan import timestamps
+from fettle.plan.commands import Command
+from fettle.plan.events import EventDraft
 from fettle.plan.rollout import (
     commands,
 )
@@ -26,7 +28,7 @@ from fettle.plan.rollout import (
 from fettle.plan.rollout import (
     status as rollout_status,
 )
-from fettle.plan.rollout.commands import Command, Orders
+from fettle.plan.rollout.commands import Orders
 from fettle.plan.rollout.course import Course, Trial, Wait
 from fettle.plan.rollout.ledger import Exit
 from fettle.plan.rollout.providers import provider
@@ -35,7 +37,6 @@ from fettle.plan.rollout.revision import NotReady
 from fettle.plan.rollout.rollback import Rollback
 from fettle.plan.rollout.state import MarkLeft, OpenEntry, RolloutDecision, RolloutSnapshot, Wanted
 from fettle.plan.rollout.trial import asked_weight, late, look, promoting, resume, steps_of
-from fettle.plan.run.state import EventDraft
 
 
 @dataclass(frozen=True)

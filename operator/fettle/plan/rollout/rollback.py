@@ -12,10 +12,11 @@ from dataclasses import dataclass, field, replace
 
 from fettle.api.modeldeployment_status import RollbackStatus
 from fettle.api.reasons import Reason
+from fettle.plan.commands import VALUE_LIMIT, Command, acceptance, refusal
+from fettle.plan.events import EventDraft
 from fettle.plan.rollout import ledger
-from fettle.plan.rollout.commands import VALUE_LIMIT, Command, acceptance, handled_before, refusal
+from fettle.plan.rollout.commands import handled_before
 from fettle.plan.rollout.state import RolloutSnapshot, Wanted
-from fettle.plan.run.state import EventDraft
 
 
 @dataclass(frozen=True)

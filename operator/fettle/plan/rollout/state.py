@@ -10,9 +10,9 @@ from fettle.api.base import GROUP
 from fettle.api.modeldeployment import ModelDeploymentSpec
 from fettle.api.modeldeployment_status import AnalysisWindow, ModelDeploymentStatus
 from fettle.api.reasons import Reason
+from fettle.plan.events import EventDraft
 from fettle.plan.rollout.revision import NotReady
 from fettle.plan.rollout.window_totals import Observation
-from fettle.plan.run.state import EventDraft
 
 TRAFFIC_LABEL = f"{GROUP}/traffic"  # "on" in every template; set otherwise by hand it takes one pod out of the Service
 

@@ -17,10 +17,11 @@ from fettle.api.modeldeployment_status import (
 )
 from fettle.api.reasons import Reason
 from fettle.plan import timestamps
+from fettle.plan.commands import Command
+from fettle.plan.events import EventDraft
 from fettle.plan.rollout import analysis
 from fettle.plan.rollout import commands as rollout_commands
 from fettle.plan.rollout import ledger as rollout_ledger
-from fettle.plan.rollout.commands import Command
 from fettle.plan.rollout.course import Course
 from fettle.plan.rollout.providers import provider
 from fettle.plan.rollout.state import (
@@ -34,7 +35,6 @@ from fettle.plan.rollout.state import (
     out_of_traffic,
 )
 from fettle.plan.rollout.trial import asked_weight, steps_of
-from fettle.plan.run.state import EventDraft
 
 HTTP_PORT = 8080
 MOST_RECORDS = 100

@@ -14,14 +14,15 @@ from fettle.api.modeldeployment import OnFailure, RolloutStep
 from fettle.api.modeldeployment_status import AnalysisStatus, CanaryStatus, Verdict
 from fettle.api.reasons import Reason
 from fettle.plan import timestamps
+from fettle.plan.commands import Command
+from fettle.plan.events import EventDraft
 from fettle.plan.rollout import analysis
-from fettle.plan.rollout.commands import Command, Orders
+from fettle.plan.rollout.commands import Orders
 from fettle.plan.rollout.course import Trial, Wait
 from fettle.plan.rollout.ledger import Exit
 from fettle.plan.rollout.providers import provider
 from fettle.plan.rollout.state import RolloutSnapshot, Workload, out_of_traffic
 from fettle.plan.rollout.window_totals import NOTHING, Observation
-from fettle.plan.run.state import EventDraft
 
 STRAIGHT = (RolloutStep(weight=100),)
 

@@ -8,7 +8,7 @@ from fettle.api.conditions import find
 from fettle.api.optimizedmodel_status import OptimizedModelStatus
 from fettle.api.reasons import Reason
 from fettle.api.vocabulary import CandidateState
-from fettle.plan.rollout.commands import VALUE_LIMIT, Command, acceptance, refusal
+from fettle.plan.commands import VALUE_LIMIT, Command, acceptance, refusal
 from fettle.plan.run.board import retries_of
 from fettle.plan.run.state import RetryOrder, RunSnapshot
 from fettle.plan.run.status import IN_PROGRESS, READY

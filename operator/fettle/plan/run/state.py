@@ -12,6 +12,7 @@ from fettle.api.optimizedmodel_status import OptimizedModelStatus
 from fettle.api.reasons import Reason
 from fettle.api.report import BuildReport, MeasureReport, PrepareReport, PublishReport
 from fettle.api.task import SECONDS_PER_CANDIDATE, AnyTask
+from fettle.plan.events import EventDraft
 
 AnyReport = PrepareReport | BuildReport | MeasureReport | PublishReport
 
@@ -69,15 +70,6 @@ class WantedTask:
     label: str  # for a person: "measure cpu", "build int8-static openvino"
     deadline_seconds: int
     target: TargetSpec | None = None
-
-
-@dataclass(frozen=True)
-class EventDraft:
-    """An Event to emit once: type Normal or Warning."""
-
-    type: str
-    reason: Reason
-    message: str
 
 
 @dataclass(frozen=True)

@@ -14,9 +14,10 @@ from fettle.api.report import PrepareReport
 from fettle.api.text import clip
 from fettle.api.vocabulary import CandidateState
 from fettle.plan import timestamps
+from fettle.plan.events import EventDraft
 from fettle.plan.run.rounds import Rounds, Stage, TargetRun
 from fettle.plan.run.rows import Finding, Row
-from fettle.plan.run.state import EventDraft, RetryOrder, RunSnapshot
+from fettle.plan.run.state import RetryOrder, RunSnapshot
 from fettle.plan.run.tasks import model_of
 
 READY, SOURCE_RESOLVED, CONVERTED, MEASURED = "Ready", "SourceResolved", "Converted", "Measured"

@@ -20,8 +20,7 @@ from fettle.api.recipe import OptimizeGraphStep, QuantizeStep, RecipeStep, Runti
 from fettle.api.report import BuildReport, PrepareReport, Termination, unframe
 from fettle.api.task import BuildPlan, BuildTask, encode_task, task_hash
 from fettle.api.vocabulary import QuantizeMode, QuantizePreset, RuntimeName
-from fettle.optimizer import stage
-from fettle.optimizer import steps as recipes
+from fettle.optimizer import stage, steps
 from fettle.optimizer.measure import items
 from fettle.optimizer.onnx import model
 from fettle.optimizer.steps.onnx_scope import keep_apart
@@ -83,7 +82,7 @@ def quantized_products(bench: Workbench, report: BuildReport) -> dict[str, bool]
 
 
 def test_every_row_of_the_catalog_is_implemented_and_nothing_else() -> None:
-    assert set(recipes.FUNCTIONS) == {(entry.kind, entry.family) for entry in catalog.STEPS}
+    assert set(steps.FUNCTIONS) == {(entry.kind, entry.family) for entry in catalog.STEPS}
 
 
 def test_a_static_file_runs_its_convolutions_in_int8(bench: Workbench) -> None:

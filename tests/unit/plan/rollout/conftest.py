@@ -14,6 +14,7 @@ from fettle.api.modeldeployment import ModelDeploymentSpec
 from fettle.api.modeldeployment_status import AnalysisWindow, ModelDeploymentStatus
 from fettle.api.reasons import Reason
 from fettle.plan import timestamps
+from fettle.plan.events import EventDraft
 from fettle.plan.rollout.decide import decide
 from fettle.plan.rollout.revision import NotReady
 from fettle.plan.rollout.state import (
@@ -37,7 +38,6 @@ from fettle.plan.rollout.window_totals import (
     PodSamples,
     Second,
 )
-from fettle.plan.run.state import EventDraft
 
 START = datetime(2026, 1, 1, tzinfo=UTC)
 STEPS = [{"weight": 34}, {"pause": {"seconds": 10}}, {"weight": 67}, {"pause": {"seconds": 10}}, {"weight": 100}]

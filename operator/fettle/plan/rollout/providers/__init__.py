@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping
 from typing import Protocol
 
 from fettle.api.modeldeployment import TrafficProvider
-from fettle.plan.rollout.providers import replicas as rollout_replicas
+from fettle.plan.rollout.providers import replicas
 from fettle.plan.rollout.providers.replicas import Leaving, Sizes
 from fettle.plan.rollout.state import RolloutSnapshot, Workload
 
@@ -41,7 +41,7 @@ class Provider(Protocol):
         ...
 
 
-PROVIDERS: Mapping[TrafficProvider, Provider] = {TrafficProvider.REPLICAS: rollout_replicas}
+PROVIDERS: Mapping[TrafficProvider, Provider] = {TrafficProvider.REPLICAS: replicas}
 
 
 def provider(snapshot: RolloutSnapshot) -> Provider:

@@ -7,10 +7,9 @@ import re
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
-from functools import cached_property, partial, wraps
-from typing import Any, TypeVar
+from functools import cached_property, partial
+from typing import Any
 
-import click
 from kubernetes import client, config
 from kubernetes.client.rest import ApiException
 from kubernetes.config import ConfigException
@@ -18,14 +17,12 @@ from urllib3.exceptions import HTTPError
 
 from fettle.api.base import GROUP, MANAGED_LABEL, VERSION
 from fettle.api.reasons import Reason
-from fettle.cli.commands import completion
 from fettle.errors import ClusterError, MissingError, UsageError
 
 FIELD_MANAGER = "kubectl-fettle"
 DEPLOYMENTS, MODELS = "modeldeployments", "optimizedmodels"
 DEPLOYMENT_LABEL = f"{GROUP}/modeldeployment"
 Object = dict[str, Any]
-Decorated = TypeVar("Decorated", bound=Callable[..., Any])
 
 
 @dataclass(frozen=True)
@@ -223,42 +220,3 @@ def connect(kubeconfig: str | None, context: str | None, namespace: str | None) 
     except (ConfigException, OSError, TypeError) as error:
         raise UsageError(f"no usable kubeconfig: {error}") from error
     return Cluster(api, namespace or chosen["context"].get("namespace") or "default")
-
-
-def with_cluster(command: Callable[..., None]) -> Callable[..., None]:
-    """`cluster_options`, turned into the argument `cluster`."""
-
-    @cluster_options
-    @wraps(command)
-    def run(namespace: str | None, context: str | None, kubeconfig: str | None, **others: Any) -> None:
-        command(cluster=connect(kubeconfig, context, namespace), **others)
-
-    return run
-
-
-def cluster_options(command: Decorated) -> Decorated:
-    """`--namespace`, `--context` and `--kubeconfig`, as kubectl has them."""
-    options = (
-        click.option(
-            "-n",
-            "--namespace",
-            metavar="NAME",
-            shell_complete=completion.namespaces,
-            help="Namespace [default: the context's].",
-        ),
-        click.option(
-            "--context",
-            metavar="NAME",
-            shell_complete=completion.contexts,
-            help="Context of the kubeconfig [default: the current one].",
-        ),
-        click.option(
-            "--kubeconfig",
-            metavar="FILE",
-            type=click.Path(),
-            help="Kubeconfig [default: $KUBECONFIG, ~/.kube/config].",
-        ),
-    )
-    for option in reversed(options):
-        command = option(command)
-    return command
