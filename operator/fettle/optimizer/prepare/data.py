@@ -15,8 +15,9 @@ from fettle.optimizer.data import items as data
 from fettle.optimizer.data.files import LABELS, Room
 from fettle.optimizer.data.items import Asked, Items
 from fettle.optimizer.data.split import SPLIT_MOST, Split, split
-from fettle.optimizer.prepare import check
-from fettle.optimizer.prepare.check import Run, Subject
+from fettle.optimizer.prepare.batch import PROOF_ITEMS, PROOF_MOST, stacking_axes
+from fettle.optimizer.prepare.reference import SLOW_SECONDS
+from fettle.optimizer.sources.base import Run, Subject, failure_of
 from fettle.store.uris import Mounts
 
 LARGE_BYTES = 4 << 20  # an item of this size is not made by the dozen
@@ -77,14 +78,14 @@ def _refuse_without_labels(asked: EvaluationSpec) -> None:
 
 def gather(spec: DataSpec, mounts: Mounts, subject: Subject, specs: Mapping[str, InputSpec], seed: int) -> Data:
     """Items given, or a way to make them. Raises DataError."""
-    axes = check.stacking_axes(subject.signature, specs, subject.hints)
+    axes = stacking_axes(subject.signature, specs, subject.hints)
     given = read(spec, mounts, subject.signature, axes)
     generator = generate.Generator(subject.signature, subject.hints, specs, axes, seed)
     probes = given.evaluation or given.calibration
     if probes is None:
         recipe = generate.find(generator, subject.run)
         large = sum(array.nbytes for array in generator.items(recipe, 1).arrays.values()) > LARGE_BYTES
-        probes = generator.items(recipe, check.PROOF_ITEMS if large else check.PROOF_MOST)
+        probes = generator.items(recipe, PROOF_ITEMS if large else PROOF_MOST)
     return Data(probes, given, generator, axes)
 
 
@@ -94,7 +95,7 @@ def enough(given: Data) -> Items:
     first = [contents.index(one) for one in dict.fromkeys(contents)]
     if len(first) == 2:  # a yes and a no are all that some inputs can be
         first.append(first[0])
-    return given.probes.take(first[: check.PROOF_MOST])
+    return given.probes.take(first[:PROOF_MOST])
 
 
 def judged(given: Data, spec: DataSpec, run: Run) -> tuple[Data, Items, bool]:
@@ -115,7 +116,7 @@ def judged(given: Data, spec: DataSpec, run: Run) -> tuple[Data, Items, bool]:
     if count is None:
         start = time.perf_counter()
         run(given.generator.items(recipe, 1).whole(0))
-        slow = time.perf_counter() - start > check.SLOW_SECONDS
+        slow = time.perf_counter() - start > SLOW_SECONDS
         count = generate.COUNT_SLOW if slow else generate.COUNT
     if asked.allow_lossy and given.split.calibration is None:
         others = replace(given.generator, seed=given.generator.seed + 1)
@@ -127,7 +128,7 @@ def judged(given: Data, spec: DataSpec, run: Run) -> tuple[Data, Items, bool]:
 def refused(error: RuntimeFailure, spec: DataSpec) -> DataError | SourceError:
     """The model failed on the very first items: theirs is the fault if they were given."""
     if spec.evaluation is None and spec.calibration is None:
-        return check.failure_of(error)
+        return failure_of(error)
     return DataError(f"the model does not run on the given items: {error.message}")
 
 

@@ -20,7 +20,7 @@ from fettle.optimizer.measure.agreement import OutputProfile, item_axis
 from fettle.optimizer.measure.chance import Chance, refuse_chance
 from fettle.optimizer.measure.items import split as answers_of
 from fettle.optimizer.measure.metrics import Judging, Scores
-from fettle.optimizer.prepare.check import Run
+from fettle.optimizer.sources.base import Run
 
 ASKED = 256  # items that the original answers here at most; measuring asks it for all of them
 ASKED_SECONDS = 10.0

@@ -11,11 +11,10 @@ import rfc8785
 from fettle.api import catalog
 from fettle.api.optimizedmodel import SourceSpec
 from fettle.api.reasons import Reason
-from fettle.api.task import ModelFormat
-from fettle.api.vocabulary import SourceFormat
 from fettle.errors import SourceError
-from fettle.optimizer.onnx import model
-from fettle.optimizer.sources.recognition import READ, recognise
+from fettle.optimizer.sources import readable
+from fettle.optimizer.sources.base import SourceFormat
+from fettle.optimizer.sources.recognition import recognise
 from fettle.store.store import explained, file_digest
 from fettle.store.uris import Location, Mounts, locate
 
@@ -39,16 +38,6 @@ class Source:
         """The file that is opened."""
         return self.folder / self.entry
 
-    @property
-    def stored_format(self) -> ModelFormat:
-        """The format as the store names it."""
-        formats: dict[SourceFormat, ModelFormat] = {
-            SourceFormat.ONNX: "ONNX",
-            SourceFormat.TORCH_SCRIPT: "TorchScript",
-            SourceFormat.TORCH_EXPORT: "TorchExport",
-        }
-        return formats[self.format]
-
 
 def fetch(spec: SourceSpec, mounts: Mounts, folder: Path) -> Source:
     """Copy the source to `folder` and take its digest.
@@ -68,8 +57,7 @@ def fetch(spec: SourceSpec, mounts: Mounts, folder: Path) -> Source:
     _copy(home, entry, folder)
     format = recognise(folder / entry, spec.format)
     beside = PurePosixPath(entry).parent
-    outside = model.external_files(model.read(folder / entry)) if format == SourceFormat.ONNX else []
-    others = [str(beside / name) for name in outside]
+    others = [str(beside / name) for name in format.companions(folder / entry)]
     for name in others:
         _copy(home, name, folder)
     files = tuple(sorted({entry, *others}))
@@ -103,7 +91,7 @@ def _entry_of(folder: Location) -> str:
         raise SourceError(f"{folder.uri} holds several models ({', '.join(models)}): name one of them in source.uri")
     if "saved_model.pb" in names or "config.json" in names:
         kind = "a TensorFlow SavedModel" if "saved_model.pb" in names else "a HuggingFace directory"
-        message = f"{folder.uri} is {kind}: export it first; {READ}"
+        message = f"{folder.uri} is {kind}: export it first; {readable()}"
         raise SourceError(message, reason=Reason.UNSUPPORTED_FORMAT)
     raise SourceError(f"{folder.uri} holds no model ({', '.join(SUFFIXES)}); found {names[:10] or 'nothing'}")
 

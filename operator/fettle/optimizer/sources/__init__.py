@@ -1,1 +1,55 @@
-"""Source formats: recognised, opened, converted to ONNX."""
+"""Source formats: recognised, opened, converted to ONNX. One module a format; a line here registers it.
+
+A format also has its row in `api/catalog.py` (what the operator must know before a Job runs: image, suffixes, libraries, runtime) and its
+name in `api/vocabulary.py`. docs/design/where.md has the whole list.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from fettle.api.reasons import Reason
+from fettle.api.vocabulary import SourceFormat as FormatName
+from fettle.errors import ConversionError, FettleError
+from fettle.optimizer.onnx import model
+from fettle.optimizer.sources import onnx, torch
+from fettle.optimizer.sources.base import Inputs, SourceFormat
+
+FORMATS: tuple[SourceFormat, ...] = (
+    *onnx.FORMATS,
+    *torch.FORMATS,
+)
+_BY_NAME = {one.name: one for one in FORMATS}
+
+
+def of(name: FormatName) -> SourceFormat:
+    """The format of that name."""
+    return _BY_NAME[name]
+
+
+def readable() -> str:
+    """The formats that are read, for a person."""
+    titles = [one.title for one in FORMATS]
+    return f"this version reads {', '.join(titles[:-1])} and {titles[-1]}"
+
+
+def convert(format: SourceFormat, path: Path, inputs: Inputs, folder: Path) -> Path:
+    """The source as an ONNX file, and what the format's module promises of it held. Raises SourceError, ConversionError."""
+    before = _state(path)
+    made = format.convert(path, inputs, folder)
+    if _state(path) != before:
+        raise RuntimeError(
+            f"the conversion of {format.name} changed the source {path.name}: it must write into its folder only"
+        )
+    if made != path:
+        try:
+            model.read(made)
+        except FettleError as error:
+            message = f"the conversion of {format.name} wrote no usable ONNX file: {error.message}"
+            raise ConversionError(message, reason=Reason.UNSUPPORTED_MODEL) from error
+    return made
+
+
+def _state(path: Path) -> tuple[int, int]:
+    found = path.stat()
+    return found.st_size, found.st_mtime_ns

@@ -2,19 +2,14 @@
 
 from __future__ import annotations
 
-import zipfile
 from pathlib import Path
 
 from fettle.api.reasons import Reason
-from fettle.api.vocabulary import SourceFormat
+from fettle.api.vocabulary import SourceFormat as FormatName
 from fettle.errors import SourceError
-from fettle.optimizer.onnx import model
-from fettle.optimizer.sources import torch
-from fettle.runtimes.torch_archive import Contents, contents
+from fettle.optimizer import sources
+from fettle.optimizer.sources.base import SourceFormat
 
-READ = "this version reads ONNX, TorchScript and programs of torch.export"
-_ZIP = b"PK\x03\x04"
-_PICKLES = tuple(bytes((0x80, protocol)) for protocol in range(2, 6))
 # First bytes, at an offset, of what is often handed in instead; for the message only.
 _MAGIC: tuple[tuple[int, bytes, str], ...] = (
     (0, b"version https://git-lfs", "a Git LFS pointer: run `git lfs pull` and bring in the file itself"),
@@ -24,55 +19,41 @@ _MAGIC: tuple[tuple[int, bytes, str], ...] = (
     (0, b"<html", "an HTML page"),
     (0, b"<?xml", "XML (OpenVINO IR or PMML)"),
     (0, b"{", "JSON"),
+    (0, b"PK\x03\x04", "a zip archive, but none of PyTorch's (Keras 3 or numpy?)"),
 )
+HEAD_BYTES = 64
 
 
-def recognise(path: Path, wanted: SourceFormat) -> SourceFormat:
+def recognise(path: Path, wanted: FormatName) -> SourceFormat:
     """The format of the file at `path`.
 
     Raises SourceError: UnsupportedFormat for another format than is read or than was `wanted`, for weights without a model, and for what
     is no model at all; UnsafePickle; SourceCorrupted.
     """
     found = _found(path, wanted)
-    if wanted not in (SourceFormat.AUTO, found):
-        message = f"source.format asks for {wanted}, but {path.name} is {found}"
+    if wanted not in (FormatName.AUTO, found.name):
+        message = f"source.format asks for {wanted}, but {path.name} is {found.name}"
         raise SourceError(message, reason=Reason.UNSUPPORTED_FORMAT)
-    if found in torch.FORMATS:
-        torch.installed(path.name, found)
+    found.require(path)
     return found
 
 
-def _found(path: Path, wanted: SourceFormat) -> SourceFormat:
+def _found(path: Path, wanted: FormatName) -> SourceFormat:
     with path.open("rb") as stream:
-        head = stream.read(64)
-    if head.startswith(_ZIP):
-        return _in_archive(path)
-    if head.startswith(_PICKLES):
-        raise torch.refused_pickle(path)
+        head = stream.read(HEAD_BYTES)
+    told = [one for one in sources.FORMATS if one.name != FormatName.ONNX]
+    found = next((one for one in told if one.recognises(path, head)), None)
+    if found is not None:
+        return found
     other = next((name for offset, magic, name in _MAGIC if head[offset:].startswith(magic)), None)
     if other is not None:
-        raise SourceError(f"{path.name} is {other}; {READ}", reason=Reason.UNSUPPORTED_FORMAT)
-    if wanted in torch.FORMATS:
-        message = f"{path.name} is damaged or no {wanted}: it is no zip archive"
+        raise SourceError(f"{path.name} is {other}; {sources.readable()}", reason=Reason.UNSUPPORTED_FORMAT)
+    asked = next((one for one in told if one.name == wanted), None)
+    if asked is not None:
+        message = f"{path.name} is damaged or no {wanted}"
         raise SourceError(message, reason=Reason.SOURCE_CORRUPTED)
-    if wanted == SourceFormat.AUTO and path.suffix != ".onnx":
-        try:
-            model.read(path)
-        except SourceError as error:
-            message = f"{path.name} is in no format that this version knows; {READ}"
-            raise SourceError(message, reason=Reason.UNSUPPORTED_FORMAT) from error
-    return SourceFormat.ONNX
-
-
-def _in_archive(path: Path) -> SourceFormat:
-    try:
-        found = contents(path)
-    except zipfile.BadZipFile as error:
-        message = f"{path.name} is a damaged zip archive (PyTorch's files are such): {error}"
-        raise SourceError(message, reason=Reason.SOURCE_CORRUPTED) from error
-    if found is None:
-        message = f"{path.name} is a zip archive, but none of PyTorch's (Keras 3 or numpy?); {READ}"
+    onnx = sources.of(FormatName.ONNX)  # the last, for it has no first bytes of its own
+    if wanted == FormatName.AUTO and not onnx.recognises(path, head):
+        message = f"{path.name} is in no format that this version knows; {sources.readable()}"
         raise SourceError(message, reason=Reason.UNSUPPORTED_FORMAT)
-    if found == Contents.PICKLE:
-        raise torch.refused_pickle(path)
-    return SourceFormat(found.value)
+    return onnx

@@ -1,30 +1,99 @@
-"""PyTorch in: the source is opened, converted, and kept as the judge of its conversion. PyTorch is imported only here, and only for such sources."""
+"""PyTorch: TorchScript and programs of torch.export. The source is converted to ONNX, and PyTorch stays the judge of its conversion."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import zipfile
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from fettle.api.optimizedmodel import InputSpec
 from fettle.api.reasons import Reason
 from fettle.api.recipe import RuntimeSettings
 from fettle.api.signature import Signature
-from fettle.api.vocabulary import RuntimeName, SourceFormat
+from fettle.api.task import ModelFormat
+from fettle.api.vocabulary import RuntimeName
+from fettle.api.vocabulary import SourceFormat as FormatName
 from fettle.errors import RuntimeFailure, SourceError
+from fettle.optimizer.onnx import inputs as onnx_inputs
 from fettle.optimizer.onnx.inputs import Hint
-from fettle.optimizer.prepare.check import Answers, Run, Subject, failure_of
+from fettle.optimizer.sources.base import Answers, Inputs, Original, Plain, Run, Subject, failure_of
+from fettle.optimizer.sources.onnx import saved
 from fettle.runtimes import base, cpu
 from fettle.runtimes.base import numpy_dtype
+from fettle.runtimes.torch_archive import Contents, contents
 
-FORMATS = frozenset({SourceFormat.TORCH_SCRIPT, SourceFormat.TORCH_EXPORT})
+_ZIP = b"PK\x03\x04"
+_PICKLES = tuple(bytes((0x80, protocol)) for protocol in range(2, 6))
 
 
-def installed(name: str, what: str) -> None:
-    """Raise SourceError where PyTorch is not there to read `what`."""
+@dataclass(frozen=True)
+class Torch:
+    """One of the two kinds of archive that PyTorch writes for use without the code of the model."""
+
+    name: FormatName
+    stored: ModelFormat
+    title: str
+    archive: Contents
+
+    def recognises(self, path: Path, head: bytes) -> bool:
+        """By the archive's table of contents. A pickle is refused by name: loading one runs whatever code it names."""
+        if head.startswith(_PICKLES):
+            raise _refused_pickle(path)
+        if not head.startswith(_ZIP):
+            return False
+        try:
+            found = contents(path)
+        except zipfile.BadZipFile as error:
+            message = f"{path.name} is a damaged zip archive (PyTorch's files are such): {error}"
+            raise SourceError(message, reason=Reason.SOURCE_CORRUPTED) from error
+        if found == Contents.PICKLE:
+            raise _refused_pickle(path)
+        return found == self.archive
+
+    def require(self, path: Path) -> None:
+        """PyTorch is in images of its own."""
+        _require_torch(path.name, self.name)
+
+    def companions(self, path: Path) -> Sequence[str]:
+        """An archive is whole."""
+        return ()
+
+    def hints(self, path: Path, inputs: Inputs) -> None:
+        """An archive tells little without being opened."""
+
+    def convert(self, path: Path, inputs: Inputs, folder: Path) -> Path:
+        """With PyTorch's exporters."""
+        from fettle.optimizer.sources import torch_onnx
+
+        return torch_onnx.convert(_opened(path), inputs.specs, folder / "model.onnx")
+
+    def original(self, path: Path, plain: Plain, inputs: Inputs, folder: Path) -> Original:
+        """The archive in PyTorch."""
+        made = saved(plain.model, folder, path.parent)
+        run = _runner(path, plain.whole, inputs.frozen)
+        hints = onnx_inputs.hints(plain.model)
+        return Original(plain.model, made, plain.signature, hints, run, not plain.changes, True, plain.changes)
+
+    def unconverted(self, path: Path, inputs: Inputs) -> Subject:
+        """The runtime `torchscript` runs both kinds."""
+        from fettle.optimizer.sources import torch_boundary
+
+        found = torch_boundary.boundary(_opened(path), inputs.specs)
+        hints: Mapping[str, Hint] = {name: Hint(dimensions=names) for name, names in found.dimensions.items()}
+        return Subject(found.signature, hints, _runner(path, found.signature, {}))
+
+
+FORMATS = (
+    Torch(FormatName.TORCH_SCRIPT, "TorchScript", "TorchScript", Contents.SCRIPT),
+    Torch(FormatName.TORCH_EXPORT, "TorchExport", "programs of torch.export", Contents.EXPORT),
+)
+
+
+def _require_torch(name: str, what: str) -> None:
     if find_spec("torch") is not None:
         return
     message = (
@@ -34,28 +103,12 @@ def installed(name: str, what: str) -> None:
     raise SourceError(message, reason=Reason.UNSUPPORTED_FORMAT)
 
 
-def refused_pickle(path: Path) -> SourceError:
+def _refused_pickle(path: Path) -> SourceError:
     """Why a pickle is no source, without loading it."""
-    installed(path.name, "a file of torch.save")
+    _require_torch(path.name, "a file of torch.save")
     from fettle.optimizer.sources import torch_pickle
 
     return torch_pickle.refusal(path)
-
-
-def convert(path: Path, specs: tuple[InputSpec, ...], folder: Path) -> Path:
-    """The source at `path` as ONNX in `folder`. Raises SourceError, ConversionError where only that cannot be done."""
-    from fettle.optimizer.sources import torch_onnx
-
-    return torch_onnx.convert(_opened(path), specs, folder / "model.onnx")
-
-
-def subject(path: Path, specs: tuple[InputSpec, ...]) -> Subject:
-    """The source at `path` as PyTorch runs it, without a conversion. Raises SourceError."""
-    from fettle.optimizer.sources import torch_boundary
-
-    found = torch_boundary.boundary(_opened(path), specs)
-    hints = {name: Hint(dimensions=names) for name, names in found.dimensions.items()}
-    return Subject(found.signature, hints, runner(path, found.signature, {}))
 
 
 def _opened(path: Path) -> Any:
@@ -68,8 +121,8 @@ def _opened(path: Path) -> Any:
         raise failure_of(error) from error
 
 
-def runner(path: Path, signature: Signature, frozen: Mapping[str, Any]) -> Run:
-    """A function that runs the source itself. `signature` is the source's own; `frozen` inputs are filled in. It raises RuntimeFailure."""
+def _runner(path: Path, signature: Signature, frozen: Mapping[str, float]) -> Run:
+    """A function that runs the source itself. `signature` is the source's own; `frozen` inputs are filled in."""
     settings = RuntimeSettings(threads=cpu.usable_cores(), graph_optimization=False)
     session = base.get(RuntimeName.TORCHSCRIPT).load(path, settings, signature)
     constants = {

@@ -20,7 +20,7 @@ from fettle.errors import ConversionError
 from fettle.runtimes import base
 from fettle.runtimes.base import Array
 
-MOVED = "the converted source answers otherwise: the output 'output' moved by up to 1"
+MOVED = "the converted model's outputs differ from the original's: the output 'output' moved by up to 1"
 NUMBERS = np.arange(-80, 0, dtype=np.int64).reshape(20, 4)
 
 

@@ -25,7 +25,7 @@ SCRIPT = """
 import pathlib, resource, sys, tempfile
 import pyarrow.parquet
 from fettle.api.signature import Signature, Tensor
-from fettle.optimizer import data
+from fettle.optimizer.data import items as data
 from fettle.optimizer.data.files import Room
 from fettle.optimizer.data.split import split
 from fettle.optimizer.measure import items as stored

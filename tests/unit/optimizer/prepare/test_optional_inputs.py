@@ -44,7 +44,7 @@ def names(report: PrepareReport) -> list[str]:
 
 def answers(bench: Workbench, report: PrepareReport, index: int) -> tuple[Array, Array]:
     """What the portable form answers to a stored item, and its label."""
-    from fettle.optimizer.prepare.check import session
+    from fettle.optimizer.onnx.session import session
 
     stored = bench.store.load_data(report.items)
     feed = {

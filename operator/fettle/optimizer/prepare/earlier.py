@@ -1,0 +1,71 @@
+"""The answer to a task that was prepared before, if it still holds: behind the same addresses other files may lie by now."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping
+
+import rfc8785
+
+from fettle.api import catalog
+from fettle.api.report import PrepareReport
+from fettle.api.task import task_hash
+from fettle.api.vocabulary import SourceFormat
+from fettle.optimizer.data.split import screening
+from fettle.optimizer.onnx import inputs as onnx_inputs
+from fettle.optimizer.onnx import model as onnx_model
+from fettle.optimizer.onnx.inputs import Hint
+from fettle.optimizer.prepare import batch, data
+from fettle.optimizer.prepare.job import Job, builds, stored_items, unlabelled
+from fettle.store.cache import versions
+
+
+def preparation(format: SourceFormat) -> str:
+    """Digest of what decides the portable form besides the source."""
+    entry = catalog.source_format(format)
+    revision = entry.revision if entry is not None else 0
+    libraries = versions(entry.libraries if entry is not None else ())
+    return hashlib.sha256(rfc8785.dumps({"revision": revision, "libraries": dict(libraries)})).hexdigest()
+
+
+def earlier(job: Job) -> PrepareReport | None:
+    """The earlier answer, with the builds that the store has now; None where source, data or Fettle are others."""
+    report = job.store.result(task_hash(job.task))
+    if not isinstance(report, PrepareReport) or report.preparation != preparation(job.source.format.name):
+        return None
+    if report.source.sha256 != job.source.sha256 or not _is_stored(job, report) or not _same_items(job, report):
+        return None
+    made = builds(job.task.builds, report.portable, report.calibration, job.store)
+    return report.model_copy(update={"builds": made})
+
+
+def _is_stored(job: Job, report: PrepareReport) -> bool:
+    files = (*report.original.files, *report.portable.files)
+    return all(job.store.has_blob(file.sha256, file.bytes) for file in files) and job.store.has_blob(
+        report.items.sha256
+    )
+
+
+def _same_items(job: Job, report: PrepareReport) -> bool:
+    """Whether the data gives the same inputs and the same items."""
+    hints = job.source.format.hints(job.source.path, job.inputs)
+    if hints is not None and set(hints) - set(job.inputs.frozen) != {tensor.name for tensor in report.signature.inputs}:
+        return False
+    known = hints if hints is not None else _hints(job, report)
+    axes = batch.stacking_axes(report.signature, job.inputs.by_name, known)
+    given = data.read(job.task.data, job.mounts, report.signature, axes)
+    if given.calibration is not None or not report.generated:
+        calibration = stored_items(job.store, unlabelled(given.calibration), report.signature)
+        screened = stored_items(job.store, screening(given.calibration), report.signature)
+        if calibration != report.calibration or screened != report.screening:
+            return False
+    items = stored_items(job.store, given.evaluation, report.signature)
+    return report.generated if items is None else items == report.items
+
+
+def _hints(job: Job, report: PrepareReport) -> Mapping[str, Hint]:
+    """What is known of the inputs' values by the portable form, or by the source where it has none."""
+    if report.conversion_fault is not None:
+        subject = job.source.format.unconverted(job.source.path, job.inputs)
+        return subject.hints if subject is not None else {}
+    return onnx_inputs.hints(onnx_model.read(job.store.fetch_model(report.portable, job.folder / "earlier")))

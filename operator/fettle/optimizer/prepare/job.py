@@ -1,0 +1,59 @@
+"""What every stage of preparing works on: the task, the store, the fetched source, and what the user says of its inputs."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from fettle.api.report import BuildEntry
+from fettle.api.signature import Signature
+from fettle.api.task import BuildPlan, PrepareTask, StoredData, StoredModel
+from fettle.optimizer.data.items import Items
+from fettle.optimizer.prepare import data
+from fettle.optimizer.prepare.source import Source, fetch
+from fettle.optimizer.sources.base import Inputs
+from fettle.runtimes import cpu
+from fettle.store.cache import build_key, read_build
+from fettle.store.store import Store
+from fettle.store.uris import Mounts
+
+
+@dataclass(frozen=True)
+class Job:
+    """`folder`: empty but for the source's own folder; what is made on the way lies there."""
+
+    task: PrepareTask
+    store: Store
+    mounts: Mounts
+    source: Source
+    inputs: Inputs
+    folder: Path
+
+    @classmethod
+    def begin(cls, task: PrepareTask, store: Store, mounts: Mounts, folder: Path) -> Job:
+        """Fetch the source into `folder`. Raises SourceError."""
+        inputs = Inputs(task.source.inputs, lambda: data.column_names(task.data, mounts))
+        return cls(task, store, mounts, fetch(task.source, mounts, folder / "source"), inputs, folder)
+
+
+def stored_items(store: Store, items: Items | None, signature: Signature) -> StoredData | None:
+    """`items` in the store; None for none."""
+    return None if items is None else store.put_data(items.stored(signature))
+
+
+def unlabelled(items: Items | None) -> Items | None:
+    """Items as quantizers take them: labels must not decide what is built."""
+    return None if items is None else replace(items, labels=None)
+
+
+def builds(
+    plans: Sequence[BuildPlan], portable: StoredModel, calibration: StoredData | None, store: Store
+) -> tuple[BuildEntry, ...]:
+    """The builds that the plan may ask for, with their files where the store has them."""
+    here = cpu.detect()
+    entries = []
+    for plan in plans:
+        key = build_key(plan, portable, calibration, here)
+        entries.append(BuildEntry(name=plan.name, cache_key=key, built=read_build(store, key)))
+    return tuple(entries)

@@ -1,0 +1,71 @@
+"""The original's outputs for a few items, against which every form of the model is held."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass
+
+import numpy as np
+
+from fettle.api.reasons import Reason
+from fettle.errors import SourceError
+from fettle.optimizer.data.files import Array
+from fettle.optimizer.data.items import Items
+from fettle.optimizer.measure.agreement import OutputProfile, within_noise
+from fettle.optimizer.sources.base import Answers, Run
+from fettle.store.comparison import has_nan
+
+REFERENCE_ITEMS = 3
+SLOW_SECONDS = 0.5  # a run that takes longer is made less often
+
+
+@dataclass(frozen=True)
+class Reference:
+    """What the original answers to some inputs."""
+
+    inputs: tuple[Answers, ...]
+    answers: tuple[Answers, ...]
+
+    def differs(self, run: Run) -> str | None:
+        """How `run` answers otherwise, for a person; None where it answers alike within float noise. Raises RuntimeFailure."""
+        for given, wanted in zip(self.inputs, self.answers, strict=True):
+            found = run(given)
+            for name, answer in wanted.items():
+                profile = OutputProfile()
+                profile.add(answer)
+                if name not in found or not within_noise(answer, found[name], profile.noise()):
+                    return _difference(name, answer, found.get(name))
+        return None
+
+
+def _difference(name: str, wanted: Array, found: Array | None) -> str:
+    if found is None:
+        return f"the output {name!r} is gone"
+    if wanted.shape != found.shape or wanted.dtype.kind not in "fiub":
+        return f"the output {name!r} was {wanted.dtype} {list(wanted.shape)}, is {found.dtype} {list(found.shape)}"
+    worst = np.max(np.abs(wanted.astype(np.float64) - found.astype(np.float64)), initial=0.0)
+    return f"the output {name!r} moved by up to {worst:.3g}"
+
+
+def reference(run: Run, items: Items) -> Reference:
+    """Answers of `run` to the first items (one item where a run is slow: every step is checked on them).
+
+    Raises SourceError where two runs on one item differ (UnsupportedModel), or every answer holds NaN (OutputsInvalid); RuntimeFailure.
+    """
+    start = time.perf_counter()
+    first = run(items.whole(0))
+    count = 1 if time.perf_counter() - start > SLOW_SECONDS else min(REFERENCE_ITEMS, len(items))
+    inputs = tuple(items.whole(index) for index in range(count))
+    answers = (first, *(run(given) for given in inputs[1:]))
+    made = Reference(inputs, answers)
+    moved = Reference(inputs[:1], answers[:1]).differs(run)
+    if moved is not None:
+        message = f"the model answers one input differently each time ({moved}): nothing can be compared with it"
+        raise SourceError(message, reason=Reason.UNSUPPORTED_MODEL)
+    if all(any(has_nan(value) for value in answer.values()) for answer in answers):
+        message = (
+            f"the model answers NaN to each of the first {count} items, where numbers were expected: "
+            "check its weights, and that the items went through the model's own preprocessing"
+        )
+        raise SourceError(message, reason=Reason.OUTPUTS_INVALID)
+    return made

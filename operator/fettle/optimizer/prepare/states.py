@@ -1,0 +1,44 @@
+"""Models that hand a state from call to call, told by the names at their boundary."""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+
+from fettle.api.reasons import Reason
+from fettle.api.signature import Signature
+from fettle.errors import SourceError
+
+
+def states(signature: Signature, passed: Collection[str] = ()) -> list[tuple[str, str]]:
+    """Pairs (input, output) that look like a state handed from call to call: `state` and `stateN`, `past…` and `present…`.
+
+    `passed`: outputs that only pass an input on; nothing of theirs is new in the next call.
+    """
+    outputs = {tensor.name: tensor for tensor in signature.outputs if tensor.name not in passed}
+    pairs = []
+    for tensor in signature.inputs:
+        name = tensor.name
+        after = [f"{name}{end}" for end in ("N", "n", "_n", "_next", "_out", "_new")]
+        after += [f"{start}{name}" for start in ("new_", "next_", "out_")]
+        after += [name.replace("past", "present", 1), name.replace("past_key_values", "present", 1)]
+        found = next((other for other in after if other != name and other in outputs), None)
+        if (
+            found is not None
+            and len(outputs[found].shape) in (0, len(tensor.shape))
+            and outputs[found].dtype == tensor.dtype
+        ):
+            pairs.append((name, found))
+    # A state stands beside what the call is really about: `audio` -> `audio_out` alone is a filter.
+    return pairs if len(pairs) < min(len(signature.inputs), len(outputs)) else []
+
+
+def refuse_states(signature: Signature, passed: Collection[str] = ()) -> None:
+    """A model that carries a state from call to call cannot be judged call by call: what is wrong adds up over a stream. Raises SourceError."""
+    found = states(signature, passed)
+    if found:
+        given, made = found[0]
+        message = (
+            f"the output {made!r} looks like the next value of the input {given!r}: models that carry a state from call to call are not "
+            "supported; to have each call judged by itself, rename the output, or freeze the input with a value in source.inputs"
+        )
+        raise SourceError(message, reason=Reason.UNSUPPORTED_MODEL)
