@@ -95,7 +95,11 @@ class Settings(BaseSettings):
         ),
     ] = "2Gi"
     measure_seconds: Annotated[
-        float, Field(ge=1, description="Seconds of the clock for each finalist; what they do not settle is said.")
+        float,
+        Field(
+            ge=1,
+            description="Timing budget per finalist in seconds; results that stay inconclusive are reported as such.",
+        ),
     ] = SECONDS_PER_CANDIDATE
     job_ttl_seconds: Annotated[int, Field(ge=60, description="Finished Jobs are removed after this time.")] = 3600
     unschedulable_seconds: Annotated[

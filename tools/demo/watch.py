@@ -59,7 +59,7 @@ def optimized(kube: Kube, name: str, seconds: float, tell: Callable[[str], None]
     for elapsed in polls(seconds, kube=kube):
         found = kube.get("om", name)
         ready = condition(found, "Ready")
-        line = f"{ready.get('reason', 'waiting for the operator')}: {ready.get('message', '')}"
+        line = f"{ready['reason']}: {ready['message']}" if ready else "waiting for the operator"
         if line != told:
             told = line
             tell(f"{elapsed:5.0f} s  {name}: {line}")

@@ -17,7 +17,7 @@ class AccuracyConstraint(ApiModel):
         Field(
             ge=0,
             description="Largest loss, in the metric's unit; without labels 1 - agreement. "
-            "The interval's bad end must keep it.",
+            "The unfavourable end of the 95 % interval must satisfy this bound.",
         ),
     ]
     max_changed: Annotated[
@@ -27,7 +27,8 @@ class AccuracyConstraint(ApiModel):
             le=1,
             description="Largest share of answers that may differ from the original's, for better or worse: changes that cancel out leave "
             "a metric as it was. Decisions for Accuracy and F1; variance for Regression and MeanSquaredError; 1 - cosine for "
-            "CosineSimilarity. The interval's bad end must keep it. Default: maxDrop + 0.1, or 0.1 where the metric is no share.",
+            "CosineSimilarity. The unfavourable end of the 95 % interval must satisfy this bound. Default: maxDrop + 0.1, or 0.1 "
+            "where the metric is no share.",
         ),
     ] = None
 
@@ -51,7 +52,11 @@ class SpeedupConstraint(ApiModel):
     """Bound on the gain."""
 
     min: Annotated[
-        float, Field(gt=0, description="Times faster than the baseline. The interval's bad end must keep it.")
+        float,
+        Field(
+            gt=0,
+            description="Times faster than the baseline. The unfavourable end of the 95 % interval must satisfy this bound.",
+        ),
     ]
 
 

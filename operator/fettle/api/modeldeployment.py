@@ -266,7 +266,7 @@ NAME_RULE = Rule(
 
 @rules(NAME_RULE)
 class ModelDeployment(ApiModel):
-    """Serves an optimized model; a new one is a canary first, watched, and rolled back by itself when it is worse."""
+    """Serves an optimized model. Each new version starts as a canary and is rolled back automatically when live traffic shows that it is worse."""
 
     metadata: dict[str, Any]
     spec: ModelDeploymentSpec

@@ -58,7 +58,7 @@ PRIVATE = {"NNCF_CI": "1"}
     default=SECONDS_PER_CANDIDATE,
     show_default=True,
     metavar="S",
-    help="Seconds of the clock for each finalist.",
+    help="Timing budget per finalist in seconds.",
 )
 def optimize(
     file: str,

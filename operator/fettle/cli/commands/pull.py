@@ -52,7 +52,7 @@ def pull(
 
     SOURCE is pvc://CLAIM/PATH, or om/NAME for what an OptimizedModel published, or an artifact in the store of `fettle optimize`.
     An artifact becomes a folder with manifest.json, reference.npz and the model's files in model/; every digest is checked.
-    What is here already is not fetched again. TO is the last word of SOURCE unless it is said.
+    What is here already is not fetched again. TO is the last word of SOURCE unless given.
 
     \b
     fettle pull om/digits ./winner

@@ -26,7 +26,7 @@ from fettle.errors import UsageError
 def report(name: str, to: Path | None, show: bool, image: str | None, timeout: int, **connection: str | None) -> None:
     """Bring the report of an OptimizedModel here: one HTML file that needs nothing beside it.
 
-    FILE is NAME.html unless it is said.
+    FILE is NAME.html unless given.
 
     \b
     kubectl fettle report digits --open

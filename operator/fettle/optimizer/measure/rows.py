@@ -110,7 +110,7 @@ def exact_only(task: MeasureTask) -> bool:
 def unproved(quick: Timed) -> Finding:
     """What is told of a lossy candidate where only exact ones can pass."""
     told = (
-        f"answers may differ, and generated items prove nothing about real ones: give data.evaluation; in a clock of 1 s it was "
+        f"answers may differ, and generated items prove nothing about real ones: give data.evaluation; in the 1 s timing pre-test it was "
         f"{np.median(quick.ratios[0]):.3g} times as fast as the original"
     )
     return Reason.EVALUATION_DATA_MISSING, told

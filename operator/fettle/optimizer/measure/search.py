@@ -53,7 +53,9 @@ def sort_out(entrants: Sequence[Entrant], objective: Objective) -> Field:
         if objective == Objective.SIZE or one.incumbent or one.least_cost <= SLOWER * best.cost:
             found.entrants.append(one)
         else:
-            found.out[one.name] = f"slower than {SLOWER:g} x {best.name} in a clock of 1 s: {_against(one, best)}"
+            found.out[one.name] = (
+                f"slower than {SLOWER:g} x {best.name} in the 1 s timing pre-test: {_against(one, best)}"
+            )
     found.entrants.sort(key=lambda one: _rank(one, objective))
     return found
 
@@ -129,4 +131,4 @@ def _why_not_asked(one: Entrant, passed: Sequence[Entrant]) -> str:
     if not passed:
         return f"{MOST_TIMED} candidates with less to do were timed, and none of them passed"
     names = " and ".join(other.name for other in passed)
-    return f"not among the finalists: {names} pass; in a clock of 1 s {_against(one, passed[0])}"
+    return f"not among the finalists: {names} pass; in the 1 s timing pre-test {_against(one, passed[0])}"

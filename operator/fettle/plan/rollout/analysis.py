@@ -111,7 +111,7 @@ def agreement(minimum: float, min_requests: int, found: Comparisons, doubts: tup
     """
     needed = max(min_requests, items_needed(1 - minimum) or 0)
     count = found.compared
-    text = f"{count} items compared, {found.disagreed} disagreed, {found.unsure} that stable is unsure of left out"
+    text = f"{count} items compared, {found.disagreed} disagreed, {found.unsure} skipped (stable was not confident)"
     if count:
         share = found.agreed / count
         highest = 1 - tango(found.disagreed, 0, count).low

@@ -86,7 +86,7 @@ def handled(
 def events(orders: Orders, ground: Ground) -> tuple[EventDraft, ...]:
     """What becomes of each new order, for the one who gave it."""
     said = [
-        refusal(command, f"{value!r} is no order: expected <revision>/<token>")
+        refusal(command, f"{value!r} is not a valid command: expected <revision>/<token>")
         for command, value in orders.malformed.items()
     ]
     for command, revision in orders.new.items():

@@ -59,7 +59,7 @@ def _new(
     back the revision that somebody fled from."""
     handled = {Command.ROLLBACK_TO: value}
     if order is None:
-        why = f"{value!r} is no order: expected <desired>/<target>/<token>"
+        why = f"{value!r} is not a valid command: expected <desired>/<target>/<token>"
         return Rollback(before, handled, (refusal(Command.ROLLBACK_TO, why),))
     accepted = acceptance(Command.ROLLBACK_TO, value)
     if order.target == order.desired and before is not None:

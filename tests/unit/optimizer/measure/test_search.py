@@ -54,7 +54,7 @@ def test_sorting_out(sentence: str, entrants: list[Entrant], objective: Objectiv
 
 def test_who_is_sorted_out_is_told_the_figures() -> None:
     assert sort_out([FAST, SLOW], Objective.LATENCY).out == {
-        "slow": "slower than 1.5 x fast in a clock of 1 s: 1.6 ms against 1 ms an item"
+        "slow": "slower than 1.5 x fast in the 1 s timing pre-test: 1.6 ms against 1 ms an item"
     }
 
 

@@ -115,7 +115,7 @@ def test_a_command_without_revision_and_token_is_none_and_is_told_so_once(paused
     paused.annotations["fettle.dev/abort"] = value
     paused.run(5)
     assert paused.canary == "b"
-    assert refusals(paused) == [f"abort {value!r} is no order: expected <revision>/<token>"]
+    assert refusals(paused) == [f"abort {value!r} is not a valid command: expected <revision>/<token>"]
 
 
 def test_an_empty_annotation_orders_nothing(paused: Any) -> None:
