@@ -128,7 +128,7 @@ class Answer:
 
     def _read(self, at: int, end: int, count: int) -> tuple[Window, ...]:
         try:
-            return _SECONDS.validate_json(b"[%b]" % self.body[at:end])
+            return _SECONDS.validate_json(b"[%b]" % bytes(self.body[at:end]))
         except ValidationError as error:
             raise UnreadableError(_said(error, count)) from error
 
