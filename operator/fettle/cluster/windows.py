@@ -211,7 +211,9 @@ async def _ask(session: aiohttp.ClientSession, pod: Object, span: Span, looker: 
         why = f"its answer cannot be read: {error}"
     except _Unread as error:
         why = str(error)
-    except (aiohttp.ClientError, TimeoutError, OSError) as error:
+    except TimeoutError:
+        why = f"no whole answer within {looker.patience:g} s"
+    except (aiohttp.ClientError, OSError) as error:
         why = str(error) or type(error).__name__
     logger.info("no analysis window from pod %s: %s", name, why)
     return clip(why, 160)

@@ -104,6 +104,7 @@ async def test_a_pod_that_refuses_or_hangs_is_silent_and_says_why(serve: Serve) 
     seen = (await look({"a": pods}, patience=0.5))["a"]
     assert seen.pods == ()
     assert len(seen.silent) == 4
+    assert "pod-127.78.1.1 (no whole answer within 0.5 s)" in seen.silent
     assert [silent for silent in seen.silent if "HTTP status 503" in silent] == ["pod-127.78.1.3 (HTTP status 503)"]
 
 
