@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import re
 from typing import Annotated, Literal
 
 from pydantic import Field, TypeAdapter, ValidationError
@@ -16,6 +17,7 @@ from fettle.api.task import SCHEMA_VERSION, StoredData, StoredModel
 from fettle.api.vocabulary import Basis, RuntimeName
 
 FRAME = "FETTLE-RESULT "
+_LINE_END = re.compile(r"[\r\n]")  # str.splitlines() would cut at U+2028 and its like too, which JSON has as they are
 
 
 class Traits(ApiModel):
@@ -167,7 +169,7 @@ def frame(report: PrepareReport | BuildReport | MeasureReport | PublishReport) -
 
 def unframe(log: str, sha256: str) -> PrepareReport | BuildReport | MeasureReport | PublishReport | None:
     """The report in a log, or None if it is not there whole (then the Job is run again and answers from the store)."""
-    for line in reversed(log.splitlines()):
+    for line in reversed(_LINE_END.split(log)):
         if line.startswith(FRAME):
             payload = line.removeprefix(FRAME)
             if hashlib.sha256(payload.encode()).hexdigest() != sha256:

@@ -8,9 +8,9 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import time
 from collections.abc import Callable, Coroutine
 from datetime import UTC, datetime
-from time import monotonic
 from typing import Any
 
 from fettle.cluster.client import Client
@@ -20,6 +20,14 @@ from fettle.errors import ClusterError, ConflictError, ExistsError
 logger = logging.getLogger(__name__)
 
 RELEASE_SECONDS = 5.0  # of a stop's grace period; whoever waits for the Lease then waits for its duration
+
+
+def boot_time() -> float:
+    """Seconds since the machine was started, those included in which it slept.
+
+    The monotonic clock stands still while a virtual machine is suspended; the Lease runs out all the same.
+    """
+    return time.clock_gettime(time.CLOCK_BOOTTIME) if hasattr(time, "CLOCK_BOOTTIME") else time.monotonic()
 
 
 class LeaseLostError(Exception):
@@ -63,7 +71,7 @@ class Elector:
         duration: int,
         renew: float,
         retry: float,
-        clock: Callable[[], float] = monotonic,
+        clock: Callable[[], float] = boot_time,
         now: Callable[[], datetime] = lambda: datetime.now(UTC),
     ) -> None:
         self._client = client
@@ -79,7 +87,7 @@ class Elector:
         self._renewed_at = 0.0
         self._writes: set[asyncio.Task[Object]] = set()  # under way
         self.identity = identity
-        self.turned_at = clock()
+        self.turned_at = time.monotonic()
 
     @property
     def seconds_left(self) -> float:
@@ -145,7 +153,7 @@ class Elector:
             logger.debug("a write to the Lease failed: %s", write.exception())
 
     async def _attempt(self) -> bool:
-        self.turned_at = self._clock()
+        self.turned_at = time.monotonic()
         try:
             lease = await self._client.get(LEASE, self._namespace, self._name)
             started = self._clock()
@@ -196,7 +204,7 @@ class Elector:
             if left <= 0:
                 raise LeaseLostError(f"not renewed within {self._duration * 2 / 3:.0f} s")
             started = self._clock()
-            self.turned_at = started
+            self.turned_at = time.monotonic()
             try:
                 async with asyncio.timeout(left):
                     if changed:

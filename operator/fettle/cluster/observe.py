@@ -14,7 +14,7 @@ from fettle.api.text import MESSAGE_LIMIT, clip
 from fettle.cluster.jobs import ATTEMPT_LABEL, CONTAINER, TASK_ANNOTATION
 from fettle.cluster.kinds import Object
 from fettle.cluster.owner import terminating
-from fettle.cluster.waits import IMAGE_WAITS, QUIET_SECONDS, START_WAITS, told_by, unscheduled
+from fettle.cluster.waits import IMAGE_WAITS, QUIET_SECONDS, REMAINS, START_WAITS, told_by, unscheduled
 from fettle.plan.run.state import TaskPhase, TaskState
 
 LOST = ("Evicted", "NodeLost", "NodeShutdown", "Preempting", "Shutdown", "Terminated", "UnexpectedAdmissionError")
@@ -126,6 +126,9 @@ def _lost(pod: Object) -> str:
             return f"{condition.get('reason')}: {condition.get('message', '')}"
     if status.get("reason") in LOST:
         return f"{status['reason']}: {status.get('message', '')}"
+    ended = terminated(pod) or {}
+    if ended.get("reason") in REMAINS:
+        return f"{ended['reason']}: {ended.get('message') or 'its node, or the container runtime, was started again'}"
     return "the pod was deleted" if terminating(pod) else ""
 
 

@@ -126,25 +126,36 @@ async def apply_owned(client: Client, kind: ResourceKind, desired: Object, curre
             if current is None:
                 raise
     if not owned_by(current, owner["uid"]) or terminating(current):
-        raise name_conflict(kind, current)
+        raise name_conflict(kind, current, owner)
     if covers(current, marked):
         return current
     guarded = {**marked, "metadata": {**marked["metadata"], "uid": current["metadata"]["uid"]}}
     return await client.apply(kind, guarded)
 
 
-def name_conflict(kind: ResourceKind, obj: Object) -> ClusterError:
-    """The error for a child's name that somebody else holds."""
-    going = terminating(obj)
-    metadata = obj["metadata"]
-    whose = controller_of(obj)
+def name_conflict(kind: ResourceKind, obj: Object, owner: Object | None) -> ClusterError:
+    """The error for a child's name that somebody else holds. `owner`: a reference to who asks for it.
+
+    Retryable where that passes by itself: the object is being deleted, or will be, since its owner was deleted and made anew.
+    """
+    metadata, whose = obj["metadata"], controller_of(obj)
     holder = f"{whose['kind']} {whose['name']}" if whose else "nobody"
-    todo = "it is being deleted; waiting" if going else "delete or rename it, or rename this object"
+    left = whose is not None and owner is not None and _namesakes(whose, owner)
+    going = terminating(obj) or left
+    todo = "it is on its way out; waiting" if going else "delete or rename it, or rename this object"
+    if left:
+        holder = f"an earlier {holder}, which was deleted"
     return ClusterError(
         f"{kind.kind} {metadata['namespace']}/{metadata['name']} exists and is controlled by {holder}: {todo}",
         reason=Reason.NAME_CONFLICT,
         retryable=going,
     )
+
+
+def _namesakes(one: Object, other: Object) -> bool:
+    """Whether two references name different objects by the same name: of those only one is still there."""
+    same = all(one[key] == other[key] for key in ("apiVersion", "kind", "name"))
+    return same and one["uid"] != other["uid"]
 
 
 def _marked(desired: Object) -> Object:

@@ -12,6 +12,9 @@ from fettle.cluster.kinds import Object
 QUIET_SECONDS = 20  # a pod or Job that has not moved for this long is asked for its Events
 IMAGE_WAITS = ("ErrImagePull", "ImagePullBackOff", "InvalidImageName", "ErrImageNeverPull", "ImageInspectError")
 START_WAITS = ("CreateContainerConfigError", "CreateContainerError", "RunContainerError")
+# Ends of containers of which the kubelet or the runtime only found the remains, after the node or the runtime itself was started
+# again: their exit code (137, 255) is made up, and nothing in it is theirs.
+REMAINS = ("ContainerStatusUnknown", "Unknown")
 _MOUNTED = ("Pulling", "Pulled", "Created", "Started")  # what happens in a pod only once its volumes are there
 _MOUNTS = ("FailedMount", "FailedAttachVolume", "ProvisioningFailed", "FailedBinding")
 

@@ -1,6 +1,6 @@
 """The pods' own figures: `GET /fettle/window` of each pod's management port, asked of all at once.
 
-What a pod answers is data of somebody else's: each field is bounded, and a pod whose answer is nonsense is one that cannot be read.
+A pod whose answer is nonsense is one that cannot be read. What many pods answer is bounded in what is held of it at a time.
 """
 
 from __future__ import annotations
@@ -8,17 +8,16 @@ from __future__ import annotations
 import asyncio
 import logging
 import math
+from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
-from typing import Annotated
 
 import aiohttp
-from pydantic import Field, ValidationError, model_validator
 
-from fettle.api.base import ApiModel
 from fettle.api.reasons import Reason
 from fettle.api.text import clip
+from fettle.cluster.figures import OLD_RING_SECONDS, Answer, Head, UnreadableError, Window, parse
 from fettle.cluster.kinds import Object
 from fettle.cluster.serving import MANAGEMENT_PORT, SERVER
 from fettle.cluster.trials import Process, Trial
@@ -37,75 +36,20 @@ logger = logging.getLogger(__name__)
 
 CLOCK_SLACK_SECONDS = 60  # a pod's clock may be off by so much; one that is off by more is asked again
 AT_ONCE = 64  # pods asked at the same time
-MOST_BYTES = 32 << 20  # of an answer: six hours of seconds, each with dozens of buckets
-MOST_BLOCKS = 900  # into which a pod's seconds are summed: hours of hundreds of pods are too much to hold one by one
-OLD_RING_SECONDS = 900  # that a server keeps which does not say how many
-HIGHEST_BUCKET = 1000  # far beyond a day at the server's own ratio; any ratio up to 2 stays a number
-
-Count = Annotated[int, Field(ge=0, le=1_000_000_000, strict=True)]
-Seconds = Annotated[float, Field(ge=0, le=1e11, allow_inf_nan=False, strict=True)]  # Unix time
+LARGE, LARGE_AT_ONCE = 1 << 20, 2  # bytes of an answer; of larger ones so many are held at a time
+MOST_BYTES = 20 << 20  # of an answer: a server keeps 16 MiB of seconds
+MOST_BLOCKS = 360  # into which a pod's seconds are summed: hours of hundreds of pods are too much to hold one by one
 
 
-class _Problem(ApiModel):
-    reason: Reason
-    message: str = Field(max_length=4096)
+@dataclass(frozen=True)
+class _Looker:
+    """Who asks the pods, how long he waits for one, and how many he listens to."""
 
-
-class _Agreement(ApiModel):
-    stable: str | None = None
-    problem: _Problem | None = None
-
-
-class _Outcomes(ApiModel):
-    agreed: Count = 0
-    disagreed: Count = 0
-    unsure: Count = 0
-
-
-class _Window(ApiModel):
-    second: Annotated[int, Field(ge=0, le=10**11, strict=True)]
-    requests: Count = 0
-    errors: Count = 0
-    outcomes: _Outcomes = _Outcomes()
-    buckets: dict[Annotated[int, Field(ge=0, le=HIGHEST_BUCKET)], Count] = {}
-
-    @model_validator(mode="after")
-    def _adds_up(self) -> _Window:
-        if self.errors > self.requests or sum(self.buckets.values()) > self.requests:
-            raise ValueError("more errors, or more answers in buckets, than requests")
-        return self
-
-    def latencies(self) -> dict[int, int]:
-        """Answers by bucket. A server that counts failures in buckets too is taken to have failed fast: the fastest go."""
-        failed = sum(self.buckets.values()) - (self.requests - self.errors)
-        kept: dict[int, int] = {}
-        for index, count in sorted(self.buckets.items()):
-            gone = min(max(failed, 0), count)
-            failed -= gone
-            kept |= {index: count - gone} if count > gone else {}
-        return kept
-
-
-class _Answer(ApiModel):
-    start: Seconds
-    now: Seconds
-    kept: Seconds | None = None
-    windows: tuple[_Window, ...] = ()
-    bucket_base: float = Field(gt=0, le=1e3, allow_inf_nan=False)
-    bucket_ratio: float = Field(gt=1, le=2, allow_inf_nan=False)
-    agreement: _Agreement | None = None
-
-    @model_validator(mode="after")
-    def _ascends(self) -> _Answer:
-        seconds = [window.second for window in self.windows]
-        if seconds != sorted(set(seconds)):
-            raise ValueError("the seconds of windows do not ascend")
-        return self
-
-    @property
-    def known_since(self) -> float:
-        """From when on every second is known to the process, on its own clock."""
-        return self.kept if self.kept is not None else max(self.start, self.now - OLD_RING_SECONDS + 1)
+    clock: Callable[[], datetime]
+    patience: float
+    trial: Trial
+    places: asyncio.Semaphore = field(default_factory=lambda: asyncio.Semaphore(AT_ONCE))
+    large: asyncio.Semaphore = field(default_factory=lambda: asyncio.Semaphore(LARGE_AT_ONCE))
 
 
 class _Unread(Exception):
@@ -121,29 +65,67 @@ class _Read:
     lost: Lost | None
 
 
-def parse(body: bytes) -> _Answer:
-    """An answer. Raises ValidationError when it is none."""
-    return _Answer.model_validate_json(body)
+class _Sums:
+    """What a pod counted in `span`, on the operator's clock, summed while its answer is read. `now` is when it was given."""
+
+    def __init__(self, pod: Object, head: Head, span: Span, now: datetime, trial: Trial) -> None:
+        self._pod, self._head, self._span = pod, head, span
+        self._offset = now.timestamp() - head.now
+        process = Process(str(pod["metadata"].get("uid") or pod["metadata"]["name"]), head.start)
+        self._counted = trial.tiles.seconds(process, span, self._offset, over=int(head.now))
+        self._block = max(math.ceil(span.seconds / MOST_BLOCKS), 1)
+        self._blocks: dict[int, _Block] = {}
+
+    def add(self, windows: Iterable[Window]) -> None:
+        """Count those of these seconds that belong to the span."""
+        start, end = self._span.start.timestamp(), self._span.end.timestamp()
+        for one in windows:
+            if one.second not in self._counted:
+                continue
+            key = (one.second - self._counted.start) // self._block
+            if key not in self._blocks:
+                # Which seconds are counted is settled; that they lie within the span is what they are told by.
+                self._blocks[key] = _Block(min(max(one.second + self._offset, start), end - 1e-3))
+            self._blocks[key].add(one)
+
+    def read(self) -> _Read:
+        """All of it."""
+        name, head = self._pod["metadata"]["name"], self._head
+        seconds = tuple(block.told() for block in self._blocks.values())
+        samples = PodSamples(name, seconds, head.bucket_base, head.bucket_ratio, _doubt(name, head))
+        return _Read(samples, self._offset, _lost(self._pod, head, self._offset))
 
 
-def samples_of(pod: Object, answer: _Answer, span: Span, now: datetime, trial: Trial) -> _Read:
-    """An answer on the operator's clock, as far as it belongs to `span`. `now` is when it was given."""
-    name, offset = pod["metadata"]["name"], now.timestamp() - answer.now
-    start, end = span.start.timestamp(), span.end.timestamp()
-    process = Process(str(pod["metadata"].get("uid") or name), answer.start)
-    counted = trial.tiles.seconds(process, span, offset, over=int(answer.now))
-    block, blocks = max(math.ceil(span.seconds / MOST_BLOCKS), 1), dict[int, Second]()
-    for one in (one for one in answer.windows if one.second in counted):
-        # Which seconds are counted is settled; that they lie within the span is what they are told by.
-        at = min(max(one.second + offset, start), end - 1e-3)
-        found = Second(at, one.requests, one.errors, one.latencies(), Comparisons(**one.outcomes.model_dump()))
-        key = (one.second - counted.start) // block
-        blocks[key] = blocks[key] + found if key in blocks else found
-    samples = PodSamples(name, tuple(blocks.values()), answer.bucket_base, answer.bucket_ratio, _doubt(name, answer))
-    return _Read(samples, offset, _lost(pod, answer, offset))
+@dataclass
+class _Block:
+    """Some seconds that follow each other. `at` is when the first of them began."""
+
+    at: float
+    requests: int = 0
+    errors: int = 0
+    latencies: Counter[int] = field(default_factory=Counter)
+    outcomes: Counter[str] = field(default_factory=Counter)
+
+    def add(self, one: Window) -> None:
+        self.requests += one.requests
+        self.errors += one.errors
+        self.latencies.update(one.latencies())
+        found = one.outcomes
+        self.outcomes.update(agreed=found.agreed, disagreed=found.disagreed, unsure=found.unsure)
+
+    def told(self) -> Second:
+        return Second(self.at, self.requests, self.errors, self.latencies, Comparisons(**self.outcomes))
 
 
-def _lost(pod: Object, answer: _Answer, offset: float) -> Lost | None:
+def samples_of(pod: Object, answer: Answer, span: Span, now: datetime, trial: Trial) -> _Read:
+    """An answer on the operator's clock, as far as it belongs to `span`, read at once. Raises UnreadableError."""
+    sums = _Sums(pod, answer.head, span, now, trial)
+    for windows in answer.pieces():
+        sums.add(windows)
+    return sums.read()
+
+
+def _lost(pod: Object, answer: Head, offset: float) -> Lost | None:
     """Seconds in which the pod had traffic and that this process does not know. Before the first process of a pod there was none."""
     name = pod["metadata"]["name"]
     if answer.known_since > answer.start + 1 and answer.kept is None:
@@ -163,7 +145,7 @@ def _restarts(pod: Object) -> int:
     return sum(int(one.get("restartCount") or 0) for one in statuses if one["name"] == SERVER)
 
 
-def _doubt(pod: str, answer: _Answer) -> Doubt | None:
+def _doubt(pod: str, answer: Head) -> Doubt | None:
     """Why this pod does not compare its answers with the stable revision's."""
     if answer.agreement is None:
         message = (
@@ -182,19 +164,13 @@ async def observe(
     A pod that does not answer within `patience` seconds is silent.
     """
     listed = {revision: list(own) for revision, own in pods.items()}
-    limit = aiohttp.ClientTimeout(total=patience)
-    places = asyncio.Semaphore(AT_ONCE)
-    async with aiohttp.ClientSession(timeout=limit, trust_env=False) as session:
-
-        async def ask(pod: Object) -> _Read | str:
-            async with places:
-                return await _ask(session, pod, span, clock, trial)
-
+    looker = _Looker(clock, patience, trial)
+    async with aiohttp.ClientSession(timeout=aiohttp.ClientTimeout(total=None), trust_env=False) as session:
         asked = {
             revision: [pod for pod in own if is_ready(pod) or trial.had_traffic(pod)]
             for revision, own in listed.items()
         }
-        answers = await asyncio.gather(*(ask(pod) for own in asked.values() for pod in own))
+        answers = await asyncio.gather(*(_ask(session, pod, span, looker) for own in asked.values() for pod in own))
     given = iter(answers)
     seen = {
         revision: _observation(listed[revision], [(pod, next(given)) for pod in own], clock())
@@ -224,41 +200,75 @@ def _observation(pods: list[Object], answers: list[tuple[Object, _Read | str]], 
     )
 
 
-async def _ask(
-    session: aiohttp.ClientSession, pod: Object, span: Span, clock: Callable[[], datetime], trial: Trial
-) -> _Read | str:
+async def _ask(session: aiohttp.ClientSession, pod: Object, span: Span, looker: _Looker) -> _Read | str:
     """What a pod answers, or why it cannot be read."""
     name = pod["metadata"]["name"]
     try:
-        answer = await _get(session, pod, span.start.timestamp() - CLOCK_SLACK_SECONDS)
-        offset = clock().timestamp() - answer.now
-        if abs(offset) > CLOCK_SLACK_SECONDS:  # on its clock the window lies elsewhere
-            answer = await _get(session, pod, span.start.timestamp() - offset - CLOCK_SLACK_SECONDS)
-        return samples_of(pod, answer, span, clock(), trial)
-    except ValidationError as error:
-        first = error.errors()[0]
-        why = f"its answer cannot be read: {'.'.join(map(str, first['loc']))}: {first['msg']}"
+        async with looker.places, _Large(looker) as large:
+            answer = await _get(session, pod, span.start.timestamp() - CLOCK_SLACK_SECONDS, large)
+            offset = looker.clock().timestamp() - answer.head.now
+            if abs(offset) > CLOCK_SLACK_SECONDS:  # on its clock the window lies elsewhere
+                answer = await _get(session, pod, span.start.timestamp() - offset - CLOCK_SLACK_SECONDS, large)
+            sums = _Sums(pod, answer.head, span, looker.clock(), looker.trial)
+            for windows in answer.pieces():
+                sums.add(windows)
+                await asyncio.sleep(0)  # the Lease is renewed in between
+            return sums.read()
+    except UnreadableError as error:
+        why = f"its answer cannot be read: {error}"
     except _Unread as error:
         why = str(error)
-    except (aiohttp.ClientError, TimeoutError, OSError) as error:
+    except TimeoutError:
+        why = f"no whole answer within {looker.patience:g} s"
+    except (aiohttp.ClientError, OSError) as error:
         why = str(error) or type(error).__name__
     logger.info("no analysis window from pod %s: %s", name, why)
     return clip(why, 160)
 
 
-async def _get(session: aiohttp.ClientSession, pod: Object, since: float) -> _Answer:
-    """One answer. Raises _Unread, ValidationError, and what aiohttp raises."""
+class _Large:
+    """A place for one large answer, taken when it turns out to be one, and given back with the context."""
+
+    def __init__(self, looker: _Looker) -> None:
+        self._looker, self._held = looker, False
+        self.patience = looker.patience
+
+    async def __aenter__(self) -> _Large:
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        if self._held:
+            self._looker.large.release()
+
+    async def take(self, limit: asyncio.Timeout) -> None:
+        """Wait for it. Meanwhile the pod waits for us, so that its time stands still."""
+        if self._held:
+            return
+        limit.reschedule(None)
+        await self._looker.large.acquire()
+        self._held = True
+        limit.reschedule(asyncio.get_running_loop().time() + self.patience)
+
+
+async def _get(session: aiohttp.ClientSession, pod: Object, since: float, large: _Large) -> Answer:
+    """One answer. Raises _Unread, UnreadableError, TimeoutError, and what aiohttp raises."""
     address = str((pod.get("status") or {}).get("podIP") or "")
     if not address:
         raise _Unread("it has no address")
     host = f"[{address}]" if ":" in address else address
     url = f"http://{host}:{MANAGEMENT_PORT}/fettle/window"
-    async with session.get(url, params={"since": f"{max(since, 0):.0f}"}, allow_redirects=False) as response:
+    query = {"since": f"{max(since, 0):.0f}"}
+    async with (
+        asyncio.timeout(large.patience) as limit,
+        session.get(url, params=query, allow_redirects=False) as response,
+    ):
         if response.status != 200:
             raise _Unread(f"HTTP status {response.status}")
         body = bytearray()
         async for chunk in response.content.iter_chunked(1 << 16):
             body += chunk
+            if len(body) > LARGE:
+                await large.take(limit)
             if len(body) > MOST_BYTES:
                 raise _Unread(f"its answer is larger than {MOST_BYTES >> 20} MiB")
-        return parse(bytes(body))
+        return parse(body)

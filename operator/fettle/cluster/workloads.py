@@ -10,7 +10,7 @@ from fettle.api.text import clip
 from fettle.cluster.kinds import Object
 from fettle.cluster.owner import terminating
 from fettle.cluster.serving import ARTIFACT_ANNOTATION, REVISION_LABEL, SERVER
-from fettle.cluster.waits import IMAGE_WAITS, START_WAITS, refused, unscheduled
+from fettle.cluster.waits import IMAGE_WAITS, REMAINS, START_WAITS, refused, unscheduled
 from fettle.plan import timestamps
 from fettle.plan.rollout.state import TRAFFIC_LABEL, PodFault, Workload
 from fettle.plan.rollout.window_totals import Crash
@@ -20,9 +20,7 @@ HOPELESS = frozenset(
 )
 OOM_KILLED = "OOMKilled"
 ATTEMPTS = 3  # after so many the same answer is final
-# Ends of a container that its revision is not blamed for: a clean one, and those of which the kubelet or the runtime only found the
-# remains, after the node or the runtime itself was started again.
-NO_FAULT = ("Completed", "ContainerStatusUnknown", "Unknown")
+NO_FAULT = ("Completed", *REMAINS)  # ends of a container that its revision is not blamed for
 
 
 def revision_of(obj: Object) -> str | None:
@@ -114,7 +112,7 @@ def _container_fault(container: Object, *, limited: bool) -> PodFault | None:
     if waiting.get("reason") in START_WAITS:
         return PodFault(Reason.MODEL_LOAD_FAILED, clip(f"{waiting['reason']}: {waiting.get('message', '')}"))
     ended = state.get("terminated") or last.get("terminated") or {}
-    if not ended or (ended.get("exitCode") == 0 and not ended.get("signal")):
+    if not ended or ended.get("reason") in NO_FAULT or (ended.get("exitCode") == 0 and not ended.get("signal")):
         return None
     reason, message = said(ended, limited=limited)
     own = reason is not Reason.OUT_OF_MEMORY or limited

@@ -13,8 +13,9 @@ from dataclasses import replace
 
 from pydantic import ValidationError
 
-from fettle.api.conditions import Condition, ConditionStatus, find, with_condition
+from fettle.api.conditions import ConditionStatus, find, with_condition
 from fettle.api.modeldeployment import ModelDeploymentSpec
+from fettle.api.modeldeployment_status import ModelDeploymentStatus
 from fettle.api.reasons import Reason
 from fettle.cluster import ledger, serving, workloads
 from fettle.cluster.kinds import (
@@ -27,9 +28,10 @@ from fettle.cluster.kinds import (
     Object,
     ResourceKind,
 )
-from fettle.cluster.owner import apply_owned, name_conflict, owned_by, terminating
+from fettle.cluster.owner import apply_owned, controller_of, name_conflict, owned_by, terminating
 from fettle.controller.context import Context
 from fettle.controller.sight import Sight, ask_events, ask_pods, look, look_live, snapshot_of
+from fettle.controller.stored import conditions_of, legible
 from fettle.errors import ClusterError, ConflictError, ExistsError
 from fettle.plan import timestamps
 from fettle.plan.rollout.decide import decide
@@ -100,7 +102,7 @@ async def _open(context: Context, sight: Sight, write: OpenEntry) -> Object:
     if there is None:
         return await context.client.apply(CONTROLLER_REVISION, body, force=False)
     if not owned_by(there, sight.uid):
-        raise name_conflict(CONTROLLER_REVISION, there)
+        raise name_conflict(CONTROLLER_REVISION, there, controller_of(body))
     context.cache.put(CONTROLLER_REVISION, there)
     raise ConflictError(f"ledger line {name} was opened meanwhile", retryable=True)
 
@@ -208,17 +210,20 @@ async def _refused(context: Context, obj: Object, error: ClusterError) -> float 
     if isinstance(error, ConflictError | ExistsError) or error.reason == Reason.CLUSTER_UNREACHABLE:
         raise error
     logger.warning("%s/%s: %s", obj["metadata"]["namespace"], obj["metadata"]["name"], error.message)
-    await _report(context, obj, error.reason, error.message)
+    waits = error.reason == Reason.NAME_CONFLICT and error.retryable  # for an object that is on its way out
+    await _report(context, obj, Reason.DEPLOYING if waits else error.reason, error.message, waits=waits)
     return REFUSED_SECONDS
 
 
-async def _report(context: Context, obj: Object, reason: Reason, message: str) -> None:
-    """Say in the conditions why nothing can be done, and touch nothing that serves: what is Ready stays so."""
-    status = dict(obj.get("status") or {})
-    before = _readable(status)
+async def _report(context: Context, obj: Object, reason: Reason, message: str, *, waits: bool = False) -> None:
+    """Say in the conditions why nothing can be done, and touch nothing that serves: what is Ready stays so.
+
+    `waits`: it passes by itself.
+    """
+    status = legible(obj, ModelDeploymentStatus)
+    before = conditions = conditions_of(status)
     ready = find(before, "Ready")
-    conditions = before
-    wrong = {"Progressing": False, "Degraded": True}
+    wrong = {"Progressing": waits, "Degraded": not waits}
     if ready is None or ready.status is not ConditionStatus.TRUE:
         wrong["Ready"] = False
     for kind, holds in wrong.items():
@@ -235,11 +240,7 @@ async def _report(context: Context, obj: Object, reason: Reason, message: str) -
         return
     status["conditions"] = [condition.to_json() for condition in conditions]
     obj = await context.client.put_status(MODEL_DEPLOYMENT, obj, status)
-    await context.events.emit(MODEL_DEPLOYMENT, obj, "Warning", reason, message)
-
-
-def _readable(status: Object) -> tuple[Condition, ...]:
-    return tuple(Condition.model_validate(condition) for condition in status.get("conditions") or ())
+    await context.events.emit(MODEL_DEPLOYMENT, obj, "Normal" if waits else "Warning", reason, message)
 
 
 def _problems(error: ValidationError) -> str:

@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
 
 from pydantic import ValidationError
 
-from fettle.api.conditions import Condition, with_condition
+from fettle.api.conditions import with_condition
 from fettle.api.optimizedmodel import OptimizedModelSpec
 from fettle.api.optimizedmodel_status import OptimizedModelStatus
 from fettle.api.reasons import Reason
@@ -16,9 +15,10 @@ from fettle.cluster.claims import require_claims
 from fettle.cluster.jobs import job_name, render
 from fettle.cluster.kinds import JOB, OPTIMIZED_MODEL, Object
 from fettle.cluster.observe import finished
-from fettle.cluster.owner import name_conflict, owned_by, terminating
+from fettle.cluster.owner import controller_of, name_conflict, owned_by, terminating
 from fettle.controller.context import Context
 from fettle.controller.refusals import Refusals
+from fettle.controller.stored import conditions_of, legible, status_of
 from fettle.errors import ClusterError, ConflictError, ExistsError
 from fettle.plan import timestamps
 from fettle.plan.commands import Command
@@ -56,7 +56,7 @@ class OptimizedModels:
 
     async def _gather(self, context: Context, obj: Object) -> TaskStates:
         """What is known of the tasks: from Jobs and their logs, and from what the API server refused to create."""
-        status = status_of(obj)
+        status = status_of(obj, OptimizedModelStatus)
         if is_settled(status, obj["metadata"]["generation"]) and not is_new(_retry(obj), status):
             return TaskStates({}, None)  # its word is final: no log need be read
         uid, patience = obj["metadata"]["uid"], context.settings.unschedulable_seconds
@@ -101,15 +101,6 @@ class OptimizedModels:
         return True
 
 
-def status_of(obj: Object) -> OptimizedModelStatus:
-    """The stored status; an empty one where it cannot be read: everything in it can be found again."""
-    try:
-        return OptimizedModelStatus.model_validate(obj.get("status") or {})
-    except ValidationError as error:
-        logger.warning("status of %s/%s: %s", obj["metadata"]["namespace"], obj["metadata"]["name"], error)
-        return OptimizedModelStatus()
-
-
 def _snapshot(context: Context, obj: Object, spec: OptimizedModelSpec, tasks: TaskStates) -> RunSnapshot:
     metadata = obj["metadata"]
     return RunSnapshot(
@@ -117,7 +108,7 @@ def _snapshot(context: Context, obj: Object, spec: OptimizedModelSpec, tasks: Ta
         name=metadata["name"],
         generation=metadata["generation"],
         spec=spec,
-        status=status_of(obj),
+        status=status_of(obj, OptimizedModelStatus),
         default_store=context.settings.store_uri,
         tasks=tasks.states,
         now=context.now(),
@@ -160,7 +151,7 @@ async def _create_owned(context: Context, obj: Object, job: Object) -> None:
         metadata = job["metadata"]
         there = await context.client.get(JOB, metadata["namespace"], metadata["name"])
     if there is None or not owned_by(there, obj["metadata"]["uid"]) or terminating(there):
-        raise name_conflict(JOB, there or job)
+        raise name_conflict(JOB, there or job, controller_of(job))
     context.cache.put(JOB, there)
 
 
@@ -185,8 +176,8 @@ async def _report_invalid(context: Context, obj: Object, error: ValidationError)
     """A stored spec that no longer parses: say so in Ready and touch nothing else, least of all what is published."""
     problems = "; ".join(f"{'.'.join(map(str, one['loc']))}: {one['msg']}" for one in error.errors()[:5])
     message = f"the stored spec cannot be read: {problems}"
-    status = dict(obj.get("status") or {})
-    before = _readable(status.get("conditions") or ())
+    status = legible(obj, OptimizedModelStatus)
+    before = conditions_of(status)
     generation, now = obj["metadata"]["generation"], timestamps.write(context.now())
     conditions = with_condition(before, READY, False, Reason.INVALID_SPEC, message, generation=generation, now=now)
     if conditions == before:
@@ -194,7 +185,3 @@ async def _report_invalid(context: Context, obj: Object, error: ValidationError)
     status["conditions"] = [condition.to_json() for condition in conditions]
     obj = await context.client.put_status(OPTIMIZED_MODEL, obj, status)
     await context.events.emit(OPTIMIZED_MODEL, obj, "Warning", Reason.INVALID_SPEC, message)
-
-
-def _readable(conditions: Sequence[Object]) -> tuple[Condition, ...]:
-    return tuple(Condition.model_validate(condition) for condition in conditions)

@@ -83,6 +83,7 @@ class Queue:
         self._again: dict[Key, float] = {}
         self._failures: dict[Key, int] = {}
         self._wake = asyncio.Event()
+        self._stopped = False
         self.turned_at = clock()
 
     def add(self, key: Key, delay: float = 0.0) -> None:
@@ -108,6 +109,7 @@ class Queue:
                     pause = IDLE_TURN  # a worker that ends wakes the loop
                 await self._sleep(pause)
         finally:
+            self._stopped = True
             for task in self._running.values():
                 task.cancel()
             await asyncio.gather(*self._running.values(), return_exceptions=True)
@@ -161,9 +163,11 @@ class Queue:
     def _finished(self, key: Key, task: asyncio.Task[None]) -> None:
         del self._running[key]
         due = self._again.pop(key, None)
-        if not task.cancelled() and (fault := task.exception()) is not None:  # of ours: the key still may not be lost
+        # Of ours, or a cancellation that nobody here asked for, as of a connection that was given up: the key still may not be lost.
+        fault = asyncio.CancelledError() if task.cancelled() else task.exception()
+        if fault is not None and not self._stopped:
             logger.critical("%s %s/%s: the pass ended in a fault", *key, exc_info=fault)
             due = min(self._clock() + BACKOFF_LAST, due if due is not None else math.inf)
-        if due is not None and not task.cancelled():
+        if due is not None and not self._stopped:
             self._schedule.add(key, due)
         self._wake.set()

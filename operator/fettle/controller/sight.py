@@ -6,8 +6,6 @@ import logging
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 
-from pydantic import ValidationError
-
 from fettle.api.modeldeployment import ModelDeploymentSpec
 from fettle.api.modeldeployment_status import ModelDeploymentStatus
 from fettle.api.optimizedmodel_status import OptimizedModelStatus
@@ -25,6 +23,7 @@ from fettle.cluster.kinds import (
 from fettle.cluster.owner import owned_by
 from fettle.cluster.waits import QUIET_SECONDS, quiet_in, told_by
 from fettle.controller.context import Context
+from fettle.controller.stored import status_of
 from fettle.errors import ConflictError
 from fettle.plan.rollout import analysis
 from fettle.plan.rollout.ledger import on_trial
@@ -137,22 +136,7 @@ def _model(context: Context, obj: Object, spec: ModelDeploymentSpec) -> Optimize
     if spec.model.ref is None:
         return None
     found = context.cache.get(OPTIMIZED_MODEL, obj["metadata"]["namespace"], spec.model.ref.name)
-    if found is None:
-        return None
-    try:
-        return OptimizedModelStatus.model_validate(found.get("status") or {})
-    except ValidationError as error:
-        logger.warning("status of OptimizedModel %s cannot be read: %s", spec.model.ref.name, error)
-        return OptimizedModelStatus()
-
-
-def status_of(obj: Object) -> ModelDeploymentStatus:
-    """The stored status; an empty one where it cannot be read: it is a view that can be built again."""
-    try:
-        return ModelDeploymentStatus.model_validate(obj.get("status") or {})
-    except ValidationError as error:
-        logger.warning("status of %s cannot be read: %s", obj["metadata"]["name"], error)
-        return ModelDeploymentStatus()
+    return status_of(found, OptimizedModelStatus) if found is not None else None
 
 
 def snapshot_of(context: Context, sight: Sight) -> RolloutSnapshot:
@@ -164,7 +148,7 @@ def snapshot_of(context: Context, sight: Sight) -> RolloutSnapshot:
         name=sight.name,
         generation=metadata["generation"],
         spec=sight.spec,
-        status=status_of(sight.obj),
+        status=status_of(sight.obj, ModelDeploymentStatus),
         wanted=wanted if isinstance(wanted, NotReady) else Wanted(wanted.revision, wanted.artifact.uri),
         now=context.now(),
         stable_annotation=notes.get(serving.STABLE_ANNOTATION) if ours else None,

@@ -11,11 +11,11 @@ def write(moment: datetime) -> str:
 
 
 def read(text: str | None) -> datetime | None:
-    """The moment in `text`, or None where there is none or it is no RFC 3339."""
+    """The moment in `text`, in UTC, or None where there is none, or it is no RFC 3339 or lies beyond all years."""
     if not text:
         return None
     try:
         moment = datetime.fromisoformat(text)
-    except ValueError:
+        return moment.astimezone(UTC) if moment.tzinfo is not None else moment.replace(tzinfo=UTC)
+    except (ValueError, OverflowError):
         return None
-    return moment if moment.tzinfo is not None else moment.replace(tzinfo=UTC)

@@ -10,6 +10,7 @@ import logging
 import signal
 import threading
 import time
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 from granian.constants import HTTPModes, Interfaces
@@ -19,7 +20,7 @@ from granian.server.embed import Server
 
 from fettle.server.application import Application
 from fettle.server.management import Management
-from fettle.server.model import load
+from fettle.server.model import ServedModel, load
 from fettle.server.replay import Replay
 from fettle.server.settings import ServerSettings
 from fettle.store.comparison import Outcome
@@ -91,11 +92,9 @@ async def serve(settings: ServerSettings) -> None:
     port = Port(management, settings, settings.management_port)
     beating = asyncio.create_task(_beat(management))
     try:
-        started = time.perf_counter()
-        model = await loop.run_in_executor(
-            None, load, settings.folder, settings.sha256, settings.threads, settings.max_queue
-        )
-        log.info("loaded and warmed up %s in %.2f s", settings.model, time.perf_counter() - started)
+        model = await _loaded(settings, stop, port.done)
+        if model is None:
+            return
         application = Application(settings, model)
         data_server = _server(application, settings, settings.port)
         data_task = asyncio.create_task(data_server.serve())
@@ -114,6 +113,25 @@ async def serve(settings: ServerSettings) -> None:
         beating.cancel()
         port.stop()
         await _ended(port.done, "the management port")
+
+
+async def _loaded(
+    settings: ServerSettings, stop: asyncio.Event, management: asyncio.Future[None]
+) -> ServedModel | None:
+    """The model, warmed up; None where the process is told to end first: nobody is served yet, so nobody is waited for.
+
+    Raises FettleError when it cannot be loaded, and what ended the management port.
+    """
+    started = time.perf_counter()
+    # In a pool of its own, for whose thread nothing waits at the end of the process.
+    pool, told = ThreadPoolExecutor(1), (settings.folder, settings.sha256, settings.threads, settings.max_queue)
+    loading = asyncio.get_running_loop().run_in_executor(pool, load, *told)
+    await _until_stopped(stop, loading, management)
+    if not loading.done():
+        log.info("told to end while %s was loading", settings.model)
+        return None
+    log.info("loaded and warmed up %s in %.2f s", settings.model, time.perf_counter() - started)
+    return loading.result()
 
 
 async def _beat(management: Management) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import AsyncIterator
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
@@ -228,3 +229,13 @@ async def test_a_lease_that_somebody_made_by_hand_is_taken(ground: Ground, spec:
     first = ground.elector("first")
     assert await tries(first)
     assert ground.holder() == "first"
+
+
+async def test_the_lease_runs_out_while_the_machine_is_suspended(
+    ground: Ground, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    elector = Elector(ground.client, "system", "fettle", "a", duration=15, renew=5, retry=0.001)
+    assert await tries(elector) and elector.valid
+    awake = time.clock_gettime
+    monkeypatch.setattr(time, "clock_gettime", lambda clock: awake(clock) + 3600 * (clock == time.CLOCK_BOOTTIME))
+    assert not elector.valid

@@ -81,6 +81,8 @@ FAILURES = [
     ("the deadline", job("Failed", "DeadlineExceeded"), None, Reason.DEADLINE_EXCEEDED, "deadline", False),
     ("out of memory", FAILED, pod("Failed", state=ended(137, "", "OOMKilled")), Reason.OUT_OF_MEMORY, "1Gi", False),
     ("drained", FAILED, pod("Failed", state=ended(137), conditions=DISRUPTED), Reason.NODE_LOST, "drained", True),
+    ("remains", FAILED, pod("Failed", state=ended(137, "", "ContainerStatusUnknown")), Reason.NODE_LOST, "node", True),
+    ("runtime restarted", FAILED, pod("Failed", state=ended(255, "", "Unknown")), Reason.NODE_LOST, "runtime", True),
     ("evicted", FAILED, pod("Failed", reason="Evicted", message="low on disk"), Reason.NODE_LOST, "low on disk", True),
     ("deleted by hand", FAILED, DELETED, Reason.NODE_LOST, "deleted", True),
     ("pod gone", FAILED, None, Reason.NODE_LOST, "gone", True),

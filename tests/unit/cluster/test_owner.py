@@ -48,7 +48,7 @@ async def test_a_field_that_is_not_wanted_any_more_is_noticed(api: Api) -> None:
     assert len(server.writes()) == 2
 
 
-@pytest.mark.parametrize("owner", [None, {"metadata": {"namespace": "team", "name": "digits", "uid": "another"}}])
+@pytest.mark.parametrize("owner", [None, {"metadata": {"namespace": "team", "name": "other", "uid": "another"}}])
 async def test_an_object_of_somebody_else_is_never_written(api: Api, owner: Object | None) -> None:
     server, client = api
     theirs = await client.create(DEPLOYMENT, deployment(owner=owner))
@@ -57,6 +57,15 @@ async def test_an_object_of_somebody_else_is_never_written(api: Api, owner: Obje
             await apply_owned(client, DEPLOYMENT, deployment(2), current)
         assert caught.value.reason == Reason.NAME_CONFLICT and not caught.value.retryable
     assert len(server.writes()) == 1
+
+
+async def test_what_an_earlier_owner_of_the_same_name_left_behind_is_waited_for(api: Api) -> None:
+    server, client = api
+    earlier = {**OWNER, "metadata": {**OWNER["metadata"], "uid": "an-earlier-one"}}
+    left = await client.create(DEPLOYMENT, deployment(owner=earlier))
+    with pytest.raises(ClusterError, match="which was deleted: it is on its way out; waiting") as caught:
+        await apply_owned(client, DEPLOYMENT, deployment(2), left)
+    assert caught.value.retryable and len(server.writes()) == 1
 
 
 async def test_a_namesake_on_its_way_out_is_waited_for(api: Api) -> None:

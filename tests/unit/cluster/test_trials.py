@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from fettle.api.modeldeployment_status import AnalysisStatus, CanaryStatus
-from fettle.cluster import windows
+from fettle.cluster import figures, windows
 from fettle.cluster.kinds import Object
 from fettle.cluster.trials import Trial, Trials
 from fettle.plan import timestamps
@@ -142,7 +142,7 @@ def test_each_second_of_a_pod_is_counted_once_whatever_its_clock_does(
         for intervals in range(1, extensions + 2):
             end = start + length * intervals
             now = max(now, end + 1 + late)
-            told, now = windows.parse(answer(now)), now + back
+            told, now = figures.parse(answer(now)), now + back
             span = Span(at(start), at(end))
             seconds = windows.samples_of(pod("p"), told, span, at(now), trial).samples.seconds
             assert all(span.start.timestamp() <= one.at < span.end.timestamp() for one in seconds)

@@ -13,7 +13,7 @@ import pytest
 from aiohttp import web
 
 from fettle.api.reasons import Reason
-from fettle.cluster import windows
+from fettle.cluster import figures, windows
 from fettle.cluster.kinds import Object
 from fettle.cluster.serving import MANAGEMENT_PORT
 from fettle.cluster.trials import Trial
@@ -68,7 +68,7 @@ async def look(
 
 
 def read(text: dict[str, Any], *, now: datetime = NOW, span: Span = SPAN, restarts: int = 0) -> Any:
-    answer = windows.parse(json.dumps(text).encode())
+    answer = figures.parse(json.dumps(text).encode())
     return windows.samples_of(pod("p", restarts=restarts), answer, span, now, Trial())
 
 
@@ -104,6 +104,7 @@ async def test_a_pod_that_refuses_or_hangs_is_silent_and_says_why(serve: Serve) 
     seen = (await look({"a": pods}, patience=0.5))["a"]
     assert seen.pods == ()
     assert len(seen.silent) == 4
+    assert "pod-127.78.1.1 (no whole answer within 0.5 s)" in seen.silent
     assert [silent for silent in seen.silent if "HTTP status 503" in silent] == ["pod-127.78.1.3 (HTTP status 503)"]
 
 
@@ -136,6 +137,11 @@ NONSENSE = [
     (GOOD | {"windows": [ONE | {"second": 1.5}]}, "windows.0.second"),
     (GOOD | {"windows": [ONE, ONE]}, "do not ascend"),
     (GOOD | {"windows": [ONE | {"outcomes": {"agreed": -3}}]}, "windows.0.outcomes.agreed"),
+    (json.dumps(GOOD).split("]")[0].encode(), "have no end"),
+    (json.dumps(GOOD).replace('"windows": [', '"windows": [[').encode(), "JSON"),
+    (GOOD | {"windows": [ONE, ONE | {"second": ONE["second"] + 1, "what": " " * (2 << 20)}]}, "takes more than"),
+    (GOOD | {"what": " " * (2 << 20)}, "are no seconds"),
+    (GOOD | {"windows": "[" * 1000}, "windows"),
     (GOOD | {"agreement": {"problem": {"reason": "Whatever", "message": "x"}}}, "agreement.problem.reason"),
 ]
 
@@ -276,3 +282,45 @@ def test_hours_of_seconds_are_summed_on_their_way_in() -> None:
     assert len(samples.seconds) <= windows.MOST_BLOCKS
     whole = traffic(Observation((samples,)), span.start, span.end)
     assert (whole.requests, whole.errors, whole.answers) == (3 * 21_600, 21_600, 2 * 21_600)
+
+
+def hours(padding: int = 0) -> dict[str, Any]:
+    told = {"requests": 3, "errors": 1, "buckets": {"4": 1, "7": 1}, "padding": "x" * padding}
+    seconds = [{"second": int(MOMENT) - 21_600 + index, **told} for index in range(21_600)]
+    return GOOD | {"start": MOMENT - 90_000, "kept": MOMENT - 30_000, "windows": seconds}
+
+
+def test_hours_of_seconds_are_read_some_at_a_time_and_none_twice() -> None:
+    body = json.dumps(hours()).encode()
+    pieces = list(figures.parse(body).pieces())
+    assert len(pieces) > len(body) // figures.PIECE - 1
+    assert [one.second for piece in pieces for one in piece] == [one["second"] for one in hours()["windows"]]
+
+
+async def test_of_large_answers_few_are_held_at_a_time_and_no_pod_is_silent_for_that(
+    serve: Serve, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(windows, "LARGE_AT_ONCE", 1)
+    body, waiting, first, go = json.dumps(hours(700)).encode(), 0, asyncio.Event(), asyncio.Event()
+    assert 16 << 20 < len(body) < windows.MOST_BYTES  # more than goes into a connection's buffers
+
+    async def large(request: web.Request) -> web.StreamResponse:
+        nonlocal waiting
+        response = web.StreamResponse()
+        await response.prepare(request)
+        for at in range(0, len(body) - 1, 1 << 18):
+            await response.write(body[at : min(at + (1 << 18), len(body) - 1)])
+        waiting += 1
+        first.set()
+        await go.wait()
+        await response.write(body[-1:])
+        return response
+
+    pods = [await serve(f"127.78.9.{index}", large) for index in range(1, 4)]
+    looking = asyncio.create_task(look({"a": pods}, patience=60.0))
+    await first.wait()
+    await asyncio.sleep(0.5)
+    assert waiting == 1
+    go.set()
+    seen = (await looking)["a"]
+    assert len(seen.pods) == 3 and seen.silent == ()

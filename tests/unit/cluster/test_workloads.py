@@ -134,6 +134,18 @@ def test_what_a_pod_does_that_a_person_looks_at_is_no_fault_of_its_revision() ->
             False,
         ),
         (
+            "its node was started again three times",
+            pod(containerStatuses=[container("server", 3, lastState=ended(code=255, reason="Unknown"))]),
+            None,
+            False,
+        ),
+        (
+            "the remains of a fetch",
+            pod(initContainerStatuses=[container("fetch", 3, state=ended(code=137, reason="ContainerStatusUnknown"))]),
+            None,
+            False,
+        ),
+        (
             "only starting",
             pod(containerStatuses=[container(state={"waiting": {"reason": "PodInitializing"}})]),
             None,

@@ -9,6 +9,7 @@ from datetime import UTC, datetime, timedelta
 import pytest
 from tests.api_server import ApiServer, serving
 
+from fettle.api.modeldeployment_status import ModelDeploymentStatus
 from fettle.cluster.cache import Cache, version_of
 from fettle.cluster.client import Client
 from fettle.cluster.events import EventRecorder
@@ -125,3 +126,59 @@ async def test_a_steady_deployment_that_is_out_of_sight_stays_as_it_is_and_is_re
     assert ground.replicas() == {"a": 10}
     conditions = ground.server.objects[PATH]["status"]["conditions"]
     assert next(one["status"] for one in conditions if one["type"] == "Ready") == "True"
+
+
+def condition(ground: Ground, kind: str) -> tuple[str, str]:
+    conditions = ground.server.objects[PATH]["status"]["conditions"]
+    return next((one["status"], one["reason"]) for one in conditions if one["type"] == kind)
+
+
+ODD_STATUS = [
+    {"conditions": [{"type": "Ready"}]},
+    {"conditions": "none"},
+    {"conditions": [{"type": "Ready", "status": "Maybe", "reason": "Serving"}], "observedGeneration": 1},
+    {"observedGeneration": "many", "canary": 5},
+]
+
+
+@pytest.mark.parametrize("status", ODD_STATUS)
+async def test_a_status_that_cannot_be_read_does_not_keep_a_spec_that_cannot_be_read_from_being_told(
+    ground: Ground, status: Object
+) -> None:
+    broken = {"kind": MODEL_DEPLOYMENT.kind, "metadata": {}, "spec": {**spec("a"), "replicas": "ten"}, "status": status}
+    ground.server.store(PATH, broken)
+    await ground.look()
+    assert condition(ground, "Degraded") == ("True", "InvalidSpec")
+    ModelDeploymentStatus.model_validate(ground.server.objects[PATH]["status"])
+    ground.server.requests.clear()
+    await ground.look()
+    assert ground.server.writes() == []
+
+
+@pytest.mark.parametrize("status", ODD_STATUS)
+async def test_a_status_that_cannot_be_read_is_built_again(ground: Ground, status: Object) -> None:
+    await ground.serve()
+    ground.server.store(PATH, {**ground.server.objects[PATH], "status": status})
+    await ground.look()
+    assert condition(ground, "Ready") == ("True", "Serving")
+
+
+async def test_an_object_made_anew_waits_for_what_the_one_before_it_left_and_says_that_this_passes(
+    ground: Ground,
+) -> None:
+    await ground.serve()
+    before = dict(ground.server.objects)
+    del ground.server.objects[PATH]
+    ground.server.store(PATH, {"kind": MODEL_DEPLOYMENT.kind, "metadata": {}, "spec": spec("a")})
+    ground.cache = Cache()
+    await ground.look()
+    assert condition(ground, "Progressing") == ("True", "Deploying")
+    assert condition(ground, "Degraded")[0] == condition(ground, "Ready")[0] == "False"
+    for path in before.keys() - {PATH}:  # as the garbage collector does it
+        ground.server.objects.pop(path, None)
+    ground.cache = Cache()
+    for _ in range(3):
+        await ground.look()
+        ground.play()
+    await ground.look()
+    assert condition(ground, "Ready") == ("True", "Serving")

@@ -201,6 +201,22 @@ async def test_a_spec_that_does_not_parse_is_said_once_and_nothing_else_is_touch
     assert world.ready()["reason"] == "Published"
 
 
+async def test_a_status_that_cannot_be_read_does_not_keep_a_spec_that_cannot_be_read_from_being_told(
+    world: ClusterWorld,
+) -> None:
+    world.submit()
+    await world.settle()
+    model = world.model()
+    odd = {**model["status"], "conditions": [{"type": "Ready", "status": "Maybe"}]}
+    world.server.store(MODEL_PATH, {**model, "spec": {**model["spec"], "targets": "nonsense"}, "status": odd})
+    await world.look()
+    assert (world.ready()["status"], world.ready()["reason"]) == ("False", "InvalidSpec")
+    assert world.model()["status"]["artifacts"] == model["status"]["artifacts"]
+    world.server.requests.clear()
+    assert await world.look() is None
+    assert world.server.writes() == []
+
+
 @pytest.mark.parametrize(
     ("code", "reason", "message", "told"),
     [

@@ -213,3 +213,14 @@ def test_a_fault_of_the_queue_itself_loses_no_key(monkeypatch: pytest.MonkeyPatc
     monkeypatch.setattr(Queue, "_backoff", broken)
     run(watch(work, 2.5 * BACKOFF_LAST, A))
     assert passes == [0, BACKOFF_LAST, 2 * BACKOFF_LAST]
+
+
+def test_a_pass_that_was_cancelled_by_what_it_called_loses_no_key() -> None:
+    passes: list[float] = []
+
+    async def work(key: Key) -> float | None:
+        passes.append(now())
+        raise asyncio.CancelledError
+
+    run(watch(work, 2.5 * BACKOFF_LAST, A))
+    assert passes == [0, BACKOFF_LAST, 2 * BACKOFF_LAST]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import signal
 import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -76,6 +77,29 @@ def test_it_is_not_ready_before_the_model_is_loaded_and_warmed_up(tmp_path: Path
         assert server.said[-1][0] - server.said[0][0] > took / 2  # it answered the artifact's slow item first
     finally:
         server.stop()
+
+
+class Loading(SlowServer):
+    """A server whose model takes hours to be warmed up."""
+
+    def __init__(self, root: Path) -> None:
+        super().__init__(root, {"warm": [1e7, 0.0, 0.0, 0.0]}, drain_seconds=60)
+
+    def _wait_until_ready(self) -> None:
+        until, said = time.monotonic() + 60, ""
+        while said != "the model is loading\n":
+            assert time.monotonic() < until and self.process.poll() is None
+            with contextlib.suppress(httpx.TransportError):
+                said = httpx.get(f"{self.admin}/readyz").text
+
+
+def test_a_server_that_is_told_to_end_while_its_model_loads_ends_at_once(tmp_path: Path) -> None:
+    server = Loading(tmp_path)
+    try:
+        server.process.send_signal(signal.SIGTERM)
+        assert server.process.wait(60) == 0
+    finally:
+        server.process.kill()
 
 
 def compared(server: SlowServer) -> tuple[float, float]:
