@@ -12,7 +12,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
-from scipy import stats
+from scipy import special
 
 from fettle.api.interval import tango
 from fettle.api.optimizedmodel_status import Interval, Percentiles
@@ -57,6 +57,8 @@ def bca(groups: int, statistic: Callable[[Indices], Numbers], alpha: float, batc
     """
     if groups < MINIMUM_GROUPS:
         return None
+    from scipy import stats  # most of a second, and most tasks have no such metric
+
     every = np.arange(groups, dtype=np.int64)
     value = float(statistic(every))
     for method in ("BCa", "percentile"):  # the acceleration is undefined where leaving out any group changes nothing
@@ -143,7 +145,7 @@ def _centres(starts: Sequence[Sequence[float]]) -> list[float]:
 
 def _reach(starts: int) -> float:
     """Half the interval of so many starts, in standard deviations between them."""
-    return float(stats.t.ppf(1 - look_error(starts) / 2, starts - 1)) / math.sqrt(starts)
+    return float(special.stdtrit(starts - 1, 1 - look_error(starts) / 2)) / math.sqrt(starts)
 
 
 def look_error(starts: int) -> float:

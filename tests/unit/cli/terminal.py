@@ -7,6 +7,7 @@ import os
 import pty
 import re
 import select
+import signal
 import subprocess
 import sys
 import termios
@@ -102,6 +103,11 @@ class Terminal:
         return bool(data)
 
 
+def hear_ctrl_c() -> None:
+    """What a child does first: SIGINT reaches it though these tests run where it is ignored, as `nohup` and a shell's `&` have it."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+
+
 @contextmanager
 def terminal(*words: str, width: int = 80, height: int = 40) -> Iterator[Terminal]:
     """`python -m WORDS` in a terminal of that size; killed at the end if it still runs."""
@@ -110,7 +116,8 @@ def terminal(*words: str, width: int = 80, height: int = 40) -> Iterator[Termina
     plain = {name: value for name, value in os.environ.items() if name not in ("COLUMNS", "LINES", "NO_COLOR")}
     environment = {**plain, "TERM": "xterm-256color", "NO_PROXY": "127.0.0.1"}
     command = [sys.executable, "-m", *words]
-    with subprocess.Popen(command, stdin=theirs, stdout=theirs, stderr=theirs, env=environment) as process:
+    ends = {"stdin": theirs, "stdout": theirs, "stderr": theirs}
+    with subprocess.Popen(command, **ends, env=environment, preexec_fn=hear_ctrl_c) as process:
         os.close(theirs)
         try:
             yield Terminal(process, end, Screen(width, height))

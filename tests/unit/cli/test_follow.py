@@ -18,7 +18,7 @@ from typing import IO, Any
 import pytest
 import yaml
 from tests.unit.cli.api_server import ApiServer, api_server
-from tests.unit.cli.terminal import Terminal, terminal
+from tests.unit.cli.terminal import Terminal, hear_ctrl_c, terminal
 from tests.unit.cli.test_look import on_trial
 from tests.unit.cli.test_watching import DEPLOYMENT, MODEL, PODS, listed
 
@@ -122,9 +122,9 @@ def reading(server: ApiServer, folder: Path, form: str) -> Iterator[subprocess.P
     """The command with its output in pipes."""
     words = [*PROGRAM, "-o", form, "--kubeconfig", str(server.kubeconfig(folder))]
     environment = {**os.environ, "NO_PROXY": "127.0.0.1"}
-    with subprocess.Popen(
-        [sys.executable, "-m", *words], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment
-    ) as process:
+    command = [sys.executable, "-m", *words]
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
+    with subprocess.Popen(command, **pipes, text=True, env=environment, preexec_fn=hear_ctrl_c) as process:
         try:
             yield process
         finally:
