@@ -4,8 +4,9 @@ SHELL := /bin/bash
 .DEFAULT_GOAL := help
 PYTHON := .venv/bin/python
 PYTEST := .venv/bin/pytest
-# Pure tests compute: a process a core. Those of the API server wait more than they compute.
-SIDE_BY_SIDE := --numprocesses auto --maxprocesses 4 --dist loadfile --no-loadscope-reorder
+# Pure tests compute: a process a core, and one that is done takes tests from another, so that all end at once.
+# Those of the API server wait more than they compute.
+SIDE_BY_SIDE := --numprocesses auto --maxprocesses 4 --dist worksteal
 WAITING := --numprocesses 3 --dist loadfile
 # Those with real pods share two cores with the pods.
 WITH_PODS := --numprocesses 2 --dist loadfile

@@ -18,7 +18,7 @@ import httpx
 from fettle.api.recipe import RuntimeSettings
 from fettle.api.signature import Signature
 from fettle.api.vocabulary import RuntimeName
-from fettle.store.manifest import DataRecord, Manifest, RecipeRecord, write_artifact
+from fettle.store.manifest import DataRecord, Manifest, RecipeRecord, fetch_artifact, write_artifact
 from fettle.store.store import Store
 from fettle.store.uris import Mounts
 
@@ -63,9 +63,7 @@ class ServerProcess:
         }
         self._environment = os.environ | {f"FETTLE_SERVER_{key.upper()}": str(value) for key, value in told.items()}
         self._environment["FETTLE_MOUNTS"] = json.dumps({CLAIM: str(store)})
-        fetched = self.run("fetch")
-        if fetched.returncode != 0:
-            raise RuntimeError(f"the artifact cannot be fetched: {fetched.stderr}")
+        fetch_artifact(str(told["artifact"]), sha256, folder, Mounts({CLAIM: store}))
         self.process = subprocess.Popen(_command("serve"), env=self._environment, stderr=log)
         try:
             self._wait_until_ready()
