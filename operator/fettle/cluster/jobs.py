@@ -12,7 +12,8 @@ from fettle.api.pods import ResourceSpec
 from fettle.api.task import AnyTask, MeasureTask, encode_task
 from fettle.cluster.claims import claims_of, mounts
 from fettle.cluster.kinds import JOB, OPTIMIZED_MODEL, Object
-from fettle.cluster.owner import OPTIMIZED_MODEL_LABEL, OWNER_ANNOTATION, child, quantity
+from fettle.cluster.owner import OPTIMIZED_MODEL_LABEL, OWNER_ANNOTATION, child
+from fettle.cluster.quantity import quantity
 from fettle.cluster.security import container_security, pod_security
 from fettle.plan.run import WantedTask
 from fettle.plan.tasks import image_of, memory_of

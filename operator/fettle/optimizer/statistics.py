@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 from scipy import special
 
+from fettle.api.bounds import RUNS_NEEDED
 from fettle.api.interval import tango
 from fettle.api.optimizedmodel_status import Interval, Percentiles
 
@@ -24,8 +25,6 @@ MAXIMUM_GROUPS = (
 )
 RESAMPLES = 2_000
 
-# Fewest runs from which a percentile has a two-sided 95 % interval inside the sample (for p50: from which it is stable).
-RUNS_NEEDED: dict[int, int] = {50: 30, 90: 36, 95: 72, 99: 367}
 # After so many process starts the clock asks whether a speed-up's interval is narrow enough, and its error is then this. To stop when
 # an interval is narrow favours those that are too narrow; the share of runs that claim one without the truth stays below 5 %.
 LOOKS: dict[int, float] = {5: 0.02, 8: 0.03, 12: 0.04}
