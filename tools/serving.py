@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import json
 import os
 import signal
 import socket
@@ -62,7 +61,7 @@ class ServerProcess:
             **settings,
         }
         self._environment = os.environ | {f"FETTLE_SERVER_{key.upper()}": str(value) for key, value in told.items()}
-        self._environment["FETTLE_MOUNTS"] = json.dumps({CLAIM: str(store)})
+        self._environment |= Mounts({CLAIM: store}).to_environment()
         fetch_artifact(str(told["artifact"]), sha256, folder, Mounts({CLAIM: store}))
         self.process = subprocess.Popen(_command("serve"), env=self._environment, stderr=log)
         try:
