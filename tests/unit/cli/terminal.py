@@ -15,6 +15,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
+PATIENCE = 60  # seconds: a process that starts on a busy machine is slow, not wrong
 UNFINISHED = re.compile(r"\x1b(\[[?\d;]*)?\Z")
 TOKEN = re.compile(r"\x1b\[(?P<arguments>[?\d;]*)(?P<command>[A-Za-z])|(?P<text>.)", re.DOTALL)
 
@@ -77,7 +78,7 @@ class Terminal:
         self.process, self.screen, self._end = process, screen, end
         self._decoder = codecs.getincrementaldecoder("utf-8")()
 
-    def until(self, holds: Callable[[str], object], seconds: float = 20) -> str:
+    def until(self, holds: Callable[[str], object], seconds: float = PATIENCE) -> str:
         """Take what is written until the screen shows it; returns the screen."""
         until = time.monotonic() + seconds
         while not holds(self.screen.text):
@@ -87,7 +88,7 @@ class Terminal:
 
     def ended(self) -> int:
         """The exit status, everything that was written being on the screen."""
-        status = self.process.wait(20)
+        status = self.process.wait(PATIENCE)
         while self._read(0):
             pass
         return status
