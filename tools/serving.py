@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import json
 import os
 import signal
 import socket
@@ -18,7 +17,7 @@ import httpx
 from fettle.api.recipe import RuntimeSettings
 from fettle.api.signature import Signature
 from fettle.api.vocabulary import RuntimeName
-from fettle.store.manifest import DataRecord, Manifest, RecipeRecord, write_artifact
+from fettle.store.manifest import DataRecord, Manifest, RecipeRecord, fetch_artifact, write_artifact
 from fettle.store.store import Store
 from fettle.store.uris import Mounts
 
@@ -62,10 +61,8 @@ class ServerProcess:
             **settings,
         }
         self._environment = os.environ | {f"FETTLE_SERVER_{key.upper()}": str(value) for key, value in told.items()}
-        self._environment["FETTLE_MOUNTS"] = json.dumps({CLAIM: str(store)})
-        fetched = self.run("fetch")
-        if fetched.returncode != 0:
-            raise RuntimeError(f"the artifact cannot be fetched: {fetched.stderr}")
+        self._environment |= Mounts({CLAIM: store}).to_environment()
+        fetch_artifact(str(told["artifact"]), sha256, folder, Mounts({CLAIM: store}))
         self.process = subprocess.Popen(_command("serve"), env=self._environment, stderr=log)
         try:
             self._wait_until_ready()

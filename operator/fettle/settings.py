@@ -14,6 +14,7 @@ from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 from fettle.api.catalog import Image
 from fettle.api.pods import ResourceSpec
 from fettle.api.task import SECONDS_PER_CANDIDATE
+from fettle.api.uris import claim_of
 
 
 class PullPolicy(StrEnum):
@@ -182,5 +183,4 @@ class Settings(BaseSettings):
     @property
     def default_store_claim(self) -> str | None:
         """Claim of the default store, or None where that is not a pvc:// URI."""
-        scheme, _, rest = self.store_uri.partition("://")
-        return rest.split("/", 1)[0] if scheme == "pvc" else None
+        return claim_of(self.store_uri)

@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-import copy
 import json
 from collections.abc import Callable
 from contextlib import suppress
-from pathlib import Path
 from typing import Any
 
 import pytest
 import yaml
 from kubernetes import client, config
-from tests.docs.pages import PAGES, blocks
+from tests.data.manifest_tables import BAD, EXAMPLES, GOOD, TABLES, manifest
 from tools.demo.watch import polls
 
 from fettle.api.base import API_VERSION
@@ -22,40 +20,8 @@ from fettle.api.optimizedmodel_status import OptimizedModelStatus
 
 pytestmark = pytest.mark.cluster
 
-MANIFESTS = Path(__file__).parents[1] / "data" / "manifests"
-TABLES = {path.stem: yaml.safe_load(path.read_text()) for path in sorted(MANIFESTS.glob("*.yaml"))}
-GOOD = [pytest.param(kind, case, id=f"{kind}: {case}") for kind, table in TABLES.items() for case in table["good"]]
-BAD = [pytest.param(kind, case, id=f"{kind}: {case}") for kind, table in TABLES.items() for case in table["bad"]]
-EXAMPLES = [
-    pytest.param(text, id=where)
-    for where, text in [
-        *((path.name, path.read_text()) for path in sorted((MANIFESTS.parents[2] / "examples").rglob("*.yaml"))),
-        *((str(block), block.text) for page in PAGES for block in blocks(page) if block.language == "yaml"),
-    ]
-    if f"apiVersion: {API_VERSION}" in text
-]
 MODELS = {"optimizedmodel": OptimizedModelSpec, "modeldeployment": ModelDeploymentSpec}
 UNCHECKED = "some validation rules were not checked"  # the server's own remark beside a complaint
-
-
-def merged(base: Any, patch: Any) -> Any:
-    """JSON merge patch (RFC 7386), except that a null stays where it stands inside of a list."""
-    if not isinstance(patch, dict):
-        return copy.deepcopy(patch)
-    out = dict(base) if isinstance(base, dict) else {}
-    for key, value in patch.items():
-        if value is None:
-            out.pop(key, None)
-        else:
-            out[key] = merged(out.get(key), value)
-    return out
-
-
-def manifest(kind: str, quality: str, case: str) -> dict[str, Any]:
-    table = TABLES[kind]
-    patch = {key: value for key, value in table[quality][case].items() if key != "complaints"}
-    found: dict[str, Any] = merged(table["base"], patch)
-    return found
 
 
 @pytest.fixture(scope="module")

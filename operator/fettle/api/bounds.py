@@ -20,7 +20,8 @@ from fettle.api.vocabulary import Objective
 ORIGINAL = "original"  # name and recipe of the untouched source; every other candidate's name ends with its runtime
 DROP_SCALE = 0.01  # a distance to a bound on the drop is told in units of the bound, or of this where the bound is less
 UNMEASURED = float("inf")
-RUNS_NEEDED = {50: 30, 90: 36, 95: 72, 99: 367}  # runs from which a percentile may be claimed
+# Fewest runs, or requests, from which a percentile has a two-sided 95 % interval inside the sample (for p50: from which it is stable).
+RUNS_NEEDED = {50: 30, 90: 36, 95: 72, 99: 367}
 
 
 @dataclass(frozen=True)

@@ -32,12 +32,6 @@ class Image(StrEnum):
     SERVER_TORCH = "server-torch"
 
 
-class Device(StrEnum):
-    """Hardware that must be present where it runs."""
-
-    CPU = "cpu"
-
-
 @dataclass(frozen=True)
 class StepEntry:
     """What one kind of step needs in one family, and what identifies its outcome."""
@@ -45,14 +39,12 @@ class StepEntry:
     kind: StepKind
     family: RuntimeName
     writes: str  # format of the file it leaves: "ONNX" or "OpenVINO", as in api.task.StoredModel
-    framework: str  # library that does the work
     libraries: tuple[str, ...]  # distributions whose versions are part of the cache key
     revision: int = 1
     lossy: bool = False  # answers may change, so they must be proved
     calibration: bool = False  # needs calibration items
     instruction_set: bool = False  # the file is made for the CPU's instruction set, which is then part of the cache key
     image: Image = Image.OPTIMIZER
-    device: Device = Device.CPU
 
 
 @dataclass(frozen=True)
@@ -60,13 +52,11 @@ class FormatEntry:
     """A source format: how it becomes the portable form. `revision` is the preparation's."""
 
     format: SourceFormat
-    framework: str
     libraries: tuple[str, ...]
     runtime: RuntimeName  # runs the untouched source: the baseline
     suffixes: tuple[str, ...]  # of its files: what tells the image of a source that nobody has looked at yet
     revision: int = 1
     image: Image = Image.OPTIMIZER
-    device: Device = Device.CPU
 
 
 @dataclass(frozen=True)
@@ -85,19 +75,17 @@ class RuntimeEntry:
     revision: int = 1
     image: Image = Image.OPTIMIZER  # of Jobs that measure with it
     server_image: Image = Image.SERVER
-    device: Device = Device.CPU
 
 
 STEPS: tuple[StepEntry, ...] = (
     # The portable form is already folded and fused, and each runtime refines it when it loads it: this step is exact.
-    StepEntry(StepKind.OPTIMIZE_GRAPH, RuntimeName.ONNXRUNTIME, "ONNX", "onnx", ("onnx",)),
-    StepEntry(StepKind.OPTIMIZE_GRAPH, RuntimeName.OPENVINO, "ONNX", "onnx", ("onnx",)),
+    StepEntry(StepKind.OPTIMIZE_GRAPH, RuntimeName.ONNXRUNTIME, "ONNX", ("onnx",)),
+    StepEntry(StepKind.OPTIMIZE_GRAPH, RuntimeName.OPENVINO, "ONNX", ("onnx",)),
     # QDQ, activations unsigned and weights signed: what x86 runs fast with and without VNNI.
     StepEntry(
         StepKind.QUANTIZE_STATIC,
         RuntimeName.ONNXRUNTIME,
         "ONNX",
-        "onnxruntime",
         ("onnx", "onnxruntime"),
         lossy=True,
         calibration=True,
@@ -109,7 +97,6 @@ STEPS: tuple[StepEntry, ...] = (
         StepKind.QUANTIZE_STATIC,
         RuntimeName.OPENVINO,
         "OpenVINO",
-        "nncf",
         ("nncf", "openvino"),
         lossy=True,
         calibration=True,
@@ -119,7 +106,6 @@ STEPS: tuple[StepEntry, ...] = (
         StepKind.QUANTIZE_DYNAMIC,
         RuntimeName.ONNXRUNTIME,
         "ONNX",
-        "onnxruntime",
         ("onnx", "onnxruntime"),
         lossy=True,
         revision=2,
@@ -128,10 +114,9 @@ STEPS: tuple[StepEntry, ...] = (
 )
 
 FORMATS: tuple[FormatEntry, ...] = (
-    FormatEntry(SourceFormat.ONNX, "onnx", ("onnx", "onnxruntime"), RuntimeName.ONNXRUNTIME, (".onnx",), revision=3),
+    FormatEntry(SourceFormat.ONNX, ("onnx", "onnxruntime"), RuntimeName.ONNXRUNTIME, (".onnx",), revision=3),
     FormatEntry(
         SourceFormat.TORCH_SCRIPT,
-        "torch",
         ("onnx", "onnxruntime", "torch"),
         RuntimeName.TORCHSCRIPT,
         (".pt", ".pth", ".ts", ".jit", ".torchscript"),
@@ -140,7 +125,6 @@ FORMATS: tuple[FormatEntry, ...] = (
     ),
     FormatEntry(
         SourceFormat.TORCH_EXPORT,
-        "torch",
         ("onnx", "onnxruntime", "onnxscript", "torch"),
         RuntimeName.TORCHSCRIPT,
         (".pt2",),

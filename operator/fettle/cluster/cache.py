@@ -44,10 +44,6 @@ class Cache:
         """Whether every kind was listed once: before that no decision is made."""
         return self._listed.issuperset(self._objects)
 
-    def holds(self, kind: ResourceKind) -> bool:
-        """Whether objects of `kind` are kept here."""
-        return kind in self._objects
-
     def get(self, kind: ResourceKind, namespace: str, name: str) -> Object | None:
         """The object, or None."""
         return self._objects[kind].get((namespace, name))

@@ -8,18 +8,13 @@ from collections.abc import Iterable
 from fettle.api.base import MANAGED_LABEL
 from fettle.api.reasons import Reason
 from fettle.api.task import AnyTask, PrepareTask
+from fettle.api.uris import claim_of
 from fettle.cluster.client import Client
 from fettle.cluster.kinds import CLAIM, Object
 from fettle.errors import ClusterError, ExistsError
 from fettle.settings import Settings
 
 logger = logging.getLogger(__name__)
-
-
-def claim_of(uri: str) -> str | None:
-    """CLAIM of `pvc://CLAIM/path`; None for another scheme."""
-    scheme, _, rest = uri.partition("://")
-    return rest.split("/", 1)[0] if scheme == "pvc" else None
 
 
 def claims_of(task: AnyTask) -> dict[str, bool]:

@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 import hashlib
-import json
 import math
 
 from fettle.api.base import GROUP, MANAGED_LABEL
 from fettle.api.optimizedmodel import JobsSpec, TargetSpec
 from fettle.api.pods import ResourceSpec
 from fettle.api.task import AnyTask, MeasureTask, encode_task
+from fettle.api.uris import MOUNTS_VARIABLE, encode_mounts
 from fettle.cluster.claims import claims_of, mounts
 from fettle.cluster.kinds import JOB, OPTIMIZED_MODEL, Object
-from fettle.cluster.owner import OPTIMIZED_MODEL_LABEL, OWNER_ANNOTATION, child, quantity
+from fettle.cluster.owner import OPTIMIZED_MODEL_LABEL, OWNER_ANNOTATION, child
+from fettle.cluster.quantity import quantity
 from fettle.cluster.security import container_security, pod_security
 from fettle.plan.run.state import WantedTask
 from fettle.plan.run.tasks import image_of, memory_of
@@ -102,7 +103,7 @@ def _container(jobs: JobsSpec, wanted: WantedTask, settings: Settings, claims: d
     environment = {
         "HOME": "/tmp",
         "NNCF_CI": "1",  # no telemetry
-        "FETTLE_MOUNTS": json.dumps(folders, sort_keys=True),
+        MOUNTS_VARIABLE: encode_mounts(folders),
         "FETTLE_TASK": encode_task(wanted.task),
     }
     return {

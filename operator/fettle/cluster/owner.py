@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-import re
 from collections.abc import Mapping, Sequence
-from decimal import Decimal, DecimalException
 from typing import Any, NamedTuple
 
 import rfc8785
@@ -14,6 +12,7 @@ from fettle.api.base import GROUP, MANAGED_LABEL
 from fettle.api.reasons import Reason
 from fettle.cluster.client import Client
 from fettle.cluster.kinds import MODEL_DEPLOYMENT, OPTIMIZED_MODEL, OWN, Object, ResourceKind
+from fettle.cluster.quantity import quantity
 from fettle.errors import ClusterError, ConflictError
 
 OWNER_ANNOTATION = f"{GROUP}/owner"  # "<Kind>/<name>" on pods, whose controller is a Job or ReplicaSet, not ours
@@ -194,22 +193,6 @@ def covers(current: Any, desired: Any, *, amounts: bool = False) -> bool:
 
 
 AMOUNTS = frozenset({"limits", "requests", "sizeLimit"})  # fields of what we write that hold quantities
-_QUANTITY = re.compile(r"^([+-]?[0-9.]+(?:[eE][+-]?[0-9]+)?)([numkMGTPE]?|[KMGTPE]i)$")
-_SCALES = {"": 0, "n": -9, "u": -6, "m": -3, "k": 3, "M": 6, "G": 9, "T": 12, "P": 15, "E": 18}
-_BINARY = {"Ki": 10, "Mi": 20, "Gi": 30, "Ti": 40, "Pi": 50, "Ei": 60}
-
-
-def quantity(value: Any) -> Decimal | None:
-    """A Kubernetes quantity ('250m', '1Gi', 2) as a number, or None when it is none."""
-    match = _QUANTITY.match(str(value)) if isinstance(value, str | int | float) else None
-    if match is None:
-        return None
-    suffix = match[2]
-    try:
-        number = Decimal(match[1])
-        return number * Decimal(2) ** _BINARY[suffix] if suffix in _BINARY else number.scaleb(_SCALES[suffix])
-    except DecimalException:  # '1.2.3', or more than a Decimal holds
-        return None
 
 
 def _same_quantity(current: Any, desired: Any) -> bool:

@@ -7,14 +7,14 @@ and selectors know nothing of revisions: with the Replicas provider a weight is 
 from __future__ import annotations
 
 import hashlib
-import json
 from typing import Any
 
 from fettle.api import catalog
 from fettle.api.base import GROUP, MANAGED_LABEL
 from fettle.api.modeldeployment import ServerSpec
 from fettle.api.pods import ResourceSpec
-from fettle.cluster.claims import claim_of, mounts
+from fettle.api.uris import MOUNTS_VARIABLE, claim_of, encode_mounts
+from fettle.cluster.claims import mounts
 from fettle.cluster.kinds import DEPLOYMENT, MODEL_DEPLOYMENT, POD_DISRUPTION_BUDGET, SECRET, SERVICE, Object
 from fettle.cluster.owner import MODEL_DEPLOYMENT_LABEL, OWNER_ANNOTATION, child
 from fettle.cluster.security import container_security, pod_security
@@ -171,7 +171,7 @@ def _fetch(owner: Object, wanted: ModelRevision, settings: Settings) -> Object:
     claim = claim_of(wanted.artifact.uri)
     folders = mounts([claim] if claim is not None else [])
     container = _container(FETCH, "fetch", owner, wanted, settings)
-    container["env"].append({"name": "FETTLE_MOUNTS", "value": json.dumps(folders, sort_keys=True)})
+    container["env"].append({"name": MOUNTS_VARIABLE, "value": encode_mounts(folders)})
     container["volumeMounts"] += [
         {"name": "store", "mountPath": folder, "readOnly": True} for folder in folders.values()
     ]

@@ -12,8 +12,9 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
-from scipy import stats
+from scipy import special
 
+from fettle.api.bounds import RUNS_NEEDED
 from fettle.api.interval import tango
 from fettle.api.optimizedmodel_status import Interval, Percentiles
 
@@ -24,8 +25,6 @@ MAXIMUM_GROUPS = (
 )
 RESAMPLES = 2_000
 
-# Fewest runs from which a percentile has a two-sided 95 % interval inside the sample (for p50: from which it is stable).
-RUNS_NEEDED: dict[int, int] = {50: 30, 90: 36, 95: 72, 99: 367}
 # After so many process starts the clock asks whether a speed-up's interval is narrow enough, and its error is then this. To stop when
 # an interval is narrow favours those that are too narrow; the share of runs that claim one without the truth stays below 5 %.
 LOOKS: dict[int, float] = {5: 0.02, 8: 0.03, 12: 0.04}
@@ -57,6 +56,8 @@ def bca(groups: int, statistic: Callable[[Indices], Numbers], alpha: float, batc
     """
     if groups < MINIMUM_GROUPS:
         return None
+    from scipy import stats  # most of a second, and most tasks have no such metric
+
     every = np.arange(groups, dtype=np.int64)
     value = float(statistic(every))
     for method in ("BCa", "percentile"):  # the acceleration is undefined where leaving out any group changes nothing
@@ -143,7 +144,7 @@ def _centres(starts: Sequence[Sequence[float]]) -> list[float]:
 
 def _reach(starts: int) -> float:
     """Half the interval of so many starts, in standard deviations between them."""
-    return float(stats.t.ppf(1 - look_error(starts) / 2, starts - 1)) / math.sqrt(starts)
+    return float(special.stdtrit(starts - 1, 1 - look_error(starts) / 2)) / math.sqrt(starts)
 
 
 def look_error(starts: int) -> float:

@@ -70,10 +70,6 @@ class Session(Protocol):
         """Settings as the runtime reports them after loading; `load` has checked that they are the ones asked for."""
         ...
 
-    def warm(self, shapes: Sequence[Mapping[str, Sequence[int]]]) -> None:
-        """Run once for each set of input shapes, with zeros (strings: empty): the first run of a shape is slow. Raises RuntimeFailure."""
-        ...
-
     def close(self) -> None:
         """Free the model. The session is of no use afterwards; closing twice is allowed."""
         ...

@@ -63,12 +63,8 @@ def requirements(quantized: bool, precision: Precision, cpu: CpuClass) -> tuple[
 
 def usable_cores() -> int:
     """Cores this process may use: its affinity, bounded by the cgroup's quota (a pod's CPU limit), rounded up."""
-    cores = len(os.sched_getaffinity(0))
-    quota = Path("/sys/fs/cgroup/cpu.max")
-    words = quota.read_text().split() if quota.is_file() else []
-    if len(words) == 2 and words[0] != "max":
-        cores = min(cores, max(1, math.ceil(int(words[0]) / int(words[1]))))
-    return cores
+    cores, most = len(os.sched_getaffinity(0)), quota()
+    return min(cores, max(1, math.ceil(most))) if math.isfinite(most) else cores
 
 
 def quota(root: Path = Path("/sys/fs/cgroup")) -> float:

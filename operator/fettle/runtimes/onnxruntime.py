@@ -15,7 +15,6 @@ import math
 import re
 import tempfile
 from collections import Counter
-from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -39,7 +38,6 @@ from fettle.runtimes.base import (
     numpy_dtype,
     require_settings,
     texts,
-    zeros,
 )
 
 _DTYPES = {
@@ -110,11 +108,6 @@ class OnnxRuntimeSession:
         return self._settings.model_copy(
             update={"threads": options.intra_op_num_threads, "streams": options.inter_op_num_threads}
         )
-
-    def warm(self, shapes: Sequence[Mapping[str, Sequence[int]]]) -> None:
-        """See `base.Session.warm`."""
-        for each in shapes:
-            self.infer(zeros(self._signature, each))
 
     def close(self) -> None:
         """See `base.Session.close`."""

@@ -16,7 +16,7 @@ import itertools
 import queue
 import re
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -40,7 +40,6 @@ from fettle.runtimes.base import (
     checked_inputs,
     numpy_dtype,
     require_settings,
-    zeros,
 )
 
 _PRECISIONS = {Precision.FLOAT32: "f32", Precision.BFLOAT16: "bf16", Precision.FLOAT16: "f16"}
@@ -137,11 +136,6 @@ class OpenVinoSession:
         hint = self._compiled[0].get_property("INFERENCE_PRECISION_HINT").to_string()
         precision = next((name for name, text in _PRECISIONS.items() if text == hint), self._settings.precision)
         return self._settings.model_copy(update={"streams": streams, "threads": threads, "precision": precision})
-
-    def warm(self, shapes: Sequence[Mapping[str, Sequence[int]]]) -> None:
-        """See `base.Session.warm`. A shape that was not seen before costs about 20 ms at its first use."""
-        for each in shapes:
-            self.infer(zeros(self._signature, each))
 
     def close(self) -> None:
         """See `base.Session.close`."""

@@ -35,7 +35,6 @@ from fettle.runtimes.base import (
     checked_inputs,
     numpy_dtype,
     require_settings,
-    zeros,
 )
 from fettle.runtimes.torch_archive import Contents, contents
 
@@ -166,12 +165,6 @@ class TorchScriptSession:
     def effective_settings(self) -> RuntimeSettings:
         """See `base.Session.effective_settings`."""
         return self._settings.model_copy(update={"threads": torch.get_num_threads()})
-
-    def warm(self, shapes: Sequence[Mapping[str, Sequence[int]]]) -> None:
-        """See `base.Session.warm`. A script is specialized in its first two runs."""
-        for each in shapes:
-            for _ in range(2):
-                self.infer(zeros(self._signature, each))
 
     def close(self) -> None:
         """See `base.Session.close`."""

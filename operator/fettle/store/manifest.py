@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import numpy as np
-from pydantic import Field, TypeAdapter, ValidationError
+from pydantic import Field, ValidationError
 
 from fettle.api.base import ApiModel
 from fettle.api.reasons import Reason
@@ -101,9 +101,6 @@ class MeasurementRecord(ApiModel):
     row: dict[str, Any]
 
 
-RECORD = TypeAdapter(MeasurementRecord)
-
-
 def artifact_uri(store_uri: str, sha256: str) -> str:
     """Where an artifact of that store lies."""
     return f"{store_uri.rstrip('/')}/artifacts/{sha256}"
@@ -143,16 +140,8 @@ def write_artifact(store: Store, manifest: Manifest) -> str:
     return sha256
 
 
-def read_manifest(uri: str, sha256: str, mounts: Mounts) -> Manifest:
-    """The manifest of the artifact at `uri` (`<store>/artifacts/<sha256>`).
-
-    Raises StoreError: ArtifactNotFound, ArtifactTampered.
-    """
-    return read_stored(_store_of(uri, sha256, mounts), sha256)
-
-
 def fetch_artifact(uri: str, sha256: str, folder: Path, mounts: Mounts) -> Manifest:
-    """`copy_artifact` of the one at `uri`. Raises StoreError: ArtifactNotFound, ArtifactTampered, StoreUnreachable."""
+    """`copy_artifact` of the one at `uri` (`<store>/artifacts/<sha256>`). Raises StoreError: ArtifactNotFound, ArtifactTampered, StoreUnreachable."""
     return copy_artifact(_store_of(uri, sha256, mounts), sha256, folder)
 
 
@@ -199,12 +188,6 @@ def model_entry(folder: Path, manifest: Manifest) -> Path:
 def write_measurement(store: Store, sha256: str, key: str, record: MeasurementRecord) -> None:
     """Keep a measurement beside its artifact. Raises StoreError."""
     store.remember(f"artifacts/{sha256}/measurements/{key}.json", record)
-
-
-def read_measurement(store: Store, sha256: str, key: str) -> MeasurementRecord | None:
-    """A measurement of an artifact; None where there is none that this version understands. Raises StoreError."""
-    record = store.recall(f"artifacts/{sha256}/measurements/{key}.json", RECORD)
-    return record if record is not None and record.schema_version == SCHEMA_VERSION else None
 
 
 def _store_of(uri: str, sha256: str, mounts: Mounts) -> Store:

@@ -248,10 +248,6 @@ class Store:
             sha256 = self.put_file(packed).sha256
         return StoredData(sha256=sha256, items=next(iter(lengths.values())), labelled="labels" in arrays, bytes=size)
 
-    def load_data(self, data: StoredData) -> dict[str, Array]:
-        """The arrays of stored items, digest checked. Raises StoreError."""
-        return self.load_arrays(data.sha256)
-
     def load_arrays(self, sha256: str) -> dict[str, Array]:
         """The arrays of an .npz blob, digest checked. Raises StoreError."""
         content = self.read_bytes(f"blobs/{sha256}")

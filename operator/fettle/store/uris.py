@@ -17,6 +17,7 @@ from fsspec import AbstractFileSystem
 from fsspec.implementations.local import LocalFileSystem
 
 from fettle.api.reasons import Reason
+from fettle.api.uris import MOUNTS_VARIABLE, encode_mounts
 from fettle.errors import FettleError, StoreError, UsageError
 
 SCHEMES = ("pvc", "file")
@@ -35,7 +36,7 @@ class Mounts:
     def from_environment(cls, environment: Mapping[str, str] | None = None) -> Mounts:
         """Read `FETTLE_MOUNTS` (JSON `{claim: folder}`) and `FETTLE_ALLOW_FILES` (1 or 0). Raises UsageError."""
         values = os.environ if environment is None else environment
-        text = values.get("FETTLE_MOUNTS", "") or "{}"
+        text = values.get(MOUNTS_VARIABLE, "") or "{}"
         try:
             folders = json.loads(text)
         except json.JSONDecodeError as error:
@@ -48,7 +49,7 @@ class Mounts:
         """What a process needs in its environment to see the same mounts."""
         folders = {claim: str(folder) for claim, folder in self.folders.items()}
         return {
-            "FETTLE_MOUNTS": json.dumps(folders, sort_keys=True),
+            MOUNTS_VARIABLE: encode_mounts(folders),
             "FETTLE_ALLOW_FILES": "1" if self.allow_files else "0",
         }
 
@@ -89,15 +90,22 @@ def locate(uri: str, mounts: Mounts, *, missing: Missing = store_missing) -> Loc
     if parts.scheme not in SCHEMES:
         known = ", ".join(f"{scheme}://" for scheme in SCHEMES)
         raise missing(f"{uri}: the scheme {parts.scheme or '(none)'!r} is not known; known are {known}")
+    path = path_of(uri, missing)
+    local = _file(uri, parts.netloc, path, mounts, missing) if parts.scheme == "file" else None
+    if local is None:
+        local = _claim(uri, parts.netloc, path, mounts, missing)
+    return Location(uri, LocalFileSystem(auto_mkdir=False), str(local))
+
+
+def path_of(uri: str, missing: Missing) -> str:
+    """The decoded path of `uri`. `missing` makes the error for one that leaves its claim, or that `?` and `#` cut off."""
+    parts = urlsplit(uri)
     if parts.query or parts.fragment:
         raise missing(f"{uri}: '?' and '#' must be written %3F and %23 in a path")
     path = unquote(parts.path)
     if ".." in PurePosixPath(path).parts or "\0" in path:
         raise missing(f"{uri}: '..' is not allowed in a path")
-    local = _file(uri, parts.netloc, path, mounts, missing) if parts.scheme == "file" else None
-    if local is None:
-        local = _claim(uri, parts.netloc, path, mounts, missing)
-    return Location(uri, LocalFileSystem(auto_mkdir=False), str(local))
+    return path
 
 
 def _file(uri: str, host: str, path: str, mounts: Mounts, missing: Missing) -> Path:

@@ -31,6 +31,21 @@ class Pipe:
         return self._stdout.read(size)
 
 
+class Silent:
+    """The ends of a process that is gone: a `Wire`."""
+
+    def send(self, data: bytes) -> None:
+        """Nobody reads it."""
+
+    def line(self) -> str:
+        """Nothing."""
+        return ""
+
+    def read(self, size: int) -> bytes:
+        """Nothing."""
+        return b""
+
+
 @contextmanager
 def running(program: ModuleType, root: Path) -> Iterator[Pipe]:
     """`program`, sent as text as the pod gets it, with `root` for the claim."""

@@ -7,6 +7,7 @@ import os
 import pty
 import re
 import select
+import signal
 import subprocess
 import sys
 import termios
@@ -14,6 +15,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
+PATIENCE = 60  # seconds: a process that starts on a busy machine is slow, not wrong
 UNFINISHED = re.compile(r"\x1b(\[[?\d;]*)?\Z")
 TOKEN = re.compile(r"\x1b\[(?P<arguments>[?\d;]*)(?P<command>[A-Za-z])|(?P<text>.)", re.DOTALL)
 
@@ -76,7 +78,7 @@ class Terminal:
         self.process, self.screen, self._end = process, screen, end
         self._decoder = codecs.getincrementaldecoder("utf-8")()
 
-    def until(self, holds: Callable[[str], object], seconds: float = 20) -> str:
+    def until(self, holds: Callable[[str], object], seconds: float = PATIENCE) -> str:
         """Take what is written until the screen shows it; returns the screen."""
         until = time.monotonic() + seconds
         while not holds(self.screen.text):
@@ -86,7 +88,7 @@ class Terminal:
 
     def ended(self) -> int:
         """The exit status, everything that was written being on the screen."""
-        status = self.process.wait(20)
+        status = self.process.wait(PATIENCE)
         while self._read(0):
             pass
         return status
@@ -102,6 +104,11 @@ class Terminal:
         return bool(data)
 
 
+def hear_ctrl_c() -> None:
+    """What a child does first: SIGINT reaches it though these tests run where it is ignored, as `nohup` and a shell's `&` have it."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+
+
 @contextmanager
 def terminal(*words: str, width: int = 80, height: int = 40) -> Iterator[Terminal]:
     """`python -m WORDS` in a terminal of that size; killed at the end if it still runs."""
@@ -110,7 +117,8 @@ def terminal(*words: str, width: int = 80, height: int = 40) -> Iterator[Termina
     plain = {name: value for name, value in os.environ.items() if name not in ("COLUMNS", "LINES", "NO_COLOR")}
     environment = {**plain, "TERM": "xterm-256color", "NO_PROXY": "127.0.0.1"}
     command = [sys.executable, "-m", *words]
-    with subprocess.Popen(command, stdin=theirs, stdout=theirs, stderr=theirs, env=environment) as process:
+    ends = {"stdin": theirs, "stdout": theirs, "stderr": theirs}
+    with subprocess.Popen(command, **ends, env=environment, preexec_fn=hear_ctrl_c) as process:
         os.close(theirs)
         try:
             yield Terminal(process, end, Screen(width, height))

@@ -2,64 +2,27 @@
 
 from __future__ import annotations
 
-import copy
 import re
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 import pytest
 import yaml
-from tests.docs.pages import PAGES, blocks
+from tests.data.manifest_tables import BAD, EXAMPLES, GOOD, TABLES, manifest
 
 from fettle.api import crd
-from fettle.api.base import API_VERSION
 from fettle.api.modeldeployment import ModelDeploymentSpec
 from fettle.api.optimizedmodel import OptimizedModelSpec
 from fettle.api.schema import VALIDATIONS
 from fettle.cli.local import admission
 
-ROOT = Path(__file__).parents[3]
-TABLES = {
-    path.stem: yaml.safe_load(path.read_text()) for path in sorted((ROOT / "tests/data/manifests").glob("*.yaml"))
-}
-GOOD = [pytest.param(kind, case, id=f"{kind}: {case}") for kind, table in TABLES.items() for case in table["good"]]
-BAD = [pytest.param(kind, case, id=f"{kind}: {case}") for kind, table in TABLES.items() for case in table["bad"]]
-EXAMPLES = [
-    pytest.param(text, id=where)
-    for where, text in [
-        *((path.name, path.read_text()) for path in sorted((ROOT / "examples").rglob("*.yaml"))),
-        *((str(block), block.text) for page in PAGES for block in blocks(page) if block.language == "yaml"),
-    ]
-    if f"apiVersion: {API_VERSION}" in text
-]
 MODELS = {"OptimizedModel": OptimizedModelSpec, "ModelDeployment": ModelDeploymentSpec}
-
-
-def merged(base: Any, patch: Any) -> Any:
-    """JSON merge patch (RFC 7386), except that a null stays where it stands inside of a list."""
-    if not isinstance(patch, dict):
-        return copy.deepcopy(patch)
-    out = dict(base) if isinstance(base, dict) else {}
-    for key, value in patch.items():
-        if value is None:
-            out.pop(key, None)
-        else:
-            out[key] = merged(out.get(key), value)
-    return out
 
 
 def said(document: dict[str, Any]) -> list[str]:
     """What is wrong with an object."""
     schema = admission.schema_of(document["kind"])
     return admission.complaints(admission.completed(document, schema), schema)
-
-
-def manifest(kind: str, quality: str, case: str) -> dict[str, Any]:
-    table = TABLES[kind]
-    patch = {key: value for key, value in table[quality][case].items() if key != "complaints"}
-    found: dict[str, Any] = merged(table["base"], patch)
-    return found
 
 
 def rules(node: Any) -> Iterator[dict[str, str]]:

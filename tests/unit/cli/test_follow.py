@@ -18,7 +18,7 @@ from typing import IO, Any
 import pytest
 import yaml
 from tests.unit.cli.api_server import ApiServer, api_server
-from tests.unit.cli.terminal import Terminal, terminal
+from tests.unit.cli.terminal import PATIENCE, Terminal, hear_ctrl_c, terminal
 from tests.unit.cli.test_look import on_trial
 from tests.unit.cli.test_watching import DEPLOYMENT, MODEL, PODS, listed
 
@@ -122,9 +122,9 @@ def reading(server: ApiServer, folder: Path, form: str) -> Iterator[subprocess.P
     """The command with its output in pipes."""
     words = [*PROGRAM, "-o", form, "--kubeconfig", str(server.kubeconfig(folder))]
     environment = {**os.environ, "NO_PROXY": "127.0.0.1"}
-    with subprocess.Popen(
-        [sys.executable, "-m", *words], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment
-    ) as process:
+    command = [sys.executable, "-m", *words]
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
+    with subprocess.Popen(command, **pipes, text=True, env=environment, preexec_fn=hear_ctrl_c) as process:
         try:
             yield process
         finally:
@@ -153,7 +153,7 @@ def test_a_program_gets_a_document_at_each_change_as_it_comes(server: ApiServer,
         change(server, "DELETED", digits(5, kind="OptimizedModel"), MODEL)
         assert process.stderr.readline() == "optimizedmodels/digits was deleted\n"
         change(server, "DELETED", digits(6))
-        assert process.wait(20) == 0
+        assert process.wait(PATIENCE) == 0
         assert process.stdout.read() == "", "pods and deletions are no documents"
         assert process.stderr.read() == "modeldeployments/digits was deleted\n"
 
@@ -167,7 +167,7 @@ def test_an_interrupt_ends_it_at_any_moment(server: ApiServer, tmp_path: Path, m
             change(server, "MODIFIED", digits(2, weight=50))
             next_document(process.stdout)  # so the watch is open
         process.send_signal(signal.SIGINT)
-        assert process.wait(20) == 0
+        assert process.wait(PATIENCE) == 0
         assert process.stderr.read() == ""
 
 
@@ -179,7 +179,7 @@ def test_yaml_documents_are_apart(server: ApiServer, tmp_path: Path) -> None:
         while lines[-1] != "---\n":
             lines.append(process.stdout.readline())
         change(server, "DELETED", digits(3))
-        assert process.wait(20) == 0
+        assert process.wait(PATIENCE) == 0
         found = list(yaml.safe_load_all("".join(lines) + process.stdout.read()))
     assert [one["status"]["canary"]["weight"] for one in found] == [10, 50]
 
@@ -187,6 +187,6 @@ def test_yaml_documents_are_apart(server: ApiServer, tmp_path: Path) -> None:
 def test_what_is_not_there_cannot_be_watched(server: ApiServer, tmp_path: Path) -> None:
     server.objects[DEPLOYMENT] = listed(1)
     with reading(server, tmp_path, "json") as process:
-        output, errors = process.communicate(timeout=20)
+        output, errors = process.communicate(timeout=PATIENCE)
     assert (process.returncode, output) == (1, "")
     assert "neither a modeldeployment nor an optimizedmodel 'digits'" in errors

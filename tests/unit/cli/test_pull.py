@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from click.testing import CliRunner
 from tests.unit.cli.api_server import api_server
-from tests.unit.cli.pipe import running
+from tests.unit.cli.pipe import Silent, running
 
 from fettle.api.reasons import Reason
 from fettle.api.recipe import RuntimeSettings
@@ -155,15 +155,6 @@ def test_a_place_that_cannot_be_written_is_an_error(claim: Path, files: ClaimFil
 
 
 def test_a_pod_that_ends_is_an_error() -> None:
-    class Silent:
-        def send(self, data: bytes) -> None: ...
-
-        def line(self) -> str:
-            return ""
-
-        def read(self, size: int) -> bytes:
-            return b""
-
     with pytest.raises(ClusterError, match="ended the connection"):
         ClaimFiles(Silent()).info("m")
 

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 from click.testing import CliRunner
 from tests.unit.cli.api_server import api_server
-from tests.unit.cli.pipe import running
+from tests.unit.cli.pipe import Silent, running
 
 from fettle.cli.access.claim_pod import Target, find_image, parse_target, pod, why_not_running
 from fettle.cli.access.cluster import connect
@@ -80,15 +80,6 @@ def test_a_claim_that_is_too_small_is_named_before_anything_is_sent(tmp_path: Pa
 
 
 def test_a_pod_that_ends_is_an_error(claim_folder: Path) -> None:
-    class Silent:
-        def send(self, data: bytes) -> None: ...
-
-        def line(self) -> str:
-            return ""
-
-        def read(self, size: int) -> bytes:
-            return b""
-
     with pytest.raises(ClusterError, match="ended the connection"):
         transfer((), Silent(), lambda number: None)
 

@@ -75,7 +75,6 @@ def test_a_script_answers_as_the_module_in_evaluation_mode(folder: Path, setting
     image = torch_models.EXAMPLES["convolutional"].inputs["image"]
     session = load(folder / "convolutional.pt", settings, IMAGES)
     assert session.effective_settings() == settings
-    session.warm([{"image": (1, 3, 12, 12)}])
     wanted = torch_models.module_of(torch_models.EXAMPLES["convolutional"])(torch.from_numpy(image))
     for size in (2, 1, 2):
         found = session.infer({"image": image[:size]})["output"]

@@ -115,18 +115,22 @@ def by_range_of_the_run() -> onnx.ModelProto:
     return helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=10)
 
 
-@pytest.mark.parametrize(("runtime", "settings"), [(ORT, FREE), (OPENVINO, FOUR)], ids=["free batch", "static batch"])
-def test_an_item_beside_a_large_one_is_answered_as_alone(
-    tmp_path: Path, runtime: RuntimeName, settings: RuntimeSettings
-) -> None:
-    model = tmp_path / "source" / "model.onnx"
+def by_range(root: Path, **more: Any) -> ServerProcess:
+    """A server of that model; `more`: other parts of its manifest."""
+    model = root / "source" / "model.onnx"
     model.parent.mkdir()
     onnx.save(by_range_of_the_run(), model)
     x = Tensor(name="x", dtype="FP32", shape=(-1, 2), batch_axis=0)
     signature = Signature(inputs=(x,), outputs=(x.model_copy(update={"name": "y"}),))
-    more = {"runtime": runtime, "settings": settings, "items_per_run": 1}
-    sha256 = publish(open_store(tmp_path / "store"), model, signature, **more)
-    server = ServerProcess(tmp_path / "store", sha256, tmp_path / "model", model="m", drain_seconds=0)
+    sha256 = publish(open_store(root / "store"), model, signature, **more)
+    return ServerProcess(root / "store", sha256, root / "model", model="m", drain_seconds=0)
+
+
+@pytest.mark.parametrize(("runtime", "settings"), [(ORT, FREE), (OPENVINO, FOUR)], ids=["free batch", "static batch"])
+def test_an_item_beside_a_large_one_is_answered_as_alone(
+    tmp_path: Path, runtime: RuntimeName, settings: RuntimeSettings
+) -> None:
+    server = by_range(tmp_path, runtime=runtime, settings=settings, items_per_run=1)
     try:
 
         def answers(*rows: list[float]) -> list[float]:
@@ -154,14 +158,6 @@ def test_an_item_beside_a_large_one_is_answered_as_alone(
 def test_a_reference_that_does_not_come_out_again_is_said_and_stops_nothing(
     tmp_path: Path, what: str, expected: Any, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    model = tmp_path / "source" / "model.onnx"
-    model.parent.mkdir()
-    onnx.save(by_range_of_the_run(), model)
-    x = Tensor(name="x", dtype="FP32", shape=(-1, 2), batch_axis=0)
-    signature = Signature(inputs=(x,), outputs=(x.model_copy(update={"name": "y"}),))
-    store = open_store(tmp_path / "store")
-    reference = put_reference(store, {"x": np.zeros((2, 2), np.float32)}, {"y": expected})
-    more = {"reference": reference, "tolerances": {"y": Tolerance(rtol=0.01, atol=0.01)}}
-    sha256 = publish(store, model, signature, **more)
-    ServerProcess(tmp_path / "store", sha256, tmp_path / "model", model="m", drain_seconds=0).stop()
+    reference = put_reference(open_store(tmp_path / "store"), {"x": np.zeros((2, 2), np.float32)}, {"y": expected})
+    by_range(tmp_path, reference=reference, tolerances={"y": Tolerance(rtol=0.01, atol=0.01)}).stop()
     assert "another CPU class than it was measured on" in capfd.readouterr().err

@@ -183,6 +183,7 @@ HOSTILE = {
     "rows": b"[1],",
     "brackets": b"[",
 }
+ONE_OF_EACH_WAY = ("FP32", "FP16", "BF16", "UINT8", "INT64", "BOOL", "BYTES")  # in which elements are read
 SIZE = 100_000
 FACTOR, FACTOR_OF_TEXTS = (
     8,
@@ -216,7 +217,7 @@ def peak(content: bytes, wanted: Signature) -> int:
 def test_a_request_takes_memory_in_proportion_to_its_bytes_whatever_is_in_it(dtype: str) -> None:
     """Each kind of content for a tensor of this type, its shape saying as many elements as there are, or one."""
     own = ONE[dtype[:2]].encode() + b","
-    for unit in (own, *HOSTILE.values()):
+    for unit in (own, *(HOSTILE.values() if dtype in ONE_OF_EACH_WAY else ())):
         count = SIZE // len(unit)
         data = b"[" + (unit * count).rstrip(b",") + b"]"
         factor = FACTOR_OF_TEXTS if dtype == "BYTES" else FACTOR

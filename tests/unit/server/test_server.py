@@ -132,7 +132,7 @@ def test_draining_answers_every_request_and_ends_their_connections(tmp_path: Pat
 def test_a_changed_artifact_is_not_served(tmp_path: Path) -> None:
     server = Server(tmp_path)
     server.stop()
-    blob = next((tmp_path / "store" / "blobs").iterdir())
+    assert server.run("fetch").returncode == 0
     for blob in (tmp_path / "store" / "blobs").iterdir():
         blob.chmod(0o644)
         blob.write_bytes(b"x" + blob.read_bytes()[1:])

@@ -16,7 +16,6 @@ from fettle.api.report import BuildReport
 from fettle.errors import StoreError
 from fettle.store.arrays import npz_bytes
 from fettle.store.cache import read_build
-from fettle.store.manifest import read_measurement
 from fettle.store.store import Store, explained
 from fettle.store.uris import Mounts
 
@@ -107,7 +106,7 @@ DATA = {
 
 def test_items_come_back_in_their_own_types(store: Store) -> None:
     stored = store.put_data(DATA)
-    loaded = store.load_data(stored)
+    loaded = store.load_arrays(stored.sha256)
     assert (stored.items, stored.labelled) == (3, True)
     for name, array in DATA.items():
         assert loaded[name].dtype == array.dtype, name
@@ -151,10 +150,8 @@ def test_a_document_that_can_be_made_again_and_is_no_good_is_as_good_as_absent(
 ) -> None:
     store.write_bytes("results/a.json", content)
     store.write_bytes("builds/b.json", content)
-    store.write_bytes("artifacts/c/measurements/d.json", content)
     assert store.result("a") is None
     assert read_build(store, "b") is None
-    assert read_measurement(store, "c", "d") is None
 
 
 def test_what_is_no_cache_is_on_the_disk_before_it_has_its_name(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -7,9 +7,8 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from typing import Any, Protocol, TypeVar
-from urllib.parse import unquote, urlsplit
 
 import click
 from kubernetes.client.rest import ApiException
@@ -19,9 +18,11 @@ from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeR
 from websocket import WebSocketException
 
 from fettle.api.reasons import Reason
+from fettle.api.uris import claim_of
 from fettle.cli.access.cluster import Cluster, Object, told
 from fettle.cluster.security import container_security, pod_security
 from fettle.errors import ClusterError, MissingError, UsageError
+from fettle.store.uris import path_of
 
 MOUNT = "/claim"
 LIFETIME_SECONDS = 3600  # a pod whose owner died ends by itself
@@ -58,13 +59,10 @@ class Wire(Protocol):
 
 def parse_target(uri: str) -> Target:
     """Raises UsageError for anything but pvc://CLAIM/PATH with a PATH that stays inside."""
-    parts = urlsplit(uri)
-    path = unquote(parts.path)
-    if parts.scheme != "pvc" or not parts.netloc or parts.query or parts.fragment:
+    claim = claim_of(uri)
+    if not claim:
         raise UsageError(f"{uri}: expected pvc://CLAIM/PATH, such as pvc://models/digits/model.onnx")
-    if ".." in PurePosixPath(path).parts:
-        raise UsageError(f"{uri}: '..' is not allowed in a path")
-    return Target(parts.netloc, path.lstrip("/"))
+    return Target(claim, path_of(uri, UsageError).lstrip("/"))
 
 
 def pod_options(command: Decorated) -> Decorated:

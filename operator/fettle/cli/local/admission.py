@@ -198,9 +198,6 @@ def _environment() -> Any:
 
 def _quantity(text: Any) -> Decimal | None:
     """The number that a Kubernetes quantity is, None for what is none."""
-    from kubernetes.utils.quantity import parse_quantity
+    from fettle.cluster.quantity import quantity  # the Kubernetes client takes a second to import
 
-    try:
-        return Decimal(parse_quantity(text))
-    except ValueError:
-        return None
+    return quantity(text)

@@ -9,6 +9,7 @@ from tempfile import TemporaryFile
 from urllib.parse import unquote, urlsplit
 
 from fettle.api.optimizedmodel import OptimizedModelSpec
+from fettle.api.uris import claim_of
 from fettle.errors import UsageError
 from fettle.store.uris import Mounts, locate
 
@@ -34,14 +35,14 @@ def parse_maps(maps: Iterable[str]) -> dict[str, Path]:
     """`pvc://CLAIM=FOLDER`, each, as claim -> folder. Raises UsageError."""
     folders: dict[str, Path] = {}
     for text in maps:
-        claim, _, folder = text.partition("=")
-        parts = urlsplit(claim)
-        if parts.scheme != "pvc" or not parts.netloc or parts.path.strip("/") or not folder:
+        uri, _, folder = text.partition("=")
+        claim = claim_of(uri)
+        if not claim or uri.rstrip("/") != f"pvc://{claim}" or not folder:
             raise UsageError(f"--map {text}: expected pvc://CLAIM=FOLDER, such as pvc://models=./models")
         path = Path(folder).expanduser().resolve()
         if not path.is_dir():
             raise UsageError(f"--map {text}: there is no folder {path}")
-        folders[parts.netloc] = path
+        folders[claim] = path
     return folders
 
 
@@ -53,7 +54,7 @@ def places(spec: OptimizedModelSpec, folders: dict[str, Path], store: Path | Non
     if store is not None:
         spec = spec.model_copy(update={"store": None})
     uri = spec.store.uri if spec.store is not None else DEFAULT_STORE
-    claim = urlsplit(uri).netloc if uri.startswith("pvc://") else None
+    claim = claim_of(uri)
     if claim is None:
         _store_folder(Path(unquote(urlsplit(uri).path)))
     elif claim not in folders or store is not None:
@@ -83,11 +84,9 @@ def _check(spec: OptimizedModelSpec, folders: dict[str, Path]) -> None:
     if spec.data.evaluation is not None:
         addresses["spec.data.evaluation.uri"] = spec.data.evaluation.uri
     for path, uri in addresses.items():
-        parts = urlsplit(uri)
-        if parts.scheme == "pvc" and parts.netloc not in folders:
-            raise UsageError(
-                f"{path}: {uri} lies in a claim; say where that is here: --map pvc://{parts.netloc}=FOLDER"
-            )
+        claim = claim_of(uri)
+        if claim is not None and claim not in folders:
+            raise UsageError(f"{path}: {uri} lies in a claim; say where that is here: --map pvc://{claim}=FOLDER")
 
 
 def with_parallelism(spec: OptimizedModelSpec, parallelism: int | None) -> OptimizedModelSpec:

@@ -17,7 +17,7 @@ from fettle.api.conditions import find
 from fettle.api.optimizedmodel_status import CandidateStatus, Interval, OptimizedModelStatus
 from fettle.api.vocabulary import CandidateState
 from fettle.plan.run.state import RunDecision, WantedTask
-from fettle.plan.run.status import IN_PROGRESS, READY
+from fettle.plan.run.status import READY
 
 STYLES = {
     CandidateState.SELECTED: "bold green",
@@ -144,12 +144,6 @@ def stage_line(status: OptimizedModelStatus) -> str:
     if ready is None:
         return ""
     return f"{ready.reason}: {ready.message}" if ready.message else ready.reason
-
-
-def is_running(status: OptimizedModelStatus) -> bool:
-    """Whether the run is not over."""
-    ready = find(status.conditions, READY)
-    return ready is None or ready.reason in IN_PROGRESS
 
 
 def why(row: CandidateStatus) -> str:

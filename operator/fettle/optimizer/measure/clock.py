@@ -18,6 +18,7 @@ from typing import Protocol
 
 import numpy as np
 
+from fettle.api.bounds import RUNS_NEEDED
 from fettle.api.memory import GROUP
 from fettle.api.optimizedmodel_status import Interval, Measurement
 from fettle.api.report import Distribution
@@ -313,7 +314,7 @@ class Clock:
         try:
             self._remember(one, contestant, one.batch)
             for batch in self._schedule.batch_sizes:
-                needed = self._schedule.runs_needed if batch == self._first else statistics.RUNS_NEEDED[50]
+                needed = self._schedule.runs_needed if batch == self._first else RUNS_NEEDED[50]
                 spent = one.spent.blocks >= self._schedule.seconds_per_candidate and batch in one.costs
                 if batch == one.batch or one.runs(batch) >= needed or spent:
                     continue

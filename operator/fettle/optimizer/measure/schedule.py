@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 
+from fettle.api.bounds import RUNS_NEEDED
 from fettle.optimizer import statistics
 
 QUICK_SECONDS, QUICK_PATIENCE = 1.0, 3.0
@@ -73,7 +74,7 @@ class Schedule:
     @property
     def runs_needed(self) -> int:
         """Runs until the percentile may be claimed."""
-        return statistics.RUNS_NEEDED.get(self.percentile, statistics.RUNS_NEEDED[99])
+        return RUNS_NEEDED.get(self.percentile, RUNS_NEEDED[99])
 
     def another_start(self, made: int, spent: Spent) -> bool:
         """Whether there is time for a further start after `made`."""

@@ -24,7 +24,6 @@ _TYPES = {
     "MatMul": ("MatMul",),
     "Gemm": ("MatMul",),
 }
-_QUANTIZABLE = frozenset(name for names in _TYPES.values() for name in names)
 _RECURRENT = frozenset(
     ["LSTMSequence", "LSTMCell", "GRUSequence", "GRUCell", "RNNSequence", "RNNCell", "TensorIterator", "Loop"]
 )

@@ -12,6 +12,7 @@ import math
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
 
+from fettle.api.bounds import RUNS_NEEDED
 from fettle.api.interval import items_needed, tango
 from fettle.api.modeldeployment import AnalysisSpec, LatencySpec
 from fettle.api.modeldeployment_status import AnalysisStatus, AnalysisWindow, MetricFinding, Verdict
@@ -27,7 +28,6 @@ from fettle.plan.rollout.window_totals import (
     traffic,
 )
 
-PERCENTILE_NEEDS = {50: 30, 90: 36, 95: 72, 99: 367}  # requests below which a percentile is not claimed
 PATIENCE = 6  # intervals after which a window that still cannot be judged is called inconclusive
 AGREEMENT = "agreement"
 FEWEST_COMPARED = 20  # items that may call a canary wrong; a busy pod compares less than one a second
@@ -74,7 +74,7 @@ def latency(spec: LatencySpec, bound: float, name: str, min_requests: int, canar
 
     Bad as soon as more requests are slower than the percentile allows in all that are needed: no later one could mend that.
     """
-    needed = max(min_requests, PERCENTILE_NEEDS[spec.percentile])
+    needed = max(min_requests, RUNS_NEEDED[spec.percentile])
     count, slower = canary.answers, canary.slower(bound)
     metric = f"p{spec.percentile}Milliseconds"
     if count >= min_requests and slower > (100 - spec.percentile) / 100 * max(count, needed):
@@ -90,7 +90,7 @@ def latency(spec: LatencySpec, bound: float, name: str, min_requests: int, canar
 
 def latency_ratio(spec: LatencySpec, ratio: float, min_requests: int, canary: Traffic, stable: Traffic) -> Finding:
     """The percentile against the stable revision's in the same window."""
-    needed = max(min_requests, PERCENTILE_NEEDS[spec.percentile])
+    needed = max(min_requests, RUNS_NEEDED[spec.percentile])
     if stable.answers < needed:
         return Finding(
             Verdict.PENDING, f"the stable revision answered {stable.answers} of {needed} requests to compare with"

@@ -8,10 +8,10 @@ from dataclasses import dataclass, field
 import pytest
 from tests.unit.optimizer.measure.simulated import Speed, World, one, steady
 
+from fettle.api.bounds import RUNS_NEEDED
 from fettle.api.reasons import Reason
 from fettle.api.vocabulary import Objective
 from fettle.errors import RuntimeFailure
-from fettle.optimizer import statistics
 from fettle.optimizer.measure.cgroup import Limits, Throttling
 from fettle.optimizer.measure.clock import BASELINE, Clock
 from fettle.optimizer.measure.process import WorkerDied
@@ -87,7 +87,7 @@ def test_the_budget_ends_what_cannot_be_settled() -> None:
 def test_runs_go_on_until_the_percentile_of_the_constraint_may_be_claimed(percentile: int) -> None:
     world = World({BASELINE: steady(40), "a": steady(40)})
     timed = one(world.clock(percentile=percentile, seconds_per_candidate=60.0).group(["a"]))
-    assert timed.runs(1) >= statistics.RUNS_NEEDED[percentile]
+    assert timed.runs(1) >= RUNS_NEEDED[percentile]
     assert getattr(timed.measurements()[0].latency_milliseconds, f"p{percentile}") is not None
 
 

@@ -8,7 +8,7 @@ from tests.unit.optimizer.measure.simulated import World, one, steady
 
 from fettle.optimizer.measure.clock import BASELINE
 
-TRUTH, RUNS = 2.0, 200
+TRUTH, RUNS = 2.0, 100
 
 
 def claims(between_starts: float, between_rounds: float) -> tuple[float, float]:

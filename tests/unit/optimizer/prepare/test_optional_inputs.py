@@ -46,7 +46,7 @@ def answers(bench: Workbench, report: PrepareReport, index: int) -> tuple[Array,
     """What the portable form answers to a stored item, and its label."""
     from fettle.optimizer.onnx.session import session
 
-    stored = bench.store.load_data(report.items)
+    stored = bench.store.load_arrays(report.items.sha256)
     feed = {
         tensor.name: stored[tensor.name][index : index + 1]
         if tensor.batch_axis is not None

@@ -170,5 +170,5 @@ def test_a_rank_that_the_file_does_not_tell_comes_from_the_spec(bench: Workbench
 def test_ranges_bound_what_is_generated(bench: Workbench) -> None:
     bench.put(models.dynamic_batch())
     spec = InputSpec.model_validate({"name": "image", "range": {"min": 5, "max": 6}})
-    arrays = bench.store.load_data(bench.prepare(bench.task(inputs=[spec])).items)
+    arrays = bench.store.load_arrays(bench.prepare(bench.task(inputs=[spec])).items.sha256)
     assert np.all((arrays["image"] >= 5) & (arrays["image"] <= 6))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 from datetime import UTC, datetime, timedelta
+from functools import cache
 from typing import Any
 
 import pytest
@@ -83,6 +84,12 @@ def test_where_no_stable_pod_serves_there_is_nothing_to_agree_with() -> None:
     assert judge(SPEC, begin(START), seen, None, START + timedelta(seconds=11)).status.verdict is Verdict.GOOD
 
 
+@cache
+def at_bound(agreed: int, disagreed: int) -> Verdict:
+    """What is said of these items; the same counts come again and again."""
+    return agreement(0.98, 50, Comparisons(agreed, disagreed), ()).verdict
+
+
 def ends(share: float, rng: random.Random, limit: int = 2, per_interval: int = 60) -> Verdict:
     """How an analysis ends that looks at each interval: `limit` bad windows in a row, one good one, or no answer."""
     bad = agreed = compared = looks = 0
@@ -90,7 +97,7 @@ def ends(share: float, rng: random.Random, limit: int = 2, per_interval: int = 6
         agreed += sum(rng.random() < share for _ in range(per_interval))
         compared += per_interval
         looks += 1
-        said = agreement(0.98, 50, Comparisons(agreed, compared - agreed), ()).verdict
+        said = at_bound(agreed, compared - agreed)
         if said is Verdict.GOOD or (said is Verdict.PENDING and looks == 6):
             return said
         if said is Verdict.BAD:

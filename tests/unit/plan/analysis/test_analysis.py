@@ -239,10 +239,6 @@ def test_bad_windows_are_remembered_over_a_new_step() -> None:
     assert (fresh.consecutive, fresh.verdict) == (1, Verdict.PENDING)
 
 
-def test_the_needs_of_percentiles_are_those_of_the_measurements() -> None:
-    assert analysis.PERCENTILE_NEEDS == {50: 30, 90: 36, 95: 72, 99: 367}
-
-
 @pytest.mark.parametrize("bounds", [{"latency": {"maxMilliseconds": 20}}, {"agreement": {"min": 0.9}}, {}])
 def test_every_analysis_asks_a_success_rate(bounds: Any) -> None:
     wanted = AnalysisSpec.model_validate(bounds)

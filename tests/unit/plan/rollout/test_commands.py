@@ -72,18 +72,6 @@ def test_an_aborted_revision_is_not_tried_again_until_retry(paused: Any) -> None
     assert paused.canary == "b"  # the old abort is still annotated, and does not act again
 
 
-def test_a_retry_that_fails_again_ends_again(world: Make, analysis: Any) -> None:
-    w = world(analysis=analysis)
-    w.behaves("b", error_rate=1.0)
-    w.ask("b")
-    w.until(lambda w: w.status.failed_revision == "b")
-    w.order("retry", "b", "1")
-    w.until(lambda w: w.canary == "b")
-    w.until(lambda w: w.status.failed_revision == "b").run(100)
-    assert w.exits() == [("b", Reason.ANALYSIS_FAILED)] * 2
-    assert w.replicas == {"a": 3}
-
-
 def test_promote_while_pods_are_awaited_skips_nothing(world: Make) -> None:
     w = world(steps=PAUSES)
     w.ask("b")

@@ -1,0 +1,45 @@
+"""What the operator and a server say to each other: neither imports the other, so both ends are held together here."""
+
+from __future__ import annotations
+
+import orjson
+import pytest
+from tests.unit.cluster.test_serving import EVERYTHING, OWNER, SETTINGS, revision
+
+from fettle.cluster import serving, windows
+from fettle.server.settings import ServerSettings
+from fettle.server.windows import BUCKET_BASE, BUCKET_RATIO, Outcome, Windows
+
+PREFIX = "FETTLE_SERVER_"
+
+
+@pytest.mark.parametrize("wanted", [revision(), EVERYTHING], ids=["the least", "everything"])
+@pytest.mark.parametrize("container", ["initContainers", "containers"])
+def test_a_server_knows_every_setting_that_its_pod_is_told(
+    container: str, wanted: serving.ModelRevision, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    environment = serving.pod_template(OWNER, wanted, SETTINGS)["spec"][container][0]["env"]
+    told = {one["name"]: one["value"] for one in environment if one["name"].startswith(PREFIX)}
+    for name, value in told.items():
+        monkeypatch.setenv(name, value)
+    assert {name.removeprefix(PREFIX).lower() for name in told} <= set(ServerSettings.model_fields)
+    assert (ServerSettings().revision, ServerSettings().model) == (wanted.revision, OWNER["metadata"]["name"])
+
+
+def test_the_operator_reads_every_figure_that_a_server_tells_of_a_second() -> None:
+    now = [1000.0]
+    counting = Windows(clock=lambda: now[0], ticks=lambda: now[0])
+    for milliseconds in (1.0, 2.0, 500.0):
+        counting.record(milliseconds, error=False)
+    counting.record(9.0, error=True)
+    for outcome in Outcome:
+        counting.compare(outcome)
+    now[0] += 1
+    head, seconds = counting.since(0)
+    answer = windows.parse(orjson.dumps({**head, "windows": orjson.Fragment(seconds)}))
+    assert (answer.start, answer.kept, answer.now) == (1000, 1000, 1001)
+    assert (answer.bucket_base, answer.bucket_ratio) == (BUCKET_BASE, BUCKET_RATIO)
+    (second,) = answer.windows
+    assert (second.second, second.requests, second.errors) == (1000, 4, 1)
+    assert second.outcomes.to_json() == {outcome.value: 1 for outcome in Outcome}
+    assert len(second.latencies()) == 3
