@@ -81,6 +81,7 @@ class _Runner:
     def advance(self, canary: CanaryStatus, promote: bool) -> Trial:
         """As many steps as may be taken now. `promote` ends one wait that is not for pods."""
         events: list[EventDraft] = []
+        ordered, last = promote, canary
         while canary.step < len(self.steps):
             step = self.steps[canary.step]
             if (doubt := self._failing(canary)) is not None and not promote:
@@ -97,8 +98,12 @@ class _Runner:
             if wait is not None:
                 promote = False
                 canary = self._forgive(canary)
-            canary = self._next(canary)
+            last, canary = canary, self._next(canary)
         if not self._has_pods(100) and self.snapshot.spec.replicas:
+            if (
+                not ordered
+            ):  # the last window before the promotion is to be a good one, however long pods are waited for
+                canary = last
             return Trial(canary, self._for_pods(canary, 100), events=tuple(events))
         return Trial(canary, promoted=True, events=tuple(events))
 

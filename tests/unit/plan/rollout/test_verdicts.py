@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 
+from fettle.api.modeldeployment_status import Verdict
 from fettle.api.reasons import Reason
 from fettle.plan.rollout.window_totals import Crash
 
@@ -186,3 +187,21 @@ def test_a_failed_revision_is_tried_again_when_the_spec_asks_for_it_anew(world: 
     w.behaves("b", error_rate=0.0)
     w.ask("b")
     w.until(lambda w: w.stable == "b")
+
+
+@pytest.mark.parametrize("start_seconds", range(8, 22, 2))
+def test_more_pods_are_waited_for_at_full_weight_and_a_bad_window_meanwhile_is_no_promotion(
+    world: Make, analysis: Any, start_seconds: int
+) -> None:
+    w = world(analysis=analysis, steps=[{"weight": 34}, {"weight": 100}])
+    w.ask("b")
+    w.until(lambda w: weight(w) == 100)
+    w.behaves("b", start_seconds=start_seconds)
+    w.edit(replicas=6)
+    w.until(lambda w: w.status.canary.analysis.verdict is Verdict.GOOD)
+    w.behaves("b", error_rate=1.0, start_seconds=start_seconds)
+    seen = Verdict.GOOD
+    while w.status.canary is not None:
+        seen = w.status.canary.analysis.verdict
+        w.run(1)
+    assert w.stable == ("b" if seen is Verdict.GOOD else "a")
