@@ -17,7 +17,8 @@ from fettle.api.reasons import Reason
 from fettle.api.signature import Signature, Tensor
 from fettle.api.vocabulary import AgreementMode, Evidence, Metric
 from fettle.errors import DataError, RuntimeFailure
-from fettle.optimizer.labels import DECIDING, NOT_COUNTED
+from fettle.optimizer.label_reader import NOT_COUNTED
+from fettle.optimizer.labels import DECIDING
 from fettle.optimizer.measure.agreement import (
     OutputProfile,
     comparisons,
@@ -314,7 +315,7 @@ def _gist(answer: Array, rule: Comparison) -> bytes:
 def _right(judging: Judging, decided: Array, wanted: Array) -> Array:
     """What is right to decide, by the labels; where they do not count, or several classes are right, what was decided may stand."""
     if judging.form is LabelForm.ANY_OF:
-        stands = wanted[np.arange(len(decided)), decided]
+        stands = wanted[np.arange(len(decided)), decided] | ~wanted.any(axis=-1)
         return np.where(stands, decided, np.argmax(wanted, axis=-1))
     if judging.form is LabelForm.CLASSES:
         return np.where(wanted == NOT_COUNTED, decided, wanted)

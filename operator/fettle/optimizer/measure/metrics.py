@@ -13,7 +13,8 @@ from fettle.api.labels import LabelForm, LabelReading
 from fettle.api.optimizedmodel_status import Flips, Interval
 from fettle.api.vocabulary import Average, Metric
 from fettle.errors import DataError
-from fettle.optimizer.labels import DECIDING, NOT_COUNTED, Reader
+from fettle.optimizer.label_reader import NOT_COUNTED, Reader
+from fettle.optimizer.labels import DECIDING
 from fettle.optimizer.statistics import Indices, bca, groups_of, mean_interval
 from fettle.store.comparison import cosine, decisions
 
@@ -65,6 +66,10 @@ class Judging:
 
     def counts(self, wanted: Array) -> Array | slice:
         """Which of the decisions count."""
+        if self.form is LabelForm.ANY_OF:
+            return np.asarray(wanted.any(axis=-1))  # where no class is right no model can be
+        if self.form is LabelForm.TEXTS and self.reader.reading.ignored is not None:
+            return wanted != str(self.reader.reading.ignored)
         return wanted != NOT_COUNTED if self.form is LabelForm.CLASSES else slice(None)
 
 
@@ -90,7 +95,7 @@ class Scores:
         if judging.form is LabelForm.ALL_OF:
             right = np.array([bool(np.array_equal(decided, wanted))])
         elif judging.form is LabelForm.ANY_OF:
-            right = wanted[np.arange(len(decided)), decided]
+            right = wanted[np.arange(len(decided)), decided][judging.counts(wanted)]
         else:
             if decided.shape != wanted.shape:
                 raise DataError(
