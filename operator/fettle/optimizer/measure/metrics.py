@@ -69,7 +69,7 @@ class Judging:
         if self.form is LabelForm.ANY_OF:
             return np.asarray(wanted.any(axis=-1))  # where no class is right no model can be
         if self.form is LabelForm.TEXTS and self.reader.reading.ignored is not None:
-            return wanted != str(self.reader.reading.ignored)
+            return np.asarray(wanted != str(self.reader.reading.ignored))
         return wanted != NOT_COUNTED if self.form is LabelForm.CLASSES else slice(None)
 
 
