@@ -149,6 +149,10 @@ def a_name_of_a_thousand_letters() -> onnx.ModelProto:
     return model([node("Relu", [name], ["y"])], [tensor(name, ["N", 3])], [tensor("y", ["N", 3])])
 
 
+def a_nul_in_a_name() -> onnx.ModelProto:
+    return model([node("Relu", ["x\0"], ["y"])], [tensor("x\0", ["N", 3])], [tensor("y", ["N", 3])])
+
+
 def an_input_called_labels() -> onnx.ModelProto:
     return model([node("Relu", ["labels"], ["y"])], [tensor("labels", ["N", 3])], [tensor("y", ["N", 3])])
 
@@ -331,7 +335,7 @@ KINDS: dict[str, Builder] = {
         scalar_output, scalar_input, one_number_an_item, zero_size_input, empty_output, unused_input, duplicate_output,
         duplicate_input, output_is_input, only_passes_its_input, no_inputs, no_outputs, weight_is_output, huge_input,
         huge_constant_shape, rank_of_twenty, no_rank, negative_dimension, dimension_without_name, odd_names,
-        a_name_of_a_thousand_letters, an_input_called_labels, empty_name, newline_in_a_name, branches, branches_of_two_ranks,
+        a_name_of_a_thousand_letters, a_nul_in_a_name, an_input_called_labels, empty_name, newline_in_a_name, branches, branches_of_two_ranks,
         loop, sequence_input, optional_output, map_output, output_of_no_type, output_of_an_unknown_type, function_of_its_own,
         function_that_calls_itself, sparse_weight, training_info, a_circle, nodes_without_inputs, nodes_without_outputs,
         weight_of_too_few_bytes, weight_of_an_unknown_type, division_by_zero, infinite_answers, size_follows_the_values,

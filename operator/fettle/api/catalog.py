@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 
 from fettle.api.recipe import RecipeStep
-from fettle.api.vocabulary import Precision, QuantizeMode, RuntimeName, SourceFormat
+from fettle.api.vocabulary import Precision, RuntimeName, SourceFormat
 
 
 class StepKind(StrEnum):
@@ -164,8 +164,7 @@ _RUNTIMES = {entry.runtime: entry for entry in RUNTIMES}
 def kind(step: RecipeStep) -> StepKind | None:
     """Which kind a step of the API is; None if it has no key that this version knows."""
     if step.quantize is not None:
-        dynamic = step.quantize.mode == QuantizeMode.DYNAMIC
-        return StepKind.QUANTIZE_DYNAMIC if dynamic else StepKind.QUANTIZE_STATIC
+        return StepKind.QUANTIZE_DYNAMIC if step.dynamic else StepKind.QUANTIZE_STATIC
     return StepKind.OPTIMIZE_GRAPH if step.optimize_graph is not None else None
 
 

@@ -140,7 +140,9 @@ class CandidateStatus(ApiModel):
     flips: Annotated[Flips | None, Field(description="Items that changed sides.")] = None
     changed: Annotated[
         Interval | None,
-        Field(description="Share of labelled answers that differ from the original's, for better or worse."),
+        Field(
+            description="Share of decisions with labels, or of another output if more there, that are not the original's."
+        ),
     ] = None
     max_absolute_difference: Annotated[float | None, Field(description="Worst difference of any output element.")] = (
         None

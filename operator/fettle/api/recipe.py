@@ -43,6 +43,11 @@ class RecipeStep(ApiModel):
     optimize_graph: Annotated[OptimizeGraphStep | None, Field(description="Fuse and fold; exact.")] = None
     quantize: Annotated[QuantizeStep | None, Field(description="int8; lossy, so it must be proved.")] = None
 
+    @property
+    def dynamic(self) -> bool:
+        """Whether ranges are taken while the model runs, over all items of a run."""
+        return self.quantize is not None and self.quantize.mode == QuantizeMode.DYNAMIC
+
 
 class RecipeSpec(ApiModel):
     """A named chain of steps; with a runtime and settings it becomes a candidate."""

@@ -22,6 +22,9 @@ from fettle.api.signature import Signature
 from fettle.api.vocabulary import Basis, CandidateState, Objective, RuntimeName, Sha256
 
 SCHEMA_VERSION = 1
+# Raised with every change in how labels are read, answers are compared or candidates are rejected: an answer that was found by other
+# rules is another answer, and is asked for again. It stands in the tasks that judge, and in no manifest (docs/design/evidence.md).
+JUDGING = 2
 SECONDS_PER_CANDIDATE = 20.0  # of the clock; the operator's settings may say otherwise
 PLAIN_LIMIT = 64 << 10  # bytes of JSON; above, it is compressed (the kernel takes 128 KiB for one variable)
 COMPRESSED = "zlib:"
@@ -87,6 +90,7 @@ class PrepareTask(ApiModel):
 
     kind: Literal["prepare"] = "prepare"
     schema_version: int = SCHEMA_VERSION
+    judging: int = JUDGING
     store: str
     source: SourceSpec
     data: DataSpec
@@ -130,6 +134,7 @@ class MeasureTask(ApiModel):
 
     kind: Literal["measure"] = "measure"
     schema_version: int = SCHEMA_VERSION
+    judging: int = JUDGING
     store: str
     target: str
     threads: int

@@ -6,6 +6,7 @@ A label that no answer can equal makes every model worth 0, a ruined one too, an
 from __future__ import annotations
 
 import re
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from enum import Enum
@@ -15,14 +16,14 @@ import numpy as np
 
 from fettle.api.labels import IGNORED, LabelForm, LabelReading
 from fettle.api.optimizedmodel import EvaluationSpec
-from fettle.api.vocabulary import Metric, SeveralLabels
+from fettle.api.vocabulary import Average, Metric, SeveralLabels
 from fettle.errors import DataError
+from fettle.optimizer.label_reader import as_text, written_alike
 from fettle.store.comparison import class_count, decisions, is_float
 
 Array = np.ndarray[Any, Any]
 
 DECIDING = (Metric.ACCURACY, Metric.F1)
-NOT_COUNTED = -1  # in place of a class number
 SHOWN = 3
 LARGEST_WHOLE = 2.0**53  # beyond, floats skip integers
 WHOLE_NUMBER = re.compile(r"\s*[+-]?\d{1,18}\s*")
@@ -149,6 +150,8 @@ def understand(labels: Array, answered: Answered, spec: EvaluationSpec) -> Label
     question = _Question(labels, answered, spec)
     if spec.metric not in DECIDING:
         return _distances(question)
+    if spec.metric is Metric.F1 and spec.average is Average.BINARY:
+        _two_classes(question)
     if answered.kind in (Answers.SCORES, Answers.SCORE) and not answered.classes:
         advice = f"its answers have the shape {list(answered.examples[0].shape)}: set data.evaluation.agreement.axis"
         raise question.misfit(f"there is no axis {answered.axis} of classes", advice)
@@ -168,9 +171,10 @@ def _class_numbers(question: _Question) -> LabelReading:
         if question.spec.metric is Metric.F1:
             raise _no_f1(question)
         _in_range(question)
+        none = int(np.sum(np.all(question.labels.reshape(len(question.labels), -1) == question.ignored, axis=1)))
         return question.found(
             LabelForm.ANY_OF,
-            "lists of class numbers, each of them right",
+            "lists of class numbers, each of them right" + _without_class(none, len(question.labels)),
             offset=question.spec.label_offset,
             listed=True,
         )
@@ -193,6 +197,10 @@ def _yes_or_no(question: _Question) -> LabelReading:
         return question.found(LabelForm.CLASSES, "-1 for no, 1 for yes", signed=True)
     if set((counted - offset).tolist()) <= {0, 1}:
         return question.found(LabelForm.CLASSES, f"{offset} for no, {offset + 1} for yes", offset=offset)
+    other = counted[(counted < offset) | (counted > offset + 1)].tolist()
+    if len(counted) == 3 and len(other) == 1:
+        advice = f"where {other[0]} marks what does not count, set data.evaluation.ignoreLabel: {other[0]}"
+        raise question.misfit(f"one score says no or yes, labels are {', '.join(map(str, counted))}", advice)
     if len(counted) == 2:
         low, high = (int(value) for value in counted)
         if high == low + 1:
@@ -215,6 +223,15 @@ def _numbers_beside_texts(question: _Question) -> LabelReading:
     if not all(_is_number(text) for answer in question.answered.examples for text in answer.reshape(-1).tolist()):
         raise question.misfit("the model answers texts, labels are numbers", "give the texts as labels")
     return question.found(LabelForm.TEXTS, "numbers, compared as texts with what the model answers")
+
+
+def _two_classes(question: _Question) -> None:
+    """Raises DataError where F1 of one class would leave several others unlooked at."""
+    answered = question.answered
+    count = answered.classes if answered.kind is Answers.SCORES else len(np.unique(question.labels.astype(str)))
+    count -= answered.kind is not Answers.SCORES and question.ignored is not None
+    if count > 2:
+        raise question.misfit(f"average Binary is for two classes, there are {count}", "set average: Macro or Micro")
 
 
 def _in_range(question: _Question) -> None:
@@ -260,7 +277,11 @@ def _hot(question: _Question) -> LabelReading:
         return question.found(LabelForm.ALL_OF, told, spread=True)
     if spec.metric is Metric.F1:
         raise _no_f1(question)
-    return question.found(LabelForm.ANY_OF, "several hot: each class marked 1 is right", spread=True)
+    none = int(np.sum(ones == 0))
+    if none == ones.size:
+        raise question.misfit("no label names a class", "mark the right classes 1")
+    told = "several hot: each class marked 1 is right" + _without_class(none, ones.size)
+    return question.found(LabelForm.ANY_OF, told, spread=True)
 
 
 def _probabilities(question: _Question) -> LabelReading:
@@ -285,10 +306,10 @@ def _fractions(question: _Question) -> LabelReading:
 def _class_names(question: _Question) -> LabelReading:
     """Names of classes, or their numbers as texts, beside numbers or scores."""
     spec, answered = question.spec, question.answered
-    found = sorted({_text(value) for value in question.labels.reshape(-1).tolist()})
+    found = sorted({as_text(value) for value in question.labels.reshape(-1).tolist()})
     if not spec.classes:
         if all(_is_number(text) for text in found):
-            numbers = np.array([int(_text(v)) for v in question.labels.reshape(-1).tolist()], dtype=np.int64)
+            numbers = np.array([int(as_text(v)) for v in question.labels.reshape(-1).tolist()], dtype=np.int64)
             as_numbers = _Question(numbers.reshape(question.labels.shape), answered, spec)
             reading = READINGS[Values.WHOLE, answered.kind](as_numbers)
             return reading.model_copy(update={"told": f"texts of {reading.told}"})
@@ -299,10 +320,18 @@ def _class_names(question: _Question) -> LabelReading:
     if answered.kind is not Answers.NUMBERS and len(spec.classes) != wanted:
         why = f"data.evaluation.classes has {len(spec.classes)} names, the model tells {wanted} classes apart"
         raise question.misfit(why, "give a name for each class, in the order of the scores")
+    twice = sorted(name for name, times in Counter(spec.classes).items() if times > 1)
+    if twice:
+        why = f"data.evaluation.classes names {', '.join(map(repr, twice[:SHOWN]))} more than once"
+        raise question.misfit(why, "give each class a name of its own")
     unknown = [text for text in found if text not in set(spec.classes)]
     if unknown:
         why = f"{', '.join(map(repr, unknown[:SHOWN]))} is not among data.evaluation.classes"
-        raise question.misfit(why, f"it has {', '.join(map(repr, spec.classes[:SHOWN]))} and so on")
+        near = next((name for name in spec.classes if written_alike(name, unknown[0])), None)
+        advice = f"it has {', '.join(map(repr, spec.classes[:SHOWN]))} and so on"
+        if near is not None:
+            advice = f"it has {near!a}, the label is {unknown[0]!a}: write them alike, in case, spaces and Unicode form"
+        raise question.misfit(why, advice)
     _same_shape(question)
     told = f"names of {len(spec.classes)} classes, in the order of data.evaluation.classes"
     return question.found(LabelForm.CLASSES, told, names=spec.classes)
@@ -355,54 +384,6 @@ READINGS: Mapping[tuple[Values, Answers], Callable[[_Question], LabelReading]] =
 }
 
 
-# ------------------------------------------------------------------------------------------------------------------ reading
-
-
-class Reader:
-    """Labels of single items, brought into their form.
-
-    CLASSES: flat class numbers, `NOT_COUNTED` where nothing counts. TEXTS: flat texts. ANY_OF: for each decision, which classes are
-    right, `[decisions, classes]`. ALL_OF: flat booleans, one for each score. NUMBERS: float64, of the answer's shape.
-    """
-
-    def __init__(self, reading: LabelReading, axis: int) -> None:
-        self.reading = reading
-        self._axis = axis
-        self._numbers = {name: number for number, name in enumerate(reading.names)}
-
-    def __call__(self, label: Array, shape: tuple[int, ...]) -> Array:
-        """The label of one item whose answer has `shape`."""
-        reading = self.reading
-        if reading.form is LabelForm.NUMBERS:
-            return label.astype(np.float64).reshape(shape)
-        if reading.form is LabelForm.TEXTS:
-            return np.array([_text(value) for value in label.reshape(-1).tolist()], dtype=str)
-        if reading.form is LabelForm.ALL_OF:
-            return np.asarray(label.reshape(-1) == 1)
-        if reading.spread:
-            spread = np.moveaxis(label.reshape(shape), self._axis, -1).reshape(-1, shape[self._axis])
-            return np.asarray(spread == 1 if reading.form is LabelForm.ANY_OF else np.argmax(spread, axis=-1))
-        numbers = self._class_numbers(label)
-        if not reading.listed:
-            return numbers
-        right = np.zeros((1, reading.classes), dtype=bool)
-        right[0, numbers[numbers != NOT_COUNTED]] = True
-        return right
-
-    def _class_numbers(self, label: Array) -> Array:
-        flat = label.reshape(-1)
-        if flat.dtype.kind in "OSU":
-            texts = [_text(value) for value in flat.tolist()]
-            if self._numbers:
-                return np.array([self._numbers[text] for text in texts], dtype=np.int64)
-            flat = np.array([int(text) for text in texts], dtype=np.int64)
-        whole = flat.astype(np.int64)
-        numbers = (whole == 1).astype(np.int64) if self.reading.signed else whole - self.reading.offset
-        return (
-            numbers if self.reading.ignored is None else np.where(whole == self.reading.ignored, NOT_COUNTED, numbers)
-        )
-
-
 # -------------------------------------------------------------------------------------------------------------------- pieces
 
 
@@ -436,16 +417,16 @@ def _squeezed(sizes: Any) -> tuple[int, ...]:
     return tuple(int(size) for size in sizes if size != 1)
 
 
+def _without_class(count: int, total: int) -> str:
+    return f"; {count} of {total} name none and do not count" if count else ""
+
+
 def _from(offset: int) -> str:
     return f", counted from {offset}" if offset else ""
 
 
 def _is_number(value: Any) -> bool:
-    return WHOLE_NUMBER.fullmatch(_text(value)) is not None
-
-
-def _text(value: Any) -> str:
-    return value.decode("utf-8", "replace") if isinstance(value, bytes) else str(value)
+    return WHOLE_NUMBER.fullmatch(as_text(value)) is not None
 
 
 def _shown_label(label: Any) -> str:
@@ -466,6 +447,6 @@ def _shown(values: list[Any]) -> str:
 
 def _shown_value(value: Any) -> str:
     if isinstance(value, bytes | str):
-        text = _text(value)
+        text = as_text(value)
         return repr(text if len(text) <= 24 else text[:24] + "…")
     return f"{value:.4g}" if isinstance(value, float) else str(value)

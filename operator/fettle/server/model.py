@@ -68,7 +68,7 @@ class ServedModel:
         if not self.signature.batchable:
             return self.session.infer(inputs, interrupt)
         static = self.manifest.settings.batch_size
-        size = self.manifest.items_per_run or static or self.manifest.settings.preferred_batch or rows
+        size = 1 if self.manifest.alone else static or self.manifest.settings.preferred_batch or rows
         if rows <= size and static in (None, rows):
             return self.session.infer(inputs, interrupt)
         return self._run_in_parts(inputs, rows, size, interrupt)
@@ -123,7 +123,8 @@ def _warm_up(model: ServedModel, folder: Path) -> None:
     inputs, expected = read_reference(reference)
     batch = next((t for t in model.signature.inputs if t.batch_axis is not None), None)
     rows = inputs[batch.name].shape[batch.batch_axis or 0] if batch is not None else 1
-    outputs = model._run(inputs, rows)
+    # Where items are served one by one the reference still is what one run answered, in older artifacts to several items.
+    outputs = model.session.infer(inputs, None) if model.manifest.alone else model._run(inputs, rows)
     for tensor in model.signature.outputs:
         _check_reference(model.manifest, tensor, expected[tensor.name], outputs[tensor.name])
     if rows > 1 and model.signature.batchable:

@@ -62,7 +62,7 @@ class Manifest(ApiModel):
     """What an artifact is. `requires` are CPU features needed to load and to be right (avx2, avx512, vnni, bf16, amx).
 
     `items_per_run` is 1 where an answer depends on the other items of its run, as with dynamic quantization: it was certified one
-    item at a time, and is served so; the server splits requests. Absent: any number, which `settings` may narrow.
+    item at a time, and is served so; the server splits requests. Absent: any number, which `settings` may narrow; but see `alone`.
     `comparisons` says, for each output that counts, when another model's answer is the same; absent in artifacts that were
     written before answers were compared on live inputs.
     """
@@ -81,6 +81,13 @@ class Manifest(ApiModel):
     requires: tuple[str, ...] = ()
     model: StoredModel
     reference: StoredFile | None = None
+
+    @property
+    def alone(self) -> bool:
+        """Whether every item runs by itself. Artifacts from before `items_per_run` do not say so: there the recipe tells, for dynamic
+        ranges are taken over all items of a run."""
+        dynamic = any(step.dynamic for step in self.recipe.steps)
+        return self.signature.batchable and (self.items_per_run == 1 or dynamic)
 
     @property
     def sha256(self) -> str:

@@ -13,7 +13,8 @@ from fettle.api.labels import LabelForm
 from fettle.api.optimizedmodel import EvaluationSpec
 from fettle.api.vocabulary import Metric
 from fettle.errors import DataError
-from fettle.optimizer.labels import NOT_COUNTED, Answered, Reader, understand
+from fettle.optimizer.label_reader import NOT_COUNTED, Reader
+from fettle.optimizer.labels import Answered, understand
 from fettle.optimizer.measure.chance import Chance, refuse_chance
 from fettle.optimizer.measure.metrics import Judging, Scores
 
@@ -88,7 +89,13 @@ def test_labels_of_each_form_become_numbers_of_classes(
 
 
 def test_texts_are_compared_as_the_model_answers_them() -> None:
-    for labels, answers in ((["spam", "ham", "eggs"], TEXTS), ([2, 0, 3], DIGITS)):
+    same: list[tuple[Any, list[Array]]] = [(["spam", "ham", "eggs"], TEXTS)]
+    same += [
+        ([2, 0, 3], DIGITS),
+        ([2.0, 0.0, 3.0], DIGITS),
+        ([True, False, True], [np.array("1", object), *DIGITS[1:]]),
+    ]
+    for labels, answers in same:
         reading = understand(np.asarray(labels), answered(answers), spec())
         assert reading.form is LabelForm.TEXTS
         assert Reader(reading, -1)(np.asarray(labels[0]), ()).tolist() == [str(answers[0])]
@@ -146,6 +153,17 @@ def test_several_labels_for_an_item(
 
 
 REFUSED = [
+    ("no, yes and a third", [0, 1, -1], YES, {}, ["labels are -1, 0, 1", "set data.evaluation.ignoreLabel: -1"]),
+    ("F1 of one class of four", [2, 0, 3], SCORES, {"metric": "F1", "average": "Binary"}, ["there are 4", "Macro"]),
+    ("a name twice", ["c", "a"], SCORES, {"classes": ["a", "b", "c", "a"]}, ["names 'a' more than once"]),
+    (
+        "a name in another Unicode form",
+        ["cafe\u0301"] * 3,
+        SCORES,
+        {"classes": ["caf\u00e9", "b", "c", "d"]},
+        ["it has 'caf\\xe9', the label is 'cafe\\u0301'", "Unicode form"],
+    ),
+    ("no class marked at all", np.zeros((3, 4)), SCORES, {"severalLabels": "AnyOf"}, ["no label names a class"]),
     ("names without their order", ["c", "a", "d"], SCORES, {}, ["'c' beside class 2 of 4", "data.evaluation.classes"]),
     (
         "a name that is no class",

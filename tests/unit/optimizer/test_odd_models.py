@@ -34,6 +34,7 @@ REFUSED: dict[str, tuple[Reason, str]] = {
     "rank of twenty": (Reason.UNSUPPORTED_MODEL, "'x' cannot be served: shape"),
     "no rank": (Reason.UNSUPPORTED_MODEL, "give source.inputs[].shape"),
     "a name of a thousand letters": (Reason.UNSUPPORTED_MODEL, "cannot be served: name"),
+    "a nul in a name": (Reason.UNSUPPORTED_MODEL, "its name holds a NUL"),
     "empty name": (Reason.SOURCE_CORRUPTED, "empty"),
     "sequence input": (Reason.UNSUPPORTED_MODEL, "'x' is of type sequence"),
     "optional output": (Reason.UNSUPPORTED_MODEL, "'y' is of type optional"),

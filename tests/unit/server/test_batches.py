@@ -12,10 +12,10 @@ import pytest
 from onnx import TensorProto, helper, numpy_helper
 from tools.serving import ServerProcess, open_store, publish
 
-from fettle.api.recipe import RuntimeSettings
+from fettle.api.recipe import QuantizeStep, RecipeStep, RuntimeSettings
 from fettle.api.signature import Signature, Tensor
-from fettle.api.vocabulary import RuntimeName
-from fettle.store.manifest import Tolerance, put_reference
+from fettle.api.vocabulary import QuantizeMode, RuntimeName
+from fettle.store.manifest import RecipeRecord, Tolerance, put_reference
 
 
 def telling_model(axis: int) -> onnx.ModelProto:
@@ -161,3 +161,31 @@ def test_a_reference_that_does_not_come_out_again_is_said_and_stops_nothing(
     reference = put_reference(open_store(tmp_path / "store"), {"x": np.zeros((2, 2), np.float32)}, {"y": expected})
     by_range(tmp_path, reference=reference, tolerances={"y": Tolerance(rtol=0.01, atol=0.01)}).stop()
     assert "another CPU class than it was measured on" in capfd.readouterr().err
+
+
+def test_an_older_artifact_with_dynamic_quantization_is_served_one_by_one_though_it_does_not_say_so(
+    tmp_path: Path,
+) -> None:
+    model = tmp_path / "source" / "model.onnx"
+    model.parent.mkdir()
+    onnx.save(telling_model(0), model)
+    x = Tensor(name="x", dtype="FP32", shape=(-1, 2), batch_axis=0)
+    outputs = (x.model_copy(update={"name": "y"}), Tensor(name="together", dtype="INT64", shape=(-1,), batch_axis=0))
+    steps = (RecipeStep(quantize=QuantizeStep(mode=QuantizeMode.DYNAMIC)),)
+    store = open_store(tmp_path / "store")
+    given = np.arange(6, dtype=np.float32).reshape(3, 2)
+    # As it was written before: the answers of one run of three items.
+    reference = put_reference(store, {"x": given}, {"y": given, "together": np.array([3, 3, 3])})
+    more = {"recipe": RecipeRecord(name="int8-dynamic", steps=steps), "reference": reference}
+    more["tolerances"] = {"y": Tolerance(rtol=0, atol=0)}
+    sha256 = publish(store, model, Signature(inputs=(x,), outputs=outputs), **more)
+    log = tmp_path / "log"
+    with log.open("wb") as stream:
+        server = ServerProcess(
+            tmp_path / "store", sha256, tmp_path / "model", model="telling", drain_seconds=0, log=stream.fileno()
+        )
+        try:
+            assert ask(server, 0, 5) == ([0.0, 2.0, 4.0, 6.0, 8.0], [1] * 5)
+        finally:
+            server.stop()
+    assert b"differs from the reference" not in log.read_bytes()

@@ -47,7 +47,7 @@ class Room:
 class Wanted:
     """What is read of a file: the columns of the inputs (name -> V2 data type), that of the labels if it is there, so many items.
 
-    `by_name`: the label of a picture is its folder's name, not the place of that.
+    `by_name`: the label of a picture is its folder's name, not the place of that. `judged`: labels count for something.
     """
 
     uri: str
@@ -56,6 +56,7 @@ class Wanted:
     most: int | None
     room: Room = field(default_factory=Room)
     by_name: bool = False
+    judged: bool = True
 
     def columns(self, found: Iterable[str]) -> list[str]:
         """Names to read of those that a file has. Raises DataError for inputs without one, and for a name that is there twice."""

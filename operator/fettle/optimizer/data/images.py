@@ -15,7 +15,7 @@ from fettle.api.signature import Signature, Tensor
 from fettle.api.vocabulary import Color, Layout
 from fettle.errors import DataError
 from fettle.optimizer.data.column import Column
-from fettle.optimizer.data.files import Array, Columns, Wanted
+from fettle.optimizer.data.files import Array, Columns, Wanted, listed
 from fettle.optimizer.data.picture import Picture, opened
 
 CHANNELS = {Color.RGB: 3, Color.BGR: 3, Color.GRAYSCALE: 1}
@@ -27,7 +27,8 @@ def read_images(
     """The first `wanted.most` pictures, classes in turn, as the model's only input, and their labels. Raises DataError."""
     tensor = _input(signature, wanted.uri)
     size = _size(tensor, spec, wanted.uri)
-    pictures = list(islice(_pictures(filesystem, folder), wanted.most))
+    classes = _classes(filesystem, folder, wanted)
+    pictures = list(islice(_pictures(filesystem, folder, classes), wanted.most))
     if not pictures:
         raise DataError(f"{wanted.uri} holds no item: expected pictures, or a sub-folder of them per class")
     column = Column(tensor.name, wanted, len(pictures))
@@ -47,14 +48,30 @@ def read_images(
     if wanted.label_key is not None and labels:
         names = [path.rsplit("/", 2)[-2] for path, _ in pictures]
         arrays[wanted.label_key] = np.array(names, object) if wanted.by_name else np.array(labels, dtype=np.int64)
-    return Columns(arrays, _beside(filesystem, folder) if labels else [])
+    return Columns(arrays, _beside(filesystem, folder, classes) if labels else [])
 
 
-def _pictures(filesystem: AbstractFileSystem, folder: str) -> list[tuple[str, int | None]]:
+def _classes(filesystem: AbstractFileSystem, folder: str, wanted: Wanted) -> list[str]:
+    """The sub-folders in the order of their classes. Raises DataError for numbers that are not the places of their folders."""
+    found = _in_order(_folders(filesystem, folder))
+    names = [path.rsplit("/", 1)[-1] for path in found]
+    if found and wanted.judged and not wanted.by_name and all(map(str.isdecimal, names)):
+        numbers = [int(name) for name in names]
+        if numbers not in (list(range(len(names))), list(range(1, len(names) + 1))):
+            message = (
+                f"{wanted.uri}: the folders of classes are the numbers {listed(names)}, which do not go from 0 or 1 on without a gap: "
+                "the place of a folder would be the label of another class; name all classes in data.evaluation.classes, in their order"
+            )
+            raise DataError(message)
+    return found
+
+
+def _folders(filesystem: AbstractFileSystem, folder: str) -> list[str]:
+    return [path for path in filesystem.ls(folder, detail=False) if filesystem.isdir(path) and not _hidden(path)]
+
+
+def _pictures(filesystem: AbstractFileSystem, folder: str, classes: list[str]) -> list[tuple[str, int | None]]:
     """(path, label) of every file that is not hidden: the first of each class, the second of each, and so on."""
-    classes = _in_order(
-        path for path in filesystem.ls(folder, detail=False) if filesystem.isdir(path) and not _hidden(path)
-    )
     if not classes:
         return [(path, None) for path in _files(filesystem, folder)]
     by_class = [[(path, label) for path in _files(filesystem, each)] for label, each in enumerate(classes)]
@@ -68,9 +85,10 @@ def _in_order(paths: Iterable[str]) -> list[str]:
     return sorted(found, key=lambda path: int(path.rsplit("/", 1)[-1])) if all(map(str.isdecimal, names)) else found
 
 
-def _beside(filesystem: AbstractFileSystem, folder: str) -> list[str]:
-    """Names of files that lie beside the folders of classes."""
-    return [path.rsplit("/", 1)[-1] for path in _files(filesystem, folder)]
+def _beside(filesystem: AbstractFileSystem, folder: str, classes: list[str]) -> list[str]:
+    """Names of files that lie beside the folders of classes, and of folders within those, whose pictures are of no class."""
+    inner = [path for one in classes for path in _folders(filesystem, one)]
+    return [path.removeprefix(folder).lstrip("/") for path in (*_files(filesystem, folder), *inner)]
 
 
 def _files(filesystem: AbstractFileSystem, folder: str) -> list[str]:

@@ -89,6 +89,7 @@ class Asked:
     label_key: str | None = None
     preprocess: PreprocessSpec | None = None
     by_name: bool = False  # the label of a picture is its folder's name
+    judged: bool = True  # labels count for something
 
 
 def read(asked: Asked, mounts: Mounts, signature: Signature, axes: Mapping[str, int], room: Room) -> Items:
@@ -101,7 +102,7 @@ def read(asked: Asked, mounts: Mounts, signature: Signature, axes: Mapping[str, 
     uri = asked.uri
     location = locate(uri, mounts, missing=_missing)
     inputs = {tensor.name: tensor.dtype for tensor in signature.inputs}
-    wanted = Wanted(uri, inputs, asked.label_key, asked.most, room, asked.by_name)
+    wanted = Wanted(uri, inputs, asked.label_key, asked.most, room, asked.by_name, asked.judged)
     with explained(f"reading {uri}"):
         columns = _columns(location, wanted, signature, asked.preprocess)
     arrays = {t.name: _checked(t, columns.arrays[t.name], axes.get(t.name), uri) for t in signature.inputs}

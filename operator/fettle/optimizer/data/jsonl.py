@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections import Counter
 from collections.abc import Iterator
 from itertools import chain, islice
 from typing import IO, Any
@@ -12,7 +13,7 @@ import numpy as np
 from fettle.errors import DataError
 from fettle.optimizer.data.cast import texts_of
 from fettle.optimizer.data.column import EXACT, Column
-from fettle.optimizer.data.files import Array, Columns, Room, Wanted
+from fettle.optimizer.data.files import Array, Columns, Room, Wanted, listed
 from fettle.runtimes.base import numpy_dtype
 
 FLOATING = frozenset({"FP16", "FP32", "FP64", "BF16"})
@@ -35,6 +36,8 @@ def read_jsonl(stream: IO[bytes], wanted: Wanted) -> Columns:
             found = set(item)
             columns = [Column(name, wanted) for name in wanted.columns(found)]
         where = f"{wanted.uri}: line {number}"
+        if wanted.label_key in item and wanted.label_key not in found:
+            raise DataError(f"{where} has {wanted.label_key!r}, the lines before it do not; label every item, or none")
         for column in columns:
             if column.name not in item:
                 raise DataError(f"{where} has no {column.name!r}; every line needs the keys of the first one")
@@ -73,7 +76,8 @@ def _objects(stream: IO[bytes], uri: str, room: Room) -> Iterator[tuple[int, dic
 def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     found = dict(pairs)
     if len(found) < len(pairs):
-        raise ValueError(f"an object has a key twice, of {sorted(name for name, _ in pairs)}")
+        twice = Counter(name for name, _ in pairs)
+        raise ValueError(f"an object has a key twice: {listed(name for name, times in twice.items() if times > 1)}")
     return found
 
 

@@ -92,6 +92,7 @@ def _dense(column: Any, where: str) -> Array:
     """A column as one array: `[items]`, and a dimension for each level of lists. Raises DataError."""
     shape = [len(column)]
     while True:
+        column = _unwrapped(column)
         kind = column.type
         if column.null_count:
             raise DataError(f"{where}: {column.null_count} values are null; every item needs its values")
@@ -107,6 +108,27 @@ def _dense(column: Any, where: str) -> Array:
             return chosen.reshape(shape)
         else:
             return _plain(column, where).reshape(shape)
+
+
+def _unwrapped(column: Any) -> Any:
+    """Other layouts of the same values: views as texts and lists, tensors of a fixed shape as lists of lists."""
+    kind = column.type
+    if pa.types.is_string_view(kind):
+        return column.cast(pa.large_string())
+    if pa.types.is_binary_view(kind):
+        return column.cast(pa.large_binary())
+    if pa.types.is_list_view(kind) or pa.types.is_large_list_view(kind):
+        return column.cast(pa.large_list(kind.value_type))
+    if (
+        isinstance(kind, pa.FixedShapeTensorType)
+        and not column.null_count
+        and list(kind.permutation or ()) == sorted(kind.permutation or ())
+    ):
+        values = column.storage.flatten()
+        for size in reversed(kind.shape):
+            values = pa.FixedSizeListArray.from_arrays(values, size)
+        return values
+    return column
 
 
 def _plain(column: Any, where: str) -> Array:

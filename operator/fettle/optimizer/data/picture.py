@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import IO
 
 import numpy as np
-from PIL import Image, ImageOps
+from PIL import Image, ImageOps, UnidentifiedImageError
 
 from fettle.api.vocabulary import Color
 from fettle.errors import DataError
@@ -41,7 +41,7 @@ class Picture:
 
 def opened(stream: IO[bytes], color: Color, room: Room, where: str) -> Picture:
     """Open a picture. Raises DataError: what it is, and what to do."""
-    with readable(where, KIND), Image.open(stream, formats=FORMATS) as image:
+    with readable(where, KIND), _identified(stream, where) as image:
         room.require(image.width * image.height * OPENED_BYTES, f"{where}, {image.width} x {image.height} pixels")
         _refuse(image, where)
         deep = image.mode in SIXTEEN_BITS or image.mode == "I"
@@ -51,6 +51,13 @@ def opened(stream: IO[bytes], color: Color, room: Room, where: str) -> Picture:
             numbers = np.asarray(upright).astype(np.float32)
             return Picture(Image.fromarray(numbers), 65535)
         return Picture(_solid(upright, where).convert("L" if color is Color.GRAYSCALE else "RGB"), 255)
+
+
+def _identified(stream: IO[bytes], where: str) -> Image.Image:
+    try:
+        return Image.open(stream, formats=FORMATS)
+    except UnidentifiedImageError as error:  # whose words name an object in memory
+        raise DataError(f"{where} is no {KIND}: nothing in it says which kind of picture it is") from error
 
 
 def _refuse(image: Image.Image, where: str) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from fettle.optimizer.data.items import Items
@@ -29,13 +30,26 @@ def split(calibration: Items | None, evaluation: Items | None) -> Split:
         return Split(calibration, None)
     if calibration is None:
         return _split_off(evaluation)
-    certifying = set(evaluation.hashes())
+    contents = evaluation.hashes()
+    certifying, notes = set(contents), _copies(contents)
     kept = [index for index, content in enumerate(calibration.hashes()) if content not in certifying]
     if len(kept) == len(calibration):
-        return Split(calibration, evaluation)
+        return Split(calibration, evaluation, notes)
     shared = len(calibration) - len(kept)
     note = f"{shared} of {len(calibration)} calibration items are evaluation items as well; they do not calibrate"
-    return Split(calibration.take(kept) if kept else None, evaluation, (note,))
+    return Split(calibration.take(kept) if kept else None, evaluation, (note, *notes))
+
+
+def _copies(contents: Sequence[str]) -> tuple[str, ...]:
+    """What is said of evaluation items that are there several times. They may be what really comes in, as short texts are; or an item was
+    repeated, and an interval that takes each for a draw of its own promises more than is known."""
+    different = len(set(contents))
+    if different == len(contents):
+        return ()
+    return (
+        f"only {different} of the {len(contents)} items that certify are different: a copy counts as an item of its own, which holds where "
+        "items recur as often in use; where they were only repeated, give each once",
+    )
 
 
 def screening(calibration: Items | None) -> Items | None:
@@ -58,6 +72,7 @@ def _split_off(evaluation: Items) -> Split:
     if not calibrating:
         different = f" ({len(kinds)} different)" if len(kinds) < len(hashes) else ""
         note = f"{len(hashes)} evaluation items{different} are too few to split off any for calibration"
-        return Split(None, evaluation, (note,))
+        return Split(None, evaluation, (note, *_copies(hashes)))
     note = f"{len(calibrating)} of {len(hashes)} evaluation items were split off for calibration and do not certify"
-    return Split(evaluation.take(calibrating), evaluation.take(certifying), (note,))
+    copies = _copies([hashes[index] for index in certifying])
+    return Split(evaluation.take(calibrating), evaluation.take(certifying), (note, *copies))

@@ -17,7 +17,8 @@ from fettle.api.reasons import Reason
 from fettle.api.signature import Signature, Tensor
 from fettle.api.vocabulary import AgreementMode, Evidence, Metric
 from fettle.errors import DataError, RuntimeFailure
-from fettle.optimizer.labels import DECIDING, NOT_COUNTED
+from fettle.optimizer.label_reader import NOT_COUNTED
+from fettle.optimizer.labels import DECIDING
 from fettle.optimizer.measure.agreement import (
     OutputProfile,
     comparisons,
@@ -27,7 +28,7 @@ from fettle.optimizer.measure.agreement import (
 )
 from fettle.optimizer.measure.chance import FEWEST, Chance, refuse_chance
 from fettle.optimizer.measure.items import Answer, Array
-from fettle.optimizer.measure.metrics import Changes, Judging, Scores, drop, flips
+from fettle.optimizer.measure.metrics import Changes, Judging, OtherDecisions, Scores, drop, flips
 from fettle.optimizer.measure.remains import Remains
 from fettle.optimizer.measure.sureness import Sureness
 from fettle.optimizer.statistics import MINIMUM_GROUPS, agreement_interval
@@ -217,6 +218,7 @@ class Reference:
         remains = self._remains()
         scores = self.new_scores() if self.scores is not None else None
         changes = Changes(scores.judging) if scores is not None else None
+        others = OtherDecisions({name: rule for name, rule in self.comparisons.items() if name != self.output})
         sureness = Sureness(self.comparisons)
         for number, (original, candidate) in enumerate(zip(self.answers(), answers, strict=True)):
             for name, tensor in self._outputs.items():
@@ -226,9 +228,10 @@ class Reference:
             if scores is not None and changes is not None:
                 scores.add(candidate[self.output], self._label(number))
                 changes.add(original[self.output], candidate[self.output], self._label(number))
+                others.add(original, candidate)
             sureness.add(candidate, self._truth(original, number))
         found = self._judgement(tally, scores, lossy, alpha)
-        changed = changes.interval(alpha) if changes is not None else None
+        changed = others.worst(changes.interval(alpha), alpha) if changes is not None else None
         left = remains.remainder()
         if left.kept is not None:
             kept = {"variance_kept": round(max(left.kept.share, 0.0), 4), "worst_channel": left.kept.place[:MOST_PLACE]}
@@ -314,7 +317,7 @@ def _gist(answer: Array, rule: Comparison) -> bytes:
 def _right(judging: Judging, decided: Array, wanted: Array) -> Array:
     """What is right to decide, by the labels; where they do not count, or several classes are right, what was decided may stand."""
     if judging.form is LabelForm.ANY_OF:
-        stands = wanted[np.arange(len(decided)), decided]
+        stands = wanted[np.arange(len(decided)), decided] | ~wanted.any(axis=-1)
         return np.where(stands, decided, np.argmax(wanted, axis=-1))
     if judging.form is LabelForm.CLASSES:
         return np.where(wanted == NOT_COUNTED, decided, wanted)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Hashable
+from collections.abc import Hashable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -14,11 +14,14 @@ from fettle.api.labels import LabelForm
 from fettle.api.vocabulary import Average, Metric
 from fettle.errors import DataError
 from fettle.optimizer.measure.metrics import Judging, Scores
+from fettle.optimizer.measure.misplaced import misplaced, told
 
 Array = np.ndarray[Any, Any]
 
 FEWEST = 10  # items from which a constant answer says something; fewer certify nothing lossy anyhow
 FEWEST_SHUFFLED = 20
+FEW_DECISIONS = 1000  # counted one by one
+LARGEST_CLASS = 1 << 31
 SURE = 1.645  # standard deviations: as good a match of answers and labels comes by chance in 5 % of the orders
 
 
@@ -33,6 +36,9 @@ class Chance:
     shares: dict[Hashable, float] = field(default_factory=dict)  # by label: its share of each item's labels, summed up
     labels: Counter[Hashable] = field(default_factory=Counter)
     answers: Counter[Hashable] = field(default_factory=Counter)
+    pairs: Counter[tuple[Hashable, Hashable]] = field(
+        default_factory=Counter
+    )  # (label, answer), of one class a decision
     sums: Array | None = None  # of the labels, by element
     squares: Array | None = None
 
@@ -46,10 +52,12 @@ class Chance:
         if self.judging.form is LabelForm.ALL_OF:
             self._count(np.array([decided.tobytes().hex()]), np.array([wanted.tobytes().hex()]))
         elif self.judging.form is LabelForm.ANY_OF:
-            self._count_any(decided, wanted)
+            counts = self.judging.counts(wanted)
+            self._count_any(decided[counts], wanted[counts])
         else:
             counts = self.judging.counts(wanted)
             self._count(decided[counts], wanted[counts])
+            self.pairs.update(_paired(wanted[counts], decided[counts]))
 
     def constant(self) -> float | None:
         """The metric of the constant answer that is best on these items; None where there is nothing to say."""
@@ -104,6 +112,8 @@ class Chance:
             self.shares[key] = self.shares.get(key, 0.0) + times / wanted.size
 
     def _count_any(self, decided: Array, wanted: Array) -> None:
+        if not len(wanted):
+            return
         self.items += 1
         self.decisions += len(decided)
         self.matches += int(wanted[np.arange(len(decided)), decided].sum())
@@ -140,11 +150,26 @@ def _counted(values: Array) -> dict[Hashable, int]:
     return dict(zip(found.tolist(), times.tolist(), strict=True))
 
 
+def _paired(labels: Array, answers: Array) -> Mapping[tuple[Hashable, Hashable], int]:
+    """How often each answer is given to each label."""
+    numbers = labels.dtype.kind in "iu" and answers.dtype.kind in "iu" and labels.size > FEW_DECISIONS
+    if not numbers or answers.min() < 0 or answers.max() > LARGEST_CLASS:
+        return Counter(zip(labels.tolist(), answers.tolist(), strict=True))
+    known, places = np.unique(labels, return_inverse=True)  # a picture has a million of them
+    codes, times = np.unique(places.astype(np.int64) * (int(answers.max()) + 1) + answers, return_counts=True)
+    split = (divmod(code, int(answers.max()) + 1) for code in codes.tolist())
+    return {(known[place].item(), answer): count for (place, answer), count in zip(split, times.tolist(), strict=True)}
+
+
 def refuse_chance(scores: Scores, chance: Chance, sample: bool = False) -> None:
-    """Evidence that any constant answer fits as well is none. Raises DataError (DataInvalid).
+    """Evidence that any constant answer fits as well is none; nor are labels in the wrong places. Raises DataError (DataInvalid).
 
     On a `sample` of the items only what fails both tests is refused: all of them may still tell.
     """
+    moved = misplaced(chance.pairs)
+    if moved:
+        advice = "put them right: the order of data.evaluation.classes, labelOffset, or names of folders in that order"
+        raise _refusal(scores, told(moved), advice)
     value, constant, decides = scores.value(), chance.constant(), scores.judging.decides
     if constant is None:
         return
@@ -155,10 +180,6 @@ def refuse_chance(scores: Scores, chance: Chance, sample: bool = False) -> None:
     no_better = not better and (chance.items >= FEWEST or (decides and value == 0 and chance.items > 1))
     if not (no_better or by_chance) or (sample and decides and not (no_better and by_chance)):
         return
-    told = f"the original's {metric} is {value:.4g}"
-    if decides:
-        right = sum(one == 1 for one in scores.values)
-        told = f"the original is right on {right} of {len(scores.values)} items ({metric} {value:.4g})"
     why = (
         f"no better than the best constant answer ({constant:.4g})"
         if no_better
@@ -167,5 +188,14 @@ def refuse_chance(scores: Scores, chance: Chance, sample: bool = False) -> None:
     advice = "check labels and items (labelOffset, classes, preprocess), or leave the labels out to be judged by agreement with the original"
     if metric == Metric.ACCURACY and value > 0.5:
         advice += "; where one class is rare, ask for metric F1 (average Binary)"
-    read = f"labels were read as {scores.judging.reader.reading.told}"
-    raise DataError(f"{told}, {why}: such items prove nothing. {read}; {advice}")
+    raise _refusal(scores, f"{why}: such items prove nothing", advice)
+
+
+def _refusal(scores: Scores, why: str, advice: str) -> DataError:
+    """What the original is worth, what is wrong with that, and how the labels were read."""
+    metric, value = scores.judging.metric, scores.value()
+    found = f"the original's {metric} is {value:.4g}"
+    if scores.judging.decides:
+        right = sum(one == 1 for one in scores.values)
+        found = f"the original is right on {right} of {len(scores.values)} items ({metric} {value:.4g})"
+    return DataError(f"{found}, {why}. labels were read as {scores.judging.reader.reading.told}; {advice}")

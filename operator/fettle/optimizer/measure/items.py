@@ -19,7 +19,7 @@ import numpy as np
 from fettle.api.reasons import Reason
 from fettle.api.signature import BY_V2, Signature, Tensor
 from fettle.api.task import StoredData
-from fettle.errors import DataError, StoreError
+from fettle.errors import DataError, RuntimeFailure, StoreError
 from fettle.store.arrays import Texts, mapped, restored, unpack_npz
 from fettle.store.store import Store
 
@@ -141,6 +141,19 @@ def split(signature: Signature, outputs: Mapping[str, Array], count: int) -> lis
         stacked[tensor.name] = np.moveaxis(array, tensor.batch_axis, 0)
     # With `...` one number or one text is an array too, of no dimensions: an index alone would take it out of its array.
     return [{name: array[index, ...] for name, array in stacked.items()} for index in range(count)]
+
+
+def answers(signature: Signature, outputs: Mapping[str, Array], count: int) -> list[Answer]:
+    """As `split`. Raises RuntimeFailure (OutputsInvalid) where an output has no row for each item, though it had for those before."""
+    found = split(signature, outputs, count)
+    if found is not None:
+        return found
+    shapes = {name: list(array.shape) for name, array in outputs.items()}
+    message = (
+        f"{count} {'item' if count == 1 else 'items'} in one run gave outputs of shapes {shapes}; their batch axis does not follow: where "
+        "how many rows there are depends on what an item holds, fix the size of that axis at 1 in source.inputs[].shape"
+    )
+    raise RuntimeFailure(message, reason=Reason.OUTPUTS_INVALID)
 
 
 def batch_size(items: Items, fixed: int | None, alone: bool) -> int:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -11,11 +11,12 @@ import numpy as np
 from fettle.api.interval import tango
 from fettle.api.labels import LabelForm, LabelReading
 from fettle.api.optimizedmodel_status import Flips, Interval
-from fettle.api.vocabulary import Average, Metric
+from fettle.api.vocabulary import AgreementMode, Average, Metric
 from fettle.errors import DataError
-from fettle.optimizer.labels import DECIDING, NOT_COUNTED, Reader
+from fettle.optimizer.label_reader import NOT_COUNTED, Reader
+from fettle.optimizer.labels import DECIDING
 from fettle.optimizer.statistics import Indices, bca, groups_of, mean_interval
-from fettle.store.comparison import cosine, decisions
+from fettle.store.comparison import Comparison, cosine, decisions
 
 Array = np.ndarray[Any, Any]
 BATCH_NUMBERS = 4_000_000  # numbers that a bootstrap may hold at once
@@ -65,6 +66,10 @@ class Judging:
 
     def counts(self, wanted: Array) -> Array | slice:
         """Which of the decisions count."""
+        if self.form is LabelForm.ANY_OF:
+            return np.asarray(wanted.any(axis=-1))  # where no class is right no model can be
+        if self.form is LabelForm.TEXTS and self.reader.reading.ignored is not None:
+            return np.asarray(wanted != str(self.reader.reading.ignored))
         return wanted != NOT_COUNTED if self.form is LabelForm.CLASSES else slice(None)
 
 
@@ -90,7 +95,7 @@ class Scores:
         if judging.form is LabelForm.ALL_OF:
             right = np.array([bool(np.array_equal(decided, wanted))])
         elif judging.form is LabelForm.ANY_OF:
-            right = wanted[np.arange(len(decided)), decided]
+            right = wanted[np.arange(len(decided)), decided][judging.counts(wanted)]
         else:
             if decided.shape != wanted.shape:
                 raise DataError(
@@ -267,8 +272,8 @@ class Changes:
         values = np.asarray(self.values)
         if not len(values):
             return None
-        if self.judging.decides and np.isin(values, (0, 1)).all():
-            return _clipped(tango(int(values.sum()), 0, len(values), alpha))
+        if self.judging.decides:
+            return share_interval(values, alpha)
         if self.judging.metric in (Metric.REGRESSION, Metric.MEAN_SQUARED_ERROR):
             assert self.sums is not None and self.squares is not None
             variance = float(np.mean(self.squares - self.sums**2 / len(values)))
@@ -287,6 +292,39 @@ class Changes:
         self.values.append(float(np.mean((left - right) ** 2)) if left.size else 0.0)
         self.sums = left if self.sums is None else self.sums + left
         self.squares = left**2 if self.squares is None else self.squares + left**2
+
+
+def share_interval(shares: Array, alpha: float) -> Interval | None:
+    """Interval of the mean of shares, one for each item. None where there are too few items to say."""
+    if np.isin(shares, (0, 1)).all():
+        return _clipped(tango(int(shares.sum()), 0, len(shares), alpha))
+    found = mean_interval(shares, alpha)
+    return None if found is None else _clipped(found)
+
+
+class OtherDecisions:
+    """What a candidate decides otherwise in outputs that no label speaks of, as a second head's classes are.
+
+    `rules`: how those outputs are compared; only TopOne has decisions.
+    """
+
+    def __init__(self, rules: Mapping[str, Comparison]) -> None:
+        self._rules = {name: rule for name, rule in rules.items() if rule.mode == AgreementMode.TOP_ONE}
+        self._shares: dict[str, list[float]] = {name: [] for name in self._rules}
+
+    def add(self, original: Mapping[str, Array], candidate: Mapping[str, Array]) -> None:
+        """Compare the answers to one item."""
+        for name, rule in self._rules.items():
+            before, after = (decisions(side[name], rule.axis, rule.threshold) for side in (original, candidate))
+            if before.shape != after.shape:
+                self._shares[name].append(1.0)
+            elif before.size:
+                self._shares[name].append(float(np.mean(before != after)))
+
+    def worst(self, changed: Interval | None, alpha: float) -> Interval | None:
+        """The share that changed in the output where most may have: `changed` is that of the labelled one."""
+        found = [share_interval(np.asarray(shares), alpha) for shares in self._shares.values() if shares]
+        return max((one for one in (changed, *found) if one is not None), key=lambda one: one.high, default=None)
 
 
 def _clipped(found: Interval) -> Interval:

@@ -16,7 +16,7 @@ from fettle.api.optimizedmodel_status import Executed
 from fettle.api.reasons import Reason
 from fettle.api.signature import Signature
 from fettle.api.task import MeasureCandidate
-from fettle.api.vocabulary import Precision, QuantizeMode
+from fettle.api.vocabulary import Precision
 from fettle.errors import FettleError, RuntimeFailure
 from fettle.optimizer.measure import items as item
 from fettle.optimizer.measure.accuracy import Judgement, Reference, difference
@@ -85,9 +85,7 @@ class Subject:
 
         It was seen, or is known: dynamic ranges are taken over the whole tensor, whatever the items that were looked at show.
         """
-        return self.depends or any(
-            step.quantize is not None and step.quantize.mode == QuantizeMode.DYNAMIC for step in self.candidate.steps
-        )
+        return self.depends or any(step.dynamic for step in self.candidate.steps)
 
     @property
     def rounded(self) -> bool:

@@ -106,14 +106,7 @@ class Worker:
         indices = list(request.indices)
         size = max(request.size, len(indices)) if load.settings.batch_size is not None else len(indices)
         outputs = self._run(item.padded(indices, size), request.scaled)
-        answers = item.split(load.signature, outputs, len(indices))
-        if answers is None:
-            shapes = {name: list(array.shape) for name, array in outputs.items()}
-            message = (
-                f"{len(indices)} items in one run gave outputs of shapes {shapes}; their batch axis does not follow"
-            )
-            raise RuntimeFailure(message, reason=Reason.OUTPUTS_INVALID)
-        return answers
+        return item.answers(load.signature, outputs, len(indices))
 
     def _block(self, request: Block) -> Runs:
         """Time single runs until both `seconds` and `runs` are reached, after runs that are thrown away.

@@ -234,6 +234,9 @@ def tensor(value: onnx.ValueInfoProto) -> Tensor:
         found = external.type_name(value.type.tensor_type.elem_type)
         message = f"{value.name!r} is a tensor of {found}, which the serving protocol does not have"
         raise SourceError(message, reason=Reason.UNSUPPORTED_MODEL)
+    if "\0" in value.name:  # no archive of arrays can hold it
+        message = f"the tensor {clip(value.name, 80)!r} cannot be served: its name holds a NUL"
+        raise SourceError(message, reason=Reason.UNSUPPORTED_MODEL)
     try:
         return Tensor(name=value.name, dtype=row.v2, shape=tuple(size for size, _ in dimensions(value)))
     except ValidationError as error:

@@ -38,16 +38,17 @@ def read(spec: DataSpec, mounts: Mounts, signature: Signature, axes: Mapping[str
     calibration = evaluation = None
     room = Room()
     by_name = spec.evaluation is not None and bool(spec.evaluation.classes)
+    judged = spec.evaluation is not None and spec.evaluation.metric != Metric.AGREEMENT
     if spec.calibration is not None:
         given = spec.calibration
         label_key = spec.evaluation.label_key if spec.evaluation is not None else None
-        asked = Asked(given.uri, given.max_samples, label_key, given.preprocess, by_name)
+        asked = Asked(given.uri, given.max_samples, label_key, given.preprocess, by_name, judged)
         calibration = data.read(asked, mounts, signature, axes, room)
     if spec.evaluation is not None:
         judging = spec.evaluation
         if judging.label_key in {tensor.name for tensor in signature.inputs}:
             raise DataError(f"data.evaluation.labelKey {judging.label_key!r} is an input of the model")
-        asked = Asked(judging.uri, judging.max_samples, judging.label_key, judging.preprocess, by_name)
+        asked = Asked(judging.uri, judging.max_samples, judging.label_key, judging.preprocess, by_name, judged)
         evaluation = data.read(asked, mounts, signature, axes, room)
         if evaluation.labels is None:
             _refuse_without_labels(judging)

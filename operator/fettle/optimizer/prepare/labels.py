@@ -18,7 +18,7 @@ from fettle.optimizer.data.items import Items
 from fettle.optimizer.data.split import Split
 from fettle.optimizer.measure.agreement import OutputProfile, item_axis
 from fettle.optimizer.measure.chance import Chance, refuse_chance
-from fettle.optimizer.measure.items import split as answers_of
+from fettle.optimizer.measure.items import answers as answers_of
 from fettle.optimizer.measure.metrics import Judging, Scores
 from fettle.optimizer.sources.base import Run
 
@@ -60,11 +60,8 @@ def _answers(items: Items, signature: Signature, output: str, run: Run) -> list[
     began = time.monotonic()
     for index in range(min(ASKED, len(items))):
         outputs = run(items.whole(index))
-        answer = answers_of(
-            signature, {tensor.name: np.asarray(outputs[tensor.name]) for tensor in signature.outputs}, 1
-        )
-        assert answer is not None, "one item has one answer"
-        found.append(np.asarray(answer[0][output]))
+        given = {tensor.name: np.asarray(outputs[tensor.name]) for tensor in signature.outputs}
+        found.append(np.asarray(answers_of(signature, given, 1)[0][output]))
         if time.monotonic() - began > ASKED_SECONDS and len(found) >= labels.SHOWN:
             break
     return found

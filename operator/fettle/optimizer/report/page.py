@@ -206,9 +206,9 @@ def _latency(row: CandidateStatus, baseline: BaselineStatus) -> Interval | None:
     """Median latency, with the interval that the speed-up's gives it."""
     mine = row.measurements[0].latency_milliseconds.p50 if row.measurements else None
     before = baseline.measurements[0].latency_milliseconds.p50 if baseline.measurements else None
-    if mine is None:
+    if not mine:  # 0: quicker than the clock's tick
         return None
-    if before is None or row.speedup is None:
+    if not before or row.speedup is None:
         return Interval(value=mine, low=mine, high=mine)
     low, high = before / row.speedup.high, before / row.speedup.low
     return Interval(value=mine, low=min(low, mine), high=max(high, mine))

@@ -208,10 +208,13 @@ def _window(points: Sequence[Point], max_drop: float | None, factor: float) -> t
 
 
 def logarithmic(axes: Axes, low: float, high: float) -> None:
-    """The axis of latencies from `low` to `high`: logarithmic where they differ much, with plain numbers on it."""
+    """The axis of latencies from `low` to `high`: logarithmic where they differ much, with plain numbers on it.
+
+    A time of 0, of what is quicker than the clock's tick, has no place on a logarithmic axis.
+    """
     from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullFormatter
 
-    if high > 8 * low:
+    if 0 < 8 * low < high:
         axes.set_xscale("log")
         axes.set_xlim(low / 1.25, high * 1.4)
         axes.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))

@@ -18,12 +18,13 @@ from fettle.api.optimizedmodel import EvaluationSpec
 from fettle.api.reasons import Reason
 from fettle.api.recipe import QuantizeStep, RecipeStep
 from fettle.api.report import MeasureReport, Termination
-from fettle.api.task import COMPRESSED, BuildPlan, BuildTask, MeasureTask, PrepareTask, encode_task, task_hash
+from fettle.api.task import COMPRESSED, JUDGING, BuildPlan, BuildTask, MeasureTask, PrepareTask, encode_task, task_hash
 from fettle.api.text import MESSAGE_LIMIT
 from fettle.api.vocabulary import CandidateState, RuntimeName
 from fettle.errors import UsageError
 from fettle.optimizer import stage
 from fettle.runtimes import cpu
+from fettle.store.manifest import Manifest
 
 
 def process(bench: Workbench, **environment: str) -> tuple[int, str, Termination | None]:
@@ -94,6 +95,25 @@ def test_a_measurement_is_answered_from_the_store_unless_a_candidate_failed(
     kept = report.model_copy(update={"candidates": rows, "measured_on": cpu.detect()})
     bench.store.put_result(task_hash(task), kept)
     assert stage.answer(task, bench.mounts).termination.outcome == outcome
+
+
+def test_an_answer_that_was_judged_by_other_rules_is_not_given_again(bench: Workbench) -> None:
+    """The same task of a version whose rules were other ones has another hash; what is built and published does not move with them."""
+    world = World()
+    world.settle()
+    (made,) = [wanted.task for wanted in world.started if isinstance(wanted.task, MeasureTask)]
+    now = made.model_copy(update={"store": bench.store.uri})
+    before = now.model_copy(update={"judging": JUDGING - 1})
+    report = world.report(before)
+    assert isinstance(report, MeasureReport)
+    bench.store.put_result(task_hash(before), report.model_copy(update={"measured_on": cpu.detect()}))
+    assert stage.answer(before, bench.mounts).termination.outcome == "Succeeded"
+    assert stage.answer(now, bench.mounts).termination.outcome == "Failed", (
+        "it is measured, and the models are in no store"
+    )
+    prepare = bench.task()
+    assert task_hash(prepare) != task_hash(prepare.model_copy(update={"judging": JUDGING - 1}))
+    assert "judging" not in BuildTask.model_fields | Manifest.model_fields
 
 
 @pytest.mark.parametrize(

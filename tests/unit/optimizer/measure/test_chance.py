@@ -76,6 +76,68 @@ def test_an_original_that_does_not_know_its_items_is_refused(
     assert "labels were read as" in caught.value.message
 
 
+def answered(labels: Array, seed: int = 3) -> Array:
+    """Scores of a model that is right on nine of ten of them, of as many classes as there are."""
+    rng, classes = np.random.default_rng(seed), int(labels.max()) + 1
+    return np.eye(classes, dtype=np.float32)[np.where(rng.random(len(labels)) < 0.9, labels, (labels + 1) % classes)]
+
+
+TWELVE = np.random.default_rng(1).integers(0, 12, 400)
+AS_TEXTS = np.argsort(sorted(range(12), key=str))  # 0, 1, 10, 11, 2, ...
+HALF_SEEN = TWELVE[TWELVE != 4]
+WORDS = np.array(["cafe\u0301" if one == 3 else f"word {one}" for one in TWELVE])
+SAID = [np.array("caf\u00e9" if one == 3 else f"word {one}", object) for one in TWELVE]
+MISPLACED = [
+    ("two classes swapped", answered(TWELVE), np.select([TWELVE == 3, TWELVE == 5], [5, 3], TWELVE)),
+    ("folders in the order of texts", answered(TWELVE), AS_TEXTS[TWELVE]),
+    ("a class without a folder", answered(HALF_SEEN), HALF_SEEN - (HALF_SEEN > 4)),
+    ("another Unicode form of one text", SAID, WORDS),
+]
+
+
+@pytest.mark.parametrize(("what", "answers", "labels"), MISPLACED, ids=[case[0] for case in MISPLACED])
+def test_labels_that_name_some_classes_otherwise_than_the_model_are_refused(
+    what: str, answers: Any, labels: Array
+) -> None:
+    with pytest.raises(DataError) as caught:
+        refuse_chance(*judged(Metric.ACCURACY, answers, labels))
+    assert "labels name the classes otherwise than the model does" in caught.value.message
+    assert "labels were read as" in caught.value.message
+
+
+def test_pixels_that_are_labelled_with_the_names_of_others_are_refused() -> None:
+    maps = np.random.default_rng(2).integers(0, 3, (30, 40, 40))
+    answers = [EYE[one] for one in maps]
+    with pytest.raises(DataError, match=r"1 is answered with 2 \(.* of .*\), 2 is answered with 1"):
+        refuse_chance(*judged(Metric.ACCURACY, answers, np.array([0, 2, 1])[maps]))
+    refuse_chance(*judged(Metric.ACCURACY, answers, maps))
+
+
+SWAPPED = np.select([TWELVE == 3, TWELVE == 5], [5, 3], TWELVE)
+CONFUSED = [
+    ("one class is taken for another", np.where(TWELVE == 3, 5, TWELVE)),
+    ("a class is taken for one that no item has", np.where(TWELVE == 3, 12, TWELVE)),
+    ("two classes are mistaken for each other half of the time", np.where(NOISE.repeat(2) < 0.5, TWELVE, SWAPPED)),
+]
+
+
+@pytest.mark.parametrize(("what", "decided"), CONFUSED, ids=[case[0] for case in CONFUSED])
+def test_what_a_model_confuses_is_no_fault_of_the_labels(what: str, decided: Array) -> None:
+    refuse_chance(*judged(Metric.ACCURACY, np.eye(13, dtype=np.float32)[decided], TWELVE))
+
+
+def test_items_whose_labels_name_no_class_dilute_nothing() -> None:
+    hot = EYE[CLASSES] * (np.arange(90) % 2)[:, None]
+    scores, chance = judged(Metric.ACCURACY, EYE[CLASSES], hot, several_labels=SeveralLabels.ANY_OF)
+    assert (len(scores.values), scores.value(), chance.items) == (45, 1.0, 45)
+    listed = np.where((np.arange(90) % 2)[:, None], np.stack([CLASSES, CLASSES], 1), -100)
+    scores, chance = judged(Metric.ACCURACY, EYE[CLASSES], listed, several_labels=SeveralLabels.ANY_OF)
+    assert (len(scores.values), scores.value(), chance.items) == (45, 1.0, 45)
+    digits = [np.array(str(one), object) for one in CLASSES]
+    scores, chance = judged(Metric.ACCURACY, digits, np.where(np.arange(90) % 2, CLASSES, -100))
+    assert (len(scores.values), scores.value(), chance.items) == (45, 1.0, 45)
+
+
 KNOWING = [
     ("right on most", Metric.ACCURACY, EYE[np.where(NOISE[:90] < 0.8, CLASSES, (CLASSES + 1) % 3)], CLASSES, {}),
     (

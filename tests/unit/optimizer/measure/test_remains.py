@@ -41,6 +41,32 @@ def judge(
     return reference.judge(({"y": np.asarray(answer)} for answer in candidate), lossy=True, alpha=0.05)
 
 
+def two_heads(folder: Path, other: Array, **agreement: Any) -> Judgement:
+    """A candidate of two heads of classes that answers the labelled one as the original, and `other` in the second, whose are 0, 1, 2."""
+    labels, soft = RNG.integers(0, 5, len(other)), np.eye(3, dtype=np.float32) * 0.7 + 0.1
+    ends = [
+        Tensor(name=name, dtype="FP32", shape=(-1, size), batch_axis=0) for name, size in (("x", 4), ("y", 5), ("z", 3))
+    ]
+    spec = EvaluationSpec(uri="-", agreement=AgreementSpec(**agreement))
+    reading = LabelReading(form=LabelForm.CLASSES, told="numbers", classes=5)
+    signature = Signature(inputs=tuple(ends[:1]), outputs=tuple(ends[1:]))
+    reference = Reference(folder, signature, labels, spec, generated=False, reading=reading)
+    answers = [np.eye(5, dtype=np.float32)[label] for label in labels]
+    reference.add([{"y": answer, "z": soft[item % 3]} for item, answer in enumerate(answers)])
+    reference.finish()
+    changed = ({"y": answer, "z": soft[one]} for answer, one in zip(answers, other, strict=True))
+    return reference.judge(changed, lossy=True, alpha=0.05)
+
+
+def test_decisions_of_an_output_without_labels_count_as_changed_too(tmp_path: Path) -> None:
+    same = np.arange(600) % 3
+    other = np.where(np.arange(600) % 5 < 2, (same + 1) % 3, same)
+    found = two_heads(tmp_path / "one", other).changed
+    assert found is not None and found.value == pytest.approx(0.4) and found.low > 0.35
+    for judged in (two_heads(tmp_path / "two", same), two_heads(tmp_path / "three", other, outputs=("y",))):
+        assert judged.changed is not None and judged.changed.value == 0
+
+
 def detector(items: int = 200) -> Array:
     """4 coordinates and 3 scores of 6 anchors; the last score is rarely anything but 0."""
     answers = RNG.uniform(size=(items, 7, 6)).astype(np.float32)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import onnxruntime
 import pytest
-from onnx import TensorProto, helper
+from onnx import TensorProto, helper, numpy_helper
 from tests.data import models
 from tests.unit.optimizer.prepare.workbench import Workbench
 
@@ -16,7 +16,7 @@ from fettle.api.recipe import QuantizeStep, RecipeStep
 from fettle.api.signature import Signature, Tensor
 from fettle.api.task import BuildPlan, StoredModel
 from fettle.api.vocabulary import RuntimeName
-from fettle.errors import DataError, FettleError
+from fettle.errors import DataError, FettleError, RuntimeFailure
 from fettle.optimizer.data import generate
 from fettle.optimizer.data.items import Items
 from fettle.optimizer.data.split import split
@@ -214,7 +214,33 @@ def test_of_items_in_many_copies_a_fifth_of_the_different_ones_is_split_off() ->
 def test_copies_of_a_few_items_are_not_split_and_the_note_says_how_few() -> None:
     found = split(None, whole(*[1, 2, 3] * 40))
     assert found.calibration is None
-    assert found.notes == ("120 evaluation items (3 different) are too few to split off any for calibration",)
+    assert found.notes[0] == "120 evaluation items (3 different) are too few to split off any for calibration"
+
+
+def test_items_that_certify_several_times_are_told() -> None:
+    told = "only 3 of the 120 items that certify are different"
+    for found in (split(None, whole(*[1, 2, 3] * 40)), split(whole(7, 8), whole(*[1, 2, 3] * 40))):
+        assert any(told in note for note in found.notes)
+    (note,) = split(None, whole(*range(100))).notes
+    assert "different" not in note
+    assert any("only 24 of the 96" in note for note in split(None, whole(*(list(range(30)) * 4))).notes)
+
+
+def test_an_item_whose_answer_has_no_row_is_refused_with_what_to_write(bench: Workbench) -> None:
+    x = np.abs(np.random.default_rng(0).standard_normal((60, 4))).astype(np.float32)
+    x[40:] *= -1  # the first items have a row each, as a batch axis would
+    nodes = [
+        helper.make_node("ReduceMax", ["x"], ["most"], axes=[1], keepdims=0),
+        helper.make_node("Greater", ["most", "zero"], ["found"]),
+        helper.make_node("Compress", ["x", "found"], ["y"], axis=0),
+    ]
+    tensors = [helper.make_tensor_value_info(*one) for one in (("x", 1, ["N", 4]), ("y", 1, ["M", 4]))]
+    graph = helper.make_graph(nodes, "g", tensors[:1], tensors[1:], [numpy_helper.from_array(np.float32(0), "zero")])
+    bench.put(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=10))
+    evaluation = EvaluationSpec(uri=bench.data("items", x=x, labels=x.argmax(1)))
+    with pytest.raises(RuntimeFailure, match=r"shapes \{'y': \[0, 4\]\}.*source\.inputs\[\]\.shape") as caught:
+        bench.prepare(bench.task(evaluation=evaluation))
+    assert caught.value.reason == Reason.OUTPUTS_INVALID
 
 
 def test_too_few_items_are_not_split() -> None:

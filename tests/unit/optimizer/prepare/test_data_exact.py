@@ -271,7 +271,8 @@ def test_values_of_a_line_are_read_exactly(dtype: str, values: list[Any], expect
         ("FP32", jsonl(10**400), "digits fit no data type"),
         ("BYTES", b'{"x": "\\ud800"}\n', "line 1: x: a text holds half of a surrogate pair"),
         ("BYTES", b'{"x": "\xff"}\n', "line 1 is not JSON"),
-        ("INT64", b'{"x": 1, "x": 2}\n', "a key twice"),
+        ("INT64", b'{"x": 1, "x": 2}\n', "a key twice: ['x']"),
+        ("INT64", b'{"x": 1}\n{"x": 2, "labels": 3}\n', "line 2 has 'labels', the lines before it do not"),
         ("INT64", b"[" * 100_000 + b"\n", "line 1 is not JSON"),
         ("INT64", b'{"x": ' + b"[" * 40 + b"1" + b"]" * 40 + b"}\n", "nested more than 32 deep"),
         ("INT64", b'{"x": ' + b"1" * 5000 + b"}\n", "line 1 is not JSON"),
@@ -451,6 +452,90 @@ def test_any_line_of_json_comes_back_exactly_or_is_refused(values: list[Any], dt
     else:
         assert back == values
     assert not (dtype != "BOOL" and any(isinstance(value, bool) for value in values))
+
+
+STORED = st.one_of(
+    stn.boolean_dtypes(),
+    stn.integer_dtypes(endianness="="),
+    stn.unsigned_integer_dtypes(endianness="="),
+    stn.floating_dtypes(endianness="=", sizes=(16, 32, 64)),
+    stn.unicode_string_dtypes(endianness="=", min_len=1, max_len=4),
+).flatmap(
+    lambda dtype: stn.arrays(dtype, stn.array_shapes(min_dims=1, max_dims=3, max_side=5), elements=readable_of(dtype))
+)
+LISTS = [pa.list_, pa.large_list, pa.list_view, "fixed"]
+LETTERS = [pa.string(), pa.large_string(), pa.string_view(), pa.binary(), pa.large_binary(), pa.binary_view()]
+
+
+def readable_of(dtype: np.dtype[Any]) -> st.SearchStrategy[Any] | None:
+    """Texts that a file can hold at all; any numbers."""
+    letters = st.characters(codec="utf-8", exclude_characters="\0")  # numpy itself drops those at the end
+    return st.text(letters, max_size=dtype.itemsize // 4) if dtype.kind == "U" else None
+
+
+def column_of(array: Array, listed: list[Any], letters: Any, missing: int | None, coded: bool) -> Any:
+    """`array` as a column: lists of these kinds for its dimensions, texts of the type `letters`, the value at `missing` null."""
+    flat = array.reshape(-1).tolist()
+    kind = letters if array.dtype.kind == "U" else pa.from_numpy_dtype(array.dtype)
+    if kind in LETTERS[3:]:
+        flat = [text.encode() for text in flat]
+    if missing is not None:
+        flat[missing % len(flat)] = None
+    nested, sizes = flat, array.shape[1:]
+    for size, way in zip(reversed(sizes), listed, strict=False):
+        nested = [nested[place : place + size] for place in range(0, len(nested), size)]
+        kind = pa.list_(kind, size) if way == "fixed" else way(kind)
+    column = pa.array(nested, kind)
+    return (
+        column.dictionary_encode()
+        if coded and array.ndim == 1 and kind not in (*LETTERS[2:3], *LETTERS[5:])
+        else column
+    )
+
+
+@settings(max_examples=300, deadline=None)
+@given(
+    array=STORED,
+    dtype=st.sampled_from(sorted(BY_V2)).filter(lambda one: one != "BF16"),
+    listed=st.lists(st.sampled_from(LISTS), min_size=2, max_size=2),
+    letters=st.sampled_from(LETTERS),
+    missing=st.one_of(st.none(), st.none(), st.none(), st.integers(0, 99)),
+    coded=st.booleans(),
+    group=st.integers(1, 6),
+    most=st.sampled_from([None, 1, 3]),
+)
+def test_any_column_of_parquet_comes_back_exactly_or_is_refused(
+    array: Array,
+    dtype: str,
+    listed: list[Any],
+    letters: Any,
+    missing: int | None,
+    coded: bool,
+    group: int,
+    most: int | None,
+) -> None:
+    content = parquet(column_of(array, listed, letters, missing, coded), row_group_size=group)
+    asked = array[:most]
+    expected = None if missing is not None and missing % array.size < asked.size else legal(dtype, asked)
+    try:
+        found = read("items.parquet", content, wanted(dtype, most)).arrays["x"]
+    except DataError as error:
+        assert expected is None, error.message
+        return
+    assert expected is not None
+    assert found.shape == asked.shape and v2_dtype(found) == dtype
+    np.testing.assert_array_equal(found.reshape(-1), np.array(expected, found.dtype))
+
+
+def test_a_column_of_tensors_is_read_as_such() -> None:
+    values = np.arange(12, dtype=np.float32).reshape(2, 2, 3)
+    column = pa.FixedShapeTensorArray.from_numpy_ndarray(values)
+    assert read("items.parquet", parquet(column), wanted()).arrays["x"].tolist() == values.tolist()
+    turned = pa.ExtensionArray.from_storage(
+        pa.fixed_shape_tensor(pa.float32(), [2, 3], permutation=[1, 0]), column.storage
+    )
+    with pytest.raises(DataError, match="fixed_shape_tensor"):
+        read("items.parquet", parquet(turned), wanted())
 
 
 @settings(max_examples=100, deadline=None)

@@ -70,6 +70,18 @@ def test_folders_that_are_called_by_numbers_come_in_the_order_of_those(bench: Wo
     assert order.tolist() == [0, 1, 2]
 
 
+@pytest.mark.parametrize("numbers", [("0", "1", "3"), ("5", "6", "7"), ("1", "01", "2")])
+def test_numbers_that_are_not_the_places_of_their_folders_are_refused_as_labels(
+    bench: Workbench, numbers: tuple[str, ...]
+) -> None:
+    put_identity(bench, "N", 3, 8, 8)
+    for number in numbers:
+        picture(bench, f"{number}/a.png", RED)
+    error = refused(bench)
+    assert "do not go from 0 or 1 on without a gap" in error.message and "data.evaluation.classes" in error.message
+    assert len(items(bench)["image"]) == 3, "judged by agreement, nobody asks for their numbers"
+
+
 def test_with_the_order_of_the_classes_a_folder_is_known_by_its_name(bench: Workbench) -> None:
     put_identity(bench, "N", 3, 8, 8)
     for name in ("ape", "zebra"):
@@ -143,9 +155,10 @@ def test_files_beside_the_folders_of_classes_are_said_not_to_be_used(bench: Work
     put_identity(bench, "N", 3, 8, 8)
     picture(bench, "ape/one.png", RED)
     picture(bench, "stray.png", RED)
+    picture(bench, "ape/young/two.png", RED)
     spec = EvaluationSpec.model_validate({"uri": "pvc://claim/photos", "metric": "Agreement"})
     report = bench.prepare(bench.task(evaluation=spec))
-    assert [note for note in report.notes if "not used: ['stray.png']" in note]
+    assert [note for note in report.notes if "not used: ['ape/young', 'stray.png']" in note]
 
 
 def test_a_crop_keeps_the_middle_and_a_stretch_keeps_everything(bench: Workbench) -> None:
@@ -199,7 +212,8 @@ def test_what_is_no_picture_is_named(bench: Workbench) -> None:
     picture(bench, "ape/one.png", RED)
     (bench.folder / "photos/ape/notes.txt").write_text("not a picture")
     whole = (bench.folder / "photos/ape/one.png").read_bytes()
-    assert "photos: ape/notes.txt is no picture" in refused(bench).message
+    message = refused(bench).message
+    assert "photos: ape/notes.txt is no picture" in message and " at 0x" not in message
     (bench.folder / "photos/ape/notes.txt").write_bytes(whole[:50])
     assert "photos: ape/notes.txt is no picture" in refused(bench).message
 

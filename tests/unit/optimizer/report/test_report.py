@@ -383,6 +383,12 @@ def test_a_single_candidate_can_be_drawn() -> None:
     assert "<svg" in (plot.pareto([point], "loss", None, False) or "")
 
 
+@pytest.mark.filterwarnings("error")
+def test_a_time_of_nothing_is_drawn_without_a_logarithm() -> None:
+    none, never = Interval(value=0, low=0, high=0), Interval(value=5.0, low=0.0, high=90.0)
+    assert "<svg" in (plot.pareto([plot.Point("1", "passed", "a", never, none, never)], "loss", None, False) or "")
+
+
 def test_what_was_sorted_out_by_a_quick_clock_stands_on_the_axis_with_its_latency() -> None:
     def timed(label: str, kind: str, milliseconds: float, drop: Interval | None) -> plot.Point:
         once = Interval(value=milliseconds, low=milliseconds, high=milliseconds)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 from tests.unit.plan.choose.figures import row
 from tests.unit.plan.optimize.world import World, fails, failure, make_spec
@@ -72,6 +74,12 @@ def test_what_the_screening_items_sort_out_has_a_second_round() -> None:
     assert "build int8-core-onnxruntime" in world.labels("build")
 
 
+def agreement(kept: float | None) -> AgreementStatus:
+    """Numbers of which three items in ten agree, and so much of their variance is left."""
+    found = AgreementStatus(value=0.3, low=0.2, high=0.4, mode=AgreementMode.ELEMENTWISE)
+    return found.model_copy(update={"variance_kept": kept, "worst_channel": None if kept is None else "y"})
+
+
 HOPELESS = [
     (
         "slower than the original, and it loses too much",
@@ -82,11 +90,11 @@ HOPELESS = [
         "numbers that are far off",
         row("int8-onnxruntime", 3.0, (0.7, 0.6, 0.8)).model_copy(
             update={
-                "agreement": AgreementStatus(value=0.3, low=0.2, high=0.4, mode=AgreementMode.ELEMENTWISE),
+                "agreement": agreement(0.6),
                 "evidence": Evidence.AGREEMENT,
             }
         ),
-        "int8-onnxruntime agrees on 30% of the items",
+        "int8-onnxruntime agrees on 30% of the items and keeps 60% of the variance in y",
     ),
 ]
 
@@ -104,6 +112,37 @@ def test_a_variation_of_what_cannot_pass_is_neither_built_nor_measured(
 def test_where_size_counts_a_variation_of_what_is_slow_is_tried() -> None:
     spec = make_spec(objective="Size")
     world = World(spec, rows_instead={"int8-onnxruntime": row("int8-onnxruntime", 0.7, 0.2)})
+    world.settle()
+    assert "build int8-core-onnxruntime" in world.labels("build")
+
+
+def off(kept: float | None) -> CandidateStatus:
+    """A first round's row that is fast, and off by what is missing of the variance."""
+    update = {"agreement": agreement(kept), "evidence": Evidence.AGREEMENT}
+    return row("int8-onnxruntime", 3.0, (0.7, 0.6, 0.8)).model_copy(update=update)
+
+
+MAY_PASS = [
+    ("few items agree, but every number is nearly right", {}, off(0.99)),
+    ("nothing tells how far numbers are off", {}, off(None)),
+    (
+        "slower, which is allowed",
+        {"constraints": {"accuracy": {"maxDrop": 0.02}, "speedup": {"min": 0.5}}},
+        row("int8-onnxruntime", 0.7, 0.2),
+    ),
+    (
+        "single runs take longer, but more items are answered in a second",
+        {"objective": "Throughput", "search": {"maxCandidates": 64}},
+        row("int8-onnxruntime", 3.0, 0.2, percentiles={"p50": 20.0}),
+    ),
+]
+
+
+@pytest.mark.parametrize(("what", "spec", "first"), MAY_PASS, ids=[case[0] for case in MAY_PASS])
+def test_a_variation_of_what_misses_accuracy_is_tried_where_it_may_pass(
+    what: str, spec: dict[str, Any], first: CandidateStatus
+) -> None:
+    world = World(make_spec(**spec), rows_instead={"int8-onnxruntime": first})
     world.settle()
     assert "build int8-core-onnxruntime" in world.labels("build")
 
