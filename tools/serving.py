@@ -35,12 +35,17 @@ def publish(store: Store, model: Path, signature: Signature, **more: Any) -> str
     """The artifact of an ONNX file as it is, alone in its folder; its digest. `more`: other parts of its manifest."""
     manifest = Manifest(
         source_sha256="0" * 64,
-        recipe=RecipeRecord(name="portable"),
         data=DataRecord(),
         libraries={},
         signature=signature,
         model=store.put_model(model.parent, model.name),
-        **{"runtime": RuntimeName.ONNXRUNTIME, "settings": RuntimeSettings(threads=1), "tolerances": {}, **more},
+        **{
+            "recipe": RecipeRecord(name="portable"),
+            "runtime": RuntimeName.ONNXRUNTIME,
+            "settings": RuntimeSettings(threads=1),
+            "tolerances": {},
+            **more,
+        },
     )
     return write_artifact(store, manifest)
 

@@ -31,7 +31,7 @@ PAGE = Path(__file__).parents[3] / "docs" / "design" / "where.md"
 # Copied into pods as they are, so that Kubernetes is what reacts to their fields.
 COPIED_WHOLE = {EnvVar, LocalReference, ResourceSpec, Toleration}
 DUMPS = {"to_json", "model_dump"}
-THAT_ACT = {"bounds.py", "catalog.py"}  # the only decisions that stand beside the kinds
+THAT_ACT = {"bounds.py", "catalog.py", "recipe.py"}  # the only decisions that stand beside the kinds
 
 
 def models_in(annotation: Any) -> set[type[BaseModel]]:

@@ -6,7 +6,7 @@ import orjson
 import pytest
 from tests.unit.cluster.test_serving import EVERYTHING, OWNER, SETTINGS, revision
 
-from fettle.cluster import serving, windows
+from fettle.cluster import figures, serving
 from fettle.server.settings import ServerSettings
 from fettle.server.windows import BUCKET_BASE, BUCKET_RATIO, Outcome, Windows
 
@@ -36,10 +36,10 @@ def test_the_operator_reads_every_figure_that_a_server_tells_of_a_second() -> No
         counting.compare(outcome)
     now[0] += 1
     head, seconds = counting.since(0)
-    answer = windows.parse(orjson.dumps({**head, "windows": orjson.Fragment(seconds)}))
-    assert (answer.start, answer.kept, answer.now) == (1000, 1000, 1001)
-    assert (answer.bucket_base, answer.bucket_ratio) == (BUCKET_BASE, BUCKET_RATIO)
-    (second,) = answer.windows
+    answer = figures.parse(orjson.dumps({**head, "windows": orjson.Fragment(seconds)}))
+    assert (answer.head.start, answer.head.kept, answer.head.now) == (1000, 1000, 1001)
+    assert (answer.head.bucket_base, answer.head.bucket_ratio) == (BUCKET_BASE, BUCKET_RATIO)
+    ((second,),) = answer.pieces()
     assert (second.second, second.requests, second.errors) == (1000, 4, 1)
     assert second.outcomes.to_json() == {outcome.value: 1 for outcome in Outcome}
     assert len(second.latencies()) == 3

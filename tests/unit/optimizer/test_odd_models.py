@@ -21,7 +21,7 @@ from fettle.optimizer.measure import items
 from fettle.optimizer.measure.accuracy import Reference
 from fettle.optimizer.measure.protocol import Block, Judge, Load, Profile, Run
 from fettle.optimizer.measure.worker import Worker
-from fettle.optimizer.prepare import stage as prepare
+from fettle.optimizer.prepare import profile
 from fettle.store.manifest import put_reference
 
 REFUSED: dict[str, tuple[Reason, str]] = {
@@ -68,7 +68,7 @@ NOT_SERVED = (
 def one_runtime(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """Which other runtimes would load a model is asked in processes of their own, and how fast it is with a clock: both elsewhere."""
     monkeypatch.setattr(catalog, "RUNTIMES", catalog.RUNTIMES[:1])
-    monkeypatch.setattr(prepare, "PROFILE_SECONDS", 1e-6)
+    monkeypatch.setattr(profile, "PROFILE_SECONDS", 1e-6)
     yield
 
 

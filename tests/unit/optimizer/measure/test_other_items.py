@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -137,9 +139,22 @@ def test_labels_that_fit_no_answer_end_the_job(bench: Bench) -> None:
         bench.measure(candidate("ort", bench.original), items=items)
 
 
-def test_an_original_that_does_not_know_the_items_ends_the_job(bench: Bench) -> None:
-    wrong = bench.store.put_data({"pixels": bench.data.images, "labels": (bench.data.labels + 1) % 10})
-    with pytest.raises(DataError, match=r"right on \d+ of 797 items.*best constant answer"):
+@pytest.mark.parametrize(
+    ("labels", "words"),
+    [
+        (
+            lambda labels: np.random.default_rng(0).permutation(labels),
+            r"right on \d+ of 797 items.*best constant answer",
+        ),
+        (lambda labels: (labels + 1) % 10, r"right on \d+ of 797 items.*labels name the classes otherwise"),
+    ],
+    ids=["in another order", "of the classes beside"],
+)
+def test_an_original_that_does_not_know_the_items_ends_the_job(
+    labels: Callable[[Any], Any], words: str, bench: Bench
+) -> None:
+    wrong = bench.store.put_data({"pixels": bench.data.images, "labels": labels(bench.data.labels)})
+    with pytest.raises(DataError, match=words):
         bench.measure(candidate("ort", bench.original), items=wrong)
 
 

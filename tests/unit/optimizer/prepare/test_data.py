@@ -306,7 +306,7 @@ def test_items_that_are_made_up_to_calibrate_are_not_those_that_certify(bench: W
     assert report.screening is not None
     assert (report.items.items, report.calibration.items, report.screening.items) == (300, 256, 32)
     certifying, calibrating = (
-        bench.store.load_arrays(data)["image"] for data in (report.items, report.calibration.sha256)
+        bench.store.load_arrays(data)["image"] for data in (report.items.sha256, report.calibration.sha256)
     )
     assert not {one.tobytes() for one in certifying} & {one.tobytes() for one in calibrating}
     assert bench.prepare(task) == report, "asked again, the same items are made up"
