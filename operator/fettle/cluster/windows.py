@@ -24,14 +24,7 @@ from fettle.cluster.serving import MANAGEMENT_PORT, SERVER
 from fettle.cluster.trials import Process, Trial
 from fettle.cluster.workloads import crashes, is_ready
 from fettle.plan.rollout.analysis import Span
-from fettle.plan.rollout.window_totals import (
-    Comparisons,
-    Doubt,
-    Lost,
-    Observation,
-    PodSamples,
-    Second,
-)
+from fettle.plan.rollout.window_totals import Comparisons, Doubt, Lost, Observation, PodSamples, Second
 
 logger = logging.getLogger(__name__)
 

@@ -26,14 +26,7 @@ from fettle.cli.commands.report import report_of
 from fettle.cli.main import main
 from fettle.cli.pods import provide
 from fettle.errors import ClusterError, MissingError, StoreError, UsageError
-from fettle.store.manifest import (
-    DataRecord,
-    Manifest,
-    RecipeRecord,
-    check_fetched,
-    put_reference,
-    write_artifact,
-)
+from fettle.store.manifest import DataRecord, Manifest, RecipeRecord, check_fetched, put_reference, write_artifact
 from fettle.store.store import Store
 from fettle.store.uris import Location, Mounts
 

@@ -12,13 +12,7 @@ from fsspec.implementations.local import LocalFileSystem
 from rich.progress import Progress
 
 from fettle.cli.access.claim_files import ClaimFiles
-from fettle.cli.access.claim_pod import (
-    Target,
-    inside_claim,
-    parse_target,
-    pod_options,
-    progress_bar,
-)
+from fettle.cli.access.claim_pod import Target, inside_claim, parse_target, pod_options, progress_bar
 from fettle.cli.access.cluster import Cluster, connect
 from fettle.cli.access.completion import sources
 from fettle.cli.access.objects import model_of

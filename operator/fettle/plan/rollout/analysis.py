@@ -19,14 +19,7 @@ from fettle.api.modeldeployment_status import AnalysisStatus, AnalysisWindow, Me
 from fettle.api.reasons import Reason
 from fettle.api.text import clip
 from fettle.plan import timestamps
-from fettle.plan.rollout.window_totals import (
-    Comparisons,
-    Doubt,
-    Lost,
-    Observation,
-    Traffic,
-    traffic,
-)
+from fettle.plan.rollout.window_totals import Comparisons, Doubt, Lost, Observation, Traffic, traffic
 
 PATIENCE = 6  # intervals after which a window that still cannot be judged is called inconclusive
 AGREEMENT = "agreement"

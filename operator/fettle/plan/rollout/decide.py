@@ -16,18 +16,10 @@ from fettle.api.reasons import Reason
 from fettle.plan import timestamps
 from fettle.plan.commands import Command
 from fettle.plan.events import EventDraft
-from fettle.plan.rollout import (
-    commands,
-)
-from fettle.plan.rollout import (
-    ledger as rollout_ledger,
-)
-from fettle.plan.rollout import (
-    rollback as rollout_rollback,
-)
-from fettle.plan.rollout import (
-    status as rollout_status,
-)
+from fettle.plan.rollout import commands
+from fettle.plan.rollout import ledger as rollout_ledger
+from fettle.plan.rollout import rollback as rollout_rollback
+from fettle.plan.rollout import status as rollout_status
 from fettle.plan.rollout.commands import Orders
 from fettle.plan.rollout.course import Course, Trial, Wait
 from fettle.plan.rollout.ledger import Exit
