@@ -16,7 +16,7 @@ from fettle.api.recipe import OptimizeGraphStep, QuantizeStep, RecipeStep, Runti
 from fettle.api.task import MeasureCandidate, StoredModel
 from fettle.api.vocabulary import Precision, QuantizeMode, RuntimeName, SourceFormat
 from fettle.optimizer import sources
-from fettle.plan.run.rows import row
+from fettle.plan.run.planned import row
 
 ROOT = Path(__file__).parents[3]
 SOURCE = ROOT / "operator" / "fettle"
