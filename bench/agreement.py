@@ -5,7 +5,7 @@
 Cost: three servers of one artifact take turns, in a random order each round: without samples, with samples, and with samples as a
 canary that replays another server's. Closed loop (as many requests as it can answer) and a fixed rate of a third of that,
 because a server without a pause between requests replays nothing. Decision: `better` and `wrong` as canaries of `first`, until
-`plan.analysis.agreement` calls a window good or bad. Prints two tables in Markdown.
+`plan/rollout/metrics/agreement.py` calls a window good or bad. Prints two tables in Markdown.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ from fettle.api.recipe import RuntimeSettings
 from fettle.api.signature import Signature, Tensor
 from fettle.api.vocabulary import AgreementMode, RuntimeName
 from fettle.optimizer.measure.sureness import Sureness
-from fettle.plan.rollout.analysis import agreement
+from fettle.plan.rollout.metrics.agreement import agreement
 from fettle.plan.rollout.window_totals import Comparisons
 from fettle.runtimes import base, cpu
 from fettle.store.comparison import Comparison

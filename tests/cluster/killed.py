@@ -20,15 +20,7 @@ from fettle.cluster.cache import Cache
 from fettle.cluster.client import Client
 from fettle.cluster.events import EventRecorder
 from fettle.cluster.jobs import CONTAINER
-from fettle.cluster.kinds import (
-    CLAIM,
-    JOB,
-    OPTIMIZED_MODEL,
-    POD,
-    WATCHED,
-    Object,
-    ResourceKind,
-)
+from fettle.cluster.kinds import CLAIM, JOB, OPTIMIZED_MODEL, POD, WATCHED, Object, ResourceKind
 from fettle.cluster.owner import terminating
 from fettle.cluster.sync import list_kind
 from fettle.controller import modeldeployment

@@ -65,3 +65,16 @@ def rules(*wanted: Rule) -> Callable[[ModelClass], ModelClass]:
         return model
 
     return attach
+
+
+def exactly_one(what: str) -> Callable[[ModelClass], ModelClass]:
+    """Attach the rule that exactly one of a model's fields is set; `what` names such an object, with its article."""
+
+    def attach(model: ModelClass) -> ModelClass:
+        declared: type[BaseModel] = model
+        keys = [field.alias or name for name, field in declared.model_fields.items()]
+        given = ", ".join(f"has(self.{key})" for key in keys)
+        message = f"{what} has exactly one key: {', '.join(keys[:-1])} or {keys[-1]}"
+        return rules(Rule(f"[{given}].filter(s, s).size() == 1", message))(model)
+
+    return attach

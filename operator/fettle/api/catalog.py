@@ -12,15 +12,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 
 from fettle.api.recipe import RecipeStep
-from fettle.api.vocabulary import Precision, RuntimeName, SourceFormat
-
-
-class StepKind(StrEnum):
-    """A recipe step's key in the API; quantization is one kind per mode, for each mode needs other things."""
-
-    OPTIMIZE_GRAPH = "optimizeGraph"
-    QUANTIZE_STATIC = "quantizeStatic"
-    QUANTIZE_DYNAMIC = "quantizeDynamic"
+from fettle.api.vocabulary import Precision, RuntimeName, SourceFormat, StepKind
 
 
 class Image(StrEnum):
@@ -40,6 +32,7 @@ class StepEntry:
     family: RuntimeName
     writes: str  # format of the file it leaves: "ONNX" or "OpenVINO", as in api.task.StoredModel
     libraries: tuple[str, ...]  # distributions whose versions are part of the cache key
+    function: str | None = None  # "module:function" in optimizer/steps; None where nothing is left to do
     revision: int = 1
     lossy: bool = False  # answers may change, so they must be proved
     calibration: bool = False  # needs calibration items
@@ -87,6 +80,7 @@ STEPS: tuple[StepEntry, ...] = (
         RuntimeName.ONNXRUNTIME,
         "ONNX",
         ("onnx", "onnxruntime"),
+        "onnxruntime_quantize:static",
         lossy=True,
         calibration=True,
         revision=2,
@@ -98,6 +92,7 @@ STEPS: tuple[StepEntry, ...] = (
         RuntimeName.OPENVINO,
         "OpenVINO",
         ("nncf", "openvino"),
+        "nncf_quantize:static",
         lossy=True,
         calibration=True,
     ),
@@ -107,6 +102,7 @@ STEPS: tuple[StepEntry, ...] = (
         RuntimeName.ONNXRUNTIME,
         "ONNX",
         ("onnx", "onnxruntime"),
+        "onnxruntime_quantize:dynamic",
         lossy=True,
         revision=2,
         instruction_set=True,  # as above
@@ -163,9 +159,7 @@ _RUNTIMES = {entry.runtime: entry for entry in RUNTIMES}
 
 def kind(step: RecipeStep) -> StepKind | None:
     """Which kind a step of the API is; None if it has no key that this version knows."""
-    if step.quantize is not None:
-        return StepKind.QUANTIZE_DYNAMIC if step.dynamic else StepKind.QUANTIZE_STATIC
-    return StepKind.OPTIMIZE_GRAPH if step.optimize_graph is not None else None
+    return step.parameters.kind if step.parameters is not None else None
 
 
 def step(step: RecipeStep, family: RuntimeName) -> StepEntry | None:

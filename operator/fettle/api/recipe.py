@@ -6,15 +6,49 @@ from typing import Annotated
 
 from pydantic import Field
 
-from fettle.api.base import ApiModel, Rule, rules
-from fettle.api.vocabulary import Name, Precision, QuantizeMode, QuantizePreset
+from fettle.api.base import ApiModel, exactly_one
+from fettle.api.vocabulary import Name, Precision, QuantizeMode, QuantizePreset, StepKind
 
 
-class OptimizeGraphStep(ApiModel):
+class StepParameters(ApiModel):
+    """What a recipe says of one step: a subclass for each key of RecipeStep."""
+
+    @property
+    def kind(self) -> StepKind:
+        """Its kind in the catalog, which knows what it needs in each family of runtimes."""
+        raise NotImplementedError
+
+    @property
+    def quantizes(self) -> bool:
+        """Whether it writes int8, which is not done twice."""
+        return False
+
+    @property
+    def dynamic(self) -> bool:
+        """Whether ranges are taken while the model runs, over all items of a run."""
+        return False
+
+    @property
+    def words(self) -> str:
+        """The step for a person: 'quantize Static, Default'."""
+        raise NotImplementedError
+
+
+class OptimizeGraphStep(StepParameters):
     """Fuse and fold the graph; outputs stay equal."""
 
+    @property
+    def kind(self) -> StepKind:
+        """There is one."""
+        return StepKind.OPTIMIZE_GRAPH
 
-class QuantizeStep(ApiModel):
+    @property
+    def words(self) -> str:
+        """It has no parameters."""
+        return "optimize graph"
+
+
+class QuantizeStep(StepParameters):
     """Store weights, and in static mode compute activations, in int8."""
 
     mode: Annotated[QuantizeMode, Field(description="Static needs calibration items.")] = QuantizeMode.STATIC
@@ -30,13 +64,28 @@ class QuantizeStep(ApiModel):
         ),
     ] = ()
 
+    @property
+    def kind(self) -> StepKind:
+        """One a mode, for each needs other things."""
+        return StepKind.QUANTIZE_DYNAMIC if self.dynamic else StepKind.QUANTIZE_STATIC
 
-@rules(
-    Rule(
-        "[has(self.optimizeGraph), has(self.quantize)].filter(s, s).size() == 1",
-        "a step has exactly one key: optimizeGraph or quantize",
-    )
-)
+    @property
+    def quantizes(self) -> bool:
+        """It is what it does."""
+        return True
+
+    @property
+    def dynamic(self) -> bool:
+        """By its mode."""
+        return self.mode == QuantizeMode.DYNAMIC
+
+    @property
+    def words(self) -> str:
+        """Mode, preset, and the operators where some are named."""
+        return f"quantize {', '.join((self.mode.value, self.preset.value, *self.operators))}"
+
+
+@exactly_one("a step")
 class RecipeStep(ApiModel):
     """One transformation of the model: exactly one key."""
 
@@ -44,9 +93,10 @@ class RecipeStep(ApiModel):
     quantize: Annotated[QuantizeStep | None, Field(description="int8; lossy, so it must be proved.")] = None
 
     @property
-    def dynamic(self) -> bool:
-        """Whether ranges are taken while the model runs, over all items of a run."""
-        return self.quantize is not None and self.quantize.mode == QuantizeMode.DYNAMIC
+    def parameters(self) -> StepParameters | None:
+        """The step whose key is set; None where none is that this version knows."""
+        given = (getattr(self, name) for name in type(self).model_fields)
+        return next((one for one in given if one is not None), None)
 
 
 class RecipeSpec(ApiModel):

@@ -99,6 +99,14 @@ class Precision(StrEnum):
     FLOAT16 = "Float16"
 
 
+class StepKind(StrEnum):
+    """A recipe step's key in the API; quantization is one kind per mode, for each mode needs other things."""
+
+    OPTIMIZE_GRAPH = "optimizeGraph"
+    QUANTIZE_STATIC = "quantizeStatic"
+    QUANTIZE_DYNAMIC = "quantizeDynamic"
+
+
 class QuantizeMode(StrEnum):
     """Dynamic: weights int8, activations measured at run time. Static: both int8, ranges from calibration data."""
 

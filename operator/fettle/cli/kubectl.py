@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import click
 
-from fettle.cli.program import HELP, Program
+from fettle.cli.entry import HELP, Program
 
 CLUSTER_COMMANDS = {
     "abort": ("fettle.cli.commands.steer:abort", "End the rollout: all traffic back to the stable revision."),

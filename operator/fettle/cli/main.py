@@ -5,8 +5,8 @@ from __future__ import annotations
 import click
 
 from fettle import __version__
+from fettle.cli.entry import HELP, Program
 from fettle.cli.kubectl import CLUSTER_COMMANDS
-from fettle.cli.program import HELP, Program
 
 LATER = {
     **CLUSTER_COMMANDS,

@@ -14,7 +14,14 @@ from fettle.api.text import MESSAGE_LIMIT, clip
 from fettle.cluster.jobs import ATTEMPT_LABEL, CONTAINER, TASK_ANNOTATION
 from fettle.cluster.kinds import Object
 from fettle.cluster.owner import terminating
-from fettle.cluster.waits import IMAGE_WAITS, QUIET_SECONDS, REMAINS, START_WAITS, told_by, unscheduled
+from fettle.cluster.waiting import (
+    IMAGE_WAITS,
+    QUIET_SECONDS,
+    REMAINS,
+    START_WAITS,
+    told_by,
+    unscheduled,
+)
 from fettle.plan.run.state import TaskPhase, TaskState
 
 LOST = ("Evicted", "NodeLost", "NodeShutdown", "Preempting", "Shutdown", "Terminated", "UnexpectedAdmissionError")

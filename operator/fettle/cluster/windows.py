@@ -17,20 +17,14 @@ import aiohttp
 
 from fettle.api.reasons import Reason
 from fettle.api.text import clip
-from fettle.cluster.figures import OLD_RING_SECONDS, Answer, Head, UnreadableError, Window, parse
+from fettle.api.window import OLD_RING_SECONDS, Head, Window
+from fettle.cluster.figures import Answer, UnreadableError, parse
 from fettle.cluster.kinds import Object
 from fettle.cluster.serving import MANAGEMENT_PORT, SERVER
 from fettle.cluster.trials import Process, Trial
 from fettle.cluster.workloads import crashes, is_ready
 from fettle.plan.rollout.analysis import Span
-from fettle.plan.rollout.window_totals import (
-    Comparisons,
-    Doubt,
-    Lost,
-    Observation,
-    PodSamples,
-    Second,
-)
+from fettle.plan.rollout.window_totals import Comparisons, Doubt, Lost, Observation, PodSamples, Second
 
 logger = logging.getLogger(__name__)
 

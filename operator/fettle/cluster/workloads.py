@@ -10,7 +10,7 @@ from fettle.api.text import clip
 from fettle.cluster.kinds import Object
 from fettle.cluster.owner import terminating
 from fettle.cluster.serving import ARTIFACT_ANNOTATION, REVISION_LABEL, SERVER
-from fettle.cluster.waits import IMAGE_WAITS, REMAINS, START_WAITS, refused, unscheduled
+from fettle.cluster.waiting import IMAGE_WAITS, REMAINS, START_WAITS, refused, unscheduled
 from fettle.plan import timestamps
 from fettle.plan.rollout.state import TRAFFIC_LABEL, PodFault, Workload
 from fettle.plan.rollout.window_totals import Crash

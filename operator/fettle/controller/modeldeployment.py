@@ -30,7 +30,7 @@ from fettle.cluster.kinds import (
 )
 from fettle.cluster.owner import apply_owned, controller_of, name_conflict, owned_by, terminating
 from fettle.controller.context import Context
-from fettle.controller.sight import Sight, ask_events, ask_pods, look, look_live, snapshot_of
+from fettle.controller.observed import Observed, ask_events, ask_pods, look, look_live, snapshot_of
 from fettle.controller.stored import conditions_of, legible
 from fettle.errors import ClusterError, ConflictError, ExistsError
 from fettle.plan import timestamps
@@ -54,98 +54,98 @@ async def reconcile(context: Context, namespace: str, name: str) -> float | None
     except ValidationError as error:
         await _report(context, obj, Reason.INVALID_SPEC, _problems(error))
         return None
-    sight, quiet = await ask_events(context, look(context, obj, spec))
-    snapshot = await ask_pods(context, sight, snapshot_of(context, sight))
+    observed, quiet = await ask_events(context, look(context, obj, spec))
+    snapshot = await ask_pods(context, observed, snapshot_of(context, observed))
     decision = decide(snapshot)
     if decision.takes_away(snapshot):
-        sight = await look_live(context, sight)
-        live = replace(snapshot_of(context, sight), windows=snapshot.windows, now=snapshot.now)
+        observed = await look_live(context, observed)
+        live = replace(snapshot_of(context, observed), windows=snapshot.windows, now=snapshot.now)
         decision = decide(live)
     try:
-        await _apply(context, sight, decision)
+        await _apply(context, observed, decision)
     except ClusterError as error:
         return await _refused(context, obj, error)
-    await _write_status(context, sight, decision)
+    await _write_status(context, observed, decision)
     return min((seconds for seconds in (decision.requeue_seconds, quiet) if seconds is not None), default=None)
 
 
 # ---------------------------------------------------------------------------------------------------------------- apply
 
 
-async def _apply(context: Context, sight: Sight, decision: RolloutDecision) -> None:
-    lines = list(sight.lines)
+async def _apply(context: Context, observed: Observed, decision: RolloutDecision) -> None:
+    lines = list(observed.lines)
     for write in decision.ledger:
         if isinstance(write, OpenEntry):
-            await _ensure_secret(context, sight)
-            lines.append(await _open(context, sight, write))
+            await _ensure_secret(context, observed)
+            lines.append(await _open(context, observed, write))
     if decision.stable is not None:
-        await _apply_service(context, sight, decision.stable)
-    for line in sight.lines:
+        await _apply_service(context, observed, decision.stable)
+    for line in observed.lines:
         await _mark(context, line, decision.ledger)
-    await _apply_workloads(context, sight, decision, lines)
+    await _apply_workloads(context, observed, decision, lines)
     for revision in decision.remove:
-        await _delete(context, DEPLOYMENT, sight.deployments[revision])
+        await _delete(context, DEPLOYMENT, observed.deployments[revision])
     for write in decision.ledger:
         if isinstance(write, Forget):
-            await _delete(context, CONTROLLER_REVISION, _line(sight, write.name))
+            await _delete(context, CONTROLLER_REVISION, _line(observed, write.name))
 
 
-async def _open(context: Context, sight: Sight, write: OpenEntry) -> Object:
+async def _open(context: Context, observed: Observed, write: OpenEntry) -> Object:
     """A new line in the ledger. Raises ConflictError when the serial was given already: the ledger has to be read again.
 
     Applied, not posted: a line's data is compared byte by byte at each later patch, and only apply stores it in the form
     in which a patch sends it back.
     """
-    body = ledger.render(sight.obj, write, _template(context, sight, write))
+    body = ledger.render(observed.obj, write, _template(context, observed, write))
     name = body["metadata"]["name"]
-    there = await context.client.get(CONTROLLER_REVISION, sight.namespace, name)
+    there = await context.client.get(CONTROLLER_REVISION, observed.namespace, name)
     if there is None:
         return await context.client.apply(CONTROLLER_REVISION, body, force=False)
-    if not owned_by(there, sight.uid):
+    if not owned_by(there, observed.uid):
         raise name_conflict(CONTROLLER_REVISION, there, controller_of(body))
     context.cache.put(CONTROLLER_REVISION, there)
     raise ConflictError(f"ledger line {name} was opened meanwhile", retryable=True)
 
 
-async def _ensure_secret(context: Context, sight: Sight) -> None:
+async def _ensure_secret(context: Context, observed: Observed) -> None:
     """The secret that pods show each other for samples, made where it is missing before a revision's first pod.
 
     The operator may create Secrets and read none, so it asks for nothing but this. Where that is refused the pods serve
     without it, and an analysis that needs it says so.
     """
-    if not sight.spec.server.samples:
+    if not observed.spec.server.samples:
         return
     try:
-        await context.client.create(SECRET, serving.samples_secret(sight.obj, secrets.token_urlsafe(32)))
+        await context.client.create(SECRET, serving.samples_secret(observed.obj, secrets.token_urlsafe(32)))
     except ExistsError:
         return
     except ClusterError as error:
         if error.retryable:
             raise
-        logger.warning("%s/%s: no Secret for samples: %s", sight.namespace, sight.name, error.message)
+        logger.warning("%s/%s: no Secret for samples: %s", observed.namespace, observed.name, error.message)
 
 
-def _template(context: Context, sight: Sight, write: OpenEntry) -> Object:
+def _template(context: Context, observed: Observed, write: OpenEntry) -> Object:
     """What an adopted revision runs already, else rendered from the spec with today's defaults."""
-    known = ledger.template_of(sight.lines, write.revision) if write.adopt else None
-    if known is None and write.adopt and write.revision in sight.deployments:
-        known = sight.deployments[write.revision]["spec"]["template"]
+    known = ledger.template_of(observed.lines, write.revision) if write.adopt else None
+    if known is None and write.adopt and write.revision in observed.deployments:
+        known = observed.deployments[write.revision]["spec"]["template"]
     if known is not None:
         return known
-    if isinstance(sight.wanted, NotReady) or sight.wanted.revision != write.revision:
+    if isinstance(observed.wanted, NotReady) or observed.wanted.revision != write.revision:
         raise ConflictError(f"revision {write.revision} is known no more; looking again", retryable=True)
-    return serving.pod_template(sight.obj, sight.wanted, context.settings)
+    return serving.pod_template(observed.obj, observed.wanted, context.settings)
 
 
-async def _apply_service(context: Context, sight: Sight, stable: str) -> None:
+async def _apply_service(context: Context, observed: Observed, stable: str) -> None:
     """The Service with the annotation that names the stable revision, the way to its samples, and the PodDisruptionBudget."""
-    await apply_owned(context.client, SERVICE, serving.service(sight.obj, stable), sight.service)
-    if sight.spec.server.samples:
-        samples = serving.samples_service(sight.obj, stable)
-        known = context.cache.get(SERVICE, sight.namespace, samples["metadata"]["name"])
+    await apply_owned(context.client, SERVICE, serving.service(observed.obj, stable), observed.service)
+    if observed.spec.server.samples:
+        samples = serving.samples_service(observed.obj, stable)
+        known = context.cache.get(SERVICE, observed.namespace, samples["metadata"]["name"])
         await apply_owned(context.client, SERVICE, samples, known)
-    budget = context.cache.get(POD_DISRUPTION_BUDGET, sight.namespace, sight.name)
-    await apply_owned(context.client, POD_DISRUPTION_BUDGET, serving.disruption_budget(sight.obj), budget)
+    budget = context.cache.get(POD_DISRUPTION_BUDGET, observed.namespace, observed.name)
+    await apply_owned(context.client, POD_DISRUPTION_BUDGET, serving.disruption_budget(observed.obj), budget)
 
 
 async def _mark(context: Context, line: Object, writes: Iterable[LedgerWrite]) -> None:
@@ -161,24 +161,26 @@ async def _mark(context: Context, line: Object, writes: Iterable[LedgerWrite]) -
         )
 
 
-def _line(sight: Sight, name: str) -> Object:
-    return next(line for line in sight.lines if line["metadata"]["name"] == name)
+def _line(observed: Observed, name: str) -> Object:
+    return next(line for line in observed.lines if line["metadata"]["name"] == name)
 
 
-async def _apply_workloads(context: Context, sight: Sight, decision: RolloutDecision, lines: list[Object]) -> None:
+async def _apply_workloads(
+    context: Context, observed: Observed, decision: RolloutDecision, lines: list[Object]
+) -> None:
     """Every revision's Deployment from its line of the ledger; those that grow first."""
 
     def shrinks(revision: str) -> bool:
-        current = sight.deployments.get(revision)
+        current = observed.deployments.get(revision)
         return current is not None and decision.replicas[revision] < int(current["spec"].get("replicas", 1))
 
     for revision in sorted(decision.replicas, key=shrinks):
-        current = sight.deployments.get(revision)
+        current = observed.deployments.get(revision)
         template = ledger.template_of(lines, revision) or (current or {}).get("spec", {}).get("template")
         if revision in decision.remove or template is None:
             continue
         artifact = _artifact(lines, revision) or (workloads.artifact_of(current) if current else "")
-        body = serving.deployment(sight.obj, revision, artifact, template, decision.replicas[revision])
+        body = serving.deployment(observed.obj, revision, artifact, template, decision.replicas[revision])
         await apply_owned(context.client, DEPLOYMENT, body, current)
 
 
@@ -193,9 +195,9 @@ async def _delete(context: Context, kind: ResourceKind, obj: Object) -> None:
         await context.client.delete(kind, metadata["namespace"], metadata["name"], uid=metadata["uid"])
 
 
-async def _write_status(context: Context, sight: Sight, decision: RolloutDecision) -> None:
+async def _write_status(context: Context, observed: Observed, decision: RolloutDecision) -> None:
     """One PUT, only when something changed; then the Events that belong to it."""
-    obj, status = sight.obj, decision.status.to_json()
+    obj, status = observed.obj, decision.status.to_json()
     if status != (obj.get("status") or {}):
         obj = await context.client.put_status(MODEL_DEPLOYMENT, obj, status)
     for event in decision.events:

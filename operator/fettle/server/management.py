@@ -13,6 +13,7 @@ from urllib.parse import parse_qs
 
 import orjson
 
+from fettle.api.window import written
 from fettle.server.application import Application
 from fettle.server.replay import AT_ONCE, PATH, Replay, Trouble, read_token
 from fettle.server.samples import Head, pack
@@ -85,10 +86,10 @@ class Management:
             since = math.nan
         if not math.isfinite(since):
             return 400, _JSON, orjson.dumps({"error": "since must be a number of seconds (Unix time)"})
-        told, windows = application.windows.since(since)
+        head, seconds = application.windows.since(since)
         if self.replay is not None:
-            told["agreement"] = self.replay.state()
-        return 200, _JSON, b'%b,"windows":%b}' % (orjson.dumps(told)[:-1], windows)
+            head = head.model_copy(update={"agreement": self.replay.state()})
+        return 200, _JSON, written(head, seconds)
 
 
 def _samples(scope: Any, application: Application) -> Told:

@@ -23,6 +23,7 @@ from typing import Any
 from fettle.api.reasons import Reason
 from fettle.api.signature import Signature, Tensor
 from fettle.api.text import clip
+from fettle.api.window import Agreement, Problem
 from fettle.errors import DataError, RuntimeFailure
 from fettle.runtimes import cpu
 from fettle.server.model import ServedModel
@@ -154,7 +155,7 @@ class Replay:
         if self._thread.is_alive():
             self._thread.join()
 
-    def state(self) -> dict[str, Any] | None:
+    def state(self) -> Agreement | None:
         """What the window tells: with which revision it compares, and what keeps it from doing so. None: it does not compare."""
         if not self._settings.stable:
             return None
@@ -162,8 +163,8 @@ class Replay:
         silent = trouble is not None and trouble.reason is Reason.ANALYSIS_UNREACHABLE
         if silent and time.monotonic() - self._answered_at < PATIENCE_SECONDS:
             trouble = None
-        problem = None if trouble is None else {"reason": trouble.reason.value, "message": clip(trouble.message)}
-        return {"stable": self._stable, "problem": problem}
+        problem = None if trouble is None else Problem(reason=trouble.reason, message=clip(trouble.message))
+        return Agreement(stable=self._stable, problem=problem)
 
     def _run(self) -> None:
         _lowest_priority()

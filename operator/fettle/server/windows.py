@@ -8,10 +8,8 @@ import time
 from collections import Counter, deque
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Any
 
-import orjson
-
+from fettle.api.window import BUCKET_BASE, BUCKET_RATIO, Head, Outcomes, Window
 from fettle.store.comparison import Outcome
 
 KEEP_SECONDS = 7 * 3600  # six intervals of an hour, which an analysis may ask for, and one in which it may be late
@@ -19,8 +17,6 @@ MOST_BYTES = (
     16 << 20
 )  # 600 a second, which is 60 different latencies; a pod that needs more forgets earlier, and says so
 STEP_SECONDS = 1.0  # by which a clock that is set differs from one that is slowed or sped up
-BUCKET_BASE = 0.05  # milliseconds; bucket 0 holds everything faster
-BUCKET_RATIO = 1.05  # so a percentile is off by at most 5 %
 LAST_BUCKET = 500  # half a million seconds
 _LOG_RATIO = math.log(BUCKET_RATIO)
 
@@ -33,8 +29,8 @@ def bucket(milliseconds: float) -> int:
 
 
 @dataclass
-class Window:
-    """One second."""
+class _Counts:
+    """The second that goes on."""
 
     second: int
     requests: int = 0
@@ -42,17 +38,16 @@ class Window:
     outcomes: Counter[Outcome] = field(default_factory=Counter)
     buckets: Counter[int] = field(default_factory=Counter)
 
-    def to_json(self) -> bytes:
+    def told(self) -> bytes:
         """As the operator reads it."""
-        return orjson.dumps(
-            {
-                "second": self.second,
-                "requests": self.requests,
-                "errors": self.errors,
-                "outcomes": {outcome.value: count for outcome, count in self.outcomes.items()},
-                "buckets": {str(index): count for index, count in self.buckets.items()},
-            }
-        )
+        outcomes = Outcomes(**{outcome.value: count for outcome, count in self.outcomes.items()})
+        return Window(
+            second=self.second,
+            requests=self.requests,
+            errors=self.errors,
+            outcomes=outcomes,
+            buckets=dict(self.buckets),
+        ).canonical()
 
 
 class Windows:
@@ -75,7 +70,7 @@ class Windows:
         self._lock = threading.Lock()
         self._over: deque[tuple[int, bytes]] = deque()
         self._bytes = 0
-        self._current: Window | None = None
+        self._current: _Counts | None = None
         self._offset = clock() - ticks()
         self._began = ticks()
         self._kept = self._now()
@@ -94,19 +89,19 @@ class Windows:
         with self._lock:
             self._window().outcomes[outcome] += 1
 
-    def since(self, second: float) -> tuple[dict[str, Any], bytes]:
-        """When this process began, what time it is, and from when on every second is known; and, as a JSON array, the whole seconds from
+    def since(self, second: float) -> tuple[Head, list[bytes]]:
+        """When this process began, what time it is, and from when on every second is known; and, each as JSON, the whole seconds from
         `second` on in which something happened. A second that is not over yet is left out. At most MOST_BYTES and some."""
         with self._lock:
             now = self._turn()
-            head = {
-                "start": self._began + self._offset,
-                "kept": self._kept,
-                "now": now,
-                "bucketBase": BUCKET_BASE,
-                "bucketRatio": BUCKET_RATIO,
-            }
-            return head, b"[%b]" % b",".join(told for at, told in self._over if at >= second)
+            head = Head(
+                start=self._began + self._offset,
+                kept=self._kept,
+                now=now,
+                bucket_base=BUCKET_BASE,
+                bucket_ratio=BUCKET_RATIO,
+            )
+            return head, [told for at, told in self._over if at >= second]
 
     def _now(self) -> float:
         """The time, by a clock that only moves forward unless the machine's is set."""
@@ -121,7 +116,7 @@ class Windows:
         """Put the current second away once it is over; forget what is too old, or too much."""
         now = self._now()
         if self._current is not None and self._current.second < int(now):
-            told = self._current.to_json()
+            told = self._current.told()
             self._over.append((self._current.second, told))
             self._bytes += len(told)
             self._current = None
@@ -131,8 +126,8 @@ class Windows:
             self._kept = max(self._kept, second + 1)
         return now
 
-    def _window(self) -> Window:
+    def _window(self) -> _Counts:
         second = int(self._turn())
         if self._current is None:
-            self._current = Window(second)
+            self._current = _Counts(second)
         return self._current

@@ -7,7 +7,7 @@ from datetime import UTC, datetime
 from fettle.api.optimizedmodel import OptimizedModelSpec
 from fettle.api.optimizedmodel_status import OptimizedModelStatus
 from fettle.api.task import AnyTask, MeasureTask, task_hash
-from fettle.cli.local.local import LocalRun
+from fettle.cli.local.run import LocalRun
 from fettle.errors import FettleError
 from fettle.optimizer import measure, stage
 from fettle.optimizer.measure.schedule import Schedule

@@ -12,7 +12,7 @@ from fettle.api.conditions import find
 from fettle.api.optimizedmodel import OptimizedModelSpec
 from fettle.api.optimizedmodel_status import OptimizedModelStatus
 from fettle.api.reasons import Reason
-from fettle.cli.local.local import LocalRun
+from fettle.cli.local.run import LocalRun
 from fettle.plan.run.state import RunDecision, TaskPhase, TaskState, WantedTask
 
 

@@ -18,7 +18,7 @@ from fettle.api.report import PublishReport
 from fettle.cli.access.cluster import connect
 from fettle.cli.commands.prune import mentioned, outcome, swept
 from fettle.cli.main import main
-from fettle.cli.pods import sweep
+from fettle.cli.pods import prune as program
 from fettle.errors import StoreError
 from fettle.store.manifest import check_fetched, copy_artifact
 from fettle.store.store import Store
@@ -42,7 +42,7 @@ def store(claim: Path) -> Store:
 
 def prune(claim: Path, keep: Iterable[str] = (), *, store: str = "", older: int = HOUR, dry: bool = False) -> Any:
     """What the program that runs in the pod answers."""
-    with running(sweep, claim) as pipe:
+    with running(program, claim) as pipe:
         return swept(pipe, store, keep, older, dry)
 
 

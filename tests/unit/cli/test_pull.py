@@ -24,16 +24,9 @@ from fettle.cli.access.pull_files import artifact_of, pull_artifact, pull_files
 from fettle.cli.commands.pull import published
 from fettle.cli.commands.report import report_of
 from fettle.cli.main import main
-from fettle.cli.pods import provide
+from fettle.cli.pods import send
 from fettle.errors import ClusterError, MissingError, StoreError, UsageError
-from fettle.store.manifest import (
-    DataRecord,
-    Manifest,
-    RecipeRecord,
-    check_fetched,
-    put_reference,
-    write_artifact,
-)
+from fettle.store.manifest import DataRecord, Manifest, RecipeRecord, check_fetched, put_reference, write_artifact
 from fettle.store.store import Store
 from fettle.store.uris import Location, Mounts
 
@@ -51,7 +44,7 @@ def claim(tmp_path: Path) -> Path:
 @pytest.fixture
 def files(claim: Path) -> Iterator[ClaimFiles]:
     """The claim's files, through the program that runs in the pod."""
-    with running(provide, claim) as pipe:
+    with running(send, claim) as pipe:
         yield ClaimFiles(pipe)
 
 
@@ -269,7 +262,7 @@ def test_a_claim_that_is_not_there_is_one_line(tmp_path: Path) -> None:
 
 def test_the_answers_of_the_pod_are_lines_of_json(claim: Path) -> None:
     (claim / "a").write_text("text")
-    with running(provide, claim) as pipe:
+    with running(send, claim) as pipe:
         pipe.send(b'{"info": "a"}\n{"info": "b"}\n{"read": "a", "start": 1, "end": 99}\n')
         assert json.loads(pipe.line()) == {"size": 4, "type": "file"}
         assert json.loads(pipe.line()) == {"missing": True}

@@ -17,7 +17,7 @@ from fettle.cli.access.cluster import connect
 from fettle.cli.access.push_files import Entry, entries, transfer
 from fettle.cli.commands.push import claim, ensure_claim
 from fettle.cli.main import main
-from fettle.cli.pods import provide, receive
+from fettle.cli.pods import receive, send
 from fettle.errors import ClusterError, UsageError
 
 
@@ -214,7 +214,7 @@ def test_a_cluster_that_does_not_answer_is_one_line_and_status_1(tmp_path: Path)
     assert "Traceback" not in result.output
 
 
-@pytest.mark.parametrize("program", [provide, receive])
+@pytest.mark.parametrize("program", [send, receive])
 def test_what_runs_in_the_pod_needs_nothing_but_the_standard_library(program: ModuleType) -> None:
     """It is sent as text into a pod that may hold another version of Fettle, or none."""
     assert program.__file__ is not None

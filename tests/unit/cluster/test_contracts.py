@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import orjson
 import pytest
 from tests.unit.cluster.test_serving import EVERYTHING, OWNER, SETTINGS, revision
 
+from fettle.api.window import BUCKET_BASE, BUCKET_RATIO, written
 from fettle.cluster import figures, serving
 from fettle.server.settings import ServerSettings
-from fettle.server.windows import BUCKET_BASE, BUCKET_RATIO, Outcome, Windows
+from fettle.server.windows import Outcome, Windows
 
 PREFIX = "FETTLE_SERVER_"
 
@@ -36,7 +36,7 @@ def test_the_operator_reads_every_figure_that_a_server_tells_of_a_second() -> No
         counting.compare(outcome)
     now[0] += 1
     head, seconds = counting.since(0)
-    answer = figures.parse(orjson.dumps({**head, "windows": orjson.Fragment(seconds)}))
+    answer = figures.parse(written(head, seconds))
     assert (answer.head.start, answer.head.kept, answer.head.now) == (1000, 1000, 1001)
     assert (answer.head.bucket_base, answer.head.bucket_ratio) == (BUCKET_BASE, BUCKET_RATIO)
     ((second,),) = answer.pieces()

@@ -11,7 +11,7 @@ from fettle.api.reasons import Reason
 from fettle.api.report import Termination
 from fettle.cluster.kinds import Object
 from fettle.cluster.observe import explain, observe
-from fettle.cluster.waits import unscheduled
+from fettle.cluster.waiting import unscheduled
 from fettle.plan.run.state import TaskPhase
 
 NOW = datetime(2026, 3, 1, 12, 0, tzinfo=UTC)

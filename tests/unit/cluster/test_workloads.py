@@ -10,7 +10,7 @@ import pytest
 from fettle.api.reasons import Reason
 from fettle.cluster import ledger, serving, workloads
 from fettle.cluster.kinds import Object
-from fettle.cluster.waits import quiet_in
+from fettle.cluster.waiting import quiet_in
 from fettle.plan.rollout.state import MarkEntered, MarkLeft, OpenEntry, PodFault
 
 NOW = datetime(2026, 1, 1, tzinfo=UTC)

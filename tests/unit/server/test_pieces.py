@@ -12,11 +12,12 @@ import pytest
 
 from fettle.api.modeldeployment import AnalysisSpec
 from fettle.api.signature import Signature, Tensor
+from fettle.api.window import BUCKET_BASE, BUCKET_RATIO
 from fettle.cluster.windows import CLOCK_SLACK_SECONDS
 from fettle.plan.rollout.analysis import PATIENCE
 from fettle.server.connections import Connections
 from fettle.server.protocol import InferRequest, ProtocolError, decode, encode, metadata
-from fettle.server.windows import BUCKET_BASE, BUCKET_RATIO, KEEP_SECONDS, Windows, bucket
+from fettle.server.windows import KEEP_SECONDS, Windows, bucket
 
 
 class Clock:
@@ -37,8 +38,7 @@ def windows_at(clock: Clock, **more: int) -> Windows:
 
 
 def told(windows: Windows, since: float = 0) -> list[dict[str, Any]]:
-    found: list[dict[str, Any]] = orjson.loads(windows.since(since)[1])
-    return found
+    return [orjson.loads(second) for second in windows.since(since)[1]]
 
 
 def test_a_second_is_told_only_when_it_is_over() -> None:
@@ -55,13 +55,13 @@ def test_a_second_is_told_only_when_it_is_over() -> None:
 def test_seconds_too_old_are_forgotten_and_it_says_from_when_on_all_are_known() -> None:
     clock = Clock(100.5)
     windows = windows_at(clock, keep=3)
-    assert windows.since(0)[0]["kept"] == 100.5  # when the process began
+    assert windows.since(0)[0].kept == 100.5  # when the process began
     for second in range(100, 106):
         clock.now = second + 0.5
         windows.record(1, error=False)
     clock.now = 106
     assert [w["second"] for w in told(windows)] == [103, 104, 105]
-    assert windows.since(0)[0]["kept"] == 103
+    assert windows.since(0)[0].kept == 103
 
 
 def test_a_quiet_pod_knows_every_second_since_it_began() -> None:
@@ -70,7 +70,7 @@ def test_a_quiet_pod_knows_every_second_since_it_began() -> None:
     windows.record(1, error=False)
     clock.now = 100 + KEEP_SECONDS - 1
     head, _ = windows.since(0)
-    assert (head["start"], head["kept"], head["now"]) == (100, 100, clock.now)
+    assert (head.start, head.kept, head.now) == (100, 100, clock.now)
     assert [w["second"] for w in told(windows)] == [100]
 
 
@@ -82,10 +82,11 @@ def test_what_is_kept_and_told_is_bounded_in_bytes_and_it_says_from_when_on_all_
         for milliseconds in range(1, 40):
             windows.record(milliseconds * 1.1, error=False)
     clock.now = 1500
-    head, body = windows.since(0)
-    kept = [w["second"] for w in orjson.loads(body)]
-    assert len(body) <= 10_000 + len(kept) + 2
-    assert kept == list(range(int(head["kept"]), 1500)) and kept[0] > 1000
+    head, seconds = windows.since(0)
+    kept = [w["second"] for w in told(windows)]
+    assert sum(map(len, seconds)) <= 10_000
+    assert head.kept is not None
+    assert kept == list(range(int(head.kept), 1500)) and kept[0] > 1000
 
 
 def test_as_long_is_kept_as_an_analysis_may_ask() -> None:
@@ -103,7 +104,7 @@ def test_a_clock_that_is_set_is_a_new_beginning(step: float) -> None:
     windows.record(1, error=True)
     clock.now = 10_006
     head, _ = windows.since(0)
-    assert (head["kept"], head["now"]) == (10_005 + step, 10_006 + step)
+    assert (head.kept, head.now) == (10_005 + step, 10_006 + step)
     assert [(w["second"], w["errors"]) for w in told(windows)] == [(10_005 + step, 1)]
 
 

@@ -1,4 +1,4 @@
-"""The files of a claim as a filesystem, read through a pod that runs `provide.py`."""
+"""The files of a claim as a filesystem, read through a pod that runs `pods/send.py`."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ class ClaimFiles(AbstractFileSystem):  # type: ignore[misc]  # fsspec has no typ
         self._wire, self._arrived = wire, arrived
 
     def ask(self, **question: Any) -> dict[str, Any]:
-        """One question of `provide.py`, and its answer."""
+        """One question of `pods/send.py`, and its answer."""
         self._wire.send((json.dumps(question) + "\n").encode())
         line = self._wire.line()
         try:

@@ -16,11 +16,11 @@ from rich.console import Console
 from fettle.api.conditions import ConditionStatus, find
 from fettle.api.optimizedmodel_status import OptimizedModelStatus
 from fettle.api.task import SECONDS_PER_CANDIDATE
-from fettle.cli.local.local import LocalRun
+from fettle.cli.entry import EXIT_FAILURE
 from fettle.cli.local.manifests import Manifest, read
 from fettle.cli.local.mounts import Places, parse_maps, places, with_parallelism
 from fettle.cli.local.process import Processes
-from fettle.cli.program import EXIT_FAILURE
+from fettle.cli.local.run import LocalRun
 from fettle.cli.views.progress import (
     Display,
     LiveDisplay,

@@ -11,7 +11,7 @@ import click
 from fettle.cli.access.claim_pod import Wire, inside_claim, parse_target, pod_options
 from fettle.cli.access.cluster import DEPLOYMENTS, MODELS, Object, connect
 from fettle.cli.access.options import cluster_options
-from fettle.cli.pods import sweep
+from fettle.cli.pods import prune as program
 from fettle.cli.views.progress import size
 from fettle.errors import StoreError, UsageError
 
@@ -54,10 +54,10 @@ def prune(
     fettle prune pvc://fettle-store --older-than 168
     """
     target = parse_target(store)
-    if wrong := [one for one in keep if not sweep.DIGEST.fullmatch(one)]:
+    if wrong := [one for one in keep if not program.DIGEST.fullmatch(one)]:
         raise UsageError(f"--keep {wrong[0]}: expected the sha256 of an artifact, 64 hexadecimal digits")
     cluster = connect(**connection)
-    with inside_claim(cluster, target.claim, sweep.__file__, image, timeout, purpose="prune") as wire:
+    with inside_claim(cluster, target.claim, program.__file__, image, timeout, purpose="prune") as wire:
         objects = [*cluster.objects(MODELS), *cluster.objects(DEPLOYMENTS), *cluster.children()]
         answer = swept(wire, target.path, {*keep, *mentioned(objects)}, older_than * HOUR, dry_run)
     click.echo(outcome(answer, dry_run))
@@ -65,7 +65,7 @@ def prune(
 
 def mentioned(objects: Iterable[Object]) -> set[str]:
     """Every sha256 that objects of the cluster name anywhere: addresses of artifacts, hashes of tasks."""
-    return {digest for one in objects for digest in sweep.DIGEST.findall(json.dumps(one))}
+    return {digest for one in objects for digest in program.DIGEST.findall(json.dumps(one))}
 
 
 def swept(wire: Wire, store: str, keep: Iterable[str], older: int, dry: bool) -> dict[str, Any]:

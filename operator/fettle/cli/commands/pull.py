@@ -12,19 +12,13 @@ from fsspec.implementations.local import LocalFileSystem
 from rich.progress import Progress
 
 from fettle.cli.access.claim_files import ClaimFiles
-from fettle.cli.access.claim_pod import (
-    Target,
-    inside_claim,
-    parse_target,
-    pod_options,
-    progress_bar,
-)
+from fettle.cli.access.claim_pod import Target, inside_claim, parse_target, pod_options, progress_bar
 from fettle.cli.access.cluster import Cluster, connect
 from fettle.cli.access.completion import sources
 from fettle.cli.access.objects import model_of
 from fettle.cli.access.options import cluster_options
 from fettle.cli.access.pull_files import artifact_of, pull_artifact, pull_files
-from fettle.cli.pods import provide
+from fettle.cli.pods import send
 from fettle.cli.views.progress import size
 from fettle.errors import UsageError
 from fettle.store.manifest import model_entry
@@ -91,7 +85,7 @@ def opened(
 ) -> Iterator[ClaimFiles]:
     """The files of a claim, while a pod reads them; `progress` follows the bytes. Raises UsageError, ClusterError."""
     task = progress.add_task(place.claim, total=None)
-    with inside_claim(cluster, place.claim, provide.__file__, image, timeout, purpose="pull", read_only=True) as wire:
+    with inside_claim(cluster, place.claim, send.__file__, image, timeout, purpose="pull", read_only=True) as wire:
         yield ClaimFiles(wire, lambda number: progress.advance(task, number))
 
 

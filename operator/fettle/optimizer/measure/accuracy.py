@@ -19,13 +19,7 @@ from fettle.api.vocabulary import AgreementMode, Evidence, Metric
 from fettle.errors import DataError, RuntimeFailure
 from fettle.optimizer.label_reader import NOT_COUNTED
 from fettle.optimizer.labels import DECIDING
-from fettle.optimizer.measure.agreement import (
-    OutputProfile,
-    comparisons,
-    item_axis,
-    own_tolerance,
-    within_noise,
-)
+from fettle.optimizer.measure.agreement import OutputProfile, comparisons, item_axis, own_tolerance, within_noise
 from fettle.optimizer.measure.chance import FEWEST, Chance, refuse_chance
 from fettle.optimizer.measure.items import Answer, Array
 from fettle.optimizer.measure.metrics import Changes, Judging, OtherDecisions, Scores, drop, flips

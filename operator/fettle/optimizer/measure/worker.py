@@ -25,18 +25,7 @@ from fettle.api.optimizedmodel_status import Executed
 from fettle.api.reasons import Reason
 from fettle.errors import FettleError, RuntimeFailure
 from fettle.optimizer.measure import items as item
-from fettle.optimizer.measure.protocol import (
-    Ask,
-    Block,
-    Count,
-    Failure,
-    Judge,
-    Load,
-    Loaded,
-    Profile,
-    Run,
-    Runs,
-)
+from fettle.optimizer.measure.protocol import Ask, Block, Count, Failure, Judge, Load, Loaded, Profile, Run, Runs
 from fettle.runtimes import base as runtimes
 
 PR_SET_PDEATHSIG = 1  # linux/prctl.h

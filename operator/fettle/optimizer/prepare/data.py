@@ -16,7 +16,7 @@ from fettle.optimizer.data.files import LABELS, Room
 from fettle.optimizer.data.items import Asked, Items
 from fettle.optimizer.data.split import SPLIT_MOST, Split, split
 from fettle.optimizer.prepare.batch import PROOF_ITEMS, PROOF_MOST, stacking_axes
-from fettle.optimizer.prepare.reference import SLOW_SECONDS
+from fettle.optimizer.reference import SLOW_SECONDS
 from fettle.optimizer.sources.base import Run, Subject, failure_of
 from fettle.store.uris import Mounts
 

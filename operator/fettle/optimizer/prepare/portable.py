@@ -15,7 +15,7 @@ from fettle.errors import ConversionError, RuntimeFailure
 from fettle.optimizer.onnx import model as onnx_model
 from fettle.optimizer.onnx import portable as onnx_portable
 from fettle.optimizer.onnx.session import session
-from fettle.optimizer.prepare.reference import Reference
+from fettle.optimizer.reference import Reference
 from fettle.optimizer.sources.base import Original
 
 log = logging.getLogger(__name__)

@@ -30,8 +30,8 @@ from fettle.optimizer.prepare.earlier import earlier, preparation
 from fettle.optimizer.prepare.job import Job, builds, stored_items, unlabelled
 from fettle.optimizer.prepare.portable import portable
 from fettle.optimizer.prepare.profile import traits
-from fettle.optimizer.prepare.reference import Reference, reference
 from fettle.optimizer.prepare.states import refuse_states
+from fettle.optimizer.reference import Reference, reference
 from fettle.optimizer.sources.base import Original, Run, Subject
 from fettle.optimizer.sources.boundary import plain
 from fettle.store.store import Store

@@ -257,11 +257,5 @@ def bottom_line(row: CandidateStatus, kept: bool | None) -> str:
 
 def steps(found: tuple[RecipeStep, ...]) -> str:
     """'quantize Static, Default; optimize graph'."""
-    said = []
-    for step in found:
-        if step.quantize is not None:
-            parts = [step.quantize.mode.value, step.quantize.preset.value, *step.quantize.operators]
-            said.append(f"quantize {', '.join(parts)}")
-        if step.optimize_graph is not None:
-            said.append("optimize graph")
-    return "; ".join(said) or "no step: the portable form itself"
+    named = [step.parameters.words for step in found if step.parameters is not None]
+    return "; ".join(named) or "no step: the portable form itself"

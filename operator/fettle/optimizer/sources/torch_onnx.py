@@ -25,12 +25,7 @@ from fettle.api.signature import BY_V2, Signature
 from fettle.api.text import clip
 from fettle.errors import ConversionError, SourceError
 from fettle.optimizer.onnx import model as onnx_model
-from fettle.optimizer.sources.torch_boundary import (
-    first_that_runs,
-    names_of,
-    outputs_of_export,
-    script_inputs,
-)
+from fettle.optimizer.sources.torch_boundary import first_that_runs, names_of, outputs_of_export, script_inputs
 from fettle.runtimes.torchscript import Program
 
 SCRIPT_OPSET = 20  # the newest that the older exporter writes

@@ -1,6 +1,7 @@
-"""What a recipe's steps do: one row for each row of `api/catalog.py`, one function each, its toolchain imported when it is called.
+"""What a recipe's steps do. One module a step and family; its row in `api/catalog.py` names the function, which is imported when it is called.
 
-The rows of `optimizeGraph` have no function: the portable form is folded and fused already, and each runtime goes on when it loads it.
+A function takes `Work`, writes into its folder, and returns the entry of what it made. It raises RecipeError where the recipe does not
+fit the model. What its row promises is checked here after every step, so that a fault is found where it was made.
 """
 
 from __future__ import annotations
@@ -9,54 +10,86 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from importlib import import_module
 from pathlib import Path
+from typing import Generic, TypeVar
 
 from fettle import runtimes  # noqa: F401  before any toolchain: it keeps them from reporting their use
 from fettle.api import catalog
-from fettle.api.catalog import StepKind
-from fettle.api.recipe import QuantizeStep, RecipeStep
+from fettle.api.catalog import StepEntry
+from fettle.api.recipe import RecipeStep, RuntimeSettings, StepParameters
 from fettle.api.text import quoted
 from fettle.api.vocabulary import RuntimeName
 from fettle.errors import FettleError, RecipeError
 from fettle.optimizer.measure.items import Items
+from fettle.optimizer.reference import Reference
+from fettle.runtimes import base
+
+Parameters_co = TypeVar("Parameters_co", bound=StepParameters, covariant=True)
+SUFFIXES = {"ONNX": ".onnx", "OpenVINO": ".xml"}
+COMPARED = 3  # items on which an exact step must leave the outputs as they were
 
 
 @dataclass(frozen=True)
-class Work:
+class Work(Generic[Parameters_co]):
     """What a step works on: the model at `entry`, which it must not change, and an empty `folder` for what it makes."""
 
     entry: Path
     folder: Path
-    step: QuantizeStep
+    step: Parameters_co
     calibration: Items | None
-
-
-# The function takes Work and returns the entry of what it made. It raises RecipeError where the recipe does not fit.
-FUNCTIONS: dict[tuple[StepKind, RuntimeName], str | None] = {
-    (StepKind.OPTIMIZE_GRAPH, RuntimeName.ONNXRUNTIME): None,
-    (StepKind.OPTIMIZE_GRAPH, RuntimeName.OPENVINO): None,
-    (StepKind.QUANTIZE_STATIC, RuntimeName.ONNXRUNTIME): "onnxruntime_quantize:static",
-    (StepKind.QUANTIZE_DYNAMIC, RuntimeName.ONNXRUNTIME): "onnxruntime_quantize:dynamic",
-    (StepKind.QUANTIZE_STATIC, RuntimeName.OPENVINO): "nncf_quantize:static",
-}
 
 
 def apply(step: RecipeStep, family: RuntimeName, entry: Path, folder: Path, calibration: Items | None) -> Path:
     """Apply one step to the model at `entry`; the entry of what it made, in `folder`, or `entry` where nothing is to be done.
 
-    Raises RecipeError (RecipeNotApplicable), also where the toolchain fails on this model; MemoryError and OSError speak of the node.
+    Raises RecipeError (RecipeNotApplicable), also where the toolchain fails on this model or breaks what the step promises; MemoryError and
+    OSError speak of the node.
     """
-    kind = catalog.kind(step)
-    if kind is None or (kind, family) not in FUNCTIONS:
+    row, parameters = catalog.step(step, family), step.parameters
+    if row is None or parameters is None:
         raise RecipeError(f"{family} does not offer this step: {step.to_json()}")
-    name = FUNCTIONS[kind, family]
-    if name is None or step.quantize is None:
+    if row.function is None:
         return entry
-    module, function = name.split(":")
-    make: Callable[[Work], Path] = getattr(import_module(f"{__name__}.{module}"), function)
+    module, function = row.function.split(":")
+    make: Callable[[Work[StepParameters]], Path] = getattr(import_module(f"{__name__}.{module}"), function)
+    before = _state(entry)
     try:
-        return make(Work(entry, folder, step.quantize, calibration))
+        made = make(Work(entry, folder, parameters, calibration))
+        broken = "it changed the model that it was given" if _state(entry) != before else _broken(row, made, folder)
+        if broken is None and not row.lossy and calibration is not None:
+            broken = _moved(row, entry, made, calibration)
     except (FettleError, MemoryError, OSError):
         raise
     except Exception as error:  # toolchains raise what they like; build.run logs where
-        message = f"the quantizer of {family} fails on this model: {type(error).__name__}: {quoted(error)}"
+        message = f"the step {row.kind} of {family} fails on this model: {type(error).__name__}: {quoted(error)}"
         raise RecipeError(message) from error
+    if broken is not None:
+        message = f"the step {row.kind} of {family} (optimizer/steps/{module}.py: {function}) broke its promise: {broken}; please report it"
+        raise RecipeError(message)
+    return made
+
+
+def _state(entry: Path) -> list[tuple[str, int, int]]:
+    """Names, sizes and times of the model's files."""
+    return sorted((path.name, path.stat().st_size, path.stat().st_mtime_ns) for path in entry.parent.iterdir())
+
+
+def _broken(row: StepEntry, made: Path, folder: Path) -> str | None:
+    """What its row says of the file and does not hold."""
+    if not made.is_relative_to(folder) or not made.is_file():
+        return f"it returned {made.name}, which is no file in the folder for its outcome"
+    if made.suffix != SUFFIXES[row.writes]:
+        return f"it wrote {made.name}, where its row in the catalog says {row.writes}"
+    return None
+
+
+def _moved(row: StepEntry, entry: Path, made: Path, items: Items) -> str | None:
+    """How the outputs of an exact step differ from those before it."""
+    runtime, settings = base.get(row.family), RuntimeSettings(threads=1)
+    inputs = tuple(items.feed([index]) for index in range(min(COMPARED, len(items))))
+    before = runtime.load(entry, settings)
+    reference = Reference(inputs, tuple(before.infer(given) for given in inputs))
+    before.close()
+    after = runtime.load(made, settings)
+    moved = reference.differs(after.infer)
+    after.close()
+    return f"it is exact by its row in the catalog, and {moved}" if moved is not None else None

@@ -13,6 +13,7 @@ import nncf
 import numpy as np
 import openvino as ov
 
+from fettle.api.recipe import QuantizeStep
 from fettle.api.vocabulary import QuantizePreset
 from fettle.errors import RecipeError
 from fettle.optimizer.steps import Work
@@ -29,7 +30,7 @@ _RECURRENT = frozenset(
 )
 
 
-def static(work: Work) -> Path:
+def static(work: Work[QuantizeStep]) -> Path:
     """Post-training quantization: symmetric weights per channel, ranges from the calibration items. Raises RecipeError."""
     if work.calibration is None:
         raise RecipeError("static quantization needs calibration items")
@@ -67,7 +68,7 @@ def _input_names(model: ov.Model) -> dict[str, str]:
     return {name: port.get_any_name() for port in model.inputs for name in port.get_names()}
 
 
-def _ignored(model: ov.Model, work: Work) -> list[str]:
+def _ignored(model: ov.Model, work: Work[QuantizeStep]) -> list[str]:
     """Operations that stay in float32: recurrent ones, all that feeds them, and types that the recipe does not name."""
     found: dict[str, None] = {}
     waiting = [operation for operation in model.get_ordered_ops() if operation.get_type_name() in _RECURRENT]

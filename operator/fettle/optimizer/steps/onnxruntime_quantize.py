@@ -51,7 +51,7 @@ class _Reader(CalibrationDataReader):  # type: ignore[misc]
         return next(self._feeds, None)
 
 
-def static(work: Work) -> Path:
+def static(work: Work[QuantizeStep]) -> Path:
     """Weights and activations in int8, ranges from the calibration items (MinMax). Raises RecipeError."""
     if work.calibration is None:
         raise RecipeError("static quantization needs calibration items")
@@ -76,7 +76,7 @@ def static(work: Work) -> Path:
     return _checked(prepared, target)
 
 
-def dynamic(work: Work) -> Path:
+def dynamic(work: Work[QuantizeStep]) -> Path:
     """Weights of matrix products in int8, activations quantized as they come. Raises RecipeError."""
     prepared = _prepared(work)
     model = onnx_model.read(prepared)
@@ -108,7 +108,7 @@ def _reduce_range() -> bool:
     return not cpu.detect().vnni
 
 
-def _prepared(work: Work) -> Path:
+def _prepared(work: Work[QuantizeStep]) -> Path:
     """The model with all shapes the tool can infer, and a name for every node. Raises RecipeError for one that is quantized already."""
     model = onnx_model.load(work.entry)
     if portable.is_quantized(model):

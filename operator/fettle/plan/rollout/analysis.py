@@ -9,140 +9,21 @@ good: then the whole interval after them decides. Bad is what the others say alr
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 
-from fettle.api.bounds import RUNS_NEEDED
-from fettle.api.interval import items_needed, tango
-from fettle.api.modeldeployment import AnalysisSpec, LatencySpec
-from fettle.api.modeldeployment_status import AnalysisStatus, AnalysisWindow, MetricFinding, Verdict
+from fettle.api.modeldeployment import AnalysisSpec
+from fettle.api.modeldeployment_status import AnalysisStatus, AnalysisWindow, Verdict
 from fettle.api.reasons import Reason
 from fettle.api.text import clip
 from fettle.plan import timestamps
-from fettle.plan.rollout.window_totals import (
-    Comparisons,
-    Doubt,
-    Lost,
-    Observation,
-    Traffic,
-    traffic,
-)
+from fettle.plan.rollout.metrics import findings
+from fettle.plan.rollout.metrics.base import Finding, Seen
+from fettle.plan.rollout.window_totals import Lost, Observation, Traffic, traffic
 
 PATIENCE = 6  # intervals after which a window that still cannot be judged is called inconclusive
-AGREEMENT = "agreement"
-FEWEST_COMPARED = 20  # items that may call a canary wrong; a busy pod compares less than one a second
 KEPT_WINDOWS = 20  # of those that were judged (AnalysisStatus.windows)
 SLACK_SECONDS = 1.0  # the pods' current second is not over yet
-
-
-@dataclass(frozen=True)
-class Finding:
-    """What one metric says: verdict and why, with value, bound and sample count; without `metric` it is no figure.
-
-    `reason` is that of an inconclusive one.
-    """
-
-    verdict: Verdict
-    message: str
-    reason: Reason = Reason.ANALYSIS_INCONCLUSIVE
-    metric: str = ""
-    value: float | None = None
-    bound: float = 0.0
-    samples: int = 0
-
-    def record(self) -> MetricFinding:
-        """As status keeps it, four significant digits."""
-        value = float(f"{self.value:.4g}") if self.value is not None else None
-        bound = float(f"{self.bound:.4g}")
-        return MetricFinding(metric=self.metric, verdict=self.verdict, value=value, bound=bound, samples=self.samples)
-
-
-def success_rate(minimum: float, min_requests: int, canary: Traffic) -> Finding:
-    """The share of requests that the model answered."""
-    if canary.requests < min_requests:
-        return Finding(Verdict.PENDING, f"{canary.requests} of {min_requests} requests")
-    rate = 1 - canary.errors / canary.requests
-    good = rate >= minimum
-    sign = ">=" if good else "<"
-    text = f"success rate {rate:.4f} {sign} {minimum:g} ({canary.requests} requests, {canary.errors} failed)"
-    told = Finding(Verdict.GOOD if good else Verdict.BAD, text)
-    return replace(told, metric="successRate", value=rate, bound=minimum, samples=canary.requests)
-
-
-def latency(spec: LatencySpec, bound: float, name: str, min_requests: int, canary: Traffic) -> Finding:
-    """The percentile against `bound` milliseconds, which `name` explains.
-
-    Bad as soon as more requests are slower than the percentile allows in all that are needed: no later one could mend that.
-    """
-    needed = max(min_requests, RUNS_NEEDED[spec.percentile])
-    count, slower = canary.answers, canary.slower(bound)
-    metric = f"p{spec.percentile}Milliseconds"
-    if count >= min_requests and slower > (100 - spec.percentile) / 100 * max(count, needed):
-        value = canary.percentile(spec.percentile)
-        text = f"p{spec.percentile} latency {value:.3g} ms > {name} ({count} requests, {slower} slower)"
-        return Finding(Verdict.BAD, text, metric=metric, value=value, bound=bound, samples=count)
-    if count < needed:
-        return Finding(Verdict.PENDING, f"{count} of {needed} requests, as p{spec.percentile} needs")
-    value = canary.percentile(spec.percentile)
-    text = f"p{spec.percentile} latency {value:.3g} ms within {name} ({count} requests)"
-    return Finding(Verdict.GOOD, text, metric=metric, value=value, bound=bound, samples=count)
-
-
-def latency_ratio(spec: LatencySpec, ratio: float, min_requests: int, canary: Traffic, stable: Traffic) -> Finding:
-    """The percentile against the stable revision's in the same window."""
-    needed = max(min_requests, RUNS_NEEDED[spec.percentile])
-    if stable.answers < needed:
-        return Finding(
-            Verdict.PENDING, f"the stable revision answered {stable.answers} of {needed} requests to compare with"
-        )
-    base = stable.percentile(spec.percentile)
-    name = f"{ratio:g} x stable's {base:.3g} ms, {stable.answers} requests"
-    found = latency(spec, ratio * base, name, min_requests, canary)
-    value = found.value / base if found.value is not None and base > 0 else None
-    return replace(found, metric=f"p{spec.percentile}RatioToStable", value=value, bound=ratio)
-
-
-def agreement(minimum: float, min_requests: int, found: Comparisons, doubts: tuple[Doubt, ...]) -> Finding:
-    """The share of items that the canary answers as stable did, of those that stable was sure of. `doubts`: the pods'.
-
-    Bad as soon as the whole 95 % interval lies below `minimum`, on few items too: the interval knows how many they are.
-    Good when the share is not below it, on as many items as prove `minimum` where none disagrees. What lies between waits
-    for more items.
-    """
-    needed = max(min_requests, items_needed(1 - minimum) or 0)
-    count = found.compared
-    text = f"{count} items compared, {found.disagreed} disagreed, {found.unsure} skipped (stable was not confident)"
-    if count:
-        share = found.agreed / count
-        highest = 1 - tango(found.disagreed, 0, count).low
-        if count >= min(min_requests, FEWEST_COMPARED) and highest < minimum:
-            said = f"agreement {share:.4f} < {minimum:g} (at most {highest:.4f} by its interval; {text})"
-            return Finding(Verdict.BAD, said, metric=AGREEMENT, value=share, bound=minimum, samples=count)
-        if count >= needed and share >= minimum:
-            said = f"agreement {share:.4f} >= {minimum:g} ({text})"
-            return Finding(Verdict.GOOD, said, metric=AGREEMENT, value=share, bound=minimum, samples=count)
-    if doubts:
-        return Finding(Verdict.INCONCLUSIVE, f"agreement: {doubts[0].message}", doubts[0].reason)
-    if count >= needed:
-        return Finding(
-            Verdict.PENDING, f"agreement {found.agreed / count:.4f} is not surely below {minimum:g} ({text})"
-        )
-    return Finding(Verdict.PENDING, f"{count} of {needed} items compared, as agreement {minimum:g} needs ({text})")
-
-
-def findings(
-    spec: AnalysisSpec, canary: Traffic, stable: Traffic | None, doubts: tuple[Doubt, ...] = ()
-) -> list[Finding]:
-    """What each metric of `spec` says. Without stable pods (`stable` None) nothing is compared with them."""
-    said = [success_rate(spec.success_rate.min, spec.min_requests, canary)]
-    if spec.latency is not None and spec.latency.max_milliseconds is not None:
-        bound = spec.latency.max_milliseconds
-        said.append(latency(spec.latency, bound, f"{bound:g} ms", spec.min_requests, canary))
-    if spec.latency is not None and spec.latency.max_ratio_to_stable is not None and stable is not None:
-        said.append(latency_ratio(spec.latency, spec.latency.max_ratio_to_stable, spec.min_requests, canary, stable))
-    if spec.agreement is not None and stable is not None:
-        said.append(agreement(spec.agreement.min, spec.min_requests, canary.comparisons, doubts))
-    return said
 
 
 @dataclass(frozen=True)
@@ -249,7 +130,7 @@ def _look(spec: AnalysisSpec, canary: Observation, stable: Observation | None, s
     doubts = tuple(pod.incomparable for pod in canary.pods if pod.incomparable)
     said = (
         *(Finding(Verdict.BAD, f"pod {c.pod} crashed: {c.message}") for c in crashed),
-        *findings(spec, mine, theirs, doubts),
+        *findings(Seen(spec, mine, theirs, doubts)),
     )
     return _Look(span, mine, theirs, said)
 

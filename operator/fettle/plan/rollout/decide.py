@@ -16,26 +16,18 @@ from fettle.api.reasons import Reason
 from fettle.plan import timestamps
 from fettle.plan.commands import Command
 from fettle.plan.events import EventDraft
-from fettle.plan.rollout import (
-    commands,
-)
-from fettle.plan.rollout import (
-    ledger as rollout_ledger,
-)
-from fettle.plan.rollout import (
-    rollback as rollout_rollback,
-)
-from fettle.plan.rollout import (
-    status as rollout_status,
-)
+from fettle.plan.rollout import commands
+from fettle.plan.rollout import ledger as rollout_ledger
+from fettle.plan.rollout import rollback as rollout_rollback
+from fettle.plan.rollout import status as rollout_status
 from fettle.plan.rollout.commands import Orders
-from fettle.plan.rollout.course import Course, Trial, Wait
 from fettle.plan.rollout.ledger import Exit
 from fettle.plan.rollout.providers import provider
 from fettle.plan.rollout.providers.replicas import Leaving, Sizes
 from fettle.plan.rollout.revision import NotReady
 from fettle.plan.rollout.rollback import Rollback
 from fettle.plan.rollout.state import MarkLeft, OpenEntry, RolloutDecision, RolloutSnapshot, Wanted
+from fettle.plan.rollout.transition import Transition, Trial, Wait
 from fettle.plan.rollout.trial import asked_weight, late, look, promoting, resume, steps_of
 
 
@@ -58,30 +50,30 @@ class _Ground:
 def decide(snapshot: RolloutSnapshot) -> RolloutDecision:
     """What shall be, now."""
     ground = _survey(snapshot)
-    course = _course(ground)
-    serving = {revision: _artifact(snapshot, revision) for revision in _serving(course)}
-    replicas = _replicas(snapshot, course)
+    transition = _transition(ground)
+    serving = {revision: _artifact(snapshot, revision) for revision in _serving(transition)}
+    replicas = _replicas(snapshot, transition)
     kept = ground.rollback.holds.target if ground.rollback.holds else None
-    ledger = rollout_ledger.writes(snapshot, serving, course.exits, rendered=ground.desired, kept=kept)
-    ledger = (*ledger, *rollout_ledger.judged(snapshot, course.over))
+    ledger = rollout_ledger.writes(snapshot, serving, transition.exits, rendered=ground.desired, kept=kept)
+    ledger = (*ledger, *rollout_ledger.judged(snapshot, transition.over))
     values = {**ground.orders.values, **ground.rollback.values}
-    status = rollout_status.build(snapshot, course, values, replicas, ledger)
-    opened = tuple(_opened(course, write) for write in ledger if isinstance(write, OpenEntry))
+    status = rollout_status.build(snapshot, transition, values, replicas, ledger)
+    opened = tuple(_opened(transition, write) for write in ledger if isinstance(write, OpenEntry))
     exits = tuple(_exit_event(snapshot, write) for write in ledger if isinstance(write, MarkLeft))
     return RolloutDecision(
         replicas=replicas,
         remove=_empty(snapshot, replicas, serving),
-        stable=course.stable,
+        stable=transition.stable,
         ledger=ledger,
         status=status,
         events=(
             *_orders(ground),
             *opened,
-            *course.events,
+            *transition.events,
             *exits,
             *rollout_status.transitions(snapshot.status, status),
         ),
-        requeue_seconds=rollout_status.next_look(snapshot, course, status),
+        requeue_seconds=rollout_status.next_look(snapshot, transition, status),
     )
 
 
@@ -118,17 +110,17 @@ def _held(snapshot: RolloutSnapshot) -> Wait | None:
     return None
 
 
-def _course(ground: _Ground) -> Course:
+def _transition(ground: _Ground) -> Transition:
     snapshot = ground.snapshot
     if ground.wanted and ground.wanted != ground.stable and not ground.held and _never_served(ground):
-        return Course(ground.wanted, rollback=ground.rollback.holds)
+        return Transition(ground.wanted, rollback=ground.rollback.holds)
     failed = (ground.wanted, ground.failed) if ground.wanted and ground.failed else None
     if ground.wanted is None and snapshot.status.failed_revision:
         why = rollout_ledger.failure(snapshot, snapshot.status.failed_revision, forgotten=False)
         failed = (snapshot.status.failed_revision, why) if why else None
     candidate = _candidate(ground)
     if ground.stable is None or candidate is None:
-        return Course(
+        return Transition(
             ground.stable, exits=_exits(ground, None), failed=failed, held=ground.held, rollback=ground.rollback.holds
         )
     return _try(ground, ground.stable, candidate)
@@ -151,7 +143,7 @@ def _candidate(ground: _Ground) -> str | None:
     return ground.wanted
 
 
-def _try(ground: _Ground, stable: str, revision: str) -> Course:
+def _try(ground: _Ground, stable: str, revision: str) -> Transition:
     """The rollout of `revision`, one look further."""
     snapshot = ground.snapshot
     exits = dict(_exits(ground, revision))
@@ -168,15 +160,15 @@ def _try(ground: _Ground, stable: str, revision: str) -> Course:
     if trial.exit is not None:
         exits[revision] = trial.exit
         failed = (revision, trial.exit)
-        return Course(
+        return Transition(
             stable, exits=exits, failed=failed, held=ground.held, rollback=ground.rollback.holds, over=trial.canary
         )
     if trial.promoted:
         exits[stable] = _replaced(ground, revision)
         said = EventDraft("Normal", Reason.SERVING, f"revision {revision} (begun {before.started_at}) was promoted")
         events = (*trial.events, said)
-        return Course(revision, exits=exits, events=events, rollback=ground.rollback.holds, over=trial.canary)
-    return Course(
+        return Transition(revision, exits=exits, events=events, rollback=ground.rollback.holds, over=trial.canary)
+    return Transition(
         stable, trial, wanted_sizes, exits, held=ground.held, events=trial.events, rollback=ground.rollback.holds
     )
 
@@ -235,9 +227,9 @@ def _gone_back(ground: _Ground, revision: str) -> Exit:
     return Exit(Reason.ROLLED_BACK, text)
 
 
-def _serving(course: Course) -> list[str]:
-    canary = course.canary.revision if course.canary is not None else None
-    return [revision for revision in (course.stable, canary) if revision is not None]
+def _serving(transition: Transition) -> list[str]:
+    canary = transition.canary.revision if transition.canary is not None else None
+    return [revision for revision in (transition.stable, canary) if revision is not None]
 
 
 def _blocked(snapshot: RolloutSnapshot, stable: str, candidate: str) -> bool:
@@ -263,14 +255,14 @@ def _leaving(snapshot: RolloutSnapshot, serving: set[str], exits: Mapping[str, E
     return [Leaving(snapshot.workloads[one], failed=bool((left := why(one)) and left.failed)) for one in gone]
 
 
-def _replicas(snapshot: RolloutSnapshot, course: Course) -> Mapping[str, int]:
+def _replicas(snapshot: RolloutSnapshot, transition: Transition) -> Mapping[str, int]:
     """Pods of every revision that has, or shall have, a workload."""
     wanted: dict[str, int] = {}
-    if course.stable is not None:
-        wanted[course.stable] = course.sizes.stable if course.sizes else snapshot.spec.replicas
-    if course.canary is not None and course.sizes is not None:
-        wanted[course.canary.revision] = course.sizes.canary
-    leaving = _leaving(snapshot, set(wanted), course.exits)
+    if transition.stable is not None:
+        wanted[transition.stable] = transition.sizes.stable if transition.sizes else snapshot.spec.replicas
+    if transition.canary is not None and transition.sizes is not None:
+        wanted[transition.canary.revision] = transition.sizes.canary
+    leaving = _leaving(snapshot, set(wanted), transition.exits)
     staying = [snapshot.workload(revision) for revision in wanted]
     kept = {**wanted, **provider(snapshot).retire(leaving, snapshot.spec.replicas, staying)}
     return {revision: snapshot.workload(revision).sparing(count) for revision, count in kept.items()}
@@ -294,10 +286,10 @@ def _artifact(snapshot: RolloutSnapshot, revision: str) -> str:
     return entry.artifact if entry is not None else snapshot.workload(revision).artifact
 
 
-def _opened(course: Course, write: OpenEntry) -> EventDraft:
-    first = write.revision == course.stable
+def _opened(transition: Transition, write: OpenEntry) -> EventDraft:
+    first = write.revision == transition.stable
     reason = Reason.DEPLOYING if first else Reason.CANARY_RUNNING
-    what = "serves" if first else f"is tried against {course.stable}"
+    what = "serves" if first else f"is tried against {transition.stable}"
     return EventDraft("Normal", reason, f"revision {write.revision} {what}: {write.artifact} (ledger {write.serial})")
 
 

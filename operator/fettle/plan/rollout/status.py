@@ -22,7 +22,6 @@ from fettle.plan.events import EventDraft
 from fettle.plan.rollout import analysis
 from fettle.plan.rollout import commands as rollout_commands
 from fettle.plan.rollout import ledger as rollout_ledger
-from fettle.plan.rollout.course import Course
 from fettle.plan.rollout.providers import provider
 from fettle.plan.rollout.state import (
     Forget,
@@ -34,6 +33,7 @@ from fettle.plan.rollout.state import (
     Workload,
     out_of_traffic,
 )
+from fettle.plan.rollout.transition import Transition
 from fettle.plan.rollout.trial import asked_weight, steps_of
 
 HTTP_PORT = 8080
@@ -51,50 +51,50 @@ class _Said:
 
 def build(
     snapshot: RolloutSnapshot,
-    course: Course,
+    transition: Transition,
     commands: Mapping[Command, str],
     replicas: Mapping[str, int],
     ledger: Iterable[LedgerWrite],
 ) -> ModelDeploymentStatus:
     """The whole status after this decision. `commands` are the orders that were handled in it, as they were given."""
     handled, last = rollout_commands.handled(snapshot.status, commands)
-    stable = _stable(snapshot, course, replicas)
+    stable = _stable(snapshot, transition, replicas)
     return ModelDeploymentStatus(
         observed_generation=snapshot.generation,
         replicas=sum(workload.pods for workload in snapshot.workloads.values()),
         ready_replicas=sum(workload.ready for workload in snapshot.workloads.values()),
         selector=f"{GROUP}/modeldeployment={snapshot.name}",
-        conditions=_conditions(snapshot, course, replicas),
+        conditions=_conditions(snapshot, transition, replicas),
         address=Address(url=f"http://{snapshot.name}.{snapshot.namespace}.svc:{HTTP_PORT}") if stable else None,
         stable=stable,
-        canary=_canary(snapshot, course, replicas),
+        canary=_canary(snapshot, transition, replicas),
         revisions=_records(snapshot, ledger),
         last_command=last,
         commands=handled,
         desired_revision=snapshot.wanted.revision if isinstance(snapshot.wanted, Wanted) else None,
-        rollback=course.rollback,
-        failed_revision=course.failed[0] if course.failed else None,
+        rollback=transition.rollback,
+        failed_revision=transition.failed[0] if transition.failed else None,
     )
 
 
-def _stable(snapshot: RolloutSnapshot, course: Course, replicas: Mapping[str, int]) -> RevisionStatus | None:
-    if course.stable is None:
+def _stable(snapshot: RolloutSnapshot, transition: Transition, replicas: Mapping[str, int]) -> RevisionStatus | None:
+    if transition.stable is None:
         return None
-    entry = rollout_ledger.newest(snapshot.ledger, course.stable)
-    workload = snapshot.workload(course.stable)
+    entry = rollout_ledger.newest(snapshot.ledger, transition.stable)
+    workload = snapshot.workload(transition.stable)
     artifact = entry.artifact if entry else getattr(snapshot.wanted, "artifact", "") or workload.artifact
     return RevisionStatus(
-        revision=course.stable, artifact=artifact, replicas=replicas.get(course.stable, 0), ready=workload.ready
+        revision=transition.stable, artifact=artifact, replicas=replicas.get(transition.stable, 0), ready=workload.ready
     )
 
 
-def _canary(snapshot: RolloutSnapshot, course: Course, replicas: Mapping[str, int]) -> CanaryStatus | None:
-    if course.canary is None:
+def _canary(snapshot: RolloutSnapshot, transition: Transition, replicas: Mapping[str, int]) -> CanaryStatus | None:
+    if transition.canary is None:
         return None
-    workload = snapshot.workload(course.canary.revision)
-    return course.canary.model_copy(
+    workload = snapshot.workload(transition.canary.revision)
+    return transition.canary.model_copy(
         update={
-            "replicas": replicas.get(course.canary.revision, 0),
+            "replicas": replicas.get(transition.canary.revision, 0),
             "ready": workload.ready,
             "actual_weight": provider(snapshot).actual_weight(workload, snapshot.workloads.values()),
         }
@@ -130,13 +130,15 @@ def _records(snapshot: RolloutSnapshot, ledger: Iterable[LedgerWrite]) -> tuple[
 # ------------------------------------------------------------------------------------------------------------ conditions
 
 
-def _conditions(snapshot: RolloutSnapshot, course: Course, replicas: Mapping[str, int]) -> tuple[Condition, ...]:
-    stuck = _stuck(snapshot, course)
+def _conditions(
+    snapshot: RolloutSnapshot, transition: Transition, replicas: Mapping[str, int]
+) -> tuple[Condition, ...]:
+    stuck = _stuck(snapshot, transition)
     said = {
-        "Ready": _ready(snapshot, course, replicas, stuck),
-        "Progressing": _progressing(snapshot, course, stuck),
-        "Degraded": _degraded(course, stuck),
-        "Paused": _paused(course),
+        "Ready": _ready(snapshot, transition, replicas, stuck),
+        "Progressing": _progressing(snapshot, transition, stuck),
+        "Degraded": _degraded(transition, stuck),
+        "Paused": _paused(transition),
     }
     conditions = snapshot.status.conditions
     for kind, one in said.items():
@@ -152,17 +154,17 @@ def _conditions(snapshot: RolloutSnapshot, course: Course, replicas: Mapping[str
     return conditions
 
 
-def _stuck(snapshot: RolloutSnapshot, course: Course) -> _Said | None:
+def _stuck(snapshot: RolloutSnapshot, transition: Transition) -> _Said | None:
     """Why the stable revision's pods do not come: a fault that will not pass, or none of them within the deadline."""
-    if course.stable is None:
+    if transition.stable is None:
         return None
-    workload = snapshot.workload(course.stable)
+    workload = snapshot.workload(transition.stable)
     if workload.ready >= snapshot.spec.replicas:
         return None
     fault = workload.fault
     if fault is not None and fault.final:
         return _Said(True, fault.reason, fault.message)
-    ends = first_deadline(snapshot, course)
+    ends = first_deadline(snapshot, transition)
     if ends is None or snapshot.now < ends:
         return None
     text = f"{workload.ready} of {snapshot.spec.replicas} pods became ready in {snapshot.spec.rollout.progress_deadline_seconds} s"
@@ -173,75 +175,80 @@ def _stuck(snapshot: RolloutSnapshot, course: Course) -> _Said | None:
     )
 
 
-def first_deadline(snapshot: RolloutSnapshot, course: Course) -> datetime | None:
+def first_deadline(snapshot: RolloutSnapshot, transition: Transition) -> datetime | None:
     """Until when a first deployment shall be ready; None when the stable revision has served already."""
-    entry = rollout_ledger.newest(snapshot.ledger, course.stable) if course.stable else None
+    entry = rollout_ledger.newest(snapshot.ledger, transition.stable) if transition.stable else None
     if entry is None or entry.entered is not None:
         return None
     return entry.created + timedelta(seconds=snapshot.spec.rollout.progress_deadline_seconds)
 
 
-def _ready(snapshot: RolloutSnapshot, course: Course, replicas: Mapping[str, int], stuck: _Said | None) -> _Said:
+def _ready(
+    snapshot: RolloutSnapshot, transition: Transition, replicas: Mapping[str, int], stuck: _Said | None
+) -> _Said:
     """Whether as many pods are ready, and stay, as are asked for; after a rollback stable may take its time to grow back."""
     wanted = snapshot.spec.replicas
     ready = sum(min(workload.ready, replicas.get(name, 0)) for name, workload in snapshot.workloads.items())
-    if course.stable is None:
-        why = course.held
+    if transition.stable is None:
+        why = transition.held
         return _Said(False, why.reason if why else Reason.DEPLOYING, why.message if why else "nothing serves yet")
     if ready >= wanted:
-        text = f"{ready} pods ready, stable revision {course.stable}" if wanted else "scaled to 0"
+        text = f"{ready} pods ready, stable revision {transition.stable}" if wanted else "scaled to 0"
         return _Said(True, Reason.SERVING, text)
     if stuck is not None:
         return _Said(False, stuck.reason, stuck.message)
-    fault, out = snapshot.workload(course.stable).fault, sum(workload.out for workload in snapshot.workloads.values())
+    fault, out = (
+        snapshot.workload(transition.stable).fault,
+        sum(workload.out for workload in snapshot.workloads.values()),
+    )
     text = f"{ready} of {wanted} pods are ready" + (f", {out_of_traffic(out)}" if out else "")
     text += f": {fault.message}" if fault else ""
-    ends = regrown_by(snapshot, course)
+    ends = regrown_by(snapshot, transition)
     if ends is not None and snapshot.now < ends:
-        return _Said(True, Reason.DEPLOYING, f"{text}; revision {course.stable} grows back to full size")
+        return _Said(True, Reason.DEPLOYING, f"{text}; revision {transition.stable} grows back to full size")
     return _Said(False, Reason.DEPLOYING, text)
 
 
-def regrown_by(snapshot: RolloutSnapshot, course: Course) -> datetime | None:
+def regrown_by(snapshot: RolloutSnapshot, transition: Transition) -> datetime | None:
     """Until when missing pods are no fault: a canary was taken away and stable grows back. None where that is not so.
 
     What Ready said before tells that it is not over: once at full size, a pod that is lost is missing again.
     """
     before = find(snapshot.status.conditions, "Ready")
-    serves = course.stable is not None and snapshot.workload(course.stable).ready > 0
+    serves = transition.stable is not None and snapshot.workload(transition.stable).ready > 0
     if before is None or before.status is not ConditionStatus.TRUE or not serves:
         return None
     canary = snapshot.status.canary
-    staying = {course.stable, course.canary.revision if course.canary else None}
+    staying = {transition.stable, transition.canary.revision if transition.canary else None}
     begins = canary is not None and canary.revision not in staying
     if not begins and before.reason != Reason.DEPLOYING:
         return None
     left = max((entry.left for entry in snapshot.ledger if entry.left is not None), default=snapshot.now)
-    since = snapshot.now if course.exits else left
+    since = snapshot.now if transition.exits else left
     return since + timedelta(seconds=snapshot.spec.rollout.progress_deadline_seconds)
 
 
-def _progressing(snapshot: RolloutSnapshot, course: Course, stuck: _Said | None) -> _Said:
-    if course.trial is not None and course.trial.wait is not None:
-        wait, canary = course.trial.wait, course.trial.canary
+def _progressing(snapshot: RolloutSnapshot, transition: Transition, stuck: _Said | None) -> _Said:
+    if transition.trial is not None and transition.trial.wait is not None:
+        wait, canary = transition.trial.wait, transition.trial.canary
         asked = asked_weight(steps_of(snapshot), canary.step)
         reason = wait.reason
         if reason is Reason.CANARY_RUNNING and asked >= 100:
             reason = Reason.PROMOTING
         return _Said(True, reason, f"canary {canary.revision}: {wait.message}")
-    if course.held is not None:
-        return _Said(False, course.held.reason, course.held.message)
-    if course.failed is not None:
-        revision, why = course.failed
+    if transition.held is not None:
+        return _Said(False, transition.held.reason, transition.held.message)
+    if transition.failed is not None:
+        revision, why = transition.failed
         return _Said(
             False, why.reason, f"revision {revision} is not tried again until retry or a new spec: {why.message}"
         )
     if stuck is not None:
         return _Said(False, stuck.reason, stuck.message)
-    if course.stable is not None and snapshot.workload(course.stable).ready < snapshot.spec.replicas:
-        return _Said(True, Reason.DEPLOYING, _missing(snapshot.workload(course.stable), snapshot.spec.replicas))
-    if course.rollback is not None:
-        back = course.rollback
+    if transition.stable is not None and snapshot.workload(transition.stable).ready < snapshot.spec.replicas:
+        return _Said(True, Reason.DEPLOYING, _missing(snapshot.workload(transition.stable), snapshot.spec.replicas))
+    if transition.rollback is not None:
+        back = transition.rollback
         text = f"rolled back from {back.desired} to {back.target}; holds until the spec asks for another revision"
         return _Said(False, Reason.ROLLED_BACK, text)
     return _Said(False, Reason.SERVING, "")
@@ -252,18 +259,18 @@ def _missing(workload: Workload, wanted: int) -> str:
     return f"{workload.ready} of {wanted} pods of revision {workload.revision} are ready{out}"
 
 
-def _degraded(course: Course, stuck: _Said | None) -> _Said:
-    if course.failed is not None:
-        revision, why = course.failed
+def _degraded(transition: Transition, stuck: _Said | None) -> _Said:
+    if transition.failed is not None:
+        revision, why = transition.failed
         return _Said(True, why.reason, f"revision {revision}: {why.message}")
-    return stuck or _Said(False, Reason.SERVING if course.stable else Reason.DEPLOYING)
+    return stuck or _Said(False, Reason.SERVING if transition.stable else Reason.DEPLOYING)
 
 
-def _paused(course: Course) -> _Said:
-    wait = course.trial.wait if course.trial is not None else course.held
+def _paused(transition: Transition) -> _Said:
+    wait = transition.trial.wait if transition.trial is not None else transition.held
     if wait is not None and wait.hold and wait.reason is not Reason.CANARY_RUNNING:
         return _Said(True, wait.reason, wait.message)
-    return _Said(False, Reason.SERVING if course.stable else Reason.DEPLOYING)
+    return _Said(False, Reason.SERVING if transition.stable else Reason.DEPLOYING)
 
 
 def transitions(before: ModelDeploymentStatus, after: ModelDeploymentStatus) -> tuple[EventDraft, ...]:
@@ -284,18 +291,18 @@ def transitions(before: ModelDeploymentStatus, after: ModelDeploymentStatus) -> 
     return tuple(events)
 
 
-def next_look(snapshot: RolloutSnapshot, course: Course, status: ModelDeploymentStatus) -> float | None:
+def next_look(snapshot: RolloutSnapshot, transition: Transition, status: ModelDeploymentStatus) -> float | None:
     """Seconds until time alone may change the decision; None = only when something happens."""
     times: list[datetime] = []
-    if course.trial is not None and course.trial.wait is not None and course.trial.wait.until is not None:
-        times.append(course.trial.wait.until)
+    if transition.trial is not None and transition.trial.wait is not None and transition.trial.wait.until is not None:
+        times.append(transition.trial.wait.until)
     spec = snapshot.spec.rollout.analysis
     if spec is not None and status.canary is not None and status.canary.analysis is not None:
         times.append(analysis.next_look(spec, status.canary.analysis, snapshot.now))
-    ends = first_deadline(snapshot, course)
-    if ends is not None and snapshot.workload(course.stable or "").ready < snapshot.spec.replicas:
+    ends = first_deadline(snapshot, transition)
+    if ends is not None and snapshot.workload(transition.stable or "").ready < snapshot.spec.replicas:
         times.append(ends)
-    regrown = regrown_by(replace(snapshot, status=status), course)
+    regrown = regrown_by(replace(snapshot, status=status), transition)
     if regrown is not None:
         times.append(regrown)
     ahead = [seconds for at in times if (seconds := (at - snapshot.now).total_seconds()) > 0]

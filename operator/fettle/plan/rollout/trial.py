@@ -18,10 +18,10 @@ from fettle.plan.commands import Command
 from fettle.plan.events import EventDraft
 from fettle.plan.rollout import analysis
 from fettle.plan.rollout.commands import Orders
-from fettle.plan.rollout.course import Trial, Wait
 from fettle.plan.rollout.ledger import Exit
 from fettle.plan.rollout.providers import provider
 from fettle.plan.rollout.state import RolloutSnapshot, Workload, out_of_traffic
+from fettle.plan.rollout.transition import Trial, Wait
 from fettle.plan.rollout.window_totals import NOTHING, Observation
 
 STRAIGHT = (RolloutStep(weight=100),)

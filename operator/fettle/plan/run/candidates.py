@@ -17,7 +17,7 @@ from fettle.api.report import PrepareReport
 from fettle.api.task import BuildPlan, CandidatePlan
 from fettle.api.vocabulary import AgreementMode, Basis, Metric, Objective, RuntimeName
 from fettle.plan.run.default_plan import default_lines, default_rows
-from fettle.plan.run.rows import Finding, Row, row
+from fettle.plan.run.planned import Finding, Row, row
 
 ROWS_LIMIT = 128  # of status.candidates, over all targets
 ERROR = 0.05  # that an accuracy interval of a target misses the truth, shared among its lossy finalists

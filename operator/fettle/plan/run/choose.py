@@ -13,7 +13,7 @@ from fettle.api.optimizedmodel_status import CandidateStatus
 from fettle.api.reasons import Reason
 from fettle.api.text import clip
 from fettle.api.vocabulary import CandidateState, Objective
-from fettle.plan.run.rows import Finding
+from fettle.plan.run.planned import Finding
 
 
 @dataclass(frozen=True)

@@ -18,12 +18,12 @@ from fettle.api.reasons import Reason
 from fettle.api.report import PrepareReport, PublishReport
 from fettle.api.vocabulary import CandidateState
 from fettle.plan.run import retry
-from fettle.plan.run.board import Board
+from fettle.plan.run.attempts import Attempts
 from fettle.plan.run.candidates import plan_target
 from fettle.plan.run.choose import choose
 from fettle.plan.run.constraints import in_force
+from fettle.plan.run.planned import Finding, with_notes
 from fettle.plan.run.rounds import Rounds, Stage, TargetRun, rules_of
-from fettle.plan.run.rows import Finding, with_notes
 from fettle.plan.run.state import RunDecision, RunSnapshot
 from fettle.plan.run.status import MEASURED, Draft, artifact_of, candidate_rows, events, is_settled
 from fettle.plan.run.tasks import prepare_task, publish_task, selected
@@ -36,14 +36,14 @@ def decide(snapshot: RunSnapshot) -> RunDecision:
         return RunDecision((), retry.noted(snapshot.status, order), order.events, finished=True)
     constraints = in_force(snapshot.spec)
     draft = Draft(snapshot, constraints, order)
-    board = Board(snapshot.tasks, snapshot.now, draft.ends, order.retries)
-    stage = _advance(snapshot, draft, board, constraints)
-    if board.late and (not stage.finished or stage.reason == Reason.DEADLINE_EXCEEDED):
-        stage = _late(snapshot, draft, board, stage)
+    attempts = Attempts(snapshot.tasks, snapshot.now, draft.ends, order.retries)
+    stage = _advance(snapshot, draft, attempts, constraints)
+    if attempts.late and (not stage.finished or stage.reason == Reason.DEADLINE_EXCEEDED):
+        stage = _late(snapshot, draft, attempts, stage)
     emitted = (*order.events, *events(snapshot.status.conditions, stage, snapshot.generation))
     if stage.finished:
         return RunDecision((), draft.close(stage), emitted, finished=True)
-    return RunDecision(board.wanted, draft.close(stage), emitted, requeue_seconds=board.wake_seconds)
+    return RunDecision(attempts.wanted, draft.close(stage), emitted, requeue_seconds=attempts.wake_seconds)
 
 
 def store_of(snapshot: RunSnapshot) -> str:
@@ -51,13 +51,13 @@ def store_of(snapshot: RunSnapshot) -> str:
     return snapshot.spec.store.uri if snapshot.spec.store is not None else snapshot.default_store
 
 
-def _late(snapshot: RunSnapshot, draft: Draft, board: Board, stage: Stage) -> Stage:
+def _late(snapshot: RunSnapshot, draft: Draft, attempts: Attempts, stage: Stage) -> Stage:
     """What becomes of a run past its deadline: it ends once nothing of it works any more, or after as long again.
 
     What was done is kept for a retry.
     """
     seconds = snapshot.spec.search.deadline_seconds
-    if board.works and snapshot.now < draft.ends + timedelta(seconds=seconds):
+    if attempts.works and snapshot.now < draft.ends + timedelta(seconds=seconds):
         ending = f"search.deadlineSeconds = {seconds} s are over: what runs may end, nothing else begins"
         return replace(stage, message=f"{stage.message} ({ending})")
     where = stage.message if stage.finished else f"it was at {stage.reason}: {stage.message}"
@@ -67,9 +67,9 @@ def _late(snapshot: RunSnapshot, draft: Draft, board: Board, stage: Stage) -> St
     return Stage(Reason.DEADLINE_EXCEEDED, text, finished=True)
 
 
-def _advance(snapshot: RunSnapshot, draft: Draft, board: Board, constraints: Constraints) -> Stage:
+def _advance(snapshot: RunSnapshot, draft: Draft, attempts: Attempts, constraints: Constraints) -> Stage:
     store = store_of(snapshot)
-    prepare = board.want(prepare_task(snapshot.spec, store), PrepareReport, stage="prepare", label="prepare")
+    prepare = attempts.want(prepare_task(snapshot.spec, store), PrepareReport, stage="prepare", label="prepare")
     if prepare.fault is not None:
         draft.not_prepared(prepare.fault)
         return Stage(prepare.fault.reason, prepare.fault.message, finished=True)
@@ -83,7 +83,7 @@ def _advance(snapshot: RunSnapshot, draft: Draft, board: Board, constraints: Con
         return Stage(impossible.reason, impossible.message, finished=True)
     plans = [plan_target(snapshot.spec, target, report, constraints) for target in snapshot.spec.targets]
     targets = [TargetRun(plan, rules_of(snapshot, plan, constraints, report)) for plan in plans]
-    rounds = Rounds(snapshot, board, store, report, targets)
+    rounds = Rounds(snapshot, attempts, store, report, targets)
     waiting = rounds.advance()
     rows = candidate_rows(rounds)
     draft.set(candidates=rows, baselines=tuple(run.baseline for run in targets if run.baseline is not None))
@@ -136,7 +136,7 @@ def _finish(snapshot: RunSnapshot, draft: Draft, rounds: Rounds, constraints: Co
         builds=rounds.build_hashes,
         measures=rounds.measure_hashes,
     )
-    publish = rounds.board.want(task, PublishReport, stage="publish", label="publish")
+    publish = rounds.attempts.want(task, PublishReport, stage="publish", label="publish")
     if not publish.over:
         waits = [publish.note] if publish.note is not None else []
         return Stage(Reason.PUBLISHING, with_notes("checking the artifacts and writing the report", waits))

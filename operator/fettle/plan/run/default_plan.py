@@ -13,7 +13,7 @@ from fettle.api.optimizedmodel import TargetSpec
 from fettle.api.recipe import QuantizeStep, RecipeStep, RuntimeSettings
 from fettle.api.report import PrepareReport
 from fettle.api.vocabulary import Precision, QuantizeMode, QuantizePreset, RuntimeName, SourceFormat
-from fettle.plan.run.rows import Row, row
+from fettle.plan.run.planned import Row, row
 
 QUICK_MILLISECONDS = 2.0  # below, waking threads can cost more than they bring
 MATMUL_SHARE = 0.5  # dynamic quantization pays only where MatMul and Gemm are the work

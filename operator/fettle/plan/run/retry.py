@@ -9,7 +9,7 @@ from fettle.api.optimizedmodel_status import OptimizedModelStatus
 from fettle.api.reasons import Reason
 from fettle.api.vocabulary import CandidateState
 from fettle.plan.commands import VALUE_LIMIT, Command, acceptance, refusal
-from fettle.plan.run.board import retries_of
+from fettle.plan.run.attempts import retries_of
 from fettle.plan.run.state import RetryOrder, RunSnapshot
 from fettle.plan.run.status import IN_PROGRESS, READY
 

@@ -13,9 +13,9 @@ from fettle.api.reasons import Reason
 from fettle.api.report import BuildReport, MeasureReport, PrepareReport
 from fettle.api.task import BuildPlan, StoredModel
 from fettle.api.vocabulary import AgreementMode, Evidence, Objective
-from fettle.plan.run.board import Board, View
+from fettle.plan.run.attempts import Attempts, View
 from fettle.plan.run.candidates import TargetPlan, allows_lossy
-from fettle.plan.run.rows import Finding, Row, with_notes
+from fettle.plan.run.planned import Finding, Row, with_notes
 from fettle.plan.run.state import RunSnapshot
 from fettle.plan.run.tasks import build_task, measure_task, model_of
 
@@ -64,7 +64,7 @@ class Rounds:
     """Builds and measurements of all targets. One per decision; `advance` fills it as far as the answers reach."""
 
     snapshot: RunSnapshot
-    board: Board
+    attempts: Attempts
     store: str
     prepare: PrepareReport
     targets: list[TargetRun]
@@ -139,10 +139,10 @@ class Rounds:
             calibrated = any(step is not None and step.calibration for step in row.entries)
             task = build_task(row.build, entry, self.prepare, self.store, calibrated)
             full = len(self.running) >= self.snapshot.spec.search.parallelism
-            if full and not self.board.knows(task):
+            if full and not self.attempts.knows(task):
                 waiting += 1
                 continue
-            view = self.board.want(task, BuildReport, stage="build", label=f"build {name}")
+            view = self.attempts.want(task, BuildReport, stage="build", label=f"build {name}")
             waiting += not self._built(row.build, view)
         if not waiting:
             return None
@@ -215,11 +215,11 @@ class Rounds:
                 seconds_per_candidate=self.snapshot.seconds_per_candidate,
             )
             # Two clocks on one node would time each other.
-            if any(may_share_a_node(run.target, other.target) for other in busy) and not self.board.knows(task):
+            if any(may_share_a_node(run.target, other.target) for other in busy) and not self.attempts.knows(task):
                 busy.append(run)
                 continue
             label = f"measure {run.target.name}"
-            view = self.board.want(task, MeasureReport, stage="measure", label=label, target=run.target)
+            view = self.attempts.want(task, MeasureReport, stage="measure", label=label, target=run.target)
             self._measured(run, rows, view)
             if not view.over:
                 busy.append(run)

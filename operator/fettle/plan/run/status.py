@@ -15,8 +15,8 @@ from fettle.api.text import clip
 from fettle.api.vocabulary import CandidateState
 from fettle.plan import timestamps
 from fettle.plan.events import EventDraft
+from fettle.plan.run.planned import Finding, Row
 from fettle.plan.run.rounds import Rounds, Stage, TargetRun
-from fettle.plan.run.rows import Finding, Row
 from fettle.plan.run.state import RetryOrder, RunSnapshot
 from fettle.plan.run.tasks import model_of
 

@@ -25,7 +25,7 @@ from fettle.api.task import (
 from fettle.api.vocabulary import CandidateState
 from fettle.plan.run.candidates import TargetPlan, allows_lossy, possible_builds
 from fettle.plan.run.constraints import describe
-from fettle.plan.run.rows import Row
+from fettle.plan.run.planned import Row
 
 
 def prepare_task(spec: OptimizedModelSpec, store: str) -> PrepareTask:

@@ -13,14 +13,13 @@ import pytest
 from tests.data import models
 from tests.unit.optimizer.prepare.workbench import Workbench
 
-from fettle.api import catalog
 from fettle.api.optimizedmodel import EvaluationSpec
 from fettle.api.reasons import Reason
 from fettle.api.recipe import OptimizeGraphStep, QuantizeStep, RecipeStep, RuntimeSettings
 from fettle.api.report import BuildReport, PrepareReport, Termination, unframe
 from fettle.api.task import BuildPlan, BuildTask, encode_task, task_hash
 from fettle.api.vocabulary import QuantizeMode, QuantizePreset, RuntimeName
-from fettle.optimizer import stage, steps
+from fettle.optimizer import stage
 from fettle.optimizer.measure import items
 from fettle.optimizer.onnx import model
 from fettle.optimizer.steps.onnx_scope import keep_apart
@@ -79,10 +78,6 @@ def quantized_products(bench: Workbench, report: BuildReport) -> dict[str, bool]
     graph = onnx.load(str(bench.store.fetch_model(report.built, bench.folder / report.built.digest))).graph
     made = {output: node.op_type for node in graph.node for output in node.output}
     return {n.name: made.get(n.input[0]) == "DequantizeLinear" for n in graph.node if n.op_type == "MatMul"}
-
-
-def test_every_row_of_the_catalog_is_implemented_and_nothing_else() -> None:
-    assert set(steps.FUNCTIONS) == {(entry.kind, entry.family) for entry in catalog.STEPS}
 
 
 def test_a_static_file_runs_its_convolutions_in_int8(bench: Workbench) -> None:

@@ -13,7 +13,7 @@ from fettle.api.optimizedmodel import OptimizedModelSpec
 from fettle.api.reasons import Reason
 from fettle.plan.run.candidates import CALIBRATION_NEEDED, plan_target
 from fettle.plan.run.constraints import in_force
-from fettle.plan.run.rows import Row
+from fettle.plan.run.planned import Row
 
 RECIPES = [{"name": "exact", "steps": []}, {"name": "small", "steps": [{"quantize": {"mode": "Static"}}]}]
 CERTIFYING = models.images(60)

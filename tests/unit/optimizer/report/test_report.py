@@ -19,13 +19,7 @@ from tests.unit.optimizer.report.run_of_digits import (
     verdicts,
 )
 
-from fettle.api.constraints import (
-    AccuracyConstraint,
-    Constraints,
-    LatencyConstraint,
-    SizeConstraint,
-    SpeedupConstraint,
-)
+from fettle.api.constraints import AccuracyConstraint, Constraints, LatencyConstraint, SizeConstraint, SpeedupConstraint
 from fettle.api.optimizedmodel_status import CandidateStatus, Interval, Measurement, MetricValue
 from fettle.api.reasons import Reason
 from fettle.api.report import MeasureReport

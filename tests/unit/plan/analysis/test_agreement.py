@@ -12,7 +12,8 @@ import pytest
 from fettle.api.modeldeployment import AnalysisSpec
 from fettle.api.modeldeployment_status import Verdict
 from fettle.api.reasons import Reason
-from fettle.plan.rollout.analysis import Judgement, agreement, begin, judge
+from fettle.plan.rollout.analysis import Judgement, begin, judge
+from fettle.plan.rollout.metrics.agreement import agreement
 from fettle.plan.rollout.window_totals import Comparisons, Doubt, Observation, PodSamples, Second
 
 START = datetime(2026, 1, 1, tzinfo=UTC)

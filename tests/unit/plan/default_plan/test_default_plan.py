@@ -13,7 +13,7 @@ from fettle.api.report import PrepareReport, Traits
 from fettle.api.vocabulary import Basis, Precision, QuantizePreset, RuntimeName
 from fettle.plan.run.candidates import ROWS_LIMIT, TargetPlan, plan_target, possible_builds
 from fettle.plan.run.constraints import in_force
-from fettle.plan.run.rows import Row
+from fettle.plan.run.planned import Row
 
 
 def plan(spec: OptimizedModelSpec | None = None, report: PrepareReport | None = None, **facts: Any) -> TargetPlan:

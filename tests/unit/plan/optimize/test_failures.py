@@ -15,7 +15,7 @@ from fettle.api.reasons import Reason
 from fettle.api.report import BuildReport, MeasureReport
 from fettle.api.task import BuildTask, MeasureTask, PublishTask
 from fettle.api.vocabulary import CandidateState, RuntimeName
-from fettle.plan.run.board import MAX_ATTEMPTS
+from fettle.plan.run.attempts import MAX_ATTEMPTS
 from fettle.plan.run.state import AnyReport, TaskPhase, TaskState, WantedTask
 
 PREPARE_FAULTS = [

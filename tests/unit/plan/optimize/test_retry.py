@@ -14,7 +14,7 @@ from tests.unit.plan.optimize.world import World, fails, failure, make_spec, rem
 from fettle.api.optimizedmodel_status import OptimizedModelStatus
 from fettle.api.reasons import Reason
 from fettle.api.vocabulary import CandidateState
-from fettle.plan.run.board import MAX_ATTEMPTS
+from fettle.plan.run.attempts import MAX_ATTEMPTS
 from fettle.plan.run.decide import decide
 from fettle.plan.run.state import TaskPhase, TaskState
 

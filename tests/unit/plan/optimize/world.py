@@ -15,15 +15,7 @@ from fettle.api.conditions import Condition, find
 from fettle.api.optimizedmodel import OptimizedModelSpec
 from fettle.api.optimizedmodel_status import BaselineStatus, CandidateStatus, OptimizedModelStatus, SourceStatus
 from fettle.api.reasons import Reason
-from fettle.api.report import (
-    BuildEntry,
-    BuildReport,
-    CpuClass,
-    MeasureReport,
-    PrepareReport,
-    PublishReport,
-    Traits,
-)
+from fettle.api.report import BuildEntry, BuildReport, CpuClass, MeasureReport, PrepareReport, PublishReport, Traits
 from fettle.api.signature import Signature, Tensor
 from fettle.api.task import (
     AnyTask,
@@ -38,14 +30,7 @@ from fettle.api.task import (
 )
 from fettle.api.vocabulary import RuntimeName, SourceFormat
 from fettle.plan.run.decide import decide
-from fettle.plan.run.state import (
-    AnyReport,
-    RunDecision,
-    RunSnapshot,
-    TaskPhase,
-    TaskState,
-    WantedTask,
-)
+from fettle.plan.run.state import AnyReport, RunDecision, RunSnapshot, TaskPhase, TaskState, WantedTask
 
 START = datetime(2026, 3, 1, 12, 0, tzinfo=UTC)
 ORT, OPENVINO = RuntimeName.ONNXRUNTIME, RuntimeName.OPENVINO

@@ -30,14 +30,7 @@ from fettle.plan.rollout.state import (
     Wanted,
     Workload,
 )
-from fettle.plan.rollout.window_totals import (
-    Comparisons,
-    Crash,
-    Doubt,
-    Observation,
-    PodSamples,
-    Second,
-)
+from fettle.plan.rollout.window_totals import Comparisons, Crash, Doubt, Observation, PodSamples, Second
 
 START = datetime(2026, 1, 1, tzinfo=UTC)
 STEPS = [{"weight": 34}, {"pause": {"seconds": 10}}, {"weight": 67}, {"pause": {"seconds": 10}}, {"weight": 100}]

@@ -21,7 +21,7 @@ from fettle.cluster.kinds import (
     ResourceKind,
 )
 from fettle.cluster.owner import owned_by
-from fettle.cluster.waits import QUIET_SECONDS, quiet_in, told_by
+from fettle.cluster.waiting import QUIET_SECONDS, quiet_in, told_by
 from fettle.controller.context import Context
 from fettle.controller.stored import status_of
 from fettle.errors import ConflictError
@@ -36,7 +36,7 @@ ASKED_AT_ONCE = 4  # pods of one object whose Events are read in a pass: what ho
 
 
 @dataclass(frozen=True)
-class Sight:
+class Observed:
     """A ModelDeployment and its objects, at one moment."""
 
     obj: Object
@@ -64,23 +64,23 @@ class Sight:
         return str(self.obj["metadata"]["uid"])
 
 
-def look(context: Context, obj: Object, spec: ModelDeploymentSpec) -> Sight:
+def look(context: Context, obj: Object, spec: ModelDeploymentSpec) -> Observed:
     """What the cache holds."""
     cache, metadata = context.cache, obj["metadata"]
     uid, namespace, name = metadata["uid"], metadata["namespace"], metadata["name"]
     labels = serving.selector(name).items()
     pods = [pod for pod in cache.all(POD, namespace) if labels <= (pod["metadata"].get("labels") or {}).items()]
     service = cache.get(SERVICE, namespace, name)
-    return _sight(
+    return _observed(
         context, obj, spec, service, cache.owned(DEPLOYMENT, uid), pods, cache.owned(CONTROLLER_REVISION, uid)
     )
 
 
-async def look_live(context: Context, sight: Sight) -> Sight:
+async def look_live(context: Context, observed: Observed) -> Observed:
     """What the API server holds, before capacity is taken away. Raises ConflictError when the object changed meanwhile."""
-    client, cache, namespace, name = context.client, context.cache, sight.namespace, sight.name
+    client, cache, namespace, name = context.client, context.cache, observed.namespace, observed.name
     live = await client.get(MODEL_DEPLOYMENT, namespace, name)
-    if live is None or live["metadata"]["resourceVersion"] != sight.obj["metadata"]["resourceVersion"]:
+    if live is None or live["metadata"]["resourceVersion"] != observed.obj["metadata"]["resourceVersion"]:
         if live is not None:
             cache.put(MODEL_DEPLOYMENT, live)
         raise ConflictError(f"ModelDeployment {namespace}/{name} changed meanwhile", retryable=True)
@@ -90,23 +90,25 @@ async def look_live(context: Context, sight: Sight) -> Sight:
         found[kind] = list((await client.list(kind, namespace, labels=labels)).items)
         for one in found[kind]:
             cache.put(kind, one)
-    found[DEPLOYMENT] += await _by_name(context, sight, found[DEPLOYMENT], found[CONTROLLER_REVISION])
+    found[DEPLOYMENT] += await _by_name(context, observed, found[DEPLOYMENT], found[CONTROLLER_REVISION])
     service = await client.get(SERVICE, namespace, name)
-    seen = _sight(context, live, sight.spec, service, found[DEPLOYMENT], found[POD], found[CONTROLLER_REVISION])
-    return replace(seen, told=sight.told)
+    seen = _observed(context, live, observed.spec, service, found[DEPLOYMENT], found[POD], found[CONTROLLER_REVISION])
+    return replace(seen, told=observed.told)
 
 
-async def _by_name(context: Context, sight: Sight, listed: Iterable[Object], lines: Iterable[Object]) -> list[Object]:
+async def _by_name(
+    context: Context, observed: Observed, listed: Iterable[Object], lines: Iterable[Object]
+) -> list[Object]:
     """Deployments that the ledger says serve and no list by labels has: somebody may have taken the labels off."""
     there = {one["metadata"]["name"] for one in listed}
-    own = (line for line in lines if owned_by(line, sight.uid))
+    own = (line for line in lines if owned_by(line, observed.uid))
     serving_now = {entry.revision for entry in ledger.read(own) if entry.left is None}
-    names = {serving.deployment_name(sight.name, revision) for revision in serving_now} - there
-    found = [await context.client.get(DEPLOYMENT, sight.namespace, name) for name in sorted(names)]
+    names = {serving.deployment_name(observed.name, revision) for revision in serving_now} - there
+    found = [await context.client.get(DEPLOYMENT, observed.namespace, name) for name in sorted(names)]
     return [one for one in found if one is not None]
 
 
-def _sight(
+def _observed(
     context: Context,
     obj: Object,
     spec: ModelDeploymentSpec,
@@ -114,13 +116,13 @@ def _sight(
     deployments: Iterable[Object],
     pods: Iterable[Object],
     lines: Iterable[Object],
-) -> Sight:
+) -> Observed:
     uid = obj["metadata"]["uid"]
     by_revision: dict[str, list[Object]] = {}
     for pod in pods:
         by_revision.setdefault(workloads.revision_of(pod) or "", []).append(pod)
     own = [one for one in deployments if owned_by(one, uid) and workloads.revision_of(one)]
-    return Sight(
+    return Observed(
         obj=obj,
         spec=spec,
         wanted=wanted_revision(spec, _model(context, obj, spec)),
@@ -139,53 +141,53 @@ def _model(context: Context, obj: Object, spec: ModelDeploymentSpec) -> Optimize
     return status_of(found, OptimizedModelStatus) if found is not None else None
 
 
-def snapshot_of(context: Context, sight: Sight) -> RolloutSnapshot:
-    metadata, wanted = sight.obj["metadata"], sight.wanted
-    ours = sight.service is not None and owned_by(sight.service, sight.uid)
-    notes = ((sight.service or {}).get("metadata") or {}).get("annotations") or {}
+def snapshot_of(context: Context, observed: Observed) -> RolloutSnapshot:
+    metadata, wanted = observed.obj["metadata"], observed.wanted
+    ours = observed.service is not None and owned_by(observed.service, observed.uid)
+    notes = ((observed.service or {}).get("metadata") or {}).get("annotations") or {}
     return RolloutSnapshot(
-        namespace=sight.namespace,
-        name=sight.name,
+        namespace=observed.namespace,
+        name=observed.name,
         generation=metadata["generation"],
-        spec=sight.spec,
-        status=status_of(sight.obj, ModelDeploymentStatus),
+        spec=observed.spec,
+        status=status_of(observed.obj, ModelDeploymentStatus),
         wanted=wanted if isinstance(wanted, NotReady) else Wanted(wanted.revision, wanted.artifact.uri),
         now=context.now(),
         stable_annotation=notes.get(serving.STABLE_ANNOTATION) if ours else None,
-        ledger=ledger.read(sight.lines),
+        ledger=ledger.read(observed.lines),
         workloads={
-            revision: workloads.observe(deployment, sight.pods.get(revision, []), sight.told)
-            for revision, deployment in sight.deployments.items()
+            revision: workloads.observe(deployment, observed.pods.get(revision, []), observed.told)
+            for revision, deployment in observed.deployments.items()
         },
         annotations=metadata.get("annotations") or {},
     )
 
 
-async def ask_events(context: Context, sight: Sight) -> tuple[Sight, float | None]:
+async def ask_events(context: Context, observed: Observed) -> tuple[Observed, float | None]:
     """With what Events say of pods that have a node and run nothing there: a volume that is not attached is told nowhere else.
 
     Also the seconds until a pod that just got its node is worth asking about. Raises ClusterError."""
     now, patience = context.now(), context.settings.unschedulable_seconds
-    waits = {pod["metadata"]["uid"]: quiet_in(pod, now, patience) for pods in sight.pods.values() for pod in pods}
+    waits = {pod["metadata"]["uid"]: quiet_in(pod, now, patience) for pods in observed.pods.values() for pod in pods}
     quiet = [uid for uid, seconds in waits.items() if seconds == 0][:ASKED_AT_ONCE]
-    found = {uid: told_by(await events.about(context.client, sight.namespace, uid)) for uid in quiet}
+    found = {uid: told_by(await events.about(context.client, observed.namespace, uid)) for uid in quiet}
     told = {uid: PodFault(*said) for uid, said in found.items() if said is not None}
     looks = [seconds or QUIET_SECONDS for seconds in waits.values() if seconds is not None]
-    return replace(sight, told=told), min(looks, default=None)
+    return replace(observed, told=told), min(looks, default=None)
 
 
-async def ask_pods(context: Context, sight: Sight, snapshot: RolloutSnapshot) -> RolloutSnapshot:
+async def ask_pods(context: Context, observed: Observed, snapshot: RolloutSnapshot) -> RolloutSnapshot:
     """With the pods' own figures, where a canary's window is over. The snapshot's time stays: the figures reach beyond it."""
     spec, canary, stable = snapshot.spec.rollout.analysis, snapshot.status.canary, snapshot.stable_annotation
     if spec is None or canary is None or stable is None or on_trial(snapshot, stable) != canary.revision:
-        context.trials.over(sight.namespace, sight.name)
+        context.trials.over(observed.namespace, observed.name)
         return snapshot
-    own = sight.pods.get(canary.revision, [])
-    trial = context.trials.of(sight.obj, canary, own, context.now())
+    own = observed.pods.get(canary.revision, [])
+    trial = context.trials.of(observed.obj, canary, own, context.now())
     span = analysis.due(spec, canary.analysis, snapshot.now) if canary.analysis is not None else None
     if span is None:
         return snapshot
-    asked = {stable: sight.pods.get(stable, []), canary.revision: own}
+    asked = {stable: observed.pods.get(stable, []), canary.revision: own}
     trial.tiles.keep({str(pod["metadata"].get("uid")) for pods in asked.values() for pod in pods})
     seen = await windows.observe(asked, span, context.now, context.settings.scrape_timeout_seconds, trial)
     return replace(snapshot, windows=seen)

@@ -1,4 +1,4 @@
-"""The board of a run's tasks: which attempt of each shall exist now, and what each has answered."""
+"""The attempts at a run's tasks: which attempt of each shall exist now, and what each has answered."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from fettle.api.reasons import Reason
 from fettle.api.report import BuildReport, MeasureReport, PrepareReport, PublishReport
 from fettle.api.task import AnyTask, task_hash
 from fettle.api.vocabulary import CandidateState
-from fettle.plan.run.rows import Finding
+from fettle.plan.run.planned import Finding
 from fettle.plan.run.state import TaskPhase, TaskState, WantedTask
 
 MAX_ATTEMPTS = 3  # of one task by itself; only failures that say they may pass are tried again
@@ -42,8 +42,8 @@ class View(Generic[Answer]):
         return self.report is not None or self.fault is not None
 
 
-class Board:
-    """Collects the tasks that a decision wants. One board per decision."""
+class Attempts:
+    """Collects the tasks that a decision wants. One for each decision."""
 
     def __init__(self, tasks: Mapping[str, TaskState], now: datetime, ends: datetime, retries: int = 0) -> None:
         """`ends` is the run's deadline. `retries`: how often a person had what failed tried again.

@@ -36,7 +36,7 @@ class Trial:
 
 
 @dataclass(frozen=True)
-class Course:
+class Transition:
     """Who is who afterwards. `exits`: why revisions leave; `failed`: the revision that is not tried again, and why."""
 
     stable: str | None

@@ -1,0 +1,93 @@
+"""What a pod answers to `GET /fettle/window`: `{start, now, kept, bucketBase, bucketRatio, agreement, windows: [second, …]}`.
+
+Written by the server, read by the operator. A reader takes it as data of somebody else's, so each field is bounded.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Annotated
+
+from pydantic import Field, model_validator
+
+from fettle.api.base import ApiModel
+from fettle.api.reasons import Reason
+
+BUCKET_BASE = 0.05  # milliseconds; bucket 0 holds everything faster
+BUCKET_RATIO = 1.05  # so a percentile is off by at most 5 %
+OLD_RING_SECONDS = 900  # that a server keeps which does not say how many
+HIGHEST_BUCKET = 1000  # far beyond a day at the server's own ratio; any ratio up to 2 stays a number
+
+Count = Annotated[int, Field(ge=0, le=1_000_000_000, strict=True)]
+Seconds = Annotated[float, Field(ge=0, le=1e11, allow_inf_nan=False, strict=True)]  # Unix time
+
+
+class Problem(ApiModel):
+    """Why a pod does not compare its answers with the stable revision's."""
+
+    reason: Reason
+    message: str = Field(max_length=4096)
+
+
+class Agreement(ApiModel):
+    """With which revision a pod compares its answers."""
+
+    stable: str | None = None
+    problem: Problem | None = None
+
+
+class Outcomes(ApiModel):
+    """Items compared in a second."""
+
+    agreed: Count = 0
+    disagreed: Count = 0
+    unsure: Count = 0
+
+
+class Window(ApiModel):
+    """What a pod counted in one second."""
+
+    second: Annotated[int, Field(ge=0, le=10**11, strict=True)]
+    requests: Count = 0
+    errors: Count = 0
+    outcomes: Outcomes = Outcomes()
+    buckets: dict[Annotated[int, Field(ge=0, le=HIGHEST_BUCKET)], Count] = {}
+
+    @model_validator(mode="after")
+    def _adds_up(self) -> Window:
+        if self.errors > self.requests or sum(self.buckets.values()) > self.requests:
+            raise ValueError("more errors, or more answers in buckets, than requests")
+        return self
+
+    def latencies(self) -> dict[int, int]:
+        """Answers by bucket. A server that counts failures in buckets too is taken to have failed fast: the fastest go."""
+        failed = sum(self.buckets.values()) - (self.requests - self.errors)
+        if failed <= 0:
+            return self.buckets
+        kept: dict[int, int] = {}
+        for index, count in sorted(self.buckets.items()):
+            gone = min(max(failed, 0), count)
+            failed -= gone
+            kept |= {index: count - gone} if count > gone else {}
+        return kept
+
+
+class Head(ApiModel):
+    """An answer without its seconds. Bucket i of a second holds answers of at most `bucket_base * bucket_ratio**i` milliseconds."""
+
+    start: Seconds
+    now: Seconds
+    kept: Seconds | None = None  # from when on every second is told; servers of before do not say
+    bucket_base: float = Field(gt=0, le=1e3, allow_inf_nan=False)
+    bucket_ratio: float = Field(gt=1, le=2, allow_inf_nan=False)
+    agreement: Agreement | None = None
+
+    @property
+    def known_since(self) -> float:
+        """From when on every second is known to the process, on its own clock."""
+        return self.kept if self.kept is not None else max(self.start, self.now - OLD_RING_SECONDS + 1)
+
+
+def written(head: Head, seconds: Iterable[bytes]) -> bytes:
+    """The answer as JSON; `seconds` are Windows as `Window.canonical` writes them."""
+    return b'%b,"windows":[%b]}' % (head.canonical()[:-1], b",".join(seconds))

@@ -1,0 +1,18 @@
+"""The metrics of a canary's analysis. One module each; a line here registers it, and a field of AnalysisSpec asks for it."""
+
+from __future__ import annotations
+
+from fettle.plan.rollout.metrics import agreement, latency, success_rate
+from fettle.plan.rollout.metrics.base import Finding, Metric, Seen
+
+METRICS: tuple[Metric, ...] = (
+    success_rate.metric,
+    latency.metric,
+    latency.ratio_metric,
+    agreement.metric,
+)
+
+
+def findings(seen: Seen) -> list[Finding]:
+    """What each metric that the spec asks for says of a window."""
+    return [found for metric in METRICS if (found := metric(seen)) is not None]

@@ -1,0 +1,72 @@
+"""docs/design/where.md leads from each field of the API to functions that are there."""
+
+from __future__ import annotations
+
+import importlib
+import inspect
+import re
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, get_args
+
+import pytest
+from pydantic import BaseModel
+
+from fettle.api.modeldeployment import ModelDeploymentSpec
+from fettle.api.optimizedmodel import OptimizedModelSpec
+from fettle.api.pods import EnvVar, LocalReference, ResourceSpec, Toleration
+
+PAGE = Path(__file__).parents[3] / "docs" / "design" / "where.md"
+COPIED_WHOLE = {
+    EnvVar,
+    LocalReference,
+    ResourceSpec,
+    Toleration,
+}  # into pods, so that Kubernetes reacts to their fields
+KINDS = {"OptimizedModel": OptimizedModelSpec, "ModelDeployment": ModelDeploymentSpec}
+
+
+def models_in(annotation: Any) -> set[type[BaseModel]]:
+    """The models that an annotation speaks of, through Annotated, tuples, unions."""
+    if inspect.isclass(annotation) and issubclass(annotation, BaseModel):
+        return {annotation}
+    return set().union(*(models_in(argument) for argument in get_args(annotation)))
+
+
+def leaves(model: type[BaseModel], path: str = "") -> Iterator[str]:
+    """The path in a manifest of each field of a spec that holds a value."""
+    for name, field in model.model_fields.items():
+        inner = {found for found in models_in(field.annotation) - COPIED_WHOLE if found.model_fields}
+        here = f"{path}{field.alias or name}"
+        if not inner:
+            yield here
+        for found in inner:
+            yield from leaves(found, f"{here}{'[]' if 'tuple' in str(field.annotation) else ''}.")
+
+
+def guide(kind: str) -> dict[str, list[str]]:
+    """What the page says of a kind: path of a field -> places."""
+    text = PAGE.read_text(encoding="utf-8").partition(f"\n## {kind}\n")[2].partition("\n## ")[0]
+    told: dict[str, list[str]] = {}
+    for line in text.splitlines():
+        if line.startswith("| `"):
+            fields, places = (re.findall(r"`([^`]+)`", cell) for cell in line.strip("| ").split(" | "))
+            told |= {field.replace("*", data): places for field in fields for data in ("calibration", "evaluation")}
+    return told
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_the_page_has_each_field_once(kind: str) -> None:
+    assert sorted(guide(kind)) == sorted(set(leaves(KINDS[kind])))
+
+
+@pytest.mark.parametrize(
+    "place", sorted({place for kind in KINDS for places in guide(kind).values() for place in places})
+)
+def test_what_the_page_names_is_there(place: str) -> None:
+    file, function = place.split("::")
+    module = importlib.import_module(f"fettle.{file.removesuffix('.py').removesuffix('/__init__').replace('/', '.')}")
+    classes = [
+        value for value in vars(module).values() if inspect.isclass(value) and value.__module__ == module.__name__
+    ]
+    assert any(function in vars(owner) for owner in (module, *classes))
