@@ -64,9 +64,14 @@ def optimize(kube: Kube, summary: Summary) -> None:
 
 
 def deploy(kube: Kube) -> dict[str, Any]:
-    """Serve; what already serves is left as it is."""
+    """Serve. What an earlier run has rolled out is left as it is; a run that ended before its rollouts did is begun again."""
     show.title("kubectl apply -f examples/digits/modeldeployment.yaml")
-    if kube.get("mdep", DEPLOYMENT) is None:
+    before = kube.get("mdep", DEPLOYMENT)
+    if before is not None and not already_rolled_out(before):
+        show.line("an earlier run ended before its rollouts did: its ModelDeployment is deleted first")
+        kube.kubectl("delete", "mdep", DEPLOYMENT, "--wait=true")
+        before = None
+    if before is None:
         kube.apply(_manifest("modeldeployment.yaml"))
     found = watch.serving(kube, DEPLOYMENT, 300, show.line)
     show.line(f"serves at {found['status']['address']['url']}")
@@ -160,8 +165,8 @@ def _back(kube: Kube) -> None:
 
 def already_rolled_out(found: dict[str, Any]) -> bool:
     """Whether an earlier run left all five revisions in the ledger and the better one serving."""
-    reasons = [row.get("reason") for row in found["status"].get("revisions", [])]
-    return len({row["revision"] for row in found["status"].get("revisions", [])}) >= 5 and "AnalysisFailed" in reasons
+    rows = (found.get("status") or {}).get("revisions", [])
+    return len({row["revision"] for row in rows}) >= 5 and "AnalysisFailed" in [row.get("reason") for row in rows]
 
 
 def steady(kube: Kube, summary: Summary) -> None:
