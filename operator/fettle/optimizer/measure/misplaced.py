@@ -13,9 +13,8 @@ from dataclasses import dataclass
 from fettle.optimizer.label_reader import written_alike
 
 ENOUGH = 5  # decisions with a label; fewer say nothing of how it is usually answered
-MOSTLY = (
-    2 / 3
-)  # of a label's decisions must have the same other answer: a model that is right on two fifths of each class never gives one
+# Of a label's decisions so many must have the same other answer: a model that is right on two fifths of each class never gives one.
+MOSTLY = 2 / 3
 SHARE = 0.05  # of all decisions: less is a class that a model has trouble with
 SHOWN = 3
 
@@ -47,7 +46,9 @@ def misplaced(pairs: Mapping[tuple[Hashable, Hashable], int]) -> tuple[Moved, ..
         if answer != label and targets[answer] == 1 and by_label[label].total() >= ENOUGH
     ]
     moved = [one for one in moved if one.times > MOSTLY * one.count]
-    proved = any(one.answer in by_label or _same_text(one.label, one.answer) for one in moved)
+    # A place is changed with another one: a single label that is answered with a neighbour is a weakness of the model.
+    proved = len(moved) > 1 and any(one.answer in by_label for one in moved)
+    proved = proved or any(_same_text(one.label, one.answer) for one in moved)
     if not proved or sum(one.count for one in moved) < SHARE * sum(pairs.values()):
         return ()
     return tuple(sorted(moved, key=lambda one: (-one.times, str(one.label))))

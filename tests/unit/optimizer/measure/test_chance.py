@@ -117,6 +117,7 @@ SWAPPED = np.select([TWELVE == 3, TWELVE == 5], [5, 3], TWELVE)
 CONFUSED = [
     ("one class is taken for another", np.where(TWELVE == 3, 5, TWELVE)),
     ("a class is taken for one that no item has", np.where(TWELVE == 3, 12, TWELVE)),
+    ("a class is taken for one that is taken for a third", np.select([TWELVE == 3, TWELVE == 5], [5, 7], TWELVE)),
     ("two classes are mistaken for each other half of the time", np.where(NOISE.repeat(2) < 0.5, TWELVE, SWAPPED)),
 ]
 
