@@ -1,18 +1,19 @@
 #!/usr/bin/env bash
 # Makes .venv from requirements/dev.txt. Idempotent: a stamp of the inputs' content says whether there is anything to do.
+# FETTLE_PYTHON names the Python to use, where not the first of 3.11 to 3.13 that is found.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 say() { printf 'setup: %s\n' "$*" >&2; }
 
 python=""
-for candidate in python3.11 python3.12 python3.13 python3; do
+for candidate in ${FETTLE_PYTHON:-python3.11 python3.12 python3.13 python3}; do
   if command -v "$candidate" >/dev/null && "$candidate" -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null; then
     python=$(command -v "$candidate")
     break
   fi
 done
 if [[ -z $python ]]; then
-  say "Python 3.11 or newer is needed and was not found; on Debian 12: apt-get install python3 python3-venv"
+  say "${FETTLE_PYTHON:-Python 3.11 or newer} is needed and was not found; on Debian 12: apt-get install python3 python3-venv"
   exit 1
 fi
 
