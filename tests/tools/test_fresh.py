@@ -6,6 +6,7 @@ import os
 import signal
 import subprocess
 import sys
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -40,8 +41,10 @@ def test_a_command_is_told_to_end_and_waited_for(number: signal.Signals, through
     command = [*through, sys.executable, "-c", CHILD]
     program = f"import sys; from tools.cluster import fresh; sys.exit(fresh.play({command!r}))"
     environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    # Whoever starts the tests may have it ignored (nohup), which children inherit.
+    heard = partial(signal.signal, number, signal.SIG_DFL)
     with subprocess.Popen(
-        [sys.executable, "-c", program], stdout=subprocess.PIPE, text=True, env=environment
+        [sys.executable, "-c", program], stdout=subprocess.PIPE, text=True, env=environment, preexec_fn=heard
     ) as process:
         assert process.stdout is not None
         assert process.stdout.readline() == "ready\n"

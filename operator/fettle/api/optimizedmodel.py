@@ -243,7 +243,7 @@ class DataSpec(ApiModel):
     ] = None
     evaluation: Annotated[EvaluationSpec | None, Field(description="Absent: only exact candidates are chosen.")] = None
     generated: Annotated[
-        GeneratedSpec | None, Field(description="What is made up where there is no evaluation data.")
+        GeneratedSpec | None, Field(description="Items to generate where there is no evaluation data.")
     ] = None
 
 

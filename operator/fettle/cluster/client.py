@@ -260,7 +260,7 @@ class Client:
             )  # half of an object's bytes, and nobody here reads them
         except (ValueError, AttributeError) as error:  # a proxy's page, an answer that was cut off
             raise ClusterError(
-                f"{method} {path}: the API server's answer is no JSON object: {data[:128].decode(errors='replace')}",
+                f"{method} {path}: the API server's answer is not a JSON object: {data[:128].decode(errors='replace')}",
                 reason=Reason.CLUSTER_UNREACHABLE,
                 retryable=True,
             ) from error

@@ -287,5 +287,5 @@ def _written(flat: Array, dtype: str) -> bytes:
     try:
         return orjson.dumps([value.decode() if isinstance(value, bytes) else str(value) for value in flat.tolist()])
     except (UnicodeDecodeError, orjson.JSONEncodeError) as error:
-        message = f"a text of the answer is no UTF-8, which is all that JSON can carry: {error}"
+        message = f"a text of the answer is not valid UTF-8, the only text that JSON can carry: {error}"
         raise RuntimeFailure(message, reason=Reason.OUTPUTS_INVALID) from error

@@ -91,7 +91,9 @@ class Exchange:
                 require(head, sample)
             return head, samples
         except ValueError as error:
-            raise Trouble(Reason.ANALYSIS_UNREACHABLE, f"{where} answered what is no sample: {error}") from error
+            raise Trouble(
+                Reason.ANALYSIS_UNREACHABLE, f"{where} returned something that is not a sample: {error}"
+            ) from error
 
     def _headers(self) -> dict[str, str]:
         return {

@@ -221,7 +221,7 @@ def require(head: Head, sample: Sample) -> None:
 def _array(tensor: WireTensor, view: memoryview) -> tuple[Array, int]:
     """The tensor at the beginning of `view`, and how many bytes it takes."""
     if tensor.dtype not in BY_V2 or any(not 0 <= size < 2**31 for size in tensor.shape):
-        raise ValueError(f"tensor {tensor.name}: {tensor.dtype} {list(tensor.shape)} is no tensor")
+        raise ValueError(f"tensor {tensor.name}: {tensor.dtype} {list(tensor.shape)} is not a tensor")
     count = math.prod(tensor.shape)
     if tensor.dtype == "BYTES":
         if tensor.texts is None or len(tensor.texts) != count:

@@ -32,7 +32,7 @@ REFUSED = [
     ("a file that is not there", ["-f", "nowhere.yaml"], "cannot read nowhere.yaml"),
     ("a claim without a folder", ["-f", "om.yaml"], "say where that is here: --map pvc://models=FOLDER"),
     ("a map that is none", ["-f", "om.yaml", "--map", "models=."], "expected pvc://CLAIM=FOLDER"),
-    ("a map to nowhere", ["-f", "om.yaml", "--map", "pvc://models=./nowhere"], "there is no folder"),
+    ("a map to nowhere", ["-f", "om.yaml", "--map", "pvc://models=./nowhere"], "no folder"),
     ("a store that is a file", ["-f", "om.yaml", "--store", "om.yaml"], "om.yaml cannot be written: File exists"),
     ("a store where none can be", ["-f", "om.yaml", "--store", "/proc/store"], "cannot be written"),
     ("an unknown field", ["-f", "bad.yaml"], "bad.yaml: spec.sauce: unknown field"),

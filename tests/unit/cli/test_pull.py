@@ -256,7 +256,7 @@ def test_a_claim_that_is_not_there_is_one_line(tmp_path: Path) -> None:
         command = ["pull", "pvc://models/m.onnx", "--kubeconfig", str(server.kubeconfig(tmp_path))]
         done = CliRunner().invoke(main, command)
     assert done.exit_code == 2
-    assert "there is no claim 'models' in namespace 'default'" in done.output
+    assert "no claim 'models' in namespace 'default'" in done.output
     assert "Traceback" not in done.output
 
 

@@ -197,7 +197,7 @@ def require_claim(cluster: Cluster, claim: str) -> None:
         with told(f"claim {claim}"):
             cluster.core.read_namespaced_persistent_volume_claim(claim, cluster.namespace)
     except MissingError as error:
-        raise UsageError(f"there is no claim {claim!r} in namespace {cluster.namespace!r}") from error
+        raise UsageError(f"no claim {claim!r} in namespace {cluster.namespace!r}") from error
 
 
 class Exec:

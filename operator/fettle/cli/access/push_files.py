@@ -36,7 +36,7 @@ def entries(source: Path, target: Target) -> tuple[Entry, ...]:
         inside = not target.path or target.path.endswith("/")
         return (_entry(source, f"{target.path.rstrip('/')}/{source.name}" if inside else target.path),)
     if not source.is_dir():
-        raise UsageError(f"there is no file or folder {source}")
+        raise UsageError(f"no file or folder {source}")
     files = sorted(path for path in source.rglob("*") if path.is_file())
     if not files:
         raise UsageError(f"the folder {source} holds no file")

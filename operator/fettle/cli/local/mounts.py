@@ -41,7 +41,7 @@ def parse_maps(maps: Iterable[str]) -> dict[str, Path]:
             raise UsageError(f"--map {text}: expected pvc://CLAIM=FOLDER, such as pvc://models=./models")
         path = Path(folder).expanduser().resolve()
         if not path.is_dir():
-            raise UsageError(f"--map {text}: there is no folder {path}")
+            raise UsageError(f"--map {text}: no folder {path}")
         folders[claim] = path
     return folders
 

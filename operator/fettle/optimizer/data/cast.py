@@ -75,7 +75,7 @@ def _texts(array: Array, where: str) -> Array:
             if not text.isascii():
                 text.encode()
     except UnicodeEncodeError as error:
-        raise DataError(f"{where}: a text holds half of a surrogate pair, which is no character: {error}") from error
+        raise DataError(f"{where}: a text holds half of a surrogate pair, which is not a character: {error}") from error
     except (ValueError, SystemError) as error:  # UnicodeDecodeError; numbers that are no code points
         raise DataError(f"{where}: texts must be Unicode, bytes must be UTF-8: {error}") from error
     return texts_of(texts).reshape(array.shape)

@@ -140,6 +140,6 @@ def readable(what: str, kind: str) -> Iterator[None]:
     except OSError as error:
         if error.errno not in (None, errno.EINVAL):  # EINVAL: a place in the file that the damaged file itself names
             raise
-        raise DataError(f"{what} is no {kind} that can be read: {error}") from error
+        raise DataError(f"{what} is not a readable {kind}: {error}") from error
     except Exception as error:
-        raise DataError(f"{what} is no {kind} that can be read: {error or type(error).__name__}") from error
+        raise DataError(f"{what} is not a readable {kind}: {error or type(error).__name__}") from error

@@ -125,7 +125,7 @@ def find(generator: Generator, run: Run) -> Recipe:
     """The first way to make inputs that the model runs on, with finite answers. Raises DataError (EvaluationDataMissing)."""
     loops = [name for name, hint in generator.hints.items() if hint.trip_count and name not in generator.specs]
     if loops:
-        message = f"the inputs {loops} say how often a loop runs, which nobody can make up: give source.inputs[].value for them"
+        message = f"the inputs {loops} say how often a loop runs, which cannot be generated: give source.inputs[].value for them"
         raise DataError(message, reason=Reason.EVALUATION_DATA_MISSING)
     last = "it answered NaN or infinity"
     accepted: Recipe | None = None

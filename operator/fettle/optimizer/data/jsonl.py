@@ -110,7 +110,7 @@ def _flat(value: Any, where: str) -> tuple[list[int], list[Any]]:
         shape.append(lengths.pop())
         flat = list(chain.from_iterable(flat))
         if len(shape) > DEEPEST:
-            raise DataError(f"{where}: lists are nested more than {DEEPEST} deep, which is no tensor")
+            raise DataError(f"{where}: lists are nested more than {DEEPEST} deep, which is not a tensor")
     return shape, flat
 
 

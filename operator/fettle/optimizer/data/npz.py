@@ -60,7 +60,9 @@ def _opened(stream: IO[bytes], uri: str) -> zipfile.ZipFile:
         try:
             return zipfile.ZipFile(stream)
         except zipfile.BadZipFile as error:
-            raise DataError(f"{uri} is no {KIND}, and no .parquet or .jsonl by name: {error}") from error
+            raise DataError(
+                f"{uri} is not a readable {KIND}, and its name does not end in .parquet or .jsonl: {error}"
+            ) from error
 
 
 def _array(archive: zipfile.ZipFile, member: zipfile.ZipInfo, name: str, wanted: Wanted) -> Array:
@@ -110,7 +112,7 @@ def _header(stream: IO[bytes], where: str) -> _Header:
         read = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
         shape, fortran, dtype = read(head)
     except (ValueError, SyntaxError, RecursionError, MemoryError) as error:
-        raise DataError(f"{where} is no numpy array: {error}") from error
+        raise DataError(f"{where} is not a numpy array: {error}") from error
     if dtype.hasobject:
         raise DataError(
             f"{where} is a pickled object array, which is not read; texts go as unicode arrays (astype('U'))"
@@ -118,7 +120,7 @@ def _header(stream: IO[bytes], where: str) -> _Header:
     if not shape:
         raise DataError(f"{where} is a single value; its first axis must count the items")
     if min(shape) < 0:
-        raise DataError(f"{where} is no numpy array: a shape of {list(shape)}")
+        raise DataError(f"{where} is not a numpy array: a shape of {list(shape)}")
     return _Header(shape, fortran, dtype, head.tell())
 
 

@@ -140,4 +140,4 @@ def _plain(column: Any, where: str) -> Array:
     if pa.types.is_integer(kind) or pa.types.is_floating(kind) or pa.types.is_boolean(kind):
         values: Array = column.to_numpy(zero_copy_only=False)
         return values
-    raise DataError(f"{where}: a column of {kind} is no input; numbers, booleans, texts and lists of them are")
+    raise DataError(f"{where}: a column of {kind} cannot be an input; numbers, booleans, texts and lists of them can")

@@ -25,8 +25,8 @@ _REFUSED = {
     "CMYK": "is in CMYK, colours of a printer that mean no RGB without its profile",
     "LAB": "is in CIELAB",
     "HSV": "is in HSV",
-    "F": "holds floating-point numbers, of which nobody knows which one is white",
-    "I": "holds integers of 32 bits, of which nobody knows which one is white",
+    "F": "holds floating-point numbers, whose white level is unknown",
+    "I": "holds integers of 32 bits, whose white level is unknown",
 }
 _ADVICE = "convert it to 8 bits per channel as the model's own preprocessing does, or give the values in a file (.npz)"
 
@@ -57,7 +57,7 @@ def _identified(stream: IO[bytes], where: str) -> Image.Image:
     try:
         return Image.open(stream, formats=FORMATS)
     except UnidentifiedImageError as error:  # whose words name an object in memory
-        raise DataError(f"{where} is no {KIND}: nothing in it says which kind of picture it is") from error
+        raise DataError(f"{where} is not a readable {KIND}: its format was not recognised") from error
 
 
 def _refuse(image: Image.Image, where: str) -> None:

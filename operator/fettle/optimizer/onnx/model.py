@@ -55,7 +55,7 @@ def _fault(model: onnx.ModelProto) -> str | None:
     if not model.opset_import:
         return "it does not say the version of its operators (opset_import); onnx.helper.make_model writes it"
     garbled = _garbled(model)
-    return f"its {garbled} holds what is no text" if garbled is not None else None
+    return f"its {garbled} holds bytes that are not text" if garbled is not None else None
 
 
 def _garbled(message: Message) -> str | None:

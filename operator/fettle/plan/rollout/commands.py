@@ -98,7 +98,7 @@ def events(orders: Orders, ground: Ground) -> tuple[EventDraft, ...]:
 
 def _why_not(orders: Orders, command: Command, revision: str, ground: Ground) -> str | None:
     if not orders.has(command, revision):
-        return f"revision {revision} was aborted in the same moment"
+        return f"revision {revision} was aborted at the same time"
     if command is Command.RETRY:
         return None if revision == ground.failed else f"revision {revision} has not failed"
     if revision != ground.candidate:

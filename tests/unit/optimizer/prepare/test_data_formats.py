@@ -97,8 +97,8 @@ def test_columns_that_do_not_fit_are_refused_with_what_was_expected(
 @pytest.mark.parametrize(
     ("name", "content", "words"),
     [
-        ("items.parquet", b"PAR1 it is not", "no .parquet file that can be read"),
-        ("items.parquet", b"", "no .parquet file that can be read"),
+        ("items.parquet", b"PAR1 it is not", "is not a readable .parquet file"),
+        ("items.parquet", b"", "is not a readable .parquet file"),
         ("items.jsonl", b'{"image": [1]}\nnope\n', "line 2 is not JSON"),
         ("items.jsonl", b"\xff\xfe\n", "line 1 is not JSON"),
         ("items.jsonl", b"[1, 2]\n", "line 1 is a list; expected an object"),
@@ -111,7 +111,11 @@ def test_columns_that_do_not_fit_are_refused_with_what_was_expected(
             b'{"image": [[[[1]]]], "labels": 1}\n{"image": [[[[1]]]], "labels": "one"}\n',
             "mixed in one key",
         ),
-        ("items.csv", b"image\n1\n", "no .npz file (numpy.savez), and no .parquet or .jsonl by name"),
+        (
+            "items.csv",
+            b"image\n1\n",
+            "is not a readable .npz file (numpy.savez), and its name does not end in .parquet or .jsonl",
+        ),
     ],
 )
 def test_a_file_that_is_not_what_its_name_says_is_refused(
