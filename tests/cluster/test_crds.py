@@ -106,7 +106,7 @@ def explain(cluster: Any) -> Callable[[str], str]:
         ("om.spec.constraints.accuracy.maxDrop", "Largest loss, in the metric's unit"),
         ("om.spec.targets.threads", "Most threads one inference may use. Default: 1."),
         ("om.status.candidates.accuracyDrop", "Loss against the baseline; positive = worse."),
-        ("mdep", "a new one is a canary first"),
+        ("mdep", "Each new version starts as a canary"),
         ("mdep.spec.rollout.analysis.minRequests", "Requests a window needs before it is judged. Default: 50."),
         ("mdep.status.canary.actualWeight", "its share of ready pods"),
     ],
