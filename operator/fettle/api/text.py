@@ -31,7 +31,14 @@ def quoted(said: object, limit: int = QUOTED_LIMIT) -> str:
     return clip(" ".join(str(said).split()), limit)
 
 
+def rounded(value: float, digits: int = 3) -> str:
+    """`value` with so many significant digits, as a person writes it: 1,410 and 0.0123, no exponent from a thousandth up to 10^15."""
+    return f"{float(f'{value:.{digits}g}'):,.15g}"
+
+
 def beyond(found: float, bound: float, digits: int = 3) -> str:
     """`found` with so many significant digits, and with more where it would read like the bound that it misses."""
-    shown = (f"{found:.{places}g}" for places in range(digits, 18))
-    return next((text for text in shown if found == bound or float(text) != float(f"{bound:g}")), repr(found))
+    for places in range(digits, 18):
+        if found == bound or float(f"{found:.{places}g}") != float(f"{bound:g}"):
+            return rounded(found, places)
+    return repr(found)

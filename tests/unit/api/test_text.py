@@ -6,7 +6,7 @@ import pytest
 
 from fettle.api.conditions import Condition, with_condition
 from fettle.api.reasons import Reason
-from fettle.api.text import CONDITION_LIMIT, EVENT_LIMIT, beyond, clip, quoted
+from fettle.api.text import CONDITION_LIMIT, EVENT_LIMIT, beyond, clip, quoted, rounded
 
 
 def test_what_fits_is_left_alone() -> None:
@@ -44,10 +44,20 @@ def test_what_a_library_said_goes_on_one_line() -> None:
         (0.02004, 0.02, "0.02004"),
         (1.2, 1.2, "1.2"),
         (9.9996, 10, "9.9996"),
+        (212.4, 10, "212"),
+        (1413.0, 1000, "1,410"),
     ],
 )
 def test_a_figure_never_reads_like_the_bound_that_it_misses(found: float, bound: float, expected: str) -> None:
     assert beyond(found, bound) == expected
+
+
+@pytest.mark.parametrize(
+    ("value", "written"),
+    [(1413, "1,410"), (1.41e6, "1,410,000"), (106.2, "106"), (0.01234, "0.0123"), (0.0, "0"), (7, "7"), (-2.5, "-2.5")],
+)
+def test_a_figure_is_written_as_a_person_writes_it(value: float, written: str) -> None:
+    assert rounded(value) == written
 
 
 @pytest.mark.parametrize("letter", ["x", "é", "界", "😀"])

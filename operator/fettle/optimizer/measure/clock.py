@@ -22,6 +22,7 @@ from fettle.api.bounds import RUNS_NEEDED
 from fettle.api.memory import GROUP
 from fettle.api.optimizedmodel_status import Interval, Measurement
 from fettle.api.report import Distribution
+from fettle.api.text import rounded
 from fettle.api.vocabulary import Objective
 from fettle.errors import RuntimeFailure
 from fettle.optimizer import statistics
@@ -274,7 +275,7 @@ class Clock:
             if name != BASELINE:
                 wanted[name].ratios[-1].append(costs[BASELINE] / cost)
         figures = ", ".join(
-            f"{name or 'baseline'} {cost:.3g} ms" + (f" ({costs[BASELINE] / cost:.2f}x)" if name else "")
+            f"{name or 'baseline'} {rounded(cost)} ms" + (f" ({costs[BASELINE] / cost:.2f}x)" if name else "")
             for name, cost in sorted(costs.items())
         )
         log.info("start %d, round %d: %s", number + 1, index + 1, figures)

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
+from fettle.api.text import rounded
 from fettle.api.vocabulary import Objective
 
 SLOWER = 1.5  # times the best in the quick clock: out
@@ -66,7 +67,7 @@ def _rank(one: Entrant, objective: Objective) -> tuple[bool, bool, float]:
 
 
 def _against(one: Entrant, best: Entrant) -> str:
-    return f"{one.cost:.3g} ms against {best.cost:.3g} ms an item"
+    return f"{rounded(one.cost)} ms against {rounded(best.cost)} ms an item"
 
 
 @dataclass(frozen=True)

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from fettle.api.bounds import UNMEASURED, Miss, Rules, is_exact, misses, percentile
 from fettle.api.optimizedmodel_status import CandidateStatus
 from fettle.api.reasons import Reason
-from fettle.api.text import clip
+from fettle.api.text import clip, rounded
 from fettle.api.vocabulary import CandidateState, Objective
 from fettle.plan.run.planned import Finding
 
@@ -139,7 +139,7 @@ def _why_not(loser: _Score, winner: _Score, tied: Sequence[_Score], rules: Rules
     name = winner.row.name
     mine = percentile(loser.row, rules.batch_size, 50)
     best = percentile(winner.row, rules.batch_size, 50)
-    times = f" (p50 {best:.3g} ms against {mine:.3g} ms)" if mine is not None and best is not None else ""
+    times = f" (p50 {rounded(best)} ms against {rounded(mine)} ms)" if mine is not None and best is not None else ""
     if mine is not None and best is not None and best > mine:  # medians over all rounds; speed-ups are paired by round
         times = f" (in the same rounds: {winner.speed:.3g} x the original against {loser.speed:.3g} x)"
     if rules.objective == Objective.SIZE and loser.bytes > winner.bytes:

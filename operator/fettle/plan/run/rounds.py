@@ -12,6 +12,7 @@ from fettle.api.optimizedmodel_status import BaselineStatus, CandidateStatus
 from fettle.api.reasons import Reason
 from fettle.api.report import BuildReport, MeasureReport, PrepareReport
 from fettle.api.task import BuildPlan, StoredModel
+from fettle.api.text import rounded
 from fettle.api.vocabulary import AgreementMode, Evidence, Objective
 from fettle.plan.run.attempts import Attempts, View
 from fettle.plan.run.candidates import TargetPlan, allows_lossy
@@ -272,7 +273,7 @@ def _slower(row: CandidateStatus, run: TargetRun) -> str | None:
     latency, original = percentile(row, size, 50), run.baseline.p50(size)
     if latency is None or original is None or latency <= slack * original:
         return None
-    return f"is not faster than the original (p50 {latency:.3g} ms against {original:.3g} ms)"
+    return f"is not faster than the original (p50 {rounded(latency)} ms against {rounded(original)} ms)"
 
 
 def _progress(busy: Sequence[TargetRun], asked: int) -> str:

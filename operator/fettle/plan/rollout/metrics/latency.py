@@ -7,6 +7,7 @@ from dataclasses import replace
 from fettle.api.bounds import RUNS_NEEDED
 from fettle.api.modeldeployment import LatencySpec
 from fettle.api.modeldeployment_status import Verdict
+from fettle.api.text import rounded
 from fettle.plan.rollout.metrics.base import Finding, Seen
 from fettle.plan.rollout.window_totals import Traffic
 
@@ -38,12 +39,12 @@ def latency(spec: LatencySpec, bound: float, name: str, min_requests: int, canar
     metric = f"p{spec.percentile}Milliseconds"
     if count >= min_requests and slower > (100 - spec.percentile) / 100 * max(count, needed):
         value = canary.percentile(spec.percentile)
-        text = f"p{spec.percentile} latency {value:.3g} ms > {name} ({count} requests, {slower} slower)"
+        text = f"p{spec.percentile} latency {rounded(value)} ms > {name} ({count} requests, {slower} slower)"
         return Finding(Verdict.BAD, text, metric=metric, value=value, bound=bound, samples=count)
     if count < needed:
         return Finding(Verdict.PENDING, f"{count} of {needed} requests, as p{spec.percentile} needs")
     value = canary.percentile(spec.percentile)
-    text = f"p{spec.percentile} latency {value:.3g} ms within {name} ({count} requests)"
+    text = f"p{spec.percentile} latency {rounded(value)} ms within {name} ({count} requests)"
     return Finding(Verdict.GOOD, text, metric=metric, value=value, bound=bound, samples=count)
 
 
@@ -55,7 +56,7 @@ def latency_ratio(spec: LatencySpec, ratio: float, min_requests: int, canary: Tr
             Verdict.PENDING, f"the stable revision answered {stable.answers} of {needed} requests to compare with"
         )
     base = stable.percentile(spec.percentile)
-    name = f"{ratio:g} x stable's {base:.3g} ms, {stable.answers} requests"
+    name = f"{ratio:g} x stable's {rounded(base)} ms, {stable.answers} requests"
     found = latency(spec, ratio * base, name, min_requests, canary)
     value = found.value / base if found.value is not None and base > 0 else None
     return replace(found, metric=f"p{spec.percentile}RatioToStable", value=value, bound=ratio)
