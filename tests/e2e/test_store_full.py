@@ -21,7 +21,8 @@ from fettle.store.manifest import check_fetched
 pytestmark = pytest.mark.timeout(600)
 STORE = "small"
 MINUTE = 60
-SMALL = {"requests": {"cpu": "100m", "memory": "256Mi"}, "limits": {"cpu": "1", "memory": "2Gi"}}
+# So little that the one-core Jobs of the file that runs beside this one still fit on a node of two cores.
+SMALL = {"requests": {"cpu": "50m", "memory": "256Mi"}, "limits": {"cpu": "1", "memory": "2Gi"}}
 
 
 def model(name: str, source: str) -> dict[str, Any]:
@@ -38,7 +39,7 @@ def model(name: str, source: str) -> dict[str, Any]:
 
 def deployment(name: str) -> dict[str, Any]:
     """One pod of what that OptimizedModel published."""
-    server = {"resources": {"requests": {"cpu": "100m", "memory": "256Mi"}}}
+    server = {"resources": {"requests": {"cpu": "50m", "memory": "256Mi"}}}
     spec = {"model": {"ref": {"name": name, "target": "cpu"}}, "replicas": 1, "server": server}
     return {"apiVersion": API_VERSION, "kind": "ModelDeployment", "metadata": {"name": name}, "spec": spec}
 
