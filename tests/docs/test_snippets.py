@@ -28,7 +28,7 @@ PROGRAMS = {("fettle",): main.main, ("kubectl", "fettle"): kubectl.main}
 YAML = [block for page in PAGES for block in blocks(page) if block.language in {"yaml", "yml"}]
 COMMANDS = [(where, words) for page in PAGES for where, words in commands(page)]
 YOURS = {"optimizedmodel.yaml", "modeldeployment.yaml", "model.yaml", "-", "FILE"}  # names for the reader's own files
-TARGETS = set(re.findall(r"(?m)^([a-z-]+):", (ROOT / "Makefile").read_text()))
+TARGETS = set(re.findall(r"(?m)^([a-z0-9-]+):", (ROOT / "Makefile").read_text()))
 VALUES = yaml.safe_load((ROOT / "charts/fettle/values.yaml").read_text())
 
 
