@@ -9,7 +9,7 @@ import numpy as np
 
 from fettle.api.reasons import Reason
 from fettle.errors import SourceError
-from fettle.optimizer.data.files import Array
+from fettle.optimizer.data.columns import Array
 from fettle.optimizer.data.items import Items
 from fettle.optimizer.measure.agreement import OutputProfile, within_noise
 from fettle.optimizer.sources.base import Answers, Run

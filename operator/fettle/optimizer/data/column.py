@@ -8,7 +8,7 @@ import numpy as np
 
 from fettle.errors import DataError
 from fettle.optimizer.data.cast import cast, plain, texts_of
-from fettle.optimizer.data.files import ITEM_BYTES, Array, Wanted
+from fettle.optimizer.data.columns import ITEM_BYTES, Array, Wanted
 
 LONG = 256  # characters from which on it is worth the while to keep a text once
 EXACT = 1 << 53  # integers up to here are exact as floats

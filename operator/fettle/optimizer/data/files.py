@@ -1,145 +1,42 @@
-"""Columns of a file of items: one array per input, first axis = items. Which reader takes a file follows from the end of its name."""
+"""Which reader takes a file of items follows from the end of its name. One module a format, imported when a file of it comes."""
 
 from __future__ import annotations
 
-import errno
-from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping
-from contextlib import contextmanager
-from dataclasses import dataclass, field
-from typing import IO, Any
+from importlib import import_module
+from typing import IO, Protocol, cast
 
-import numpy as np
+from fettle.optimizer.data.columns import Columns, Wanted
 
-from fettle.errors import DataError, FettleError
-from fettle.optimizer.measure.cgroup import Limits
-
-Array = np.ndarray[Any, Any]
-LABELS = "labels"
-SHARE = 4  # items may hold this part of the process's memory: they are copied once when they are split, and the model needs some
-ITEM_BYTES = 256  # what telling an item apart costs beside its values: its digest, its place in each part of the split
-NAMED_MOST = 10
+READERS = {
+    "parquet": "parquet",
+    "jsonl": "jsonl",
+    "ndjson": "jsonl",
+}  # end of a name -> module; any other file is taken for an .npz
+DEFAULT = "npz"
 
 
-class Room:
-    """Memory that all items of a run may take together: a quarter of what this process may use."""
+class Reader(Protocol):
+    """The functions of a format's module."""
 
-    def __init__(self, size: int | None = None) -> None:
-        self.size = size if size is not None else Limits.find().memory_total() // SHARE
-        self._taken = 0
+    def read(self, stream: IO[bytes], wanted: Wanted) -> Columns:
+        """The wanted columns. Raises DataError."""
+        ...
 
-    def take(self, size: int, where: str) -> None:
-        """Count `size` bytes more. Raises DataError where they do not fit."""
-        self.require(size, where)
-        self._taken += size
-
-    def require(self, size: int, where: str) -> None:
-        """Raises DataError where `size` bytes more do not fit."""
-        if self._taken + size > self.size:
-            message = (
-                f"{where}: the items need more than {self.size / (1 << 20):.0f} MiB in memory, a quarter of what this process may use: "
-                "set maxSamples, or raise spec.jobs.resources.limits.memory"
-            )
-            raise DataError(message)
-
-
-@dataclass(frozen=True)
-class Wanted:
-    """What is read of a file: the columns of the inputs (name -> V2 data type), that of the labels if it is there, so many items.
-
-    `by_name`: the label of a picture is its folder's name, not the place of that. `judged`: labels count for something.
-    """
-
-    uri: str
-    inputs: Mapping[str, str]
-    label_key: str | None
-    most: int | None
-    room: Room = field(default_factory=Room)
-    by_name: bool = False
-    judged: bool = True
-
-    def columns(self, found: Iterable[str]) -> list[str]:
-        """Names to read of those that a file has. Raises DataError for inputs without one, and for a name that is there twice."""
-        counts = Counter(found)
-        absent = sorted(self.inputs.keys() - counts.keys())
-        if absent:
-            raise DataError(
-                f"{self.uri}: no array for the inputs {absent}; it has {listed(counts)}; name each array as the model's input"
-            )
-        names = [
-            *sorted(self.inputs),
-            *([self.label_key] if self.label_key is not None and self.label_key in counts else []),
-        ]
-        twice = [name for name in names if counts[name] > 1]
-        if twice:
-            raise DataError(f"{self.uri}: {twice} is there more than once; give each array its own name")
-        return names
-
-    def unused(self, found: Iterable[str]) -> list[str]:
-        """Names that a file has and nobody asked for."""
-        return sorted(set(found) - self.inputs.keys() - {self.label_key, LABELS})
-
-
-@dataclass(frozen=True)
-class Columns:
-    """The arrays that were wanted, each in the data type of its input, and the names of what else the file has."""
-
-    arrays: Mapping[str, Array]
-    unused: list[str]
-
-
-def listed(names: Iterable[str]) -> str:
-    """The first few of many names, sorted."""
-    found = sorted(names)
-    more = f" and {len(found) - NAMED_MOST} more" if len(found) > NAMED_MOST else ""
-    return f"{found[:NAMED_MOST]}{more}"
+    def names(self, stream: IO[bytes], uri: str) -> set[str]:
+        """Names of the columns, without reading them. Raises DataError."""
+        ...
 
 
 def read_columns(name: str, stream: IO[bytes], wanted: Wanted) -> Columns:
     """The wanted columns of the file called `name`. Raises DataError."""
-    end = name.rsplit(".", 1)[-1].lower()
-    if end == "parquet":
-        from fettle.optimizer.data.parquet import read_parquet
-
-        return read_parquet(stream, wanted)
-    if end in ("jsonl", "ndjson"):
-        from fettle.optimizer.data.jsonl import read_jsonl
-
-        return read_jsonl(stream, wanted)
-    from fettle.optimizer.data.npz import read_npz
-
-    return read_npz(stream, wanted)
+    return _reader(name).read(stream, wanted)
 
 
 def column_names(name: str, stream: IO[bytes], uri: str) -> set[str]:
     """Names of the columns of the file called `name`, without reading them. Raises DataError."""
+    return _reader(name).names(stream, uri)
+
+
+def _reader(name: str) -> Reader:
     end = name.rsplit(".", 1)[-1].lower()
-    if end == "parquet":
-        from fettle.optimizer.data import parquet
-
-        return parquet.names(stream, uri)
-    if end in ("jsonl", "ndjson"):
-        from fettle.optimizer.data import jsonl
-
-        return jsonl.names(stream, uri)
-    from fettle.optimizer.data import npz
-
-    return npz.names(stream, uri)
-
-
-@contextmanager
-def readable(what: str, kind: str) -> Iterator[None]:
-    """For code in which a library reads a file: whatever it raises says that the file is damaged. Raises DataError.
-
-    What the filesystem itself reports, and memory that ran out, stays what it is.
-    """
-    try:
-        yield
-    except (FettleError, MemoryError):
-        raise
-    except OSError as error:
-        if error.errno not in (None, errno.EINVAL):  # EINVAL: a place in the file that the damaged file itself names
-            raise
-        raise DataError(f"{what} is not a readable {kind}: {error}") from error
-    except Exception as error:
-        raise DataError(f"{what} is not a readable {kind}: {error or type(error).__name__}") from error
+    return cast(Reader, import_module(f"fettle.optimizer.data.{READERS.get(end, DEFAULT)}"))

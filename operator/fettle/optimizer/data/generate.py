@@ -13,7 +13,7 @@ from fettle.api.optimizedmodel import InputSpec
 from fettle.api.reasons import Reason
 from fettle.api.signature import Signature, Tensor
 from fettle.errors import DataError, RuntimeFailure
-from fettle.optimizer.data.files import Array
+from fettle.optimizer.data.columns import Array
 from fettle.optimizer.data.items import Items
 from fettle.optimizer.onnx.inputs import Hint
 from fettle.runtimes.base import numpy_dtype

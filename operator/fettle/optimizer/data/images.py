@@ -15,7 +15,7 @@ from fettle.api.signature import Signature, Tensor
 from fettle.api.vocabulary import Color, Layout
 from fettle.errors import DataError
 from fettle.optimizer.data.column import Column
-from fettle.optimizer.data.files import Array, Columns, Wanted, listed
+from fettle.optimizer.data.columns import Array, Columns, Wanted, listed
 from fettle.optimizer.data.picture import Picture, opened
 
 CHANNELS = {Color.RGB: 3, Color.BGR: 3, Color.GRAYSCALE: 1}

@@ -17,7 +17,8 @@ from fettle.api.optimizedmodel import PreprocessSpec
 from fettle.api.reasons import Reason
 from fettle.api.signature import Signature, Tensor
 from fettle.errors import DataError
-from fettle.optimizer.data.files import LABELS, Array, Columns, Room, Wanted, column_names, listed, read_columns
+from fettle.optimizer.data.columns import LABELS, Array, Columns, Room, Wanted, listed
+from fettle.optimizer.data.files import column_names, read_columns
 from fettle.store.comparison import is_float
 from fettle.store.store import explained
 from fettle.store.uris import Location, Mounts, locate

@@ -12,7 +12,7 @@ import numpy as np
 
 from fettle.errors import DataError
 from fettle.optimizer.data.column import Column
-from fettle.optimizer.data.files import Array, Columns, Wanted, readable
+from fettle.optimizer.data.columns import Array, Columns, Wanted, readable
 
 HEADER_MOST = 1 << 16  # bytes; a longer header could hold anything
 BLOCK_BYTES = 8 << 20
@@ -40,7 +40,7 @@ def names(stream: IO[bytes], uri: str) -> set[str]:
         return {name.removesuffix(".npy") for name in archive.namelist()}
 
 
-def read_npz(stream: IO[bytes], wanted: Wanted) -> Columns:
+def read(stream: IO[bytes], wanted: Wanted) -> Columns:
     """The wanted arrays, only the first `wanted.most` items of each. Raises DataError."""
     with _opened(stream, wanted.uri) as archive, readable(wanted.uri, KIND):
         members = archive.infolist()

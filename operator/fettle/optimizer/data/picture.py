@@ -13,7 +13,7 @@ from PIL import Image, ImageOps, UnidentifiedImageError
 
 from fettle.api.vocabulary import Color
 from fettle.errors import DataError
-from fettle.optimizer.data.files import Array, Room, readable
+from fettle.optimizer.data.columns import Array, Room, readable
 
 FORMATS = ("BMP", "GIF", "JPEG", "PNG", "PPM", "TIFF", "WEBP")
 KIND = f"picture ({', '.join(FORMATS)})"

@@ -13,7 +13,7 @@ from fettle.api.reasons import Reason
 from fettle.api.signature import Signature, Tensor
 from fettle.api.text import quoted
 from fettle.errors import RuntimeFailure, SourceError
-from fettle.optimizer.data.files import Array
+from fettle.optimizer.data.columns import Array
 from fettle.optimizer.data.items import Items
 from fettle.optimizer.measure.agreement import OutputProfile, within_noise
 from fettle.optimizer.onnx.inputs import Hint

@@ -12,7 +12,7 @@ from fettle.api.vocabulary import Metric
 from fettle.errors import DataError, RuntimeFailure, SourceError
 from fettle.optimizer.data import generate
 from fettle.optimizer.data import items as data
-from fettle.optimizer.data.files import LABELS, Room
+from fettle.optimizer.data.columns import LABELS, Room
 from fettle.optimizer.data.items import Asked, Items
 from fettle.optimizer.data.split import SPLIT_MOST, Split, split
 from fettle.optimizer.prepare.batch import PROOF_ITEMS, PROOF_MOST, stacking_axes

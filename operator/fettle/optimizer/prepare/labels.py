@@ -13,7 +13,7 @@ from fettle.api.signature import Signature
 from fettle.api.vocabulary import Metric
 from fettle.errors import DataError
 from fettle.optimizer import labels
-from fettle.optimizer.data.files import Array
+from fettle.optimizer.data.columns import Array
 from fettle.optimizer.data.items import Items
 from fettle.optimizer.data.split import Split
 from fettle.optimizer.measure.agreement import OutputProfile, item_axis

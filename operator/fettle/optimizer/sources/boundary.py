@@ -9,7 +9,7 @@ import onnx
 
 from fettle.api.reasons import Reason
 from fettle.errors import SourceError
-from fettle.optimizer.data.files import listed
+from fettle.optimizer.data.columns import listed
 from fettle.optimizer.onnx import model as onnx_model
 from fettle.optimizer.onnx import portable
 from fettle.optimizer.sources.base import Inputs, Plain

@@ -22,7 +22,8 @@ from fettle.api.reasons import Reason
 from fettle.api.signature import BY_V2
 from fettle.errors import DataError
 from fettle.optimizer.data.cast import cast
-from fettle.optimizer.data.files import Columns, Room, Wanted, read_columns
+from fettle.optimizer.data.columns import Columns, Room, Wanted
+from fettle.optimizer.data.files import read_columns
 from fettle.runtimes.base import Array, numpy_dtype, v2_dtype
 
 HUGE = 1 << 62

@@ -18,7 +18,8 @@ from fettle.api.optimizedmodel import EvaluationSpec
 from fettle.api.reasons import Reason
 from fettle.errors import FettleError
 from fettle.optimizer.data import files
-from fettle.optimizer.data.files import Wanted, read_columns
+from fettle.optimizer.data.columns import Wanted
+from fettle.optimizer.data.files import read_columns
 
 Columns = dict[str, list[Any]]
 Write = Callable[[Path, Columns], None]

@@ -15,7 +15,7 @@ import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 
-from fettle.optimizer.data.files import Room
+from fettle.optimizer.data.columns import Room
 
 MOST = 200 << 20  # bytes above what the imports take; none of the files holds more than a few megabytes of items
 TEXTS = ["good bad fine"] * 5999 + ["x" * 60_000]
@@ -26,7 +26,7 @@ import pathlib, resource, sys, tempfile
 import pyarrow.parquet
 from fettle.api.signature import Signature, Tensor
 from fettle.optimizer.data import items as data
-from fettle.optimizer.data.files import Room
+from fettle.optimizer.data.columns import Room
 from fettle.optimizer.data.split import split
 from fettle.optimizer.measure import items as stored
 from fettle.store.store import Store

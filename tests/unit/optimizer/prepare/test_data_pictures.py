@@ -14,7 +14,7 @@ from PIL import Image
 from fettle.api.reasons import Reason
 from fettle.api.vocabulary import Color
 from fettle.errors import DataError
-from fettle.optimizer.data.files import Room
+from fettle.optimizer.data.columns import Room
 from fettle.optimizer.data.picture import opened
 from fettle.runtimes.base import Array
 

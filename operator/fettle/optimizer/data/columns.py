@@ -1,0 +1,113 @@
+"""Columns of a file of items: one array per input, first axis = items. What is wanted of a file, and what was found."""
+
+from __future__ import annotations
+
+import errno
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+
+from fettle.errors import DataError, FettleError
+from fettle.optimizer.measure.cgroup import Limits
+
+Array = np.ndarray[Any, Any]
+LABELS = "labels"
+SHARE = 4  # items may hold this part of the process's memory: they are copied once when they are split, and the model needs some
+ITEM_BYTES = 256  # what telling an item apart costs beside its values: its digest, its place in each part of the split
+NAMED_MOST = 10
+
+
+class Room:
+    """Memory that all items of a run may take together: a quarter of what this process may use."""
+
+    def __init__(self, size: int | None = None) -> None:
+        self.size = size if size is not None else Limits.find().memory_total() // SHARE
+        self._taken = 0
+
+    def take(self, size: int, where: str) -> None:
+        """Count `size` bytes more. Raises DataError where they do not fit."""
+        self.require(size, where)
+        self._taken += size
+
+    def require(self, size: int, where: str) -> None:
+        """Raises DataError where `size` bytes more do not fit."""
+        if self._taken + size > self.size:
+            message = (
+                f"{where}: the items need more than {self.size / (1 << 20):.0f} MiB in memory, a quarter of what this process may use: "
+                "set maxSamples, or raise spec.jobs.resources.limits.memory"
+            )
+            raise DataError(message)
+
+
+@dataclass(frozen=True)
+class Wanted:
+    """What is read of a file: the columns of the inputs (name -> V2 data type), that of the labels if it is there, so many items.
+
+    `by_name`: the label of a picture is its folder's name, not the place of that. `judged`: labels count for something.
+    """
+
+    uri: str
+    inputs: Mapping[str, str]
+    label_key: str | None
+    most: int | None
+    room: Room = field(default_factory=Room)
+    by_name: bool = False
+    judged: bool = True
+
+    def columns(self, found: Iterable[str]) -> list[str]:
+        """Names to read of those that a file has. Raises DataError for inputs without one, and for a name that is there twice."""
+        counts = Counter(found)
+        absent = sorted(self.inputs.keys() - counts.keys())
+        if absent:
+            raise DataError(
+                f"{self.uri}: no array for the inputs {absent}; it has {listed(counts)}; name each array as the model's input"
+            )
+        names = [
+            *sorted(self.inputs),
+            *([self.label_key] if self.label_key is not None and self.label_key in counts else []),
+        ]
+        twice = [name for name in names if counts[name] > 1]
+        if twice:
+            raise DataError(f"{self.uri}: {twice} is there more than once; give each array its own name")
+        return names
+
+    def unused(self, found: Iterable[str]) -> list[str]:
+        """Names that a file has and nobody asked for."""
+        return sorted(set(found) - self.inputs.keys() - {self.label_key, LABELS})
+
+
+@dataclass(frozen=True)
+class Columns:
+    """The arrays that were wanted, each in the data type of its input, and the names of what else the file has."""
+
+    arrays: Mapping[str, Array]
+    unused: list[str]
+
+
+def listed(names: Iterable[str]) -> str:
+    """The first few of many names, sorted."""
+    found = sorted(names)
+    more = f" and {len(found) - NAMED_MOST} more" if len(found) > NAMED_MOST else ""
+    return f"{found[:NAMED_MOST]}{more}"
+
+
+@contextmanager
+def readable(what: str, kind: str) -> Iterator[None]:
+    """For code in which a library reads a file: whatever it raises says that the file is damaged. Raises DataError.
+
+    What the filesystem itself reports, and memory that ran out, stays what it is.
+    """
+    try:
+        yield
+    except (FettleError, MemoryError):
+        raise
+    except OSError as error:
+        if error.errno not in (None, errno.EINVAL):  # EINVAL: a place in the file that the damaged file itself names
+            raise
+        raise DataError(f"{what} is not a readable {kind}: {error}") from error
+    except Exception as error:
+        raise DataError(f"{what} is not a readable {kind}: {error or type(error).__name__}") from error
