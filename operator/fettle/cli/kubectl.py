@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+import sys
+
 import click
+from click.shell_completion import get_completion_class
 
 from fettle.cli.entry import HELP, Program
 
+# kubectl's words for: nothing of the file system fits here; it may (cobra's ShellCompDirectiveNoFileComp and -Default).
+NO_FILES, FILES = 4, 0
 CLUSTER_COMMANDS = {
     "abort": ("fettle.cli.commands.steer:abort", "End the rollout: all traffic back to the stable revision."),
     "completion": ("fettle.cli.commands.completion:completion", "Print the completion script of a shell."),
@@ -34,6 +39,18 @@ def main() -> None:
     kubectl fettle promote digits
     kubectl fettle why digits
     """
+
+
+def complete() -> None:
+    """Entry point of `kubectl_complete-fettle`, which kubectl asks for `kubectl fettle …`: a line each, then a directive."""
+    *before, incomplete = sys.argv[1:] or [""]
+    shell = get_completion_class("zsh")
+    assert shell is not None
+    found = shell(main, {}, "kubectl-fettle", "").get_completions(before, incomplete)
+    words = [item for item in found if item.type == "plain"]  # of files kubectl's own shell knows
+    for item in words:
+        click.echo(f"{item.value}\t{item.help}" if item.help else item.value)
+    click.echo(f":{NO_FILES if len(words) == len(found) else FILES}")
 
 
 if __name__ == "__main__":

@@ -12,8 +12,7 @@ from click.testing import CliRunner
 from tests.unit.cli.api_server import ApiServer, api_server
 from tests.unit.cli.test_look import BASE, on_trial
 
-from fettle.cli.commands.completion import kubectl_complete
-from fettle.cli.kubectl import CLUSTER_COMMANDS
+from fettle.cli.kubectl import CLUSTER_COMMANDS, complete
 from fettle.cli.main import main
 
 
@@ -130,7 +129,7 @@ def test_without_a_cluster_nothing_is_offered_and_nothing_is_said(
 def test_kubectl_asks_in_its_own_way(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     def asked(*words: str) -> list[str]:
         monkeypatch.setattr(sys, "argv", ["kubectl_complete-fettle", *words])
-        kubectl_complete()
+        complete()
         return capsys.readouterr().out.splitlines()
 
     assert asked("rollback-to", "digits", "a") == ["aaaa\tserves", ":4"]

@@ -2,13 +2,8 @@
 
 from __future__ import annotations
 
-import sys
-
 import click
 from click.shell_completion import get_completion_class
-
-# kubectl's words for: nothing of the file system fits here; it may (cobra's ShellCompDirectiveNoFileComp and -Default).
-NO_FILES, FILES = 4, 0
 
 
 @click.command()
@@ -31,17 +26,3 @@ def completion(context: click.Context, shell: str) -> None:
     assert found is not None, "click.Choice admits no other shell"
     variable = f"_{program.replace('-', '_').upper()}_COMPLETE"
     click.echo(found(root.command, {}, program, variable).source())
-
-
-def kubectl_complete() -> None:
-    """Entry point of `kubectl_complete-fettle`, which kubectl asks for `kubectl fettle …`: a line each, then a directive."""
-    from fettle.cli.kubectl import main
-
-    *before, incomplete = sys.argv[1:] or [""]
-    shell = get_completion_class("zsh")
-    assert shell is not None
-    found = shell(main, {}, "kubectl-fettle", "").get_completions(before, incomplete)
-    words = [item for item in found if item.type == "plain"]  # of files kubectl's own shell knows
-    for item in words:
-        click.echo(f"{item.value}\t{item.help}" if item.help else item.value)
-    click.echo(f":{NO_FILES if len(words) == len(found) else FILES}")
