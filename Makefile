@@ -23,7 +23,7 @@ export PYTHONPYCACHEPREFIX := $(CURDIR)/.cache/bytecode
 .PHONY: help setup lock lint type test test-unit test-cluster test-e2e test-torch test-kills bench-rollout crds verify docs images images-torch cluster cluster-down cluster-status demo demo-clean clean
 
 help: ## list the targets
-	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | awk -F'\t' '{printf "  %-16s %s\n", $$1, $$2}'
+	@grep -hE '^[a-z0-9-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | awk -F'\t' '{printf "  %-16s %s\n", $$1, $$2}'
 
 setup: ## Python environment in .venv, from the locked requirements
 	@tools/setup.sh

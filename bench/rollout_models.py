@@ -102,6 +102,7 @@ def optimized_model(name: str) -> dict[str, Any]:
                     "output": "logits",
                     # By its labels it would be refused, as any original that does not know its items.
                     "metric": "Agreement" if name == "wrong" else "Accuracy",
+                    "agreement": {"mode": "TopOne"},
                 }
             },
             "targets": [{"name": "cpu", "runtimes": [RUNTIMES[name]], "threads": 1}],
