@@ -98,6 +98,16 @@ class RecipeStep(ApiModel):
         given = (getattr(self, name) for name in type(self).model_fields)
         return next((one for one in given if one is not None), None)
 
+    @property
+    def quantizes(self) -> bool:
+        """Whether it writes int8."""
+        return self.parameters is not None and self.parameters.quantizes
+
+    @property
+    def dynamic(self) -> bool:
+        """Whether ranges are taken while the model runs, over all items of a run."""
+        return self.parameters is not None and self.parameters.dynamic
+
 
 class RecipeSpec(ApiModel):
     """A named chain of steps; with a runtime and settings it becomes a candidate."""

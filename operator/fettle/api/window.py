@@ -59,6 +59,10 @@ class Window(ApiModel):
             raise ValueError("more errors, or more answers in buckets, than requests")
         return self
 
+    def written(self) -> bytes:
+        """As JSON."""
+        return self.model_dump_json().encode()
+
     def latencies(self) -> dict[int, int]:
         """Answers by bucket. A server that counts failures in buckets too is taken to have failed fast: the fastest go."""
         failed = sum(self.buckets.values()) - (self.requests - self.errors)
@@ -89,5 +93,5 @@ class Head(ApiModel):
 
 
 def written(head: Head, seconds: Iterable[bytes]) -> bytes:
-    """The answer as JSON; `seconds` are Windows as `Window.canonical` writes them."""
-    return b'%b,"windows":[%b]}' % (head.canonical()[:-1], b",".join(seconds))
+    """The answer as JSON; `seconds` are Windows as `Window.written` writes them."""
+    return b'%b,"windows":[%b]}' % (head.model_dump_json(exclude_none=True).encode()[:-1], b",".join(seconds))

@@ -12,7 +12,7 @@ import numpy as np
 
 from fettle.api.recipe import RuntimeSettings
 from fettle.api.report import BuildReport
-from fettle.api.task import BuildTask, ModelFormat, StoredModel
+from fettle.api.task import BuildTask, StoredModel
 from fettle.api.text import clip
 from fettle.errors import RecipeError, RuntimeFailure
 from fettle.optimizer import steps
@@ -85,8 +85,7 @@ def _check(task: BuildTask, entry: Path, items: Items | None) -> None:
 def _stored(store: Store, entry: Path, folder: Path) -> StoredModel:
     """Store the model at `entry` with its own files, and nothing else that a toolchain left beside it."""
     folder.mkdir()
-    form: ModelFormat = "OpenVINO" if entry.suffix == ".xml" else "ONNX"
     for path in sorted(entry.parent.iterdir()):
         if path.is_file():
             path.rename(folder / path.name)
-    return store.put_model(folder, entry.name, form)
+    return store.put_model(folder, entry.name, steps.FORMATS[entry.suffix])

@@ -47,7 +47,7 @@ class _Counts:
             errors=self.errors,
             outcomes=outcomes,
             buckets=dict(self.buckets),
-        ).canonical()
+        ).written()
 
 
 class Windows:

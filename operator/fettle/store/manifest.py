@@ -86,7 +86,7 @@ class Manifest(ApiModel):
     def alone(self) -> bool:
         """Whether every item runs by itself. Artifacts from before `items_per_run` do not say so: there the recipe tells, for dynamic
         ranges are taken over all items of a run."""
-        dynamic = any(step.parameters is not None and step.parameters.dynamic for step in self.recipe.steps)
+        dynamic = any(step.dynamic for step in self.recipe.steps)
         return self.signature.batchable and (self.items_per_run == 1 or dynamic)
 
     @property

@@ -7,12 +7,8 @@ from typing import IO, Protocol, cast
 
 from fettle.optimizer.data.columns import Columns, Wanted
 
-READERS = {
-    "parquet": "parquet",
-    "jsonl": "jsonl",
-    "ndjson": "jsonl",
-}  # end of a name -> module; any other file is taken for an .npz
-DEFAULT = "npz"
+READERS = {"parquet": "parquet", "jsonl": "jsonl", "ndjson": "jsonl"}  # end of a name -> module
+DEFAULT = "npz"  # for any other
 
 
 class Reader(Protocol):

@@ -85,9 +85,7 @@ class Subject:
 
         It was seen, or is known: dynamic ranges are taken over the whole tensor, whatever the items that were looked at show.
         """
-        return self.depends or any(
-            step.parameters is not None and step.parameters.dynamic for step in self.candidate.steps
-        )
+        return self.depends or any(step.dynamic for step in self.candidate.steps)
 
     @property
     def rounded(self) -> bool:

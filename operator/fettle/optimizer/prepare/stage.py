@@ -136,8 +136,7 @@ def _unconverted(job: Job, subject: Subject, fault: ConversionFault) -> PrepareR
 def _original(job: Job) -> Original:
     """The source, ready to run, and its graph with a boundary of plain tensors. Raises SourceError, ConversionError."""
     format, source = job.source.format, job.source
-    file = sources.convert(format, source.path, job.inputs, job.folder / "converted")
-    graph = onnx_model.load(file)
+    graph = sources.graph(format, source.path, job.inputs, job.folder / "converted")
     with onnx_model.holding_together(graph):
         bounded = plain(graph, job.inputs)
         refuse_states(bounded.signature, onnx_model.passed(bounded.model.graph))

@@ -8,6 +8,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from onnx import ModelProto
+
 from fettle.api.reasons import Reason
 from fettle.api.vocabulary import SourceFormat as FormatName
 from fettle.errors import ConversionError, FettleError
@@ -33,21 +35,21 @@ def readable() -> str:
     return f"this version reads {', '.join(titles[:-1])} and {titles[-1]}"
 
 
-def convert(format: SourceFormat, path: Path, inputs: Inputs, folder: Path) -> Path:
-    """The source as an ONNX file, and what the format's module promises of it held. Raises SourceError, ConversionError."""
+def graph(format: SourceFormat, path: Path, inputs: Inputs, folder: Path) -> ModelProto:
+    """The source's graph in ONNX, and what the format's module promises of it held. Raises SourceError, ConversionError."""
     before = _state(path)
     made = format.convert(path, inputs, folder)
     if _state(path) != before:
         raise RuntimeError(
             f"the conversion of {format.name} changed the source {path.name}: it must write into its folder only"
         )
-    if made != path:
-        try:
-            model.read(made)
-        except FettleError as error:
-            message = f"the conversion of {format.name} wrote no usable ONNX file: {error.message}"
-            raise ConversionError(message, reason=Reason.UNSUPPORTED_MODEL) from error
-    return made
+    try:
+        return model.load(made)
+    except FettleError as error:
+        if made == path:
+            raise
+        message = f"the conversion of {format.name} wrote no usable ONNX file: {error.message}"
+        raise ConversionError(message, reason=Reason.UNSUPPORTED_MODEL) from error
 
 
 def _state(path: Path) -> tuple[int, int]:

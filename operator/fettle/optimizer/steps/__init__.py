@@ -16,6 +16,7 @@ from fettle import runtimes  # noqa: F401  before any toolchain: it keeps them f
 from fettle.api import catalog
 from fettle.api.catalog import StepEntry
 from fettle.api.recipe import RecipeStep, RuntimeSettings, StepParameters
+from fettle.api.task import ModelFormat
 from fettle.api.text import quoted
 from fettle.api.vocabulary import RuntimeName
 from fettle.errors import FettleError, RecipeError
@@ -24,7 +25,7 @@ from fettle.optimizer.reference import Reference
 from fettle.runtimes import base
 
 Parameters_co = TypeVar("Parameters_co", bound=StepParameters, covariant=True)
-SUFFIXES = {"ONNX": ".onnx", "OpenVINO": ".xml"}
+FORMATS: dict[str, ModelFormat] = {".onnx": "ONNX", ".xml": "OpenVINO"}  # by the end of the entry's name
 COMPARED = 3  # items on which an exact step must leave the outputs as they were
 
 
@@ -60,7 +61,8 @@ def apply(step: RecipeStep, family: RuntimeName, entry: Path, folder: Path, cali
     except (FettleError, MemoryError, OSError):
         raise
     except Exception as error:  # toolchains raise what they like; build.run logs where
-        message = f"the step {row.kind} of {family} fails on this model: {type(error).__name__}: {quoted(error)}"
+        what = "quantizer" if parameters.quantizes else f"step {row.kind}"
+        message = f"the {what} of {family} fails on this model: {type(error).__name__}: {quoted(error)}"
         raise RecipeError(message) from error
     if broken is not None:
         message = f"the step {row.kind} of {family} (optimizer/steps/{module}.py: {function}) broke its promise: {broken}; please report it"
@@ -77,7 +79,7 @@ def _broken(row: StepEntry, made: Path, folder: Path) -> str | None:
     """What its row says of the file and does not hold."""
     if not made.is_relative_to(folder) or not made.is_file():
         return f"it returned {made.name}, which is no file in the folder for its outcome"
-    if made.suffix != SUFFIXES[row.writes]:
+    if FORMATS.get(made.suffix) != row.writes:
         return f"it wrote {made.name}, where its row in the catalog says {row.writes}"
     return None
 

@@ -67,7 +67,7 @@ class Row:
     @property
     def quantizes(self) -> bool:
         """Whether a step writes int8."""
-        return any(step.parameters is not None and step.parameters.quantizes for step in self.steps)
+        return any(step.quantizes for step in self.steps)
 
 
 def row(
