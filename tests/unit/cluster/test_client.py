@@ -175,7 +175,7 @@ async def test_an_answer_that_is_no_object_is_an_api_server_that_cannot_be_reach
     async with TestServer(app) as server:
         configuration = Configuration(host=str(server.make_url("")).rstrip("/"))
         client = Client(ApiClient(configuration))
-        with pytest.raises(ClusterError, match="no JSON object") as caught:
+        with pytest.raises(ClusterError, match="is not a JSON object") as caught:
             await client.get(OPTIMIZED_MODEL, "team", "digits")
         await client.close()
     assert (caught.value.reason, caught.value.retryable) == (Reason.CLUSTER_UNREACHABLE, True)

@@ -75,7 +75,7 @@ def test_data_that_is_not_there_is_not_found(bench: Workbench) -> None:
 def test_a_file_that_is_no_npz_is_refused(bench: Workbench) -> None:
     bench.put(models.dynamic_batch())
     (bench.folder / "items.npz").write_text("csv,really")
-    with pytest.raises(FettleError, match=r"no \.npz file") as caught:
+    with pytest.raises(FettleError, match=r"is not a readable \.npz file") as caught:
         bench.prepare(bench.task(evaluation=evaluation("pvc://claim/items.npz")))
     assert caught.value.reason == Reason.DATA_INVALID
 
