@@ -22,7 +22,7 @@ class LabelForm(StrEnum):
 
 
 class LabelReading(ApiModel):
-    """What turns labels as they lie in the data into their form; `optimizer/labels.py` decides and applies it.
+    """What turns labels as they lie in the data into their form; `optimizer/labels/` decides and applies it.
 
     `names`: texts of the classes, in the order of their numbers. `offset`: what the data calls class 0. `signed`: -1 and 1 say no
     and yes. `spread`: labels have an axis of classes of 0 and 1 (one-hot, several hot) where answers have their scores. `listed`: the

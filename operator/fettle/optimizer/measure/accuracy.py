@@ -17,8 +17,8 @@ from fettle.api.reasons import Reason
 from fettle.api.signature import Signature, Tensor
 from fettle.api.vocabulary import AgreementMode, Evidence, Metric
 from fettle.errors import DataError, RuntimeFailure
-from fettle.optimizer.label_reader import NOT_COUNTED
-from fettle.optimizer.labels import DECIDING
+from fettle.optimizer.labels.reader import NOT_COUNTED
+from fettle.optimizer.labels.readings import DECIDING
 from fettle.optimizer.measure.agreement import OutputProfile, comparisons, item_axis, own_tolerance, within_noise
 from fettle.optimizer.measure.chance import FEWEST, Chance, refuse_chance
 from fettle.optimizer.measure.items import Answer, Array

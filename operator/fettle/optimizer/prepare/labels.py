@@ -12,10 +12,11 @@ from fettle.api.optimizedmodel import EvaluationSpec
 from fettle.api.signature import Signature
 from fettle.api.vocabulary import Metric
 from fettle.errors import DataError
-from fettle.optimizer import labels
 from fettle.optimizer.data.columns import Array
 from fettle.optimizer.data.items import Items
 from fettle.optimizer.data.split import Split
+from fettle.optimizer.labels.question import SHOWN, Answered
+from fettle.optimizer.labels.readings import understand
 from fettle.optimizer.measure.agreement import OutputProfile, item_axis
 from fettle.optimizer.measure.chance import Chance, refuse_chance
 from fettle.optimizer.measure.items import answers as answers_of
@@ -45,8 +46,8 @@ def read(split: Split, signature: Signature, spec: EvaluationSpec | None, run: R
     answers = _answers(items, signature, name, run)
     for answer in answers:
         profile.add(answer)
-    answered = labels.Answered(name, answers, profile.axis, profile.threshold, profile.softmax)
-    reading = labels.understand(_all_labels(split, items.labels), answered, spec)
+    answered = Answered(name, answers, profile.axis, profile.threshold, profile.softmax)
+    reading = understand(_all_labels(split, items.labels), answered, spec)
     log.info("labels: %s", reading.told)
     if len(answers) >= min(LEAST_ASKED, len(items)):
         judging = Judging.of(spec.metric, reading, spec.average, profile.axis, profile.threshold)
@@ -62,7 +63,7 @@ def _answers(items: Items, signature: Signature, output: str, run: Run) -> list[
         outputs = run(items.whole(index))
         given = {tensor.name: np.asarray(outputs[tensor.name]) for tensor in signature.outputs}
         found.append(np.asarray(answers_of(signature, given, 1)[0][output]))
-        if time.monotonic() - began > ASKED_SECONDS and len(found) >= labels.SHOWN:
+        if time.monotonic() - began > ASKED_SECONDS and len(found) >= SHOWN:
             break
     return found
 
