@@ -97,7 +97,7 @@ class InferenceService:
         """
         started = time.perf_counter()
         try:
-            code, told = function(*arguments)
+            code, answer = function(*arguments)
         except RequestError as error:
             self.metrics.count(error.code)
             raise
@@ -105,7 +105,7 @@ class InferenceService:
             self._count(Code.FAILED, time.perf_counter() - started)
             raise _failure(error) from error
         self.metrics.count(code)
-        return code, told
+        return code, answer
 
     def close(self) -> None:
         """End the thread that works on large bodies."""

@@ -130,8 +130,8 @@ def test_an_error_says_what_is_taken_instead_and_ends_a_connection_whose_body_wa
 ) -> None:
     connection = Connection(BODY)
     send(front, connection, path, method, **sent)
-    ((found, headers, _),) = connection.answers
-    assert found == status
+    ((answered, headers, _),) = connection.answers
+    assert answered == status
     assert header in headers
     assert counted(front.service) == (0, 0, {status: 1})
 
@@ -148,6 +148,6 @@ def test_while_draining_every_answer_ends_its_connection_and_the_server_is_not_r
     for path, method, status in ((INFER, "POST", 200), ("/v2/health/ready", "GET", 503), ("/v2", "GET", 200)):
         connection = Connection(BODY)
         send(front, connection, path, method)
-        ((found, headers, _),) = connection.answers
-        assert (found, ("connection", "close") in headers) == (status, True)
+        ((answered, headers, _),) = connection.answers
+        assert (answered, ("connection", "close") in headers) == (status, True)
     assert counted(front.service) == (1, 0, {200: 2, 503: 1})
