@@ -6,15 +6,14 @@ import asyncio
 from collections.abc import AsyncIterator, Awaitable
 from typing import Any, Protocol
 
-from fettle.server.protocol import ProtocolError
+from fettle.server.request import Code, RequestError
 from fettle.server.settings import ServerSettings
 
 AT_ONCE = 1 << 16  # a declared body of so many bytes is taken in one go
-_RETRY = (("Retry-After", "1"),)
 
 
 class Incoming(Protocol):
-    """What granian hands out to read a body with: in one go, or part by part."""
+    """What a front reads a body with: in one go, or part by part."""
 
     def __call__(self) -> Awaitable[bytes]: ...
 
@@ -32,17 +31,17 @@ class Bodies:
         self._late: set[asyncio.Task[Any]] = set()
         self._timer: asyncio.TimerHandle | None = None
 
-    async def read(self, incoming: Incoming, declared: str | None) -> bytes | bytearray:
-        """The body; `release` it when its request is answered. `declared` is the request's Content-Length.
+    async def read(self, incoming: Incoming, size: int | None) -> bytes | bytearray:
+        """The body; `release` it when its request is answered. `size`: bytes that the client says it has.
 
-        Raises ProtocolError: 413 too large, 408 too slow, 503 where too many are being read or too many bytes are held already.
+        Raises RequestError: TOO_LARGE, TIMEOUT, UNAVAILABLE where too many are being read or too many bytes are held already, INVALID
+        where it is not as long as the client said.
         """
-        size = int(declared) if declared is not None and declared.isdecimal() else None
         if size is not None and size > self._settings.max_body_bytes:
             raise self._too_large()
         if len(self._reading) >= self._settings.max_reading:
             message = f"{len(self._reading)} requests' bodies are being read already"
-            raise ProtocolError(503, message, _RETRY, unread=True)
+            raise RequestError(Code.UNAVAILABLE, message, unread=True)
         task = self._begin()
         try:
             body: bytes | bytearray
@@ -56,13 +55,13 @@ class Bodies:
                 raise
             task.uncancel()
             message = f"the body did not arrive within {self._settings.body_seconds:g} s"
-            raise ProtocolError(408, message, unread=True) from None
+            raise RequestError(Code.TIMEOUT, message, unread=True) from None
         finally:
             del self._reading[task]
             self._late.discard(task)
         if size is not None and len(body) != size:  # the parts of a client that hung up just end
             self.release(len(body))
-            raise ProtocolError(400, f"the body ended after {len(body)} of {size} bytes", unread=True)
+            raise RequestError(Code.INVALID, f"the body ended after {len(body)} of {size} bytes", unread=True)
         return body
 
     def _begin(self) -> asyncio.Task[Any]:
@@ -99,12 +98,13 @@ class Bodies:
     def _hold(self, size: int) -> None:
         if self.held + size > self._settings.max_bodies_bytes:
             message = f"requests of {self.held} bytes are being read or wait for the model"
-            raise ProtocolError(503, message, _RETRY, unread=True)
+            raise RequestError(Code.UNAVAILABLE, message, unread=True)
         self.held += size
 
     def release(self, size: int) -> None:
         """A request of so many bytes is answered."""
         self.held -= size
 
-    def _too_large(self) -> ProtocolError:
-        return ProtocolError(413, f"the body is larger than {self._settings.max_body_bytes} bytes", unread=True)
+    def _too_large(self) -> RequestError:
+        message = f"the body is larger than {self._settings.max_body_bytes} bytes"
+        return RequestError(Code.TOO_LARGE, message, unread=True)

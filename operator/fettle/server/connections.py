@@ -32,13 +32,10 @@ class Connections:
         self._max_requests, self._max_seconds = max_requests, max_seconds
         self._clock, self._random = clock, rng or random.Random()
         self._open: OrderedDict[str, _Connection] = OrderedDict()  # the one that was silent longest first
-        self.draining = False
 
     def should_close(self, client: str) -> bool:
         """Count one answer on `client`'s connection; True = answer with `Connection: close`."""
         now = self._clock()
-        if self.draining:
-            return True
         self._sweep(now)
         known = self._open.get(client)
         if known is None:

@@ -14,9 +14,9 @@ from urllib.parse import parse_qs
 import orjson
 
 from fettle.api.window import written
-from fettle.server.application import Application
 from fettle.server.replay import AT_ONCE, PATH, Replay, Trouble, read_token
 from fettle.server.samples import Head, pack
+from fettle.server.service import InferenceService
 
 _JSON = [("content-type", "application/json")]
 _BYTES = [("content-type", "application/octet-stream")]
@@ -26,17 +26,17 @@ log = logging.getLogger(__name__)
 
 SILENCE_SECONDS = 60.0  # of the data port's event loop, after which the process is not live
 
-Told = tuple[int, list[tuple[str, str]], bytes]
+Answer = tuple[int, list[tuple[str, str]], bytes]
 
 
 class Management:
-    """Routes of the management port. `application` and `replay` are None until the model is loaded and warmed up.
+    """Routes of the management port. `service` and `replay` are None until the model is loaded and warmed up.
 
     `beat` is called by the data port's event loop each second: this port answers for a process in which that loop turns.
     """
 
     def __init__(self) -> None:
-        self.application: Application | None = None
+        self.service: InferenceService | None = None
         self.replay: Replay | None = None
         self._beaten_at = time.monotonic()
 
@@ -56,45 +56,45 @@ class Management:
             status, headers, body = 500, _TEXT, f"{type(error).__name__}; the log says more\n".encode()
         protocol.response_bytes(status, headers, body)
 
-    def _answer(self, scope: Any) -> Told:
-        application = self.application
+    def _answer(self, scope: Any) -> Answer:
+        service = self.service
         if scope.path == "/healthz":
             return self._health()
         if scope.path not in ("/readyz", "/metrics", "/fettle/window", PATH):
             return 404, _TEXT, b"try /healthz, /readyz, /metrics or /fettle/window?since=SECONDS\n"
-        if application is None:
+        if service is None:
             return 503, _TEXT, b"the model is loading\n"
         if scope.path == PATH:
-            return _samples(scope, application)
+            return _samples(scope, service)
         if scope.path == "/metrics":
-            application.metrics.samples.set(len(application.samples))
-            return 200, _TEXT, application.metrics.text()
+            service.metrics.samples.set(len(service.samples))
+            return 200, _TEXT, service.metrics.text()
         if scope.path == "/readyz":
-            return (503, _TEXT, b"draining\n") if application.connections.draining else (200, _TEXT, b"ready\n")
-        return self._window(application, scope.query_string)
+            return (503, _TEXT, b"draining\n") if service.draining else (200, _TEXT, b"ready\n")
+        return self._window(service, scope.query_string)
 
-    def _health(self) -> Told:
+    def _health(self) -> Answer:
         silent = time.monotonic() - self._beaten_at
         if silent > SILENCE_SECONDS:
             return 503, _TEXT, f"the data port's event loop has not turned for {silent:.0f} s\n".encode()
         return 200, _TEXT, b"ok\n"
 
-    def _window(self, application: Application, query: str) -> Told:
+    def _window(self, service: InferenceService, query: str) -> Answer:
         try:
             since = float(parse_qs(query).get("since", ["0"])[0])
         except ValueError:
             since = math.nan
         if not math.isfinite(since):
             return 400, _JSON, orjson.dumps({"error": "since must be a number of seconds (Unix time)"})
-        head, seconds = application.windows.since(since)
+        head, seconds = service.windows.since(since)
         if self.replay is not None:
             head = head.model_copy(update={"agreement": self.replay.state()})
         return 200, _JSON, written(head, seconds)
 
 
-def _samples(scope: Any, application: Application) -> Told:
+def _samples(scope: Any, service: InferenceService) -> Answer:
     """Hand samples out, each once, to a pod of this ModelDeployment that is of another revision."""
-    settings = application.settings
+    settings = service.settings
     if not settings.samples:
         return 404, _TEXT, b"server.samples is 0\n"
     if scope.method != "POST":
@@ -106,7 +106,7 @@ def _samples(scope: Any, application: Application) -> Told:
     given = scope.headers.get("authorization") or ""
     if not hmac.compare_digest(given.encode(), expected.encode()):
         return 401, _TEXT, b"expected the token of this ModelDeployment's samples Secret\n"
-    manifest = application.model.manifest
+    manifest = service.model.manifest
     head = Head(revision=settings.revision, signature=manifest.signature, comparisons=manifest.comparisons)
     fellow = scope.headers.get("fettle-revision") == settings.revision
-    return 200, _BYTES, pack(head, application.samples.take(0 if fellow else AT_ONCE))
+    return 200, _BYTES, pack(head, service.samples.take(0 if fellow else AT_ONCE))

@@ -6,6 +6,7 @@ from typing import Any
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
 
+from fettle.server.request import Code
 from fettle.store.comparison import Outcome
 
 LABELS = ("model", "revision")
@@ -18,9 +19,14 @@ class Metrics:
     def __init__(self, model: str, revision: str) -> None:
         self.registry = CollectorRegistry()
         self._labels = (model, revision)
-        per_code, per_outcome = ((*LABELS, one) for one in ("code", "outcome"))
+        per_code, per_outcome = ((*LABELS, label) for label in ("code", "outcome"))
         own: dict[str, Any] = {"labelnames": LABELS, "registry": self.registry}
-        self._requests = Counter("fettle_server_requests", "Answers by HTTP status.", per_code, registry=self.registry)
+        self._requests = Counter(
+            "fettle_server_requests",
+            "Requests by how they ended, as an HTTP status, whichever protocol they came by.",
+            per_code,
+            registry=self.registry,
+        )
         self.latency = Histogram(
             "fettle_server_request_seconds", "Time of an infer request in the server.", buckets=_LATENCY, **own
         ).labels(*self._labels)
@@ -40,7 +46,7 @@ class Metrics:
         self._replays = Counter(
             "fettle_server_replay_seconds", "Time spent on answering the stable revision's items again.", **own
         ).labels(*self._labels)
-        self._codes: dict[int, Counter] = {}
+        self._codes: dict[Code, Counter] = {}
 
     def compare(self, outcome: Outcome | None, seconds: float) -> None:
         """Count a replay; None: it was interrupted."""
@@ -48,11 +54,11 @@ class Metrics:
         if outcome is not None:
             self._compared.labels(*self._labels, outcome.value).inc()
 
-    def count(self, status: int) -> None:
-        """Count an answer of the data port."""
-        counter = self._codes.get(status)
+    def count(self, code: Code) -> None:
+        """Count a request that came through a front."""
+        counter = self._codes.get(code)
         if counter is None:
-            counter = self._codes[status] = self._requests.labels(*self._labels, str(status))
+            counter = self._codes[code] = self._requests.labels(*self._labels, code.value)
         counter.inc()
 
     def text(self) -> bytes:

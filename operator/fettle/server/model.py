@@ -13,7 +13,7 @@ import numpy as np
 from fettle.api.signature import Signature, Tensor
 from fettle.runtimes import base
 from fettle.runtimes.base import Array, Interrupt, Interrupted, Session
-from fettle.server.protocol import InferRequest, ProtocolError
+from fettle.server.request import Code, InferRequest, RequestError
 from fettle.store.comparison import close, is_float, narrowed
 from fettle.store.manifest import Manifest, check_fetched, model_entry, read_reference
 
@@ -37,9 +37,9 @@ class ServedModel:
         return self.manifest.signature
 
     async def infer(self, request: InferRequest) -> dict[str, Array]:
-        """Outputs by name. Raises ProtocolError 503 when the queue is full; RuntimeFailure when the model fails."""
+        """Outputs by name. Raises RequestError UNAVAILABLE when the queue is full; RuntimeFailure when the model fails."""
         if self.waiting >= self.max_queue:
-            raise ProtocolError(503, f"{self.waiting} requests wait already", (("Retry-After", "1"),))
+            raise RequestError(Code.UNAVAILABLE, f"{self.waiting} requests wait already")
         self.waiting += 1
         if self._replaying is not None:
             self._replaying.set()
@@ -82,12 +82,12 @@ class ServedModel:
         for start in range(0, rows, size):
             own = range(start, min(start + size, rows))
             take = [*own, *[start] * ((static or len(own)) - len(own))]
-            found = self.session.infer(
+            outputs = self.session.infer(
                 {t.name: np.take(inputs[t.name], take, axis=t.batch_axis or 0) for t in self.signature.inputs},
                 interrupt,
             )
             parts.append(
-                {t.name: found[t.name].take(range(len(own)), axis=t.batch_axis or 0) for t in self.signature.outputs}
+                {t.name: outputs[t.name].take(range(len(own)), axis=t.batch_axis or 0) for t in self.signature.outputs}
             )
         return {
             t.name: np.concatenate([part[t.name] for part in parts], axis=t.batch_axis or 0)
@@ -128,21 +128,21 @@ def _warm_up(model: ServedModel, folder: Path) -> None:
     for tensor in model.signature.outputs:
         _check_reference(model.manifest, tensor, expected[tensor.name], outputs[tensor.name])
     if rows > 1 and model.signature.batchable:
-        one = {t.name: np.take(inputs[t.name], [0], axis=t.batch_axis or 0) for t in model.signature.inputs}
+        item = {t.name: np.take(inputs[t.name], [0], axis=t.batch_axis or 0) for t in model.signature.inputs}
         for _ in range(3):
-            model._run(one, 1)
+            model._run(item, 1)
 
 
-def _check_reference(manifest: Manifest, tensor: Tensor, expected: Array, found: Array) -> None:
+def _check_reference(manifest: Manifest, tensor: Tensor, expected: Array, output: Array) -> None:
     """Log where an output of the reference items is not what it was when the artifact was measured."""
     tolerance = manifest.tolerances.get(tensor.name)
     if tolerance is None or not is_float(expected):
         return
-    if found.shape != expected.shape:
+    if output.shape != expected.shape:
         log.warning(
             "output %s has shape %s, the reference %s: another CPU class than it was measured on",
             tensor.name,
-            list(found.shape),
+            list(output.shape),
             list(expected.shape),
         )
         return
@@ -150,8 +150,8 @@ def _check_reference(manifest: Manifest, tensor: Tensor, expected: Array, found:
     channels = rule.channels or () if rule is not None else ()
     # Axes of channels are those of one item, counted from the end.
     left, right = (
-        np.moveaxis(one.astype(np.float64), tensor.batch_axis or 0, 0) if one.ndim else one.astype(np.float64)
-        for one in (expected, found)
+        np.moveaxis(array.astype(np.float64), tensor.batch_axis or 0, 0) if array.ndim else array.astype(np.float64)
+        for array in (expected, output)
     )
     if not close(left, right, tolerance.rtol, narrowed(tolerance.atol, channels, left.shape)):
         with np.errstate(invalid="ignore"):

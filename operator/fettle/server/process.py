@@ -1,4 +1,4 @@
-"""The serving process: management port first, then the model, then the data port; on SIGTERM not ready -> drain -> exit.
+"""The serving process: management port first, then the model, then the fronts; on SIGTERM not ready -> drain -> exit.
 
 The management port has a thread and an event loop of its own: whatever the data port's loop is busy with, probes and windows are answered.
 """
@@ -10,49 +10,43 @@ import logging
 import signal
 import threading
 import time
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from typing import Any
+from typing import Any, Protocol
 
-from granian.constants import HTTPModes, Interfaces
-from granian.http import HTTP1Settings
-from granian.log import LogLevels
-from granian.server.embed import Server
-
-from fettle.server.application import Application
+from fettle.server import rsgi
+from fettle.server.http import HttpFront
 from fettle.server.management import Management
 from fettle.server.model import ServedModel, load
 from fettle.server.replay import Replay
+from fettle.server.service import InferenceService
 from fettle.server.settings import ServerSettings
 from fettle.store.comparison import Outcome
 
 log = logging.getLogger(__name__)
 
-
-STOP_SECONDS = (
-    5.0  # for a port's connections to end once nobody is owed an answer; who does not read his is left behind
-)
-MOST_HEADERS = 1 << 16  # bytes; more: 431
+# For a port's connections to end once nobody is owed an answer; a client that does not read its own is left behind.
+STOP_SECONDS = 5.0
 
 
-def _server(target: Any, settings: ServerSettings, port: int) -> Server:
-    return Server(
-        target,
-        address=settings.host,
-        port=port,
-        interface=Interfaces.RSGI,
-        http=HTTPModes.http1,
-        http1_settings=HTTP1Settings(max_buffer_size=MOST_HEADERS),
-        websockets=False,
-        log_level=LogLevels.error,
-        backlog=1024,
-    )
+class Front(Protocol):
+    """A protocol by which requests come. It hands each to `InferenceService.infer`, and what needs no model to `tell`."""
+
+    async def serve(self) -> None:
+        """Listen, in the event loop of the service, until `stop` and until connections have ended. Raises where it cannot listen."""
+
+    def stop(self) -> None:
+        """Stop listening."""
 
 
-class Port:
-    """A port in a thread and an event loop of its own."""
+FRONTS: tuple[Callable[[InferenceService], Front], ...] = (HttpFront,)
 
-    def __init__(self, target: Any, settings: ServerSettings, port: int) -> None:
-        self._server = _server(target, settings, port)
+
+class ManagementPort:
+    """The management port, in a thread and an event loop of its own."""
+
+    def __init__(self, management: Management, settings: ServerSettings) -> None:
+        self._server = rsgi.server(management, settings.host, settings.management_port)
         self._loop: asyncio.AbstractEventLoop | None = None
         self.done = asyncio.get_running_loop().create_future()
         threading.Thread(target=self._run, args=(asyncio.get_running_loop(),), name="management", daemon=True).start()
@@ -89,30 +83,31 @@ async def serve(settings: ServerSettings) -> None:
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stop.set)
     management = Management()
-    port = Port(management, settings, settings.management_port)
+    port = ManagementPort(management, settings)
     beating = asyncio.create_task(_beat(management))
     try:
         model = await _loaded(settings, stop, port.done)
         if model is None:
             return
-        application = Application(settings, model)
-        data_server = _server(application, settings, settings.port)
-        data_task = asyncio.create_task(data_server.serve())
+        service = InferenceService(settings, model)
+        fronts = [front(service) for front in FRONTS]
+        serving = [asyncio.create_task(front.serve()) for front in fronts]
         await asyncio.sleep(0)
-        management.application = application
-        management.replay = replay = _replay(application)
-        await _until_stopped(stop, data_task, port.done)
-        await _drain(application, settings.drain_seconds)
+        management.service = service
+        management.replay = replay = _replay(service)
+        await _until_stopped(stop, *serving, port.done)
+        await _drain(service, settings.drain_seconds)
         await loop.run_in_executor(None, replay.stop)
-        data_server.stop()
-        await _ended(data_task, "the data port")
-        await application.idle.wait()
-        application.close()
+        for front in fronts:
+            front.stop()
+        await _ended("the data port", *serving)
+        await service.idle.wait()
+        service.close()
         model.close()
     finally:
         beating.cancel()
         port.stop()
-        await _ended(port.done, "the management port")
+        await _ended("the management port", port.done)
 
 
 async def _loaded(
@@ -124,8 +119,8 @@ async def _loaded(
     """
     started = time.perf_counter()
     # In a pool of its own, for whose thread nothing waits at the end of the process.
-    pool, told = ThreadPoolExecutor(1), (settings.folder, settings.sha256, settings.threads, settings.max_queue)
-    loading = asyncio.get_running_loop().run_in_executor(pool, load, *told)
+    pool, artifact = ThreadPoolExecutor(1), (settings.folder, settings.sha256)
+    loading = asyncio.get_running_loop().run_in_executor(pool, load, *artifact, settings.threads, settings.max_queue)
     await _until_stopped(stop, loading, management)
     if not loading.done():
         log.info("told to end while %s was loading", settings.model)
@@ -140,22 +135,22 @@ async def _beat(management: Management) -> None:
         await asyncio.sleep(1)
 
 
-async def _ended(running: asyncio.Future[None], what: str) -> None:
-    """Wait for a port to end; not for ever, for one client who does not read his answer would hold it open."""
-    _, waiting = await asyncio.wait({running}, timeout=STOP_SECONDS)
+async def _ended(what: str, *running: asyncio.Future[None]) -> None:
+    """Wait for ports to end; not for ever, for one client that does not read its answer would hold them open."""
+    _, waiting = await asyncio.wait(running, timeout=STOP_SECONDS)
     if waiting:
         log.warning("%s still had open connections after %g s", what, STOP_SECONDS)
 
 
-def _replay(application: Application) -> Replay:
+def _replay(service: InferenceService) -> Replay:
     """Comparing with the stable revision, begun."""
 
     def count(outcome: Outcome | None, seconds: float) -> None:
-        application.metrics.compare(outcome, seconds)
+        service.metrics.compare(outcome, seconds)
         if outcome is not None:
-            application.windows.compare(outcome)
+            service.windows.compare(outcome)
 
-    replay = Replay(application.settings, application.model, count)
+    replay = Replay(service.settings, service.model, count)
     replay.start()
     return replay
 
@@ -168,9 +163,9 @@ async def _until_stopped(stop: asyncio.Event, *servers: asyncio.Future[Any]) -> 
         task.result()  # a port that cannot be bound ends the process with its own error
 
 
-async def _drain(application: Application, seconds: float) -> None:
+async def _drain(service: InferenceService, seconds: float) -> None:
     """Keep answering while routes forget this pod, each answer ending its connection; then wait for what is in flight."""
-    application.connections.draining = True
+    service.draining = True
     log.info("draining for %s s", seconds)
     await asyncio.sleep(seconds)
-    await application.idle.wait()
+    await service.idle.wait()

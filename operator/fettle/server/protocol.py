@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass
 from typing import Any
 
 import orjson
@@ -18,57 +17,42 @@ from fettle.runtimes.base import Array
 from fettle.server import elements
 from fettle.server.elements import ElementsError, Span
 from fettle.server.envelope import EnvelopeError, split
+from fettle.server.request import Code, InferRequest, RequestError
 
 MOST_SAID = 300  # bytes of what a client wrote that an error repeats
-Header = tuple[str, str]
-
-
-class ProtocolError(Exception):
-    """An answer other than 200. `status` is the HTTP status, `headers` what goes with it; `unread`: the request's body was not
-    read to its end, so its connection is of no more use."""
-
-    def __init__(self, status: int, message: str, headers: tuple[Header, ...] = (), *, unread: bool = False) -> None:
-        super().__init__(message)
-        self.status, self.message, self.headers, self.unread = status, message, headers, unread
-
-
-@dataclass(frozen=True)
-class InferRequest:
-    """A decoded request: arrays by input name, the outputs asked for (None = all) and the client's id."""
-
-    inputs: dict[str, Array]
-    rows: int
-    outputs: tuple[str, ...] | None
-    id: str | None
 
 
 def decode(body: bytes | bytearray, signature: Signature, max_rows: int) -> InferRequest:
-    """Decode and check a request body against the signature. Raises ProtocolError 400."""
+    """Decode and check a request body against the signature. Raises RequestError INVALID."""
     try:
         document, spans = split(body)
     except EnvelopeError as error:
-        raise ProtocolError(400, str(error)) from error
+        raise _invalid(str(error)) from error
     if not isinstance(document, dict) or not isinstance(document.get("inputs"), list):
-        raise ProtocolError(400, 'expected an object with a list "inputs"')
+        raise _invalid('expected an object with a list "inputs"')
     entries = document["inputs"]
     expected = [tensor.name for tensor in signature.inputs]
     if len(entries) > len(expected):
-        raise ProtocolError(400, f"expected the inputs {expected}, found {len(entries)} inputs")
+        raise _invalid(f"expected the inputs {expected}, found {len(entries)} inputs")
     given = {_name(entry, "input"): entry for entry in entries}
     if given.keys() != set(expected):
         names = _said([entry["name"] for entry in entries])
-        raise ProtocolError(400, f"expected the inputs {expected}, found {names}")
+        raise _invalid(f"expected the inputs {expected}, found {names}")
     identity = document.get("id")
     if identity is not None and not isinstance(identity, str):
-        raise ProtocolError(400, '"id" must be a string')
-    wanted = _wanted(document, signature)
+        raise _invalid('"id" must be a string')
+    outputs = _outputs(document, signature)
     shapes = {tensor.name: _shape(tensor, given[tensor.name]) for tensor in signature.inputs}
     rows = _rows(signature, shapes, max_rows)
     data = {tensor.name: _data(tensor, given[tensor.name], spans) for tensor in signature.inputs}
     if spans:
         _check_texts(signature, data)
     inputs = {tensor.name: _array(tensor, shapes[tensor.name], data[tensor.name]) for tensor in signature.inputs}
-    return InferRequest(inputs, rows, wanted, identity)
+    return InferRequest(inputs, rows, outputs, identity)
+
+
+def _invalid(message: str) -> RequestError:
+    return RequestError(Code.INVALID, message)
 
 
 def _said(value: Any) -> str:
@@ -78,23 +62,24 @@ def _said(value: Any) -> str:
 
 def _name(entry: Any, what: str) -> str:
     if not isinstance(entry, dict) or not isinstance(entry.get("name"), str):
-        raise ProtocolError(400, f'each {what} needs a string "name"')
+        raise _invalid(f'each {what} needs a string "name"')
     return str(entry["name"])
 
 
-def _wanted(document: dict[str, Any], signature: Signature) -> tuple[str, ...] | None:
-    wanted = document.get("outputs")
-    if wanted is None:
+def _outputs(document: dict[str, Any], signature: Signature) -> tuple[str, ...] | None:
+    """The names of the outputs that the client asks for; None = all."""
+    entries = document.get("outputs")
+    if entries is None:
         return None
-    if not isinstance(wanted, list):
-        raise ProtocolError(400, '"outputs" must be a list')
-    names = [_name(entry, "output") for entry in wanted]
+    if not isinstance(entries, list):
+        raise _invalid('"outputs" must be a list')
+    names = [_name(entry, "output") for entry in entries]
     known = [tensor.name for tensor in signature.outputs]
     unknown = [name for name in names if name not in known]
     if unknown:
-        raise ProtocolError(400, f"unknown outputs {_said(unknown)}; this model has {known}")
+        raise _invalid(f"unknown outputs {_said(unknown)}; this model has {known}")
     if len(set(names)) < len(names):
-        raise ProtocolError(400, f"each output can be asked for once, found {_said(names)}")
+        raise _invalid(f"each output can be asked for once, found {_said(names)}")
     return tuple(names) or None
 
 
@@ -102,43 +87,43 @@ def _shape(tensor: Tensor, entry: dict[str, Any]) -> list[int]:
     """The shape that the client names. It fits the signature, and numpy can count its elements."""
     where = f"input {tensor.name}"
     if entry.get("datatype") != tensor.dtype:
-        raise ProtocolError(400, f"{where}: expected datatype {tensor.dtype}, found {_said(entry.get('datatype'))}")
+        raise _invalid(f"{where}: expected datatype {tensor.dtype}, found {_said(entry.get('datatype'))}")
     shape = entry.get("shape")
     if not isinstance(shape, list) or not all(type(size) is int and size >= 0 for size in shape):
-        raise ProtocolError(400, f'{where}: "shape" must be a list of sizes, each a whole number from 0 on')
+        raise _invalid(f'{where}: "shape" must be a list of sizes, each a whole number from 0 on')
     expected = list(tensor.shape)
     fits = len(shape) == len(expected) and all(
-        wanted in (-1, found) or axis == tensor.batch_axis
-        for axis, (wanted, found) in enumerate(zip(expected, shape, strict=True))
+        size in (-1, given) or axis == tensor.batch_axis
+        for axis, (size, given) in enumerate(zip(expected, shape, strict=True))
     )
     if not fits:
         if tensor.batch_axis is not None:
             expected[tensor.batch_axis] = -1
-        raise ProtocolError(400, f"{where}: expected shape {expected} (-1 = any size), found {_said(shape)}")
+        raise _invalid(f"{where}: expected shape {expected} (-1 = any size), found {_said(shape)}")
     if math.prod(filter(None, shape)) > elements.MOST_ELEMENTS:
-        raise ProtocolError(400, f"{where}: shape {shape} is too large: at most {elements.MOST_ELEMENTS} elements")
+        raise _invalid(f"{where}: shape {shape} is too large: at most {elements.MOST_ELEMENTS} elements")
     return shape
 
 
 def _rows(signature: Signature, shapes: Mapping[str, list[int]], max_rows: int) -> int:
     sizes = {t.name: shapes[t.name][t.batch_axis] for t in signature.inputs if t.batch_axis is not None}
     if len(set(sizes.values())) > 1:
-        raise ProtocolError(400, f"the inputs hold different numbers of items: {sizes}")
+        raise _invalid(f"the inputs hold different numbers of items: {sizes}")
     rows = next(iter(sizes.values()), 1)
     if not 1 <= rows <= max_rows:
-        raise ProtocolError(400, f"expected 1 to {max_rows} items in a request, found {rows}")
+        raise _invalid(f"expected 1 to {max_rows} items in a request, found {rows}")
     return rows
 
 
 def _data(tensor: Tensor, entry: dict[str, Any], spans: Mapping[str, Span]) -> Span | list[Any]:
     """What the client sent as elements: a place in the body, or of a small one what it held."""
     if "data" not in entry:
-        raise ProtocolError(400, f'input {tensor.name}: no "data" (binary tensors are not supported: send JSON)')
+        raise _invalid(f'input {tensor.name}: no "data" (binary tensors are not supported: send JSON)')
     data = entry["data"]
     if isinstance(data, str) and data in spans:
         return spans[data]
     if not isinstance(data, list) or spans:
-        raise ProtocolError(400, f'input {tensor.name}: "data" must be a list')
+        raise _invalid(f'input {tensor.name}: "data" must be a list')
     return data
 
 
@@ -146,7 +131,7 @@ def _check_texts(signature: Signature, data: Mapping[str, Span | list[Any]]) -> 
     texts = sum(span.size for t in signature.inputs if t.dtype == "BYTES" and isinstance(span := data[t.name], Span))
     if texts > elements.MOST_BYTES_OF_TEXTS:
         most = elements.MOST_BYTES_OF_TEXTS
-        raise ProtocolError(400, f"at most {most} bytes of texts are taken at once, found {texts}")
+        raise _invalid(f"at most {most} bytes of texts are taken at once, found {texts}")
 
 
 def _array(tensor: Tensor, shape: list[int], data: Span | list[Any]) -> Array:
@@ -155,7 +140,7 @@ def _array(tensor: Tensor, shape: list[int], data: Span | list[Any]) -> Array:
             return elements.read(data, tensor.dtype, shape)
         return elements.take(data, tensor.dtype, shape)
     except ElementsError as error:
-        raise ProtocolError(400, f"input {tensor.name}: {_said(error)}") from error
+        raise _invalid(f"input {tensor.name}: {_said(error)}") from error
 
 
 def encode(

@@ -17,7 +17,8 @@ from fettle.api.signature import DATA_TYPES, Signature, Tensor
 from fettle.errors import RuntimeFailure
 from fettle.server import elements
 from fettle.server.elements import MOST_TEXT_BYTES, MOST_TEXTS, ElementsError, Span, read, take, write
-from fettle.server.protocol import ProtocolError, decode
+from fettle.server.protocol import decode
+from fettle.server.request import Code, RequestError
 
 ONE = {"FP": "1", "BF": "1", "IN": "1", "UI": "1", "BO": "true", "BY": '"a"'}  # the shortest element of each kind
 SMALL_PIECE = 64  # bytes: what is read in one piece and what in many must come out the same
@@ -166,8 +167,8 @@ def test_nothing_but_a_400_comes_of_garbage(garbage: bytes, dtype: str) -> None:
                 patch.setattr("fettle.server.envelope.PIECE", piece)
                 try:
                     decode(body(dtype, [1], data), signature(dtype, -1), 10)
-                except ProtocolError as error:
-                    assert error.status == 400
+                except RequestError as error:
+                    assert error.code is Code.INVALID
 
 
 HOSTILE = {
@@ -204,8 +205,8 @@ def peak(content: bytes, wanted: Signature) -> int:
     tracemalloc.start()
     try:
         decode(content, wanted, 1 << 40)
-    except ProtocolError as error:
-        assert error.status == 400
+    except RequestError as error:
+        assert error.code is Code.INVALID
     finally:
         _, most = tracemalloc.get_traced_memory()
         tracemalloc.stop()
@@ -238,7 +239,7 @@ def test_one_long_text_among_short_ones_costs_no_more_than_itself() -> None:
 def test_what_stands_beside_the_data_is_bounded_too(place: str) -> None:
     content = body("FP32", [1], "[1]", more=place % ("[]," * 1_000_000 + "1"))
     assert peak(content, signature("FP32", -1)) <= FACTOR * len(content) + CONSTANT
-    with pytest.raises(ProtocolError, match="beside the inputs' data takes more than"):
+    with pytest.raises(RequestError, match="beside the inputs' data takes more than"):
         decode(content, signature("FP32", -1), 10)
 
 
@@ -260,9 +261,9 @@ def test_what_stands_beside_the_data_is_bounded_too(place: str) -> None:
     ],
 )
 def test_a_shape_that_is_none_is_a_400(shape: Any, message: str) -> None:
-    with pytest.raises(ProtocolError, match=message) as caught:
+    with pytest.raises(RequestError, match=message) as caught:
         decode(body("FP32", shape, "[]"), signature("FP32", -1, -1), 10)
-    assert caught.value.status == 400
+    assert caught.value.code is Code.INVALID
     assert len(str(caught.value)) < 1000
 
 
@@ -275,7 +276,7 @@ def test_a_shape_that_is_none_is_a_400(shape: Any, message: str) -> None:
     ],
 )
 def test_texts_are_bounded_in_number_and_length(count: int, data: str, message: str) -> None:
-    with pytest.raises(ProtocolError, match=message):
+    with pytest.raises(RequestError, match=message):
         decode(body("BYTES", [count], data), signature("BYTES", -1), 1 << 40)
 
 
@@ -291,7 +292,7 @@ def test_data_is_found_wherever_a_key_of_that_name_may_stand() -> None:
 
 @pytest.mark.parametrize("data", ["7", '"[1]"', "{}", "null", '{"data": [1]}'])
 def test_data_that_is_no_list_is_a_400(data: str) -> None:
-    with pytest.raises(ProtocolError, match='"data" must be a list'):
+    with pytest.raises(RequestError, match='"data" must be a list'):
         decode(body("FP32", [1], data), signature("FP32", -1), 10)
 
 
@@ -310,7 +311,7 @@ def test_data_that_is_no_list_is_a_400(data: str) -> None:
 def test_a_request_that_asks_for_what_is_not_there_is_a_short_400(change: dict[str, Any], message: str) -> None:
     wanted = signature("FP32", -1).model_copy(update={"outputs": (Tensor(name="y", dtype="FP32", shape=(-1,)),)})
     document = orjson.loads(body("FP32", [1], "[1]")) | change
-    with pytest.raises(ProtocolError, match=message) as caught:
+    with pytest.raises(RequestError, match=message) as caught:
         decode(orjson.dumps(document), wanted, 10)
     assert len(str(caught.value)) < 1000
 
@@ -319,9 +320,9 @@ def test_a_request_that_asks_for_what_is_not_there_is_a_short_400(change: dict[s
     "content", [b'{"inputs": "\xff"}', b'{"inputs": [], "id": "\\ud800"}', b"", b"\x00", b'{"inputs": [{"data": [1']
 )
 def test_what_is_no_json_is_a_400(content: bytes) -> None:
-    with pytest.raises(ProtocolError) as caught:
+    with pytest.raises(RequestError) as caught:
         decode(content, signature("FP32", -1), 10)
-    assert caught.value.status == 400
+    assert caught.value.code is Code.INVALID
 
 
 @pytest.mark.parametrize("dtype", [row.v2 for row in DATA_TYPES])

@@ -16,7 +16,8 @@ from fettle.api.window import BUCKET_BASE, BUCKET_RATIO
 from fettle.cluster.windows import CLOCK_SLACK_SECONDS
 from fettle.plan.rollout.analysis import PATIENCE
 from fettle.server.connections import Connections
-from fettle.server.protocol import InferRequest, ProtocolError, decode, encode, metadata
+from fettle.server.protocol import decode, encode, metadata
+from fettle.server.request import Code, InferRequest, RequestError
 from fettle.server.windows import KEEP_SECONDS, Windows, bucket
 
 
@@ -136,12 +137,6 @@ def test_connections_that_hung_up_are_forgotten() -> None:
     assert len(connections._open) == 1
 
 
-def test_while_draining_every_answer_ends_its_connection() -> None:
-    connections = Connections(1000, 1000)
-    connections.draining = True
-    assert connections.should_close("a:1")
-
-
 SIGNATURE = Signature(
     inputs=(
         Tensor(name="ids", dtype="INT64", shape=(-1, 3), batch_axis=0),
@@ -185,9 +180,9 @@ def test_every_input_becomes_an_array_of_its_type() -> None:
     ],
 )
 def test_values_that_do_not_fit_are_refused_not_bent(change: dict[str, object], message: str) -> None:
-    with pytest.raises(ProtocolError, match=message) as caught:
+    with pytest.raises(RequestError, match=message) as caught:
         decode(request(**change), SIGNATURE, 10)
-    assert caught.value.status == 400
+    assert caught.value.code is Code.INVALID
 
 
 def test_nan_and_infinity_are_null_in_the_answer() -> None:

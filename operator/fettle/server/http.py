@@ -1,0 +1,119 @@
+"""The HTTP front: routes of the Open Inference Protocol V2, its requests' bodies and headers, and connections that end when they should."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import orjson
+
+from fettle import __version__
+from fettle.api.text import clip
+from fettle.server import protocol, rsgi
+from fettle.server.connections import Connections
+from fettle.server.request import Code, RequestError
+from fettle.server.service import InferenceService
+
+Header = tuple[str, str]
+
+STATUSES = {code: int(code.value) for code in Code}  # metrics count under HTTP's own numbers
+_RETRY: tuple[Header, ...] = (("Retry-After", "1"),)
+
+
+class HttpFront:
+    """The data port."""
+
+    def __init__(self, service: InferenceService) -> None:
+        settings = service.settings
+        self.service = service
+        self.connections = Connections(settings.connection_max_requests, settings.connection_max_seconds)
+        self._server = rsgi.server(self, settings.host, settings.port)
+        self._headers = [("content-type", "application/json"), ("fettle-revision", settings.revision)]
+        self._closing = [*self._headers, ("connection", "close")]
+        base = f"/v2/models/{settings.model}"
+        self._bases = (base, f"{base}/versions/{settings.revision}")
+        self._infer_paths = frozenset(f"{each}/infer" for each in self._bases)
+
+    async def serve(self) -> None:
+        """Listen until `stop`."""
+        await self._server.serve()
+
+    def stop(self) -> None:
+        """Stop listening."""
+        self._server.stop()
+
+    async def __rsgi__(self, scope: Any, connection: Any) -> None:
+        """Answer one request."""
+        if scope.proto != "http":
+            connection.close(None)
+            return
+        closing = False
+        more: tuple[Header, ...] = ()
+        try:
+            if scope.path in self._infer_paths:
+                code, body = Code.OK, await self.service.infer(self._receive(scope, connection), protocol)
+            else:
+                code, body = self.service.tell(self._get, scope)
+        except RequestError as error:
+            if error.code is Code.GONE:
+                return
+            code, body = error.code, orjson.dumps({"error": error.message})
+            closing, more = error.unread, self._error_headers(code, scope.path)
+        closing |= self.connections.should_close(scope.client) or self.service.draining
+        headers = self._closing if closing else self._headers
+        connection.response_bytes(STATUSES[code], [*headers, *more], body)
+
+    def _error_headers(self, code: Code, path: str) -> tuple[Header, ...]:
+        """What goes with an error beside its sentence."""
+        if code is Code.NOT_ALLOWED:
+            return (("Allow", "POST" if path in self._infer_paths else "GET"),)
+        return _RETRY if code is Code.UNAVAILABLE else ()
+
+    async def _receive(self, scope: Any, connection: Any) -> bytes | bytearray:
+        """The body of a request for inference. Raises RequestError."""
+        if scope.method != "POST":
+            raise RequestError(Code.NOT_ALLOWED, "infer takes POST")
+        headers = scope.headers
+        _check_form(headers)
+        length = headers.get("content-length")
+        size = int(length) if length is not None and length.isdecimal() else None
+        try:
+            return await self.service.bodies.read(connection, size)
+        except rsgi.ProtocolClosed:
+            raise RequestError(Code.GONE, "the client hung up before its request was whole") from None
+
+    def _get(self, scope: Any) -> tuple[Code, bytes]:
+        path = scope.path.rstrip("/")
+        document = self._document(path)
+        if document is None:
+            settings = self.service.settings
+            known = f"this server has the model {settings.model!r}, version {settings.revision!r}"
+            raise RequestError(Code.NOT_FOUND, f"{clip(scope.path)}: not found; {known}")
+        if scope.method not in ("GET", "HEAD"):
+            raise RequestError(Code.NOT_ALLOWED, f"{scope.path} takes GET")
+        unready = path.endswith("/ready") and self.service.draining
+        return Code.UNAVAILABLE if unready else Code.OK, orjson.dumps(document)
+
+    def _document(self, path: str) -> dict[str, Any] | None:
+        settings, model, ready = self.service.settings, self.service.model, not self.service.draining
+        if path == "/v2":
+            return {"name": "fettle", "version": __version__, "extensions": []}
+        if path == "/v2/health/live":
+            return {"live": True}
+        if path == "/v2/health/ready":
+            return {"ready": ready}
+        if path in self._bases:
+            platform = f"{model.manifest.model.format.lower()}_{model.manifest.runtime}"
+            return protocol.metadata(settings.model, settings.revision, platform, model.signature)
+        if path in tuple(f"{base}/ready" for base in self._bases):
+            return {"name": settings.model, "ready": ready}
+        return None
+
+
+def _check_form(headers: Any) -> None:
+    """Refuse bodies in forms that would only be found not to be JSON."""
+    encoding = headers.get("content-encoding")
+    if encoding is not None and encoding.strip().lower() not in ("", "identity"):
+        message = f"bodies are taken as they are, not with Content-Encoding {clip(encoding, 64)!r}"
+        raise RequestError(Code.UNSUPPORTED, message, unread=True)
+    if headers.get("inference-header-content-length") is not None:
+        raise RequestError(Code.INVALID, "binary tensors are not supported: send JSON", unread=True)

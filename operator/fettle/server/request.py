@@ -1,0 +1,49 @@
+"""A request for inference, and how it can end: the words that fronts, codecs, service and model share. No transport is among them."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import Enum
+
+from fettle.runtimes.base import Array
+
+
+class Code(Enum):
+    """How a request ended, whichever front took it. A front says it to its clients in its own protocol's words.
+
+    The value is what metrics count it under (label `code`): HTTP's number, so that one dashboard reads all fronts.
+    """
+
+    OK = "200"
+    INVALID = "400"
+    NOT_FOUND = "404"
+    NOT_ALLOWED = "405"  # the path is there, and takes another method
+    TIMEOUT = "408"  # the client took too long to send its request
+    TOO_LARGE = "413"
+    UNSUPPORTED = "415"  # a form of body that is not taken
+    GONE = "499"  # the client hung up or gave up: nobody hears an answer
+    FAILED = "500"  # the model, or the server itself
+    UNAVAILABLE = "503"  # too much waits already, or the server is on its way out: try again
+
+    @property
+    def is_failure(self) -> bool:
+        """No answer, and not by the client's doing."""
+        return self is Code.FAILED or self is Code.UNAVAILABLE
+
+
+class RequestError(Exception):
+    """A request that gets no outputs. `unread`: some of it was not read, so the connection it came on is of no more use."""
+
+    def __init__(self, code: Code, message: str, *, unread: bool = False) -> None:
+        super().__init__(message)
+        self.code, self.message, self.unread = code, message, unread
+
+
+@dataclass(frozen=True)
+class InferRequest:
+    """A decoded request: arrays by input name, the outputs asked for (None = all) and the client's id."""
+
+    inputs: dict[str, Array]
+    rows: int
+    outputs: tuple[str, ...] | None
+    id: str | None

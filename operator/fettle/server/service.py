@@ -1,0 +1,159 @@
+"""The inference service: what becomes of a request, whichever front it came through.
+
+Bytes are decoded, the model runs, an item is kept for canaries, outputs are encoded, and how it ended is counted once. A front
+(`http.py`) brings the bytes and a codec (`protocol.py`), and says to its client what came of it; nothing here knows of either.
+
+Small bodies are decoded where they arrive, in the event loop. Large ones, and large answers, go through one thread, one at a time and piece by
+piece (`elements`), so that neither the loop nor the management port waits for them.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from collections.abc import Awaitable, Callable, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any, Protocol, TypeVar
+
+from fettle.api.signature import Signature
+from fettle.errors import FettleError
+from fettle.runtimes.base import Array
+from fettle.server.bodies import Bodies
+from fettle.server.metrics import Metrics
+from fettle.server.model import ServedModel
+from fettle.server.request import Code, InferRequest, RequestError
+from fettle.server.samples import Samples
+from fettle.server.settings import ServerSettings
+from fettle.server.windows import Windows
+
+log = logging.getLogger(__name__)
+_T = TypeVar("_T")
+
+# What the event loop may work on itself, in a few milliseconds.
+SMALL_BODY = 1 << 18  # bytes
+SMALL_ANSWER = 1 << 16  # elements
+
+
+class Codec(Protocol):
+    """The bytes of a protocol's requests and answers. A module with these two functions is one."""
+
+    def decode(self, body: bytes | bytearray, signature: Signature, max_rows: int, /) -> InferRequest:
+        """The request, checked against the signature. Raises RequestError INVALID."""
+
+    def encode(
+        self, model: str, version: str, request: InferRequest, signature: Signature, outputs: Mapping[str, Array], /
+    ) -> bytes:
+        """The answer. Raises RuntimeFailure where the protocol has no form for what the model returned."""
+
+
+class InferenceService:
+    """Answers what fronts bring. State is touched by one event loop only, which is the fronts' as well."""
+
+    def __init__(self, settings: ServerSettings, model: ServedModel) -> None:
+        self.settings, self.model = settings, model
+        self.windows = Windows()
+        self.samples = Samples(model.signature, settings.samples, settings.samples_max_bytes)
+        self.metrics = Metrics(settings.model, settings.revision)
+        self.bodies = Bodies(settings)
+        self._codec_thread = ThreadPoolExecutor(1, thread_name_prefix="codec")
+        self.draining = False
+        self.in_flight = 0
+        self.idle = asyncio.Event()
+        self.idle.set()
+
+    async def infer(self, receive: Awaitable[bytes | bytearray], codec: Codec) -> bytes:
+        """The encoded answer. Whatever happens is counted once, from before the body is there to after the answer is.
+
+        `receive` ends with a body that `bodies` holds; it may raise RequestError. Raises RequestError and nothing else, what nobody
+        foresaw included; CancelledError where a front's own library ends a request whose client is gone.
+        """
+        started = time.perf_counter()
+        self.in_flight += 1
+        self.idle.clear()
+        code = Code.FAILED
+        try:
+            answer = await self._answer(await receive, codec)
+            code = Code.OK
+            return answer
+        except RequestError as error:
+            code = error.code
+            raise
+        except asyncio.CancelledError:
+            code = Code.GONE
+            raise
+        except Exception as error:
+            raise _failure(error) from error
+        finally:
+            self._count(code, time.perf_counter() - started)
+            self.in_flight -= 1
+            if not self.in_flight:
+                self.idle.set()
+
+    def tell(self, function: Callable[..., tuple[Code, _T]], *arguments: Any) -> tuple[Code, _T]:
+        """What a front says without the model (metadata, health, that a path is not there), counted once, in metrics only.
+
+        Raises RequestError: the function's own, or FAILED for what nobody foresaw, which is an error of this pod in windows as well.
+        """
+        started = time.perf_counter()
+        try:
+            code, answer = function(*arguments)
+        except RequestError as error:
+            self.metrics.count(error.code)
+            raise
+        except Exception as error:
+            self._count(Code.FAILED, time.perf_counter() - started)
+            raise _failure(error) from error
+        self.metrics.count(code)
+        return code, answer
+
+    def close(self) -> None:
+        """End the thread that works on large bodies."""
+        self._codec_thread.shutdown(wait=True, cancel_futures=True)
+
+    def _count(self, code: Code, seconds: float) -> None:
+        self.metrics.count(code)
+        if code is Code.GONE:
+            return
+        self.metrics.latency.observe(seconds)
+        if code is Code.OK or code.is_failure:  # a client's own mistake says nothing of the model
+            self.windows.record(seconds * 1000, error=code.is_failure)
+
+    async def _answer(self, body: bytes | bytearray, codec: Codec) -> bytes:
+        settings, signature = self.settings, self.model.signature
+        try:
+            received = (body, signature, settings.max_rows)
+            small = len(body) <= SMALL_BODY
+            request = codec.decode(*received) if small else await self._in_thread(codec.decode, *received)
+            outputs = await self._outputs(request)
+            answered = (settings.model, settings.revision, request, signature, outputs)
+            small = sum(array.size for array in outputs.values()) <= SMALL_ANSWER
+            return codec.encode(*answered) if small else await self._in_thread(codec.encode, *answered)
+        finally:
+            self.bodies.release(len(body))
+
+    async def _in_thread(self, function: Callable[..., _T], *arguments: Any) -> _T:
+        return await asyncio.get_running_loop().run_in_executor(self._codec_thread, function, *arguments)
+
+    async def _outputs(self, request: InferRequest) -> dict[str, Array]:
+        started = time.perf_counter()
+        self.metrics.waiting.inc()
+        try:
+            outputs = await self.model.infer(request)
+        finally:
+            self.metrics.waiting.dec()
+            self.metrics.inference.observe(time.perf_counter() - started)
+        try:
+            self.samples.offer(request.inputs, request.rows, outputs)
+        except Exception:
+            log.exception("an answered item could not be kept for canaries")
+        return outputs
+
+
+def _failure(error: Exception) -> RequestError:
+    """What a client hears of a failure that is not its own doing; the log says more."""
+    if isinstance(error, FettleError):
+        log.warning("the model failed: %s", error.message)
+        return RequestError(Code.FAILED, error.message)
+    log.error("a request failed", exc_info=error)
+    return RequestError(Code.FAILED, f"the server failed: {type(error).__name__}; its log says more")

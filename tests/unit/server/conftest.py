@@ -1,0 +1,39 @@
+"""A loaded model, and a service of it without a front."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from tests.unit.server.serving import publish
+
+from fettle.server.model import ServedModel, load
+from fettle.server.service import InferenceService
+from fettle.server.settings import ServerSettings
+from fettle.store.manifest import fetch_artifact
+from fettle.store.uris import Mounts
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ServedModel]:
+    """The look-up model."""
+    root = tmp_path_factory.mktemp("model")
+    sha256 = publish(root)
+    mounts = Mounts({"store": root / "store"})
+    fetch_artifact(f"pvc://store/artifacts/{sha256}", sha256, root / "model", mounts)
+    loaded = load(root / "model", sha256, None, 8)
+    yield loaded
+    loaded.close()
+
+
+@pytest.fixture
+def service(model: ServedModel, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[InferenceService]:
+    """Its bounds are small enough to be reached."""
+    monkeypatch.setattr(model, "session", model.session)  # put back afterwards
+    settings = ServerSettings(
+        model="lookup", revision="r", folder=tmp_path, body_seconds=0.05, max_body_bytes=1000, max_bodies_bytes=1500
+    )
+    made = InferenceService(settings, model)
+    yield made
+    made.close()

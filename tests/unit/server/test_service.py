@@ -1,0 +1,218 @@
+"""The inference service with no transport at all, and with a front of a protocol that is nobody's: every outcome is counted once."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import orjson
+import pytest
+from tests.unit.server.in_process import BODY, Scripted, Sent, counted, timed
+
+from fettle.api.signature import Signature
+from fettle.errors import RuntimeFailure
+from fettle.runtimes.base import Array
+from fettle.server import protocol
+from fettle.server.bodies import Incoming
+from fettle.server.request import Code, InferRequest, RequestError
+from fettle.server.service import InferenceService
+
+NOT_JUDGED = (0, 0)  # requests and errors of windows
+ANSWERED = (1, 0)
+FAILED = (1, 1)
+LINE = Sent(b"1 2 ", b"3 4")
+
+
+def received(service: InferenceService, body: bytes = BODY) -> Any:
+    return service.bodies.read(Sent(body), len(body))
+
+
+def is_over(service: InferenceService) -> bool:
+    """Nothing is left of any request."""
+    return service.idle.is_set() and (service.in_flight, service.bodies.held, service.model.waiting) == (0, 0, 0)
+
+
+async def test_bytes_are_decoded_answered_counted_sampled_and_encoded_without_any_transport(
+    service: InferenceService,
+) -> None:
+    answer = await service.infer(received(service), protocol)
+    assert orjson.loads(answer) == {
+        "model_name": "lookup",
+        "model_version": "r",
+        "outputs": [{"name": "y", "datatype": "FP32", "shape": [1, 4], "data": [1, 2, 3, 4]}],
+    }
+    assert counted(service) == (*ANSWERED, {200: 1})
+    assert timed(service) == 1
+    (sample,) = service.samples.take(9)
+    assert (sample.inputs["x"].tolist(), sample.outputs["y"].tolist()) == ([1, 2, 3, 4], [1, 2, 3, 4])
+    assert is_over(service)
+
+
+@pytest.mark.parametrize(("most", "thread"), [(1 << 18, "MainThread"), (0, "codec_0")])
+async def test_small_bodies_and_answers_stay_in_the_event_loop_and_large_ones_go_through_one_thread(
+    service: InferenceService, monkeypatch: pytest.MonkeyPatch, most: int, thread: str
+) -> None:
+    threads = []
+
+    def noted(function: Callable[..., Any]) -> Callable[..., Any]:
+        def call(*arguments: Any) -> Any:
+            threads.append(threading.current_thread().name)
+            return function(*arguments)
+
+        return call
+
+    codec: Any = SimpleNamespace(decode=noted(protocol.decode), encode=noted(protocol.encode))
+    monkeypatch.setattr("fettle.server.service.SMALL_BODY", most)
+    monkeypatch.setattr("fettle.server.service.SMALL_ANSWER", most)
+    answer = await service.infer(received(service), codec)
+    assert orjson.loads(answer)["outputs"][0]["data"] == [1, 2, 3, 4]
+    assert threads == [thread, thread]
+
+
+async def test_a_request_whose_client_gives_up_while_the_model_works_counts_as_gone(service: InferenceService) -> None:
+    begun, goes_on = threading.Event(), threading.Event()
+
+    def infer(*arguments: Any) -> dict[str, Array]:
+        begun.set()
+        goes_on.wait()
+        return {}
+
+    service.model.session = SimpleNamespace(infer=infer)  # type: ignore[assignment]
+    request = asyncio.create_task(service.infer(received(service), protocol))
+    await asyncio.to_thread(begun.wait)
+    assert service.in_flight == 1 and not service.idle.is_set()
+    request.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await request
+    goes_on.set()
+    assert counted(service) == (*NOT_JUDGED, {499: 1})
+    assert timed(service) == 0
+    assert is_over(service)
+
+
+# ------------------------------------------------------------------------------------------------------------- a second front
+
+
+class Line:
+    """A codec: four numbers in a line of text, and the answer's in another."""
+
+    def decode(self, body: bytes | bytearray, signature: Signature, max_rows: int, /) -> InferRequest:
+        try:
+            numbers = np.array(bytes(body).split(), np.float32).reshape(1, 4)
+        except ValueError as error:
+            raise RequestError(Code.INVALID, "expected four numbers") from error
+        return InferRequest({"x": numbers}, 1, None, None)
+
+    def encode(
+        self, model: str, version: str, request: InferRequest, signature: Signature, outputs: Mapping[str, Array], /
+    ) -> bytes:
+        return " ".join(f"{number:g}" for number in outputs["y"][0]).encode()
+
+
+class LineFront:
+    """A front in this process: a verb and a body, answered by a word and a line."""
+
+    WORDS = {
+        Code.OK: "here",
+        Code.INVALID: "what?",
+        Code.NOT_FOUND: "who?",
+        Code.NOT_ALLOWED: "no",
+        Code.TIMEOUT: "asleep?",
+        Code.TOO_LARGE: "shorter",
+        Code.UNSUPPORTED: "in plain words",
+        Code.GONE: "",
+        Code.FAILED: "sorry",
+        Code.UNAVAILABLE: "later",
+    }
+
+    def __init__(self, service: InferenceService) -> None:
+        self.service = service
+
+    async def ask(self, verb: str, body: Incoming | None = None) -> tuple[str, bytes]:
+        try:
+            if verb.startswith("infer"):
+                return self.WORDS[Code.OK], await self.service.infer(self._receive(verb, body), Line())
+            code, line = self.service.tell(self._tell, verb, body)
+            return self.WORDS[code], line
+        except RequestError as error:
+            return self.WORDS[error.code], error.message.encode()
+
+    async def _receive(self, verb: str, body: Incoming | None) -> bytes | bytearray:
+        if verb != "infer":
+            raise RequestError(Code.UNSUPPORTED, "infer takes a line of text")
+        assert body is not None
+        try:
+            return await self.service.bodies.read(body, None)
+        except ConnectionError as error:
+            raise RequestError(Code.GONE, "hung up") from error
+
+    def _tell(self, verb: str, body: Incoming | None) -> tuple[Code, bytes]:
+        if verb not in ("ready", "age"):
+            raise RequestError(Code.NOT_FOUND, f"no verb {verb}")
+        if body is not None:
+            raise RequestError(Code.NOT_ALLOWED, f"{verb} takes no body")
+        draining = self.service.draining
+        return (Code.UNAVAILABLE, b"") if draining else (Code.OK, {"ready": b"yes"}[verb])
+
+
+@dataclass(frozen=True)
+class Case:
+    """A way to ask, how it ends, and what windows count of it. `model`: what the model does; None = what it is made for."""
+
+    ends: Code
+    windows: tuple[int, int]
+    verb: str = "infer"
+    body: Sent | None = LINE
+    model: Mapping[str, Any] | BaseException | None = None
+    beforehand: Callable[[InferenceService], None] = lambda service: None
+
+
+CASES = {
+    "an answer": Case(Code.OK, ANSWERED),
+    "an answer without the model": Case(Code.OK, NOT_JUDGED, "ready", None),
+    "no request": Case(Code.INVALID, NOT_JUDGED, body=Sent(b"1 2 3")),
+    "an unknown verb": Case(Code.NOT_FOUND, NOT_JUDGED, "sing"),
+    "a verb used otherwise": Case(Code.NOT_ALLOWED, NOT_JUDGED, "ready"),
+    "a form not taken": Case(Code.UNSUPPORTED, NOT_JUDGED, "infer in Morse"),
+    "half a body": Case(Code.TIMEOUT, NOT_JUDGED, body=Sent(b"1 2", ends=False)),
+    "a body without end": Case(Code.TOO_LARGE, NOT_JUDGED, body=Sent(*[b"1 " * 300] * 9)),
+    "a client that hangs up": Case(Code.GONE, NOT_JUDGED, body=Sent(b"1 2", then=ConnectionResetError())),
+    "a model that fails": Case(Code.FAILED, FAILED, model=RuntimeFailure("the model failed")),
+    "a model that raises what nobody foresaw": Case(Code.FAILED, FAILED, model=ValueError("shapes differ")),
+    "an answer that cannot be encoded": Case(Code.FAILED, FAILED, model={}),
+    "a front that fails to read": Case(Code.FAILED, FAILED, body=Sent(then=KeyError("x"))),
+    "a front that fails without the model": Case(Code.FAILED, FAILED, "age", None),
+    "a full queue": Case(Code.UNAVAILABLE, FAILED, beforehand=lambda service: setattr(service.model, "max_queue", 0)),
+    "too many bytes held": Case(
+        Code.UNAVAILABLE, FAILED, beforehand=lambda service: setattr(service.bodies, "held", 1500)
+    ),
+    "a drain": Case(Code.UNAVAILABLE, NOT_JUDGED, "ready", None, beforehand=lambda s: setattr(s, "draining", True)),
+}
+
+
+@pytest.mark.parametrize("case", CASES.values(), ids=CASES)
+async def test_every_outcome_is_counted_once_by_whichever_front_a_request_came(
+    service: InferenceService, monkeypatch: pytest.MonkeyPatch, case: Case
+) -> None:
+    monkeypatch.setattr(service.model, "max_queue", service.model.max_queue)  # put back afterwards
+    if case.model is not None:
+        service.model.session = Scripted(case.model)  # type: ignore[assignment]
+    case.beforehand(service)
+    held = service.bodies.held
+    word, line = await LineFront(service).ask(case.verb, case.body)
+    assert word == LineFront.WORDS[case.ends]
+    assert line == b"1 2 3 4" or case.ends is not Code.OK or case.verb == "ready"
+    assert counted(service) == (*case.windows, {int(case.ends.value): 1})
+    inference = case.verb.startswith("infer") and case.ends is not Code.GONE
+    assert timed(service) == (inference or case.windows == FAILED)
+    service.bodies.held -= held
+    assert is_over(service)
+
+
+def test_these_are_all_the_ways_in_which_a_request_can_end() -> None:
+    assert {case.ends for case in CASES.values()} == set(Code) == set(LineFront.WORDS)
