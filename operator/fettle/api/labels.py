@@ -18,6 +18,7 @@ class LabelForm(StrEnum):
     TEXTS = "Texts"  # the right text, for each decision
     ANY_OF = "AnyOf"  # for each class whether it is right: the one decided must be among those
     ALL_OF = "AllOf"  # for each class whether it belongs: exactly those must be decided
+    TASK = "Task"  # what a task's metric reads: boxes, a mask, a text, what belongs together
     NUMBERS = "Numbers"  # the right numbers; an answer is near or far, not right or wrong
 
 

@@ -167,6 +167,10 @@ class BaselineStatus(ApiModel):
     ] = None
     samples: Annotated[int | None, Field(description="Items it was judged on.")] = None
     labels: Annotated[str | None, Field(max_length=512, description="How the labels were read.")] = None
+    answers: Annotated[
+        str | None,
+        Field(max_length=512, description="What its answers were taken for, where a task's metric judges them."),
+    ] = None
     measurements: Annotated[
         tuple[Measurement, ...], Field(max_length=8, description="Times, a row per batch size.")
     ] = ()
@@ -179,18 +183,26 @@ class BaselineStatus(ApiModel):
     @property
     def worth(self) -> str:
         """What the original itself is worth on the items: 'Accuracy 0.963 on 600 items (the best constant answer 0.12); labels: …'."""
-        return worth(self.accuracy, self.constant, self.samples, self.labels)
+        return worth(self.accuracy, self.constant, self.samples, self.labels, self.answers)
 
 
-def worth(accuracy: MetricValue | None, constant: MetricValue | None, samples: int | None, labels: str | None) -> str:
+def worth(
+    accuracy: MetricValue | None,
+    constant: MetricValue | None,
+    samples: int | None,
+    labels: str | None,
+    answers: str | None = None,
+) -> str:
     """What a model is worth on its items, for a person."""
     if accuracy is None:
         return "not judged"
-    if accuracy.metric == Metric.AGREEMENT:
-        return f"{samples} items without labels, compared with its answers"
+    taken = f"; its answers were taken for {answers}" if answers else ""
+    if accuracy.metric == Metric.AGREEMENT or labels is None:
+        compared = f"its answers by {accuracy.metric}" if answers else "its answers"
+        return f"{samples} items without labels, compared with {compared}{taken}"
     beside = f" (the best constant answer {constant.value:.4g})" if constant is not None else ""
     read = f"; labels: {labels}" if labels else ""
-    return f"{accuracy.metric} {accuracy.value:.4g} on {samples} items{beside}{read}"
+    return f"{accuracy.metric} {accuracy.value:.4g} on {samples} items{beside}{read}{taken}"
 
 
 class Placement(ApiModel):

@@ -7,7 +7,7 @@ import time
 
 import numpy as np
 
-from fettle.api.labels import LabelReading
+from fettle.api.labels import LabelForm, LabelReading
 from fettle.api.optimizedmodel import EvaluationSpec
 from fettle.api.signature import Signature
 from fettle.api.vocabulary import Metric
@@ -19,8 +19,11 @@ from fettle.optimizer.labels.question import SHOWN, Answered
 from fettle.optimizer.labels.readings import understand
 from fettle.optimizer.measure.agreement import OutputProfile, item_axis
 from fettle.optimizer.measure.chance import Chance, refuse_chance
+from fettle.optimizer.measure.items import Answer
 from fettle.optimizer.measure.items import answers as answers_of
 from fettle.optimizer.measure.metrics import Judging, Scores
+from fettle.optimizer.measure.tasks import METRICS
+from fettle.optimizer.measure.tasks.judging import EXAMPLES
 from fettle.optimizer.sources.base import Run
 
 ASKED = 256  # items that the original answers here at most; measuring asks it for all of them
@@ -36,14 +39,18 @@ def read(split: Split, signature: Signature, spec: EvaluationSpec | None, run: R
     Raises DataError where they do not fit the answers, or where the original knows no more of its items than a constant answer.
     """
     items = split.evaluation
-    if spec is None or items is None or items.labels is None or spec.metric == Metric.AGREEMENT:
+    if spec is None or items is None or spec.metric == Metric.AGREEMENT:
+        return None
+    if spec.metric in METRICS:
+        return _task(items, signature, spec, run)
+    if items.labels is None:
         return None
     tensors = {tensor.name: tensor for tensor in signature.outputs}
     name = spec.output or next(iter(tensors))
     if name not in tensors:
         raise DataError(f"data.evaluation.output is {name!r}; the model has {sorted(tensors)}")
     profile = OutputProfile(axis=item_axis(tensors[name], spec.agreement.axis))
-    answers = _answers(items, signature, name, run)
+    answers = [answer[name] for answer in _answers(items, signature, run)]
     for answer in answers:
         profile.add(answer)
     answered = Answered(name, answers, profile.axis, profile.threshold, profile.softmax)
@@ -55,14 +62,26 @@ def read(split: Split, signature: Signature, spec: EvaluationSpec | None, run: R
     return reading
 
 
-def _answers(items: Items, signature: Signature, output: str, run: Run) -> list[Array]:
-    """What the original answers to the first items in one output, without the batch axis, as far as time allows."""
-    found: list[Array] = []
+def _task(items: Items, signature: Signature, spec: EvaluationSpec, run: Run) -> LabelReading | None:
+    """Fit the task's metric to some answers, and see whether it reads the labels beside them. Raises DataError."""
+    answers = _answers(items, signature, run)
+    metric = METRICS[spec.metric].fit(signature, answers[:EXAMPLES], spec)
+    log.info("answers were taken for %s", metric.told)
+    if items.labels is None:
+        return None
+    for label, answer in zip(items.labels, answers, strict=False):
+        metric.read(np.asarray(label), answer)
+    return LabelReading(form=LabelForm.TASK, told=f"{spec.metric} reads them")
+
+
+def _answers(items: Items, signature: Signature, run: Run) -> list[Answer]:
+    """What the original answers to the first items, without the batch axis, as far as time allows."""
+    found: list[Answer] = []
     began = time.monotonic()
     for index in range(min(ASKED, len(items))):
         outputs = run(items.whole(index))
         given = {tensor.name: np.asarray(outputs[tensor.name]) for tensor in signature.outputs}
-        found.append(np.asarray(answers_of(signature, given, 1)[0][output]))
+        found.append({name: np.asarray(value) for name, value in answers_of(signature, given, 1)[0].items()})
         if time.monotonic() - began > ASKED_SECONDS and len(found) >= SHOWN:
             break
     return found
