@@ -1,7 +1,7 @@
 """How detectors write boxes, and what two sets of boxes have in common.
 
-The heads that are read: YOLO's, with and without a score for "an object is here" (its own NMS is done here); SSD's boxes beside a score
-for each class; and boxes after NMS, in one tensor or in three.
+The heads that are read: YOLO's, with and without a score for "an object is here" and YOLOX's (NMS is done here); SSD's boxes
+beside a score for each class; and boxes after NMS, in one tensor or in three.
 """
 
 from __future__ import annotations
@@ -23,6 +23,8 @@ IOU = 0.5  # from which on two boxes are of one object, and of two of a class on
 LEAST_SCORE = 0.001  # of a box that is looked at: as COCO's own evaluation of detectors does
 MOST_BOXES = 100  # of an item, the surest first: as COCO counts
 MOST_AFTER_NMS = 1000
+STRIDES = (8, 16, 32)  # pixels of a cell's side, in YOLO's three grids
+LARGEST_EXPONENT = 20.0  # beyond, a box is larger than any picture
 WHOLE = 1e-4  # a class number in a tensor of floats
 
 
@@ -100,14 +102,17 @@ class Head:
         return self.of_tables(_as_tables({name: answer[name] for name in self.outputs}))
 
 
-def head(examples: Sequence[Answer]) -> Head | None:
-    """The head that wrote these answers; None where they are no boxes that are known here."""
+def head(examples: Sequence[Answer], image: tuple[int, int] | None = None) -> Head | None:
+    """The head that wrote these answers; None where they are no boxes that are known here.
+
+    `image`: height and width of the model's input, where they are fixed.
+    """
     answers = [_as_tables(answer) for answer in examples]
     for recognise in (_after_nms, _three_tensors, _ssd, _yolo):
         recognised = recognise(answers)
         if recognised is not None:
             return recognised
-    return None
+    return _yolox(answers, image)
 
 
 def _as_tables(answer: Answer) -> Answer:
@@ -133,6 +138,53 @@ def _yolo(examples: Sequence[Answer]) -> Head | None:
     return None
 
 
+def _yolox(examples: Sequence[Answer], image: tuple[int, int] | None) -> Head | None:
+    """One tensor of rows: the box relative to its cell of a grid, a score for "an object", one for each class; a row for every cell.
+
+    Z. Ge et al., "YOLOX: exceeding YOLO series in 2021", arXiv:2107.08430.
+    """
+    for name, array in examples[0].items():
+        rows = array.shape[0] if array.ndim == 2 else 0
+        sizes = image or _square(rows)
+        if not rows or not is_float(array) or array.shape[1] < 6 or sizes is None:
+            continue
+        cells = _cells(sizes)
+        if len(cells) == rows and _probabilities(np.concatenate([answer[name] for answer in examples])[:, 4:]):
+            return Head(f"the boxes of a YOLOX head in {name}", frozenset({name}), partial(_decode_yolox, name, cells))
+    return None
+
+
+def _square(rows: int) -> tuple[int, int] | None:
+    """Height and width of a square picture that has so many cells."""
+    side = round((rows / sum(1 / stride**2 for stride in STRIDES)) ** 0.5)
+    return (side, side) if side else None
+
+
+def _cells(image: tuple[int, int]) -> Array:
+    """Column, row and size in pixels of each cell, [cells, 3]."""
+    grids = []
+    for stride in STRIDES:
+        rows, columns = (np.arange(size // stride) for size in image)
+        place = np.stack([np.tile(columns, len(rows)), np.repeat(rows, len(columns))], axis=1)
+        grids.append(np.concatenate([place, np.full((len(place), 1), stride)], axis=1))
+    return np.concatenate(grids)
+
+
+def _decode_yolox(name: str, cells: Array, answer: Answer) -> Boxes:
+    rows = answer[name].astype(np.float64)
+    centre = (rows[:, :2] + cells[:, :2]) * cells[:, 2:]
+    half = np.exp(np.clip(rows[:, 2:4], None, LARGEST_EXPONENT)) * cells[:, 2:] / 2
+    return _from_corners(np.concatenate([centre - half, centre + half], axis=1), rows[:, 5:] * rows[:, 4:5])
+
+
+def _from_corners(corners: Array, scores: Array) -> Boxes:
+    """The best class of each box, then NMS."""
+    best = np.argmax(scores, axis=1)
+    score = scores[np.arange(len(scores)), best]
+    some = score >= LEAST_SCORE
+    return suppress(corners[some], score[some], best[some])
+
+
 def _rows(array: Array, turned: bool) -> Array:
     return array.T if turned else array
 
@@ -140,11 +192,8 @@ def _rows(array: Array, turned: bool) -> Array:
 def _decode_yolo(name: str, turned: bool, objectness: bool, answer: Answer) -> Boxes:
     rows = _rows(answer[name], turned)
     scores = rows[:, 5:] * rows[:, 4:5] if objectness else rows[:, 4:]
-    best = np.argmax(scores, axis=1)
-    score = scores[np.arange(len(scores)), best]
-    some = score >= LEAST_SCORE
-    centre, half = rows[some, :2].astype(np.float64), rows[some, 2:4].astype(np.float64) / 2
-    return suppress(np.concatenate([centre - half, centre + half], axis=1), score[some], best[some])
+    centre, half = rows[:, :2].astype(np.float64), rows[:, 2:4].astype(np.float64) / 2
+    return _from_corners(np.concatenate([centre - half, centre + half], axis=1), scores)
 
 
 def _after_nms(examples: Sequence[Answer]) -> Head | None:
@@ -213,10 +262,7 @@ def _ssd(examples: Sequence[Answer]) -> Head | None:
 
 def _decode_ssd(place: str, name: str, answer: Answer) -> Boxes:
     corners, scores = answer[place], answer[name]
-    best = np.argmax(scores[:, 1:], axis=1)
-    score = scores[np.arange(len(scores)), best + 1]
-    some = score >= LEAST_SCORE
-    return suppress(corners[some], score[some], best[some])
+    return _from_corners(corners.astype(np.float64), scores[:, 1:])
 
 
 def _counted(corners: Array, scores: Array, classes: Array) -> Boxes:

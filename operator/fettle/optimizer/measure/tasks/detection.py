@@ -40,7 +40,7 @@ class Detection:
     @classmethod
     def fit(cls, signature: Signature, examples: Sequence[Answer], spec: EvaluationSpec) -> Self:
         """Recognise the head. Raises DataError."""
-        found = head(examples)
+        found = head(examples, _image(signature))
         if found is None:
             raise DataError(
                 f"metric Detection reads no boxes in {shapes(examples[0])} (an item's answer): it knows YOLO heads, boxes [n, 4] beside "
@@ -65,6 +65,17 @@ class Detection:
     def scorer(self, labelled: bool) -> Scorer:
         """Average precision by labels, F1 against the original's boxes."""
         return AveragePrecision() if labelled else F1()
+
+
+def _image(signature: Signature) -> tuple[int, int] | None:
+    """Height and width of the first input that is a picture, where both are fixed."""
+    for tensor in signature.inputs:
+        shape = tensor.shape
+        if len(shape) == 4:
+            sizes = shape[1:3] if shape[3] in (1, 3, 4) else shape[2:]
+            if min(sizes) > 0:
+                return sizes[0], sizes[1]
+    return None
 
 
 @dataclass
