@@ -37,8 +37,9 @@ def _sections(command: click.Command, name: str, parent: click.Context | None) -
     yield from _description(command)
     usage = " ".join([name, *command.collect_usage_pieces(context)])
     yield f"```text\n{usage}\n```\n"
-    if rows := [record for one in command.get_params(context) if (record := one.get_help_record(context))]:
-        yield table(("option", "meaning"), ((f"`{option}`", text) for option, text in rows if option != "-h, --help"))
+    records = (record for one in command.get_params(context) if (record := one.get_help_record(context)))
+    if rows := [(f"`{option}`", text) for option, text in records if option != "-h, --help"]:
+        yield table(("option", "meaning"), rows)
     if isinstance(command, click.Group):
         for inner in command.list_commands(context):
             found = command.get_command(context, inner)
