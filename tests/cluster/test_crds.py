@@ -107,7 +107,10 @@ def explain(cluster: Any) -> Callable[[str], str]:
         ("om.spec.targets.threads", "Maximum number of threads for one inference. Default: 1."),
         ("om.status.candidates.accuracyDrop", "Loss compared with the baseline. Positive means worse."),
         ("mdep", "New versions start as canaries"),
-        ("mdep.spec.rollout.analysis.minRequests", "Minimum number of requests before a window is judged. Default: 50."),
+        (
+            "mdep.spec.rollout.analysis.minRequests",
+            "Minimum number of requests before a window is judged. Default: 50.",
+        ),
         ("mdep.status.canary.actualWeight", "its share of ready pods"),
     ],
 )
