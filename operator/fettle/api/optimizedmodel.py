@@ -39,10 +39,7 @@ class InputSpec(ApiModel):
     """What the format does not tell about one input."""
 
     name: Annotated[str, Field(max_length=253, description="Name of the input in the model.")]
-    dtype: Annotated[
-        str | None,
-        Field(max_length=8, description="Data type of the Open Inference Protocol V2, such as FP32 or INT64."),
-    ] = None
+    dtype: Annotated[str | None, Field(max_length=8, description="V2 data type, such as FP32 or INT64.")] = None
     shape: Annotated[
         tuple[int | str, ...] | None,
         Field(
@@ -73,9 +70,7 @@ class SourceSpec(ApiModel):
             "or file://PATH in `fettle optimize`."
         ),
     ]
-    format: Annotated[SourceFormat, Field(description="Format of the source. Auto detects it from the content.")] = (
-        SourceFormat.AUTO
-    )
+    format: Annotated[SourceFormat, Field(description="Auto detects the format from the content.")] = SourceFormat.AUTO
     sha256: Annotated[
         Sha256 | None,
         Field(
@@ -96,20 +91,15 @@ class SourceSpec(ApiModel):
 class PreprocessSpec(ApiModel):
     """How the pictures of an image folder become items: scaled to width x height, then (pixel / 255 - mean) / std."""
 
-    width: Annotated[
-        int | None, Field(ge=1, le=8192, description="Size in pixels. Defaults to the size of the model's input.")
-    ] = None
-    height: Annotated[
-        int | None, Field(ge=1, le=8192, description="Size in pixels. Defaults to the size of the model's input.")
-    ] = None
+    width: Annotated[int | None, Field(ge=1, le=8192, description="Pixels. Defaults to the model's input.")] = None
+    height: Annotated[int | None, Field(ge=1, le=8192, description="Pixels. Defaults to the model's input.")] = None
     crop: Annotated[
         float | None,
         Field(
             gt=0,
             le=1,
             description="Scale the shorter side to width / crop (or height / crop), then cut out the centre. "
-            "For example, 0.875 cuts 224 out of 256 pixels. "
-            "Without crop, the image is stretched.",
+            "For example, 0.875 cuts 224 out of 256 pixels. Without crop, the image is stretched.",
         ),
     ] = None
     mean: Annotated[
@@ -118,10 +108,7 @@ class PreprocessSpec(ApiModel):
     ] = ()
     std: Annotated[
         tuple[float, ...],
-        Field(
-            max_length=3,
-            description="Standard deviation on a scale of 0 to 1: one number, or one per channel. Default: 1.",
-        ),
+        Field(max_length=3, description="Standard deviation on a scale of 0 to 1, given like mean. Default: 1."),
     ] = ()
     layout: Annotated[Layout, Field(description="Order of the dimensions of the input.")] = Layout.CHANNELS_FIRST
     color: Annotated[Color, Field(description="Order of the colour channels of the input.")] = Color.RGB
@@ -162,15 +149,9 @@ class AgreementSpec(ApiModel):
     axis: Annotated[
         int, Field(ge=-16, le=16, description="Axis of the classes (TopOne) or of the vector (Cosine).")
     ] = -1
-    min_cosine: Annotated[
-        float, Field(ge=-1, le=1, description="Minimum similarity for two answers to agree (Cosine).")
-    ] = 0.99
-    rtol: Annotated[float | None, Field(ge=0, description="Relative tolerance for the whole output (Elementwise).")] = (
-        None
-    )
-    atol: Annotated[float | None, Field(ge=0, description="Absolute tolerance for the whole output (Elementwise).")] = (
-        None
-    )
+    min_cosine: Annotated[float, Field(ge=-1, le=1, description="Minimum similarity to agree (Cosine).")] = 0.99
+    rtol: Annotated[float | None, Field(ge=0, description="Relative tolerance of whole outputs (Elementwise).")] = None
+    atol: Annotated[float | None, Field(ge=0, description="Absolute tolerance of whole outputs (Elementwise).")] = None
     outputs: Annotated[
         tuple[Annotated[str, Field(max_length=253)], ...],
         Field(max_length=64, description="Outputs to compare. Empty means all.", json_schema_extra={"x-set": True}),
@@ -312,12 +293,8 @@ class SearchSpec(ApiModel):
     """Limits for the amount of work."""
 
     parallelism: Annotated[int, Field(ge=1, le=32, description="Number of concurrent build Jobs.")] = 2
-    max_candidates: Annotated[
-        int, Field(ge=1, le=64, description="Maximum number of candidates. The cheapest are kept.")
-    ] = 16
-    deadline_seconds: Annotated[
-        int, Field(ge=60, le=604_800, description="Deadline for the whole run, in seconds.")
-    ] = 3600
+    max_candidates: Annotated[int, Field(ge=1, le=64, description="Maximum number of candidates, cheapest first.")] = 16
+    deadline_seconds: Annotated[int, Field(ge=60, le=604_800, description="Deadline for the run, in seconds.")] = 3600
 
 
 class JobsSpec(ApiModel):
@@ -335,15 +312,9 @@ class JobsSpec(ApiModel):
     priority_class_name: Annotated[str | None, Field(max_length=253, description="PriorityClass of the pods.")] = None
     env: Annotated[
         tuple[EnvVar, ...],
-        Field(
-            max_length=64,
-            description="Environment variables of the container.",
-            json_schema_extra={"x-map-keys": ["name"]},
-        ),
+        Field(max_length=64, description="Environment variables.", json_schema_extra={"x-map-keys": ["name"]}),
     ] = ()
-    resources: Annotated[ResourceSpec, Field(description="Resources of all Jobs except measuring Jobs.")] = (
-        ResourceSpec()
-    )
+    resources: Annotated[ResourceSpec, Field(description="Resources of Jobs that do not measure.")] = ResourceSpec()
 
 
 @rules(
@@ -355,9 +326,7 @@ class JobsSpec(ApiModel):
 class StoreSpec(ApiModel):
     """Where artifacts go."""
 
-    uri: Annotated[
-        Uri, Field(description="pvc://CLAIM/PATH in this namespace, or a local folder in `fettle optimize`.")
-    ]
+    uri: Annotated[Uri, Field(description="pvc://CLAIM/PATH, or a folder in `fettle optimize`.")]
 
 
 @rules(
@@ -391,9 +360,9 @@ class OptimizedModelSpec(ApiModel):
             json_schema_extra={"x-map-keys": ["name"]},
         ),
     ] = ()
-    constraints: Annotated[
-        Constraints, Field(description="Constraints. A published artifact satisfies all of them.")
-    ] = Constraints()
+    constraints: Annotated[Constraints, Field(description="A published artifact satisfies all of them.")] = (
+        Constraints()
+    )
     objective: Annotated[
         Objective, Field(description="What to prefer among the candidates that satisfy the constraints.")
     ] = Objective.LATENCY
