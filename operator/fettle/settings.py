@@ -162,7 +162,7 @@ class Settings(BaseSettings):
         float,
         Field(
             gt=0,
-            description="The liveness probe fails if the queue or the watches made no progress for this many seconds.",
+            description="The liveness probe fails if the election, the queue or the watches made no progress for this many seconds.",
         ),
     ] = 90.0
     health_port: Annotated[int, Field(ge=0, le=65535, description="Port for /healthz, /readyz and /metrics.")] = 8080
