@@ -51,7 +51,7 @@ class InputSpec(ApiModel):
         float | None,
         Field(description="Freezes the input at this value. The artifact then no longer has this input."),
     ] = None
-    range: Annotated[ValueRange | None, Field(description="Range of generated values, if there are no data.")] = None
+    range: Annotated[ValueRange | None, Field(description="Range of generated values, if no data is given.")] = None
 
 
 @rules(
@@ -247,7 +247,7 @@ class DataSpec(ApiModel):
         EvaluationSpec | None, Field(description="Items for evaluation. If absent, only exact candidates are chosen.")
     ] = None
     generated: Annotated[
-        GeneratedSpec | None, Field(description="Items to generate if there are no evaluation data.")
+        GeneratedSpec | None, Field(description="Items to generate if there is no evaluation data.")
     ] = None
 
 
