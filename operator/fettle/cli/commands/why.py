@@ -49,13 +49,14 @@ class Decision:
 
 @click.command()
 @click.argument("name", metavar="NAME", shell_complete=names)
-@click.option("--all", "everything", is_flag=True, help="Every revision of the ledger, not only the last one.")
+@click.option("--all", "everything", is_flag=True, help="Include every revision in the ledger, not only the last one.")
 @output_option()
 @with_cluster
 def why(cluster: Cluster, name: str, everything: bool, output: str | None) -> None:
-    """Tell why things are as they are: each decision with metric, value, bound and samples.
+    """Explain the decisions that led to the current state, with metrics, values, bounds and sample counts.
 
-    For a ModelDeployment the chain of the last rollout; for an OptimizedModel why each candidate was taken or was not.
+    For a ModelDeployment, this is the history of the last rollout. For an OptimizedModel, it is why each candidate was or was not
+    chosen.
 
     \b
     kubectl fettle why digits
