@@ -16,14 +16,13 @@ from fettle.api.reasons import Reason
 from fettle.plan import timestamps
 from fettle.plan.commands import Command
 from fettle.plan.events import EventDraft
-from fettle.plan.rollout import commands
+from fettle.plan.rollout import commands, providers
 from fettle.plan.rollout import ledger as rollout_ledger
 from fettle.plan.rollout import rollback as rollout_rollback
 from fettle.plan.rollout import status as rollout_status
 from fettle.plan.rollout.commands import Orders
 from fettle.plan.rollout.ledger import Exit
-from fettle.plan.rollout.providers import provider
-from fettle.plan.rollout.providers.replicas import Leaving, Sizes
+from fettle.plan.rollout.providers.base import Demand, Leaving, Placement
 from fettle.plan.rollout.revision import NotReady
 from fettle.plan.rollout.rollback import Rollback
 from fettle.plan.rollout.state import MarkLeft, OpenEntry, RolloutDecision, RolloutSnapshot, Wanted
@@ -52,17 +51,17 @@ def decide(snapshot: RolloutSnapshot) -> RolloutDecision:
     ground = _survey(snapshot)
     transition = _transition(ground)
     serving = {revision: _artifact(snapshot, revision) for revision in _serving(transition)}
-    replicas = _replicas(snapshot, transition)
+    placement = _placement(snapshot, transition)
     kept = ground.rollback.holds.target if ground.rollback.holds else None
     ledger = rollout_ledger.writes(snapshot, serving, transition.exits, rendered=ground.desired, kept=kept)
     ledger = (*ledger, *rollout_ledger.judged(snapshot, transition.over))
     values = {**ground.orders.values, **ground.rollback.values}
-    status = rollout_status.build(snapshot, transition, values, replicas, ledger)
+    status = rollout_status.build(snapshot, transition, values, placement, ledger)
     opened = tuple(_opened(transition, write) for write in ledger if isinstance(write, OpenEntry))
     exits = tuple(_exit_event(snapshot, write) for write in ledger if isinstance(write, MarkLeft))
     return RolloutDecision(
-        replicas=replicas,
-        remove=_empty(snapshot, replicas, serving),
+        replicas=placement.replicas,
+        remove=_empty(snapshot, placement.replicas, serving),
         stable=transition.stable,
         ledger=ledger,
         status=status,
@@ -74,6 +73,7 @@ def decide(snapshot: RolloutSnapshot) -> RolloutDecision:
             *rollout_status.transitions(snapshot.status, status),
         ),
         requeue_seconds=rollout_status.next_look(snapshot, transition, status),
+        routes=placement.routes,
     )
 
 
@@ -150,9 +150,9 @@ def _try(ground: _Ground, stable: str, revision: str) -> Transition:
     before = resume(snapshot, revision, _artifact(snapshot, revision))
     blocked = _blocked(snapshot, stable, revision)
     trial = look(snapshot, before, ground.orders, stable=stable, held=ground.held, blocked=blocked)
-    wanted_sizes = _sizes(snapshot, trial, stable, blocked) if trial.wait is not None else None
-    if wanted_sizes is not None:
-        progressed = _progressed(snapshot, before, trial, wanted_sizes)
+    demand = _demand(snapshot, trial, stable, blocked) if trial.wait is not None else None
+    if demand is not None:
+        progressed = _progressed(snapshot, before, trial, providers.place(snapshot, demand))
         trial = late(trial, snapshot, progressed=progressed)
         if progressed:
             at = {"progressed_at": timestamps.write(snapshot.now)}
@@ -169,32 +169,32 @@ def _try(ground: _Ground, stable: str, revision: str) -> Transition:
         events = (*trial.events, said)
         return Transition(revision, exits=exits, events=events, rollback=ground.rollback.holds, over=trial.canary)
     return Transition(
-        stable, trial, wanted_sizes, exits, held=ground.held, events=trial.events, rollback=ground.rollback.holds
+        stable, trial, demand, exits, held=ground.held, events=trial.events, rollback=ground.rollback.holds
     )
 
 
-def _sizes(snapshot: RolloutSnapshot, trial: Trial, stable: str, blocked: bool) -> Sizes:
-    canary, wait, steps = trial.canary, trial.wait, steps_of(snapshot)
-    frozen = wait is not None and wait.hold
-    return provider(snapshot).sizes(
-        0 if blocked else asked_weight(steps, canary.step),
-        snapshot.spec.replicas,
-        snapshot.workload(stable),
-        snapshot.workload(canary.revision),
+def _demand(snapshot: RolloutSnapshot, trial: Trial, stable: str, blocked: bool) -> Demand:
+    """What the canary asks for at its step."""
+    canary, steps = trial.canary, steps_of(snapshot)
+    return replace(
+        providers.demand(snapshot, stable),
+        canary=snapshot.workload(canary.revision),
+        weight=0 if blocked else asked_weight(steps, canary.step),
         in_force=canary.weight,
         keep_stable=promoting(steps, canary.step),
-        frozen=frozen,
+        frozen=trial.wait is not None and trial.wait.hold,
     )
 
 
-def _progressed(snapshot: RolloutSnapshot, before: CanaryStatus, trial: Trial, wanted: Sizes) -> bool:
+def _progressed(snapshot: RolloutSnapshot, before: CanaryStatus, trial: Trial, placement: Placement) -> bool:
     """Whether this pass moved the rollout. The end of a pause does too: its time does not count against the deadline."""
     after = trial.canary
     moved = (after.step, after.step_started_at) != (before.step, before.step_started_at)
     paused = find(snapshot.status.conditions, "Paused")
     was_held = paused is not None and paused.status is ConditionStatus.TRUE
     resumed = was_held and not (trial.wait is not None and trial.wait.hold)
-    return moved or wanted.canary > before.replicas or resumed
+    grown = placement.replicas[after.revision] > before.replicas
+    return moved or grown or resumed
 
 
 def _exits(ground: _Ground, candidate: str | None) -> Mapping[str, Exit]:
@@ -234,9 +234,9 @@ def _serving(transition: Transition) -> list[str]:
 
 def _blocked(snapshot: RolloutSnapshot, stable: str, candidate: str) -> bool:
     """Whether a canary before this one still stands in for stable pods that are on their way."""
-    leaving = [one for one in _leaving(snapshot, {stable, candidate}, {}) if not one.failed]
-    kept = provider(snapshot).retire(leaving, snapshot.spec.replicas, [snapshot.workload(stable)])
-    return snapshot.workload(stable).ready > 0 and any(kept.values())
+    leaving = tuple(one for one in _leaving(snapshot, {stable, candidate}, {}) if not one.failed)
+    kept = providers.place(snapshot, replace(providers.demand(snapshot, stable), leaving=leaving)).replicas
+    return snapshot.workload(stable).ready > 0 and any(kept[one.workload.revision] for one in leaving)
 
 
 def _leaving(snapshot: RolloutSnapshot, serving: set[str], exits: Mapping[str, Exit]) -> list[Leaving]:
@@ -255,17 +255,14 @@ def _leaving(snapshot: RolloutSnapshot, serving: set[str], exits: Mapping[str, E
     return [Leaving(snapshot.workloads[one], failed=bool((left := why(one)) and left.failed)) for one in gone]
 
 
-def _replicas(snapshot: RolloutSnapshot, transition: Transition) -> Mapping[str, int]:
-    """Pods of every revision that has, or shall have, a workload."""
-    wanted: dict[str, int] = {}
-    if transition.stable is not None:
-        wanted[transition.stable] = transition.sizes.stable if transition.sizes else snapshot.spec.replicas
-    if transition.canary is not None and transition.sizes is not None:
-        wanted[transition.canary.revision] = transition.sizes.canary
-    leaving = _leaving(snapshot, set(wanted), transition.exits)
-    staying = [snapshot.workload(revision) for revision in wanted]
-    kept = {**wanted, **provider(snapshot).retire(leaving, snapshot.spec.replicas, staying)}
-    return {revision: snapshot.workload(revision).sparing(count) for revision, count in kept.items()}
+def _placement(snapshot: RolloutSnapshot, transition: Transition) -> Placement:
+    """Pods of every revision that has, or shall have, a workload; and what is routed to whom."""
+    demand = transition.demand or providers.demand(snapshot, transition.stable)
+    staying = {workload.revision for workload in demand.staying}
+    leaving = tuple(_leaving(snapshot, staying, transition.exits))
+    placement = providers.place(snapshot, replace(demand, leaving=leaving))
+    pods = {revision: snapshot.workload(revision).sparing(count) for revision, count in placement.replicas.items()}
+    return replace(placement, replicas=pods)
 
 
 def _empty(snapshot: RolloutSnapshot, replicas: Mapping[str, int], serving: Mapping[str, str]) -> tuple[str, ...]:

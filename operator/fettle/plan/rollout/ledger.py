@@ -117,7 +117,7 @@ def writes(
     for entry in sorted(snapshot.ledger, key=lambda entry: entry.serial):
         if entry.left is not None:
             continue
-        if entry.entered is None and snapshot.workload(entry.revision).ready:
+        if entry.entered is None and snapshot.workload(entry.revision).ready and snapshot.routed(entry.revision):
             found.append(MarkEntered(entry.name))
         if entry.revision not in serving or entries[entry.revision] is not entry:
             why = exits.get(entry.revision) or Exit(Reason.SUPERSEDED, "another revision took its place")

@@ -23,6 +23,7 @@ from fettle.plan.rollout import analysis
 from fettle.plan.rollout import commands as rollout_commands
 from fettle.plan.rollout import ledger as rollout_ledger
 from fettle.plan.rollout.providers import provider
+from fettle.plan.rollout.providers.base import Placement
 from fettle.plan.rollout.state import (
     Forget,
     LedgerWrite,
@@ -53,21 +54,21 @@ def build(
     snapshot: RolloutSnapshot,
     transition: Transition,
     commands: Mapping[Command, str],
-    replicas: Mapping[str, int],
+    placement: Placement,
     ledger: Iterable[LedgerWrite],
 ) -> ModelDeploymentStatus:
     """The whole status after this decision. `commands` are the orders that were handled in it, as they were given."""
     handled, last = rollout_commands.handled(snapshot.status, commands)
-    stable = _stable(snapshot, transition, replicas)
+    stable = _stable(snapshot, transition, placement.replicas)
     return ModelDeploymentStatus(
         observed_generation=snapshot.generation,
         replicas=sum(workload.pods for workload in snapshot.workloads.values()),
         ready_replicas=sum(workload.ready for workload in snapshot.workloads.values()),
         selector=f"{GROUP}/modeldeployment={snapshot.name}",
-        conditions=_conditions(snapshot, transition, replicas),
+        conditions=_conditions(snapshot, transition, placement),
         address=Address(url=f"http://{snapshot.name}.{snapshot.namespace}.svc:{HTTP_PORT}") if stable else None,
         stable=stable,
-        canary=_canary(snapshot, transition, replicas),
+        canary=_canary(snapshot, transition, placement.replicas),
         revisions=_records(snapshot, ledger),
         last_command=last,
         commands=handled,
@@ -91,12 +92,12 @@ def _stable(snapshot: RolloutSnapshot, transition: Transition, replicas: Mapping
 def _canary(snapshot: RolloutSnapshot, transition: Transition, replicas: Mapping[str, int]) -> CanaryStatus | None:
     if transition.canary is None:
         return None
-    workload = snapshot.workload(transition.canary.revision)
+    revision = transition.canary.revision
     return transition.canary.model_copy(
         update={
-            "replicas": replicas.get(transition.canary.revision, 0),
-            "ready": workload.ready,
-            "actual_weight": provider(snapshot).actual_weight(workload, snapshot.workloads.values()),
+            "replicas": replicas.get(revision, 0),
+            "ready": snapshot.workload(revision).ready,
+            "actual_weight": provider(snapshot).actual_weight(revision, snapshot.workloads, snapshot.routes),
         }
     )
 
@@ -130,24 +131,22 @@ def _records(snapshot: RolloutSnapshot, ledger: Iterable[LedgerWrite]) -> tuple[
 # ------------------------------------------------------------------------------------------------------------ conditions
 
 
-def _conditions(
-    snapshot: RolloutSnapshot, transition: Transition, replicas: Mapping[str, int]
-) -> tuple[Condition, ...]:
+def _conditions(snapshot: RolloutSnapshot, transition: Transition, placement: Placement) -> tuple[Condition, ...]:
     stuck = _stuck(snapshot, transition)
     said = {
-        "Ready": _ready(snapshot, transition, replicas, stuck),
+        "Ready": _ready(snapshot, transition, placement, stuck),
         "Progressing": _progressing(snapshot, transition, stuck),
         "Degraded": _degraded(transition, stuck),
         "Paused": _paused(transition),
     }
     conditions = snapshot.status.conditions
-    for kind, one in said.items():
+    for kind, condition in said.items():
         conditions = with_condition(
             conditions,
             kind,
-            one.holds,
-            one.reason,
-            one.message,
+            condition.holds,
+            condition.reason,
+            condition.message,
             generation=snapshot.generation,
             now=timestamps.write(snapshot.now),
         )
@@ -183,15 +182,15 @@ def first_deadline(snapshot: RolloutSnapshot, transition: Transition) -> datetim
     return entry.created + timedelta(seconds=snapshot.spec.rollout.progress_deadline_seconds)
 
 
-def _ready(
-    snapshot: RolloutSnapshot, transition: Transition, replicas: Mapping[str, int], stuck: _Said | None
-) -> _Said:
+def _ready(snapshot: RolloutSnapshot, transition: Transition, placement: Placement, stuck: _Said | None) -> _Said:
     """Whether as many pods are ready, and stay, as are asked for; after a rollback stable may take its time to grow back."""
     wanted = snapshot.spec.replicas
-    ready = sum(min(workload.ready, replicas.get(name, 0)) for name, workload in snapshot.workloads.items())
+    ready = sum(min(workload.ready, placement.replicas.get(name, 0)) for name, workload in snapshot.workloads.items())
     if transition.stable is None:
         why = transition.held
         return _Said(False, why.reason if why else Reason.DEPLOYING, why.message if why else "nothing serves yet")
+    if ready >= wanted and (unrouted := _unrouted(snapshot, placement)) is not None:
+        return _Said(False, Reason.DEPLOYING, unrouted)
     if ready >= wanted:
         text = f"{ready} pods ready, stable revision {transition.stable}" if wanted else "scaled to 0"
         return _Said(True, Reason.SERVING, text)
@@ -207,6 +206,15 @@ def _ready(
     if ends is not None and snapshot.now < ends:
         return _Said(True, Reason.DEPLOYING, f"{text}; revision {transition.stable} grows back to full size")
     return _Said(False, Reason.DEPLOYING, text)
+
+
+def _unrouted(snapshot: RolloutSnapshot, placement: Placement) -> str | None:
+    """Why pods that are ready serve nobody, or not everybody: where traffic is routed, the routes in force have to lead to them."""
+    if not placement.routes:
+        return None
+    in_force = snapshot.routes.weights if snapshot.routes is not None else {}
+    served = sum(percent for revision, percent in in_force.items() if snapshot.workload(revision).ready)
+    return f"{served} % of the traffic is routed to pods that are ready" if served < 100 else None
 
 
 def regrown_by(snapshot: RolloutSnapshot, transition: Transition) -> datetime | None:
@@ -305,5 +313,7 @@ def next_look(snapshot: RolloutSnapshot, transition: Transition, status: ModelDe
     regrown = regrown_by(replace(snapshot, status=status), transition)
     if regrown is not None:
         times.append(regrown)
+    if snapshot.routes is not None and snapshot.routes.settles_in is not None:
+        times.append(snapshot.now + timedelta(seconds=snapshot.routes.settles_in))
     ahead = [seconds for at in times if (seconds := (at - snapshot.now).total_seconds()) > 0]
     return max(min(ahead), 0.2) if ahead else None
