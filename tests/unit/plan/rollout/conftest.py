@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
 from typing import Any
@@ -27,10 +27,11 @@ from fettle.plan.rollout.state import (
     PodFault,
     RolloutDecision,
     RolloutSnapshot,
+    Routes,
     Wanted,
     Workload,
 )
-from fettle.plan.rollout.window_totals import Comparisons, Crash, Doubt, Observation, PodSamples, Second
+from fettle.plan.rollout.window_totals import Comparisons, Crash, Doubt, Lost, Observation, PodSamples, Second
 
 START = datetime(2026, 1, 1, tzinfo=UTC)
 STEPS = [{"weight": 34}, {"pause": {"seconds": 10}}, {"weight": 67}, {"pause": {"seconds": 10}}, {"weight": 100}]
@@ -44,13 +45,18 @@ class Killed(Exception):
 
 @dataclass
 class Pod:
-    """Ready from `ready_at` on (None: never); gone at `gone_at`; `out`: a person's label keeps it from the traffic."""
+    """Ready from `ready_at` on (None: never); gone at `gone_at`; `out`: a person's label keeps it from the traffic.
+
+    `counted_since`: it knows nothing of what it counted before. `memory_kills`: at its own limit, since it was last ready.
+    """
 
     revision: str
     born: datetime
     ready_at: datetime | None
     gone_at: datetime | None = None
     out: bool = False
+    counted_since: datetime | None = None
+    memory_kills: int = 0
 
 
 @dataclass
@@ -92,6 +98,13 @@ class World:
     writes: int = 0
     kill_after: int | None = None
     watchers: list[Callable[[World, RolloutSnapshot, RolloutDecision], None]] = field(default_factory=list)
+    lost: dict[str, tuple[datetime, str]] = field(
+        default_factory=dict
+    )  # by revision: until when nobody can tell, and why
+    crashes: dict[str, list[Crash]] = field(default_factory=dict)  # by revision
+    routed: bool = False  # by routes; else every ready pod gets traffic
+    propagation: timedelta = timedelta(seconds=2)  # until a route is in force everywhere
+    routes: list[tuple[datetime, dict[str, int]]] = field(default_factory=list)  # each, and since when
     _spec: tuple[dict[str, Any], ModelDeploymentSpec] | None = None
 
     # ------------------------------------------------------------------------------------------------ what a user does
@@ -158,6 +171,32 @@ class World:
         for pod in [pod for pod in self.alive(revision) if pod.ready_at and pod.ready_at <= self.now][:1]:
             pod.ready_at = self.now + timedelta(seconds=seconds)
 
+    def restart(self, revision: str, *, crashed: bool = False, memory: bool = False) -> None:
+        """The container of one of its ready pods is started again, and what it counted is lost.
+
+        `crashed`: by its own fault; `memory`: it was killed at its own memory limit, which is its fault too.
+        """
+        for pod in self._ready_pods(revision)[:1]:
+            seconds = self.behaviour.get(revision, Behaviour()).start_seconds
+            pod.ready_at = None if seconds is None else self.now + timedelta(seconds=seconds)
+            pod.memory_kills += memory
+            self._lose_windows(pod, "what it counted before its container was restarted is lost")
+            if crashed or memory:
+                text = "the kernel ended it at its memory limit" if memory else "exit code 1"
+                self.crashes.setdefault(revision, []).append(Crash(f"{revision}-0", self.now, text))
+
+    def lose_windows(self, revision: str) -> None:
+        """One of its ready pods keeps its earlier seconds no more."""
+        for pod in self._ready_pods(revision)[:1]:
+            self._lose_windows(pod, "it knows its earlier seconds no more")
+
+    def _ready_pods(self, revision: str) -> list[Pod]:
+        return [pod for pod in self.alive(revision) if not pod.out and pod.ready_at and pod.ready_at <= self.now]
+
+    def _lose_windows(self, pod: Pod, why: str) -> None:
+        pod.counted_since = self.now
+        self.lost[pod.revision] = (self.now, why)
+
     def take_out(self, revision: str, pods: int = 1) -> None:
         """A person labels so many of its pods that are ready."""
         serving = [pod for pod in self.alive(revision) if not pod.out and pod.ready_at and pod.ready_at <= self.now]
@@ -195,15 +234,30 @@ class World:
                 continue
             now = self.now + self.skew  # the figures are told by age, and so on the operator's clock
             ready = pod.ready_at + self.skew
-            first = max(int(ready.timestamp()), int(self._window_start().timestamp()))
-            errors = round(how.requests * how.error_rate)
+            known = (pod.counted_since or pod.ready_at) + self.skew
+            first = max(int(ready.timestamp()), int(known.timestamp()), int(self._window_start().timestamp()))
+            counted = ((at, self._requests(revision, how, at)) for at in range(first, int(now.timestamp())))
             seconds = tuple(
-                Second(at, how.requests, errors, {bucket: how.requests}, how.comparisons)
-                for at in range(first, int(now.timestamp()))
-                if how.requests
+                Second(at, requests, round(requests * how.error_rate), {bucket: requests}, how.comparisons)
+                for at, requests in counted
+                if requests
             )
             samples.append(PodSamples(f"{revision}-{index}", seconds, 1.0, 1.01, how.incomparable))
-        return Observation(tuple(samples), tuple(silent), how.crashes)
+        crashes = [replace(crash, at=crash.at + self.skew) for crash in self.crashes.get(revision, ())]
+        lost = (
+            [Lost((at + self.skew).timestamp(), why) for at, why in [self.lost[revision]]]
+            if revision in self.lost
+            else []
+        )
+        return Observation(tuple(samples), tuple(silent), (*how.crashes, *crashes), tuple(lost))
+
+    def _requests(self, revision: str, how: Behaviour, at: int) -> int:
+        """What one of its pods is asked in that second. Where traffic is routed, all the requests are spread by the routes of then."""
+        if not self.routed:
+            return how.requests
+        then = datetime.fromtimestamp(at, UTC) - self.skew
+        percent = next((weights for since, weights in reversed(self.routes) if since <= then), {}).get(revision, 0)
+        return round(how.requests * self.spec["replicas"] * percent / 100 / max(self.ready(revision), 1))
 
     def _window_start(self) -> datetime:
         """Since when the operator asks: pods answer with nothing older."""
@@ -223,8 +277,26 @@ class World:
             pods=len(self.alive(revision)),
             leaving=sum(pod.revision == revision and pod.gone_at is not None for pod in self.pods),
             out=sum(pod.out for pod in self.alive(revision)),
-            fault=self.behaviour.get(revision, Behaviour()).fault,
+            fault=self.behaviour.get(revision, Behaviour()).fault or self._memory_fault(revision),
         )
+
+    def _memory_fault(self, revision: str) -> PodFault | None:
+        waiting = [pod.memory_kills for pod in self.alive(revision) if not pod.ready_at or pod.ready_at > self.now]
+        kills = max(waiting, default=0)
+        return PodFault(Reason.OUT_OF_MEMORY, "killed at its memory limit", final=kills >= 3) if kills else None
+
+    def observed_routes(self) -> Routes | None:
+        """As whoever carries the traffic tells."""
+        if not self.routed:
+            return None
+        since, weights = self.routes[-1] if self.routes else (self.now, {})
+        left = (since + self.propagation - self.now).total_seconds()
+        return Routes(weights, settled=left <= 0, settles_in=left if left > 0 else None)
+
+    def in_force(self) -> list[dict[str, int]]:
+        """The routes by which traffic comes now: while one is taken over, the one before it too."""
+        taken_over = [index for index, (since, _) in enumerate(self.routes) if since + self.propagation <= self.now]
+        return [weights for _, weights in self.routes[max(taken_over, default=0) :]]
 
     # ------------------------------------------------------------------------------------------- what the operator does
 
@@ -251,6 +323,7 @@ class World:
             workloads={revision: self.workload(revision) for revision in self.replicas},
             windows={revision: self.observation(revision) for revision in self.replicas},
             annotations=dict(self.annotations),
+            routes=self.observed_routes(),
         )
 
     def reconcile(self) -> RolloutDecision:
@@ -280,6 +353,7 @@ class World:
         for write in decision.ledger:
             if not isinstance(write, OpenEntry | Forget):
                 yield lambda write=write: self._mark(write)
+        yield from self._route(decision.routes)
         changes = [(revision, n) for revision, n in decision.replicas.items() if n != self.replicas.get(revision)]
         for revision, count in sorted(changes, key=lambda one: one[1] < self.replicas.get(one[0], 0)):
             if count or revision in self.replicas or revision in (decision.stable, self._canary(decision)):
@@ -291,6 +365,10 @@ class World:
                 yield lambda write=write: self.ledger.remove(next(e for e in self.ledger if e.name == write.name))
         if decision.status != snapshot.status:
             yield lambda: setattr(self, "status", decision.status)
+
+    def _route(self, weights: Mapping[str, int]) -> Iterator[Callable[[], None]]:
+        if weights and (not self.routes or self.routes[-1][1] != weights):
+            yield lambda: self.routes.append((self.now, dict(weights)))
 
     @staticmethod
     def _canary(decision: RolloutDecision) -> str | None:
@@ -368,11 +446,19 @@ class World:
 def world() -> Callable[..., World]:
     """Makes a world whose spec has the demo's steps; `served` lets revision `a` serve first."""
 
-    def make(*, served: bool = True, analysis: Any = None, steps: Any = STEPS, replicas: int = 3, **more: Any) -> World:
+    def make(
+        *,
+        served: bool = True,
+        analysis: Any = None,
+        steps: Any = STEPS,
+        replicas: int = 3,
+        routed: bool = False,
+        **more: Any,
+    ) -> World:
         rollout: dict[str, Any] = {"steps": steps, **more}
         if analysis is not None:
             rollout["analysis"] = analysis
-        built = World({"replicas": replicas, "rollout": rollout})
+        built = World({"replicas": replicas, "rollout": rollout}, routed=routed)
         if served:
             built.until(lambda w: w.condition("Ready")[0] == "True")
         return built
