@@ -235,8 +235,10 @@ def _serving(transition: Transition) -> list[str]:
 def _blocked(snapshot: RolloutSnapshot, stable: str, candidate: str) -> bool:
     """Whether a canary before this one still stands in for stable pods that are on their way."""
     leaving = tuple(one for one in _leaving(snapshot, {stable, candidate}, {}) if not one.failed)
+    if not leaving or not snapshot.workload(stable).ready:
+        return False
     kept = providers.place(snapshot, replace(providers.demand(snapshot, stable), leaving=leaving)).replicas
-    return snapshot.workload(stable).ready > 0 and any(kept[one.workload.revision] for one in leaving)
+    return any(kept[one.workload.revision] for one in leaving)
 
 
 def _leaving(snapshot: RolloutSnapshot, serving: set[str], exits: Mapping[str, Exit]) -> list[Leaving]:

@@ -124,15 +124,15 @@ class RouteWatcher(Watcher):
 
     @staticmethod
     def how_much(w: Any, snapshot: Any, decision: Any) -> None:
-        """Never more than was asked for, and no more than the canary has pods for."""
-        canary, stable_ready = decision.status.canary, w.ready(decision.stable)
-        if canary is None or not stable_ready:
-            return
-        before = snapshot.routes.weights.get(canary.revision, 0)
-        given = decision.routes.get(canary.revision, 0)
-        if given > before:
-            assert given <= asked_weight(steps_of(snapshot), canary.step)
-            assert w.available(canary.revision) * 100 >= given * snapshot.spec.replicas
+        """Never more than was asked for; and what still serves gives nothing up before the other side has the pods for it."""
+        routes, observed, canary = decision.routes, snapshot.routes.weights, decision.status.canary
+        raised = {revision for revision, percent in routes.items() if percent > observed.get(revision, 0)}
+        if canary is not None and w.ready(decision.stable) and canary.revision in raised:
+            assert routes[canary.revision] <= asked_weight(steps_of(snapshot), canary.step)
+        givers = {revision for revision, percent in observed.items() if percent > routes.get(revision, 0)}
+        if givers and all(w.ready(revision) for revision in givers) and not givers & harmful(snapshot, decision):
+            for revision in raised:
+                assert w.available(revision) * 100 >= routes[revision] * snapshot.spec.replicas, "too few pods for it"
 
     @staticmethod
     def nobody_is_left_with_traffic_and_without_pods(w: Any, snapshot: Any, decision: Any) -> None:
