@@ -9,7 +9,7 @@ from dataclasses import dataclass, field, replace
 from fettle.api.modeldeployment import ModelDeploymentSpec
 from fettle.api.modeldeployment_status import ModelDeploymentStatus
 from fettle.api.optimizedmodel_status import OptimizedModelStatus
-from fettle.cluster import events, ledger, serving, windows, workloads
+from fettle.cluster import events, ledger, routes, serving, windows, workloads
 from fettle.cluster.kinds import (
     CONTROLLER_REVISION,
     DEPLOYMENT,
@@ -46,6 +46,7 @@ class Observed:
     deployments: Mapping[str, Object]  # by revision
     pods: Mapping[str, list[Object]]  # by revision
     lines: tuple[Object, ...]  # of the ledger
+    routing: routes.Routing = field(default_factory=dict)  # what routes the traffic
     told: Mapping[str, PodFault] = field(default_factory=dict)  # by a pod's UID, what its Events say
 
     @property
@@ -71,9 +72,10 @@ def look(context: Context, obj: Object, spec: ModelDeploymentSpec) -> Observed:
     labels = serving.selector(name).items()
     pods = [pod for pod in cache.all(POD, namespace) if labels <= (pod["metadata"].get("labels") or {}).items()]
     service = cache.get(SERVICE, namespace, name)
-    return _observed(
+    observed = _observed(
         context, obj, spec, service, cache.owned(DEPLOYMENT, uid), pods, cache.owned(CONTROLLER_REVISION, uid)
     )
+    return replace(observed, routing=routes.known(cache, obj))
 
 
 async def look_live(context: Context, observed: Observed) -> Observed:
@@ -92,8 +94,8 @@ async def look_live(context: Context, observed: Observed) -> Observed:
             cache.put(kind, one)
     found[DEPLOYMENT] += await _by_name(context, observed, found[DEPLOYMENT], found[CONTROLLER_REVISION])
     service = await client.get(SERVICE, namespace, name)
-    seen = _observed(context, live, observed.spec, service, found[DEPLOYMENT], found[POD], found[CONTROLLER_REVISION])
-    return replace(seen, told=observed.told)
+    again = _observed(context, live, observed.spec, service, found[DEPLOYMENT], found[POD], found[CONTROLLER_REVISION])
+    return replace(again, told=observed.told, routing=await routes.read(client, cache, live))
 
 
 async def _by_name(
@@ -142,7 +144,7 @@ def _model(context: Context, obj: Object, spec: ModelDeploymentSpec) -> Optimize
 
 
 def snapshot_of(context: Context, observed: Observed) -> RolloutSnapshot:
-    metadata, wanted = observed.obj["metadata"], observed.wanted
+    metadata, wanted, now = observed.obj["metadata"], observed.wanted, context.now()
     ours = observed.service is not None and owned_by(observed.service, observed.uid)
     notes = ((observed.service or {}).get("metadata") or {}).get("annotations") or {}
     return RolloutSnapshot(
@@ -152,7 +154,7 @@ def snapshot_of(context: Context, observed: Observed) -> RolloutSnapshot:
         spec=observed.spec,
         status=status_of(observed.obj, ModelDeploymentStatus),
         wanted=wanted if isinstance(wanted, NotReady) else Wanted(wanted.revision, wanted.artifact.uri),
-        now=context.now(),
+        now=now,
         stable_annotation=notes.get(serving.STABLE_ANNOTATION) if ours else None,
         ledger=ledger.read(observed.lines),
         workloads={
@@ -160,6 +162,7 @@ def snapshot_of(context: Context, observed: Observed) -> RolloutSnapshot:
             for revision, deployment in observed.deployments.items()
         },
         annotations=metadata.get("annotations") or {},
+        routes=routes.observe(observed.spec.traffic.provider, observed.routing, now),
     )
 
 
