@@ -16,7 +16,7 @@ from rich.text import Text
 
 from fettle.api.conditions import find
 from fettle.api.modeldeployment import ModelDeployment
-from fettle.api.modeldeployment_status import AnalysisWindow, MetricFinding, Verdict
+from fettle.api.modeldeployment_status import AnalysisWindow, MetricRecord, Verdict
 from fettle.api.optimizedmodel import OptimizedModel
 from fettle.cli.access.cluster import Cluster, Object
 from fettle.cli.access.completion import names
@@ -135,18 +135,18 @@ def _of_line(line: Line) -> Iterable[Decision]:
 
 
 def _of_window(revision: str, window: AnalysisWindow) -> Decision:
-    said = "; ".join(map(_finding, window.metrics)) or f"{window.requests} requests, {window.failures} failed"
+    said = "; ".join(map(_measured, window.metrics)) or f"{window.requests} requests, {window.failures} failed"
     text = f"window at weight {window.weight}: {said}"
     metrics = tuple(one.to_json() for one in window.metrics)
     return Decision(window.end, revision, "Analysis", text, window.verdict.value, metrics)
 
 
-def _finding(one: MetricFinding) -> str:
-    value = "nothing" if one.value is None else f"{one.value:g}"
-    good = one.verdict is Verdict.GOOD
-    at_least = one.metric in ("successRate", "agreement")
+def _measured(record: MetricRecord) -> str:
+    value = "nothing" if record.value is None else f"{record.value:g}"
+    good = record.verdict is Verdict.GOOD
+    at_least = record.metric in ("successRate", "agreement")
     sign = (">=" if good else "<") if at_least else ("<=" if good else ">")
-    return f"{one.metric} {value} {sign} {one.bound:g} ({one.samples} samples)"
+    return f"{record.metric} {value} {sign} {record.bound:g} ({record.samples} samples)"
 
 
 def _of_events(events: Iterable[Object]) -> Iterable[Decision]:

@@ -38,9 +38,9 @@ class _Ground:
     stable: str | None
     current: str | None  # the canary so far
     desired: str | None  # what the spec asks for
-    wanted: str | None  # the same, or what it was rolled back to
+    target: str | None  # the same, or what it was rolled back to
     held: Wait | None
-    failed: Exit | None  # why `wanted` is not tried; a retry that was ordered now is in it already
+    failed: Exit | None  # why `target` is not tried; a retry that was ordered now is in it already
     failed_before: str | None
     orders: Orders
     rollback: Rollback
@@ -83,21 +83,21 @@ def _survey(snapshot: RolloutSnapshot) -> _Ground:
     current = rollout_ledger.on_trial(snapshot, stable)
     desired = snapshot.wanted.revision if isinstance(snapshot.wanted, Wanted) else None
     rollback = rollout_rollback.read(snapshot, stable, current, forgotten=forgotten)
-    wanted = rollback.holds.target if rollback.holds is not None and desired is not None else desired
-    subjects = {revision for revision in (desired, wanted, current) if revision is not None}
+    target = rollback.holds.target if rollback.holds is not None and desired is not None else desired
+    subjects = {revision for revision in (desired, target, current) if revision is not None}
     orders = commands.read(snapshot.annotations, snapshot.status, subjects, forgotten=forgotten)
     held = _held(snapshot)
-    failed = rollout_ledger.failure(snapshot, wanted, forgotten=forgotten) if wanted else None
-    failed_before = wanted if failed is not None else None
-    if wanted and orders.has(Command.RETRY, wanted):
+    failed = rollout_ledger.failure(snapshot, target, forgotten=forgotten) if target else None
+    failed_before = target if failed is not None else None
+    if target and orders.has(Command.RETRY, target):
         failed = None
-    return _Ground(snapshot, stable, current, desired, wanted, held, failed, failed_before, orders, rollback)
+    return _Ground(snapshot, stable, current, desired, target, held, failed, failed_before, orders, rollback)
 
 
 def _orders(ground: _Ground) -> tuple[EventDraft, ...]:
     """What becomes of each new order."""
-    candidate = None if _never_served(ground) else _candidate(ground)
-    measure = commands.Ground(candidate, ground.failed_before, paused=ground.held is not None)
+    canary = None if _never_served(ground) else _canary(ground)
+    measure = commands.Ground(canary, ground.failed_before, paused=ground.held is not None)
     return (*ground.rollback.events, *commands.events(ground.orders, measure))
 
 
@@ -112,18 +112,18 @@ def _held(snapshot: RolloutSnapshot) -> Wait | None:
 
 def _transition(ground: _Ground) -> Transition:
     snapshot = ground.snapshot
-    if ground.wanted and ground.wanted != ground.stable and not ground.held and _never_served(ground):
-        return Transition(ground.wanted, rollback=ground.rollback.holds)
-    failed = (ground.wanted, ground.failed) if ground.wanted and ground.failed else None
-    if ground.wanted is None and snapshot.status.failed_revision:
+    if ground.target and ground.target != ground.stable and not ground.held and _never_served(ground):
+        return Transition(ground.target, rollback=ground.rollback.holds)
+    failed = (ground.target, ground.failed) if ground.target and ground.failed else None
+    if ground.target is None and snapshot.status.failed_revision:
         why = rollout_ledger.failure(snapshot, snapshot.status.failed_revision, forgotten=False)
         failed = (snapshot.status.failed_revision, why) if why else None
-    candidate = _candidate(ground)
-    if ground.stable is None or candidate is None:
+    canary = _canary(ground)
+    if ground.stable is None or canary is None:
         return Transition(
             ground.stable, exits=_exits(ground, None), failed=failed, held=ground.held, rollback=ground.rollback.holds
         )
-    return _try(ground, ground.stable, candidate)
+    return _try(ground, ground.stable, canary)
 
 
 def _never_served(ground: _Ground) -> bool:
@@ -134,13 +134,13 @@ def _never_served(ground: _Ground) -> bool:
     return entry is not None and entry.entered is None and not ground.snapshot.workload(ground.stable).ready
 
 
-def _candidate(ground: _Ground) -> str | None:
+def _canary(ground: _Ground) -> str | None:
     """The revision that shall be on trial."""
     if ground.held is not None:
         return ground.current
-    if ground.wanted == ground.stable or ground.failed is not None:
+    if ground.target == ground.stable or ground.failed is not None:
         return None
-    return ground.wanted
+    return ground.target
 
 
 def _try(ground: _Ground, stable: str, revision: str) -> Transition:
@@ -197,21 +197,21 @@ def _progressed(snapshot: RolloutSnapshot, before: CanaryStatus, trial: Trial, p
     return moved or grown or resumed
 
 
-def _exits(ground: _Ground, candidate: str | None) -> Mapping[str, Exit]:
+def _exits(ground: _Ground, canary: str | None) -> Mapping[str, Exit]:
     """Why revisions leave that are neither stable nor on trial."""
     entries = rollout_ledger.live(ground.snapshot)
     stable = entries.get(ground.stable or "")
-    found = {}
+    exits: dict[str, Exit] = {}
     for revision, entry in entries.items():
-        if revision in (ground.stable, candidate):
+        if revision in (ground.stable, canary):
             continue
         if stable is not None and entry.serial < stable.serial:  # a promotion that was cut short
-            found[revision] = _replaced(ground, stable.revision)
-        elif ground.wanted == ground.stable:
-            found[revision] = _gone_back(ground, stable.revision if stable else "")
+            exits[revision] = _replaced(ground, stable.revision)
+        elif ground.target == ground.stable:
+            exits[revision] = _gone_back(ground, stable.revision if stable else "")
         else:
-            found[revision] = Exit(Reason.SUPERSEDED, f"the spec asks for revision {candidate or ground.wanted}")
-    return found
+            exits[revision] = Exit(Reason.SUPERSEDED, f"the spec asks for revision {canary or ground.target}")
+    return exits
 
 
 def _replaced(ground: _Ground, revision: str) -> Exit:
@@ -232,13 +232,13 @@ def _serving(transition: Transition) -> list[str]:
     return [revision for revision in (transition.stable, canary) if revision is not None]
 
 
-def _blocked(snapshot: RolloutSnapshot, stable: str, candidate: str) -> bool:
+def _blocked(snapshot: RolloutSnapshot, stable: str, canary: str) -> bool:
     """Whether a canary before this one still stands in for stable pods that are on their way."""
-    leaving = tuple(one for one in _leaving(snapshot, {stable, candidate}, {}) if not one.failed)
+    leaving = tuple(other for other in _leaving(snapshot, {stable, canary}, {}) if not other.failed)
     if not leaving or not snapshot.workload(stable).ready:
         return False
     kept = providers.place(snapshot, replace(providers.demand(snapshot, stable), leaving=leaving)).replicas
-    return any(kept[one.workload.revision] for one in leaving)
+    return any(kept[other.workload.revision] for other in leaving)
 
 
 def _leaving(snapshot: RolloutSnapshot, serving: set[str], exits: Mapping[str, Exit]) -> list[Leaving]:
@@ -254,7 +254,7 @@ def _leaving(snapshot: RolloutSnapshot, serving: set[str], exits: Mapping[str, E
         return entry.serial if entry is not None else 0
 
     gone = sorted(snapshot.workloads.keys() - serving, key=age, reverse=True)
-    return [Leaving(snapshot.workloads[one], failed=bool((left := why(one)) and left.failed)) for one in gone]
+    return [Leaving(snapshot.workloads[old], failed=bool((left := why(old)) and left.failed)) for old in gone]
 
 
 def _placement(snapshot: RolloutSnapshot, transition: Transition) -> Placement:

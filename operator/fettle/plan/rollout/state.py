@@ -43,7 +43,7 @@ class Workload:
 
     revision: str
     artifact: str = ""
-    replicas: int = 0  # wanted so far
+    replicas: int = 0  # asked for so far
     ready: int = 0
     available: int = 0  # ready for a while
     pods: int = 0  # that exist, those on their way out left out
@@ -186,7 +186,7 @@ LedgerWrite = OpenEntry | LedgerMark | Forget
 class RolloutDecision:
     """What shall be.
 
-    `replicas` holds the pods wanted of each revision that has a workload or shall get one; a revision of `remove` has no pod
+    `replicas` holds the pods of each revision that has a workload or shall get one; a revision of `remove` has no pod
     left and its workload goes. `stable` is the revision that the main Service's annotation names; None writes nothing.
     `routes` is percent of the traffic by revision, 100 in all; empty leaves the routes as they are, and there are none
     where pods are the weight.

@@ -184,15 +184,15 @@ def first_deadline(snapshot: RolloutSnapshot, transition: Transition) -> datetim
 
 def _ready(snapshot: RolloutSnapshot, transition: Transition, placement: Placement, stuck: _Said | None) -> _Said:
     """Whether as many pods are ready, and stay, as are asked for; after a rollback stable may take its time to grow back."""
-    wanted = snapshot.spec.replicas
+    asked = snapshot.spec.replicas
     ready = sum(min(workload.ready, placement.replicas.get(name, 0)) for name, workload in snapshot.workloads.items())
     if transition.stable is None:
         why = transition.held
         return _Said(False, why.reason if why else Reason.DEPLOYING, why.message if why else "nothing serves yet")
-    if ready >= wanted and (unrouted := _unrouted(snapshot, placement)) is not None:
+    if ready >= asked and (unrouted := _unrouted(snapshot, placement)) is not None:
         return _Said(False, Reason.DEPLOYING, unrouted)
-    if ready >= wanted:
-        text = f"{ready} pods ready, stable revision {transition.stable}" if wanted else "scaled to 0"
+    if ready >= asked:
+        text = f"{ready} pods ready, stable revision {transition.stable}" if asked else "scaled to 0"
         return _Said(True, Reason.SERVING, text)
     if stuck is not None:
         return _Said(False, stuck.reason, stuck.message)
@@ -200,7 +200,7 @@ def _ready(snapshot: RolloutSnapshot, transition: Transition, placement: Placeme
         snapshot.workload(transition.stable).fault,
         sum(workload.out for workload in snapshot.workloads.values()),
     )
-    text = f"{ready} of {wanted} pods are ready" + (f", {out_of_traffic(out)}" if out else "")
+    text = f"{ready} of {asked} pods are ready" + (f", {out_of_traffic(out)}" if out else "")
     text += f": {fault.message}" if fault else ""
     ends = regrown_by(snapshot, transition)
     if ends is not None and snapshot.now < ends:
@@ -262,9 +262,9 @@ def _progressing(snapshot: RolloutSnapshot, transition: Transition, stuck: _Said
     return _Said(False, Reason.SERVING, "")
 
 
-def _missing(workload: Workload, wanted: int) -> str:
+def _missing(workload: Workload, replicas: int) -> str:
     out = f", {out_of_traffic(workload.out)}" if workload.out else ""
-    return f"{workload.ready} of {wanted} pods of revision {workload.revision} are ready{out}"
+    return f"{workload.ready} of {replicas} pods of revision {workload.revision} are ready{out}"
 
 
 def _degraded(transition: Transition, stuck: _Said | None) -> _Said:
