@@ -72,9 +72,10 @@ class Ground:
         found = self.deployments()
         return {one["metadata"]["annotations"]["fettle.dev/artifact"][-1]: one["spec"]["replicas"] for one in found}
 
-    async def serve(self) -> Object:
-        """Revision `a` serves with ten pods; its Deployment."""
-        self.server.store(PATH, {"kind": MODEL_DEPLOYMENT.kind, "metadata": {}, "spec": spec("a")})
+    async def serve(self, more: Object | None = None) -> Object:
+        """Revision `a` serves with ten pods; its Deployment. `more`: of the spec."""
+        asked = {**spec("a"), **(more or {})}
+        self.server.store(PATH, {"kind": MODEL_DEPLOYMENT.kind, "metadata": {}, "spec": asked})
         for _ in range(3):
             await self.look()
             self.play()

@@ -17,7 +17,9 @@ from fettle.cluster.routes import replicas
 from fettle.cluster.routes.base import ROUTES_LABEL, RouteObjects
 from fettle.plan.rollout.state import Routes
 
-ROUTE_OBJECTS: Mapping[TrafficProvider, RouteObjects] = {TrafficProvider.REPLICAS: replicas}
+ROUTE_OBJECTS: Mapping[TrafficProvider, RouteObjects] = {
+    TrafficProvider.REPLICAS: replicas,
+}
 
 Routing = Mapping[ResourceKind, Sequence[Object]]
 """The objects that route for one ModelDeployment, by kind."""

@@ -10,7 +10,9 @@ from fettle.plan.rollout.providers import replicas
 from fettle.plan.rollout.providers.base import Demand, Placement, Provider
 from fettle.plan.rollout.state import RolloutSnapshot, Workload
 
-PROVIDERS: Mapping[TrafficProvider, Provider] = {TrafficProvider.REPLICAS: replicas}
+PROVIDERS: Mapping[TrafficProvider, Provider] = {
+    TrafficProvider.REPLICAS: replicas,
+}
 
 
 def provider(snapshot: RolloutSnapshot) -> Provider:
