@@ -215,6 +215,20 @@ def test_the_canary_is_judged_on_the_traffic_that_is_routed_to_it(routed: Make, 
     assert window.requests == 6 * seconds  # a tenth of 3 pods' 20 requests a second
 
 
+def test_traffic_is_moved_on_live_state_only(routed: Make) -> None:
+    w = routed()
+    moved: list[bool] = []
+
+    def watch(_: Any, snapshot: Any, decision: Any) -> None:
+        if decision.routes != snapshot.routes.weights:
+            moved.append(decision.takes_away(snapshot))
+
+    w.watchers.append(watch)
+    w.ask("b")
+    w.until(lambda w: w.stable == "b")
+    assert moved == [True] * 3
+
+
 def test_a_canary_of_weight_0_is_there_and_gets_no_traffic(routed: Make, analysis: Any) -> None:
     w = routed(analysis=analysis, steps=[{"weight": 0}, {"pause": {}}, {"weight": 100}])
     w.ask("b")
