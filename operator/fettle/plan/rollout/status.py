@@ -132,10 +132,10 @@ def _records(snapshot: RolloutSnapshot, ledger: Iterable[LedgerWrite]) -> tuple[
 
 
 def _conditions(snapshot: RolloutSnapshot, transition: Transition, placement: Placement) -> tuple[Condition, ...]:
-    stuck = _stuck(snapshot, transition)
+    stuck = _stuck(snapshot, transition, placement)
     said = {
         "Ready": _ready(snapshot, transition, placement, stuck),
-        "Progressing": _progressing(snapshot, transition, stuck),
+        "Progressing": _progressing(snapshot, transition, placement, stuck),
         "Degraded": _degraded(transition, stuck),
         "Paused": _paused(transition),
     }
@@ -153,12 +153,13 @@ def _conditions(snapshot: RolloutSnapshot, transition: Transition, placement: Pl
     return conditions
 
 
-def _stuck(snapshot: RolloutSnapshot, transition: Transition) -> _Said | None:
-    """Why the stable revision's pods do not come: a fault that will not pass, or none of them within the deadline."""
+def _stuck(snapshot: RolloutSnapshot, transition: Transition, placement: Placement) -> _Said | None:
+    """Why the stable revision does not come to serve: a fault that will not pass, or no pod or no route within the deadline."""
     if transition.stable is None:
         return None
     workload = snapshot.workload(transition.stable)
-    if workload.ready >= snapshot.spec.replicas:
+    unrouted = _unrouted(snapshot, placement) if workload.ready >= snapshot.spec.replicas else None
+    if workload.ready >= snapshot.spec.replicas and unrouted is None:
         return None
     fault = workload.fault
     if fault is not None and fault.final:
@@ -166,7 +167,10 @@ def _stuck(snapshot: RolloutSnapshot, transition: Transition) -> _Said | None:
     ends = first_deadline(snapshot, transition)
     if ends is None or snapshot.now < ends:
         return None
-    text = f"{workload.ready} of {snapshot.spec.replicas} pods became ready in {snapshot.spec.rollout.progress_deadline_seconds} s"
+    seconds = snapshot.spec.rollout.progress_deadline_seconds
+    if unrouted is not None:
+        return _Said(True, Reason.PROGRESS_DEADLINE_EXCEEDED, f"{unrouted} after {seconds} s")
+    text = f"{workload.ready} of {snapshot.spec.replicas} pods became ready in {seconds} s"
     return _Said(
         True,
         fault.reason if fault else Reason.PROGRESS_DEADLINE_EXCEEDED,
@@ -190,7 +194,7 @@ def _ready(snapshot: RolloutSnapshot, transition: Transition, placement: Placeme
         why = transition.held
         return _Said(False, why.reason if why else Reason.DEPLOYING, why.message if why else "nothing serves yet")
     if ready >= asked and (unrouted := _unrouted(snapshot, placement)) is not None:
-        return _Said(False, Reason.DEPLOYING, unrouted)
+        return replace(stuck, holds=False) if stuck is not None else _Said(False, Reason.DEPLOYING, unrouted)
     if ready >= asked:
         text = f"{ready} pods ready, stable revision {transition.stable}" if asked else "scaled to 0"
         return _Said(True, Reason.SERVING, text)
@@ -236,7 +240,7 @@ def regrown_by(snapshot: RolloutSnapshot, transition: Transition) -> datetime | 
     return since + timedelta(seconds=snapshot.spec.rollout.progress_deadline_seconds)
 
 
-def _progressing(snapshot: RolloutSnapshot, transition: Transition, stuck: _Said | None) -> _Said:
+def _progressing(snapshot: RolloutSnapshot, transition: Transition, placement: Placement, stuck: _Said | None) -> _Said:
     if transition.trial is not None and transition.trial.wait is not None:
         wait, canary = transition.trial.wait, transition.trial.canary
         asked = asked_weight(steps_of(snapshot), canary.step)
@@ -255,6 +259,8 @@ def _progressing(snapshot: RolloutSnapshot, transition: Transition, stuck: _Said
         return _Said(False, stuck.reason, stuck.message)
     if transition.stable is not None and snapshot.workload(transition.stable).ready < snapshot.spec.replicas:
         return _Said(True, Reason.DEPLOYING, _missing(snapshot.workload(transition.stable), snapshot.spec.replicas))
+    if (unrouted := _unrouted(snapshot, placement)) is not None:
+        return _Said(True, Reason.DEPLOYING, unrouted)
     if transition.rollback is not None:
         back = transition.rollback
         text = f"rolled back from {back.desired} to {back.target}; holds until the spec asks for another revision"
@@ -308,7 +314,8 @@ def next_look(snapshot: RolloutSnapshot, transition: Transition, status: ModelDe
     if spec is not None and status.canary is not None and status.canary.analysis is not None:
         times.append(analysis.next_look(spec, status.canary.analysis, snapshot.now))
     ends = first_deadline(snapshot, transition)
-    if ends is not None and snapshot.workload(transition.stable or "").ready < snapshot.spec.replicas:
+    stable = transition.stable or ""
+    if ends is not None and (snapshot.workload(stable).ready < snapshot.spec.replicas or not snapshot.routed(stable)):
         times.append(ends)
     regrown = regrown_by(replace(snapshot, status=status), transition)
     if regrown is not None:

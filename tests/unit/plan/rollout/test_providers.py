@@ -98,7 +98,8 @@ def hold(sides: Sides) -> None:
     assert not sides.ready or placement.routes.keys() <= sides.ready, "traffic for a revision without a ready pod"
     if "a" in sides.ready:
         assert not sides.next("d"), "traffic for a revision that failed"
-        assert sides.next("b") <= max(demand.weight, sides.now("b")), "more than was asked for"
+        weight = demand.in_force if demand.frozen else demand.weight
+        assert sides.next("b") <= max(weight, sides.now("b")), "more than was asked for"
     for revision in sides.ready if demand.replicas else ():
         assert not sides.now(revision) or placement.replicas[revision], "no pod for traffic that still comes"
     stands_in(sides)
@@ -261,11 +262,22 @@ def test_pods_to_which_nothing_is_routed_are_not_ready_to_serve(routed: Make) ->
     w = routed(served=False)
     w.until(lambda w: w.ready("a") == 3)
     assert w.condition("Ready") == ("False", Reason.DEPLOYING)
+    assert w.condition("Progressing") == ("True", Reason.DEPLOYING)
     w.routes = [(w.now, {"a": 40, "x": 60})]
     w.reconcile()
     assert "40 % of the traffic is routed to pods that are ready" in w.message("Ready")
     w.until(lambda w: w.condition("Ready")[0] == "True")
     assert now(w) == {"a": 100}
+
+
+def test_a_first_revision_that_nothing_is_routed_to_is_degraded_after_the_deadline(
+    routed: Make, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    w = routed(served=False, progressDeadlineSeconds=30)
+    monkeypatch.setattr(w, "_route", lambda weights: iter(()))  # whoever carries the traffic knows of no route
+    w.until(lambda w: w.condition("Degraded")[0] == "True")
+    assert w.condition("Degraded") == ("True", Reason.PROGRESS_DEADLINE_EXCEEDED)
+    assert w.message("Degraded") == "0 % of the traffic is routed to pods that are ready after 30 s"
 
 
 # ---------------------------------------------------------------------------------------------------- broken promises

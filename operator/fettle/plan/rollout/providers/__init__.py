@@ -79,8 +79,10 @@ def _too_much(asked: Demand, routes: Mapping[str, int]) -> str | None:
     if asked.canary is None or asked.routes is None:
         return None
     canary, given = asked.canary.revision, routes.get(asked.canary.revision, 0)
-    most = max(asked.weight, asked.routes.weights.get(canary, 0))
-    return f"{canary} gets {given} % of the traffic, {asked.weight} % are asked for" if given > most else None
+    weight = asked.in_force if asked.frozen else asked.weight
+    if given <= max(weight, asked.routes.weights.get(canary, 0)):
+        return None
+    return f"{canary} gets {given} % of the traffic, {weight} % are asked for"
 
 
 def _everybody(asked: Demand) -> tuple[Workload, ...]:
