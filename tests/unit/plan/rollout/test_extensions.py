@@ -17,7 +17,7 @@ from tests.unit.plan.rollout.toys import failures, weighted, weighted_routes
 # A rollout of `b` to the end, then one of `c`, whose pods fail a few requests.
 ROLLOUT = """
 import json
-from tests.unit.plan.rollout.conftest import ANALYSIS, STEPS, World
+from tests.unit.plan.rollout.world import ANALYSIS, STEPS, World
 
 analysis = {**ANALYSIS, "successRate": {"min": 0.5}, **%s}
 w = World({"replicas": 3, "rollout": {"steps": STEPS, "analysis": analysis}, "traffic": %s}, routed=%s)
