@@ -32,5 +32,8 @@ class RouteObjects(Protocol):
         ...
 
     def observe(self, objects: Sequence[Object], now: datetime) -> Routes | None:
-        """The routes that the objects which were rendered before, as far as they are there, tell of; None for a provider without routes."""
+        """The routes of which the objects tell that were rendered before and are in sight; None for a provider without routes.
+
+        Where none is in sight nothing is settled: traffic may come by one that lost its labels.
+        """
         ...
