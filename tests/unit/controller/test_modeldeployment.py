@@ -265,6 +265,22 @@ async def test_the_old_revision_and_its_service_go_when_the_route_without_it_is_
     assert (routed.replicas(), backends(routed), percents(routed)) == ({"b": 10}, 1, [100])
 
 
+async def test_a_route_that_lost_its_labels_is_not_settled_and_gets_them_back_before_pods_go(routed: Ground) -> None:
+    await routed.serve()
+    take_over(routed)
+    routed.server.store(PATH, {**routed.server.objects[PATH], "spec": {**spec("b"), "rollout": {"steps": []}}})
+    for _ in range(4):
+        await routed.look()
+        routed.play()
+    take_over(routed)
+    route = routed.server.objects[ROUTE]
+    bare = routed.server.store(ROUTE, without(route, set(route["metadata"]["labels"])))
+    routed.cache.drop(SERVICE, "team", "digits-route", bare["metadata"]["uid"], version_of(bare))
+    await routed.look()
+    assert routed.replicas() == {"a": 10, "b": 10}
+    assert routed.server.objects[ROUTE]["metadata"]["labels"] == route["metadata"]["labels"]
+
+
 async def test_while_no_pod_is_ready_the_route_stays_as_it_is(routed: Ground) -> None:
     await routed.serve()
     take_over(routed)
