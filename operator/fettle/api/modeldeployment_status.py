@@ -20,7 +20,7 @@ class Verdict(StrEnum):
     INCONCLUSIVE = "Inconclusive"
 
 
-class MetricFinding(ApiModel):
+class MetricRecord(ApiModel):
     """What one metric said in a window."""
 
     metric: Annotated[
@@ -41,7 +41,7 @@ class AnalysisWindow(ApiModel):
     requests: Annotated[int, Field(description="Number of requests to the canary.")] = 0
     failures: Annotated[int, Field(description="Number of requests that the model did not answer.")] = 0
     verdict: Annotated[Verdict, Field(description="Verdict of the window: Good or Bad.")]
-    metrics: Annotated[tuple[MetricFinding, ...], Field(max_length=8, description="Result of each metric.")] = ()
+    metrics: Annotated[tuple[MetricRecord, ...], Field(max_length=8, description="Result of each metric.")] = ()
 
 
 class AnalysisStatus(ApiModel):
