@@ -25,18 +25,18 @@ export PYTHONPYCACHEPREFIX := $(CURDIR)/.cache/bytecode
 help: ## list the targets
 	@grep -hE '^[a-z0-9-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | awk -F'\t' '{printf "  %-16s %s\n", $$1, $$2}'
 
-setup: ## Python environment in .venv, from the locked requirements
+setup: ## create the Python environment in .venv from the locked requirements
 	@tools/setup.sh
 
 lock: setup ## solve and lock all dependencies again (requirements/*.txt)
 	tools/lock.sh
 
-lint: setup ## ruff, format, import layers
+lint: setup ## run ruff and check formatting and import layers
 	.venv/bin/ruff check .
 	.venv/bin/ruff format --check .
 	.venv/bin/lint-imports --no-cache
 
-type: setup ## mypy --strict
+type: setup ## run mypy --strict
 	.venv/bin/mypy
 
 crds: setup ## generate crds/*.yaml, the chart's copy and docs/reference from the code
@@ -44,60 +44,60 @@ crds: setup ## generate crds/*.yaml, the chart's copy and docs/reference from th
 	$(PYTHON) -m fettle.api.reference
 	$(PYTHON) -m tools.docs
 
-verify: setup ## fail when a generated file is not what its source says
+verify: setup ## fail if a generated file is out of date
 	$(PYTHON) -m fettle.api.crd --check
 	$(PYTHON) -m fettle.api.reference --check
 	$(PYTHON) -m tools.docs --check
 
-docs: setup ## the documentation as a site, in site/ (open site/index.html)
+docs: setup ## build the documentation site in site/ (open site/index.html)
 	@NO_MKDOCS_2_WARNING=1 .venv/bin/mkdocs build --strict --quiet
 	@echo 'site/index.html; with search: $(PYTHON) -m http.server --directory site'
 
-cluster: setup ## a real Kubernetes on this machine (root, Linux); kubeconfig in .cluster/kubeconfig
+cluster: setup ## start a real Kubernetes on this machine (root, Linux); kubeconfig in .cluster/kubeconfig
 	@$(PYTHON) -m tools.cluster up
 
-cluster-down: setup ## stop it, and the tests' if one is left; nothing is left behind in the kernel
+cluster-down: setup ## stop it, and the tests' cluster if it is still running; leaves nothing behind in the kernel
 	@$(PYTHON) -m tools.cluster down
 
-cluster-status: setup ## what runs
+cluster-status: setup ## show what is running
 	@$(PYTHON) -m tools.cluster status
 
 images: setup ## build the images that changed, and push them to the registry
 	@$(PYTHON) -m tools.cluster images
 
-images-torch: setup ## the same with the images that hold PyTorch (1.3 GB more each)
+images-torch: setup ## the same, with the PyTorch images (1.3 GB more each)
 	@$(PYTHON) -m tools.cluster images --torch
 
-test: setup ## everything: unit, cluster (real API server), charts, e2e (real pods), on a cluster of their own
+test: setup ## run all tests: unit, cluster (real API server), charts, e2e (real pods), on a separate cluster
 	$(PYTEST) $(SIDE_BY_SIDE) tests/unit tests/tools tests/docs
 	@$(ON_OWN_CLUSTER) --images -- bash -euxc '$(PYTEST) $(WAITING) tests/charts tests/cluster; $(PYTEST) $(WITH_PODS) tests/e2e'
 
-test-unit: setup ## the pure tests, no cluster
+test-unit: setup ## run the unit tests, without a cluster
 	$(PYTEST) $(SIDE_BY_SIDE) tests/unit tests/tools tests/docs
 
-test-cluster: setup ## tests against the API server
+test-cluster: setup ## run the tests against a real API server
 	@$(ON_OWN_CLUSTER) -- $(PYTEST) $(WAITING) tests/charts tests/cluster
 
-test-e2e: setup ## tests with real pods
+test-e2e: setup ## run the tests with real pods
 	@$(ON_OWN_CLUSTER) --images -- $(PYTEST) $(WITH_PODS) tests/e2e
 
-test-torch: setup ## the same of PyTorch, with images of 1.3 GB more each
+test-torch: setup ## run the PyTorch tests with real pods (images of 1.3 GB more each)
 	@FETTLE_TORCH_IMAGES=1 $(ON_OWN_CLUSTER) --torch -- $(PYTEST) tests/e2e/test_torch.py
 
-test-kills: setup ## the operator killed after every single one of its API writes; 10 minutes
+test-kills: setup ## kill the operator after each of its API writes; 10 minutes
 	@FETTLE_TEST_KILLS_EVERY=1 $(ON_OWN_CLUSTER) -- $(PYTEST) tests/cluster/test_killed.py
 
-bench-rollout: setup ## every order of events under load on the cluster; writes bench/results/rollout.json, 15 minutes
+bench-rollout: setup ## run every order of events under load; writes bench/results/rollout.json, 15 minutes
 	@$(ON_OWN_CLUSTER) --images -- $(PYTHON) -m bench.rollout
 
-demo: setup ## the whole chain on a real cluster: optimize, serve, canary, roll back
+demo: setup ## run the demo on a real cluster: optimize, serve, canary, roll back
 	@$(UP)
 	@$(PYTHON) -m tools.cluster images
 	@$(PYTHON) -m tools.demo run
 
-demo-clean: setup ## remove what the demo made (the cluster stays; make cluster-down stops it)
+demo-clean: setup ## remove what the demo created (the cluster stays; make cluster-down stops it)
 	@$(PYTHON) -m tools.demo clean
 
-clean: setup ## stop every cluster of this checkout, remove everything that was built here
+clean: setup ## stop every cluster of this checkout and remove everything that was built here
 	@$(PYTHON) -m tools.cluster down --purge
 	rm -rf .cluster .venv .cache dist site

@@ -480,10 +480,17 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parts = ("data", *MODELS)
     add = parser.add_argument
-    add("--out", type=Path, default=HERE, help="folder to write to and to report on (default: this one)")
-    add("--only", nargs="+", choices=parts, default=parts, metavar="PART", help=f"any of {', '.join(parts)}")
-    add("--threads", type=int, default=1, help="of torch while training (default 1; the result depends on it)")
-    add("--report", action="store_true", help="measure what is there and print Markdown; train nothing")
+    add("--out", type=Path, default=HERE, help="folder to write to or to report on (default: this folder)")
+    add(
+        "--only",
+        nargs="+",
+        choices=parts,
+        default=parts,
+        metavar="PART",
+        help=f"parts to make: any of {', '.join(parts)}",
+    )
+    add("--threads", type=int, default=1, help="number of threads for training (default 1; the result depends on it)")
+    add("--report", action="store_true", help="measure the existing models and print Markdown; train nothing")
     options = parser.parse_args()
     if options.report:
         os.environ.setdefault("NNCF_CI", "1")  # no telemetry

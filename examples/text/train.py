@@ -241,7 +241,7 @@ def report() -> None:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--wheels", type=Path, help="folder with the two wheels")
-    parser.add_argument("--report", action="store_true", help="judge what lies here; train nothing")
+    parser.add_argument("--report", action="store_true", help="evaluate the existing model; train nothing")
     options = parser.parse_args()
     if not options.report:
         if options.wheels is None or not list(options.wheels.glob("*.whl")):

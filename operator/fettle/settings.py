@@ -41,111 +41,136 @@ class Settings(BaseSettings):
     model_config = SettingsConfigDict(env_prefix="FETTLE_", frozen=True, extra="ignore")
 
     # Who and where
-    namespace: Annotated[str, Field(description="The operator's own namespace: its Lease lies there.")] = (
-        "fettle-system"
-    )
+    namespace: Annotated[str, Field(description="Namespace of the operator and of its Lease.")] = "fettle-system"
     identity: Annotated[
         str,
         Field(
             validate_default=True,
-            description="Name in the Lease: the pod's UID; else the host's name and a random word.",
+            description="Holder identity in the Lease. Defaults to the host name and a random suffix; the chart sets the pod's UID.",
         ),
     ] = ""
-    watch_namespaces: Annotated[Words, Field(description="Namespaces to serve; all when empty.")] = ()
+    watch_namespaces: Annotated[Words, Field(description="Namespaces to watch. Empty means all.")] = ()
     ignore_namespaces: Annotated[
         Words,
-        Field(
-            description="Namespaces, or patterns such as team-*, that this operator leaves alone: another one serves them."
-        ),
+        Field(description="Namespaces, or patterns such as team-*, to ignore because another operator watches them."),
     ] = ()
-    kubeconfig: Annotated[str | None, Field(description="Kubeconfig file; absent: the pod's ServiceAccount.")] = None
+    kubeconfig: Annotated[str | None, Field(description="Kubeconfig file. Defaults to the pod's ServiceAccount.")] = (
+        None
+    )
 
     # Images
-    optimizer_image: Annotated[str, Field(description="Image of optimizing Jobs.")] = "ghcr.io/fettle/optimizer:0.1.0"
+    optimizer_image: Annotated[str, Field(description="Image of the Jobs.")] = "ghcr.io/fettle/optimizer:0.1.0"
     server_image: Annotated[
-        str, Field(description="Image of serving pods; a new one reaches the next revision only.")
+        str, Field(description="Image of serving pods. A change takes effect with the next revision.")
     ] = "ghcr.io/fettle/server:0.1.0"
     optimizer_torch_image: Annotated[
-        str, Field(description="The same with PyTorch: for its sources, and where torchscript is measured.")
+        str, Field(description="Image of the Jobs that need PyTorch: for PyTorch sources, and to measure torchscript.")
     ] = "ghcr.io/fettle/optimizer-torch:0.1.0"
-    server_torch_image: Annotated[str, Field(description="Image of pods that serve with torchscript.")] = (
+    server_torch_image: Annotated[str, Field(description="Image of serving pods that use torchscript.")] = (
         "ghcr.io/fettle/server-torch:0.1.0"
     )
-    image_pull_policy: Annotated[PullPolicy, Field(description="Pull policy of all four.")] = PullPolicy.IF_NOT_PRESENT
-    image_pull_secrets: Annotated[Words, Field(description="Secrets to pull with, in the objects' namespaces.")] = ()
+    image_pull_policy: Annotated[PullPolicy, Field(description="Pull policy of these four images.")] = (
+        PullPolicy.IF_NOT_PRESENT
+    )
+    image_pull_secrets: Annotated[
+        Words, Field(description="Image pull Secrets, in the namespaces of the objects.")
+    ] = ()
 
     # The default store
-    store_uri: Annotated[str, Field(description="Store of OptimizedModels that name none.")] = "pvc://fettle-store"
-    store_create: Annotated[bool, Field(description="Create the default store's claim where it is missing.")] = True
-    store_size: Annotated[str, Field(description="Size of a created claim.")] = "20Gi"
+    store_uri: Annotated[str, Field(description="Default store for OptimizedModels without spec.store.")] = (
+        "pvc://fettle-store"
+    )
+    store_create: Annotated[bool, Field(description="Create the default store's claim if it is missing.")] = True
+    store_size: Annotated[str, Field(description="Size of a claim that the operator creates.")] = "20Gi"
     store_storage_class: Annotated[
-        str | None, Field(description="StorageClass of a created claim; absent: the default.")
+        str | None,
+        Field(description="StorageClass of a claim that the operator creates. Defaults to the cluster's default."),
     ] = None
     store_access_modes: Annotated[
-        Words, Field(description="Access modes of a created claim; ReadWriteMany where pods land on several nodes.")
+        Words,
+        Field(
+            description="Access modes of a claim that the operator creates. Use ReadWriteMany if pods run on several nodes."
+        ),
     ] = ("ReadWriteOnce",)
 
     # Jobs
     job_resources: Annotated[
-        ResourceSpec, Field(description="Resources of Jobs that do not measure, where spec.jobs.resources is empty.")
+        ResourceSpec, Field(description="Resources of all Jobs except measuring Jobs, if spec.jobs.resources is empty.")
     ] = ResourceSpec(requests={"cpu": "250m", "memory": "512Mi"}, limits={"memory": "4Gi"})
     measure_memory: Annotated[
         str,
         Field(
-            description="Least memory of measuring Jobs (request = limit) where the target gives no resources; large models get more."
+            description="Minimum memory (request and limit) of measuring Jobs if the target sets no resources. Large models get more."
         ),
     ] = "2Gi"
     measure_seconds: Annotated[
         float,
         Field(
             ge=1,
-            description="Timing budget per finalist in seconds; results that stay inconclusive are reported as such.",
+            description="Time budget for timing each finalist, in seconds. Results that remain inconclusive are reported as such.",
         ),
     ] = SECONDS_PER_CANDIDATE
-    job_ttl_seconds: Annotated[int, Field(ge=60, description="Finished Jobs are removed after this time.")] = 3600
+    job_ttl_seconds: Annotated[
+        int, Field(ge=60, description="Time after which finished Jobs are deleted, in seconds.")
+    ] = 3600
     unschedulable_seconds: Annotated[
         int,
         Field(
-            ge=0, description="A pod may wait this long, for a node, an image or a volume, before the object names it."
+            ge=0,
+            description="Time a pod may wait for a node, an image or a volume before the object reports it, in seconds.",
         ),
     ] = 15
 
     # Serving
     server_resources: Annotated[
-        ResourceSpec, Field(description="Resources of the server's container, where spec.server.resources is empty.")
+        ResourceSpec, Field(description="Resources of the server container, if spec.server.resources is empty.")
     ] = ResourceSpec()
     server_memory: Annotated[
-        str, Field(description="Memory (request = limit) of servers for which no resources are given.")
+        str, Field(description="Memory (request and limit) of the server container if no resources are set.")
     ] = "1Gi"
-    drain_seconds: Annotated[int, Field(ge=0, description="A pod that ends goes on serving this long.")] = 10
+    drain_seconds: Annotated[int, Field(ge=0, description="Time a terminating pod continues to serve, in seconds.")] = (
+        10
+    )
     connection_max_requests: Annotated[
         int,
         Field(
-            ge=1, description="A server ends a connection after this many requests, so that weights reach every client."
+            ge=1,
+            description="Number of requests after which a server closes a connection, so that weights apply to every client.",
         ),
     ] = 1000
-    connection_max_seconds: Annotated[float, Field(gt=0, description="The same by age.")] = 30.0
+    connection_max_seconds: Annotated[
+        float, Field(gt=0, description="Age at which a server closes a connection, in seconds.")
+    ] = 30.0
     scrape_timeout_seconds: Annotated[
-        float, Field(gt=0, description="Longest wait for one pod's analysis windows.")
+        float, Field(gt=0, description="Timeout for reading the analysis counts of one pod, in seconds.")
     ] = 2.0
 
     # The process
-    workers: Annotated[int, Field(ge=1, le=256, description="Objects that are worked on at once.")] = 8
-    resync_seconds: Annotated[float, Field(gt=0, description="Everything is listed again this often.")] = 600.0
-    lease_name: Annotated[str, Field(description="Name of the Lease that elects the leader.")] = "fettle"
+    workers: Annotated[int, Field(ge=1, le=256, description="Number of objects that are reconciled concurrently.")] = 8
+    resync_seconds: Annotated[float, Field(gt=0, description="Interval between full relists, in seconds.")] = 600.0
+    lease_name: Annotated[str, Field(description="Name of the leader election Lease.")] = "fettle"
     lease_duration_seconds: Annotated[
-        int, Field(ge=3, description="A leader that was silent this long is replaced.")
+        int, Field(ge=3, description="Time after which a leader that did not renew the Lease is replaced, in seconds.")
     ] = 15
-    lease_renew_seconds: Annotated[float, Field(gt=0, description="The leader renews this often.")] = 5.0
-    lease_retry_seconds: Annotated[float, Field(gt=0, description="A standby looks this often.")] = 2.0
+    lease_renew_seconds: Annotated[
+        float, Field(gt=0, description="Interval at which the leader renews the Lease, in seconds.")
+    ] = 5.0
+    lease_retry_seconds: Annotated[
+        float, Field(gt=0, description="Interval at which standbys check the Lease, in seconds.")
+    ] = 2.0
     liveness_seconds: Annotated[
         float,
-        Field(gt=0, description="Without a turn of the queue or a watch event for this long the process is not live."),
+        Field(
+            gt=0,
+            description="The liveness probe fails if the election, the queue or the watches made no progress for this many seconds.",
+        ),
     ] = 90.0
-    health_port: Annotated[int, Field(ge=0, le=65535, description="Port of /healthz, /readyz and /metrics.")] = 8080
-    health_host: Annotated[str, Field(description="Address the health port listens on.")] = "0.0.0.0"
-    log_level: Annotated[str, Field(description="DEBUG, INFO, WARNING or ERROR.")] = "INFO"
-    log_format: Annotated[LogFormat, Field(description="text or json, one line an event.")] = LogFormat.TEXT
+    health_port: Annotated[int, Field(ge=0, le=65535, description="Port for /healthz, /readyz and /metrics.")] = 8080
+    health_host: Annotated[str, Field(description="Address that the health port listens on.")] = "0.0.0.0"
+    log_level: Annotated[str, Field(description="Log level: DEBUG, INFO, WARNING or ERROR.")] = "INFO"
+    log_format: Annotated[LogFormat, Field(description="Log format: text or json, with one line per event.")] = (
+        LogFormat.TEXT
+    )
 
     @field_validator("watch_namespaces", "ignore_namespaces", "image_pull_secrets", "store_access_modes", mode="before")
     @classmethod

@@ -102,12 +102,15 @@ def explain(cluster: Any) -> Callable[[str], str]:
 @pytest.mark.parametrize(
     ("path", "words"),
     [
-        ("om", "A trained model that is converted, optimized and measured"),
-        ("om.spec.constraints.accuracy.maxDrop", "Largest loss, in the metric's unit"),
-        ("om.spec.targets.threads", "Most threads one inference may use. Default: 1."),
-        ("om.status.candidates.accuracyDrop", "Loss against the baseline; positive = worse."),
-        ("mdep", "Each new version starts as a canary"),
-        ("mdep.spec.rollout.analysis.minRequests", "Requests a window needs before it is judged. Default: 50."),
+        ("om", "An OptimizedModel converts, optimizes and measures a trained model"),
+        ("om.spec.constraints.accuracy.maxDrop", "Maximum loss, in the unit of the metric."),
+        ("om.spec.targets.threads", "Maximum number of threads for one inference. Default: 1."),
+        ("om.status.candidates.accuracyDrop", "Loss compared with the baseline. Positive means worse."),
+        ("mdep", "New versions start as canaries"),
+        (
+            "mdep.spec.rollout.analysis.minRequests",
+            "Minimum number of requests before a window is judged. Default: 50.",
+        ),
         ("mdep.status.canary.actualWeight", "its share of ready pods"),
     ],
 )

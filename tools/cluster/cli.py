@@ -38,17 +38,18 @@ def _named(default: Cluster | None, text: str) -> Callable[[Callable[..., Any]],
 def main() -> None:
     """Real Kubernetes clusters on this machine, each in its own network namespace, without Docker.
 
-    etcd, kube-apiserver, controller-manager, scheduler, kubelet, containerd, kube-proxy, CoreDNS, a local OCI registry and a
-    default StorageClass. Needs Linux and root. Everything lies in .cluster/: kubeconfig, bin (kubectl, helm), logs, state.
+    A cluster consists of etcd, kube-apiserver, controller-manager, scheduler, kubelet, containerd, kube-proxy, CoreDNS, a local OCI
+    registry and a default StorageClass. It needs Linux and root. Its files are in .cluster/: kubeconfig, bin (kubectl, helm), logs and
+    state.
 
-    There are two, and they may run side by side: `fettle` is the one to look at, `fettle-test` belongs to tests and benchmarks.
+    There are two clusters, which may run side by side: `fettle` for the demo, and `fettle-test` for tests and benchmarks.
     """
 
 
-@main.command(short_help="Start whatever of a cluster does not run.")
-@_named(FETTLE, "Which one; fettle by default.")
+@main.command(short_help="Start a cluster.")
+@_named(FETTLE, "Name of the cluster; fettle by default.")
 def up(cluster: Cluster) -> None:
-    """Start the cluster, or whatever of it does not run. The first time builds it: 10 minutes."""
+    """Start the components of the cluster that are not running. The first start builds them, which takes 10 minutes."""
     from tools.cluster import lifecycle
 
     paths, progress = checkout(cluster), Progress(cluster.name)
@@ -56,11 +57,11 @@ def up(cluster: Cluster) -> None:
     progress(f"{'up' if started else 'runs already'}: export KUBECONFIG={paths.kubeconfig}")
 
 
-@main.command(short_help="Stop them and leave nothing behind.")
-@_named(None, "Which one; by default every one that no command uses.")
-@click.option("--purge", is_flag=True, help="Remove objects and volumes too; binaries, built images and caches stay.")
+@main.command(short_help="Stop the clusters.")
+@_named(None, "Name of the cluster; by default every one that no command is using.")
+@click.option("--purge", is_flag=True, help="Also remove objects and volumes. Binaries, built images and caches stay.")
 def down(cluster: Cluster | None, purge: bool) -> None:
-    """Stop them and leave nothing behind in the kernel, also after a crash. Their state is kept for the next `up`."""
+    """Stop the clusters and leave nothing behind in the kernel, even after a crash. Their state is kept for the next `up`."""
     from tools.cluster import fresh, lifecycle
 
     for each in (cluster,) if cluster else CLUSTERS:
@@ -74,9 +75,9 @@ def down(cluster: Cluster | None, purge: bool) -> None:
             progress(str(error))
 
 
-@main.command(short_help="The state of everything.")
+@main.command(short_help="Show the state of all components.")
 def status() -> None:
-    """Every component, the node, pods, volumes, disk. Exit code 1 when something is not well."""
+    """Show the state of every component, the node, pods, volumes and the disk. The exit code is 1 if something is wrong."""
     from tools.cluster import status as report
 
     sys.exit(0 if report.show_all([checkout(cluster) for cluster in CLUSTERS]) else 1)
@@ -92,16 +93,14 @@ def install() -> None:
     progress("everything is installed")
 
 
-@main.command(
-    short_help="Run a command with an empty cluster of its own.", context_settings={"ignore_unknown_options": True}
-)
-@click.option("--images", is_flag=True, help="With Fettle's images in its registry.")
-@click.option("--torch", is_flag=True, help="The images with PyTorch as well.")
+@main.command(short_help="Run a command with its own empty cluster.", context_settings={"ignore_unknown_options": True})
+@click.option("--images", is_flag=True, help="Build and push Fettle's images first.")
+@click.option("--torch", is_flag=True, help="Include the PyTorch images.")
 @click.argument("command", nargs=-1, required=True, type=click.UNPROCESSED)
 def run(images: bool, torch: bool, command: tuple[str, ...]) -> None:
-    """Run COMMAND while the cluster fettle-test runs: empty at the start, stopped at the end, also when COMMAND fails.
+    """Run COMMAND with the cluster fettle-test. The cluster is empty at the start and is stopped at the end, even if COMMAND fails.
 
-    With FETTLE_KUBECONFIG no cluster is started or stopped: COMMAND runs on the one that it names.
+    If FETTLE_KUBECONFIG is set, no cluster is started or stopped, and COMMAND runs on the cluster that it names.
     """
     from tools.cluster import fresh
     from tools.cluster import images as module
@@ -119,18 +118,18 @@ def run(images: bool, torch: bool, command: tuple[str, ...]) -> None:
 
 
 @main.command(short_help="Print the kubeconfig to use.")
-@_named(FETTLE, "Which one; fettle by default.")
+@_named(FETTLE, "Name of the cluster; fettle by default.")
 def kubeconfig(cluster: Cluster) -> None:
-    """Print the path of the kubeconfig to use: the embedded cluster's, or what FETTLE_KUBECONFIG names."""
+    """Print the path of the kubeconfig to use: that of the embedded cluster, or the one that FETTLE_KUBECONFIG names."""
     from tools.cluster.target import resolve_target
 
     click.echo(resolve_target(paths=checkout(cluster)).kubeconfig)
 
 
 @main.command()
-@_named(FETTLE, "Whose; fettle's by default.")
+@_named(FETTLE, "Name of the cluster; fettle by default.")
 def registry(cluster: Cluster) -> None:
-    """Print the registry that images go to."""
+    """Print the registry that images are pushed to."""
     from tools.cluster.target import resolve_target
 
     click.echo(resolve_target(paths=checkout(cluster)).registry or cluster.registry)
@@ -138,12 +137,12 @@ def registry(cluster: Cluster) -> None:
 
 @main.command(short_help="Build and push Fettle's images.")
 @click.argument("names", nargs=-1)
-@_named(FETTLE, "Whose registry; fettle's by default.")
-@click.option("--torch", is_flag=True, help="The images with PyTorch as well: 1.3 GB more each.")
+@_named(FETTLE, "Cluster whose registry is used; fettle by default.")
+@click.option("--torch", is_flag=True, help="Include the PyTorch images (1.3 GB more each).")
 def images(names: tuple[str, ...], cluster: Cluster, torch: bool) -> None:
-    """Build and push Fettle's images, where the registry lacks them; prints NAME=REFERENCE for each.
+    """Build Fettle's images that the registry lacks, push them, and print NAME=REFERENCE for each.
 
-    NAMES: operator, server, optimizer by default; server-torch, optimizer-torch.
+    NAMES are operator, server and optimizer by default. server-torch and optimizer-torch are also available.
     """
     from tools.cluster import images as module
     from tools.cluster.target import resolve_target

@@ -12,17 +12,17 @@ from tools.demo.install import SYSTEM_NAMESPACE
 from tools.demo.kube import DemoError, Kube
 
 
-@click.group(help="The whole chain on a real cluster: optimize, serve, canary, roll back.")
+@click.group(help="Demo on a real cluster: optimize, serve, canary, roll back.")
 def main() -> None:
     """Entry point."""
 
 
-@main.command(help="Run the demo. It leaves everything running; a second run starts from what is there.")
+@main.command(help="Run the demo. It leaves everything running, and a second run continues from there.")
 @click.option(
     "--delete-operator-every",
     type=click.FloatRange(min=1),
     metavar="SECONDS",
-    help="Delete the operator's pods this often while the demo runs; it must end the same.",
+    help="Delete the operator's pods at this interval while the demo runs. The result must be the same.",
 )
 def run(delete_operator_every: float | None) -> None:
     """Run every scene."""
@@ -33,7 +33,7 @@ def run(delete_operator_every: float | None) -> None:
         sys.exit(1)
 
 
-@main.command(help="Remove what the demo made: its namespace, and the operator unless somebody else's objects need it.")
+@main.command(help="Remove the demo's namespace, and the operator unless other objects need it.")
 def clean() -> None:
     """Remove both namespaces' content."""
     target = resolve_target()

@@ -19,9 +19,11 @@ def page() -> str:
     parts = [
         generated("operator/fettle/cli"),
         "# Command line\n",
-        "`fettle` runs on one machine. Everything of `kubectl fettle` stands under `fettle` as well; it is a kubectl plugin: the program",
-        "`kubectl-fettle` on your `PATH`. Both come with `pip install 'fettle-operator[cli]'`, or from a checkout with `pip install .[cli]`.\n",
-        "Exit status: 0 done, 1 failed with a reason, 2 asked wrongly, 130 interrupted. Errors are one line.\n",
+        "`fettle optimize` works on one machine without a cluster. `kubectl fettle` is a kubectl plugin (the program `kubectl-fettle` on",
+        "your `PATH`). All of its commands are also available under `fettle`. Install both with `pip install 'fettle-operator[cli]'`, or from a",
+        "checkout with `pip install .[cli]`.\n",
+        "The exit status is 0 for success, 1 for a failure with a reason, 2 for a usage error, and 130 after an interrupt. An error message is",
+        "one line.\n",
     ]
     for name, program in PROGRAMS:
         parts += _sections(program, name, None)
@@ -35,8 +37,9 @@ def _sections(command: click.Command, name: str, parent: click.Context | None) -
     yield from _description(command)
     usage = " ".join([name, *command.collect_usage_pieces(context)])
     yield f"```text\n{usage}\n```\n"
-    if rows := [record for one in command.get_params(context) if (record := one.get_help_record(context))]:
-        yield table(("option", ""), ((f"`{option}`", text) for option, text in rows if option != "-h, --help"))
+    records = (record for one in command.get_params(context) if (record := one.get_help_record(context)))
+    if rows := [(f"`{option}`", text) for option, text in records if option != "-h, --help"]:
+        yield table(("option", "meaning"), rows)
     if isinstance(command, click.Group):
         for inner in command.list_commands(context):
             found = command.get_command(context, inner)

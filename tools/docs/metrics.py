@@ -11,7 +11,7 @@ from fettle.controller import metrics as operator
 from fettle.server.metrics import Metrics
 from tools.docs.markdown import code, generated, table
 
-HEAD = ("metric", "type", "labels", "")
+HEAD = ("metric", "type", "labels", "meaning")
 
 
 def page() -> str:
@@ -20,14 +20,15 @@ def page() -> str:
         [
             generated("controller/metrics.py and server/metrics.py"),
             "# Metrics\n",
-            "Prometheus text on `/metrics`. Where the Prometheus operator is installed, the Helm values `metrics.serviceMonitor.enabled` and",
-            "`metrics.podMonitor.enabled` add a ServiceMonitor for the operator and a PodMonitor for serving pods.\n",
+            "The operator and the serving pods expose Prometheus metrics on `/metrics`. If the Prometheus operator is installed, the Helm",
+            "values `metrics.serviceMonitor.enabled` and `metrics.podMonitor.enabled` create a ServiceMonitor for the operator and a",
+            "PodMonitor for serving pods.\n",
             "## Operator\n",
-            "Port `http` (8080) of the operator's pods and of the Service `<release>-metrics`. The usual `process_`, `python_info` and",
-            "`python_gc_` metrics stand beside these.\n",
+            "Port `http` (8080) of the operator's pods and of the Service `<release>-metrics`. The standard `process_`, `python_info` and",
+            "`python_gc_` metrics are also exposed.\n",
             table(HEAD, _rows(operator.REGISTRY)),
             "## Server\n",
-            "Port `management` (8081) of serving pods; `model` is the ModelDeployment, `revision` the hash that `kubectl get mdep` shows.\n",
+            "Port `management` (8081) of serving pods. `model` is the ModelDeployment, and `revision` is the hash in `kubectl get mdep`.\n",
             table(HEAD, _rows(Metrics("", "").registry)),
         ]
     )

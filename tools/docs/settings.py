@@ -13,7 +13,7 @@ from fettle.server.settings import ServerSettings
 from fettle.settings import Settings
 from tools.docs.markdown import code, generated, table
 
-HEAD = ("variable", "default", "")
+HEAD = ("variable", "default", "meaning")
 
 
 def page(values: str) -> str:
@@ -23,14 +23,14 @@ def page(values: str) -> str:
             generated("charts/fettle/values.yaml, settings.py and server/settings.py"),
             "# Values and settings\n",
             "## Chart values\n",
-            "A value that the chart does not know is refused. The variable in brackets is the operator's setting that the value becomes.\n",
+            "The chart rejects unknown values. The variable in brackets is the operator's setting that a value becomes.\n",
             values,
             "## The operator's environment\n",
-            "Set by the chart; only who runs `python -m fettle.controller` by hand sets these. Maps are JSON, words are separated by",
-            "commas.\n",
+            "The chart sets these variables. You only set them yourself if you run `python -m fettle.controller` without the chart. Maps are",
+            "JSON, and lists of words are separated by commas.\n",
             table(HEAD, _rows(Settings)),
             "## The server's environment\n",
-            "Set by the operator in every serving pod; only who runs `python -m fettle.server` by hand sets these.\n",
+            "The operator sets these variables in every serving pod. You only set them yourself if you run `python -m fettle.server` by hand.\n",
             table(HEAD, _rows(ServerSettings)),
         ]
     )

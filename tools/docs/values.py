@@ -18,7 +18,7 @@ END = "<!-- end of values -->\n"
 def table(text: str) -> str:
     """The table of values.yaml: path, default and meaning of each value."""
     return markdown.table(
-        ("value", "default", ""), _below(yaml.compose(text, Loader=yaml.SafeLoader), "", text.splitlines())
+        ("value", "default", "meaning"), _below(yaml.compose(text, Loader=yaml.SafeLoader), "", text.splitlines())
     )
 
 

@@ -25,13 +25,15 @@ class ConditionStatus(StrEnum):
 class Condition(ApiModel):
     """One observation of the object's state."""
 
-    type: Annotated[str, Field(max_length=64, description="What is observed.")]
-    status: Annotated[ConditionStatus, Field(description="Whether it holds.")]
-    reason: Annotated[str, Field(max_length=64, description="One word of the closed list, for scripts.")]
-    message: Annotated[str, Field(max_length=2048, description="The same for a person, with what to do.")] = ""
-    observed_generation: Annotated[int | None, Field(description="Generation of the spec this speaks of.")] = None
+    type: Annotated[str, Field(max_length=64, description="Type of the condition.")]
+    status: Annotated[ConditionStatus, Field(description="True, False or Unknown.")]
+    reason: Annotated[str, Field(max_length=64, description="Machine-readable reason from a closed list.")]
+    message: Annotated[str, Field(max_length=2048, description="Human-readable explanation, with what to do.")] = ""
+    observed_generation: Annotated[
+        int | None, Field(description="Generation of the spec that this condition refers to.")
+    ] = None
     last_transition_time: Annotated[
-        str, Field(max_length=32, description="When status last changed (RFC 3339, UTC).")
+        str, Field(max_length=32, description="When the status last changed (RFC 3339, UTC).")
     ] = ""
 
 

@@ -16,7 +16,7 @@ class AccuracyConstraint(ApiModel):
         float,
         Field(
             ge=0,
-            description="Largest loss, in the metric's unit; without labels 1 - agreement. "
+            description="Maximum loss, in the unit of the metric. Without labels, the loss is 1 - agreement. "
             "The unfavourable end of the 95 % interval must satisfy this bound.",
         ),
     ]
@@ -25,10 +25,10 @@ class AccuracyConstraint(ApiModel):
         Field(
             ge=0,
             le=1,
-            description="Largest share of answers that may differ from the original's, for better or worse: changes that cancel out leave "
-            "a metric as it was. Decisions for Accuracy and F1; variance for Regression and MeanSquaredError; 1 - cosine for "
+            description="Maximum share of answers that differ from the original's, for better or worse. It catches changes that cancel out in the "
+            "metric. The share is of decisions for Accuracy and F1, of variance for Regression and MeanSquaredError, and 1 - cosine for "
             "CosineSimilarity. The unfavourable end of the 95 % interval must satisfy this bound. Default: maxDrop + 0.1, or 0.1 "
-            "where the metric is no share.",
+            "if the metric is not a share.",
         ),
     ] = None
 
@@ -36,16 +36,18 @@ class AccuracyConstraint(ApiModel):
 class LatencyConstraint(ApiModel):
     """Bound on time."""
 
-    max_milliseconds: Annotated[float, Field(gt=0, description="Milliseconds for one run of the first batch size.")]
-    percentile: Annotated[int, Field(description="50, 90, 95 or 99.", json_schema_extra={"enum": [50, 90, 95, 99]})] = (
-        99
-    )
+    max_milliseconds: Annotated[
+        float, Field(gt=0, description="Maximum time for one run with the first batch size, in milliseconds.")
+    ]
+    percentile: Annotated[
+        int, Field(description="Percentile: 50, 90, 95 or 99.", json_schema_extra={"enum": [50, 90, 95, 99]})
+    ] = 99
 
 
 class SizeConstraint(ApiModel):
     """Bound on size."""
 
-    max_bytes: Annotated[int, Field(gt=0, description="Bytes of all files of the artifact.")]
+    max_bytes: Annotated[int, Field(gt=0, description="Maximum total size of the artifact's files, in bytes.")]
 
 
 class SpeedupConstraint(ApiModel):
@@ -55,15 +57,17 @@ class SpeedupConstraint(ApiModel):
         float,
         Field(
             gt=0,
-            description="Times faster than the baseline. The unfavourable end of the 95 % interval must satisfy this bound.",
+            description="Minimum speed-up over the baseline. The unfavourable end of the 95 % interval must satisfy this bound.",
         ),
     ]
 
 
 class Constraints(ApiModel):
-    """What a published artifact must keep. ALL of it holds, or nothing is published."""
+    """Constraints. A published artifact satisfies all of them."""
 
-    accuracy: Annotated[AccuracyConstraint | None, Field(description="Loss against the original.")] = None
-    latency: Annotated[LatencyConstraint | None, Field(description="Time of one run.")] = None
-    size: Annotated[SizeConstraint | None, Field(description="Size of the artifact.")] = None
-    speedup: Annotated[SpeedupConstraint | None, Field(description="Gain over the original.")] = None
+    accuracy: Annotated[
+        AccuracyConstraint | None, Field(description="Bound on the loss compared with the original.")
+    ] = None
+    latency: Annotated[LatencyConstraint | None, Field(description="Bound on the time of one run.")] = None
+    size: Annotated[SizeConstraint | None, Field(description="Bound on the size of the artifact.")] = None
+    speedup: Annotated[SpeedupConstraint | None, Field(description="Bound on the speed-up over the original.")] = None

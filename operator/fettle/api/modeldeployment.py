@@ -17,7 +17,7 @@ class ModelReference(ApiModel):
     """An OptimizedModel of this namespace to follow: each new winner is a new revision."""
 
     name: Annotated[str, Field(min_length=1, max_length=253, description="Name of the OptimizedModel.")]
-    target: Annotated[Name, Field(description="Which of its targets.")]
+    target: Annotated[Name, Field(description="Target of the OptimizedModel whose artifact is served.")]
 
 
 @rules(
@@ -41,21 +41,21 @@ class ModelReference(ApiModel):
 class ModelSpec(ApiModel):
     """What serves: an OptimizedModel's winner, or a fixed artifact of the store."""
 
-    ref: Annotated[ModelReference | None, Field(description="Follow an OptimizedModel of this namespace.")] = None
-    uri: Annotated[Uri | None, Field(description="A fixed artifact: pvc://CLAIM/artifacts/SHA256.")] = None
-    sha256: Annotated[Sha256 | None, Field(description="Digest of the fixed artifact's manifest.")] = None
+    ref: Annotated[ModelReference | None, Field(description="OptimizedModel in this namespace to follow.")] = None
+    uri: Annotated[Uri | None, Field(description="Fixed artifact: pvc://CLAIM/artifacts/SHA256.")] = None
+    sha256: Annotated[Sha256 | None, Field(description="sha256 of the fixed artifact's manifest.")] = None
     runtime: Annotated[RuntimeName | None, Field(description="Runtime of the fixed artifact.")] = None
 
 
 class ServerSpec(ApiModel):
-    """The inference server in each pod."""
+    """Settings of the inference server in each pod."""
 
     samples: Annotated[
         int,
         Field(
             ge=0,
             le=4096,
-            description="Recent items each pod keeps in memory with their answers, for a canary to compare itself with; 0: none.",
+            description="Number of recent items and answers that each pod keeps in memory for comparison with a canary. 0 disables this.",
         ),
     ] = 256
 
@@ -64,66 +64,73 @@ class ServerSpec(ApiModel):
         Field(
             ge=1,
             le=256,
-            description="Threads of one inference; default: the artifact's. Another value voids its measured figures.",
+            description="Number of threads for one inference. Defaults to the artifact's. With another value, the measured figures no longer apply.",
         ),
     ] = None
-    resources: Annotated[ResourceSpec, Field(description="Resources of the server's container.")] = ResourceSpec()
-    image: Annotated[str | None, Field(max_length=512, description="Server image; default: the operator's.")] = None
+    resources: Annotated[ResourceSpec, Field(description="Resources of the server container.")] = ResourceSpec()
+    image: Annotated[
+        str | None, Field(max_length=512, description="Server image. Defaults to the operator's setting.")
+    ] = None
     env: Annotated[
         tuple[EnvVar, ...],
         Field(
             max_length=64,
-            description="Environment of the server's container.",
+            description="Environment variables of the server container.",
             json_schema_extra={"x-map-keys": ["name"]},
         ),
     ] = ()
 
 
 class TemplateSpec(ApiModel):
-    """What the pods get besides the server."""
+    """Additional settings of the pods."""
 
     labels: Annotated[dict[str, str], Field(max_length=32, description="Labels of the pods.")] = {}
     annotations: Annotated[dict[str, str], Field(max_length=32, description="Annotations of the pods.")] = {}
-    node_selector: Annotated[dict[str, str], Field(max_length=32, description="Added to the target's own.")] = {}
-    tolerations: Annotated[tuple[Toleration, ...], Field(max_length=32, description="Added to the target's own.")] = ()
+    node_selector: Annotated[dict[str, str], Field(max_length=32, description="Added to those of the target.")] = {}
+    tolerations: Annotated[
+        tuple[Toleration, ...], Field(max_length=32, description="Added to those of the target.")
+    ] = ()
     affinity: Annotated[
-        dict[str, Any] | None, Field(description="As in a Pod.", json_schema_extra={"x-preserve": True})
+        dict[str, Any] | None, Field(description="In Pod syntax.", json_schema_extra={"x-preserve": True})
     ] = None
     topology_spread_constraints: Annotated[
         tuple[dict[str, Any], ...],
-        Field(max_length=8, description="As in a Pod.", json_schema_extra={"x-preserve": True}),
+        Field(max_length=8, description="In Pod syntax.", json_schema_extra={"x-preserve": True}),
     ] = ()
     service_account_name: Annotated[
-        str | None, Field(max_length=253, description="ServiceAccount of the pods; no token is mounted.")
+        str | None, Field(max_length=253, description="ServiceAccount of the pods. Its token is not mounted.")
     ] = None
     image_pull_secrets: Annotated[
         tuple[LocalReference, ...],
-        Field(max_length=8, description="Secrets to pull images with.", json_schema_extra={"x-map-keys": ["name"]}),
+        Field(max_length=8, description="Image pull Secrets.", json_schema_extra={"x-map-keys": ["name"]}),
     ] = ()
     priority_class_name: Annotated[str | None, Field(max_length=253, description="PriorityClass of the pods.")] = None
     runtime_class_name: Annotated[
-        str | None, Field(max_length=253, description="RuntimeClass of the pods; default: the target's.")
+        str | None, Field(max_length=253, description="RuntimeClass of the pods. Defaults to the target's.")
     ] = None
 
 
 class Pause(ApiModel):
     """A wait; without seconds it lasts until promote."""
 
-    seconds: Annotated[int | None, Field(ge=1, le=604_800, description="How long; absent: until `promote`.")] = None
+    seconds: Annotated[
+        int | None,
+        Field(ge=1, le=604_800, description="Duration in seconds. Without it, the pause lasts until `promote`."),
+    ] = None
 
 
 @rules(Rule("has(self.weight) != has(self.pause)", "a step has exactly one key: weight or pause"))
 class RolloutStep(ApiModel):
     """One step of a rollout: exactly one key."""
 
-    weight: Annotated[int | None, Field(ge=0, le=100, description="Percent of the traffic to the canary.")] = None
-    pause: Annotated[Pause | None, Field(description="Wait, watched by the analysis.")] = None
+    weight: Annotated[int | None, Field(ge=0, le=100, description="Percentage of traffic for the canary.")] = None
+    pause: Annotated[Pause | None, Field(description="Wait while the analysis continues.")] = None
 
 
 class SuccessRateSpec(ApiModel):
     """Bound on the share of requests that the model answered."""
 
-    min: Annotated[float, Field(ge=0, le=1, description="Smallest share that is good.")] = 0.99
+    min: Annotated[float, Field(ge=0, le=1, description="Minimum success rate.")] = 0.99
 
 
 @rules(
@@ -135,12 +142,12 @@ class SuccessRateSpec(ApiModel):
 class LatencySpec(ApiModel):
     """Bound on the server's time per request that was answered; how fast a failure came says nothing of the model."""
 
-    percentile: Annotated[int, Field(description="50, 90, 95 or 99.", json_schema_extra={"enum": [50, 90, 95, 99]})] = (
-        99
-    )
-    max_milliseconds: Annotated[float | None, Field(gt=0, description="Absolute bound.")] = None
+    percentile: Annotated[
+        int, Field(description="Percentile: 50, 90, 95 or 99.", json_schema_extra={"enum": [50, 90, 95, 99]})
+    ] = 99
+    max_milliseconds: Annotated[float | None, Field(gt=0, description="Maximum latency in milliseconds.")] = None
     max_ratio_to_stable: Annotated[
-        float | None, Field(ge=1, description="Bound against the stable revision in the same window.")
+        float | None, Field(ge=1, description="Maximum ratio to the latency of the stable revision in the same window.")
     ] = None
 
 
@@ -150,7 +157,11 @@ class AgreementBound(ApiModel):
 
     min: Annotated[
         float,
-        Field(ge=0.01, le=1, description="Smallest share that is good, of the items that stable was sure of."),
+        Field(
+            ge=0.01,
+            le=1,
+            description="Minimum share of items with the same answer, among the items on which stable is confident.",
+        ),
     ]
 
 
@@ -158,31 +169,32 @@ class AnalysisSpec(ApiModel):
     """How a canary is judged while it gets traffic."""
 
     interval_seconds: Annotated[
-        int, Field(ge=1, le=3600, description="Length of a window; it extends until minRequests.")
+        int,
+        Field(
+            ge=1, le=3600, description="Length of an analysis window. The window is extended until it has minRequests."
+        ),
     ] = 10
     min_requests: Annotated[
-        int, Field(ge=1, le=1_000_000, description="Requests a window needs before it is judged.")
+        int, Field(ge=1, le=1_000_000, description="Minimum number of requests before a window is judged.")
     ] = 50
     failure_limit: Annotated[
-        int, Field(ge=1, le=100, description="This many bad windows in a row fail the rollout.")
+        int, Field(ge=1, le=100, description="Number of bad windows in a row that fail the rollout.")
     ] = 2
     success_rate: Annotated[
         SuccessRateSpec,
-        Field(
-            description="Share of requests that the model answered; asked of every canary, whatever else is bounded."
-        ),
+        Field(description="Bound on the share of requests that the model answered. Always checked."),
     ] = SuccessRateSpec()
-    latency: Annotated[LatencySpec | None, Field(description="Time per request.")] = None
+    latency: Annotated[LatencySpec | None, Field(description="Bound on the time per request.")] = None
     agreement: Annotated[
         AgreementBound | None,
         Field(
-            description="Answers compared with the stable revision's, to the same live inputs. Needs server.samples."
+            description="Bound on the share of answers that equal the stable revision's on the same live inputs. Needs server.samples."
         ),
     ] = None
 
 
 class OnFailure(StrEnum):
-    """What a failed analysis does."""
+    """What happens if the analysis fails."""
 
     ROLLBACK = "Rollback"
     PAUSE = "Pause"
@@ -204,14 +216,23 @@ class RolloutSpec(ApiModel):
 
     steps: Annotated[
         tuple[RolloutStep, ...],
-        Field(max_length=32, description="In order; none = straight to 100.", json_schema_extra={"x-atomic": True}),
+        Field(
+            max_length=32,
+            description="Steps in order. Empty means that the canary goes straight to 100 percent.",
+            json_schema_extra={"x-atomic": True},
+        ),
     ] = ()
-    analysis: Annotated[AnalysisSpec | None, Field(description="Absent: only readiness is watched.")] = None
-    on_failure: Annotated[OnFailure, Field(description="What a failed analysis does.")] = OnFailure.ROLLBACK
+    analysis: Annotated[
+        AnalysisSpec | None,
+        Field(description="Analysis of the canary's traffic. If absent, only readiness is checked."),
+    ] = None
+    on_failure: Annotated[OnFailure, Field(description="What happens if the analysis fails.")] = OnFailure.ROLLBACK
     progress_deadline_seconds: Annotated[
-        int, Field(ge=10, le=86_400, description="Longest time without progress; pauses do not count.")
+        int, Field(ge=10, le=86_400, description="Maximum time without progress, in seconds. Pauses do not count.")
     ] = 600
-    revision_history_limit: Annotated[int, Field(ge=1, le=100, description="Revisions kept in the ledger.")] = 10
+    revision_history_limit: Annotated[
+        int, Field(ge=1, le=100, description="Number of revisions to keep in the ledger.")
+    ] = 10
 
 
 class TrafficProvider(StrEnum):
@@ -223,9 +244,10 @@ class TrafficProvider(StrEnum):
 class TrafficSpec(ApiModel):
     """How traffic is split between stable and canary."""
 
-    provider: Annotated[TrafficProvider, Field(description="Replicas: by the share of pods behind one Service.")] = (
-        TrafficProvider.REPLICAS
-    )
+    provider: Annotated[
+        TrafficProvider,
+        Field(description="What splits the traffic. Replicas uses the share of pods behind one Service."),
+    ] = TrafficProvider.REPLICAS
 
 
 @rules(
@@ -236,15 +258,17 @@ class TrafficSpec(ApiModel):
     )
 )
 class ModelDeploymentSpec(ApiModel):
-    """Which artifact serves, and how a new one is rolled out."""
+    """The artifact to serve, and how a new revision is rolled out."""
 
-    model: Annotated[ModelSpec, Field(description="What serves.")]
-    replicas: Annotated[int, Field(ge=0, le=1000, description="Pods in total, stable and canary together.")] = 1
-    server: Annotated[ServerSpec, Field(description="The inference server in each pod.")] = ServerSpec()
-    template: Annotated[TemplateSpec, Field(description="What the pods get besides the server.")] = TemplateSpec()
+    model: Annotated[ModelSpec, Field(description="Artifact to serve.")]
+    replicas: Annotated[int, Field(ge=0, le=1000, description="Total number of pods, stable and canary together.")] = 1
+    server: Annotated[ServerSpec, Field(description="Settings of the inference server in each pod.")] = ServerSpec()
+    template: Annotated[TemplateSpec, Field(description="Additional settings of the pods.")] = TemplateSpec()
     rollout: Annotated[RolloutSpec, Field(description="How a new revision replaces the stable one.")] = RolloutSpec()
-    traffic: Annotated[TrafficSpec, Field(description="How traffic is split.")] = TrafficSpec()
-    paused: Annotated[bool, Field(description="Hold the rollout where it is; scaling and healing go on.")] = False
+    traffic: Annotated[TrafficSpec, Field(description="How traffic is split between stable and canary.")] = (
+        TrafficSpec()
+    )
+    paused: Annotated[bool, Field(description="Pause the rollout. Scaling and replacing lost pods continue.")] = False
 
 
 COLUMNS = (
@@ -266,7 +290,8 @@ NAME_RULE = Rule(
 
 @rules(NAME_RULE)
 class ModelDeployment(ApiModel):
-    """Serves an optimized model. Each new version starts as a canary and is rolled back automatically when live traffic shows that it is worse."""
+    """A ModelDeployment serves an optimized model. New versions start as canaries and are rolled back automatically if live traffic
+    shows that they are worse."""
 
     metadata: dict[str, Any]
     spec: ModelDeploymentSpec

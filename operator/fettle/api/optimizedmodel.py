@@ -31,8 +31,8 @@ from fettle.api.vocabulary import (
 class ValueRange(ApiModel):
     """Bounds of the values an input takes."""
 
-    min: Annotated[float, Field(description="Smallest value.")]
-    max: Annotated[float, Field(description="Largest value.")]
+    min: Annotated[float, Field(description="Smallest generated value.")]
+    max: Annotated[float, Field(description="Largest generated value.")]
 
 
 class InputSpec(ApiModel):
@@ -44,14 +44,14 @@ class InputSpec(ApiModel):
         tuple[int | str, ...] | None,
         Field(
             max_length=16,
-            description="Size of each dimension; N is the dynamic batch, another word a dimension that varies.",
+            description="Size of each dimension. N is the dynamic batch, any other word is a dimension that varies.",
         ),
     ] = None
     value: Annotated[
         float | None,
-        Field(description="Freezes the input at this value; it is then no input of the artifact any more."),
+        Field(description="Freezes the input at this value. The artifact then no longer has this input."),
     ] = None
-    range: Annotated[ValueRange | None, Field(description="Bounds of generated values, where no data is given.")] = None
+    range: Annotated[ValueRange | None, Field(description="Range of generated values, if no data is given.")] = None
 
 
 @rules(
@@ -66,15 +66,15 @@ class SourceSpec(ApiModel):
     uri: Annotated[
         Uri,
         Field(
-            description="pvc://CLAIM/PATH in this namespace; file://PATH in `fettle optimize`. "
-            "A file, or a folder with external data."
+            description="A file, or a folder with a model and its external data: pvc://CLAIM/PATH in this namespace, "
+            "or file://PATH in `fettle optimize`."
         ),
     ]
-    format: Annotated[SourceFormat, Field(description="Auto recognises it by content.")] = SourceFormat.AUTO
+    format: Annotated[SourceFormat, Field(description="Auto detects the format from the content.")] = SourceFormat.AUTO
     sha256: Annotated[
         Sha256 | None,
         Field(
-            description="Pin: digest of the file, or of the canonical list (path, sha256) of a folder. "
+            description="Expected sha256 of the file, or of the canonical list of (path, sha256) of a folder. "
             "A mismatch ends the run."
         ),
     ] = None
@@ -82,7 +82,7 @@ class SourceSpec(ApiModel):
         tuple[InputSpec, ...],
         Field(
             max_length=64,
-            description="Only where the format does not tell.",
+            description="Inputs that the source does not describe completely.",
             json_schema_extra={"x-map-keys": ["name"]},
         ),
     ] = ()
@@ -91,31 +91,27 @@ class SourceSpec(ApiModel):
 class PreprocessSpec(ApiModel):
     """How the pictures of an image folder become items: scaled to width x height, then (pixel / 255 - mean) / std."""
 
-    width: Annotated[int | None, Field(ge=1, le=8192, description="Pixels. Default: what the model's input says.")] = (
-        None
-    )
-    height: Annotated[int | None, Field(ge=1, le=8192, description="Pixels. Default: what the model's input says.")] = (
-        None
-    )
+    width: Annotated[int | None, Field(ge=1, le=8192, description="Pixels. Defaults to the model's input.")] = None
+    height: Annotated[int | None, Field(ge=1, le=8192, description="Pixels. Defaults to the model's input.")] = None
     crop: Annotated[
         float | None,
         Field(
             gt=0,
             le=1,
-            description="The shorter side becomes width (height) / crop, the middle is cut out: 0.875 = 224 of 256. "
-            "Without it a picture is stretched.",
+            description="Scale the shorter side to width / crop (or height / crop), then cut out the centre. "
+            "For example, 0.875 cuts 224 out of 256 pixels. Without crop, the image is stretched.",
         ),
     ] = None
     mean: Annotated[
         tuple[float, ...],
-        Field(max_length=3, description="One number, or one for each channel, on a scale of 0 to 1. Default: 0."),
+        Field(max_length=3, description="Mean on a scale of 0 to 1: one number, or one per channel. Default: 0."),
     ] = ()
     std: Annotated[
         tuple[float, ...],
-        Field(max_length=3, description="One number, or one for each channel, on a scale of 0 to 1. Default: 1."),
+        Field(max_length=3, description="Standard deviation on a scale of 0 to 1, given like mean. Default: 1."),
     ] = ()
-    layout: Annotated[Layout, Field(description="Order of the input's dimensions.")] = Layout.CHANNELS_FIRST
-    color: Annotated[Color, Field(description="Channels of the input, in their order.")] = Color.RGB
+    layout: Annotated[Layout, Field(description="Order of the dimensions of the input.")] = Layout.CHANNELS_FIRST
+    color: Annotated[Color, Field(description="Order of the colour channels of the input.")] = Color.RGB
 
 
 @rules(
@@ -130,13 +126,13 @@ class CalibrationSpec(ApiModel):
     uri: Annotated[
         Uri,
         Field(
-            description="An .npz, .parquet or .jsonl file: one column per input under its name, a row per item; "
-            "or a folder of pictures, a sub-folder per class."
+            description="An .npz, .parquet or .jsonl file with one column per input, named after it, and one row per item, "
+            "or a folder of images with a sub-folder per class."
         ),
     ]
-    max_samples: Annotated[int, Field(ge=1, le=100_000, description="Use at most this many items.")] = 256
+    max_samples: Annotated[int, Field(ge=1, le=100_000, description="Maximum number of items to use.")] = 256
     preprocess: Annotated[
-        PreprocessSpec | None, Field(description="For a folder of pictures: how they become items.")
+        PreprocessSpec | None, Field(description="How images become items, for a folder of images.")
     ] = None
 
 
@@ -146,21 +142,19 @@ class AgreementSpec(ApiModel):
     mode: Annotated[
         AgreementMode,
         Field(
-            description="Auto: ints, bools and strings Exact; classifiers TopOne; "
-            "else Elementwise within 1 % of the output's range, or of each channel's where channels differ in scale."
+            description="How two answers are compared. Auto uses Exact for integers, booleans and strings, TopOne for classifiers, and otherwise "
+            "Elementwise within 1 % of the output's range, or of each channel's range if the channels have different scales."
         ),
     ] = AgreementMode.AUTO
     axis: Annotated[
         int, Field(ge=-16, le=16, description="Axis of the classes (TopOne) or of the vector (Cosine).")
     ] = -1
-    min_cosine: Annotated[float, Field(ge=-1, le=1, description="Cosine: smallest similarity that agrees.")] = 0.99
-    rtol: Annotated[float | None, Field(ge=0, description="Elementwise: relative tolerance, of whole outputs.")] = None
-    atol: Annotated[float | None, Field(ge=0, description="Elementwise: absolute tolerance, of whole outputs.")] = None
+    min_cosine: Annotated[float, Field(ge=-1, le=1, description="Minimum similarity to agree (Cosine).")] = 0.99
+    rtol: Annotated[float | None, Field(ge=0, description="Relative tolerance of whole outputs (Elementwise).")] = None
+    atol: Annotated[float | None, Field(ge=0, description="Absolute tolerance of whole outputs (Elementwise).")] = None
     outputs: Annotated[
         tuple[Annotated[str, Field(max_length=253)], ...],
-        Field(
-            max_length=64, description="Outputs that are compared; all when empty.", json_schema_extra={"x-set": True}
-        ),
+        Field(max_length=64, description="Outputs to compare. Empty means all.", json_schema_extra={"x-set": True}),
     ] = ()
 
 
@@ -176,44 +170,48 @@ class EvaluationSpec(ApiModel):
     uri: Annotated[
         Uri,
         Field(
-            description="An .npz, .parquet or .jsonl file: one column per input under its name, labels under labelKey, a row per item; "
-            "or a folder of pictures, a sub-folder per class."
+            description="An .npz, .parquet or .jsonl file with one column per input, named after it, the labels in labelKey, and one row per item, "
+            "or a folder of images with a sub-folder per class."
         ),
     ]
-    max_samples: Annotated[int | None, Field(ge=1, description="Use at most this many items.")] = None
+    max_samples: Annotated[int | None, Field(ge=1, description="Maximum number of items to use.")] = None
     preprocess: Annotated[
-        PreprocessSpec | None, Field(description="For a folder of pictures: how they become items.")
+        PreprocessSpec | None, Field(description="How images become items, for a folder of images.")
     ] = None
-    label_key: Annotated[str, Field(min_length=1, max_length=253, description="Array that holds the labels.")] = (
-        "labels"
-    )
+    label_key: Annotated[
+        str, Field(min_length=1, max_length=253, description="Name of the array that holds the labels.")
+    ] = "labels"
     classes: Annotated[
         tuple[Annotated[str, Field(max_length=253)], ...],
         Field(
             max_length=10_000,
-            description="Names of the classes in the order of the model's scores, where labels are names.",
+            description="Names of the classes, in the order of the model's scores, if the labels are names.",
         ),
     ] = ()
     label_offset: Annotated[
         int,
-        Field(ge=-1_000_000, le=1_000_000, description="The label of the first class: 1 where labels count from 1."),
+        Field(ge=-1_000_000, le=1_000_000, description="Label of the first class, for example 1 if labels start at 1."),
     ] = 0
     ignore_label: Annotated[
         int | None,
-        Field(description="Label of what does not count, such as padding or a border. -100 never counts as a class."),
+        Field(description="Label to ignore, such as padding or a border. -100 is always ignored."),
     ] = None
     several_labels: Annotated[
         SeveralLabels | None,
         Field(
-            description="Where a label names several classes. AnyOf: each of them is right; AllOf: exactly these must be found."
+            description="Meaning of labels that name several classes. AnyOf: any of them is right. AllOf: the answer must be exactly these."
         ),
     ] = None
     output: Annotated[
-        str | None, Field(max_length=253, description="Output that the metric looks at; the first when absent.")
+        str | None, Field(max_length=253, description="Output that the metric evaluates. Defaults to the first output.")
     ] = None
-    average: Annotated[Average, Field(description="How F1 is averaged over classes.")] = Average.MACRO
+    average: Annotated[Average, Field(description="How F1 is averaged over the classes.")] = Average.MACRO
     metric: Annotated[
-        Metric, Field(description="Without labels Accuracy is Agreement with the original; the others need labels.")
+        Metric,
+        Field(
+            description="Metric. Without labels, Accuracy becomes Agreement with the original. F1, Regression, MeanSquaredError and "
+            "CosineSimilarity require labels."
+        ),
     ] = Metric.ACCURACY
     agreement: Annotated[AgreementSpec, Field(description="When two answers count as the same.")] = AgreementSpec()
 
@@ -222,10 +220,11 @@ class GeneratedSpec(ApiModel):
     """Items made up where none are given: they show that two models answer alike, not how well they answer."""
 
     samples: Annotated[
-        int | None, Field(ge=1, le=100_000, description="Items to make; 64 when absent, fewer for a slow model.")
+        int | None,
+        Field(ge=1, le=100_000, description="Number of items to generate. Defaults to 64, or fewer for a slow model."),
     ] = None
     allow_lossy: Annotated[
-        bool, Field(description="Whether a candidate whose answers may differ can be published on their evidence.")
+        bool, Field(description="Whether a lossy candidate may be published on the evidence of generated items.")
     ] = False
 
 
@@ -236,14 +235,19 @@ class GeneratedSpec(ApiModel):
     )
 )
 class DataSpec(ApiModel):
-    """Data to calibrate with and to judge by."""
+    """Data for calibration and evaluation."""
 
     calibration: Annotated[
-        CalibrationSpec | None, Field(description="Absent: split off from evaluation, and then not used to certify.")
+        CalibrationSpec | None,
+        Field(
+            description="Items for calibration. If absent, a part of the evaluation items is used for calibration and not for evaluation."
+        ),
     ] = None
-    evaluation: Annotated[EvaluationSpec | None, Field(description="Absent: only exact candidates are chosen.")] = None
+    evaluation: Annotated[
+        EvaluationSpec | None, Field(description="Items for evaluation. If absent, only exact candidates are chosen.")
+    ] = None
     generated: Annotated[
-        GeneratedSpec | None, Field(description="Items to generate where there is no evaluation data.")
+        GeneratedSpec | None, Field(description="Items to generate if there is no evaluation data.")
     ] = None
 
 
@@ -261,25 +265,23 @@ class DataSpec(ApiModel):
 class TargetSpec(ApiModel):
     """A place where the artifact will serve. Measuring happens there; one winner per target."""
 
-    name: Annotated[Name, Field(description="Name of the target; ModelDeployments refer to it.")]
+    name: Annotated[Name, Field(description="Name of the target. ModelDeployments refer to it.")]
     runtimes: Annotated[
         tuple[RuntimeName, ...],
-        Field(min_length=1, max_length=8, description="Runtimes that may serve."),
+        Field(min_length=1, max_length=8, description="Runtimes that may serve the model."),
     ] = (RuntimeName.ONNXRUNTIME, RuntimeName.OPENVINO)
-    threads: Annotated[int, Field(ge=1, le=256, description="Most threads one inference may use.")] = 1
+    threads: Annotated[int, Field(ge=1, le=256, description="Maximum number of threads for one inference.")] = 1
     batch_sizes: Annotated[
         tuple[Annotated[int, Field(ge=1, le=4096)], ...],
         Field(
             min_length=1,
             max_length=8,
-            description="Batch sizes to measure; constraints and objective speak of the first.",
+            description="Batch sizes to measure. Constraints and objective refer to the first.",
         ),
     ] = (1,)
-    node_selector: Annotated[
-        dict[str, str], Field(max_length=32, description="Labels of the nodes of this target.")
-    ] = {}
+    node_selector: Annotated[dict[str, str], Field(max_length=32, description="Node labels of this target.")] = {}
     tolerations: Annotated[
-        tuple[Toleration, ...], Field(max_length=32, description="Taints that pods of this target tolerate.")
+        tuple[Toleration, ...], Field(max_length=32, description="Tolerations of the pods of this target.")
     ] = ()
     runtime_class_name: Annotated[
         str | None, Field(max_length=253, description="RuntimeClass of measuring and serving pods.")
@@ -288,29 +290,29 @@ class TargetSpec(ApiModel):
 
 
 class SearchSpec(ApiModel):
-    """How much work a run may do."""
+    """Limits for the amount of work."""
 
-    parallelism: Annotated[int, Field(ge=1, le=32, description="Build Jobs at once.")] = 2
-    max_candidates: Annotated[int, Field(ge=1, le=64, description="Candidates planned at most, cheapest first.")] = 16
-    deadline_seconds: Annotated[int, Field(ge=60, le=604_800, description="Seconds for the whole run.")] = 3600
+    parallelism: Annotated[int, Field(ge=1, le=32, description="Number of concurrent build Jobs.")] = 2
+    max_candidates: Annotated[int, Field(ge=1, le=64, description="Maximum number of candidates, cheapest first.")] = 16
+    deadline_seconds: Annotated[int, Field(ge=60, le=604_800, description="Deadline for the run, in seconds.")] = 3600
 
 
 class JobsSpec(ApiModel):
     """What every Job of this run gets besides its work."""
 
     service_account_name: Annotated[
-        str | None, Field(max_length=253, description="ServiceAccount of the pods; no token is mounted.")
+        str | None, Field(max_length=253, description="ServiceAccount of the pods. Its token is not mounted.")
     ] = None
     image_pull_secrets: Annotated[
         tuple[LocalReference, ...],
-        Field(max_length=8, description="Secrets to pull images with.", json_schema_extra={"x-map-keys": ["name"]}),
+        Field(max_length=8, description="Image pull Secrets.", json_schema_extra={"x-map-keys": ["name"]}),
     ] = ()
     labels: Annotated[dict[str, str], Field(max_length=32, description="Labels of the pods.")] = {}
     annotations: Annotated[dict[str, str], Field(max_length=32, description="Annotations of the pods.")] = {}
     priority_class_name: Annotated[str | None, Field(max_length=253, description="PriorityClass of the pods.")] = None
     env: Annotated[
         tuple[EnvVar, ...],
-        Field(max_length=64, description="Environment of the container.", json_schema_extra={"x-map-keys": ["name"]}),
+        Field(max_length=64, description="Environment variables.", json_schema_extra={"x-map-keys": ["name"]}),
     ] = ()
     resources: Annotated[ResourceSpec, Field(description="Resources of Jobs that do not measure.")] = ResourceSpec()
 
@@ -324,7 +326,7 @@ class JobsSpec(ApiModel):
 class StoreSpec(ApiModel):
     """Where artifacts go."""
 
-    uri: Annotated[Uri, Field(description="pvc://CLAIM/PATH; a folder in `fettle optimize`.")]
+    uri: Annotated[Uri, Field(description="pvc://CLAIM/PATH, or a folder in `fettle optimize`.")]
 
 
 @rules(
@@ -337,16 +339,16 @@ class StoreSpec(ApiModel):
     ),
 )
 class OptimizedModelSpec(ApiModel):
-    """A model, what it may lose, and where it will serve."""
+    """The model to optimize, the accuracy it may lose, and where it will be served."""
 
     source: Annotated[SourceSpec, Field(description="The trained model.")]
-    data: Annotated[DataSpec, Field(description="Data to calibrate with and to judge by.")] = DataSpec()
+    data: Annotated[DataSpec, Field(description="Data for calibration and evaluation.")] = DataSpec()
     targets: Annotated[
         tuple[TargetSpec, ...],
         Field(
             min_length=1,
             max_length=8,
-            description="Where it will serve; one winner per target.",
+            description="Where the model will be served. Each target gets one winner.",
             json_schema_extra={"x-map-keys": ["name"]},
         ),
     ]
@@ -354,15 +356,22 @@ class OptimizedModelSpec(ApiModel):
         tuple[RecipeSpec, ...],
         Field(
             max_length=32,
-            description="What to try; none = the default plan.",
+            description="Recipes to try. Empty means the default plan.",
             json_schema_extra={"x-map-keys": ["name"]},
         ),
     ] = ()
-    constraints: Annotated[Constraints, Field(description="ALL must hold.")] = Constraints()
-    objective: Annotated[Objective, Field(description="What to prefer among those that pass.")] = Objective.LATENCY
-    search: Annotated[SearchSpec, Field(description="How much work a run may do.")] = SearchSpec()
-    jobs: Annotated[JobsSpec, Field(description="What every Job gets.")] = JobsSpec()
-    store: Annotated[StoreSpec | None, Field(description="Default: the operator's store, pvc://fettle-store.")] = None
+    constraints: Annotated[Constraints, Field(description="A published artifact satisfies all of them.")] = (
+        Constraints()
+    )
+    objective: Annotated[
+        Objective, Field(description="What to prefer among the candidates that satisfy the constraints.")
+    ] = Objective.LATENCY
+    search: Annotated[SearchSpec, Field(description="Limits for the amount of work.")] = SearchSpec()
+    jobs: Annotated[JobsSpec, Field(description="Settings of all Jobs of the run.")] = JobsSpec()
+    store: Annotated[
+        StoreSpec | None,
+        Field(description="Where artifacts are stored. Defaults to the operator's store, pvc://fettle-store."),
+    ] = None
 
 
 COLUMNS = (
@@ -377,7 +386,7 @@ COLUMNS = (
 
 
 class OptimizedModel(ApiModel):
-    """A trained model that is converted, optimized and measured; the best artifact that keeps every constraint is published."""
+    """An OptimizedModel converts, optimizes and measures a trained model, and publishes the best artifact that satisfies every constraint."""
 
     metadata: dict[str, Any]
     spec: OptimizedModelSpec

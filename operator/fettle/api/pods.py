@@ -13,20 +13,27 @@ from fettle.api.vocabulary import Quantity
 class ResourceSpec(ApiModel):
     """Requests and limits of a container, as Kubernetes writes them."""
 
-    requests: Annotated[dict[str, Quantity], Field(max_length=16, description="What the scheduler reserves.")] = {}
-    limits: Annotated[dict[str, Quantity], Field(max_length=16, description="What the kubelet enforces.")] = {}
+    requests: Annotated[
+        dict[str, Quantity], Field(max_length=16, description="Resources that the scheduler reserves.")
+    ] = {}
+    limits: Annotated[dict[str, Quantity], Field(max_length=16, description="Limits that the kubelet enforces.")] = {}
 
 
 class Toleration(ApiModel):
     """A taint that pods of this target tolerate."""
 
     key: Annotated[
-        str | None, Field(max_length=317, description="Taint key; absent with operator Exists: every taint.")
+        str | None,
+        Field(max_length=317, description="Key of the taint. Without it, the operator Exists matches every taint."),
     ] = None
-    operator: Annotated[str | None, Field(pattern="^(Exists|Equal)$", description="Exists or Equal.")] = None
-    value: Annotated[str | None, Field(max_length=63, description="Taint value.")] = None
-    effect: Annotated[str | None, Field(max_length=32, description="NoSchedule, PreferNoSchedule or NoExecute.")] = None
-    toleration_seconds: Annotated[int | None, Field(description="How long NoExecute is tolerated.")] = None
+    operator: Annotated[str | None, Field(pattern="^(Exists|Equal)$", description="Operator: Exists or Equal.")] = None
+    value: Annotated[str | None, Field(max_length=63, description="Value of the taint.")] = None
+    effect: Annotated[
+        str | None, Field(max_length=32, description="Effect of the taint: NoSchedule, PreferNoSchedule or NoExecute.")
+    ] = None
+    toleration_seconds: Annotated[
+        int | None, Field(description="How long a NoExecute taint is tolerated, in seconds.")
+    ] = None
 
 
 class LocalReference(ApiModel):
@@ -39,4 +46,4 @@ class EnvVar(ApiModel):
     """A plain environment variable."""
 
     name: Annotated[str, Field(min_length=1, max_length=253, description="Name of the variable.")]
-    value: Annotated[str, Field(max_length=32_768, description="Its value.")] = ""
+    value: Annotated[str, Field(max_length=32_768, description="Value of the variable.")] = ""

@@ -51,15 +51,17 @@ class OptimizeGraphStep(StepParameters):
 class QuantizeStep(StepParameters):
     """Store weights, and in static mode compute activations, in int8."""
 
-    mode: Annotated[QuantizeMode, Field(description="Static needs calibration items.")] = QuantizeMode.STATIC
-    preset: Annotated[QuantizePreset, Field(description="Transformer treats attention and LayerNorm specially.")] = (
-        QuantizePreset.DEFAULT
+    mode: Annotated[QuantizeMode, Field(description="Quantization mode. Static needs calibration items.")] = (
+        QuantizeMode.STATIC
     )
+    preset: Annotated[
+        QuantizePreset, Field(description="Preset. Transformer treats attention and LayerNorm specially.")
+    ] = QuantizePreset.DEFAULT
     operators: Annotated[
         tuple[Annotated[str, Field(max_length=64)], ...],
         Field(
             max_length=32,
-            description="Operator types to quantize; the runtime's defaults when empty.",
+            description="Operator types to quantize. Empty means the runtime's defaults.",
             json_schema_extra={"x-set": True},
         ),
     ] = ()
@@ -89,8 +91,12 @@ class QuantizeStep(StepParameters):
 class RecipeStep(ApiModel):
     """One transformation of the model: exactly one key."""
 
-    optimize_graph: Annotated[OptimizeGraphStep | None, Field(description="Fuse and fold; exact.")] = None
-    quantize: Annotated[QuantizeStep | None, Field(description="int8; lossy, so it must be proved.")] = None
+    optimize_graph: Annotated[
+        OptimizeGraphStep | None, Field(description="Fuse and fold the graph. Outputs stay equal.")
+    ] = None
+    quantize: Annotated[
+        QuantizeStep | None, Field(description="Quantize to int8. This is lossy, so the loss must be measured.")
+    ] = None
 
     @property
     def parameters(self) -> StepParameters | None:
@@ -112,27 +118,31 @@ class RecipeStep(ApiModel):
 class RecipeSpec(ApiModel):
     """A named chain of steps; with a runtime and settings it becomes a candidate."""
 
-    name: Annotated[Name, Field(description="Name of the recipe; part of its candidates' names.")]
-    steps: Annotated[tuple[RecipeStep, ...], Field(max_length=8, description="Applied in order.")] = ()
-    precision: Annotated[Precision, Field(description="Runtime setting for what is not quantized.")] = Precision.FLOAT32
+    name: Annotated[Name, Field(description="Name of the recipe. It becomes part of the candidates' names.")]
+    steps: Annotated[tuple[RecipeStep, ...], Field(max_length=8, description="Steps, applied in this order.")] = ()
+    precision: Annotated[
+        Precision, Field(description="Precision of everything that is not quantized (a runtime setting).")
+    ] = Precision.FLOAT32
 
 
 class RuntimeSettings(ApiModel):
     """Settings of a runtime, pinned in the manifest and read back after loading. Absent = the runtime's own default."""
 
-    threads: Annotated[int, Field(description="Threads of one inference.")] = 1
-    streams: Annotated[int, Field(description="Inferences at once.")] = 1
-    precision: Annotated[Precision, Field(description="Precision of what is not quantized.")] = Precision.FLOAT32
+    threads: Annotated[int, Field(description="Number of threads for one inference.")] = 1
+    streams: Annotated[int, Field(description="Number of concurrent inferences.")] = 1
+    precision: Annotated[Precision, Field(description="Precision of everything that is not quantized.")] = (
+        Precision.FLOAT32
+    )
     graph_optimization: Annotated[
         bool,
         Field(
-            description="Whether the runtime may rewrite the graph (onnxruntime: level all; off: its default level)."
+            description="Whether the runtime may rewrite the graph (onnxruntime: level all, otherwise its default level)."
         ),
     ] = True
-    batch_size: Annotated[int | None, Field(description="Static batch size; absent: dynamic.")] = None
+    batch_size: Annotated[int | None, Field(description="Static batch size. Absent means dynamic.")] = None
     preferred_batch: Annotated[
         int | None,
         Field(
-            description="Items per run at which most were answered in a second; the server splits larger requests so."
+            description="Batch size with the highest throughput. The server splits larger requests into batches of this size."
         ),
     ] = None

@@ -25,7 +25,7 @@ def reference() -> str:
         parts += _kind(kind)
     parts += [
         "## Reasons\n",
-        "Conditions, candidates and revisions give one of these words; scripts may match on them.\n",
+        "Conditions, candidates and revisions have one of these reasons. Scripts may rely on them.\n",
     ]
     parts.append("\n".join(f"- `{reason}`" for reason in Reason) + "\n")
     return "\n".join(parts)
@@ -55,7 +55,7 @@ def _fields(schema: Schema, path: str) -> Iterator[str]:
 
 
 def _table(rows: Iterator[str]) -> str:
-    return "| field | type | |\n|---|---|---|\n" + "\n".join(rows) + "\n"
+    return "| field | type | meaning |\n|---|---|---|\n" + "\n".join(rows) + "\n"
 
 
 def _inner(field: Schema) -> Schema:

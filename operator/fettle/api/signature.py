@@ -51,14 +51,15 @@ class Tensor(ApiModel):
 
     name: Annotated[str, Field(max_length=253, description="Name of the tensor in the model.")]
     dtype: Annotated[
-        str, Field(max_length=8, description="Open Inference Protocol V2 data type: FP32, INT64, BYTES, …")
+        str, Field(max_length=8, description="Data type of the Open Inference Protocol V2: FP32, INT64, BYTES, …")
     ]
     shape: Annotated[
         tuple[int, ...],
-        Field(max_length=16, description="Size of each dimension; -1 where it varies between requests."),
+        Field(max_length=16, description="Size of each dimension, or -1 if it varies between requests."),
     ]
     batch_axis: Annotated[
-        int | None, Field(description="Dimension along which independent items are stacked; absent if not proved.")
+        int | None,
+        Field(description="Dimension along which independent items are stacked. Absent if it could not be verified."),
     ] = None
 
 

@@ -12,27 +12,27 @@ from fettle.cli.entry import HELP, Program
 # kubectl's words for: nothing of the file system fits here; it may (cobra's ShellCompDirectiveNoFileComp and -Default).
 NO_FILES, FILES = 4, 0
 CLUSTER_COMMANDS = {
-    "abort": ("fettle.cli.commands.steer:abort", "End the rollout: all traffic back to the stable revision."),
-    "completion": ("fettle.cli.commands.completion:completion", "Print the completion script of a shell."),
-    "history": ("fettle.cli.commands.history:history", "Show what served when, and why it left."),
-    "pause": ("fettle.cli.commands.steer:pause", "Hold the rollout where it is."),
-    "promote": ("fettle.cli.commands.steer:promote", "End the canary's present wait and go on with the next step."),
+    "abort": ("fettle.cli.commands.steer:abort", "End the rollout and move all traffic back to the stable revision."),
+    "completion": ("fettle.cli.commands.completion:completion", "Print the completion script for a shell."),
+    "history": ("fettle.cli.commands.history:history", "Show which revisions served, when, and why they left."),
+    "pause": ("fettle.cli.commands.steer:pause", "Pause the rollout."),
+    "promote": ("fettle.cli.commands.steer:promote", "End the current pause and continue with the next step."),
     "promote-full": ("fettle.cli.commands.steer:promote_full", "Skip the remaining steps of the canary."),
-    "prune": ("fettle.cli.commands.prune:prune", "Make room in a store: remove what nothing refers to."),
-    "pull": ("fettle.cli.commands.pull:pull", "Bring a file, a folder or an artifact out of a claim of the cluster."),
-    "push": ("fettle.cli.commands.push:push", "Bring a file or folder into a claim of the cluster."),
-    "report": ("fettle.cli.commands.report:report", "Bring the report of an OptimizedModel here, and open it."),
-    "resume": ("fettle.cli.commands.steer:resume", "Let a paused rollout go on."),
-    "retry": ("fettle.cli.commands.steer:retry", "Try again what failed: a revision, or the run of an OptimizedModel."),
-    "rollback-to": ("fettle.cli.commands.steer:rollback_to", "Roll back to a revision of the ledger."),
-    "status": ("fettle.cli.commands.status:status", "Show a ModelDeployment and an OptimizedModel on one screen."),
-    "why": ("fettle.cli.commands.why:why", "Tell which decisions led here, with metric, value, bound and samples."),
+    "prune": ("fettle.cli.commands.prune:prune", "Free space in a store by removing unreferenced files."),
+    "pull": ("fettle.cli.commands.pull:pull", "Download a file, a folder or an artifact from a claim."),
+    "push": ("fettle.cli.commands.push:push", "Upload a file or a folder to a claim."),
+    "report": ("fettle.cli.commands.report:report", "Download the report of an OptimizedModel."),
+    "resume": ("fettle.cli.commands.steer:resume", "Resume a paused rollout."),
+    "retry": ("fettle.cli.commands.steer:retry", "Retry a failed revision, or the failed run of an OptimizedModel."),
+    "rollback-to": ("fettle.cli.commands.steer:rollback_to", "Roll back to an earlier revision."),
+    "status": ("fettle.cli.commands.status:status", "Show the status of a ModelDeployment or an OptimizedModel."),
+    "why": ("fettle.cli.commands.why:why", "Explain the decisions that led to the current state."),
 }
 
 
 @click.group(cls=Program, context_settings=HELP, later=CLUSTER_COMMANDS)
 def main() -> None:
-    """Steer the rollouts of ModelDeployments, and see why they went as they did.
+    """Control and inspect the rollouts of ModelDeployments.
 
     \b
     kubectl fettle status digits --watch

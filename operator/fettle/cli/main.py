@@ -10,13 +10,13 @@ from fettle.cli.kubectl import CLUSTER_COMMANDS
 
 LATER = {
     **CLUSTER_COMMANDS,
-    "optimize": ("fettle.cli.commands.optimize:optimize", "Convert, optimize, measure and choose on this machine."),
+    "optimize": ("fettle.cli.commands.optimize:optimize", "Optimize a model on this machine, without a cluster."),
 }
 
 
 @click.group(cls=Program, context_settings=HELP, later=LATER)
 def main() -> None:
-    """Optimize models and prove what was gained, on this machine or in a cluster; roll them out there.
+    """Optimize models on this machine or in a cluster, and control their rollouts in a cluster.
 
     \b
     fettle optimize -f optimizedmodel.yaml --map pvc://models=./models

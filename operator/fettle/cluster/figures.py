@@ -36,7 +36,7 @@ _SECONDS = TypeAdapter(tuple[Window, ...])
 
 
 @dataclass(frozen=True)
-class Answer:
+class PodFigures:
     """An answer whose seconds, body[start:stop], are not looked at yet."""
 
     head: Head
@@ -66,7 +66,7 @@ class Answer:
             raise UnreadableError(_said(error, count)) from error
 
 
-def parse(body: bytes | bytearray) -> Answer:
+def parse(body: bytes | bytearray) -> PodFigures:
     """An answer, of which all but the seconds was read. Raises UnreadableError."""
     found = _WINDOWS.search(body)
     start = found.end() if found is not None else len(body)
@@ -80,7 +80,7 @@ def parse(body: bytes | bytearray) -> Answer:
         head = _Beside.model_validate_json(beside)
     except ValidationError as error:
         raise UnreadableError(_said(error)) from error
-    return Answer(head, body, start, stop)
+    return PodFigures(head, body, start, stop)
 
 
 def _said(error: ValidationError, before: int | None = None) -> str:

@@ -18,7 +18,7 @@ import aiohttp
 from fettle.api.reasons import Reason
 from fettle.api.text import clip
 from fettle.api.window import OLD_RING_SECONDS, Head, Window
-from fettle.cluster.figures import Answer, UnreadableError, parse
+from fettle.cluster.figures import PodFigures, UnreadableError, parse
 from fettle.cluster.kinds import Object
 from fettle.cluster.serving import MANAGEMENT_PORT, SERVER
 from fettle.cluster.trials import Process, Trial
@@ -111,7 +111,7 @@ class _Block:
         return Second(self.at, self.requests, self.errors, self.latencies, Comparisons(**self.outcomes))
 
 
-def samples_of(pod: Object, answer: Answer, span: Span, now: datetime, trial: Trial) -> _Read:
+def samples_of(pod: Object, answer: PodFigures, span: Span, now: datetime, trial: Trial) -> _Read:
     """An answer on the operator's clock, as far as it belongs to `span`, read at once. Raises UnreadableError."""
     sums = _Sums(pod, answer.head, span, now, trial)
     for windows in answer.pieces():
@@ -244,7 +244,7 @@ class _Large:
         limit.reschedule(asyncio.get_running_loop().time() + self.patience)
 
 
-async def _get(session: aiohttp.ClientSession, pod: Object, since: float, large: _Large) -> Answer:
+async def _get(session: aiohttp.ClientSession, pod: Object, since: float, large: _Large) -> PodFigures:
     """One answer. Raises _Unread, UnreadableError, TimeoutError, and what aiohttp raises."""
     address = str((pod.get("status") or {}).get("podIP") or "")
     if not address:

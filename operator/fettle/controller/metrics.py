@@ -12,22 +12,22 @@ ProcessCollector(registry=REGISTRY)
 PlatformCollector(registry=REGISTRY)
 GCCollector(registry=REGISTRY)
 
-RECONCILES = Counter("fettle_reconciles", "Passes over an object.", ["kind"], registry=REGISTRY)
+RECONCILES = Counter("fettle_reconciles", "Number of reconciliations.", ["kind"], registry=REGISTRY)
 RECONCILE_SECONDS = Histogram(
     "fettle_reconcile_seconds",
-    "Duration of a pass.",
+    "Duration of a reconciliation, in seconds.",
     ["kind"],
     buckets=(0.001, 0.005, 0.01, 0.05, 0.1, 0.5, 1, 5, 30),
     registry=REGISTRY,
 )
-ERRORS = Counter("fettle_reconcile_errors", "Passes that failed.", ["kind", "reason"], registry=REGISTRY)
-QUEUE_DEPTH = Gauge("fettle_queue_depth", "Objects that wait for a worker.", registry=REGISTRY)
-LEADER = Gauge("fettle_leader", "1 on the replica that leads.", registry=REGISTRY)
-API_WRITES = Gauge("fettle_api_writes", "Requests sent that change something.", ["kind"], registry=REGISTRY)
+ERRORS = Counter("fettle_reconcile_errors", "Number of failed reconciliations.", ["kind", "reason"], registry=REGISTRY)
+QUEUE_DEPTH = Gauge("fettle_queue_depth", "Number of objects waiting for a worker.", registry=REGISTRY)
+LEADER = Gauge("fettle_leader", "1 on the leader, 0 on standbys.", registry=REGISTRY)
+API_WRITES = Gauge("fettle_api_writes", "Number of requests to the API server that write.", ["kind"], registry=REGISTRY)
 API_REQUESTS = Gauge(
     "fettle_api_requests",
-    "Requests sent, by verb and resource as RBAC names them; those of watches left out.",
+    "Number of requests to the API server, by RBAC verb and resource, without watches.",
     ["verb", "resource"],
     registry=REGISTRY,
 )
-OBJECTS = Gauge("fettle_objects", "Objects in the cache.", ["kind"], registry=REGISTRY)
+OBJECTS = Gauge("fettle_objects", "Number of objects in the cache.", ["kind"], registry=REGISTRY)

@@ -1,7 +1,8 @@
 """ModelDeployment: gather what serves and what it says, let the plan decide, apply: ledger, Service, workloads, status.
 
 The order of writes makes every one of them a safe last one: a line is in the ledger before its pods are, the annotation that
-names the stable revision turns before the old one goes, pods are added before others are taken away, status comes last.
+names the stable revision turns before the old one goes, traffic moves before pods go, pods are added before others are taken away,
+status comes last.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ from fettle.api.conditions import ConditionStatus, find, with_condition
 from fettle.api.modeldeployment import ModelDeploymentSpec
 from fettle.api.modeldeployment_status import ModelDeploymentStatus
 from fettle.api.reasons import Reason
-from fettle.cluster import ledger, serving, workloads
+from fettle.cluster import ledger, routes, serving, workloads
 from fettle.cluster.kinds import (
     CONTROLLER_REVISION,
     DEPLOYMENT,
@@ -82,7 +83,10 @@ async def _apply(context: Context, observed: Observed, decision: RolloutDecision
         await _apply_service(context, observed, decision.stable)
     for line in observed.lines:
         await _mark(context, line, decision.ledger)
+    left_over = await _apply_routes(context, observed, decision)
     await _apply_workloads(context, observed, decision, lines)
+    for kind, obj in left_over:
+        await _delete(context, kind, obj)
     for revision in decision.remove:
         await _delete(context, DEPLOYMENT, observed.deployments[revision])
     for write in decision.ledger:
@@ -146,6 +150,23 @@ async def _apply_service(context: Context, observed: Observed, stable: str) -> N
         await apply_owned(context.client, SERVICE, samples, known)
     budget = context.cache.get(POD_DISRUPTION_BUDGET, observed.namespace, observed.name)
     await apply_owned(context.client, POD_DISRUPTION_BUDGET, serving.disruption_budget(observed.obj), budget)
+
+
+async def _apply_routes(
+    context: Context, observed: Observed, decision: RolloutDecision
+) -> list[tuple[ResourceKind, Object]]:
+    """What routes the traffic; returns what routes nothing any more.
+
+    Where the provider has routes and nothing can be routed to, they stay as they are: the next ready pod is found by them.
+    """
+    provider = observed.spec.traffic.provider
+    if not decision.routes and routes.observe(provider, observed.routing, context.now()) is not None:
+        return []
+    revisions = decision.replicas.keys() - set(decision.remove)
+    rendered = routes.render(provider, observed.obj, decision.routes, revisions)
+    for kind, body in rendered:
+        await apply_owned(context.client, kind, body, routes.current(observed.routing, kind, body))
+    return routes.left_over(observed.routing, rendered)
 
 
 async def _mark(context: Context, line: Object, writes: Iterable[LedgerWrite]) -> None:

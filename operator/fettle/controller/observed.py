@@ -9,7 +9,7 @@ from dataclasses import dataclass, field, replace
 from fettle.api.modeldeployment import ModelDeploymentSpec
 from fettle.api.modeldeployment_status import ModelDeploymentStatus
 from fettle.api.optimizedmodel_status import OptimizedModelStatus
-from fettle.cluster import events, ledger, serving, windows, workloads
+from fettle.cluster import events, ledger, routes, serving, windows, workloads
 from fettle.cluster.kinds import (
     CONTROLLER_REVISION,
     DEPLOYMENT,
@@ -46,6 +46,7 @@ class Observed:
     deployments: Mapping[str, Object]  # by revision
     pods: Mapping[str, list[Object]]  # by revision
     lines: tuple[Object, ...]  # of the ledger
+    routing: routes.Routing = field(default_factory=dict)  # what routes the traffic
     told: Mapping[str, PodFault] = field(default_factory=dict)  # by a pod's UID, what its Events say
 
     @property
@@ -71,9 +72,10 @@ def look(context: Context, obj: Object, spec: ModelDeploymentSpec) -> Observed:
     labels = serving.selector(name).items()
     pods = [pod for pod in cache.all(POD, namespace) if labels <= (pod["metadata"].get("labels") or {}).items()]
     service = cache.get(SERVICE, namespace, name)
-    return _observed(
+    observed = _observed(
         context, obj, spec, service, cache.owned(DEPLOYMENT, uid), pods, cache.owned(CONTROLLER_REVISION, uid)
     )
+    return replace(observed, routing=routes.known(cache, obj))
 
 
 async def look_live(context: Context, observed: Observed) -> Observed:
@@ -85,27 +87,29 @@ async def look_live(context: Context, observed: Observed) -> Observed:
             cache.put(MODEL_DEPLOYMENT, live)
         raise ConflictError(f"ModelDeployment {namespace}/{name} changed meanwhile", retryable=True)
     labels = ",".join(f"{key}={value}" for key, value in serving.selector(name).items())
-    found: dict[ResourceKind, list[Object]] = {}
+    listed: dict[ResourceKind, list[Object]] = {}
     for kind in (DEPLOYMENT, POD, CONTROLLER_REVISION):
-        found[kind] = list((await client.list(kind, namespace, labels=labels)).items)
-        for one in found[kind]:
-            cache.put(kind, one)
-    found[DEPLOYMENT] += await _by_name(context, observed, found[DEPLOYMENT], found[CONTROLLER_REVISION])
+        listed[kind] = list((await client.list(kind, namespace, labels=labels)).items)
+        for obj in listed[kind]:
+            cache.put(kind, obj)
+    listed[DEPLOYMENT] += await _by_name(context, observed, listed[DEPLOYMENT], listed[CONTROLLER_REVISION])
     service = await client.get(SERVICE, namespace, name)
-    seen = _observed(context, live, observed.spec, service, found[DEPLOYMENT], found[POD], found[CONTROLLER_REVISION])
-    return replace(seen, told=observed.told)
+    again = _observed(
+        context, live, observed.spec, service, listed[DEPLOYMENT], listed[POD], listed[CONTROLLER_REVISION]
+    )
+    return replace(again, told=observed.told, routing=await routes.read(client, cache, live))
 
 
 async def _by_name(
     context: Context, observed: Observed, listed: Iterable[Object], lines: Iterable[Object]
 ) -> list[Object]:
     """Deployments that the ledger says serve and no list by labels has: somebody may have taken the labels off."""
-    there = {one["metadata"]["name"] for one in listed}
+    there = {deployment["metadata"]["name"] for deployment in listed}
     own = (line for line in lines if owned_by(line, observed.uid))
     serving_now = {entry.revision for entry in ledger.read(own) if entry.left is None}
     names = {serving.deployment_name(observed.name, revision) for revision in serving_now} - there
-    found = [await context.client.get(DEPLOYMENT, observed.namespace, name) for name in sorted(names)]
-    return [one for one in found if one is not None]
+    deployments = [await context.client.get(DEPLOYMENT, observed.namespace, name) for name in sorted(names)]
+    return [deployment for deployment in deployments if deployment is not None]
 
 
 def _observed(
@@ -121,13 +125,13 @@ def _observed(
     by_revision: dict[str, list[Object]] = {}
     for pod in pods:
         by_revision.setdefault(workloads.revision_of(pod) or "", []).append(pod)
-    own = [one for one in deployments if owned_by(one, uid) and workloads.revision_of(one)]
+    own = [deployment for deployment in deployments if owned_by(deployment, uid)]
     return Observed(
         obj=obj,
         spec=spec,
         wanted=wanted_revision(spec, _model(context, obj, spec)),
         service=service,
-        deployments={workloads.revision_of(one) or "": one for one in own},
+        deployments={revision: deployment for deployment in own if (revision := workloads.revision_of(deployment))},
         pods=by_revision,
         lines=tuple(line for line in lines if owned_by(line, uid)),
     )
@@ -137,12 +141,12 @@ def _model(context: Context, obj: Object, spec: ModelDeploymentSpec) -> Optimize
     """Status of the OptimizedModel that is followed, or None."""
     if spec.model.ref is None:
         return None
-    found = context.cache.get(OPTIMIZED_MODEL, obj["metadata"]["namespace"], spec.model.ref.name)
-    return status_of(found, OptimizedModelStatus) if found is not None else None
+    model = context.cache.get(OPTIMIZED_MODEL, obj["metadata"]["namespace"], spec.model.ref.name)
+    return status_of(model, OptimizedModelStatus) if model is not None else None
 
 
 def snapshot_of(context: Context, observed: Observed) -> RolloutSnapshot:
-    metadata, wanted = observed.obj["metadata"], observed.wanted
+    metadata, wanted, now = observed.obj["metadata"], observed.wanted, context.now()
     ours = observed.service is not None and owned_by(observed.service, observed.uid)
     notes = ((observed.service or {}).get("metadata") or {}).get("annotations") or {}
     return RolloutSnapshot(
@@ -152,7 +156,7 @@ def snapshot_of(context: Context, observed: Observed) -> RolloutSnapshot:
         spec=observed.spec,
         status=status_of(observed.obj, ModelDeploymentStatus),
         wanted=wanted if isinstance(wanted, NotReady) else Wanted(wanted.revision, wanted.artifact.uri),
-        now=context.now(),
+        now=now,
         stable_annotation=notes.get(serving.STABLE_ANNOTATION) if ours else None,
         ledger=ledger.read(observed.lines),
         workloads={
@@ -160,6 +164,7 @@ def snapshot_of(context: Context, observed: Observed) -> RolloutSnapshot:
             for revision, deployment in observed.deployments.items()
         },
         annotations=metadata.get("annotations") or {},
+        routes=routes.observe(observed.spec.traffic.provider, observed.routing, now),
     )
 
 
@@ -170,8 +175,8 @@ async def ask_events(context: Context, observed: Observed) -> tuple[Observed, fl
     now, patience = context.now(), context.settings.unschedulable_seconds
     waits = {pod["metadata"]["uid"]: quiet_in(pod, now, patience) for pods in observed.pods.values() for pod in pods}
     quiet = [uid for uid, seconds in waits.items() if seconds == 0][:ASKED_AT_ONCE]
-    found = {uid: told_by(await events.about(context.client, observed.namespace, uid)) for uid in quiet}
-    told = {uid: PodFault(*said) for uid, said in found.items() if said is not None}
+    answers = {uid: told_by(await events.about(context.client, observed.namespace, uid)) for uid in quiet}
+    told = {uid: PodFault(*said) for uid, said in answers.items() if said is not None}
     looks = [seconds or QUIET_SECONDS for seconds in waits.values() if seconds is not None]
     return replace(observed, told=told), min(looks, default=None)
 
@@ -189,5 +194,5 @@ async def ask_pods(context: Context, observed: Observed, snapshot: RolloutSnapsh
         return snapshot
     asked = {stable: observed.pods.get(stable, []), canary.revision: own}
     trial.tiles.keep({str(pod["metadata"].get("uid")) for pods in asked.values() for pod in pods})
-    seen = await windows.observe(asked, span, context.now, context.settings.scrape_timeout_seconds, trial)
-    return replace(snapshot, windows=seen)
+    observations = await windows.observe(asked, span, context.now, context.settings.scrape_timeout_seconds, trial)
+    return replace(snapshot, windows=observations)

@@ -32,7 +32,7 @@ log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
-class Answer:
+class TaskAnswer:
     """What a task ended with: the termination message, and the framed line of its result if there is one."""
 
     termination: Termination
@@ -51,12 +51,12 @@ def read_task(environment: Mapping[str, str]) -> AnyTask:
         raise UsageError(f"FETTLE_TASK is not a task that this version understands: {detail}") from error
 
 
-def answer(task: AnyTask, mounts: Mounts) -> Answer:
+def answer(task: AnyTask, mounts: Mounts) -> TaskAnswer:
     """Run `task`, or answer it from the store. Never raises: what goes wrong is the answer, its traceback in the log."""
     try:
         report = run(task, mounts)
         line, sha256 = frame(report)
-        return Answer(Termination(outcome="Succeeded", result_sha256=sha256), line)
+        return TaskAnswer(Termination(outcome="Succeeded", result_sha256=sha256), line)
     except FettleError as error:
         log.info("failed", exc_info=True)
         return failed(error.reason, error.message, error.retryable)
@@ -74,12 +74,12 @@ def answer(task: AnyTask, mounts: Mounts) -> Answer:
         return unforeseen(task, error)
 
 
-def unforeseen(task: AnyTask, error: Exception) -> Answer:
+def unforeseen(task: AnyTask, error: Exception) -> TaskAnswer:
     """The answer for an error that nobody gave words to."""
     return failed(Reason.JOB_FAILED, f"{task.kind} failed unexpectedly: {type(error).__name__}: {error}")
 
 
-def crashed(environment: Mapping[str, str], killer: signal.Signals) -> Answer:
+def crashed(environment: Mapping[str, str], killer: signal.Signals) -> TaskAnswer:
     """The answer for a process that `killer` ended while it ran the task: a native library crashed, or the kernel ended it."""
     task = read_task(environment)
     if killer == signal.SIGKILL:
@@ -97,13 +97,13 @@ def crashed(environment: Mapping[str, str], killer: signal.Signals) -> Answer:
     )
 
 
-def failed(reason: Reason, message: str, retryable: bool = False) -> Answer:
+def failed(reason: Reason, message: str, retryable: bool = False) -> TaskAnswer:
     """The answer of a task that failed; no secret of this process is in it."""
     short = clip(without_secrets(" ".join(message.split()), os.environ))
-    return Answer(Termination(outcome="Failed", reason=reason, message=short, retryable=retryable))
+    return TaskAnswer(Termination(outcome="Failed", reason=reason, message=short, retryable=retryable))
 
 
-def write_termination(answer: Answer, environment: Mapping[str, str]) -> None:
+def write_termination(answer: TaskAnswer, environment: Mapping[str, str]) -> None:
     """Leave the outcome where the kubelet, or `fettle optimize`, looks for it."""
     named = environment.get("FETTLE_TERMINATION_LOG")
     path = Path(named) if named else TERMINATION_LOG

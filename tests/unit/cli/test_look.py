@@ -17,7 +17,7 @@ from tests.unit.cli.test_kubectl import run
 from tests.unit.plan.optimize.world import World
 
 from fettle.api.modeldeployment import RolloutStep
-from fettle.api.modeldeployment_status import AnalysisWindow, CanaryStatus, MetricFinding, Verdict
+from fettle.api.modeldeployment_status import AnalysisWindow, CanaryStatus, MetricRecord, Verdict
 from fettle.cli.commands.history import duration
 from fettle.cli.views.rollout import steps
 from fettle.cli.views.sparkline import sparkline
@@ -29,7 +29,7 @@ NOW = datetime(2026, 1, 2, 0, 10, tzinfo=UTC)
 
 def window(minute: int, rate: float, weight: int = 10) -> AnalysisWindow:
     verdict = Verdict.GOOD if rate >= 0.99 else Verdict.BAD
-    found = MetricFinding(metric="successRate", verdict=verdict, value=rate, bound=0.99, samples=200)
+    found = MetricRecord(metric="successRate", verdict=verdict, value=rate, bound=0.99, samples=200)
     return AnalysisWindow(
         start=f"2026-01-02T00:0{minute}:00Z",
         end=f"2026-01-02T00:0{minute}:10Z",

@@ -8,15 +8,19 @@ from datetime import UTC, datetime, timedelta
 
 import pytest
 from tests.api_server import ApiServer, serving
+from tests.unit.plan.rollout.toys import weighted, weighted_routes
 
+from fettle.api.modeldeployment import TrafficProvider
 from fettle.api.modeldeployment_status import ModelDeploymentStatus
+from fettle.cluster import kinds, routes
 from fettle.cluster.cache import Cache, version_of
 from fettle.cluster.client import Client
 from fettle.cluster.events import EventRecorder
-from fettle.cluster.kinds import DEPLOYMENT, MODEL_DEPLOYMENT, POD, Object
+from fettle.cluster.kinds import DEPLOYMENT, MODEL_DEPLOYMENT, POD, SERVICE, Object
 from fettle.cluster.sync import list_all
 from fettle.controller import modeldeployment
 from fettle.controller.context import Context
+from fettle.plan.rollout import providers
 from fettle.settings import Settings
 
 PATH = MODEL_DEPLOYMENT.path("team", "digits")
@@ -68,9 +72,10 @@ class Ground:
         found = self.deployments()
         return {one["metadata"]["annotations"]["fettle.dev/artifact"][-1]: one["spec"]["replicas"] for one in found}
 
-    async def serve(self) -> Object:
-        """Revision `a` serves with ten pods; its Deployment."""
-        self.server.store(PATH, {"kind": MODEL_DEPLOYMENT.kind, "metadata": {}, "spec": spec("a")})
+    async def serve(self, more: Object | None = None) -> Object:
+        """Revision `a` serves with ten pods; its Deployment. `more`: of the spec."""
+        asked = {**spec("a"), **(more or {})}
+        self.server.store(PATH, {"kind": MODEL_DEPLOYMENT.kind, "metadata": {}, "spec": asked})
         for _ in range(3):
             await self.look()
             self.play()
@@ -182,3 +187,117 @@ async def test_an_object_made_anew_waits_for_what_the_one_before_it_left_and_say
         ground.play()
     await ground.look()
     assert condition(ground, "Ready") == ("True", "Serving")
+
+
+# --------------------------------------------------------------------------------------------------------------- routes
+
+ROUTE = SERVICE.path("team", "digits-route")
+
+
+@pytest.fixture
+def routed(ground: Ground, monkeypatch: pytest.MonkeyPatch) -> Ground:
+    """Traffic is routed by the toy provider, and its objects are there for the controller."""
+    monkeypatch.setitem(providers.PROVIDERS, TrafficProvider.REPLICAS, weighted.provider)  # type: ignore[arg-type]
+    monkeypatch.setitem(routes.ROUTE_OBJECTS, TrafficProvider.REPLICAS, weighted_routes)  # type: ignore[arg-type]
+    return ground
+
+
+def take_over(ground: Ground) -> None:
+    """Whoever carries the traffic says that it does so by the route as it is."""
+    route = ground.server.objects[ROUTE]
+    ground.server.store(ROUTE, {**route, "status": {"observedGeneration": route["metadata"]["generation"]}})
+
+
+def percents(ground: Ground) -> list[int]:
+    """What is routed, ascending."""
+    parts = ground.server.objects[ROUTE]["spec"]["externalName"].split(".")
+    return sorted(int(part.rpartition("-")[2]) for part in parts)
+
+
+def backends(ground: Ground) -> int:
+    """Services of revisions."""
+    services = [obj for obj in ground.server.objects.values() if obj.get("kind") == SERVICE.kind]
+    return sum("fettle.dev/revision" in one["spec"].get("selector", {}) and "routes" in str(one) for one in services)
+
+
+def pods(ground: Ground) -> list[str]:
+    return [path for path in ground.server.objects if path.startswith(POD.path("team"))]
+
+
+async def test_the_controller_writes_what_the_provider_routes_and_waits_until_it_is_in_force(routed: Ground) -> None:
+    await routed.serve()
+    await routed.look()
+    take_over(routed)
+    await routed.look()
+    assert condition(routed, "Ready") == ("True", "Serving")
+    assert (percents(routed), backends(routed)) == ([100], 1)
+    routed.ask("b")
+    for _ in range(3):
+        await routed.look()
+        routed.play()
+    await routed.look()
+    assert (percents(routed), backends(routed), routed.replicas()) == ([20, 80], 2, {"a": 10, "b": 2})
+    assert routed.server.objects[PATH]["status"]["canary"]["weight"] == 0
+    take_over(routed)
+    await routed.look()
+    canary = routed.server.objects[PATH]["status"]["canary"]
+    assert (canary["weight"], canary["actualWeight"]) == (20, 20)
+
+
+async def test_the_old_revision_and_its_service_go_when_the_route_without_it_is_in_force(routed: Ground) -> None:
+    await routed.serve()
+    take_over(routed)
+    routed.server.store(PATH, {**routed.server.objects[PATH], "spec": {**spec("b"), "rollout": {"steps": []}}})
+    for _ in range(4):
+        await routed.look()
+        routed.play()
+    assert (percents(routed), routed.replicas()) == ([100], {"a": 10, "b": 10})
+    take_over(routed)
+    for _ in range(3):
+        await routed.look()
+        routed.play()
+    assert routed.replicas()["a"] == 0
+    for path in pods(routed):
+        del routed.server.objects[path]
+    routed.play()
+    for _ in range(3):
+        await routed.look()
+    assert (routed.replicas(), backends(routed), percents(routed)) == ({"b": 10}, 1, [100])
+
+
+async def test_a_route_that_lost_its_labels_is_not_settled_and_gets_them_back_before_pods_go(routed: Ground) -> None:
+    await routed.serve()
+    take_over(routed)
+    routed.server.store(PATH, {**routed.server.objects[PATH], "spec": {**spec("b"), "rollout": {"steps": []}}})
+    for _ in range(4):
+        await routed.look()
+        routed.play()
+    take_over(routed)
+    route = routed.server.objects[ROUTE]
+    bare = routed.server.store(ROUTE, without(route, set(route["metadata"]["labels"])))
+    routed.cache.drop(SERVICE, "team", "digits-route", bare["metadata"]["uid"], version_of(bare))
+    await routed.look()
+    assert routed.replicas() == {"a": 10, "b": 10}
+    assert routed.server.objects[ROUTE]["metadata"]["labels"] == route["metadata"]["labels"]
+
+
+async def test_while_no_pod_is_ready_the_route_stays_as_it_is(routed: Ground) -> None:
+    await routed.serve()
+    take_over(routed)
+    for path in pods(routed):
+        unready = {"conditions": [{"type": "Ready", "status": "False"}]}
+        routed.server.store(path, {**routed.server.objects[path], "status": unready})
+    before = routed.server.objects[ROUTE]["metadata"]["resourceVersion"]
+    await routed.look()
+    assert routed.server.objects[ROUTE]["metadata"]["resourceVersion"] == before
+    assert condition(routed, "Ready")[0] == "False"
+
+
+async def test_a_provider_without_routes_has_no_object_for_them(ground: Ground) -> None:
+    await ground.serve()
+    assert not [obj for obj in ground.server.objects.values() if routes.ROUTES_LABEL in str(obj)]
+
+
+def test_every_provider_has_its_objects_and_each_kind_of_them_is_watched() -> None:
+    assert routes.ROUTE_OBJECTS.keys() == set(TrafficProvider)
+    assert {kind for objects in routes.ROUTE_OBJECTS.values() for kind in objects.kinds} <= set(kinds.WATCHED)

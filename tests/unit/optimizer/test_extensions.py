@@ -2,22 +2,14 @@
 
 from __future__ import annotations
 
-import inspect
 import json
-import os
-import shutil
-import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
 import onnx
 import pytest
 from tests.data import models
-
-import fettle
-
-SOURCE = Path(inspect.getfile(fettle)).parent
+from tests.package_copy import PackageCopy
 
 # A format whose file is a matrix: the model is x @ matrix, and numpy runs the original.
 FORMAT = """
@@ -90,45 +82,24 @@ def half(work):
 """
 
 
-class Package:
-    """A copy of the package that can be changed and run."""
-
-    def __init__(self, folder: Path) -> None:
-        self.folder = folder
-        shutil.copytree(SOURCE, folder / "fettle", ignore=shutil.ignore_patterns("__pycache__"))
-
-    def add(self, path: str, text: str) -> None:
-        """A new file."""
-        assert not (self.folder / "fettle" / path).exists()
-        (self.folder / "fettle" / path).write_text(text)
-
-    def enter(self, path: str, behind: str, text: str) -> None:
-        """An entry in a list that is there."""
-        file = self.folder / "fettle" / path
-        before = file.read_text()
-        assert before.count(behind) == 1, f"{path} has {behind!r} {before.count(behind)} times"
-        file.write_text(before.replace(behind, behind + text))
-
-    def run(self, task: dict[str, object], claim: Path) -> dict[str, object]:
-        """The report of a task, run as a Job runs it."""
-        environment = os.environ | {
-            "PYTHONPATH": str(self.folder),
-            "FETTLE_TASK": json.dumps(task),
-            "FETTLE_MOUNTS": json.dumps({"claim": str(claim)}),
-            "FETTLE_TERMINATION_LOG": str(claim / "termination"),
-        }
-        done = subprocess.run(
-            [sys.executable, "-m", "fettle.optimizer"], env=environment, capture_output=True, text=True, check=False
-        )
-        assert done.returncode == 0, (claim / "termination").read_text() + done.stderr[-2000:]
-        found: dict[str, object] = json.loads(done.stdout.splitlines()[-1].partition(" ")[2])
-        return found
-
-
 @pytest.fixture
-def package(tmp_path: Path) -> Package:
+def package(tmp_path: Path) -> PackageCopy:
     """A fresh copy."""
-    return Package(tmp_path / "package")
+    return PackageCopy(tmp_path / "package")
+
+
+def run(package: PackageCopy, task: dict[str, object], claim: Path) -> dict[str, object]:
+    """The report of a task, run as a Job runs it."""
+    done = package.python(
+        "-m",
+        "fettle.optimizer",
+        FETTLE_TASK=json.dumps(task),
+        FETTLE_MOUNTS=json.dumps({"claim": str(claim)}),
+        FETTLE_TERMINATION_LOG=str(claim / "termination"),
+    )
+    assert done.returncode == 0, (claim / "termination").read_text() + done.stderr[-2000:]
+    report: dict[str, object] = json.loads(done.stdout.splitlines()[-1].partition(" ")[2])
+    return report
 
 
 def prepare(uri: str, **more: object) -> dict[str, object]:
@@ -136,7 +107,7 @@ def prepare(uri: str, **more: object) -> dict[str, object]:
     return {"kind": "prepare", "store": "pvc://claim/store", "source": {"uri": uri}, "data": {}, "builds": [], **more}
 
 
-def test_a_source_format_is_one_file_and_three_entries(package: Package, tmp_path: Path) -> None:
+def test_a_source_format_is_one_file_and_three_entries(package: PackageCopy, tmp_path: Path) -> None:
     package.add("optimizer/sources/matrix.py", FORMAT)
     package.enter("optimizer/sources/__init__.py", "from fettle.optimizer.sources import onnx, torch", ", matrix")
     package.enter("optimizer/sources/__init__.py", "    *torch.FORMATS,\n", "    *matrix.FORMATS,\n")
@@ -146,7 +117,7 @@ def test_a_source_format_is_one_file_and_three_entries(package: Package, tmp_pat
     claim = tmp_path / "claim"
     claim.mkdir()
     np.save(claim / "model.npy", np.random.default_rng(0).standard_normal((4, 3)).astype(np.float32))
-    report = package.run(prepare("pvc://claim/model.npy"), claim)
+    report = run(package, prepare("pvc://claim/model.npy"), claim)
     assert report["source"]["format"] == "Matrix"  # type: ignore[index]
     assert report["signature"]["inputs"] == [  # type: ignore[index]
         {"name": "x", "dtype": "FP32", "shape": [-1, 4], "batchAxis": 0}
@@ -154,7 +125,7 @@ def test_a_source_format_is_one_file_and_three_entries(package: Package, tmp_pat
     assert "onnxruntime" in report["portableRuntimes"]  # type: ignore[operator]
 
 
-def test_a_step_is_one_function_and_its_entries(package: Package, tmp_path: Path) -> None:
+def test_a_step_is_one_function_and_its_entries(package: PackageCopy, tmp_path: Path) -> None:
     package.add("optimizer/steps/onnx_half.py", STEP)
     package.enter("api/vocabulary.py", '    OPTIMIZE_GRAPH = "optimizeGraph"\n', '    HALF = "half"\n')
     parameters = (
@@ -172,13 +143,13 @@ def test_a_step_is_one_function_and_its_entries(package: Package, tmp_path: Path
     package.enter("api/catalog.py", "STEPS: tuple[StepEntry, ...] = (\n", row)
     claim = tmp_path / "claim"
     models.save(models.dynamic_batch(), claim / "model/model.onnx")
-    prepared = package.run(prepare("pvc://claim/model/model.onnx"), claim)
+    prepared = run(package, prepare("pvc://claim/model/model.onnx"), claim)
     task = {"kind": "build", "store": "pvc://claim/store", "cacheKey": "0" * 64} | {
         "plan": {"name": "half", "family": "onnxruntime", "steps": [{"half": {}}]},
         "portable": prepared["portable"],
         "signature": prepared["signature"],
     }
-    built = package.run(task, claim)
+    built = run(package, task, claim)
     assert built["built"], built
     made, before = (
         onnx.load(str(claim / "store/blobs" / model["files"][0]["sha256"]))  # type: ignore[index]

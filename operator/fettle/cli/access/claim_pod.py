@@ -72,10 +72,10 @@ def pod_options(command: Decorated) -> Decorated:
             "--image",
             envvar="FETTLE_CLI_IMAGE",
             metavar="IMAGE",
-            help="Image with Python 3.11 [default: the operator's server image].",
+            help="Image of the temporary pod, with Python 3.11 [default: the operator's server image].",
         ),
         click.option(
-            "--timeout", default=300, show_default=True, metavar="SECONDS", help="How long the pod may take to start."
+            "--timeout", default=300, show_default=True, metavar="SECONDS", help="Time to wait for the pod to start."
         ),
     )
     for option in reversed(options):

@@ -47,7 +47,7 @@ def _read(kind: type[Kind], found: Object) -> Kind:
         raise ClusterError(f"{what} cannot be read: {_first(error)}") from error
 
 
-def output_option(told: str = "For programs instead of people.") -> Callable[[Decorated], Decorated]:
+def output_option(told: str = "Output format for programs.") -> Callable[[Decorated], Decorated]:
     """`-o json|yaml`, for programs; `told` is its help."""
     return click.option("-o", "--output", type=click.Choice(["json", "yaml"]), help=told)
 

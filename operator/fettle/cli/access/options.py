@@ -33,19 +33,19 @@ def cluster_options(command: Decorated) -> Decorated:
             "--namespace",
             metavar="NAME",
             shell_complete=completion.namespaces,
-            help="Namespace [default: the context's].",
+            help="Namespace [default: the namespace of the context].",
         ),
         click.option(
             "--context",
             metavar="NAME",
             shell_complete=completion.contexts,
-            help="Context of the kubeconfig [default: the current one].",
+            help="Kubeconfig context [default: the current context].",
         ),
         click.option(
             "--kubeconfig",
             metavar="FILE",
             type=click.Path(),
-            help="Kubeconfig [default: $KUBECONFIG, ~/.kube/config].",
+            help="Kubeconfig file [default: $KUBECONFIG, ~/.kube/config].",
         ),
     )
     for option in reversed(options):

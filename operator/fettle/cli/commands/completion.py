@@ -10,10 +10,10 @@ from click.shell_completion import get_completion_class
 @click.argument("shell", type=click.Choice(["bash", "zsh", "fish"]))
 @click.pass_context
 def completion(context: click.Context, shell: str) -> None:
-    """Print the completion script of a shell.
+    """Print the completion script for a shell.
 
-    Words, names of objects, revisions, namespaces and contexts are completed. For `kubectl fettle` nothing needs to be sourced
-    beyond kubectl's own completion: it finds kubectl_complete-fettle on the PATH.
+    The script completes commands, object names, revisions, namespaces and contexts. `kubectl fettle` only needs kubectl's own
+    completion, which finds kubectl_complete-fettle on the PATH.
 
     \b
     source <(fettle completion bash)

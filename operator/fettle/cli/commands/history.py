@@ -44,7 +44,7 @@ class Line:
 @output_option()
 @with_cluster
 def history(cluster: Cluster, deployment: str, output: str | None) -> None:
-    """Show the ledger, the newest revision first: which artifact served when, and why it left.
+    """Show which revisions served, when, and why they left, newest first.
 
     \b
     kubectl fettle history digits

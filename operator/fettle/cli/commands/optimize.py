@@ -46,19 +46,32 @@ PRIVATE = {"NNCF_CI": "1"}
     required=True,
     type=click.Path(allow_dash=True),
     metavar="FILE",
-    help="YAML with OptimizedModels; - for stdin.",
+    help="YAML file with OptimizedModels, or - for stdin.",
 )
-@click.option("--map", "maps", multiple=True, metavar="pvc://CLAIM=FOLDER", help="Folder that stands for a claim.")
-@click.option("--store", type=click.Path(path_type=Path), metavar="FOLDER", help="Store [default: ./fettle-store].")
-@click.option("-o", "--output", type=click.Choice(["json"]), help="Print the objects with their status.")
-@click.option("--parallelism", type=click.IntRange(1, 32), metavar="N", help="Builds at once, instead of the spec's.")
+@click.option(
+    "--map",
+    "maps",
+    multiple=True,
+    metavar="pvc://CLAIM=FOLDER",
+    help="Local folder that replaces a claim; may be repeated.",
+)
+@click.option(
+    "--store", type=click.Path(path_type=Path), metavar="FOLDER", help="Folder of the store [default: ./fettle-store]."
+)
+@click.option("-o", "--output", type=click.Choice(["json"]), help="Print the objects with their status for programs.")
+@click.option(
+    "--parallelism",
+    type=click.IntRange(1, 32),
+    metavar="N",
+    help="Number of concurrent builds; overrides search.parallelism.",
+)
 @click.option(
     "--measure-seconds",
     type=click.FloatRange(min=1),
     default=SECONDS_PER_CANDIDATE,
     show_default=True,
     metavar="S",
-    help="Timing budget per finalist in seconds.",
+    help="Time budget for timing each finalist, in seconds.",
 )
 def optimize(
     file: str,
@@ -68,10 +81,11 @@ def optimize(
     parallelism: int | None,
     measure_seconds: float,
 ) -> None:
-    """Convert, optimize, measure and choose on this machine.
+    """Optimize a model on this machine, without a cluster.
 
-    FILE is what `kubectl apply` takes: the same plan, the same tasks, the same artifacts, as processes instead of Jobs.
-    Addresses may also be paths of this machine. Exit status 0 only if everything asked for is published.
+    FILE is the same YAML as for `kubectl apply`. The command runs the same plan and the same tasks as local processes instead of
+    Jobs, and writes the same artifacts. URIs may also be local paths. The exit status is 0 only if an artifact was published for
+    every target.
 
     \b
     fettle optimize -f optimizedmodel.yaml --map pvc://models=./models

@@ -20,16 +20,18 @@ HOUR = 3600
 
 @click.command()
 @click.argument("store", metavar="[pvc://CLAIM]", default="pvc://fettle-store")
-@click.option("--dry-run", is_flag=True, help="Tell what would be removed.")
+@click.option("--dry-run", is_flag=True, help="Print what would be removed, and remove nothing.")
 @click.option(
     "--older-than",
     type=click.IntRange(min=0),
     default=24,
     show_default=True,
     metavar="HOURS",
-    help="Only what was not used for so long.",
+    help="Remove only files that were not used for this many hours.",
 )
-@click.option("--keep", multiple=True, metavar="SHA256", help="An artifact to keep all the same; may be repeated.")
+@click.option(
+    "--keep", multiple=True, metavar="SHA256", help="Digest of an additional artifact to keep; may be repeated."
+)
 @pod_options
 @cluster_options
 def prune(
@@ -41,13 +43,13 @@ def prune(
     timeout: int,
     **connection: str | None,
 ) -> None:
-    """Remove from a store what nothing in the namespace refers to.
+    """Free space in a store by removing files that nothing in the namespace refers to.
 
-    Artifacts stay whole that an OptimizedModel published or a ModelDeployment serves, is trying or may go back to, and so does what
-    the Jobs of the namespace answered. Everything else is cache: models that lost, and runs whose objects are gone. Their files go,
-    their manifests and figures stay. What is needed again is built again.
+    The command keeps artifacts that an OptimizedModel published, artifacts that a ModelDeployment serves, rolls out or may roll
+    back to, and the results of the namespace's Jobs. Everything else is cache, such as candidates that lost and runs of deleted
+    objects. The command removes their files and keeps their manifests and figures. A removed file is built again when needed.
 
-    A claim that several namespaces share, or an artifact that only a file in Git names: say --keep.
+    Use --keep for artifacts that are only referenced from other namespaces or from files in Git.
 
     \b
     fettle prune --dry-run

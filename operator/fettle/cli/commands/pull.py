@@ -31,7 +31,7 @@ MODEL = "om/"
 @click.command()
 @click.argument("source", metavar="SOURCE", shell_complete=sources)
 @click.argument("to", metavar="[TO]", required=False, type=click.Path(path_type=Path))
-@click.option("--target", metavar="NAME", help="Of an OptimizedModel with several targets, the one to take.")
+@click.option("--target", metavar="NAME", help="Target to download from, for an OptimizedModel with several targets.")
 @pod_options
 @cluster_options
 def pull(
@@ -42,11 +42,11 @@ def pull(
     timeout: int,
     **connection: str | None,
 ) -> None:
-    """Bring a file, a folder or an artifact here.
+    """Download a file, a folder or an artifact.
 
-    SOURCE is pvc://CLAIM/PATH, or om/NAME for what an OptimizedModel published, or an artifact in the store of `fettle optimize`.
-    An artifact becomes a folder with manifest.json, reference.npz and the model's files in model/; every digest is checked.
-    What is here already is not fetched again. TO is the last word of SOURCE unless given.
+    SOURCE is pvc://CLAIM/PATH, om/NAME for the artifact that an OptimizedModel published, or an artifact in the store of
+    `fettle optimize`. An artifact becomes a folder with manifest.json, reference.npz and the model's files in model/, and every
+    digest is verified. Files that are already there are skipped. TO defaults to the last part of SOURCE.
 
     \b
     fettle pull om/digits ./winner

@@ -29,15 +29,15 @@ from fettle.errors import MissingError, UsageError
 @click.argument("uri", metavar="pvc://CLAIM/PATH")
 @click.option("--create", is_flag=True, help="Create the claim if it is missing.")
 @click.option(
-    "--size", "claim_size", default="1Gi", show_default=True, metavar="QUANTITY", help="Size of a created claim."
+    "--size", "claim_size", default="1Gi", show_default=True, metavar="QUANTITY", help="Size of the new claim."
 )
-@click.option("--storage-class", metavar="NAME", help="StorageClass of a created claim [default: the cluster's].")
+@click.option("--storage-class", metavar="NAME", help="StorageClass of the new claim [default: the cluster's default].")
 @click.option(
     "--access-mode",
     type=click.Choice(["ReadWriteOnce", "ReadWriteMany"]),
     default="ReadWriteOnce",
     show_default=True,
-    help="Access mode of a created claim; ReadWriteMany where pods may land on several nodes.",
+    help="Access mode of the new claim; use ReadWriteMany if pods run on several nodes.",
 )
 @pod_options
 @cluster_options
@@ -54,10 +54,10 @@ def push(
     context: str | None,
     kubeconfig: str | None,
 ) -> None:
-    """Bring FILE (or a folder) into a claim of the cluster.
+    """Upload a file or a folder to a claim in the cluster.
 
-    Each file is checked against its digest and renamed when it is whole; what is there already is not sent again.
-    A PATH that ends with / is a folder.
+    Each file is verified against its digest and gets its final name only when it is complete. Files that are already there are
+    skipped. A PATH that ends with / is a folder.
 
     \b
     fettle push model.onnx pvc://models/digits/model.onnx

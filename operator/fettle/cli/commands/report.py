@@ -20,13 +20,13 @@ from fettle.errors import UsageError
 @click.command()
 @click.argument("name", metavar="NAME", shell_complete=model_names)
 @click.argument("to", metavar="[FILE]", required=False, type=click.Path(path_type=Path))
-@click.option("--open", "show", is_flag=True, help="Open it in a browser.")
+@click.option("--open", "show", is_flag=True, help="Open the report in a browser.")
 @pod_options
 @cluster_options
 def report(name: str, to: Path | None, show: bool, image: str | None, timeout: int, **connection: str | None) -> None:
-    """Bring the report of an OptimizedModel here: one HTML file that needs nothing beside it.
+    """Download the report of an OptimizedModel as a self-contained HTML file.
 
-    FILE is NAME.html unless given.
+    FILE defaults to NAME.html.
 
     \b
     kubectl fettle report digits --open

@@ -29,15 +29,18 @@ DRAW_SECONDS = 1.0  # between two pictures; of changes in between, the last is d
 @click.command()
 @click.argument("name", metavar="NAME", shell_complete=names)
 @click.option(
-    "-w", "--watch", is_flag=True, help="Show it again whenever something changes, until it is deleted or Ctrl-C."
+    "-w",
+    "--watch",
+    is_flag=True,
+    help="Update the output on every change, until the object is deleted or you press Ctrl-C.",
 )
 @output_option()
 @with_cluster
 def status(cluster: Cluster, name: str, watch: bool, output: str | None) -> None:
-    """Show the ModelDeployment and the OptimizedModel of that name.
+    """Show the ModelDeployment and the OptimizedModel with this name.
 
-    With -o the objects as the API server holds them, a List where there are both. With -o and --watch each by itself, whenever
-    it changed: one JSON document after the other, or YAML documents with --- between them.
+    With -o, print the objects as the API server stores them, as a List if both exist. With -o and --watch, print each object
+    whenever it changes, as a sequence of JSON documents or as YAML documents separated by ---.
 
     \b
     kubectl fettle status digits

@@ -21,7 +21,9 @@ from fettle.plan.run.retry import failure_of, waits
 from fettle.plan.run.status import READY
 
 Subject = Callable[[ModelDeploymentStatus], str | None]
-order_option = output_option("Print the order for programs: command, object, revision, annotations, message.")
+order_option = output_option(
+    "Print what the command wrote, for programs: command, object, revision, annotations, message."
+)
 
 
 @dataclass(frozen=True)
@@ -73,14 +75,14 @@ class Word:
 
 
 WORDS = (
-    Word(Command.PROMOTE, canary, "no canary to promote", "End the canary's present wait and go on with the next step."),
+    Word(Command.PROMOTE, canary, "no canary to promote", "End the current pause and continue with the next step."),
     Word(
         Command.PROMOTE_FULL,
         canary,
         "no canary to promote",
-        "Skip the remaining steps: the canary becomes stable as soon as it has all its pods.",
+        "Skip the remaining steps. The canary becomes stable as soon as all its pods are available.",
     ),
-    Word(Command.ABORT, canary, "no canary to abort", "End the rollout: all traffic back to the stable revision."),
+    Word(Command.ABORT, canary, "no canary to abort", "End the rollout and move all traffic back to the stable revision."),
 )  # fmt: skip
 
 
@@ -118,10 +120,10 @@ promote, promote_full, abort = (command(word) for word in WORDS)
 @order_option
 @with_cluster
 def retry(cluster: Cluster, name: str, output: str | None) -> None:
-    """Try again what failed: the failed or aborted revision of a ModelDeployment, from its first step; or the run of an OptimizedModel.
+    """Retry a failed or aborted revision of a ModelDeployment, or the failed run of an OptimizedModel.
 
-    Of an OptimizedModel only the tasks that failed run again, and what is published stays published. A plain NAME is the
-    ModelDeployment of that name where there is one.
+    A revision starts again at its first step. For an OptimizedModel, only the failed tasks run again, and the published artifact
+    stays published. A plain NAME means the ModelDeployment with that name if there is one, otherwise the OptimizedModel.
 
     \b
     kubectl fettle retry digits
@@ -168,15 +170,15 @@ def _retry_model(cluster: Cluster, name: str, output: str | None) -> None:
 @click.command("rollback-to")
 @click.argument("deployment", metavar="NAME", shell_complete=deployment_names)
 @click.argument("revision", metavar="REVISION", shell_complete=revisions)
-@click.option("--now", is_flag=True, help="Skip the steps: all traffic moves as soon as the pods are ready.")
+@click.option("--now", is_flag=True, help="Skip the steps and move all traffic as soon as the pods are ready.")
 @order_option
 @with_cluster
 def rollback_to(cluster: Cluster, deployment: str, revision: str, now: bool, output: str | None) -> None:
-    """Roll back to a revision of the ledger, for as long as the spec asks for what it asks for now.
+    """Roll back to an earlier revision until the spec asks for another revision.
 
-    It takes the same steps under the same analysis as any other revision; with --now only its pods are waited for. The first
-    characters of a revision suffice. `kubectl fettle history` shows the ledger. Another spec ends the rollback, and so does a
-    rollback to the revision that the spec asks for.
+    The revision takes the same steps with the same analysis as any other. With --now, it only waits for its pods. You can
+    abbreviate REVISION to its first characters. `kubectl fettle history` lists the revisions. The rollback ends when the spec
+    changes the revision, or when you roll back to the revision that the spec asks for.
 
     \b
     kubectl fettle rollback-to digits 3fa9c1d2e4
@@ -227,7 +229,7 @@ def _target(given: str, revisions: Iterable[str], name: str) -> str:
 @order_option
 @with_cluster
 def pause(cluster: Cluster, deployment: str, output: str | None) -> None:
-    """Hold the rollout where it is. Scaling, healing, abort and the rollback of a bad canary go on.
+    """Pause the rollout. Scaling, replacing lost pods, abort and the rollback of a bad canary continue.
 
     \b
     kubectl fettle pause digits
@@ -243,7 +245,7 @@ def pause(cluster: Cluster, deployment: str, output: str | None) -> None:
 @order_option
 @with_cluster
 def resume(cluster: Cluster, deployment: str, output: str | None) -> None:
-    """Let a paused rollout go on.
+    """Resume a paused rollout.
 
     \b
     kubectl fettle resume digits

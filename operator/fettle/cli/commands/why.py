@@ -16,7 +16,7 @@ from rich.text import Text
 
 from fettle.api.conditions import find
 from fettle.api.modeldeployment import ModelDeployment
-from fettle.api.modeldeployment_status import AnalysisWindow, MetricFinding, Verdict
+from fettle.api.modeldeployment_status import AnalysisWindow, MetricRecord, Verdict
 from fettle.api.optimizedmodel import OptimizedModel
 from fettle.cli.access.cluster import Cluster, Object
 from fettle.cli.access.completion import names
@@ -49,13 +49,14 @@ class Decision:
 
 @click.command()
 @click.argument("name", metavar="NAME", shell_complete=names)
-@click.option("--all", "everything", is_flag=True, help="Every revision of the ledger, not only the last one.")
+@click.option("--all", "everything", is_flag=True, help="Include every revision in the ledger, not only the last one.")
 @output_option()
 @with_cluster
 def why(cluster: Cluster, name: str, everything: bool, output: str | None) -> None:
-    """Tell why things are as they are: each decision with metric, value, bound and samples.
+    """Explain the decisions that led to the current state, with metrics, values, bounds and sample counts.
 
-    For a ModelDeployment the chain of the last rollout; for an OptimizedModel why each candidate was taken or was not.
+    For a ModelDeployment, this is the history of the last rollout. For an OptimizedModel, it is why each candidate was or was not
+    chosen.
 
     \b
     kubectl fettle why digits
@@ -135,18 +136,20 @@ def _of_line(line: Line) -> Iterable[Decision]:
 
 
 def _of_window(revision: str, window: AnalysisWindow) -> Decision:
-    said = "; ".join(map(_finding, window.metrics)) or f"{window.requests} requests, {window.failures} failed"
+    said = "; ".join(map(_measured, window.metrics)) or f"{window.requests} requests, {window.failures} failed"
     text = f"window at weight {window.weight}: {said}"
     metrics = tuple(one.to_json() for one in window.metrics)
     return Decision(window.end, revision, "Analysis", text, window.verdict.value, metrics)
 
 
-def _finding(one: MetricFinding) -> str:
-    value = "nothing" if one.value is None else f"{one.value:g}"
-    good = one.verdict is Verdict.GOOD
-    at_least = one.metric in ("successRate", "agreement")
-    sign = (">=" if good else "<") if at_least else ("<=" if good else ">")
-    return f"{one.metric} {value} {sign} {one.bound:g} ({one.samples} samples)"
+def _measured(record: MetricRecord) -> str:
+    """A metric of a window beside its bound. Which side of the bound is the good one follows from the verdict."""
+    samples = f"({record.samples} samples)"
+    if record.value is None:
+        return f"{record.metric} unknown, bound {record.bound:g} {samples}"
+    above = record.value > record.bound
+    sign = (">=" if above else "<=") if record.verdict is Verdict.GOOD else (">" if above else "<")
+    return f"{record.metric} {record.value:g} {sign} {record.bound:g} {samples}"
 
 
 def _of_events(events: Iterable[Object]) -> Iterable[Decision]:

@@ -15,7 +15,7 @@ from fettle.api.vocabulary import CandidateState
 from fettle.errors import FettleError
 from fettle.optimizer.measure.accuracy import Judgement, Reference
 from fettle.optimizer.measure.clock import Timed
-from fettle.optimizer.measure.subject import Finding, Subject
+from fettle.optimizer.measure.subject import Rejection, Subject
 from fettle.optimizer.statistics import LEAST_ROUNDS, UNSTABLE, spread
 
 # The candidate does not fit this model or this node, as opposed to one that broke.
@@ -79,7 +79,7 @@ def baseline_row(task: MeasureTask, reference: Reference, baseline: Timed) -> Ba
     )
 
 
-def rejection(task: MeasureTask, subject: Subject, timed: Timed | None) -> Finding | None:
+def rejection(task: MeasureTask, subject: Subject, timed: Timed | None) -> Rejection | None:
     """Why a candidate that ran cannot be published, whatever it would be chosen by; None if nothing speaks against it.
 
     A candidate without a lossy step whose answers are not the original's is judged like a lossy one where evaluation items
@@ -108,7 +108,7 @@ def exact_only(task: MeasureTask) -> bool:
     return task.generated and not task.allow_lossy
 
 
-def unproved(quick: Timed) -> Finding:
+def unproved(quick: Timed) -> Rejection:
     """What is told of a lossy candidate where only exact ones can pass."""
     told = (
         f"answers may differ, and generated items prove nothing about real ones: give data.evaluation; in the 1 s timing pre-test it was "
@@ -117,7 +117,7 @@ def unproved(quick: Timed) -> Finding:
     return Reason.EVALUATION_DATA_MISSING, told
 
 
-def _unstable(task: MeasureTask, timed: Timed) -> Finding | None:
+def _unstable(task: MeasureTask, timed: Timed) -> Rejection | None:
     found, rounds = timed.speedup(), min(map(len, timed.ratios), default=0)
     if found is None:
         text = f"no second start within {task.seconds_per_candidate:g} s, so no speed-up is known"

@@ -28,7 +28,7 @@ from fettle.store.manifest import REFERENCE_ITEMS
 log = logging.getLogger(__name__)
 SLOW_SECONDS = 0.5  # a reference that takes longer is not run again at every start of the clock
 SCREEN_ALPHA = 0.05
-Finding = tuple[Reason, str]
+Rejection = tuple[Reason, str]
 
 
 class Pruned(RuntimeFailure):
@@ -59,7 +59,7 @@ class Subject:
     incumbent: str | None = None  # digest of its artifact, where it is what is published now
     served_alone: bool = False  # as that artifact's manifest says
     failure: FettleError | None = None
-    finding: Finding | None = None
+    finding: Rejection | None = None
     screened: Judgement | None = None
     judgement: Judgement | None = None
     executed: Executed | None = None

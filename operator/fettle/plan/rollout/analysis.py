@@ -17,8 +17,8 @@ from fettle.api.modeldeployment_status import AnalysisStatus, AnalysisWindow, Ve
 from fettle.api.reasons import Reason
 from fettle.api.text import clip
 from fettle.plan import timestamps
-from fettle.plan.rollout.metrics import findings
-from fettle.plan.rollout.metrics.base import Finding, Seen
+from fettle.plan.rollout.metrics import measurements
+from fettle.plan.rollout.metrics.base import MetricMeasurement, MetricWindow
 from fettle.plan.rollout.window_totals import Lost, Observation, Traffic, traffic
 
 PATIENCE = 6  # intervals after which a window that still cannot be judged is called inconclusive
@@ -81,7 +81,7 @@ def judge(
     weight: int = 0,
 ) -> Judgement:
     """Judge the window of `before`, if it is over. The answer is the same at any time within an interval, so looking
-    often writes nothing. `stable` is None where no stable pod serves; `weight` is noted beside what is found."""
+    often writes nothing. `stable` is None where no stable pod serves; `weight` is noted beside what is measured."""
     if timestamps.read(before.window_start) is None:
         return Judgement(begin(now, before))
     span = due(spec, before, now)
@@ -93,7 +93,7 @@ def judge(
     if canary.silent:
         text = f"no answer from the management port of {', '.join(sorted(canary.silent)[:3])}"
         return Judgement(_extended(before, look, Verdict.INCONCLUSIVE, text), Reason.ANALYSIS_UNREACHABLE)
-    lost = max((one for one in canary.lost if one.until > span.start.timestamp()), key=_until, default=None)
+    lost = max((lost for lost in canary.lost if lost.until > span.start.timestamp()), key=_until, default=None)
     if lost is None:
         return _judged(spec, before, span, look, weight)
     known = Span(datetime.fromtimestamp(math.ceil(lost.until), UTC), span.end)
@@ -113,14 +113,14 @@ class _Look:
     span: Span
     mine: Traffic
     theirs: Traffic | None
-    said: tuple[Finding, ...]
+    said: tuple[MetricMeasurement, ...]
 
     def says(self, verdict: Verdict) -> bool:
-        return any(finding.verdict is verdict for finding in self.said)
+        return any(measured.verdict is verdict for measured in self.said)
 
     def text(self, verdict: Verdict) -> str:
-        texts = [finding.message for finding in self.said if finding.verdict is verdict]
-        return "; ".join(one for one in texts if not any(other != one and other.startswith(one) for other in texts))
+        texts = [measured.message for measured in self.said if measured.verdict is verdict]
+        return "; ".join(text for text in texts if not any(other != text and other.startswith(text) for other in texts))
 
 
 def _look(spec: AnalysisSpec, canary: Observation, stable: Observation | None, span: Span) -> _Look:
@@ -129,8 +129,8 @@ def _look(spec: AnalysisSpec, canary: Observation, stable: Observation | None, s
     crashed = [crash for crash in canary.crashes if span.start <= crash.at < span.end]
     doubts = tuple(pod.incomparable for pod in canary.pods if pod.incomparable)
     said = (
-        *(Finding(Verdict.BAD, f"pod {c.pod} crashed: {c.message}") for c in crashed),
-        *findings(Seen(spec, mine, theirs, doubts)),
+        *(MetricMeasurement(Verdict.BAD, f"pod {c.pod} crashed: {c.message}") for c in crashed),
+        *measurements(MetricWindow(spec, mine, theirs, doubts)),
     )
     return _Look(span, mine, theirs, said)
 
@@ -139,7 +139,7 @@ def _judged(spec: AnalysisSpec, before: AnalysisStatus, span: Span, look: _Look,
     """What a look at known traffic comes to. `span` is the whole window, which has been waited for."""
     if look.says(Verdict.BAD):
         return Judgement(_closed(before, look, weight, Verdict.BAD))
-    doubtful = next((one for one in look.said if one.verdict is Verdict.INCONCLUSIVE), None)
+    doubtful = next((measured for measured in look.said if measured.verdict is Verdict.INCONCLUSIVE), None)
     if doubtful is not None:
         return Judgement(_extended(before, look, Verdict.INCONCLUSIVE, doubtful.message), doubtful.reason)
     if not look.says(Verdict.PENDING):
@@ -174,7 +174,7 @@ def _closed(before: AnalysisStatus, look: _Look, weight: int, verdict: Verdict) 
         requests=look.mine.requests,
         failures=look.mine.errors,
         verdict=verdict,
-        metrics=tuple(finding.record() for finding in look.said if finding.metric)[:8],
+        metrics=tuple(measured.record() for measured in look.said if measured.metric)[:8],
     )
     return AnalysisStatus(
         window_start=end,
@@ -191,11 +191,11 @@ def _extended(before: AnalysisStatus, look: _Look, verdict: Verdict, text: str) 
 
 
 def _counts(mine: Traffic) -> dict[str, int]:
-    found = mine.comparisons
+    comparisons = mine.comparisons
     return {
         "requests": mine.requests,
         "failures": mine.errors,
-        "compared": found.compared,
-        "agreed": found.agreed,
-        "unsure": found.unsure,
+        "compared": comparisons.compared,
+        "agreed": comparisons.agreed,
+        "unsure": comparisons.unsure,
     }

@@ -31,9 +31,9 @@ class Orders:
 
 @dataclass(frozen=True)
 class Ground:
-    """What commands are measured by. `candidate`: the revision on trial; `failed`: the one that is not tried again."""
+    """What commands are measured by. `canary`: the revision on trial; `failed`: the one that is not tried again."""
 
-    candidate: str | None
+    canary: str | None
     failed: str | None
     paused: bool
 
@@ -101,7 +101,7 @@ def _why_not(orders: Orders, command: Command, revision: str, ground: Ground) ->
         return f"revision {revision} was aborted at the same time"
     if command is Command.RETRY:
         return None if revision == ground.failed else f"revision {revision} has not failed"
-    if revision != ground.candidate:
+    if revision != ground.canary:
         return f"revision {revision} is not on trial"
     if ground.paused and command is not Command.ABORT:
         return "the rollout is paused; resume it first"

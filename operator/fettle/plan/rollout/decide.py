@@ -16,14 +16,13 @@ from fettle.api.reasons import Reason
 from fettle.plan import timestamps
 from fettle.plan.commands import Command
 from fettle.plan.events import EventDraft
-from fettle.plan.rollout import commands
+from fettle.plan.rollout import commands, providers
 from fettle.plan.rollout import ledger as rollout_ledger
 from fettle.plan.rollout import rollback as rollout_rollback
 from fettle.plan.rollout import status as rollout_status
 from fettle.plan.rollout.commands import Orders
 from fettle.plan.rollout.ledger import Exit
-from fettle.plan.rollout.providers import provider
-from fettle.plan.rollout.providers.replicas import Leaving, Sizes
+from fettle.plan.rollout.providers.base import Demand, Leaving, Placement
 from fettle.plan.rollout.revision import NotReady
 from fettle.plan.rollout.rollback import Rollback
 from fettle.plan.rollout.state import MarkLeft, OpenEntry, RolloutDecision, RolloutSnapshot, Wanted
@@ -39,9 +38,9 @@ class _Ground:
     stable: str | None
     current: str | None  # the canary so far
     desired: str | None  # what the spec asks for
-    wanted: str | None  # the same, or what it was rolled back to
+    target: str | None  # the same, or what it was rolled back to
     held: Wait | None
-    failed: Exit | None  # why `wanted` is not tried; a retry that was ordered now is in it already
+    failed: Exit | None  # why `target` is not tried; a retry that was ordered now is in it already
     failed_before: str | None
     orders: Orders
     rollback: Rollback
@@ -52,17 +51,17 @@ def decide(snapshot: RolloutSnapshot) -> RolloutDecision:
     ground = _survey(snapshot)
     transition = _transition(ground)
     serving = {revision: _artifact(snapshot, revision) for revision in _serving(transition)}
-    replicas = _replicas(snapshot, transition)
+    placement = _placement(snapshot, transition)
     kept = ground.rollback.holds.target if ground.rollback.holds else None
     ledger = rollout_ledger.writes(snapshot, serving, transition.exits, rendered=ground.desired, kept=kept)
     ledger = (*ledger, *rollout_ledger.judged(snapshot, transition.over))
     values = {**ground.orders.values, **ground.rollback.values}
-    status = rollout_status.build(snapshot, transition, values, replicas, ledger)
+    status = rollout_status.build(snapshot, transition, values, placement, ledger)
     opened = tuple(_opened(transition, write) for write in ledger if isinstance(write, OpenEntry))
     exits = tuple(_exit_event(snapshot, write) for write in ledger if isinstance(write, MarkLeft))
     return RolloutDecision(
-        replicas=replicas,
-        remove=_empty(snapshot, replicas, serving),
+        replicas=placement.replicas,
+        remove=_empty(snapshot, placement.replicas, serving),
         stable=transition.stable,
         ledger=ledger,
         status=status,
@@ -74,6 +73,7 @@ def decide(snapshot: RolloutSnapshot) -> RolloutDecision:
             *rollout_status.transitions(snapshot.status, status),
         ),
         requeue_seconds=rollout_status.next_look(snapshot, transition, status),
+        routes=placement.routes,
     )
 
 
@@ -83,21 +83,21 @@ def _survey(snapshot: RolloutSnapshot) -> _Ground:
     current = rollout_ledger.on_trial(snapshot, stable)
     desired = snapshot.wanted.revision if isinstance(snapshot.wanted, Wanted) else None
     rollback = rollout_rollback.read(snapshot, stable, current, forgotten=forgotten)
-    wanted = rollback.holds.target if rollback.holds is not None and desired is not None else desired
-    subjects = {revision for revision in (desired, wanted, current) if revision is not None}
+    target = rollback.holds.target if rollback.holds is not None and desired is not None else desired
+    subjects = {revision for revision in (desired, target, current) if revision is not None}
     orders = commands.read(snapshot.annotations, snapshot.status, subjects, forgotten=forgotten)
     held = _held(snapshot)
-    failed = rollout_ledger.failure(snapshot, wanted, forgotten=forgotten) if wanted else None
-    failed_before = wanted if failed is not None else None
-    if wanted and orders.has(Command.RETRY, wanted):
+    failed = rollout_ledger.failure(snapshot, target, forgotten=forgotten) if target else None
+    failed_before = target if failed is not None else None
+    if target and orders.has(Command.RETRY, target):
         failed = None
-    return _Ground(snapshot, stable, current, desired, wanted, held, failed, failed_before, orders, rollback)
+    return _Ground(snapshot, stable, current, desired, target, held, failed, failed_before, orders, rollback)
 
 
 def _orders(ground: _Ground) -> tuple[EventDraft, ...]:
     """What becomes of each new order."""
-    candidate = None if _never_served(ground) else _candidate(ground)
-    measure = commands.Ground(candidate, ground.failed_before, paused=ground.held is not None)
+    canary = None if _never_served(ground) else _canary(ground)
+    measure = commands.Ground(canary, ground.failed_before, paused=ground.held is not None)
     return (*ground.rollback.events, *commands.events(ground.orders, measure))
 
 
@@ -112,18 +112,18 @@ def _held(snapshot: RolloutSnapshot) -> Wait | None:
 
 def _transition(ground: _Ground) -> Transition:
     snapshot = ground.snapshot
-    if ground.wanted and ground.wanted != ground.stable and not ground.held and _never_served(ground):
-        return Transition(ground.wanted, rollback=ground.rollback.holds)
-    failed = (ground.wanted, ground.failed) if ground.wanted and ground.failed else None
-    if ground.wanted is None and snapshot.status.failed_revision:
+    if ground.target and ground.target != ground.stable and not ground.held and _never_served(ground):
+        return Transition(ground.target, rollback=ground.rollback.holds)
+    failed = (ground.target, ground.failed) if ground.target and ground.failed else None
+    if ground.target is None and snapshot.status.failed_revision:
         why = rollout_ledger.failure(snapshot, snapshot.status.failed_revision, forgotten=False)
         failed = (snapshot.status.failed_revision, why) if why else None
-    candidate = _candidate(ground)
-    if ground.stable is None or candidate is None:
+    canary = _canary(ground)
+    if ground.stable is None or canary is None:
         return Transition(
             ground.stable, exits=_exits(ground, None), failed=failed, held=ground.held, rollback=ground.rollback.holds
         )
-    return _try(ground, ground.stable, candidate)
+    return _try(ground, ground.stable, canary)
 
 
 def _never_served(ground: _Ground) -> bool:
@@ -134,13 +134,13 @@ def _never_served(ground: _Ground) -> bool:
     return entry is not None and entry.entered is None and not ground.snapshot.workload(ground.stable).ready
 
 
-def _candidate(ground: _Ground) -> str | None:
+def _canary(ground: _Ground) -> str | None:
     """The revision that shall be on trial."""
     if ground.held is not None:
         return ground.current
-    if ground.wanted == ground.stable or ground.failed is not None:
+    if ground.target == ground.stable or ground.failed is not None:
         return None
-    return ground.wanted
+    return ground.target
 
 
 def _try(ground: _Ground, stable: str, revision: str) -> Transition:
@@ -150,9 +150,9 @@ def _try(ground: _Ground, stable: str, revision: str) -> Transition:
     before = resume(snapshot, revision, _artifact(snapshot, revision))
     blocked = _blocked(snapshot, stable, revision)
     trial = look(snapshot, before, ground.orders, stable=stable, held=ground.held, blocked=blocked)
-    wanted_sizes = _sizes(snapshot, trial, stable, blocked) if trial.wait is not None else None
-    if wanted_sizes is not None:
-        progressed = _progressed(snapshot, before, trial, wanted_sizes)
+    demand = _demand(snapshot, trial, stable, blocked) if trial.wait is not None else None
+    if demand is not None:
+        progressed = _progressed(snapshot, before, trial, providers.place(snapshot, demand))
         trial = late(trial, snapshot, progressed=progressed)
         if progressed:
             at = {"progressed_at": timestamps.write(snapshot.now)}
@@ -169,49 +169,49 @@ def _try(ground: _Ground, stable: str, revision: str) -> Transition:
         events = (*trial.events, said)
         return Transition(revision, exits=exits, events=events, rollback=ground.rollback.holds, over=trial.canary)
     return Transition(
-        stable, trial, wanted_sizes, exits, held=ground.held, events=trial.events, rollback=ground.rollback.holds
+        stable, trial, demand, exits, held=ground.held, events=trial.events, rollback=ground.rollback.holds
     )
 
 
-def _sizes(snapshot: RolloutSnapshot, trial: Trial, stable: str, blocked: bool) -> Sizes:
-    canary, wait, steps = trial.canary, trial.wait, steps_of(snapshot)
-    frozen = wait is not None and wait.hold
-    return provider(snapshot).sizes(
-        0 if blocked else asked_weight(steps, canary.step),
-        snapshot.spec.replicas,
-        snapshot.workload(stable),
-        snapshot.workload(canary.revision),
+def _demand(snapshot: RolloutSnapshot, trial: Trial, stable: str, blocked: bool) -> Demand:
+    """What the canary asks for at its step."""
+    canary, steps = trial.canary, steps_of(snapshot)
+    return replace(
+        providers.demand(snapshot, stable),
+        canary=snapshot.workload(canary.revision),
+        weight=0 if blocked else asked_weight(steps, canary.step),
         in_force=canary.weight,
         keep_stable=promoting(steps, canary.step),
-        frozen=frozen,
+        frozen=trial.wait is not None and trial.wait.hold,
     )
 
 
-def _progressed(snapshot: RolloutSnapshot, before: CanaryStatus, trial: Trial, wanted: Sizes) -> bool:
+def _progressed(snapshot: RolloutSnapshot, before: CanaryStatus, trial: Trial, placement: Placement) -> bool:
     """Whether this pass moved the rollout. The end of a pause does too: its time does not count against the deadline."""
     after = trial.canary
     moved = (after.step, after.step_started_at) != (before.step, before.step_started_at)
     paused = find(snapshot.status.conditions, "Paused")
     was_held = paused is not None and paused.status is ConditionStatus.TRUE
     resumed = was_held and not (trial.wait is not None and trial.wait.hold)
-    return moved or wanted.canary > before.replicas or resumed
+    grown = placement.replicas[after.revision] > before.replicas
+    return moved or grown or resumed
 
 
-def _exits(ground: _Ground, candidate: str | None) -> Mapping[str, Exit]:
+def _exits(ground: _Ground, canary: str | None) -> Mapping[str, Exit]:
     """Why revisions leave that are neither stable nor on trial."""
     entries = rollout_ledger.live(ground.snapshot)
     stable = entries.get(ground.stable or "")
-    found = {}
+    exits: dict[str, Exit] = {}
     for revision, entry in entries.items():
-        if revision in (ground.stable, candidate):
+        if revision in (ground.stable, canary):
             continue
         if stable is not None and entry.serial < stable.serial:  # a promotion that was cut short
-            found[revision] = _replaced(ground, stable.revision)
-        elif ground.wanted == ground.stable:
-            found[revision] = _gone_back(ground, stable.revision if stable else "")
+            exits[revision] = _replaced(ground, stable.revision)
+        elif ground.target == ground.stable:
+            exits[revision] = _gone_back(ground, stable.revision if stable else "")
         else:
-            found[revision] = Exit(Reason.SUPERSEDED, f"the spec asks for revision {candidate or ground.wanted}")
-    return found
+            exits[revision] = Exit(Reason.SUPERSEDED, f"the spec asks for revision {canary or ground.target}")
+    return exits
 
 
 def _replaced(ground: _Ground, revision: str) -> Exit:
@@ -232,11 +232,13 @@ def _serving(transition: Transition) -> list[str]:
     return [revision for revision in (transition.stable, canary) if revision is not None]
 
 
-def _blocked(snapshot: RolloutSnapshot, stable: str, candidate: str) -> bool:
+def _blocked(snapshot: RolloutSnapshot, stable: str, canary: str) -> bool:
     """Whether a canary before this one still stands in for stable pods that are on their way."""
-    leaving = [one for one in _leaving(snapshot, {stable, candidate}, {}) if not one.failed]
-    kept = provider(snapshot).retire(leaving, snapshot.spec.replicas, [snapshot.workload(stable)])
-    return snapshot.workload(stable).ready > 0 and any(kept.values())
+    leaving = tuple(other for other in _leaving(snapshot, {stable, canary}, {}) if not other.failed)
+    if not leaving or not snapshot.workload(stable).ready:
+        return False
+    kept = providers.place(snapshot, replace(providers.demand(snapshot, stable), leaving=leaving)).replicas
+    return any(kept[other.workload.revision] for other in leaving)
 
 
 def _leaving(snapshot: RolloutSnapshot, serving: set[str], exits: Mapping[str, Exit]) -> list[Leaving]:
@@ -252,20 +254,17 @@ def _leaving(snapshot: RolloutSnapshot, serving: set[str], exits: Mapping[str, E
         return entry.serial if entry is not None else 0
 
     gone = sorted(snapshot.workloads.keys() - serving, key=age, reverse=True)
-    return [Leaving(snapshot.workloads[one], failed=bool((left := why(one)) and left.failed)) for one in gone]
+    return [Leaving(snapshot.workloads[old], failed=bool((left := why(old)) and left.failed)) for old in gone]
 
 
-def _replicas(snapshot: RolloutSnapshot, transition: Transition) -> Mapping[str, int]:
-    """Pods of every revision that has, or shall have, a workload."""
-    wanted: dict[str, int] = {}
-    if transition.stable is not None:
-        wanted[transition.stable] = transition.sizes.stable if transition.sizes else snapshot.spec.replicas
-    if transition.canary is not None and transition.sizes is not None:
-        wanted[transition.canary.revision] = transition.sizes.canary
-    leaving = _leaving(snapshot, set(wanted), transition.exits)
-    staying = [snapshot.workload(revision) for revision in wanted]
-    kept = {**wanted, **provider(snapshot).retire(leaving, snapshot.spec.replicas, staying)}
-    return {revision: snapshot.workload(revision).sparing(count) for revision, count in kept.items()}
+def _placement(snapshot: RolloutSnapshot, transition: Transition) -> Placement:
+    """Pods of every revision that has, or shall have, a workload; and what is routed to whom."""
+    demand = transition.demand or providers.demand(snapshot, transition.stable)
+    staying = {workload.revision for workload in demand.staying}
+    leaving = tuple(_leaving(snapshot, staying, transition.exits))
+    placement = providers.place(snapshot, replace(demand, leaving=leaving))
+    pods = {revision: snapshot.workload(revision).sparing(count) for revision, count in placement.replicas.items()}
+    return replace(placement, replicas=pods)
 
 
 def _empty(snapshot: RolloutSnapshot, replicas: Mapping[str, int], serving: Mapping[str, str]) -> tuple[str, ...]:

@@ -60,14 +60,14 @@ def find_stable(snapshot: RolloutSnapshot) -> str | None:
     entries = live(snapshot)
     recorded = {entry.revision for entry in snapshot.ledger}
     strangers = {name for name, workload in snapshot.workloads.items() if name not in recorded and workload.pods}
-    candidates = set(entries) | strangers or {name for name, load in snapshot.workloads.items() if load.ready}
+    possible = set(entries) | strangers or {name for name, load in snapshot.workloads.items() if load.ready}
 
     def rank(revision: str) -> tuple[bool, int, bool, str]:
         entry = entries.get(revision)
         asked = getattr(snapshot.wanted, "revision", None) == revision
         return snapshot.workload(revision).available == 0, entry.serial if entry else 0, asked, revision
 
-    return min(candidates, key=rank, default=None)
+    return min(possible, key=rank, default=None)
 
 
 def on_trial(snapshot: RolloutSnapshot, stable: str | None) -> str | None:
@@ -108,21 +108,21 @@ def writes(
     """
     entries = live(snapshot)
     serial = max((entry.serial for entry in snapshot.ledger), default=0)
-    found: list[LedgerWrite] = []
+    lines: list[LedgerWrite] = []
     for revision, artifact in serving.items():
         if revision not in entries:
             serial += 1
             adopt = revision != rendered or snapshot.workload(revision).pods > 0
-            found.append(OpenEntry(serial, revision, artifact, adopt))
+            lines.append(OpenEntry(serial, revision, artifact, adopt))
     for entry in sorted(snapshot.ledger, key=lambda entry: entry.serial):
         if entry.left is not None:
             continue
-        if entry.entered is None and snapshot.workload(entry.revision).ready:
-            found.append(MarkEntered(entry.name))
+        if entry.entered is None and snapshot.workload(entry.revision).ready and snapshot.routed(entry.revision):
+            lines.append(MarkEntered(entry.name))
         if entry.revision not in serving or entries[entry.revision] is not entry:
             why = exits.get(entry.revision) or Exit(Reason.SUPERSEDED, "another revision took its place")
-            found.append(MarkLeft(entry.name, why.reason, why.message))
-    return (*found, *_forget(snapshot, kept))
+            lines.append(MarkLeft(entry.name, why.reason, why.message))
+    return (*lines, *_forget(snapshot, kept))
 
 
 def judged(snapshot: RolloutSnapshot, canary: CanaryStatus | None) -> tuple[MarkJudged, ...]:

@@ -38,12 +38,12 @@ class PodFault:
 class Workload:
     """The Deployment of a revision and its pods. A revision without a Deployment is one of zeros.
 
-    `ready` and `available` are pods that get traffic: those that a person took `out` by their label are in `replicas` and `pods` only.
+    `ready` and `available` are pods that may get traffic: those that a person took `out` by their label are in `replicas` and `pods` only.
     """
 
     revision: str
     artifact: str = ""
-    replicas: int = 0  # wanted so far
+    replicas: int = 0  # asked for so far
     ready: int = 0
     available: int = 0  # ready for a while
     pods: int = 0  # that exist, those on their way out left out
@@ -78,17 +78,31 @@ class LedgerEntry:
     revision: str
     artifact: str
     created: datetime
-    entered: datetime | None = None  # its first ready pod, hence its first traffic
+    entered: datetime | None = None  # its first ready pod that traffic is routed to
     left: datetime | None = None
     reason: Reason | None = None
     message: str = ""
 
 
 @dataclass(frozen=True)
+class Routes:
+    """The routes that are there: percent of the traffic by revision.
+
+    `settled`: whoever carries the traffic has taken them over everywhere. Until then it may still go where it went before;
+    `settles_in` says in how many seconds that is over, where only time is waited for.
+    """
+
+    weights: Mapping[str, int]
+    settled: bool
+    settles_in: float | None = None
+
+
+@dataclass(frozen=True)
 class RolloutSnapshot:
     """Everything a decision may look at. `annotations` are the ModelDeployment's own: commands and the pause.
 
-    `windows` holds what the pods said about their traffic, by revision; empty where nobody was asked.
+    `windows` holds what the pods said about their traffic, by revision; empty where nobody was asked. `routes` is None where the
+    traffic provider has none: then every ready pod gets traffic.
     """
 
     namespace: str
@@ -103,6 +117,7 @@ class RolloutSnapshot:
     workloads: Mapping[str, Workload] = field(default_factory=dict)
     windows: Mapping[str, Observation] = field(default_factory=dict)
     annotations: Mapping[str, str] = field(default_factory=dict)
+    routes: Routes | None = None
 
     @property
     def out_of_sight(self) -> bool:
@@ -117,6 +132,10 @@ class RolloutSnapshot:
         """The revision's workload, of zeros where there is none."""
         return self.workloads.get(revision) or Workload(revision)
 
+    def routed(self, revision: str) -> bool:
+        """Whether the revision's ready pods get traffic."""
+        return self.routes is None or self.routes.weights.get(revision, 0) > 0
+
 
 @dataclass(frozen=True)
 class OpenEntry:
@@ -130,7 +149,7 @@ class OpenEntry:
 
 @dataclass(frozen=True)
 class MarkEntered:
-    """Its first pod is ready."""
+    """Its first pod is ready, and gets traffic."""
 
     name: str
 
@@ -167,8 +186,10 @@ LedgerWrite = OpenEntry | LedgerMark | Forget
 class RolloutDecision:
     """What shall be.
 
-    `replicas` holds the pods wanted of each revision that has a workload or shall get one; a revision of `remove` has no pod
+    `replicas` holds the pods of each revision that has a workload or shall get one; a revision of `remove` has no pod
     left and its workload goes. `stable` is the revision that the main Service's annotation names; None writes nothing.
+    `routes` is percent of the traffic by revision, 100 in all; empty leaves the routes as they are, and there are none
+    where pods are the weight.
     """
 
     replicas: Mapping[str, int]
@@ -178,13 +199,16 @@ class RolloutDecision:
     status: ModelDeploymentStatus
     events: tuple[EventDraft, ...] = ()
     requeue_seconds: float | None = None
+    routes: Mapping[str, int] = field(default_factory=dict)
 
     def takes_away(self, snapshot: RolloutSnapshot) -> bool:
-        """Whether capacity or an object goes, or the stable revision changes: then the live state is read first.
+        """Whether capacity or an object goes, traffic moves, or the stable revision changes: then the live state is read first.
 
         So it is where the workload of a revision that serves is out of sight: what is asked for may be less than there is.
         """
         fewer = any(count < snapshot.workload(revision).replicas for revision, count in self.replicas.items())
         left = any(isinstance(write, MarkLeft | Forget) for write in self.ledger)
         turns = self.stable != snapshot.stable_annotation
-        return fewer or left or bool(self.remove) or turns or snapshot.out_of_sight
+        in_force = snapshot.routes.weights if snapshot.routes is not None else {}
+        moves = bool(self.routes) and self.routes != in_force
+        return fewer or left or bool(self.remove) or turns or moves or snapshot.out_of_sight

@@ -23,6 +23,7 @@ from fettle.plan.rollout import analysis
 from fettle.plan.rollout import commands as rollout_commands
 from fettle.plan.rollout import ledger as rollout_ledger
 from fettle.plan.rollout.providers import provider
+from fettle.plan.rollout.providers.base import Placement
 from fettle.plan.rollout.state import (
     Forget,
     LedgerWrite,
@@ -53,21 +54,21 @@ def build(
     snapshot: RolloutSnapshot,
     transition: Transition,
     commands: Mapping[Command, str],
-    replicas: Mapping[str, int],
+    placement: Placement,
     ledger: Iterable[LedgerWrite],
 ) -> ModelDeploymentStatus:
     """The whole status after this decision. `commands` are the orders that were handled in it, as they were given."""
     handled, last = rollout_commands.handled(snapshot.status, commands)
-    stable = _stable(snapshot, transition, replicas)
+    stable = _stable(snapshot, transition, placement.replicas)
     return ModelDeploymentStatus(
         observed_generation=snapshot.generation,
         replicas=sum(workload.pods for workload in snapshot.workloads.values()),
         ready_replicas=sum(workload.ready for workload in snapshot.workloads.values()),
         selector=f"{GROUP}/modeldeployment={snapshot.name}",
-        conditions=_conditions(snapshot, transition, replicas),
+        conditions=_conditions(snapshot, transition, placement),
         address=Address(url=f"http://{snapshot.name}.{snapshot.namespace}.svc:{HTTP_PORT}") if stable else None,
         stable=stable,
-        canary=_canary(snapshot, transition, replicas),
+        canary=_canary(snapshot, transition, placement.replicas),
         revisions=_records(snapshot, ledger),
         last_command=last,
         commands=handled,
@@ -91,12 +92,12 @@ def _stable(snapshot: RolloutSnapshot, transition: Transition, replicas: Mapping
 def _canary(snapshot: RolloutSnapshot, transition: Transition, replicas: Mapping[str, int]) -> CanaryStatus | None:
     if transition.canary is None:
         return None
-    workload = snapshot.workload(transition.canary.revision)
+    revision = transition.canary.revision
     return transition.canary.model_copy(
         update={
-            "replicas": replicas.get(transition.canary.revision, 0),
-            "ready": workload.ready,
-            "actual_weight": provider(snapshot).actual_weight(workload, snapshot.workloads.values()),
+            "replicas": replicas.get(revision, 0),
+            "ready": snapshot.workload(revision).ready,
+            "actual_weight": provider(snapshot).actual_weight(revision, snapshot.workloads, snapshot.routes),
         }
     )
 
@@ -130,36 +131,35 @@ def _records(snapshot: RolloutSnapshot, ledger: Iterable[LedgerWrite]) -> tuple[
 # ------------------------------------------------------------------------------------------------------------ conditions
 
 
-def _conditions(
-    snapshot: RolloutSnapshot, transition: Transition, replicas: Mapping[str, int]
-) -> tuple[Condition, ...]:
-    stuck = _stuck(snapshot, transition)
+def _conditions(snapshot: RolloutSnapshot, transition: Transition, placement: Placement) -> tuple[Condition, ...]:
+    stuck = _stuck(snapshot, transition, placement)
     said = {
-        "Ready": _ready(snapshot, transition, replicas, stuck),
-        "Progressing": _progressing(snapshot, transition, stuck),
+        "Ready": _ready(snapshot, transition, placement, stuck),
+        "Progressing": _progressing(snapshot, transition, placement, stuck),
         "Degraded": _degraded(transition, stuck),
         "Paused": _paused(transition),
     }
     conditions = snapshot.status.conditions
-    for kind, one in said.items():
+    for kind, condition in said.items():
         conditions = with_condition(
             conditions,
             kind,
-            one.holds,
-            one.reason,
-            one.message,
+            condition.holds,
+            condition.reason,
+            condition.message,
             generation=snapshot.generation,
             now=timestamps.write(snapshot.now),
         )
     return conditions
 
 
-def _stuck(snapshot: RolloutSnapshot, transition: Transition) -> _Said | None:
-    """Why the stable revision's pods do not come: a fault that will not pass, or none of them within the deadline."""
+def _stuck(snapshot: RolloutSnapshot, transition: Transition, placement: Placement) -> _Said | None:
+    """Why the stable revision does not come to serve: a fault that will not pass, or no pod or no route within the deadline."""
     if transition.stable is None:
         return None
     workload = snapshot.workload(transition.stable)
-    if workload.ready >= snapshot.spec.replicas:
+    unrouted = _unrouted(snapshot, placement) if workload.ready >= snapshot.spec.replicas else None
+    if workload.ready >= snapshot.spec.replicas and unrouted is None:
         return None
     fault = workload.fault
     if fault is not None and fault.final:
@@ -167,7 +167,10 @@ def _stuck(snapshot: RolloutSnapshot, transition: Transition) -> _Said | None:
     ends = first_deadline(snapshot, transition)
     if ends is None or snapshot.now < ends:
         return None
-    text = f"{workload.ready} of {snapshot.spec.replicas} pods became ready in {snapshot.spec.rollout.progress_deadline_seconds} s"
+    seconds = snapshot.spec.rollout.progress_deadline_seconds
+    if unrouted is not None:
+        return _Said(True, Reason.PROGRESS_DEADLINE_EXCEEDED, f"{unrouted} after {seconds} s")
+    text = f"{workload.ready} of {snapshot.spec.replicas} pods became ready in {seconds} s"
     return _Said(
         True,
         fault.reason if fault else Reason.PROGRESS_DEADLINE_EXCEEDED,
@@ -183,17 +186,17 @@ def first_deadline(snapshot: RolloutSnapshot, transition: Transition) -> datetim
     return entry.created + timedelta(seconds=snapshot.spec.rollout.progress_deadline_seconds)
 
 
-def _ready(
-    snapshot: RolloutSnapshot, transition: Transition, replicas: Mapping[str, int], stuck: _Said | None
-) -> _Said:
+def _ready(snapshot: RolloutSnapshot, transition: Transition, placement: Placement, stuck: _Said | None) -> _Said:
     """Whether as many pods are ready, and stay, as are asked for; after a rollback stable may take its time to grow back."""
-    wanted = snapshot.spec.replicas
-    ready = sum(min(workload.ready, replicas.get(name, 0)) for name, workload in snapshot.workloads.items())
+    asked = snapshot.spec.replicas
+    ready = sum(min(workload.ready, placement.replicas.get(name, 0)) for name, workload in snapshot.workloads.items())
     if transition.stable is None:
         why = transition.held
         return _Said(False, why.reason if why else Reason.DEPLOYING, why.message if why else "nothing serves yet")
-    if ready >= wanted:
-        text = f"{ready} pods ready, stable revision {transition.stable}" if wanted else "scaled to 0"
+    if ready >= asked and (unrouted := _unrouted(snapshot, placement)) is not None:
+        return replace(stuck, holds=False) if stuck is not None else _Said(False, Reason.DEPLOYING, unrouted)
+    if ready >= asked:
+        text = f"{ready} pods ready, stable revision {transition.stable}" if asked else "scaled to 0"
         return _Said(True, Reason.SERVING, text)
     if stuck is not None:
         return _Said(False, stuck.reason, stuck.message)
@@ -201,12 +204,21 @@ def _ready(
         snapshot.workload(transition.stable).fault,
         sum(workload.out for workload in snapshot.workloads.values()),
     )
-    text = f"{ready} of {wanted} pods are ready" + (f", {out_of_traffic(out)}" if out else "")
+    text = f"{ready} of {asked} pods are ready" + (f", {out_of_traffic(out)}" if out else "")
     text += f": {fault.message}" if fault else ""
     ends = regrown_by(snapshot, transition)
     if ends is not None and snapshot.now < ends:
         return _Said(True, Reason.DEPLOYING, f"{text}; revision {transition.stable} grows back to full size")
     return _Said(False, Reason.DEPLOYING, text)
+
+
+def _unrouted(snapshot: RolloutSnapshot, placement: Placement) -> str | None:
+    """Why pods that are ready serve nobody, or not everybody: where traffic is routed, the routes in force have to lead to them."""
+    if not placement.routes:
+        return None
+    in_force = snapshot.routes.weights if snapshot.routes is not None else {}
+    served = sum(percent for revision, percent in in_force.items() if snapshot.workload(revision).ready)
+    return f"{served} % of the traffic is routed to pods that are ready" if served < 100 else None
 
 
 def regrown_by(snapshot: RolloutSnapshot, transition: Transition) -> datetime | None:
@@ -228,7 +240,7 @@ def regrown_by(snapshot: RolloutSnapshot, transition: Transition) -> datetime | 
     return since + timedelta(seconds=snapshot.spec.rollout.progress_deadline_seconds)
 
 
-def _progressing(snapshot: RolloutSnapshot, transition: Transition, stuck: _Said | None) -> _Said:
+def _progressing(snapshot: RolloutSnapshot, transition: Transition, placement: Placement, stuck: _Said | None) -> _Said:
     if transition.trial is not None and transition.trial.wait is not None:
         wait, canary = transition.trial.wait, transition.trial.canary
         asked = asked_weight(steps_of(snapshot), canary.step)
@@ -247,6 +259,8 @@ def _progressing(snapshot: RolloutSnapshot, transition: Transition, stuck: _Said
         return _Said(False, stuck.reason, stuck.message)
     if transition.stable is not None and snapshot.workload(transition.stable).ready < snapshot.spec.replicas:
         return _Said(True, Reason.DEPLOYING, _missing(snapshot.workload(transition.stable), snapshot.spec.replicas))
+    if (unrouted := _unrouted(snapshot, placement)) is not None:
+        return _Said(True, Reason.DEPLOYING, unrouted)
     if transition.rollback is not None:
         back = transition.rollback
         text = f"rolled back from {back.desired} to {back.target}; holds until the spec asks for another revision"
@@ -254,9 +268,9 @@ def _progressing(snapshot: RolloutSnapshot, transition: Transition, stuck: _Said
     return _Said(False, Reason.SERVING, "")
 
 
-def _missing(workload: Workload, wanted: int) -> str:
+def _missing(workload: Workload, replicas: int) -> str:
     out = f", {out_of_traffic(workload.out)}" if workload.out else ""
-    return f"{workload.ready} of {wanted} pods of revision {workload.revision} are ready{out}"
+    return f"{workload.ready} of {replicas} pods of revision {workload.revision} are ready{out}"
 
 
 def _degraded(transition: Transition, stuck: _Said | None) -> _Said:
@@ -300,10 +314,13 @@ def next_look(snapshot: RolloutSnapshot, transition: Transition, status: ModelDe
     if spec is not None and status.canary is not None and status.canary.analysis is not None:
         times.append(analysis.next_look(spec, status.canary.analysis, snapshot.now))
     ends = first_deadline(snapshot, transition)
-    if ends is not None and snapshot.workload(transition.stable or "").ready < snapshot.spec.replicas:
+    stable = transition.stable or ""
+    if ends is not None and (snapshot.workload(stable).ready < snapshot.spec.replicas or not snapshot.routed(stable)):
         times.append(ends)
     regrown = regrown_by(replace(snapshot, status=status), transition)
     if regrown is not None:
         times.append(regrown)
+    if snapshot.routes is not None and snapshot.routes.settles_in is not None:
+        times.append(snapshot.now + timedelta(seconds=snapshot.routes.settles_in))
     ahead = [seconds for at in times if (seconds := (at - snapshot.now).total_seconds()) > 0]
     return max(min(ahead), 0.2) if ahead else None

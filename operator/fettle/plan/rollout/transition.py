@@ -10,7 +10,7 @@ from fettle.api.modeldeployment_status import CanaryStatus, RollbackStatus
 from fettle.api.reasons import Reason
 from fettle.plan.events import EventDraft
 from fettle.plan.rollout.ledger import Exit
-from fettle.plan.rollout.providers.replicas import Sizes
+from fettle.plan.rollout.providers.base import Demand
 
 
 @dataclass(frozen=True)
@@ -20,7 +20,7 @@ class Wait:
     reason: Reason
     message: str
     hold: bool = False
-    pods: bool = False  # waits for pods: the progress deadline counts
+    pending: bool = False  # waits for a weight to be reached: the progress deadline counts
     until: datetime | None = None
 
 
@@ -41,7 +41,7 @@ class Transition:
 
     stable: str | None
     trial: Trial | None = None
-    sizes: Sizes | None = None
+    demand: Demand | None = None  # for the canary that goes on
     exits: Mapping[str, Exit] = field(default_factory=dict)
     failed: tuple[str, Exit] | None = None
     held: Wait | None = None

@@ -1,6 +1,6 @@
 """The canary on its steps: where it stands, whether it may go on, and whether it failed.
 
-A weight step holds from the moment its pods are available; a pause begins when the step before it is done. Before the next
+A weight step holds from the moment its weight is reached, by pods and routes; a pause begins when the step before it is done. Before the next
 weight rises, and before the promotion, the analysis must have called one whole window at the present weight good.
 """
 
@@ -19,7 +19,9 @@ from fettle.plan.events import EventDraft
 from fettle.plan.rollout import analysis
 from fettle.plan.rollout.commands import Orders
 from fettle.plan.rollout.ledger import Exit
+from fettle.plan.rollout.providers import demand as demand_of
 from fettle.plan.rollout.providers import provider
+from fettle.plan.rollout.providers.base import Demand
 from fettle.plan.rollout.state import RolloutSnapshot, Workload, out_of_traffic
 from fettle.plan.rollout.transition import Trial, Wait
 from fettle.plan.rollout.window_totals import NOTHING, Observation
@@ -36,7 +38,8 @@ def asked_weight(steps: tuple[RolloutStep, ...], step: int) -> int:
     """The weight that the step asks for: its own, or that of the last weight before a pause; 100 after the last step."""
     if step >= len(steps):
         return 100
-    return next((one.weight for one in reversed(steps[: step + 1]) if one.weight is not None), 0)
+    weights = (earlier.weight for earlier in reversed(steps[: step + 1]))
+    return next((weight for weight in weights if weight is not None), 0)
 
 
 def promoting(steps: tuple[RolloutStep, ...], step: int) -> bool:
@@ -69,6 +72,7 @@ class _Runner:
 
     snapshot: RolloutSnapshot
     steps: tuple[RolloutStep, ...]
+    demand: Demand  # of whatever weight
     workload: Workload
     held: Wait | None
     blocked: bool
@@ -79,7 +83,7 @@ class _Runner:
         return self.snapshot.now
 
     def advance(self, canary: CanaryStatus, promote: bool) -> Trial:
-        """As many steps as may be taken now. `promote` ends one wait that is not for pods."""
+        """As many steps as may be taken now. `promote` ends one wait that is not for a weight."""
         events: list[EventDraft] = []
         ordered, last = promote, canary
         while canary.step < len(self.steps):
@@ -87,9 +91,9 @@ class _Runner:
             if (doubt := self._failing(canary)) is not None and not promote:
                 return Trial(canary, doubt, events=tuple(events))
             if step.weight is not None and (not canary.step_started_at or canary.weight != step.weight):
-                if not self._has_pods(step.weight):
+                if (pending := self._pending(canary, step.weight)) is not None:
                     canary = self._forgive(canary) if promote else canary
-                    return Trial(canary, self._for_pods(canary, step.weight), events=tuple(events))
+                    return Trial(canary, pending, events=tuple(events))
                 canary = self._reach(canary, step.weight)
                 events.append(self._event(canary, Reason.CANARY_RUNNING, f"weight {step.weight} reached"))
             wait = doubt or self._wait(canary, step)
@@ -99,32 +103,29 @@ class _Runner:
                 promote = False
                 canary = self._forgive(canary)
             last, canary = canary, self._next(canary)
-        if not self._has_pods(100) and self.snapshot.spec.replicas:
-            if (
-                not ordered
-            ):  # the last window before the promotion is to be a good one, however long pods are waited for
-                canary = last
-            return Trial(canary, self._for_pods(canary, 100), events=tuple(events))
+        if self.snapshot.spec.replicas and self._pending(canary, 100) is not None:
+            # The last window before the promotion is to be a good one, however long is waited for.
+            canary = canary if ordered else last
+            return Trial(canary, self._pending(canary, 100), events=tuple(events))
         return Trial(canary, promoted=True, events=tuple(events))
 
-    def _has_pods(self, weight: int) -> bool:
-        if self.blocked and weight:
-            return False
-        return provider(self.snapshot).reached(weight, self.snapshot.spec.replicas, self.workload)
-
-    def _for_pods(self, canary: CanaryStatus, weight: int) -> Wait:
+    def _pending(self, canary: CanaryStatus, weight: int) -> Wait | None:
+        """What `weight` still waits for; None when it is reached."""
+        missing = provider(self.snapshot).pending(replace(self.demand, weight=weight))
+        kept_out = self.blocked and weight
+        if missing is None and not kept_out:
+            return None
         if not self.snapshot.spec.replicas:
             return Wait(Reason.CANARY_RUNNING, "scaled to 0: the rollout goes on when there are pods", hold=True)
-        if self.blocked:
+        if missing is None or kept_out:
             return Wait(Reason.CANARY_RUNNING, "the canary before it makes room")
-        text = f"{self.workload.available} of {self.workload.replicas} canary pods are available for weight {weight}"
         if self.workload.out:  # whoever looks at a pod takes the time that it takes
-            return Wait(Reason.PAUSED_BY_USER, f"{text}: {out_of_traffic(self.workload.out)}", hold=True)
+            return Wait(Reason.PAUSED_BY_USER, f"{missing}: {out_of_traffic(self.workload.out)}", hold=True)
         deadline = timedelta(seconds=self.snapshot.spec.rollout.progress_deadline_seconds)
         until = (timestamps.read(canary.progressed_at) or self.now) + deadline
         fault = f": {self.workload.fault.message}" if self.workload.fault else ""
         reason = Reason.PROMOTING if weight >= 100 else Reason.CANARY_RUNNING
-        return Wait(reason, text + fault, pods=True, until=until)
+        return Wait(reason, missing + fault, pending=True, until=until)
 
     def _reach(self, canary: CanaryStatus, weight: int) -> CanaryStatus:
         watched = analysis.begin(self.now, canary.analysis) if self.snapshot.spec.rollout.analysis else None
@@ -201,7 +202,8 @@ def look(
     canary = _on_these_steps(snapshot, steps, canary)
     if orders.has(Command.PROMOTE_FULL, revision):
         canary = canary.model_copy(update={"step": len(steps), "step_started_at": ""})
-    runner = _Runner(snapshot, steps, workload, held, blocked, doubt)
+    demand = replace(demand_of(snapshot, stable), canary=workload)
+    runner = _Runner(snapshot, steps, demand, workload, held, blocked, doubt)
     return runner.advance(canary, orders.has(Command.PROMOTE, revision))
 
 
@@ -216,17 +218,18 @@ def _on_these_steps(snapshot: RolloutSnapshot, steps: tuple[RolloutStep, ...], c
 
 
 def _watch(snapshot: RolloutSnapshot, canary: CanaryStatus, stable: str) -> tuple[AnalysisStatus | None, Reason | None]:
-    """The analysis after this look; it begins with the canary's first ready pod."""
+    """The analysis after this look; it begins with the canary's first ready pod that gets traffic."""
     spec = snapshot.spec.rollout.analysis
     if spec is None:
         return None, None
     if canary.analysis is None:
-        ready = snapshot.workload(canary.revision).ready > 0
-        return (analysis.begin(snapshot.now) if ready else None), None
+        serves = snapshot.workload(canary.revision).ready > 0 and snapshot.routed(canary.revision)
+        return (analysis.begin(snapshot.now) if serves else None), None
     if canary.analysis.consecutive >= spec.failure_limit:
         return canary.analysis, None
     windows: Mapping[str, Observation] = snapshot.windows
-    compared = windows.get(stable, NOTHING) if snapshot.workload(stable).replicas else None
+    serves = snapshot.workload(stable).replicas > 0 and snapshot.routed(stable)
+    compared = windows.get(stable, NOTHING) if serves else None
     mine = windows.get(canary.revision, NOTHING)
     judged = analysis.judge(spec, canary.analysis, mine, compared, snapshot.now, weight=canary.weight)
     return judged.status, judged.reason
@@ -242,9 +245,9 @@ def _failed_analysis(snapshot: RolloutSnapshot, watched: AnalysisStatus | None) 
 
 
 def late(trial: Trial, snapshot: RolloutSnapshot, *, progressed: bool) -> Trial:
-    """`trial` failed, when its pods did not come within the progress deadline and nothing moved in this pass either."""
+    """`trial` failed, when its weight was not reached within the progress deadline and nothing moved in this pass either."""
     wait = trial.wait
-    if progressed or wait is None or not wait.pods or wait.until is None or snapshot.now < wait.until:
+    if progressed or wait is None or not wait.pending or wait.until is None or snapshot.now < wait.until:
         return trial
     seconds = snapshot.spec.rollout.progress_deadline_seconds
     return replace(

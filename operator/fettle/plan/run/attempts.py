@@ -19,11 +19,11 @@ MAX_ATTEMPTS = 3  # of one task by itself; only failures that say they may pass 
 BACK_OFF_SECONDS = (10, 80)  # before the second and the third attempt: a store that is full for a minute is outlasted
 LATE_LOOK_SECONDS = 60.0  # between looks at what still runs past the deadline: its end is an event, which may be lost
 
-Answer = TypeVar("Answer", PrepareReport, BuildReport, MeasureReport, PublishReport)
+Report = TypeVar("Report", PrepareReport, BuildReport, MeasureReport, PublishReport)
 
 
 @dataclass(frozen=True)
-class View(Generic[Answer]):
+class View(Generic[Report]):
     """A task as the plan sees it: answered (`report`), failed for good (`fault`), or neither yet.
 
     `running` says whether it occupies a place now; a task that waits for its next attempt does not. `note` is what its
@@ -31,7 +31,7 @@ class View(Generic[Answer]):
     """
 
     task_hash: str
-    report: Answer | None = None
+    report: Report | None = None
     fault: Finding | None = None
     running: bool = False
     note: Finding | None = None
@@ -84,8 +84,8 @@ class Attempts:
         return state is not None and self._attempt(state) == state.attempt
 
     def want(
-        self, task: AnyTask, answer: type[Answer], *, stage: str, label: str, target: TargetSpec | None = None
-    ) -> View[Answer]:
+        self, task: AnyTask, answer: type[Report], *, stage: str, label: str, target: TargetSpec | None = None
+    ) -> View[Report]:
         """Ask that `task` be running or done."""
         name = task_hash(task)
         state = self._tasks.get(name)

@@ -12,8 +12,8 @@ from fettle.api.modeldeployment_status import AnalysisStatus, Verdict
 from fettle.api.reasons import Reason
 from fettle.plan import timestamps
 from fettle.plan.rollout.analysis import begin, judge, next_look
-from fettle.plan.rollout.metrics import findings
-from fettle.plan.rollout.metrics.base import Seen
+from fettle.plan.rollout.metrics import measurements
+from fettle.plan.rollout.metrics.base import MetricWindow
 from fettle.plan.rollout.window_totals import Crash, Lost, Observation, PodSamples, Second, traffic
 
 START = datetime(2026, 1, 1, tzinfo=UTC)
@@ -244,7 +244,7 @@ def test_bad_windows_are_remembered_over_a_new_step() -> None:
 def test_every_analysis_asks_a_success_rate(bounds: Any) -> None:
     wanted = AnalysisSpec.model_validate(bounds)
     assert wanted.success_rate.min == 0.99
-    said = findings(Seen(wanted, traffic(seen(failing("b", 10)), START, at(10)), None))
+    said = measurements(MetricWindow(wanted, traffic(seen(failing("b", 10)), START, at(10)), None))
     assert [(one.metric, one.verdict) for one in said if one.metric == "successRate"] == [("successRate", Verdict.BAD)]
 
 

@@ -14,9 +14,13 @@ from typing import Any
 import pytest
 from hypothesis import HealthCheck, Phase, given, seed, settings
 from hypothesis import strategies as st
+from tests.unit.plan.rollout.toys import weighted
 
+from fettle.api.modeldeployment import TrafficProvider
 from fettle.api.modeldeployment_status import ModelDeploymentStatus
 from fettle.api.reasons import Reason
+from fettle.plan.rollout import providers
+from fettle.plan.rollout.providers.base import Provider
 from fettle.plan.rollout.revision import NotReady
 from fettle.plan.rollout.state import MarkLeft, OpenEntry
 from fettle.plan.rollout.trial import asked_weight, steps_of
@@ -68,22 +72,9 @@ class Watcher:
     @staticmethod
     def capacity(w: Any, snapshot: Any, decision: Any) -> None:
         """maxUnavailable 0: a ready pod goes only where enough ready ones stay, but for a revision that failed."""
-        harmful = {
-            entry.revision
-            for entry in snapshot.ledger
-            if entry.left is not None and entry.reason in FAULTS and entry.revision != decision.stable
-        } | {
-            entry.revision
-            for write in decision.ledger
-            if isinstance(write, MarkLeft) and write.reason in FAULTS
-            for entry in snapshot.ledger
-            if entry.name == write.name
-        }
-        canary = decision.status.canary
-        harmful -= {canary.revision} if canary is not None else set()
         ready = {revision: w.ready(revision) for revision in snapshot.workloads}
         kept = sum(left(snapshot.workload(revision), decision.replicas.get(revision)) for revision in ready)
-        good = sum(count for revision, count in ready.items() if revision not in harmful)
+        good = sum(count for revision, count in ready.items() if revision not in harmful(snapshot, decision))
         assert kept >= min(snapshot.spec.replicas, good), "ready pods were taken away that nobody stands in for"
         assert kept or not sum(ready.values()) or not snapshot.spec.replicas, "the last ready pod was taken away"
 
@@ -101,6 +92,65 @@ class Watcher:
         for write in decision.ledger:
             if isinstance(write, OpenEntry) and not write.adopt:
                 assert not snapshot.workload(write.revision).pods, "the template of running pods was rendered again"
+
+
+class RouteWatcher(Watcher):
+    """Checks every pass of a provider with routes as well. Stable keeps its full size, so pods are not bounded by replicas + 1."""
+
+    def __call__(self, w: Any, snapshot: Any, decision: Any) -> None:
+        super().__call__(w, snapshot, decision)
+        self.who_gets_traffic(w, snapshot, decision)
+        self.how_much(w, snapshot, decision)
+        self.nobody_is_left_with_traffic_and_without_pods(w, snapshot, decision)
+
+    @staticmethod
+    def counts_and_weights(w: Any, snapshot: Any, decision: Any) -> None:
+        canary, before = decision.status.canary, snapshot.status.canary
+        assert all(count >= 0 for count in decision.replicas.values())
+        if canary is None or not canary.weight:
+            return
+        raised = before is None or before.revision != canary.revision or canary.weight > before.weight
+        observed = snapshot.routes
+        assert not raised or observed.settled, "a weight was called reached before its route was in force"
+        assert not raised or observed.weights.get(canary.revision, 0) in (canary.weight, 0)  # 0: where nothing is split
+
+    @staticmethod
+    def who_gets_traffic(w: Any, snapshot: Any, decision: Any) -> None:
+        ready = {revision for revision in snapshot.workloads if w.ready(revision)}
+        assert not ready or sum(decision.routes.values()) == 100
+        assert not ready or decision.routes.keys() <= ready, "traffic for a revision without a ready pod"
+        if w.ready(decision.stable):
+            assert not decision.routes.keys() & harmful(snapshot, decision), "traffic for a revision that failed"
+
+    @staticmethod
+    def how_much(w: Any, snapshot: Any, decision: Any) -> None:
+        """Never more than was asked for; and what still serves gives nothing up before the other side has the pods for it."""
+        routes, observed, canary = decision.routes, snapshot.routes.weights, decision.status.canary
+        raised = {revision for revision, percent in routes.items() if percent > observed.get(revision, 0)}
+        if canary is not None and w.ready(decision.stable) and canary.revision in raised:
+            assert routes[canary.revision] <= asked_weight(steps_of(snapshot), canary.step)
+        givers = {revision for revision, percent in observed.items() if percent > routes.get(revision, 0)}
+        if givers and all(w.ready(revision) for revision in givers) and not givers & harmful(snapshot, decision):
+            for revision in raised:
+                assert w.available(revision) * 100 >= routes[revision] * snapshot.spec.replicas, "too few pods for it"
+
+    @staticmethod
+    def nobody_is_left_with_traffic_and_without_pods(w: Any, snapshot: Any, decision: Any) -> None:
+        """By the routes that are in force, not only by those that are written."""
+        if not snapshot.spec.replicas or w.kill_after is not None:
+            return
+        for revision in {revision for weights in w.in_force() for revision in weights}:
+            if w.ready(revision):
+                assert decision.replicas.get(revision), "pods were taken away to which traffic still comes"
+
+
+def harmful(snapshot: Any, decision: Any) -> set[str]:
+    """Revisions that failed, in this pass or before, but for one that is tried again or that serves."""
+    failed = {write.name for write in decision.ledger if isinstance(write, MarkLeft) and write.reason in FAULTS} | {
+        entry.name for entry in snapshot.ledger if entry.left is not None and entry.reason in FAULTS
+    }
+    serving = {decision.stable, decision.status.canary.revision if decision.status.canary else None}
+    return {entry.revision for entry in snapshot.ledger if entry.name in failed} - serving
 
 
 def left(workload: Any, count: int | None) -> int:
@@ -123,6 +173,7 @@ STEPS = (
 )
 EVENTS = st.one_of(
     revisions_with("ask", "fail", "mend", "die", "lose", "unready", "stall", "hush", "starve", "take out"),
+    revisions_with("restart", "crash", "kill for memory", "lose windows"),
     st.tuples(st.just("ask"), st.sampled_from(REVISIONS)),
     st.tuples(
         st.sampled_from(("promote", "promote-full", "abort", "retry")), st.sampled_from(REVISIONS), st.integers(0, 5)
@@ -151,6 +202,10 @@ POD_EVENTS: dict[str, Callable[[Any, str], None]] = {
     "die": lambda w, r: w.lose_pod(r),
     "lose": lambda w, r: w.lose_pods(r),
     "unready": lambda w, r: w.unready(r, 6),
+    "restart": lambda w, r: w.restart(r),
+    "crash": lambda w, r: w.restart(r, crashed=True),
+    "kill for memory": lambda w, r: w.restart(r, memory=True),
+    "lose windows": lambda w, r: w.lose_windows(r),
     "take out": lambda w, r: w.take_out(r),
     "put back": lambda w, r: w.put_back(),
 }
@@ -236,37 +291,59 @@ def come_to_rest(w: Any) -> None:
     raise AssertionError(f"it never settles: {w.status}")
 
 
-@pytest.mark.timeout(900)
-@pytest.mark.parametrize("shard", range(SHARDS))
-def test_whatever_happens_nothing_unsafe_is_done_and_it_comes_to_rest(world: Make, analysis: Any, shard: int) -> None:
+def play(
+    world: Make, analysis: Any, *, shard: int, histories: int, watcher: Callable[[], Watcher], routed: bool
+) -> int:
+    """Random histories, one after the other; events and passes in all."""
     taken = 0
 
     @seed(shard)
     @settings(
-        max_examples=HISTORIES,
+        max_examples=histories,
         deadline=None,
         database=None,
         phases=[Phase.explicit, Phase.generate],  # shrinking a long history would take minutes
         suppress_health_check=list(HealthCheck),
     )
     @given(history=HISTORY)
-    def play(history: list[tuple[tuple[Any, ...], int, float]]) -> None:
+    def live_through(history: list[tuple[tuple[Any, ...], int, float]]) -> None:
         nonlocal taken
-        w = world(analysis=analysis, progressDeadlineSeconds=40, revisionHistoryLimit=4)
+        w = world(analysis=analysis, progressDeadlineSeconds=40, revisionHistoryLimit=4, routed=routed)
         w.min_ready = timedelta(seconds=2)
-        watcher = Watcher()
-        w.watchers.append(watcher)
+        watches = watcher()
+        w.watchers.append(watches)
         for event, passes, seconds in history:
-            happen(w, watcher, event)
+            happen(w, watches, event)
             for _ in range(passes):
                 reconcile(w)
                 w.now += timedelta(seconds=seconds)
         come_to_rest(w)
-        taken += len(history) + watcher.passes
-        assert answered(w) <= watcher.given, "an order acted twice"
+        taken += len(history) + watches.passes
+        assert answered(w) <= watches.given, "an order acted twice"
         assert w.canary is None or w.condition("Paused")[0] == "True" or not w.spec["replicas"]
         assert w.serving() >= w.spec["replicas"]
+        if routed and w.spec["replicas"]:
+            percent = w.routes[-1][1].get(w.canary, 0)
+            assert w.routes[-1][1] == {w.stable: 100 - percent} | ({w.canary: percent} if percent else {})
 
-    play()
+    live_through()
     print(f"{taken} steps")
+    return taken
+
+
+@pytest.mark.timeout(900)
+@pytest.mark.parametrize("shard", range(SHARDS))
+def test_whatever_happens_nothing_unsafe_is_done_and_it_comes_to_rest(world: Make, analysis: Any, shard: int) -> None:
+    taken = play(world, analysis, shard=shard, histories=HISTORIES, watcher=Watcher, routed=False)
     assert taken >= LEAST_STEPS // SHARDS, "the histories are too short or too few"
+
+
+@pytest.mark.timeout(900)
+@pytest.mark.parametrize("toy", [weighted.provider, weighted.switch], ids=["split by percent", "all or nothing"])
+@pytest.mark.parametrize("shard", range(2))
+def test_so_it_is_where_routes_split_the_traffic(
+    world: Make, analysis: Any, monkeypatch: pytest.MonkeyPatch, toy: Provider, shard: int
+) -> None:
+    monkeypatch.setitem(providers.PROVIDERS, TrafficProvider.REPLICAS, toy)  # type: ignore[arg-type]
+    taken = play(world, analysis, shard=shard, histories=HISTORIES // 2, watcher=RouteWatcher, routed=True)
+    assert taken >= LEAST_STEPS // SHARDS // 3, "the histories are too short or too few"

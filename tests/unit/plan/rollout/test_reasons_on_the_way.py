@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from tests.unit.plan.rollout.conftest import World
+from tests.unit.plan.rollout.world import World
 
 from fettle.api.reasons import Reason
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from fettle.plan.rollout.metrics import agreement, latency, success_rate
-from fettle.plan.rollout.metrics.base import Finding, Metric, Seen
+from fettle.plan.rollout.metrics.base import Metric, MetricMeasurement, MetricWindow
 
 METRICS: tuple[Metric, ...] = (
     success_rate.metric,
@@ -13,6 +13,6 @@ METRICS: tuple[Metric, ...] = (
 )
 
 
-def findings(seen: Seen) -> list[Finding]:
+def measurements(window: MetricWindow) -> list[MetricMeasurement]:
     """What each metric that the spec asks for says of a window."""
-    return [found for metric in METRICS if (found := metric(seen)) is not None]
+    return [measured for metric in METRICS if (measured := metric(window)) is not None]

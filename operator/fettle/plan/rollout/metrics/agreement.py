@@ -4,22 +4,24 @@ from __future__ import annotations
 
 from fettle.api.interval import items_needed, tango
 from fettle.api.modeldeployment_status import Verdict
-from fettle.plan.rollout.metrics.base import Finding, Seen
+from fettle.plan.rollout.metrics.base import MetricMeasurement, MetricWindow
 from fettle.plan.rollout.window_totals import Comparisons, Doubt
 
 AGREEMENT = "agreement"
 FEWEST_COMPARED = 20  # items that may call a canary wrong; a busy pod compares less than one a second
 
 
-def metric(seen: Seen) -> Finding | None:
+def metric(window: MetricWindow) -> MetricMeasurement | None:
     """`analysis.agreement`."""
-    spec = seen.spec.agreement
-    if spec is None or seen.stable is None:
+    spec = window.spec.agreement
+    if spec is None or window.stable is None:
         return None
-    return agreement(spec.min, seen.spec.min_requests, seen.canary.comparisons, seen.doubts)
+    return agreement(spec.min, window.spec.min_requests, window.canary.comparisons, window.doubts)
 
 
-def agreement(minimum: float, min_requests: int, found: Comparisons, doubts: tuple[Doubt, ...]) -> Finding:
+def agreement(
+    minimum: float, min_requests: int, comparisons: Comparisons, doubts: tuple[Doubt, ...]
+) -> MetricMeasurement:
     """The share of items that the canary answers as stable did, of those that stable was sure of. `doubts`: the pods'.
 
     Bad as soon as the whole 95 % interval lies below `minimum`, on few items too: the interval knows how many they are.
@@ -27,21 +29,23 @@ def agreement(minimum: float, min_requests: int, found: Comparisons, doubts: tup
     for more items.
     """
     needed = max(min_requests, items_needed(1 - minimum) or 0)
-    count = found.compared
-    text = f"{count} items compared, {found.disagreed} disagreed, {found.unsure} skipped (stable was not confident)"
+    count = comparisons.compared
+    text = f"{count} items compared, {comparisons.disagreed} disagreed, {comparisons.unsure} skipped (stable was not confident)"
     if count:
-        share = found.agreed / count
-        highest = 1 - tango(found.disagreed, 0, count).low
+        share = comparisons.agreed / count
+        highest = 1 - tango(comparisons.disagreed, 0, count).low
         if count >= min(min_requests, FEWEST_COMPARED) and highest < minimum:
             said = f"agreement {share:.4f} < {minimum:g} (at most {highest:.4f} by its interval; {text})"
-            return Finding(Verdict.BAD, said, metric=AGREEMENT, value=share, bound=minimum, samples=count)
+            return MetricMeasurement(Verdict.BAD, said, metric=AGREEMENT, value=share, bound=minimum, samples=count)
         if count >= needed and share >= minimum:
             said = f"agreement {share:.4f} >= {minimum:g} ({text})"
-            return Finding(Verdict.GOOD, said, metric=AGREEMENT, value=share, bound=minimum, samples=count)
+            return MetricMeasurement(Verdict.GOOD, said, metric=AGREEMENT, value=share, bound=minimum, samples=count)
     if doubts:
-        return Finding(Verdict.INCONCLUSIVE, f"agreement: {doubts[0].message}", doubts[0].reason)
+        return MetricMeasurement(Verdict.INCONCLUSIVE, f"agreement: {doubts[0].message}", doubts[0].reason)
     if count >= needed:
-        return Finding(
-            Verdict.PENDING, f"agreement {found.agreed / count:.4f} is not surely below {minimum:g} ({text})"
+        return MetricMeasurement(
+            Verdict.PENDING, f"agreement {comparisons.agreed / count:.4f} is not surely below {minimum:g} ({text})"
         )
-    return Finding(Verdict.PENDING, f"{count} of {needed} items compared, as agreement {minimum:g} needs ({text})")
+    return MetricMeasurement(
+        Verdict.PENDING, f"{count} of {needed} items compared, as agreement {minimum:g} needs ({text})"
+    )

@@ -1,4 +1,4 @@
-"""What an analysis metric is: a function from what was seen in a window to a finding."""
+"""What an analysis metric is: a function from the traffic of a window to a measurement."""
 
 from __future__ import annotations
 
@@ -6,14 +6,14 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from fettle.api.modeldeployment import AnalysisSpec
-from fettle.api.modeldeployment_status import MetricFinding, Verdict
+from fettle.api.modeldeployment_status import MetricRecord, Verdict
 from fettle.api.reasons import Reason
 from fettle.plan.rollout.window_totals import Doubt, Traffic
 
 
 @dataclass(frozen=True)
-class Seen:
-    """A window as a metric sees it. `stable`: None where no stable pod serves. `doubts`: why pods cannot compare their answers."""
+class MetricWindow:
+    """A window as a metric reads it. `stable`: None where no stable pod serves. `doubts`: why pods cannot compare their answers."""
 
     spec: AnalysisSpec
     canary: Traffic
@@ -22,7 +22,7 @@ class Seen:
 
 
 @dataclass(frozen=True)
-class Finding:
+class MetricMeasurement:
     """What one metric says: verdict and why, with value, bound and sample count; without `metric` it is no figure.
 
     `reason` is that of an inconclusive one.
@@ -36,11 +36,12 @@ class Finding:
     bound: float = 0.0
     samples: int = 0
 
-    def record(self) -> MetricFinding:
+    def record(self) -> MetricRecord:
         """As status keeps it, four significant digits."""
         value = float(f"{self.value:.4g}") if self.value is not None else None
         bound = float(f"{self.bound:.4g}")
-        return MetricFinding(metric=self.metric, verdict=self.verdict, value=value, bound=bound, samples=self.samples)
+        return MetricRecord(metric=self.metric, verdict=self.verdict, value=value, bound=bound, samples=self.samples)
 
 
-Metric = Callable[[Seen], Finding | None]  # None: the spec does not ask for it, or there is nothing to compare with
+Metric = Callable[[MetricWindow], MetricMeasurement | None]
+"""None: the spec does not ask for it, or there is nothing to compare with."""

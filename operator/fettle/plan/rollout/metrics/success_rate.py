@@ -5,22 +5,22 @@ from __future__ import annotations
 from dataclasses import replace
 
 from fettle.api.modeldeployment_status import Verdict
-from fettle.plan.rollout.metrics.base import Finding, Seen
+from fettle.plan.rollout.metrics.base import MetricMeasurement, MetricWindow
 from fettle.plan.rollout.window_totals import Traffic
 
 
-def metric(seen: Seen) -> Finding:
+def metric(window: MetricWindow) -> MetricMeasurement:
     """`analysis.successRate`."""
-    return success_rate(seen.spec.success_rate.min, seen.spec.min_requests, seen.canary)
+    return success_rate(window.spec.success_rate.min, window.spec.min_requests, window.canary)
 
 
-def success_rate(minimum: float, min_requests: int, canary: Traffic) -> Finding:
+def success_rate(minimum: float, min_requests: int, canary: Traffic) -> MetricMeasurement:
     """The share of requests that the model answered."""
     if canary.requests < min_requests:
-        return Finding(Verdict.PENDING, f"{canary.requests} of {min_requests} requests")
+        return MetricMeasurement(Verdict.PENDING, f"{canary.requests} of {min_requests} requests")
     rate = 1 - canary.errors / canary.requests
     good = rate >= minimum
     sign = ">=" if good else "<"
     text = f"success rate {rate:.4f} {sign} {minimum:g} ({canary.requests} requests, {canary.errors} failed)"
-    told = Finding(Verdict.GOOD if good else Verdict.BAD, text)
-    return replace(told, metric="successRate", value=rate, bound=minimum, samples=canary.requests)
+    measured = MetricMeasurement(Verdict.GOOD if good else Verdict.BAD, text)
+    return replace(measured, metric="successRate", value=rate, bound=minimum, samples=canary.requests)

@@ -1,49 +1,89 @@
-"""What splits the traffic: one module a provider. A provider says how many pods a weight takes, and what weight pods make."""
+"""What splits the traffic: one module a provider, which answers what `base.py: Provider` asks; a line here registers it."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
-from typing import Protocol
+from collections.abc import Mapping
 
 from fettle.api.modeldeployment import TrafficProvider
+from fettle.errors import FettleError
 from fettle.plan.rollout.providers import replicas
-from fettle.plan.rollout.providers.replicas import Leaving, Sizes
+from fettle.plan.rollout.providers.base import Demand, Placement, Provider
 from fettle.plan.rollout.state import RolloutSnapshot, Workload
 
-
-class Provider(Protocol):
-    """The functions of a provider's module."""
-
-    def sizes(
-        self,
-        weight: int,
-        replicas: int,
-        stable: Workload,
-        canary: Workload,
-        *,
-        in_force: int = 0,
-        keep_stable: bool = False,
-        frozen: bool = False,
-    ) -> Sizes:
-        """The next pods on the way to `weight`."""
-        ...
-
-    def reached(self, weight: int, replicas: int, canary: Workload) -> bool:
-        """Whether the canary may be given `weight`."""
-        ...
-
-    def retire(self, leaving: Iterable[Leaving], replicas: int, staying: Iterable[Workload]) -> Mapping[str, int]:
-        """Pods that revisions on their way out still keep."""
-        ...
-
-    def actual_weight(self, canary: Workload, all_workloads: Iterable[Workload]) -> int:
-        """Percent of the traffic that the canary really gets."""
-        ...
-
-
-PROVIDERS: Mapping[TrafficProvider, Provider] = {TrafficProvider.REPLICAS: replicas}
+PROVIDERS: Mapping[TrafficProvider, Provider] = {
+    TrafficProvider.REPLICAS: replicas,
+}
 
 
 def provider(snapshot: RolloutSnapshot) -> Provider:
     """The provider that the spec asks for."""
     return PROVIDERS[snapshot.spec.traffic.provider]
+
+
+def demand(snapshot: RolloutSnapshot, stable: str | None) -> Demand:
+    """What is asked while nobody is on trial: everything for `stable`."""
+    workload = snapshot.workload(stable) if stable is not None else None
+    return Demand(snapshot.spec.replicas, workload, routes=snapshot.routes)
+
+
+def place(snapshot: RolloutSnapshot, asked: Demand) -> Placement:
+    """The provider's answer. Raises FettleError where it breaks what every provider promises: then nothing is changed."""
+    placement = provider(snapshot).place(asked)
+    broken = _broken_pods(asked, placement) or _broken_routes(asked, placement)
+    if broken is not None:
+        name = snapshot.spec.traffic.provider
+        raise FettleError(
+            f"the traffic provider {name} broke its promise: {broken}; nothing is changed, please report it"
+        )
+    return placement
+
+
+def _broken_pods(asked: Demand, placement: Placement) -> str | None:
+    workloads = {workload.revision: workload for workload in _everybody(asked)}
+    if placement.replicas.keys() != workloads.keys():
+        return f"pods are said of {sorted(placement.replicas)}, and asked of {sorted(workloads)}"
+    negative = [revision for revision, count in placement.replicas.items() if count < 0]
+    if negative:
+        return f"fewer than no pods for {negative[0]}"
+    in_force = asked.routes.weights if asked.routes is not None else {}
+    for revision, percent in in_force.items():
+        workload = workloads.get(revision)
+        if percent and workload is not None and workload.ready and asked.replicas and not placement.replicas[revision]:
+            return f"no pods are left to {revision}, to which {percent} % of the traffic is routed"
+    return None
+
+
+def _broken_routes(asked: Demand, placement: Placement) -> str | None:
+    routes = placement.routes
+    if not routes:
+        return None
+    if asked.routes is None:
+        return f"{dict(routes)} is to be routed, and no routes are observed"
+    if any(percent <= 0 for percent in routes.values()) or sum(routes.values()) != 100:
+        return f"percents above 0 that sum to 100 were expected, not {dict(routes)}"
+    if not routes.keys() <= placement.replicas.keys():
+        return f"{sorted(routes)} get traffic, and only {sorted(placement.replicas)} are there"
+    ready = {workload.revision for workload in _everybody(asked) if workload.ready}
+    if ready and not routes.keys() <= ready:
+        return f"{sorted(routes.keys() - ready)} get traffic without a ready pod, and {sorted(ready)} have one"
+    return _too_much(asked, routes)
+
+
+def _too_much(asked: Demand, routes: Mapping[str, int]) -> str | None:
+    """Traffic that nobody asked for, where another revision could take it."""
+    if asked.stable is None or not asked.stable.ready:
+        return None
+    failed = [one.workload.revision for one in asked.leaving if one.failed and one.workload.revision in routes]
+    if failed:
+        return f"{failed[0]} failed and gets {routes[failed[0]]} % of the traffic"
+    if asked.canary is None or asked.routes is None:
+        return None
+    canary, given = asked.canary.revision, routes.get(asked.canary.revision, 0)
+    weight = asked.in_force if asked.frozen else asked.weight
+    if given <= max(weight, asked.routes.weights.get(canary, 0)):
+        return None
+    return f"{canary} gets {given} % of the traffic, {weight} % are asked for"
+
+
+def _everybody(asked: Demand) -> tuple[Workload, ...]:
+    return (*asked.staying, *(one.workload for one in asked.leaving))

@@ -13,7 +13,41 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
-from fettle.plan.rollout.state import Workload
+from fettle.plan.rollout.providers.base import Demand, Leaving, Placement
+from fettle.plan.rollout.state import Routes, Workload
+
+
+def place(demand: Demand) -> Placement:
+    """Pods of every revision; nothing is routed."""
+    counts: dict[str, int] = {}
+    if demand.stable is not None and demand.canary is not None:
+        pair = sizes(
+            demand.weight,
+            demand.replicas,
+            demand.stable,
+            demand.canary,
+            in_force=demand.in_force,
+            keep_stable=demand.keep_stable,
+            frozen=demand.frozen,
+        )
+        counts = {demand.stable.revision: pair.stable, demand.canary.revision: pair.canary}
+    elif demand.stable is not None:
+        counts = {demand.stable.revision: demand.replicas}
+    return Placement({**counts, **retire(demand.leaving, demand.replicas, demand.staying)})
+
+
+def pending(demand: Demand) -> str | None:
+    """The canary's pods for the weight, where they are not all available."""
+    canary = demand.canary
+    if canary is None or reached(demand.weight, demand.replicas, canary):
+        return None
+    return f"{canary.available} of {canary.replicas} canary pods are available for weight {demand.weight}"
+
+
+def actual_weight(revision: str, workloads: Mapping[str, Workload], routes: Routes | None) -> int:
+    """The revision's share of ready pods, in percent."""
+    total = sum(workload.ready for workload in workloads.values())
+    return round(100 * workloads[revision].ready / total) if total and revision in workloads else 0
 
 
 @dataclass(frozen=True)
@@ -59,10 +93,10 @@ def sizes(
         return Sizes(_rest(replicas, stable, canary, in_force, keep_stable), min(grown, most))
     target = canary_pods(weight, replicas)
     least = max(replicas - target, min(replicas, 1))
-    wanted = max(least, min(stable.replicas, replicas - canary.steady))
-    room = replicas + 1 - wanted if replicas else 0
+    kept = max(least, min(stable.replicas, replicas - canary.steady))
+    room = replicas + 1 - kept if replicas else 0
     needed = min(canary.ready, canary.replicas, max(replicas - stable.steady, 0))  # they stand for missing stable ones
-    return Sizes(wanted, max(min(target, room, most), needed))
+    return Sizes(kept, max(min(target, room, most), needed))
 
 
 def _grown(replicas: int, canary: Workload) -> int:
@@ -78,32 +112,18 @@ def _rest(replicas: int, stable: Workload, canary: Workload, in_force: int, keep
     return max(kept, replicas - canary.steady)
 
 
-@dataclass(frozen=True)
-class Leaving:
-    """A revision that serves no more. `failed`: its pods do harm."""
-
-    workload: Workload
-    failed: bool
-
-
 def retire(leaving: Iterable[Leaving], replicas: int, staying: Iterable[Workload]) -> Mapping[str, int]:
     """Pods of the revisions that go. Those that failed go at once when another pod is ready; others stand in until `staying` is full."""
     staying = tuple(staying)
     gap = max(replicas - sum(workload.steady for workload in staying), 0)
     relieved = replicas == 0 or any(workload.ready for workload in staying)
     kept: dict[str, int] = {}
-    for one in leaving:
-        workload = one.workload
+    for revision in leaving:
+        workload = revision.workload
         useful = min(workload.ready, workload.replicas)
         count = min(useful, gap)
-        if one.failed:
+        if revision.failed:
             count = 0 if relieved else useful
         kept[workload.revision] = count
         gap -= min(count, gap)
     return kept
-
-
-def actual_weight(canary: Workload, all_workloads: Iterable[Workload]) -> int:
-    """The canary's share of ready pods, in percent."""
-    total = sum(workload.ready for workload in all_workloads)
-    return round(100 * canary.ready / total) if total else 0
