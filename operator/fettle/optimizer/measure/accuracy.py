@@ -226,7 +226,7 @@ class Reference:
         Raises RuntimeFailure (OutputsInvalid) at the first answer that is none: a wrong shape, NaN or infinity where the
         original has a number.
         """
-        tally = Tally(self.comparisons)
+        tally = Tally(self.comparisons, self._judged() if self.task is not None else frozenset())
         remains = self._remains()
         scores = self.new_scores() if self.scores is not None else None
         changes = Changes(scores.judging) if scores is not None else None
@@ -318,7 +318,11 @@ class Reference:
             accuracy = MetricValue(metric=self.metric, value=scores.value())
             # Only a decision can be right or wrong; a distance has no sides to change.
             sides = flips(self.scores, scores) if self.metric in DECIDING else None
-        same = tally.disagreed == 0 and (sides is None or sides.worse + sides.better == 0)
+        if verdict is not None:
+            against_itself = verdict.changed or verdict.drop
+            same = tally.apart == 0 and against_itself is not None and against_itself.value == 0
+        else:
+            same = tally.disagreed == 0 and (sides is None or sides.worse + sides.better == 0)
         exact = not lossy and tally.within_noise and same
         if exact:
             lost = Interval(value=0.0, low=0.0, high=0.0)
@@ -358,17 +362,22 @@ class Tally:
     """Sums over the items that were compared."""
 
     comparisons: dict[str, Comparison]
+    judged: frozenset[str] = (
+        frozenset()
+    )  # outputs that a task's metric judges: what their numbers are for is seen there
     disagreed: int = 0
+    apart: int = 0  # items that disagree in another output
     worst: float = 0.0
     within_noise: bool = True
 
     def add(self, original: Answer, candidate: Answer, profiles: dict[str, OutputProfile]) -> None:
         """Compare the answers to one item."""
-        agrees = all(way.agrees(original[name], candidate[name]) for name, way in self.comparisons.items())
-        self.disagreed += not agrees
+        apart = {name for name, way in self.comparisons.items() if not way.agrees(original[name], candidate[name])}
+        self.disagreed += bool(apart)
+        self.apart += bool(apart - self.judged)
         for name, profile in profiles.items():
             self.worst = max(self.worst, difference(original[name], candidate[name]))
-            noise = profile.noise_of(original[name].shape)
+            noise = profile.noise() if name in self.judged else profile.noise_of(original[name].shape)
             self.within_noise = self.within_noise and within_noise(original[name], candidate[name], noise)
 
 

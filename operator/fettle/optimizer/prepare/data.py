@@ -70,7 +70,7 @@ def _refuse_without_labels(asked: EvaluationSpec) -> None:
     what the original says for the truth. How far another metric falls does not follow from agreement (F1 of a rare class falls much further).
     """
     missing = f"{asked.uri}: no array {asked.label_key!r} (data.evaluation.labelKey)"
-    if asked.metric not in (Metric.ACCURACY, Metric.AGREEMENT, *METRICS):
+    if asked.metric not in (Metric.AUTO, Metric.ACCURACY, Metric.AGREEMENT, *METRICS):
         raise DataError(
             f"{missing}, without which there is no {asked.metric}: give labels, or ask for metric Agreement"
         )

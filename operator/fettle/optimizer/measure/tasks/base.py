@@ -36,6 +36,10 @@ class TaskMetric(Protocol):
         """
         ...
 
+    def sure(self, examples: Sequence[Answer]) -> bool:
+        """Whether answers like these hardly are anything else, so that this metric judges them unasked."""
+        ...
+
     def decode(self, answer: Answer) -> Any:
         """What an answer says: boxes, a mask, a text, a vector."""
         ...

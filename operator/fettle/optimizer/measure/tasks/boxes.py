@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 
+from fettle.optimizer.measure.agreement import OVERSHOOT
 from fettle.optimizer.measure.items import Answer
 from fettle.optimizer.measure.tasks.base import item_of
 from fettle.store.comparison import is_float
@@ -271,7 +272,7 @@ def _counted(corners: Array, scores: Array, classes: Array) -> Boxes:
 
 
 def _probabilities(values: Array) -> bool:
-    return bool(values.size) and bool(np.all((values >= -1e-3) & (values <= 1 + 1e-3)))
+    return bool(values.size) and bool(np.all((values >= -OVERSHOOT) & (values <= 1 + OVERSHOOT)))
 
 
 def _whole(values: Array) -> bool:

@@ -48,6 +48,10 @@ class Detection:
             )
         return cls(found)
 
+    def sure(self, examples: Sequence[Answer]) -> bool:
+        """Boxes are written in a way of their own; some must be found."""
+        return any(len(self.decode(answer).above(SURE).scores) for answer in examples)
+
     def decode(self, answer: Answer) -> Boxes:
         """The boxes of an answer, after NMS."""
         return self._head.decode(answer)

@@ -23,6 +23,7 @@ from fettle.store.comparison import is_float
 Array = np.ndarray[Any, Any]
 
 LEAST_NUMBERS = 8  # of a vector
+LEAST_UNASKED = 32  # where nobody says that it is a vector
 AS_NEAR = 1e-3  # of a cosine: neighbours that lie no further apart are equally near
 BLOCK = 1024  # items whose similarities are held at once
 
@@ -50,6 +51,17 @@ class Embedding:
                 "as many for every item"
             )
         return cls(name, first.size)
+
+    def sure(self, examples: Sequence[Answer]) -> bool:
+        """Vectors of length 1, as models give that were trained to be compared by cosine."""
+        vectors = np.stack([answer[self._name].reshape(-1).astype(np.float64) for answer in examples])
+        flat = max(examples[0][self._name].shape, default=0) == vectors.shape[1]
+        return (
+            flat
+            and vectors.shape[1] >= LEAST_UNASKED
+            and bool(np.allclose(np.linalg.norm(vectors, axis=1), 1, atol=1e-3))
+            and vectors.min() < 0
+        )
 
     def decode(self, answer: Answer) -> Array:
         """The vector, of length 1."""

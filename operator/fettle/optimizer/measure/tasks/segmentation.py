@@ -14,7 +14,7 @@ import numpy as np
 from fettle.api.optimizedmodel import EvaluationSpec
 from fettle.api.signature import Signature
 from fettle.errors import DataError
-from fettle.optimizer.measure.agreement import OutputProfile, item_axis
+from fettle.optimizer.measure.agreement import OVERSHOOT, OutputProfile, item_axis
 from fettle.optimizer.measure.items import Answer
 from fettle.optimizer.measure.tasks.base import Pool, Scorer, item_of, shapes, sums
 from fettle.store.comparison import decisions, is_float
@@ -23,6 +23,8 @@ Array = np.ndarray[Any, Any]
 
 LEAST_PLACES = 16  # fewer decisions an item are no mask
 MOST_CLASSES = 1024
+LEAST_SIDE = 16  # of a plane, where nobody says that it is a mask
+NEARLY, DECIDED = 0.1, 0.9  # of a mask's places, nine in ten are decided
 
 
 class Segmentation:
@@ -63,6 +65,23 @@ class Segmentation:
         raise DataError(
             f"metric Segmentation reads no mask in {shapes({name: first})} (an item's answer): it takes a score for each class and place, "
             "a score for each place, or a number for each place; where the classes lie along another axis, set agreement.axis"
+        )
+
+    def sure(self, examples: Sequence[Answer]) -> bool:
+        """Probabilities over a plane: one for each class that add up to 1, or one that is nearly 0 or nearly 1 almost everywhere."""
+        answers = [item_of(answer[self._name], 3) for answer in examples]
+        if not all(is_float(answer) for answer in answers):
+            return False
+        values = [answer.astype(np.float32) for answer in answers]
+        if min(sorted(values[0].shape)[-2:]) < LEAST_SIDE or any(
+            value.min(initial=0) < -OVERSHOOT or value.max(initial=0) > 1 + OVERSHOOT for value in values
+        ):
+            return False
+        if self._axis is not None:
+            return all(bool(np.allclose(value.sum(axis=self._axis), 1, atol=1e-2)) for value in values)
+        everything = np.concatenate([value.reshape(-1) for value in values])
+        return bool(
+            np.mean((everything < NEARLY) | (everything > 1 - NEARLY)) >= DECIDED and np.any(everything > 1 - NEARLY)
         )
 
     def decode(self, answer: Answer) -> Array:

@@ -18,6 +18,7 @@ from fettle.api.optimizedmodel import EvaluationSpec
 from fettle.api.signature import Signature
 from fettle.errors import DataError
 from fettle.optimizer.labels.reader import as_text
+from fettle.optimizer.measure.agreement import OVERSHOOT
 from fettle.optimizer.measure.items import Answer
 from fettle.optimizer.measure.tasks.base import Pool, Scorer, item_of, shapes, sums
 from fettle.store.comparison import is_float
@@ -59,6 +60,17 @@ class Text:
             spec.classes,
             first.shape[1],
         )
+
+    def sure(self, examples: Sequence[Answer]) -> bool:
+        """Probabilities for each step, with a blank between characters."""
+        if self._blank is None:
+            return False
+        answers = [item_of(answer[self._name], 2).astype(np.float32) for answer in examples]
+        sums_to_one = all(
+            bool(np.allclose(answer.sum(axis=-1), 1, atol=1e-2)) and answer.min(initial=0) >= -OVERSHOOT
+            for answer in answers
+        )
+        return sums_to_one and any(len(self.decode(answer)) for answer in examples)
 
     def decode(self, answer: Answer) -> Letters:
         """The letters: numbers of classes, names where data.evaluation.classes has them, or characters."""
