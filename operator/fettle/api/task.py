@@ -19,7 +19,7 @@ from fettle.api.labels import LabelReading
 from fettle.api.optimizedmodel import DataSpec, EvaluationSpec, SourceSpec
 from fettle.api.recipe import RecipeStep, RuntimeSettings
 from fettle.api.signature import Signature
-from fettle.api.vocabulary import Basis, CandidateState, Objective, RuntimeName, Sha256
+from fettle.api.vocabulary import Basis, CandidateState, ModelFormat, Objective, RuntimeName, Sha256
 
 SCHEMA_VERSION = 1
 # Raised with every change in how labels are read, answers are compared or candidates are rejected: an answer that was found by other
@@ -28,7 +28,6 @@ JUDGING = 2
 SECONDS_PER_CANDIDATE = 20.0  # of the clock; the operator's settings may say otherwise
 PLAIN_LIMIT = 64 << 10  # bytes of JSON; above, it is compressed (the kernel takes 128 KiB for one variable)
 COMPRESSED = "zlib:"
-ModelFormat = Literal["ONNX", "OpenVINO", "TorchScript", "TorchExport"]
 
 
 class StoredFile(ApiModel):

@@ -20,16 +20,17 @@ from fettle.api.task import BuildPlan, StoredData, StoredModel
 from fettle.store.store import Store
 
 KEY_VERSION = 1
+ABSENT = "absent"
 MODEL = TypeAdapter(StoredModel)
 
 
 @lru_cache
 def version(distribution: str) -> str:
-    """Version of an installed distribution; 'absent' where it is not installed (then the build cannot run here either)."""
+    """Version of an installed distribution; ABSENT where it is not installed (then the build cannot run here either)."""
     try:
         return metadata.version(distribution)
     except metadata.PackageNotFoundError:
-        return "absent"
+        return ABSENT
 
 
 def versions(distributions: Iterable[str]) -> dict[str, str]:

@@ -23,8 +23,9 @@ from pydantic import TypeAdapter, ValidationError
 from fettle.api.base import ApiModel
 from fettle.api.reasons import Reason
 from fettle.api.report import REPORT, BuildReport, MeasureReport, PrepareReport, PublishReport
-from fettle.api.task import SCHEMA_VERSION, ModelFormat, StoredData, StoredFile, StoredModel
+from fettle.api.task import SCHEMA_VERSION, StoredData, StoredFile, StoredModel
 from fettle.api.text import quoted
+from fettle.api.vocabulary import ModelFormat
 from fettle.errors import StoreError
 from fettle.store.arrays import Array, Arrays, read_npz, write_npz
 from fettle.store.uris import Location, Mounts, locate, relative_path

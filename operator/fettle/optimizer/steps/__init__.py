@@ -16,9 +16,8 @@ from fettle import runtimes  # noqa: F401  before any toolchain: it keeps them f
 from fettle.api import catalog
 from fettle.api.catalog import StepEntry
 from fettle.api.recipe import RecipeStep, RuntimeSettings, StepParameters
-from fettle.api.task import ModelFormat
 from fettle.api.text import quoted
-from fettle.api.vocabulary import RuntimeName
+from fettle.api.vocabulary import ModelFormat, RuntimeName
 from fettle.errors import FettleError, RecipeError
 from fettle.optimizer.measure.items import Items
 from fettle.optimizer.reference import Reference

@@ -106,7 +106,7 @@ def _nncf(
     return (plain, bfloat16)
 
 
-LINES: tuple[Line, ...] = (
+_TUNED: tuple[Line, ...] = (
     # 1: the portable form, as onnxruntime optimizes it
     Line("float32", ORT),
     Line("float32", ORT, variant="1thread", one_thread=True, when=_quick),
@@ -135,6 +135,9 @@ LINES: tuple[Line, ...] = (
     # 8: elsewhere, where quantizing every operator missed accuracy
     Line("int8-core", ORT, CORE, when=_no_transformer, after="int8-onnxruntime"),
 )
+# A runtime without a line of its own is tried on the portable form, as it loads it.
+_WITHOUT = set(RuntimeName) - {line.runtime for line in _TUNED}
+LINES = (*_TUNED, *(Line("float32", name) for name in RuntimeName if name in _WITHOUT))
 
 
 def default_lines(runtimes: frozenset[RuntimeName]) -> tuple[Line, ...]:
