@@ -1,8 +1,7 @@
-"""Both runtimes behind one session: the same answers, the settings asked for, and none of the traps."""
+"""What onnxruntime and OpenVINO do with ONNX files beyond the contract (test_contract.py), and none of their traps."""
 
 from __future__ import annotations
 
-import os
 import subprocess
 import sys
 import threading
@@ -57,16 +56,6 @@ def test_both_runtimes_answer_alike(folder: Path) -> None:
 
 
 @BOTH
-def test_an_answer_is_not_overwritten_by_the_next_one(folder: Path, name: RuntimeName) -> None:
-    session = base.get(name).load(folder / "dynamic_batch/model.onnx", ONE)
-    first = session.infer({"image": models.images(2)})["scores"]
-    kept = first.copy()
-    session.infer({"image": models.images(2, seed=1)})
-    assert (first == kept).all()
-    assert first.flags.writeable
-
-
-@BOTH
 def test_batches_of_any_size_follow_one_another_even_read_only_ones(folder: Path, name: RuntimeName) -> None:
     session = base.get(name).load(folder / "dynamic_batch/model.onnx", ONE)
     for size in (1, 7, 2, 5):
@@ -74,53 +63,6 @@ def test_batches_of_any_size_follow_one_another_even_read_only_ones(folder: Path
         images.flags.writeable = False
         assert session.infer({"image": images})["scores"].shape == (size, 4)
     assert session.infer({"image": np.asfortranarray(models.images(3))})["scores"].shape == (3, 4)
-
-
-@BOTH
-def test_many_threads_share_a_session(folder: Path, name: RuntimeName) -> None:
-    session = base.get(name).load(folder / "dynamic_batch/model.onnx", ONE)
-    images = models.images(6)
-    alone = [session.infer({"image": image[None]})["scores"] for image in images]
-    wrong: list[int] = []
-
-    def work(index: int) -> None:
-        for _ in range(20):
-            found = session.infer({"image": images[index][None]})["scores"]
-            if not np.allclose(found, alone[index], atol=1e-6):
-                wrong.append(index)
-
-    threads = [threading.Thread(target=work, args=(index,)) for index in range(6)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-    assert not wrong
-
-
-@BOTH
-@pytest.mark.parametrize(
-    ("feed", "words"),
-    [
-        ({"picture": np.zeros((1, 1, 16, 16), np.float32)}, "expected the inputs ['image'], found ['picture']"),
-        ({"image": np.zeros((1, 1, 16, 16))}, "expected FP32 [-1, 1, 16, 16], found FP64 [1, 1, 16, 16]"),
-        ({"image": np.zeros((1, 3, 16, 16), np.float32)}, "found FP32 [1, 3, 16, 16]"),
-        ({"image": np.zeros((16, 16), np.float32)}, "found FP32 [16, 16]"),
-    ],
-)
-def test_an_input_that_does_not_fit_is_named(
-    folder: Path, name: RuntimeName, feed: dict[str, base.Array], words: str
-) -> None:
-    session = base.get(name).load(folder / "dynamic_batch/model.onnx", ONE)
-    with pytest.raises(RuntimeFailure) as caught:
-        session.infer(feed)
-    assert words in caught.value.message
-    assert caught.value.reason == Reason.DATA_INVALID
-
-
-@BOTH
-def test_settings_are_read_back_and_are_those_asked_for(folder: Path, name: RuntimeName) -> None:
-    asked = RuntimeSettings(threads=min(2, len(os.sched_getaffinity(0))))
-    assert base.get(name).load(folder / "dynamic_batch/model.onnx", asked).effective_settings() == asked
 
 
 def test_more_threads_than_openvino_really_uses_are_refused(folder: Path) -> None:
@@ -204,17 +146,6 @@ def test_a_model_that_cannot_be_loaded_says_why(folder: Path, model: str, reason
         base.get(RuntimeName.ONNXRUNTIME).load(folder / model / "model.onnx", ONE)
     assert caught.value.reason == reason
     assert str(folder / model) + "/" not in caught.value.message or model == "nowhere"
-
-
-@BOTH
-def test_a_closed_session_answers_no_more(folder: Path, name: RuntimeName) -> None:
-    session = base.get(name).load(folder / "recurrent/model.onnx", ONE)
-    frames = {"frames": np.zeros((3, 1, 6), np.float32)}
-    session.infer(frames)
-    session.close()
-    session.close()
-    with pytest.raises(RuntimeFailure, match="closed"):
-        session.infer(frames)
 
 
 def test_importing_a_runtime_connects_to_nothing() -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Mapping
+from typing import Any
 
 import rfc8785
 
@@ -26,7 +27,7 @@ def preparation(format: SourceFormat) -> str:
     revision = entry.revision if entry is not None else 0
     libraries = versions(entry.libraries if entry is not None else ())
     runtimes = {row.runtime: version(row.library) for row in catalog.RUNTIMES if catalog.PORTABLE in row.loads}
-    document = {"revision": revision, "libraries": libraries, "runtimes": runtimes}
+    document: dict[str, Any] = {"revision": revision, "libraries": libraries, "runtimes": runtimes}
     return hashlib.sha256(rfc8785.dumps(document)).hexdigest()
 
 
