@@ -106,7 +106,7 @@ def _nncf(
     return (plain, bfloat16)
 
 
-_TUNED: tuple[Line, ...] = (
+LINES: tuple[Line, ...] = (
     # 1: the portable form, as onnxruntime optimizes it
     Line("float32", ORT),
     Line("float32", ORT, variant="1thread", one_thread=True, when=_quick),
@@ -116,6 +116,8 @@ _TUNED: tuple[Line, ...] = (
     Line("float32", OPENVINO, variant="1thread", one_thread=True, when=_quick),
     # 2a: a script frozen and fused by PyTorch itself; an exported program runs only as it came
     Line("float32", TORCHSCRIPT, when=lambda facts: facts.prepare.source.format != SourceFormat.TORCH_EXPORT),
+    # 2b: any other runtime, until it has lines of its own
+    *(Line("float32", name) for name in RuntimeName if name not in (ORT, OPENVINO, TORCHSCRIPT)),
     # 3: reduced precision; the measuring node rejects what its CPU only emulates
     Line("bfloat16", OPENVINO, precision=Precision.BFLOAT16),
     Line("float16", OPENVINO, precision=Precision.FLOAT16),
@@ -135,9 +137,6 @@ _TUNED: tuple[Line, ...] = (
     # 8: elsewhere, where quantizing every operator missed accuracy
     Line("int8-core", ORT, CORE, when=_no_transformer, after="int8-onnxruntime"),
 )
-# A runtime without a line of its own is tried on the portable form, as it loads it.
-_WITHOUT = set(RuntimeName) - {line.runtime for line in _TUNED}
-LINES = (*_TUNED, *(Line("float32", name) for name in RuntimeName if name in _WITHOUT))
 
 
 def default_lines(runtimes: frozenset[RuntimeName]) -> tuple[Line, ...]:
