@@ -27,7 +27,7 @@ from fettle.api.task import SCHEMA_VERSION, StoredData, StoredFile, StoredModel
 from fettle.api.text import quoted
 from fettle.api.vocabulary import ModelFormat
 from fettle.errors import StoreError
-from fettle.store.arrays import Array, Arrays, read_npz, write_npz
+from fettle.store.arrays import Arrays, write_npz
 from fettle.store.uris import Location, Mounts, locate, relative_path
 
 AnyReport = PrepareReport | BuildReport | MeasureReport | PublishReport
@@ -248,14 +248,6 @@ class Store:
                 size = write_npz(stream, arrays)
             sha256 = self.put_file(packed).sha256
         return StoredData(sha256=sha256, items=next(iter(lengths.values())), labelled="labels" in arrays, bytes=size)
-
-    def load_arrays(self, sha256: str) -> dict[str, Array]:
-        """The arrays of an .npz blob, digest checked. Raises StoreError."""
-        content = self.read_bytes(f"blobs/{sha256}")
-        if hashlib.sha256(content).hexdigest() != sha256:
-            message = f"{self.uri}/blobs/{sha256}: the content does not have this digest; delete the file and run again"
-            raise StoreError(message, reason=Reason.ARTIFACT_TAMPERED)
-        return read_npz(io.BytesIO(content))
 
     # ----------------------------------------------------------------------------------------------------------- results
 

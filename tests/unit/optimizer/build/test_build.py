@@ -11,6 +11,7 @@ import numpy as np
 import onnx
 import pytest
 from tests.data import models
+from tests.data.stored import arrays as arrays_in
 from tests.unit.optimizer.prepare.workbench import Workbench
 
 from fettle.api.optimizedmodel import EvaluationSpec
@@ -85,7 +86,7 @@ def test_a_static_file_runs_its_convolutions_in_int8(bench: Workbench) -> None:
     answer = built(bench, report, plan(ORT))
     assert answer.built is not None and answer.built.format == "ONNX"
     path = bench.store.fetch_model(answer.built, bench.folder / "int8")
-    feed = items.of(bench.store.load_arrays(report.items.sha256), report.signature).feed([0])
+    feed = items.of(arrays_in(bench.store, report.items.sha256), report.signature).feed([0])
     for name in (ORT, OPENVINO):
         executed = base.get(name).executed(path, RuntimeSettings(threads=1), feed, report.signature)
         assert executed.int8 >= 2, name
@@ -99,7 +100,7 @@ def test_nncf_writes_openvinos_own_format(bench: Workbench) -> None:
     assert (answer.built.format, answer.built.entry) == ("OpenVINO", "model.xml")
     assert [file.path for file in answer.built.files] == ["model.bin", "model.xml"]
     path = bench.store.fetch_model(answer.built, bench.folder / "int8")
-    feed = items.of(bench.store.load_arrays(report.items.sha256), report.signature).feed([0, 1, 2])
+    feed = items.of(arrays_in(bench.store, report.items.sha256), report.signature).feed([0, 1, 2])
     session = base.get(OPENVINO).load(path, RuntimeSettings(threads=1), report.signature)
     assert session.infer(feed)["scores"].shape == (3, 4)
     assert base.get(OPENVINO).executed(path, RuntimeSettings(threads=1), feed).int8 >= 2
@@ -126,7 +127,7 @@ def test_nothing_that_feeds_a_recurrent_node_is_quantized(bench: Workbench) -> N
     answer = built(bench, report, plan(OPENVINO))
     assert answer.built is not None
     path = bench.store.fetch_model(answer.built, bench.folder / "int8")
-    feed = items.of(bench.store.load_arrays(report.items.sha256), report.signature).feed([0])
+    feed = items.of(arrays_in(bench.store, report.items.sha256), report.signature).feed([0])
     executed = base.get(OPENVINO).executed(path, RuntimeSettings(threads=1), feed)
     assert (executed.int8, executed.total) == (1, 3)
 
