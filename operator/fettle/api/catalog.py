@@ -229,6 +229,23 @@ def build_libraries(family: RuntimeName, steps: Iterable[RecipeStep]) -> frozens
     return frozenset({runtime(family).library, *(name for entry in entries if entry for name in entry.libraries)})
 
 
+def segments(family: RuntimeName, steps: Iterable[RecipeStep]) -> tuple[tuple[RecipeStep, ...], ...]:
+    """`steps` in as few parts as there must be for each to find an image with all it needs, one part where one image has everything.
+
+    Empty where no image has what one of them needs.
+    """
+    parts: list[tuple[RecipeStep, ...]] = []
+    for each in steps:
+        joined = (*parts[-1], each) if parts else (each,)
+        if job_image(build_libraries(family, joined)) is not None:
+            parts[-1:] = [joined]
+        elif job_image(build_libraries(family, (each,))) is not None:
+            parts.append((each,))
+        else:
+            return ()
+    return tuple(parts)
+
+
 def server_image(name: RuntimeName) -> Image:
     """The smallest image that serves with that runtime. Every runtime has one: a test holds the rows to it."""
     entry = _smallest(frozenset({runtime(name).library}), serves=True)

@@ -72,6 +72,20 @@ class BuildPlan(ApiModel):
     family: RuntimeName
     steps: tuple[RecipeStep, ...]
 
+    @property
+    def segments(self) -> tuple[BuildPlan, ...]:
+        """The builds that carry it out, each on what the one before it made: itself, unless no image has what all of its steps need.
+
+        Empty where no image has what one of its steps needs.
+        """
+        parts = catalog.segments(self.family, self.steps)
+        if len(parts) == 1:
+            return (self,)
+        return tuple(
+            BuildPlan(name=f"{self.name}-{number}-of-{len(parts)}", family=self.family, steps=steps)
+            for number, steps in enumerate(parts, 1)
+        )
+
 
 class CandidatePlan(ApiModel):
     """A candidate: recipe x runtime x settings. `build` names its BuildPlan; None = the portable form itself."""
@@ -97,7 +111,10 @@ class PrepareTask(ApiModel):
 
 
 class BuildTask(ApiModel):
-    """Apply a recipe's steps to the portable form, in a fresh process: else its bytes would differ from run to run."""
+    """Apply steps of a recipe to `portable`, in a fresh process: else its bytes would differ from run to run.
+
+    `portable` is the portable form, or what the build with the key `follows` made: the segment of this recipe in front of this one.
+    """
 
     kind: Literal["build"] = "build"
     schema_version: int = SCHEMA_VERSION
@@ -107,6 +124,7 @@ class BuildTask(ApiModel):
     portable: StoredModel
     signature: Signature
     calibration: StoredData | None = None
+    follows: str | None = None
 
 
 class MeasureCandidate(ApiModel):

@@ -50,6 +50,7 @@ GRAPH = BuildPlan(name="graph", family=ORT, steps=(RecipeStep(optimize_graph=Opt
         cache.build_key(plan(operators=("Conv",)), portable(), calibration(), VNNI),
         cache.build_key(plan(mode=QuantizeMode.DYNAMIC), portable(), calibration(), VNNI),
         cache.build_key(GRAPH, portable(), calibration(), VNNI),
+        cache.build_key(plan(), portable(), calibration(), VNNI, follows="e" * 64),
     ],
 )
 def test_what_decides_the_bytes_changes_the_key(other: str) -> None:
@@ -77,6 +78,11 @@ def test_another_version_of_a_library_changes_the_key(monkeypatch: pytest.Monkey
         (
             cache.build_key(GRAPH, portable(), calibration("c"), VNNI),
             cache.build_key(GRAPH, portable(), calibration("d"), VNNI),
+        ),
+        # what a build made is known by its key, whatever its files are
+        (
+            cache.build_key(GRAPH, portable("a"), None, VNNI, follows=BASE),
+            cache.build_key(GRAPH, portable("b"), None, VNNI, follows=BASE),
         ),
         # NNCF writes the same on every CPU
         (

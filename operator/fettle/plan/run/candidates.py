@@ -176,6 +176,11 @@ def _known(planned: Row, facts: _Facts) -> Finding | None:
             Reason.RECIPE_NOT_APPLICABLE,
             f"recipe {planned.plan.recipe} has a step that {planned.family} does not offer",
         )
+    for step in planned.steps:
+        if not catalog.segments(planned.family, (step,)):
+            libraries = " and ".join(sorted(catalog.build_libraries(planned.family, (step,))))
+            why = f"no image has {libraries}, which the step {catalog.kind(step)} of {planned.family} needs"
+            return Finding(Reason.RECIPE_NOT_APPLICABLE, f"{why}: leave it out of recipe {planned.plan.recipe}")
     precision = planned.plan.settings.precision
     if precision not in catalog.runtime(planned.plan.runtime).precisions:
         return Finding(Reason.RECIPE_NOT_APPLICABLE, f"{planned.plan.runtime} does not compute in {precision}")

@@ -11,7 +11,7 @@ from fettle.api.optimizedmodel import TargetSpec
 from fettle.api.optimizedmodel_status import BaselineStatus, CandidateStatus
 from fettle.api.reasons import Reason
 from fettle.api.report import BuildReport, MeasureReport, PrepareReport
-from fettle.api.task import BuildPlan, StoredModel
+from fettle.api.task import BuildPlan, BuildTask, StoredModel
 from fettle.api.text import rounded
 from fettle.api.vocabulary import AgreementMode, Evidence, Objective
 from fettle.plan.run.attempts import Attempts, View
@@ -19,7 +19,7 @@ from fettle.plan.run.candidates import TargetPlan, allows_lossy
 from fettle.plan.run.images import measured_beside
 from fettle.plan.run.planned import Finding, Row, with_notes
 from fettle.plan.run.state import RunSnapshot
-from fettle.plan.run.tasks import Round, build_task, measure_task, model_of
+from fettle.plan.run.tasks import Given, Round, build_task, measure_task, model_of
 
 ROUNDS = (1, 2)
 HALF = 0.5  # of the items: where fewer agree, numbers are off by more than their tolerance
@@ -129,30 +129,38 @@ class Rounds:
         return None if row is None else _far_off(row) or _slower(row, run)
 
     def _build(self, rows: Sequence[Row]) -> Stage | None:
-        builds = {row.build.name: row for row in rows if row.build is not None}
-        entries = {entry.name: entry for entry in self.prepare.builds}
-        waiting = 0
-        for name, row in builds.items():
-            assert row.build is not None
-            entry = entries[name]
-            if entry.built is not None:
-                self.built[name] = entry.built
-                continue
-            calibrated = any(step is not None and step.calibration for step in row.entries)
-            task = build_task(row.build, entry, self.prepare, self.store, calibrated)
-            full = len(self.running) >= self.snapshot.spec.search.parallelism
-            if full and not self.attempts.knows(task):
-                waiting += 1
-                continue
-            view = self.attempts.want(task, BuildReport, stage="build", label=f"build {name}")
-            waiting += not self._built(row.build, view)
+        builds = {row.build.name: row.build for row in rows if row.build is not None}
+        waiting = sum(not self._made(build) for build in builds.values())
         if not waiting:
             return None
         progress = f"{len(builds) - waiting} of {len(builds)} builds done"
         return Stage(Reason.OPTIMIZING, with_notes(progress, self.waits))
 
-    def _built(self, build: BuildPlan, view: View[BuildReport]) -> bool:
-        """Note what came of a build; whether it is over."""
+    def _made(self, build: BuildPlan) -> bool:
+        """Ask for the segments of a build, one after the other, from the first behind all that the store has; whether it is over."""
+        entries = {entry.name: entry for entry in self.prepare.builds}
+        chain = [(segment, entries[segment.name]) for segment in build.segments]
+        given, behind = Given(self.prepare.portable), 0
+        for place, (_, entry) in enumerate(chain, 1):
+            if entry.built is not None:
+                given, behind = Given(entry.built, entry.cache_key), place
+        for segment, entry in chain[behind:]:
+            report = self._answer(build, build_task(segment, entry, given, self.prepare, self.store))
+            if report is None:
+                return build.name in self.failed
+            if report.built is None:
+                reason = report.reason or Reason.RECIPE_NOT_APPLICABLE
+                self.refused[build.name] = Finding(reason, report.message or "the recipe does not apply")
+                return True
+            given = Given(report.built, report.cache_key)
+        self.built[build.name] = given.model
+        return True
+
+    def _answer(self, build: BuildPlan, task: BuildTask) -> BuildReport | None:
+        """What came of a segment of `build`; None while nothing did, and where it failed for good."""
+        if len(self.running) >= self.snapshot.spec.search.parallelism and not self.attempts.knows(task):
+            return None
+        view = self.attempts.want(task, BuildReport, stage="build", label=f"build {task.plan.name}")
         if view.running:
             self.running.add(build.name)
         if view.note is not None:
@@ -161,12 +169,7 @@ class Rounds:
             self.failed[build.name] = view.fault
         if view.report is not None:
             self.build_hashes.append(view.task_hash)  # the report is made of answers: a failure left none
-        if view.report is not None and view.report.built is not None:
-            self.built[build.name] = view.report.built
-        elif view.report is not None:
-            reason = view.report.reason or Reason.RECIPE_NOT_APPLICABLE
-            self.refused[build.name] = Finding(reason, view.report.message or "the recipe does not apply")
-        return view.over
+        return view.report
 
     def _places(self, run: TargetRun, number: int) -> int:
         """Lossy candidates that a round may certify: the first leaves one to the second, where there is one and that is possible."""

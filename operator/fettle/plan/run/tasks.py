@@ -33,15 +33,26 @@ def prepare_task(spec: OptimizedModelSpec, store: str) -> PrepareTask:
     return PrepareTask(store=store, source=spec.source, data=spec.data, builds=possible_builds(spec))
 
 
-def build_task(build: BuildPlan, entry: BuildEntry, prepare: PrepareReport, store: str, calibrated: bool) -> BuildTask:
-    """One recipe on the portable form. Without a step that needs them, no calibration items: its hash must not move with them."""
+@dataclass(frozen=True)
+class Given:
+    """What a segment of a build works on: the portable form, or what the build with the key `follows` made."""
+
+    model: StoredModel
+    follows: str | None = None
+
+
+def build_task(segment: BuildPlan, entry: BuildEntry, given: Given, prepare: PrepareReport, store: str) -> BuildTask:
+    """A segment of a build. Without a step that needs them, no calibration items: its hash must not move with them."""
+    steps = (catalog.step(step, segment.family) for step in segment.steps)
+    calibrated = any(step is not None and step.calibration for step in steps)
     return BuildTask(
         store=store,
-        plan=build,
+        plan=segment,
         cache_key=entry.cache_key,
-        portable=prepare.portable,
+        portable=given.model,
         signature=prepare.signature,
         calibration=prepare.calibration if calibrated else None,
+        follows=given.follows,
     )
 
 
