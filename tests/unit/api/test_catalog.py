@@ -98,6 +98,10 @@ def test_every_image_has_one_row_and_the_smaller_of_two_comes_first() -> None:
         assert sizes == sorted(sizes)
 
 
+def test_every_image_of_jobs_has_what_the_optimizer_itself_imports() -> None:
+    assert all({"numpy", "onnx", "onnxruntime"} <= entry.libraries for entry in catalog.IMAGES if not entry.serves)
+
+
 def test_some_image_has_what_each_row_needs() -> None:
     for name in RuntimeName:
         assert catalog.job_image({catalog.runtime(name).library}) is not None
