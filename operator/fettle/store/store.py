@@ -153,13 +153,13 @@ class Store:
         if self.root.local is None:
             self._fs.makedirs(folder, exist_ok=True)
             return
-        wanted = Path(folder)
-        for step in (*reversed(wanted.parents), wanted):
-            if not step.exists():
+        path = Path(folder)
+        for level in (*reversed(path.parents), path):
+            if not level.exists():
                 with suppress(FileExistsError):  # another process was faster
-                    step.mkdir()
-                    step.chmod(FOLDER_MODE)  # whatever the umask: only a folder that we made
-                    _sync_folder(step.parent)
+                    level.mkdir()
+                    level.chmod(FOLDER_MODE)  # whatever the umask: only a folder that we made
+                    _sync_folder(level.parent)
 
     # ------------------------------------------------------------------------------------------------------------- blobs
 
@@ -206,11 +206,11 @@ class Store:
         partial = target.with_name(f".{target.name[:40]}.{uuid.uuid4().hex[:12]}.partial")
         try:
             with self.open_file(f"blobs/{file.sha256}") as stream:
-                found = _copy_and_digest(stream, partial)
-            if found != (file.sha256, file.bytes):
+                copied = _copy_and_digest(stream, partial)
+            if copied != (file.sha256, file.bytes):
                 message = (
                     f"{self.uri}/blobs/{file.sha256} ({file.path}): expected {file.bytes} bytes with this digest, "
-                    f"found {found[1]} bytes with sha256 {found[0]}; the store was changed behind Fettle's back"
+                    f"found {copied[1]} bytes with sha256 {copied[0]}; the store was changed behind Fettle's back"
                 )
                 raise StoreError(message, reason=Reason.ARTIFACT_TAMPERED)
             partial.chmod(FILE_MODE)
