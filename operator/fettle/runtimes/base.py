@@ -65,10 +65,6 @@ class Session(Protocol):
         """
         ...
 
-    def signature(self) -> Signature:
-        """Inputs and outputs as the runtime reads them from the file; batch axes are not known here."""
-        ...
-
     def effective_settings(self) -> RuntimeSettings:
         """Settings as the runtime reports them after loading; `load` has checked that they are the ones asked for."""
         ...

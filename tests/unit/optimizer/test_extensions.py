@@ -116,9 +116,6 @@ class ReferenceSession:
             answers = self._evaluator.run(names, checked_inputs(self._signature, inputs))
         return {name: np.array(answer) for name, answer in zip(names, answers, strict=True)}
 
-    def signature(self):
-        return self._signature
-
     def effective_settings(self):
         return self._settings.model_copy(update={"threads": 1, "streams": 1})
 

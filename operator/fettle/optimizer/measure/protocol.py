@@ -29,10 +29,7 @@ class Load:
 
 @dataclass(frozen=True)
 class Loaded:
-    """The settings that the runtime reports, and how many items there are."""
-
-    effective: RuntimeSettings
-    count: int
+    """The model is loaded, with the settings that were asked for."""
 
 
 @dataclass(frozen=True)

@@ -76,7 +76,7 @@ class Worker:
         runtimes.require_settings(self._session, request.settings, request.runtime)
         if request.prove:
             promises.require(request.runtime, self._session, request.signature, self._first(request, self._items))
-        return Loaded(effective=request.settings, count=len(self._items))
+        return Loaded()
 
     @staticmethod
     def _first(load: Load, items: item.Items) -> item.Answer:
