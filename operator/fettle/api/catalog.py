@@ -18,9 +18,8 @@ from fettle.api.recipe import RecipeStep
 from fettle.api.vocabulary import ModelFormat, Precision, RuntimeName, SourceFormat, StepKind
 
 PORTABLE: ModelFormat = "ONNX"  # what every source is converted to, and builds start from
-PORTABLE_RUNTIME = (
-    RuntimeName.ONNXRUNTIME
-)  # answers as the portable form while it is made: it loads what it was checked with
+# Runs the portable form after each step of its making, so it need not be asked whether it loads it.
+PORTABLE_RUNTIME = RuntimeName.ONNXRUNTIME
 
 
 class Image(StrEnum):
