@@ -1,8 +1,11 @@
-"""What each recipe step, source format and runtime needs: data only, so that the plan can ask before a Job runs.
+"""What each recipe step, source format and runtime needs, and which image has it: data only, so that the plan can ask before a Job runs.
 
 A step's row stands for one pair (kind of step, family of runtimes). `revision` and the versions of `libraries` are part
 of a build's cache key: raise a revision whenever the same step on the same input would write other bytes. Nothing here
 imports a toolchain; a test holds the rows against what `optimizer/` and `runtimes/` implement.
+
+Libraries are named as their distributions are. No row names an image: whoever needs several libraries at once gets the smallest image
+that has all of them.
 """
 
 from __future__ import annotations
@@ -12,7 +15,11 @@ from dataclasses import dataclass
 from enum import StrEnum
 
 from fettle.api.recipe import RecipeStep
-from fettle.api.vocabulary import Precision, RuntimeName, SourceFormat, StepKind
+from fettle.api.vocabulary import ModelFormat, Precision, RuntimeName, SourceFormat, StepKind
+
+PORTABLE: ModelFormat = "ONNX"  # what every source is converted to, and builds start from
+# Runs the portable form after each step of its making, so it need not be asked whether it loads it.
+PORTABLE_RUNTIME = RuntimeName.ONNXRUNTIME
 
 
 class Image(StrEnum):
@@ -25,19 +32,27 @@ class Image(StrEnum):
 
 
 @dataclass(frozen=True)
+class ImageEntry:
+    """An image, and the libraries in it that rows ask for. `serves`: serving pods run it, not Jobs."""
+
+    image: Image
+    libraries: frozenset[str]
+    serves: bool = False
+
+
+@dataclass(frozen=True)
 class StepEntry:
     """What one kind of step needs in one family, and what identifies its outcome."""
 
     kind: StepKind
     family: RuntimeName
-    writes: str  # format of the file it leaves: "ONNX" or "OpenVINO", as in api.task.StoredModel
+    writes: ModelFormat  # format of the file it leaves
     libraries: tuple[str, ...]  # distributions whose versions are part of the cache key
     function: str | None = None  # "module:function" in optimizer/steps; None where nothing is left to do
     revision: int = 1
     lossy: bool = False  # answers may change, so they must be proved
     calibration: bool = False  # needs calibration items
     instruction_set: bool = False  # the file is made for the CPU's instruction set, which is then part of the cache key
-    image: Image = Image.OPTIMIZER
 
 
 @dataclass(frozen=True)
@@ -49,7 +64,6 @@ class FormatEntry:
     runtime: RuntimeName  # runs the untouched source: the baseline
     suffixes: tuple[str, ...]  # of its files: what tells the image of a source that nobody has looked at yet
     revision: int = 1
-    image: Image = Image.OPTIMIZER
 
 
 @dataclass(frozen=True)
@@ -62,13 +76,23 @@ class RuntimeEntry:
 
     runtime: RuntimeName
     library: str
-    loads: tuple[str, ...]
+    loads: tuple[ModelFormat, ...]
     precisions: tuple[Precision, ...]
     process_bytes: int
-    revision: int = 1
-    image: Image = Image.OPTIMIZER  # of Jobs that measure with it
-    server_image: Image = Image.SERVER
+    by_default: bool = False  # tried on a target that names no runtimes
+    repeats: bool = True  # answers the same inputs alike each time, but for float noise
 
+
+_SERVED = frozenset({"numpy", "onnxruntime", "openvino"})
+_OPTIMIZING = _SERVED | {"nncf", "onnx"}
+
+# Of Jobs and of servers, each from small to large.
+IMAGES: tuple[ImageEntry, ...] = (
+    ImageEntry(Image.OPTIMIZER, _OPTIMIZING),
+    ImageEntry(Image.OPTIMIZER_TORCH, _OPTIMIZING | {"onnxscript", "torch"}),
+    ImageEntry(Image.SERVER, _SERVED, serves=True),
+    ImageEntry(Image.SERVER_TORCH, _SERVED | {"onnx", "onnxscript", "torch"}, serves=True),
+)
 
 STEPS: tuple[StepEntry, ...] = (
     # The portable form is already folded and fused, and each runtime refines it when it loads it: this step is exact.
@@ -110,14 +134,13 @@ STEPS: tuple[StepEntry, ...] = (
 )
 
 FORMATS: tuple[FormatEntry, ...] = (
-    FormatEntry(SourceFormat.ONNX, ("onnx", "onnxruntime"), RuntimeName.ONNXRUNTIME, (".onnx",), revision=3),
+    FormatEntry(SourceFormat.ONNX, ("onnx", "onnxruntime"), PORTABLE_RUNTIME, (".onnx",), revision=3),
     FormatEntry(
         SourceFormat.TORCH_SCRIPT,
         ("onnx", "onnxruntime", "torch"),
         RuntimeName.TORCHSCRIPT,
         (".pt", ".pth", ".ts", ".jit", ".torchscript"),
         revision=3,
-        image=Image.OPTIMIZER_TORCH,
     ),
     FormatEntry(
         SourceFormat.TORCH_EXPORT,
@@ -125,20 +148,27 @@ FORMATS: tuple[FormatEntry, ...] = (
         RuntimeName.TORCHSCRIPT,
         (".pt2",),
         revision=3,
-        image=Image.OPTIMIZER_TORCH,
     ),
 )
 
 # Peak memory of a measuring worker with a linear model of 640 weights was 78 MiB with onnxruntime, 101 with OpenVINO, and with torch 286
 # (TorchScript) and 380 (an exported program). Its own bytes are those rounded up by a quarter and more.
 RUNTIMES: tuple[RuntimeEntry, ...] = (
-    RuntimeEntry(RuntimeName.ONNXRUNTIME, "onnxruntime", ("ONNX",), (Precision.FLOAT32,), process_bytes=128 << 20),
+    RuntimeEntry(
+        RuntimeName.ONNXRUNTIME,
+        "onnxruntime",
+        ("ONNX",),
+        (Precision.FLOAT32,),
+        process_bytes=128 << 20,
+        by_default=True,
+    ),
     RuntimeEntry(
         RuntimeName.OPENVINO,
         "openvino",
         ("OpenVINO", "ONNX"),
         (Precision.FLOAT32, Precision.BFLOAT16, Precision.FLOAT16),
         process_bytes=160 << 20,
+        by_default=True,
     ),
     # It runs sources as they came; nothing is converted to what it loads.
     RuntimeEntry(
@@ -147,10 +177,10 @@ RUNTIMES: tuple[RuntimeEntry, ...] = (
         ("TorchScript", "TorchExport"),
         (Precision.FLOAT32,),
         process_bytes=480 << 20,
-        image=Image.OPTIMIZER_TORCH,
-        server_image=Image.SERVER_TORCH,
     ),
 )
+
+DEFAULT_RUNTIMES = tuple(entry.runtime for entry in RUNTIMES if entry.by_default)
 
 _STEPS = {(entry.kind, entry.family): entry for entry in STEPS}
 _FORMATS = {entry.format: entry for entry in FORMATS}
@@ -179,11 +209,52 @@ def source_format(format: SourceFormat) -> FormatEntry | None:
     return _FORMATS.get(format)
 
 
-def source_image(uri: str, format: SourceFormat) -> Image:
-    """Image of the Job that looks at a source first: by its format where that is given, else by the end of its address."""
-    if format != SourceFormat.AUTO:
-        return _FORMATS[format].image
-    return next((entry.image for entry in FORMATS if uri.lower().endswith(entry.suffixes)), Image.OPTIMIZER)
+def source_libraries(uri: str, format: SourceFormat) -> frozenset[str]:
+    """What the Job needs that looks at a source first: by its format where that is given, else by the end of its address."""
+    entry = _FORMATS.get(format)
+    if entry is None:
+        entry = next((entry for entry in FORMATS if uri.lower().endswith(entry.suffixes)), None)
+    return frozenset(entry.libraries) if entry is not None else frozenset()
+
+
+def job_image(libraries: Iterable[str]) -> ImageEntry | None:
+    """The smallest image of Jobs that has all of `libraries`; None where none has."""
+    return _smallest(frozenset(libraries), serves=False)
+
+
+def build_libraries(family: RuntimeName, steps: Iterable[RecipeStep]) -> frozenset[str]:
+    """What a build needs: the libraries of its steps, and of the runtime that loads what they made."""
+    entries = (step(each, family) for each in steps)
+    return frozenset({runtime(family).library, *(name for entry in entries if entry for name in entry.libraries)})
+
+
+def segments(family: RuntimeName, steps: Iterable[RecipeStep]) -> tuple[tuple[RecipeStep, ...], ...]:
+    """`steps` in as few parts as there must be for each to find an image with all it needs, one part where one image has everything.
+
+    Empty where no image has what one of them needs.
+    """
+    parts: list[tuple[RecipeStep, ...]] = []
+    for each in steps:
+        joined = (*parts[-1], each) if parts else (each,)
+        if job_image(build_libraries(family, joined)) is not None:
+            parts[-1:] = [joined]
+        elif job_image(build_libraries(family, (each,))) is not None:
+            parts.append((each,))
+        else:
+            return ()
+    return tuple(parts)
+
+
+def server_image(name: RuntimeName) -> Image:
+    """The smallest image that serves with that runtime. Every runtime has one: a test holds the rows to it."""
+    entry = _smallest(frozenset({runtime(name).library}), serves=True)
+    if entry is None:
+        raise LookupError(f"no image serves with {name}")
+    return entry.image
+
+
+def _smallest(libraries: frozenset[str], *, serves: bool) -> ImageEntry | None:
+    return next((entry for entry in IMAGES if entry.serves == serves and libraries <= entry.libraries), None)
 
 
 def runtime(name: RuntimeName) -> RuntimeEntry:

@@ -6,6 +6,7 @@ from typing import Annotated, Any
 
 from pydantic import Field
 
+from fettle.api import catalog
 from fettle.api.base import ApiModel, PrinterColumn, Rule, rules
 from fettle.api.constraints import Constraints
 from fettle.api.optimizedmodel_status import OptimizedModelStatus
@@ -270,7 +271,7 @@ class TargetSpec(ApiModel):
     runtimes: Annotated[
         tuple[RuntimeName, ...],
         Field(min_length=1, max_length=8, description="Runtimes that may serve the model."),
-    ] = (RuntimeName.ONNXRUNTIME, RuntimeName.OPENVINO)
+    ] = catalog.DEFAULT_RUNTIMES
     threads: Annotated[int, Field(ge=1, le=256, description="Maximum number of threads for one inference.")] = 1
     batch_sizes: Annotated[
         tuple[Annotated[int, Field(ge=1, le=4096)], ...],

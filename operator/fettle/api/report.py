@@ -33,7 +33,7 @@ class Traits(ApiModel):
 
 
 class BuildEntry(ApiModel):
-    """A build that the plan may ask for: its cache key, and its files if the store has them."""
+    """A segment of a build that the plan may ask for: its cache key, and its files if the store has them."""
 
     name: str
     cache_key: str
@@ -78,7 +78,10 @@ class PrepareReport(ApiModel):
 
 
 class BuildReport(ApiModel):
-    """A build's files, or why this recipe does not apply (then `built` is None and the run goes on)."""
+    """A build's files, or why this recipe does not apply (then `built` is None and the run goes on).
+
+    `cache_key` is of the machine that built: another than was asked for where that is of another class of CPU.
+    """
 
     kind: Literal["build"] = "build"
     schema_version: int = SCHEMA_VERSION

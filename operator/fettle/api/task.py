@@ -19,7 +19,7 @@ from fettle.api.labels import LabelReading
 from fettle.api.optimizedmodel import DataSpec, EvaluationSpec, SourceSpec
 from fettle.api.recipe import RecipeStep, RuntimeSettings
 from fettle.api.signature import Signature
-from fettle.api.vocabulary import Basis, CandidateState, Objective, RuntimeName, Sha256
+from fettle.api.vocabulary import Basis, CandidateState, ModelFormat, Objective, RuntimeName, Sha256
 
 SCHEMA_VERSION = 1
 # Raised with every change in how labels are read, answers are compared or candidates are rejected: an answer that was found by other
@@ -28,7 +28,6 @@ JUDGING = 2
 SECONDS_PER_CANDIDATE = 20.0  # of the clock; the operator's settings may say otherwise
 PLAIN_LIMIT = 64 << 10  # bytes of JSON; above, it is compressed (the kernel takes 128 KiB for one variable)
 COMPRESSED = "zlib:"
-ModelFormat = Literal["ONNX", "OpenVINO", "TorchScript", "TorchExport"]
 
 
 class StoredFile(ApiModel):
@@ -73,6 +72,20 @@ class BuildPlan(ApiModel):
     family: RuntimeName
     steps: tuple[RecipeStep, ...]
 
+    @property
+    def segments(self) -> tuple[BuildPlan, ...]:
+        """The builds that carry it out, each on what the one before it made: itself, unless no image has what all of its steps need.
+
+        Empty where no image has what one of its steps needs.
+        """
+        parts = catalog.segments(self.family, self.steps)
+        if len(parts) == 1:
+            return (self,)
+        return tuple(
+            BuildPlan(name=f"{self.name}-{number}-of-{len(parts)}", family=self.family, steps=steps)
+            for number, steps in enumerate(parts, 1)
+        )
+
 
 class CandidatePlan(ApiModel):
     """A candidate: recipe x runtime x settings. `build` names its BuildPlan; None = the portable form itself."""
@@ -98,7 +111,10 @@ class PrepareTask(ApiModel):
 
 
 class BuildTask(ApiModel):
-    """Apply a recipe's steps to the portable form, in a fresh process: else its bytes would differ from run to run."""
+    """Apply steps of a recipe to `portable`, in a fresh process: else its bytes would differ from run to run.
+
+    `portable` is the portable form, or what the build with the key `follows` made: the segment of this recipe in front of this one.
+    """
 
     kind: Literal["build"] = "build"
     schema_version: int = SCHEMA_VERSION
@@ -108,6 +124,7 @@ class BuildTask(ApiModel):
     portable: StoredModel
     signature: Signature
     calibration: StoredData | None = None
+    follows: str | None = None
 
 
 class MeasureCandidate(ApiModel):

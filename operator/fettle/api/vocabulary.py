@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from enum import StrEnum
-from typing import Annotated
+from typing import Annotated, Literal
 
 from pydantic import Field
 
@@ -98,6 +98,10 @@ class RuntimeName(StrEnum):
     ONNXRUNTIME = "onnxruntime"
     OPENVINO = "openvino"
     TORCHSCRIPT = "torchscript"
+
+
+# What the files of a model in the store are.
+ModelFormat = Literal["ONNX", "OpenVINO", "TorchScript", "TorchExport"]
 
 
 class Precision(StrEnum):

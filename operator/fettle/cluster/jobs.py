@@ -15,8 +15,9 @@ from fettle.cluster.kinds import JOB, OPTIMIZED_MODEL, Object
 from fettle.cluster.owner import OPTIMIZED_MODEL_LABEL, OWNER_ANNOTATION, child
 from fettle.cluster.quantity import quantity
 from fettle.cluster.security import container_security, pod_security
+from fettle.plan.run.images import image_of
 from fettle.plan.run.state import WantedTask
-from fettle.plan.run.tasks import image_of, memory_of
+from fettle.plan.run.tasks import memory_of
 from fettle.settings import Settings
 
 CONTAINER = "optimizer"

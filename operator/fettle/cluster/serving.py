@@ -203,7 +203,7 @@ def _container(container: str, verb: str, owner: Object, wanted: ModelRevision, 
     given = [variable.to_json() for variable in wanted.server.env if variable.name not in environment]
     return {
         "name": container,
-        "image": wanted.server.image or settings.image(catalog.runtime(wanted.artifact.runtime).server_image),
+        "image": wanted.server.image or settings.image(catalog.server_image(wanted.artifact.runtime)),
         "imagePullPolicy": settings.image_pull_policy.value,
         "command": ["python", "-m", "fettle.server", verb],
         "env": [*given, *({"name": key, "value": value} for key, value in environment.items())],

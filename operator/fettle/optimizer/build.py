@@ -39,12 +39,13 @@ def run(task: BuildTask, store: Store) -> BuildReport:
     except (RecipeError, RuntimeFailure) as error:
         log.info("the recipe does not apply", exc_info=True)
         reason, message = RecipeError.default_reason, clip(error.message)
+    # The key of this machine: another class of CPU than the one that prepared must not answer for it.
+    key = build_key(task.plan, task.portable, task.calibration, cpu.detect(), task.follows)
     if built is not None:
-        # The key of this machine: another class of CPU than the one that prepared must not answer for it.
-        write_build(store, build_key(task.plan, task.portable, task.calibration, cpu.detect()), built)
+        write_build(store, key, built)
     return BuildReport(
         name=task.plan.name,
-        cache_key=task.cache_key,
+        cache_key=key,
         built=built,
         reason=reason,
         message=message,
@@ -56,16 +57,16 @@ def run(task: BuildTask, store: Store) -> BuildReport:
 def _build(task: BuildTask, store: Store) -> StoredModel:
     with tempfile.TemporaryDirectory(prefix="fettle-build-") as name:
         folder = Path(name)
-        portable = store.fetch_model(task.portable, folder / "portable")
+        given = store.fetch_model(task.portable, folder / "given")
         items: Items | None = None
         if task.calibration is not None:
             items = opened(unpack(store, task.calibration, folder / "calibration"), task.signature)
-        entry = portable
+        entry = given
         for number, step in enumerate(task.plan.steps):
             made = folder / f"step-{number}"
             made.mkdir()
             entry = steps.apply(step, task.plan.family, entry, made, items)
-        if entry == portable:
+        if entry == given:
             return task.portable
         _check(task, entry, items)
         return _stored(store, entry, folder / "built")

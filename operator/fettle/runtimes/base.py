@@ -55,15 +55,14 @@ class Session(Protocol):
     """A loaded model."""
 
     def infer(self, inputs: Arrays, interrupt: Interrupt | None = None) -> dict[str, Array]:
-        """Outputs by name, in the model's order; the caller owns them. Callable from several threads at once.
+        """Outputs by name, in the order and of the data types of the signature. Callable from several threads at once.
 
         `inputs` must have the names, data types and shapes of the signature (BYTES: object arrays of str or bytes; answers are
-        object arrays of str). Raises RuntimeFailure; Interrupted where `interrupt` ended the run.
+        object arrays of str), and are left as they are. The caller owns the outputs: they are no views of inputs or of what the next
+        run writes to. The same inputs get the same answer but for float noise, unless the runtime's row in the catalog says otherwise.
+        `optimizer/measure/promises.py` holds every model to this before it is measured. Raises RuntimeFailure; Interrupted where
+        `interrupt` ended the run.
         """
-        ...
-
-    def signature(self) -> Signature:
-        """Inputs and outputs as the runtime reads them from the file; batch axes are not known here."""
         ...
 
     def effective_settings(self) -> RuntimeSettings:
@@ -129,13 +128,12 @@ def checked_inputs(signature: Signature, inputs: Arrays) -> dict[str, Array]:
 
 
 def _checked(tensor: Tensor, array: Array) -> Array:
-    found = v2_dtype(array)
-    fits = len(array.shape) == len(tensor.shape) and all(
-        wanted in (-1, size) for wanted, size in zip(tensor.shape, array.shape, strict=True)
+    dtype, shape = v2_dtype(array), list(tensor.shape)
+    fits = len(array.shape) == len(shape) and all(
+        expected in (-1, size) for expected, size in zip(shape, array.shape, strict=True)
     )
-    if found != tensor.dtype or not fits:
-        wanted = list(tensor.shape)
-        message = f"input {tensor.name}: expected {tensor.dtype} {wanted}, found {found} {list(array.shape)}"
+    if dtype != tensor.dtype or not fits:
+        message = f"input {tensor.name}: expected {tensor.dtype} {shape}, found {dtype} {list(array.shape)}"
         raise RuntimeFailure(message, reason=Reason.DATA_INVALID)
     # ascontiguousarray would make a scalar a vector.
     return array if array.flags.c_contiguous else np.ascontiguousarray(array)

@@ -96,10 +96,6 @@ class OnnxRuntimeSession:
             raise _failure("running the model failed", error) from error
         return dict(zip(self._outputs, map(np.asarray, values), strict=True))
 
-    def signature(self) -> Signature:
-        """See `base.Session.signature`."""
-        return self._signature
-
     def effective_settings(self) -> RuntimeSettings:
         """See `base.Session.effective_settings`."""
         if self._session is None:

@@ -123,10 +123,6 @@ class OpenVinoSession:
         self._idle.put(request)
         return answers
 
-    def signature(self) -> Signature:
-        """See `base.Session.signature`."""
-        return self._signature
-
     def effective_settings(self) -> RuntimeSettings:
         """See `base.Session.effective_settings`."""
         if not self._compiled:

@@ -158,10 +158,6 @@ class TorchScriptSession:
             )
         return {tensor.name: to_array(answers[tensor.name]) for tensor in self._signature.outputs}
 
-    def signature(self) -> Signature:
-        """See `base.Session.signature`."""
-        return self._signature
-
     def effective_settings(self) -> RuntimeSettings:
         """See `base.Session.effective_settings`."""
         return self._settings.model_copy(update={"threads": torch.get_num_threads()})

@@ -20,16 +20,17 @@ from fettle.api.task import BuildPlan, StoredData, StoredModel
 from fettle.store.store import Store
 
 KEY_VERSION = 1
+ABSENT = "absent"
 MODEL = TypeAdapter(StoredModel)
 
 
 @lru_cache
 def version(distribution: str) -> str:
-    """Version of an installed distribution; 'absent' where it is not installed (then the build cannot run here either)."""
+    """Version of an installed distribution; ABSENT where it is not installed (then the build cannot run here either)."""
     try:
         return metadata.version(distribution)
     except metadata.PackageNotFoundError:
-        return "absent"
+        return ABSENT
 
 
 def versions(distributions: Iterable[str]) -> dict[str, str]:
@@ -43,9 +44,12 @@ def libraries(plan: BuildPlan) -> dict[str, str]:
     return versions(name for entry in entries if entry is not None for name in entry.libraries)
 
 
-def build_key(plan: BuildPlan, portable: StoredModel, calibration: StoredData | None, cpu: CpuClass) -> str:
+def build_key(
+    plan: BuildPlan, portable: StoredModel, calibration: StoredData | None, cpu: CpuClass, follows: str | None = None
+) -> str:
     """The key (sha256) of `plan` on a portable form, whose digest stands for the source and all that preparation did to it.
 
+    Where `plan` works on what another build made, the key of that build, `follows`, stands for all in front of it.
     Calibration items count only where a step looks at them, the instruction set only where a step depends on it.
     """
     entries = [catalog.step(step, plan.family) for step in plan.steps]
@@ -61,7 +65,7 @@ def build_key(plan: BuildPlan, portable: StoredModel, calibration: StoredData | 
     bound = any(entry is not None and entry.instruction_set for entry in entries)
     document: dict[str, Any] = {
         "version": KEY_VERSION,
-        "portable": portable.digest,
+        "portable": portable.digest if follows is None else follows,
         "steps": steps,
         "calibration": calibration.sha256 if calibrated and calibration is not None else None,
         "family": plan.family,

@@ -23,10 +23,11 @@ from pydantic import TypeAdapter, ValidationError
 from fettle.api.base import ApiModel
 from fettle.api.reasons import Reason
 from fettle.api.report import REPORT, BuildReport, MeasureReport, PrepareReport, PublishReport
-from fettle.api.task import SCHEMA_VERSION, ModelFormat, StoredData, StoredFile, StoredModel
+from fettle.api.task import SCHEMA_VERSION, StoredData, StoredFile, StoredModel
 from fettle.api.text import quoted
+from fettle.api.vocabulary import ModelFormat
 from fettle.errors import StoreError
-from fettle.store.arrays import Array, Arrays, read_npz, write_npz
+from fettle.store.arrays import Arrays, write_npz
 from fettle.store.uris import Location, Mounts, locate, relative_path
 
 AnyReport = PrepareReport | BuildReport | MeasureReport | PublishReport
@@ -152,13 +153,13 @@ class Store:
         if self.root.local is None:
             self._fs.makedirs(folder, exist_ok=True)
             return
-        wanted = Path(folder)
-        for step in (*reversed(wanted.parents), wanted):
-            if not step.exists():
+        path = Path(folder)
+        for level in (*reversed(path.parents), path):
+            if not level.exists():
                 with suppress(FileExistsError):  # another process was faster
-                    step.mkdir()
-                    step.chmod(FOLDER_MODE)  # whatever the umask: only a folder that we made
-                    _sync_folder(step.parent)
+                    level.mkdir()
+                    level.chmod(FOLDER_MODE)  # whatever the umask: only a folder that we made
+                    _sync_folder(level.parent)
 
     # ------------------------------------------------------------------------------------------------------------- blobs
 
@@ -205,11 +206,11 @@ class Store:
         partial = target.with_name(f".{target.name[:40]}.{uuid.uuid4().hex[:12]}.partial")
         try:
             with self.open_file(f"blobs/{file.sha256}") as stream:
-                found = _copy_and_digest(stream, partial)
-            if found != (file.sha256, file.bytes):
+                copied = _copy_and_digest(stream, partial)
+            if copied != (file.sha256, file.bytes):
                 message = (
                     f"{self.uri}/blobs/{file.sha256} ({file.path}): expected {file.bytes} bytes with this digest, "
-                    f"found {found[1]} bytes with sha256 {found[0]}; the store was changed behind Fettle's back"
+                    f"found {copied[1]} bytes with sha256 {copied[0]}; the store was changed behind Fettle's back"
                 )
                 raise StoreError(message, reason=Reason.ARTIFACT_TAMPERED)
             partial.chmod(FILE_MODE)
@@ -247,14 +248,6 @@ class Store:
                 size = write_npz(stream, arrays)
             sha256 = self.put_file(packed).sha256
         return StoredData(sha256=sha256, items=next(iter(lengths.values())), labelled="labels" in arrays, bytes=size)
-
-    def load_arrays(self, sha256: str) -> dict[str, Array]:
-        """The arrays of an .npz blob, digest checked. Raises StoreError."""
-        content = self.read_bytes(f"blobs/{sha256}")
-        if hashlib.sha256(content).hexdigest() != sha256:
-            message = f"{self.uri}/blobs/{sha256}: the content does not have this digest; delete the file and run again"
-            raise StoreError(message, reason=Reason.ARTIFACT_TAMPERED)
-        return read_npz(io.BytesIO(content))
 
     # ----------------------------------------------------------------------------------------------------------- results
 

@@ -12,6 +12,8 @@ from pathlib import Path
 import pytest
 
 from fettle.api import catalog
+from fettle.api.catalog import Image
+from fettle.api.optimizedmodel import TargetSpec
 from fettle.api.recipe import OptimizeGraphStep, QuantizeStep, RecipeStep, RuntimeSettings
 from fettle.api.task import MeasureCandidate, StoredModel
 from fettle.api.vocabulary import Precision, QuantizeMode, RuntimeName, SourceFormat
@@ -82,12 +84,33 @@ def test_what_a_step_writes_some_runtime_of_its_family_loads() -> None:
     assert all(entry.writes in catalog.runtime(entry.family).loads for entry in catalog.STEPS)
 
 
-def test_every_library_in_a_cache_key_is_locked_in_its_image() -> None:
-    wanted = {(entry.image, name) for entry in (*catalog.STEPS, *catalog.FORMATS) for name in entry.libraries}
-    for image, name in wanted:
-        locks = [ROOT / "requirements" / f"{part}.txt" for part in image.split("-")]  # optimizer-torch holds both
-        found = any(re.search(rf"(?m)^{re.escape(name)}==", lock.read_text()) for lock in locks)
-        assert found, f"{name} is not locked in {locks}"
+@pytest.mark.parametrize("entry", catalog.IMAGES, ids=lambda entry: entry.image)
+def test_every_library_that_an_image_is_said_to_have_is_locked_in_it(entry: catalog.ImageEntry) -> None:
+    locks = [ROOT / "requirements" / f"{part}.txt" for part in entry.image.split("-")]  # optimizer-torch holds both
+    locked = {name for lock in locks for name in re.findall(r"(?m)^([\w.-]+)==", lock.read_text())}
+    assert entry.libraries <= locked
+
+
+def test_every_image_has_one_row_and_the_smaller_of_two_comes_first() -> None:
+    assert [entry.image for entry in catalog.IMAGES] == list(Image)
+    for serves in (False, True):
+        sizes = [len(entry.libraries) for entry in catalog.IMAGES if entry.serves == serves]
+        assert sizes == sorted(sizes)
+
+
+def test_every_image_of_jobs_has_what_the_optimizer_itself_imports() -> None:
+    assert all({"numpy", "onnx", "onnxruntime"} <= entry.libraries for entry in catalog.IMAGES if not entry.serves)
+
+
+def test_some_image_has_what_each_row_needs() -> None:
+    for name in RuntimeName:
+        assert catalog.job_image({catalog.runtime(name).library}) is not None
+        assert catalog.server_image(name) in Image
+    assert all(catalog.job_image(entry.libraries) is not None for entry in (*catalog.STEPS, *catalog.FORMATS))
+
+
+def test_a_target_that_names_no_runtimes_gets_those_of_the_catalog() -> None:
+    assert TargetSpec(name="cpu").runtimes == (RuntimeName.ONNXRUNTIME, RuntimeName.OPENVINO)
 
 
 def test_each_step_names_a_function_that_is_there_or_changes_nothing() -> None:

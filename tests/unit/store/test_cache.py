@@ -5,11 +5,14 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+import yaml
+from tests.unit.plan.optimize.world import make_spec
 
 from fettle.api.recipe import OptimizeGraphStep, QuantizeStep, RecipeStep
 from fettle.api.report import CpuClass
 from fettle.api.task import BuildPlan, StoredData, StoredFile, StoredModel
 from fettle.api.vocabulary import QuantizeMode, QuantizePreset, RuntimeName
+from fettle.plan.run.candidates import possible_builds
 from fettle.store import cache
 from fettle.store.store import Store
 from fettle.store.uris import Mounts
@@ -47,10 +50,18 @@ GRAPH = BuildPlan(name="graph", family=ORT, steps=(RecipeStep(optimize_graph=Opt
         cache.build_key(plan(operators=("Conv",)), portable(), calibration(), VNNI),
         cache.build_key(plan(mode=QuantizeMode.DYNAMIC), portable(), calibration(), VNNI),
         cache.build_key(GRAPH, portable(), calibration(), VNNI),
+        cache.build_key(plan(), portable(), calibration(), VNNI, follows="e" * 64),
     ],
 )
 def test_what_decides_the_bytes_changes_the_key(other: str) -> None:
     assert other != BASE
+
+
+def test_the_keys_of_the_default_plan_stay_what_they_are(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(cache, "version", lambda name: "1.0")
+    spec = make_spec(targets=[{"name": "cpu", "runtimes": list(RuntimeName)}])
+    keys = {plan.name: cache.build_key(plan, portable(), calibration(), VNNI) for plan in possible_builds(spec)}
+    assert keys == yaml.safe_load((Path(__file__).parent / "golden/build-keys.yaml").read_text())
 
 
 def test_another_version_of_a_library_changes_the_key(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -67,6 +78,11 @@ def test_another_version_of_a_library_changes_the_key(monkeypatch: pytest.Monkey
         (
             cache.build_key(GRAPH, portable(), calibration("c"), VNNI),
             cache.build_key(GRAPH, portable(), calibration("d"), VNNI),
+        ),
+        # what a build made is known by its key, whatever its files are
+        (
+            cache.build_key(GRAPH, portable("a"), None, VNNI, follows=BASE),
+            cache.build_key(GRAPH, portable("b"), None, VNNI, follows=BASE),
         ),
         # NNCF writes the same on every CPU
         (

@@ -10,6 +10,7 @@ from pathlib import Path
 import ml_dtypes
 import numpy as np
 import pytest
+from tests.data.stored import arrays as arrays_in
 
 from fettle.api.reasons import Reason
 from fettle.api.report import BuildReport
@@ -106,7 +107,7 @@ DATA = {
 
 def test_items_come_back_in_their_own_types(store: Store) -> None:
     stored = store.put_data(DATA)
-    loaded = store.load_arrays(stored.sha256)
+    loaded = arrays_in(store, stored.sha256)
     assert (stored.items, stored.labelled) == (3, True)
     for name, array in DATA.items():
         assert loaded[name].dtype == array.dtype, name

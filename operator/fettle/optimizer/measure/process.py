@@ -66,9 +66,9 @@ class WorkerProcess:
     ) -> None:
         self.close()
 
-    def load(self, request: Load) -> Loaded:
-        """Load the model; the settings it really has."""
-        return self._ask(request, Loaded, LOAD_SECONDS)
+    def load(self, request: Load) -> None:
+        """Load the model with the settings that are asked for."""
+        self._ask(request, Loaded, LOAD_SECONDS)
 
     def answers(self, request: Judge) -> list[Answer]:
         """Answers to items, in order."""

@@ -14,21 +14,22 @@ from fettle.api.vocabulary import RuntimeName
 
 @dataclass(frozen=True)
 class Load:
-    """Load a model and map the items (an .npy file per input). Answer: Loaded."""
+    """Load a model and map the items (an .npy file per input). Answer: Loaded.
+
+    `prove`: hold the session to its promises on the first item as well (`measure/promises.py`).
+    """
 
     entry: Path
     runtime: RuntimeName
     settings: RuntimeSettings
     signature: Signature
     items: Mapping[str, Path]
+    prove: bool = False
 
 
 @dataclass(frozen=True)
 class Loaded:
-    """The settings that the runtime reports, and how many items there are."""
-
-    effective: RuntimeSettings
-    count: int
+    """The model is loaded, with the settings that were asked for."""
 
 
 @dataclass(frozen=True)

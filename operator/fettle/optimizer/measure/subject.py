@@ -49,7 +49,7 @@ class Bench:
 
 @dataclass
 class Subject:
-    """A model, its files on this machine, and what was found. `failure` ends its way; everything else stays known.
+    """A model, its files on this machine, and what is known. `failure` ends its way; everything else stays known.
 
     `screened` is what the screening items say, `judgement` what the certifying ones do. `finding`: why it went no further.
     """
@@ -68,6 +68,7 @@ class Subject:
     reference_seconds: float = 0.0
     deviations: dict[str, float] = field(default_factory=dict)  # by output: worst between starts, or one item and many
     depends: bool = False  # an answer was seen to change with the other items of its run
+    proved: bool = False  # its runtime was seen to keep its promises on this model
 
     @property
     def name(self) -> str:
@@ -109,7 +110,8 @@ class Subject:
         plan = self.candidate.plan
         worker = WorkerProcess(self.name)
         try:
-            worker.load(Load(self.entry, plan.runtime, plan.settings, bench.signature, bench.files))
+            worker.load(Load(self.entry, plan.runtime, plan.settings, bench.signature, bench.files, not self.proved))
+            self.proved = True
             worker.alone = self.alone and bench.signature.batchable
         except BaseException:
             worker.close()
@@ -139,10 +141,10 @@ class Subject:
             size = fixed
         return tuple(index % len(bench.items) for index in range(size))
 
-    def compare(self, found: Mapping[str, item.Array], expected: Mapping[str, item.Array]) -> None:
+    def compare(self, answers: Mapping[str, item.Array], expected: Mapping[str, item.Array]) -> None:
         """Remember how far two answers to the same items lie apart."""
         for name, array in expected.items():
-            apart = difference(array, found[name])
+            apart = difference(array, answers[name])
             self.deviations[name] = max(self.deviations.get(name, 0.0), apart)
 
     def look_at_neighbours(self, worker: WorkerProcess, bench: Bench) -> None:
@@ -220,13 +222,12 @@ def screen(subject: Subject, bench: Bench, bound: AccuracyConstraint | None) -> 
     try:
         subject.look_at_neighbours(worker, bench)
         answers = subject.answers(worker, bench)
-        subject.screened = found = bench.reference.judge(answers, subject.candidate.lossy, SCREEN_ALPHA)
-        too_much = None if found.exact else exceeds(found.drop, found.changed, bound)
+        subject.screened = judgement = bench.reference.judge(answers, subject.candidate.lossy, SCREEN_ALPHA)
+        too_much = None if judgement.exact else exceeds(judgement.drop, judgement.changed, bound)
         if too_much is not None:
-            subject.judgement = found
-            raise Pruned(
-                f"on {found.samples} screening items {too_much}{f'; {found.gone}' if found.gone is not None else ''}"
-            )
+            subject.judgement = judgement
+            gone = f"; {judgement.gone}" if judgement.gone is not None else ""
+            raise Pruned(f"on {judgement.samples} screening items {too_much}{gone}")
     except BaseException:
         worker.close()
         raise
@@ -246,14 +247,14 @@ def certify(subject: Subject, bench: Bench, alpha: float) -> None:
         subject.failure = error
         log.info("%s: %s: %s", subject.name, error.reason, error.message)
         return
-    found = subject.judgement
+    judgement = subject.judgement
     log.info(
         "%s: %s %.4g, drop %s, agreement %.4g, %.1f s",
         subject.name,
-        found.accuracy.metric,
-        found.accuracy.value,
-        "unknown" if found.drop is None else span(found.drop),
-        found.agreement.value,
+        judgement.accuracy.metric,
+        judgement.accuracy.value,
+        "unknown" if judgement.drop is None else span(judgement.drop),
+        judgement.agreement.value,
         time.monotonic() - began,
     )
 
@@ -263,6 +264,7 @@ def same_as(subject: Subject, original: Subject, reference: Reference) -> None:
     subject.executed, subject.outputs = original.executed, original.outputs
     subject.peak_memory_bytes, subject.reference_seconds = original.peak_memory_bytes, original.reference_seconds
     subject.deviations, subject.depends = original.deviations, original.depends
+    subject.proved = original.proved
     subject.judgement = reference.itself()
 
 

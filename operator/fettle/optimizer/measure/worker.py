@@ -25,6 +25,7 @@ from fettle.api.optimizedmodel_status import Executed
 from fettle.api.reasons import Reason
 from fettle.errors import FettleError, RuntimeFailure
 from fettle.optimizer.measure import items as item
+from fettle.optimizer.measure import promises
 from fettle.optimizer.measure.protocol import Ask, Block, Count, Failure, Judge, Load, Loaded, Profile, Run, Runs
 from fettle.runtimes import base as runtimes
 
@@ -72,23 +73,20 @@ class Worker:
         self._items = item.opened(request.items, request.signature)
         self._session = runtime.load(request.entry, request.settings, request.signature)
         self._load = request
-        effective = self._session.effective_settings()
-        if effective != request.settings:
-            message = f"asked for {request.settings.to_json()}, {request.runtime} runs with {effective.to_json()}"
-            raise RuntimeFailure(message, reason=Reason.NODE_INCOMPATIBLE)
-        return Loaded(effective=effective, count=len(self._items))
+        runtimes.require_settings(self._session, request.settings, request.runtime)
+        if request.prove:
+            promises.require(request.runtime, self._session, request.signature, self._first(request, self._items))
+        return Loaded()
+
+    @staticmethod
+    def _first(load: Load, items: item.Items) -> item.Answer:
+        return items.feed(item.padded([0], load.settings.batch_size or 1))
 
     def _run(self, indices: Sequence[int], scaled: Sequence[int]) -> dict[str, item.Array]:
         """The outputs of one run over these items, as the model gives them; `scaled` are places of items that are made large."""
         session, load, items = self._open()
         feed = items.feed(indices)
-        outputs = session.infer(item.enlarged(load.signature, feed, scaled) if scaled else feed)
-        absent = [tensor.name for tensor in load.signature.outputs if tensor.name not in outputs]
-        if absent:
-            raise RuntimeFailure(
-                f"the outputs {absent} are missing; found {sorted(outputs)}", reason=Reason.OUTPUTS_INVALID
-            )
-        return {tensor.name: outputs[tensor.name] for tensor in load.signature.outputs}
+        return session.infer(item.enlarged(load.signature, feed, scaled) if scaled else feed)
 
     def _answers(self, request: Judge) -> list[item.Answer]:
         _, load, _ = self._open()
@@ -120,17 +118,17 @@ class Worker:
             begin = clock()
             while True:
                 feed = feeds[index % len(feeds)]
-                before = clock()
+                started = clock()
                 for run in feed:
                     session.infer(run)
-                after = clock()
-                wall, waited = after - before, waiting.since()
+                ended = clock()
+                wall, waited = ended - started, waiting.since()
                 disturbed += waited > DISTURBED_SHARE * wall + DISTURBED_NANOSECONDS
                 own.append(wall - min(waited, wall) if own_time else wall)
                 total += own[-1]
                 index += 1
                 if len(own) >= request.runs and (
-                    total >= request.seconds * 1e9 or after - begin > 3 * request.seconds * 1e9
+                    total >= request.seconds * 1e9 or ended - begin > 3 * request.seconds * 1e9
                 ):
                     break
         return Runs(tuple(value / 1e6 for value in own), total / 1e9, disturbed)
@@ -165,7 +163,7 @@ class Worker:
 
     def _executed(self) -> Executed:
         _, load, items = self._open()
-        feed = items.feed(item.padded([0], load.settings.batch_size or 1))
+        feed = self._first(load, items)
         return runtimes.get(load.runtime).executed(load.entry, load.settings, feed, load.signature)
 
     def _open(self) -> tuple[runtimes.Session, Load, item.Items]:
@@ -181,15 +179,15 @@ def closed_loop(session: runtimes.Session, feeds: list[Feed], request: Block, ca
     def call(caller: int) -> list[float]:
         own: list[float] = []
         while not own or len(own) * callers < request.runs or time.perf_counter() - begin < request.seconds:
-            before = time.perf_counter()
+            started = time.perf_counter()
             for run in feeds[(request.first + caller + len(own)) % len(feeds)]:
                 session.infer(run)
-            own.append(1000 * (time.perf_counter() - before))
+            own.append(1000 * (time.perf_counter() - started))
         return own
 
     with ThreadPoolExecutor(callers) as pool:
-        found = [each for own in pool.map(call, range(callers)) for each in own]
-    return Runs(tuple(found), time.perf_counter() - begin)
+        milliseconds = [each for own in pool.map(call, range(callers)) for each in own]
+    return Runs(tuple(milliseconds), time.perf_counter() - begin)
 
 
 class Waiting:
@@ -212,8 +210,8 @@ class Waiting:
 
     def since(self) -> int:
         """Nanoseconds since this was last asked; 0 where the kernel does not tell."""
-        before, self._last = self._last, self._total()
-        return self._last - before
+        last, self._last = self._last, self._total()
+        return self._last - last
 
     def _total(self) -> int:
         total = 0

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from fettle.api.catalog import PORTABLE_RUNTIME
 from fettle.api.recipe import RuntimeSettings
 from fettle.api.signature import Signature
-from fettle.api.vocabulary import RuntimeName
 from fettle.runtimes import base, cpu
 
 
 def session(path: Path, signature: Signature | None = None, graph_optimization: bool = True) -> base.Session:
-    """A session of ONNX Runtime on all cores, for checks. Raises RuntimeFailure."""
+    """A session of the portable form's own runtime on all cores, for checks. Raises RuntimeFailure."""
     settings = RuntimeSettings(threads=cpu.usable_cores(), graph_optimization=graph_optimization)
-    return base.get(RuntimeName.ONNXRUNTIME).load(path, settings, signature)
+    return base.get(PORTABLE_RUNTIME).load(path, settings, signature)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Mapping
+from typing import Any
 
 import rfc8785
 
@@ -17,15 +18,17 @@ from fettle.optimizer.onnx import model as onnx_model
 from fettle.optimizer.onnx.inputs import Hint
 from fettle.optimizer.prepare import batch, data
 from fettle.optimizer.prepare.job import Job, builds, stored_items, unlabelled
-from fettle.store.cache import versions
+from fettle.store.cache import version, versions
 
 
 def preparation(format: SourceFormat) -> str:
-    """Digest of what decides the portable form besides the source."""
+    """Digest of what decides, besides the source, the portable form and which runtimes load it."""
     entry = catalog.source_format(format)
     revision = entry.revision if entry is not None else 0
     libraries = versions(entry.libraries if entry is not None else ())
-    return hashlib.sha256(rfc8785.dumps({"revision": revision, "libraries": dict(libraries)})).hexdigest()
+    runtimes = {row.runtime: version(row.library) for row in catalog.RUNTIMES if catalog.PORTABLE in row.loads}
+    document: dict[str, Any] = {"revision": revision, "libraries": libraries, "runtimes": runtimes}
+    return hashlib.sha256(rfc8785.dumps(document)).hexdigest()
 
 
 def earlier(job: Job) -> PrepareReport | None:

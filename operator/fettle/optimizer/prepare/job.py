@@ -50,10 +50,12 @@ def unlabelled(items: Items | None) -> Items | None:
 def builds(
     plans: Sequence[BuildPlan], portable: StoredModel, calibration: StoredData | None, store: Store
 ) -> tuple[BuildEntry, ...]:
-    """The builds that the plan may ask for, with their files where the store has them."""
+    """The segments of the builds that the plan may ask for, with their files where the store has them."""
     here = cpu.detect()
     entries = []
     for plan in plans:
-        key = build_key(plan, portable, calibration, here)
-        entries.append(BuildEntry(name=plan.name, cache_key=key, built=read_build(store, key)))
+        key = None
+        for segment in plan.segments:
+            key = build_key(segment, portable, calibration, here, follows=key)
+            entries.append(BuildEntry(name=segment.name, cache_key=key, built=read_build(store, key)))
     return tuple(entries)

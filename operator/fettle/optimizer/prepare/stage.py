@@ -33,6 +33,7 @@ from fettle.optimizer.prepare.states import refuse_states
 from fettle.optimizer.reference import Reference, reference
 from fettle.optimizer.sources.base import Original, Run, Subject
 from fettle.optimizer.sources.boundary import plain
+from fettle.store.cache import ABSENT, version
 from fettle.store.store import Store
 from fettle.store.uris import Mounts
 
@@ -77,10 +78,10 @@ def run(task: PrepareTask, store: Store, mounts: Mounts) -> PrepareReport:
     with tempfile.TemporaryDirectory(prefix="fettle-prepare-") as name:
         job = Job.begin(task, store, mounts, Path(name))
         log.info("source %s, %d bytes", job.source.sha256, job.source.bytes)
-        before = earlier(job)
-        if before is not None:
+        report = earlier(job)
+        if report is not None:
             log.info("prepared before")
-            return before
+            return report
         return _prepared(job)
 
 
@@ -105,7 +106,9 @@ def _converted(job: Job) -> PrepareReport:
     opened = session(form.path, original.signature)
     judged = _judged(job, original.subject, asked, opened.infer)
     opened.close()
-    runtimes, refusals = _runtimes(form.path, judged.signature, job.source.format.name if original.untouched else None)
+    runtimes, refusals = _runtimes(
+        job, form.path, judged.signature, job.source.format.name if original.untouched else None
+    )
     stored = job.store.put_model(form.path.parent, form.path.name)
     return _report(
         job,
@@ -205,12 +208,22 @@ def _status(job: Job, signature: Signature) -> SourceStatus:
 
 
 def _runtimes(
-    path: Path, signature: Signature, untouched: SourceFormat | None
+    job: Job, path: Path, signature: Signature, untouched: SourceFormat | None
 ) -> tuple[tuple[RuntimeName, ...], list[str]]:
     """Runtimes that load the portable form (the one that every step was checked with does) or the `untouched` source, and why the
     others do not."""
-    others = [row.runtime for row in catalog.RUNTIMES if "ONNX" in row.loads and row.runtime != RuntimeName.ONNXRUNTIME]
-    refusals = {name: probe.refusal(name, path, signature) for name in others}
-    own = (row.runtime for row in catalog.RUNTIMES if "ONNX" not in row.loads and untouched in row.loads)
-    loading = (RuntimeName.ONNXRUNTIME, *(name for name in others if refusals[name] is None), *own)
+    refusals = {
+        row.runtime: _refusal(row, job.task, path, signature)
+        for row in catalog.RUNTIMES
+        if catalog.PORTABLE in row.loads
+    }
+    own = (row.runtime for row in catalog.RUNTIMES if catalog.PORTABLE not in row.loads and untouched in row.loads)
+    loading = (*(name for name, why in refusals.items() if why is None), *own)
     return loading, [quoted(f"{name}: {why}") for name, why in refusals.items() if why is not None]
+
+
+def _refusal(row: catalog.RuntimeEntry, task: PrepareTask, path: Path, signature: Signature) -> str | None:
+    """Why that runtime does not load the portable form. What this Job's image need not have is not asked: the measuring Job will tell."""
+    image = catalog.job_image(catalog.source_libraries(task.source.uri, task.source.format))
+    here = image is None or row.library in image.libraries or version(row.library) != ABSENT
+    return probe.refusal(row.runtime, path, signature) if here and row.runtime != catalog.PORTABLE_RUNTIME else None

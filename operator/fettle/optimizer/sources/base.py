@@ -14,7 +14,7 @@ import onnx
 from fettle.api.optimizedmodel import InputSpec
 from fettle.api.reasons import Reason
 from fettle.api.signature import Signature
-from fettle.api.task import ModelFormat
+from fettle.api.vocabulary import ModelFormat
 from fettle.api.vocabulary import SourceFormat as FormatName
 from fettle.errors import FettleError, SourceError
 from fettle.optimizer.onnx.inputs import Hint

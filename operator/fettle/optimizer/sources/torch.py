@@ -14,8 +14,7 @@ import numpy as np
 from fettle.api.reasons import Reason
 from fettle.api.recipe import RuntimeSettings
 from fettle.api.signature import Signature
-from fettle.api.task import ModelFormat
-from fettle.api.vocabulary import RuntimeName
+from fettle.api.vocabulary import ModelFormat, RuntimeName
 from fettle.api.vocabulary import SourceFormat as FormatName
 from fettle.errors import RuntimeFailure, SourceError
 from fettle.optimizer.onnx import inputs as onnx_inputs
@@ -46,13 +45,13 @@ class Torch:
         if not head.startswith(_ZIP):
             return False
         try:
-            found = contents(path)
+            kind = contents(path)
         except zipfile.BadZipFile as error:
             message = f"{path.name} is a damaged zip archive (PyTorch's files are such): {error}"
             raise SourceError(message, reason=Reason.SOURCE_CORRUPTED) from error
-        if found == Contents.PICKLE:
+        if kind == Contents.PICKLE:
             raise _refused_pickle(path)
-        return found == self.archive
+        return kind == self.archive
 
     def require(self, path: Path) -> None:
         """PyTorch is in images of its own."""
@@ -82,9 +81,9 @@ class Torch:
         """The runtime `torchscript` runs both kinds."""
         from fettle.optimizer.sources import torch_boundary
 
-        found = torch_boundary.boundary(_opened(path), inputs.specs)
-        hints: Mapping[str, Hint] = {name: Hint(dimensions=names) for name, names in found.dimensions.items()}
-        return Subject(found.signature, hints, _runner(path, found.signature, {}))
+        boundary = torch_boundary.boundary(_opened(path), inputs.specs)
+        hints: Mapping[str, Hint] = {name: Hint(dimensions=names) for name, names in boundary.dimensions.items()}
+        return Subject(boundary.signature, hints, _runner(path, boundary.signature, {}))
 
 
 FORMATS = (

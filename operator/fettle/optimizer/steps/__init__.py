@@ -16,9 +16,8 @@ from fettle import runtimes  # noqa: F401  before any toolchain: it keeps them f
 from fettle.api import catalog
 from fettle.api.catalog import StepEntry
 from fettle.api.recipe import RecipeStep, RuntimeSettings, StepParameters
-from fettle.api.task import ModelFormat
 from fettle.api.text import quoted
-from fettle.api.vocabulary import RuntimeName
+from fettle.api.vocabulary import ModelFormat, RuntimeName
 from fettle.errors import FettleError, RecipeError
 from fettle.optimizer.measure.items import Items
 from fettle.optimizer.reference import Reference
@@ -52,10 +51,10 @@ def apply(step: RecipeStep, family: RuntimeName, entry: Path, folder: Path, cali
         return entry
     module, function = row.function.split(":")
     make: Callable[[Work[StepParameters]], Path] = getattr(import_module(f"{__name__}.{module}"), function)
-    before = _state(entry)
+    state = _state(entry)
     try:
         made = make(Work(entry, folder, parameters, calibration))
-        broken = "it changed the model that it was given" if _state(entry) != before else _broken(row, made, folder)
+        broken = "it changed the model that it was given" if _state(entry) != state else _broken(row, made, folder)
         if broken is None and not row.lossy and calibration is not None:
             broken = _moved(row, entry, made, calibration)
     except (FettleError, MemoryError, OSError):
@@ -88,9 +87,9 @@ def _moved(row: StepEntry, entry: Path, made: Path, items: Items) -> str | None:
     """How the outputs of an exact step differ from those before it."""
     runtime, settings = base.get(row.family), RuntimeSettings(threads=1)
     inputs = tuple(items.feed([index]) for index in range(min(COMPARED, len(items))))
-    before = runtime.load(entry, settings)
-    reference = Reference(inputs, tuple(before.infer(given) for given in inputs))
-    before.close()
+    original = runtime.load(entry, settings)
+    reference = Reference(inputs, tuple(original.infer(given) for given in inputs))
+    original.close()
     after = runtime.load(made, settings)
     moved = reference.differs(after.infer)
     after.close()

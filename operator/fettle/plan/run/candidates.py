@@ -17,6 +17,7 @@ from fettle.api.report import PrepareReport
 from fettle.api.task import BuildPlan, CandidatePlan
 from fettle.api.vocabulary import AgreementMode, Basis, Metric, Objective, RuntimeName
 from fettle.plan.run.default_plan import default_lines, default_rows
+from fettle.plan.run.images import measurable
 from fettle.plan.run.planned import Finding, Row, row
 
 ROWS_LIMIT = 128  # of status.candidates, over all targets
@@ -51,15 +52,15 @@ def possible_builds(spec: OptimizedModelSpec) -> tuple[BuildPlan, ...]:
     """Every build that the plan of this spec may ask for, whatever the model turns out to be: PrepareTask.builds."""
     runtimes = frozenset(runtime for target in spec.targets for runtime in target.runtimes)
     if spec.recipes:
-        rows = [one for target in spec.targets for one in _recipe_rows(spec, target)]
+        rows = [planned for target in spec.targets for planned in _recipe_rows(spec, target)]
     else:
         rows = [line.row(target) for target in spec.targets for line in default_lines(runtimes)]
     has_data = spec.data.calibration is not None or spec.data.evaluation is not None or allows_lossy(spec)
     builds: dict[str, BuildPlan] = {}
-    for one in rows:
-        known = all(entry is not None and (has_data or not entry.calibration) for entry in one.entries)
-        if one.build is not None and known:
-            builds.setdefault(one.build.name, one.build)
+    for planned in rows:
+        known = all(entry is not None and (has_data or not entry.calibration) for entry in planned.entries)
+        if planned.build is not None and known:
+            builds.setdefault(planned.build.name, planned.build)
     return tuple(builds.values())
 
 
@@ -70,13 +71,14 @@ def plan_target(
     then the recipes, at most maxCandidates of them."""
     baseline = baseline_plan(target, prepare)
     original = (Row(baseline),) if baseline.runtime in target.runtimes else ()
-    wanted = _recipe_rows(spec, target) if spec.recipes else _one_row_per_dead_runtime(target, prepare)
+    candidates = _recipe_rows(spec, target) if spec.recipes else _one_row_per_dead_runtime(target, prepare)
     if spec.objective == Objective.THROUGHPUT:
-        wanted = tuple(one for row in wanted for one in _with_streams(row, target.threads))
-    rows = _cut((*original, *wanted), spec)
+        candidates = tuple(variant for planned in candidates for variant in _with_streams(planned, target.threads))
+    rows = _cut((*original, *candidates), spec)
     facts = _Facts(spec, prepare, constraints)
-    rows = tuple(_refused(one, facts, (*APPLICABLE, _provable)) for one in rows)
-    places = _places(sum(one.lossy and one.refusal is None for one in rows), facts)
+    rows = tuple(_refused(planned, facts, (*APPLICABLE, _provable)) for planned in rows)
+    rows = measurable(rows, baseline.runtime, prepare.source.format)
+    places = _places(sum(planned.lossy and planned.refusal is None for planned in rows), facts)
     return TargetPlan(target, baseline, rows, places, ERROR / places)
 
 
@@ -86,9 +88,9 @@ def baseline_plan(target: TargetSpec, prepare: PrepareReport) -> CandidatePlan:
     Where that cannot be timed, the portable form stands in for it (basis PortableForm, then it is not `untouched`).
     """
     entry = catalog.source_format(prepare.source.format)
-    own = entry.runtime if entry is not None else RuntimeName.ONNXRUNTIME
+    own = entry.runtime if entry is not None else catalog.PORTABLE_RUNTIME
     untouched = prepare.basis == Basis.SOURCE_RUNTIME
-    others = (one for one in prepare.portable_runtimes if one != own)
+    others = (name for name in prepare.portable_runtimes if name != own)
     runtime = own if untouched or own in prepare.portable_runtimes else next(others, own)
     settings = RuntimeSettings(threads=target.threads, graph_optimization=False)
     return CandidatePlan(name=ORIGINAL, recipe=ORIGINAL, runtime=runtime, settings=settings, untouched=untouched)
@@ -108,52 +110,54 @@ def _recipe_rows(spec: OptimizedModelSpec, target: TargetSpec) -> tuple[Row, ...
     )
 
 
-def _with_streams(one: Row, threads: int) -> tuple[Row, ...]:
+def _with_streams(planned: Row, threads: int) -> tuple[Row, ...]:
     """A row, and the same with as many inferences at once as there are threads, each of one thread."""
-    if threads == 1 or one.plan.settings.threads != threads:
-        return (one,)
-    settings = one.plan.settings.model_copy(update={"threads": 1, "streams": threads})
-    update = {"name": f"{one.name}-{threads}streams", "settings": settings}
-    return one, replace(one, plan=one.plan.model_copy(update=update))
+    if threads == 1 or planned.plan.settings.threads != threads:
+        return (planned,)
+    settings = planned.plan.settings.model_copy(update={"threads": 1, "streams": threads})
+    update = {"name": f"{planned.name}-{threads}streams", "settings": settings}
+    return planned, replace(planned, plan=planned.plan.model_copy(update=update))
 
 
 def _one_row_per_dead_runtime(target: TargetSpec, prepare: PrepareReport) -> tuple[Row, ...]:
     """The default plan, where a runtime that cannot load the portable form keeps only its first row, to say so."""
     kept: list[Row] = []
     said: set[RuntimeName] = set()
-    for one in default_rows(target, prepare):
-        dead = {one.plan.runtime, one.family} - set(prepare.portable_runtimes)
+    for planned in default_rows(target, prepare):
+        dead = {planned.plan.runtime, planned.family} - set(prepare.portable_runtimes)
         if not dead:
-            kept.append(one)
-        elif one.plan.runtime in dead and one.plan.runtime not in said:
-            said.add(one.plan.runtime)
-            kept.append(one)
+            kept.append(planned)
+        elif planned.plan.runtime in dead and planned.plan.runtime not in said:
+            said.add(planned.plan.runtime)
+            kept.append(planned)
     return tuple(kept)
 
 
 def _cut(rows: tuple[Row, ...], spec: OptimizedModelSpec) -> tuple[Row, ...]:
     """The rows, all but the cheapest `maxCandidates` refused; and never more than status can hold for every target."""
     most = spec.search.max_candidates
-    kept = {one.name for one in rows[:most]}
+    kept = {planned.name for planned in rows[:most]}
     why = Finding(Reason.PRUNED, f"search.maxCandidates is {most}: the cheaper ones are tried, this one is not")
 
-    def refused(place: int, one: Row) -> bool:
-        return place >= most or (one.after is not None and one.after not in kept)
+    def refused(place: int, planned: Row) -> bool:
+        return place >= most or (planned.after is not None and planned.after not in kept)
 
-    cut = tuple(replace(one, refusal=why) if refused(place, one) else one for place, one in enumerate(rows))
+    cut = tuple(
+        replace(planned, refusal=why) if refused(place, planned) else planned for place, planned in enumerate(rows)
+    )
     return cut[: ROWS_LIMIT // len(spec.targets) - 1]  # the published artifact has a row too
 
 
-def _refused(one: Row, facts: _Facts, checks: tuple[Callable[[Row, _Facts], Finding | None], ...]) -> Row:
-    """`one` with the first finding against it, if there is any."""
-    if one.refusal is not None or one.plan.recipe == ORIGINAL:
-        return one
-    refusal = next((found for check in checks if (found := check(one, facts)) is not None), None)
-    return replace(one, refusal=refusal)
+def _refused(planned: Row, facts: _Facts, checks: tuple[Callable[[Row, _Facts], Finding | None], ...]) -> Row:
+    """`planned` with the first finding against it, if there is any."""
+    if planned.refusal is not None or planned.plan.recipe == ORIGINAL:
+        return planned
+    refusal = next((finding for check in checks if (finding := check(planned, facts)) is not None), None)
+    return replace(planned, refusal=refusal)
 
 
-def _loads(one: Row, facts: _Facts) -> Finding | None:
-    for runtime in (one.plan.runtime, one.family):
+def _loads(planned: Row, facts: _Facts) -> Finding | None:
+    for runtime in (planned.plan.runtime, planned.family):
         if runtime not in facts.prepare.portable_runtimes:
             notes = "; ".join(note for note in facts.prepare.notes if runtime in note)
             loads, fault = catalog.runtime(runtime).loads, facts.prepare.conversion_fault
@@ -166,33 +170,39 @@ def _loads(one: Row, facts: _Facts) -> Finding | None:
     return None
 
 
-def _known(one: Row, facts: _Facts) -> Finding | None:
-    if any(entry is None for entry in one.entries):
+def _known(planned: Row, facts: _Facts) -> Finding | None:
+    if any(entry is None for entry in planned.entries):
         return Finding(
-            Reason.RECIPE_NOT_APPLICABLE, f"recipe {one.plan.recipe} has a step that {one.family} does not offer"
+            Reason.RECIPE_NOT_APPLICABLE,
+            f"recipe {planned.plan.recipe} has a step that {planned.family} does not offer",
         )
-    precision = one.plan.settings.precision
-    if precision not in catalog.runtime(one.plan.runtime).precisions:
-        return Finding(Reason.RECIPE_NOT_APPLICABLE, f"{one.plan.runtime} does not compute in {precision}")
+    for step in planned.steps:
+        if not catalog.segments(planned.family, (step,)):
+            libraries = " and ".join(sorted(catalog.build_libraries(planned.family, (step,))))
+            why = f"no image has {libraries}, which the step {catalog.kind(step)} of {planned.family} needs"
+            return Finding(Reason.RECIPE_NOT_APPLICABLE, f"{why}: leave it out of recipe {planned.plan.recipe}")
+    precision = planned.plan.settings.precision
+    if precision not in catalog.runtime(planned.plan.runtime).precisions:
+        return Finding(Reason.RECIPE_NOT_APPLICABLE, f"{planned.plan.runtime} does not compute in {precision}")
     return None
 
 
-def _not_quantized_twice(one: Row, facts: _Facts) -> Finding | None:
-    if one.quantizes and facts.prepare.traits.quantized:
+def _not_quantized_twice(planned: Row, facts: _Facts) -> Finding | None:
+    if planned.quantizes and facts.prepare.traits.quantized:
         return Finding(Reason.RECIPE_NOT_APPLICABLE, "the source is already quantized")
     return None
 
 
-def _calibrated(one: Row, facts: _Facts) -> Finding | None:
+def _calibrated(planned: Row, facts: _Facts) -> Finding | None:
     prepare = facts.prepare
-    found = prepare.calibration.items if prepare.calibration is not None else 0
-    if found >= CALIBRATION_NEEDED or not any(entry is not None and entry.calibration for entry in one.entries):
+    items = prepare.calibration.items if prepare.calibration is not None else 0
+    if items >= CALIBRATION_NEEDED or not any(entry is not None and entry.calibration for entry in planned.entries):
         return None
-    text = f"static quantization needs {CALIBRATION_NEEDED} calibration items or more, found {found}"
-    return Finding(Reason.CALIBRATION_TOO_SMALL, f"{text}{_more_calibration(found, facts)}")
+    text = f"static quantization needs {CALIBRATION_NEEDED} calibration items or more, found {items}"
+    return Finding(Reason.CALIBRATION_TOO_SMALL, f"{text}{_more_calibration(items, facts)}")
 
 
-def _more_calibration(found: int, facts: _Facts) -> str:
+def _more_calibration(items: int, facts: _Facts) -> str:
     """Where the calibration items were looked for, and what to give."""
     data, prepare = facts.spec.data, facts.prepare
     if data.calibration is not None:
@@ -200,19 +210,19 @@ def _more_calibration(found: int, facts: _Facts) -> str:
         return f"{others}: give more of them in data.calibration"
     if data.evaluation is not None:
         return (
-            f", split off from {found + prepare.items.items} evaluation items (a fifth of the different ones): "
+            f", split off from {items + prepare.items.items} evaluation items (a fifth of the different ones): "
             f"give data.calibration, or {5 * CALIBRATION_NEEDED} different items or more in data.evaluation"
         )
-    return " made up: raise data.generated.samples" if found else ": give data.calibration or data.evaluation"
+    return " made up: raise data.generated.samples" if items else ": give data.calibration or data.evaluation"
 
 
 APPLICABLE = (_known, _loads, _not_quantized_twice, _calibrated)
 
 
-def _provable(one: Row, facts: _Facts) -> Finding | None:
+def _provable(planned: Row, facts: _Facts) -> Finding | None:
     """Whether the items could prove a lossy candidate at all, if not one of its answers changed."""
     bound, prepare = facts.constraints.accuracy, facts.prepare
-    if bound is None or not one.lossy or (prepare.generated and not allows_lossy(facts.spec)):
+    if bound is None or not planned.lossy or (prepare.generated and not allows_lossy(facts.spec)):
         return None
     needed = _needed(bound.max_drop, 1, facts)
     if needed is None:

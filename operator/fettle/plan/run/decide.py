@@ -26,7 +26,7 @@ from fettle.plan.run.planned import Finding, with_notes
 from fettle.plan.run.rounds import Rounds, Stage, TargetRun, rules_of
 from fettle.plan.run.state import RunDecision, RunSnapshot
 from fettle.plan.run.status import MEASURED, Draft, artifact_of, candidate_rows, events, is_settled
-from fettle.plan.run.tasks import prepare_task, publish_task, selected
+from fettle.plan.run.tasks import Answered, prepare_task, publish_task, selected
 
 
 def decide(snapshot: RunSnapshot) -> RunDecision:
@@ -95,7 +95,9 @@ def _advance(snapshot: RunSnapshot, draft: Draft, attempts: Attempts, constraint
 def _unconverted(snapshot: RunSnapshot, report: PrepareReport) -> Finding | None:
     """A source without a portable form needs, on every target, the runtime that runs it as it came."""
     fault = report.conversion_fault
-    others = [one.name for one in snapshot.spec.targets if not set(one.runtimes) & set(report.portable_runtimes)]
+    others = [
+        target.name for target in snapshot.spec.targets if not set(target.runtimes) & set(report.portable_runtimes)
+    ]
     if fault is None or not others:
         return None
     own = " or ".join(report.portable_runtimes)
@@ -124,18 +126,8 @@ def _finish(snapshot: RunSnapshot, draft: Draft, rounds: Rounds, constraints: Co
     _say_measured(draft, rounds)
     if not any(run.baseline is not None for run in rounds.targets):
         return _not_published(problems)
-    task = publish_task(
-        snapshot.spec,
-        constraints,
-        rows,
-        store=rounds.store,
-        namespace=snapshot.namespace,
-        name=snapshot.name,
-        generation=snapshot.generation,
-        prepare=prepare_hash,
-        builds=rounds.build_hashes,
-        measures=rounds.measure_hashes,
-    )
+    answered = Answered(prepare_hash, rounds.build_hashes, rounds.measure_hashes)
+    task = publish_task(snapshot, rows, constraints, rounds.store, answered)
     publish = rounds.attempts.want(task, PublishReport, stage="publish", label="publish")
     if not publish.over:
         waits = [publish.note] if publish.note is not None else []
@@ -178,19 +170,19 @@ def _say_measured(draft: Draft, rounds: Rounds) -> None:
 
 def _artifacts(draft: Draft, rounds: Rounds, rows: Sequence[CandidateStatus]) -> tuple[ArtifactStatus, ...]:
     """The new winner of each target; where there is none, what was published before stays."""
-    before = {artifact.target: artifact for artifact in draft.status.artifacts}
+    published = {artifact.target: artifact for artifact in draft.status.artifacts}
     for run in rounds.targets:
         winner = selected(rows, run.target.name)
         if winner is not None:
-            before[run.target.name] = artifact_of(
+            published[run.target.name] = artifact_of(
                 winner,
                 run.target,
                 rounds.store,
                 generation=rounds.snapshot.generation,
                 incumbent=rounds.incumbent(run),
-                before=before.get(run.target.name),
+                before=published.get(run.target.name),
             )
-    return tuple(before[run.target.name] for run in rounds.targets if run.target.name in before)
+    return tuple(published[run.target.name] for run in rounds.targets if run.target.name in published)
 
 
 def _not_published(problems: Sequence[Finding]) -> Stage:

@@ -116,6 +116,8 @@ LINES: tuple[Line, ...] = (
     Line("float32", OPENVINO, variant="1thread", one_thread=True, when=_quick),
     # 2a: a script frozen and fused by PyTorch itself; an exported program runs only as it came
     Line("float32", TORCHSCRIPT, when=lambda facts: facts.prepare.source.format != SourceFormat.TORCH_EXPORT),
+    # 2b: any other runtime, until it has lines of its own
+    *(Line("float32", name) for name in RuntimeName if name not in (ORT, OPENVINO, TORCHSCRIPT)),
     # 3: reduced precision; the measuring node rejects what its CPU only emulates
     Line("bfloat16", OPENVINO, precision=Precision.BFLOAT16),
     Line("float16", OPENVINO, precision=Precision.FLOAT16),

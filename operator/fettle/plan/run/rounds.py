@@ -11,14 +11,15 @@ from fettle.api.optimizedmodel import TargetSpec
 from fettle.api.optimizedmodel_status import BaselineStatus, CandidateStatus
 from fettle.api.reasons import Reason
 from fettle.api.report import BuildReport, MeasureReport, PrepareReport
-from fettle.api.task import BuildPlan, StoredModel
+from fettle.api.task import BuildPlan, BuildTask, StoredModel
 from fettle.api.text import rounded
 from fettle.api.vocabulary import AgreementMode, Evidence, Metric, Objective
 from fettle.plan.run.attempts import Attempts, View
 from fettle.plan.run.candidates import TargetPlan, allows_lossy
+from fettle.plan.run.images import measured_beside
 from fettle.plan.run.planned import Finding, Row, with_notes
 from fettle.plan.run.state import RunSnapshot
-from fettle.plan.run.tasks import build_task, measure_task, model_of
+from fettle.plan.run.tasks import Given, Round, build_task, measure_task, model_of
 
 ROUNDS = (1, 2)
 HALF = 0.5  # of the items: where fewer agree, numbers are off by more than their tolerance
@@ -80,20 +81,20 @@ class Rounds:
     def advance(self) -> Stage | None:
         """Go on as far as the answers reach: the stage that waits, or None when every round is over."""
         for number in ROUNDS:
-            wanted = {run.target.name: self._rows(run, number) for run in self.targets}
-            stage = self._build([row for rows in wanted.values() for row in rows])
+            planned = {run.target.name: self._rows(run, number) for run in self.targets}
+            stage = self._build([row for rows in planned.values() for row in rows])
             if stage is None:
-                stage = self._measure(wanted, number)
+                stage = self._measure(planned, number)
             if stage is not None:
                 return stage
         return None
 
     def _rows(self, run: TargetRun, number: int) -> list[Row]:
-        """The rows of a round. Those of the second are wanted only where the first one's answer asks for them."""
+        """The rows of a round. Those of the second are tried only where the first one's answer asks for them."""
         live = [row for row in run.plan.rows if row.refusal is None]
         if number == 1:
             return [row for row in live if row.after is None]
-        wanted = []
+        variations = []
         for row in live:
             if row.after is None:
                 continue
@@ -104,8 +105,8 @@ class Rounds:
             elif not self._places(run, number):
                 run.skipped[row.name] = f"{self.prepare.items.items} items certify no further lossy candidate"
             else:
-                wanted.append(row)
-        return wanted
+                variations.append(row)
+        return variations
 
     def _asks_for_more(self, run: TargetRun, first: str) -> bool:
         """Whether a candidate of the first round failed, or lost more than it may."""
@@ -128,30 +129,38 @@ class Rounds:
         return None if row is None else _far_off(row) or _slower(row, run)
 
     def _build(self, rows: Sequence[Row]) -> Stage | None:
-        builds = {row.build.name: row for row in rows if row.build is not None}
-        entries = {entry.name: entry for entry in self.prepare.builds}
-        waiting = 0
-        for name, row in builds.items():
-            assert row.build is not None
-            entry = entries[name]
-            if entry.built is not None:
-                self.built[name] = entry.built
-                continue
-            calibrated = any(step is not None and step.calibration for step in row.entries)
-            task = build_task(row.build, entry, self.prepare, self.store, calibrated)
-            full = len(self.running) >= self.snapshot.spec.search.parallelism
-            if full and not self.attempts.knows(task):
-                waiting += 1
-                continue
-            view = self.attempts.want(task, BuildReport, stage="build", label=f"build {name}")
-            waiting += not self._built(row.build, view)
+        builds = {row.build.name: row.build for row in rows if row.build is not None}
+        waiting = sum(not self._made(build) for build in builds.values())
         if not waiting:
             return None
         progress = f"{len(builds) - waiting} of {len(builds)} builds done"
         return Stage(Reason.OPTIMIZING, with_notes(progress, self.waits))
 
-    def _built(self, build: BuildPlan, view: View[BuildReport]) -> bool:
-        """Note what came of a build; whether it is over."""
+    def _made(self, build: BuildPlan) -> bool:
+        """Ask for the segments of a build, one after the other, from the first behind all that the store has; whether it is over."""
+        entries = {entry.name: entry for entry in self.prepare.builds}
+        chain = [(segment, entries[segment.name]) for segment in build.segments]
+        given, behind = Given(self.prepare.portable), 0
+        for place, (_, entry) in enumerate(chain, 1):
+            if entry.built is not None:
+                given, behind = Given(entry.built, entry.cache_key), place
+        for segment, entry in chain[behind:]:
+            report = self._answer(build, build_task(segment, entry, given, self.prepare, self.store))
+            if report is None:
+                return build.name in self.failed
+            if report.built is None:
+                reason = report.reason or Reason.RECIPE_NOT_APPLICABLE
+                self.refused[build.name] = Finding(reason, report.message or "the recipe does not apply")
+                return True
+            given = Given(report.built, report.cache_key)
+        self.built[build.name] = given.model
+        return True
+
+    def _answer(self, build: BuildPlan, task: BuildTask) -> BuildReport | None:
+        """What came of a segment of `build`; None while nothing did, and where it failed for good."""
+        if len(self.running) >= self.snapshot.spec.search.parallelism and not self.attempts.knows(task):
+            return None
+        view = self.attempts.want(task, BuildReport, stage="build", label=f"build {task.plan.name}")
         if view.running:
             self.running.add(build.name)
         if view.note is not None:
@@ -160,12 +169,7 @@ class Rounds:
             self.failed[build.name] = view.fault
         if view.report is not None:
             self.build_hashes.append(view.task_hash)  # the report is made of answers: a failure left none
-        if view.report is not None and view.report.built is not None:
-            self.built[build.name] = view.report.built
-        elif view.report is not None:
-            reason = view.report.reason or Reason.RECIPE_NOT_APPLICABLE
-            self.refused[build.name] = Finding(reason, view.report.message or "the recipe does not apply")
-        return view.over
+        return view.report
 
     def _places(self, run: TargetRun, number: int) -> int:
         """Lossy candidates that a round may certify: the first leaves one to the second, where there is one and that is possible."""
@@ -188,33 +192,32 @@ class Rounds:
                 row.name == artifact.candidate for row in run.plan.rows
             ):
                 return artifact.incumbent
+            plan = run.plan
             fits = artifact.runtime in target.runtimes and artifact.threads <= target.threads
+            fits = fits and measured_beside(artifact.runtime, plan.rows, plan.baseline.runtime)
             if fits and artifact.uri.startswith(f"{self.store.rstrip('/')}/"):
                 return artifact.sha256
         return None
 
-    def _measure(self, wanted: dict[str, list[Row]], number: int) -> Stage | None:
+    def _measure(self, planned: dict[str, list[Row]], number: int) -> Stage | None:
         busy: list[TargetRun] = []
         asked = 0
         for run in self.targets:
-            files = {row.name: model_of(row, self.prepare, self.built) for row in wanted[run.target.name]}
-            found = {name: model for name, model in files.items() if model is not None}
-            rows = [row for row in wanted[run.target.name] if row.name in found]
+            models = {row.name: model_of(row, self.prepare, self.built) for row in planned[run.target.name]}
+            files = {name: model for name, model in models.items() if model is not None}
+            rows = [row for row in planned[run.target.name] if row.name in files]
             if not rows or run.fault is not None:
                 continue
             asked += 1
-            task = measure_task(
-                self.snapshot.spec,
-                run.plan,
-                self.prepare,
-                found,
-                rows,
-                self.store,
+            round = Round(
+                plan=run.plan,
+                rows=rows,
+                files=files,
                 constraints=run.rules.constraints,
                 places=self._places(run, number),
                 incumbent=self.incumbent(run) if number == 1 else None,
-                seconds_per_candidate=self.snapshot.seconds_per_candidate,
             )
+            task = measure_task(self.snapshot, self.prepare, self.store, round)
             # Two clocks on one node would time each other.
             if any(may_share_a_node(run.target, other.target) for other in busy) and not self.attempts.knows(task):
                 busy.append(run)
@@ -249,13 +252,13 @@ class Rounds:
 
 def _far_off(row: CandidateStatus) -> str | None:
     """How far numbers that no labels judge are off, where no other choice of ranges makes that good."""
-    found = row.agreement
+    agreement = row.agreement
     judged = row.accuracy is not None and row.accuracy.metric != Metric.AGREEMENT
-    if found is None or found.mode != AgreementMode.ELEMENTWISE or row.evidence == Evidence.LABELS or judged:
+    if agreement is None or agreement.mode != AgreementMode.ELEMENTWISE or row.evidence == Evidence.LABELS or judged:
         return None
-    if found.high >= HALF or found.variance_kept is None or found.variance_kept >= NEAR:
+    if agreement.high >= HALF or agreement.variance_kept is None or agreement.variance_kept >= NEAR:
         return None
-    return f"agrees on {found.value:.0%} of the items and keeps {found.variance_kept:.0%} of the variance in {found.worst_channel}"
+    return f"agrees on {agreement.value:.0%} of the items and keeps {agreement.variance_kept:.0%} of the variance in {agreement.worst_channel}"
 
 
 def _slower(row: CandidateStatus, run: TargetRun) -> str | None:
@@ -265,16 +268,16 @@ def _slower(row: CandidateStatus, run: TargetRun) -> str | None:
         return None
     slack = SLOWER / min(bound.min if bound is not None else 1.0, 1.0)
     if objective == Objective.THROUGHPUT:  # with several streams a single run takes longer, and there are more at once
-        mine, before = (
-            max((one.items_per_second for one in rows), default=0.0)
+        mine, original = (
+            max((timing.items_per_second for timing in rows), default=0.0)
             for rows in (row.measurements, run.baseline.measurements)
         )
-        slow = 0 < mine * slack < before
-        return f"is not faster than the original ({mine:.3g} items a second against {before:.3g})" if slow else None
-    latency, original = percentile(row, size, 50), run.baseline.p50(size)
-    if latency is None or original is None or latency <= slack * original:
+        slow = 0 < mine * slack < original
+        return f"is not faster than the original ({mine:.3g} items a second against {original:.3g})" if slow else None
+    latency, baseline = percentile(row, size, 50), run.baseline.p50(size)
+    if latency is None or baseline is None or latency <= slack * baseline:
         return None
-    return f"is not faster than the original (p50 {rounded(latency)} ms against {rounded(original)} ms)"
+    return f"is not faster than the original (p50 {rounded(latency)} ms against {rounded(baseline)} ms)"
 
 
 def _progress(busy: Sequence[TargetRun], asked: int) -> str:
@@ -285,10 +288,10 @@ def _progress(busy: Sequence[TargetRun], asked: int) -> str:
     return with_notes(done + candidates, [wait for run in busy for wait in run.waits])
 
 
-def may_share_a_node(one: TargetSpec, other: TargetSpec) -> bool:
+def may_share_a_node(target: TargetSpec, other: TargetSpec) -> bool:
     """Whether pods of both targets may land on the same node: no label is asked for with different values."""
-    common = one.node_selector.keys() & other.node_selector.keys()
-    return all(one.node_selector[key] == other.node_selector[key] for key in common)
+    common = target.node_selector.keys() & other.node_selector.keys()
+    return all(target.node_selector[key] == other.node_selector[key] for key in common)
 
 
 def rules_of(snapshot: RunSnapshot, plan: TargetPlan, constraints: Constraints, prepare: PrepareReport) -> Rules:

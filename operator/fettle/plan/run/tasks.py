@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 
 from fettle.api import catalog
-from fettle.api.catalog import Image
 from fettle.api.constraints import Constraints
 from fettle.api.memory import job_bytes
 from fettle.api.optimizedmodel import EvaluationSpec, OptimizedModelSpec
 from fettle.api.optimizedmodel_status import CandidateStatus
 from fettle.api.report import BuildEntry, PrepareReport
 from fettle.api.task import (
-    AnyTask,
     BuildPlan,
     BuildTask,
     CandidateVerdict,
@@ -26,6 +25,7 @@ from fettle.api.vocabulary import CandidateState, Metric
 from fettle.plan.run.candidates import TargetPlan, allows_lossy, possible_builds
 from fettle.plan.run.constraints import describe
 from fettle.plan.run.planned import Row
+from fettle.plan.run.state import RunSnapshot
 
 
 def prepare_task(spec: OptimizedModelSpec, store: str) -> PrepareTask:
@@ -33,53 +33,67 @@ def prepare_task(spec: OptimizedModelSpec, store: str) -> PrepareTask:
     return PrepareTask(store=store, source=spec.source, data=spec.data, builds=possible_builds(spec))
 
 
-def build_task(build: BuildPlan, entry: BuildEntry, prepare: PrepareReport, store: str, calibrated: bool) -> BuildTask:
-    """One recipe on the portable form. Without a step that needs them, no calibration items: its hash must not move with them."""
+@dataclass(frozen=True)
+class Given:
+    """What a segment of a build works on: the portable form, or what the build with the key `follows` made."""
+
+    model: StoredModel
+    follows: str | None = None
+
+
+def build_task(segment: BuildPlan, entry: BuildEntry, given: Given, prepare: PrepareReport, store: str) -> BuildTask:
+    """A segment of a build. Without a step that needs them, no calibration items: its hash must not move with them."""
+    steps = (catalog.step(step, segment.family) for step in segment.steps)
+    calibrated = any(step is not None and step.calibration for step in steps)
     return BuildTask(
         store=store,
-        plan=build,
+        plan=segment,
         cache_key=entry.cache_key,
-        portable=prepare.portable,
+        portable=given.model,
         signature=prepare.signature,
         calibration=prepare.calibration if calibrated else None,
+        follows=given.follows,
     )
 
 
-def measure_task(
-    spec: OptimizedModelSpec,
-    plan: TargetPlan,
-    prepare: PrepareReport,
-    files: Mapping[str, StoredModel],
-    rows: Sequence[Row],
-    store: str,
-    *,
-    constraints: Constraints,
-    places: int,
-    incumbent: str | None,
-    seconds_per_candidate: float,
-) -> MeasureTask:
-    """Screen, certify and time `rows` beside the baseline. `files`: candidate's name -> its files."""
+@dataclass(frozen=True)
+class Round:
+    """What one measurement of a target is asked. `files`: candidate's name -> its files."""
+
+    plan: TargetPlan
+    rows: Sequence[Row]
+    files: Mapping[str, StoredModel]
+    constraints: Constraints
+    places: int
+    incumbent: str | None
+
+
+def measure_task(snapshot: RunSnapshot, prepare: PrepareReport, store: str, round: Round) -> MeasureTask:
+    """Screen, certify and time the rows of a round beside the baseline."""
+    spec, target = snapshot.spec, round.plan.target
     return MeasureTask(
         store=store,
-        target=plan.target.name,
-        threads=plan.target.threads,
-        batch_sizes=plan.target.batch_sizes,
+        target=target.name,
+        threads=target.threads,
+        batch_sizes=target.batch_sizes,
         source_sha256=prepare.source.sha256,
         signature=prepare.signature,
-        baseline=MeasureCandidate(plan=plan.baseline, model=prepare.original),
-        candidates=tuple(MeasureCandidate(plan=row.plan, model=files[row.name], steps=row.steps) for row in rows),
+        baseline=MeasureCandidate(plan=round.plan.baseline, model=prepare.original),
+        candidates=tuple(
+            MeasureCandidate(plan=row.plan, model=round.files[row.name], steps=row.steps) for row in round.rows
+        ),
         items=prepare.items,
         generated=prepare.generated,
         allow_lossy=allows_lossy(spec),
         screening=prepare.screening,
         evaluation=evaluation_of(spec, prepare),
         labels=prepare.labels,
-        constraints=constraints,
+        constraints=round.constraints,
         objective=spec.objective,
-        places=places,
-        alpha=plan.alpha,
-        incumbent=incumbent,
-        seconds_per_candidate=seconds_per_candidate,
+        places=round.places,
+        alpha=round.plan.alpha,
+        incumbent=round.incumbent,
+        seconds_per_candidate=snapshot.seconds_per_candidate,
         calibration_sha256=prepare.calibration.sha256 if prepare.calibration is not None else None,
         basis=prepare.basis,
     )
@@ -98,33 +112,32 @@ def memory_of(task: MeasureTask) -> int:
     return job_bytes(task.baseline, task.candidates, task.items.bytes)
 
 
+@dataclass(frozen=True)
+class Answered:
+    """The hashes of the tasks that a report is made of."""
+
+    prepare: str
+    builds: Sequence[str]
+    measures: Sequence[str]
+
+
 def publish_task(
-    spec: OptimizedModelSpec,
-    constraints: Constraints,
-    rows: Sequence[CandidateStatus],
-    *,
-    store: str,
-    namespace: str,
-    name: str,
-    generation: int,
-    prepare: str,
-    builds: Sequence[str],
-    measures: Sequence[str],
+    snapshot: RunSnapshot, rows: Sequence[CandidateStatus], constraints: Constraints, store: str, answered: Answered
 ) -> PublishTask:
-    """Check the winners and write the report. `prepare`, `builds` and `measures` are task hashes."""
+    """Check the winners and write the report."""
     verdicts = tuple(
         CandidateVerdict(target=row.target, candidate=row.name, state=row.state, reason=row.reason, message=row.message)
         for row in rows
     )
     return PublishTask(
         store=store,
-        namespace=namespace,
-        name=name,
-        generation=generation,
-        objective=spec.objective,
-        prepare=prepare,
-        builds=tuple(builds),
-        measures=tuple(measures),
+        namespace=snapshot.namespace,
+        name=snapshot.name,
+        generation=snapshot.generation,
+        objective=snapshot.spec.objective,
+        prepare=answered.prepare,
+        builds=tuple(answered.builds),
+        measures=tuple(answered.measures),
         verdicts=verdicts,
         constraints=describe(constraints),
         bounds=constraints,
@@ -139,20 +152,6 @@ def model_of(row: Row, prepare: PrepareReport, built: Mapping[str, StoredModel])
     if row.plan.untouched or prepare.portable.format not in catalog.runtime(row.plan.runtime).loads:
         return prepare.original
     return prepare.portable if row.build is None else built.get(row.build.name)
-
-
-def image_of(task: AnyTask) -> Image:
-    """Image that has what `task` needs: a large one only where a framework of its own is needed."""
-    if isinstance(task, PrepareTask):
-        return catalog.source_image(task.source.uri, task.source.format)
-    if isinstance(task, BuildTask):
-        entries = [catalog.step(step, task.plan.family) for step in task.plan.steps]
-        wanted = [entry.image for entry in entries if entry is not None]
-    elif isinstance(task, MeasureTask):
-        wanted = [catalog.runtime(one.plan.runtime).image for one in (task.baseline, *task.candidates)]
-    else:
-        wanted = []
-    return next((image for image in wanted if image != Image.OPTIMIZER), Image.OPTIMIZER)
 
 
 def selected(rows: Sequence[CandidateStatus], target: str) -> CandidateStatus | None:

@@ -11,8 +11,11 @@ import numpy as np
 import onnx
 import pytest
 from tests.data import models
+from tests.data.stored import arrays as arrays_in
 from tests.unit.optimizer.prepare.workbench import Workbench
 
+from fettle.api import catalog
+from fettle.api.catalog import Image, ImageEntry
 from fettle.api.optimizedmodel import EvaluationSpec
 from fettle.api.reasons import Reason
 from fettle.api.recipe import OptimizeGraphStep, QuantizeStep, RecipeStep, RuntimeSettings
@@ -85,7 +88,7 @@ def test_a_static_file_runs_its_convolutions_in_int8(bench: Workbench) -> None:
     answer = built(bench, report, plan(ORT))
     assert answer.built is not None and answer.built.format == "ONNX"
     path = bench.store.fetch_model(answer.built, bench.folder / "int8")
-    feed = items.of(bench.store.load_arrays(report.items.sha256), report.signature).feed([0])
+    feed = items.of(arrays_in(bench.store, report.items.sha256), report.signature).feed([0])
     for name in (ORT, OPENVINO):
         executed = base.get(name).executed(path, RuntimeSettings(threads=1), feed, report.signature)
         assert executed.int8 >= 2, name
@@ -99,7 +102,7 @@ def test_nncf_writes_openvinos_own_format(bench: Workbench) -> None:
     assert (answer.built.format, answer.built.entry) == ("OpenVINO", "model.xml")
     assert [file.path for file in answer.built.files] == ["model.bin", "model.xml"]
     path = bench.store.fetch_model(answer.built, bench.folder / "int8")
-    feed = items.of(bench.store.load_arrays(report.items.sha256), report.signature).feed([0, 1, 2])
+    feed = items.of(arrays_in(bench.store, report.items.sha256), report.signature).feed([0, 1, 2])
     session = base.get(OPENVINO).load(path, RuntimeSettings(threads=1), report.signature)
     assert session.infer(feed)["scores"].shape == (3, 4)
     assert base.get(OPENVINO).executed(path, RuntimeSettings(threads=1), feed).int8 >= 2
@@ -126,7 +129,7 @@ def test_nothing_that_feeds_a_recurrent_node_is_quantized(bench: Workbench) -> N
     answer = built(bench, report, plan(OPENVINO))
     assert answer.built is not None
     path = bench.store.fetch_model(answer.built, bench.folder / "int8")
-    feed = items.of(bench.store.load_arrays(report.items.sha256), report.signature).feed([0])
+    feed = items.of(arrays_in(bench.store, report.items.sha256), report.signature).feed([0])
     executed = base.get(OPENVINO).executed(path, RuntimeSettings(threads=1), feed)
     assert (executed.int8, executed.total) == (1, 3)
 
@@ -235,3 +238,31 @@ def test_fresh_processes_write_the_same_bytes(bench: Workbench, family: RuntimeN
     second = run(bench, asked)
     assert second.seconds != first.seconds  # it did build again
     assert second.built == first.built is not None
+
+
+def test_a_chain_of_builds_is_found_in_the_store_segment_by_segment(
+    bench: Workbench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    graphs = ImageEntry(Image.OPTIMIZER, frozenset({"onnx", "onnxruntime", "openvino"}))
+    quantizes = ImageEntry(Image.OPTIMIZER_TORCH, frozenset({"nncf", "openvino"}))
+    monkeypatch.setattr(catalog, "IMAGES", (graphs, quantizes))
+    quantize = RecipeStep(quantize=QuantizeStep(mode=STATIC))
+    lean = BuildPlan(name="lean", family=OPENVINO, steps=(RecipeStep(optimize_graph=OptimizeGraphStep()), quantize))
+    bench.put(models.dynamic_batch())
+    asked = bench.task(evaluation=EvaluationSpec(uri=bench.data("items", image=models.images(40))), builds=[lean])
+
+    def in_store() -> list[bool]:
+        return [entry.built is not None for entry in bench.prepare(asked).builds]
+
+    report = bench.prepare(asked)
+    assert [entry.name for entry in report.builds] == ["lean-1-of-2", "lean-2-of-2"]
+    assert in_store() == [False, False]
+    first = built(bench, report, lean.segments[0])
+    assert (first.cache_key, first.built) == (report.builds[0].cache_key, report.portable)
+    assert in_store() == [True, False]
+    given = {"portable": first.built, "follows": first.cache_key}
+    second = stage.run(task(report, lean.segments[1]).model_copy(update=given), bench.mounts)
+    assert isinstance(second, BuildReport)
+    assert second.cache_key == report.builds[1].cache_key
+    assert second.built is not None and second.built.format == "OpenVINO"
+    assert in_store() == [True, True]

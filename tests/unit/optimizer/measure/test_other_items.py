@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from tests.data.stored import arrays as arrays_in
 from tests.unit.optimizer.measure.models import SIGNATURE, STATIC, Bench, candidate
 
 from fettle.api.bounds import Rules, misses_accuracy
@@ -117,7 +118,7 @@ def test_a_model_without_a_batch_axis_is_judged_one_item_at_a_time(bench: Bench)
     assert row.artifact is not None
     reference = read_stored(bench.store, row.artifact).reference
     assert reference is not None
-    assert bench.store.load_arrays(reference.sha256)["input.pixels"].shape == (1, 64)
+    assert arrays_in(bench.store, reference.sha256)["input.pixels"].shape == (1, 64)
 
 
 def test_a_batch_that_the_model_cannot_take_is_refused_before_anything_runs(bench: Bench) -> None:

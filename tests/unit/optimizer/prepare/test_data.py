@@ -7,6 +7,7 @@ import onnxruntime
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 from tests.data import models
+from tests.data.stored import arrays as arrays_in
 from tests.unit.optimizer.prepare.workbench import Workbench
 
 from fettle.api.labels import LabelForm
@@ -85,7 +86,7 @@ def test_labels_travel_with_their_items(bench: Workbench) -> None:
     images = models.images(20)
     uri = bench.data("items", image=images, classes=LABELS)
     report = bench.prepare(bench.task(evaluation=evaluation(uri, labelKey="classes", metric="Agreement")))
-    stored = bench.store.load_arrays(report.items.sha256)
+    stored = arrays_in(bench.store, report.items.sha256)
     assert report.items.labelled and not report.generated
     for image, label in zip(stored["image"], stored["labels"], strict=True):
         (place,) = np.nonzero((images == image).all(axis=(1, 2, 3)))[0]
@@ -132,11 +133,11 @@ def test_float64_items_become_float32_and_small_ints_become_large(bench: Workben
     ids = np.random.default_rng(0).integers(0, 37, (10, 6)).astype(np.int32)
     uri = bench.data("items", input_ids=ids, attention_mask=np.ones((10, 6), np.uint8))
     report = bench.prepare(bench.task(evaluation=evaluation(uri)))
-    assert bench.store.load_arrays(report.items.sha256)["input_ids"].dtype == np.int64
+    assert arrays_in(bench.store, report.items.sha256)["input_ids"].dtype == np.int64
     bench.put(models.dynamic_batch())
     uri = bench.data("images", image=models.images(10).astype(np.float64))
     report = bench.prepare(bench.task(evaluation=evaluation(uri)))
-    assert bench.store.load_arrays(report.items.sha256)["image"].dtype == np.float32
+    assert arrays_in(bench.store, report.items.sha256)["image"].dtype == np.float32
 
 
 @pytest.mark.parametrize("name", ["fixed_batch", "dynamic_batch"])
@@ -146,7 +147,7 @@ def test_an_item_may_bring_its_batch_axis_or_not(bench: Workbench, name: str, sp
     images = models.images(20)
     uri = bench.data("items", image=images[:, np.newaxis] if spread else images)
     report = bench.prepare(bench.task(evaluation=evaluation(uri)))
-    shape = bench.store.load_arrays(report.items.sha256)["image"].shape
+    shape = arrays_in(bench.store, report.items.sha256)["image"].shape
     assert shape == ((16, 1, 16, 16) if name == "dynamic_batch" else (16, 1, 1, 16, 16))
 
 
@@ -155,7 +156,7 @@ def test_items_lie_along_the_first_axis_even_where_the_batch_is_the_second(bench
     frames = np.random.default_rng(0).standard_normal((10, 5, 6)).astype(np.float32)
     report = bench.prepare(bench.task(evaluation=evaluation(bench.data("items", frames=frames))))
     assert report.signature.inputs[0].batch_axis == 1
-    assert bench.store.load_arrays(report.items.sha256)["frames"].shape == (8, 5, 6)
+    assert arrays_in(bench.store, report.items.sha256)["frames"].shape == (8, 5, 6)
 
 
 def test_at_most_so_many_samples_are_used(bench: Workbench) -> None:
@@ -170,7 +171,7 @@ def test_at_most_so_many_samples_are_used(bench: Workbench) -> None:
     )
     assert report.items.items == 5
     assert report.calibration is not None and report.calibration.items == 3
-    assert (bench.store.load_arrays(report.items.sha256)["image"] == models.images(20)[:5]).all()
+    assert (arrays_in(bench.store, report.items.sha256)["image"] == models.images(20)[:5]).all()
 
 
 def whole(*values: float) -> Items:
@@ -306,7 +307,7 @@ def test_items_that_are_made_up_to_calibrate_are_not_those_that_certify(bench: W
     assert report.screening is not None
     assert (report.items.items, report.calibration.items, report.screening.items) == (300, 256, 32)
     certifying, calibrating = (
-        bench.store.load_arrays(data)["image"] for data in (report.items.sha256, report.calibration.sha256)
+        arrays_in(bench.store, data)["image"] for data in (report.items.sha256, report.calibration.sha256)
     )
     assert not {one.tobytes() for one in certifying} & {one.tobytes() for one in calibrating}
     assert bench.prepare(task) == report, "asked again, the same items are made up"
@@ -322,7 +323,7 @@ def test_the_screening_items_are_calibration_items_with_their_labels(bench: Work
     assert report.screening is not None
     assert report.calibration is not None
     assert (report.screening.items, report.screening.labelled, report.calibration.labelled) == (32, True, False)
-    screening = bench.store.load_arrays(report.screening.sha256)
+    screening = arrays_in(bench.store, report.screening.sha256)
     for image, label in zip(screening["image"], screening["labels"], strict=True):
         np.testing.assert_array_equal(image, given["image"][label])
 

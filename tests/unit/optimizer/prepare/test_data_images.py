@@ -9,6 +9,7 @@ import pytest
 from onnx import TensorProto, helper
 from PIL import Image
 from tests.data import models
+from tests.data.stored import arrays as arrays_in
 from tests.unit.optimizer.prepare.workbench import Workbench
 
 from fettle.api.optimizedmodel import CalibrationSpec, EvaluationSpec
@@ -37,7 +38,7 @@ def items(bench: Workbench, **preprocess: Any) -> dict[str, Array]:
     """What preparing reads of `photos`. Few items prove no batch axis, and are stored with a dimension of 1 for it."""
     spec = {"uri": "pvc://claim/photos", "metric": "Agreement", **({"preprocess": preprocess} if preprocess else {})}
     report = bench.prepare(bench.task(evaluation=EvaluationSpec.model_validate(spec)))
-    stored = bench.store.load_arrays(report.items.sha256)
+    stored = arrays_in(bench.store, report.items.sha256)
     return {name: array[:, 0] if array.ndim == 5 else array for name, array in stored.items()}
 
 
@@ -88,7 +89,7 @@ def test_with_the_order_of_the_classes_a_folder_is_known_by_its_name(bench: Work
         picture(bench, f"{name}/a.png", BLUE)
     spec = {"uri": "pvc://claim/photos", "metric": "Agreement", "classes": ["zebra", "ape"]}
     report = bench.prepare(bench.task(evaluation=EvaluationSpec.model_validate(spec)))
-    assert sorted(bench.store.load_arrays(report.items.sha256)["labels"].tolist()) == ["ape", "zebra"]
+    assert sorted(arrays_in(bench.store, report.items.sha256)["labels"].tolist()) == ["ape", "zebra"]
 
 
 def test_classes_come_in_turn_where_only_some_items_are_asked_for(bench: Workbench) -> None:
@@ -98,7 +99,7 @@ def test_classes_come_in_turn_where_only_some_items_are_asked_for(bench: Workben
         picture(bench, f"b/{number}.png", (0, number + 1, 0))
     spec = EvaluationSpec.model_validate({"uri": "pvc://claim/photos", "maxSamples": 4, "metric": "Agreement"})
     report = bench.prepare(bench.task(evaluation=spec))
-    assert sorted(bench.store.load_arrays(report.items.sha256)["labels"].tolist()) == [0, 0, 1, 1]
+    assert sorted(arrays_in(bench.store, report.items.sha256)["labels"].tolist()) == [0, 0, 1, 1]
 
 
 @pytest.mark.parametrize(

@@ -11,6 +11,7 @@ import numpy as np
 import onnx
 import pytest
 from tests.data import models
+from tests.data.stored import arrays as arrays_in
 from tests.unit.optimizer.prepare.workbench import Workbench
 
 from fettle.api.optimizedmodel import EvaluationSpec, InputSpec
@@ -96,7 +97,7 @@ def test_a_model_is_prepared_and_answers_as_before(bench: Workbench, name: str) 
 
 def answers_alike(bench: Workbench, report: PrepareReport, expected: Expected) -> None:
     """Original and portable form, run by hand on the items that were stored."""
-    stored = items.of(bench.store.load_arrays(report.items.sha256), report.signature)
+    stored = items.of(arrays_in(bench.store, report.items.sha256), report.signature)
     paths = [
         bench.store.fetch_model(model, bench.folder / name)
         for name, model in (("a", report.original), ("b", report.portable))
@@ -204,14 +205,14 @@ def test_batch_normalization_is_folded_and_constant_branches_are_gone(bench: Wor
 
 def test_generated_tokens_stay_inside_the_table(bench: Workbench) -> None:
     bench.put(models.tokens())
-    arrays = bench.store.load_arrays(bench.prepare().items.sha256)
+    arrays = arrays_in(bench.store, bench.prepare().items.sha256)
     assert arrays["input_ids"].min() >= 0 and arrays["input_ids"].max() < 37
     assert (arrays["attention_mask"] == 1).all()
 
 
 def test_generated_words_are_those_the_model_knows(bench: Workbench) -> None:
     bench.put(models.texts())
-    words = set(bench.store.load_arrays(bench.prepare().items.sha256)["word"].reshape(-1))
+    words = set(arrays_in(bench.store, bench.prepare().items.sha256)["word"].reshape(-1))
     assert words == {"yes", "no", "perhaps"}
 
 
@@ -250,7 +251,7 @@ def test_a_dimension_called_n_is_not_the_batch_where_another_is_called_batch(ben
     bench.put(models.model(nodes, [shapes[0]], [shapes[1]], [last], opset=18, ir=8))
     report = bench.prepare(bench.task(evaluation=evaluation_of(bench, samples=np.random.rand(20, 50))))
     assert report.signature.inputs[0].batch_axis == 0
-    assert bench.store.load_arrays(report.items.sha256)["samples"].shape == (16, 50)
+    assert arrays_in(bench.store, report.items.sha256)["samples"].shape == (16, 50)
 
 
 def test_neighbours_that_seldom_matter_are_found_out(bench: Workbench) -> None:

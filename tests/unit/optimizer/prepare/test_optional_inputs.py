@@ -7,6 +7,7 @@ import onnx
 import pytest
 from onnx import helper
 from tests.data import models
+from tests.data.stored import arrays as arrays_in
 from tests.unit.optimizer.prepare.workbench import Workbench
 
 from fettle.api.optimizedmodel import CalibrationSpec, EvaluationSpec, InputSpec
@@ -46,7 +47,7 @@ def answers(bench: Workbench, report: PrepareReport, index: int) -> tuple[Array,
     """What the portable form answers to a stored item, and its label."""
     from fettle.optimizer.onnx.session import session
 
-    stored = bench.store.load_arrays(report.items.sha256)
+    stored = arrays_in(bench.store, report.items.sha256)
     feed = {
         tensor.name: stored[tensor.name][index : index + 1]
         if tensor.batch_axis is not None

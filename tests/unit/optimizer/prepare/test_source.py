@@ -10,6 +10,7 @@ import onnx
 import pytest
 import rfc8785
 from tests.data import models
+from tests.data.stored import arrays as arrays_in
 from tests.unit.optimizer.prepare.workbench import Workbench
 
 from fettle.api.optimizedmodel import InputSpec
@@ -170,5 +171,5 @@ def test_a_rank_that_the_file_does_not_tell_comes_from_the_spec(bench: Workbench
 def test_ranges_bound_what_is_generated(bench: Workbench) -> None:
     bench.put(models.dynamic_batch())
     spec = InputSpec.model_validate({"name": "image", "range": {"min": 5, "max": 6}})
-    arrays = bench.store.load_arrays(bench.prepare(bench.task(inputs=[spec])).items.sha256)
+    arrays = arrays_in(bench.store, bench.prepare(bench.task(inputs=[spec])).items.sha256)
     assert np.all((arrays["image"] >= 5) & (arrays["image"] <= 6))

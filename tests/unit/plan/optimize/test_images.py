@@ -1,12 +1,15 @@
-"""Which image a Job gets: PyTorch is pulled only where it is needed."""
+"""Which image a Job gets: the smallest that has all it needs; and what is refused where none has."""
 
 from __future__ import annotations
 
 import pytest
+from tests.unit.plan.optimize.world import digest, make_spec, prepared
 
 from fettle.api import catalog
-from fettle.api.catalog import Image
+from fettle.api.catalog import Image, ImageEntry
 from fettle.api.optimizedmodel import DataSpec, SourceSpec
+from fettle.api.optimizedmodel_status import SourceStatus
+from fettle.api.reasons import Reason
 from fettle.api.recipe import QuantizeStep, RecipeStep, RuntimeSettings
 from fettle.api.signature import Signature
 from fettle.api.task import (
@@ -20,7 +23,10 @@ from fettle.api.task import (
     StoredModel,
 )
 from fettle.api.vocabulary import RuntimeName, SourceFormat
-from fettle.plan.run.tasks import image_of
+from fettle.plan.run.candidates import TargetPlan, plan_target, possible_builds
+from fettle.plan.run.constraints import in_force
+from fettle.plan.run.images import image_of, measured_beside
+from fettle.plan.run.planned import Finding
 from fettle.settings import Settings
 
 STORE = "pvc://store"
@@ -62,7 +68,11 @@ ORT, OPENVINO, TORCHSCRIPT = RuntimeName.ONNXRUNTIME, RuntimeName.OPENVINO, Runt
 def test_a_target_is_measured_with_what_its_runtimes_need(
     baseline: RuntimeName, others: tuple[RuntimeName, ...], image: Image
 ) -> None:
-    task = MeasureTask(
+    assert image_of(measure_task(baseline, *others)) == image
+
+
+def measure_task(baseline: RuntimeName, *others: RuntimeName) -> MeasureTask:
+    return MeasureTask(
         store=STORE,
         target="cpu",
         threads=1,
@@ -75,7 +85,6 @@ def test_a_target_is_measured_with_what_its_runtimes_need(
         generated=False,
         alpha=0.05,
     )
-    assert image_of(task) == image
 
 
 def test_a_build_starts_from_onnx_and_needs_no_pytorch() -> None:
@@ -90,5 +99,104 @@ def test_every_image_has_a_setting() -> None:
 
 
 def test_only_torchscript_is_served_with_pytorch() -> None:
-    served = {entry.runtime: entry.server_image for entry in catalog.RUNTIMES}
+    served = {name: catalog.server_image(name) for name in RuntimeName}
     assert served == {ORT: Image.SERVER, OPENVINO: Image.SERVER, TORCHSCRIPT: Image.SERVER_TORCH}
+
+
+def images(*rows: tuple[Image, set[str]]) -> tuple[ImageEntry, ...]:
+    """Images of Jobs with these libraries beside those that all have."""
+    return tuple(ImageEntry(image, frozenset({"numpy", "onnx", *libraries})) for image, libraries in rows)
+
+
+# Two frameworks that exclude each other, as PyTorch and TensorRT's would: OpenVINO stands for the other one.
+APART = images(
+    (Image.OPTIMIZER, {"onnxruntime"}),
+    (Image.OPTIMIZER_TORCH, {"onnxruntime", "onnxscript", "torch"}),
+    (Image.SERVER_TORCH, {"onnxruntime", "nncf", "openvino"}),
+)
+TOGETHER = (*APART, *images((Image.SERVER, {"onnxruntime", "onnxscript", "torch", "nncf", "openvino"})))
+
+
+@pytest.mark.parametrize(
+    ("rows", "baseline", "others", "image"),
+    [
+        (APART, ORT, (), Image.OPTIMIZER),
+        (APART, ORT, (OPENVINO,), Image.SERVER_TORCH),
+        (APART, TORCHSCRIPT, (ORT,), Image.OPTIMIZER_TORCH),
+        (TOGETHER, ORT, (OPENVINO,), Image.SERVER_TORCH),
+        (TOGETHER, TORCHSCRIPT, (OPENVINO,), Image.SERVER),
+        (TOGETHER, ORT, (TORCHSCRIPT, OPENVINO), Image.SERVER),
+    ],
+)
+def test_the_smallest_image_that_has_every_runtime_of_the_task_is_taken(
+    monkeypatch: pytest.MonkeyPatch,
+    rows: tuple[ImageEntry, ...],
+    baseline: RuntimeName,
+    others: tuple[RuntimeName, ...],
+    image: Image,
+) -> None:
+    monkeypatch.setattr(catalog, "IMAGES", rows)
+    assert image_of(measure_task(baseline, *others)) == image
+
+
+def planned(format: SourceFormat, *runtimes: RuntimeName) -> TargetPlan:
+    """The default plan of a target with these runtimes for a source of that format, which all of them load."""
+    spec = make_spec(targets=[{"name": "cpu", "runtimes": list(runtimes)}])
+    source = SourceStatus(sha256=digest("source"), format=format, bytes=1000)
+    report = prepared(possible_builds(spec), portable_runtimes=(ORT, OPENVINO, TORCHSCRIPT))
+    return plan_target(spec, spec.targets[0], report.model_copy(update={"source": source}), in_force(spec))
+
+
+@pytest.mark.parametrize(
+    ("format", "runtimes", "rows", "refused", "message"),
+    [
+        (
+            SCRIPT,
+            (ORT, OPENVINO),
+            APART,
+            OPENVINO,
+            "no image has openvino beside torchscript, which runs the original (TorchScript) that every candidate is timed "
+            "against: give the source as ONNX",
+        ),
+        (
+            SCRIPT,
+            (ORT, OPENVINO),
+            APART[:2],
+            OPENVINO,
+            "no image has openvino beside torchscript, which runs the original (TorchScript) that every candidate is timed "
+            "against: leave openvino out of the target's runtimes",
+        ),
+        (
+            SourceFormat.ONNX,
+            (ORT, OPENVINO, TORCHSCRIPT),
+            APART,
+            TORCHSCRIPT,
+            "no image has torchscript beside openvino, and the candidates of a target are timed in one Job: give torchscript a "
+            "target of its own",
+        ),
+    ],
+)
+def test_a_runtime_that_no_image_measures_beside_the_others_is_refused_with_what_would_do(
+    monkeypatch: pytest.MonkeyPatch,
+    format: SourceFormat,
+    runtimes: tuple[RuntimeName, ...],
+    rows: tuple[ImageEntry, ...],
+    refused: RuntimeName,
+    message: str,
+) -> None:
+    monkeypatch.setattr(catalog, "IMAGES", rows)
+    plan = planned(format, *runtimes)
+    refusals = {row.refusal for row in plan.rows if row.plan.runtime == refused and row.build is None}
+    assert refusals == {Finding(Reason.RECIPE_NOT_APPLICABLE, message)}
+    tried = [row.plan.runtime for row in plan.rows if row.refusal is None]
+    assert ORT in tried, "and the rest of the target goes on"
+    assert image_of(measure_task(plan.baseline.runtime, *tried)) in {row.image for row in rows}
+
+
+def test_a_published_artifact_that_the_job_has_no_runtime_for_is_not_measured_again(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    for rows, measured in ((TOGETHER, True), (APART, False)):
+        monkeypatch.setattr(catalog, "IMAGES", rows)
+        plan = planned(SCRIPT, ORT, OPENVINO)
+        assert measured_beside(OPENVINO, plan.rows, plan.baseline.runtime) == measured

@@ -89,11 +89,12 @@ def prepared(
         generated=generated,
         builds=tuple(
             BuildEntry(
-                name=build.name,
-                cache_key=digest(build.name),
-                built=stored(build.name, 300) if build.name in set(cached) else None,
+                name=segment.name,
+                cache_key=digest(segment.name),
+                built=stored(segment.name, 300) if segment.name in set(cached) else None,
             )
             for build in builds
+            for segment in build.segments
         ),
         notes=notes,
     )

@@ -1,0 +1,82 @@
+"""Which image a task runs in, and which candidates no image can measure together."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import replace
+
+from fettle.api import catalog
+from fettle.api.catalog import Image
+from fettle.api.reasons import Reason
+from fettle.api.task import AnyTask, BuildTask, MeasureTask, PrepareTask
+from fettle.api.vocabulary import RuntimeName, SourceFormat
+from fettle.plan.run.planned import Finding, Row
+
+
+def image_of(task: AnyTask) -> Image:
+    """The smallest image that has all that `task` needs; the plan asks for no task that none has."""
+    entry = catalog.job_image(_libraries(task))
+    if entry is None:
+        raise LookupError(f"no image has {', '.join(sorted(_libraries(task)))} for {task.kind}")
+    return entry.image
+
+
+def _libraries(task: AnyTask) -> frozenset[str]:
+    if isinstance(task, PrepareTask):
+        return catalog.source_libraries(task.source.uri, task.source.format)
+    if isinstance(task, BuildTask):
+        return catalog.build_libraries(task.plan.family, task.plan.steps)
+    if isinstance(task, MeasureTask):
+        return _of_runtimes(candidate.plan.runtime for candidate in (task.baseline, *task.candidates))
+    return frozenset()
+
+
+def _of_runtimes(names: Iterable[RuntimeName]) -> frozenset[str]:
+    return frozenset(catalog.runtime(name).library for name in names)
+
+
+def measurable(rows: Iterable[Row], baseline: RuntimeName, format: SourceFormat) -> tuple[Row, ...]:
+    """`rows`, those refused that no image can measure beside the original and beside the rows in front of them.
+
+    All candidates of a target are timed in one Job, in the same rounds as the original, whose runtime is `baseline`.
+    """
+    together = [baseline]
+    placed: list[Row] = []
+    for row in rows:
+        runtime = row.plan.runtime
+        refusal = row.refusal if row.refusal is not None else _no_image(runtime, together, format)
+        if refusal is None and runtime not in together:
+            together.append(runtime)
+        placed.append(replace(row, refusal=refusal))
+    return tuple(placed)
+
+
+def measured_beside(runtime: RuntimeName, rows: Iterable[Row], baseline: RuntimeName) -> bool:
+    """Whether the image that measures `rows` and the original has `runtime` too."""
+    tried = (row.plan.runtime for row in rows if row.refusal is None)
+    entry = catalog.job_image(_of_runtimes((baseline, *tried)))
+    return entry is not None and catalog.runtime(runtime).library in entry.libraries
+
+
+def _no_image(runtime: RuntimeName, together: Sequence[RuntimeName], format: SourceFormat) -> Finding | None:
+    """Why no image measures `runtime` with all of `together`, the original's first, and what to do."""
+    if catalog.job_image(_of_runtimes((runtime, *together))) is not None:
+        return None
+    original, *others = together
+    if catalog.job_image(_of_runtimes((runtime, original))) is not None:
+        text = (
+            f"no image has {runtime} beside {' and '.join(others)}, and the candidates of a target are timed in one Job: "
+            f"give {runtime} a target of its own"
+        )
+        return Finding(Reason.RECIPE_NOT_APPLICABLE, text)
+    forms = [
+        entry.format
+        for entry in catalog.FORMATS
+        if entry.format != format and catalog.job_image(_of_runtimes((runtime, entry.runtime))) is not None
+    ]
+    advice = f"give the source as {' or '.join(forms)}" if forms else f"leave {runtime} out of the target's runtimes"
+    text = (
+        f"no image has {runtime} beside {original}, which runs the original ({format}) that every candidate is timed "
+        f"against: {advice}"
+    )
+    return Finding(Reason.RECIPE_NOT_APPLICABLE, text)
