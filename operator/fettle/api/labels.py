@@ -18,11 +18,12 @@ class LabelForm(StrEnum):
     TEXTS = "Texts"  # the right text, for each decision
     ANY_OF = "AnyOf"  # for each class whether it is right: the one decided must be among those
     ALL_OF = "AllOf"  # for each class whether it belongs: exactly those must be decided
+    TASK = "Task"  # what a task's metric reads: boxes, a mask, a text, what belongs together
     NUMBERS = "Numbers"  # the right numbers; an answer is near or far, not right or wrong
 
 
 class LabelReading(ApiModel):
-    """What turns labels as they lie in the data into their form; `optimizer/labels.py` decides and applies it.
+    """What turns labels as they lie in the data into their form; `optimizer/labels/` decides and applies it.
 
     `names`: texts of the classes, in the order of their numbers. `offset`: what the data calls class 0. `signed`: -1 and 1 say no
     and yes. `spread`: labels have an axis of classes of 0 and 1 (one-hot, several hot) where answers have their scores. `listed`: the

@@ -184,6 +184,12 @@ class BaselineStatus(ApiModel):
     ] = None
     samples: Annotated[int | None, Field(description="Number of items used for evaluation.")] = None
     labels: Annotated[str | None, Field(max_length=512, description="How the labels were interpreted.")] = None
+    answers: Annotated[
+        str | None,
+        Field(
+            max_length=512, description="How the original's answers are interpreted, if a task metric evaluates them."
+        ),
+    ] = None
     measurements: Annotated[
         tuple[Measurement, ...], Field(max_length=8, description="Measured times, one row per batch size.")
     ] = ()
@@ -196,18 +202,25 @@ class BaselineStatus(ApiModel):
     @property
     def worth(self) -> str:
         """What the original itself is worth on the items: 'Accuracy 0.963 on 600 items (the best constant answer 0.12); labels: …'."""
-        return worth(self.accuracy, self.constant, self.samples, self.labels)
+        return worth(self.accuracy, self.constant, self.samples, self.labels, self.answers)
 
 
-def worth(accuracy: MetricValue | None, constant: MetricValue | None, samples: int | None, labels: str | None) -> str:
+def worth(
+    accuracy: MetricValue | None,
+    constant: MetricValue | None,
+    samples: int | None,
+    labels: str | None,
+    answers: str | None = None,
+) -> str:
     """What a model is worth on its items, for a person."""
     if accuracy is None:
         return "not judged"
-    if accuracy.metric == Metric.AGREEMENT:
-        return f"{samples} items without labels, compared with its answers"
+    read_as = f"; answers read as {answers}" if answers else ""
+    if accuracy.metric == Metric.AGREEMENT or labels is None:
+        compared = f"its answers by {accuracy.metric}" if answers else "its answers"
+        return f"{samples} items without labels, compared with {compared}{read_as}"
     beside = f" (the best constant answer {constant.value:.4g})" if constant is not None else ""
-    read = f"; labels: {labels}" if labels else ""
-    return f"{accuracy.metric} {accuracy.value:.4g} on {samples} items{beside}{read}"
+    return f"{accuracy.metric} {accuracy.value:.4g} on {samples} items{beside}; labels: {labels}{read_as}"
 
 
 class Placement(ApiModel):

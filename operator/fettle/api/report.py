@@ -14,7 +14,7 @@ from fettle.api.optimizedmodel_status import BaselineStatus, CandidateStatus, So
 from fettle.api.reasons import Reason
 from fettle.api.signature import Signature
 from fettle.api.task import SCHEMA_VERSION, StoredData, StoredModel
-from fettle.api.vocabulary import Basis, RuntimeName
+from fettle.api.vocabulary import Basis, Metric, RuntimeName
 
 FRAME = "FETTLE-RESULT "
 _LINE_END = re.compile(r"[\r\n]")  # str.splitlines() would cut at U+2028 and its like too, which JSON has as they are
@@ -64,6 +64,9 @@ class PrepareReport(ApiModel):
     screening: StoredData | None = None  # at most 32 of the calibration items, with labels where there are any
     items: StoredData
     labels: LabelReading | None = None  # of `items` and `screening`; None where they have none
+    metric: Metric | None = (
+        None  # that judges the items: what was asked for, or what Auto recognized; None where nothing was asked
+    )
     generated: bool = False
     # PortableForm: the source as it came cannot be timed (`notes` say why); `original` is then the portable form.
     basis: Basis = Basis.SOURCE_RUNTIME

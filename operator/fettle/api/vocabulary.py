@@ -33,13 +33,22 @@ class SourceFormat(StrEnum):
 
 
 class Metric(StrEnum):
-    """How good an output is. Higher is better, except MeanSquaredError. Regression is R2, the share of the labels' variance explained."""
+    """How good an output is. Higher is better, except MeanSquaredError. Regression is R2, the share of the labels' variance explained.
 
+    Auto: what the answers show that the model is for; where that is not certain, Accuracy. Detection, Segmentation, Text and Embedding
+    judge boxes, masks, characters and nearest neighbours: by labels, or without any by what the original says.
+    """
+
+    AUTO = "Auto"
     ACCURACY = "Accuracy"
     F1 = "F1"
     MEAN_SQUARED_ERROR = "MeanSquaredError"
     COSINE_SIMILARITY = "CosineSimilarity"
     REGRESSION = "Regression"
+    DETECTION = "Detection"
+    SEGMENTATION = "Segmentation"
+    TEXT = "Text"
+    EMBEDDING = "Embedding"
     AGREEMENT = "Agreement"
 
 

@@ -13,8 +13,9 @@ from fettle.api.labels import LabelForm
 from fettle.api.optimizedmodel import EvaluationSpec
 from fettle.api.vocabulary import Metric
 from fettle.errors import DataError
-from fettle.optimizer.label_reader import NOT_COUNTED, Reader
-from fettle.optimizer.labels import Answered, understand
+from fettle.optimizer.labels.question import Answered
+from fettle.optimizer.labels.reader import NOT_COUNTED, Reader
+from fettle.optimizer.labels.readings import understand
 from fettle.optimizer.measure.chance import Chance, refuse_chance
 from fettle.optimizer.measure.metrics import Judging, Scores
 

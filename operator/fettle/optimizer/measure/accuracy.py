@@ -6,6 +6,7 @@ import math
 import pickle
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field, replace
+from itertools import islice
 from pathlib import Path
 
 import numpy as np
@@ -17,14 +18,16 @@ from fettle.api.reasons import Reason
 from fettle.api.signature import Signature, Tensor
 from fettle.api.vocabulary import AgreementMode, Evidence, Metric
 from fettle.errors import DataError, RuntimeFailure
-from fettle.optimizer.label_reader import NOT_COUNTED
-from fettle.optimizer.labels import DECIDING
+from fettle.optimizer.labels.reader import NOT_COUNTED
+from fettle.optimizer.labels.readings import DECIDING
 from fettle.optimizer.measure.agreement import OutputProfile, comparisons, item_axis, own_tolerance, within_noise
 from fettle.optimizer.measure.chance import FEWEST, Chance, refuse_chance
 from fettle.optimizer.measure.items import Answer, Array
 from fettle.optimizer.measure.metrics import Changes, Judging, OtherDecisions, Scores, drop, flips
 from fettle.optimizer.measure.remains import Remains
 from fettle.optimizer.measure.sureness import Sureness
+from fettle.optimizer.measure.tasks import METRICS
+from fettle.optimizer.measure.tasks.judging import EXAMPLES, TaskReference, Verdict
 from fettle.optimizer.statistics import MINIMUM_GROUPS, agreement_interval
 from fettle.store.comparison import Comparison, decisions, has_nan, is_float
 
@@ -77,22 +80,26 @@ class Reference:
         self._count = 0
         self.without_answer = 0  # items to which the original itself answers NaN
         self._labels, self._reading = labels, reading
+        self._signature = signature
         self._outputs = {tensor.name: tensor for tensor in signature.outputs}
         spec = evaluation.agreement if evaluation is not None else AgreementSpec()
         self._spec, self._evaluation = spec, evaluation
         self.profiles = {
             name: OutputProfile(axis=item_axis(tensor, spec.axis)) for name, tensor in self._outputs.items()
         }
-        self.metric = evaluation.metric if evaluation is not None and labels is not None else Metric.AGREEMENT
-        if reading is None and self.metric != Metric.AGREEMENT:
+        self.metric = evaluation.metric if evaluation is not None else Metric.AGREEMENT
+        if labels is None and self.metric not in METRICS:
+            self.metric = Metric.AGREEMENT
+        labelled = labels is not None and self.metric != Metric.AGREEMENT
+        if reading is None and labelled:
             raise DataError(
                 "nothing says how these labels are read: they were prepared by an earlier version, prepare again"
             )
-        labelled = self.metric != Metric.AGREEMENT
         self.evidence = Evidence.GENERATED if generated else Evidence.LABELS if labelled else Evidence.AGREEMENT
         self.output = (evaluation.output if evaluation is not None else None) or next(iter(self._outputs))
         if self.output not in self._outputs:
             raise DataError(f"data.evaluation.output is {self.output!r}; the model has {sorted(self._outputs)}")
+        self.task: TaskReference | None = None
         self.scores: Scores | None = None
         self.chance: Chance | None = None  # what knowing nothing is worth; with `scores`
         self.blind: str | None = None  # why its answers prove nothing of a lossy candidate
@@ -124,7 +131,7 @@ class Reference:
         except DataError:
             finite = False
         if not finite:
-            self.scores, self.metric = None, Metric.AGREEMENT
+            self.scores, self.task, self.metric = None, None, Metric.AGREEMENT
 
     def finish(self) -> None:
         """All items are answered: decide how answers are compared, and judge the original itself.
@@ -138,7 +145,7 @@ class Reference:
         self.comparisons = comparisons(self.profiles, self._spec, self._classified())
         self._score()
         if self.scores is None or self.chance is None:
-            self.blind = self._blind()
+            self.blind = self._blind() if self.task is None else None
             return
         if not math.isfinite(self.scores.value()):
             message = f"the original's {self.metric} is {self.scores.value()}: its answers hold NaN or infinity"
@@ -151,11 +158,16 @@ class Reference:
         return self.output if self.metric in DECIDING and not several else None
 
     def _score(self) -> None:
-        """Judge the original by the labels, where there are any."""
+        """Judge the original by the labels, where there are any, or for its task."""
+        if self._labels is not None and self.metric != Metric.AGREEMENT and len(self._labels) != self._count:
+            raise DataError(f"there are {len(self._labels)} labels for {self._count} items")
+        if self.metric in METRICS and self._evaluation is not None:
+            examples = list(islice(self.answers(), EXAMPLES))
+            fitted = METRICS[self.metric].fit(self._signature, examples, self._evaluation)
+            self.task = TaskReference(self.metric, fitted, self.answers(), self._labels)
+            return
         if self._labels is None or self.metric == Metric.AGREEMENT:
             return
-        if len(self._labels) != self._count:
-            raise DataError(f"there are {len(self._labels)} labels for {self._count} items")
         self.scores = self.new_scores()
         self.chance = Chance(self.scores.judging)
         for answer, label in zip(self.answers(), self._labels, strict=True):
@@ -187,7 +199,8 @@ class Reference:
 
     def value(self) -> MetricValue:
         """The original's own metric; it agrees with itself on everything."""
-        return MetricValue(metric=self.metric, value=1.0 if self.scores is None else self.scores.value())
+        judged = self.task.value if self.task is not None else self.scores.value() if self.scores is not None else 1.0
+        return MetricValue(metric=self.metric, value=judged)
 
     def constant(self) -> MetricValue | None:
         """The best constant answer's metric; None without labels."""
@@ -196,11 +209,16 @@ class Reference:
 
     def told(self) -> str | None:
         """How the labels were read, for a person; None where none are used."""
-        return self._reading.told if self._reading is not None and self.scores is not None else None
+        judged = self.scores is not None or self.task is not None
+        return self._reading.told if self._reading is not None and judged else None
+
+    def taken_for(self) -> str | None:
+        """What its answers were taken for, for a person; None where no task's metric judges them."""
+        return self.task.metric.told if self.task is not None else None
 
     def summary(self) -> str:
         """What the original itself is worth, for the first line of a log."""
-        return f"the original: {worth(self.value(), self.constant(), self._count, self.told())}"
+        return f"the original: {worth(self.value(), self.constant(), self._count, self.told(), self.taken_for())}"
 
     def judge(self, answers: Iterable[Answer], lossy: bool, alpha: float) -> Judgement:
         """Compare a candidate's answers, in the order of the items, with the original's.
@@ -208,11 +226,12 @@ class Reference:
         Raises RuntimeFailure (OutputsInvalid) at the first answer that is none: a wrong shape, NaN or infinity where the
         original has a number.
         """
-        tally = Tally(self.comparisons)
+        tally = Tally(self.comparisons, self._judged() if self.task is not None else frozenset())
         remains = self._remains()
         scores = self.new_scores() if self.scores is not None else None
         changes = Changes(scores.judging) if scores is not None else None
-        others = OtherDecisions({name: rule for name, rule in self.comparisons.items() if name != self.output})
+        others = OtherDecisions({name: rule for name, rule in self.comparisons.items() if name not in self._judged()})
+        trial = self.task.trial() if self.task is not None else None
         sureness = Sureness(self.comparisons)
         for number, (original, candidate) in enumerate(zip(self.answers(), answers, strict=True)):
             for name, tensor in self._outputs.items():
@@ -222,10 +241,16 @@ class Reference:
             if scores is not None and changes is not None:
                 scores.add(candidate[self.output], self._label(number))
                 changes.add(original[self.output], candidate[self.output], self._label(number))
+            if trial is not None:
+                trial.add(original, candidate, self._label(number))
+            if trial is not None or scores is not None:
                 others.add(original, candidate)
             sureness.add(candidate, self._truth(original, number))
-        found = self._judgement(tally, scores, lossy, alpha)
-        changed = others.worst(changes.interval(alpha), alpha) if changes is not None else None
+        verdict = trial.verdict(alpha) if trial is not None else None
+        found = self._judgement(tally, scores, lossy, alpha, verdict)
+        changed = verdict.changed if verdict is not None else changes.interval(alpha) if changes is not None else None
+        if verdict is not None or changes is not None:
+            changed = others.worst(changed, alpha)
         left = remains.remainder()
         if left.kept is not None:
             kept = {"variance_kept": round(max(left.kept.share, 0.0), 4), "worst_channel": left.kept.place[:MOST_PLACE]}
@@ -239,10 +264,13 @@ class Reference:
         return all(rule.agrees(one[name], two[name]) for name, rule in self.comparisons.items())
 
     def _remains(self) -> Remains:
-        proved = (
-            (self.output,) if self.metric in DECIDING else ()
-        )  # a mean over elements does not see a small one that is dead
+        # A mean over elements does not see a small one that is dead.
+        proved = self._judged() if self.task is not None or self.metric in DECIDING else frozenset()
         return Remains(self._outputs, self.profiles, self.comparisons, own_tolerance(self._spec), proved)
+
+    def _judged(self) -> frozenset[str]:
+        """Outputs that the metric looks at."""
+        return self.task.metric.outputs if self.task is not None else frozenset({self.output})
 
     def itself(self) -> Judgement:
         """The original judged as a candidate: nothing is lost, nothing needs an interval."""
@@ -270,20 +298,31 @@ class Reference:
             decided[self.output] = _right(judging, found, judging.wanted(original[self.output], self._label(number)))
         return decided
 
-    def _judgement(self, tally: Tally, scores: Scores | None, lossy: bool, alpha: float) -> Judgement:
+    def _judgement(
+        self, tally: Tally, scores: Scores | None, lossy: bool, alpha: float, verdict: Verdict | None = None
+    ) -> Judgement:
         count = self._count
         agreement = agreement_interval(tally.disagreed, count, alpha)
-        if scores is None or self.scores is None:
+        sides: Flips | None
+        if self.task is not None:
+            value = verdict.value if verdict is not None else self.task.value
+            accuracy, sides = MetricValue(metric=self.metric, value=value), None
+            lost = verdict.drop if verdict is not None else None
+        elif scores is None or self.scores is None:
             # Without labels, an item on which they disagree counts as lost: the drop is 1 - agreement.
-            lost: Interval | None = Interval(value=1 - agreement.value, low=1 - agreement.high, high=1 - agreement.low)
+            lost = Interval(value=1 - agreement.value, low=1 - agreement.high, high=1 - agreement.low)
             accuracy = MetricValue(metric=Metric.AGREEMENT, value=agreement.value)
-            sides: Flips | None = Flips(worse=tally.disagreed, better=0)
+            sides = Flips(worse=tally.disagreed, better=0)
         else:
             lost = drop(self.scores, scores, alpha)
             accuracy = MetricValue(metric=self.metric, value=scores.value())
             # Only a decision can be right or wrong; a distance has no sides to change.
             sides = flips(self.scores, scores) if self.metric in DECIDING else None
-        same = tally.disagreed == 0 and (sides is None or sides.worse + sides.better == 0)
+        if verdict is not None:
+            against_itself = verdict.changed or verdict.drop
+            same = tally.apart == 0 and against_itself is not None and against_itself.value == 0
+        else:
+            same = tally.disagreed == 0 and (sides is None or sides.worse + sides.better == 0)
         exact = not lossy and tally.within_noise and same
         if exact:
             lost = Interval(value=0.0, low=0.0, high=0.0)
@@ -323,17 +362,22 @@ class Tally:
     """Sums over the items that were compared."""
 
     comparisons: dict[str, Comparison]
+    judged: frozenset[str] = (
+        frozenset()
+    )  # outputs that a task's metric judges: what their numbers are for is seen there
     disagreed: int = 0
+    apart: int = 0  # items that disagree in another output
     worst: float = 0.0
     within_noise: bool = True
 
     def add(self, original: Answer, candidate: Answer, profiles: dict[str, OutputProfile]) -> None:
         """Compare the answers to one item."""
-        agrees = all(way.agrees(original[name], candidate[name]) for name, way in self.comparisons.items())
-        self.disagreed += not agrees
+        apart = {name for name, way in self.comparisons.items() if not way.agrees(original[name], candidate[name])}
+        self.disagreed += bool(apart)
+        self.apart += bool(apart - self.judged)
         for name, profile in profiles.items():
             self.worst = max(self.worst, difference(original[name], candidate[name]))
-            noise = profile.noise_of(original[name].shape)
+            noise = profile.noise() if name in self.judged else profile.noise_of(original[name].shape)
             self.within_noise = self.within_noise and within_noise(original[name], candidate[name], noise)
 
 

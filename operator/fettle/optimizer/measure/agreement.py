@@ -26,6 +26,7 @@ FLOAT_NOISE: dict[str, tuple[float, float]] = {
     "float16": (1e-2, 2e-3),
     "bfloat16": (5e-2, 1e-2),
 }
+OVERSHOOT = 1e-3  # of a probability: a sigmoid that is approximated may answer 1.0000001
 FLOAT_FLOOR = (
     1e-6  # of the output's scale: a small channel may be the difference of numbers as large as the large ones are
 )
@@ -61,7 +62,7 @@ class OutputProfile:
             self.low, self.high = min(self.low, float(finite.min())), max(self.high, float(finite.max()))
         self.classes = class_count(answer, self.axis)
         if self.softmax:
-            whole = self.classes > 1 and finite.size == values.size and self.low >= 0
+            whole = self.classes > 1 and finite.size == values.size and self.low >= -OVERSHOOT
             self.softmax = whole and bool(np.allclose(values.sum(axis=self.axis), 1, atol=1e-2))
 
     @property
@@ -77,7 +78,7 @@ class OutputProfile:
     @property
     def threshold(self) -> float:
         """Where a single score turns to yes: .5 for probabilities, 0 for anything else."""
-        return 0.5 if self.low >= 0 and self.high <= 1 else 0.0
+        return 0.5 if self.low >= -OVERSHOOT and self.high <= 1 + OVERSHOOT else 0.0
 
     def noise(self) -> tuple[float, float]:
         """rtol and atol of float noise in this output as a whole."""

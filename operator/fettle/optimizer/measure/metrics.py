@@ -13,8 +13,8 @@ from fettle.api.labels import LabelForm, LabelReading
 from fettle.api.optimizedmodel_status import Flips, Interval
 from fettle.api.vocabulary import AgreementMode, Average, Metric
 from fettle.errors import DataError
-from fettle.optimizer.label_reader import NOT_COUNTED, Reader
-from fettle.optimizer.labels import DECIDING
+from fettle.optimizer.labels.reader import NOT_COUNTED, Reader
+from fettle.optimizer.labels.readings import DECIDING
 from fettle.optimizer.statistics import Indices, bca, groups_of, mean_interval
 from fettle.store.comparison import Comparison, cosine, decisions
 

@@ -10,7 +10,7 @@ from collections import Counter, defaultdict
 from collections.abc import Hashable, Mapping
 from dataclasses import dataclass
 
-from fettle.optimizer.label_reader import written_alike
+from fettle.optimizer.labels.reader import written_alike
 
 ENOUGH = 5  # decisions with a label; fewer say nothing of how it is usually answered
 # Of a label's decisions so many must have the same other answer: a model that is right on two fifths of each class never gives one.

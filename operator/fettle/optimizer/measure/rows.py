@@ -74,6 +74,7 @@ def baseline_row(task: MeasureTask, reference: Reference, baseline: Timed) -> Ba
         constant=reference.constant(),
         samples=len(reference),
         labels=reference.told(),
+        answers=reference.taken_for(),
         measurements=baseline.measurements(),
     )
 

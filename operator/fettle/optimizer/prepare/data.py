@@ -15,6 +15,7 @@ from fettle.optimizer.data import items as data
 from fettle.optimizer.data.columns import LABELS, Room
 from fettle.optimizer.data.items import Asked, Items
 from fettle.optimizer.data.split import SPLIT_MOST, Split, split
+from fettle.optimizer.measure.tasks import METRICS
 from fettle.optimizer.prepare.batch import PROOF_ITEMS, PROOF_MOST, stacking_axes
 from fettle.optimizer.reference import SLOW_SECONDS
 from fettle.optimizer.sources.base import Run, Subject, failure_of
@@ -65,11 +66,11 @@ def column_names(spec: DataSpec, mounts: Mounts) -> set[str]:
 def _refuse_without_labels(asked: EvaluationSpec) -> None:
     """Labels that were asked for must be there. Raises DataError.
 
-    Only Accuracy, the default, can do without them: it falls by no more than agreement with the original does. How far another metric
-    falls does not follow from agreement (F1 of a rare class falls much further).
+    Accuracy, the default, can do without them: it falls by no more than agreement with the original does. A task's metric can: it takes
+    what the original says for the truth. How far another metric falls does not follow from agreement (F1 of a rare class falls much further).
     """
     missing = f"{asked.uri}: no array {asked.label_key!r} (data.evaluation.labelKey)"
-    if asked.metric not in (Metric.ACCURACY, Metric.AGREEMENT):
+    if asked.metric not in (Metric.AUTO, Metric.ACCURACY, Metric.AGREEMENT, *METRICS):
         raise DataError(
             f"{missing}, without which there is no {asked.metric}: give labels, or ask for metric Agreement"
         )

@@ -4,22 +4,28 @@ from __future__ import annotations
 
 import logging
 import time
+from collections.abc import Sequence
+from dataclasses import dataclass
 
 import numpy as np
 
-from fettle.api.labels import LabelReading
-from fettle.api.optimizedmodel import EvaluationSpec
+from fettle.api.labels import LabelForm, LabelReading
+from fettle.api.optimizedmodel import AgreementSpec, EvaluationSpec
 from fettle.api.signature import Signature
 from fettle.api.vocabulary import Metric
 from fettle.errors import DataError
-from fettle.optimizer import labels
 from fettle.optimizer.data.columns import Array
 from fettle.optimizer.data.items import Items
 from fettle.optimizer.data.split import Split
+from fettle.optimizer.labels.question import SHOWN, Answered
+from fettle.optimizer.labels.readings import understand
 from fettle.optimizer.measure.agreement import OutputProfile, item_axis
 from fettle.optimizer.measure.chance import Chance, refuse_chance
+from fettle.optimizer.measure.items import Answer
 from fettle.optimizer.measure.items import answers as answers_of
 from fettle.optimizer.measure.metrics import Judging, Scores
+from fettle.optimizer.measure.tasks import METRICS, recognized
+from fettle.optimizer.measure.tasks.judging import EXAMPLES
 from fettle.optimizer.sources.base import Run
 
 ASKED = 256  # items that the original answers here at most; measuring asks it for all of them
@@ -29,40 +35,89 @@ LEAST_ASKED = 50  # of more items, fewer answers say nothing yet
 log = logging.getLogger(__name__)
 
 
-def read(split: Split, signature: Signature, spec: EvaluationSpec | None, run: Run) -> LabelReading | None:
-    """How the labels of `split` are read; None where none are used.
+@dataclass(frozen=True)
+class Reading:
+    """What judges the items, and how their labels are read. `metric` is never Auto; `labels` None: none are used."""
+
+    metric: Metric | None = None
+    labels: LabelReading | None = None
+    notes: tuple[str, ...] = ()
+
+
+def read(split: Split, signature: Signature, spec: EvaluationSpec | None, run: Run) -> Reading:
+    """Decide what judges the items of `split`, and how their labels are read.
 
     Raises DataError where they do not fit the answers, or where the original knows no more of its items than a constant answer.
     """
     items = split.evaluation
-    if spec is None or items is None or items.labels is None or spec.metric == Metric.AGREEMENT:
-        return None
+    if spec is None or items is None:
+        return Reading()
+    if spec.metric == Metric.AUTO:
+        return _recognized(split, items, signature, spec, run)
+    if spec.metric in METRICS:
+        return _task(items, signature, spec, _answers(items, signature, run, ASKED))
+    if spec.metric == Metric.AGREEMENT or items.labels is None:
+        return Reading(spec.metric)
+    return _labelled(split, items, signature, spec, run)
+
+
+def _recognized(split: Split, items: Items, signature: Signature, spec: EvaluationSpec, run: Run) -> Reading:
+    """What the answers show the model is for; else Accuracy. Raises DataError."""
+    if spec.agreement == AgreementSpec(axis=spec.agreement.axis):  # nobody says how answers are compared
+        answers = _answers(items, signature, run, EXAMPLES)
+        found = recognized(signature, answers, spec)
+        if found is not None:
+            try:
+                return _task(items, signature, spec.model_copy(update={"metric": found}), answers, unasked=True)
+            except DataError as error:
+                log.info("labels are not those of %s: %s", found, error.message)
+    accuracy = spec.model_copy(update={"metric": Metric.ACCURACY})
+    return Reading(Metric.ACCURACY) if items.labels is None else _labelled(split, items, signature, accuracy, run)
+
+
+def _labelled(split: Split, items: Items, signature: Signature, spec: EvaluationSpec, run: Run) -> Reading:
+    """Labels of classes, or numbers, beside one output. Raises DataError."""
+    assert items.labels is not None
     tensors = {tensor.name: tensor for tensor in signature.outputs}
     name = spec.output or next(iter(tensors))
     if name not in tensors:
         raise DataError(f"data.evaluation.output is {name!r}; the model has {sorted(tensors)}")
     profile = OutputProfile(axis=item_axis(tensors[name], spec.agreement.axis))
-    answers = _answers(items, signature, name, run)
+    answers = [answer[name] for answer in _answers(items, signature, run, ASKED)]
     for answer in answers:
         profile.add(answer)
-    answered = labels.Answered(name, answers, profile.axis, profile.threshold, profile.softmax)
-    reading = labels.understand(_all_labels(split, items.labels), answered, spec)
+    answered = Answered(name, answers, profile.axis, profile.threshold, profile.softmax)
+    reading = understand(_all_labels(split, items.labels), answered, spec)
     log.info("labels: %s", reading.told)
     if len(answers) >= min(LEAST_ASKED, len(items)):
         judging = Judging.of(spec.metric, reading, spec.average, profile.axis, profile.threshold)
         _refuse_chance(judging, answers, items.labels)
-    return reading
+    return Reading(spec.metric, reading)
 
 
-def _answers(items: Items, signature: Signature, output: str, run: Run) -> list[Array]:
-    """What the original answers to the first items in one output, without the batch axis, as far as time allows."""
-    found: list[Array] = []
+def _task(
+    items: Items, signature: Signature, spec: EvaluationSpec, answers: Sequence[Answer], unasked: bool = False
+) -> Reading:
+    """Fit the task's metric to some answers, and see whether it reads the labels beside them. Raises DataError."""
+    metric = METRICS[spec.metric].fit(signature, answers[:EXAMPLES], spec)
+    note = f"judged by {spec.metric}: the original's answers were read as {metric.told}"
+    advice = "; data.evaluation.metric chooses another metric, Agreement compares numbers" if unasked else ""
+    if items.labels is None:
+        return Reading(spec.metric, None, (note + advice,))
+    for label, answer in zip(items.labels, answers, strict=False):
+        metric.read(np.asarray(label), answer)
+    return Reading(spec.metric, LabelReading(form=LabelForm.TASK, told=f"{spec.metric} reads them"), (note + advice,))
+
+
+def _answers(items: Items, signature: Signature, run: Run, most: int) -> list[Answer]:
+    """What the original answers to the first items, at most `most`, without the batch axis, as far as time allows."""
+    found: list[Answer] = []
     began = time.monotonic()
-    for index in range(min(ASKED, len(items))):
+    for index in range(min(most, len(items))):
         outputs = run(items.whole(index))
         given = {tensor.name: np.asarray(outputs[tensor.name]) for tensor in signature.outputs}
-        found.append(np.asarray(answers_of(signature, given, 1)[0][output]))
-        if time.monotonic() - began > ASKED_SECONDS and len(found) >= labels.SHOWN:
+        found.append({name: np.asarray(value) for name, value in answers_of(signature, given, 1)[0].items()})
+        if time.monotonic() - began > ASKED_SECONDS and len(found) >= SHOWN:
             break
     return found
 

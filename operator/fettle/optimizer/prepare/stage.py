@@ -11,7 +11,6 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from fettle.api import catalog
-from fettle.api.labels import LabelReading
 from fettle.api.optimizedmodel_status import SourceStatus
 from fettle.api.report import ConversionFault, PrepareReport, Traits
 from fettle.api.signature import Signature
@@ -56,7 +55,7 @@ class Judged:
     signature: Signature
     split: Split
     items: Items
-    labels: LabelReading | None
+    reading: labels.Reading
     generated: bool
     notes: tuple[str, ...]
 
@@ -165,7 +164,8 @@ def _judged(job: Job, subject: Subject, asked: Asked, run: Run) -> Judged:
     reading = labels.read(asked.data.split, signature, task.data.evaluation, run)
     given, items, generated = data.judged(asked.data, task.data, run)
     why_not = () if proof.axes is not None else (f"one item at a time, no batch axis could be proved: {proof.why_not}",)
-    return Judged(signature, given.split, items, reading, generated, (*data.notes(task.data, given), *why_not))
+    notes = (*data.notes(task.data, given), *reading.notes, *why_not)
+    return Judged(signature, given.split, items, reading, generated, notes)
 
 
 def _report(job: Job, judged: Judged, form: Form) -> PrepareReport:
@@ -182,7 +182,8 @@ def _report(job: Job, judged: Judged, form: Form) -> PrepareReport:
         calibration=calibration,
         screening=stored_items(store, screening(judged.split.calibration), judged.signature),
         items=store.put_data(judged.items.stored(judged.signature)),
-        labels=judged.labels,
+        labels=judged.reading.labels,
+        metric=judged.reading.metric,
         generated=judged.generated,
         basis=form.basis,
         preparation=preparation(job.source.format.name),

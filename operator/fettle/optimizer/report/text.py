@@ -20,9 +20,17 @@ METRICS = {
     Metric.MEAN_SQUARED_ERROR: "mean squared error",
     Metric.COSINE_SIMILARITY: "cosine similarity",
     Metric.REGRESSION: "R² (share of the labels' variance explained)",
+    Metric.DETECTION: "detected objects",
+    Metric.SEGMENTATION: "mean intersection over union",
+    Metric.TEXT: "characters read right",
+    Metric.EMBEDDING: "right nearest neighbours",
     Metric.AGREEMENT: "agreement with the original",
 }
-SHARES = (Metric.ACCURACY, Metric.AGREEMENT)
+SHARES = tuple(
+    metric
+    for metric in Metric
+    if metric not in (Metric.F1, Metric.MEAN_SQUARED_ERROR, Metric.COSINE_SIMILARITY, Metric.REGRESSION)
+)
 EVIDENCE = {
     Evidence.LABELS: "labelled items",
     Evidence.AGREEMENT: "items, compared with the original's answers",
@@ -207,11 +215,14 @@ def original(found: BaselineStatus) -> str | None:
     """One sentence: what the original itself is worth on these items. None where nothing but agreement with itself is known."""
     if found.accuracy is None or found.accuracy.metric == Metric.AGREEMENT:
         return None
+    taken = f" Its answers were taken for {found.answers}." if found.answers else ""
+    if found.labels is None:
+        return taken.strip() or None
     metric, value = found.accuracy.metric, found.accuracy.value
     sentence = f"The original's {METRICS[metric]} is {metric_value(metric, value)} on {found.samples} items"
     if found.constant is not None:
         sentence += f" (the best constant answer: {metric_value(metric, found.constant.value)})"
-    return f"{sentence}. Labels were read as {found.labels}." if found.labels else f"{sentence}."
+    return f"{sentence}. Labels were read as {found.labels}.{taken}"
 
 
 def headline(name: str, row: CandidateStatus, before: Measurement | None, size_before: int) -> str:

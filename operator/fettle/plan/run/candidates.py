@@ -269,9 +269,14 @@ def scored_by_flips(spec: OptimizedModelSpec, prepare: PrepareReport) -> bool:
     evaluation = spec.data.evaluation
     if evaluation is None:
         return True
-    if evaluation.metric == Metric.AGREEMENT or not prepare.items.labelled:
+    metric = prepare.metric or evaluation.metric
+    if metric == Metric.EMBEDDING:
+        return True
+    if metric in (Metric.DETECTION, Metric.SEGMENTATION, Metric.TEXT):
+        return False
+    if metric == Metric.AGREEMENT or not prepare.items.labelled:
         return evaluation.agreement.mode != AgreementMode.COSINE
-    return evaluation.metric == Metric.ACCURACY
+    return metric in (Metric.AUTO, Metric.ACCURACY)
 
 
 @lru_cache(maxsize=256)

@@ -13,7 +13,7 @@ from fettle.api.reasons import Reason
 from fettle.api.report import BuildReport, MeasureReport, PrepareReport
 from fettle.api.task import BuildPlan, BuildTask, StoredModel
 from fettle.api.text import rounded
-from fettle.api.vocabulary import AgreementMode, Evidence, Objective
+from fettle.api.vocabulary import AgreementMode, Evidence, Metric, Objective
 from fettle.plan.run.attempts import Attempts, View
 from fettle.plan.run.candidates import TargetPlan, allows_lossy
 from fettle.plan.run.images import measured_beside
@@ -253,7 +253,8 @@ class Rounds:
 def _far_off(row: CandidateStatus) -> str | None:
     """How far numbers that no labels judge are off, where no other choice of ranges makes that good."""
     agreement = row.agreement
-    if agreement is None or agreement.mode != AgreementMode.ELEMENTWISE or row.evidence == Evidence.LABELS:
+    judged = row.accuracy is not None and row.accuracy.metric != Metric.AGREEMENT
+    if agreement is None or agreement.mode != AgreementMode.ELEMENTWISE or row.evidence == Evidence.LABELS or judged:
         return None
     if agreement.high >= HALF or agreement.variance_kept is None or agreement.variance_kept >= NEAR:
         return None

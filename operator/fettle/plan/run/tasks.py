@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from fettle.api import catalog
 from fettle.api.constraints import Constraints
 from fettle.api.memory import job_bytes
-from fettle.api.optimizedmodel import OptimizedModelSpec
+from fettle.api.optimizedmodel import EvaluationSpec, OptimizedModelSpec
 from fettle.api.optimizedmodel_status import CandidateStatus
 from fettle.api.report import BuildEntry, PrepareReport
 from fettle.api.task import (
@@ -21,7 +21,7 @@ from fettle.api.task import (
     PublishTask,
     StoredModel,
 )
-from fettle.api.vocabulary import CandidateState
+from fettle.api.vocabulary import CandidateState, Metric
 from fettle.plan.run.candidates import TargetPlan, allows_lossy, possible_builds
 from fettle.plan.run.constraints import describe
 from fettle.plan.run.planned import Row
@@ -86,7 +86,7 @@ def measure_task(snapshot: RunSnapshot, prepare: PrepareReport, store: str, roun
         generated=prepare.generated,
         allow_lossy=allows_lossy(spec),
         screening=prepare.screening,
-        evaluation=spec.data.evaluation,
+        evaluation=evaluation_of(spec, prepare),
         labels=prepare.labels,
         constraints=round.constraints,
         objective=spec.objective,
@@ -97,6 +97,14 @@ def measure_task(snapshot: RunSnapshot, prepare: PrepareReport, store: str, roun
         calibration_sha256=prepare.calibration.sha256 if prepare.calibration is not None else None,
         basis=prepare.basis,
     )
+
+
+def evaluation_of(spec: OptimizedModelSpec, prepare: PrepareReport) -> EvaluationSpec | None:
+    """How items are judged, with the metric that Auto turned out to be."""
+    evaluation = spec.data.evaluation
+    if evaluation is None or evaluation.metric != Metric.AUTO:
+        return evaluation
+    return evaluation.model_copy(update={"metric": prepare.metric or Metric.ACCURACY})
 
 
 def memory_of(task: MeasureTask) -> int:

@@ -140,3 +140,9 @@ def test_a_single_score_is_a_probability_where_it_stays_between_zero_and_one(
     answers: list[Array], threshold: float
 ) -> None:
     assert profile(*answers).threshold == threshold
+
+
+def test_a_probability_that_overshoots_is_still_one() -> None:
+    profile = OutputProfile()
+    profile.add(np.array([-1e-8, 0.3, 1.0000001]))
+    assert profile.threshold == 0.5

@@ -12,7 +12,8 @@ from fettle.api.interval import tango
 from fettle.api.optimizedmodel import EvaluationSpec
 from fettle.api.vocabulary import Average, Metric, SeveralLabels
 from fettle.errors import DataError
-from fettle.optimizer.labels import Answered, understand
+from fettle.optimizer.labels.question import Answered
+from fettle.optimizer.labels.readings import understand
 from fettle.optimizer.measure.metrics import Changes, Judging, Scores, drop, flips
 
 Array = np.ndarray[Any, Any]

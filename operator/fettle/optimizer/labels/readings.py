@@ -7,139 +7,23 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
-from enum import Enum
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import numpy as np
 
-from fettle.api.labels import IGNORED, LabelForm, LabelReading
+from fettle.api.labels import LabelForm, LabelReading
 from fettle.api.optimizedmodel import EvaluationSpec
 from fettle.api.vocabulary import Average, Metric, SeveralLabels
 from fettle.errors import DataError
-from fettle.optimizer.label_reader import as_text, written_alike
-from fettle.store.comparison import class_count, decisions, is_float
+from fettle.optimizer.labels.question import SHOWN, Answered, Answers, Question, Values, squeezed
+from fettle.optimizer.labels.reader import as_text, written_alike
+from fettle.store.comparison import is_float
 
 Array = np.ndarray[Any, Any]
 
 DECIDING = (Metric.ACCURACY, Metric.F1)
-SHOWN = 3
-LARGEST_WHOLE = 2.0**53  # beyond, floats skip integers
 WHOLE_NUMBER = re.compile(r"\s*[+-]?\d{1,18}\s*")
-
-
-class Values(Enum):
-    """What labels consist of."""
-
-    WHOLE = "whole numbers"  # integers, booleans, floats without fractions
-    FRACTIONS = "numbers with fractions"
-    TEXTS = "texts"
-
-
-class Answers(Enum):
-    """What an output answers for each decision."""
-
-    SCORES = "a score for each class"
-    SCORE = "one score"
-    NUMBERS = "a whole number"
-    TEXTS = "a text"
-
-
-@dataclass(frozen=True)
-class Answered:
-    """The original's answers to the first items in the output that labels speak of.
-
-    `examples` lack the batch axis; `axis` is that of the classes in them, counted from the end; `threshold` where a score says yes.
-    """
-
-    name: str
-    examples: Sequence[Array]
-    axis: int = -1
-    threshold: float = 0.0
-    softmax: bool = False
-
-    @property
-    def kind(self) -> Answers:
-        """What it answers for each decision."""
-        first = self.examples[0]
-        if first.dtype.kind in "OSU":
-            return Answers.TEXTS
-        if not is_float(first):
-            return Answers.NUMBERS
-        return Answers.SCORES if self.classes > 1 else Answers.SCORE
-
-    @property
-    def classes(self) -> int:
-        """How many scores a decision is made from; 0 where there is no axis of classes."""
-        return class_count(self.examples[0], self.axis)
-
-    def decided_shape(self) -> tuple[int, ...]:
-        """Sizes of what is decided for one item; sizes of 1 are left out."""
-        first = self.examples[0]
-        if self.kind is not Answers.SCORES:
-            return _squeezed(first.shape)
-        place = self.axis % first.ndim
-        return _squeezed(size for axis, size in enumerate(first.shape) if axis != place)
-
-
-@dataclass(frozen=True)
-class _Question:
-    """Labels, answers and what the spec says of them: what a reading is decided from."""
-
-    labels: Array
-    answered: Answered
-    spec: EvaluationSpec
-
-    @property
-    def shape(self) -> tuple[int, ...]:
-        """Sizes of one item's label; sizes of 1 are left out."""
-        return _squeezed(self.labels.shape[1:])
-
-    @property
-    def ignored(self) -> int | None:
-        """The value that does not count: the one that was named, or the usual one where it occurs."""
-        if self.spec.ignore_label is not None:
-            return self.spec.ignore_label
-        return IGNORED if self.values is Values.WHOLE and bool(np.any(self.labels == IGNORED)) else None
-
-    @property
-    def values(self) -> Values:
-        """What the labels consist of. Raises DataError for what no label can be."""
-        kind = self.labels.dtype.kind
-        if kind in "OSU":
-            return Values.TEXTS
-        if kind in "biu":
-            return Values.WHOLE
-        if kind == "f":
-            whole = (self.labels == np.floor(self.labels)) & (np.abs(self.labels) < LARGEST_WHOLE)
-            return Values.WHOLE if bool(np.all(whole)) else Values.FRACTIONS
-        raise DataError(f"labels of type {self.labels.dtype} are neither numbers nor texts")
-
-    def counted(self) -> Array:
-        """The different label values that count, sorted. Raises DataError where there is none."""
-        found = np.unique(self.labels).astype(np.int64)
-        kept = found if self.ignored is None else found[found != self.ignored]
-        if not len(kept):
-            raise self.misfit(f"every label is {self.ignored}, which does not count", "give labels")
-        return kept
-
-    def misfit(self, why: str, advice: str) -> DataError:
-        """What is told of labels that do not fit: some of them beside the answers, why, and what to write instead."""
-        pairs = "; ".join(
-            f"{_shown_label(label)} beside {_shown_answer(answer, self.answered)}"
-            for label, answer in zip(self.labels[:SHOWN], self.answered.examples[:SHOWN], strict=False)
-        )
-        where = f"labels {self.spec.label_key!r} do not fit the output {self.answered.name!r}"
-        return DataError(f"{where} (label beside answer: {pairs}): {why}; {advice}")
-
-    def found(self, form: LabelForm, told: str, **read: Any) -> LabelReading:
-        """The reading, with what does not count."""
-        ignored = self.ignored
-        if ignored is not None and self.values is Values.WHOLE:
-            count = int(np.sum(self.labels == ignored))
-            told += f"; {count} of {self.labels.size} are {ignored} and do not count"
-        return LabelReading(form=form, told=told, classes=self.answered.classes, ignored=ignored, **read)
 
 
 def understand(labels: Array, answered: Answered, spec: EvaluationSpec) -> LabelReading:
@@ -147,7 +31,7 @@ def understand(labels: Array, answered: Answered, spec: EvaluationSpec) -> Label
 
     Raises DataError (DataInvalid) where the metric cannot judge these labels, with some of both side by side.
     """
-    question = _Question(labels, answered, spec)
+    question = Question(labels, answered, spec)
     if spec.metric not in DECIDING:
         return _distances(question)
     if spec.metric is Metric.F1 and spec.average is Average.BINARY:
@@ -161,9 +45,9 @@ def understand(labels: Array, answered: Answered, spec: EvaluationSpec) -> Label
 # ------------------------------------------------------------------------------------------------------------ whole numbers
 
 
-def _class_numbers(question: _Question) -> LabelReading:
+def _class_numbers(question: Question) -> LabelReading:
     """Numbers of classes beside a score for each class."""
-    if question.shape == _squeezed(question.answered.examples[0].shape):
+    if question.shape == squeezed(question.answered.examples[0].shape):
         hot = set(np.unique(question.labels).tolist()) <= {0, 1}
         if hot:
             return _hot(question)
@@ -188,7 +72,7 @@ def _class_numbers(question: _Question) -> LabelReading:
     return question.found(LabelForm.CLASSES, told, offset=question.spec.label_offset)
 
 
-def _yes_or_no(question: _Question) -> LabelReading:
+def _yes_or_no(question: Question) -> LabelReading:
     """Two values beside one score."""
     _same_shape(question)
     counted = question.counted()
@@ -209,7 +93,7 @@ def _yes_or_no(question: _Question) -> LabelReading:
     raise question.misfit("one score says no or yes, and these numbers are no classes", _regression())
 
 
-def _whole_answers(question: _Question) -> LabelReading:
+def _whole_answers(question: Question) -> LabelReading:
     """Numbers beside answers that are numbers of classes themselves."""
     _same_shape(question)
     question.counted()
@@ -217,7 +101,7 @@ def _whole_answers(question: _Question) -> LabelReading:
     return question.found(LabelForm.CLASSES, "numbers, as the model answers them" + _from(offset), offset=offset)
 
 
-def _numbers_beside_texts(question: _Question) -> LabelReading:
+def _numbers_beside_texts(question: Question) -> LabelReading:
     """Numbers beside answers that are texts of numbers."""
     _same_shape(question)
     if not all(_is_number(text) for answer in question.answered.examples for text in answer.reshape(-1).tolist()):
@@ -225,7 +109,7 @@ def _numbers_beside_texts(question: _Question) -> LabelReading:
     return question.found(LabelForm.TEXTS, "numbers, compared as texts with what the model answers")
 
 
-def _two_classes(question: _Question) -> None:
+def _two_classes(question: Question) -> None:
     """Raises DataError where F1 of one class would leave several others unlooked at."""
     answered = question.answered
     count = answered.classes if answered.kind is Answers.SCORES else len(np.unique(question.labels.astype(str)))
@@ -234,7 +118,7 @@ def _two_classes(question: _Question) -> None:
         raise question.misfit(f"average Binary is for two classes, there are {count}", "set average: Macro or Micro")
 
 
-def _in_range(question: _Question) -> None:
+def _in_range(question: Question) -> None:
     """Raises DataError where a label is no class."""
     offset, classes = question.spec.label_offset, question.answered.classes
     counted = question.counted()
@@ -260,7 +144,7 @@ def _in_range(question: _Question) -> None:
 # ----------------------------------------------------------------------------------------------------- an axis of classes
 
 
-def _hot(question: _Question) -> LabelReading:
+def _hot(question: Question) -> LabelReading:
     """0 and 1 for each class."""
     spec, answered = question.spec, question.answered
     ones = _shaped(question).sum(axis=answered.axis)
@@ -284,9 +168,9 @@ def _hot(question: _Question) -> LabelReading:
     return question.found(LabelForm.ANY_OF, told, spread=True)
 
 
-def _probabilities(question: _Question) -> LabelReading:
+def _probabilities(question: Question) -> LabelReading:
     """A probability for each class."""
-    if question.shape == _squeezed(question.answered.examples[0].shape):
+    if question.shape == squeezed(question.answered.examples[0].shape):
         shaped = _shaped(question)
         sums = shaped.sum(axis=question.answered.axis)
         if shaped.min() >= 0 and bool(np.allclose(sums, 1, atol=1e-3)):
@@ -296,21 +180,21 @@ def _probabilities(question: _Question) -> LabelReading:
     return _fractions(question)
 
 
-def _fractions(question: _Question) -> LabelReading:
+def _fractions(question: Question) -> LabelReading:
     raise question.misfit("numbers with fractions name no classes", _regression())
 
 
 # ---------------------------------------------------------------------------------------------------------------- texts
 
 
-def _class_names(question: _Question) -> LabelReading:
+def _class_names(question: Question) -> LabelReading:
     """Names of classes, or their numbers as texts, beside numbers or scores."""
     spec, answered = question.spec, question.answered
     found = sorted({as_text(value) for value in question.labels.reshape(-1).tolist()})
     if not spec.classes:
         if all(_is_number(text) for text in found):
             numbers = np.array([int(as_text(v)) for v in question.labels.reshape(-1).tolist()], dtype=np.int64)
-            as_numbers = _Question(numbers.reshape(question.labels.shape), answered, spec)
+            as_numbers = Question(numbers.reshape(question.labels.shape), answered, spec)
             reading = READINGS[Values.WHOLE, answered.kind](as_numbers)
             return reading.model_copy(update={"told": f"texts of {reading.told}"})
         why = f"the model answers {answered.kind.value}, labels are names"
@@ -337,7 +221,7 @@ def _class_names(question: _Question) -> LabelReading:
     return question.found(LabelForm.CLASSES, told, names=spec.classes)
 
 
-def _texts(question: _Question) -> LabelReading:
+def _texts(question: Question) -> LabelReading:
     """Texts beside texts."""
     _same_shape(question)
     return question.found(LabelForm.TEXTS, "texts, as the model answers them")
@@ -346,13 +230,13 @@ def _texts(question: _Question) -> LabelReading:
 # ---------------------------------------------------------------------------------------------------------------- distances
 
 
-def _distances(question: _Question) -> LabelReading:
+def _distances(question: Question) -> LabelReading:
     """Numbers of the output's shape, for metrics that measure how near an answer is."""
     answer = question.answered.examples[0]
     metric = question.spec.metric
     if question.values is Values.TEXTS or answer.dtype.kind in "OSUb":
         raise question.misfit(f"{metric} compares numbers", "ask for metric Accuracy where labels name classes")
-    if question.shape != _squeezed(answer.shape):
+    if question.shape != squeezed(answer.shape):
         why = (
             f"{metric} needs labels of the output's shape {list(answer.shape)}, found {list(question.labels.shape[1:])}"
         )
@@ -364,11 +248,11 @@ def _regression() -> str:
     return "where they are quantities to be met, set data.evaluation.metric: Regression"
 
 
-def _no_f1(question: _Question) -> DataError:
+def _no_f1(question: Question) -> DataError:
     return question.misfit("F1 needs one class for a label", "ask for metric Accuracy")
 
 
-READINGS: Mapping[tuple[Values, Answers], Callable[[_Question], LabelReading]] = {
+READINGS: Mapping[tuple[Values, Answers], Callable[[Question], LabelReading]] = {
     (Values.WHOLE, Answers.SCORES): _class_numbers,
     (Values.WHOLE, Answers.SCORE): _yes_or_no,
     (Values.WHOLE, Answers.NUMBERS): _whole_answers,
@@ -387,7 +271,7 @@ READINGS: Mapping[tuple[Values, Answers], Callable[[_Question], LabelReading]] =
 # -------------------------------------------------------------------------------------------------------------------- pieces
 
 
-def _same_shape(question: _Question) -> None:
+def _same_shape(question: Question) -> None:
     """Raises DataError where there is not one label for each decision."""
     wanted, found = question.answered.decided_shape(), question.shape
     if wanted == found:
@@ -397,7 +281,7 @@ def _same_shape(question: _Question) -> None:
     fitting = [
         axis - answer.ndim
         for axis in range(answer.ndim)
-        if _squeezed(size for place, size in enumerate(answer.shape) if place != axis) == found
+        if squeezed(size for place, size in enumerate(answer.shape) if place != axis) == found
     ]
     if is_float(answer) and fitting:
         advice = f"where the classes lie along another axis, set data.evaluation.agreement.axis: {fitting[0]}"
@@ -406,15 +290,11 @@ def _same_shape(question: _Question) -> None:
     raise question.misfit(why, advice)
 
 
-def _shaped(question: _Question) -> Array:
+def _shaped(question: Question) -> Array:
     """Labels with an axis of classes, in the shape of the answers."""
     labels = question.labels
     values = labels.astype(np.float64) if labels.dtype.kind == "b" else labels
     return np.asarray(values.reshape(len(labels), *question.answered.examples[0].shape))
-
-
-def _squeezed(sizes: Any) -> tuple[int, ...]:
-    return tuple(int(size) for size in sizes if size != 1)
 
 
 def _without_class(count: int, total: int) -> str:
@@ -427,26 +307,3 @@ def _from(offset: int) -> str:
 
 def _is_number(value: Any) -> bool:
     return WHOLE_NUMBER.fullmatch(as_text(value)) is not None
-
-
-def _shown_label(label: Any) -> str:
-    return _shown(np.asarray(label).reshape(-1).tolist())
-
-
-def _shown_answer(answer: Array, answered: Answered) -> str:
-    if answered.kind is Answers.SCORES:
-        decided = decisions(answer, answered.axis, answered.threshold).tolist()
-        return f"class {_shown(decided)} of {answered.classes}"
-    return _shown(answer.reshape(-1).tolist())
-
-
-def _shown(values: list[Any]) -> str:
-    texts = [_shown_value(value) for value in values[:SHOWN]]
-    return texts[0] if len(values) == 1 else f"[{', '.join(texts)}{', …' if len(values) > SHOWN else ''}]"
-
-
-def _shown_value(value: Any) -> str:
-    if isinstance(value, bytes | str):
-        text = as_text(value)
-        return repr(text if len(text) <= 24 else text[:24] + "…")
-    return f"{value:.4g}" if isinstance(value, float) else str(value)

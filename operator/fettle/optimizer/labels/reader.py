@@ -1,4 +1,4 @@
-"""Labels of single items, read as it was decided for all of a run (`labels.py`)."""
+"""Labels of single items, read as it was decided for all of a run (`readings.py`)."""
 
 from __future__ import annotations
 

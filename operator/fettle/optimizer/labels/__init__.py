@@ -1,0 +1,1 @@
+"""What labels mean: `readings` decides it once from all of them, `reader` then reads each."""

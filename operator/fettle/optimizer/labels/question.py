@@ -1,0 +1,161 @@
+"""A question put to labels: which values lie beside which answers, and what is told of those that do not fit."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from enum import Enum
+from typing import Any
+
+import numpy as np
+
+from fettle.api.labels import IGNORED, LabelForm, LabelReading
+from fettle.api.optimizedmodel import EvaluationSpec
+from fettle.errors import DataError
+from fettle.optimizer.labels.reader import as_text
+from fettle.store.comparison import class_count, decisions, is_float
+
+Array = np.ndarray[Any, Any]
+
+SHOWN = 3
+LARGEST_WHOLE = 2.0**53  # beyond, floats skip integers
+
+
+class Values(Enum):
+    """What labels consist of."""
+
+    WHOLE = "whole numbers"  # integers, booleans, floats without fractions
+    FRACTIONS = "numbers with fractions"
+    TEXTS = "texts"
+
+
+class Answers(Enum):
+    """What an output answers for each decision."""
+
+    SCORES = "a score for each class"
+    SCORE = "one score"
+    NUMBERS = "a whole number"
+    TEXTS = "a text"
+
+
+@dataclass(frozen=True)
+class Answered:
+    """The original's answers to the first items in the output that labels speak of.
+
+    `examples` lack the batch axis; `axis` is that of the classes in them, counted from the end; `threshold` where a score says yes.
+    """
+
+    name: str
+    examples: Sequence[Array]
+    axis: int = -1
+    threshold: float = 0.0
+    softmax: bool = False
+
+    @property
+    def kind(self) -> Answers:
+        """What it answers for each decision."""
+        first = self.examples[0]
+        if first.dtype.kind in "OSU":
+            return Answers.TEXTS
+        if not is_float(first):
+            return Answers.NUMBERS
+        return Answers.SCORES if self.classes > 1 else Answers.SCORE
+
+    @property
+    def classes(self) -> int:
+        """How many scores a decision is made from; 0 where there is no axis of classes."""
+        return class_count(self.examples[0], self.axis)
+
+    def decided_shape(self) -> tuple[int, ...]:
+        """Sizes of what is decided for one item; sizes of 1 are left out."""
+        first = self.examples[0]
+        if self.kind is not Answers.SCORES:
+            return squeezed(first.shape)
+        place = self.axis % first.ndim
+        return squeezed(size for axis, size in enumerate(first.shape) if axis != place)
+
+
+@dataclass(frozen=True)
+class Question:
+    """Labels, answers and what the spec says of them: what a reading is decided from."""
+
+    labels: Array
+    answered: Answered
+    spec: EvaluationSpec
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Sizes of one item's label; sizes of 1 are left out."""
+        return squeezed(self.labels.shape[1:])
+
+    @property
+    def ignored(self) -> int | None:
+        """The value that does not count: the one that was named, or the usual one where it occurs."""
+        if self.spec.ignore_label is not None:
+            return self.spec.ignore_label
+        return IGNORED if self.values is Values.WHOLE and bool(np.any(self.labels == IGNORED)) else None
+
+    @property
+    def values(self) -> Values:
+        """What the labels consist of. Raises DataError for what no label can be."""
+        kind = self.labels.dtype.kind
+        if kind in "OSU":
+            return Values.TEXTS
+        if kind in "biu":
+            return Values.WHOLE
+        if kind == "f":
+            whole = (self.labels == np.floor(self.labels)) & (np.abs(self.labels) < LARGEST_WHOLE)
+            return Values.WHOLE if bool(np.all(whole)) else Values.FRACTIONS
+        raise DataError(f"labels of type {self.labels.dtype} are neither numbers nor texts")
+
+    def counted(self) -> Array:
+        """The different label values that count, sorted. Raises DataError where there is none."""
+        found = np.unique(self.labels).astype(np.int64)
+        kept = found if self.ignored is None else found[found != self.ignored]
+        if not len(kept):
+            raise self.misfit(f"every label is {self.ignored}, which does not count", "give labels")
+        return kept
+
+    def misfit(self, why: str, advice: str) -> DataError:
+        """What is told of labels that do not fit: some of them beside the answers, why, and what to write instead."""
+        pairs = "; ".join(
+            f"{_shown_label(label)} beside {_shown_answer(answer, self.answered)}"
+            for label, answer in zip(self.labels[:SHOWN], self.answered.examples[:SHOWN], strict=False)
+        )
+        where = f"labels {self.spec.label_key!r} do not fit the output {self.answered.name!r}"
+        return DataError(f"{where} (label beside answer: {pairs}): {why}; {advice}")
+
+    def found(self, form: LabelForm, told: str, **read: Any) -> LabelReading:
+        """The reading, with what does not count."""
+        ignored = self.ignored
+        if ignored is not None and self.values is Values.WHOLE:
+            count = int(np.sum(self.labels == ignored))
+            told += f"; {count} of {self.labels.size} are {ignored} and do not count"
+        return LabelReading(form=form, told=told, classes=self.answered.classes, ignored=ignored, **read)
+
+
+def squeezed(sizes: Any) -> tuple[int, ...]:
+    return tuple(int(size) for size in sizes if size != 1)
+
+
+def _shown_label(label: Any) -> str:
+    return _shown(np.asarray(label).reshape(-1).tolist())
+
+
+def _shown_answer(answer: Array, answered: Answered) -> str:
+    if answered.kind is Answers.SCORES:
+        decided = decisions(answer, answered.axis, answered.threshold).tolist()
+        return f"class {_shown(decided)} of {answered.classes}"
+    return _shown(answer.reshape(-1).tolist())
+
+
+def _shown(values: list[Any]) -> str:
+    texts = [_shown_value(value) for value in values[:SHOWN]]
+    return texts[0] if len(values) == 1 else f"[{', '.join(texts)}{', …' if len(values) > SHOWN else ''}]"
+
+
+def _shown_value(value: Any) -> str:
+    if isinstance(value, bytes | str):
+        text = as_text(value)
+        return repr(text if len(text) <= 24 else text[:24] + "…")
+    return f"{value:.4g}" if isinstance(value, float) else str(value)

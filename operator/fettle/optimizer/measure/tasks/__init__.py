@@ -1,0 +1,36 @@
+"""Metrics of tasks: what answers are for, and how well they do it. One module a metric, registered in `METRICS`.
+
+Each judges answers by labels, or by the original's answers taken as the truth: then it says how well they agree.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+from fettle.api.optimizedmodel import EvaluationSpec
+from fettle.api.signature import Signature
+from fettle.api.vocabulary import Metric
+from fettle.errors import DataError
+from fettle.optimizer.measure.items import Answer
+from fettle.optimizer.measure.tasks import detection, embedding, segmentation, text
+from fettle.optimizer.measure.tasks.base import TaskMetric
+
+# Where the user names no metric, they are asked in this order.
+METRICS: Mapping[Metric, type[TaskMetric]] = {
+    Metric.DETECTION: detection.Detection,
+    Metric.TEXT: text.Text,
+    Metric.SEGMENTATION: segmentation.Segmentation,
+    Metric.EMBEDDING: embedding.Embedding,
+}
+
+
+def recognized(signature: Signature, examples: Sequence[Answer], spec: EvaluationSpec) -> Metric | None:
+    """The metric of the task that these answers are surely for; None where it is none of these, or not sure."""
+    for name, metric in METRICS.items():
+        try:
+            fitted = metric.fit(signature, examples, spec)
+        except DataError:
+            continue
+        if fitted.sure(examples):
+            return name
+    return None

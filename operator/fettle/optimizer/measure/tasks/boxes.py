@@ -1,0 +1,279 @@
+"""How detectors write boxes, and what two sets of boxes have in common.
+
+The heads that are read: YOLO's, with and without a score for "an object is here" and YOLOX's (NMS is done here); SSD's boxes
+beside a score for each class; and boxes after NMS, in one tensor or in three.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+import numpy as np
+
+from fettle.optimizer.measure.agreement import OVERSHOOT
+from fettle.optimizer.measure.items import Answer
+from fettle.optimizer.measure.tasks.base import item_of
+from fettle.store.comparison import is_float
+
+Array = np.ndarray[Any, Any]
+
+IOU = 0.5  # from which on two boxes are of one object, and of two of a class one is suppressed
+LEAST_SCORE = 0.001  # of a box that is looked at: as COCO's own evaluation of detectors does
+MOST_BOXES = 100  # of an item, the surest first: as COCO counts
+MOST_AFTER_NMS = 1000
+STRIDES = (8, 16, 32)  # pixels of a cell's side, in YOLO's three grids
+LARGEST_EXPONENT = 20.0  # beyond, a box is larger than any picture
+WHOLE = 1e-4  # a class number in a tensor of floats
+
+
+@dataclass(frozen=True)
+class Boxes:
+    """Boxes of one item, the surest first. `corners` [n, 4]: left, top, right, bottom; `scores` [n]; `classes` [n], whole numbers."""
+
+    corners: Array
+    scores: Array
+    classes: Array
+
+    @classmethod
+    def best(cls, corners: Array, scores: Array, classes: Array) -> Boxes:
+        """The surest boxes, in that order."""
+        order = np.argsort(-scores, kind="stable")[:MOST_BOXES]
+        return cls(corners[order].astype(np.float64), scores[order].astype(np.float64), classes[order].astype(np.int64))
+
+    def above(self, score: float) -> Boxes:
+        """Those with at least that score."""
+        some = self.scores >= score
+        return Boxes(self.corners[some], self.scores[some], self.classes[some])
+
+
+def intersection_over_union(left: Array, right: Array) -> Array:
+    """[n, m] of boxes [n, 4] and [m, 4]."""
+    top = np.maximum(left[:, None, :2], right[None, :, :2])
+    bottom = np.minimum(left[:, None, 2:], right[None, :, 2:])
+    shared = np.prod(np.clip(bottom - top, 0, None), axis=-1)
+    areas = [np.prod(np.clip(side[:, 2:] - side[:, :2], 0, None), axis=-1) for side in (left, right)]
+    union = areas[0][:, None] + areas[1][None, :] - shared
+    return np.asarray(np.where(union > 0, shared / np.where(union > 0, union, 1), 0.0))
+
+
+def match(found: Boxes, truth: Boxes) -> Array:
+    """Which of `found` are right: each, the surest first, takes the free box of its class that it covers best, if by `IOU` or more."""
+    right = np.zeros(len(found.scores), dtype=bool)
+    if not len(truth.scores) or not len(found.scores):
+        return right
+    overlap = intersection_over_union(found.corners, truth.corners)
+    overlap[found.classes[:, None] != truth.classes[None, :]] = 0
+    for number in range(len(right)):
+        best = int(np.argmax(overlap[number]))
+        if overlap[number, best] >= IOU:
+            right[number] = True
+            overlap[:, best] = 0
+    return right
+
+
+def suppress(corners: Array, scores: Array, classes: Array) -> Boxes:
+    """Non-maximum suppression, class by class."""
+    order = np.argsort(-scores, kind="stable")[: 10 * MOST_BOXES]
+    corners, scores, classes = corners[order], scores[order], classes[order]
+    overlap = intersection_over_union(corners.astype(np.float64), corners.astype(np.float64)) >= IOU
+    overlap &= classes[:, None] == classes[None, :]
+    kept = np.ones(len(order), dtype=bool)
+    for number in range(len(order)):
+        if kept[number]:
+            kept[number + 1 :] &= ~overlap[number, number + 1 :]
+    return Boxes.best(corners[kept], scores[kept], classes[kept])
+
+
+# ---------------------------------------------------------------------------------------------------------------------- heads
+
+
+@dataclass(frozen=True)
+class Head:
+    """A way to write boxes. `outputs` are those it reads; `of_tables` makes boxes of them."""
+
+    told: str
+    outputs: frozenset[str]
+    of_tables: Callable[[Answer], Boxes]
+
+    def decode(self, answer: Answer) -> Boxes:
+        """The boxes of an answer."""
+        return self.of_tables(_as_tables({name: answer[name] for name in self.outputs}))
+
+
+def head(examples: Sequence[Answer], image: tuple[int, int] | None = None) -> Head | None:
+    """The head that wrote these answers; None where they are no boxes that are known here.
+
+    `image`: height and width of the model's input, where they are fixed.
+    """
+    answers = [_as_tables(answer) for answer in examples]
+    for recognise in (_after_nms, _three_tensors, _ssd, _yolo):
+        recognised = recognise(answers)
+        if recognised is not None:
+            return recognised
+    return _yolox(answers, image)
+
+
+def _as_tables(answer: Answer) -> Answer:
+    """Without a batch axis of 1."""
+    return {name: item_of(array, 1 if array.shape[:-1] == (1,) else 2) for name, array in answer.items()}
+
+
+def _yolo(examples: Sequence[Answer]) -> Head | None:
+    """One tensor: centre, width, height; then a score for each class, or one for "an object" before them."""
+    for name, array in examples[0].items():
+        if array.ndim != 2 or not is_float(array) or min(array.shape) < 5 or max(array.shape) < 4 * min(array.shape):
+            continue
+        turned = array.shape[0] < array.shape[1]  # newer heads write a column for each box, older ones a row
+        rows = np.concatenate([_rows(answer[name], turned) for answer in examples])
+        if not _probabilities(rows[:, 4:]) or rows[:, :4].max(initial=0) <= 2 or rows[:, 2:4].min(initial=0) < 0:
+            continue
+        objectness = not turned and rows.shape[1] > 5
+        return Head(
+            f"the boxes of a YOLO head in {name}{', with a score for an object beside those of classes' if objectness else ''}",
+            frozenset({name}),
+            partial(_decode_yolo, name, turned, objectness),
+        )
+    return None
+
+
+def _yolox(examples: Sequence[Answer], image: tuple[int, int] | None) -> Head | None:
+    """One tensor of rows: the box relative to its cell of a grid, a score for "an object", one for each class; a row for every cell.
+
+    Z. Ge et al., "YOLOX: exceeding YOLO series in 2021", arXiv:2107.08430.
+    """
+    for name, array in examples[0].items():
+        rows = array.shape[0] if array.ndim == 2 else 0
+        sizes = image or _square(rows)
+        if not rows or not is_float(array) or array.shape[1] < 6 or sizes is None:
+            continue
+        cells = _cells(sizes)
+        if len(cells) == rows and _probabilities(np.concatenate([answer[name] for answer in examples])[:, 4:]):
+            return Head(f"the boxes of a YOLOX head in {name}", frozenset({name}), partial(_decode_yolox, name, cells))
+    return None
+
+
+def _square(rows: int) -> tuple[int, int] | None:
+    """Height and width of a square picture that has so many cells."""
+    side = round((rows / sum(1 / stride**2 for stride in STRIDES)) ** 0.5)
+    return (side, side) if side else None
+
+
+def _cells(image: tuple[int, int]) -> Array:
+    """Column, row and size in pixels of each cell, [cells, 3]."""
+    grids = []
+    for stride in STRIDES:
+        rows, columns = (np.arange(size // stride) for size in image)
+        place = np.stack([np.tile(columns, len(rows)), np.repeat(rows, len(columns))], axis=1)
+        grids.append(np.concatenate([place, np.full((len(place), 1), stride)], axis=1))
+    return np.concatenate(grids)
+
+
+def _decode_yolox(name: str, cells: Array, answer: Answer) -> Boxes:
+    rows = answer[name].astype(np.float64)
+    centre = (rows[:, :2] + cells[:, :2]) * cells[:, 2:]
+    half = np.exp(np.clip(rows[:, 2:4], None, LARGEST_EXPONENT)) * cells[:, 2:] / 2
+    return _from_corners(np.concatenate([centre - half, centre + half], axis=1), rows[:, 5:] * rows[:, 4:5])
+
+
+def _from_corners(corners: Array, scores: Array) -> Boxes:
+    """The best class of each box, then NMS."""
+    best = np.argmax(scores, axis=1)
+    score = scores[np.arange(len(scores)), best]
+    some = score >= LEAST_SCORE
+    return suppress(corners[some], score[some], best[some])
+
+
+def _rows(array: Array, turned: bool) -> Array:
+    return array.T if turned else array
+
+
+def _decode_yolo(name: str, turned: bool, objectness: bool, answer: Answer) -> Boxes:
+    rows = _rows(answer[name], turned)
+    scores = rows[:, 5:] * rows[:, 4:5] if objectness else rows[:, 4:]
+    centre, half = rows[:, :2].astype(np.float64), rows[:, 2:4].astype(np.float64) / 2
+    return _from_corners(np.concatenate([centre - half, centre + half], axis=1), scores)
+
+
+def _after_nms(examples: Sequence[Answer]) -> Head | None:
+    """One tensor of rows: four corners, a score and the number of the class, in either order."""
+    for name, array in examples[0].items():
+        if array.ndim != 2 or array.shape[1] != 6 or array.shape[0] > MOST_AFTER_NMS:
+            continue
+        rows = np.concatenate([answer[name] for answer in examples]).astype(np.float64)
+        if not len(rows):
+            continue
+        for score, number in ((4, 5), (5, 4)):
+            ordered = bool(np.all(rows[:, 2:4] >= rows[:, :2] - WHOLE))
+            if ordered and _probabilities(rows[:, score]) and _whole(rows[:, number]) and not _whole(rows[:, score]):
+                return Head(
+                    f"boxes with score and class in {name}",
+                    frozenset({name}),
+                    partial(_decode_rows, name, score, number),
+                )
+    return None
+
+
+def _decode_rows(name: str, score: int, number: int, answer: Answer) -> Boxes:
+    rows = answer[name]
+    return _counted(rows[:, :4], rows[:, score], rows[:, number])
+
+
+def _three_tensors(examples: Sequence[Answer]) -> Head | None:
+    """Boxes [n, 4], scores [n], and, but for detectors of one class, classes [n]."""
+    first = examples[0]
+    corners = [name for name, array in first.items() if array.ndim == 2 and array.shape[1] == 4 and is_float(array)]
+    vectors = {name: array for name, array in first.items() if array.ndim == 1}
+    if len(corners) != 1:
+        return None
+    whole = {name: np.concatenate([answer[name] for answer in examples]) for name in vectors}
+    scores = [n for n, a in whole.items() if is_float(a) and _probabilities(a) and not _whole(a)]
+    classes = [n for n, a in whole.items() if n not in scores and _whole(a)]
+    if len(scores) != 1 or len(classes) > 1 or first[corners[0]].shape[0] != first[scores[0]].shape[0]:
+        return None
+    names = (corners[0], scores[0], *classes)
+
+    def decode(answer: Answer) -> Boxes:
+        score = answer[scores[0]]
+        return _counted(answer[corners[0]], score, answer[classes[0]] if classes else np.zeros(len(score)))
+
+    return Head(f"boxes in {', '.join(names)}", frozenset(names), decode)
+
+
+def _ssd(examples: Sequence[Answer]) -> Head | None:
+    """Boxes [n, 4] beside scores [n, classes], of which the first is the background's."""
+    first = examples[0]
+    tables = {name: array for name, array in first.items() if array.ndim == 2 and is_float(array)}
+    corners = [name for name, array in tables.items() if array.shape[1] == 4]
+    for place in corners:
+        for name, array in tables.items():
+            if name == place or len(array) != len(first[place]) or array.shape[1] < 2:
+                continue
+            scores = np.concatenate([answer[name] for answer in examples])
+            if _probabilities(scores) and np.allclose(scores.sum(axis=1), 1, atol=1e-2):
+                return Head(
+                    f"boxes in {place} beside a score for each class in {name}",
+                    frozenset({place, name}),
+                    partial(_decode_ssd, place, name),
+                )
+    return None
+
+
+def _decode_ssd(place: str, name: str, answer: Answer) -> Boxes:
+    corners, scores = answer[place], answer[name]
+    return _from_corners(corners.astype(np.float64), scores[:, 1:])
+
+
+def _counted(corners: Array, scores: Array, classes: Array) -> Boxes:
+    some = scores >= LEAST_SCORE  # rows that fill a tensor up have no score
+    return Boxes.best(corners[some], scores[some], np.rint(classes[some]))
+
+
+def _probabilities(values: Array) -> bool:
+    return bool(values.size) and bool(np.all((values >= -OVERSHOOT) & (values <= 1 + OVERSHOOT)))
+
+
+def _whole(values: Array) -> bool:
+    return bool(values.size) and bool(np.all((values >= 0) & (np.abs(values - np.rint(values)) < WHOLE)))

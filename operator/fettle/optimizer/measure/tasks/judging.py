@@ -1,0 +1,110 @@
+"""The original judged by its task's metric, and candidates beside it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from contextlib import suppress
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from fettle.api.optimizedmodel_status import Interval
+from fettle.api.vocabulary import Metric
+from fettle.errors import DataError
+from fettle.optimizer.measure.items import Answer
+from fettle.optimizer.measure.tasks.base import Pool, Scorer, TaskMetric, drop
+
+Array = np.ndarray[Any, Any]
+
+EXAMPLES = 32  # answers that a metric is fitted to
+FEWEST = 10  # items from which labels at the wrong items say something
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """What a candidate is worth. `changed`: with labels, how much of what the original says it says otherwise."""
+
+    value: float
+    drop: Interval | None
+    changed: Interval | None
+
+
+class TaskReference:
+    """The original's own scores: by labels, where there are any, and against itself."""
+
+    def __init__(self, name: Metric, metric: TaskMetric, answers: Iterable[Answer], labels: Array | None) -> None:
+        """Raises DataError where labels do not fit, where nothing is to be found, or where any other item's label fits as well."""
+        self.name, self.metric = name, metric
+        itself, labelled, moved = metric.scorer(False), metric.scorer(True), metric.scorer(True)
+        for number, answer in enumerate(answers):
+            said = metric.decode(answer)
+            itself.add(said, said)
+            if labels is not None:
+                labelled.add(said, metric.read(np.asarray(labels[number]), answer))
+                with suppress(DataError):  # the next item's may have another size
+                    moved.add(said, metric.read(np.asarray(labels[(number + 1) % len(labels)]), answer))
+        self._itself = itself.pool()
+        self._labelled = labelled.pool() if labels is not None else None
+        if self._labelled is not None:
+            self._refuse_chance(self._labelled, moved)
+
+    @property
+    def value(self) -> float:
+        """The metric by the labels; against itself 1."""
+        return (self._labelled or self._itself).whole()
+
+    def trial(self) -> Trial:
+        """For one candidate."""
+        labelled = self._labelled is not None
+        return Trial(self, self.metric.scorer(False), self.metric.scorer(True) if labelled else None)
+
+    def verdict(self, agreement: Pool, labelled: Pool | None, alpha: float) -> Verdict:
+        """What a candidate with these scores is worth."""
+        changed = _clipped(drop(self._itself, agreement, alpha))
+        if labelled is None or self._labelled is None:
+            return Verdict(agreement.whole(), changed, None)
+        return Verdict(labelled.whole(), drop(self._labelled, labelled, alpha), changed)
+
+    def _refuse_chance(self, labelled: Pool, moved: Scorer) -> None:
+        if labelled.items < FEWEST:
+            return
+        value = labelled.whole()
+        try:
+            chance = moved.pool().whole()
+        except (DataError, ValueError):
+            return  # no item took another's label
+        if not value > chance:
+            raise DataError(
+                f"the original's {self.name} is {value:.4g}, no better than with each label at the next item ({chance:.4g}): such items "
+                f"prove nothing. Its answers were taken for {self.metric.told}; check labels and items, or leave the labels out"
+            )
+
+
+@dataclass(frozen=True)
+class Trial:
+    """One candidate's answers, scored beside the original's."""
+
+    reference: TaskReference
+    _agreement: Scorer
+    _labelled: Scorer | None
+
+    def add(self, original: Answer, candidate: Answer, label: Array) -> None:
+        """Score the answer to the next item. Raises DataError."""
+        metric = self.reference.metric
+        said = metric.decode(candidate)
+        self._agreement.add(said, metric.decode(original))
+        if self._labelled is not None:
+            self._labelled.add(said, metric.read(label, original))
+
+    def verdict(self, alpha: float) -> Verdict:
+        """When all items are in."""
+        labelled = self._labelled.pool() if self._labelled is not None else None
+        return self.reference.verdict(self._agreement.pool(), labelled, alpha)
+
+
+def _clipped(found: Interval | None) -> Interval | None:
+    if found is None:
+        return None
+    low, value, high = (min(max(number, 0.0), 1.0) for number in (found.low, found.value, found.high))
+    return Interval(value=value, low=low, high=high)
