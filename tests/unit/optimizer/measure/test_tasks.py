@@ -5,8 +5,10 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+import hypothesis.extra.numpy
 import numpy as np
 import pytest
+from hypothesis import HealthCheck, given, settings, strategies
 from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 from sklearn.metrics import f1_score, jaccard_score
@@ -16,7 +18,7 @@ from fettle.api.optimizedmodel import AgreementSpec, EvaluationSpec
 from fettle.api.signature import Signature, Tensor
 from fettle.api.vocabulary import Metric
 from fettle.errors import DataError
-from fettle.optimizer.measure.tasks import METRICS
+from fettle.optimizer.measure.tasks import METRICS, recognized
 from fettle.optimizer.measure.tasks.base import drop
 from fettle.optimizer.measure.tasks.boxes import Boxes, suppress
 from fettle.optimizer.measure.tasks.detection import F1, AveragePrecision
@@ -374,3 +376,56 @@ def test_agreement_axis_says_where_the_classes_of_a_mask_lie() -> None:
     answers = [{"scores": random.normal(size=(12, 10, 5)).astype(np.float32)} for _ in range(3)]
     metric = fitted(Metric.SEGMENTATION, answers, agreement=AgreementSpec(axis=3))
     np.testing.assert_array_equal(metric.decode(answers[0]), answers[0]["scores"].argmax(axis=-1).ravel())
+
+
+# ---------------------------------------------------------------------------------------------------------------------- auto
+
+SHAPES = hypothesis.extra.numpy.array_shapes(min_dims=0, max_dims=4, min_side=0, max_side=20)
+TYPES = strategies.sampled_from(["float32", "float16", "float64", "int64", "uint8", "bool", "object", "complex64"])
+
+
+@given(strategies.data())
+@settings(max_examples=200, deadline=None, suppress_health_check=list(HealthCheck))
+def test_whatever_a_model_answers_it_is_recognized_or_not_and_nothing_breaks(data: strategies.DataObject) -> None:
+    shape, kind = data.draw(SHAPES), data.draw(TYPES)
+    values = np.random.default_rng(data.draw(strategies.integers(0, 99))).normal(size=(3, *shape)) * 2
+    answers = [{"y": np.full(shape, "text", object) if kind == "object" else value.astype(kind)} for value in values]
+    with np.errstate(all="ignore"):
+        found = recognized(signature(**answers[0]), answers, EvaluationSpec(uri="pvc://data/items.npz"))
+    assert found is None or kind.startswith(("float", "int", "uint"))
+
+
+def softmax(values: Array, axis: int) -> Array:
+    shares = np.exp(values - values.max(axis=axis, keepdims=True))
+    return np.asarray(shares / shares.sum(axis=axis, keepdims=True), np.float32)
+
+
+def kinds() -> dict[str, tuple[dict[str, Array], Metric | None]]:
+    """Answers, and what they are surely for."""
+    random = np.random.default_rng(RANDOM)
+    discs = (np.add.outer((np.arange(32) - 16) ** 2, (np.arange(32) - 16) ** 2) < 80).astype(np.float32) * 0.98 + 0.01
+    vector = random.normal(size=64)
+    tags = softmax(5 * np.eye(6)[random.integers(0, 6, 40)], -1)
+    spelled = "".join(f"{letter}--" for letter in "abcacbabccab")
+    return {
+        "boxes": (written(apart(8))["YOLO, a column a box"], Metric.DETECTION),
+        "classes of a mask": ({"y": softmax(random.normal(size=(5, 32, 32)), 0)}, Metric.SEGMENTATION),
+        "a mask": ({"y": discs[None]}, Metric.SEGMENTATION),
+        "a text with blanks": ({"y": softmax(8 * steps(spelled), -1)}, Metric.TEXT),
+        "an embedding": ({"y": (vector / np.linalg.norm(vector)).astype(np.float32)}, Metric.EMBEDDING),
+        "classes": ({"y": softmax(random.normal(size=10), 0)}, None),
+        "logits": ({"y": random.normal(size=1000).astype(np.float32)}, None),
+        "tags": ({"y": tags}, None),
+        "a vector of any length": ({"y": random.normal(size=64).astype(np.float32)}, None),
+        "a picture": ({"y": random.uniform(size=(3, 32, 32)).astype(np.float32)}, None),
+        "depth": ({"y": np.linspace(0, 1, 1024, dtype=np.float32).reshape(1, 32, 32)}, None),
+        "logits of a mask": ({"y": random.normal(size=(5, 32, 32)).astype(np.float32)}, None),
+        "a quantity": ({"y": np.array([3.5], np.float32)}, None),
+        "texts": ({"y": np.array(["yes"], object)}, None),
+    }
+
+
+@pytest.mark.parametrize("kind", kinds())
+def test_a_task_is_recognized_only_by_answers_that_hardly_are_anything_else(kind: str) -> None:
+    answer, expected = kinds()[kind]
+    assert recognized(signature(**answer), [answer] * 4, EvaluationSpec(uri="pvc://data/items.npz")) == expected
