@@ -93,7 +93,7 @@ WHEELS: tuple[Case, ...] = (
     _wheel("captcha-old", "quantized already, dynamically", "ddddocr==1.6.1:ddddocr/common_old.onnx",
            lambda: {"input1": data.lines(192, 64, ITEMS)[:, np.newaxis] / 255}),
     _wheel("captcha-boxes", "fixed batch 1", "ddddocr==1.6.1:ddddocr/common_det.onnx",
-           lambda: {"images": data.photographs(416, ITEMS).transpose(0, 3, 1, 2).copy()}),
+           lambda: {"images": data.captchas(416, ITEMS).transpose(0, 3, 1, 2).copy()}),
     _wheel("captcha-slider", "fixed batch 1, two outputs, 40 MB", "captcha-recognizer==1.0.2:captcha_recognizer/models/slider.onnx",
            lambda: {"images": data.planes(data.photographs(640, 48))}, max_drop=0.2),
     _wheel("nudenet", "height and width vary", "nudenet==3.4.2:nudenet/320n.onnx",

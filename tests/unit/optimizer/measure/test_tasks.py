@@ -162,6 +162,19 @@ def yolo(said: Boxes, classes: int = 3, rows: int = 60, objectness: bool = False
     return table
 
 
+def yolox(said: Boxes, side: int = 320, classes: int = 3) -> Array:
+    """An answer as a YOLOX head writes it for a square picture: each box in the finest grid's cell in which its centre lies."""
+    cells = side // 8
+    table = np.zeros((cells**2 + (cells // 2) ** 2 + (cells // 4) ** 2, 5 + classes), np.float32)
+    table[:, 2:4] = -1
+    centre, size = (said.corners[:, :2] + said.corners[:, 2:]) / 2, said.corners[:, 2:] - said.corners[:, :2]
+    column, row = np.floor(centre / 8).astype(int).T
+    places = row * cells + column
+    table[places, :2], table[places, 2:4] = centre / 8 - np.stack([column, row], axis=1), np.log(size / 8)
+    table[places, 4], table[places, 5 + said.classes] = 1, said.scores
+    return table
+
+
 def apart(count: int) -> Boxes:
     """Boxes that do not touch, so that nothing is suppressed."""
     corner = np.stack([np.arange(count) * 40.0, np.arange(count) % 2 * 50.0], axis=1)
@@ -179,6 +192,7 @@ def written(said: Boxes) -> dict[str, dict[str, Array]]:
         "YOLO, a column a box": {"output0": yolo(said).T},
         "YOLO, a batch axis of 1": {"output0": yolo(said).T[None]},
         "YOLO, a row a box, with objectness": {"output": yolo(said, objectness=True)},
+        "YOLOX": {"output": yolox(said)},
         "after NMS, one tensor": {"detections": padded},
         "after NMS, three tensors": {
             "boxes": rows[:, :4],
