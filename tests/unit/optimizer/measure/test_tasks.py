@@ -30,7 +30,7 @@ RANDOM = 20_261_128
 
 def signature(**outputs: Array) -> Signature:
     """Of a model that answers such arrays to an item."""
-    given = Tensor(name="image", dtype="FP32", shape=(-1, 3, 8, 8), batch_axis=0)
+    given = Tensor(name="image", dtype="FP32", shape=(-1, 3, -1, -1), batch_axis=0)
     return Signature(
         inputs=(given,),
         outputs=tuple(
