@@ -88,6 +88,26 @@ def photographs(size: int, count: int, seed: int = 3) -> np.ndarray:
     return np.stack(made)
 
 
+def captchas(size: int, count: int, seed: int = 6) -> np.ndarray:
+    """Photographs with three to six large letters, each turned and somewhere else, `[count, size, size, 3]`, 0 to 255."""
+    random = np.random.default_rng(seed)
+    made = []
+    for background in photographs(size, count, seed):
+        image = Image.fromarray(background.astype(np.uint8)).convert("RGBA")
+        places = random.permutation(9)[: int(random.integers(3, 7))]
+        for place in places:
+            side = size // 6
+            letter = Image.new("RGBA", (side, side))
+            colour = (*random.integers(0, 256, 3).tolist(), 255)
+            text = chr(int(random.integers(ord("A"), ord("Z") + 1)))
+            ImageDraw.Draw(letter).text((side / 2, side / 2), text, colour, _font(side * 0.8), anchor="mm")
+            turned = letter.rotate(float(random.uniform(-40, 40)), Image.Resampling.BICUBIC)
+            left, top = (int(cell * size / 3 + random.integers(0, size // 6)) for cell in divmod(int(place), 3))
+            image.alpha_composite(turned, (left, top))
+        made.append(np.asarray(image.convert("RGB"), np.float32))
+    return np.stack(made)
+
+
 def planes(images: np.ndarray, mean: float = 0.0, scale: float = 255.0) -> np.ndarray:
     """Images `[items, height, width(, 3)]` as `[items, 3, height, width]`, `(x - mean) / scale`."""
     coloured = images if images.ndim == 4 else np.repeat(images[..., np.newaxis], 3, axis=3)

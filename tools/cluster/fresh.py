@@ -22,6 +22,7 @@ from tools.cluster.paths import Paths
 from tools.cluster.shell import Progress
 from tools.cluster.target import resolve_target
 
+ENDING_SECONDS = 30.0  # for what a command started to end once it was told to
 _ENDING = (signal.SIGTERM, signal.SIGHUP)
 
 
@@ -44,17 +45,21 @@ def run(paths: Paths, command: Sequence[str], names: Sequence[str], progress: Pr
 
 def play(command: Sequence[str]) -> int:
     """Run a command to its end; its exit status. It is told to end when this process is, with all that it started."""
+    descendants: list[psutil.Process] = []
     with subprocess.Popen(command) as child:
 
         def tell(number: int, _: types.FrameType | None) -> None:
-            # A shell that is told to end leaves what it runs behind.
+            # A shell that is told to end leaves what it runs behind. It is told first, lest it goes on to its next command.
             with contextlib.suppress(psutil.NoSuchProcess):
-                for descendant in psutil.Process(child.pid).children(recursive=True):
-                    descendant.send_signal(number)
+                descendants.extend(psutil.Process(child.pid).children(recursive=True))
             child.send_signal(number)
+            for descendant in descendants:
+                with contextlib.suppress(psutil.NoSuchProcess):
+                    descendant.send_signal(number)
 
         with _handling(tell, *_ENDING), _handling(_let_the_child_decide, signal.SIGINT):
             status = child.wait()
+    psutil.wait_procs(descendants, ENDING_SECONDS)
     return status if status >= 0 else 128 - status
 
 

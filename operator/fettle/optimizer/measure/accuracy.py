@@ -87,7 +87,8 @@ class Reference:
         self.profiles = {
             name: OutputProfile(axis=item_axis(tensor, spec.axis)) for name, tensor in self._outputs.items()
         }
-        self.metric = evaluation.metric if evaluation is not None else Metric.AGREEMENT
+        asked = evaluation.metric if evaluation is not None else Metric.AGREEMENT
+        self.metric = Metric.ACCURACY if asked is Metric.AUTO else asked  # prepare has named what it recognized
         if labels is None and self.metric not in METRICS:
             self.metric = Metric.AGREEMENT
         labelled = labels is not None and self.metric != Metric.AGREEMENT

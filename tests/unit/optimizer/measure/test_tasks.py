@@ -5,8 +5,10 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+import hypothesis.extra.numpy
 import numpy as np
 import pytest
+from hypothesis import HealthCheck, given, settings, strategies
 from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 from sklearn.metrics import f1_score, jaccard_score
@@ -16,7 +18,7 @@ from fettle.api.optimizedmodel import AgreementSpec, EvaluationSpec
 from fettle.api.signature import Signature, Tensor
 from fettle.api.vocabulary import Metric
 from fettle.errors import DataError
-from fettle.optimizer.measure.tasks import METRICS
+from fettle.optimizer.measure.tasks import METRICS, recognized
 from fettle.optimizer.measure.tasks.base import drop
 from fettle.optimizer.measure.tasks.boxes import Boxes, suppress
 from fettle.optimizer.measure.tasks.detection import F1, AveragePrecision
@@ -28,7 +30,7 @@ RANDOM = 20_261_128
 
 def signature(**outputs: Array) -> Signature:
     """Of a model that answers such arrays to an item."""
-    given = Tensor(name="image", dtype="FP32", shape=(-1, 3, 8, 8), batch_axis=0)
+    given = Tensor(name="image", dtype="FP32", shape=(-1, 3, -1, -1), batch_axis=0)
     return Signature(
         inputs=(given,),
         outputs=tuple(
@@ -160,6 +162,19 @@ def yolo(said: Boxes, classes: int = 3, rows: int = 60, objectness: bool = False
     return table
 
 
+def yolox(said: Boxes, side: int = 320, classes: int = 3) -> Array:
+    """An answer as a YOLOX head writes it for a square picture: each box in the finest grid's cell in which its centre lies."""
+    cells = side // 8
+    table = np.zeros((cells**2 + (cells // 2) ** 2 + (cells // 4) ** 2, 5 + classes), np.float32)
+    table[:, 2:4] = -1
+    centre, size = (said.corners[:, :2] + said.corners[:, 2:]) / 2, said.corners[:, 2:] - said.corners[:, :2]
+    column, row = np.floor(centre / 8).astype(int).T
+    places = row * cells + column
+    table[places, :2], table[places, 2:4] = centre / 8 - np.stack([column, row], axis=1), np.log(size / 8)
+    table[places, 4], table[places, 5 + said.classes] = 1, said.scores
+    return table
+
+
 def apart(count: int) -> Boxes:
     """Boxes that do not touch, so that nothing is suppressed."""
     corner = np.stack([np.arange(count) * 40.0, np.arange(count) % 2 * 50.0], axis=1)
@@ -177,6 +192,7 @@ def written(said: Boxes) -> dict[str, dict[str, Array]]:
         "YOLO, a column a box": {"output0": yolo(said).T},
         "YOLO, a batch axis of 1": {"output0": yolo(said).T[None]},
         "YOLO, a row a box, with objectness": {"output": yolo(said, objectness=True)},
+        "YOLOX": {"output": yolox(said)},
         "after NMS, one tensor": {"detections": padded},
         "after NMS, three tensors": {
             "boxes": rows[:, :4],
@@ -374,3 +390,56 @@ def test_agreement_axis_says_where_the_classes_of_a_mask_lie() -> None:
     answers = [{"scores": random.normal(size=(12, 10, 5)).astype(np.float32)} for _ in range(3)]
     metric = fitted(Metric.SEGMENTATION, answers, agreement=AgreementSpec(axis=3))
     np.testing.assert_array_equal(metric.decode(answers[0]), answers[0]["scores"].argmax(axis=-1).ravel())
+
+
+# ---------------------------------------------------------------------------------------------------------------------- auto
+
+SHAPES = hypothesis.extra.numpy.array_shapes(min_dims=0, max_dims=4, min_side=0, max_side=20)
+TYPES = strategies.sampled_from(["float32", "float16", "float64", "int64", "uint8", "bool", "object", "complex64"])
+
+
+@given(strategies.data())
+@settings(max_examples=200, deadline=None, suppress_health_check=list(HealthCheck))
+def test_whatever_a_model_answers_it_is_recognized_or_not_and_nothing_breaks(data: strategies.DataObject) -> None:
+    shape, kind = data.draw(SHAPES), data.draw(TYPES)
+    values = np.random.default_rng(data.draw(strategies.integers(0, 99))).normal(size=(3, *shape)) * 2
+    answers = [{"y": np.full(shape, "text", object) if kind == "object" else value.astype(kind)} for value in values]
+    with np.errstate(all="ignore"):
+        found = recognized(signature(**answers[0]), answers, EvaluationSpec(uri="pvc://data/items.npz"))
+    assert found is None or kind.startswith(("float", "int", "uint"))
+
+
+def softmax(values: Array, axis: int) -> Array:
+    shares = np.exp(values - values.max(axis=axis, keepdims=True))
+    return np.asarray(shares / shares.sum(axis=axis, keepdims=True), np.float32)
+
+
+def kinds() -> dict[str, tuple[dict[str, Array], Metric | None]]:
+    """Answers, and what they are surely for."""
+    random = np.random.default_rng(RANDOM)
+    discs = (np.add.outer((np.arange(32) - 16) ** 2, (np.arange(32) - 16) ** 2) < 80).astype(np.float32) * 0.98 + 0.01
+    vector = random.normal(size=64)
+    tags = softmax(5 * np.eye(6)[random.integers(0, 6, 40)], -1)
+    spelled = "".join(f"{letter}--" for letter in "abcacbabccab")
+    return {
+        "boxes": (written(apart(8))["YOLO, a column a box"], Metric.DETECTION),
+        "classes of a mask": ({"y": softmax(random.normal(size=(5, 32, 32)), 0)}, Metric.SEGMENTATION),
+        "a mask": ({"y": discs[None]}, Metric.SEGMENTATION),
+        "a text with blanks": ({"y": softmax(8 * steps(spelled), -1)}, Metric.TEXT),
+        "an embedding": ({"y": (vector / np.linalg.norm(vector)).astype(np.float32)}, Metric.EMBEDDING),
+        "classes": ({"y": softmax(random.normal(size=10), 0)}, None),
+        "logits": ({"y": random.normal(size=1000).astype(np.float32)}, None),
+        "tags": ({"y": tags}, None),
+        "a vector of any length": ({"y": random.normal(size=64).astype(np.float32)}, None),
+        "a picture": ({"y": random.uniform(size=(3, 32, 32)).astype(np.float32)}, None),
+        "depth": ({"y": np.linspace(0, 1, 1024, dtype=np.float32).reshape(1, 32, 32)}, None),
+        "logits of a mask": ({"y": random.normal(size=(5, 32, 32)).astype(np.float32)}, None),
+        "a quantity": ({"y": np.array([3.5], np.float32)}, None),
+        "texts": ({"y": np.array(["yes"], object)}, None),
+    }
+
+
+@pytest.mark.parametrize("kind", kinds())
+def test_a_task_is_recognized_only_by_answers_that_hardly_are_anything_else(kind: str) -> None:
+    answer, expected = kinds()[kind]
+    assert recognized(signature(**answer), [answer] * 4, EvaluationSpec(uri="pvc://data/items.npz")) == expected

@@ -44,8 +44,13 @@ class Segmentation:
         answers = [item_of(answer[name], 3) for answer in examples]
         first = answers[0]
         if not is_float(first):
-            classes = max(int(answer.max(initial=0)) for answer in answers) + 1
-            if first.dtype.kind in "iu" and first.ndim >= 2 and classes <= MOST_CLASSES:
+            whole = (
+                first.dtype.kind in "iu"
+                and first.ndim >= 2
+                and min(int(answer.min(initial=0)) for answer in answers) >= 0
+            )
+            classes = max(int(answer.max(initial=0)) for answer in answers) + 1 if whole else 0
+            if 0 < classes <= MOST_CLASSES:
                 return cls(name, None, 0.0, classes, spec.ignore_label)
         else:
             profile = OutputProfile()
@@ -73,7 +78,7 @@ class Segmentation:
         if not all(is_float(answer) for answer in answers):
             return False
         values = [answer.astype(np.float32) for answer in answers]
-        if min(sorted(values[0].shape)[-2:]) < LEAST_SIDE or any(
+        if sum(size >= LEAST_SIDE for size in values[0].shape) < 2 or any(
             value.min(initial=0) < -OVERSHOOT or value.max(initial=0) > 1 + OVERSHOOT for value in values
         ):
             return False
