@@ -160,7 +160,7 @@ def _latency(row: CandidateStatus, rules: Rules) -> Miss | None:
         measurement = _measurement(row, rules.batch_size)
         runs = measurement.runs if measurement is not None else 0
         needed = RUNS_NEEDED.get(bound.percentile, 0)
-        text = f"{what} is unknown: expected at least {needed} runs, found {runs}"
+        text = f"{what} cannot be claimed from {runs} runs: {needed} are needed"
         return Miss(Reason.CONSTRAINTS_NOT_MET, text, UNMEASURED)
     if found <= bound.max_milliseconds:
         return None

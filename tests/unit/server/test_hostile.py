@@ -102,9 +102,9 @@ def test_a_client_that_hangs_up_is_nobodys_failure(server: Server) -> None:
     [
         ({"content-encoding": "gzip"}, gzip.compress(json.dumps(BODY).encode(), mtime=0), 415, "Content-Encoding"),
         ({"inference-header-content-length": "2"}, b"{}" + bytes(8), 400, "binary tensors are not supported"),
-        ({}, b"", 400, "not JSON"),
+        ({}, b"", 400, "not valid JSON"),
         ({}, b" " * 200_001, 413, "larger than 200000 bytes"),
-        ({}, b"[" * 100_000, 400, "not JSON"),
+        ({}, b"[" * 100_000, 400, "not valid JSON"),
         ({"x-long": "x" * 300_000}, b"{}", 431, ""),
     ],
 )

@@ -45,11 +45,11 @@ def part(tensor: onnx.TensorProto, folder: Path) -> Part:
     offset, length = _number(stated, "offset", where), _number(stated, "length", where) or needed
     if length != needed:
         shape = f"{type_name(tensor.data_type)} {list(tensor.dims)}"
-        raise _corrupted(f"{where} is {shape} and needs {needed} bytes, but the model gives its length as {length}")
+        raise _corrupted(f"{where} is {shape} and needs {needed} bytes, but its length is {length}")
     size = (folder / location).stat().st_size
     if offset + length > size:
         raise _corrupted(
-            f"{where} needs {length} bytes from byte {offset}, but the file has only {size}: it was truncated, or belongs to another model"
+            f"{where} needs {length} bytes from byte {offset}, but the file has {size}: it was truncated, or belongs to another model"
         )
     return Part(location, offset, length)
 

@@ -81,9 +81,9 @@ def test_tokens_and_texts_keep_their_types(tmp_path: Path, end: str, write: Writ
         ({"image": [[1.0], None]}, "null|None"),
         ({"image": ["a", "b"]}, "expected FP32, found BYTES"),
         ({"image": [[[[0.5] * 16] * 15]] * 3}, "expected the shape [items, 1, 16, 16], found [3, 1, 15, 16]"),
-        ({"image": [[[[float("nan")] * 16] * 16]] * 3}, "3 of 3 items hold NaN"),
-        ({"image": models.images(3).tolist(), "labels": [0.5, float("nan"), 1.0]}, "labels hold NaN"),
-        ({"image": []}, "holds no item|a column of null"),
+        ({"image": [[[[float("nan")] * 16] * 16]] * 3}, "3 of 3 items contain NaN"),
+        ({"image": models.images(3).tolist(), "labels": [0.5, float("nan"), 1.0]}, "labels contain NaN"),
+        ({"image": []}, "contains no items|a column of null"),
     ],
 )
 def test_columns_that_do_not_fit_are_refused_with_what_was_expected(

@@ -137,7 +137,7 @@ ANIMATED = [of(GREY), of(255 - GREY)]
         (png(4, 16, b"\x00" + b"\xff\xff" * 4 + b"\x00" + b"\xff\xff" * 4), "more than 8 bits per channel"),
         (b"P6 1 1 65535\n" + b"\x12\x34" * 3, "more than 8 bits per channel"),
         (with_alpha(COLOR, 128), "is transparent in 100.0% of its pixels"),
-        (with_alpha(GREY, 0), "put it on the background"),
+        (with_alpha(GREY, 0), "compose it with the background"),
         (paletted(transparent=1), "is transparent in 100.0%"),
         (saved(of(COLOR, "CMYK"), "JPEG"), "is in CMYK"),
         (saved(of(COLOR, "CMYK"), "TIFF"), "is in CMYK"),

@@ -37,7 +37,7 @@ def test_a_canary_that_differs_only_where_stable_is_unsure_is_promoted(world: Ma
 @pytest.mark.parametrize(
     "doubt",
     [
-        Doubt(Reason.ANALYSIS_UNREACHABLE, "stable pod 10.0.0.1 hands out no samples (404)"),
+        Doubt(Reason.ANALYSIS_UNREACHABLE, "stable pod 10.0.0.1 returned no samples (404)"),
         Doubt(Reason.ANALYSIS_INCONCLUSIVE, "stable has y FP32 [-1, 10], this revision FP32 [-1, 11]"),
     ],
 )

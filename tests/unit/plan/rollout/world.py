@@ -184,7 +184,7 @@ class World:
                 self.crashes.setdefault(revision, []).append(Crash(f"{revision}-0", self.now, text))
 
     def lose_windows(self, revision: str) -> None:
-        """One of its ready pods keeps its earlier seconds no more."""
+        """One of its ready pods loses its earlier counts."""
         for pod in self._ready_pods(revision)[:1]:
             self._lose_windows(pod, "it no longer has its earlier counts")
 
