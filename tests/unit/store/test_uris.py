@@ -29,7 +29,7 @@ def test_the_root_of_a_claim_is_an_address_too(mounts: Mounts, tmp_path: Path) -
     ("uri", "words"),
     [
         ("s3://bucket/model.onnx", "unknown scheme 's3', expected pvc://, file://"),
-        ("model.onnx", "the scheme '(none)' is not known"),
+        ("model.onnx", "unknown scheme '(none)'"),
         ("pvc:///model.onnx", "the name of the claim is missing"),
         ("pvc://other/model.onnx", "the claim 'other' is not mounted here (mounted: lost, models)"),
         ("pvc://lost/model.onnx", "there is no such folder"),

@@ -34,7 +34,7 @@ def evaluation(uri: str, **values: object) -> EvaluationSpec:
 @pytest.mark.parametrize(
     ("arrays", "words"),
     [
-        ({"picture": models.images(20)}, "no array for the inputs ['image']; it has ['picture']"),
+        ({"picture": models.images(20)}, "no array for the inputs ['image'], found ['picture']"),
         ({"image": models.images(20)[:, :, :8]}, "expected the shape [items, 1, 16, 16], found [20, 1, 8, 16]"),
         (
             {"image": (models.images(20) * 255).astype("u1")},
@@ -126,7 +126,7 @@ def test_unlabelled_items_are_judged_by_agreement_and_the_report_says_so(bench: 
     report = bench.prepare(bench.task(evaluation=evaluation(bench.data("items", image=models.images(20), y=LABELS))))
     assert not report.items.labelled
     assert any("judged by agreement" in note for note in report.notes)
-    assert any("not used: ['y']" in note for note in report.notes)
+    assert any("neither inputs nor labels: ['y']" in note for note in report.notes)
 
 
 def test_float64_items_become_float32_and_small_ints_become_large(bench: Workbench) -> None:
@@ -216,7 +216,7 @@ def test_of_items_in_many_copies_a_fifth_of_the_different_ones_is_split_off() ->
 def test_copies_of_a_few_items_are_not_split_and_the_note_says_how_few() -> None:
     found = split(None, whole(*[1, 2, 3] * 40))
     assert found.calibration is None
-    assert found.notes[0] == "120 evaluation items (3 different) are too few to split off any for calibration"
+    assert found.notes[0] == "120 evaluation items (3 distinct) are too few to split off any for calibration"
 
 
 def test_items_that_certify_several_times_are_told() -> None:
