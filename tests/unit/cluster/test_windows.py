@@ -139,7 +139,7 @@ NONSENSE = [
     (GOOD | {"windows": [ONE | {"outcomes": {"agreed": -3}}]}, "windows.0.outcomes.agreed"),
     (json.dumps(GOOD).split("]")[0].encode(), "is not closed"),
     (json.dumps(GOOD).replace('"windows": [', '"windows": [[').encode(), "JSON"),
-    (GOOD | {"windows": [ONE, ONE | {"second": ONE["second"] + 1, "what": " " * (2 << 20)}]}, "takes more than"),
+    (GOOD | {"windows": [ONE, ONE | {"second": ONE["second"] + 1, "what": " " * (2 << 20)}]}, "is larger than"),
     (GOOD | {"what": " " * (2 << 20)}, "beside its windows"),
     (GOOD | {"windows": "[" * 1000}, "windows"),
     (GOOD | {"agreement": {"problem": {"reason": "Whatever", "message": "x"}}}, "agreement.problem.reason"),

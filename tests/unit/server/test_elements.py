@@ -270,7 +270,7 @@ def test_a_shape_that_is_none_is_a_400(shape: Any, message: str) -> None:
 @pytest.mark.parametrize(
     ("count", "data", "message"),
     [
-        (MOST_TEXTS + 1, '["a"' + ',"a"' * MOST_TEXTS + "]", f"at most {MOST_TEXTS} texts"),
+        (MOST_TEXTS + 1, '["a"' + ',"a"' * MOST_TEXTS + "]", f"at most {MOST_TEXTS} strings"),
         (5, json.dumps(["a" * (MOST_TEXT_BYTES - 9)] * 5), "bytes of strings"),
         (1, '["' + "a" * (MOST_TEXT_BYTES + 9) + '","a"]', "takes more than"),
     ],

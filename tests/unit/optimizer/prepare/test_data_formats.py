@@ -58,7 +58,7 @@ def test_the_same_items_are_the_same_in_every_format(bench: Workbench, end: str,
     wanted = bench.prepare(bench.task(evaluation=EvaluationSpec.model_validate({"uri": uri, **asked})))
     assert report.items == wanted.items, "down to the digest"
     assert report.calibration == wanted.calibration
-    assert any("not used: ['note']" in note for note in report.notes)
+    assert any("neither inputs nor labels: ['note']" in note for note in report.notes)
 
 
 @FORMATS

@@ -158,7 +158,7 @@ def test_files_beside_the_folders_of_classes_are_said_not_to_be_used(bench: Work
     picture(bench, "ape/young/two.png", RED)
     spec = EvaluationSpec.model_validate({"uri": "pvc://claim/photos", "metric": "Agreement"})
     report = bench.prepare(bench.task(evaluation=spec))
-    assert [note for note in report.notes if "not used: ['ape/young', 'stray.png']" in note]
+    assert [note for note in report.notes if "neither inputs nor labels: ['ape/young', 'stray.png']" in note]
 
 
 def test_a_crop_keeps_the_middle_and_a_stretch_keeps_everything(bench: Workbench) -> None:
