@@ -36,7 +36,7 @@ REFUSED = [
     (
         "a store that is a file",
         ["-f", "om.yaml", "--store", "om.yaml"],
-        "cannot write to the store om.yaml: File exists",
+        "om.yaml: File exists; choose another folder with --store",
     ),
     ("a store where none can be", ["-f", "om.yaml", "--store", "/proc/store"], "cannot write to the store /proc/store"),
     ("an unknown field", ["-f", "bad.yaml"], "bad.yaml: spec.sauce: unknown field"),

@@ -72,7 +72,7 @@ def _refuse(image: Image.Image, where: str) -> None:
     if image.format == "TIFF":
         why = why or _odd_tiff(image)
     if image.mode in EIGHT_BITS and _is_reduced(image):
-        why = "has several channels with more than 8 bits each, of which the library keeps only 8"
+        why = "has several channels with more than 8 bits per channel, of which the library keeps only 8"
     if image.mode in SIXTEEN_BITS and "transparency" in image.info:
         why = "has a transparent colour and 16 bits"
     if getattr(image, "n_frames", 1) > 1 and image.format != "MPO":  # a camera's MPO: the picture, then its previews
