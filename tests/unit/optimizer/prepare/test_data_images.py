@@ -213,9 +213,9 @@ def test_what_is_no_picture_is_named(bench: Workbench) -> None:
     (bench.folder / "photos/ape/notes.txt").write_text("not a picture")
     whole = (bench.folder / "photos/ape/one.png").read_bytes()
     message = refused(bench).message
-    assert "photos: ape/notes.txt is not a readable picture" in message and " at 0x" not in message
+    assert "photos: ape/notes.txt is not a readable image" in message and " at 0x" not in message
     (bench.folder / "photos/ape/notes.txt").write_bytes(whole[:50])
-    assert "photos: ape/notes.txt is not a readable picture" in refused(bench).message
+    assert "photos: ape/notes.txt is not a readable image" in refused(bench).message
 
 
 def test_folders_where_none_is_meant_are_refused(bench: Workbench) -> None:
