@@ -85,12 +85,12 @@ class ServerProcess:
         until = time.monotonic() + READY_SECONDS
         while time.monotonic() < until:
             if self.process.poll() is not None:
-                raise RuntimeError(f"the server ended with {self.process.returncode} before it was ready")
+                raise RuntimeError(f"the server exited with {self.process.returncode} before it was ready")
             with contextlib.suppress(httpx.TransportError):
                 if httpx.get(f"{self.admin}/readyz").status_code == 200:
                     return
             time.sleep(0.05)
-        raise TimeoutError(f"the server did not get ready in {READY_SECONDS} s")
+        raise TimeoutError(f"the server was not ready within {READY_SECONDS} s")
 
     @property
     def admin(self) -> str:

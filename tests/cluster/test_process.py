@@ -60,6 +60,6 @@ async def test_a_replica_whose_lease_was_taken_ends_at_once(kubeconfig: str, cli
 
         await eventually(taken)
         assert await first.process.wait() == 1
-        assert "Lease is lost" in first.text()
+        assert "lost the Lease" in first.text()
     lease = await client.get(LEASE, namespace, "fettle")
     assert lease is not None and lease["spec"]["holderIdentity"] == "thief", "what was lost must not be given away"

@@ -38,7 +38,7 @@ def test_a_wait_ends_once_a_pod_waits_in_vain(
     assert kubectl.namespace is not None
     kube = Kube(target, kubectl.namespace)
     kube.apply([a_pod("1000")])
-    with pytest.raises(DemoError, match=r"large cannot be scheduled: .*Insufficient cpu.* 1000 is asked for") as caught:
+    with pytest.raises(DemoError, match=r"large cannot be scheduled: .*Insufficient cpu.* 1000 is requested") as caught:
         for _ in watch.polls(60, kube=kube):
             pass
     assert "\n" not in str(caught.value)

@@ -153,7 +153,7 @@ async def test_it_follows_changes_waits_for_the_api_server_and_ends_with_the_obj
         await said(err, "the API server does not answer")
         serve(kubectl, "bbbb")
         way.open = True
-        await said(err, "the API server answers again")
+        await said(err, "the API server is reachable again")
         await said(out, "bbbb  1/1 ready")
         kubectl("delete", "om", "digits")
         await said(err, "optimizedmodels/digits was deleted")
@@ -161,7 +161,7 @@ async def test_it_follows_changes_waits_for_the_api_server_and_ends_with_the_obj
         assert await asyncio.wait_for(process.wait(), 30) == 0
         assert [line.partition(" (")[0] for line in text(err).splitlines()] == [
             "the API server does not answer",
-            "the API server answers again",
+            "the API server is reachable again",
             "optimizedmodels/digits was deleted",
             "modeldeployments/digits was deleted",
         ]

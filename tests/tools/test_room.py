@@ -37,7 +37,7 @@ SERVING = [a_pod(f"digits-{index}", "400m") for index in range(3)]
 
 def test_a_pod_that_what_stays_leaves_no_room_for_is_told_with_the_schedulers_words_and_who_holds_it() -> None:
     assert in_vain(waiting(), nodes("2"), SERVING, ()) == (
-        f"pod tests/measure cannot be scheduled: {CPU}; node0 has 2 of cpu, 1 is asked for, 1.200 is held by what stays: "
+        f"pod tests/measure cannot be scheduled: {CPU}; node0 has 2 of cpu, 1 is requested, 1.200 is used by other pods: "
         "demo/digits-2 0.400, demo/digits-1 0.400, demo/digits-0 0.400"
     )
 
@@ -62,7 +62,7 @@ def test_one_node_with_room_is_enough() -> None:
 
 def test_a_pod_that_is_larger_than_every_node_waits_in_vain() -> None:
     told = in_vain(waiting("3"), nodes("2"), [], ())
-    assert told.endswith("node0 has 2 of cpu, 3 is asked for, 0 is held by what stays: nothing")
+    assert told.endswith("node0 has 2 of cpu, 3 is requested, 0 is used by other pods: none")
 
 
 def test_what_no_end_of_a_job_would_mend_is_told_as_it_is() -> None:

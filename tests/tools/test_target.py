@@ -38,8 +38,8 @@ def test_only_contexts_for_trying_things_are_harmless(context: str, harmless: bo
 @pytest.mark.parametrize(
     ("cluster", "says"),
     [
-        (FETTLE, r"cluster fettle does not run: .*make cluster.*FETTLE_KUBECONFIG"),
-        (TEST, r"cluster fettle-test does not run: .*make test.*up --name fettle-test.*FETTLE_KUBECONFIG"),
+        (FETTLE, r"cluster fettle is not running: .*make cluster.*FETTLE_KUBECONFIG"),
+        (TEST, r"cluster fettle-test is not running: .*make test.*up --name fettle-test.*FETTLE_KUBECONFIG"),
     ],
 )
 def test_without_its_cluster_the_error_says_how_to_get_it(tmp_path: Path, cluster: Cluster, says: str) -> None:
@@ -64,7 +64,7 @@ def test_a_demo_that_runs_is_never_taken_for_the_tests_cluster(tmp_path: Path) -
     paths = Paths(tmp_path)
     paths.folder.mkdir(parents=True)
     paths.kubeconfig.write_text("{}")
-    with pytest.raises(TargetError, match="fettle-test does not run"):
+    with pytest.raises(TargetError, match="fettle-test is not running"):
         resolve_target({}, Paths(tmp_path, TEST))
 
 

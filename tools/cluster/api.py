@@ -75,7 +75,7 @@ class Api:
         try:
             answer = self._http.request(method, path, content=content, headers={"content-type": kind})
         except httpx.TransportError as error:
-            raise ClusterError(f"the API server does not answer {method} {path}: {error}") from error
+            raise ClusterError(f"the API server does not respond to {method} {path}: {error}") from error
         if answer.is_error:
             raise ClusterError(f"{method} {path.partition('?')[0]}: HTTP {answer.status_code} {_message(answer)}")
         result: Object = answer.json()

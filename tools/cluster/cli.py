@@ -54,7 +54,7 @@ def up(cluster: Cluster) -> None:
 
     paths, progress = checkout(cluster), Progress(cluster.name)
     started = lifecycle.up(paths, progress)
-    progress(f"{'up' if started else 'runs already'}: export KUBECONFIG={paths.kubeconfig}")
+    progress(f"{'up' if started else 'already running'}: export KUBECONFIG={paths.kubeconfig}")
 
 
 @main.command(short_help="Stop the clusters.")
@@ -111,7 +111,7 @@ def run(images: bool, torch: bool, command: tuple[str, ...]) -> None:
     if not is_named():
         sys.exit(fresh.run(paths, command, names, Progress(TEST.name)))
     target, progress = resolve_target(), Progress()
-    progress(f"on the cluster that FETTLE_KUBECONFIG names: {target.kubeconfig}")
+    progress(f"using the cluster of FETTLE_KUBECONFIG: {target.kubeconfig}")
     if names:
         module.build(paths, target, progress, names)
     sys.exit(fresh.play(command))
@@ -150,7 +150,7 @@ def images(names: tuple[str, ...], cluster: Cluster, torch: bool) -> None:
     every = (*module.NAMES, *module.TORCH_NAMES)
     unknown = set(names) - set(every)
     if unknown:
-        raise ClusterError(f"no such image: {', '.join(sorted(unknown))}; there are {', '.join(every)}")
+        raise ClusterError(f"unknown image: {', '.join(sorted(unknown))} (available: {', '.join(every)})")
     paths, progress = checkout(cluster), Progress(cluster.name, stderr=True)
     wanted = names or (every if torch else module.NAMES)
     for name, reference in module.build(paths, resolve_target(paths=paths), progress, wanted).items():

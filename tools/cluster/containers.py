@@ -101,7 +101,7 @@ def create_cgroups(cluster: Cluster) -> None:
                 if (folder / file).exists() and (root / "tasks").exists():
                     (folder / file).write_text((root / file).read_text())
         except OSError as error:
-            raise UnsupportedError(f"cgroups cannot be made in {root} ({error.strerror})") from error
+            raise UnsupportedError(f"cannot create cgroups in {root} ({error.strerror})") from error
 
 
 def _nested(root: Path, cluster: Cluster) -> list[Path]:

@@ -29,7 +29,7 @@ class ComponentDiedError(ClusterError):
     """A component ended while it was waited for."""
 
     def __init__(self, component: str, log: Path, last_line: str) -> None:
-        super().__init__(f"{component} ended: {last_line or 'it said nothing'} (whole log: {log})")
+        super().__init__(f"{component} exited: {last_line or 'no output'} (full log: {log})")
         self.component = component
 
 
@@ -38,7 +38,7 @@ class TakenError(ClusterError):
 
     def __init__(self, name: str, root: Path, kubeconfig: Path) -> None:
         super().__init__(
-            f"cluster {name} of {root} runs on this machine: run `down` there, or use it with FETTLE_KUBECONFIG={kubeconfig}"
+            f"cluster {name} of {root} is already running on this machine: run `down` there, or use it with FETTLE_KUBECONFIG={kubeconfig}"
         )
 
 

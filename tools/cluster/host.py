@@ -37,12 +37,12 @@ _SERVICE_POLICY = Path("/usr/sbin/policy-rc.d")
 def check(paths: Paths) -> None:
     """Raise UnsupportedError for the first thing that is missing; what only a try can tell is tried later."""
     if sys.platform != "linux":
-        raise UnsupportedError("it needs Linux")
+        raise UnsupportedError("Linux is required")
     if os.geteuid() != 0:
-        raise UnsupportedError("it needs root")
+        raise UnsupportedError("root is required")
     missing = missing_controllers()
     if missing:
-        raise UnsupportedError(f"the kernel offers no cgroup controller {', '.join(missing)}")
+        raise UnsupportedError(f"the kernel has no cgroup controller {', '.join(missing)}")
     if attempt("unshare", "--net", "--mount", "true").returncode:
         raise UnsupportedError("the kernel or its privileges refuse new namespaces (CAP_SYS_ADMIN)")
 

@@ -55,7 +55,7 @@ def content_tag(root: Path, dockerfile: Path) -> str:
     for source in copied(text):
         found = sorted(root.glob(source.rstrip("/")))
         if not found:
-            raise ClusterError(f"{dockerfile} copies {source}, which is not there")
+            raise ClusterError(f"{dockerfile} copies {source}, which does not exist")
         for file in (file for path in found for file in _files(path)):
             executable = file.stat().st_mode & 0o111
             content = hashlib.sha256(file.read_bytes()).hexdigest()
@@ -110,7 +110,7 @@ def _one(builder: Builder, paths: Paths, name: str, reference: str, progress: Pr
         if current == reference:
             progress(f"pushing {reference}")
             builder.push(reference, log)
-            progress(f"{name} is there")
+            progress(f"{name} is available")
             return reference
         reference = current  # a tag must tell the truth about what is in it
     raise ClusterError(f"the inputs of image {name} changed during each of {BUILD_ATTEMPTS} builds")
@@ -130,7 +130,7 @@ def is_present(reference: str) -> bool:
     try:
         answer = httpx.head(url, headers={"accept": _MANIFESTS}, timeout=10, trust_env=not is_plain(host))
     except httpx.TransportError as error:
-        raise ClusterError(f"the registry {host} does not answer: {error}") from error
+        raise ClusterError(f"the registry {host} does not respond: {error}") from error
     return answer.status_code == 200
 
 

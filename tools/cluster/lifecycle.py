@@ -51,7 +51,7 @@ def up(paths: Paths, progress: Progress, *, empty: bool = False) -> bool:
         except ComponentDiedError as error:
             if error.component != "etcd" or not kept:
                 raise
-            progress(f"the kept state is damaged ({error}); starting over")
+            progress(f"the saved state is damaged ({error}); starting over")
             clean(paths)
             forget_objects(paths)
             return _Start(paths, progress).run()
@@ -73,7 +73,7 @@ def restart(paths: Paths, name: str, progress: Progress) -> None:
     """Kill one component of the running cluster and start it again, waited for."""
     record = process.records(paths.cluster.pids).get(name)
     if record is None or owner(paths.cluster) != paths:
-        raise ClusterError(f"no {name} of cluster {paths.cluster.name} of {paths.root} runs")
+        raise ClusterError(f"no {name} of cluster {paths.cluster.name} of {paths.root} is running")
     process.stop([record], grace=0)
     up(paths, progress)
 
@@ -147,7 +147,7 @@ class _Start:
                 or containers.cgroups_exist(cluster)
                 or containers.mounts(cluster.run, paths.state)
             ):
-                self.progress("removing what is left of the last run")
+                self.progress("removing leftovers of the last run")
                 clean(paths)
             cold = True
         for folder in (paths.logs / "pods", paths.volumes, paths.registry):
@@ -205,7 +205,7 @@ class _Start:
 
         if not wait_until(settled, seconds):
             raise ClusterError(
-                f"{what or 'containerd'} is not ready after {seconds:.0f} s; the logs lie in {self.paths.logs}"
+                f"{what or 'containerd'} is not ready after {seconds:.0f} s; the logs are in {self.paths.logs}"
             )
         if what and self.started:
             self.progress(f"{what} ready")
@@ -248,7 +248,7 @@ def _take_over(paths: Paths, progress: Progress) -> None:
         return
     if _runs(paths.cluster) and other.root.exists():
         raise TakenError(paths.cluster.name, other.root, other.kubeconfig)
-    progress(f"removing what {other.root} left")
+    progress(f"removing leftovers of {other.root}")
     clean(other)
 
 
@@ -263,7 +263,7 @@ def _allow_open_files() -> None:
 def _alone(progress: Progress) -> Iterator[None]:
     """One up or down at a time on this machine. An abstract socket: it leaves no file, and ends with its process."""
     if os.name != "posix" or not hasattr(socket, "AF_UNIX"):
-        raise UnsupportedError("it needs Linux")
+        raise UnsupportedError("Linux is required")
     with socket.socket(socket.AF_UNIX) as lock:
         told = False
         while True:

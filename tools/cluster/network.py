@@ -84,7 +84,9 @@ def conflict(cluster: Cluster) -> str | None:
         if route.get("dev") == cluster.device or destination in ("", "default"):
             continue
         if overlaps(destination, cluster):
-            return f"the host routes {destination} to {route.get('dev', 'elsewhere')}, which cluster {cluster.name} would use"
+            return (
+                f"the host routes {destination} to {route.get('dev', 'elsewhere')}, which cluster {cluster.name} needs"
+            )
     return None
 
 

@@ -106,7 +106,7 @@ def reconcile(api: Api, folder: Path) -> None:
         api.patch(f"{path_of(claim_reference(claim))}/status", {"status": bound_status(claim)})
         api.create(VOLUMES, volume_for(claim, target))
         made.append(name)
-        print(f"made {name} for {claim['metadata']['namespace']}/{claim['metadata']['name']}", flush=True)
+        print(f"created {name} for {claim['metadata']['namespace']}/{claim['metadata']['name']}", flush=True)
     if made:
         # A scheduler that looked while its caches filled refuses the pod and hears of no further change: it would look again
         # after 5 minutes only. One more event, when every cache has settled, makes it look now.

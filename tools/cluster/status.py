@@ -24,7 +24,7 @@ def show_all(clusters: Sequence[Paths]) -> bool:
     for index, paths in enumerate(clusters):
         click.echo(click.style(f"cluster {paths.cluster.name}", bold=True))
         if index and not process.records(paths.cluster.pids) and not network.traces(paths.cluster):
-            _line("cluster", True, "does not run; tests and benchmarks start it and stop it")
+            _line("cluster", True, "not running; tests and benchmarks start and stop it")
         else:
             well = show(paths) and well
     return well
@@ -34,7 +34,7 @@ def show(paths: Paths) -> bool:
     """Print the state of everything; whether all of it is well."""
     cluster, other = paths.cluster, owner(paths.cluster)
     if other is not None and other != paths:
-        return _line("cluster", False, f"the one of {other.root} has this machine's place for {cluster.name}")
+        return _line("cluster", False, f"{other.root} is running {cluster.name} on this machine")
     well = _line("network", network.whole(cluster), "namespace, veth pair, routes")
     if not (paths.pki / "admin.crt").exists():
         _line("cluster", False, f"{cluster.name} was never started: make cluster")
@@ -56,7 +56,7 @@ def show(paths: Paths) -> bool:
 
 def _objects(api: Api) -> bool:
     if not api.ready():
-        return _line("API", False, "does not answer /readyz")
+        return _line("API", False, "does not respond to /readyz")
     try:
         node = api.get(f"/api/v1/nodes/{NODE}")
         phases = Counter(pod["status"].get("phase", "Unknown") for pod in api.items(addons.PODS))

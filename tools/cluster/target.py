@@ -50,7 +50,7 @@ def resolve_target(environment: Mapping[str, str] = os.environ, paths: Paths | N
     paths = paths or checkout()
     if not is_named(environment):
         if not paths.kubeconfig.exists():
-            raise TargetError(f"cluster {paths.cluster.name} does not run: {_how_to_start(paths)}")
+            raise TargetError(f"cluster {paths.cluster.name} is not running: {_how_to_start(paths)}")
         return Target(paths.kubeconfig, paths.cluster.registry, paths)
     named = environment["FETTLE_KUBECONFIG"]
     file = Path(named).expanduser().absolute()
@@ -59,7 +59,7 @@ def resolve_target(environment: Mapping[str, str] = os.environ, paths: Paths | N
     if not is_harmless(context) and environment.get("CONFIRM") != "yes":
         raise TargetError(
             f"FETTLE_KUBECONFIG={named} points to context {context or '(none)'}, which is not one of "
-            f"{', '.join(HARMLESS_CONTEXTS)}: set CONFIRM=yes if that is meant"
+            f"{', '.join(HARMLESS_CONTEXTS)}: set CONFIRM=yes if this is intended"
         )
     registry = environment.get("FETTLE_REGISTRY", "").removeprefix("https://").rstrip("/")
     servers, ours = _servers(settings), [Paths(paths.root, cluster) for cluster in CLUSTERS]
@@ -71,7 +71,7 @@ def resolve_target(environment: Mapping[str, str] = os.environ, paths: Paths | N
 def _how_to_start(paths: Paths) -> str:
     start = "start it with `make cluster`"
     if paths.cluster == TEST:
-        start = f"run this by `make test`, or keep one: `python -m tools.cluster up --name {TEST.name}`, then `images` likewise"
+        start = f"run this with `make test`, or start one: `python -m tools.cluster up --name {TEST.name}`, then `images` likewise"
     return f"{start}; or name another cluster: FETTLE_KUBECONFIG=<path>"
 
 

@@ -140,7 +140,7 @@ def _held(node: Object, name: str, wanted: Decimal, allocatable: Decimal, here: 
     text = ", ".join(f"{who} {amount:f}" for amount, who in holders[:_TOLD] if amount)
     held = sum((amount for amount, _ in holders), Decimal(0))
     where = node["metadata"]["name"]
-    return f"{where} has {allocatable:f} of {name}, {wanted:f} is asked for, {held:f} is held by what stays: {text or 'nothing'}"
+    return f"{where} has {allocatable:f} of {name}, {wanted:f} is requested, {held:f} is used by other pods: {text or 'none'}"
 
 
 def _name(pod: Object) -> str:

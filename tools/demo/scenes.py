@@ -50,7 +50,7 @@ def optimize(kube: Kube, summary: Summary) -> None:
     for name in MODELS:
         file = f"optimizedmodel{name.removeprefix('digits')}.yaml"
         if watch.has_failed(kube.get("om", name)):  # a demo that was interrupted, perhaps by the end of its cluster
-            show.line(f"{name} failed in an earlier run: it starts anew")
+            show.line(f"{name} failed in an earlier run: starting again")
             kube.kubectl("delete", "om", name, "--wait=true")
         show.title(f"kubectl apply -f examples/digits/{file}")
         kube.apply(_manifest(file))
@@ -58,7 +58,7 @@ def optimize(kube: Kube, summary: Summary) -> None:
         show.candidates(found)
         if name == MODELS[0]:
             install.report(kube, name, REPORT)
-            show.line(f"report: {REPORT}, by `kubectl fettle report {name}`")
+            show.line(f"report: {REPORT} (from `kubectl fettle report {name}`)")
             artifact = found["status"]["artifacts"][0]
             summary.speedup, summary.drop = artifact.get("speedup", 0.0), artifact.get("accuracyDrop", 0.0)
 
@@ -68,13 +68,13 @@ def deploy(kube: Kube) -> dict[str, Any]:
     show.title("kubectl apply -f examples/digits/modeldeployment.yaml")
     before = kube.get("mdep", DEPLOYMENT)
     if before is not None and not already_rolled_out(before):
-        show.line("an earlier run ended before its rollouts did: its ModelDeployment is deleted first")
+        show.line("an earlier run ended during its rollouts: deleting its ModelDeployment first")
         kube.kubectl("delete", "mdep", DEPLOYMENT, "--wait=true")
         before = None
     if before is None:
         kube.apply(_manifest("modeldeployment.yaml"))
     found = watch.serving(kube, DEPLOYMENT, 300, show.line)
-    show.line(f"serves at {found['status']['address']['url']}")
+    show.line(f"serving at {found['status']['address']['url']}")
     return found
 
 
@@ -92,7 +92,7 @@ def post(kube: Kube, body: str, deployment: str = DEPLOYMENT) -> dict[str, Any]:
 
 def predict(kube: Kube, summary: Summary, count: int = 20) -> None:
     """Predict some images over V2 REST and compare with their labels."""
-    show.title(f"POST /v2/models/{DEPLOYMENT}/infer: {count} images the model has not seen")
+    show.title(f"POST /v2/models/{DEPLOYMENT}/infer: {count} images that the model has not seen")
     requests, labels = bodies(install.DIGITS / "evaluation.npz", count, seed=7)
     guesses = []
     for body in requests:
@@ -104,7 +104,7 @@ def predict(kube: Kube, summary: Summary, count: int = 20) -> None:
     summary.accuracy = f"{right} of {count}"
     show.line(f"{summary.accuracy} right")
     if right < 0.8 * count:
-        raise DemoError(f"the served model got only {summary.accuracy} right")
+        raise DemoError(f"the served model classified only {summary.accuracy} correctly")
 
 
 def _follow(kube: Kube, model: str) -> None:
@@ -127,11 +127,11 @@ def _scene(kube: Kube, load: Load, model: str, expected: str, text: str) -> watc
 def require_differences(rollout: watch.Rollout) -> None:
     """Raises DemoError unless the rollout showed what its title says: answers were compared, and where stable is unsure left out."""
     if not rollout.compared:
-        raise DemoError(f"revision {rollout.revision} was promoted, and none of its answers was compared with stable's")
+        raise DemoError(f"revision {rollout.revision} was promoted, but none of its answers was compared with stable's")
     if not rollout.unsure:
         raise DemoError(
-            f"revision {rollout.revision}: {rollout.compared} answers in a window, and stable was said to be sure of each; "
-            "of these models it is unsure of about one in six"
+            f"revision {rollout.revision}: {rollout.compared} answers in a window, and stable was reported as confident of all of them; "
+            "these models are not confident of about one in six"
         )
 
 
@@ -143,14 +143,14 @@ def rollouts(kube: Kube, summary: Summary) -> None:
     load.start(requests, rate=30, clients=6, seconds=1200)
     time.sleep(5)
     scenes = summary.rollouts
-    text = "a better model as canary: it differs only where the stable one is unsure"
+    text = "a better model as canary: it differs only where the stable one is not confident"
     scenes["better"] = _scene(kube, load, "digits-better", "Promoted", text)
     require_differences(scenes["better"])
     scenes["slow"] = _scene(kube, load, "digits-slow", "RolledBack", "a canary that is far too slow")
     _back(kube)
     scenes["failing"] = _scene(kube, load, "digits-failing", "RolledBack", "a canary that answers with errors")
     _back(kube)
-    text = "a canary that is fast, never fails and is wrong: only its answers beside the stable model's show it"
+    text = "a canary that is fast, never fails and is wrong: only the comparison with the stable model shows it"
     scenes["wrong"] = _scene(kube, load, "digits-wrong", "RolledBack", text)
     _back(kube)
     summary.totals = load.stop()
@@ -173,7 +173,9 @@ def steady(kube: Kube, summary: Summary) -> None:
     """A later run: the rollouts are in the ledger, so only show that what serves still serves."""
     requests, _ = bodies(install.DIGITS / "evaluation.npz", 40)
     load = Load(kube, DEPLOYMENT)
-    show.title("20 s of load on what serves (the rollouts were done by an earlier run; make demo-clean starts over)")
+    show.title(
+        "20 s of load on the stable revision (the rollouts were done by an earlier run; make demo-clean starts over)"
+    )
     load.start(requests, rate=30, clients=6, seconds=120)
     time.sleep(20)
     summary.totals = load.stop()
@@ -185,7 +187,7 @@ def finish(kube: Kube, summary: Summary) -> None:
     found = kube.get("mdep", DEPLOYMENT) or {}
     show.ledger(found)
     show.title("summary")
-    show.line(f"speed-up {summary.speedup:.2f} x, accuracy drop {summary.drop:+.4f}, {summary.accuracy} images right")
+    show.line(f"speed-up {summary.speedup:.2f} x, accuracy drop {summary.drop:+.4f}, {summary.accuracy} images correct")
     totals = summary.totals
     own = sum(totals["serverErrors"].values()) + totals["transport"] - summary.failed
     show.line(f"requests sent {totals['sent']}, failed {summary.failed} (the failing canary's own errors: {own})")

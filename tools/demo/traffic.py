@@ -75,7 +75,7 @@ class Load:
         for _ in watch.polls(120, kube=self.kube):
             if self.totals().get("sent", 0) >= clients:
                 return
-        raise DemoError(f"the load did not start: {self.kube.kubectl('describe', 'pod', self.name)}")
+        raise DemoError(f"the load generator did not start: {self.kube.kubectl('describe', 'pod', self.name)}")
 
     def totals(self) -> Totals:
         """What happened so far; empty while the pod does not run."""
@@ -95,7 +95,7 @@ class Load:
                 self.kube.kubectl("delete", "pod", self.name, "--wait=false")
                 return totals
             time.sleep(0.5)
-        raise DemoError("the load did not end")
+        raise DemoError("the load generator did not end")
 
 
 def foreign_failures(totals: Totals, own: set[str]) -> int:

@@ -101,11 +101,11 @@ def _line(found: Found) -> str:
     if canary:
         text += (
             f" · canary {canary.get('revision')} {canary.get('ready', 0)}/{canary.get('replicas', 0)}"
-            f" · step {canary.get('step', 0)} · weight {canary.get('weight', 0)} % (really {canary.get('actualWeight', 0)} %)"
+            f" · step {canary.get('step', 0)} · weight {canary.get('weight', 0)} % (actual {canary.get('actualWeight', 0)} %)"
         )
         analysis = canary.get("analysis") or {}
         if analysis.get("compared"):
-            text += f" · {analysis['agreed']} of {analysis['compared']} answers agree ({analysis['unsure']} unsure)"
+            text += f" · {analysis['agreed']} of {analysis['compared']} answers agree ({analysis['unsure']} skipped)"
         if analysis.get("verdict") in ("Bad", "Inconclusive"):
             text += f" · {analysis['verdict']}: {analysis.get('message', '')}"
     progressing = condition(found, "Progressing")
@@ -127,7 +127,9 @@ def serving(kube: Kube, name: str, seconds: float, tell: Callable[[str], None]) 
         settled = is_current(found) and not (found["status"].get("canary"))
         if settled and ready.get("status") == "True" and progressing.get("status") == "False":
             return found
-    raise DemoError(f"ModelDeployment {name} did not serve within {seconds:.0f} s: {told}\n{condition(found, 'Ready')}")
+    raise DemoError(
+        f"ModelDeployment {name} was not serving within {seconds:.0f} s: {told}\n{condition(found, 'Ready')}"
+    )
 
 
 def rolled_out(kube: Kube, name: str, seconds: float, tell: Callable[[str], None]) -> Rollout:
@@ -136,7 +138,7 @@ def rolled_out(kube: Kube, name: str, seconds: float, tell: Callable[[str], None
     for elapsed in polls(seconds, every=0.3, kube=kube):
         found = kube.get("mdep", name)
         if found is None:
-            raise DemoError(f"ModelDeployment {name} is gone")
+            raise DemoError(f"ModelDeployment {name} no longer exists")
         line = _line(found)
         if line != told:
             told = line

@@ -27,7 +27,7 @@ def between_marks(text: str, wanted: str) -> str:
     before, begin, rest = text.partition(BEGIN)
     _, end, after = rest.partition(END)
     if not begin or not end:
-        raise ValueError(f"the marks {BEGIN!r} and {END!r} are not both there")
+        raise ValueError(f"the marks {BEGIN!r} and {END!r} are not both present")
     return f"{before}{begin}\n{wanted}\n{end}{after}"
 
 

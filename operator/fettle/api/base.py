@@ -74,7 +74,7 @@ def exactly_one(what: str) -> Callable[[ModelClass], ModelClass]:
         declared: type[BaseModel] = model
         keys = [field.alias or name for name, field in declared.model_fields.items()]
         given = ", ".join(f"has(self.{key})" for key in keys)
-        message = f"{what} has exactly one key: {', '.join(keys[:-1])} or {keys[-1]}"
+        message = f"{what} must have exactly one key: {', '.join(keys[:-1])} or {keys[-1]}"
         return rules(Rule(f"[{given}].filter(s, s).size() == 1", message))(model)
 
     return attach

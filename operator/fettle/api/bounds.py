@@ -106,7 +106,7 @@ def _accuracy(row: CandidateStatus, rules: Rules) -> Miss | None:
     if bound is None or is_exact(row):
         return None
     if rules.exact_only:
-        text = "answers may differ, and without evaluation data nothing proves them: give data.evaluation"
+        text = "answers may differ, and there is no evaluation data to judge them: set data.evaluation"
         return Miss(Reason.EVALUATION_DATA_MISSING, text, UNMEASURED)
     drop = row.accuracy_drop
     if drop is None:
@@ -160,7 +160,7 @@ def _latency(row: CandidateStatus, rules: Rules) -> Miss | None:
         measurement = _measurement(row, rules.batch_size)
         runs = measurement.runs if measurement is not None else 0
         needed = RUNS_NEEDED.get(bound.percentile, 0)
-        text = f"{what} cannot be claimed: {runs} runs, {needed} are needed"
+        text = f"{what} cannot be claimed from {runs} runs: {needed} are needed"
         return Miss(Reason.CONSTRAINTS_NOT_MET, text, UNMEASURED)
     if found <= bound.max_milliseconds:
         return None
@@ -204,9 +204,13 @@ def _not_slower(row: CandidateStatus, rules: Rules) -> Miss | None:
     exact = is_exact(row)
     if speedup.high >= 1 if exact else speedup.low > 1:
         return None
-    doubt = "is slower than the original" if exact else "is not surely faster than the original, and may lose answers"
+    doubt = (
+        "is slower than the original"
+        if exact
+        else "is not proved to be faster than the original, and its answers may differ"
+    )
     end = speedup.high if exact else speedup.low
-    text = f"speed-up {span(speedup, 1)}: {doubt} (constraints.speedup.min would allow it)"
+    text = f"speed-up {span(speedup, 1)}: {doubt} (to allow this, set constraints.speedup.min)"
     return Miss(Reason.NOT_FASTER, text, 1 / max(end, 1e-9) - 1)
 
 

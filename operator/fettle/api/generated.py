@@ -13,7 +13,7 @@ def write(wanted: Iterable[tuple[Path, str]], *, check: bool) -> None:
     if check:
         stale = [path for path, text in wanted if not path.exists() or path.read_text(encoding="utf-8") != text]
         for path in stale:
-            click.echo(f"{path} is not what the models say: run `make crds`", err=True)
+            click.echo(f"{path} is out of date: run `make crds`", err=True)
         raise SystemExit(1 if stale else 0)
     for path, text in wanted:
         path.parent.mkdir(parents=True, exist_ok=True)

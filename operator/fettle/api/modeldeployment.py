@@ -23,15 +23,15 @@ class ModelReference(ApiModel):
 @rules(
     Rule(
         "has(self.ref) != has(self.uri)",
-        "model needs exactly one of ref (follow an OptimizedModel) and uri (a fixed artifact)",
+        "model requires exactly one of ref (follow an OptimizedModel) and uri (a fixed artifact)",
     ),
     Rule(
         "!has(self.uri) || (has(self.sha256) && has(self.runtime))",
-        "model.uri needs model.sha256 and model.runtime beside it",
+        "model.uri requires model.sha256 and model.runtime",
     ),
     Rule(
         "!has(self.ref) || (!has(self.sha256) && !has(self.runtime))",
-        "model.sha256 and model.runtime belong to model.uri, not to model.ref",
+        "model.sha256 and model.runtime may only be set together with model.uri, not with model.ref",
     ),
     Rule(
         "!has(self.uri) || self.uri.matches('^pvc://[a-z0-9][a-z0-9.-]*/.+$')",
@@ -119,7 +119,7 @@ class Pause(ApiModel):
     ] = None
 
 
-@rules(Rule("has(self.weight) != has(self.pause)", "a step has exactly one key: weight or pause"))
+@rules(Rule("has(self.weight) != has(self.pause)", "a step must have exactly one key: weight or pause"))
 class RolloutStep(ApiModel):
     """One step of a rollout: exactly one key."""
 
@@ -136,7 +136,7 @@ class SuccessRateSpec(ApiModel):
 @rules(
     Rule(
         "has(self.maxMilliseconds) || has(self.maxRatioToStable)",
-        "latency needs maxMilliseconds, maxRatioToStable or both",
+        "latency requires maxMilliseconds, maxRatioToStable or both",
     )
 )
 class LatencySpec(ApiModel):
@@ -151,7 +151,7 @@ class LatencySpec(ApiModel):
     ] = None
 
 
-@rules(Rule("self.min <= 0.999", "agreement.min must be at most 0.999: more is not proved by the samples of a canary"))
+@rules(Rule("self.min <= 0.999", "agreement.min must be at most 0.999: the samples of a canary cannot prove more"))
 class AgreementBound(ApiModel):
     """Bound on the share of live items that the canary answers as the stable revision did."""
 
@@ -208,7 +208,7 @@ class OnFailure(StrEnum):
     ),
     Rule(
         "!has(self.steps) || self.steps.filter(s, has(s.weight)).map(s, s.weight).isSorted()",
-        "weights of steps must ascend to 100",
+        "weights of steps must be in ascending order, up to 100",
     ),
 )
 class RolloutSpec(ApiModel):
@@ -254,7 +254,7 @@ class TrafficSpec(ApiModel):
     Rule(
         "!has(self.rollout) || !has(self.rollout.analysis) || !has(self.rollout.analysis.agreement) || "
         "!has(self.server) || !has(self.server.samples) || self.server.samples > 0",
-        "rollout.analysis.agreement compares samples, and server.samples is 0: raise it, or drop agreement",
+        "rollout.analysis.agreement requires server.samples above 0: raise server.samples, or remove agreement",
     )
 )
 class ModelDeploymentSpec(ApiModel):

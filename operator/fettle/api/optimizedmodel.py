@@ -28,7 +28,7 @@ from fettle.api.vocabulary import (
 )
 
 
-@rules(Rule("self.min <= self.max", "range.min must not be above range.max"))
+@rules(Rule("self.min <= self.max", "range.min must not be greater than range.max"))
 class ValueRange(ApiModel):
     """Bounds of the values an input takes."""
 
@@ -233,7 +233,7 @@ class GeneratedSpec(ApiModel):
 @rules(
     Rule(
         "!has(self.generated) || !has(self.evaluation)",
-        "data.generated stands in for data.evaluation: give one of them",
+        "data.generated and data.evaluation are mutually exclusive: set only one of them",
     )
 )
 class DataSpec(ApiModel):

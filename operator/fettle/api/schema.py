@@ -72,7 +72,7 @@ def _structural(node: Schema, models: Schema, defaults: bool, where: str) -> Sch
     """One node, its keys in the order in which a person reads them."""
     node = _resolved(node, models)
     if unknown := node.keys() - KNOWN:
-        raise SchemaError(f"{where}: a CRD has no {', '.join(sorted(unknown))}")
+        raise SchemaError(f"{where}: not allowed in a CRD: {', '.join(sorted(unknown))}")
     out: Schema = {"description": node["description"]} if "description" in node else {}
     if "type" in node:
         out["type"] = node["type"]

@@ -62,7 +62,7 @@ async def require_claims(client: Client, settings: Settings, namespace: str, tas
             continue
         reason, what = _what_for(task, name)
         raise ClusterError(
-            f"{what} lies on PersistentVolumeClaim {name}, which does not exist in namespace {namespace}: create it, or correct the URI",
+            f"{what} is on PersistentVolumeClaim {name}, which does not exist in namespace {namespace}: create it, or correct the URI",
             reason=reason,
             retryable=True,
         )
@@ -73,7 +73,7 @@ async def _create_store(client: Client, settings: Settings, namespace: str, name
         await client.create(CLAIM, render_store(settings, namespace, name))
         logger.info("created the default store's claim %s/%s", namespace, name)
     except ExistsError:
-        logger.debug("claim %s/%s appeared meanwhile", namespace, name)
+        logger.debug("claim %s/%s was created in the meantime", namespace, name)
 
 
 def _what_for(task: AnyTask, claim: str) -> tuple[Reason, str]:

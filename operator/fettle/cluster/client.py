@@ -111,7 +111,7 @@ class Client:
                 load_incluster_config(client_configuration=configuration)
         except (ConfigException, OSError) as error:
             raise UsageError(
-                f"no credentials for a cluster ({error}): set FETTLE_KUBECONFIG, or run in a pod with a ServiceAccount"
+                f"no cluster credentials ({error}): set FETTLE_KUBECONFIG, or run in a pod with a ServiceAccount"
             ) from error
         # As kopf does: a proxy is used where the kubeconfig says so, never because the environment has one.
         configuration.client_session_kwargs = {"trust_env": False}
@@ -260,7 +260,7 @@ class Client:
             )  # half of an object's bytes, and nobody here reads them
         except (ValueError, AttributeError) as error:  # a proxy's page, an answer that was cut off
             raise ClusterError(
-                f"{method} {path}: the API server's answer is not a JSON object: {data[:128].decode(errors='replace')}",
+                f"{method} {path}: the API server's response is not a JSON object: {data[:128].decode(errors='replace')}",
                 reason=Reason.CLUSTER_UNREACHABLE,
                 retryable=True,
             ) from error
@@ -303,7 +303,7 @@ class Client:
         """For how long a write may go out. What waits for a connection longer than that is never sent. Raises ClusterError."""
         left = self.may_write() if self.may_write is not None else TIMEOUT
         if left <= 0:
-            text = "the Lease has run out, and another replica may lead: nothing is written any more"
+            text = "the Lease has expired, and another replica may be the leader: writes are refused"
             raise ClusterError(text, reason=Reason.CLUSTER_UNREACHABLE, retryable=True)
         return left
 

@@ -55,7 +55,7 @@ async def about(client: Client, namespace: str, uid: str) -> Sequence[Object]:
     except ClusterError as error:
         if error.reason != Reason.FORBIDDEN:
             raise
-        logger.warning("events are not read: %s", error)
+        logger.warning("cannot read Events: %s", error)
         return ()
 
 
@@ -71,6 +71,6 @@ class EventRecorder:
         try:
             await self._client.create(EVENT, render(kind, about, type_, reason, message, self._now()))
         except ExistsError:
-            logger.debug("Event %s about %s is there already", reason, about["metadata"]["name"])
+            logger.debug("Event %s about %s already exists", reason, about["metadata"]["name"])
         except ClusterError as error:
             logger.warning("Event %s about %s was not written: %s", reason, about["metadata"]["name"], error)

@@ -51,11 +51,11 @@ class PodFigures:
             between = _BETWEEN.search(self.body, at + PIECE, self.stop)
             end = between.start() + 1 if between is not None else self.stop
             if end - at > 4 * PIECE:
-                raise UnreadableError(f"windows.{count}: one second takes more than {3 * PIECE} bytes")
+                raise UnreadableError(f"windows.{count}: one second is larger than {3 * PIECE} bytes")
             windows = self._read(at, end, count)
             seconds = [last, *(window.second for window in windows)]
             if any(one >= next_one for one, next_one in itertools.pairwise(seconds)):
-                raise UnreadableError("the seconds of windows do not ascend")
+                raise UnreadableError("the seconds of windows are not in ascending order")
             yield windows
             at, count, last = between.end() - 1 if between is not None else end, count + len(windows), seconds[-1]
 
@@ -72,10 +72,10 @@ def parse(body: bytes | bytearray) -> PodFigures:
     start = found.end() if found is not None else len(body)
     stop = body.find(b"]", start) if found is not None else len(body)
     if stop < 0:
-        raise UnreadableError("Invalid JSON: its windows have no end")
+        raise UnreadableError("Invalid JSON: the list of windows is not closed")
     beside = body[:start] + body[stop:]
     if len(beside) > MOST_BESIDE:
-        raise UnreadableError(f"more than {MOST_BESIDE} bytes of it are no seconds")
+        raise UnreadableError(f"it has more than {MOST_BESIDE} bytes beside its windows")
     try:
         head = _Beside.model_validate_json(beside)
     except ValidationError as error:

@@ -105,7 +105,7 @@ class Elector:
             if await self._attempt():
                 break
             await asyncio.sleep(self._retry)
-        logger.info("%s leads", self.identity)
+        logger.info("%s is the leader", self.identity)
 
     async def hold(self) -> None:
         """Renew until cancelled. Raises LeaseLostError."""
@@ -222,5 +222,5 @@ class Elector:
         """Somebody wrote to the Lease: go on if it still names us."""
         lease = await self._client.get(LEASE, self._namespace, self._name)
         if lease is None or _spec(lease).get("holderIdentity") != self.identity:
-            raise LeaseLostError("somebody else holds the Lease")
+            raise LeaseLostError("another replica holds the Lease")
         self._lease = lease

@@ -104,7 +104,7 @@ def _cause(condition: Object, pod: Object | None) -> tuple[Reason, str, bool]:
     if condition.get("reason") == "DeadlineExceeded":
         return Reason.DEADLINE_EXCEEDED, "the Job did not end before its deadline", False
     if pod is None:
-        return Reason.NODE_LOST, "the pod is gone without an answer", True
+        return Reason.NODE_LOST, "the pod is gone and left no result", True
     termination = termination_of(pod)
     if termination is not None and termination.outcome == "Failed":
         return termination.reason or Reason.JOB_FAILED, termination.message, termination.retryable
@@ -113,7 +113,7 @@ def _cause(condition: Object, pod: Object | None) -> tuple[Reason, str, bool]:
         limit = _container_limit(pod)
         return (
             Reason.OUT_OF_MEMORY,
-            f"the kernel ended it at its memory limit ({limit}): raise resources.limits.memory",
+            f"killed by the kernel at its memory limit ({limit}): raise resources.limits.memory",
             False,
         )
     lost = _lost(pod)

@@ -141,7 +141,7 @@ def name_conflict(kind: ResourceKind, obj: Object, owner: Object | None) -> Clus
     holder = f"{whose['kind']} {whose['name']}" if whose else "nobody"
     left = whose is not None and owner is not None and _namesakes(whose, owner)
     going = terminating(obj) or left
-    todo = "it is on its way out; waiting" if going else "delete or rename it, or rename this object"
+    todo = "it is being deleted; waiting" if going else "delete or rename it, or rename this object"
     if left:
         holder = f"an earlier {holder}, which was deleted"
     return ClusterError(

@@ -45,7 +45,7 @@ async def list_until_done(client: Client, cache: Cache, settings: Settings, touc
         try:
             await list_all(client, cache, settings, touch)
         except ClusterError as error:
-            logger.warning("listing: %s; again in %.0f s", error, retry)
+            logger.warning("list failed: %s; retrying in %.0f s", error, retry)
             await asyncio.sleep(retry)
 
 
@@ -58,5 +58,5 @@ async def resync(client: Client, cache: Cache, settings: Settings, touch: Touch,
             await list_all(client, cache, settings, touch)
             pause = every
         except ClusterError as error:
-            logger.warning("resync: %s", error)
+            logger.warning("resync failed: %s", error)
             pause = min(every, 30.0)

@@ -74,7 +74,7 @@ class Trial:
         away = {uid for uid in self._serving if uid not in there or not _stays(there[uid])}
         if changed := away | self._away:
             name = self._serving[min(changed)]
-            self.lost = (Lost(now.timestamp(), f"what pod {name} counted went with it"),)
+            self.lost = (Lost(now.timestamp(), f"the counts of pod {name} were lost with it"),)
         self._serving = {uid: name for uid, name in self._serving.items() if uid in there}
         self._away = away & self._serving.keys()
 
@@ -108,7 +108,7 @@ def _before_us(canary: CanaryStatus, pods: Sequence[Object], now: datetime) -> t
     born = [timestamps.read(pod["metadata"].get("creationTimestamp")) for pod in pods if _stays(pod)]
     if sum(at is not None and at <= start for at in born) >= canary.replicas:
         return ()
-    return (Lost(now.timestamp(), "the operator was started in the middle of it"),)
+    return (Lost(now.timestamp(), "the operator was started during the window"),)
 
 
 def _stays(pod: Object) -> bool:

@@ -23,12 +23,12 @@ _VOLUMES: tuple[tuple[str, Reason, str], ...] = (
     (
         "PersistentVolume's node affinity",  # since 1.34; before: volume node affinity conflict
         Reason.STORE_NOT_SHARED,
-        "a claim's volume can be reached from other nodes only: use a ReadWriteMany claim, or select the volume's node",
+        "a claim's volume is only reachable from other nodes: use a ReadWriteMany claim, or select the volume's node",
     ),
     (
         "volume node affinity conflict",
         Reason.STORE_NOT_SHARED,
-        "a claim's volume can be reached from other nodes only: use a ReadWriteMany claim, or select the volume's node",
+        "a claim's volume is only reachable from other nodes: use a ReadWriteMany claim, or select the volume's node",
     ),
     (
         "ReadWriteOncePod",
@@ -42,7 +42,7 @@ _VOLUMES: tuple[tuple[str, Reason, str], ...] = (
         "a claim has no volume yet: see its Events (kubectl describe pvc)",
     ),
 )
-_NO_NODE = "add such a node, or ask for less: nodeSelector, tolerations, resources"
+_NO_NODE = "add a suitable node, or request less: nodeSelector, tolerations, resources"
 
 
 def unscheduled(message: str) -> tuple[Reason, str]:
@@ -86,7 +86,7 @@ def _of_event(word: str, message: str) -> tuple[Reason, str] | None:
     if word == "FailedCreate":
         return refused(message), told
     if "Multi-Attach" in message:
-        todo = "pods on several nodes use a ReadWriteOnce claim: use a ReadWriteMany one"
+        todo = "pods on several nodes use a ReadWriteOnce claim: use a ReadWriteMany claim"
         return Reason.STORE_NOT_SHARED, _with_advice(told, todo)
     return (Reason.STORE_UNREACHABLE, told) if word in _MOUNTS else None
 

@@ -123,13 +123,13 @@ def _lost(pod: Object, answer: Head, offset: float) -> Lost | None:
     """Seconds in which the pod had traffic and that this process does not know. Before the first process of a pod there was none."""
     name = pod["metadata"]["name"]
     if answer.known_since > answer.start + 1 and answer.kept is None:
-        text = f"pod {name} keeps {OLD_RING_SECONDS} s, its server is older"
+        text = f"pod {name} keeps only {OLD_RING_SECONDS} s, because its server is older"
         return Lost(answer.known_since + offset, text, keeps=OLD_RING_SECONDS)
     if answer.known_since > answer.start + 1:
-        text = f"pod {name} knows its earlier seconds no more: it keeps no more of them, or its clock was set"
+        text = f"pod {name} no longer has its earlier counts: it keeps no more of them, or its clock was set"
         return Lost(answer.known_since + offset, text)
     if _restarts(pod):
-        return Lost(answer.start + offset, f"what pod {name} counted before its container was restarted is lost")
+        return Lost(answer.start + offset, f"the counts of pod {name} from before its container was restarted are lost")
     return None
 
 
@@ -209,11 +209,11 @@ async def _ask(session: aiohttp.ClientSession, pod: Object, span: Span, looker: 
                 await asyncio.sleep(0)  # the Lease is renewed in between
             return sums.read()
     except UnreadableError as error:
-        why = f"its answer cannot be read: {error}"
+        why = f"invalid response: {error}"
     except _Unread as error:
         why = str(error)
     except TimeoutError:
-        why = f"no whole answer within {looker.patience:g} s"
+        why = f"no complete response within {looker.patience:g} s"
     except (aiohttp.ClientError, OSError) as error:
         why = str(error) or type(error).__name__
     logger.info("no analysis window from pod %s: %s", name, why)
@@ -248,7 +248,7 @@ async def _get(session: aiohttp.ClientSession, pod: Object, since: float, large:
     """One answer. Raises _Unread, UnreadableError, TimeoutError, and what aiohttp raises."""
     address = str((pod.get("status") or {}).get("podIP") or "")
     if not address:
-        raise _Unread("it has no address")
+        raise _Unread("it has no IP address")
     host = f"[{address}]" if ":" in address else address
     url = f"http://{host}:{MANAGEMENT_PORT}/fettle/window"
     query = {"since": f"{max(since, 0):.0f}"}
@@ -264,5 +264,5 @@ async def _get(session: aiohttp.ClientSession, pod: Object, since: float, large:
             if len(body) > LARGE:
                 await large.take(limit)
             if len(body) > MOST_BYTES:
-                raise _Unread(f"its answer is larger than {MOST_BYTES >> 20} MiB")
+                raise _Unread(f"its response is larger than {MOST_BYTES >> 20} MiB")
         return parse(body)

@@ -126,9 +126,12 @@ def said(ended: Any, *, limited: bool) -> tuple[Reason, str]:
     `limited`: it has a memory limit of its own.
     """
     if ended.get("reason") == OOM_KILLED and limited:
-        return Reason.OUT_OF_MEMORY, "the kernel ended it at its memory limit: raise server.resources.limits.memory"
+        return Reason.OUT_OF_MEMORY, "killed by the kernel at its memory limit: raise server.resources.limits.memory"
     if ended.get("reason") == OOM_KILLED:
-        return Reason.OUT_OF_MEMORY, "its node ran out of memory; it has no limit of its own: server.resources.limits"
+        return (
+            Reason.OUT_OF_MEMORY,
+            "the node ran out of memory, and the container has no limit of its own: set server.resources.limits",
+        )
     text = str(ended.get("message") or "").strip()
     word, colon, rest = text.partition(": ")
     if colon and word in set(Reason):

@@ -47,7 +47,7 @@ def configure_logging(settings: Settings) -> None:
     handler.setFormatter(JsonLines() if settings.log_format is LogFormat.JSON else text)
     level = logging.getLevelName(settings.log_level.upper())
     if not isinstance(level, int):
-        raise click.UsageError(f"FETTLE_LOG_LEVEL: {settings.log_level} is none of DEBUG, INFO, WARNING, ERROR")
+        raise click.UsageError(f"FETTLE_LOG_LEVEL: expected DEBUG, INFO, WARNING or ERROR, found {settings.log_level}")
     logging.basicConfig(level=level, handlers=[handler], force=True)
     if level > logging.DEBUG:
         logging.getLogger("kopf").setLevel(logging.WARNING)
@@ -64,7 +64,7 @@ def settings_help() -> str:
 
 
 @click.command(
-    help="Run the Fettle operator: one replica, which leads or stands by.",
+    help="Run one replica of the Fettle operator, as leader or standby.",
     epilog=settings_help(),
     context_settings={"max_content_width": 120},
 )

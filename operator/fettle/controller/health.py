@@ -33,8 +33,8 @@ class Health:
             if self.queue_turned_at is not None:
                 signs["queue"] = self.queue_turned_at()
             if self.watch_seen_at is not None:
-                signs["watch of our own Lease"] = self.watch_seen_at
-        silent = [f"{name}: silent for {now - at:.0f} s" for name, at in signs.items() if now - at > self.patience]
+                signs["watch of the Lease"] = self.watch_seen_at
+        silent = [f"{name}: no progress for {now - at:.0f} s" for name, at in signs.items() if now - at > self.patience]
         return "; ".join(silent)
 
     def ready(self) -> bool:

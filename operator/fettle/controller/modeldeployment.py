@@ -108,7 +108,7 @@ async def _open(context: Context, observed: Observed, write: OpenEntry) -> Objec
     if not owned_by(there, observed.uid):
         raise name_conflict(CONTROLLER_REVISION, there, controller_of(body))
     context.cache.put(CONTROLLER_REVISION, there)
-    raise ConflictError(f"ledger line {name} was opened meanwhile", retryable=True)
+    raise ConflictError(f"ledger entry {name} was created in the meantime", retryable=True)
 
 
 async def _ensure_secret(context: Context, observed: Observed) -> None:
@@ -126,7 +126,7 @@ async def _ensure_secret(context: Context, observed: Observed) -> None:
     except ClusterError as error:
         if error.retryable:
             raise
-        logger.warning("%s/%s: no Secret for samples: %s", observed.namespace, observed.name, error.message)
+        logger.warning("%s/%s: cannot create the samples Secret: %s", observed.namespace, observed.name, error.message)
 
 
 def _template(context: Context, observed: Observed, write: OpenEntry) -> Object:
@@ -137,7 +137,7 @@ def _template(context: Context, observed: Observed, write: OpenEntry) -> Object:
     if known is not None:
         return known
     if isinstance(observed.wanted, NotReady) or observed.wanted.revision != write.revision:
-        raise ConflictError(f"revision {write.revision} is known no more; looking again", retryable=True)
+        raise ConflictError(f"revision {write.revision} is no longer known; reconciling again", retryable=True)
     return serving.pod_template(observed.obj, observed.wanted, context.settings)
 
 

@@ -79,13 +79,13 @@ def look(context: Context, obj: Object, spec: ModelDeploymentSpec) -> Observed:
 
 
 async def look_live(context: Context, observed: Observed) -> Observed:
-    """What the API server holds, before capacity is taken away. Raises ConflictError when the object changed meanwhile."""
+    """What the API server holds, before capacity is taken away. Raises ConflictError when the object changed in the meantime."""
     client, cache, namespace, name = context.client, context.cache, observed.namespace, observed.name
     live = await client.get(MODEL_DEPLOYMENT, namespace, name)
     if live is None or live["metadata"]["resourceVersion"] != observed.obj["metadata"]["resourceVersion"]:
         if live is not None:
             cache.put(MODEL_DEPLOYMENT, live)
-        raise ConflictError(f"ModelDeployment {namespace}/{name} changed meanwhile", retryable=True)
+        raise ConflictError(f"ModelDeployment {namespace}/{name} changed in the meantime", retryable=True)
     labels = ",".join(f"{key}={value}" for key, value in serving.selector(name).items())
     listed: dict[ResourceKind, list[Object]] = {}
     for kind in (DEPLOYMENT, POD, CONTROLLER_REVISION):

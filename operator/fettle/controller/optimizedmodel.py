@@ -93,7 +93,7 @@ class OptimizedModels:
         except ClusterError as error:
             if error.reason == Reason.CLUSTER_UNREACHABLE:
                 raise
-            logger.warning("%s/%s: %s was refused: %s", namespace, obj["metadata"]["name"], task.label, error)
+            logger.warning("%s/%s: %s was rejected: %s", namespace, obj["metadata"]["name"], task.label, error)
             self._refusals.note(uid, task, error, context.now())
             return False
         self._refusals.clear(uid, task)
@@ -139,7 +139,9 @@ async def _require_current(context: Context, obj: Object) -> None:
         return
     else:
         context.cache.put(OPTIMIZED_MODEL, live)
-    raise ConflictError(f"OptimizedModel {metadata['namespace']}/{metadata['name']} changed meanwhile", retryable=True)
+    raise ConflictError(
+        f"OptimizedModel {metadata['namespace']}/{metadata['name']} changed in the meantime", retryable=True
+    )
 
 
 async def _create_owned(context: Context, obj: Object, job: Object) -> None:
@@ -159,7 +161,7 @@ async def _delete(context: Context, job: Object) -> None:
     metadata = job["metadata"]
     if terminating(job):
         return
-    logger.info("%s: deleting Job %s, nobody wants it any more", metadata["namespace"], metadata["name"])
+    logger.info("%s: deleting Job %s, which is no longer needed", metadata["namespace"], metadata["name"])
     await context.client.delete(JOB, metadata["namespace"], metadata["name"], uid=metadata["uid"])
 
 

@@ -67,7 +67,9 @@ class Process:
         """Serve until `stop` is set (0) or something that must not end ended (1)."""
         settings = self.settings
         async with health.serve(self.health, settings.health_host, settings.health_port, self._measure) as port:
-            logger.info("health port %d; waiting for the Lease %s/%s", port, settings.namespace, settings.lease_name)
+            logger.info(
+                "serving health on port %d; waiting for the Lease %s/%s", port, settings.namespace, settings.lease_name
+            )
             await first_of(self.elector.acquire(), self.stop.wait())
             if self.stop.is_set():
                 await self.elector.release()
@@ -89,7 +91,7 @@ class Process:
             done, _ = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
             failed = [task for task in done if task is not stopping]
             for task in failed:
-                logger.error("%s ended: %r", task.get_name(), task.exception())
+                logger.error("task '%s' ended: %r", task.get_name(), task.exception())
             return 1 if failed else 0
         finally:
             await cancelled(working)
@@ -105,7 +107,7 @@ class Process:
         try:
             await self.elector.hold()
         except LeaseLostError as error:
-            logger.critical("the Lease is lost, ending at once: %s", error)
+            logger.critical("lost the Lease, exiting at once: %s", error)
             logging.shutdown()
             os._exit(1)
 
@@ -114,7 +116,7 @@ class Process:
         settings = self.settings
         await list_until_done(self.client, self.cache, settings, self.feed.touch, settings.lease_retry_seconds)
         self.listed.set()
-        logger.info("every kind is listed; working")
+        logger.info("the cache is synced; reconciling")
         again = resync(
             self.client,
             self.cache,
@@ -159,7 +161,7 @@ class Process:
 
     async def _reconcile(self, key: Key) -> float | None:
         if not self.elector.valid:  # the loop stood still for long: somebody else may lead
-            logger.critical("the Lease ran out, ending at once")
+            logger.critical("the Lease expired, exiting at once")
             logging.shutdown()
             os._exit(1)
         return await self.reconcilers[key.kind](self.context, key.namespace, key.name)

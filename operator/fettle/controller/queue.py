@@ -140,16 +140,16 @@ class Queue:
                 delay = await self._reconcile(key)
                 self._failures.pop(key, None)
             except ConflictError as error:
-                logger.debug("%s %s/%s changed meanwhile: %s", *key, error)
+                logger.debug("%s %s/%s changed in the meantime: %s", *key, error)
                 delay = self._backoff(key)
             except ClusterError as error:
                 ERRORS.labels(key.kind, error.reason).inc()
                 delay = self._backoff(key)
-                logger.warning("%s %s/%s: %s; again in %.1f s", *key, error, delay)
+                logger.warning("%s %s/%s: %s; retrying in %.1f s", *key, error, delay)
             except Exception:  # one object's fault must not stop the others
                 ERRORS.labels(key.kind, "Internal").inc()
                 delay = self._backoff(key)
-                logger.exception("%s %s/%s: internal error; again in %.1f s", *key, delay)
+                logger.exception("%s %s/%s: internal error; retrying in %.1f s", *key, delay)
         RECONCILES.labels(key.kind).inc()
         if delay is not None:
             due = self._clock() + delay
@@ -166,7 +166,7 @@ class Queue:
         # Of ours, or a cancellation that nobody here asked for, as of a connection that was given up: the key still may not be lost.
         fault = asyncio.CancelledError() if task.cancelled() else task.exception()
         if fault is not None and not self._stopped:
-            logger.critical("%s %s/%s: the pass ended in a fault", *key, exc_info=fault)
+            logger.critical("%s %s/%s: reconciliation failed", *key, exc_info=fault)
             due = min(self._clock() + BACKOFF_LAST, due if due is not None else math.inf)
         if due is not None and not self._stopped:
             self._schedule.add(key, due)

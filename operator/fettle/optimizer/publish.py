@@ -65,9 +65,7 @@ def _winners(task: PublishTask, measures: list[MeasureReport]) -> dict[str, str]
             continue
         digest = digests.get((verdict.target, verdict.candidate))
         if digest is None:
-            message = (
-                f"{verdict.candidate} was chosen for {verdict.target}, but no measurement of this run left its artifact"
-            )
+            message = f"{verdict.candidate} was chosen for {verdict.target}, but no measurement of this run produced its artifact"
             raise StoreError(message, reason=Reason.ARTIFACT_NOT_FOUND)
         winners[verdict.target] = digest
     return winners
@@ -79,9 +77,9 @@ def _whole(store: Store, digest: str) -> Manifest:
     for file in (*manifest.model.files, *((manifest.reference,) if manifest.reference else ())):
         if not store.has_blob(file.sha256, file.bytes):
             message = (
-                f"{file.path} of artifact {digest}: {store.uri}/blobs/{file.sha256} is missing or not what was written; "
+                f"{file.path} of artifact {digest}: {store.uri}/blobs/{file.sha256} is missing or was changed; "
                 "delete it and run again"
             )
             raise StoreError(message, reason=Reason.ARTIFACT_TAMPERED)
-    log.info("artifact %s is whole", digest)
+    log.info("artifact %s verified", digest)
     return manifest

@@ -40,11 +40,13 @@ class Reference:
 
 def _difference(name: str, wanted: Array, found: Array | None) -> str:
     if found is None:
-        return f"the output {name!r} is gone"
+        return f"the output {name!r} is missing"
     if wanted.shape != found.shape or wanted.dtype.kind not in "fiub":
-        return f"the output {name!r} was {wanted.dtype} {list(wanted.shape)}, is {found.dtype} {list(found.shape)}"
+        return (
+            f"the output {name!r} changed from {wanted.dtype} {list(wanted.shape)} to {found.dtype} {list(found.shape)}"
+        )
     worst = np.max(np.abs(wanted.astype(np.float64) - found.astype(np.float64)), initial=0.0)
-    return f"the output {name!r} moved by up to {worst:.3g}"
+    return f"the output {name!r} differs by up to {worst:.3g}"
 
 
 def reference(run: Run, items: Items) -> Reference:
@@ -60,11 +62,11 @@ def reference(run: Run, items: Items) -> Reference:
     made = Reference(inputs, answers)
     moved = Reference(inputs[:1], answers[:1]).differs(run)
     if moved is not None:
-        message = f"the model answers one input differently each time ({moved}): nothing can be compared with it"
+        message = f"the model gives different outputs for the same input ({moved}): nothing can be compared with it"
         raise SourceError(message, reason=Reason.UNSUPPORTED_MODEL)
     if all(any(has_nan(value) for value in answer.values()) for answer in answers):
         message = (
-            f"the model answers NaN to each of the first {count} items, where numbers were expected: "
+            f"the model outputs NaN for each of the first {count} items, expected numbers: "
             "check its weights, and that the items went through the model's own preprocessing"
         )
         raise SourceError(message, reason=Reason.OUTPUTS_INVALID)

@@ -48,7 +48,7 @@ def read_task(environment: Mapping[str, str]) -> AnyTask:
         return decode_task(text)
     except ValueError as error:
         detail = error.errors()[:3] if isinstance(error, ValidationError) else error
-        raise UsageError(f"FETTLE_TASK is not a task that this version understands: {detail}") from error
+        raise UsageError(f"FETTLE_TASK is not a valid task for this version: {detail}") from error
 
 
 def answer(task: AnyTask, mounts: Mounts) -> TaskAnswer:
@@ -83,17 +83,19 @@ def crashed(environment: Mapping[str, str], killer: signal.Signals) -> TaskAnswe
     """The answer for a process that `killer` ended while it ran the task: a native library crashed, or the kernel ended it."""
     task = read_task(environment)
     if killer == signal.SIGKILL:
-        message = f"{task.kind} was killed, as the kernel does when memory is used up; raise spec.jobs.resources.limits.memory"
+        message = (
+            f"{task.kind} was killed, most likely because it ran out of memory; raise spec.jobs.resources.limits.memory"
+        )
         return failed(Reason.OUT_OF_MEMORY, message)
     if isinstance(task, PrepareTask):
         message = (
-            f"a native library crashed ({killer.name}) on {task.source.uri}: the file is damaged, or holds what the library does not "
-            "survive; its log names what was done last. Check the file, or export the model again with other operators"
+            f"a native library crashed ({killer.name}) on {task.source.uri}: the file is damaged, or contains something that the library cannot "
+            "handle; the log shows the last operation. Check the file, or export the model again with other operators"
         )
         return failed(Reason.UNSUPPORTED_MODEL, message)
     return failed(
         Reason.JOB_FAILED,
-        f"a native library crashed ({killer.name}) during {task.kind}; its log names what was done last",
+        f"a native library crashed ({killer.name}) during {task.kind}; the log shows the last operation",
     )
 
 
@@ -117,7 +119,7 @@ def run(task: AnyTask, mounts: Mounts) -> AnyReport:
     key = task_hash(task)
     before = _earlier(task, store, store.result(key))
     if before is not None:
-        log.info("answered from the store")
+        log.info("reusing the result from the store")
         return before
     report = _dispatch(task, store, mounts)
     store.put_result(key, report)

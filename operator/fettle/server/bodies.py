@@ -40,7 +40,7 @@ class Bodies:
         if size is not None and size > self._settings.max_body_bytes:
             raise self._too_large()
         if len(self._reading) >= self._settings.max_reading:
-            message = f"{len(self._reading)} requests' bodies are being read already"
+            message = f"{len(self._reading)} request bodies are already being read"
             raise RequestError(Code.UNAVAILABLE, message, unread=True)
         task = self._begin()
         try:
@@ -97,7 +97,7 @@ class Bodies:
 
     def _hold(self, size: int) -> None:
         if self.held + size > self._settings.max_bodies_bytes:
-            message = f"requests of {self.held} bytes are being read or wait for the model"
+            message = f"requests of {self.held} bytes in total are being read or waiting for the model"
             raise RequestError(Code.UNAVAILABLE, message, unread=True)
         self.held += size
 

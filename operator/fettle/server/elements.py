@@ -65,8 +65,8 @@ class _Kind(NamedTuple):
 
 
 _FLOATS = _Kind("numbers", b"0123456789+-.eE" + _SPACE, frozenset({int, float}))
-_WHOLE = _Kind("whole numbers, written without a point or an exponent", b"0123456789-" + _SPACE, frozenset({int}))
-_FLAGS = _Kind("true and false", b"truefals" + _SPACE, frozenset({bool}))
+_WHOLE = _Kind("integers without a decimal point or exponent", b"0123456789-" + _SPACE, frozenset({int}))
+_FLAGS = _Kind("true or false", b"truefals" + _SPACE, frozenset({bool}))
 _TEXTS = _Kind("strings", b'"' + _SPACE, frozenset({str}))
 _KINDS = {"FP": _FLOATS, "BF": _FLOATS, "IN": _WHOLE, "UI": _WHOLE, "BO": _FLAGS, "BY": _TEXTS}
 _target = functools.cache(numpy_dtype)
@@ -95,9 +95,9 @@ def read(span: Span, dtype: str, shape: Sequence[int]) -> Array:
     """
     count, room, kind = math.prod(shape), span.size, _KINDS[dtype[:2]]
     if count > room // 2:  # an element takes a character at least, and a comma or bracket
-        raise ElementsError(f"shape {list(shape)} needs {count} elements, more than data has room for")
+        raise ElementsError(f"shape {list(shape)} needs {count} elements, more than data can contain")
     if kind is _TEXTS and count > MOST_TEXTS:
-        raise ElementsError(f"at most {MOST_TEXTS} texts are taken at once, found shape {list(shape)}")
+        raise ElementsError(f"expected at most {MOST_TEXTS} strings in a tensor, found shape {list(shape)}")
     nested = _NESTED.match(*span) is not None
     expected = _skeleton(shape if nested else (count,), room)
     array = np.empty(count, numpy_dtype(dtype))
@@ -127,7 +127,7 @@ def _skeleton(form: Sequence[int], room: int) -> bytes:
 
 
 def _otherwise(shape: Sequence[int]) -> ElementsError:
-    return ElementsError(f"data is nested otherwise than its shape {list(shape)}")
+    return ElementsError(f"the nesting of data does not match its shape {list(shape)}")
 
 
 def _misfit(piece: _Piece, skeleton: bytes, dtype: str, shape: Sequence[int], flat: int | None) -> ElementsError:
@@ -198,7 +198,7 @@ def _values(piece: _Piece, dtype: str, nested: bool) -> list[Any]:
     if nested:
         bare = piece.structure.translate(_TO_QUOTES, _SPACE)
         if b'"[' in bare or b']"' in bare:
-            raise ElementsError("data is not JSON: a comma is missing beside a bracket")
+            raise ElementsError("data is not valid JSON: missing comma next to a bracket")
         text = _flat(piece)
     return _loads(b"[%b]" % text, dtype)
 
@@ -233,14 +233,14 @@ def _converted(flat: list[Any], dtype: str) -> Array:
         except OverflowError as error:
             limits = np.iinfo(target)
             odd = next(value for value in flat if not limits.min <= value <= limits.max)
-            raise ElementsError(f"data holds values that do not fit {dtype}: {odd}") from error
+            raise ElementsError(f"data contains values that do not fit {dtype}: {odd}") from error
     try:
         with np.errstate(over="raise"):
             return np.array(flat, target) if dtype != "BF16" else _bfloat16(flat, target)
     except FloatingPointError as error:
         with np.errstate(over="ignore"):
             odd = next(value for value in flat if not np.isfinite(np.float64(value).astype(target)))
-        raise ElementsError(f"data holds values that do not fit {dtype}: {odd}") from error
+        raise ElementsError(f"data contains values that do not fit {dtype}: {odd}") from error
 
 
 def _bfloat16(flat: list[Any], target: np.dtype[Any]) -> Array:
@@ -257,7 +257,7 @@ def _odd(flat: list[Any], dtype: str) -> ElementsError:
     if (
         kind is _WHOLE and type(value) is float and abs(value) >= 2**63
     ):  # what orjson makes of whole numbers beyond 64 bits
-        return ElementsError(f"data holds values that do not fit {dtype}: {value}")
+        return ElementsError(f"data contains values that do not fit {dtype}: {value}")
     return ElementsError(f"the elements of data do not fit {dtype}: expected {kind.called}")
 
 
@@ -287,5 +287,5 @@ def _written(flat: Array, dtype: str) -> bytes:
     try:
         return orjson.dumps([value.decode() if isinstance(value, bytes) else str(value) for value in flat.tolist()])
     except (UnicodeDecodeError, orjson.JSONEncodeError) as error:
-        message = f"a text of the answer is not valid UTF-8, the only text that JSON can carry: {error}"
+        message = f"an output string is not valid UTF-8, which JSON requires: {error}"
         raise RuntimeFailure(message, reason=Reason.OUTPUTS_INVALID) from error

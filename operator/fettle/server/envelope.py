@@ -46,12 +46,12 @@ def split(body: bytes | bytearray) -> tuple[Any, dict[str, Span]]:
             break
         at = stop
     if len(body) - at > room:
-        raise EnvelopeError(f"what stands beside the inputs' data takes more than {MOST_BESIDE} bytes")
+        raise EnvelopeError(f"the request without the inputs' data is larger than {MOST_BESIDE} bytes")
     try:
         return orjson.loads(b"".join((*parts, body[at:])) if parts else body), spans
     except orjson.JSONDecodeError as error:
         # Where it went wrong can only be told of the body as it came.
-        raise EnvelopeError(f"the body is not JSON: {error.msg if parts else error}") from error
+        raise EnvelopeError(f"the body is not valid JSON: {error.msg if parts else error}") from error
 
 
 def _arrays(body: bytes | bytearray) -> Iterator[tuple[int, int]]:
@@ -101,5 +101,5 @@ def _end_among_strings(body: bytes | bytearray, start: int) -> int:
         outside = (outside + len(parts) - 1) % 2
         seen += len(parts)
         if seen > MOST_MARKS:
-            raise EnvelopeError(f"one tensor's data holds more than {MOST_MARKS} quotes and brackets")
-    raise EnvelopeError("the body is not JSON: an array of data has no end")
+            raise EnvelopeError(f"one tensor's data contains more than {MOST_MARKS} quotes and brackets")
+    raise EnvelopeError("the body is not valid JSON: an array of data is not closed")

@@ -71,7 +71,7 @@ class HttpFront:
     async def _receive(self, scope: Any, connection: Any) -> bytes | bytearray:
         """The body of a request for inference. Raises RequestError."""
         if scope.method != "POST":
-            raise RequestError(Code.NOT_ALLOWED, "infer takes POST")
+            raise RequestError(Code.NOT_ALLOWED, "infer requires POST")
         headers = scope.headers
         _check_form(headers)
         length = headers.get("content-length")
@@ -79,17 +79,17 @@ class HttpFront:
         try:
             return await self.service.bodies.read(connection, size)
         except rsgi.ProtocolClosed:
-            raise RequestError(Code.GONE, "the client hung up before its request was whole") from None
+            raise RequestError(Code.GONE, "the client closed the connection before its request was complete") from None
 
     def _get(self, scope: Any) -> tuple[Code, bytes]:
         path = scope.path.rstrip("/")
         document = self._document(path)
         if document is None:
             settings = self.service.settings
-            known = f"this server has the model {settings.model!r}, version {settings.revision!r}"
+            known = f"this server serves the model {settings.model!r}, version {settings.revision!r}"
             raise RequestError(Code.NOT_FOUND, f"{clip(scope.path)}: not found; {known}")
         if scope.method not in ("GET", "HEAD"):
-            raise RequestError(Code.NOT_ALLOWED, f"{scope.path} takes GET")
+            raise RequestError(Code.NOT_ALLOWED, f"{scope.path} requires GET")
         unready = path.endswith("/ready") and self.service.draining
         return Code.UNAVAILABLE if unready else Code.OK, orjson.dumps(document)
 
@@ -113,7 +113,7 @@ def _check_form(headers: Any) -> None:
     """Refuse bodies in forms that would only be found not to be JSON."""
     encoding = headers.get("content-encoding")
     if encoding is not None and encoding.strip().lower() not in ("", "identity"):
-        message = f"bodies are taken as they are, not with Content-Encoding {clip(encoding, 64)!r}"
+        message = f"Content-Encoding {clip(encoding, 64)!r} is not supported: send the body uncompressed"
         raise RequestError(Code.UNSUPPORTED, message, unread=True)
     if headers.get("inference-header-content-length") is not None:
         raise RequestError(Code.INVALID, "binary tensors are not supported: send JSON", unread=True)

@@ -53,7 +53,7 @@ class Management:
             status, headers, body = self._answer(scope)
         except Exception as error:
             log.exception("%s %s failed", scope.method, scope.path)
-            status, headers, body = 500, _TEXT, f"{type(error).__name__}; the log says more\n".encode()
+            status, headers, body = 500, _TEXT, f"{type(error).__name__}; see the log\n".encode()
         protocol.response_bytes(status, headers, body)
 
     def _answer(self, scope: Any) -> Answer:
@@ -76,7 +76,7 @@ class Management:
     def _health(self) -> Answer:
         silent = time.monotonic() - self._beaten_at
         if silent > SILENCE_SECONDS:
-            return 503, _TEXT, f"the data port's event loop has not turned for {silent:.0f} s\n".encode()
+            return 503, _TEXT, f"the data port's event loop has been blocked for {silent:.0f} s\n".encode()
         return 200, _TEXT, b"ok\n"
 
     def _window(self, service: InferenceService, query: str) -> Answer:

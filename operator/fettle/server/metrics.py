@@ -23,28 +23,36 @@ class Metrics:
         own: dict[str, Any] = {"labelnames": LABELS, "registry": self.registry}
         self._requests = Counter(
             "fettle_server_requests",
-            "Requests by how they ended, as an HTTP status, whichever protocol they came by.",
+            "Number of requests by outcome, as an HTTP status code, over all protocols.",
             per_code,
             registry=self.registry,
         )
         self.latency = Histogram(
-            "fettle_server_request_seconds", "Time of an infer request in the server.", buckets=_LATENCY, **own
+            "fettle_server_request_seconds",
+            "Time that an infer request spends in the server, in seconds.",
+            buckets=_LATENCY,
+            **own,
         ).labels(*self._labels)
         self.inference = Histogram(
-            "fettle_server_inference_seconds", "Time of an infer request in queue and model.", buckets=_LATENCY, **own
+            "fettle_server_inference_seconds",
+            "Time that an infer request spends in the queue and the model, in seconds.",
+            buckets=_LATENCY,
+            **own,
         ).labels(*self._labels)
-        self.waiting = Gauge("fettle_server_waiting", "Requests in queue and model.", **own).labels(*self._labels)
-        self.samples = Gauge("fettle_server_samples", "Items kept for canaries to compare with.", **own).labels(
+        self.waiting = Gauge("fettle_server_waiting", "Number of requests in the queue and the model.", **own).labels(
             *self._labels
         )
+        self.samples = Gauge(
+            "fettle_server_samples", "Number of items kept for comparison with a canary.", **own
+        ).labels(*self._labels)
         self._compared = Counter(
             "fettle_server_compared_items",
-            "Items on which this pod was compared with the stable revision: agreed, disagreed, or unsure (stable was).",
+            "Number of items compared with the stable revision: agreed, disagreed, or unsure (stable was not confident).",
             per_outcome,
             registry=self.registry,
         )
         self._replays = Counter(
-            "fettle_server_replay_seconds", "Time spent on answering the stable revision's items again.", **own
+            "fettle_server_replay_seconds", "Time spent on replaying the stable revision's items, in seconds.", **own
         ).labels(*self._labels)
         self._codes: dict[Code, Counter] = {}
 

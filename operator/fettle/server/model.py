@@ -39,7 +39,7 @@ class ServedModel:
     async def infer(self, request: InferRequest) -> dict[str, Array]:
         """Outputs by name. Raises RequestError UNAVAILABLE when the queue is full; RuntimeFailure when the model fails."""
         if self.waiting >= self.max_queue:
-            raise RequestError(Code.UNAVAILABLE, f"{self.waiting} requests wait already")
+            raise RequestError(Code.UNAVAILABLE, f"{self.waiting} requests are already waiting")
         self.waiting += 1
         if self._replaying is not None:
             self._replaying.set()
@@ -105,7 +105,7 @@ def load(folder: Path, sha256: str, threads: int | None, max_queue: int) -> Serv
     manifest = check_fetched(folder, sha256)
     settings = manifest.settings
     if threads is not None and threads != settings.threads:
-        log.warning("threads=%s, measured with %s: the measured figures do not hold", threads, settings.threads)
+        log.warning("threads=%s, but measured with %s: the measured figures do not apply", threads, settings.threads)
         settings = settings.model_copy(update={"threads": threads})
     runtime = base.get(manifest.runtime)
     session = runtime.load(model_entry(folder, manifest), settings, manifest.signature)
@@ -140,7 +140,7 @@ def _check_reference(manifest: Manifest, tensor: Tensor, expected: Array, output
         return
     if output.shape != expected.shape:
         log.warning(
-            "output %s has shape %s, the reference %s: another CPU class than it was measured on",
+            "output %s has shape %s, the reference has %s: this is another class of CPU than it was measured on",
             tensor.name,
             list(output.shape),
             list(expected.shape),
@@ -157,7 +157,7 @@ def _check_reference(manifest: Manifest, tensor: Tensor, expected: Array, output
         with np.errstate(invalid="ignore"):
             worst = np.nanmax(np.abs(left - right))
         log.warning(
-            "output %s differs from the reference by up to %.3g: another CPU class than it was measured on",
+            "output %s differs from the reference by up to %.3g: this is another class of CPU than it was measured on",
             tensor.name,
             worst,
         )

@@ -123,7 +123,7 @@ async def _loaded(
     loading = asyncio.get_running_loop().run_in_executor(pool, load, *artifact, settings.threads, settings.max_queue)
     await _until_stopped(stop, loading, management)
     if not loading.done():
-        log.info("told to end while %s was loading", settings.model)
+        log.info("stopped while %s was loading", settings.model)
         return None
     log.info("loaded and warmed up %s in %.2f s", settings.model, time.perf_counter() - started)
     return loading.result()

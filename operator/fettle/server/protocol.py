@@ -79,7 +79,7 @@ def _outputs(document: dict[str, Any], signature: Signature) -> tuple[str, ...] 
     if unknown:
         raise _invalid(f"unknown outputs {_said(unknown)}; this model has {known}")
     if len(set(names)) < len(names):
-        raise _invalid(f"each output can be asked for once, found {_said(names)}")
+        raise _invalid(f"each output can be requested only once, found {_said(names)}")
     return tuple(names) or None
 
 
@@ -90,7 +90,7 @@ def _shape(tensor: Tensor, entry: dict[str, Any]) -> list[int]:
         raise _invalid(f"{where}: expected datatype {tensor.dtype}, found {_said(entry.get('datatype'))}")
     shape = entry.get("shape")
     if not isinstance(shape, list) or not all(type(size) is int and size >= 0 for size in shape):
-        raise _invalid(f'{where}: "shape" must be a list of sizes, each a whole number from 0 on')
+        raise _invalid(f'{where}: "shape" must be a list of non-negative integers')
     expected = list(tensor.shape)
     fits = len(shape) == len(expected) and all(
         size in (-1, given) or axis == tensor.batch_axis
@@ -131,7 +131,7 @@ def _check_texts(signature: Signature, data: Mapping[str, Span | list[Any]]) -> 
     texts = sum(span.size for t in signature.inputs if t.dtype == "BYTES" and isinstance(span := data[t.name], Span))
     if texts > elements.MOST_BYTES_OF_TEXTS:
         most = elements.MOST_BYTES_OF_TEXTS
-        raise _invalid(f"at most {most} bytes of texts are taken at once, found {texts}")
+        raise _invalid(f"expected at most {most} bytes of strings in a request, found {texts}")
 
 
 def _array(tensor: Tensor, shape: list[int], data: Span | list[Any]) -> Array:

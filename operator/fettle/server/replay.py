@@ -64,7 +64,7 @@ class Exchange:
             number = int(port)
             found = socket.getaddrinfo(host, number, type=socket.SOCK_STREAM)
         except (OSError, ValueError) as error:
-            message = f"{host} has no address: no pod of the stable revision is ready, or there is no DNS ({error})"
+            message = f"cannot resolve {host}: no pod of the stable revision is ready, or DNS does not work ({error})"
             raise Trouble(Reason.ANALYSIS_UNREACHABLE, message) from error
         return sorted({(entry[4][0], number) for entry in found})  # type: ignore[misc]
 
@@ -84,7 +84,7 @@ class Exchange:
             connection.close()
         if response.status != 200:
             said = body[:200].decode(errors="replace").strip()
-            raise Trouble(Reason.ANALYSIS_UNREACHABLE, f"{where} hands out no samples ({response.status}): {said}")
+            raise Trouble(Reason.ANALYSIS_UNREACHABLE, f"{where} returned no samples ({response.status}): {said}")
         try:
             head, samples = unpack(body)
             for sample in samples:
@@ -125,7 +125,9 @@ def read_token(path: Path) -> str:
     except (OSError, ValueError):
         token = ""
     if not token.isprintable() or not token:
-        message = f"there is no token in {path}: the ModelDeployment's samples Secret is missing; the next revision brings one"
+        message = (
+            f"no token in {path}: the ModelDeployment's samples Secret is missing; the next revision will have one"
+        )
         raise Trouble(Reason.ANALYSIS_UNREACHABLE, message)
     return token
 
@@ -222,7 +224,7 @@ class Replay:
             mine = as_item(self._model.signature, outputs)
             return compare(head.comparisons, sample.outputs, mine)
         except (RuntimeFailure, DataError) as error:  # the stable revision did answer it
-            log.info("a sample that stable answered failed here: %s", error.message)
+            log.info("a sample that stable could answer failed here: %s", error.message)
             return Outcome.DISAGREED
 
 
@@ -241,7 +243,7 @@ def check(head: Head, own: Signature) -> None:
 
     if not head.comparisons:
         raise refuse(
-            "the stable revision's artifact says no rule to compare answers by: it was published before there was one"
+            "the stable revision's artifact has no rule for comparing answers: it is from an older version of Fettle"
         )
     inputs, outputs = _by_name(own.inputs), _by_name(own.outputs)
     theirs = _by_name(head.signature.outputs)
@@ -254,7 +256,9 @@ def check(head: Head, own: Signature) -> None:
     more = sorted(inputs.keys() - {tensor.name for tensor in head.signature.inputs})
     if more or head.signature.batchable != own.batchable:
         raise refuse(
-            f"this revision takes inputs that stable does not: {more}" if more else "only one of the two takes batches"
+            f"this revision has inputs that stable does not have: {more}"
+            if more
+            else "only one of the two revisions accepts batches"
         )
 
 

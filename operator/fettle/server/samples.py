@@ -179,7 +179,7 @@ def unpack(body: bytes) -> tuple[Head, list[Sample]]:
     try:
         head = Head.model_validate_json(line)
     except ValidationError as error:
-        raise ValueError(f"the first line is none: {error.error_count()} errors") from error
+        raise ValueError(f"the first line is invalid: {error.error_count()} errors") from error
     view, place = memoryview(rest), 0
 
     def side(tensors: tuple[WireTensor, ...]) -> dict[str, Array]:
@@ -202,7 +202,7 @@ def require(head: Head, sample: Sample) -> None:
     signature = head.signature
     if sample.inputs.keys() != {tensor.name for tensor in signature.inputs}:
         expected = [tensor.name for tensor in signature.inputs]
-        raise ValueError(f"a sample has the inputs {sorted(sample.inputs)}, its signature {expected}")
+        raise ValueError(f"a sample has the inputs {sorted(sample.inputs)}, its signature has {expected}")
     for tensor in signature.inputs:
         array, shape = sample.inputs[tensor.name], list(tensor.shape)
         if signature.batchable:
@@ -210,22 +210,20 @@ def require(head: Head, sample: Sample) -> None:
         fits = array.ndim == len(shape) and all(size in (-1, had) for size, had in zip(shape, array.shape, strict=True))
         if v2_dtype(array) != tensor.dtype or not fits:
             had = f"{v2_dtype(array)} {list(array.shape)}"
-            raise ValueError(
-                f"tensor {tensor.name}: a sample of it is {had}, its signature says {tensor.dtype} {shape}"
-            )
+            raise ValueError(f"tensor {tensor.name}: expected {tensor.dtype} {shape} by its signature, found {had}")
     missing = sorted(head.comparisons.keys() - sample.outputs.keys())
     if missing:
-        raise ValueError(f"a sample has no answer {missing}, by which it is compared")
+        raise ValueError(f"a sample has no output {missing}, which must be compared")
 
 
 def _array(tensor: WireTensor, view: memoryview) -> tuple[Array, int]:
     """The tensor at the beginning of `view`, and how many bytes it takes."""
     if tensor.dtype not in BY_V2 or any(not 0 <= size < 2**31 for size in tensor.shape):
-        raise ValueError(f"tensor {tensor.name}: {tensor.dtype} {list(tensor.shape)} is not a tensor")
+        raise ValueError(f"tensor {tensor.name}: {tensor.dtype} {list(tensor.shape)} is not a valid type and shape")
     count = math.prod(tensor.shape)
     if tensor.dtype == "BYTES":
         if tensor.texts is None or len(tensor.texts) != count:
-            raise ValueError(f"tensor {tensor.name}: its texts do not fill {list(tensor.shape)}")
+            raise ValueError(f"tensor {tensor.name}: the number of its strings does not match {list(tensor.shape)}")
         return np.array(tensor.texts, dtype=object).reshape(tensor.shape), 0
     dtype = numpy_dtype(tensor.dtype)
     size = count * dtype.itemsize

@@ -156,4 +156,4 @@ def _failure(error: Exception) -> RequestError:
         log.warning("the model failed: %s", error.message)
         return RequestError(Code.FAILED, error.message)
     log.error("a request failed", exc_info=error)
-    return RequestError(Code.FAILED, f"the server failed: {type(error).__name__}; its log says more")
+    return RequestError(Code.FAILED, f"internal server error: {type(error).__name__}; see the server's log")

@@ -179,7 +179,7 @@ def margins(answer: Array, axis: int, threshold: float) -> Array:
 def _classes(answer: Array, axis: int) -> int:
     count = class_count(answer, axis)
     if count == 0:
-        raise DataError(f"an answer of shape {list(answer.shape)} has no axis {axis} of classes: set agreement.axis")
+        raise DataError(f"an output of shape {list(answer.shape)} has no class axis {axis}: set agreement.axis")
     return count
 
 

@@ -138,7 +138,7 @@ def write_artifact(store: Store, manifest: Manifest) -> str:
     files = (*manifest.model.files, *((manifest.reference,) if manifest.reference else ()))
     absent = [file.path for file in files if not store.exists(f"blobs/{file.sha256}")]
     if absent:
-        raise StoreError(f"an artifact needs its files in the store first; absent: {', '.join(absent)}")
+        raise StoreError(f"an artifact's files must be in the store first; missing: {', '.join(absent)}")
     content = manifest.canonical()
     sha256 = hashlib.sha256(content).hexdigest()
     path = f"artifacts/{sha256}/{MANIFEST}"
@@ -183,7 +183,7 @@ def check_fetched(folder: Path, sha256: str) -> Manifest:
     for file in manifest.model.files:
         path = folder / MODEL_FOLDER / file.path
         if not path.is_file() or file_digest(path) != (file.sha256, file.bytes):
-            raise StoreError(f"{path} is not what the manifest lists", reason=Reason.ARTIFACT_TAMPERED)
+            raise StoreError(f"{path} does not match the manifest", reason=Reason.ARTIFACT_TAMPERED)
     return manifest
 
 
@@ -201,7 +201,7 @@ def _store_of(uri: str, sha256: str, mounts: Mounts) -> Store:
     """The store that holds the artifact at `uri`."""
     suffix = f"/artifacts/{sha256}"
     if not uri.rstrip("/").endswith(suffix):
-        message = f"{uri}: an artifact's address ends with {suffix}"
+        message = f"{uri}: the address of an artifact must end with {suffix}"
         raise StoreError(message, reason=Reason.ARTIFACT_NOT_FOUND)
     return Store.open(uri.rstrip("/").removesuffix(suffix), mounts)
 

@@ -52,7 +52,7 @@ def explained(what: str, *, reading: bool = False) -> Iterator[None]:
         if code in (errno.ENOSPC, errno.EDQUOT):
             if reading:
                 raise
-            message = f"{what}: the store is full; make room with `fettle prune`, or enlarge its claim"
+            message = f"{what}: the store is full; free space with `fettle prune`, or enlarge its claim"
             raise StoreError(message, reason=Reason.STORE_FULL, retryable=True) from error
         if code == errno.EROFS:
             raise StoreError(f"{what}: the store is mounted read-only; mount its claim read-write for Jobs") from error
@@ -122,7 +122,9 @@ class Store:
                 return None
             raise
         except ValidationError as error:
-            log.info("%s/%s is damaged or of another version, and is made again: %s", self.uri, path, quoted(error))
+            log.info(
+                "%s/%s is damaged or from another version, and is written again: %s", self.uri, path, quoted(error)
+            )
             return None
 
     def _write(self, path: str, source: IO[bytes], *, durable: bool = True) -> None:
@@ -210,7 +212,7 @@ class Store:
             if copied != (file.sha256, file.bytes):
                 message = (
                     f"{self.uri}/blobs/{file.sha256} ({file.path}): expected {file.bytes} bytes with this digest, "
-                    f"found {copied[1]} bytes with sha256 {copied[0]}; the store was changed behind Fettle's back"
+                    f"found {copied[1]} bytes with sha256 {copied[0]}; the store was changed by something other than Fettle"
                 )
                 raise StoreError(message, reason=Reason.ARTIFACT_TAMPERED)
             partial.chmod(FILE_MODE)
@@ -241,7 +243,7 @@ class Store:
         """Store items: one array per input (first axis = items), and `labels` if there are any. Raises StoreError."""
         lengths = {name: len(array) for name, array in arrays.items()}
         if len(set(lengths.values())) != 1:
-            raise ValueError(f"every array needs the same number of items, found {lengths}")
+            raise ValueError(f"every array must have the same number of items, found {lengths}")
         with tempfile.TemporaryDirectory(prefix="fettle-items-") as folder:
             packed = Path(folder) / "items.npz"
             with packed.open("wb") as stream:

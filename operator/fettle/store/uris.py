@@ -89,7 +89,7 @@ def locate(uri: str, mounts: Mounts, *, missing: Missing = store_missing) -> Loc
     parts = urlsplit(uri)
     if parts.scheme not in SCHEMES:
         known = ", ".join(f"{scheme}://" for scheme in SCHEMES)
-        raise missing(f"{uri}: the scheme {parts.scheme or '(none)'!r} is not known; known are {known}")
+        raise missing(f"{uri}: unknown scheme {parts.scheme or '(none)'!r}, expected {known}")
     path = path_of(uri, missing)
     local = _file(uri, parts.netloc, path, mounts, missing) if parts.scheme == "file" else None
     if local is None:
@@ -114,7 +114,9 @@ def _file(uri: str, host: str, path: str, mounts: Mounts, missing: Missing) -> P
             f"{uri}: file:// works only in `fettle optimize` on one machine; in a cluster use pvc://CLAIM/PATH"
         )
     if host not in ("", "localhost"):
-        raise missing(f"{uri}: a file:// address has three slashes and an absolute path (file:///models/model.onnx)")
+        raise missing(
+            f"{uri}: a file:// address must have three slashes and an absolute path (file:///models/model.onnx)"
+        )
     return Path(path)
 
 
@@ -126,7 +128,7 @@ def _claim(uri: str, claim: str, path: str, mounts: Mounts, missing: Missing) ->
         known = ", ".join(sorted(mounts.folders)) or "none"
         raise missing(f"{uri}: the claim {claim!r} is not mounted here (mounted: {known})")
     if not folder.is_dir():
-        raise missing(f"{uri}: the claim {claim!r} should lie in {folder}, but there is no such folder")
+        raise missing(f"{uri}: the claim {claim!r} should be in {folder}, but there is no such folder")
     found = folder / path.lstrip("/")
     # A symbolic link may point about inside its claim, never out of it.
     if not found.resolve().is_relative_to(folder.resolve()):

@@ -169,8 +169,8 @@ class Constant(ApiModel):
     ("model", "words"),
     [
         (OtherDefault, "OtherDefault.inner.size: default 4 differs from the field's own"),
-        (OneOfTwo, "OneOfTwo.either: a CRD has no anyOf"),
-        (Constant, "Constant.word: a CRD has no const"),
+        (OneOfTwo, "OneOfTwo.either: not allowed in a CRD: anyOf"),
+        (Constant, "Constant.word: not allowed in a CRD: const"),
     ],
 )
 def test_what_a_crd_cannot_say_raises(model: type[ApiModel], words: str) -> None:

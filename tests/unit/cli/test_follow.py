@@ -60,7 +60,7 @@ def change(server: ApiServer, kind: str, found: dict[str, Any], path: str = DEPL
 def watching(server: ApiServer, folder: Path, width: int = 80) -> Iterator[Terminal]:
     """The command in a terminal, its first picture drawn."""
     with terminal(*PROGRAM, "--kubeconfig", str(server.kubeconfig(folder)), width=width) as found:
-        found.until(lambda screen: "10 % asked" in screen)
+        found.until(lambda screen: "10 % requested" in screen)
         yield found
 
 
@@ -68,9 +68,9 @@ def test_a_terminal_shows_one_picture_that_is_drawn_again_where_it_stands(server
     with watching(server, tmp_path) as shown:
         assert not shown.screen.cursor_shown
         change(server, "MODIFIED", digits(2, weight=50))
-        screen = shown.until(lambda screen: "50 % asked" in screen)
+        screen = shown.until(lambda screen: "50 % requested" in screen)
         assert screen.count("modeldeployment/digits") == 1, "in place"
-        assert "10 % asked" not in screen
+        assert "10 % requested" not in screen
         change(server, "DELETED", digits(3, weight=50))
         assert shown.ended() == 0
         assert shown.screen.text.strip() == "modeldeployments/digits was deleted"
@@ -91,10 +91,10 @@ def test_below_the_picture_stands_what_is_wrong_for_as_long_as_it_is(server: Api
     with watching(server, tmp_path) as shown:
         server.refuse[DEPLOYMENT] = (503, "etcd is away")
         server.watches[DEPLOYMENT].put(None)
-        screen = shown.until(lambda screen: "etcd is away; trying again" in screen)
-        assert screen.index("10 % asked") < screen.index("etcd is away"), "what is known stays"
+        screen = shown.until(lambda screen: "etcd is away; retrying" in screen)
+        assert screen.index("10 % requested") < screen.index("etcd is away"), "what is known stays"
         del server.refuse[DEPLOYMENT]
-        shown.until(lambda screen: "etcd is away" not in screen and "10 % asked" in screen)
+        shown.until(lambda screen: "etcd is away" not in screen and "10 % requested" in screen)
 
 
 def test_ctrl_c_leaves_the_last_picture_and_the_cursor_and_is_no_error(server: ApiServer, tmp_path: Path) -> None:
@@ -110,7 +110,7 @@ def test_ctrl_c_leaves_the_last_picture_and_the_cursor_and_is_no_error(server: A
 def test_a_narrow_terminal_is_drawn_in_place_too(server: ApiServer, tmp_path: Path) -> None:
     with watching(server, tmp_path, width=44) as shown:  # what is wider than its terminal is an error there
         change(server, "MODIFIED", digits(2, weight=50))
-        screen = shown.until(lambda screen: "50 % asked" in screen)
+        screen = shown.until(lambda screen: "50 % requested" in screen)
         assert screen.count("modeldeployment/digits") == 1
 
 
@@ -189,4 +189,4 @@ def test_what_is_not_there_cannot_be_watched(server: ApiServer, tmp_path: Path) 
     with reading(server, tmp_path, "json") as process:
         output, errors = process.communicate(timeout=PATIENCE)
     assert (process.returncode, output) == (1, "")
-    assert "neither a modeldeployment nor an optimizedmodel 'digits'" in errors
+    assert "no modeldeployment or optimizedmodel 'digits'" in errors

@@ -69,7 +69,7 @@ def test_a_command_names_its_revision_and_a_token_that_acts_once(
     for _ in range(2):
         result = run(server, tmp_path, command, "digits")
         assert result.exit_code == 0, result.output
-        assert f"{command} of revision {revision} ordered" in result.output
+        assert f"{command} requested for revision {revision}" in result.output
     values = [body["metadata"]["annotations"][f"fettle.dev/{command}"] for _, _, body in server.written]
     assert all(re.fullmatch(rf"{revision}/[0-9a-f]{{8}}", value) for value in values)
     assert values[0] != values[1]
@@ -90,10 +90,10 @@ BROKEN = {"name": "int8", "target": "cpu", "runtime": "openvino", "recipe": "int
 @pytest.mark.parametrize(
     ("found", "said"),
     [
-        (model("SourceNotFound"), "retry ordered (SourceNotFound)"),
-        (model("Published", BROKEN), "retry ordered (1 failed (cpu/int8))"),
-        (model("ConstraintsNotMet", BROKEN), "retry ordered (1 failed (cpu/int8))"),
-        (model("Measuring", BROKEN), "ordered, for when the measurement that goes on is over (1 failed (cpu/int8))"),
+        (model("SourceNotFound"), "retry requested (SourceNotFound)"),
+        (model("Published", BROKEN), "retry requested (1 failed (cpu/int8))"),
+        (model("ConstraintsNotMet", BROKEN), "retry requested (1 failed (cpu/int8))"),
+        (model("Measuring", BROKEN), "retry requested, after the current measurement (1 failed (cpu/int8))"),
     ],
     ids=["a fault", "a candidate", "a candidate of a run without a winner", "a candidate, while others are measured"],
 )
@@ -115,9 +115,9 @@ def test_a_retry_of_a_model_is_a_token_that_acts_once(
 @pytest.mark.parametrize(
     ("name", "found", "code", "message"),
     [
-        ("om/digits", model("Published"), 2, "no failed task to retry (its Ready condition says Published)"),
-        ("digits", model("ConstraintsNotMet"), 2, "another outcome needs another spec"),
-        ("digits", model("Preparing"), 2, "its Ready condition says Preparing"),
+        ("om/digits", model("Published"), 2, "no failed task to retry (its Ready condition has reason Published)"),
+        ("digits", model("ConstraintsNotMet"), 2, "for another outcome, change the spec"),
+        ("digits", model("Preparing"), 2, "its Ready condition has reason Preparing"),
         ("pod/digits", model("SourceNotFound"), 2, "expected NAME, mdep/NAME"),
         ("mdep/digits", model("SourceNotFound"), 1, "not found"),
         ("om/digits", None, 1, "not found"),
@@ -143,8 +143,7 @@ def test_a_run_that_ended_with_a_fault_names_the_command_that_tries_it_again(
     path = PATH.format("default", "optimizedmodels")
     server.objects[path] = model("SourceNotFound")
     assert (
-        "SourceNotFound (kubectl fettle retry om/digits tries it again)"
-        in run(server, tmp_path, command, "digits").output
+        "SourceNotFound (to retry: kubectl fettle retry om/digits)" in run(server, tmp_path, command, "digits").output
     )
     for reason in ("Preparing", "ConstraintsNotMet"):
         server.objects[path] = model(reason)
@@ -222,14 +221,14 @@ TWINS = {**STATUS, "revisions": [*STATUS["revisions"], {"revision": "0001", "art
 REFUSALS = [
     ("there is no canary", {**STATUS, "canary": None}, None, ["promote"], 2, "has no canary to promote"),
     ("nothing failed", {**STATUS, "failedRevision": None}, None, ["retry"], 2, "has no failed revision to retry"),
-    ("no such object", None, None, ["promote"], 1, "not found; there are other"),
-    ("not allowed", STATUS, (403, FORBIDDEN), ["promote"], 1, "the right to get modeldeployments.fettle.dev: "),
-    ("a login that ran out", STATUS, (401, "Unauthorized"), ["promote"], 1, "renew your login"),
+    ("no such object", None, None, ["promote"], 1, "not found; existing: other"),
+    ("not allowed", STATUS, (403, FORBIDDEN), ["promote"], 1, "permission to get modeldeployments.fettle.dev: "),
+    ("a login that ran out", STATUS, (401, "Unauthorized"), ["promote"], 1, "log in again"),
     ("no such revision", STATUS, None, ["rollback-to", "dead"], 2, "no revision 'dead' in the ledger"),
-    ("what is asked for", STATUS, None, ["rollback-to", "bbbb"], 2, "is what modeldeployment digits asks for already"),
-    ("a revision of two", TWINS, None, ["rollback-to", "0"], 2, "2 revisions begin with '0'"),
+    ("what is asked for", STATUS, None, ["rollback-to", "bbbb"], 2, "is already the one that modeldeployment digits asks for"),
+    ("a revision of two", TWINS, None, ["rollback-to", "0"], 2, "2 revisions start with '0'"),
     ("a model not ready", {**STATUS, "desiredRevision": None}, None, ["rollback-to", "0000"], 2, "is not ready"),
-    ("no such context", STATUS, None, ["promote", "--context", "nowhere"], 2, "no context 'nowhere'"),
+    ("no such context", STATUS, None, ["promote", "--context", "nowhere"], 2, "context 'nowhere' not found"),
     ("neither of both", None, None, ["status"], 1, "optimizedmodel 'digits' in namespace 'default' (modeldeployments: other; optimizedmodels: none)"),
 ]  # fmt: skip
 
@@ -274,10 +273,10 @@ def test_a_cluster_that_does_not_answer_is_one_line(tmp_path: Path) -> None:
     result = CliRunner().invoke(main, ["promote", "digits", "--kubeconfig", str(kubeconfig)])
     assert result.exit_code == 1
     assert "the API server does not answer" in result.output
-    assert "is the cluster up" in result.output
+    assert "check that the cluster is running" in result.output
     assert len(result.output.splitlines()) == 1
 
 
 def test_a_cluster_without_fettle_is_told_so(server: ApiServer, tmp_path: Path) -> None:
     result = run(server, tmp_path, "promote", "digits")
-    assert "this cluster does not know modeldeployments.fettle.dev: is Fettle installed?" in result.output
+    assert "the cluster has no resource modeldeployments.fettle.dev: is Fettle installed?" in result.output

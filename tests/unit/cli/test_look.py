@@ -120,7 +120,7 @@ def server() -> Iterator[ApiServer]:
         found.objects["/api/v1/namespaces/default/events"] = {
             "items": [
                 event("2026-01-02T00:01:10Z", "CanaryRunning", "canary bbbb: weight 10 reached"),
-                event("2026-01-02T00:01:00Z", "CanaryRunning", "revision bbbb is tried against aaaa (ledger 3)"),
+                event("2026-01-02T00:01:00Z", "CanaryRunning", "revision bbbb is the canary beside aaaa (ledger 3)"),
                 event("2026-01-02T00:07:00Z", "CommandRefused", "retry bbbb/1: has not failed", "Warning"),
                 event("2026-01-01T00:02:00Z", "Serving", "long ago"),
             ]
@@ -135,7 +135,7 @@ def test_status_draws_the_steps_the_weights_and_the_windows(server: ApiServer, t
         "modeldeployment/digits",
         "True     Serving: 3 pods ready",
         "aaaa  2/2 ready",
-        "33 % of the pods, 10 % asked",
+        "33 % of the pods, 10 % requested",
         "✓ 10 %",
         "▶ 60 s",
         "· 100 %",
@@ -196,9 +196,9 @@ def test_why_tells_the_chain_of_the_last_rollout_in_order(server: ApiServer, tmp
     result = run(server, tmp_path, "why", "digits")
     assert result.exit_code == 0, result.output
     said = [
-        "revision aaaa serves; CanaryRunning: canary bbbb: step 2 of 3",
-        "revision bbbb is to serve",
-        "gets its first traffic",
+        "revision aaaa is serving; CanaryRunning: canary bbbb: step 2 of 3",
+        "revision bbbb was created for",
+        "got its first traffic",
         "weight 10 reached",
         "Analysis Good window at weight 10: successRate 1 >= 0.99 (200 samples)",
         "Analysis Bad window at weight 10: successRate 0.9 < 0.99 (200 samples)",
@@ -208,7 +208,7 @@ def test_why_tells_the_chain_of_the_last_rollout_in_order(server: ApiServer, tmp
     places = [text.index(words) for words in said]
     assert places == sorted(places)
     assert "long ago" not in result.output
-    assert "is tried against" not in result.output  # the ledger says so already
+    assert "is the canary beside" not in result.output  # the ledger says so already
 
 
 def test_why_all_goes_back_to_the_beginning_with_what_the_ledger_kept(server: ApiServer, tmp_path: Path) -> None:
@@ -228,7 +228,7 @@ def test_why_of_a_model_says_of_each_candidate_why(server: ApiServer, tmp_path: 
     result = run(server, tmp_path, "why", "other")
     assert result.exit_code == 0, result.output
     assert result.output.splitlines()[1].startswith("int8-openvino")
-    assert "keeps every constraint, and is the best" in result.output
+    assert "satisfies every constraint, and is the best" in result.output
     judged = json.loads(run(server, tmp_path, "why", "other", "-o", "json").output)["optimizedmodel"]["candidates"]
     assert {one["candidate"] for one in judged} == {row.name for row in world.status.candidates}
     assert all(one["reason"] for one in judged if one["state"] != "Selected")

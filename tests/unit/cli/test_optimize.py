@@ -30,11 +30,15 @@ def test_the_version_is_printed() -> None:
 REFUSED = [
     ("no file", [], "Missing option '-f'"),
     ("a file that is not there", ["-f", "nowhere.yaml"], "cannot read nowhere.yaml"),
-    ("a claim without a folder", ["-f", "om.yaml"], "say where that is here: --map pvc://models=FOLDER"),
+    ("a claim without a folder", ["-f", "om.yaml"], "map the claim to a local folder: --map pvc://models=FOLDER"),
     ("a map that is none", ["-f", "om.yaml", "--map", "models=."], "expected pvc://CLAIM=FOLDER"),
-    ("a map to nowhere", ["-f", "om.yaml", "--map", "pvc://models=./nowhere"], "no folder"),
-    ("a store that is a file", ["-f", "om.yaml", "--store", "om.yaml"], "om.yaml cannot be written: File exists"),
-    ("a store where none can be", ["-f", "om.yaml", "--store", "/proc/store"], "cannot be written"),
+    ("a map to nowhere", ["-f", "om.yaml", "--map", "pvc://models=./nowhere"], "nowhere does not exist"),
+    (
+        "a store that is a file",
+        ["-f", "om.yaml", "--store", "om.yaml"],
+        "om.yaml: File exists; choose another folder with --store",
+    ),
+    ("a store where none can be", ["-f", "om.yaml", "--store", "/proc/store"], "cannot write to the store /proc/store"),
     ("an unknown field", ["-f", "bad.yaml"], "bad.yaml: spec.sauce: unknown field"),
 ]
 

@@ -67,7 +67,7 @@ FAILURES = [
         Reason.SOURCE_NOT_FOUND,
         "no model",
     ),
-    ("a crash names its log", "sys.exit(3)", Reason.JOB_FAILED, "status 3 without an answer; its log:"),
+    ("a crash names its log", "sys.exit(3)", Reason.JOB_FAILED, "status 3 without a result; its log:"),
     ("a kill is named", "os.kill(os.getpid(), signal.SIGKILL)", Reason.JOB_FAILED, "killed by signal 9"),
 ]
 

@@ -117,14 +117,14 @@ def test_a_dry_run_changes_nothing(store: Store, claim: Path, tmp_path: Path) ->
     answer = prune(claim, dry=True)
     assert answer["removed"]["files"] == 3
     assert {path: path.stat().st_mtime_ns for path in claim.rglob("*")} == before
-    assert "would be removed, of 1 artifacts the manifests and figures stay" in outcome(answer, dry=True)
+    assert "would be removed; the manifests and figures of 1 artifacts are kept" in outcome(answer, dry=True)
 
 
 @pytest.mark.parametrize("place", ["", "elsewhere", "../outside"])
 def test_where_there_is_no_store_nothing_is_touched(claim: Path, place: str) -> None:
     (claim.parent / "outside/blobs").mkdir(parents=True)
     claim.mkdir()
-    with pytest.raises(StoreError, match="there is no store at"):
+    with pytest.raises(StoreError, match="no store at"):
         prune(claim, store=place)
 
 

@@ -115,7 +115,7 @@ def test_a_file_that_changes_meanwhile_is_refused_and_leaves_nothing(
     def change(_: int) -> None:
         (claim / "m").write_text("afterw")
 
-    with pytest.raises(StoreError, match="arrived damaged, or changed meanwhile") as raised:
+    with pytest.raises(StoreError, match="was damaged in transit, or changed in the meantime") as raised:
         pull_files(files, "m", to, change)
     assert raised.value.reason == Reason.DIGEST_MISMATCH
     assert [path.name for path in tmp_path.iterdir()] == ["claim"]
@@ -126,14 +126,14 @@ def test_what_is_not_there_is_named(files: ClaimFiles, claim: Path, tmp_path: Pa
         pull(files, "reports/2.html", tmp_path / "x")
     assert raised.value.reason == Reason.STORE_NOT_FOUND
     (claim / "nothing").mkdir()
-    with pytest.raises(UsageError, match="nothing holds no file"):
+    with pytest.raises(UsageError, match="nothing contains no files"):
         pull(files, "nothing", tmp_path / "x")
 
 
 def test_a_link_out_of_the_claim_is_not_followed(claim: Path, files: ClaimFiles, tmp_path: Path) -> None:
     (tmp_path / "secret").write_text("s")
     (claim / "link").symlink_to(tmp_path / "secret")
-    with pytest.raises(ClusterError, match="leads out of the claim"):
+    with pytest.raises(ClusterError, match="is outside the claim"):
         pull(files, "link", tmp_path / "x")
 
 
@@ -142,13 +142,13 @@ def test_a_place_that_cannot_be_written_is_an_error(claim: Path, files: ClaimFil
     (tmp_path / "file").touch()
     with pytest.raises(UsageError, match="cannot write"):
         pull(files, "m", tmp_path / "file/m")
-    with pytest.raises(UsageError, match="stands where a file should go"):
+    with pytest.raises(UsageError, match="a file must be written there"):
         (tmp_path / "folder/m").mkdir(parents=True)
         pull(files, "m", tmp_path / "folder")
 
 
 def test_a_pod_that_ends_is_an_error() -> None:
-    with pytest.raises(ClusterError, match="ended the connection"):
+    with pytest.raises(ClusterError, match="closed the connection"):
         ClaimFiles(Silent()).info("m")
 
 
@@ -192,11 +192,11 @@ def test_two_artifacts_are_never_mixed_in_one_folder(tmp_path: Path) -> None:
     assert str(winner / "model/model.onnx") in done.output
     refused = runner.invoke(main, ["pull", str(tmp_path / "store/artifacts" / second), str(winner)])
     assert refused.exit_code == 2
-    assert "holds another artifact: name an empty or a new folder" in refused.output
+    assert "contains another artifact: choose an empty or a new folder" in refused.output
     (tmp_path / "mine").mkdir()
     (tmp_path / "mine/notes").touch()
     refused = runner.invoke(main, [*command[:2], str(tmp_path / "mine")])
-    assert "holds notes" in refused.output
+    assert "contains notes" in refused.output
     assert runner.invoke(main, command).exit_code == 0, "an artifact that is there already is no fault"
 
 
@@ -243,9 +243,9 @@ def test_what_an_optimizedmodel_published_is_found_by_its_name(tmp_path: Path) -
         server.objects[f"{MODELS}/digits"] = model(
             artifacts=[published_for("a"), published_for("b")], report={"uri": "pvc://fettle-store/reports/1.html"}
         )
-        with pytest.raises(UsageError, match="for each of a, b: say --target"):
+        with pytest.raises(UsageError, match="for the targets a, b: choose one with --target"):
             published(cluster, "digits", None)
-        with pytest.raises(UsageError, match="no artifact for the target 'gpu'; there is a, b"):
+        with pytest.raises(UsageError, match=r"no artifact for the target 'gpu' \(available: a, b\)"):
             published(cluster, "digits", "gpu")
         assert published(cluster, "digits", "b") == f"pvc://fettle-store/artifacts/{'b' * 64}"
         assert report_of(cluster, "digits") == "pvc://fettle-store/reports/1.html"
@@ -256,7 +256,7 @@ def test_a_claim_that_is_not_there_is_one_line(tmp_path: Path) -> None:
         command = ["pull", "pvc://models/m.onnx", "--kubeconfig", str(server.kubeconfig(tmp_path))]
         done = CliRunner().invoke(main, command)
     assert done.exit_code == 2
-    assert "no claim 'models' in namespace 'default'" in done.output
+    assert "claim 'models' not found in namespace 'default'" in done.output
     assert "Traceback" not in done.output
 
 

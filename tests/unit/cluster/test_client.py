@@ -143,7 +143,7 @@ async def test_nothing_is_written_once_the_lease_has_run_out(api: Api, write: st
         "patch_metadata": lambda: client.patch_metadata(OPTIMIZED_MODEL, "team", "digits", labels={"a": "b"}),
         "delete": lambda: client.delete(OPTIMIZED_MODEL, "team", "digits"),
     }
-    with pytest.raises(ClusterError, match="Lease has run out") as caught:
+    with pytest.raises(ClusterError, match="Lease has expired") as caught:
         await (calls[write]() if write in calls else getattr(client, write)(OPTIMIZED_MODEL, made))
     assert caught.value.retryable
     assert len(server.writes()) == sent

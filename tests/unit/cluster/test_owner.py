@@ -63,7 +63,7 @@ async def test_what_an_earlier_owner_of_the_same_name_left_behind_is_waited_for(
     server, client = api
     earlier = {**OWNER, "metadata": {**OWNER["metadata"], "uid": "an-earlier-one"}}
     left = await client.create(DEPLOYMENT, deployment(owner=earlier))
-    with pytest.raises(ClusterError, match="which was deleted: it is on its way out; waiting") as caught:
+    with pytest.raises(ClusterError, match="which was deleted: it is being deleted; waiting") as caught:
         await apply_owned(client, DEPLOYMENT, deployment(2), left)
     assert caught.value.retryable and len(server.writes()) == 1
 

@@ -104,7 +104,7 @@ async def test_a_pod_that_refuses_or_hangs_is_silent_and_says_why(serve: Serve) 
     seen = (await look({"a": pods}, patience=0.5))["a"]
     assert seen.pods == ()
     assert len(seen.silent) == 4
-    assert "pod-127.78.1.1 (no whole answer within 0.5 s)" in seen.silent
+    assert "pod-127.78.1.1 (no complete response within 0.5 s)" in seen.silent
     assert [silent for silent in seen.silent if "HTTP status 503" in silent] == ["pod-127.78.1.3 (HTTP status 503)"]
 
 
@@ -135,12 +135,12 @@ NONSENSE = [
     (GOOD | {"windows": [ONE | {"errors": 8}]}, "more errors"),
     (GOOD | {"windows": [ONE | {"second": 10**300}]}, "windows.0.second"),
     (GOOD | {"windows": [ONE | {"second": 1.5}]}, "windows.0.second"),
-    (GOOD | {"windows": [ONE, ONE]}, "do not ascend"),
+    (GOOD | {"windows": [ONE, ONE]}, "are not in ascending order"),
     (GOOD | {"windows": [ONE | {"outcomes": {"agreed": -3}}]}, "windows.0.outcomes.agreed"),
-    (json.dumps(GOOD).split("]")[0].encode(), "have no end"),
+    (json.dumps(GOOD).split("]")[0].encode(), "is not closed"),
     (json.dumps(GOOD).replace('"windows": [', '"windows": [[').encode(), "JSON"),
-    (GOOD | {"windows": [ONE, ONE | {"second": ONE["second"] + 1, "what": " " * (2 << 20)}]}, "takes more than"),
-    (GOOD | {"what": " " * (2 << 20)}, "are no seconds"),
+    (GOOD | {"windows": [ONE, ONE | {"second": ONE["second"] + 1, "what": " " * (2 << 20)}]}, "is larger than"),
+    (GOOD | {"what": " " * (2 << 20)}, "beside its windows"),
     (GOOD | {"windows": "[" * 1000}, "windows"),
     (GOOD | {"agreement": {"problem": {"reason": "Whatever", "message": "x"}}}, "agreement.problem.reason"),
 ]
@@ -159,7 +159,7 @@ async def test_a_pod_that_talks_nonsense_is_named_with_what_was_wrong_and_the_ot
 
     seen = (await look({"a": [await serve("127.78.2.1", nonsense), await serve("127.78.2.2", sense)]}))["a"]
     (silent,) = seen.silent
-    assert silent.startswith("pod-127.78.2.1 (its answer cannot be read: ") and says in silent, silent
+    assert silent.startswith("pod-127.78.2.1 (invalid response: ") and says in silent, silent
     assert [sample.pod for sample in seen.pods] == ["pod-127.78.2.2"]
 
 
@@ -177,7 +177,7 @@ async def test_an_answer_without_an_end_is_cut_off(serve: Serve, monkeypatch: py
         return response
 
     (silent,) = (await look({"a": [await serve("127.78.3.1", endless)]}, patience=30.0))["a"].silent
-    assert silent == "pod-127.78.3.1 (its answer is larger than 1 MiB)"
+    assert silent == "pod-127.78.3.1 (its response is larger than 1 MiB)"
     assert sent < 32 << 20
 
 
@@ -187,9 +187,9 @@ async def test_an_answer_without_an_end_is_cut_off(serve: Serve, monkeypatch: py
         ({"stable": "a", "problem": None}, None, ""),
         (None, Reason.ANALYSIS_INCONCLUSIVE, "pod pod-p: it does not compare answers"),
         (
-            {"stable": None, "problem": {"reason": "AnalysisUnreachable", "message": "x has no address"}},
+            {"stable": None, "problem": {"reason": "AnalysisUnreachable", "message": "x has no IP address"}},
             Reason.ANALYSIS_UNREACHABLE,
-            "pod pod-p: x has no address",
+            "pod pod-p: x has no IP address",
         ),
     ],
 )

@@ -29,7 +29,7 @@ def health(
     [
         (health(), ""),
         (health(queue=OLD), "queue"),
-        (health(watch=OLD), "watch of our own Lease"),
+        (health(watch=OLD), "watch of the Lease"),
         (health(election=OLD), "election"),
         (health(leading=False, queue=OLD, watch=None), ""),
         (health(leading=False, election=OLD), "election"),
@@ -57,4 +57,4 @@ async def test_the_port_answers_what_the_probes_ask() -> None:
         assert "fettle_queue_depth" in (await http.get(f"{base}/metrics")).text
         state.watch_seen_at = OLD
         answer = await http.get(f"{base}/healthz")
-        assert (answer.status_code, answer.text) == (503, "watch of our own Lease: silent for 91 s")
+        assert (answer.status_code, answer.text) == (503, "watch of the Lease: no progress for 91 s")

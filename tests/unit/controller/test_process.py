@@ -16,11 +16,11 @@ MODEL = {"metadata": {"namespace": "team", "name": "digits"}, "spec": {}}
 async def test_a_replica_writes_only_while_it_leads() -> None:
     async with serving() as (server, client):
         process = Process(Settings(lease_renew_seconds=0.01), client, {})
-        with pytest.raises(ClusterError, match="Lease has run out"):
+        with pytest.raises(ClusterError, match="Lease has expired"):
             await client.create(OPTIMIZED_MODEL, MODEL)
         await process.elector.acquire()
         await client.create(OPTIMIZED_MODEL, MODEL)
         await process.elector.release()
-        with pytest.raises(ClusterError, match="Lease has run out"):
+        with pytest.raises(ClusterError, match="Lease has expired"):
             await client.delete(OPTIMIZED_MODEL, "team", "digits")
         assert OPTIMIZED_MODEL.path("team", "digits") in server.objects

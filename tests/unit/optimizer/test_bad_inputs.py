@@ -88,7 +88,7 @@ def test_a_model_that_answers_nan_is_refused_before_anything_is_built(bench: Wor
     bench.put(one_node("Log", 17))
     below_zero = -1 - np.random.default_rng(0).random((40, 3), dtype=np.float32)
     task = bench.task(evaluation=EvaluationSpec(uri=bench.data("items", x=below_zero)))
-    assert_refused(answer(bench, task), Reason.OUTPUTS_INVALID, "NaN to each of the first 3 items", "preprocessing")
+    assert_refused(answer(bench, task), Reason.OUTPUTS_INVALID, "NaN for each of the first 3 items", "preprocessing")
 
 
 def test_items_that_the_model_cannot_run_are_the_items_fault(bench: Workbench) -> None:

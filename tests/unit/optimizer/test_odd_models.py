@@ -25,16 +25,16 @@ from fettle.optimizer.prepare import profile
 from fettle.store.manifest import put_reference
 
 REFUSED: dict[str, tuple[Reason, str]] = {
-    "zero size input": (Reason.EVALUATION_DATA_MISSING, "give data.evaluation"),
+    "zero size input": (Reason.EVALUATION_DATA_MISSING, "set data.evaluation"),
     "duplicate input": (Reason.SOURCE_CORRUPTED, "Duplicate definition"),
     "no inputs": (Reason.UNSUPPORTED_MODEL, "at least one input"),
     "no outputs": (Reason.UNSUPPORTED_MODEL, "at least one input"),
-    "huge input": (Reason.EVALUATION_DATA_MISSING, "one item of the input 'x' would be [1, 1099511627776]"),
+    "huge input": (Reason.EVALUATION_DATA_MISSING, "one item of the input 'x' would have the shape [1, 1099511627776]"),
     "huge constant shape": (Reason.EVALUATION_DATA_MISSING, "ConstantOfShape"),
     "rank of twenty": (Reason.UNSUPPORTED_MODEL, "'x' cannot be served: shape"),
-    "no rank": (Reason.UNSUPPORTED_MODEL, "give source.inputs[].shape"),
+    "no rank": (Reason.UNSUPPORTED_MODEL, "set source.inputs[].shape"),
     "a name of a thousand letters": (Reason.UNSUPPORTED_MODEL, "cannot be served: name"),
-    "a nul in a name": (Reason.UNSUPPORTED_MODEL, "its name holds a NUL"),
+    "a nul in a name": (Reason.UNSUPPORTED_MODEL, "its name contains a NUL"),
     "empty name": (Reason.SOURCE_CORRUPTED, "empty"),
     "sequence input": (Reason.UNSUPPORTED_MODEL, "'x' is of type sequence"),
     "optional output": (Reason.UNSUPPORTED_MODEL, "'y' is of type optional"),
@@ -43,12 +43,12 @@ REFUSED: dict[str, tuple[Reason, str]] = {
     "output of an unknown type": (Reason.UNSUPPORTED_MODEL, "'y' is a tensor of UNDEFINED"),
     "function that calls itself": (Reason.SOURCE_CORRUPTED, "recursive"),
     "a circle": (Reason.SOURCE_CORRUPTED, "acyclic"),
-    "nodes without inputs": (Reason.SOURCE_CORRUPTED, "does not hold together: "),
-    "nodes without outputs": (Reason.SOURCE_CORRUPTED, "does not hold together: "),
+    "nodes without inputs": (Reason.SOURCE_CORRUPTED, "the graph is inconsistent: "),
+    "nodes without outputs": (Reason.SOURCE_CORRUPTED, "the graph is inconsistent: "),
     "weight of too few bytes": (Reason.SOURCE_CORRUPTED, "Initializer 'w'"),
     "weight of an unknown type": (Reason.SOURCE_CORRUPTED, "'w' does not have valid data type"),
     "division by zero": (Reason.SOURCE_CORRUPTED, "Integer division by zero"),
-    "branches of two ranks": (Reason.UNSUPPORTED_MODEL, "'y' has another number of dimensions from item to item"),
+    "branches of two ranks": (Reason.UNSUPPORTED_MODEL, "'y' has a different number of dimensions from item to item"),
     "texts of no utf8": (Reason.EVALUATION_DATA_MISSING, "utf-8"),
 }
 NOT_SERVED = (
@@ -112,7 +112,7 @@ def test_every_odd_model_is_judged_or_refused_with_words_that_help(tmp_path: Pat
     found = prepared(bench, odd_models.KINDS[kind]().SerializeToString())
     refused = REFUSED.get(kind)
     if refused is None and kind.startswith(NOT_SERVED):
-        refused = (Reason.UNSUPPORTED_MODEL, "which the serving protocol does not have")
+        refused = (Reason.UNSUPPORTED_MODEL, "which the serving protocol does not support")
     if refused is None:
         assert isinstance(found, PrepareReport), found
         judge(bench, found)
@@ -177,4 +177,4 @@ def test_a_folder_by_a_models_name_is_looked_into(tmp_path: Path) -> None:
     (tmp_path / "model/model.onnx").mkdir(parents=True)
     found = stage.answer(bench.task(), bench.mounts).termination
     assert found.reason == Reason.SOURCE_NOT_FOUND
-    assert "holds no model" in found.message
+    assert "contains no model" in found.message

@@ -85,7 +85,7 @@ def test_elements_come_out_as_they_were_written(dtype: str, text: str, expected:
     ],
 )  # fmt: skip
 def test_a_value_that_does_not_fit_its_type_is_refused_not_bent(dtype: str, text: str) -> None:
-    with pytest.raises(ElementsError, match=rf"data (holds values that do not fit|is not a list of) {dtype}"):
+    with pytest.raises(ElementsError, match=rf"data (contains values that do not fit|is not a list of) {dtype}"):
         array_of(text, dtype, [text.count(",") + 1])
 
 
@@ -239,7 +239,7 @@ def test_one_long_text_among_short_ones_costs_no_more_than_itself() -> None:
 def test_what_stands_beside_the_data_is_bounded_too(place: str) -> None:
     content = body("FP32", [1], "[1]", more=place % ("[]," * 1_000_000 + "1"))
     assert peak(content, signature("FP32", -1)) <= FACTOR * len(content) + CONSTANT
-    with pytest.raises(RequestError, match="beside the inputs' data takes more than"):
+    with pytest.raises(RequestError, match="without the inputs' data is larger than"):
         decode(content, signature("FP32", -1), 10)
 
 
@@ -250,12 +250,12 @@ def test_what_stands_beside_the_data_is_bounded_too(place: str) -> None:
         ([2**62, 4], "is too large"),
         ([2**63, 1], "is too large"),
         ([2**62, 0], "is too large"),
-        ([2**70, 0], '"shape" must be a list of sizes'),
+        ([2**70, 0], '"shape" must be a list of non-negative integers'),
         ([1, 2**30], "needs 1073741824 elements, found 0"),
-        ([-1, 2], '"shape" must be a list of sizes'),
-        ([True, 2], '"shape" must be a list of sizes'),
-        ([1.0, 2], '"shape" must be a list of sizes'),
-        ([[1], 2], '"shape" must be a list of sizes'),
+        ([-1, 2], '"shape" must be a list of non-negative integers'),
+        ([True, 2], '"shape" must be a list of non-negative integers'),
+        ([1.0, 2], '"shape" must be a list of non-negative integers'),
+        ([[1], 2], '"shape" must be a list of non-negative integers'),
         ([1] * 1000, r"expected shape \[-1, -1\] \(-1 = any size\), found"),
         ([0, 2], "expected 1 to 10 items"),
     ],
@@ -270,8 +270,8 @@ def test_a_shape_that_is_none_is_a_400(shape: Any, message: str) -> None:
 @pytest.mark.parametrize(
     ("count", "data", "message"),
     [
-        (MOST_TEXTS + 1, '["a"' + ',"a"' * MOST_TEXTS + "]", f"at most {MOST_TEXTS} texts"),
-        (5, json.dumps(["a" * (MOST_TEXT_BYTES - 9)] * 5), "bytes of texts"),
+        (MOST_TEXTS + 1, '["a"' + ',"a"' * MOST_TEXTS + "]", f"at most {MOST_TEXTS} strings"),
+        (5, json.dumps(["a" * (MOST_TEXT_BYTES - 9)] * 5), "bytes of strings"),
         (1, '["' + "a" * (MOST_TEXT_BYTES + 9) + '","a"]', "takes more than"),
     ],
 )
@@ -299,7 +299,7 @@ def test_data_that_is_no_list_is_a_400(data: str) -> None:
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"outputs": [{"name": "y"}, {"name": "y"}]}, "each output can be asked for once"),
+        ({"outputs": [{"name": "y"}, {"name": "y"}]}, "each output can be requested only once"),
         ({"outputs": [{"name": "z" * 10_000}]}, "unknown outputs"),
         ({"id": 7}, '"id" must be a string'),
         ({"inputs": []}, "expected the inputs"),

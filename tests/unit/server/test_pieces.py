@@ -175,8 +175,8 @@ def test_every_input_becomes_an_array_of_its_type() -> None:
         ({"text": {"data": [1]}}, "do not fit BYTES"),
         ({"flag": {"data": [1]}}, "do not fit BOOL"),
         ({"ids": {"shape": [2, 3], "data": [1] * 6}}, "different numbers of items"),
-        ({"ids": {"shape": [-1, 3]}}, '"shape" must be a list of sizes'),
-        ({"ids": {"shape": [True, 3]}}, '"shape" must be a list of sizes'),
+        ({"ids": {"shape": [-1, 3]}}, '"shape" must be a list of non-negative integers'),
+        ({"ids": {"shape": [True, 3]}}, '"shape" must be a list of non-negative integers'),
     ],
 )
 def test_values_that_do_not_fit_are_refused_not_bent(change: dict[str, object], message: str) -> None:

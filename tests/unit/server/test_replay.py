@@ -174,7 +174,7 @@ def signature(**changes: Any) -> Signature:
         ("another name", {}, signature(name="z"), "this revision no such tensor"),
         ("another type", {}, signature(dtype="INT64"), "this revision INT64"),
         ("no batches", {}, signature(batch_axis=None), "stable has y"),
-        ("an older artifact", {"comparisons": {}}, signature(), "no rule to compare answers by"),
+        ("an older artifact", {"comparisons": {}}, signature(), "no rule for comparing answers"),
     ],
 )
 def test_revisions_of_different_forms_are_not_compared(

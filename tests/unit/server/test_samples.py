@@ -137,8 +137,8 @@ def test_every_tensor_arrives_as_it_was_sent(array: np.ndarray) -> None:
     ("body", "says"),
     [
         (b"", "found no line"),
-        (b"{}\n", "the first line is none"),
-        (b"<html>\n", "the first line is none"),
+        (b"{}\n", "the first line is invalid"),
+        (b"<html>\n", "the first line is invalid"),
         (pack(Head(revision="a", signature=SIGNATURE, comparisons={}), [Sample({"x": np.ones(9)}, {}, 0)])[:-1],
          "expected 72 bytes, found 71"),
     ],

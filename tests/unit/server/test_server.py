@@ -52,14 +52,14 @@ def test_it_tells_its_metadata_and_health(server: Server) -> None:
     [
         ({"datatype": "INT64"}, "input x: expected datatype FP32, found INT64"),
         ({"shape": [2, 5]}, "input x: expected shape [-1, 4] (-1 = any size), found [2, 5]"),
-        ({"shape": [3, 4]}, "input x: data is nested otherwise than its shape [3, 4]"),
+        ({"shape": [3, 4]}, "input x: the nesting of data does not match its shape [3, 4]"),
         ({"shape": [3, 4], "data": [0] * 8}, "input x: shape [3, 4] needs 12 elements, found 8"),
         ({"name": "z"}, "expected the inputs ['x'], found ['z']"),
-        ({"data": [[1, 2], [3]]}, "input x: data is nested otherwise than its shape [2, 4]"),
-        ({"data": [[1, 2, 3, 4], [5, 6, 7]]}, "input x: data is nested otherwise than its shape [2, 4]"),
+        ({"data": [[1, 2], [3]]}, "input x: the nesting of data does not match its shape [2, 4]"),
+        ({"data": [[1, 2, 3, 4], [5, 6, 7]]}, "input x: the nesting of data does not match its shape [2, 4]"),
         ({"data": ["a"] * 8}, "input x: the elements of data do not fit FP32"),
         ({"shape": [0, 4], "data": []}, "expected 1 to 1024 items in a request, found 0"),
-        ({"shape": "2x4"}, 'input x: "shape" must be a list of sizes'),
+        ({"shape": "2x4"}, 'input x: "shape" must be a list of non-negative integers'),
     ],
 )
 def test_bad_input_is_a_400_that_says_what_was_expected(server: Server, change: dict[str, Any], message: str) -> None:

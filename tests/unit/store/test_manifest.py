@@ -95,7 +95,7 @@ def test_an_artifact_without_its_files_is_not_written(store: Store, manifest: Ma
     root = store.root.local
     assert root is not None
     (root / "blobs" / manifest.model.files[0].sha256).unlink()
-    with pytest.raises(StoreError, match=r"absent: model\.onnx"):
+    with pytest.raises(StoreError, match=r"missing: model\.onnx"):
         write_artifact(store, manifest)
 
 

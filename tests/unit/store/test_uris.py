@@ -28,8 +28,8 @@ def test_the_root_of_a_claim_is_an_address_too(mounts: Mounts, tmp_path: Path) -
 @pytest.mark.parametrize(
     ("uri", "words"),
     [
-        ("s3://bucket/model.onnx", "the scheme 's3' is not known; known are pvc://, file://"),
-        ("model.onnx", "the scheme '(none)' is not known"),
+        ("s3://bucket/model.onnx", "unknown scheme 's3', expected pvc://, file://"),
+        ("model.onnx", "unknown scheme '(none)'"),
         ("pvc:///model.onnx", "the name of the claim is missing"),
         ("pvc://other/model.onnx", "the claim 'other' is not mounted here (mounted: lost, models)"),
         ("pvc://lost/model.onnx", "there is no such folder"),

@@ -36,7 +36,7 @@ class ClaimFiles(AbstractFileSystem):  # type: ignore[misc]  # fsspec has no typ
         try:
             told: dict[str, Any] = json.loads(line)
         except ValueError:
-            told = {"error": line or "the pod ended the connection"}
+            told = {"error": line or "the pod closed the connection"}
         if "error" in told:
             message = f"the pod could not read the claim: {told['error']}"
             raise ClusterError(message, reason=Reason.STORE_UNREACHABLE)
@@ -67,7 +67,7 @@ class ClaimFiles(AbstractFileSystem):  # type: ignore[misc]  # fsspec has no typ
         count = self.ask(read=path, start=start, end=end)["bytes"]
         data = self._wire.read(count)
         if len(data) != count:
-            raise ClusterError("the pod ended the connection", reason=Reason.STORE_UNREACHABLE)
+            raise ClusterError("the pod closed the connection", reason=Reason.STORE_UNREACHABLE)
         self._arrived(count)
         return data
 

@@ -103,7 +103,9 @@ def find_image(cluster: Cluster, image: str | None) -> tuple[str, tuple[str, ...
     environment = cluster.operator_environment()
     found = environment.get("FETTLE_SERVER_IMAGE")
     if not found:
-        raise UsageError("no running operator was found to take an image from: say --image (any with Python 3.11)")
+        raise UsageError(
+            "no running operator was found to take an image from: pass --image (any image with Python 3.11)"
+        )
     names = environment.get("FETTLE_IMAGE_PULL_SECRETS", "")
     return found, tuple(name for name in names.split(",") if name)
 
@@ -188,7 +190,7 @@ def _unbroken() -> Iterator[None]:
     try:
         yield
     except (OSError, WebSocketException) as error:
-        raise ClusterError(f"the connection to the pod broke: {error}", reason=Reason.CLUSTER_UNREACHABLE) from error
+        raise ClusterError(f"lost the connection to the pod: {error}", reason=Reason.CLUSTER_UNREACHABLE) from error
 
 
 def require_claim(cluster: Cluster, claim: str) -> None:
@@ -197,7 +199,7 @@ def require_claim(cluster: Cluster, claim: str) -> None:
         with told(f"claim {claim}"):
             cluster.core.read_namespaced_persistent_volume_claim(claim, cluster.namespace)
     except MissingError as error:
-        raise UsageError(f"no claim {claim!r} in namespace {cluster.namespace!r}") from error
+        raise UsageError(f"claim {claim!r} not found in namespace {cluster.namespace!r}") from error
 
 
 class Exec:

@@ -149,10 +149,10 @@ class Cluster:
         try:
             names = self.names(plural)
         except MissingError:
-            return f"this cluster does not know {plural}.{GROUP}: is Fettle installed?"
+            return f"the cluster has no resource {plural}.{GROUP}: is Fettle installed?"
         except ClusterError:
-            return "which there are cannot be listed"
-        return f"there are {', '.join(names[:20])}" if names else f"namespace {self.namespace} has none"
+            return "the existing ones cannot be listed"
+        return f"existing: {', '.join(names[:20])}" if names else f"namespace {self.namespace} has none"
 
     def operator_environment(self) -> dict[str, str]:
         """Plain environment variables of the operator, found by its label; empty where it cannot be seen."""
@@ -178,7 +178,7 @@ def told(what: str) -> Iterator[None]:
         message = (
             f"the API server does not answer ({type(cause).__name__}: {str(cause).partition('>: ')[2] or cause}); "
         )
-        message += "is the cluster up, and is this the context you mean?"
+        message += "check that the cluster is running and that this is the right context"
         raise ClusterError(message, reason=Reason.CLUSTER_UNREACHABLE, retryable=True) from error
 
 
@@ -191,7 +191,9 @@ def _error(error: ApiException, what: str) -> ClusterError:
     if error.status == 404:
         return MissingError(message)
     if error.status == 401:
-        return ClusterError(f"the API server does not know you ({message}): renew your login", reason=Reason.FORBIDDEN)
+        return ClusterError(
+            f"the API server rejected your credentials ({message}): log in again", reason=Reason.FORBIDDEN
+        )
     if error.status == 403:
         return ClusterError(_missing_right(message), reason=Reason.FORBIDDEN)
     return ClusterError(
@@ -205,7 +207,7 @@ def _missing_right(message: str) -> str:
     if found is None:
         return message
     verb, resource, group = found.groups()
-    return f"you lack the right to {verb} {resource}{f'.{group}' if group else ''}: {message}"
+    return f"you do not have permission to {verb} {resource}{f'.{group}' if group else ''}: {message}"
 
 
 def connect(kubeconfig: str | None, context: str | None, namespace: str | None) -> Cluster:
@@ -215,7 +217,7 @@ def connect(kubeconfig: str | None, context: str | None, namespace: str | None) 
         chosen = next((one for one in contexts if one["name"] == context), None) if context else current
         if chosen is None:
             names = ", ".join(one["name"] for one in contexts)
-            raise UsageError(f"there is no context {context!r} in the kubeconfig (found: {names})")
+            raise UsageError(f"context {context!r} not found in the kubeconfig (available: {names})")
         api = config.new_client_from_config(config_file=kubeconfig, context=context)
     except (ConfigException, OSError, TypeError) as error:
         raise UsageError(f"no usable kubeconfig: {error}") from error

@@ -43,13 +43,13 @@ def _free_for(folder: Path, sha256: str) -> None:
     if not folder.exists():
         return
     if not folder.is_dir():
-        raise UsageError(f"{folder} is a file; an artifact becomes a folder")
+        raise UsageError(f"{folder} is a file, but an artifact is a folder: choose another path")
     here = folder / MANIFEST
     other = here.is_file() and file_digest(here)[0] != sha256
     foreign = {path.name for path in folder.iterdir()} - {MANIFEST, MODEL_FOLDER, REFERENCE}
     if other or foreign:
         raise UsageError(
-            f"{folder} holds {'another artifact' if other else min(foreign)}: name an empty or a new folder"
+            f"{folder} contains {'another artifact' if other else min(foreign)}: choose an empty or a new folder"
         )
 
 
@@ -65,7 +65,7 @@ def pull_files(files: ClaimFiles, path: str, to: Path, total: Total) -> tuple[in
         found = {path: itself} if single else files.find(path, detail=True)
     sizes = {name: entry["size"] for name, entry in found.items()}
     if not sizes:
-        raise UsageError(f"the folder {path or '/'} holds no file")
+        raise UsageError(f"the folder {path or '/'} contains no files")
     places = {name: _place(name, path, to, single) for name in sizes}
     wanted = {name: digest for name, place in places.items() if (digest := _missing(files, name, place))}
     total(sum(sizes[name] for name in wanted))
@@ -83,7 +83,7 @@ def _place(name: str, path: str, to: Path, single: bool) -> Path:
 def _missing(files: ClaimFiles, name: str, place: Path) -> str | None:
     """The digest of a file that is not at its place yet."""
     if place.is_dir():
-        raise UsageError(f"{place} is a folder; it stands where a file should go")
+        raise UsageError(f"{place} is a folder, but a file must be written there")
     digest = files.checksum(name)
     return None if place.is_file() and file_digest(place)[0] == digest else digest
 
@@ -97,7 +97,7 @@ def _copy(files: ClaimFiles, name: str, place: Path, digest: str) -> None:
                 found.update(block)
                 target.write(block)
             if found.hexdigest() != digest:
-                message = f"{name} arrived damaged, or changed meanwhile: pull again"
+                message = f"{name} was damaged in transit, or changed in the meantime: pull again"
                 raise StoreError(message, reason=Reason.DIGEST_MISMATCH)
     except OSError as error:
         raise UsageError(f"cannot write {place}: {error.strerror or error}") from error

@@ -36,10 +36,10 @@ def entries(source: Path, target: Target) -> tuple[Entry, ...]:
         inside = not target.path or target.path.endswith("/")
         return (_entry(source, f"{target.path.rstrip('/')}/{source.name}" if inside else target.path),)
     if not source.is_dir():
-        raise UsageError(f"no file or folder {source}")
+        raise UsageError(f"{source}: no such file or folder")
     files = sorted(path for path in source.rglob("*") if path.is_file())
     if not files:
-        raise UsageError(f"the folder {source} holds no file")
+        raise UsageError(f"the folder {source} contains no files")
     return tuple(_entry(path, f"{target.path.rstrip('/')}/{path.relative_to(source).as_posix()}") for path in files)
 
 
@@ -76,9 +76,9 @@ def _answer(wire: Wire, key: str) -> Any:
     try:
         told = json.loads(line)
     except ValueError:
-        told = {"error": line or "the pod ended the connection"}
+        told = {"error": line or "the pod closed the connection"}
     if key not in told:
         raise ClusterError(
-            f"the pod could not take the files: {told.get('error', told)}", reason=Reason.STORE_UNREACHABLE
+            f"the pod could not write the files: {told.get('error', told)}", reason=Reason.STORE_UNREACHABLE
         )
     return told[key]

@@ -93,9 +93,9 @@ def optimize(
     documents = read(_text(file), file, Path.cwd() if file == "-" else Path(file).resolve().parent)
     progress = Console(stderr=True)
     for kind in documents.others:
-        progress.print(f"{file}: a {kind} is left alone", style="dim", highlight=False)
+        progress.print(f"{file}: ignored a {kind}", style="dim", highlight=False)
     if any(target.node_selector for manifest in documents.models for target in manifest.spec.targets):
-        text = "nodeSelector means nothing here: every target is measured on this machine"
+        text = "nodeSelector is ignored: every target is measured on this machine"
         progress.print(text, style="dim", highlight=False)
     folders = parse_maps(maps)
     runs = [
@@ -151,7 +151,7 @@ def _run(run: LocalRun) -> OptimizedModelStatus:
 
     status = asyncio.run(main())
     if status is None:
-        click.echo("interrupted; what was built is kept in the store", err=True)
+        click.echo("interrupted; finished builds are kept in the store", err=True)
         sys.exit(INTERRUPTED)
     return status
 

@@ -78,7 +78,7 @@ def swept(wire: Wire, store: str, keep: Iterable[str], older: int, dry: bool) ->
     try:
         answer: dict[str, Any] = json.loads(line)
     except ValueError as error:
-        raise StoreError(f"the pod answered {line!r}") from error
+        raise StoreError(f"unexpected response from the pod: {line!r}") from error
     if "error" in answer:
         raise StoreError(answer["error"])
     return answer
@@ -88,10 +88,10 @@ def outcome(answer: dict[str, Any], dry: bool) -> str:
     """Two lines for a person."""
     removed, stays = answer["removed"], answer["stays"]
     if not removed["files"]:
-        return f"nothing to remove; {size(stays['bytes'])} in {stays['files']} files stay"
+        return f"nothing to remove; {size(stays['bytes'])} in {stays['files']} files kept"
     verb = "would be removed" if dry else "removed"
-    lost = f", of {answer['artifacts']} artifacts the manifests and figures stay" if answer["artifacts"] else ""
+    lost = f"; the manifests and figures of {answer['artifacts']} artifacts are kept" if answer["artifacts"] else ""
     return (
         f"{size(removed['bytes'])} in {removed['files']} files {verb}{lost}\n"
-        f"{size(stays['bytes'])} in {stays['files']} files stay"
+        f"{size(stays['bytes'])} in {stays['files']} files kept"
     )

@@ -70,11 +70,13 @@ def published(cluster: Cluster, name: str, target: str | None) -> str:
     if not found:
         raise UsageError(f"optimizedmodel {name} has published nothing yet: see `kubectl fettle status {name}`")
     if target is None and len(found) > 1:
-        raise UsageError(f"optimizedmodel {name} published an artifact for each of {', '.join(found)}: say --target")
+        raise UsageError(
+            f"optimizedmodel {name} published artifacts for the targets {', '.join(found)}: choose one with --target"
+        )
     wanted = target or next(iter(found))
     if wanted not in found:
         raise UsageError(
-            f"optimizedmodel {name} has no artifact for the target {wanted!r}; there is {', '.join(found)}"
+            f"optimizedmodel {name} has no artifact for the target {wanted!r} (available: {', '.join(found)})"
         )
     return found[wanted]
 
@@ -103,7 +105,7 @@ def _pull(files: ClaimFiles, uri: str, place: Target, to: Path, progress: Progre
 
 def _told(store: Store, sha256: str, to: Path, total: Any) -> str:
     manifest = pull_artifact(store, sha256, to, total)
-    what = f"{manifest.recipe.name} in {manifest.runtime}, {size(manifest.bytes)}, every digest checked"
+    what = f"{manifest.recipe.name} in {manifest.runtime}, {size(manifest.bytes)}, all digests verified"
     return f"artifact {sha256[:12]}: {what}\n{model_entry(to, manifest)}"
 
 

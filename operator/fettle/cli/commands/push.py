@@ -94,7 +94,9 @@ def ensure_claim(cluster: Cluster, target: Target, manifest: Object | None) -> N
         return
     except MissingError as error:
         if manifest is None:
-            message = f"no claim {target.claim!r} in namespace {cluster.namespace!r}: create it, or say --create"
+            message = (
+                f"claim {target.claim!r} not found in namespace {cluster.namespace!r}: create it, or pass --create"
+            )
             raise UsageError(message) from error
     with told(f"claim {target.claim}"):
         cluster.core.create_namespaced_persistent_volume_claim(cluster.namespace, manifest)

@@ -41,7 +41,7 @@ def report(name: str, to: Path | None, show: bool, image: str | None, timeout: i
         pull_files(files, place.path, to, lambda number: progress.update(progress.task_ids[0], total=number))
     click.echo(to)
     if show and click.launch(str(to.resolve())) != 0:
-        sys.exit(f"no browser could be started: open {to}")
+        sys.exit(f"could not start a browser: open {to} yourself")
 
 
 def report_of(cluster: Cluster, name: str) -> str:

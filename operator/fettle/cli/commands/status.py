@@ -95,7 +95,7 @@ def absent(cluster: Cluster, name: str) -> MissingError:
     """Neither kind has an object of that name; which do."""
     there = {plural: cluster.names(plural) for plural in (DEPLOYMENTS, MODELS)}
     known = "; ".join(f"{plural}: {', '.join(found[:20]) or 'none'}" for plural, found in there.items())
-    text = f"neither a modeldeployment nor an optimizedmodel {name!r} in namespace {cluster.namespace!r} ({known})"
+    text = f"no modeldeployment or optimizedmodel {name!r} in namespace {cluster.namespace!r} ({known})"
     return MissingError(text)
 
 
@@ -178,7 +178,7 @@ def _changes(watched: Watched, name: str) -> Iterator[Seen]:
         seen, deleted, problem = _seen(watched), _deleted(watched, name), _problem(watched)
         news = [note for note in deleted if note not in said]
         if bool(problem) != waiting:  # only that it began and that it is over: each try may fail in other words
-            news += problem or ["the API server answers again"]
+            news += problem or ["the API server is reachable again"]
         for note in news:
             click.echo(note, err=True)
         said, waiting = deleted, bool(problem)
@@ -201,7 +201,7 @@ def _deleted(watched: Watched, name: str) -> list[str]:
 
 def _problem(watched: Watched) -> list[str]:
     problem = watched.problem
-    return [f"{problem.message}; trying again"] if problem is not None else []
+    return [f"{problem.message}; retrying"] if problem is not None else []
 
 
 def _get(cluster: Cluster, plural: str, name: str) -> Object | None:

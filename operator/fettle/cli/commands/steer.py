@@ -108,7 +108,7 @@ def command(word: Word) -> click.Command:
 def _order_revision(cluster: Cluster, deployment: str, command: Command, revision: str, output: str | None) -> None:
     about = About(DEPLOYMENTS, cluster.namespace, deployment)
     notes = {command.annotation: f"{revision}/{_token()}"}
-    message = f"modeldeployment {deployment}: {command.value} of revision {revision} ordered"
+    message = f"modeldeployment {deployment}: {command.value} requested for revision {revision}"
     give(cluster, Order(command.value, about, revision, notes, message), output)
 
 
@@ -148,7 +148,7 @@ def retry(cluster: Cluster, name: str, output: str | None) -> None:
     revision = found.status.failed_revision
     if revision is None:
         text = f"modeldeployment {bare} in namespace {cluster.namespace} has no failed revision to retry"
-        raise UsageError(f"{text}; of an optimizedmodel of that name: kubectl fettle retry om/{bare}")
+        raise UsageError(f"{text}; to retry the optimizedmodel of that name: kubectl fettle retry om/{bare}")
     _order_revision(cluster, bare, Command.RETRY, revision, output)
 
 
@@ -158,11 +158,15 @@ def _retry_model(cluster: Cluster, name: str, output: str | None) -> None:
     failure = failure_of(status)
     if failure is None:
         ready = find(status.conditions, READY)
-        stands = f"its Ready condition says {ready.reason}" if ready is not None else "the operator has not seen it yet"
+        stands = (
+            f"its Ready condition has reason {ready.reason}"
+            if ready is not None
+            else "the operator has not processed it yet"
+        )
         where = f"optimizedmodel {name} in namespace {cluster.namespace}"
-        raise UsageError(f"{where} has no failed task to retry ({stands}); another outcome needs another spec")
-    later = ", for when the measurement that goes on is over" if waits(status) else ""
-    message = f"optimizedmodel {name}: retry ordered{later} ({failure})"
+        raise UsageError(f"{where} has no failed task to retry ({stands}); for another outcome, change the spec")
+    later = ", after the current measurement" if waits(status) else ""
+    message = f"optimizedmodel {name}: retry requested{later} ({failure})"
     about = About(MODELS, cluster.namespace, name)
     give(cluster, Order(Command.RETRY.value, about, None, {Command.RETRY.annotation: _token()}, message), output)
 
@@ -189,12 +193,12 @@ def rollback_to(cluster: Cluster, deployment: str, revision: str, now: bool, out
     desired = _desired(found, deployment)
     target = _target(revision, [*known(found.status), desired], deployment)
     if target == desired and found.status.rollback is None:
-        raise UsageError(f"revision {target} is what modeldeployment {deployment} asks for already")
+        raise UsageError(f"revision {target} is already the one that modeldeployment {deployment} asks for")
     token = _token()
     notes = {Command.ROLLBACK_TO.annotation: f"{desired}/{target}/{token}"}
     if now:
         notes[Command.PROMOTE_FULL.annotation] = f"{target}/{token}"
-    message = f"modeldeployment {deployment}: rollback from revision {desired} to {target} ordered"
+    message = f"modeldeployment {deployment}: rollback from revision {desired} to {target} requested"
     about = About(DEPLOYMENTS, cluster.namespace, deployment)
     give(cluster, Order(Command.ROLLBACK_TO.value, about, target, notes, message), output)
 
@@ -207,8 +211,10 @@ def known(status: ModelDeploymentStatus) -> list[str]:
 def _desired(found: ModelDeployment, name: str) -> str:
     generation, seen = found.metadata.get("generation"), found.status.observed_generation
     if generation is not None and seen != generation:
-        text = f"the operator has not acted on the latest spec of modeldeployment {name} yet "
-        raise UsageError(f"{text}(generation {generation}, seen {seen or 'none'}): try again, or look whether it runs")
+        text = f"the operator has not processed the latest spec of modeldeployment {name} yet "
+        raise UsageError(
+            f"{text}(generation {generation}, observed {seen or 'none'}): try again, or check that the operator is running"
+        )
     if found.status.desired_revision is None:
         raise UsageError(f"the model of modeldeployment {name} is not ready, so there is no revision to roll back from")
     return found.status.desired_revision
@@ -220,8 +226,10 @@ def _target(given: str, revisions: Iterable[str], name: str) -> str:
     matches = [revision for revision in every if revision.startswith(given)]
     if given in matches or len(matches) == 1:
         return given if given in matches else matches[0]
-    what = f"{len(matches)} revisions begin with {given!r}" if matches else f"there is no revision {given!r}"
-    raise UsageError(f"{what} in the ledger of modeldeployment {name}, which holds {', '.join(matches or every)}")
+    what = f"{len(matches)} revisions start with {given!r}" if matches else f"no revision {given!r}"
+    raise UsageError(
+        f"{what} in the ledger of modeldeployment {name} ({'matches' if matches else 'it has'}: {', '.join(matches or every)})"
+    )
 
 
 @click.command()
@@ -254,7 +262,7 @@ def resume(cluster: Cluster, deployment: str, output: str | None) -> None:
     notes = {PAUSED_ANNOTATION: None}
     if found.spec.paused:
         cluster.annotate(DEPLOYMENTS, deployment, notes)
-        raise UsageError(f"modeldeployment {deployment} stays paused by its spec: set spec.paused to false")
+        raise UsageError(f"modeldeployment {deployment} is still paused by its spec: set spec.paused to false")
     about = About(DEPLOYMENTS, cluster.namespace, deployment)
     give(cluster, Order("resume", about, None, notes, f"modeldeployment {deployment}: resumed"), output)
 

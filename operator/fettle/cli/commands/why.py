@@ -94,7 +94,7 @@ def summary(found: ModelDeployment) -> str:
     status = found.status
     said = {kind: find(status.conditions, kind) for kind in ("Degraded", "Progressing", "Ready")}
     degraded, progressing, ready = said["Degraded"], said["Progressing"], said["Ready"]
-    stable = f"revision {status.stable.revision} serves" if status.stable is not None else "nothing serves"
+    stable = f"revision {status.stable.revision} is serving" if status.stable is not None else "no revision is serving"
     if degraded is not None and degraded.status == "True":
         return f"{stable}; {degraded.reason}: {degraded.message}"
     if progressing is not None and (progressing.status == "True" or progressing.message):
@@ -105,7 +105,7 @@ def summary(found: ModelDeployment) -> str:
 def outcome(found: OptimizedModel) -> str:
     """The answer in one sentence."""
     ready = find(found.status.conditions, "Ready")
-    return f"{ready.reason}: {ready.message}" if ready is not None else "the operator has not looked at it yet"
+    return f"{ready.reason}: {ready.message}" if ready is not None else "the operator has not processed it yet"
 
 
 def decisions_of(cluster: Cluster, found: ModelDeployment, *, everything: bool) -> list[Decision]:
@@ -127,11 +127,11 @@ def decisions_of(cluster: Cluster, found: ModelDeployment, *, everything: bool) 
 
 
 def _of_line(line: Line) -> Iterable[Decision]:
-    yield Decision(line.created, line.revision, "Chosen", f"revision {line.revision} is to serve {line.artifact}")
+    yield Decision(line.created, line.revision, "Chosen", f"revision {line.revision} was created for {line.artifact}")
     if line.entered is not None:
-        yield Decision(line.entered, line.revision, "Entered", f"revision {line.revision} gets its first traffic")
+        yield Decision(line.entered, line.revision, "Entered", f"revision {line.revision} got its first traffic")
     if line.left is not None:
-        text = f"revision {line.revision} leaves" + (f": {line.message}" if line.message else "")
+        text = f"revision {line.revision} left" + (f": {line.message}" if line.message else "")
         yield Decision(line.left, line.revision, line.reason or "", text)
 
 
@@ -167,7 +167,7 @@ def _of_events(events: Iterable[Object]) -> Iterable[Decision]:
 def chain(decisions: Sequence[Decision]) -> RenderableType:
     """One line a decision."""
     if not decisions:
-        return Text("no decision was taken yet")
+        return Text("no decisions yet")
     table = Table.grid(padding=(0, 2))
     table.add_column(style="dim", no_wrap=True)
     table.add_column(no_wrap=True)

@@ -64,19 +64,19 @@ def read(text: str, source: str, folder: Path) -> Documents:
     try:
         documents = [document for document in yaml.load_all(text, _Loader) if document is not None]
     except (yaml.YAMLError, ValueError, RecursionError) as error:  # ValueError: a number or a text that is none
-        raise UsageError(f"{source} is not YAML: {error}") from error
+        raise UsageError(f"{source} is not valid YAML: {error}") from error
     models, others = [], []
     for number, document in enumerate(documents, 1):
         where = source if len(documents) == 1 else f"{source}, document {number}"
         if not isinstance(document, dict) or "kind" not in document:
-            raise UsageError(f"{where}: a Kubernetes object is expected (apiVersion, kind, metadata, spec)")
+            raise UsageError(f"{where}: expected a Kubernetes object (apiVersion, kind, metadata, spec)")
         if document["kind"] != KIND:
             others.append(str(document["kind"]))
             continue
         models.append(_manifest(document, where, folder))
     if not models:
         found = ", ".join(others) or "nothing"
-        raise UsageError(f"{source}: no {KIND} in it (found: {found})")
+        raise UsageError(f"{source} contains no {KIND} (found: {found})")
     return Documents(tuple(models), tuple(others))
 
 
@@ -87,9 +87,7 @@ def _manifest(document: dict[str, Any], where: str, folder: Path) -> Manifest:
     if document.get("apiVersion") != API_VERSION:
         faults.append(f"apiVersion: must be {API_VERSION}, found {document.get('apiVersion')!r}")
     if not isinstance(name, str) or not NAME.fullmatch(name) or len(name) > NAME_LIMIT:
-        faults.append(
-            f"metadata.name: a lower-case name of at most {NAME_LIMIT} characters is expected, found {name!r}"
-        )
+        faults.append(f"metadata.name: expected a lower-case name of at most {NAME_LIMIT} characters, found {name!r}")
     schema = admission.schema_of(KIND)
     whole = admission.completed(
         _as_json({key: value for key, value in document.items() if key != "status"}, where), schema
@@ -107,7 +105,7 @@ def _as_json(document: Any, where: str) -> Any:
     try:
         return json.loads(json.dumps(document, default=str))
     except (ValueError, TypeError, RecursionError) as error:
-        raise UsageError(f"{where} cannot be written as JSON, which an API server takes: {error}") from error
+        raise UsageError(f"{where} cannot be represented as JSON, as the API server requires: {error}") from error
 
 
 def _told(where: str, faults: list[str]) -> str:

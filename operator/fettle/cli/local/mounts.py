@@ -41,7 +41,7 @@ def parse_maps(maps: Iterable[str]) -> dict[str, Path]:
             raise UsageError(f"--map {text}: expected pvc://CLAIM=FOLDER, such as pvc://models=./models")
         path = Path(folder).expanduser().resolve()
         if not path.is_dir():
-            raise UsageError(f"--map {text}: no folder {path}")
+            raise UsageError(f"--map {text}: folder {path} does not exist")
         folders[claim] = path
     return folders
 
@@ -73,7 +73,7 @@ def _store_folder(folder: Path) -> None:
             pass
     except OSError as error:
         raise UsageError(
-            f"the store {folder} cannot be written: {error.strerror}; name another folder with --store"
+            f"cannot write to the store {folder}: {error.strerror}; choose another folder with --store"
         ) from error
 
 
@@ -86,7 +86,9 @@ def _check(spec: OptimizedModelSpec, folders: dict[str, Path]) -> None:
     for path, uri in addresses.items():
         claim = claim_of(uri)
         if claim is not None and claim not in folders:
-            raise UsageError(f"{path}: {uri} lies in a claim; say where that is here: --map pvc://{claim}=FOLDER")
+            raise UsageError(
+                f"{path}: {uri} is in a claim; map the claim to a local folder: --map pvc://{claim}=FOLDER"
+            )
 
 
 def with_parallelism(spec: OptimizedModelSpec, parallelism: int | None) -> OptimizedModelSpec:

@@ -58,7 +58,7 @@ class Processes:
             try:
                 out, _ = await asyncio.wait_for(process.communicate(), wanted.deadline_seconds)
             except TimeoutError:
-                message = f"not done in the {wanted.deadline_seconds} s that the run had left"
+                message = f"not finished within the {wanted.deadline_seconds} s that the run had left"
                 return _failed(wanted, Reason.DEADLINE_EXCEEDED, message)
             finally:
                 await _end(process)
@@ -79,9 +79,9 @@ def _state(wanted: WantedTask, termination: Termination | None, out: str, status
         how = (
             f"was killed by signal {-status} (out of memory?)"
             if status is not None and status < 0
-            else f"ended with status {status}"
+            else f"exited with status {status}"
         )
-        return _failed(wanted, Reason.JOB_FAILED, f"the process {how} without an answer; its log: {log}")
+        return _failed(wanted, Reason.JOB_FAILED, f"the process {how} without a result; its log: {log}")
     if termination.outcome == "Failed":
         reason = termination.reason or Reason.JOB_FAILED
         return _failed(wanted, reason, termination.message, termination.retryable)

@@ -58,9 +58,7 @@ def sweep(root: Path, asked: dict[str, Any]) -> dict[str, Any]:
     """Do what was asked, or tell what would be done. Raises OSError."""
     store = (root / asked["store"]).resolve()
     if not store.is_relative_to(root.resolve()) or not (store / "blobs").is_dir():
-        raise OSError(
-            f"there is no store at {asked['store'] or 'the root of the claim'}: it would have a folder 'blobs'"
-        )
+        raise OSError(f"no store at {asked['store'] or 'the root of the claim'}: a store has a folder 'blobs'")
     documents, files, artifacts = doomed(store, reachable(store, asked["keep"]), time.time() - asked["older"])
     removed = {"files": len(files), "bytes": sum(path.stat().st_size for path in files)}
     everything = [path.stat().st_size for path in (store / "blobs").iterdir()]

@@ -40,14 +40,14 @@ def receive(path: Path, entry: dict[str, Any]) -> None:
             while left:
                 data = sys.stdin.buffer.read(min(CHUNK, left))
                 if not data:
-                    raise OSError(f"the connection ended {left} bytes before the end of {entry['path']}")
+                    raise OSError(f"the connection closed {left} bytes before the end of {entry['path']}")
                 digest.update(data)
                 stream.write(data)
                 left -= len(data)
             stream.flush()
             os.fsync(stream.fileno())
         if digest.hexdigest() != entry["sha256"]:
-            raise OSError(f"{entry['path']} arrived damaged")
+            raise OSError(f"{entry['path']} was damaged in transit")
         temporary.replace(path)
     finally:
         temporary.unlink(missing_ok=True)
@@ -60,7 +60,7 @@ def main(root: Path) -> None:
     want = [index for index, entry in enumerate(entries) if not is_there(root / entry["path"], entry)]
     needed, free = sum(entries[index]["bytes"] for index in want), shutil.disk_usage(root).free
     if needed > free:
-        raise OSError(f"{needed} bytes are to be written, the claim has {free} free")
+        raise OSError(f"{needed} bytes must be written, but the claim has only {free} free")
     say(want=want)
     for index in want:
         receive(root / entries[index]["path"], entries[index])

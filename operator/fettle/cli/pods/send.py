@@ -42,7 +42,7 @@ def inside(root: Path, wanted: str) -> Path:
     """The path below `root`. Raises OSError for one that leaves it, also through a link."""
     path = root / wanted.strip("/")
     if not path.resolve().is_relative_to(root.resolve()):
-        raise OSError(f"{wanted} leads out of the claim")
+        raise OSError(f"{wanted} is outside the claim")
     return path
 
 

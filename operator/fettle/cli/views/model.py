@@ -51,7 +51,7 @@ def retry_hint(found: OptimizedModel) -> str | None:
     failure, ready = failure_of(found.status), find(found.status.conditions, READY)
     if failure is None or ready is None or ready.reason in IN_PROGRESS:
         return None
-    return f"{failure} (kubectl fettle retry om/{found.metadata['name']} tries it again)"
+    return f"{failure} (to retry: kubectl fettle retry om/{found.metadata['name']})"
 
 
 def stages(status: OptimizedModelStatus) -> Text:

@@ -45,7 +45,7 @@ def _message(row: CandidateStatus, found: OptimizedModel) -> str | None:
     if row.state is not CandidateState.SELECTED:
         return row.message
     objective = found.spec.objective.value.lower()
-    return row.message or f"keeps every constraint, and is the best of those that do by {objective}"
+    return row.message or f"satisfies every constraint, and is the best of those that do by {objective}"
 
 
 def _figures(row: CandidateStatus) -> str:
@@ -68,7 +68,7 @@ def _span(found: Interval) -> str:
 def choices(judged: Sequence[Judged]) -> RenderableType:
     """One paragraph a candidate."""
     if not judged:
-        return Text("there is no candidate yet")
+        return Text("no candidates yet")
     several = len({one.target for one in judged}) > 1
     table = Table.grid(padding=(0, 2))
     table.add_column(no_wrap=True)

@@ -84,7 +84,7 @@ def _labels(pod: Object) -> Mapping[str, str]:
 
 def _trial(table: Table, found: ModelDeployment, canary: CanaryStatus, now: datetime) -> None:
     filled, empty = bar(canary.actual_weight)
-    share = f" {canary.actual_weight} % of the pods, {canary.weight} % asked"
+    share = f" {canary.actual_weight} % of the pods, {canary.weight} % requested"
     table.add_row("weight", Text.assemble((filled, "cyan"), (empty, "dim"), share))
     table.add_row("steps", steps(found.spec.rollout.steps, canary, now))
     if canary.analysis is not None:
@@ -132,7 +132,7 @@ def analysis(watched: AnalysisStatus) -> Iterable[tuple[str, Text]]:
         text = Text(f"{name:<{width}}  ")
         for letter, one in zip(line, told, strict=True):
             text.append(letter, style=VERDICTS[one.verdict] if one else "dim")
-        value = "not told" if last.value is None else f"{last.value:g}"
+        value = "unknown" if last.value is None else f"{last.value:g}"
         text.append(f"  {value}, bound {last.bound:g}, {last.samples} samples")
         yield "windows" if not number else "", text
 
@@ -142,6 +142,6 @@ def _orders(table: Table, name: str, status: ModelDeploymentStatus) -> None:
         text = f"from {status.rollback.desired} to {status.rollback.target}, until the spec asks for another revision"
         table.add_row("rollback", text)
     if status.failed_revision is not None:
-        table.add_row("failed", f"{status.failed_revision} (kubectl fettle retry {name} tries it again)")
+        table.add_row("failed", f"{status.failed_revision} (to retry: kubectl fettle retry {name})")
     if status.last_command is not None:
         table.add_row("command", f"{status.last_command.name} {status.last_command.value}")

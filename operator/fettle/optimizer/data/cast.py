@@ -17,11 +17,11 @@ _NO_INPUT = {
     "c": "complex numbers",
     "M": "dates",
     "m": "durations",
-    "V": "records, or numbers of a kind that .npy does not name",
+    "V": "records, or numbers of a type that .npy cannot name",
     "O": "Python objects",
-    "T": "texts of variable width",
+    "T": "variable-width strings",
 }
-_SAVE_AS = "save numbers, booleans or texts (bfloat16 and float8 as float32, dates as numbers)"
+_SAVE_AS = "save numbers, booleans or strings (bfloat16 and float8 as float32, dates as numbers)"
 _FLOATS = ("FP16", "FP32", "FP64", "BF16")
 
 
@@ -53,7 +53,7 @@ def plain(array: Array, where: str) -> Array:
     if kind in _NO_INPUT:
         raise DataError(f"{where}: {_NO_INPUT[kind]} ({array.dtype}) cannot be read; {_SAVE_AS}")
     if kind == "b" and array.size and np.ascontiguousarray(array).view(np.uint8).max() > 1:
-        raise DataError(f"{where}: booleans are bytes 0 and 1, found others; the file is damaged")
+        raise DataError(f"{where}: expected booleans as bytes 0 and 1, found other bytes; the file is damaged")
     if kind == "f" and array.dtype.itemsize > 8:  # long double: another size on every machine
         return _float("FP64", array, where)
     return array.astype(array.dtype.newbyteorder("="), copy=False)
@@ -75,9 +75,11 @@ def _texts(array: Array, where: str) -> Array:
             if not text.isascii():
                 text.encode()
     except UnicodeEncodeError as error:
-        raise DataError(f"{where}: a text holds half of a surrogate pair, which is not a character: {error}") from error
+        raise DataError(
+            f"{where}: a string contains half of a surrogate pair, which is not a character: {error}"
+        ) from error
     except (ValueError, SystemError) as error:  # UnicodeDecodeError; numbers that are no code points
-        raise DataError(f"{where}: texts must be Unicode, bytes must be UTF-8: {error}") from error
+        raise DataError(f"{where}: strings must be Unicode, and bytes must be UTF-8: {error}") from error
     return texts_of(texts).reshape(array.shape)
 
 
@@ -88,7 +90,7 @@ def _float(dtype: str, array: Array, where: str) -> Array:
     lost = np.isinf(found) & np.isfinite(array)
     if lost.any():
         worst = array[lost].reshape(-1)[0]
-        raise DataError(f"{where}: {int(lost.sum())} values do not fit {dtype}, {worst:.6g} among them")
+        raise DataError(f"{where}: {int(lost.sum())} values do not fit {dtype}, for example {worst:.6g}")
     return found
 
 

@@ -67,7 +67,7 @@ class Column:
         parts, self._parts = self._parts, []
         kinds = {part.dtype.kind for part in parts}
         if len({"f" if kind in "iuf" else kind for kind in kinds}) > 1:
-            raise DataError(f"{self.where}: numbers, booleans and texts are mixed in one key")
+            raise DataError(f"{self.where}: numbers, booleans and strings are mixed in one key")
         if len(kinds) > 1:
             parts = [_common(part, kinds, self.where) for part in parts]
         return np.concatenate(parts)
@@ -78,7 +78,7 @@ def _common(part: Array, kinds: set[str], where: str) -> Array:
     if "f" in kinds:
         if part.dtype.kind in "iu" and part.size and max(abs(int(part.min())), abs(int(part.max()))) > EXACT:
             raise DataError(
-                f"{where}: integers above 2^53 are mixed with floats, which do not hold them: write one kind"
+                f"{where}: integers above 2^53 are mixed with floats, which cannot represent them exactly: use one type"
             )
         return part.astype(np.float64)
     if part.size and int(part.min()) < 0:

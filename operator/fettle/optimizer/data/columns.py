@@ -64,7 +64,7 @@ class Wanted:
         absent = sorted(self.inputs.keys() - counts.keys())
         if absent:
             raise DataError(
-                f"{self.uri}: no array for the inputs {absent}; it has {listed(counts)}; name each array as the model's input"
+                f"{self.uri}: no array for the inputs {absent}, found {listed(counts)}; name each array after the model's input"
             )
         names = [
             *sorted(self.inputs),
@@ -72,7 +72,7 @@ class Wanted:
         ]
         twice = [name for name in names if counts[name] > 1]
         if twice:
-            raise DataError(f"{self.uri}: {twice} is there more than once; give each array its own name")
+            raise DataError(f"{self.uri}: duplicate array {twice}; give each array its own name")
         return names
 
     def unused(self, found: Iterable[str]) -> list[str]:

@@ -52,7 +52,7 @@ class Generator:
         for tensor in self.signature.inputs:
             shape = self._shape(tensor, recipe.size)
             if math.prod(shape) > MOST_NUMBERS:
-                message = f"one item of the input {tensor.name!r} would be {list(shape)}, which is more than is made up"
+                message = f"one item of the input {tensor.name!r} would have the shape {list(shape)}, which is too large to generate"
                 raise DataError(message, reason=Reason.EVALUATION_DATA_MISSING)
         generator = np.random.default_rng(self.seed)
         arrays = {
@@ -125,9 +125,9 @@ def find(generator: Generator, run: Run) -> Recipe:
     """The first way to make inputs that the model runs on, with finite answers. Raises DataError (EvaluationDataMissing)."""
     loops = [name for name, hint in generator.hints.items() if hint.trip_count and name not in generator.specs]
     if loops:
-        message = f"the inputs {loops} say how often a loop runs, which cannot be generated: give source.inputs[].value for them"
+        message = f"the inputs {loops} set the number of iterations of a loop, which cannot be generated: set source.inputs[].value for them"
         raise DataError(message, reason=Reason.EVALUATION_DATA_MISSING)
-    last = "it answered NaN or infinity"
+    last = "the model returned NaN or infinity"
     accepted: Recipe | None = None
     for recipe in _recipes(generator.signature, generator.axes):
         try:
@@ -142,7 +142,7 @@ def find(generator: Generator, run: Run) -> Recipe:
     if accepted is not None:
         return accepted
     message = (
-        "no input that the model accepts could be made up: give data.evaluation, or source.inputs[].range, shape or value "
+        "could not generate an input that the model accepts: set data.evaluation, or source.inputs[].range, shape or value "
         f"({last})"
     )
     raise DataError(message, reason=Reason.EVALUATION_DATA_MISSING)

@@ -30,7 +30,7 @@ def read_images(
     classes = _classes(filesystem, folder, wanted)
     pictures = list(islice(_pictures(filesystem, folder, classes), wanted.most))
     if not pictures:
-        raise DataError(f"{wanted.uri} holds no item: expected pictures, or a sub-folder of them per class")
+        raise DataError(f"{wanted.uri} contains no items: expected images, or a sub-folder of images per class")
     column = Column(tensor.name, wanted, len(pictures))
     depths: set[int] = set()
     for path, _ in pictures:
@@ -40,7 +40,7 @@ def read_images(
         depths.add(picture.white)
         if len(depths) > 1 and not _takes_floats(tensor):
             raise DataError(
-                f"{where}: pictures of 8 and of 16 bits are mixed, for an input of {tensor.dtype}: give one kind"
+                f"{where}: 8-bit and 16-bit images are mixed, for an input of type {tensor.dtype}: use one bit depth"
             )
         column.add(_item(picture, size, tensor, spec, where)[np.newaxis], where)
     arrays = {tensor.name: column.array()}
@@ -59,8 +59,8 @@ def _classes(filesystem: AbstractFileSystem, folder: str, wanted: Wanted) -> lis
         numbers = [int(name) for name in names]
         if numbers not in (list(range(len(names))), list(range(1, len(names) + 1))):
             message = (
-                f"{wanted.uri}: the folders of classes are the numbers {listed(names)}, which do not go from 0 or 1 on without a gap: "
-                "the place of a folder would be the label of another class; name all classes in data.evaluation.classes, in their order"
+                f"{wanted.uri}: the folders of the classes are numbered {listed(names)}, expected 0 or 1 and up without a gap: "
+                "otherwise a folder's position is the label of another class; list all classes in order in data.evaluation.classes"
             )
             raise DataError(message)
     return found
@@ -103,7 +103,7 @@ def _input(signature: Signature, uri: str) -> Tensor:
     if len(signature.inputs) != 1 or len(signature.inputs[0].shape) not in (3, 4):
         found = [f"{tensor.name} {list(tensor.shape)}" for tensor in signature.inputs]
         raise DataError(
-            f"{uri} is a folder of pictures, for a model with one image as input; this one has {found}: give a file"
+            f"{uri} is a folder of images, which only fits a model with one image as input; this model has {found}: use a file"
         )
     return signature.inputs[0]
 
@@ -114,7 +114,7 @@ def _size(tensor: Tensor, spec: PreprocessSpec, uri: str) -> tuple[int, int]:
     height, width = tensor.shape[-2:] if first else tensor.shape[-3:-1]
     found = (spec.width or width, spec.height or height)
     if min(found) < 1:
-        raise DataError(f"{uri}: the model takes pictures of any size: give preprocess.width and preprocess.height")
+        raise DataError(f"{uri}: the model accepts images of any size: set preprocess.width and preprocess.height")
     return found
 
 
@@ -147,16 +147,20 @@ def _normalized(pixels: Array, white: int, tensor: Tensor, spec: PreprocessSpec,
     if not _takes_floats(tensor):
         if spec.mean or spec.std:
             raise DataError(
-                f"{where}: preprocess.mean and std are for inputs of floats; {tensor.name} takes {tensor.dtype}"
+                f"{where}: preprocess.mean and std require a floating-point input; {tensor.name} has type {tensor.dtype}"
             )
         if white > 255 and tensor.dtype in ("INT8", "UINT8"):
-            raise DataError(f"{where} has 16 bits; {tensor.name} takes {tensor.dtype}: convert it to 8 bits")
+            raise DataError(
+                f"{where} is a 16-bit image, but {tensor.name} has type {tensor.dtype}: convert it to 8 bits"
+            )
         return np.rint(pixels).astype(np.int64) if white > 255 else pixels
     channels = CHANNELS[spec.color]
     for name, given in (("mean", spec.mean), ("std", spec.std)):
         if len(given) not in (0, 1, channels):
-            raise DataError(f"{where}: preprocess.{name} has {len(given)} numbers; {spec.color} needs 1 or {channels}")
+            raise DataError(
+                f"{where}: preprocess.{name} has {len(given)} numbers, expected 1 or {channels} for {spec.color}"
+            )
     if 0 in spec.std:
-        raise DataError(f"{where}: preprocess.std must not be 0: it divides")
+        raise DataError(f"{where}: preprocess.std must not be 0, because the pixels are divided by it")
     mean, std = np.array(spec.mean or (0,), np.float32), np.array(spec.std or (1,), np.float32)
     return ((pixels.astype(np.float32) / white - mean) / std).astype(np.float32)

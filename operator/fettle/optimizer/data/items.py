@@ -100,13 +100,13 @@ def read(asked: Asked, mounts: Mounts, signature: Signature, axes: Mapping[str, 
     arrays = {t.name: _checked(t, columns.arrays[t.name], axes.get(t.name), uri) for t in signature.inputs}
     lengths = {name: len(array) for name, array in columns.arrays.items()}
     if len(set(lengths.values())) > 1:
-        raise DataError(f"{uri}: the first axis of every array counts the items, found {lengths}")
+        raise DataError(f"{uri}: the first axis of every array must have the same number of items, found {lengths}")
     if not min(lengths.values()):
-        raise DataError(f"{uri} holds no item")
+        raise DataError(f"{uri} contains no items")
     labels = columns.arrays.get(asked.label_key) if asked.label_key is not None else None
     if labels is not None and labels.dtype.kind == "f" and not np.isfinite(labels).all():
-        raise DataError(f"{uri}: labels hold NaN or infinity")
-    notes = (f"{uri}: what is neither an input nor labels is not used: {listed(columns.unused)}",)
+        raise DataError(f"{uri}: the labels contain NaN or infinity")
+    notes = (f"{uri}: ignored, because neither inputs nor labels: {listed(columns.unused)}",)
     return Items(arrays, labels, notes if columns.unused else ())
 
 
@@ -130,7 +130,7 @@ def _columns(location: Location, wanted: Wanted, signature: Signature, preproces
         raise DataError(f"{location.uri} does not exist", reason=Reason.DATA_NOT_FOUND)
     if preprocess is not None:
         raise DataError(
-            f"{location.uri} is a file: preprocess is for a folder of pictures; a file holds what the model takes"
+            f"{location.uri} is a file, but preprocess requires a folder of images; a file must contain the model's inputs as they are"
         )
     with filesystem.open(path, "rb") as stream:
         return read_columns(path, stream, wanted)
@@ -144,7 +144,7 @@ def _checked(tensor: Tensor, array: Array, axis: int | None, uri: str) -> Array:
         bad = ~np.isfinite(whole).reshape(len(whole), -1).all(axis=1)
         first = int(np.argmax(bad))
         raise DataError(
-            f"{where}: {int(bad.sum())} of {len(whole)} items hold NaN or infinity, the first is item {first}"
+            f"{where}: {int(bad.sum())} of {len(whole)} items contain NaN or infinity, the first is item {first}"
         )
     return whole
 

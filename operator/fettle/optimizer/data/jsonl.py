@@ -37,15 +37,17 @@ def read(stream: IO[bytes], wanted: Wanted) -> Columns:
             columns = [Column(name, wanted) for name in wanted.columns(found)]
         where = f"{wanted.uri}: line {number}"
         if wanted.label_key in item and wanted.label_key not in found:
-            raise DataError(f"{where} has {wanted.label_key!r}, the lines before it do not; label every item, or none")
+            raise DataError(
+                f"{where} has {wanted.label_key!r}, but the lines before it do not; label all items or none"
+            )
         for column in columns:
             if column.name not in item:
-                raise DataError(f"{where} has no {column.name!r}; every line needs the keys of the first one")
+                raise DataError(f"{where} has no {column.name!r}; every line must have the keys of the first line")
             place = f"{where}: {column.name}"
             array = _array(item[column.name], wanted.inputs.get(column.name), place)
             column.add(array[np.newaxis], place)
     if not found:
-        raise DataError(f"{wanted.uri} holds no item")
+        raise DataError(f"{wanted.uri} contains no items")
     return Columns({column.name: column.array() for column in columns}, wanted.unused(found))
 
 
@@ -58,7 +60,7 @@ def _objects(stream: IO[bytes], uri: str, room: Room) -> Iterator[tuple[int, dic
         where = f"{uri}: line {number}"
         if len(line) == longest and not line.endswith(b"\n"):
             raise DataError(
-                f"{where} is longer than {longest} bytes, the most that one item may take here: give .npz or .parquet, "
+                f"{where} is longer than {longest} bytes, the limit for one item: use .npz or .parquet, "
                 "or raise spec.jobs.resources.limits.memory"
             )
         line = line.removeprefix(BOM) if number == 1 else line
@@ -67,7 +69,7 @@ def _objects(stream: IO[bytes], uri: str, room: Room) -> Iterator[tuple[int, dic
         try:
             item = json.loads(line.decode(), object_pairs_hook=_unique)
         except (ValueError, RecursionError) as error:  # JSONDecodeError, UnicodeDecodeError; lists in lists in lists
-            raise DataError(f"{where} is not JSON: {error}") from error
+            raise DataError(f"{where} is not valid JSON: {error}") from error
         if not isinstance(item, dict):
             raise DataError(f"{where} is a {type(item).__name__}; expected an object with a key per input")
         yield number, item
@@ -77,7 +79,7 @@ def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     found = dict(pairs)
     if len(found) < len(pairs):
         twice = Counter(name for name, _ in pairs)
-        raise ValueError(f"an object has a key twice: {listed(name for name, times in twice.items() if times > 1)}")
+        raise ValueError(f"duplicate keys in an object: {listed(name for name, times in twice.items() if times > 1)}")
     return found
 
 
@@ -93,9 +95,11 @@ def _array(value: Any, dtype: str | None, where: str) -> Array:
         return np.array(flat, bool).reshape(shape)
     if not kinds <= {int, float}:
         found = sorted("null" if kind is type(None) else kind.__name__ for kind in kinds)
-        raise DataError(f"{where}: expected numbers, booleans, texts or lists of them, found {' and '.join(found)}")
+        raise DataError(f"{where}: expected numbers, booleans, strings or lists of them, found {' and '.join(found)}")
     if dtype is None and len(kinds) > 1 and any(type(one) is int and abs(one) > EXACT for one in flat):
-        raise DataError(f"{where}: integers above 2^53 are mixed with floats, which do not hold them: write one kind")
+        raise DataError(
+            f"{where}: integers above 2^53 are mixed with floats, which cannot represent them exactly: use one type"
+        )
     return _numbers(flat, kinds == {int} and dtype not in FLOATING, where).reshape(shape)
 
 
@@ -106,11 +110,11 @@ def _flat(value: Any, where: str) -> tuple[list[int], list[Any]]:
     while any(type(one) is list for one in flat):
         lengths = {len(one) if type(one) is list else -1 for one in flat}
         if len(lengths) > 1:
-            raise DataError(f"{where}: rows of different lengths are no tensor")
+            raise DataError(f"{where}: rows of different lengths cannot form a tensor")
         shape.append(lengths.pop())
         flat = list(chain.from_iterable(flat))
         if len(shape) > DEEPEST:
-            raise DataError(f"{where}: lists are nested more than {DEEPEST} deep, which is not a tensor")
+            raise DataError(f"{where}: lists are nested more than {DEEPEST} levels deep, which is not a tensor")
     return shape, flat
 
 

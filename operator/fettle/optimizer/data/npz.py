@@ -72,7 +72,7 @@ def _array(archive: zipfile.ZipFile, member: zipfile.ZipInfo, name: str, wanted:
         header = _header(stream, where)
         if header.start + header.shape[0] * header.item_bytes > member.file_size:
             declared = f"{list(header.shape)} of {header.dtype}"
-            raise DataError(f"{where} is cut off: it should hold {declared}, its file has {member.file_size} bytes")
+            raise DataError(f"{where} is truncated: expected {declared}, found {member.file_size} bytes")
         stream.seek(header.start)
         items = header.shape[0] if wanted.most is None else min(header.shape[0], wanted.most)
         column = Column(name, wanted, items)
@@ -115,10 +115,10 @@ def _header(stream: IO[bytes], where: str) -> _Header:
         raise DataError(f"{where} is not a numpy array: {error}") from error
     if dtype.hasobject:
         raise DataError(
-            f"{where} is a pickled object array, which is not read; texts go as unicode arrays (astype('U'))"
+            f"{where} is a pickled object array, which is not supported; save strings as Unicode arrays (astype('U'))"
         )
     if not shape:
-        raise DataError(f"{where} is a single value; its first axis must count the items")
+        raise DataError(f"{where} is a single value; its first axis must be the items")
     if min(shape) < 0:
         raise DataError(f"{where} is not a numpy array: a shape of {list(shape)}")
     return _Header(shape, fortran, dtype, head.tell())
@@ -127,5 +127,5 @@ def _header(stream: IO[bytes], where: str) -> _Header:
 def _exactly(stream: IO[bytes], size: int, where: str) -> bytes:
     content = stream.read(size)
     if len(content) != size:
-        raise DataError(f"{where} is cut off")
+        raise DataError(f"{where} is truncated")
     return content

@@ -95,7 +95,7 @@ def _dense(column: Any, where: str) -> Array:
         column = _unwrapped(column)
         kind = column.type
         if column.null_count:
-            raise DataError(f"{where}: {column.null_count} values are null; every item needs its values")
+            raise DataError(f"{where}: {column.null_count} values are null; every item must have values")
         if pa.types.is_list(kind) or pa.types.is_large_list(kind) or pa.types.is_fixed_size_list(kind):
             sizes = pc.unique(pc.list_value_length(column)).to_pylist() or [0]
             if len(sizes) > 1:
@@ -140,4 +140,6 @@ def _plain(column: Any, where: str) -> Array:
     if pa.types.is_integer(kind) or pa.types.is_floating(kind) or pa.types.is_boolean(kind):
         values: Array = column.to_numpy(zero_copy_only=False)
         return values
-    raise DataError(f"{where}: a column of {kind} cannot be an input; numbers, booleans, texts and lists of them can")
+    raise DataError(
+        f"{where}: a column of {kind} cannot be an input; expected numbers, booleans, strings or lists of them"
+    )

@@ -16,19 +16,21 @@ from fettle.errors import DataError
 from fettle.optimizer.data.columns import Array, Room, readable
 
 FORMATS = ("BMP", "GIF", "JPEG", "PNG", "PPM", "TIFF", "WEBP")
-KIND = f"picture ({', '.join(FORMATS)})"
+KIND = f"image ({', '.join(FORMATS)})"
 SIXTEEN_BITS = frozenset({"I;16", "I;16L", "I;16B", "I;16N"})
 EIGHT_BITS = frozenset({"1", "L", "LA", "P", "PA", "RGB", "RGBA", "YCbCr"})
 OPENED_BYTES = 12  # per pixel while a picture is opened, turned, converted and scaled
 _TIFF_BITS, _TIFF_WHITE_IS_ZERO, _TIFF_FORMAT = 258, 262, 339
 _REFUSED = {
-    "CMYK": "is in CMYK, colours of a printer that mean no RGB without its profile",
+    "CMYK": "is in CMYK, which cannot be converted to RGB without the printer's profile",
     "LAB": "is in CIELAB",
     "HSV": "is in HSV",
     "F": "holds floating-point numbers, whose white level is unknown",
     "I": "holds integers of 32 bits, whose white level is unknown",
 }
-_ADVICE = "convert it to 8 bits per channel as the model's own preprocessing does, or give the values in a file (.npz)"
+_ADVICE = (
+    "convert it to 8 bits per channel as the model's own preprocessing does, or provide the values in a file (.npz)"
+)
 
 
 @dataclass(frozen=True)
@@ -66,15 +68,15 @@ def _refuse(image: Image.Image, where: str) -> None:
     if image.mode == "I" and image.format == "PPM":  # scaled to 16 bits by the library
         why = None
     elif why is None and image.mode not in EIGHT_BITS | SIXTEEN_BITS:
-        why = f"has pixels of the kind {image.mode}"
+        why = f"has pixels of mode {image.mode}"
     if image.format == "TIFF":
         why = why or _odd_tiff(image)
     if image.mode in EIGHT_BITS and _is_reduced(image):
-        why = "has more than 8 bits per channel and several channels, of which the library keeps 8"
+        why = "has several channels with more than 8 bits per channel, of which the library keeps only 8"
     if image.mode in SIXTEEN_BITS and "transparency" in image.info:
         why = "has a transparent colour and 16 bits"
     if getattr(image, "n_frames", 1) > 1 and image.format != "MPO":  # a camera's MPO: the picture, then its previews
-        raise DataError(f"{where} holds {getattr(image, 'n_frames', 1)} pictures: give each a file of its own")
+        raise DataError(f"{where} contains {getattr(image, 'n_frames', 1)} images: save each in its own file")
     if why is not None:
         raise DataError(f"{where} {why}: {_ADVICE}")
 
@@ -92,7 +94,7 @@ def _odd_tiff(image: Image.Image) -> str | None:
     tags = image.tag_v2  # type: ignore[attr-defined]
     bits = set(tags.get(_TIFF_BITS, (1,)))
     if set(tags.get(_TIFF_FORMAT, (1,))) != {1}:
-        return "holds numbers other than unsigned integers"
+        return "contains numbers other than unsigned integers"
     if max(bits) not in (1, 2, 4, 8, 16) or len(bits) > 1:
         return f"has {sorted(bits)} bits per channel"
     if image.mode in SIXTEEN_BITS and tags.get(_TIFF_WHITE_IS_ZERO) == 0:
@@ -108,6 +110,6 @@ def _solid(image: Image.Image, where: str) -> Image.Image:
     alpha: Array = np.asarray(whole.getchannel("A"))
     if alpha.min() < 255:
         share = float((alpha < 255).mean())
-        message = f"{where} is transparent in {share:.1%} of its pixels, which have no colour of their own: "
-        raise DataError(message + "put it on the background that the model was trained with")
+        message = f"{where} is transparent in {share:.1%} of its pixels, whose colour is undefined: "
+        raise DataError(message + "compose it with the background that the model was trained with")
     return whole.convert("RGB")

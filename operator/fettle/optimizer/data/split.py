@@ -36,7 +36,7 @@ def split(calibration: Items | None, evaluation: Items | None) -> Split:
     if len(kept) == len(calibration):
         return Split(calibration, evaluation, notes)
     shared = len(calibration) - len(kept)
-    note = f"{shared} of {len(calibration)} calibration items are evaluation items as well; they do not calibrate"
+    note = f"{shared} of {len(calibration)} calibration items are also evaluation items; they were not used for calibration"
     return Split(calibration.take(kept) if kept else None, evaluation, (note, *notes))
 
 
@@ -47,8 +47,8 @@ def _copies(contents: Sequence[str]) -> tuple[str, ...]:
     if different == len(contents):
         return ()
     return (
-        f"only {different} of the {len(contents)} items that certify are different: a copy counts as an item of its own, which holds where "
-        "items recur as often in use; where they were only repeated, give each once",
+        f"only {different} of the {len(contents)} evaluation items are distinct: each copy counts as an item, which is right if "
+        "items recur as often in production; if they were only repeated, provide each item once",
     )
 
 
@@ -70,9 +70,9 @@ def _split_off(evaluation: Items) -> Split:
     calibrating = [index for index in order if hashes[index] in chosen][:SPLIT_MOST]
     certifying = [index for index in range(len(hashes)) if hashes[index] not in chosen]
     if not calibrating:
-        different = f" ({len(kinds)} different)" if len(kinds) < len(hashes) else ""
+        different = f" ({len(kinds)} distinct)" if len(kinds) < len(hashes) else ""
         note = f"{len(hashes)} evaluation items{different} are too few to split off any for calibration"
         return Split(None, evaluation, (note, *_copies(hashes)))
-    note = f"{len(calibrating)} of {len(hashes)} evaluation items were split off for calibration and do not certify"
+    note = f"{len(calibrating)} of {len(hashes)} evaluation items were split off for calibration and not used for evaluation"
     copies = _copies([hashes[index] for index in certifying])
     return Split(evaluation.take(calibrating), evaluation.take(certifying), (note, *copies))

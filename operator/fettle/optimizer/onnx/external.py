@@ -45,11 +45,11 @@ def part(tensor: onnx.TensorProto, folder: Path) -> Part:
     offset, length = _number(stated, "offset", where), _number(stated, "length", where) or needed
     if length != needed:
         shape = f"{type_name(tensor.data_type)} {list(tensor.dims)}"
-        raise _corrupted(f"{where} is {shape}, which takes {needed} bytes; the model says that it has {length}")
+        raise _corrupted(f"{where} is {shape} and needs {needed} bytes, but its length is {length}")
     size = (folder / location).stat().st_size
     if offset + length > size:
         raise _corrupted(
-            f"{where} takes {length} bytes from byte {offset} on, and the file has {size}: it was cut off, or belongs to another model"
+            f"{where} needs {length} bytes from byte {offset}, but the file has {size}: it was truncated, or belongs to another model"
         )
     return Part(location, offset, length)
 
@@ -73,7 +73,7 @@ def state(tensor: onnx.TensorProto, found: Part) -> None:
 def _bytes_of(tensor: onnx.TensorProto, where: str) -> int:
     kind = type_name(tensor.data_type)
     if kind in _NO_BYTES or any(size < 0 for size in tensor.dims):
-        raise _corrupted(f"{where} is {kind} {list(tensor.dims)}, which no file of bytes can hold")
+        raise _corrupted(f"{where} is {kind} {list(tensor.dims)}, which cannot be stored in an external file")
     bits = _SMALL.get(kind) or 8 * onnx.helper.tensor_dtype_to_np_dtype(tensor.data_type).itemsize
     return -(-math.prod(map(int, tensor.dims)) * int(bits) // 8)
 
@@ -87,7 +87,7 @@ def type_name(number: int) -> str:
 def _number(stated: dict[str, str], key: str, where: str) -> int:
     text = stated.get(key) or "0"
     if not (text.isascii() and text.isdigit()):
-        raise _corrupted(f"{where} has the {key} {text!r}: a number of bytes is expected")
+        raise _corrupted(f"{where}: expected {key} as a number of bytes, found {text!r}")
     return int(text)
 
 

@@ -40,7 +40,7 @@ def read(path: Path) -> onnx.ModelProto:
         raise SourceError(f"{path.name} is damaged: {error}", reason=Reason.SOURCE_CORRUPTED) from error
     fault = _fault(model)
     if fault is not None:
-        raise SourceError(f"{path.name} is damaged or no ONNX model: {fault}", reason=Reason.SOURCE_CORRUPTED)
+        raise SourceError(f"{path.name} is damaged or not an ONNX model: {fault}", reason=Reason.SOURCE_CORRUPTED)
     return model
 
 
@@ -51,11 +51,11 @@ def _fault(model: onnx.ModelProto) -> str | None:
     if not (model.graph.node or model.graph.output):
         return "it has no graph"
     if model.ir_version < 1:
-        return "it does not say its version of the format (ir_version)"
+        return "it has no format version (ir_version)"
     if not model.opset_import:
-        return "it does not say the version of its operators (opset_import); onnx.helper.make_model writes it"
+        return "it has no operator version (opset_import); onnx.helper.make_model writes it"
     garbled = _garbled(model)
-    return f"its {garbled} holds bytes that are not text" if garbled is not None else None
+    return f"its {garbled} contains bytes that are not text" if garbled is not None else None
 
 
 def _garbled(message: Message) -> str | None:
@@ -105,7 +105,7 @@ def holding_together(model: onnx.ModelProto) -> Iterator[None]:
         try:
             onnx.checker.check_model(model)
         except Exception as fault:  # noqa: BLE001  the checker raises what it likes
-            message = f"the graph does not hold together: {quoted(fault)}"
+            message = f"the graph is inconsistent: {quoted(fault)}"
             raise SourceError(message, reason=Reason.SOURCE_CORRUPTED) from error
         raise
 
@@ -120,7 +120,7 @@ def save(model: onnx.ModelProto, path: Path, external_from: Path | None = None, 
         target = path.parent / name
         if target == path:
             message = (
-                f"the model's weights lie in a file called {name!r}, as its graph is to be: give that file another name"
+                f"the model's weights are in a file named {name!r}, a name that its graph must have: rename that file"
             )
             raise SourceError(message, reason=Reason.UNSUPPORTED_MODEL)
         if external_from is not None and not target.exists():
@@ -232,10 +232,10 @@ def tensor(value: onnx.ValueInfoProto) -> Tensor:
     row = BY_ONNX.get(value.type.tensor_type.elem_type)
     if row is None:
         found = external.type_name(value.type.tensor_type.elem_type)
-        message = f"{value.name!r} is a tensor of {found}, which the serving protocol does not have"
+        message = f"{value.name!r} is a tensor of {found}, which the serving protocol does not support"
         raise SourceError(message, reason=Reason.UNSUPPORTED_MODEL)
     if "\0" in value.name:  # no archive of arrays can hold it
-        message = f"the tensor {clip(value.name, 80)!r} cannot be served: its name holds a NUL"
+        message = f"the tensor {clip(value.name, 80)!r} cannot be served: its name contains a NUL"
         raise SourceError(message, reason=Reason.UNSUPPORTED_MODEL)
     try:
         return Tensor(name=value.name, dtype=row.v2, shape=tuple(size for size, _ in dimensions(value)))
@@ -270,13 +270,15 @@ def apply_input_specs(model: onnx.ModelProto, specs: Iterable[InputSpec]) -> boo
             message = f"source.inputs names {spec.name!r}; the model has the inputs {sorted(known)}"
             raise SourceError(message, reason=Reason.INVALID_SPEC)
         if spec.dtype is not None and spec.dtype != tensor(value).dtype:
-            message = f"source.inputs says {spec.name!r} is {spec.dtype}; in the model it is {tensor(value).dtype}"
+            message = (
+                f"source.inputs gives {spec.name!r} the type {spec.dtype}; in the model it is {tensor(value).dtype}"
+            )
             raise SourceError(message, reason=Reason.INVALID_SPEC)
         if spec.shape is not None:
             changed |= _apply_shape(value, spec.shape)
     for value in known.values():
         if value.type.HasField("tensor_type") and not has_rank(value):
-            message = f"the model does not say how many dimensions {value.name!r} has: give source.inputs[].shape"
+            message = f"the model does not define the number of dimensions of {value.name!r}: set source.inputs[].shape"
             raise SourceError(message, reason=Reason.UNSUPPORTED_MODEL)
     return changed
 

@@ -21,17 +21,17 @@ def refusal(model: onnx.ModelProto, fault: SourceError) -> SourceError:
     """`fault`, which the runtime gave when it was to load `model`, with what to do about it where an operator is at fault."""
     nobodys = unknown(model)
     if nobodys:
-        message = f"the model uses {', '.join(nobodys)}, which no runtime here has: export it with standard operators; {fault.message}"
+        message = f"the model uses {', '.join(nobodys)}, which no runtime supports: export it with standard operators; {fault.message}"
         return SourceError(message, reason=Reason.UNSUPPORTED_OPERATOR)
     if fault.reason != Reason.UNSUPPORTED_OPERATOR:
         return fault
     found = _NOT_THERE.search(fault.message)
     types = _types(model, found[1]) if found is not None else []
     if onnx_model.opset(model) < OLDEST_OPSET:
-        message = f"{fault.message}; export the model with opset {OLDEST_OPSET} or newer, this one has opset {onnx_model.opset(model)}"
+        message = f"{fault.message}; export the model with opset {OLDEST_OPSET} or newer, found opset {onnx_model.opset(model)}"
     elif found is not None and types:
         message = (
-            f"the model computes {found[1]} in {', '.join(types)}, which onnxruntime does not do on a CPU: export the model in float32 "
+            f"the model computes {found[1]} in {', '.join(types)}, which onnxruntime does not support on a CPU: export the model in float32 "
             f"(weights may stay stored as they are, with a Cast to float32 behind them); {fault.message}"
         )
     else:

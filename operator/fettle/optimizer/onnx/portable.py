@@ -127,7 +127,7 @@ def freeze_inputs(model: onnx.ModelProto, specs: Sequence[InputSpec]) -> onnx.Mo
             continue
         sizes = [size for size, _ in onnx_model.dimensions(value)]
         if any(size < 0 for size in sizes[1:]) or (sizes and sizes[0] < 0):
-            message = f"source.inputs freezes {value.name!r}, whose shape varies: give its shape as well"
+            message = f"source.inputs freezes {value.name!r}, whose shape varies: set its shape as well"
             raise SourceError(message, reason=Reason.INVALID_SPEC)
         row = BY_ONNX[value.type.tensor_type.elem_type]
         array = np.full(sizes, frozen[value.name], dtype=row.numpy)

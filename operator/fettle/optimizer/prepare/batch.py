@@ -58,9 +58,9 @@ def prove_batch(run: Run, signature: Signature, axes: Mapping[str, int], items: 
     for tensor in signature.inputs:
         axis = axes.get(tensor.name)
         if axis is None or tensor.shape[axis] != -1 or items.arrays[tensor.name].shape[axis + 1] != 1:
-            return BatchProof(None, f"the input {tensor.name!r} has no dimension of varying size that could be one")
+            return BatchProof(None, f"the input {tensor.name!r} has no dynamic dimension that could be one")
     if len(items) < PROOF_ITEMS:
-        return BatchProof(None, "there are no two different items to try it with")
+        return BatchProof(None, "it takes two different items to verify one")
     try:
         start = time.perf_counter()
         singles = [run(items.whole(index)) for index in range(PROOF_ITEMS)]
@@ -77,7 +77,7 @@ def prove_batch(run: Run, signature: Signature, axes: Mapping[str, int], items: 
         axis = _output_axis(alone, together, sizes)
         if axis is None:
             return BatchProof(
-                None, f"the output {tensor.name!r} of several items is not that of each of them, one after the other"
+                None, f"the output {tensor.name!r} for several items differs from the outputs for each of them"
             )
         found[tensor.name] = axis
     return BatchProof(found)
@@ -132,7 +132,7 @@ def _observed(tensor: Tensor, answers: list[Array]) -> tuple[int, ...]:
     rank = answers[0].ndim
     if any(answer.ndim != rank for answer in answers):
         shapes = " and ".join(str(list(answer.shape)) for answer in answers)
-        message = f"the output {tensor.name!r} has another number of dimensions from item to item ({shapes}), which cannot be served"
+        message = f"the output {tensor.name!r} has a different number of dimensions from item to item ({shapes}), which cannot be served"
         raise SourceError(message, reason=Reason.UNSUPPORTED_MODEL)
     declared = tensor.shape if len(tensor.shape) == rank else (-1,) * rank
     return tuple(

@@ -71,9 +71,7 @@ def _refuse_without_labels(asked: EvaluationSpec) -> None:
     """
     missing = f"{asked.uri}: no array {asked.label_key!r} (data.evaluation.labelKey)"
     if asked.metric not in (Metric.AUTO, Metric.ACCURACY, Metric.AGREEMENT, *METRICS):
-        raise DataError(
-            f"{missing}, without which there is no {asked.metric}: give labels, or ask for metric Agreement"
-        )
+        raise DataError(f"{missing}, which {asked.metric} requires: provide labels, or set metric: Agreement")
     if asked.label_key != LABELS:
         raise DataError(missing)
 
@@ -141,9 +139,11 @@ def notes(spec: DataSpec, given: Data) -> list[str]:
     if given.split.calibration is not None:
         said.extend(given.split.calibration.notes)
     if items is None and spec.generated is not None and spec.generated.allow_lossy:
-        said.append("no evaluation data: what is lossy is judged on generated items, which say nothing about real ones")
+        said.append(
+            "no evaluation data: lossy candidates are judged on generated items, which say nothing about real ones"
+        )
     elif items is None:
-        said.append("no evaluation data: only candidates that answer exactly as the original can be chosen")
+        said.append("no evaluation data: only exact candidates can be chosen")
     elif asked is not None and items.labels is None and asked.metric != Metric.AGREEMENT:
-        said.append(f"no array {asked.label_key!r} of labels: judged by agreement with the original")
+        said.append(f"no labels {asked.label_key!r}: candidates are judged by agreement with the original")
     return said

@@ -80,7 +80,7 @@ def _tried(
         if moved is None:
             return replace(form, model=changed, path=path, kept=(*form.kept, step.name))
         faults.append(moved)
-    return replace(form, notes=(*form.notes, f"the step {step.name!r} was left out: {faults[0]}"))
+    return replace(form, notes=(*form.notes, f"the step {step.name!r} was skipped: {faults[0]}"))
 
 
 def _difference(path: Path, signature: Signature, reference: Reference) -> str | None:

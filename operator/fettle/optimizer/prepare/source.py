@@ -63,9 +63,7 @@ def fetch(spec: SourceSpec, mounts: Mounts, folder: Path) -> Source:
     files = tuple(sorted({entry, *others}))
     sha256 = digest(folder, files)
     if spec.sha256 is not None and spec.sha256 != sha256:
-        message = (
-            f"{spec.uri}: source.sha256 asks for {spec.sha256}, found {sha256}; the file is another one than was meant"
-        )
+        message = f"{spec.uri}: expected source.sha256 {spec.sha256}, found {sha256}; this is not the intended file"
         raise SourceError(message, reason=Reason.DIGEST_MISMATCH)
     size = sum((folder / name).stat().st_size for name in files)
     return Source(folder, entry, files, sha256, size, format)
@@ -88,18 +86,20 @@ def _entry_of(folder: Location) -> str:
     if len(models) == 1:
         return models[0]
     if models:
-        raise SourceError(f"{folder.uri} holds several models ({', '.join(models)}): name one of them in source.uri")
+        raise SourceError(
+            f"{folder.uri} contains several models ({', '.join(models)}): select one of them with source.uri"
+        )
     if "saved_model.pb" in names or "config.json" in names:
         kind = "a TensorFlow SavedModel" if "saved_model.pb" in names else "a HuggingFace directory"
         message = f"{folder.uri} is {kind}: export it first; {readable()}"
         raise SourceError(message, reason=Reason.UNSUPPORTED_FORMAT)
-    raise SourceError(f"{folder.uri} holds no model ({', '.join(SUFFIXES)}); found {names[:10] or 'nothing'}")
+    raise SourceError(f"{folder.uri} contains no model ({', '.join(SUFFIXES)}); found {names[:10] or 'nothing'}")
 
 
 def _copy(home: Location, name: str, folder: Path) -> None:
     source = home.child(name)
     if not home.filesystem.isfile(source.path):
-        raise SourceError(f"{source.uri} does not exist: the model's weights should lie there")
+        raise SourceError(f"{source.uri} does not exist: expected the model's weights there")
     local = source.local
     if local is not None and home.local is not None and not local.resolve().is_relative_to(home.local.resolve()):
         message = f"{source.uri} is a symbolic link out of the model's folder"

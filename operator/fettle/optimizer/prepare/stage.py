@@ -80,7 +80,7 @@ def run(task: PrepareTask, store: Store, mounts: Mounts) -> PrepareReport:
         log.info("source %s, %d bytes", job.source.sha256, job.source.bytes)
         report = earlier(job)
         if report is not None:
-            log.info("prepared before")
+            log.info("already prepared; reusing the result")
             return report
         return _prepared(job)
 
@@ -93,7 +93,7 @@ def _prepared(job: Job) -> PrepareReport:
         subject = None if job.inputs.frozen else job.source.format.unconverted(job.source.path, job.inputs)
         if subject is None:
             raise
-        log.info("goes on without a portable form: %s", error.message)
+        log.info("continuing without a portable form: %s", error.message)
         return _unconverted(job, subject, ConversionFault(reason=error.reason, message=error.message))
 
 
@@ -163,7 +163,8 @@ def _judged(job: Job, subject: Subject, asked: Asked, run: Run) -> Judged:
     signature = batch.settled(subject.signature, proof.axes, asked.reference.answers)
     reading = labels.read(asked.data.split, signature, task.data.evaluation, run)
     given, items, generated = data.judged(asked.data, task.data, run)
-    why_not = () if proof.axes is not None else (f"one item at a time, no batch axis could be proved: {proof.why_not}",)
+    one_by_one = f"one item at a time, because no batch axis could be verified: {proof.why_not}"
+    why_not = () if proof.axes is not None else (one_by_one,)
     notes = (*data.notes(task.data, given), *reading.notes, *why_not)
     return Judged(signature, given.split, items, reading, generated, notes)
 

@@ -38,7 +38,7 @@ def refuse_states(signature: Signature, passed: Collection[str] = ()) -> None:
     if found:
         given, made = found[0]
         message = (
-            f"the output {made!r} looks like the next value of the input {given!r}: models that carry a state from call to call are not "
+            f"the output {made!r} looks like the next value of the input {given!r}: models that carry state from call to call are not "
             "supported; to have each call judged by itself, rename the output, or freeze the input with a value in source.inputs"
         )
         raise SourceError(message, reason=Reason.UNSUPPORTED_MODEL)

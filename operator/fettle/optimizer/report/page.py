@@ -23,16 +23,16 @@ ORIGINAL = "original"  # recipe of the untouched source, as the plan names it
 UNSTEADY = (Reason.MEASUREMENT_UNSTABLE,)
 PARETO_CAPTION = (
     "Each mark is a candidate, numbered as in the table; lines are 95 % intervals. Towards the lower left is better. "
-    "What was sorted out by a clock of a second stands on the axis: its loss was not measured."
+    "Candidates that were rejected by the timing pre-test are on the axis: their loss was not measured."
 )
 SPEEDUP_CAPTION = (
     "Ratio to the original in the same rounds, with its 95 % interval. Right of the dashed line is faster."
 )
-LOSS_CAPTION = "Loss against the original with its interval. The whole line must end left of what is allowed."
+LOSS_CAPTION = "Loss against the original with its interval. The whole line must be to the left of the bound."
 SPREAD_CAPTION = "Line: 1st to 99th percentile of single runs. Box: the middle half. Mark: the median."
 BASES = {
     Basis.SOURCE_RUNTIME: "the untouched source in its own runtime",
-    Basis.PORTABLE_FORM: "the portable form of the source, because the source as it came could not be timed",
+    Basis.PORTABLE_FORM: "the portable form of the source, because the source itself could not be timed",
 }
 
 
@@ -154,10 +154,10 @@ def _plots(
     max_drop = bounds.accuracy.max_drop if bounds is not None and bounds.accuracy is not None else None
     most = bounds.latency.max_milliseconds if bounds is not None and bounds.latency is not None else None
     drawn = (
-        ("What speed costs", PARETO_CAPTION, plot.pareto(points, label, max_drop, share)),
-        ("How much faster", SPEEDUP_CAPTION, plot_rows.speedups(points)),
-        ("What is lost", LOSS_CAPTION, plot_rows.losses(points, label, max_drop, share)),
-        ("How times are spread", SPREAD_CAPTION, plot_rows.spreads(points, _distributions(reports), most)),
+        ("Speed and accuracy", PARETO_CAPTION, plot.pareto(points, label, max_drop, share)),
+        ("Speed-up", SPEEDUP_CAPTION, plot_rows.speedups(points)),
+        ("Loss", LOSS_CAPTION, plot_rows.losses(points, label, max_drop, share)),
+        ("Spread of the times", SPREAD_CAPTION, plot_rows.spreads(points, _distributions(reports), most)),
     )
     return tuple(Plot(title, caption, svg) for title, caption, svg in drawn if svg is not None)
 
@@ -177,7 +177,7 @@ def _line(number: int, verdict: CandidateVerdict, row: CandidateStatus | None) -
         kind = "passed" if verdict.state == CandidateState.MEASURED else "rejected"
     if kind == "rejected" and verdict.reason == Reason.PRUNED:
         kind = "pruned"
-    words = {"selected": "Published", "passed": "Passed", "original": "Original", "pruned": "Sorted out"}
+    words = {"selected": "Published", "passed": "Passed", "original": "Original", "pruned": "Rejected early"}
     return Line(
         label=str(number),
         name=verdict.candidate,

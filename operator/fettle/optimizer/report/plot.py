@@ -59,7 +59,7 @@ LEGEND = {
     "selected": "published",
     "passed": "passed, not preferred",
     "rejected": "rejected",
-    "pruned": "sorted out early",
+    "pruned": "rejected early",
     "original": "the original",
 }
 

@@ -140,7 +140,7 @@ def remains(found: AgreementStatus | None) -> str:
     """'; in its worst channel, boxes[:, 4, :], 99.6 % of the variance is left', or nothing where no channel varies."""
     if found is None or found.variance_kept is None:
         return ""
-    return f"; in its worst channel, {found.worst_channel}, {100 * found.variance_kept:.2f} % of the variance over items is left"
+    return f"; in its worst channel, {found.worst_channel}, {100 * found.variance_kept:.2f} % of the variance over the items is left"
 
 
 def first(row: CandidateStatus) -> Measurement | None:
@@ -170,10 +170,10 @@ def cost(row: CandidateStatus) -> str:
     """One sentence: what it cost."""
     if row.exact:
         return (
-            f"It cost nothing: on all {row.samples} items its answers are the original's within floating-point noise."
+            f"It cost nothing: on all {row.samples} items its answers equal the original's within floating-point noise."
         )
     if row.accuracy_drop is None or row.accuracy is None:
-        return "What it cost could not be told."
+        return "Its cost is unknown."
     metric, lost = row.accuracy.metric, row.accuracy_drop
     share = metric in SHARES
     unit = " percentage points" if share else ""
@@ -200,12 +200,12 @@ def cost(row: CandidateStatus) -> str:
 def proof(row: CandidateStatus) -> str:
     """One sentence: on what the claim about accuracy rests."""
     if row.samples is None or row.evidence is None:
-        return "Nothing proves it."
+        return "There is no evidence."
     basis = f"Judged on {row.samples} {EVIDENCE[row.evidence]}"
     if row.flips is not None and not row.exact:
-        basis += f"; {row.flips.worse} answers became worse, {row.flips.better} became better"
+        basis += f"; {row.flips.worse} answers got worse, {row.flips.better} got better"
     if row.changed is not None:
-        basis += f"; {100 * row.changed.value:.2f} % of the answers are not the original's"
+        basis += f"; {100 * row.changed.value:.2f} % of the answers differ from the original's"
     if row.evidence == Evidence.GENERATED:
         return f"{basis}. No evaluation data was given, so only unchanged answers count as proof."
     return f"{basis}."
@@ -254,7 +254,7 @@ def bottom_line(row: CandidateStatus, kept: bool | None) -> str:
     if row.exact:
         costs = "Its answers are the same as before"
     elif row.accuracy_drop is None or row.accuracy is None:
-        costs = "What that costs in accuracy is not known"
+        costs = "The cost in accuracy is unknown"
     elif row.accuracy_drop.high <= 0:
         costs = f"It loses nothing of its {METRICS[row.accuracy.metric]}"
     else:
@@ -262,8 +262,8 @@ def bottom_line(row: CandidateStatus, kept: bool | None) -> str:
         most = f"{points(row.accuracy_drop.high)} percentage points" if share else number(row.accuracy_drop.high)
         costs = f"With 95 % confidence it loses at most {most} of {METRICS[row.accuracy.metric]}"
     if kept is None:
-        return f"{costs}; nothing was promised that could be broken."
-    return f"{costs}, and {'every promise is kept' if kept else 'not every promise is kept'}."
+        return f"{costs}; the spec sets no constraint."
+    return f"{costs}, and {'every constraint is satisfied' if kept else 'not every constraint is satisfied'}."
 
 
 def steps(found: tuple[RecipeStep, ...]) -> str:

@@ -41,7 +41,7 @@ def graph(format: SourceFormat, path: Path, inputs: Inputs, folder: Path) -> Mod
     made = format.convert(path, inputs, folder)
     if _state(path) != before:
         raise RuntimeError(
-            f"the conversion of {format.name} changed the source {path.name}: it must write into its folder only"
+            f"the conversion of {format.name} changed the source {path.name}: it must only write into its own folder"
         )
     try:
         return model.load(made)

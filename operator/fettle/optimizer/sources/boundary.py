@@ -26,7 +26,7 @@ def plain(original: onnx.ModelProto, inputs: Inputs) -> Plain:
     given = _given(original, inputs)
     if given:
         changes.append(
-            f"the inputs {listed(given)} have a default value in the file; they are given, so they are inputs like any other"
+            f"the inputs {listed(given)} have a default value in the file; they are provided, so they stay inputs"
         )
     copied = onnx.ModelProto()
     copied.CopyFrom(portable.require_inputs(model, given))
@@ -60,7 +60,9 @@ def _defaults_kept(model: onnx.ModelProto, given: Collection[str]) -> tuple[str,
     kept = [name for name in onnx_model.optional_inputs(model.graph) if name not in given]
     if not kept or model.ir_version < onnx_model.FREE_INITIALIZERS_IR:
         return ()
-    return (f"inputs with a default value keep it, for neither the items nor source.inputs give them: {listed(kept)}",)
+    return (
+        f"inputs keep their default value, because neither the items nor source.inputs provide them: {listed(kept)}",
+    )
 
 
 def _with_output_shapes(model: onnx.ModelProto) -> onnx.ModelProto:

@@ -72,9 +72,9 @@ class Onnx:
         except SourceError:
             if not onnx_model.external_files(onnx_model.read(path)):
                 raise
-            log.info("the source does not load as it came", exc_info=True)
+            log.info("the source itself does not load", exc_info=True)
             # A shape that depends on a tensor outside the file stops the runtime, though the model is sound.
-            why = "tensors beside the file were taken in, without which it does not load; the portable form is the timed baseline"
+            why = "external tensors were embedded, because the source does not load without them; the portable form is the timed baseline"
             return _taken_in(path, plain, folder, (why,))
         return _original(model, path, plain.signature, run, untouched=True)
 
@@ -134,12 +134,12 @@ def _lowered(path: Path, plain: Plain, folder: Path) -> Original:
             faults.append(f"{version}: {quoted(error, 150)}")
             continue
         run = evaluate(model) if len(targets) > 1 else opened.infer
-        note = f"the source ({versions}) is newer than the runtime reads ({reads}); the portable form is the timed baseline"
+        note = f"the source ({versions}) is newer than the runtime supports ({reads}); the portable form is the timed baseline"
         return _original(changed, made, signature, run, (*plain.changes, note))
     unknown = operators.unknown(model)
     reason = Reason.UNSUPPORTED_OPERATOR if unknown else Reason.UNSUPPORTED_OPSET
     message = (
-        f"the source ({versions}) is newer than the runtime reads ({reads}) and could not be lowered; "
+        f"the source ({versions}) is newer than the runtime supports ({reads}) and could not be converted; "
         f"export it again within these versions: {'; '.join(unknown or faults)}"
     )
     raise SourceError(message, reason=reason)

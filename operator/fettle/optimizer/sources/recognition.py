@@ -12,14 +12,14 @@ from fettle.optimizer.sources.base import SourceFormat
 
 # First bytes, at an offset, of what is often handed in instead; for the message only.
 _MAGIC: tuple[tuple[int, bytes, str], ...] = (
-    (0, b"version https://git-lfs", "a Git LFS pointer: run `git lfs pull` and bring in the file itself"),
+    (0, b"version https://git-lfs", "a Git LFS pointer: run `git lfs pull` and upload the file itself"),
     (0, b"\x89HDF\r\n", "HDF5 (Keras)"),
     (4, b"TFL3", "TensorFlow Lite"),
     (0, b"<!DOCTYPE", "an HTML page"),
     (0, b"<html", "an HTML page"),
     (0, b"<?xml", "XML (OpenVINO IR or PMML)"),
     (0, b"{", "JSON"),
-    (0, b"PK\x03\x04", "a zip archive, but none of PyTorch's (Keras 3 or numpy?)"),
+    (0, b"PK\x03\x04", "a zip archive, but not a PyTorch one (Keras 3 or numpy?)"),
 )
 HEAD_BYTES = 64
 
@@ -32,7 +32,7 @@ def recognise(path: Path, wanted: FormatName) -> SourceFormat:
     """
     found = _found(path, wanted)
     if wanted not in (FormatName.AUTO, found.name):
-        message = f"source.format asks for {wanted}, but {path.name} is {found.name}"
+        message = f"expected {wanted} (source.format), but {path.name} is {found.name}"
         raise SourceError(message, reason=Reason.UNSUPPORTED_FORMAT)
     found.require(path)
     return found
@@ -50,10 +50,10 @@ def _found(path: Path, wanted: FormatName) -> SourceFormat:
         raise SourceError(f"{path.name} is {other}; {sources.readable()}", reason=Reason.UNSUPPORTED_FORMAT)
     asked = next((one for one in told if one.name == wanted), None)
     if asked is not None:
-        message = f"{path.name} is damaged or no {wanted}"
+        message = f"{path.name} is damaged or not {wanted}"
         raise SourceError(message, reason=Reason.SOURCE_CORRUPTED)
     onnx = sources.of(FormatName.ONNX)  # the last, for it has no first bytes of its own
     if wanted == FormatName.AUTO and not onnx.recognises(path, head):
-        message = f"{path.name} is in no format that this version knows; {sources.readable()}"
+        message = f"the format of {path.name} was not recognized; {sources.readable()}"
         raise SourceError(message, reason=Reason.UNSUPPORTED_FORMAT)
     return onnx

@@ -47,7 +47,7 @@ class Torch:
         try:
             kind = contents(path)
         except zipfile.BadZipFile as error:
-            message = f"{path.name} is a damaged zip archive (PyTorch's files are such): {error}"
+            message = f"{path.name} is a damaged zip archive (PyTorch files are zip archives): {error}"
             raise SourceError(message, reason=Reason.SOURCE_CORRUPTED) from error
         if kind == Contents.PICKLE:
             raise _refused_pickle(path)
@@ -96,8 +96,8 @@ def _require_torch(name: str, what: str) -> None:
     if find_spec("torch") is not None:
         return
     message = (
-        f"{name} is {what}, and PyTorch is not installed here: pip install 'fettle-operator[torch]' for fettle optimize; in a cluster "
-        "source.format: TorchScript or TorchExport chooses the image that has it"
+        f"{name} is {what}, and PyTorch is not installed: pip install 'fettle-operator[torch]' for fettle optimize; in a cluster "
+        "source.format: TorchScript or TorchExport selects the image that has it"
     )
     raise SourceError(message, reason=Reason.UNSUPPORTED_FORMAT)
 

@@ -98,7 +98,7 @@ def script_inputs(program: Program, specs: Sequence[InputSpec]) -> Signature:
     if unknown or lacking or tuple(names) != program.inputs[: len(names)]:
         example = f'{{name: {[*lacking, *program.inputs, "x"][0]}, dtype: FP32, shape: ["N", 3, 224, 224]}}'
         message = (
-            f"TorchScript does not keep what its inputs are: source.inputs must give dtype and shape of {', '.join(program.inputs)}, "
+            f"TorchScript does not store the types of its inputs: source.inputs must give dtype and shape of {', '.join(program.inputs)}, "
             f"such as {example}" + (f"; the model has no input {', '.join(unknown)}" if unknown else "")
         )
         raise SourceError(message, reason=Reason.INVALID_SPEC)
@@ -106,7 +106,7 @@ def script_inputs(program: Program, specs: Sequence[InputSpec]) -> Signature:
     for name in names:
         spec = given[name]
         if spec.dtype is None or spec.shape is None or spec.dtype not in BY_V2 or spec.dtype == "BYTES":
-            message = f"source.inputs of {name!r}: a tensor of PyTorch needs dtype (FP32, INT64, …) and shape"
+            message = f"source.inputs of {name!r}: a PyTorch tensor requires dtype (FP32, INT64, …) and shape"
             raise SourceError(message, reason=Reason.INVALID_SPEC)
         sizes = tuple(size if isinstance(size, int) and size > 0 else -1 for size in spec.shape)
         tensors.append(Tensor(name=name, dtype=spec.dtype, shape=sizes))

@@ -72,7 +72,7 @@ def _refuse_training(exported: Any) -> None:
         given = dict(zip(names, node.args, strict=False)) | node.kwargs
         if given.get("training") is True:
             message = (
-                f"the program was exported in training mode: its {node.target} normalizes each batch by that batch; "
+                f"the program was exported in training mode: its {node.target} normalizes each batch with the statistics of that batch; "
                 "call model.eval() before torch.export.export"
             )
             raise SourceError(message, reason=Reason.UNSUPPORTED_MODEL)
@@ -85,7 +85,7 @@ def _export(program: Program, outputs: Sequence[str], path: Path) -> None:
         program.exported, dynamo=True, opset_version=EXPORT_OPSET, output_names=names, verbose=False
     )
     if made is None:
-        raise RuntimeError("the exporter gave nothing")
+        raise RuntimeError("the exporter returned nothing")
     _part(made.model.graph, program.inputs, outputs)
     made.save(path)
 
@@ -239,5 +239,5 @@ def _check(path: Path, inputs: tuple[str, ...], outputs: tuple[str, ...], opset:
         message = f"the exported graph has the outputs {found}, the model {list(outputs)}"
         raise ConversionError(message, reason=Reason.UNSUPPORTED_MODEL)
     if onnx_model.opset(model) != opset:
-        message = f"opset {opset} was asked for, PyTorch's exporter wrote {onnx_model.opset(model)}"
+        message = f"expected opset {opset}, PyTorch's exporter wrote {onnx_model.opset(model)}"
         raise ConversionError(message, reason=Reason.UNSUPPORTED_OPSET)

@@ -17,8 +17,8 @@ from fettle.api.text import quoted
 from fettle.errors import SourceError
 
 EXPORT_IT = (
-    "hand in the model as torch.export.save(torch.export.export(model, inputs), 'model.pt2') or "
-    "torch.jit.script(model).save('model.pt') writes it"
+    "save the model with torch.export.save(torch.export.export(model, inputs), 'model.pt2') or "
+    "torch.jit.script(model).save('model.pt')"
 )
 
 
@@ -34,7 +34,7 @@ def refusal(path: Path) -> SourceError:
             f"names, so it was not loaded; {EXPORT_IT}"
         )
         return SourceError(message, reason=Reason.UNSAFE_PICKLE)
-    message = f"{path.name} holds weights (a state dict) without the model that they belong to; {EXPORT_IT}"
+    message = f"{path.name} contains only weights (a state dict), without the model that they belong to; {EXPORT_IT}"
     return SourceError(message, reason=Reason.UNSUPPORTED_FORMAT)
 
 

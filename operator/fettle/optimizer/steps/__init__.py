@@ -54,7 +54,7 @@ def apply(step: RecipeStep, family: RuntimeName, entry: Path, folder: Path, cali
     state = _state(entry)
     try:
         made = make(Work(entry, folder, parameters, calibration))
-        broken = "it changed the model that it was given" if _state(entry) != state else _broken(row, made, folder)
+        broken = "it changed its input model" if _state(entry) != state else _broken(row, made, folder)
         if broken is None and not row.lossy and calibration is not None:
             broken = _moved(row, entry, made, calibration)
     except (FettleError, MemoryError, OSError):
@@ -64,7 +64,7 @@ def apply(step: RecipeStep, family: RuntimeName, entry: Path, folder: Path, cali
         message = f"the {what} of {family} fails on this model: {type(error).__name__}: {quoted(error)}"
         raise RecipeError(message) from error
     if broken is not None:
-        message = f"the step {row.kind} of {family} (optimizer/steps/{module}.py: {function}) broke its promise: {broken}; please report it"
+        message = f"the step {row.kind} of {family} (optimizer/steps/{module}.py: {function}) violated its contract: {broken}; please report it"
         raise RecipeError(message)
     return made
 
@@ -77,9 +77,9 @@ def _state(entry: Path) -> list[tuple[str, int, int]]:
 def _broken(row: StepEntry, made: Path, folder: Path) -> str | None:
     """What its row says of the file and does not hold."""
     if not made.is_relative_to(folder) or not made.is_file():
-        return f"it returned {made.name}, which is no file in the folder for its outcome"
+        return f"it returned {made.name}, which is not a file in its output folder"
     if FORMATS.get(made.suffix) != row.writes:
-        return f"it wrote {made.name}, where its row in the catalog says {row.writes}"
+        return f"it wrote {made.name}, but its row in the catalog declares {row.writes}"
     return None
 
 
@@ -93,4 +93,4 @@ def _moved(row: StepEntry, entry: Path, made: Path, items: Items) -> str | None:
     after = runtime.load(made, settings)
     moved = reference.differs(after.infer)
     after.close()
-    return f"it is exact by its row in the catalog, and {moved}" if moved is not None else None
+    return f"its row in the catalog declares it exact, but {moved}" if moved is not None else None

@@ -33,11 +33,11 @@ _RECURRENT = frozenset(
 def static(work: Work[QuantizeStep]) -> Path:
     """Post-training quantization: symmetric weights per channel, ranges from the calibration items. Raises RecipeError."""
     if work.calibration is None:
-        raise RecipeError("static quantization needs calibration items")
+        raise RecipeError("static quantization requires calibration items")
     items = work.calibration
     model = ov.Core().read_model(work.entry)
     if any(operation.get_type_name() == "FakeQuantize" for operation in model.get_ops()):
-        raise RecipeError("the model is quantized already")
+        raise RecipeError("the model is already quantized")
     ignored = _ignored(model, work)
     names = _input_names(model)
 
@@ -56,7 +56,7 @@ def static(work: Work[QuantizeStep]) -> Path:
     )
     if not any(operation.get_type_name() == "FakeQuantize" for operation in quantized.get_ops()):
         raise RecipeError(
-            "nothing in this model could be quantized: no operator of the asked types outside what must stay float32"
+            "nothing in this model could be quantized: no operators of the requested types outside the parts that must stay float32"
         )
     entry = work.folder / "model.xml"
     ov.save_model(quantized, entry, compress_to_fp16=False)  # its default halves every weight that is not int8

@@ -54,7 +54,7 @@ class _Reader(CalibrationDataReader):  # type: ignore[misc]
 def static(work: Work[QuantizeStep]) -> Path:
     """Weights and activations in int8, ranges from the calibration items (MinMax). Raises RecipeError."""
     if work.calibration is None:
-        raise RecipeError("static quantization needs calibration items")
+        raise RecipeError("static quantization requires calibration items")
     prepared = _prepared(work)
     model = onnx_model.read(prepared)
     operators = _operators(model, work.step, CORE if work.step.preset == QuantizePreset.TRANSFORMER else ())
@@ -84,7 +84,7 @@ def dynamic(work: Work[QuantizeStep]) -> Path:
     refused = sorted(set(asked) - set(DYNAMIC))
     if refused and not set(asked) & set(DYNAMIC):
         raise RecipeError(
-            f"dynamic quantization is for {' and '.join(DYNAMIC)} only; {', '.join(refused)} would run slower than before"
+            f"dynamic quantization only supports {' and '.join(DYNAMIC)}; {', '.join(refused)} would be slower"
         )
     _operators(model, QuantizeStep(operators=tuple(kind for kind in asked if kind in DYNAMIC)), ())
     excluded = before_recurrent(model.graph)
@@ -112,10 +112,10 @@ def _prepared(work: Work[QuantizeStep]) -> Path:
     """The model with all shapes the tool can infer, and a name for every node. Raises RecipeError for one that is quantized already."""
     model = onnx_model.load(work.entry)
     if portable.is_quantized(model):
-        raise RecipeError("the model is quantized already")
+        raise RecipeError("the model is already quantized")
     if onnx_model.opset(model) < PER_CHANNEL_OPSET:
         raise RecipeError(
-            f"per-channel quantization needs opset {PER_CHANNEL_OPSET}; this model stayed at {onnx_model.opset(model)}"
+            f"per-channel quantization requires opset {PER_CHANNEL_OPSET}; this model remained at {onnx_model.opset(model)}"
         )
     named = work.folder / "work" / "named" / "model.onnx"
     named.parent.mkdir(parents=True)
@@ -153,6 +153,6 @@ def _checked(before: Path, after: Path) -> Path:
     kinds = {node.op_type for node in onnx_model.nodes(onnx_model.read(after))}
     if not kinds & {"QuantizeLinear", "DynamicQuantizeLinear"}:
         raise RecipeError(
-            "nothing in this model could be quantized: no operator of the asked types outside what must stay float32"
+            "nothing in this model could be quantized: no operators of the requested types outside the parts that must stay float32"
         )
     return after

@@ -91,7 +91,7 @@ def judge(
     if look.says(Verdict.BAD):
         return Judgement(_closed(before, look, weight, Verdict.BAD))
     if canary.silent:
-        text = f"no answer from the management port of {', '.join(sorted(canary.silent)[:3])}"
+        text = f"no response from the management port of {', '.join(sorted(canary.silent)[:3])}"
         return Judgement(_extended(before, look, Verdict.INCONCLUSIVE, text), Reason.ANALYSIS_UNREACHABLE)
     lost = max((lost for lost in canary.lost if lost.until > span.start.timestamp()), key=_until, default=None)
     if lost is None:
@@ -150,16 +150,16 @@ def _judged(spec: AnalysisSpec, before: AnalysisStatus, span: Span, look: _Look,
         judged = verdict in (Verdict.GOOD, Verdict.BAD)  # that of the window before; this one has none yet
         return Judgement(_extended(before, look, verdict, f"since then {text}" if judged else text))
     if not look.mine.requests and look.theirs is not None and look.theirs.requests:
-        text = "the canary got no request while the stable revision did; is its traffic routed?"
+        text = "the canary got no requests while the stable revision did; is its traffic routed?"
     return Judgement(_extended(before, look, Verdict.INCONCLUSIVE, text), Reason.ANALYSIS_INCONCLUSIVE)
 
 
 def _unknown(spec: AnalysisSpec, before: AnalysisStatus, look: _Look, lost: Lost) -> Judgement:
     """A part of the window is lost: whatever was said of the window before holds no more, until a whole interval is known."""
-    text = f"a part of the window is unknown: {lost.message}"
+    text = f"part of the window is unknown: {lost.message}"
     hopeless = lost.keeps is not None and lost.keeps < spec.interval_seconds
     if hopeless:
-        text += f"; windows of {spec.interval_seconds} s are never known, lower analysis.intervalSeconds"
+        text += f"; a window of {spec.interval_seconds} s can never be complete: lower analysis.intervalSeconds"
     if hopeless or look.span.seconds >= PATIENCE * spec.interval_seconds:
         return Judgement(_extended(before, look, Verdict.INCONCLUSIVE, text), Reason.ANALYSIS_INCONCLUSIVE)
     return Judgement(_extended(before, look, Verdict.PENDING, text))

@@ -102,7 +102,7 @@ def _why_not(orders: Orders, command: Command, revision: str, ground: Ground) ->
     if command is Command.RETRY:
         return None if revision == ground.failed else f"revision {revision} has not failed"
     if revision != ground.canary:
-        return f"revision {revision} is not on trial"
+        return f"revision {revision} is not the canary"
     if ground.paused and command is not Command.ABORT:
         return "the rollout is paused; resume it first"
     return None

@@ -104,7 +104,7 @@ def _orders(ground: _Ground) -> tuple[EventDraft, ...]:
 def _held(snapshot: RolloutSnapshot) -> Wait | None:
     """What keeps every rollout where it is."""
     if snapshot.spec.paused or commands.paused(snapshot.annotations):
-        return Wait(Reason.PAUSED_BY_USER, "paused: the rollout stays where it is", hold=True)
+        return Wait(Reason.PAUSED_BY_USER, "paused: the rollout does not advance", hold=True)
     if isinstance(snapshot.wanted, NotReady):
         return Wait(snapshot.wanted.reason, snapshot.wanted.message, hold=True)
     return None
@@ -165,7 +165,7 @@ def _try(ground: _Ground, stable: str, revision: str) -> Transition:
         )
     if trial.promoted:
         exits[stable] = _replaced(ground, revision)
-        said = EventDraft("Normal", Reason.SERVING, f"revision {revision} (begun {before.started_at}) was promoted")
+        said = EventDraft("Normal", Reason.SERVING, f"revision {revision} (started {before.started_at}) was promoted")
         events = (*trial.events, said)
         return Transition(revision, exits=exits, events=events, rollback=ground.rollback.holds, over=trial.canary)
     return Transition(
@@ -288,11 +288,11 @@ def _artifact(snapshot: RolloutSnapshot, revision: str) -> str:
 def _opened(transition: Transition, write: OpenEntry) -> EventDraft:
     first = write.revision == transition.stable
     reason = Reason.DEPLOYING if first else Reason.CANARY_RUNNING
-    what = "serves" if first else f"is tried against {transition.stable}"
+    what = "serves" if first else f"is the canary beside {transition.stable}"
     return EventDraft("Normal", reason, f"revision {write.revision} {what}: {write.artifact} (ledger {write.serial})")
 
 
 def _exit_event(snapshot: RolloutSnapshot, write: MarkLeft) -> EventDraft:
     entry = next(entry for entry in snapshot.ledger if entry.name == write.name)
     kind = "Warning" if Exit(write.reason, write.message).failed else "Normal"
-    return EventDraft(kind, write.reason, f"revision {entry.revision} leaves (ledger {entry.serial}): {write.message}")
+    return EventDraft(kind, write.reason, f"revision {entry.revision} left (ledger {entry.serial}): {write.message}")

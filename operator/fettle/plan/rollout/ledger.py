@@ -90,7 +90,7 @@ def failure(snapshot: RolloutSnapshot, revision: str, *, forgotten: bool) -> Exi
     if not (status.failed_revision == revision or (closed and (cut_short or (forgotten and youngest)))):
         return None
     if entry is None or entry.reason is None:
-        return Exit(Reason.ABORTED, "it failed before; order `retry` to try it again")
+        return Exit(Reason.ABORTED, "it failed before; run `retry` to try it again")
     return Exit(entry.reason, entry.message)
 
 
@@ -120,7 +120,7 @@ def writes(
         if entry.entered is None and snapshot.workload(entry.revision).ready and snapshot.routed(entry.revision):
             lines.append(MarkEntered(entry.name))
         if entry.revision not in serving or entries[entry.revision] is not entry:
-            why = exits.get(entry.revision) or Exit(Reason.SUPERSEDED, "another revision took its place")
+            why = exits.get(entry.revision) or Exit(Reason.SUPERSEDED, "replaced by another revision")
             lines.append(MarkLeft(entry.name, why.reason, why.message))
     return (*lines, *_forget(snapshot, kept))
 

@@ -64,11 +64,11 @@ def resolve(spec: ModelSpec, model: OptimizedModelStatus | None) -> ServedArtifa
     """The artifact that serves: the one that was published last for the target, or the fixed one of the spec."""
     if spec.ref is None:
         if spec.uri is None or spec.sha256 is None or spec.runtime is None:
-            return NotReady(Reason.INVALID_SPEC, "spec.model needs ref, or uri with sha256 and runtime")
+            return NotReady(Reason.INVALID_SPEC, "spec.model requires ref, or uri with sha256 and runtime")
         return ServedArtifact(spec.uri, spec.sha256, spec.runtime)
     name, target = spec.ref.name, spec.ref.target
     if model is None:
-        return NotReady(Reason.MODEL_NOT_READY, f"there is no OptimizedModel {name} in this namespace")
+        return NotReady(Reason.MODEL_NOT_READY, f"OptimizedModel {name} not found in this namespace")
     published = next((artifact for artifact in model.artifacts if artifact.target == target), None)
     if published is None:
         return NotReady(

@@ -72,12 +72,12 @@ def _new(
 
 def _why_not(snapshot: RolloutSnapshot, order: RollbackStatus, stable: str | None, current: str | None) -> str | None:
     if order.target == order.desired:
-        return f"revision {order.target} is what the spec asks for"
+        return f"revision {order.target} is already the one that the spec asks for"
     if ledger.newest(snapshot.ledger, order.target) is None:
         known = ", ".join(dict.fromkeys(entry.revision for entry in reversed(snapshot.ledger)))
-        return f"revision {order.target} is not in the ledger, which holds {known or 'nothing'}"
+        return f"revision {order.target} is not in the ledger ({f'it has {known}' if known else 'it is empty'})"
     if order.target == stable and current is None:
-        return f"revision {order.target} serves already, and no other is on trial"
+        return f"revision {order.target} is already serving, and there is no canary"
     return None
 
 
@@ -96,5 +96,5 @@ def _parse(value: str) -> RollbackStatus | None:
 
 
 def _ended(before: RollbackStatus) -> EventDraft:
-    text = f"the rollback from {before.desired} to {before.target} holds no more: the spec decides again"
+    text = f"the rollback from {before.desired} to {before.target} is no longer in force: the spec applies again"
     return EventDraft("Normal", Reason.ROLLED_BACK, text)

@@ -66,7 +66,7 @@ class Workload:
 
 def out_of_traffic(pods: int) -> str:
     """What is said of pods that a person took out."""
-    return f"{pods} out of the traffic by the label {TRAFFIC_LABEL}"
+    return f"{pods} taken out of traffic by the label {TRAFFIC_LABEL}"
 
 
 @dataclass(frozen=True)

@@ -192,7 +192,9 @@ def _ready(snapshot: RolloutSnapshot, transition: Transition, placement: Placeme
     ready = sum(min(workload.ready, placement.replicas.get(name, 0)) for name, workload in snapshot.workloads.items())
     if transition.stable is None:
         why = transition.held
-        return _Said(False, why.reason if why else Reason.DEPLOYING, why.message if why else "nothing serves yet")
+        return _Said(
+            False, why.reason if why else Reason.DEPLOYING, why.message if why else "no revision is serving yet"
+        )
     if ready >= asked and (unrouted := _unrouted(snapshot, placement)) is not None:
         return replace(stuck, holds=False) if stuck is not None else _Said(False, Reason.DEPLOYING, unrouted)
     if ready >= asked:
@@ -208,7 +210,7 @@ def _ready(snapshot: RolloutSnapshot, transition: Transition, placement: Placeme
     text += f": {fault.message}" if fault else ""
     ends = regrown_by(snapshot, transition)
     if ends is not None and snapshot.now < ends:
-        return _Said(True, Reason.DEPLOYING, f"{text}; revision {transition.stable} grows back to full size")
+        return _Said(True, Reason.DEPLOYING, f"{text}; revision {transition.stable} is growing back to full size")
     return _Said(False, Reason.DEPLOYING, text)
 
 
@@ -218,7 +220,7 @@ def _unrouted(snapshot: RolloutSnapshot, placement: Placement) -> str | None:
         return None
     in_force = snapshot.routes.weights if snapshot.routes is not None else {}
     served = sum(percent for revision, percent in in_force.items() if snapshot.workload(revision).ready)
-    return f"{served} % of the traffic is routed to pods that are ready" if served < 100 else None
+    return f"{served} % of the traffic is routed to ready pods" if served < 100 else None
 
 
 def regrown_by(snapshot: RolloutSnapshot, transition: Transition) -> datetime | None:

@@ -116,9 +116,9 @@ class _Runner:
         if missing is None and not kept_out:
             return None
         if not self.snapshot.spec.replicas:
-            return Wait(Reason.CANARY_RUNNING, "scaled to 0: the rollout goes on when there are pods", hold=True)
+            return Wait(Reason.CANARY_RUNNING, "scaled to 0: the rollout continues when there are pods", hold=True)
         if missing is None or kept_out:
-            return Wait(Reason.CANARY_RUNNING, "the canary before it makes room")
+            return Wait(Reason.CANARY_RUNNING, "waiting for the previous canary's pods to leave")
         if self.workload.out:  # whoever looks at a pod takes the time that it takes
             return Wait(Reason.PAUSED_BY_USER, f"{missing}: {out_of_traffic(self.workload.out)}", hold=True)
         deadline = timedelta(seconds=self.snapshot.spec.rollout.progress_deadline_seconds)
@@ -159,10 +159,10 @@ class _Runner:
         where = f"step {canary.step + 1} of {len(self.steps)}"
         if step.pause is not None:
             if step.pause.seconds is None:
-                return Wait(Reason.WAITING_FOR_PROMOTE, f"{where}: waits for promote", hold=True)
+                return Wait(Reason.WAITING_FOR_PROMOTE, f"{where}: waiting for promote", hold=True)
             ends = (timestamps.read(canary.step_started_at) or self.now) + timedelta(seconds=step.pause.seconds)
             if self.now < ends:
-                return Wait(Reason.CANARY_RUNNING, f"{where}: pause until {timestamps.write(ends)}", until=ends)
+                return Wait(Reason.CANARY_RUNNING, f"{where}: paused until {timestamps.write(ends)}", until=ends)
         following = canary.step + 1
         if following < len(self.steps) and self.steps[following].pause is not None:
             return None
@@ -175,11 +175,13 @@ class _Runner:
             return None
         text = f"{where}: analysis {watched.verdict.value}" + (f": {watched.message}" if watched.message else "")
         if watched.verdict is Verdict.INCONCLUSIVE:
-            return Wait(self.doubt or Reason.ANALYSIS_INCONCLUSIVE, f"{text}; promote goes on without it", hold=True)
+            return Wait(
+                self.doubt or Reason.ANALYSIS_INCONCLUSIVE, f"{text}; run promote to continue without it", hold=True
+            )
         return Wait(Reason.CANARY_RUNNING, text)
 
     def _event(self, canary: CanaryStatus, reason: Reason, text: str) -> EventDraft:
-        return EventDraft("Normal", reason, f"canary {canary.revision} (begun {canary.started_at}): {text}")
+        return EventDraft("Normal", reason, f"canary {canary.revision} (started {canary.started_at}): {text}")
 
 
 def look(

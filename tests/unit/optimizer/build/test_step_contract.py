@@ -98,11 +98,11 @@ def test_a_lossy_step_may_change_the_outputs(bench: Workbench, monkeypatch: pyte
 @pytest.mark.parametrize(
     ("step", "words"),
     [
-        (lambda work: scaled(work, 1.5), "it is exact by its row in the catalog, and the output"),
-        (in_place, "it changed the model that it was given"),
-        (elsewhere, "it returned elsewhere.onnx, which is no file in the folder for its outcome"),
-        (lambda work: work.folder / "model.onnx", "it returned model.onnx, which is no file"),
-        (as_ir, "it wrote model.xml, where its row in the catalog says ONNX"),
+        (lambda work: scaled(work, 1.5), "its row in the catalog declares it exact, but the output"),
+        (in_place, "it changed its input model"),
+        (elsewhere, "it returned elsewhere.onnx, which is not a file in its output folder"),
+        (lambda work: work.folder / "model.onnx", "it returned model.onnx, which is not a file"),
+        (as_ir, "it wrote model.xml, but its row in the catalog declares ONNX"),
     ],
     ids=["moves outputs", "writes in place", "elsewhere", "nothing", "another format"],
 )
@@ -111,7 +111,9 @@ def test_a_step_that_breaks_its_promise_is_named(
 ) -> None:
     report = build(bench, step, monkeypatch)
     assert report.built is None
-    assert "the step optimizeGraph of onnxruntime (optimizer/steps/toy.py: step) broke its promise" in report.message
+    assert (
+        "the step optimizeGraph of onnxruntime (optimizer/steps/toy.py: step) violated its contract" in report.message
+    )
     assert words in report.message
 
 

@@ -35,16 +35,16 @@ def evaluation(uri: str, **values: object) -> EvaluationSpec:
 @pytest.mark.parametrize(
     ("arrays", "words"),
     [
-        ({"picture": models.images(20)}, "no array for the inputs ['image']; it has ['picture']"),
+        ({"picture": models.images(20)}, "no array for the inputs ['image'], found ['picture']"),
         ({"image": models.images(20)[:, :, :8]}, "expected the shape [items, 1, 16, 16], found [20, 1, 8, 16]"),
         (
             {"image": (models.images(20) * 255).astype("u1")},
             "expected FP32, found UINT8; convert it with the model's own",
         ),
-        ({"image": models.images(20), "labels": LABELS[:5]}, "counts the items, found"),
-        ({"image": models.images(0)}, "holds no item"),
+        ({"image": models.images(20), "labels": LABELS[:5]}, "must have the same number of items, found"),
+        ({"image": models.images(0)}, "contains no items"),
         ({"image": np.array([{}], dtype=object)}, "pickled object array"),
-        ({"image": np.float32(1)}, "its first axis must count the items"),
+        ({"image": np.float32(1)}, "its first axis must be the items"),
     ],
 )
 def test_items_that_do_not_fit_are_refused_with_what_was_expected(
@@ -60,7 +60,7 @@ def test_items_that_hold_nan_are_counted(bench: Workbench) -> None:
     bench.put(models.dynamic_batch())
     images = models.images(20)
     images[3, 0, 0, 0], images[7] = np.nan, np.inf
-    with pytest.raises(FettleError, match="2 of 20 items hold NaN or infinity, the first is item 3") as caught:
+    with pytest.raises(FettleError, match="2 of 20 items contain NaN or infinity, the first is item 3") as caught:
         bench.prepare(bench.task(evaluation=evaluation(bench.data("items", image=images))))
     assert caught.value.reason == Reason.DATA_INVALID
 
@@ -105,7 +105,9 @@ def test_a_label_key_that_names_nothing_is_refused(bench: Workbench) -> None:
 def test_a_metric_that_agreement_does_not_stand_in_for_needs_labels(bench: Workbench, metric: str) -> None:
     bench.put(models.dynamic_batch())
     uri = bench.data("items", image=models.images(20), label=LABELS)  # the default key is `labels`
-    with pytest.raises(FettleError, match=f"no array 'labels' .* no {metric}: .* metric Agreement") as caught:
+    with pytest.raises(
+        FettleError, match=f"no array 'labels' .*, which {metric} requires: .* metric: Agreement"
+    ) as caught:
         bench.prepare(bench.task(evaluation=evaluation(uri, metric=metric)))
     assert caught.value.reason == Reason.DATA_INVALID
 
@@ -125,7 +127,7 @@ def test_unlabelled_items_are_judged_by_agreement_and_the_report_says_so(bench: 
     report = bench.prepare(bench.task(evaluation=evaluation(bench.data("items", image=models.images(20), y=LABELS))))
     assert not report.items.labelled
     assert any("judged by agreement" in note for note in report.notes)
-    assert any("not used: ['y']" in note for note in report.notes)
+    assert any("neither inputs nor labels: ['y']" in note for note in report.notes)
 
 
 def test_float64_items_become_float32_and_small_ints_become_large(bench: Workbench) -> None:
@@ -185,7 +187,7 @@ def values(items: Items | None) -> list[float]:
 def test_items_in_both_sets_only_certify() -> None:
     found = split(whole(1, 2, 3), whole(3, 4))
     assert (values(found.calibration), values(found.evaluation)) == ([1, 2], [3, 4])
-    assert "1 of 3 calibration items are evaluation items" in found.notes[0]
+    assert "1 of 3 calibration items are also evaluation items" in found.notes[0]
 
 
 def test_a_fifth_is_split_off_and_never_certifies() -> None:
@@ -215,11 +217,11 @@ def test_of_items_in_many_copies_a_fifth_of_the_different_ones_is_split_off() ->
 def test_copies_of_a_few_items_are_not_split_and_the_note_says_how_few() -> None:
     found = split(None, whole(*[1, 2, 3] * 40))
     assert found.calibration is None
-    assert found.notes[0] == "120 evaluation items (3 different) are too few to split off any for calibration"
+    assert found.notes[0] == "120 evaluation items (3 distinct) are too few to split off any for calibration"
 
 
 def test_items_that_certify_several_times_are_told() -> None:
-    told = "only 3 of the 120 items that certify are different"
+    told = "only 3 of the 120 evaluation items are distinct"
     for found in (split(None, whole(*[1, 2, 3] * 40)), split(whole(7, 8), whole(*[1, 2, 3] * 40))):
         assert any(told in note for note in found.notes)
     (note,) = split(None, whole(*range(100))).notes
@@ -295,7 +297,7 @@ def test_how_often_a_loop_runs_is_never_made_up() -> None:
         outputs=(Tensor(name="y", dtype="FP32", shape=(2,)),),
     )
     generator = generate.Generator(signature, onnx_inputs.hints(looping), {}, {}, 0)
-    with pytest.raises(DataError, match=r"\['times'\] say how often a loop runs.*value"):
+    with pytest.raises(DataError, match=r"\['times'\] set the number of iterations of a loop.*value"):
         generate.find(generator, lambda inputs: inputs)
 
 

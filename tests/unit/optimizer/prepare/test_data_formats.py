@@ -58,7 +58,7 @@ def test_the_same_items_are_the_same_in_every_format(bench: Workbench, end: str,
     wanted = bench.prepare(bench.task(evaluation=EvaluationSpec.model_validate({"uri": uri, **asked})))
     assert report.items == wanted.items, "down to the digest"
     assert report.calibration == wanted.calibration
-    assert any("not used: ['note']" in note for note in report.notes)
+    assert any("neither inputs nor labels: ['note']" in note for note in report.notes)
 
 
 @FORMATS
@@ -76,14 +76,14 @@ def test_tokens_and_texts_keep_their_types(tmp_path: Path, end: str, write: Writ
 @pytest.mark.parametrize(
     ("columns", "words"),
     [
-        ({"picture": [[1.0]]}, "no array for the inputs ['image']; it has ['picture']"),
+        ({"picture": [[1.0]]}, "no array for the inputs ['image'], found ['picture']"),
         ({"image": [[1.0], [1.0, 2.0]]}, "different shapes"),
         ({"image": [[1.0], None]}, "null|None"),
         ({"image": ["a", "b"]}, "expected FP32, found BYTES"),
         ({"image": [[[[0.5] * 16] * 15]] * 3}, "expected the shape [items, 1, 16, 16], found [3, 1, 15, 16]"),
-        ({"image": [[[[float("nan")] * 16] * 16]] * 3}, "3 of 3 items hold NaN"),
-        ({"image": models.images(3).tolist(), "labels": [0.5, float("nan"), 1.0]}, "labels hold NaN"),
-        ({"image": []}, "holds no item|a column of null"),
+        ({"image": [[[[float("nan")] * 16] * 16]] * 3}, "3 of 3 items contain NaN"),
+        ({"image": models.images(3).tolist(), "labels": [0.5, float("nan"), 1.0]}, "labels contain NaN"),
+        ({"image": []}, "contains no items|a column of null"),
     ],
 )
 def test_columns_that_do_not_fit_are_refused_with_what_was_expected(
@@ -100,8 +100,8 @@ def test_columns_that_do_not_fit_are_refused_with_what_was_expected(
     [
         ("items.parquet", b"PAR1 it is not", "is not a readable .parquet file"),
         ("items.parquet", b"", "is not a readable .parquet file"),
-        ("items.jsonl", b'{"image": [1]}\nnope\n', "line 2 is not JSON"),
-        ("items.jsonl", b"\xff\xfe\n", "line 1 is not JSON"),
+        ("items.jsonl", b'{"image": [1]}\nnope\n', "line 2 is not valid JSON"),
+        ("items.jsonl", b"\xff\xfe\n", "line 1 is not valid JSON"),
         ("items.jsonl", b"[1, 2]\n", "line 1 is a list; expected an object"),
         ("items.jsonl", b'{"image": [1]}\n{"picture": [1]}\n', "line 2 has no 'image'"),
         ("items.jsonl", b'{"image": [[1], [1, 2]]}\n', "line 1: image: rows of different lengths"),

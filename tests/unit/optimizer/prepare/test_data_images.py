@@ -79,7 +79,7 @@ def test_numbers_that_are_not_the_places_of_their_folders_are_refused_as_labels(
     for number in numbers:
         picture(bench, f"{number}/a.png", RED)
     error = refused(bench)
-    assert "do not go from 0 or 1 on without a gap" in error.message and "data.evaluation.classes" in error.message
+    assert "expected 0 or 1 and up without a gap" in error.message and "data.evaluation.classes" in error.message
     assert len(items(bench)["image"]) == 3, "judged by agreement, nobody asks for their numbers"
 
 
@@ -146,10 +146,10 @@ def test_integer_inputs_take_pixels_of_sixteen_bits_only_where_they_fit_and_alon
     put_identity(bench, "N", 1, 4, 4, kind=TensorProto.UINT16)
     assert (items(bench, color="Grayscale")["image"] == 1000).all()
     put_identity(bench, "N", 1, 4, 4, kind=TensorProto.UINT8)
-    assert "one.png has 16 bits; image takes UINT8" in refused(bench, color="Grayscale").message
+    assert "one.png is a 16-bit image, but image has type UINT8" in refused(bench, color="Grayscale").message
     put_identity(bench, "N", 1, 4, 4, kind=TensorProto.INT32)
     picture(bench, "two.png", 7)
-    assert "two.png: pictures of 8 and of 16 bits are mixed" in refused(bench, color="Grayscale").message
+    assert "two.png: 8-bit and 16-bit images are mixed" in refused(bench, color="Grayscale").message
 
 
 def test_files_beside_the_folders_of_classes_are_said_not_to_be_used(bench: Workbench) -> None:
@@ -159,7 +159,7 @@ def test_files_beside_the_folders_of_classes_are_said_not_to_be_used(bench: Work
     picture(bench, "ape/young/two.png", RED)
     spec = EvaluationSpec.model_validate({"uri": "pvc://claim/photos", "metric": "Agreement"})
     report = bench.prepare(bench.task(evaluation=spec))
-    assert [note for note in report.notes if "not used: ['ape/young', 'stray.png']" in note]
+    assert [note for note in report.notes if "neither inputs nor labels: ['ape/young', 'stray.png']" in note]
 
 
 def test_a_crop_keeps_the_middle_and_a_stretch_keeps_everything(bench: Workbench) -> None:
@@ -195,7 +195,7 @@ def test_pictures_calibrate_too(bench: Workbench) -> None:
 @pytest.mark.parametrize(
     ("preprocess", "words"),
     [
-        ({"mean": [0.1, 0.2]}, "preprocess.mean has 2 numbers; RGB needs 1 or 3"),
+        ({"mean": [0.1, 0.2]}, "preprocess.mean has 2 numbers, expected 1 or 3 for RGB"),
         ({"std": [0]}, "must not be 0"),
         ({"width": 9, "height": 9}, "expected the shape [items, 3, 8, 8], found [1, 3, 9, 9]"),
         ({"color": "Grayscale"}, "expected the shape [items, 3, 8, 8], found [1, 1, 8, 8]"),
@@ -214,22 +214,22 @@ def test_what_is_no_picture_is_named(bench: Workbench) -> None:
     (bench.folder / "photos/ape/notes.txt").write_text("not a picture")
     whole = (bench.folder / "photos/ape/one.png").read_bytes()
     message = refused(bench).message
-    assert "photos: ape/notes.txt is not a readable picture" in message and " at 0x" not in message
+    assert "photos: ape/notes.txt is not a readable image" in message and " at 0x" not in message
     (bench.folder / "photos/ape/notes.txt").write_bytes(whole[:50])
-    assert "photos: ape/notes.txt is not a readable picture" in refused(bench).message
+    assert "photos: ape/notes.txt is not a readable image" in refused(bench).message
 
 
 def test_folders_where_none_is_meant_are_refused(bench: Workbench) -> None:
     put_identity(bench, "N", 3, 8, 8)
     (bench.folder / "photos").mkdir()
-    assert "holds no item" in refused(bench).message
+    assert "contains no items" in refused(bench).message
     picture(bench, "one.png", RED)
     assert (
-        "preprocess is for a folder"
+        "preprocess requires a folder"
         in refused(bench, bench.data("items", image=np.zeros((3, 3, 8, 8), "f4")), crop=1).message
     )
     put_identity(bench, "N", 3, "H", "W")
-    assert "give preprocess.width" in refused(bench).message
+    assert "set preprocess.width" in refused(bench).message
     bench.put(models.tokens())
     assert "a model with one image as input" in refused(bench).message
     assert refused(bench, "pvc://claim/nowhere").reason == Reason.DATA_NOT_FOUND

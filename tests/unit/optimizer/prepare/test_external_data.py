@@ -62,12 +62,12 @@ def test_what_the_format_allows_is_read(
 
 
 BROKEN: list[tuple[str, bytes, Stated, Stated, str]] = [
-    ("cut off", (A + B)[:-100], {}, {"offset": len(A)}, "'w2' takes 480 bytes from byte 1920 on, and the file has 2300: it was cut off"),
-    ("another length", A + B, {"length": len(A) // 2}, {"offset": len(A)}, "FLOAT [16, 30], which takes 1920 bytes; the model says that it has 960"),
-    ("a huge offset", A + B, {"offset": 2**63}, {"offset": len(A)}, "'w1' takes 1920 bytes from byte 9223372036854775808 on, and the file has 2400"),
-    ("an offset below zero", A + B, {"offset": -4}, {"offset": len(A)}, "'w1' has the offset '-4': a number of bytes is expected"),
-    ("a word", A + B, {}, {"offset": "after w1"}, "'w2' has the offset 'after w1'"),
-    ("nothing in the file", b"", {}, {"offset": len(A)}, "'w1' takes 1920 bytes from byte 0 on, and the file has 0"),
+    ("cut off", (A + B)[:-100], {}, {"offset": len(A)}, "'w2' needs 480 bytes from byte 1920, but the file has 2300: it was truncated"),
+    ("another length", A + B, {"length": len(A) // 2}, {"offset": len(A)}, "FLOAT [16, 30] and needs 1920 bytes, but its length is 960"),
+    ("a huge offset", A + B, {"offset": 2**63}, {"offset": len(A)}, "'w1' needs 1920 bytes from byte 9223372036854775808, but the file has 2400"),
+    ("an offset below zero", A + B, {"offset": -4}, {"offset": len(A)}, "'w1': expected offset as a number of bytes, found '-4'"),
+    ("a word", A + B, {}, {"offset": "after w1"}, "'w2': expected offset as a number of bytes, found 'after w1'"),
+    ("nothing in the file", b"", {}, {"offset": len(A)}, "'w1' needs 1920 bytes from byte 0, but the file has 0"),
 ]  # fmt: skip
 
 
@@ -132,6 +132,6 @@ def test_a_graph_is_never_written_through_a_link_into_its_own_weights(tmp_path: 
     made = models.model([], [], [models.tensor("y", [1])], [outside("w", [4], location="model.onnx")])
     (tmp_path / "model.onnx").write_bytes(bytes(16))
     (tmp_path / "new").mkdir()
-    with pytest.raises(SourceError, match="give that file another name"):
+    with pytest.raises(SourceError, match="rename that file"):
         model.save(made, tmp_path / "new" / "model.onnx", tmp_path)
     assert (tmp_path / "model.onnx").read_bytes() == bytes(16)

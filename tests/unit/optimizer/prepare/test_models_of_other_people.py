@@ -62,7 +62,7 @@ REFUSED = {
     "sequence_output": (Reason.UNSUPPORTED_MODEL, "'parts' is of type sequence"),
     "float8_input": (Reason.UNSUPPORTED_MODEL, "'x' is a tensor of FLOAT8E4M3FN"),
     "carried_state": (Reason.UNSUPPORTED_MODEL, "'stateN' looks like the next value of the input 'state'"),
-    "random_output": (Reason.UNSUPPORTED_MODEL, "answers one input differently each time"),
+    "random_output": (Reason.UNSUPPORTED_MODEL, "gives different outputs for the same input"),
 }
 
 
@@ -151,7 +151,7 @@ def test_a_shape_that_depends_on_a_tensor_outside_the_file_does_not_stop_a_model
     report = bench.prepare()
     assert report.basis == Basis.PORTABLE_FORM
     assert [file.path for file in report.portable.files] == ["model.onnx"]
-    assert any("tensors beside the file were taken in" in note for note in report.notes)
+    assert any("external tensors were embedded" in note for note in report.notes)
 
 
 def test_weights_too_large_for_one_file_stay_outside(bench: Workbench, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -260,8 +260,9 @@ def test_neighbours_that_seldom_matter_are_found_out(bench: Workbench) -> None:
     quiet[10:, 0] = 9  # only items behind the first few turn the branch
     report = bench.prepare(bench.task(evaluation=evaluation_of(bench, x=quiet)))
     assert not report.signature.batchable
-    assert "one item at a time, no batch axis could be proved: the output 'y' of several items is not" in "".join(
-        report.notes
+    assert (
+        "one item at a time, because no batch axis could be verified: the output 'y' for several items differs"
+        in "".join(report.notes)
     )
 
 

@@ -50,9 +50,9 @@ def test_another_file_than_the_pinned_one_is_refused(bench: Workbench) -> None:
     [
         ("pvc://claim/nowhere.onnx", "does not exist"),
         ("pvc://other/model.onnx", "the claim 'other' is not mounted"),
-        ("s3://bucket/model.onnx", "known are pvc://"),
-        ("pvc://claim/empty", "holds no model (.onnx, .pt, "),
-        ("pvc://claim/several", "holds several models (a.onnx, b.onnx)"),
+        ("s3://bucket/model.onnx", "expected pvc://"),
+        ("pvc://claim/empty", "contains no model (.onnx, .pt, "),
+        ("pvc://claim/several", "contains several models (a.onnx, b.onnx)"),
     ],
 )
 def test_a_source_that_is_not_there_is_not_found(bench: Workbench, uri: str, words: str) -> None:
@@ -71,7 +71,7 @@ def test_a_source_that_is_not_there_is_not_found(bench: Workbench, uri: str, wor
         ("model.onnx", b"version https://git-lfs.github.com/spec/v1\n", Reason.UNSUPPORTED_FORMAT, "git lfs pull"),
         ("model.tflite", b"\x1c\0\0\0TFL3", Reason.UNSUPPORTED_FORMAT, "TensorFlow Lite"),
         ("model.onnx", b"<!DOCTYPE html>", Reason.UNSUPPORTED_FORMAT, "an HTML page"),
-        ("model.bin", b"whatever this is", Reason.UNSUPPORTED_FORMAT, "in no format that this version knows"),
+        ("model.bin", b"whatever this is", Reason.UNSUPPORTED_FORMAT, "was not recognized"),
         ("model.onnx", b"", Reason.SOURCE_CORRUPTED, "it is empty"),
         ("model.onnx", b"\x08\x08\x12\xff\xff", Reason.SOURCE_CORRUPTED, "is damaged"),
     ],
@@ -161,7 +161,7 @@ def test_what_the_spec_says_of_inputs_may_not_contradict_the_file(
 def test_a_rank_that_the_file_does_not_tell_comes_from_the_spec(bench: Workbench) -> None:
     nodes = [onnx.helper.make_node("Relu", ["x"], ["y"])]
     bench.put(models.model(nodes, [models.tensor("x", None)], [models.tensor("y", None)]))
-    assert "give source.inputs[].shape" in refused(bench).message
+    assert "set source.inputs[].shape" in refused(bench).message
     report = bench.prepare(bench.task(inputs=[InputSpec(name="x", shape=("N", 3))]))
     assert report.signature.inputs[0].shape == (-1, 3)
     assert report.signature.outputs[0].shape == (-1, 3)

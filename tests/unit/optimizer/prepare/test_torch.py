@@ -188,7 +188,7 @@ def test_weights_alone_are_no_model(bench: Workbench, archive: bool) -> None:
     torch.save(weights, bench.folder / "model.pt", _use_new_zipfile_serialization=archive)
     error = refused(bench, "pvc://claim/model.pt")
     assert error.reason == Reason.UNSUPPORTED_FORMAT
-    assert "holds weights (a state dict) without the model" in error.message
+    assert "contains only weights (a state dict), without the model" in error.message
 
 
 @pytest.mark.parametrize("format", [SCRIPT, EXPORT])
@@ -216,7 +216,7 @@ def test_an_archive_of_something_else_is_no_format_that_is_read(bench: Workbench
     np.savez(bench.folder / "model.pt.npz", a=np.zeros(3))
     error = refused(bench, "pvc://claim/model.pt.npz")
     assert error.reason == Reason.UNSUPPORTED_FORMAT
-    assert "none of PyTorch's" in error.message
+    assert "not a PyTorch one" in error.message
 
 
 def test_without_pytorch_one_line_says_what_to_install(bench: Workbench, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -224,5 +224,5 @@ def test_without_pytorch_one_line_says_what_to_install(bench: Workbench, monkeyp
     monkeypatch.setitem(sys.modules, "torch", None)  # as where it is not installed
     error = refused(bench, uri)
     assert error.reason == Reason.UNSUPPORTED_FORMAT
-    assert error.message.startswith("model.pt is TorchScript, and PyTorch is not installed here: pip install")
+    assert error.message.startswith("model.pt is TorchScript, and PyTorch is not installed: pip install")
     assert "\n" not in error.message

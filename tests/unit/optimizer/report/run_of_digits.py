@@ -193,7 +193,7 @@ def verdicts() -> tuple[CandidateVerdict, ...]:
     found.append(
         (
             "pruned-openvino",
-            (CandidateState.REJECTED, Reason.CALIBRATION_TOO_SMALL, "static quantization needs calibration items"),
+            (CandidateState.REJECTED, Reason.CALIBRATION_TOO_SMALL, "static quantization requires calibration items"),
         )
     )
     slow = "its 1 s clock says p50 21 ms, 1.5 times the best's 2.6 ms and more"

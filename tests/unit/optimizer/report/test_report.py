@@ -88,7 +88,7 @@ def test_the_report_says_what_was_won_what_it_cost_and_whether_it_is_proved(fini
         "0.11 percentage points of accuracy; with 95 % confidence the loss in general is at most 0.73 percentage points"
         in page
     )
-    assert "Judged on 897 labelled items; 2 answers became worse, 1 became better" in page
+    assert "Judged on 897 labelled items; 2 answers got worse, 1 got better" in page
     assert "accuracy drop ≤ 0.02, p99 ≤ 8 ms" in page
 
 
@@ -98,7 +98,8 @@ def test_two_sentences_tell_who_decides_what_was_gained_what_it_costs_and_whethe
     page = parsed(published(finished[0])).text
     assert (
         "digits answers 4 times as fast: in 2.6 ms instead of 10.4 ms, from a file 73 % smaller. "
-        "With 95 % confidence it loses at most 0.73 percentage points of accuracy, and every promise is kept." in page
+        "With 95 % confidence it loses at most 0.73 percentage points of accuracy, and every constraint is satisfied."
+        in page
     )
     assert "✓ kept loss of accuracy ≤ 2.00 points: 0.11 points, at worst 0.73 points" in page
     assert "✓ kept p99 latency ≤ 8 ms: 3.64 ms" in page
@@ -173,7 +174,7 @@ def test_a_report_of_a_run_without_distributions_leaves_that_plot_out(finished: 
     assert isinstance(report, MeasureReport)
     store.put_result(MEASURE, report.model_copy(update={"distributions": ()}))
     html = published(store)
-    assert "How times are spread" not in html
+    assert "Spread of the times" not in html
     assert html.count("<svg") == 3
 
 
@@ -395,10 +396,10 @@ def test_what_was_sorted_out_by_a_quick_clock_stands_on_the_axis_with_its_latenc
     ]
     drawn = plot.pareto(points, "loss", 0.01, True) or ""
     assert "candidate-2 4.1 ms" in drawn
-    assert "sorted out early" in drawn
+    assert "rejected early" in drawn
     assert "3, 2" in re.findall(r">([^<>]+)</text>", drawn)  # side by side, told together
 
 
 def test_the_report_says_what_is_left_of_the_worst_channel(finished: tuple[Store, str]) -> None:
     page = published(finished[0])
-    assert "in its worst channel, logits[:, 4], 98.12 % of the variance over items is left" in page
+    assert "in its worst channel, logits[:, 4], 98.12 % of the variance over the items is left" in page

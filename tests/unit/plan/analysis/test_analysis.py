@@ -87,7 +87,7 @@ def look(wanted: AnalysisSpec, canary: Observation, stable: Observation | None =
             {"latency": {"percentile": 99, "maxMilliseconds": 20}},
             pod("b", 10),
             Verdict.PENDING,
-            "100 of 367 requests, as p99 needs",
+            "100 of 367 requests needed for p99",
         ),
         (
             "but when all are slow no later request mends it",
@@ -250,7 +250,7 @@ def test_every_analysis_asks_a_success_rate(bounds: Any) -> None:
 
 def gone(until: float, **more: Any) -> Any:
     return seen(
-        pod("b", 10, seconds=70), lost=(Lost(at(until).timestamp(), "what pod b-1 counted went with it", **more),)
+        pod("b", 10, seconds=70), lost=(Lost(at(until).timestamp(), "the counts of pod b-1 were lost with it", **more),)
     )
 
 
@@ -274,7 +274,7 @@ def test_seconds_that_nobody_can_tell_are_in_no_good_window(
         (window,) = judged.status.windows
         assert window.start == timestamps.write(at(start))
     else:
-        assert judged.status.message == "a part of the window is unknown: what pod b-1 counted went with it"
+        assert judged.status.message == "part of the window is unknown: the counts of pod b-1 were lost with it"
         assert judged.status.consecutive == 0
 
 
@@ -284,7 +284,7 @@ def test_a_window_longer_than_a_pod_keeps_can_never_be_known_and_says_so_at_once
     canary = seen(pod("b", 1, seconds=3600), lost=(lost,))
     judged = judge(hour, begin(START), canary, None, at(3602))
     assert (judged.status.verdict, judged.reason) == (Verdict.INCONCLUSIVE, Reason.ANALYSIS_INCONCLUSIVE)
-    assert "windows of 3600 s are never known, lower analysis.intervalSeconds" in (judged.status.message or "")
+    assert "a window of 3600 s can never be complete: lower analysis.intervalSeconds" in (judged.status.message or "")
 
 
 def test_an_unknown_part_hides_neither_what_is_bad_before_it_nor_after_it() -> None:

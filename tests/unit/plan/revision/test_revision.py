@@ -100,7 +100,7 @@ def test_a_fixed_artifact_needs_no_optimized_model() -> None:
 @pytest.mark.parametrize(
     ("model", "says"),
     [
-        (None, "there is no OptimizedModel digits"),
+        (None, "OptimizedModel digits not found"),
         (OptimizedModelStatus(), "published nothing for target cpu yet"),
         (
             OptimizedModelStatus.model_validate(

@@ -21,7 +21,7 @@ def test_a_fast_canary_without_errors_that_is_wrong_is_rolled_back_and_says_why(
     w.until(lambda w: w.exits() == [("b", Reason.ANALYSIS_FAILED)])
     assert w.stable == "a"
     assert w.condition("Degraded") == ("True", "AnalysisFailed")
-    assert "agreement 0.1111 < 0.95 (at most 0." in w.message("Degraded")
+    assert "agreement 0.1111 < 0.95 (95 % interval up to 0." in w.message("Degraded")
     assert "45 items compared, 40 disagreed, 10 skipped (stable was not confident)" in w.message("Degraded")
     assert w.condition("Ready")[0] == "True"
 
@@ -37,7 +37,7 @@ def test_a_canary_that_differs_only_where_stable_is_unsure_is_promoted(world: Ma
 @pytest.mark.parametrize(
     "doubt",
     [
-        Doubt(Reason.ANALYSIS_UNREACHABLE, "stable pod 10.0.0.1 hands out no samples (404)"),
+        Doubt(Reason.ANALYSIS_UNREACHABLE, "stable pod 10.0.0.1 returned no samples (404)"),
         Doubt(Reason.ANALYSIS_INCONCLUSIVE, "stable has y FP32 [-1, 10], this revision FP32 [-1, 11]"),
     ],
 )

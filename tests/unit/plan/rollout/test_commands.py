@@ -115,9 +115,9 @@ def test_an_empty_annotation_orders_nothing(paused: Any) -> None:
 @pytest.mark.parametrize(
     ("command", "revision", "why"),
     [
-        ("promote", "a", "promote a/1: revision a is not on trial"),
-        ("promote-full", "a", "promote-full a/1: revision a is not on trial"),
-        ("abort", "a", "abort a/1: revision a is not on trial"),
+        ("promote", "a", "promote a/1: revision a is not the canary"),
+        ("promote-full", "a", "promote-full a/1: revision a is not the canary"),
+        ("abort", "a", "abort a/1: revision a is not the canary"),
         ("retry", "a", "retry a/1: revision a has not failed"),
     ],
 )

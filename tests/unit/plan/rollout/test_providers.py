@@ -265,7 +265,7 @@ def test_pods_to_which_nothing_is_routed_are_not_ready_to_serve(routed: Make) ->
     assert w.condition("Progressing") == ("True", Reason.DEPLOYING)
     w.routes = [(w.now, {"a": 40, "x": 60})]
     w.reconcile()
-    assert "40 % of the traffic is routed to pods that are ready" in w.message("Ready")
+    assert "40 % of the traffic is routed to ready pods" in w.message("Ready")
     w.until(lambda w: w.condition("Ready")[0] == "True")
     assert now(w) == {"a": 100}
 
@@ -277,7 +277,7 @@ def test_a_first_revision_that_nothing_is_routed_to_is_degraded_after_the_deadli
     monkeypatch.setattr(w, "_route", lambda weights: iter(()))  # whoever carries the traffic knows of no route
     w.until(lambda w: w.condition("Degraded")[0] == "True")
     assert w.condition("Degraded") == ("True", Reason.PROGRESS_DEADLINE_EXCEEDED)
-    assert w.message("Degraded") == "0 % of the traffic is routed to pods that are ready after 30 s"
+    assert w.message("Degraded") == "0 % of the traffic is routed to ready pods after 30 s"
 
 
 # ---------------------------------------------------------------------------------------------------- broken promises
@@ -302,11 +302,11 @@ class Broken:
 @pytest.mark.parametrize(
     ("replicas", "weights", "told"),
     [
-        ({"a": 3}, {}, "pods are said of"),
-        ({"a": 3, "b": -1}, {}, "fewer than no pods"),
-        ({"a": 0, "b": 1}, {"a": 100}, "no pods are left to a"),
+        ({"a": 3}, {}, "expected pods for"),
+        ({"a": 3, "b": -1}, {}, "a negative number of pods"),
+        ({"a": 0, "b": 1}, {"a": 100}, "no pods are left for a"),
         ({"a": 3, "b": 1}, {"a": 66, "b": 33}, "sum to 100"),
-        ({"a": 3, "b": 1}, {"a": 101, "b": -1}, "percents above 0"),
+        ({"a": 3, "b": 1}, {"a": 101, "b": -1}, "percentages above 0"),
         ({"a": 3, "b": 1}, {"a": 90, "x": 10}, "only"),
         ({"a": 3, "b": 1}, {"a": 66, "b": 34}, "without a ready pod"),
     ],
@@ -320,7 +320,7 @@ def test_a_provider_that_breaks_its_promise_is_named_and_nothing_is_changed(
     written = w.writes
     broken = Broken(Placement(replicas, weights))
     monkeypatch.setitem(providers.PROVIDERS, TrafficProvider.REPLICAS, broken)  # type: ignore[arg-type]
-    with pytest.raises(FettleError, match=f"Replicas broke its promise: .*{told}"):
+    with pytest.raises(FettleError, match=f"Replicas violated its contract: .*{told}"):
         w.reconcile()
     assert w.writes == written
 
@@ -331,7 +331,7 @@ def test_more_than_was_asked_for_is_a_broken_promise(routed: Make, monkeypatch: 
     w.until(at_weight(10))
     broken = Broken(Placement({"a": 3, "b": 1}, {"a": 50, "b": 50}))
     monkeypatch.setitem(providers.PROVIDERS, TrafficProvider.REPLICAS, broken)  # type: ignore[arg-type]
-    with pytest.raises(FettleError, match="50 % of the traffic, 10 % are asked for"):
+    with pytest.raises(FettleError, match="50 % of the traffic, expected at most 10 %"):
         w.reconcile()
 
 

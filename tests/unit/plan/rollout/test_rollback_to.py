@@ -80,7 +80,7 @@ def test_a_new_spec_ends_it(history: Any) -> None:
     history.until(lambda w: w.stable == "a" and w.settled())
     serve(history, "d")
     assert history.status.rollback is None
-    assert any("holds no more" in event.message for event in history.events)
+    assert any("is no longer in force" in event.message for event in history.events)
 
 
 def test_when_the_spec_comes_back_the_old_order_does_not_begin_again(history: Any) -> None:
@@ -126,8 +126,8 @@ def test_to_the_stable_revision_it_ends_the_rollout_that_is_under_way(world: Mak
 @pytest.mark.parametrize(
     ("value", "why"),
     [
-        ("c/x/1", "revision x is not in the ledger, which holds c, b, a"),
-        ("c/c/1", "revision c is what the spec asks for"),
+        ("c/x/1", "revision x is not in the ledger (it has c, b, a)"),
+        ("c/c/1", "revision c is already the one that the spec asks for"),
         ("c/x", "expected <desired>/<target>/<token>"),
         ("c//1", "expected <desired>/<target>/<token>"),
         ("nonsense", "expected <desired>/<target>/<token>"),
@@ -148,7 +148,7 @@ def test_the_revision_that_serves_while_another_failed_is_refused(world: Make, a
     w.until(lambda w: w.status.failed_revision == "b").run(10)
     order(w, "a", "1")
     w.run(30)
-    assert refusals(w) == ["rollback-to b/a/1: revision a serves already, and no other is on trial"]
+    assert refusals(w) == ["rollback-to b/a/1: revision a is already serving, and there is no canary"]
     assert w.condition("Degraded")[0] == "True"
 
 
@@ -156,7 +156,7 @@ def test_outside_the_history_limit_it_is_refused(world: Make) -> None:
     w = serve(world(revisionHistoryLimit=1), "b", "c")
     order(w, "a", "1")
     w.run(10)
-    assert "is not in the ledger, which holds c, b" in refusals(w)[0]
+    assert "is not in the ledger (it has c, b" in refusals(w)[0]
     order(w, "b", "2")
     w.until(lambda w: w.stable == "b" and w.settled())
 

@@ -203,7 +203,7 @@ def test_a_model_that_is_not_ready_changes_nothing_that_serves(world: Make) -> N
     w.ask("b")
     w.until(lambda w: w.status.canary is not None and w.status.canary.weight == 34)
     before = dict(w.replicas)
-    w.ask(NotReady(Reason.MODEL_NOT_READY, "there is no OptimizedModel m in this namespace"))
+    w.ask(NotReady(Reason.MODEL_NOT_READY, "OptimizedModel m not found in this namespace"))
     w.run(60)
     assert w.replicas == before
     assert w.condition("Progressing")[1] == Reason.MODEL_NOT_READY

@@ -29,7 +29,7 @@ def test_ready_counts_the_pods_that_get_traffic_and_says_where_the_others_are(wo
     w.take_out("a")
     w.run(2)
     assert w.condition("Ready") == ("False", Reason.DEPLOYING)
-    assert w.message("Ready") == "2 of 3 pods are ready, 1 out of the traffic by the label fettle.dev/traffic"
+    assert w.message("Ready") == "2 of 3 pods are ready, 1 taken out of traffic by the label fettle.dev/traffic"
     assert (w.status.ready_replicas, w.status.stable.ready, w.status.stable.replicas) == (2, 2, 3)
     writes, started = w.writes, dict(w.started)
     w.run(700)
@@ -60,7 +60,7 @@ def test_a_canary_that_is_taken_out_under_its_weight_is_not_promoted_either(worl
     w.order(command, "b", "1")
     w.run(60)
     assert (w.stable, w.ready("b"), w.status.canary.actual_weight) == ("a", 0, 0)
-    assert "1 out of the traffic" in w.message("Paused")
+    assert "1 taken out of traffic" in w.message("Paused")
     w.put_back()
     w.until(lambda w: w.stable == "b")
 
@@ -83,7 +83,7 @@ def test_who_looks_at_a_pod_of_the_canary_holds_the_rollout_beyond_its_deadline(
     w.run(200)
     assert (w.canary, weight(w), w.exits()) == ("b", 34, [])
     assert w.condition("Paused") == ("True", Reason.PAUSED_BY_USER)
-    assert "1 out of the traffic by the label fettle.dev/traffic" in w.message("Paused")
+    assert "1 taken out of traffic by the label fettle.dev/traffic" in w.message("Paused")
     writes = w.writes
     w.run(60)
     assert w.writes == writes

@@ -178,15 +178,15 @@ class World:
             seconds = self.behaviour.get(revision, Behaviour()).start_seconds
             pod.ready_at = None if seconds is None else self.now + timedelta(seconds=seconds)
             pod.memory_kills += memory
-            self._lose_windows(pod, "what it counted before its container was restarted is lost")
+            self._lose_windows(pod, "its counts from before its container was restarted are lost")
             if crashed or memory:
-                text = "the kernel ended it at its memory limit" if memory else "exit code 1"
+                text = "killed by the kernel at its memory limit" if memory else "exit code 1"
                 self.crashes.setdefault(revision, []).append(Crash(f"{revision}-0", self.now, text))
 
     def lose_windows(self, revision: str) -> None:
-        """One of its ready pods keeps its earlier seconds no more."""
+        """One of its ready pods loses its earlier counts."""
         for pod in self._ready_pods(revision)[:1]:
-            self._lose_windows(pod, "it knows its earlier seconds no more")
+            self._lose_windows(pod, "it no longer has its earlier counts")
 
     def _ready_pods(self, revision: str) -> list[Pod]:
         return [pod for pod in self.alive(revision) if not pod.out and pod.ready_at and pod.ready_at <= self.now]

@@ -35,7 +35,7 @@ def agreement(
         share = comparisons.agreed / count
         highest = 1 - tango(comparisons.disagreed, 0, count).low
         if count >= min(min_requests, FEWEST_COMPARED) and highest < minimum:
-            said = f"agreement {share:.4f} < {minimum:g} (at most {highest:.4f} by its interval; {text})"
+            said = f"agreement {share:.4f} < {minimum:g} (95 % interval up to {highest:.4f}; {text})"
             return MetricMeasurement(Verdict.BAD, said, metric=AGREEMENT, value=share, bound=minimum, samples=count)
         if count >= needed and share >= minimum:
             said = f"agreement {share:.4f} >= {minimum:g} ({text})"
@@ -44,8 +44,7 @@ def agreement(
         return MetricMeasurement(Verdict.INCONCLUSIVE, f"agreement: {doubts[0].message}", doubts[0].reason)
     if count >= needed:
         return MetricMeasurement(
-            Verdict.PENDING, f"agreement {comparisons.agreed / count:.4f} is not surely below {minimum:g} ({text})"
+            Verdict.PENDING,
+            f"agreement {comparisons.agreed / count:.4f} is below {minimum:g}, but its 95 % interval is not ({text})",
         )
-    return MetricMeasurement(
-        Verdict.PENDING, f"{count} of {needed} items compared, as agreement {minimum:g} needs ({text})"
-    )
+    return MetricMeasurement(Verdict.PENDING, f"{count} of {needed} items needed for agreement {minimum:g} ({text})")

@@ -42,7 +42,7 @@ def latency(spec: LatencySpec, bound: float, name: str, min_requests: int, canar
         text = f"p{spec.percentile} latency {rounded(value)} ms > {name} ({count} requests, {slower} slower)"
         return MetricMeasurement(Verdict.BAD, text, metric=metric, value=value, bound=bound, samples=count)
     if count < needed:
-        return MetricMeasurement(Verdict.PENDING, f"{count} of {needed} requests, as p{spec.percentile} needs")
+        return MetricMeasurement(Verdict.PENDING, f"{count} of {needed} requests needed for p{spec.percentile}")
     value = canary.percentile(spec.percentile)
     text = f"p{spec.percentile} latency {rounded(value)} ms within {name} ({count} requests)"
     return MetricMeasurement(Verdict.GOOD, text, metric=metric, value=value, bound=bound, samples=count)
@@ -55,7 +55,8 @@ def latency_ratio(
     needed = max(min_requests, RUNS_NEEDED[spec.percentile])
     if stable.answers < needed:
         return MetricMeasurement(
-            Verdict.PENDING, f"the stable revision answered {stable.answers} of {needed} requests to compare with"
+            Verdict.PENDING,
+            f"the stable revision answered {stable.answers} of {needed} requests needed for the comparison",
         )
     base = stable.percentile(spec.percentile)
     name = f"{ratio:g} x stable's {rounded(base)} ms, {stable.answers} requests"

@@ -33,7 +33,7 @@ def place(snapshot: RolloutSnapshot, asked: Demand) -> Placement:
     if broken is not None:
         name = snapshot.spec.traffic.provider
         raise FettleError(
-            f"the traffic provider {name} broke its promise: {broken}; nothing is changed, please report it"
+            f"the traffic provider {name} violated its contract: {broken}; nothing was changed, please report it"
         )
     return placement
 
@@ -41,15 +41,15 @@ def place(snapshot: RolloutSnapshot, asked: Demand) -> Placement:
 def _broken_pods(asked: Demand, placement: Placement) -> str | None:
     workloads = {workload.revision: workload for workload in _everybody(asked)}
     if placement.replicas.keys() != workloads.keys():
-        return f"pods are said of {sorted(placement.replicas)}, and asked of {sorted(workloads)}"
+        return f"expected pods for {sorted(workloads)}, found {sorted(placement.replicas)}"
     negative = [revision for revision, count in placement.replicas.items() if count < 0]
     if negative:
-        return f"fewer than no pods for {negative[0]}"
+        return f"a negative number of pods for {negative[0]}"
     in_force = asked.routes.weights if asked.routes is not None else {}
     for revision, percent in in_force.items():
         workload = workloads.get(revision)
         if percent and workload is not None and workload.ready and asked.replicas and not placement.replicas[revision]:
-            return f"no pods are left to {revision}, to which {percent} % of the traffic is routed"
+            return f"no pods are left for {revision}, which gets {percent} % of the traffic"
     return None
 
 
@@ -58,14 +58,14 @@ def _broken_routes(asked: Demand, placement: Placement) -> str | None:
     if not routes:
         return None
     if asked.routes is None:
-        return f"{dict(routes)} is to be routed, and no routes are observed"
+        return f"expected no routes, because none are observed, found {dict(routes)}"
     if any(percent <= 0 for percent in routes.values()) or sum(routes.values()) != 100:
-        return f"percents above 0 that sum to 100 were expected, not {dict(routes)}"
+        return f"expected percentages above 0 that sum to 100, found {dict(routes)}"
     if not routes.keys() <= placement.replicas.keys():
-        return f"{sorted(routes)} get traffic, and only {sorted(placement.replicas)} are there"
+        return f"{sorted(routes)} get traffic, but only {sorted(placement.replicas)} exist"
     ready = {workload.revision for workload in _everybody(asked) if workload.ready}
     if ready and not routes.keys() <= ready:
-        return f"{sorted(routes.keys() - ready)} get traffic without a ready pod, and {sorted(ready)} have one"
+        return f"{sorted(routes.keys() - ready)} get traffic without a ready pod, although {sorted(ready)} have one"
     return _too_much(asked, routes)
 
 
@@ -82,7 +82,7 @@ def _too_much(asked: Demand, routes: Mapping[str, int]) -> str | None:
     weight = asked.in_force if asked.frozen else asked.weight
     if given <= max(weight, asked.routes.weights.get(canary, 0)):
         return None
-    return f"{canary} gets {given} % of the traffic, {weight} % are asked for"
+    return f"{canary} gets {given} % of the traffic, expected at most {weight} %"
 
 
 def _everybody(asked: Demand) -> tuple[Workload, ...]:

@@ -44,7 +44,7 @@ class Weighted:
             return f"{canary.available} of {needed} canary pods are available for weight {demand.weight}"
         percent, asked = share(routes, canary), self.split(demand.weight)
         if percent != asked:
-            return f"{percent} % of the traffic is routed to the canary, {asked} % are asked for"
+            return f"{percent} % of the traffic is routed to the canary, expected {asked} %"
         return None if routes is not None and routes.settled else "the route is not in force everywhere"
 
     def actual_weight(self, revision: str, workloads: Mapping[str, Workload], routes: Routes | None) -> int:
