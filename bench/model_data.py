@@ -100,7 +100,7 @@ def captchas(size: int, count: int, seed: int = 6) -> np.ndarray:
             letter = Image.new("RGBA", (side, side))
             colour = (*random.integers(0, 256, 3).tolist(), 255)
             text = chr(int(random.integers(ord("A"), ord("Z") + 1)))
-            ImageDraw.Draw(letter).text((side / 2, side / 2), text, colour, _font(side * 0.8), anchor="mm")
+            ImageDraw.Draw(letter).text((side / 2, side / 2), text, colour, _font(int(side * 0.8)), anchor="mm")
             turned = letter.rotate(float(random.uniform(-40, 40)), Image.Resampling.BICUBIC)
             left, top = (int(cell * size / 3 + random.integers(0, size // 6)) for cell in divmod(int(place), 3))
             image.alpha_composite(turned, (left, top))
