@@ -73,6 +73,15 @@ class WantedTask:
 
 
 @dataclass(frozen=True)
+class Stage:
+    """Where the run stands: the Ready condition's reason and message. `finished`: nothing more will happen by itself."""
+
+    reason: Reason
+    message: str
+    finished: bool = False
+
+
+@dataclass(frozen=True)
 class RetryOrder:
     """What the annotation fettle.dev/retry means for a decision.
 

@@ -10,7 +10,7 @@ from fettle.api.constraints import Constraints
 from fettle.api.memory import job_bytes
 from fettle.api.optimizedmodel import EvaluationSpec, OptimizedModelSpec
 from fettle.api.optimizedmodel_status import CandidateStatus
-from fettle.api.report import BuildEntry, PrepareReport
+from fettle.api.report import BuildEntry, BuildReport, MeasureReport, PrepareReport
 from fettle.api.task import (
     BuildPlan,
     BuildTask,
@@ -22,10 +22,11 @@ from fettle.api.task import (
     StoredModel,
 )
 from fettle.api.vocabulary import CandidateState, Metric
+from fettle.plan.run.attempts import AnyTaskProgress
 from fettle.plan.run.candidates import TargetPlan, allows_lossy, possible_builds
 from fettle.plan.run.constraints import describe
 from fettle.plan.run.planned import Row
-from fettle.plan.run.state import RunSnapshot
+from fettle.plan.run.state import AnyReport, RunSnapshot
 
 
 def prepare_task(spec: OptimizedModelSpec, store: str) -> PrepareTask:
@@ -119,6 +120,16 @@ class Answered:
     prepare: str
     builds: Sequence[str]
     measures: Sequence[str]
+
+
+def answered_by(tasks: Sequence[AnyTaskProgress]) -> Answered:
+    """The tasks that answered, in the order they were asked for; a failure left nothing to report."""
+    prepare, *_ = _hashes(tasks, PrepareReport)
+    return Answered(prepare, _hashes(tasks, BuildReport), _hashes(tasks, MeasureReport))
+
+
+def _hashes(tasks: Sequence[AnyTaskProgress], answer: type[AnyReport]) -> list[str]:
+    return [task.task_hash for task in tasks if isinstance(task.report, answer)]
 
 
 def publish_task(
