@@ -11,7 +11,7 @@ from fettle.cli.local.run import LocalRun
 from fettle.errors import FettleError
 from fettle.optimizer import measure, stage
 from fettle.optimizer.measure.schedule import Schedule
-from fettle.plan.run.state import TaskPhase, TaskState, WantedTask
+from fettle.plan.run.state import TaskPhase, TaskRequest, TaskState
 from fettle.store.store import AnyReport, Store
 from fettle.store.uris import Mounts
 
@@ -25,16 +25,16 @@ class InProcess:
     def __init__(self, mounts: Mounts) -> None:
         self._mounts = mounts
 
-    async def run(self, wanted: WantedTask) -> TaskState:
+    async def run(self, request: TaskRequest) -> TaskState:
         """The task's outcome."""
         try:
-            report = self._report(wanted.task)
+            report = self._report(request.task)
         except FettleError as error:
             failed = {"reason": error.reason, "message": error.message, "retryable": error.retryable}
             return TaskState(
-                wanted.task_hash, TaskPhase.FAILED, wanted.attempt, finished_at=datetime.now(UTC), **failed
+                request.task_hash, TaskPhase.FAILED, request.attempt, finished_at=datetime.now(UTC), **failed
             )
-        return TaskState(wanted.task_hash, TaskPhase.SUCCEEDED, wanted.attempt, report, finished_at=datetime.now(UTC))
+        return TaskState(request.task_hash, TaskPhase.SUCCEEDED, request.attempt, report, finished_at=datetime.now(UTC))
 
     def _report(self, task: AnyTask) -> AnyReport:
         if not isinstance(task, MeasureTask):

@@ -16,7 +16,7 @@ from rich.text import Text
 from fettle.api.conditions import find
 from fettle.api.optimizedmodel_status import CandidateStatus, Interval, OptimizedModelStatus
 from fettle.api.vocabulary import CandidateState
-from fettle.plan.run.state import RunDecision, WantedTask
+from fettle.plan.run.state import RunDecision, TaskRequest
 from fettle.plan.run.status import READY
 
 STYLES = {
@@ -39,7 +39,7 @@ class Display(Protocol):
 
     def __exit__(self, *exc: object) -> None: ...
 
-    def update(self, decision: RunDecision, running: tuple[WantedTask, ...]) -> None:
+    def update(self, decision: RunDecision, running: tuple[TaskRequest, ...]) -> None:
         """The run decided something."""
         ...
 
@@ -54,7 +54,7 @@ class LiveDisplay:
         self._started = time.monotonic()
         self._since: dict[str, float] = {}
         self._decision: RunDecision | None = None
-        self._running: tuple[WantedTask, ...] = ()
+        self._running: tuple[TaskRequest, ...] = ()
         self._spinners: dict[str, Spinner] = {}
         self._live = Live(
             console=console, get_renderable=self._picture, refresh_per_second=PICTURES_PER_SECOND, transient=True
@@ -67,7 +67,7 @@ class LiveDisplay:
     def __exit__(self, *exc: object) -> None:
         self._live.stop()
 
-    def update(self, decision: RunDecision, running: tuple[WantedTask, ...]) -> None:
+    def update(self, decision: RunDecision, running: tuple[TaskRequest, ...]) -> None:
         """Remember what to draw; the picture follows within half a second."""
         now = time.monotonic()
         self._since = {task.task_hash: self._since.get(task.task_hash, now) for task in running}
@@ -107,7 +107,7 @@ class PlainDisplay:
     def __exit__(self, *exc: object) -> None:
         return None
 
-    def update(self, decision: RunDecision, running: tuple[WantedTask, ...]) -> None:
+    def update(self, decision: RunDecision, running: tuple[TaskRequest, ...]) -> None:
         """Print what is new."""
         stage = stage_line(decision.status)
         if stage != self._stage:

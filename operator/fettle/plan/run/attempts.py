@@ -13,7 +13,7 @@ from fettle.api.report import BuildReport, MeasureReport, PrepareReport, Publish
 from fettle.api.task import AnyTask, task_hash
 from fettle.api.vocabulary import CandidateState
 from fettle.plan.run.planned import Finding
-from fettle.plan.run.state import TaskPhase, TaskState, WantedTask
+from fettle.plan.run.state import TaskPhase, TaskRequest, TaskState
 
 MAX_ATTEMPTS = 3  # of one task by itself; only failures that say they may pass are tried again
 BACK_OFF_SECONDS = (10, 80)  # before the second and the third attempt: a store that is full for a minute is outlasted
@@ -32,7 +32,7 @@ class TaskProgress(Generic[Report]):
     """
 
     task_hash: str
-    request: WantedTask | None = None
+    request: TaskRequest | None = None
     report: Report | None = None
     fault: Finding | None = None
     running: bool = False
@@ -81,7 +81,7 @@ class Attempts:
         attempt = self._attempt(state)
         if self.late and (state is None or attempt > state.attempt or _waits(state)):
             return TaskProgress(name, note=_fault(state) if state is not None else None)
-        request = WantedTask(task, name, attempt, stage, label, self._seconds_left, target)
+        request = TaskRequest(task, name, attempt, stage, label, self._seconds_left, target)
         if state is None or attempt > state.attempt:
             return TaskProgress(name, request, running=True)
         if state.phase == TaskPhase.RUNNING:
@@ -97,7 +97,7 @@ class Attempts:
         state = self.tasks.get(task_hash(task))
         return state is not None and self._attempt(state) == state.attempt
 
-    def works(self, requests: Iterable[WantedTask]) -> bool:
+    def works(self, requests: Iterable[TaskRequest]) -> bool:
         """Whether anything that was asked for runs, and does not only wait for something outside, such as a node."""
         states = (self.tasks.get(request.task_hash) for request in requests)
         return any(state is not None and state.phase == TaskPhase.RUNNING and not _waits(state) for state in states)
@@ -127,7 +127,7 @@ class Attempts:
         return None if passed >= back_off or passed < -back_off else back_off - passed
 
 
-def requests_of(tasks: Sequence[AnyTaskProgress]) -> tuple[WantedTask, ...]:
+def requests_of(tasks: Sequence[AnyTaskProgress]) -> tuple[TaskRequest, ...]:
     """The tasks that shall exist, in the order in which they were asked for."""
     return tuple(task.request for task in tasks if task.request is not None)
 

@@ -27,7 +27,7 @@ from fettle.plan.run.targets import (
     may_share_a_node,
     new_target,
 )
-from fettle.plan.run.tasks import Round, measure_task, model_of
+from fettle.plan.run.tasks import RoundPlan, measure_task, model_of
 
 
 @dataclass(frozen=True)
@@ -115,16 +115,16 @@ def _measure(context: RunContext, prepare: PrepareReport, progress: RunProgress)
 
 def _round_of(
     context: RunContext, prepare: PrepareReport, target: TargetProgress, builds: Mapping[str, StoredModel]
-) -> Round | None:
+) -> RoundPlan | None:
     """What this round's measurement of a target is asked; None where there is nothing to measure, or nothing comes of it."""
     models = {candidate.name: model_of(candidate, prepare, builds) for candidate in target.tried}
     files = {name: model for name, model in models.items() if model is not None}
-    rows = [candidate for candidate in target.tried if candidate.name in files]
-    if not rows or target.fault is not None:
+    candidates = [candidate for candidate in target.tried if candidate.name in files]
+    if not candidates or target.fault is not None:
         return None
-    return Round(
+    return RoundPlan(
         plan=target.plan,
-        rows=rows,
+        candidates=candidates,
         files=files,
         constraints=target.rules.constraints,
         places=target.places,
@@ -132,10 +132,10 @@ def _round_of(
     )
 
 
-def _ask(context: RunContext, task: MeasureTask, target: TargetProgress, asked: Round) -> Measurement:
+def _ask(context: RunContext, task: MeasureTask, target: TargetProgress, asked: RoundPlan) -> Measurement:
     label = f"measure {target.target.name}"
     progress = context.attempts.ask(task, MeasureReport, stage="measure", label=label, target=target.target)
-    return Measurement(tuple(asked.rows), progress)
+    return Measurement(tuple(asked.candidates), progress)
 
 
 def _describe(busy: Sequence[TargetProgress], measured: int) -> str:

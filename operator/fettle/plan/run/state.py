@@ -60,7 +60,7 @@ class RunSnapshot:
 
 
 @dataclass(frozen=True)
-class WantedTask:
+class TaskRequest:
     """A task that shall be running or done. `target` is set for those that must run on that target's nodes."""
 
     task: AnyTask
@@ -97,9 +97,9 @@ class RetryOrder:
 
 @dataclass(frozen=True)
 class RunDecision:
-    """What shall be. `wanted` are all tasks that shall exist now (running ones included); `events` go with the status write."""
+    """What shall be. `requests` are all tasks that shall exist now (running ones included); `events` go with the status write."""
 
-    wanted: tuple[WantedTask, ...]
+    requests: tuple[TaskRequest, ...]
     status: OptimizedModelStatus
     events: tuple[EventDraft, ...] = ()
     requeue_seconds: float | None = None

@@ -18,7 +18,7 @@ from fettle.plan.events import EventDraft
 from fettle.plan.run.attempts import AnyTaskProgress
 from fettle.plan.run.builds import BuildProgress
 from fettle.plan.run.context import RunContext
-from fettle.plan.run.planned import Finding, Row
+from fettle.plan.run.planned import Finding, PlannedCandidate
 from fettle.plan.run.rounds import RunProgress
 from fettle.plan.run.state import RunSnapshot, Stage
 from fettle.plan.run.targets import TargetProgress
@@ -166,7 +166,7 @@ def _rows_of(progress: RunProgress, target: TargetProgress, prepare: PrepareRepo
     """The plan's candidates, and the published artifact where no candidate is the same."""
     measured, models = target.measured, progress.models
     rows = []
-    for candidate in target.plan.rows:
+    for candidate in target.plan.candidates:
         row = measured.pop(candidate.name, None)
         if row is None:
             row = _unmeasured(target, candidate, progress.builds, model_of(candidate, prepare, models))
@@ -175,7 +175,7 @@ def _rows_of(progress: RunProgress, target: TargetProgress, prepare: PrepareRepo
 
 
 def _unmeasured(
-    target: TargetProgress, candidate: Row, builds: Mapping[str, BuildProgress], model: StoredModel | None
+    target: TargetProgress, candidate: PlannedCandidate, builds: Mapping[str, BuildProgress], model: StoredModel | None
 ) -> CandidateStatus:
     """A candidate that no measurement speaks of yet; `model` are its files, where they are there."""
     state, finding = _standing(target, candidate, builds)
@@ -193,7 +193,7 @@ def _unmeasured(
 
 
 def _standing(
-    target: TargetProgress, candidate: Row, builds: Mapping[str, BuildProgress]
+    target: TargetProgress, candidate: PlannedCandidate, builds: Mapping[str, BuildProgress]
 ) -> tuple[CandidateState, Finding | None]:
     build = builds.get(candidate.build.name) if candidate.build is not None else None
     if candidate.refusal is not None:

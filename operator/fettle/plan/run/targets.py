@@ -14,7 +14,7 @@ from fettle.plan.run.builds import BuildProgress
 from fettle.plan.run.candidates import TargetPlan, allows_lossy
 from fettle.plan.run.context import RunContext
 from fettle.plan.run.images import measured_beside
-from fettle.plan.run.planned import Finding, Row
+from fettle.plan.run.planned import Finding, PlannedCandidate
 from fettle.plan.run.second_round import hopeless
 
 
@@ -22,7 +22,7 @@ from fettle.plan.run.second_round import hopeless
 class Measurement:
     """A round's measurement of a target: the candidates it was asked for, and how far it has come."""
 
-    candidates: tuple[Row, ...]
+    candidates: tuple[PlannedCandidate, ...]
     task: TaskProgress[MeasureReport]
 
 
@@ -34,7 +34,7 @@ class TargetProgress:
     plan: TargetPlan
     rules: Rules
     round: int = 0
-    tried: tuple[Row, ...] = ()
+    tried: tuple[PlannedCandidate, ...] = ()
     skipped: Mapping[str, str] = field(default_factory=dict)
     measurements: tuple[Measurement, ...] = ()
 
@@ -88,7 +88,7 @@ class TargetProgress:
         """Lossy candidates that this round may certify: the first leaves one to the second, where there is one and that is possible."""
         if self.round > 1:
             return self.plan.places - self.certified
-        more = any(candidate.after is not None and candidate.refusal is None for candidate in self.plan.rows)
+        more = any(candidate.after is not None and candidate.refusal is None for candidate in self.plan.candidates)
         return max(self.plan.places - more, 1)
 
 
@@ -111,7 +111,7 @@ def rules_of(context: RunContext, plan: TargetPlan, prepare: PrepareReport) -> R
 
 def begin_first_round(target: TargetProgress) -> TargetProgress:
     """`target` with the candidates that are tried whatever the others answer."""
-    live = (candidate for candidate in target.plan.rows if candidate.refusal is None)
+    live = (candidate for candidate in target.plan.candidates if candidate.refusal is None)
     return replace(target, round=1, tried=tuple(candidate for candidate in live if candidate.after is None))
 
 
@@ -121,9 +121,9 @@ def begin_second_round(target: TargetProgress, builds: Mapping[str, BuildProgres
     `items`: number of items that candidates are certified on.
     """
     target = replace(target, round=2)
-    tried: list[Row] = []
+    tried: list[PlannedCandidate] = []
     skipped: dict[str, str] = {}
-    for candidate in target.plan.rows:
+    for candidate in target.plan.candidates:
         if candidate.refusal is not None or candidate.after is None:
             continue
         first = target.measured.get(candidate.after)
@@ -142,7 +142,7 @@ def _asks_for_more(target: TargetProgress, builds: Mapping[str, BuildProgress], 
     """Whether a candidate of the first round failed, or lost more than it may."""
     if target.fault is not None:
         return False
-    planned = next((candidate for candidate in target.plan.rows if candidate.name == first), None)
+    planned = next((candidate for candidate in target.plan.candidates if candidate.name == first), None)
     if planned is None or planned.refusal is not None:
         return False
     build = builds.get(planned.build.name) if planned.build is not None else None
@@ -163,11 +163,11 @@ def incumbent_of(context: RunContext, plan: TargetPlan) -> str | None:
         if artifact.target != target.name:
             continue
         if artifact.generation == context.snapshot.generation and any(
-            candidate.name == artifact.candidate for candidate in plan.rows
+            candidate.name == artifact.candidate for candidate in plan.candidates
         ):
             return artifact.incumbent
         fits = artifact.runtime in target.runtimes and artifact.threads <= target.threads
-        fits = fits and measured_beside(artifact.runtime, plan.rows, plan.baseline.runtime)
+        fits = fits and measured_beside(artifact.runtime, plan.candidates, plan.baseline.runtime)
         if fits and artifact.uri.startswith(f"{context.store.rstrip('/')}/"):
             return artifact.sha256
     return None
