@@ -15,7 +15,7 @@ from fettle.api import catalog
 from fettle.api.catalog import Image
 from fettle.api.optimizedmodel import TargetSpec
 from fettle.api.recipe import OptimizeGraphStep, QuantizeStep, RecipeStep, RuntimeSettings
-from fettle.api.task import MeasureCandidate, StoredModel
+from fettle.api.task import BuiltCandidate, StoredModel
 from fettle.api.vocabulary import Precision, QuantizeMode, RuntimeName, SourceFormat
 from fettle.optimizer import sources
 from fettle.plan.run.planned import planned_candidate
@@ -58,7 +58,7 @@ def test_a_step_is_lossy_in_the_plan_where_it_is_to_the_clock(monkeypatch: pytes
         planned = planned_candidate(
             "r", RuntimeName.ONNXRUNTIME, RuntimeSettings(threads=1, precision=precision), steps=steps
         )
-        return planned.lossy, MeasureCandidate(plan=planned.plan, model=model, steps=steps).lossy
+        return planned.lossy, BuiltCandidate(plan=planned.plan, model=model, steps=steps).lossy
 
     assert lossy() == lossy(GRAPH) == (False, False)
     assert lossy(GRAPH, STATIC) == lossy(DYNAMIC) == (True, True)

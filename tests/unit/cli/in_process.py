@@ -10,13 +10,13 @@ from fettle.api.task import AnyTask, MeasureTask, task_hash
 from fettle.cli.local.run import LocalRun
 from fettle.errors import FettleError
 from fettle.optimizer import measure, stage
-from fettle.optimizer.measure.schedule import Schedule
+from fettle.optimizer.measure.schedule import TimingSchedule
 from fettle.plan.run.state import TaskPhase, TaskRequest, TaskState
 from fettle.store.store import AnyReport, Store
 from fettle.store.uris import Mounts
 
 # Answers do not depend on how long is timed. No speed-up can be claimed of one start: what is lossy and passes ends as Unstable.
-SHORT = Schedule(least_starts=1, looks=(1,), least_rounds=1, rounds=2, most_rounds=2, block_seconds=0.02)
+SHORT = TimingSchedule(least_starts=1, looks=(1,), least_rounds=1, rounds=2, most_rounds=2, block_seconds=0.02)
 
 
 class InProcess:

@@ -17,8 +17,8 @@ from fettle.api.signature import Signature
 from fettle.api.task import (
     PLAIN_LIMIT,
     AnyTask,
+    BuiltCandidate,
     CandidatePlan,
-    MeasureCandidate,
     MeasureTask,
     PrepareTask,
     PublishTask,
@@ -124,7 +124,7 @@ def test_a_measuring_job_asks_for_the_memory_its_models_need(megabytes: int, mem
     size = megabytes << 20
     files = stored("portable", size)
     plan = CandidatePlan(name="int8", recipe="int8", runtime=RuntimeName.OPENVINO, settings=RuntimeSettings())
-    candidate = MeasureCandidate(plan=plan, model=files)
+    candidate = BuiltCandidate(plan=plan, model=files)
     task = MeasureTask(
         store="pvc://fettle-store",
         target="edge",

@@ -24,7 +24,7 @@ from fettle.optimizer.measure.protocol import (
     Loaded,
     Memory,
     Profile,
-    Run,
+    RunItems,
     Runs,
 )
 
@@ -72,13 +72,13 @@ class WorkerProcess:
 
     def answers(self, request: Judge) -> list[Answer]:
         """Answers to items, in order."""
-        found: list[Answer] = self._ask(request, list, RUN_SECONDS)
-        return found
+        answers: list[Answer] = self._ask(request, list, RUN_SECONDS)
+        return answers
 
-    def run(self, request: Run) -> dict[str, Array]:
+    def run(self, request: RunItems) -> dict[str, Array]:
         """One run's outputs, as the model gives them."""
-        found: dict[str, Array] = self._ask(request, dict, RUN_SECONDS)
-        return found
+        outputs: dict[str, Array] = self._ask(request, dict, RUN_SECONDS)
+        return outputs
 
     def block(self, request: Block) -> Runs:
         """Milliseconds of timed runs."""
@@ -140,5 +140,5 @@ class WorkerProcess:
 
 
 def _verb(request: Ask) -> str:
-    verbs = {Load: "loading the model", Judge: "judging", Run: "running", Block: "timing", Profile: "profiling"}
+    verbs = {Load: "loading the model", Judge: "judging", RunItems: "running", Block: "timing", Profile: "profiling"}
     return verbs.get(type(request), "asking")

@@ -45,7 +45,7 @@ class Judge:
 
 
 @dataclass(frozen=True)
-class Run:
+class RunItems:
     """One run over these items. Answer: the outputs as the model gives them."""
 
     indices: tuple[int, ...]
@@ -99,4 +99,4 @@ class Failure:
     message: str
 
 
-Ask = Load | Judge | Run | Block | Profile | Memory
+Ask = Load | Judge | RunItems | Block | Profile | Memory

@@ -26,7 +26,7 @@ from fettle.api.reasons import Reason
 from fettle.errors import FettleError, RuntimeFailure
 from fettle.optimizer.measure import items as item
 from fettle.optimizer.measure import promises
-from fettle.optimizer.measure.protocol import Ask, Block, Count, Failure, Judge, Load, Loaded, Profile, Run, Runs
+from fettle.optimizer.measure.protocol import Ask, Block, Count, Failure, Judge, Load, Loaded, Profile, RunItems, Runs
 from fettle.runtimes import base as runtimes
 
 PR_SET_PDEATHSIG = 1  # linux/prctl.h
@@ -54,7 +54,7 @@ class Worker:
             return self._loaded(request)
         if isinstance(request, Judge):
             return self._answers(request)
-        if isinstance(request, Run):
+        if isinstance(request, RunItems):
             return self._run(request.indices, ())
         if isinstance(request, Block):
             return self._block(request)

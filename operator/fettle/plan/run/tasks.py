@@ -14,8 +14,8 @@ from fettle.api.report import BuildEntry, BuildReport, MeasureReport, PrepareRep
 from fettle.api.task import (
     BuildPlan,
     BuildTask,
+    BuiltCandidate,
     CandidateVerdict,
-    MeasureCandidate,
     MeasureTask,
     PrepareTask,
     PublishTask,
@@ -79,9 +79,9 @@ def measure_task(snapshot: RunSnapshot, prepare: PrepareReport, store: str, roun
         batch_sizes=target.batch_sizes,
         source_sha256=prepare.source.sha256,
         signature=prepare.signature,
-        baseline=MeasureCandidate(plan=round_plan.plan.baseline, model=prepare.original),
+        baseline=BuiltCandidate(plan=round_plan.plan.baseline, model=prepare.original),
         candidates=tuple(
-            MeasureCandidate(plan=candidate.plan, model=round_plan.files[candidate.name], steps=candidate.steps)
+            BuiltCandidate(plan=candidate.plan, model=round_plan.files[candidate.name], steps=candidate.steps)
             for candidate in round_plan.candidates
         ),
         items=prepare.items,

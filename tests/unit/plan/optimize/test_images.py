@@ -15,8 +15,8 @@ from fettle.api.signature import Signature
 from fettle.api.task import (
     BuildPlan,
     BuildTask,
+    BuiltCandidate,
     CandidatePlan,
-    MeasureCandidate,
     MeasureTask,
     PrepareTask,
     StoredData,
@@ -49,9 +49,9 @@ def test_a_source_is_looked_at_with_what_its_format_needs(uri: str, format: Sour
     assert image_of(task) == image
 
 
-def candidate(runtime: RuntimeName) -> MeasureCandidate:
+def candidate(runtime: RuntimeName) -> BuiltCandidate:
     plan = CandidatePlan(name=runtime, recipe="float32", runtime=runtime, settings=RuntimeSettings())
-    return MeasureCandidate(plan=plan, model=ONNX)
+    return BuiltCandidate(plan=plan, model=ONNX)
 
 
 ORT, OPENVINO, TORCHSCRIPT = RuntimeName.ONNXRUNTIME, RuntimeName.OPENVINO, RuntimeName.TORCHSCRIPT

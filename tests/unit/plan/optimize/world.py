@@ -21,7 +21,7 @@ from fettle.api.task import (
     AnyTask,
     BuildPlan,
     BuildTask,
-    MeasureCandidate,
+    BuiltCandidate,
     MeasureTask,
     PrepareTask,
     StoredData,
@@ -108,7 +108,7 @@ def measured(
 ) -> MeasureReport:
     """The answer of a measure task; `instead` are rows told as they are. The published artifact is answered as `published`."""
 
-    def one(candidate: MeasureCandidate) -> CandidateStatus:
+    def one(candidate: BuiltCandidate) -> CandidateStatus:
         plan = candidate.plan
         if instead and plan.name in instead:
             return instead[plan.name].model_copy(update={"target": task.target})
