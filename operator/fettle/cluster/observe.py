@@ -153,7 +153,7 @@ def _waiting(running: TaskState, pod: Object, now: datetime, patience: int) -> O
         return Observation(running)
     created = _time(pod["metadata"]["creationTimestamp"], now)
     conditions: list[Object] = status.get("conditions") or []
-    placed: Object = next((one for one in conditions if one.get("type") == "PodScheduled"), {})
+    placed: Object = next((condition for condition in conditions if condition.get("type") == "PodScheduled"), {})
     waited = (now - _time(placed.get("lastTransitionTime"), created)).total_seconds()
     said = _says(status, placed)
     quiet = patience if said is not None else max(QUIET_SECONDS, patience)
@@ -208,8 +208,8 @@ def _container_limit(pod: Object) -> str:
 def _condition(job: Object, kind: str) -> Object | None:
     for condition in (job.get("status") or {}).get("conditions") or ():
         if condition["type"] == kind and condition["status"] == "True":
-            found: Object = condition
-            return found
+            holding: Object = condition
+            return holding
     return None
 
 

@@ -139,7 +139,7 @@ def pod_template(owner: Object, revision: ModelRevision, settings: Settings) -> 
     template, placement = revision.template, revision.artifact.placement
     optional = {
         "nodeSelector": {**placement.node_selector, **template.node_selector},
-        "tolerations": [one.to_json() for one in (*placement.tolerations, *template.tolerations)],
+        "tolerations": [toleration.to_json() for toleration in (*placement.tolerations, *template.tolerations)],
         "affinity": template.affinity,
         "topologySpreadConstraints": list(template.topology_spread_constraints),
         "serviceAccountName": template.service_account_name,

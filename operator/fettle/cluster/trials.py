@@ -41,8 +41,8 @@ class Tiles:
         """The pod's own seconds of `span`. `offset` is what our clock is ahead of the pod's now; seconds from `over` on are not over."""
         start, end = span.start.timestamp(), span.end.timestamp()
         known = self._bounds.get(process, {})
-        before = max((second for bound, second in known.items() if bound <= start), default=0)
-        first = known.get(start, max(math.ceil(start - offset), before))
+        earlier = max((second for bound, second in known.items() if bound <= start), default=0)
+        first = known.get(start, max(math.ceil(start - offset), earlier))
         last = max(min(math.ceil(end - offset), over), first)
         self._bounds[process] = {start: first, end: last}
         return range(first, last)

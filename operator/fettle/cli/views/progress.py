@@ -172,11 +172,11 @@ def candidates_table(status: OptimizedModelStatus, width: int) -> Table:
 
 
 def _figures(row: CandidateStatus, *, intervals: bool) -> Sequence[str]:
-    def told(found: Interval | None, digits: int) -> str:
-        if found is None:
+    def told(interval: Interval | None, digits: int) -> str:
+        if interval is None:
             return ""
-        span = f" [{found.low:.{digits}f}, {found.high:.{digits}f}]" if intervals else ""
-        return f"{found.value:.{digits}f}{span}"
+        span = f" [{interval.low:.{digits}f}, {interval.high:.{digits}f}]" if intervals else ""
+        return f"{interval.value:.{digits}f}{span}"
 
     p50 = row.measurements[0].latency_milliseconds.p50 if row.measurements else None
     lost = "none" if row.exact else told(row.accuracy_drop, 4)
