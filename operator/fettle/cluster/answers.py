@@ -30,7 +30,7 @@ class TaskStates:
     look_seconds: float | None
 
 
-class Answers:
+class JobAnswers:
     """Reads what Jobs answered. What is over is kept by owner and task, so each log is read once, and an answer outlives its Job."""
 
     def __init__(self, kept: int = KEPT) -> None:

@@ -10,7 +10,7 @@ from fettle.api.conditions import with_condition
 from fettle.api.optimizedmodel import OptimizedModelSpec
 from fettle.api.optimizedmodel_status import OptimizedModelStatus
 from fettle.api.reasons import Reason
-from fettle.cluster.answers import Answers, TaskStates
+from fettle.cluster.answers import JobAnswers, TaskStates
 from fettle.cluster.claims import require_claims
 from fettle.cluster.jobs import job_name, render
 from fettle.cluster.kinds import JOB, OPTIMIZED_MODEL, Object
@@ -34,7 +34,7 @@ class OptimizedModels:
     """The reconciler. What it keeps in memory only saves work: after a restart it is read from the cluster again."""
 
     def __init__(self) -> None:
-        self._answers = Answers()
+        self._answers = JobAnswers()
         self._refusals = Refusals()
 
     async def reconcile(self, context: Context, namespace: str, name: str) -> float | None:

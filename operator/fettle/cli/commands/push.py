@@ -7,8 +7,8 @@ from pathlib import Path
 import click
 
 from fettle.cli.access.claim_pod import (
+    ClaimPath,
     Exec,
-    Target,
     find_image,
     parse_target,
     pod,
@@ -78,7 +78,7 @@ def push(
     click.echo(f"{count} of {len(files)} files pushed to {uri} ({readable(total)}{unchanged})")
 
 
-def claim(target: Target, size: str, storage_class: str | None, access_mode: str) -> Object:
+def claim(target: ClaimPath, size: str, storage_class: str | None, access_mode: str) -> Object:
     """The claim to create."""
     spec: Object = {"accessModes": [access_mode], "resources": {"requests": {"storage": size}}}
     if storage_class is not None:
@@ -86,7 +86,7 @@ def claim(target: Target, size: str, storage_class: str | None, access_mode: str
     return {"apiVersion": "v1", "kind": "PersistentVolumeClaim", "metadata": {"name": target.claim}, "spec": spec}
 
 
-def ensure_claim(cluster: Cluster, target: Target, manifest: Object | None) -> None:
+def ensure_claim(cluster: Cluster, target: ClaimPath, manifest: Object | None) -> None:
     """See that the claim is there, or create it from `manifest`. Raises UsageError when it is missing and may not be made."""
     try:
         with told(f"claim {target.claim}"):

@@ -18,7 +18,7 @@ ORDER = (CandidateState.SELECTED, CandidateState.MEASURED, CandidateState.REJECT
 
 
 @dataclass(frozen=True)
-class Judged:
+class JudgedCandidate:
     """A candidate with what was said of it, and the figures that this rests on."""
 
     target: str
@@ -29,7 +29,7 @@ class Judged:
     figures: str
 
 
-def judgements(optimized: OptimizedModel) -> list[Judged]:
+def judgements(optimized: OptimizedModel) -> list[JudgedCandidate]:
     """Every candidate, by target; what was taken first, then as near as it came."""
     rank = {state: place for place, state in enumerate(ORDER)}
     rows = sorted(
@@ -37,7 +37,7 @@ def judgements(optimized: OptimizedModel) -> list[Judged]:
         key=lambda row: (row.target, rank.get(row.state, len(rank)), -(row.speedup.value if row.speedup else 0)),
     )
     return [
-        Judged(row.target, row.name, row.state.value, row.reason, _message(row, optimized), _figures(row))
+        JudgedCandidate(row.target, row.name, row.state.value, row.reason, _message(row, optimized), _figures(row))
         for row in rows
     ]
 
@@ -66,7 +66,7 @@ def _span(interval: Interval) -> str:
     return f"[{interval.low:.3g}, {interval.high:.3g}]"
 
 
-def choices(judged: Sequence[Judged]) -> RenderableType:
+def choices(judged: Sequence[JudgedCandidate]) -> RenderableType:
     """One paragraph a candidate."""
     if not judged:
         return Text("there is no candidate yet")

@@ -85,18 +85,18 @@ class Memory:
 
 
 @dataclass(frozen=True)
-class Count:
+class PeakMemory:
     """Peak resident bytes of the worker."""
 
     peak_memory_bytes: int
 
 
 @dataclass(frozen=True)
-class Failure:
+class WorkerFailure:
     """The request could not be met; the worker lives on."""
 
     reason: Reason
     message: str
 
 
-Ask = Load | Judge | RunItems | Block | Profile | Memory
+WorkerRequest = Load | Judge | RunItems | Block | Profile | Memory

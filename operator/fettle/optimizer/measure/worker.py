@@ -26,7 +26,18 @@ from fettle.api.reasons import Reason
 from fettle.errors import FettleError, RuntimeFailure
 from fettle.optimizer.measure import items as item
 from fettle.optimizer.measure import promises
-from fettle.optimizer.measure.protocol import Ask, Block, Count, Failure, Judge, Load, Loaded, Profile, RunItems, Runs
+from fettle.optimizer.measure.protocol import (
+    Block,
+    Judge,
+    Load,
+    Loaded,
+    PeakMemory,
+    Profile,
+    RunItems,
+    Runs,
+    WorkerFailure,
+    WorkerRequest,
+)
 from fettle.runtimes import base as runtimes
 
 PR_SET_PDEATHSIG = 1  # linux/prctl.h
@@ -48,7 +59,7 @@ class Worker:
         self._items: item.Items | None = None
         self._feeds: dict[tuple[int, bool], list[Feed]] = {}
 
-    def handle(self, request: Ask) -> Any:
+    def handle(self, request: WorkerRequest) -> Any:
         """Do what `request` says. Raises FettleError."""
         if isinstance(request, Load):
             return self._loaded(request)
@@ -60,7 +71,7 @@ class Worker:
             return self._block(request)
         if isinstance(request, Profile):
             return self._executed()
-        return Count(peak_memory_bytes=peak_memory())
+        return PeakMemory(peak_memory_bytes=peak_memory())
 
     def _loaded(self, request: Load) -> Loaded:
         runtime = runtimes.get(request.runtime)
@@ -242,11 +253,13 @@ def serve(connection: Connection) -> None:
         try:
             reply = worker.handle(request)
         except FettleError as error:
-            reply = Failure(reason=error.reason, message=error.message)
+            reply = WorkerFailure(reason=error.reason, message=error.message)
         except MemoryError:
-            reply = Failure(reason=Reason.OUT_OF_MEMORY, message="the process could not get the memory it asked for")
+            reply = WorkerFailure(
+                reason=Reason.OUT_OF_MEMORY, message="the process could not get the memory it asked for"
+            )
         except Exception as error:  # noqa: BLE001  whatever a model makes a library do is this candidate's failure alone
-            reply = Failure(reason=Reason.MODEL_LOAD_FAILED, message=f"{type(error).__name__}: {error}")
+            reply = WorkerFailure(reason=Reason.MODEL_LOAD_FAILED, message=f"{type(error).__name__}: {error}")
         connection.send(reply)
 
 

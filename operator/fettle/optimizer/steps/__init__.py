@@ -20,7 +20,7 @@ from fettle.api.text import quoted
 from fettle.api.vocabulary import ModelFormat, RuntimeName
 from fettle.errors import FettleError, RecipeError
 from fettle.optimizer.measure.items import Items
-from fettle.optimizer.reference import Reference
+from fettle.optimizer.reference import OriginalAnswers
 from fettle.runtimes import base
 
 Parameters_co = TypeVar("Parameters_co", bound=StepParameters, covariant=True)
@@ -88,7 +88,7 @@ def _moved(row: StepEntry, entry: Path, made: Path, items: Items) -> str | None:
     runtime, settings = base.get(row.family), RuntimeSettings(threads=1)
     inputs = tuple(items.feed([index]) for index in range(min(COMPARED, len(items))))
     original = runtime.load(entry, settings)
-    reference = Reference(inputs, tuple(original.infer(given) for given in inputs))
+    reference = OriginalAnswers(inputs, tuple(original.infer(given) for given in inputs))
     original.close()
     after = runtime.load(made, settings)
     moved = reference.differs(after.infer)
