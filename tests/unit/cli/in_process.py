@@ -7,7 +7,7 @@ from datetime import UTC, datetime
 from fettle.api.optimizedmodel import OptimizedModelSpec
 from fettle.api.optimizedmodel_status import OptimizedModelStatus
 from fettle.api.task import AnyTask, MeasureTask, task_hash
-from fettle.cli.local.run import LocalRun
+from fettle.cli.local.run import LocalRun, RunInput
 from fettle.errors import FettleError
 from fettle.optimizer import measure, stage
 from fettle.optimizer.measure.schedule import TimingSchedule
@@ -48,4 +48,4 @@ class InProcess:
 async def optimized(spec: OptimizedModelSpec, mounts: Mounts) -> OptimizedModelStatus:
     """The status that the whole run ends with; its store is the claim `fettle-store`."""
     runner = InProcess(mounts)
-    return await LocalRun("default", "here", 1, spec, "pvc://fettle-store", runner, seconds_per_candidate=0.3).run()
+    return await LocalRun(RunInput("default", "here", 1, spec, "pvc://fettle-store", 0.3), runner).run()

@@ -12,7 +12,7 @@ from fettle.api.conditions import find
 from fettle.api.optimizedmodel import OptimizedModelSpec
 from fettle.api.optimizedmodel_status import OptimizedModelStatus
 from fettle.api.reasons import Reason
-from fettle.cli.local.run import LocalRun
+from fettle.cli.local.run import LocalRun, RunInput
 from fettle.plan.run.state import RunDecision, TaskPhase, TaskRequest, TaskState
 
 
@@ -77,8 +77,8 @@ def local_run(bench: Bench, spec: OptimizedModelSpec, seen: list[RunDecision] | 
         if seen is not None:
             seen.append(decision)
 
-    store = "pvc://fettle-store"
-    return LocalRun("default", "digits", 1, spec, store, bench, on_change=note, clock=Watch())
+    given = RunInput("default", "digits", 1, spec, "pvc://fettle-store")
+    return LocalRun(given, bench, on_change=note, clock=Watch())
 
 
 def reason(status: OptimizedModelStatus) -> str:

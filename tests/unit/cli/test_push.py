@@ -15,7 +15,7 @@ from tests.unit.cli.pipe import Silent, running
 from fettle.cli.access.claim_pod import ClaimPath, find_image, parse_target, pod, why_not_running
 from fettle.cli.access.cluster import connect
 from fettle.cli.access.push_files import Entry, entries, transfer
-from fettle.cli.commands.push import claim, ensure_claim
+from fettle.cli.commands.push import NewClaim, ensure_claim
 from fettle.cli.main import main
 from fettle.cli.pods import receive, send
 from fettle.errors import ClusterError, UsageError
@@ -141,7 +141,7 @@ def test_a_missing_claim_is_created_only_when_asked(tmp_path: Path) -> None:
         cluster = connect(str(server.kubeconfig(tmp_path)), None, None)
         with pytest.raises(UsageError, match="--create"):
             ensure_claim(cluster, target, None)
-        ensure_claim(cluster, target, claim(target, "5Gi", "fast", "ReadWriteMany"))
+        ensure_claim(cluster, target, NewClaim("5Gi", "fast", "ReadWriteMany"))
         ((method, path, body),) = server.written
         assert (method, path) == ("POST", CLAIM)
         assert body["spec"] == {
@@ -150,7 +150,7 @@ def test_a_missing_claim_is_created_only_when_asked(tmp_path: Path) -> None:
             "storageClassName": "fast",
         }
         server.objects[f"{CLAIM}/models"] = {"metadata": {"name": "models"}}
-        ensure_claim(cluster, target, claim(target, "5Gi", None, "ReadWriteOnce"))
+        ensure_claim(cluster, target, NewClaim("5Gi", None, "ReadWriteOnce"))
         assert len(server.written) == 1, "a claim that is there is left as it is"
 
 

@@ -20,7 +20,7 @@ from fettle.cli.entry import EXIT_FAILURE
 from fettle.cli.local.manifests import ModelDocument, read
 from fettle.cli.local.mounts import Places, parse_maps, places, with_parallelism
 from fettle.cli.local.process import Processes
-from fettle.cli.local.run import LocalRun
+from fettle.cli.local.run import LocalRun, RunInput
 from fettle.cli.views.progress import (
     Display,
     LiveDisplay,
@@ -124,17 +124,8 @@ def run_one(
     runner = Processes(environment, logs_of(found, manifest))
     display: Display = (LiveDisplay if console.is_terminal else PlainDisplay)(console, manifest.name)
     with display:
-        run = LocalRun(
-            manifest.namespace,
-            manifest.name,
-            generation,
-            found.spec,
-            found.store,
-            runner,
-            on_change=display.update,
-            seconds_per_candidate=measure_seconds,
-        )
-        return _run(run)
+        given = RunInput(manifest.namespace, manifest.name, generation, found.spec, found.store, measure_seconds)
+        return _run(LocalRun(given, runner, display.update))
 
 
 def _run(run: LocalRun) -> OptimizedModelStatus:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable
 from contextlib import suppress
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Protocol
 
@@ -19,6 +20,18 @@ from fettle.plan.run.decide import decide
 from fettle.plan.run.state import RunDecision, RunSnapshot, TaskPhase, TaskRequest, TaskState
 
 OnChange = Callable[[RunDecision, tuple[TaskRequest, ...]], None]
+
+
+@dataclass(frozen=True)
+class RunInput:
+    """What is optimized, and the URI of the store that it writes to."""
+
+    namespace: str
+    name: str
+    generation: int
+    spec: OptimizedModelSpec
+    store: str
+    seconds_per_candidate: float = SECONDS_PER_CANDIDATE
 
 
 class Runner(Protocol):
@@ -38,24 +51,16 @@ class LocalRun:
 
     def __init__(
         self,
-        namespace: str,
-        name: str,
-        generation: int,
-        spec: OptimizedModelSpec,
-        store: str,
+        given: RunInput,
         runner: Runner,
         on_change: OnChange = lambda decision, running: None,
         clock: Callable[[], datetime] = _now,
-        seconds_per_candidate: float = SECONDS_PER_CANDIDATE,
     ) -> None:
         """`on_change` is called after every decision, with the tasks that run then."""
-        self._identity = (namespace, name, generation)
-        self._spec = spec
-        self._store = store
+        self._given = given
         self._runner = runner
         self._on_change = on_change
         self._clock = clock
-        self._seconds_per_candidate = seconds_per_candidate
         self._status = OptimizedModelStatus()
         self._states: dict[str, TaskState] = {}
         self._running: dict[asyncio.Task[TaskState], TaskRequest] = {}
@@ -74,17 +79,17 @@ class LocalRun:
             await self._stop()
 
     def _decide(self) -> RunDecision:
-        namespace, name, generation = self._identity
+        given = self._given
         snapshot = RunSnapshot(
-            namespace=namespace,
-            name=name,
-            generation=generation,
-            spec=self._spec,
+            namespace=given.namespace,
+            name=given.name,
+            generation=given.generation,
+            spec=given.spec,
             status=self._status,
-            default_store=self._store,
+            default_store=given.store,
             tasks=dict(self._states),
             now=self._clock(),
-            seconds_per_candidate=self._seconds_per_candidate,
+            seconds_per_candidate=given.seconds_per_candidate,
         )
         decision = decide(snapshot)
         self._status = decision.status
