@@ -9,7 +9,7 @@ from fettle.cluster.kinds import WATCHED, Object, ResourceKind
 from fettle.cluster.owner import controller_of
 
 GONE_LIMIT = 20_000
-Name = tuple[str, str]  # namespace, name
+ObjectName = tuple[str, str]  # namespace, name
 
 
 def number(resource_version: object) -> int | None:
@@ -32,8 +32,8 @@ class Cache:
     """
 
     def __init__(self, kinds: Iterable[ResourceKind] = WATCHED) -> None:
-        self._objects: dict[ResourceKind, dict[Name, Object]] = {kind: {} for kind in kinds}
-        self._owned: dict[ResourceKind, defaultdict[str, set[Name]]] = {
+        self._objects: dict[ResourceKind, dict[ObjectName, Object]] = {kind: {} for kind in kinds}
+        self._owned: dict[ResourceKind, defaultdict[str, set[ObjectName]]] = {
             kind: defaultdict(set) for kind in self._objects
         }
         self._gone: dict[str, int | None] = {}  # UIDs, oldest first, and the version as of which; None: for good
@@ -123,7 +123,7 @@ class Cache:
         """Say that `kind` was listed in every namespace that is served."""
         self._listed.add(kind)
 
-    def _unlink(self, kind: ResourceKind, name: Name, obj: Object) -> None:
+    def _unlink(self, kind: ResourceKind, name: ObjectName, obj: Object) -> None:
         owner = controller_of(obj)
         if owner is None:
             return

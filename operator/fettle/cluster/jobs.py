@@ -31,8 +31,8 @@ OWNER_UID_LABEL = f"{GROUP}/owner-uid"
 
 def job_name(owner: Object, request: TaskRequest) -> str:
     """`<name>-<stage>-<10 hex digits of owner's UID, task and attempt>`, at most 63 characters."""
-    said = f"{owner['metadata']['uid']}/{request.task_hash}/{request.attempt}"
-    tail = f"-{request.stage}-{hashlib.sha256(said.encode()).hexdigest()[:10]}"
+    identity = f"{owner['metadata']['uid']}/{request.task_hash}/{request.attempt}"
+    tail = f"-{request.stage}-{hashlib.sha256(identity.encode()).hexdigest()[:10]}"
     name: str = owner["metadata"]["name"]
     return name.replace(".", "-")[: 63 - len(tail)].rstrip("-") + tail
 

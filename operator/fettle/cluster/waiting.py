@@ -82,13 +82,13 @@ def quiet_in(pod: Object, now: datetime, patience: float) -> float | None:
 
 
 def _of_event(word: str, message: str) -> tuple[Reason, str] | None:
-    told = clip(f"{word}: {message}")
+    quoted_message = clip(f"{word}: {message}")
     if word == "FailedCreate":
-        return refused(message), told
+        return refused(message), quoted_message
     if "Multi-Attach" in message:
         todo = "pods on several nodes use a ReadWriteOnce claim: use a ReadWriteMany one"
-        return Reason.STORE_NOT_SHARED, _with_advice(told, todo)
-    return (Reason.STORE_UNREACHABLE, told) if word in _MOUNTS else None
+        return Reason.STORE_NOT_SHARED, _with_advice(quoted_message, todo)
+    return (Reason.STORE_UNREACHABLE, quoted_message) if word in _MOUNTS else None
 
 
 def _with_advice(message: str, todo: str) -> str:

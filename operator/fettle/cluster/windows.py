@@ -21,7 +21,7 @@ from fettle.api.window import OLD_RING_SECONDS, Head, Window
 from fettle.cluster.figures import PodFigures, UnreadableError, parse
 from fettle.cluster.kinds import Object
 from fettle.cluster.serving import MANAGEMENT_PORT, SERVER
-from fettle.cluster.trials import Process, Trial
+from fettle.cluster.trials import ServerLife, TrialRecord
 from fettle.cluster.workloads import crashes, is_ready
 from fettle.plan.rollout.analysis import Span
 from fettle.plan.rollout.window_totals import Comparisons, Doubt, Lost, Observation, PodSamples, Second
@@ -41,7 +41,7 @@ class _Looker:
 
     clock: Callable[[], datetime]
     patience: float
-    trial: Trial
+    trial: TrialRecord
     places: asyncio.Semaphore = field(default_factory=lambda: asyncio.Semaphore(AT_ONCE))
     large: asyncio.Semaphore = field(default_factory=lambda: asyncio.Semaphore(LARGE_AT_ONCE))
 
@@ -62,10 +62,10 @@ class _Read:
 class _Sums:
     """What a pod counted in `span`, on the operator's clock, summed while its answer is read. `now` is when it was given."""
 
-    def __init__(self, pod: Object, head: Head, span: Span, now: datetime, trial: Trial) -> None:
+    def __init__(self, pod: Object, head: Head, span: Span, now: datetime, trial: TrialRecord) -> None:
         self._pod, self._head, self._span = pod, head, span
         self._offset = now.timestamp() - head.now
-        process = Process(str(pod["metadata"].get("uid") or pod["metadata"]["name"]), head.start)
+        process = ServerLife(str(pod["metadata"].get("uid") or pod["metadata"]["name"]), head.start)
         self._counted = trial.tiles.seconds(process, span, self._offset, over=int(head.now))
         self._block = max(math.ceil(span.seconds / MOST_BLOCKS), 1)
         self._blocks: dict[int, _Block] = {}
@@ -111,7 +111,7 @@ class _Block:
         return Second(self.at, self.requests, self.errors, self.latencies, Comparisons(**self.outcomes))
 
 
-def samples_of(pod: Object, answer: PodFigures, span: Span, now: datetime, trial: Trial) -> _Read:
+def samples_of(pod: Object, answer: PodFigures, span: Span, now: datetime, trial: TrialRecord) -> _Read:
     """An answer on the operator's clock, as far as it belongs to `span`, read at once. Raises UnreadableError."""
     sums = _Sums(pod, answer.head, span, now, trial)
     for windows in answer.pieces():
@@ -151,7 +151,7 @@ def _doubt(pod: str, answer: Head) -> Doubt | None:
 
 
 async def observe(
-    pods: Mapping[str, Iterable[Object]], span: Span, clock: Callable[[], datetime], patience: float, trial: Trial
+    pods: Mapping[str, Iterable[Object]], span: Span, clock: Callable[[], datetime], patience: float, trial: TrialRecord
 ) -> dict[str, Observation]:
     """What the pods of each revision counted in `span`: those that are ready, and those of the canary that were.
 

@@ -121,7 +121,7 @@ class PlainDisplay:
             if self._rows.get((row.target, row.name)) != row.state:
                 self._rows[row.target, row.name] = row.state
                 if row.state in (CandidateState.REJECTED, CandidateState.FAILED, CandidateState.SELECTED):
-                    self._say(f"{row.target}/{row.name}: {row.state} {why(row)}".rstrip())
+                    self._say(f"{row.target}/{row.name}: {row.state} {reason_of(row)}".rstrip())
 
     def _say(self, text: str) -> None:
         line = f"[{_clock(time.monotonic() - self._started)}] {self._name}: {text}"
@@ -146,7 +146,7 @@ def stage_line(status: OptimizedModelStatus) -> str:
     return f"{ready.reason}: {ready.message}" if ready.message else ready.reason
 
 
-def why(row: CandidateStatus) -> str:
+def reason_of(row: CandidateStatus) -> str:
     """'NotFaster: speed-up 0.8 …'."""
     return ": ".join(part for part in (row.reason, row.message) if part)
 
@@ -172,15 +172,15 @@ def candidates_table(status: OptimizedModelStatus, width: int) -> Table:
 
 
 def _figures(row: CandidateStatus, *, intervals: bool) -> Sequence[str]:
-    def told(interval: Interval | None, digits: int) -> str:
+    def figure(interval: Interval | None, digits: int) -> str:
         if interval is None:
             return ""
         span = f" [{interval.low:.{digits}f}, {interval.high:.{digits}f}]" if intervals else ""
         return f"{interval.value:.{digits}f}{span}"
 
     p50 = row.measurements[0].latency_milliseconds.p50 if row.measurements else None
-    lost = "none" if row.exact else told(row.accuracy_drop, 4)
-    return f"{p50:.3f}" if p50 is not None else "", told(row.speedup, 2), lost, size(row.bytes)
+    lost = "none" if row.exact else figure(row.accuracy_drop, 4)
+    return f"{p50:.3f}" if p50 is not None else "", figure(row.speedup, 2), lost, size(row.bytes)
 
 
 def size(number: int | None) -> str:

@@ -77,7 +77,7 @@ def choices(judged: Sequence[JudgedCandidate]) -> RenderableType:
     table.add_column(overflow="fold")
     for candidate in judged:
         name = f"{candidate.target}/{candidate.candidate}" if several else candidate.candidate
-        said = ": ".join(part for part in (candidate.reason, candidate.message) if part)
-        text = "\n".join(part for part in (said, candidate.figures) if part)
+        explanation = ": ".join(part for part in (candidate.reason, candidate.message) if part)
+        text = "\n".join(part for part in (explanation, candidate.figures) if part)
         table.add_row(name, candidate.state, text, style=STYLES[CandidateState(candidate.state)])
     return table

@@ -127,19 +127,19 @@ def _left(step: RolloutStep, canary: CanaryStatus, now: datetime) -> str:
 def analysis(watched: AnalysisStatus) -> Iterable[tuple[str, Text]]:
     """The window that is open, and each metric over those that were judged."""
     counts = f"{watched.requests} requests, {watched.failures} failed"
-    said = f": {watched.message}" if watched.message else ""
-    yield "analysis", Text.assemble((watched.verdict.value, VERDICTS[watched.verdict]), f" ({counts}){said}")
+    explanation = f": {watched.message}" if watched.message else ""
+    yield "analysis", Text.assemble((watched.verdict.value, VERDICTS[watched.verdict]), f" ({counts}){explanation}")
     names = list(dict.fromkeys(assessment.metric for window in watched.windows for assessment in window.metrics))
     width = max(map(len, names), default=0)
     for number, name in enumerate(names):
-        told = [
+        assessments = [
             next((assessment for assessment in window.metrics if assessment.metric == name), None)
             for window in watched.windows
         ]
-        last = next(assessment for assessment in reversed(told) if assessment is not None)
-        line = sparkline([assessment.value if assessment else None for assessment in told], last.bound)
+        last = next(assessment for assessment in reversed(assessments) if assessment is not None)
+        line = sparkline([assessment.value if assessment else None for assessment in assessments], last.bound)
         text = Text(f"{name:<{width}}  ")
-        for letter, assessment in zip(line, told, strict=True):
+        for letter, assessment in zip(line, assessments, strict=True):
             text.append(letter, style=VERDICTS[assessment.verdict] if assessment else "dim")
         value = "not told" if last.value is None else f"{last.value:g}"
         text.append(f"  {value}, bound {last.bound:g}, {last.samples} samples")

@@ -43,7 +43,7 @@ class Bench:
 
     signature: Signature
     files: Mapping[str, Path]
-    items: item.Items
+    items: item.MappedItems
     reference: Reference
 
 
@@ -167,11 +167,11 @@ class MeasuredCandidate:
         """Its answers to every item, in order, a batch at a time."""
         fixed = self.built.plan.settings.batch_size
         size = item.batch_size(bench.items, fixed, self.alone)
-        said = time.monotonic()
+        logged_at = time.monotonic()
         for batch in bench.items.batches(size):
             yield from worker.answers(Judge(tuple(batch), size))
-            if time.monotonic() - said > 10:
-                said = time.monotonic()
+            if time.monotonic() - logged_at > 10:
+                logged_at = time.monotonic()
                 log.info("%s: %d of %d items judged", self.name, batch[-1] + 1, len(bench.items))
 
     def examine(self, worker: WorkerProcess, bench: Bench, profile: bool = True) -> None:

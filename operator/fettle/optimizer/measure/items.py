@@ -32,7 +32,7 @@ FEED_BYTES = 64 << 20  # of one feed's inputs and answers: what a batch may hold
 
 
 @dataclass(frozen=True)
-class Items:
+class MappedItems:
     """Items to run: an array per input as it lies on disk, items along the first axis. Only what a feed takes is read."""
 
     arrays: Mapping[str, Array | Texts]
@@ -41,9 +41,9 @@ class Items:
     def __len__(self) -> int:
         return len(next(iter(self.arrays.values())))
 
-    def first(self, most: int | None) -> Items:
+    def first(self, most: int | None) -> MappedItems:
         """The first `most` items; all where it is None."""
-        return Items({name: array[:most] for name, array in self.arrays.items()}, self.signature)
+        return MappedItems({name: array[:most] for name, array in self.arrays.items()}, self.signature)
 
     def feed(self, indices: Sequence[int]) -> Answer:
         """What the model takes for these items in one run. Raises DataError where an item's rank fits no input."""
@@ -83,12 +83,12 @@ def unpack(store: Store, data: StoredData, folder: Path) -> dict[str, Path]:
     return files
 
 
-def opened(files: Mapping[str, Path], signature: Signature) -> Items:
+def opened(files: Mapping[str, Path], signature: Signature) -> MappedItems:
     """The items of `unpack` for a model, mapped, not read. Raises DataError."""
     return of({name: mapped(path) for name, path in files.items()}, signature)
 
 
-def of(arrays: Mapping[str, Array | Texts], signature: Signature) -> Items:
+def of(arrays: Mapping[str, Array | Texts], signature: Signature) -> MappedItems:
     """The items for a model. Raises DataError where an input has no array, or there is no item."""
     absent = [tensor.name for tensor in signature.inputs if tensor.name not in arrays]
     if absent:
@@ -96,7 +96,7 @@ def of(arrays: Mapping[str, Array | Texts], signature: Signature) -> Items:
     inputs = {tensor.name: arrays[tensor.name] for tensor in signature.inputs}
     if not inputs or min(len(array) for array in inputs.values()) < 1:
         raise DataError("there is not one item to judge by", reason=Reason.EVALUATION_DATA_MISSING)
-    return Items(inputs, signature)
+    return MappedItems(inputs, signature)
 
 
 def _stacked(tensor: Tensor, chosen: Array) -> Array:
@@ -156,7 +156,7 @@ def answers(signature: Signature, outputs: Mapping[str, Array], count: int) -> l
     raise RuntimeFailure(message, reason=Reason.OUTPUTS_INVALID)
 
 
-def batch_size(items: Items, fixed: int | None, alone: bool) -> int:
+def batch_size(items: MappedItems, fixed: int | None, alone: bool) -> int:
     """Items per run while judging. `fixed`: the model's static batch; `alone`: an answer depends on its batch mates."""
     if not items.signature.batchable:
         return 1

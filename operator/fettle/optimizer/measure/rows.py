@@ -116,11 +116,11 @@ def exact_only(task: MeasureTask) -> bool:
 
 def unproved(quick: TimedCandidate) -> Rejection:
     """What is told of a lossy candidate where only exact ones can pass."""
-    told = (
+    text = (
         f"answers may differ, and generated items prove nothing about real ones: give data.evaluation; in the 1 s timing pre-test it was "
         f"{np.median(quick.ratios[0]):.3g} times as fast as the original"
     )
-    return Reason.EVALUATION_DATA_MISSING, told
+    return Reason.EVALUATION_DATA_MISSING, text
 
 
 def _unstable(task: MeasureTask, timed: TimedCandidate) -> Rejection | None:

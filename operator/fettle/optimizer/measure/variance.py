@@ -84,8 +84,8 @@ class Variance:
             self._error += self._sum(gap**2)
             self._both += self._sum(moved * gap)
         for axis, sums in self._axes.items():
-            mine = _slices(squares, axis)
-            sums += np.stack([mine, mine**2])
+            by_slice = _slices(squares, axis)
+            sums += np.stack([by_slice, by_slice**2])
 
     def worst(self) -> tuple[Kept | None, Kept | None]:
         """The channel of which least is left, and the one whose own variance is least of the original's; None where none says anything.

@@ -47,7 +47,7 @@ DISCARD_RUNS = 2
 DISTURBED_SHARE, DISTURBED_NANOSECONDS = 0.02, 20_000
 
 
-Feed = list[item.Answer]  # what is timed as one: a run of several items, or a run for each of them
+TimedFeed = list[item.Answer]  # what is timed as one: a run of several items, or a run for each of them
 
 
 class Worker:
@@ -56,8 +56,8 @@ class Worker:
     def __init__(self) -> None:
         self._load: Load | None = None
         self._session: runtimes.Session | None = None
-        self._items: item.Items | None = None
-        self._feeds: dict[tuple[int, bool], list[Feed]] = {}
+        self._items: item.MappedItems | None = None
+        self._feeds: dict[tuple[int, bool], list[TimedFeed]] = {}
 
     def handle(self, request: WorkerRequest) -> Any:
         """Do what `request` says. Raises FettleError."""
@@ -90,7 +90,7 @@ class Worker:
         return Loaded()
 
     @staticmethod
-    def _first(load: Load, items: item.Items) -> item.Answer:
+    def _first(load: Load, items: item.MappedItems) -> item.Answer:
         return items.feed(item.padded([0], load.settings.batch_size or 1))
 
     def _run(self, indices: Sequence[int], scaled: Sequence[int]) -> dict[str, item.Array]:
@@ -144,7 +144,7 @@ class Worker:
                     break
         return Runs(tuple(value / 1e6 for value in own), total / 1e9, disturbed)
 
-    def _discard(self, session: runtimes.Session, feeds: list[Feed], request: Block) -> int:
+    def _discard(self, session: runtimes.Session, feeds: list[TimedFeed], request: Block) -> int:
         """The first runs of a block, which are thrown away; how many."""
         clock = time.perf_counter_ns
         begin, count = clock(), 0
@@ -156,7 +156,7 @@ class Worker:
                 break  # a slow model: a second run thrown away would cost more than it brings
         return count
 
-    def _feeds_of(self, batch: int, alone: bool) -> list[Feed]:
+    def _feeds_of(self, batch: int, alone: bool) -> list[TimedFeed]:
         """Up to 8 feeds of `batch` items, made once: making them is not the model's time."""
         if (batch, alone) not in self._feeds:
             _, load, items = self._open()
@@ -177,13 +177,13 @@ class Worker:
         feed = self._first(load, items)
         return runtimes.get(load.runtime).executed(load.entry, load.settings, feed, load.signature)
 
-    def _open(self) -> tuple[runtimes.Session, Load, item.Items]:
+    def _open(self) -> tuple[runtimes.Session, Load, item.MappedItems]:
         if self._session is None or self._load is None or self._items is None:
             raise RuntimeFailure("nothing is loaded")
         return self._session, self._load, self._items
 
 
-def closed_loop(session: runtimes.Session, feeds: list[Feed], request: Block, callers: int) -> Runs:
+def closed_loop(session: runtimes.Session, feeds: list[TimedFeed], request: Block, callers: int) -> Runs:
     """Runs of so many callers at once, each of which asks again as soon as it is answered."""
     begin = time.perf_counter()
 

@@ -125,13 +125,13 @@ def _with_streams(planned: PlannedCandidate, threads: int) -> tuple[PlannedCandi
 def _one_per_dead_runtime(target: TargetSpec, prepare: PrepareReport) -> tuple[PlannedCandidate, ...]:
     """The default plan, where a runtime that cannot load the portable form keeps only its first candidate, to say so."""
     kept: list[PlannedCandidate] = []
-    said: set[RuntimeName] = set()
+    told_of: set[RuntimeName] = set()
     for planned in default_candidates(target, prepare):
-        dead = {planned.plan.runtime, planned.family} - set(prepare.portable_runtimes)
-        if not dead:
+        missing = {planned.plan.runtime, planned.family} - set(prepare.portable_runtimes)
+        if not missing:
             kept.append(planned)
-        elif planned.plan.runtime in dead and planned.plan.runtime not in said:
-            said.add(planned.plan.runtime)
+        elif planned.plan.runtime in missing and planned.plan.runtime not in told_of:
+            told_of.add(planned.plan.runtime)
             kept.append(planned)
     return tuple(kept)
 

@@ -101,9 +101,9 @@ def _score(row: CandidateStatus) -> _Score:
 
 def _dominates(score: _Score, other: _Score) -> bool:
     """Whether `score` is at least as good in everything and better in something."""
-    mine = (score.speed, -score.bytes, -score.drop, score.exact)
-    others = (other.speed, -other.bytes, -other.drop, other.exact)
-    return mine != others and all(left >= right for left, right in zip(mine, others, strict=True))
+    merits = (score.speed, -score.bytes, -score.drop, score.exact)
+    other_merits = (other.speed, -other.bytes, -other.drop, other.exact)
+    return merits != other_merits and all(left >= right for left, right in zip(merits, other_merits, strict=True))
 
 
 def _front(passing: Sequence[_Score]) -> list[_Score]:
@@ -137,11 +137,12 @@ def _why_kept(winner: _Score, tied: Sequence[_Score], incumbent: str | None) -> 
 
 def _why_not(loser: _Score, winner: _Score, tied: Sequence[_Score], rules: Rules) -> Finding:
     name = winner.row.name
-    mine = percentile(loser.row, rules.batch_size, 50)
-    best = percentile(winner.row, rules.batch_size, 50)
-    times = f" (p50 {rounded(best)} ms against {rounded(mine)} ms)" if mine is not None and best is not None else ""
-    if mine is not None and best is not None and best > mine:  # medians over all rounds; speed-ups are paired by round
-        times = f" (in the same rounds: {winner.speed:.3g} x the original against {loser.speed:.3g} x)"
+    loser_p50, winner_p50 = (percentile(score.row, rules.batch_size, 50) for score in (loser, winner))
+    times = ""
+    if loser_p50 is not None and winner_p50 is not None:
+        times = f" (p50 {rounded(winner_p50)} ms against {rounded(loser_p50)} ms)"
+        if winner_p50 > loser_p50:  # medians over all rounds; speed-ups are paired by round
+            times = f" (in the same rounds: {winner.speed:.3g} x the original against {loser.speed:.3g} x)"
     if rules.objective == Objective.SIZE and loser.bytes > winner.bytes:
         text = f"{name} is smaller: {winner.bytes:.0f} bytes against {loser.bytes:.0f}"
     elif loser not in tied:
