@@ -24,16 +24,16 @@ from fettle.plan.run.planned import Finding, with_notes
 from fettle.plan.run.rounds import RunProgress, advance
 from fettle.plan.run.state import RunDecision, RunSnapshot, Stage
 from fettle.plan.run.status import (
-    Outcome,
+    RunOutcome,
     artifact_of,
-    begun,
     candidate_rows,
-    closed,
+    closed_status,
     events,
+    fault_conditions,
     is_settled,
-    measured,
-    not_prepared,
-    prepared,
+    measured_condition,
+    opened_status,
+    source_conditions,
 )
 from fettle.plan.run.targets import incumbent_of
 from fettle.plan.run.tasks import answered_by, prepare_task, publish_task, selected
@@ -46,7 +46,7 @@ def decide(snapshot: RunSnapshot) -> RunDecision:
         return RunDecision((), retry.noted(snapshot.status, order), order.events, finished=True)
     context = context_of(snapshot, order)
     outcome = _in_time(context, _advance(context))
-    status = closed(snapshot, outcome)
+    status = closed_status(snapshot, outcome)
     emitted = (*order.events, *events(snapshot.status.conditions, outcome.stage, snapshot.generation))
     if outcome.stage.finished:
         return RunDecision((), status, emitted, finished=True)
@@ -54,46 +54,46 @@ def decide(snapshot: RunSnapshot) -> RunDecision:
     return RunDecision(requests_of(outcome.tasks), status, emitted, requeue_seconds=wake_seconds)
 
 
-def _advance(context: RunContext) -> Outcome:
+def _advance(context: RunContext) -> RunOutcome:
     """Each stage in turn, until one waits for an answer or ends the run."""
     prepare = context.attempts.ask(
         prepare_task(context.snapshot.spec, context.store), PrepareReport, stage="prepare", label="prepare"
     )
     if prepare.report is None:
         return _not_prepared(context, prepare)
-    report, verdicts = prepare.report, prepared(prepare.report)
-    status = begun(context).model_copy(update={"source": report.source})
+    report, conditions = prepare.report, source_conditions(prepare.report)
+    status = opened_status(context).model_copy(update={"source": report.source})
     impossible = _unconverted(context.snapshot, report) or _batch_refused(context.snapshot, report)
     if impossible is not None:
-        return Outcome(Stage(impossible.reason, impossible.message, finished=True), status, verdicts, (prepare,))
+        return RunOutcome(Stage(impossible.reason, impossible.message, finished=True), status, conditions, (prepare,))
     progress = advance(context, report)
     tasks = (prepare, *progress.tasks)
     rows = candidate_rows(progress, report)
     status = status.model_copy(update={"candidates": rows, "baselines": progress.baselines})
     if progress.stage is not None:
-        return Outcome(progress.stage, status, verdicts, tasks)
-    verdicts = (*verdicts, measured(progress.targets))
+        return RunOutcome(progress.stage, status, conditions, tasks)
+    conditions = (*conditions, measured_condition(progress.targets))
     rows, problems = _choose(progress, status)
     status = status.model_copy(update={"candidates": rows})
     if not progress.baselines:
-        return Outcome(_not_published(problems), status, verdicts, tasks)
+        return RunOutcome(_not_published(problems), status, conditions, tasks)
     task = publish_task(context.snapshot, rows, context.constraints, context.store, answered_by(tasks))
     publish = context.attempts.ask(task, PublishReport, stage="publish", label="publish")
     stage, status = _published(context, progress, publish, status, problems)
-    return Outcome(stage, status, verdicts, (*tasks, publish))
+    return RunOutcome(stage, status, conditions, (*tasks, publish))
 
 
-def _not_prepared(context: RunContext, prepare: TaskProgress[PrepareReport]) -> Outcome:
+def _not_prepared(context: RunContext, prepare: TaskProgress[PrepareReport]) -> RunOutcome:
     """The source is being prepared, or cannot be."""
     if prepare.fault is not None:
         stage = Stage(prepare.fault.reason, prepare.fault.message, finished=True)
-        return Outcome(stage, begun(context), not_prepared(prepare.fault), (prepare,))
+        return RunOutcome(stage, opened_status(context), fault_conditions(prepare.fault), (prepare,))
     text = f"fetching, checking and converting {context.snapshot.spec.source.uri}"
     stage = Stage(Reason.PREPARING, with_notes(text, notes_of([prepare])))
-    return Outcome(stage, begun(context), tasks=(prepare,))
+    return RunOutcome(stage, opened_status(context), tasks=(prepare,))
 
 
-def _in_time(context: RunContext, outcome: Outcome) -> Outcome:
+def _in_time(context: RunContext, outcome: RunOutcome) -> RunOutcome:
     """What becomes of a run past its deadline: it ends once nothing of it works any more, or after as long again.
 
     What was done is kept for a retry.

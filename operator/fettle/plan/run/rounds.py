@@ -19,7 +19,7 @@ from fettle.plan.run.context import RunContext
 from fettle.plan.run.planned import with_notes
 from fettle.plan.run.state import Stage
 from fettle.plan.run.targets import (
-    Measurement,
+    RoundMeasurement,
     TargetProgress,
     begin_first_round,
     begin_second_round,
@@ -132,10 +132,10 @@ def _round_of(
     )
 
 
-def _ask(context: RunContext, task: MeasureTask, target: TargetProgress, asked: RoundPlan) -> Measurement:
+def _ask(context: RunContext, task: MeasureTask, target: TargetProgress, asked: RoundPlan) -> RoundMeasurement:
     label = f"measure {target.target.name}"
     progress = context.attempts.ask(task, MeasureReport, stage="measure", label=label, target=target.target)
-    return Measurement(tuple(asked.candidates), progress)
+    return RoundMeasurement(tuple(asked.candidates), progress)
 
 
 def _describe(busy: Sequence[TargetProgress], measured: int) -> str:

@@ -51,7 +51,7 @@ def is_settled(status: OptimizedModelStatus, generation: int) -> bool:
 
 
 @dataclass(frozen=True)
-class Verdict:
+class ConditionDraft:
     """What a decision says of one condition; `holds` is None where it is unknown."""
 
     kind: str
@@ -61,17 +61,17 @@ class Verdict:
 
 
 @dataclass(frozen=True)
-class Outcome:
+class RunOutcome:
     """What a decision came to: the stage the run is in, the status without its conditions, what is said of these, and the
     tasks that were asked for, in that order."""
 
     stage: Stage
     status: OptimizedModelStatus
-    verdicts: tuple[Verdict, ...] = ()
+    conditions: tuple[ConditionDraft, ...] = ()
     tasks: tuple[AnyTaskProgress, ...] = ()
 
 
-def begun(context: RunContext) -> OptimizedModelStatus:
+def opened_status(context: RunContext) -> OptimizedModelStatus:
     """The status that a decision starts from. What an earlier generation found is dropped, except what it published."""
     snapshot, order = context.snapshot, context.order
     earlier = snapshot.status
@@ -92,23 +92,23 @@ def begun(context: RunContext) -> OptimizedModelStatus:
     )
 
 
-def closed(snapshot: RunSnapshot, outcome: Outcome) -> OptimizedModelStatus:
+def closed_status(snapshot: RunSnapshot, outcome: RunOutcome) -> OptimizedModelStatus:
     """The status of an outcome with its conditions: Ready, what was said of the others, and of what no one spoke Unknown."""
-    stage, said = outcome.stage, {verdict.kind for verdict in outcome.verdicts}
+    stage, said = outcome.stage, {draft.kind for draft in outcome.conditions}
     kinds = (READY, SOURCE_RESOLVED, CONVERTED, MEASURED)
-    verdicts = (
-        *outcome.verdicts,
-        *(Verdict(kind, None, stage.reason) for kind in kinds[1:] if kind not in said),
-        Verdict(READY, stage.reason == Reason.PUBLISHED, stage.reason, stage.message),
+    drafts = (
+        *outcome.conditions,
+        *(ConditionDraft(kind, None, stage.reason) for kind in kinds[1:] if kind not in said),
+        ConditionDraft(READY, stage.reason == Reason.PUBLISHED, stage.reason, stage.message),
     )
     conditions = outcome.status.conditions
-    for verdict in verdicts:
+    for draft in drafts:
         conditions = with_condition(
             conditions,
-            verdict.kind,
-            verdict.holds,
-            verdict.reason,
-            verdict.message,
+            draft.kind,
+            draft.holds,
+            draft.reason,
+            draft.message,
             generation=snapshot.generation,
             now=timestamps.write(snapshot.now),
         )
@@ -117,35 +117,37 @@ def closed(snapshot: RunSnapshot, outcome: Outcome) -> OptimizedModelStatus:
     return outcome.status.model_copy(update={"conditions": conditions})
 
 
-def prepared(report: PrepareReport) -> tuple[Verdict, ...]:
+def source_conditions(report: PrepareReport) -> tuple[ConditionDraft, ...]:
     """The source is known, and its portable form is there, or why it goes on without one."""
     source, fault = report.source, report.conversion_fault
     resolved = f"{source.format}, {source.bytes} bytes, sha256 {source.sha256[:12]}"
-    converted = Verdict(CONVERTED, True, Reason.COMPLETED, "; ".join(report.notes))
+    converted = ConditionDraft(CONVERTED, True, Reason.COMPLETED, "; ".join(report.notes))
     if fault is not None:
-        converted = Verdict(CONVERTED, False, fault.reason, "; ".join((fault.message, *report.notes)))
-    return Verdict(SOURCE_RESOLVED, True, Reason.COMPLETED, resolved), converted
+        converted = ConditionDraft(CONVERTED, False, fault.reason, "; ".join((fault.message, *report.notes)))
+    return ConditionDraft(SOURCE_RESOLVED, True, Reason.COMPLETED, resolved), converted
 
 
-def not_prepared(fault: Finding) -> tuple[Verdict, ...]:
+def fault_conditions(fault: Finding) -> tuple[ConditionDraft, ...]:
     """Preparing failed: which of its two promises is broken follows from the reason."""
     if fault.reason in CONVERSION_FAULTS:
-        return Verdict(SOURCE_RESOLVED, True, Reason.COMPLETED), Verdict(CONVERTED, False, fault.reason, fault.message)
-    return (Verdict(SOURCE_RESOLVED, False, fault.reason, fault.message),)
+        return ConditionDraft(SOURCE_RESOLVED, True, Reason.COMPLETED), ConditionDraft(
+            CONVERTED, False, fault.reason, fault.message
+        )
+    return (ConditionDraft(SOURCE_RESOLVED, False, fault.reason, fault.message),)
 
 
-def measured(targets: Sequence[TargetProgress]) -> Verdict:
+def measured_condition(targets: Sequence[TargetProgress]) -> ConditionDraft:
     """Whether every target was measured; with what its measurement wants to be known, the original's worth first."""
     fault = next((target.fault for target in targets if target.fault is not None), None)
     if fault is not None:
-        return Verdict(MEASURED, False, fault.reason, fault.message)
+        return ConditionDraft(MEASURED, False, fault.reason, fault.message)
     notes = [
         f"{target.target.name}: the original: {target.baseline.worth}"
         for target in targets
         if target.baseline is not None
     ]
     notes += [f"{target.target.name}: {note}" for target in targets for note in target.notes]
-    return Verdict(MEASURED, True, Reason.COMPLETED, "; ".join(notes))
+    return ConditionDraft(MEASURED, True, Reason.COMPLETED, "; ".join(notes))
 
 
 def events(earlier: Sequence[Condition], stage: Stage, generation: int) -> tuple[EventDraft, ...]:

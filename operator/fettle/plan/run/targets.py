@@ -19,7 +19,7 @@ from fettle.plan.run.second_round import hopeless
 
 
 @dataclass(frozen=True)
-class Measurement:
+class RoundMeasurement:
     """A round's measurement of a target: the candidates it was asked for, and how far it has come."""
 
     candidates: tuple[PlannedCandidate, ...]
@@ -36,7 +36,7 @@ class TargetProgress:
     round: int = 0
     tried: tuple[PlannedCandidate, ...] = ()
     skipped: Mapping[str, str] = field(default_factory=dict)
-    measurements: tuple[Measurement, ...] = ()
+    measurements: tuple[RoundMeasurement, ...] = ()
 
     @property
     def target(self) -> TargetSpec:
@@ -179,5 +179,5 @@ def may_share_a_node(target: TargetSpec, other: TargetSpec) -> bool:
     return all(target.node_selector[key] == other.node_selector[key] for key in common)
 
 
-def _names(measurements: Iterable[Measurement]) -> frozenset[str]:
+def _names(measurements: Iterable[RoundMeasurement]) -> frozenset[str]:
     return frozenset(candidate.name for measurement in measurements for candidate in measurement.candidates)
