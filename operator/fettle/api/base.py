@@ -57,11 +57,11 @@ ModelClass = TypeVar("ModelClass", bound=type[BaseModel])
 RULES: dict[type[BaseModel], tuple[Rule, ...]] = {}
 
 
-def rules(*wanted: Rule) -> Callable[[ModelClass], ModelClass]:
+def rules(*attached: Rule) -> Callable[[ModelClass], ModelClass]:
     """Attach CEL rules to a model; the CRD generator writes them as `x-kubernetes-validations`."""
 
     def attach(model: ModelClass) -> ModelClass:
-        RULES[model] = wanted
+        RULES[model] = attached
         return model
 
     return attach

@@ -52,8 +52,8 @@ def misses(row: CandidateStatus, rules: Rules) -> tuple[Miss, ...]:
     lost = tuple(miss for check in (_accuracy, _changed) if (miss := check(row, rules)) is not None)
     if lost and row.speedup is None:
         return lost  # what loses or changes too much is not timed
-    found = (check(row, rules) for check in CHECKS)
-    return tuple(miss for miss in found if miss is not None)
+    results = (check(row, rules) for check in CHECKS)
+    return tuple(miss for miss in results if miss is not None)
 
 
 def is_exact(row: CandidateStatus) -> bool:
@@ -86,10 +86,10 @@ def exceeds(drop: Interval | None, changed: Interval | None, bound: AccuracyCons
     return None
 
 
-def percentile(row: CandidateStatus, batch_size: int, wanted: int) -> float | None:
+def percentile(row: CandidateStatus, batch_size: int, number: int) -> float | None:
     """Milliseconds of that percentile at `batch_size`; None if it was not measured or may not be claimed."""
     measurement = _measurement(row, batch_size)
-    return getattr(measurement.latency_milliseconds, f"p{wanted}") if measurement is not None else None
+    return getattr(measurement.latency_milliseconds, f"p{number}") if measurement is not None else None
 
 
 def span(interval: Interval, bound: float = math.nan) -> str:
@@ -98,7 +98,7 @@ def span(interval: Interval, bound: float = math.nan) -> str:
 
 
 def _measurement(row: CandidateStatus, batch_size: int) -> Measurement | None:
-    return next((one for one in row.measurements if one.batch_size == batch_size), None)
+    return next((measurement for measurement in row.measurements if measurement.batch_size == batch_size), None)
 
 
 def _accuracy(row: CandidateStatus, rules: Rules) -> Miss | None:
@@ -154,18 +154,18 @@ def _latency(row: CandidateStatus, rules: Rules) -> Miss | None:
     bound = rules.constraints.latency
     if bound is None:
         return None
-    found = percentile(row, rules.batch_size, bound.percentile)
+    milliseconds = percentile(row, rules.batch_size, bound.percentile)
     what = f"p{bound.percentile} at batch {rules.batch_size}"
-    if found is None:
+    if milliseconds is None:
         measurement = _measurement(row, rules.batch_size)
         runs = measurement.runs if measurement is not None else 0
         needed = RUNS_NEEDED.get(bound.percentile, 0)
         text = f"{what} cannot be claimed from {runs} runs: {needed} are needed"
         return Miss(Reason.CONSTRAINTS_NOT_MET, text, UNMEASURED)
-    if found <= bound.max_milliseconds:
+    if milliseconds <= bound.max_milliseconds:
         return None
-    text = f"{what} is {beyond(found, bound.max_milliseconds)} ms, must not exceed {bound.max_milliseconds:g} ms"
-    return Miss(Reason.CONSTRAINTS_NOT_MET, text, found / bound.max_milliseconds - 1)
+    text = f"{what} is {beyond(milliseconds, bound.max_milliseconds)} ms, must not exceed {bound.max_milliseconds:g} ms"
+    return Miss(Reason.CONSTRAINTS_NOT_MET, text, milliseconds / bound.max_milliseconds - 1)
 
 
 def _size(row: CandidateStatus, rules: Rules) -> Miss | None:

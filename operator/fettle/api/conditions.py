@@ -57,9 +57,9 @@ def with_condition(
     Secrets in addresses are taken out of `message`.
     """
     status = {True: ConditionStatus.TRUE, False: ConditionStatus.FALSE, None: ConditionStatus.UNKNOWN}[holds]
-    before = find(conditions, kind)
-    since = before.last_transition_time if before is not None and before.status == status else now
-    fresh = Condition(
+    earlier = find(conditions, kind)
+    since = earlier.last_transition_time if earlier is not None and earlier.status == status else now
+    current = Condition(
         type=kind,
         status=status,
         reason=reason,
@@ -67,6 +67,6 @@ def with_condition(
         observed_generation=generation,
         last_transition_time=since,
     )
-    if before is None:
-        return (*conditions, fresh)
-    return tuple(fresh if condition.type == kind else condition for condition in conditions)
+    if earlier is None:
+        return (*conditions, current)
+    return tuple(current if condition.type == kind else condition for condition in conditions)

@@ -106,8 +106,8 @@ def root_schema(kind: Kind) -> Schema:
 
 
 def _column(column: PrinterColumn) -> dict[str, str]:
-    found = {"name": column.name, "type": column.type, "jsonPath": column.path}
-    return found | ({"description": column.description} if column.description else {})
+    entry = {"name": column.name, "type": column.type, "jsonPath": column.path}
+    return entry | ({"description": column.description} if column.description else {})
 
 
 def manifest(kind: Kind) -> str:

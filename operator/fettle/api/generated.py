@@ -8,14 +8,14 @@ from pathlib import Path
 import click
 
 
-def write(wanted: Iterable[tuple[Path, str]], *, check: bool) -> None:
+def write(files: Iterable[tuple[Path, str]], *, check: bool) -> None:
     """Write each file; with `check` write nothing and end the process, with status 1 if a file differs."""
     if check:
-        stale = [path for path, text in wanted if not path.exists() or path.read_text(encoding="utf-8") != text]
+        stale = [path for path, text in files if not path.exists() or path.read_text(encoding="utf-8") != text]
         for path in stale:
             click.echo(f"{path} is out of date: run `make crds`", err=True)
         raise SystemExit(1 if stale else 0)
-    for path, text in wanted:
+    for path, text in files:
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(text, encoding="utf-8")
         click.echo(path)

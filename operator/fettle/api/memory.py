@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 from fettle.api import catalog
-from fettle.api.task import MeasureCandidate
+from fettle.api.task import BuiltCandidate
 
 GROUP = 5  # candidates that are loaded at once beside the baseline, at most
 JOB_BYTES = 400 << 20  # the measuring process itself, with what it computes intervals with
@@ -14,13 +14,13 @@ COPIES = (
 )
 
 
-def process_bytes(candidate: MeasureCandidate) -> int:
+def process_bytes(candidate: BuiltCandidate) -> int:
     """Bytes of a process that has loaded this candidate's model in its runtime. Each further stream may have weights of its own."""
     copies = COPIES + candidate.plan.settings.streams - 1
     return catalog.runtime(candidate.plan.runtime).process_bytes + copies * candidate.model.bytes
 
 
-def job_bytes(baseline: MeasureCandidate, candidates: Iterable[MeasureCandidate], items: int) -> int:
+def job_bytes(baseline: BuiltCandidate, candidates: Iterable[BuiltCandidate], items: int) -> int:
     """Bytes that a measuring Job needs: itself, the items, the baseline and the largest candidates that are loaded at once."""
     loaded = sorted(map(process_bytes, candidates), reverse=True)[:GROUP]
     return JOB_BYTES + items + process_bytes(baseline) + sum(loaded)

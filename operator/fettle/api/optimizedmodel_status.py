@@ -196,8 +196,12 @@ class BaselineStatus(ApiModel):
 
     def p50(self, batch_size: int) -> float | None:
         """Milliseconds of the median run at a batch size, if that was measured."""
-        found = (one.latency_milliseconds.p50 for one in self.measurements if one.batch_size == batch_size)
-        return next(found, None)
+        medians = (
+            measurement.latency_milliseconds.p50
+            for measurement in self.measurements
+            if measurement.batch_size == batch_size
+        )
+        return next(medians, None)
 
     @property
     def worth(self) -> str:

@@ -101,8 +101,8 @@ class RecipeStep(ApiModel):
     @property
     def parameters(self) -> StepParameters | None:
         """The step whose key is set; None where none is that this version knows."""
-        given = (getattr(self, name) for name in type(self).model_fields)
-        return next((one for one in given if one is not None), None)
+        steps = (getattr(self, name) for name in type(self).model_fields)
+        return next((step for step in steps if step is not None), None)
 
     @property
     def quantizes(self) -> bool:

@@ -53,8 +53,8 @@ class _Models(GenerateJsonSchema):
 
 def validations(model: type[BaseModel]) -> Schema:
     """The CEL rules that stand on `model`, as a schema writes them; empty without any."""
-    found = [{"rule": rule.expression, "message": rule.message} for rule in RULES.get(model, ())]
-    return {VALIDATIONS: found} if found else {}
+    written = [{"rule": rule.expression, "message": rule.message} for rule in RULES.get(model, ())]
+    return {VALIDATIONS: written} if written else {}
 
 
 def schema_of(model: type[BaseModel], *, defaults: bool) -> Schema:
@@ -111,9 +111,11 @@ def _object(node: Schema, models: Schema, defaults: bool, where: str) -> Schema:
         return {PRESERVE: True}
     if "properties" not in node and node.get("additionalProperties") not in (None, False):
         return {"additionalProperties": _structural(node["additionalProperties"], models, False, f"{where}{{}}")}
-    fields = {name: _resolved(found, models) for name, found in node.get("properties", {}).items()}
+    fields = {name: _resolved(field_schema, models) for name, field_schema in node.get("properties", {}).items()}
     required = [name for name in node.get("required", []) if not fields[name].get("readOnly")]  # computed, if at all
-    properties = {name: _property(found, models, defaults, f"{where}.{name}") for name, found in fields.items()}
+    properties = {
+        name: _property(field_schema, models, defaults, f"{where}.{name}") for name, field_schema in fields.items()
+    }
     return ({"required": required} if required else {}) | ({"properties": properties} if properties else {})
 
 
@@ -133,8 +135,8 @@ def _property(node: Schema, models: Schema, defaults: bool, where: str) -> Schem
 
 def _same_defaults(node: Schema, models: Schema, default: Schema, where: str) -> None:
     """A nested object's default must be its fields' own: CRDs have only the latter."""
-    for name, found in node["properties"].items():
-        field = _resolved(found, models)
+    for name, field_schema in node["properties"].items():
+        field = _resolved(field_schema, models)
         if name in default and default[name] != field.get("default"):
             raise SchemaError(f"{where}.{name}: default {default[name]} differs from the field's own")
 

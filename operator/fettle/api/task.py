@@ -127,7 +127,7 @@ class BuildTask(ApiModel):
     follows: str | None = None
 
 
-class MeasureCandidate(ApiModel):
+class BuiltCandidate(ApiModel):
     """A candidate with its files."""
 
     plan: CandidatePlan
@@ -158,8 +158,8 @@ class MeasureTask(ApiModel):
     batch_sizes: tuple[int, ...]
     source_sha256: str
     signature: Signature
-    baseline: MeasureCandidate
-    candidates: tuple[MeasureCandidate, ...]
+    baseline: BuiltCandidate
+    candidates: tuple[BuiltCandidate, ...]
     items: StoredData
     generated: bool
     allow_lossy: bool = False

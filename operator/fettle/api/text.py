@@ -36,9 +36,9 @@ def rounded(value: float, digits: int = 3) -> str:
     return f"{float(f'{value:.{digits}g}'):,.15g}"
 
 
-def beyond(found: float, bound: float, digits: int = 3) -> str:
-    """`found` with so many significant digits, and with more where it would read like the bound that it misses."""
+def beyond(value: float, bound: float, digits: int = 3) -> str:
+    """`value` with so many significant digits, and with more where it would read like the bound that it misses."""
     for places in range(digits, 18):
-        if found == bound or float(f"{found:.{places}g}") != float(f"{bound:g}"):
-            return rounded(found, places)
-    return repr(found)
+        if value == bound or float(f"{value:.{places}g}") != float(f"{bound:g}"):
+            return rounded(value, places)
+    return repr(value)

@@ -33,7 +33,7 @@ class Misuse(Failure):
         super(Failure, self).__init__(error.message)
 
 
-class Program(click.Group):
+class CommandGroup(click.Group):
     """A command group that turns FettleError into `Error: …` and exit status 1, or 2 for what was asked wrongly.
 
     `later` are commands whose module is imported only when they run (`name: ("module:attribute", "short help")`): what

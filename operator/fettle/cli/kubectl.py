@@ -7,7 +7,7 @@ import sys
 import click
 from click.shell_completion import get_completion_class
 
-from fettle.cli.entry import HELP, Program
+from fettle.cli.entry import HELP, CommandGroup
 
 # kubectl's words for: nothing of the file system fits here; it may (cobra's ShellCompDirectiveNoFileComp and -Default).
 NO_FILES, FILES = 4, 0
@@ -30,7 +30,7 @@ CLUSTER_COMMANDS = {
 }
 
 
-@click.group(cls=Program, context_settings=HELP, later=CLUSTER_COMMANDS)
+@click.group(cls=CommandGroup, context_settings=HELP, later=CLUSTER_COMMANDS)
 def main() -> None:
     """Control and inspect the rollouts of ModelDeployments.
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import click
 
 from fettle import __version__
-from fettle.cli.entry import HELP, Program
+from fettle.cli.entry import HELP, CommandGroup
 from fettle.cli.kubectl import CLUSTER_COMMANDS
 
 LATER = {
@@ -14,7 +14,7 @@ LATER = {
 }
 
 
-@click.group(cls=Program, context_settings=HELP, later=LATER)
+@click.group(cls=CommandGroup, context_settings=HELP, later=LATER)
 def main() -> None:
     """Optimize models on this machine or in a cluster, and control their rollouts in a cluster.
 

@@ -13,7 +13,7 @@ from fettle.cluster.cache import Cache
 from fettle.cluster.client import Client
 from fettle.cluster.jobs import CONTAINER
 from fettle.cluster.kinds import JOB, POD, Object
-from fettle.cluster.observe import Observation, attempt_of, explain, finished, observe, task_hash_of
+from fettle.cluster.observe import JobObservation, attempt_of, explain, finished, observe, task_hash_of
 from fettle.errors import MissingError
 from fettle.plan.run.state import TaskPhase, TaskState
 
@@ -30,7 +30,7 @@ class TaskStates:
     look_seconds: float | None
 
 
-class Answers:
+class JobAnswers:
     """Reads what Jobs answered. What is over is kept by owner and task, so each log is read once, and an answer outlives its Job."""
 
     def __init__(self, kept: int = KEPT) -> None:
@@ -83,7 +83,7 @@ async def _pods(client: Client, cache: Cache, job: Object) -> list[Object]:
     return list((await client.list(POD, job["metadata"]["namespace"], labels=selector)).items)
 
 
-async def _with_report(client: Client, job: Object, seen: Observation) -> TaskState:
+async def _with_report(client: Client, job: Object, seen: JobObservation) -> TaskState:
     """The finished task with its report; without one where the log is gone or not whole."""
     if seen.log_of is None or seen.result_sha256 is None:
         return seen.state

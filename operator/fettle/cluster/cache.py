@@ -9,7 +9,7 @@ from fettle.cluster.kinds import WATCHED, Object, ResourceKind
 from fettle.cluster.owner import controller_of
 
 GONE_LIMIT = 20_000
-Name = tuple[str, str]  # namespace, name
+ObjectName = tuple[str, str]  # namespace, name
 
 
 def number(resource_version: object) -> int | None:
@@ -32,8 +32,8 @@ class Cache:
     """
 
     def __init__(self, kinds: Iterable[ResourceKind] = WATCHED) -> None:
-        self._objects: dict[ResourceKind, dict[Name, Object]] = {kind: {} for kind in kinds}
-        self._owned: dict[ResourceKind, defaultdict[str, set[Name]]] = {
+        self._objects: dict[ResourceKind, dict[ObjectName, Object]] = {kind: {} for kind in kinds}
+        self._owned: dict[ResourceKind, defaultdict[str, set[ObjectName]]] = {
             kind: defaultdict(set) for kind in self._objects
         }
         self._gone: dict[str, int | None] = {}  # UIDs, oldest first, and the version as of which; None: for good
@@ -68,14 +68,14 @@ class Cache:
         if kind not in self._objects or self._buried(obj):
             return False
         name = (metadata["namespace"], metadata["name"])
-        before = self._objects[kind].get(name)
-        if before is not None:
-            same = before["metadata"]["uid"] == metadata["uid"]
-            if not _newer(obj, before):
+        held = self._objects[kind].get(name)
+        if held is not None:
+            same = held["metadata"]["uid"] == metadata["uid"]
+            if not _newer(obj, held):
                 return False
             if not same:
-                self._remember_gone(before["metadata"]["uid"], None)
-            self._unlink(kind, name, before)
+                self._remember_gone(held["metadata"]["uid"], None)
+            self._unlink(kind, name, held)
         metadata.pop("managedFields", None)
         self._objects[kind][name] = obj
         owner = controller_of(obj)
@@ -90,17 +90,17 @@ class Cache:
 
         With `version` it may only have gone out of sight then: what is newer is taken in again. A copy that is newer stays.
         """
-        before = self._objects.get(kind, {}).get((namespace, name))
-        if before is not None and uid == before["metadata"]["uid"] and version is not None:
-            known = version_of(before)
+        held = self._objects.get(kind, {}).get((namespace, name))
+        if held is not None and uid == held["metadata"]["uid"] and version is not None:
+            known = version_of(held)
             if known is not None and known > version:
                 return False
         if uid is not None:
             self._remember_gone(uid, version)
-        if before is None or (uid is not None and before["metadata"]["uid"] != uid):
+        if held is None or (uid is not None and held["metadata"]["uid"] != uid):
             return False
-        self._remember_gone(before["metadata"]["uid"], version)
-        self._unlink(kind, (namespace, name), before)
+        self._remember_gone(held["metadata"]["uid"], version)
+        self._unlink(kind, (namespace, name), held)
         del self._objects[kind][namespace, name]
         return True
 
@@ -123,7 +123,7 @@ class Cache:
         """Say that `kind` was listed in every namespace that is served."""
         self._listed.add(kind)
 
-    def _unlink(self, kind: ResourceKind, name: Name, obj: Object) -> None:
+    def _unlink(self, kind: ResourceKind, name: ObjectName, obj: Object) -> None:
         owner = controller_of(obj)
         if owner is None:
             return
@@ -152,9 +152,9 @@ class Cache:
             del self._gone[next(iter(self._gone))]
 
 
-def _newer(obj: Object, before: Object) -> bool:
-    """Whether `obj` is to take the place of `before`. What cannot be compared is taken as it comes, its own echo excepted."""
-    new, old = version_of(obj), version_of(before)
+def _newer(obj: Object, held: Object) -> bool:
+    """Whether `obj` is to take the place of `held`. What cannot be compared is taken as it comes, its own echo excepted."""
+    new, old = version_of(obj), version_of(held)
     if new is not None and old is not None:
         return new > old
-    return bool(obj["metadata"].get("resourceVersion") != before["metadata"].get("resourceVersion"))
+    return bool(obj["metadata"].get("resourceVersion") != held["metadata"].get("resourceVersion"))

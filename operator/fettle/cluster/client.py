@@ -28,7 +28,7 @@ Deleted = Callable[[ResourceKind, str, str, str | None], object]
 
 
 @dataclass(frozen=True)
-class Listing:
+class ObjectListing:
     """All objects of a kind at one moment."""
 
     items: tuple[Object, ...]
@@ -137,7 +137,7 @@ class Client:
 
     async def list(
         self, kind: ResourceKind, namespace: str | None = None, *, labels: str = "", fields: str = ""
-    ) -> Listing:
+    ) -> ObjectListing:
         """All objects that match the selectors, of one namespace or of all; read in pages of one consistent snapshot."""
         selectors = [(key, value) for key, value in (("labelSelector", labels), ("fieldSelector", fields)) if value]
         items: list[Object] = []
@@ -150,7 +150,7 @@ class Client:
                 items.append({"apiVersion": kind.api_version, "kind": kind.kind, **item})
             token = page["metadata"].get("continue") or ""
             if not token:
-                return Listing(tuple(items), page["metadata"]["resourceVersion"])
+                return ObjectListing(tuple(items), page["metadata"]["resourceVersion"])
 
     async def log(self, namespace: str, pod: str, container: str) -> str:
         """The whole log of a container. Raises MissingError when the pod is gone."""

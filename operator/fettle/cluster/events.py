@@ -23,8 +23,8 @@ COMPONENT = "fettle"
 def render(kind: ResourceKind, about: Object, type_: str, reason: str, message: str, now: datetime) -> Object:
     """The Event `reason` about an object. Its name follows from what it says, so that saying it again is no second Event."""
     metadata = about["metadata"]
-    said = "\n".join((metadata["uid"], str(metadata.get("generation", 0)), type_, reason, message))
-    digest = hashlib.sha256(said.encode()).hexdigest()[:16]
+    identity = "\n".join((metadata["uid"], str(metadata.get("generation", 0)), type_, reason, message))
+    digest = hashlib.sha256(identity.encode()).hexdigest()[:16]
     at = timestamps.write(now)
     return {
         "apiVersion": EVENT.api_version,

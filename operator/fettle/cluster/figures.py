@@ -54,7 +54,7 @@ class PodFigures:
                 raise UnreadableError(f"windows.{count}: one second is larger than {3 * PIECE} bytes")
             windows = self._read(at, end, count)
             seconds = [last, *(window.second for window in windows)]
-            if any(one >= next_one for one, next_one in itertools.pairwise(seconds)):
+            if any(second >= following for second, following in itertools.pairwise(seconds)):
                 raise UnreadableError("the seconds of windows are not in ascending order")
             yield windows
             at, count, last = between.end() - 1 if between is not None else end, count + len(windows), seconds[-1]
@@ -68,9 +68,9 @@ class PodFigures:
 
 def parse(body: bytes | bytearray) -> PodFigures:
     """An answer, of which all but the seconds was read. Raises UnreadableError."""
-    found = _WINDOWS.search(body)
-    start = found.end() if found is not None else len(body)
-    stop = body.find(b"]", start) if found is not None else len(body)
+    opening = _WINDOWS.search(body)
+    start = opening.end() if opening is not None else len(body)
+    stop = body.find(b"]", start) if opening is not None else len(body)
     if stop < 0:
         raise UnreadableError("Invalid JSON: the list of windows is not closed")
     beside = body[:start] + body[stop:]
@@ -83,11 +83,11 @@ def parse(body: bytes | bytearray) -> PodFigures:
     return PodFigures(head, body, start, stop)
 
 
-def _said(error: ValidationError, before: int | None = None) -> str:
-    """What was wrong first. `before`: so many seconds were read before this piece."""
+def _said(error: ValidationError, seconds_before: int | None = None) -> str:
+    """What was wrong first. `seconds_before`: so many seconds were read before this piece."""
     first = error.errors(include_input=False, include_url=False)[0]
     where = [str(part) for part in first["loc"]]
-    if before is not None:
-        index = [str(before + int(where[0]))] if where else []
+    if seconds_before is not None:
+        index = [str(seconds_before + int(where[0]))] if where else []
         where = ["windows", *index, *where[1:]]
     return f"{'.'.join(where)}: {first['msg']}"

@@ -16,7 +16,7 @@ from fettle.cluster.owner import OPTIMIZED_MODEL_LABEL, OWNER_ANNOTATION, child
 from fettle.cluster.quantity import quantity
 from fettle.cluster.security import container_security, pod_security
 from fettle.plan.run.images import image_of
-from fettle.plan.run.state import WantedTask
+from fettle.plan.run.state import TaskRequest
 from fettle.plan.run.tasks import memory_of
 from fettle.settings import Settings
 
@@ -29,15 +29,15 @@ GENERATION_LABEL = f"{GROUP}/generation"
 OWNER_UID_LABEL = f"{GROUP}/owner-uid"
 
 
-def job_name(owner: Object, wanted: WantedTask) -> str:
+def job_name(owner: Object, request: TaskRequest) -> str:
     """`<name>-<stage>-<10 hex digits of owner's UID, task and attempt>`, at most 63 characters."""
-    said = f"{owner['metadata']['uid']}/{wanted.task_hash}/{wanted.attempt}"
-    tail = f"-{wanted.stage}-{hashlib.sha256(said.encode()).hexdigest()[:10]}"
+    identity = f"{owner['metadata']['uid']}/{request.task_hash}/{request.attempt}"
+    tail = f"-{request.stage}-{hashlib.sha256(identity.encode()).hexdigest()[:10]}"
     name: str = owner["metadata"]["name"]
     return name.replace(".", "-")[: 63 - len(tail)].rstrip("-") + tail
 
 
-def render(owner: Object, jobs: JobsSpec, wanted: WantedTask, settings: Settings) -> Object:
+def render(owner: Object, jobs: JobsSpec, request: TaskRequest, settings: Settings) -> Object:
     """The Job of one attempt at a task of the OptimizedModel `owner`."""
     metadata = owner["metadata"]
     labels = {
@@ -45,33 +45,33 @@ def render(owner: Object, jobs: JobsSpec, wanted: WantedTask, settings: Settings
         MANAGED_LABEL: "true",
         OPTIMIZED_MODEL_LABEL: metadata["name"][:63].rstrip("-."),
         OWNER_UID_LABEL: metadata["uid"],
-        STAGE_LABEL: wanted.stage,
-        ATTEMPT_LABEL: str(wanted.attempt),
+        STAGE_LABEL: request.stage,
+        ATTEMPT_LABEL: str(request.attempt),
         GENERATION_LABEL: str(metadata["generation"]),
     }
     annotations = {
         **jobs.annotations,
-        TASK_ANNOTATION: wanted.task_hash,
-        TITLE_ANNOTATION: wanted.label,
+        TASK_ANNOTATION: request.task_hash,
+        TITLE_ANNOTATION: request.label,
         OWNER_ANNOTATION: f"{OPTIMIZED_MODEL.kind}/{metadata['name']}",
     }
     return {
-        **child(JOB, OPTIMIZED_MODEL, owner, job_name(owner, wanted), labels, annotations=annotations),
+        **child(JOB, OPTIMIZED_MODEL, owner, job_name(owner, request), labels, annotations=annotations),
         "spec": {
             "backoffLimit": 0,  # another attempt is another Job: whether it may help is decided from the reason
-            "activeDeadlineSeconds": max(wanted.deadline_seconds, 1),
+            "activeDeadlineSeconds": max(request.deadline_seconds, 1),
             "ttlSecondsAfterFinished": settings.job_ttl_seconds,
             "template": {
                 "metadata": {"labels": labels, "annotations": annotations},
-                "spec": pod_spec(jobs, wanted, settings),
+                "spec": pod_spec(jobs, request, settings),
             },
         },
     }
 
 
-def pod_spec(jobs: JobsSpec, wanted: WantedTask, settings: Settings) -> Object:
+def pod_spec(jobs: JobsSpec, request: TaskRequest, settings: Settings) -> Object:
     """The pod, at the restricted Pod Security level, without a token."""
-    claims = claims_of(wanted.task)
+    claims = claims_of(request.task)
     secrets = [
         *({"name": name} for name in settings.image_pull_secrets),
         *(ref.to_json() for ref in jobs.image_pull_secrets),
@@ -80,14 +80,14 @@ def pod_spec(jobs: JobsSpec, wanted: WantedTask, settings: Settings) -> Object:
         "serviceAccountName": jobs.service_account_name,
         "priorityClassName": jobs.priority_class_name,
         "imagePullSecrets": secrets,
-        **_placement(wanted.target),
+        **_placement(request.target),
     }
     return {
         "restartPolicy": "Never",
         "automountServiceAccountToken": False,
         "enableServiceLinks": False,
         "securityContext": pod_security(),
-        "containers": [_container(jobs, wanted, settings, claims)],
+        "containers": [_container(jobs, request, settings, claims)],
         "volumes": [
             {"name": "tmp", "emptyDir": {}},
             *(
@@ -99,24 +99,24 @@ def pod_spec(jobs: JobsSpec, wanted: WantedTask, settings: Settings) -> Object:
     }
 
 
-def _container(jobs: JobsSpec, wanted: WantedTask, settings: Settings, claims: dict[str, bool]) -> Object:
+def _container(jobs: JobsSpec, request: TaskRequest, settings: Settings, claims: dict[str, bool]) -> Object:
     folders = mounts(claims)
     environment = {
         "HOME": "/tmp",
         "NNCF_CI": "1",  # no telemetry
         MOUNTS_VARIABLE: encode_mounts(folders),
-        "FETTLE_TASK": encode_task(wanted.task),
+        "FETTLE_TASK": encode_task(request.task),
     }
     return {
         "name": CONTAINER,
-        "image": settings.image(image_of(wanted.task)),
+        "image": settings.image(image_of(request.task)),
         "imagePullPolicy": settings.image_pull_policy.value,
         "command": ["python", "-m", "fettle.optimizer"],
         "env": [
             *(variable.to_json() for variable in jobs.env if variable.name not in environment),
             *({"name": name, "value": value} for name, value in environment.items()),
         ],
-        "resources": resources_of(jobs, wanted, settings).to_json(),
+        "resources": resources_of(jobs, request, settings).to_json(),
         "securityContext": container_security(),
         "terminationMessagePolicy": "FallbackToLogsOnError",
         "volumeMounts": [
@@ -129,12 +129,12 @@ def _container(jobs: JobsSpec, wanted: WantedTask, settings: Settings, claims: d
     }
 
 
-def resources_of(jobs: JobsSpec, wanted: WantedTask, settings: Settings) -> ResourceSpec:
+def resources_of(jobs: JobsSpec, request: TaskRequest, settings: Settings) -> ResourceSpec:
     """A measuring Job gets its target's resources, else exactly `threads` cores, so that it measures the model and not its
     neighbours, and the memory that its models need; the others what spec.jobs says, else the operator's default."""
-    target = wanted.target
+    target = request.target
     if target is not None:
-        amounts: dict[str, int | str] = {"cpu": target.threads, "memory": _memory(wanted.task, settings)}
+        amounts: dict[str, int | str] = {"cpu": target.threads, "memory": _memory(request.task, settings)}
         given = target.resources
         return given if given.requests or given.limits else ResourceSpec(requests=amounts, limits=amounts)
     given = jobs.resources

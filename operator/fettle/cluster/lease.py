@@ -10,6 +10,7 @@ import asyncio
 import logging
 import time
 from collections.abc import Callable, Coroutine
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
 
@@ -58,6 +59,15 @@ def _spec(lease: Object) -> Object:
     return spec
 
 
+@dataclass(frozen=True)
+class LeaseTiming:
+    """Seconds: for how long a Lease is held, between renewals, and between attempts to acquire it."""
+
+    duration: int
+    renew: float
+    retry: float
+
+
 class Elector:
     """Acquires, renews and releases one Lease. `turned_at` (monotonic seconds) is its sign of life."""
 
@@ -67,19 +77,14 @@ class Elector:
         namespace: str,
         name: str,
         identity: str,
-        *,
-        duration: int,
-        renew: float,
-        retry: float,
+        timing: LeaseTiming,
         clock: Callable[[], float] = boot_time,
         now: Callable[[], datetime] = lambda: datetime.now(UTC),
     ) -> None:
         self._client = client
         self._namespace = namespace
         self._name = name
-        self._duration = duration
-        self._renew = renew
-        self._retry = retry
+        self._timing = timing
         self._clock = clock
         self._now = now
         self._seen: tuple[str, float] = ("", 0.0)  # resourceVersion, and when we saw it first
@@ -92,7 +97,7 @@ class Elector:
     @property
     def seconds_left(self) -> float:
         """For how long nobody else can take the Lease; 0 or less where somebody may have."""
-        return self._renewed_at + self._duration - self._clock() if self._lease is not None else 0.0
+        return self._renewed_at + self._timing.duration - self._clock() if self._lease is not None else 0.0
 
     @property
     def valid(self) -> bool:
@@ -104,13 +109,13 @@ class Elector:
         while True:
             if await self._attempt():
                 break
-            await asyncio.sleep(self._retry)
+            await asyncio.sleep(self._timing.retry)
         logger.info("%s is the leader", self.identity)
 
     async def hold(self) -> None:
         """Renew until cancelled. Raises LeaseLostError."""
         while True:
-            await asyncio.sleep(self._renew)
+            await asyncio.sleep(self._timing.renew)
             await self._renew_in_time()
 
     async def release(self) -> None:
@@ -162,7 +167,7 @@ class Elector:
                 return True
             if not self._free(lease):
                 return False
-            spec = held_spec(_spec(lease), self.identity, self._duration, self._now())
+            spec = held_spec(_spec(lease), self.identity, self._timing.duration, self._now())
             self._keep(await self._landed(self._client.replace(LEASE, {**lease, "spec": spec})), started)
             return True
         except (ConflictError, ExistsError):
@@ -173,7 +178,7 @@ class Elector:
 
     def _fresh(self) -> Object:
         metadata = {"namespace": self._namespace, "name": self._name}
-        spec = held_spec({}, self.identity, self._duration, self._now())
+        spec = held_spec({}, self.identity, self._timing.duration, self._now())
         return {
             "apiVersion": LEASE.api_version,
             "kind": LEASE.kind,
@@ -188,7 +193,7 @@ class Elector:
             self._seen = (version, self._clock())
         if spec.get("holderIdentity") in ("", None, self.identity):
             return True
-        patience = float(spec.get("leaseDurationSeconds") or self._duration)
+        patience = float(spec.get("leaseDurationSeconds") or self._timing.duration)
         return self._clock() - self._seen[1] > patience
 
     def _keep(self, lease: Object, asked_at: float) -> None:
@@ -200,23 +205,23 @@ class Elector:
         assert self._lease is not None
         changed = False  # somebody wrote to it
         while True:
-            left = self._renewed_at + self._duration * 2 / 3 - self._clock()
+            left = self._renewed_at + self._timing.duration * 2 / 3 - self._clock()
             if left <= 0:
-                raise LeaseLostError(f"not renewed within {self._duration * 2 / 3:.0f} s")
+                raise LeaseLostError(f"not renewed within {self._timing.duration * 2 / 3:.0f} s")
             started = self._clock()
             self.turned_at = time.monotonic()
             try:
                 async with asyncio.timeout(left):
                     if changed:
                         await self._reread()
-                    spec = held_spec(self._lease["spec"], self.identity, self._duration, self._now())
+                    spec = held_spec(self._lease["spec"], self.identity, self._timing.duration, self._now())
                     self._keep(await self._landed(self._client.replace(LEASE, {**self._lease, "spec": spec})), started)
                 return
             except ConflictError:
                 changed = True
             except (ClusterError, TimeoutError) as error:
                 logger.warning("the Lease was not renewed: %s", error)
-                await asyncio.sleep(min(self._retry, 1.0))
+                await asyncio.sleep(min(self._timing.retry, 1.0))
 
     async def _reread(self) -> None:
         """Somebody wrote to the Lease: go on if it still names us."""

@@ -28,7 +28,7 @@ LOST = ("Evicted", "NodeLost", "NodeShutdown", "Preempting", "Shutdown", "Termin
 
 
 @dataclass(frozen=True)
-class Observation:
+class JobObservation:
     """A task's state, as far as it can be told without asking further.
 
     `log_of`: the pod whose log carries the report that `result_sha256` vouches for. `events_of`: UID of a pod or Job that has
@@ -58,7 +58,7 @@ def finished(job: Object) -> bool:
     return _condition(job, "Complete") is not None or _condition(job, "Failed") is not None
 
 
-def observe(job: Object, pods: Sequence[Object], now: datetime, patience: int) -> Observation:
+def observe(job: Object, pods: Sequence[Object], now: datetime, patience: int) -> JobObservation:
     """The state of a Job's task. `patience`: seconds a pod may wait, for whatever it be, before that is worth saying."""
     running = TaskState(task_hash_of(job), TaskPhase.RUNNING, attempt_of(job))
     pod = max(pods, key=lambda pod: str(pod["metadata"]["creationTimestamp"]), default=None)
@@ -66,7 +66,7 @@ def observe(job: Object, pods: Sequence[Object], now: datetime, patience: int) -
         return _complete(running, pod, _finished_at(job, now))
     failed = _condition(job, "Failed")
     if failed is not None:
-        return Observation(_failed(running, failed, pod, _finished_at(job, now)))
+        return JobObservation(_failed(running, failed, pod, _finished_at(job, now)))
     if pod is None:
         return _without_pod(running, job, now)
     return _waiting(running, pod, now, patience)
@@ -74,17 +74,17 @@ def observe(job: Object, pods: Sequence[Object], now: datetime, patience: int) -
 
 def explain(state: TaskState, events: Sequence[Object]) -> TaskState:
     """A RUNNING state with the reason that the newest warning gives, if one does."""
-    told = told_by(events)
-    return state if told is None else replace(state, reason=told[0], message=told[1])
+    cause = told_by(events)
+    return state if cause is None else replace(state, reason=cause[0], message=cause[1])
 
 
-def _complete(running: TaskState, pod: Object | None, at: datetime) -> Observation:
+def _complete(running: TaskState, pod: Object | None, at: datetime) -> JobObservation:
     """Done; what it answered lies in the pod's log, as long as there is a pod."""
     done = replace(running, phase=TaskPhase.SUCCEEDED, finished_at=at)
     termination = termination_of(pod)
     if pod is None or termination is None or termination.result_sha256 is None:
-        return Observation(done)
-    return Observation(done, log_of=pod["metadata"]["name"], result_sha256=termination.result_sha256)
+        return JobObservation(done)
+    return JobObservation(done, log_of=pod["metadata"]["name"], result_sha256=termination.result_sha256)
 
 
 def _failed(running: TaskState, condition: Object, pod: Object | None, at: datetime) -> TaskState:
@@ -139,32 +139,32 @@ def _lost(pod: Object) -> str:
     return "the pod was deleted" if terminating(pod) else ""
 
 
-def _without_pod(running: TaskState, job: Object, now: datetime) -> Observation:
+def _without_pod(running: TaskState, job: Object, now: datetime) -> JobObservation:
     age = (now - _time(job["metadata"]["creationTimestamp"], now)).total_seconds()
     if age < QUIET_SECONDS / 4:
-        return Observation(running, look_seconds=QUIET_SECONDS / 4)
-    return Observation(running, events_of=job["metadata"]["uid"], look_seconds=QUIET_SECONDS)
+        return JobObservation(running, look_seconds=QUIET_SECONDS / 4)
+    return JobObservation(running, events_of=job["metadata"]["uid"], look_seconds=QUIET_SECONDS)
 
 
-def _waiting(running: TaskState, pod: Object, now: datetime, patience: int) -> Observation:
+def _waiting(running: TaskState, pod: Object, now: datetime, patience: int) -> JobObservation:
     """A pod that has not started says what it waits for, once it has waited longer than what passes by itself."""
     status = pod.get("status") or {}
     if status.get("phase") != "Pending":
-        return Observation(running)
+        return JobObservation(running)
     created = _time(pod["metadata"]["creationTimestamp"], now)
     conditions: list[Object] = status.get("conditions") or []
-    placed: Object = next((one for one in conditions if one.get("type") == "PodScheduled"), {})
+    placed: Object = next((condition for condition in conditions if condition.get("type") == "PodScheduled"), {})
     waited = (now - _time(placed.get("lastTransitionTime"), created)).total_seconds()
     said = _says(status, placed)
     quiet = patience if said is not None else max(QUIET_SECONDS, patience)
     if waited < quiet:
-        return Observation(
+        return JobObservation(
             running, look_seconds=min(quiet - waited, quiet) + 0.1
         )  # a clock that is behind waits no longer
     if said is None:
-        return Observation(running, events_of=pod["metadata"]["uid"], look_seconds=QUIET_SECONDS)
+        return JobObservation(running, events_of=pod["metadata"]["uid"], look_seconds=QUIET_SECONDS)
     reason, message = said
-    return Observation(replace(running, reason=reason, message=message))
+    return JobObservation(replace(running, reason=reason, message=message))
 
 
 def _says(status: Object, placed: Object) -> tuple[Reason, str] | None:
@@ -208,8 +208,8 @@ def _container_limit(pod: Object) -> str:
 def _condition(job: Object, kind: str) -> Object | None:
     for condition in (job.get("status") or {}).get("conditions") or ():
         if condition["type"] == kind and condition["status"] == "True":
-            found: Object = condition
-            return found
+            holding: Object = condition
+            return holding
     return None
 
 

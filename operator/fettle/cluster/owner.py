@@ -151,10 +151,10 @@ def name_conflict(kind: ResourceKind, obj: Object, owner: Object | None) -> Clus
     )
 
 
-def _namesakes(one: Object, other: Object) -> bool:
+def _namesakes(reference: Object, other: Object) -> bool:
     """Whether two references name different objects by the same name: of those only one is still there."""
-    same = all(one[key] == other[key] for key in ("apiVersion", "kind", "name"))
-    return same and one["uid"] != other["uid"]
+    same = all(reference[key] == other[key] for key in ("apiVersion", "kind", "name"))
+    return same and reference["uid"] != other["uid"]
 
 
 def _marked(desired: Object) -> Object:
@@ -187,7 +187,10 @@ def covers(current: Any, desired: Any, *, amounts: bool = False) -> bool:
         return (
             isinstance(current, list)
             and len(current) == len(desired)
-            and all(covers(mine, wanted, amounts=amounts) for mine, wanted in zip(current, desired, strict=True))
+            and all(
+                covers(current_item, desired_item, amounts=amounts)
+                for current_item, desired_item in zip(current, desired, strict=True)
+            )
         )
     return current == desired or (amounts and _same_quantity(current, desired))
 
@@ -197,5 +200,5 @@ AMOUNTS = frozenset({"limits", "requests", "sizeLimit"})  # fields of what we wr
 
 def _same_quantity(current: Any, desired: Any) -> bool:
     """'1000m' is stored as '1': the same amount."""
-    one, other = quantity(current), quantity(desired)
-    return one is not None and one == other
+    current_quantity, desired_quantity = quantity(current), quantity(desired)
+    return current_quantity is not None and current_quantity == desired_quantity

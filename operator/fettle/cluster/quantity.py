@@ -13,7 +13,7 @@ def quantity(value: Any) -> Decimal | None:
     if not isinstance(value, str | int | float):
         return None
     try:
-        found = Decimal(parse_quantity(str(value)))  # a float by its digits: 0.1 is '100m'
+        number = Decimal(parse_quantity(str(value)))  # a float by its digits: 0.1 is '100m'
     except ValueError:
         return None
-    return found if found.is_finite() else None
+    return number if number.is_finite() else None

@@ -133,21 +133,21 @@ def disruption_budget(owner: Object) -> Object:
     }
 
 
-def pod_template(owner: Object, wanted: ModelRevision, settings: Settings) -> Object:
+def pod_template(owner: Object, revision: ModelRevision, settings: Settings) -> Object:
     """The pods of a revision, rendered with today's defaults; goes into the ledger and is never rendered again."""
     name = owner["metadata"]["name"]
-    template, placement = wanted.template, wanted.artifact.placement
+    template, placement = revision.template, revision.artifact.placement
     optional = {
         "nodeSelector": {**placement.node_selector, **template.node_selector},
-        "tolerations": [one.to_json() for one in (*placement.tolerations, *template.tolerations)],
+        "tolerations": [toleration.to_json() for toleration in (*placement.tolerations, *template.tolerations)],
         "affinity": template.affinity,
         "topologySpreadConstraints": list(template.topology_spread_constraints),
         "serviceAccountName": template.service_account_name,
-        "imagePullSecrets": _pull_secrets(wanted, settings),
+        "imagePullSecrets": _pull_secrets(revision, settings),
         "priorityClassName": template.priority_class_name,
         "runtimeClassName": template.runtime_class_name or placement.runtime_class_name,
     }
-    ours = {**selector(name, wanted.revision), MANAGED_LABEL: "true", TRAFFIC_LABEL: "on"}
+    ours = {**selector(name, revision.revision), MANAGED_LABEL: "true", TRAFFIC_LABEL: "on"}
     return {
         "metadata": {
             "labels": {**template.labels, **ours},
@@ -159,18 +159,18 @@ def pod_template(owner: Object, wanted: ModelRevision, settings: Settings) -> Ob
             "enableServiceLinks": False,
             "terminationGracePeriodSeconds": settings.drain_seconds + LONGEST_REQUEST_SECONDS,
             "securityContext": pod_security(),
-            "initContainers": [_fetch(owner, wanted, settings)],
-            "containers": [_serve(owner, wanted, settings)],
-            "volumes": _volumes(owner, wanted),
+            "initContainers": [_fetch(owner, revision, settings)],
+            "containers": [_serve(owner, revision, settings)],
+            "volumes": _volumes(owner, revision),
         },
     }
 
 
-def _fetch(owner: Object, wanted: ModelRevision, settings: Settings) -> Object:
+def _fetch(owner: Object, revision: ModelRevision, settings: Settings) -> Object:
     """Brings the artifact in; the only container that sees the store."""
-    claim = claim_of(wanted.artifact.uri)
+    claim = claim_of(revision.artifact.uri)
     folders = mounts([claim] if claim is not None else [])
-    container = _container(FETCH, "fetch", owner, wanted, settings)
+    container = _container(FETCH, "fetch", owner, revision, settings)
     container["env"].append({"name": MOUNTS_VARIABLE, "value": encode_mounts(folders)})
     container["volumeMounts"] += [
         {"name": "store", "mountPath": folder, "readOnly": True} for folder in folders.values()
@@ -178,9 +178,9 @@ def _fetch(owner: Object, wanted: ModelRevision, settings: Settings) -> Object:
     return container
 
 
-def _serve(owner: Object, wanted: ModelRevision, settings: Settings) -> Object:
-    container = _container(SERVER, "serve", owner, wanted, settings)
-    if wanted.server.samples:
+def _serve(owner: Object, revision: ModelRevision, settings: Settings) -> Object:
+    container = _container(SERVER, "serve", owner, revision, settings)
+    if revision.server.samples:
         container["volumeMounts"].append({"name": "samples", "mountPath": SAMPLES_FOLDER, "readOnly": True})
 
     def asks(path: str, **timing: int) -> Object:
@@ -198,16 +198,16 @@ def _serve(owner: Object, wanted: ModelRevision, settings: Settings) -> Object:
     }
 
 
-def _container(container: str, verb: str, owner: Object, wanted: ModelRevision, settings: Settings) -> Object:
-    environment = _environment(owner, wanted, settings)
-    given = [variable.to_json() for variable in wanted.server.env if variable.name not in environment]
+def _container(container: str, verb: str, owner: Object, revision: ModelRevision, settings: Settings) -> Object:
+    environment = _environment(owner, revision, settings)
+    given = [variable.to_json() for variable in revision.server.env if variable.name not in environment]
     return {
         "name": container,
-        "image": wanted.server.image or settings.image(catalog.server_image(wanted.artifact.runtime)),
+        "image": revision.server.image or settings.image(catalog.server_image(revision.artifact.runtime)),
         "imagePullPolicy": settings.image_pull_policy.value,
         "command": ["python", "-m", "fettle.server", verb],
         "env": [*given, *({"name": key, "value": value} for key, value in environment.items())],
-        "resources": resources_of(wanted.server, wanted.artifact.threads, settings).to_json(),
+        "resources": resources_of(revision.server, revision.artifact.threads, settings).to_json(),
         "securityContext": container_security(),
         "terminationMessagePolicy": "FallbackToLogsOnError",
         "volumeMounts": [
@@ -217,19 +217,19 @@ def _container(container: str, verb: str, owner: Object, wanted: ModelRevision, 
     }
 
 
-def _environment(owner: Object, wanted: ModelRevision, settings: Settings) -> dict[str, str]:
+def _environment(owner: Object, revision: ModelRevision, settings: Settings) -> dict[str, str]:
     """What both containers are told (docs/design/contracts.md). Without threads the server takes those that were measured."""
     namespace, name = owner["metadata"]["namespace"], owner["metadata"]["name"]
     stable = f"{samples_name(owner)}.{namespace}.svc:{MANAGEMENT_PORT}"
     values: dict[str, Any] = {
-        "ARTIFACT": wanted.artifact.uri,
-        "SHA256": wanted.artifact.sha256,
+        "ARTIFACT": revision.artifact.uri,
+        "SHA256": revision.artifact.sha256,
         "FOLDER": FOLDER,
         "MODEL": name,
-        "REVISION": wanted.revision,
-        "THREADS": wanted.server.threads,
-        "SAMPLES": wanted.server.samples,
-        "STABLE": stable if wanted.server.samples else None,
+        "REVISION": revision.revision,
+        "THREADS": revision.server.threads,
+        "SAMPLES": revision.server.samples,
+        "STABLE": stable if revision.server.samples else None,
         "PORT": HTTP_PORT,
         "MANAGEMENT_PORT": MANAGEMENT_PORT,
         "CONNECTION_MAX_REQUESTS": settings.connection_max_requests,
@@ -249,15 +249,15 @@ def resources_of(server: ServerSpec, threads: int | None, settings: Settings) ->
     return ResourceSpec(requests=amounts, limits=amounts)
 
 
-def _pull_secrets(wanted: ModelRevision, settings: Settings) -> list[Object]:
-    names = [secret.name for secret in wanted.template.image_pull_secrets]
+def _pull_secrets(revision: ModelRevision, settings: Settings) -> list[Object]:
+    names = [secret.name for secret in revision.template.image_pull_secrets]
     return [{"name": name} for name in dict.fromkeys([*names, *settings.image_pull_secrets])]
 
 
-def _volumes(owner: Object, wanted: ModelRevision) -> list[Object]:
+def _volumes(owner: Object, revision: ModelRevision) -> list[Object]:
     # Optional: without the Secret a pod serves all the same, and the analysis says that answers cannot be compared.
     secret = {"secretName": samples_name(owner), "optional": True, "defaultMode": 0o440}
-    samples = [{"name": "samples", "secret": secret}] if wanted.server.samples else []
-    claim = claim_of(wanted.artifact.uri)
+    samples = [{"name": "samples", "secret": secret}] if revision.server.samples else []
+    claim = claim_of(revision.artifact.uri)
     store = {"name": "store", "persistentVolumeClaim": {"claimName": claim, "readOnly": True}}
     return [{"name": "model", "emptyDir": {}}, {"name": "tmp", "emptyDir": {}}, *samples, *([store] if claim else [])]

@@ -20,7 +20,7 @@ from fettle.plan.rollout.analysis import Span
 from fettle.plan.rollout.window_totals import Lost
 
 
-class Process(NamedTuple):
+class ServerLife(NamedTuple):
     """One life of a server: a pod's UID, and when it began on the pod's own clock."""
 
     pod: str
@@ -35,14 +35,14 @@ class Tiles:
     """
 
     def __init__(self) -> None:
-        self._bounds: dict[Process, dict[float, int]] = {}  # the last window's start and end, Unix time -> second
+        self._bounds: dict[ServerLife, dict[float, int]] = {}  # the last window's start and end, Unix time -> second
 
-    def seconds(self, process: Process, span: Span, offset: float, *, over: int) -> range:
+    def seconds(self, process: ServerLife, span: Span, offset: float, *, over: int) -> range:
         """The pod's own seconds of `span`. `offset` is what our clock is ahead of the pod's now; seconds from `over` on are not over."""
         start, end = span.start.timestamp(), span.end.timestamp()
         known = self._bounds.get(process, {})
-        before = max((second for bound, second in known.items() if bound <= start), default=0)
-        first = known.get(start, max(math.ceil(start - offset), before))
+        earlier = max((second for bound, second in known.items() if bound <= start), default=0)
+        first = known.get(start, max(math.ceil(start - offset), earlier))
         last = max(min(math.ceil(end - offset), over), first)
         self._bounds[process] = {start: first, end: last}
         return range(first, last)
@@ -53,7 +53,7 @@ class Tiles:
 
 
 @dataclass
-class Trial:
+class TrialRecord:
     """One canary's. `lost` is traffic that went with its pods."""
 
     uid: str = ""  # of the ModelDeployment
@@ -83,19 +83,21 @@ class Trials:
     """The trials that go on, by ModelDeployment."""
 
     def __init__(self) -> None:
-        self._trials: dict[tuple[str, str], Trial] = {}  # namespace, name
+        self._trials: dict[tuple[str, str], TrialRecord] = {}  # namespace, name
 
     def over(self, namespace: str, name: str) -> None:
         """No canary is on trial there."""
         self._trials.pop((namespace, name), None)
 
-    def of(self, obj: Object, canary: CanaryStatus, pods: Sequence[Object], now: datetime) -> Trial:
+    def of(self, obj: Object, canary: CanaryStatus, pods: Sequence[Object], now: datetime) -> TrialRecord:
         """The trial of `canary`, after a look at its pods."""
         metadata = obj["metadata"]
         key = (metadata["namespace"], metadata["name"])
         trial = self._trials.get(key)
         if trial is None or (trial.uid, trial.revision) != (metadata["uid"], canary.revision):
-            trial = self._trials[key] = Trial(metadata["uid"], canary.revision, lost=_before_us(canary, pods, now))
+            trial = self._trials[key] = TrialRecord(
+                metadata["uid"], canary.revision, lost=_before_us(canary, pods, now)
+            )
         trial.see(pods, now)
         return trial
 

@@ -47,8 +47,8 @@ _NO_NODE = "add a suitable node, or request less: nodeSelector, tolerations, res
 
 def unscheduled(message: str) -> tuple[Reason, str]:
     """Reason and message for a pod that the scheduler found no node for. `message` is its own."""
-    found = ((reason, todo) for words, reason, todo in _VOLUMES if words in message)
-    reason, todo = next(found, (Reason.UNSCHEDULABLE, _NO_NODE))
+    known_causes = ((reason, todo) for words, reason, todo in _VOLUMES if words in message)
+    reason, todo = next(known_causes, (Reason.UNSCHEDULABLE, _NO_NODE))
     return reason, _with_advice(message, todo)
 
 
@@ -62,9 +62,9 @@ def told_by(events: Sequence[Object]) -> tuple[Reason, str] | None:
     past = _MOUNTS if any(event.get("reason") in _MOUNTED for event in events) else ()
     warnings = [event for event in events if event.get("type") == "Warning" and event.get("reason") not in past]
     for event in sorted(warnings, key=_event_time, reverse=True):
-        found = _of_event(str(event.get("reason")), str(event.get("message", "")))
-        if found is not None:
-            return found
+        cause = _of_event(str(event.get("reason")), str(event.get("message", "")))
+        if cause is not None:
+            return cause
     return None
 
 
@@ -82,13 +82,13 @@ def quiet_in(pod: Object, now: datetime, patience: float) -> float | None:
 
 
 def _of_event(word: str, message: str) -> tuple[Reason, str] | None:
-    told = clip(f"{word}: {message}")
+    quoted_message = clip(f"{word}: {message}")
     if word == "FailedCreate":
-        return refused(message), told
+        return refused(message), quoted_message
     if "Multi-Attach" in message:
         todo = "pods on several nodes use a ReadWriteOnce claim: use a ReadWriteMany claim"
-        return Reason.STORE_NOT_SHARED, _with_advice(told, todo)
-    return (Reason.STORE_UNREACHABLE, told) if word in _MOUNTS else None
+        return Reason.STORE_NOT_SHARED, _with_advice(quoted_message, todo)
+    return (Reason.STORE_UNREACHABLE, quoted_message) if word in _MOUNTS else None
 
 
 def _with_advice(message: str, todo: str) -> str:

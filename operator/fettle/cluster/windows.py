@@ -21,7 +21,7 @@ from fettle.api.window import OLD_RING_SECONDS, Head, Window
 from fettle.cluster.figures import PodFigures, UnreadableError, parse
 from fettle.cluster.kinds import Object
 from fettle.cluster.serving import MANAGEMENT_PORT, SERVER
-from fettle.cluster.trials import Process, Trial
+from fettle.cluster.trials import ServerLife, TrialRecord
 from fettle.cluster.workloads import crashes, is_ready
 from fettle.plan.rollout.analysis import Span
 from fettle.plan.rollout.window_totals import Comparisons, Doubt, Lost, Observation, PodSamples, Second
@@ -41,7 +41,7 @@ class _Looker:
 
     clock: Callable[[], datetime]
     patience: float
-    trial: Trial
+    trial: TrialRecord
     places: asyncio.Semaphore = field(default_factory=lambda: asyncio.Semaphore(AT_ONCE))
     large: asyncio.Semaphore = field(default_factory=lambda: asyncio.Semaphore(LARGE_AT_ONCE))
 
@@ -62,10 +62,10 @@ class _Read:
 class _Sums:
     """What a pod counted in `span`, on the operator's clock, summed while its answer is read. `now` is when it was given."""
 
-    def __init__(self, pod: Object, head: Head, span: Span, now: datetime, trial: Trial) -> None:
+    def __init__(self, pod: Object, head: Head, span: Span, now: datetime, trial: TrialRecord) -> None:
         self._pod, self._head, self._span = pod, head, span
         self._offset = now.timestamp() - head.now
-        process = Process(str(pod["metadata"].get("uid") or pod["metadata"]["name"]), head.start)
+        process = ServerLife(str(pod["metadata"].get("uid") or pod["metadata"]["name"]), head.start)
         self._counted = trial.tiles.seconds(process, span, self._offset, over=int(head.now))
         self._block = max(math.ceil(span.seconds / MOST_BLOCKS), 1)
         self._blocks: dict[int, _Block] = {}
@@ -73,14 +73,14 @@ class _Sums:
     def add(self, windows: Iterable[Window]) -> None:
         """Count those of these seconds that belong to the span."""
         start, end = self._span.start.timestamp(), self._span.end.timestamp()
-        for one in windows:
-            if one.second not in self._counted:
+        for window in windows:
+            if window.second not in self._counted:
                 continue
-            key = (one.second - self._counted.start) // self._block
+            key = (window.second - self._counted.start) // self._block
             if key not in self._blocks:
                 # Which seconds are counted is settled; that they lie within the span is what they are told by.
-                self._blocks[key] = _Block(min(max(one.second + self._offset, start), end - 1e-3))
-            self._blocks[key].add(one)
+                self._blocks[key] = _Block(min(max(window.second + self._offset, start), end - 1e-3))
+            self._blocks[key].add(window)
 
     def read(self) -> _Read:
         """All of it."""
@@ -100,18 +100,18 @@ class _Block:
     latencies: Counter[int] = field(default_factory=Counter)
     outcomes: Counter[str] = field(default_factory=Counter)
 
-    def add(self, one: Window) -> None:
-        self.requests += one.requests
-        self.errors += one.errors
-        self.latencies.update(one.latencies())
-        found = one.outcomes
-        self.outcomes.update(agreed=found.agreed, disagreed=found.disagreed, unsure=found.unsure)
+    def add(self, window: Window) -> None:
+        self.requests += window.requests
+        self.errors += window.errors
+        self.latencies.update(window.latencies())
+        outcomes = window.outcomes
+        self.outcomes.update(agreed=outcomes.agreed, disagreed=outcomes.disagreed, unsure=outcomes.unsure)
 
     def told(self) -> Second:
         return Second(self.at, self.requests, self.errors, self.latencies, Comparisons(**self.outcomes))
 
 
-def samples_of(pod: Object, answer: PodFigures, span: Span, now: datetime, trial: Trial) -> _Read:
+def samples_of(pod: Object, answer: PodFigures, span: Span, now: datetime, trial: TrialRecord) -> _Read:
     """An answer on the operator's clock, as far as it belongs to `span`, read at once. Raises UnreadableError."""
     sums = _Sums(pod, answer.head, span, now, trial)
     for windows in answer.pieces():
@@ -136,7 +136,7 @@ def _lost(pod: Object, answer: Head, offset: float) -> Lost | None:
 def _restarts(pod: Object) -> int:
     """How often its server was started again."""
     statuses = (pod.get("status") or {}).get("containerStatuses") or ()
-    return sum(int(one.get("restartCount") or 0) for one in statuses if one["name"] == SERVER)
+    return sum(int(container.get("restartCount") or 0) for container in statuses if container["name"] == SERVER)
 
 
 def _doubt(pod: str, answer: Head) -> Doubt | None:
@@ -151,7 +151,7 @@ def _doubt(pod: str, answer: Head) -> Doubt | None:
 
 
 async def observe(
-    pods: Mapping[str, Iterable[Object]], span: Span, clock: Callable[[], datetime], patience: float, trial: Trial
+    pods: Mapping[str, Iterable[Object]], span: Span, clock: Callable[[], datetime], patience: float, trial: TrialRecord
 ) -> dict[str, Observation]:
     """What the pods of each revision counted in `span`: those that are ready, and those of the canary that were.
 
@@ -179,18 +179,18 @@ async def observe(
 def _observation(pods: list[Object], answers: list[tuple[Object, _Read | str]], now: datetime) -> Observation:
     read = {pod["metadata"]["name"]: answer for pod, answer in answers if isinstance(answer, _Read)}
     unread = [(pod, answer) for pod, answer in answers if isinstance(answer, str)]
-    names = [(pod["metadata"]["name"], why, is_ready(pod)) for pod, why in unread]
+    names = [(pod["metadata"]["name"], problem, is_ready(pod)) for pod, problem in unread]
     # Its clock is its node's, which wrote down when its container ended.
-    clocks = {name: timedelta(seconds=one.offset) for name, one in read.items()}
-    ended = tuple(replace(one, at=one.at + clocks.get(one.pod, timedelta())) for one in crashes(pods))
+    clocks = {name: timedelta(seconds=figures.offset) for name, figures in read.items()}
+    ended = tuple(replace(crash, at=crash.at + clocks.get(crash.pod, timedelta())) for crash in crashes(pods))
     gone = [
         Lost(now.timestamp(), f"pod {name} is not ready and does not answer") for name, _, ready in names if not ready
     ]
     return Observation(
-        pods=tuple(one.samples for one in read.values()),
-        silent=tuple(f"{name} ({why})" for name, why, ready in names if ready),
+        pods=tuple(figures.samples for figures in read.values()),
+        silent=tuple(f"{name} ({problem})" for name, problem, ready in names if ready),
         crashes=ended,
-        lost=(*(one.lost for one in read.values() if one.lost is not None), *gone),
+        lost=(*(figures.lost for figures in read.values() if figures.lost is not None), *gone),
     )
 
 
@@ -209,15 +209,15 @@ async def _ask(session: aiohttp.ClientSession, pod: Object, span: Span, looker: 
                 await asyncio.sleep(0)  # the Lease is renewed in between
             return sums.read()
     except UnreadableError as error:
-        why = f"invalid response: {error}"
+        problem = f"invalid response: {error}"
     except _Unread as error:
-        why = str(error)
+        problem = str(error)
     except TimeoutError:
-        why = f"no complete response within {looker.patience:g} s"
+        problem = f"no complete response within {looker.patience:g} s"
     except (aiohttp.ClientError, OSError) as error:
-        why = str(error) or type(error).__name__
-    logger.info("no analysis window from pod %s: %s", name, why)
-    return clip(why, 160)
+        problem = str(error) or type(error).__name__
+    logger.info("no analysis window from pod %s: %s", name, problem)
+    return clip(problem, 160)
 
 
 class _Large:

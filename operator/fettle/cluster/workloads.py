@@ -74,7 +74,7 @@ def is_ready(pod: Object) -> bool:
 
 def _says_ready(pod: Object) -> bool:
     conditions = (pod.get("status") or {}).get("conditions") or ()
-    return any(one["type"] == "Ready" and one["status"] == "True" for one in conditions)
+    return any(condition["type"] == "Ready" and condition["status"] == "True" for condition in conditions)
 
 
 def fault_of(deployment: Object, pods: Sequence[Object], told: Mapping[str, PodFault]) -> PodFault | None:
@@ -144,7 +144,7 @@ def crashes(pods: Iterable[Object]) -> tuple[Crash, ...]:
 
     What the node did is not among them (an eviction, a preemption, its own lack of memory), nor what a pod did that a person took out.
     """
-    found = []
+    crashed = []
     for pod in pods:
         if terminating(pod) or is_over(pod) or taken_out(pod) or _disrupted(pod):
             continue
@@ -153,13 +153,17 @@ def crashes(pods: Iterable[Object]) -> tuple[Crash, ...]:
             at = timestamps.read(ended.get("finishedAt"))
             if at is not None and _own_fault(ended, limited=limited):
                 text = clip(said(ended, limited=limited)[1], 256)
-                found.append(Crash(pod["metadata"]["name"], at, text))
-    return tuple(found)
+                crashed.append(Crash(pod["metadata"]["name"], at, text))
+    return tuple(crashed)
 
 
 def _ends(pod: Object) -> list[Object]:
     """How its server ended: the last time, and while it is down the time before."""
-    servers = [one for one in (pod.get("status") or {}).get("containerStatuses") or () if one["name"] == SERVER]
+    servers = [
+        container
+        for container in (pod.get("status") or {}).get("containerStatuses") or ()
+        if container["name"] == SERVER
+    ]
     states = [(server.get(word) or {}).get("terminated") for server in servers for word in ("lastState", "state")]
     return [ended for ended in states if ended]
 
@@ -174,16 +178,16 @@ def _own_fault(ended: Object, *, limited: bool) -> bool:
 def _disrupted(pod: Object) -> bool:
     """Whether the cluster takes it away: evicted, preempted, its node drained or tainted."""
     conditions = (pod.get("status") or {}).get("conditions") or ()
-    return any(one["type"] == "DisruptionTarget" and one["status"] == "True" for one in conditions)
+    return any(condition["type"] == "DisruptionTarget" and condition["status"] == "True" for condition in conditions)
 
 
 def _limited(pod: Object, container: str) -> bool:
     """Whether a container, or its pod as a whole, has a memory limit."""
     spec = pod.get("spec") or {}
     own = [
-        one
-        for one in (*(spec.get("initContainers") or ()), *(spec.get("containers") or ()))
-        if one["name"] == container
+        part
+        for part in (*(spec.get("initContainers") or ()), *(spec.get("containers") or ()))
+        if part["name"] == container
     ]
-    limits = [(one.get("resources") or {}).get("limits") or {} for one in (spec, *own)]
+    limits = [(part.get("resources") or {}).get("limits") or {} for part in (spec, *own)]
     return any("memory" in limit for limit in limits)

@@ -28,7 +28,7 @@ from fettle.errors import ConflictError
 from fettle.plan.rollout import analysis
 from fettle.plan.rollout.ledger import on_trial
 from fettle.plan.rollout.revision import ModelRevision, NotReady, wanted_revision
-from fettle.plan.rollout.state import PodFault, RolloutSnapshot, Wanted
+from fettle.plan.rollout.state import DesiredRevision, PodFault, RolloutSnapshot
 
 logger = logging.getLogger(__name__)
 
@@ -155,7 +155,7 @@ def snapshot_of(context: Context, observed: Observed) -> RolloutSnapshot:
         generation=metadata["generation"],
         spec=observed.spec,
         status=status_of(observed.obj, ModelDeploymentStatus),
-        wanted=wanted if isinstance(wanted, NotReady) else Wanted(wanted.revision, wanted.artifact.uri),
+        wanted=wanted if isinstance(wanted, NotReady) else DesiredRevision(wanted.revision, wanted.artifact.uri),
         now=now,
         stable_annotation=notes.get(serving.STABLE_ANNOTATION) if ours else None,
         ledger=ledger.read(observed.lines),

@@ -10,7 +10,7 @@ from fettle.api.conditions import with_condition
 from fettle.api.optimizedmodel import OptimizedModelSpec
 from fettle.api.optimizedmodel_status import OptimizedModelStatus
 from fettle.api.reasons import Reason
-from fettle.cluster.answers import Answers, TaskStates
+from fettle.cluster.answers import JobAnswers, TaskStates
 from fettle.cluster.claims import require_claims
 from fettle.cluster.jobs import job_name, render
 from fettle.cluster.kinds import JOB, OPTIMIZED_MODEL, Object
@@ -24,7 +24,7 @@ from fettle.plan import timestamps
 from fettle.plan.commands import Command
 from fettle.plan.run.decide import decide
 from fettle.plan.run.retry import is_new
-from fettle.plan.run.state import RunDecision, RunSnapshot, TaskPhase, WantedTask
+from fettle.plan.run.state import RunDecision, RunSnapshot, TaskPhase, TaskRequest
 from fettle.plan.run.status import READY, is_settled
 
 logger = logging.getLogger(__name__)
@@ -34,7 +34,7 @@ class OptimizedModels:
     """The reconciler. What it keeps in memory only saves work: after a restart it is read from the cluster again."""
 
     def __init__(self) -> None:
-        self._answers = Answers()
+        self._answers = JobAnswers()
         self._refusals = Refusals()
 
     async def reconcile(self, context: Context, namespace: str, name: str) -> float | None:
@@ -69,20 +69,20 @@ class OptimizedModels:
         """Create the Jobs that are missing, delete the unfinished ones that nobody wants any more. Returns when to look again."""
         uid = obj["metadata"]["uid"]
         jobs = {job["metadata"]["name"]: job for job in context.cache.owned(JOB, uid)}
-        wanted = {job_name(obj, task): task for task in decision.wanted}
-        missing = [task for name, task in wanted.items() if name not in jobs and not _over(tasks, task)]
+        requests = {job_name(obj, task): task for task in decision.requests}
+        missing = [task for name, task in requests.items() if name not in jobs and not _over(tasks, task)]
         due = [task for task in missing if self._refusals.may_try(uid, task, context.now())]
-        unwanted = [job for name, job in jobs.items() if name not in wanted and not finished(job)]
-        if due or unwanted:
+        unrequested = [job for name, job in jobs.items() if name not in requests and not finished(job)]
+        if due or unrequested:
             await _require_current(context, obj)
         refused = [not await self._create(context, obj, spec, task) for task in due]
-        for job in unwanted:
+        for job in unrequested:
             await _delete(context, job)
         if any(refused):
             return 0.0  # the next pass writes down why
         return self._refusals.next_try(uid, missing, context.now())
 
-    async def _create(self, context: Context, obj: Object, spec: OptimizedModelSpec, task: WantedTask) -> bool:
+    async def _create(self, context: Context, obj: Object, spec: OptimizedModelSpec, task: TaskRequest) -> bool:
         """Create one Job; False when it was refused, which is kept as the task's state."""
         namespace, uid = obj["metadata"]["namespace"], obj["metadata"]["uid"]
         try:
@@ -121,7 +121,7 @@ def _retry(obj: Object) -> str:
     return str((obj["metadata"].get("annotations") or {}).get(Command.RETRY.annotation, ""))
 
 
-def _over(tasks: TaskStates, task: WantedTask) -> bool:
+def _over(tasks: TaskStates, task: TaskRequest) -> bool:
     """Whether this attempt ended already; its Job may be gone since."""
     state = tasks.states.get(task.task_hash)
     return state is not None and state.attempt == task.attempt and state.phase != TaskPhase.RUNNING

@@ -16,7 +16,7 @@ from fettle.cluster.cache import Cache
 from fettle.cluster.client import Client
 from fettle.cluster.events import EventRecorder
 from fettle.cluster.kinds import WATCHED, Object
-from fettle.cluster.lease import Elector, LeaseLostError
+from fettle.cluster.lease import Elector, LeaseLostError, LeaseTiming
 from fettle.cluster.owner import Key
 from fettle.cluster.sync import list_until_done, resync
 from fettle.controller import health, metrics
@@ -49,9 +49,11 @@ class Process:
             settings.namespace,
             settings.lease_name,
             settings.identity,
-            duration=settings.lease_duration_seconds,
-            renew=settings.lease_renew_seconds,
-            retry=settings.lease_retry_seconds,
+            LeaseTiming(
+                duration=settings.lease_duration_seconds,
+                renew=settings.lease_renew_seconds,
+                retry=settings.lease_retry_seconds,
+            ),
         )
         client.may_write = lambda: self.elector.seconds_left
         self.health = health.Health(

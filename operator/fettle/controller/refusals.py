@@ -9,7 +9,7 @@ from datetime import datetime, timedelta
 from fettle.api.reasons import Reason
 from fettle.api.text import clip
 from fettle.errors import ClusterError
-from fettle.plan.run.state import TaskPhase, TaskState, WantedTask
+from fettle.plan.run.state import TaskPhase, TaskRequest, TaskState
 
 RETRY_SECONDS = 10.0
 KEPT = 4096
@@ -34,25 +34,25 @@ class Refusals:
     def __init__(self) -> None:
         self._refused: dict[tuple[str, str], Refusal] = {}  # owner's UID, task hash
 
-    def note(self, uid: str, wanted: WantedTask, error: ClusterError, now: datetime) -> None:
+    def note(self, uid: str, request: TaskRequest, error: ClusterError, now: datetime) -> None:
         """Remember a refusal: the task waits for a quota, a right, a claim; or has failed, where the Job itself is invalid."""
         hopeless = error.reason == Reason.INVALID_SPEC
         state = TaskState(
-            wanted.task_hash,
+            request.task_hash,
             TaskPhase.FAILED if hopeless else TaskPhase.RUNNING,
-            wanted.attempt,
+            request.attempt,
             reason=error.reason,
             message=clip(error.message),
             finished_at=now if hopeless else None,
         )
-        self._refused.pop((uid, wanted.task_hash), None)
-        self._refused[uid, wanted.task_hash] = Refusal(state, now + timedelta(seconds=RETRY_SECONDS))
+        self._refused.pop((uid, request.task_hash), None)
+        self._refused[uid, request.task_hash] = Refusal(state, now + timedelta(seconds=RETRY_SECONDS))
         while len(self._refused) > KEPT:
             del self._refused[next(iter(self._refused))]
 
-    def clear(self, uid: str, wanted: WantedTask) -> None:
+    def clear(self, uid: str, request: TaskRequest) -> None:
         """The Job was created after all."""
-        self._refused.pop((uid, wanted.task_hash), None)
+        self._refused.pop((uid, request.task_hash), None)
 
     def states(self, uid: str, known: Mapping[str, TaskState]) -> dict[str, TaskState]:
         """The owner's refused tasks, where they are newer than what is known from Jobs."""
@@ -62,13 +62,13 @@ class Refusals:
             if owner == uid and (task not in known or known[task].attempt < refusal.state.attempt)
         }
 
-    def may_try(self, uid: str, wanted: WantedTask, now: datetime) -> bool:
+    def may_try(self, uid: str, request: TaskRequest, now: datetime) -> bool:
         """Whether this attempt was not refused, or long enough ago."""
-        refusal = self._refused.get((uid, wanted.task_hash))
-        return refusal is None or refusal.state.attempt != wanted.attempt or refusal.seconds_left(now) <= 0
+        refusal = self._refused.get((uid, request.task_hash))
+        return refusal is None or refusal.state.attempt != request.attempt or refusal.seconds_left(now) <= 0
 
-    def next_try(self, uid: str, missing: Iterable[WantedTask], now: datetime) -> float | None:
+    def next_try(self, uid: str, missing: Iterable[TaskRequest], now: datetime) -> float | None:
         """Seconds until one of the missing tasks may be tried again; None when none was refused."""
-        refusals = (self._refused.get((uid, wanted.task_hash)) for wanted in missing)
+        refusals = (self._refused.get((uid, request.task_hash)) for request in missing)
         waits = [refusal.seconds_left(now) for refusal in refusals if refusal is not None]
         return max(min(waits), 0.1) if waits else None

@@ -16,7 +16,7 @@ from fettle.api.task import BuildTask, StoredModel
 from fettle.api.text import clip
 from fettle.errors import RecipeError, RuntimeFailure
 from fettle.optimizer import steps
-from fettle.optimizer.measure.items import Items, opened, unpack
+from fettle.optimizer.measure.items import MappedItems, opened, unpack
 from fettle.runtimes import base, cpu
 from fettle.store.cache import build_key, libraries, write_build
 from fettle.store.store import Store
@@ -58,7 +58,7 @@ def _build(task: BuildTask, store: Store) -> StoredModel:
     with tempfile.TemporaryDirectory(prefix="fettle-build-") as name:
         folder = Path(name)
         given = store.fetch_model(task.portable, folder / "given")
-        items: Items | None = None
+        items: MappedItems | None = None
         if task.calibration is not None:
             items = opened(unpack(store, task.calibration, folder / "calibration"), task.signature)
         entry = given
@@ -72,7 +72,7 @@ def _build(task: BuildTask, store: Store) -> StoredModel:
         return _stored(store, entry, folder / "built")
 
 
-def _check(task: BuildTask, entry: Path, items: Items | None) -> None:
+def _check(task: BuildTask, entry: Path, items: MappedItems | None) -> None:
     """The family's own runtime loads what was made, and runs one item: tools have written broken files without a word.
 
     Raises RuntimeFailure. What it answers is judged in the measuring stage.

@@ -12,7 +12,7 @@ from fettle.errors import SourceError
 from fettle.optimizer.data.columns import Array
 from fettle.optimizer.data.items import Items
 from fettle.optimizer.measure.agreement import OutputProfile, within_noise
-from fettle.optimizer.sources.base import Answers, Run
+from fettle.optimizer.sources.base import NamedArrays, RunModel
 from fettle.store.comparison import has_nan
 
 REFERENCE_ITEMS = 3
@@ -20,13 +20,13 @@ SLOW_SECONDS = 0.5  # a run that takes longer is made less often
 
 
 @dataclass(frozen=True)
-class Reference:
+class OriginalAnswers:
     """What the original answers to some inputs."""
 
-    inputs: tuple[Answers, ...]
-    answers: tuple[Answers, ...]
+    inputs: tuple[NamedArrays, ...]
+    answers: tuple[NamedArrays, ...]
 
-    def differs(self, run: Run) -> str | None:
+    def differs(self, run: RunModel) -> str | None:
         """How `run` answers otherwise, for a person; None where it answers alike within float noise. Raises RuntimeFailure."""
         for given, wanted in zip(self.inputs, self.answers, strict=True):
             found = run(given)
@@ -49,7 +49,7 @@ def _difference(name: str, wanted: Array, found: Array | None) -> str:
     return f"the output {name!r} differs by up to {worst:.3g}"
 
 
-def reference(run: Run, items: Items) -> Reference:
+def reference(run: RunModel, items: Items) -> OriginalAnswers:
     """Answers of `run` to the first items (one item where a run is slow: every step is checked on them).
 
     Raises SourceError where two runs on one item differ (UnsupportedModel), or every answer holds NaN (OutputsInvalid); RuntimeFailure.
@@ -59,8 +59,8 @@ def reference(run: Run, items: Items) -> Reference:
     count = 1 if time.perf_counter() - start > SLOW_SECONDS else min(REFERENCE_ITEMS, len(items))
     inputs = tuple(items.whole(index) for index in range(count))
     answers = (first, *(run(given) for given in inputs[1:]))
-    made = Reference(inputs, answers)
-    moved = Reference(inputs[:1], answers[:1]).differs(run)
+    made = OriginalAnswers(inputs, answers)
+    moved = OriginalAnswers(inputs[:1], answers[:1]).differs(run)
     if moved is not None:
         message = f"the model gives different outputs for the same input ({moved}): nothing can be compared with it"
         raise SourceError(message, reason=Reason.UNSUPPORTED_MODEL)

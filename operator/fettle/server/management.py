@@ -26,7 +26,7 @@ log = logging.getLogger(__name__)
 
 SILENCE_SECONDS = 60.0  # of the data port's event loop, after which the process is not live
 
-Answer = tuple[int, list[tuple[str, str]], bytes]
+HttpAnswer = tuple[int, list[tuple[str, str]], bytes]
 
 
 class Management:
@@ -56,7 +56,7 @@ class Management:
             status, headers, body = 500, _TEXT, f"{type(error).__name__}; see the log\n".encode()
         protocol.response_bytes(status, headers, body)
 
-    def _answer(self, scope: Any) -> Answer:
+    def _answer(self, scope: Any) -> HttpAnswer:
         service = self.service
         if scope.path == "/healthz":
             return self._health()
@@ -73,13 +73,13 @@ class Management:
             return (503, _TEXT, b"draining\n") if service.draining else (200, _TEXT, b"ready\n")
         return self._window(service, scope.query_string)
 
-    def _health(self) -> Answer:
+    def _health(self) -> HttpAnswer:
         silent = time.monotonic() - self._beaten_at
         if silent > SILENCE_SECONDS:
             return 503, _TEXT, f"the data port's event loop has been blocked for {silent:.0f} s\n".encode()
         return 200, _TEXT, b"ok\n"
 
-    def _window(self, service: InferenceService, query: str) -> Answer:
+    def _window(self, service: InferenceService, query: str) -> HttpAnswer:
         try:
             since = float(parse_qs(query).get("since", ["0"])[0])
         except ValueError:
@@ -92,7 +92,7 @@ class Management:
         return 200, _JSON, written(head, seconds)
 
 
-def _samples(scope: Any, service: InferenceService) -> Answer:
+def _samples(scope: Any, service: InferenceService) -> HttpAnswer:
     """Hand samples out, each once, to a pod of this ModelDeployment that is of another revision."""
     settings = service.settings
     if not settings.samples:

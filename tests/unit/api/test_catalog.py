@@ -15,10 +15,10 @@ from fettle.api import catalog
 from fettle.api.catalog import Image
 from fettle.api.optimizedmodel import TargetSpec
 from fettle.api.recipe import OptimizeGraphStep, QuantizeStep, RecipeStep, RuntimeSettings
-from fettle.api.task import MeasureCandidate, StoredModel
+from fettle.api.task import BuiltCandidate, StoredModel
 from fettle.api.vocabulary import Precision, QuantizeMode, RuntimeName, SourceFormat
 from fettle.optimizer import sources
-from fettle.plan.run.planned import row
+from fettle.plan.run.planned import planned_candidate
 
 ROOT = Path(__file__).parents[3]
 SOURCE = ROOT / "operator" / "fettle"
@@ -55,8 +55,10 @@ def test_a_step_is_lossy_in_the_plan_where_it_is_to_the_clock(monkeypatch: pytes
     model = StoredModel(format="ONNX", entry="model.onnx", files=())
 
     def lossy(*steps: RecipeStep, precision: Precision = Precision.FLOAT32) -> tuple[bool, bool]:
-        planned = row("r", RuntimeName.ONNXRUNTIME, RuntimeSettings(threads=1, precision=precision), steps=steps)
-        return planned.lossy, MeasureCandidate(plan=planned.plan, model=model, steps=steps).lossy
+        planned = planned_candidate(
+            "r", RuntimeName.ONNXRUNTIME, RuntimeSettings(threads=1, precision=precision), steps=steps
+        )
+        return planned.lossy, BuiltCandidate(plan=planned.plan, model=model, steps=steps).lossy
 
     assert lossy() == lossy(GRAPH) == (False, False)
     assert lossy(GRAPH, STATIC) == lossy(DYNAMIC) == (True, True)

@@ -7,17 +7,17 @@ import pytest
 from fettle.api import catalog
 from fettle.api.memory import GROUP, JOB_BYTES, job_bytes, process_bytes
 from fettle.api.recipe import RuntimeSettings
-from fettle.api.task import CandidatePlan, MeasureCandidate, StoredFile, StoredModel
+from fettle.api.task import BuiltCandidate, CandidatePlan, StoredFile, StoredModel
 from fettle.api.vocabulary import RuntimeName
 
 MIB = 1 << 20
 
 
-def candidate(runtime: RuntimeName, size: int) -> MeasureCandidate:
+def candidate(runtime: RuntimeName, size: int) -> BuiltCandidate:
     """A model of so many bytes."""
     plan = CandidatePlan(name="a", recipe="a", runtime=runtime, settings=RuntimeSettings())
     model = StoredModel(format="ONNX", entry="model", files=(StoredFile(path="model", sha256="0" * 64, bytes=size),))
-    return MeasureCandidate(plan=plan, model=model)
+    return BuiltCandidate(plan=plan, model=model)
 
 
 @pytest.mark.parametrize("runtime", RuntimeName)

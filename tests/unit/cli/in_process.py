@@ -7,16 +7,16 @@ from datetime import UTC, datetime
 from fettle.api.optimizedmodel import OptimizedModelSpec
 from fettle.api.optimizedmodel_status import OptimizedModelStatus
 from fettle.api.task import AnyTask, MeasureTask, task_hash
-from fettle.cli.local.run import LocalRun
+from fettle.cli.local.run import LocalRun, RunInput
 from fettle.errors import FettleError
 from fettle.optimizer import measure, stage
-from fettle.optimizer.measure.schedule import Schedule
-from fettle.plan.run.state import TaskPhase, TaskState, WantedTask
+from fettle.optimizer.measure.schedule import TimingSchedule
+from fettle.plan.run.state import TaskPhase, TaskRequest, TaskState
 from fettle.store.store import AnyReport, Store
 from fettle.store.uris import Mounts
 
 # Answers do not depend on how long is timed. No speed-up can be claimed of one start: what is lossy and passes ends as Unstable.
-SHORT = Schedule(least_starts=1, looks=(1,), least_rounds=1, rounds=2, most_rounds=2, block_seconds=0.02)
+SHORT = TimingSchedule(least_starts=1, looks=(1,), least_rounds=1, rounds=2, most_rounds=2, block_seconds=0.02)
 
 
 class InProcess:
@@ -25,16 +25,16 @@ class InProcess:
     def __init__(self, mounts: Mounts) -> None:
         self._mounts = mounts
 
-    async def run(self, wanted: WantedTask) -> TaskState:
+    async def run(self, request: TaskRequest) -> TaskState:
         """The task's outcome."""
         try:
-            report = self._report(wanted.task)
+            report = self._report(request.task)
         except FettleError as error:
             failed = {"reason": error.reason, "message": error.message, "retryable": error.retryable}
             return TaskState(
-                wanted.task_hash, TaskPhase.FAILED, wanted.attempt, finished_at=datetime.now(UTC), **failed
+                request.task_hash, TaskPhase.FAILED, request.attempt, finished_at=datetime.now(UTC), **failed
             )
-        return TaskState(wanted.task_hash, TaskPhase.SUCCEEDED, wanted.attempt, report, finished_at=datetime.now(UTC))
+        return TaskState(request.task_hash, TaskPhase.SUCCEEDED, request.attempt, report, finished_at=datetime.now(UTC))
 
     def _report(self, task: AnyTask) -> AnyReport:
         if not isinstance(task, MeasureTask):
@@ -48,4 +48,4 @@ class InProcess:
 async def optimized(spec: OptimizedModelSpec, mounts: Mounts) -> OptimizedModelStatus:
     """The status that the whole run ends with; its store is the claim `fettle-store`."""
     runner = InProcess(mounts)
-    return await LocalRun("default", "here", 1, spec, "pvc://fettle-store", runner, seconds_per_candidate=0.3).run()
+    return await LocalRun(RunInput("default", "here", 1, spec, "pvc://fettle-store", 0.3), runner).run()

@@ -12,8 +12,8 @@ from fettle.api.conditions import find
 from fettle.api.optimizedmodel import OptimizedModelSpec
 from fettle.api.optimizedmodel_status import OptimizedModelStatus
 from fettle.api.reasons import Reason
-from fettle.cli.local.run import LocalRun
-from fettle.plan.run.state import RunDecision, TaskPhase, TaskState, WantedTask
+from fettle.cli.local.run import LocalRun, RunInput
+from fettle.plan.run.state import RunDecision, TaskPhase, TaskRequest, TaskState
 
 
 class Bench:
@@ -21,7 +21,7 @@ class Bench:
 
     def __init__(self, world: World) -> None:
         self._world = world
-        self.running: list[WantedTask] = []
+        self.running: list[TaskRequest] = []
         self.together: list[list[str]] = []
         self.started: list[str] = []
         self.ended: list[str] = []
@@ -29,34 +29,34 @@ class Bench:
         self.hold = asyncio.Event()
         self.hold.set()
 
-    async def run(self, wanted: WantedTask) -> TaskState:
+    async def run(self, request: TaskRequest) -> TaskState:
         """The task's outcome, a turn of the loop later."""
-        self.running.append(wanted)
+        self.running.append(request)
         self.begun.set()
-        self.started.append(wanted.label)
+        self.started.append(request.label)
         self.together.append(sorted(task.stage for task in self.running))
         try:
             await asyncio.sleep(0)
             await self.hold.wait()
-            return self._outcome(wanted)
+            return self._outcome(request)
         finally:
-            self.running.remove(wanted)
-            self.ended.append(wanted.label)
+            self.running.remove(request)
+            self.ended.append(request.label)
 
-    def _outcome(self, wanted: WantedTask) -> TaskState:
-        told = self._world.answer(wanted)
+    def _outcome(self, request: TaskRequest) -> TaskState:
+        told = self._world.answer(request)
         if isinstance(told, TaskState):
             return TaskState(
-                wanted.task_hash,
+                request.task_hash,
                 told.phase,
-                wanted.attempt,
+                request.attempt,
                 reason=told.reason,
                 message=told.message,
                 retryable=told.retryable,
                 finished_at=START,
             )
-        report = told or self._world.report(wanted.task)
-        return TaskState(wanted.task_hash, TaskPhase.SUCCEEDED, wanted.attempt, report, finished_at=START)
+        report = told or self._world.report(request.task)
+        return TaskState(request.task_hash, TaskPhase.SUCCEEDED, request.attempt, report, finished_at=START)
 
 
 class Watch:
@@ -73,12 +73,12 @@ class Watch:
 def local_run(bench: Bench, spec: OptimizedModelSpec, seen: list[RunDecision] | None = None) -> LocalRun:
     """A run on that bench."""
 
-    def note(decision: RunDecision, running: tuple[WantedTask, ...]) -> None:
+    def note(decision: RunDecision, running: tuple[TaskRequest, ...]) -> None:
         if seen is not None:
             seen.append(decision)
 
-    store = "pvc://fettle-store"
-    return LocalRun("default", "digits", 1, spec, store, bench, on_change=note, clock=Watch())
+    given = RunInput("default", "digits", 1, spec, "pvc://fettle-store")
+    return LocalRun(given, bench, on_change=note, clock=Watch())
 
 
 def reason(status: OptimizedModelStatus) -> str:
@@ -110,14 +110,14 @@ async def test_a_measurement_runs_alone() -> None:
 async def test_a_failure_that_may_pass_is_tried_again() -> None:
     bench = Bench(World())
     broken = failure(Reason.STORE_UNREACHABLE, retryable=True)
-    bench._world.answer = lambda wanted: broken if wanted.stage == "prepare" and wanted.attempt == 0 else None
+    bench._world.answer = lambda request: broken if request.stage == "prepare" and request.attempt == 0 else None
     status = await local_run(bench, make_spec()).run()
     assert reason(status) == Reason.PUBLISHED
     assert bench.started[:2] == ["prepare", "prepare"]
 
 
 async def test_a_failure_ends_the_run_with_its_reason() -> None:
-    bench = Bench(World(answer=lambda wanted: failure(Reason.SOURCE_NOT_FOUND, "no such file")))
+    bench = Bench(World(answer=lambda request: failure(Reason.SOURCE_NOT_FOUND, "no such file")))
     status = await local_run(bench, make_spec()).run()
     assert reason(status) == Reason.SOURCE_NOT_FOUND
 

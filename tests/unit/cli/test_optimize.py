@@ -145,7 +145,7 @@ def test_plain_lines_tell_what_changes_once() -> None:
     with PlainDisplay(Console(file=out, width=300), "digits") as display:
         for _ in range(12):
             decision = world.look()
-            display.update(decision, decision.wanted)
+            display.update(decision, decision.requests)
             world.finish()
     lines = out.getvalue().splitlines()
     assert len(lines) == len(set(lines))
@@ -161,7 +161,7 @@ def test_the_picture_holds_stage_tasks_and_candidates() -> None:
     console.print(display._picture())
     for _ in range(2):
         decision = world.look()
-        display.update(decision, decision.wanted)
+        display.update(decision, decision.requests)
         world.finish("prepare")
     console.print(display._picture())
     assert isinstance(console.file, io.StringIO)

@@ -14,7 +14,7 @@ from tests.unit.plan.optimize.world import World
 from fettle.api.reasons import Reason
 from fettle.api.report import PrepareReport
 from fettle.cli.local.process import Processes
-from fettle.plan.run.state import TaskPhase, WantedTask
+from fettle.plan.run.state import TaskPhase, TaskRequest
 
 PREAMBLE = """
 import os, signal, subprocess, sys, time
@@ -35,9 +35,9 @@ print(line)
 """
 
 
-def wanted() -> WantedTask:
+def wanted() -> TaskRequest:
     """The first task of a run."""
-    return World().look().wanted[0]
+    return World().look().requests[0]
 
 
 def processes(folder: Path, script: str, **environment: str) -> Processes:

@@ -12,10 +12,10 @@ from click.testing import CliRunner
 from tests.unit.cli.api_server import api_server
 from tests.unit.cli.pipe import Silent, running
 
-from fettle.cli.access.claim_pod import Target, find_image, parse_target, pod, why_not_running
+from fettle.cli.access.claim_pod import ClaimPath, find_image, parse_target, pod, why_not_running
 from fettle.cli.access.cluster import connect
 from fettle.cli.access.push_files import Entry, entries, transfer
-from fettle.cli.commands.push import claim, ensure_claim
+from fettle.cli.commands.push import NewClaim, ensure_claim
 from fettle.cli.main import main
 from fettle.cli.pods import receive, send
 from fettle.errors import ClusterError, UsageError
@@ -25,7 +25,7 @@ def push(source: Path, path: str, root: Path) -> tuple[int, int]:
     """Files that were sent, and bytes that progress was told of."""
     told: list[int] = []
     with running(receive, root) as pipe:
-        count = transfer(entries(source, Target("models", path)), pipe, told.append)
+        count = transfer(entries(source, ClaimPath("models", path)), pipe, told.append)
     return count, sum(told)
 
 
@@ -63,7 +63,7 @@ def test_a_folder_arrives_and_only_what_changed_is_sent_again(tmp_path: Path, cl
 def test_a_file_that_arrives_damaged_is_refused_and_leaves_nothing(tmp_path: Path, claim_folder: Path) -> None:
     source = tmp_path / "model.onnx"
     source.write_text("right")
-    (entry,) = entries(source, Target("models", "m.onnx"))
+    (entry,) = entries(source, ClaimPath("models", "m.onnx"))
     source.write_text("wrong")
     with running(receive, claim_folder) as pipe, pytest.raises(ClusterError, match=r"m\.onnx was damaged in transit"):
         transfer((entry,), pipe, lambda number: None)
@@ -108,9 +108,9 @@ def test_an_address_that_is_no_claim_is_refused(uri: str) -> None:
 
 def test_nothing_to_send_is_refused(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="no such file or folder"):
-        entries(tmp_path / "nowhere", Target("models", ""))
+        entries(tmp_path / "nowhere", ClaimPath("models", ""))
     with pytest.raises(UsageError, match="contains no files"):
-        entries(tmp_path, Target("models", ""))
+        entries(tmp_path, ClaimPath("models", ""))
 
 
 @pytest.mark.parametrize("read_only", [True, False])
@@ -136,12 +136,12 @@ CLAIM = "/api/v1/namespaces/default/persistentvolumeclaims"
 
 
 def test_a_missing_claim_is_created_only_when_asked(tmp_path: Path) -> None:
-    target = Target("models", "")
+    target = ClaimPath("models", "")
     with api_server() as server:
         cluster = connect(str(server.kubeconfig(tmp_path)), None, None)
         with pytest.raises(UsageError, match="--create"):
             ensure_claim(cluster, target, None)
-        ensure_claim(cluster, target, claim(target, "5Gi", "fast", "ReadWriteMany"))
+        ensure_claim(cluster, target, NewClaim("5Gi", "fast", "ReadWriteMany"))
         ((method, path, body),) = server.written
         assert (method, path) == ("POST", CLAIM)
         assert body["spec"] == {
@@ -150,7 +150,7 @@ def test_a_missing_claim_is_created_only_when_asked(tmp_path: Path) -> None:
             "storageClassName": "fast",
         }
         server.objects[f"{CLAIM}/models"] = {"metadata": {"name": "models"}}
-        ensure_claim(cluster, target, claim(target, "5Gi", None, "ReadWriteOnce"))
+        ensure_claim(cluster, target, NewClaim("5Gi", None, "ReadWriteOnce"))
         assert len(server.written) == 1, "a claim that is there is left as it is"
 
 

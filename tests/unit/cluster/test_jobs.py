@@ -17,8 +17,8 @@ from fettle.api.signature import Signature
 from fettle.api.task import (
     PLAIN_LIMIT,
     AnyTask,
+    BuiltCandidate,
     CandidatePlan,
-    MeasureCandidate,
     MeasureTask,
     PrepareTask,
     PublishTask,
@@ -30,7 +30,7 @@ from fettle.api.vocabulary import RuntimeName
 from fettle.cluster.claims import claims_of
 from fettle.cluster.jobs import job_name, render
 from fettle.cluster.kinds import Object
-from fettle.plan.run.state import WantedTask
+from fettle.plan.run.state import TaskRequest
 from fettle.settings import Settings
 
 GOLDEN = Path(__file__).parent / "golden"
@@ -66,8 +66,8 @@ def publish(verdicts: int = 0) -> PublishTask:
     )
 
 
-def wanted(task: AnyTask, stage: str, **fields: Any) -> WantedTask:
-    return WantedTask(task, task_hash(task), 0, stage, stage, 3600, **fields)
+def wanted(task: AnyTask, stage: str, **fields: Any) -> TaskRequest:
+    return TaskRequest(task, task_hash(task), 0, stage, stage, 3600, **fields)
 
 
 TARGET = spec(
@@ -124,7 +124,7 @@ def test_a_measuring_job_asks_for_the_memory_its_models_need(megabytes: int, mem
     size = megabytes << 20
     files = stored("portable", size)
     plan = CandidatePlan(name="int8", recipe="int8", runtime=RuntimeName.OPENVINO, settings=RuntimeSettings())
-    candidate = MeasureCandidate(plan=plan, model=files)
+    candidate = BuiltCandidate(plan=plan, model=files)
     task = MeasureTask(
         store="pvc://fettle-store",
         target="edge",
@@ -146,7 +146,7 @@ def test_a_measuring_job_asks_for_the_memory_its_models_need(megabytes: int, mem
 def test_each_attempt_owner_and_task_has_a_name_of_its_own() -> None:
     one = wanted(publish(), "publish")
     other_owner = {"metadata": {**OWNER["metadata"], "uid": "another"}}
-    again = WantedTask(one.task, one.task_hash, 1, one.stage, one.label, 10)
+    again = TaskRequest(one.task, one.task_hash, 1, one.stage, one.label, 10)
     names = {
         job_name(OWNER, one),
         job_name(OWNER, again),

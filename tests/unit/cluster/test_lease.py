@@ -13,7 +13,7 @@ from tests.api_server import ApiServer, serving, status
 
 from fettle.cluster.client import Client
 from fettle.cluster.kinds import LEASE, Object
-from fettle.cluster.lease import Elector, LeaseLostError
+from fettle.cluster.lease import Elector, LeaseLostError, LeaseTiming
 
 PATH = LEASE.path("system", "fettle")
 
@@ -33,9 +33,7 @@ class Ground:
             "system",
             "fettle",
             identity,
-            duration=15,
-            renew=renew,
-            retry=0.001,
+            LeaseTiming(duration=15, renew=renew, retry=0.001),
             clock=lambda: self.seconds,
             now=lambda: datetime(2026, 3, 1, tzinfo=UTC),
         )
@@ -234,7 +232,7 @@ async def test_a_lease_that_somebody_made_by_hand_is_taken(ground: Ground, spec:
 async def test_the_lease_runs_out_while_the_machine_is_suspended(
     ground: Ground, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    elector = Elector(ground.client, "system", "fettle", "a", duration=15, renew=5, retry=0.001)
+    elector = Elector(ground.client, "system", "fettle", "a", LeaseTiming(duration=15, renew=5, retry=0.001))
     assert await tries(elector) and elector.valid
     awake = time.clock_gettime
     monkeypatch.setattr(time, "clock_gettime", lambda clock: awake(clock) + 3600 * (clock == time.CLOCK_BOOTTIME))

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from fettle.api.modeldeployment_status import AnalysisStatus, CanaryStatus
 from fettle.cluster import figures, windows
 from fettle.cluster.kinds import Object
-from fettle.cluster.trials import Trial, Trials
+from fettle.cluster.trials import TrialRecord, Trials
 from fettle.plan import timestamps
 from fettle.plan.rollout.analysis import Span
 
@@ -33,7 +33,7 @@ def pod(name: str, *, ready: bool = True, gone: bool = False, out: bool = False,
     return {"metadata": metadata, "status": status}
 
 
-def lost_until(trial: Trial) -> float | None:
+def lost_until(trial: TrialRecord) -> float | None:
     return trial.lost[0].until - NOW.timestamp() if trial.lost else None
 
 
@@ -51,28 +51,28 @@ def lost_until(trial: Trial) -> float | None:
     ],
 )
 def test_what_a_pod_counted_goes_with_it(name: str, then: list[Object], until: float | None) -> None:
-    trial = Trial()
+    trial = TrialRecord()
     trial.see([pod("a")], at(0))
     trial.see(then, at(9))
     assert lost_until(trial) == until, name
 
 
 def test_who_never_had_traffic_takes_none_along() -> None:
-    trial = Trial()
+    trial = TrialRecord()
     trial.see([pod("a", ready=False)], at(0))
     trial.see([], at(9))
     assert trial.lost == ()
 
 
 def test_a_pod_that_goes_is_lost_until_it_is_gone_and_no_longer() -> None:
-    trial = Trial()
+    trial = TrialRecord()
     for second, seen in enumerate(([pod("a")], [pod("a", gone=True)], [pod("a", gone=True)], [], [], [])):
         trial.see(seen, at(second))
     assert lost_until(trial) == 3
 
 
 def test_what_a_pod_does_while_a_person_looks_at_it_is_unknown_until_it_is_back() -> None:
-    trial = Trial()
+    trial = TrialRecord()
     for second, seen in enumerate((pod("a"), pod("a", out=True), pod("a", out=True), pod("a"), pod("a"))):
         trial.see([seen], at(second))
     assert lost_until(trial) == 3
@@ -126,7 +126,7 @@ STEPS = st.tuples(
 def test_each_second_of_a_pod_is_counted_once_whatever_its_clock_does(
     skew: float, drift: float, steps: list[tuple[int, int, float, float]]
 ) -> None:
-    now, start, trial, counted = 0.0, 0, Trial(), list[int]()  # seconds since NOW on the operator's clock
+    now, start, trial, counted = 0.0, 0, TrialRecord(), list[int]()  # seconds since NOW on the operator's clock
 
     def theirs(ours: float) -> float:
         return NOW.timestamp() + skew + ours * (1 + drift)

@@ -16,7 +16,7 @@ from fettle.api.reasons import Reason
 from fettle.cluster import figures, windows
 from fettle.cluster.kinds import Object
 from fettle.cluster.serving import MANAGEMENT_PORT
-from fettle.cluster.trials import Trial
+from fettle.cluster.trials import TrialRecord
 from fettle.plan.rollout.analysis import Span
 from fettle.plan.rollout.window_totals import Comparisons, Observation, traffic
 
@@ -62,14 +62,14 @@ SPAN = Span(NOW - timedelta(seconds=10), NOW - timedelta(seconds=1))
 
 
 async def look(
-    pods: dict[str, list[Object]], span: Span = SPAN, patience: float = 5.0, trial: Trial | None = None
+    pods: dict[str, list[Object]], span: Span = SPAN, patience: float = 5.0, trial: TrialRecord | None = None
 ) -> Any:
-    return await windows.observe(pods, span, lambda: NOW, patience, trial or Trial())
+    return await windows.observe(pods, span, lambda: NOW, patience, trial or TrialRecord())
 
 
 def read(text: dict[str, Any], *, now: datetime = NOW, span: Span = SPAN, restarts: int = 0) -> Any:
     answer = figures.parse(json.dumps(text).encode())
-    return windows.samples_of(pod("p", restarts=restarts), answer, span, now, Trial())
+    return windows.samples_of(pod("p", restarts=restarts), answer, span, now, TrialRecord())
 
 
 async def test_pods_are_asked_since_the_windows_begin_and_answer_for_their_revision(serve: Serve) -> None:
@@ -252,7 +252,7 @@ async def test_a_pod_that_had_traffic_is_asked_although_it_is_not_ready_now(serv
         return web.json_response(GOOD)
 
     there, away = await serve("127.78.5.1", answer), pod("127.78.5.2")
-    trial = Trial("u", "b")
+    trial = TrialRecord("u", "b")
     trial.see([there, away], NOW)
     pods = [{**one, "status": {**one["status"], "conditions": []}} for one in (there, away)]
     trial.see(pods, NOW)

@@ -19,7 +19,7 @@ from fettle.api.vocabulary import RuntimeName
 from fettle.optimizer import stage
 from fettle.optimizer.measure import items
 from fettle.optimizer.measure.accuracy import Reference
-from fettle.optimizer.measure.protocol import Block, Judge, Load, Profile, Run
+from fettle.optimizer.measure.protocol import Block, Judge, Load, Profile, RunItems
 from fettle.optimizer.measure.worker import Worker
 from fettle.optimizer.prepare import profile
 from fettle.store.manifest import put_reference
@@ -100,7 +100,7 @@ def judge(bench: Workbench, report: PrepareReport) -> None:
         answers += pickle.loads(pickle.dumps(found))
     reference.finish()
     assert reference.judge(iter(answers), lossy=False, alpha=0.05).exact
-    outputs = worker.handle(Run((0,)))
+    outputs = worker.handle(RunItems((0,)))
     worker.handle(Block(batch=1, seconds=0.001, runs=1))
     worker.handle(Profile())
     put_reference(bench.store, opened.feed([0]), outputs)

@@ -16,7 +16,7 @@ from tools.serving import ServerProcess
 from fettle.api.optimizedmodel import EvaluationSpec
 from fettle.api.recipe import RuntimeSettings
 from fettle.api.report import MeasureReport, PrepareReport
-from fettle.api.task import CandidatePlan, MeasureCandidate, MeasureTask
+from fettle.api.task import BuiltCandidate, CandidatePlan, MeasureTask
 from fettle.api.vocabulary import AgreementMode, Evidence, RuntimeName
 from fettle.optimizer import measure
 from fettle.store.manifest import read_stored
@@ -56,8 +56,8 @@ def measured(bench: Workbench, prepared: PrepareReport) -> MeasureReport:
     plan = CandidatePlan(
         name="original", recipe="original", runtime=RuntimeName.ONNXRUNTIME, settings=RuntimeSettings(threads=1)
     )
-    original = MeasureCandidate(plan=plan, model=prepared.original)
-    portable = MeasureCandidate(
+    original = BuiltCandidate(plan=plan, model=prepared.original)
+    portable = BuiltCandidate(
         plan=plan.model_copy(update={"name": "portable", "recipe": "fp32"}), model=prepared.portable
     )
     task = MeasureTask(

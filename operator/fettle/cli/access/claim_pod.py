@@ -34,7 +34,7 @@ Decorated = TypeVar("Decorated", bound=Callable[..., Any])
 
 
 @dataclass(frozen=True)
-class Target:
+class ClaimPath:
     """`pvc://CLAIM/PATH`."""
 
     claim: str
@@ -57,12 +57,12 @@ class Wire(Protocol):
         ...
 
 
-def parse_target(uri: str) -> Target:
+def parse_target(uri: str) -> ClaimPath:
     """Raises UsageError for anything but pvc://CLAIM/PATH with a PATH that stays inside."""
     claim = claim_of(uri)
     if not claim:
         raise UsageError(f"{uri}: expected pvc://CLAIM/PATH, such as pvc://models/digits/model.onnx")
-    return Target(claim, path_of(uri, UsageError).lstrip("/"))
+    return ClaimPath(claim, path_of(uri, UsageError).lstrip("/"))
 
 
 def pod_options(command: Decorated) -> Decorated:

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from fettle.api.reasons import Reason
-from fettle.cli.access.claim_pod import Target, Wire
+from fettle.cli.access.claim_pod import ClaimPath, Wire
 from fettle.errors import ClusterError, UsageError
 
 CHUNK = 256 << 10  # of a websocket message
@@ -30,7 +30,7 @@ class Entry:
         return {"path": self.path, "bytes": self.bytes, "sha256": self.sha256}
 
 
-def entries(source: Path, target: Target) -> tuple[Entry, ...]:
+def entries(source: Path, target: ClaimPath) -> tuple[Entry, ...]:
     """A file as PATH (or inside it, where PATH ends with '/' or is empty); a folder's files below PATH. Raises UsageError."""
     if source.is_file():
         inside = not target.path or target.path.endswith("/")

@@ -25,7 +25,7 @@ DIGEST_LENGTH = 12
 
 
 @dataclass(frozen=True)
-class Line:
+class RevisionLine:
     """A line of the ledger. `state`: stable, canary or left; times are RFC 3339."""
 
     serial: int
@@ -70,13 +70,13 @@ def read_ledger(cluster: Cluster, name: str) -> list[Object] | None:
         return None
 
 
-def lines_of(found: ModelDeployment, revisions: Sequence[Object] | None) -> list[Line]:
+def lines_of(found: ModelDeployment, revisions: Sequence[Object] | None) -> list[RevisionLine]:
     """The ledger, oldest first."""
     status = found.status
     if revisions is None:
         return _from_status(status)
     return [
-        Line(
+        RevisionLine(
             serial=entry.serial,
             revision=entry.revision,
             artifact=entry.artifact,
@@ -91,9 +91,9 @@ def lines_of(found: ModelDeployment, revisions: Sequence[Object] | None) -> list
     ]
 
 
-def _from_status(status: ModelDeploymentStatus) -> list[Line]:
+def _from_status(status: ModelDeploymentStatus) -> list[RevisionLine]:
     return [
-        Line(
+        RevisionLine(
             serial=number,
             revision=record.revision,
             artifact=record.artifact,
@@ -116,7 +116,7 @@ def _state(status: ModelDeploymentStatus, revision: str, *, left: bool) -> str:
     return "stable" if status.stable is not None and status.stable.revision == revision else "leaving"
 
 
-def table(lines: Sequence[Line], now: datetime) -> Table:
+def table(lines: Sequence[RevisionLine], now: datetime) -> Table:
     """The newest on top."""
     found = Table(box=None, pad_edge=False, header_style="bold")
     for name in ("#", "REVISION", "ARTIFACT", "STATE", "ENTERED", "SERVED", "REASON"):
@@ -131,7 +131,7 @@ def table(lines: Sequence[Line], now: datetime) -> Table:
     return found
 
 
-def served(line: Line, now: datetime) -> str:
+def served(line: RevisionLine, now: datetime) -> str:
     """How long it had traffic: '3m12s'."""
     entered = timestamps.read(line.entered)
     if entered is None:

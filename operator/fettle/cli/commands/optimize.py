@@ -17,10 +17,10 @@ from fettle.api.conditions import ConditionStatus, find
 from fettle.api.optimizedmodel_status import OptimizedModelStatus
 from fettle.api.task import SECONDS_PER_CANDIDATE
 from fettle.cli.entry import EXIT_FAILURE
-from fettle.cli.local.manifests import Manifest, read
+from fettle.cli.local.manifests import ModelDocument, read
 from fettle.cli.local.mounts import Places, parse_maps, places, with_parallelism
 from fettle.cli.local.process import Processes
-from fettle.cli.local.run import LocalRun
+from fettle.cli.local.run import LocalRun, RunInput
 from fettle.cli.views.progress import (
     Display,
     LiveDisplay,
@@ -102,7 +102,7 @@ def optimize(
         (manifest, places(with_parallelism(manifest.spec, parallelism), folders, store))
         for manifest in documents.models
     ]
-    done: list[tuple[Manifest, OptimizedModelStatus]] = []
+    done: list[tuple[ModelDocument, OptimizedModelStatus]] = []
     for manifest, found in runs:
         status = run_one(manifest, found, progress, measure_seconds)
         done.append((manifest, status))
@@ -115,7 +115,7 @@ def optimize(
 
 
 def run_one(
-    manifest: Manifest, found: Places, console: Console, measure_seconds: float = SECONDS_PER_CANDIDATE
+    manifest: ModelDocument, found: Places, console: Console, measure_seconds: float = SECONDS_PER_CANDIDATE
 ) -> OptimizedModelStatus:
     """One OptimizedModel from its spec to its final status, followed on `console`."""
     generation = next_generation(found, manifest)
@@ -124,17 +124,8 @@ def run_one(
     runner = Processes(environment, logs_of(found, manifest))
     display: Display = (LiveDisplay if console.is_terminal else PlainDisplay)(console, manifest.name)
     with display:
-        run = LocalRun(
-            manifest.namespace,
-            manifest.name,
-            generation,
-            found.spec,
-            found.store,
-            runner,
-            on_change=display.update,
-            seconds_per_candidate=measure_seconds,
-        )
-        return _run(run)
+        given = RunInput(manifest.namespace, manifest.name, generation, found.spec, found.store, measure_seconds)
+        return _run(LocalRun(given, runner, display.update))
 
 
 def _run(run: LocalRun) -> OptimizedModelStatus:
@@ -156,19 +147,19 @@ def _run(run: LocalRun) -> OptimizedModelStatus:
     return status
 
 
-def logs_of(found: Places, manifest: Manifest) -> Path:
+def logs_of(found: Places, manifest: ModelDocument) -> Path:
     """Folder of its tasks' logs."""
     return Path(found.local(found.store)) / "logs" / manifest.name
 
 
-def next_generation(found: Places, manifest: Manifest) -> int:
+def next_generation(found: Places, manifest: ModelDocument) -> int:
     """The first number without a report: one local run never overwrites the report of another."""
     folder = Path(found.local(found.store)) / "reports" / manifest.namespace / manifest.name
     numbers = [int(path.stem) for path in folder.glob("*.html") if path.stem.isdigit()]
     return max(numbers, default=0) + 1
 
 
-def show(console: Console, manifest: Manifest, found: Places, status: OptimizedModelStatus) -> None:
+def show(console: Console, manifest: ModelDocument, found: Places, status: OptimizedModelStatus) -> None:
     """The result for a person: candidates, why the others were not chosen, artifacts, report."""
 
     def say(text: str) -> None:
@@ -216,7 +207,7 @@ def _job_environment(found: Places) -> dict[str, str]:
     return {variable.name: variable.value for variable in found.spec.jobs.env}
 
 
-def _json(done: list[tuple[Manifest, OptimizedModelStatus]]) -> str:
+def _json(done: list[tuple[ModelDocument, OptimizedModelStatus]]) -> str:
     items = [{**manifest.document, "status": status.to_json()} for manifest, status in done]
     document = items[0] if len(items) == 1 else {"apiVersion": "v1", "kind": "List", "items": items}
     return json.dumps(document, indent=2)

@@ -12,7 +12,7 @@ from fsspec.implementations.local import LocalFileSystem
 from rich.progress import Progress
 
 from fettle.cli.access.claim_files import ClaimFiles
-from fettle.cli.access.claim_pod import Target, inside_claim, parse_target, pod_options, progress_bar
+from fettle.cli.access.claim_pod import ClaimPath, inside_claim, parse_target, pod_options, progress_bar
 from fettle.cli.access.cluster import Cluster, connect
 from fettle.cli.access.completion import sources
 from fettle.cli.access.objects import model_of
@@ -83,7 +83,7 @@ def published(cluster: Cluster, name: str, target: str | None) -> str:
 
 @contextmanager
 def opened(
-    cluster: Cluster, place: Target, image: str | None, timeout: int, progress: Progress
+    cluster: Cluster, place: ClaimPath, image: str | None, timeout: int, progress: Progress
 ) -> Iterator[ClaimFiles]:
     """The files of a claim, while a pod reads them; `progress` follows the bytes. Raises UsageError, ClusterError."""
     task = progress.add_task(place.claim, total=None)
@@ -91,7 +91,7 @@ def opened(
         yield ClaimFiles(wire, lambda number: progress.advance(task, number))
 
 
-def _pull(files: ClaimFiles, uri: str, place: Target, to: Path, progress: Progress) -> str:
+def _pull(files: ClaimFiles, uri: str, place: ClaimPath, to: Path, progress: Progress) -> str:
     def total(number: int) -> None:
         progress.update(progress.task_ids[0], total=number)
 

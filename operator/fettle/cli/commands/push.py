@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import wraps
 from pathlib import Path
+from typing import Any
 
 import click
 
 from fettle.cli.access.claim_pod import (
+    ClaimPath,
     Exec,
-    Target,
     find_image,
     parse_target,
     pod,
@@ -24,35 +28,54 @@ from fettle.cli.views.progress import size as readable
 from fettle.errors import MissingError, UsageError
 
 
+@dataclass(frozen=True)
+class NewClaim:
+    """The claim that `--create` makes; `size` is a quantity, `storage_class` None the cluster's default."""
+
+    size: str
+    storage_class: str | None
+    access_mode: str
+
+    def manifest(self, target: ClaimPath) -> Object:
+        """The PersistentVolumeClaim to create."""
+        spec: Object = {"accessModes": [self.access_mode], "resources": {"requests": {"storage": self.size}}}
+        if self.storage_class is not None:
+            spec["storageClassName"] = self.storage_class
+        return {"apiVersion": "v1", "kind": "PersistentVolumeClaim", "metadata": {"name": target.claim}, "spec": spec}
+
+
+def new_claim_options(command: Callable[..., None]) -> Callable[..., None]:
+    """`--create` and what the new claim is like, turned into the argument `new_claim`: None without `--create`."""
+
+    @click.option("--create", is_flag=True, help="Create the claim if it is missing.")
+    @click.option(
+        "--size", "claim_size", default="1Gi", show_default=True, metavar="QUANTITY", help="Size of the new claim."
+    )
+    @click.option(
+        "--storage-class", metavar="NAME", help="StorageClass of the new claim [default: the cluster's default]."
+    )
+    @click.option(
+        "--access-mode",
+        type=click.Choice(["ReadWriteOnce", "ReadWriteMany"]),
+        default="ReadWriteOnce",
+        show_default=True,
+        help="Access mode of the new claim; use ReadWriteMany if pods run on several nodes.",
+    )
+    @wraps(command)
+    def run(create: bool, claim_size: str, storage_class: str | None, access_mode: str, **others: Any) -> None:
+        command(new_claim=NewClaim(claim_size, storage_class, access_mode) if create else None, **others)
+
+    return run
+
+
 @click.command()
 @click.argument("source", type=click.Path(path_type=Path), metavar="FILE")
 @click.argument("uri", metavar="pvc://CLAIM/PATH")
-@click.option("--create", is_flag=True, help="Create the claim if it is missing.")
-@click.option(
-    "--size", "claim_size", default="1Gi", show_default=True, metavar="QUANTITY", help="Size of the new claim."
-)
-@click.option("--storage-class", metavar="NAME", help="StorageClass of the new claim [default: the cluster's default].")
-@click.option(
-    "--access-mode",
-    type=click.Choice(["ReadWriteOnce", "ReadWriteMany"]),
-    default="ReadWriteOnce",
-    show_default=True,
-    help="Access mode of the new claim; use ReadWriteMany if pods run on several nodes.",
-)
+@new_claim_options
 @pod_options
 @cluster_options
 def push(
-    source: Path,
-    uri: str,
-    create: bool,
-    claim_size: str,
-    storage_class: str | None,
-    access_mode: str,
-    image: str | None,
-    timeout: int,
-    namespace: str | None,
-    context: str | None,
-    kubeconfig: str | None,
+    source: Path, uri: str, new_claim: NewClaim | None, image: str | None, timeout: int, **connection: str | None
 ) -> None:
     """Upload a file or a folder to a claim in the cluster.
 
@@ -65,8 +88,8 @@ def push(
     """
     target = parse_target(uri)
     files = entries(source, target)
-    cluster = connect(kubeconfig, context, namespace)
-    ensure_claim(cluster, target, claim(target, claim_size, storage_class, access_mode) if create else None)
+    cluster = connect(**connection)
+    ensure_claim(cluster, target, new_claim)
     image, pull_secrets = find_image(cluster, image)
     total = sum(entry.bytes for entry in files)
     manifest = pod(target.claim, image, pull_secrets, purpose="push")
@@ -78,26 +101,18 @@ def push(
     click.echo(f"{count} of {len(files)} files pushed to {uri} ({readable(total)}{unchanged})")
 
 
-def claim(target: Target, size: str, storage_class: str | None, access_mode: str) -> Object:
-    """The claim to create."""
-    spec: Object = {"accessModes": [access_mode], "resources": {"requests": {"storage": size}}}
-    if storage_class is not None:
-        spec["storageClassName"] = storage_class
-    return {"apiVersion": "v1", "kind": "PersistentVolumeClaim", "metadata": {"name": target.claim}, "spec": spec}
-
-
-def ensure_claim(cluster: Cluster, target: Target, manifest: Object | None) -> None:
-    """See that the claim is there, or create it from `manifest`. Raises UsageError when it is missing and may not be made."""
+def ensure_claim(cluster: Cluster, target: ClaimPath, new_claim: NewClaim | None) -> None:
+    """See that the claim is there, or create it as `new_claim` says. Raises UsageError when it is missing and may not be made."""
     try:
         with told(f"claim {target.claim}"):
             cluster.core.read_namespaced_persistent_volume_claim(target.claim, cluster.namespace)
         return
     except MissingError as error:
-        if manifest is None:
+        if new_claim is None:
             message = (
                 f"claim {target.claim!r} not found in namespace {cluster.namespace!r}: create it, or pass --create"
             )
             raise UsageError(message) from error
     with told(f"claim {target.claim}"):
-        cluster.core.create_namespaced_persistent_volume_claim(cluster.namespace, manifest)
+        cluster.core.create_namespaced_persistent_volume_claim(cluster.namespace, new_claim.manifest(target))
     click.echo(f"claim {target.claim} created in namespace {cluster.namespace}", err=True)

@@ -20,7 +20,7 @@ from fettle.plan.commands import PAUSED_ANNOTATION, Command
 from fettle.plan.run.retry import failure_of, waits
 from fettle.plan.run.status import READY
 
-Subject = Callable[[ModelDeploymentStatus], str | None]
+RevisionOf = Callable[[ModelDeploymentStatus], str | None]
 order_option = output_option(
     "Print what the command wrote, for programs: command, object, revision, annotations, message."
 )
@@ -69,7 +69,7 @@ class Word:
     """A command of one word: which revision it concerns, and what is said where there is none."""
 
     command: Command
-    subject: Subject
+    subject: RevisionOf
     absent: str
     help: str
 

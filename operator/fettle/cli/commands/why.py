@@ -22,11 +22,11 @@ from fettle.cli.access.cluster import Cluster, Object
 from fettle.cli.access.completion import names
 from fettle.cli.access.objects import deployment_of, echo, model_of, output_option
 from fettle.cli.access.options import with_cluster
-from fettle.cli.commands.history import Line, lines_of, read_ledger
+from fettle.cli.commands.history import RevisionLine, lines_of, read_ledger
 from fettle.cli.commands.status import absent
 from fettle.cli.views.model import retry_hint
 from fettle.cli.views.progress import result_console
-from fettle.cli.views.reasons import Judged, choices, judgements
+from fettle.cli.views.reasons import JudgedCandidate, choices, judgements
 from fettle.cluster import ledger
 from fettle.errors import ClusterError, MissingError
 from fettle.plan import timestamps
@@ -83,7 +83,7 @@ def why(cluster: Cluster, name: str, everything: bool, output: str | None) -> No
     console.print(Group(*parts), soft_wrap=not console.is_terminal)
 
 
-def _choices(name: str, model: OptimizedModel, judged: Sequence[Judged]) -> list[RenderableType]:
+def _choices(name: str, model: OptimizedModel, judged: Sequence[JudgedCandidate]) -> list[RenderableType]:
     parts = [Text(f"optimizedmodel/{name}: {outcome(model)}", style="bold"), choices(judged)]
     hint = retry_hint(model)
     return parts if hint is None else [*parts, Text(f"failed: {hint}")]
@@ -126,7 +126,7 @@ def decisions_of(cluster: Cluster, found: ModelDeployment, *, everything: bool) 
     return sorted(decisions, key=lambda one: one.at)
 
 
-def _of_line(line: Line) -> Iterable[Decision]:
+def _of_line(line: RevisionLine) -> Iterable[Decision]:
     yield Decision(line.created, line.revision, "Chosen", f"revision {line.revision} was created for {line.artifact}")
     if line.entered is not None:
         yield Decision(line.entered, line.revision, "Entered", f"revision {line.revision} got its first traffic")

@@ -39,7 +39,7 @@ _Loader.add_implicit_resolver("tag:yaml.org,2002:float", _FLOAT, list("-+0123456
 
 
 @dataclass(frozen=True)
-class Manifest:
+class ModelDocument:
     """An OptimizedModel as a file gives it, addresses of this machine made absolute."""
 
     namespace: str
@@ -52,7 +52,7 @@ class Manifest:
 class Documents:
     """What a file holds: OptimizedModels, and the kinds of what else was found and left alone."""
 
-    models: tuple[Manifest, ...]
+    models: tuple[ModelDocument, ...]
     others: tuple[str, ...]
 
 
@@ -80,7 +80,7 @@ def read(text: str, source: str, folder: Path) -> Documents:
     return Documents(tuple(models), tuple(others))
 
 
-def _manifest(document: dict[str, Any], where: str, folder: Path) -> Manifest:
+def _manifest(document: dict[str, Any], where: str, folder: Path) -> ModelDocument:
     metadata = document.get("metadata")
     name = metadata.get("name") if isinstance(metadata, dict) else None
     faults = []
@@ -97,7 +97,7 @@ def _manifest(document: dict[str, Any], where: str, folder: Path) -> Manifest:
         raise UsageError(_told(where, faults))
     spec = _spec(whole["spec"], where)
     namespace = metadata.get("namespace", "default") if isinstance(metadata, dict) else "default"
-    return Manifest(str(namespace), str(name), _absolute(spec, folder), document)
+    return ModelDocument(str(namespace), str(name), _absolute(spec, folder), document)
 
 
 def _as_json(document: Any, where: str) -> Any:

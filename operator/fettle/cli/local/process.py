@@ -19,7 +19,7 @@ from pydantic import ValidationError
 from fettle.api.reasons import Reason
 from fettle.api.report import Termination, unframe
 from fettle.api.task import encode_task
-from fettle.plan.run.state import TaskPhase, TaskState, WantedTask
+from fettle.plan.run.state import TaskPhase, TaskRequest, TaskState
 
 GRACE_SECONDS = 5.0  # between the polite and the other signal
 COMMAND = (sys.executable, "-m", "fettle.optimizer")
@@ -33,21 +33,21 @@ class Processes:
     logs: Path
     command: tuple[str, ...] = COMMAND
 
-    def log_of(self, wanted: WantedTask) -> Path:
+    def log_of(self, request: TaskRequest) -> Path:
         """Where the log of that attempt lies."""
-        label = re.sub(r"[^a-z0-9.-]+", "-", wanted.label.lower())
-        return self.logs / f"{label}-{wanted.task_hash[:8]}-{wanted.attempt}.log"
+        label = re.sub(r"[^a-z0-9.-]+", "-", request.label.lower())
+        return self.logs / f"{label}-{request.task_hash[:8]}-{request.attempt}.log"
 
-    async def run(self, wanted: WantedTask) -> TaskState:
+    async def run(self, request: TaskRequest) -> TaskState:
         """Run the task to its end, or to its deadline. Cancelled, it takes the process and its children with it."""
         self.logs.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(prefix="fettle-") as folder, self.log_of(wanted).open("wb") as log:
+        with tempfile.TemporaryDirectory(prefix="fettle-") as folder, self.log_of(request).open("wb") as log:
             outcome = Path(folder) / "termination"
             process = await asyncio.create_subprocess_exec(
                 *self.command,
                 env={
                     **self.environment,
-                    "FETTLE_TASK": encode_task(wanted.task),
+                    "FETTLE_TASK": encode_task(request.task),
                     "FETTLE_TERMINATION_LOG": str(outcome),
                 },
                 stdin=asyncio.subprocess.DEVNULL,
@@ -56,14 +56,14 @@ class Processes:
                 start_new_session=True,  # a group of its own, so that it ends with all its children
             )
             try:
-                out, _ = await asyncio.wait_for(process.communicate(), wanted.deadline_seconds)
+                out, _ = await asyncio.wait_for(process.communicate(), request.deadline_seconds)
             except TimeoutError:
-                message = f"not finished within the {wanted.deadline_seconds} s that the run had left"
-                return _failed(wanted, Reason.DEADLINE_EXCEEDED, message)
+                message = f"not finished within the {request.deadline_seconds} s that the run had left"
+                return _failed(request, Reason.DEADLINE_EXCEEDED, message)
             finally:
                 await _end(process)
             return _state(
-                wanted, _termination(outcome), out.decode(errors="replace"), process.returncode, self.log_of(wanted)
+                request, _termination(outcome), out.decode(errors="replace"), process.returncode, self.log_of(request)
             )
 
 
@@ -74,26 +74,26 @@ def _termination(path: Path) -> Termination | None:
         return None
 
 
-def _state(wanted: WantedTask, termination: Termination | None, out: str, status: int | None, log: Path) -> TaskState:
+def _state(request: TaskRequest, termination: Termination | None, out: str, status: int | None, log: Path) -> TaskState:
     if termination is None:
         how = (
             f"was killed by signal {-status} (out of memory?)"
             if status is not None and status < 0
             else f"exited with status {status}"
         )
-        return _failed(wanted, Reason.JOB_FAILED, f"the process {how} without a result; its log: {log}")
+        return _failed(request, Reason.JOB_FAILED, f"the process {how} without a result; its log: {log}")
     if termination.outcome == "Failed":
         reason = termination.reason or Reason.JOB_FAILED
-        return _failed(wanted, reason, termination.message, termination.retryable)
+        return _failed(request, reason, termination.message, termination.retryable)
     report = unframe(out, termination.result_sha256 or "")
-    return TaskState(wanted.task_hash, TaskPhase.SUCCEEDED, wanted.attempt, report, finished_at=datetime.now(UTC))
+    return TaskState(request.task_hash, TaskPhase.SUCCEEDED, request.attempt, report, finished_at=datetime.now(UTC))
 
 
-def _failed(wanted: WantedTask, reason: Reason, message: str, retryable: bool = False) -> TaskState:
+def _failed(request: TaskRequest, reason: Reason, message: str, retryable: bool = False) -> TaskState:
     return TaskState(
-        wanted.task_hash,
+        request.task_hash,
         TaskPhase.FAILED,
-        wanted.attempt,
+        request.attempt,
         reason=reason,
         message=message,
         retryable=retryable,

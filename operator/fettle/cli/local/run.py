@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable
 from contextlib import suppress
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Protocol
 
@@ -16,15 +17,27 @@ from fettle.api.optimizedmodel import OptimizedModelSpec
 from fettle.api.optimizedmodel_status import OptimizedModelStatus
 from fettle.api.task import SECONDS_PER_CANDIDATE
 from fettle.plan.run.decide import decide
-from fettle.plan.run.state import RunDecision, RunSnapshot, TaskPhase, TaskState, WantedTask
+from fettle.plan.run.state import RunDecision, RunSnapshot, TaskPhase, TaskRequest, TaskState
 
-OnChange = Callable[[RunDecision, tuple[WantedTask, ...]], None]
+OnChange = Callable[[RunDecision, tuple[TaskRequest, ...]], None]
+
+
+@dataclass(frozen=True)
+class RunInput:
+    """What is optimized, and the URI of the store that it writes to."""
+
+    namespace: str
+    name: str
+    generation: int
+    spec: OptimizedModelSpec
+    store: str
+    seconds_per_candidate: float = SECONDS_PER_CANDIDATE
 
 
 class Runner(Protocol):
     """Runs one task to its end. Cancelled, it leaves nothing running."""
 
-    async def run(self, wanted: WantedTask) -> TaskState:
+    async def run(self, request: TaskRequest) -> TaskState:
         """The task's outcome; a failure is an outcome, not an exception."""
         ...
 
@@ -38,27 +51,19 @@ class LocalRun:
 
     def __init__(
         self,
-        namespace: str,
-        name: str,
-        generation: int,
-        spec: OptimizedModelSpec,
-        store: str,
+        given: RunInput,
         runner: Runner,
         on_change: OnChange = lambda decision, running: None,
         clock: Callable[[], datetime] = _now,
-        seconds_per_candidate: float = SECONDS_PER_CANDIDATE,
     ) -> None:
         """`on_change` is called after every decision, with the tasks that run then."""
-        self._identity = (namespace, name, generation)
-        self._spec = spec
-        self._store = store
+        self._given = given
         self._runner = runner
         self._on_change = on_change
         self._clock = clock
-        self._seconds_per_candidate = seconds_per_candidate
         self._status = OptimizedModelStatus()
         self._states: dict[str, TaskState] = {}
-        self._running: dict[asyncio.Task[TaskState], WantedTask] = {}
+        self._running: dict[asyncio.Task[TaskState], TaskRequest] = {}
 
     async def run(self) -> OptimizedModelStatus:
         """Go on until the run is over. Cancelled, it ends what it started first."""
@@ -74,33 +79,33 @@ class LocalRun:
             await self._stop()
 
     def _decide(self) -> RunDecision:
-        namespace, name, generation = self._identity
+        given = self._given
         snapshot = RunSnapshot(
-            namespace=namespace,
-            name=name,
-            generation=generation,
-            spec=self._spec,
+            namespace=given.namespace,
+            name=given.name,
+            generation=given.generation,
+            spec=given.spec,
             status=self._status,
-            default_store=self._store,
+            default_store=given.store,
             tasks=dict(self._states),
             now=self._clock(),
-            seconds_per_candidate=self._seconds_per_candidate,
+            seconds_per_candidate=given.seconds_per_candidate,
         )
         decision = decide(snapshot)
         self._status = decision.status
         return decision
 
     def _start(self, decision: RunDecision) -> None:
-        for wanted in decision.wanted:
-            known = self._states.get(wanted.task_hash)
-            if (known is not None and known.attempt >= wanted.attempt) or not self._has_room(wanted):
+        for request in decision.requests:
+            known = self._states.get(request.task_hash)
+            if (known is not None and known.attempt >= request.attempt) or not self._has_room(request):
                 continue
-            self._states[wanted.task_hash] = TaskState(wanted.task_hash, TaskPhase.RUNNING, wanted.attempt)
-            self._running[asyncio.create_task(self._runner.run(wanted), name=wanted.label)] = wanted
+            self._states[request.task_hash] = TaskState(request.task_hash, TaskPhase.RUNNING, request.attempt)
+            self._running[asyncio.create_task(self._runner.run(request), name=request.label)] = request
 
-    def _has_room(self, wanted: WantedTask) -> bool:
+    def _has_room(self, request: TaskRequest) -> bool:
         """A measurement wants the machine for itself, and nothing starts beside one."""
-        if wanted.stage == "measure":
+        if request.stage == "measure":
             return not self._running
         return all(other.stage != "measure" for other in self._running.values())
 
@@ -111,8 +116,8 @@ class LocalRun:
             return
         done, _ = await asyncio.wait(self._running, timeout=seconds, return_when=asyncio.FIRST_COMPLETED)
         for task in done:
-            wanted = self._running.pop(task)
-            self._states[wanted.task_hash] = task.result()
+            request = self._running.pop(task)
+            self._states[request.task_hash] = task.result()
 
     async def _stop(self) -> None:
         for task in self._running:

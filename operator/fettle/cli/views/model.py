@@ -19,16 +19,16 @@ STAGES = (Reason.PREPARING, Reason.OPTIMIZING, Reason.MEASURING, Reason.PUBLISHI
 NAMES = ("prepare", "optimize", "measure", "publish")
 
 
-def model(found: OptimizedModel, width: int) -> RenderableType:
+def model(optimized: OptimizedModel, width: int) -> RenderableType:
     """The whole picture, `width` columns wide."""
-    status = found.status
+    status = optimized.status
     table = Table.grid(padding=(0, 2))
     table.add_column(style="dim", no_wrap=True)
     table.add_column(overflow="fold")
     table.add_row("stages", stages(status))
-    for one in status.conditions:
-        table.add_row(one.type, condition(one))
-    if (hint := retry_hint(found)) is not None:
+    for condition_row in status.conditions:
+        table.add_row(condition_row.type, condition(condition_row))
+    if (hint := retry_hint(optimized)) is not None:
         table.add_row("failed", hint)
     for baseline in status.baselines:
         table.add_row("original", f"{baseline.target}: {baseline.worth}")
@@ -36,9 +36,9 @@ def model(found: OptimizedModel, width: int) -> RenderableType:
         what = f"{artifact.target}: {artifact.candidate} in {artifact.runtime}, {size(artifact.bytes)}"
         table.add_row("artifact", f"{what}\n{artifact.uri}")
     if status.report is not None:
-        table.add_row("report", f"{status.report.uri}\nkubectl fettle report {found.metadata['name']} --open")
+        table.add_row("report", f"{status.report.uri}\nkubectl fettle report {optimized.metadata['name']} --open")
     parts: list[RenderableType] = [
-        Text.assemble(("optimizedmodel/", "dim"), (found.metadata["name"], "bold")),
+        Text.assemble(("optimizedmodel/", "dim"), (optimized.metadata["name"], "bold")),
         table,
     ]
     if status.candidates:
@@ -46,12 +46,12 @@ def model(found: OptimizedModel, width: int) -> RenderableType:
     return Group(*parts)
 
 
-def retry_hint(found: OptimizedModel) -> str | None:
+def retry_hint(optimized: OptimizedModel) -> str | None:
     """What failed in a run that is over, and the command that tries it again."""
-    failure, ready = failure_of(found.status), find(found.status.conditions, READY)
+    failure, ready = failure_of(optimized.status), find(optimized.status.conditions, READY)
     if failure is None or ready is None or ready.reason in IN_PROGRESS:
         return None
-    return f"{failure} (to retry: kubectl fettle retry om/{found.metadata['name']})"
+    return f"{failure} (to retry: kubectl fettle retry om/{optimized.metadata['name']})"
 
 
 def stages(status: OptimizedModelStatus) -> Text:
@@ -75,7 +75,7 @@ def stages(status: OptimizedModelStatus) -> Text:
 def _failed_at(status: OptimizedModelStatus) -> int:
     """The first stage whose promise does not hold."""
     for index, kinds in enumerate((("SourceResolved", "Converted"), (), ("Measured",))):
-        found = [one for kind in kinds if (one := find(status.conditions, kind)) is not None]
-        if any(one.status != "True" for one in found):
+        conditions = [known for kind in kinds if (known := find(status.conditions, kind)) is not None]
+        if any(condition.status != "True" for condition in conditions):
             return index
     return len(NAMES) - 1

@@ -16,7 +16,7 @@ from rich.text import Text
 from fettle.api.conditions import find
 from fettle.api.optimizedmodel_status import CandidateStatus, Interval, OptimizedModelStatus
 from fettle.api.vocabulary import CandidateState
-from fettle.plan.run.state import RunDecision, WantedTask
+from fettle.plan.run.state import RunDecision, TaskRequest
 from fettle.plan.run.status import READY
 
 STYLES = {
@@ -39,7 +39,7 @@ class Display(Protocol):
 
     def __exit__(self, *exc: object) -> None: ...
 
-    def update(self, decision: RunDecision, running: tuple[WantedTask, ...]) -> None:
+    def update(self, decision: RunDecision, running: tuple[TaskRequest, ...]) -> None:
         """The run decided something."""
         ...
 
@@ -54,7 +54,7 @@ class LiveDisplay:
         self._started = time.monotonic()
         self._since: dict[str, float] = {}
         self._decision: RunDecision | None = None
-        self._running: tuple[WantedTask, ...] = ()
+        self._running: tuple[TaskRequest, ...] = ()
         self._spinners: dict[str, Spinner] = {}
         self._live = Live(
             console=console, get_renderable=self._picture, refresh_per_second=PICTURES_PER_SECOND, transient=True
@@ -67,7 +67,7 @@ class LiveDisplay:
     def __exit__(self, *exc: object) -> None:
         self._live.stop()
 
-    def update(self, decision: RunDecision, running: tuple[WantedTask, ...]) -> None:
+    def update(self, decision: RunDecision, running: tuple[TaskRequest, ...]) -> None:
         """Remember what to draw; the picture follows within half a second."""
         now = time.monotonic()
         self._since = {task.task_hash: self._since.get(task.task_hash, now) for task in running}
@@ -107,7 +107,7 @@ class PlainDisplay:
     def __exit__(self, *exc: object) -> None:
         return None
 
-    def update(self, decision: RunDecision, running: tuple[WantedTask, ...]) -> None:
+    def update(self, decision: RunDecision, running: tuple[TaskRequest, ...]) -> None:
         """Print what is new."""
         stage = stage_line(decision.status)
         if stage != self._stage:
@@ -121,7 +121,7 @@ class PlainDisplay:
             if self._rows.get((row.target, row.name)) != row.state:
                 self._rows[row.target, row.name] = row.state
                 if row.state in (CandidateState.REJECTED, CandidateState.FAILED, CandidateState.SELECTED):
-                    self._say(f"{row.target}/{row.name}: {row.state} {why(row)}".rstrip())
+                    self._say(f"{row.target}/{row.name}: {row.state} {reason_of(row)}".rstrip())
 
     def _say(self, text: str) -> None:
         line = f"[{_clock(time.monotonic() - self._started)}] {self._name}: {text}"
@@ -146,7 +146,7 @@ def stage_line(status: OptimizedModelStatus) -> str:
     return f"{ready.reason}: {ready.message}" if ready.message else ready.reason
 
 
-def why(row: CandidateStatus) -> str:
+def reason_of(row: CandidateStatus) -> str:
     """'NotFaster: speed-up 0.8 …'."""
     return ": ".join(part for part in (row.reason, row.message) if part)
 
@@ -172,15 +172,15 @@ def candidates_table(status: OptimizedModelStatus, width: int) -> Table:
 
 
 def _figures(row: CandidateStatus, *, intervals: bool) -> Sequence[str]:
-    def told(found: Interval | None, digits: int) -> str:
-        if found is None:
+    def figure(interval: Interval | None, digits: int) -> str:
+        if interval is None:
             return ""
-        span = f" [{found.low:.{digits}f}, {found.high:.{digits}f}]" if intervals else ""
-        return f"{found.value:.{digits}f}{span}"
+        span = f" [{interval.low:.{digits}f}, {interval.high:.{digits}f}]" if intervals else ""
+        return f"{interval.value:.{digits}f}{span}"
 
     p50 = row.measurements[0].latency_milliseconds.p50 if row.measurements else None
-    lost = "none" if row.exact else told(row.accuracy_drop, 4)
-    return f"{p50:.3f}" if p50 is not None else "", told(row.speedup, 2), lost, size(row.bytes)
+    lost = "none" if row.exact else figure(row.accuracy_drop, 4)
+    return f"{p50:.3f}" if p50 is not None else "", figure(row.speedup, 2), lost, size(row.bytes)
 
 
 def size(number: int | None) -> str:

@@ -18,7 +18,7 @@ ORDER = (CandidateState.SELECTED, CandidateState.MEASURED, CandidateState.REJECT
 
 
 @dataclass(frozen=True)
-class Judged:
+class JudgedCandidate:
     """A candidate with what was said of it, and the figures that this rests on."""
 
     target: str
@@ -29,22 +29,23 @@ class Judged:
     figures: str
 
 
-def judgements(found: OptimizedModel) -> list[Judged]:
+def judgements(optimized: OptimizedModel) -> list[JudgedCandidate]:
     """Every candidate, by target; what was taken first, then as near as it came."""
     rank = {state: place for place, state in enumerate(ORDER)}
     rows = sorted(
-        found.status.candidates,
+        optimized.status.candidates,
         key=lambda row: (row.target, rank.get(row.state, len(rank)), -(row.speedup.value if row.speedup else 0)),
     )
     return [
-        Judged(row.target, row.name, row.state.value, row.reason, _message(row, found), _figures(row)) for row in rows
+        JudgedCandidate(row.target, row.name, row.state.value, row.reason, _message(row, optimized), _figures(row))
+        for row in rows
     ]
 
 
-def _message(row: CandidateStatus, found: OptimizedModel) -> str | None:
+def _message(row: CandidateStatus, optimized: OptimizedModel) -> str | None:
     if row.state is not CandidateState.SELECTED:
         return row.message
-    objective = found.spec.objective.value.lower()
+    objective = optimized.spec.objective.value.lower()
     return row.message or f"satisfies every constraint, and is the best of those that do by {objective}"
 
 
@@ -61,22 +62,22 @@ def _figures(row: CandidateStatus) -> str:
     return "; ".join(parts)
 
 
-def _span(found: Interval) -> str:
-    return f"[{found.low:.3g}, {found.high:.3g}]"
+def _span(interval: Interval) -> str:
+    return f"[{interval.low:.3g}, {interval.high:.3g}]"
 
 
-def choices(judged: Sequence[Judged]) -> RenderableType:
+def choices(judged: Sequence[JudgedCandidate]) -> RenderableType:
     """One paragraph a candidate."""
     if not judged:
         return Text("no candidates yet")
-    several = len({one.target for one in judged}) > 1
+    several = len({candidate.target for candidate in judged}) > 1
     table = Table.grid(padding=(0, 2))
     table.add_column(no_wrap=True)
     table.add_column(no_wrap=True)
     table.add_column(overflow="fold")
-    for one in judged:
-        name = f"{one.target}/{one.candidate}" if several else one.candidate
-        said = ": ".join(part for part in (one.reason, one.message) if part)
-        text = "\n".join(part for part in (said, one.figures) if part)
-        table.add_row(name, one.state, text, style=STYLES[CandidateState(one.state)])
+    for candidate in judged:
+        name = f"{candidate.target}/{candidate.candidate}" if several else candidate.candidate
+        explanation = ": ".join(part for part in (candidate.reason, candidate.message) if part)
+        text = "\n".join(part for part in (explanation, candidate.figures) if part)
+        table.add_row(name, candidate.state, text, style=STYLES[CandidateState(candidate.state)])
     return table

@@ -29,37 +29,39 @@ READY, STARTING, LEAVING = "●", "○", "◌"
 HISTORY = 4  # lines of the ledger that a screen shows
 
 
-def rollout(found: ModelDeployment, pods: Sequence[Object] | None, now: datetime) -> RenderableType:
+def rollout(deployment: ModelDeployment, pods: Sequence[Object] | None, now: datetime) -> RenderableType:
     """The whole picture. `pods` is None where they may not be listed."""
-    status = found.status
+    status = deployment.status
     table = Table.grid(padding=(0, 2))
     table.add_column(style="dim", no_wrap=True)
     table.add_column(overflow="fold")
     for kind in ("Ready", "Progressing", "Degraded", "Paused"):
-        one = find(status.conditions, kind)
-        if one is not None:
-            table.add_row(kind, condition(one))
+        condition_row = find(status.conditions, kind)
+        if condition_row is not None:
+            table.add_row(kind, condition(condition_row))
     if status.address is not None:
         table.add_row("url", status.address.url)
     for label, revision in (("stable", status.stable), ("canary", status.canary)):
         if revision is not None:
             table.add_row(label, _revision(revision, pods))
     if status.canary is not None:
-        _trial(table, found, status.canary, now)
-    _orders(table, found.metadata["name"], status)
+        _trial(table, deployment, status.canary, now)
+    _orders(table, deployment.metadata["name"], status)
     for number, record in enumerate(reversed(status.revisions[-HISTORY:])):
         left = f"left {record.left}, {record.reason}" if record.left else "serves"
         table.add_row("ledger" if not number else "", f"{record.revision}  entered {record.entered or 'never'}  {left}")
-    name = found.metadata["name"]
+    name = deployment.metadata["name"]
     return Group(Text.assemble(("modeldeployment/", "dim"), (name, "bold")), table)
 
 
-def condition(one: Condition) -> Text:
+def condition(observed: Condition) -> Text:
     """'True     Serving: 3 pods ready'."""
-    good = WANTED.get(one.type)
-    holds = one.status is ConditionStatus.TRUE
-    style = "" if good is None or one.status is ConditionStatus.UNKNOWN else ("green" if holds is good else "red")
-    return Text.assemble((f"{one.status:<8} ", style), one.reason, f": {one.message}" if one.message else "")
+    good = WANTED.get(observed.type)
+    holds = observed.status is ConditionStatus.TRUE
+    style = "" if good is None or observed.status is ConditionStatus.UNKNOWN else ("green" if holds is good else "red")
+    return Text.assemble(
+        (f"{observed.status:<8} ", style), observed.reason, f": {observed.message}" if observed.message else ""
+    )
 
 
 def _revision(revision: RevisionStatus, pods: Sequence[Object] | None) -> Text:
@@ -75,31 +77,35 @@ def _glyph(pod: Object) -> str:
     if pod["metadata"].get("deletionTimestamp"):
         return LEAVING
     conditions = (pod.get("status") or {}).get("conditions") or ()
-    return READY if any(one["type"] == "Ready" and one["status"] == "True" for one in conditions) else STARTING
+    return (
+        READY
+        if any(condition["type"] == "Ready" and condition["status"] == "True" for condition in conditions)
+        else STARTING
+    )
 
 
 def _labels(pod: Object) -> Mapping[str, str]:
     return pod["metadata"].get("labels") or {}
 
 
-def _trial(table: Table, found: ModelDeployment, canary: CanaryStatus, now: datetime) -> None:
+def _trial(table: Table, deployment: ModelDeployment, canary: CanaryStatus, now: datetime) -> None:
     filled, empty = bar(canary.actual_weight)
     share = f" {canary.actual_weight} % of the pods, {canary.weight} % requested"
     table.add_row("weight", Text.assemble((filled, "cyan"), (empty, "dim"), share))
-    table.add_row("steps", steps(found.spec.rollout.steps, canary, now))
+    table.add_row("steps", steps(deployment.spec.rollout.steps, canary, now))
     if canary.analysis is not None:
         for label, text in analysis(canary.analysis):
             table.add_row(label, text)
 
 
-def steps(wanted: Sequence[RolloutStep], canary: CanaryStatus, now: datetime) -> Text:
+def steps(planned: Sequence[RolloutStep], canary: CanaryStatus, now: datetime) -> Text:
     """'✓ 10 %  ✓ 60 s  ▶ 50 %  · until promote  · 100 %'."""
     text = Text()
-    for index, step in enumerate(wanted or (RolloutStep(weight=100),)):
+    for index, step in enumerate(planned or (RolloutStep(weight=100),)):
         here = index == canary.step
         mark, style = ("✓", "green") if index < canary.step else ("▶", "bold cyan") if here else ("·", "dim")
         text.append(f"{mark} {_step(step)}{_left(step, canary, now) if here else ''}  ", style=style)
-    if canary.step >= max(len(wanted), 1):
+    if canary.step >= max(len(planned), 1):
         text.append("▶ promotion", style="bold cyan")
     return text
 
@@ -121,17 +127,20 @@ def _left(step: RolloutStep, canary: CanaryStatus, now: datetime) -> str:
 def analysis(watched: AnalysisStatus) -> Iterable[tuple[str, Text]]:
     """The window that is open, and each metric over those that were judged."""
     counts = f"{watched.requests} requests, {watched.failures} failed"
-    said = f": {watched.message}" if watched.message else ""
-    yield "analysis", Text.assemble((watched.verdict.value, VERDICTS[watched.verdict]), f" ({counts}){said}")
-    names = list(dict.fromkeys(one.metric for window in watched.windows for one in window.metrics))
+    explanation = f": {watched.message}" if watched.message else ""
+    yield "analysis", Text.assemble((watched.verdict.value, VERDICTS[watched.verdict]), f" ({counts}){explanation}")
+    names = list(dict.fromkeys(assessment.metric for window in watched.windows for assessment in window.metrics))
     width = max(map(len, names), default=0)
     for number, name in enumerate(names):
-        told = [next((one for one in window.metrics if one.metric == name), None) for window in watched.windows]
-        last = next(one for one in reversed(told) if one is not None)
-        line = sparkline([one.value if one else None for one in told], last.bound)
+        assessments = [
+            next((assessment for assessment in window.metrics if assessment.metric == name), None)
+            for window in watched.windows
+        ]
+        last = next(assessment for assessment in reversed(assessments) if assessment is not None)
+        line = sparkline([assessment.value if assessment else None for assessment in assessments], last.bound)
         text = Text(f"{name:<{width}}  ")
-        for letter, one in zip(line, told, strict=True):
-            text.append(letter, style=VERDICTS[one.verdict] if one else "dim")
+        for letter, assessment in zip(line, assessments, strict=True):
+            text.append(letter, style=VERDICTS[assessment.verdict] if assessment else "dim")
         value = "unknown" if last.value is None else f"{last.value:g}"
         text.append(f"  {value}, bound {last.bound:g}, {last.samples} samples")
         yield "windows" if not number else "", text

@@ -33,14 +33,14 @@ def known(cache: Cache, owner: Object) -> Routing:
 
 async def read(client: Client, cache: Cache, owner: Object) -> Routing:
     """What the API server holds; the cache has it afterwards. Raises ClusterError."""
-    metadata, found = owner["metadata"], dict[ResourceKind, Sequence[Object]]()
+    metadata, routing = owner["metadata"], dict[ResourceKind, Sequence[Object]]()
     labels = f"{MODEL_DEPLOYMENT_LABEL}={metadata['name']}"
     for kind in _kinds():
         listed = (await client.list(kind, metadata["namespace"], labels=labels)).items
         for obj in listed:
             cache.put(kind, obj)
-        found[kind] = _routing(listed, metadata["uid"])
-    return found
+        routing[kind] = _routing(listed, metadata["uid"])
+    return routing
 
 
 def observe(provider: TrafficProvider, routing: Routing, now: datetime) -> Routes | None:

@@ -8,7 +8,7 @@ import numpy as np
 
 from fettle.errors import DataError
 from fettle.optimizer.data.cast import cast, plain, texts_of
-from fettle.optimizer.data.columns import ITEM_BYTES, Array, Wanted
+from fettle.optimizer.data.columns import ITEM_BYTES, Array, ReadRequest
 
 LONG = 256  # characters from which on it is worth the while to keep a text once
 EXACT = 1 << 53  # integers up to here are exact as floats
@@ -17,7 +17,7 @@ EXACT = 1 << 53  # integers up to here are exact as floats
 class Column:
     """Gathers one column. `rows`: how many items will come, where that is known."""
 
-    def __init__(self, name: str, wanted: Wanted, rows: int | None = None) -> None:
+    def __init__(self, name: str, wanted: ReadRequest, rows: int | None = None) -> None:
         self.name = name
         self.where = f"{wanted.uri}: {name}"
         self._dtype = wanted.inputs.get(name)  # None: labels, which keep their own

@@ -44,7 +44,7 @@ class Room:
 
 
 @dataclass(frozen=True)
-class Wanted:
+class ReadRequest:
     """What is read of a file: the columns of the inputs (name -> V2 data type), that of the labels if it is there, so many items.
 
     `by_name`: the label of a picture is its folder's name, not the place of that. `judged`: labels count for something.

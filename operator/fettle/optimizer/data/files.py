@@ -5,7 +5,7 @@ from __future__ import annotations
 from importlib import import_module
 from typing import IO, Protocol, cast
 
-from fettle.optimizer.data.columns import Columns, Wanted
+from fettle.optimizer.data.columns import Columns, ReadRequest
 
 READERS = {"parquet": "parquet", "jsonl": "jsonl", "ndjson": "jsonl"}  # end of a name -> module
 DEFAULT = "npz"  # for any other
@@ -14,7 +14,7 @@ DEFAULT = "npz"  # for any other
 class Reader(Protocol):
     """The functions of a format's module."""
 
-    def read(self, stream: IO[bytes], wanted: Wanted) -> Columns:
+    def read(self, stream: IO[bytes], wanted: ReadRequest) -> Columns:
         """The wanted columns. Raises DataError."""
         ...
 
@@ -23,7 +23,7 @@ class Reader(Protocol):
         ...
 
 
-def read_columns(name: str, stream: IO[bytes], wanted: Wanted) -> Columns:
+def read_columns(name: str, stream: IO[bytes], wanted: ReadRequest) -> Columns:
     """The wanted columns of the file called `name`. Raises DataError."""
     return _reader(name).read(stream, wanted)
 

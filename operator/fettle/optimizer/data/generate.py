@@ -25,7 +25,7 @@ COUNT_SLOW = 16  # for models that take long: judging runs every item in every c
 SIZES = (16, 32, 64, 224, 128, 8, 1, 512)
 IMAGE_SIZES = (64, 224, 48, 32, 128, 16, 8, 1, 512)
 WORDS = ("yes", "no", "red", "green", "blue", "one", "two", "three", "hello world", "a longer text with some words")
-Run = Callable[[Mapping[str, Array]], Mapping[str, Array]]
+RunModel = Callable[[Mapping[str, Array]], Mapping[str, Array]]
 
 
 @dataclass(frozen=True)
@@ -121,7 +121,7 @@ def _recipes(signature: Signature, axes: Mapping[str, int]) -> Iterator[Recipe]:
         yield Recipe(distribution, bound, size)
 
 
-def find(generator: Generator, run: Run) -> Recipe:
+def find(generator: Generator, run: RunModel) -> Recipe:
     """The first way to make inputs that the model runs on, with finite answers. Raises DataError (EvaluationDataMissing)."""
     loops = [name for name, hint in generator.hints.items() if hint.trip_count and name not in generator.specs]
     if loops:

@@ -15,14 +15,14 @@ from fettle.api.signature import Signature, Tensor
 from fettle.api.vocabulary import Color, Layout
 from fettle.errors import DataError
 from fettle.optimizer.data.column import Column
-from fettle.optimizer.data.columns import Array, Columns, Wanted, listed
+from fettle.optimizer.data.columns import Array, Columns, ReadRequest, listed
 from fettle.optimizer.data.picture import Picture, opened
 
 CHANNELS = {Color.RGB: 3, Color.BGR: 3, Color.GRAYSCALE: 1}
 
 
 def read_images(
-    filesystem: AbstractFileSystem, folder: str, wanted: Wanted, signature: Signature, spec: PreprocessSpec
+    filesystem: AbstractFileSystem, folder: str, wanted: ReadRequest, signature: Signature, spec: PreprocessSpec
 ) -> Columns:
     """The first `wanted.most` pictures, classes in turn, as the model's only input, and their labels. Raises DataError."""
     tensor = _input(signature, wanted.uri)
@@ -51,7 +51,7 @@ def read_images(
     return Columns(arrays, _beside(filesystem, folder, classes) if labels else [])
 
 
-def _classes(filesystem: AbstractFileSystem, folder: str, wanted: Wanted) -> list[str]:
+def _classes(filesystem: AbstractFileSystem, folder: str, wanted: ReadRequest) -> list[str]:
     """The sub-folders in the order of their classes. Raises DataError for numbers that are not the places of their folders."""
     found = _in_order(_folders(filesystem, folder))
     names = [path.rsplit("/", 1)[-1] for path in found]

@@ -17,7 +17,7 @@ from fettle.api.optimizedmodel import PreprocessSpec
 from fettle.api.reasons import Reason
 from fettle.api.signature import Signature, Tensor
 from fettle.errors import DataError
-from fettle.optimizer.data.columns import LABELS, Array, Columns, Room, Wanted, listed
+from fettle.optimizer.data.columns import LABELS, Array, Columns, ReadRequest, Room, listed
 from fettle.optimizer.data.files import column_names, read_columns
 from fettle.store.comparison import is_float
 from fettle.store.store import explained
@@ -94,7 +94,7 @@ def read(asked: Asked, mounts: Mounts, signature: Signature, axes: Mapping[str, 
     uri = asked.uri
     location = locate(uri, mounts, missing=_missing)
     inputs = {tensor.name: tensor.dtype for tensor in signature.inputs}
-    wanted = Wanted(uri, inputs, asked.label_key, asked.most, room, asked.by_name, asked.judged)
+    wanted = ReadRequest(uri, inputs, asked.label_key, asked.most, room, asked.by_name, asked.judged)
     with explained(f"reading {uri}"):
         columns = _columns(location, wanted, signature, asked.preprocess)
     arrays = {t.name: _checked(t, columns.arrays[t.name], axes.get(t.name), uri) for t in signature.inputs}
@@ -120,7 +120,9 @@ def column_names_of(uri: str, mounts: Mounts) -> set[str]:
             return column_names(location.path, stream, uri)
 
 
-def _columns(location: Location, wanted: Wanted, signature: Signature, preprocess: PreprocessSpec | None) -> Columns:
+def _columns(
+    location: Location, wanted: ReadRequest, signature: Signature, preprocess: PreprocessSpec | None
+) -> Columns:
     filesystem, path = location.filesystem, location.path
     if filesystem.isdir(path):
         from fettle.optimizer.data.images import read_images

@@ -13,7 +13,7 @@ import numpy as np
 from fettle.errors import DataError
 from fettle.optimizer.data.cast import texts_of
 from fettle.optimizer.data.column import EXACT, Column
-from fettle.optimizer.data.columns import Array, Columns, Room, Wanted, listed
+from fettle.optimizer.data.columns import Array, Columns, ReadRequest, Room, listed
 from fettle.runtimes.base import numpy_dtype
 
 FLOATING = frozenset({"FP16", "FP32", "FP64", "BF16"})
@@ -27,7 +27,7 @@ def names(stream: IO[bytes], uri: str) -> set[str]:
     return set(next((item for _, item in _objects(stream, uri, Room())), {}))
 
 
-def read(stream: IO[bytes], wanted: Wanted) -> Columns:
+def read(stream: IO[bytes], wanted: ReadRequest) -> Columns:
     """The wanted keys of the first `wanted.most` lines. Raises DataError naming the line."""
     found: set[str] = set()
     columns: list[Column] = []

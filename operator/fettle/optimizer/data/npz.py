@@ -12,7 +12,7 @@ import numpy as np
 
 from fettle.errors import DataError
 from fettle.optimizer.data.column import Column
-from fettle.optimizer.data.columns import Array, Columns, Wanted, readable
+from fettle.optimizer.data.columns import Array, Columns, ReadRequest, readable
 
 HEADER_MOST = 1 << 16  # bytes; a longer header could hold anything
 BLOCK_BYTES = 8 << 20
@@ -40,7 +40,7 @@ def names(stream: IO[bytes], uri: str) -> set[str]:
         return {name.removesuffix(".npy") for name in archive.namelist()}
 
 
-def read(stream: IO[bytes], wanted: Wanted) -> Columns:
+def read(stream: IO[bytes], wanted: ReadRequest) -> Columns:
     """The wanted arrays, only the first `wanted.most` items of each. Raises DataError."""
     with _opened(stream, wanted.uri) as archive, readable(wanted.uri, KIND):
         members = archive.infolist()
@@ -65,7 +65,7 @@ def _opened(stream: IO[bytes], uri: str) -> zipfile.ZipFile:
             ) from error
 
 
-def _array(archive: zipfile.ZipFile, member: zipfile.ZipInfo, name: str, wanted: Wanted) -> Array:
+def _array(archive: zipfile.ZipFile, member: zipfile.ZipInfo, name: str, wanted: ReadRequest) -> Array:
     """The first items of one .npy of the archive."""
     where = f"{wanted.uri}: {name}"
     with archive.open(member) as stream:
@@ -90,7 +90,7 @@ def _array(archive: zipfile.ZipFile, member: zipfile.ZipInfo, name: str, wanted:
     return column.array()
 
 
-def _turned(stream: IO[bytes], header: _Header, items: int, wanted: Wanted, where: str) -> Array:
+def _turned(stream: IO[bytes], header: _Header, items: int, wanted: ReadRequest, where: str) -> Array:
     """An array in Fortran order, whose items lie spread over all of it: what belongs to the first ones is picked out."""
     wanted.room.require(2 * items * header.item_bytes, where)
     rows, size = math.prod(header.shape[1:]), header.dtype.itemsize

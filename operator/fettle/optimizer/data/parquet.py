@@ -13,7 +13,7 @@ import pyarrow.parquet as pq
 from fettle.errors import DataError
 from fettle.optimizer.data.cast import texts_of
 from fettle.optimizer.data.column import Column
-from fettle.optimizer.data.columns import Array, Columns, Wanted, readable
+from fettle.optimizer.data.columns import Array, Columns, ReadRequest, readable
 
 ROWS_MOST = 1024
 ROWS_OF_TEXTS = 64  # how long a text will be is not known before it is read
@@ -28,7 +28,7 @@ def names(stream: IO[bytes], uri: str) -> set[str]:
         return set(pq.ParquetFile(stream).schema_arrow.names)
 
 
-def read(stream: IO[bytes], wanted: Wanted) -> Columns:
+def read(stream: IO[bytes], wanted: ReadRequest) -> Columns:
     """The wanted columns, read batch by batch until there are `wanted.most` items. Raises DataError."""
     with readable(wanted.uri, KIND):
         file = pq.ParquetFile(stream)
@@ -64,7 +64,7 @@ def _paths(file: Any, names: list[str]) -> Mapping[str, str]:
     }
 
 
-def _rows_at_once(file: Any, paths: Mapping[str, str], items: int, wanted: Wanted) -> int:
+def _rows_at_once(file: Any, paths: Mapping[str, str], items: int, wanted: ReadRequest) -> int:
     """How many rows make one block. Raises DataError where the numbers alone, which the file counts, leave no room.
 
     Repeated numbers shrink to almost nothing in the file: it is not its size that tells.

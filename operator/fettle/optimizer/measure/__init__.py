@@ -10,16 +10,16 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from fettle.api.report import MeasureReport
     from fettle.api.task import MeasureTask
-    from fettle.optimizer.measure.schedule import Schedule
+    from fettle.optimizer.measure.schedule import TimingSchedule
     from fettle.store.store import Store
 
 
-def run(task: MeasureTask, store: Store, schedule: Schedule | None = None) -> MeasureReport:
+def run(task: MeasureTask, store: Store, schedule: TimingSchedule | None = None) -> MeasureReport:
     """Measure what `task` names; `schedule` says how long, where that is not the usual.
 
     Raises FettleError only where nothing can be said at all: no items, no baseline, no store.
     """
-    from fettle.optimizer.measure.schedule import Schedule  # scipy stays out of the workers
+    from fettle.optimizer.measure.schedule import TimingSchedule  # scipy stays out of the workers
     from fettle.optimizer.measure.stage import measure
 
-    return measure(task, store, schedule or Schedule())
+    return measure(task, store, schedule or TimingSchedule())

@@ -89,9 +89,9 @@ class OutputProfile:
     def tolerances(self) -> Tolerances:
         """1 % of the output's range, or of each channel's where channels differ in scale. Asked when all answers are in."""
         _, share = FLOAT_NOISE.get(self.dtype, (0.0, 0.0))
-        found = self.scales.tolerances(share)
+        by_slice = self.scales.tolerances(share)
         # An output that is one number has no range; where that number is 0, it has no unit either.
-        return found or Tolerances(max(RANGE_SHARE * self.range, share * self.scale) or 1e-6)
+        return by_slice or Tolerances(max(RANGE_SHARE * self.range, share * self.scale) or 1e-6)
 
     def noise_of(self, shape: tuple[int, ...]) -> tuple[float, float | Array]:
         """rtol and atol of float noise in an answer of that shape, channel by channel where they differ in scale."""

@@ -15,10 +15,10 @@ from fettle.api import catalog
 from fettle.api.catalog import StepEntry
 from fettle.api.optimizedmodel_status import CandidateStatus
 from fettle.api.report import CpuClass
-from fettle.api.task import MeasureCandidate, MeasureTask
+from fettle.api.task import BuiltCandidate, MeasureTask
 from fettle.api.vocabulary import AgreementMode, RuntimeName
 from fettle.optimizer.measure.agreement import FLOAT_NOISE
-from fettle.optimizer.measure.subject import Bench, Subject, scale
+from fettle.optimizer.measure.candidate import Bench, MeasuredCandidate, scale
 from fettle.runtimes import cpu
 from fettle.store import manifest as manifests
 from fettle.store.cache import versions
@@ -34,23 +34,23 @@ MARGIN = 4.0  # times the worst deviation that was seen: few were looked at
 def write(
     store: Store,
     task: MeasureTask,
-    subject: Subject,
+    candidate: MeasuredCandidate,
     bench: Bench,
     machine: CpuClass,
 ) -> str:
     """Write the artifact of a candidate that was judged; its digest. Raises StoreError."""
-    plan, outputs = subject.candidate.plan, subject.outputs or {}
-    entries = step_entries(subject.candidate)
-    feed = bench.items.feed(subject.reference_items(bench))
+    plan, outputs = candidate.built.plan, candidate.outputs or {}
+    entries = step_entries(candidate.built)
+    feed = bench.items.feed(candidate.reference_items(bench))
     calibrated = any(entry.calibration for entry in entries)
     libraries = {catalog.runtime(plan.runtime).library, *(name for entry in entries for name in entry.libraries)}
-    quantized = subject.executed is not None and subject.executed.int8 > 0
+    quantized = candidate.executed is not None and candidate.executed.int8 > 0
     return manifests.write_artifact(
         store,
         Manifest(
             source_sha256=task.source_sha256,
             recipe=RecipeRecord(
-                name=plan.recipe, steps=subject.candidate.steps, revisions=tuple(entry.revision for entry in entries)
+                name=plan.recipe, steps=candidate.built.steps, revisions=tuple(entry.revision for entry in entries)
             ),
             data=DataRecord(
                 calibration=task.calibration_sha256 if calibrated else None,
@@ -61,11 +61,11 @@ def write(
             runtime=plan.runtime,
             settings=plan.settings,
             signature=task.signature,
-            tolerances={name: tolerance(subject, name) for name in outputs},
-            items_per_run=1 if subject.alone and task.signature.batchable else None,
-            comparisons={name: comparison(subject, name, rule) for name, rule in bench.reference.comparisons.items()},
+            tolerances={name: tolerance(candidate, name) for name in outputs},
+            items_per_run=1 if candidate.alone and task.signature.batchable else None,
+            comparisons={name: comparison(candidate, name, rule) for name, rule in bench.reference.comparisons.items()},
             requires=cpu.requirements(quantized, plan.settings.precision, machine),
-            model=subject.candidate.model,
+            model=candidate.built.model,
             reference=manifests.put_reference(store, feed, outputs),
         ),
     )
@@ -91,43 +91,43 @@ def write_figures(store: Store, task: MeasureTask, row: CandidateStatus, machine
     )
 
 
-def step_entries(candidate: MeasureCandidate) -> list[StepEntry]:
+def step_entries(built: BuiltCandidate) -> list[StepEntry]:
     """The catalog's rows of the steps that made this file: of the runtime's own family, or of the one that writes its format."""
-    families = (candidate.plan.runtime, *(name for name in RuntimeName if name != candidate.plan.runtime))
+    families = (built.plan.runtime, *(name for name in RuntimeName if name != built.plan.runtime))
     for family in families:
-        entries = [catalog.step(step, family) for step in candidate.steps]
+        entries = [catalog.step(step, family) for step in built.steps]
         known = [entry for entry in entries if entry is not None]
-        if len(known) == len(entries) and (not known or known[-1].writes == candidate.model.format):
+        if len(known) == len(entries) and (not known or known[-1].writes == built.model.format):
             return known
     return []
 
 
-def tolerance(subject: Subject, name: str) -> Tolerance:
+def tolerance(candidate: MeasuredCandidate, name: str) -> Tolerance:
     """How far this output may lie from the reference where the CPU class is the same.
 
     The noise of its arithmetic, or `MARGIN` times what restarts and other batch sizes were seen to change if that is more;
     rounded up to 1, 2 or 5, so that the last bit of a deviation does not change the artifact's digest.
     """
-    outputs = subject.outputs or {}
+    outputs = candidate.outputs or {}
     if not is_float(outputs[name]):
         return Tolerance(rtol=0.0, atol=0.0)
-    rtol, share = ROUNDED_NOISE if subject.rounded else FLOAT_NOISE.get(outputs[name].dtype.name, ROUNDED_NOISE)
-    seen = MARGIN * subject.deviations.get(name, 0.0)
+    rtol, share = ROUNDED_NOISE if candidate.rounded else FLOAT_NOISE.get(outputs[name].dtype.name, ROUNDED_NOISE)
+    seen = MARGIN * candidate.deviations.get(name, 0.0)
     return Tolerance(rtol=rtol, atol=rounded_up(max(share * scale(outputs, name), seen, 1e-7)))
 
 
-def comparison(subject: Subject, name: str, rule: Comparison) -> Comparison:
+def comparison(candidate: MeasuredCandidate, name: str, rule: Comparison) -> Comparison:
     """The rule for this output with the margin from which on this artifact's decisions are sure.
 
     Large enough for the model to have been right, and for its arithmetic not to have decided: either of two scores may move by
     the tolerance. Two digits, so that a last bit does not change the digest.
     """
-    outputs = subject.outputs or {}
+    outputs = candidate.outputs or {}
     if rule.mode != AgreementMode.TOP_ONE or name not in outputs or not is_float(outputs[name]):
         return rule
-    noise = tolerance(subject, name)
+    noise = tolerance(candidate, name)
     moved = 2 * (noise.atol + noise.rtol * scale(outputs, name))
-    needed = subject.judgement.margins.get(name, 0.0) if subject.judgement is not None else 0.0
+    needed = candidate.judgement.margins.get(name, 0.0) if candidate.judgement is not None else 0.0
     return rule.model_copy(update={"margin": float(f"{max(moved, needed):.2g}")})
 
 

@@ -44,20 +44,20 @@ class Chance:
 
     def add(self, answer: Array, label: Array) -> None:
         """Take one item into account, as `Scores.add` does."""
-        wanted = self.judging.wanted(answer, label)
+        truth = self.judging.wanted(answer, label)
         if not self.judging.decides:
-            self._add_numbers(wanted)
+            self._add_numbers(truth)
             return
         decided = self.judging.decided(answer)
         if self.judging.form is LabelForm.ALL_OF:
-            self._count(np.array([decided.tobytes().hex()]), np.array([wanted.tobytes().hex()]))
+            self._count(np.array([decided.tobytes().hex()]), np.array([truth.tobytes().hex()]))
         elif self.judging.form is LabelForm.ANY_OF:
-            counts = self.judging.counts(wanted)
-            self._count_any(decided[counts], wanted[counts])
+            counts = self.judging.counts(truth)
+            self._count_any(decided[counts], truth[counts])
         else:
-            counts = self.judging.counts(wanted)
-            self._count(decided[counts], wanted[counts])
-            self.pairs.update(_paired(wanted[counts], decided[counts]))
+            counts = self.judging.counts(truth)
+            self._count(decided[counts], truth[counts])
+            self.pairs.update(_paired(truth[counts], decided[counts]))
 
     def constant(self) -> float | None:
         """The metric of the constant answer that is best on these items; None where there is nothing to say."""
@@ -85,13 +85,15 @@ class Chance:
         if not self.judging.decides or count < 2:
             return None
         both = [(self.answers[key], times) for key, times in self.labels.items()]
-        products = np.array([one * other for one, other in both], dtype=np.float64)
+        products = np.array([answered * labelled for answered, labelled in both], dtype=np.float64)
         expected = float(products.sum()) / count
         if self.judging.form is LabelForm.ANY_OF:
             share = min(expected / count, 1.0)
             variance = count * share * (1 - share)
         else:
-            pairs = np.array([one * (one - 1) * other * (other - 1) for one, other in both], dtype=np.float64)
+            pairs = np.array(
+                [answered * (answered - 1) * labelled * (labelled - 1) for answered, labelled in both], dtype=np.float64
+            )
             total = float(products.sum())
             variance = expected + (total**2 - float((products**2).sum()) + float(pairs.sum())) / (count * (count - 1))
             variance -= expected**2
@@ -99,36 +101,36 @@ class Chance:
             return 0.0
         return (self.matches - expected) / math.sqrt(variance) * math.sqrt(self.items / count)
 
-    def _count(self, decided: Array, wanted: Array) -> None:
-        if not wanted.size:
+    def _count(self, decided: Array, truth: Array) -> None:
+        if not truth.size:
             return
         self.items += 1
-        self.decisions += wanted.size
-        self.matches += int(np.sum(decided == wanted))
+        self.decisions += truth.size
+        self.matches += int(np.sum(decided == truth))
         self.answers.update(_counted(decided))
-        found = _counted(wanted)
-        self.labels.update(found)
-        for key, times in found.items():
-            self.shares[key] = self.shares.get(key, 0.0) + times / wanted.size
+        times_by_label = _counted(truth)
+        self.labels.update(times_by_label)
+        for key, times in times_by_label.items():
+            self.shares[key] = self.shares.get(key, 0.0) + times / truth.size
 
-    def _count_any(self, decided: Array, wanted: Array) -> None:
-        if not len(wanted):
+    def _count_any(self, decided: Array, truth: Array) -> None:
+        if not len(truth):
             return
         self.items += 1
         self.decisions += len(decided)
-        self.matches += int(wanted[np.arange(len(decided)), decided].sum())
+        self.matches += int(truth[np.arange(len(decided)), decided].sum())
         self.answers.update(decided.tolist())
-        for key, times in enumerate(wanted.sum(axis=0).tolist()):
+        for key, times in enumerate(truth.sum(axis=0).tolist()):
             self.labels[key] += times
             self.shares[key] = self.shares.get(key, 0.0) + times / len(decided)
 
-    def _add_numbers(self, wanted: Array) -> None:
+    def _add_numbers(self, truth: Array) -> None:
         self.items += 1
         if self.judging.metric == Metric.COSINE_SIMILARITY:
-            norm = np.linalg.norm(wanted, axis=-1, keepdims=True) if wanted.ndim else np.abs(wanted)
-            wanted = wanted / np.where(norm > 0, norm, 1)
-        self.sums = wanted if self.sums is None else self.sums + wanted
-        self.squares = wanted**2 if self.squares is None else self.squares + wanted**2
+            norm = np.linalg.norm(truth, axis=-1, keepdims=True) if truth.ndim else np.abs(truth)
+            truth = truth / np.where(norm > 0, norm, 1)
+        self.sums = truth if self.sums is None else self.sums + truth
+        self.squares = truth**2 if self.squares is None else self.squares + truth**2
 
     def _constant_f1(self) -> float:
         if self.judging.form is LabelForm.ALL_OF:
@@ -146,8 +148,8 @@ class Chance:
 
 
 def _counted(values: Array) -> dict[Hashable, int]:
-    found, times = np.unique(values, return_counts=True)
-    return dict(zip(found.tolist(), times.tolist(), strict=True))
+    known, times = np.unique(values, return_counts=True)
+    return dict(zip(known.tolist(), times.tolist(), strict=True))
 
 
 def _paired(labels: Array, answers: Array) -> Mapping[tuple[Hashable, Hashable], int]:
@@ -180,7 +182,7 @@ def refuse_chance(scores: Scores, chance: Chance, sample: bool = False) -> None:
     no_better = not better and (chance.items >= FEWEST or (decides and value == 0 and chance.items > 1))
     if not (no_better or by_chance) or (sample and decides and not (no_better and by_chance)):
         return
-    why = (
+    verdict = (
         f"no better than the best constant answer ({constant:.4g})"
         if no_better
         else "no better than with the labels in any other order"
@@ -188,14 +190,14 @@ def refuse_chance(scores: Scores, chance: Chance, sample: bool = False) -> None:
     advice = "check labels and items (labelOffset, classes, preprocess), or leave the labels out to be judged by agreement with the original"
     if metric == Metric.ACCURACY and value > 0.5:
         advice += "; where one class is rare, ask for metric F1 (average Binary)"
-    raise _refusal(scores, f"{why}: such items prove nothing", advice)
+    raise _refusal(scores, f"{verdict}: such items prove nothing", advice)
 
 
-def _refusal(scores: Scores, why: str, advice: str) -> DataError:
+def _refusal(scores: Scores, verdict: str, advice: str) -> DataError:
     """What the original is worth, what is wrong with that, and how the labels were read."""
     metric, value = scores.judging.metric, scores.value()
-    found = f"the original's {metric} is {value:.4g}"
+    worth = f"the original's {metric} is {value:.4g}"
     if scores.judging.decides:
-        right = sum(one == 1 for one in scores.values)
-        found = f"the original is right on {right} of {len(scores.values)} items ({metric} {value:.4g})"
-    return DataError(f"{found}, {why}. labels were read as {scores.judging.reader.reading.told}; {advice}")
+        right = sum(score == 1 for score in scores.values)
+        worth = f"the original is right on {right} of {len(scores.values)} items ({metric} {value:.4g})"
+    return DataError(f"{worth}, {verdict}. labels were read as {scores.judging.reader.reading.told}; {advice}")

@@ -29,7 +29,7 @@ from fettle.optimizer import statistics
 from fettle.optimizer.measure.cgroup import Throttling
 from fettle.optimizer.measure.process import WorkerDied
 from fettle.optimizer.measure.protocol import Block, Runs
-from fettle.optimizer.measure.schedule import Schedule, Spent
+from fettle.optimizer.measure.schedule import Spent, TimingSchedule
 
 log = logging.getLogger(__name__)
 
@@ -41,7 +41,7 @@ DISTURBED_SHARE = 0.1  # of all runs, or of all blocks: worth a word to a person
 EXTRA_RUNS = 10  # of a further batch size, per start: three starts make the 30 that p50 needs
 
 
-class Contestant(Protocol):
+class LoadedModel(Protocol):
     """A loaded model in a process of its own."""
 
     def block(self, request: Block) -> Runs:
@@ -61,11 +61,11 @@ class Contestant(Protocol):
         ...
 
 
-Start = Callable[[str], Contestant]  # name -> a fresh process, loaded; raises RuntimeFailure
+Start = Callable[[str], LoadedModel]  # name -> a fresh process, loaded; raises RuntimeFailure
 
 
 @dataclass
-class Timed:
+class TimedCandidate:
     """What the clock found for one candidate (or the baseline, which has no ratios)."""
 
     name: str
@@ -102,9 +102,11 @@ class Timed:
 
     def stable(self) -> bool:
         """Whether the speed-up may be claimed: every start has the rounds for it, and the interval is narrow enough."""
-        found, rounds = self.speedup(), min(map(len, self.ratios), default=0)
+        speedup, rounds = self.speedup(), min(map(len, self.ratios), default=0)
         return (
-            found is not None and rounds >= statistics.LEAST_ROUNDS and statistics.spread(found) <= statistics.UNSTABLE
+            speedup is not None
+            and rounds >= statistics.LEAST_ROUNDS
+            and statistics.spread(speedup) <= statistics.UNSTABLE
         )
 
     def measurements(self) -> tuple[Measurement, ...]:
@@ -129,7 +131,7 @@ class Clock:
     def __init__(
         self,
         start: Start,
-        schedule: Schedule,
+        schedule: TimingSchedule,
         throttling: Throttling | None = None,
         now: Callable[[], float] = time.monotonic,
         sleep: Callable[[float], None] = time.sleep,
@@ -140,26 +142,26 @@ class Clock:
         self._now, self._sleep = now, sleep
         self._random = np.random.default_rng(statistics.SEED)
         self._hits = 0
-        self._finished: list[Timed] = []
-        self.baseline = Timed(BASELINE, self._schedule.batch_sizes[0])
+        self._finished: list[TimedCandidate] = []
+        self.baseline = TimedCandidate(BASELINE, self._schedule.batch_sizes[0])
         self.runs = 0  # timed, and how many of them other work disturbed
         self.disturbed = 0
         self.blocks = 0  # that count, and how many of them the CPU quota slowed: repeating did not help
         self.slowed = 0
 
-    def group(self, names: Sequence[str], batches: Mapping[str, int] | None = None) -> list[Timed]:
+    def group(self, names: Sequence[str], batches: Mapping[str, int] | None = None) -> list[TimedCandidate]:
         """Time these candidates until all is known that shall be, or their budget is spent.
 
         `batches` says how many items a candidate takes in what is compared, where that is not the first batch size.
         A candidate that fails carries its failure. Raises RuntimeFailure where the baseline fails.
         """
-        timed = {name: Timed(name, (batches or {}).get(name, self._first)) for name in names}
+        timed = {name: TimedCandidate(name, (batches or {}).get(name, self._first)) for name in names}
         going_on = list(timed.values()) or [self.baseline]
         for number in range(self._schedule.looks[-1]):
-            going_on = [one for one in going_on if self._wanted(one, number)]
+            going_on = [candidate for candidate in going_on if self._needs_start(candidate, number)]
             if not going_on:
                 break
-            self._one_start(number, {one.name: one for one in going_on})
+            self._one_start(number, {candidate.name: candidate for candidate in going_on})
         self._finished += timed.values()
         return list(timed.values())
 
@@ -170,117 +172,120 @@ class Clock:
 
     def remarks(self, threads: int) -> list[str]:
         """What a person should know of the conditions under which `threads` were timed: nothing where it was quiet."""
-        found = list(self.baseline.notes)
+        remarks = list(self.baseline.notes)
         if self.disturbed > DISTURBED_SHARE * self.runs:
             quieter = "measure on a quieter node for narrower intervals"
             counted = "that time was taken off" if threads == 1 else quieter
-            found.append(
+            remarks.append(
                 f"other work on this node held the processor during {self.disturbed / self.runs:.0%} of the runs; {counted}"
             )
         if self.throttled:
-            found.append(
+            remarks.append(
                 f"the CPU quota slowed {self.slowed / self.blocks:.0%} of what was timed, also when repeated: "
                 "times are those of a slowed node; allow this target more in resources.limits.cpu"
             )
-        return found
+        return remarks
 
     def distributions(self) -> tuple[Distribution, ...]:
         """How the runs of all that were timed are spread, the baseline's first."""
         return tuple(
             Distribution(
-                candidate=one.name,
-                batch_size=one.batch,
-                runs=one.runs(one.batch),
-                milliseconds=statistics.quantiles(one.milliseconds[one.batch]),
+                candidate=timed.name,
+                batch_size=timed.batch,
+                runs=timed.runs(timed.batch),
+                milliseconds=statistics.quantiles(timed.milliseconds[timed.batch]),
             )
-            for one in (self.baseline, *self._finished)
-            if one.runs(one.batch)
+            for timed in (self.baseline, *self._finished)
+            if timed.runs(timed.batch)
         )
 
-    def _wanted(self, one: Timed, number: int) -> bool:
+    def _needs_start(self, candidate: TimedCandidate, number: int) -> bool:
         """Whether process start `number` is needed: there is time for it, and at the last look something was not known."""
-        if one.failure is not None:
+        if candidate.failure is not None:
             return False
-        known = number in self._schedule.looks and self._known(one)
-        return not known and self._schedule.another_start(number, one.spent)
+        known = number in self._schedule.looks and self._known(candidate)
+        return not known and self._schedule.another_start(number, candidate.spent)
 
-    def _known(self, one: Timed) -> bool:
+    def _known(self, candidate: TimedCandidate) -> bool:
         """Whether all is known that can be."""
-        settled = one is self.baseline or one.stable() or statistics.out_of_reach(one.ratios)
-        return settled and one.runs(one.batch) >= self._schedule.runs_needed
+        settled = candidate is self.baseline or candidate.stable() or statistics.out_of_reach(candidate.ratios)
+        return settled and candidate.runs(candidate.batch) >= self._schedule.runs_needed
 
     @property
     def _first(self) -> int:
         return self._schedule.batch_sizes[0]
 
-    def _one_start(self, number: int, timed: dict[str, Timed]) -> None:
+    def _one_start(self, number: int, timed: dict[str, TimedCandidate]) -> None:
         """Start everything anew, run its rounds, end it."""
-        running: dict[str, Contestant] = {}
+        running: dict[str, LoadedModel] = {}
         try:
             seconds = self._launch(self.baseline, running)
             if self.baseline.failure is not None:
                 raise self.baseline.failure
-            for one in timed.values():
-                own = self._launch(one, running) if one is not self.baseline else 0.0
-                one.spent.loading += max(own, seconds)
-                one.ratios.append([])
+            for candidate in timed.values():
+                own = self._launch(candidate, running) if candidate is not self.baseline else 0.0
+                candidate.spent.loading += max(own, seconds)
+                candidate.ratios.append([])
             self._rounds(number, timed, running)
             for name in list(running):
                 self._finish(self.baseline if name == BASELINE else timed[name], running[name])
         finally:
-            for contestant in running.values():
-                contestant.close()
+            for process in running.values():
+                process.close()
 
-    def _launch(self, one: Timed, running: dict[str, Contestant]) -> float:
+    def _launch(self, candidate: TimedCandidate, running: dict[str, LoadedModel]) -> float:
         """Start its process; the seconds that it took."""
         began = self._now()
         try:
-            running[one.name] = self._start(one.name)
-            running[one.name].stop()
-            one.starts += 1
+            running[candidate.name] = self._start(candidate.name)
+            running[candidate.name].stop()
+            candidate.starts += 1
         except RuntimeFailure as error:
-            one.failure = error
-            log.info("%s failed: %s", one.name or "the baseline", error.message)
+            candidate.failure = error
+            log.info("%s failed: %s", candidate.name or "the baseline", error.message)
         return self._now() - began
 
-    def _rounds(self, number: int, timed: Mapping[str, Timed], running: dict[str, Contestant]) -> None:
+    def _rounds(self, number: int, timed: Mapping[str, TimedCandidate], running: dict[str, LoadedModel]) -> None:
         for index in range(self._schedule.most_rounds):
-            wanted = {
-                name: one
-                for name, one in timed.items()
-                if name in running and self._schedule.another_round(number, index, one.runs(one.batch), one.spent)
+            unfinished = {
+                name: candidate
+                for name, candidate in timed.items()
+                if name in running
+                and self._schedule.another_round(number, index, candidate.runs(candidate.batch), candidate.spent)
             }
-            if not wanted:
+            if not unfinished:
                 return
-            self._round(number, index, wanted, running)
+            self._round(number, index, unfinished, running)
 
-    def _round(self, number: int, index: int, wanted: Mapping[str, Timed], running: dict[str, Contestant]) -> None:
+    def _round(
+        self, number: int, index: int, unfinished: Mapping[str, TimedCandidate], running: dict[str, LoadedModel]
+    ) -> None:
         """One block of the baseline and of each that is wanted, in random order, and what it says."""
         costs: dict[str, float] = {}
         seconds: dict[str, float] = {}
-        for name in self._random.permutation(sorted({BASELINE, *wanted})):
-            one = self.baseline if name == BASELINE else wanted[name]
-            request = Block(one.batch, self._schedule.block_seconds, self._schedule.block_runs, first=index)
+        for name in self._random.permutation(sorted({BASELINE, *unfinished})):
+            candidate = self.baseline if name == BASELINE else unfinished[name]
+            request = Block(candidate.batch, self._schedule.block_seconds, self._schedule.block_runs, first=index)
             try:
-                costs[name], seconds[name] = self._block(one, running[name], request)
+                costs[name], seconds[name] = self._block(candidate, running[name], request)
             except RuntimeFailure as error:
                 if name == BASELINE:
                     raise
-                one.failure = error
+                candidate.failure = error
                 running.pop(name).close()
                 log.info("%s failed: %s", name, error.message)
         for name, cost in costs.items():
-            if name in wanted:
-                wanted[name].spent.blocks += max(seconds[name], seconds[BASELINE])
+            if name in unfinished:
+                unfinished[name].spent.blocks += max(seconds[name], seconds[BASELINE])
             if name != BASELINE:
-                wanted[name].ratios[-1].append(costs[BASELINE] / cost)
+                unfinished[name].ratios[-1].append(costs[BASELINE] / cost)
         figures = ", ".join(
             f"{name or 'baseline'} {rounded(cost)} ms" + (f" ({costs[BASELINE] / cost:.2f}x)" if name else "")
             for name, cost in sorted(costs.items())
         )
         log.info("start %d, round %d: %s", number + 1, index + 1, figures)
 
-    def _block(self, one: Timed, contestant: Contestant, request: Block) -> tuple[float, float]:
+    def _block(self, candidate: TimedCandidate, process: LoadedModel, request: Block) -> tuple[float, float]:
         """Time a block and keep its runs; its cost in milliseconds per item, and the seconds of its runs.
 
         A block that the CPU quota hit is dropped and repeated; the last repeat counts, and is counted as slowed.
@@ -289,55 +294,55 @@ class Clock:
         for repeat in range(REPEATS + 1):
             self.throttling.begin()
             began = self._now()
-            runs = contestant.block(request)
-            contestant.stop()
+            runs = process.block(request)
+            process.stop()
             seconds += runs.seconds
             if not self.throttling.hit(self._now() - began):
                 self._hits = 0
                 break
             self._hits += 1
-            log.info("the CPU quota hit a block of %s", one.name or "the baseline")
+            log.info("the CPU quota hit a block of %s", candidate.name or "the baseline")
             if self._hits >= HOPELESS or repeat == REPEATS:
                 self.slowed += 1
                 break
             self._sleep(PAUSE_SECONDS)
         self.blocks += 1
-        one.milliseconds.setdefault(request.batch, []).extend(runs.milliseconds)
+        candidate.milliseconds.setdefault(request.batch, []).extend(runs.milliseconds)
         self.runs += len(runs.milliseconds)
         self.disturbed += runs.disturbed
         in_turn = runs.seconds * 1000 / len(runs.milliseconds)
         each = in_turn if self._schedule.closed_loop else statistics.trimmed_mean(runs.milliseconds)
-        one.costs.setdefault(request.batch, []).append(each / request.batch)
+        candidate.costs.setdefault(request.batch, []).append(each / request.batch)
         return each / request.batch, seconds
 
-    def _finish(self, one: Timed, contestant: Contestant) -> None:
+    def _finish(self, candidate: TimedCandidate, process: LoadedModel) -> None:
         """The further batch sizes, shorter, and the memory."""
         try:
-            self._remember(one, contestant, one.batch)
+            self._remember(candidate, process, candidate.batch)
             for batch in self._schedule.batch_sizes:
                 needed = self._schedule.runs_needed if batch == self._first else RUNS_NEEDED[50]
-                spent = one.spent.blocks >= self._schedule.seconds_per_candidate and batch in one.costs
-                if batch == one.batch or one.runs(batch) >= needed or spent:
+                spent = candidate.spent.blocks >= self._schedule.seconds_per_candidate and batch in candidate.costs
+                if batch == candidate.batch or candidate.runs(batch) >= needed or spent:
                     continue
                 least = (
                     max(EXTRA_RUNS, math.ceil(needed / self._schedule.starts)) if batch == self._first else EXTRA_RUNS
                 )
-                _, seconds = self._block(one, contestant, Block(batch, self._schedule.block_seconds, least))
-                one.spent.blocks += seconds
-                self._remember(one, contestant, batch)
+                _, seconds = self._block(candidate, process, Block(batch, self._schedule.block_seconds, least))
+                candidate.spent.blocks += seconds
+                self._remember(candidate, process, batch)
         except WorkerDied as error:
-            one.failure = error
-            if one is self.baseline:
+            candidate.failure = error
+            if candidate is self.baseline:
                 raise
         except RuntimeFailure as error:  # one batch size that does not run leaves the others as they are
-            note = f"{one.name or 'the baseline'}: a further batch size does not run: {error.message}"
-            if note not in one.notes:
-                one.notes.append(note)
+            note = f"{candidate.name or 'the baseline'}: a further batch size does not run: {error.message}"
+            if note not in candidate.notes:
+                candidate.notes.append(note)
 
-    def _remember(self, one: Timed, contestant: Contestant, batch: int) -> None:
-        peak = contestant.peak_memory()
-        contestant.stop()
-        one.peak_memory_bytes[batch] = max(one.peak_memory_bytes.get(batch, 0), peak)
+    def _remember(self, candidate: TimedCandidate, process: LoadedModel, batch: int) -> None:
+        peak = process.peak_memory()
+        process.stop()
+        candidate.peak_memory_bytes[batch] = max(candidate.peak_memory_bytes.get(batch, 0), peak)
 
 
 def groups(peaks: Mapping[str, int], baseline: int, left: int, most: int = GROUP) -> list[list[str]]:
@@ -347,12 +352,12 @@ def groups(peaks: Mapping[str, int], baseline: int, left: int, most: int = GROUP
     """
     room = 0.8 * left - baseline
     size = math.ceil(len(peaks) / max(math.ceil(len(peaks) / most), 1))
-    found: list[list[str]] = []
+    filled: list[list[str]] = []
     used = 0.0
     for name, peak in peaks.items():
-        if not found or len(found[-1]) >= size or used + peak > room:
-            found.append([])
+        if not filled or len(filled[-1]) >= size or used + peak > room:
+            filled.append([])
             used = 0.0
-        found[-1].append(name)
+        filled[-1].append(name)
         used += peak
-    return found
+    return filled

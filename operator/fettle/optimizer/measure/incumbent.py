@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 
-from fettle.api.task import CandidatePlan, MeasureCandidate, MeasureTask
+from fettle.api.task import BuiltCandidate, CandidatePlan, MeasureTask
 from fettle.errors import StoreError
-from fettle.optimizer.measure.subject import Subject
+from fettle.optimizer.measure.candidate import MeasuredCandidate
 from fettle.store.manifest import Manifest, read_stored
 from fettle.store.store import Store
 
@@ -16,11 +16,11 @@ PUBLISHED = "published"  # name of its row, where no candidate is the same
 def mark(
     task: MeasureTask,
     store: Store,
-    subjects: Sequence[Subject],
-    make: Callable[[MeasureCandidate], Subject],
+    candidates: Sequence[MeasuredCandidate],
+    make: Callable[[BuiltCandidate], MeasuredCandidate],
     notes: list[str],
-) -> list[Subject]:
-    """Mark the candidate that is the published artifact; where there is none, a further subject for it.
+) -> list[MeasuredCandidate]:
+    """Mark the candidate that is the published artifact; where there is none, a further one for it.
 
     Nothing is compared with an artifact of another source or another signature: it is another model. Raises StoreError.
     """
@@ -33,23 +33,23 @@ def mark(
         return []
     if manifest.source_sha256 != task.source_sha256 or manifest.signature != task.signature:
         return []
-    same = next((subject for subject in subjects if _is_same(subject.candidate, manifest)), None)
+    same = next((candidate for candidate in candidates if _is_same(candidate.built, manifest)), None)
     if same is not None:
         same.incumbent, same.served_alone = task.incumbent, manifest.items_per_run == 1
         return []
-    subject = make(_candidate(manifest))
-    subject.incumbent, subject.served_alone = task.incumbent, manifest.items_per_run == 1
-    return [subject]
+    candidate = make(_candidate(manifest))
+    candidate.incumbent, candidate.served_alone = task.incumbent, manifest.items_per_run == 1
+    return [candidate]
 
 
-def _is_same(candidate: MeasureCandidate, manifest: Manifest) -> bool:
-    plan = candidate.plan
+def _is_same(built: BuiltCandidate, manifest: Manifest) -> bool:
+    plan = built.plan
     settings = manifest.settings.model_copy(update={"preferred_batch": None})  # which only measuring finds
-    return (candidate.model.digest, plan.runtime, plan.settings) == (manifest.model.digest, manifest.runtime, settings)
+    return (built.model.digest, plan.runtime, plan.settings) == (manifest.model.digest, manifest.runtime, settings)
 
 
-def _candidate(manifest: Manifest) -> MeasureCandidate:
+def _candidate(manifest: Manifest) -> BuiltCandidate:
     plan = CandidatePlan(
         name=PUBLISHED, recipe=manifest.recipe.name, runtime=manifest.runtime, settings=manifest.settings
     )
-    return MeasureCandidate(plan=plan, model=manifest.model, steps=manifest.recipe.steps)
+    return BuiltCandidate(plan=plan, model=manifest.model, steps=manifest.recipe.steps)

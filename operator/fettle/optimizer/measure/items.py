@@ -32,7 +32,7 @@ FEED_BYTES = 64 << 20  # of one feed's inputs and answers: what a batch may hold
 
 
 @dataclass(frozen=True)
-class Items:
+class MappedItems:
     """Items to run: an array per input as it lies on disk, items along the first axis. Only what a feed takes is read."""
 
     arrays: Mapping[str, Array | Texts]
@@ -41,9 +41,9 @@ class Items:
     def __len__(self) -> int:
         return len(next(iter(self.arrays.values())))
 
-    def first(self, most: int | None) -> Items:
+    def first(self, most: int | None) -> MappedItems:
         """The first `most` items; all where it is None."""
-        return Items({name: array[:most] for name, array in self.arrays.items()}, self.signature)
+        return MappedItems({name: array[:most] for name, array in self.arrays.items()}, self.signature)
 
     def feed(self, indices: Sequence[int]) -> Answer:
         """What the model takes for these items in one run. Raises DataError where an item's rank fits no input."""
@@ -73,9 +73,9 @@ def unpack(store: Store, data: StoredData, folder: Path) -> dict[str, Path]:
     with store.open_file(f"blobs/{data.sha256}") as source, packed.open("wb") as target:
         shutil.copyfileobj(source, target)
     with packed.open("rb") as stream:
-        found = hashlib.file_digest(stream, "sha256").hexdigest()
-    if found != data.sha256:
-        message = f"{store.uri}/blobs/{data.sha256}: found content with sha256 {found}; the store was changed behind Fettle's back"
+        sha256 = hashlib.file_digest(stream, "sha256").hexdigest()
+    if sha256 != data.sha256:
+        message = f"{store.uri}/blobs/{data.sha256}: found content with sha256 {sha256}; the store was changed behind Fettle's back"
         raise StoreError(message, reason=Reason.ARTIFACT_TAMPERED)
     with zipfile.ZipFile(packed) as archive:
         files = unpack_npz(archive, folder)
@@ -83,20 +83,20 @@ def unpack(store: Store, data: StoredData, folder: Path) -> dict[str, Path]:
     return files
 
 
-def opened(files: Mapping[str, Path], signature: Signature) -> Items:
+def opened(files: Mapping[str, Path], signature: Signature) -> MappedItems:
     """The items of `unpack` for a model, mapped, not read. Raises DataError."""
     return of({name: mapped(path) for name, path in files.items()}, signature)
 
 
-def of(arrays: Mapping[str, Array | Texts], signature: Signature) -> Items:
+def of(arrays: Mapping[str, Array | Texts], signature: Signature) -> MappedItems:
     """The items for a model. Raises DataError where an input has no array, or there is no item."""
     absent = [tensor.name for tensor in signature.inputs if tensor.name not in arrays]
     if absent:
         raise DataError(f"the items have no array for the inputs {absent}; found {sorted(arrays)}")
-    wanted = {tensor.name: arrays[tensor.name] for tensor in signature.inputs}
-    if not wanted or min(len(array) for array in wanted.values()) < 1:
+    inputs = {tensor.name: arrays[tensor.name] for tensor in signature.inputs}
+    if not inputs or min(len(array) for array in inputs.values()) < 1:
         raise DataError("there is not one item to judge by", reason=Reason.EVALUATION_DATA_MISSING)
-    return Items(wanted, signature)
+    return MappedItems(inputs, signature)
 
 
 def _stacked(tensor: Tensor, chosen: Array) -> Array:
@@ -113,7 +113,7 @@ def _stacked(tensor: Tensor, chosen: Array) -> Array:
 
 def enlarged(signature: Signature, feed: Answer, places: Sequence[int]) -> Answer:
     """The same feed with the floating-point inputs of the items at `places` a thousand times as large, within their data type."""
-    found = dict(feed)
+    enlarged_feed = dict(feed)
     for tensor in signature.inputs:
         array = feed[tensor.name]
         if tensor.batch_axis is None or array.dtype.kind != "f":
@@ -122,8 +122,8 @@ def enlarged(signature: Signature, feed: Answer, places: Sequence[int]) -> Answe
         limit = np.finfo(array.dtype).max
         with np.errstate(over="ignore"):
             large[list(places)] = np.clip(large[list(places)] * array.dtype.type(ENLARGED), -limit, limit)
-        found[tensor.name] = np.moveaxis(large, 0, tensor.batch_axis)
-    return found
+        enlarged_feed[tensor.name] = np.moveaxis(large, 0, tensor.batch_axis)
+    return enlarged_feed
 
 
 def split(signature: Signature, outputs: Mapping[str, Array], count: int) -> list[Answer] | None:
@@ -145,9 +145,9 @@ def split(signature: Signature, outputs: Mapping[str, Array], count: int) -> lis
 
 def answers(signature: Signature, outputs: Mapping[str, Array], count: int) -> list[Answer]:
     """As `split`. Raises RuntimeFailure (OutputsInvalid) where an output has no row for each item, though it had for those before."""
-    found = split(signature, outputs, count)
-    if found is not None:
-        return found
+    by_item = split(signature, outputs, count)
+    if by_item is not None:
+        return by_item
     shapes = {name: list(array.shape) for name, array in outputs.items()}
     message = (
         f"{count} {'item' if count == 1 else 'items'} in one run gave outputs of shapes {shapes}; their batch axis does not follow: where "
@@ -156,7 +156,7 @@ def answers(signature: Signature, outputs: Mapping[str, Array], count: int) -> l
     raise RuntimeFailure(message, reason=Reason.OUTPUTS_INVALID)
 
 
-def batch_size(items: Items, fixed: int | None, alone: bool) -> int:
+def batch_size(items: MappedItems, fixed: int | None, alone: bool) -> int:
     """Items per run while judging. `fixed`: the model's static batch; `alone`: an answer depends on its batch mates."""
     if not items.signature.batchable:
         return 1

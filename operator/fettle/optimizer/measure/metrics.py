@@ -64,13 +64,13 @@ class Judging:
                 f"{message} ({error}): check data.evaluation.labelKey, output and agreement.axis"
             ) from error
 
-    def counts(self, wanted: Array) -> Array | slice:
+    def counts(self, truth: Array) -> Array | slice:
         """Which of the decisions count."""
         if self.form is LabelForm.ANY_OF:
-            return np.asarray(wanted.any(axis=-1))  # where no class is right no model can be
+            return np.asarray(truth.any(axis=-1))  # where no class is right no model can be
         if self.form is LabelForm.TEXTS and self.reader.reading.ignored is not None:
-            return np.asarray(wanted != str(self.reader.reading.ignored))
-        return wanted != NOT_COUNTED if self.form is LabelForm.CLASSES else slice(None)
+            return np.asarray(truth != str(self.reader.reading.ignored))
+        return truth != NOT_COUNTED if self.form is LabelForm.CLASSES else slice(None)
 
 
 @dataclass
@@ -87,29 +87,29 @@ class Scores:
     def add(self, answer: Array, label: Array) -> None:
         """Score one item. Raises DataError (DataInvalid) where the label does not fit the answer."""
         judging = self.judging
-        wanted = judging.wanted(answer, label)
+        truth = judging.wanted(answer, label)
         if not judging.decides:
-            self._add_distance(answer, wanted)
+            self._add_distance(answer, truth)
             return
         decided = judging.decided(answer)
         if judging.form is LabelForm.ALL_OF:
-            right = np.array([bool(np.array_equal(decided, wanted))])
+            right = np.array([bool(np.array_equal(decided, truth))])
         elif judging.form is LabelForm.ANY_OF:
-            right = wanted[np.arange(len(decided)), decided][judging.counts(wanted)]
+            right = truth[np.arange(len(decided)), decided][judging.counts(truth)]
         else:
-            if decided.shape != wanted.shape:
+            if decided.shape != truth.shape:
                 raise DataError(
-                    f"{wanted.size} labels for {decided.size} decisions: check data.evaluation.labelKey and agreement.axis"
+                    f"{truth.size} labels for {decided.size} decisions: check data.evaluation.labelKey and agreement.axis"
                 )
-            counts = judging.counts(wanted)
-            decided, wanted = decided[counts], wanted[counts]
-            right = decided == wanted
+            counts = judging.counts(truth)
+            decided, truth = decided[counts], truth[counts]
+            right = decided == truth
         if not right.size:
             return  # nothing of this item counts
         self.values.append(float(np.mean(right)))
         if judging.metric == Metric.F1:
             self.decided.append(decided)
-            self.wanted.append(wanted)
+            self.wanted.append(truth)
 
     def value(self) -> float:
         """The metric over all items. Raises DataError where nothing counts."""
@@ -124,41 +124,44 @@ class Scores:
     def variance(self) -> float:
         """Regression: sum over items of the labels' mean squared distance from their mean. Raises DataError where they do not vary."""
         assert self.sums is not None and self.squares is not None
-        found = float(np.mean(self.squares - self.sums**2 / len(self.values)))
-        if not found > 0:
+        variance = float(np.mean(self.squares - self.sums**2 / len(self.values)))
+        if not variance > 0:
             raise DataError("all labels are the same: Regression measures how much of their variance a model explains")
-        return found
+        return variance
 
-    def _add_distance(self, answer: Array, wanted: Array) -> None:
+    def _add_distance(self, answer: Array, truth: Array) -> None:
         left = answer.astype(np.float64)
         if self.judging.metric == Metric.COSINE_SIMILARITY:
-            self.values.append(float(np.mean(cosine(left, wanted, -1))))
+            self.values.append(float(np.mean(cosine(left, truth, -1))))
             return
-        self.values.append(float(np.mean((left - wanted) ** 2)) if left.size else 0.0)
-        self.sums = wanted if self.sums is None else self.sums + wanted
-        self.squares = wanted**2 if self.squares is None else self.squares + wanted**2
+        self.values.append(float(np.mean((left - truth) ** 2)) if left.size else 0.0)
+        self.sums = truth if self.sums is None else self.sums + truth
+        self.squares = truth**2 if self.squares is None else self.squares + truth**2
 
 
 def drop(original: Scores, candidate: Scores, alpha: float) -> Interval | None:
     """Interval of what the candidate lost against the original; positive = worse. None where there are too few items."""
     metric = original.judging.metric
-    before, after = np.asarray(original.values), np.asarray(candidate.values)
+    original_values, candidate_values = np.asarray(original.values), np.asarray(candidate.values)
     if metric == Metric.F1:
         return _f1_drop(original, candidate, alpha)
     if metric == Metric.MEAN_SQUARED_ERROR:
-        return mean_interval(after - before, alpha)
+        return mean_interval(candidate_values - original_values, alpha)
     if metric == Metric.REGRESSION:
-        return mean_interval((after - before) * len(before) / original.variance(), alpha)
-    if metric == Metric.ACCURACY and np.isin(before, (0, 1)).all() and np.isin(after, (0, 1)).all():
-        changed = flips(original, candidate)
-        return tango(changed.worse, changed.better, len(before), alpha)
-    return mean_interval(before - after, alpha)
+        return mean_interval((candidate_values - original_values) * len(original_values) / original.variance(), alpha)
+    if metric == Metric.ACCURACY and np.isin(original_values, (0, 1)).all() and np.isin(candidate_values, (0, 1)).all():
+        flipped = flips(original, candidate)
+        return tango(flipped.worse, flipped.better, len(original_values), alpha)
+    return mean_interval(original_values - candidate_values, alpha)
 
 
 def flips(original: Scores, candidate: Scores) -> Flips:
     """Items whose decision was right for exactly one of the two."""
-    before, after = np.asarray(original.values), np.asarray(candidate.values)
-    return Flips(worse=int(np.sum((before == 1) & (after < 1))), better=int(np.sum((before < 1) & (after == 1))))
+    original_values, candidate_values = np.asarray(original.values), np.asarray(candidate.values)
+    return Flips(
+        worse=int(np.sum((original_values == 1) & (candidate_values < 1))),
+        better=int(np.sum((original_values < 1) & (candidate_values == 1))),
+    )
 
 
 @dataclass(frozen=True)
@@ -207,15 +210,15 @@ def _hot_counts(models: Sequence[Scores]) -> Array:
     truth = np.stack(models[0].wanted)
     counts = np.zeros((len(models), int(group.max()) + 1, truth.shape[1], 3))
     for index, model in enumerate(models):
-        found = np.stack(model.decided)
-        for place, cases in enumerate((found & truth, found & ~truth, ~found & truth)):
+        decided = np.stack(model.decided)
+        for place, cases in enumerate((decided & truth, decided & ~truth, ~decided & truth)):
             np.add.at(counts[index, :, :, place], group, cases)
     return counts
 
 
 def _f1_drop(original: Scores, candidate: Scores, alpha: float) -> Interval | None:
     pairs = zip(original.decided, candidate.decided, strict=True)
-    if all(np.array_equal(before, after) for before, after in pairs):
+    if all(np.array_equal(*pair) for pair in pairs):
         # Nothing flipped, so a bootstrap would say [0, 0] on any number of items: as for Accuracy, the score interval does not.
         return tango(0, 0, len(original.decided), alpha) if original.decided else None
     confusion = Confusion.of([original, candidate])
@@ -259,13 +262,13 @@ class Changes:
         if not judging.decides:
             self._add_distance(original, candidate)
             return
-        before, after = judging.decided(original), judging.decided(candidate)
+        original_decisions, candidate_decisions = judging.decided(original), judging.decided(candidate)
         if judging.form is LabelForm.ALL_OF:
-            self.values.append(float(not np.array_equal(before, after)))
+            self.values.append(float(not np.array_equal(original_decisions, candidate_decisions)))
             return
         counts = judging.counts(judging.wanted(original, label))
-        if before[counts].size:
-            self.values.append(float(np.mean(before[counts] != after[counts])))
+        if original_decisions[counts].size:
+            self.values.append(float(np.mean(original_decisions[counts] != candidate_decisions[counts])))
 
     def interval(self, alpha: float) -> Interval | None:
         """Share that changed. None where there are too few items to say."""
@@ -281,8 +284,8 @@ class Changes:
                 values = values * len(values) / variance
             elif values.any():
                 values = np.ones_like(values)  # the original does not vary, the candidate does
-        found = mean_interval(values, alpha)
-        return None if found is None else _clipped(found)
+        interval = mean_interval(values, alpha)
+        return None if interval is None else _clipped(interval)
 
     def _add_distance(self, original: Array, candidate: Array) -> None:
         left, right = original.astype(np.float64), candidate.astype(np.float64)
@@ -298,8 +301,8 @@ def share_interval(shares: Array, alpha: float) -> Interval | None:
     """Interval of the mean of shares, one for each item. None where there are too few items to say."""
     if np.isin(shares, (0, 1)).all():
         return _clipped(tango(int(shares.sum()), 0, len(shares), alpha))
-    found = mean_interval(shares, alpha)
-    return None if found is None else _clipped(found)
+    interval = mean_interval(shares, alpha)
+    return None if interval is None else _clipped(interval)
 
 
 class OtherDecisions:
@@ -315,18 +318,24 @@ class OtherDecisions:
     def add(self, original: Mapping[str, Array], candidate: Mapping[str, Array]) -> None:
         """Compare the answers to one item."""
         for name, rule in self._rules.items():
-            before, after = (decisions(side[name], rule.axis, rule.threshold) for side in (original, candidate))
-            if before.shape != after.shape:
+            original_decisions, candidate_decisions = (
+                decisions(side[name], rule.axis, rule.threshold) for side in (original, candidate)
+            )
+            if original_decisions.shape != candidate_decisions.shape:
                 self._shares[name].append(1.0)
-            elif before.size:
-                self._shares[name].append(float(np.mean(before != after)))
+            elif original_decisions.size:
+                self._shares[name].append(float(np.mean(original_decisions != candidate_decisions)))
 
     def worst(self, changed: Interval | None, alpha: float) -> Interval | None:
         """The share that changed in the output where most may have: `changed` is that of the labelled one."""
-        found = [share_interval(np.asarray(shares), alpha) for shares in self._shares.values() if shares]
-        return max((one for one in (changed, *found) if one is not None), key=lambda one: one.high, default=None)
+        intervals = [share_interval(np.asarray(shares), alpha) for shares in self._shares.values() if shares]
+        return max(
+            (interval for interval in (changed, *intervals) if interval is not None),
+            key=lambda interval: interval.high,
+            default=None,
+        )
 
 
-def _clipped(found: Interval) -> Interval:
-    low, value, high = (min(max(number, 0.0), 1.0) for number in (found.low, found.value, found.high))
+def _clipped(interval: Interval) -> Interval:
+    low, value, high = (min(max(number, 0.0), 1.0) for number in (interval.low, interval.value, interval.high))
     return Interval(value=value, low=low, high=high)

@@ -45,21 +45,23 @@ def misplaced(pairs: Mapping[tuple[Hashable, Hashable], int]) -> tuple[Moved, ..
         for label, (answer, times) in usual.items()
         if answer != label and targets[answer] == 1 and by_label[label].total() >= ENOUGH
     ]
-    moved = [one for one in moved if one.times > MOSTLY * one.count]
+    moved = [shift for shift in moved if shift.times > MOSTLY * shift.count]
     # A place is changed with another one: a single label that is answered with a neighbour is a weakness of the model.
-    proved = len(moved) > 1 and any(one.answer in by_label for one in moved)
-    proved = proved or any(_same_text(one.label, one.answer) for one in moved)
-    if not proved or sum(one.count for one in moved) < SHARE * sum(pairs.values()):
+    proved = len(moved) > 1 and any(shift.answer in by_label for shift in moved)
+    proved = proved or any(_same_text(shift.label, shift.answer) for shift in moved)
+    if not proved or sum(shift.count for shift in moved) < SHARE * sum(pairs.values()):
         return ()
-    return tuple(sorted(moved, key=lambda one: (-one.times, str(one.label))))
+    return tuple(sorted(moved, key=lambda shift: (-shift.times, str(shift.label))))
 
 
 def told(moved: tuple[Moved, ...]) -> str:
     """The labels in the wrong place, for a person."""
-    shown = [f"{one.label!r} is answered with {one.answer!r} ({one.times} of {one.count})" for one in moved[:SHOWN]]
+    shown = [
+        f"{shift.label!r} is answered with {shift.answer!r} ({shift.times} of {shift.count})" for shift in moved[:SHOWN]
+    ]
     more = f" and {len(moved) - SHOWN} more" if len(moved) > SHOWN else ""
     return f"labels name the classes otherwise than the model does: {', '.join(shown)}{more}"
 
 
-def _same_text(one: Hashable, other: Hashable) -> bool:
-    return isinstance(one, str) and isinstance(other, str) and written_alike(one, other)
+def _same_text(label: Hashable, answer: Hashable) -> bool:
+    return isinstance(label, str) and isinstance(answer, str) and written_alike(label, answer)

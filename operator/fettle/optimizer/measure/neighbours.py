@@ -45,7 +45,7 @@ def depends(ask: Ask, count: int, fixed: int | None, same: Same | None, most: in
     if same is None:
         return False
     alone = [ask(Judge((items[place],), size if fixed is not None else 1))[0] for place in kept]
-    return not all(same(one, together[place]) for one, place in zip(alone, kept, strict=True))
+    return not all(same(answer, together[place]) for answer, place in zip(alone, kept, strict=True))
 
 
 def _unless_refused(ask: Ask, request: Judge) -> Sequence[Answer] | None:
@@ -58,20 +58,20 @@ def _unless_refused(ask: Ask, request: Judge) -> Sequence[Answer] | None:
         return None
 
 
-def _moved(before: Sequence[Answer], after: Sequence[Answer], kept: Sequence[int]) -> bool:
-    return not all(_alike(before[place], after[place]) for place in kept)
+def _moved(first: Sequence[Answer], second: Sequence[Answer], kept: Sequence[int]) -> bool:
+    return not all(_alike(first[place], second[place]) for place in kept)
 
 
-def _alike(before: Answer, after: Answer) -> bool:
-    for name, one in before.items():
-        two = after[name]
-        if one.shape != two.shape:
+def _alike(first: Answer, second: Answer) -> bool:
+    for name, array in first.items():
+        other = second[name]
+        if array.shape != other.shape:
             return False
-        if not is_float(one):
-            if not np.array_equal(one, two):
+        if not is_float(array):
+            if not np.array_equal(array, other):
                 return False
             continue
-        left, right = one.astype(np.float64), two.astype(np.float64)
+        left, right = array.astype(np.float64), other.astype(np.float64)
         scale = float(np.max(np.abs(left), where=np.isfinite(left), initial=0.0))
         if not close(left, right, RTOL, ATOL_SHARE * scale):
             return False

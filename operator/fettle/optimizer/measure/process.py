@@ -15,17 +15,17 @@ from fettle.api.reasons import Reason
 from fettle.errors import RuntimeFailure
 from fettle.optimizer.measure.items import Answer, Array
 from fettle.optimizer.measure.protocol import (
-    Ask,
     Block,
-    Count,
-    Failure,
     Judge,
     Load,
     Loaded,
     Memory,
+    PeakMemory,
     Profile,
-    Run,
+    RunItems,
     Runs,
+    WorkerFailure,
+    WorkerRequest,
 )
 
 LOAD_SECONDS = 600.0  # a worker that says nothing for that long hangs
@@ -72,13 +72,13 @@ class WorkerProcess:
 
     def answers(self, request: Judge) -> list[Answer]:
         """Answers to items, in order."""
-        found: list[Answer] = self._ask(request, list, RUN_SECONDS)
-        return found
+        answers: list[Answer] = self._ask(request, list, RUN_SECONDS)
+        return answers
 
-    def run(self, request: Run) -> dict[str, Array]:
+    def run(self, request: RunItems) -> dict[str, Array]:
         """One run's outputs, as the model gives them."""
-        found: dict[str, Array] = self._ask(request, dict, RUN_SECONDS)
-        return found
+        outputs: dict[str, Array] = self._ask(request, dict, RUN_SECONDS)
+        return outputs
 
     def block(self, request: Block) -> Runs:
         """Milliseconds of timed runs."""
@@ -90,7 +90,7 @@ class WorkerProcess:
 
     def peak_memory(self) -> int:
         """Peak resident bytes so far."""
-        return self._ask(Memory(), Count, RUN_SECONDS).peak_memory_bytes
+        return self._ask(Memory(), PeakMemory, RUN_SECONDS).peak_memory_bytes
 
     def stop(self) -> None:
         """Stop it where it stands (SIGSTOP), its spinning threads too: no other candidate's time is then shared with it."""
@@ -111,7 +111,7 @@ class WorkerProcess:
             self._process.kill()  # it holds nothing that needs a goodbye, and a kill reaches a stopped process too
         self._process.wait()
 
-    def _ask(self, request: Ask, kind: type[Reply], seconds: float) -> Reply:
+    def _ask(self, request: WorkerRequest, kind: type[Reply], seconds: float) -> Reply:
         self.wake()
         try:
             self._connection.send(request)
@@ -123,13 +123,13 @@ class WorkerProcess:
             reply: Any = self._connection.recv()
         except (EOFError, ConnectionError) as error:
             raise self._death(request) from error
-        if isinstance(reply, Failure):
+        if isinstance(reply, WorkerFailure):
             raise RuntimeFailure(reply.message, reason=reply.reason)
         if not isinstance(reply, kind):
             raise WorkerDied(f"{_verb(request)} was answered with {type(reply).__name__}, expected {kind.__name__}")
         return reply
 
-    def _death(self, request: Ask) -> WorkerDied:
+    def _death(self, request: WorkerRequest) -> WorkerDied:
         status = self._process.wait()
         if status == -signal.SIGKILL:
             message = f"{_verb(request)}: the process was killed, as the kernel does when memory is used up; raise resources.limits.memory"
@@ -139,6 +139,6 @@ class WorkerProcess:
         return WorkerDied(f"{_verb(request)}: the process died {how}", reason=reason)
 
 
-def _verb(request: Ask) -> str:
-    verbs = {Load: "loading the model", Judge: "judging", Run: "running", Block: "timing", Profile: "profiling"}
+def _verb(request: WorkerRequest) -> str:
+    verbs = {Load: "loading the model", Judge: "judging", RunItems: "running", Block: "timing", Profile: "profiling"}
     return verbs.get(type(request), "asking")

@@ -45,7 +45,7 @@ class Judge:
 
 
 @dataclass(frozen=True)
-class Run:
+class RunItems:
     """One run over these items. Answer: the outputs as the model gives them."""
 
     indices: tuple[int, ...]
@@ -85,18 +85,18 @@ class Memory:
 
 
 @dataclass(frozen=True)
-class Count:
+class PeakMemory:
     """Peak resident bytes of the worker."""
 
     peak_memory_bytes: int
 
 
 @dataclass(frozen=True)
-class Failure:
+class WorkerFailure:
     """The request could not be met; the worker lives on."""
 
     reason: Reason
     message: str
 
 
-Ask = Load | Judge | Run | Block | Profile | Memory
+WorkerRequest = Load | Judge | RunItems | Block | Profile | Memory

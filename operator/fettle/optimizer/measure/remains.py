@@ -127,7 +127,10 @@ def _different(values: Array) -> list[str | int | float | bool]:
     """The different ones of them: texts as str."""
     if values.dtype.kind in "OSU":
         return list(
-            {one.decode(errors="replace") if isinstance(one, bytes) else str(one) for one in values.ravel().tolist()}
+            {
+                value.decode(errors="replace") if isinstance(value, bytes) else str(value)
+                for value in values.ravel().tolist()
+            }
         )
-    found: list[str | int | float | bool] = np.unique(values).tolist()
-    return found
+    different: list[str | int | float | bool] = np.unique(values).tolist()
+    return different

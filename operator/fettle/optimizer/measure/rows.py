@@ -14,8 +14,8 @@ from fettle.api.text import MESSAGE_LIMIT, beyond, quoted
 from fettle.api.vocabulary import CandidateState
 from fettle.errors import FettleError
 from fettle.optimizer.measure.accuracy import Judgement, Reference
-from fettle.optimizer.measure.clock import Timed
-from fettle.optimizer.measure.subject import Rejection, Subject
+from fettle.optimizer.measure.candidate import MeasuredCandidate, Rejection
+from fettle.optimizer.measure.clock import TimedCandidate
 from fettle.optimizer.statistics import LEAST_ROUNDS, UNSTABLE, spread
 
 # The candidate does not fit this model or this node, as opposed to one that broke.
@@ -29,42 +29,48 @@ DOES_NOT_FIT = {
 }
 
 
-def row(task: MeasureTask, subject: Subject, timed: Timed | None, quick: Timed | None = None) -> CandidateStatus:
+def row(
+    task: MeasureTask, candidate: MeasuredCandidate, timed: TimedCandidate | None, quick: TimedCandidate | None = None
+) -> CandidateStatus:
     """The row of a candidate. `timed` is None where it was no finalist; `quick`, the clock of one second, claims no speed-up."""
-    plan = subject.candidate.plan
+    plan = candidate.built.plan
     values: dict[str, Any] = {"state": CandidateState.MEASURED}
-    if subject.judgement is not None:
-        values |= _judged(subject.judgement)
+    if candidate.judgement is not None:
+        values |= _judged(candidate.judgement)
     if timed is not None:
         values |= _timed(task, timed)
     elif quick is not None:
         values |= {"measurements": quick.measurements()}
-    failure = subject.failure or (timed.failure if timed is not None else None)
-    finding = rejection(task, subject, timed)
+    failure = candidate.failure or (timed.failure if timed is not None else None)
+    rejected = rejection(task, candidate, timed)
     if failure is not None:
         values |= _failed(failure)
-    elif finding is not None:
-        values |= {"state": CandidateState.REJECTED, "reason": finding[0], "message": quoted(finding[1], MESSAGE_LIMIT)}
+    elif rejected is not None:
+        values |= {
+            "state": CandidateState.REJECTED,
+            "reason": rejected[0],
+            "message": quoted(rejected[1], MESSAGE_LIMIT),
+        }
     return CandidateStatus(
         name=plan.name,
         target=task.target,
         runtime=plan.runtime,
         recipe=plan.recipe,
         settings=plan.settings,
-        bytes=subject.candidate.model.bytes,
-        executed=subject.executed,
+        bytes=candidate.built.model.bytes,
+        executed=candidate.executed,
         **values,
     )
 
 
-def original_row(task: MeasureTask, subject: Subject, baseline: Timed) -> CandidateStatus:
+def original_row(task: MeasureTask, candidate: MeasuredCandidate, baseline: TimedCandidate) -> CandidateStatus:
     """The original as a candidate: it is what it is compared with."""
-    found = row(task, subject, None)
+    row_of_original = row(task, candidate, None)
     nothing = SpeedupStatus(value=1.0, low=1.0, high=1.0, basis=task.basis)
-    return found.model_copy(update={"speedup": nothing, "measurements": baseline.measurements()})
+    return row_of_original.model_copy(update={"speedup": nothing, "measurements": baseline.measurements()})
 
 
-def baseline_row(task: MeasureTask, reference: Reference, baseline: Timed) -> BaselineStatus:
+def baseline_row(task: MeasureTask, reference: Reference, baseline: TimedCandidate) -> BaselineStatus:
     """The original, measured."""
     return BaselineStatus(
         target=task.target,
@@ -79,27 +85,27 @@ def baseline_row(task: MeasureTask, reference: Reference, baseline: Timed) -> Ba
     )
 
 
-def rejection(task: MeasureTask, subject: Subject, timed: Timed | None) -> Rejection | None:
+def rejection(task: MeasureTask, candidate: MeasuredCandidate, timed: TimedCandidate | None) -> Rejection | None:
     """Why a candidate that ran cannot be published, whatever it would be chosen by; None if nothing speaks against it.
 
     A candidate without a lossy step whose answers are not the original's is judged like a lossy one where evaluation items
     can tell what that costs, and is a NumericalMismatch where they cannot.
     """
-    found = subject.judgement
-    if subject.finding is not None or found is None:
-        return subject.finding
-    if exact_only(task) and not found.exact:
+    judgement = candidate.judgement
+    if candidate.rejection is not None or judgement is None:
+        return candidate.rejection
+    if exact_only(task) and not judgement.exact:
         text = (
-            f"no step is lossy, yet {found.agreement.value:.2%} of the answers agree with the original's "
-            f"(worst difference {found.max_absolute_difference:.3g}); give data.evaluation to judge what that costs"
+            f"no step is lossy, yet {judgement.agreement.value:.2%} of the answers agree with the original's "
+            f"(worst difference {judgement.max_absolute_difference:.3g}); give data.evaluation to judge what that costs"
         )
         return Reason.NUMERICAL_MISMATCH, text
-    if found.blind is not None and subject.must_be_proved:
-        return Reason.DATA_INVALID, f"{found.blind}: give items that it tells apart"
-    if found.gone is not None:
-        return Reason.OUTPUTS_INVALID, found.gone
-    if found.too_few is not None:
-        return Reason.EVALUATION_TOO_SMALL, found.too_few
+    if judgement.blind is not None and candidate.must_be_proved:
+        return Reason.DATA_INVALID, f"{judgement.blind}: give items that it tells apart"
+    if judgement.gone is not None:
+        return Reason.OUTPUTS_INVALID, judgement.gone
+    if judgement.too_few is not None:
+        return Reason.EVALUATION_TOO_SMALL, judgement.too_few
     return _unstable(task, timed) if timed is not None else None
 
 
@@ -108,28 +114,28 @@ def exact_only(task: MeasureTask) -> bool:
     return task.generated and not task.allow_lossy
 
 
-def unproved(quick: Timed) -> Rejection:
+def unproved(quick: TimedCandidate) -> Rejection:
     """What is told of a lossy candidate where only exact ones can pass."""
-    told = (
+    text = (
         f"answers may differ, and generated items prove nothing about real ones: give data.evaluation; in the 1 s timing pre-test it was "
         f"{np.median(quick.ratios[0]):.3g} times as fast as the original"
     )
-    return Reason.EVALUATION_DATA_MISSING, told
+    return Reason.EVALUATION_DATA_MISSING, text
 
 
-def _unstable(task: MeasureTask, timed: Timed) -> Rejection | None:
-    found, rounds = timed.speedup(), min(map(len, timed.ratios), default=0)
-    if found is None:
+def _unstable(task: MeasureTask, timed: TimedCandidate) -> Rejection | None:
+    speedup, rounds = timed.speedup(), min(map(len, timed.ratios), default=0)
+    if speedup is None:
         text = f"no second start within {task.seconds_per_candidate:g} s, so no speed-up is known"
     elif rounds < LEAST_ROUNDS:
         text = (
-            f"the speed-up {found.value:.3g} comes from {rounds} {'round' if rounds == 1 else 'rounds'} a start, {LEAST_ROUNDS} are asked: "
+            f"the speed-up {speedup.value:.3g} comes from {rounds} {'round' if rounds == 1 else 'rounds'} a start, {LEAST_ROUNDS} are asked: "
             f"one takes too long for a clock of {task.seconds_per_candidate:g} s, allow more time"
         )
-    elif spread(found) > UNSTABLE:
+    elif spread(speedup) > UNSTABLE:
         text = (
-            f"after {timed.starts} starts the speed-up {span(found)} may be off by "
-            f"{beyond(100 * spread(found), 100 * UNSTABLE, 2)} %, at most {100 * UNSTABLE:g} % is allowed: "
+            f"after {timed.starts} starts the speed-up {span(speedup)} may be off by "
+            f"{beyond(100 * spread(speedup), 100 * UNSTABLE, 2)} %, at most {100 * UNSTABLE:g} % is allowed: "
             "measure on a quieter node, or allow more time"
         )
     else:
@@ -137,23 +143,23 @@ def _unstable(task: MeasureTask, timed: Timed) -> Rejection | None:
     return Reason.MEASUREMENT_UNSTABLE, text
 
 
-def _judged(found: Judgement) -> dict[str, Any]:
+def _judged(judgement: Judgement) -> dict[str, Any]:
     return {
-        "exact": found.exact,
-        "evidence": found.evidence,
-        "samples": found.samples,
-        "accuracy": found.accuracy,
-        "accuracy_drop": found.drop,
-        "agreement": found.agreement,
-        "flips": found.flips,
-        "changed": found.changed,
-        "max_absolute_difference": found.max_absolute_difference,
+        "exact": judgement.exact,
+        "evidence": judgement.evidence,
+        "samples": judgement.samples,
+        "accuracy": judgement.accuracy,
+        "accuracy_drop": judgement.drop,
+        "agreement": judgement.agreement,
+        "flips": judgement.flips,
+        "changed": judgement.changed,
+        "max_absolute_difference": judgement.max_absolute_difference,
     }
 
 
-def _timed(task: MeasureTask, timed: Timed) -> dict[str, Any]:
-    found = timed.speedup()
-    speedup = SpeedupStatus(**found.model_dump(), basis=task.basis) if found is not None else None
+def _timed(task: MeasureTask, timed: TimedCandidate) -> dict[str, Any]:
+    interval = timed.speedup()
+    speedup = SpeedupStatus(**interval.model_dump(), basis=task.basis) if interval is not None else None
     return {"speedup": speedup, "measurements": timed.measurements()}
 
 

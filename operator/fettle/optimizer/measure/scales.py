@@ -128,14 +128,16 @@ class Scales:
         """
         if not self.usable:
             return None
-        axis, spread = self._widest(self.channel_axes(), lambda one: self._ranges(one, noise))
+        axis, spread = self._widest(self.channel_axes(), lambda candidate_axis: self._ranges(candidate_axis, noise))
         if axis is None or spread <= DIFFERENT:
             return None
         whole = np.stack([self._low.min(axis=0)]), np.stack([self._high.max(axis=0)])
-        found = RANGE_SHARE * _slice_ranges(*whole, axis)[0]
-        found[found <= RANGE_SHARE * 2 * noise * self.magnitudes(axis)] = 0  # constant: it has no scale of its own
-        least = found[found > 0].min()
-        atols = np.where(found > 0, found, np.maximum(least, noise * self.magnitudes(axis)))
+        slice_tolerances = RANGE_SHARE * _slice_ranges(*whole, axis)[0]
+        slice_tolerances[slice_tolerances <= RANGE_SHARE * 2 * noise * self.magnitudes(axis)] = (
+            0  # constant: it has no scale of its own
+        )
+        least = slice_tolerances[slice_tolerances > 0].min()
+        atols = np.where(slice_tolerances > 0, slice_tolerances, np.maximum(least, noise * self.magnitudes(axis)))
         channels = [_channels(axis - self.rank, atols)]
         second = self._second(axis, noise)
         return Tolerances(float(f"{atols.max():.3g}"), (*channels, *([second] if second is not None else [])))
@@ -150,19 +152,19 @@ class Scales:
         short = [axis for axis in self.channel_axes() if axis != first and moved.shape[axis + 1] <= MOST_OF_SECOND]
 
         def ranges(axis: int) -> Array:
-            found = share.max(axis=tuple(place + 1 for place in range(self.rank) if place != axis))
-            return np.where(found > noise, found, 0)
+            largest_share = share.max(axis=tuple(place + 1 for place in range(self.rank) if place != axis))
+            return np.where(largest_share > noise, largest_share, 0)
 
         axis, spread = self._widest(short, ranges)
         if axis is None or spread <= DIFFERENT:
             return None
-        found = ranges(axis).max(axis=0)
-        return _channels(axis - self.rank, np.where(found > 0, found, found[found > 0].min()))
+        shares = ranges(axis).max(axis=0)
+        return _channels(axis - self.rank, np.where(shares > 0, shares, shares[shares > 0].min()))
 
     def _ranges(self, axis: int, noise: float) -> Array:
         """Range of each slice along `axis` in each half of the items, 0 where it is no more than noise."""
-        found = _slice_ranges(self._low, self._high, axis)
-        return np.where(found > 2 * noise * self.magnitudes(axis), found, 0)
+        slice_ranges = _slice_ranges(self._low, self._high, axis)
+        return np.where(slice_ranges > 2 * noise * self.magnitudes(axis), slice_ranges, 0)
 
     @staticmethod
     def _widest(axes: list[int], ranges: Any) -> tuple[int | None, float]:
@@ -172,11 +174,11 @@ class Scales:
         """
         best: tuple[int | None, float] = (None, 1.0)
         for axis in axes:
-            found = ranges(axis)
-            found = found[:, (found > 0).all(axis=0)]
-            if found.shape[1] < 2:
+            by_half = ranges(axis)
+            by_half = by_half[:, (by_half > 0).all(axis=0)]
+            if by_half.shape[1] < 2:
                 continue
-            spread = float(found.min(axis=0).max() / found.max(axis=0).min())
+            spread = float(by_half.min(axis=0).max() / by_half.max(axis=0).min())
             if spread > best[1]:
                 best = (axis, spread)
         return best
@@ -205,8 +207,8 @@ def _slice_ranges(low: Array, high: Array, axis: int) -> Array:
     """Range of each slice along an element's `axis`; the first axis of both is kept. 0 where there was no number."""
     others = tuple(place + 1 for place in range(low.ndim - 1) if place != axis)
     with np.errstate(invalid="ignore", over="ignore"):
-        found = high.max(axis=others) - low.min(axis=others)
-    return np.where(np.isfinite(found), np.maximum(found, 0), 0.0)
+        extent = high.max(axis=others) - low.min(axis=others)
+    return np.where(np.isfinite(extent), np.maximum(extent, 0), 0.0)
 
 
 def _channels(axis: int, tolerances: Array) -> Channels:

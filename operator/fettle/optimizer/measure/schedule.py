@@ -27,7 +27,7 @@ class Spent:
 
 
 @dataclass(frozen=True)
-class Schedule:
+class TimingSchedule:
     """How long the clock runs. The first of `batch_sizes` is what constraints speak of; `percentile` is the one to be claimed.
 
     `looks`: after so many process starts it is asked whether all is known; `least_starts` are made whatever they cost.
@@ -51,7 +51,7 @@ class Schedule:
     closed_loop: bool = False
 
     @property
-    def quick(self) -> Schedule:
+    def quick(self) -> TimingSchedule:
         """One second of each in one process start: enough to sort out, nothing to claim."""
         return replace(
             self,

@@ -18,7 +18,7 @@ MOST_TIMED = 4  # finalists that get their process starts, the published artifac
 
 
 @dataclass(frozen=True)
-class Entrant:
+class ScreenedCandidate:
     """A candidate after the screen and the quick clock.
 
     `lossy`: its answers must be proved. `cost` and `least_cost`: milliseconds per item, of its median block and of its best.
@@ -35,39 +35,47 @@ class Entrant:
 
 
 @dataclass
-class Field:
-    """The entrants that go on, best first, and why each of the others does not."""
+class Shortlist:
+    """The candidates that go on, best first, and why each of the others does not."""
 
-    entrants: list[Entrant] = field(default_factory=list)
-    out: dict[str, str] = field(default_factory=dict)
+    candidates: list[ScreenedCandidate] = field(default_factory=list)
+    rejected: dict[str, str] = field(default_factory=dict)
 
 
-def sort_out(entrants: Sequence[Entrant], objective: Objective) -> Field:
+def sort_out(candidates: Sequence[ScreenedCandidate], objective: Objective) -> Shortlist:
     """Drop those that are slower than 1.5 times the best even in their best block, unless the objective is Size.
 
     An exact candidate is held against exact ones only: nothing lossy has proved yet that it may be published.
     """
-    found = Field()
-    for one in entrants:
-        rivals = [other for other in entrants if other.lossy <= one.lossy and other.small_enough >= one.small_enough]
+    shortlist = Shortlist()
+    for candidate in candidates:
+        rivals = [
+            other
+            for other in candidates
+            if other.lossy <= candidate.lossy and other.small_enough >= candidate.small_enough
+        ]
         best = min(rivals, key=lambda other: other.cost)
-        if objective == Objective.SIZE or one.incumbent or one.least_cost <= SLOWER * best.cost:
-            found.entrants.append(one)
+        if objective == Objective.SIZE or candidate.incumbent or candidate.least_cost <= SLOWER * best.cost:
+            shortlist.candidates.append(candidate)
         else:
-            found.out[one.name] = (
-                f"slower than {SLOWER:g} x {best.name} in the 1 s timing pre-test: {_against(one, best)}"
+            shortlist.rejected[candidate.name] = (
+                f"slower than {SLOWER:g} x {best.name} in the 1 s timing pre-test: {_against(candidate, best)}"
             )
-    found.entrants.sort(key=lambda one: _rank(one, objective))
-    return found
+    shortlist.candidates.sort(key=lambda candidate: _rank(candidate, objective))
+    return shortlist
 
 
-def _rank(one: Entrant, objective: Objective) -> tuple[bool, bool, float]:
+def _rank(candidate: ScreenedCandidate, objective: Objective) -> tuple[bool, bool, float]:
     """The published artifact first, for it is measured again in any case; then what can pass, by the objective."""
-    return not one.incumbent, not one.small_enough, float(one.bytes) if objective == Objective.SIZE else one.cost
+    return (
+        not candidate.incumbent,
+        not candidate.small_enough,
+        float(candidate.bytes) if objective == Objective.SIZE else candidate.cost,
+    )
 
 
-def _against(one: Entrant, best: Entrant) -> str:
-    return f"{rounded(one.cost)} ms against {rounded(best.cost)} ms an item"
+def _against(candidate: ScreenedCandidate, best: ScreenedCandidate) -> str:
+    return f"{rounded(candidate.cost)} ms against {rounded(best.cost)} ms an item"
 
 
 @dataclass(frozen=True)
@@ -78,8 +86,8 @@ class Certificate:
     spent: bool
 
 
-Certify = Callable[[Entrant, bool], Certificate]  # (entrant, whether a share of the error is left for it)
-Time = Callable[[Sequence[Entrant]], Iterable[str]]  # names of those that keep every bound
+Certify = Callable[[ScreenedCandidate, bool], Certificate]  # (candidate, whether a share of the error is left for it)
+Time = Callable[[Sequence[ScreenedCandidate]], Iterable[str]]  # names of those that keep every bound
 
 
 @dataclass
@@ -89,47 +97,49 @@ class Finals:
     timed: list[str] = field(default_factory=list)
     passed: list[str] = field(default_factory=list)
     spent: int = 0
-    out: dict[str, str] = field(default_factory=dict)
+    rejected: dict[str, str] = field(default_factory=dict)
 
 
-def hold_finals(entrants: Sequence[Entrant], places: int, certify: Certify, time: Time) -> Finals:
-    """Certify and time `entrants` in their order until a winner and a runner-up pass; the published artifact is neither.
+def hold_finals(candidates: Sequence[ScreenedCandidate], places: int, certify: Certify, time: Time) -> Finals:
+    """Certify and time `candidates` in their order until a winner and a runner-up pass; the published artifact is neither.
 
     At most `places` of them are certified by an interval; what needs one later is not asked.
     """
     finals = Finals()
-    waiting = list(entrants)
-    by_name = {one.name: one for one in entrants}
+    waiting = list(candidates)
+    by_name = {candidate.name: candidate for candidate in candidates}
     while waiting and _goes_on(finals, by_name):
-        heat: list[Entrant] = []
-        while waiting and _new(heat) + _new(by_name[name] for name in finals.passed) < PASSING:
-            one = waiting.pop(0)
-            if one.lossy and finals.spent >= places:
-                finals.out[one.name] = f"the items certify {places} lossy candidates, and faster ones took those places"
+        group: list[ScreenedCandidate] = []
+        while waiting and _new(group) + _new(by_name[name] for name in finals.passed) < PASSING:
+            candidate = waiting.pop(0)
+            if candidate.lossy and finals.spent >= places:
+                finals.rejected[candidate.name] = (
+                    f"the items certify {places} lossy candidates, and faster ones took those places"
+                )
                 continue
-            found = certify(one, finals.spent < places)
-            finals.spent += found.spent
-            if found.passes:
-                heat.append(one)
-        if heat:
-            finals.timed += [one.name for one in heat]
-            finals.passed += time(heat)
+            certificate = certify(candidate, finals.spent < places)
+            finals.spent += certificate.spent
+            if certificate.passes:
+                group.append(candidate)
+        if group:
+            finals.timed += [candidate.name for candidate in group]
+            finals.passed += time(group)
     passed = [by_name[name] for name in finals.passed]
-    finals.out |= {one.name: _why_not_asked(one, passed) for one in waiting}
+    finals.rejected |= {candidate.name: _why_not_asked(candidate, passed) for candidate in waiting}
     return finals
 
 
-def _new(entrants: Iterable[Entrant]) -> int:
-    return sum(not one.incumbent for one in entrants)
+def _new(candidates: Iterable[ScreenedCandidate]) -> int:
+    return sum(not candidate.incumbent for candidate in candidates)
 
 
-def _goes_on(finals: Finals, by_name: Mapping[str, Entrant]) -> bool:
+def _goes_on(finals: Finals, by_name: Mapping[str, ScreenedCandidate]) -> bool:
     passed, timed = (_new(by_name[name] for name in names) for names in (finals.passed, finals.timed))
     return passed < PASSING and timed < MOST_TIMED
 
 
-def _why_not_asked(one: Entrant, passed: Sequence[Entrant]) -> str:
+def _why_not_asked(candidate: ScreenedCandidate, passed: Sequence[ScreenedCandidate]) -> str:
     if not passed:
         return f"{MOST_TIMED} candidates with less to do were timed, and none of them passed"
     names = " and ".join(other.name for other in passed)
-    return f"not among the finalists: {names} pass; in the 1 s timing pre-test {_against(one, passed[0])}"
+    return f"not among the finalists: {names} pass; in the 1 s timing pre-test {_against(candidate, passed[0])}"

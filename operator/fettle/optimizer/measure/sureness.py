@@ -31,33 +31,33 @@ class Sureness:
         for name, rule in self._rules.items():
             if not is_float(answer[name]) or not answer[name].size:
                 continue
-            found = decisions(answer[name], rule.axis, rule.threshold)
-            if found.shape != truth[name].shape:
+            decided = decisions(answer[name], rule.axis, rule.threshold)
+            if decided.shape != truth[name].shape:
                 continue  # an answer of another size has no decisions to pair
-            some = slice(None, None, max(1, found.size // PER_ITEM))
-            found_margins = margins(answer[name], rule.axis, rule.threshold)[some]
+            some = slice(None, None, max(1, decided.size // PER_ITEM))
+            decided_margins = margins(answer[name], rule.axis, rule.threshold)[some]
             # No margin where a score is NaN; beside a score that is masked, minus infinity, any other wins by more than enough.
-            self._margins[name].append(np.nan_to_num(found_margins, nan=0.0, posinf=LARGEST, neginf=0.0))
-            self._right[name].append((found == truth[name])[some])
+            self._margins[name].append(np.nan_to_num(decided_margins, nan=0.0, posinf=LARGEST, neginf=0.0))
+            self._right[name].append((decided == truth[name])[some])
 
     def margins(self) -> dict[str, float]:
         """By output, the smallest margin from which on at most `WRONG_SHARE` of the decisions are wrong; 0 where all may count."""
         return {
-            name: sure_margin(np.concatenate(found), np.concatenate(self._right[name]))
-            for name, found in self._margins.items()
-            if found
+            name: sure_margin(np.concatenate(collected), np.concatenate(self._right[name]))
+            for name, collected in self._margins.items()
+            if collected
         }
 
 
-def sure_margin(found: Array, right: Array) -> float:
-    """The smallest of the margins `found` from which on at most `WRONG_SHARE` of the decisions are wrong.
+def sure_margin(observed: Array, right: Array) -> float:
+    """The smallest of the margins `observed` from which on at most `WRONG_SHARE` of the decisions are wrong.
 
     Never above the margin that leaves `MOST_UNSURE` of them out; 0 where so few of all decisions are wrong.
     """
-    order = np.argsort(-found, kind="stable")
-    counted = np.arange(1, len(found) + 1)
+    order = np.argsort(-observed, kind="stable")
+    counted = np.arange(1, len(observed) + 1)
     allowed = np.nonzero(np.cumsum(~right[order]) <= WRONG_SHARE * counted)[0]
     count = int(allowed[-1]) + 1 if len(allowed) else 0
-    if count == len(found):
+    if count == len(observed):
         return 0.0
-    return float(found[order[max(count, int(len(found) * (1 - MOST_UNSURE)), 1) - 1]])
+    return float(observed[order[max(count, int(len(observed) * (1 - MOST_UNSURE)), 1) - 1]])

@@ -57,7 +57,7 @@ class Variance:
         self, tensor: Tensor, scales: Scales, channels: tuple[Channels, ...], noise: float, competing: bool
     ) -> None:
         self._tensor, self._scales, self._noise, self._competing = tensor, scales, noise, competing
-        self._told_apart = {one.axis + scales.rank for one in channels}
+        self._told_apart = {channel.axis + scales.rank for channel in channels}
         self._mean = scales.mean
         self._unit = narrowed(1.0, channels, self._mean.shape)
         self._seen, self._moved, self._gap = (np.zeros_like(self._mean) for _ in range(3))
@@ -84,8 +84,8 @@ class Variance:
             self._error += self._sum(gap**2)
             self._both += self._sum(moved * gap)
         for axis, sums in self._axes.items():
-            mine = _slices(squares, axis)
-            sums += np.stack([mine, mine**2])
+            by_slice = _slices(squares, axis)
+            sums += np.stack([by_slice, by_slice**2])
 
     def worst(self) -> tuple[Kept | None, Kept | None]:
         """The channel of which least is left, and the one whose own variance is least of the original's; None where none says anything.
@@ -93,11 +93,11 @@ class Variance:
         Of several of which nothing is left, the one along an axis that is told apart: it is what a person calls a channel.
         """
         axes = sorted(self._axes, key=lambda axis: (axis not in self._told_apart, axis is None))
-        found = [kept for axis in axes for kept in self._channels(axis)]
-        if not found:
+        channels = [kept for axis in axes for kept in self._channels(axis)]
+        if not channels:
             return None, None
-        return min(found, key=lambda one: round(max(one.share, 0), 4)), min(
-            found, key=lambda one: round(max(one.own, 0), 4)
+        return min(channels, key=lambda channel: round(max(channel.share, 0), 4)), min(
+            channels, key=lambda channel: round(max(channel.own, 0), 4)
         )
 
     def _channels(self, axis: int | None) -> list[Kept]:

@@ -26,7 +26,18 @@ from fettle.api.reasons import Reason
 from fettle.errors import FettleError, RuntimeFailure
 from fettle.optimizer.measure import items as item
 from fettle.optimizer.measure import promises
-from fettle.optimizer.measure.protocol import Ask, Block, Count, Failure, Judge, Load, Loaded, Profile, Run, Runs
+from fettle.optimizer.measure.protocol import (
+    Block,
+    Judge,
+    Load,
+    Loaded,
+    PeakMemory,
+    Profile,
+    RunItems,
+    Runs,
+    WorkerFailure,
+    WorkerRequest,
+)
 from fettle.runtimes import base as runtimes
 
 PR_SET_PDEATHSIG = 1  # linux/prctl.h
@@ -36,7 +47,7 @@ DISCARD_RUNS = 2
 DISTURBED_SHARE, DISTURBED_NANOSECONDS = 0.02, 20_000
 
 
-Feed = list[item.Answer]  # what is timed as one: a run of several items, or a run for each of them
+TimedFeed = list[item.Answer]  # what is timed as one: a run of several items, or a run for each of them
 
 
 class Worker:
@@ -45,22 +56,22 @@ class Worker:
     def __init__(self) -> None:
         self._load: Load | None = None
         self._session: runtimes.Session | None = None
-        self._items: item.Items | None = None
-        self._feeds: dict[tuple[int, bool], list[Feed]] = {}
+        self._items: item.MappedItems | None = None
+        self._feeds: dict[tuple[int, bool], list[TimedFeed]] = {}
 
-    def handle(self, request: Ask) -> Any:
+    def handle(self, request: WorkerRequest) -> Any:
         """Do what `request` says. Raises FettleError."""
         if isinstance(request, Load):
             return self._loaded(request)
         if isinstance(request, Judge):
             return self._answers(request)
-        if isinstance(request, Run):
+        if isinstance(request, RunItems):
             return self._run(request.indices, ())
         if isinstance(request, Block):
             return self._block(request)
         if isinstance(request, Profile):
             return self._executed()
-        return Count(peak_memory_bytes=peak_memory())
+        return PeakMemory(peak_memory_bytes=peak_memory())
 
     def _loaded(self, request: Load) -> Loaded:
         runtime = runtimes.get(request.runtime)
@@ -79,7 +90,7 @@ class Worker:
         return Loaded()
 
     @staticmethod
-    def _first(load: Load, items: item.Items) -> item.Answer:
+    def _first(load: Load, items: item.MappedItems) -> item.Answer:
         return items.feed(item.padded([0], load.settings.batch_size or 1))
 
     def _run(self, indices: Sequence[int], scaled: Sequence[int]) -> dict[str, item.Array]:
@@ -133,7 +144,7 @@ class Worker:
                     break
         return Runs(tuple(value / 1e6 for value in own), total / 1e9, disturbed)
 
-    def _discard(self, session: runtimes.Session, feeds: list[Feed], request: Block) -> int:
+    def _discard(self, session: runtimes.Session, feeds: list[TimedFeed], request: Block) -> int:
         """The first runs of a block, which are thrown away; how many."""
         clock = time.perf_counter_ns
         begin, count = clock(), 0
@@ -145,7 +156,7 @@ class Worker:
                 break  # a slow model: a second run thrown away would cost more than it brings
         return count
 
-    def _feeds_of(self, batch: int, alone: bool) -> list[Feed]:
+    def _feeds_of(self, batch: int, alone: bool) -> list[TimedFeed]:
         """Up to 8 feeds of `batch` items, made once: making them is not the model's time."""
         if (batch, alone) not in self._feeds:
             _, load, items = self._open()
@@ -166,13 +177,13 @@ class Worker:
         feed = self._first(load, items)
         return runtimes.get(load.runtime).executed(load.entry, load.settings, feed, load.signature)
 
-    def _open(self) -> tuple[runtimes.Session, Load, item.Items]:
+    def _open(self) -> tuple[runtimes.Session, Load, item.MappedItems]:
         if self._session is None or self._load is None or self._items is None:
             raise RuntimeFailure("nothing is loaded")
         return self._session, self._load, self._items
 
 
-def closed_loop(session: runtimes.Session, feeds: list[Feed], request: Block, callers: int) -> Runs:
+def closed_loop(session: runtimes.Session, feeds: list[TimedFeed], request: Block, callers: int) -> Runs:
     """Runs of so many callers at once, each of which asks again as soon as it is answered."""
     begin = time.perf_counter()
 
@@ -242,11 +253,13 @@ def serve(connection: Connection) -> None:
         try:
             reply = worker.handle(request)
         except FettleError as error:
-            reply = Failure(reason=error.reason, message=error.message)
+            reply = WorkerFailure(reason=error.reason, message=error.message)
         except MemoryError:
-            reply = Failure(reason=Reason.OUT_OF_MEMORY, message="the process could not get the memory it asked for")
+            reply = WorkerFailure(
+                reason=Reason.OUT_OF_MEMORY, message="the process could not get the memory it asked for"
+            )
         except Exception as error:  # noqa: BLE001  whatever a model makes a library do is this candidate's failure alone
-            reply = Failure(reason=Reason.MODEL_LOAD_FAILED, message=f"{type(error).__name__}: {error}")
+            reply = WorkerFailure(reason=Reason.MODEL_LOAD_FAILED, message=f"{type(error).__name__}: {error}")
         connection.send(reply)
 
 

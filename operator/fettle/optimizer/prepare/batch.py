@@ -17,7 +17,7 @@ from fettle.optimizer.data.columns import Array
 from fettle.optimizer.data.items import Items
 from fettle.optimizer.measure.agreement import OutputProfile, within_noise
 from fettle.optimizer.onnx.inputs import Hint
-from fettle.optimizer.sources.base import Answers, Run
+from fettle.optimizer.sources.base import NamedArrays, RunModel
 
 BATCH_NAMES = frozenset({"n", "b", "batch", "batch_size", "batchsize", "bs", "none", "unk__batch", "num_samples"})
 PROOF_ITEMS = 3
@@ -53,7 +53,7 @@ class BatchProof:
     why_not: str = ""
 
 
-def prove_batch(run: Run, signature: Signature, axes: Mapping[str, int], items: Items) -> BatchProof:
+def prove_batch(run: RunModel, signature: Signature, axes: Mapping[str, int], items: Items) -> BatchProof:
     """Hold runs of two, of three and, where that is quick, of all items against single runs: outputs must follow, neighbours not matter."""
     for tensor in signature.inputs:
         axis = axes.get(tensor.name)
@@ -110,7 +110,7 @@ def _alike(wanted: Array, found: Array) -> bool:
     return within_noise(wanted, found, profile.noise())
 
 
-def settled(signature: Signature, batch: Mapping[str, int] | None, answers: Sequence[Answers]) -> Signature:
+def settled(signature: Signature, batch: Mapping[str, int] | None, answers: Sequence[NamedArrays]) -> Signature:
     """The signature with proved batch axes, and output shapes as far as the answers bear them out."""
 
     def with_axis(tensor: Tensor, shape: tuple[int, ...]) -> Tensor:

@@ -18,7 +18,7 @@ from fettle.optimizer.data.split import SPLIT_MOST, Split, split
 from fettle.optimizer.measure.tasks import METRICS
 from fettle.optimizer.prepare.batch import PROOF_ITEMS, PROOF_MOST, stacking_axes
 from fettle.optimizer.reference import SLOW_SECONDS
-from fettle.optimizer.sources.base import Run, Subject, failure_of
+from fettle.optimizer.sources.base import RunModel, RunnableModel, failure_of
 from fettle.store.uris import Mounts
 
 LARGE_BYTES = 4 << 20  # an item of this size is not made by the dozen
@@ -76,7 +76,7 @@ def _refuse_without_labels(asked: EvaluationSpec) -> None:
         raise DataError(missing)
 
 
-def gather(spec: DataSpec, mounts: Mounts, subject: Subject, specs: Mapping[str, InputSpec], seed: int) -> Data:
+def gather(spec: DataSpec, mounts: Mounts, subject: RunnableModel, specs: Mapping[str, InputSpec], seed: int) -> Data:
     """Items given, or a way to make them. Raises DataError."""
     axes = stacking_axes(subject.signature, specs, subject.hints)
     given = read(spec, mounts, subject.signature, axes)
@@ -98,7 +98,7 @@ def enough(given: Data) -> Items:
     return given.probes.take(first[:PROOF_MOST])
 
 
-def judged(given: Data, spec: DataSpec, run: Run) -> tuple[Data, Items, bool]:
+def judged(given: Data, spec: DataSpec, run: RunModel) -> tuple[Data, Items, bool]:
     """The items that candidates are judged on, and whether they were generated; calibration is made up too where they may certify.
 
     Calibration items stand in where none can be made up, unless they would certify.

@@ -26,7 +26,7 @@ from fettle.optimizer.measure.items import answers as answers_of
 from fettle.optimizer.measure.metrics import Judging, Scores
 from fettle.optimizer.measure.tasks import METRICS, recognized
 from fettle.optimizer.measure.tasks.judging import EXAMPLES
-from fettle.optimizer.sources.base import Run
+from fettle.optimizer.sources.base import RunModel
 
 ASKED = 256  # items that the original answers here at most; measuring asks it for all of them
 ASKED_SECONDS = 10.0
@@ -44,7 +44,7 @@ class Reading:
     notes: tuple[str, ...] = ()
 
 
-def read(split: Split, signature: Signature, spec: EvaluationSpec | None, run: Run) -> Reading:
+def read(split: Split, signature: Signature, spec: EvaluationSpec | None, run: RunModel) -> Reading:
     """Decide what judges the items of `split`, and how their labels are read.
 
     Raises DataError where they do not fit the answers, or where the original knows no more of its items than a constant answer.
@@ -61,7 +61,7 @@ def read(split: Split, signature: Signature, spec: EvaluationSpec | None, run: R
     return _labelled(split, items, signature, spec, run)
 
 
-def _recognized(split: Split, items: Items, signature: Signature, spec: EvaluationSpec, run: Run) -> Reading:
+def _recognized(split: Split, items: Items, signature: Signature, spec: EvaluationSpec, run: RunModel) -> Reading:
     """What the answers show the model is for; else Accuracy. Raises DataError."""
     if spec.agreement == AgreementSpec(axis=spec.agreement.axis):  # nobody says how answers are compared
         answers = _answers(items, signature, run, EXAMPLES)
@@ -75,7 +75,7 @@ def _recognized(split: Split, items: Items, signature: Signature, spec: Evaluati
     return Reading(Metric.ACCURACY) if items.labels is None else _labelled(split, items, signature, accuracy, run)
 
 
-def _labelled(split: Split, items: Items, signature: Signature, spec: EvaluationSpec, run: Run) -> Reading:
+def _labelled(split: Split, items: Items, signature: Signature, spec: EvaluationSpec, run: RunModel) -> Reading:
     """Labels of classes, or numbers, beside one output. Raises DataError."""
     assert items.labels is not None
     tensors = {tensor.name: tensor for tensor in signature.outputs}
@@ -109,7 +109,7 @@ def _task(
     return Reading(spec.metric, LabelReading(form=LabelForm.TASK, told=f"{spec.metric} reads them"), (note + advice,))
 
 
-def _answers(items: Items, signature: Signature, run: Run, most: int) -> list[Answer]:
+def _answers(items: Items, signature: Signature, run: RunModel, most: int) -> list[Answer]:
     """What the original answers to the first items, at most `most`, without the batch axis, as far as time allows."""
     found: list[Answer] = []
     began = time.monotonic()

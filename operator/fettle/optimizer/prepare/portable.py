@@ -15,7 +15,7 @@ from fettle.errors import ConversionError, RuntimeFailure
 from fettle.optimizer.onnx import model as onnx_model
 from fettle.optimizer.onnx import portable as onnx_portable
 from fettle.optimizer.onnx.session import session
-from fettle.optimizer.reference import Reference
+from fettle.optimizer.reference import OriginalAnswers
 from fettle.optimizer.sources.base import Original
 
 log = logging.getLogger(__name__)
@@ -31,7 +31,7 @@ class Portable:
     notes: tuple[str, ...] = ()
 
 
-def portable(source: Original, reference: Reference, folder: Path) -> Portable:
+def portable(source: Original, reference: OriginalAnswers, folder: Path) -> Portable:
     """Apply the steps, each kept only if `reference` still holds. Raises ConversionError where not even the start holds."""
     folder.mkdir(parents=True, exist_ok=True)
     home = source.path.parent
@@ -49,7 +49,7 @@ def portable(source: Original, reference: Reference, folder: Path) -> Portable:
     return replace(form, model=model, path=final)
 
 
-def _check_conversion(source: Original, reference: Reference) -> None:
+def _check_conversion(source: Original, reference: OriginalAnswers) -> None:
     """Raises ConversionError where the converted model's outputs are not the original's."""
     try:
         moved = _difference(source.path, source.signature, reference)
@@ -61,7 +61,7 @@ def _check_conversion(source: Original, reference: Reference) -> None:
 
 
 def _tried(
-    step: onnx_portable.Step, form: Portable, reference: Reference, signature: Signature, folder: Path, home: Path
+    step: onnx_portable.Step, form: Portable, reference: OriginalAnswers, signature: Signature, folder: Path, home: Path
 ) -> Portable:
     """`form` after the first attempt of `step` that keeps the outputs; else `form`, with a note on why the step was left out."""
     faults: list[str] = []
@@ -83,7 +83,7 @@ def _tried(
     return replace(form, notes=(*form.notes, f"the step {step.name!r} was skipped: {faults[0]}"))
 
 
-def _difference(path: Path, signature: Signature, reference: Reference) -> str | None:
+def _difference(path: Path, signature: Signature, reference: OriginalAnswers) -> str | None:
     opened = session(path, signature)
     try:
         return reference.differs(opened.infer)

@@ -30,8 +30,8 @@ from fettle.optimizer.prepare.job import Job, builds, stored_items, unlabelled
 from fettle.optimizer.prepare.portable import portable
 from fettle.optimizer.prepare.profile import traits
 from fettle.optimizer.prepare.states import refuse_states
-from fettle.optimizer.reference import Reference, reference
-from fettle.optimizer.sources.base import Original, Run, Subject
+from fettle.optimizer.reference import OriginalAnswers, reference
+from fettle.optimizer.sources.base import Original, RunModel, RunnableModel
 from fettle.optimizer.sources.boundary import plain
 from fettle.store.cache import ABSENT, version
 from fettle.store.store import Store
@@ -45,7 +45,7 @@ class Asked:
     """The items of the run, and the original's outputs for the first of them."""
 
     data: Data
-    reference: Reference
+    reference: OriginalAnswers
 
 
 @dataclass(frozen=True)
@@ -124,7 +124,7 @@ def _converted(job: Job) -> PrepareReport:
     )
 
 
-def _unconverted(job: Job, subject: Subject, fault: ConversionFault) -> PrepareReport:
+def _unconverted(job: Job, subject: RunnableModel, fault: ConversionFault) -> PrepareReport:
     """Without a portable form: only the source's own runtime can run it."""
     refuse_states(subject.signature)
     asked = _asked(job, subject)
@@ -146,7 +146,7 @@ def _original(job: Job) -> Original:
     return replace(original, notes=(*original.notes, *bounded.remarks))
 
 
-def _asked(job: Job, subject: Subject) -> Asked:
+def _asked(job: Job, subject: RunnableModel) -> Asked:
     """Raises DataError, SourceError."""
     task, seed = job.task, int(job.source.sha256[:12], 16)
     gathered = data.gather(task.data, job.mounts, subject, job.inputs.by_name, seed)
@@ -156,7 +156,7 @@ def _asked(job: Job, subject: Subject) -> Asked:
         raise data.refused(error, task.data) from error
 
 
-def _judged(job: Job, subject: Subject, asked: Asked, run: Run) -> Judged:
+def _judged(job: Job, subject: RunnableModel, asked: Asked, run: RunModel) -> Judged:
     """Prove the batch axis and settle on the items. `run` answers as the original."""
     task = job.task
     proof = batch.prove_batch(run, subject.signature, asked.data.axes, data.enough(asked.data))

@@ -49,7 +49,7 @@ class Material:
 
 
 @dataclass(frozen=True)
-class Line:
+class CandidateLine:
     """A row of the table: a candidate that was measured, or one that was refused before (`row` None)."""
 
     label: str
@@ -71,13 +71,13 @@ class Plot:
 
 
 @dataclass(frozen=True)
-class Target:
+class TargetSection:
     """A section of the page."""
 
     name: str
     baseline: BaselineStatus
     measured: MeasureReport
-    lines: tuple[Line, ...]
+    lines: tuple[CandidateLine, ...]
     winner: CandidateStatus | None
     unsteady: str | None  # what the clock says against the winner's figures
     manifest: Manifest | None
@@ -113,7 +113,7 @@ def render(material: Material) -> str:
     )
 
 
-def targets(material: Material) -> tuple[Target, ...]:
+def targets(material: Material) -> tuple[TargetSection, ...]:
     """One section per target that was measured, in the order in which they were."""
     reports: dict[str, list[MeasureReport]] = {}
     for report in material.measures:
@@ -121,7 +121,7 @@ def targets(material: Material) -> tuple[Target, ...]:
     return tuple(_target(material, name, found) for name, found in reports.items())
 
 
-def _target(material: Material, name: str, reports: Sequence[MeasureReport]) -> Target:
+def _target(material: Material, name: str, reports: Sequence[MeasureReport]) -> TargetSection:
     rows = {row.name: row for report in reports for row in report.candidates}
     verdicts = [verdict for verdict in material.task.verdicts if verdict.target == name]
     lines = tuple(_line(number, verdict, rows.get(verdict.candidate)) for number, verdict in enumerate(verdicts, 1))
@@ -133,7 +133,7 @@ def _target(material: Material, name: str, reports: Sequence[MeasureReport]) -> 
     bounds = material.task.bounds
     share = metric in text.SHARES
     label = f"loss of {text.METRICS[metric]}" if metric != Metric.MEAN_SQUARED_ERROR else "rise of mean squared error"
-    return Target(
+    return TargetSection(
         name=name,
         baseline=baseline,
         measured=reports[0],
@@ -167,7 +167,7 @@ def _distributions(reports: Sequence[MeasureReport]) -> Mapping[str, Distributio
     return {one.candidate or ORIGINAL: one for report in reports for one in report.distributions}
 
 
-def _line(number: int, verdict: CandidateVerdict, row: CandidateStatus | None) -> Line:
+def _line(number: int, verdict: CandidateVerdict, row: CandidateStatus | None) -> CandidateLine:
     original = row is not None and row.recipe == ORIGINAL
     if verdict.state == CandidateState.SELECTED:
         kind = "selected"
@@ -178,7 +178,7 @@ def _line(number: int, verdict: CandidateVerdict, row: CandidateStatus | None) -
     if kind == "rejected" and verdict.reason == Reason.PRUNED:
         kind = "pruned"
     words = {"selected": "Published", "passed": "Passed", "original": "Original", "pruned": "Rejected early"}
-    return Line(
+    return CandidateLine(
         label=str(number),
         name=verdict.candidate,
         kind=kind,
@@ -189,13 +189,13 @@ def _line(number: int, verdict: CandidateVerdict, row: CandidateStatus | None) -
     )
 
 
-def _order(line: Line) -> tuple[Any, ...]:
+def _order(line: CandidateLine) -> tuple[Any, ...]:
     """The winner, then by speed, then what was never timed."""
     speedup = line.row.speedup.value if line.row is not None and line.row.speedup is not None else 0.0
     return line.kind != "selected", -speedup, int(line.label)
 
 
-def _point(line: Line, baseline: BaselineStatus) -> plot.Point:
+def _point(line: CandidateLine, baseline: BaselineStatus) -> plot.Point:
     row = line.row
     assert row is not None
     exact = Interval(value=0, low=0, high=0) if row.exact else row.accuracy_drop
@@ -214,7 +214,7 @@ def _latency(row: CandidateStatus, baseline: BaselineStatus) -> Interval | None:
     return Interval(value=mine, low=min(low, mine), high=max(high, mine))
 
 
-def _metric(lines: Sequence[Line]) -> Metric:
+def _metric(lines: Sequence[CandidateLine]) -> Metric:
     return next(
         (line.row.accuracy.metric for line in lines if line.row is not None and line.row.accuracy is not None),
         Metric.AGREEMENT,

@@ -20,8 +20,8 @@ from fettle.errors import FettleError, SourceError
 from fettle.optimizer.onnx.inputs import Hint
 from fettle.optimizer.onnx.model import READABLE_OPSET
 
-Answers = Mapping[str, np.ndarray[Any, Any]]
-Run = Callable[[Answers], Answers]
+NamedArrays = Mapping[str, np.ndarray[Any, Any]]
+RunModel = Callable[[NamedArrays], NamedArrays]
 ADVICE = {Reason.UNSUPPORTED_OPSET: f"; export it again with an opset of at most {READABLE_OPSET}"}
 
 
@@ -44,7 +44,7 @@ class Inputs:
 
 
 @dataclass(frozen=True)
-class Subject:
+class RunnableModel:
     """A model that can be run: its boundary, what is known of the values that its inputs take, and the function that runs it.
 
     `run` takes and returns arrays by name, in the shapes and data types of `signature`. It raises RuntimeFailure.
@@ -52,7 +52,7 @@ class Subject:
 
     signature: Signature
     hints: Mapping[str, Hint]
-    run: Run
+    run: RunModel
 
 
 @dataclass(frozen=True)
@@ -81,15 +81,15 @@ class Original:
     path: Path
     signature: Signature
     hints: Mapping[str, Hint]
-    run: Run
+    run: RunModel
     untouched: bool
     converted: bool
     notes: tuple[str, ...] = ()
 
     @property
-    def subject(self) -> Subject:
+    def subject(self) -> RunnableModel:
         """The source as it is run."""
-        return Subject(self.signature, self.hints, self.run)
+        return RunnableModel(self.signature, self.hints, self.run)
 
 
 class SourceFormat(Protocol):
@@ -137,7 +137,7 @@ class SourceFormat(Protocol):
         """The source, ready to run, beside `plain`, its graph. Raises SourceError."""
         ...
 
-    def unconverted(self, path: Path, inputs: Inputs) -> Subject | None:
+    def unconverted(self, path: Path, inputs: Inputs) -> RunnableModel | None:
         """The source as its own runtime runs and serves it, without an ONNX form; None where no runtime does. Raises SourceError."""
         ...
 

@@ -20,7 +20,7 @@ from fettle.optimizer.onnx import operators, portable
 from fettle.optimizer.onnx.inputs import Hint
 from fettle.optimizer.onnx.reference import evaluate
 from fettle.optimizer.onnx.session import session
-from fettle.optimizer.sources.base import Inputs, Original, Plain, Run, Subject, failure_of
+from fettle.optimizer.sources.base import Inputs, Original, Plain, RunModel, RunnableModel, failure_of
 from fettle.optimizer.sources.boundary import with_given_inputs
 from fettle.runtimes.base import Session
 
@@ -78,7 +78,7 @@ class Onnx:
             return _taken_in(path, plain, folder, (why,))
         return _original(model, path, plain.signature, run, untouched=True)
 
-    def unconverted(self, path: Path, inputs: Inputs) -> Subject | None:
+    def unconverted(self, path: Path, inputs: Inputs) -> RunnableModel | None:
         """It is the portable form."""
         return None
 
@@ -98,7 +98,7 @@ def _original(
     model: onnx.ModelProto,
     path: Path,
     signature: Signature,
-    run: Run,
+    run: RunModel,
     notes: tuple[str, ...] = (),
     untouched: bool = False,
 ) -> Original:

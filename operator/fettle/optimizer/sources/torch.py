@@ -19,7 +19,7 @@ from fettle.api.vocabulary import SourceFormat as FormatName
 from fettle.errors import RuntimeFailure, SourceError
 from fettle.optimizer.onnx import inputs as onnx_inputs
 from fettle.optimizer.onnx.inputs import Hint
-from fettle.optimizer.sources.base import Answers, Inputs, Original, Plain, Run, Subject, failure_of
+from fettle.optimizer.sources.base import Inputs, NamedArrays, Original, Plain, RunModel, RunnableModel, failure_of
 from fettle.optimizer.sources.onnx import saved
 from fettle.runtimes import base, cpu
 from fettle.runtimes.base import numpy_dtype
@@ -77,13 +77,13 @@ class Torch:
         hints = onnx_inputs.hints(plain.model)
         return Original(plain.model, made, plain.signature, hints, run, not plain.changes, True, plain.changes)
 
-    def unconverted(self, path: Path, inputs: Inputs) -> Subject:
+    def unconverted(self, path: Path, inputs: Inputs) -> RunnableModel:
         """The runtime `torchscript` runs both kinds."""
         from fettle.optimizer.sources import torch_boundary
 
         boundary = torch_boundary.boundary(_opened(path), inputs.specs)
         hints: Mapping[str, Hint] = {name: Hint(dimensions=names) for name, names in boundary.dimensions.items()}
-        return Subject(boundary.signature, hints, _runner(path, boundary.signature, {}))
+        return RunnableModel(boundary.signature, hints, _runner(path, boundary.signature, {}))
 
 
 FORMATS = (
@@ -120,7 +120,7 @@ def _opened(path: Path) -> Any:
         raise failure_of(error) from error
 
 
-def _runner(path: Path, signature: Signature, frozen: Mapping[str, float]) -> Run:
+def _runner(path: Path, signature: Signature, frozen: Mapping[str, float]) -> RunModel:
     """A function that runs the source itself. `signature` is the source's own; `frozen` inputs are filled in."""
     settings = RuntimeSettings(threads=cpu.usable_cores(), graph_optimization=False)
     session = base.get(RuntimeName.TORCHSCRIPT).load(path, settings, signature)
@@ -130,7 +130,7 @@ def _runner(path: Path, signature: Signature, frozen: Mapping[str, float]) -> Ru
         if tensor.name in frozen
     }
 
-    def run(inputs: Answers) -> Answers:
+    def run(inputs: NamedArrays) -> NamedArrays:
         return session.infer({**inputs, **constants})
 
     return run

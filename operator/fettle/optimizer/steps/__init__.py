@@ -19,8 +19,8 @@ from fettle.api.recipe import RecipeStep, RuntimeSettings, StepParameters
 from fettle.api.text import quoted
 from fettle.api.vocabulary import ModelFormat, RuntimeName
 from fettle.errors import FettleError, RecipeError
-from fettle.optimizer.measure.items import Items
-from fettle.optimizer.reference import Reference
+from fettle.optimizer.measure.items import MappedItems
+from fettle.optimizer.reference import OriginalAnswers
 from fettle.runtimes import base
 
 Parameters_co = TypeVar("Parameters_co", bound=StepParameters, covariant=True)
@@ -35,10 +35,10 @@ class Work(Generic[Parameters_co]):
     entry: Path
     folder: Path
     step: Parameters_co
-    calibration: Items | None
+    calibration: MappedItems | None
 
 
-def apply(step: RecipeStep, family: RuntimeName, entry: Path, folder: Path, calibration: Items | None) -> Path:
+def apply(step: RecipeStep, family: RuntimeName, entry: Path, folder: Path, calibration: MappedItems | None) -> Path:
     """Apply one step to the model at `entry`; the entry of what it made, in `folder`, or `entry` where nothing is to be done.
 
     Raises RecipeError (RecipeNotApplicable), also where the toolchain fails on this model or breaks what the step promises; MemoryError and
@@ -83,12 +83,12 @@ def _broken(row: StepEntry, made: Path, folder: Path) -> str | None:
     return None
 
 
-def _moved(row: StepEntry, entry: Path, made: Path, items: Items) -> str | None:
+def _moved(row: StepEntry, entry: Path, made: Path, items: MappedItems) -> str | None:
     """How the outputs of an exact step differ from those before it."""
     runtime, settings = base.get(row.family), RuntimeSettings(threads=1)
     inputs = tuple(items.feed([index]) for index in range(min(COMPARED, len(items))))
     original = runtime.load(entry, settings)
-    reference = Reference(inputs, tuple(original.infer(given) for given in inputs))
+    reference = OriginalAnswers(inputs, tuple(original.infer(given) for given in inputs))
     original.close()
     after = runtime.load(made, settings)
     moved = reference.differs(after.infer)

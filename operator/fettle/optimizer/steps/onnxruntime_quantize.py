@@ -27,7 +27,7 @@ from onnxruntime.quantization.shape_inference import quant_pre_process
 from fettle.api.recipe import QuantizeStep
 from fettle.api.vocabulary import QuantizePreset
 from fettle.errors import RecipeError
-from fettle.optimizer.measure.items import Items
+from fettle.optimizer.measure.items import MappedItems
 from fettle.optimizer.onnx import model as onnx_model
 from fettle.optimizer.onnx import portable
 from fettle.optimizer.steps import Work
@@ -43,7 +43,7 @@ log = logging.getLogger(__name__)
 class _Reader(CalibrationDataReader):  # type: ignore[misc]
     """Items one at a time: no more than one is in memory."""
 
-    def __init__(self, items: Items) -> None:
+    def __init__(self, items: MappedItems) -> None:
         self._feeds: Iterator[dict[str, np.ndarray[Any, Any]]] = (items.feed([index]) for index in range(len(items)))
 
     def get_next(self) -> dict[str, np.ndarray[Any, Any]] | None:

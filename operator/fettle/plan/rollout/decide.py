@@ -25,7 +25,7 @@ from fettle.plan.rollout.ledger import Exit
 from fettle.plan.rollout.providers.base import Demand, Leaving, Placement
 from fettle.plan.rollout.revision import NotReady
 from fettle.plan.rollout.rollback import Rollback
-from fettle.plan.rollout.state import MarkLeft, OpenEntry, RolloutDecision, RolloutSnapshot, Wanted
+from fettle.plan.rollout.state import DesiredRevision, MarkLeft, OpenEntry, RolloutDecision, RolloutSnapshot
 from fettle.plan.rollout.transition import Transition, Trial, Wait
 from fettle.plan.rollout.trial import asked_weight, late, look, promoting, resume, steps_of
 
@@ -81,7 +81,7 @@ def _survey(snapshot: RolloutSnapshot) -> _Ground:
     stable = rollout_ledger.find_stable(snapshot)
     forgotten = snapshot.status.observed_generation is None and stable is not None
     current = rollout_ledger.on_trial(snapshot, stable)
-    desired = snapshot.wanted.revision if isinstance(snapshot.wanted, Wanted) else None
+    desired = snapshot.wanted.revision if isinstance(snapshot.wanted, DesiredRevision) else None
     rollback = rollout_rollback.read(snapshot, stable, current, forgotten=forgotten)
     target = rollback.holds.target if rollback.holds is not None and desired is not None else desired
     subjects = {revision for revision in (desired, target, current) if revision is not None}
@@ -279,7 +279,7 @@ def _empty(snapshot: RolloutSnapshot, replicas: Mapping[str, int], serving: Mapp
 
 def _artifact(snapshot: RolloutSnapshot, revision: str) -> str:
     wanted = snapshot.wanted
-    if isinstance(wanted, Wanted) and wanted.revision == revision:
+    if isinstance(wanted, DesiredRevision) and wanted.revision == revision:
         return wanted.artifact
     entry = rollout_ledger.newest(snapshot.ledger, revision)
     return entry.artifact if entry is not None else snapshot.workload(revision).artifact

@@ -16,7 +16,7 @@ from fettle.plan.commands import VALUE_LIMIT, Command, acceptance, refusal
 from fettle.plan.events import EventDraft
 from fettle.plan.rollout import ledger
 from fettle.plan.rollout.commands import handled_before
-from fettle.plan.rollout.state import RolloutSnapshot, Wanted
+from fettle.plan.rollout.state import DesiredRevision, RolloutSnapshot
 
 
 @dataclass(frozen=True)
@@ -32,7 +32,7 @@ def read(snapshot: RolloutSnapshot, stable: str | None, current: str | None, *, 
     """What `rollback-to` means now. `current` is the revision on trial; `forgotten`: status was lost."""
     value = snapshot.annotations.get(Command.ROLLBACK_TO.annotation, "")
     before, order = snapshot.status.rollback, _parse(value)
-    desired = snapshot.wanted.revision if isinstance(snapshot.wanted, Wanted) else None
+    desired = snapshot.wanted.revision if isinstance(snapshot.wanted, DesiredRevision) else None
     if forgotten:
         return _recalled(value, order, desired, {stable, current})
     events: tuple[EventDraft, ...] = ()

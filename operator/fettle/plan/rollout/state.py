@@ -18,7 +18,7 @@ TRAFFIC_LABEL = f"{GROUP}/traffic"  # "on" in every template; set otherwise by h
 
 
 @dataclass(frozen=True)
-class Wanted:
+class DesiredRevision:
     """The revision the spec asks for."""
 
     revision: str
@@ -110,7 +110,7 @@ class RolloutSnapshot:
     generation: int
     spec: ModelDeploymentSpec
     status: ModelDeploymentStatus
-    wanted: Wanted | NotReady
+    wanted: DesiredRevision | NotReady
     now: datetime
     stable_annotation: str | None = None
     ledger: tuple[LedgerEntry, ...] = ()

@@ -25,12 +25,12 @@ from fettle.plan.rollout import ledger as rollout_ledger
 from fettle.plan.rollout.providers import provider
 from fettle.plan.rollout.providers.base import Placement
 from fettle.plan.rollout.state import (
+    DesiredRevision,
     Forget,
     LedgerWrite,
     MarkEntered,
     MarkLeft,
     RolloutSnapshot,
-    Wanted,
     Workload,
     out_of_traffic,
 )
@@ -72,7 +72,7 @@ def build(
         revisions=_records(snapshot, ledger),
         last_command=last,
         commands=handled,
-        desired_revision=snapshot.wanted.revision if isinstance(snapshot.wanted, Wanted) else None,
+        desired_revision=snapshot.wanted.revision if isinstance(snapshot.wanted, DesiredRevision) else None,
         rollback=transition.rollback,
         failed_revision=transition.failed[0] if transition.failed else None,
     )

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Generic, TypeVar
@@ -13,7 +13,7 @@ from fettle.api.report import BuildReport, MeasureReport, PrepareReport, Publish
 from fettle.api.task import AnyTask, task_hash
 from fettle.api.vocabulary import CandidateState
 from fettle.plan.run.planned import Finding
-from fettle.plan.run.state import TaskPhase, TaskState, WantedTask
+from fettle.plan.run.state import TaskPhase, TaskRequest, TaskState
 
 MAX_ATTEMPTS = 3  # of one task by itself; only failures that say they may pass are tried again
 BACK_OFF_SECONDS = (10, 80)  # before the second and the third attempt: a store that is full for a minute is outlasted
@@ -23,18 +23,21 @@ Report = TypeVar("Report", PrepareReport, BuildReport, MeasureReport, PublishRep
 
 
 @dataclass(frozen=True)
-class View(Generic[Report]):
-    """A task as the plan sees it: answered (`report`), failed for good (`fault`), or neither yet.
+class TaskProgress(Generic[Report]):
+    """A task that a stage asked for: answered (`report`), failed for good (`fault`), or neither yet.
 
-    `running` says whether it occupies a place now; a task that waits for its next attempt does not. `note` is what its
-    Job says while it waits, such as why it cannot be scheduled.
+    `request` is the attempt that shall exist, None where nothing begins any more. `running` says whether it occupies a
+    place now; a task that waits `retry_seconds` for its next attempt does not. `note` is what its Job says while it waits,
+    such as why it cannot be scheduled.
     """
 
     task_hash: str
+    request: TaskRequest | None = None
     report: Report | None = None
     fault: Finding | None = None
     running: bool = False
     note: Finding | None = None
+    retry_seconds: float | None = None
 
     @property
     def over(self) -> bool:
@@ -42,79 +45,96 @@ class View(Generic[Report]):
         return self.report is not None or self.fault is not None
 
 
+AnyTaskProgress = (
+    TaskProgress[PrepareReport] | TaskProgress[BuildReport] | TaskProgress[MeasureReport] | TaskProgress[PublishReport]
+)
+
+
+@dataclass(frozen=True)
 class Attempts:
-    """Collects the tasks that a decision wants. One for each decision."""
+    """The attempts made so far, and the times that say which of them shall exist at `now`.
 
-    def __init__(self, tasks: Mapping[str, TaskState], now: datetime, ends: datetime, retries: int = 0) -> None:
-        """`ends` is the run's deadline. `retries`: how often a person had what failed tried again.
+    `ends` is the run's deadline. Past it nothing begins. What runs is not stopped: its Job has a deadline of its own, which
+    the cluster's clock measures, and an hour that only this clock jumped over is no reason to throw its work away.
 
-        Past the deadline nothing begins. What runs is not stopped: its Job has a deadline of its own, which the cluster's clock
-        measures, and an hour that only this clock jumped over is no reason to throw its work away.
+    `retries`: how often a person had what failed tried again. Each of them has attempts of its own: those of the n-th begin
+    at n * MAX_ATTEMPTS, so an attempt's number says what it was ordered by, and the same decision after a restart names the
+    same Jobs.
+    """
 
-        Each of them has attempts of its own: those of the n-th begin at n * MAX_ATTEMPTS, so an attempt's number says what
-        it was ordered by, and the same decision after a restart names the same Jobs.
-        """
-        self._tasks = tasks
-        self._now = now
-        self._first = retries * MAX_ATTEMPTS
-        self.late = now >= ends
-        self._seconds_left = max(int((ends - now).total_seconds()), 1)
-        self._wanted: list[WantedTask] = []
-        self._wake = LATE_LOOK_SECONDS if self.late else float(self._seconds_left)
+    tasks: Mapping[str, TaskState]
+    now: datetime
+    ends: datetime
+    retries: int = 0
 
     @property
-    def wanted(self) -> tuple[WantedTask, ...]:
-        """What was asked for, in that order."""
-        return tuple(self._wanted)
+    def late(self) -> bool:
+        """Whether the deadline is over."""
+        return self.now >= self.ends
 
-    @property
-    def wake_seconds(self) -> float:
-        """When to look again although nothing changed: the next attempt, or the deadline."""
-        return self._wake
-
-    @property
-    def works(self) -> bool:
-        """Whether anything that was asked for runs, and does not only wait for something outside, such as a node."""
-        states = (self._tasks.get(one.task_hash) for one in self._wanted)
-        return any(state is not None and state.phase == TaskPhase.RUNNING and not _waits(state) for state in states)
-
-    def knows(self, task: AnyTask) -> bool:
-        """Whether the attempt at it that shall exist now was made."""
-        state = self._tasks.get(task_hash(task))
-        return state is not None and self._attempt(state) == state.attempt
-
-    def want(
+    def ask(
         self, task: AnyTask, answer: type[Report], *, stage: str, label: str, target: TargetSpec | None = None
-    ) -> View[Report]:
+    ) -> TaskProgress[Report]:
         """Ask that `task` be running or done."""
         name = task_hash(task)
-        state = self._tasks.get(name)
+        state = self.tasks.get(name)
         attempt = self._attempt(state)
         if self.late and (state is None or attempt > state.attempt or _waits(state)):
-            return View(name, note=_fault(state) if state is not None else None)
-        self._wanted.append(WantedTask(task, name, attempt, stage, label, self._seconds_left, target))
+            return TaskProgress(name, note=_fault(state) if state is not None else None)
+        request = TaskRequest(task, name, attempt, stage, label, self._seconds_left, target)
         if state is None or attempt > state.attempt:
-            return View(name, running=True)
+            return TaskProgress(name, request, running=True)
         if state.phase == TaskPhase.RUNNING:
-            return View(name, running=True, note=_fault(state) if _waits(state) else None)
+            return TaskProgress(name, request, running=True, note=_fault(state) if _waits(state) else None)
         if state.phase == TaskPhase.SUCCEEDED and isinstance(state.report, answer):
-            return View(name, report=state.report)
-        fault = _fault(state)
-        return View(name, note=fault) if _may_pass(state) else View(name, fault=fault)
+            return TaskProgress(name, request, report=state.report)
+        if _may_pass(state):
+            return TaskProgress(name, request, note=_fault(state), retry_seconds=self._back_off_left(state))
+        return TaskProgress(name, request, fault=_fault(state))
+
+    def made(self, task: AnyTask) -> bool:
+        """Whether the attempt at `task` that shall exist now was made."""
+        state = self.tasks.get(task_hash(task))
+        return state is not None and self._attempt(state) == state.attempt
+
+    def works(self, requests: Iterable[TaskRequest]) -> bool:
+        """Whether anything that was asked for runs, and does not only wait for something outside, such as a node."""
+        states = (self.tasks.get(request.task_hash) for request in requests)
+        return any(state is not None and state.phase == TaskPhase.RUNNING and not _waits(state) for state in states)
+
+    def wake_seconds(self, tasks: Iterable[AnyTaskProgress]) -> float:
+        """When to look again although nothing changed: the next attempt, or the deadline."""
+        retries = (task.retry_seconds for task in tasks if task.retry_seconds is not None)
+        return min((LATE_LOOK_SECONDS if self.late else float(self._seconds_left), *retries))
+
+    @property
+    def _seconds_left(self) -> int:
+        return max(int((self.ends - self.now).total_seconds()), 1)
 
     def _attempt(self, state: TaskState | None) -> int:
         """The attempt that shall exist: the next one as soon as a failure that may pass has waited long enough, or at once
         where a retry was ordered after it began."""
-        if state is None or (state.attempt < self._first and _worth_another(state)):
-            return self._first
-        if not _may_pass(state):
-            return state.attempt
+        first = self.retries * MAX_ATTEMPTS
+        if state is None or (state.attempt < first and _worth_another(state)):
+            return first
+        return state.attempt + 1 if _may_pass(state) and self._back_off_left(state) is None else state.attempt
+
+    def _back_off_left(self, state: TaskState) -> float | None:
+        """Seconds until a failure that may pass is tried again; None where they are over."""
         back_off = BACK_OFF_SECONDS[min(_own_attempts(state) - 1, len(BACK_OFF_SECONDS) - 1)]
-        passed = (self._now - state.finished_at).total_seconds() if state.finished_at is not None else back_off
-        if passed >= back_off or passed < -back_off:  # an end that lies so far ahead: the clock was set back since
-            return state.attempt + 1
-        self._wake = min(self._wake, back_off - passed)
-        return state.attempt
+        passed = (self.now - state.finished_at).total_seconds() if state.finished_at is not None else back_off
+        # An end that lies so far ahead: the clock was set back since.
+        return None if passed >= back_off or passed < -back_off else back_off - passed
+
+
+def requests_of(tasks: Sequence[AnyTaskProgress]) -> tuple[TaskRequest, ...]:
+    """The tasks that shall exist, in the order in which they were asked for."""
+    return tuple(task.request for task in tasks if task.request is not None)
+
+
+def notes_of(tasks: Iterable[AnyTaskProgress]) -> list[Finding]:
+    """What holds tasks up."""
+    return [task.note for task in tasks if task.note is not None]
 
 
 def retries_of(tasks: Mapping[str, TaskState]) -> int:

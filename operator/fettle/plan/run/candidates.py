@@ -16,9 +16,9 @@ from fettle.api.recipe import RuntimeSettings
 from fettle.api.report import PrepareReport
 from fettle.api.task import BuildPlan, CandidatePlan
 from fettle.api.vocabulary import AgreementMode, Basis, Metric, Objective, RuntimeName
-from fettle.plan.run.default_plan import default_lines, default_rows
+from fettle.plan.run.default_plan import default_candidates, default_lines
 from fettle.plan.run.images import measurable
-from fettle.plan.run.planned import Finding, Row, row
+from fettle.plan.run.planned import Finding, PlannedCandidate, planned_candidate
 
 ROWS_LIMIT = 128  # of status.candidates, over all targets
 ERROR = 0.05  # that an accuracy interval of a target misses the truth, shared among its lossy finalists
@@ -32,11 +32,11 @@ CALIBRATION_NEEDED = 10
 
 @dataclass(frozen=True)
 class TargetPlan:
-    """The rows of a target, refused ones included; how many lossy ones may be certified, and what each interval may err."""
+    """The candidates of a target, refused ones included; how many lossy ones may be certified, and what each interval may err."""
 
     target: TargetSpec
     baseline: CandidatePlan
-    rows: tuple[Row, ...]
+    candidates: tuple[PlannedCandidate, ...]
     places: int
     alpha: float
 
@@ -48,16 +48,19 @@ class _Facts:
     constraints: Constraints
 
 
+Check = Callable[[PlannedCandidate, _Facts], Finding | None]
+
+
 def possible_builds(spec: OptimizedModelSpec) -> tuple[BuildPlan, ...]:
     """Every build that the plan of this spec may ask for, whatever the model turns out to be: PrepareTask.builds."""
     runtimes = frozenset(runtime for target in spec.targets for runtime in target.runtimes)
     if spec.recipes:
-        rows = [planned for target in spec.targets for planned in _recipe_rows(spec, target)]
+        candidates = [planned for target in spec.targets for planned in _recipe_candidates(spec, target)]
     else:
-        rows = [line.row(target) for target in spec.targets for line in default_lines(runtimes)]
+        candidates = [line.candidate(target) for target in spec.targets for line in default_lines(runtimes)]
     has_data = spec.data.calibration is not None or spec.data.evaluation is not None or allows_lossy(spec)
     builds: dict[str, BuildPlan] = {}
-    for planned in rows:
+    for planned in candidates:
         known = all(entry is not None and (has_data or not entry.calibration) for entry in planned.entries)
         if planned.build is not None and known:
             builds.setdefault(planned.build.name, planned.build)
@@ -67,19 +70,19 @@ def possible_builds(spec: OptimizedModelSpec) -> tuple[BuildPlan, ...]:
 def plan_target(
     spec: OptimizedModelSpec, target: TargetSpec, prepare: PrepareReport, constraints: Constraints
 ) -> TargetPlan:
-    """The rows for one target: the baseline where its runtime may serve, so that there is something to publish where nothing is faster,
-    then the recipes, at most maxCandidates of them."""
+    """The candidates for one target: the baseline where its runtime may serve, so that there is something to publish where nothing is
+    faster, then the recipes, at most maxCandidates of them."""
     baseline = baseline_plan(target, prepare)
-    original = (Row(baseline),) if baseline.runtime in target.runtimes else ()
-    candidates = _recipe_rows(spec, target) if spec.recipes else _one_row_per_dead_runtime(target, prepare)
+    original = (PlannedCandidate(baseline),) if baseline.runtime in target.runtimes else ()
+    recipes = _recipe_candidates(spec, target) if spec.recipes else _one_per_dead_runtime(target, prepare)
     if spec.objective == Objective.THROUGHPUT:
-        candidates = tuple(variant for planned in candidates for variant in _with_streams(planned, target.threads))
-    rows = _cut((*original, *candidates), spec)
+        recipes = tuple(variant for planned in recipes for variant in _with_streams(planned, target.threads))
     facts = _Facts(spec, prepare, constraints)
-    rows = tuple(_refused(planned, facts, (*APPLICABLE, _provable)) for planned in rows)
-    rows = measurable(rows, baseline.runtime, prepare.source.format)
-    places = _places(sum(planned.lossy and planned.refusal is None for planned in rows), facts)
-    return TargetPlan(target, baseline, rows, places, ERROR / places)
+    kept = _cut((*original, *recipes), spec)
+    applicable = tuple(_refused(planned, facts, (*APPLICABLE, _provable)) for planned in kept)
+    candidates = measurable(applicable, baseline.runtime, prepare.source.format)
+    places = _places(sum(planned.lossy and planned.refusal is None for planned in candidates), facts)
+    return TargetPlan(target, baseline, candidates, places, ERROR / places)
 
 
 def baseline_plan(target: TargetSpec, prepare: PrepareReport) -> CandidatePlan:
@@ -96,10 +99,10 @@ def baseline_plan(target: TargetSpec, prepare: PrepareReport) -> CandidatePlan:
     return CandidatePlan(name=ORIGINAL, recipe=ORIGINAL, runtime=runtime, settings=settings, untouched=untouched)
 
 
-def _recipe_rows(spec: OptimizedModelSpec, target: TargetSpec) -> tuple[Row, ...]:
+def _recipe_candidates(spec: OptimizedModelSpec, target: TargetSpec) -> tuple[PlannedCandidate, ...]:
     """The user's recipes, each in every runtime of the target."""
     return tuple(
-        row(
+        planned_candidate(
             recipe.name,
             runtime,
             RuntimeSettings(threads=target.threads, precision=recipe.precision),
@@ -110,8 +113,8 @@ def _recipe_rows(spec: OptimizedModelSpec, target: TargetSpec) -> tuple[Row, ...
     )
 
 
-def _with_streams(planned: Row, threads: int) -> tuple[Row, ...]:
-    """A row, and the same with as many inferences at once as there are threads, each of one thread."""
+def _with_streams(planned: PlannedCandidate, threads: int) -> tuple[PlannedCandidate, ...]:
+    """A candidate, and the same with as many inferences at once as there are threads, each of one thread."""
     if threads == 1 or planned.plan.settings.threads != threads:
         return (planned,)
     settings = planned.plan.settings.model_copy(update={"threads": 1, "streams": threads})
@@ -119,36 +122,37 @@ def _with_streams(planned: Row, threads: int) -> tuple[Row, ...]:
     return planned, replace(planned, plan=planned.plan.model_copy(update=update))
 
 
-def _one_row_per_dead_runtime(target: TargetSpec, prepare: PrepareReport) -> tuple[Row, ...]:
-    """The default plan, where a runtime that cannot load the portable form keeps only its first row, to say so."""
-    kept: list[Row] = []
-    said: set[RuntimeName] = set()
-    for planned in default_rows(target, prepare):
-        dead = {planned.plan.runtime, planned.family} - set(prepare.portable_runtimes)
-        if not dead:
+def _one_per_dead_runtime(target: TargetSpec, prepare: PrepareReport) -> tuple[PlannedCandidate, ...]:
+    """The default plan, where a runtime that cannot load the portable form keeps only its first candidate, to say so."""
+    kept: list[PlannedCandidate] = []
+    told_of: set[RuntimeName] = set()
+    for planned in default_candidates(target, prepare):
+        missing = {planned.plan.runtime, planned.family} - set(prepare.portable_runtimes)
+        if not missing:
             kept.append(planned)
-        elif planned.plan.runtime in dead and planned.plan.runtime not in said:
-            said.add(planned.plan.runtime)
+        elif planned.plan.runtime in missing and planned.plan.runtime not in told_of:
+            told_of.add(planned.plan.runtime)
             kept.append(planned)
     return tuple(kept)
 
 
-def _cut(rows: tuple[Row, ...], spec: OptimizedModelSpec) -> tuple[Row, ...]:
-    """The rows, all but the cheapest `maxCandidates` refused; and never more than status can hold for every target."""
+def _cut(candidates: tuple[PlannedCandidate, ...], spec: OptimizedModelSpec) -> tuple[PlannedCandidate, ...]:
+    """`candidates`, all but the cheapest `maxCandidates` refused; and never more than status can hold for every target."""
     most = spec.search.max_candidates
-    kept = {planned.name for planned in rows[:most]}
-    why = Finding(Reason.PRUNED, f"search.maxCandidates is {most}: the cheaper ones are tried, this one is not")
+    kept = {planned.name for planned in candidates[:most]}
+    cut_off = Finding(Reason.PRUNED, f"search.maxCandidates is {most}: the cheaper ones are tried, this one is not")
 
-    def refused(place: int, planned: Row) -> bool:
+    def refused(place: int, planned: PlannedCandidate) -> bool:
         return place >= most or (planned.after is not None and planned.after not in kept)
 
     cut = tuple(
-        replace(planned, refusal=why) if refused(place, planned) else planned for place, planned in enumerate(rows)
+        replace(planned, refusal=cut_off) if refused(place, planned) else planned
+        for place, planned in enumerate(candidates)
     )
     return cut[: ROWS_LIMIT // len(spec.targets) - 1]  # the published artifact has a row too
 
 
-def _refused(planned: Row, facts: _Facts, checks: tuple[Callable[[Row, _Facts], Finding | None], ...]) -> Row:
+def _refused(planned: PlannedCandidate, facts: _Facts, checks: tuple[Check, ...]) -> PlannedCandidate:
     """`planned` with the first finding against it, if there is any."""
     if planned.refusal is not None or planned.plan.recipe == ORIGINAL:
         return planned
@@ -156,7 +160,7 @@ def _refused(planned: Row, facts: _Facts, checks: tuple[Callable[[Row, _Facts], 
     return replace(planned, refusal=refusal)
 
 
-def _loads(planned: Row, facts: _Facts) -> Finding | None:
+def _loads(planned: PlannedCandidate, facts: _Facts) -> Finding | None:
     for runtime in (planned.plan.runtime, planned.family):
         if runtime not in facts.prepare.portable_runtimes:
             notes = "; ".join(note for note in facts.prepare.notes if runtime in note)
@@ -165,12 +169,12 @@ def _loads(planned: Row, facts: _Facts) -> Finding | None:
                 notes = fault.message
             elif not notes and facts.prepare.portable.format not in loads:
                 notes = f"it runs sources of {' and '.join(loads)} as they came"
-            why = f": {notes}" if notes else ""
-            return Finding(Reason.UNSUPPORTED_MODEL, f"{runtime} cannot load this model{why}")
+            explained = f": {notes}" if notes else ""
+            return Finding(Reason.UNSUPPORTED_MODEL, f"{runtime} cannot load this model{explained}")
     return None
 
 
-def _known(planned: Row, facts: _Facts) -> Finding | None:
+def _known(planned: PlannedCandidate, facts: _Facts) -> Finding | None:
     if any(entry is None for entry in planned.entries):
         return Finding(
             Reason.RECIPE_NOT_APPLICABLE,
@@ -179,21 +183,21 @@ def _known(planned: Row, facts: _Facts) -> Finding | None:
     for step in planned.steps:
         if not catalog.segments(planned.family, (step,)):
             libraries = " and ".join(sorted(catalog.build_libraries(planned.family, (step,))))
-            why = f"no image has {libraries}, which the step {catalog.kind(step)} of {planned.family} needs"
-            return Finding(Reason.RECIPE_NOT_APPLICABLE, f"{why}: leave it out of recipe {planned.plan.recipe}")
+            missing = f"no image has {libraries}, which the step {catalog.kind(step)} of {planned.family} needs"
+            return Finding(Reason.RECIPE_NOT_APPLICABLE, f"{missing}: leave it out of recipe {planned.plan.recipe}")
     precision = planned.plan.settings.precision
     if precision not in catalog.runtime(planned.plan.runtime).precisions:
         return Finding(Reason.RECIPE_NOT_APPLICABLE, f"{planned.plan.runtime} does not compute in {precision}")
     return None
 
 
-def _not_quantized_twice(planned: Row, facts: _Facts) -> Finding | None:
+def _not_quantized_twice(planned: PlannedCandidate, facts: _Facts) -> Finding | None:
     if planned.quantizes and facts.prepare.traits.quantized:
         return Finding(Reason.RECIPE_NOT_APPLICABLE, "the source is already quantized")
     return None
 
 
-def _calibrated(planned: Row, facts: _Facts) -> Finding | None:
+def _calibrated(planned: PlannedCandidate, facts: _Facts) -> Finding | None:
     prepare = facts.prepare
     items = prepare.calibration.items if prepare.calibration is not None else 0
     if items >= CALIBRATION_NEEDED or not any(entry is not None and entry.calibration for entry in planned.entries):
@@ -219,7 +223,7 @@ def _more_calibration(items: int, facts: _Facts) -> str:
 APPLICABLE = (_known, _loads, _not_quantized_twice, _calibrated)
 
 
-def _provable(planned: Row, facts: _Facts) -> Finding | None:
+def _provable(planned: PlannedCandidate, facts: _Facts) -> Finding | None:
     """Whether the items could prove a lossy candidate at all, if not one of its answers changed."""
     bound, prepare = facts.constraints.accuracy, facts.prepare
     if bound is None or not planned.lossy or (prepare.generated and not allows_lossy(facts.spec)):

@@ -43,8 +43,8 @@ def choose(rows: Sequence[CandidateStatus], rules: Rules, incumbent: str | None 
     The incumbent stays unless another is better by more than the interval.
     """
     measured = [row for row in rows if _has_figures(row)]
-    found = {row.name: _misses(row, rules) for row in measured}
-    failed = {name: bounds for name, bounds in found.items() if bounds}
+    misses_by_name = {row.name: _misses(row, rules) for row in measured}
+    failed = {name: bounds for name, bounds in misses_by_name.items() if bounds}
     passing = [_score(row) for row in measured if row.name not in failed]
     if not passing:
         rejected = tuple(_rejected(row, failed) for row in rows)
@@ -53,9 +53,9 @@ def choose(rows: Sequence[CandidateStatus], rules: Rules, incumbent: str | None 
     winner = _prefer(tied, incumbent)
     # What is known badly is not known to be slower: it keeps saying so.
     losers = {
-        one.row.name: _why_not(one, winner, tied, rules)
-        for one in passing
-        if one is not winner and not _is_unstable(one.row)
+        score.row.name: _why_not(score, winner, tied, rules)
+        for score in passing
+        if score is not winner and not _is_unstable(score.row)
     }
     selected = winner.row.model_copy(
         update={"state": CandidateState.SELECTED, "message": winner.row.message or _why_kept(winner, tied, incumbent)}
@@ -77,10 +77,10 @@ def _is_unstable(row: CandidateStatus) -> bool:
 
 
 def _misses(row: CandidateStatus, rules: Rules) -> tuple[Miss, ...]:
-    found = misses(row, rules)
-    if not found and row.artifact is None:
+    missed = misses(row, rules)
+    if not missed and row.artifact is None:
         return (Miss(Reason.CONSTRAINTS_NOT_MET, "it left no artifact to publish", UNMEASURED),)
-    return found
+    return missed
 
 
 def _score(row: CandidateStatus) -> _Score:
@@ -99,37 +99,37 @@ def _score(row: CandidateStatus) -> _Score:
     )
 
 
-def _dominates(one: _Score, other: _Score) -> bool:
-    """Whether `one` is at least as good in everything and better in something."""
-    mine = (one.speed, -one.bytes, -one.drop, one.exact)
-    others = (other.speed, -other.bytes, -other.drop, other.exact)
-    return mine != others and all(left >= right for left, right in zip(mine, others, strict=True))
+def _dominates(score: _Score, other: _Score) -> bool:
+    """Whether `score` is at least as good in everything and better in something."""
+    merits = (score.speed, -score.bytes, -score.drop, score.exact)
+    other_merits = (other.speed, -other.bytes, -other.drop, other.exact)
+    return merits != other_merits and all(left >= right for left, right in zip(merits, other_merits, strict=True))
 
 
 def _front(passing: Sequence[_Score]) -> list[_Score]:
-    return [one for one in passing if not any(_dominates(other, one) for other in passing)]
+    return [score for score in passing if not any(_dominates(other, score) for other in passing)]
 
 
 def _tied(passing: Sequence[_Score], objective: Objective) -> list[_Score]:
     """Those that the objective cannot tell from the best: within the interval of the fastest, or equally small."""
     if objective == Objective.SIZE:
-        smallest = min(one.bytes for one in passing)
-        return [one for one in passing if one.bytes == smallest]
-    fastest = max(passing, key=lambda one: one.speed)
-    return [one for one in passing if one.speed >= fastest.slowest]
+        smallest = min(score.bytes for score in passing)
+        return [score for score in passing if score.bytes == smallest]
+    fastest = max(passing, key=lambda score: score.speed)
+    return [score for score in passing if score.speed >= fastest.slowest]
 
 
 def _prefer(tied: Sequence[_Score], incumbent: str | None) -> _Score:
     """Among equals: the incumbent, then exact, less drop, smaller, faster, and last the order of the plan."""
-    kept = next((one for one in tied if incumbent is not None and one.row.artifact == incumbent), None)
+    kept = next((score for score in tied if incumbent is not None and score.row.artifact == incumbent), None)
     if kept is not None:
         return kept
-    return min(_front(tied), key=lambda one: (not one.exact, one.drop, one.bytes, -one.speed))
+    return min(_front(tied), key=lambda score: (not score.exact, score.drop, score.bytes, -score.speed))
 
 
 def _why_kept(winner: _Score, tied: Sequence[_Score], incumbent: str | None) -> str | None:
     """What is told of a published artifact that stays although others are as good."""
-    others = ", ".join(one.row.name for one in tied if one is not winner)
+    others = ", ".join(score.row.name for score in tied if score is not winner)
     if winner.row.artifact != incumbent or not others:
         return None
     return clip(f"published before, and stays: {others} does not beat it by more than the interval")
@@ -137,11 +137,12 @@ def _why_kept(winner: _Score, tied: Sequence[_Score], incumbent: str | None) -> 
 
 def _why_not(loser: _Score, winner: _Score, tied: Sequence[_Score], rules: Rules) -> Finding:
     name = winner.row.name
-    mine = percentile(loser.row, rules.batch_size, 50)
-    best = percentile(winner.row, rules.batch_size, 50)
-    times = f" (p50 {rounded(best)} ms against {rounded(mine)} ms)" if mine is not None and best is not None else ""
-    if mine is not None and best is not None and best > mine:  # medians over all rounds; speed-ups are paired by round
-        times = f" (in the same rounds: {winner.speed:.3g} x the original against {loser.speed:.3g} x)"
+    loser_p50, winner_p50 = (percentile(score.row, rules.batch_size, 50) for score in (loser, winner))
+    times = ""
+    if loser_p50 is not None and winner_p50 is not None:
+        times = f" (p50 {rounded(winner_p50)} ms against {rounded(loser_p50)} ms)"
+        if winner_p50 > loser_p50:  # medians over all rounds; speed-ups are paired by round
+            times = f" (in the same rounds: {winner.speed:.3g} x the original against {loser.speed:.3g} x)"
     if rules.objective == Objective.SIZE and loser.bytes > winner.bytes:
         text = f"{name} is smaller: {winner.bytes:.0f} bytes against {loser.bytes:.0f}"
     elif loser not in tied:
@@ -175,10 +176,10 @@ def _found(row: CandidateStatus, finding: Finding | None) -> CandidateStatus:
 def _nearest(rows: Sequence[CandidateStatus], failed: dict[str, tuple[Miss, ...]]) -> Finding:
     """Why nothing passed: the candidate that came nearest, and by how much."""
     if failed:
-        name, found = min(failed.items(), key=lambda item: max(miss.distance for miss in item[1]))
-        worst = max(found, key=lambda miss: miss.distance)
+        name, missed = min(failed.items(), key=lambda item: max(miss.distance for miss in item[1]))
+        worst = max(missed, key=lambda miss: miss.distance)
         by = f" ({worst.distance:.0%} beyond)" if worst.distance != UNMEASURED else ""
-        texts = "; ".join(miss.message for miss in found)
+        texts = "; ".join(miss.message for miss in missed)
         message = f"none of {len(rows)} candidates keeps every constraint; nearest: {name}: {texts}{by}"
     else:
         first = next((row for row in rows if row.message), None)

@@ -12,21 +12,31 @@ from dataclasses import replace
 from datetime import timedelta
 
 from fettle.api.bounds import is_exact, span
-from fettle.api.constraints import Constraints
-from fettle.api.optimizedmodel_status import ArtifactStatus, CandidateStatus, ReportStatus
+from fettle.api.optimizedmodel_status import ArtifactStatus, CandidateStatus, OptimizedModelStatus, ReportStatus
 from fettle.api.reasons import Reason
 from fettle.api.report import PrepareReport, PublishReport
 from fettle.api.vocabulary import CandidateState
 from fettle.plan.run import retry
-from fettle.plan.run.attempts import Attempts
-from fettle.plan.run.candidates import plan_target
+from fettle.plan.run.attempts import TaskProgress, notes_of, requests_of
 from fettle.plan.run.choose import choose
-from fettle.plan.run.constraints import in_force
+from fettle.plan.run.context import RunContext, context_of
 from fettle.plan.run.planned import Finding, with_notes
-from fettle.plan.run.rounds import Rounds, Stage, TargetRun, rules_of
-from fettle.plan.run.state import RunDecision, RunSnapshot
-from fettle.plan.run.status import MEASURED, Draft, artifact_of, candidate_rows, events, is_settled
-from fettle.plan.run.tasks import Answered, prepare_task, publish_task, selected
+from fettle.plan.run.rounds import RunProgress, advance
+from fettle.plan.run.state import RunDecision, RunSnapshot, Stage
+from fettle.plan.run.status import (
+    RunOutcome,
+    artifact_of,
+    candidate_rows,
+    closed_status,
+    events,
+    fault_conditions,
+    is_settled,
+    measured_condition,
+    opened_status,
+    source_conditions,
+)
+from fettle.plan.run.targets import incumbent_of
+from fettle.plan.run.tasks import answered_by, prepare_task, publish_task, selected
 
 
 def decide(snapshot: RunSnapshot) -> RunDecision:
@@ -34,62 +44,73 @@ def decide(snapshot: RunSnapshot) -> RunDecision:
     order = retry.read(snapshot)
     if is_settled(snapshot.status, snapshot.generation) and not order.acts:
         return RunDecision((), retry.noted(snapshot.status, order), order.events, finished=True)
-    constraints = in_force(snapshot.spec)
-    draft = Draft(snapshot, constraints, order)
-    attempts = Attempts(snapshot.tasks, snapshot.now, draft.ends, order.retries)
-    stage = _advance(snapshot, draft, attempts, constraints)
-    if attempts.late and (not stage.finished or stage.reason == Reason.DEADLINE_EXCEEDED):
-        stage = _late(snapshot, draft, attempts, stage)
-    emitted = (*order.events, *events(snapshot.status.conditions, stage, snapshot.generation))
-    if stage.finished:
-        return RunDecision((), draft.close(stage), emitted, finished=True)
-    return RunDecision(attempts.wanted, draft.close(stage), emitted, requeue_seconds=attempts.wake_seconds)
+    context = context_of(snapshot, order)
+    outcome = _in_time(context, _advance(context))
+    status = closed_status(snapshot, outcome)
+    emitted = (*order.events, *events(snapshot.status.conditions, outcome.stage, snapshot.generation))
+    if outcome.stage.finished:
+        return RunDecision((), status, emitted, finished=True)
+    wake_seconds = context.attempts.wake_seconds(outcome.tasks)
+    return RunDecision(requests_of(outcome.tasks), status, emitted, requeue_seconds=wake_seconds)
 
 
-def store_of(snapshot: RunSnapshot) -> str:
-    """URI of the store this run writes to."""
-    return snapshot.spec.store.uri if snapshot.spec.store is not None else snapshot.default_store
+def _advance(context: RunContext) -> RunOutcome:
+    """Each stage in turn, until one waits for an answer or ends the run."""
+    prepare = context.attempts.ask(
+        prepare_task(context.snapshot.spec, context.store), PrepareReport, stage="prepare", label="prepare"
+    )
+    if prepare.report is None:
+        return _not_prepared(context, prepare)
+    report, conditions = prepare.report, source_conditions(prepare.report)
+    status = opened_status(context).model_copy(update={"source": report.source})
+    impossible = _unconverted(context.snapshot, report) or _batch_refused(context.snapshot, report)
+    if impossible is not None:
+        return RunOutcome(Stage(impossible.reason, impossible.message, finished=True), status, conditions, (prepare,))
+    progress = advance(context, report)
+    tasks = (prepare, *progress.tasks)
+    rows = candidate_rows(progress, report)
+    status = status.model_copy(update={"candidates": rows, "baselines": progress.baselines})
+    if progress.stage is not None:
+        return RunOutcome(progress.stage, status, conditions, tasks)
+    conditions = (*conditions, measured_condition(progress.targets))
+    rows, problems = _choose(progress, status)
+    status = status.model_copy(update={"candidates": rows})
+    if not progress.baselines:
+        return RunOutcome(_not_published(problems), status, conditions, tasks)
+    task = publish_task(context.snapshot, rows, context.constraints, context.store, answered_by(tasks))
+    publish = context.attempts.ask(task, PublishReport, stage="publish", label="publish")
+    stage, status = _published(context, progress, publish, status, problems)
+    return RunOutcome(stage, status, conditions, (*tasks, publish))
 
 
-def _late(snapshot: RunSnapshot, draft: Draft, attempts: Attempts, stage: Stage) -> Stage:
+def _not_prepared(context: RunContext, prepare: TaskProgress[PrepareReport]) -> RunOutcome:
+    """The source is being prepared, or cannot be."""
+    if prepare.fault is not None:
+        stage = Stage(prepare.fault.reason, prepare.fault.message, finished=True)
+        return RunOutcome(stage, opened_status(context), fault_conditions(prepare.fault), (prepare,))
+    text = f"fetching, checking and converting {context.snapshot.spec.source.uri}"
+    stage = Stage(Reason.PREPARING, with_notes(text, notes_of([prepare])))
+    return RunOutcome(stage, opened_status(context), tasks=(prepare,))
+
+
+def _in_time(context: RunContext, outcome: RunOutcome) -> RunOutcome:
     """What becomes of a run past its deadline: it ends once nothing of it works any more, or after as long again.
 
     What was done is kept for a retry.
     """
-    seconds = snapshot.spec.search.deadline_seconds
-    if attempts.works and snapshot.now < draft.ends + timedelta(seconds=seconds):
+    attempts, stage = context.attempts, outcome.stage
+    if not attempts.late or (stage.finished and stage.reason != Reason.DEADLINE_EXCEEDED):
+        return outcome
+    seconds = context.snapshot.spec.search.deadline_seconds
+    if attempts.works(requests_of(outcome.tasks)) and attempts.now < attempts.ends + timedelta(seconds=seconds):
         ending = f"search.deadlineSeconds = {seconds} s are over: what runs may end, nothing else begins"
-        return replace(stage, message=f"{stage.message} ({ending})")
+        return replace(outcome, stage=replace(stage, message=f"{stage.message} ({ending})"))
     where = stage.message if stage.finished else f"it was at {stage.reason}: {stage.message}"
     todo = "a retry has as long again, and does nothing again that is done"
     text = f"not done after search.deadlineSeconds = {seconds} s ({todo}); {where}"
-    draft.set(candidates=tuple(_stopped(row) for row in draft.status.candidates))
-    return Stage(Reason.DEADLINE_EXCEEDED, text, finished=True)
-
-
-def _advance(snapshot: RunSnapshot, draft: Draft, attempts: Attempts, constraints: Constraints) -> Stage:
-    store = store_of(snapshot)
-    prepare = attempts.want(prepare_task(snapshot.spec, store), PrepareReport, stage="prepare", label="prepare")
-    if prepare.fault is not None:
-        draft.not_prepared(prepare.fault)
-        return Stage(prepare.fault.reason, prepare.fault.message, finished=True)
-    if prepare.report is None:
-        text = f"fetching, checking and converting {snapshot.spec.source.uri}"
-        return Stage(Reason.PREPARING, with_notes(text, [prepare.note] if prepare.note is not None else []))
-    report = prepare.report
-    draft.prepared(report)
-    impossible = _unconverted(snapshot, report) or _batch_refused(snapshot, report)
-    if impossible is not None:
-        return Stage(impossible.reason, impossible.message, finished=True)
-    plans = [plan_target(snapshot.spec, target, report, constraints) for target in snapshot.spec.targets]
-    targets = [TargetRun(plan, rules_of(snapshot, plan, constraints, report)) for plan in plans]
-    rounds = Rounds(snapshot, attempts, store, report, targets)
-    waiting = rounds.advance()
-    rows = candidate_rows(rounds)
-    draft.set(candidates=rows, baselines=tuple(run.baseline for run in targets if run.baseline is not None))
-    if waiting is not None:
-        return waiting
-    return _finish(snapshot, draft, rounds, constraints, prepare.task_hash)
+    rows = tuple(_stopped(row) for row in outcome.status.candidates)
+    status = outcome.status.model_copy(update={"candidates": rows})
+    return replace(outcome, stage=Stage(Reason.DEADLINE_EXCEEDED, text, finished=True), status=status)
 
 
 def _unconverted(snapshot: RunSnapshot, report: PrepareReport) -> Finding | None:
@@ -119,70 +140,60 @@ def _batch_refused(snapshot: RunSnapshot, report: PrepareReport) -> Finding | No
     return None
 
 
-def _finish(snapshot: RunSnapshot, draft: Draft, rounds: Rounds, constraints: Constraints, prepare_hash: str) -> Stage:
-    """Choose, publish, and say what came of it."""
-    rows, problems = _choose(snapshot, draft, rounds)
-    draft.set(candidates=rows)
-    _say_measured(draft, rounds)
-    if not any(run.baseline is not None for run in rounds.targets):
-        return _not_published(problems)
-    answered = Answered(prepare_hash, rounds.build_hashes, rounds.measure_hashes)
-    task = publish_task(snapshot, rows, constraints, rounds.store, answered)
-    publish = rounds.attempts.want(task, PublishReport, stage="publish", label="publish")
+def _published(
+    context: RunContext,
+    progress: RunProgress,
+    publish: TaskProgress[PublishReport],
+    status: OptimizedModelStatus,
+    problems: Sequence[Finding],
+) -> tuple[Stage, OptimizedModelStatus]:
+    """Where publishing stands, and `status` with what it published. `problems`: why targets have no winner."""
     if not publish.over:
-        waits = [publish.note] if publish.note is not None else []
-        return Stage(Reason.PUBLISHING, with_notes("checking the artifacts and writing the report", waits))
+        text = with_notes("checking the artifacts and writing the report", notes_of([publish]))
+        return Stage(Reason.PUBLISHING, text), status
     if publish.report is not None:
-        draft.set(report=ReportStatus(uri=publish.report.report_uri), artifacts=_artifacts(draft, rounds, rows))
+        report, artifacts = ReportStatus(uri=publish.report.report_uri), _artifacts(context, progress, status)
+        status = status.model_copy(update={"report": report, "artifacts": artifacts})
     elif not problems and publish.fault is not None:
         problems = [publish.fault]
-    return _not_published(problems) if problems else Stage(Reason.PUBLISHED, _summary(rows), finished=True)
+    if problems:
+        return _not_published(problems), status
+    return Stage(Reason.PUBLISHED, _summary(status.candidates), finished=True), status
 
 
-def _choose(snapshot: RunSnapshot, draft: Draft, rounds: Rounds) -> tuple[tuple[CandidateStatus, ...], list[Finding]]:
-    """The rows with their verdicts, and for each target without a winner why."""
+def _choose(progress: RunProgress, status: OptimizedModelStatus) -> tuple[tuple[CandidateStatus, ...], list[Finding]]:
+    """The candidates with their verdicts, and for each target without a winner why."""
     rows: list[CandidateStatus] = []
     problems: list[Finding] = []
-    published = {artifact.target: artifact.sha256 for artifact in snapshot.status.artifacts}
-    for run in rounds.targets:
-        name = run.target.name
-        mine = [row for row in draft.status.candidates if row.target == name]
-        choice = choose(mine, run.rules, published.get(name))
+    published = {artifact.target: artifact.sha256 for artifact in status.artifacts}
+    for target in progress.targets:
+        name = target.target.name
+        candidates = [row for row in status.candidates if row.target == name]
+        choice = choose(candidates, target.rules, published.get(name))
         rows.extend(choice.rows)
-        problem = choice.miss if run.measured else run.fault or choice.miss
+        problem = choice.miss if target.measured else target.fault or choice.miss
         if choice.winner is None and problem is not None:
             problems.append(replace(problem, message=f"{name}: {problem.message}"))
     return tuple(rows), problems
 
 
-def _say_measured(draft: Draft, rounds: Rounds) -> None:
-    fault = next((run.fault for run in rounds.targets if run.fault is not None), None)
-    said = [
-        (run.target.name, f"the original: {run.baseline.worth}") for run in rounds.targets if run.baseline is not None
-    ]
-    said += [(run.target.name, note) for run in rounds.targets for note in run.notes]
-    notes = "; ".join(f"{target}: {text}" for target, text in said)
-    if fault is not None:
-        draft.condition(MEASURED, False, fault.reason, fault.message)
-    else:
-        draft.condition(MEASURED, True, Reason.COMPLETED, notes)
-
-
-def _artifacts(draft: Draft, rounds: Rounds, rows: Sequence[CandidateStatus]) -> tuple[ArtifactStatus, ...]:
+def _artifacts(context: RunContext, progress: RunProgress, status: OptimizedModelStatus) -> tuple[ArtifactStatus, ...]:
     """The new winner of each target; where there is none, what was published before stays."""
-    published = {artifact.target: artifact for artifact in draft.status.artifacts}
-    for run in rounds.targets:
-        winner = selected(rows, run.target.name)
+    published = {artifact.target: artifact for artifact in status.artifacts}
+    for target in progress.targets:
+        name = target.target.name
+        winner = selected(status.candidates, name)
         if winner is not None:
-            published[run.target.name] = artifact_of(
+            published[name] = artifact_of(
                 winner,
-                run.target,
-                rounds.store,
-                generation=rounds.snapshot.generation,
-                incumbent=rounds.incumbent(run),
-                before=published.get(run.target.name),
+                target.target,
+                context.store,
+                generation=context.snapshot.generation,
+                incumbent=incumbent_of(context, target.plan),
+                published=published.get(name),
             )
-    return tuple(published[run.target.name] for run in rounds.targets if run.target.name in published)
+    names = (target.target.name for target in progress.targets)
+    return tuple(published[name] for name in names if name in published)
 
 
 def _not_published(problems: Sequence[Finding]) -> Stage:

@@ -13,7 +13,7 @@ from fettle.api.optimizedmodel import TargetSpec
 from fettle.api.recipe import QuantizeStep, RecipeStep, RuntimeSettings
 from fettle.api.report import PrepareReport
 from fettle.api.vocabulary import Precision, QuantizeMode, QuantizePreset, RuntimeName, SourceFormat
-from fettle.plan.run.planned import Row, row
+from fettle.plan.run.planned import PlannedCandidate, planned_candidate
 
 QUICK_MILLISECONDS = 2.0  # below, waking threads can cost more than they bring
 MATMUL_SHARE = 0.5  # dynamic quantization pays only where MatMul and Gemm are the work
@@ -38,7 +38,7 @@ class Facts:
 
 
 @dataclass(frozen=True)
-class Line:
+class PlanLine:
     """A line of the table. `family` is who makes the file, where that is not the runtime itself."""
 
     recipe: str
@@ -52,14 +52,14 @@ class Line:
     when: Callable[[Facts], bool] = lambda facts: True
     after: str | None = None
 
-    def row(self, target: TargetSpec) -> Row:
+    def candidate(self, target: TargetSpec) -> PlannedCandidate:
         """This line on `target`."""
         settings = RuntimeSettings(
             threads=1 if self.one_thread else target.threads,
             precision=self.precision,
             batch_size=target.batch_sizes[0] if self.static else None,
         )
-        return row(
+        return planned_candidate(
             self.recipe,
             self.runtime,
             settings,
@@ -99,53 +99,55 @@ def _no_transformer(facts: Facts) -> bool:
 
 def _nncf(
     recipe: str, steps: tuple[RecipeStep, ...], when: Callable[[Facts], bool], after: str | None
-) -> tuple[Line, ...]:
+) -> tuple[PlanLine, ...]:
     """NNCF's int8 computed in float32 and, for what is not quantized, in bfloat16."""
-    plain = Line(recipe, OPENVINO, steps, when=when, after=after)
-    bfloat16 = Line(recipe, OPENVINO, steps, precision=Precision.BFLOAT16, variant="bfloat16", when=when, after=after)
+    plain = PlanLine(recipe, OPENVINO, steps, when=when, after=after)
+    bfloat16 = PlanLine(
+        recipe, OPENVINO, steps, precision=Precision.BFLOAT16, variant="bfloat16", when=when, after=after
+    )
     return (plain, bfloat16)
 
 
-LINES: tuple[Line, ...] = (
+LINES: tuple[PlanLine, ...] = (
     # 1: the portable form, as onnxruntime optimizes it
-    Line("float32", ORT),
-    Line("float32", ORT, variant="1thread", one_thread=True, when=_quick),
+    PlanLine("float32", ORT),
+    PlanLine("float32", ORT, variant="1thread", one_thread=True, when=_quick),
     # 2: the same in OpenVINO, which can be several times faster with equal answers
-    Line("float32", OPENVINO),
-    Line("float32", OPENVINO, variant="static", static=True, when=lambda facts: facts.one_shape),
-    Line("float32", OPENVINO, variant="1thread", one_thread=True, when=_quick),
+    PlanLine("float32", OPENVINO),
+    PlanLine("float32", OPENVINO, variant="static", static=True, when=lambda facts: facts.one_shape),
+    PlanLine("float32", OPENVINO, variant="1thread", one_thread=True, when=_quick),
     # 2a: a script frozen and fused by PyTorch itself; an exported program runs only as it came
-    Line("float32", TORCHSCRIPT, when=lambda facts: facts.prepare.source.format != SourceFormat.TORCH_EXPORT),
+    PlanLine("float32", TORCHSCRIPT, when=lambda facts: facts.prepare.source.format != SourceFormat.TORCH_EXPORT),
     # 2b: any other runtime, until it has lines of its own
-    *(Line("float32", name) for name in RuntimeName if name not in (ORT, OPENVINO, TORCHSCRIPT)),
+    *(PlanLine("float32", name) for name in RuntimeName if name not in (ORT, OPENVINO, TORCHSCRIPT)),
     # 3: reduced precision; the measuring node rejects what its CPU only emulates
-    Line("bfloat16", OPENVINO, precision=Precision.BFLOAT16),
-    Line("float16", OPENVINO, precision=Precision.FLOAT16),
+    PlanLine("bfloat16", OPENVINO, precision=Precision.BFLOAT16),
+    PlanLine("float16", OPENVINO, precision=Precision.FLOAT16),
     # 4: NNCF with the preset that suits the model (the default one ruins transformers)
     *_nncf("int8", STATIC, _no_transformer, None),
     *_nncf("int8-transformer", TRANSFORMER, _transformer, None),
     # 6, 7: onnxruntime's QDQ file, in both runtimes
-    Line("int8", ORT, STATIC),
-    Line("int8", OPENVINO, STATIC, family=ORT),
+    PlanLine("int8", ORT, STATIC),
+    PlanLine("int8", OPENVINO, STATIC, family=ORT),
     # 8: at once on transformers, where only the products gain
-    Line("int8-core", ORT, CORE, when=_transformer),
+    PlanLine("int8-core", ORT, CORE, when=_transformer),
     # 9
-    Line("int8-dynamic", ORT, DYNAMIC, when=lambda facts: facts.prepare.traits.matmul_time_share >= MATMUL_SHARE),
+    PlanLine("int8-dynamic", ORT, DYNAMIC, when=lambda facts: facts.prepare.traits.matmul_time_share >= MATMUL_SHARE),
     # 5: the other preset, where the first one missed accuracy
     *_nncf("int8", STATIC, _transformer, "int8-transformer-openvino"),
     *_nncf("int8-transformer", TRANSFORMER, _no_transformer, "int8-openvino"),
     # 8: elsewhere, where quantizing every operator missed accuracy
-    Line("int8-core", ORT, CORE, when=_no_transformer, after="int8-onnxruntime"),
+    PlanLine("int8-core", ORT, CORE, when=_no_transformer, after="int8-onnxruntime"),
 )
 
 
-def default_lines(runtimes: frozenset[RuntimeName]) -> tuple[Line, ...]:
+def default_lines(runtimes: frozenset[RuntimeName]) -> tuple[PlanLine, ...]:
     """Every line that some model could get with these runtimes."""
     return tuple(line for line in LINES if line.runtime in runtimes)
 
 
-def default_rows(target: TargetSpec, prepare: PrepareReport) -> tuple[Row, ...]:
+def default_candidates(target: TargetSpec, prepare: PrepareReport) -> tuple[PlannedCandidate, ...]:
     """The lines that apply to this model on this target. An already quantized source gets no quantize lines."""
     facts = Facts(target, prepare)
-    rows = [line.row(target) for line in default_lines(frozenset(target.runtimes)) if line.when(facts)]
-    return tuple(row for row in rows if not (row.quantizes and prepare.traits.quantized))
+    candidates = [line.candidate(target) for line in default_lines(frozenset(target.runtimes)) if line.when(facts)]
+    return tuple(candidate for candidate in candidates if not (candidate.quantizes and prepare.traits.quantized))

@@ -10,7 +10,7 @@ from fettle.api.catalog import Image
 from fettle.api.reasons import Reason
 from fettle.api.task import AnyTask, BuildTask, MeasureTask, PrepareTask
 from fettle.api.vocabulary import RuntimeName, SourceFormat
-from fettle.plan.run.planned import Finding, Row
+from fettle.plan.run.planned import Finding, PlannedCandidate
 
 
 def image_of(task: AnyTask) -> Image:
@@ -35,25 +35,27 @@ def _of_runtimes(names: Iterable[RuntimeName]) -> frozenset[str]:
     return frozenset(catalog.runtime(name).library for name in names)
 
 
-def measurable(rows: Iterable[Row], baseline: RuntimeName, format: SourceFormat) -> tuple[Row, ...]:
-    """`rows`, those refused that no image can measure beside the original and beside the rows in front of them.
+def measurable(
+    candidates: Iterable[PlannedCandidate], baseline: RuntimeName, format: SourceFormat
+) -> tuple[PlannedCandidate, ...]:
+    """`candidates`, those refused that no image can measure beside the original and beside the rows in front of them.
 
     All candidates of a target are timed in one Job, in the same rounds as the original, whose runtime is `baseline`.
     """
     together = [baseline]
-    placed: list[Row] = []
-    for row in rows:
-        runtime = row.plan.runtime
-        refusal = row.refusal if row.refusal is not None else _no_image(runtime, together, format)
+    placed: list[PlannedCandidate] = []
+    for candidate in candidates:
+        runtime = candidate.plan.runtime
+        refusal = candidate.refusal if candidate.refusal is not None else _no_image(runtime, together, format)
         if refusal is None and runtime not in together:
             together.append(runtime)
-        placed.append(replace(row, refusal=refusal))
+        placed.append(replace(candidate, refusal=refusal))
     return tuple(placed)
 
 
-def measured_beside(runtime: RuntimeName, rows: Iterable[Row], baseline: RuntimeName) -> bool:
-    """Whether the image that measures `rows` and the original has `runtime` too."""
-    tried = (row.plan.runtime for row in rows if row.refusal is None)
+def measured_beside(runtime: RuntimeName, candidates: Iterable[PlannedCandidate], baseline: RuntimeName) -> bool:
+    """Whether the image that measures `candidates` and the original has `runtime` too."""
+    tried = (candidate.plan.runtime for candidate in candidates if candidate.refusal is None)
     entry = catalog.job_image(_of_runtimes((baseline, *tried)))
     return entry is not None and catalog.runtime(runtime).library in entry.libraries
 

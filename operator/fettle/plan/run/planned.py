@@ -1,4 +1,4 @@
-"""A row of the plan: a candidate, the build it needs, and why it may be refused before any work is done."""
+"""A planned candidate: the build it needs, and why it may be refused before any work is done."""
 
 from __future__ import annotations
 
@@ -22,15 +22,15 @@ class Finding:
 
 def with_notes(text: str, findings: Iterable[Finding]) -> str:
     """`text`, and in brackets what holds it up: 'measuring 9 candidates on cpu (Unschedulable: 0/1 nodes fit)'."""
-    notes = "; ".join(dict.fromkeys(f"{one.reason}: {one.message}" for one in findings))
+    notes = "; ".join(dict.fromkeys(f"{finding.reason}: {finding.message}" for finding in findings))
     return f"{text} ({notes})" if notes else text
 
 
 @dataclass(frozen=True)
-class Row:
+class PlannedCandidate:
     """A planned candidate. `build` is None for the portable form and for the untouched source.
 
-    `after` names a candidate of the first round: this row is tried only if that one misses accuracy.
+    `after` names a candidate of the first round: this one is tried only if that one misses accuracy.
     `refusal` is set where it is known before any work that the row cannot be chosen.
     """
 
@@ -70,7 +70,7 @@ class Row:
         return any(step.quantizes for step in self.steps)
 
 
-def row(
+def planned_candidate(
     recipe: str,
     runtime: RuntimeName,
     settings: RuntimeSettings,
@@ -79,8 +79,8 @@ def row(
     family: RuntimeName | None = None,
     variant: str = "",
     after: str | None = None,
-) -> Row:
-    """A row whose candidate and build are named after what they are: `int8-onnxruntime-in-openvino`, `int8-openvino-1thread`."""
+) -> PlannedCandidate:
+    """A candidate that, like its build, is named after what they are: `int8-onnxruntime-in-openvino`, `int8-openvino-1thread`."""
     made_by = family or runtime
     build = BuildPlan(name=f"{recipe}-{made_by}", family=made_by, steps=steps) if steps else None
     place = f"{runtime}" if made_by == runtime else f"{made_by}-in-{runtime}"
@@ -88,4 +88,4 @@ def row(
     plan = CandidatePlan(
         name=name, recipe=recipe, runtime=runtime, settings=settings, build=build.name if build else None
     )
-    return Row(plan=plan, build=build, after=after)
+    return PlannedCandidate(plan=plan, build=build, after=after)

@@ -52,16 +52,20 @@ def read(snapshot: RunSnapshot) -> RetryOrder:
     status, value = snapshot.status, snapshot.retry[:VALUE_LIMIT]
     if status.observed_generation is None:
         return RetryOrder(value or status.last_handled_retry, retries_of(snapshot.tasks))
-    before = RetryOrder(status.last_handled_retry, status.retries or 0)
+    unchanged = RetryOrder(status.last_handled_retry, status.retries or 0)
     failure, changed = failure_of(status), status.observed_generation != snapshot.generation
     if not is_new(value, status):
-        return replace(before, retries=before.retries + 1, acts=True) if changed and failure is not None else before
+        return (
+            replace(unchanged, retries=unchanged.retries + 1, acts=True)
+            if changed and failure is not None
+            else unchanged
+        )
     if failure is None:
-        return RetryOrder(value, before.retries, events=(refusal(Command.RETRY, f"{value}: nothing failed"),))
+        return RetryOrder(value, unchanged.retries, events=(refusal(Command.RETRY, f"{value}: nothing failed"),))
     if waits(status) and not changed:
-        return before
+        return unchanged
     accepted = acceptance(Command.RETRY, f"{value}: {failure}")
-    return RetryOrder(value, before.retries + 1, acts=True, events=(accepted,))
+    return RetryOrder(value, unchanged.retries + 1, acts=True, events=(accepted,))
 
 
 def noted(status: OptimizedModelStatus, order: RetryOrder) -> OptimizedModelStatus:

@@ -60,7 +60,7 @@ class RunSnapshot:
 
 
 @dataclass(frozen=True)
-class WantedTask:
+class TaskRequest:
     """A task that shall be running or done. `target` is set for those that must run on that target's nodes."""
 
     task: AnyTask
@@ -70,6 +70,15 @@ class WantedTask:
     label: str  # for a person: "measure cpu", "build int8-static openvino"
     deadline_seconds: int
     target: TargetSpec | None = None
+
+
+@dataclass(frozen=True)
+class Stage:
+    """Where the run stands: the Ready condition's reason and message. `finished`: nothing more will happen by itself."""
+
+    reason: Reason
+    message: str
+    finished: bool = False
 
 
 @dataclass(frozen=True)
@@ -88,9 +97,9 @@ class RetryOrder:
 
 @dataclass(frozen=True)
 class RunDecision:
-    """What shall be. `wanted` are all tasks that shall exist now (running ones included); `events` go with the status write."""
+    """What shall be. `requests` are all tasks that shall exist now (running ones included); `events` go with the status write."""
 
-    wanted: tuple[WantedTask, ...]
+    requests: tuple[TaskRequest, ...]
     status: OptimizedModelStatus
     events: tuple[EventDraft, ...] = ()
     requeue_seconds: float | None = None

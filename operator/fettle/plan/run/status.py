@@ -2,22 +2,26 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from datetime import datetime, timedelta
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 
 from fettle.api.conditions import Condition, find, with_condition
-from fettle.api.constraints import Constraints
 from fettle.api.optimizedmodel import TargetSpec
 from fettle.api.optimizedmodel_status import ArtifactStatus, CandidateStatus, OptimizedModelStatus, Placement
 from fettle.api.reasons import Reason
 from fettle.api.report import PrepareReport
+from fettle.api.task import StoredModel
 from fettle.api.text import clip
 from fettle.api.vocabulary import CandidateState
 from fettle.plan import timestamps
 from fettle.plan.events import EventDraft
-from fettle.plan.run.planned import Finding, Row
-from fettle.plan.run.rounds import Rounds, Stage, TargetRun
-from fettle.plan.run.state import RetryOrder, RunSnapshot
+from fettle.plan.run.attempts import AnyTaskProgress
+from fettle.plan.run.builds import BuildProgress
+from fettle.plan.run.context import RunContext
+from fettle.plan.run.planned import Finding, PlannedCandidate
+from fettle.plan.run.rounds import RunProgress
+from fettle.plan.run.state import RunSnapshot, Stage
+from fettle.plan.run.targets import TargetProgress
 from fettle.plan.run.tasks import model_of
 
 READY, SOURCE_RESOLVED, CONVERTED, MEASURED = "Ready", "SourceResolved", "Converted", "Measured"
@@ -46,124 +50,143 @@ def is_settled(status: OptimizedModelStatus, generation: int) -> bool:
     return ready.reason not in IN_PROGRESS and ready.reason != Reason.INVALID_SPEC
 
 
-class Draft:
-    """The status being written. What an earlier generation found is dropped, except what it published."""
+@dataclass(frozen=True)
+class ConditionDraft:
+    """What a decision says of one condition; `holds` is None where it is unknown."""
 
-    def __init__(self, snapshot: RunSnapshot, constraints: Constraints, order: RetryOrder) -> None:
-        before = snapshot.status
-        same = before.observed_generation == snapshot.generation
-        names = {target.name for target in snapshot.spec.targets}
-        self._snapshot = snapshot
-        self._said: set[str] = set()
-        self._started = _began(before.started_at if same and not order.acts else None, snapshot.now)
-        self.status = OptimizedModelStatus(
-            observed_generation=snapshot.generation,
-            started_at=timestamps.write(self._started),
-            retries=order.retries or None,
-            last_handled_retry=order.handled,
-            conditions=before.conditions,
-            constraints=constraints,
-            source=before.source if same else None,
-            baselines=before.baselines if same else (),
-            candidates=before.candidates if same else (),
-            artifacts=tuple(artifact for artifact in before.artifacts if artifact.target in names),
-            report=before.report,
-        )
+    kind: str
+    holds: bool | None
+    reason: Reason
+    message: str = ""
 
-    @property
-    def ends(self) -> datetime:
-        """The run's deadline."""
-        return self._started + timedelta(seconds=self._snapshot.spec.search.deadline_seconds)
 
-    def set(self, **fields: object) -> None:
-        """Replace fields of the status."""
-        self.status = self.status.model_copy(update=fields)
+@dataclass(frozen=True)
+class RunOutcome:
+    """What a decision came to: the stage the run is in, the status without its conditions, what is said of these, and the
+    tasks that were asked for, in that order."""
 
-    def condition(self, kind: str, holds: bool | None, reason: Reason, message: str = "") -> None:
-        """Set one condition."""
-        self._said.add(kind)
+    stage: Stage
+    status: OptimizedModelStatus
+    conditions: tuple[ConditionDraft, ...] = ()
+    tasks: tuple[AnyTaskProgress, ...] = ()
+
+
+def opened_status(context: RunContext) -> OptimizedModelStatus:
+    """The status that a decision starts from. What an earlier generation found is dropped, except what it published."""
+    snapshot, order = context.snapshot, context.order
+    earlier = snapshot.status
+    same = earlier.observed_generation == snapshot.generation
+    names = {target.name for target in snapshot.spec.targets}
+    return OptimizedModelStatus(
+        observed_generation=snapshot.generation,
+        started_at=timestamps.write(context.started),
+        retries=order.retries or None,
+        last_handled_retry=order.handled,
+        conditions=earlier.conditions,
+        constraints=context.constraints,
+        source=earlier.source if same else None,
+        baselines=earlier.baselines if same else (),
+        candidates=earlier.candidates if same else (),
+        artifacts=tuple(artifact for artifact in earlier.artifacts if artifact.target in names),
+        report=earlier.report,
+    )
+
+
+def closed_status(snapshot: RunSnapshot, outcome: RunOutcome) -> OptimizedModelStatus:
+    """The status of an outcome with its conditions: Ready, what was said of the others, and of what no one spoke Unknown."""
+    stage, said = outcome.stage, {draft.kind for draft in outcome.conditions}
+    kinds = (READY, SOURCE_RESOLVED, CONVERTED, MEASURED)
+    drafts = (
+        *outcome.conditions,
+        *(ConditionDraft(kind, None, stage.reason) for kind in kinds[1:] if kind not in said),
+        ConditionDraft(READY, stage.reason == Reason.PUBLISHED, stage.reason, stage.message),
+    )
+    conditions = outcome.status.conditions
+    for draft in drafts:
         conditions = with_condition(
-            self.status.conditions,
-            kind,
-            holds,
-            reason,
-            message,
-            generation=self._snapshot.generation,
-            now=timestamps.write(self._snapshot.now),
+            conditions,
+            draft.kind,
+            draft.holds,
+            draft.reason,
+            draft.message,
+            generation=snapshot.generation,
+            now=timestamps.write(snapshot.now),
         )
-        self.set(conditions=conditions)
-
-    def prepared(self, report: PrepareReport) -> None:
-        """The source is known, and its portable form is there, or why it goes on without one."""
-        source = report.source
-        self.set(source=source)
-        size = f"{source.format}, {source.bytes} bytes, sha256 {source.sha256[:12]}"
-        self.condition(SOURCE_RESOLVED, True, Reason.COMPLETED, size)
-        fault = report.conversion_fault
-        if fault is not None:
-            self.condition(CONVERTED, False, fault.reason, "; ".join((fault.message, *report.notes)))
-        else:
-            self.condition(CONVERTED, True, Reason.COMPLETED, "; ".join(report.notes))
-
-    def not_prepared(self, fault: Finding) -> None:
-        """Preparing failed: which of its two promises is broken follows from the reason."""
-        if fault.reason in CONVERSION_FAULTS:
-            self.condition(SOURCE_RESOLVED, True, Reason.COMPLETED)
-            self.condition(CONVERTED, False, fault.reason, fault.message)
-        else:
-            self.condition(SOURCE_RESOLVED, False, fault.reason, fault.message)
-
-    def close(self, stage: Stage) -> OptimizedModelStatus:
-        """Write Ready, and what no one spoke of as Unknown."""
-        for kind in (SOURCE_RESOLVED, CONVERTED, MEASURED):
-            if kind not in self._said:
-                self.condition(kind, None, stage.reason)
-        self.condition(READY, stage.reason == Reason.PUBLISHED, stage.reason, stage.message)
-        order = {kind: place for place, kind in enumerate((READY, SOURCE_RESOLVED, CONVERTED, MEASURED))}
-        self.set(conditions=tuple(sorted(self.status.conditions, key=lambda one: order.get(one.type, len(order)))))
-        return self.status
+    places = {kind: place for place, kind in enumerate(kinds)}
+    conditions = tuple(sorted(conditions, key=lambda condition: places.get(condition.type, len(places))))
+    return outcome.status.model_copy(update={"conditions": conditions})
 
 
-def _began(told: str | None, now: datetime) -> datetime:
-    """When the run began, in whole seconds. A moment that lies ahead is taken for now: the clock was set back, and the deadline counts anew."""
-    before = timestamps.read(told)
-    return before if before is not None and before <= now else now.replace(microsecond=0)
+def source_conditions(report: PrepareReport) -> tuple[ConditionDraft, ...]:
+    """The source is known, and its portable form is there, or why it goes on without one."""
+    source, fault = report.source, report.conversion_fault
+    resolved = f"{source.format}, {source.bytes} bytes, sha256 {source.sha256[:12]}"
+    converted = ConditionDraft(CONVERTED, True, Reason.COMPLETED, "; ".join(report.notes))
+    if fault is not None:
+        converted = ConditionDraft(CONVERTED, False, fault.reason, "; ".join((fault.message, *report.notes)))
+    return ConditionDraft(SOURCE_RESOLVED, True, Reason.COMPLETED, resolved), converted
 
 
-def events(before: Sequence[Condition], stage: Stage, generation: int) -> tuple[EventDraft, ...]:
-    """One event where the run enters another stage."""
-    ready = find(before, READY)
+def fault_conditions(fault: Finding) -> tuple[ConditionDraft, ...]:
+    """Preparing failed: which of its two promises is broken follows from the reason."""
+    if fault.reason in CONVERSION_FAULTS:
+        return ConditionDraft(SOURCE_RESOLVED, True, Reason.COMPLETED), ConditionDraft(
+            CONVERTED, False, fault.reason, fault.message
+        )
+    return (ConditionDraft(SOURCE_RESOLVED, False, fault.reason, fault.message),)
+
+
+def measured_condition(targets: Sequence[TargetProgress]) -> ConditionDraft:
+    """Whether every target was measured; with what its measurement wants to be known, the original's worth first."""
+    fault = next((target.fault for target in targets if target.fault is not None), None)
+    if fault is not None:
+        return ConditionDraft(MEASURED, False, fault.reason, fault.message)
+    notes = [
+        f"{target.target.name}: the original: {target.baseline.worth}"
+        for target in targets
+        if target.baseline is not None
+    ]
+    notes += [f"{target.target.name}: {note}" for target in targets for note in target.notes]
+    return ConditionDraft(MEASURED, True, Reason.COMPLETED, "; ".join(notes))
+
+
+def events(earlier: Sequence[Condition], stage: Stage, generation: int) -> tuple[EventDraft, ...]:
+    """One event where the run enters another stage than the `earlier` conditions tell of."""
+    ready = find(earlier, READY)
     if ready is not None and ready.observed_generation == generation and ready.reason == stage.reason:
         return ()
     normal = stage.reason in IN_PROGRESS or stage.reason == Reason.PUBLISHED
     return (EventDraft("Normal" if normal else "Warning", stage.reason, stage.message),)
 
 
-def candidate_rows(rounds: Rounds) -> tuple[CandidateStatus, ...]:
-    """Every row of every target as it stands now, before a choice."""
-    return tuple(row for run in rounds.targets for row in _rows_of(rounds, run))
+def candidate_rows(progress: RunProgress, prepare: PrepareReport) -> tuple[CandidateStatus, ...]:
+    """Every candidate of every target as it stands now, before a choice."""
+    return tuple(row for target in progress.targets for row in _rows_of(progress, target, prepare))
 
 
-def _rows_of(rounds: Rounds, run: TargetRun) -> list[CandidateStatus]:
-    """The plan's rows, and the published artifact's where no candidate is the same."""
-    planned = {row.name for row in run.plan.rows}
-    return [
-        *(_row(rounds, run, row) for row in run.plan.rows),
-        *(row for name, row in run.measured.items() if name not in planned),
-    ]
+def _rows_of(progress: RunProgress, target: TargetProgress, prepare: PrepareReport) -> list[CandidateStatus]:
+    """The plan's candidates, and the published artifact where no candidate is the same."""
+    measured, models = target.measured, progress.models
+    rows = []
+    for candidate in target.plan.candidates:
+        row = measured.pop(candidate.name, None)
+        if row is None:
+            row = _unmeasured(target, candidate, progress.builds, model_of(candidate, prepare, models))
+        rows.append(row)
+    return [*rows, *measured.values()]
 
 
-def _row(rounds: Rounds, run: TargetRun, row: Row) -> CandidateStatus:
-    if row.name in run.measured:
-        return run.measured[row.name]
-    state, finding = _standing(rounds, run, row)
-    model = model_of(row, rounds.prepare, rounds.built)
+def _unmeasured(
+    target: TargetProgress, candidate: PlannedCandidate, builds: Mapping[str, BuildProgress], model: StoredModel | None
+) -> CandidateStatus:
+    """A candidate that no measurement speaks of yet; `model` are its files, where they are there."""
+    state, finding = _standing(target, candidate, builds)
     return CandidateStatus(
-        name=row.name,
-        target=run.target.name,
-        runtime=row.plan.runtime,
-        recipe=row.plan.recipe,
-        settings=row.plan.settings,
+        name=candidate.name,
+        target=target.target.name,
+        runtime=candidate.plan.runtime,
+        recipe=candidate.plan.recipe,
+        settings=candidate.plan.settings,
         state=state,
         reason=finding.reason if finding is not None else None,
         message=clip(finding.message) if finding is not None else None,
@@ -171,22 +194,22 @@ def _row(rounds: Rounds, run: TargetRun, row: Row) -> CandidateStatus:
     )
 
 
-def _standing(rounds: Rounds, run: TargetRun, row: Row) -> tuple[CandidateState, Finding | None]:
-    """Where a row stands that no measurement speaks of yet."""
-    build = row.build.name if row.build is not None else ""
-    if row.refusal is not None:
-        return CandidateState.REJECTED, row.refusal
-    if row.name in run.skipped:
-        return CandidateState.REJECTED, Finding(Reason.PRUNED, run.skipped[row.name])
-    if build in rounds.refused:
-        return CandidateState.REJECTED, rounds.refused[build]
-    if build in rounds.failed:
-        return CandidateState.FAILED, rounds.failed[build]
-    if run.fault is not None:
-        return CandidateState.FAILED, run.fault
-    if row.name in run.left_out:
+def _standing(
+    target: TargetProgress, candidate: PlannedCandidate, builds: Mapping[str, BuildProgress]
+) -> tuple[CandidateState, Finding | None]:
+    build = builds.get(candidate.build.name) if candidate.build is not None else None
+    if candidate.refusal is not None:
+        return CandidateState.REJECTED, candidate.refusal
+    if candidate.name in target.skipped:
+        return CandidateState.REJECTED, Finding(Reason.PRUNED, target.skipped[candidate.name])
+    if build is not None and build.refusal is not None:
+        return CandidateState.REJECTED, build.refusal
+    fault = build.fault if build is not None and build.fault is not None else target.fault
+    if fault is not None:
+        return CandidateState.FAILED, fault
+    if candidate.name in target.left_out:
         return CandidateState.FAILED, Finding(Reason.JOB_FAILED, "the measurement left it out")
-    if build in rounds.running or row.name in run.measuring:
+    if (build is not None and build.running) or candidate.name in target.measuring:
         return CandidateState.RUNNING, None
     return CandidateState.PENDING, None
 
@@ -198,7 +221,7 @@ def artifact_of(
     *,
     generation: int,
     incumbent: str | None,
-    before: ArtifactStatus | None,
+    published: ArtifactStatus | None,
 ) -> ArtifactStatus:
     """What is published of a winner. Its digest and size are known: `choose` lets nothing else win.
 
@@ -207,7 +230,7 @@ def artifact_of(
     """
     assert winner.artifact is not None
     assert winner.bytes is not None
-    same = before if before is not None and before.sha256 == winner.artifact else None
+    same = published if published is not None and published.sha256 == winner.artifact else None
     drop = winner.accuracy_drop.value if winner.accuracy_drop is not None else 0.0
     return ArtifactStatus(
         target=target.name,

@@ -10,22 +10,23 @@ from fettle.api.constraints import Constraints
 from fettle.api.memory import job_bytes
 from fettle.api.optimizedmodel import EvaluationSpec, OptimizedModelSpec
 from fettle.api.optimizedmodel_status import CandidateStatus
-from fettle.api.report import BuildEntry, PrepareReport
+from fettle.api.report import BuildEntry, BuildReport, MeasureReport, PrepareReport
 from fettle.api.task import (
     BuildPlan,
     BuildTask,
+    BuiltCandidate,
     CandidateVerdict,
-    MeasureCandidate,
     MeasureTask,
     PrepareTask,
     PublishTask,
     StoredModel,
 )
 from fettle.api.vocabulary import CandidateState, Metric
+from fettle.plan.run.attempts import AnyTaskProgress
 from fettle.plan.run.candidates import TargetPlan, allows_lossy, possible_builds
 from fettle.plan.run.constraints import describe
-from fettle.plan.run.planned import Row
-from fettle.plan.run.state import RunSnapshot
+from fettle.plan.run.planned import PlannedCandidate
+from fettle.plan.run.state import AnyReport, RunSnapshot
 
 
 def prepare_task(spec: OptimizedModelSpec, store: str) -> PrepareTask:
@@ -57,20 +58,20 @@ def build_task(segment: BuildPlan, entry: BuildEntry, given: Given, prepare: Pre
 
 
 @dataclass(frozen=True)
-class Round:
+class RoundPlan:
     """What one measurement of a target is asked. `files`: candidate's name -> its files."""
 
     plan: TargetPlan
-    rows: Sequence[Row]
+    candidates: Sequence[PlannedCandidate]
     files: Mapping[str, StoredModel]
     constraints: Constraints
     places: int
     incumbent: str | None
 
 
-def measure_task(snapshot: RunSnapshot, prepare: PrepareReport, store: str, round: Round) -> MeasureTask:
+def measure_task(snapshot: RunSnapshot, prepare: PrepareReport, store: str, round_plan: RoundPlan) -> MeasureTask:
     """Screen, certify and time the rows of a round beside the baseline."""
-    spec, target = snapshot.spec, round.plan.target
+    spec, target = snapshot.spec, round_plan.plan.target
     return MeasureTask(
         store=store,
         target=target.name,
@@ -78,9 +79,10 @@ def measure_task(snapshot: RunSnapshot, prepare: PrepareReport, store: str, roun
         batch_sizes=target.batch_sizes,
         source_sha256=prepare.source.sha256,
         signature=prepare.signature,
-        baseline=MeasureCandidate(plan=round.plan.baseline, model=prepare.original),
+        baseline=BuiltCandidate(plan=round_plan.plan.baseline, model=prepare.original),
         candidates=tuple(
-            MeasureCandidate(plan=row.plan, model=round.files[row.name], steps=row.steps) for row in round.rows
+            BuiltCandidate(plan=candidate.plan, model=round_plan.files[candidate.name], steps=candidate.steps)
+            for candidate in round_plan.candidates
         ),
         items=prepare.items,
         generated=prepare.generated,
@@ -88,11 +90,11 @@ def measure_task(snapshot: RunSnapshot, prepare: PrepareReport, store: str, roun
         screening=prepare.screening,
         evaluation=evaluation_of(spec, prepare),
         labels=prepare.labels,
-        constraints=round.constraints,
+        constraints=round_plan.constraints,
         objective=spec.objective,
-        places=round.places,
-        alpha=round.plan.alpha,
-        incumbent=round.incumbent,
+        places=round_plan.places,
+        alpha=round_plan.plan.alpha,
+        incumbent=round_plan.incumbent,
         seconds_per_candidate=snapshot.seconds_per_candidate,
         calibration_sha256=prepare.calibration.sha256 if prepare.calibration is not None else None,
         basis=prepare.basis,
@@ -113,7 +115,7 @@ def memory_of(task: MeasureTask) -> int:
 
 
 @dataclass(frozen=True)
-class Answered:
+class AnsweredTasks:
     """The hashes of the tasks that a report is made of."""
 
     prepare: str
@@ -121,8 +123,22 @@ class Answered:
     measures: Sequence[str]
 
 
+def answered_by(tasks: Sequence[AnyTaskProgress]) -> AnsweredTasks:
+    """The tasks that answered, in the order they were asked for; a failure left nothing to report."""
+    prepare, *_ = _hashes(tasks, PrepareReport)
+    return AnsweredTasks(prepare, _hashes(tasks, BuildReport), _hashes(tasks, MeasureReport))
+
+
+def _hashes(tasks: Sequence[AnyTaskProgress], answer: type[AnyReport]) -> list[str]:
+    return [task.task_hash for task in tasks if isinstance(task.report, answer)]
+
+
 def publish_task(
-    snapshot: RunSnapshot, rows: Sequence[CandidateStatus], constraints: Constraints, store: str, answered: Answered
+    snapshot: RunSnapshot,
+    rows: Sequence[CandidateStatus],
+    constraints: Constraints,
+    store: str,
+    answered: AnsweredTasks,
 ) -> PublishTask:
     """Check the winners and write the report."""
     verdicts = tuple(
@@ -144,14 +160,16 @@ def publish_task(
     )
 
 
-def model_of(row: Row, prepare: PrepareReport, built: Mapping[str, StoredModel]) -> StoredModel | None:
+def model_of(
+    candidate: PlannedCandidate, prepare: PrepareReport, built: Mapping[str, StoredModel]
+) -> StoredModel | None:
     """The files a row runs: the source, the portable form, or its build's; None while that is not there.
 
     A runtime that does not load the portable form runs the source.
     """
-    if row.plan.untouched or prepare.portable.format not in catalog.runtime(row.plan.runtime).loads:
+    if candidate.plan.untouched or prepare.portable.format not in catalog.runtime(candidate.plan.runtime).loads:
         return prepare.original
-    return prepare.portable if row.build is None else built.get(row.build.name)
+    return prepare.portable if candidate.build is None else built.get(candidate.build.name)
 
 
 def selected(rows: Sequence[CandidateStatus], target: str) -> CandidateStatus | None:

@@ -17,10 +17,10 @@ from fettle.api.optimizedmodel import EvaluationSpec
 from fettle.api.recipe import QuantizeStep, RecipeStep, RuntimeSettings
 from fettle.api.report import MeasureReport
 from fettle.api.signature import Signature, Tensor
-from fettle.api.task import CandidatePlan, MeasureCandidate, MeasureTask, StoredData, StoredModel
+from fettle.api.task import BuiltCandidate, CandidatePlan, MeasureTask, StoredData, StoredModel
 from fettle.api.vocabulary import Metric, Precision, QuantizeMode, RuntimeName
 from fettle.optimizer import measure
-from fettle.optimizer.measure.schedule import Schedule
+from fettle.optimizer.measure.schedule import TimingSchedule
 from fettle.store.store import Store
 from fettle.store.uris import Mounts
 
@@ -33,7 +33,7 @@ SIGNATURE = Signature(
 CLASSES = LabelReading(form=LabelForm.CLASSES, told="numbers of classes, 0 to 9", classes=10)  # as prepare reads them
 STATIC = (RecipeStep(quantize=QuantizeStep(mode=QuantizeMode.STATIC)),)
 # One process start of two short rounds: what is said of accuracy, of files and of the store does not depend on how long is timed.
-SHORT = Schedule(least_starts=1, looks=(1,), least_rounds=1, rounds=2, most_rounds=2, block_seconds=0.02)
+SHORT = TimingSchedule(least_starts=1, looks=(1,), least_rounds=1, rounds=2, most_rounds=2, block_seconds=0.02)
 MOUNTS = Mounts(allow_files=True)
 
 
@@ -101,15 +101,15 @@ def candidate(
     steps: tuple[RecipeStep, ...] = (),
     precision: Precision = Precision.FLOAT32,
     untouched: bool = False,
-) -> MeasureCandidate:
+) -> BuiltCandidate:
     """A candidate with one thread."""
     settings = RuntimeSettings(precision=precision, graph_optimization=not untouched)
     plan = CandidatePlan(name=name, recipe=name, runtime=runtime, settings=settings, untouched=untouched)
-    return MeasureCandidate(plan=plan, model=model, steps=steps)
+    return BuiltCandidate(plan=plan, model=model, steps=steps)
 
 
 def task(
-    store: Store, original: StoredModel, items: StoredData, *candidates: MeasureCandidate, **changes: Any
+    store: Store, original: StoredModel, items: StoredData, *candidates: BuiltCandidate, **changes: Any
 ) -> MeasureTask:
     """A measuring task."""
     values: dict[str, Any] = {
@@ -151,8 +151,8 @@ class Bench:
 
     def measure(
         self,
-        *candidates: MeasureCandidate,
-        schedule: Schedule = SHORT,
+        *candidates: BuiltCandidate,
+        schedule: TimingSchedule = SHORT,
         original: StoredModel | None = None,
         **changes: Any,
     ) -> MeasureReport:

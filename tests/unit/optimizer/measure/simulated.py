@@ -9,9 +9,9 @@ from zlib import crc32
 import numpy as np
 
 from fettle.optimizer.measure.cgroup import Limits, Throttling
-from fettle.optimizer.measure.clock import Clock, Timed
+from fettle.optimizer.measure.clock import Clock, TimedCandidate
 from fettle.optimizer.measure.protocol import Block, Runs
-from fettle.optimizer.measure.schedule import Schedule
+from fettle.optimizer.measure.schedule import TimingSchedule
 
 Speed = Callable[[int, int], float]  # (process start, batch size) -> milliseconds of a run
 
@@ -44,7 +44,7 @@ class World:
 
     def clock(self, throttling: Throttling | None = None, **schedule: object) -> Clock:
         """A clock in this world."""
-        plan = Schedule(**schedule)  # type: ignore[arg-type]
+        plan = TimingSchedule(**schedule)  # type: ignore[arg-type]
         return Clock(self.start, plan, throttling or Throttling(Limits(None, None)), self.now, self.sleep)
 
     def now(self) -> float:
@@ -101,7 +101,7 @@ def steady(each: float) -> Speed:
     return lambda _, batch: each * batch
 
 
-def one(found: list[Timed]) -> Timed:
+def one(found: list[TimedCandidate]) -> TimedCandidate:
     """The only one."""
     (timed,) = found
     return timed

@@ -15,7 +15,7 @@ from fettle.errors import RuntimeFailure
 from fettle.optimizer.measure.cgroup import Limits, Throttling
 from fettle.optimizer.measure.clock import BASELINE, Clock
 from fettle.optimizer.measure.process import WorkerDied
-from fettle.optimizer.measure.schedule import Schedule
+from fettle.optimizer.measure.schedule import TimingSchedule
 
 
 def test_a_speedup_is_found_beside_the_baseline() -> None:
@@ -125,7 +125,7 @@ def test_the_baseline_alone_is_timed_where_no_candidate_is_left() -> None:
 
 def test_the_quick_clock_takes_a_second_of_each_in_one_start() -> None:
     world = World({BASELINE: steady(10), "a": steady(5), "slow": steady(3000)}, load_seconds=4)
-    quick = Clock(world.start, Schedule().quick, Throttling(Limits(None, None)), world.now, world.sleep)
+    quick = Clock(world.start, TimingSchedule().quick, Throttling(Limits(None, None)), world.now, world.sleep)
     fast, slow = quick.group(["a", "slow"])
     assert (fast.starts, slow.starts) == (1, 1)
     assert len(fast.ratios[0]) == 5
@@ -139,7 +139,7 @@ def test_in_a_closed_loop_what_counts_is_the_items_that_a_block_answers() -> Non
     clock = world.clock(batch_sizes=(1, 8, 32), closed_loop=True)
     quick = Clock(
         world.start,
-        Schedule(batch_sizes=(1, 8, 32), closed_loop=True).quick,
+        TimingSchedule(batch_sizes=(1, 8, 32), closed_loop=True).quick,
         Throttling(Limits(None, None)),
         world.now,
         world.sleep,

@@ -13,7 +13,7 @@ from fettle.api.recipe import RuntimeSettings
 from fettle.api.signature import Signature, Tensor
 from fettle.api.vocabulary import RuntimeName
 from fettle.optimizer.measure import worker
-from fettle.optimizer.measure.protocol import Block, Load, Loaded, Run, Runs
+from fettle.optimizer.measure.protocol import Block, Load, Loaded, RunItems, Runs
 from fettle.optimizer.measure.worker import DISCARD_RUNS, Worker
 from fettle.runtimes import base
 
@@ -63,7 +63,7 @@ class Counted:
 
     def _runs_made(self) -> int:
         """Runs so far, this one too: the twin draws until it has drawn the same."""
-        found = self._worker.handle(Run((0,)))["draw"]
+        found = self._worker.handle(RunItems((0,)))["draw"]
         while True:
             self._seen += 1
             if np.array_equal(self._twin.infer({"x": X[:1]})["draw"], found):

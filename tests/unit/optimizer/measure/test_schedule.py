@@ -6,9 +6,9 @@ import pytest
 from tests.unit.optimizer.measure.simulated import World, one, steady
 
 from fettle.optimizer.measure.clock import BASELINE
-from fettle.optimizer.measure.schedule import Schedule, Spent
+from fettle.optimizer.measure.schedule import Spent, TimingSchedule
 
-PLAN = Schedule()
+PLAN = TimingSchedule()
 BUDGET, PATIENCE = PLAN.seconds_per_candidate, PLAN.patience * PLAN.seconds_per_candidate
 
 

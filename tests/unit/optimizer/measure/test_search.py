@@ -15,28 +15,28 @@ from fettle.api.constraints import AccuracyConstraint, Constraints
 from fettle.api.interval import tango
 from fettle.api.optimizedmodel_status import CandidateStatus
 from fettle.api.vocabulary import CandidateState, Objective
-from fettle.optimizer.measure.search import Certificate, Entrant, Finals, hold_finals, sort_out
+from fettle.optimizer.measure.search import Certificate, Finals, ScreenedCandidate, hold_finals, sort_out
 from fettle.plan.run.choose import choose
 
 
-def entrant(name: str, cost: float, *, lossy: bool = True, **fields: Any) -> Entrant:
+def screened(name: str, cost: float, *, lossy: bool = True, **fields: Any) -> ScreenedCandidate:
     """A lossy candidate whose blocks all cost the same."""
-    return Entrant(**{"name": name, "lossy": lossy, "bytes": 100, "cost": cost, "least_cost": cost, **fields})
+    return ScreenedCandidate(**{"name": name, "lossy": lossy, "bytes": 100, "cost": cost, "least_cost": cost, **fields})
 
 
-FAST, SLOW = entrant("fast", 1.0), entrant("slow", 1.6)
-EXACT = entrant("exact", 8.0, lossy=False)
+FAST, SLOW = screened("fast", 1.0), screened("slow", 1.6)
+EXACT = screened("exact", 8.0, lossy=False)
 
-SORTED: list[tuple[str, list[Entrant], Objective, list[str]]] = [
+SORTED: list[tuple[str, list[ScreenedCandidate], Objective, list[str]]] = [
     ("slower than 1.5 x the best is out", [SLOW, FAST], Objective.LATENCY, ["fast"]),
-    ("up to 1.5 x the best stays", [FAST, entrant("near", 1.5)], Objective.LATENCY, ["fast", "near"]),
+    ("up to 1.5 x the best stays", [FAST, screened("near", 1.5)], Objective.LATENCY, ["fast", "near"]),
     ("a disturbed clock sorts nobody out whose best block is fast enough", [FAST, replace(SLOW, least_cost=1.4)],
      Objective.LATENCY, ["fast", "slow"]),
     ("with objective Size nobody is too slow, the smallest comes first", [FAST, replace(SLOW, bytes=10)], Objective.SIZE,
      ["slow", "fast"]),
     ("with objective Throughput as with Latency", [FAST, SLOW], Objective.THROUGHPUT, ["fast"]),
     ("what is exact is not sorted out by what must be proved yet", [FAST, EXACT], Objective.LATENCY, ["fast", "exact"]),
-    ("what is exact is sorted out by what is exact", [EXACT, entrant("exact-2", 13.0, lossy=False)], Objective.LATENCY, ["exact"]),
+    ("what is exact is sorted out by what is exact", [EXACT, screened("exact-2", 13.0, lossy=False)], Objective.LATENCY, ["exact"]),
     ("what is lossy is sorted out by what is exact", [replace(SLOW, cost=13.0, least_cost=13.0), EXACT], Objective.LATENCY, ["exact"]),
     ("what breaks the bound on size sorts nobody out, and comes last", [replace(FAST, small_enough=False), SLOW],
      Objective.LATENCY, ["slow", "fast"]),
@@ -45,15 +45,15 @@ SORTED: list[tuple[str, list[Entrant], Objective, list[str]]] = [
 ]  # fmt: skip
 
 
-@pytest.mark.parametrize(("sentence", "entrants", "objective", "kept"), SORTED, ids=[line[0] for line in SORTED])
-def test_sorting_out(sentence: str, entrants: list[Entrant], objective: Objective, kept: list[str]) -> None:
-    found = sort_out(entrants, objective)
-    assert [one.name for one in found.entrants] == kept
-    assert set(found.out) == {one.name for one in entrants} - set(kept)
+@pytest.mark.parametrize(("sentence", "candidates", "objective", "kept"), SORTED, ids=[line[0] for line in SORTED])
+def test_sorting_out(sentence: str, candidates: list[ScreenedCandidate], objective: Objective, kept: list[str]) -> None:
+    found = sort_out(candidates, objective)
+    assert [one.name for one in found.candidates] == kept
+    assert set(found.rejected) == {one.name for one in candidates} - set(kept)
 
 
 def test_who_is_sorted_out_is_told_the_figures() -> None:
-    assert sort_out([FAST, SLOW], Objective.LATENCY).out == {
+    assert sort_out([FAST, SLOW], Objective.LATENCY).rejected == {
         "slow": "slower than 1.5 x fast in the 1 s timing pre-test: 1.6 ms against 1 ms an item"
     }
 
@@ -68,24 +68,24 @@ class Stage:
     certified: list[str] = field(default_factory=list)
     heats: list[list[str]] = field(default_factory=list)
 
-    def certify(self, one: Entrant, may_err: bool) -> Certificate:
+    def certify(self, one: ScreenedCandidate, may_err: bool) -> Certificate:
         """A verdict."""
         self.certified.append(one.name)
         proved = one.lossy or one.name in self.inexact
         return Certificate(passes=one.name not in self.loses and (may_err or not proved), spent=proved and may_err)
 
-    def time(self, heat: Sequence[Entrant]) -> Iterable[str]:
+    def time(self, group: Sequence[ScreenedCandidate]) -> Iterable[str]:
         """A heat."""
-        self.heats.append([one.name for one in heat])
-        return [one.name for one in heat if one.name not in self.late]
+        self.heats.append([one.name for one in group])
+        return [one.name for one in group if one.name not in self.late]
 
-    def hold(self, entrants: Sequence[Entrant], places: int = 4) -> Finals:
+    def hold(self, candidates: Sequence[ScreenedCandidate], places: int = 4) -> Finals:
         """The finals."""
-        return hold_finals(entrants, places, self.certify, self.time)
+        return hold_finals(candidates, places, self.certify, self.time)
 
 
-SIX = [entrant(f"lossy-{number}", float(number)) for number in range(1, 7)]
-TWO_EXACT = [entrant(f"exact-{number}", float(number), lossy=False) for number in (1, 2)]
+SIX = [screened(f"lossy-{number}", float(number)) for number in range(1, 7)]
+TWO_EXACT = [screened(f"exact-{number}", float(number), lossy=False) for number in (1, 2)]
 
 
 def test_the_search_stops_at_a_winner_and_a_runner_up() -> None:
@@ -94,7 +94,7 @@ def test_the_search_stops_at_a_winner_and_a_runner_up() -> None:
     assert stage.certified == ["lossy-1", "lossy-2"]
     assert stage.heats == [["lossy-1", "lossy-2"]]
     assert finals.spent == 2
-    assert "lossy-1 and lossy-2 pass" in finals.out["lossy-3"]
+    assert "lossy-1 and lossy-2 pass" in finals.rejected["lossy-3"]
 
 
 def test_what_misses_accuracy_is_not_timed_and_the_next_takes_its_turn() -> None:
@@ -111,7 +111,7 @@ def test_no_more_lossy_ones_are_certified_than_share_the_error_and_exact_ones_ne
     assert stage.certified == ["lossy-1", "lossy-2", "lossy-3", "lossy-4", "exact-1", "exact-2"]
     assert finals.spent == 4
     assert finals.passed == ["exact-1", "exact-2"]
-    assert "certify 4 lossy candidates" in finals.out["lossy-5"]
+    assert "certify 4 lossy candidates" in finals.rejected["lossy-5"]
 
 
 def test_an_exact_candidate_that_is_not_exact_after_all_takes_a_share_or_goes() -> None:
@@ -130,16 +130,16 @@ def test_the_search_goes_on_where_a_finalist_misses_a_bound_once_it_is_timed() -
 
 def test_no_more_than_four_are_timed() -> None:
     stage = Stage(late=frozenset(one.name for one in TWO_EXACT * 3))
-    many = [entrant(f"exact-{number}", float(number), lossy=False) for number in range(1, 9)]
+    many = [screened(f"exact-{number}", float(number), lossy=False) for number in range(1, 9)]
     stage = Stage(late=frozenset(one.name for one in many))
     finals = stage.hold(many)
     assert finals.timed == ["exact-1", "exact-2", "exact-3", "exact-4"]
-    assert "none of them passed" in finals.out["exact-5"]
+    assert "none of them passed" in finals.rejected["exact-5"]
 
 
 def test_what_is_published_now_is_measured_in_the_same_rounds_and_is_no_runner_up() -> None:
     stage = Stage()
-    stage.hold([entrant("published", 9.0, incumbent=True), *SIX])
+    stage.hold([screened("published", 9.0, incumbent=True), *SIX])
     assert stage.heats == [["published", "lossy-1", "lossy-2"]]
 
 
@@ -160,7 +160,7 @@ def promise(rng: np.random.Generator, finalists: int, alpha: float) -> bool:
     rules = replace(RULES, alpha=alpha)
     rows: dict[str, CandidateStatus] = {}
 
-    def certify(one: Entrant, _: bool) -> Certificate:
+    def certify(one: ScreenedCandidate, _: bool) -> Certificate:
         worse, better, _rest = rng.multinomial(ITEMS, [BOUND + 0.01, 0.01, 1 - BOUND - 0.02])
         drop = tango(int(worse), int(better), ITEMS, alpha)
         told = row(one.name, 5 - one.cost / 100, (drop.value, drop.low, drop.high))
@@ -168,10 +168,10 @@ def promise(rng: np.random.Generator, finalists: int, alpha: float) -> bool:
         judged = told.model_copy(update={"speedup": None, "measurements": ()})
         return Certificate(passes=not misses_accuracy(judged, rules), spent=True)
 
-    def time(heat: Sequence[Entrant]) -> list[str]:
-        return [one.name for one in heat if not misses(rows[one.name], rules)]
+    def time(group: Sequence[ScreenedCandidate]) -> list[str]:
+        return [one.name for one in group if not misses(rows[one.name], rules)]
 
-    hold_finals([entrant(f"lossy-{number}", float(number)) for number in range(1, 17)], finalists, certify, time)
+    hold_finals([screened(f"lossy-{number}", float(number)) for number in range(1, 17)], finalists, certify, time)
     winner = choose([original(), *rows.values()], rules).winner
     return winner is not None and winner.name != "original"
 

@@ -13,13 +13,13 @@ from fettle.api.optimizedmodel import OptimizedModelSpec
 from fettle.api.reasons import Reason
 from fettle.plan.run.candidates import CALIBRATION_NEEDED, plan_target
 from fettle.plan.run.constraints import in_force
-from fettle.plan.run.planned import Row
+from fettle.plan.run.planned import PlannedCandidate
 
 RECIPES = [{"name": "exact", "steps": []}, {"name": "small", "steps": [{"quantize": {"mode": "Static"}}]}]
 CERTIFYING = models.images(60)
 
 
-def planned(bench: Workbench, **data: Any) -> dict[str, Row]:
+def planned(bench: Workbench, **data: Any) -> dict[str, PlannedCandidate]:
     """The rows of a run on these items (arrays by `calibration` and `evaluation`) that may lose whatever it likes."""
     bench.put(models.dynamic_batch())
     given = {kind: {"uri": bench.data(kind, image=images)} for kind, images in data.items()}
@@ -28,7 +28,7 @@ def planned(bench: Workbench, **data: Any) -> dict[str, Row]:
         data=given, recipes=RECIPES, targets=targets, constraints={"accuracy": {"maxDrop": 1}}
     )
     report = bench.prepare(bench.task(evaluation=spec.data.evaluation, calibration=spec.data.calibration))
-    return {row.name: row for row in plan_target(spec, spec.targets[0], report, in_force(spec)).rows}
+    return {row.name: row for row in plan_target(spec, spec.targets[0], report, in_force(spec)).candidates}
 
 
 TOO_FEW: list[tuple[str, dict[str, Any], str]] = [

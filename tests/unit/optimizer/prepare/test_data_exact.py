@@ -22,18 +22,18 @@ from fettle.api.reasons import Reason
 from fettle.api.signature import BY_V2
 from fettle.errors import DataError
 from fettle.optimizer.data.cast import cast
-from fettle.optimizer.data.columns import Columns, Room, Wanted
+from fettle.optimizer.data.columns import Columns, ReadRequest, Room
 from fettle.optimizer.data.files import read_columns
 from fettle.runtimes.base import Array, numpy_dtype, v2_dtype
 
 HUGE = 1 << 62
 
 
-def wanted(dtype: str = "FP32", most: int | None = None, room: int = 1 << 30) -> Wanted:
-    return Wanted("here", {"x": dtype}, "labels", most, Room(room))
+def wanted(dtype: str = "FP32", most: int | None = None, room: int = 1 << 30) -> ReadRequest:
+    return ReadRequest("here", {"x": dtype}, "labels", most, Room(room))
 
 
-def read(name: str, content: bytes, asked: Wanted) -> Columns:
+def read(name: str, content: bytes, asked: ReadRequest) -> Columns:
     return read_columns(name, io.BytesIO(content), asked)
 
 

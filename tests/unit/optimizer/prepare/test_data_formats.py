@@ -18,7 +18,7 @@ from fettle.api.optimizedmodel import EvaluationSpec
 from fettle.api.reasons import Reason
 from fettle.errors import FettleError
 from fettle.optimizer.data import files
-from fettle.optimizer.data.columns import Wanted
+from fettle.optimizer.data.columns import ReadRequest
 from fettle.optimizer.data.files import read_columns
 
 Columns = dict[str, list[Any]]
@@ -65,7 +65,7 @@ def test_the_same_items_are_the_same_in_every_format(bench: Workbench, end: str,
 def test_tokens_and_texts_keep_their_types(tmp_path: Path, end: str, write: Write) -> None:
     path = tmp_path / f"items.{end}"
     write(path, {"ids": [[1, 2], [3, 4]], "word": ["yes", "naïve\0"]})
-    wanted = Wanted("here", {"ids": "INT64", "word": "BYTES"}, "labels", None)
+    wanted = ReadRequest("here", {"ids": "INT64", "word": "BYTES"}, "labels", None)
     with path.open("rb") as stream:
         arrays = read_columns(path.name, stream, wanted).arrays
     assert arrays["ids"].tolist() == [[1, 2], [3, 4]] and arrays["ids"].dtype.kind == "i"
@@ -130,5 +130,5 @@ def test_a_file_that_is_not_what_its_name_says_is_refused(
 def test_only_the_items_asked_for_are_read_of_a_parquet_file(tmp_path: Path) -> None:
     parquet(tmp_path / "many.parquet", {"x": list(range(5000))})
     with (tmp_path / "many.parquet").open("rb") as stream:
-        found = files.read_columns("many.parquet", stream, Wanted("here", {"x": "INT64"}, None, 1500))
+        found = files.read_columns("many.parquet", stream, ReadRequest("here", {"x": "INT64"}, None, 1500))
     assert found.arrays["x"].tolist() == list(range(1500))

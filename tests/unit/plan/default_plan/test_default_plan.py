@@ -13,7 +13,7 @@ from fettle.api.report import PrepareReport, Traits
 from fettle.api.vocabulary import Basis, Precision, QuantizePreset, RuntimeName
 from fettle.plan.run.candidates import ROWS_LIMIT, TargetPlan, plan_target, possible_builds
 from fettle.plan.run.constraints import in_force
-from fettle.plan.run.planned import Row
+from fettle.plan.run.planned import PlannedCandidate
 
 
 def plan(spec: OptimizedModelSpec | None = None, report: PrepareReport | None = None, **facts: Any) -> TargetPlan:
@@ -25,22 +25,22 @@ def plan(spec: OptimizedModelSpec | None = None, report: PrepareReport | None = 
 
 def tried(found: TargetPlan) -> list[str]:
     """Names that are tried at once."""
-    return [row.name for row in found.rows if row.refusal is None and row.after is None]
+    return [row.name for row in found.candidates if row.refusal is None and row.after is None]
 
 
 def later(found: TargetPlan) -> dict[str, str]:
     """Names of the second round -> what they wait for."""
-    return {row.name: row.after for row in found.rows if row.refusal is None and row.after is not None}
+    return {row.name: row.after for row in found.candidates if row.refusal is None and row.after is not None}
 
 
 def refused(found: TargetPlan) -> dict[str, Reason]:
     """Names that are refused, and why."""
-    return {row.name: row.refusal.reason for row in found.rows if row.refusal is not None}
+    return {row.name: row.refusal.reason for row in found.candidates if row.refusal is not None}
 
 
-def named(found: TargetPlan, name: str) -> Row:
+def named(found: TargetPlan, name: str) -> PlannedCandidate:
     """A row."""
-    return next(row for row in found.rows if row.name == name)
+    return next(row for row in found.candidates if row.name == name)
 
 
 def traits(**fields: Any) -> Traits:
@@ -105,7 +105,7 @@ def test_the_plan_of_a_convolutional_net_is_exactly_this() -> None:
 
 def test_settings_say_what_sets_a_row_apart() -> None:
     found = plan(traits=traits(p50_milliseconds=0.4))
-    settings = {row.name: row.plan.settings for row in found.rows}
+    settings = {row.name: row.plan.settings for row in found.candidates}
     assert not settings["original"].graph_optimization
     assert settings["float32-onnxruntime"].threads == 2
     assert settings["float32-onnxruntime-1thread"].threads == 1
@@ -150,7 +150,7 @@ def test_every_build_of_any_plan_was_asked_for_in_prepare() -> None:
             facts = traits(transformer=transformer, matmul_time_share=1.0)
             calibration = None if fields.get("data") == {} else 200
             report = prepared(asked.values(), traits=facts, calibration=calibration)
-            for row in plan(spec, report).rows:
+            for row in plan(spec, report).candidates:
                 if row.build is not None and row.refusal is None:
                     assert asked[row.build.name] == row.build
 
@@ -174,7 +174,7 @@ def test_what_waits_for_a_row_that_was_cut_is_cut_too() -> None:
 def test_many_targets_never_outgrow_status() -> None:
     targets = [{"name": f"t{number}"} for number in range(8)]
     spec = make_spec(targets=targets, search={"maxCandidates": 64})
-    assert (len(plan(spec).rows) + 1) * 8 <= ROWS_LIMIT  # and the published artifact of each
+    assert (len(plan(spec).candidates) + 1) * 8 <= ROWS_LIMIT  # and the published artifact of each
 
 
 def test_explicit_recipes_are_tried_in_every_runtime_of_the_target() -> None:
@@ -244,14 +244,14 @@ def test_refused_before_any_work(
 def test_only_what_calibrates_is_refused_for_too_few_items_to_do_so() -> None:
     found = plan(calibration=9, traits=traits(matmul_time_share=1.0))
     assert set(refused(found).values()) == {Reason.CALIBRATION_TOO_SMALL}
-    assert all(row.refusal is not None for row in found.rows if row.quantizes and "dynamic" not in row.name)
+    assert all(row.refusal is not None for row in found.candidates if row.quantizes and "dynamic" not in row.name)
     assert tried(found) == [*ALWAYS[:6], "int8-dynamic-onnxruntime"]
     assert refused(plan(calibration=10)) == {}
 
 
 def test_with_objective_throughput_each_row_is_also_tried_with_a_stream_per_thread() -> None:
     found = plan(make_spec(objective="Throughput", search={"maxCandidates": 64}))
-    settings = {row.name: (row.plan.settings.threads, row.plan.settings.streams) for row in found.rows}
+    settings = {row.name: (row.plan.settings.threads, row.plan.settings.streams) for row in found.candidates}
     assert settings["int8-openvino"] == (2, 1)
     assert settings["int8-openvino-2streams"] == (1, 2)
     assert named(found, "int8-openvino-2streams").build == named(found, "int8-openvino").build, (
@@ -259,7 +259,7 @@ def test_with_objective_throughput_each_row_is_also_tried_with_a_stream_per_thre
     )
     assert "original-2streams" not in settings
     one = plan(make_spec(objective="Throughput", targets=[{"name": "cpu"}]))
-    assert not [row.name for row in one.rows if "streams" in row.name]
+    assert not [row.name for row in one.candidates if "streams" in row.name]
 
 
 ALLOWED = {"data": {"generated": {"samples": 400, "allowLossy": True}}}

@@ -39,9 +39,9 @@ def test_a_converted_source_is_tried_in_its_own_runtime_and_in_those_of_its_port
     sentence: str, format: SourceFormat, wanted: list[str]
 ) -> None:
     found, _ = planned(format, ORT, OPENVINO, TORCH)
-    names = [row.name for row in found.rows if row.refusal is None]
+    names = [row.name for row in found.candidates if row.refusal is None]
     assert names[: len(wanted)] == wanted, "cheapest first"
-    assert [row.name for row in found.rows if row.plan.runtime == TORCH] == [
+    assert [row.name for row in found.candidates if row.plan.runtime == TORCH] == [
         name for name in wanted if name == "original" or name.endswith("-torchscript")
     ]
 
@@ -52,12 +52,12 @@ def test_the_baseline_is_the_untouched_source_in_pytorch_even_where_pytorch_may_
         found, _ = planned(format, *runtimes)
         assert (found.baseline.runtime, found.baseline.untouched) == (TORCH, True)
         assert (found.baseline.settings.threads, found.baseline.settings.graph_optimization) == (2, False)
-        assert ("original" in [row.name for row in found.rows]) == (TORCH in runtimes)
+        assert ("original" in [row.name for row in found.candidates]) == (TORCH in runtimes)
 
 
 def test_pytorch_runs_the_source_and_the_others_the_portable_form() -> None:
     found, report = planned(SCRIPT, ORT, TORCH)
-    models = {row.name: model_of(row, report, {}) for row in found.rows if row.build is None}
+    models = {row.name: model_of(row, report, {}) for row in found.candidates if row.build is None}
     assert models == {
         "original": report.original,
         "float32-onnxruntime": report.portable,
@@ -67,7 +67,7 @@ def test_pytorch_runs_the_source_and_the_others_the_portable_form() -> None:
 
 def test_a_source_in_onnx_gets_one_row_that_says_what_pytorch_runs() -> None:
     found, _ = planned(SourceFormat.ONNX, ORT, TORCH)
-    (refusal,) = [row.refusal for row in found.rows if row.name == "float32-torchscript"]
+    (refusal,) = [row.refusal for row in found.candidates if row.name == "float32-torchscript"]
     assert refusal is not None
     assert refusal.reason == Reason.UNSUPPORTED_MODEL
     assert refusal.message == (

@@ -37,7 +37,7 @@ def chain(**fields: Any) -> World:
 
 def tasks(world: World) -> list[BuildTask]:
     """The build tasks that were started, in order."""
-    return [wanted.task for wanted in world.started if isinstance(wanted.task, BuildTask)]
+    return [request.task for request in world.started if isinstance(request.task, BuildTask)]
 
 
 def steps(*documents: dict[str, Any]) -> tuple[RecipeStep, ...]:
@@ -116,7 +116,7 @@ FAULTS = [
 def test_the_candidate_has_the_reason_of_the_segment_that_fails(
     label: str, outcome: Any, started: list[str], state: CandidateState, reason: Reason
 ) -> None:
-    world = chain(answer=lambda wanted: outcome if wanted.label == label else None)
+    world = chain(answer=lambda request: outcome if request.label == label else None)
     world.settle()
     assert world.labels("build") == started
     row = world.rows()["lean-openvino"]

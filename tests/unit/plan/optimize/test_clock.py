@@ -69,7 +69,7 @@ def test_a_clock_set_back_does_not_hide_the_deadline() -> None:
     world.tasks[prepare.task_hash] = waits
     world.now -= HOUR
     decision = world.look()
-    assert [task.deadline_seconds for task in decision.wanted] == [600]
+    assert [task.deadline_seconds for task in decision.requests] == [600]
     assert world.status.started_at == (START - HOUR).strftime("%Y-%m-%dT%H:%M:%SZ")
     world.now += timedelta(seconds=599)
     assert not world.look().finished
@@ -84,7 +84,7 @@ def test_a_clock_set_forward_stops_no_job_that_runs_and_begins_no_other(stage: s
     before, running = len(world.started), {task.task_hash for task in world.started if task.stage == stage}
     world.now += HOUR
     decision = world.look()
-    assert running <= {task.task_hash for task in decision.wanted}
+    assert running <= {task.task_hash for task in decision.requests}
     assert (decision.finished, len(world.started)) == (False, before)
     assert decision.requeue_seconds is not None and decision.requeue_seconds >= 10, (
         "no hasty looks at what only has to end"
@@ -131,7 +131,7 @@ def test_a_run_whose_jobs_never_end_is_over_after_its_deadline_and_as_long_again
     assert not world.look().finished
     world.now += timedelta(seconds=1)
     decision = world.look()
-    assert (decision.finished, decision.wanted) == (True, ())
+    assert (decision.finished, decision.requests) == (True, ())
     assert world.ready.reason == Reason.DEADLINE_EXCEEDED
 
 
@@ -142,7 +142,7 @@ def test_past_the_deadline_what_only_waits_is_given_up_while_something_else_runs
     world.tasks[waits.task_hash] = replace(failure(Reason.QUOTA_EXCEEDED, "quota q"), phase=TaskPhase.RUNNING)
     world.now += HOUR
     decision = world.look()
-    assert [task.label for task in decision.wanted if task.stage == "build"] == [runs.label]
+    assert [task.label for task in decision.requests if task.stage == "build"] == [runs.label]
     assert "QuotaExceeded: quota q" in world.ready.message
     world.finish()
     assert world.look().finished

@@ -16,7 +16,7 @@ from fettle.api.report import BuildReport, MeasureReport
 from fettle.api.task import BuildTask, MeasureTask, PublishTask
 from fettle.api.vocabulary import CandidateState, RuntimeName
 from fettle.plan.run.attempts import MAX_ATTEMPTS
-from fettle.plan.run.state import AnyReport, TaskPhase, TaskState, WantedTask
+from fettle.plan.run.state import AnyReport, TaskPhase, TaskRequest, TaskState
 
 PREPARE_FAULTS = [
     (Reason.SOURCE_NOT_FOUND, "SourceResolved"),
@@ -49,7 +49,7 @@ def test_a_terminal_failure_stays_until_the_spec_changes() -> None:
 
     world.generation = 2
     world.spec = make_spec(source={"uri": "pvc://models/other.onnx"})
-    world.answer = lambda wanted: None
+    world.answer = lambda request: None
     world.settle()
     assert world.ready.reason == Reason.PUBLISHED
     assert world.ready.observed_generation == 2
@@ -60,7 +60,7 @@ def test_a_failure_that_may_pass_is_tried_again_after_a_while() -> None:
     world.look()
     world.finish()
     waiting = world.look()
-    assert [(task.attempt) for task in waiting.wanted] == [0]
+    assert [(task.attempt) for task in waiting.requests] == [0]
     assert waiting.requeue_seconds == 10
     assert "StoreUnreachable: it broke" in world.ready.message
     world.now += timedelta(seconds=10)
@@ -112,12 +112,12 @@ def test_a_build_that_fails_is_one_row_and_not_the_end_of_the_run() -> None:
 
 
 def test_a_recipe_that_does_not_apply_is_a_rejected_row() -> None:
-    def answer(wanted: WantedTask) -> AnyReport | None:
-        if not isinstance(wanted.task, BuildTask) or wanted.label != "build int8-openvino":
+    def answer(request: TaskRequest) -> AnyReport | None:
+        if not isinstance(request.task, BuildTask) or request.label != "build int8-openvino":
             return None
         return BuildReport(
-            name=wanted.task.plan.name,
-            cache_key=wanted.task.cache_key,
+            name=request.task.plan.name,
+            cache_key=request.task.cache_key,
             reason=Reason.RECIPE_NOT_APPLICABLE,
             message="nothing to quantize",
         )
@@ -150,10 +150,10 @@ def test_a_run_whose_only_measurement_fails_publishes_nothing() -> None:
 
 
 def test_a_candidate_that_the_measurement_left_out_is_no_winner() -> None:
-    def answer(wanted: WantedTask) -> AnyReport | None:
-        if wanted.stage != "measure":
+    def answer(request: TaskRequest) -> AnyReport | None:
+        if request.stage != "measure":
             return None
-        report = World().report(wanted.task)
+        report = World().report(request.task)
         assert isinstance(report, MeasureReport)
         kept = tuple(row for row in report.candidates if not row.name.startswith("float32"))
         return report.model_copy(update={"candidates": kept})
@@ -170,7 +170,7 @@ def test_a_job_that_waits_for_a_node_says_so() -> None:
     world.look()
     world.finish()
     decision = world.look()
-    (measure,) = [task for task in decision.wanted if task.stage == "measure"]
+    (measure,) = [task for task in decision.requests if task.stage == "measure"]
     world.tasks[measure.task_hash] = TaskState(
         measure.task_hash, TaskPhase.RUNNING, reason=Reason.UNSCHEDULABLE, message="0/1 nodes fit"
     )
@@ -209,7 +209,7 @@ def test_a_run_ends_at_its_deadline(stage: str, at: str) -> None:
     world.now += timedelta(seconds=60)
     world.finish()
     decision = world.look()
-    assert (decision.finished, decision.wanted) == (True, ())
+    assert (decision.finished, decision.requests) == (True, ())
     assert (world.ready.status, world.ready.reason) == (ConditionStatus.FALSE, Reason.DEADLINE_EXCEEDED)
     assert "deadlineSeconds = 60" in world.ready.message
     assert at in world.ready.message
@@ -221,11 +221,11 @@ def test_a_run_that_only_waits_ends_at_its_deadline_at_once() -> None:
     world = World(make_spec(search={"deadlineSeconds": 60}))
     world.look()
     world.finish()
-    for task in world.look().wanted[1:]:
+    for task in world.look().requests[1:]:
         world.tasks[task.task_hash] = replace(failure(Reason.QUOTA_EXCEEDED, "quota q"), phase=TaskPhase.RUNNING)
     world.now += timedelta(seconds=60)
     decision = world.look()
-    assert (decision.finished, decision.wanted) == (True, ())
+    assert (decision.finished, decision.requests) == (True, ())
     assert "it was at Optimizing: 0 of 2 builds done (QuotaExceeded: quota q)" in world.ready.message
     assert (world.rows()["int8-openvino"].state, world.rows()["int8-openvino"].reason) == (
         CandidateState.FAILED,

@@ -15,8 +15,8 @@ from fettle.api.signature import Signature
 from fettle.api.task import (
     BuildPlan,
     BuildTask,
+    BuiltCandidate,
     CandidatePlan,
-    MeasureCandidate,
     MeasureTask,
     PrepareTask,
     StoredData,
@@ -49,9 +49,9 @@ def test_a_source_is_looked_at_with_what_its_format_needs(uri: str, format: Sour
     assert image_of(task) == image
 
 
-def candidate(runtime: RuntimeName) -> MeasureCandidate:
+def candidate(runtime: RuntimeName) -> BuiltCandidate:
     plan = CandidatePlan(name=runtime, recipe="float32", runtime=runtime, settings=RuntimeSettings())
-    return MeasureCandidate(plan=plan, model=ONNX)
+    return BuiltCandidate(plan=plan, model=ONNX)
 
 
 ORT, OPENVINO, TORCHSCRIPT = RuntimeName.ONNXRUNTIME, RuntimeName.OPENVINO, RuntimeName.TORCHSCRIPT
@@ -186,9 +186,9 @@ def test_a_runtime_that_no_image_measures_beside_the_others_is_refused_with_what
 ) -> None:
     monkeypatch.setattr(catalog, "IMAGES", rows)
     plan = planned(format, *runtimes)
-    refusals = {row.refusal for row in plan.rows if row.plan.runtime == refused and row.build is None}
+    refusals = {row.refusal for row in plan.candidates if row.plan.runtime == refused and row.build is None}
     assert refusals == {Finding(Reason.RECIPE_NOT_APPLICABLE, message)}
-    tried = [row.plan.runtime for row in plan.rows if row.refusal is None]
+    tried = [row.plan.runtime for row in plan.candidates if row.refusal is None]
     assert ORT in tried, "and the rest of the target goes on"
     assert image_of(measure_task(plan.baseline.runtime, *tried)) in {row.image for row in rows}
 
@@ -199,4 +199,4 @@ def test_a_published_artifact_that_the_job_has_no_runtime_for_is_not_measured_ag
     for rows, measured in ((TOGETHER, True), (APART, False)):
         monkeypatch.setattr(catalog, "IMAGES", rows)
         plan = planned(SCRIPT, ORT, OPENVINO)
-        assert measured_beside(OPENVINO, plan.rows, plan.baseline.runtime) == measured
+        assert measured_beside(OPENVINO, plan.candidates, plan.baseline.runtime) == measured

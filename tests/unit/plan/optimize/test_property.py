@@ -45,7 +45,7 @@ def test_a_run_always_settles(
     for _ in range(data.draw(st.integers(0, 12))):
         decision = world.look()
         again = decide(world.snapshot)
-        assert (again.wanted, again.status, again.events) == (decision.wanted, decision.status, ())
+        assert (again.requests, again.status, again.events) == (decision.requests, decision.status, ())
         assert decision.finished or (decision.requeue_seconds or 0) > 0
         if data.draw(st.booleans()):
             world.finish()
@@ -53,7 +53,7 @@ def test_a_run_always_settles(
             seconds=data.draw(st.integers(0, 60) | st.sampled_from([3600, -3600]))
         )  # a clock may jump
     decision = world.settle()
-    assert decision.wanted == ()
+    assert decision.requests == ()
     assert (world.ready.reason == Reason.PUBLISHED) == (world.ready.status == "True")
     over = {CandidateState.FAILED, CandidateState.REJECTED, CandidateState.MEASURED, CandidateState.SELECTED}
     assert {row.state for row in world.status.candidates} <= over

@@ -35,7 +35,7 @@ def attempts(world: World, stage: str) -> list[int]:
 
 def mend(world: World, token: str = "one") -> None:
     """What was wrong is repaired, and a retry ordered."""
-    world.answer = lambda wanted: None
+    world.answer = lambda request: None
     world.retry = token
 
 
@@ -62,7 +62,7 @@ def test_a_token_acts_once() -> None:
     assert attempts(world, "prepare") == [0, 3]
     world.now += timedelta(days=1)
     decision = world.look()
-    assert (decision.wanted, decision.events, decision.finished) == ((), (), True)
+    assert (decision.requests, decision.events, decision.finished) == ((), (), True)
     world.retry = ""
     world.look()
     world.retry = "one"
@@ -83,14 +83,14 @@ def test_a_retry_has_attempts_of_its_own_after_the_first() -> None:
 
 def test_a_retry_has_the_whole_of_its_deadline() -> None:
     world = World(make_spec(search={"deadlineSeconds": 60}))
-    (waits,) = world.look().wanted
+    (waits,) = world.look().requests
     world.tasks[waits.task_hash] = replace(failure(Reason.UNSCHEDULABLE), phase=TaskPhase.RUNNING)
     world.now += timedelta(seconds=60)
     assert world.look().finished
     assert world.ready.reason == Reason.DEADLINE_EXCEEDED
     world.retry = "one"
     world.now += timedelta(hours=1)
-    (prepare,) = world.look().wanted
+    (prepare,) = world.look().requests
     assert (prepare.attempt, prepare.deadline_seconds) == (3, 60), (
         "the name of the Job that was deleted is not taken again"
     )
@@ -119,7 +119,7 @@ def test_what_is_published_and_whole_is_left_alone() -> None:
     before, started = world.status, len(world.started)
     world.retry = "one"
     decision = world.look()
-    assert (decision.wanted, decision.finished, len(world.started)) == ((), True, started)
+    assert (decision.requests, decision.finished, len(world.started)) == ((), True, started)
     assert world.status == before.model_copy(update={"last_handled_retry": "one"})
     (event,) = decision.events
     assert (event.type, event.reason, event.message) == ("Warning", Reason.COMMAND_REFUSED, "retry one: nothing failed")
@@ -203,12 +203,12 @@ def test_a_build_that_failed_is_tried_again_beside_those_that_run() -> None:
     world.look()
     world.finish()
     first = world.look()
-    (broken,) = [task for task in first.wanted if task.label == "build int8-openvino"]
+    (broken,) = [task for task in first.requests if task.label == "build int8-openvino"]
     world.tasks[broken.task_hash] = replace(failure(Reason.OUT_OF_MEMORY), task_hash=broken.task_hash)
     world.look()
     mend(world)
     decision = world.look()
-    builds = {task.label: task.attempt for task in decision.wanted if task.stage == "build"}
+    builds = {task.label: task.attempt for task in decision.requests if task.stage == "build"}
     assert builds == {"build int8-openvino": 3, "build int8-onnxruntime": 0}, "the one that runs is not disturbed"
     world.settle()
     assert attempts(world, "build") == [0, 0, 3]
@@ -234,7 +234,7 @@ def test_a_measurement_that_goes_on_is_not_disturbed_by_a_build_that_is_tried_ag
         world.finish("build")
     mend(world)
     decision = world.look()
-    assert [task.attempt for task in decision.wanted if task.stage == "measure"] == [0]
+    assert [task.attempt for task in decision.requests if task.stage == "measure"] == [0]
     world.finish("measure")
     world.look()
     assert world.status.last_handled_retry is None
@@ -283,7 +283,7 @@ def test_a_changed_spec_tries_again_what_failed_though_the_task_is_the_same(labe
     broken = fails(label.partition(" ")[0], failure(Reason.OUT_OF_MEMORY), label)
     world = World(speeds={"int8-onnxruntime": (3.0, 0.001)}, answer=broken)
     world.settle()
-    world.answer = lambda wanted: None
+    world.answer = lambda request: None
     world.generation, world.spec = 2, make_spec(jobs={"resources": {"limits": {"memory": "8Gi"}}})
     world.settle()
     assert world.ready.reason == Reason.PUBLISHED
@@ -329,7 +329,7 @@ def test_a_retry_whose_jobs_were_made_before_the_operator_died_makes_no_others()
         world.look()
         assert world.status.retries == 1
     world.settle()
-    assert [task.attempt for task in first.wanted if task.stage == "build"] == [3, 3]
+    assert [task.attempt for task in first.requests if task.stage == "build"] == [3, 3]
     assert [attempt for attempt in attempts(world, "build") if attempt] == [3, 3]
     assert world.ready.reason == Reason.PUBLISHED
 
@@ -363,10 +363,10 @@ def test_whatever_fails_and_whenever_it_is_ordered_no_attempt_is_made_twice(
                 world.status = before
             else:
                 again = decide(world.snapshot)
-                assert (again.wanted, again.events) == (decision.wanted, ())
+                assert (again.requests, again.events) == (decision.requests, ())
             if data.draw(st.booleans()):
                 world.finish()
-    world.answer = lambda wanted: None
+    world.answer = lambda request: None
     world.settle(200)
     world.retry = "last"
     world.settle(200)

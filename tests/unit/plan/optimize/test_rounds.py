@@ -188,10 +188,10 @@ def test_a_second_round_that_fails_leaves_the_first_one_standing() -> None:
     world = World(speeds={"int8-openvino": (3.0, 0.2), "int8-onnxruntime": (2.0, 0.001)})
     second: list[str] = []
 
-    def answer(wanted):  # type: ignore[no-untyped-def]  # noqa: ANN001, ANN202
-        if wanted.stage == "measure":
-            second.append(wanted.task_hash)
-        return broken if wanted.stage == "measure" and wanted.task_hash != second[0] else None
+    def answer(request):  # type: ignore[no-untyped-def]  # noqa: ANN001, ANN202
+        if request.stage == "measure":
+            second.append(request.task_hash)
+        return broken if request.stage == "measure" and request.task_hash != second[0] else None
 
     world.answer = answer
     world.settle()

@@ -18,7 +18,7 @@ def test_a_run_goes_through_its_stages_and_publishes_the_best() -> None:
     world = World(speeds={"int8-openvino": (3.0, 0.001)})
 
     first = world.look()
-    assert [task.stage for task in first.wanted] == ["prepare"]
+    assert [task.stage for task in first.requests] == ["prepare"]
     assert (world.ready.status, world.ready.reason) == (ConditionStatus.FALSE, Reason.PREPARING)
     assert world.status.observed_generation == 1
     assert world.status.started_at == "2026-03-01T12:00:00Z"
@@ -61,7 +61,7 @@ def test_a_run_goes_through_its_stages_and_publishes_the_best() -> None:
 def test_what_was_published_stands_in_status() -> None:
     world = World(speeds={"int8-openvino": (3.0, 0.001)})
     last = world.settle()
-    assert last.wanted == ()
+    assert last.requests == ()
     assert world.ready.observed_generation == 1
     assert "cpu: int8-openvino, 3 [2.91, 3.09] times as fast" in world.ready.message
     (artifact,) = world.status.artifacts
@@ -114,7 +114,7 @@ def test_what_is_published_is_left_alone() -> None:
     world.now += timedelta(days=9)
     decision = world.look()
     assert decision.finished
-    assert decision.wanted == ()
+    assert decision.requests == ()
     assert decision.events == ()
     assert decision.status is before
 
@@ -124,7 +124,7 @@ def test_looking_twice_decides_the_same_and_tells_nothing_twice() -> None:
     for _ in range(6):
         once = world.look()
         again = decide(world.snapshot)
-        assert again.wanted == once.wanted
+        assert again.requests == once.requests
         assert again.status == once.status
         assert again.events == ()
         world.finish()
@@ -197,7 +197,7 @@ def test_two_targets_on_different_nodes_are_measured_together() -> None:
     world.finish("build")
     decision = world.look()
     assert world.labels("measure") == ["measure old", "measure new"]
-    measures = [task for task in decision.wanted if task.stage == "measure"]
+    measures = [task for task in decision.requests if task.stage == "measure"]
     assert [task.target.name for task in measures if task.target] == ["old", "new"]
     world.settle()
     placements = [artifact.placement for artifact in world.status.artifacts]

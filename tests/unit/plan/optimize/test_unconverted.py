@@ -12,15 +12,15 @@ from fettle.api.reasons import Reason
 from fettle.api.report import ConversionFault, PrepareReport
 from fettle.api.task import PrepareTask
 from fettle.api.vocabulary import CandidateState, RuntimeName, SourceFormat
-from fettle.plan.run.state import WantedTask
+from fettle.plan.run.state import TaskRequest
 
 FAULT = ConversionFault(reason=Reason.UNSUPPORTED_OPERATOR, message="the model uses aten.fft_rfft")
 TORCH, ORT = RuntimeName.TORCHSCRIPT, RuntimeName.ONNXRUNTIME
 
 
-def unconverted(wanted: WantedTask) -> PrepareReport | None:
+def unconverted(request: TaskRequest) -> PrepareReport | None:
     """The answer of a prepare task whose source could not be converted."""
-    if not isinstance(wanted.task, PrepareTask):
+    if not isinstance(request.task, PrepareTask):
         return None
     source = stored("script").model_copy(update={"format": SourceFormat.TORCH_SCRIPT})
     update = {
@@ -30,7 +30,7 @@ def unconverted(wanted: WantedTask) -> PrepareReport | None:
         "portable_runtimes": (TORCH,),
         "conversion_fault": FAULT,
     }
-    return prepared(wanted.task.builds).model_copy(update=update)
+    return prepared(request.task.builds).model_copy(update=update)
 
 
 def world(*runtimes: list[str], **fields: Any) -> World:

@@ -21,7 +21,7 @@ from fettle.api.task import (
     AnyTask,
     BuildPlan,
     BuildTask,
-    MeasureCandidate,
+    BuiltCandidate,
     MeasureTask,
     PrepareTask,
     StoredData,
@@ -30,7 +30,7 @@ from fettle.api.task import (
 )
 from fettle.api.vocabulary import RuntimeName, SourceFormat
 from fettle.plan.run.decide import decide
-from fettle.plan.run.state import AnyReport, RunDecision, RunSnapshot, TaskPhase, TaskState, WantedTask
+from fettle.plan.run.state import AnyReport, RunDecision, RunSnapshot, TaskPhase, TaskRequest, TaskState
 
 START = datetime(2026, 3, 1, 12, 0, tzinfo=UTC)
 ORT, OPENVINO = RuntimeName.ONNXRUNTIME, RuntimeName.OPENVINO
@@ -108,7 +108,7 @@ def measured(
 ) -> MeasureReport:
     """The answer of a measure task; `instead` are rows told as they are. The published artifact is answered as `published`."""
 
-    def one(candidate: MeasureCandidate) -> CandidateStatus:
+    def one(candidate: BuiltCandidate) -> CandidateStatus:
         plan = candidate.plan
         if instead and plan.name in instead:
             return instead[plan.name].model_copy(update={"target": task.target})
@@ -151,7 +151,7 @@ def _published(task: MeasureTask, speeds: Speeds) -> list[CandidateStatus]:
     return [told.model_copy(update={"artifact": task.incumbent})]
 
 
-Answer = Callable[[WantedTask], AnyReport | TaskState | None]
+Answer = Callable[[TaskRequest], AnyReport | TaskState | None]
 
 
 @dataclass
@@ -166,13 +166,13 @@ class World:
     rows_instead: dict[str, CandidateStatus] = field(default_factory=dict)
     certified: int = 0
     prepare: dict[str, Any] = field(default_factory=dict)
-    answer: Answer = lambda wanted: None
+    answer: Answer = lambda request: None
     generation: int = 1
     status: OptimizedModelStatus = field(default_factory=OptimizedModelStatus)
     tasks: dict[str, TaskState] = field(default_factory=dict)
     now: datetime = START
     retry: str = ""
-    started: list[WantedTask] = field(default_factory=list)
+    started: list[TaskRequest] = field(default_factory=list)
     events: list[tuple[str, str]] = field(default_factory=list)
 
     @property
@@ -195,10 +195,10 @@ class World:
         decision = decide(self.snapshot)
         self.status = decision.status
         self.events.extend((event.type, event.reason) for event in decision.events)
-        wanted = {task.task_hash for task in decision.wanted}
+        requested = {task.task_hash for task in decision.requests}
         over = {name for name, state in self.tasks.items() if state.phase != TaskPhase.RUNNING}
-        self.tasks = {name: state for name, state in self.tasks.items() if name in wanted | over}
-        for task in decision.wanted:
+        self.tasks = {name: state for name, state in self.tasks.items() if name in requested | over}
+        for task in decision.requests:
             known = self.tasks.get(task.task_hash)
             if known is None or known.attempt < task.attempt:
                 self.started.append(task)
@@ -213,12 +213,12 @@ class World:
             if running and stage in (None, task.stage):
                 self.tasks[task.task_hash] = self._outcome(task)
 
-    def _outcome(self, wanted: WantedTask) -> TaskState:
-        told = self.answer(wanted)
+    def _outcome(self, request: TaskRequest) -> TaskState:
+        told = self.answer(request)
         if isinstance(told, TaskState):
-            return replace(told, task_hash=wanted.task_hash, attempt=wanted.attempt, finished_at=self.now)
-        report = told if told is not None else self.report(wanted.task)
-        return TaskState(wanted.task_hash, TaskPhase.SUCCEEDED, wanted.attempt, report, finished_at=self.now)
+            return replace(told, task_hash=request.task_hash, attempt=request.attempt, finished_at=self.now)
+        report = told if told is not None else self.report(request.task)
+        return TaskState(request.task_hash, TaskPhase.SUCCEEDED, request.attempt, report, finished_at=self.now)
 
     def report(self, task: AnyTask) -> AnyReport:
         """What a task answers when all goes well."""
@@ -272,8 +272,8 @@ def failure(reason: Reason, message: str = "it broke", *, retryable: bool = Fals
 def fails(stage: str, outcome: TaskState, label: str | None = None, until_attempt: int = 99) -> Answer:
     """An `answer` in which a stage (or one label of it) fails on its first attempts."""
 
-    def answer(wanted: WantedTask) -> TaskState | None:
-        hit = wanted.stage == stage and label in (None, wanted.label) and wanted.attempt < until_attempt
+    def answer(request: TaskRequest) -> TaskState | None:
+        hit = request.stage == stage and label in (None, request.label) and request.attempt < until_attempt
         return outcome if hit else None
 
     return answer
@@ -283,8 +283,8 @@ def remembered(draw: Callable[[], TaskState | None]) -> Answer:
     """An `answer` that is drawn once for each attempt, however often it is asked for."""
     told: dict[tuple[str, int], TaskState | None] = {}
 
-    def answer(wanted: WantedTask) -> TaskState | None:
-        key = (wanted.task_hash, wanted.attempt)
+    def answer(request: TaskRequest) -> TaskState | None:
+        key = (request.task_hash, request.attempt)
         if key not in told:
             told[key] = draw()
         return told[key]

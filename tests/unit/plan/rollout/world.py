@@ -16,6 +16,7 @@ from fettle.plan.events import EventDraft
 from fettle.plan.rollout.decide import decide
 from fettle.plan.rollout.revision import NotReady
 from fettle.plan.rollout.state import (
+    DesiredRevision,
     Forget,
     LedgerEntry,
     LedgerMark,
@@ -26,7 +27,6 @@ from fettle.plan.rollout.state import (
     RolloutDecision,
     RolloutSnapshot,
     Routes,
-    Wanted,
     Workload,
 )
 from fettle.plan.rollout.window_totals import Comparisons, Crash, Doubt, Lost, Observation, PodSamples, Second
@@ -314,7 +314,9 @@ class World:
             generation=self.generation,
             spec=self._parsed(),
             status=self.status,
-            wanted=wanted if isinstance(wanted, NotReady) else Wanted(wanted, f"pvc://store/artifacts/{wanted}"),
+            wanted=wanted
+            if isinstance(wanted, NotReady)
+            else DesiredRevision(wanted, f"pvc://store/artifacts/{wanted}"),
             now=self.now + self.skew,
             stable_annotation=self.annotation,
             ledger=tuple(self.ledger),

@@ -15,14 +15,14 @@ from fettle.api.constraints import AccuracyConstraint
 from fettle.api.optimizedmodel_status import Executed
 from fettle.api.reasons import Reason
 from fettle.api.signature import Signature
-from fettle.api.task import MeasureCandidate
+from fettle.api.task import BuiltCandidate
 from fettle.api.vocabulary import Precision
 from fettle.errors import FettleError, RuntimeFailure
 from fettle.optimizer.measure import items as item
 from fettle.optimizer.measure.accuracy import Judgement, Reference, difference
 from fettle.optimizer.measure.neighbours import depends
 from fettle.optimizer.measure.process import WorkerProcess
-from fettle.optimizer.measure.protocol import Judge, Load, Run
+from fettle.optimizer.measure.protocol import Judge, Load, RunItems
 from fettle.store.manifest import REFERENCE_ITEMS
 
 log = logging.getLogger(__name__)
@@ -43,24 +43,24 @@ class Bench:
 
     signature: Signature
     files: Mapping[str, Path]
-    items: item.Items
+    items: item.MappedItems
     reference: Reference
 
 
 @dataclass
-class Subject:
+class MeasuredCandidate:
     """A model, its files on this machine, and what is known. `failure` ends its way; everything else stays known.
 
-    `screened` is what the screening items say, `judgement` what the certifying ones do. `finding`: why it went no further.
+    `screening_judgement` is what the screening items say, `judgement` what the certifying ones do. `rejection`: why it went no further.
     """
 
-    candidate: MeasureCandidate
+    built: BuiltCandidate
     entry: Path
     incumbent: str | None = None  # digest of its artifact, where it is what is published now
     served_alone: bool = False  # as that artifact's manifest says
     failure: FettleError | None = None
-    finding: Rejection | None = None
-    screened: Judgement | None = None
+    rejection: Rejection | None = None
+    screening_judgement: Judgement | None = None
     judgement: Judgement | None = None
     executed: Executed | None = None
     peak_memory_bytes: int = 0
@@ -73,12 +73,12 @@ class Subject:
     @property
     def name(self) -> str:
         """The candidate's name."""
-        return self.candidate.plan.name
+        return self.built.plan.name
 
     @property
     def must_be_proved(self) -> bool:
         """Whether its answers may not be the original's: by intent, or as the screen has seen."""
-        return self.candidate.lossy or (self.screened is not None and not self.screened.exact)
+        return self.built.lossy or (self.screening_judgement is not None and not self.screening_judgement.exact)
 
     @property
     def alone(self) -> bool:
@@ -86,14 +86,14 @@ class Subject:
 
         It was seen, or is known: dynamic ranges are taken over the whole tensor, whatever the items that were looked at show.
         """
-        return self.depends or any(step.dynamic for step in self.candidate.steps)
+        return self.depends or any(step.dynamic for step in self.built.steps)
 
     @property
     def rounded(self) -> bool:
         """Whether it computes more coarsely than float32 anywhere."""
         return (
-            self.candidate.lossy
-            or self.candidate.plan.settings.precision != Precision.FLOAT32
+            self.built.lossy
+            or self.built.plan.settings.precision != Precision.FLOAT32
             or (self.executed is not None and self.executed.int8 + self.executed.weight_only > 0)
         )
 
@@ -101,13 +101,13 @@ class Subject:
         """From now on its settings say how many items a run takes best; an artifact that is published already says so itself."""
         if self.incumbent is None:
             batch = 1 if self.alone else batch
-            settings = self.candidate.plan.settings.model_copy(update={"preferred_batch": batch})
-            plan = self.candidate.plan.model_copy(update={"settings": settings})
-            self.candidate = self.candidate.model_copy(update={"plan": plan})
+            settings = self.built.plan.settings.model_copy(update={"preferred_batch": batch})
+            plan = self.built.plan.model_copy(update={"settings": settings})
+            self.built = self.built.model_copy(update={"plan": plan})
 
     def start(self, bench: Bench) -> WorkerProcess:
         """A fresh process that has loaded this model. Raises RuntimeFailure."""
-        plan = self.candidate.plan
+        plan = self.built.plan
         worker = WorkerProcess(self.name)
         try:
             worker.load(Load(self.entry, plan.runtime, plan.settings, bench.signature, bench.files, not self.proved))
@@ -123,7 +123,7 @@ class Subject:
         worker = self.start(bench)
         if self.outputs is not None and self.reference_seconds < SLOW_SECONDS:
             try:
-                self.compare(worker.run(Run(self.reference_items(bench))), self.outputs)
+                self.compare(worker.run(RunItems(self.reference_items(bench))), self.outputs)
             except BaseException:
                 worker.close()
                 raise
@@ -131,7 +131,7 @@ class Subject:
 
     def reference_items(self, bench: Bench) -> tuple[int, ...]:
         """Items of the reference: what one run takes, at most 8."""
-        fixed = self.candidate.plan.settings.batch_size
+        fixed = self.built.plan.settings.batch_size
         if self.alone and bench.signature.batchable:
             return (0,) * (fixed or 1)
         size = min(REFERENCE_ITEMS, len(bench.items))
@@ -154,7 +154,7 @@ class Subject:
         """
         if bench.signature.batchable and not self.alone:
             same = None if self.rounded else bench.reference.alike
-            fixed = self.candidate.plan.settings.batch_size
+            fixed = self.built.plan.settings.batch_size
             room = item.batch_size(bench.items, None, alone=False)
             self.depends = depends(worker.answers, len(bench.items), fixed, same, room)
             if self.depends:
@@ -165,13 +165,13 @@ class Subject:
 
     def answers(self, worker: WorkerProcess, bench: Bench) -> Iterator[item.Answer]:
         """Its answers to every item, in order, a batch at a time."""
-        fixed = self.candidate.plan.settings.batch_size
+        fixed = self.built.plan.settings.batch_size
         size = item.batch_size(bench.items, fixed, self.alone)
-        said = time.monotonic()
+        logged_at = time.monotonic()
         for batch in bench.items.batches(size):
             yield from worker.answers(Judge(tuple(batch), size))
-            if time.monotonic() - said > 10:
-                said = time.monotonic()
+            if time.monotonic() - logged_at > 10:
+                logged_at = time.monotonic()
                 log.info("%s: %d of %d items judged", self.name, batch[-1] + 1, len(bench.items))
 
     def examine(self, worker: WorkerProcess, bench: Bench, profile: bool = True) -> None:
@@ -180,24 +180,26 @@ class Subject:
             self.executed = worker.executed()
         indices = self.reference_items(bench)
         began = time.monotonic()
-        self.outputs = worker.run(Run(indices))
+        self.outputs = worker.run(RunItems(indices))
         self.reference_seconds = time.monotonic() - began
-        if len(indices) > 1 and self.candidate.plan.settings.batch_size is None:
+        if len(indices) > 1 and self.built.plan.settings.batch_size is None:
             together = item.split(bench.signature, self.outputs, len(indices)) or []
             for index, answer in zip(indices, together, strict=False):
                 self.compare(worker.answers(Judge((index,)))[0], answer)
         self.peak_memory_bytes = worker.peak_memory()
 
 
-def judge_original(subject: Subject, bench: Bench, profile: bool = False, beside: Reference | None = None) -> None:
+def judge_original(
+    candidate: MeasuredCandidate, bench: Bench, profile: bool = False, beside: Reference | None = None
+) -> None:
     """Let the original answer every item. Raises FettleError: without it nothing can be said.
 
     `profile`: ask for its executed precision too. `beside`: what these answers are compared by, and then nothing else is asked.
     """
-    with subject.start(bench) as worker:
+    with candidate.start(bench) as worker:
         chunk: list[item.Answer] = []
-        subject.look_at_neighbours(worker, bench)
-        for answer in subject.answers(worker, bench):
+        candidate.look_at_neighbours(worker, bench)
+        for answer in candidate.answers(worker, bench):
             chunk.append(answer)
             if len(chunk) >= item.LARGEST_BATCH or item.size_of(chunk) >= item.FEED_BYTES:
                 bench.reference.add(chunk)
@@ -209,23 +211,23 @@ def judge_original(subject: Subject, bench: Bench, profile: bool = False, beside
             return
         bench.reference.finish()
         log.info("%s", bench.reference.summary())
-        subject.examine(worker, bench, profile)
+        candidate.examine(worker, bench, profile)
 
 
-def screen(subject: Subject, bench: Bench, bound: AccuracyConstraint | None) -> WorkerProcess:
+def screen(candidate: MeasuredCandidate, bench: Bench, bound: AccuracyConstraint | None) -> WorkerProcess:
     """Load a candidate and let it answer the screening items; the process goes on to the quick clock.
 
     Raises RuntimeFailure where it does not load or gives no answers, and Pruned where even the favourable end of what it lost or
     changed exceeds `bound` (None: these items cannot say).
     """
-    worker = subject.start(bench)
+    worker = candidate.start(bench)
     try:
-        subject.look_at_neighbours(worker, bench)
-        answers = subject.answers(worker, bench)
-        subject.screened = judgement = bench.reference.judge(answers, subject.candidate.lossy, SCREEN_ALPHA)
+        candidate.look_at_neighbours(worker, bench)
+        answers = candidate.answers(worker, bench)
+        candidate.screening_judgement = judgement = bench.reference.judge(answers, candidate.built.lossy, SCREEN_ALPHA)
         too_much = None if judgement.exact else exceeds(judgement.drop, judgement.changed, bound)
         if too_much is not None:
-            subject.judgement = judgement
+            candidate.judgement = judgement
             gone = f"; {judgement.gone}" if judgement.gone is not None else ""
             raise Pruned(f"on {judgement.samples} screening items {too_much}{gone}")
     except BaseException:
@@ -234,23 +236,23 @@ def screen(subject: Subject, bench: Bench, bound: AccuracyConstraint | None) -> 
     return worker
 
 
-def certify(subject: Subject, bench: Bench, alpha: float) -> None:
+def certify(candidate: MeasuredCandidate, bench: Bench, alpha: float) -> None:
     """Let a finalist answer every certifying item, and compare. What goes wrong is its own failure."""
     began = time.monotonic()
     try:
-        with subject.start(bench) as worker:
-            subject.look_at_neighbours(worker, bench)
-            answers = subject.answers(worker, bench)
-            subject.judgement = bench.reference.judge(answers, subject.candidate.lossy, alpha)
-            subject.examine(worker, bench)
+        with candidate.start(bench) as worker:
+            candidate.look_at_neighbours(worker, bench)
+            answers = candidate.answers(worker, bench)
+            candidate.judgement = bench.reference.judge(answers, candidate.built.lossy, alpha)
+            candidate.examine(worker, bench)
     except FettleError as error:
-        subject.failure = error
-        log.info("%s: %s: %s", subject.name, error.reason, error.message)
+        candidate.failure = error
+        log.info("%s: %s: %s", candidate.name, error.reason, error.message)
         return
-    judgement = subject.judgement
+    judgement = candidate.judgement
     log.info(
         "%s: %s %.4g, drop %s, agreement %.4g, %.1f s",
-        subject.name,
+        candidate.name,
         judgement.accuracy.metric,
         judgement.accuracy.value,
         "unknown" if judgement.drop is None else span(judgement.drop),
@@ -259,13 +261,13 @@ def certify(subject: Subject, bench: Bench, alpha: float) -> None:
     )
 
 
-def same_as(subject: Subject, original: Subject, reference: Reference) -> None:
+def same_as(candidate: MeasuredCandidate, original: MeasuredCandidate, reference: Reference) -> None:
     """The original as a candidate: it was judged already."""
-    subject.executed, subject.outputs = original.executed, original.outputs
-    subject.peak_memory_bytes, subject.reference_seconds = original.peak_memory_bytes, original.reference_seconds
-    subject.deviations, subject.depends = original.deviations, original.depends
-    subject.proved = original.proved
-    subject.judgement = reference.itself()
+    candidate.executed, candidate.outputs = original.executed, original.outputs
+    candidate.peak_memory_bytes, candidate.reference_seconds = original.peak_memory_bytes, original.reference_seconds
+    candidate.deviations, candidate.depends = original.deviations, original.depends
+    candidate.proved = original.proved
+    candidate.judgement = reference.itself()
 
 
 def scale(outputs: Mapping[str, item.Array], name: str) -> float:

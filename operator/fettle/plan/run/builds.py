@@ -1,0 +1,76 @@
+"""The builds of a run: each goes through its segments one after the other, so many builds at once as the search may run."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+from fettle.api.reasons import Reason
+from fettle.api.report import BuildReport, PrepareReport
+from fettle.api.task import BuildPlan, StoredModel
+from fettle.plan.run.attempts import TaskProgress
+from fettle.plan.run.context import RunContext
+from fettle.plan.run.planned import Finding
+from fettle.plan.run.tasks import Given, build_task
+
+
+@dataclass(frozen=True)
+class BuildProgress:
+    """How far a build has come: made (`model`), not to be made (`refusal`: its recipe does not apply), failed for good
+    (`fault`), or none of them yet. `tasks`: those of its segments that were asked for."""
+
+    tasks: tuple[TaskProgress[BuildReport], ...] = ()
+    model: StoredModel | None = None
+    refusal: Finding | None = None
+
+    @property
+    def fault(self) -> Finding | None:
+        """Why a segment failed for good."""
+        return next((task.fault for task in self.tasks if task.fault is not None), None)
+
+    @property
+    def running(self) -> bool:
+        """Whether it occupies a place."""
+        return any(task.running for task in self.tasks)
+
+    @property
+    def over(self) -> bool:
+        """Whether nothing more will come of it."""
+        return self.model is not None or self.refusal is not None or self.fault is not None
+
+
+def build_all(context: RunContext, prepare: PrepareReport, plans: Iterable[BuildPlan]) -> dict[str, BuildProgress]:
+    """How far each of `plans` has come, by name. Those in front get the places that `search.parallelism` gives."""
+    builds: dict[str, BuildProgress] = {}
+    for plan in plans:
+        running = sum(build.running for build in builds.values())
+        builds[plan.name] = _build(context, prepare, plan, running < context.snapshot.spec.search.parallelism)
+    return builds
+
+
+def _build(context: RunContext, prepare: PrepareReport, plan: BuildPlan, has_place: bool) -> BuildProgress:
+    """Ask for the segments of a build, one after the other, from the first behind all that the store has.
+
+    Without a place only what was begun goes on.
+    """
+    entries = {entry.name: entry for entry in prepare.builds}
+    chain = [(segment, entries[segment.name]) for segment in plan.segments]
+    given, behind = Given(prepare.portable), 0
+    for place, (_, entry) in enumerate(chain, 1):
+        if entry.built is not None:
+            given, behind = Given(entry.built, entry.cache_key), place
+    tasks: tuple[TaskProgress[BuildReport], ...] = ()
+    for segment, entry in chain[behind:]:
+        task = build_task(segment, entry, given, prepare, context.store)
+        if not has_place and not context.attempts.made(task):
+            return BuildProgress(tasks)
+        progress = context.attempts.ask(task, BuildReport, stage="build", label=f"build {segment.name}")
+        tasks = (*tasks, progress)
+        report = progress.report
+        if report is None:
+            return BuildProgress(tasks)
+        if report.built is None:
+            reason = report.reason or Reason.RECIPE_NOT_APPLICABLE
+            return BuildProgress(tasks, refusal=Finding(reason, report.message or "the recipe does not apply"))
+        given = Given(report.built, report.cache_key)
+    return BuildProgress(tasks, model=given.model)
