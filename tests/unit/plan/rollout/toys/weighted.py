@@ -70,16 +70,23 @@ class Weighted:
         stable, canary = demand.stable, demand.canary
         given: dict[str, int] = {}
         if stable is None or not stable.ready:
-            heir = next(
-                (one for one in (canary, *_well(demand), *_failed(demand)) if one is not None and one.ready), None
-            )
-            return {heir.revision: 100} if heir is not None else {}
+            return self._without_stable(demand)
         if _gap(demand):  # who leaves without fault stands in
             given = {one.revision: share(demand.routes, one) for one in _well(demand) if one.ready}
         if canary is not None and canary.ready:
             given[canary.revision] = min(self._canary_share(demand, canary), 100 - sum(given.values()))
         given[stable.revision] = 100 - sum(given.values())
         return {revision: percent for revision, percent in given.items() if percent}
+
+    def _without_stable(self, demand: Demand) -> Mapping[str, int]:
+        """Whoever serves well keeps what it has; the first that is ready gets what nobody has."""
+        serving = [one for one in (demand.canary, *_well(demand)) if one is not None and one.ready]
+        given = {one.revision: percent for one in serving if (percent := share(demand.routes, one))}
+        heir = next(iter([*serving, *(one for one in _failed(demand) if one.ready)]), None)
+        if heir is None:
+            return {}
+        missing = 100 - sum(given.values())
+        return given if not missing else {**given, heir.revision: given.get(heir.revision, 0) + missing}
 
     def _canary_share(self, demand: Demand, canary: Workload) -> int:
         now, asked = share(demand.routes, canary), self.split(demand.weight)
