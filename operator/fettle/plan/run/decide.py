@@ -20,6 +20,7 @@ from fettle.plan.run import retry
 from fettle.plan.run.attempts import TaskProgress, notes_of, requests_of
 from fettle.plan.run.choose import choose
 from fettle.plan.run.context import RunContext, context_of
+from fettle.plan.run.held_back import held_back
 from fettle.plan.run.planned import Finding, with_notes
 from fettle.plan.run.rounds import RunProgress, advance
 from fettle.plan.run.state import RunDecision, RunSnapshot, Stage
@@ -158,7 +159,8 @@ def _published(
         problems = [publish.fault]
     if problems:
         return _not_published(problems), status
-    return Stage(Reason.PUBLISHED, _summary(status.candidates), finished=True), status
+    summary = "; ".join([_summary(status.candidates), *_held_back(progress, status.candidates)])
+    return Stage(Reason.PUBLISHED, summary, finished=True), status
 
 
 def _choose(progress: RunProgress, status: OptimizedModelStatus) -> tuple[tuple[CandidateStatus, ...], list[Finding]]:
@@ -199,6 +201,15 @@ def _artifacts(context: RunContext, progress: RunProgress, status: OptimizedMode
 def _not_published(problems: Sequence[Finding]) -> Stage:
     """The run is over, and at least one target has no winner."""
     return Stage(problems[0].reason, " | ".join(problem.message for problem in problems), finished=True)
+
+
+def _held_back(progress: RunProgress, rows: Sequence[CandidateStatus]) -> list[str]:
+    """For each target, what would be faster than its winner and why it is not published."""
+    texts = (
+        held_back([row for row in rows if row.target == target.target.name], target.rules, target.baseline)
+        for target in progress.targets
+    )
+    return [text for text in texts if text is not None]
 
 
 def _summary(rows: Sequence[CandidateStatus]) -> str:

@@ -247,3 +247,17 @@ def test_times_are_written_as_kubernetes_does() -> None:
     world.now = datetime.fromisoformat("2026-03-01T14:00:00.123456+02:00")
     world.look()
     assert world.status.started_at == START.strftime("%Y-%m-%dT%H:%M:%SZ")
+
+
+def test_a_run_says_what_would_be_faster_and_what_keeps_it_out() -> None:
+    world = World(speeds={"int8-openvino": (3.0, 0.3)})
+    world.settle()
+    assert "int8-openvino is about 3 times as fast as the original, but accuracy drop 0.3 [" in world.ready.message
+
+
+@pytest.mark.parametrize("speed", [0.9, 1.2, 1.4])
+def test_what_is_hardly_faster_than_the_winner_is_not_mentioned(speed: float) -> None:
+    world = World(speeds={"int8-openvino": (speed, 0.3)})
+    world.settle()
+    assert world.ready.reason == Reason.PUBLISHED
+    assert "int8-openvino" not in world.ready.message
