@@ -10,19 +10,20 @@ from tools.cluster import build
 from tools.cluster.errors import ClusterError
 from tools.cluster.paths import checkout
 
+SOURCES = ("go.mod", "go.sum", "coredns/main.go", "kubernetes/main.go")
 GO_MOD = (checkout().module / "go.mod").read_text()
 
 
 @pytest.fixture
 def module(tmp_path: Path) -> Path:
     source = checkout().module
-    (tmp_path / "coredns").mkdir()
-    for name in ("go.mod", "go.sum", "coredns/main.go"):
+    for name in SOURCES:
+        (tmp_path / name).parent.mkdir(exist_ok=True)
         shutil.copy(source / name, tmp_path / name)
     return tmp_path
 
 
-@pytest.mark.parametrize("name", ["go.mod", "go.sum", "coredns/main.go"])
+@pytest.mark.parametrize("name", SOURCES)
 def test_a_changed_input_changes_the_stamp(module: Path, name: str) -> None:
     before = build.stamp(module, "go1.26.0")
     (module / name).write_text((module / name).read_text() + "// changed\n")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import os
 import re
+import shutil
 import subprocess
 import sys
 import time
@@ -25,7 +26,8 @@ BINARIES: Mapping[str, str] = {
     "helm": "helm.sh/helm/v3/cmd/helm",
     "coredns": "./coredns",
 }
-# Names of the one binary of Kubernetes, which does what it is called by.
+# Names of the one binary of Kubernetes, which does what it is called by. Linking it takes 14 s on two cores, six programs took 32 s; it has
+# 135 MB, they had 486.
 KUBERNETES = ("kube-apiserver", "kubelet", "kube-controller-manager", "kube-scheduler", "kube-proxy", "kubectl")
 
 
@@ -88,6 +90,7 @@ def ensure(paths: Paths, progress: Progress) -> None:
     go, version = _go(paths) or _install_go(paths, progress)
     progress(f"building Kubernetes, Helm and CoreDNS with {version}: 5 to 10 minutes on two cores, once")
     fresh = paths.home / "bin.new"
+    shutil.rmtree(fresh, ignore_errors=True)  # what an interrupted build left
     _build(paths, go, fresh, progress)
     paths.bin.mkdir(parents=True, exist_ok=True)
     for name in KUBERNETES:
