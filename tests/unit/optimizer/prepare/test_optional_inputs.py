@@ -71,7 +71,7 @@ def test_an_input_with_a_default_that_the_items_give_is_an_input_like_any_other(
     for index in range(report.items.items):
         found, label = answers(bench, report, index)
         assert found.argmax() == label
-    assert not [note for note in report.notes if "not used" in note]
+    assert not [note for note in report.notes if "neither inputs nor labels" in note]
     assert [value.name for value in bench.portable(report, "again").graph.input] == ["x", "gain"]
     assert not {"gain"} & {tensor.name for tensor in bench.portable(report, "again").graph.initializer}
 
@@ -80,7 +80,7 @@ def test_a_default_that_nobody_overrides_stays_and_the_note_says_so(bench: Workb
     bench.put(with_gain())
     report = prepared(bench, x=X, labels=(X @ WEIGHTS).argmax(1))
     assert names(report) == ["x"]
-    assert [note for note in report.notes if "keep it" in note and "['gain']" in note]
+    assert [note for note in report.notes if "keep their default value" in note and "gain" in note]
     found, label = answers(bench, report, 0)
     assert found.argmax() == label
 

@@ -164,7 +164,7 @@ def test_every_text_has_a_contrast_of_at_least_4_5_on_light_on_dark_and_on_paper
 
 def test_what_was_sorted_out_early_is_no_failure(finished: tuple[Store, str]) -> None:
     html = published(finished[0])
-    assert "Sorted out" in parsed(html).text
+    assert "Rejected early" in parsed(html).text
     assert "1.5 times the best's 2.6 ms and more" in parsed(html).text
 
 
@@ -329,7 +329,7 @@ def test_a_gain_is_a_sentence(name: str, sentence: str) -> None:
 
 def test_an_exact_candidate_cost_nothing() -> None:
     assert text.cost(found("fp32-openvino")).startswith(
-        "It cost nothing: on all 897 items its answers are the original's"
+        "It cost nothing: on all 897 items its answers equal the original's"
     )
 
 

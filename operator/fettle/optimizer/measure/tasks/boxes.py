@@ -200,7 +200,7 @@ def _decode_yolo(name: str, turned: bool, objectness: bool, answer: Answer) -> B
 def _after_nms(examples: Sequence[Answer]) -> Head | None:
     """One tensor of rows: four corners, a score and the number of the class, in either order."""
     for name, array in examples[0].items():
-        if array.ndim != 2 or array.shape[1] != 6 or array.shape[0] > MOST_AFTER_NMS:
+        if not is_float(array) or array.ndim != 2 or array.shape[1] != 6 or array.shape[0] > MOST_AFTER_NMS:
             continue
         rows = np.concatenate([answer[name] for answer in examples]).astype(np.float64)
         if not len(rows):
