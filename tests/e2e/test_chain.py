@@ -164,7 +164,7 @@ def test_deleting_both_objects_leaves_no_pod_and_every_artifact(kube: Kube) -> N
 
 def test_pruning_the_store_keeps_what_is_served(kube: Kube) -> None:
     told = install.fettle(kube, "prune", "--older-than", "0", "--image", install.images(kube.target)["server"])
-    assert " removed, of " in told, "the artifacts of the objects that are gone"
+    assert " removed; the manifests and figures of " in told, "the artifacts of the objects that are gone"
     again = install.fettle(kube, "prune", "--older-than", "0", "--image", install.images(kube.target)["server"])
     assert again.startswith("nothing to remove; "), again
     before = (kube.get("mdep", MD) or {})["status"]["stable"]["revision"]
