@@ -20,7 +20,7 @@ UP := $(if $(FETTLE_KUBECONFIG),true,$(PYTHON) -m tools.cluster up)
 export PYTHONDONTWRITEBYTECODE :=
 export PYTHONPYCACHEPREFIX := $(CURDIR)/.cache/bytecode
 
-.PHONY: help setup lock lint type test test-unit test-cluster test-e2e test-torch test-kills bench-rollout crds verify docs images images-torch cluster cluster-down cluster-status demo demo-clean clean
+.PHONY: help setup lock lint type test test-unit coverage test-cluster test-e2e test-torch test-kills bench-rollout crds verify docs images images-torch cluster cluster-down cluster-status demo demo-clean clean
 
 help: ## list the targets
 	@grep -hE '^[a-z0-9-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | awk -F'\t' '{printf "  %-16s %s\n", $$1, $$2}'
@@ -74,6 +74,9 @@ test: setup ## run all tests: unit, cluster (real API server), charts, e2e (real
 
 test-unit: setup ## run the unit tests, without a cluster
 	$(PYTEST) $(SIDE_BY_SIDE) tests/unit tests/tools tests/docs
+
+coverage: setup ## run the unit tests, and print the lines that they do not reach
+	$(PYTEST) $(SIDE_BY_SIDE) --cov=fettle --cov-report=term:skip-covered tests/unit
 
 test-cluster: setup ## run the tests against a real API server
 	@$(ON_OWN_CLUSTER) -- $(PYTEST) $(WAITING) tests/charts tests/cluster
