@@ -258,7 +258,8 @@ class Reference:
             found = replace(found, agreement=found.agreement.model_copy(update=kept))
         if found.exact:
             return replace(found, margins=sureness.margins())
-        return replace(found, margins=sureness.margins(), changed=changed, gone=left.gone)
+        gone = left.gone or (verdict.gone if verdict is not None else None)
+        return replace(found, margins=sureness.margins(), changed=changed, gone=gone)
 
     def alike(self, one: Answer, two: Answer) -> bool:
         """Whether two answers to one item are the same by the rules that candidates are judged by."""

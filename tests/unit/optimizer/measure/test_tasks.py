@@ -348,6 +348,20 @@ def test_a_candidate_that_answers_as_the_original_lost_nothing_but_what_few_item
     assert found.drop is not None and found.drop.value == 0 and 0.05 < found.drop.high < 0.15
 
 
+def test_a_class_that_is_never_found_any_more_is_missed_though_it_is_rare() -> None:
+    answers = [
+        {"output0": yolo(apart(8 if item % 10 == 0 else 2)).T} for item in range(100)
+    ]  # the third class in every tenth item
+    without = [{"output0": yolo(apart(2)).T} for _ in answers]
+    reference = TaskReference(Metric.DETECTION, fitted(Metric.DETECTION, answers), answers, None)
+    for candidates, gone in ((answers, None), (without, "never finds 2, which the original finds in 10 items")):
+        trial = reference.trial()
+        for original, candidate in zip(answers, candidates, strict=True):
+            trial.add(original, candidate, np.array(()))
+        verdict = trial.verdict(0.05)
+        assert verdict.gone is None if gone is None else gone in str(verdict.gone)
+
+
 def test_labels_that_have_nothing_to_do_with_the_items_are_refused() -> None:
     random = np.random.default_rng(RANDOM)
     answers = [{"scores": random.normal(size=(4, 8, 8)).astype(np.float32)} for _ in range(30)]

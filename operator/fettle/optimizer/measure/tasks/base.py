@@ -44,6 +44,10 @@ class TaskMetric(Protocol):
         """What an answer says: boxes, a mask, a text, a vector."""
         ...
 
+    def values(self, said: Any) -> Array:
+        """What is decided in it: classes or characters; nothing where there are no such."""
+        ...
+
     def read(self, label: Array, answer: Answer) -> Any:
         """What a label says of an item, in the form of `decode`. Raises DataError where it does not fit."""
         ...

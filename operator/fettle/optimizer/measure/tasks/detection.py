@@ -56,6 +56,10 @@ class Detection:
         """The boxes of an answer, after NMS."""
         return self._head.decode(answer)
 
+    def values(self, said: Boxes) -> Array:
+        """Classes of the objects that are found."""
+        return said.above(SURE).classes
+
     def read(self, label: Array, answer: Answer) -> Boxes:
         """`label` is [n, 5]: left, top, right, bottom, class; a row with a negative class fills up and does not count."""
         if label.ndim != 2 or label.shape[1] != 5 or label.dtype.kind not in "iuf":

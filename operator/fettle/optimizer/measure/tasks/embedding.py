@@ -69,6 +69,10 @@ class Embedding:
         length = float(np.linalg.norm(vector))
         return np.asarray(vector / length if length > 0 else vector)
 
+    def values(self, said: Array) -> Array:
+        """A vector decides nothing by itself."""
+        return np.array([])
+
     def read(self, label: Array, answer: Answer) -> str:
         """What items that belong together have in common: a number or a text."""
         if label.size != 1:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -13,6 +13,7 @@ from fettle.api.optimizedmodel_status import Interval
 from fettle.api.vocabulary import Metric
 from fettle.errors import DataError
 from fettle.optimizer.measure.items import Answer
+from fettle.optimizer.measure.remains import Decided
 from fettle.optimizer.measure.tasks.base import Pool, Scorer, TaskMetric, drop
 
 Array = np.ndarray[Any, Any]
@@ -23,11 +24,16 @@ FEWEST = 10  # items from which labels at the wrong items say something
 
 @dataclass(frozen=True)
 class Verdict:
-    """What a candidate is worth. `changed`: with labels, how much of what the original says it says otherwise."""
+    """What a candidate is worth. `changed`: with labels, how much of what the original says it says otherwise.
+
+    `gone`: a class or character that the original finds in several items and the candidate in none, for a person; not looked for with
+    labels, which judge what that costs.
+    """
 
     value: float
     drop: Interval | None
     changed: Interval | None
+    gone: str | None = None
 
 
 class TaskReference:
@@ -88,19 +94,32 @@ class Trial:
     reference: TaskReference
     _agreement: Scorer
     _labelled: Scorer | None
+    _decided: Decided = field(default_factory=Decided)
 
     def add(self, original: Answer, candidate: Answer, label: Array) -> None:
         """Score the answer to the next item. Raises DataError."""
         metric = self.reference.metric
-        said = metric.decode(candidate)
-        self._agreement.add(said, metric.decode(original))
+        said, truth = metric.decode(candidate), metric.decode(original)
+        self._agreement.add(said, truth)
+        self._decided.add(metric.values(truth), metric.values(said))
         if self._labelled is not None:
             self._labelled.add(said, metric.read(label, original))
 
     def verdict(self, alpha: float) -> Verdict:
         """When all items are in."""
         labelled = self._labelled.pool() if self._labelled is not None else None
-        return self.reference.verdict(self._agreement.pool(), labelled, alpha)
+        verdict = self.reference.verdict(self._agreement.pool(), labelled, alpha)
+        return verdict if labelled is not None else replace(verdict, gone=self._gone())
+
+    def _gone(self) -> str | None:
+        missing = self._decided.missing()
+        if missing is None:
+            return None
+        value, items = missing
+        return (
+            f"it never finds {value!r}, which the original finds in {items} items: what is rare is lost without being missed in "
+            f"{self.reference.name}; provide labels to judge what that costs"
+        )
 
 
 def _clipped(found: Interval | None) -> Interval | None:

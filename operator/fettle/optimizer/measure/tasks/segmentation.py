@@ -98,6 +98,10 @@ class Segmentation:
             return np.asarray((array > self._threshold).reshape(-1).astype(np.int64))
         return np.asarray(decisions(array, self._axis, self._threshold).astype(np.int64))
 
+    def values(self, said: Array) -> Array:
+        """Classes that occur."""
+        return said
+
     def read(self, label: Array, answer: Answer) -> Array:
         """Numbers of classes, one for each place."""
         places = self.decode(answer).size

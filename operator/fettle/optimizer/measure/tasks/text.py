@@ -88,6 +88,10 @@ class Text:
             self._classes[number] if number < len(self._classes) else "\ufffd" for number in numbers.tolist()
         )
 
+    def values(self, said: Letters) -> Array:
+        """Characters that occur."""
+        return np.array(list(said))
+
     def read(self, label: Array, answer: Answer) -> Letters:
         """A text, or numbers of classes; negative ones fill up."""
         if label.dtype.kind in "OSU":
