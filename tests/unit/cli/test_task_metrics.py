@@ -1,4 +1,4 @@
-"""What a model is for decides what int8 may change: the whole of `fettle optimize` on masks, with no word of a metric."""
+"""What a model is for decides what int8 may change: the whole of `fettle optimize` on masks, which Auto recognizes."""
 
 from __future__ import annotations
 
@@ -69,7 +69,7 @@ async def optimized(folder: Path, ruined: bool, labels: Array | None = None, **e
     spec = OptimizedModelSpec.model_validate(
         {
             "source": {"uri": "pvc://models/model.onnx"},
-            "data": {"evaluation": {"uri": "pvc://models/items.npz", **evaluation}},
+            "data": {"evaluation": {"uri": "pvc://models/items.npz", "metric": "Auto", **evaluation}},
             "targets": [{"name": "cpu", "runtimes": ["onnxruntime"]}],
             "recipes": [{"name": "int8", "steps": [{"quantize": {"mode": "Static"}}]}],
             "constraints": {"accuracy": {"maxDrop": 0.05}, "speedup": {"min": 0.01}},

@@ -227,7 +227,8 @@ class Reference:
         Raises RuntimeFailure (OutputsInvalid) at the first answer that is none: a wrong shape, NaN or infinity where the
         original has a number.
         """
-        tally = Tally(self.comparisons, self._judged() if self.task is not None else frozenset())
+        judged = self._judged() if self.task is not None else frozenset()
+        tally = Tally(self.comparisons, judged, judged if self.metric is Metric.SEGMENTATION else frozenset())
         remains = self._remains()
         scores = self.new_scores() if self.scores is not None else None
         changes = Changes(scores.judging) if scores is not None else None
@@ -300,6 +301,19 @@ class Reference:
             decided[self.output] = _right(judging, found, judging.wanted(original[self.output], self._label(number)))
         return decided
 
+    def _lost(self, verdict: Verdict | None, tally: Tally, alpha: float) -> Interval | None:
+        """By the task's metric. Without labels, answers that differ in an output that it does not look at are lost as well."""
+        if (
+            verdict is None
+            or verdict.drop is None
+            or verdict.changed is not None
+            or not self.comparisons.keys() - tally.judged
+        ):
+            return verdict.drop if verdict is not None else None
+        agreement = agreement_interval(tally.apart, self._count, alpha)
+        others = Interval(value=1 - agreement.value, low=1 - agreement.high, high=1 - agreement.low)
+        return max(verdict.drop, others, key=lambda interval: interval.high)
+
     def _judgement(
         self, tally: Tally, scores: Scores | None, lossy: bool, alpha: float, verdict: Verdict | None = None
     ) -> Judgement:
@@ -309,7 +323,7 @@ class Reference:
         if self.task is not None:
             value = verdict.value if verdict is not None else self.task.value
             accuracy, sides = MetricValue(metric=self.metric, value=value), None
-            lost = verdict.drop if verdict is not None else None
+            lost = self._lost(verdict, tally, alpha)
         elif scores is None or self.scores is None:
             # Without labels, an item on which they disagree counts as lost: the drop is 1 - agreement.
             lost = Interval(value=1 - agreement.value, low=1 - agreement.high, high=1 - agreement.low)
@@ -321,8 +335,8 @@ class Reference:
             # Only a decision can be right or wrong; a distance has no sides to change.
             sides = flips(self.scores, scores) if self.metric in DECIDING else None
         if verdict is not None:
-            against_itself = verdict.changed or verdict.drop
-            same = tally.apart == 0 and against_itself is not None and against_itself.value == 0
+            seen = [verdict.drop, *([verdict.changed] if verdict.changed is not None else [])]
+            same = tally.apart == 0 and all(interval is not None and interval.value == 0 for interval in seen)
         else:
             same = tally.disagreed == 0 and (sides is None or sides.worse + sides.better == 0)
         exact = not lossy and tally.within_noise and same
@@ -364,9 +378,9 @@ class Tally:
     """Sums over the items that were compared."""
 
     comparisons: dict[str, Comparison]
-    judged: frozenset[str] = (
-        frozenset()
-    )  # outputs that a task's metric judges: what their numbers are for is seen there
+    # Outputs that a task's metric judges, and those of them where a row that is nearly 0 has no scale of its own.
+    judged: frozenset[str] = frozenset()
+    masks: frozenset[str] = frozenset()
     disagreed: int = 0
     apart: int = 0  # items that disagree in another output
     worst: float = 0.0
@@ -379,7 +393,7 @@ class Tally:
         self.apart += bool(apart - self.judged)
         for name, profile in profiles.items():
             self.worst = max(self.worst, difference(original[name], candidate[name]))
-            noise = profile.noise() if name in self.judged else profile.noise_of(original[name].shape)
+            noise = profile.noise() if name in self.masks else profile.noise_of(original[name].shape)
             self.within_noise = self.within_noise and within_noise(original[name], candidate[name], noise)
 
 

@@ -52,6 +52,9 @@ def read(split: Split, signature: Signature, spec: EvaluationSpec | None, run: R
     items = split.evaluation
     if spec is None or items is None:
         return Reading()
+    names = sorted(tensor.name for tensor in signature.outputs)
+    if spec.output is not None and spec.output not in names:
+        raise DataError(f"data.evaluation.output is {spec.output!r}; the model has {names}")
     if spec.metric == Metric.AUTO:
         return _recognized(split, items, signature, spec, run)
     if spec.metric in METRICS:

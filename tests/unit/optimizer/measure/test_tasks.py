@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 import hypothesis.extra.numpy
@@ -15,9 +16,11 @@ from sklearn.metrics import f1_score, jaccard_score
 from sklearn.neighbors import NearestNeighbors
 
 from fettle.api.optimizedmodel import AgreementSpec, EvaluationSpec
+from fettle.api.reasons import Reason
 from fettle.api.signature import Signature, Tensor
 from fettle.api.vocabulary import Metric
-from fettle.errors import DataError
+from fettle.errors import DataError, RuntimeFailure
+from fettle.optimizer.measure.accuracy import Judgement, Reference
 from fettle.optimizer.measure.tasks import METRICS, recognized
 from fettle.optimizer.measure.tasks.base import drop
 from fettle.optimizer.measure.tasks.boxes import Boxes, suppress
@@ -457,3 +460,90 @@ def kinds() -> dict[str, tuple[dict[str, Array], Metric | None]]:
 def test_a_task_is_recognized_only_by_answers_that_hardly_are_anything_else(kind: str) -> None:
     answer, expected = kinds()[kind]
     assert recognized(signature(**answer), [answer] * 4, EvaluationSpec(uri="pvc://data/items.npz")) == expected
+
+
+# ------------------------------------------------------------------------------------------------------------- what was read wrongly
+
+
+def test_a_labelled_class_of_which_nothing_is_found_counts_as_nothing_found() -> None:
+    scorer = AveragePrecision()
+    there = Boxes(np.array([[0, 0, 9, 9], [20, 20, 30, 30.0]]), np.ones(2), np.array([0, 1]))
+    scorer.add(Boxes(there.corners[:1], np.array([0.9]), np.array([0])), there)
+    assert scorer.pool().whole() == pytest.approx(0.5)
+
+
+def test_an_item_with_one_box_is_read_like_any_other() -> None:
+    examples = [written(apart(count))["after NMS, one tensor"] for count in (8, 8, 8)]
+    metric = fitted(Metric.DETECTION, examples)
+    one = {"detections": examples[0]["detections"][:1]}
+    assert len(metric.decode(one).scores) == 1
+
+
+def test_boxes_that_do_not_even_match_themselves_were_not_read_right() -> None:
+    random = np.random.default_rng(RANDOM)
+    # Centre and size beside the scores of an SSD head: read as corners they have no area.
+    answers = [
+        {
+            "boxes": np.concatenate([random.uniform(50, 99, (20, 2)), random.uniform(1, 9, (20, 2))], axis=1).astype(
+                np.float32
+            ),
+            "scores": softmax(4 * random.normal(size=(20, 5)), -1),
+        }
+        for _ in range(12)
+    ]
+    with pytest.raises(DataError, match="against itself is 0, expected 1"):
+        TaskReference(Metric.DETECTION, fitted(Metric.DETECTION, answers), answers, None)
+
+
+def test_an_original_that_marks_the_same_in_every_item_proves_nothing() -> None:
+    mask = {"mask": np.where(np.arange(256).reshape(16, 16) < 99, 0.99, 0.01).astype(np.float32)}
+    with pytest.raises(DataError, match="answers the same to all 20 items"):
+        TaskReference(Metric.SEGMENTATION, fitted(Metric.SEGMENTATION, [mask] * 20), [mask] * 20, None)
+
+
+def test_where_one_place_changed_no_less_may_be_lost_than_where_nothing_changed() -> None:
+    random = np.random.default_rng(RANDOM)
+    answers = [{"mask": random.uniform(size=(16, 16)).astype(np.float32)} for _ in range(40)]
+    reference = TaskReference(Metric.SEGMENTATION, fitted(Metric.SEGMENTATION, answers), answers, None)
+    highs = []
+    for places in (0, 1):
+        trial = reference.trial()
+        for item, answer in enumerate(answers):
+            candidate = answer["mask"].copy()
+            candidate.flat[:places] = 1 - candidate.flat[:places] if item == 0 else candidate.flat[:places]
+            trial.add(answer, {"mask": candidate}, np.array(()))
+        found = trial.verdict(0.05).drop
+        assert found is not None
+        highs.append(found.high)
+    assert highs[1] >= highs[0] > 0.05
+
+
+def test_answers_that_cannot_be_compared_are_the_candidates_fault() -> None:
+    random = np.random.default_rng(RANDOM)
+    answers = [{"mask": random.uniform(size=(16, 16)).astype(np.float32)} for _ in range(12)]
+    trial = TaskReference(Metric.SEGMENTATION, fitted(Metric.SEGMENTATION, answers), answers, None).trial()
+    with pytest.raises(RuntimeFailure) as refused:
+        trial.add(answers[0], {"mask": random.uniform(size=(8, 8)).astype(np.float32)}, np.array(()))
+    assert refused.value.reason is Reason.OUTPUTS_INVALID
+
+
+def two_outputs(folder: Path, wrong: float) -> Judgement:
+    """A candidate that marks as the original does, and answers another class in a share of the items."""
+    random = np.random.default_rng(RANDOM)
+    answers = [
+        {"mask": random.uniform(size=(16, 16)).astype(np.float32), "kind": np.array(item % 3)} for item in range(200)
+    ]
+    ends = signature(mask=answers[0]["mask"], kind=np.array([]))
+    kind = Tensor(name="kind", dtype="INT64", shape=(-1,), batch_axis=0)
+    ends = ends.model_copy(update={"outputs": (ends.outputs[0], kind)})
+    reference = Reference(folder, ends, None, EvaluationSpec(uri="-", metric=Metric.SEGMENTATION), generated=False)
+    reference.add(answers)
+    reference.finish()
+    other = ({**answer, "kind": (answer["kind"] + (item < wrong * 200)) % 3} for item, answer in enumerate(answers))
+    return reference.judge(other, lossy=True, alpha=0.05)
+
+
+def test_what_the_metric_does_not_look_at_is_lost_as_well(tmp_path: Path) -> None:
+    ruined, faithful = two_outputs(tmp_path / "ruined", 0.3).drop, two_outputs(tmp_path / "faithful", 0).drop
+    assert ruined is not None and ruined.value == pytest.approx(0.3)
+    assert faithful is not None and faithful.value == 0

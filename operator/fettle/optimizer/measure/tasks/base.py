@@ -115,7 +115,10 @@ def drop(original: Pool, candidate: Pool, alpha: float) -> Interval | None:
         # A bootstrap would say [0, 0] on any number of items; the score interval of a share does not.
         return tango(0, 0, original.items, alpha)
     batch = max(1, BATCH_NUMBERS // max(before.size, after.size, 1))
-    return bca(original.groups, lambda drawn: original.value(drawn) - candidate.value(drawn), alpha, batch=batch)
+    found = bca(original.groups, lambda drawn: original.value(drawn) - candidate.value(drawn), alpha, batch=batch)
+    # What few items did not show may be there: less is never claimed than where nothing changed at all.
+    least = tango(0, 0, original.items, alpha).high
+    return None if found is None else Interval(value=found.value, low=found.low, high=max(found.high, least))
 
 
 def ratio(totals: Array, empty: float = 1.0) -> Array:

@@ -6,8 +6,8 @@ beside a score for each class; and boxes after NMS, in one tensor or in three.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any
 
@@ -97,10 +97,11 @@ class Head:
     told: str
     outputs: frozenset[str]
     of_tables: Callable[[Answer], Boxes]
+    ranks: Mapping[str, int] = field(default_factory=dict)
 
     def decode(self, answer: Answer) -> Boxes:
         """The boxes of an answer."""
-        return self.of_tables(_as_tables({name: answer[name] for name in self.outputs}))
+        return self.of_tables(_as_tables({name: answer[name] for name in self.outputs}, self.ranks))
 
 
 def head(examples: Sequence[Answer], image: tuple[int, int] | None = None) -> Head | None:
@@ -108,17 +109,19 @@ def head(examples: Sequence[Answer], image: tuple[int, int] | None = None) -> He
 
     `image`: height and width of the model's input, where they are fixed.
     """
-    answers = [_as_tables(answer) for answer in examples]
+    ranks = {name: 1 if all(answer[name].shape[:-1] == (1,) for answer in examples) else 2 for name in examples[0]}
+    answers = [_as_tables(answer, ranks) for answer in examples]
     for recognise in (_after_nms, _three_tensors, _ssd, _yolo):
         recognised = recognise(answers)
         if recognised is not None:
-            return recognised
-    return _yolox(answers, image)
+            return replace(recognised, ranks=ranks)
+    recognised = _yolox(answers, image)
+    return replace(recognised, ranks=ranks) if recognised is not None else None
 
 
-def _as_tables(answer: Answer) -> Answer:
-    """Without a batch axis of 1."""
-    return {name: item_of(array, 1 if array.shape[:-1] == (1,) else 2) for name, array in answer.items()}
+def _as_tables(answer: Answer, ranks: Mapping[str, int]) -> Answer:
+    """Without a batch axis of 1. `ranks`: axes of each output without it, as all examples have them."""
+    return {name: item_of(array, ranks[name]) for name, array in answer.items()}
 
 
 def _yolo(examples: Sequence[Answer]) -> Head | None:
@@ -276,4 +279,5 @@ def _probabilities(values: Array) -> bool:
 
 
 def _whole(values: Array) -> bool:
-    return bool(values.size) and bool(np.all((values >= 0) & (np.abs(values - np.rint(values)) < WHOLE)))
+    numbers = values.dtype.kind in "iuf" and bool(values.size)
+    return numbers and bool(np.all((values >= 0) & (np.abs(values - np.rint(values)) < WHOLE)))

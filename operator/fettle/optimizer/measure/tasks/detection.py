@@ -160,6 +160,8 @@ def _times(drawn: Indices, groups: int) -> Array:
 def _average_precision(times: Array, objects: Array, boxes: Array, right: Array) -> Array:
     """Of one class: `objects` and `boxes` are their groups, boxes by falling score. NaN where no object was drawn."""
     there = times[..., objects].sum(axis=-1)
+    if not len(boxes):
+        return np.where(there > 0, 0.0, np.nan)
     weights = times[..., boxes]
     true = np.cumsum(weights * right, axis=-1)
     precision = true / np.maximum(np.cumsum(weights, axis=-1), 1)

@@ -10,8 +10,9 @@ from typing import Any
 import numpy as np
 
 from fettle.api.optimizedmodel_status import Interval
+from fettle.api.reasons import Reason
 from fettle.api.vocabulary import Metric
-from fettle.errors import DataError
+from fettle.errors import DataError, RuntimeFailure
 from fettle.optimizer.measure.items import Answer
 from fettle.optimizer.measure.remains import Decided
 from fettle.optimizer.measure.tasks.base import Pool, Scorer, TaskMetric, drop
@@ -19,6 +20,7 @@ from fettle.optimizer.measure.tasks.base import Pool, Scorer, TaskMetric, drop
 Array = np.ndarray[Any, Any]
 
 EXAMPLES = 32  # answers that a metric is fitted to
+SAME = 1 - 1e-9
 FEWEST = 10  # items from which labels at the wrong items say something
 
 
@@ -42,15 +44,29 @@ class TaskReference:
     def __init__(self, name: Metric, metric: TaskMetric, answers: Iterable[Answer], labels: Array | None) -> None:
         """Raises DataError where labels do not fit, where nothing is to be found, or where any other item's label fits as well."""
         self.name, self.metric = name, metric
+        try:
+            self._score(answers, labels)
+        except (ValueError, IndexError, TypeError) as error:
+            told = "answers and labels" if labels is not None else "answers"
+            raise DataError(f"{name} cannot read the {told} of every item ({error}): choose another metric") from error
+
+    def _score(self, answers: Iterable[Answer], labels: Array | None) -> None:
+        metric = self.metric
         itself, labelled, moved = metric.scorer(False), metric.scorer(True), metric.scorer(True)
+        beside, before = metric.scorer(False), None  # each item beside the one before it
         for number, answer in enumerate(answers):
             said = metric.decode(answer)
             itself.add(said, said)
+            if before is not None:
+                with suppress(DataError, ValueError):  # the one before may have another size
+                    beside.add(said, before)
+            before = said
             if labels is not None:
                 labelled.add(said, metric.read(np.asarray(labels[number]), answer))
                 with suppress(DataError):  # the next item's may have another size
                     moved.add(said, metric.read(np.asarray(labels[(number + 1) % len(labels)]), answer))
         self._itself = itself.pool()
+        self._refuse_blind(beside)
         self._labelled = labelled.pool() if labels is not None else None
         if self._labelled is not None:
             self._refuse_chance(self._labelled, moved)
@@ -71,6 +87,26 @@ class TaskReference:
         if labelled is None or self._labelled is None:
             return Verdict(agreement.whole(), changed, None)
         return Verdict(labelled.whole(), drop(self._labelled, labelled, alpha), changed)
+
+    def _refuse_blind(self, beside: Scorer) -> None:
+        """The metric must see that the original answers as itself, and that it answers other items otherwise."""
+        itself = self._itself.whole()
+        if not itself >= SAME:
+            raise DataError(
+                f"{self.name} of the original against itself is {itself:.4g}, expected 1: its answers are not {self.metric.told}, or hold NaN; "
+                "choose another metric"
+            )
+        if self._itself.items < FEWEST:
+            return
+        try:
+            others = beside.pool().whole()
+        except (DataError, ValueError):
+            return  # no item has the size of the one before
+        if others >= SAME:
+            raise DataError(
+                f"by {self.name} the original answers the same to all {self._itself.items} items, as a candidate that never looks at its input "
+                "would: such items prove nothing"
+            )
 
     def _refuse_chance(self, labelled: Pool, moved: Scorer) -> None:
         if labelled.items < FEWEST:
@@ -99,11 +135,15 @@ class Trial:
     def add(self, original: Answer, candidate: Answer, label: Array) -> None:
         """Score the answer to the next item. Raises DataError."""
         metric = self.reference.metric
-        said, truth = metric.decode(candidate), metric.decode(original)
-        self._agreement.add(said, truth)
-        self._decided.add(metric.values(truth), metric.values(said))
-        if self._labelled is not None:
-            self._labelled.add(said, metric.read(label, original))
+        try:
+            said, truth = metric.decode(candidate), metric.decode(original)
+            self._agreement.add(said, truth)
+            self._decided.add(metric.values(truth), metric.values(said))
+            if self._labelled is not None:
+                self._labelled.add(said, metric.read(label, original))
+        except (ValueError, IndexError, TypeError) as error:
+            message = f"{self.reference.name} cannot compare its answer with the original's ({error})"
+            raise RuntimeFailure(message, reason=Reason.OUTPUTS_INVALID) from error
 
     def verdict(self, alpha: float) -> Verdict:
         """When all items are in."""
