@@ -99,6 +99,12 @@ def agreement_interval(disagreements: int, items: int, alpha: float) -> Interval
     return Interval(value=1 - drop.value, low=max(1 - drop.high, 0.0), high=min(1 - drop.low, 1.0))
 
 
+def clipped(interval: Interval) -> Interval:
+    """The interval of a share: none of it lies outside of 0 to 1."""
+    low, value, high = (min(max(number, 0.0), 1.0) for number in (interval.low, interval.value, interval.high))
+    return Interval(value=value, low=low, high=high)
+
+
 def percentiles(milliseconds: Sequence[float] | Numbers) -> Percentiles:
     """The percentiles that this many runs allow to claim."""
     runs = np.asarray(milliseconds, dtype=np.float64)

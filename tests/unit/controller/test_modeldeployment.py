@@ -244,13 +244,18 @@ async def test_the_controller_writes_what_the_provider_routes_and_waits_until_it
     assert (canary["weight"], canary["actualWeight"]) == (20, 20)
 
 
-async def test_the_old_revision_and_its_service_go_when_the_route_without_it_is_in_force(routed: Ground) -> None:
+async def roll_out_at_once(routed: Ground) -> None:
+    """A second revision, without steps, has its pods; the route is not in force yet."""
     await routed.serve()
     take_over(routed)
     routed.server.store(PATH, {**routed.server.objects[PATH], "spec": {**spec("b"), "rollout": {"steps": []}}})
     for _ in range(4):
         await routed.look()
         routed.play()
+
+
+async def test_the_old_revision_and_its_service_go_when_the_route_without_it_is_in_force(routed: Ground) -> None:
+    await roll_out_at_once(routed)
     assert (percents(routed), routed.replicas()) == ([100], {"a": 10, "b": 10})
     take_over(routed)
     for _ in range(3):
@@ -266,12 +271,7 @@ async def test_the_old_revision_and_its_service_go_when_the_route_without_it_is_
 
 
 async def test_a_route_that_lost_its_labels_is_not_settled_and_gets_them_back_before_pods_go(routed: Ground) -> None:
-    await routed.serve()
-    take_over(routed)
-    routed.server.store(PATH, {**routed.server.objects[PATH], "spec": {**spec("b"), "rollout": {"steps": []}}})
-    for _ in range(4):
-        await routed.look()
-        routed.play()
+    await roll_out_at_once(routed)
     take_over(routed)
     route = routed.server.objects[ROUTE]
     bare = routed.server.store(ROUTE, without(route, set(route["metadata"]["labels"])))

@@ -22,7 +22,7 @@ from fettle.store.comparison import is_float
 
 Array = np.ndarray[Any, Any]
 
-DECIDING = (Metric.AUTO, Metric.ACCURACY, Metric.F1)  # what Auto recognized is named before labels are read
+DECIDING = (Metric.ACCURACY, Metric.F1)
 WHOLE_NUMBER = re.compile(r"\s*[+-]?\d{1,18}\s*")
 
 

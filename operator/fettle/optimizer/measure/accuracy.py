@@ -87,8 +87,7 @@ class Reference:
         self.profiles = {
             name: OutputProfile(axis=item_axis(tensor, spec.axis)) for name, tensor in self._outputs.items()
         }
-        asked = evaluation.metric if evaluation is not None else Metric.AGREEMENT
-        self.metric = Metric.ACCURACY if asked is Metric.AUTO else asked  # prepare has named what it recognized
+        self.metric = evaluation.metric if evaluation is not None else Metric.AGREEMENT
         if labels is None and self.metric not in METRICS:
             self.metric = Metric.AGREEMENT
         labelled = labels is not None and self.metric != Metric.AGREEMENT
@@ -228,7 +227,8 @@ class Reference:
         original has a number.
         """
         judged = self._judged() if self.task is not None else frozenset()
-        tally = Tally(self.comparisons, judged, judged if self.metric is Metric.SEGMENTATION else frozenset())
+        one_scale = self.task is not None and self.task.metric.one_scale
+        tally = Tally(self.comparisons, judged, judged if one_scale else frozenset())
         remains = self._remains()
         scores = self.new_scores() if self.scores is not None else None
         changes = Changes(scores.judging) if scores is not None else None
@@ -310,8 +310,7 @@ class Reference:
             or not self.comparisons.keys() - tally.judged
         ):
             return verdict.drop if verdict is not None else None
-        agreement = agreement_interval(tally.apart, self._count, alpha)
-        others = Interval(value=1 - agreement.value, low=1 - agreement.high, high=1 - agreement.low)
+        others = _disagreement(agreement_interval(tally.apart, self._count, alpha))
         return max(verdict.drop, others, key=lambda interval: interval.high)
 
     def _judgement(
@@ -326,7 +325,7 @@ class Reference:
             lost = self._lost(verdict, tally, alpha)
         elif scores is None or self.scores is None:
             # Without labels, an item on which they disagree counts as lost: the drop is 1 - agreement.
-            lost = Interval(value=1 - agreement.value, low=1 - agreement.high, high=1 - agreement.low)
+            lost = _disagreement(agreement)
             accuracy = MetricValue(metric=Metric.AGREEMENT, value=agreement.value)
             sides = Flips(worse=tally.disagreed, better=0)
         else:
@@ -357,6 +356,11 @@ class Reference:
         )
 
 
+def _disagreement(agreement: Interval) -> Interval:
+    """The share of items on which two answers differ."""
+    return Interval(value=1 - agreement.value, low=1 - agreement.high, high=1 - agreement.low)
+
+
 def _gist(answer: Array, rule: Comparison) -> bytes:
     """What of an answer two models must have in common to agree."""
     said = decisions(answer, rule.axis, rule.threshold) if rule.mode == AgreementMode.TOP_ONE else answer
@@ -378,9 +382,9 @@ class Tally:
     """Sums over the items that were compared."""
 
     comparisons: dict[str, Comparison]
-    # Outputs that a task's metric judges, and those of them where a row that is nearly 0 has no scale of its own.
+    # Outputs that a task's metric judges, and those of them that have one scale for all channels.
     judged: frozenset[str] = frozenset()
-    masks: frozenset[str] = frozenset()
+    one_scale: frozenset[str] = frozenset()
     disagreed: int = 0
     apart: int = 0  # items that disagree in another output
     worst: float = 0.0
@@ -393,7 +397,7 @@ class Tally:
         self.apart += bool(apart - self.judged)
         for name, profile in profiles.items():
             self.worst = max(self.worst, difference(original[name], candidate[name]))
-            noise = profile.noise() if name in self.masks else profile.noise_of(original[name].shape)
+            noise = profile.noise() if name in self.one_scale else profile.noise_of(original[name].shape)
             self.within_noise = self.within_noise and within_noise(original[name], candidate[name], noise)
 
 

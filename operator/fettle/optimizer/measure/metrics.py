@@ -15,7 +15,7 @@ from fettle.api.vocabulary import AgreementMode, Average, Metric
 from fettle.errors import DataError
 from fettle.optimizer.labels.reader import NOT_COUNTED, Reader
 from fettle.optimizer.labels.readings import DECIDING
-from fettle.optimizer.statistics import Indices, bca, groups_of, mean_interval
+from fettle.optimizer.statistics import Indices, bca, clipped, groups_of, mean_interval
 from fettle.store.comparison import Comparison, cosine, decisions
 
 Array = np.ndarray[Any, Any]
@@ -285,7 +285,7 @@ class Changes:
             elif values.any():
                 values = np.ones_like(values)  # the original does not vary, the candidate does
         interval = mean_interval(values, alpha)
-        return None if interval is None else _clipped(interval)
+        return None if interval is None else clipped(interval)
 
     def _add_distance(self, original: Array, candidate: Array) -> None:
         left, right = original.astype(np.float64), candidate.astype(np.float64)
@@ -300,9 +300,9 @@ class Changes:
 def share_interval(shares: Array, alpha: float) -> Interval | None:
     """Interval of the mean of shares, one for each item. None where there are too few items to say."""
     if np.isin(shares, (0, 1)).all():
-        return _clipped(tango(int(shares.sum()), 0, len(shares), alpha))
+        return clipped(tango(int(shares.sum()), 0, len(shares), alpha))
     interval = mean_interval(shares, alpha)
-    return None if interval is None else _clipped(interval)
+    return None if interval is None else clipped(interval)
 
 
 class OtherDecisions:
@@ -334,8 +334,3 @@ class OtherDecisions:
             key=lambda interval: interval.high,
             default=None,
         )
-
-
-def _clipped(interval: Interval) -> Interval:
-    low, value, high = (min(max(number, 0.0), 1.0) for number in (interval.low, interval.value, interval.high))
-    return Interval(value=value, low=low, high=high)

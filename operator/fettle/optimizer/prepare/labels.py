@@ -61,11 +61,12 @@ def read(split: Split, signature: Signature, spec: EvaluationSpec | None, run: R
         return _task(items, signature, spec, _answers(items, signature, run, ASKED))
     if spec.metric == Metric.AGREEMENT or items.labels is None:
         return Reading(spec.metric)
-    return _labelled(split, items, signature, spec, run)
+    return _labelled(split, items, signature, spec, _answers(items, signature, run, ASKED))
 
 
 def _recognized(split: Split, items: Items, signature: Signature, spec: EvaluationSpec, run: RunModel) -> Reading:
     """What the answers show the model is for; else Accuracy. Raises DataError."""
+    answers: list[Answer] = []
     if spec.agreement == AgreementSpec(axis=spec.agreement.axis):  # nobody says how answers are compared
         answers = _answers(items, signature, run, EXAMPLES)
         found = recognized(signature, answers, spec)
@@ -74,19 +75,21 @@ def _recognized(split: Split, items: Items, signature: Signature, spec: Evaluati
                 return _task(items, signature, spec.model_copy(update={"metric": found}), answers, unasked=True)
             except DataError as error:
                 log.info("labels are not those of %s: %s", found, error.message)
+    if items.labels is None:
+        return Reading(Metric.ACCURACY)
     accuracy = spec.model_copy(update={"metric": Metric.ACCURACY})
-    return Reading(Metric.ACCURACY) if items.labels is None else _labelled(split, items, signature, accuracy, run)
+    return _labelled(split, items, signature, accuracy, _answers(items, signature, run, ASKED, answers))
 
 
-def _labelled(split: Split, items: Items, signature: Signature, spec: EvaluationSpec, run: RunModel) -> Reading:
+def _labelled(
+    split: Split, items: Items, signature: Signature, spec: EvaluationSpec, given: Sequence[Answer]
+) -> Reading:
     """Labels of classes, or numbers, beside one output. Raises DataError."""
     assert items.labels is not None
     tensors = {tensor.name: tensor for tensor in signature.outputs}
     name = spec.output or next(iter(tensors))
-    if name not in tensors:
-        raise DataError(f"data.evaluation.output is {name!r}; the model has {sorted(tensors)}")
     profile = OutputProfile(axis=item_axis(tensors[name], spec.agreement.axis))
-    answers = [answer[name] for answer in _answers(items, signature, run, ASKED)]
+    answers = [answer[name] for answer in given]
     for answer in answers:
         profile.add(answer)
     answered = Answered(name, answers, profile.axis, profile.threshold, profile.softmax)
@@ -112,11 +115,16 @@ def _task(
     return Reading(spec.metric, LabelReading(form=LabelForm.TASK, told=f"{spec.metric} reads them"), (note + advice,))
 
 
-def _answers(items: Items, signature: Signature, run: RunModel, most: int) -> list[Answer]:
-    """What the original answers to the first items, at most `most`, without the batch axis, as far as time allows."""
-    found: list[Answer] = []
+def _answers(
+    items: Items, signature: Signature, run: RunModel, most: int, known: Sequence[Answer] = ()
+) -> list[Answer]:
+    """What the original answers to the first items, at most `most`, without the batch axis, as far as time allows.
+
+    `known`: what it answered to the first of them.
+    """
+    found = list(known)
     began = time.monotonic()
-    for index in range(min(most, len(items))):
+    for index in range(len(known), min(most, len(items))):
         outputs = run(items.whole(index))
         given = {tensor.name: np.asarray(outputs[tensor.name]) for tensor in signature.outputs}
         found.append({name: np.asarray(value) for name, value in answers_of(signature, given, 1)[0].items()})

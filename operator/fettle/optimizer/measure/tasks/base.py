@@ -27,6 +27,7 @@ class TaskMetric(Protocol):
 
     told: str  # what the answers were taken for, for a person
     outputs: frozenset[str]  # outputs that it judges
+    one_scale: bool  # whether these have one scale: then a channel that is nearly 0 has none of its own
 
     @classmethod
     def fit(cls, signature: Signature, examples: Sequence[Answer], spec: EvaluationSpec) -> Self:
@@ -121,9 +122,8 @@ def drop(original: Pool, candidate: Pool, alpha: float) -> Interval | None:
     return None if found is None else Interval(value=found.value, low=found.low, high=max(found.high, least))
 
 
-def ratio(totals: Array, empty: float = 1.0) -> Array:
-    """First number over the second; `empty` where both are 0."""
-    above, below = totals[..., 0], totals[..., 1]
+def ratio(above: Array, below: Array, empty: float) -> Array:
+    """The quotient, element by element; `empty` where `below` is 0."""
     return np.asarray(np.where(below > 0, above / np.where(below > 0, below, 1), empty))
 
 

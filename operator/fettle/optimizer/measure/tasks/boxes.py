@@ -15,7 +15,7 @@ import numpy as np
 
 from fettle.optimizer.measure.agreement import OVERSHOOT
 from fettle.optimizer.measure.items import Answer
-from fettle.optimizer.measure.tasks.base import item_of
+from fettle.optimizer.measure.tasks.base import item_of, ratio
 from fettle.store.comparison import is_float
 
 Array = np.ndarray[Any, Any]
@@ -56,7 +56,7 @@ def intersection_over_union(left: Array, right: Array) -> Array:
     shared = np.prod(np.clip(bottom - top, 0, None), axis=-1)
     areas = [np.prod(np.clip(side[:, 2:] - side[:, :2], 0, None), axis=-1) for side in (left, right)]
     union = areas[0][:, None] + areas[1][None, :] - shared
-    return np.asarray(np.where(union > 0, shared / np.where(union > 0, union, 1), 0.0))
+    return ratio(shared, union, 0.0)
 
 
 def match(found: Boxes, truth: Boxes) -> Array:

@@ -17,7 +17,7 @@ from fettle.api.optimizedmodel import EvaluationSpec
 from fettle.api.signature import Signature
 from fettle.errors import DataError
 from fettle.optimizer.measure.items import Answer
-from fettle.optimizer.measure.tasks.base import Pool, Scorer, shapes, sums
+from fettle.optimizer.measure.tasks.base import Pool, Scorer, ratio, shapes, sums
 from fettle.optimizer.measure.tasks.boxes import IOU, Boxes, Head, head, match
 from fettle.optimizer.statistics import Indices, groups_of
 
@@ -29,6 +29,8 @@ RECALLS = np.linspace(0, 1, 101)
 
 class Detection:
     """Boxes with a score and a class."""
+
+    one_scale = False
 
     def __init__(self, found: Head) -> None:
         self._head = found
@@ -110,7 +112,7 @@ class F1:
 
 def _f1(totals: Array) -> Array:
     right, weight = 2 * totals[..., 0], 2 * totals[..., 0] + totals[..., 1] + totals[..., 2]
-    return np.asarray(np.where(weight > 0, right / np.where(weight > 0, weight, 1), 1.0))
+    return ratio(right, weight, 1.0)
 
 
 @dataclass

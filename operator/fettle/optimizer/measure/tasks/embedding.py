@@ -31,6 +31,8 @@ BLOCK = 1024  # items whose similarities are held at once
 class Embedding:
     """A vector for each item."""
 
+    one_scale = False
+
     def __init__(self, name: str, numbers: int) -> None:
         self._name = name
         self.outputs = frozenset({name})

@@ -13,15 +13,16 @@ from fettle.api.optimizedmodel_status import Interval
 from fettle.api.reasons import Reason
 from fettle.api.vocabulary import Metric
 from fettle.errors import DataError, RuntimeFailure
+from fettle.optimizer.measure.chance import FEWEST
 from fettle.optimizer.measure.items import Answer
 from fettle.optimizer.measure.remains import Decided
 from fettle.optimizer.measure.tasks.base import Pool, Scorer, TaskMetric, drop
+from fettle.optimizer.statistics import clipped
 
 Array = np.ndarray[Any, Any]
 
 EXAMPLES = 32  # answers that a metric is fitted to
 SAME = 1 - 1e-9
-FEWEST = 10  # items from which labels at the wrong items say something
 
 
 @dataclass(frozen=True)
@@ -83,7 +84,8 @@ class TaskReference:
 
     def verdict(self, agreement: Pool, labelled: Pool | None, alpha: float) -> Verdict:
         """What a candidate with these scores is worth."""
-        changed = _clipped(drop(self._itself, agreement, alpha))
+        lost = drop(self._itself, agreement, alpha)
+        changed = clipped(lost) if lost is not None else None
         if labelled is None or self._labelled is None:
             return Verdict(agreement.whole(), changed, None)
         return Verdict(labelled.whole(), drop(self._labelled, labelled, alpha), changed)
@@ -160,10 +162,3 @@ class Trial:
             f"it never finds {value!r}, which the original finds in {items} items: what is rare is lost without being missed in "
             f"{self.reference.name}; provide labels to judge what that costs"
         )
-
-
-def _clipped(found: Interval | None) -> Interval | None:
-    if found is None:
-        return None
-    low, value, high = (min(max(number, 0.0), 1.0) for number in (found.low, found.value, found.high))
-    return Interval(value=value, low=low, high=high)

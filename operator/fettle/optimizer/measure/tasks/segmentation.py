@@ -16,7 +16,7 @@ from fettle.api.signature import Signature
 from fettle.errors import DataError
 from fettle.optimizer.measure.agreement import OVERSHOOT, OutputProfile, item_axis
 from fettle.optimizer.measure.items import Answer
-from fettle.optimizer.measure.tasks.base import Pool, Scorer, item_of, shapes, sums
+from fettle.optimizer.measure.tasks.base import Pool, Scorer, item_of, ratio, shapes, sums
 from fettle.store.comparison import decisions, is_float
 
 Array = np.ndarray[Any, Any]
@@ -29,6 +29,8 @@ NEARLY, DECIDED = 0.1, 0.9  # of a mask's places, nine in ten are decided
 
 class Segmentation:
     """A class for each place."""
+
+    one_scale = True
 
     def __init__(self, name: str, axis: int | None, threshold: float, classes: int, ignored: int | None) -> None:
         self._name, self._axis, self._threshold, self._classes, self._ignored = name, axis, threshold, classes, ignored
@@ -153,7 +155,4 @@ class Overlap:
 
 def _mean_overlap(totals: Array) -> Array:
     both, either = np.split(totals, 2, axis=-1)
-    present = either > 0
-    each = np.where(present, both / np.where(present, either, 1), 0)
-    count = present.sum(axis=-1)
-    return np.asarray(np.where(count > 0, each.sum(axis=-1) / np.maximum(count, 1), 1.0))
+    return ratio(ratio(both, either, 0.0).sum(axis=-1), (either > 0).sum(axis=-1), 1.0)

@@ -20,7 +20,7 @@ from fettle.errors import DataError
 from fettle.optimizer.labels.reader import as_text
 from fettle.optimizer.measure.agreement import OVERSHOOT
 from fettle.optimizer.measure.items import Answer
-from fettle.optimizer.measure.tasks.base import Pool, Scorer, item_of, shapes, sums
+from fettle.optimizer.measure.tasks.base import Pool, Scorer, item_of, ratio, shapes, sums
 from fettle.store.comparison import is_float
 
 Array = np.ndarray[Any, Any]
@@ -33,6 +33,8 @@ BLANK_SHARE = (
 
 class Text:
     """Letters, one after another."""
+
+    one_scale = False
 
     def __init__(self, name: str, blank: int | None, classes: tuple[str, ...], scores: int) -> None:
         self._name, self._blank, self._classes, self._scores = name, blank, classes, scores
@@ -145,4 +147,4 @@ class Edits:
 
 def _read_right(totals: Array) -> Array:
     edits, characters = totals[..., 0], totals[..., 1]
-    return np.asarray(np.where(characters > 0, 1 - edits / np.maximum(characters, 1), 1.0))
+    return 1 - ratio(edits, characters, 0.0)
