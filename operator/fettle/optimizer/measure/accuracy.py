@@ -15,21 +15,22 @@ from fettle.api.labels import LabelForm, LabelReading
 from fettle.api.optimizedmodel import AgreementSpec, EvaluationSpec
 from fettle.api.optimizedmodel_status import AgreementStatus, Flips, Interval, MetricValue, worth
 from fettle.api.reasons import Reason
-from fettle.api.signature import Signature, Tensor
+from fettle.api.signature import Signature
 from fettle.api.vocabulary import AgreementMode, Evidence, Metric
 from fettle.errors import DataError, RuntimeFailure
 from fettle.optimizer.labels.reader import NOT_COUNTED
 from fettle.optimizer.labels.readings import DECIDING
-from fettle.optimizer.measure.agreement import OutputProfile, comparisons, item_axis, own_tolerance, within_noise
+from fettle.optimizer.measure.agreement import OutputProfile, comparisons, item_axis, own_tolerance
 from fettle.optimizer.measure.chance import FEWEST, Chance, refuse_chance
 from fettle.optimizer.measure.items import Answer, Array
 from fettle.optimizer.measure.metrics import Changes, Judging, OtherDecisions, Scores, drop, flips
 from fettle.optimizer.measure.remains import Remains
 from fettle.optimizer.measure.sureness import Sureness
+from fettle.optimizer.measure.tally import Tally, fits, valid
 from fettle.optimizer.measure.tasks import METRICS
 from fettle.optimizer.measure.tasks.judging import EXAMPLES, TaskReference, Verdict
 from fettle.optimizer.statistics import MINIMUM_GROUPS, agreement_interval
-from fettle.store.comparison import Comparison, decisions, has_nan, is_float
+from fettle.store.comparison import Comparison, decisions, has_nan
 
 MOST_PLACE = 253  # characters of a channel's name in status
 
@@ -375,66 +376,3 @@ def _right(judging: Judging, decided: Array, wanted: Array) -> Array:
     if judging.form is LabelForm.CLASSES:
         return np.where(wanted == NOT_COUNTED, decided, wanted)
     return wanted
-
-
-@dataclass
-class Tally:
-    """Sums over the items that were compared."""
-
-    comparisons: dict[str, Comparison]
-    # Outputs that a task's metric judges, and those of them that have one scale for all channels.
-    judged: frozenset[str] = frozenset()
-    one_scale: frozenset[str] = frozenset()
-    disagreed: int = 0
-    apart: int = 0  # items that disagree in another output
-    worst: float = 0.0
-    within_noise: bool = True
-
-    def add(self, original: Answer, candidate: Answer, profiles: dict[str, OutputProfile]) -> None:
-        """Compare the answers to one item."""
-        apart = {name for name, way in self.comparisons.items() if not way.agrees(original[name], candidate[name])}
-        self.disagreed += bool(apart)
-        self.apart += bool(apart - self.judged)
-        for name, profile in profiles.items():
-            self.worst = max(self.worst, difference(original[name], candidate[name]))
-            noise = profile.noise() if name in self.one_scale else profile.noise_of(original[name].shape)
-            self.within_noise = self.within_noise and within_noise(original[name], candidate[name], noise)
-
-
-def fits(tensor: Tensor, answer: Array) -> bool:
-    """Whether one item's answer has the rank, and the sizes, that the signature fixes."""
-    shape = list(tensor.shape)
-    if tensor.batch_axis is not None:
-        del shape[tensor.batch_axis]
-    return len(shape) == answer.ndim and all(
-        wanted in (-1, found) for wanted, found in zip(shape, answer.shape, strict=True)
-    )
-
-
-def valid(tensor: Tensor, original: Array, candidate: Array, number: int) -> None:
-    """Raises RuntimeFailure (OutputsInvalid) where a candidate's output for an item is no answer at all."""
-    if not fits(tensor, candidate):
-        message = f"item {number}: output {tensor.name} has shape {list(candidate.shape)}, the original answers {list(original.shape)}"
-        raise RuntimeFailure(message, reason=Reason.OUTPUTS_INVALID)
-    if not is_float(candidate) or not is_float(original):
-        return
-    broken = ~np.isfinite(candidate.astype(np.float64))
-    if original.shape == candidate.shape:
-        broken &= np.isfinite(original.astype(np.float64))
-    elif np.isfinite(original.astype(np.float64)).all():
-        broken = broken.reshape(-1)
-    else:
-        return
-    if broken.any():
-        message = f"item {number}: {int(broken.sum())} of {candidate.size} numbers in output {tensor.name} are NaN or infinite"
-        raise RuntimeFailure(message, reason=Reason.OUTPUTS_INVALID)
-
-
-def difference(original: Array, candidate: Array) -> float:
-    """Largest absolute difference of two numeric answers of one shape; 0 for others, which have no distance."""
-    if original.shape != candidate.shape or not original.size or original.dtype.kind in "OSUb":
-        return 0.0
-    left, right = original.astype(np.float64), candidate.astype(np.float64)
-    both = np.isfinite(left) & np.isfinite(right)
-    with np.errstate(invalid="ignore"):  # infinity less infinity; not looked at
-        return float(np.max(np.abs(left - right), where=both, initial=0.0))

@@ -19,10 +19,11 @@ from fettle.api.task import BuiltCandidate
 from fettle.api.vocabulary import Precision
 from fettle.errors import FettleError, RuntimeFailure
 from fettle.optimizer.measure import items as item
-from fettle.optimizer.measure.accuracy import Judgement, Reference, difference
+from fettle.optimizer.measure.accuracy import Judgement, Reference
 from fettle.optimizer.measure.neighbours import depends
 from fettle.optimizer.measure.process import WorkerProcess
 from fettle.optimizer.measure.protocol import Judge, Load, RunItems
+from fettle.optimizer.measure.tally import difference
 from fettle.store.manifest import REFERENCE_ITEMS
 
 log = logging.getLogger(__name__)

@@ -1,0 +1,77 @@
+"""Answers of a candidate beside the original's, item by item: are they answers at all, do they agree, how far are they apart?"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from fettle.api.reasons import Reason
+from fettle.api.signature import Tensor
+from fettle.errors import RuntimeFailure
+from fettle.optimizer.measure.agreement import OutputProfile, within_noise
+from fettle.optimizer.measure.items import Answer, Array
+from fettle.store.comparison import Comparison, is_float
+
+
+@dataclass
+class Tally:
+    """Sums over the items that were compared."""
+
+    comparisons: dict[str, Comparison]
+    # Outputs that a task's metric judges, and those of them that have one scale for all channels.
+    judged: frozenset[str] = frozenset()
+    one_scale: frozenset[str] = frozenset()
+    disagreed: int = 0
+    apart: int = 0  # items that disagree in another output
+    worst: float = 0.0
+    within_noise: bool = True
+
+    def add(self, original: Answer, candidate: Answer, profiles: dict[str, OutputProfile]) -> None:
+        """Compare the answers to one item."""
+        apart = {name for name, way in self.comparisons.items() if not way.agrees(original[name], candidate[name])}
+        self.disagreed += bool(apart)
+        self.apart += bool(apart - self.judged)
+        for name, profile in profiles.items():
+            self.worst = max(self.worst, difference(original[name], candidate[name]))
+            noise = profile.noise() if name in self.one_scale else profile.noise_of(original[name].shape)
+            self.within_noise = self.within_noise and within_noise(original[name], candidate[name], noise)
+
+
+def fits(tensor: Tensor, answer: Array) -> bool:
+    """Whether one item's answer has the rank, and the sizes, that the signature fixes."""
+    shape = list(tensor.shape)
+    if tensor.batch_axis is not None:
+        del shape[tensor.batch_axis]
+    return len(shape) == answer.ndim and all(
+        wanted in (-1, found) for wanted, found in zip(shape, answer.shape, strict=True)
+    )
+
+
+def valid(tensor: Tensor, original: Array, candidate: Array, number: int) -> None:
+    """Raises RuntimeFailure (OutputsInvalid) where a candidate's output for an item is no answer at all."""
+    if not fits(tensor, candidate):
+        message = f"item {number}: output {tensor.name} has shape {list(candidate.shape)}, the original answers {list(original.shape)}"
+        raise RuntimeFailure(message, reason=Reason.OUTPUTS_INVALID)
+    if not is_float(candidate) or not is_float(original):
+        return
+    broken = ~np.isfinite(candidate.astype(np.float64))
+    if original.shape == candidate.shape:
+        broken &= np.isfinite(original.astype(np.float64))
+    elif np.isfinite(original.astype(np.float64)).all():
+        broken = broken.reshape(-1)
+    else:
+        return
+    if broken.any():
+        message = f"item {number}: {int(broken.sum())} of {candidate.size} numbers in output {tensor.name} are NaN or infinite"
+        raise RuntimeFailure(message, reason=Reason.OUTPUTS_INVALID)
+
+
+def difference(original: Array, candidate: Array) -> float:
+    """Largest absolute difference of two numeric answers of one shape; 0 for others, which have no distance."""
+    if original.shape != candidate.shape or not original.size or original.dtype.kind in "OSUb":
+        return 0.0
+    left, right = original.astype(np.float64), candidate.astype(np.float64)
+    both = np.isfinite(left) & np.isfinite(right)
+    with np.errstate(invalid="ignore"):  # infinity less infinity; not looked at
+        return float(np.max(np.abs(left - right), where=both, initial=0.0))
