@@ -53,6 +53,9 @@ class StepEntry:
     lossy: bool = False  # answers may change, so they must be proved
     calibration: bool = False  # needs calibration items
     instruction_set: bool = False  # the file is made for the CPU's instruction set, which is then part of the cache key
+    bounded: bool = (
+        False  # looks at the answers and at how many of them may change, which are then part of the cache key
+    )
 
 
 @dataclass(frozen=True)
@@ -119,6 +122,18 @@ STEPS: tuple[StepEntry, ...] = (
         "nncf_quantize:static",
         lossy=True,
         calibration=True,
+    ),
+    # The same with asymmetric ranges; the layers that change too many answers stay as they are.
+    StepEntry(
+        StepKind.QUANTIZE_MIXED,
+        RuntimeName.OPENVINO,
+        "OpenVINO",
+        ("nncf", "openvino"),
+        "nncf_quantize:mixed",
+        lossy=True,
+        calibration=True,
+        bounded=True,
+        instruction_set=True,  # what a layer loses depends on how products are summed
     ),
     # Dynamic quantization exists for onnxruntime only: NNCF offers none for activations.
     StepEntry(

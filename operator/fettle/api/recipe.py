@@ -34,6 +34,13 @@ class StepParameters(ApiModel):
         raise NotImplementedError
 
 
+KINDS = {
+    QuantizeMode.STATIC: StepKind.QUANTIZE_STATIC,
+    QuantizeMode.DYNAMIC: StepKind.QUANTIZE_DYNAMIC,
+    QuantizeMode.MIXED: StepKind.QUANTIZE_MIXED,
+}
+
+
 class OptimizeGraphStep(StepParameters):
     """Fuse and fold the graph; outputs stay equal."""
 
@@ -51,9 +58,13 @@ class OptimizeGraphStep(StepParameters):
 class QuantizeStep(StepParameters):
     """Store weights, and in static mode compute activations, in int8."""
 
-    mode: Annotated[QuantizeMode, Field(description="Quantization mode. Static needs calibration items.")] = (
-        QuantizeMode.STATIC
-    )
+    mode: Annotated[
+        QuantizeMode,
+        Field(
+            description="Quantization mode. Static and Mixed need calibration items. Mixed keeps the layers in floating point that change more "
+            "answers than constraints.accuracy allows; finding them takes longer."
+        ),
+    ] = QuantizeMode.STATIC
     preset: Annotated[
         QuantizePreset, Field(description="Preset. Transformer treats attention and LayerNorm specially.")
     ] = QuantizePreset.DEFAULT
@@ -69,7 +80,7 @@ class QuantizeStep(StepParameters):
     @property
     def kind(self) -> StepKind:
         """One a mode, for each needs other things."""
-        return StepKind.QUANTIZE_DYNAMIC if self.dynamic else StepKind.QUANTIZE_STATIC
+        return KINDS[self.mode]
 
     @property
     def quantizes(self) -> bool:

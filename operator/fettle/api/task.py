@@ -65,12 +65,23 @@ class StoredData(ApiModel):
     bytes: int = 0  # of all arrays, unpacked
 
 
+class LossBound(ApiModel):
+    """What a step that chooses layers may lose: the share of answers that differ from the original's, and how answers are compared."""
+
+    max_loss: float
+    evaluation: EvaluationSpec | None = None
+
+
 class BuildPlan(ApiModel):
-    """A build: a recipe for a family of runtimes. It serves every candidate that differs only in settings."""
+    """A build: a recipe for a family of runtimes. It serves every candidate that differs only in settings.
+
+    `loss` is there where a step chooses by what it loses.
+    """
 
     name: str
     family: RuntimeName
     steps: tuple[RecipeStep, ...]
+    loss: LossBound | None = None
 
     @property
     def segments(self) -> tuple[BuildPlan, ...]:
@@ -82,7 +93,7 @@ class BuildPlan(ApiModel):
         if len(parts) == 1:
             return (self,)
         return tuple(
-            BuildPlan(name=f"{self.name}-{number}-of-{len(parts)}", family=self.family, steps=steps)
+            self.model_copy(update={"name": f"{self.name}-{number}-of-{len(parts)}", "steps": steps})
             for number, steps in enumerate(parts, 1)
         )
 
@@ -125,6 +136,7 @@ class BuildTask(ApiModel):
     signature: Signature
     calibration: StoredData | None = None
     follows: str | None = None
+    evaluation: EvaluationSpec | None = None  # that of plan.loss, with the metric that Auto turned out to be
 
 
 class BuiltCandidate(ApiModel):

@@ -118,13 +118,18 @@ class StepKind(StrEnum):
     OPTIMIZE_GRAPH = "optimizeGraph"
     QUANTIZE_STATIC = "quantizeStatic"
     QUANTIZE_DYNAMIC = "quantizeDynamic"
+    QUANTIZE_MIXED = "quantizeMixed"
 
 
 class QuantizeMode(StrEnum):
-    """Dynamic: weights int8, activations measured at run time. Static: both int8, ranges from calibration data."""
+    """Dynamic: weights int8, activations measured at run time. Static: both int8, ranges from calibration data.
+
+    Mixed: as Static, but the layers that change too many answers stay in floating point.
+    """
 
     DYNAMIC = "Dynamic"
     STATIC = "Static"
+    MIXED = "Mixed"
 
 
 class QuantizePreset(StrEnum):

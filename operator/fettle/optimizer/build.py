@@ -16,6 +16,7 @@ from fettle.api.task import BuildTask, StoredModel
 from fettle.api.text import clip
 from fettle.errors import RecipeError, RuntimeFailure
 from fettle.optimizer import steps
+from fettle.optimizer.loss import Loss
 from fettle.optimizer.measure.items import MappedItems, opened, unpack
 from fettle.runtimes import base, cpu
 from fettle.store.cache import build_key, libraries, write_build
@@ -61,11 +62,14 @@ def _build(task: BuildTask, store: Store) -> StoredModel:
         items: MappedItems | None = None
         if task.calibration is not None:
             items = opened(unpack(store, task.calibration, folder / "calibration"), task.signature)
+        loss: Loss | None = None
+        if items is not None and task.plan.loss is not None:
+            loss = Loss(folder / "loss", items, task.evaluation, task.plan.loss.max_loss)
         entry = given
         for number, step in enumerate(task.plan.steps):
             made = folder / f"step-{number}"
             made.mkdir()
-            entry = steps.apply(step, task.plan.family, entry, made, items)
+            entry = steps.apply(step, task.plan.family, entry, made, items, loss)
         if entry == given:
             return task.portable
         _check(task, entry, items)

@@ -16,7 +16,7 @@ from pydantic import TypeAdapter
 
 from fettle.api import catalog
 from fettle.api.report import CpuClass
-from fettle.api.task import BuildPlan, StoredData, StoredModel
+from fettle.api.task import JUDGING, BuildPlan, StoredData, StoredModel
 from fettle.store.store import Store
 
 KEY_VERSION = 1
@@ -50,7 +50,7 @@ def build_key(
     """The key (sha256) of `plan` on a portable form, whose digest stands for the source and all that preparation did to it.
 
     Where `plan` works on what another build made, the key of that build, `follows`, stands for all in front of it.
-    Calibration items count only where a step looks at them, the instruction set only where a step depends on it.
+    Calibration items, the bound of what may be lost and the instruction set count only where a step looks at them.
     """
     entries = [catalog.step(step, plan.family) for step in plan.steps]
     steps = [
@@ -72,6 +72,8 @@ def build_key(
         "libraries": libraries(plan),
         "instructionSet": cpu.label if bound else None,
     }
+    if plan.loss is not None and any(entry is not None and entry.bounded for entry in entries):
+        document["loss"] = {"judging": JUDGING, **plan.loss.to_json()}
     return hashlib.sha256(rfc8785.dumps(document)).hexdigest()
 
 

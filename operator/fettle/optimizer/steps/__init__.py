@@ -19,6 +19,7 @@ from fettle.api.recipe import RecipeStep, RuntimeSettings, StepParameters
 from fettle.api.text import quoted
 from fettle.api.vocabulary import ModelFormat, RuntimeName
 from fettle.errors import FettleError, RecipeError
+from fettle.optimizer.loss import Loss
 from fettle.optimizer.measure.items import MappedItems
 from fettle.optimizer.reference import OriginalAnswers
 from fettle.runtimes import base
@@ -30,15 +31,26 @@ COMPARED = 3  # items on which an exact step must leave the outputs as they were
 
 @dataclass(frozen=True)
 class Work(Generic[Parameters_co]):
-    """What a step works on: the model at `entry`, which it must not change, and an empty `folder` for what it makes."""
+    """What a step works on: the model at `entry`, which it must not change, and an empty `folder` for what it makes.
+
+    `loss`: what other answers than the original's are to be judged by; None where nothing says how much may be lost.
+    """
 
     entry: Path
     folder: Path
     step: Parameters_co
     calibration: MappedItems | None
+    loss: Loss | None = None
 
 
-def apply(step: RecipeStep, family: RuntimeName, entry: Path, folder: Path, calibration: MappedItems | None) -> Path:
+def apply(
+    step: RecipeStep,
+    family: RuntimeName,
+    entry: Path,
+    folder: Path,
+    calibration: MappedItems | None,
+    loss: Loss | None = None,
+) -> Path:
     """Apply one step to the model at `entry`; the entry of what it made, in `folder`, or `entry` where nothing is to be done.
 
     Raises RecipeError (RecipeNotApplicable), also where the toolchain fails on this model or breaks what the step promises; MemoryError and
@@ -53,7 +65,7 @@ def apply(step: RecipeStep, family: RuntimeName, entry: Path, folder: Path, cali
     make: Callable[[Work[StepParameters]], Path] = getattr(import_module(f"{__name__}.{module}"), function)
     state = _state(entry)
     try:
-        made = make(Work(entry, folder, parameters, calibration))
+        made = make(Work(entry, folder, parameters, calibration, loss))
         broken = "it changed its input model" if _state(entry) != state else _broken(row, made, folder)
         if broken is None and not row.lossy and calibration is not None:
             broken = _moved(row, entry, made, calibration)

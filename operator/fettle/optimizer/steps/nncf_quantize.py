@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,10 +14,14 @@ import nncf
 import numpy as np
 import openvino as ov
 
-from fettle.api.recipe import QuantizeStep
-from fettle.api.vocabulary import QuantizePreset
+from fettle.api.recipe import QuantizeStep, RuntimeSettings
+from fettle.api.vocabulary import QuantizePreset, RuntimeName
 from fettle.errors import RecipeError
+from fettle.optimizer.loss import Infer
 from fettle.optimizer.steps import Work
+from fettle.optimizer.steps.layers import choose, judged
+from fettle.optimizer.steps.openvino_switches import OpenVinoSwitches, products
+from fettle.runtimes import base
 
 # ONNX operators that a recipe may name -> what they become in OpenVINO.
 _TYPES = {
@@ -32,13 +37,47 @@ _RECURRENT = frozenset(
 
 def static(work: Work[QuantizeStep]) -> Path:
     """Post-training quantization: symmetric weights per channel, ranges from the calibration items. Raises RecipeError."""
+    return _saved(_quantized(work), work)
+
+
+def mixed(work: Work[QuantizeStep]) -> Path:
+    """The same with asymmetric ranges of activations, where the layers that change too many answers stay in floating point.
+
+    Raises RecipeError.
+    """
+    loss = work.loss
+    if loss is None or loss.bound <= 0:
+        raise RecipeError(
+            "mixed precision requires constraints.accuracy.maxDrop above 0: it chooses layers by what may be lost"
+        )
+    runtime, settings = base.get(RuntimeName.OPENVINO), RuntimeSettings(threads=1)
+    signature = loss.items.signature
+    original = runtime.load(work.entry, settings, signature)
+    model = ov.Core().read_model(work.entry)
+    cost = products(model, loss.items.feed([0]))
+    loss.begin(original.infer, judged(cost))
+    original.close()
+    switches = OpenVinoSwitches(_quantized(work, asymmetric=True), model)
+    built: dict[tuple[str, ...], Path] = {}
+
+    def build(kept: tuple[str, ...]) -> Infer:
+        folder = work.folder / f"{len(kept)}-kept"
+        folder.mkdir()
+        built[kept] = _saved(_quantized(work, kept, asymmetric=True), work, folder)
+        return runtime.load(built[kept], settings, signature).infer
+
+    return built[choose(switches, loss, build, cost).kept]
+
+
+def _quantized(work: Work[QuantizeStep], kept: Sequence[str] = (), asymmetric: bool = False) -> ov.Model:
+    """The model in int8, all but the operations `kept`. Raises RecipeError."""
     if work.calibration is None:
         raise RecipeError("static quantization requires calibration items")
     items = work.calibration
     model = ov.Core().read_model(work.entry)
     if any(operation.get_type_name() == "FakeQuantize" for operation in model.get_ops()):
         raise RecipeError("the model is already quantized")
-    ignored = _ignored(model, work)
+    ignored = [*_ignored(model, work), *kept]
     names = _input_names(model)
 
     def feed(index: int) -> dict[str, np.ndarray[Any, Any]]:
@@ -49,6 +88,7 @@ def static(work: Work[QuantizeStep]) -> Path:
     quantized = nncf.quantize(
         model,
         nncf.Dataset(range(len(items)), feed),
+        preset=nncf.QuantizationPreset.MIXED if asymmetric else None,
         subset_size=len(items),
         target_device=nncf.TargetDevice.CPU,
         model_type=nncf.ModelType.TRANSFORMER if transformer else None,
@@ -58,8 +98,12 @@ def static(work: Work[QuantizeStep]) -> Path:
         raise RecipeError(
             "nothing in this model could be quantized: no operators of the requested types outside the parts that must stay float32"
         )
-    entry = work.folder / "model.xml"
-    ov.save_model(quantized, entry, compress_to_fp16=False)  # its default halves every weight that is not int8
+    return quantized
+
+
+def _saved(model: ov.Model, work: Work[QuantizeStep], folder: Path | None = None) -> Path:
+    entry = (folder or work.folder) / "model.xml"
+    ov.save_model(model, entry, compress_to_fp16=False)  # its default halves every weight that is not int8
     return entry
 
 

@@ -14,8 +14,9 @@ from fettle.api.optimizedmodel import OptimizedModelSpec, TargetSpec
 from fettle.api.reasons import Reason
 from fettle.api.recipe import RuntimeSettings
 from fettle.api.report import PrepareReport
-from fettle.api.task import BuildPlan, CandidatePlan
+from fettle.api.task import BuildPlan, CandidatePlan, LossBound
 from fettle.api.vocabulary import AgreementMode, Basis, Metric, Objective, RuntimeName
+from fettle.plan.run.constraints import in_force
 from fettle.plan.run.default_plan import default_candidates, default_lines
 from fettle.plan.run.images import measurable
 from fettle.plan.run.planned import Finding, PlannedCandidate, planned_candidate
@@ -58,6 +59,7 @@ def possible_builds(spec: OptimizedModelSpec) -> tuple[BuildPlan, ...]:
         candidates = [planned for target in spec.targets for planned in _recipe_candidates(spec, target)]
     else:
         candidates = [line.candidate(target) for target in spec.targets for line in default_lines(runtimes)]
+    candidates = [_bounded(planned, spec) for planned in candidates]
     has_data = spec.data.calibration is not None or spec.data.evaluation is not None or allows_lossy(spec)
     builds: dict[str, BuildPlan] = {}
     for planned in candidates:
@@ -75,6 +77,7 @@ def plan_target(
     baseline = baseline_plan(target, prepare)
     original = (PlannedCandidate(baseline),) if baseline.runtime in target.runtimes else ()
     recipes = _recipe_candidates(spec, target) if spec.recipes else _one_per_dead_runtime(target, prepare)
+    recipes = tuple(_bounded(planned, spec) for planned in recipes)
     if spec.objective == Objective.THROUGHPUT:
         recipes = tuple(variant for planned in recipes for variant in _with_streams(planned, target.threads))
     facts = _Facts(spec, prepare, constraints)
@@ -111,6 +114,15 @@ def _recipe_candidates(spec: OptimizedModelSpec, target: TargetSpec) -> tuple[Pl
         for recipe in spec.recipes
         for runtime in target.runtimes
     )
+
+
+def _bounded(planned: PlannedCandidate, spec: OptimizedModelSpec) -> PlannedCandidate:
+    """A candidate whose build may lose what the constraints allow, where one of its steps chooses by that."""
+    bound = in_force(spec).accuracy
+    if planned.build is None or bound is None or not any(entry and entry.bounded for entry in planned.entries):
+        return planned
+    loss = LossBound(max_loss=bound.max_drop, evaluation=spec.data.evaluation)
+    return replace(planned, build=planned.build.model_copy(update={"loss": loss}))
 
 
 def _with_streams(planned: PlannedCandidate, threads: int) -> tuple[PlannedCandidate, ...]:

@@ -82,6 +82,8 @@ ORT, OPENVINO, TORCHSCRIPT = RuntimeName.ONNXRUNTIME, RuntimeName.OPENVINO, Runt
 STATIC = _int8()
 TRANSFORMER = _int8(preset=QuantizePreset.TRANSFORMER)
 CORE = _int8(operators=("Conv", "MatMul", "Gemm"))
+MIXED = _int8(QuantizeMode.MIXED)
+MIXED_TRANSFORMER = _int8(QuantizeMode.MIXED, QuantizePreset.TRANSFORMER)
 DYNAMIC = _int8(QuantizeMode.DYNAMIC, operators=("MatMul", "Gemm"))
 
 
@@ -133,6 +135,9 @@ LINES: tuple[PlanLine, ...] = (
     PlanLine("int8-core", ORT, CORE, when=_transformer),
     # 9
     PlanLine("int8-dynamic", ORT, DYNAMIC, when=lambda facts: facts.prepare.traits.matmul_time_share >= MATMUL_SHARE),
+    # 4a: the layers that lose too much stay in floating point, where int8 throughout missed accuracy
+    *_nncf("int8-mixed", MIXED, _no_transformer, "int8-openvino"),
+    *_nncf("int8-transformer-mixed", MIXED_TRANSFORMER, _transformer, "int8-transformer-openvino"),
     # 5: the other preset, where the first one missed accuracy
     *_nncf("int8", STATIC, _transformer, "int8-transformer-openvino"),
     *_nncf("int8-transformer", TRANSFORMER, _no_transformer, "int8-openvino"),

@@ -21,12 +21,14 @@ from fettle.api.task import (
     PublishTask,
     StoredModel,
 )
-from fettle.api.vocabulary import CandidateState, Metric
+from fettle.api.vocabulary import AgreementMode, CandidateState, Metric
 from fettle.plan.run.attempts import AnyTaskProgress
 from fettle.plan.run.candidates import TargetPlan, allows_lossy, possible_builds
 from fettle.plan.run.constraints import describe
 from fettle.plan.run.planned import PlannedCandidate
 from fettle.plan.run.state import AnyReport, RunSnapshot
+
+DECIDING = (Metric.ACCURACY, Metric.F1)  # metrics whose labels name classes
 
 
 def prepare_task(spec: OptimizedModelSpec, store: str) -> PrepareTask:
@@ -43,18 +45,32 @@ class Given:
 
 
 def build_task(segment: BuildPlan, entry: BuildEntry, given: Given, prepare: PrepareReport, store: str) -> BuildTask:
-    """A segment of a build. Without a step that needs them, no calibration items: its hash must not move with them."""
-    steps = (catalog.step(step, segment.family) for step in segment.steps)
-    calibrated = any(step is not None and step.calibration for step in steps)
+    """A segment of a build. Without a step that needs them, no calibration items and no bound: its hash must not move with them."""
+    steps = [step for step in (catalog.step(step, segment.family) for step in segment.steps) if step is not None]
+    calibrated, bounded = any(step.calibration for step in steps), any(step.bounded for step in steps)
+    loss = segment.loss if bounded else None
+    evaluation = loss.evaluation if loss is not None else None
     return BuildTask(
         store=store,
-        plan=segment,
+        plan=segment.model_copy(update={"loss": loss}),
         cache_key=entry.cache_key,
         portable=given.model,
         signature=prepare.signature,
         calibration=prepare.calibration if calibrated else None,
         follows=given.follows,
+        evaluation=_without_labels(resolved(evaluation, prepare), prepare),
     )
+
+
+def _without_labels(evaluation: EvaluationSpec | None, prepare: PrepareReport) -> EvaluationSpec | None:
+    """How answers are compared where no labels are at hand: in an output whose labels name classes, by what is decided."""
+    if evaluation is None or not prepare.items.labelled or evaluation.metric not in DECIDING:
+        return evaluation
+    if evaluation.agreement.mode != AgreementMode.AUTO:
+        return evaluation
+    output = evaluation.output or prepare.signature.outputs[0].name
+    agreement = evaluation.agreement.model_copy(update={"mode": AgreementMode.TOP_ONE, "outputs": (output,)})
+    return evaluation.model_copy(update={"agreement": agreement})
 
 
 @dataclass(frozen=True)
@@ -88,7 +104,7 @@ def measure_task(snapshot: RunSnapshot, prepare: PrepareReport, store: str, roun
         generated=prepare.generated,
         allow_lossy=allows_lossy(spec),
         screening=prepare.screening,
-        evaluation=evaluation_of(spec, prepare),
+        evaluation=resolved(spec.data.evaluation, prepare),
         labels=prepare.labels,
         constraints=round_plan.constraints,
         objective=spec.objective,
@@ -101,9 +117,8 @@ def measure_task(snapshot: RunSnapshot, prepare: PrepareReport, store: str, roun
     )
 
 
-def evaluation_of(spec: OptimizedModelSpec, prepare: PrepareReport) -> EvaluationSpec | None:
+def resolved(evaluation: EvaluationSpec | None, prepare: PrepareReport) -> EvaluationSpec | None:
     """How items are judged, with the metric that Auto turned out to be."""
-    evaluation = spec.data.evaluation
     if evaluation is None or evaluation.metric != Metric.AUTO:
         return evaluation
     return evaluation.model_copy(update={"metric": prepare.metric or Metric.ACCURACY})

@@ -96,6 +96,8 @@ def test_the_plan_of_a_convolutional_net_is_exactly_this() -> None:
     found = plan()
     assert tried(found) == ALWAYS
     assert later(found) == {
+        "int8-mixed-openvino": "int8-openvino",
+        "int8-mixed-openvino-bfloat16": "int8-openvino",
         "int8-transformer-openvino": "int8-openvino",
         "int8-transformer-openvino-bfloat16": "int8-openvino",
         "int8-core-onnxruntime": "int8-onnxruntime",

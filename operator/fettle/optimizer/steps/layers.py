@@ -1,0 +1,118 @@
+"""Which layers stay in floating point where int8 throughout loses too much: they are ranked once, and left out in growing groups.
+
+How layers are switched between int8 and floating point is the family's own (`openvino_switches.py`).
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+from fettle.errors import RecipeError
+from fettle.optimizer.loss import Infer, Loss
+
+# Numbers of products, not seconds: the same model and items must give the same layers on every machine. A core multiplies some 10^10 a second.
+RANKING_PRODUCTS = 1e11  # of the whole ranking; what goes beyond is ranked in coarser groups
+RANKED_ON = 3  # items at most
+FEWEST_RANKED = 2
+JUDGING_PRODUCTS = 3e10  # of judging a model once
+JUDGED_ON = 256  # items at most
+FEWEST_JUDGED = 10
+AIM = 0.5  # of what may be lost: the items that certify are others, and their interval has a width
+BUILDS = 3  # that are made and judged at most
+log = logging.getLogger(__name__)
+
+
+class Switches(Protocol):
+    """A model whose quantized layers can be computed in floating point instead, one by one, without making it anew."""
+
+    layers: tuple[str, ...]  # in the order in which they are computed
+
+    def infer(self, quantized: frozenset[str]) -> Infer:
+        """Run it with these layers in int8 and the others in floating point."""
+        ...
+
+
+@dataclass(frozen=True)
+class Choice:
+    """Layers that stay in floating point, of `layers` in all, and what the model loses then."""
+
+    kept: tuple[str, ...]
+    layers: int
+    loss: float
+
+    @property
+    def words(self) -> str:
+        """For a person: '4 of 64 layers stay in floating point; 1.2 % of the answers to the calibration items differ'."""
+        return (
+            f"{len(self.kept)} of {self.layers} layers stay in floating point; "
+            f"{self.loss:.2%} of the answers to the calibration items differ"
+        )
+
+
+def choose(switches: Switches, loss: Loss, build: Callable[[tuple[str, ...]], Infer], products: int) -> Choice:
+    """The fewest layers, most sensitive first, without which int8 loses half of what may be lost.
+
+    `build` makes the model with these layers left out; `products` are those of one answer. What that model loses decides: where products are
+    summed in 16 bits a layer may lose more than its ranges say. Raises RecipeError where more than half of the layers would have to stay.
+    """
+    groups = _ranked(switches, loss, products)
+    aim = AIM * loss.bound
+    most = max(1, len(groups) // 2)
+    size = _enough(switches, loss, groups, aim, most)
+    best: Choice | None = None
+    for _ in range(BUILDS):
+        kept = tuple(layer for group in groups[:size] for layer in group)
+        choice = Choice(kept, len(switches.layers), loss.of(build(kept)))
+        log.info("built: %s", choice.words)
+        if best is None or choice.loss < best.loss:
+            best = choice
+        if choice.loss <= aim or size >= most:
+            break
+        size = min(max(2 * size, 1), most)
+    if best is None or best.loss > loss.bound:
+        changed = (
+            f"int8 changes {best.loss:.1%} of the answers to the calibration items"
+            if best is not None
+            else "int8 fails"
+        )
+        raise RecipeError(f"{changed} even if {most} of {len(groups)} groups of layers stay in floating point")
+    return best
+
+
+def _enough(switches: Switches, loss: Loss, groups: Sequence[tuple[str, ...]], aim: float, most: int) -> int:
+    """How many groups have to stay, doubling: as simulated, with every layer's ranges but in the CPU's own floating point."""
+    size = 0
+    while size < most:
+        kept = {layer for group in groups[:size] for layer in group}
+        found = loss.of(switches.infer(frozenset(switches.layers) - kept))
+        log.info("simulated: %d of %d groups of layers in floating point: %.2f %% lost", size, len(groups), 100 * found)
+        if found <= aim:
+            break
+        size = min(max(2 * size, 1), most)
+    return size
+
+
+def _ranked(switches: Switches, loss: Loss, products: int) -> list[tuple[str, ...]]:
+    """Groups of neighbouring layers, the most sensitive first: by what each loses if nothing else is in int8."""
+    layers = switches.layers
+    items, width = ranking(len(layers), products)
+    groups = [tuple(layers[first : first + width]) for first in range(0, len(layers), width)]
+    log.info("ranking %d groups of %d layers on %d items", len(groups), width, items)
+    noise = {group: loss.noise(switches.infer(frozenset(group)), items) for group in groups}
+    return sorted(groups, key=lambda group: -noise[group])
+
+
+def ranking(layers: int, products: int) -> tuple[int, int]:
+    """Items to rank on, and layers in a group, if one answer takes so many products."""
+    answers = max(int(RANKING_PRODUCTS / max(products, 1)), 1)
+    items = min(max(answers // max(layers, 1), FEWEST_RANKED), RANKED_ON)
+    groups = max(answers // items, 1)
+    return items, max(-(-layers // groups), 1)
+
+
+def judged(products: int) -> int:
+    """Items to judge a model on, if one answer takes so many products."""
+    return min(max(int(JUDGING_PRODUCTS / max(products, 1)), FEWEST_JUDGED), JUDGED_ON)

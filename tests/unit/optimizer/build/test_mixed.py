@@ -1,0 +1,195 @@
+"""Mixed precision: which layers stay in floating point, and that no more do than must."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+
+import numpy as np
+import onnx
+import pytest
+from onnx import helper, numpy_helper
+from tests.data.models import model, tensor
+from tests.unit.optimizer.build.test_build import OPENVINO, ORT, plan, prepared, task
+from tests.unit.optimizer.prepare.workbench import Workbench
+
+from fettle.api.optimizedmodel import AgreementSpec, EvaluationSpec
+from fettle.api.reasons import Reason
+from fettle.api.recipe import RuntimeSettings
+from fettle.api.report import BuildReport, PrepareReport
+from fettle.api.signature import Signature, Tensor
+from fettle.api.task import BuildPlan, LossBound
+from fettle.api.vocabulary import AgreementMode, QuantizeMode
+from fettle.errors import RecipeError
+from fettle.optimizer import stage
+from fettle.optimizer.loss import Infer, Loss
+from fettle.optimizer.measure import items
+from fettle.optimizer.steps.layers import choose, judged, ranking
+from fettle.runtimes import base
+
+LAYERS = tuple(f"layer{number}" for number in range(8))
+SIGNATURE = Signature(
+    inputs=(Tensor(name="x", dtype="FP32", shape=(-1, 4), batch_axis=0),),
+    outputs=(Tensor(name="y", dtype="FP32", shape=(-1, 4), batch_axis=0),),
+)
+MODERATE = 1_000_000
+
+
+class NoisyLayers:
+    """A model that adds noise of a given size for each of its layers that is in int8."""
+
+    layers = LAYERS
+
+    def __init__(self, sizes: Mapping[str, float]) -> None:
+        self.sizes = sizes
+
+    def infer(self, quantized: frozenset[str]) -> Infer:
+        noise = sum(self.sizes.get(layer, 0.0) for layer in quantized)
+
+        def run(feed: items.Answer) -> items.Answer:
+            random = np.random.default_rng(int(np.abs(feed["x"]).sum() * 1e6) % 2**32)
+            return {"y": feed["x"] + noise * random.standard_normal(feed["x"].shape).astype(np.float32)}
+
+        return run
+
+
+@pytest.fixture
+def loss(tmp_path: Path) -> Loss:
+    data = items.of({"x": np.random.default_rng(3).standard_normal((60, 4)).astype(np.float32)}, SIGNATURE)
+    loss = Loss(tmp_path, data, EvaluationSpec(uri="-"), 0.2)
+    loss.begin(lambda feed: {"y": feed["x"]}, len(data))
+    return loss
+
+
+def chosen(loss: Loss, sizes: Mapping[str, float], truly: Mapping[str, float] | None = None) -> tuple[str, ...]:
+    """The layers that stay, where int8 loses as `sizes` say, and once it is built as `truly` says."""
+    real = NoisyLayers(truly or sizes)
+
+    def build(kept: tuple[str, ...]) -> Infer:
+        return real.infer(frozenset(LAYERS) - set(kept))
+
+    return choose(NoisyLayers(sizes), loss, build, MODERATE).kept
+
+
+def test_only_the_layer_that_loses_much_stays_in_floating_point(loss: Loss) -> None:
+    assert chosen(loss, {"layer5": 10.0, "layer1": 1e-4}) == ("layer5",)
+
+
+def test_nothing_stays_where_int8_loses_little(loss: Loss) -> None:
+    assert chosen(loss, {"layer5": 1e-4}) == ()
+
+
+def test_what_was_built_decides_not_what_was_simulated(loss: Loss) -> None:
+    simulated = {"layer2": 2e-3, "layer5": 1e-3}
+    assert chosen(loss, simulated, {"layer2": 10.0, "layer5": 1e-4}) == ("layer2",)
+
+
+def test_a_model_of_which_most_layers_lose_much_is_no_case_for_int8(loss: Loss) -> None:
+    with pytest.raises(RecipeError, match="even if 4 of 8 groups of layers stay in floating point"):
+        chosen(loss, dict.fromkeys(LAYERS, 10.0))
+
+
+@pytest.mark.parametrize("products", [0, 10**6, 10**9, 10**11, 10**13])
+@pytest.mark.parametrize("layers", [1, 60, 2000])
+def test_ranking_and_judging_are_bounded_for_every_model(layers: int, products: int) -> None:
+    count, width = ranking(layers, products)
+    assert count >= 2 and width >= 1
+    answers = count * -(-layers // width)
+    assert answers <= max(1e11 / max(products, 1), 2) + count or products <= 10**6
+    assert 10 <= judged(products) <= 256
+
+
+def one_wide_layer() -> onnx.ModelProto:
+    """Six products, of which the fourth takes a channel that is as large as it is useless: 8 bits for all channels leave none for the others."""
+    random = np.random.default_rng(11)
+    weights = [random.standard_normal((16, 16)).astype(np.float32) / 3 for _ in range(5)]
+    weights.append(random.standard_normal((16, 4)).astype(np.float32))
+    weights[2][:, 0] *= 3e4
+    weights[3][0] = 0
+    nodes, value = [], "x"
+    for number in range(len(weights)):
+        last = number == len(weights) - 1
+        nodes.append(
+            helper.make_node(
+                "MatMul", [value, f"w{number}"], [f"m{number}" if not last else "scores"], name=f"product{number}"
+            )
+        )
+        if not last:
+            nodes.append(helper.make_node("Relu", [f"m{number}"], [f"r{number}"], name=f"relu{number}"))
+        value = f"r{number}"
+    initializers = [numpy_helper.from_array(weight, f"w{number}") for number, weight in enumerate(weights)]
+    return model(nodes, [tensor("x", ["N", 16])], [tensor("scores", ["N", 4])], initializers)
+
+
+DECISIONS = EvaluationSpec(uri="-", agreement=AgreementSpec(mode=AgreementMode.TOP_ONE))
+
+
+def mixed(bound: float = 0.1) -> BuildPlan:
+    loss = LossBound(max_loss=bound, evaluation=DECISIONS)
+    return plan(OPENVINO, QuantizeMode.MIXED).model_copy(update={"loss": loss})
+
+
+def built(bench: Workbench, report: PrepareReport, wanted: BuildPlan) -> BuildReport:
+    asked = task(report, wanted).model_copy(update={"evaluation": DECISIONS})
+    answer = stage.run(asked, bench.mounts)
+    assert isinstance(answer, BuildReport)
+    return answer
+
+
+@pytest.fixture
+def report(bench: Workbench) -> PrepareReport:
+    vectors = np.random.default_rng(5).standard_normal((300, 16)).astype(np.float32)
+    return prepared(bench, one_wide_layer(), x=vectors)
+
+
+def lost(bench: Workbench, report: PrepareReport, answer: BuildReport) -> float:
+    """Share of decisions that are other than the original's, on items that the build has not seen."""
+    assert answer.built is not None, answer.message
+    runtime, settings = base.get(OPENVINO), RuntimeSettings(threads=1)
+    original = runtime.load(
+        bench.store.fetch_model(report.portable, bench.folder / "original"), settings, report.signature
+    )
+    made = runtime.load(
+        bench.store.fetch_model(answer.built, bench.folder / answer.built.digest), settings, report.signature
+    )
+    feed = {"x": np.random.default_rng(17).standard_normal((400, 16)).astype(np.float32)}
+    decided, expected = (session.infer(feed)["scores"].argmax(axis=1) for session in (made, original))
+    return float((decided != expected).mean())
+
+
+def int8_products(bench: Workbench, report: PrepareReport, answer: BuildReport) -> int:
+    assert answer.built is not None
+    path = bench.store.fetch_model(answer.built, bench.folder / f"{answer.built.digest}-executed")
+    feed = {"x": np.random.default_rng(17).standard_normal((1, 16)).astype(np.float32)}
+    return base.get(OPENVINO).executed(path, RuntimeSettings(threads=1), feed, report.signature).int8
+
+
+def test_one_layer_that_int8_ruins_stays_in_floating_point_and_the_others_run_in_int8(
+    bench: Workbench, report: PrepareReport
+) -> None:
+    whole, partial = built(bench, report, plan(OPENVINO)), built(bench, report, mixed())
+    assert lost(bench, report, whole) > 0.2
+    assert lost(bench, report, partial) < 0.1
+    assert int8_products(bench, report, whole) > int8_products(bench, report, partial) >= 3
+
+
+def test_mixed_precision_needs_to_know_what_may_be_lost(bench: Workbench, report: PrepareReport) -> None:
+    for wanted in (mixed(0.0), plan(OPENVINO, QuantizeMode.MIXED)):
+        answer = built(bench, report, wanted)
+        assert answer.reason == Reason.RECIPE_NOT_APPLICABLE
+        assert "requires constraints.accuracy.maxDrop above 0" in answer.message
+
+
+def test_another_bound_is_another_build(bench: Workbench, report: PrepareReport) -> None:
+    keys = {built(bench, report, mixed(bound)).cache_key for bound in (0.1, 0.2)}
+    assert len(keys) == 2
+
+
+def test_onnxruntime_does_not_offer_it_yet(bench: Workbench, report: PrepareReport) -> None:
+    answer = built(bench, report, plan(ORT, QuantizeMode.MIXED))
+    assert "onnxruntime does not offer this step" in answer.message
+
+
+def test_the_same_layers_are_chosen_every_time(bench: Workbench, report: PrepareReport) -> None:
+    first, second = (built(bench, report, mixed()) for _ in range(2))
+    assert first.built is not None and first.built == second.built
