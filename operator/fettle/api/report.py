@@ -78,7 +78,7 @@ class PrepareReport(ApiModel):
 
 
 class BuildReport(ApiModel):
-    """A build's files, or why this recipe does not apply (then `built` is None and the run goes on).
+    """A build's files, or why this recipe does not apply (then `built` is None and the run goes on). `message`: that, or what was made.
 
     `cache_key` is of the machine that built: another than was asked for where that is of another class of CPU.
     """

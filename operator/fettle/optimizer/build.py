@@ -35,8 +35,10 @@ def run(task: BuildTask, store: Store) -> BuildReport:
     start = time.monotonic()
     built: StoredModel | None = None
     reason, message = None, ""
+    notes: list[str] = []
     try:
-        built = _build(task, store)
+        built = _build(task, store, notes)
+        message = clip("; ".join(notes))
     except (RecipeError, RuntimeFailure) as error:
         log.info("the recipe does not apply", exc_info=True)
         reason, message = RecipeError.default_reason, clip(error.message)
@@ -55,7 +57,7 @@ def run(task: BuildTask, store: Store) -> BuildReport:
     )
 
 
-def _build(task: BuildTask, store: Store) -> StoredModel:
+def _build(task: BuildTask, store: Store, notes: list[str]) -> StoredModel:
     with tempfile.TemporaryDirectory(prefix="fettle-build-") as name:
         folder = Path(name)
         given = store.fetch_model(task.portable, folder / "given")
@@ -69,7 +71,7 @@ def _build(task: BuildTask, store: Store) -> StoredModel:
         for number, step in enumerate(task.plan.steps):
             made = folder / f"step-{number}"
             made.mkdir()
-            entry = steps.apply(step, task.plan.family, entry, made, items, loss)
+            entry = steps.apply(step, task.plan.family, entry, made, steps.Given(items, loss, notes))
         if entry == given:
             return task.portable
         _check(task, entry, items)

@@ -7,7 +7,7 @@ fit the model. What its row promises is checked here after every step, so that a
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from importlib import import_module
 from pathlib import Path
 from typing import Generic, TypeVar
@@ -33,7 +33,8 @@ COMPARED = 3  # items on which an exact step must leave the outputs as they were
 class Work(Generic[Parameters_co]):
     """What a step works on: the model at `entry`, which it must not change, and an empty `folder` for what it makes.
 
-    `loss`: what other answers than the original's are to be judged by; None where nothing says how much may be lost.
+    `loss`: what other answers than the original's are to be judged by; None where nothing says how much may be lost. `notes`: what a step
+    wants to be known of what it made, for a person.
     """
 
     entry: Path
@@ -41,16 +42,19 @@ class Work(Generic[Parameters_co]):
     step: Parameters_co
     calibration: MappedItems | None
     loss: Loss | None = None
+    notes: list[str] = field(default_factory=list)
 
 
-def apply(
-    step: RecipeStep,
-    family: RuntimeName,
-    entry: Path,
-    folder: Path,
-    calibration: MappedItems | None,
-    loss: Loss | None = None,
-) -> Path:
+@dataclass(frozen=True)
+class Given:
+    """What all steps of a recipe work with: calibration items, what may be lost, and a list for notes."""
+
+    calibration: MappedItems | None = None
+    loss: Loss | None = None
+    notes: list[str] = field(default_factory=list)
+
+
+def apply(step: RecipeStep, family: RuntimeName, entry: Path, folder: Path, given: Given) -> Path:
     """Apply one step to the model at `entry`; the entry of what it made, in `folder`, or `entry` where nothing is to be done.
 
     Raises RecipeError (RecipeNotApplicable), also where the toolchain fails on this model or breaks what the step promises; MemoryError and
@@ -65,10 +69,10 @@ def apply(
     make: Callable[[Work[StepParameters]], Path] = getattr(import_module(f"{__name__}.{module}"), function)
     state = _state(entry)
     try:
-        made = make(Work(entry, folder, parameters, calibration, loss))
+        made = make(Work(entry, folder, parameters, given.calibration, given.loss, given.notes))
         broken = "it changed its input model" if _state(entry) != state else _broken(row, made, folder)
-        if broken is None and not row.lossy and calibration is not None:
-            broken = _moved(row, entry, made, calibration)
+        if broken is None and not row.lossy and given.calibration is not None:
+            broken = _moved(row, entry, made, given.calibration)
     except (FettleError, MemoryError, OSError):
         raise
     except Exception as error:  # toolchains raise what they like; build.run logs where

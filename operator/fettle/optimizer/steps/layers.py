@@ -14,13 +14,14 @@ from fettle.errors import RecipeError
 from fettle.optimizer.loss import Infer, Loss
 
 # Numbers of products, not seconds: the same model and items must give the same layers on every machine. A core multiplies some 10^10 a second.
-RANKING_PRODUCTS = 1e11  # of the whole ranking; what goes beyond is ranked in coarser groups
+RANKING_PRODUCTS = 2e11  # of the whole ranking; what goes beyond is ranked in coarser groups
 RANKED_ON = 3  # items at most
 FEWEST_RANKED = 2
 JUDGING_PRODUCTS = 3e10  # of judging a model once
 JUDGED_ON = 256  # items at most
 FEWEST_JUDGED = 10
 AIM = 0.5  # of what may be lost: the items that certify are others, and their interval has a width
+SHOWN = 4  # names of layers, in a sentence
 BUILDS = 3  # that are made and judged at most
 log = logging.getLogger(__name__)
 
@@ -45,10 +46,12 @@ class Choice:
 
     @property
     def words(self) -> str:
-        """For a person: '4 of 64 layers stay in floating point; 1.2 % of the answers to the calibration items differ'."""
+        """For a person: '2 of 64 layers stay in floating point (Conv.6, Conv.2); 1.2 % of the answers to the calibration items differ'."""
+        shown = [*self.kept[:SHOWN], *(["…"] if len(self.kept) > SHOWN else [])]
+        names = f" ({', '.join(shown)})" if shown else ""
         return (
-            f"{len(self.kept)} of {self.layers} layers stay in floating point; "
-            f"{self.loss:.2%} of the answers to the calibration items differ"
+            f"{len(self.kept)} of {self.layers} layers stay in floating point{names}; "
+            f"{100 * self.loss:.2g} % of the answers to the calibration items differ"
         )
 
 
@@ -83,15 +86,22 @@ def choose(switches: Switches, loss: Loss, build: Callable[[tuple[str, ...]], In
 
 
 def _enough(switches: Switches, loss: Loss, groups: Sequence[tuple[str, ...]], aim: float, most: int) -> int:
-    """How many groups have to stay, doubling: as simulated, with every layer's ranges but in the CPU's own floating point."""
-    size = 0
-    while size < most:
+    """The fewest groups that have to stay, as simulated: with every layer's ranges, but in the CPU's own floating point."""
+
+    def enough(size: int) -> bool:
         kept = {layer for group in groups[:size] for layer in group}
-        found = loss.of(switches.infer(frozenset(switches.layers) - kept))
-        log.info("simulated: %d of %d groups of layers in floating point: %.2f %% lost", size, len(groups), 100 * found)
-        if found <= aim:
-            break
-        size = min(max(2 * size, 1), most)
+        lost = loss.of(switches.infer(frozenset(switches.layers) - kept))
+        log.info("simulated: %d of %d groups of layers in floating point: %.2f %% lost", size, len(groups), 100 * lost)
+        return lost <= aim
+
+    too_few, size = -1, 0
+    while not enough(size):
+        if size >= most:
+            return most
+        too_few, size = size, min(max(2 * size, 1), most)
+    while size - too_few > 1:
+        middle = (size + too_few) // 2
+        too_few, size = (too_few, middle) if enough(middle) else (middle, size)
     return size
 
 

@@ -66,7 +66,9 @@ def mixed(work: Work[QuantizeStep]) -> Path:
         built[kept] = _saved(_quantized(work, kept, asymmetric=True), work, folder)
         return runtime.load(built[kept], settings, signature).infer
 
-    return built[choose(switches, loss, build, cost).kept]
+    choice = choose(switches, loss, build, cost)
+    work.notes.append(choice.words)
+    return built[choice.kept]
 
 
 def _quantized(work: Work[QuantizeStep], kept: Sequence[str] = (), asymmetric: bool = False) -> ov.Model:

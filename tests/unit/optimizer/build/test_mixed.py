@@ -95,7 +95,7 @@ def test_ranking_and_judging_are_bounded_for_every_model(layers: int, products: 
     count, width = ranking(layers, products)
     assert count >= 2 and width >= 1
     answers = count * -(-layers // width)
-    assert answers <= max(1e11 / max(products, 1), 2) + count or products <= 10**6
+    assert answers <= max(2e11 / max(products, 1), 2) + count or products <= 10**6
     assert 10 <= judged(products) <= 256
 
 
@@ -167,9 +167,10 @@ def int8_products(bench: Workbench, report: PrepareReport, answer: BuildReport) 
 def test_one_layer_that_int8_ruins_stays_in_floating_point_and_the_others_run_in_int8(
     bench: Workbench, report: PrepareReport
 ) -> None:
-    whole, partial = built(bench, report, plan(OPENVINO)), built(bench, report, mixed())
+    whole, partial = built(bench, report, plan(OPENVINO)), built(bench, report, mixed(0.2))
     assert lost(bench, report, whole) > 0.2
     assert lost(bench, report, partial) < 0.1
+    assert "of 6 layers stay in floating point (product" in partial.message
     assert int8_products(bench, report, whole) > int8_products(bench, report, partial) >= 3
 
 
