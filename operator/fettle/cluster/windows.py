@@ -23,7 +23,7 @@ from fettle.cluster.kinds import Object
 from fettle.cluster.serving import MANAGEMENT_PORT, SERVER
 from fettle.cluster.trials import ServerLife, TrialRecord
 from fettle.cluster.workloads import crashes, is_ready
-from fettle.plan.rollout.analysis import Span
+from fettle.plan.rollout.analysis import TimeRange
 from fettle.plan.rollout.window_totals import Comparisons, Doubt, Lost, Observation, PodSamples, Second
 
 logger = logging.getLogger(__name__)
@@ -62,7 +62,7 @@ class _Read:
 class _Sums:
     """What a pod counted in `span`, on the operator's clock, summed while its answer is read. `now` is when it was given."""
 
-    def __init__(self, pod: Object, head: Head, span: Span, now: datetime, trial: TrialRecord) -> None:
+    def __init__(self, pod: Object, head: Head, span: TimeRange, now: datetime, trial: TrialRecord) -> None:
         self._pod, self._head, self._span = pod, head, span
         self._offset = now.timestamp() - head.now
         process = ServerLife(str(pod["metadata"].get("uid") or pod["metadata"]["name"]), head.start)
@@ -111,7 +111,7 @@ class _Block:
         return Second(self.at, self.requests, self.errors, self.latencies, Comparisons(**self.outcomes))
 
 
-def samples_of(pod: Object, answer: PodFigures, span: Span, now: datetime, trial: TrialRecord) -> _Read:
+def samples_of(pod: Object, answer: PodFigures, span: TimeRange, now: datetime, trial: TrialRecord) -> _Read:
     """An answer on the operator's clock, as far as it belongs to `span`, read at once. Raises UnreadableError."""
     sums = _Sums(pod, answer.head, span, now, trial)
     for windows in answer.pieces():
@@ -151,7 +151,11 @@ def _doubt(pod: str, answer: Head) -> Doubt | None:
 
 
 async def observe(
-    pods: Mapping[str, Iterable[Object]], span: Span, clock: Callable[[], datetime], patience: float, trial: TrialRecord
+    pods: Mapping[str, Iterable[Object]],
+    span: TimeRange,
+    clock: Callable[[], datetime],
+    patience: float,
+    trial: TrialRecord,
 ) -> dict[str, Observation]:
     """What the pods of each revision counted in `span`: those that are ready, and those of the canary that were.
 
@@ -194,7 +198,7 @@ def _observation(pods: list[Object], answers: list[tuple[Object, _Read | str]], 
     )
 
 
-async def _ask(session: aiohttp.ClientSession, pod: Object, span: Span, looker: _Looker) -> _Read | str:
+async def _ask(session: aiohttp.ClientSession, pod: Object, span: TimeRange, looker: _Looker) -> _Read | str:
     """What a pod answers, or why it cannot be read."""
     name = pod["metadata"]["name"]
     try:

@@ -15,7 +15,7 @@ from fettle.store.manifest import Manifest, artifact_uri, read_stored
 from fettle.store.store import Store
 
 log = logging.getLogger(__name__)
-Kind = TypeVar("Kind", PrepareReport, BuildReport, MeasureReport)
+ReportT = TypeVar("ReportT", PrepareReport, BuildReport, MeasureReport)
 
 
 def run(task: PublishTask, store: Store) -> PublishReport:
@@ -43,7 +43,7 @@ def run(task: PublishTask, store: Store) -> PublishReport:
     return PublishReport(report_uri=f"{store.uri}/{path}", artifacts=winners)
 
 
-def _answer(store: Store, task_hash: str, kind: type[Kind]) -> Kind:
+def _answer(store: Store, task_hash: str, kind: type[ReportT]) -> ReportT:
     report = store.result(task_hash)
     if not isinstance(report, kind):
         message = f"{store.uri}/results/{task_hash}.json: expected a {kind.__name__}, found {type(report).__name__}; run again"

@@ -15,7 +15,7 @@ from fettle.api.optimizedmodel import OptimizedModel
 from fettle.cli.access.cluster import DEPLOYMENTS, MODELS, Cluster, Object
 from fettle.errors import ClusterError
 
-Kind = TypeVar("Kind", ModelDeployment, OptimizedModel)
+ResourceT = TypeVar("ResourceT", ModelDeployment, OptimizedModel)
 Decorated = TypeVar("Decorated", bound=Callable[..., Any])
 
 
@@ -39,7 +39,7 @@ def read_model(found: Object) -> OptimizedModel:
     return _read(OptimizedModel, found)
 
 
-def _read(kind: type[Kind], found: Object) -> Kind:
+def _read(kind: type[ResourceT], found: Object) -> ResourceT:
     try:
         return kind.model_validate(found)
     except ValidationError as error:

@@ -19,11 +19,11 @@ MAX_ATTEMPTS = 3  # of one task by itself; only failures that say they may pass 
 BACK_OFF_SECONDS = (10, 80)  # before the second and the third attempt: a store that is full for a minute is outlasted
 LATE_LOOK_SECONDS = 60.0  # between looks at what still runs past the deadline: its end is an event, which may be lost
 
-Report = TypeVar("Report", PrepareReport, BuildReport, MeasureReport, PublishReport)
+ReportT = TypeVar("ReportT", PrepareReport, BuildReport, MeasureReport, PublishReport)
 
 
 @dataclass(frozen=True)
-class TaskProgress(Generic[Report]):
+class TaskProgress(Generic[ReportT]):
     """A task that a stage asked for: answered (`report`), failed for good (`fault`), or neither yet.
 
     `request` is the attempt that shall exist, None where nothing begins any more. `running` says whether it occupies a
@@ -33,7 +33,7 @@ class TaskProgress(Generic[Report]):
 
     task_hash: str
     request: TaskRequest | None = None
-    report: Report | None = None
+    report: ReportT | None = None
     fault: Finding | None = None
     running: bool = False
     note: Finding | None = None
@@ -73,8 +73,8 @@ class Attempts:
         return self.now >= self.ends
 
     def ask(
-        self, task: AnyTask, answer: type[Report], *, stage: str, label: str, target: TargetSpec | None = None
-    ) -> TaskProgress[Report]:
+        self, task: AnyTask, answer: type[ReportT], *, stage: str, label: str, target: TargetSpec | None = None
+    ) -> TaskProgress[ReportT]:
         """Ask that `task` be running or done."""
         name = task_hash(task)
         state = self.tasks.get(name)
