@@ -62,11 +62,11 @@ class Exchange:
         host, _, port = self.settings.stable.rpartition(":")
         try:
             number = int(port)
-            found = socket.getaddrinfo(host, number, type=socket.SOCK_STREAM)
+            resolved = socket.getaddrinfo(host, number, type=socket.SOCK_STREAM)
         except (OSError, ValueError) as error:
             message = f"cannot resolve {host}: no pod of the stable revision is ready, or DNS does not work ({error})"
             raise Trouble(Reason.ANALYSIS_UNREACHABLE, message) from error
-        return sorted({(entry[4][0], number) for entry in found})  # type: ignore[misc]
+        return sorted({(entry[4][0], number) for entry in resolved})  # type: ignore[misc]
 
     def take(self, address: tuple[str, int]) -> tuple[Head, list[Sample]]:
         """What that pod hands out. Raises Trouble."""
@@ -251,8 +251,8 @@ def check(head: Head, own: Signature) -> None:
     pairs += [(theirs[name], outputs.get(name)) for name in head.comparisons if name in theirs]
     for tensor, mine in pairs:
         if mine is None or not _same_form(tensor, mine):
-            found = f"{mine.dtype} {list(mine.shape)}" if mine is not None else "no such tensor"
-            raise refuse(f"stable has {tensor.name} {tensor.dtype} {list(tensor.shape)}, this revision {found}")
+            own_tensor = f"{mine.dtype} {list(mine.shape)}" if mine is not None else "no such tensor"
+            raise refuse(f"stable has {tensor.name} {tensor.dtype} {list(tensor.shape)}, this revision {own_tensor}")
     more = sorted(inputs.keys() - {tensor.name for tensor in head.signature.inputs})
     if more or head.signature.batchable != own.batchable:
         raise refuse(
@@ -266,12 +266,12 @@ def _by_name(tensors: tuple[Tensor, ...]) -> dict[str, Tensor]:
     return {tensor.name: tensor for tensor in tensors}
 
 
-def _same_form(one: Tensor, other: Tensor) -> bool:
-    if (one.dtype, one.batch_axis, len(one.shape)) != (other.dtype, other.batch_axis, len(other.shape)):
+def _same_form(tensor: Tensor, other: Tensor) -> bool:
+    if (tensor.dtype, tensor.batch_axis, len(tensor.shape)) != (other.dtype, other.batch_axis, len(other.shape)):
         return False
     return all(
-        axis == one.batch_axis or -1 in (left, right) or left == right
-        for axis, (left, right) in enumerate(zip(one.shape, other.shape, strict=True))
+        axis == tensor.batch_axis or -1 in (left, right) or left == right
+        for axis, (left, right) in enumerate(zip(tensor.shape, other.shape, strict=True))
     )
 
 

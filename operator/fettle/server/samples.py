@@ -121,7 +121,7 @@ def byte_size(array: Array) -> int:
 
 
 def _texts(array: Array) -> list[str]:
-    return [one.decode() if isinstance(one, bytes) else str(one) for one in array.reshape(-1).tolist()]
+    return [text.decode() if isinstance(text, bytes) else str(text) for text in array.reshape(-1).tolist()]
 
 
 # ------------------------------------------------------------------------------------------------------------- wire form
@@ -167,7 +167,7 @@ def pack(head: Head, samples: Iterable[Sample]) -> bytes:
             rows.append(row)
         return rows
 
-    listed = [{"inputs": side(one.inputs), "outputs": side(one.outputs)} for one in samples]
+    listed = [{"inputs": side(sample.inputs), "outputs": side(sample.outputs)} for sample in samples]
     return b"".join([orjson.dumps({**head.to_json(), "samples": listed}), b"\n", *parts])
 
 
@@ -184,16 +184,16 @@ def unpack(body: bytes) -> tuple[Head, list[Sample]]:
 
     def side(tensors: tuple[WireTensor, ...]) -> dict[str, Array]:
         nonlocal place
-        found: dict[str, Array] = {}
+        arrays: dict[str, Array] = {}
         for tensor in tensors:
-            found[tensor.name], size = _array(tensor, view[place:])
+            arrays[tensor.name], size = _array(tensor, view[place:])
             place += size
-        return found
+        return arrays
 
     samples = []
-    for one in head.samples:
+    for sample in head.samples:
         before = place
-        samples.append(Sample(side(one.inputs), side(one.outputs), place - before))
+        samples.append(Sample(side(sample.inputs), side(sample.outputs), place - before))
     return head, samples
 
 

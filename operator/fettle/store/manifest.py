@@ -215,9 +215,9 @@ def read_stored(store: Store, sha256: str) -> Manifest:
 
 
 def _parse(content: bytes, sha256: str, where: str) -> Manifest:
-    found = hashlib.sha256(content).hexdigest()
-    if found != sha256:
-        message = f"{where}: expected sha256 {sha256}, found {found}; the manifest was changed after it was published"
+    actual = hashlib.sha256(content).hexdigest()
+    if actual != sha256:
+        message = f"{where}: expected sha256 {sha256}, found {actual}; the manifest was changed after it was published"
         raise StoreError(message, reason=Reason.ARTIFACT_TAMPERED)
     try:
         return Manifest.model_validate_json(content)

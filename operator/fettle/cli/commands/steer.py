@@ -136,7 +136,7 @@ def retry(cluster: Cluster, name: str, output: str | None) -> None:
         _retry_model(cluster, bare, output)
         return
     try:
-        found = deployment_of(cluster, bare)
+        deployment = deployment_of(cluster, bare)
     except MissingError as error:
         if kind:
             raise
@@ -145,7 +145,7 @@ def retry(cluster: Cluster, name: str, output: str | None) -> None:
         except MissingError:
             raise error from None
         return
-    revision = found.status.failed_revision
+    revision = deployment.status.failed_revision
     if revision is None:
         text = f"modeldeployment {bare} in namespace {cluster.namespace} has no failed revision to retry"
         raise UsageError(f"{text}; to retry the optimizedmodel of that name: kubectl fettle retry om/{bare}")
@@ -189,10 +189,10 @@ def rollback_to(cluster: Cluster, deployment: str, revision: str, now: bool, out
     kubectl fettle rollback-to digits 3fa --now
     kubectl fettle rollback-to digits 3fa -o json
     """
-    found = deployment_of(cluster, deployment)
-    desired = _desired(found, deployment)
-    target = _target(revision, [*known(found.status), desired], deployment)
-    if target == desired and found.status.rollback is None:
+    resource = deployment_of(cluster, deployment)
+    desired = _desired(resource, deployment)
+    target = _target(revision, [*known(resource.status), desired], deployment)
+    if target == desired and resource.status.rollback is None:
         raise UsageError(f"revision {target} is already the one that modeldeployment {deployment} asks for")
     token = _token()
     notes = {Command.ROLLBACK_TO.annotation: f"{desired}/{target}/{token}"}
@@ -208,16 +208,16 @@ def known(status: ModelDeploymentStatus) -> list[str]:
     return list(dict.fromkeys(record.revision for record in reversed(status.revisions)))
 
 
-def _desired(found: ModelDeployment, name: str) -> str:
-    generation, seen = found.metadata.get("generation"), found.status.observed_generation
+def _desired(deployment: ModelDeployment, name: str) -> str:
+    generation, seen = deployment.metadata.get("generation"), deployment.status.observed_generation
     if generation is not None and seen != generation:
         text = f"the operator has not processed the latest spec of modeldeployment {name} yet "
         raise UsageError(
             f"{text}(generation {generation}, observed {seen or 'none'}): try again, or check that the operator is running"
         )
-    if found.status.desired_revision is None:
+    if deployment.status.desired_revision is None:
         raise UsageError(f"the model of modeldeployment {name} is not ready, so there is no revision to roll back from")
-    return found.status.desired_revision
+    return deployment.status.desired_revision
 
 
 def _target(given: str, revisions: Iterable[str], name: str) -> str:
@@ -258,9 +258,9 @@ def resume(cluster: Cluster, deployment: str, output: str | None) -> None:
     \b
     kubectl fettle resume digits
     """
-    found = deployment_of(cluster, deployment)
+    resource = deployment_of(cluster, deployment)
     notes = {PAUSED_ANNOTATION: None}
-    if found.spec.paused:
+    if resource.spec.paused:
         cluster.annotate(DEPLOYMENTS, deployment, notes)
         raise UsageError(f"modeldeployment {deployment} is still paused by its spec: set spec.paused to false")
     about = About(DEPLOYMENTS, cluster.namespace, deployment)

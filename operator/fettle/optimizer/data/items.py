@@ -164,5 +164,5 @@ def _whole(tensor: Tensor, array: Array, axis: int | None, where: str) -> Array:
     raise DataError(message)
 
 
-def _fits(wanted: tuple[int, ...], found: tuple[int, ...]) -> bool:
-    return len(wanted) == len(found) and all(want in (-1, size) for want, size in zip(wanted, found, strict=True))
+def _fits(wanted: tuple[int, ...], shape: tuple[int, ...]) -> bool:
+    return len(wanted) == len(shape) and all(want in (-1, size) for want, size in zip(wanted, shape, strict=True))

@@ -51,8 +51,8 @@ class Judging:
         """What an answer decides, flat, in the form that labels are compared in."""
         if self.form is LabelForm.ALL_OF:
             return np.asarray((answer > self.threshold).reshape(-1))
-        found = decisions(answer, self.axis, self.threshold)
-        return as_texts(found) if self.form is LabelForm.TEXTS else found
+        decision = decisions(answer, self.axis, self.threshold)
+        return as_texts(decision) if self.form is LabelForm.TEXTS else decision
 
     def wanted(self, answer: Array, label: Array) -> Array:
         """What its label says of an answer. Raises DataError (DataInvalid) where they do not fit."""

@@ -53,5 +53,5 @@ def graph(format: SourceFormat, path: Path, inputs: Inputs, folder: Path) -> Mod
 
 
 def _state(path: Path) -> tuple[int, int]:
-    found = path.stat()
-    return found.st_size, found.st_mtime_ns
+    status = path.stat()
+    return status.st_size, status.st_mtime_ns

@@ -73,7 +73,9 @@ def _too_much(asked: Demand, routes: Mapping[str, int]) -> str | None:
     """Traffic that nobody asked for, where another revision could take it."""
     if asked.stable is None or not asked.stable.ready:
         return None
-    failed = [one.workload.revision for one in asked.leaving if one.failed and one.workload.revision in routes]
+    failed = [
+        leaving.workload.revision for leaving in asked.leaving if leaving.failed and leaving.workload.revision in routes
+    ]
     if failed:
         return f"{failed[0]} failed and gets {routes[failed[0]]} % of the traffic"
     if asked.canary is None or asked.routes is None:
@@ -86,4 +88,4 @@ def _too_much(asked: Demand, routes: Mapping[str, int]) -> str | None:
 
 
 def _everybody(asked: Demand) -> tuple[Workload, ...]:
-    return (*asked.staying, *(one.workload for one in asked.leaving))
+    return (*asked.staying, *(leaving.workload for leaving in asked.leaving))
