@@ -17,7 +17,7 @@ from fettle.cli.access.objects import deployment_of, echo, model_of, output_opti
 from fettle.cli.access.options import with_cluster
 from fettle.errors import MissingError, UsageError
 from fettle.plan.commands import PAUSED_ANNOTATION, Command
-from fettle.plan.run.retry import failure_of, waits
+from fettle.plan.run.retry import subject_of, waits
 from fettle.plan.run.status import READY
 
 RevisionOf = Callable[[ModelDeploymentStatus], str | None]
@@ -123,7 +123,8 @@ def retry(cluster: Cluster, name: str, output: str | None) -> None:
     """Retry a failed or aborted revision of a ModelDeployment, or the failed run of an OptimizedModel.
 
     A revision starts again at its first step. For an OptimizedModel, only the failed tasks run again, and the published artifact
-    stays published. A plain NAME means the ModelDeployment with that name if there is one, otherwise the OptimizedModel.
+    stays published. If nothing failed, the published artifact is checked, and made again if the store has lost it. A plain NAME means
+    the ModelDeployment with that name if there is one, otherwise the OptimizedModel.
 
     \b
     kubectl fettle retry digits
@@ -153,10 +154,10 @@ def retry(cluster: Cluster, name: str, output: str | None) -> None:
 
 
 def _retry_model(cluster: Cluster, name: str, output: str | None) -> None:
-    """Order the run of an OptimizedModel to be tried again. Raises UsageError where nothing failed."""
+    """Order the run of an OptimizedModel to be tried again. Raises UsageError where nothing failed and nothing is published."""
     status = model_of(cluster, name).status
-    failure = failure_of(status)
-    if failure is None:
+    subject = subject_of(status)
+    if subject is None:
         ready = find(status.conditions, READY)
         stands = (
             f"its Ready condition has reason {ready.reason}"
@@ -166,7 +167,7 @@ def _retry_model(cluster: Cluster, name: str, output: str | None) -> None:
         where = f"optimizedmodel {name} in namespace {cluster.namespace}"
         raise UsageError(f"{where} has no failed task to retry ({stands}); for another outcome, change the spec")
     later = ", after the current measurement" if waits(status) else ""
-    message = f"optimizedmodel {name}: retry requested{later} ({failure})"
+    message = f"optimizedmodel {name}: retry requested{later} ({subject})"
     about = About(MODELS, cluster.namespace, name)
     give(cluster, Order(Command.RETRY.value, about, None, {Command.RETRY.annotation: _token()}, message), output)
 
