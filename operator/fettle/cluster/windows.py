@@ -17,7 +17,7 @@ import aiohttp
 
 from fettle.api.reasons import Reason
 from fettle.api.text import clip
-from fettle.api.window import OLD_RING_SECONDS, Head, Window
+from fettle.api.window import OLD_RING_SECONDS, Window, WindowsHead
 from fettle.cluster.figures import PodFigures, UnreadableError, parse
 from fettle.cluster.kinds import Object
 from fettle.cluster.serving import MANAGEMENT_PORT, SERVER
@@ -62,7 +62,7 @@ class _Read:
 class _Sums:
     """What a pod counted in `span`, on the operator's clock, summed while its answer is read. `now` is when it was given."""
 
-    def __init__(self, pod: Object, head: Head, span: TimeRange, now: datetime, trial: TrialRecord) -> None:
+    def __init__(self, pod: Object, head: WindowsHead, span: TimeRange, now: datetime, trial: TrialRecord) -> None:
         self._pod, self._head, self._span = pod, head, span
         self._offset = now.timestamp() - head.now
         process = ServerLife(str(pod["metadata"].get("uid") or pod["metadata"]["name"]), head.start)
@@ -119,7 +119,7 @@ def samples_of(pod: Object, answer: PodFigures, span: TimeRange, now: datetime, 
     return sums.read()
 
 
-def _lost(pod: Object, answer: Head, offset: float) -> Lost | None:
+def _lost(pod: Object, answer: WindowsHead, offset: float) -> Lost | None:
     """Seconds in which the pod had traffic and that this process does not know. Before the first process of a pod there was none."""
     name = pod["metadata"]["name"]
     if answer.known_since > answer.start + 1 and answer.kept is None:
@@ -139,7 +139,7 @@ def _restarts(pod: Object) -> int:
     return sum(int(container.get("restartCount") or 0) for container in statuses if container["name"] == SERVER)
 
 
-def _doubt(pod: str, answer: Head) -> Doubt | None:
+def _doubt(pod: str, answer: WindowsHead) -> Doubt | None:
     """Why this pod does not compare its answers with the stable revision's."""
     if answer.agreement is None:
         message = (

@@ -143,7 +143,7 @@ class WireSample(ApiModel):
     outputs: tuple[WireTensor, ...]
 
 
-class Head(ApiModel):
+class SamplesHead(ApiModel):
     """The first line: whose answers these are, of what form, and by which rules they are compared."""
 
     revision: str
@@ -152,7 +152,7 @@ class Head(ApiModel):
     samples: tuple[WireSample, ...] = Field(default=(), max_length=MOST_AT_ONCE)
 
 
-def pack(head: Head, samples: Iterable[Sample]) -> bytes:
+def pack(head: SamplesHead, samples: Iterable[Sample]) -> bytes:
     """The answer's bytes."""
     parts: list[bytes] = []
 
@@ -171,13 +171,13 @@ def pack(head: Head, samples: Iterable[Sample]) -> bytes:
     return b"".join([orjson.dumps({**head.to_json(), "samples": listed}), b"\n", *parts])
 
 
-def unpack(body: bytes) -> tuple[Head, list[Sample]]:
+def unpack(body: bytes) -> tuple[SamplesHead, list[Sample]]:
     """What `pack` wrote. Raises ValueError for anything else."""
     line, separator, rest = body.partition(b"\n")
     if not separator:
         raise ValueError("expected a line of JSON and the tensors' bytes, found no line")
     try:
-        head = Head.model_validate_json(line)
+        head = SamplesHead.model_validate_json(line)
     except ValidationError as error:
         raise ValueError(f"the first line is invalid: {error.error_count()} errors") from error
     view, place = memoryview(rest), 0
@@ -197,7 +197,7 @@ def unpack(body: bytes) -> tuple[Head, list[Sample]]:
     return head, samples
 
 
-def require(head: Head, sample: Sample) -> None:
+def require(head: SamplesHead, sample: Sample) -> None:
     """Raises ValueError where this is no item of the signature, as `of_row` takes it, with an answer to each rule."""
     signature = head.signature
     if sample.inputs.keys() != {tensor.name for tensor in signature.inputs}:

@@ -14,7 +14,7 @@ Array = np.ndarray[Any, Any]
 NOT_COUNTED = -1  # in place of a class number
 
 
-class Reader:
+class LabelReader:
     """Labels of single items, brought into their form.
 
     CLASSES: flat class numbers, `NOT_COUNTED` where nothing counts. TEXTS: flat texts. ANY_OF: for each decision, which classes are

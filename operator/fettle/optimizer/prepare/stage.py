@@ -16,7 +16,7 @@ from fettle.api.report import ConversionFault, PrepareReport, Traits
 from fettle.api.signature import Signature
 from fettle.api.task import PrepareTask, StoredModel
 from fettle.api.text import quoted
-from fettle.api.vocabulary import Basis, RuntimeName, SourceFormat
+from fettle.api.vocabulary import Basis, FormatName, RuntimeName
 from fettle.errors import ConversionError, RuntimeFailure
 from fettle.optimizer import sources
 from fettle.optimizer.data.items import Items
@@ -209,7 +209,7 @@ def _status(job: Job, signature: Signature) -> SourceStatus:
 
 
 def _runtimes(
-    job: Job, path: Path, signature: Signature, untouched: SourceFormat | None
+    job: Job, path: Path, signature: Signature, untouched: FormatName | None
 ) -> tuple[tuple[RuntimeName, ...], list[str]]:
     """Runtimes that load the portable form (the one that every step was checked with does) or the `untouched` source, and why the
     others do not."""

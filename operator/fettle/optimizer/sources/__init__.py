@@ -11,7 +11,7 @@ from pathlib import Path
 from onnx import ModelProto
 
 from fettle.api.reasons import Reason
-from fettle.api.vocabulary import SourceFormat as FormatName
+from fettle.api.vocabulary import FormatName
 from fettle.errors import ConversionError, FettleError
 from fettle.optimizer.onnx import model
 from fettle.optimizer.sources import onnx, torch

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from fettle.api.reasons import Reason
-from fettle.api.vocabulary import SourceFormat as FormatName
+from fettle.api.vocabulary import FormatName
 from fettle.errors import SourceError
 from fettle.optimizer import sources
 from fettle.optimizer.sources.base import SourceFormat
