@@ -12,8 +12,8 @@ WAITING := --numprocesses 3 --dist loadfile
 WITH_PODS := --numprocesses 2 --dist loadfile
 # Tests and benchmarks have a cluster of their own, empty when they start and stopped when they end: docs/design/clusters.md.
 ON_OWN_CLUSTER := $(PYTHON) -m tools.cluster run
-# The cluster that a person looks at, unless FETTLE_KUBECONFIG names another.
-UP := $(if $(FETTLE_KUBECONFIG),true,$(PYTHON) -m tools.cluster up)
+# The cluster that a person looks at: kind's where a Docker engine answers, else the embedded one, or the one that FETTLE_KUBECONFIG names.
+UP := $(PYTHON) -m tools.cluster up
 
 # The tests start some thousand Python processes. Each begins three times as fast with bytecode that an earlier one kept, which
 # many a container's environment forbids and no installer made.
@@ -53,8 +53,8 @@ docs: setup ## build the documentation site in site/ (open site/index.html)
 	@NO_MKDOCS_2_WARNING=1 .venv/bin/mkdocs build --strict --quiet
 	@echo 'site/index.html; with search: $(PYTHON) -m http.server --directory site'
 
-cluster: setup ## start a real Kubernetes on this machine (root, Linux); kubeconfig in .cluster/kubeconfig
-	@$(PYTHON) -m tools.cluster up
+cluster: setup ## start a real Kubernetes on this machine (Docker and kind, or Linux and root); kubeconfig in .cluster/kubeconfig
+	@$(UP)
 
 cluster-down: setup ## stop it, and the tests' cluster if it is still running; leaves nothing behind in the kernel
 	@$(PYTHON) -m tools.cluster down
@@ -62,7 +62,7 @@ cluster-down: setup ## stop it, and the tests' cluster if it is still running; l
 cluster-status: setup ## show what is running
 	@$(PYTHON) -m tools.cluster status
 
-images: setup ## build the images that changed, and push them to the registry
+images: setup ## build the images that changed, and bring them to the cluster
 	@$(PYTHON) -m tools.cluster images
 
 images-torch: setup ## the same, with the PyTorch images (1.3 GB more each)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import subprocess
+import tomllib
 from collections.abc import Callable
 from ipaddress import ip_network
 from pathlib import Path
@@ -112,10 +113,22 @@ def test_a_person_gets_the_cluster_to_look_at(target: str) -> None:
     assert TEST.name not in recipe(target)
 
 
-def test_the_demo_starts_no_cluster_beside_one_that_is_named() -> None:
-    assert "tools.cluster up" not in recipe("demo", FETTLE_KUBECONFIG="/somewhere")
-
-
 def test_ci_stops_what_the_tests_started_and_nothing_else() -> None:
     lines = [line for line in (ROOT / ".ci" / "run").read_text().splitlines() if "tools.cluster down" in line]
     assert len(lines) == 1 and f"down --name {TEST.name};" in lines[0]
+
+
+def test_ci_runs_targets_that_there_are_on_every_python_that_the_package_claims() -> None:
+    jobs = yaml.safe_load((ROOT / ".github" / "workflows" / "ci.yml").read_text())["jobs"]
+    commands = [step["run"] for job in jobs.values() for step in job["steps"] if "run" in step]
+    targets = {word for command in commands if command.startswith("make ") for word in command.split()[1:]}
+    assert {"lint", "type", "verify", "test-unit", "coverage", "test-cluster", "demo"} <= targets
+    assert all(recipe(target) for target in targets)
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    claimed = [line.rpartition(" ")[2] for line in project["classifiers"] if "Python :: 3." in line]
+    assert jobs["unit"]["strategy"]["matrix"]["python"] == claimed
+
+
+def test_the_package_and_the_chart_name_one_address() -> None:
+    urls = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["urls"]
+    assert yaml.safe_load((ROOT / "charts" / "fettle" / "Chart.yaml").read_text()).get("home") == urls.get("Repository")

@@ -1,17 +1,16 @@
-"""What builds images: buildah, with chroot isolation and a base image made here where none can be pulled, or docker."""
+"""What builds images: docker, or buildah with chroot isolation and a base image made here where none can be pulled."""
 
 from __future__ import annotations
 
 import os
 import shutil
-import subprocess
 from pathlib import Path
 from typing import Protocol
 
-from tools.cluster import host, package_index
+from tools.cluster import host, kind, package_index
 from tools.cluster.errors import ClusterError
 from tools.cluster.paths import CLUSTERS, Paths
-from tools.cluster.shell import Progress, attempt, last_line, run, tool_path
+from tools.cluster.shell import Progress, attempt, run, run_logged, tool_path
 from tools.cluster.target import Target
 
 BASE = "docker.io/library/python:3.11-slim-bookworm"
@@ -21,7 +20,7 @@ PULL_SECONDS = 180
 
 
 class Builder(Protocol):
-    """Builds an image from the repository's root, and pushes it."""
+    """Builds an image from the repository's root, and brings it to where the cluster's nodes find it."""
 
     def build(self, dockerfile: Path, reference: str, log: Path) -> None: ...
 
@@ -35,7 +34,14 @@ def is_plain(host: str) -> bool:
 
 
 def choose_builder(paths: Paths, target: Target, progress: Progress) -> Builder:
-    """Docker where its engine answers and can push there, else buildah."""
+    """Docker where its engine answers and can push there, else buildah. The nodes of kind take images from Docker alone."""
+    if target.kind is not None:
+        if not docker_answers():
+            raise ClusterError(
+                f"images for the kind cluster {target.kind} require its Docker engine, which does not answer; "
+                "or set FETTLE_REGISTRY to a registry that the cluster can pull from"
+            )
+        return KindNodes(paths, target.kind)
     if not target.embedded and docker_answers():
         return Docker(paths)
     if shutil.which("buildah", path=tool_path()) is None:
@@ -51,17 +57,6 @@ def docker_answers() -> bool:
     return attempt("docker", "version", "--format", "{{.Server.Version}}").returncode == 0
 
 
-def _logged(log: Path, *command: str | Path, cwd: Path) -> None:
-    """Run a long command with its output in a log. Raises ClusterError with the log's last line."""
-    log.parent.mkdir(parents=True, exist_ok=True)
-    with log.open("ab") as output:
-        arguments = [str(part) for part in command]
-        environment = {**os.environ, "PATH": tool_path()}
-        result = subprocess.run(arguments, stdout=output, stderr=output, cwd=cwd, env=environment, check=False)
-    if result.returncode:
-        raise ClusterError(f"{Path(arguments[0]).name}: {last_line(log)} (full log: {log})")
-
-
 class Docker:
     """An ordinary Docker engine."""
 
@@ -70,10 +65,23 @@ class Docker:
 
     def build(self, dockerfile: Path, reference: str, log: Path) -> None:
         log.unlink(missing_ok=True)
-        _logged(log, "docker", "build", "-f", dockerfile, "-t", reference, ".", cwd=self._root)
+        # An image with attestations cannot be imported into a node of kind, and nobody here reads them.
+        plain = {"BUILDX_NO_DEFAULT_ATTESTATIONS": "1"}
+        run_logged(log, "docker", "build", "-f", dockerfile, "-t", reference, ".", cwd=self._root, env=plain)
 
     def push(self, reference: str, log: Path) -> None:
-        _logged(log, "docker", "push", reference, cwd=self._root)
+        run_logged(log, "docker", "push", reference, cwd=self._root)
+
+
+class KindNodes(Docker):
+    """The same, for a cluster of kind without a registry: images are loaded into its nodes."""
+
+    def __init__(self, paths: Paths, cluster: str) -> None:
+        super().__init__(paths)
+        self._cluster = cluster
+
+    def push(self, reference: str, log: Path) -> None:
+        kind.load(self._cluster, reference, log, self._root)
 
 
 class Buildah:
@@ -94,11 +102,11 @@ class Buildah:
         volumes = [word for mount in mounts for word in ("-v", mount)]
         isolation = ("--isolation", "chroot", "--network", "host", "--layers", "--pull=false")
         what = ("-f", str(dockerfile), "-t", reference, ".")
-        _logged(log, *self._buildah, "bud", *isolation, *volumes, *what, cwd=self._paths.root)
+        run_logged(log, *self._buildah, "bud", *isolation, *volumes, *what, cwd=self._paths.root)
 
     def push(self, reference: str, log: Path) -> None:
         options = ("--tls-verify=false",) if self._plain else ()
-        _logged(log, *self._buildah, "push", *options, reference, cwd=self._paths.root)
+        run_logged(log, *self._buildah, "push", *options, reference, cwd=self._paths.root)
 
     def ensure_base(self) -> None:
         """Have the base image: pulled, or made from Debian's packages where it cannot be pulled."""
@@ -121,7 +129,7 @@ class Buildah:
         log.unlink(missing_ok=True)
         archive.parent.mkdir(parents=True, exist_ok=True)
         include = f"--include={_BASE_PACKAGES}"
-        _logged(log, "mmdebstrap", "--variant=minbase", include, "bookworm", fresh, cwd=archive.parent)
+        run_logged(log, "mmdebstrap", "--variant=minbase", include, "bookworm", fresh, cwd=archive.parent)
         fresh.rename(archive)
 
     def _commit(self, archive: Path) -> None:

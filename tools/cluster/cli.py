@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Callable
 from typing import Any
@@ -9,7 +10,7 @@ from typing import Any
 import click
 
 from tools.cluster.errors import ClusterError, InUseError, TakenError
-from tools.cluster.paths import CLUSTERS, FETTLE, TEST, Cluster, checkout
+from tools.cluster.paths import CLUSTERS, FETTLE, TEST, Cluster, Paths, checkout
 from tools.cluster.shell import Progress
 
 
@@ -36,24 +37,37 @@ def _named(default: Cluster | None, text: str) -> Callable[[Callable[..., Any]],
 
 @click.group(cls=_Group, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})
 def main() -> None:
-    """Real Kubernetes clusters on this machine, each in its own network namespace, without Docker.
-
-    A cluster consists of etcd, kube-apiserver, controller-manager, scheduler, kubelet, containerd, kube-proxy, CoreDNS, a local OCI
-    registry and a default StorageClass. It needs Linux and root. Its files are in .cluster/: kubeconfig, bin (kubectl, helm), logs and
-    state.
+    """Real Kubernetes clusters on this machine.
 
     There are two clusters, which may run side by side: `fettle` for the demo, and `fettle-test` for tests and benchmarks.
+
+    An embedded cluster runs in its own network namespace, without Docker. It consists of etcd, kube-apiserver, controller-manager,
+    scheduler, kubelet, containerd, kube-proxy, CoreDNS, a local OCI registry and a default StorageClass. It needs Linux and root. Its
+    files are in .cluster/: kubeconfig, bin (kubectl, helm), logs and state.
+
+    Where a Docker engine answers and kind, kubectl and helm are installed, kind runs the cluster `fettle` instead. FETTLE_CLUSTER=kind
+    or FETTLE_CLUSTER=embedded chooses. The cluster `fettle-test` is always an embedded one.
     """
 
 
 @main.command(short_help="Start a cluster.")
 @_named(FETTLE, "Name of the cluster; fettle by default.")
 def up(cluster: Cluster) -> None:
-    """Start the components of the cluster that are not running. The first start builds them, which takes 10 minutes."""
-    from tools.cluster import lifecycle
+    """Start the cluster, or what is not running of it, and say which one it is and why.
+
+    The first start of an embedded cluster builds Kubernetes, which takes 10 minutes.
+    """
+    from tools.cluster import choice, kind, lifecycle
 
     paths, progress = checkout(cluster), Progress(cluster.name)
-    started = lifecycle.up(paths, progress)
+    provider = choice.Provider.EMBEDDED
+    if cluster == FETTLE:
+        chosen = choice.choose(choice.look(paths))
+        progress(f"using the {chosen.provider.value} cluster: {chosen.why}")
+        provider = chosen.provider
+    if provider is choice.Provider.NAMED:
+        return
+    started = (kind if provider is choice.Provider.KIND else lifecycle).up(paths, progress)
     progress(f"{'up' if started else 'already running'}: export KUBECONFIG={paths.kubeconfig}")
 
 
@@ -61,18 +75,31 @@ def up(cluster: Cluster) -> None:
 @_named(None, "Name of the cluster; by default every one that no command is using.")
 @click.option("--purge", is_flag=True, help="Also remove objects and volumes. Binaries, built images and caches stay.")
 def down(cluster: Cluster | None, purge: bool) -> None:
-    """Stop the clusters and leave nothing behind in the kernel, even after a crash. Their state is kept for the next `up`."""
-    from tools.cluster import fresh, lifecycle
+    """Stop the clusters and leave nothing behind in the kernel, even after a crash. Their state is kept for the next `up`.
+
+    A cluster of kind is deleted.
+    """
+    from tools.cluster import fresh
 
     for each in (cluster,) if cluster else CLUSTERS:
         paths, progress = checkout(each), Progress(each.name)
         try:
             with fresh.in_use(paths):
-                lifecycle.down(paths, progress, purge=purge)
+                _down(paths, progress, purge)
         except (InUseError, TakenError) as error:
             if cluster or (purge and isinstance(error, InUseError)):
                 raise
             progress(str(error))
+
+
+def _down(paths: Paths, progress: Progress, purge: bool) -> None:
+    from tools.cluster import kind, lifecycle
+
+    if kind.is_ours(paths):
+        kind.down(paths, progress)
+    # Without root there never was an embedded cluster, and looking for what it left needs root.
+    if os.geteuid() == 0 or paths.cluster.run.exists():
+        lifecycle.down(paths, progress, purge=purge)
 
 
 @main.command(short_help="Show the state of all components.")
@@ -135,12 +162,12 @@ def registry(cluster: Cluster) -> None:
     click.echo(resolve_target(paths=checkout(cluster)).registry or cluster.registry)
 
 
-@main.command(short_help="Build and push Fettle's images.")
+@main.command(short_help="Build and deliver Fettle's images.")
 @click.argument("names", nargs=-1)
 @_named(FETTLE, "Cluster whose registry is used; fettle by default.")
 @click.option("--torch", is_flag=True, help="Include the PyTorch images (1.3 GB more each).")
 def images(names: tuple[str, ...], cluster: Cluster, torch: bool) -> None:
-    """Build Fettle's images that the registry lacks, push them, and print NAME=REFERENCE for each.
+    """Build Fettle's images that the registry, or the nodes of kind, lack, deliver them, and print NAME=REFERENCE for each.
 
     NAMES are operator, server and optimizer by default. server-torch and optimizer-torch are also available.
     """

@@ -1,4 +1,4 @@
-"""Fettle's container images: built where their inputs changed, pushed where the registry lacks them.
+"""Fettle's container images: built where their inputs changed, pushed where the registry, or the nodes of kind, lack them.
 
 An image's tag is a digest of what goes into it: its Dockerfile and everything that this copies from the repository.
 """
@@ -16,6 +16,7 @@ from pathlib import Path
 
 import httpx
 
+from tools.cluster import kind
 from tools.cluster.builders import Builder, choose_builder, is_plain
 from tools.cluster.errors import ClusterError
 from tools.cluster.paths import Paths
@@ -88,7 +89,7 @@ def build(paths: Paths, target: Target, progress: Progress, names: Sequence[str]
         )
     with _lock(paths.cache / "images.lock", progress):  # base image, layers and registry are there for all checkouts
         wanted = references(paths, target.registry, names)
-        missing = {name: reference for name, reference in wanted.items() if not is_present(reference)}
+        missing = {name: reference for name, reference in wanted.items() if not _is_there(target, reference)}
         if missing:
             builder = choose_builder(paths, target, progress)
             with ThreadPoolExecutor(2) as pool:  # while one waits for downloads, another compiles
@@ -108,12 +109,16 @@ def _one(builder: Builder, paths: Paths, name: str, reference: str, progress: Pr
         builder.build(dockerfile, reference, log)
         current = f"{reference.rpartition(':')[0]}:{content_tag(paths.root, dockerfile)}"
         if current == reference:
-            progress(f"pushing {reference}")
+            progress(f"delivering {reference}")
             builder.push(reference, log)
             progress(f"{name} is available")
             return reference
         reference = current  # a tag must tell the truth about what is in it
     raise ClusterError(f"the inputs of image {name} changed during each of {BUILD_ATTEMPTS} builds")
+
+
+def _is_there(target: Target, reference: str) -> bool:
+    return kind.holds(target.kind, reference) if target.kind is not None else is_present(reference)
 
 
 def split(reference: str) -> tuple[str, str, str]:

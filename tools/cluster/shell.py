@@ -48,6 +48,22 @@ def run(
     return result.stdout.decode(errors="replace")
 
 
+def run_logged(log: Path, *command: str | Path, cwd: Path, env: Mapping[str, str] | None = None) -> None:
+    """Run a long command with its output appended to a log. Raises ClusterError with the log's last line."""
+    log.parent.mkdir(parents=True, exist_ok=True)
+    arguments = [str(part) for part in command]
+    with log.open("ab") as output:
+        environment = {**os.environ, "PATH": tool_path(), **(env or {})}
+        try:
+            status = subprocess.run(
+                arguments, stdout=output, stderr=output, cwd=cwd, env=environment, check=False
+            ).returncode
+        except FileNotFoundError as error:
+            raise ClusterError(f"{arguments[0]} is not installed") from error
+    if status:
+        raise ClusterError(f"{Path(arguments[0]).name}: {last_line(log)} (full log: {log})")
+
+
 def complaint(result: subprocess.CompletedProcess[bytes]) -> str:
     """The last line that a failed command wrote."""
     text = (result.stderr or result.stdout or b"").decode(errors="replace").strip()

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import click
 
-from tools.cluster import addons, components, network, process
+from tools.cluster import addons, components, kind, network, process
 from tools.cluster.api import Api
 from tools.cluster.containers import shims
 from tools.cluster.errors import ClusterError
@@ -25,8 +25,20 @@ def show_all(clusters: Sequence[Paths]) -> bool:
         click.echo(click.style(f"cluster {paths.cluster.name}", bold=True))
         if index and not process.records(paths.cluster.pids) and not network.traces(paths.cluster):
             _line("cluster", True, "not running; tests and benchmarks start and stop it")
+        elif kind.is_ours(paths):
+            well = _kind(paths) and well
         else:
             well = show(paths) and well
+    return well
+
+
+def _kind(paths: Paths) -> bool:
+    try:
+        names = kind.nodes(kind.NAME)
+    except ClusterError as error:
+        return _line("kind", False, str(error))
+    well = _line("kind", kind.nodes_ready(paths), f"nodes in Docker: {', '.join(names)}")
+    _line("kubeconfig", paths.kubeconfig.exists(), str(paths.kubeconfig))
     return well
 
 

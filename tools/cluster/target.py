@@ -1,4 +1,4 @@
-"""Which cluster a demo or a test talks to: an embedded one, or the one that FETTLE_KUBECONFIG names.
+"""Which cluster a demo or a test talks to: one that was started here (`choice.py`), or the one that FETTLE_KUBECONFIG names.
 
 A plain KUBECONFIG is never used: it may be somebody's production.
 """
@@ -14,6 +14,7 @@ from typing import Any
 
 import yaml
 
+from tools.cluster import kind
 from tools.cluster.errors import ClusterError
 from tools.cluster.paths import CLUSTERS, TEST, Paths, checkout
 
@@ -29,11 +30,13 @@ class Target:
     """A cluster to use. `registry` is where images go, without a scheme; None where nobody said.
 
     `paths`: of the embedded cluster of this checkout that it is; None for any other.
+    `kind`: the name of a cluster of kind without a registry, whose nodes images are loaded into.
     """
 
     kubeconfig: Path
     registry: str | None
     paths: Paths | None = None
+    kind: str | None = None
 
     @property
     def embedded(self) -> bool:
@@ -46,11 +49,13 @@ def is_named(environment: Mapping[str, str] = os.environ) -> bool:
 
 
 def resolve_target(environment: Mapping[str, str] = os.environ, paths: Paths | None = None) -> Target:
-    """The cluster to use: the one that is named, else the embedded one of `paths`. Raises TargetError with one clear line."""
+    """The cluster to use: the one that is named, else that of `paths`. Raises TargetError with one clear line."""
     paths = paths or checkout()
     if not is_named(environment):
         if not paths.kubeconfig.exists():
             raise TargetError(f"cluster {paths.cluster.name} is not running: {_how_to_start(paths)}")
+        if kind.is_ours(paths):
+            return Target(paths.kubeconfig, kind.REGISTRY, kind=kind.NAME)
         return Target(paths.kubeconfig, paths.cluster.registry, paths)
     named = environment["FETTLE_KUBECONFIG"]
     file = Path(named).expanduser().absolute()
@@ -65,6 +70,9 @@ def resolve_target(environment: Mapping[str, str] = os.environ, paths: Paths | N
     servers, ours = _servers(settings), [Paths(paths.root, cluster) for cluster in CLUSTERS]
     if not registry:  # an embedded cluster, perhaps another checkout's
         registry = next((cluster.registry for cluster in CLUSTERS if cluster.server in servers), "")
+    if context.startswith(kind.CONTEXT_PREFIX):
+        name = context.removeprefix(kind.CONTEXT_PREFIX)
+        return Target(file, registry) if registry else Target(file, kind.REGISTRY, kind=name)
     return Target(file, registry or None, next((each for each in ours if each.kubeconfig == file), None))
 
 

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 
 from fettle.api.recipe import RecipeStep
-from fettle.api.vocabulary import ModelFormat, Precision, RuntimeName, SourceFormat, StepKind
+from fettle.api.vocabulary import FormatName, ModelFormat, Precision, RuntimeName, StepKind
 
 PORTABLE: ModelFormat = "ONNX"  # what every source is converted to, and builds start from
 # Runs the portable form after each step of its making, so it need not be asked whether it loads it.
@@ -62,7 +62,7 @@ class StepEntry:
 class FormatEntry:
     """A source format: how it becomes the portable form. `revision` is the preparation's."""
 
-    format: SourceFormat
+    format: FormatName
     libraries: tuple[str, ...]
     runtime: RuntimeName  # runs the untouched source: the baseline
     suffixes: tuple[str, ...]  # of its files: what tells the image of a source that nobody has looked at yet
@@ -149,16 +149,16 @@ STEPS: tuple[StepEntry, ...] = (
 )
 
 FORMATS: tuple[FormatEntry, ...] = (
-    FormatEntry(SourceFormat.ONNX, ("onnx", "onnxruntime"), PORTABLE_RUNTIME, (".onnx",), revision=3),
+    FormatEntry(FormatName.ONNX, ("onnx", "onnxruntime"), PORTABLE_RUNTIME, (".onnx",), revision=3),
     FormatEntry(
-        SourceFormat.TORCH_SCRIPT,
+        FormatName.TORCH_SCRIPT,
         ("onnx", "onnxruntime", "torch"),
         RuntimeName.TORCHSCRIPT,
         (".pt", ".pth", ".ts", ".jit", ".torchscript"),
         revision=3,
     ),
     FormatEntry(
-        SourceFormat.TORCH_EXPORT,
+        FormatName.TORCH_EXPORT,
         ("onnx", "onnxruntime", "onnxscript", "torch"),
         RuntimeName.TORCHSCRIPT,
         (".pt2",),
@@ -219,12 +219,12 @@ def lossy(steps: Iterable[RecipeStep], precision: Precision) -> bool:
     return precision != Precision.FLOAT32 or any(kind(step) not in lossless for step in steps)
 
 
-def source_format(format: SourceFormat) -> FormatEntry | None:
+def source_format(format: FormatName) -> FormatEntry | None:
     """The row of a recognised source format; Auto has none."""
     return _FORMATS.get(format)
 
 
-def source_libraries(uri: str, format: SourceFormat) -> frozenset[str]:
+def source_libraries(uri: str, format: FormatName) -> frozenset[str]:
     """What the Job needs that looks at a source first: by its format where that is given, else by the end of its address."""
     entry = _FORMATS.get(format)
     if entry is None:

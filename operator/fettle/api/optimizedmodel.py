@@ -16,6 +16,7 @@ from fettle.api.vocabulary import (
     AgreementMode,
     Average,
     Color,
+    FormatName,
     Layout,
     Metric,
     Name,
@@ -23,7 +24,6 @@ from fettle.api.vocabulary import (
     RuntimeName,
     SeveralLabels,
     Sha256,
-    SourceFormat,
     Uri,
 )
 
@@ -71,7 +71,7 @@ class SourceSpec(ApiModel):
             "or file://PATH in `fettle optimize`."
         ),
     ]
-    format: Annotated[SourceFormat, Field(description="Auto detects the format from the content.")] = SourceFormat.AUTO
+    format: Annotated[FormatName, Field(description="Auto detects the format from the content.")] = FormatName.AUTO
     sha256: Annotated[
         Sha256 | None,
         Field(

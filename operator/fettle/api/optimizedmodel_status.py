@@ -17,10 +17,10 @@ from fettle.api.vocabulary import (
     Basis,
     CandidateState,
     Evidence,
+    FormatName,
     Metric,
     RuntimeName,
     Sha256,
-    SourceFormat,
 )
 
 
@@ -30,7 +30,7 @@ class SourceStatus(ApiModel):
     sha256: Annotated[
         Sha256, Field(description="sha256 of the file, or of the canonical list of (path, sha256) of a folder.")
     ]
-    format: Annotated[SourceFormat, Field(description="Detected format.")]
+    format: Annotated[FormatName, Field(description="Detected format.")]
     bytes: Annotated[int, Field(description="Total size of all files, in bytes.")]
     inputs: Annotated[tuple[Tensor, ...], Field(max_length=64, description="Inputs of the model.")] = ()
     outputs: Annotated[tuple[Tensor, ...], Field(max_length=64, description="Outputs of the model.")] = ()

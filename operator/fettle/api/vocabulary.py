@@ -23,7 +23,7 @@ Quantity = Annotated[
 ]
 
 
-class SourceFormat(StrEnum):
+class FormatName(StrEnum):
     """Format of the source model."""
 
     AUTO = "Auto"

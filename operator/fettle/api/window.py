@@ -76,7 +76,7 @@ class Window(ApiModel):
         return kept
 
 
-class Head(ApiModel):
+class WindowsHead(ApiModel):
     """An answer without its seconds. Bucket i of a second holds answers of at most `bucket_base * bucket_ratio**i` milliseconds."""
 
     start: Seconds
@@ -92,6 +92,6 @@ class Head(ApiModel):
         return self.kept if self.kept is not None else max(self.start, self.now - OLD_RING_SECONDS + 1)
 
 
-def written(head: Head, seconds: Iterable[bytes]) -> bytes:
+def written(head: WindowsHead, seconds: Iterable[bytes]) -> bytes:
     """The answer as JSON; `seconds` are Windows as `Window.written` writes them."""
     return b'%b,"windows":[%b]}' % (head.model_dump_json(exclude_none=True).encode()[:-1], b",".join(seconds))

@@ -53,8 +53,8 @@ class CommandGroup(click.Group):
         if cmd_name not in self._later:
             return super().get_command(ctx, cmd_name)
         module, _, attribute = self._later[cmd_name][0].partition(":")
-        found: click.Command = getattr(importlib.import_module(module), attribute)
-        return found
+        command: click.Command = getattr(importlib.import_module(module), attribute)
+        return command
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         """Each command with its short help, without importing it."""

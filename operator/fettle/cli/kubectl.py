@@ -46,11 +46,11 @@ def complete() -> None:
     *before, incomplete = sys.argv[1:] or [""]
     shell = get_completion_class("zsh")
     assert shell is not None
-    found = shell(main, {}, "kubectl-fettle", "").get_completions(before, incomplete)
-    words = [item for item in found if item.type == "plain"]  # of files kubectl's own shell knows
+    completions = shell(main, {}, "kubectl-fettle", "").get_completions(before, incomplete)
+    words = [item for item in completions if item.type == "plain"]  # of files kubectl's own shell knows
     for item in words:
         click.echo(f"{item.value}\t{item.help}" if item.help else item.value)
-    click.echo(f":{NO_FILES if len(words) == len(found) else FILES}")
+    click.echo(f":{NO_FILES if len(words) == len(completions) else FILES}")
 
 
 if __name__ == "__main__":

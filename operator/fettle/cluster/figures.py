@@ -13,7 +13,7 @@ from typing import Annotated
 
 from pydantic import Field, TypeAdapter, ValidationError
 
-from fettle.api.window import Head, Window
+from fettle.api.window import Window, WindowsHead
 
 PIECE = 1 << 16  # bytes of seconds that are read at a time, in some milliseconds
 MOST_BESIDE = 1 << 16  # bytes of all that is no second
@@ -26,7 +26,7 @@ class UnreadableError(Exception):
     """An answer that is none, and why."""
 
 
-class _Beside(Head):
+class _Beside(WindowsHead):
     """What is beside the seconds, which were cut out; a list of them elsewhere, or something else by their name, is nonsense."""
 
     windows: Annotated[tuple[Window, ...], Field(max_length=0)] = ()
@@ -39,7 +39,7 @@ _SECONDS = TypeAdapter(tuple[Window, ...])
 class PodFigures:
     """An answer whose seconds, body[start:stop], are not looked at yet."""
 
-    head: Head
+    head: WindowsHead
     body: bytes | bytearray
     start: int
     stop: int

@@ -16,7 +16,7 @@ from fettle.cluster.kinds import Object
 from fettle.cluster.owner import terminating
 from fettle.cluster.workloads import is_over, is_ready, taken_out
 from fettle.plan import timestamps
-from fettle.plan.rollout.analysis import Span
+from fettle.plan.rollout.analysis import TimeRange
 from fettle.plan.rollout.window_totals import Lost
 
 
@@ -37,7 +37,7 @@ class Tiles:
     def __init__(self) -> None:
         self._bounds: dict[ServerLife, dict[float, int]] = {}  # the last window's start and end, Unix time -> second
 
-    def seconds(self, process: ServerLife, span: Span, offset: float, *, over: int) -> range:
+    def seconds(self, process: ServerLife, span: TimeRange, offset: float, *, over: int) -> range:
         """The pod's own seconds of `span`. `offset` is what our clock is ahead of the pod's now; seconds from `over` on are not over."""
         start, end = span.start.timestamp(), span.end.timestamp()
         known = self._bounds.get(process, {})

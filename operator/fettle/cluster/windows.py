@@ -17,13 +17,13 @@ import aiohttp
 
 from fettle.api.reasons import Reason
 from fettle.api.text import clip
-from fettle.api.window import OLD_RING_SECONDS, Head, Window
+from fettle.api.window import OLD_RING_SECONDS, Window, WindowsHead
 from fettle.cluster.figures import PodFigures, UnreadableError, parse
 from fettle.cluster.kinds import Object
 from fettle.cluster.serving import MANAGEMENT_PORT, SERVER
 from fettle.cluster.trials import ServerLife, TrialRecord
 from fettle.cluster.workloads import crashes, is_ready
-from fettle.plan.rollout.analysis import Span
+from fettle.plan.rollout.analysis import TimeRange
 from fettle.plan.rollout.window_totals import Comparisons, Doubt, Lost, Observation, PodSamples, Second
 
 logger = logging.getLogger(__name__)
@@ -62,7 +62,7 @@ class _Read:
 class _Sums:
     """What a pod counted in `span`, on the operator's clock, summed while its answer is read. `now` is when it was given."""
 
-    def __init__(self, pod: Object, head: Head, span: Span, now: datetime, trial: TrialRecord) -> None:
+    def __init__(self, pod: Object, head: WindowsHead, span: TimeRange, now: datetime, trial: TrialRecord) -> None:
         self._pod, self._head, self._span = pod, head, span
         self._offset = now.timestamp() - head.now
         process = ServerLife(str(pod["metadata"].get("uid") or pod["metadata"]["name"]), head.start)
@@ -111,7 +111,7 @@ class _Block:
         return Second(self.at, self.requests, self.errors, self.latencies, Comparisons(**self.outcomes))
 
 
-def samples_of(pod: Object, answer: PodFigures, span: Span, now: datetime, trial: TrialRecord) -> _Read:
+def samples_of(pod: Object, answer: PodFigures, span: TimeRange, now: datetime, trial: TrialRecord) -> _Read:
     """An answer on the operator's clock, as far as it belongs to `span`, read at once. Raises UnreadableError."""
     sums = _Sums(pod, answer.head, span, now, trial)
     for windows in answer.pieces():
@@ -119,7 +119,7 @@ def samples_of(pod: Object, answer: PodFigures, span: Span, now: datetime, trial
     return sums.read()
 
 
-def _lost(pod: Object, answer: Head, offset: float) -> Lost | None:
+def _lost(pod: Object, answer: WindowsHead, offset: float) -> Lost | None:
     """Seconds in which the pod had traffic and that this process does not know. Before the first process of a pod there was none."""
     name = pod["metadata"]["name"]
     if answer.known_since > answer.start + 1 and answer.kept is None:
@@ -139,7 +139,7 @@ def _restarts(pod: Object) -> int:
     return sum(int(container.get("restartCount") or 0) for container in statuses if container["name"] == SERVER)
 
 
-def _doubt(pod: str, answer: Head) -> Doubt | None:
+def _doubt(pod: str, answer: WindowsHead) -> Doubt | None:
     """Why this pod does not compare its answers with the stable revision's."""
     if answer.agreement is None:
         message = (
@@ -151,7 +151,11 @@ def _doubt(pod: str, answer: Head) -> Doubt | None:
 
 
 async def observe(
-    pods: Mapping[str, Iterable[Object]], span: Span, clock: Callable[[], datetime], patience: float, trial: TrialRecord
+    pods: Mapping[str, Iterable[Object]],
+    span: TimeRange,
+    clock: Callable[[], datetime],
+    patience: float,
+    trial: TrialRecord,
 ) -> dict[str, Observation]:
     """What the pods of each revision counted in `span`: those that are ready, and those of the canary that were.
 
@@ -194,7 +198,7 @@ def _observation(pods: list[Object], answers: list[tuple[Object, _Read | str]], 
     )
 
 
-async def _ask(session: aiohttp.ClientSession, pod: Object, span: Span, looker: _Looker) -> _Read | str:
+async def _ask(session: aiohttp.ClientSession, pod: Object, span: TimeRange, looker: _Looker) -> _Read | str:
     """What a pod answers, or why it cannot be read."""
     name = pod["metadata"]["name"]
     try:

@@ -267,5 +267,5 @@ async def _report(context: Context, obj: Object, reason: Reason, message: str, *
 
 
 def _problems(error: ValidationError) -> str:
-    found = "; ".join(f"{'.'.join(map(str, one['loc']))}: {one['msg']}" for one in error.errors()[:5])
-    return f"the stored spec cannot be read: {found}"
+    faults = "; ".join(f"{'.'.join(map(str, fault['loc']))}: {fault['msg']}" for fault in error.errors()[:5])
+    return f"the stored spec cannot be read: {faults}"

@@ -176,7 +176,7 @@ async def _write_status(context: Context, obj: Object, decision: RunDecision) ->
 
 async def _report_invalid(context: Context, obj: Object, error: ValidationError) -> None:
     """A stored spec that no longer parses: say so in Ready and touch nothing else, least of all what is published."""
-    problems = "; ".join(f"{'.'.join(map(str, one['loc']))}: {one['msg']}" for one in error.errors()[:5])
+    problems = "; ".join(f"{'.'.join(map(str, fault['loc']))}: {fault['msg']}" for fault in error.errors()[:5])
     message = f"the stored spec cannot be read: {problems}"
     status = legible(obj, OptimizedModelStatus)
     before = conditions_of(status)

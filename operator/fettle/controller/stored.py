@@ -36,7 +36,7 @@ def legible(obj: Object, model: type[ApiModel]) -> Object:
         model.model_validate(stored)
         return dict(stored)
     except ValidationError as error:
-        odd = {str(one["loc"][0]) for one in error.errors() if one["loc"]}
+        odd = {str(fault["loc"][0]) for fault in error.errors() if fault["loc"]}
         kept = {key: value for key, value in stored.items() if key not in odd | {"observedGeneration"}}
     try:
         model.model_validate(kept)

@@ -11,11 +11,11 @@ from fettle.api.task import PublishTask
 from fettle.api.vocabulary import CandidateState
 from fettle.errors import StoreError
 from fettle.optimizer.report import Material, render
-from fettle.store.manifest import Manifest, artifact_uri, read_stored
+from fettle.store.manifest import Manifest, artifact_uri, missing_file, read_stored
 from fettle.store.store import Store
 
 log = logging.getLogger(__name__)
-Kind = TypeVar("Kind", PrepareReport, BuildReport, MeasureReport)
+ReportT = TypeVar("ReportT", PrepareReport, BuildReport, MeasureReport)
 
 
 def run(task: PublishTask, store: Store) -> PublishReport:
@@ -43,10 +43,10 @@ def run(task: PublishTask, store: Store) -> PublishReport:
     return PublishReport(report_uri=f"{store.uri}/{path}", artifacts=winners)
 
 
-def _answer(store: Store, task_hash: str, kind: type[Kind]) -> Kind:
+def _answer(store: Store, task_hash: str, kind: type[ReportT]) -> ReportT:
     report = store.result(task_hash)
     if not isinstance(report, kind):
-        message = f"{store.uri}/results/{task_hash}.json: expected a {kind.__name__}, found {type(report).__name__}; run again"
+        message = f"{store.uri}/results/{task_hash}.json: expected a {kind.__name__}, found {type(report).__name__}"
         raise StoreError(message, reason=Reason.STORE_NOT_FOUND, retryable=True)
     return report
 
@@ -74,12 +74,8 @@ def _winners(task: PublishTask, measures: list[MeasureReport]) -> dict[str, str]
 def _whole(store: Store, digest: str) -> Manifest:
     """The manifest of an artifact, every file of which is in the store with the digest it lists. Raises StoreError."""
     manifest = read_stored(store, digest)
-    for file in (*manifest.model.files, *((manifest.reference,) if manifest.reference else ())):
-        if not store.has_blob(file.sha256, file.bytes):
-            message = (
-                f"{file.path} of artifact {digest}: {store.uri}/blobs/{file.sha256} is missing or was changed; "
-                "delete it and run again"
-            )
-            raise StoreError(message, reason=Reason.ARTIFACT_TAMPERED)
+    if (file := missing_file(store, manifest)) is not None:
+        message = f"{file.path} of artifact {digest}: {store.uri}/blobs/{file.sha256} is missing or was changed"
+        raise StoreError(message, reason=Reason.ARTIFACT_TAMPERED)
     log.info("artifact %s verified", digest)
     return manifest

@@ -29,23 +29,21 @@ class OriginalAnswers:
     def differs(self, run: RunModel) -> str | None:
         """How `run` answers otherwise, for a person; None where it answers alike within float noise. Raises RuntimeFailure."""
         for given, wanted in zip(self.inputs, self.answers, strict=True):
-            found = run(given)
+            outputs = run(given)
             for name, answer in wanted.items():
                 profile = OutputProfile()
                 profile.add(answer)
-                if name not in found or not within_noise(answer, found[name], profile.noise()):
-                    return _difference(name, answer, found.get(name))
+                if name not in outputs or not within_noise(answer, outputs[name], profile.noise()):
+                    return _difference(name, answer, outputs.get(name))
         return None
 
 
-def _difference(name: str, wanted: Array, found: Array | None) -> str:
-    if found is None:
+def _difference(name: str, wanted: Array, answer: Array | None) -> str:
+    if answer is None:
         return f"the output {name!r} is missing"
-    if wanted.shape != found.shape or wanted.dtype.kind not in "fiub":
-        return (
-            f"the output {name!r} changed from {wanted.dtype} {list(wanted.shape)} to {found.dtype} {list(found.shape)}"
-        )
-    worst = np.max(np.abs(wanted.astype(np.float64) - found.astype(np.float64)), initial=0.0)
+    if wanted.shape != answer.shape or wanted.dtype.kind not in "fiub":
+        return f"the output {name!r} changed from {wanted.dtype} {list(wanted.shape)} to {answer.dtype} {list(answer.shape)}"
+    worst = np.max(np.abs(wanted.astype(np.float64) - answer.astype(np.float64)), initial=0.0)
     return f"the output {name!r} differs by up to {worst:.3g}"
 
 

@@ -24,6 +24,7 @@ from fettle.api.text import clip
 from fettle.api.vocabulary import CandidateState
 from fettle.errors import FettleError, UsageError
 from fettle.runtimes import cpu
+from fettle.store.manifest import is_whole
 from fettle.store.store import AnyReport, Store
 from fettle.store.uris import Mounts
 
@@ -146,14 +147,19 @@ def _dispatch(task: AnyTask, store: Store, mounts: Mounts) -> AnyReport:
 
 
 def _earlier(task: AnyTask, store: Store, report: AnyReport | None) -> AnyReport | None:
-    """The earlier answer if it still holds, and nothing in it failed. Preparing decides for itself: the file behind the same
-    address may be another one by now."""
+    """The earlier answer if it still holds, nothing in it failed, and the store has all that it wrote.
+
+    Preparing decides for itself: the file behind the same address may be another one by now.
+    """
     if isinstance(task, BuildTask) and isinstance(report, BuildReport):
         files = report.built.files if report.built is not None else ()
         return report if all(store.has_blob(file.sha256, file.bytes) for file in files) else None
     if isinstance(task, MeasureTask) and isinstance(report, MeasureReport):
-        whole = not any(row.state == CandidateState.FAILED for row in report.candidates)
-        return report if whole and report.measured_on == cpu.detect() else None
+        holds = not any(row.state == CandidateState.FAILED for row in report.candidates)
+        holds = holds and report.measured_on == cpu.detect()
+        artifacts = {row.artifact for row in report.candidates if row.artifact is not None}
+        return report if holds and all(is_whole(store, digest) for digest in artifacts) else None
     if isinstance(task, PublishTask) and isinstance(report, PublishReport):
-        return report
+        written = store.exists(report.report_uri.removeprefix(f"{store.uri}/"))
+        return report if written and all(is_whole(store, digest) for digest in report.artifacts.values()) else None
     return None

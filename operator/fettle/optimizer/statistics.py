@@ -63,7 +63,7 @@ def bca(groups: int, statistic: Callable[[Indices], Numbers], alpha: float, batc
     for method in ("BCa", "percentile"):  # the acceleration is undefined where leaving out any group changes nothing
         with warnings.catch_warnings(), np.errstate(all="ignore"):
             warnings.simplefilter("ignore")
-            found = stats.bootstrap(
+            interval = stats.bootstrap(
                 (every,),
                 lambda drawn, axis: statistic(np.moveaxis(drawn, axis, -1)),
                 n_resamples=RESAMPLES,
@@ -73,7 +73,7 @@ def bca(groups: int, statistic: Callable[[Indices], Numbers], alpha: float, batc
                 method=method,
                 rng=np.random.default_rng(SEED),
             ).confidence_interval
-        low, high = float(found.low), float(found.high)
+        low, high = float(interval.low), float(interval.high)
         if math.isfinite(low) and math.isfinite(high):
             return Interval(value=value, low=min(low, value), high=max(high, value))
     return None
@@ -118,8 +118,8 @@ def percentiles(milliseconds: Sequence[float] | Numbers) -> Percentiles:
 
 def quantiles(milliseconds: Sequence[float] | Numbers) -> tuple[float, ...]:
     """The smallest, every percentile between, the largest: 101 numbers of four significant digits."""
-    found = np.quantile(np.asarray(milliseconds, dtype=np.float64), np.linspace(0, 1, 101))
-    return tuple(float(f"{value:.4g}") for value in found)
+    levels = np.quantile(np.asarray(milliseconds, dtype=np.float64), np.linspace(0, 1, 101))
+    return tuple(float(f"{value:.4g}") for value in levels)
 
 
 def speedup(starts: Sequence[Sequence[float]]) -> Interval | None:
@@ -180,8 +180,8 @@ def centre(values: Numbers) -> Numbers:
     As little moved as the median by a round that was disturbed (up to 29 % of them), and less jumpy where rounds fall into two
     modes. J. L. Hodges, E. L. Lehmann, "Estimates of location based on rank tests", Ann. Math. Statist. 34, 598-611 (1963).
     """
-    one, other = np.triu_indices(values.shape[-1])
-    return np.asarray(np.median((values[..., one] + values[..., other]) / 2, axis=-1))
+    first, other = np.triu_indices(values.shape[-1])
+    return np.asarray(np.median((values[..., first] + values[..., other]) / 2, axis=-1))
 
 
 def spread(interval: Interval) -> float:

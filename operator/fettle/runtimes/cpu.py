@@ -29,9 +29,9 @@ def parse(cpuinfo: str, architecture: str) -> CpuClass:
         if colon:
             fields.setdefault(name.strip(), value.strip())
     flags = set((fields.get("flags") or fields.get("Features") or "").split())
-    found = {word: bool(flags.intersection(names)) for word, names in FLAGS.items()}
+    features = {word: bool(flags.intersection(names)) for word, names in FLAGS.items()}
     vendor = fields.get("vendor_id") or fields.get("CPU implementer") or "unknown"
-    return CpuClass(vendor=vendor, architecture=architecture, **found)
+    return CpuClass(vendor=vendor, architecture=architecture, **features)
 
 
 def detect() -> CpuClass:

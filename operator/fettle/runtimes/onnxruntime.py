@@ -246,9 +246,9 @@ def _executed(events: list[dict[str, Any]]) -> Executed:
     classes: dict[str, str] = {}  # by node: a node inside a loop runs, and is seen, more than once
     for event in _kernels(events):
         types = event["args"].get("input_type_shape") or [{}]
-        found = _class(event["args"]["op_name"], next(iter(types[0]), "float"))
-        if found is not None:
-            classes[event["name"]] = found
+        kernel_class = _class(event["args"]["op_name"], next(iter(types[0]), "float"))
+        if kernel_class is not None:
+            classes[event["name"]] = kernel_class
     return Executed(**Counter(classes.values()), total=len(classes))
 
 

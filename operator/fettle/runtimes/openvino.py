@@ -222,11 +222,11 @@ def _fix_batch(model: ov.Model, signature: Signature, batch_size: int) -> None:
 
 def _order(names: list[str], ports: Sequence[Any]) -> dict[str, int]:
     """Position of each name among `ports`: by name, or by place where the file has lost it."""
-    found = {name: index for index, port in enumerate(ports) for name in port.get_names()}
-    if len(names) != len(ports) and any(name not in found for name in names):
+    positions = {name: index for index, port in enumerate(ports) for name in port.get_names()}
+    if len(names) != len(ports) and any(name not in positions for name in names):
         message = f"expected the tensors {names}, the file has {[sorted(port.get_names()) for port in ports]}"
         raise RuntimeFailure(message)
-    return {name: found.get(name, place) for place, name in enumerate(names)}
+    return {name: positions.get(name, place) for place, name in enumerate(names)}
 
 
 def _signature(model: ov.Model) -> Signature:
@@ -265,12 +265,12 @@ def _owned(tensor: ov.Tensor, expected: Tensor) -> Array:
 
 def _class(operation: Any, precision: str) -> str:
     """Class of a compute node; float arithmetic on integer weights is weight-only."""
-    found = _CLASSES.get(precision, "f32")
-    if found != "int8" and operation.get_input_size() > 1:
+    by_precision = _CLASSES.get(precision, "f32")
+    if by_precision != "int8" and operation.get_input_size() > 1:
         weights = operation.input_value(1).get_element_type().to_string()
         if weights in ("i8", "u8", "i4", "u4", "nf4"):
             return "weight_only"
-    return found
+    return by_precision
 
 
 def _failure(error: Exception) -> RuntimeFailure:

@@ -77,15 +77,13 @@ def open_program(entry: Path) -> Program:
 
 def _script(module: Any) -> Program:
     arguments = module.forward.schema.arguments[1:]  # the first is the module
-    for one in arguments:
-        if str(one.type) not in ("Tensor", "Optional[Tensor]") and not one.has_default_value():
-            message = (
-                f"the input {one.name!r} is of type {one.type}; inputs must be plain tensors, or have a default value"
-            )
+    for argument in arguments:
+        if str(argument.type) not in ("Tensor", "Optional[Tensor]") and not argument.has_default_value():
+            message = f"the input {argument.name!r} is of type {argument.type}; inputs must be plain tensors, or have a default value"
             raise RuntimeFailure(message, reason=Reason.UNSUPPORTED_MODEL)
-    given = [one for one in arguments if str(one.type) in ("Tensor", "Optional[Tensor]")]
-    optional = sum(one.has_default_value() for one in given)
-    names = tuple(one.name for one in given)
+    given = [argument for argument in arguments if str(argument.type) in ("Tensor", "Optional[Tensor]")]
+    optional = sum(argument.has_default_value() for argument in given)
+    names = tuple(argument.name for argument in given)
     return Program(module, names, _by_name(module, names), optional)
 
 

@@ -106,11 +106,11 @@ def read(span: Span, dtype: str, shape: Sequence[int]) -> Array:
         skeleton = piece.structure.translate(None, kind.letters)
         if not expected.startswith(skeleton, place):
             raise _misfit(piece, skeleton, dtype, shape, None if nested else filled)
-        found = _converted(_values(piece, dtype, nested), dtype)
-        if filled + found.size > count:
+        elements = _converted(_values(piece, dtype, nested), dtype)
+        if filled + elements.size > count:
             raise ElementsError(f"shape {list(shape)} needs {count} elements, found more")
-        array[filled : filled + found.size] = found
-        place, filled = place + len(skeleton), filled + found.size
+        array[filled : filled + elements.size] = elements
+        place, filled = place + len(skeleton), filled + elements.size
     if place != len(expected) or filled != count:
         raise ElementsError(f"shape {list(shape)} needs {count} elements, found {filled}")
     return array.reshape(shape)
@@ -136,9 +136,9 @@ def _misfit(piece: _Piece, skeleton: bytes, dtype: str, shape: Sequence[int], fl
         return ElementsError(f"the elements of data do not fit {dtype}: expected {_KINDS[dtype[:2]].called}")
     if flat is None or b"[" in skeleton[1:] or b"]" in skeleton[:-1]:
         return _otherwise(shape)
-    found = flat + skeleton.count(b",") + bool(piece.last and piece.text.translate(None, _EMPTY))
+    count = flat + skeleton.count(b",") + bool(piece.last and piece.text.translate(None, _EMPTY))
     more = "" if piece.last else " and more"
-    return ElementsError(f"shape {list(shape)} needs {math.prod(shape)} elements, found {found}{more}")
+    return ElementsError(f"shape {list(shape)} needs {math.prod(shape)} elements, found {count}{more}")
 
 
 # --------------------------------------------------------------------------------------------------------------- text to array

@@ -57,11 +57,11 @@ def split(body: bytes | bytearray) -> tuple[Any, dict[str, Span]]:
 def _arrays(body: bytes | bytearray) -> Iterator[tuple[int, int]]:
     """Where the arrays under a key "data" begin and end. Looks no further than MOST_BESIDE for the next."""
     at = 0
-    while (found := body.find(_KEY, at, at + MOST_BESIDE + len(_KEY))) >= 0:
-        at = found + len(_KEY)
+    while (key := body.find(_KEY, at, at + MOST_BESIDE + len(_KEY))) >= 0:
+        at = key + len(_KEY)
         opens = _OPENS.match(body, at)
         # Behind a backslash the quote belongs to a string: within one, `"data"` can only be written as `\"data\"`.
-        if opens is not None and body[found - 1 : found] != b"\\":
+        if opens is not None and body[key - 1 : key] != b"\\":
             at = _end(body, opens.end() - 1)
             yield opens.end() - 1, at
 

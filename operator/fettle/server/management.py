@@ -15,7 +15,7 @@ import orjson
 
 from fettle.api.window import written
 from fettle.server.replay import AT_ONCE, PATH, Replay, Trouble, read_token
-from fettle.server.samples import Head, pack
+from fettle.server.samples import SamplesHead, pack
 from fettle.server.service import InferenceService
 
 _JSON = [("content-type", "application/json")]
@@ -107,6 +107,6 @@ def _samples(scope: Any, service: InferenceService) -> HttpAnswer:
     if not hmac.compare_digest(given.encode(), expected.encode()):
         return 401, _TEXT, b"expected the token of this ModelDeployment's samples Secret\n"
     manifest = service.model.manifest
-    head = Head(revision=settings.revision, signature=manifest.signature, comparisons=manifest.comparisons)
+    head = SamplesHead(revision=settings.revision, signature=manifest.signature, comparisons=manifest.comparisons)
     fellow = scope.headers.get("fettle-revision") == settings.revision
     return 200, _BYTES, pack(head, service.samples.take(0 if fellow else AT_ONCE))

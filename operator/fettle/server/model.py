@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import logging
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -14,6 +13,7 @@ from fettle.api.signature import Signature, Tensor
 from fettle.runtimes import base
 from fettle.runtimes.base import Array, Interrupt, Interrupted, Session
 from fettle.server.request import Code, InferRequest, RequestError
+from fettle.server.threads import run_to_end
 from fettle.store.comparison import close, is_float, narrowed
 from fettle.store.manifest import Manifest, check_fetched, model_entry, read_reference
 
@@ -37,15 +37,17 @@ class ServedModel:
         return self.manifest.signature
 
     async def infer(self, request: InferRequest) -> dict[str, Array]:
-        """Outputs by name. Raises RequestError UNAVAILABLE when the queue is full; RuntimeFailure when the model fails."""
+        """Outputs by name. Raises RequestError UNAVAILABLE when the queue is full; RuntimeFailure when the model fails.
+
+        The place in the queue is given back when the computation has ended, also where the request was cancelled before.
+        """
         if self.waiting >= self.max_queue:
             raise RequestError(Code.UNAVAILABLE, f"{self.waiting} requests are already waiting")
         self.waiting += 1
         if self._replaying is not None:
             self._replaying.set()
         try:
-            loop = asyncio.get_running_loop()
-            return await loop.run_in_executor(self.pool, self._run, request.inputs, request.rows)
+            return await run_to_end(self.pool, self._run, request.inputs, request.rows)
         finally:
             self.waiting -= 1
 

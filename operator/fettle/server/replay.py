@@ -27,7 +27,7 @@ from fettle.api.window import Agreement, Problem
 from fettle.errors import DataError, RuntimeFailure
 from fettle.runtimes import cpu
 from fettle.server.model import ServedModel
-from fettle.server.samples import MOST_AT_ONCE, Head, Sample, as_batch, require, unpack
+from fettle.server.samples import MOST_AT_ONCE, Sample, SamplesHead, as_batch, require, unpack
 from fettle.server.settings import ServerSettings
 from fettle.store.comparison import Outcome, compare
 
@@ -62,13 +62,13 @@ class Exchange:
         host, _, port = self.settings.stable.rpartition(":")
         try:
             number = int(port)
-            found = socket.getaddrinfo(host, number, type=socket.SOCK_STREAM)
+            resolved = socket.getaddrinfo(host, number, type=socket.SOCK_STREAM)
         except (OSError, ValueError) as error:
             message = f"cannot resolve {host}: no pod of the stable revision is ready, or DNS does not work ({error})"
             raise Trouble(Reason.ANALYSIS_UNREACHABLE, message) from error
-        return sorted({(entry[4][0], number) for entry in found})  # type: ignore[misc]
+        return sorted({(entry[4][0], number) for entry in resolved})  # type: ignore[misc]
 
-    def take(self, address: tuple[str, int]) -> tuple[Head, list[Sample]]:
+    def take(self, address: tuple[str, int]) -> tuple[SamplesHead, list[Sample]]:
         """What that pod hands out. Raises Trouble."""
         where = f"stable pod {address[0]}"
         connection = http.client.HTTPConnection(*address, timeout=TIMEOUT_SECONDS)
@@ -203,7 +203,7 @@ class Replay:
                 return
             self._compare(head, sample)
 
-    def _compare(self, head: Head, sample: Sample) -> None:
+    def _compare(self, head: SamplesHead, sample: Sample) -> None:
         inputs = as_batch(self._model.signature, sample.inputs)
         for _ in range(ATTEMPTS):
             began, used = time.perf_counter(), time.process_time()
@@ -215,7 +215,7 @@ class Replay:
             if outcome is not None or self._stop.is_set():
                 return
 
-    def _outcome(self, head: Head, sample: Sample, inputs: dict[str, Any]) -> Outcome | None:
+    def _outcome(self, head: SamplesHead, sample: Sample, inputs: dict[str, Any]) -> Outcome | None:
         """None: a request came first."""
         try:
             outputs = self._model.replay(inputs)
@@ -235,7 +235,7 @@ def as_item(signature: Signature, outputs: dict[str, Any]) -> dict[str, Any]:
     return {tensor.name: outputs[tensor.name].take(0, axis=tensor.batch_axis) for tensor in signature.outputs}
 
 
-def check(head: Head, own: Signature) -> None:
+def check(head: SamplesHead, own: Signature) -> None:
     """Raises Trouble (AnalysisInconclusive) where the two revisions' answers cannot be compared, saying why."""
 
     def refuse(why: str) -> Trouble:
@@ -251,8 +251,8 @@ def check(head: Head, own: Signature) -> None:
     pairs += [(theirs[name], outputs.get(name)) for name in head.comparisons if name in theirs]
     for tensor, mine in pairs:
         if mine is None or not _same_form(tensor, mine):
-            found = f"{mine.dtype} {list(mine.shape)}" if mine is not None else "no such tensor"
-            raise refuse(f"stable has {tensor.name} {tensor.dtype} {list(tensor.shape)}, this revision {found}")
+            own_tensor = f"{mine.dtype} {list(mine.shape)}" if mine is not None else "no such tensor"
+            raise refuse(f"stable has {tensor.name} {tensor.dtype} {list(tensor.shape)}, this revision {own_tensor}")
     more = sorted(inputs.keys() - {tensor.name for tensor in head.signature.inputs})
     if more or head.signature.batchable != own.batchable:
         raise refuse(
@@ -266,12 +266,12 @@ def _by_name(tensors: tuple[Tensor, ...]) -> dict[str, Tensor]:
     return {tensor.name: tensor for tensor in tensors}
 
 
-def _same_form(one: Tensor, other: Tensor) -> bool:
-    if (one.dtype, one.batch_axis, len(one.shape)) != (other.dtype, other.batch_axis, len(other.shape)):
+def _same_form(tensor: Tensor, other: Tensor) -> bool:
+    if (tensor.dtype, tensor.batch_axis, len(tensor.shape)) != (other.dtype, other.batch_axis, len(other.shape)):
         return False
     return all(
-        axis == one.batch_axis or -1 in (left, right) or left == right
-        for axis, (left, right) in enumerate(zip(one.shape, other.shape, strict=True))
+        axis == tensor.batch_axis or -1 in (left, right) or left == right
+        for axis, (left, right) in enumerate(zip(tensor.shape, other.shape, strict=True))
     )
 
 

@@ -121,7 +121,7 @@ def byte_size(array: Array) -> int:
 
 
 def _texts(array: Array) -> list[str]:
-    return [one.decode() if isinstance(one, bytes) else str(one) for one in array.reshape(-1).tolist()]
+    return [text.decode() if isinstance(text, bytes) else str(text) for text in array.reshape(-1).tolist()]
 
 
 # ------------------------------------------------------------------------------------------------------------- wire form
@@ -143,7 +143,7 @@ class WireSample(ApiModel):
     outputs: tuple[WireTensor, ...]
 
 
-class Head(ApiModel):
+class SamplesHead(ApiModel):
     """The first line: whose answers these are, of what form, and by which rules they are compared."""
 
     revision: str
@@ -152,7 +152,7 @@ class Head(ApiModel):
     samples: tuple[WireSample, ...] = Field(default=(), max_length=MOST_AT_ONCE)
 
 
-def pack(head: Head, samples: Iterable[Sample]) -> bytes:
+def pack(head: SamplesHead, samples: Iterable[Sample]) -> bytes:
     """The answer's bytes."""
     parts: list[bytes] = []
 
@@ -167,37 +167,37 @@ def pack(head: Head, samples: Iterable[Sample]) -> bytes:
             rows.append(row)
         return rows
 
-    listed = [{"inputs": side(one.inputs), "outputs": side(one.outputs)} for one in samples]
+    listed = [{"inputs": side(sample.inputs), "outputs": side(sample.outputs)} for sample in samples]
     return b"".join([orjson.dumps({**head.to_json(), "samples": listed}), b"\n", *parts])
 
 
-def unpack(body: bytes) -> tuple[Head, list[Sample]]:
+def unpack(body: bytes) -> tuple[SamplesHead, list[Sample]]:
     """What `pack` wrote. Raises ValueError for anything else."""
     line, separator, rest = body.partition(b"\n")
     if not separator:
         raise ValueError("expected a line of JSON and the tensors' bytes, found no line")
     try:
-        head = Head.model_validate_json(line)
+        head = SamplesHead.model_validate_json(line)
     except ValidationError as error:
         raise ValueError(f"the first line is invalid: {error.error_count()} errors") from error
     view, place = memoryview(rest), 0
 
     def side(tensors: tuple[WireTensor, ...]) -> dict[str, Array]:
         nonlocal place
-        found: dict[str, Array] = {}
+        arrays: dict[str, Array] = {}
         for tensor in tensors:
-            found[tensor.name], size = _array(tensor, view[place:])
+            arrays[tensor.name], size = _array(tensor, view[place:])
             place += size
-        return found
+        return arrays
 
     samples = []
-    for one in head.samples:
+    for sample in head.samples:
         before = place
-        samples.append(Sample(side(one.inputs), side(one.outputs), place - before))
+        samples.append(Sample(side(sample.inputs), side(sample.outputs), place - before))
     return head, samples
 
 
-def require(head: Head, sample: Sample) -> None:
+def require(head: SamplesHead, sample: Sample) -> None:
     """Raises ValueError where this is no item of the signature, as `of_row` takes it, with an answer to each rule."""
     signature = head.signature
     if sample.inputs.keys() != {tensor.name for tensor in signature.inputs}:

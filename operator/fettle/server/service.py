@@ -25,6 +25,7 @@ from fettle.server.model import ServedModel
 from fettle.server.request import Code, InferRequest, RequestError
 from fettle.server.samples import Samples
 from fettle.server.settings import ServerSettings
+from fettle.server.threads import run_to_end
 from fettle.server.windows import Windows
 
 log = logging.getLogger(__name__)
@@ -66,7 +67,7 @@ class InferenceService:
         """The encoded answer. Whatever happens is counted once, from before the body is there to after the answer is.
 
         `receive` ends with a body that `bodies` holds; it may raise RequestError. Raises RequestError and nothing else, what nobody
-        foresaw included; CancelledError where a front's own library ends a request whose client is gone.
+        foresaw included; CancelledError where a front's own library ends a request whose client is gone, once no thread works on it.
         """
         started = time.perf_counter()
         self.in_flight += 1
@@ -124,16 +125,16 @@ class InferenceService:
         try:
             received = (body, signature, settings.max_rows)
             small = len(body) <= SMALL_BODY
-            request = codec.decode(*received) if small else await self._in_thread(codec.decode, *received)
+            request = codec.decode(*received) if small else await self._in_codec_thread(codec.decode, *received)
             outputs = await self._outputs(request)
             answered = (settings.model, settings.revision, request, signature, outputs)
             small = sum(array.size for array in outputs.values()) <= SMALL_ANSWER
-            return codec.encode(*answered) if small else await self._in_thread(codec.encode, *answered)
+            return codec.encode(*answered) if small else await self._in_codec_thread(codec.encode, *answered)
         finally:
             self.bodies.release(len(body))
 
-    async def _in_thread(self, function: Callable[..., _T], *arguments: Any) -> _T:
-        return await asyncio.get_running_loop().run_in_executor(self._codec_thread, function, *arguments)
+    async def _in_codec_thread(self, function: Callable[..., _T], *arguments: Any) -> _T:
+        return await run_to_end(self._codec_thread, function, *arguments)
 
     async def _outputs(self, request: InferRequest) -> dict[str, Array]:
         started = time.perf_counter()

@@ -9,7 +9,7 @@ from collections import Counter, deque
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
-from fettle.api.window import BUCKET_BASE, BUCKET_RATIO, Head, Outcomes, Window
+from fettle.api.window import BUCKET_BASE, BUCKET_RATIO, Outcomes, Window, WindowsHead
 from fettle.store.comparison import Outcome
 
 KEEP_SECONDS = 7 * 3600  # six intervals of an hour, which an analysis may ask for, and one in which it may be late
@@ -89,12 +89,12 @@ class Windows:
         with self._lock:
             self._window().outcomes[outcome] += 1
 
-    def since(self, second: float) -> tuple[Head, list[bytes]]:
+    def since(self, second: float) -> tuple[WindowsHead, list[bytes]]:
         """When this process began, what time it is, and from when on every second is known; and, each as JSON, the whole seconds from
         `second` on in which something happened. A second that is not over yet is left out. At most MOST_BYTES and some."""
         with self._lock:
             now = self._turn()
-            head = Head(
+            head = WindowsHead(
                 start=self._began + self._offset,
                 kept=self._kept,
                 now=now,

@@ -43,11 +43,11 @@ class Texts:
 
     def decoded(self) -> Array:
         """The texts, as an object array of str."""
-        found = np.empty(self.spans.size, object)
-        found[:] = [
+        texts = np.empty(self.spans.size, object)
+        texts[:] = [
             self.content[start : start + size].tobytes().decode() for start, size in self.spans.reshape(-1).tolist()
         ]
-        return found.reshape(self.spans.shape)
+        return texts.reshape(self.spans.shape)
 
 
 def write_npz(stream: IO[bytes], arrays: Arrays) -> int:
@@ -106,17 +106,17 @@ def mapped(path: Path) -> Array | Texts:
 
 def read_npz(stream: IO[bytes]) -> dict[str, Array]:
     """Arrays as `write_npz` wrote them; texts come back as object arrays of str."""
-    found: dict[str, Array] = {}
+    arrays: dict[str, Array] = {}
     with zipfile.ZipFile(stream) as archive:
         members = set(archive.namelist())
         for name in (member.removesuffix(".npy") for member in archive.namelist() if member.endswith(".npy")):
             with archive.open(f"{name}.npy") as source:
                 array = np.lib.format.read_array(source, allow_pickle=False)
             if f"{name}.utf8" in members:
-                found[name] = restored(Texts(array, np.frombuffer(archive.read(f"{name}.utf8"), np.uint8)))
+                arrays[name] = restored(Texts(array, np.frombuffer(archive.read(f"{name}.utf8"), np.uint8)))
             else:
-                found[name] = restored(array)
-    return found
+                arrays[name] = restored(array)
+    return arrays
 
 
 def restored(stored: Array | Texts) -> Array:

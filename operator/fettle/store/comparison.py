@@ -119,12 +119,12 @@ def compare(rules: Mapping[str, Comparison], stable: Mapping[str, Array], canary
 
 def narrowed(atol: float, channels: tuple[Channels, ...], shape: tuple[int, ...]) -> float | Array:
     """`atol` times the shares that fit an answer of that shape."""
-    found: float | Array = atol
-    for one in channels:
-        shares = one.along(shape)
+    tolerance: float | Array = atol
+    for channel in channels:
+        shares = channel.along(shape)
         if shares is not None:
-            found = found * shares
-    return found
+            tolerance = tolerance * shares
+    return tolerance
 
 
 def close(original: Array, candidate: Array, rtol: float, atol: float | Array) -> bool:

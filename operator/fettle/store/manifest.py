@@ -214,10 +214,26 @@ def read_stored(store: Store, sha256: str) -> Manifest:
     return _parse(store.read_bytes(path), sha256, f"{store.uri}/{path}")
 
 
+def missing_file(store: Store, manifest: Manifest) -> StoredFile | None:
+    """A file of the artifact that the store does not have with the digest it lists; None where the artifact is whole. Raises StoreError."""
+    files = (*manifest.model.files, *((manifest.reference,) if manifest.reference is not None else ()))
+    return next((file for file in files if not store.has_blob(file.sha256, file.bytes)), None)
+
+
+def is_whole(store: Store, sha256: str) -> bool:
+    """Whether the store has an artifact with every file. Raises StoreError where the store cannot be read."""
+    try:
+        return missing_file(store, read_stored(store, sha256)) is None
+    except StoreError as error:
+        if error.reason in (Reason.ARTIFACT_NOT_FOUND, Reason.ARTIFACT_TAMPERED):
+            return False
+        raise
+
+
 def _parse(content: bytes, sha256: str, where: str) -> Manifest:
-    found = hashlib.sha256(content).hexdigest()
-    if found != sha256:
-        message = f"{where}: expected sha256 {sha256}, found {found}; the manifest was changed after it was published"
+    actual = hashlib.sha256(content).hexdigest()
+    if actual != sha256:
+        message = f"{where}: expected sha256 {sha256}, found {actual}; the manifest was changed after it was published"
         raise StoreError(message, reason=Reason.ARTIFACT_TAMPERED)
     try:
         return Manifest.model_validate_json(content)

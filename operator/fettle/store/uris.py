@@ -129,8 +129,8 @@ def _claim(uri: str, claim: str, path: str, mounts: Mounts, missing: Missing) ->
         raise missing(f"{uri}: the claim {claim!r} is not mounted here (mounted: {known})")
     if not folder.is_dir():
         raise missing(f"{uri}: the claim {claim!r} should be in {folder}, but there is no such folder")
-    found = folder / path.lstrip("/")
+    target = folder / path.lstrip("/")
     # A symbolic link may point about inside its claim, never out of it.
-    if not found.resolve().is_relative_to(folder.resolve()):
+    if not target.resolve().is_relative_to(folder.resolve()):
         raise missing(f"{uri}: the path leaves the claim through a symbolic link")
-    return found
+    return target

@@ -16,7 +16,7 @@ from fettle.api.catalog import Image
 from fettle.api.optimizedmodel import TargetSpec
 from fettle.api.recipe import OptimizeGraphStep, QuantizeStep, RecipeStep, RuntimeSettings
 from fettle.api.task import BuiltCandidate, StoredModel
-from fettle.api.vocabulary import Precision, QuantizeMode, RuntimeName, SourceFormat
+from fettle.api.vocabulary import FormatName, Precision, QuantizeMode, RuntimeName
 from fettle.optimizer import sources
 from fettle.plan.run.planned import planned_candidate
 
@@ -76,10 +76,10 @@ def test_no_pair_of_step_and_family_has_two_rows() -> None:
 
 
 def test_every_format_and_every_runtime_of_the_api_has_a_row() -> None:
-    assert {entry.format for entry in catalog.FORMATS} == set(SourceFormat) - {SourceFormat.AUTO}
+    assert {entry.format for entry in catalog.FORMATS} == set(FormatName) - {FormatName.AUTO}
     assert {entry.runtime for entry in catalog.RUNTIMES} == set(RuntimeName)
     assert all(catalog.runtime(name).runtime == name for name in RuntimeName)
-    assert catalog.source_format(SourceFormat.AUTO) is None
+    assert catalog.source_format(FormatName.AUTO) is None
 
 
 def test_what_a_step_writes_some_runtime_of_its_family_loads() -> None:

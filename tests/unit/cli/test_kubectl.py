@@ -91,11 +91,18 @@ BROKEN = {"name": "int8", "target": "cpu", "runtime": "openvino", "recipe": "int
     ("found", "said"),
     [
         (model("SourceNotFound"), "retry requested (SourceNotFound)"),
+        (model("Published"), "retry requested (nothing failed; checking that the published artifacts are whole)"),
         (model("Published", BROKEN), "retry requested (1 failed (cpu/int8))"),
         (model("ConstraintsNotMet", BROKEN), "retry requested (1 failed (cpu/int8))"),
         (model("Measuring", BROKEN), "retry requested, after the current measurement (1 failed (cpu/int8))"),
     ],
-    ids=["a fault", "a candidate", "a candidate of a run without a winner", "a candidate, while others are measured"],
+    ids=[
+        "a fault",
+        "what is published",
+        "a candidate",
+        "a candidate of a run without a winner",
+        "a candidate, while others are measured",
+    ],
 )
 @pytest.mark.parametrize("name", ["digits", "om/digits"])
 def test_a_retry_of_a_model_is_a_token_that_acts_once(
@@ -115,7 +122,7 @@ def test_a_retry_of_a_model_is_a_token_that_acts_once(
 @pytest.mark.parametrize(
     ("name", "found", "code", "message"),
     [
-        ("om/digits", model("Published"), 2, "no failed task to retry (its Ready condition has reason Published)"),
+        ("om/digits", model("NotFaster"), 2, "no failed task to retry (its Ready condition has reason NotFaster)"),
         ("digits", model("ConstraintsNotMet"), 2, "for another outcome, change the spec"),
         ("digits", model("Preparing"), 2, "its Ready condition has reason Preparing"),
         ("pod/digits", model("SourceNotFound"), 2, "expected NAME, mdep/NAME"),

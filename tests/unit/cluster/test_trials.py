@@ -15,7 +15,7 @@ from fettle.cluster import figures, windows
 from fettle.cluster.kinds import Object
 from fettle.cluster.trials import TrialRecord, Trials
 from fettle.plan import timestamps
-from fettle.plan.rollout.analysis import Span
+from fettle.plan.rollout.analysis import TimeRange
 
 NOW = datetime(2026, 1, 1, 12, tzinfo=UTC)
 
@@ -143,7 +143,7 @@ def test_each_second_of_a_pod_is_counted_once_whatever_its_clock_does(
             end = start + length * intervals
             now = max(now, end + 1 + late)
             told, now = figures.parse(answer(now)), now + back
-            span = Span(at(start), at(end))
+            span = TimeRange(at(start), at(end))
             seconds = windows.samples_of(pod("p"), told, span, at(now), trial).samples.seconds
             assert all(span.start.timestamp() <= one.at < span.end.timestamp() for one in seconds)
         counted += [one.requests for one in seconds]

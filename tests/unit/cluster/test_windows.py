@@ -17,7 +17,7 @@ from fettle.cluster import figures, windows
 from fettle.cluster.kinds import Object
 from fettle.cluster.serving import MANAGEMENT_PORT
 from fettle.cluster.trials import TrialRecord
-from fettle.plan.rollout.analysis import Span
+from fettle.plan.rollout.analysis import TimeRange
 from fettle.plan.rollout.window_totals import Comparisons, Observation, traffic
 
 NOW = datetime(2026, 1, 1, 12, tzinfo=UTC)
@@ -58,16 +58,16 @@ def pod(address: str, *, ready: bool = True, restarts: int = 0) -> Object:
     }
 
 
-SPAN = Span(NOW - timedelta(seconds=10), NOW - timedelta(seconds=1))
+SPAN = TimeRange(NOW - timedelta(seconds=10), NOW - timedelta(seconds=1))
 
 
 async def look(
-    pods: dict[str, list[Object]], span: Span = SPAN, patience: float = 5.0, trial: TrialRecord | None = None
+    pods: dict[str, list[Object]], span: TimeRange = SPAN, patience: float = 5.0, trial: TrialRecord | None = None
 ) -> Any:
     return await windows.observe(pods, span, lambda: NOW, patience, trial or TrialRecord())
 
 
-def read(text: dict[str, Any], *, now: datetime = NOW, span: Span = SPAN, restarts: int = 0) -> Any:
+def read(text: dict[str, Any], *, now: datetime = NOW, span: TimeRange = SPAN, restarts: int = 0) -> Any:
     answer = figures.parse(json.dumps(text).encode())
     return windows.samples_of(pod("p", restarts=restarts), answer, span, now, TrialRecord())
 
@@ -277,7 +277,7 @@ async def test_the_end_of_a_container_is_told_on_its_nodes_clock(serve: Serve) -
 def test_hours_of_seconds_are_summed_on_their_way_in() -> None:
     seconds = range(int(MOMENT) - 21_600, int(MOMENT))
     told = [{"second": second, "requests": 3, "errors": 1, "buckets": {"4": 1, "7": 1}} for second in seconds]
-    span = Span(NOW - timedelta(seconds=21_600), NOW)
+    span = TimeRange(NOW - timedelta(seconds=21_600), NOW)
     samples = read(GOOD | {"start": MOMENT - 90_000, "kept": MOMENT - 30_000, "windows": told}, span=span).samples
     assert len(samples.seconds) <= windows.MOST_BLOCKS
     whole = traffic(Observation((samples,)), span.start, span.end)

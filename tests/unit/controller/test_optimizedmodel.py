@@ -119,13 +119,15 @@ async def test_killed_after_any_write_of_a_retry_the_operator_ends_the_same(stag
             assert world.ready()["reason"] == "Published"
 
 
-async def test_a_retry_of_what_is_whole_is_noted_once_and_makes_no_job(world: ClusterWorld) -> None:
+async def test_a_retry_of_what_is_published_makes_one_job_that_looks_at_it_once(world: ClusterWorld) -> None:
     world.submit()
     await world.settle()
-    jobs = world.kind("Job")
+    before = {job["metadata"]["name"] for job in world.kind("Job")}
     world.order_retry("one")
     await world.settle()
-    assert (world.kind("Job"), world.events()) == (jobs, [*STAGES, "CommandRefused"])
+    (looked,) = [job for job in world.kind("Job") if job["metadata"]["name"] not in before]
+    assert looked["metadata"]["labels"]["fettle.dev/stage"] == "publish"
+    assert world.events() == [*STAGES, "CommandAccepted"]
     assert (world.ready()["reason"], world.model()["status"]["lastHandledRetry"]) == ("Published", "one")
     world.server.requests.clear()
     world.restart()

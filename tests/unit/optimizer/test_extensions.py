@@ -17,14 +17,14 @@ import numpy as np
 import onnx
 from onnx import TensorProto, helper, numpy_helper
 
-from fettle.api.vocabulary import SourceFormat
+from fettle.api.vocabulary import FormatName
 from fettle.optimizer.onnx import inputs as onnx_inputs
 from fettle.optimizer.sources.base import Original
 from fettle.optimizer.sources.onnx import saved
 
 
 class Matrix:
-    name, stored, title = SourceFormat.MATRIX, "ONNX", "matrices of numpy"
+    name, stored, title = FormatName.MATRIX, "ONNX", "matrices of numpy"
 
     def recognises(self, path, head):
         return head.startswith(b"\\x93NUMPY")
@@ -112,7 +112,7 @@ def test_a_source_format_is_one_file_and_three_entries(package: PackageCopy, tmp
     package.enter("optimizer/sources/__init__.py", "from fettle.optimizer.sources import onnx, torch", ", matrix")
     package.enter("optimizer/sources/__init__.py", "    *torch.FORMATS,\n", "    *matrix.FORMATS,\n")
     package.enter("api/vocabulary.py", '    TORCH_EXPORT = "TorchExport"\n', '    MATRIX = "Matrix"\n')
-    row = '    FormatEntry(SourceFormat.MATRIX, ("numpy", "onnx"), RuntimeName.ONNXRUNTIME, (".npy",)),\n'
+    row = '    FormatEntry(FormatName.MATRIX, ("numpy", "onnx"), RuntimeName.ONNXRUNTIME, (".npy",)),\n'
     package.enter("api/catalog.py", "FORMATS: tuple[FormatEntry, ...] = (\n", row)
     claim = tmp_path / "claim"
     claim.mkdir()

@@ -14,7 +14,7 @@ from fettle.api.optimizedmodel import EvaluationSpec
 from fettle.api.vocabulary import Metric
 from fettle.errors import DataError
 from fettle.optimizer.labels.question import Answered
-from fettle.optimizer.labels.reader import NOT_COUNTED, Reader
+from fettle.optimizer.labels.reader import NOT_COUNTED, LabelReader
 from fettle.optimizer.labels.readings import understand
 from fettle.optimizer.measure.chance import Chance, refuse_chance
 from fettle.optimizer.measure.metrics import Judging, Scores
@@ -86,7 +86,7 @@ def test_labels_of_each_form_become_numbers_of_classes(
     reading = understand(given_labels, answered(answers, axis), spec(**how))
     assert reading.form is LabelForm.CLASSES
     assert told in reading.told
-    assert Reader(reading, axis)(np.asarray(given_labels[0]), answers[0].shape).tolist() == first
+    assert LabelReader(reading, axis)(np.asarray(given_labels[0]), answers[0].shape).tolist() == first
 
 
 def test_texts_are_compared_as_the_model_answers_them() -> None:
@@ -99,7 +99,7 @@ def test_texts_are_compared_as_the_model_answers_them() -> None:
     for labels, answers in same:
         reading = understand(np.asarray(labels), answered(answers), spec())
         assert reading.form is LabelForm.TEXTS
-        assert Reader(reading, -1)(np.asarray(labels[0]), ()).tolist() == [str(answers[0])]
+        assert LabelReader(reading, -1)(np.asarray(labels[0]), ()).tolist() == [str(answers[0])]
 
 
 SEVERAL = [
@@ -150,7 +150,7 @@ def test_several_labels_for_an_item(
 ) -> None:
     reading = understand(np.asarray(labels), answered(answers, softmax=softmax), spec(**how))
     assert reading.form is form
-    assert Reader(reading, -1)(np.asarray(labels[0]), answers[0].shape).astype(int).tolist() == first
+    assert LabelReader(reading, -1)(np.asarray(labels[0]), answers[0].shape).astype(int).tolist() == first
 
 
 REFUSED = [

@@ -17,7 +17,7 @@ from tools.serving import free_port
 from fettle.api.signature import Signature, Tensor
 from fettle.api.vocabulary import AgreementMode
 from fettle.server.replay import Trouble, check
-from fettle.server.samples import Head, unpack
+from fettle.server.samples import SamplesHead, unpack
 from fettle.store.comparison import Comparison
 
 RULE = Comparison(mode=AgreementMode.TOP_ONE, margin=3)
@@ -180,14 +180,14 @@ def signature(**changes: Any) -> Signature:
 def test_revisions_of_different_forms_are_not_compared(
     sentence: str, head: dict[str, Any], own: Signature, says: str
 ) -> None:
-    theirs = Head(**{"revision": "a", "signature": signature(), "comparisons": {"y": RULE}, **head})
+    theirs = SamplesHead(**{"revision": "a", "signature": signature(), "comparisons": {"y": RULE}, **head})
     with pytest.raises(Trouble, match=says.replace("[", r"\[")) as found:
         check(theirs, own)
     assert found.value.reason == "AnalysisInconclusive", sentence
 
 
 def test_an_output_that_no_rule_names_may_differ() -> None:
-    theirs = Head(revision="a", signature=signature(), comparisons={"y": RULE})
+    theirs = SamplesHead(revision="a", signature=signature(), comparisons={"y": RULE})
     more = Signature(
         inputs=signature().inputs,
         outputs=(*signature().outputs, Tensor(name="extra", dtype="FP32", shape=(-1, 3), batch_axis=0)),

@@ -18,7 +18,7 @@ from fettle.api.signature import Signature, Tensor
 from fettle.api.vocabulary import AgreementMode
 from fettle.server import replay
 from fettle.server.replay import Exchange, Trouble, read_token
-from fettle.server.samples import Head, Sample, pack, require, unpack
+from fettle.server.samples import Sample, SamplesHead, pack, require, unpack
 from fettle.server.settings import ServerSettings
 from fettle.store.comparison import Comparison
 
@@ -26,7 +26,7 @@ SIGNATURE = Signature(
     inputs=(Tensor(name="x", dtype="FP32", shape=(-1, 4), batch_axis=0),),
     outputs=(Tensor(name="y", dtype="FP32", shape=(-1, 2), batch_axis=0),),
 )
-HEAD = Head(revision="a", signature=SIGNATURE, comparisons={"y": Comparison(mode=AgreementMode.TOP_ONE)})
+HEAD = SamplesHead(revision="a", signature=SIGNATURE, comparisons={"y": Comparison(mode=AgreementMode.TOP_ONE)})
 ITEM, ANSWER = {"x": np.zeros(4, np.float32)}, {"y": np.zeros(2, np.float32)}
 Talk = Callable[[socket.socket], None]
 

@@ -9,7 +9,7 @@ import pytest
 
 from fettle.api.signature import Signature, Tensor
 from fettle.api.vocabulary import AgreementMode
-from fettle.server.samples import PER_SECOND, Head, Sample, Samples, as_batch, of_row, pack, unpack
+from fettle.server.samples import PER_SECOND, Sample, Samples, SamplesHead, as_batch, of_row, pack, unpack
 from fettle.store.comparison import Comparison
 
 SIGNATURE = Signature(
@@ -122,7 +122,7 @@ def test_where_items_cannot_be_told_apart_the_request_is_the_sample() -> None:
 )
 def test_every_tensor_arrives_as_it_was_sent(array: np.ndarray) -> None:
     rule = Comparison(mode=AgreementMode.TOP_ONE, margin=0.25)
-    head = Head(revision="a", signature=SIGNATURE, comparisons={"y": rule})
+    head = SamplesHead(revision="a", signature=SIGNATURE, comparisons={"y": rule})
     sent = Sample({"x": array}, {"y": array, "z": np.arange(3)}, 0)
     got, samples = unpack(pack(head, [sent, sent]))
     assert (got.revision, got.comparisons["y"], got.signature) == ("a", rule, SIGNATURE)
@@ -139,7 +139,7 @@ def test_every_tensor_arrives_as_it_was_sent(array: np.ndarray) -> None:
         (b"", "found no line"),
         (b"{}\n", "the first line is invalid"),
         (b"<html>\n", "the first line is invalid"),
-        (pack(Head(revision="a", signature=SIGNATURE, comparisons={}), [Sample({"x": np.ones(9)}, {}, 0)])[:-1],
+        (pack(SamplesHead(revision="a", signature=SIGNATURE, comparisons={}), [Sample({"x": np.ones(9)}, {}, 0)])[:-1],
          "expected 72 bytes, found 71"),
     ],
 )  # fmt: skip
@@ -158,7 +158,7 @@ def test_what_is_no_answer_is_refused(body: bytes, says: str) -> None:
     ],
 )
 def test_a_tensor_that_lies_about_itself_is_refused(tensor: dict[str, object]) -> None:
-    head = Head(revision="a", signature=SIGNATURE, comparisons={})
+    head = SamplesHead(revision="a", signature=SIGNATURE, comparisons={})
     line = pack(head, []).removesuffix(b"\n").replace(b'"samples":[]', b'"samples":[{"inputs":[%b],"outputs":[]}]')
     import orjson
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import threading
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from types import SimpleNamespace
 from typing import Any
@@ -74,24 +74,90 @@ async def test_small_bodies_and_answers_stay_in_the_event_loop_and_large_ones_go
     assert threads == [thread, thread]
 
 
-async def test_a_request_whose_client_gives_up_while_the_model_works_counts_as_gone(service: InferenceService) -> None:
-    begun, goes_on = threading.Event(), threading.Event()
+class Held:
+    """A session, or a codec, that works on one request after another until it may go on."""
 
-    def infer(*arguments: Any) -> dict[str, Array]:
-        begun.set()
-        goes_on.wait()
-        return {}
+    def __init__(self) -> None:
+        self.begun, self.goes_on = threading.Event(), threading.Event()
+        self.calls = 0
 
-    service.model.session = SimpleNamespace(infer=infer)  # type: ignore[assignment]
+    def infer(self, *arguments: Any) -> dict[str, Array]:
+        self.wait()
+        return {"y": np.zeros((1, 4), np.float32)}
+
+    def decode(self, *arguments: Any) -> InferRequest:
+        self.wait()
+        return protocol.decode(*arguments)
+
+    def wait(self) -> None:
+        self.calls += 1
+        self.begun.set()
+        self.goes_on.wait()
+
+
+@pytest.fixture
+def held() -> Iterator[Held]:
+    """What holds threads, which no failed test may leave waiting."""
+    held = Held()
+    yield held
+    held.goes_on.set()
+
+
+async def test_a_request_whose_client_gives_up_while_the_model_works_counts_as_gone_when_the_model_is_done(
+    service: InferenceService, held: Held
+) -> None:
+    service.model.session = held  # type: ignore[assignment]
     request = asyncio.create_task(service.infer(received(service), protocol))
-    await asyncio.to_thread(begun.wait)
-    assert service.in_flight == 1 and not service.idle.is_set()
+    await asyncio.to_thread(held.begun.wait)
     request.cancel()
+    await asyncio.sleep(0)
+    request.cancel()  # whoever asks twice gets no more
+    await asyncio.sleep(0)
+    waiting = service.metrics.waiting._value.get()
+    assert (service.in_flight, service.bodies.held, service.model.waiting, waiting) == (1, len(BODY), 1, 1)
+    assert not service.idle.is_set() and not request.done()
+    held.goes_on.set()
     with pytest.raises(asyncio.CancelledError):
         await request
-    goes_on.set()
     assert counted(service) == (*NOT_JUDGED, {499: 1})
     assert timed(service) == 0
+    assert is_over(service)
+
+
+async def test_a_client_that_gives_up_again_and_again_has_no_more_under_way_than_the_queue_allows(
+    service: InferenceService, held: Held
+) -> None:
+    service.model.session = held  # type: ignore[assignment]
+    service.model.max_queue = 3  # one is computed, two wait
+    requests = []
+    for _ in range(10):
+        requests.append(asyncio.create_task(service.infer(received(service), protocol)))
+        await asyncio.to_thread(held.begun.wait)
+        requests[-1].cancel()
+        await asyncio.sleep(0)
+        assert service.model.waiting == min(len(requests), 3)
+    held.goes_on.set()
+    ends = await asyncio.gather(*requests, return_exceptions=True)
+    refused = [end.code for end in ends if isinstance(end, RequestError)]
+    assert refused == [Code.UNAVAILABLE] * 7
+    assert held.calls == 1, "nobody waits for those that had not begun"
+    assert is_over(service)
+
+
+async def test_a_large_body_that_is_still_decoded_is_held_though_its_client_is_gone(
+    service: InferenceService, monkeypatch: pytest.MonkeyPatch, held: Held
+) -> None:
+    monkeypatch.setattr("fettle.server.service.SMALL_BODY", 0)
+    codec: Any = SimpleNamespace(decode=held.decode, encode=protocol.encode)
+    requests = [asyncio.create_task(service.infer(received(service), codec)) for _ in range(3)]
+    await asyncio.to_thread(held.begun.wait)
+    for request in requests:
+        request.cancel()
+    await asyncio.sleep(0)
+    assert (service.in_flight, service.bodies.held) == (3, 3 * len(BODY))
+    held.goes_on.set()
+    await asyncio.gather(*requests, return_exceptions=True)
+    assert held.calls == 1
     assert is_over(service)
 
 

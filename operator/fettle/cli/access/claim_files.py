@@ -52,11 +52,11 @@ class ClaimFiles(AbstractFileSystem):  # type: ignore[misc]  # fsspec has no typ
     def ls(self, path: str, detail: bool = True, **_: Any) -> list[Any]:
         """The entries of a folder; a file is its own only entry."""
         itself = self.info(path)
-        found = [itself]
+        listed = [itself]
         if itself["type"] == "directory":
             entries = self.ask(list=path)["entries"]
-            found = [{"name": f"{path.strip('/')}/{name}".lstrip("/"), **entry} for name, entry in entries.items()]
-        return found if detail else [entry["name"] for entry in found]
+            listed = [{"name": f"{path.strip('/')}/{name}".lstrip("/"), **entry} for name, entry in entries.items()]
+        return listed if detail else [entry["name"] for entry in listed]
 
     def checksum(self, path: str) -> str:
         """sha256 of a file, computed in the pod."""

@@ -101,13 +101,13 @@ def find_image(cluster: Cluster, image: str | None) -> tuple[str, tuple[str, ...
     if image:
         return image, ()
     environment = cluster.operator_environment()
-    found = environment.get("FETTLE_SERVER_IMAGE")
-    if not found:
+    server_image = environment.get("FETTLE_SERVER_IMAGE")
+    if not server_image:
         raise UsageError(
             "no running operator was found to take an image from: pass --image (any image with Python 3.11)"
         )
     names = environment.get("FETTLE_IMAGE_PULL_SECRETS", "")
-    return found, tuple(name for name in names.split(",") if name)
+    return server_image, tuple(name for name in names.split(",") if name)
 
 
 def pod(claim: str, image: str, pull_secrets: tuple[str, ...] = (), *, purpose: str, read_only: bool = False) -> Object:
@@ -175,8 +175,8 @@ def _wait(cluster: Cluster, name: str, timeout: int) -> None:
 
 def why_not_running(status: Any) -> str:
     """'Unschedulable: 0/1 nodes are available', from what the pod says of itself; empty while nothing is wrong."""
-    for one in status.container_statuses or ():
-        waiting = one.state.waiting if one.state is not None else None
+    for container in status.container_statuses or ():
+        waiting = container.state.waiting if container.state is not None else None
         if waiting is not None and waiting.reason not in (None, "ContainerCreating", "PodInitializing"):
             return f"{waiting.reason}: {waiting.message or ''}".rstrip(": ")
     for condition in status.conditions or ():
@@ -257,7 +257,7 @@ def inside_claim(
 ) -> Iterator[Exec]:
     """`program`, while it runs in a pod that holds a claim which is there already. Raises UsageError, ClusterError."""
     require_claim(cluster, claim)
-    found, pull_secrets = find_image(cluster, image)
-    manifest = pod(claim, found, pull_secrets, purpose=purpose, read_only=read_only)
+    pod_image, pull_secrets = find_image(cluster, image)
+    manifest = pod(claim, pod_image, pull_secrets, purpose=purpose, read_only=read_only)
     with running_pod(cluster, manifest, timeout) as name:
         yield Exec(cluster, name, program)

@@ -35,8 +35,8 @@ class Listing:
 
     def __call__(self, **options: Any) -> Object:
         """The whole list, as the API server writes it. Raises what the client raises."""
-        found: Object = self.api.sanitize_for_serialization(self.call(**options))
-        return found
+        listing: Object = self.api.sanitize_for_serialization(self.call(**options))
+        return listing
 
 
 @dataclass(frozen=True)
@@ -55,18 +55,20 @@ class Cluster:
         """An object of ours. MissingError says which there are."""
         try:
             with told(f"{plural}/{name} in namespace {self.namespace}"):
-                found: Object = self._custom.get_namespaced_custom_object(GROUP, VERSION, self.namespace, plural, name)
-                return found
+                resource: Object = self._custom.get_namespaced_custom_object(
+                    GROUP, VERSION, self.namespace, plural, name
+                )
+                return resource
         except MissingError as error:
             raise MissingError(f"{error.message}; {self._there(plural)}") from error
 
     def objects(self, plural: str, timeout: float | None = None) -> list[Object]:
         """All objects of ours of one kind."""
         with told(f"{plural} in namespace {self.namespace}"):
-            found: list[Object] = self._custom.list_namespaced_custom_object(
+            resources: list[Object] = self._custom.list_namespaced_custom_object(
                 GROUP, VERSION, self.namespace, plural, _request_timeout=timeout
             )["items"]
-            return found
+            return resources
 
     def names(self, plural: str, timeout: float | None = None) -> list[str]:
         """Names of all objects of ours of one kind."""
@@ -83,22 +85,22 @@ class Cluster:
     def namespaces(self, timeout: float) -> list[str]:
         """Names of all namespaces."""
         with told("namespaces"):
-            return [one.metadata.name for one in self.core.list_namespace(_request_timeout=timeout).items]
+            return [namespace.metadata.name for namespace in self.core.list_namespace(_request_timeout=timeout).items]
 
     def ledger(self, name: str) -> list[Object]:
         """The ControllerRevisions of a ModelDeployment: its ledger."""
         with told(f"controllerrevisions in namespace {self.namespace}"):
-            found = client.AppsV1Api(self.api).list_namespaced_controller_revision(
+            revisions = client.AppsV1Api(self.api).list_namespaced_controller_revision(
                 self.namespace, label_selector=f"{DEPLOYMENT_LABEL}={name}"
             )
-            return self._plain(found.items)
+            return self._plain(revisions.items)
 
     def pods(self, name: str) -> list[Object]:
         """The pods of a ModelDeployment."""
         listing = self.pod_listing(name)
         with told(listing.what):
-            found: list[Object] = listing()["items"]
-            return found
+            pods: list[Object] = listing()["items"]
+            return pods
 
     def pod_listing(self, name: str) -> Listing:
         """The pods of a ModelDeployment, to be listed or watched."""
@@ -157,12 +159,12 @@ class Cluster:
     def operator_environment(self) -> dict[str, str]:
         """Plain environment variables of the operator, found by its label; empty where it cannot be seen."""
         try:
-            found = client.AppsV1Api(self.api).list_deployment_for_all_namespaces(
+            deployments = client.AppsV1Api(self.api).list_deployment_for_all_namespaces(
                 label_selector="app.kubernetes.io/name=fettle"
             )
         except (ApiException, HTTPError):
             return {}  # a user need not be allowed to look
-        containers = [one for item in found.items for one in item.spec.template.spec.containers]
+        containers = [container for item in deployments.items for container in item.spec.template.spec.containers]
         return {entry.name: entry.value for container in containers for entry in container.env or () if entry.value}
 
 
@@ -203,10 +205,10 @@ def _error(error: ApiException, what: str) -> ClusterError:
 
 def _missing_right(message: str) -> str:
     """The right that is missing, in the words of a Role, before what the API server says."""
-    found = re.search(r'cannot (\w+) resource "([^"]+)" in API group "([^"]*)"', message)
-    if found is None:
+    match = re.search(r'cannot (\w+) resource "([^"]+)" in API group "([^"]*)"', message)
+    if match is None:
         return message
-    verb, resource, group = found.groups()
+    verb, resource, group = match.groups()
     return f"you do not have permission to {verb} {resource}{f'.{group}' if group else ''}: {message}"
 
 
@@ -214,9 +216,9 @@ def connect(kubeconfig: str | None, context: str | None, namespace: str | None) 
     """The cluster that kubectl would talk to. Raises UsageError without a usable kubeconfig."""
     try:
         contexts, current = config.list_kube_config_contexts(config_file=kubeconfig)
-        chosen = next((one for one in contexts if one["name"] == context), None) if context else current
+        chosen = next((entry for entry in contexts if entry["name"] == context), None) if context else current
         if chosen is None:
-            names = ", ".join(one["name"] for one in contexts)
+            names = ", ".join(entry["name"] for entry in contexts)
             raise UsageError(f"context {context!r} not found in the kubeconfig (available: {names})")
         api = config.new_client_from_config(config_file=kubeconfig, context=context)
     except (ConfigException, OSError, TypeError) as error:

@@ -36,8 +36,8 @@ def names_with_kind(context: click.Context, _parameter: click.Parameter, incompl
     kind, slash, bare = incomplete.partition("/")
     if not slash:
         return names(context, _parameter, incomplete)
-    found = _names(context, bare, (SHORT_NAMES[kind],)) if kind in SHORT_NAMES else []
-    return [CompletionItem(f"{kind}/{item.value}") for item in found]
+    items = _names(context, bare, (SHORT_NAMES[kind],)) if kind in SHORT_NAMES else []
+    return [CompletionItem(f"{kind}/{item.value}") for item in items]
 
 
 def contexts(context: click.Context, _parameter: click.Parameter, incomplete: str) -> list[CompletionItem]:
@@ -45,18 +45,18 @@ def contexts(context: click.Context, _parameter: click.Parameter, incomplete: st
     from kubernetes import config
 
     try:
-        found, _ = config.list_kube_config_contexts(config_file=context.params.get("kubeconfig"))
+        available, _ = config.list_kube_config_contexts(config_file=context.params.get("kubeconfig"))
     except (config.ConfigException, OSError, TypeError):
         return []
-    return _items([one["name"] for one in found], incomplete)
+    return _items([entry["name"] for entry in available], incomplete)
 
 
 def namespaces(context: click.Context, _parameter: click.Parameter, incomplete: str) -> list[CompletionItem]:
     """Namespaces of the cluster, for whoever may list them."""
-    found: list[str] = []
+    available: list[str] = []
     with suppress(FettleError):
-        found = _cluster(context).namespaces(timeout=PATIENCE_SECONDS)
-    return _items(found, incomplete)
+        available = _cluster(context).namespaces(timeout=PATIENCE_SECONDS)
+    return _items(available, incomplete)
 
 
 def sources(context: click.Context, _parameter: click.Parameter, incomplete: str) -> list[CompletionItem]:
@@ -67,16 +67,16 @@ def sources(context: click.Context, _parameter: click.Parameter, incomplete: str
 
 
 def _names(context: click.Context, incomplete: str, kinds: tuple[str, ...]) -> list[CompletionItem]:
-    found: list[str] = []
+    resources: list[str] = []
     with suppress(FettleError):  # a shell's prompt is no place for errors
         cluster = _cluster(context)
         for plural in kinds:
-            found += cluster.names(plural, timeout=PATIENCE_SECONDS)
-    return _items(found, incomplete)
+            resources += cluster.names(plural, timeout=PATIENCE_SECONDS)
+    return _items(resources, incomplete)
 
 
-def _items(found: Iterable[str], incomplete: str) -> list[CompletionItem]:
-    return [CompletionItem(name) for name in dict.fromkeys(found) if name.startswith(incomplete)]
+def _items(values: Iterable[str], incomplete: str) -> list[CompletionItem]:
+    return [CompletionItem(name) for name in dict.fromkeys(values) if name.startswith(incomplete)]
 
 
 def _cluster(context: click.Context) -> Cluster:
@@ -91,5 +91,5 @@ def revisions(context: click.Context, _parameter: click.Parameter, incomplete: s
         records = deployment_of(_cluster(context), context.params["deployment"]).status.revisions
     except (FettleError, KeyError):
         return []
-    told = {one.revision: f"left {one.left}: {one.reason}" if one.left else "serves" for one in records}
+    told = {record.revision: f"left {record.left}: {record.reason}" if record.left else "serves" for record in records}
     return [CompletionItem(name, help=text) for name, text in told.items() if name.startswith(incomplete)]

@@ -15,7 +15,7 @@ from fettle.api.optimizedmodel import OptimizedModel
 from fettle.cli.access.cluster import DEPLOYMENTS, MODELS, Cluster, Object
 from fettle.errors import ClusterError
 
-Kind = TypeVar("Kind", ModelDeployment, OptimizedModel)
+ResourceT = TypeVar("ResourceT", ModelDeployment, OptimizedModel)
 Decorated = TypeVar("Decorated", bound=Callable[..., Any])
 
 
@@ -24,9 +24,9 @@ def deployment_of(cluster: Cluster, name: str) -> ModelDeployment:
     return read_deployment(cluster.get(DEPLOYMENTS, name))
 
 
-def read_deployment(found: Object) -> ModelDeployment:
+def read_deployment(manifest: Object) -> ModelDeployment:
     """What the API server answered. Raises ClusterError where it cannot be read."""
-    return _read(ModelDeployment, found)
+    return _read(ModelDeployment, manifest)
 
 
 def model_of(cluster: Cluster, name: str) -> OptimizedModel:
@@ -34,16 +34,16 @@ def model_of(cluster: Cluster, name: str) -> OptimizedModel:
     return read_model(cluster.get(MODELS, name))
 
 
-def read_model(found: Object) -> OptimizedModel:
+def read_model(manifest: Object) -> OptimizedModel:
     """What the API server answered. Raises ClusterError where it cannot be read."""
-    return _read(OptimizedModel, found)
+    return _read(OptimizedModel, manifest)
 
 
-def _read(kind: type[Kind], found: Object) -> Kind:
+def _read(kind: type[ResourceT], manifest: Object) -> ResourceT:
     try:
-        return kind.model_validate(found)
+        return kind.model_validate(manifest)
     except ValidationError as error:
-        what = f"{kind.__name__.lower()} {found['metadata']['name']}"
+        what = f"{kind.__name__.lower()} {manifest['metadata']['name']}"
         raise ClusterError(f"{what} cannot be read: {_first(error)}") from error
 
 
@@ -52,14 +52,14 @@ def output_option(told: str = "Output format for programs.") -> Callable[[Decora
     return click.option("-o", "--output", type=click.Choice(["json", "yaml"]), help=told)
 
 
-def echo(found: Any, output: str) -> None:
-    """Print `found` as JSON or YAML."""
+def echo(value: Any, output: str) -> None:
+    """Print `value` as JSON or YAML."""
     if output == "json":
-        click.echo(json.dumps(found, indent=2))
+        click.echo(json.dumps(value, indent=2))
     else:
-        click.echo(yaml.safe_dump(found, sort_keys=False, allow_unicode=True), nl=False)
+        click.echo(yaml.safe_dump(value, sort_keys=False, allow_unicode=True), nl=False)
 
 
 def _first(error: ValidationError) -> str:
-    one = error.errors()[0]
-    return f"{'.'.join(str(part) for part in one['loc'])}: {one['msg']}"
+    fault = error.errors()[0]
+    return f"{'.'.join(str(part) for part in fault['loc'])}: {fault['msg']}"

@@ -23,11 +23,11 @@ Total = Callable[[int], None]  # told once of the bytes that will arrive
 
 def artifact_of(location: Location) -> tuple[Store, str] | None:
     """The store and the digest, where the address is that of an artifact."""
-    found = ARTIFACT.fullmatch(location.path)
-    if found is None:
+    match = ARTIFACT.fullmatch(location.path)
+    if match is None:
         return None
-    uri = location.uri.rstrip("/").removesuffix(f"/artifacts/{found['sha256']}")
-    return Store(Location(uri, location.filesystem, found["store"])), found["sha256"]
+    uri = location.uri.rstrip("/").removesuffix(f"/artifacts/{match['sha256']}")
+    return Store(Location(uri, location.filesystem, match["store"])), match["sha256"]
 
 
 def pull_artifact(store: Store, sha256: str, folder: Path, total: Total) -> Manifest:
@@ -62,8 +62,8 @@ def pull_files(files: ClaimFiles, path: str, to: Path, total: Total) -> tuple[in
     with explained(path or "the claim", reading=True):
         itself = files.info(path)
         single = itself["type"] == "file"
-        found = {path: itself} if single else files.find(path, detail=True)
-    sizes = {name: entry["size"] for name, entry in found.items()}
+        entries = {path: itself} if single else files.find(path, detail=True)
+    sizes = {name: entry["size"] for name, entry in entries.items()}
     if not sizes:
         raise UsageError(f"the folder {path or '/'} contains no files")
     places = {name: _place(name, path, to, single) for name in sizes}
@@ -92,11 +92,11 @@ def _copy(files: ClaimFiles, name: str, place: Path, digest: str) -> None:
     try:
         place.parent.mkdir(parents=True, exist_ok=True)
         with _renamed_when_whole(place) as target, files.open(name) as source:
-            found = hashlib.sha256()
+            sha256 = hashlib.sha256()
             while block := source.read(CHUNK):
-                found.update(block)
+                sha256.update(block)
                 target.write(block)
-            if found.hexdigest() != digest:
+            if sha256.hexdigest() != digest:
                 message = f"{name} was damaged in transit, or changed in the meantime: pull again"
                 raise StoreError(message, reason=Reason.DIGEST_MISMATCH)
     except OSError as error:

@@ -44,9 +44,9 @@ class Reflector:
     def list(self) -> None:
         """Read everything once. Raises ClusterError."""
         with told(self._listing.what):
-            found = self._listing(_request_timeout=(CONNECT_SECONDS, READ_SECONDS))
-        self.objects = {item["metadata"]["name"]: item for item in found["items"]}
-        self._version = found["metadata"]["resourceVersion"]
+            listing = self._listing(_request_timeout=(CONNECT_SECONDS, READ_SECONDS))
+        self.objects = {item["metadata"]["name"]: item for item in listing["items"]}
+        self._version = listing["metadata"]["resourceVersion"]
 
     def start(self) -> None:
         """Follow what was listed, in a thread of its own."""
@@ -105,13 +105,13 @@ class Reflector:
                 self._changed()
         return response
 
-    def _take(self, kind: str, found: Object) -> None:
-        self._version = found["metadata"]["resourceVersion"]
+    def _take(self, kind: str, resource: Object) -> None:
+        self._version = resource["metadata"]["resourceVersion"]
         if kind == "BOOKMARK":
             return
-        name = found["metadata"]["name"]
+        name = resource["metadata"]["name"]
         others = {key: value for key, value in self.objects.items() if key != name}
-        self.objects = others if kind == "DELETED" else {**others, name: found}  # whole: another thread reads it
+        self.objects = others if kind == "DELETED" else {**others, name: resource}  # whole: another thread reads it
         self._changed()
 
 
@@ -161,10 +161,10 @@ class Watched:
 
     def object(self, plural: str) -> Object | None:
         """The object of that kind, if there is one."""
-        found = self._reflectors[plural].objects.get(self._name) if plural in self._reflectors else None
-        if found is not None:
+        resource = self._reflectors[plural].objects.get(self._name) if plural in self._reflectors else None
+        if resource is not None:
             self._seen.add(plural)
-        return found
+        return resource
 
     @property
     def pods(self) -> Sequence[Object] | None:
@@ -179,4 +179,6 @@ class Watched:
     @property
     def problem(self) -> ClusterError | None:
         """Why what is known may be old by now."""
-        return next((one.problem for one in self._reflectors.values() if one.problem is not None), None)
+        return next(
+            (reflector.problem for reflector in self._reflectors.values() if reflector.problem is not None), None
+        )

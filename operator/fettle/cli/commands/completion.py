@@ -22,7 +22,7 @@ def completion(context: click.Context, shell: str) -> None:
     """
     root = context.find_root()
     program = root.info_name or "fettle"
-    found = get_completion_class(shell)
-    assert found is not None, "click.Choice admits no other shell"
+    completion_class = get_completion_class(shell)
+    assert completion_class is not None, "click.Choice admits no other shell"
     variable = f"_{program.replace('-', '_').upper()}_COMPLETE"
-    click.echo(found(root.command, {}, program, variable).source())
+    click.echo(completion_class(root.command, {}, program, variable).source())

@@ -50,8 +50,8 @@ def history(cluster: Cluster, deployment: str, output: str | None) -> None:
     kubectl fettle history digits
     kubectl fettle history digits -o json
     """
-    found = deployment_of(cluster, deployment)
-    lines = lines_of(found, read_ledger(cluster, deployment))
+    resource = deployment_of(cluster, deployment)
+    lines = lines_of(resource, read_ledger(cluster, deployment))
     if output is not None:
         echo([asdict(line) for line in lines], output)
         return
@@ -70,9 +70,9 @@ def read_ledger(cluster: Cluster, name: str) -> list[Object] | None:
         return None
 
 
-def lines_of(found: ModelDeployment, revisions: Sequence[Object] | None) -> list[RevisionLine]:
+def lines_of(deployment: ModelDeployment, revisions: Sequence[Object] | None) -> list[RevisionLine]:
     """The ledger, oldest first."""
-    status = found.status
+    status = deployment.status
     if revisions is None:
         return _from_status(status)
     return [
@@ -118,17 +118,17 @@ def _state(status: ModelDeploymentStatus, revision: str, *, left: bool) -> str:
 
 def table(lines: Sequence[RevisionLine], now: datetime) -> Table:
     """The newest on top."""
-    found = Table(box=None, pad_edge=False, header_style="bold")
+    shown = Table(box=None, pad_edge=False, header_style="bold")
     for name in ("#", "REVISION", "ARTIFACT", "STATE", "ENTERED", "SERVED", "REASON"):
-        found.add_column(name, no_wrap=True)
-    found.add_column("MESSAGE", overflow="fold")
+        shown.add_column(name, no_wrap=True)
+    shown.add_column("MESSAGE", overflow="fold")
     for line in reversed(lines):
         style = {"stable": "bold green", "canary": "cyan"}.get(line.state, "")
         digest = line.artifact.rsplit("/", 1)[-1][:DIGEST_LENGTH]
         cells = (str(line.serial), line.revision, digest, line.state, line.entered or "never")
         said = (served(line, now), line.reason or "", line.message or "")
-        found.add_row(*(escape(cell) for cell in (*cells, *said)), style=style)
-    return found
+        shown.add_row(*(escape(cell) for cell in (*cells, *said)), style=style)
+    return shown
 
 
 def served(line: RevisionLine, now: datetime) -> str:

@@ -103,11 +103,11 @@ def optimize(
         for manifest in documents.models
     ]
     done: list[tuple[ModelDocument, OptimizedModelStatus]] = []
-    for manifest, found in runs:
-        status = run_one(manifest, found, progress, measure_seconds)
+    for manifest, located in runs:
+        status = run_one(manifest, located, progress, measure_seconds)
         done.append((manifest, status))
         if output is None:
-            show(result_console(), manifest, found, status)
+            show(result_console(), manifest, located, status)
     if output == "json":
         click.echo(_json(done))
     if not all(is_ready(status) for _, status in done):
@@ -115,16 +115,16 @@ def optimize(
 
 
 def run_one(
-    manifest: ModelDocument, found: Places, console: Console, measure_seconds: float = SECONDS_PER_CANDIDATE
+    manifest: ModelDocument, located: Places, console: Console, measure_seconds: float = SECONDS_PER_CANDIDATE
 ) -> OptimizedModelStatus:
     """One OptimizedModel from its spec to its final status, followed on `console`."""
-    generation = next_generation(found, manifest)
+    generation = next_generation(located, manifest)
     # The plan's library settings are the tasks' own business; only what they must know of this machine is added.
-    environment = {**os.environ, **PRIVATE, **found.mounts.to_environment(), **_job_environment(found)}
-    runner = Processes(environment, logs_of(found, manifest))
+    environment = {**os.environ, **PRIVATE, **located.mounts.to_environment(), **_job_environment(located)}
+    runner = Processes(environment, logs_of(located, manifest))
     display: Display = (LiveDisplay if console.is_terminal else PlainDisplay)(console, manifest.name)
     with display:
-        given = RunInput(manifest.namespace, manifest.name, generation, found.spec, found.store, measure_seconds)
+        given = RunInput(manifest.namespace, manifest.name, generation, located.spec, located.store, measure_seconds)
         return _run(LocalRun(given, runner, display.update))
 
 
@@ -147,19 +147,19 @@ def _run(run: LocalRun) -> OptimizedModelStatus:
     return status
 
 
-def logs_of(found: Places, manifest: ModelDocument) -> Path:
+def logs_of(located: Places, manifest: ModelDocument) -> Path:
     """Folder of its tasks' logs."""
-    return Path(found.local(found.store)) / "logs" / manifest.name
+    return Path(located.local(located.store)) / "logs" / manifest.name
 
 
-def next_generation(found: Places, manifest: ModelDocument) -> int:
+def next_generation(located: Places, manifest: ModelDocument) -> int:
     """The first number without a report: one local run never overwrites the report of another."""
-    folder = Path(found.local(found.store)) / "reports" / manifest.namespace / manifest.name
+    folder = Path(located.local(located.store)) / "reports" / manifest.namespace / manifest.name
     numbers = [int(path.stem) for path in folder.glob("*.html") if path.stem.isdigit()]
     return max(numbers, default=0) + 1
 
 
-def show(console: Console, manifest: ModelDocument, found: Places, status: OptimizedModelStatus) -> None:
+def show(console: Console, manifest: ModelDocument, located: Places, status: OptimizedModelStatus) -> None:
     """The result for a person: candidates, why the others were not chosen, artifacts, report."""
 
     def say(text: str) -> None:
@@ -180,11 +180,11 @@ def show(console: Console, manifest: ModelDocument, found: Places, status: Optim
         say("")
     for artifact in status.artifacts:
         what = f"{artifact.target}: {artifact.candidate} in {artifact.runtime}, {size(artifact.bytes)}"
-        say(f"artifact  {what}  {found.local(artifact.uri)}")
+        say(f"artifact  {what}  {located.local(artifact.uri)}")
     if status.report is not None:
-        say(f"report    {found.local(status.report.uri)}")
+        say(f"report    {located.local(status.report.uri)}")
     if not is_ready(status):
-        say(f"logs      {logs_of(found, manifest)}")
+        say(f"logs      {logs_of(located, manifest)}")
 
 
 def is_ready(status: OptimizedModelStatus) -> bool:
@@ -202,9 +202,9 @@ def _text(file: str) -> str:
         raise UsageError(f"cannot read {file}: {error}") from error
 
 
-def _job_environment(found: Places) -> dict[str, str]:
+def _job_environment(located: Places) -> dict[str, str]:
     """`spec.jobs.env`, which Jobs would get."""
-    return {variable.name: variable.value for variable in found.spec.jobs.env}
+    return {variable.name: variable.value for variable in located.spec.jobs.env}
 
 
 def _json(done: list[tuple[ModelDocument, OptimizedModelStatus]]) -> str:

@@ -56,7 +56,7 @@ def prune(
     fettle prune pvc://fettle-store --older-than 168
     """
     target = parse_target(store)
-    if wrong := [one for one in keep if not program.DIGEST.fullmatch(one)]:
+    if wrong := [digest for digest in keep if not program.DIGEST.fullmatch(digest)]:
         raise UsageError(f"--keep {wrong[0]}: expected the sha256 of an artifact, 64 hexadecimal digits")
     cluster = connect(**connection)
     with inside_claim(cluster, target.claim, program.__file__, image, timeout, purpose="prune") as wire:
@@ -67,7 +67,7 @@ def prune(
 
 def mentioned(objects: Iterable[Object]) -> set[str]:
     """Every sha256 that objects of the cluster name anywhere: addresses of artifacts, hashes of tasks."""
-    return {digest for one in objects for digest in program.DIGEST.findall(json.dumps(one))}
+    return {digest for resource in objects for digest in program.DIGEST.findall(json.dumps(resource))}
 
 
 def swept(wire: Wire, store: str, keep: Iterable[str], older: int, dry: bool) -> dict[str, Any]:

@@ -66,19 +66,19 @@ def pull(
 
 def published(cluster: Cluster, name: str, target: str | None) -> str:
     """Address of the artifact that an OptimizedModel published for `target`. Raises UsageError where there is not one of them."""
-    found = {one.target: one.uri for one in model_of(cluster, name).status.artifacts}
-    if not found:
+    uris = {artifact.target: artifact.uri for artifact in model_of(cluster, name).status.artifacts}
+    if not uris:
         raise UsageError(f"optimizedmodel {name} has published nothing yet: see `kubectl fettle status {name}`")
-    if target is None and len(found) > 1:
+    if target is None and len(uris) > 1:
         raise UsageError(
-            f"optimizedmodel {name} published artifacts for the targets {', '.join(found)}: choose one with --target"
+            f"optimizedmodel {name} published artifacts for the targets {', '.join(uris)}: choose one with --target"
         )
-    wanted = target or next(iter(found))
-    if wanted not in found:
+    wanted = target or next(iter(uris))
+    if wanted not in uris:
         raise UsageError(
-            f"optimizedmodel {name} has no artifact for the target {wanted!r} (available: {', '.join(found)})"
+            f"optimizedmodel {name} has no artifact for the target {wanted!r} (available: {', '.join(uris)})"
         )
-    return found[wanted]
+    return uris[wanted]
 
 
 @contextmanager

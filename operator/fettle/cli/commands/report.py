@@ -46,7 +46,7 @@ def report(name: str, to: Path | None, show: bool, image: str | None, timeout: i
 
 def report_of(cluster: Cluster, name: str) -> str:
     """Its address. Raises UsageError where there is none yet."""
-    found = model_of(cluster, name).status.report
-    if found is None:
+    report_status = model_of(cluster, name).status.report
+    if report_status is None:
         raise UsageError(f"optimizedmodel {name} has no report yet: see `kubectl fettle status {name}`")
-    return found.uri
+    return report_status.uri

@@ -17,7 +17,7 @@ from fettle.cli.access.objects import deployment_of, echo, model_of, output_opti
 from fettle.cli.access.options import with_cluster
 from fettle.errors import MissingError, UsageError
 from fettle.plan.commands import PAUSED_ANNOTATION, Command
-from fettle.plan.run.retry import failure_of, waits
+from fettle.plan.run.retry import subject_of, waits
 from fettle.plan.run.status import READY
 
 RevisionOf = Callable[[ModelDeploymentStatus], str | None]
@@ -123,7 +123,8 @@ def retry(cluster: Cluster, name: str, output: str | None) -> None:
     """Retry a failed or aborted revision of a ModelDeployment, or the failed run of an OptimizedModel.
 
     A revision starts again at its first step. For an OptimizedModel, only the failed tasks run again, and the published artifact
-    stays published. A plain NAME means the ModelDeployment with that name if there is one, otherwise the OptimizedModel.
+    stays published. If nothing failed, the published artifact is checked, and made again if the store has lost it. A plain NAME means
+    the ModelDeployment with that name if there is one, otherwise the OptimizedModel.
 
     \b
     kubectl fettle retry digits
@@ -136,7 +137,7 @@ def retry(cluster: Cluster, name: str, output: str | None) -> None:
         _retry_model(cluster, bare, output)
         return
     try:
-        found = deployment_of(cluster, bare)
+        deployment = deployment_of(cluster, bare)
     except MissingError as error:
         if kind:
             raise
@@ -145,7 +146,7 @@ def retry(cluster: Cluster, name: str, output: str | None) -> None:
         except MissingError:
             raise error from None
         return
-    revision = found.status.failed_revision
+    revision = deployment.status.failed_revision
     if revision is None:
         text = f"modeldeployment {bare} in namespace {cluster.namespace} has no failed revision to retry"
         raise UsageError(f"{text}; to retry the optimizedmodel of that name: kubectl fettle retry om/{bare}")
@@ -153,10 +154,10 @@ def retry(cluster: Cluster, name: str, output: str | None) -> None:
 
 
 def _retry_model(cluster: Cluster, name: str, output: str | None) -> None:
-    """Order the run of an OptimizedModel to be tried again. Raises UsageError where nothing failed."""
+    """Order the run of an OptimizedModel to be tried again. Raises UsageError where nothing failed and nothing is published."""
     status = model_of(cluster, name).status
-    failure = failure_of(status)
-    if failure is None:
+    subject = subject_of(status)
+    if subject is None:
         ready = find(status.conditions, READY)
         stands = (
             f"its Ready condition has reason {ready.reason}"
@@ -166,7 +167,7 @@ def _retry_model(cluster: Cluster, name: str, output: str | None) -> None:
         where = f"optimizedmodel {name} in namespace {cluster.namespace}"
         raise UsageError(f"{where} has no failed task to retry ({stands}); for another outcome, change the spec")
     later = ", after the current measurement" if waits(status) else ""
-    message = f"optimizedmodel {name}: retry requested{later} ({failure})"
+    message = f"optimizedmodel {name}: retry requested{later} ({subject})"
     about = About(MODELS, cluster.namespace, name)
     give(cluster, Order(Command.RETRY.value, about, None, {Command.RETRY.annotation: _token()}, message), output)
 
@@ -189,10 +190,10 @@ def rollback_to(cluster: Cluster, deployment: str, revision: str, now: bool, out
     kubectl fettle rollback-to digits 3fa --now
     kubectl fettle rollback-to digits 3fa -o json
     """
-    found = deployment_of(cluster, deployment)
-    desired = _desired(found, deployment)
-    target = _target(revision, [*known(found.status), desired], deployment)
-    if target == desired and found.status.rollback is None:
+    resource = deployment_of(cluster, deployment)
+    desired = _desired(resource, deployment)
+    target = _target(revision, [*known(resource.status), desired], deployment)
+    if target == desired and resource.status.rollback is None:
         raise UsageError(f"revision {target} is already the one that modeldeployment {deployment} asks for")
     token = _token()
     notes = {Command.ROLLBACK_TO.annotation: f"{desired}/{target}/{token}"}
@@ -208,16 +209,16 @@ def known(status: ModelDeploymentStatus) -> list[str]:
     return list(dict.fromkeys(record.revision for record in reversed(status.revisions)))
 
 
-def _desired(found: ModelDeployment, name: str) -> str:
-    generation, seen = found.metadata.get("generation"), found.status.observed_generation
+def _desired(deployment: ModelDeployment, name: str) -> str:
+    generation, seen = deployment.metadata.get("generation"), deployment.status.observed_generation
     if generation is not None and seen != generation:
         text = f"the operator has not processed the latest spec of modeldeployment {name} yet "
         raise UsageError(
             f"{text}(generation {generation}, observed {seen or 'none'}): try again, or check that the operator is running"
         )
-    if found.status.desired_revision is None:
+    if deployment.status.desired_revision is None:
         raise UsageError(f"the model of modeldeployment {name} is not ready, so there is no revision to roll back from")
-    return found.status.desired_revision
+    return deployment.status.desired_revision
 
 
 def _target(given: str, revisions: Iterable[str], name: str) -> str:
@@ -258,9 +259,9 @@ def resume(cluster: Cluster, deployment: str, output: str | None) -> None:
     \b
     kubectl fettle resume digits
     """
-    found = deployment_of(cluster, deployment)
+    resource = deployment_of(cluster, deployment)
     notes = {PAUSED_ANNOTATION: None}
-    if found.spec.paused:
+    if resource.spec.paused:
         cluster.annotate(DEPLOYMENTS, deployment, notes)
         raise UsageError(f"modeldeployment {deployment} is still paused by its spec: set spec.paused to false")
     about = About(DEPLOYMENTS, cluster.namespace, deployment)

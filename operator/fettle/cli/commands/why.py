@@ -66,13 +66,13 @@ def why(cluster: Cluster, name: str, everything: bool, output: str | None) -> No
     told: dict[str, Any] = {}
     parts: list[RenderableType] = []
     with suppress(MissingError):
-        found = deployment_of(cluster, name)
-        decisions = decisions_of(cluster, found, everything=everything)
-        told["modeldeployment"] = {"summary": summary(found), "decisions": [asdict(one) for one in decisions]}
-        parts.append(Group(Text(f"modeldeployment/{name}: {summary(found)}", style="bold"), chain(decisions)))
+        deployment = deployment_of(cluster, name)
+        decisions = decisions_of(cluster, deployment, everything=everything)
+        told["modeldeployment"] = {"summary": summary(deployment), "decisions": [asdict(row) for row in decisions]}
+        parts.append(Group(Text(f"modeldeployment/{name}: {summary(deployment)}", style="bold"), chain(decisions)))
     with suppress(MissingError):
         judged = judgements(model := model_of(cluster, name))
-        told["optimizedmodel"] = {"summary": outcome(model), "candidates": [asdict(one) for one in judged]}
+        told["optimizedmodel"] = {"summary": outcome(model), "candidates": [asdict(row) for row in judged]}
         parts += ["", *_choices(name, model, judged)] if parts else _choices(name, model, judged)
     if not told:
         raise absent(cluster, name)
@@ -89,9 +89,9 @@ def _choices(name: str, model: OptimizedModel, judged: Sequence[JudgedCandidate]
     return parts if hint is None else [*parts, Text(f"failed: {hint}")]
 
 
-def summary(found: ModelDeployment) -> str:
+def summary(deployment: ModelDeployment) -> str:
     """The answer in one sentence."""
-    status = found.status
+    status = deployment.status
     said = {kind: find(status.conditions, kind) for kind in ("Degraded", "Progressing", "Ready")}
     degraded, progressing, ready = said["Degraded"], said["Progressing"], said["Ready"]
     stable = f"revision {status.stable.revision} is serving" if status.stable is not None else "no revision is serving"
@@ -102,28 +102,32 @@ def summary(found: ModelDeployment) -> str:
     return f"{stable}; {ready.message}" if ready is not None and ready.status != "True" else stable
 
 
-def outcome(found: OptimizedModel) -> str:
+def outcome(model: OptimizedModel) -> str:
     """The answer in one sentence."""
-    ready = find(found.status.conditions, "Ready")
+    ready = find(model.status.conditions, "Ready")
     return f"{ready.reason}: {ready.message}" if ready is not None else "the operator has not processed it yet"
 
 
-def decisions_of(cluster: Cluster, found: ModelDeployment, *, everything: bool) -> list[Decision]:
+def decisions_of(cluster: Cluster, deployment: ModelDeployment, *, everything: bool) -> list[Decision]:
     """The chain, oldest first; of the last revision that was tried, or of all that the ledger holds."""
-    revisions = read_ledger(cluster, found.metadata["name"])
-    lines = lines_of(found, revisions)
+    revisions = read_ledger(cluster, deployment.metadata["name"])
+    lines = lines_of(deployment, revisions)
     shown = lines if everything else lines[-1:]
     since = min((line.created for line in shown), default="")
-    decisions = [one for line in lines for one in _of_line(line) if one.at >= since]
-    judged = {one["metadata"]["labels"].get("fettle.dev/revision"): ledger.windows_of(one) for one in revisions or ()}
-    canary = found.status.canary
+    decisions = [decision for line in lines for decision in _of_line(line) if decision.at >= since]
+    judged = {
+        entry["metadata"]["labels"].get("fettle.dev/revision"): ledger.windows_of(entry) for entry in revisions or ()
+    }
+    canary = deployment.status.canary
     if canary is not None and canary.analysis is not None:
         judged[canary.revision] = canary.analysis.windows
     for revision, windows in judged.items():
         decisions += [_of_window(revision, window) for window in windows if window.end >= since]
     with suppress(ClusterError):  # Events are a help, and not everybody may read them
-        decisions += [one for one in _of_events(cluster.events(found.metadata.get("uid", ""))) if one.at >= since]
-    return sorted(decisions, key=lambda one: one.at)
+        decisions += [
+            event for event in _of_events(cluster.events(deployment.metadata.get("uid", ""))) if event.at >= since
+        ]
+    return sorted(decisions, key=lambda decision: decision.at)
 
 
 def _of_line(line: RevisionLine) -> Iterable[Decision]:
@@ -138,7 +142,7 @@ def _of_line(line: RevisionLine) -> Iterable[Decision]:
 def _of_window(revision: str, window: AnalysisWindow) -> Decision:
     said = "; ".join(map(_measured, window.metrics)) or f"{window.requests} requests, {window.failures} failed"
     text = f"window at weight {window.weight}: {said}"
-    metrics = tuple(one.to_json() for one in window.metrics)
+    metrics = tuple(metric.to_json() for metric in window.metrics)
     return Decision(window.end, revision, "Analysis", text, window.verdict.value, metrics)
 
 
@@ -160,8 +164,8 @@ def _of_events(events: Iterable[Object]) -> Iterable[Decision]:
         at = event.get("lastTimestamp") or event.get("eventTime") or event["metadata"].get("creationTimestamp") or ""
         verdict = "Warning" if event.get("type") == "Warning" else None
         # The API writes moments in more ways than one; written alike they sort.
-        found = timestamps.read(at)
-        yield Decision(timestamps.write(found) if found else "", None, event.get("reason") or "", message, verdict)
+        moment = timestamps.read(at)
+        yield Decision(timestamps.write(moment) if moment else "", None, event.get("reason") or "", message, verdict)
 
 
 def chain(decisions: Sequence[Decision]) -> RenderableType:
@@ -172,7 +176,7 @@ def chain(decisions: Sequence[Decision]) -> RenderableType:
     table.add_column(style="dim", no_wrap=True)
     table.add_column(no_wrap=True)
     table.add_column(overflow="fold")
-    for one in decisions:
-        reason = f"{one.reason} {one.verdict}" if one.verdict in ("Good", "Bad") else one.reason
-        table.add_row(one.at, Text(reason, style=STYLES.get(one.verdict or "", "")), Text(one.message))
+    for decision in decisions:
+        reason = f"{decision.reason} {decision.verdict}" if decision.verdict in ("Good", "Bad") else decision.reason
+        table.add_row(decision.at, Text(reason, style=STYLES.get(decision.verdict or "", "")), Text(decision.message))
     return table

@@ -30,7 +30,7 @@ LIST_TYPE, LIST_KEYS = "x-kubernetes-list-type", "x-kubernetes-list-map-keys"
 @cache
 def schema_of(kind: str) -> Schema:
     """The schema of a whole object of that kind, as its CRD has it."""
-    return next(crd.root_schema(one) for one in crd.KINDS if one.name == kind)
+    return next(crd.root_schema(known) for known in crd.KINDS if known.name == kind)
 
 
 def completed(node: Any, schema: Schema) -> Any:
@@ -38,7 +38,7 @@ def completed(node: Any, schema: Schema) -> Any:
     if isinstance(node, float) and node.is_integer() and (schema.get("type") == "integer" or schema.get(INT_OR_STRING)):
         return int(node)
     if isinstance(node, list):
-        return [completed(one, schema.get("items", {})) for one in node]
+        return [completed(item, schema.get("items", {})) for item in node]
     if not isinstance(node, dict):
         return node
     fields, others = schema.get("properties", {}), schema.get("additionalProperties", {})
@@ -54,10 +54,10 @@ def complaints(
 
     `seen_by_rules` makes what rules are shown of the document, where that is not the document itself.
     """
-    found = list(_STRUCTURE(schema).iter_errors(document))
-    if not any(error.validator in BLOCKING for error in found):
-        found += _RULES(schema).iter_errors(seen_by_rules(document))
-    return [_told(error) for error in found]
+    errors = list(_STRUCTURE(schema).iter_errors(document))
+    if not any(error.validator in BLOCKING for error in errors):
+        errors += _RULES(schema).iter_errors(seen_by_rules(document))
+    return [_told(error) for error in errors]
 
 
 def path_of(parts: Path) -> str:
@@ -96,8 +96,8 @@ def _no_doubles(validator: Any, kind: str, node: Any, schema: Schema) -> Iterato
         return
     keys = schema.get(LIST_KEYS, [])
     seen: set[str] = set()
-    for number, one in enumerate(node):
-        identity = {key: one.get(key) for key in keys} if keys and isinstance(one, dict) else one
+    for number, item in enumerate(node):
+        identity = {key: item.get(key) for key in keys} if keys and isinstance(item, dict) else item
         text = json.dumps(identity, sort_keys=True)
         if text in seen:
             yield ValidationError(f"duplicate value {text}", path=[number])
@@ -105,12 +105,12 @@ def _no_doubles(validator: Any, kind: str, node: Any, schema: Schema) -> Iterato
 
 
 def _rules(validator: Any, rules: list[Mapping[str, str]], node: Any, schema: Schema) -> Iterator[ValidationError]:
-    for one in rules:
+    for rule in rules:
         if (
-            not re.search(r"\boldSelf\b", one["rule"])
-            and compiled(one["rule"]).eval(data={"self": node}).value() is not True
+            not re.search(r"\boldSelf\b", rule["rule"])
+            and compiled(rule["rule"]).eval(data={"self": node}).value() is not True
         ):
-            yield ValidationError(one["message"])
+            yield ValidationError(rule["message"])
 
 
 def _finite(checker: Any, node: Any) -> bool:

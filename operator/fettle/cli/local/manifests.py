@@ -75,8 +75,8 @@ def read(text: str, source: str, folder: Path) -> Documents:
             continue
         models.append(_manifest(document, where, folder))
     if not models:
-        found = ", ".join(others) or "nothing"
-        raise UsageError(f"{source} contains no {KIND} (found: {found})")
+        kinds = ", ".join(others) or "nothing"
+        raise UsageError(f"{source} contains no {KIND} (found: {kinds})")
     return Documents(tuple(models), tuple(others))
 
 
@@ -117,14 +117,14 @@ def _spec(raw: Any, where: str) -> OptimizedModelSpec:
     try:
         return OptimizedModelSpec.model_validate_json(json.dumps(raw), strict=True)
     except ValidationError as error:
-        faults = [f"{admission.path_of(('spec', *one['loc']))}: {one['msg']}" for one in error.errors()]
+        faults = [f"{admission.path_of(('spec', *fault['loc']))}: {fault['msg']}" for fault in error.errors()]
         raise UsageError(_told(where, faults)) from error
 
 
 def _in_claims(node: Any) -> Any:
     """`node` with every address of this machine made one in a claim: the rules ask for claims, and here a file is as good."""
     if isinstance(node, list):
-        return [_in_claims(one) for one in node]
+        return [_in_claims(item) for item in node]
     if not isinstance(node, dict):
         return node
     return {

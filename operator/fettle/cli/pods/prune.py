@@ -25,15 +25,15 @@ def digests(path: Path) -> set[str]:
 
 def reachable(store: Path, keep: Iterable[str]) -> set[str]:
     """`keep`, and all that is named from there."""
-    found: set[str] = set()
+    reached: set[str] = set()
     ahead = set(keep)
     while ahead:
-        one = ahead.pop()
-        found.add(one)
-        for path in (store / "artifacts" / one / "manifest.json", store / "results" / f"{one}.json"):
+        digest = ahead.pop()
+        reached.add(digest)
+        for path in (store / "artifacts" / digest / "manifest.json", store / "results" / f"{digest}.json"):
             if path.is_file():
-                ahead |= digests(path) - found
-    return found
+                ahead |= digests(path) - reached
+    return reached
 
 
 def unfinished(store: Path) -> Iterator[Path]:

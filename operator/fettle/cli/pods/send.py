@@ -30,12 +30,12 @@ def info(path: Path) -> dict[str, Any]:
 
 def entries(folder: Path) -> dict[str, Any]:
     """What is in the folder. A file that went meanwhile, or a link to nowhere, is left out."""
-    found = {}
+    listed = {}
     for path in sorted(folder.iterdir()):
         half = path.name.startswith(".") and path.name.endswith(UNFINISHED)
         if path.exists() and not half:
-            found[path.name] = info(path)
-    return found
+            listed[path.name] = info(path)
+    return listed
 
 
 def inside(root: Path, wanted: str) -> Path:

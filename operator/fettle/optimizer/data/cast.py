@@ -27,20 +27,20 @@ _FLOATS = ("FP16", "FP32", "FP64", "BF16")
 
 def cast(dtype: str, array: Array, where: str) -> Array:
     """`array` in the V2 data type `dtype`, in the machine's byte order. `where` begins the message. Raises DataError."""
-    found = plain(array, where)
-    if v2_dtype(found) == dtype:
-        return found
-    if dtype in _FLOATS and found.dtype.kind == "f":
-        return _float(dtype, found, where)
-    if dtype == "BOOL" and found.dtype.kind in "iu":
-        return _bool(found, where)
+    values = plain(array, where)
+    if v2_dtype(values) == dtype:
+        return values
+    if dtype in _FLOATS and values.dtype.kind == "f":
+        return _float(dtype, values, where)
+    if dtype == "BOOL" and values.dtype.kind in "iu":
+        return _bool(values, where)
     wanted = numpy_dtype(dtype)
-    if wanted.kind in "iu" and found.dtype.kind in "iu":
-        return _integer(dtype, found, where)
+    if wanted.kind in "iu" and values.dtype.kind in "iu":
+        return _integer(dtype, values, where)
     hint = ""
-    if dtype != "BYTES" and found.dtype != object:
+    if dtype != "BYTES" and values.dtype != object:
         hint = f"; convert it with the model's own preprocessing, then .astype('{wanted.name}')"
-    raise DataError(f"{where}: expected {dtype}, found {v2_dtype(found)}{hint}")
+    raise DataError(f"{where}: expected {dtype}, found {v2_dtype(values)}{hint}")
 
 
 def plain(array: Array, where: str) -> Array:
@@ -86,12 +86,12 @@ def _texts(array: Array, where: str) -> Array:
 def _float(dtype: str, array: Array, where: str) -> Array:
     wanted = numpy_dtype(dtype)
     with np.errstate(over="ignore", under="ignore", invalid="ignore"):
-        found = array.astype(wanted)
-    lost = np.isinf(found) & np.isfinite(array)
+        values = array.astype(wanted)
+    lost = np.isinf(values) & np.isfinite(array)
     if lost.any():
         worst = array[lost].reshape(-1)[0]
         raise DataError(f"{where}: {int(lost.sum())} values do not fit {dtype}, for example {worst:.6g}")
-    return found
+    return values
 
 
 def _integer(dtype: str, array: Array, where: str) -> Array:

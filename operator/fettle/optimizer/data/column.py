@@ -31,34 +31,34 @@ class Column:
     def add(self, block: Array, where: str | None = None) -> None:
         """Take the next items, `[items, *shape of an item]`. Raises DataError for another shape, a data type that does not fit, or no room."""
         place = where or self.where
-        found = plain(block, place) if self._dtype is None else cast(self._dtype, block, place)
+        items = plain(block, place) if self._dtype is None else cast(self._dtype, block, place)
         before = self._whole if self._whole is not None else (self._parts[0] if self._parts else None)
-        if before is not None and before.shape[1:] != found.shape[1:]:
-            shapes = f"{list(before.shape[1:])} and {list(found.shape[1:])}"
+        if before is not None and before.shape[1:] != items.shape[1:]:
+            shapes = f"{list(before.shape[1:])} and {list(items.shape[1:])}"
             raise DataError(f"{place}: items have different shapes, {shapes}")
-        if found.dtype == object:
-            found = self._counted(found, place)
+        if items.dtype == object:
+            items = self._counted(items, place)
         if self._rows is None:
-            self._room.take(found.nbytes + len(found) * ITEM_BYTES, place)
-            self._parts.append(found)
+            self._room.take(items.nbytes + len(items) * ITEM_BYTES, place)
+            self._parts.append(items)
             return
         if self._whole is None:
-            each = found.nbytes // len(found) if len(found) else 0
+            each = items.nbytes // len(items) if len(items) else 0
             self._room.take(self._rows * (each + ITEM_BYTES), place)
-            self._whole = np.empty((self._rows, *found.shape[1:]), found.dtype)
-        self._whole[self._filled : self._filled + len(found)] = found
-        self._filled += len(found)
+            self._whole = np.empty((self._rows, *items.shape[1:]), items.dtype)
+        self._whole[self._filled : self._filled + len(items)] = items
+        self._filled += len(items)
 
     def _counted(self, texts: Array, where: str) -> Array:
         """`texts`, of which long ones that came before are the same objects and take no room."""
-        found: list[str] = []
+        kept: list[str] = []
         size = 0
         for text in texts.reshape(-1).tolist():
             known = self._shared.setdefault(text, text) if len(text) > LONG else text
             size += sys.getsizeof(text) if known is text else 0
-            found.append(known)
+            kept.append(known)
         self._room.take(size, where)
-        return texts_of(found).reshape(texts.shape)
+        return texts_of(kept).reshape(texts.shape)
 
     def array(self) -> Array:
         """All items. Raises DataError where labels mix what does not go together."""

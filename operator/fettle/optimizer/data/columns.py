@@ -58,9 +58,9 @@ class ReadRequest:
     by_name: bool = False
     judged: bool = True
 
-    def columns(self, found: Iterable[str]) -> list[str]:
+    def columns(self, available: Iterable[str]) -> list[str]:
         """Names to read of those that a file has. Raises DataError for inputs without one, and for a name that is there twice."""
-        counts = Counter(found)
+        counts = Counter(available)
         absent = sorted(self.inputs.keys() - counts.keys())
         if absent:
             raise DataError(
@@ -75,9 +75,9 @@ class ReadRequest:
             raise DataError(f"{self.uri}: duplicate array {twice}; give each array its own name")
         return names
 
-    def unused(self, found: Iterable[str]) -> list[str]:
+    def unused(self, available: Iterable[str]) -> list[str]:
         """Names that a file has and nobody asked for."""
-        return sorted(set(found) - self.inputs.keys() - {self.label_key, LABELS})
+        return sorted(set(available) - self.inputs.keys() - {self.label_key, LABELS})
 
 
 @dataclass(frozen=True)
@@ -90,9 +90,9 @@ class Columns:
 
 def listed(names: Iterable[str]) -> str:
     """The first few of many names, sorted."""
-    found = sorted(names)
-    more = f" and {len(found) - NAMED_MOST} more" if len(found) > NAMED_MOST else ""
-    return f"{found[:NAMED_MOST]}{more}"
+    ordered = sorted(names)
+    more = f" and {len(ordered) - NAMED_MOST} more" if len(ordered) > NAMED_MOST else ""
+    return f"{ordered[:NAMED_MOST]}{more}"
 
 
 @contextmanager

@@ -11,7 +11,7 @@ READERS = {"parquet": "parquet", "jsonl": "jsonl", "ndjson": "jsonl"}  # end of 
 DEFAULT = "npz"  # for any other
 
 
-class Reader(Protocol):
+class FileReader(Protocol):
     """The functions of a format's module."""
 
     def read(self, stream: IO[bytes], wanted: ReadRequest) -> Columns:
@@ -33,6 +33,6 @@ def column_names(name: str, stream: IO[bytes], uri: str) -> set[str]:
     return _reader(name).names(stream, uri)
 
 
-def _reader(name: str) -> Reader:
+def _reader(name: str) -> FileReader:
     end = name.rsplit(".", 1)[-1].lower()
-    return cast(Reader, import_module(f"fettle.optimizer.data.{READERS.get(end, DEFAULT)}"))
+    return cast(FileReader, import_module(f"fettle.optimizer.data.{READERS.get(end, DEFAULT)}"))

@@ -53,9 +53,9 @@ def read_images(
 
 def _classes(filesystem: AbstractFileSystem, folder: str, wanted: ReadRequest) -> list[str]:
     """The sub-folders in the order of their classes. Raises DataError for numbers that are not the places of their folders."""
-    found = _in_order(_folders(filesystem, folder))
-    names = [path.rsplit("/", 1)[-1] for path in found]
-    if found and wanted.judged and not wanted.by_name and all(map(str.isdecimal, names)):
+    folders = _in_order(_folders(filesystem, folder))
+    names = [path.rsplit("/", 1)[-1] for path in folders]
+    if folders and wanted.judged and not wanted.by_name and all(map(str.isdecimal, names)):
         numbers = [int(name) for name in names]
         if numbers not in (list(range(len(names))), list(range(1, len(names) + 1))):
             message = (
@@ -63,7 +63,7 @@ def _classes(filesystem: AbstractFileSystem, folder: str, wanted: ReadRequest) -
                 "otherwise a folder's position is the label of another class; list all classes in order in data.evaluation.classes"
             )
             raise DataError(message)
-    return found
+    return folders
 
 
 def _folders(filesystem: AbstractFileSystem, folder: str) -> list[str]:
@@ -80,9 +80,9 @@ def _pictures(filesystem: AbstractFileSystem, folder: str, classes: list[str]) -
 
 def _in_order(paths: Iterable[str]) -> list[str]:
     """Folders of classes by name; by number where every name is one: 2 comes before 10."""
-    found = sorted(paths)
-    names = [path.rsplit("/", 1)[-1] for path in found]
-    return sorted(found, key=lambda path: int(path.rsplit("/", 1)[-1])) if all(map(str.isdecimal, names)) else found
+    ordered = sorted(paths)
+    names = [path.rsplit("/", 1)[-1] for path in ordered]
+    return sorted(ordered, key=lambda path: int(path.rsplit("/", 1)[-1])) if all(map(str.isdecimal, names)) else ordered
 
 
 def _beside(filesystem: AbstractFileSystem, folder: str, classes: list[str]) -> list[str]:
@@ -101,9 +101,9 @@ def _hidden(path: str) -> bool:
 
 def _input(signature: Signature, uri: str) -> Tensor:
     if len(signature.inputs) != 1 or len(signature.inputs[0].shape) not in (3, 4):
-        found = [f"{tensor.name} {list(tensor.shape)}" for tensor in signature.inputs]
+        shapes = [f"{tensor.name} {list(tensor.shape)}" for tensor in signature.inputs]
         raise DataError(
-            f"{uri} is a folder of images, which only fits a model with one image as input; this model has {found}: use a file"
+            f"{uri} is a folder of images, which only fits a model with one image as input; this model has {shapes}: use a file"
         )
     return signature.inputs[0]
 
@@ -112,10 +112,10 @@ def _size(tensor: Tensor, spec: PreprocessSpec, uri: str) -> tuple[int, int]:
     """(width, height) that the model is given."""
     first = spec.layout is Layout.CHANNELS_FIRST
     height, width = tensor.shape[-2:] if first else tensor.shape[-3:-1]
-    found = (spec.width or width, spec.height or height)
-    if min(found) < 1:
+    size = (spec.width or width, spec.height or height)
+    if min(size) < 1:
         raise DataError(f"{uri}: the model accepts images of any size: set preprocess.width and preprocess.height")
-    return found
+    return size
 
 
 def _takes_floats(tensor: Tensor) -> bool:

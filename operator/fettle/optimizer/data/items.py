@@ -73,7 +73,7 @@ def _item_hash(values: list[tuple[str, Array]]) -> str:
 
 
 @dataclass(frozen=True)
-class Asked:
+class ItemsRequest:
     """Which items are to be read: where from, at most how many, labels under which name, pictures prepared how."""
 
     uri: str
@@ -84,26 +84,26 @@ class Asked:
     judged: bool = True  # labels count for something
 
 
-def read(asked: Asked, mounts: Mounts, signature: Signature, axes: Mapping[str, int], room: Room) -> Items:
+def read(request: ItemsRequest, mounts: Mounts, signature: Signature, axes: Mapping[str, int], room: Room) -> Items:
     """The items of a file (.npz, .parquet, .jsonl) or folder of pictures.
 
     `axes`: by input, the axis that items are stacked on, if any. `room`: the memory they may take.
 
     Raises DataError: DataNotFound; DataInvalid for arrays that are missing, do not fit or hold NaN or infinity.
     """
-    uri = asked.uri
+    uri = request.uri
     location = locate(uri, mounts, missing=_missing)
     inputs = {tensor.name: tensor.dtype for tensor in signature.inputs}
-    wanted = ReadRequest(uri, inputs, asked.label_key, asked.most, room, asked.by_name, asked.judged)
+    wanted = ReadRequest(uri, inputs, request.label_key, request.most, room, request.by_name, request.judged)
     with explained(f"reading {uri}"):
-        columns = _columns(location, wanted, signature, asked.preprocess)
+        columns = _columns(location, wanted, signature, request.preprocess)
     arrays = {t.name: _checked(t, columns.arrays[t.name], axes.get(t.name), uri) for t in signature.inputs}
     lengths = {name: len(array) for name, array in columns.arrays.items()}
     if len(set(lengths.values())) > 1:
         raise DataError(f"{uri}: the first axis of every array must have the same number of items, found {lengths}")
     if not min(lengths.values()):
         raise DataError(f"{uri} contains no items")
-    labels = columns.arrays.get(asked.label_key) if asked.label_key is not None else None
+    labels = columns.arrays.get(request.label_key) if request.label_key is not None else None
     if labels is not None and labels.dtype.kind == "f" and not np.isfinite(labels).all():
         raise DataError(f"{uri}: the labels contain NaN or infinity")
     notes = (f"{uri}: ignored, because neither inputs nor labels: {listed(columns.unused)}",)
@@ -164,5 +164,5 @@ def _whole(tensor: Tensor, array: Array, axis: int | None, where: str) -> Array:
     raise DataError(message)
 
 
-def _fits(wanted: tuple[int, ...], found: tuple[int, ...]) -> bool:
-    return len(wanted) == len(found) and all(want in (-1, size) for want, size in zip(wanted, found, strict=True))
+def _fits(wanted: tuple[int, ...], shape: tuple[int, ...]) -> bool:
+    return len(wanted) == len(shape) and all(want in (-1, size) for want, size in zip(wanted, shape, strict=True))

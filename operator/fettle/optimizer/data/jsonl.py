@@ -29,14 +29,14 @@ def names(stream: IO[bytes], uri: str) -> set[str]:
 
 def read(stream: IO[bytes], wanted: ReadRequest) -> Columns:
     """The wanted keys of the first `wanted.most` lines. Raises DataError naming the line."""
-    found: set[str] = set()
+    keys: set[str] = set()
     columns: list[Column] = []
     for number, item in islice(_objects(stream, wanted.uri, wanted.room), wanted.most):
-        if not found:
-            found = set(item)
-            columns = [Column(name, wanted) for name in wanted.columns(found)]
+        if not keys:
+            keys = set(item)
+            columns = [Column(name, wanted) for name in wanted.columns(keys)]
         where = f"{wanted.uri}: line {number}"
-        if wanted.label_key in item and wanted.label_key not in found:
+        if wanted.label_key in item and wanted.label_key not in keys:
             raise DataError(
                 f"{where} has {wanted.label_key!r}, but the lines before it do not; label all items or none"
             )
@@ -46,9 +46,9 @@ def read(stream: IO[bytes], wanted: ReadRequest) -> Columns:
             place = f"{where}: {column.name}"
             array = _array(item[column.name], wanted.inputs.get(column.name), place)
             column.add(array[np.newaxis], place)
-    if not found:
+    if not keys:
         raise DataError(f"{wanted.uri} contains no items")
-    return Columns({column.name: column.array() for column in columns}, wanted.unused(found))
+    return Columns({column.name: column.array() for column in columns}, wanted.unused(keys))
 
 
 def _objects(stream: IO[bytes], uri: str, room: Room) -> Iterator[tuple[int, dict[str, Any]]]:
@@ -76,11 +76,11 @@ def _objects(stream: IO[bytes], uri: str, room: Room) -> Iterator[tuple[int, dic
 
 
 def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    found = dict(pairs)
-    if len(found) < len(pairs):
+    members = dict(pairs)
+    if len(members) < len(pairs):
         twice = Counter(name for name, _ in pairs)
         raise ValueError(f"duplicate keys in an object: {listed(name for name, times in twice.items() if times > 1)}")
-    return found
+    return members
 
 
 def _array(value: Any, dtype: str | None, where: str) -> Array:
@@ -94,9 +94,9 @@ def _array(value: Any, dtype: str | None, where: str) -> Array:
     if kinds == {bool}:
         return np.array(flat, bool).reshape(shape)
     if not kinds <= {int, float}:
-        found = sorted("null" if kind is type(None) else kind.__name__ for kind in kinds)
-        raise DataError(f"{where}: expected numbers, booleans, strings or lists of them, found {' and '.join(found)}")
-    if dtype is None and len(kinds) > 1 and any(type(one) is int and abs(one) > EXACT for one in flat):
+        types = sorted("null" if kind is type(None) else kind.__name__ for kind in kinds)
+        raise DataError(f"{where}: expected numbers, booleans, strings or lists of them, found {' and '.join(types)}")
+    if dtype is None and len(kinds) > 1 and any(type(number) is int and abs(number) > EXACT for number in flat):
         raise DataError(
             f"{where}: integers above 2^53 are mixed with floats, which cannot represent them exactly: use one type"
         )

@@ -44,15 +44,15 @@ def read(stream: IO[bytes], wanted: ReadRequest) -> Columns:
     """The wanted arrays, only the first `wanted.most` items of each. Raises DataError."""
     with _opened(stream, wanted.uri) as archive, readable(wanted.uri, KIND):
         members = archive.infolist()
-        found = [member.filename.removesuffix(".npy") for member in members]
-        by_name = dict(zip(found, members, strict=True))
+        array_names = [member.filename.removesuffix(".npy") for member in members]
+        by_name = dict(zip(array_names, members, strict=True))
         arrays = {}
-        for name in wanted.columns(found):
+        for name in wanted.columns(array_names):
             member, where = by_name[name], f"{wanted.uri}: {name}"
             if member.flag_bits & 1:
                 raise DataError(f"{where} is encrypted; save it without a password")
             arrays[name] = _array(archive, member, name, wanted)
-    return Columns(arrays, wanted.unused(found))
+    return Columns(arrays, wanted.unused(array_names))
 
 
 def _opened(stream: IO[bytes], uri: str) -> zipfile.ZipFile:

@@ -32,8 +32,8 @@ def read(stream: IO[bytes], wanted: ReadRequest) -> Columns:
     """The wanted columns, read batch by batch until there are `wanted.most` items. Raises DataError."""
     with readable(wanted.uri, KIND):
         file = pq.ParquetFile(stream)
-        found = list(file.schema_arrow.names)
-        wanted_names = wanted.columns(found)
+        column_names = list(file.schema_arrow.names)
+        wanted_names = wanted.columns(column_names)
         paths = _paths(file, wanted_names)
         rows = file.metadata.num_rows
         items = rows if wanted.most is None else min(rows, wanted.most)
@@ -49,7 +49,7 @@ def read(stream: IO[bytes], wanted: ReadRequest) -> Columns:
             for column in columns:
                 kind = file.schema_arrow.field(column.name).type
                 column.add(_dense(pa.array([], kind), column.where))
-    return Columns({column.name: column.array() for column in columns}, wanted.unused(found))
+    return Columns({column.name: column.array() for column in columns}, wanted.unused(column_names))
 
 
 def _paths(file: Any, names: list[str]) -> Mapping[str, str]:

@@ -110,8 +110,8 @@ class Question:
 
     def counted(self) -> Array:
         """The different label values that count, sorted. Raises DataError where there is none."""
-        found = np.unique(self.labels).astype(np.int64)
-        kept = found if self.ignored is None else found[found != self.ignored]
+        values = np.unique(self.labels).astype(np.int64)
+        kept = values if self.ignored is None else values[values != self.ignored]
         if not len(kept):
             raise self.misfit(f"every label is {self.ignored}, which does not count", "give labels")
         return kept

@@ -14,7 +14,7 @@ Array = np.ndarray[Any, Any]
 NOT_COUNTED = -1  # in place of a class number
 
 
-class Reader:
+class LabelReader:
     """Labels of single items, brought into their form.
 
     CLASSES: flat class numbers, `NOT_COUNTED` where nothing counts. TEXTS: flat texts. ANY_OF: for each decision, which classes are
@@ -65,7 +65,7 @@ def as_text(value: Any) -> str:
     return value.decode("utf-8", "replace") if isinstance(value, bytes) else str(value)
 
 
-def written_alike(one: str, other: str) -> bool:
+def written_alike(first: str, second: str) -> bool:
     """Whether two texts differ in case, spaces or Unicode form only."""
-    left, right = (" ".join(unicodedata.normalize("NFKC", text).casefold().split()) for text in (one, other))
+    left, right = (" ".join(unicodedata.normalize("NFKC", text).casefold().split()) for text in (first, second))
     return left == right

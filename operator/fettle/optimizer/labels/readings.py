@@ -190,9 +190,9 @@ def _fractions(question: Question) -> LabelReading:
 def _class_names(question: Question) -> LabelReading:
     """Names of classes, or their numbers as texts, beside numbers or scores."""
     spec, answered = question.spec, question.answered
-    found = sorted({as_text(value) for value in question.labels.reshape(-1).tolist()})
+    texts = sorted({as_text(value) for value in question.labels.reshape(-1).tolist()})
     if not spec.classes:
-        if all(_is_number(text) for text in found):
+        if all(_is_number(text) for text in texts):
             numbers = np.array([int(as_text(v)) for v in question.labels.reshape(-1).tolist()], dtype=np.int64)
             as_numbers = Question(numbers.reshape(question.labels.shape), answered, spec)
             reading = READINGS[Values.WHOLE, answered.kind](as_numbers)
@@ -208,7 +208,7 @@ def _class_names(question: Question) -> LabelReading:
     if twice:
         why = f"data.evaluation.classes names {', '.join(map(repr, twice[:SHOWN]))} more than once"
         raise question.misfit(why, "give each class a name of its own")
-    unknown = [text for text in found if text not in set(spec.classes)]
+    unknown = [text for text in texts if text not in set(spec.classes)]
     if unknown:
         why = f"{', '.join(map(repr, unknown[:SHOWN]))} is not among data.evaluation.classes"
         near = next((name for name in spec.classes if written_alike(name, unknown[0])), None)
@@ -273,15 +273,15 @@ READINGS: Mapping[tuple[Values, Answers], Callable[[Question], LabelReading]] = 
 
 def _same_shape(question: Question) -> None:
     """Raises DataError where there is not one label for each decision."""
-    wanted, found = question.answered.decided_shape(), question.shape
-    if wanted == found:
+    wanted, shape = question.answered.decided_shape(), question.shape
+    if wanted == shape:
         return
     answer = question.answered.examples[0]
-    why = f"a label of shape {list(found)} is not one for each decision, which has the shape {list(wanted)}"
+    why = f"a label of shape {list(shape)} is not one for each decision, which has the shape {list(wanted)}"
     fitting = [
         axis - answer.ndim
         for axis in range(answer.ndim)
-        if squeezed(size for place, size in enumerate(answer.shape) if place != axis) == found
+        if squeezed(size for place, size in enumerate(answer.shape) if place != axis) == shape
     ]
     if is_float(answer) and fitting:
         advice = f"where the classes lie along another axis, set data.evaluation.agreement.axis: {fitting[0]}"

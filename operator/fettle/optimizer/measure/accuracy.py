@@ -205,8 +205,8 @@ class Reference:
 
     def constant(self) -> MetricValue | None:
         """The best constant answer's metric; None without labels."""
-        found = self.chance.constant() if self.chance is not None else None
-        return None if found is None else MetricValue(metric=self.metric, value=found)
+        value = self.chance.constant() if self.chance is not None else None
+        return None if value is None else MetricValue(metric=self.metric, value=value)
 
     def told(self) -> str | None:
         """How the labels were read, for a person; None where none are used."""
@@ -250,18 +250,18 @@ class Reference:
                 others.add(original, candidate)
             sureness.add(candidate, self._truth(original, number))
         verdict = trial.verdict(alpha) if trial is not None else None
-        found = self._judgement(tally, scores, lossy, alpha, verdict)
+        judgement = self._judgement(tally, scores, lossy, alpha, verdict)
         changed = verdict.changed if verdict is not None else changes.interval(alpha) if changes is not None else None
         if verdict is not None or changes is not None:
             changed = others.worst(changed, alpha)
         left = remains.remainder()
         if left.kept is not None:
             kept = {"variance_kept": round(max(left.kept.share, 0.0), 4), "worst_channel": left.kept.place[:MOST_PLACE]}
-            found = replace(found, agreement=found.agreement.model_copy(update=kept))
-        if found.exact:
-            return replace(found, margins=sureness.margins())
+            judgement = replace(judgement, agreement=judgement.agreement.model_copy(update=kept))
+        if judgement.exact:
+            return replace(judgement, margins=sureness.margins())
         gone = left.gone or (verdict.gone if verdict is not None else None)
-        return replace(found, margins=sureness.margins(), changed=changed, gone=gone)
+        return replace(judgement, margins=sureness.margins(), changed=changed, gone=gone)
 
     def alike(self, one: Answer, two: Answer) -> bool:
         """Whether two answers to one item are the same by the rules that candidates are judged by."""
@@ -279,12 +279,12 @@ class Reference:
     def itself(self) -> Judgement:
         """The original judged as a candidate: nothing is lost, nothing needs an interval."""
         tally = Tally(self.comparisons)
-        found = self._judgement(tally, self.scores, lossy=False, alpha=0.05)
-        nothing = AgreementStatus(value=1.0, low=1.0, high=1.0, mode=found.agreement.mode)
+        judgement = self._judgement(tally, self.scores, lossy=False, alpha=0.05)
+        nothing = AgreementStatus(value=1.0, low=1.0, high=1.0, mode=judgement.agreement.mode)
         sureness = Sureness(self.comparisons)
         for number, answer in enumerate(self.answers()):
             sureness.add(answer, self._truth(answer, number))
-        return replace(found, agreement=nothing, margins=sureness.margins())
+        return replace(judgement, agreement=nothing, margins=sureness.margins())
 
     def _label(self, number: int) -> Array:
         return np.asarray(self._labels[number] if self._labels is not None else ())
@@ -298,8 +298,8 @@ class Reference:
         }
         if self.scores is not None and self._classified() in decided:
             judging = self.scores.judging
-            found = decided[self.output]
-            decided[self.output] = _right(judging, found, judging.wanted(original[self.output], self._label(number)))
+            classes = decided[self.output]
+            decided[self.output] = _right(judging, classes, judging.wanted(original[self.output], self._label(number)))
         return decided
 
     def _lost(self, verdict: Verdict | None, tally: Tally, alpha: float) -> Interval | None:

@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 from fettle.api.task import BuiltCandidate, CandidatePlan, MeasureTask
 from fettle.errors import StoreError
 from fettle.optimizer.measure.candidate import MeasuredCandidate
-from fettle.store.manifest import Manifest, read_stored
+from fettle.store.manifest import Manifest, missing_file, read_stored
 from fettle.store.store import Store
 
 PUBLISHED = "published"  # name of its row, where no candidate is the same
@@ -22,7 +22,8 @@ def mark(
 ) -> list[MeasuredCandidate]:
     """Mark the candidate that is the published artifact; where there is none, a further one for it.
 
-    Nothing is compared with an artifact of another source or another signature: it is another model. Raises StoreError.
+    Nothing is compared with an artifact of another source or another signature: it is another model. One that is not whole in the store
+    is left out with a note: a candidate that is the same is written again. Raises StoreError.
     """
     if task.incumbent is None:
         return []
@@ -30,6 +31,9 @@ def mark(
         manifest = read_stored(store, task.incumbent)
     except StoreError as error:
         notes.append(f"the published artifact is not measured again: {error.message}")
+        return []
+    if (file := missing_file(store, manifest)) is not None:
+        notes.append(f"the published artifact is not measured again: the store no longer has its file {file.path}")
         return []
     if manifest.source_sha256 != task.source_sha256 or manifest.signature != task.signature:
         return []

@@ -13,7 +13,7 @@ from fettle.api.labels import LabelForm, LabelReading
 from fettle.api.optimizedmodel_status import Flips, Interval
 from fettle.api.vocabulary import AgreementMode, Average, Metric
 from fettle.errors import DataError
-from fettle.optimizer.labels.reader import NOT_COUNTED, Reader
+from fettle.optimizer.labels.reader import NOT_COUNTED, LabelReader
 from fettle.optimizer.labels.readings import DECIDING
 from fettle.optimizer.statistics import Indices, bca, clipped, groups_of, mean_interval
 from fettle.store.comparison import Comparison, cosine, decisions
@@ -27,7 +27,7 @@ class Judging:
     """What labels are compared with: the metric, how labels are read, and how an answer becomes a decision."""
 
     metric: Metric
-    reader: Reader
+    reader: LabelReader
     average: Average = Average.MACRO
     axis: int = -1
     threshold: float = 0.0
@@ -35,7 +35,7 @@ class Judging:
     @classmethod
     def of(cls, metric: Metric, reading: LabelReading, average: Average, axis: int, threshold: float) -> Judging:
         """With labels that are read as `reading` says."""
-        return cls(metric, Reader(reading, axis), average, axis, threshold)
+        return cls(metric, LabelReader(reading, axis), average, axis, threshold)
 
     @property
     def form(self) -> LabelForm:
@@ -51,8 +51,8 @@ class Judging:
         """What an answer decides, flat, in the form that labels are compared in."""
         if self.form is LabelForm.ALL_OF:
             return np.asarray((answer > self.threshold).reshape(-1))
-        found = decisions(answer, self.axis, self.threshold)
-        return as_texts(found) if self.form is LabelForm.TEXTS else found
+        decision = decisions(answer, self.axis, self.threshold)
+        return as_texts(decision) if self.form is LabelForm.TEXTS else decision
 
     def wanted(self, answer: Array, label: Array) -> Array:
         """What its label says of an answer. Raises DataError (DataInvalid) where they do not fit."""

@@ -54,19 +54,19 @@ def part(tensor: onnx.TensorProto, folder: Path) -> Part:
     return Part(location, offset, length)
 
 
-def take_in(tensor: onnx.TensorProto, found: Part, folder: Path) -> None:
+def take_in(tensor: onnx.TensorProto, stored: Part, folder: Path) -> None:
     """Put the bytes into the tensor itself."""
-    with (folder / found.location).open("rb") as stream:
-        stream.seek(found.offset)
-        tensor.raw_data = stream.read(found.length)
+    with (folder / stored.location).open("rb") as stream:
+        stream.seek(stored.offset)
+        tensor.raw_data = stream.read(stored.length)
     tensor.ClearField("data_location")
     del tensor.external_data[:]
 
 
-def state(tensor: onnx.TensorProto, found: Part) -> None:
+def state(tensor: onnx.TensorProto, stored: Part) -> None:
     """Say offset and length in the tensor: libraries that read it later take what is absent to be the rest of the file."""
     del tensor.external_data[:]
-    for key, value in (("location", found.location), ("offset", str(found.offset)), ("length", str(found.length))):
+    for key, value in (("location", stored.location), ("offset", str(stored.offset)), ("length", str(stored.length))):
         tensor.external_data.add(key=key, value=value)
 
 

@@ -49,7 +49,7 @@ def hard_swish(model: onnx.ModelProto) -> onnx.ModelProto:
     changed = onnx.ModelProto()
     changed.CopyFrom(model)
     known = _Graph(changed.graph)
-    found = 0
+    fused = 0
     for index, node in enumerate(changed.graph.node):
         source = _swished(known, node)
         if source is not None:
@@ -58,8 +58,8 @@ def hard_swish(model: onnx.ModelProto) -> onnx.ModelProto:
                     "HardSwish", [source], list(node.output), name=f"{node.name or node.output[0]}_HardSwish"
                 )
             )
-            found += 1
-    if not found:
+            fused += 1
+    if not fused:
         return model
     _drop_unused(changed.graph)
     return changed
@@ -79,21 +79,21 @@ def _sixth(known: _Graph, node: onnx.NodeProto) -> str | None:
     if node.op_type == "Div" and _near(known.number(node.input[1]), 6):
         return str(node.input[0])
     if node.op_type == "Mul":
-        for one, other in ((0, 1), (1, 0)):
+        for operand, other in ((0, 1), (1, 0)):
             if _near(known.number(node.input[other]), 1 / 6):
-                return str(node.input[one])
+                return str(node.input[operand])
     return None
 
 
 def _gated(known: _Graph, product: onnx.NodeProto, scaled: bool) -> str | None:
     """x, if `product` is x times the gate of x (already divided by 6 if `scaled`)."""
-    for one, other in ((0, 1), (1, 0)):
+    for operand, other in ((0, 1), (1, 0)):
         gate = product.input[other]
         if scaled:
             divided = known.inner(gate, "Div", "Mul")
             gate = _sixth(known, divided) if divided is not None else None
-        if gate is not None and _gate(known, gate) == product.input[one]:
-            return str(product.input[one])
+        if gate is not None and _gate(known, gate) == product.input[operand]:
+            return str(product.input[operand])
     return None
 
 
@@ -107,9 +107,9 @@ def _gate(known: _Graph, name: str) -> str | None:
     added = known.inner(clip.input[0], "Add")
     if added is None:
         return None
-    for one, other in ((0, 1), (1, 0)):
+    for operand, other in ((0, 1), (1, 0)):
         if _near(known.number(added.input[other]), 3):
-            return str(added.input[one])
+            return str(added.input[operand])
     return None
 
 

@@ -116,10 +116,10 @@ def _words(node: onnx.NodeProto) -> list[str]:
         "pool_strings",
         "string_vocabulary",
     )
-    found = [word for a in node.attribute if a.name in known for word in a.strings]
+    words = [word for a in node.attribute if a.name in known for word in a.strings]
     stored = [a.t for a in node.attribute if a.name == "keys_tensor" and a.t.data_type == onnx.TensorProto.STRING]
-    found.extend(word for tensor in stored for word in tensor.string_data)
-    return [word.decode(errors="replace") for word in found]
+    words.extend(word for tensor in stored for word in tensor.string_data)
+    return [word.decode(errors="replace") for word in words]
 
 
 def _numbers(node: onnx.NodeProto) -> list[int]:

@@ -63,12 +63,12 @@ def _garbled(message: Message) -> str | None:
     for field, value in message.ListFields():
         if field.type not in (field.TYPE_STRING, field.TYPE_MESSAGE):
             continue
-        for one in value if field.is_repeated else (value,):
+        for entry in value if field.is_repeated else (value,):
             if field.type == field.TYPE_MESSAGE:
-                inner = _garbled(one)
+                inner = _garbled(entry)
                 if inner is not None:
                     return f"{field.name}.{inner}"
-            elif not isinstance(one, str):
+            elif not isinstance(entry, str):
                 return str(field.name)
     return None
 
@@ -226,13 +226,13 @@ def tensor(value: onnx.ValueInfoProto) -> Tensor:
     """One tensor of the boundary. Raises SourceError (UnsupportedModel)."""
     kind = value.type.WhichOneof("value")
     if kind != "tensor_type":
-        found = f"of type {kind.removesuffix('_type')}" if kind is not None else "of no type"
-        message = f"{value.name!r} is {found}; inputs and outputs must be plain tensors"
+        kind_name = f"of type {kind.removesuffix('_type')}" if kind is not None else "of no type"
+        message = f"{value.name!r} is {kind_name}; inputs and outputs must be plain tensors"
         raise SourceError(message, reason=Reason.UNSUPPORTED_MODEL)
     row = BY_ONNX.get(value.type.tensor_type.elem_type)
     if row is None:
-        found = external.type_name(value.type.tensor_type.elem_type)
-        message = f"{value.name!r} is a tensor of {found}, which the serving protocol does not support"
+        kind_name = external.type_name(value.type.tensor_type.elem_type)
+        message = f"{value.name!r} is a tensor of {kind_name}, which the serving protocol does not support"
         raise SourceError(message, reason=Reason.UNSUPPORTED_MODEL)
     if "\0" in value.name:  # no archive of arrays can hold it
         message = f"the tensor {clip(value.name, 80)!r} cannot be served: its name contains a NUL"
@@ -284,13 +284,13 @@ def apply_input_specs(model: onnx.ModelProto, specs: Iterable[InputSpec]) -> boo
 
 
 def _apply_shape(value: onnx.ValueInfoProto, wanted: tuple[int | str, ...]) -> bool:
-    found = dimensions(value)
-    fits = len(found) == len(wanted) and all(
+    declared = dimensions(value)
+    fits = len(declared) == len(wanted) and all(
         size == -1 or (isinstance(want, int) and want == size) or want == size
-        for (size, _), want in zip(found, wanted, strict=True)
+        for (size, _), want in zip(declared, wanted, strict=True)
     )
     if has_rank(value) and not fits:
-        message = f"source.inputs gives {value.name!r} the shape {list(wanted)}; in the model it is {[size for size, _ in found]}"
+        message = f"source.inputs gives {value.name!r} the shape {list(wanted)}; in the model it is {[size for size, _ in declared]}"
         raise SourceError(message, reason=Reason.INVALID_SPEC)
     before = value.type.tensor_type.shape.SerializeToString(deterministic=True) if has_rank(value) else None
     shape = value.type.tensor_type.shape

@@ -25,13 +25,13 @@ def refusal(model: onnx.ModelProto, fault: SourceError) -> SourceError:
         return SourceError(message, reason=Reason.UNSUPPORTED_OPERATOR)
     if fault.reason != Reason.UNSUPPORTED_OPERATOR:
         return fault
-    found = _NOT_THERE.search(fault.message)
-    types = _types(model, found[1]) if found is not None else []
+    operator = _NOT_THERE.search(fault.message)
+    types = _types(model, operator[1]) if operator is not None else []
     if onnx_model.opset(model) < OLDEST_OPSET:
         message = f"{fault.message}; export the model with opset {OLDEST_OPSET} or newer, found opset {onnx_model.opset(model)}"
-    elif found is not None and types:
+    elif operator is not None and types:
         message = (
-            f"the model computes {found[1]} in {', '.join(types)}, which onnxruntime does not support on a CPU: export the model in float32 "
+            f"the model computes {operator[1]} in {', '.join(types)}, which onnxruntime does not support on a CPU: export the model in float32 "
             f"(weights may stay stored as they are, with a Cast to float32 behind them); {fault.message}"
         )
     else:
@@ -42,12 +42,12 @@ def refusal(model: onnx.ModelProto, fault: SourceError) -> SourceError:
 def unknown(model: onnx.ModelProto) -> list[str]:
     """Operators that are neither standard, nor ONNX Runtime's own, nor the model's functions: 'Name (domain)'."""
     own = {(function.domain, function.name) for function in model.functions}
-    found = {
+    foreign = {
         f"{node.op_type} (domain {node.domain or 'ai.onnx'})"
         for node in onnx_model.nodes(model)
         if (node.domain, node.op_type) not in own and not _known(node)
     }
-    return sorted(found)
+    return sorted(foreign)
 
 
 def _known(node: onnx.NodeProto) -> bool:

@@ -71,7 +71,7 @@ def prove_batch(run: RunModel, signature: Signature, axes: Mapping[str, int], it
         batches = [run(_stack(items, axes, range(size))) for size in sizes]
     except RuntimeFailure as error:
         return BatchProof(None, f"the model does not run on several items at once ({quoted(error.message, 150)})")
-    found: dict[str, int] = dict(axes)
+    proved: dict[str, int] = dict(axes)
     for tensor in signature.outputs:
         alone, together = ([answer[tensor.name] for answer in runs] for runs in (singles, batches))
         axis = _output_axis(alone, together, sizes)
@@ -79,8 +79,8 @@ def prove_batch(run: RunModel, signature: Signature, axes: Mapping[str, int], it
             return BatchProof(
                 None, f"the output {tensor.name!r} for several items differs from the outputs for each of them"
             )
-        found[tensor.name] = axis
-    return BatchProof(found)
+        proved[tensor.name] = axis
+    return BatchProof(proved)
 
 
 def _stack(items: Items, axes: Mapping[str, int], indices: Sequence[int]) -> dict[str, Array]:
@@ -91,8 +91,8 @@ def _stack(items: Items, axes: Mapping[str, int], indices: Sequence[int]) -> dic
 def _output_axis(singles: list[Array], batches: list[Array], sizes: list[int]) -> int | None:
     """The axis along which each of `batches` is the answers to that many single items, one after the other."""
     for axis in range(singles[0].ndim):
-        found = [answer.shape[axis] if answer.ndim > axis else None for answer in (singles[0], *batches)]
-        if found == [1, *sizes] and all(
+        lengths = [answer.shape[axis] if answer.ndim > axis else None for answer in (singles[0], *batches)]
+        if lengths == [1, *sizes] and all(
             _joined(singles[:size], axis, batch) for size, batch in zip(sizes, batches, strict=True)
         ):
             return axis
@@ -104,10 +104,10 @@ def _joined(singles: list[Array], axis: int, batch: Array) -> bool:
     return len(shapes) == 1 and _alike(np.concatenate(singles, axis=axis), batch)
 
 
-def _alike(wanted: Array, found: Array) -> bool:
+def _alike(wanted: Array, answer: Array) -> bool:
     profile = OutputProfile()
     profile.add(wanted)
-    return within_noise(wanted, found, profile.noise())
+    return within_noise(wanted, answer, profile.noise())
 
 
 def settled(signature: Signature, batch: Mapping[str, int] | None, answers: Sequence[NamedArrays]) -> Signature:

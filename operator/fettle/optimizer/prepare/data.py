@@ -13,7 +13,7 @@ from fettle.errors import DataError, RuntimeFailure, SourceError
 from fettle.optimizer.data import generate
 from fettle.optimizer.data import items as data
 from fettle.optimizer.data.columns import LABELS, Room
-from fettle.optimizer.data.items import Asked, Items
+from fettle.optimizer.data.items import Items, ItemsRequest
 from fettle.optimizer.data.split import SPLIT_MOST, Split, split
 from fettle.optimizer.measure.tasks import METRICS
 from fettle.optimizer.prepare.batch import PROOF_ITEMS, PROOF_MOST, stacking_axes
@@ -43,13 +43,13 @@ def read(spec: DataSpec, mounts: Mounts, signature: Signature, axes: Mapping[str
     if spec.calibration is not None:
         given = spec.calibration
         label_key = spec.evaluation.label_key if spec.evaluation is not None else None
-        asked = Asked(given.uri, given.max_samples, label_key, given.preprocess, by_name, judged)
+        asked = ItemsRequest(given.uri, given.max_samples, label_key, given.preprocess, by_name, judged)
         calibration = data.read(asked, mounts, signature, axes, room)
     if spec.evaluation is not None:
         judging = spec.evaluation
         if judging.label_key in {tensor.name for tensor in signature.inputs}:
             raise DataError(f"data.evaluation.labelKey {judging.label_key!r} is an input of the model")
-        asked = Asked(judging.uri, judging.max_samples, judging.label_key, judging.preprocess, by_name, judged)
+        asked = ItemsRequest(judging.uri, judging.max_samples, judging.label_key, judging.preprocess, by_name, judged)
         evaluation = data.read(asked, mounts, signature, axes, room)
         if evaluation.labels is None:
             _refuse_without_labels(judging)

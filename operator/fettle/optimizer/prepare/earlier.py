@@ -11,7 +11,7 @@ import rfc8785
 from fettle.api import catalog
 from fettle.api.report import PrepareReport
 from fettle.api.task import task_hash
-from fettle.api.vocabulary import SourceFormat
+from fettle.api.vocabulary import FormatName
 from fettle.optimizer.data.split import screening
 from fettle.optimizer.onnx import inputs as onnx_inputs
 from fettle.optimizer.onnx import model as onnx_model
@@ -21,7 +21,7 @@ from fettle.optimizer.prepare.job import Job, builds, stored_items, unlabelled
 from fettle.store.cache import version, versions
 
 
-def preparation(format: SourceFormat) -> str:
+def preparation(format: FormatName) -> str:
     """Digest of what decides, besides the source, the portable form and which runtimes load it."""
     entry = catalog.source_format(format)
     revision = entry.revision if entry is not None else 0

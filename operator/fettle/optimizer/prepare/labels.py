@@ -69,12 +69,12 @@ def _recognized(split: Split, items: Items, signature: Signature, spec: Evaluati
     answers: list[Answer] = []
     if spec.agreement == AgreementSpec(axis=spec.agreement.axis):  # nobody says how answers are compared
         answers = _answers(items, signature, run, EXAMPLES)
-        found = recognized(signature, answers, spec)
-        if found is not None:
+        metric = recognized(signature, answers, spec)
+        if metric is not None:
             try:
-                return _task(items, signature, spec.model_copy(update={"metric": found}), answers, unasked=True)
+                return _task(items, signature, spec.model_copy(update={"metric": metric}), answers, unasked=True)
             except DataError as error:
-                log.info("labels are not those of %s: %s", found, error.message)
+                log.info("labels are not those of %s: %s", metric, error.message)
     if items.labels is None:
         return Reading(Metric.ACCURACY)
     accuracy = spec.model_copy(update={"metric": Metric.ACCURACY})
@@ -122,15 +122,15 @@ def _answers(
 
     `known`: what it answered to the first of them.
     """
-    found = list(known)
+    answers = list(known)
     began = time.monotonic()
     for index in range(len(known), min(most, len(items))):
         outputs = run(items.whole(index))
         given = {tensor.name: np.asarray(outputs[tensor.name]) for tensor in signature.outputs}
-        found.append({name: np.asarray(value) for name, value in answers_of(signature, given, 1)[0].items()})
-        if time.monotonic() - began > ASKED_SECONDS and len(found) >= SHOWN:
+        answers.append({name: np.asarray(value) for name, value in answers_of(signature, given, 1)[0].items()})
+        if time.monotonic() - began > ASKED_SECONDS and len(answers) >= SHOWN:
             break
-    return found
+    return answers
 
 
 def _all_labels(split: Split, evaluation: Array) -> Array:

@@ -45,15 +45,15 @@ def fetch(spec: SourceSpec, mounts: Mounts, folder: Path) -> Source:
     Raises SourceError: SourceNotFound, UnsupportedFormat, UnsafePickle, SourceCorrupted, UnsupportedModel (external data outside the
     model's folder), DigestMismatch.
     """
-    found = locate(spec.uri, mounts, missing=SourceError)
-    if not found.filesystem.exists(found.path):
+    given = locate(spec.uri, mounts, missing=SourceError)
+    if not given.filesystem.exists(given.path):
         raise SourceError(f"{spec.uri} does not exist")
-    if found.filesystem.isdir(found.path):
-        home, entry = found, _entry_of(found)
+    if given.filesystem.isdir(given.path):
+        home, entry = given, _entry_of(given)
     else:
         parent, _, entry = spec.uri.rstrip("/").rpartition("/")
         home = locate(parent + "/", mounts, missing=SourceError)
-        entry = found.path.rsplit("/", 1)[-1]
+        entry = given.path.rsplit("/", 1)[-1]
     _copy(home, entry, folder)
     format = recognise(folder / entry, spec.format)
     beside = PurePosixPath(entry).parent

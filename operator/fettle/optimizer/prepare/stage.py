@@ -16,7 +16,7 @@ from fettle.api.report import ConversionFault, PrepareReport, Traits
 from fettle.api.signature import Signature
 from fettle.api.task import PrepareTask, StoredModel
 from fettle.api.text import quoted
-from fettle.api.vocabulary import Basis, RuntimeName, SourceFormat
+from fettle.api.vocabulary import Basis, FormatName, RuntimeName
 from fettle.errors import ConversionError, RuntimeFailure
 from fettle.optimizer import sources
 from fettle.optimizer.data.items import Items
@@ -41,7 +41,7 @@ log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
-class Asked:
+class ReferenceData:
     """The items of the run, and the original's outputs for the first of them."""
 
     data: Data
@@ -100,11 +100,11 @@ def _prepared(job: Job) -> PrepareReport:
 def _converted(job: Job) -> PrepareReport:
     """With a portable form. Raises ConversionError where there is none."""
     original = _original(job)
-    asked = _asked(job, original.subject)
-    form = portable(original, asked.reference, job.folder / "work")
+    reference_data = _reference_data(job, original.subject)
+    form = portable(original, reference_data.reference, job.folder / "work")
     log.info("portable form: %s", ", ".join(form.kept) or "as it came")
     opened = session(form.path, original.signature)
-    judged = _judged(job, original.subject, asked, opened.infer)
+    judged = _judged(job, original.subject, reference_data, opened.infer)
     opened.close()
     runtimes, refusals = _runtimes(
         job, form.path, judged.signature, job.source.format.name if original.untouched else None
@@ -117,7 +117,7 @@ def _converted(job: Job) -> PrepareReport:
             original=_stored_source(job) if original.untouched else stored,
             portable=stored,
             runtimes=runtimes,
-            traits=traits(form, judged.signature, asked.data.probes),
+            traits=traits(form, judged.signature, reference_data.data.probes),
             basis=Basis.SOURCE_RUNTIME if original.untouched else Basis.PORTABLE_FORM,
             notes=(*form.notes, *judged.notes, *refusals),
         ),
@@ -127,8 +127,8 @@ def _converted(job: Job) -> PrepareReport:
 def _unconverted(job: Job, subject: RunnableModel, fault: ConversionFault) -> PrepareReport:
     """Without a portable form: only the source's own runtime can run it."""
     refuse_states(subject.signature)
-    asked = _asked(job, subject)
-    judged = _judged(job, subject, asked, subject.run)
+    reference_data = _reference_data(job, subject)
+    judged = _judged(job, subject, reference_data, subject.run)
     stored = _stored_source(job)
     own = tuple(row.runtime for row in catalog.RUNTIMES if job.source.format.stored in row.loads)
     form = Form(stored, stored, own, Traits(opset=0), Basis.SOURCE_RUNTIME, judged.notes, fault)
@@ -146,23 +146,23 @@ def _original(job: Job) -> Original:
     return replace(original, notes=(*original.notes, *bounded.remarks))
 
 
-def _asked(job: Job, subject: RunnableModel) -> Asked:
+def _reference_data(job: Job, subject: RunnableModel) -> ReferenceData:
     """Raises DataError, SourceError."""
     task, seed = job.task, int(job.source.sha256[:12], 16)
     gathered = data.gather(task.data, job.mounts, subject, job.inputs.by_name, seed)
     try:
-        return Asked(gathered, reference(subject.run, gathered.probes))
+        return ReferenceData(gathered, reference(subject.run, gathered.probes))
     except RuntimeFailure as error:
         raise data.refused(error, task.data) from error
 
 
-def _judged(job: Job, subject: RunnableModel, asked: Asked, run: RunModel) -> Judged:
+def _judged(job: Job, subject: RunnableModel, reference_data: ReferenceData, run: RunModel) -> Judged:
     """Prove the batch axis and settle on the items. `run` answers as the original."""
     task = job.task
-    proof = batch.prove_batch(run, subject.signature, asked.data.axes, data.enough(asked.data))
-    signature = batch.settled(subject.signature, proof.axes, asked.reference.answers)
-    reading = labels.read(asked.data.split, signature, task.data.evaluation, run)
-    given, items, generated = data.judged(asked.data, task.data, run)
+    proof = batch.prove_batch(run, subject.signature, reference_data.data.axes, data.enough(reference_data.data))
+    signature = batch.settled(subject.signature, proof.axes, reference_data.reference.answers)
+    reading = labels.read(reference_data.data.split, signature, task.data.evaluation, run)
+    given, items, generated = data.judged(reference_data.data, task.data, run)
     one_by_one = f"one item at a time, because no batch axis could be verified: {proof.why_not}"
     why_not = () if proof.axes is not None else (one_by_one,)
     notes = (*data.notes(task.data, given), *reading.notes, *why_not)
@@ -209,7 +209,7 @@ def _status(job: Job, signature: Signature) -> SourceStatus:
 
 
 def _runtimes(
-    job: Job, path: Path, signature: Signature, untouched: SourceFormat | None
+    job: Job, path: Path, signature: Signature, untouched: FormatName | None
 ) -> tuple[tuple[RuntimeName, ...], list[str]]:
     """Runtimes that load the portable form (the one that every step was checked with does) or the `untouched` source, and why the
     others do not."""

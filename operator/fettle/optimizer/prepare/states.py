@@ -21,22 +21,22 @@ def states(signature: Signature, passed: Collection[str] = ()) -> list[tuple[str
         after = [f"{name}{end}" for end in ("N", "n", "_n", "_next", "_out", "_new")]
         after += [f"{start}{name}" for start in ("new_", "next_", "out_")]
         after += [name.replace("past", "present", 1), name.replace("past_key_values", "present", 1)]
-        found = next((other for other in after if other != name and other in outputs), None)
+        successor = next((other for other in after if other != name and other in outputs), None)
         if (
-            found is not None
-            and len(outputs[found].shape) in (0, len(tensor.shape))
-            and outputs[found].dtype == tensor.dtype
+            successor is not None
+            and len(outputs[successor].shape) in (0, len(tensor.shape))
+            and outputs[successor].dtype == tensor.dtype
         ):
-            pairs.append((name, found))
+            pairs.append((name, successor))
     # A state stands beside what the call is really about: `audio` -> `audio_out` alone is a filter.
     return pairs if len(pairs) < min(len(signature.inputs), len(outputs)) else []
 
 
 def refuse_states(signature: Signature, passed: Collection[str] = ()) -> None:
     """A model that carries a state from call to call cannot be judged call by call: what is wrong adds up over a stream. Raises SourceError."""
-    found = states(signature, passed)
-    if found:
-        given, made = found[0]
+    pairs = states(signature, passed)
+    if pairs:
+        given, made = pairs[0]
         message = (
             f"the output {made!r} looks like the next value of the input {given!r}: models that carry state from call to call are not "
             "supported; to have each call judged by itself, rename the output, or freeze the input with a value in source.inputs"

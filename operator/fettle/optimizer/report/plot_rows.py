@@ -58,29 +58,29 @@ def losses(points: Sequence[Point], label: str, max_drop: float | None, percent:
     return svg(canvas, f"{label} of every judged candidate with its interval: {told}")
 
 
-def spreads(points: Sequence[Point], found: Mapping[str, Distribution], bound: float | None) -> str | None:
+def spreads(points: Sequence[Point], distributions: Mapping[str, Distribution], bound: float | None) -> str | None:
     """How the times of single runs are spread: line from p1 to p99, box from p25 to p75, mark at the median. None without runs.
 
-    `found` holds the distributions by candidate; `bound` is the allowed latency in milliseconds.
+    `distributions` holds the distributions by candidate; `bound` is the allowed latency in milliseconds.
     """
-    drawn = [point for point in points if point.name in found]
-    drawn.sort(key=lambda point: -found[point.name].milliseconds[50])
+    drawn = [point for point in points if point.name in distributions]
+    drawn.sort(key=lambda point: -distributions[point.name].milliseconds[50])
     if not drawn:
         return None
     canvas, axes = figure(WIDTH, 0.9 + ROW * len(drawn))
     for row, point in enumerate(drawn):
-        times = found[point.name].milliseconds
+        times = distributions[point.name].milliseconds
         marker, colour, area = MARKERS[point.kind]
         axes.plot([times[1], times[99]], [row, row], color=colour, linewidth=1.2)
         axes.plot([times[25], times[75]], [row, row], color=colour, linewidth=8, alpha=0.35, solid_capstyle="butt")
         axes.scatter([times[50]], [row], marker=marker, s=area * 0.6, color=colour, zorder=3)
-    ends = [found[point.name].milliseconds for point in drawn]
+    ends = [distributions[point.name].milliseconds for point in drawn]
     logarithmic(axes, min(times[1] for times in ends), max(times[99] for times in ends))
     if bound is not None and axes.get_xlim()[0] <= bound <= axes.get_xlim()[1]:
         _bound(axes, bound, f"allowed: {number(bound)}")
     _names(axes, drawn)
     axes.set_xlabel("time of a single run, ms (less is better)")
-    told = "; ".join(f"{p.name} median {number(found[p.name].milliseconds[50])} ms" for p in reversed(drawn))
+    told = "; ".join(f"{p.name} median {number(distributions[p.name].milliseconds[50])} ms" for p in reversed(drawn))
     return svg(canvas, f"Spread of the times of single runs, from the 1st to the 99th percentile: {told}")
 
 
@@ -102,10 +102,10 @@ def _fastest_last(points: Sequence[Point]) -> list[Point]:
     return sorted(points, key=lambda point: point.speedup.value if point.speedup else 0)
 
 
-def _interval(axes: Axes, row: int, point: Point, found: Interval, factor: float) -> None:
+def _interval(axes: Axes, row: int, point: Point, interval: Interval, factor: float) -> None:
     marker, colour, area = MARKERS[point.kind]
-    axes.plot([found.low * factor, found.high * factor], [row, row], color=colour, linewidth=2)
-    axes.scatter([found.value * factor], [row], marker=marker, s=area * 0.7, color=colour, zorder=3)
+    axes.plot([interval.low * factor, interval.high * factor], [row, row], color=colour, linewidth=2)
+    axes.scatter([interval.value * factor], [row], marker=marker, s=area * 0.7, color=colour, zorder=3)
 
 
 def _loss(axes: Axes, row: int, point: Point, lost: Interval, factor: float, edge: float) -> None:

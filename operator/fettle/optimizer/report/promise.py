@@ -25,19 +25,19 @@ def promises(bounds: Constraints | None, row: CandidateStatus) -> tuple[Promise,
     """Every constraint in force, with what `row` does."""
     if bounds is None:
         return ()
-    found: list[Promise] = []
+    listed: list[Promise] = []
     if bounds.accuracy is not None:
-        found.append(_accuracy(bounds.accuracy.max_drop, row))
+        listed.append(_accuracy(bounds.accuracy.max_drop, row))
         if bounds.accuracy.max_changed is not None and row.changed is not None:
-            found.append(_changed(bounds.accuracy.max_changed, row.changed))
+            listed.append(_changed(bounds.accuracy.max_changed, row.changed))
     if bounds.latency is not None:
-        found.append(_latency(bounds.latency.percentile, bounds.latency.max_milliseconds, row))
+        listed.append(_latency(bounds.latency.percentile, bounds.latency.max_milliseconds, row))
     if bounds.speedup is not None:
-        found.append(_speedup(bounds.speedup.min, row.speedup))
+        listed.append(_speedup(bounds.speedup.min, row.speedup))
     if bounds.size is not None:
         kept = row.bytes <= bounds.size.max_bytes if row.bytes is not None else None
-        found.append(Promise("size", f"≤ {text.size(bounds.size.max_bytes)}", text.size(row.bytes), "", kept))
-    return tuple(found)
+        listed.append(Promise("size", f"≤ {text.size(bounds.size.max_bytes)}", text.size(row.bytes), "", kept))
+    return tuple(listed)
 
 
 def _accuracy(most: float, row: CandidateStatus) -> Promise:
@@ -60,14 +60,14 @@ def _changed(most: float, changed: Interval) -> Promise:
 
 
 def _latency(percentile: int, most: float, row: CandidateStatus) -> Promise:
-    one = text.first(row)
-    value = getattr(one.latency_milliseconds, f"p{percentile}") if one is not None else None
+    measured = text.first(row)
+    value = getattr(measured.latency_milliseconds, f"p{percentile}") if measured is not None else None
     kept = value <= most if value is not None else None
     name, bound = f"p{percentile} latency", f"≤ {text.milliseconds(most)}"
     return Promise(name, bound, text.milliseconds(value), "", kept)
 
 
-def _speedup(least: float, found: Interval | None) -> Promise:
-    worst = f"{text.number(found.low)} ×" if found is not None else ""
-    kept = found.low >= least if found is not None else None
-    return Promise("speed-up", f"≥ {text.number(least)} ×", text.times(found), worst, kept)
+def _speedup(least: float, speedup: Interval | None) -> Promise:
+    worst = f"{text.number(speedup.low)} ×" if speedup is not None else ""
+    kept = speedup.low >= least if speedup is not None else None
+    return Promise("speed-up", f"≥ {text.number(least)} ×", text.times(speedup), worst, kept)

@@ -69,18 +69,18 @@ def size(count: int | None) -> str:
     return f"{number(value)} {unit}"
 
 
-def times(found: Interval | None) -> str:
+def times(interval: Interval | None) -> str:
     """'3.2 ×'."""
-    return MISSING if found is None else f"{number(found.value)} ×"
+    return MISSING if interval is None else f"{number(interval.value)} ×"
 
 
-def span(found: Interval | None, metric: Metric | None = None) -> str:
+def span(interval: Interval | None, metric: Metric | None = None) -> str:
     """'[3.1, 3.4]'; shares in percentage points."""
-    if found is None:
+    if interval is None:
         return MISSING
     if metric in SHARES:
-        return f"[{points(found.low)}, {points(found.high)}]"
-    return f"[{number(found.low)}, {number(found.high)}]"
+        return f"[{points(interval.low)}, {points(interval.high)}]"
+    return f"[{number(interval.low)}, {number(interval.high)}]"
 
 
 def points(value: float) -> str:
@@ -105,42 +105,42 @@ def metric_value(metric: Metric, value: float) -> str:
     return f"{100 * value:.2f} %" if metric in SHARES else number(value, 4)
 
 
-def settings(found: RuntimeSettings) -> str:
+def settings(runtime: RuntimeSettings) -> str:
     """'1 thread, bfloat16, batch 1 fixed'."""
-    parts = [f"{found.threads} thread" + ("s" if found.threads != 1 else "")]
-    if found.streams != 1:
-        parts.append(f"{found.streams} streams")
-    if found.precision != Precision.FLOAT32:
-        parts.append(found.precision.lower())
-    if found.batch_size is not None:
-        parts.append(f"batch {found.batch_size} fixed")
+    parts = [f"{runtime.threads} thread" + ("s" if runtime.threads != 1 else "")]
+    if runtime.streams != 1:
+        parts.append(f"{runtime.streams} streams")
+    if runtime.precision != Precision.FLOAT32:
+        parts.append(runtime.precision.lower())
+    if runtime.batch_size is not None:
+        parts.append(f"batch {runtime.batch_size} fixed")
     return ", ".join(parts)
 
 
-def executed(found: Executed | None) -> str:
+def executed(counts: Executed | None) -> str:
     """'int8 12 · f32 2': compute nodes by the precision in which they ran."""
-    if found is None or not found.total:
+    if counts is None or not counts.total:
         return MISSING
     names = {
-        "int8": found.int8,
-        "weight-only": found.weight_only,
-        "bf16": found.bf16,
-        "f16": found.f16,
-        "f32": found.f32,
+        "int8": counts.int8,
+        "weight-only": counts.weight_only,
+        "bf16": counts.bf16,
+        "f16": counts.f16,
+        "f32": counts.f32,
     }
     return " · ".join(f"{name} {count}" for name, count in names.items() if count) or MISSING
 
 
-def agreement(found: AgreementStatus | None) -> str:
+def agreement(status: AgreementStatus | None) -> str:
     """'99.6 %'."""
-    return MISSING if found is None else f"{100 * found.value:.2f} %"
+    return MISSING if status is None else f"{100 * status.value:.2f} %"
 
 
-def remains(found: AgreementStatus | None) -> str:
+def remains(status: AgreementStatus | None) -> str:
     """'; in its worst channel, boxes[:, 4, :], 99.6 % of the variance is left', or nothing where no channel varies."""
-    if found is None or found.variance_kept is None:
+    if status is None or status.variance_kept is None:
         return ""
-    return f"; in its worst channel, {found.worst_channel}, {100 * found.variance_kept:.2f} % of the variance over the items is left"
+    return f"; in its worst channel, {status.worst_channel}, {100 * status.variance_kept:.2f} % of the variance over the items is left"
 
 
 def first(row: CandidateStatus) -> Measurement | None:
@@ -211,18 +211,18 @@ def proof(row: CandidateStatus) -> str:
     return f"{basis}."
 
 
-def original(found: BaselineStatus) -> str | None:
+def original(baseline: BaselineStatus) -> str | None:
     """One sentence: what the original itself is worth on these items. None where nothing but agreement with itself is known."""
-    if found.accuracy is None or found.accuracy.metric == Metric.AGREEMENT:
+    if baseline.accuracy is None or baseline.accuracy.metric == Metric.AGREEMENT:
         return None
-    taken = f" Its answers were taken for {found.answers}." if found.answers else ""
-    if found.labels is None:
+    taken = f" Its answers were taken for {baseline.answers}." if baseline.answers else ""
+    if baseline.labels is None:
         return taken.strip() or None
-    metric, value = found.accuracy.metric, found.accuracy.value
-    sentence = f"The original's {METRICS[metric]} is {metric_value(metric, value)} on {found.samples} items"
-    if found.constant is not None:
-        sentence += f" (the best constant answer: {metric_value(metric, found.constant.value)})"
-    return f"{sentence}. Labels were read as {found.labels}.{taken}"
+    metric, value = baseline.accuracy.metric, baseline.accuracy.value
+    sentence = f"The original's {METRICS[metric]} is {metric_value(metric, value)} on {baseline.samples} items"
+    if baseline.constant is not None:
+        sentence += f" (the best constant answer: {metric_value(metric, baseline.constant.value)})"
+    return f"{sentence}. Labels were read as {baseline.labels}.{taken}"
 
 
 def headline(name: str, row: CandidateStatus, before: Measurement | None, size_before: int) -> str:
@@ -266,7 +266,7 @@ def bottom_line(row: CandidateStatus, kept: bool | None) -> str:
     return f"{costs}, and {'every constraint is satisfied' if kept else 'not every constraint is satisfied'}."
 
 
-def steps(found: tuple[RecipeStep, ...]) -> str:
+def steps(recipe: tuple[RecipeStep, ...]) -> str:
     """'quantize Static, Default; optimize graph'."""
-    named = [step.parameters.words for step in found if step.parameters is not None]
+    named = [step.parameters.words for step in recipe if step.parameters is not None]
     return "; ".join(named) or "no step: the portable form itself"

@@ -11,7 +11,7 @@ from pathlib import Path
 from onnx import ModelProto
 
 from fettle.api.reasons import Reason
-from fettle.api.vocabulary import SourceFormat as FormatName
+from fettle.api.vocabulary import FormatName
 from fettle.errors import ConversionError, FettleError
 from fettle.optimizer.onnx import model
 from fettle.optimizer.sources import onnx, torch
@@ -53,5 +53,5 @@ def graph(format: SourceFormat, path: Path, inputs: Inputs, folder: Path) -> Mod
 
 
 def _state(path: Path) -> tuple[int, int]:
-    found = path.stat()
-    return found.st_size, found.st_mtime_ns
+    status = path.stat()
+    return status.st_size, status.st_mtime_ns

@@ -14,8 +14,7 @@ import onnx
 from fettle.api.optimizedmodel import InputSpec
 from fettle.api.reasons import Reason
 from fettle.api.signature import Signature
-from fettle.api.vocabulary import ModelFormat
-from fettle.api.vocabulary import SourceFormat as FormatName
+from fettle.api.vocabulary import FormatName, ModelFormat
 from fettle.errors import FettleError, SourceError
 from fettle.optimizer.onnx.inputs import Hint
 from fettle.optimizer.onnx.model import READABLE_OPSET

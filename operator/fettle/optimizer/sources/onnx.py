@@ -11,8 +11,7 @@ import onnx
 from fettle.api.reasons import Reason
 from fettle.api.signature import Signature
 from fettle.api.text import quoted
-from fettle.api.vocabulary import ModelFormat
-from fettle.api.vocabulary import SourceFormat as FormatName
+from fettle.api.vocabulary import FormatName, ModelFormat
 from fettle.errors import RuntimeFailure, SourceError
 from fettle.optimizer.onnx import inputs as onnx_inputs
 from fettle.optimizer.onnx import model as onnx_model

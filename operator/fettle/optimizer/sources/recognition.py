@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from fettle.api.reasons import Reason
-from fettle.api.vocabulary import SourceFormat as FormatName
+from fettle.api.vocabulary import FormatName
 from fettle.errors import SourceError
 from fettle.optimizer import sources
 from fettle.optimizer.sources.base import SourceFormat
@@ -30,25 +30,25 @@ def recognise(path: Path, wanted: FormatName) -> SourceFormat:
     Raises SourceError: UnsupportedFormat for another format than is read or than was `wanted`, for weights without a model, and for what
     is no model at all; UnsafePickle; SourceCorrupted.
     """
-    found = _found(path, wanted)
-    if wanted not in (FormatName.AUTO, found.name):
-        message = f"expected {wanted} (source.format), but {path.name} is {found.name}"
+    format = _format_of(path, wanted)
+    if wanted not in (FormatName.AUTO, format.name):
+        message = f"expected {wanted} (source.format), but {path.name} is {format.name}"
         raise SourceError(message, reason=Reason.UNSUPPORTED_FORMAT)
-    found.require(path)
-    return found
+    format.require(path)
+    return format
 
 
-def _found(path: Path, wanted: FormatName) -> SourceFormat:
+def _format_of(path: Path, wanted: FormatName) -> SourceFormat:
     with path.open("rb") as stream:
         head = stream.read(HEAD_BYTES)
-    told = [one for one in sources.FORMATS if one.name != FormatName.ONNX]
-    found = next((one for one in told if one.recognises(path, head)), None)
-    if found is not None:
-        return found
+    told = [format for format in sources.FORMATS if format.name != FormatName.ONNX]
+    recognised = next((format for format in told if format.recognises(path, head)), None)
+    if recognised is not None:
+        return recognised
     other = next((name for offset, magic, name in _MAGIC if head[offset:].startswith(magic)), None)
     if other is not None:
         raise SourceError(f"{path.name} is {other}; {sources.readable()}", reason=Reason.UNSUPPORTED_FORMAT)
-    asked = next((one for one in told if one.name == wanted), None)
+    asked = next((format for format in told if format.name == wanted), None)
     if asked is not None:
         message = f"{path.name} is damaged or not {wanted}"
         raise SourceError(message, reason=Reason.SOURCE_CORRUPTED)

@@ -14,8 +14,7 @@ import numpy as np
 from fettle.api.reasons import Reason
 from fettle.api.recipe import RuntimeSettings
 from fettle.api.signature import Signature
-from fettle.api.vocabulary import ModelFormat, RuntimeName
-from fettle.api.vocabulary import SourceFormat as FormatName
+from fettle.api.vocabulary import FormatName, ModelFormat, RuntimeName
 from fettle.errors import RuntimeFailure, SourceError
 from fettle.optimizer.onnx import inputs as onnx_inputs
 from fettle.optimizer.onnx.inputs import Hint

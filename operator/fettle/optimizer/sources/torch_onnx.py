@@ -170,14 +170,14 @@ def _places(answer: Any) -> list[str]:
 def _restore_unused(path: Path, inputs: Signature, axes: Mapping[str, Mapping[int, str]]) -> None:
     """Inputs that no answer depends on, which the exporter leaves out: callers give them all the same."""
     model = onnx.load(str(path), load_external_data=False)
-    found = {value.name: value for value in onnx_model.inputs(model.graph)}
-    if len(found) == len(inputs.inputs):
+    exported = {value.name: value for value in onnx_model.inputs(model.graph)}
+    if len(exported) == len(inputs.inputs):
         return
     values = []
     for tensor in inputs.inputs:
         shape = [axes[tensor.name].get(axis, size) for axis, size in enumerate(tensor.shape)]
         made = onnx.helper.make_tensor_value_info(tensor.name, BY_V2[tensor.dtype].onnx, shape)
-        values.append(found.get(tensor.name, made))
+        values.append(exported.get(tensor.name, made))
     del model.graph.input[:]
     model.graph.input.extend(values)
     onnx.save(model, str(path))
@@ -223,20 +223,20 @@ def _operator(text: str) -> str | None:
         r"No (?:ONNX function|decompositions registered|Decompositions).*?<OpOverload\(op='([\w:.]+)'",
         r"ONNX export failed on (?:an operator with unrecognized namespace|operator) ([\w:.]+)",
     )
-    found = (re.search(pattern, text) for pattern in patterns)
-    return next((match[1].replace("::", ".") for match in found if match is not None), None)
+    matches = (re.search(pattern, text) for pattern in patterns)
+    return next((match[1].replace("::", ".") for match in matches if match is not None), None)
 
 
 def _check(path: Path, inputs: tuple[str, ...], outputs: tuple[str, ...], opset: int) -> None:
     """Names, and the opset, are the ones asked for. Raises ConversionError."""
     model = onnx.load(str(path), load_external_data=False)
-    found = [value.name for value in onnx_model.inputs(model.graph)]
-    if found != list(inputs):
-        message = f"the exported graph has the inputs {found}, the model {list(inputs)}"
+    names = [value.name for value in onnx_model.inputs(model.graph)]
+    if names != list(inputs):
+        message = f"the exported graph has the inputs {names}, the model {list(inputs)}"
         raise ConversionError(message, reason=Reason.UNSUPPORTED_MODEL)
-    found = [value.name for value in model.graph.output]
-    if found != list(outputs):
-        message = f"the exported graph has the outputs {found}, the model {list(outputs)}"
+    names = [value.name for value in model.graph.output]
+    if names != list(outputs):
+        message = f"the exported graph has the outputs {names}, the model {list(outputs)}"
         raise ConversionError(message, reason=Reason.UNSUPPORTED_MODEL)
     if onnx_model.opset(model) != opset:
         message = f"expected opset {opset}, PyTorch's exporter wrote {onnx_model.opset(model)}"

@@ -45,8 +45,8 @@ def _named_by_the_unpickler(path: Path) -> list[str]:
             warnings.simplefilter("ignore")  # that it may not know every instruction: then it stops
             torch.load(path, map_location="meta", weights_only=True)
     except pickle.UnpicklingError as error:
-        found = re.search(r"GLOBAL (\S+)", str(error))
-        named = [found[1]] if found is not None else _named_in(path)
+        match = re.search(r"GLOBAL (\S+)", str(error))
+        named = [match[1]] if match is not None else _named_in(path)
         if not named:
             raise
         return named

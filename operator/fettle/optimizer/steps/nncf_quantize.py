@@ -116,14 +116,14 @@ def _input_names(model: ov.Model) -> dict[str, str]:
 
 def _ignored(model: ov.Model, work: Work[QuantizeStep]) -> list[str]:
     """Operations that stay in float32: recurrent ones, all that feeds them, and types that the recipe does not name."""
-    found: dict[str, None] = {}
+    ignored: dict[str, None] = {}
     waiting = [operation for operation in model.get_ordered_ops() if operation.get_type_name() in _RECURRENT]
     while waiting:
         operation = waiting.pop()
         name = operation.get_friendly_name()
-        if name in found:
+        if name in ignored:
             continue
-        found[name] = None
+        ignored[name] = None
         waiting.extend(value.get_node() for value in operation.input_values())
     asked = work.step.operators
     if asked:
@@ -137,10 +137,10 @@ def _ignored(model: ov.Model, work: Work[QuantizeStep]) -> list[str]:
                 "Result",
                 "Constant",
             ):
-                found[operation.get_friendly_name()] = None
+                ignored[operation.get_friendly_name()] = None
     kept = {
         operation.get_friendly_name()
         for operation in model.get_ops()
         if operation.get_type_name() not in ("Parameter", "Result", "Constant")
     }
-    return [name for name in found if name in kept]
+    return [name for name in ignored if name in kept]

@@ -27,7 +27,7 @@ SLACK_SECONDS = 1.0  # the pods' current second is not over yet
 
 
 @dataclass(frozen=True)
-class Judgement:
+class AnalysisResult:
     """The analysis after a look. `reason` says why a window is inconclusive."""
 
     status: AnalysisStatus
@@ -42,7 +42,7 @@ def begin(now: datetime, before: AnalysisStatus | None = None) -> AnalysisStatus
 
 
 @dataclass(frozen=True)
-class Span:
+class TimeRange:
     """From `start` up to, not including, `end`: whole seconds."""
 
     start: datetime
@@ -60,11 +60,13 @@ def next_look(spec: AnalysisSpec, status: AnalysisStatus, now: datetime) -> date
     return start + timedelta(seconds=(_intervals(spec, start, now) + 1) * spec.interval_seconds + SLACK_SECONDS)
 
 
-def due(spec: AnalysisSpec, status: AnalysisStatus, now: datetime) -> Span | None:
+def due(spec: AnalysisSpec, status: AnalysisStatus, now: datetime) -> TimeRange | None:
     """What is to be judged, once the window is over, so that the pods have to be asked; None before."""
     start = timestamps.read(status.window_start)
     intervals = _intervals(spec, start, now) if start is not None else 0
-    return Span(start, start + timedelta(seconds=intervals * spec.interval_seconds)) if start and intervals else None
+    return (
+        TimeRange(start, start + timedelta(seconds=intervals * spec.interval_seconds)) if start and intervals else None
+    )
 
 
 def _intervals(spec: AnalysisSpec, start: datetime, now: datetime) -> int:
@@ -79,24 +81,24 @@ def judge(
     now: datetime,
     *,
     weight: int = 0,
-) -> Judgement:
+) -> AnalysisResult:
     """Judge the window of `before`, if it is over. The answer is the same at any time within an interval, so looking
     often writes nothing. `stable` is None where no stable pod serves; `weight` is noted beside what is measured."""
     if timestamps.read(before.window_start) is None:
-        return Judgement(begin(now, before))
+        return AnalysisResult(begin(now, before))
     span = due(spec, before, now)
     if span is None:
-        return Judgement(before)
+        return AnalysisResult(before)
     look = _look(spec, canary, stable, span)
     if look.says(Verdict.BAD):
-        return Judgement(_closed(before, look, weight, Verdict.BAD))
+        return AnalysisResult(_closed(before, look, weight, Verdict.BAD))
     if canary.silent:
         text = f"no response from the management port of {', '.join(sorted(canary.silent)[:3])}"
-        return Judgement(_extended(before, look, Verdict.INCONCLUSIVE, text), Reason.ANALYSIS_UNREACHABLE)
+        return AnalysisResult(_extended(before, look, Verdict.INCONCLUSIVE, text), Reason.ANALYSIS_UNREACHABLE)
     lost = max((lost for lost in canary.lost if lost.until > span.start.timestamp()), key=_until, default=None)
     if lost is None:
         return _judged(spec, before, span, look, weight)
-    known = Span(datetime.fromtimestamp(math.ceil(lost.until), UTC), span.end)
+    known = TimeRange(datetime.fromtimestamp(math.ceil(lost.until), UTC), span.end)
     if known.seconds < spec.interval_seconds:
         return _unknown(spec, before, look, lost)
     return _judged(spec, before, span, _look(spec, canary, stable, known), weight)
@@ -110,7 +112,7 @@ def _until(lost: Lost) -> float:
 class _Look:
     """What each metric says of a span."""
 
-    span: Span
+    span: TimeRange
     mine: Traffic
     theirs: Traffic | None
     said: tuple[MetricMeasurement, ...]
@@ -123,7 +125,7 @@ class _Look:
         return "; ".join(text for text in texts if not any(other != text and other.startswith(text) for other in texts))
 
 
-def _look(spec: AnalysisSpec, canary: Observation, stable: Observation | None, span: Span) -> _Look:
+def _look(spec: AnalysisSpec, canary: Observation, stable: Observation | None, span: TimeRange) -> _Look:
     mine = traffic(canary, span.start, span.end)
     theirs = traffic(stable, span.start, span.end) if stable is not None else None
     crashed = [crash for crash in canary.crashes if span.start <= crash.at < span.end]
@@ -135,34 +137,34 @@ def _look(spec: AnalysisSpec, canary: Observation, stable: Observation | None, s
     return _Look(span, mine, theirs, said)
 
 
-def _judged(spec: AnalysisSpec, before: AnalysisStatus, span: Span, look: _Look, weight: int) -> Judgement:
+def _judged(spec: AnalysisSpec, before: AnalysisStatus, span: TimeRange, look: _Look, weight: int) -> AnalysisResult:
     """What a look at known traffic comes to. `span` is the whole window, which has been waited for."""
     if look.says(Verdict.BAD):
-        return Judgement(_closed(before, look, weight, Verdict.BAD))
+        return AnalysisResult(_closed(before, look, weight, Verdict.BAD))
     doubtful = next((measured for measured in look.said if measured.verdict is Verdict.INCONCLUSIVE), None)
     if doubtful is not None:
-        return Judgement(_extended(before, look, Verdict.INCONCLUSIVE, doubtful.message), doubtful.reason)
+        return AnalysisResult(_extended(before, look, Verdict.INCONCLUSIVE, doubtful.message), doubtful.reason)
     if not look.says(Verdict.PENDING):
-        return Judgement(_closed(before, look, weight, Verdict.GOOD))
+        return AnalysisResult(_closed(before, look, weight, Verdict.GOOD))
     text = look.text(Verdict.PENDING)
     if span.seconds < PATIENCE * spec.interval_seconds:
         verdict = Verdict.PENDING if before.verdict is Verdict.INCONCLUSIVE else before.verdict
         judged = verdict in (Verdict.GOOD, Verdict.BAD)  # that of the window before; this one has none yet
-        return Judgement(_extended(before, look, verdict, f"since then {text}" if judged else text))
+        return AnalysisResult(_extended(before, look, verdict, f"since then {text}" if judged else text))
     if not look.mine.requests and look.theirs is not None and look.theirs.requests:
         text = "the canary got no requests while the stable revision did; is its traffic routed?"
-    return Judgement(_extended(before, look, Verdict.INCONCLUSIVE, text), Reason.ANALYSIS_INCONCLUSIVE)
+    return AnalysisResult(_extended(before, look, Verdict.INCONCLUSIVE, text), Reason.ANALYSIS_INCONCLUSIVE)
 
 
-def _unknown(spec: AnalysisSpec, before: AnalysisStatus, look: _Look, lost: Lost) -> Judgement:
+def _unknown(spec: AnalysisSpec, before: AnalysisStatus, look: _Look, lost: Lost) -> AnalysisResult:
     """A part of the window is lost: whatever was said of the window before holds no more, until a whole interval is known."""
     text = f"part of the window is unknown: {lost.message}"
     hopeless = lost.keeps is not None and lost.keeps < spec.interval_seconds
     if hopeless:
         text += f"; a window of {spec.interval_seconds} s can never be complete: lower analysis.intervalSeconds"
     if hopeless or look.span.seconds >= PATIENCE * spec.interval_seconds:
-        return Judgement(_extended(before, look, Verdict.INCONCLUSIVE, text), Reason.ANALYSIS_INCONCLUSIVE)
-    return Judgement(_extended(before, look, Verdict.PENDING, text))
+        return AnalysisResult(_extended(before, look, Verdict.INCONCLUSIVE, text), Reason.ANALYSIS_INCONCLUSIVE)
+    return AnalysisResult(_extended(before, look, Verdict.PENDING, text))
 
 
 def _closed(before: AnalysisStatus, look: _Look, weight: int, verdict: Verdict) -> AnalysisStatus:

@@ -20,14 +20,14 @@ from fettle.plan.rollout import commands, providers
 from fettle.plan.rollout import ledger as rollout_ledger
 from fettle.plan.rollout import rollback as rollout_rollback
 from fettle.plan.rollout import status as rollout_status
+from fettle.plan.rollout.canary import asked_weight, late, look, promoting, resume, steps_of
 from fettle.plan.rollout.commands import Orders
 from fettle.plan.rollout.ledger import Exit
-from fettle.plan.rollout.providers.base import Demand, Leaving, Placement
+from fettle.plan.rollout.providers.base import Allocation, Demand, Leaving
 from fettle.plan.rollout.revision import NotReady
 from fettle.plan.rollout.rollback import Rollback
 from fettle.plan.rollout.state import DesiredRevision, MarkLeft, OpenEntry, RolloutDecision, RolloutSnapshot
-from fettle.plan.rollout.transition import Transition, Trial, Wait
-from fettle.plan.rollout.trial import asked_weight, late, look, promoting, resume, steps_of
+from fettle.plan.rollout.transition import CanaryDecision, Transition, Wait
 
 
 @dataclass(frozen=True)
@@ -51,17 +51,17 @@ def decide(snapshot: RolloutSnapshot) -> RolloutDecision:
     ground = _survey(snapshot)
     transition = _transition(ground)
     serving = {revision: _artifact(snapshot, revision) for revision in _serving(transition)}
-    placement = _placement(snapshot, transition)
+    allocation = _allocation(snapshot, transition)
     kept = ground.rollback.holds.target if ground.rollback.holds else None
     ledger = rollout_ledger.writes(snapshot, serving, transition.exits, rendered=ground.desired, kept=kept)
     ledger = (*ledger, *rollout_ledger.judged(snapshot, transition.over))
     values = {**ground.orders.values, **ground.rollback.values}
-    status = rollout_status.build(snapshot, transition, values, placement, ledger)
+    status = rollout_status.build(snapshot, transition, values, allocation, ledger)
     opened = tuple(_opened(transition, write) for write in ledger if isinstance(write, OpenEntry))
     exits = tuple(_exit_event(snapshot, write) for write in ledger if isinstance(write, MarkLeft))
     return RolloutDecision(
-        replicas=placement.replicas,
-        remove=_empty(snapshot, placement.replicas, serving),
+        replicas=allocation.replicas,
+        remove=_empty(snapshot, allocation.replicas, serving),
         stable=transition.stable,
         ledger=ledger,
         status=status,
@@ -73,7 +73,7 @@ def decide(snapshot: RolloutSnapshot) -> RolloutDecision:
             *rollout_status.transitions(snapshot.status, status),
         ),
         requeue_seconds=rollout_status.next_look(snapshot, transition, status),
-        routes=placement.routes,
+        routes=allocation.routes,
     )
 
 
@@ -149,51 +149,53 @@ def _try(ground: _Ground, stable: str, revision: str) -> Transition:
     exits = dict(_exits(ground, revision))
     before = resume(snapshot, revision, _artifact(snapshot, revision))
     blocked = _blocked(snapshot, stable, revision)
-    trial = look(snapshot, before, ground.orders, stable=stable, held=ground.held, blocked=blocked)
-    demand = _demand(snapshot, trial, stable, blocked) if trial.wait is not None else None
+    decision = look(snapshot, before, ground.orders, stable=stable, held=ground.held, blocked=blocked)
+    demand = _demand(snapshot, decision, stable, blocked) if decision.wait is not None else None
     if demand is not None:
-        progressed = _progressed(snapshot, before, trial, providers.place(snapshot, demand))
-        trial = late(trial, snapshot, progressed=progressed)
+        progressed = _progressed(snapshot, before, decision, providers.allocate(snapshot, demand))
+        decision = late(decision, snapshot, progressed=progressed)
         if progressed:
             at = {"progressed_at": timestamps.write(snapshot.now)}
-            trial = replace(trial, canary=trial.canary.model_copy(update=at))
-    if trial.exit is not None:
-        exits[revision] = trial.exit
-        failed = (revision, trial.exit)
+            decision = replace(decision, canary=decision.canary.model_copy(update=at))
+    if decision.exit is not None:
+        exits[revision] = decision.exit
+        failed = (revision, decision.exit)
         return Transition(
-            stable, exits=exits, failed=failed, held=ground.held, rollback=ground.rollback.holds, over=trial.canary
+            stable, exits=exits, failed=failed, held=ground.held, rollback=ground.rollback.holds, over=decision.canary
         )
-    if trial.promoted:
+    if decision.promoted:
         exits[stable] = _replaced(ground, revision)
         said = EventDraft("Normal", Reason.SERVING, f"revision {revision} (started {before.started_at}) was promoted")
-        events = (*trial.events, said)
-        return Transition(revision, exits=exits, events=events, rollback=ground.rollback.holds, over=trial.canary)
+        events = (*decision.events, said)
+        return Transition(revision, exits=exits, events=events, rollback=ground.rollback.holds, over=decision.canary)
     return Transition(
-        stable, trial, demand, exits, held=ground.held, events=trial.events, rollback=ground.rollback.holds
+        stable, decision, demand, exits, held=ground.held, events=decision.events, rollback=ground.rollback.holds
     )
 
 
-def _demand(snapshot: RolloutSnapshot, trial: Trial, stable: str, blocked: bool) -> Demand:
+def _demand(snapshot: RolloutSnapshot, decision: CanaryDecision, stable: str, blocked: bool) -> Demand:
     """What the canary asks for at its step."""
-    canary, steps = trial.canary, steps_of(snapshot)
+    canary, steps = decision.canary, steps_of(snapshot)
     return replace(
         providers.demand(snapshot, stable),
         canary=snapshot.workload(canary.revision),
         weight=0 if blocked else asked_weight(steps, canary.step),
         in_force=canary.weight,
         keep_stable=promoting(steps, canary.step),
-        frozen=trial.wait is not None and trial.wait.hold,
+        frozen=decision.wait is not None and decision.wait.hold,
     )
 
 
-def _progressed(snapshot: RolloutSnapshot, before: CanaryStatus, trial: Trial, placement: Placement) -> bool:
+def _progressed(
+    snapshot: RolloutSnapshot, before: CanaryStatus, decision: CanaryDecision, allocation: Allocation
+) -> bool:
     """Whether this pass moved the rollout. The end of a pause does too: its time does not count against the deadline."""
-    after = trial.canary
+    after = decision.canary
     moved = (after.step, after.step_started_at) != (before.step, before.step_started_at)
     paused = find(snapshot.status.conditions, "Paused")
     was_held = paused is not None and paused.status is ConditionStatus.TRUE
-    resumed = was_held and not (trial.wait is not None and trial.wait.hold)
-    grown = placement.replicas[after.revision] > before.replicas
+    resumed = was_held and not (decision.wait is not None and decision.wait.hold)
+    grown = allocation.replicas[after.revision] > before.replicas
     return moved or grown or resumed
 
 
@@ -237,7 +239,7 @@ def _blocked(snapshot: RolloutSnapshot, stable: str, canary: str) -> bool:
     leaving = tuple(other for other in _leaving(snapshot, {stable, canary}, {}) if not other.failed)
     if not leaving or not snapshot.workload(stable).ready:
         return False
-    kept = providers.place(snapshot, replace(providers.demand(snapshot, stable), leaving=leaving)).replicas
+    kept = providers.allocate(snapshot, replace(providers.demand(snapshot, stable), leaving=leaving)).replicas
     return any(kept[other.workload.revision] for other in leaving)
 
 
@@ -257,14 +259,14 @@ def _leaving(snapshot: RolloutSnapshot, serving: set[str], exits: Mapping[str, E
     return [Leaving(snapshot.workloads[old], failed=bool((left := why(old)) and left.failed)) for old in gone]
 
 
-def _placement(snapshot: RolloutSnapshot, transition: Transition) -> Placement:
+def _allocation(snapshot: RolloutSnapshot, transition: Transition) -> Allocation:
     """Pods of every revision that has, or shall have, a workload; and what is routed to whom."""
     demand = transition.demand or providers.demand(snapshot, transition.stable)
     staying = {workload.revision for workload in demand.staying}
     leaving = tuple(_leaving(snapshot, staying, transition.exits))
-    placement = providers.place(snapshot, replace(demand, leaving=leaving))
-    pods = {revision: snapshot.workload(revision).sparing(count) for revision, count in placement.replicas.items()}
-    return replace(placement, replicas=pods)
+    allocation = providers.allocate(snapshot, replace(demand, leaving=leaving))
+    pods = {revision: snapshot.workload(revision).sparing(count) for revision, count in allocation.replicas.items()}
+    return replace(allocation, replicas=pods)
 
 
 def _empty(snapshot: RolloutSnapshot, replicas: Mapping[str, int], serving: Mapping[str, str]) -> tuple[str, ...]:

@@ -43,8 +43,8 @@ def read(snapshot: RolloutSnapshot, stable: str | None, current: str | None, *, 
         return Rollback(before, events=events)
     if order is not None and order.desired != desired:  # it waits until the spec asks for that one
         return Rollback(before, events=events)
-    found = _new(snapshot, value, order, before, stable, current)
-    return replace(found, events=(*events, *found.events))
+    rollback = _new(snapshot, value, order, before, stable, current)
+    return replace(rollback, events=(*events, *rollback.events))
 
 
 def _new(

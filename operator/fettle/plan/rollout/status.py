@@ -22,8 +22,9 @@ from fettle.plan.events import EventDraft
 from fettle.plan.rollout import analysis
 from fettle.plan.rollout import commands as rollout_commands
 from fettle.plan.rollout import ledger as rollout_ledger
+from fettle.plan.rollout.canary import asked_weight, steps_of
 from fettle.plan.rollout.providers import provider
-from fettle.plan.rollout.providers.base import Placement
+from fettle.plan.rollout.providers.base import Allocation
 from fettle.plan.rollout.state import (
     DesiredRevision,
     Forget,
@@ -35,7 +36,6 @@ from fettle.plan.rollout.state import (
     out_of_traffic,
 )
 from fettle.plan.rollout.transition import Transition
-from fettle.plan.rollout.trial import asked_weight, steps_of
 
 HTTP_PORT = 8080
 MOST_RECORDS = 100
@@ -54,21 +54,21 @@ def build(
     snapshot: RolloutSnapshot,
     transition: Transition,
     commands: Mapping[Command, str],
-    placement: Placement,
+    allocation: Allocation,
     ledger: Iterable[LedgerWrite],
 ) -> ModelDeploymentStatus:
     """The whole status after this decision. `commands` are the orders that were handled in it, as they were given."""
     handled, last = rollout_commands.handled(snapshot.status, commands)
-    stable = _stable(snapshot, transition, placement.replicas)
+    stable = _stable(snapshot, transition, allocation.replicas)
     return ModelDeploymentStatus(
         observed_generation=snapshot.generation,
         replicas=sum(workload.pods for workload in snapshot.workloads.values()),
         ready_replicas=sum(workload.ready for workload in snapshot.workloads.values()),
         selector=f"{GROUP}/modeldeployment={snapshot.name}",
-        conditions=_conditions(snapshot, transition, placement),
+        conditions=_conditions(snapshot, transition, allocation),
         address=Address(url=f"http://{snapshot.name}.{snapshot.namespace}.svc:{HTTP_PORT}") if stable else None,
         stable=stable,
-        canary=_canary(snapshot, transition, placement.replicas),
+        canary=_canary(snapshot, transition, allocation.replicas),
         revisions=_records(snapshot, ledger),
         last_command=last,
         commands=handled,
@@ -131,11 +131,11 @@ def _records(snapshot: RolloutSnapshot, ledger: Iterable[LedgerWrite]) -> tuple[
 # ------------------------------------------------------------------------------------------------------------ conditions
 
 
-def _conditions(snapshot: RolloutSnapshot, transition: Transition, placement: Placement) -> tuple[Condition, ...]:
-    stuck = _stuck(snapshot, transition, placement)
+def _conditions(snapshot: RolloutSnapshot, transition: Transition, allocation: Allocation) -> tuple[Condition, ...]:
+    stuck = _stuck(snapshot, transition, allocation)
     said = {
-        "Ready": _ready(snapshot, transition, placement, stuck),
-        "Progressing": _progressing(snapshot, transition, placement, stuck),
+        "Ready": _ready(snapshot, transition, allocation, stuck),
+        "Progressing": _progressing(snapshot, transition, allocation, stuck),
         "Degraded": _degraded(transition, stuck),
         "Paused": _paused(transition),
     }
@@ -153,12 +153,12 @@ def _conditions(snapshot: RolloutSnapshot, transition: Transition, placement: Pl
     return conditions
 
 
-def _stuck(snapshot: RolloutSnapshot, transition: Transition, placement: Placement) -> _Said | None:
+def _stuck(snapshot: RolloutSnapshot, transition: Transition, allocation: Allocation) -> _Said | None:
     """Why the stable revision does not come to serve: a fault that will not pass, or no pod or no route within the deadline."""
     if transition.stable is None:
         return None
     workload = snapshot.workload(transition.stable)
-    unrouted = _unrouted(snapshot, placement) if workload.ready >= snapshot.spec.replicas else None
+    unrouted = _unrouted(snapshot, allocation) if workload.ready >= snapshot.spec.replicas else None
     if workload.ready >= snapshot.spec.replicas and unrouted is None:
         return None
     fault = workload.fault
@@ -186,16 +186,16 @@ def first_deadline(snapshot: RolloutSnapshot, transition: Transition) -> datetim
     return entry.created + timedelta(seconds=snapshot.spec.rollout.progress_deadline_seconds)
 
 
-def _ready(snapshot: RolloutSnapshot, transition: Transition, placement: Placement, stuck: _Said | None) -> _Said:
+def _ready(snapshot: RolloutSnapshot, transition: Transition, allocation: Allocation, stuck: _Said | None) -> _Said:
     """Whether as many pods are ready, and stay, as are asked for; after a rollback stable may take its time to grow back."""
     asked = snapshot.spec.replicas
-    ready = sum(min(workload.ready, placement.replicas.get(name, 0)) for name, workload in snapshot.workloads.items())
+    ready = sum(min(workload.ready, allocation.replicas.get(name, 0)) for name, workload in snapshot.workloads.items())
     if transition.stable is None:
         why = transition.held
         return _Said(
             False, why.reason if why else Reason.DEPLOYING, why.message if why else "no revision is serving yet"
         )
-    if ready >= asked and (unrouted := _unrouted(snapshot, placement)) is not None:
+    if ready >= asked and (unrouted := _unrouted(snapshot, allocation)) is not None:
         return replace(stuck, holds=False) if stuck is not None else _Said(False, Reason.DEPLOYING, unrouted)
     if ready >= asked:
         text = f"{ready} pods ready, stable revision {transition.stable}" if asked else "scaled to 0"
@@ -214,9 +214,9 @@ def _ready(snapshot: RolloutSnapshot, transition: Transition, placement: Placeme
     return _Said(False, Reason.DEPLOYING, text)
 
 
-def _unrouted(snapshot: RolloutSnapshot, placement: Placement) -> str | None:
+def _unrouted(snapshot: RolloutSnapshot, allocation: Allocation) -> str | None:
     """Why pods that are ready serve nobody, or not everybody: where traffic is routed, the routes in force have to lead to them."""
-    if not placement.routes:
+    if not allocation.routes:
         return None
     in_force = snapshot.routes.weights if snapshot.routes is not None else {}
     served = sum(percent for revision, percent in in_force.items() if snapshot.workload(revision).ready)
@@ -242,9 +242,11 @@ def regrown_by(snapshot: RolloutSnapshot, transition: Transition) -> datetime | 
     return since + timedelta(seconds=snapshot.spec.rollout.progress_deadline_seconds)
 
 
-def _progressing(snapshot: RolloutSnapshot, transition: Transition, placement: Placement, stuck: _Said | None) -> _Said:
-    if transition.trial is not None and transition.trial.wait is not None:
-        wait, canary = transition.trial.wait, transition.trial.canary
+def _progressing(
+    snapshot: RolloutSnapshot, transition: Transition, allocation: Allocation, stuck: _Said | None
+) -> _Said:
+    if transition.decision is not None and transition.decision.wait is not None:
+        wait, canary = transition.decision.wait, transition.decision.canary
         asked = asked_weight(steps_of(snapshot), canary.step)
         reason = wait.reason
         if reason is Reason.CANARY_RUNNING and asked >= 100:
@@ -261,7 +263,7 @@ def _progressing(snapshot: RolloutSnapshot, transition: Transition, placement: P
         return _Said(False, stuck.reason, stuck.message)
     if transition.stable is not None and snapshot.workload(transition.stable).ready < snapshot.spec.replicas:
         return _Said(True, Reason.DEPLOYING, _missing(snapshot.workload(transition.stable), snapshot.spec.replicas))
-    if (unrouted := _unrouted(snapshot, placement)) is not None:
+    if (unrouted := _unrouted(snapshot, allocation)) is not None:
         return _Said(True, Reason.DEPLOYING, unrouted)
     if transition.rollback is not None:
         back = transition.rollback
@@ -283,7 +285,7 @@ def _degraded(transition: Transition, stuck: _Said | None) -> _Said:
 
 
 def _paused(transition: Transition) -> _Said:
-    wait = transition.trial.wait if transition.trial is not None else transition.held
+    wait = transition.decision.wait if transition.decision is not None else transition.held
     if wait is not None and wait.hold and wait.reason is not Reason.CANARY_RUNNING:
         return _Said(True, wait.reason, wait.message)
     return _Said(False, Reason.SERVING if transition.stable else Reason.DEPLOYING)
@@ -310,8 +312,9 @@ def transitions(before: ModelDeploymentStatus, after: ModelDeploymentStatus) -> 
 def next_look(snapshot: RolloutSnapshot, transition: Transition, status: ModelDeploymentStatus) -> float | None:
     """Seconds until time alone may change the decision; None = only when something happens."""
     times: list[datetime] = []
-    if transition.trial is not None and transition.trial.wait is not None and transition.trial.wait.until is not None:
-        times.append(transition.trial.wait.until)
+    wait = transition.decision.wait if transition.decision is not None else None
+    if wait is not None and wait.until is not None:
+        times.append(wait.until)
     spec = snapshot.spec.rollout.analysis
     if spec is not None and status.canary is not None and status.canary.analysis is not None:
         times.append(analysis.next_look(spec, status.canary.analysis, snapshot.now))

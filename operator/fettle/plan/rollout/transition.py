@@ -25,7 +25,7 @@ class Wait:
 
 
 @dataclass(frozen=True)
-class Trial:
+class CanaryDecision:
     """The canary after a look at it. Exactly one of `wait`, `exit` and `promoted` says what comes next."""
 
     canary: CanaryStatus
@@ -40,7 +40,7 @@ class Transition:
     """Who is who afterwards. `exits`: why revisions leave; `failed`: the revision that is not tried again, and why."""
 
     stable: str | None
-    trial: Trial | None = None
+    decision: CanaryDecision | None = None
     demand: Demand | None = None  # for the canary that goes on
     exits: Mapping[str, Exit] = field(default_factory=dict)
     failed: tuple[str, Exit] | None = None
@@ -52,4 +52,4 @@ class Transition:
     @property
     def canary(self) -> CanaryStatus | None:
         """The canary that goes on."""
-        return self.trial.canary if self.trial is not None else None
+        return self.decision.canary if self.decision is not None else None

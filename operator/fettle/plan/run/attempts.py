@@ -17,13 +17,15 @@ from fettle.plan.run.state import TaskPhase, TaskRequest, TaskState
 
 MAX_ATTEMPTS = 3  # of one task by itself; only failures that say they may pass are tried again
 BACK_OFF_SECONDS = (10, 80)  # before the second and the third attempt: a store that is full for a minute is outlasted
+# What a task says when the store no longer has what an earlier task left there.
+LOST = frozenset({Reason.ARTIFACT_NOT_FOUND, Reason.ARTIFACT_TAMPERED, Reason.STORE_NOT_FOUND})
 LATE_LOOK_SECONDS = 60.0  # between looks at what still runs past the deadline: its end is an event, which may be lost
 
-Report = TypeVar("Report", PrepareReport, BuildReport, MeasureReport, PublishReport)
+ReportT = TypeVar("ReportT", PrepareReport, BuildReport, MeasureReport, PublishReport)
 
 
 @dataclass(frozen=True)
-class TaskProgress(Generic[Report]):
+class TaskProgress(Generic[ReportT]):
     """A task that a stage asked for: answered (`report`), failed for good (`fault`), or neither yet.
 
     `request` is the attempt that shall exist, None where nothing begins any more. `running` says whether it occupies a
@@ -33,7 +35,7 @@ class TaskProgress(Generic[Report]):
 
     task_hash: str
     request: TaskRequest | None = None
-    report: Report | None = None
+    report: ReportT | None = None
     fault: Finding | None = None
     running: bool = False
     note: Finding | None = None
@@ -73,14 +75,14 @@ class Attempts:
         return self.now >= self.ends
 
     def ask(
-        self, task: AnyTask, answer: type[Report], *, stage: str, label: str, target: TargetSpec | None = None
-    ) -> TaskProgress[Report]:
+        self, task: AnyTask, answer: type[ReportT], *, stage: str, label: str, target: TargetSpec | None = None
+    ) -> TaskProgress[ReportT]:
         """Ask that `task` be running or done."""
         name = task_hash(task)
         state = self.tasks.get(name)
         attempt = self._attempt(state)
         if self.late and (state is None or attempt > state.attempt or _waits(state)):
-            return TaskProgress(name, note=_fault(state) if state is not None else None)
+            return TaskProgress(name, note=_fault(state) if state is not None and not _answered(state) else None)
         request = TaskRequest(task, name, attempt, stage, label, self._seconds_left, target)
         if state is None or attempt > state.attempt:
             return TaskProgress(name, request, running=True)
@@ -113,11 +115,31 @@ class Attempts:
 
     def _attempt(self, state: TaskState | None) -> int:
         """The attempt that shall exist: the next one as soon as a failure that may pass has waited long enough, or at once
-        where a retry was ordered after it began."""
+        where a retry was ordered after it began, or where something is made again that was lost."""
         first = self.retries * MAX_ATTEMPTS
         if state is None or (state.attempt < first and _worth_another(state)):
             return first
+        again = self._again(state)
+        if again is not None and again < first + MAX_ATTEMPTS:
+            return max(again, first)
         return state.attempt + 1 if _may_pass(state) and self._back_off_left(state) is None else state.attempt
+
+    def _again(self, state: TaskState) -> int | None:
+        """The attempt with which a task has its part in making again what the store lost; None where it has none.
+
+        A task found the loss: all that were answered before it are asked again, and answer from the store where all that they wrote is
+        there. They are asked in their order, so that the one that found the loss has its turn when they are done.
+        """
+        if _found_loss(state):
+            made = any(
+                _answered(other) and other.attempt > state.attempt and _is_later(other, state)
+                for other in self.tasks.values()
+            )
+            return state.attempt + 1 if made else None
+        if not _answered(state):
+            return None
+        losses = [other.attempt for other in self.tasks.values() if _found_loss(other) and not _is_later(state, other)]
+        return max(state.attempt, *losses) + 1 if losses else None
 
     def _back_off_left(self, state: TaskState) -> float | None:
         """Seconds until a failure that may pass is tried again; None where they are over."""
@@ -148,12 +170,28 @@ def _own_attempts(state: TaskState) -> int:
 
 
 def _worth_another(state: TaskState) -> bool:
-    """Whether an ordered retry repeats it: it failed, its answer is none, or a candidate failed while it was measured."""
+    """Whether an ordered retry repeats it: it failed, its answer is none, a candidate failed while it was measured, or it says of
+    artifacts that they are whole, which may no longer be so."""
     if state.phase != TaskPhase.SUCCEEDED:
         return state.phase == TaskPhase.FAILED
     if isinstance(state.report, MeasureReport):
         return any(row.state == CandidateState.FAILED for row in state.report.candidates)
-    return state.report is None
+    return state.report is None or isinstance(state.report, PublishReport)
+
+
+def _answered(state: TaskState) -> bool:
+    return state.phase == TaskPhase.SUCCEEDED and state.report is not None
+
+
+def _found_loss(state: TaskState) -> bool:
+    return state.phase == TaskPhase.FAILED and state.reason in LOST
+
+
+def _is_later(state: TaskState, than: TaskState) -> bool:
+    """Whether an attempt ended after another. Where an end is not known, or in the same second, their numbers tell."""
+    if state.finished_at is None or than.finished_at is None or state.finished_at == than.finished_at:
+        return state.attempt > than.attempt
+    return state.finished_at > than.finished_at
 
 
 def _waits(state: TaskState) -> bool:

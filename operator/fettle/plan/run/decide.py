@@ -66,7 +66,8 @@ def _advance(context: RunContext) -> RunOutcome:
     status = opened_status(context).model_copy(update={"source": report.source})
     impossible = _unconverted(context.snapshot, report) or _batch_refused(context.snapshot, report)
     if impossible is not None:
-        return RunOutcome(Stage(impossible.reason, impossible.message, finished=True), status, conditions, (prepare,))
+        stage = Stage(impossible.reason, impossible.message, finished=True)
+        return RunOutcome(stage, _stopped(status, impossible), conditions, (prepare,))
     progress = advance(context, report)
     tasks = (prepare, *progress.tasks)
     rows = candidate_rows(progress, report)
@@ -88,7 +89,8 @@ def _not_prepared(context: RunContext, prepare: TaskProgress[PrepareReport]) -> 
     """The source is being prepared, or cannot be."""
     if prepare.fault is not None:
         stage = Stage(prepare.fault.reason, prepare.fault.message, finished=True)
-        return RunOutcome(stage, opened_status(context), fault_conditions(prepare.fault), (prepare,))
+        status = _stopped(opened_status(context), prepare.fault)
+        return RunOutcome(stage, status, fault_conditions(prepare.fault), (prepare,))
     text = f"fetching, checking and converting {context.snapshot.spec.source.uri}"
     stage = Stage(Reason.PREPARING, with_notes(text, notes_of([prepare])))
     return RunOutcome(stage, opened_status(context), tasks=(prepare,))
@@ -109,8 +111,7 @@ def _in_time(context: RunContext, outcome: RunOutcome) -> RunOutcome:
     where = stage.message if stage.finished else f"it was at {stage.reason}: {stage.message}"
     todo = "a retry has as long again, and does nothing again that is done"
     text = f"not done after search.deadlineSeconds = {seconds} s ({todo}); {where}"
-    rows = tuple(_stopped(row) for row in outcome.status.candidates)
-    status = outcome.status.model_copy(update={"candidates": rows})
+    status = _stopped(outcome.status, Finding(Reason.DEADLINE_EXCEEDED, "the run's time was over"))
     return replace(outcome, stage=Stage(Reason.DEADLINE_EXCEEDED, text, finished=True), status=status)
 
 
@@ -231,9 +232,9 @@ def _summary(rows: Sequence[CandidateStatus]) -> str:
     return "; ".join(parts)
 
 
-def _stopped(row: CandidateStatus) -> CandidateStatus:
-    """A row that the deadline cut off."""
-    if row.state not in (CandidateState.PENDING, CandidateState.RUNNING):
-        return row
-    update = {"state": CandidateState.FAILED, "reason": Reason.DEADLINE_EXCEEDED, "message": "the run's time was over"}
-    return row.model_copy(update=update)
+def _stopped(status: OptimizedModelStatus, why: Finding) -> OptimizedModelStatus:
+    """The status of a run that is over before its candidates are."""
+    unfinished = (CandidateState.PENDING, CandidateState.RUNNING)
+    failed = {"state": CandidateState.FAILED, "reason": why.reason, "message": why.message}
+    rows = (row.model_copy(update=failed) if row.state in unfinished else row for row in status.candidates)
+    return status.model_copy(update={"candidates": tuple(rows)})

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from fettle.api.optimizedmodel import TargetSpec
 from fettle.api.recipe import QuantizeStep, RecipeStep, RuntimeSettings
 from fettle.api.report import PrepareReport
-from fettle.api.vocabulary import Precision, QuantizeMode, QuantizePreset, RuntimeName, SourceFormat
+from fettle.api.vocabulary import FormatName, Precision, QuantizeMode, QuantizePreset, RuntimeName
 from fettle.plan.run.planned import PlannedCandidate, planned_candidate
 
 QUICK_MILLISECONDS = 2.0  # below, waking threads can cost more than they bring
@@ -119,7 +119,7 @@ LINES: tuple[PlanLine, ...] = (
     PlanLine("float32", OPENVINO, variant="static", static=True, when=lambda facts: facts.one_shape),
     PlanLine("float32", OPENVINO, variant="1thread", one_thread=True, when=_quick),
     # 2a: a script frozen and fused by PyTorch itself; an exported program runs only as it came
-    PlanLine("float32", TORCHSCRIPT, when=lambda facts: facts.prepare.source.format != SourceFormat.TORCH_EXPORT),
+    PlanLine("float32", TORCHSCRIPT, when=lambda facts: facts.prepare.source.format != FormatName.TORCH_EXPORT),
     # 2b: any other runtime, until it has lines of its own
     *(PlanLine("float32", name) for name in RuntimeName if name not in (ORT, OPENVINO, TORCHSCRIPT)),
     # 3: reduced precision; the measuring node rejects what its CPU only emulates

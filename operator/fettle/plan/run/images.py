@@ -9,7 +9,7 @@ from fettle.api import catalog
 from fettle.api.catalog import Image
 from fettle.api.reasons import Reason
 from fettle.api.task import AnyTask, BuildTask, MeasureTask, PrepareTask
-from fettle.api.vocabulary import RuntimeName, SourceFormat
+from fettle.api.vocabulary import FormatName, RuntimeName
 from fettle.plan.run.planned import Finding, PlannedCandidate
 
 
@@ -36,7 +36,7 @@ def _of_runtimes(names: Iterable[RuntimeName]) -> frozenset[str]:
 
 
 def measurable(
-    candidates: Iterable[PlannedCandidate], baseline: RuntimeName, format: SourceFormat
+    candidates: Iterable[PlannedCandidate], baseline: RuntimeName, format: FormatName
 ) -> tuple[PlannedCandidate, ...]:
     """`candidates`, those refused that no image can measure beside the original and beside the rows in front of them.
 
@@ -60,7 +60,7 @@ def measured_beside(runtime: RuntimeName, candidates: Iterable[PlannedCandidate]
     return entry is not None and catalog.runtime(runtime).library in entry.libraries
 
 
-def _no_image(runtime: RuntimeName, together: Sequence[RuntimeName], format: SourceFormat) -> Finding | None:
+def _no_image(runtime: RuntimeName, together: Sequence[RuntimeName], format: FormatName) -> Finding | None:
     """Why no image measures `runtime` with all of `together`, the original's first, and what to do."""
     if catalog.job_image(_of_runtimes((runtime, *together))) is not None:
         return None

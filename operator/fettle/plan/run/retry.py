@@ -1,4 +1,5 @@
-"""The annotation `fettle.dev/retry` on an OptimizedModel: what failed in the run of its spec is tried again. Each value acts once."""
+"""The annotation `fettle.dev/retry` on an OptimizedModel: what failed in the run of its spec is tried again, and what was published and
+lost is made again. Each value acts once."""
 
 from __future__ import annotations
 
@@ -38,6 +39,17 @@ def failure_of(status: OptimizedModelStatus) -> str | None:
     return f"{len(failed)} failed ({names}{', …' if len(failed) > 3 else ''})" if failed else None
 
 
+def subject_of(status: OptimizedModelStatus) -> str | None:
+    """What a retry is for, in a few words: what failed, else what was published. None where there is neither.
+
+    Whoever orders a retry of what is published knows that it was lost: only a Job can see that.
+    """
+    failure, ready = failure_of(status), find(status.conditions, READY)
+    if failure is None and ready is not None and ready.reason == Reason.PUBLISHED:
+        return "nothing failed; checking that the published artifacts are whole"
+    return failure
+
+
 def waits(status: OptimizedModelStatus) -> bool:
     """Whether a retry waits for the end of the measurement that goes on."""
     ready = find(status.conditions, READY)
@@ -53,18 +65,15 @@ def read(snapshot: RunSnapshot) -> RetryOrder:
     if status.observed_generation is None:
         return RetryOrder(value or status.last_handled_retry, retries_of(snapshot.tasks))
     unchanged = RetryOrder(status.last_handled_retry, status.retries or 0)
-    failure, changed = failure_of(status), status.observed_generation != snapshot.generation
+    failed, changed = failure_of(status) is not None, status.observed_generation != snapshot.generation
     if not is_new(value, status):
-        return (
-            replace(unchanged, retries=unchanged.retries + 1, acts=True)
-            if changed and failure is not None
-            else unchanged
-        )
-    if failure is None:
+        return replace(unchanged, retries=unchanged.retries + 1, acts=True) if changed and failed else unchanged
+    subject = subject_of(status)
+    if subject is None:
         return RetryOrder(value, unchanged.retries, events=(refusal(Command.RETRY, f"{value}: nothing failed"),))
     if waits(status) and not changed:
         return unchanged
-    accepted = acceptance(Command.RETRY, f"{value}: {failure}")
+    accepted = acceptance(Command.RETRY, f"{value}: {subject}")
     return RetryOrder(value, unchanged.retries + 1, acts=True, events=(accepted,))
 
 

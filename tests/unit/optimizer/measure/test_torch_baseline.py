@@ -11,7 +11,7 @@ from tests.unit.optimizer.measure.models import SHORT, Bench, candidate
 from fettle.api.optimizedmodel_status import CandidateStatus
 from fettle.api.report import MeasureReport
 from fettle.api.task import StoredModel
-from fettle.api.vocabulary import Basis, RuntimeName, SourceFormat
+from fettle.api.vocabulary import Basis, FormatName, RuntimeName
 from fettle.store.manifest import read_stored
 
 pytestmark = pytest.mark.timeout(300)  # PyTorch takes seconds to start in each process
@@ -39,7 +39,7 @@ def script_of(bench: Bench) -> StoredModel:
     path.parent.mkdir()
     torch.jit.trace(Classifier().eval(), torch.zeros(2, 64), strict=False).save(str(path))
     file = bench.store.put_file(path, path.name)
-    return StoredModel(format=SourceFormat.TORCH_SCRIPT, entry=path.name, files=(file,))
+    return StoredModel(format=FormatName.TORCH_SCRIPT, entry=path.name, files=(file,))
 
 
 @pytest.fixture(scope="module")

@@ -39,7 +39,7 @@ signature = Signature(inputs=(tensor,), outputs=())
 mounts = Mounts({"claim": pathlib.Path(folder)})
 peak = lambda: resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
 before = peak()
-found = data.read(data.Asked(f"pvc://claim/{name}", int(most) or None), mounts, signature, {"x": 0}, Room())
+found = data.read(data.ItemsRequest(f"pvc://claim/{name}", int(most) or None), mounts, signature, {"x": 0}, Room())
 parts = split(None, found)
 store = Store.open("pvc://claim/store", mounts)
 put = store.put_data((parts.evaluation or found).stored(signature))

@@ -16,15 +16,15 @@ from tests.unit.optimizer.prepare.workbench import Workbench
 from fettle.api.optimizedmodel import InputSpec
 from fettle.api.reasons import Reason
 from fettle.api.recipe import RuntimeSettings
-from fettle.api.vocabulary import Basis, RuntimeName, SourceFormat
+from fettle.api.vocabulary import Basis, FormatName, RuntimeName
 from fettle.errors import FettleError
 from fettle.runtimes import base
 
-SCRIPT, EXPORT = SourceFormat.TORCH_SCRIPT, SourceFormat.TORCH_EXPORT
+SCRIPT, EXPORT = FormatName.TORCH_SCRIPT, FormatName.TORCH_EXPORT
 NAMES = ("convolutional", "fixed_batch", "block", "pair")
 
 
-def written(bench: Workbench, name: str, format: SourceFormat) -> tuple[Any, str]:
+def written(bench: Workbench, name: str, format: FormatName) -> tuple[Any, str]:
     """The example and the address of its file."""
     from tests.data import torch_models
 
@@ -46,7 +46,7 @@ def refused(bench: Workbench, uri: str, inputs: tuple[InputSpec, ...] = ()) -> F
 @pytest.mark.parametrize("format", [SCRIPT, EXPORT])
 @pytest.mark.parametrize("name", NAMES)
 def test_the_portable_form_and_the_source_answer_as_the_module_does(
-    bench: Workbench, name: str, format: SourceFormat
+    bench: Workbench, name: str, format: FormatName
 ) -> None:
     example, uri = written(bench, name, format)
     report = bench.prepare(bench.task(uri=uri, inputs=example.specs if format == SCRIPT else ()))
@@ -96,7 +96,7 @@ def test_a_branch_on_the_shape_is_kept_in_a_script(bench: Workbench) -> None:
 
 @pytest.mark.parametrize("format", [SCRIPT, EXPORT])
 def test_an_operator_that_onnx_does_not_have_is_named_and_pytorch_goes_on_alone(
-    bench: Workbench, format: SourceFormat
+    bench: Workbench, format: FormatName
 ) -> None:
     example, uri = written(bench, "unsupported", format)
     task = bench.task(uri=uri, inputs=example.specs if format == SCRIPT else ())
@@ -193,7 +193,7 @@ def test_weights_alone_are_no_model(bench: Workbench, archive: bool) -> None:
 
 @pytest.mark.parametrize("format", [SCRIPT, EXPORT])
 @pytest.mark.parametrize("damage", ["cut", "holed"])
-def test_a_damaged_archive_is_corrupted(bench: Workbench, format: SourceFormat, damage: str) -> None:
+def test_a_damaged_archive_is_corrupted(bench: Workbench, format: FormatName, damage: str) -> None:
     example, uri = written(bench, "block", format)
     path = bench.folder / uri.rpartition("/")[2]
     if damage == "cut":

@@ -31,10 +31,10 @@ from fettle.api.vocabulary import (
     Basis,
     CandidateState,
     Evidence,
+    FormatName,
     Metric,
     Objective,
     RuntimeName,
-    SourceFormat,
 )
 from fettle.store.manifest import DataRecord, Manifest, RecipeRecord, Tolerance, put_reference, write_artifact
 from fettle.store.store import Store
@@ -232,7 +232,7 @@ def fill(store: Store, folder: Path) -> str:
     store.put_result(
         PREPARE,
         PrepareReport(
-            source=SourceStatus(sha256="5" * 64, format=SourceFormat.ONNX, bytes=4_810_000),
+            source=SourceStatus(sha256="5" * 64, format=FormatName.ONNX, bytes=4_810_000),
             original=model,
             portable=model,
             portable_runtimes=(RuntimeName.ONNXRUNTIME, RuntimeName.OPENVINO),

@@ -12,7 +12,7 @@ import pytest
 from fettle.api.modeldeployment import AnalysisSpec
 from fettle.api.modeldeployment_status import Verdict
 from fettle.api.reasons import Reason
-from fettle.plan.rollout.analysis import Judgement, begin, judge
+from fettle.plan.rollout.analysis import AnalysisResult, begin, judge
 from fettle.plan.rollout.metrics.agreement import agreement
 from fettle.plan.rollout.window_totals import Comparisons, Doubt, Observation, PodSamples, Second
 
@@ -30,7 +30,7 @@ def pod(agreed: int, disagreed: int = 0, unsure: int = 0, doubt: Doubt | None = 
     return PodSamples(name, (Second(START.timestamp(), 100, 0, {}, counted),), 1.0, 1.05, doubt)
 
 
-def look(*pods: PodSamples, seconds: float = 11, **more: Any) -> Judgement:
+def look(*pods: PodSamples, seconds: float = 11, **more: Any) -> AnalysisResult:
     stable = Observation((PodSamples("a", (Second(START.timestamp(), 100, 0, {}),), 1.0, 1.05),))
     seen = Observation(tuple(pods), **more)
     return judge(SPEC, begin(START), seen, stable, START + timedelta(seconds=seconds))

@@ -22,7 +22,7 @@ from fettle.api.task import (
     StoredData,
     StoredModel,
 )
-from fettle.api.vocabulary import RuntimeName, SourceFormat
+from fettle.api.vocabulary import FormatName, RuntimeName
 from fettle.plan.run.candidates import TargetPlan, plan_target, possible_builds
 from fettle.plan.run.constraints import in_force
 from fettle.plan.run.images import image_of, measured_beside
@@ -32,19 +32,19 @@ from fettle.settings import Settings
 STORE = "pvc://store"
 ONNX = StoredModel(format="ONNX", entry="model.onnx", files=())
 NOTHING = Signature(inputs=(), outputs=())
-AUTO, SCRIPT = SourceFormat.AUTO, SourceFormat.TORCH_SCRIPT
+AUTO, SCRIPT = FormatName.AUTO, FormatName.TORCH_SCRIPT
 SOURCES = [
     ("pvc://models/model.onnx", AUTO, Image.OPTIMIZER),
     ("pvc://models/folder", AUTO, Image.OPTIMIZER),
     ("pvc://models/model.pt", AUTO, Image.OPTIMIZER_TORCH),
     ("pvc://models/MODEL.PT2", AUTO, Image.OPTIMIZER_TORCH),
     ("pvc://models/model.bin", SCRIPT, Image.OPTIMIZER_TORCH),
-    ("pvc://models/model.pt", SourceFormat.ONNX, Image.OPTIMIZER),
+    ("pvc://models/model.pt", FormatName.ONNX, Image.OPTIMIZER),
 ]
 
 
 @pytest.mark.parametrize(("uri", "format", "image"), SOURCES)
-def test_a_source_is_looked_at_with_what_its_format_needs(uri: str, format: SourceFormat, image: Image) -> None:
+def test_a_source_is_looked_at_with_what_its_format_needs(uri: str, format: FormatName, image: Image) -> None:
     task = PrepareTask(store=STORE, source=SourceSpec(uri=uri, format=format), data=DataSpec(), builds=())
     assert image_of(task) == image
 
@@ -139,7 +139,7 @@ def test_the_smallest_image_that_has_every_runtime_of_the_task_is_taken(
     assert image_of(measure_task(baseline, *others)) == image
 
 
-def planned(format: SourceFormat, *runtimes: RuntimeName) -> TargetPlan:
+def planned(format: FormatName, *runtimes: RuntimeName) -> TargetPlan:
     """The default plan of a target with these runtimes for a source of that format, which all of them load."""
     spec = make_spec(targets=[{"name": "cpu", "runtimes": list(runtimes)}])
     source = SourceStatus(sha256=digest("source"), format=format, bytes=1000)
@@ -167,7 +167,7 @@ def planned(format: SourceFormat, *runtimes: RuntimeName) -> TargetPlan:
             "against: leave openvino out of the target's runtimes",
         ),
         (
-            SourceFormat.ONNX,
+            FormatName.ONNX,
             (ORT, OPENVINO, TORCHSCRIPT),
             APART,
             TORCHSCRIPT,
@@ -178,7 +178,7 @@ def planned(format: SourceFormat, *runtimes: RuntimeName) -> TargetPlan:
 )
 def test_a_runtime_that_no_image_measures_beside_the_others_is_refused_with_what_would_do(
     monkeypatch: pytest.MonkeyPatch,
-    format: SourceFormat,
+    format: FormatName,
     runtimes: tuple[RuntimeName, ...],
     rows: tuple[ImageEntry, ...],
     refused: RuntimeName,

@@ -21,6 +21,8 @@ OUTCOMES = st.sampled_from(
         failure(Reason.JOB_FAILED),
         failure(Reason.STORE_UNREACHABLE, retryable=True),
         failure(Reason.NODE_LOST, retryable=True),
+        failure(Reason.ARTIFACT_NOT_FOUND),
+        failure(Reason.STORE_NOT_FOUND, retryable=True),
         TaskState("", TaskPhase.SUCCEEDED),
     ]
 )

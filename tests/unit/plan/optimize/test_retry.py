@@ -9,14 +9,14 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from tests.unit.plan.choose.figures import row as figures
-from tests.unit.plan.optimize.world import World, fails, failure, make_spec, remembered
+from tests.unit.plan.optimize.world import Answer, World, fails, failure, make_spec, remembered
 
 from fettle.api.optimizedmodel_status import OptimizedModelStatus
 from fettle.api.reasons import Reason
 from fettle.api.vocabulary import CandidateState
 from fettle.plan.run.attempts import MAX_ATTEMPTS
 from fettle.plan.run.decide import decide
-from fettle.plan.run.state import TaskPhase, TaskState
+from fettle.plan.run.state import TaskPhase, TaskRequest, TaskState
 
 FAULTS = [
     ("prepare", Reason.SOURCE_NOT_FOUND),
@@ -113,17 +113,81 @@ def test_what_was_published_before_stays_published_throughout() -> None:
     assert world.status.artifacts == published
 
 
-def test_what_is_published_and_whole_is_left_alone() -> None:
+def test_what_is_published_is_looked_at_again_and_stays_where_it_is_whole() -> None:
     world = World()
     world.settle()
-    before, started = world.status, len(world.started)
+    before, started = world.status.artifacts, len(world.started)
     world.retry = "one"
-    decision = world.look()
-    assert (decision.requests, decision.finished, len(world.started)) == ((), True, started)
-    assert world.status == before.model_copy(update={"last_handled_retry": "one"})
-    (event,) = decision.events
-    assert (event.type, event.reason, event.message) == ("Warning", Reason.COMMAND_REFUSED, "retry one: nothing failed")
-    assert world.look().events == ()
+    world.settle()
+    assert [(task.stage, task.attempt) for task in world.started[started:]] == [("publish", MAX_ATTEMPTS)]
+    assert (world.ready.reason, world.status.artifacts) == (Reason.PUBLISHED, before)
+    assert (world.status.retries, world.status.last_handled_retry) == (1, "one")
+    assert ("Normal", Reason.COMMAND_ACCEPTED) in world.events
+    assert world.look().finished
+
+
+LOSSES = (Reason.ARTIFACT_NOT_FOUND, Reason.ARTIFACT_TAMPERED, Reason.STORE_NOT_FOUND)
+
+
+def loses(stage: str, reason: Reason, maker: str) -> Answer:
+    """An `answer` in which a stage finds lost what another makes, until that one is asked once more."""
+    made: list[int] = []
+
+    def answer(request: TaskRequest) -> TaskState | None:
+        if request.stage == maker:
+            made.append(request.attempt)
+        return failure(reason, "it is gone") if request.stage == stage and len(set(made)) < 2 else None
+
+    return answer
+
+
+@pytest.mark.parametrize("reason", LOSSES)
+@pytest.mark.parametrize(("stage", "maker"), [("publish", "measure"), ("measure", "build"), ("build", "prepare")])
+def test_what_a_task_finds_lost_is_made_again_by_the_tasks_before_it(stage: str, maker: str, reason: Reason) -> None:
+    world = World(answer=loses(stage, reason, maker))
+    world.settle()
+    assert world.ready.reason == Reason.PUBLISHED
+    assert set(attempts(world, "prepare")) == set(attempts(world, maker)) == set(attempts(world, stage)) == {0, 1}
+    made = [(task.task_hash, task.attempt) for task in world.started]
+    assert len(made) == len(set(made))
+
+
+@pytest.mark.parametrize("reason", LOSSES)
+def test_what_was_published_and_is_lost_is_made_again_by_one_retry(reason: Reason) -> None:
+    world = World()
+    world.settle()
+    world.now += timedelta(days=1)
+    world.answer = fails("publish", failure(reason, "it is gone"), until_attempt=MAX_ATTEMPTS + 1)
+    world.retry = "one"
+    world.settle()
+    assert world.ready.reason == Reason.PUBLISHED
+    assert attempts(world, "publish") == [0, 3, 4]
+    assert attempts(world, "prepare") == attempts(world, "measure") == [0, 4]
+
+
+def test_what_stays_lost_ends_the_run_and_a_retry_begins_with_what_makes_it() -> None:
+    world = World(answer=fails("publish", failure(Reason.ARTIFACT_TAMPERED, "it is gone")))
+    world.settle()
+    assert (world.ready.reason, attempts(world, "publish")) == (Reason.ARTIFACT_TAMPERED, [0, 1, 2])
+    started = len(world.started)
+    mend(world)
+    world.settle()
+    assert world.ready.reason == Reason.PUBLISHED
+    stages = [task.stage for task in world.started[started:]]
+    assert stages == sorted(stages, key=["prepare", "build", "measure", "publish"].index)
+    assert {task.attempt for task in world.started[started:]} == {MAX_ATTEMPTS}
+
+
+def test_a_loss_of_an_earlier_spec_makes_nothing_be_asked_twice() -> None:
+    world = World(answer=fails("publish", failure(Reason.ARTIFACT_NOT_FOUND, "it is gone")))
+    world.settle()
+    world.now += timedelta(days=1)
+    started, world.answer = len(world.started), lambda request: None
+    world.generation, world.spec = 2, make_spec(source={"uri": "pvc://models/retrained.onnx"})
+    world.settle()
+    assert world.ready.reason == Reason.PUBLISHED
+    hashes = [task.task_hash for task in world.started[started:]]
+    assert len(hashes) == len(set(hashes))
 
 
 def test_a_build_that_failed_in_a_published_run_is_tried_again_and_the_choice_made_anew() -> None:
@@ -340,6 +404,8 @@ OUTCOMES = st.sampled_from(
         None,
         failure(Reason.JOB_FAILED),
         failure(Reason.STORE_FULL, retryable=True),
+        failure(Reason.ARTIFACT_NOT_FOUND),
+        failure(Reason.STORE_NOT_FOUND, retryable=True),
         TaskState("", TaskPhase.SUCCEEDED),
     ]
 )

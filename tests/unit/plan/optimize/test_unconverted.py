@@ -11,7 +11,7 @@ from fettle.api.optimizedmodel_status import SourceStatus
 from fettle.api.reasons import Reason
 from fettle.api.report import ConversionFault, PrepareReport
 from fettle.api.task import PrepareTask
-from fettle.api.vocabulary import CandidateState, RuntimeName, SourceFormat
+from fettle.api.vocabulary import CandidateState, FormatName, RuntimeName
 from fettle.plan.run.state import TaskRequest
 
 FAULT = ConversionFault(reason=Reason.UNSUPPORTED_OPERATOR, message="the model uses aten.fft_rfft")
@@ -22,9 +22,9 @@ def unconverted(request: TaskRequest) -> PrepareReport | None:
     """The answer of a prepare task whose source could not be converted."""
     if not isinstance(request.task, PrepareTask):
         return None
-    source = stored("script").model_copy(update={"format": SourceFormat.TORCH_SCRIPT})
+    source = stored("script").model_copy(update={"format": FormatName.TORCH_SCRIPT})
     update = {
-        "source": SourceStatus(sha256=digest("source"), format=SourceFormat.TORCH_SCRIPT, bytes=1000),
+        "source": SourceStatus(sha256=digest("source"), format=FormatName.TORCH_SCRIPT, bytes=1000),
         "original": source,
         "portable": source,
         "portable_runtimes": (TORCH,),

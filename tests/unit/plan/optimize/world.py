@@ -28,7 +28,7 @@ from fettle.api.task import (
     StoredFile,
     StoredModel,
 )
-from fettle.api.vocabulary import RuntimeName, SourceFormat
+from fettle.api.vocabulary import FormatName, RuntimeName
 from fettle.plan.run.decide import decide
 from fettle.plan.run.state import AnyReport, RunDecision, RunSnapshot, TaskPhase, TaskRequest, TaskState
 
@@ -78,7 +78,7 @@ def prepared(
     image = Tensor(name="image", dtype="FP32", shape=(-1, 1, 32, 32), batch_axis=axis)
     logits = Tensor(name="logits", dtype="FP32", shape=(-1, 10), batch_axis=axis)
     return PrepareReport(
-        source=SourceStatus(sha256=digest("source"), format=SourceFormat.ONNX, bytes=1000),
+        source=SourceStatus(sha256=digest("source"), format=FormatName.ONNX, bytes=1000),
         original=stored("original"),
         portable=stored("portable", 990),
         portable_runtimes=portable_runtimes,

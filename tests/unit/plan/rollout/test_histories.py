@@ -20,10 +20,10 @@ from fettle.api.modeldeployment import TrafficProvider
 from fettle.api.modeldeployment_status import ModelDeploymentStatus
 from fettle.api.reasons import Reason
 from fettle.plan.rollout import providers
+from fettle.plan.rollout.canary import asked_weight, steps_of
 from fettle.plan.rollout.providers.base import Provider
 from fettle.plan.rollout.revision import NotReady
 from fettle.plan.rollout.state import MarkLeft, OpenEntry
-from fettle.plan.rollout.trial import asked_weight, steps_of
 
 SHARDS, HISTORIES = 8, 148
 LEAST_EVENTS, MOST_EVENTS = 15, 70

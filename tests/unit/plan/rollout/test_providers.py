@@ -15,7 +15,7 @@ from fettle.api.modeldeployment import TrafficProvider
 from fettle.api.reasons import Reason
 from fettle.errors import FettleError
 from fettle.plan.rollout import providers
-from fettle.plan.rollout.providers.base import Demand, Leaving, Placement, Provider
+from fettle.plan.rollout.providers.base import Allocation, Demand, Leaving, Provider
 from fettle.plan.rollout.state import Routes, Workload
 
 Make = Callable[..., Any]
@@ -65,7 +65,7 @@ class Sides:
     """A demand and its answer, as traffic by revision."""
 
     demand: Demand
-    placement: Placement
+    allocation: Allocation
 
     @property
     def workloads(self) -> dict[str, Workload]:
@@ -80,28 +80,28 @@ class Sides:
         return self.demand.routes.weights.get(revision, 0) if self.demand.routes is not None else 0
 
     def next(self, revision: str) -> int:
-        return self.placement.routes.get(revision, 0)
+        return self.allocation.routes.get(revision, 0)
 
 
 def hold(sides: Sides) -> None:
     """The promises, one after the other."""
-    demand, placement = sides.demand, sides.placement
-    assert placement.replicas.keys() == sides.workloads.keys()
-    assert all(count >= 0 for count in placement.replicas.values())
-    kept = {revision: min(sides.workloads[revision].ready, count) for revision, count in placement.replicas.items()}
+    demand, allocation = sides.demand, sides.allocation
+    assert allocation.replicas.keys() == sides.workloads.keys()
+    assert all(count >= 0 for count in allocation.replicas.values())
+    kept = {revision: min(sides.workloads[revision].ready, count) for revision, count in allocation.replicas.items()}
     good = sum(workload.ready for revision, workload in sides.workloads.items() if revision != "d")
     assert sum(kept.values()) >= min(demand.replicas, good), "ready pods were taken away that nobody stands in for"
-    if not placement.routes:
+    if not allocation.routes:
         assert demand.routes is None or not sides.ready
         return
-    assert sum(placement.routes.values()) == 100 and min(placement.routes.values()) > 0
-    assert not sides.ready or placement.routes.keys() <= sides.ready, "traffic for a revision without a ready pod"
+    assert sum(allocation.routes.values()) == 100 and min(allocation.routes.values()) > 0
+    assert not sides.ready or allocation.routes.keys() <= sides.ready, "traffic for a revision without a ready pod"
     if "a" in sides.ready:
         assert not sides.next("d"), "traffic for a revision that failed"
         weight = demand.in_force if demand.frozen else demand.weight
         assert sides.next("b") <= max(weight, sides.now("b")), "more than was asked for"
     for revision in sides.ready if demand.replicas else ():
-        assert not sides.now(revision) or placement.replicas[revision], "no pod for traffic that still comes"
+        assert not sides.now(revision) or allocation.replicas[revision], "no pod for traffic that still comes"
     stands_in(sides)
 
 
@@ -110,7 +110,7 @@ def stands_in(sides: Sides) -> None:
     givers = {revision for revision in sides.workloads if sides.next(revision) < sides.now(revision)}
     if not givers or not givers <= sides.ready - {"d"}:
         return
-    for revision in sides.placement.routes:
+    for revision in sides.allocation.routes:
         if sides.next(revision) > sides.now(revision):
             enough = sides.workloads[revision].steady * 100 >= sides.next(revision) * sides.demand.replicas
             assert enough, f"{revision} has too few pods for its traffic"
@@ -120,16 +120,16 @@ def stands_in(sides: Sides) -> None:
 @given(demand=demands(routed=False))
 @settings(max_examples=500)
 def test_whatever_is_observed_pods_stand_in_for_each_other(provider: Provider, demand: Demand) -> None:
-    placement = provider.place(demand)
-    assert not placement.routes
-    hold(Sides(demand, placement))
+    allocation = provider.allocate(demand)
+    assert not allocation.routes
+    hold(Sides(demand, allocation))
 
 
 @each(WITH_ROUTES)
 @given(demand=demands(routed=True))
 @settings(max_examples=1000)
 def test_whatever_is_observed_traffic_goes_where_pods_can_take_it(provider: Provider, demand: Demand) -> None:
-    hold(Sides(demand, provider.place(demand)))
+    hold(Sides(demand, provider.allocate(demand)))
 
 
 @each({**WITHOUT_ROUTES, **WITH_ROUTES})
@@ -287,10 +287,10 @@ def test_a_first_revision_that_nothing_is_routed_to_is_degraded_after_the_deadli
 class Broken:
     """A provider that answers always the same, for `a` that serves and `b` that is on trial."""
 
-    placement: Placement
+    allocation: Allocation
 
-    def place(self, demand: Demand) -> Placement:
-        return self.placement
+    def allocate(self, demand: Demand) -> Allocation:
+        return self.allocation
 
     def pending(self, demand: Demand) -> str | None:
         return None
@@ -318,7 +318,7 @@ def test_a_provider_that_breaks_its_promise_is_named_and_nothing_is_changed(
     w.ask("b")
     w.until(lambda w: w.replicas.get("b"))
     written = w.writes
-    broken = Broken(Placement(replicas, weights))
+    broken = Broken(Allocation(replicas, weights))
     monkeypatch.setitem(providers.PROVIDERS, TrafficProvider.REPLICAS, broken)  # type: ignore[arg-type]
     with pytest.raises(FettleError, match=f"Replicas violated its contract: .*{told}"):
         w.reconcile()
@@ -329,7 +329,7 @@ def test_more_than_was_asked_for_is_a_broken_promise(routed: Make, monkeypatch: 
     w = routed(steps=[{"weight": 10}, {"pause": {}}, {"weight": 100}])
     w.ask("b")
     w.until(at_weight(10))
-    broken = Broken(Placement({"a": 3, "b": 1}, {"a": 50, "b": 50}))
+    broken = Broken(Allocation({"a": 3, "b": 1}, {"a": 50, "b": 50}))
     monkeypatch.setitem(providers.PROVIDERS, TrafficProvider.REPLICAS, broken)  # type: ignore[arg-type]
     with pytest.raises(FettleError, match="50 % of the traffic, expected at most 10 %"):
         w.reconcile()

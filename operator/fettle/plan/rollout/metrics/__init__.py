@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from fettle.plan.rollout.metrics import agreement, latency, success_rate
-from fettle.plan.rollout.metrics.base import Metric, MetricMeasurement, MetricWindow
+from fettle.plan.rollout.metrics.base import AnalysisMetric, MetricMeasurement, MetricWindow
 
-METRICS: tuple[Metric, ...] = (
+METRICS: tuple[AnalysisMetric, ...] = (
     success_rate.metric,
     latency.metric,
     latency.ratio_metric,

@@ -43,5 +43,5 @@ class MetricMeasurement:
         return MetricRecord(metric=self.metric, verdict=self.verdict, value=value, bound=bound, samples=self.samples)
 
 
-Metric = Callable[[MetricWindow], MetricMeasurement | None]
+AnalysisMetric = Callable[[MetricWindow], MetricMeasurement | None]
 """None: the spec does not ask for it, or there is nothing to compare with."""

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from fettle.api.modeldeployment import TrafficProvider
 from fettle.errors import FettleError
 from fettle.plan.rollout.providers import replicas
-from fettle.plan.rollout.providers.base import Demand, Placement, Provider
+from fettle.plan.rollout.providers.base import Allocation, Demand, Provider
 from fettle.plan.rollout.state import RolloutSnapshot, Workload
 
 PROVIDERS: Mapping[TrafficProvider, Provider] = {
@@ -26,43 +26,43 @@ def demand(snapshot: RolloutSnapshot, stable: str | None) -> Demand:
     return Demand(snapshot.spec.replicas, workload, routes=snapshot.routes)
 
 
-def place(snapshot: RolloutSnapshot, asked: Demand) -> Placement:
+def allocate(snapshot: RolloutSnapshot, asked: Demand) -> Allocation:
     """The provider's answer. Raises FettleError where it breaks what every provider promises: then nothing is changed."""
-    placement = provider(snapshot).place(asked)
-    broken = _broken_pods(asked, placement) or _broken_routes(asked, placement)
+    allocation = provider(snapshot).allocate(asked)
+    broken = _broken_pods(asked, allocation) or _broken_routes(asked, allocation)
     if broken is not None:
         name = snapshot.spec.traffic.provider
         raise FettleError(
             f"the traffic provider {name} violated its contract: {broken}; nothing was changed, please report it"
         )
-    return placement
+    return allocation
 
 
-def _broken_pods(asked: Demand, placement: Placement) -> str | None:
+def _broken_pods(asked: Demand, allocation: Allocation) -> str | None:
     workloads = {workload.revision: workload for workload in _everybody(asked)}
-    if placement.replicas.keys() != workloads.keys():
-        return f"expected pods for {sorted(workloads)}, found {sorted(placement.replicas)}"
-    negative = [revision for revision, count in placement.replicas.items() if count < 0]
+    if allocation.replicas.keys() != workloads.keys():
+        return f"expected pods for {sorted(workloads)}, found {sorted(allocation.replicas)}"
+    negative = [revision for revision, count in allocation.replicas.items() if count < 0]
     if negative:
         return f"a negative number of pods for {negative[0]}"
     in_force = asked.routes.weights if asked.routes is not None else {}
     for revision, percent in in_force.items():
         workload = workloads.get(revision)
-        if percent and workload is not None and workload.ready and asked.replicas and not placement.replicas[revision]:
+        if percent and workload is not None and workload.ready and asked.replicas and not allocation.replicas[revision]:
             return f"no pods are left for {revision}, which gets {percent} % of the traffic"
     return None
 
 
-def _broken_routes(asked: Demand, placement: Placement) -> str | None:
-    routes = placement.routes
+def _broken_routes(asked: Demand, allocation: Allocation) -> str | None:
+    routes = allocation.routes
     if not routes:
         return None
     if asked.routes is None:
         return f"expected no routes, because none are observed, found {dict(routes)}"
     if any(percent <= 0 for percent in routes.values()) or sum(routes.values()) != 100:
         return f"expected percentages above 0 that sum to 100, found {dict(routes)}"
-    if not routes.keys() <= placement.replicas.keys():
-        return f"{sorted(routes)} get traffic, but only {sorted(placement.replicas)} exist"
+    if not routes.keys() <= allocation.replicas.keys():
+        return f"{sorted(routes)} get traffic, but only {sorted(allocation.replicas)} exist"
     ready = {workload.revision for workload in _everybody(asked) if workload.ready}
     if ready and not routes.keys() <= ready:
         return f"{sorted(routes.keys() - ready)} get traffic without a ready pod, although {sorted(ready)} have one"
@@ -73,7 +73,9 @@ def _too_much(asked: Demand, routes: Mapping[str, int]) -> str | None:
     """Traffic that nobody asked for, where another revision could take it."""
     if asked.stable is None or not asked.stable.ready:
         return None
-    failed = [one.workload.revision for one in asked.leaving if one.failed and one.workload.revision in routes]
+    failed = [
+        leaving.workload.revision for leaving in asked.leaving if leaving.failed and leaving.workload.revision in routes
+    ]
     if failed:
         return f"{failed[0]} failed and gets {routes[failed[0]]} % of the traffic"
     if asked.canary is None or asked.routes is None:
@@ -86,4 +88,4 @@ def _too_much(asked: Demand, routes: Mapping[str, int]) -> str | None:
 
 
 def _everybody(asked: Demand) -> tuple[Workload, ...]:
-    return (*asked.staying, *(one.workload for one in asked.leaving))
+    return (*asked.staying, *(leaving.workload for leaving in asked.leaving))

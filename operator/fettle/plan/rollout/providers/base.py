@@ -48,7 +48,7 @@ class Demand:
 
 
 @dataclass(frozen=True)
-class Placement:
+class Allocation:
     """What shall be: pods by revision, and percent of the traffic by revision.
 
     `replicas` has every revision of the demand. `routes` sums to 100 and leaves out who gets nothing; it is empty where nothing is routed.
@@ -59,9 +59,9 @@ class Placement:
 
 
 class Provider(Protocol):
-    """A provider's module, or an object of it. What `place` promises is checked by `providers.place`, for every provider."""
+    """A provider's module, or an object of it. What `allocate` promises is checked by `providers.allocate`, for every provider."""
 
-    def place(self, demand: Demand) -> Placement:
+    def allocate(self, demand: Demand) -> Allocation:
         """The next pods and routes on the way to the weight that is asked for.
 
         No side gives anything up before the other stands in for it, but a revision that failed: it gets nothing more from the moment

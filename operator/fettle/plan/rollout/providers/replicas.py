@@ -13,11 +13,11 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
-from fettle.plan.rollout.providers.base import Demand, Leaving, Placement
+from fettle.plan.rollout.providers.base import Allocation, Demand, Leaving
 from fettle.plan.rollout.state import Routes, Workload
 
 
-def place(demand: Demand) -> Placement:
+def allocate(demand: Demand) -> Allocation:
     """Pods of every revision; nothing is routed."""
     counts: dict[str, int] = {}
     if demand.stable is not None and demand.canary is not None:
@@ -33,7 +33,7 @@ def place(demand: Demand) -> Placement:
         counts = {demand.stable.revision: pair.stable, demand.canary.revision: pair.canary}
     elif demand.stable is not None:
         counts = {demand.stable.revision: demand.replicas}
-    return Placement({**counts, **retire(demand.leaving, demand.replicas, demand.staying)})
+    return Allocation({**counts, **retire(demand.leaving, demand.replicas, demand.staying)})
 
 
 def pending(demand: Demand) -> str | None:

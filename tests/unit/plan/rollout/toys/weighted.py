@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
-from fettle.plan.rollout.providers.base import Demand, Leaving, Placement
+from fettle.plan.rollout.providers.base import Allocation, Demand, Leaving
 from fettle.plan.rollout.state import Routes, Workload
 
 
@@ -26,14 +26,14 @@ class Weighted:
 
     split: Callable[[int], int] = by_percent
 
-    def place(self, demand: Demand) -> Placement:
+    def allocate(self, demand: Demand) -> Allocation:
         routes = self._routes(demand)
         pods = {one.workload.revision: self._stays(demand, one, routes) for one in demand.leaving}
         if demand.stable is not None:
             pods[demand.stable.revision] = demand.replicas
         if demand.canary is not None:
             pods[demand.canary.revision] = self._canary_pods(demand, demand.canary)
-        return Placement(pods, routes)
+        return Allocation(pods, routes)
 
     def pending(self, demand: Demand) -> str | None:
         canary, routes = demand.canary, demand.routes

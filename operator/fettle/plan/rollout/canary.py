@@ -23,7 +23,7 @@ from fettle.plan.rollout.providers import demand as demand_of
 from fettle.plan.rollout.providers import provider
 from fettle.plan.rollout.providers.base import Demand
 from fettle.plan.rollout.state import RolloutSnapshot, Workload, out_of_traffic
-from fettle.plan.rollout.transition import Trial, Wait
+from fettle.plan.rollout.transition import CanaryDecision, Wait
 from fettle.plan.rollout.window_totals import NOTHING, Observation
 
 STRAIGHT = (RolloutStep(weight=100),)
@@ -82,23 +82,23 @@ class _Runner:
     def now(self) -> datetime:
         return self.snapshot.now
 
-    def advance(self, canary: CanaryStatus, promote: bool) -> Trial:
+    def advance(self, canary: CanaryStatus, promote: bool) -> CanaryDecision:
         """As many steps as may be taken now. `promote` ends one wait that is not for a weight."""
         events: list[EventDraft] = []
         ordered, last = promote, canary
         while canary.step < len(self.steps):
             step = self.steps[canary.step]
             if (doubt := self._failing(canary)) is not None and not promote:
-                return Trial(canary, doubt, events=tuple(events))
+                return CanaryDecision(canary, doubt, events=tuple(events))
             if step.weight is not None and (not canary.step_started_at or canary.weight != step.weight):
                 if (pending := self._pending(canary, step.weight)) is not None:
                     canary = self._forgive(canary) if promote else canary
-                    return Trial(canary, pending, events=tuple(events))
+                    return CanaryDecision(canary, pending, events=tuple(events))
                 canary = self._reach(canary, step.weight)
                 events.append(self._event(canary, Reason.CANARY_RUNNING, f"weight {step.weight} reached"))
             wait = doubt or self._wait(canary, step)
             if wait is not None and not promote:
-                return Trial(canary, wait, events=tuple(events))
+                return CanaryDecision(canary, wait, events=tuple(events))
             if wait is not None:
                 promote = False
                 canary = self._forgive(canary)
@@ -106,8 +106,8 @@ class _Runner:
         if self.snapshot.spec.replicas and self._pending(canary, 100) is not None:
             # The last window before the promotion is to be a good one, however long is waited for.
             canary = canary if ordered else last
-            return Trial(canary, self._pending(canary, 100), events=tuple(events))
-        return Trial(canary, promoted=True, events=tuple(events))
+            return CanaryDecision(canary, self._pending(canary, 100), events=tuple(events))
+        return CanaryDecision(canary, promoted=True, events=tuple(events))
 
     def _pending(self, canary: CanaryStatus, weight: int) -> Wait | None:
         """What `weight` still waits for; None when it is reached."""
@@ -186,20 +186,20 @@ class _Runner:
 
 def look(
     snapshot: RolloutSnapshot, canary: CanaryStatus, orders: Orders, *, stable: str, held: Wait | None, blocked: bool
-) -> Trial:
+) -> CanaryDecision:
     """Judge the canary's traffic, obey orders, take the steps that may be taken now."""
     revision = canary.revision
     if orders.has(Command.ABORT, revision):
-        return Trial(canary, exit=Exit(Reason.ABORTED, "aborted by command"))
+        return CanaryDecision(canary, exit=Exit(Reason.ABORTED, "aborted by command"))
     workload = snapshot.workload(revision)
     if workload.fault is not None and workload.fault.final:
-        return Trial(canary, exit=Exit(workload.fault.reason, workload.fault.message))
+        return CanaryDecision(canary, exit=Exit(workload.fault.reason, workload.fault.message))
     watched, doubt = _watch(snapshot, canary, stable)
     canary = canary.model_copy(update={"analysis": watched})
     if (bad := _failed_analysis(snapshot, watched)) is not None:
-        return Trial(canary, exit=bad)
+        return CanaryDecision(canary, exit=bad)
     if held is not None:
-        return Trial(canary, wait=held)
+        return CanaryDecision(canary, wait=held)
     steps = steps_of(snapshot)
     canary = _on_these_steps(snapshot, steps, canary)
     if orders.has(Command.PROMOTE_FULL, revision):
@@ -246,12 +246,12 @@ def _failed_analysis(snapshot: RolloutSnapshot, watched: AnalysisStatus | None) 
     return Exit(Reason.ANALYSIS_FAILED, f"{watched.message}; {watched.consecutive} bad windows in a row")
 
 
-def late(trial: Trial, snapshot: RolloutSnapshot, *, progressed: bool) -> Trial:
-    """`trial` failed, when its weight was not reached within the progress deadline and nothing moved in this pass either."""
-    wait = trial.wait
+def late(decision: CanaryDecision, snapshot: RolloutSnapshot, *, progressed: bool) -> CanaryDecision:
+    """`decision` failed, when its weight was not reached within the progress deadline and nothing moved in this pass either."""
+    wait = decision.wait
     if progressed or wait is None or not wait.pending or wait.until is None or snapshot.now < wait.until:
-        return trial
+        return decision
     seconds = snapshot.spec.rollout.progress_deadline_seconds
     return replace(
-        trial, wait=None, exit=Exit(Reason.PROGRESS_DEADLINE_EXCEEDED, f"no progress in {seconds} s: {wait.message}")
+        decision, wait=None, exit=Exit(Reason.PROGRESS_DEADLINE_EXCEEDED, f"no progress in {seconds} s: {wait.message}")
     )
