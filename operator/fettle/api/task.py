@@ -217,6 +217,7 @@ class PublishTask(ApiModel):
     verdicts: tuple[CandidateVerdict, ...]
     constraints: str = ""  # as a person reads them
     bounds: Constraints | None = None  # the same, for the plots
+    held_back: dict[str, str] | None = None  # target -> what would be faster than its winner, and what keeps it out
 
 
 AnyTask: TypeAlias = PrepareTask | BuildTask | MeasureTask | PublishTask

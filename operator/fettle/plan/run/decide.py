@@ -80,6 +80,7 @@ def _advance(context: RunContext) -> RunOutcome:
     if not progress.baselines:
         return RunOutcome(_not_published(problems), status, conditions, tasks)
     task = publish_task(context.snapshot, rows, context.constraints, context.store, answered_by(tasks))
+    task = task.model_copy(update={"held_back": _held_back(progress, rows) or None})
     publish = context.attempts.ask(task, PublishReport, stage="publish", label="publish")
     stage, status = _published(context, progress, publish, status, problems)
     return RunOutcome(stage, status, conditions, (*tasks, publish))
@@ -160,7 +161,7 @@ def _published(
         problems = [publish.fault]
     if problems:
         return _not_published(problems), status
-    summary = "; ".join([_summary(status.candidates), *_held_back(progress, status.candidates)])
+    summary = "; ".join([_summary(status.candidates), *_held_back(progress, status.candidates).values()])
     return Stage(Reason.PUBLISHED, summary, finished=True), status
 
 
@@ -204,13 +205,15 @@ def _not_published(problems: Sequence[Finding]) -> Stage:
     return Stage(problems[0].reason, " | ".join(problem.message for problem in problems), finished=True)
 
 
-def _held_back(progress: RunProgress, rows: Sequence[CandidateStatus]) -> list[str]:
-    """For each target, what would be faster than its winner and why it is not published."""
-    texts = (
-        held_back([row for row in rows if row.target == target.target.name], target.rules, target.baseline)
+def _held_back(progress: RunProgress, rows: Sequence[CandidateStatus]) -> dict[str, str]:
+    """By target: what would be faster than its winner, and why it is not published."""
+    texts = {
+        target.target.name: held_back(
+            [row for row in rows if row.target == target.target.name], target.rules, target.baseline
+        )
         for target in progress.targets
-    )
-    return [text for text in texts if text is not None]
+    }
+    return {target: text for target, text in texts.items() if text is not None}
 
 
 def _summary(rows: Sequence[CandidateStatus]) -> str:
