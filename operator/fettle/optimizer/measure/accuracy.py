@@ -61,10 +61,10 @@ class Judgement:
         """Why no interval can be given, for a person."""
         if self.drop is not None:
             return None
-        found = f"found {self.samples}"
+        what, found = "items", f"{self.samples}"
         if self.informative is not None:
-            found = f"in which there is something to find, found {self.informative} of {self.samples}"
-        return f"{self.accuracy.metric} needs at least {MINIMUM_GROUPS} items for an interval, {found}"
+            what, found = "items in which there is something to find", f"{self.informative} of {self.samples}"
+        return f"{self.accuracy.metric} needs at least {MINIMUM_GROUPS} {what} for an interval, found {found}"
 
 
 class Reference:

@@ -9,7 +9,6 @@ from typing import Any
 
 import numpy as np
 
-from fettle.api.interval import tango
 from fettle.api.optimizedmodel_status import Interval
 from fettle.api.reasons import Reason
 from fettle.api.vocabulary import Metric
@@ -18,7 +17,7 @@ from fettle.optimizer.measure.chance import FEWEST
 from fettle.optimizer.measure.items import Answer
 from fettle.optimizer.measure.tasks.base import Pool, Scorer, TaskMetric, drop
 from fettle.optimizer.measure.tasks.sample import ITEMS, LabelSample, size_of, tried
-from fettle.optimizer.statistics import clipped
+from fettle.optimizer.statistics import clipped, least_share
 
 Array = np.ndarray[Any, Any]
 
@@ -143,7 +142,7 @@ class Losses:
         for key, items in sorted(several.items(), key=lambda each: -self.lost[each[0]] / each[1]):
             if self.lost[key] <= MOST_LOST * items:
                 break
-            if tango(self.lost[key], 0, items, alpha).low > MOST_LOST:
+            if least_share(self.lost[key], items, alpha) > MOST_LOST:
                 return key, self.lost[key], items
         return None
 
