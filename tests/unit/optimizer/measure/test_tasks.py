@@ -88,6 +88,30 @@ def test_average_precision_is_that_of_cocos_own_tool() -> None:
     assert scorer.pool().whole() == pytest.approx(coco_average_precision(pairs), abs=1e-6)
 
 
+def crowd(objects: int, said: int) -> tuple[Boxes, Boxes]:
+    """Objects in rows, and boxes at those of the first places, half of each class of two."""
+    random = np.random.default_rng(RANDOM)
+    corner = np.stack(np.meshgrid(np.arange(20), np.arange(20)), axis=-1).reshape(-1, 2) * 60.0
+    every = Boxes.best(np.concatenate([corner, corner + 50], axis=1), random.uniform(0.1, 1, 400), np.arange(400) % 2)
+    chosen = random.permutation(400)
+    truth = every.some(np.sort(chosen[:objects]))
+    return Boxes(truth.corners, np.ones(objects), truth.classes), every.some(np.sort(chosen[:said]))
+
+
+def test_a_hundred_boxes_of_a_class_and_item_count_as_in_cocos_own_tool() -> None:
+    truth, said = crowd(objects=150, said=400)  # twice a hundred boxes of each class
+    scorer = AveragePrecision()
+    scorer.add(said, truth)
+    assert scorer.pool().whole() == pytest.approx(coco_average_precision([(truth, said)]), abs=1e-6)
+
+
+def test_where_a_class_has_more_than_a_hundred_objects_in_an_item_all_of_them_may_be_found() -> None:
+    truth, said = crowd(objects=400, said=400)
+    scorer = AveragePrecision()
+    scorer.add(said, truth)
+    assert scorer.pool().whole() == 1 > coco_average_precision([(truth, said)]) + 0.3
+
+
 def test_average_precision_of_drawn_groups_is_that_of_the_items_drawn() -> None:
     pairs = scenes(40)
     scorer = AveragePrecision()

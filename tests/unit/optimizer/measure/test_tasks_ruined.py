@@ -190,7 +190,9 @@ def other_ones(side: Array, copies: bool) -> Array:
 RUINED: dict[str, Callable[[], Case]] = {
     "scores just above the threshold": lambda: found(rescored(lambda scores: np.full_like(scores, 0.26))),
     "scores of two thirds": lambda: found(rescored(lambda scores: np.maximum(scores * 0.66, 0.26))),
-    "scores of one value, with labels": lambda: found(rescored(lambda scores: scores / 2), labelled=True),
+    "scores a seventh lower, with labels": lambda: found(
+        rescored(lambda scores: np.maximum(scores - 0.15, 0.26)), labelled=True
+    ),
     "boxes a third off": lambda: found(moved(0.3)),
     "objects beyond a hundred": crowd,
     "a rare class in one of 14 items": lambda: rare(14, 1),
