@@ -15,10 +15,10 @@ from tests.unit.server.serving import VALUES, Server
 from tools.serving import free_port
 
 from fettle.api.signature import Signature, Tensor
-from fettle.api.vocabulary import AgreementMode
+from fettle.api.vocabulary import AgreementMode, Metric
 from fettle.server.replay import Trouble, check
 from fettle.server.samples import Head, unpack
-from fettle.store.comparison import Comparison
+from fettle.store.comparison import Comparison, Outcome, compare
 
 RULE = Comparison(mode=AgreementMode.TOP_ONE, margin=3)
 SURE, UNSURE = [0, 1, 2, 9], [1, 2, 3, 4]  # the look-up model answers what it is asked: margins 7 and 1
@@ -175,6 +175,12 @@ def signature(**changes: Any) -> Signature:
         ("another type", {}, signature(dtype="INT64"), "this revision INT64"),
         ("no batches", {}, signature(batch_axis=None), "stable has y"),
         ("an older artifact", {"comparisons": {}}, signature(), "no rule for comparing answers"),
+        (
+            "a detector",
+            {"comparisons": {"y": RULE.model_copy(update={"judged_by": Metric.DETECTION})}},
+            signature(),
+            "analysis.agreement does not apply to a model that was certified by metric Detection",
+        ),
     ],
 )
 def test_revisions_of_different_forms_are_not_compared(
@@ -194,3 +200,13 @@ def test_an_output_that_no_rule_names_may_differ() -> None:
     )
     check(theirs, more)
     assert np.isfinite(RULE.margin)
+
+
+def test_what_a_tasks_metric_judges_is_not_compared_beside_what_is() -> None:
+    rules = {"kind": RULE, "boxes": Comparison(mode=AgreementMode.ELEMENTWISE, judged_by=Metric.DETECTION)}
+    check(Head(revision="a", signature=signature(name="kind"), comparisons=rules), signature(name="kind"))
+    sure, other = np.array([0.0, 9.0], np.float32), np.array([9.0, 0.0], np.float32)
+    boxes, moved = np.zeros((2, 4), np.float32), np.ones((2, 4), np.float32)
+    stable = {"kind": sure, "boxes": boxes}
+    assert compare(rules, stable, {"kind": sure, "boxes": moved}) is Outcome.AGREED
+    assert compare(rules, stable, {"kind": other, "boxes": boxes}) is Outcome.DISAGREED

@@ -267,6 +267,16 @@ class Reference:
         gone = left.gone or (verdict.gone if verdict is not None else None)
         return replace(found, margins=sureness.margins(), changed=changed, gone=gone)
 
+    def live(self) -> dict[str, Comparison]:
+        """How answers on live inputs are compared, by output: as they were here, but for what the task's metric judges."""
+        if self.task is None:
+            return self.comparisons
+        metric, own = self.task.metric, {"judged_by": self.metric}
+        return {
+            name: rule if name not in metric.outputs else metric.live(rule) or rule.model_copy(update=own)
+            for name, rule in self.comparisons.items()
+        }
+
     def alike(self, one: Answer, two: Answer) -> bool:
         """Whether two answers to one item are the same by the rules that candidates are judged by."""
         return all(rule.agrees(one[name], two[name]) for name, rule in self.comparisons.items())

@@ -17,6 +17,7 @@ from tests.unit.optimizer.measure.task_answers import (
     apart,
     boxes,
     fitted,
+    reference,
     scenes,
     signature,
     softmax,
@@ -28,7 +29,7 @@ from tests.unit.optimizer.measure.task_answers import (
 from fettle.api.optimizedmodel import AgreementSpec, EvaluationSpec
 from fettle.api.reasons import Reason
 from fettle.api.signature import Tensor
-from fettle.api.vocabulary import Metric
+from fettle.api.vocabulary import AgreementMode, Metric
 from fettle.errors import DataError, RuntimeFailure
 from fettle.optimizer.measure.accuracy import Judgement, Reference
 from fettle.optimizer.measure.tasks.average_precision import AveragePrecision
@@ -419,3 +420,27 @@ def test_what_the_metric_does_not_look_at_is_lost_as_well(tmp_path: Path) -> Non
     ruined, faithful = two_outputs(tmp_path / "ruined", 0.3).drop, two_outputs(tmp_path / "faithful", 0).drop
     assert ruined is not None and ruined.value == pytest.approx(0.3)
     assert faithful is not None and faithful.value == 0
+
+
+# ------------------------------------------------------------------------------------------------------------ on live inputs
+
+
+LIVE: dict[str, tuple[Metric, list[Array], AgreementMode, bool]] = {
+    "boxes": (Metric.DETECTION, [yolo(apart(3)).T, yolo(apart(2)).T], AgreementMode.ELEMENTWISE, False),
+    "mask": (
+        Metric.SEGMENTATION,
+        list(np.eye(16, dtype=np.float32).reshape(2, 8, 16)),
+        AgreementMode.ELEMENTWISE,
+        False,
+    ),
+    "text": (Metric.TEXT, [np.array([text], object) for text in ("one", "other")], AgreementMode.EXACT, True),
+    "scores of a text": (Metric.TEXT, [steps("-a-b-c-a"), steps("-b-a-b-c")], AgreementMode.ELEMENTWISE, False),
+    "vector": (Metric.EMBEDDING, list(np.random.default_rng(1).normal(size=(2, 16))), AgreementMode.COSINE, True),
+}
+
+
+@pytest.mark.parametrize("said", LIVE)
+def test_live_answers_are_compared_by_numbers_only_where_these_tell_what_is_said(said: str) -> None:
+    metric, two, mode, numbers_count = LIVE[said]
+    (rule,) = reference(metric, [{"y": answer} for answer in two * 8]).live().values()
+    assert (rule.mode, rule.judged_by is None) == (mode, numbers_count)
