@@ -33,10 +33,11 @@ from fettle.api.vocabulary import AgreementMode, Metric
 from fettle.errors import DataError, RuntimeFailure
 from fettle.optimizer.measure.accuracy import Judgement, Reference
 from fettle.optimizer.measure.tasks.average_precision import AveragePrecision
-from fettle.optimizer.measure.tasks.base import drop
+from fettle.optimizer.measure.tasks.base import drop, examples_of
 from fettle.optimizer.measure.tasks.boxes import Boxes, suppress
 from fettle.optimizer.measure.tasks.detection import F1
 from fettle.optimizer.measure.tasks.judging import TaskReference
+from fettle.optimizer.measure.tasks.segmentation import Segmentation
 
 Array = np.ndarray[Any, Any]
 
@@ -422,6 +423,46 @@ def test_what_the_metric_does_not_look_at_is_lost_as_well(tmp_path: Path) -> Non
     assert faithful is not None and faithful.value == 0
 
 
+# -------------------------------------------------------------------------------------------------------------------- memory
+
+
+def test_a_metric_is_fitted_to_few_answers_where_these_are_large() -> None:
+    large = ({"mask": np.zeros((4, 1024, 512), np.float32)} for _ in range(100))  # 8 MiB each
+    small = ({"mask": np.zeros((4, 8, 8), np.float32)} for _ in range(100))
+    assert (len(examples_of(large)), len(examples_of(small))) == (8, 32)
+
+
+class Counted(Segmentation):
+    """Counts how often an answer is decoded."""
+
+    decoded = 0
+
+    def decode(self, answer: Mapping[str, Array]) -> Array:
+        type(self).decoded += 1
+        return super().decode(answer)
+
+
+@pytest.mark.parametrize(("room", "again"), [(64_000_000, 0), (10 * 256, 10), (0, 20)])
+def test_the_original_is_decoded_once_for_all_candidates_where_there_is_room(
+    room: int, again: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("fettle.optimizer.measure.tasks.judging.HELD_NUMBERS", room)
+    random = np.random.default_rng(RANDOM)
+    answers = [{"mask": random.uniform(size=(16, 16)).astype(np.float32)} for _ in range(20)]
+    original = TaskReference(
+        Metric.SEGMENTATION,
+        Counted.fit(signature(**answers[0]), answers, EvaluationSpec(uri="-", metric=Metric.SEGMENTATION)),
+        answers,
+        None,
+    )
+    for _ in range(3):
+        Counted.decoded = 0
+        trial = original.trial()
+        for answer in answers:
+            trial.add(answer, answer, np.array(()))
+        assert Counted.decoded == 20 + again and trial.verdict(0.05).value == 1
+
+
 # ------------------------------------------------------------------------------------------------------------ on live inputs
 
 
@@ -429,7 +470,7 @@ LIVE: dict[str, tuple[Metric, list[Array], AgreementMode, bool]] = {
     "boxes": (Metric.DETECTION, [yolo(apart(3)).T, yolo(apart(2)).T], AgreementMode.ELEMENTWISE, False),
     "mask": (
         Metric.SEGMENTATION,
-        list(np.eye(16, dtype=np.float32).reshape(2, 8, 16)),
+        list(np.random.default_rng(1).uniform(size=(2, 8, 16))),
         AgreementMode.ELEMENTWISE,
         False,
     ),

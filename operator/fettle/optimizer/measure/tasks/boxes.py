@@ -71,7 +71,8 @@ def intersection_over_union(left: Array, right: Array) -> Array:
 
 def overlaps(found: Boxes, truth: Boxes) -> Array:
     """Intersection over union of boxes of one class; 0 where classes differ."""
-    return intersection_over_union(found.corners, truth.corners) * (found.classes[:, None] == truth.classes[None, :])
+    same = found.classes[:, None] == truth.classes[None, :]
+    return np.where(same, intersection_over_union(found.corners, truth.corners), 0.0)
 
 
 def assign(overlap: Array, least: float = IOU) -> Array:

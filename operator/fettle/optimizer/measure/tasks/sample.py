@@ -60,22 +60,20 @@ class LabelSample:
         self._refuse_misnamed()
         if pool.items < FEWEST:
             return
-        self._refuse_misread(value)
-        if not self.whole and pool.items < LEAST_SEEN:
-            return
-        chance = [found for shift in self._shuffles() if (found := self._value(shift)) is not None]
-        if chance and not value > max(chance):
+        shuffled = [found for shuffle in self._shuffles() if (found := self._value(shuffle)) is not None]
+        chance = max(shuffled, default=-np.inf)
+        self._refuse_misread(value, chance)
+        if not value > chance and (self.whole or pool.items >= LEAST_SEEN):
             raise DataError(
                 f"the original's {self.name} is {value:.4g} on {len(self._pairs)} items, no better than with their labels in {SHUFFLES} other "
-                f"orders (up to {max(chance):.4g}): such items prove nothing. Its answers were taken for {self.metric.told}; check labels and "
+                f"orders (up to {chance:.4g}): such items prove nothing. Its answers were taken for {self.metric.told}; check labels and "
                 "items, or leave the labels out"
             )
 
-    def _refuse_misread(self, value: float) -> None:
-        first = self._pairs[0][1] if self._pairs else None
-        for way in self.metric.misreadings(first) if first is not None else ():
+    def _refuse_misread(self, value: float, chance: float) -> None:
+        for way in self.metric.misreadings(self._pairs[0][1]):
             read = self._value([(said, self.metric.misreadings(truth).get(way)) for said, truth in self._pairs])
-            if read is not None and read > value:
+            if read is not None and read > max(value, chance):
                 raise DataError(
                     f"the original's {self.name} is {value:.4g} by the labels as they are, and {read:.4g} where they are read as {way}: "
                     "write them in the order that the metric reads"

@@ -53,7 +53,8 @@ class Segmentation(TaskMetric):
     ) -> None:
         self._name, self._axis, self._threshold, self._classes, self._planes = name, axis, threshold, classes, planes
         self._foreground = axis is None and classes == 2
-        self._offset, self._ignored = spec.label_offset, {IGNORED, spec.ignore_label} - {None}
+        ignored = spec.ignore_label if spec.ignore_label is not None else IGNORED
+        self._offset, self._ignored = spec.label_offset, (IGNORED, ignored)
         self.outputs = frozenset({name})
         kind = "a class" if classes is None else f"one of {classes} classes"
         self.told = f"a mask in {name}: each place is {'foreground or not' if self._foreground else kind}"
@@ -109,14 +110,12 @@ class Segmentation(TaskMetric):
         array = item_of(answer[self._name], 3)
         if not is_float(array):
             most = int(array.max(initial=0))
-            return array.squeeze().astype(np.min_scalar_type(most) if array.min(initial=0) >= 0 else np.int64)
-        if self._axis is None:
-            return np.asarray(array > self._threshold).squeeze().astype(np.uint8)
-        return (
-            np.argmax(array, axis=self._axis)
-            .squeeze()
-            .astype(np.uint8 if array.shape[self._axis] <= 256 else np.uint16)
-        )
+            classes, small = array, np.min_scalar_type(most) if array.min(initial=0) >= 0 else np.dtype(np.int64)
+        elif self._axis is None:
+            classes, small = array > self._threshold, np.dtype(np.uint8)
+        else:
+            classes, small = np.argmax(array, axis=self._axis), np.min_scalar_type(array.shape[self._axis])
+        return np.asarray(classes.astype(small).squeeze())
 
     def read(self, label: Array, said: Array) -> Array:
         """Numbers of classes, one for each place; `NOT_COUNTED` where none counts."""
@@ -134,8 +133,8 @@ class Segmentation(TaskMetric):
                 "write them in the order of the answer, height before width where it is"
             )
         plane = plane.reshape(said.shape)
-        found = np.where(np.isin(plane, list(self._ignored)), NOT_COUNTED, plane - self._offset)
-        strange = ((found < 0) & ~np.isin(plane, list(self._ignored))) | (found >= (self._classes or MOST_CLASSES))
+        found = np.where(np.isin(plane, self._ignored), NOT_COUNTED, plane - self._offset)
+        strange = ((found < 0) & ~np.isin(plane, self._ignored)) | (found >= (self._classes or MOST_CLASSES))
         if strange.any():
             other = ", ".join(map(str, np.unique(plane[strange])[:3].tolist()))
             raise DataError(
