@@ -442,11 +442,11 @@ class Counted(Segmentation):
         return super().decode(answer)
 
 
-@pytest.mark.parametrize(("room", "again"), [(64_000_000, 0), (10 * 256, 10), (0, 20)])
+@pytest.mark.parametrize(("room", "again"), [(64 << 20, 0), (10 * 256, 10), (0, 20)])
 def test_the_original_is_decoded_once_for_all_candidates_where_there_is_room(
     room: int, again: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("fettle.optimizer.measure.tasks.judging.HELD_NUMBERS", room)
+    monkeypatch.setattr("fettle.optimizer.measure.tasks.judging.HELD_BYTES", room)
     random = np.random.default_rng(RANDOM)
     answers = [{"mask": random.uniform(size=(16, 16)).astype(np.float32)} for _ in range(20)]
     original = TaskReference(

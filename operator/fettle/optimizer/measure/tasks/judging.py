@@ -22,7 +22,7 @@ from fettle.optimizer.statistics import clipped, least_share
 Array = np.ndarray[Any, Any]
 
 SAME = 1 - 1e-9
-HELD_NUMBERS = 64_000_000  # of what the original says: more is decoded again for each candidate
+HELD_BYTES = 64 << 20  # of what the original says: more is decoded again for each candidate
 LEAST_ITEMS = 5  # in which the original finds a class: fewer say nothing of it
 MOST_LOST = 0.1  # of these items
 ERROR = 0.05  # that any class is found to be lost by mistake
@@ -57,7 +57,7 @@ class TaskReference:
             raise DataError(f"{name} cannot read the {told} of every item ({error}): choose another metric") from error
 
     def _score(self, answers: Iterable[Answer], labels: Array | None) -> None:
-        metric, room = self.metric, HELD_NUMBERS
+        metric, room = self.metric, HELD_BYTES
         itself, labelled = metric.scorer(False), metric.scorer(True)
         beside, before = metric.scorer(False), None  # each item beside the one before it
         every = max(1, -(-len(labels) // ITEMS)) if labels is not None else 1

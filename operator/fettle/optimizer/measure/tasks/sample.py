@@ -20,7 +20,7 @@ from fettle.optimizer.measure.tasks.base import TaskMetric
 from fettle.optimizer.statistics import SEED
 
 ITEMS = 256
-NUMBERS = 4_000_000  # of all of them, as places of masks: each is compared with twenty others
+BYTES = 4 << 20  # of what is said of all of them, a byte for each place of a mask: each is compared with twenty others
 SHUFFLES = 20  # labels that have nothing to do with the items are above all of them once in twenty-one times
 LEAST_SEEN = 50  # items that say anything: fewer, of more, do not end a run
 
@@ -39,7 +39,7 @@ class LabelSample:
 
     def add(self, said: Any, truth: Any) -> None:
         """Keep an item's, while there is room."""
-        if len(self._pairs) < FEWEST or (len(self._pairs) < ITEMS and self._held < NUMBERS):
+        if len(self._pairs) < FEWEST or (len(self._pairs) < ITEMS and self._held < BYTES):
             self._pairs.append((said, truth))
             self._held += size_of(said)
         else:
@@ -124,5 +124,6 @@ def tried(score: Callable[[], None]) -> bool:
 
 
 def size_of(said: Any) -> int:
-    """About how many numbers are held by what was said."""
-    return int(getattr(said, "size", 0)) or 8 * len(getattr(said, "scores", said))
+    """About how many bytes what was said takes."""
+    size = getattr(said, "nbytes", None)  # of an array or of boxes; a text has letters
+    return 8 * len(said) if size is None else int(size)
