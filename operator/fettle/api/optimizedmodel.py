@@ -211,9 +211,9 @@ class EvaluationSpec(ApiModel):
         Metric,
         Field(
             description="Metric. Auto recognizes detectors, masks, CTC texts with a named blank and normalized embeddings by their answers and is "
-            "Accuracy for everything else; check in the notes what it chose. Without labels, Accuracy becomes Agreement with the original, and Detection, "
-            "Segmentation, Text and Embedding compare with what the original says. F1, Regression, MeanSquaredError and CosineSimilarity "
-            "require labels."
+            "Accuracy for everything else; check in the notes what it chose. Without labels, Accuracy becomes Agreement with the original, and "
+            "Detection, Segmentation, Text and Embedding compare with what the original says. F1, Regression, MeanSquaredError and "
+            "CosineSimilarity require labels."
         ),
     ] = Metric.ACCURACY
     agreement: Annotated[AgreementSpec, Field(description="When two answers count as the same.")] = AgreementSpec()

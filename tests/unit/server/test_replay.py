@@ -162,6 +162,25 @@ def test_a_stable_revision_that_nobody_reaches_is_told_as_such(tmp_path: Path) -
         canary.stop()
 
 
+def test_a_stable_revision_that_a_tasks_metric_certified_is_not_called_different(tmp_path: Path) -> None:
+    detector = serve(tmp_path / "stable", "stable", rule=RULE.model_copy(update={"judged_by": Metric.DETECTION}))
+    canary = serve(tmp_path / "canary", "canary", stable=detector)
+    try:
+        problem = None
+        for _ in range(200):
+            ask(detector, SURE, 1)
+            problem = told(canary)[1].get("problem")
+            if problem is not None:
+                break
+            time.sleep(0.1)
+        assert problem is not None and problem["reason"] == "AnalysisInconclusive"
+        assert "analysis.agreement does not apply" in problem["message"] and "Detection" in problem["message"]
+        assert told(canary)[0].total() == 0  # nothing is compared, so nothing is rolled back
+    finally:
+        canary.stop()
+        detector.stop()
+
+
 def signature(**changes: Any) -> Signature:
     outputs = (Tensor(name="y", dtype="FP32", shape=(-1, 10), batch_axis=0).model_copy(update=changes),)
     return Signature(inputs=(Tensor(name="x", dtype="FP32", shape=(-1, 4), batch_axis=0),), outputs=outputs)

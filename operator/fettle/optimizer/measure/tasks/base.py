@@ -69,6 +69,10 @@ class TaskMetric(ABC):
     def scorer(self, labelled: bool) -> Scorer:
         """To score answers by labels, or by what the original says."""
 
+    def changes(self) -> Scorer:
+        """To score answers by what the original says where labels say what was lost: `maxChanged` allows more than `maxDrop`."""
+        return self.scorer(labelled=False)
+
     def kept(self, said: Any, truth: Any) -> Mapping[Hashable, bool]:
         """Of each class or character that the truth has, whether at least half of it is found; nothing where there are no such."""
         return {}

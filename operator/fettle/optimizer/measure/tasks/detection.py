@@ -45,7 +45,11 @@ from fettle.optimizer.measure.tasks.boxes import (
 
 SCORES = (SURE, 0.5, 0.75)  # where boxes are counted: users cut them off at different scores
 OVERLAPS = (IOU, 0.75)  # as COCO's strict metric
-MOVED = 0.1  # a score that moves further says something else; quantization moves it by some hundredths
+MOVED = 0.2  # a score that moves further says something else; between two of `SCORES` nothing else would show it
+MOVED_BESIDE_LABELS = (
+    0.1  # average precision does not look at the scores themselves, and `maxChanged` allows a tenth more than `maxDrop`
+)
+STILL_THERE = 0.15  # score of an object that was found before: what moves across `SURE` is counted by F1, and not lost
 SMALL = 32**2  # pixels: COCO's small objects
 SMALL_OBJECTS = "objects smaller than 32 x 32"
 
@@ -118,11 +122,15 @@ class Detection(TaskMetric):
         """Average precision by labels, F1 against the original's boxes."""
         return AveragePrecision() if labelled else F1()
 
+    def changes(self) -> Scorer:
+        """F1 of boxes whose scores hardly moved."""
+        return F1(MOVED_BESIDE_LABELS)
+
     def kept(self, said: Boxes, truth: Boxes) -> Mapping[Hashable, bool]:
         """Classes of which at least half of the objects are found, and whether small objects are."""
         there = truth.above(SURE)
         found = np.zeros(len(there.scores), dtype=bool)
-        taken = assign(overlaps(said.above(SURE - MOVED), there))
+        taken = assign(overlaps(said.above(STILL_THERE), there))
         found[taken[taken >= 0]] = True
         flags: dict[Hashable, list[bool]] = defaultdict(list)
         areas = np.prod(there.corners[:, 2:] - there.corners[:, :2], axis=1)
@@ -165,15 +173,19 @@ def _image(signature: Signature) -> tuple[int, int] | None:
 
 @dataclass
 class F1:
-    """Right boxes, those too many and those missing, at each of `SCORES` and `OVERLAPS`, added up."""
+    """Right boxes, those too many and those missing, at each of `SCORES` and `OVERLAPS`, added up.
 
+    A box whose score `moved` further is another one.
+    """
+
+    moved: float = MOVED
     _counts: list[Array] = field(default_factory=list)
 
     def add(self, said: Boxes, truth: Boxes) -> None:
         """Match the boxes of an item."""
         said, truth = said.above(SURE), truth.above(SURE)
         overlap = overlaps(said, truth)
-        overlap[np.abs(said.scores[:, None] - truth.scores[None, :]) > MOVED] = 0
+        overlap[np.abs(said.scores[:, None] - truth.scores[None, :]) > self.moved] = 0
         counts = np.zeros(3)
         for score in SCORES:
             found, there = int((said.scores >= score).sum()), int((truth.scores >= score).sum())

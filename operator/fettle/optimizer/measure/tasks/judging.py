@@ -50,6 +50,7 @@ class TaskReference:
         """Raises DataError where labels do not fit, where nothing is to be found, or where any other item's label fits as well."""
         self.name, self.metric = name, metric
         self._held: list[Any] = []
+        self._agreement = metric.changes if labels is not None else lambda: metric.scorer(labelled=False)
         try:
             self._score(answers, labels)
         except (ValueError, IndexError, TypeError) as error:
@@ -58,8 +59,8 @@ class TaskReference:
 
     def _score(self, answers: Iterable[Answer], labels: Array | None) -> None:
         metric, room = self.metric, HELD_BYTES
-        itself, labelled = metric.scorer(False), metric.scorer(True)
-        beside, before = metric.scorer(False), None  # each item beside the one before it
+        itself, labelled = self._agreement(), metric.scorer(labelled=True)
+        beside, before = self._agreement(), None  # each item beside the one before it
         every = max(1, -(-len(labels) // ITEMS)) if labels is not None else 1
         sample = LabelSample(self.name, metric, whole=every == 1)
         for number, answer in enumerate(answers):
@@ -93,8 +94,7 @@ class TaskReference:
 
     def trial(self) -> Trial:
         """For one candidate."""
-        labelled = self._labelled is not None
-        return Trial(self, self.metric.scorer(False), self.metric.scorer(True) if labelled else None)
+        return Trial(self, self._agreement(), self.metric.scorer(labelled=True) if self._labelled is not None else None)
 
     def verdict(self, agreement: Pool, labelled: Pool | None, alpha: float) -> Verdict:
         """What a candidate with these scores is worth."""
@@ -169,10 +169,11 @@ class Trial:
                 truth = metric.read(label, before)
                 self._labelled.add(said, truth)
             kept = metric.kept(said, truth)
-            found = [key for key, right in metric.kept(before, truth).items() if right]
+            known = metric.kept(before, truth) if self._labelled is not None else dict.fromkeys(kept, True)
         except (ValueError, IndexError, TypeError) as error:
             message = f"{self.reference.name} cannot compare its answer with the original's ({error})"
             raise RuntimeFailure(message, reason=Reason.OUTPUTS_INVALID) from error
+        found = [key for key, right in known.items() if right]
         self._losses.found.update(found)
         self._losses.lost.update(key for key in found if not kept[key])
 
