@@ -89,6 +89,13 @@ def test_labels_that_belong_to_other_items_are_refused_in_nineteen_of_twenty_ord
     assert accepted <= 3  # 1 is expected
 
 
+def test_labels_of_other_items_are_refused_for_large_masks_too() -> None:
+    answers, labels = masks(60, shape=(256, 256), classes=2)
+    assert reference(Metric.SEGMENTATION, answers, labels).value().value == 1
+    with pytest.raises(DataError, match="no better than with their labels in 20 other orders"):
+        reference(Metric.SEGMENTATION, answers, np.roll(labels, 7, axis=0))
+
+
 def test_labels_that_lie_class_by_class_are_not_taken_for_those_of_other_items() -> None:
     answers, labels = vectors(600)
     order = np.argsort(labels, kind="stable")

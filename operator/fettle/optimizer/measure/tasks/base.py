@@ -85,6 +85,10 @@ class TaskMetric(ABC):
         """Other ways to read a label, by name: they must not fit better."""
         return {}
 
+    def sketch(self, said: Any) -> Any:
+        """What was said or labelled in a small form, which still shows whether the two belong together."""
+        return said
+
     def live(self, rule: Comparison) -> Comparison | None:
         """How a server compares answers on live inputs, where the numbers of the judged outputs would be compared by `rule`.
 

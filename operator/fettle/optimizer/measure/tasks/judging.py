@@ -70,7 +70,7 @@ class TaskReference:
                 self._held.append(said)
             itself.add(said, said)
             if before is not None:
-                tried(lambda one=said, other=before: beside.add(one, other))  # type: ignore[misc]
+                tried(beside, said, before)
             before = said
             if labels is not None:
                 truth = metric.read(np.asarray(labels[number]), said)

@@ -6,7 +6,7 @@ Read in another way, or taken from another item, they must not fit as well.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Hashable, Sequence
+from collections.abc import Hashable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -16,11 +16,11 @@ from fettle.api.vocabulary import Metric
 from fettle.errors import DataError
 from fettle.optimizer.measure.chance import FEWEST
 from fettle.optimizer.measure.misplaced import misplaced, told
-from fettle.optimizer.measure.tasks.base import TaskMetric
+from fettle.optimizer.measure.tasks.base import Scorer, TaskMetric
 from fettle.optimizer.statistics import SEED
 
 ITEMS = 256
-BYTES = 4 << 20  # of what is said of all of them, a byte for each place of a mask: each is compared with twenty others
+BYTES = 16 << 20  # of what is said of all of them
 SHUFFLES = 20  # labels that have nothing to do with the items are above all of them once in twenty-one times
 LEAST_SEEN = 50  # items that say anything: fewer, of more, do not end a run
 
@@ -40,6 +40,7 @@ class LabelSample:
     def add(self, said: Any, truth: Any) -> None:
         """Keep an item's, while there is room."""
         if len(self._pairs) < FEWEST or (len(self._pairs) < ITEMS and self._held < BYTES):
+            said, truth = self.metric.sketch(said), self.metric.sketch(truth)
             self._pairs.append((said, truth))
             self._held += size_of(said)
         else:
@@ -105,7 +106,7 @@ class LabelSample:
         """The metric of these; None where most do not fit each other, as masks of different sizes."""
         scorer, fit = self.metric.scorer(True), 0
         for said, truth in pairs:
-            fit += truth is not None and tried(lambda said=said, truth=truth: scorer.add(said, truth))  # type: ignore[misc]
+            fit += truth is not None and tried(scorer, said, truth)
         if 2 * fit <= len(pairs):
             return None
         try:
@@ -114,10 +115,10 @@ class LabelSample:
             return None
 
 
-def tried(score: Callable[[], None]) -> bool:
+def tried(scorer: Scorer, said: Any, truth: Any) -> bool:
     """Score an item beside what another one says; False where the two have different sizes."""
     try:
-        score()
+        scorer.add(said, truth)
     except (DataError, ValueError):
         return False
     return True
