@@ -17,6 +17,7 @@ from tests.unit.optimizer.measure.task_answers import (
     apart,
     boxes,
     fitted,
+    judged,
     reference,
     scenes,
     signature,
@@ -174,6 +175,17 @@ def test_what_holds_no_boxes_is_refused_with_its_shape(answer: dict[str, Array])
     assert "YOLO" in refused.value.message
 
 
+@pytest.mark.parametrize("form", ["YOLO, a column a box", "YOLOX", "after NMS, one tensor", "SSD"])
+@pytest.mark.parametrize("nowhere", [np.nan, np.inf])
+def test_a_box_that_lies_nowhere_is_none(form: str, nowhere: float) -> None:
+    answers = [written(apart(count))[form] for count in (8, 7, 6) * 5]
+    metric = fitted(Metric.DETECTION, answers[:3] if form.startswith("YOLO") else answers[:1])
+    broken = {name: np.full_like(array, nowhere) for name, array in answers[0].items()}
+    with np.errstate(all="ignore"):
+        assert len(metric.decode(broken).scores) == 0
+        assert TaskReference(Metric.DETECTION, metric, [*answers, broken], None).value == 1
+
+
 def test_of_two_boxes_of_a_class_that_overlap_the_surer_one_stays() -> None:
     corners = np.array([[0, 0, 10, 10], [1, 1, 11, 11], [0, 0, 10, 10], [30, 30, 40, 40.0]])
     kept = suppress(corners, np.array([0.6, 0.9, 0.8, 0.1]), np.array([0, 0, 1, 0]))
@@ -266,6 +278,18 @@ def test_a_vector_turned_a_little_keeps_its_neighbour_and_another_one_loses_it()
         verdict = trial.verdict(0.05)
         assert verdict.value >= kept if kept == 1 else verdict.value <= kept
         assert verdict.drop is not None and verdict.drop.low <= 1 - verdict.value <= verdict.drop.high
+
+
+@pytest.mark.parametrize("nothing", [np.nan, 0.0])
+def test_an_item_without_a_direction_says_nothing_of_the_others(nothing: float) -> None:
+    random = np.random.default_rng(RANDOM)
+    answers = [{"vector": vector.astype(np.float32)} for vector in random.normal(size=(60, 32))]
+    answers[7] = {"vector": np.full(32, nothing, np.float32)}
+    original = reference(Metric.EMBEDDING, answers)
+    same = judged(original, answers)
+    assert same.accuracy.value == 1 and same.informative == 59
+    others = [{"vector": vector.astype(np.float32)} for vector in random.normal(size=(60, 32))]
+    assert judged(original, others).accuracy.value < 0.1
 
 
 # ------------------------------------------------------------------------------------------------------------------ evidence

@@ -223,7 +223,7 @@ def _from_corners(corners: Array, scores: Array) -> Boxes:
     """The best class of each box, then NMS."""
     best = np.argmax(scores, axis=1)
     score = scores[np.arange(len(scores)), best]
-    some = score >= LEAST_SCORE
+    some = _places(corners) & (score >= LEAST_SCORE)
     return suppress(corners[some], score[some], best[some])
 
 
@@ -317,8 +317,13 @@ def _decode_ssd(place: str, name: str, answer: Answer) -> Boxes:
 
 
 def _counted(corners: Array, scores: Array, classes: Array) -> Boxes:
-    some = scores >= LEAST_SCORE  # rows that fill a tensor up have no score
+    some = _places(corners) & (scores >= LEAST_SCORE)  # rows that fill a tensor up have no score
     return Boxes.best(corners[some], scores[some], np.rint(classes[some]))
+
+
+def _places(corners: Array) -> Array:
+    """Which boxes lie somewhere: NaN and infinity are no place."""
+    return np.asarray(np.isfinite(corners.astype(np.float64)).all(axis=1))
 
 
 def _corners(rows: Array) -> bool:

@@ -123,10 +123,14 @@ class SamePlace:
         self._original.append(truth)
 
     def pool(self) -> Pool:
-        """Share of items. Raises DataError where there is no other item to be near to."""
-        if len(self._vectors) < 3:
-            raise DataError(f"metric Embedding needs at least 3 items, found {len(self._vectors)}")
+        """Share of items that the original gives a direction. Raises DataError where there is no other one to be near to."""
         candidate, original = np.stack(self._vectors), np.stack(self._original)
+        known = np.linalg.norm(original, axis=1) > 0  # NaN and zero have no direction
+        if known.sum() < 3:
+            raise DataError(
+                f"metric Embedding needs at least 3 items with a vector that is not 0, found {int(known.sum())}"
+            )
+        candidate, original = candidate[known], original[known]
         lengths = [np.linalg.norm(side, axis=1) for side in (candidate, original)]
         same_length = np.abs(lengths[0] - lengths[1]) <= SAME_LENGTH * lengths[1]
         candidate, original = _unit(candidate), _unit(original)
@@ -141,8 +145,9 @@ class SamePlace:
 
 
 def _unit(vectors: Array) -> Array:
+    """Of length 1; 0 where there is no direction."""
     lengths = np.linalg.norm(vectors, axis=1, keepdims=True)
-    return np.asarray(vectors / np.where(lengths > 0, lengths, 1))
+    return np.where(lengths > 0, vectors / np.where(lengths > 0, lengths, 1), 0)
 
 
 def _usual_distance(vectors: Array) -> float:
