@@ -210,10 +210,10 @@ class EvaluationSpec(ApiModel):
     metric: Annotated[
         Metric,
         Field(
-            description="Metric. Auto recognizes detectors, masks, CTC texts and normalized embeddings by their answers and is Accuracy for "
-            "everything else; check in the notes what it chose. Without labels, Accuracy becomes Agreement with the original, and Detection, "
-            "Segmentation, Text and Embedding compare with what the original says. F1, Regression, MeanSquaredError and CosineSimilarity "
-            "require labels."
+            description="Metric. Auto recognizes detectors, masks, CTC texts with a named blank and normalized embeddings by their answers and is "
+            "Accuracy for everything else; check in the notes what it chose. Without labels, Accuracy becomes Agreement with the original, and "
+            "Detection, Segmentation, Text and Embedding compare with what the original says. F1, Regression, MeanSquaredError and "
+            "CosineSimilarity require labels."
         ),
     ] = Metric.ACCURACY
     agreement: Annotated[AgreementSpec, Field(description="When two answers count as the same.")] = AgreementSpec()

@@ -67,6 +67,8 @@ class PrepareReport(ApiModel):
     metric: Metric | None = (
         None  # that judges the items: what was asked for, or what Auto recognized; None where nothing was asked
     )
+    # How many of `items` at most have something to find by that metric, where it is a task's; None: all of them count.
+    informative: int | None = None
     generated: bool = False
     # PortableForm: the source as it came cannot be timed (`notes` say why); `original` is then the portable form.
     basis: Basis = Basis.SOURCE_RUNTIME

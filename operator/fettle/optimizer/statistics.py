@@ -99,6 +99,11 @@ def agreement_interval(disagreements: int, items: int, alpha: float) -> Interval
     return Interval(value=1 - drop.value, low=max(1 - drop.high, 0.0), high=min(1 - drop.low, 1.0))
 
 
+def least_share(count: int, items: int, alpha: float) -> float:
+    """Lower end of the interval of a share of which `count` of `items` were seen: Clopper and Pearson's, exact on few items as well."""
+    return float(special.betaincinv(count, items - count + 1, alpha / 2)) if count else 0.0
+
+
 def clipped(interval: Interval) -> Interval:
     """The interval of a share: none of it lies outside of 0 to 1."""
     low, value, high = (min(max(number, 0.0), 1.0) for number in (interval.low, interval.value, interval.high))

@@ -245,10 +245,17 @@ def check(head: SamplesHead, own: Signature) -> None:
         raise refuse(
             "the stable revision's artifact has no rule for comparing answers: it is from an older version of Fettle"
         )
+    tasks = {rule.judged_by for rule in head.comparisons.values()}
+    if None not in tasks:
+        metric = ", ".join(sorted(str(task) for task in tasks))
+        raise refuse(
+            f"analysis.agreement does not apply to a model that was certified by metric {metric}: its numbers may differ where it says the same"
+        )
     inputs, outputs = _by_name(own.inputs), _by_name(own.outputs)
     theirs = _by_name(head.signature.outputs)
     pairs = [(tensor, inputs.get(tensor.name)) for tensor in head.signature.inputs]
-    pairs += [(theirs[name], outputs.get(name)) for name in head.comparisons if name in theirs]
+    compared = [name for name, rule in head.comparisons.items() if rule.judged_by is None]
+    pairs += [(theirs[name], outputs.get(name)) for name in compared if name in theirs]
     for tensor, mine in pairs:
         if mine is None or not _same_form(tensor, mine):
             own_tensor = f"{mine.dtype} {list(mine.shape)}" if mine is not None else "no such tensor"

@@ -14,7 +14,7 @@ import numpy as np
 from pydantic import Field
 
 from fettle.api.base import ApiModel
-from fettle.api.vocabulary import AgreementMode
+from fettle.api.vocabulary import AgreementMode, Metric
 from fettle.errors import DataError
 
 Array = np.ndarray[Any, Any]
@@ -47,6 +47,9 @@ class Comparison(ApiModel):
 
     `margin` is TopOne's: a decision that the model takes by a smaller margin is one it is not sure of. Measuring counts those
     decisions like any other; on live inputs, which nobody has labelled, they say nothing about who is right.
+
+    `judged_by`: the task's metric that certified what this output says, as a detector's boxes. Its numbers may differ where it says the
+    same, so that live answers are not compared by this rule.
     """
 
     mode: AgreementMode
@@ -57,6 +60,7 @@ class Comparison(ApiModel):
     threshold: float = 0.0
     margin: float = 0.0
     channels: Annotated[tuple[Channels, ...], Field(max_length=2)] | None = None
+    judged_by: Metric | None = None
 
     def tolerance(self, shape: tuple[int, ...]) -> float | Array:
         """The absolute tolerance of each number of an answer of that shape, or of all of them.
@@ -106,12 +110,14 @@ class Outcome(Enum):
 
 
 def compare(rules: Mapping[str, Comparison], stable: Mapping[str, Array], canary: Mapping[str, Array]) -> Outcome:
-    """Compare the answers to one item by the stable artifact's rules, one for each output that counts.
+    """Compare the answers to one item by the stable artifact's rules, one for each output whose numbers count.
 
     The item says nothing as soon as stable is unsure in one of them: outputs of one model decide together (a class, and the
     scores that it was taken from). Raises KeyError for an output that a side lacks, DataError where a rule does not fit.
     """
-    said = [rule.agrees_where_sure(stable[name], canary[name]) for name, rule in rules.items()]
+    said = [
+        rule.agrees_where_sure(stable[name], canary[name]) for name, rule in rules.items() if rule.judged_by is None
+    ]
     if any(one is None for one in said):
         return Outcome.UNSURE
     return Outcome.AGREED if all(said) else Outcome.DISAGREED

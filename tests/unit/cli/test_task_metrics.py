@@ -13,8 +13,9 @@ from tests.unit.cli import in_process
 from tests.unit.cli.test_misfits import let_through
 
 from fettle.api.optimizedmodel import OptimizedModelSpec
-from fettle.api.optimizedmodel_status import OptimizedModelStatus
+from fettle.api.optimizedmodel_status import CandidateStatus, OptimizedModelStatus
 from fettle.api.vocabulary import Metric
+from fettle.store.manifest import Manifest
 from fettle.store.uris import Mounts
 
 Array = np.ndarray[Any, Any]
@@ -78,6 +79,12 @@ async def optimized(folder: Path, ruined: bool, labels: Array | None = None, **e
     return await in_process.optimized(spec, Mounts({"models": folder, "fettle-store": folder / "store"}))
 
 
+def published(folder: Path, row: CandidateStatus) -> Manifest:
+    """The manifest of the artifact that was written for that candidate."""
+    path = folder / "store" / "artifacts" / str(row.artifact).removeprefix("sha256:") / "manifest.json"
+    return Manifest.model_validate_json(path.read_bytes())
+
+
 def discs() -> Array:
     """Where the discs are."""
     return (pictures().mean(axis=1) > 0.5).astype(np.int64)
@@ -91,6 +98,8 @@ async def test_an_int8_build_that_marks_the_same_places_passes(labels: Array | N
     assert int8.accuracy_drop is not None and int8.accuracy_drop.high < 0.05
     assert let_through(status) == [int8.name]
     assert status.baselines[0].answers is not None and "mask" in status.baselines[0].answers
+    (rule,) = published(tmp_path, int8).comparisons.values()
+    assert rule.judged_by == Metric.SEGMENTATION  # so that no canary is rolled back for numbers that differ
 
 
 async def test_number_by_number_the_same_build_is_refused(tmp_path: Path) -> None:

@@ -15,10 +15,10 @@ from tests.unit.server.serving import VALUES, Server
 from tools.serving import free_port
 
 from fettle.api.signature import Signature, Tensor
-from fettle.api.vocabulary import AgreementMode
+from fettle.api.vocabulary import AgreementMode, Metric
 from fettle.server.replay import Trouble, check
 from fettle.server.samples import SamplesHead, unpack
-from fettle.store.comparison import Comparison
+from fettle.store.comparison import Comparison, Outcome, compare
 
 RULE = Comparison(mode=AgreementMode.TOP_ONE, margin=3)
 SURE, UNSURE = [0, 1, 2, 9], [1, 2, 3, 4]  # the look-up model answers what it is asked: margins 7 and 1
@@ -162,6 +162,25 @@ def test_a_stable_revision_that_nobody_reaches_is_told_as_such(tmp_path: Path) -
         canary.stop()
 
 
+def test_a_stable_revision_that_a_tasks_metric_certified_is_not_called_different(tmp_path: Path) -> None:
+    detector = serve(tmp_path / "stable", "stable", rule=RULE.model_copy(update={"judged_by": Metric.DETECTION}))
+    canary = serve(tmp_path / "canary", "canary", stable=detector)
+    try:
+        problem = None
+        for _ in range(200):
+            ask(detector, SURE, 1)
+            problem = told(canary)[1].get("problem")
+            if problem is not None:
+                break
+            time.sleep(0.1)
+        assert problem is not None and problem["reason"] == "AnalysisInconclusive"
+        assert "analysis.agreement does not apply" in problem["message"] and "Detection" in problem["message"]
+        assert told(canary)[0].total() == 0  # nothing is compared, so nothing is rolled back
+    finally:
+        canary.stop()
+        detector.stop()
+
+
 def signature(**changes: Any) -> Signature:
     outputs = (Tensor(name="y", dtype="FP32", shape=(-1, 10), batch_axis=0).model_copy(update=changes),)
     return Signature(inputs=(Tensor(name="x", dtype="FP32", shape=(-1, 4), batch_axis=0),), outputs=outputs)
@@ -175,6 +194,12 @@ def signature(**changes: Any) -> Signature:
         ("another type", {}, signature(dtype="INT64"), "this revision INT64"),
         ("no batches", {}, signature(batch_axis=None), "stable has y"),
         ("an older artifact", {"comparisons": {}}, signature(), "no rule for comparing answers"),
+        (
+            "a detector",
+            {"comparisons": {"y": RULE.model_copy(update={"judged_by": Metric.DETECTION})}},
+            signature(),
+            "analysis.agreement does not apply to a model that was certified by metric Detection",
+        ),
     ],
 )
 def test_revisions_of_different_forms_are_not_compared(
@@ -194,3 +219,13 @@ def test_an_output_that_no_rule_names_may_differ() -> None:
     )
     check(theirs, more)
     assert np.isfinite(RULE.margin)
+
+
+def test_what_a_tasks_metric_judges_is_not_compared_beside_what_is() -> None:
+    rules = {"kind": RULE, "boxes": Comparison(mode=AgreementMode.ELEMENTWISE, judged_by=Metric.DETECTION)}
+    check(SamplesHead(revision="a", signature=signature(name="kind"), comparisons=rules), signature(name="kind"))
+    sure, other = np.array([0.0, 9.0], np.float32), np.array([9.0, 0.0], np.float32)
+    boxes, moved = np.zeros((2, 4), np.float32), np.ones((2, 4), np.float32)
+    stable = {"kind": sure, "boxes": boxes}
+    assert compare(rules, stable, {"kind": sure, "boxes": moved}) is Outcome.AGREED
+    assert compare(rules, stable, {"kind": other, "boxes": boxes}) is Outcome.DISAGREED

@@ -6,7 +6,6 @@ import math
 import pickle
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field, replace
-from itertools import islice
 from pathlib import Path
 
 import numpy as np
@@ -28,7 +27,8 @@ from fettle.optimizer.measure.remains import Remains
 from fettle.optimizer.measure.sureness import Sureness
 from fettle.optimizer.measure.tally import Tally, fits, valid
 from fettle.optimizer.measure.tasks import METRICS
-from fettle.optimizer.measure.tasks.judging import EXAMPLES, TaskReference, Verdict
+from fettle.optimizer.measure.tasks.base import TaskMetric, examples_of
+from fettle.optimizer.measure.tasks.judging import TaskReference, Verdict
 from fettle.optimizer.statistics import MINIMUM_GROUPS, agreement_interval
 from fettle.store.comparison import Comparison, decisions, has_nan
 
@@ -54,13 +54,17 @@ class Judgement:
     margins: dict[str, float] = field(default_factory=dict)  # by output: from which on its decisions are sure
     blind: str | None = None  # why these items prove nothing of a candidate whose answers may differ, for a person
     gone: str | None = None
+    informative: int | None = None  # of the samples, those that say anything to a task's metric; None where all do
 
     @property
     def too_few(self) -> str | None:
         """Why no interval can be given, for a person."""
         if self.drop is not None:
             return None
-        return f"{self.accuracy.metric} needs at least {MINIMUM_GROUPS} items for an interval, found {self.samples}"
+        what, found = "items", f"{self.samples}"
+        if self.informative is not None:
+            what, found = "items in which there is something to find", f"{self.informative} of {self.samples}"
+        return f"{self.accuracy.metric} needs at least {MINIMUM_GROUPS} {what} for an interval, found {found}"
 
 
 class Reference:
@@ -127,7 +131,7 @@ class Reference:
         """All items are answered: compare as `other` does, which has more of them; by the labels, where these few bear it."""
         self.profiles, self.comparisons = other.profiles, other.comparisons
         try:
-            self._score()
+            self._score(other.task.metric if other.task is not None else None)
             finite = self.scores is None or math.isfinite(self.scores.value())
         except DataError:
             finite = False
@@ -158,13 +162,13 @@ class Reference:
         several = self._reading is not None and self._reading.form is LabelForm.ALL_OF
         return self.output if self.metric in DECIDING and not several else None
 
-    def _score(self) -> None:
-        """Judge the original by the labels, where there are any, or for its task."""
+    def _score(self, fitted: TaskMetric | None = None) -> None:
+        """Judge the original by the labels, where there are any, or for its task; as `fitted` reads answers, where that is known."""
         if self._labels is not None and self.metric != Metric.AGREEMENT and len(self._labels) != self._count:
             raise DataError(f"there are {len(self._labels)} labels for {self._count} items")
         if self.metric in METRICS and self._evaluation is not None:
-            examples = list(islice(self.answers(), EXAMPLES))
-            fitted = METRICS[self.metric].fit(self._signature, examples, self._evaluation)
+            if fitted is None:
+                fitted = METRICS[self.metric].fit(self._signature, examples_of(self.answers()), self._evaluation)
             self.task = TaskReference(self.metric, fitted, self.answers(), self._labels)
             return
         if self._labels is None or self.metric == Metric.AGREEMENT:
@@ -263,6 +267,16 @@ class Reference:
         gone = left.gone or (verdict.gone if verdict is not None else None)
         return replace(judgement, margins=sureness.margins(), changed=changed, gone=gone)
 
+    def live(self) -> dict[str, Comparison]:
+        """How answers on live inputs are compared, by output: as they were here, but for what the task's metric judges."""
+        if self.task is None:
+            return self.comparisons
+        metric, own = self.task.metric, {"judged_by": self.metric}
+        return {
+            name: rule if name not in metric.outputs else metric.live(rule) or rule.model_copy(update=own)
+            for name, rule in self.comparisons.items()
+        }
+
     def alike(self, one: Answer, two: Answer) -> bool:
         """Whether two answers to one item are the same by the rules that candidates are judged by."""
         return all(rule.agrees(one[name], two[name]) for name, rule in self.comparisons.items())
@@ -354,6 +368,7 @@ class Reference:
             changed=None,
             blind=None if exact else self.blind,
             max_absolute_difference=tally.worst,
+            informative=verdict.items if verdict is not None else None,
         )
 
 

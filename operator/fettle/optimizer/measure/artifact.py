@@ -63,7 +63,7 @@ def write(
             signature=task.signature,
             tolerances={name: tolerance(candidate, name) for name in outputs},
             items_per_run=1 if candidate.alone and task.signature.batchable else None,
-            comparisons={name: comparison(candidate, name, rule) for name, rule in bench.reference.comparisons.items()},
+            comparisons={name: comparison(candidate, name, rule) for name, rule in bench.reference.live().items()},
             requires=cpu.requirements(quantized, plan.settings.precision, machine),
             model=candidate.built.model,
             reference=manifests.put_reference(store, feed, outputs),

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -21,15 +21,18 @@ from fettle.optimizer.labels.question import SHOWN, Answered
 from fettle.optimizer.labels.readings import understand
 from fettle.optimizer.measure.agreement import OutputProfile, item_axis
 from fettle.optimizer.measure.chance import Chance, refuse_chance
-from fettle.optimizer.measure.items import Answer
+from fettle.optimizer.measure.items import Answer, size_of
 from fettle.optimizer.measure.items import answers as answers_of
 from fettle.optimizer.measure.metrics import Judging, Scores
-from fettle.optimizer.measure.tasks import METRICS, recognized
-from fettle.optimizer.measure.tasks.judging import EXAMPLES
+from fettle.optimizer.measure.tasks import METRICS, likely, recognized
+from fettle.optimizer.measure.tasks.base import TaskMetric, examples_of
+from fettle.optimizer.measure.tasks.sample import LabelSample
 from fettle.optimizer.sources.base import RunModel
+from fettle.optimizer.statistics import SEED, agreement_interval
 
 ASKED = 256  # items that the original answers here at most; measuring asks it for all of them
 ASKED_SECONDS = 10.0
+ASKED_BYTES = 256 << 20  # of answers that are held at once
 LEAST_ASKED = 50  # of more items, fewer answers say nothing yet
 
 log = logging.getLogger(__name__)
@@ -37,11 +40,15 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Reading:
-    """What judges the items, and how their labels are read. `metric` is never Auto; `labels` None: none are used."""
+    """What judges the items, and how their labels are read. `metric` is never Auto; `labels` None: none are used.
+
+    `informative`: how many items at most say anything to a task's metric; None where all do.
+    """
 
     metric: Metric | None = None
     labels: LabelReading | None = None
     notes: tuple[str, ...] = ()
+    informative: int | None = None
 
 
 def read(split: Split, signature: Signature, spec: EvaluationSpec | None, run: RunModel) -> Reading:
@@ -58,7 +65,7 @@ def read(split: Split, signature: Signature, spec: EvaluationSpec | None, run: R
     if spec.metric == Metric.AUTO:
         return _recognized(split, items, signature, spec, run)
     if spec.metric in METRICS:
-        return _task(items, signature, spec, _answers(items, signature, run, ASKED))
+        return _task(items, signature, spec, run)
     if spec.metric == Metric.AGREEMENT or items.labels is None:
         return Reading(spec.metric)
     return _labelled(split, items, signature, spec, _answers(items, signature, run, ASKED))
@@ -66,19 +73,28 @@ def read(split: Split, signature: Signature, spec: EvaluationSpec | None, run: R
 
 def _recognized(split: Split, items: Items, signature: Signature, spec: EvaluationSpec, run: RunModel) -> Reading:
     """What the answers show the model is for; else Accuracy. Raises DataError."""
-    answers: list[Answer] = []
+    examples: list[Answer] = []
+    notes: tuple[str, ...] = ()
     if spec.agreement == AgreementSpec(axis=spec.agreement.axis):  # nobody says how answers are compared
-        answers = _answers(items, signature, run, EXAMPLES)
-        metric = recognized(signature, answers, spec)
+        examples = examples_of(answer for _, answer in _asked(items, signature, run, np.arange(len(items))))
+        metric = recognized(signature, examples, spec)
         if metric is not None:
             try:
-                return _task(items, signature, spec.model_copy(update={"metric": metric}), answers, unasked=True)
+                return _task(items, signature, spec.model_copy(update={"metric": metric}), run, unasked=True)
             except DataError as error:
                 log.info("labels are not those of %s: %s", metric, error.message)
+        other = likely(signature, examples, spec)
+        if other is not None:
+            name, told = other
+            notes = (
+                f"judged by numbers or classes, because other tasks have answers like these; if they are {told}, data.evaluation.metric: {name} "
+                "judges what they say, and lets a candidate pass that says the same in other numbers",
+            )
     if items.labels is None:
-        return Reading(Metric.ACCURACY)
+        return Reading(Metric.ACCURACY, notes=notes)
     accuracy = spec.model_copy(update={"metric": Metric.ACCURACY})
-    return _labelled(split, items, signature, accuracy, _answers(items, signature, run, ASKED, answers))
+    reading = _labelled(split, items, signature, accuracy, _answers(items, signature, run, ASKED, examples))
+    return replace(reading, notes=(*reading.notes, *notes))
 
 
 def _labelled(
@@ -101,34 +117,69 @@ def _labelled(
     return Reading(spec.metric, reading)
 
 
-def _task(
-    items: Items, signature: Signature, spec: EvaluationSpec, answers: Sequence[Answer], unasked: bool = False
-) -> Reading:
-    """Fit the task's metric to some answers, and see whether it reads the labels beside them. Raises DataError."""
-    metric = METRICS[spec.metric].fit(signature, answers[:EXAMPLES], spec)
+def _task(items: Items, signature: Signature, spec: EvaluationSpec, run: RunModel, unasked: bool = False) -> Reading:
+    """Fit the task's metric to some answers, and see whether it reads the labels beside them, and these belong to the items.
+
+    Items are taken from everywhere: they may lie class by class. Raises DataError.
+    """
+    order = np.random.default_rng(SEED).permutation(len(items))[:ASKED]
+    examples = examples_of(answer for _, answer in _asked(items, signature, run, order))
+    metric = METRICS[spec.metric].fit(signature, examples, spec)
     note = f"judged by {spec.metric}: the original's answers were read as {metric.told}"
     advice = "; data.evaluation.metric chooses another metric, Agreement compares numbers" if unasked else ""
-    if items.labels is None:
-        return Reading(spec.metric, None, (note + advice,))
-    for label, answer in zip(items.labels, answers, strict=False):
-        metric.read(np.asarray(label), answer)
-    return Reading(spec.metric, LabelReading(form=LabelForm.TASK, told=f"{spec.metric} reads them"), (note + advice,))
+    try:
+        found = _informative(items, spec.metric, metric, _asked(items, signature, run, order))
+    except (ValueError, IndexError, TypeError) as error:
+        raise DataError(f"{spec.metric} cannot read every answer ({error}): choose another metric") from error
+    reading = LabelReading(form=LabelForm.TASK, told=f"{spec.metric} reads them") if items.labels is not None else None
+    return Reading(spec.metric, reading, (note + advice,), found)
+
+
+def _informative(items: Items, name: Metric, metric: TaskMetric, answers: Iterable[tuple[int, Answer]]) -> int:
+    """How many of all items may say anything, by those that were answered. Raises DataError where labels do not fit."""
+    itself = metric.scorer(False)
+    sample = LabelSample(name, metric, whole=True)
+    seen = 0
+    for index, answer in answers:
+        said = metric.decode(answer)
+        itself.add(said, said)
+        if items.labels is not None:
+            sample.add(said, metric.read(np.asarray(items.labels[index]), said))
+        seen += 1
+    sample.whole = sample.whole and seen == len(items)
+    if items.labels is not None:
+        sample.refuse()
+    try:
+        some = itself.pool().items
+    except DataError:
+        if seen == len(items):
+            raise
+        some = 0
+    share = agreement_interval(seen - some, seen, 0.05).high if seen < len(items) else some / seen
+    return round(share * len(items))
+
+
+def _asked(items: Items, signature: Signature, run: RunModel, order: Array) -> Iterator[tuple[int, Answer]]:
+    """What the original answers to these items, without the batch axis, each with its number, as far as time allows."""
+    began = time.monotonic()
+    for count, index in enumerate(order.tolist(), 1):
+        outputs = run(items.whole(index))
+        given = {tensor.name: np.asarray(outputs[tensor.name]) for tensor in signature.outputs}
+        yield index, {name: np.asarray(value) for name, value in answers_of(signature, given, 1)[0].items()}
+        if time.monotonic() - began > ASKED_SECONDS and count >= SHOWN:
+            return
 
 
 def _answers(
     items: Items, signature: Signature, run: RunModel, most: int, known: Sequence[Answer] = ()
 ) -> list[Answer]:
-    """What the original answers to the first items, at most `most`, without the batch axis, as far as time allows.
-
-    `known`: what it answered to the first of them.
-    """
+    """What the original answers to the first items, at most `most`, fewer where they are large. `known`: to the first of them."""
     answers = list(known)
-    began = time.monotonic()
-    for index in range(len(known), min(most, len(items))):
-        outputs = run(items.whole(index))
-        given = {tensor.name: np.asarray(outputs[tensor.name]) for tensor in signature.outputs}
-        answers.append({name: np.asarray(value) for name, value in answers_of(signature, given, 1)[0].items()})
-        if time.monotonic() - began > ASKED_SECONDS and len(answers) >= SHOWN:
+    held = size_of(answers)
+    for _, answer in _asked(items, signature, run, np.arange(len(known), min(most, len(items)))):
+        answers.append(answer)
+        held += size_of([answer])
+        if held >= ASKED_BYTES and len(answers) >= SHOWN:
             break
     return answers
 

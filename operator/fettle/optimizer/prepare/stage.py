@@ -185,6 +185,7 @@ def _report(job: Job, judged: Judged, form: Form) -> PrepareReport:
         items=store.put_data(judged.items.stored(judged.signature)),
         labels=judged.reading.labels,
         metric=judged.reading.metric,
+        informative=judged.reading.informative,
         generated=judged.generated,
         basis=form.basis,
         preparation=preparation(job.source.format.name),

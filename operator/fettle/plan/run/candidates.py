@@ -25,6 +25,7 @@ ROWS_LIMIT = 128  # of status.candidates, over all targets
 ERROR = 0.05  # that an accuracy interval of a target misses the truth, shared among its lossy finalists
 FINALISTS = 4  # lossy candidates of a target that are certified at most
 GROUPS_NEEDED = 30  # items from which a bootstrap is believed (F1, MeanSquaredError, cosine)
+BOOTSTRAPPED = (Metric.DETECTION, Metric.SEGMENTATION, Metric.TEXT)  # but never narrower than a share's interval
 # An item reaches beyond the range of n others with probability 2 / (n + 1), whatever the distribution (Wilks 1941): every second one
 # of three items, fewer than every fifth of ten. One item alone cost the examples up to 20 points of accuracy (onnxruntime). Libraries
 # take any number; OpenVINO's guide ("Basic Quantization Flow") calibrates with 300.
@@ -245,11 +246,13 @@ def _provable(planned: PlannedCandidate, facts: _Facts) -> Finding | None:
         return Finding(
             Reason.EVALUATION_TOO_SMALL, f"no number of items proves a drop of {bound.max_drop:g}: allow a little more"
         )
-    if prepare.items.items >= needed:
+    there = _counting(prepare)
+    if there >= needed:
         return None
     kind, more = ("generated", " (data.generated.samples)") if prepare.generated else ("evaluation", "")
+    with_objects = f" with something to find (of {prepare.items.items})" if there < prepare.items.items else ""
     text = (
-        f"{prepare.items.items} {kind} items cannot prove a drop of at most {bound.max_drop:g}, even if no answer changes: "
+        f"{there} {kind} items{with_objects} cannot prove a drop of at most {bound.max_drop:g}, even if no answer changes: "
         f"{needed} are needed{more}"
     )
     return Finding(Reason.EVALUATION_TOO_SMALL, text)
@@ -268,28 +271,32 @@ def _places(lossy: int, facts: _Facts) -> int:
         return most
     needed = {places: _needed(bound.max_drop, places, facts) for places in range(1, most + 1)}
     return max(
-        (places for places, items in needed.items() if items is not None and items <= facts.prepare.items.items),
+        (places for places, items in needed.items() if items is not None and items <= _counting(facts.prepare)),
         default=1,
     )
 
 
+def _counting(prepare: PrepareReport) -> int:
+    """Items that can prove anything: to a task's metric, those in which there is something to find."""
+    return prepare.items.items if prepare.informative is None else prepare.informative
+
+
 def _needed(max_drop: float, places: int, facts: _Facts) -> int | None:
     """Items that prove a drop of at most `max_drop` at no flip, where so many candidates share the error; None: no number does."""
-    if not scored_by_flips(facts.spec, facts.prepare):
+    if not bounded_by_flips(facts.spec, facts.prepare):
         return GROUPS_NEEDED
-    return _items_needed(max_drop, ERROR / places)
+    needed = _items_needed(max_drop, ERROR / places)
+    return needed if needed is None or facts.prepare.metric not in BOOTSTRAPPED else max(needed, GROUPS_NEEDED)
 
 
-def scored_by_flips(spec: OptimizedModelSpec, prepare: PrepareReport) -> bool:
-    """Whether accuracy is a share of right answers, so that flips alone decide its interval."""
+def bounded_by_flips(spec: OptimizedModelSpec, prepare: PrepareReport) -> bool:
+    """Whether its interval is never narrower than that of a share of right answers in which nothing flipped."""
     evaluation = spec.data.evaluation
     if evaluation is None:
         return True
     metric = prepare.metric or evaluation.metric
-    if metric == Metric.EMBEDDING:
+    if metric == Metric.EMBEDDING or metric in BOOTSTRAPPED:
         return True
-    if metric in (Metric.DETECTION, Metric.SEGMENTATION, Metric.TEXT):
-        return False
     if metric == Metric.AGREEMENT or not prepare.items.labelled:
         return evaluation.agreement.mode != AgreementMode.COSINE
     return metric in (Metric.AUTO, Metric.ACCURACY)

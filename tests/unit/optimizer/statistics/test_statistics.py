@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+from scipy import stats
 
 from fettle.api.interval import tango
 from fettle.optimizer import statistics
@@ -151,3 +152,10 @@ def test_one_process_start_is_no_measurement(starts: list[list[float]]) -> None:
 def test_the_same_rounds_give_the_same_interval() -> None:
     rounds = np.random.default_rng(5).lognormal(0.7, 0.05, size=(3, 6)).tolist()
     assert statistics.speedup(rounds) == statistics.speedup(rounds)
+
+
+@pytest.mark.parametrize(("count", "items"), [(0, 9), (1, 9), (5, 9), (9, 9), (40, 300)])
+def test_the_least_share_is_the_exact_intervals_lower_end(count: int, items: int) -> None:
+    for alpha in (0.05, 0.001):
+        exact = stats.binomtest(count, items).proportion_ci(1 - alpha, method="exact")
+        assert statistics.least_share(count, items, alpha) == pytest.approx(exact.low, abs=1e-9)

@@ -243,6 +243,20 @@ def test_refused_before_any_work(
         assert word in refusal.message
 
 
+@pytest.mark.parametrize("metric", ["Detection", "Segmentation", "Text", "Embedding"])
+def test_only_items_with_something_to_find_prove_what_a_task_lost(metric: str) -> None:
+    spec = make_spec(
+        data={"evaluation": {"uri": "pvc://m/e.npz", "metric": metric}}, constraints={"accuracy": {"maxDrop": 0.05}}
+    )
+    for informative, enough in ((900, True), (73, True), (72, False), (3, False)):
+        report = prepared(possible_builds(spec)).model_copy(update={"metric": metric, "informative": informative})
+        refusal = named(plan(spec, report), "int8-onnxruntime").refusal
+        assert (refusal is None) == enough
+        if refusal is not None:
+            assert f"{informative} evaluation items with something to find (of 900) cannot prove" in refusal.message
+            assert "73 are needed" in refusal.message
+
+
 def test_only_what_calibrates_is_refused_for_too_few_items_to_do_so() -> None:
     found = plan(calibration=9, traits=traits(matmul_time_share=1.0))
     assert set(refused(found).values()) == {Reason.CALIBRATION_TOO_SMALL}

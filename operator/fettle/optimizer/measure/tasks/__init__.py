@@ -5,7 +5,7 @@ Each judges answers by labels, or by the original's answers taken as the truth: 
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 
 from fettle.api.optimizedmodel import EvaluationSpec
 from fettle.api.signature import Signature
@@ -13,7 +13,7 @@ from fettle.api.vocabulary import Metric
 from fettle.errors import DataError
 from fettle.optimizer.measure.items import Answer
 from fettle.optimizer.measure.tasks import detection, embedding, segmentation, text
-from fettle.optimizer.measure.tasks.base import TaskMetric
+from fettle.optimizer.measure.tasks.base import Likeness, TaskMetric
 
 # Where the user names no metric, they are asked in this order.
 METRICS: Mapping[Metric, type[TaskMetric]] = {
@@ -26,11 +26,21 @@ METRICS: Mapping[Metric, type[TaskMetric]] = {
 
 def recognized(signature: Signature, examples: Sequence[Answer], spec: EvaluationSpec) -> Metric | None:
     """The metric of the task that these answers are surely for; None where it is none of these, or not sure."""
+    return next((name for name, _, like in _likenesses(signature, examples, spec) if like is Likeness.SURE), None)
+
+
+def likely(signature: Signature, examples: Sequence[Answer], spec: EvaluationSpec) -> tuple[Metric, str] | None:
+    """The task that these answers may be for though others have answers like them, and what they would be taken for."""
+    found = _likenesses(signature, examples, spec)
+    return next(((name, metric.told) for name, metric, like in found if like is Likeness.LIKELY), None)
+
+
+def _likenesses(
+    signature: Signature, examples: Sequence[Answer], spec: EvaluationSpec
+) -> Iterator[tuple[Metric, TaskMetric, Likeness]]:
     for name, metric in METRICS.items():
         try:
             fitted = metric.fit(signature, examples, spec)
         except DataError:
             continue
-        if fitted.sure(examples):
-            return name
-    return None
+        yield name, fitted, fitted.likeness(examples)

@@ -5,9 +5,11 @@ A value is taken over groups of items, drawn with replacement for the interval: 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol, Self
+from enum import IntEnum
+from typing import Any, ClassVar, Protocol, Self
 
 import numpy as np
 
@@ -15,47 +17,84 @@ from fettle.api.interval import tango
 from fettle.api.optimizedmodel import EvaluationSpec
 from fettle.api.optimizedmodel_status import Interval
 from fettle.api.signature import Signature
+from fettle.errors import DataError
 from fettle.optimizer.measure.items import Answer
-from fettle.optimizer.statistics import Indices, bca, groups_of
+from fettle.optimizer.statistics import MINIMUM_GROUPS, Indices, bca, groups_of
+from fettle.store.comparison import Comparison
 
 Array = np.ndarray[Any, Any]
 BATCH_NUMBERS = 4_000_000  # numbers that a bootstrap may hold at once
+EXAMPLES, LEAST_EXAMPLES = 32, 4  # answers that a metric is fitted to
+EXAMPLE_BYTES = 64 << 20  # of all of them
 
 
-class TaskMetric(Protocol):
+class Likeness(IntEnum):
+    """How much answers look like those of a task."""
+
+    NONE = 0
+    LIKELY = 1  # other tasks have answers like these
+    SURE = 2
+
+
+class TaskMetric(ABC):
     """A metric, fitted to the original's answers. Each module of this package has one."""
 
     told: str  # what the answers were taken for, for a person
     outputs: frozenset[str]  # outputs that it judges
-    one_scale: bool  # whether these have one scale: then a channel that is nearly 0 has none of its own
+    one_scale: ClassVar[bool] = (
+        False  # whether these have one scale: then a channel that is nearly 0 has none of its own
+    )
 
     @classmethod
+    @abstractmethod
     def fit(cls, signature: Signature, examples: Sequence[Answer], spec: EvaluationSpec) -> Self:
         """Find out how the answers are to be read, from some of the original's.
 
         Raises DataError (DataInvalid) where they are not what this metric judges: what was expected, what was found.
         """
-        ...
 
-    def sure(self, examples: Sequence[Answer]) -> bool:
-        """Whether answers like these hardly are anything else, so that this metric judges them unasked."""
-        ...
+    @abstractmethod
+    def likeness(self, examples: Sequence[Answer]) -> Likeness:
+        """Whether answers like these could be anything else. This metric judges them unasked only where it is SURE."""
 
+    @abstractmethod
     def decode(self, answer: Answer) -> Any:
         """What an answer says: boxes, a mask, a text, a vector."""
-        ...
 
-    def values(self, said: Any) -> Array:
-        """What is decided in it: classes or characters; nothing where there are no such."""
-        ...
+    @abstractmethod
+    def read(self, label: Array, said: Any) -> Any:
+        """What a label says of an item, in the form of `decode`. Raises DataError where it does not fit what was `said`."""
 
-    def read(self, label: Array, answer: Answer) -> Any:
-        """What a label says of an item, in the form of `decode`. Raises DataError where it does not fit."""
-        ...
-
+    @abstractmethod
     def scorer(self, labelled: bool) -> Scorer:
         """To score answers by labels, or by what the original says."""
-        ...
+
+    def changes(self) -> Scorer:
+        """To score answers by what the original says where labels say what was lost: `maxChanged` allows more than `maxDrop`."""
+        return self.scorer(labelled=False)
+
+    def kept(self, said: Any, truth: Any) -> Mapping[Hashable, bool]:
+        """Of each class or character that the truth has, whether at least half of it is found; nothing where there are no such."""
+        return {}
+
+    def pairs(self, said: Any, truth: Any) -> Iterable[tuple[Hashable, Hashable]]:
+        """Classes or characters of a label, each with what is said in its place."""
+        return ()
+
+    def misreadings(self, truth: Any) -> Mapping[str, Any]:
+        """Other ways to read a label, by name: they must not fit better."""
+        return {}
+
+    def sketch(self, said: Any) -> Any:
+        """What was said or labelled in a small form, which still shows whether the two belong together."""
+        return said
+
+    def live(self, rule: Comparison) -> Comparison | None:
+        """How a server compares answers on live inputs, where the numbers of the judged outputs would be compared by `rule`.
+
+        None where numbers cannot tell whether two answers say the same.
+        """
+        return None
 
 
 class Scorer(Protocol):
@@ -74,7 +113,8 @@ class Scorer(Protocol):
 class Pool:
     """Scores of all items. `value` takes numbers of groups, drawn along the last axis, and reduces that axis.
 
-    `scores`: what was kept of the items, `items` of them, in the order in which they came. `share`: the metric is the mean of scores that are 0 or 1.
+    `items`: how many say anything, because there is something to be found, or something was. `scores`: what was kept of each item, in the
+    order in which they came. `share`: the metric is the mean of scores that are 0 or 1.
     """
 
     items: int
@@ -88,13 +128,17 @@ class Pool:
         return float(self.value(np.arange(self.groups, dtype=np.int64)))
 
 
-def sums(scores: Sequence[Array], value: Callable[[Array], Array]) -> Pool:
-    """Scores that add up: `scores[item]` are k numbers, `value` makes the metric of their sums, `[..., k]` -> `[...]`."""
+def sums(scores: Sequence[Array], value: Callable[[Array], Array], items: int | None = None) -> Pool:
+    """Scores that add up: `scores[item]` are k numbers, `value` makes the metric of their sums, `[..., k]` -> `[...]`.
+
+    `items` say anything; by default those that have a score.
+    """
     matrix = np.asarray(scores, dtype=np.float64).reshape(len(scores), -1)
     group = groups_of(len(matrix))
     totals = np.zeros((int(group.max(initial=-1)) + 1, matrix.shape[1]))
     np.add.at(totals, group, matrix)
-    return Pool(len(matrix), len(totals), matrix, lambda drawn: value(totals[drawn].sum(axis=-2)))
+    informative = int(matrix.any(axis=1).sum()) if items is None else items
+    return Pool(informative, len(totals), matrix, lambda drawn: value(totals[drawn].sum(axis=-2)))
 
 
 def share(flags: Sequence[bool] | Array) -> Pool:
@@ -108,13 +152,18 @@ def share(flags: Sequence[bool] | Array) -> Pool:
 
 
 def drop(original: Pool, candidate: Pool, alpha: float) -> Interval | None:
-    """Interval of what the candidate lost against the original on the same items; positive = worse. None with too few items to say."""
+    """Interval of what the candidate lost against the original on the same items; positive = worse.
+
+    Only items that say anything count. None with too few of them.
+    """
     before, after = original.scores, candidate.scores
     if original.share:
         return tango(int((before > after).sum()), int((before < after).sum()), original.items, alpha)
     if np.array_equal(before, after):
         # A bootstrap would say [0, 0] on any number of items; the score interval of a share does not.
-        return tango(0, 0, original.items, alpha)
+        return tango(0, 0, original.items, alpha) if original.items else None
+    if original.items < MINIMUM_GROUPS:
+        return None
     batch = max(1, BATCH_NUMBERS // max(before.size, after.size, 1))
     found = bca(original.groups, lambda drawn: original.value(drawn) - candidate.value(drawn), alpha, batch=batch)
     # What few items did not show may be there: less is never claimed than where nothing changed at all.
@@ -136,3 +185,41 @@ def item_of(array: Array, rank: int) -> Array:
 def shapes(answer: Answer) -> str:
     """Names and shapes of what a model answers to an item, for a person."""
     return ", ".join(f"{name} {list(array.shape)}" for name, array in answer.items())
+
+
+def examples_of(answers: Iterable[Answer]) -> list[Answer]:
+    """The first answers, at most `EXAMPLES`, fewer where they are large."""
+    found: list[Answer] = []
+    held = 0
+    for answer in answers:
+        found.append(answer)
+        held += sum(array.nbytes for array in answer.values())
+        if len(found) == EXAMPLES or (held >= EXAMPLE_BYTES and len(found) >= LEAST_EXAMPLES):
+            break
+    return found
+
+
+def output_name(signature: Signature, spec: EvaluationSpec) -> str:
+    """The output that is judged: the one asked for, else the first. Raises DataError where the model has no such output."""
+    names = [tensor.name for tensor in signature.outputs]
+    if spec.output is not None and spec.output not in names:
+        raise DataError(f"data.evaluation.output is {spec.output!r}; the model has {sorted(names)}")
+    return spec.output or names[0]
+
+
+def require_names(metric: str, spec: EvaluationSpec, classes: int | None) -> None:
+    """Raises DataError where data.evaluation.classes does not name each of the model's classes."""
+    if spec.classes and classes is not None and len(spec.classes) != classes:
+        raise DataError(
+            f"data.evaluation.classes names {len(spec.classes)} classes, the model answers scores for {classes}: metric {metric} needs a name "
+            "for each, in the order of the scores"
+        )
+
+
+def whole_numbers(label: Array) -> Array | None:
+    """A label of bools, ints or floats that are whole, as int64; None for anything else."""
+    if label.dtype.kind in "iub":
+        return np.asarray(label.astype(np.int64))
+    if label.dtype.kind == "f" and bool(np.all(np.isfinite(label))) and bool(np.all(label == np.rint(label))):
+        return np.asarray(label.astype(np.int64))
+    return None

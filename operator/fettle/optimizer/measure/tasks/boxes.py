@@ -21,8 +21,10 @@ from fettle.store.comparison import is_float
 Array = np.ndarray[Any, Any]
 
 IOU = 0.5  # from which on two boxes are of one object, and of two of a class one is suppressed
+SURE = 0.25  # score from which on a box counts as found: what YOLO's own tools show
 LEAST_SCORE = 0.001  # of a box that is looked at: as COCO's own evaluation of detectors does
-MOST_BOXES = 100  # of an item, the surest first: as COCO counts
+MOST_BOXES = 1000  # of an item, the surest first
+MOST_BEFORE_NMS = 3000  # as many as detectors' own tools take, or more
 MOST_AFTER_NMS = 1000
 STRIDES = (8, 16, 32)  # pixels of a cell's side, in YOLO's three grids
 LARGEST_EXPONENT = 20.0  # beyond, a box is larger than any picture
@@ -43,10 +45,18 @@ class Boxes:
         order = np.argsort(-scores, kind="stable")[:MOST_BOXES]
         return cls(corners[order].astype(np.float64), scores[order].astype(np.float64), classes[order].astype(np.int64))
 
+    @property
+    def nbytes(self) -> int:
+        """Bytes that they take."""
+        return int(self.corners.nbytes + self.scores.nbytes + self.classes.nbytes)
+
     def above(self, score: float) -> Boxes:
         """Those with at least that score."""
-        some = self.scores >= score
-        return Boxes(self.corners[some], self.scores[some], self.classes[some])
+        return self.some(self.scores >= score)
+
+    def some(self, chosen: Array) -> Boxes:
+        """The chosen ones, flags or places."""
+        return Boxes(self.corners[chosen], self.scores[chosen], self.classes[chosen])
 
 
 def intersection_over_union(left: Array, right: Array) -> Array:
@@ -59,32 +69,51 @@ def intersection_over_union(left: Array, right: Array) -> Array:
     return ratio(shared, union, 0.0)
 
 
-def match(found: Boxes, truth: Boxes) -> Array:
-    """Which of `found` are right: each, the surest first, takes the free box of its class that it covers best, if by `IOU` or more."""
-    right = np.zeros(len(found.scores), dtype=bool)
-    if not len(truth.scores) or not len(found.scores):
-        return right
-    overlap = intersection_over_union(found.corners, truth.corners)
-    overlap[found.classes[:, None] != truth.classes[None, :]] = 0
-    for number in range(len(right)):
-        best = int(np.argmax(overlap[number]))
-        if overlap[number, best] >= IOU:
-            right[number] = True
-            overlap[:, best] = 0
-    return right
+def overlaps(found: Boxes, truth: Boxes) -> Array:
+    """Intersection over union of boxes of one class; 0 where classes differ."""
+    same = found.classes[:, None] == truth.classes[None, :]
+    return np.where(same, intersection_over_union(found.corners, truth.corners), 0.0)
+
+
+def assign(overlap: Array, least: float = IOU) -> Array:
+    """Of each found box, the surest first, the place of the free true one that it covers best, if by `least` or more; else -1."""
+    taken = np.full(len(overlap), -1)
+    if not overlap.size:
+        return taken
+    free = np.where(overlap >= least, overlap, 0.0)
+    for number in np.nonzero(free.any(axis=1))[0]:
+        best = int(np.argmax(free[number]))
+        if free[number, best] > 0:
+            taken[number] = best
+            free[:, best] = 0
+    return taken
 
 
 def suppress(corners: Array, scores: Array, classes: Array) -> Boxes:
     """Non-maximum suppression, class by class."""
-    order = np.argsort(-scores, kind="stable")[: 10 * MOST_BOXES]
-    corners, scores, classes = corners[order], scores[order], classes[order]
-    overlap = intersection_over_union(corners.astype(np.float64), corners.astype(np.float64)) >= IOU
-    overlap &= classes[:, None] == classes[None, :]
-    kept = np.ones(len(order), dtype=bool)
-    for number in range(len(order)):
-        if kept[number]:
-            kept[number + 1 :] &= ~overlap[number, number + 1 :]
-    return Boxes.best(corners[kept], scores[kept], classes[kept])
+    order = np.argsort(-scores, kind="stable")[:MOST_BEFORE_NMS]
+    kept = [order[:0]]
+    for number in np.unique(classes[order]):
+        some = order[classes[order] == number]
+        kept.append(some[_kept(corners[some].astype(np.float64))])
+    chosen = np.concatenate(kept)
+    return Boxes.best(corners[chosen], scores[chosen], classes[chosen])
+
+
+def _kept(corners: Array) -> list[int]:
+    """Of boxes of one class, the surest first, those that no surer one suppresses."""
+    left, top, right, bottom = np.ascontiguousarray(corners.T)
+    areas = np.clip(right - left, 0, None) * np.clip(bottom - top, 0, None)
+    kept: list[int] = []
+    rest = np.arange(len(corners))
+    while len(rest):
+        best, rest = int(rest[0]), rest[1:]
+        kept.append(best)
+        width = np.minimum(right[best], right[rest]) - np.maximum(left[best], left[rest])
+        height = np.minimum(bottom[best], bottom[rest]) - np.maximum(top[best], top[rest])
+        shared = np.clip(width, 0, None) * np.clip(height, 0, None)
+        rest = rest[shared < IOU * np.maximum(areas[best] + areas[rest] - shared, np.finfo(np.float64).tiny)]
+    return kept
 
 
 # ---------------------------------------------------------------------------------------------------------------------- heads
@@ -97,6 +126,7 @@ class Head:
     told: str
     outputs: frozenset[str]
     of_tables: Callable[[Answer], Boxes]
+    classes: int | None = None  # how many there are; None where numbers of classes do not tell
     ranks: Mapping[str, int] = field(default_factory=dict)
 
     def decode(self, answer: Answer) -> Boxes:
@@ -133,13 +163,20 @@ def _yolo(examples: Sequence[Answer]) -> Head | None:
         rows = np.concatenate([_rows(answer[name], turned) for answer in examples])
         if not _probabilities(rows[:, 4:]) or rows[:, :4].max(initial=0) <= 2 or rows[:, 2:4].min(initial=0) < 0:
             continue
-        objectness = not turned and rows.shape[1] > 5
+        objectness = not turned and _objectness(rows)
         return Head(
             f"the boxes of a YOLO head in {name}{', with a score for an object beside those of classes' if objectness else ''}",
             frozenset({name}),
             partial(_decode_yolo, name, turned, objectness),
+            rows.shape[1] - 4 - objectness,
         )
     return None
+
+
+def _objectness(rows: Array) -> bool:
+    """Whether the first score says that there is an object at all: then where it is high some class is as well; a class is so alone."""
+    sure = rows[rows[:, 4] >= SURE]
+    return rows.shape[1] > 5 and len(sure) > 0 and bool(np.mean(sure[:, 5:].max(axis=1) >= SURE) >= 0.5)
 
 
 def _yolox(examples: Sequence[Answer], image: tuple[int, int] | None) -> Head | None:
@@ -154,7 +191,8 @@ def _yolox(examples: Sequence[Answer], image: tuple[int, int] | None) -> Head | 
             continue
         cells = _cells(sizes)
         if len(cells) == rows and _probabilities(np.concatenate([answer[name] for answer in examples])[:, 4:]):
-            return Head(f"the boxes of a YOLOX head in {name}", frozenset({name}), partial(_decode_yolox, name, cells))
+            told = f"the boxes of a YOLOX head in {name}"
+            return Head(told, frozenset({name}), partial(_decode_yolox, name, cells), array.shape[1] - 5)
     return None
 
 
@@ -185,7 +223,7 @@ def _from_corners(corners: Array, scores: Array) -> Boxes:
     """The best class of each box, then NMS."""
     best = np.argmax(scores, axis=1)
     score = scores[np.arange(len(scores)), best]
-    some = score >= LEAST_SCORE
+    some = _places(corners) & (score >= LEAST_SCORE)
     return suppress(corners[some], score[some], best[some])
 
 
@@ -209,8 +247,12 @@ def _after_nms(examples: Sequence[Answer]) -> Head | None:
         if not len(rows):
             continue
         for score, number in ((4, 5), (5, 4)):
-            ordered = bool(np.all(rows[:, 2:4] >= rows[:, :2] - WHOLE))
-            if ordered and _probabilities(rows[:, score]) and _whole(rows[:, number]) and not _whole(rows[:, score]):
+            if (
+                _corners(rows)
+                and _probabilities(rows[:, score])
+                and _whole(rows[:, number])
+                and not _whole(rows[:, score])
+            ):
                 return Head(
                     f"boxes with score and class in {name}",
                     frozenset({name}),
@@ -236,6 +278,8 @@ def _three_tensors(examples: Sequence[Answer]) -> Head | None:
     classes = [n for n, a in whole.items() if n not in scores and _whole(a)]
     if len(scores) != 1 or len(classes) > 1 or first[corners[0]].shape[0] != first[scores[0]].shape[0]:
         return None
+    if not _corners(np.concatenate([answer[corners[0]] for answer in examples])):
+        return None
     names = (corners[0], scores[0], *classes)
 
     def decode(answer: Answer) -> Boxes:
@@ -251,6 +295,8 @@ def _ssd(examples: Sequence[Answer]) -> Head | None:
     tables = {name: array for name, array in first.items() if array.ndim == 2 and is_float(array)}
     corners = [name for name, array in tables.items() if array.shape[1] == 4]
     for place in corners:
+        if not _corners(np.concatenate([answer[place] for answer in examples])):
+            continue
         for name, array in tables.items():
             if name == place or len(array) != len(first[place]) or array.shape[1] < 2:
                 continue
@@ -260,6 +306,7 @@ def _ssd(examples: Sequence[Answer]) -> Head | None:
                     f"boxes in {place} beside a score for each class in {name}",
                     frozenset({place, name}),
                     partial(_decode_ssd, place, name),
+                    array.shape[1] - 1,
                 )
     return None
 
@@ -270,8 +317,19 @@ def _decode_ssd(place: str, name: str, answer: Answer) -> Boxes:
 
 
 def _counted(corners: Array, scores: Array, classes: Array) -> Boxes:
-    some = scores >= LEAST_SCORE  # rows that fill a tensor up have no score
+    some = _places(corners) & (scores >= LEAST_SCORE)  # rows that fill a tensor up have no score
     return Boxes.best(corners[some], scores[some], np.rint(classes[some]))
+
+
+def _places(corners: Array) -> Array:
+    """Which boxes lie somewhere: NaN and infinity are no place."""
+    return np.asarray(np.isfinite(corners.astype(np.float64)).all(axis=1))
+
+
+def _corners(rows: Array) -> bool:
+    """Whether right is right of left and bottom below top, but for rounding; centre and size, or offsets, are seldom so."""
+    sizes = rows[:, 2:4].astype(np.float64) - rows[:, :2].astype(np.float64)
+    return bool(np.mean(np.all(sizes >= -WHOLE, axis=1)) >= 0.99) if len(rows) else False
 
 
 def _probabilities(values: Array) -> bool:

@@ -1,15 +1,16 @@
 """Metric Detection: are the objects found, and only those?
 
-With labels: average precision at an overlap of .5, as COCO's evaluation takes it (101 points of recall, at most 100 boxes an item, mean over
-classes). As agreement: F1 of the boxes that both are sure of, against the original's.
+With labels: average precision at an overlap of .5, as COCO's evaluation takes it (101 points of recall, mean over classes). As agreement: F1
+against the original's boxes, counted at several scores and overlaps; a box whose score moved far is another box.
 T.-Y. Lin et al., "Microsoft COCO: common objects in context", ECCV 2014; https://github.com/cocodataset/cocoapi.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections import defaultdict
+from collections.abc import Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Self
+from typing import Self
 
 import numpy as np
 
@@ -17,26 +18,50 @@ from fettle.api.optimizedmodel import EvaluationSpec
 from fettle.api.signature import Signature
 from fettle.errors import DataError
 from fettle.optimizer.measure.items import Answer
-from fettle.optimizer.measure.tasks.base import Pool, Scorer, ratio, shapes, sums
-from fettle.optimizer.measure.tasks.boxes import IOU, Boxes, Head, head, match
-from fettle.optimizer.statistics import Indices, groups_of
+from fettle.optimizer.measure.tasks.average_precision import AveragePrecision
+from fettle.optimizer.measure.tasks.base import (
+    Array,
+    Likeness,
+    Pool,
+    Scorer,
+    TaskMetric,
+    output_name,
+    ratio,
+    require_names,
+    shapes,
+    sums,
+    whole_numbers,
+)
+from fettle.optimizer.measure.tasks.boxes import (
+    IOU,
+    SURE,
+    Boxes,
+    Head,
+    assign,
+    head,
+    intersection_over_union,
+    overlaps,
+)
 
-Array = np.ndarray[Any, Any]
+SCORES = (SURE, 0.5, 0.75)  # where boxes are counted: users cut them off at different scores
+OVERLAPS = (IOU, 0.75)  # as COCO's strict metric
+MOVED = 0.2  # a score that moves further says something else; between two of `SCORES` nothing else would show it
+MOVED_BESIDE_LABELS = (
+    0.1  # average precision does not look at the scores themselves, and `maxChanged` allows a tenth more than `maxDrop`
+)
+STILL_THERE = 0.15  # score of an object that was found before: what moves across `SURE` is counted by F1, and not lost
+SMALL = 32**2  # pixels: COCO's small objects
+SMALL_OBJECTS = "objects smaller than 32 x 32"
 
-SURE = 0.25  # score from which on a box counts as found: what YOLO's own tools show
-RECALLS = np.linspace(0, 1, 101)
 
-
-class Detection:
+class Detection(TaskMetric):
     """Boxes with a score and a class."""
 
-    one_scale = False
-
-    def __init__(self, found: Head) -> None:
+    def __init__(self, found: Head, spec: EvaluationSpec) -> None:
         self._head = found
-        self.told = (
-            f"{found.told}, a box found where its score is at least {SURE:g} and it covers an object by {IOU:g} or more"
-        )
+        self._classes = found.classes or len(spec.classes) or None
+        self._offset, self._ignored = spec.label_offset, spec.ignore_label
+        self.told = found.told
         self.outputs = found.outputs
 
     @classmethod
@@ -48,33 +73,91 @@ class Detection:
                 f"metric Detection reads no boxes in {shapes(examples[0])} (an item's answer): it knows YOLO heads, boxes [n, 4] beside "
                 "scores, and rows of corners, score and class after NMS; leave metric out, or append the decoding to the model"
             )
-        return cls(found)
+        if spec.output is not None and output_name(signature, spec) not in found.outputs:
+            raise DataError(
+                f"data.evaluation.output is {spec.output!r}, which holds no boxes: metric Detection reads {found.told}; leave output out"
+            )
+        require_names("Detection", spec, found.classes)
+        return cls(found, spec)
 
-    def sure(self, examples: Sequence[Answer]) -> bool:
+    def likeness(self, examples: Sequence[Answer]) -> Likeness:
         """Boxes are written in a way of their own; some must be found."""
-        return any(len(self.decode(answer).above(SURE).scores) for answer in examples)
+        some = any(len(self.decode(answer).above(SURE).scores) for answer in examples)
+        return Likeness.SURE if some else Likeness.NONE
 
     def decode(self, answer: Answer) -> Boxes:
         """The boxes of an answer, after NMS."""
         return self._head.decode(answer)
 
-    def values(self, said: Boxes) -> Array:
-        """Classes of the objects that are found."""
-        return said.above(SURE).classes
-
-    def read(self, label: Array, answer: Answer) -> Boxes:
-        """`label` is [n, 5]: left, top, right, bottom, class; a row with a negative class fills up and does not count."""
-        if label.ndim != 2 or label.shape[1] != 5 or label.dtype.kind not in "iuf":
+    def read(self, label: Array, said: Boxes) -> Boxes:
+        """`label` is [n, 5]: left, top, right, bottom, class; a row with a negative class, or the one that is ignored, does not count."""
+        numbers = (
+            whole_numbers(label[:, 4])
+            if label.ndim == 2 and label.shape[1] == 5 and label.dtype.kind in "iuf"
+            else None
+        )
+        if numbers is None:
             raise DataError(
-                f"metric Detection needs labels [n, 5] for an item (left, top, right, bottom, class; class -1 fills up), "
+                f"metric Detection needs labels [n, 5] for an item (left, top, right, bottom, and the number of the class; -1 fills up), "
                 f"found {label.dtype} {list(label.shape)}"
             )
-        rows = label[label[:, 4] >= 0].astype(np.float64)
-        return Boxes(rows[:, :4], np.ones(len(rows)), rows[:, 4].astype(np.int64))
+        counts = numbers >= min(self._offset, 0)
+        counts &= numbers != self._ignored if self._ignored is not None else True
+        corners, classes = label[counts, :4].astype(np.float64), numbers[counts] - self._offset
+        strange = (classes < 0) | (classes >= (self._classes or np.inf))
+        if strange.any():
+            raise DataError(
+                f"label {int(classes[strange][0]) + self._offset} is no class of {self._classes or 'those that are 0 or more'} "
+                f"(labelOffset {self._offset}); negative ones fill up, ignoreLabel names another one that does"
+            )
+        if (corners[:, 2:] < corners[:, :2]).any():
+            row = corners[(corners[:, 2:] < corners[:, :2]).any(axis=1)][0]
+            raise DataError(
+                f"a label's box is {row.tolist()}: right is left of left, or bottom above top; boxes are left, top, right, bottom, not centre "
+                "and size"
+            )
+        return Boxes(corners, np.ones(len(corners)), classes)
 
     def scorer(self, labelled: bool) -> Scorer:
         """Average precision by labels, F1 against the original's boxes."""
         return AveragePrecision() if labelled else F1()
+
+    def changes(self) -> Scorer:
+        """F1 of boxes whose scores hardly moved."""
+        return F1(MOVED_BESIDE_LABELS)
+
+    def kept(self, said: Boxes, truth: Boxes) -> Mapping[Hashable, bool]:
+        """Classes of which at least half of the objects are found, and whether small objects are."""
+        there = truth.above(SURE)
+        found = np.zeros(len(there.scores), dtype=bool)
+        taken = assign(overlaps(said.above(STILL_THERE), there))
+        found[taken[taken >= 0]] = True
+        flags: dict[Hashable, list[bool]] = defaultdict(list)
+        areas = np.prod(there.corners[:, 2:] - there.corners[:, :2], axis=1)
+        for number, area, flag in zip(there.classes.tolist(), areas, found.tolist(), strict=True):
+            flags[number].append(flag)
+            if area < SMALL:
+                flags[SMALL_OBJECTS].append(flag)
+        return {key: 2 * sum(each) >= len(each) for key, each in flags.items()}
+
+    def pairs(self, said: Boxes, truth: Boxes) -> Iterable[tuple[Hashable, Hashable]]:
+        """The class of each object with that of the box that is found at its place."""
+        found = said.above(SURE)
+        taken = assign(intersection_over_union(found.corners, truth.corners))
+        right = taken >= 0
+        return list(zip(truth.classes[taken[right]].tolist(), found.classes[right].tolist(), strict=True))
+
+    def misreadings(self, truth: Boxes) -> Mapping[str, Boxes]:
+        """Numbers of a box in another order."""
+        corners, half = truth.corners, truth.corners[:, 2:] / 2
+        centred = np.concatenate([corners[:, :2] - half, corners[:, :2] + half], axis=1)
+        return {
+            "top, left, bottom, right": Boxes(corners[:, [1, 0, 3, 2]], truth.scores, truth.classes),
+            "centre, width, height": Boxes(centred, truth.scores, truth.classes),
+            "left, top, width, height": Boxes(
+                np.concatenate([corners[:, :2], corners[:, :2] + corners[:, 2:]], axis=1), truth.scores, truth.classes
+            ),
+        }
 
 
 def _image(signature: Signature) -> tuple[int, int] | None:
@@ -90,22 +173,31 @@ def _image(signature: Signature) -> tuple[int, int] | None:
 
 @dataclass
 class F1:
-    """Boxes that both are sure of: right ones, too many, missing."""
+    """Right boxes, those too many and those missing, at each of `SCORES` and `OVERLAPS`, added up.
 
+    A box whose score `moved` further is another one.
+    """
+
+    moved: float = MOVED
     _counts: list[Array] = field(default_factory=list)
 
     def add(self, said: Boxes, truth: Boxes) -> None:
-        """Match the sure boxes of an item."""
-        found, there = said.above(SURE), truth.above(SURE)
-        right = int(match(found, there).sum())
-        self._counts.append(np.array([right, len(found.scores) - right, len(there.scores) - right], dtype=np.float64))
+        """Match the boxes of an item."""
+        said, truth = said.above(SURE), truth.above(SURE)
+        overlap = overlaps(said, truth)
+        overlap[np.abs(said.scores[:, None] - truth.scores[None, :]) > self.moved] = 0
+        counts = np.zeros(3)
+        for score in SCORES:
+            found, there = int((said.scores >= score).sum()), int((truth.scores >= score).sum())
+            for least in OVERLAPS:
+                right = int((assign(overlap[:found, :there], least) >= 0).sum())
+                counts += [right, found - right, there - right]
+        self._counts.append(counts)
 
     def pool(self) -> Pool:
         """F1 over all boxes of all items. Raises DataError where there is no object at all."""
         if not any(right + missing for right, _, missing in self._counts):
-            message = (
-                f"the original finds no object in any of {len(self._counts)} items: give items with objects in them"
-            )
+            message = f"the original finds no object (a score of {SURE:g} or more) in any of {len(self._counts)} items: give others"
             raise DataError(message)
         return sums(self._counts, _f1)
 
@@ -113,65 +205,3 @@ class F1:
 def _f1(totals: Array) -> Array:
     right, weight = 2 * totals[..., 0], 2 * totals[..., 0] + totals[..., 1] + totals[..., 2]
     return ratio(right, weight, 1.0)
-
-
-@dataclass
-class AveragePrecision:
-    """Every box in the order of its score, right or wrong, and how many objects there are, by class."""
-
-    _items: int = 0
-    _rows: list[Array] = field(default_factory=list)  # item, class, score, right
-    _objects: list[Array] = field(default_factory=list)  # item, class
-
-    def add(self, said: Boxes, truth: Boxes) -> None:
-        """Match the boxes of an item."""
-        item = np.full(len(said.scores), self._items)
-        self._rows.append(np.stack([item, said.classes, said.scores, match(said, truth)], axis=1))
-        self._objects.append(np.stack([np.full(len(truth.classes), self._items), truth.classes], axis=1))
-        self._items += 1
-
-    def pool(self) -> Pool:
-        """Average precision, mean over the classes that occur. Raises DataError where there is no object at all."""
-        rows, objects = np.concatenate(self._rows), np.concatenate(self._objects)
-        if not len(objects):
-            raise DataError(f"the labels of {self._items} items name no object: check data.evaluation.labelKey")
-        group = groups_of(self._items)
-        rows = rows[np.argsort(-rows[:, 2], kind="stable")]
-        groups = int(group.max(initial=-1)) + 1
-        classes = [
-            (group[objects[objects[:, 1] == each][:, 0]], group[chosen[:, 0].astype(np.int64)], chosen[:, 3])
-            for each in np.unique(objects[:, 1])
-            for chosen in [rows[rows[:, 1] == each]]
-        ]
-
-        def value(drawn: Indices) -> Array:
-            times = _times(drawn, groups)
-            found = np.stack([_average_precision(times, *each) for each in classes])
-            return np.asarray(np.nanmean(found, axis=0)) if np.isfinite(found).any() else np.zeros(times.shape[:-1])
-
-        return Pool(self._items, groups, rows, value)
-
-
-def _times(drawn: Indices, groups: int) -> Array:
-    """How often each group was drawn: `[..., draws]` -> `[..., groups]`."""
-    flat = drawn.reshape(-1, drawn.shape[-1])
-    counts = np.stack([np.bincount(row, minlength=groups) for row in flat])
-    return np.asarray(counts.reshape(*drawn.shape[:-1], groups))
-
-
-def _average_precision(times: Array, objects: Array, boxes: Array, right: Array) -> Array:
-    """Of one class: `objects` and `boxes` are their groups, boxes by falling score. NaN where no object was drawn."""
-    there = times[..., objects].sum(axis=-1)
-    if not len(boxes):
-        return np.where(there > 0, 0.0, np.nan)
-    weights = times[..., boxes]
-    true = np.cumsum(weights * right, axis=-1)
-    precision = true / np.maximum(np.cumsum(weights, axis=-1), 1)
-    recall = true / np.maximum(there, 1)[..., None]
-    precision = np.maximum.accumulate(precision[..., ::-1], axis=-1)[..., ::-1]
-    flat_recall, flat_precision = recall.reshape(-1, recall.shape[-1]), precision.reshape(-1, recall.shape[-1])
-    found = np.zeros(len(flat_recall))
-    for number, (row, values) in enumerate(zip(flat_recall, flat_precision, strict=True)):
-        places = np.searchsorted(row, RECALLS, side="left")
-        found[number] = np.append(values, 0.0)[np.minimum(places, len(values))].mean()
-    return np.asarray(np.where(there > 0, found.reshape(there.shape), np.nan))

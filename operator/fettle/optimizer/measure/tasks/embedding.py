@@ -1,7 +1,7 @@
-"""Metric Embedding: does each item's vector have the right neighbour among the other items?
+"""Metric Embedding: does each item's vector have the right neighbour, among the other items and in an index of the original?
 
-With labels: its nearest neighbour by cosine has the same label (precision at 1, as in metric learning). As agreement: it is the neighbour that
-it has among the original's vectors; which of several equally near ones it is does not count.
+With labels: its nearest neighbour by cosine has the same label (precision at 1, as in metric learning). As agreement: it has the neighbour that
+the original's vector has, and among the original's vectors it is nearest to that of its own item, which it is near to.
 """
 
 from __future__ import annotations
@@ -14,34 +14,38 @@ import numpy as np
 
 from fettle.api.optimizedmodel import EvaluationSpec
 from fettle.api.signature import Signature
+from fettle.api.vocabulary import AgreementMode
 from fettle.errors import DataError
 from fettle.optimizer.labels.reader import as_text
 from fettle.optimizer.measure.items import Answer
-from fettle.optimizer.measure.tasks.base import Pool, Scorer, shapes, share
-from fettle.store.comparison import is_float
+from fettle.optimizer.measure.tasks.base import Likeness, Pool, Scorer, TaskMetric, output_name, shapes, share
+from fettle.store.comparison import Comparison, is_float
 
 Array = np.ndarray[Any, Any]
 
 LEAST_NUMBERS = 8  # of a vector
 LEAST_UNASKED = 32  # where nobody says that it is a vector
-AS_NEAR = 1e-3  # of a cosine: neighbours that lie no further apart are equally near
+# Shares of the median distance (1 - cosine) between two items: raw transformers put all of them into a narrow cone.
+AS_NEAR = 0.01  # items whose distances differ by no more are equally near
+SAME_PLACE = 0.1  # how far a vector may lie from the original's of its item
+SAME_LENGTH = 0.1  # by what share a vector may be longer or shorter: an index may compare products
+LEAST_DISTANCE = 1e-4  # between two items; less is the noise of float32
+LIVE_COSINE = 1 - SAME_PLACE  # where items are about at right angles
 BLOCK = 1024  # items whose similarities are held at once
 
 
-class Embedding:
+class Embedding(TaskMetric):
     """A vector for each item."""
 
-    one_scale = False
-
-    def __init__(self, name: str, numbers: int) -> None:
-        self._name = name
+    def __init__(self, name: str, numbers: int, axis: int) -> None:
+        self._name, self._axis = name, axis
         self.outputs = frozenset({name})
         self.told = f"a vector of {numbers} numbers in {name}: items are compared by the cosine of their vectors"
 
     @classmethod
     def fit(cls, signature: Signature, examples: Sequence[Answer], spec: EvaluationSpec) -> Self:
         """Take the whole answer for a vector. Raises DataError."""
-        name = spec.output or signature.outputs[0].name
+        name = output_name(signature, spec)
         first = examples[0][name]
         if (
             not is_float(first)
@@ -52,30 +56,21 @@ class Embedding:
                 f"metric Embedding reads no vector in {shapes({name: first})} (an item's answer): it takes {LEAST_NUMBERS} or more numbers, "
                 "as many for every item"
             )
-        return cls(name, first.size)
+        return cls(name, first.size, int(np.argmax(first.shape)) - first.ndim)
 
-    def sure(self, examples: Sequence[Answer]) -> bool:
+    def likeness(self, examples: Sequence[Answer]) -> Likeness:
         """Vectors of length 1, as models give that were trained to be compared by cosine."""
         vectors = np.stack([answer[self._name].reshape(-1).astype(np.float64) for answer in examples])
         flat = max(examples[0][self._name].shape, default=0) == vectors.shape[1]
-        return (
-            flat
-            and vectors.shape[1] >= LEAST_UNASKED
-            and bool(np.allclose(np.linalg.norm(vectors, axis=1), 1, atol=1e-3))
-            and vectors.min() < 0
-        )
+        long = flat and vectors.shape[1] >= LEAST_UNASKED and vectors.min() < 0
+        unit = bool(np.allclose(np.linalg.norm(vectors, axis=1), 1, atol=1e-3))
+        return Likeness.SURE if long and unit else Likeness.NONE
 
     def decode(self, answer: Answer) -> Array:
-        """The vector, of length 1."""
-        vector = answer[self._name].reshape(-1).astype(np.float32)
-        length = float(np.linalg.norm(vector))
-        return np.asarray(vector / length if length > 0 else vector)
+        """The vector."""
+        return answer[self._name].reshape(-1).astype(np.float32)
 
-    def values(self, said: Array) -> Array:
-        """A vector decides nothing by itself."""
-        return np.array([])
-
-    def read(self, label: Array, answer: Answer) -> str:
+    def read(self, label: Array, said: Array) -> str:
         """What items that belong together have in common: a number or a text."""
         if label.size != 1:
             raise DataError(f"metric Embedding needs one number or text for an item, found {list(label.shape)}")
@@ -83,7 +78,11 @@ class Embedding:
 
     def scorer(self, labelled: bool) -> Scorer:
         """By labels, or by the original's vectors."""
-        return SameLabel() if labelled else SameNeighbour()
+        return SameLabel() if labelled else SamePlace()
+
+    def live(self, rule: Comparison) -> Comparison:
+        """By the cosine of the two vectors."""
+        return Comparison(mode=AgreementMode.COSINE, axis=self._axis, min_cosine=LIVE_COSINE)
 
 
 @dataclass
@@ -100,46 +99,72 @@ class SameLabel:
 
     def pool(self) -> Pool:
         """Share of items. One whose label no other has does not count. Raises DataError where that is so of all."""
-        labels, times = (
-            np.unique(np.array(self._labels), return_inverse=False),
-            np.unique(self._labels, return_counts=True)[1],
-        )
-        several = set(labels[times > 1].tolist())
-        counts = np.array([label in several for label in self._labels])
+        _, places, times = np.unique(np.array(self._labels), return_inverse=True, return_counts=True)
+        counts = times[places] > 1
         if not counts.any():
             raise DataError("every item has a label of its own: metric Embedding needs items that belong together")
-        nearest = neighbours(np.stack(self._vectors))
-        right = np.array([self._labels[other] == label for label, other in zip(self._labels, nearest, strict=True)])
-        return share(right[counts])
+        vectors = _unit(np.stack(self._vectors))
+        nearest, _ = neighbours(vectors, vectors, itself=False)
+        return share((places[nearest] == places)[counts])
 
 
 @dataclass
-class SameNeighbour:
-    """Whether the nearest neighbour is the one among the original's vectors, or as near to the item there."""
+class SamePlace:
+    """Whether a vector lies where the original's does: for its neighbours, and for an index that holds the original's."""
 
     _vectors: list[Array] = field(default_factory=list)
     _original: list[Array] = field(default_factory=list)
 
     def add(self, said: Array, truth: Array) -> None:
-        """Keep an item's vector and the original's."""
+        """Keep an item's vector and the original's. Raises ValueError where they have different sizes."""
+        if said.shape != truth.shape:
+            raise ValueError(f"vectors of {said.size} and {truth.size} numbers")
         self._vectors.append(said)
         self._original.append(truth)
 
     def pool(self) -> Pool:
-        """Share of items. Raises DataError where there is no other item to be near to."""
-        if len(self._vectors) < 3:
-            raise DataError(f"metric Embedding needs at least 3 items, found {len(self._vectors)}")
-        original = np.stack(self._original)
-        wanted, nearest = neighbours(original), neighbours(np.stack(self._vectors))
-        similar = (original * original[nearest]).sum(axis=1)
-        return share(similar >= (original * original[wanted]).sum(axis=1) - AS_NEAR)
+        """Share of items that the original gives a direction. Raises DataError where there is no other one to be near to."""
+        candidate, original = np.stack(self._vectors), np.stack(self._original)
+        known = np.linalg.norm(original, axis=1) > 0  # NaN and zero have no direction
+        if known.sum() < 3:
+            raise DataError(
+                f"metric Embedding needs at least 3 items with a vector that is not 0, found {int(known.sum())}"
+            )
+        candidate, original = candidate[known], original[known]
+        lengths = [np.linalg.norm(side, axis=1) for side in (candidate, original)]
+        same_length = np.abs(lengths[0] - lengths[1]) <= SAME_LENGTH * lengths[1]
+        candidate, original = _unit(candidate), _unit(original)
+        apart = _usual_distance(original)
+        _, wanted = neighbours(original, original, itself=False)
+        nearest, _ = neighbours(candidate, candidate, itself=False)
+        same_neighbour = (original * original[nearest]).sum(axis=1) >= wanted - AS_NEAR * apart
+        own = (candidate * original).sum(axis=1)
+        found, _ = neighbours(candidate, original, itself=True)  # which may be a copy of it
+        finds_itself = (original * original[found]).sum(axis=1) >= 1 - AS_NEAR * apart
+        return share(same_length & same_neighbour & finds_itself & (own >= 1 - SAME_PLACE * apart))
 
 
-def neighbours(vectors: Array) -> Array:
-    """Number of each vector's nearest other one, `[items, numbers]` of length 1 -> `[items]`."""
-    found = np.empty(len(vectors), dtype=np.int64)
+def _unit(vectors: Array) -> Array:
+    """Of length 1; 0 where there is no direction."""
+    lengths = np.linalg.norm(vectors, axis=1, keepdims=True)
+    return np.where(lengths > 0, vectors / np.where(lengths > 0, lengths, 1), 0)
+
+
+def _usual_distance(vectors: Array) -> float:
+    """The median of 1 - cosine between two different items, of at most `BLOCK` of them."""
+    some = vectors[:: -(-len(vectors) // BLOCK)]
+    one, other = np.triu_indices(len(some), 1)
+    return max(float(np.median(1 - (some @ some.T)[one, other])), LEAST_DISTANCE)
+
+
+def neighbours(vectors: Array, among: Array, itself: bool) -> tuple[Array, Array]:
+    """Number and cosine of the nearest of `among` to each vector, of length 1 all; the one with its own number only where `itself`."""
+    found, cosines = np.empty(len(vectors), dtype=np.int64), np.empty(len(vectors))
     for start in range(0, len(vectors), BLOCK):
-        block = vectors[start : start + BLOCK] @ vectors.T
-        block[np.arange(len(block)), np.arange(start, start + len(block))] = -np.inf
-        found[start : start + BLOCK] = np.argmax(block, axis=1)
-    return found
+        block = vectors[start : start + BLOCK] @ among.T
+        rows = np.arange(len(block))
+        if not itself:
+            block[rows, start + rows] = -np.inf
+        found[start : start + BLOCK] = nearest = np.argmax(block, axis=1)
+        cosines[start : start + BLOCK] = block[rows, nearest]
+    return found, cosines

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from contextlib import suppress
+from collections import Counter
+from collections.abc import Hashable, Iterable
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -15,27 +15,31 @@ from fettle.api.vocabulary import Metric
 from fettle.errors import DataError, RuntimeFailure
 from fettle.optimizer.measure.chance import FEWEST
 from fettle.optimizer.measure.items import Answer
-from fettle.optimizer.measure.remains import Decided
 from fettle.optimizer.measure.tasks.base import Pool, Scorer, TaskMetric, drop
-from fettle.optimizer.statistics import clipped
+from fettle.optimizer.measure.tasks.sample import ITEMS, LabelSample, size_of, tried
+from fettle.optimizer.statistics import clipped, least_share
 
 Array = np.ndarray[Any, Any]
 
-EXAMPLES = 32  # answers that a metric is fitted to
 SAME = 1 - 1e-9
+HELD_BYTES = 64 << 20  # of what the original says: more is decoded again for each candidate
+LEAST_ITEMS = 5  # in which the original finds a class: fewer say nothing of it
+MOST_LOST = 0.1  # of these items
+ERROR = 0.05  # that any class is found to be lost by mistake
 
 
 @dataclass(frozen=True)
 class Verdict:
     """What a candidate is worth. `changed`: with labels, how much of what the original says it says otherwise.
 
-    `gone`: a class or character that the original finds in several items and the candidate in none, for a person; not looked for with
-    labels, which judge what that costs.
+    `items`: how many say anything. `gone`: a class or character that the candidate loses in many of the items in which the original finds it,
+    for a person.
     """
 
     value: float
     drop: Interval | None
     changed: Interval | None
+    items: int
     gone: str | None = None
 
 
@@ -45,6 +49,8 @@ class TaskReference:
     def __init__(self, name: Metric, metric: TaskMetric, answers: Iterable[Answer], labels: Array | None) -> None:
         """Raises DataError where labels do not fit, where nothing is to be found, or where any other item's label fits as well."""
         self.name, self.metric = name, metric
+        self._held: list[Any] = []
+        self._agreement = metric.changes if labels is not None else lambda: metric.scorer(labelled=False)
         try:
             self._score(answers, labels)
         except (ValueError, IndexError, TypeError) as error:
@@ -52,43 +58,54 @@ class TaskReference:
             raise DataError(f"{name} cannot read the {told} of every item ({error}): choose another metric") from error
 
     def _score(self, answers: Iterable[Answer], labels: Array | None) -> None:
-        metric = self.metric
-        itself, labelled, moved = metric.scorer(False), metric.scorer(True), metric.scorer(True)
-        beside, before = metric.scorer(False), None  # each item beside the one before it
+        metric, room = self.metric, HELD_BYTES
+        itself, labelled = self._agreement(), metric.scorer(labelled=True)
+        beside, before = self._agreement(), None  # each item beside the one before it
+        every = max(1, -(-len(labels) // ITEMS)) if labels is not None else 1
+        sample = LabelSample(self.name, metric, whole=every == 1)
         for number, answer in enumerate(answers):
             said = metric.decode(answer)
+            room -= size_of(said)
+            if room >= 0:
+                self._held.append(said)
             itself.add(said, said)
             if before is not None:
-                with suppress(DataError, ValueError):  # the one before may have another size
-                    beside.add(said, before)
+                tried(beside, said, before)
             before = said
             if labels is not None:
-                labelled.add(said, metric.read(np.asarray(labels[number]), answer))
-                with suppress(DataError):  # the next item's may have another size
-                    moved.add(said, metric.read(np.asarray(labels[(number + 1) % len(labels)]), answer))
+                truth = metric.read(np.asarray(labels[number]), said)
+                labelled.add(said, truth)
+                if number % every == 0:  # items may lie class by class
+                    sample.add(said, truth)
         self._itself = itself.pool()
         self._refuse_blind(beside)
         self._labelled = labelled.pool() if labels is not None else None
         if self._labelled is not None:
-            self._refuse_chance(self._labelled, moved)
+            sample.refuse()
 
     @property
     def value(self) -> float:
         """The metric by the labels; against itself 1."""
         return (self._labelled or self._itself).whole()
 
+    def said(self, number: int, answer: Answer) -> Any:
+        """What the original says of an item, decoded once where there is room."""
+        return self._held[number] if number < len(self._held) else self.metric.decode(answer)
+
     def trial(self) -> Trial:
         """For one candidate."""
-        labelled = self._labelled is not None
-        return Trial(self, self.metric.scorer(False), self.metric.scorer(True) if labelled else None)
+        return Trial(self, self._agreement(), self.metric.scorer(labelled=True) if self._labelled is not None else None)
 
     def verdict(self, agreement: Pool, labelled: Pool | None, alpha: float) -> Verdict:
         """What a candidate with these scores is worth."""
         lost = drop(self._itself, agreement, alpha)
         changed = clipped(lost) if lost is not None else None
         if labelled is None or self._labelled is None:
-            return Verdict(agreement.whole(), changed, None)
-        return Verdict(labelled.whole(), drop(self._labelled, labelled, alpha), changed)
+            return Verdict(agreement.whole(), changed, None, self._itself.items)
+        by_labels = drop(self._labelled, labelled, alpha)
+        items = min(self._labelled.items, self._itself.items)
+        # Where nothing can be said of what changed, nothing is proved of what was lost.
+        return Verdict(labelled.whole(), by_labels if changed is not None else None, changed, items)
 
     def _refuse_blind(self, beside: Scorer) -> None:
         """The metric must see that the original answers as itself, and that it answers other items otherwise."""
@@ -110,55 +127,68 @@ class TaskReference:
                 "would: such items prove nothing"
             )
 
-    def _refuse_chance(self, labelled: Pool, moved: Scorer) -> None:
-        if labelled.items < FEWEST:
-            return
-        value = labelled.whole()
-        try:
-            chance = moved.pool().whole()
-        except (DataError, ValueError):
-            return  # no item took another's label
-        if not value > chance:
-            raise DataError(
-                f"the original's {self.name} is {value:.4g}, no better than with each label at the next item ({chance:.4g}): such items "
-                f"prove nothing. Its answers were taken for {self.metric.told}; check labels and items, or leave the labels out"
-            )
+
+@dataclass
+class Losses:
+    """By class or character, in how many items the original finds it, and in how many of these the candidate loses it."""
+
+    found: Counter[Hashable] = field(default_factory=Counter)
+    lost: Counter[Hashable] = field(default_factory=Counter)
+
+    def worst(self) -> tuple[Hashable, int, int] | None:
+        """The one that is lost in the largest share of its items, and both counts, if that share is proved to be above `MOST_LOST`."""
+        several = {key: items for key, items in self.found.items() if items >= LEAST_ITEMS}
+        alpha = ERROR / max(len(several), 1)
+        for key, items in sorted(several.items(), key=lambda each: -self.lost[each[0]] / each[1]):
+            if self.lost[key] <= MOST_LOST * items:
+                break
+            if least_share(self.lost[key], items, alpha) > MOST_LOST:
+                return key, self.lost[key], items
+        return None
 
 
-@dataclass(frozen=True)
+@dataclass
 class Trial:
     """One candidate's answers, scored beside the original's."""
 
     reference: TaskReference
     _agreement: Scorer
     _labelled: Scorer | None
-    _decided: Decided = field(default_factory=Decided)
+    _losses: Losses = field(default_factory=Losses)
+    _items: int = 0
 
     def add(self, original: Answer, candidate: Answer, label: Array) -> None:
         """Score the answer to the next item. Raises DataError."""
         metric = self.reference.metric
         try:
-            said, truth = metric.decode(candidate), metric.decode(original)
-            self._agreement.add(said, truth)
-            self._decided.add(metric.values(truth), metric.values(said))
+            said, before = metric.decode(candidate), self.reference.said(self._items, original)
+            self._items += 1
+            self._agreement.add(said, before)
+            truth = before
             if self._labelled is not None:
-                self._labelled.add(said, metric.read(label, original))
+                truth = metric.read(label, before)
+                self._labelled.add(said, truth)
+            kept = metric.kept(said, truth)
+            known = metric.kept(before, truth) if self._labelled is not None else dict.fromkeys(kept, True)
         except (ValueError, IndexError, TypeError) as error:
             message = f"{self.reference.name} cannot compare its answer with the original's ({error})"
             raise RuntimeFailure(message, reason=Reason.OUTPUTS_INVALID) from error
+        found = [key for key, right in known.items() if right]
+        self._losses.found.update(found)
+        self._losses.lost.update(key for key in found if not kept[key])
 
     def verdict(self, alpha: float) -> Verdict:
         """When all items are in."""
         labelled = self._labelled.pool() if self._labelled is not None else None
-        verdict = self.reference.verdict(self._agreement.pool(), labelled, alpha)
-        return verdict if labelled is not None else replace(verdict, gone=self._gone())
+        return replace(self.reference.verdict(self._agreement.pool(), labelled, alpha), gone=self._gone())
 
     def _gone(self) -> str | None:
-        missing = self._decided.missing()
-        if missing is None:
+        worst = self._losses.worst()
+        if worst is None:
             return None
-        value, items = missing
+        key, lost, items = worst
+        what = key if isinstance(key, str) and len(key) > 1 else f"class or character {key!r}"
         return (
-            f"it never finds {value!r}, which the original finds in {items} items: what is rare is lost without being missed in "
-            f"{self.reference.name}; provide labels to judge what that costs"
+            f"it loses {what} in {lost} of {items} items in which the original finds it: what is rare or small is lost without being missed "
+            f"in {self.reference.name}; quantize fewer operators"
         )

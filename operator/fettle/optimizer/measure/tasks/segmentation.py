@@ -5,152 +5,282 @@ A model with one score for each place says foreground or not, and is judged by i
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import math
+from collections.abc import Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Self
 
 import numpy as np
 
+from fettle.api.labels import IGNORED
 from fettle.api.optimizedmodel import EvaluationSpec
 from fettle.api.signature import Signature
 from fettle.errors import DataError
-from fettle.optimizer.measure.agreement import OVERSHOOT, OutputProfile, item_axis
+from fettle.optimizer.labels.reader import NOT_COUNTED
+from fettle.optimizer.measure.agreement import OVERSHOOT, item_axis
 from fettle.optimizer.measure.items import Answer
-from fettle.optimizer.measure.tasks.base import Pool, Scorer, item_of, ratio, shapes, sums
-from fettle.store.comparison import decisions, is_float
+from fettle.optimizer.measure.tasks.base import (
+    Likeness,
+    Pool,
+    Scorer,
+    TaskMetric,
+    item_of,
+    output_name,
+    ratio,
+    require_names,
+    shapes,
+    sums,
+    whole_numbers,
+)
+from fettle.store.comparison import is_float
 
 Array = np.ndarray[Any, Any]
 
 LEAST_PLACES = 16  # fewer decisions an item are no mask
 MOST_CLASSES = 1024
+LEAST_AREA = 1e-3  # of an item: less of a class comes and goes at the edges of others
 LEAST_SIDE = 16  # of a plane, where nobody says that it is a mask
 NEARLY, DECIDED = 0.1, 0.9  # of a mask's places, nine in ten are decided
+LOOKED_AT = 10_000  # places
+SKETCHED = 1 << 14
+FEW_CLASSES = 4  # of so few, every second one is next to another
 
 
-class Segmentation:
+class Segmentation(TaskMetric):
     """A class for each place."""
 
     one_scale = True
 
-    def __init__(self, name: str, axis: int | None, threshold: float, classes: int, ignored: int | None) -> None:
-        self._name, self._axis, self._threshold, self._classes, self._ignored = name, axis, threshold, classes, ignored
+    def __init__(
+        self, name: str, axis: int | None, threshold: float, classes: int | None, spec: EvaluationSpec, planes: Planes
+    ) -> None:
+        self._name, self._axis, self._threshold, self._classes, self._planes = name, axis, threshold, classes, planes
+        self._foreground = axis is None and classes == 2
+        ignored = spec.ignore_label if spec.ignore_label is not None else IGNORED
+        self._offset, self._ignored = spec.label_offset, (IGNORED, ignored)
         self.outputs = frozenset({name})
-        kind = "foreground or not" if classes == 2 and axis is None else f"one of {classes} classes"
-        self.told = f"a mask in {name}: each place is {kind}"
+        kind = "a class" if classes is None else f"one of {classes} classes"
+        self.told = f"a mask in {name}: each place is {'foreground or not' if self._foreground else kind}"
 
     @classmethod
     def fit(cls, signature: Signature, examples: Sequence[Answer], spec: EvaluationSpec) -> Self:
         """Find the axis of the classes: the one asked for, else the first. Raises DataError."""
-        tensors = {tensor.name: tensor for tensor in signature.outputs}
-        name = spec.output or next(iter(tensors))
-        answers = [item_of(answer[name], 3) for answer in examples]
-        first = answers[0]
-        if not is_float(first):
-            whole = (
-                first.dtype.kind in "iu"
-                and first.ndim >= 2
-                and min(int(answer.min(initial=0)) for answer in answers) >= 0
-            )
-            classes = max(int(answer.max(initial=0)) for answer in answers) + 1 if whole else 0
-            if 0 < classes <= MOST_CLASSES:
-                return cls(name, None, 0.0, classes, spec.ignore_label)
-        else:
-            profile = OutputProfile()
-            for answer in answers:
-                profile.add(answer)
-            squeezed = [size for size in first.shape if size != 1]
-            if len(squeezed) == 2 and min(squeezed) > 1:  # no axis of classes
-                return cls(name, None, profile.threshold, 2, spec.ignore_label)
+        name = output_name(signature, spec)
+        first = item_of(examples[0][name], 3)
+        axis, classes = None, 0
+        squeezed = [size for size in first.shape if size != 1]
+        if first.dtype.kind in "iub" and first.ndim >= 2:
+            classes = 2 if first.dtype.kind == "b" else _numbers_of(examples, name)
+        elif is_float(first) and len(squeezed) == 2 and min(squeezed) > 1:  # no axis of classes
+            classes = 2
+        elif is_float(first) and len(squeezed) == 3:
+            tensor = next(tensor for tensor in signature.outputs if tensor.name == name)
             asked = spec.agreement.axis
-            axis = item_axis(tensors[name], asked) if asked != -1 else -first.ndim
-            if (
-                len(squeezed) == 3
-                and 1 < first.shape[axis] <= MOST_CLASSES
-                and first.size // first.shape[axis] >= LEAST_PLACES
-            ):
-                return cls(name, axis, profile.threshold, first.shape[axis], spec.ignore_label)
-        raise DataError(
-            f"metric Segmentation reads no mask in {shapes({name: first})} (an item's answer): it takes a score for each class and place, "
-            "a score for each place, or a number for each place; where the classes lie along another axis, set agreement.axis"
-        )
+            axis = item_axis(tensor, asked) if asked != -1 else -first.ndim
+            size = first.shape[axis]
+            classes = size if size > 1 and first.size // size >= LEAST_PLACES else 0
+        if not 0 < classes <= MOST_CLASSES:
+            raise DataError(
+                f"metric Segmentation reads no mask in {shapes({name: first})} (an item's answer): it takes a score for each class and place, "
+                "a score for each place, or a number for each place; where the classes lie along another axis, set agreement.axis"
+            )
+        # The first answers need not show every number that a mask of ints may hold; names may tell how many there are.
+        known = None if first.dtype.kind in "iu" else classes
+        require_names("Segmentation", spec, known)
+        return cls(name, axis, _threshold(examples, name), known or len(spec.classes) or None, spec, _planes(signature))
 
-    def sure(self, examples: Sequence[Answer]) -> bool:
-        """Probabilities over a plane: one for each class that add up to 1, or one that is nearly 0 or nearly 1 almost everywhere."""
+    def likeness(self, examples: Sequence[Answer]) -> Likeness:
+        """Sure where nine of ten places are decided, and marked ones are areas of a plane that is as large as the picture."""
         answers = [item_of(answer[self._name], 3) for answer in examples]
-        if not all(is_float(answer) for answer in answers):
-            return False
+        if not all(is_float(answer) and sum(size >= LEAST_SIDE for size in answer.shape) >= 2 for answer in answers):
+            return Likeness.NONE
         values = [answer.astype(np.float32) for answer in answers]
-        if sum(size >= LEAST_SIDE for size in values[0].shape) < 2 or any(
-            value.min(initial=0) < -OVERSHOOT or value.max(initial=0) > 1 + OVERSHOOT for value in values
-        ):
-            return False
-        if self._axis is not None:
-            return all(bool(np.allclose(value.sum(axis=self._axis), 1, atol=1e-2)) for value in values)
-        everything = np.concatenate([value.reshape(-1) for value in values])
-        return bool(
-            np.mean((everything < NEARLY) | (everything > 1 - NEARLY)) >= DECIDED and np.any(everything > 1 - NEARLY)
-        )
+        if not all(_probabilities(value) for value in values):
+            return Likeness.NONE
+        if self._axis is None:
+            looks = _decided(values) and any(bool((value > 1 - NEARLY).any()) for value in values)
+            sure = looks and _areas(values)
+        else:
+            scores = [np.moveaxis(value, self._axis, 0) for value in values]
+            looks = all(bool(np.allclose(score.sum(axis=0), 1, atol=1e-2)) for score in scores)
+            sure = looks and _decided([score.max(axis=0) for score in scores]) and not _bins(scores)
+        plane = self.decode(examples[0]).shape
+        fits = any(all(size in (-1, had) for size, had in zip(each, plane, strict=True)) for each in self._planes)
+        return Likeness.SURE if sure and len(plane) == 2 and fits else Likeness.LIKELY if looks else Likeness.NONE
 
     def decode(self, answer: Answer) -> Array:
-        """The class of each place, flat."""
+        """The class of each place, in the form of the plane."""
         array = item_of(answer[self._name], 3)
         if not is_float(array):
-            return np.asarray(array.reshape(-1).astype(np.int64))
-        if self._axis is None:
-            return np.asarray((array > self._threshold).reshape(-1).astype(np.int64))
-        return np.asarray(decisions(array, self._axis, self._threshold).astype(np.int64))
+            most = int(array.max(initial=0))
+            classes, small = array, np.min_scalar_type(most) if array.min(initial=0) >= 0 else np.dtype(np.int64)
+        elif self._axis is None:
+            classes, small = array > self._threshold, np.dtype(np.uint8)
+        else:
+            classes, small = np.argmax(array, axis=self._axis), np.min_scalar_type(array.shape[self._axis])
+        return np.asarray(classes.astype(small).squeeze())
 
-    def values(self, said: Array) -> Array:
-        """Classes that occur."""
-        return said
-
-    def read(self, label: Array, answer: Answer) -> Array:
-        """Numbers of classes, one for each place."""
-        places = self.decode(answer).size
-        if label.size != places or label.dtype.kind not in "iub":
+    def read(self, label: Array, said: Array) -> Array:
+        """Numbers of classes, one for each place; `NOT_COUNTED` where none counts."""
+        numbers = whole_numbers(label)
+        if numbers is None or numbers.size != said.size:
             raise DataError(
-                f"metric Segmentation needs a whole number for each of {places} places, found {label.dtype} {list(label.shape)}: "
+                f"metric Segmentation needs a whole number for each of {said.size} places, found {label.dtype} {list(label.shape)}: "
                 "check data.evaluation.labelKey and agreement.axis"
             )
-        return np.asarray(label.reshape(-1).astype(np.int64))
+        plane = numbers.squeeze()
+        if plane.shape != said.shape and plane.ndim > 1:
+            turned = "transposed" if plane.shape == said.shape[::-1] else "of another shape"
+            raise DataError(
+                f"labels are {turned}: a label has the shape {list(label.shape)}, the mask that is answered {list(said.shape)}; "
+                "write them in the order of the answer, height before width where it is"
+            )
+        plane = plane.reshape(said.shape)
+        found = np.where(np.isin(plane, self._ignored), NOT_COUNTED, plane - self._offset)
+        strange = ((found < 0) & ~np.isin(plane, self._ignored)) | (found >= (self._classes or MOST_CLASSES))
+        if strange.any():
+            other = ", ".join(map(str, np.unique(plane[strange])[:3].tolist()))
+            raise DataError(
+                f"labels {other} are no class of {self._classes or MOST_CLASSES} (labelOffset {self._offset}): set "
+                "data.evaluation.ignoreLabel where one does not count"
+            )
+        return np.asarray(found.astype(np.int16))
 
     def scorer(self, labelled: bool) -> Scorer:
         """Intersection over union."""
-        return Overlap(self._classes, self._axis is None and self._classes == 2, self._ignored)
+        return Overlap(self._foreground)
+
+    def kept(self, said: Array, truth: Array) -> Mapping[Hashable, bool]:
+        """Classes of which at least half of the places are found; the background of a model that has no class for it does not count."""
+        table = confusion(said, truth)
+        areas = table.sum(axis=1)
+        least = max(LEAST_AREA * truth.size, 1)
+        return {
+            number: bool(2 * table[number, number] >= areas[number])
+            for number in range(int(self._foreground), len(table))
+            if areas[number] >= least
+        }
+
+    def pairs(self, said: Array, truth: Array) -> Iterable[tuple[Hashable, Hashable]]:
+        """Each class of a label with the class that most of its places are given."""
+        table = confusion(said, truth)
+        least = max(LEAST_AREA * truth.size, 1)
+        return [(number, int(np.argmax(row))) for number, row in enumerate(table) if row.sum() >= least]
+
+    def misreadings(self, truth: Array) -> Mapping[str, Array]:
+        """A square mask may lie on its side without its shape telling."""
+        return {"transposed (width before height)": truth.T} if truth.ndim == 2 and len(set(truth.shape)) == 1 else {}
+
+    def sketch(self, said: Array) -> Array:
+        """Every n-th place along each axis."""
+        step = math.ceil((said.size / SKETCHED) ** (1 / max(said.ndim, 1)))
+        return said[(slice(None, None, max(step, 1)),) * said.ndim]
+
+
+def _threshold(examples: Sequence[Answer], name: str) -> float:
+    """From where on a single score says yes: .5 for probabilities, 0 for anything else."""
+    whole = all(_probabilities(answer[name]) for answer in examples)
+    return 0.5 if whole else 0.0
+
+
+def _probabilities(values: Array) -> bool:
+    return bool(values.min(initial=0) >= -OVERSHOOT and values.max(initial=1) <= 1 + OVERSHOOT)
+
+
+def _numbers_of(examples: Sequence[Answer], name: str) -> int:
+    """How many classes ints show; 0 where they are none."""
+    least = min(int(answer[name].min(initial=0)) for answer in examples)
+    return 0 if least < 0 else max(int(answer[name].max(initial=0)) for answer in examples) + 1
+
+
+# ------------------------------------------------------------------------------------------------------------- recognized unasked
+
+Planes = Sequence[tuple[int, int]]
+
+
+def _planes(signature: Signature) -> Planes:
+    """Height and width of each input that is a picture; -1 where one varies."""
+    found: list[tuple[int, int]] = []
+    for tensor in signature.inputs:
+        if len(tensor.shape) == 4 and 3 in (tensor.shape[1], tensor.shape[3]):
+            sizes = tensor.shape[2:] if tensor.shape[1] == 3 else tensor.shape[1:3]
+            found.append((sizes[0], sizes[1]))
+    return found
+
+
+def _decided(values: Sequence[Array]) -> bool:
+    """Whether nine of ten places have a score near 0 or near 1."""
+    shares = [np.mean((value < NEARLY) | (value > 1 - NEARLY)) for value in values]
+    return bool(np.mean(shares) >= DECIDED)
+
+
+def _areas(values: Sequence[Array]) -> bool:
+    """Whether most marked places lie among others: objects have an inside, the peaks of a heat map and the notes of a roll have none."""
+    marked = inside = 0
+    for value in values:
+        plane = value.squeeze() > 0.5
+        core = plane[1:-1, 1:-1] & plane[:-2, 1:-1] & plane[2:, 1:-1] & plane[1:-1, :-2] & plane[1:-1, 2:]
+        marked, inside = marked + int(plane.sum()), inside + int(core.sum())
+    return 2 * inside >= marked > 0
+
+
+def _bins(scores: Sequence[Array]) -> bool:
+    """Whether the second best class is the one beside the best: these are steps of a quantity, as a distance."""
+    if len(scores[0]) <= FEW_CLASSES:
+        return False
+    beside = []
+    for score in scores:
+        flat = score.reshape(len(score), -1)
+        second, best = np.argsort(flat[:, :: max(1, flat.shape[1] // LOOKED_AT)], axis=0)[-2:]
+        beside.append(np.mean(np.abs(second - best) == 1))
+    return bool(np.mean(beside) > 0.5)
+
+
+# -------------------------------------------------------------------------------------------------------------------- scores
+
+
+def confusion(said: Array, truth: Array) -> Array:
+    """How many places of each class of the truth (rows) are given each class (columns), square; those that do not count left out.
+
+    Raises ValueError where the two have different shapes, or numbers are no classes.
+    """
+    if said.shape != truth.shape:
+        raise ValueError(f"masks of the shapes {list(said.shape)} and {list(truth.shape)}")
+    counts = truth >= 0
+    given, wanted = said[counts].astype(np.int64), truth[counts].astype(np.int64)
+    size = max(int(given.max(initial=-1)), int(wanted.max(initial=-1))) + 1
+    if given.min(initial=0) < 0 or size > MOST_CLASSES:
+        raise ValueError(f"a mask holds {int(given.min(initial=0))} to {size - 1}, classes are 0 to {MOST_CLASSES - 1}")
+    return np.bincount(wanted * size + given, minlength=size * size).reshape(size, size)
 
 
 @dataclass
 class Overlap:
     """Places by class: in both, in either. `foreground`: only class 1 is judged."""
 
-    classes: int
     foreground: bool
-    ignored: int | None
-    _scores: list[Array] = field(default_factory=list)
+    _scores: list[Array] = field(default_factory=list)  # [2, classes] of each item, as many as it has
 
     def add(self, said: Array, truth: Array) -> None:
         """Count the places of an item."""
-        if self.ignored is not None:
-            counts = truth != self.ignored
-            said, truth = said[counts], truth[counts]
-        if len(truth) and not (truth.min() >= 0 and truth.max() < self.classes):
-            other = sorted(set(np.unique(truth).tolist()) - set(range(self.classes)))[:3]
-            raise DataError(
-                f"labels {', '.join(map(str, other))} are no class of {self.classes}: set data.evaluation.ignoreLabel where one does not count"
-            )
-        both = np.bincount(truth[said == truth], minlength=self.classes)[: self.classes]
-        either = (
-            np.bincount(truth, minlength=self.classes)
-            + np.bincount(said, minlength=self.classes)[: self.classes]
-            - both
-        )
-        self._scores.append(np.stack([both, either])[:, 1 if self.foreground else 0 :].astype(np.float64))
+        table = confusion(said, truth)
+        both = np.diag(table)
+        self._scores.append(np.stack([both, table.sum(axis=0) + table.sum(axis=1) - both]).astype(np.float64))
 
     def pool(self) -> Pool:
         """Mean over the classes that occur in either. Raises DataError where there are none."""
-        if not any(score[1].any() for score in self._scores):
-            raise DataError(f"nothing is marked in any of {len(self._scores)} items: give items with something to find")
-        return sums(self._scores, _mean_overlap)
+        classes = max((score.shape[1] for score in self._scores), default=0)
+        padded = np.zeros((len(self._scores), 2, max(classes, 2)))
+        for row, score in zip(padded, self._scores, strict=True):
+            row[:, : score.shape[1]] = score
+        if self.foreground:
+            padded = padded[:, :, 1:2]
+        either = padded[:, 1]
+        if not either.any():
+            raise DataError(f"nothing is marked in any of {len(padded)} items: give items with something to find")
+        # An item that is all background says nothing of the other classes.
+        others = either if self.foreground else np.delete(either, int(np.argmax(either.sum(axis=0))), axis=1)
+        return sums(list(padded), _mean_overlap, int(others.any(axis=1).sum()))
 
 
 def _mean_overlap(totals: Array) -> Array:

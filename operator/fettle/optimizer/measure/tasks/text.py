@@ -7,21 +7,35 @@ characters are merged and blanks dropped. A. Graves et al., "Connectionist tempo
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Hashable, Sequence
+from collections.abc import Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Self
 
 import numpy as np
 from rapidfuzz.distance import Levenshtein
 
+from fettle.api.labels import IGNORED
 from fettle.api.optimizedmodel import EvaluationSpec
 from fettle.api.signature import Signature
+from fettle.api.vocabulary import AgreementMode
 from fettle.errors import DataError
 from fettle.optimizer.labels.reader import as_text
 from fettle.optimizer.measure.agreement import OVERSHOOT
 from fettle.optimizer.measure.items import Answer
-from fettle.optimizer.measure.tasks.base import Pool, Scorer, item_of, ratio, shapes, sums
-from fettle.store.comparison import is_float
+from fettle.optimizer.measure.tasks.base import (
+    Likeness,
+    Pool,
+    Scorer,
+    TaskMetric,
+    item_of,
+    output_name,
+    ratio,
+    require_names,
+    shapes,
+    sums,
+    whole_numbers,
+)
+from fettle.store.comparison import Comparison, is_float
 
 Array = np.ndarray[Any, Any]
 Letters = Sequence[Hashable]  # characters, or numbers of classes
@@ -31,13 +45,12 @@ BLANK_SHARE = (
 )
 
 
-class Text:
+class Text(TaskMetric):
     """Letters, one after another."""
 
-    one_scale = False
-
-    def __init__(self, name: str, blank: int | None, classes: tuple[str, ...], scores: int) -> None:
-        self._name, self._blank, self._classes, self._scores = name, blank, classes, scores
+    def __init__(self, name: str, blank: int | None, scores: int, spec: EvaluationSpec) -> None:
+        self._name, self._blank, self._scores = name, blank, scores
+        self._classes, self._offset, self._ignored = spec.classes, spec.label_offset, spec.ignore_label
         self.outputs = frozenset({name})
         how = f"the best of {scores} characters at each step" if scores else "texts"
         ctc = f"; class {blank} is the blank of CTC: repeated characters are merged" if blank is not None else ""
@@ -46,33 +59,34 @@ class Text:
     @classmethod
     def fit(cls, signature: Signature, examples: Sequence[Answer], spec: EvaluationSpec) -> Self:
         """See whether there is a blank. Raises DataError."""
-        name = spec.output or signature.outputs[0].name
+        name = output_name(signature, spec)
         answers = [item_of(answer[name], 2) for answer in examples]
         first = answers[0]
+        if first.dtype.kind in "OSU" and (spec.classes or spec.label_offset):
+            raise DataError(
+                f"the model answers texts in {name}: data.evaluation.classes and labelOffset are for scores or numbers of characters, leave them out"
+            )
         if not is_float(first):
-            return cls(name, None, spec.classes, 0)
+            return cls(name, None, 0, spec)
         if first.ndim != 2 or first.shape[1] < 2:
             raise DataError(
                 f"metric Text reads no characters in {shapes({name: first})} (an item's answer): it takes a score for each step and character, "
                 "[steps, characters], numbers of characters, or texts"
             )
-        return cls(
-            name,
-            _blank([np.argmax(answer, axis=-1) for answer in answers], first.shape[1]),
-            spec.classes,
-            first.shape[1],
-        )
+        require_names("Text", spec, first.shape[1])
+        blank = _blank([np.argmax(answer, axis=-1) for answer in answers], first.shape[1])
+        return cls(name, blank, first.shape[1], spec)
 
-    def sure(self, examples: Sequence[Answer]) -> bool:
-        """Probabilities for each step, with a blank between characters."""
-        if self._blank is None:
-            return False
-        answers = [item_of(answer[self._name], 2).astype(np.float32) for answer in examples]
-        sums_to_one = all(
-            bool(np.allclose(answer.sum(axis=-1), 1, atol=1e-2)) and answer.min(initial=0) >= -OVERSHOOT
-            for answer in answers
-        )
-        return sums_to_one and any(len(self.decode(answer)) for answer in examples)
+    def likeness(self, examples: Sequence[Answer]) -> Likeness:
+        """Probabilities for each step, with a blank between characters. Tags of words look the same: only a name that is empty makes sure."""
+        if self._blank is None or not any(len(self.decode(answer)) for answer in examples):
+            return Likeness.NONE
+        for example in examples:
+            answer = item_of(example[self._name], 2).astype(np.float32)
+            if answer.min(initial=0) < -OVERSHOOT or not np.allclose(answer.sum(axis=-1), 1, atol=1e-2):
+                return Likeness.NONE
+        named = bool(self._classes) and self._classes[self._blank] == ""
+        return Likeness.SURE if named else Likeness.LIKELY
 
     def decode(self, answer: Answer) -> Letters:
         """The letters: numbers of classes, names where data.evaluation.classes has them, or characters."""
@@ -87,30 +101,62 @@ class Text:
         if not self._classes:
             return letters
         return "".join(
-            self._classes[number] if number < len(self._classes) else "\ufffd" for number in numbers.tolist()
+            self._classes[number] if 0 <= number < len(self._classes) else "\ufffd" for number in numbers.tolist()
         )
 
-    def values(self, said: Letters) -> Array:
-        """Characters that occur."""
-        return np.array(list(said))
-
-    def read(self, label: Array, answer: Answer) -> Letters:
-        """A text, or numbers of classes; negative ones fill up."""
+    def read(self, label: Array, said: Letters) -> Letters:
+        """A text, or numbers of classes; negative ones, blanks and the one that is ignored fill up."""
         if label.dtype.kind in "OSU":
             if not self._classes and self._scores:
                 raise DataError(
                     "labels are texts, the model answers scores for characters: name the characters in data.evaluation.classes, in the order "
                     f"of the {self._scores} scores{', the blank as an empty text' if self._blank is not None else ''}"
                 )
+            if self._offset or self._ignored is not None:
+                raise DataError(
+                    "labels are texts: labelOffset and ignoreLabel are for numbers of characters, leave them out"
+                )
             return "\n".join(as_text(value) for value in label.reshape(-1).tolist())
-        if label.dtype.kind not in "iu":
+        numbers = whole_numbers(label.reshape(-1))
+        if numbers is None:
             raise DataError(f"metric Text needs texts or numbers of characters as labels, found {label.dtype}")
-        numbers: list[int] = label.reshape(-1)[label.reshape(-1) >= 0].tolist()
-        return "".join(self._classes[number] for number in numbers) if self._classes else numbers
+        fills = (numbers < min(self._offset, 0)) | (numbers == IGNORED)
+        fills |= (numbers == self._ignored) if self._ignored is not None else False
+        numbers = numbers[~fills] - self._offset
+        letters: list[int] = numbers[numbers != self._blank].tolist()
+        most = len(self._classes) or self._scores
+        strange = [letter for letter in letters if letter < 0 or (most and letter >= most)]
+        if strange:
+            raise DataError(
+                f"label {strange[0] + self._offset} is no character of {most} (labelOffset {self._offset}): give numbers of characters, "
+                "negative ones fill up; ignoreLabel names another one that does"
+            )
+        return "".join(self._classes[letter] for letter in letters) if self._classes else letters
 
     def scorer(self, labelled: bool) -> Scorer:
         """Edits and characters."""
         return Edits()
+
+    def kept(self, said: Letters, truth: Letters) -> Mapping[Hashable, bool]:
+        """Characters of which at least half are read."""
+        there, found = Counter(truth), Counter[Hashable]()
+        for step in Levenshtein.opcodes(truth, said):
+            if step.tag == "equal":
+                found.update(truth[step.src_start : step.src_end])
+        return {letter: 2 * found[letter] >= times for letter, times in there.items()}
+
+    def pairs(self, said: Letters, truth: Letters) -> Iterable[tuple[Hashable, Hashable]]:
+        """Characters of a label with those that are read in their place."""
+        return [
+            pair
+            for step in Levenshtein.opcodes(truth, said)
+            if step.tag in ("equal", "replace")
+            for pair in zip(truth[step.src_start : step.src_end], said[step.dest_start : step.dest_end], strict=False)
+        ]
+
+    def live(self, rule: Comparison) -> Comparison | None:
+        """Texts are the same or not; scores may say the same at other steps."""
+        return rule if rule.mode == AgreementMode.EXACT else None
 
 
 def _blank(steps: Sequence[Array], classes: int) -> int | None:
