@@ -33,10 +33,10 @@ class SourceFormat(StrEnum):
 
 
 class Metric(StrEnum):
-    """How good an output is. Higher is better, except MeanSquaredError. Regression is R2, the share of the labels' variance explained.
+    """How good an output is. Higher is better, except MeanSquaredError.
 
-    Auto: what the answers show that the model is for; where that is not certain, Accuracy. Detection, Segmentation, Text and Embedding
-    judge boxes, masks, characters and nearest neighbours: by labels, or without any by what the original says.
+    Auto: what the answers show that the model is for; where that is not certain, Accuracy. Detection, Segmentation, Text, Embedding and
+    Regression judge boxes, masks, characters, nearest neighbours and quantities: by labels, or without any by what the original says.
     """
 
     AUTO = "Auto"

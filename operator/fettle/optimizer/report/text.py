@@ -26,6 +26,9 @@ METRICS = {
     Metric.EMBEDDING: "right nearest neighbours",
     Metric.AGREEMENT: "agreement with the original",
 }
+BY_AGREEMENT = {
+    Metric.REGRESSION: "items near the original's answer"
+}  # what is measured without labels, if it is something else
 SHARES = tuple(
     metric
     for metric in Metric
@@ -36,6 +39,11 @@ EVIDENCE = {
     Evidence.AGREEMENT: "items, compared with the original's answers",
     Evidence.GENERATED: "generated items, compared with the original's answers",
 }
+
+
+def metric_name(metric: Metric, evidence: Evidence | None) -> str:
+    """What the metric measures, by labels or without any."""
+    return METRICS[metric] if evidence == Evidence.LABELS else BY_AGREEMENT.get(metric, METRICS[metric])
 
 
 def number(value: float | None, digits: int = 3) -> str:
@@ -181,7 +189,7 @@ def cost(row: CandidateStatus) -> str:
     def amount(value: float) -> str:
         return f"{abs(100 * value):.2f}" if share else number(abs(value))
 
-    name = METRICS[metric]
+    name = metric_name(metric, row.evidence)
     if lost.value > 0:
         what = (
             f"It cost {amount(lost.value)}{unit} of {name}"
@@ -256,11 +264,11 @@ def bottom_line(row: CandidateStatus, kept: bool | None) -> str:
     elif row.accuracy_drop is None or row.accuracy is None:
         costs = "The cost in accuracy is unknown"
     elif row.accuracy_drop.high <= 0:
-        costs = f"It loses nothing of its {METRICS[row.accuracy.metric]}"
+        costs = f"It loses nothing of its {metric_name(row.accuracy.metric, row.evidence)}"
     else:
         share = row.accuracy.metric in SHARES
         most = f"{points(row.accuracy_drop.high)} percentage points" if share else number(row.accuracy_drop.high)
-        costs = f"With 95 % confidence it loses at most {most} of {METRICS[row.accuracy.metric]}"
+        costs = f"With 95 % confidence it loses at most {most} of {metric_name(row.accuracy.metric, row.evidence)}"
     if kept is None:
         return f"{costs}; the spec sets no constraint."
     return f"{costs}, and {'every constraint is satisfied' if kept else 'not every constraint is satisfied'}."

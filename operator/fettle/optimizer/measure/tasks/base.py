@@ -75,6 +75,8 @@ class Pool:
     """Scores of all items. `value` takes numbers of groups, drawn along the last axis, and reduces that axis.
 
     `scores`: what was kept of the items, `items` of them, in the order in which they came. `share`: the metric is the mean of scores that are 0 or 1.
+    `constant`: what the best answer that ignores the input is worth. `gone`: a part of the truth that is not followed any more, and `details`:
+    what else is to be told, both for a person.
     """
 
     items: int
@@ -82,6 +84,9 @@ class Pool:
     scores: Array
     value: Callable[[Indices], Array]
     share: bool = False
+    constant: float | None = None
+    gone: str | None = None
+    details: str | None = None
 
     def whole(self) -> float:
         """The metric over all items."""

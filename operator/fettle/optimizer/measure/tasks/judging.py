@@ -30,13 +30,14 @@ class Verdict:
     """What a candidate is worth. `changed`: with labels, how much of what the original says it says otherwise.
 
     `gone`: a class or character that the original finds in several items and the candidate in none, for a person; not looked for with
-    labels, which judge what that costs.
+    labels, which judge what that costs. `details`: what else the metric tells.
     """
 
     value: float
     drop: Interval | None
     changed: Interval | None
     gone: str | None = None
+    details: str | None = None
 
 
 class TaskReference:
@@ -77,6 +78,17 @@ class TaskReference:
         """The metric by the labels; against itself 1."""
         return (self._labelled or self._itself).whole()
 
+    @property
+    def constant(self) -> float | None:
+        """The metric of the best constant answer by the labels, where the metric knows it."""
+        return self._labelled.constant if self._labelled is not None else None
+
+    @property
+    def told(self) -> str:
+        """What the original's answers were taken for, and what else the metric tells of them."""
+        details = self._labelled.details if self._labelled is not None else None
+        return f"{self.metric.told}; {details}" if details else self.metric.told
+
     def trial(self) -> Trial:
         """For one candidate."""
         labelled = self._labelled is not None
@@ -87,8 +99,8 @@ class TaskReference:
         lost = drop(self._itself, agreement, alpha)
         changed = clipped(lost) if lost is not None else None
         if labelled is None or self._labelled is None:
-            return Verdict(agreement.whole(), changed, None)
-        return Verdict(labelled.whole(), drop(self._labelled, labelled, alpha), changed)
+            return Verdict(agreement.whole(), changed, None, agreement.gone, agreement.details)
+        return Verdict(labelled.whole(), drop(self._labelled, labelled, alpha), changed, None, labelled.details)
 
     def _refuse_blind(self, beside: Scorer) -> None:
         """The metric must see that the original answers as itself, and that it answers other items otherwise."""
@@ -114,6 +126,11 @@ class TaskReference:
         if labelled.items < FEWEST:
             return
         value = labelled.whole()
+        if labelled.constant is not None and not value > labelled.constant:
+            raise DataError(
+                f"the original's {self.name} is {value:.4g}, no better than the best constant answer ({labelled.constant:.4g}): such items "
+                f"prove nothing. Its answers were taken for {self.metric.told}; check labels and items, or leave the labels out"
+            )
         try:
             chance = moved.pool().whole()
         except (DataError, ValueError):
@@ -151,7 +168,7 @@ class Trial:
         """When all items are in."""
         labelled = self._labelled.pool() if self._labelled is not None else None
         verdict = self.reference.verdict(self._agreement.pool(), labelled, alpha)
-        return verdict if labelled is not None else replace(verdict, gone=self._gone())
+        return verdict if labelled is not None else replace(verdict, gone=verdict.gone or self._gone())
 
     def _gone(self) -> str | None:
         missing = self._decided.missing()
