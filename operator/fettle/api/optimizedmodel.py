@@ -212,7 +212,7 @@ class EvaluationSpec(ApiModel):
         Field(
             description="Metric. Auto recognizes detectors, masks, CTC texts and normalized embeddings by their answers and is Accuracy for "
             "everything else; check in the notes what it chose. Without labels, Accuracy becomes Agreement with the original, and Detection, "
-            "Segmentation, Text, Embedding and Regression compare with what the original says. F1, MeanSquaredError and CosineSimilarity "
+            "Segmentation, Text, Embedding, MultiLabel and Regression compare with what the original says. F1, MeanSquaredError and CosineSimilarity "
             "require labels."
         ),
     ] = Metric.ACCURACY

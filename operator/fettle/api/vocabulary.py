@@ -35,8 +35,9 @@ class SourceFormat(StrEnum):
 class Metric(StrEnum):
     """How good an output is. Higher is better, except MeanSquaredError.
 
-    Auto: what the answers show that the model is for; where that is not certain, Accuracy. Detection, Segmentation, Text, Embedding and
-    Regression judge boxes, masks, characters, nearest neighbours and quantities: by labels, or without any by what the original says.
+    Auto: what the answers show that the model is for; where that is not certain, Accuracy. Detection, Segmentation, Text, Embedding,
+    MultiLabel and Regression judge boxes, masks, characters, nearest neighbours, tags and quantities: by labels, or without any by what the
+    original says.
     """
 
     AUTO = "Auto"
@@ -45,6 +46,7 @@ class Metric(StrEnum):
     MEAN_SQUARED_ERROR = "MeanSquaredError"
     COSINE_SIMILARITY = "CosineSimilarity"
     REGRESSION = "Regression"
+    MULTI_LABEL = "MultiLabel"
     DETECTION = "Detection"
     SEGMENTATION = "Segmentation"
     TEXT = "Text"

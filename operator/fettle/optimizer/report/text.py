@@ -24,6 +24,7 @@ METRICS = {
     Metric.SEGMENTATION: "mean intersection over union",
     Metric.TEXT: "characters read right",
     Metric.EMBEDDING: "right nearest neighbours",
+    Metric.MULTI_LABEL: "F1 of the yes-or-no decisions",
     Metric.AGREEMENT: "agreement with the original",
 }
 BY_AGREEMENT = {
@@ -32,7 +33,8 @@ BY_AGREEMENT = {
 SHARES = tuple(
     metric
     for metric in Metric
-    if metric not in (Metric.F1, Metric.MEAN_SQUARED_ERROR, Metric.COSINE_SIMILARITY, Metric.REGRESSION)
+    if metric
+    not in (Metric.F1, Metric.MEAN_SQUARED_ERROR, Metric.COSINE_SIMILARITY, Metric.REGRESSION, Metric.MULTI_LABEL)
 )
 EVIDENCE = {
     Evidence.LABELS: "labelled items",

@@ -30,7 +30,7 @@ class Verdict:
     """What a candidate is worth. `changed`: with labels, how much of what the original says it says otherwise.
 
     `gone`: a class or character that the original finds in several items and the candidate in none, for a person; not looked for with
-    labels, which judge what that costs. `details`: what else the metric tells.
+    labels, which judge what that costs, but by metrics in whose sum a dead channel or a rare tag is lost. `details`: what else the metric tells.
     """
 
     value: float
@@ -100,7 +100,9 @@ class TaskReference:
         changed = clipped(lost) if lost is not None else None
         if labelled is None or self._labelled is None:
             return Verdict(agreement.whole(), changed, None, agreement.gone, agreement.details)
-        return Verdict(labelled.whole(), drop(self._labelled, labelled, alpha), changed, None, labelled.details)
+        return Verdict(
+            labelled.whole(), drop(self._labelled, labelled, alpha), changed, agreement.gone, labelled.details
+        )
 
     def _refuse_blind(self, beside: Scorer) -> None:
         """The metric must see that the original answers as itself, and that it answers other items otherwise."""
