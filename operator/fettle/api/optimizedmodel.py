@@ -212,8 +212,8 @@ class EvaluationSpec(ApiModel):
         Field(
             description="Metric. Auto recognizes detectors, masks, CTC texts and normalized embeddings by their answers and is Accuracy for "
             "everything else; check in the notes what it chose. Without labels, Accuracy becomes Agreement with the original, and Detection, "
-            "Segmentation, Text, Embedding, MultiLabel and Regression compare with what the original says. F1, MeanSquaredError and CosineSimilarity "
-            "require labels."
+            "Segmentation, Text, Embedding, MultiLabel, Ranking and Regression compare with what the original says. F1, "
+            "MeanSquaredError and CosineSimilarity require labels."
         ),
     ] = Metric.ACCURACY
     agreement: Annotated[AgreementSpec, Field(description="When two answers count as the same.")] = AgreementSpec()

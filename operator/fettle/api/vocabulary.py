@@ -36,8 +36,8 @@ class Metric(StrEnum):
     """How good an output is. Higher is better, except MeanSquaredError.
 
     Auto: what the answers show that the model is for; where that is not certain, Accuracy. Detection, Segmentation, Text, Embedding,
-    MultiLabel and Regression judge boxes, masks, characters, nearest neighbours, tags and quantities: by labels, or without any by what the
-    original says.
+    MultiLabel, Regression and Ranking judge boxes, masks, characters, nearest neighbours, tags, quantities and the order of the items: by
+    labels, or without any by what the original says.
     """
 
     AUTO = "Auto"
@@ -47,6 +47,7 @@ class Metric(StrEnum):
     COSINE_SIMILARITY = "CosineSimilarity"
     REGRESSION = "Regression"
     MULTI_LABEL = "MultiLabel"
+    RANKING = "Ranking"
     DETECTION = "Detection"
     SEGMENTATION = "Segmentation"
     TEXT = "Text"

@@ -25,16 +25,26 @@ METRICS = {
     Metric.TEXT: "characters read right",
     Metric.EMBEDDING: "right nearest neighbours",
     Metric.MULTI_LABEL: "F1 of the yes-or-no decisions",
+    Metric.RANKING: "area under the ROC curve",
     Metric.AGREEMENT: "agreement with the original",
 }
+# What is measured without labels, where that is something else.
 BY_AGREEMENT = {
-    Metric.REGRESSION: "items near the original's answer"
-}  # what is measured without labels, if it is something else
+    Metric.REGRESSION: "items near the original's answer",
+    Metric.RANKING: "pairs in the original's order",
+}
 SHARES = tuple(
     metric
     for metric in Metric
     if metric
-    not in (Metric.F1, Metric.MEAN_SQUARED_ERROR, Metric.COSINE_SIMILARITY, Metric.REGRESSION, Metric.MULTI_LABEL)
+    not in (
+        Metric.F1,
+        Metric.MEAN_SQUARED_ERROR,
+        Metric.COSINE_SIMILARITY,
+        Metric.REGRESSION,
+        Metric.MULTI_LABEL,
+        Metric.RANKING,
+    )
 )
 EVIDENCE = {
     Evidence.LABELS: "labelled items",

@@ -276,7 +276,7 @@ def scored_by_flips(spec: OptimizedModelSpec, prepare: PrepareReport) -> bool:
     metric = prepare.metric or evaluation.metric
     if metric in (Metric.EMBEDDING, Metric.REGRESSION):
         return True
-    if metric in (Metric.DETECTION, Metric.SEGMENTATION, Metric.TEXT, Metric.MULTI_LABEL):
+    if metric in (Metric.DETECTION, Metric.SEGMENTATION, Metric.TEXT, Metric.MULTI_LABEL, Metric.RANKING):
         return False
     if metric == Metric.AGREEMENT or not prepare.items.labelled:
         return evaluation.agreement.mode != AgreementMode.COSINE
