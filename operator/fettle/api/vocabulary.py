@@ -35,9 +35,9 @@ class SourceFormat(StrEnum):
 class Metric(StrEnum):
     """How good an output is. Higher is better, except MeanSquaredError.
 
-    Auto: what the answers show that the model is for; where that is not certain, Accuracy. Detection, Segmentation, Text, Embedding,
-    MultiLabel, Regression and Ranking judge boxes, masks, characters, nearest neighbours, tags, quantities and the order of the items: by
-    labels, or without any by what the original says.
+    Auto: what the answers show that the model is for; where that is not certain, Accuracy. Detection, Segmentation, Text, Embedding, TopK,
+    MultiLabel, Regression and Ranking judge boxes, masks, characters, nearest neighbours, lists of the best classes, tags, quantities and the
+    order of the items: by labels, or without any by what the original says.
     """
 
     AUTO = "Auto"
@@ -46,6 +46,7 @@ class Metric(StrEnum):
     MEAN_SQUARED_ERROR = "MeanSquaredError"
     COSINE_SIMILARITY = "CosineSimilarity"
     REGRESSION = "Regression"
+    TOP_K = "TopK"
     MULTI_LABEL = "MultiLabel"
     RANKING = "Ranking"
     DETECTION = "Detection"

@@ -24,12 +24,14 @@ METRICS = {
     Metric.SEGMENTATION: "mean intersection over union",
     Metric.TEXT: "characters read right",
     Metric.EMBEDDING: "right nearest neighbours",
+    Metric.TOP_K: "top-k accuracy",
     Metric.MULTI_LABEL: "F1 of the yes-or-no decisions",
     Metric.RANKING: "area under the ROC curve",
     Metric.AGREEMENT: "agreement with the original",
 }
 # What is measured without labels, where that is something else.
 BY_AGREEMENT = {
+    Metric.TOP_K: "items with the same best classes",
     Metric.REGRESSION: "items near the original's answer",
     Metric.RANKING: "pairs in the original's order",
 }

@@ -274,7 +274,7 @@ def scored_by_flips(spec: OptimizedModelSpec, prepare: PrepareReport) -> bool:
     if evaluation is None:
         return True
     metric = prepare.metric or evaluation.metric
-    if metric in (Metric.EMBEDDING, Metric.REGRESSION):
+    if metric in (Metric.EMBEDDING, Metric.TOP_K, Metric.REGRESSION):
         return True
     if metric in (Metric.DETECTION, Metric.SEGMENTATION, Metric.TEXT, Metric.MULTI_LABEL, Metric.RANKING):
         return False
