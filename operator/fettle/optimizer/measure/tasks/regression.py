@@ -186,9 +186,9 @@ class Near:
                 f"one number for all {len(truth)} items would be within the tolerance of the original's answers in every channel: such items "
                 "prove nothing"
             )
-        finite = np.where(np.isfinite(errors), np.abs(errors), 0)
+        finite = np.where(np.isfinite(errors), errors, 0)
         typical = amounts(np.nanmedian(np.where(np.isfinite(truth), limits, np.nan), axis=0))
-        told = f"within {typical} of the original's; MAE {amounts(finite.mean(axis=0))}, bias {amounts(bias)}"
+        told = f"within {typical} of the original's; MAE {amounts(np.abs(finite).mean(axis=0))}, bias {amounts(finite.mean(axis=0))}"
         lost = self._lost((~near).sum(axis=0), constant, len(truth))
         return replace(share(near.all(axis=1)), gone=lost, details=told)
 
