@@ -151,8 +151,12 @@ class AgreementSpec(ApiModel):
         int, Field(ge=-16, le=16, description="Axis of the classes (TopOne) or of the vector (Cosine).")
     ] = -1
     min_cosine: Annotated[float, Field(ge=-1, le=1, description="Minimum similarity to agree (Cosine).")] = 0.99
-    rtol: Annotated[float | None, Field(ge=0, description="Relative tolerance of whole outputs (Elementwise).")] = None
-    atol: Annotated[float | None, Field(ge=0, description="Absolute tolerance of whole outputs (Elementwise).")] = None
+    rtol: Annotated[
+        float | None, Field(ge=0, description="Relative tolerance of whole outputs (Elementwise, Regression).")
+    ] = None
+    atol: Annotated[
+        float | None, Field(ge=0, description="Absolute tolerance of whole outputs (Elementwise, Regression).")
+    ] = None
     outputs: Annotated[
         tuple[Annotated[str, Field(max_length=253)], ...],
         Field(max_length=64, description="Outputs to compare. Empty means all.", json_schema_extra={"x-set": True}),
