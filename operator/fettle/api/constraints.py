@@ -26,7 +26,7 @@ class AccuracyConstraint(ApiModel):
             ge=0,
             le=1,
             description="Maximum share of answers that differ from the original's, for better or worse. It catches changes that cancel out in the "
-            "metric. The share is of decisions for Accuracy and F1, of variance for Regression and MeanSquaredError, and 1 - cosine for "
+            "metric. The share is of decisions for Accuracy and F1, of items for Regression, of variance for MeanSquaredError, and 1 - cosine for "
             "CosineSimilarity. The unfavourable end of the 95 % interval must satisfy this bound. Default: maxDrop + 0.1, or 0.1 "
             "if the metric is not a share.",
         ),

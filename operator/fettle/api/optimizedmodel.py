@@ -151,8 +151,12 @@ class AgreementSpec(ApiModel):
         int, Field(ge=-16, le=16, description="Axis of the classes (TopOne) or of the vector (Cosine).")
     ] = -1
     min_cosine: Annotated[float, Field(ge=-1, le=1, description="Minimum similarity to agree (Cosine).")] = 0.99
-    rtol: Annotated[float | None, Field(ge=0, description="Relative tolerance of whole outputs (Elementwise).")] = None
-    atol: Annotated[float | None, Field(ge=0, description="Absolute tolerance of whole outputs (Elementwise).")] = None
+    rtol: Annotated[
+        float | None, Field(ge=0, description="Relative tolerance of whole outputs (Elementwise, Regression).")
+    ] = None
+    atol: Annotated[
+        float | None, Field(ge=0, description="Absolute tolerance of whole outputs (Elementwise, Regression).")
+    ] = None
     outputs: Annotated[
         tuple[Annotated[str, Field(max_length=253)], ...],
         Field(max_length=64, description="Outputs to compare. Empty means all.", json_schema_extra={"x-set": True}),
@@ -207,13 +211,16 @@ class EvaluationSpec(ApiModel):
         str | None, Field(max_length=253, description="Output that the metric evaluates. Defaults to the first output.")
     ] = None
     average: Annotated[Average, Field(description="How F1 is averaged over the classes.")] = Average.MACRO
+    top_k: Annotated[
+        int, Field(ge=1, le=1000, description="Number of best classes among which the right one has to be (TopK).")
+    ] = 5
     metric: Annotated[
         Metric,
         Field(
             description="Metric. Auto recognizes detectors, masks, CTC texts with a named blank and normalized embeddings by their answers and is "
             "Accuracy for everything else; check in the notes what it chose. Without labels, Accuracy becomes Agreement with the original, and "
-            "Detection, Segmentation, Text and Embedding compare with what the original says. F1, Regression, MeanSquaredError and "
-            "CosineSimilarity require labels."
+            "Detection, Segmentation, Text, Embedding, TopK, MultiLabel, Ranking and Regression compare with what the original says. F1, "
+            "MeanSquaredError and CosineSimilarity require labels."
         ),
     ] = Metric.ACCURACY
     agreement: Annotated[AgreementSpec, Field(description="When two answers count as the same.")] = AgreementSpec()

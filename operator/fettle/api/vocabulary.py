@@ -33,10 +33,11 @@ class FormatName(StrEnum):
 
 
 class Metric(StrEnum):
-    """How good an output is. Higher is better, except MeanSquaredError. Regression is R2, the share of the labels' variance explained.
+    """How good an output is. Higher is better, except MeanSquaredError.
 
-    Auto: what the answers show that the model is for; where that is not certain, Accuracy. Detection, Segmentation, Text and Embedding
-    judge boxes, masks, characters and nearest neighbours: by labels, or without any by what the original says.
+    Auto: what the answers show that the model is for; where that is not certain, Accuracy. Detection, Segmentation, Text, Embedding, TopK,
+    MultiLabel, Regression and Ranking judge boxes, masks, characters, nearest neighbours, lists of the best classes, tags, quantities and the
+    order of the items: by labels, or without any by what the original says.
     """
 
     AUTO = "Auto"
@@ -45,6 +46,9 @@ class Metric(StrEnum):
     MEAN_SQUARED_ERROR = "MeanSquaredError"
     COSINE_SIMILARITY = "CosineSimilarity"
     REGRESSION = "Regression"
+    TOP_K = "TopK"
+    MULTI_LABEL = "MultiLabel"
+    RANKING = "Ranking"
     DETECTION = "Detection"
     SEGMENTATION = "Segmentation"
     TEXT = "Text"

@@ -230,7 +230,7 @@ REFUSED = [
     ("complex numbers", np.array([1j, 2j, 3j]), SCORES, {}, ["neither numbers nor texts"]),
     ("dates", np.array(["2026-01-01"] * 3, "datetime64[D]"), SCORES, {}, ["neither numbers nor texts"]),
     ("names for a distance", ["a", "b", "c"], SCORES, {"metric": "MeanSquaredError"}, ["compares numbers", "Accuracy"]),
-    ("class numbers for a distance", [2, 0, 3], SCORES, {"metric": "Regression"}, ["output's shape [4]"]),
+    ("class numbers for a distance", [2, 0, 3], SCORES, {"metric": "MeanSquaredError"}, ["output's shape [4]"]),
 ]
 
 

@@ -39,7 +39,7 @@ MOST_PLACE = 253  # characters of a channel's name in status
 class Judgement:
     """What is known of a candidate's answers. `drop` None: too few items to say (`too_few` says how many are needed).
 
-    `gone`: a part of what the original says that is missing, for a person; nothing proves that it may.
+    `gone`: a part of what the original says that is missing, for a person; nothing proves that it may. `details`: what else its metric tells.
     """
 
     samples: int
@@ -55,6 +55,7 @@ class Judgement:
     blind: str | None = None  # why these items prove nothing of a candidate whose answers may differ, for a person
     gone: str | None = None
     informative: int | None = None  # of the samples, those that say anything to a task's metric; None where all do
+    details: str | None = None
 
     @property
     def too_few(self) -> str | None:
@@ -209,7 +210,9 @@ class Reference:
 
     def constant(self) -> MetricValue | None:
         """The best constant answer's metric; None without labels."""
-        value = self.chance.constant() if self.chance is not None else None
+        value = (
+            self.chance.constant() if self.chance is not None else self.task.constant if self.task is not None else None
+        )
         return None if value is None else MetricValue(metric=self.metric, value=value)
 
     def told(self) -> str | None:
@@ -219,7 +222,7 @@ class Reference:
 
     def taken_for(self) -> str | None:
         """What its answers were taken for, for a person; None where no task's metric judges them."""
-        return self.task.metric.told if self.task is not None else None
+        return self.task.told if self.task is not None else None
 
     def summary(self) -> str:
         """What the original itself is worth, for the first line of a log."""
@@ -369,6 +372,7 @@ class Reference:
             blind=None if exact else self.blind,
             max_absolute_difference=tally.worst,
             informative=verdict.items if verdict is not None else None,
+            details=verdict.details if verdict is not None else None,
         )
 
 

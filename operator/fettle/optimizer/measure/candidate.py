@@ -252,10 +252,11 @@ def certify(candidate: MeasuredCandidate, bench: Bench, alpha: float) -> None:
         return
     judgement = candidate.judgement
     log.info(
-        "%s: %s %.4g, drop %s, agreement %.4g, %.1f s",
+        "%s: %s %.4g%s, drop %s, agreement %.4g, %.1f s",
         candidate.name,
         judgement.accuracy.metric,
         judgement.accuracy.value,
+        f" ({judgement.details})" if judgement.details else "",
         "unknown" if judgement.drop is None else span(judgement.drop),
         judgement.agreement.value,
         time.monotonic() - began,

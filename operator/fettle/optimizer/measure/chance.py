@@ -64,8 +64,6 @@ class Chance:
         metric = self.judging.metric
         if not self.items:
             return None
-        if metric == Metric.REGRESSION:
-            return 0.0
         if metric == Metric.MEAN_SQUARED_ERROR:
             assert self.sums is not None and self.squares is not None
             return float(np.mean(self.squares / self.items - (self.sums / self.items) ** 2))

@@ -75,14 +75,12 @@ class Judging:
 
 @dataclass
 class Scores:
-    """One model's results, a number for each item that counts. `decided` and `wanted` only F1 needs, `squares` only Regression."""
+    """One model's results, a number for each item that counts. `decided` and `wanted` only F1 needs."""
 
     judging: Judging
     values: list[float] = field(default_factory=list)
     decided: list[Array] = field(default_factory=list)
     wanted: list[Array] = field(default_factory=list)
-    sums: Array | None = None  # of the labels, by element: Regression compares with their mean
-    squares: Array | None = None
 
     def add(self, answer: Array, label: Array) -> None:
         """Score one item. Raises DataError (DataInvalid) where the label does not fit the answer."""
@@ -117,17 +115,7 @@ class Scores:
             raise DataError("no label counts: every one is the value that is ignored")
         if self.judging.metric == Metric.F1:
             return float(Confusion.of([self]).f1(0, self.judging.average))
-        if self.judging.metric == Metric.REGRESSION:
-            return 1 - float(np.sum(self.values)) / self.variance()
         return float(np.mean(self.values))
-
-    def variance(self) -> float:
-        """Regression: sum over items of the labels' mean squared distance from their mean. Raises DataError where they do not vary."""
-        assert self.sums is not None and self.squares is not None
-        variance = float(np.mean(self.squares - self.sums**2 / len(self.values)))
-        if not variance > 0:
-            raise DataError("all labels are the same: Regression measures how much of their variance a model explains")
-        return variance
 
     def _add_distance(self, answer: Array, truth: Array) -> None:
         left = answer.astype(np.float64)
@@ -135,8 +123,6 @@ class Scores:
             self.values.append(float(np.mean(cosine(left, truth, -1))))
             return
         self.values.append(float(np.mean((left - truth) ** 2)) if left.size else 0.0)
-        self.sums = truth if self.sums is None else self.sums + truth
-        self.squares = truth**2 if self.squares is None else self.squares + truth**2
 
 
 def drop(original: Scores, candidate: Scores, alpha: float) -> Interval | None:
@@ -147,8 +133,6 @@ def drop(original: Scores, candidate: Scores, alpha: float) -> Interval | None:
         return _f1_drop(original, candidate, alpha)
     if metric == Metric.MEAN_SQUARED_ERROR:
         return mean_interval(candidate_values - original_values, alpha)
-    if metric == Metric.REGRESSION:
-        return mean_interval((candidate_values - original_values) * len(original_values) / original.variance(), alpha)
     if metric == Metric.ACCURACY and np.isin(original_values, (0, 1)).all() and np.isin(candidate_values, (0, 1)).all():
         flipped = flips(original, candidate)
         return tango(flipped.worse, flipped.better, len(original_values), alpha)
@@ -277,7 +261,7 @@ class Changes:
             return None
         if self.judging.decides:
             return share_interval(values, alpha)
-        if self.judging.metric in (Metric.REGRESSION, Metric.MEAN_SQUARED_ERROR):
+        if self.judging.metric == Metric.MEAN_SQUARED_ERROR:
             assert self.sums is not None and self.squares is not None
             variance = float(np.mean(self.squares - self.sums**2 / len(values)))
             if variance > 0:

@@ -132,7 +132,7 @@ def _target(material: Material, name: str, reports: Sequence[MeasureReport]) -> 
     metric = _metric(lines)
     bounds = material.task.bounds
     share = metric in text.SHARES
-    label = f"loss of {text.METRICS[metric]}" if metric != Metric.MEAN_SQUARED_ERROR else "rise of mean squared error"
+    label = f"loss of {_metric_name(lines)}" if metric != Metric.MEAN_SQUARED_ERROR else "rise of mean squared error"
     return TargetSection(
         name=name,
         baseline=baseline,
@@ -219,3 +219,8 @@ def _metric(lines: Sequence[CandidateLine]) -> Metric:
         (line.row.accuracy.metric for line in lines if line.row is not None and line.row.accuracy is not None),
         Metric.AGREEMENT,
     )
+
+
+def _metric_name(lines: Sequence[CandidateLine]) -> str:
+    rows = [line.row for line in lines if line.row is not None and line.row.accuracy is not None]
+    return text.metric_name(_metric(lines), next((row.evidence for row in rows), None))

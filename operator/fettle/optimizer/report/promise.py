@@ -44,7 +44,7 @@ def _accuracy(most: float, row: CandidateStatus) -> Promise:
     metric = row.accuracy.metric if row.accuracy is not None else Metric.AGREEMENT
     share = metric in text.SHARES
     bound = f"≤ {text.points(most)} points" if share else f"≤ {text.number(most)}"
-    name = f"loss of {text.METRICS[metric]}"
+    name = f"loss of {text.metric_name(metric, row.evidence)}"
     if row.exact:
         return Promise(name, bound, "none: exact", "", True)
     lost = row.accuracy_drop

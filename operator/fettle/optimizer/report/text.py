@@ -24,18 +24,40 @@ METRICS = {
     Metric.SEGMENTATION: "mean intersection over union",
     Metric.TEXT: "characters read right",
     Metric.EMBEDDING: "right nearest neighbours",
+    Metric.TOP_K: "top-k accuracy",
+    Metric.MULTI_LABEL: "F1 of the yes-or-no decisions",
+    Metric.RANKING: "area under the ROC curve",
     Metric.AGREEMENT: "agreement with the original",
+}
+# What is measured without labels, where that is something else.
+BY_AGREEMENT = {
+    Metric.TOP_K: "items with the same best classes",
+    Metric.REGRESSION: "items near the original's answer",
+    Metric.RANKING: "pairs in the original's order",
 }
 SHARES = tuple(
     metric
     for metric in Metric
-    if metric not in (Metric.F1, Metric.MEAN_SQUARED_ERROR, Metric.COSINE_SIMILARITY, Metric.REGRESSION)
+    if metric
+    not in (
+        Metric.F1,
+        Metric.MEAN_SQUARED_ERROR,
+        Metric.COSINE_SIMILARITY,
+        Metric.REGRESSION,
+        Metric.MULTI_LABEL,
+        Metric.RANKING,
+    )
 )
 EVIDENCE = {
     Evidence.LABELS: "labelled items",
     Evidence.AGREEMENT: "items, compared with the original's answers",
     Evidence.GENERATED: "generated items, compared with the original's answers",
 }
+
+
+def metric_name(metric: Metric, evidence: Evidence | None) -> str:
+    """What the metric measures, by labels or without any."""
+    return METRICS[metric] if evidence == Evidence.LABELS else BY_AGREEMENT.get(metric, METRICS[metric])
 
 
 def number(value: float | None, digits: int = 3) -> str:
@@ -181,7 +203,7 @@ def cost(row: CandidateStatus) -> str:
     def amount(value: float) -> str:
         return f"{abs(100 * value):.2f}" if share else number(abs(value))
 
-    name = METRICS[metric]
+    name = metric_name(metric, row.evidence)
     if lost.value > 0:
         what = (
             f"It cost {amount(lost.value)}{unit} of {name}"
@@ -256,11 +278,11 @@ def bottom_line(row: CandidateStatus, kept: bool | None) -> str:
     elif row.accuracy_drop is None or row.accuracy is None:
         costs = "The cost in accuracy is unknown"
     elif row.accuracy_drop.high <= 0:
-        costs = f"It loses nothing of its {METRICS[row.accuracy.metric]}"
+        costs = f"It loses nothing of its {metric_name(row.accuracy.metric, row.evidence)}"
     else:
         share = row.accuracy.metric in SHARES
         most = f"{points(row.accuracy_drop.high)} percentage points" if share else number(row.accuracy_drop.high)
-        costs = f"With 95 % confidence it loses at most {most} of {METRICS[row.accuracy.metric]}"
+        costs = f"With 95 % confidence it loses at most {most} of {metric_name(row.accuracy.metric, row.evidence)}"
     if kept is None:
         return f"{costs}; the spec sets no constraint."
     return f"{costs}, and {'every constraint is satisfied' if kept else 'not every constraint is satisfied'}."

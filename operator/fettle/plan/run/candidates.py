@@ -25,7 +25,9 @@ ROWS_LIMIT = 128  # of status.candidates, over all targets
 ERROR = 0.05  # that an accuracy interval of a target misses the truth, shared among its lossy finalists
 FINALISTS = 4  # lossy candidates of a target that are certified at most
 GROUPS_NEEDED = 30  # items from which a bootstrap is believed (F1, MeanSquaredError, cosine)
-BOOTSTRAPPED = (Metric.DETECTION, Metric.SEGMENTATION, Metric.TEXT)  # but never narrower than a share's interval
+# Metrics that are a share of items, or bootstrapped but never narrower than a share's interval.
+BY_ITEMS = (Metric.EMBEDDING, Metric.TOP_K, Metric.REGRESSION)
+BOOTSTRAPPED = (Metric.DETECTION, Metric.SEGMENTATION, Metric.TEXT, Metric.MULTI_LABEL, Metric.RANKING)
 # An item reaches beyond the range of n others with probability 2 / (n + 1), whatever the distribution (Wilks 1941): every second one
 # of three items, fewer than every fifth of ten. One item alone cost the examples up to 20 points of accuracy (onnxruntime). Libraries
 # take any number; OpenVINO's guide ("Basic Quantization Flow") calibrates with 300.
@@ -295,7 +297,7 @@ def bounded_by_flips(spec: OptimizedModelSpec, prepare: PrepareReport) -> bool:
     if evaluation is None:
         return True
     metric = prepare.metric or evaluation.metric
-    if metric == Metric.EMBEDDING or metric in BOOTSTRAPPED:
+    if metric in BY_ITEMS or metric in BOOTSTRAPPED:
         return True
     if metric == Metric.AGREEMENT or not prepare.items.labelled:
         return evaluation.agreement.mode != AgreementMode.COSINE

@@ -52,7 +52,6 @@ REFUSED = [
         {},
         "MeanSquaredError",
     ),
-    ("a regression that explains nothing", Metric.REGRESSION, yes(NOISE[::-1]), NOISE[:, None], {}, "Regression"),
     (
         "sets that are never found",
         Metric.ACCURACY,
@@ -156,7 +155,7 @@ KNOWING = [
         {"average": Average.BINARY},
     ),
     ("few items", Metric.ACCURACY, EYE[[0, 0, 0]], [0, 0, 1], {}),
-    ("near on average", Metric.REGRESSION, yes(NOISE + 0.1), NOISE[:, None], {}),
+    ("near on average", Metric.MEAN_SQUARED_ERROR, yes(NOISE + 0.1), NOISE[:, None], {}),
     ("sets that are mostly found", Metric.ACCURACY, HOT - 0.5, HOT, {"several_labels": SeveralLabels.ALL_OF}),
     (
         "any of several",

@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from sklearn.metrics import f1_score, r2_score
+from sklearn.metrics import f1_score
 
 from fettle.api.interval import tango
 from fettle.api.optimizedmodel import EvaluationSpec
@@ -160,18 +160,6 @@ def test_f1_of_several_labels_an_item_is_that_of_scikit_learn() -> None:
     assert found == pytest.approx(f1_score(labels, answers > 0, average="macro"))
 
 
-def test_regression_is_the_r2_of_scikit_learn_and_its_drop_the_difference() -> None:
-    rng = np.random.default_rng(5)
-    labels = rng.normal(100, 20, size=(80, 1))
-    near, far = labels + rng.normal(0, 2, labels.shape), labels + rng.normal(0, 9, labels.shape)
-    before, after = (scores(Metric.REGRESSION, answers, labels) for answers in (near, far))
-    found = drop(before, after, 0.05)
-    assert found is not None
-    assert before.value() == pytest.approx(r2_score(labels, near))
-    assert found.value == pytest.approx(before.value() - after.value())
-    assert 0 < found.low < found.value < found.high
-
-
 def changes(metric: Metric, before: Any, after: Any, labels: Any, **how: Any) -> Changes:
     """What a second model changed."""
     found = Changes(judging(metric, before, labels, **how))
@@ -204,15 +192,3 @@ def test_positions_that_do_not_count_neither_score_nor_change() -> None:
     changed = changes(Metric.ACCURACY, before, after, labels).interval(0.05)
     assert changed is not None
     assert changed.value == pytest.approx(wrong / 40)
-
-
-def test_a_regression_that_is_right_as_often_but_answers_otherwise_has_changed() -> None:
-    rng = np.random.default_rng(8)
-    labels = rng.normal(size=(200, 1))
-    noise = rng.normal(0, 0.7, labels.shape)
-    before, after = labels + noise, labels - noise  # equal errors, to the other side
-    lost = drop(scores(Metric.REGRESSION, before, labels), scores(Metric.REGRESSION, after, labels), 0.05)
-    changed = changes(Metric.REGRESSION, before, after, labels).interval(0.05)
-    assert lost is not None and changed is not None
-    assert lost.value == pytest.approx(0, abs=1e-9)
-    assert changed.low > 0.5

@@ -112,14 +112,19 @@ def test_a_metric_that_agreement_does_not_stand_in_for_needs_labels(bench: Workb
     assert caught.value.reason == Reason.DATA_INVALID
 
 
-@pytest.mark.parametrize("metric", ["MeanSquaredError", "CosineSimilarity", "Regression"])
-def test_labels_under_another_key_are_read_as_the_metric_needs_them(bench: Workbench, metric: str) -> None:
+@pytest.mark.parametrize(
+    ("metric", "form"),
+    [("MeanSquaredError", LabelForm.NUMBERS), ("CosineSimilarity", LabelForm.NUMBERS), ("Regression", LabelForm.TASK)],
+)
+def test_labels_under_another_key_are_read_as_the_metric_needs_them(
+    bench: Workbench, metric: str, form: LabelForm
+) -> None:
     entry, images = bench.put(models.dynamic_batch()), models.images(20)
     (answers,) = onnxruntime.InferenceSession(str(entry)).run(None, {"image": images})
     uri = bench.data("items", image=images, label=answers)
     report = bench.prepare(bench.task(evaluation=evaluation(uri, metric=metric, labelKey="label")))
     assert report.items.labelled
-    assert report.labels is not None and report.labels.form is LabelForm.NUMBERS
+    assert report.labels is not None and report.labels.form is form
 
 
 def test_unlabelled_items_are_judged_by_agreement_and_the_report_says_so(bench: Workbench) -> None:

@@ -23,7 +23,7 @@ from fettle.api.constraints import AccuracyConstraint, Constraints, LatencyConst
 from fettle.api.optimizedmodel_status import CandidateStatus, Interval, Measurement, MetricValue
 from fettle.api.reasons import Reason
 from fettle.api.report import MeasureReport
-from fettle.api.vocabulary import CandidateState, Metric
+from fettle.api.vocabulary import CandidateState, Evidence, Metric
 from fettle.errors import StoreError
 from fettle.optimizer import publish
 from fettle.optimizer.report import plot, plot_rows, text
@@ -362,6 +362,32 @@ def test_a_cost_is_a_sentence(metric: Metric, lost: tuple[float, float, float], 
         }
     )
     assert sentence in text.cost(row)
+
+
+@pytest.mark.parametrize(
+    ("metric", "evidence", "words"),
+    [
+        (Metric.REGRESSION, Evidence.LABELS, "of R²"),
+        (Metric.REGRESSION, Evidence.AGREEMENT, "of items near the original's answer"),
+        (Metric.RANKING, Evidence.LABELS, "of area under the ROC curve"),
+        (Metric.RANKING, Evidence.AGREEMENT, "of pairs in the original's order"),
+        (Metric.TOP_K, Evidence.LABELS, "percentage points of top-k accuracy"),
+        (Metric.MULTI_LABEL, Evidence.AGREEMENT, "of F1 of the yes-or-no decisions"),
+    ],
+)
+def test_what_was_lost_is_called_what_was_measured(metric: Metric, evidence: Evidence, words: str) -> None:
+    row = found("int8-nncf-openvino").model_copy(
+        update={
+            "evidence": evidence,
+            "accuracy": MetricValue(metric=metric, value=0.9),
+            "accuracy_drop": Interval(value=0.01, low=0, high=0.02),
+        }
+    )
+    assert words in text.cost(row) and words in text.bottom_line(row, kept=True)
+
+
+def test_each_metric_has_a_name_for_people() -> None:
+    assert set(text.METRICS) == set(Metric) - {Metric.AUTO}
 
 
 def test_a_plot_of_nothing_is_no_plot() -> None:

@@ -12,7 +12,16 @@ from fettle.api.signature import Signature
 from fettle.api.vocabulary import Metric
 from fettle.errors import DataError
 from fettle.optimizer.measure.items import Answer
-from fettle.optimizer.measure.tasks import detection, embedding, segmentation, text
+from fettle.optimizer.measure.tasks import (
+    detection,
+    embedding,
+    multi_label,
+    ranking,
+    regression,
+    segmentation,
+    text,
+    top_k,
+)
 from fettle.optimizer.measure.tasks.base import Likeness, TaskMetric
 
 # Where the user names no metric, they are asked in this order.
@@ -21,6 +30,10 @@ METRICS: Mapping[Metric, type[TaskMetric]] = {
     Metric.TEXT: text.Text,
     Metric.SEGMENTATION: segmentation.Segmentation,
     Metric.EMBEDDING: embedding.Embedding,
+    Metric.TOP_K: top_k.TopK,
+    Metric.MULTI_LABEL: multi_label.MultiLabel,
+    Metric.RANKING: ranking.Ranking,
+    Metric.REGRESSION: regression.Regression,
 }
 
 

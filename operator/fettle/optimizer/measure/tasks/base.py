@@ -115,6 +115,8 @@ class Pool:
 
     `items`: how many say anything, because there is something to be found, or something was. `scores`: what was kept of each item, in the
     order in which they came. `share`: the metric is the mean of scores that are 0 or 1.
+    `constant`: what the best answer that ignores the input is worth. `gone`: a part of the truth that is not followed any more, and `details`:
+    what else is to be told, both for a person.
     """
 
     items: int
@@ -122,6 +124,9 @@ class Pool:
     scores: Array
     value: Callable[[Indices], Array]
     share: bool = False
+    constant: float | None = None
+    gone: str | None = None
+    details: str | None = None
 
     def whole(self) -> float:
         """The metric over all items."""

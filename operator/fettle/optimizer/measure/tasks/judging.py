@@ -33,7 +33,7 @@ class Verdict:
     """What a candidate is worth. `changed`: with labels, how much of what the original says it says otherwise.
 
     `items`: how many say anything. `gone`: a class or character that the candidate loses in many of the items in which the original finds it,
-    for a person.
+    or a channel or tag that it no longer follows, for a person. `details`: what else the metric tells.
     """
 
     value: float
@@ -41,6 +41,7 @@ class Verdict:
     changed: Interval | None
     items: int
     gone: str | None = None
+    details: str | None = None
 
 
 class TaskReference:
@@ -81,6 +82,7 @@ class TaskReference:
         self._refuse_blind(beside)
         self._labelled = labelled.pool() if labels is not None else None
         if self._labelled is not None:
+            self._refuse_constant(self._labelled)
             sample.refuse()
 
     @property
@@ -92,6 +94,17 @@ class TaskReference:
         """What the original says of an item, decoded once where there is room."""
         return self._held[number] if number < len(self._held) else self.metric.decode(answer)
 
+    @property
+    def constant(self) -> float | None:
+        """The metric of the best constant answer by the labels, where the metric knows it."""
+        return self._labelled.constant if self._labelled is not None else None
+
+    @property
+    def told(self) -> str:
+        """What the original's answers were taken for, and what else the metric tells of them."""
+        details = self._labelled.details if self._labelled is not None else None
+        return f"{self.metric.told}; {details}" if details else self.metric.told
+
     def trial(self) -> Trial:
         """For one candidate."""
         return Trial(self, self._agreement(), self.metric.scorer(labelled=True) if self._labelled is not None else None)
@@ -101,11 +114,18 @@ class TaskReference:
         lost = drop(self._itself, agreement, alpha)
         changed = clipped(lost) if lost is not None else None
         if labelled is None or self._labelled is None:
-            return Verdict(agreement.whole(), changed, None, self._itself.items)
+            return Verdict(agreement.whole(), changed, None, self._itself.items, agreement.gone, agreement.details)
         by_labels = drop(self._labelled, labelled, alpha)
         items = min(self._labelled.items, self._itself.items)
         # Where nothing can be said of what changed, nothing is proved of what was lost.
-        return Verdict(labelled.whole(), by_labels if changed is not None else None, changed, items)
+        return Verdict(
+            labelled.whole(),
+            by_labels if changed is not None else None,
+            changed,
+            items,
+            agreement.gone,
+            labelled.details,
+        )
 
     def _refuse_blind(self, beside: Scorer) -> None:
         """The metric must see that the original answers as itself, and that it answers other items otherwise."""
@@ -125,6 +145,15 @@ class TaskReference:
             raise DataError(
                 f"by {self.name} the original answers the same to all {self._itself.items} items, as a candidate that never looks at its input "
                 "would: such items prove nothing"
+            )
+
+    def _refuse_constant(self, labelled: Pool) -> None:
+        """The original must know more than the best answer that ignores the input, where the metric knows what that is worth."""
+        value, constant = labelled.whole(), labelled.constant
+        if labelled.items >= FEWEST and constant is not None and not value > constant:
+            raise DataError(
+                f"the original's {self.name} is {value:.4g}, no better than the best constant answer ({constant:.4g}): such items prove "
+                f"nothing. Its answers were taken for {self.metric.told}; check labels and items, or leave the labels out"
             )
 
 
@@ -180,7 +209,8 @@ class Trial:
     def verdict(self, alpha: float) -> Verdict:
         """When all items are in."""
         labelled = self._labelled.pool() if self._labelled is not None else None
-        return replace(self.reference.verdict(self._agreement.pool(), labelled, alpha), gone=self._gone())
+        verdict = self.reference.verdict(self._agreement.pool(), labelled, alpha)
+        return replace(verdict, gone=verdict.gone or self._gone())
 
     def _gone(self) -> str | None:
         worst = self._losses.worst()

@@ -126,5 +126,7 @@ def tried(scorer: Scorer, said: Any, truth: Any) -> bool:
 
 def size_of(said: Any) -> int:
     """About how many bytes what was said takes."""
+    if isinstance(said, tuple):
+        return sum(size_of(part) for part in said)
     size = getattr(said, "nbytes", None)  # of an array or of boxes; a text has letters
     return 8 * len(said) if size is None else int(size)

@@ -1,0 +1,169 @@
+"""Metric Ranking: are items in the right order by their score?
+
+With labels of yes and no: area under the ROC curve, the share of pairs of a yes and a no in which the yes has the higher score. As agreement:
+the share of all pairs that the original orders which are in that order; and of those across its top and its bottom tenth, the worst of the
+three. A pair that has become a tie is half in order, as in the area under the curve.
+T. Fawcett, "An introduction to ROC analysis", Pattern Recognition Letters 27 (2006).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any, Self
+
+import numpy as np
+
+from fettle.api.optimizedmodel import EvaluationSpec
+from fettle.api.signature import Signature
+from fettle.errors import DataError
+from fettle.optimizer.measure.items import Answer
+from fettle.optimizer.measure.tasks.base import Likeness, Pool, Scorer, TaskMetric, ratio, shapes
+from fettle.optimizer.measure.tasks.draws import times
+from fettle.optimizer.statistics import Indices, groups_of
+from fettle.store.comparison import is_float
+
+Array = np.ndarray[Any, Any]
+
+ENDS = 0.1  # share of the items at the top, and at the bottom, whose order against all others is looked at by itself
+BLOCK = 512  # items whose pairs are held at once
+
+
+class Ranking(TaskMetric):
+    """A score for each item."""
+
+    def __init__(self, name: str, two: bool) -> None:
+        self._name, self._two = name, two
+        self.outputs = frozenset({name})
+        score = "the second of two scores less the first" if two else "a score"
+        self.told = f"{score} in {name}, by which items are put in order"
+
+    @classmethod
+    def fit(cls, signature: Signature, examples: Sequence[Answer], spec: EvaluationSpec) -> Self:
+        """Take one score, or the two of a classifier of yes and no. Raises DataError."""
+        name = spec.output or signature.outputs[0].name
+        first = examples[0][name]
+        if not is_float(first) or any(
+            answer[name].size not in (1, 2) or answer[name].size != first.size for answer in examples
+        ):
+            raise DataError(
+                f"metric Ranking reads no score in {shapes({name: first})} (an item's answer): it takes one floating-point number for an item, or "
+                "the two of a classifier of yes and no; name another output in data.evaluation.output"
+            )
+        return cls(name, first.size == 2)
+
+    def likeness(self, examples: Sequence[Answer]) -> Likeness:
+        """One number may be anything."""
+        return Likeness.NONE
+
+    def decode(self, answer: Answer) -> float:
+        """The score."""
+        scores = answer[self._name].reshape(-1).astype(np.float64)
+        return np.float64(scores[1] - scores[0]) if self._two else np.float64(scores[0])
+
+    def read(self, label: Array, said: float) -> float:
+        """1 for yes, 0 or -1 for no."""
+        if label.size != 1 or label.dtype.kind not in "biuf" or label.reshape(-1)[0] not in (-1, 0, 1):
+            raise DataError(
+                f"metric Ranking needs 1 for yes and 0 or -1 for no as the label of an item, found {label.dtype} {list(label.shape)} "
+                f"{label.reshape(-1)[:1].tolist()}: check data.evaluation.labelKey"
+            )
+        return float(label.reshape(-1)[0] == 1)
+
+    def scorer(self, labelled: bool) -> Scorer:
+        """Area under the curve, or pairs that are in the original's order."""
+        return AreaUnderCurve() if labelled else SameOrder()
+
+
+@dataclass
+class AreaUnderCurve:
+    """Scores beside labels of 0 and 1."""
+
+    _scores: list[float] = field(default_factory=list)
+    _labels: list[float] = field(default_factory=list)
+
+    def add(self, said: float, truth: float) -> None:
+        """Keep an item's score and label."""
+        self._scores.append(said)
+        self._labels.append(truth)
+
+    def pool(self) -> Pool:
+        """Area under the ROC curve. Raises DataError where labels are all the same, or scores are no numbers."""
+        scores, labels = np.array(self._scores), np.array(self._labels)
+        if not np.isfinite(scores).all():
+            raise DataError(
+                f"the scores of {int((~np.isfinite(scores)).sum())} of {len(scores)} items are NaN or infinite"
+            )
+        if len(set(self._labels)) < 2:
+            raise DataError(
+                f"the labels of all {len(labels)} items are the same: Ranking needs items with yes and items with no"
+            )
+        order = np.argsort(scores, kind="stable")
+        starts = np.flatnonzero(np.append(True, np.diff(scores[order]) > 0))
+        group, yes = groups_of(len(scores)), labels[order]
+        groups = int(group.max()) + 1
+
+        def value(drawn: Indices) -> Array:
+            weights = times(drawn, groups)[..., group[order]]
+            right, wrong = (np.add.reduceat(weights * side, starts, axis=-1) for side in (yes, 1 - yes))
+            below = np.cumsum(wrong, axis=-1) - wrong
+            pairs = right.sum(axis=-1) * wrong.sum(axis=-1)
+            return ratio((right * (below + wrong / 2)).sum(axis=-1), pairs, 0.5)
+
+        return Pool(len(scores), groups, scores, value, constant=0.5)
+
+
+@dataclass
+class SameOrder:
+    """Scores beside the original's."""
+
+    _scores: list[float] = field(default_factory=list)
+    _original: list[float] = field(default_factory=list)
+
+    def add(self, said: float, truth: float) -> None:
+        """Keep an item's score and the original's."""
+        self._scores.append(said)
+        self._original.append(truth)
+
+    def pool(self) -> Pool:
+        """The worst share of pairs that are in order: of all, across the top and across the bottom. Raises DataError where the original
+        orders none.
+
+        Where few items are a yes, hardly any pair has one in it: all of them could be at the wrong end, and nine of ten pairs be in order.
+        """
+        scores, original = np.array(self._scores), np.array(self._original)
+        if not np.nanmax(original) > np.nanmin(original):
+            raise DataError(
+                f"the original gives the same score to all {len(scores)} items, as a candidate that never looks at its input would"
+            )
+        wanted, right = _pairs(scores, original)
+
+        def value(drawn: Indices) -> Array:
+            weights = times(drawn, wanted.shape[1])
+            both = [np.einsum("...g,...g->...", weights @ table, weights) for table in (*right, *wanted)]
+            shares = [ratio(both[place], both[place + len(wanted)], 1.0) for place in range(len(wanted))]
+            return np.asarray(np.min(shares, axis=0))
+
+        return Pool(len(scores), wanted.shape[1], scores, value)
+
+
+def _pairs(scores: Array, original: Array) -> tuple[Array, Array]:
+    """How many pairs the original orders, and how many of those are in its order, by the groups of both: `[cuts, groups, groups]` each.
+
+    `cuts`: all pairs; those of which one is among the original's top; those of which one is among its bottom.
+    """
+    group = groups_of(len(scores))
+    groups = int(group.max()) + 1
+    belongs = np.zeros((len(scores), groups))
+    belongs[np.arange(len(scores)), group] = 1
+    low, high = np.quantile(original[np.isfinite(original)], (ENDS, 1 - ENDS))
+    ends = (original >= min(high, np.nanmax(original)), original <= low)
+    wanted, right = np.zeros((3, groups, groups)), np.zeros((3, groups, groups))
+    for start in range(0, len(scores), BLOCK):
+        rows = slice(start, start + BLOCK)
+        ordered = original[rows, None] > original[None, :]
+        kept = np.where(scores[rows, None] > scores[None, :], 1.0, 0.5 * (scores[rows, None] == scores[None, :]))
+        for cut, across in enumerate((ordered, *(ordered & (end[rows, None] != end[None, :]) for end in ends))):
+            wanted[cut] += belongs[rows].T @ (across @ belongs)
+            right[cut] += belongs[rows].T @ ((across * kept) @ belongs)
+    return wanted, right

@@ -1,0 +1,149 @@
+"""Metric TopK: is the right class among the k with the highest scores, as of a list of suggestions?
+
+With labels: top-k accuracy. As agreement: the original's best class is among the candidate's k and the candidate's best among the original's,
+and more than half of the k are the same. With k = 1 that is the same class.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any, Self
+
+import numpy as np
+
+from fettle.api.labels import IGNORED
+from fettle.api.optimizedmodel import EvaluationSpec
+from fettle.api.signature import Signature
+from fettle.errors import DataError
+from fettle.optimizer.labels.reader import NOT_COUNTED, as_text
+from fettle.optimizer.measure.items import Answer
+from fettle.optimizer.measure.tasks.base import Likeness, Pool, Scorer, TaskMetric, item_of, shapes, share
+from fettle.store.comparison import is_float
+
+Array = np.ndarray[Any, Any]
+
+LEAST_SKILL = 0.5  # of what the most frequent answer gets wrong a candidate may get half as much wrong
+
+
+class TopK(TaskMetric):
+    """A score for each class."""
+
+    def __init__(self, name: str, classes: int, spec: EvaluationSpec) -> None:
+        self._name, self._classes, self._spec = name, classes, spec
+        self.outputs = frozenset({name})
+        self.told = f"the best {spec.top_k} of {classes} classes in {name}"
+
+    @classmethod
+    def fit(cls, signature: Signature, examples: Sequence[Answer], spec: EvaluationSpec) -> Self:
+        """See how many classes there are. Raises DataError."""
+        name = spec.output or signature.outputs[0].name
+        first = item_of(examples[0][name], 1)
+        if first.ndim != 1 or not is_float(first):
+            raise DataError(
+                f"metric TopK reads no scores of classes in {shapes({name: first})} (an item's answer): it takes one for each class, one decision "
+                "an item"
+            )
+        classes = len(first)
+        if 2 * spec.top_k > classes:
+            raise DataError(
+                f"data.evaluation.topK is {spec.top_k}, and {name} has {classes} classes: with more than half of them hardly any answer is wrong; "
+                f"set topK to {classes // 2} or less, or ask for metric Accuracy"
+            )
+        if spec.classes and len(spec.classes) != classes:
+            raise DataError(f"data.evaluation.classes has {len(spec.classes)} names, {name} has {classes} classes")
+        return cls(name, classes, spec)
+
+    def likeness(self, examples: Sequence[Answer]) -> Likeness:
+        """Nothing in the answers says how many of them are looked at."""
+        return Likeness.NONE
+
+    def decode(self, answer: Answer) -> Array:
+        """Numbers of the best classes, the best first; of equal ones the one with the lowest number."""
+        scores = item_of(answer[self._name], 1).astype(np.float64)
+        return np.argsort(-scores, kind="stable")[: self._spec.top_k]
+
+    def read(self, label: Array, said: Array) -> int:
+        """The number of the right class, or its name; `NOT_COUNTED` where it does not count."""
+        spec = self._spec
+        value = label.reshape(-1)[0] if label.size == 1 else None
+        if label.dtype.kind in "OSU" and value is not None:
+            name = as_text(value)
+            if name not in spec.classes:
+                raise DataError(
+                    f"the label {name!r} is not among data.evaluation.classes: give all names, in the order of the scores"
+                )
+            return spec.classes.index(name)
+        if value is None or label.dtype.kind not in "iuf" or value != int(value):
+            raise DataError(
+                f"metric TopK needs the number or the name of one class as the label of an item, found {label.dtype} {list(label.shape)}: "
+                "check data.evaluation.labelKey"
+            )
+        if value == (IGNORED if spec.ignore_label is None else spec.ignore_label):
+            return NOT_COUNTED
+        number = int(value) - spec.label_offset
+        if not 0 <= number < self._classes:
+            raise DataError(
+                f"the label {int(value)} is no class: there are {self._classes}, the first is labelOffset {spec.label_offset}"
+            )
+        return number
+
+    def scorer(self, labelled: bool) -> Scorer:
+        """Top-k accuracy, or how far the best are those of the original."""
+        return Hits() if labelled else SameBest()
+
+
+@dataclass
+class Hits:
+    """The best classes beside the right one."""
+
+    _right: list[bool] = field(default_factory=list)
+    _labels: Counter[int] = field(default_factory=Counter)
+    _k: int = 1
+
+    def add(self, said: Array, truth: int) -> None:
+        """See whether the right class is among the best."""
+        if truth != NOT_COUNTED:
+            self._right.append(bool(np.any(said == truth)))
+            self._labels[truth] += 1
+            self._k = len(said)
+
+    def pool(self) -> Pool:
+        """Top-k accuracy. Raises DataError where no label counts."""
+        if not self._right:
+            raise DataError("no label counts: every one is the value that is ignored")
+        most = sum(times for _, times in self._labels.most_common(self._k))
+        return replace(share(self._right), constant=most / len(self._right))
+
+
+@dataclass
+class SameBest:
+    """The best classes beside the original's."""
+
+    _same: list[bool] = field(default_factory=list)
+    _truth: list[Array] = field(default_factory=list)
+
+    def add(self, said: Array, truth: Array) -> None:
+        """Compare the two lists of an item."""
+        self._same.append(_alike(said, truth))
+        self._truth.append(truth)
+
+    def pool(self) -> Pool:
+        """Share of items with the same best."""
+        items, wrong = len(self._same), self._same.count(False)
+        usual = np.array(Counter(tuple(best.tolist()) for best in self._truth).most_common(1)[0][0])
+        missed = sum(not _alike(usual, best) for best in self._truth)
+        gone = None
+        if missed and wrong > LEAST_SKILL * missed:
+            gone = (
+                f"its best classes are others than the original's in {wrong} of {items} items, where the most frequent answer to all items would be "
+                f"wrong in {missed}: it does not follow its input any more; quantize fewer operators"
+            )
+        return replace(share(self._same), gone=gone)
+
+
+def _alike(one: Array, other: Array) -> bool:
+    """Whether either's best class is among the other's best, and more than half of them are the same."""
+    common = len(np.intersect1d(one, other))
+    return bool(np.any(other == one[0]) and np.any(one == other[0]) and 2 * common > len(one))
