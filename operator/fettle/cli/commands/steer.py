@@ -17,7 +17,7 @@ from fettle.cli.access.objects import deployment_of, echo, model_of, output_opti
 from fettle.cli.access.options import with_cluster
 from fettle.errors import MissingError, UsageError
 from fettle.plan.commands import PAUSED_ANNOTATION, Command
-from fettle.plan.run.retry import subject_of, waits
+from fettle.plan.run.retry import subject_of, measured_now
 from fettle.plan.run.status import READY
 
 RevisionOf = Callable[[ModelDeploymentStatus], str | None]
@@ -166,7 +166,7 @@ def _retry_model(cluster: Cluster, name: str, output: str | None) -> None:
         )
         where = f"optimizedmodel {name} in namespace {cluster.namespace}"
         raise UsageError(f"{where} has no failed task to retry ({stands}); for another outcome, change the spec")
-    later = ", after the current measurement" if waits(status) else ""
+    later = ", after the current measurement" if measured_now(status) else ""
     message = f"optimizedmodel {name}: retry requested{later} ({subject})"
     about = About(MODELS, cluster.namespace, name)
     give(cluster, Order(Command.RETRY.value, about, None, {Command.RETRY.annotation: _token()}, message), output)
@@ -181,7 +181,7 @@ def _retry_model(cluster: Cluster, name: str, output: str | None) -> None:
 def rollback_to(cluster: Cluster, deployment: str, revision: str, now: bool, output: str | None) -> None:
     """Roll back to an earlier revision until the spec asks for another revision.
 
-    The revision takes the same steps with the same analysis as any other. With --now, it only waits for its pods. You can
+    The revision takes the same steps with the same analysis as any other. With --now, it only measured_now for its pods. You can
     abbreviate REVISION to its first characters. `kubectl fettle history` lists the revisions. The rollback ends when the spec
     changes the revision, or when you roll back to the revision that the spec asks for.
 

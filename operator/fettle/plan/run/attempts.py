@@ -130,7 +130,7 @@ class Attempts:
         A task found the loss: all that were answered before it are asked again, and answer from the store where all that they wrote is
         there. They are asked in their order, so that the one that found the loss has its turn when they are done.
         """
-        if _found_loss(state):
+        if found_loss(state):
             made = any(
                 _answered(other) and other.attempt > state.attempt and _is_later(other, state)
                 for other in self.tasks.values()
@@ -138,7 +138,7 @@ class Attempts:
             return state.attempt + 1 if made else None
         if not _answered(state):
             return None
-        losses = [other.attempt for other in self.tasks.values() if _found_loss(other) and not _is_later(state, other)]
+        losses = [other.attempt for other in self.tasks.values() if found_loss(other) and not _is_later(state, other)]
         return max(state.attempt, *losses) + 1 if losses else None
 
     def _back_off_left(self, state: TaskState) -> float | None:
@@ -183,7 +183,8 @@ def _answered(state: TaskState) -> bool:
     return state.phase == TaskPhase.SUCCEEDED and state.report is not None
 
 
-def _found_loss(state: TaskState) -> bool:
+def found_loss(state: TaskState) -> bool:
+    """Whether it failed because the store no longer has what an earlier task left there."""
     return state.phase == TaskPhase.FAILED and state.reason in LOST
 
 

@@ -10,8 +10,8 @@ from fettle.api.optimizedmodel_status import OptimizedModelStatus
 from fettle.api.reasons import Reason
 from fettle.api.vocabulary import CandidateState
 from fettle.plan.commands import VALUE_LIMIT, Command, acceptance, refusal
-from fettle.plan.run.attempts import retries_of
-from fettle.plan.run.state import RetryOrder, RunSnapshot
+from fettle.plan.run.attempts import found_loss, retries_of
+from fettle.plan.run.state import RetryOrder, RunSnapshot, TaskPhase
 from fettle.plan.run.status import IN_PROGRESS, READY
 
 # A build that is tried again would end the measurement that goes on.
@@ -50,10 +50,18 @@ def subject_of(status: OptimizedModelStatus) -> str | None:
     return failure
 
 
-def waits(status: OptimizedModelStatus) -> bool:
+def measured_now(status: OptimizedModelStatus) -> bool:
     """Whether a retry waits for the end of the measurement that goes on."""
     ready = find(status.conditions, READY)
     return ready is not None and ready.reason in MEASURED_NOW
+
+
+def _made_again(snapshot: RunSnapshot) -> bool:
+    """Whether the run goes on and makes something again that the store lost."""
+    ready, states = find(snapshot.status.conditions, READY), snapshot.tasks.values()
+    if ready is None or ready.reason not in IN_PROGRESS:
+        return False
+    return any(map(found_loss, states)) and any(state.phase == TaskPhase.RUNNING for state in states)
 
 
 def read(snapshot: RunSnapshot) -> RetryOrder:
@@ -71,7 +79,7 @@ def read(snapshot: RunSnapshot) -> RetryOrder:
     subject = subject_of(status)
     if subject is None:
         return RetryOrder(value, unchanged.retries, events=(refusal(Command.RETRY, f"{value}: nothing failed"),))
-    if waits(status) and not changed:
+    if (measured_now(status) or _made_again(snapshot)) and not changed:
         return unchanged
     accepted = acceptance(Command.RETRY, f"{value}: {subject}")
     return RetryOrder(value, unchanged.retries + 1, acts=True, events=(accepted,))
