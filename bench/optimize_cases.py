@@ -1,0 +1,69 @@
+"""The models of `bench/optimize.py`, and the items each is calibrated, tuned and judged with. What a model is stands in `bench/model_catalog.py`."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from bench import model_catalog, optimize_pictures
+from bench import model_data as data
+
+Arrays = dict[str, np.ndarray]
+
+
+@dataclass(frozen=True)
+class OptimizeCase:
+    """`items` makes that many, all different; its second argument is the folder that wheels are unpacked in.
+
+    `metric`: in the place of the catalog's. `count`: items in all, of which a third is held out.
+    """
+
+    name: str
+    items: Callable[[int, Path], Arrays]
+    metric: str = ""
+    count: int = 192
+
+    @property
+    def model(self) -> model_catalog.Case:
+        """The catalog's case: the model and where it comes from."""
+        return model_catalog.CASES[self.name]
+
+    @property
+    def judged_by(self) -> str:
+        """The metric."""
+        return self.metric or self.model.metric
+
+
+def _tashkeel(count: int, _: Path) -> Arrays:
+    chars = data.letters(48, count, 30)
+    return {"char_inputs": chars, "diac_inputs": np.zeros_like(chars), "input_lengths": np.full(count, 48, np.int64)}
+
+
+def _open_nsfw(count: int, _: Path) -> Arrays:
+    pictures = data.photographs(224, count)[..., ::-1] - np.array([104, 117, 123], np.float32)
+    return {"input:0": pictures}
+
+
+CASES: tuple[OptimizeCase, ...] = (
+    OptimizeCase("magika", lambda n, _: {"bytes": data.file_starts(n)}, count=300),
+    OptimizeCase("ocr-lines", lambda n, _: {"x": data.planes(data.lines(320, 48, n), 127.5, 127.5)}),
+    OptimizeCase("ocr-pages", lambda n, _: {"x": data.planes(data.pages(320, n), 127.5, 127.5)}),
+    OptimizeCase("ocr-direction", lambda n, _: {"x": data.planes(data.lines(192, 48, n), 127.5, 127.5)}),
+    OptimizeCase("orientation", lambda n, _: {"x": data.planes(data.pages(224, n), 120.0, 58.0)}),
+    OptimizeCase("captcha-boxes", lambda n, _: {"images": data.captchas(416, n).transpose(0, 3, 1, 2).copy()}),
+    OptimizeCase("captcha-slider", lambda n, _: {"images": data.planes(optimize_pictures.puzzles(640, n))},
+                 metric="Detection", count=120),
+    OptimizeCase("nudenet", lambda n, work: {"images": data.planes(optimize_pictures.people(320, n, work))},
+                 metric="Detection"),
+    OptimizeCase("open-nsfw", _open_nsfw),
+    OptimizeCase("basic-pitch", lambda n, _: {"serving_default_input_2:0": data.speech(22050, 43844, n)[..., np.newaxis]}),
+    OptimizeCase("dnsmos", lambda n, _: {"input_1": data.speech(16000, 144160, n)}),
+    OptimizeCase("tashkeel", _tashkeel),
+    OptimizeCase("torch-resemblyzer", lambda n, _: {"mels": data.mels(16000, 160, n, 40)}, metric="Embedding"),
+    OptimizeCase("torch-crepe-tiny", lambda n, _: {"x": data.speech(16000, 1024, n)}, count=300),
+    OptimizeCase("torch-crepe-full", lambda n, _: {"x": data.speech(16000, 1024, n)}),
+    OptimizeCase("torch-fcpe", lambda n, _: {"x": np.log(data.mels(16000, 128, n, 128) + 1e-5)}),
+)  # fmt: skip
+BY_NAME = {case.name: case for case in CASES}
