@@ -23,7 +23,8 @@ def people(size: int, count: int, work: Path, seed: int = 11) -> np.ndarray:
         # Two of three are the astronaut: the photographer shows his face from the side only.
         portrait = _portrait(wholes[number % 3 == 2], size, random)
         image = Image.fromarray(background.astype(np.uint8))
-        image.paste(portrait, tuple(int(random.integers(0, size - extent + 1)) for extent in portrait.size))
+        left, top = (int(random.integers(0, size - extent + 1)) for extent in portrait.size)
+        image.paste(portrait, (left, top))
         made.append(np.asarray(image, np.float32))
     return np.stack(made)
 

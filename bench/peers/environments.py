@@ -36,15 +36,16 @@ def python(name: str) -> Path:
 def _install(requirements: Path, folder: Path) -> None:
     interpreter = folder / "bin" / "python"
     pip = (interpreter, "-m", "pip", "install", "--quiet", "--disable-pip-version-check", "--no-deps")
-    _run(sys.executable, "-m", "venv", folder)
-    _run(*pip, "-r", requirements)
+    command(sys.executable, "-m", "venv", folder)
+    command(*pip, "-r", requirements)
     if "\ntorch==" in requirements.read_text():
         packages = next((folder / "lib").glob("python*/site-packages"))
-        _run(interpreter, ROOT / "tools" / "torch_on_cpu.py", packages)
+        command(interpreter, ROOT / "tools" / "torch_on_cpu.py", packages)
 
 
-def _run(*command: str | Path) -> None:
-    done = subprocess.run(command, check=False, capture_output=True, text=True)
+def command(*words: str | Path) -> None:
+    """Run a command to its end. Raises EnvironmentFailure with what it said last."""
+    done = subprocess.run(words, check=False, capture_output=True, text=True)
     if done.returncode:
         said = (done.stderr or done.stdout).strip().splitlines()[-1:]
         raise EnvironmentFailure(f"its environment cannot be made: {''.join(said)[:300]}")
