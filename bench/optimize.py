@@ -14,6 +14,7 @@ import logging
 import os
 import shutil
 import statistics
+import subprocess
 import sys
 from collections.abc import Sequence
 from dataclasses import asdict, replace
@@ -25,7 +26,7 @@ from bench.held_out import HeldOut
 from bench.models import bring
 from bench.optimize_cases import BY_NAME as CASES
 from bench.optimize_cases import OptimizeCase
-from bench.optimize_rows import Row, Split, keeps, merged, read, split, summary, table, write
+from bench.optimize_rows import Row, Split, digest, keeps, merged, read, split, summary, table, write
 from bench.optimize_tools import BY_NAME as TOOLS
 from bench.optimize_tools import Outcome, Tool, run
 from bench.peers.environments import ROOT
@@ -42,11 +43,6 @@ WORK = ROOT / ".cache" / "bench-optimize"
 def made(tool: Tool, case: OptimizeCase, held_out: HeldOut, source: Path, items: Split, work: Path) -> Outcome:
     """What the tool made of the case: now, or in an earlier run of the bench."""
     folder = work / case.name / tool.name
-    kept = folder / "outcome.json"
-    if kept.exists():
-        content = json.loads(kept.read_text())
-        subject = Subject(**content["subject"]) if content["subject"] else None
-        return Outcome(**content | {"subject": subject})
     job: dict[str, Any] = {
         "source": str(source.resolve()),
         "model": str(held_out.onnx.resolve()),
@@ -55,8 +51,12 @@ def made(tool: Tool, case: OptimizeCase, held_out: HeldOut, source: Path, items:
         "signature": held_out.signature.to_json(),
         "evaluation": held_out.evaluation.to_json(),
     }
+    kept, key = folder / "outcome.json", digest(items, job)
+    if kept.exists() and (content := json.loads(kept.read_text())).pop("key") == key:
+        subject = Subject(**content["subject"]) if content["subject"] else None
+        return Outcome(**content | {"subject": subject})
     outcome = run(tool, case, job, items, folder.resolve())
-    kept.write_text(json.dumps(asdict(outcome)))
+    kept.write_text(json.dumps(asdict(outcome) | {"key": key}))
     return outcome
 
 
@@ -95,21 +95,26 @@ def timed(
 
 
 def one_case(case: OptimizeCase, tools: Sequence[Tool], work: Path, processes: int) -> list[Row]:
-    """All tools on one model."""
-    source = bring(case.model, work)
-    items = split(case.items(case.count, work))
+    """All tools on one model. Where the original cannot be judged or timed, every row says why."""
     machine = f"{cpu.detect().label}, {os.cpu_count()} cores"
-    held_out = HeldOut(case, source, items, work / case.name / "held-out")
-    metric, count = held_out.reference.metric.value, len(held_out.items)
     date = datetime.now(UTC).isoformat(timespec="seconds")
-    rows, outcomes = [], []
-    for tool in tools:
-        print(f"{case.name}: {tool.name}", file=sys.stderr)
-        outcomes.append(made(tool, case, held_out, source, items, work))
-        row = Row(case.name, tool.name, machine, date, metric, case.model.max_drop, count)
-        rows.append(judged(row, outcomes[-1], held_out))
-    print(f"{case.name}: timing", file=sys.stderr)
-    return timed(rows, outcomes, held_out, work / case.name / "timing", processes)
+    row = Row(case.name, "", machine, date, case.judged_by, case.model.max_drop, 0)
+    try:
+        source = bring(case.model, work)
+        items = split(case.items(case.count, work))
+        held_out = HeldOut(case, source, items, work / case.name / "held-out")
+        row = replace(row, metric=held_out.reference.metric.value, items=len(held_out.items))
+        if held_out.reference.blind is not None:
+            print(f"{case.name}: {held_out.reference.blind}", file=sys.stderr)
+        rows, outcomes = [], []
+        for tool in tools:
+            print(f"{case.name}: {tool.name}", file=sys.stderr)
+            outcomes.append(made(tool, case, held_out, source, items, work))
+            rows.append(judged(replace(row, tool=tool.name), outcomes[-1], held_out))
+        print(f"{case.name}: timing", file=sys.stderr)
+        return timed(rows, outcomes, held_out, work / case.name / "timing", processes)
+    except (FettleError, RuntimeError, subprocess.CalledProcessError) as error:
+        return [replace(row, tool=tool.name, error=" ".join(str(error).split())[:300]) for tool in tools]
 
 
 def median(speedups: Sequence[float]) -> float | None:

@@ -36,6 +36,11 @@ class OptimizeCase:
         return self.metric or self.model.metric
 
 
+def _turned(images: np.ndarray, quarters: int) -> np.ndarray:
+    """Every picture turned by another number of `quarters`: a model that finds the direction must have several to find."""
+    return np.stack([np.rot90(image, number * quarters) for number, image in enumerate(images)])
+
+
 def _tashkeel(count: int, _: Path) -> Arrays:
     chars = data.letters(48, count, 30)
     return {"char_inputs": chars, "diac_inputs": np.zeros_like(chars), "input_lengths": np.full(count, 48, np.int64)}
@@ -50,11 +55,11 @@ CASES: tuple[OptimizeCase, ...] = (
     OptimizeCase("magika", lambda n, _: {"bytes": data.file_starts(n)}, count=300),
     OptimizeCase("ocr-lines", lambda n, _: {"x": data.planes(data.lines(320, 48, n), 127.5, 127.5)}),
     OptimizeCase("ocr-pages", lambda n, _: {"x": data.planes(data.pages(320, n), 127.5, 127.5)}),
-    OptimizeCase("ocr-direction", lambda n, _: {"x": data.planes(data.lines(192, 48, n), 127.5, 127.5)}),
-    OptimizeCase("orientation", lambda n, _: {"x": data.planes(data.pages(224, n), 120.0, 58.0)}),
+    OptimizeCase("ocr-direction", lambda n, _: {"x": data.planes(_turned(data.lines(192, 48, n), 2), 127.5, 127.5)}),
+    OptimizeCase("orientation", lambda n, _: {"x": data.planes(_turned(data.pages(224, n), 1), 120.0, 58.0)}),
     OptimizeCase("captcha-boxes", lambda n, _: {"images": data.captchas(416, n).transpose(0, 3, 1, 2).copy()}),
     OptimizeCase("captcha-slider", lambda n, _: {"images": data.planes(optimize_pictures.puzzles(640, n))},
-                 metric="Detection", count=120),
+                 count=120),
     OptimizeCase("nudenet", lambda n, work: {"images": data.planes(optimize_pictures.people(320, n, work))},
                  metric="Detection"),
     OptimizeCase("open-nsfw", _open_nsfw),

@@ -94,6 +94,15 @@ def _digest(items: Arrays, index: int) -> str:
     return found.hexdigest()
 
 
+def digest(items: Split, job: Mapping[str, Any]) -> str:
+    """Of all that a tool is given: what it made of something else is of no use."""
+    found = hashlib.sha256(json.dumps(job, sort_keys=True).encode())
+    for part in (items.calibration, items.evaluation):
+        for index in range(len(next(iter(part.values())))):
+            found.update(_digest(part, index).encode())
+    return found.hexdigest()
+
+
 def merged(before: Iterable[Row], now: Iterable[Row], models: Sequence[str], tools: Sequence[str]) -> list[Row]:
     """Rows in the order of `models` and `tools`; those of `now` replace earlier ones of the same model and tool. Unknown ones are dropped."""
     found = {(row.model, row.tool): row for row in (*before, *now)}

@@ -164,3 +164,11 @@ def test_an_environment_that_cannot_be_made_says_why() -> None:
 def test_at_least_twelve_models_with_a_known_metric() -> None:
     assert len(BY_NAME) == len(CASES) >= 12
     assert all(case.model.items is not None for case in CASES)
+
+
+@pytest.mark.parametrize("change", ["items", "job", ""])
+def test_what_a_tool_made_of_other_items_or_for_another_bound_is_made_again(change: str) -> None:
+    first, job = rows.split(items(60)), {"model": "model.onnx", "max_drop": 0.1}
+    other = rows.split(items(66)) if change == "items" else rows.split(items(60))
+    same = rows.digest(first, job) == rows.digest(other, job | ({"max_drop": 0.2} if change == "job" else {}))
+    assert same is (change == "")
