@@ -12,7 +12,6 @@ from bench import model_data as data
 
 Arrays = dict[str, np.ndarray]
 ARABIC = "من في على هذا كان إلى عن مع كل بعد يوم بيت كتاب مدينة شمس قمر ماء طريق رجل امرأة ولد مدرسة سوق بحر جبل"
-)
 
 
 @dataclass(frozen=True)
