@@ -28,7 +28,7 @@ from bench.optimize_cases import BY_NAME as CASES
 from bench.optimize_cases import OptimizeCase
 from bench.optimize_rows import Row, Split, digest, keeps, merged, read, split, summary, table, write
 from bench.optimize_tools import BY_NAME as TOOLS
-from bench.optimize_tools import Outcome, Tool, run
+from bench.optimize_tools import Outcome, Tool, code, run
 from bench.peers.environments import ROOT
 from bench.side_by_side import PROCESSES, Subject, compare
 from rich.console import Console
@@ -44,6 +44,7 @@ def made(tool: Tool, case: OptimizeCase, held_out: HeldOut, source: Path, items:
     """What the tool made of the case: now, or in an earlier run of the bench."""
     folder = work / case.name / tool.name
     job: dict[str, Any] = {
+        "code": code(tool),
         "source": str(source.resolve()),
         "model": str(held_out.onnx.resolve()),
         "threads": case.model.threads,

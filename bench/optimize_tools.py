@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import shutil
@@ -18,13 +19,14 @@ import yaml
 from bench.models import document, specification
 from bench.optimize_cases import OptimizeCase
 from bench.optimize_rows import FETTLE, Split
-from bench.peers.environments import ROOT, EnvironmentFailure, python
+from bench.peers.environments import REQUIREMENTS, ROOT, EnvironmentFailure, python
 from bench.side_by_side import Subject
 
 from fettle.store.manifest import copy_artifact, model_entry
 from fettle.store.store import Store
 from fettle.store.uris import Mounts
 
+PEERS = ROOT / "bench" / "peers"
 LIMIT_SECONDS = 3600
 
 
@@ -61,8 +63,21 @@ class Outcome:
     error: str | None = None
 
 
+def code(tool: Tool) -> str:
+    """The digest of what a tool consists of here: what an earlier state of it made says nothing of this one."""
+    if tool.name == FETTLE:
+        paths = sorted((ROOT / "operator" / "fettle").rglob("*.py"))
+    else:
+        paths = [PEERS / "job.py", PEERS / f"{tool.module}.py"]
+        paths += [REQUIREMENTS / f"{tool.environment}.txt"] if tool.environment else []
+    found = hashlib.sha256(json.dumps(tool.options, sort_keys=True).encode())
+    for path in paths:
+        found.update(path.read_bytes())
+    return found.hexdigest()
+
+
 def run(tool: Tool, case: OptimizeCase, job: dict[str, Any], items: Split, folder: Path) -> Outcome:
-    """Let `tool` work in `folder`. `job`: what peers are told; `source` in it is the model as its users have it."""
+    """Let `tool` work in `folder`. `job`: what peers are told; `source` in it is the model as its users have it, `code` that of the tool."""
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir(parents=True)
     for name, arrays in (("calibration", items.calibration), ("evaluation", items.evaluation)):
@@ -73,7 +88,7 @@ def run(tool: Tool, case: OptimizeCase, job: dict[str, Any], items: Split, folde
         interpreter = python(tool.environment)
     except EnvironmentFailure as failure:
         return Outcome(0.0, error=str(failure))
-    told = {key: value for key, value in job.items() if key != "source"} | {"options": tool.options}
+    told = {key: value for key, value in job.items() if key not in ("source", "code")} | {"options": tool.options}
     (folder / "job.json").write_text(json.dumps(told))
     return _peer(tool, [str(interpreter), "-m", f"bench.peers.{tool.module}", str(folder)], folder, job["threads"])
 

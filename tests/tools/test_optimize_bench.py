@@ -15,7 +15,7 @@ import pytest
 from bench import optimize_rows as rows
 from bench.optimize_cases import BY_NAME, CASES
 from bench.optimize_rows import Row
-from bench.optimize_tools import TOOLS
+from bench.optimize_tools import TOOLS, code
 from bench.peers import environments
 from bench.side_by_side import gathered
 from rich.console import Console
@@ -172,3 +172,7 @@ def test_what_a_tool_made_of_other_items_or_for_another_bound_is_made_again(chan
     other = rows.split(items(66)) if change == "items" else rows.split(items(60))
     same = rows.digest(first, job) == rows.digest(other, job | ({"max_drop": 0.2} if change == "job" else {}))
     assert same is (change == "")
+
+
+def test_no_two_tools_are_the_same_code_with_the_same_options() -> None:
+    assert len({code(tool) for tool in TOOLS}) == len(TOOLS)
