@@ -26,7 +26,7 @@ from bench.held_out import HeldOut
 from bench.models import bring
 from bench.optimize_cases import BY_NAME as CASES
 from bench.optimize_cases import OptimizeCase
-from bench.optimize_rows import Row, Split, digest, keeps, merged, read, split, summary, table, write
+from bench.optimize_rows import Row, Split, digest, keeps, markdown, merged, read, split, summary, table, write
 from bench.optimize_tools import BY_NAME as TOOLS
 from bench.optimize_tools import Outcome, Tool, code, run
 from bench.peers.environments import ROOT
@@ -132,7 +132,13 @@ def main() -> None:
     parser.add_argument("--again", action="store_true", help="let tools make their models again")
     parser.add_argument("--processes", type=int, default=PROCESSES, help="in which models are timed")
     parser.add_argument("--results", type=Path, default=RESULTS, help="file that rows are written into")
+    parser.add_argument(
+        "--markdown", action="store_true", help="run nothing: print the results for a page of documentation"
+    )
     options = parser.parse_args()
+    if options.markdown:
+        print(markdown(read(options.results)))
+        return
     logging.disable(logging.INFO)
     os.environ["NNCF_CI"] = "1"
     tools = [TOOLS[name] for name in options.tool or TOOLS]

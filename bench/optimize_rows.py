@@ -161,6 +161,34 @@ def table(rows: Sequence[Row]) -> Table:
     return made
 
 
+def markdown(rows: Sequence[Row]) -> str:
+    """The results for a page of documentation: a line a model, a column a tool, with the CPU and the days of the measurements.
+
+    A speed-up in brackets is that of a model that broke the promise; a dash: there is no model.
+    """
+    if not rows:
+        return "nothing was measured"
+    tools = list(dict.fromkeys(row.tool for row in rows))
+    found = {(row.model, row.tool): row for row in rows}
+    lines = [f"| model | metric | ms | {' | '.join(tools)} |", "|---" * (len(tools) + 3) + "|"]
+    for model in dict.fromkeys(row.model for row in rows):
+        own = [row for row in rows if row.model == model]
+        milliseconds = next((f"{row.milliseconds:.2f}" for row in own if row.milliseconds is not None), "")
+        speedups = [_speedup(found.get((model, tool))) for tool in tools]
+        lines.append(f"| {model} | {own[0].metric} | {milliseconds} | {' | '.join(speedups)} |")
+    machines = ", ".join(sorted({row.cpu for row in rows}))
+    days = sorted({row.date[:10] for row in rows})
+    return "\n".join([f"{machines}; {' to '.join(dict.fromkeys((days[0], days[-1])))}", "", *lines])
+
+
+def _speedup(row: Row | None) -> str:
+    if row is None:
+        return ""
+    if row.speedup is None:
+        return "–"
+    return f"{row.speedup:.2f}" if row.promise_held else f"({row.speedup:.2f})"
+
+
 def _cells(row: Row) -> tuple[str, ...]:
     speed = f"{row.speedup:.2f} [{min(row.speedups):.2f}, {max(row.speedups):.2f}]" if row.speedup is not None else ""
     interval = "" if row.drop_interval is None else " [{:.3f}, {:.3f}]".format(*row.drop_interval)

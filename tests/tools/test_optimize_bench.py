@@ -176,3 +176,17 @@ def test_what_a_tool_made_of_other_items_or_for_another_bound_is_made_again(chan
 
 def test_no_two_tools_are_the_same_code_with_the_same_options() -> None:
     assert len({code(tool) for tool in TOOLS}) == len(TOOLS)
+
+
+def test_a_page_of_documentation_shows_broken_promises_missing_models_machine_and_days() -> None:
+    first = replace(FETTLE, date="2026-11-28T10:00:00+00:00", milliseconds=1.5)
+    broken = replace(PEER, date="2026-11-29T10:00:00+00:00", promise_held=False)
+    absent = replace(first, model="b", speedup=None, milliseconds=None)
+    assert rows.markdown([first, broken, absent]).splitlines() == [
+        "cpu; 2026-11-28 to 2026-11-29",
+        "",
+        "| model | metric | ms | fettle | peer |",
+        "|---|---|---|---|---|",
+        "| a | Text | 1.50 | 2.00 | (2.50) |",
+        "| b | Text |  | – |  |",
+    ]
