@@ -50,7 +50,7 @@ def made(tool: Tool, case: OptimizeCase, held_out: HeldOut, source: Path, items:
         "threads": case.model.threads,
         "max_drop": case.model.max_drop,
         "signature": held_out.signature.to_json(),
-        "evaluation": held_out.evaluation.to_json(),
+        "evaluation": held_out.evaluation.to_json() | {"uri": "evaluation.npz"},  # not where the held-out items lie
     }
     kept, key = folder / "outcome.json", digest(items, job)
     if kept.exists() and (content := json.loads(kept.read_text())).pop("key") == key:
