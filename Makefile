@@ -20,7 +20,7 @@ UP := $(PYTHON) -m tools.cluster up
 export PYTHONDONTWRITEBYTECODE :=
 export PYTHONPYCACHEPREFIX := $(CURDIR)/.cache/bytecode
 
-.PHONY: help setup lock lint type test test-unit coverage test-cluster test-e2e test-torch test-kills bench-rollout crds verify docs images images-torch cluster cluster-down cluster-status demo demo-clean clean
+.PHONY: help setup lock lint type test test-unit coverage test-cluster test-e2e test-torch test-kills bench-rollout bench-optimize crds verify docs images images-torch cluster cluster-down cluster-status demo demo-clean clean
 
 help: ## list the targets
 	@grep -hE '^[a-z0-9-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | awk -F'\t' '{printf "  %-16s %s\n", $$1, $$2}'
@@ -92,6 +92,9 @@ test-kills: setup ## kill the operator after each of its API writes; 10 minutes
 
 bench-rollout: setup ## run every order of events under load; writes bench/results/rollout.json, 15 minutes
 	@$(ON_OWN_CLUSTER) --images -- $(PYTHON) -m bench.rollout
+
+bench-optimize: setup ## run Fettle and its peers' own flows on real models; writes bench/results/optimize.json, some hours on a quiet machine
+	@$(PYTHON) -m bench.optimize $(if $(ONLY),--only $(ONLY)) $(if $(TOOL),--tool $(TOOL))
 
 demo: setup ## run the demo on a real cluster: optimize, serve, canary, roll back
 	@$(UP)

@@ -130,7 +130,7 @@ def one_process(folder: Path) -> dict[str, Any]:
     for round_number in range(ROUNDS):
         order = list(subjects) if round_number % 2 else list(subjects)[::-1]
         for name in order:
-            medians[name].append(_block(subjects[name], one, clock))
+            medians[name].append(block(subjects[name], one, clock))
     ratios = [a / b for a, b in zip(medians["original"], medians["artifact"], strict=True)]
     return {
         "speedup": statistics.median(ratios),
@@ -139,7 +139,8 @@ def one_process(folder: Path) -> dict[str, Any]:
     }
 
 
-def _block(run: Any, inputs: Arrays, clock: Callable[[], float]) -> float:
+def block(run: Any, inputs: Arrays, clock: Callable[[], float]) -> float:
+    """Seconds of the median run in a block of `BLOCK_SECONDS`, after three that do not count."""
     for _ in range(3):
         run(inputs)
     times = []
