@@ -99,6 +99,11 @@ class Attempts:
         state = self.tasks.get(task_hash(task))
         return state is not None and self._attempt(state) == state.attempt
 
+    def answered(self, task: AnyTask) -> bool:
+        """Whether an attempt at `task` has answered."""
+        state = self.tasks.get(task_hash(task))
+        return state is not None and _answered(state)
+
     def works(self, requests: Iterable[TaskRequest]) -> bool:
         """Whether anything that was asked for runs, and does not only wait for something outside, such as a node."""
         states = (self.tasks.get(request.task_hash) for request in requests)

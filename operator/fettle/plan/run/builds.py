@@ -51,7 +51,8 @@ def build_all(context: RunContext, prepare: PrepareReport, plans: Iterable[Build
 def _build(context: RunContext, prepare: PrepareReport, plan: BuildPlan, has_place: bool) -> BuildProgress:
     """Ask for the segments of a build, one after the other, from the first behind all that the store has.
 
-    Without a place only what was begun goes on.
+    Without a place only what was begun goes on, and what has answered before is asked whether the store still has it: with those that
+    found the loss running again, nothing would tell of it later.
     """
     entries = {entry.name: entry for entry in prepare.builds}
     chain = [(segment, entries[segment.name]) for segment in plan.segments]
@@ -62,7 +63,7 @@ def _build(context: RunContext, prepare: PrepareReport, plan: BuildPlan, has_pla
     tasks: tuple[TaskProgress[BuildReport], ...] = ()
     for segment, entry in chain[behind:]:
         task = build_task(segment, entry, given, prepare, context.store)
-        if not has_place and not context.attempts.made(task):
+        if not (has_place or context.attempts.made(task) or context.attempts.answered(task)):
             return BuildProgress(tasks)
         progress = context.attempts.ask(task, BuildReport, stage="build", label=f"build {segment.name}")
         tasks = (*tasks, progress)
