@@ -17,7 +17,7 @@ from fettle.cli.access.objects import deployment_of, echo, model_of, output_opti
 from fettle.cli.access.options import with_cluster
 from fettle.errors import MissingError, UsageError
 from fettle.plan.commands import PAUSED_ANNOTATION, Command
-from fettle.plan.run.retry import subject_of, measured_now
+from fettle.plan.run.retry import measured_now, subject_of
 from fettle.plan.run.status import READY
 
 RevisionOf = Callable[[ModelDeploymentStatus], str | None]
