@@ -92,7 +92,7 @@ CASES: tuple[OptimizeCase, ...] = (
     OptimizeCase("orientation", lambda n, _: {"x": data.planes(_turned(data.pages(224, n), 1), 120.0, 58.0)}),
     OptimizeCase("captcha-boxes", lambda n, _: {"images": data.captchas(416, n).transpose(0, 3, 1, 2).copy()}),
     OptimizeCase("captcha-slider", lambda n, _: {"images": data.planes(optimize_pictures.puzzles(640, n))},
-                 count=120),
+                 count=120, metric="Detection"),
     OptimizeCase("nudenet", lambda n, work: {"images": data.planes(optimize_pictures.people(320, n, work))},
                  metric="Detection"),
     OptimizeCase("open-nsfw", _open_nsfw, metric="Regression"),

@@ -38,51 +38,56 @@ class Switches(Protocol):
 
 @dataclass(frozen=True)
 class Choice:
-    """Layers that stay in floating point, of `layers` in all, and what the model loses then."""
+    """Layers that stay in floating point, of `layers` in all (None where nobody counted), and what the model loses then."""
 
     kept: tuple[str, ...]
-    layers: int
+    layers: int | None
     loss: float
 
     @property
     def words(self) -> str:
         """For a person: '2 of 64 layers stay in floating point (Conv.6, Conv.2); 1.2 % of the answers to the calibration items differ'."""
-        shown = [*self.kept[:SHOWN], *(["…"] if len(self.kept) > SHOWN else [])]
-        names = f" ({', '.join(shown)})" if shown else ""
-        return (
-            f"{len(self.kept)} of {self.layers} layers stay in floating point{names}; "
-            f"{100 * self.loss:.2g} % of the answers to the calibration items differ"
-        )
+        differ = f"{100 * self.loss:.2g} % of the answers to the calibration items differ"
+        if not self.kept:
+            return f"all layers are quantized; {differ}"
+        names = ", ".join([*self.kept[:SHOWN], *(["…"] if len(self.kept) > SHOWN else [])])
+        return f"{len(self.kept)} of {self.layers} layers stay in floating point ({names}); {differ}"
 
 
-def choose(switches: Switches, loss: Loss, build: Callable[[tuple[str, ...]], Infer], products: int) -> Choice:
+def choose(
+    switches: Callable[[], Switches], loss: Loss, build: Callable[[tuple[str, ...]], Infer], products: int
+) -> Choice:
     """The fewest layers, most sensitive first, without which int8 loses half of what may be lost.
 
-    `build` makes the model with these layers left out; `products` are those of one answer. What that model loses decides: where products are
-    summed in 16 bits a layer may lose more than its ranges say. Raises RecipeError where more than half of the layers would have to stay.
+    `build` makes the model with these layers left out; `products` are those of one answer. `switches` is asked where int8 throughout loses more.
+    What the model loses that was built decides: where products are summed in 16 bits a layer may lose more than its ranges say. Raises
+    RecipeError where more than half of the layers would have to stay.
     """
-    groups = _ranked(switches, loss, products)
     aim = AIM * loss.bound
+    choices = [_built((), None, loss, build)]
+    if choices[0].loss <= aim:
+        return choices[0]
+    model = switches()
+    groups = _ranked(model, loss, products)
     most = max(1, len(groups) // 2)
-    size = _enough(switches, loss, groups, aim, most)
-    best: Choice | None = None
-    for _ in range(BUILDS):
+    size = _enough(model, loss, groups, aim, most)
+    for _ in range(BUILDS - 1):
         kept = tuple(layer for group in groups[:size] for layer in group)
-        choice = Choice(kept, len(switches.layers), loss.of(build(kept)))
-        log.info("built: %s", choice.words)
-        if best is None or choice.loss < best.loss:
-            best = choice
-        if choice.loss <= aim or size >= most:
+        choices.append(_built(kept, len(model.layers), loss, build))
+        if choices[-1].loss <= aim or size >= most:
             break
-        size = min(max(2 * size, 1), most)
-    if best is None or best.loss > loss.bound:
-        changed = (
-            f"int8 changes {best.loss:.1%} of the answers to the calibration items"
-            if best is not None
-            else "int8 fails"
-        )
+        size = min(2 * size, most)
+    best = min(choices, key=lambda choice: choice.loss)
+    if best.loss > loss.bound:
+        changed = f"int8 changes {best.loss:.1%} of the answers to the calibration items"
         raise RecipeError(f"{changed} even if {most} of {len(groups)} groups of layers stay in floating point")
     return best
+
+
+def _built(kept: tuple[str, ...], layers: int | None, loss: Loss, build: Callable[[tuple[str, ...]], Infer]) -> Choice:
+    choice = Choice(kept, layers, loss.of(build(kept)))
+    log.info("built: %s", choice.words)
+    return choice
 
 
 def _enough(switches: Switches, loss: Loss, groups: Sequence[tuple[str, ...]], aim: float, most: int) -> int:
@@ -94,11 +99,11 @@ def _enough(switches: Switches, loss: Loss, groups: Sequence[tuple[str, ...]], a
         log.info("simulated: %d of %d groups of layers in floating point: %.2f %% lost", size, len(groups), 100 * lost)
         return lost <= aim
 
-    too_few, size = -1, 0
+    too_few, size = 0, 1
     while not enough(size):
         if size >= most:
             return most
-        too_few, size = size, min(max(2 * size, 1), most)
+        too_few, size = size, min(2 * size, most)
     while size - too_few > 1:
         middle = (size + too_few) // 2
         too_few, size = (too_few, middle) if enough(middle) else (middle, size)

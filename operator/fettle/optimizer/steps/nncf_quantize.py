@@ -57,7 +57,6 @@ def mixed(work: Work[QuantizeStep]) -> Path:
     cost = products(model, loss.items.feed([0]))
     loss.begin(original.infer, judged(cost))
     original.close()
-    switches = OpenVinoSwitches(_quantized(work, asymmetric=True), model)
     built: dict[tuple[str, ...], Path] = {}
 
     def build(kept: tuple[str, ...]) -> Infer:
@@ -65,6 +64,9 @@ def mixed(work: Work[QuantizeStep]) -> Path:
         folder.mkdir()
         built[kept] = _saved(_quantized(work, kept, asymmetric=True), work, folder)
         return runtime.load(built[kept], settings, signature).infer
+
+    def switches() -> OpenVinoSwitches:
+        return OpenVinoSwitches(ov.Core().read_model(built[()]), model)
 
     choice = choose(switches, loss, build, cost)
     work.notes.append(choice.words)

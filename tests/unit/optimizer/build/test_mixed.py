@@ -68,15 +68,20 @@ def chosen(loss: Loss, sizes: Mapping[str, float], truly: Mapping[str, float] | 
     def build(kept: tuple[str, ...]) -> Infer:
         return real.infer(frozenset(LAYERS) - set(kept))
 
-    return choose(NoisyLayers(sizes), loss, build, MODERATE).kept
+    return choose(lambda: NoisyLayers(sizes), loss, build, MODERATE).kept
 
 
 def test_only_the_layer_that_loses_much_stays_in_floating_point(loss: Loss) -> None:
     assert chosen(loss, {"layer5": 10.0, "layer1": 1e-4}) == ("layer5",)
 
 
-def test_nothing_stays_where_int8_loses_little(loss: Loss) -> None:
-    assert chosen(loss, {"layer5": 1e-4}) == ()
+def test_nothing_stays_where_int8_loses_little_and_no_layer_is_ranked(loss: Loss) -> None:
+    def ranked() -> NoisyLayers:
+        raise AssertionError("nothing is to be ranked")
+
+    choice = choose(ranked, loss, lambda kept: NoisyLayers({"layer5": 1e-4}).infer(frozenset(LAYERS)), MODERATE)
+    assert choice.kept == ()
+    assert choice.words == "all layers are quantized; 0 % of the answers to the calibration items differ"
 
 
 def test_what_was_built_decides_not_what_was_simulated(loss: Loss) -> None:

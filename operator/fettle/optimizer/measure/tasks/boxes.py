@@ -1,6 +1,6 @@
 """How detectors write boxes, and what two sets of boxes have in common.
 
-The heads that are read: YOLO's, with and without a score for "an object is here" and YOLOX's (NMS is done here); SSD's boxes
+The heads that are read: YOLO's, with and without a score for "an object is here", with and without masks, and YOLOX's (NMS is done here); SSD's boxes
 beside a score for each class; and boxes after NMS, in one tensor or in three.
 """
 
@@ -16,6 +16,7 @@ import numpy as np
 from fettle.optimizer.measure.agreement import OVERSHOOT
 from fettle.optimizer.measure.items import Answer
 from fettle.optimizer.measure.tasks.base import item_of, ratio
+from fettle.optimizer.measure.tasks.instance_masks import MaskParts, mask_overlaps, mask_parts
 from fettle.store.comparison import is_float
 
 Array = np.ndarray[Any, Any]
@@ -33,11 +34,15 @@ WHOLE = 1e-4  # a class number in a tensor of floats
 
 @dataclass(frozen=True)
 class Boxes:
-    """Boxes of one item, the surest first. `corners` [n, 4]: left, top, right, bottom; `scores` [n]; `classes` [n], whole numbers."""
+    """Boxes of one item, the surest first. `corners` [n, 4]: left, top, right, bottom; `scores` [n]; `classes` [n], whole numbers.
+
+    `masks` [n, bytes]: the places of each object, a bit a place, where the head says which of a box's places are the object's.
+    """
 
     corners: Array
     scores: Array
     classes: Array
+    masks: Array | None = None
 
     @classmethod
     def best(cls, corners: Array, scores: Array, classes: Array) -> Boxes:
@@ -48,7 +53,8 @@ class Boxes:
     @property
     def nbytes(self) -> int:
         """Bytes that they take."""
-        return int(self.corners.nbytes + self.scores.nbytes + self.classes.nbytes)
+        masks = self.masks.nbytes if self.masks is not None else 0
+        return int(self.corners.nbytes + self.scores.nbytes + self.classes.nbytes + masks)
 
     def above(self, score: float) -> Boxes:
         """Those with at least that score."""
@@ -56,7 +62,8 @@ class Boxes:
 
     def some(self, chosen: Array) -> Boxes:
         """The chosen ones, flags or places."""
-        return Boxes(self.corners[chosen], self.scores[chosen], self.classes[chosen])
+        masks = self.masks[chosen] if self.masks is not None else None
+        return Boxes(self.corners[chosen], self.scores[chosen], self.classes[chosen], masks)
 
 
 def intersection_over_union(left: Array, right: Array) -> Array:
@@ -70,9 +77,12 @@ def intersection_over_union(left: Array, right: Array) -> Array:
 
 
 def overlaps(found: Boxes, truth: Boxes) -> Array:
-    """Intersection over union of boxes of one class; 0 where classes differ."""
+    """Intersection over union of boxes of one class, or of their masks where that is less; 0 where classes differ."""
     same = found.classes[:, None] == truth.classes[None, :]
-    return np.where(same, intersection_over_union(found.corners, truth.corners), 0.0)
+    shared = intersection_over_union(found.corners, truth.corners)
+    if found.masks is not None and truth.masks is not None:
+        shared = np.minimum(shared, mask_overlaps(found.masks, truth.masks))
+    return np.where(same, shared, 0.0)
 
 
 def assign(overlap: Array, least: float = IOU) -> Array:
@@ -91,13 +101,19 @@ def assign(overlap: Array, least: float = IOU) -> Array:
 
 def suppress(corners: Array, scores: Array, classes: Array) -> Boxes:
     """Non-maximum suppression, class by class."""
+    chosen = _unsuppressed(corners, scores, classes)
+    return Boxes.best(corners[chosen], scores[chosen], classes[chosen])
+
+
+def _unsuppressed(corners: Array, scores: Array, classes: Array) -> Array:
+    """Places of the boxes that stay, the surest first."""
     order = np.argsort(-scores, kind="stable")[:MOST_BEFORE_NMS]
     kept = [order[:0]]
     for number in np.unique(classes[order]):
         some = order[classes[order] == number]
         kept.append(some[_kept(corners[some].astype(np.float64))])
     chosen = np.concatenate(kept)
-    return Boxes.best(corners[chosen], scores[chosen], classes[chosen])
+    return chosen[np.argsort(-scores[chosen], kind="stable")[:MOST_BOXES]]
 
 
 def _kept(corners: Array) -> list[int]:
@@ -161,14 +177,17 @@ def _yolo(examples: Sequence[Answer]) -> Head | None:
             continue
         turned = array.shape[0] < array.shape[1]  # newer heads write a column for each box, older ones a row
         rows = np.concatenate([_rows(answer[name], turned) for answer in examples])
-        if not _probabilities(rows[:, 4:]) or rows[:, :4].max(initial=0) <= 2 or rows[:, 2:4].min(initial=0) < 0:
+        parts = mask_parts(examples[0], rows[:, 5:])
+        scores = rows.shape[1] - parts.count
+        if not _probabilities(rows[:, 4:scores]) or rows[:, :4].max(initial=0) <= 2 or rows[:, 2:4].min(initial=0) < 0:
             continue
-        objectness = not turned and _objectness(rows)
+        objectness = not turned and _objectness(rows[:, :scores])
         return Head(
-            f"the boxes of a YOLO head in {name}{', with a score for an object beside those of classes' if objectness else ''}",
-            frozenset({name}),
-            partial(_decode_yolo, name, turned, objectness),
-            rows.shape[1] - 4 - objectness,
+            f"the boxes{' and masks' if parts.count else ''} of a YOLO head in {' and '.join((name, *parts.outputs))}"
+            f"{', with a score for an object beside those of classes' if objectness else ''}",
+            frozenset({name, *parts.outputs}),
+            partial(_decode_yolo, name, turned, objectness, parts),
+            scores - 4 - objectness,
         )
     return None
 
@@ -221,21 +240,35 @@ def _decode_yolox(name: str, cells: Array, answer: Answer) -> Boxes:
 
 def _from_corners(corners: Array, scores: Array) -> Boxes:
     """The best class of each box, then NMS."""
+    chosen = _surest(corners, scores)
+    best = np.argmax(scores[chosen], axis=1)
+    return Boxes.best(corners[chosen], scores[chosen, best], best)
+
+
+def _surest(corners: Array, scores: Array) -> Array:
+    """Places of the boxes that stay, the surest first, each taken for its best class."""
     best = np.argmax(scores, axis=1)
     score = scores[np.arange(len(scores)), best]
-    some = _places(corners) & (score >= LEAST_SCORE)
-    return suppress(corners[some], score[some], best[some])
+    some = np.nonzero(_places(corners) & (score >= LEAST_SCORE))[0]
+    return some[_unsuppressed(corners[some], score[some], best[some])]
 
 
 def _rows(array: Array, turned: bool) -> Array:
     return array.T if turned else array
 
 
-def _decode_yolo(name: str, turned: bool, objectness: bool, answer: Answer) -> Boxes:
+def _decode_yolo(name: str, turned: bool, objectness: bool, parts: MaskParts, answer: Answer) -> Boxes:
     rows = _rows(answer[name], turned)
-    scores = rows[:, 5:] * rows[:, 4:5] if objectness else rows[:, 4:]
+    last = rows.shape[1] - parts.count
+    scores = rows[:, 5:last] * rows[:, 4:5] if objectness else rows[:, 4:last]
     centre, half = rows[:, :2].astype(np.float64), rows[:, 2:4].astype(np.float64) / 2
-    return _from_corners(np.concatenate([centre - half, centre + half], axis=1), scores)
+    corners = np.concatenate([centre - half, centre + half], axis=1)
+    chosen = _surest(corners, scores)
+    best = np.argmax(scores[chosen], axis=1)
+    boxes = Boxes.best(corners[chosen], scores[chosen, best], best)
+    if not parts.count:
+        return boxes
+    return replace(boxes, masks=parts.masks(answer, rows[chosen, last:], boxes.corners, _square(len(rows))))
 
 
 def _after_nms(examples: Sequence[Answer]) -> Head | None:
