@@ -123,7 +123,18 @@ STEPS: tuple[StepEntry, ...] = (
         lossy=True,
         calibration=True,
     ),
-    # The same with asymmetric ranges; the layers that change too many answers stay as they are.
+    # Both again, where the layers that change too many answers stay as they are; NNCF with asymmetric ranges.
+    StepEntry(
+        StepKind.QUANTIZE_MIXED,
+        RuntimeName.ONNXRUNTIME,
+        "ONNX",
+        ("onnx", "onnxruntime"),
+        "onnxruntime_quantize:mixed",
+        lossy=True,
+        calibration=True,
+        bounded=True,
+        instruction_set=True,  # as in static
+    ),
     StepEntry(
         StepKind.QUANTIZE_MIXED,
         RuntimeName.OPENVINO,

@@ -181,7 +181,7 @@ def _retry_model(cluster: Cluster, name: str, output: str | None) -> None:
 def rollback_to(cluster: Cluster, deployment: str, revision: str, now: bool, output: str | None) -> None:
     """Roll back to an earlier revision until the spec asks for another revision.
 
-    The revision takes the same steps with the same analysis as any other. With --now, it only measured_now for its pods. You can
+    The revision takes the same steps with the same analysis as any other. With --now, it only waits for its pods. You can
     abbreviate REVISION to its first characters. `kubectl fettle history` lists the revisions. The rollback ends when the spec
     changes the revision, or when you roll back to the revision that the spec asks for.
 

@@ -144,6 +144,6 @@ def notes(spec: DataSpec, given: Data) -> list[str]:
         )
     elif items is None:
         said.append("no evaluation data: only exact candidates can be chosen")
-    elif asked is not None and items.labels is None and asked.metric != Metric.AGREEMENT:
+    elif asked is not None and items.labels is None and asked.metric not in (Metric.AGREEMENT, *METRICS):
         said.append(f"no labels {asked.label_key!r}: candidates are judged by agreement with the original")
     return said

@@ -8,10 +8,16 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Protocol
 
+from fettle.api.recipe import QuantizeStep, RuntimeSettings
+from fettle.api.vocabulary import RuntimeName
 from fettle.errors import RecipeError
 from fettle.optimizer.loss import Infer, Loss
+from fettle.optimizer.measure.items import Answer
+from fettle.optimizer.steps import Work
+from fettle.runtimes import base
 
 # Numbers of products, not seconds: the same model and items must give the same layers on every machine. A core multiplies some 10^10 a second.
 RANKING_PRODUCTS = 2e11  # of the whole ranking; what goes beyond is ranked in coarser groups
@@ -37,7 +43,7 @@ class Switches(Protocol):
 
 
 @dataclass(frozen=True)
-class Choice:
+class LayerChoice:
     """Layers that stay in floating point, of `layers` in all (None where nobody counted), and what the model loses then."""
 
     kept: tuple[str, ...]
@@ -54,9 +60,43 @@ class Choice:
         return f"{len(self.kept)} of {self.layers} layers stay in floating point ({names}); {differ}"
 
 
+def partly(
+    work: Work[QuantizeStep],
+    name: RuntimeName,
+    products: Callable[[Answer], int],
+    quantize: Callable[[Path, Sequence[str]], Path],
+    switches: Callable[[Path], Switches],
+) -> Path:
+    """Quantize, and leave out the layers that change too many answers; the entry of what was made.
+
+    `products` of one answer to a feed; `quantize` writes the model without some layers into a folder; `switches` makes them of the file in
+    which every layer is quantized. Raises RecipeError.
+    """
+    loss = work.loss
+    if loss is None or loss.bound <= 0:
+        text = "mixed precision requires constraints.accuracy.maxDrop above 0: it chooses layers by what may be lost"
+        raise RecipeError(text)
+    runtime, settings, signature = base.get(name), RuntimeSettings(threads=1), loss.items.signature
+    cost = products(loss.items.feed([0]))
+    original = runtime.load(work.entry, settings, signature)
+    loss.begin(original.infer, judged_on(cost))
+    original.close()
+    built: dict[tuple[str, ...], Path] = {}
+
+    def build(kept: tuple[str, ...]) -> Infer:
+        folder = work.folder / f"{len(kept)}-kept"
+        folder.mkdir()
+        built[kept] = quantize(folder, kept)
+        return runtime.load(built[kept], settings, signature).infer
+
+    choice = choose(lambda: switches(built[()]), loss, build, cost)
+    work.notes.append(choice.words)
+    return built[choice.kept]
+
+
 def choose(
     switches: Callable[[], Switches], loss: Loss, build: Callable[[tuple[str, ...]], Infer], products: int
-) -> Choice:
+) -> LayerChoice:
     """The fewest layers, most sensitive first, without which int8 loses half of what may be lost.
 
     `build` makes the model with these layers left out; `products` are those of one answer. `switches` is asked where int8 throughout loses more.
@@ -84,8 +124,10 @@ def choose(
     return best
 
 
-def _built(kept: tuple[str, ...], layers: int | None, loss: Loss, build: Callable[[tuple[str, ...]], Infer]) -> Choice:
-    choice = Choice(kept, layers, loss.of(build(kept)))
+def _built(
+    kept: tuple[str, ...], layers: int | None, loss: Loss, build: Callable[[tuple[str, ...]], Infer]
+) -> LayerChoice:
+    choice = LayerChoice(kept, layers, loss.of(build(kept)))
     log.info("built: %s", choice.words)
     return choice
 
@@ -113,14 +155,14 @@ def _enough(switches: Switches, loss: Loss, groups: Sequence[tuple[str, ...]], a
 def _ranked(switches: Switches, loss: Loss, products: int) -> list[tuple[str, ...]]:
     """Groups of neighbouring layers, the most sensitive first: by what each loses if nothing else is in int8."""
     layers = switches.layers
-    items, width = ranking(len(layers), products)
+    items, width = ranked_on(len(layers), products)
     groups = [tuple(layers[first : first + width]) for first in range(0, len(layers), width)]
     log.info("ranking %d groups of %d layers on %d items", len(groups), width, items)
     noise = {group: loss.noise(switches.infer(frozenset(group)), items) for group in groups}
     return sorted(groups, key=lambda group: -noise[group])
 
 
-def ranking(layers: int, products: int) -> tuple[int, int]:
+def ranked_on(layers: int, products: int) -> tuple[int, int]:
     """Items to rank on, and layers in a group, if one answer takes so many products."""
     answers = max(int(RANKING_PRODUCTS / max(products, 1)), 1)
     items = min(max(answers // max(layers, 1), FEWEST_RANKED), RANKED_ON)
@@ -128,6 +170,6 @@ def ranking(layers: int, products: int) -> tuple[int, int]:
     return items, max(-(-layers // groups), 1)
 
 
-def judged(products: int) -> int:
+def judged_on(products: int) -> int:
     """Items to judge a model on, if one answer takes so many products."""
     return min(max(int(JUDGING_PRODUCTS / max(products, 1)), FEWEST_JUDGED), JUDGED_ON)

@@ -14,14 +14,12 @@ import nncf
 import numpy as np
 import openvino as ov
 
-from fettle.api.recipe import QuantizeStep, RuntimeSettings
+from fettle.api.recipe import QuantizeStep
 from fettle.api.vocabulary import QuantizePreset, RuntimeName
 from fettle.errors import RecipeError
-from fettle.optimizer.loss import Infer
 from fettle.optimizer.steps import Work
-from fettle.optimizer.steps.layers import choose, judged
+from fettle.optimizer.steps.layers import partly
 from fettle.optimizer.steps.openvino_switches import OpenVinoSwitches, products
-from fettle.runtimes import base
 
 # ONNX operators that a recipe may name -> what they become in OpenVINO.
 _TYPES = {
@@ -37,7 +35,7 @@ _RECURRENT = frozenset(
 
 def static(work: Work[QuantizeStep]) -> Path:
     """Post-training quantization: symmetric weights per channel, ranges from the calibration items. Raises RecipeError."""
-    return _saved(_quantized(work), work)
+    return _saved(_quantized(work), work.folder)
 
 
 def mixed(work: Work[QuantizeStep]) -> Path:
@@ -45,32 +43,15 @@ def mixed(work: Work[QuantizeStep]) -> Path:
 
     Raises RecipeError.
     """
-    loss = work.loss
-    if loss is None or loss.bound <= 0:
-        raise RecipeError(
-            "mixed precision requires constraints.accuracy.maxDrop above 0: it chooses layers by what may be lost"
-        )
-    runtime, settings = base.get(RuntimeName.OPENVINO), RuntimeSettings(threads=1)
-    signature = loss.items.signature
-    original = runtime.load(work.entry, settings, signature)
     model = ov.Core().read_model(work.entry)
-    cost = products(model, loss.items.feed([0]))
-    loss.begin(original.infer, judged(cost))
-    original.close()
-    built: dict[tuple[str, ...], Path] = {}
 
-    def build(kept: tuple[str, ...]) -> Infer:
-        folder = work.folder / f"{len(kept)}-kept"
-        folder.mkdir()
-        built[kept] = _saved(_quantized(work, kept, asymmetric=True), work, folder)
-        return runtime.load(built[kept], settings, signature).infer
+    def quantize(folder: Path, kept: Sequence[str]) -> Path:
+        return _saved(_quantized(work, kept, asymmetric=True), folder)
 
-    def switches() -> OpenVinoSwitches:
-        return OpenVinoSwitches(ov.Core().read_model(built[()]), model)
+    def switches(whole: Path) -> OpenVinoSwitches:
+        return OpenVinoSwitches(ov.Core().read_model(whole), model)
 
-    choice = choose(switches, loss, build, cost)
-    work.notes.append(choice.words)
-    return built[choice.kept]
+    return partly(work, RuntimeName.OPENVINO, lambda feed: products(model, feed), quantize, switches)
 
 
 def _quantized(work: Work[QuantizeStep], kept: Sequence[str] = (), asymmetric: bool = False) -> ov.Model:
@@ -105,8 +86,8 @@ def _quantized(work: Work[QuantizeStep], kept: Sequence[str] = (), asymmetric: b
     return quantized
 
 
-def _saved(model: ov.Model, work: Work[QuantizeStep], folder: Path | None = None) -> Path:
-    entry = (folder or work.folder) / "model.xml"
+def _saved(model: ov.Model, folder: Path) -> Path:
+    entry = folder / "model.xml"
     ov.save_model(model, entry, compress_to_fp16=False)  # its default halves every weight that is not int8
     return entry
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import logging
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -25,13 +25,15 @@ from onnxruntime.quantization import (
 from onnxruntime.quantization.shape_inference import quant_pre_process
 
 from fettle.api.recipe import QuantizeStep
-from fettle.api.vocabulary import QuantizePreset
+from fettle.api.vocabulary import QuantizePreset, RuntimeName
 from fettle.errors import RecipeError
 from fettle.optimizer.measure.items import MappedItems
 from fettle.optimizer.onnx import model as onnx_model
 from fettle.optimizer.onnx import portable
 from fettle.optimizer.steps import Work
+from fettle.optimizer.steps.layers import partly
 from fettle.optimizer.steps.onnx_scope import before_recurrent, flatten_biases, keep_apart
+from fettle.optimizer.steps.onnx_switches import OnnxSwitches, products
 from fettle.runtimes import cpu
 
 PER_CHANNEL_OPSET = 13  # below, QuantizeLinear has no axis: the tool would write a file that loads nowhere
@@ -53,25 +55,52 @@ class _Reader(CalibrationDataReader):  # type: ignore[misc]
 
 def static(work: Work[QuantizeStep]) -> Path:
     """Weights and activations in int8, ranges from the calibration items (MinMax). Raises RecipeError."""
+    return _quantized(work, _prepared(work), work.folder)
+
+
+def mixed(work: Work[QuantizeStep]) -> Path:
+    """The same, where the layers that change too many answers stay in float32. Raises RecipeError."""
+    prepared = _prepared(work)
+
+    def quantize(folder: Path, kept: Sequence[str]) -> Path:
+        return _quantized(work, prepared, folder, kept)
+
+    def switches(whole: Path) -> OnnxSwitches:
+        folder = whole.parent / "switches"
+        folder.mkdir()
+        quantized = _quantized(work, prepared, folder, keep_activations=True)
+        return OnnxSwitches(quantized, prepared, folder / "switches.onnx")
+
+    model = onnx_model.read(prepared)
+    return partly(work, RuntimeName.ONNXRUNTIME, lambda feed: products(model, feed), quantize, switches)
+
+
+def _quantized(
+    work: Work[QuantizeStep], prepared: Path, folder: Path, kept: Sequence[str] = (), keep_activations: bool = False
+) -> Path:
+    """The prepared model in int8, all but the nodes `kept`. Raises RecipeError.
+
+    The tool leaves out Relu and Clip where a range does the same. `keep_activations`: it does not, so that a value is right without its range.
+    """
     if work.calibration is None:
         raise RecipeError("static quantization requires calibration items")
-    prepared = _prepared(work)
     model = onnx_model.read(prepared)
     operators = _operators(model, work.step, CORE if work.step.preset == QuantizePreset.TRANSFORMER else ())
-    target = work.folder / "model.onnx"
+    target = folder / "model.onnx"
     quantize_static(
         str(prepared),
         str(target),
         _Reader(work.calibration),
         quant_format=QuantFormat.QDQ,
         op_types_to_quantize=operators or None,
-        nodes_to_exclude=before_recurrent(model.graph),
+        nodes_to_exclude=[*before_recurrent(model.graph), *kept],
         per_channel=True,
         reduce_range=_reduce_range(),
         activation_type=QuantType.QUInt8,
         weight_type=QuantType.QInt8,
         calibrate_method=CalibrationMethod.MinMax,
         use_external_data_format=bool(onnx_model.external_files(model)),
+        extra_options={"QDQKeepRemovableActivations": True} if keep_activations else None,
     )
     return _checked(prepared, target)
 

@@ -138,6 +138,7 @@ LINES: tuple[PlanLine, ...] = (
     # 4a: the layers that lose too much stay in floating point, where int8 throughout missed accuracy
     *_nncf("int8-mixed", MIXED, _no_transformer, "int8-openvino"),
     *_nncf("int8-transformer-mixed", MIXED_TRANSFORMER, _transformer, "int8-transformer-openvino"),
+    PlanLine("int8-mixed", ORT, MIXED, after="int8-onnxruntime"),
     # 5: the other preset, where the first one missed accuracy
     *_nncf("int8", STATIC, _transformer, "int8-transformer-openvino"),
     *_nncf("int8-transformer", TRANSFORMER, _no_transformer, "int8-openvino"),

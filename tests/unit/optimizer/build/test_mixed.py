@@ -7,8 +7,10 @@ from pathlib import Path
 
 import numpy as np
 import onnx
+import openvino as ov
 import pytest
 from onnx import helper, numpy_helper
+from onnxruntime.quantization import CalibrationDataReader, quantize_static
 from tests.data.models import model, tensor
 from tests.unit.optimizer.build.test_build import OPENVINO, ORT, plan, prepared, task
 from tests.unit.optimizer.prepare.workbench import Workbench
@@ -19,12 +21,14 @@ from fettle.api.recipe import RuntimeSettings
 from fettle.api.report import BuildReport, PrepareReport
 from fettle.api.signature import Signature, Tensor
 from fettle.api.task import BuildPlan, LossBound
-from fettle.api.vocabulary import AgreementMode, QuantizeMode
+from fettle.api.vocabulary import AgreementMode, QuantizeMode, RuntimeName
 from fettle.errors import RecipeError
 from fettle.optimizer import stage
 from fettle.optimizer.loss import Infer, Loss
 from fettle.optimizer.measure import items
-from fettle.optimizer.steps.layers import choose, judged, ranking
+from fettle.optimizer.steps.layers import choose, judged_on, ranked_on
+from fettle.optimizer.steps.onnx_switches import OnnxSwitches
+from fettle.optimizer.steps.openvino_switches import OpenVinoSwitches
 from fettle.runtimes import base
 
 LAYERS = tuple(f"layer{number}" for number in range(8))
@@ -97,11 +101,11 @@ def test_a_model_of_which_most_layers_lose_much_is_no_case_for_int8(loss: Loss) 
 @pytest.mark.parametrize("products", [0, 10**6, 10**9, 10**11, 10**13])
 @pytest.mark.parametrize("layers", [1, 60, 2000])
 def test_ranking_and_judging_are_bounded_for_every_model(layers: int, products: int) -> None:
-    count, width = ranking(layers, products)
+    count, width = ranked_on(layers, products)
     assert count >= 2 and width >= 1
     answers = count * -(-layers // width)
     assert answers <= max(2e11 / max(products, 1), 2) + count or products <= 10**6
-    assert 10 <= judged(products) <= 256
+    assert 10 <= judged_on(products) <= 256
 
 
 def one_wide_layer() -> onnx.ModelProto:
@@ -129,9 +133,9 @@ def one_wide_layer() -> onnx.ModelProto:
 DECISIONS = EvaluationSpec(uri="-", agreement=AgreementSpec(mode=AgreementMode.TOP_ONE))
 
 
-def mixed(bound: float = 0.1) -> BuildPlan:
+def mixed(bound: float = 0.1, family: RuntimeName = OPENVINO) -> BuildPlan:
     loss = LossBound(max_loss=bound, evaluation=DECISIONS)
-    return plan(OPENVINO, QuantizeMode.MIXED).model_copy(update={"loss": loss})
+    return plan(family, QuantizeMode.MIXED).model_copy(update={"loss": loss})
 
 
 def built(bench: Workbench, report: PrepareReport, wanted: BuildPlan) -> BuildReport:
@@ -147,40 +151,76 @@ def report(bench: Workbench) -> PrepareReport:
     return prepared(bench, one_wide_layer(), x=vectors)
 
 
-def lost(bench: Workbench, report: PrepareReport, answer: BuildReport) -> float:
+def lost(bench: Workbench, report: PrepareReport, answer: BuildReport, family: RuntimeName) -> float:
     """Share of decisions that are other than the original's, on items that the build has not seen."""
     assert answer.built is not None, answer.message
-    runtime, settings = base.get(OPENVINO), RuntimeSettings(threads=1)
-    original = runtime.load(
-        bench.store.fetch_model(report.portable, bench.folder / "original"), settings, report.signature
-    )
-    made = runtime.load(
-        bench.store.fetch_model(answer.built, bench.folder / answer.built.digest), settings, report.signature
-    )
+    runtime, settings = base.get(family), RuntimeSettings(threads=1)
+    original = bench.store.fetch_model(report.portable, bench.folder / "original")
+    made = bench.store.fetch_model(answer.built, bench.folder / answer.built.digest)
     feed = {"x": np.random.default_rng(17).standard_normal((400, 16)).astype(np.float32)}
-    decided, expected = (session.infer(feed)["scores"].argmax(axis=1) for session in (made, original))
+    expected, decided = (
+        runtime.load(entry, settings, report.signature).infer(feed)["scores"].argmax(axis=1)
+        for entry in (original, made)
+    )
     return float((decided != expected).mean())
 
 
-def int8_products(bench: Workbench, report: PrepareReport, answer: BuildReport) -> int:
+def int8_products(bench: Workbench, report: PrepareReport, answer: BuildReport, family: RuntimeName) -> int:
     assert answer.built is not None
     path = bench.store.fetch_model(answer.built, bench.folder / f"{answer.built.digest}-executed")
     feed = {"x": np.random.default_rng(17).standard_normal((1, 16)).astype(np.float32)}
-    return base.get(OPENVINO).executed(path, RuntimeSettings(threads=1), feed, report.signature).int8
+    return base.get(family).executed(path, RuntimeSettings(threads=1), feed, report.signature).int8
 
 
+@pytest.mark.parametrize("family", [OPENVINO, ORT])
 def test_one_layer_that_int8_ruins_stays_in_floating_point_and_the_others_run_in_int8(
-    bench: Workbench, report: PrepareReport
+    bench: Workbench, report: PrepareReport, family: RuntimeName
 ) -> None:
-    whole, partial = built(bench, report, plan(OPENVINO)), built(bench, report, mixed(0.2))
-    assert lost(bench, report, whole) > 0.2
-    assert lost(bench, report, partial) < 0.1
-    assert "of 6 layers stay in floating point (product" in partial.message
-    assert int8_products(bench, report, whole) > int8_products(bench, report, partial) >= 3
+    whole, partial = built(bench, report, plan(family)), built(bench, report, mixed(0.2, family))
+    assert lost(bench, report, whole, family) > 0.2
+    assert lost(bench, report, partial, family) < 0.1
+    assert "layers stay in floating point (" in partial.message
+    kept, everything = (int8_products(bench, report, answer, family) for answer in (partial, whole))
+    assert 3 <= kept < everything
+
+
+def test_switches_that_are_all_off_give_the_answers_of_the_original(bench: Workbench, report: PrepareReport) -> None:
+    original = bench.store.fetch_model(report.portable, bench.folder / "original")
+    answer = built(bench, report, plan(OPENVINO))
+    assert answer.built is not None
+    whole = bench.store.fetch_model(answer.built, bench.folder / "whole")
+    core = ov.Core()
+    switches = OpenVinoSwitches(core.read_model(whole), core.read_model(original))
+    feed = {"x": np.random.default_rng(23).standard_normal((40, 16)).astype(np.float32)}
+    expected = base.get(ORT).load(original, RuntimeSettings(threads=1), report.signature).infer(feed)["scores"]
+    np.testing.assert_allclose(switches.infer(frozenset())(feed)["scores"], expected, rtol=1e-3, atol=1e-3)
+
+
+def test_switches_of_a_qdq_file_that_are_all_off_give_the_answers_of_the_original(tmp_path: Path) -> None:
+    original, quantized = tmp_path / "original.onnx", tmp_path / "quantized.onnx"
+    onnx.save(one_wide_layer(), original)
+    feeds = iter(
+        [{"x": np.random.default_rng(number).standard_normal((1, 16)).astype(np.float32)} for number in range(20)]
+    )
+
+    class Reader(CalibrationDataReader):  # type: ignore[misc]
+        def get_next(self) -> dict[str, base.Array] | None:
+            return next(feeds, None)
+
+    options = {"QDQKeepRemovableActivations": True}
+    quantize_static(str(original), str(quantized), Reader(), per_channel=True, extra_options=options)
+    switches = OnnxSwitches(quantized, original, tmp_path / "switches.onnx")
+    feed = {"x": np.random.default_rng(23).standard_normal((40, 16)).astype(np.float32)}
+    expected, int8 = (
+        base.get(ORT).load(entry, RuntimeSettings(threads=1)).infer(feed)["scores"] for entry in (original, quantized)
+    )
+    np.testing.assert_allclose(switches.infer(frozenset())(feed)["scores"], expected, rtol=1e-4, atol=1e-4)
+    simulated = switches.infer(frozenset(switches.layers))(feed)["scores"]
+    assert np.abs(simulated - int8).mean() < 0.1 * np.abs(expected - int8).mean()
 
 
 def test_mixed_precision_needs_to_know_what_may_be_lost(bench: Workbench, report: PrepareReport) -> None:
-    for wanted in (mixed(0.0), plan(OPENVINO, QuantizeMode.MIXED)):
+    for wanted in (mixed(0.0), mixed(0.0, ORT), plan(OPENVINO, QuantizeMode.MIXED)):
         answer = built(bench, report, wanted)
         assert answer.reason == Reason.RECIPE_NOT_APPLICABLE
         assert "requires constraints.accuracy.maxDrop above 0" in answer.message
@@ -189,11 +229,6 @@ def test_mixed_precision_needs_to_know_what_may_be_lost(bench: Workbench, report
 def test_another_bound_is_another_build(bench: Workbench, report: PrepareReport) -> None:
     keys = {built(bench, report, mixed(bound)).cache_key for bound in (0.1, 0.2)}
     assert len(keys) == 2
-
-
-def test_onnxruntime_does_not_offer_it_yet(bench: Workbench, report: PrepareReport) -> None:
-    answer = built(bench, report, plan(ORT, QuantizeMode.MIXED))
-    assert "onnxruntime does not offer this step" in answer.message
 
 
 def test_the_same_layers_are_chosen_every_time(bench: Workbench, report: PrepareReport) -> None:

@@ -98,6 +98,7 @@ def test_the_plan_of_a_convolutional_net_is_exactly_this() -> None:
     assert later(found) == {
         "int8-mixed-openvino": "int8-openvino",
         "int8-mixed-openvino-bfloat16": "int8-openvino",
+        "int8-mixed-onnxruntime": "int8-onnxruntime",
         "int8-transformer-openvino": "int8-openvino",
         "int8-transformer-openvino-bfloat16": "int8-openvino",
         "int8-core-onnxruntime": "int8-onnxruntime",

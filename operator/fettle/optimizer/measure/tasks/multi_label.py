@@ -110,12 +110,12 @@ class MultiLabel(TaskMetric):
                 f"metric MultiLabel needs a 0 or 1 for each of {found} decisions, found {label.dtype} {list(label.shape)}: "
                 "check data.evaluation.labelKey, output and agreement.axis"
             )
-        if label.dtype.kind not in "biuf" or not np.isin(label, (0, 1, self._ignored)).all():
+        if label.dtype.kind not in "biuf" or not np.isin(label, (0, 1, self._ignored, IGNORED)).all():
             raise DataError(
                 f"metric MultiLabel needs labels of 0 and 1 ({self._ignored} does not count), found {label.dtype} "
                 f"{_first_other(label, self._ignored)}"
             )
-        whole = np.where(label == self._ignored, NOT_COUNTED, label).astype(np.int8)
+        whole = np.where(np.isin(label, (self._ignored, IGNORED)), NOT_COUNTED, label).astype(np.int8)
         parts = np.split(whole.reshape(-1), np.cumsum([table.size for table in some])[:-1])
         if len(some) == 1 and whole.ndim > 1:
             return (self._outputs[0].read(whole).reshape(some[0].shape),)  # its axes are those of the answer

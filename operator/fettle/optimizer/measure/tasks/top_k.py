@@ -19,7 +19,16 @@ from fettle.api.signature import Signature
 from fettle.errors import DataError
 from fettle.optimizer.labels.reader import NOT_COUNTED, as_text
 from fettle.optimizer.measure.items import Answer
-from fettle.optimizer.measure.tasks.base import Likeness, Pool, Scorer, TaskMetric, item_of, shapes, share
+from fettle.optimizer.measure.tasks.base import (
+    Likeness,
+    Pool,
+    Scorer,
+    TaskMetric,
+    item_of,
+    shapes,
+    share,
+    whole_numbers,
+)
 from fettle.store.comparison import is_float
 
 Array = np.ndarray[Any, Any]
@@ -75,19 +84,19 @@ class TopK(TaskMetric):
                     f"the label {name!r} is not among data.evaluation.classes: give all names, in the order of the scores"
                 )
             return spec.classes.index(name)
-        if value is None or label.dtype.kind not in "iuf" or value != int(value):
+        if value is None or whole_numbers(label) is None:
             raise DataError(
                 f"metric TopK needs the number or the name of one class as the label of an item, found {label.dtype} {list(label.shape)}: "
                 "check data.evaluation.labelKey"
             )
-        if value == (IGNORED if spec.ignore_label is None else spec.ignore_label):
+        if value in (IGNORED, spec.ignore_label):
             return NOT_COUNTED
-        number = int(value) - spec.label_offset
-        if not 0 <= number < self._classes:
+        place = int(value) - spec.label_offset
+        if not 0 <= place < self._classes:
             raise DataError(
                 f"the label {int(value)} is no class: there are {self._classes}, the first is labelOffset {spec.label_offset}"
             )
-        return number
+        return place
 
     def scorer(self, labelled: bool) -> Scorer:
         """Top-k accuracy, or how far the best are those of the original."""
