@@ -20,7 +20,7 @@ def page() -> str:
         generated("operator/fettle/cli"),
         "# Command line\n",
         "`fettle optimize` works on one machine without a cluster. `kubectl fettle` is a kubectl plugin (the program `kubectl-fettle` on",
-        "your `PATH`). All of its commands are also available under `fettle`. Install both with `pip install 'fettle-operator[cli]'`, or from a",
+        "your `PATH`). All of its commands are also available under `fettle`. Install both from a",
         "checkout with `pip install .[cli]`.\n",
         "The exit status is 0 for success, 1 for a failure with a reason, 2 for a usage error, and 130 after an interrupt. An error message is",
         "one line.\n",

@@ -341,6 +341,12 @@ class StoreSpec(ApiModel):
 
 @rules(
     Rule(
+        "!has(self.constraints) || !has(self.constraints.accuracy) || self.constraints.accuracy.maxDrop <= 1.0 || "
+        "(has(self.data) && has(self.data.evaluation) && has(self.data.evaluation.metric) && "
+        "self.data.evaluation.metric in ['MeanSquaredError', 'Regression', 'CosineSimilarity'])",
+        "constraints.accuracy.maxDrop is a fraction: write 0.02 for 2 %",
+    ),
+    Rule(
         "!has(self.recipes) || self.recipes.all(r, !has(r.steps) || r.steps.all(s, !has(s.quantize) || "
         "(has(s.quantize.mode) && s.quantize.mode == 'Dynamic') || "
         "(has(self.data) && (has(self.data.calibration) || has(self.data.evaluation) || "

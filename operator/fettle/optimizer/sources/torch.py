@@ -95,7 +95,7 @@ def _require_torch(name: str, what: str) -> None:
     if find_spec("torch") is not None:
         return
     message = (
-        f"{name} is {what}, and PyTorch is not installed: pip install 'fettle-operator[torch]' for fettle optimize; in a cluster "
+        f"{name} is {what}, and PyTorch is not installed: pip install '.[torch]' in a checkout of Fettle for fettle optimize; in a cluster "
         "source.format: TorchScript or TorchExport selects the image that has it"
     )
     raise SourceError(message, reason=Reason.UNSUPPORTED_FORMAT)
