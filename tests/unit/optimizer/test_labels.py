@@ -178,7 +178,7 @@ REFUSED = [
         ["a", "a", "b"],
         SCORES,
         {"classes": ["a", "b"]},
-        ["has 2 names", "tells 4 classes apart"],
+        ["has 2 names", "the model has 4 classes"],
     ),
     ("labels that count from one", [3, 1, 4], SCORES, {}, ["3 beside class 2 of 4", "labelOffset: 1"]),
     ("a border that is no class", [2, 0, 255], SCORES, {}, ["labels from 0 to 255", "ignoreLabel: 255"]),

@@ -106,7 +106,7 @@ def read(request: ItemsRequest, mounts: Mounts, signature: Signature, axes: Mapp
     labels = columns.arrays.get(request.label_key) if request.label_key is not None else None
     if labels is not None and labels.dtype.kind == "f" and not np.isfinite(labels).all():
         raise DataError(f"{uri}: the labels contain NaN or infinity")
-    notes = (f"{uri}: ignored, because neither inputs nor labels: {listed(columns.unused)}",)
+    notes = (f"{uri}: ignored, because they are neither inputs nor labels: {listed(columns.unused)}",)
     return Items(arrays, labels, notes if columns.unused else ())
 
 

@@ -197,12 +197,12 @@ def _class_names(question: Question) -> LabelReading:
             as_numbers = Question(numbers.reshape(question.labels.shape), answered, spec)
             reading = READINGS[Values.WHOLE, answered.kind](as_numbers)
             return reading.model_copy(update={"told": f"texts of {reading.told}"})
-        why = f"the model answers {answered.kind.value}, labels are names"
-        advice = "give their names in the order of the model's classes in data.evaluation.classes"
+        why = f"the model answers {answered.kind.value}, but the labels are names"
+        advice = "list the names of the classes in data.evaluation.classes, in the order of the model's scores"
         raise question.misfit(why, advice)
     wanted = 2 if answered.kind is Answers.SCORE else answered.classes
     if answered.kind is not Answers.NUMBERS and len(spec.classes) != wanted:
-        why = f"data.evaluation.classes has {len(spec.classes)} names, the model tells {wanted} classes apart"
+        why = f"data.evaluation.classes has {len(spec.classes)} names, the model has {wanted} classes"
         raise question.misfit(why, "give a name for each class, in the order of the scores")
     twice = sorted(name for name, times in Counter(spec.classes).items() if times > 1)
     if twice:

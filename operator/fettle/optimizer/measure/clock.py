@@ -175,9 +175,9 @@ class Clock:
         remarks = list(self.baseline.notes)
         if self.disturbed > DISTURBED_SHARE * self.runs:
             quieter = "measure on a quieter node for narrower intervals"
-            counted = "that time was taken off" if threads == 1 else quieter
+            counted = "that time was subtracted" if threads == 1 else quieter
             remarks.append(
-                f"other work on this node held the processor during {self.disturbed / self.runs:.0%} of the runs; {counted}"
+                f"other work on this node used the CPU during {self.disturbed / self.runs:.0%} of the runs; {counted}"
             )
         if self.throttled:
             remarks.append(

@@ -142,4 +142,6 @@ def _why_not_asked(candidate: ScreenedCandidate, passed: Sequence[ScreenedCandid
     if not passed:
         return f"{MOST_TIMED} candidates with less to do were timed, and none of them passed"
     names = " and ".join(other.name for other in passed)
-    return f"not among the finalists: {names} pass; in the 1 s timing pre-test {_against(candidate, passed[0])}"
+    satisfy = "satisfies" if len(passed) == 1 else "satisfy"
+    reason = f"not measured in full, because {names} already {satisfy} every constraint"
+    return f"{reason}; in the 1 s timing pre-test {_against(candidate, passed[0])}"

@@ -77,9 +77,7 @@ class Worker:
         runtime = runtimes.get(request.runtime)
         precision = request.settings.precision
         if precision not in runtime.capabilities():
-            message = (
-                f"this node's CPU does not compute {precision} in hardware; {request.runtime} would emulate it, slower"
-            )
+            message = f"this node's CPU does not compute {precision} in hardware; {request.runtime} would emulate it, which is slower"
             raise RuntimeFailure(message, reason=Reason.RECIPE_NOT_APPLICABLE)
         self._items = item.opened(request.items, request.signature)
         self._session = runtime.load(request.entry, request.settings, request.signature)

@@ -191,11 +191,12 @@ def _all_labels(split: Split, evaluation: Array) -> Array:
         return evaluation
     texts = [array.dtype.kind in "OSU" for array in (calibration, evaluation)]
     if calibration.shape[1:] != evaluation.shape[1:] or texts[0] != texts[1]:
-        shapes = [f"{array.dtype} {list(array.shape[1:])}" for array in (calibration, evaluation)]
-        message = (
-            f"labels of data.calibration have the shape {shapes[0]} per item, labels of data.evaluation {shapes[1]}"
-        )
-        raise DataError(f"{message}: use the same shape, or leave the labels out of data.calibration")
+        shapes = [
+            f"{'text' if text else array.dtype} {list(array.shape[1:])}"
+            for array, text in zip((calibration, evaluation), texts, strict=True)
+        ]
+        message = f"labels of data.calibration are {shapes[0]} per item, labels of data.evaluation {shapes[1]}"
+        raise DataError(f"{message}: use the same type and shape, or leave the labels out of data.calibration")
     return np.concatenate([evaluation, calibration])
 
 

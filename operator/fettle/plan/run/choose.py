@@ -148,13 +148,13 @@ def _why_not(loser: _Score, winner: _Score, tied: Sequence[_Score], rules: Rules
     elif loser not in tied:
         text = f"{name} is faster{times}"
     elif winner.exact and not loser.exact:
-        text = f"{name} is as good within the interval, and its answers are the original's{times}"
+        text = f"{name} is equally good within the interval, and its answers are the original's{times}"
     elif winner.drop < loser.drop:
-        text = f"{name} is as good within the interval, and loses less{times}"
+        text = f"{name} is equally good within the interval, and loses less{times}"
     elif winner.bytes < loser.bytes:
-        text = f"{name} is as good within the interval, and smaller{times}"
+        text = f"{name} is equally good within the interval, and smaller{times}"
     else:
-        text = f"{name} is as good within the interval{times}"
+        text = f"{name} is equally good within the interval{times}"
     return Finding(Reason.NOT_PREFERRED, text)
 
 

@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from datetime import timedelta
 
-from fettle.api.bounds import is_exact, span
+from fettle.api.bounds import ORIGINAL, is_exact, span
 from fettle.api.optimizedmodel_status import ArtifactStatus, CandidateStatus, OptimizedModelStatus, ReportStatus
 from fettle.api.reasons import Reason
 from fettle.api.report import PrepareReport, PublishReport
@@ -222,6 +222,9 @@ def _summary(rows: Sequence[CandidateStatus]) -> str:
     parts = []
     for row in rows:
         if row.state != CandidateState.SELECTED:
+            continue
+        if row.name == ORIGINAL:
+            parts.append(f"{row.target}: {row.name}, as it came: no candidate is better")
             continue
         speed = f", {span(row.speedup)} times as fast as the original" if row.speedup is not None else ""
         drop = "answers as the original" if row.exact else ""

@@ -128,7 +128,7 @@ def begin_second_round(target: TargetProgress, builds: Mapping[str, BuildProgres
             continue
         first = target.measured.get(candidate.after)
         if not _asks_for_more(target, builds, candidate.after):
-            skipped[candidate.name] = f"only tried when {candidate.after} misses accuracy"
+            skipped[candidate.name] = f"only tried if {candidate.after} misses the accuracy constraint"
         elif first is not None and (text := hopeless(first, target.rules, target.baseline)) is not None:
             skipped[candidate.name] = f"{candidate.after} {text}: a variation of it would not pass either"
         elif not target.places:

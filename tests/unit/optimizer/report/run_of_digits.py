@@ -174,7 +174,7 @@ def verdicts() -> tuple[CandidateVerdict, ...]:
         "bf16-openvino": (
             CandidateState.REJECTED,
             Reason.RECIPE_NOT_APPLICABLE,
-            "this node's CPU does not compute BFloat16 in hardware; openvino would emulate it, slower",
+            "this node's CPU does not compute BFloat16 in hardware; openvino would emulate it, which is slower",
         ),
         "int8-nncf-openvino": (CandidateState.SELECTED, None, None),
         "int8-transformer-openvino": (

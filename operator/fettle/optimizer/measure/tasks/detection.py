@@ -70,8 +70,8 @@ class Detection(TaskMetric):
         found = head(examples, _image(signature))
         if found is None:
             raise DataError(
-                f"metric Detection reads no boxes in {shapes(examples[0])} (an item's answer): it knows YOLO heads, boxes [n, 4] beside "
-                "scores, and rows of corners, score and class after NMS; leave metric out, or append the decoding to the model"
+                f"metric Detection reads no boxes in {shapes(examples[0])} (an item's answer): it reads YOLO heads, boxes [n, 4] beside "
+                "scores, and rows of corners, score and class after NMS; set metric: Auto, or export the model with its box decoding"
             )
         if spec.output is not None and output_name(signature, spec) not in found.outputs:
             raise DataError(
