@@ -208,7 +208,12 @@ class EvaluationSpec(ApiModel):
         ),
     ] = None
     output: Annotated[
-        str | None, Field(max_length=253, description="Output that the metric evaluates. Defaults to the first output.")
+        str | None,
+        Field(
+            max_length=253,
+            description="Output that the metric evaluates. Defaults to the first; for Detection to those with boxes, for Regression and "
+            "MultiLabel to all.",
+        ),
     ] = None
     average: Annotated[Average, Field(description="How F1 is averaged over the classes.")] = Average.MACRO
     top_k: Annotated[
@@ -217,10 +222,11 @@ class EvaluationSpec(ApiModel):
     metric: Annotated[
         Metric,
         Field(
-            description="Metric. Auto recognizes detectors, masks, CTC texts with a named blank and normalized embeddings by their answers and is "
-            "Accuracy for everything else; check in the notes what it chose. Without labels, Accuracy becomes Agreement with the original, and "
-            "Detection, Segmentation, Text, Embedding, TopK, MultiLabel, Ranking and Regression compare with what the original says. F1, "
-            "MeanSquaredError and CosineSimilarity require labels."
+            description="What a good answer is. Accuracy, F1: classes. TopK: the best few classes. MultiLabel: tags, many yes-or-no decisions. "
+            "Detection: boxes. Segmentation: masks. Text: OCR, speech. Embedding: vectors for search. Ranking: the order by a score. Regression: "
+            "quantities. Agreement: the original's answers, element by element. Auto recognizes boxes, masks, CTC texts with a named blank and "
+            "normalized embeddings, and is Accuracy otherwise; the notes say what it chose. Without labels, Accuracy becomes Agreement, and the "
+            "metrics of tasks compare with the original's answers. F1, MeanSquaredError and CosineSimilarity require labels."
         ),
     ] = Metric.ACCURACY
     agreement: Annotated[AgreementSpec, Field(description="When two answers count as the same.")] = AgreementSpec()
