@@ -20,7 +20,7 @@ case "$1 $2" in
 "get clusters") cat "$STATE/clusters" ;;
 "get nodes") grep -qx "$4" "$STATE/clusters" && echo "$4-control-plane" ;;
 "create cluster") if [ -e "$STATE/broken" ]; then echo "ERROR: failed to create cluster: no space left" >&2; exit 1; fi
-  echo "$4" >>"$STATE/clusters"; printf 'current-context: kind-%s\\nclusters: []\\n' "$4" >"$6" ;;
+  echo "$4" >>"$STATE/clusters"; date +%N >"$STATE/id"; printf 'current-context: kind-%s\\nclusters: []\\n' "$4" >"$6" ;;
 "export kubeconfig") printf 'current-context: kind-%s\\nclusters: []\\n' "$4" >"$6" ;;
 "delete cluster") grep -vx "$4" "$STATE/clusters" >"$STATE/rest"; mv "$STATE/rest" "$STATE/clusters"; rm -f "$6" ;;
 "load docker-image") grep -qx "$3" "$STATE/built" && echo "$3" >>"$STATE/loaded" ;;
@@ -33,6 +33,7 @@ version) [ ! -e "$STATE/stopped" ] ;;
 build) echo "attestations: ${BUILDX_NO_DEFAULT_ATTESTATIONS:-default}" >>"$STATE/builds"; echo "$5" >>"$STATE/built" ;;
 exec) grep -qx "$6" "$STATE/loaded" ;;
 start) ;;
+inspect) cat "$STATE/id" ;;
 *) exit 2 ;;
 esac
 """
@@ -128,6 +129,16 @@ def test_down_deletes_ours_and_the_next_choice_is_free(machine: Machine) -> None
     assert not machine.paths.kubeconfig.exists()
     assert look(machine.paths).current is None
     kind.down(machine.paths, Progress())  # a second time, there is nothing to do
+
+
+def test_a_cluster_that_took_the_name_of_ours_is_neither_used_nor_deleted(machine: Machine) -> None:
+    up(machine)
+    (machine.state / "id").write_text("made by somebody else\n")
+    with pytest.raises(ClusterError, match="did not make"):
+        up(machine)
+    kind.down(machine.paths, Progress())
+    assert machine.lines("clusters") == ["fettle"]
+    assert not any(line.startswith("kind delete") for line in machine.told)
 
 
 def test_images_are_built_by_docker_and_loaded_into_the_nodes_once(machine: Machine) -> None:

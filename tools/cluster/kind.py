@@ -23,8 +23,18 @@ def _marker(paths: Paths) -> Path:
 
 
 def is_ours(paths: Paths) -> bool:
-    """Whether this checkout made the cluster, or began to."""
+    """Whether this checkout made a cluster. It may be gone by now, and another one may have its name."""
     return _marker(paths).exists()
+
+
+def _is_there(paths: Paths) -> bool:
+    """Whether the cluster that this checkout made is still there: a name alone says nothing, its first node's container does."""
+    return is_ours(paths) and NAME in clusters() and _marker(paths).read_text().strip() == _identity()
+
+
+def _identity() -> str:
+    """Id of the container of the first node. Raises ClusterError."""
+    return run("docker", "inspect", "--format", "{{.Id}}", nodes(NAME)[0]).strip()
 
 
 def tool_path(paths: Paths) -> str:
@@ -35,12 +45,11 @@ def tool_path(paths: Paths) -> str:
 def up(paths: Paths, progress: Progress) -> bool:
     """Have the cluster, with its kubeconfig written; whether it had to be made. Raises ClusterError."""
     exists = NAME in clusters()
-    if exists and not is_ours(paths):
+    if exists and not _is_there(paths):
         raise ClusterError(
             f"there is a kind cluster {NAME} already, which this checkout did not make: delete it with "
             f"`kind delete cluster --name {NAME}`, or use it: `kind get kubeconfig --name {NAME} >FILE` and FETTLE_KUBECONFIG=FILE"
         )
-    write(_marker(paths), f"{NAME}\n")
     if exists:
         _resume(paths)
     else:
@@ -63,22 +72,22 @@ def _resume(paths: Paths) -> None:
 def _create(paths: Paths, progress: Progress) -> None:
     progress(f"creating the kind cluster {NAME}; the first time, Docker downloads the node's image")
     log = paths.logs / "kind.log"
-    try:
-        create = ("kind", "create", "cluster", "--name", NAME, "--kubeconfig", paths.kubeconfig)
-        run_logged(log, *create, cwd=paths.root)
-    except ClusterError:
-        if NAME not in clusters():
-            _marker(paths).unlink(missing_ok=True)
-        raise
+    _marker(paths).unlink(missing_ok=True)
+    run_logged(log, "kind", "create", "cluster", "--name", NAME, "--kubeconfig", paths.kubeconfig, cwd=paths.root)
+    write(_marker(paths), f"{_identity()}\n")
 
 
 def down(paths: Paths, progress: Progress) -> None:
-    """Delete the cluster with everything in it. Raises ClusterError."""
-    if NAME in clusters():
+    """Delete the cluster that this checkout made, with everything in it. Raises ClusterError."""
+    there = _is_there(paths)
+    if there:
         run("kind", "delete", "cluster", "--name", NAME, "--kubeconfig", paths.kubeconfig)
     paths.kubeconfig.unlink(missing_ok=True)
     _marker(paths).unlink(missing_ok=True)
-    progress("the kind cluster is deleted, with all its objects and volumes; Docker keeps the images")
+    if there:
+        progress("the kind cluster is deleted, with all its objects and volumes; Docker keeps the images")
+    else:
+        progress("the kind cluster that was made here is not in this Docker engine any more: nothing was deleted")
 
 
 def clusters() -> list[str]:

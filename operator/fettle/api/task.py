@@ -66,9 +66,13 @@ class StoredData(ApiModel):
 
 
 class LossBound(ApiModel):
-    """What a step that chooses layers may lose: the share of answers that differ from the original's, and how answers are compared."""
+    """What a step that chooses layers may lose: the share of answers that differ from the original's, and how answers are compared.
+
+    It aims below `max_loss`, and is refused above `refused`: between them, labels or more items may still prove it.
+    """
 
     max_loss: float
+    refused: float
     evaluation: EvaluationSpec | None = None
 
 

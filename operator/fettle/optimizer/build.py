@@ -66,7 +66,7 @@ def _build(task: BuildTask, store: Store, notes: list[str]) -> StoredModel:
             items = opened(unpack(store, task.calibration, folder / "calibration"), task.signature)
         loss: Loss | None = None
         if items is not None and task.plan.loss is not None:
-            loss = Loss(folder / "loss", items, task.evaluation, task.plan.loss.max_loss)
+            loss = Loss(folder / "loss", items, task.evaluation, task.plan.loss)
         entry = given
         for number, step in enumerate(task.plan.steps):
             made = folder / f"step-{number}"

@@ -5,12 +5,15 @@ Steps choose by it. It proves nothing: what comes out is certified later, on ite
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy as np
 
 from fettle.api.optimizedmodel import EvaluationSpec
+from fettle.api.task import LossBound
+from fettle.errors import DataError, RecipeError, RuntimeFailure
 from fettle.optimizer.measure.accuracy import Reference
 from fettle.optimizer.measure.items import Answer, MappedItems, answers
 from fettle.runtimes.base import Array
@@ -18,28 +21,37 @@ from fettle.store.comparison import is_float
 
 Infer = Callable[[Answer], dict[str, Array]]
 ALPHA = 0.05  # of intervals that nobody reads here
+FAR = 1e6  # tolerances
+log = logging.getLogger(__name__)
 
 
 class Loss:
     """How answers to `items` differ from those of the model as it was, by the metric that will judge them.
 
-    `bound`: the share of answers that may differ. Call `begin` first.
+    `bound`: the share of answers that may differ, in `LossBound`'s words. Call `begin` first.
     """
 
-    def __init__(self, folder: Path, items: MappedItems, evaluation: EvaluationSpec | None, bound: float) -> None:
+    def __init__(self, folder: Path, items: MappedItems, evaluation: EvaluationSpec | None, bound: LossBound) -> None:
         self.items, self.bound = items, bound
         self._reference = Reference(folder, items.signature, None, evaluation, generated=False)
 
     def begin(self, infer: Infer, most: int) -> None:
-        """Keep the answers to `most` items, with which everything is compared. Raises FettleError where the items do not suit the metric."""
+        """Keep the answers to `most` items, with which everything is compared. Raises RecipeError where the items do not suit the metric."""
         self.items = self.items.first(most)
-        for answer in self._answers(infer, len(self.items)):
-            self._reference.add([answer])
-        self._reference.finish()
+        try:
+            for answer in self._answers(infer, len(self.items)):
+                self._reference.add([answer])
+            self._reference.finish()
+        except DataError as error:
+            raise RecipeError(f"the calibration items cannot judge what a layer loses: {error.message}") from error
 
     def of(self, infer: Infer) -> float:
-        """The share of answers that differ, 0 to 1, by the metric. Raises RuntimeFailure (OutputsInvalid) for answers that are none."""
-        judgement = self._reference.judge(self._answers(infer, len(self.items)), lossy=True, alpha=ALPHA)
+        """The share of answers that differ, 0 to 1, by the metric; 1 where some are none (NaN, another shape)."""
+        try:
+            judgement = self._reference.judge(self._answers(infer, len(self.items)), lossy=True, alpha=ALPHA)
+        except RuntimeFailure:
+            log.info("answers that are none", exc_info=True)
+            return 1.0
         return 1 - judgement.accuracy.value
 
     def noise(self, infer: Infer, count: int) -> float:
@@ -47,15 +59,21 @@ class Loss:
         total, numbers = 0.0, 0
         for original, answer in zip(self._reference.answers(), self._answers(infer, count), strict=False):
             for name, expected in original.items():
-                found = answer[name]
-                if not is_float(expected) or found.shape != expected.shape or not expected.size:
-                    continue
-                tolerance = self._reference.profiles[name].tolerances.of(expected.shape)
-                with np.errstate(all="ignore"):
-                    apart = (found.astype(np.float64) - expected) / tolerance
-                total += float(np.square(np.nan_to_num(apart, nan=1e6, posinf=1e6, neginf=-1e6)).sum())
+                total += float(np.square(self._apart(name, expected, answer[name])).sum())
                 numbers += expected.size
         return total / max(numbers, 1)
+
+    def _apart(self, name: str, expected: Array, found: Array) -> Array:
+        """How far each number is off, in tolerances; FAR where that is no number: another shape, another word, NaN."""
+        if found.shape != expected.shape:
+            return np.full(max(expected.size, 1), FAR)
+        if not is_float(expected):
+            return np.where(found == expected, 0.0, FAR)
+        tolerance = self._reference.profiles[name].tolerances.of(expected.shape)
+        with np.errstate(all="ignore"):
+            apart = (found.astype(np.float64) - expected) / tolerance
+        apart = np.clip(np.nan_to_num(apart, nan=FAR, posinf=FAR, neginf=-FAR), -FAR, FAR)
+        return np.asarray(np.where(found == expected, 0.0, apart))
 
     def _answers(self, infer: Infer, count: int) -> Iterator[Answer]:
         for index in range(min(count, len(self.items))):

@@ -40,4 +40,6 @@ async def run_to_end(pool: ThreadPoolExecutor, function: Callable[..., _T], *arg
         while not working.done():
             with contextlib.suppress(asyncio.CancelledError):
                 await asyncio.wait((working,))
+        if not working.cancelled():
+            working.exception()  # nobody waits for it any more; unread, it would be logged as an accident
         raise

@@ -13,7 +13,7 @@ from typing import Protocol
 
 from fettle.api.recipe import QuantizeStep, RuntimeSettings
 from fettle.api.vocabulary import RuntimeName
-from fettle.errors import RecipeError
+from fettle.errors import RecipeError, RuntimeFailure
 from fettle.optimizer.loss import Infer, Loss
 from fettle.optimizer.measure.items import Answer
 from fettle.optimizer.steps import Work
@@ -73,7 +73,7 @@ def partly(
     which every layer is quantized. Raises RecipeError.
     """
     loss = work.loss
-    if loss is None or loss.bound <= 0:
+    if loss is None or loss.bound.max_loss <= 0:
         text = "mixed precision requires constraints.accuracy.maxDrop above 0: it chooses layers by what may be lost"
         raise RecipeError(text)
     runtime, settings, signature = base.get(name), RuntimeSettings(threads=1), loss.items.signature
@@ -103,7 +103,7 @@ def choose(
     What the model loses that was built decides: where products are summed in 16 bits a layer may lose more than its ranges say. Raises
     RecipeError where more than half of the layers would have to stay.
     """
-    aim = AIM * loss.bound
+    aim = AIM * loss.bound.max_loss
     choices = [_built((), None, loss, build)]
     if choices[0].loss <= aim:
         return choices[0]
@@ -118,7 +118,7 @@ def choose(
             break
         size = min(2 * size, most)
     best = min(choices, key=lambda choice: choice.loss)
-    if best.loss > loss.bound:
+    if best.loss > loss.bound.refused:
         changed = f"int8 changes {best.loss:.1%} of the answers to the calibration items"
         raise RecipeError(f"{changed} even if {most} of {len(groups)} groups of layers stay in floating point")
     return best
@@ -127,7 +127,12 @@ def choose(
 def _built(
     kept: tuple[str, ...], layers: int | None, loss: Loss, build: Callable[[tuple[str, ...]], Infer]
 ) -> LayerChoice:
-    choice = LayerChoice(kept, layers, loss.of(build(kept)))
+    try:
+        lost = loss.of(build(kept))
+    except RuntimeFailure:  # the library cannot run what its own tool wrote
+        log.info("what was built does not load", exc_info=True)
+        lost = 1.0
+    choice = LayerChoice(kept, layers, lost)
     log.info("built: %s", choice.words)
     return choice
 

@@ -35,7 +35,7 @@ _RECURRENT = frozenset(
 
 def static(work: Work[QuantizeStep]) -> Path:
     """Post-training quantization: symmetric weights per channel, ranges from the calibration items. Raises RecipeError."""
-    return _saved(_quantized(work), work.folder)
+    return _saved(_quantized(work, ov.Core().read_model(work.entry)), work.folder)
 
 
 def mixed(work: Work[QuantizeStep]) -> Path:
@@ -43,26 +43,34 @@ def mixed(work: Work[QuantizeStep]) -> Path:
 
     Raises RecipeError.
     """
-    model = ov.Core().read_model(work.entry)
+    model = ov.Core().read_model(
+        work.entry
+    )  # once: operations without a name of their own get another one at each reading
+    wholes: list[ov.Model] = []
 
     def quantize(folder: Path, kept: Sequence[str]) -> Path:
-        return _saved(_quantized(work, kept, asymmetric=True), folder)
+        quantized = _quantized(work, model.clone(), kept, asymmetric=True)
+        if not kept:
+            wholes.append(quantized)
+        return _saved(quantized, folder)
 
-    def switches(whole: Path) -> OpenVinoSwitches:
-        return OpenVinoSwitches(ov.Core().read_model(whole), model)
+    def switches(_: Path) -> OpenVinoSwitches:
+        return OpenVinoSwitches(wholes.pop(), model)
 
     return partly(work, RuntimeName.OPENVINO, lambda feed: products(model, feed), quantize, switches)
 
 
-def _quantized(work: Work[QuantizeStep], kept: Sequence[str] = (), asymmetric: bool = False) -> ov.Model:
-    """The model in int8, all but the operations `kept`. Raises RecipeError."""
+def _quantized(
+    work: Work[QuantizeStep], model: ov.Model, kept: Sequence[str] = (), asymmetric: bool = False
+) -> ov.Model:
+    """`model` in int8, all but the operations `kept`. Raises RecipeError."""
     if work.calibration is None:
         raise RecipeError("static quantization requires calibration items")
     items = work.calibration
-    model = ov.Core().read_model(work.entry)
     if any(operation.get_type_name() == "FakeQuantize" for operation in model.get_ops()):
         raise RecipeError("the model is already quantized")
-    ignored = [*_ignored(model, work), *kept]
+    own = {operation.get_friendly_name() for operation in model.get_ops()}
+    ignored = [*_ignored(model, work), *(name for name in kept if name in own)]  # the tool adds operations of its own
     names = _input_names(model)
 
     def feed(index: int) -> dict[str, np.ndarray[Any, Any]]:

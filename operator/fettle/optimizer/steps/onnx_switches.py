@@ -13,7 +13,6 @@ from onnx import TensorProto, helper, numpy_helper
 
 from fettle.optimizer.loss import Infer
 from fettle.optimizer.measure.items import Answer
-from fettle.optimizer.onnx import model as onnx_model
 from fettle.runtimes.base import Array
 
 SWITCHES = "fettle_switches"
@@ -25,8 +24,8 @@ class OnnxSwitches:
     """See `layers.Switches`. `quantized` is the file that the tool made of `original`; `entry` is written."""
 
     def __init__(self, quantized: Path, original: Path, entry: Path) -> None:
-        model = onnx_model.load(quantized)
-        weights = {tensor.name: tensor for tensor in onnx_model.load(original).graph.initializer}
+        model = onnx.load(str(quantized))
+        weights = {tensor.name: tensor for tensor in onnx.load(str(original)).graph.initializer}
         graph = model.graph
         made = {output: node for node in graph.node for output in node.output}
         self._users = _users(graph, made)
@@ -40,14 +39,17 @@ class OnnxSwitches:
             if node.op_type != "DequantizeLinear" or value is None or node.output[0] not in self._users:
                 continue
             name = node.output[0]
-            if value in weights and value not in {tensor.name for tensor in graph.initializer}:
-                graph.initializer.append(weights[value])
+            if value in weights:
+                float_weight = onnx.TensorProto()
+                float_weight.CopyFrom(weights[value])
+                value = float_weight.name = f"{name}_float32"  # the tool may give a quantized bias the name that it had
+                graph.initializer.append(float_weight)
             node.output[0] = f"{name}_int8"
             nodes += self._switch(name, node.output[0], value)
         del graph.node[:]
         graph.node.extend(nodes)
         graph.input.append(helper.make_tensor_value_info(SWITCHES, TensorProto.BOOL, [len(self._places)]))
-        onnx_model.save(model, entry, quantized.parent, link=False)
+        onnx.save(model, str(entry))
         options = ort.SessionOptions()
         options.log_severity_level = 4
         options.add_session_config_entry("session.disable_quant_qdq", "1")  # the pairs stay what they are

@@ -14,6 +14,7 @@ from fettle.optimizer.measure.items import Answer
 from fettle.runtimes.base import Array
 
 SWITCHES = "fettle_switches"
+SCALED = 0.2  # of a weight's norm: what goes beyond is no rounding to 8 bits
 WEIGHTED = frozenset(
     ["Convolution", "GroupConvolution", "ConvolutionBackpropData", "GroupConvolutionBackpropData", "MatMul"]
 )
@@ -99,7 +100,7 @@ def _targets(operation: Any) -> list[Any]:
 
 
 def _weighted(quantized: ov.Model, original: ov.Model, layers: set[str]) -> dict[str, tuple[Any, Array]]:
-    """The input of each layer that takes its weights, and these weights as they were."""
+    """The input of each layer that takes its weights, and these weights as they were; without those that the tool has scaled."""
     before = {operation.get_friendly_name(): operation for operation in original.get_ops()}
     found: dict[str, tuple[Any, Array]] = {}
     for operation in quantized.get_ordered_ops():
@@ -108,7 +109,9 @@ def _weighted(quantized: ov.Model, original: ov.Model, layers: set[str]) -> dict
             continue
         for place in (0, 1):
             if _is_constant(operation.input_value(place)) and _is_constant(before[name].input_value(place)):
-                found[name] = (operation.input(place), _value(before[name].input_value(place)))
+                original_weight = _value(before[name].input_value(place))
+                if _alike(_value(operation.input_value(place)), original_weight):
+                    found[name] = (operation.input(place), original_weight)
     return found
 
 
@@ -136,6 +139,13 @@ def products(model: ov.Model, feed: Answer) -> int:
             into = math.prod(operation.input(0).get_shape()) if "Backprop" in kind else made
             total += into * math.prod(weight) // max(weight[0] * (weight[1] if "Group" in kind else 1), 1)
     return total
+
+
+def _alike(quantized: Array, weight: Array) -> bool:
+    """Whether a quantized weight is that weight but for its rounding. SmoothQuant scales weights, and activations the other way."""
+    if quantized.shape != weight.shape:
+        return False
+    return float(np.linalg.norm(quantized - weight)) <= SCALED * float(np.linalg.norm(weight))
 
 
 def _is_constant(value: Any) -> bool:

@@ -16,7 +16,7 @@ from fettle.api.recipe import RuntimeSettings
 from fettle.api.report import PrepareReport
 from fettle.api.task import BuildPlan, CandidatePlan, LossBound
 from fettle.api.vocabulary import AgreementMode, Basis, Metric, Objective, RuntimeName
-from fettle.plan.run.constraints import in_force
+from fettle.plan.run.constraints import DEFAULT_MAX_DROP, in_force
 from fettle.plan.run.default_plan import default_candidates, default_lines
 from fettle.plan.run.images import measurable
 from fettle.plan.run.planned import Finding, PlannedCandidate, planned_candidate
@@ -126,7 +126,13 @@ def _bounded(planned: PlannedCandidate, spec: OptimizedModelSpec) -> PlannedCand
     bound = in_force(spec).accuracy
     if planned.build is None or bound is None or not any(entry and entry.bounded for entry in planned.entries):
         return planned
-    loss = LossBound(max_loss=bound.max_drop, evaluation=spec.data.evaluation)
+    evaluation = spec.data.evaluation
+    share = evaluation is None or evaluation.metric not in (Metric.MEAN_SQUARED_ERROR, Metric.COSINE_SIMILARITY)
+    loss = LossBound(
+        max_loss=bound.max_drop if share else min(bound.max_drop, DEFAULT_MAX_DROP),
+        refused=max(bound.max_drop, bound.max_changed or 0.0) if share else 1.0,
+        evaluation=evaluation,
+    )
     return replace(planned, build=planned.build.model_copy(update={"loss": loss}))
 
 

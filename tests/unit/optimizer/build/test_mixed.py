@@ -12,20 +12,22 @@ import pytest
 from onnx import helper, numpy_helper
 from onnxruntime.quantization import CalibrationDataReader, quantize_static
 from tests.data.models import model, tensor
+from tests.data.stored import arrays as arrays_in
 from tests.unit.optimizer.build.test_build import OPENVINO, ORT, plan, prepared, task
 from tests.unit.optimizer.prepare.workbench import Workbench
 
 from fettle.api.optimizedmodel import AgreementSpec, EvaluationSpec
 from fettle.api.reasons import Reason
-from fettle.api.recipe import RuntimeSettings
+from fettle.api.recipe import QuantizeStep, RuntimeSettings
 from fettle.api.report import BuildReport, PrepareReport
 from fettle.api.signature import Signature, Tensor
 from fettle.api.task import BuildPlan, LossBound
-from fettle.api.vocabulary import AgreementMode, QuantizeMode, RuntimeName
+from fettle.api.vocabulary import AgreementMode, QuantizeMode, QuantizePreset, RuntimeName
 from fettle.errors import RecipeError
 from fettle.optimizer import stage
 from fettle.optimizer.loss import Infer, Loss
 from fettle.optimizer.measure import items
+from fettle.optimizer.steps import Work, nncf_quantize
 from fettle.optimizer.steps.layers import choose, judged_on, ranked_on
 from fettle.optimizer.steps.onnx_switches import OnnxSwitches
 from fettle.optimizer.steps.openvino_switches import OpenVinoSwitches
@@ -60,7 +62,7 @@ class NoisyLayers:
 @pytest.fixture
 def loss(tmp_path: Path) -> Loss:
     data = items.of({"x": np.random.default_rng(3).standard_normal((60, 4)).astype(np.float32)}, SIGNATURE)
-    loss = Loss(tmp_path, data, EvaluationSpec(uri="-"), 0.2)
+    loss = Loss(tmp_path, data, EvaluationSpec(uri="-"), LossBound(max_loss=0.2, refused=0.2))
     loss.begin(lambda feed: {"y": feed["x"]}, len(data))
     return loss
 
@@ -134,7 +136,7 @@ DECISIONS = EvaluationSpec(uri="-", agreement=AgreementSpec(mode=AgreementMode.T
 
 
 def mixed(bound: float = 0.1, family: RuntimeName = OPENVINO) -> BuildPlan:
-    loss = LossBound(max_loss=bound, evaluation=DECISIONS)
+    loss = LossBound(max_loss=bound, refused=bound, evaluation=DECISIONS)
     return plan(family, QuantizeMode.MIXED).model_copy(update={"loss": loss})
 
 
@@ -234,3 +236,74 @@ def test_another_bound_is_another_build(bench: Workbench, report: PrepareReport)
 def test_the_same_layers_are_chosen_every_time(bench: Workbench, report: PrepareReport) -> None:
     first, second = (built(bench, report, mixed()) for _ in range(2))
     assert first.built is not None and first.built == second.built
+
+
+def with_biases() -> onnx.ModelProto:
+    """Two convolutions and a Gemm, each with a bias, and a LayerNormalization, which has no name of its own in OpenVINO."""
+    random = np.random.default_rng(7)
+
+    def weight(name: str, *shape: int) -> onnx.TensorProto:
+        return numpy_helper.from_array(random.standard_normal(shape).astype(np.float32) / 3, name)
+
+    nodes = [
+        helper.make_node("Conv", ["image", "w0", "b0"], ["c0"], name="first", pads=[1, 1, 1, 1]),
+        helper.make_node("Relu", ["c0"], ["r0"], name="relu"),
+        helper.make_node("Conv", ["r0", "w1", "b1"], ["c1"], name="second"),
+        helper.make_node("Flatten", ["c1"], ["flat"], name="flatten"),
+        helper.make_node("LayerNormalization", ["flat", "scale"], ["normed"], name="norm"),
+        helper.make_node("Gemm", ["normed", "w2", "b2"], ["scores"], name="last"),
+    ]
+    weights = [weight("w0", 4, 1, 3, 3), weight("b0", 4), weight("w1", 4, 4, 3, 3), weight("b1", 4)]
+    weights += [weight("scale", 144), weight("w2", 144, 3), weight("b2", 3)]
+    return model(nodes, [tensor("image", ["N", 1, 8, 8])], [tensor("scores", ["N", 3])], weights)
+
+
+def test_biases_are_switched_like_weights(tmp_path: Path) -> None:
+    original, quantized = tmp_path / "original.onnx", tmp_path / "quantized.onnx"
+    onnx.save(with_biases(), original)
+    random = np.random.default_rng(3)
+    feeds = iter([{"image": random.standard_normal((1, 1, 8, 8)).astype(np.float32)} for _ in range(20)])
+
+    class Reader(CalibrationDataReader):  # type: ignore[misc]
+        def get_next(self) -> dict[str, base.Array] | None:
+            return next(feeds, None)
+
+    options = {"QDQKeepRemovableActivations": True}
+    quantize_static(str(original), str(quantized), Reader(), per_channel=True, extra_options=options)
+    switches = OnnxSwitches(quantized, original, tmp_path / "switches.onnx")
+    feed = {"image": random.standard_normal((5, 1, 8, 8)).astype(np.float32)}
+    expected = base.get(ORT).load(original, RuntimeSettings(threads=1)).infer(feed)["scores"]
+    np.testing.assert_allclose(switches.infer(frozenset())(feed)["scores"], expected, rtol=1e-3, atol=1e-3)
+
+
+@pytest.mark.parametrize("preset", list(QuantizePreset))
+def test_layers_without_a_name_stay_when_they_are_chosen_and_smoothed_weights_are_left_alone(
+    bench: Workbench, preset: QuantizePreset
+) -> None:
+    report = prepared(
+        bench, with_biases(), image=np.random.default_rng(5).standard_normal((60, 1, 8, 8)).astype(np.float32)
+    )
+    entry = bench.store.fetch_model(report.portable, bench.folder / "given")
+    data = items.of(arrays_in(bench.store, report.items.sha256), report.signature)
+    work = Work(entry, bench.folder, QuantizeStep(mode=QuantizeMode.MIXED, preset=preset), data)
+    original = ov.Core().read_model(entry)
+    switches = OpenVinoSwitches(nncf_quantize._quantized(work, original.clone(), asymmetric=True), original)
+    feed = data.feed([0])
+    expected = base.get(OPENVINO).load(entry, RuntimeSettings(threads=1), report.signature).infer(feed)["scores"]
+    tolerance = 1e-3 if preset is QuantizePreset.DEFAULT else 0.1 * float(np.abs(expected).max())
+    np.testing.assert_allclose(switches.infer(frozenset())(feed)["scores"], expected, rtol=1e-3, atol=tolerance)
+    kept = nncf_quantize._quantized(work, original.clone(), switches.layers[:-1], asymmetric=True)
+    quantized = {fake.get_friendly_name() for fake in kept.get_ops() if fake.get_type_name() == "FakeQuantize"}
+    everything = nncf_quantize._quantized(work, original.clone(), asymmetric=True)
+    assert len(quantized) < len([fake for fake in everything.get_ops() if fake.get_type_name() == "FakeQuantize"])
+
+
+def test_an_answer_that_is_none_is_a_loss_of_everything_and_the_farthest_from_the_original(loss: Loss) -> None:
+    for broken in (np.full((1, 4), np.nan, np.float32), np.zeros((1, 3), np.float32)):
+
+        def run(feed: items.Answer, answer: base.Array = broken) -> items.Answer:
+            return {"y": np.repeat(answer, len(feed["x"]), axis=0)}
+
+        assert loss.of(run) == 1.0
+        assert loss.noise(run, 3) == pytest.approx(1e12)
+    assert loss.noise(lambda feed: {"y": feed["x"]}, 3) == 0

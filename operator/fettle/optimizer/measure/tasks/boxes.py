@@ -157,7 +157,7 @@ def head(examples: Sequence[Answer], image: tuple[int, int] | None = None) -> He
     """
     ranks = {name: 1 if all(answer[name].shape[:-1] == (1,) for answer in examples) else 2 for name in examples[0]}
     answers = [_as_tables(answer, ranks) for answer in examples]
-    for recognise in (_after_nms, _three_tensors, _ssd, _yolo):
+    for recognise in (_after_nms, _three_tensors, _ssd, partial(_yolo, image=image)):
         recognised = recognise(answers)
         if recognised is not None:
             return replace(recognised, ranks=ranks)
@@ -170,7 +170,7 @@ def _as_tables(answer: Answer, ranks: Mapping[str, int]) -> Answer:
     return {name: item_of(array, ranks[name]) for name, array in answer.items()}
 
 
-def _yolo(examples: Sequence[Answer]) -> Head | None:
+def _yolo(examples: Sequence[Answer], image: tuple[int, int] | None) -> Head | None:
     """One tensor: centre, width, height; then a score for each class, or one for "an object" before them."""
     for name, array in examples[0].items():
         if array.ndim != 2 or not is_float(array) or min(array.shape) < 5 or max(array.shape) < 4 * min(array.shape):
@@ -186,7 +186,7 @@ def _yolo(examples: Sequence[Answer]) -> Head | None:
             f"the boxes{' and masks' if parts.count else ''} of a YOLO head in {' and '.join((name, *parts.outputs))}"
             f"{', with a score for an object beside those of classes' if objectness else ''}",
             frozenset({name, *parts.outputs}),
-            partial(_decode_yolo, name, turned, objectness, parts),
+            partial(_decode_yolo, _YoloForm(name, turned, objectness, parts, image)),
             scores - 4 - objectness,
         )
     return None
@@ -257,18 +257,30 @@ def _rows(array: Array, turned: bool) -> Array:
     return array.T if turned else array
 
 
-def _decode_yolo(name: str, turned: bool, objectness: bool, parts: MaskParts, answer: Answer) -> Boxes:
-    rows = _rows(answer[name], turned)
-    last = rows.shape[1] - parts.count
-    scores = rows[:, 5:last] * rows[:, 4:5] if objectness else rows[:, 4:last]
+@dataclass(frozen=True)
+class _YoloForm:
+    """How a YOLO head writes. `turned`: a column for each box; `image`: height and width of the picture, where they are fixed."""
+
+    name: str
+    turned: bool
+    objectness: bool
+    parts: MaskParts
+    image: tuple[int, int] | None
+
+
+def _decode_yolo(form: _YoloForm, answer: Answer) -> Boxes:
+    rows = _rows(answer[form.name], form.turned)
+    last = rows.shape[1] - form.parts.count
+    scores = rows[:, 5:last] * rows[:, 4:5] if form.objectness else rows[:, 4:last]
     centre, half = rows[:, :2].astype(np.float64), rows[:, 2:4].astype(np.float64) / 2
     corners = np.concatenate([centre - half, centre + half], axis=1)
     chosen = _surest(corners, scores)
     best = np.argmax(scores[chosen], axis=1)
     boxes = Boxes.best(corners[chosen], scores[chosen, best], best)
-    if not parts.count:
+    if not form.parts.count:
         return boxes
-    return replace(boxes, masks=parts.masks(answer, rows[chosen, last:], boxes.corners, _square(len(rows))))
+    size = form.image or _square(len(rows))
+    return replace(boxes, masks=form.parts.masks(answer, rows[chosen, last:], boxes.corners, size))
 
 
 def _after_nms(examples: Sequence[Answer]) -> Head | None:
