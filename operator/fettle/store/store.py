@@ -87,8 +87,17 @@ class Store:
     # ------------------------------------------------------------------------------------------------------------- files
 
     def exists(self, path: str) -> bool:
-        """Whether `path` is there."""
-        return bool(self._fs.exists(self.root.child(path).path))
+        """Whether `path` is there. Raises StoreError where that cannot be seen: a volume that does not answer has lost nothing."""
+        with explained(f"reading {self.uri}/{path}"):
+            return self._is_there(self.root.child(path).path)
+
+    def _is_there(self, path: str) -> bool:
+        """As the filesystem's own `exists`, which takes every error for absence. Raises OSError."""
+        try:
+            self._fs.info(path)
+        except (FileNotFoundError, NotADirectoryError):
+            return False
+        return True
 
     def open_file(self, path: str) -> IO[bytes]:
         """Open `path` for reading. Raises StoreError (StoreNotFound) if it is not there."""
@@ -172,7 +181,7 @@ class Store:
         """
         path = self.root.child(f"blobs/{sha256}").path
         with explained(f"reading {self.uri}/blobs/{sha256}"):
-            if not self._fs.exists(path) or (size is not None and self._fs.size(path) != size):
+            if not self._is_there(path) or (size is not None and self._fs.size(path) != size):
                 return False
             if self.root.local is not None:
                 with suppress(OSError):  # another user's file, or mounted read-only: reading is all that was asked

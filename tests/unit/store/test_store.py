@@ -6,6 +6,7 @@ import errno
 import os
 import stat
 from pathlib import Path
+from typing import Any
 
 import ml_dtypes
 import numpy as np
@@ -221,3 +222,22 @@ def test_a_claim_that_is_not_mounted_is_no_store() -> None:
     with pytest.raises(StoreError) as caught:
         Store.open("pvc://gone/store", Mounts())
     assert caught.value.reason == Reason.STORE_NOT_FOUND
+
+
+def test_a_volume_that_does_not_answer_has_lost_nothing(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    sha256 = store.put_bytes(b"weights")
+    real = os.stat
+
+    def stale(path: Any, *arguments: Any, **more: Any) -> os.stat_result:
+        if not isinstance(path, int) and sha256 in os.fspath(path):
+            raise OSError(errno.ESTALE, "Stale file handle", path)
+        return real(path, *arguments, **more)
+
+    monkeypatch.setattr(os, "stat", stale)
+    for look in (lambda: store.exists(f"blobs/{sha256}"), lambda: store.has_blob(sha256)):
+        with pytest.raises(StoreError, match="Stale file handle") as refused:
+            look()
+        assert (refused.value.reason, refused.value.retryable) == (Reason.STORE_UNREACHABLE, True)
+    monkeypatch.undo()
+    assert store.exists(f"blobs/{sha256}") and store.has_blob(sha256)
+    assert not store.exists("blobs/absent") and not store.exists(f"blobs/{sha256}/below")

@@ -124,7 +124,7 @@ class Attempts:
         first = self.retries * MAX_ATTEMPTS
         if state is None or (state.attempt < first and _worth_another(state)):
             return first
-        again = self._again(state)
+        again = None if self.late else self._again(state)
         if again is not None and again < first + MAX_ATTEMPTS:
             return max(again, first)
         return state.attempt + 1 if _may_pass(state) and self._back_off_left(state) is None else state.attempt

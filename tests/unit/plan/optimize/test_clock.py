@@ -159,3 +159,13 @@ def test_past_the_deadline_what_failed_is_not_tried_again_by_itself() -> None:
     assert world.look().finished
     assert (len(world.started), world.ready.reason) == (before, Reason.DEADLINE_EXCEEDED)
     assert "StoreFull: no room" in world.ready.message
+
+
+def test_past_the_deadline_what_the_store_lost_is_not_made_again_and_is_named() -> None:
+    lost = failure(Reason.ARTIFACT_NOT_FOUND, "int8 is gone")
+    world = reaches("measure", answer=fails("measure", lost, "measure cpu"))
+    world.now += HOUR
+    world.finish()
+    decision = world.look()
+    assert (decision.finished, decision.requests) == (True, ())
+    assert "int8 is gone" in world.ready.message
