@@ -24,6 +24,7 @@ from fettle.api.text import clip
 from fettle.api.vocabulary import CandidateState
 from fettle.errors import FettleError, UsageError
 from fettle.runtimes import cpu
+from fettle.store.cache import build_key
 from fettle.store.manifest import is_whole
 from fettle.store.store import AnyReport, Store
 from fettle.store.uris import Mounts
@@ -152,8 +153,10 @@ def _earlier(task: AnyTask, store: Store, report: AnyReport | None) -> AnyReport
     Preparing decides for itself: the file behind the same address may be another one by now.
     """
     if isinstance(task, BuildTask) and isinstance(report, BuildReport):
-        files = report.built.files if report.built is not None else ()
-        return report if all(store.has_blob(file.sha256, file.bytes) for file in files) else None
+        if report.built is None:  # another class of CPU may build what this one could not
+            here = build_key(task.plan, task.portable, task.calibration, cpu.detect(), task.follows)
+            return report if report.cache_key == here else None
+        return report if all(store.has_blob(file.sha256, file.bytes) for file in report.built.files) else None
     if isinstance(task, MeasureTask) and isinstance(report, MeasureReport):
         holds = not any(row.state == CandidateState.FAILED for row in report.candidates)
         holds = holds and report.measured_on == cpu.detect()

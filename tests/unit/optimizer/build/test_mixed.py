@@ -307,3 +307,15 @@ def test_an_answer_that_is_none_is_a_loss_of_everything_and_the_farthest_from_th
         assert loss.of(run) == 1.0
         assert loss.noise(run, 3) == pytest.approx(1e12)
     assert loss.noise(lambda feed: {"y": feed["x"]}, 3) == 0
+
+
+def test_a_refusal_of_another_class_of_cpu_is_no_answer_here(
+    bench: Workbench, report: PrepareReport, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    here = stage.cpu.detect()
+    elsewhere = here.model_copy(update={"vnni": not here.vnni})
+    refused = built(bench, report, mixed(0.0))
+    assert refused.built is None
+    assert built(bench, report, mixed(0.0)).seconds == refused.seconds, "answered from the store"
+    monkeypatch.setattr(stage.cpu, "detect", lambda: elsewhere)
+    assert built(bench, report, mixed(0.0)).cache_key != refused.cache_key
