@@ -56,6 +56,9 @@ class Metric(StrEnum):
     AGREEMENT = "Agreement"
 
 
+DECIDING = (Metric.ACCURACY, Metric.F1)  # metrics whose labels name classes
+
+
 class Average(StrEnum):
     """How F1 is averaged over classes."""
 

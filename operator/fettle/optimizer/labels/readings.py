@@ -14,7 +14,7 @@ import numpy as np
 
 from fettle.api.labels import LabelForm, LabelReading
 from fettle.api.optimizedmodel import EvaluationSpec
-from fettle.api.vocabulary import Average, Metric, SeveralLabels
+from fettle.api.vocabulary import DECIDING, Average, Metric, SeveralLabels
 from fettle.errors import DataError
 from fettle.optimizer.labels.question import SHOWN, Answered, Answers, Question, Values, squeezed
 from fettle.optimizer.labels.reader import as_text, written_alike
@@ -22,7 +22,6 @@ from fettle.store.comparison import is_float
 
 Array = np.ndarray[Any, Any]
 
-DECIDING = (Metric.ACCURACY, Metric.F1)
 WHOLE_NUMBER = re.compile(r"\s*[+-]?\d{1,18}\s*")
 
 

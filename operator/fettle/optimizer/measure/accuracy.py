@@ -15,10 +15,9 @@ from fettle.api.optimizedmodel import AgreementSpec, EvaluationSpec
 from fettle.api.optimizedmodel_status import AgreementStatus, Flips, Interval, MetricValue, worth
 from fettle.api.reasons import Reason
 from fettle.api.signature import Signature
-from fettle.api.vocabulary import AgreementMode, Evidence, Metric
+from fettle.api.vocabulary import DECIDING, AgreementMode, Evidence, Metric
 from fettle.errors import DataError, RuntimeFailure
 from fettle.optimizer.labels.reader import NOT_COUNTED
-from fettle.optimizer.labels.readings import DECIDING
 from fettle.optimizer.measure.agreement import OutputProfile, comparisons, item_axis, own_tolerance
 from fettle.optimizer.measure.chance import FEWEST, Chance, refuse_chance
 from fettle.optimizer.measure.items import Answer, Array

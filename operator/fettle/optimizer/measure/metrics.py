@@ -11,10 +11,9 @@ import numpy as np
 from fettle.api.interval import tango
 from fettle.api.labels import LabelForm, LabelReading
 from fettle.api.optimizedmodel_status import Flips, Interval
-from fettle.api.vocabulary import AgreementMode, Average, Metric
+from fettle.api.vocabulary import DECIDING, AgreementMode, Average, Metric
 from fettle.errors import DataError
 from fettle.optimizer.labels.reader import NOT_COUNTED, LabelReader
-from fettle.optimizer.labels.readings import DECIDING
 from fettle.optimizer.statistics import Indices, bca, clipped, groups_of, mean_interval
 from fettle.store.comparison import Comparison, cosine, decisions
 

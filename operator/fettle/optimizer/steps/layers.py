@@ -1,6 +1,6 @@
 """Which layers stay in floating point where int8 throughout loses too much: they are ranked once, and left out in growing groups.
 
-How layers are switched between int8 and floating point is the family's own (`openvino_switches.py`).
+How layers are switched between int8 and floating point is the family's own (`openvino_switches.py`, `onnx_switches.py`).
 """
 
 from __future__ import annotations

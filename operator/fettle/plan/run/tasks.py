@@ -21,14 +21,12 @@ from fettle.api.task import (
     PublishTask,
     StoredModel,
 )
-from fettle.api.vocabulary import AgreementMode, CandidateState, Metric
+from fettle.api.vocabulary import DECIDING, AgreementMode, CandidateState, Metric
 from fettle.plan.run.attempts import AnyTaskProgress
 from fettle.plan.run.candidates import TargetPlan, allows_lossy, possible_builds
 from fettle.plan.run.constraints import describe
 from fettle.plan.run.planned import PlannedCandidate
 from fettle.plan.run.state import AnyReport, RunSnapshot
-
-DECIDING = (Metric.ACCURACY, Metric.F1)  # metrics whose labels name classes
 
 
 def prepare_task(spec: OptimizedModelSpec, store: str) -> PrepareTask:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 import numpy as np
@@ -198,12 +198,8 @@ def test_switches_that_are_all_off_give_the_answers_of_the_original(bench: Workb
     np.testing.assert_allclose(switches.infer(frozenset())(feed)["scores"], expected, rtol=1e-3, atol=1e-3)
 
 
-def test_switches_of_a_qdq_file_that_are_all_off_give_the_answers_of_the_original(tmp_path: Path) -> None:
-    original, quantized = tmp_path / "original.onnx", tmp_path / "quantized.onnx"
-    onnx.save(one_wide_layer(), original)
-    feeds = iter(
-        [{"x": np.random.default_rng(number).standard_normal((1, 16)).astype(np.float32)} for number in range(20)]
-    )
+def switched(original: Path, quantized: Path, feeds: Iterator[dict[str, base.Array]]) -> OnnxSwitches:
+    """Switches of `original`, which is quantized as mixed precision does it."""
 
     class Reader(CalibrationDataReader):  # type: ignore[misc]
         def get_next(self) -> dict[str, base.Array] | None:
@@ -211,7 +207,17 @@ def test_switches_of_a_qdq_file_that_are_all_off_give_the_answers_of_the_origina
 
     options = {"QDQKeepRemovableActivations": True}
     quantize_static(str(original), str(quantized), Reader(), per_channel=True, extra_options=options)
-    switches = OnnxSwitches(quantized, original, tmp_path / "switches.onnx")
+    return OnnxSwitches(quantized, original, original.parent / "switches.onnx")
+
+
+def test_switches_of_a_qdq_file_that_are_all_off_give_the_answers_of_the_original(tmp_path: Path) -> None:
+    original, quantized = tmp_path / "original.onnx", tmp_path / "quantized.onnx"
+    onnx.save(one_wide_layer(), original)
+    feeds = iter(
+        [{"x": np.random.default_rng(number).standard_normal((1, 16)).astype(np.float32)} for number in range(20)]
+    )
+
+    switches = switched(original, quantized, feeds)
     feed = {"x": np.random.default_rng(23).standard_normal((40, 16)).astype(np.float32)}
     expected, int8 = (
         base.get(ORT).load(entry, RuntimeSettings(threads=1)).infer(feed)["scores"] for entry in (original, quantized)
@@ -264,13 +270,7 @@ def test_biases_are_switched_like_weights(tmp_path: Path) -> None:
     random = np.random.default_rng(3)
     feeds = iter([{"image": random.standard_normal((1, 1, 8, 8)).astype(np.float32)} for _ in range(20)])
 
-    class Reader(CalibrationDataReader):  # type: ignore[misc]
-        def get_next(self) -> dict[str, base.Array] | None:
-            return next(feeds, None)
-
-    options = {"QDQKeepRemovableActivations": True}
-    quantize_static(str(original), str(quantized), Reader(), per_channel=True, extra_options=options)
-    switches = OnnxSwitches(quantized, original, tmp_path / "switches.onnx")
+    switches = switched(original, quantized, feeds)
     feed = {"image": random.standard_normal((5, 1, 8, 8)).astype(np.float32)}
     expected = base.get(ORT).load(original, RuntimeSettings(threads=1)).infer(feed)["scores"]
     np.testing.assert_allclose(switches.infer(frozenset())(feed)["scores"], expected, rtol=1e-3, atol=1e-3)

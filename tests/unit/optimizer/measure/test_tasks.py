@@ -188,8 +188,9 @@ def test_a_box_that_lies_nowhere_is_none(form: str, nowhere: float) -> None:
 
 def test_of_two_boxes_of_a_class_that_overlap_the_surer_one_stays() -> None:
     corners = np.array([[0, 0, 10, 10], [1, 1, 11, 11], [0, 0, 10, 10], [30, 30, 40, 40.0]])
-    kept = suppress(corners, np.array([0.6, 0.9, 0.8, 0.1]), np.array([0, 0, 1, 0]))
-    assert kept.scores.tolist() == [0.9, 0.8, 0.1]
+    scores = np.array([0.6, 0.9, 0.8, 0.1])
+    kept = suppress(corners, scores, np.array([0, 0, 1, 0]))
+    assert scores[kept].tolist() == [0.9, 0.8, 0.1]
 
 
 # -------------------------------------------------------------------------------------------------------------- segmentation

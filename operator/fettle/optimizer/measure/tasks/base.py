@@ -19,6 +19,7 @@ from fettle.api.optimizedmodel_status import Interval
 from fettle.api.signature import Signature
 from fettle.errors import DataError
 from fettle.optimizer.measure.items import Answer
+from fettle.optimizer.measure.tasks.draws import by_group
 from fettle.optimizer.statistics import MINIMUM_GROUPS, Indices, bca, groups_of
 from fettle.store.comparison import Comparison
 
@@ -139,9 +140,7 @@ def sums(scores: Sequence[Array], value: Callable[[Array], Array], items: int | 
     `items` say anything; by default those that have a score.
     """
     matrix = np.asarray(scores, dtype=np.float64).reshape(len(scores), -1)
-    group = groups_of(len(matrix))
-    totals = np.zeros((int(group.max(initial=-1)) + 1, matrix.shape[1]))
-    np.add.at(totals, group, matrix)
+    totals = by_group(matrix)
     informative = int(matrix.any(axis=1).sum()) if items is None else items
     return Pool(informative, len(totals), matrix, lambda drawn: value(totals[drawn].sum(axis=-2)))
 
@@ -179,6 +178,12 @@ def drop(original: Pool, candidate: Pool, alpha: float) -> Interval | None:
 def ratio(above: Array, below: Array, empty: float) -> Array:
     """The quotient, element by element; `empty` where `below` is 0."""
     return np.asarray(np.where(below > 0, above / np.where(below > 0, below, 1), empty))
+
+
+def f1(counts: Array) -> Array:
+    """Of right ones, too many and missing, `[..., 3]` -> `[...]`; 1 where there is nothing at all."""
+    right = 2 * counts[..., 0]
+    return ratio(right, right + counts[..., 1] + counts[..., 2], 1.0)
 
 
 def item_of(array: Array, rank: int) -> Array:

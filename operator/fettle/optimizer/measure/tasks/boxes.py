@@ -99,14 +99,8 @@ def assign(overlap: Array, least: float = IOU) -> Array:
     return taken
 
 
-def suppress(corners: Array, scores: Array, classes: Array) -> Boxes:
-    """Non-maximum suppression, class by class."""
-    chosen = _unsuppressed(corners, scores, classes)
-    return Boxes.best(corners[chosen], scores[chosen], classes[chosen])
-
-
-def _unsuppressed(corners: Array, scores: Array, classes: Array) -> Array:
-    """Places of the boxes that stay, the surest first."""
+def suppress(corners: Array, scores: Array, classes: Array) -> Array:
+    """Non-maximum suppression, class by class: places of the boxes that stay, the surest first."""
     order = np.argsort(-scores, kind="stable")[:MOST_BEFORE_NMS]
     kept = [order[:0]]
     for number in np.unique(classes[order]):
@@ -241,8 +235,12 @@ def _decode_yolox(name: str, cells: Array, answer: Answer) -> Boxes:
 def _from_corners(corners: Array, scores: Array) -> Boxes:
     """The best class of each box, then NMS."""
     chosen = _surest(corners, scores)
-    best = np.argmax(scores[chosen], axis=1)
-    return Boxes.best(corners[chosen], scores[chosen, best], best)
+    return _of_best_class(corners[chosen], scores[chosen])
+
+
+def _of_best_class(corners: Array, scores: Array) -> Boxes:
+    best = np.argmax(scores, axis=1)
+    return Boxes.best(corners, scores[np.arange(len(scores)), best], best)
 
 
 def _surest(corners: Array, scores: Array) -> Array:
@@ -250,7 +248,7 @@ def _surest(corners: Array, scores: Array) -> Array:
     best = np.argmax(scores, axis=1)
     score = scores[np.arange(len(scores)), best]
     some = np.nonzero(_places(corners) & (score >= LEAST_SCORE))[0]
-    return some[_unsuppressed(corners[some], score[some], best[some])]
+    return some[suppress(corners[some], score[some], best[some])]
 
 
 def _rows(array: Array, turned: bool) -> Array:
@@ -275,8 +273,7 @@ def _decode_yolo(form: _YoloForm, answer: Answer) -> Boxes:
     centre, half = rows[:, :2].astype(np.float64), rows[:, 2:4].astype(np.float64) / 2
     corners = np.concatenate([centre - half, centre + half], axis=1)
     chosen = _surest(corners, scores)
-    best = np.argmax(scores[chosen], axis=1)
-    boxes = Boxes.best(corners[chosen], scores[chosen, best], best)
+    boxes = _of_best_class(corners[chosen], scores[chosen])
     if not form.parts.count:
         return boxes
     size = form.image or _square(len(rows))

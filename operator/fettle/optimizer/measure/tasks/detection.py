@@ -25,8 +25,8 @@ from fettle.optimizer.measure.tasks.base import (
     Pool,
     Scorer,
     TaskMetric,
+    f1,
     output_name,
-    ratio,
     require_names,
     shapes,
     sums,
@@ -199,9 +199,4 @@ class F1:
         if not any(right + missing for right, _, missing in self._counts):
             message = f"the original finds no object (a score of {SURE:g} or more) in any of {len(self._counts)} items: give others"
             raise DataError(message)
-        return sums(self._counts, _f1)
-
-
-def _f1(totals: Array) -> Array:
-    right, weight = 2 * totals[..., 0], 2 * totals[..., 0] + totals[..., 1] + totals[..., 2]
-    return ratio(right, weight, 1.0)
+        return sums(self._counts, f1)

@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from fettle.optimizer.measure.tasks.base import ratio
+from fettle.optimizer.measure.tasks.base import item_of, ratio
 from fettle.store.comparison import is_float
 
 Array = np.ndarray[Any, Any]
@@ -32,7 +32,7 @@ class MaskParts:
 
         `size`: height and width of the picture that the corners are in; None where it is as large as the planes.
         """
-        planes = _planes(answer[self.outputs[0]]).astype(np.float32)
+        planes = item_of(answer[self.outputs[0]], 3).astype(np.float32)
         height, width = planes.shape[1:]
         whole = size or (height, width)
         rows, columns = (
@@ -52,7 +52,7 @@ def mask_parts(answer: Mapping[str, Array], behind: Array) -> MaskParts:
     Shares have both signs, which scores have not.
     """
     for name, array in answer.items():
-        planes = _planes(array)
+        planes = item_of(array, 3)
         count = len(planes) if planes.ndim == 3 else 0
         if not 2 <= count <= behind.shape[1] or not is_float(array) or min(planes.shape[1:]) < SMALLEST_SIDE:
             continue
@@ -67,8 +67,3 @@ def mask_overlaps(left: Array, right: Array) -> Array:
     shared = bits[0] @ bits[1].T
     union = bits[0].sum(axis=1)[:, None] + bits[1].sum(axis=1)[None, :] - shared
     return ratio(shared, union, 1.0)
-
-
-def _planes(array: Array) -> Array:
-    """[planes, height, width], without a batch axis of 1 in front."""
-    return array.reshape(array.shape[-3:]) if array.ndim > 3 and set(array.shape[:-3]) == {1} else array

@@ -19,7 +19,7 @@ from fettle.errors import DataError
 from fettle.optimizer.labels.reader import NOT_COUNTED
 from fettle.optimizer.measure.agreement import OutputProfile, item_axis
 from fettle.optimizer.measure.items import Answer
-from fettle.optimizer.measure.tasks.base import Likeness, Pool, Scorer, TaskMetric, ratio, shapes, sums
+from fettle.optimizer.measure.tasks.base import Likeness, Pool, Scorer, TaskMetric, f1, ratio, shapes, sums
 from fettle.optimizer.measure.variance import LEAST_ITEMS
 from fettle.store.comparison import is_float
 
@@ -156,12 +156,6 @@ def _counts(said: Array, truth: Array) -> tuple[int, int, int]:
     return both, int(np.sum(said)) - both, int(np.sum(truth)) - both
 
 
-def _f1(totals: Array) -> Array:
-    """Of right ones, too many and missing along the last axis."""
-    right = 2 * totals[..., 0]
-    return ratio(right, right + totals[..., 1] + totals[..., 2], 1.0)
-
-
 # --------------------------------------------------------------------------------------------------------------------- labels
 
 
@@ -188,7 +182,7 @@ class Found:
 
     def pool(self) -> Pool:
         """Micro F1 over all decisions. Raises DataError where labels say yes to nothing or to everything."""
-        found = sums(self._scores, _f1)
+        found = sums(self._scores, f1)
         right, _, missing = found.scores.sum(axis=0)
         if not right + missing:
             raise DataError(
@@ -263,9 +257,9 @@ class Kept:
 
         def value(totals: Array) -> Array:
             shaped = totals.reshape(*totals.shape[:-1], len(PROBABILITIES), 3)
-            return np.asarray(_f1(shaped)[..., counted].min(axis=-1))
+            return np.asarray(f1(shaped)[..., counted].min(axis=-1))
 
-        each = ", ".join(f"{number:.4g}" for number in _f1(scores.sum(axis=0)))
+        each = ", ".join(f"{number:.4g}" for number in f1(scores.sum(axis=0)))
         told = f"F1 {each} at {', '.join(map(str, PROBABILITIES))} of a probability"
         return replace(sums(self._scores, value), gone=self._gone(self._tags, self._items), details=told)
 
