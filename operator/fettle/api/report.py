@@ -129,8 +129,7 @@ class Distribution(ApiModel):
 class MeasureReport(ApiModel):
     """Rows as status shows them; `choose` alone decides Rejected for a constraint, Selected and NotPreferred.
 
-    `certified` lossy candidates have spent their share of the error. A row named `published` is the incumbent, where no
-    candidate is the same.
+    A row named `published` is the incumbent, where no candidate is the same.
     """
 
     kind: Literal["measure"] = "measure"
@@ -138,7 +137,6 @@ class MeasureReport(ApiModel):
     measured_on: CpuClass
     baseline: BaselineStatus
     candidates: tuple[CandidateStatus, ...]
-    certified: int = 0
     distributions: tuple[Distribution, ...] = ()
     throttled: bool = False
     seconds: float = 0.0

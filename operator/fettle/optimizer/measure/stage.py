@@ -53,7 +53,6 @@ def measure(task: MeasureTask, store: Store, schedule: TimingSchedule) -> Measur
             measured_on=machine,
             baseline=rows.baseline_row(task, run.certifying.reference, run.clock.baseline),
             candidates=candidates,
-            certified=run.certified,
             distributions=run.clock.distributions(),
             throttled=run.clock.throttled,
             seconds=round(time.monotonic() - began, 3),
@@ -69,7 +68,6 @@ class _Measuring:
     ) -> None:
         self.task, self.store, self._folder, self._machine = task, store, folder, machine
         self.notes: list[str] = []
-        self.certified = 0
         self.certifying = self._bench("certifying", task.items)
         self._screening = self._bench("screening", task.screening or task.items, SCREENING_ITEMS)
         self._original = self._candidate(task.baseline)
@@ -150,7 +148,6 @@ class _Measuring:
         """Certify and time the best, until a winner and a runner-up keep every bound."""
         shortlist = sort_out(self._screened_candidates(), self.task.objective)
         finals = hold_finals(shortlist.candidates, self.task.places, self._certify, self._time)
-        self.certified = finals.spent
         for name, rejection in (shortlist.rejected | finals.rejected).items():
             self._by_name[name].rejection = (Reason.PRUNED, rejection)
         if not self.clock.baseline.starts:

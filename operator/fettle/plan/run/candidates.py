@@ -87,7 +87,7 @@ def plan_target(
         recipes = tuple(variant for planned in recipes for variant in _with_streams(planned, target.threads))
     facts = _Facts(spec, prepare, constraints)
     kept = _cut((*original, *recipes), spec)
-    applicable = tuple(_refused(planned, facts, (*APPLICABLE, _provable)) for planned in kept)
+    applicable = tuple(_refused(planned, facts, (*APPLICABLE, _judged, _provable)) for planned in kept)
     candidates = measurable(applicable, baseline.runtime, prepare.source.format)
     places = _places(sum(planned.lossy and planned.refusal is None for planned in candidates), facts)
     return TargetPlan(target, baseline, candidates, places, ERROR / places)
@@ -162,15 +162,10 @@ def _one_per_dead_runtime(target: TargetSpec, prepare: PrepareReport) -> tuple[P
 def _cut(candidates: tuple[PlannedCandidate, ...], spec: OptimizedModelSpec) -> tuple[PlannedCandidate, ...]:
     """`candidates`, all but the cheapest `maxCandidates` refused; and never more than status can hold for every target."""
     most = spec.search.max_candidates
-    kept = {planned.name for planned in candidates[:most]}
     cut_off = Finding(Reason.PRUNED, f"search.maxCandidates is {most}: the cheaper ones are tried, this one is not")
 
-    def refused(place: int, planned: PlannedCandidate) -> bool:
-        return place >= most or (planned.after is not None and planned.after not in kept)
-
     cut = tuple(
-        replace(planned, refusal=cut_off) if refused(place, planned) else planned
-        for place, planned in enumerate(candidates)
+        replace(planned, refusal=cut_off) if place >= most else planned for place, planned in enumerate(candidates)
     )
     return cut[: ROWS_LIMIT // len(spec.targets) - 1]  # the published artifact has a row too
 
@@ -227,6 +222,15 @@ def _calibrated(planned: PlannedCandidate, facts: _Facts) -> Finding | None:
         return None
     text = f"static quantization needs {CALIBRATION_NEEDED} calibration items or more, found {items}"
     return Finding(Reason.CALIBRATION_TOO_SMALL, f"{text}{_more_calibration(items, facts)}")
+
+
+def _judged(planned: PlannedCandidate, facts: _Facts) -> Finding | None:
+    """Layers that are chosen by what they lose need a model that may be published for what it loses."""
+    unproved = facts.prepare.generated and not allows_lossy(facts.spec)
+    if not unproved or not any(entry is not None and entry.bounded for entry in planned.entries):
+        return None
+    text = f"recipe {planned.plan.recipe} chooses layers by what they lose, which made-up items do not show"
+    return Finding(Reason.EVALUATION_DATA_MISSING, f"{text}: give data.evaluation")
 
 
 def _more_calibration(items: int, facts: _Facts) -> str:

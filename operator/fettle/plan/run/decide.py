@@ -22,7 +22,7 @@ from fettle.plan.run.choose import choose
 from fettle.plan.run.context import RunContext, context_of
 from fettle.plan.run.held_back import held_back
 from fettle.plan.run.planned import Finding, with_notes
-from fettle.plan.run.rounds import RunProgress, advance
+from fettle.plan.run.progress import RunProgress, advance
 from fettle.plan.run.state import RunDecision, RunSnapshot, Stage
 from fettle.plan.run.status import (
     RunOutcome,

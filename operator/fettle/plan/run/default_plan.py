@@ -7,7 +7,7 @@ the table in docs/design (0 is the untouched source, which `candidates.py` puts 
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from fettle.api.optimizedmodel import TargetSpec
 from fettle.api.recipe import QuantizeStep, RecipeStep, RuntimeSettings
@@ -50,7 +50,6 @@ class PlanLine:
     one_thread: bool = False
     static: bool = False
     when: Callable[[Facts], bool] = lambda facts: True
-    after: str | None = None
 
     def candidate(self, target: TargetSpec) -> PlannedCandidate:
         """This line on `target`."""
@@ -66,7 +65,6 @@ class PlanLine:
             steps=self.steps,
             family=self.family,
             variant=self.variant,
-            after=self.after,
         )
 
 
@@ -99,15 +97,10 @@ def _no_transformer(facts: Facts) -> bool:
     return not facts.prepare.traits.transformer
 
 
-def _nncf(
-    recipe: str, steps: tuple[RecipeStep, ...], when: Callable[[Facts], bool], after: str | None
-) -> tuple[PlanLine, ...]:
+def _nncf(recipe: str, steps: tuple[RecipeStep, ...], when: Callable[[Facts], bool]) -> tuple[PlanLine, ...]:
     """NNCF's int8 computed in float32 and, for what is not quantized, in bfloat16."""
-    plain = PlanLine(recipe, OPENVINO, steps, when=when, after=after)
-    bfloat16 = PlanLine(
-        recipe, OPENVINO, steps, precision=Precision.BFLOAT16, variant="bfloat16", when=when, after=after
-    )
-    return (plain, bfloat16)
+    plain = PlanLine(recipe, OPENVINO, steps, when=when)
+    return plain, replace(plain, precision=Precision.BFLOAT16, variant="bfloat16")
 
 
 LINES: tuple[PlanLine, ...] = (
@@ -126,24 +119,19 @@ LINES: tuple[PlanLine, ...] = (
     PlanLine("bfloat16", OPENVINO, precision=Precision.BFLOAT16),
     PlanLine("float16", OPENVINO, precision=Precision.FLOAT16),
     # 4: NNCF with the preset that suits the model (the default one ruins transformers)
-    *_nncf("int8", STATIC, _no_transformer, None),
-    *_nncf("int8-transformer", TRANSFORMER, _transformer, None),
+    *_nncf("int8", STATIC, _no_transformer),
+    *_nncf("int8-transformer", TRANSFORMER, _transformer),
+    # 5: the same with asymmetric ranges; the layers that lose too much stay in floating point
+    *_nncf("int8-mixed", MIXED, _no_transformer),
+    *_nncf("int8-transformer-mixed", MIXED_TRANSFORMER, _transformer),
     # 6, 7: onnxruntime's QDQ file, in both runtimes
     PlanLine("int8", ORT, STATIC),
     PlanLine("int8", OPENVINO, STATIC, family=ORT),
-    # 8: at once on transformers, where only the products gain
+    # 8: the same without the layers that lose too much
+    PlanLine("int8-mixed", ORT, MIXED),
+    # 9: of a transformer only the products gain
     PlanLine("int8-core", ORT, CORE, when=_transformer),
-    # 9
     PlanLine("int8-dynamic", ORT, DYNAMIC, when=lambda facts: facts.prepare.traits.matmul_time_share >= MATMUL_SHARE),
-    # 4a: the layers that lose too much stay in floating point, where int8 throughout missed accuracy
-    *_nncf("int8-mixed", MIXED, _no_transformer, "int8-openvino"),
-    *_nncf("int8-transformer-mixed", MIXED_TRANSFORMER, _transformer, "int8-transformer-openvino"),
-    PlanLine("int8-mixed", ORT, MIXED, after="int8-onnxruntime"),
-    # 5: the other preset, where the first one missed accuracy
-    *_nncf("int8", STATIC, _transformer, "int8-transformer-openvino"),
-    *_nncf("int8-transformer", TRANSFORMER, _no_transformer, "int8-openvino"),
-    # 8: elsewhere, where quantizing every operator missed accuracy
-    PlanLine("int8-core", ORT, CORE, when=_no_transformer, after="int8-onnxruntime"),
 )
 
 

@@ -30,13 +30,11 @@ def with_notes(text: str, findings: Iterable[Finding]) -> str:
 class PlannedCandidate:
     """A planned candidate. `build` is None for the portable form and for the untouched source.
 
-    `after` names a candidate of the first round: this one is tried only if that one misses accuracy.
     `refusal` is set where it is known before any work that the row cannot be chosen.
     """
 
     plan: CandidatePlan
     build: BuildPlan | None = None
-    after: str | None = None
     refusal: Finding | None = None
 
     @property
@@ -78,7 +76,6 @@ def planned_candidate(
     steps: tuple[RecipeStep, ...] = (),
     family: RuntimeName | None = None,
     variant: str = "",
-    after: str | None = None,
 ) -> PlannedCandidate:
     """A candidate that, like its build, is named after what they are: `int8-onnxruntime-in-openvino`, `int8-openvino-1thread`."""
     made_by = family or runtime
@@ -88,4 +85,4 @@ def planned_candidate(
     plan = CandidatePlan(
         name=name, recipe=recipe, runtime=runtime, settings=settings, build=build.name if build else None
     )
-    return PlannedCandidate(plan=plan, build=build, after=after)
+    return PlannedCandidate(plan=plan, build=build)

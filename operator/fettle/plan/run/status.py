@@ -19,7 +19,7 @@ from fettle.plan.run.attempts import AnyTaskProgress
 from fettle.plan.run.builds import BuildProgress
 from fettle.plan.run.context import RunContext
 from fettle.plan.run.planned import Finding, PlannedCandidate
-from fettle.plan.run.rounds import RunProgress
+from fettle.plan.run.progress import RunProgress
 from fettle.plan.run.state import RunSnapshot, Stage
 from fettle.plan.run.targets import TargetProgress
 from fettle.plan.run.tasks import model_of
@@ -200,10 +200,10 @@ def _standing(
     build = builds.get(candidate.build.name) if candidate.build is not None else None
     if candidate.refusal is not None:
         return CandidateState.REJECTED, candidate.refusal
-    if candidate.name in target.skipped:
-        return CandidateState.REJECTED, Finding(Reason.PRUNED, target.skipped[candidate.name])
     if build is not None and build.refusal is not None:
         return CandidateState.REJECTED, build.refusal
+    if candidate.name in target.twins:
+        return CandidateState.REJECTED, Finding(Reason.PRUNED, f"the same file and settings as {target.twins[candidate.name]}")
     fault = build.fault if build is not None and build.fault is not None else target.fault
     if fault is not None:
         return CandidateState.FAILED, fault

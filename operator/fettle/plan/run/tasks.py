@@ -72,20 +72,20 @@ def _without_labels(evaluation: EvaluationSpec | None, prepare: PrepareReport) -
 
 
 @dataclass(frozen=True)
-class RoundPlan:
-    """What one measurement of a target is asked. `files`: candidate's name -> its files."""
+class TargetFiles:
+    """What the measurement of a target is asked: its candidates with their files (by name), and the digest of what it published."""
 
     plan: TargetPlan
     candidates: Sequence[PlannedCandidate]
     files: Mapping[str, StoredModel]
-    constraints: Constraints
-    places: int
     incumbent: str | None
 
 
-def measure_task(snapshot: RunSnapshot, prepare: PrepareReport, store: str, round_plan: RoundPlan) -> MeasureTask:
-    """Screen, certify and time the rows of a round beside the baseline."""
-    spec, target = snapshot.spec, round_plan.plan.target
+def measure_task(
+    snapshot: RunSnapshot, prepare: PrepareReport, store: str, asked: TargetFiles, constraints: Constraints
+) -> MeasureTask:
+    """Screen, certify and time the candidates of a target beside the baseline."""
+    spec, target = snapshot.spec, asked.plan.target
     return MeasureTask(
         store=store,
         target=target.name,
@@ -93,10 +93,10 @@ def measure_task(snapshot: RunSnapshot, prepare: PrepareReport, store: str, roun
         batch_sizes=target.batch_sizes,
         source_sha256=prepare.source.sha256,
         signature=prepare.signature,
-        baseline=BuiltCandidate(plan=round_plan.plan.baseline, model=prepare.original),
+        baseline=BuiltCandidate(plan=asked.plan.baseline, model=prepare.original),
         candidates=tuple(
-            BuiltCandidate(plan=candidate.plan, model=round_plan.files[candidate.name], steps=candidate.steps)
-            for candidate in round_plan.candidates
+            BuiltCandidate(plan=candidate.plan, model=asked.files[candidate.name], steps=candidate.steps)
+            for candidate in asked.candidates
         ),
         items=prepare.items,
         generated=prepare.generated,
@@ -104,11 +104,11 @@ def measure_task(snapshot: RunSnapshot, prepare: PrepareReport, store: str, roun
         screening=prepare.screening,
         evaluation=resolved(spec.data.evaluation, prepare),
         labels=prepare.labels,
-        constraints=round_plan.constraints,
+        constraints=constraints,
         objective=spec.objective,
-        places=round_plan.places,
-        alpha=round_plan.plan.alpha,
-        incumbent=round_plan.incumbent,
+        places=asked.plan.places,
+        alpha=asked.plan.alpha,
+        incumbent=asked.incumbent,
         seconds_per_candidate=snapshot.seconds_per_candidate,
         calibration_sha256=prepare.calibration.sha256 if prepare.calibration is not None else None,
         basis=prepare.basis,

@@ -104,7 +104,7 @@ Speeds = dict[str, tuple[float, float]]  # candidate -> speed-up and accuracy dr
 
 
 def measured(
-    task: MeasureTask, speeds: Speeds, instead: dict[str, CandidateStatus] | None = None, certified: int = 0
+    task: MeasureTask, speeds: Speeds, instead: dict[str, CandidateStatus] | None = None
 ) -> MeasureReport:
     """The answer of a measure task; `instead` are rows told as they are. The published artifact is answered as `published`."""
 
@@ -137,7 +137,6 @@ def measured(
             measurements=row("original", 1.0, batch_size=task.batch_sizes[0]).measurements,
         ),
         candidates=(*(one(candidate) for candidate in task.candidates), *_published(task, speeds)),
-        certified=certified,
     )
 
 
@@ -164,7 +163,6 @@ class World:
     spec: OptimizedModelSpec = field(default_factory=make_spec)
     speeds: Speeds = field(default_factory=dict)
     rows_instead: dict[str, CandidateStatus] = field(default_factory=dict)
-    certified: int = 0
     prepare: dict[str, Any] = field(default_factory=dict)
     answer: Answer = lambda request: None
     generation: int = 1
@@ -227,7 +225,7 @@ class World:
         if isinstance(task, BuildTask):
             return BuildReport(name=task.plan.name, cache_key=task.cache_key, built=stored(task.plan.name, 300))
         if isinstance(task, MeasureTask):
-            return measured(task, self.speeds, self.rows_instead, self.certified)
+            return measured(task, self.speeds, self.rows_instead)
         uri = f"{task.store}/reports/{task.namespace}/{task.name}/{task.generation}.html"
         return PublishReport(report_uri=uri)
 

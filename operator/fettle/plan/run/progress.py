@@ -1,4 +1,4 @@
-"""The middle of a run: build, measure, and where a first answer asks for it, a second round of both.
+"""The middle of a run: build what the candidates need, then measure them.
 
 A value that says how far the run has come goes from step to step; each returns the next.
 """
@@ -10,24 +10,18 @@ from dataclasses import dataclass, field, replace
 
 from fettle.api.optimizedmodel_status import BaselineStatus
 from fettle.api.reasons import Reason
+from fettle.api.recipe import RuntimeSettings
 from fettle.api.report import MeasureReport, PrepareReport
 from fettle.api.task import MeasureTask, StoredModel
+from fettle.api.vocabulary import RuntimeName
 from fettle.plan.run.attempts import AnyTaskProgress, notes_of
 from fettle.plan.run.builds import BuildProgress, build_all
 from fettle.plan.run.candidates import plan_target
 from fettle.plan.run.context import RunContext
-from fettle.plan.run.planned import with_notes
+from fettle.plan.run.planned import PlannedCandidate, with_notes
 from fettle.plan.run.state import Stage
-from fettle.plan.run.targets import (
-    RoundMeasurement,
-    TargetProgress,
-    begin_first_round,
-    begin_second_round,
-    incumbent_of,
-    may_share_a_node,
-    new_target,
-)
-from fettle.plan.run.tasks import RoundPlan, measure_task, model_of
+from fettle.plan.run.targets import TargetMeasurement, TargetProgress, incumbent_of, may_share_a_node, new_target
+from fettle.plan.run.tasks import TargetFiles, measure_task, model_of
 
 
 @dataclass(frozen=True)
@@ -52,40 +46,29 @@ class RunProgress:
 
 
 def advance(context: RunContext, prepare: PrepareReport) -> RunProgress:
-    """Go on as far as the answers reach: to the stage that waits, or until both rounds are over."""
+    """Go on as far as the answers reach: to the stage that waits, or until every target is measured."""
     spec = context.snapshot.spec
     plans = [plan_target(spec, target, prepare, context.constraints) for target in spec.targets]
     progress = RunProgress(tuple(new_target(context, plan, prepare) for plan in plans))
-    progress = replace(progress, targets=tuple(begin_first_round(target) for target in progress.targets))
-    progress = _round(context, prepare, progress)
-    if progress.stage is not None:
-        return progress
-    items = prepare.items.items
-    second = tuple(begin_second_round(target, progress.builds, items) for target in progress.targets)
-    return _round(context, prepare, replace(progress, targets=second))
-
-
-def _round(context: RunContext, prepare: PrepareReport, progress: RunProgress) -> RunProgress:
-    """Build and measure what the targets try."""
     progress = _build(context, prepare, progress)
     return progress if progress.stage is not None else _measure(context, prepare, progress)
 
 
 def _build(context: RunContext, prepare: PrepareReport, progress: RunProgress) -> RunProgress:
-    """`progress` with the builds that this round needs."""
+    """`progress` with the builds that the candidates need."""
     tried = [candidate for target in progress.targets for candidate in target.tried]
     plans = {candidate.build.name: candidate.build for candidate in tried if candidate.build is not None}
     builds = build_all(context, prepare, plans.values())
-    tasks = [task for build in builds.values() for task in build.tasks]
+    tasks = tuple(task for build in builds.values() for task in build.tasks)
     done = sum(build.over for build in builds.values())
     stage = None
     if done < len(builds):
         stage = Stage(Reason.OPTIMIZING, with_notes(f"{done} of {len(builds)} builds done", notes_of(tasks)))
-    return RunProgress(progress.targets, {**progress.builds, **builds}, (*progress.tasks, *tasks), stage)
+    return replace(progress, builds=builds, tasks=tasks, stage=stage)
 
 
 def _measure(context: RunContext, prepare: PrepareReport, progress: RunProgress) -> RunProgress:
-    """`progress` with this round's measurement of each target whose files are there.
+    """`progress` with the measurement of each target whose files are there.
 
     Targets that may share a node are measured one after the other: two clocks on one node would time each other.
     """
@@ -94,15 +77,18 @@ def _measure(context: RunContext, prepare: PrepareReport, progress: RunProgress)
     tasks: list[AnyTaskProgress] = []
     measured = 0
     for target in progress.targets:
-        asked = _round_of(context, prepare, target, progress.models)
-        if asked is None:
+        files = _files(target, prepare, progress.models)
+        target = replace(target, twins=_twins(target, files))
+        candidates = tuple(candidate for candidate in target.tried if candidate.name in files.keys() - target.twins.keys())
+        if not candidates:
             targets.append(target)
             continue
-        task = measure_task(context.snapshot, prepare, context.store, asked)
+        asked = TargetFiles(target.plan, candidates, files, incumbent_of(context, target.plan))
+        task = measure_task(context.snapshot, prepare, context.store, asked, context.constraints)
         over = False
         if context.attempts.made(task) or not any(may_share_a_node(target.target, other.target) for other in busy):
-            measurement = _ask(context, task, target, asked)
-            target = replace(target, measurements=(*target.measurements, measurement))
+            measurement = _ask(context, task, target, candidates)
+            target = replace(target, measurement=measurement)
             tasks.append(measurement.task)
             over = measurement.task.over
         targets.append(target)
@@ -110,32 +96,35 @@ def _measure(context: RunContext, prepare: PrepareReport, progress: RunProgress)
         if not over:
             busy.append(target)
     stage = Stage(Reason.MEASURING, _describe(busy, measured)) if busy else None
-    return RunProgress(tuple(targets), progress.builds, (*progress.tasks, *tasks), stage)
+    return replace(progress, targets=tuple(targets), tasks=(*progress.tasks, *tasks), stage=stage)
 
 
-def _round_of(
-    context: RunContext, prepare: PrepareReport, target: TargetProgress, builds: Mapping[str, StoredModel]
-) -> RoundPlan | None:
-    """What this round's measurement of a target is asked; None where there is nothing to measure, or nothing comes of it."""
+def _files(target: TargetProgress, prepare: PrepareReport, builds: Mapping[str, StoredModel]) -> dict[str, StoredModel]:
+    """The files of the target's candidates, as far as they are there, by the candidate's name."""
     models = {candidate.name: model_of(candidate, prepare, builds) for candidate in target.tried}
-    files = {name: model for name, model in models.items() if model is not None}
-    candidates = [candidate for candidate in target.tried if candidate.name in files]
-    if not candidates or target.fault is not None:
-        return None
-    return RoundPlan(
-        plan=target.plan,
-        candidates=candidates,
-        files=files,
-        constraints=target.rules.constraints,
-        places=target.places,
-        incumbent=incumbent_of(context, target.plan) if target.round == 1 else None,
-    )
+    return {name: model for name, model in models.items() if model is not None}
 
 
-def _ask(context: RunContext, task: MeasureTask, target: TargetProgress, asked: RoundPlan) -> RoundMeasurement:
+def _twins(target: TargetProgress, files: Mapping[str, StoredModel]) -> dict[str, str]:
+    """Each candidate that runs what one in front of it runs -> that one's name: two recipes may come to the same file."""
+    first: dict[tuple[StoredModel, RuntimeName, RuntimeSettings], str] = {}
+    twins: dict[str, str] = {}
+    for candidate in target.tried:
+        model, plan = files.get(candidate.name), candidate.plan
+        if model is None or plan.untouched:
+            continue
+        name = first.setdefault((model, plan.runtime, plan.settings), candidate.name)
+        if name != candidate.name:
+            twins[candidate.name] = name
+    return twins
+
+
+def _ask(
+    context: RunContext, task: MeasureTask, target: TargetProgress, candidates: tuple[PlannedCandidate, ...]
+) -> TargetMeasurement:
     label = f"measure {target.target.name}"
     progress = context.attempts.ask(task, MeasureReport, stage="measure", label=label, target=target.target)
-    return RoundMeasurement(tuple(asked.candidates), progress)
+    return TargetMeasurement(candidates, progress)
 
 
 def _describe(busy: Sequence[TargetProgress], measured: int) -> str:
@@ -145,4 +134,4 @@ def _describe(busy: Sequence[TargetProgress], measured: int) -> str:
     asked = len(busy) + measured
     done = f"{measured} of {asked} targets measured; " if asked > 1 else ""
     text = f"{done}measuring {count} candidate{'' if count == 1 else 's'} on {names}"
-    return with_notes(text, notes_of(measurement.task for target in busy for measurement in target.measurements))
+    return with_notes(text, notes_of(target.measurement.task for target in busy if target.measurement is not None))
