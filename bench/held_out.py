@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
-from bench.optimize_cases import OptimizeCase
+from bench.model_catalog import Case
 from bench.optimize_rows import Split
 from bench.side_by_side import Subject
 from tools.serving import CLAIM, open_store
@@ -33,13 +33,13 @@ class HeldOut:
     Raises FettleError where the original cannot be prepared or does not suit the metric.
     """
 
-    def __init__(self, case: OptimizeCase, source: Path, split: Split, folder: Path) -> None:
+    def __init__(self, case: Case, source: Path, split: Split, folder: Path) -> None:
         folder.mkdir(parents=True, exist_ok=True)
         for name, arrays in (("held-out", split.held_out), ("calibration", split.calibration)):
             np.savez(folder / f"{name}.npz", **arrays)  # type: ignore[arg-type]
-        self.evaluation = EvaluationSpec(uri=(folder / "held-out.npz").resolve().as_uri(), metric=case.judged_by)
+        self.evaluation = EvaluationSpec(uri=(folder / "held-out.npz").resolve().as_uri(), metric=case.metric)
         store = open_store(folder / "store")
-        inputs = SourceSpec.model_validate({"uri": source.resolve().as_uri(), "inputs": case.model.inputs})
+        inputs = SourceSpec.model_validate({"uri": source.resolve().as_uri(), "inputs": case.inputs})
         calibration = CalibrationSpec(uri=(folder / "calibration.npz").resolve().as_uri())
         data = DataSpec(calibration=calibration, evaluation=self.evaluation)
         task = PrepareTask(store=store.uri, source=inputs, data=data, builds=())
@@ -50,7 +50,7 @@ class HeldOut:
         onnx = report.original.format == "ONNX"
         entry = store.fetch_model(report.original, folder / ORIGINAL)
         self.onnx = entry if onnx else store.fetch_model(report.portable, folder / "portable")
-        settings = {"threads": case.model.threads, "graphOptimization": onnx}
+        settings = {"threads": case.threads, "graphOptimization": onnx}
         runtime = RuntimeName.ONNXRUNTIME if onnx else RuntimeName.TORCHSCRIPT
         self.original = Subject(ORIGINAL, str(entry), runtime.value, settings)
         if report.metric is not None:

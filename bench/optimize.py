@@ -23,9 +23,9 @@ from pathlib import Path
 from typing import Any
 
 from bench.held_out import HeldOut
+from bench.model_catalog import Case
 from bench.models import bring
-from bench.optimize_cases import BY_NAME as CASES
-from bench.optimize_cases import OptimizeCase
+from bench.optimize_cases import CASES
 from bench.optimize_rows import Row, Split, digest, keeps, markdown, merged, read, split, summary, table, write
 from bench.optimize_tools import BY_NAME as TOOLS
 from bench.optimize_tools import Outcome, Tool, code, run
@@ -40,15 +40,15 @@ RESULTS = Path(__file__).parent / "results" / "optimize.json"
 WORK = ROOT / ".cache" / "bench-optimize"
 
 
-def made(tool: Tool, case: OptimizeCase, held_out: HeldOut, source: Path, items: Split, work: Path) -> Outcome:
+def made(tool: Tool, case: Case, held_out: HeldOut, source: Path, items: Split, work: Path) -> Outcome:
     """What the tool made of the case: now, or in an earlier run of the bench."""
     folder = work / case.name / tool.name
     job: dict[str, Any] = {
         "code": code(tool),
         "source": str(source.resolve()),
         "model": str(held_out.onnx.resolve()),
-        "threads": case.model.threads,
-        "max_drop": case.model.max_drop,
+        "threads": case.threads,
+        "max_drop": case.max_drop,
         "signature": held_out.signature.to_json(),
         "evaluation": held_out.evaluation.to_json() | {"uri": "evaluation.npz"},  # not where the held-out items lie
     }
@@ -95,13 +95,14 @@ def timed(
     return done
 
 
-def one_case(case: OptimizeCase, tools: Sequence[Tool], work: Path, processes: int) -> list[Row]:
+def one_case(case: Case, tools: Sequence[Tool], work: Path, processes: int) -> list[Row]:
     """All tools on one model. Where the original cannot be judged or timed, every row says why."""
     machine = f"{cpu.detect().label}, {os.cpu_count()} cores"
     date = datetime.now(UTC).isoformat(timespec="seconds")
-    row = Row(case.name, "", machine, date, case.judged_by, case.model.max_drop, 0)
+    row = Row(case.name, "", machine, date, case.metric, case.max_drop, 0)
+    assert case.items is not None, "a case of this bench has items"
     try:
-        source = bring(case.model, work)
+        source = bring(case, work)
         items = split(case.items(case.count, work))
         held_out = HeldOut(case, source, items, work / case.name / "held-out")
         row = replace(row, metric=held_out.reference.metric.value, items=len(held_out.items))

@@ -16,8 +16,8 @@ from typing import Any
 
 import numpy as np
 import yaml
+from bench.model_catalog import Case
 from bench.models import document, specification
-from bench.optimize_cases import OptimizeCase
 from bench.optimize_rows import FETTLE, Split
 from bench.peers.environments import REQUIREMENTS, ROOT, EnvironmentFailure, python
 from bench.side_by_side import Subject
@@ -76,7 +76,7 @@ def code(tool: Tool) -> str:
     return found.hexdigest()
 
 
-def run(tool: Tool, case: OptimizeCase, job: dict[str, Any], items: Split, folder: Path) -> Outcome:
+def run(tool: Tool, case: Case, job: dict[str, Any], items: Split, folder: Path) -> Outcome:
     """Let `tool` work in `folder`. `job`: what peers are told; `source` in it is the model as its users have it, `code` that of the tool."""
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir(parents=True)
@@ -107,15 +107,15 @@ def _peer(tool: Tool, command: Sequence[str], folder: Path, threads: int) -> Out
     return Outcome(seconds, subject, size)
 
 
-def _fettle(case: OptimizeCase, source: str, folder: Path) -> Outcome:
-    spec = specification(case.model, source, "evaluation.npz")
+def _fettle(case: Case, source: str, folder: Path) -> Outcome:
+    spec = specification(case, source, "evaluation.npz")
     spec["data"] = {
         "calibration": {"uri": "calibration.npz"},
-        "evaluation": {"uri": "evaluation.npz", "metric": case.judged_by},
+        "evaluation": {"uri": "evaluation.npz", "metric": case.metric},
     }
-    spec["constraints"] = {"accuracy": {"maxDrop": case.model.max_drop}}
+    spec["constraints"] = {"accuracy": {"maxDrop": case.max_drop}}
     path = folder / "optimizedmodel.yaml"
-    path.write_text(yaml.safe_dump(document(case.model, spec), sort_keys=False))
+    path.write_text(yaml.safe_dump(document(case, spec), sort_keys=False))
     command = [sys.executable, "-m", "fettle.cli.main", "optimize", "-f", str(path), "--store", str(folder / "store")]
     seconds, error = _timed([*command, "-o", "json"], folder)
     try:

@@ -79,7 +79,9 @@ def _measure(context: RunContext, prepare: PrepareReport, progress: RunProgress)
     for target in progress.targets:
         files = _files(target, prepare, progress.models)
         target = replace(target, twins=_twins(target, files))
-        candidates = tuple(candidate for candidate in target.tried if candidate.name in files.keys() - target.twins.keys())
+        candidates = tuple(
+            candidate for candidate in target.tried if candidate.name in files.keys() - target.twins.keys()
+        )
         if not candidates:
             targets.append(target)
             continue

@@ -203,7 +203,9 @@ def _standing(
     if build is not None and build.refusal is not None:
         return CandidateState.REJECTED, build.refusal
     if candidate.name in target.twins:
-        return CandidateState.REJECTED, Finding(Reason.PRUNED, f"the same file and settings as {target.twins[candidate.name]}")
+        return CandidateState.REJECTED, Finding(
+            Reason.PRUNED, f"the same file and settings as {target.twins[candidate.name]}"
+        )
     fault = build.fault if build is not None and build.fault is not None else target.fault
     if fault is not None:
         return CandidateState.FAILED, fault

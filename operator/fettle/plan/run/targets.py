@@ -130,4 +130,3 @@ def may_share_a_node(target: TargetSpec, other: TargetSpec) -> bool:
     """Whether pods of both targets may land on the same node: no label is asked for with different values."""
     common = target.node_selector.keys() & other.node_selector.keys()
     return all(target.node_selector[key] == other.node_selector[key] for key in common)
-

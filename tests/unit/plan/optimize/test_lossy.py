@@ -37,9 +37,7 @@ def test_a_transformer_is_quantized_with_the_preset_for_transformers() -> None:
 
 def test_a_build_that_fails_stops_no_other() -> None:
     broken = failure(Reason.JOB_FAILED, "the quantizer raised")
-    world = World(
-        answer=fails("build", broken, "build int8-openvino"), speeds={"int8-mixed-openvino": (2.5, 0.001)}
-    )
+    world = World(answer=fails("build", broken, "build int8-openvino"), speeds={"int8-mixed-openvino": (2.5, 0.001)})
     world.settle()
     assert world.rows()["int8-openvino"].reason == Reason.JOB_FAILED
     assert world.status.artifacts[0].candidate == "int8-mixed-openvino"

@@ -103,9 +103,7 @@ def prepared(
 Speeds = dict[str, tuple[float, float]]  # candidate -> speed-up and accuracy drop; others get 1.2 and no drop
 
 
-def measured(
-    task: MeasureTask, speeds: Speeds, instead: dict[str, CandidateStatus] | None = None
-) -> MeasureReport:
+def measured(task: MeasureTask, speeds: Speeds, instead: dict[str, CandidateStatus] | None = None) -> MeasureReport:
     """The answer of a measure task; `instead` are rows told as they are. The published artifact is answered as `published`."""
 
     def one(candidate: BuiltCandidate) -> CandidateStatus:

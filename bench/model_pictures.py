@@ -1,4 +1,4 @@
-"""Pictures in which detectors of `bench/optimize_cases.py` find something. Seeded: the same each time; none is kept in the repository."""
+"""Pictures in which detectors of `bench/model_catalog.py` find something. Seeded: the same each time; none is kept in the repository."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 from bench import model_data as data
-from bench.models import unpack
+from bench.wheels import unpack
 from PIL import Image, ImageDraw, ImageEnhance
 
 PHOTOGRAPHS = "scikit-image==0.26.0"  # astronaut.png: NASA, public domain; camera.png: CC0 (skimage/data/README.txt)
