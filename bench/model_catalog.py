@@ -222,7 +222,8 @@ SCRIPT, PROGRAM = "TorchScript", "torch.export .pt2"
 
 TORCH: tuple[Case, ...] = (
     _torch("resemblyzer", f"{SCRIPT}: LSTM, traced", RESEMBLYZER,
-           lambda n, _: {"mels": data.mels(16000, 160, n, 40)}, count=100, metric="Embedding", inputs=_shaped("mels", "N", 160, 40)),
+           lambda n, _: {"mels": data.mels(16000, 160, n, 40)}, count=100, metric="Embedding",
+           inputs=_shaped("mels", "N", 160, 40)),
     _torch("resemblyzer_program", f"{PROGRAM}: LSTM", RESEMBLYZER, lambda n, _: {"mels": data.mels(16000, 160, n, 40)}, count=100, metric="Embedding"),
     _torch("crepe_tiny", f"{SCRIPT}: traced, raw sound", CREPE,
            lambda n, _: {"x": data.speech(16000, 1024, n)}, count=200, inputs=_shaped("x", "N", 1024)),

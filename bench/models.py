@@ -15,6 +15,7 @@ import os
 import shutil
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Sequence
 from dataclasses import asdict
@@ -66,8 +67,9 @@ def document(case: Case, spec: dict[str, Any]) -> dict[str, Any]:
     return {"apiVersion": API_VERSION, "kind": "OptimizedModel", "metadata": {"name": case.name}, "spec": spec}
 
 
-def write_items(case: Case, folder: Path) -> None:
-    """The case's data, where it has some, as `items.npz`."""
+def write_items(case: Case, work: Path) -> None:
+    """The case's data, where it has some, as `items.npz` in its folder."""
+    folder = work / case.name
     folder.mkdir(parents=True, exist_ok=True)
     if case.items is not None:
         np.savez(folder / "items.npz", **case.items(case.count, work))  # type: ignore[arg-type]
@@ -76,7 +78,7 @@ def write_items(case: Case, folder: Path) -> None:
 def manifest(case: Case, work: Path) -> Path:
     """The case's OptimizedModel as a file, its data beside it."""
     folder = work / case.name
-    write_items(case, folder)
+    write_items(case, work)
     path = folder / "optimizedmodel.yaml"
     made = document(case, specification(case, str(bring(case, work)), "items.npz"))
     path.write_text(yaml.safe_dump(made, sort_keys=False))

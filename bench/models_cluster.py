@@ -39,7 +39,7 @@ TORCHSCRIPT = {"name": "torch", "runtimes": ["torchscript"], "threads": 1}
 def push(kube: Kube, case: Case, work: Path) -> dict[str, Any]:
     """The case's model and data in the claim `models`; the spec that names them."""
     folder = work / case.name
-    write_items(case, folder)
+    write_items(case, work)
     model = bring(case, work)
     install.push(kube, model, f"pvc://models/{case.name}/{model.name}")
     if case.items is not None:
