@@ -16,6 +16,7 @@ from tests.unit.plan.optimize.world import World, fails, failure, make_spec
 from fettle.api.reasons import Reason
 from fettle.cli.commands.optimize import _json, next_generation, show
 from fettle.cli.local.manifests import read
+from fettle.cli.local.model_options import name_of
 from fettle.cli.local.mounts import parse_maps, places, with_parallelism
 from fettle.cli.main import main
 from fettle.cli.views.progress import PIPE_WIDTH, LiveDisplay, PlainDisplay, candidates_table, size
@@ -28,7 +29,22 @@ def test_the_version_is_printed() -> None:
 
 
 REFUSED = [
-    ("no file", [], "Missing option '-f'"),
+    (
+        "neither a model nor a manifest",
+        [],
+        "name a model, as in `fettle optimize model.onnx --evaluation items.npz`, or a manifest with -f",
+    ),
+    ("a model and a manifest", ["model.onnx", "-f", "om.yaml"], "name a MODEL, or a manifest with -f, not both"),
+    ("an option that a manifest has itself", ["-f", "om.yaml", "--max-drop", "0.1"], "--max-drop belongs to MODEL"),
+    ("a manifest for a model", ["om.yaml"], "om.yaml looks like a manifest: fettle optimize -f om.yaml"),
+    ("a model that is not there", ["nowhere.onnx"], "nowhere.onnx does not exist"),
+    ("items that are not there", ["om.onnx", "--evaluation", "nowhere.npz"], "nowhere.npz does not exist"),
+    (
+        "labels of nothing",
+        ["om.onnx", "--labels", "y"],
+        "--labels says how to judge evaluation items: add --evaluation FILE",
+    ),
+    ("more than all that may be lost", ["om.onnx", "--max-drop", "5"], "5.0 is not in the range 0<=x<=1"),
     ("a file that is not there", ["-f", "nowhere.yaml"], "cannot read nowhere.yaml"),
     ("a claim without a folder", ["-f", "om.yaml"], "map the claim to a local folder: --map pvc://models=FOLDER"),
     ("a map that is none", ["-f", "om.yaml", "--map", "models=."], "expected pvc://CLAIM=FOLDER"),
@@ -50,6 +66,7 @@ def test_a_wrong_command_line_is_one_clear_line_and_status_2(
     monkeypatch.chdir(tmp_path)
     Path("om.yaml").write_text(text())
     Path("bad.yaml").write_text(text(sauce=1))
+    Path("om.onnx").write_bytes(b"")
     result = CliRunner().invoke(main, ["optimize", *arguments])
     assert result.exit_code == 2
     assert message in result.output
@@ -193,3 +210,40 @@ def test_a_relative_path_without_a_claim_needs_no_map(tmp_path: Path) -> None:
     assert places(manifest.spec, {}, tmp_path / "s").spec.source.uri == (tmp_path / "m.onnx").as_uri()
     with pytest.raises(UsageError, match=r"data.evaluation.uri"):
         places(make_spec(source={"uri": "file:///m.onnx"}), {}, tmp_path / "s")
+
+
+def test_options_stand_for_the_manifest_that_they_print(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("My Model.v2.onnx").write_bytes(b"")
+    Path("items.npz").write_bytes(b"")
+    options = ["--evaluation", "items.npz", "--labels", "y", "--metric", "F1", "--max-drop", "0.02", "--threads", "2"]
+    options += ["--runtime", "openvino", "--batch-size", "4", "--objective", "Throughput"]
+    result = CliRunner().invoke(main, ["optimize", "My Model.v2.onnx", *options, "-o", "yaml"])
+    assert result.exit_code == 0, result.output
+    assert yaml.safe_load(result.output) == {
+        "apiVersion": "fettle.dev/v1alpha1",
+        "kind": "OptimizedModel",
+        "metadata": {"name": "my-model-v2"},
+        "spec": {
+            "source": {"uri": "My Model.v2.onnx"},
+            "data": {"evaluation": {"uri": "items.npz", "labelKey": "y", "metric": "F1"}},
+            "targets": [{"name": "cpu", "runtimes": ["openvino"], "threads": 2, "batchSizes": [4]}],
+            "objective": "Throughput",
+            "constraints": {"accuracy": {"maxDrop": 0.02}},
+        },
+    }
+
+
+def test_the_printed_manifest_is_one_that_is_read_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("net.onnx").write_bytes(b"")
+    result = CliRunner().invoke(main, ["optimize", "net.onnx", "-o", "yaml"])
+    (manifest,) = read(result.output, "net.yaml", tmp_path).models
+    assert manifest.name == "net"
+    assert manifest.spec.source.uri == (tmp_path / "net.onnx").as_uri()
+    assert manifest.spec.data.evaluation is None
+
+
+@pytest.mark.parametrize(("file", "name"), [("a/B_c.pt2", "b-c"), ("saved model/", "saved-model"), ("...", "model")])
+def test_a_model_is_named_after_its_file(file: str, name: str) -> None:
+    assert name_of(file) == name

@@ -11,13 +11,16 @@ from contextlib import suppress
 from pathlib import Path
 
 import click
+import yaml
 from rich.console import Console
 
 from fettle.api.conditions import ConditionStatus, find
 from fettle.api.optimizedmodel_status import OptimizedModelStatus
 from fettle.api.task import SECONDS_PER_CANDIDATE
+from fettle.cli.browser import open_page
 from fettle.cli.entry import EXIT_FAILURE
-from fettle.cli.local.manifests import ModelDocument, read
+from fettle.cli.local.manifests import Documents, ModelDocument, read
+from fettle.cli.local.model_options import ModelOptions, model_options
 from fettle.cli.local.mounts import Places, parse_maps, places, with_parallelism
 from fettle.cli.local.process import Processes
 from fettle.cli.local.run import LocalRun, RunInput
@@ -39,14 +42,14 @@ PRIVATE = {"NNCF_CI": "1"}
 
 
 @click.command()
+@model_options
 @click.option(
     "-f",
     "--filename",
     "file",
-    required=True,
     type=click.Path(allow_dash=True),
     metavar="FILE",
-    help="YAML file with OptimizedModels, or - for stdin.",
+    help="YAML file with OptimizedModels instead of MODEL and its options, or - for stdin.",
 )
 @click.option(
     "--map",
@@ -58,7 +61,12 @@ PRIVATE = {"NNCF_CI": "1"}
 @click.option(
     "--store", type=click.Path(path_type=Path), metavar="FOLDER", help="Folder of the store [default: ./fettle-store]."
 )
-@click.option("-o", "--output", type=click.Choice(["json"]), help="Print the objects with their status for programs.")
+@click.option(
+    "-o",
+    "--output",
+    type=click.Choice(["json", "yaml"]),
+    help="json: print the objects with their status for programs. yaml: only print the manifest that MODEL and its options stand for.",
+)
 @click.option(
     "--parallelism",
     type=click.IntRange(1, 32),
@@ -73,24 +81,31 @@ PRIVATE = {"NNCF_CI": "1"}
     metavar="S",
     help="Time budget for timing each finalist, in seconds.",
 )
+@click.option("--open", "show_report", is_flag=True, help="Open the report in a browser at the end.")
 def optimize(
-    file: str,
+    options: ModelOptions,
+    file: str | None,
     maps: tuple[str, ...],
     store: Path | None,
     output: str | None,
     parallelism: int | None,
     measure_seconds: float,
+    show_report: bool,
 ) -> None:
     """Optimize a model on this machine, without a cluster.
 
-    FILE is the same YAML as for `kubectl apply`. The command runs the same plan and the same tasks as local processes instead of
-    Jobs, and writes the same artifacts. URIs may also be local paths. The exit status is 0 only if an artifact was published for
-    every target.
+    Name the MODEL and the items that judge it, or a FILE with the same YAML as for `kubectl apply`. The command runs the same plan
+    and the same tasks as local processes instead of Jobs, and writes the same artifacts. The exit status is 0 only if an artifact
+    was published for every target. `-o yaml` prints the manifest for later use.
 
     \b
+    fettle optimize model.onnx --evaluation items.npz --labels labels --max-drop 0.01
     fettle optimize -f optimizedmodel.yaml --map pvc://models=./models
     """
-    documents = read(_text(file), file, Path.cwd() if file == "-" else Path(file).resolve().parent)
+    documents = _documents(options, file)
+    if output == "yaml":
+        click.echo(yaml.safe_dump_all([manifest.document for manifest in documents.models], sort_keys=False), nl=False)
+        return
     progress = Console(stderr=True)
     for kind in documents.others:
         progress.print(f"{file}: ignored a {kind}", style="dim", highlight=False)
@@ -108,6 +123,8 @@ def optimize(
         done.append((manifest, status))
         if output is None:
             show(result_console(), manifest, located, status)
+        if show_report and status.report is not None:
+            open_page(located.local(status.report.uri))
     if output == "json":
         click.echo(_json(done))
     if not all(is_ready(status) for _, status in done):
@@ -191,6 +208,17 @@ def is_ready(status: OptimizedModelStatus) -> bool:
     """Whether every target has its artifact."""
     ready = find(status.conditions, READY)
     return ready is not None and ready.status == ConditionStatus.TRUE
+
+
+def _documents(options: ModelOptions, file: str | None) -> Documents:
+    """What the command line asks for. Raises UsageError."""
+    if file is None:
+        return read(yaml.safe_dump(options.document()), str(options.model), Path.cwd())
+    if options.model is not None:
+        raise UsageError("name a MODEL, or a manifest with -f, not both")
+    if options.given:
+        raise UsageError(f"{' and '.join(options.given)} belongs to MODEL: a manifest says it itself")
+    return read(_text(file), file, Path.cwd() if file == "-" else Path(file).resolve().parent)
 
 
 def _text(file: str) -> str:

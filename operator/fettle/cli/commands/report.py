@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from pathlib import Path
 
 import click
@@ -13,6 +12,7 @@ from fettle.cli.access.completion import model_names
 from fettle.cli.access.objects import model_of
 from fettle.cli.access.options import cluster_options
 from fettle.cli.access.pull_files import pull_files
+from fettle.cli.browser import open_page
 from fettle.cli.commands.pull import opened
 from fettle.errors import UsageError
 
@@ -40,8 +40,8 @@ def report(name: str, to: Path | None, show: bool, image: str | None, timeout: i
     with progress_bar(None) as progress, opened(cluster, place, image, timeout, progress) as files:
         pull_files(files, place.path, to, lambda number: progress.update(progress.task_ids[0], total=number))
     click.echo(to)
-    if show and click.launch(str(to.resolve())) != 0:
-        sys.exit(f"could not start a browser: open {to} yourself")
+    if show:
+        open_page(to)
 
 
 def report_of(cluster: Cluster, name: str) -> str:

@@ -1,0 +1,160 @@
+"""An OptimizedModel from options instead of YAML: `fettle optimize model.onnx --evaluation items.npz`."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import wraps
+from pathlib import Path
+from typing import Any
+
+import click
+
+from fettle.api.base import API_VERSION
+from fettle.api.catalog import DEFAULT_RUNTIMES
+from fettle.api.vocabulary import Metric, Objective, RuntimeName
+from fettle.cli.local.manifests import KIND
+from fettle.errors import UsageError
+from fettle.runtimes.cpu import usable_cores
+
+TARGET = "cpu"
+MANIFESTS = (".yaml", ".yml")
+
+
+@dataclass(frozen=True)
+class ModelOptions:
+    """What was said of a model on the command line. `model` is None where a manifest says all of it."""
+
+    model: str | None
+    evaluation: str | None
+    calibration: str | None
+    labels: str | None
+    metric: str | None
+    max_drop: float | None
+    objective: str | None
+    runtimes: tuple[str, ...]
+    threads: int | None
+    batch_size: int | None
+
+    @property
+    def given(self) -> list[str]:
+        """The options that were given, as they are written."""
+        options = {"runtimes": "--runtime"}
+        told = (name for name, value in vars(self).items() if name != "model" and value not in (None, ()))
+        return [options.get(name, "--" + name.replace("_", "-")) for name in told]
+
+    def document(self) -> dict[str, Any]:
+        """The manifest. Raises UsageError where the options do not go together."""
+        if self.model is None:
+            example = "fettle optimize model.onnx --evaluation items.npz"
+            raise UsageError(f"name a model, as in `{example}`, or a manifest with -f FILE")
+        if self.model.endswith(MANIFESTS):
+            raise UsageError(f"{self.model} looks like a manifest: fettle optimize -f {self.model}")
+        for path in (self.model, self.evaluation, self.calibration):
+            if path is not None and "://" not in path and not Path(path).expanduser().exists():
+                raise UsageError(f"{path} does not exist")
+        if self.evaluation is None and (self.labels or self.metric):
+            option = "--labels" if self.labels else "--metric"
+            raise UsageError(f"{option} says how to judge evaluation items: add --evaluation FILE")
+        evaluation = (
+            {"uri": self.evaluation, "labelKey": self.labels, "metric": self.metric} if self.evaluation else None
+        )
+        calibration = {"uri": self.calibration} if self.calibration else None
+        target = {
+            "name": TARGET,
+            "runtimes": list(self.runtimes or DEFAULT_RUNTIMES),
+            "threads": self.threads or usable_cores(),
+            "batchSizes": [self.batch_size] if self.batch_size else None,
+        }
+        constraints = {"accuracy": {"maxDrop": self.max_drop}} if self.max_drop is not None else None
+        spec = {
+            "source": {"uri": self.model},
+            "data": {"calibration": calibration, "evaluation": evaluation},
+            "targets": [target],
+            "objective": self.objective,
+            "constraints": constraints,
+        }
+        return {
+            "apiVersion": API_VERSION,
+            "kind": KIND,
+            "metadata": {"name": name_of(self.model)},
+            "spec": _present(spec),
+        }
+
+
+def name_of(model: str) -> str:
+    """A name that Kubernetes allows, after the model's file: 'My Model.v2.onnx' -> 'my-model-v2'."""
+    stem = Path(model.rstrip("/")).stem if Path(model).suffix else Path(model.rstrip("/")).name
+    return re.sub(r"[^a-z0-9]+", "-", stem.lower()).strip("-") or "model"
+
+
+def _present(node: Any) -> Any:
+    """`node` without keys that have no value."""
+    if not isinstance(node, dict):
+        return node
+    present = {key: _present(value) for key, value in node.items() if value is not None}
+    return {key: value for key, value in present.items() if value != {}}
+
+
+def model_options(command: Callable[..., None]) -> Callable[..., None]:
+    """Options that say what a manifest would, turned into the argument `options`."""
+
+    @wraps(command)
+    def run(**given: Any) -> None:
+        told = {name: given.pop(name) for name in ModelOptions.__dataclass_fields__}
+        command(options=ModelOptions(**told), **given)
+
+    decorators = (
+        click.argument("model", metavar="[MODEL]", required=False),
+        click.option(
+            "--evaluation", metavar="FILE", help="Items that accuracy is judged on: .npz, .parquet or .jsonl."
+        ),
+        click.option(
+            "--labels",
+            metavar="KEY",
+            help="Column of the labels in the evaluation file. Without labels, answers are "
+            "compared with the original's.",
+        ),
+        click.option(
+            "--metric",
+            type=click.Choice([metric.value for metric in Metric]),
+            help="How answers are judged [default: Accuracy with labels; without, what fits the model's outputs].",
+        ),
+        click.option(
+            "--max-drop",
+            type=click.FloatRange(0, 1),
+            metavar="X",
+            help="Accuracy that may be lost, from 0 to 1: 0.01 is one percentage point.",
+        ),
+        click.option(
+            "--calibration",
+            metavar="FILE",
+            help="Items that set the ranges of int8 [default: a fifth of the evaluation items].",
+        ),
+        click.option(
+            "--objective",
+            type=click.Choice([objective.value for objective in Objective]),
+            help="What to improve [default: Latency].",
+        ),
+        click.option(
+            "--runtime",
+            "runtimes",
+            multiple=True,
+            type=click.Choice([name.value for name in RuntimeName]),
+            help=f"Runtime that may serve the model; may be repeated [default: {', '.join(DEFAULT_RUNTIMES)}].",
+        ),
+        click.option(
+            "--threads",
+            type=click.IntRange(1, 256),
+            metavar="N",
+            help="Threads for one inference [default: the cores of this machine].",
+        ),
+        click.option(
+            "--batch-size", type=click.IntRange(1, 4096), metavar="N", help="Items in one inference [default: 1]."
+        ),
+    )
+    wrapped: Callable[..., None] = run
+    for decorator in reversed(decorators):
+        wrapped = decorator(wrapped)
+    return wrapped
