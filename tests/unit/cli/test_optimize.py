@@ -41,8 +41,8 @@ REFUSED = [
     ("items that are not there", ["om.onnx", "--evaluation", "nowhere.npz"], "nowhere.npz does not exist"),
     (
         "labels of nothing",
-        ["om.onnx", "--labels", "y"],
-        "--labels says how to judge evaluation items: add --evaluation FILE",
+        ["om.onnx", "--label-key", "y"],
+        "--label-key says how to judge evaluation items: add --evaluation FILE",
     ),
     ("more than all that may be lost", ["om.onnx", "--max-drop", "5"], "5.0 is not in the range 0<=x<=1"),
     ("a file that is not there", ["-f", "nowhere.yaml"], "cannot read nowhere.yaml"),
@@ -216,7 +216,18 @@ def test_options_stand_for_the_manifest_that_they_print(tmp_path: Path, monkeypa
     monkeypatch.chdir(tmp_path)
     Path("My Model.v2.onnx").write_bytes(b"")
     Path("items.npz").write_bytes(b"")
-    options = ["--evaluation", "items.npz", "--labels", "y", "--metric", "F1", "--max-drop", "0.02", "--threads", "2"]
+    options = [
+        "--evaluation",
+        "items.npz",
+        "--label-key",
+        "y",
+        "--metric",
+        "F1",
+        "--max-drop",
+        "0.02",
+        "--threads",
+        "2",
+    ]
     options += ["--runtime", "openvino", "--batch-size", "4", "--objective", "Throughput"]
     result = CliRunner().invoke(main, ["optimize", "My Model.v2.onnx", *options, "-o", "yaml"])
     assert result.exit_code == 0, result.output

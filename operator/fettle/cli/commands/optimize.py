@@ -99,7 +99,7 @@ def optimize(
     was published for every target. `-o yaml` prints the manifest for later use.
 
     \b
-    fettle optimize model.onnx --evaluation items.npz --labels labels --max-drop 0.01
+    fettle optimize model.onnx --evaluation items.npz --max-drop 0.01
     fettle optimize -f optimizedmodel.yaml --map pvc://models=./models
     """
     documents = _documents(options, file)

@@ -29,7 +29,7 @@ class ModelOptions:
     model: str | None
     evaluation: str | None
     calibration: str | None
-    labels: str | None
+    label_key: str | None
     metric: str | None
     max_drop: float | None
     objective: str | None
@@ -54,11 +54,11 @@ class ModelOptions:
         for path in (self.model, self.evaluation, self.calibration):
             if path is not None and "://" not in path and not Path(path).expanduser().exists():
                 raise UsageError(f"{path} does not exist")
-        if self.evaluation is None and (self.labels or self.metric):
-            option = "--labels" if self.labels else "--metric"
+        if self.evaluation is None and (self.label_key or self.metric):
+            option = "--label-key" if self.label_key else "--metric"
             raise UsageError(f"{option} says how to judge evaluation items: add --evaluation FILE")
         evaluation = (
-            {"uri": self.evaluation, "labelKey": self.labels, "metric": self.metric} if self.evaluation else None
+            {"uri": self.evaluation, "labelKey": self.label_key, "metric": self.metric} if self.evaluation else None
         )
         calibration = {"uri": self.calibration} if self.calibration else None
         target = {
@@ -111,10 +111,9 @@ def model_options(command: Callable[..., None]) -> Callable[..., None]:
             "--evaluation", metavar="FILE", help="Items that accuracy is judged on: .npz, .parquet or .jsonl."
         ),
         click.option(
-            "--labels",
+            "--label-key",
             metavar="KEY",
-            help="Column of the labels in the evaluation file. Without labels, answers are "
-            "compared with the original's.",
+            help="Name of the labels in the evaluation file [default: labels]. Without labels, the original's answers are the truth.",
         ),
         click.option(
             "--metric",
