@@ -176,6 +176,25 @@ def conditional() -> onnx.ModelProto:
     return model(nodes, [tensor("x", ["N", 4])], [tensor("y", ["N", 4])], weights)
 
 
+def clamped_for_a_branch() -> onnx.ModelProto:
+    """A Relu behind a product that only the branches of an If read."""
+
+    def branch(name: str, kind: str) -> onnx.GraphProto:
+        out = f"{name}_out"
+        return helper.make_graph([helper.make_node(kind, ["clamped", "one"], [out])], name, [], [tensor(out, None)])
+
+    random = np.random.default_rng(41)
+    nodes = [
+        helper.make_node("MatMul", ["x", "w"], ["h"], "product"),
+        helper.make_node("Relu", ["h"], ["clamped"], "clamp"),
+        helper.make_node("ReduceMax", ["x"], ["largest"], keepdims=0),
+        helper.make_node("Greater", ["largest", "one"], ["big"]),
+        helper.make_node("If", ["big"], ["y"], then_branch=branch("then", "Mul"), else_branch=branch("else", "Add")),
+    ]
+    weights = [stored("one", 1.5), numpy_helper.from_array(random.standard_normal((8, 4)).astype(np.float32), "w")]
+    return model(nodes, [tensor("x", ["N", 8])], [tensor("y", ["N", 4])], weights)
+
+
 def custom_operator() -> onnx.ModelProto:
     """An operator that nobody here has."""
     nodes = [helper.make_node("SecretSauce", ["x"], ["y"], domain="com.example")]

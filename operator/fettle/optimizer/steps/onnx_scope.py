@@ -9,6 +9,7 @@ import onnx
 from fettle.optimizer.onnx import model
 
 RECURRENT = frozenset({"LSTM", "GRU", "RNN", "Scan", "Loop"})
+CLAMPS = ("Relu", "Clip")
 
 
 def before_recurrent(graph: onnx.GraphProto) -> list[str]:
@@ -23,6 +24,16 @@ def before_recurrent(graph: onnx.GraphProto) -> list[str]:
         names[node.name] = None
         waiting.extend(made[name] for name in node.input if name in made)
     return list(names)
+
+
+def clamps_before_bodies(graph: onnx.GraphProto) -> list[str]:
+    """Names of Relu and Clip nodes beside which a branch or a loop body reads.
+
+    The tool takes such a node out where a range clamps as well, but inside a body it puts no range, so there nothing would clamp.
+    """
+    read = {name for body in model.graphs(graph) if body is not graph for node in body.node for name in node.input}
+    clamps = (node for node in graph.node if node.op_type in CLAMPS)
+    return [node.name for node in clamps if read & {*node.input, *node.output}]
 
 
 def keep_apart(graph: onnx.GraphProto) -> None:

@@ -32,7 +32,7 @@ from fettle.optimizer.onnx import model as onnx_model
 from fettle.optimizer.onnx import portable
 from fettle.optimizer.steps import Work
 from fettle.optimizer.steps.layers import partly
-from fettle.optimizer.steps.onnx_scope import before_recurrent, flatten_biases, keep_apart
+from fettle.optimizer.steps.onnx_scope import before_recurrent, clamps_before_bodies, flatten_biases, keep_apart
 from fettle.optimizer.steps.onnx_switches import OnnxSwitches, products
 from fettle.runtimes import cpu
 
@@ -93,7 +93,7 @@ def _quantized(
         _Reader(work.calibration),
         quant_format=QuantFormat.QDQ,
         op_types_to_quantize=operators or None,
-        nodes_to_exclude=[*before_recurrent(model.graph), *kept],
+        nodes_to_exclude=[*before_recurrent(model.graph), *clamps_before_bodies(model.graph), *kept],
         per_channel=True,
         reduce_range=_reduce_range(),
         activation_type=QuantType.QUInt8,

@@ -95,6 +95,20 @@ def test_a_static_file_runs_its_convolutions_in_int8(bench: Workbench) -> None:
     assert set(answer.libraries) == {"onnx", "onnxruntime"}
 
 
+def test_what_a_branch_reads_stays_clamped(bench: Workbench) -> None:
+    x = np.random.default_rng(43).standard_normal((40, 8)).astype(np.float32)
+    report = prepared(bench, models.clamped_for_a_branch(), x=x)
+    answer = built(bench, report, plan(ORT))
+    assert answer.built is not None, answer.message
+    feed = items.of(arrays_in(bench.store, report.items.sha256), report.signature).feed([0])
+    path = bench.store.fetch_model(answer.built, bench.folder / "int8")
+    original = bench.store.fetch_model(report.portable, bench.folder / "float32")
+    int8, float32 = (
+        base.get(ORT).load(entry, RuntimeSettings(threads=1), report.signature) for entry in (path, original)
+    )
+    assert np.abs(int8.infer(feed)["y"] - float32.infer(feed)["y"]).max() < 0.1 * np.abs(float32.infer(feed)["y"]).max()
+
+
 def test_nncf_writes_openvinos_own_format(bench: Workbench) -> None:
     report = images(bench)
     answer = built(bench, report, plan(OPENVINO))
