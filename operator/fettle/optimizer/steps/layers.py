@@ -23,6 +23,9 @@ from fettle.runtimes import base
 RANKING_PRODUCTS = 2e11  # of the whole ranking; what goes beyond is ranked in coarser groups
 RANKED_ON = 3  # items at most
 FEWEST_RANKED = 2
+UNKNOWN_PRODUCTS = (
+    1e10  # of one answer, where shapes are known only as it runs: rather too coarse a ranking than one without end
+)
 JUDGING_PRODUCTS = 3e10  # of judging a model once
 JUDGED_ON = 256  # items at most
 FEWEST_JUDGED = 10
@@ -77,7 +80,7 @@ def partly(
         text = "mixed precision requires constraints.accuracy.maxDrop above 0: it chooses layers by what may be lost"
         raise RecipeError(text)
     runtime, settings, signature = base.get(name), RuntimeSettings(threads=1), loss.items.signature
-    cost = products(loss.items.feed([0]))
+    cost = products(loss.items.feed([0])) or int(UNKNOWN_PRODUCTS)
     original = runtime.load(work.entry, settings, signature)
     loss.begin(original.infer, judged_on(cost))
     original.close()

@@ -52,6 +52,7 @@ class OnnxSwitches:
         onnx.save(model, str(entry))
         options = ort.SessionOptions()
         options.log_severity_level = 4
+        options.intra_op_num_threads = 1  # as what it is compared with: sums in another order differ
         options.add_session_config_entry("session.disable_quant_qdq", "1")  # the pairs stay what they are
         self._session = ort.InferenceSession(str(entry), options, providers=["CPUExecutionProvider"])
         self._outputs = [value.name for value in self._session.get_outputs()]

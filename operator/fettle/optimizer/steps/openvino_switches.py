@@ -51,7 +51,7 @@ class OpenVinoSwitches:
             target.replace_source_output(chosen.output(0))
         quantized.add_parameters([parameter])
         quantized.validate_nodes_and_infer_types()
-        hint = {"INFERENCE_PRECISION_HINT": "f32"}
+        hint = {"INFERENCE_PRECISION_HINT": "f32", "INFERENCE_NUM_THREADS": 1}
         self._compiled = ov.Core().compile_model(quantized, "CPU", hint)
 
     def infer(self, quantized: frozenset[str]) -> Infer:
