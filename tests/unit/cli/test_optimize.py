@@ -102,7 +102,7 @@ def test_where_the_store_lies(
 
 def test_parallelism_may_be_said_on_the_command_line() -> None:
     assert with_parallelism(make_spec(), 7).search.parallelism == 7
-    assert with_parallelism(make_spec(), None).search.parallelism == 2
+    assert with_parallelism(make_spec(search={}), None).search.parallelism == 2
 
 
 def test_one_run_never_overwrites_the_report_of_another(tmp_path: Path) -> None:
@@ -166,7 +166,7 @@ def test_plain_lines_tell_what_changes_once() -> None:
             world.finish()
     lines = out.getvalue().splitlines()
     assert len(lines) == len(set(lines))
-    assert any("Optimizing: 0 of 2 builds done" in line for line in lines)
+    assert any("Optimizing: 0 of 4 builds done" in line for line in lines)
     assert any("cpu/int8-openvino: Selected" in line for line in lines)
     assert all(line.startswith("[0:0") for line in lines)
 
@@ -183,7 +183,7 @@ def test_the_picture_holds_stage_tasks_and_candidates() -> None:
     console.print(display._picture())
     assert isinstance(console.file, io.StringIO)
     told = console.file.getvalue()
-    assert "Optimizing: 0 of 2 builds done" in told
+    assert "Optimizing: 0 of 4 builds done" in told
     assert "build int8-openvino" in told
     assert "float32-openvino-static" in told
 

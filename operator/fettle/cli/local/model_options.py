@@ -63,7 +63,7 @@ class ModelOptions:
         calibration = {"uri": self.calibration} if self.calibration else None
         target = {
             "name": TARGET,
-            "runtimes": list(self.runtimes or DEFAULT_RUNTIMES),
+            "runtimes": list(self.runtimes or (name.value for name in DEFAULT_RUNTIMES)),
             "threads": self.threads or usable_cores(),
             "batchSizes": [self.batch_size] if self.batch_size else None,
         }

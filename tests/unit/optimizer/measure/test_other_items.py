@@ -44,14 +44,13 @@ def ruined(bench: Bench) -> MeasureReport:
     )
 
 
-def test_a_finalist_that_loses_too_much_spends_its_share_of_the_error_and_no_time(ruined: MeasureReport) -> None:
+def test_a_finalist_that_loses_too_much_is_not_timed(ruined: MeasureReport) -> None:
     _, row = ruined.candidates
     assert (row.state, row.samples, row.speedup, row.artifact) == (CandidateState.MEASURED, 797, None, None)
     assert row.accuracy_drop is not None
     assert row.accuracy_drop.low > 0.1
     assert row.flips is not None
     assert row.flips.worse > row.flips.better
-    assert ruined.certified == 1
     assert ruined.baseline.measurements, "the baseline is timed all the same"
 
 
@@ -59,9 +58,8 @@ def test_what_ruins_the_screening_items_never_sees_those_that_certify(ruined: Me
     row, _ = ruined.candidates
     assert (row.state, row.reason, row.samples) == (CandidateState.REJECTED, Reason.PRUNED, 32)
     assert "on 32 screening items the accuracy drop is" in (row.message or "")
-    assert ruined.certified == 1, "and that was the other"
     rules = Rules(BOUND, Objective.LATENCY, 1, False, 0.05)
-    assert misses_accuracy(row, rules), "so that the other preset is tried"
+    assert misses_accuracy(row, rules)
 
 
 def test_without_labels_agreement_with_the_original_is_what_counts(bench: Bench) -> None:

@@ -138,11 +138,11 @@ def test_a_run_whose_jobs_never_end_is_over_after_its_deadline_and_as_long_again
 def test_past_the_deadline_what_only_waits_is_given_up_while_something_else_runs() -> None:
     """Else its Job would begin as soon as the quota allows it, with no time left."""
     world = reaches("build")
-    waits, runs = (task for task in world.started if task.stage == "build")
+    waits, *run = (task for task in world.started if task.stage == "build")
     world.tasks[waits.task_hash] = replace(failure(Reason.QUOTA_EXCEEDED, "quota q"), phase=TaskPhase.RUNNING)
     world.now += HOUR
     decision = world.look()
-    assert [task.label for task in decision.requests if task.stage == "build"] == [runs.label]
+    assert [task.label for task in decision.requests if task.stage == "build"] == [task.label for task in run]
     assert "QuotaExceeded: quota q" in world.ready.message
     world.finish()
     assert world.look().finished

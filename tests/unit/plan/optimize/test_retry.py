@@ -228,7 +228,7 @@ def test_a_candidate_that_failed_while_it_was_measured_is_measured_again() -> No
     world.retry = "one"
     world.settle()
     assert attempts(world, "measure") == [0, 3]
-    assert attempts(world, "build") == [0, 0]
+    assert attempts(world, "build") == [0, 0, 0, 0]
     assert world.rows()["int8-openvino"].state != CandidateState.FAILED
 
 
@@ -273,9 +273,11 @@ def test_a_build_that_failed_is_tried_again_beside_those_that_run() -> None:
     mend(world)
     decision = world.look()
     builds = {task.label: task.attempt for task in decision.requests if task.stage == "build"}
-    assert builds == {"build int8-openvino": 3, "build int8-onnxruntime": 0}, "the one that runs is not disturbed"
+    others = {label: attempt for label, attempt in builds.items() if label != "build int8-openvino"}
+    assert builds["build int8-openvino"] == 3
+    assert set(others.values()) == {0}, "those that run are not disturbed"
     world.settle()
-    assert attempts(world, "build") == [0, 0, 3]
+    assert attempts(world, "build") == [0, 0, 0, 0, 3]
     assert world.ready.reason == Reason.PUBLISHED
 
 
@@ -287,7 +289,7 @@ def test_no_more_builds_are_tried_again_at_once_than_the_spec_allows() -> None:
     running = [state for state in world.tasks.values() if state.phase == TaskPhase.RUNNING]
     assert len(running) == 1
     world.settle()
-    assert [attempt for attempt in attempts(world, "build") if attempt] == [3, 3]
+    assert [attempt for attempt in attempts(world, "build") if attempt] == [3, 3, 3, 3]
 
 
 def test_a_measurement_that_goes_on_is_not_disturbed_by_a_build_that_is_tried_again() -> None:
@@ -303,6 +305,7 @@ def test_a_measurement_that_goes_on_is_not_disturbed_by_a_build_that_is_tried_ag
     world.look()
     assert world.status.last_handled_retry is None
     world.settle()
+    world.settle()  # what the run published is a change, and so looked at again
     assert world.status.last_handled_retry == "one"
     assert [task.attempt for task in world.started if task.label == "build int8-openvino"] == [0, 3]
     assert world.ready.reason == Reason.PUBLISHED
@@ -393,8 +396,8 @@ def test_a_retry_whose_jobs_were_made_before_the_operator_died_makes_no_others()
         world.look()
         assert world.status.retries == 1
     world.settle()
-    assert [task.attempt for task in first.requests if task.stage == "build"] == [3, 3]
-    assert [attempt for attempt in attempts(world, "build") if attempt] == [3, 3]
+    assert [task.attempt for task in first.requests if task.stage == "build"] == [3, 3, 3, 3]
+    assert [attempt for attempt in attempts(world, "build") if attempt] == [3, 3, 3, 3]
     assert world.ready.reason == Reason.PUBLISHED
 
 

@@ -14,6 +14,9 @@ from fettle.api.vocabulary import CandidateState
 from fettle.plan.run.decide import decide
 
 
+BUILDS = ["int8-openvino", "int8-mixed-openvino", "int8-onnxruntime", "int8-mixed-onnxruntime"]
+
+
 def test_a_run_goes_through_its_stages_and_publishes_the_best() -> None:
     world = World(speeds={"int8-openvino": (3.0, 0.001)})
 
@@ -26,11 +29,11 @@ def test_a_run_goes_through_its_stages_and_publishes_the_best() -> None:
 
     world.look()
     assert world.ready.reason == Reason.OPTIMIZING
-    assert world.ready.message == "0 of 2 builds done"
+    assert world.ready.message == "0 of 4 builds done"
     assert world.condition("SourceResolved").status == ConditionStatus.TRUE
     assert world.condition("Converted").status == ConditionStatus.TRUE
     assert world.condition("Measured").status == ConditionStatus.UNKNOWN
-    assert world.labels("build") == ["build int8-openvino", "build int8-onnxruntime"]
+    assert world.labels("build") == [f"build {name}" for name in BUILDS]
     assert world.rows()["int8-openvino"].state == CandidateState.RUNNING
     assert world.rows()["float32-openvino"].state == CandidateState.PENDING
     world.finish()
@@ -145,15 +148,15 @@ def test_builds_run_so_many_at_once_and_no_more() -> None:
     world.finish()
     world.look()
     assert world.labels("build") == ["build int8-openvino"]
-    assert world.ready.message == "0 of 2 builds done"
+    assert world.ready.message == "0 of 4 builds done"
     world.finish()
     world.look()
-    assert world.labels("build") == ["build int8-openvino", "build int8-onnxruntime"]
-    assert world.ready.message == "1 of 2 builds done"
+    assert world.labels("build") == [f"build {name}" for name in BUILDS[:2]]
+    assert world.ready.message == "1 of 4 builds done"
 
 
 def test_what_the_store_has_is_not_built_again() -> None:
-    world = World(prepare={"cached": ["int8-openvino", "int8-onnxruntime"]})
+    world = World(prepare={"cached": BUILDS})
     world.settle()
     assert world.labels("build") == []
     assert world.ready.reason == Reason.PUBLISHED
@@ -210,7 +213,7 @@ def test_every_accuracy_interval_gets_its_share_of_the_error() -> None:
     world.settle()
     (measure,) = [task.task for task in world.started if isinstance(task.task, MeasureTask)]
     assert measure.alpha == pytest.approx(0.05 / 4)
-    assert measure.places == 3, "one of four is kept for what a second round may try"
+    assert measure.places == 4
 
 
 def test_the_percentile_of_the_constraint_reaches_the_clock() -> None:
@@ -222,12 +225,12 @@ def test_the_percentile_of_the_constraint_reaches_the_clock() -> None:
 
 
 def test_each_task_is_told_the_time_that_is_left() -> None:
-    world = World(make_spec(search={"deadlineSeconds": 600}))
+    world = World(make_spec(search={"deadlineSeconds": 600, "parallelism": 4}))
     world.look()
     world.now += timedelta(seconds=100)
     world.finish()
     world.look()
-    assert [task.deadline_seconds for task in world.started] == [600, 500, 500]
+    assert [task.deadline_seconds for task in world.started] == [600, *[500] * 4]
 
 
 def test_the_report_is_told_every_verdict_and_the_constraints() -> None:
@@ -238,7 +241,7 @@ def test_the_report_is_told_every_verdict_and_the_constraints() -> None:
     assert states["int8-openvino"] == CandidateState.SELECTED
     assert states.keys() == world.rows().keys()
     assert publish.constraints == "accuracy drop <= 0.02, changed answers <= 0.12"
-    assert len(publish.builds) == 2
+    assert len(publish.builds) == 4
     assert len(publish.measures) == 1
 
 
