@@ -187,4 +187,4 @@ def sentences(length: int, count: int, seed: int = 13) -> np.ndarray:
 
 def patients(count: int) -> np.ndarray:
     """Measurements of tumours, the first `count` of 569, `[count, 30]`."""
-    return load_breast_cancer().data[:count].astype(np.float32)
+    return np.asarray(load_breast_cancer().data[:count], np.float32)
