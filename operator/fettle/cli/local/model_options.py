@@ -58,7 +58,9 @@ class ModelOptions:
             option = "--label-key" if self.label_key else "--metric"
             raise UsageError(f"{option} says how to judge evaluation items: add --evaluation FILE")
         evaluation = (
-            {"uri": self.evaluation, "labelKey": self.label_key, "metric": self.metric} if self.evaluation else None
+            {"uri": self.evaluation, "labelKey": self.label_key, "metric": self.metric or Metric.AUTO.value}
+            if self.evaluation
+            else None
         )
         calibration = {"uri": self.calibration} if self.calibration else None
         target = {
@@ -118,7 +120,7 @@ def model_options(command: Callable[..., None]) -> Callable[..., None]:
         click.option(
             "--metric",
             type=click.Choice([metric.value for metric in Metric]),
-            help="How answers are judged [default: Accuracy with labels; without, what fits the model's outputs].",
+            help="How answers are judged [default: Auto, what the model's outputs look like].",
         ),
         click.option(
             "--max-drop",
