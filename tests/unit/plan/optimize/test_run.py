@@ -13,7 +13,6 @@ from fettle.api.task import MeasureTask, PublishTask
 from fettle.api.vocabulary import CandidateState
 from fettle.plan.run.decide import decide
 
-
 BUILDS = ["int8-openvino", "int8-mixed-openvino", "int8-onnxruntime", "int8-mixed-onnxruntime"]
 
 
