@@ -46,9 +46,21 @@ class Switches(Protocol):
 
 
 @dataclass(frozen=True)
-class LayerChoice:
-    """Layers that stay in floating point, of `layers` in all (None where nobody counted), and what the model loses then."""
+class Scheme:
+    """A way to quantize: `quantize` writes the model without some layers into a folder and returns its entry, `switches` makes them of
+    the entry in which every layer is quantized. `words` tell it from the family's usual way."""
 
+    quantize: Callable[[Path, Sequence[str]], Path]
+    switches: Callable[[Path], Switches]
+    words: str = ""
+
+
+@dataclass(frozen=True)
+class LayerChoice:
+    """Layers that stay in floating point, of `layers` in all (None where nobody counted), and what the model at `entry` loses then."""
+
+    scheme: Scheme
+    entry: Path
     kept: tuple[str, ...]
     layers: int | None
     loss: float
@@ -57,23 +69,19 @@ class LayerChoice:
     def words(self) -> str:
         """For a person: '2 of 64 layers stay in floating point (Conv.6, Conv.2); 1.2 % of the answers to the calibration items differ'."""
         differ = f"{100 * self.loss:.2g} % of the answers to the calibration items differ"
+        scheme = f"{self.scheme.words}: " if self.scheme.words else ""
         if not self.kept:
-            return f"all layers are quantized; {differ}"
+            return f"{scheme}all layers are quantized; {differ}"
         names = ", ".join([*self.kept[:SHOWN], *(["…"] if len(self.kept) > SHOWN else [])])
-        return f"{len(self.kept)} of {self.layers} layers stay in floating point ({names}); {differ}"
+        return f"{scheme}{len(self.kept)} of {self.layers} layers stay in floating point ({names}); {differ}"
 
 
 def partly(
-    work: Work[QuantizeStep],
-    name: RuntimeName,
-    products: Callable[[Answer], int],
-    quantize: Callable[[Path, Sequence[str]], Path],
-    switches: Callable[[Path], Switches],
+    work: Work[QuantizeStep], name: RuntimeName, products: Callable[[Answer], int], schemes: Sequence[Scheme]
 ) -> Path:
     """Quantize, and leave out the layers that change too many answers; the entry of what was made.
 
-    `products` of one answer to a feed; `quantize` writes the model without some layers into a folder; `switches` makes them of the file in
-    which every layer is quantized. Raises RecipeError.
+    `products` of one answer to a feed; `schemes` are tried one after the other. Raises RecipeError.
     """
     loss = work.loss
     if loss is None or loss.bound.max_loss <= 0:
@@ -84,39 +92,35 @@ def partly(
     original = runtime.load(work.entry, settings, signature)
     loss.begin(original.infer, judged_on(cost))
     original.close()
-    built: dict[tuple[str, ...], Path] = {}
-
-    def build(kept: tuple[str, ...]) -> Infer:
-        folder = work.folder / f"{len(kept)}-kept"
-        folder.mkdir()
-        built[kept] = quantize(folder, kept)
-        return runtime.load(built[kept], settings, signature).infer
-
-    choice = choose(lambda: switches(built[()]), loss, build, cost)
+    choice = choose(schemes, loss, work.folder, lambda entry: runtime.load(entry, settings, signature).infer, cost)
     work.notes.append(choice.words)
-    return built[choice.kept]
+    return choice.entry
 
 
 def choose(
-    switches: Callable[[], Switches], loss: Loss, build: Callable[[tuple[str, ...]], Infer], products: int
+    schemes: Sequence[Scheme], loss: Loss, folder: Path, load: Callable[[Path], Infer], products: int
 ) -> LayerChoice:
-    """The fewest layers, most sensitive first, without which int8 loses half of what may be lost.
+    """The first scheme with which int8 throughout loses no more than half of what may be lost; else, of the one that loses least, the
+    fewest layers, most sensitive first, without which it does.
 
-    `build` makes the model with these layers left out; `products` are those of one answer. `switches` is asked where int8 throughout loses more.
-    What the model loses that was built decides: where products are summed in 16 bits a layer may lose more than its ranges say. Raises
-    RecipeError where more than half of the layers would have to stay.
+    `products` are those of one answer. What the model loses that was built decides: where products are summed in 16 bits a layer may lose
+    more than its ranges say. Raises RecipeError where more than half of the layers would have to stay.
     """
     aim = AIM * loss.bound.max_loss
-    choices = [_built((), None, loss, build)]
-    if choices[0].loss <= aim:
-        return choices[0]
-    model = switches()
+    builder = _Builder(loss, folder, load)
+    choices: list[LayerChoice] = []
+    for scheme in schemes:
+        choices.append(builder.build(scheme, (), None))
+        if choices[-1].loss <= aim:
+            return choices[-1]
+    least = min(choices, key=lambda choice: choice.loss)
+    model = least.scheme.switches(least.entry)
     groups = _ranked(model, loss, products)
     most = max(1, len(groups) // 2)
     size = _enough(model, loss, groups, aim, most)
     for _ in range(BUILDS - 1):
         kept = tuple(layer for group in groups[:size] for layer in group)
-        choices.append(_built(kept, len(model.layers), loss, build))
+        choices.append(builder.build(least.scheme, kept, len(model.layers)))
         if choices[-1].loss <= aim or size >= most:
             break
         size = min(2 * size, most)
@@ -127,17 +131,27 @@ def choose(
     return best
 
 
-def _built(
-    kept: tuple[str, ...], layers: int | None, loss: Loss, build: Callable[[tuple[str, ...]], Infer]
-) -> LayerChoice:
-    try:
-        lost = loss.of(build(kept))
-    except RuntimeFailure:  # the library cannot run what its own tool wrote
-        log.info("what was built does not load", exc_info=True)
-        lost = 1.0
-    choice = LayerChoice(kept, layers, lost)
-    log.info("built: %s", choice.words)
-    return choice
+class _Builder:
+    """Builds what was chosen, each in a folder of its own, and judges it."""
+
+    def __init__(self, loss: Loss, folder: Path, load: Callable[[Path], Infer]) -> None:
+        self._loss, self._folder, self._load = loss, folder, load
+        self._built = 0
+
+    def build(self, scheme: Scheme, kept: tuple[str, ...], layers: int | None) -> LayerChoice:
+        """`scheme` without the layers `kept`, of so many."""
+        folder = self._folder / f"{self._built}"
+        folder.mkdir()
+        self._built += 1
+        entry = scheme.quantize(folder, kept)
+        try:
+            lost = self._loss.of(self._load(entry))
+        except RuntimeFailure:  # the library cannot run what its own tool wrote
+            log.info("what was built does not load", exc_info=True)
+            lost = 1.0
+        choice = LayerChoice(scheme, entry, kept, layers, lost)
+        log.info("built: %s", choice.words)
+        return choice
 
 
 def _enough(switches: Switches, loss: Loss, groups: Sequence[tuple[str, ...]], aim: float, most: int) -> int:

@@ -18,7 +18,7 @@ from fettle.api.recipe import QuantizeStep
 from fettle.api.vocabulary import QuantizePreset, RuntimeName
 from fettle.errors import RecipeError
 from fettle.optimizer.steps import Work
-from fettle.optimizer.steps.layers import partly
+from fettle.optimizer.steps.layers import Scheme, partly
 from fettle.optimizer.steps.openvino_switches import OpenVinoSwitches, products
 
 # ONNX operators that a recipe may name -> what they become in OpenVINO.
@@ -35,21 +35,28 @@ _RECURRENT = frozenset(
 
 def static(work: Work[QuantizeStep]) -> Path:
     """Post-training quantization: symmetric weights per channel, ranges from the calibration items. Raises RecipeError."""
-    return _saved(_quantized(work, ov.Core().read_model(work.entry)), work.folder)
+    return _saved(_quantized(work, ov.Core().read_model(work.entry), work.step.preset), work.folder)
 
 
 def mixed(work: Work[QuantizeStep]) -> Path:
     """The same with asymmetric ranges of activations, where the layers that change too many answers stay in floating point.
 
-    Raises RecipeError.
+    Where the tool's usual patterns lose too much, those for transformers are tried before any layer is ranked. Raises RecipeError.
     """
     model = ov.Core().read_model(
         work.entry
     )  # once: operations without a name of their own get another one at each reading
+    presets = dict.fromkeys((work.step.preset, QuantizePreset.TRANSFORMER))
+    schemes = [_scheme(work, model, preset) for preset in presets]
+    return partly(work, RuntimeName.OPENVINO, lambda feed: products(model, feed), schemes)
+
+
+def _scheme(work: Work[QuantizeStep], model: ov.Model, preset: QuantizePreset) -> Scheme:
+    """The tool's patterns of `preset`, with asymmetric ranges."""
     wholes: list[ov.Model] = []
 
     def quantize(folder: Path, kept: Sequence[str]) -> Path:
-        quantized = _quantized(work, model.clone(), kept, asymmetric=True)
+        quantized = _quantized(work, model.clone(), preset, kept, asymmetric=True)
         if not kept:
             wholes.append(quantized)
         return _saved(quantized, folder)
@@ -57,11 +64,16 @@ def mixed(work: Work[QuantizeStep]) -> Path:
     def switches(_: Path) -> OpenVinoSwitches:
         return OpenVinoSwitches(wholes.pop(), model)
 
-    return partly(work, RuntimeName.OPENVINO, lambda feed: products(model, feed), quantize, switches)
+    words = "as a transformer" if preset != work.step.preset else ""
+    return Scheme(quantize, switches, words)
 
 
 def _quantized(
-    work: Work[QuantizeStep], model: ov.Model, kept: Sequence[str] = (), asymmetric: bool = False
+    work: Work[QuantizeStep],
+    model: ov.Model,
+    preset: QuantizePreset,
+    kept: Sequence[str] = (),
+    asymmetric: bool = False,
 ) -> ov.Model:
     """`model` in int8, all but the operations `kept`. Raises RecipeError."""
     if work.calibration is None:
@@ -77,7 +89,7 @@ def _quantized(
         return {names[name]: array for name, array in items.feed([index]).items()}
 
     nncf.set_log_level(logging.WARNING)  # it would name every operation that it leaves alone
-    transformer = work.step.preset == QuantizePreset.TRANSFORMER
+    transformer = preset == QuantizePreset.TRANSFORMER
     quantized = nncf.quantize(
         model,
         nncf.Dataset(range(len(items)), feed),

@@ -31,7 +31,7 @@ from fettle.optimizer.measure.items import MappedItems
 from fettle.optimizer.onnx import model as onnx_model
 from fettle.optimizer.onnx import portable
 from fettle.optimizer.steps import Work
-from fettle.optimizer.steps.layers import partly
+from fettle.optimizer.steps.layers import Scheme, partly
 from fettle.optimizer.steps.onnx_scope import before_recurrent, clamps_before_bodies, flatten_biases, keep_apart
 from fettle.optimizer.steps.onnx_switches import OnnxSwitches, products
 from fettle.runtimes import cpu
@@ -55,28 +55,51 @@ class _Reader(CalibrationDataReader):  # type: ignore[misc]
 
 def static(work: Work[QuantizeStep]) -> Path:
     """Weights and activations in int8, ranges from the calibration items (MinMax). Raises RecipeError."""
-    return _quantized(work, _prepared(work), work.folder)
+    return _quantized(work, _prepared(work), work.folder, _asked(work.step))
 
 
 def mixed(work: Work[QuantizeStep]) -> Path:
-    """The same, where the layers that change too many answers stay in float32. Raises RecipeError."""
+    """The same, where the layers that change too many answers stay in float32.
+
+    Where int8 of all operators loses too much, that of products alone is tried before any layer is ranked. Raises RecipeError.
+    """
     prepared = _prepared(work)
+    model = onnx_model.read(prepared)
+    asked = _asked(work.step)
+    has_products = any(node.op_type in CORE for node in model.graph.node)
+    schemes = [
+        _scheme(work, prepared, operators) for operators in ((asked, CORE) if not asked and has_products else (asked,))
+    ]
+    return partly(work, RuntimeName.ONNXRUNTIME, lambda feed: products(model, feed), schemes)
+
+
+def _scheme(work: Work[QuantizeStep], prepared: Path, operators: tuple[str, ...]) -> Scheme:
+    """int8 of `operators`."""
 
     def quantize(folder: Path, kept: Sequence[str]) -> Path:
-        return _quantized(work, prepared, folder, kept)
+        return _quantized(work, prepared, folder, operators, kept)
 
     def switches(whole: Path) -> OnnxSwitches:
         folder = whole.parent / "switches"
         folder.mkdir()
-        quantized = _quantized(work, prepared, folder, keep_activations=True)
+        quantized = _quantized(work, prepared, folder, operators, keep_activations=True)
         return OnnxSwitches(quantized, prepared, folder / "switches.onnx")
 
-    model = onnx_model.read(prepared)
-    return partly(work, RuntimeName.ONNXRUNTIME, lambda feed: products(model, feed), quantize, switches)
+    return Scheme(quantize, switches, "products only" if operators != _asked(work.step) else "")
+
+
+def _asked(step: QuantizeStep) -> tuple[str, ...]:
+    """Operator types that a step wants in int8; none for all that the tool knows."""
+    return step.operators or (CORE if step.preset == QuantizePreset.TRANSFORMER else ())
 
 
 def _quantized(
-    work: Work[QuantizeStep], prepared: Path, folder: Path, kept: Sequence[str] = (), keep_activations: bool = False
+    work: Work[QuantizeStep],
+    prepared: Path,
+    folder: Path,
+    operators: tuple[str, ...],
+    kept: Sequence[str] = (),
+    keep_activations: bool = False,
 ) -> Path:
     """The prepared model in int8, all but the nodes `kept`. Raises RecipeError.
 
@@ -85,14 +108,14 @@ def _quantized(
     if work.calibration is None:
         raise RecipeError("static quantization requires calibration items")
     model = onnx_model.read(prepared)
-    operators = _operators(model, work.step, CORE if work.step.preset == QuantizePreset.TRANSFORMER else ())
+    kinds = _present(model, operators)
     target = folder / "model.onnx"
     quantize_static(
         str(prepared),
         str(target),
         _Reader(work.calibration),
         quant_format=QuantFormat.QDQ,
-        op_types_to_quantize=operators or None,
+        op_types_to_quantize=kinds or None,
         nodes_to_exclude=[*before_recurrent(model.graph), *clamps_before_bodies(model.graph), *kept],
         per_channel=True,
         reduce_range=_reduce_range(),
@@ -115,7 +138,7 @@ def dynamic(work: Work[QuantizeStep]) -> Path:
         raise RecipeError(
             f"dynamic quantization only supports {' and '.join(DYNAMIC)}; {', '.join(refused)} would be slower"
         )
-    _operators(model, QuantizeStep(operators=tuple(kind for kind in asked if kind in DYNAMIC)), ())
+    _present(model, tuple(kind for kind in asked if kind in DYNAMIC))
     excluded = before_recurrent(model.graph)
     excluded += [node.name for node in model.graph.node if node.op_type in DYNAMIC and node.op_type not in asked]
     target = work.folder / "model.onnx"
@@ -168,13 +191,12 @@ def _prepared(work: Work[QuantizeStep]) -> Path:
     return named
 
 
-def _operators(model: onnx.ModelProto, step: QuantizeStep, default: tuple[str, ...]) -> list[str]:
-    """Operator types to quantize; empty = all that the tool knows. Raises RecipeError where the model has none of them."""
-    wanted = step.operators or default
+def _present(model: onnx.ModelProto, operators: tuple[str, ...]) -> list[str]:
+    """Those of `operators` that the model has. Raises RecipeError where it has none of them."""
     kinds = {node.op_type for node in model.graph.node}
-    if wanted and not kinds & set(wanted):
-        raise RecipeError(f"the model has no {', '.join(wanted)} to quantize")
-    return [kind for kind in wanted if kind in kinds]
+    if operators and not kinds & set(operators):
+        raise RecipeError(f"the model has no {', '.join(operators)} to quantize")
+    return [kind for kind in operators if kind in kinds]
 
 
 def _checked(before: Path, after: Path) -> Path:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -28,7 +30,7 @@ from fettle.optimizer import stage
 from fettle.optimizer.loss import Infer, Loss
 from fettle.optimizer.measure import items
 from fettle.optimizer.steps import Work, nncf_quantize
-from fettle.optimizer.steps.layers import choose, judged_on, ranked_on
+from fettle.optimizer.steps.layers import LayerChoice, Scheme, choose, judged_on, ranked_on
 from fettle.optimizer.steps.onnx_switches import OnnxSwitches
 from fettle.optimizer.steps.openvino_switches import OpenVinoSwitches
 from fettle.runtimes import base
@@ -67,37 +69,60 @@ def loss(tmp_path: Path) -> Loss:
     return loss
 
 
-def chosen(loss: Loss, sizes: Mapping[str, float], truly: Mapping[str, float] | None = None) -> tuple[str, ...]:
-    """The layers that stay, where int8 loses as `sizes` say, and once it is built as `truly` says."""
-    real = NoisyLayers(truly or sizes)
+def scheme(sizes: Mapping[str, float], truly: Mapping[str, float] | None = None, words: str = "") -> Scheme:
+    """A way to quantize that loses as `sizes` say, and once it is built as `truly` says. Its files say what each layer adds."""
 
-    def build(kept: tuple[str, ...]) -> Infer:
-        return real.infer(frozenset(LAYERS) - set(kept))
+    def quantize(to: Path, kept: Sequence[str]) -> Path:
+        entry = to / "noise.json"
+        entry.write_text(json.dumps({name: size for name, size in (truly or sizes).items() if name not in kept}))
+        return entry
 
-    return choose(lambda: NoisyLayers(sizes), loss, build, MODERATE).kept
-
-
-def test_only_the_layer_that_loses_much_stays_in_floating_point(loss: Loss) -> None:
-    assert chosen(loss, {"layer5": 10.0, "layer1": 1e-4}) == ("layer5",)
+    return Scheme(quantize, lambda _: NoisyLayers(sizes), words)
 
 
-def test_nothing_stays_where_int8_loses_little_and_no_layer_is_ranked(loss: Loss) -> None:
-    def ranked() -> NoisyLayers:
+def load(entry: Path) -> Infer:
+    return NoisyLayers(json.loads(entry.read_text())).infer(frozenset(LAYERS))
+
+
+def chosen(loss: Loss, folder: Path, *schemes: Scheme) -> LayerChoice:
+    return choose(schemes, loss, folder, load, MODERATE)
+
+
+def test_only_the_layer_that_loses_much_stays_in_floating_point(loss: Loss, tmp_path: Path) -> None:
+    assert chosen(loss, tmp_path, scheme({"layer5": 10.0, "layer1": 1e-4})).kept == ("layer5",)
+
+
+def test_nothing_stays_where_int8_loses_little_and_no_layer_is_ranked(loss: Loss, tmp_path: Path) -> None:
+    def ranked(_: Path) -> NoisyLayers:
         raise AssertionError("nothing is to be ranked")
 
-    choice = choose(ranked, loss, lambda kept: NoisyLayers({"layer5": 1e-4}).infer(frozenset(LAYERS)), MODERATE)
+    choice = chosen(loss, tmp_path, replace(scheme({"layer5": 1e-4}), switches=ranked))
     assert choice.kept == ()
     assert choice.words == "all layers are quantized; 0 % of the answers to the calibration items differ"
 
 
-def test_what_was_built_decides_not_what_was_simulated(loss: Loss) -> None:
+def test_another_way_to_quantize_is_tried_before_a_layer_is_ranked(loss: Loss, tmp_path: Path) -> None:
+    ruined, good = scheme({"layer2": 10.0}), scheme({"layer2": 1e-4}, words="products only")
+    choice = chosen(loss, tmp_path, ruined, good)
+    assert (choice.scheme, choice.kept) == (good, ())
+    assert choice.words == "products only: all layers are quantized; 0 % of the answers to the calibration items differ"
+
+
+def test_layers_are_ranked_in_the_way_that_loses_least(loss: Loss, tmp_path: Path) -> None:
+    worse, better = scheme(dict.fromkeys(LAYERS, 10.0)), scheme({"layer6": 0.05})
+    choice = chosen(loss, tmp_path, worse, better)
+    assert (choice.scheme, choice.kept) == (better, ("layer6",))
+
+
+def test_what_was_built_decides_not_what_was_simulated(loss: Loss, tmp_path: Path) -> None:
     simulated = {"layer2": 2e-3, "layer5": 1e-3}
-    assert chosen(loss, simulated, {"layer2": 10.0, "layer5": 1e-4}) == ("layer2",)
+    truly = {"layer2": 10.0, "layer5": 1e-4}
+    assert chosen(loss, tmp_path, scheme(simulated, truly)).kept == ("layer2",)
 
 
-def test_a_model_of_which_most_layers_lose_much_is_no_case_for_int8(loss: Loss) -> None:
+def test_a_model_of_which_most_layers_lose_much_is_no_case_for_int8(loss: Loss, tmp_path: Path) -> None:
     with pytest.raises(RecipeError, match="even if 4 of 8 groups of layers stay in floating point"):
-        chosen(loss, dict.fromkeys(LAYERS, 10.0))
+        chosen(loss, tmp_path, scheme(dict.fromkeys(LAYERS, 10.0)))
 
 
 @pytest.mark.parametrize("products", [0, 10**6, 10**9, 10**11, 10**13])
@@ -287,14 +312,16 @@ def test_layers_without_a_name_stay_when_they_are_chosen_and_smoothed_weights_ar
     data = items.of(arrays_in(bench.store, report.items.sha256), report.signature)
     work = Work(entry, bench.folder, QuantizeStep(mode=QuantizeMode.MIXED, preset=preset), data)
     original = ov.Core().read_model(entry)
-    switches = OpenVinoSwitches(nncf_quantize._quantized(work, original.clone(), asymmetric=True), original)
+    switches = OpenVinoSwitches(
+        nncf_quantize._quantized(work, original.clone(), work.step.preset, asymmetric=True), original
+    )
     feed = data.feed([0])
     expected = base.get(OPENVINO).load(entry, RuntimeSettings(threads=1), report.signature).infer(feed)["scores"]
     tolerance = 1e-3 if preset is QuantizePreset.DEFAULT else 0.1 * float(np.abs(expected).max())
     np.testing.assert_allclose(switches.infer(frozenset())(feed)["scores"], expected, rtol=1e-3, atol=tolerance)
-    kept = nncf_quantize._quantized(work, original.clone(), switches.layers[:-1], asymmetric=True)
+    kept = nncf_quantize._quantized(work, original.clone(), work.step.preset, switches.layers[:-1], asymmetric=True)
     quantized = {fake.get_friendly_name() for fake in kept.get_ops() if fake.get_type_name() == "FakeQuantize"}
-    everything = nncf_quantize._quantized(work, original.clone(), asymmetric=True)
+    everything = nncf_quantize._quantized(work, original.clone(), work.step.preset, asymmetric=True)
     assert len(quantized) < len([fake for fake in everything.get_ops() if fake.get_type_name() == "FakeQuantize"])
 
 
