@@ -255,6 +255,9 @@ def test_the_printed_manifest_is_one_that_is_read_again(tmp_path: Path, monkeypa
     assert manifest.spec.data.evaluation is None
 
 
-@pytest.mark.parametrize(("file", "name"), [("a/B_c.pt2", "b-c"), ("saved model/", "saved-model"), ("...", "model")])
+@pytest.mark.parametrize(
+    ("file", "name"),
+    [("a/B_c.pt2", "b-c"), ("saved model/", "saved-model"), ("digits/first/model.onnx", "first"), ("___", "model")],
+)
 def test_a_model_is_named_after_its_file(file: str, name: str) -> None:
     assert name_of(file) == name

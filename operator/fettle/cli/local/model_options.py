@@ -86,8 +86,11 @@ class ModelOptions:
 
 
 def name_of(model: str) -> str:
-    """A name that Kubernetes allows, after the model's file: 'My Model.v2.onnx' -> 'my-model-v2'."""
-    stem = Path(model.rstrip("/")).stem if Path(model).suffix else Path(model.rstrip("/")).name
+    """A name that Kubernetes allows, after the model's file: 'My Model.v2.onnx' -> 'my-model-v2'. One that is called 'model' has its folder's."""
+    path = Path(model) if "://" in model else Path(model).expanduser().resolve()
+    stem = path.stem if path.suffix else path.name
+    if stem.lower() == "model":
+        stem = path.parent.name or stem
     return re.sub(r"[^a-z0-9]+", "-", stem.lower()).strip("-") or "model"
 
 
