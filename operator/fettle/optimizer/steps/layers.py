@@ -8,6 +8,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path
 from typing import Protocol
 
@@ -31,14 +32,18 @@ JUDGED_ON = 256  # items at most
 FEWEST_JUDGED = 10
 AIM = 0.5  # of what may be lost: the items that certify are others, and their interval has a width
 SHOWN = 4  # names of layers, in a sentence
+NEARLY = 8  # fewer groups than this share more are not looked for
 BUILDS = 3  # that are made and judged at most
 log = logging.getLogger(__name__)
+
+Group = tuple[str, ...]  # a product, and the layers behind it
 
 
 class Switches(Protocol):
     """A model whose quantized layers can be computed in floating point instead, one by one, without making it anew."""
 
     layers: tuple[str, ...]  # in the order in which they are computed
+    products: frozenset[str]  # those of them that multiply with weights; what follows one belongs to it
 
     def infer(self, quantized: frozenset[str]) -> Infer:
         """Run it with these layers in int8 and the others in floating point."""
@@ -57,11 +62,11 @@ class Scheme:
 
 @dataclass(frozen=True)
 class LayerChoice:
-    """Layers that stay in floating point, of `layers` in all (None where nobody counted), and what the model at `entry` loses then."""
+    """Groups of layers that stay in floating point, of so many in all (None where nobody counted), and what the model at `entry` loses."""
 
     scheme: Scheme
     entry: Path
-    kept: tuple[str, ...]
+    kept: tuple[Group, ...]
     layers: int | None
     loss: float
 
@@ -72,7 +77,7 @@ class LayerChoice:
         scheme = f"{self.scheme.words}: " if self.scheme.words else ""
         if not self.kept:
             return f"{scheme}all layers are quantized; {differ}"
-        names = ", ".join([*self.kept[:SHOWN], *(["…"] if len(self.kept) > SHOWN else [])])
+        names = ", ".join([*(group[0] for group in self.kept[:SHOWN]), *(["…"] if len(self.kept) > SHOWN else [])])
         return f"{scheme}{len(self.kept)} of {self.layers} layers stay in floating point ({names}); {differ}"
 
 
@@ -119,8 +124,7 @@ def choose(
     most = max(1, len(groups) // 2)
     size = _enough(model, loss, groups, aim, most)
     for _ in range(BUILDS - 1):
-        kept = tuple(layer for group in groups[:size] for layer in group)
-        choices.append(builder.build(least.scheme, kept, len(model.layers)))
+        choices.append(builder.build(least.scheme, tuple(groups[:size]), len(groups)))
         if choices[-1].loss <= aim or size >= most:
             break
         size = min(2 * size, most)
@@ -138,12 +142,12 @@ class _Builder:
         self._loss, self._folder, self._load = loss, folder, load
         self._built = 0
 
-    def build(self, scheme: Scheme, kept: tuple[str, ...], layers: int | None) -> LayerChoice:
-        """`scheme` without the layers `kept`, of so many."""
+    def build(self, scheme: Scheme, kept: tuple[Group, ...], layers: int | None) -> LayerChoice:
+        """`scheme` without the groups `kept`, of so many."""
         folder = self._folder / f"{self._built}"
         folder.mkdir()
         self._built += 1
-        entry = scheme.quantize(folder, kept)
+        entry = scheme.quantize(folder, [layer for group in kept for layer in group])
         try:
             lost = self._loss.of(self._load(entry))
         except RuntimeFailure:  # the library cannot run what its own tool wrote
@@ -154,8 +158,8 @@ class _Builder:
         return choice
 
 
-def _enough(switches: Switches, loss: Loss, groups: Sequence[tuple[str, ...]], aim: float, most: int) -> int:
-    """The fewest groups that have to stay, as simulated: with every layer's ranges, but in the CPU's own floating point."""
+def _enough(switches: Switches, loss: Loss, groups: Sequence[Group], aim: float, most: int) -> int:
+    """Nearly the fewest groups that have to stay, as simulated: with every layer's ranges, but in the CPU's own floating point."""
 
     def enough(size: int) -> bool:
         kept = {layer for group in groups[:size] for layer in group}
@@ -168,20 +172,31 @@ def _enough(switches: Switches, loss: Loss, groups: Sequence[tuple[str, ...]], a
         if size >= most:
             return most
         too_few, size = size, min(2 * size, most)
-    while size - too_few > 1:
+    while size - too_few > max(1, size // NEARLY):
         middle = (size + too_few) // 2
         too_few, size = (too_few, middle) if enough(middle) else (middle, size)
     return size
 
 
-def _ranked(switches: Switches, loss: Loss, products: int) -> list[tuple[str, ...]]:
+def _ranked(switches: Switches, loss: Loss, products: int) -> list[Group]:
     """Groups of neighbouring layers, the most sensitive first: by what each loses if nothing else is in int8."""
-    layers = switches.layers
-    items, width = ranked_on(len(layers), products)
-    groups = [tuple(layers[first : first + width]) for first in range(0, len(layers), width)]
-    log.info("ranking %d groups of %d layers on %d items", len(groups), width, items)
+    single = grouped(switches.layers, switches.products)
+    items, width = ranked_on(len(single), products)
+    groups = [tuple(chain.from_iterable(single[first : first + width])) for first in range(0, len(single), width)]
+    log.info("ranking %d groups of %d layers on %d items", len(groups), len(switches.layers), items)
     noise = {group: loss.noise(switches.infer(frozenset(group)), items) for group in groups}
     return sorted(groups, key=lambda group: -noise[group])
+
+
+def grouped(layers: Sequence[str], products: frozenset[str]) -> list[Group]:
+    """Each product with the layers behind it, up to the next: their sums and activations are quantized for its sake."""
+    groups: list[Group] = []
+    for layer in layers:
+        if layer in products or not groups:
+            groups.append((layer,))
+        else:
+            groups[-1] = (*groups[-1], layer)
+    return groups
 
 
 def ranked_on(layers: int, products: int) -> tuple[int, int]:

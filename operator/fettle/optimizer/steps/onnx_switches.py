@@ -17,6 +17,7 @@ from fettle.runtimes.base import Array
 
 SWITCHES = "fettle_switches"
 QUANTIZED = "_quantized"  # what the tool adds to the name of a weight
+PRODUCTS = frozenset({"Conv", "ConvTranspose", "MatMul", "Gemm"})
 PAIR = frozenset({"QuantizeLinear", "DequantizeLinear"})
 
 
@@ -31,6 +32,7 @@ class OnnxSwitches:
         self._users = _users(graph, made)
         quantizing = set().union(*self._users.values()) if self._users else set()
         self.layers = tuple(node.name for node in graph.node if node.name in quantizing)
+        self.products = frozenset(node.name for node in graph.node if node.op_type in PRODUCTS)
         self._places: dict[str, int] = {}
         nodes: list[onnx.NodeProto] = []
         for node in graph.node:
@@ -131,7 +133,7 @@ def products(model: onnx.ModelProto, feed: Answer) -> int:
 
 
 def _products(node: onnx.NodeProto, shapes: dict[str, list[int]]) -> int:
-    if node.op_type not in ("Conv", "ConvTranspose", "MatMul", "Gemm"):
+    if node.op_type not in PRODUCTS:
         return 0
     left, right, made = (shapes.get(name, []) for name in (node.input[0], node.input[1], node.output[0]))
     if not left or not right or not made:

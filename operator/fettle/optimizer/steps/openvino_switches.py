@@ -35,6 +35,9 @@ class OpenVinoSwitches:
         order = [operation.get_friendly_name() for operation in quantized.get_ordered_ops()]
         quantizing = set().union(*self._users.values()) if self._users else set()
         self.layers = tuple(name for name in order if name in quantizing)
+        self.products = frozenset(
+            operation.get_friendly_name() for operation in quantized.get_ops() if operation.get_type_name() in WEIGHTED
+        )
         self._places: dict[str, int] = {}  # fake quantization, or layer with quantized weights -> its switch
         parameter = ops.parameter([-1], np.bool_, name=SWITCHES)
         parameter.get_output_tensor(0).set_names({SWITCHES})

@@ -30,7 +30,7 @@ from fettle.optimizer import stage
 from fettle.optimizer.loss import Infer, Loss
 from fettle.optimizer.measure import items
 from fettle.optimizer.steps import Work, nncf_quantize
-from fettle.optimizer.steps.layers import LayerChoice, Scheme, choose, judged_on, ranked_on
+from fettle.optimizer.steps.layers import LayerChoice, Scheme, choose, grouped, judged_on, ranked_on
 from fettle.optimizer.steps.onnx_switches import OnnxSwitches
 from fettle.optimizer.steps.openvino_switches import OpenVinoSwitches
 from fettle.runtimes import base
@@ -47,6 +47,7 @@ class NoisyLayers:
     """A model that adds noise of a given size for each of its layers that is in int8."""
 
     layers = LAYERS
+    products = frozenset(LAYERS)
 
     def __init__(self, sizes: Mapping[str, float]) -> None:
         self.sizes = sizes
@@ -89,7 +90,7 @@ def chosen(loss: Loss, folder: Path, *schemes: Scheme) -> LayerChoice:
 
 
 def test_only_the_layer_that_loses_much_stays_in_floating_point(loss: Loss, tmp_path: Path) -> None:
-    assert chosen(loss, tmp_path, scheme({"layer5": 10.0, "layer1": 1e-4})).kept == ("layer5",)
+    assert chosen(loss, tmp_path, scheme({"layer5": 10.0, "layer1": 1e-4})).kept == (("layer5",),)
 
 
 def test_nothing_stays_where_int8_loses_little_and_no_layer_is_ranked(loss: Loss, tmp_path: Path) -> None:
@@ -99,6 +100,12 @@ def test_nothing_stays_where_int8_loses_little_and_no_layer_is_ranked(loss: Loss
     choice = chosen(loss, tmp_path, replace(scheme({"layer5": 1e-4}), switches=ranked))
     assert choice.kept == ()
     assert choice.words == "all layers are quantized; 0 % of the answers to the calibration items differ"
+
+
+def test_what_follows_a_product_belongs_to_it() -> None:
+    layers = ["pool", "conv1", "relu1", "add1", "conv2", "conv3", "relu3"]
+    groups = grouped(layers, frozenset({"conv1", "conv2", "conv3"}))
+    assert groups == [("pool",), ("conv1", "relu1", "add1"), ("conv2",), ("conv3", "relu3")]
 
 
 def test_another_way_to_quantize_is_tried_before_a_layer_is_ranked(loss: Loss, tmp_path: Path) -> None:
@@ -111,13 +118,13 @@ def test_another_way_to_quantize_is_tried_before_a_layer_is_ranked(loss: Loss, t
 def test_layers_are_ranked_in_the_way_that_loses_least(loss: Loss, tmp_path: Path) -> None:
     worse, better = scheme(dict.fromkeys(LAYERS, 10.0)), scheme({"layer6": 0.05})
     choice = chosen(loss, tmp_path, worse, better)
-    assert (choice.scheme, choice.kept) == (better, ("layer6",))
+    assert (choice.scheme, choice.kept) == (better, (("layer6",),))
 
 
 def test_what_was_built_decides_not_what_was_simulated(loss: Loss, tmp_path: Path) -> None:
     simulated = {"layer2": 2e-3, "layer5": 1e-3}
     truly = {"layer2": 10.0, "layer5": 1e-4}
-    assert chosen(loss, tmp_path, scheme(simulated, truly)).kept == ("layer2",)
+    assert chosen(loss, tmp_path, scheme(simulated, truly)).kept == (("layer2",),)
 
 
 def test_a_model_of_which_most_layers_lose_much_is_no_case_for_int8(loss: Loss, tmp_path: Path) -> None:
