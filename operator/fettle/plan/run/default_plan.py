@@ -97,10 +97,15 @@ def _no_transformer(facts: Facts) -> bool:
     return not facts.prepare.traits.transformer
 
 
+def _one_shape(facts: Facts) -> bool:
+    return facts.one_shape
+
+
 def _nncf(recipe: str, steps: tuple[RecipeStep, ...], when: Callable[[Facts], bool]) -> tuple[PlanLine, ...]:
-    """NNCF's int8 computed in float32 and, for what is not quantized, in bfloat16."""
+    """NNCF's int8 computed in float32, with a free and with a fixed batch, and, for what is not quantized, in bfloat16."""
     plain = PlanLine(recipe, OPENVINO, steps, when=when)
-    return plain, replace(plain, precision=Precision.BFLOAT16, variant="bfloat16")
+    static = replace(plain, variant="static", static=True, when=lambda facts: when(facts) and facts.one_shape)
+    return plain, static, replace(plain, precision=Precision.BFLOAT16, variant="bfloat16")
 
 
 LINES: tuple[PlanLine, ...] = (
@@ -109,7 +114,7 @@ LINES: tuple[PlanLine, ...] = (
     PlanLine("float32", ORT, variant="1thread", one_thread=True, when=_quick),
     # 2: the same in OpenVINO, which can be several times faster with equal answers
     PlanLine("float32", OPENVINO),
-    PlanLine("float32", OPENVINO, variant="static", static=True, when=lambda facts: facts.one_shape),
+    PlanLine("float32", OPENVINO, variant="static", static=True, when=_one_shape),
     PlanLine("float32", OPENVINO, variant="1thread", one_thread=True, when=_quick),
     # 2a: a script frozen and fused by PyTorch itself; an exported program runs only as it came
     PlanLine("float32", TORCHSCRIPT, when=lambda facts: facts.prepare.source.format != FormatName.TORCH_EXPORT),
@@ -117,6 +122,7 @@ LINES: tuple[PlanLine, ...] = (
     *(PlanLine("float32", name) for name in RuntimeName if name not in (ORT, OPENVINO, TORCHSCRIPT)),
     # 3: reduced precision; the measuring node rejects what its CPU only emulates
     PlanLine("bfloat16", OPENVINO, precision=Precision.BFLOAT16),
+    PlanLine("bfloat16", OPENVINO, precision=Precision.BFLOAT16, variant="static", static=True, when=_one_shape),
     PlanLine("float16", OPENVINO, precision=Precision.FLOAT16),
     # 4: NNCF with the preset that suits the model (the default one ruins transformers)
     *_nncf("int8", STATIC, _no_transformer),

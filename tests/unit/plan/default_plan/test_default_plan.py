@@ -49,10 +49,13 @@ ALWAYS = [
     "float32-openvino",
     "float32-openvino-static",
     "bfloat16-openvino",
+    "bfloat16-openvino-static",
     "float16-openvino",
     "int8-openvino",
+    "int8-openvino-static",
     "int8-openvino-bfloat16",
     "int8-mixed-openvino",
+    "int8-mixed-openvino-static",
     "int8-mixed-openvino-bfloat16",
     "int8-onnxruntime",
     "int8-onnxruntime-in-openvino",
@@ -73,7 +76,7 @@ PLANS: list[tuple[str, dict[str, Any], dict[str, Any], list[str], list[str]]] = 
     ("a quantized source is not quantized again", {}, {"traits": traits(quantized=True)},
      ["float32-openvino", "bfloat16-openvino"], ["int8-openvino", "int8-onnxruntime", "int8-onnxruntime-in-openvino"]),
     ("a static shape is not tried where several batch sizes are served", {"targets": [{"name": "cpu", "batchSizes": [1, 8]}]}, {},
-     ["float32-openvino"], ["float32-openvino-static"]),
+     ["float32-openvino"], ["float32-openvino-static", "int8-openvino-static", "bfloat16-openvino-static"]),
     ("a static shape is not tried on a model that takes no batch", {}, {"batchable": False}, [], ["float32-openvino-static"]),
     ("only runtimes that may serve are tried, the original's included", {"targets": [{"name": "cpu", "runtimes": ["openvino"]}]}, {},
      ["float32-openvino", "int8-onnxruntime-in-openvino"], ["original", "float32-onnxruntime", "int8-onnxruntime"]),
@@ -255,7 +258,7 @@ def test_only_what_calibrates_is_refused_for_too_few_items_to_do_so() -> None:
     found = plan(calibration=9, traits=traits(matmul_time_share=1.0))
     assert set(refused(found).values()) == {Reason.CALIBRATION_TOO_SMALL}
     assert all(row.refusal is not None for row in found.candidates if row.quantizes and "dynamic" not in row.name)
-    assert tried(found) == [*ALWAYS[:6], "int8-dynamic-onnxruntime"]
+    assert tried(found) == [*ALWAYS[:7], "int8-dynamic-onnxruntime"]
     assert refused(plan(calibration=10)) == {}
 
 
@@ -294,7 +297,7 @@ def test_exact_candidates_go_on_where_items_are_too_few() -> None:
 
 PLACES: list[tuple[str, dict[str, Any], float, int, int]] = [
     ("four at most, however many are planned", {}, 0.02, 900, 4),
-    ("only lossy candidates share the error", {"traits": traits(quantized=True)}, 0.02, 900, 2),
+    ("only lossy candidates share the error", {"traits": traits(quantized=True)}, 0.02, 900, 3),
     ("one place where nothing planned is lossy", {"portable_runtimes": (ORT,), "calibration": None}, 0.02, 900, 1),
     ("no more than the items can prove: all four", {}, 0.01, 618, 4),
     ("no more than the items can prove: three", {}, 0.01, 617, 3),
