@@ -13,12 +13,14 @@ from rich.console import Console
 from tests.unit.cli.test_manifests import SPEC, document, text
 from tests.unit.plan.optimize.world import World, fails, failure, make_spec
 
+from fettle.api.optimizedmodel_status import OptimizedModelStatus
 from fettle.api.reasons import Reason
 from fettle.cli.commands.optimize import _json, next_generation, show
 from fettle.cli.local.manifests import read
 from fettle.cli.local.model_options import name_of
 from fettle.cli.local.mounts import parse_maps, places, with_parallelism
 from fettle.cli.main import main
+from fettle.cli.views.cost import cost_lines
 from fettle.cli.views.progress import PIPE_WIDTH, LiveDisplay, PlainDisplay, candidates_table, size
 from fettle.errors import UsageError
 
@@ -261,3 +263,15 @@ def test_the_printed_manifest_is_one_that_is_read_again(tmp_path: Path, monkeypa
 )
 def test_a_model_is_named_after_its_file(file: str, name: str) -> None:
     assert name_of(file) == name
+
+
+def test_a_price_tells_what_a_million_predictions_cost() -> None:
+    world = World(speeds={"int8-openvino": (3.0, 0.001)})
+    world.settle()
+    (line,) = cost_lines(world.status, 0.36)
+    winner = next(row for row in world.status.candidates if row.name == "int8-openvino")
+    (then,), (now,) = world.status.baselines[0].measurements, winner.measurements
+    assert then.items_per_second < now.items_per_second
+    before, after = (100 / measured.items_per_second for measured in (then, now))
+    assert line == f"cost      cpu: a million predictions cost {after:.3g} instead of {before:.3g}"
+    assert list(cost_lines(OptimizedModelStatus(), 0.36)) == []

@@ -24,6 +24,7 @@ from fettle.cli.local.model_options import ModelOptions, model_options
 from fettle.cli.local.mounts import Places, parse_maps, places, with_parallelism
 from fettle.cli.local.process import Processes
 from fettle.cli.local.run import LocalRun, RunInput
+from fettle.cli.views.cost import cost_lines
 from fettle.cli.views.progress import (
     Display,
     LiveDisplay,
@@ -81,6 +82,13 @@ PRIVATE = {"NNCF_CI": "1"}
     metavar="S",
     help="Time budget for timing each finalist, in seconds.",
 )
+@click.option(
+    "--price-per-hour",
+    "price",
+    type=click.FloatRange(min=0, min_open=True),
+    metavar="P",
+    help="Price of an hour of the cores that a target uses: prints the cost of a million predictions.",
+)
 @click.option("--open", "show_report", is_flag=True, help="Open the report in a browser at the end.")
 def optimize(
     options: ModelOptions,
@@ -90,6 +98,7 @@ def optimize(
     output: str | None,
     parallelism: int | None,
     measure_seconds: float,
+    price: float | None,
     show_report: bool,
 ) -> None:
     """Optimize a model on this machine, without a cluster.
@@ -123,6 +132,8 @@ def optimize(
         done.append((manifest, status))
         if output is None:
             show(result_console(), manifest, located, status)
+            for line in cost_lines(status, price) if price is not None else ():
+                click.echo(line)
         if show_report and status.report is not None:
             open_page(located.local(status.report.uri))
     if output == "json":
