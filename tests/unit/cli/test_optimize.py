@@ -15,9 +15,10 @@ from tests.unit.plan.optimize.world import World, fails, failure, make_spec
 
 from fettle.api.optimizedmodel_status import OptimizedModelStatus
 from fettle.api.reasons import Reason
-from fettle.cli.commands.optimize import _json, next_generation, show
+from fettle.cli.commands.optimize import _json, show
 from fettle.cli.local.manifests import read
 from fettle.cli.local.model_options import name_of
+from fettle.cli.local.model_run import next_generation
 from fettle.cli.local.mounts import parse_maps, places, with_parallelism
 from fettle.cli.main import main
 from fettle.cli.views.cost import cost_lines

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import json
-import os
 import signal
 import sys
 from contextlib import suppress
@@ -21,9 +20,9 @@ from fettle.cli.browser import open_page
 from fettle.cli.entry import EXIT_FAILURE
 from fettle.cli.local.manifests import Documents, ModelDocument, read
 from fettle.cli.local.model_options import ModelOptions, model_options
+from fettle.cli.local.model_run import logs_of, model_run
 from fettle.cli.local.mounts import Places, parse_maps, places, with_parallelism
-from fettle.cli.local.process import Processes
-from fettle.cli.local.run import LocalRun, RunInput
+from fettle.cli.local.run import LocalRun
 from fettle.cli.views.cost import cost_lines
 from fettle.cli.views.progress import (
     Display,
@@ -38,8 +37,6 @@ from fettle.errors import UsageError
 from fettle.plan.run.status import READY
 
 INTERRUPTED = 130  # 128 + SIGINT, as shells say it
-# NNCF reports its use unless told otherwise.
-PRIVATE = {"NNCF_CI": "1"}
 
 
 @click.command()
@@ -146,14 +143,9 @@ def run_one(
     manifest: ModelDocument, located: Places, console: Console, measure_seconds: float = SECONDS_PER_CANDIDATE
 ) -> OptimizedModelStatus:
     """One OptimizedModel from its spec to its final status, followed on `console`."""
-    generation = next_generation(located, manifest)
-    # The plan's library settings are the tasks' own business; only what they must know of this machine is added.
-    environment = {**os.environ, **PRIVATE, **located.mounts.to_environment(), **_job_environment(located)}
-    runner = Processes(environment, logs_of(located, manifest))
     display: Display = (LiveDisplay if console.is_terminal else PlainDisplay)(console, manifest.name)
     with display:
-        given = RunInput(manifest.namespace, manifest.name, generation, located.spec, located.store, measure_seconds)
-        return _run(LocalRun(given, runner, display.update))
+        return _run(model_run(manifest, located, display.update, measure_seconds))
 
 
 def _run(run: LocalRun) -> OptimizedModelStatus:
@@ -173,18 +165,6 @@ def _run(run: LocalRun) -> OptimizedModelStatus:
         click.echo("interrupted; finished builds are kept in the store", err=True)
         sys.exit(INTERRUPTED)
     return status
-
-
-def logs_of(located: Places, manifest: ModelDocument) -> Path:
-    """Folder of its tasks' logs."""
-    return Path(located.local(located.store)) / "logs" / manifest.name
-
-
-def next_generation(located: Places, manifest: ModelDocument) -> int:
-    """The first number without a report: one local run never overwrites the report of another."""
-    folder = Path(located.local(located.store)) / "reports" / manifest.namespace / manifest.name
-    numbers = [int(path.stem) for path in folder.glob("*.html") if path.stem.isdigit()]
-    return max(numbers, default=0) + 1
 
 
 def show(console: Console, manifest: ModelDocument, located: Places, status: OptimizedModelStatus) -> None:
@@ -239,11 +219,6 @@ def _text(file: str) -> str:
         return Path(file).read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
         raise UsageError(f"cannot read {file}: {error}") from error
-
-
-def _job_environment(located: Places) -> dict[str, str]:
-    """`spec.jobs.env`, which Jobs would get."""
-    return {variable.name: variable.value for variable in located.spec.jobs.env}
 
 
 def _json(done: list[tuple[ModelDocument, OptimizedModelStatus]]) -> str:

@@ -44,8 +44,8 @@ class ModelOptions:
         told = (name for name, value in vars(self).items() if name != "model" and value not in (None, ()))
         return [options.get(name, "--" + name.replace("_", "-")) for name in told]
 
-    def document(self) -> dict[str, Any]:
-        """The manifest. Raises UsageError where the options do not go together."""
+    def document(self, name: str | None = None) -> dict[str, Any]:
+        """The manifest, of that name or of the model's file. Raises UsageError where the options do not go together."""
         if self.model is None:
             example = "fettle optimize model.onnx --evaluation items.npz"
             raise UsageError(f"name a model, as in `{example}`, or a manifest with -f FILE")
@@ -80,7 +80,7 @@ class ModelOptions:
         return {
             "apiVersion": API_VERSION,
             "kind": KIND,
-            "metadata": {"name": name_of(self.model)},
+            "metadata": {"name": slug(name) if name else name_of(self.model)},
             "spec": _present(spec),
         }
 
@@ -91,7 +91,12 @@ def name_of(model: str) -> str:
     stem = path.stem if path.suffix else path.name
     if stem.lower() == "model":
         stem = path.parent.name or stem
-    return re.sub(r"[^a-z0-9]+", "-", stem.lower()).strip("-") or "model"
+    return slug(stem)
+
+
+def slug(text: str) -> str:
+    """`text` as a name that Kubernetes allows."""
+    return re.sub(r"[^a-z0-9]+", "-", text.lower()).strip("-") or "model"
 
 
 def _present(node: Any) -> Any:

@@ -1,0 +1,36 @@
+"""A run of one OptimizedModel of a manifest, as processes of this machine."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+from fettle.api.task import SECONDS_PER_CANDIDATE
+from fettle.cli.local.manifests import ModelDocument
+from fettle.cli.local.mounts import Places
+from fettle.cli.local.process import Processes
+from fettle.cli.local.run import LocalRun, OnChange, RunInput
+
+
+def model_run(
+    manifest: ModelDocument, located: Places, on_change: OnChange, measure_seconds: float = SECONDS_PER_CANDIDATE
+) -> LocalRun:
+    """The run, which has not begun. `on_change` is told of every decision."""
+    generation = next_generation(located, manifest)
+    # The plan's library settings are the tasks' own business; only what they must know of this machine is added.
+    given_by_spec = {variable.name: variable.value for variable in located.spec.jobs.env}
+    environment = {**os.environ, **located.mounts.to_environment(), **given_by_spec}
+    given = RunInput(manifest.namespace, manifest.name, generation, located.spec, located.store, measure_seconds)
+    return LocalRun(given, Processes(environment, logs_of(located, manifest)), on_change)
+
+
+def logs_of(located: Places, manifest: ModelDocument) -> Path:
+    """Folder of its tasks' logs."""
+    return Path(located.local(located.store)) / "logs" / manifest.name
+
+
+def next_generation(located: Places, manifest: ModelDocument) -> int:
+    """The first number without a report: one local run never overwrites the report of another."""
+    folder = Path(located.local(located.store)) / "reports" / manifest.namespace / manifest.name
+    numbers = [int(path.stem) for path in folder.glob("*.html") if path.stem.isdigit()]
+    return max(numbers, default=0) + 1

@@ -1,0 +1,7 @@
+"""Fettle as a library: `fettle.optimize` in a notebook, or at the end of a training script."""
+
+from __future__ import annotations
+
+from fettle.library.run import Result, Settings, Target, optimize
+
+__all__ = ["Result", "Settings", "Target", "optimize"]

@@ -1,0 +1,66 @@
+"""Items as they are in memory: arrays, with labels or without."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from fettle.errors import UsageError
+from fettle.library.models import Array, named
+
+LABELS = "labels"
+
+
+@dataclass(frozen=True)
+class Items:
+    """Items of one kind: a `path`, or `arrays` (by input, or in the order of the inputs) and `labels`."""
+
+    path: str | None = None
+    arrays: Mapping[str, Any] | tuple[Array, ...] = ()
+    labels: Array | None = None
+
+    @classmethod
+    def of(cls, given: Any, labelled: bool) -> Items:
+        """What a caller gave: a path, a dictionary of arrays by input, an array, or where `labelled` a pair of one of these and labels.
+
+        Raises UsageError.
+        """
+        if given is None:
+            return cls()
+        if isinstance(given, (str, os.PathLike)):
+            return cls(path=os.fspath(given))
+        labels = None
+        if labelled and isinstance(given, tuple):
+            if len(given) != 2:
+                raise UsageError(f"expected a pair (X, y) of inputs and labels, found {len(given)} values")
+            given, labels = given[0], np.asarray(given[1])
+        if isinstance(given, Mapping):
+            return cls(arrays=given, labels=labels)
+        several = isinstance(given, Sequence) and all(isinstance(array, np.ndarray) for array in given)
+        return cls(arrays=tuple(given) if several else (np.asarray(given),), labels=labels)
+
+    @property
+    def example(self) -> list[Array]:
+        """The arrays, in the order they were given."""
+        return [
+            np.asarray(array) for array in (self.arrays.values() if isinstance(self.arrays, Mapping) else self.arrays)
+        ]
+
+    def file(self, name: str, inputs: Sequence[str], folder: Path) -> str | None:
+        """The file of the items: where they lie, or `name` in `folder`; None where there are none. Raises UsageError."""
+        if self.path is not None or not len(self.arrays):
+            return self.path
+        arrays = named(self.arrays, inputs)
+        count = {len(array) for array in arrays.values() if array.ndim}
+        if self.labels is not None and len(self.labels) not in count:
+            raise UsageError(f"there are {len(self.labels)} labels for {' or '.join(map(str, sorted(count)))} items")
+        if self.labels is not None:
+            arrays[LABELS] = self.labels
+        path = folder / f"{name}.npz"
+        np.savez(path, **arrays)  # type: ignore[arg-type]
+        return str(path)

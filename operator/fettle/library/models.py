@@ -1,0 +1,111 @@
+"""A model as it is in memory, written as the file that its users would hand in."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from fettle.errors import UsageError
+
+Array = np.ndarray[Any, Any]
+TAKEN = "a path, an onnx.ModelProto, a torch.nn.Module, a torch.export.ExportedProgram or a scikit-learn estimator"
+
+
+@dataclass(frozen=True)
+class ModelFile:
+    """The file of a model, the names of its inputs as far as they are known, and what the model is called."""
+
+    path: str
+    inputs: tuple[str, ...]
+    name: str | None = None
+
+
+def written(model: Any, example: Sequence[Array], folder: Path) -> ModelFile:
+    """`model` as a file: where it lies, or new in `folder`. `example`: a few items, an array for each input. Raises UsageError."""
+    if isinstance(model, (str, os.PathLike)):
+        path = os.fspath(model)
+        return ModelFile(path, _onnx_inputs(path) if path.endswith(".onnx") else ())
+    families = {base.__module__.partition(".")[0] for base in type(model).__mro__}
+    name = type(model).__name__
+    if "onnx" in families and name == "ModelProto":
+        return _onnx(model, model.graph.name or "model", folder)
+    if "torch" in families:
+        return _torch(model, name, example, folder)
+    if "sklearn" in families:
+        return _sklearn(model, name, example, folder)
+    raise UsageError(f"cannot optimize a {type(model).__module__}.{name}: expected {TAKEN}")
+
+
+def _onnx_inputs(path: str) -> tuple[str, ...]:
+    import onnx
+
+    try:
+        return _inputs_of(onnx.load(path, load_external_data=False))
+    except Exception:  # noqa: BLE001 - what is wrong with the file is said by the run, which reads it whole
+        return ()
+
+
+def _inputs_of(model: Any) -> tuple[str, ...]:
+    weights = {tensor.name for tensor in model.graph.initializer}
+    return tuple(value.name for value in model.graph.input if value.name not in weights)
+
+
+def _onnx(model: Any, name: str, folder: Path) -> ModelFile:
+    import onnx
+
+    path = folder / "model.onnx"
+    onnx.save(model, str(path), save_as_external_data=model.ByteSize() > onnx.checker.MAXIMUM_PROTOBUF)
+    return ModelFile(str(path), _inputs_of(model), name)
+
+
+def _torch(model: Any, name: str, example: Sequence[Array], folder: Path) -> ModelFile:
+    import torch
+
+    path = folder / "model.pt2"
+    if not isinstance(model, torch.export.ExportedProgram):
+        if not example:
+            raise UsageError("a torch.nn.Module is exported with items of yours: give evaluation or calibration")
+        arrays = tuple(torch.from_numpy(np.ascontiguousarray(array[:2])) for array in example)
+        batch = torch.export.Dim("batch", min=1)
+        try:
+            model = torch.export.export(model.eval(), arrays, dynamic_shapes=tuple({0: batch} for _ in arrays))
+        except Exception as error:  # whatever the user's own code raises while it is traced
+            first = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+            raise UsageError(f"torch.export cannot export this {name}: {first}") from error
+    torch.export.save(model, str(path))
+    return ModelFile(str(path), tuple(model.graph_signature.user_inputs), name)
+
+
+def _sklearn(model: Any, name: str, example: Sequence[Array], folder: Path) -> ModelFile:
+    try:
+        from skl2onnx import to_onnx
+    except ImportError as error:
+        raise UsageError("a scikit-learn estimator is converted by skl2onnx: pip install skl2onnx") from error
+    if len(example) != 1:
+        raise UsageError("a scikit-learn estimator takes one array: give evaluation=(X, y)")
+    classifier = hasattr(model, "predict_proba")
+    options = {id(model): {"zipmap": False}} if classifier else None
+    try:
+        converted = to_onnx(model, example[0][:1].astype(np.float32), options=options)
+    except Exception as error:  # its converters raise whatever they meet
+        raise UsageError(f"skl2onnx cannot convert this {name}: {error}") from error
+    return _onnx(converted, name, folder)
+
+
+def named(items: Mapping[str, Any] | Sequence[Array], inputs: Sequence[str]) -> dict[str, Array]:
+    """Arrays by the name of their input. Raises UsageError where their number is not that of the inputs."""
+    if isinstance(items, Mapping):
+        return {str(name): np.asarray(array) for name, array in items.items()}
+    if len(inputs) != len(items):
+        known = (
+            f"the model has the inputs {', '.join(inputs)}"
+            if inputs
+            else "the names of the model's inputs are not known"
+        )
+        raise UsageError(f"{known}, and {len(items)} arrays were given: give a dictionary of arrays by input")
+    return dict(zip(inputs, items, strict=True))

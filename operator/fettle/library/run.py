@@ -1,0 +1,163 @@
+"""`fettle.optimize`: the plan, the processes and the digests of `fettle optimize`, for a model and items that are in memory."""
+
+from __future__ import annotations
+
+import asyncio
+import html
+import tempfile
+from concurrent.futures import Future
+from dataclasses import dataclass
+from pathlib import Path
+from threading import Thread
+from typing import Any
+
+import yaml
+from rich.console import Console
+
+from fettle.api.optimizedmodel_status import ArtifactStatus, OptimizedModelStatus
+from fettle.api.task import SECONDS_PER_CANDIDATE
+from fettle.api.vocabulary import Objective
+from fettle.cli.local.manifests import read
+from fettle.cli.local.model_options import ModelOptions
+from fettle.cli.local.model_run import model_run
+from fettle.cli.local.mounts import DEFAULT_FOLDER, Places, places
+from fettle.cli.local.run import LocalRun
+from fettle.cli.views.progress import PlainDisplay, candidates_table, stage_line
+from fettle.library.items import LABELS, Items
+from fettle.library.models import written
+
+WIDTH = 160  # columns of the table of candidates
+
+
+@dataclass(frozen=True)
+class Target:
+    """Where the model will serve. Without `runtimes` those that `fettle optimize` tries; without `threads` all cores of this machine."""
+
+    runtimes: tuple[str, ...] = ()
+    threads: int | None = None
+    batch_size: int | None = None
+
+
+@dataclass(frozen=True)
+class Settings:
+    """How a run goes about it: the folder of its `store`, seconds of timing for each finalist, whether it says what it does."""
+
+    store: Path | str = DEFAULT_FOLDER
+    objective: str = Objective.LATENCY.value
+    measure_seconds: float = SECONDS_PER_CANDIDATE
+    progress: bool = True
+
+
+@dataclass(frozen=True)
+class Result:
+    """What a run came to. In a notebook it shows its report."""
+
+    status: OptimizedModelStatus
+    located: Places
+
+    @property
+    def message(self) -> str:
+        """In one line: what was published and what it gained, or why nothing was."""
+        return stage_line(self.status)
+
+    @property
+    def winner(self) -> ArtifactStatus | None:
+        """The artifact that was published; None where no candidate keeps every constraint."""
+        return next(iter(self.status.artifacts), None)
+
+    @property
+    def artifact(self) -> Path | None:
+        """Folder of the winner in the store: what `fettle pull` takes."""
+        return Path(self.located.local(self.winner.uri)) if self.winner is not None else None
+
+    @property
+    def report(self) -> Path | None:
+        """The report: a page of HTML in one file."""
+        return Path(self.located.local(self.status.report.uri)) if self.status.report is not None else None
+
+    @property
+    def table(self) -> str:
+        """Every candidate with its figures, and why it was or was not chosen."""
+        console = Console(width=WIDTH, record=True, quiet=True)
+        console.print(candidates_table(self.status, WIDTH))
+        reasons = [f"{row.name}: {row.message}" for row in self.status.candidates if row.message]
+        return "\n".join([console.export_text().rstrip(), "", *reasons])
+
+    def __str__(self) -> str:
+        return f"{self.message}\n\n{self.table}"
+
+    def _repr_html_(self) -> str:
+        """The report, in a frame of its own: its style is not the notebook's."""
+        if self.report is None:
+            return f"<pre>{html.escape(str(self))}</pre>"
+        page = html.escape(self.report.read_text(encoding="utf-8"), quote=True)
+        return f'<iframe srcdoc="{page}" style="width: 100%; height: 60em; border: 0"></iframe>'
+
+
+def optimize(
+    model: Any,
+    evaluation: Any = None,
+    *,
+    calibration: Any = None,
+    max_drop: float | None = None,
+    metric: str | None = None,
+    target: Target = Target(),
+    settings: Settings = Settings(),
+) -> Result:
+    """Make `model` faster, and prove by `evaluation` that it loses no more than `max_drop` of its accuracy.
+
+    `model`: a path, an onnx.ModelProto, a torch.nn.Module, a torch.export.ExportedProgram or a scikit-learn estimator. `evaluation`: a path,
+    an array, a dictionary of arrays by input, or a pair of one of these and labels; `calibration`: the same without labels. Without labels
+    the original's answers are the truth. `metric`: a name of `data.evaluation.metric`, by default what the model's outputs look like.
+
+    It blocks until the run is over, some minutes. Raises UsageError for what does not go together; what cannot be done with this model or
+    these items is told by the result.
+    """
+    judged, measured = Items.of(evaluation, labelled=True), Items.of(calibration, labelled=False)
+    with tempfile.TemporaryDirectory(prefix="fettle-inputs-") as temporary:
+        folder = Path(temporary)
+        file = written(model, judged.example or measured.example, folder)
+        options = ModelOptions(
+            model=file.path,
+            evaluation=judged.file("evaluation", file.inputs, folder),
+            calibration=measured.file("calibration", file.inputs, folder),
+            label_key=LABELS if judged.labels is not None else None,
+            metric=metric,
+            max_drop=max_drop,
+            objective=settings.objective,
+            runtimes=target.runtimes,
+            threads=target.threads,
+            batch_size=target.batch_size,
+        )
+        (manifest,) = read(yaml.safe_dump(options.document(file.name)), file.path, Path.cwd()).models
+        located = places(manifest.spec, {}, Path(settings.store))
+        with PlainDisplay(Console(stderr=True, quiet=not settings.progress), manifest.name) as display:
+            status = _finished(model_run(manifest, located, display.update, settings.measure_seconds))
+    return Result(status, located)
+
+
+def _finished(run: LocalRun) -> OptimizedModelStatus:
+    """The run's final status. It goes on in a thread of its own, since a notebook's own thread already runs an event loop.
+
+    Interrupted, it ends what it started first.
+    """
+    loop = asyncio.new_event_loop()
+    thread = Thread(target=loop.run_forever, name="fettle-optimize", daemon=True)
+    thread.start()
+    work: Future[OptimizedModelStatus] = asyncio.run_coroutine_threadsafe(run.run(), loop)
+    try:
+        return work.result()
+    except BaseException:
+        work.cancel()
+        asyncio.run_coroutine_threadsafe(_all_ended(), loop).result()
+        raise
+    finally:
+        loop.call_soon_threadsafe(loop.stop)
+        thread.join()
+        loop.close()
+
+
+async def _all_ended() -> None:
+    """Wait until everything that was cancelled in this loop has ended."""
+    own = asyncio.current_task()
+    await asyncio.gather(*(task for task in asyncio.all_tasks() if task is not own), return_exceptions=True)

@@ -1,0 +1,122 @@
+"""`fettle.optimize`: a model and items as they are in memory."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import pytest
+import torch
+from sklearn.linear_model import LogisticRegression
+from tests.data import models
+
+import fettle
+from fettle.errors import UsageError
+from fettle.library.items import Items
+from fettle.library.models import written
+
+
+class Net(torch.nn.Module):
+    """Two inputs, two layers."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.left, self.right = torch.nn.Linear(4, 3), torch.nn.Linear(2, 3)
+
+    def forward(self, left: torch.Tensor, right: torch.Tensor) -> torch.Tensor:
+        return self.left(left) + self.right(right)
+
+
+VECTORS = np.random.default_rng(3).standard_normal((300, 8)).astype(np.float32)
+CLASSES = (VECTORS[:, 0] + VECTORS[:, 1] > 0).astype(np.int64)
+
+
+def test_importing_fettle_imports_nothing_heavy() -> None:
+    """Every process of the operator imports it."""
+    code = "import sys, fettle; print(sorted({'numpy', 'torch', 'yaml', 'rich', 'fettle.cli'} & set(sys.modules)))"
+    assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout == "[]\n"
+
+
+def test_a_torch_module_is_exported_with_the_callers_items(tmp_path: Path) -> None:
+    file = written(Net(), [np.zeros((5, 4), np.float32), np.zeros((5, 2), np.float32)], tmp_path)
+    assert (file.inputs, file.name) == (("left", "right"), "Net")
+    program = torch.export.load(file.path)
+    answer = program.module()(torch.zeros(7, 4), torch.zeros(7, 2))
+    assert answer.shape == (7, 3), "any number of items"
+
+
+def test_a_scikit_learn_estimator_becomes_onnx(tmp_path: Path) -> None:
+    estimator = LogisticRegression().fit(VECTORS, CLASSES)
+    file = written(estimator, [VECTORS], tmp_path)
+    assert (len(file.inputs), file.name) == (1, "LogisticRegression")
+    assert {node.op_type for node in onnx.load(file.path).graph.node} & {"LinearClassifier", "MatMul", "Gemm"}
+
+
+def test_an_onnx_model_is_named_after_its_graph_and_weights_are_no_inputs(tmp_path: Path) -> None:
+    model = models.old_opset()
+    file = written(model, [], tmp_path)
+    assert file.inputs == ("image",)
+    assert file.name == model.graph.name
+
+
+def test_a_file_stays_where_it_is(tmp_path: Path) -> None:
+    path = models.save(models.dynamic_batch(), tmp_path / "net.onnx")
+    file = written(path, [], tmp_path)
+    assert (file.path, file.inputs, file.name) == (str(path), ("image",), None)
+
+
+REFUSED: list[tuple[str, Any, Any, str]] = [
+    ("something that is no model", {"weights": 1}, VECTORS, "cannot optimize a builtins.dict: expected a path"),
+    ("a module without items to export it with", Net(), None, "is exported with items of yours: give evaluation"),
+    ("a module that cannot be exported", Net(), np.zeros((4, 5, 6)), "torch.export cannot export this Net: "),
+    ("labels of other items", "x.onnx", (VECTORS, CLASSES[:9]), "there are 9 labels for 300 items"),
+    ("three values in a pair", "x.onnx", (VECTORS, CLASSES, CLASSES), r"expected a pair \(X, y\) of inputs and labels, found 3"),
+    ("more arrays than inputs", "x.onnx", [VECTORS, VECTORS], "the model has the inputs x, and 2 arrays were given"),
+    ("a model that is not there", "nowhere.onnx", {"x": VECTORS}, "nowhere.onnx does not exist"),
+    ("arrays without names for a file of unknown inputs", "x.pt2", VECTORS, "the names of the model's inputs are not known"),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("what", "model", "evaluation", "message"), REFUSED, ids=[case[0] for case in REFUSED])
+def test_what_does_not_go_together_is_refused_before_any_work(
+    what: str, model: Any, evaluation: Any, message: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    models.save(models.conditional(), tmp_path / "x.onnx")
+    (tmp_path / "x.pt2").write_bytes(b"")
+    with pytest.raises(UsageError, match=message):
+        fettle.optimize(model, evaluation)
+    assert not (tmp_path / "fettle-store").exists()
+
+
+def test_labels_of_a_pair_are_stored_beside_the_inputs(tmp_path: Path) -> None:
+    path = Items.of((VECTORS, CLASSES), labelled=True).file("evaluation", ("x",), tmp_path)
+    assert path is not None
+    with np.load(path) as stored:
+        assert set(stored) == {"x", "labels"}
+        np.testing.assert_array_equal(stored["labels"], CLASSES)
+
+
+def test_an_estimator_is_optimized_in_memory_and_the_result_shows_what_it_gained(tmp_path: Path) -> None:
+    estimator = LogisticRegression().fit(VECTORS, CLASSES)
+    settings = fettle.Settings(store=tmp_path / "store", measure_seconds=1, progress=False)
+    target = fettle.Target(runtimes=("onnxruntime",), threads=1)
+    result = fettle.optimize(estimator, (VECTORS, CLASSES), max_drop=0.1, target=target, settings=settings)
+    assert result.winner is not None, result.message
+    assert result.artifact is not None and (result.artifact / "manifest.json").is_file()
+    assert result.report is not None and "LogisticRegression".lower() in result.report.read_text().lower()
+    assert "original" in result.table
+    assert "<iframe" in result._repr_html_()
+    assert "Accuracy" in (result.status.baselines[0].worth)
+
+
+def test_a_model_that_cannot_be_optimized_is_told_by_the_result(tmp_path: Path) -> None:
+    settings = fettle.Settings(store=tmp_path / "store", measure_seconds=1, progress=False)
+    result = fettle.optimize(models.custom_operator(), settings=settings)
+    assert (result.winner, result.artifact) == (None, None)
+    assert "SecretSauce" in result.message
+    assert "SecretSauce" in result._repr_html_()
