@@ -101,19 +101,6 @@ def test_labels_of_a_pair_are_stored_beside_the_inputs(tmp_path: Path) -> None:
         np.testing.assert_array_equal(stored["labels"], CLASSES)
 
 
-def test_an_estimator_is_optimized_in_memory_and_the_result_shows_what_it_gained(tmp_path: Path) -> None:
-    estimator = LogisticRegression().fit(VECTORS, CLASSES)
-    settings = fettle.Settings(store=tmp_path / "store", measure_seconds=1, progress=False)
-    target = fettle.Target(runtimes=("onnxruntime",), threads=1)
-    result = fettle.optimize(estimator, (VECTORS, CLASSES), max_drop=0.1, target=target, settings=settings)
-    assert result.winner is not None, result.message
-    assert result.artifact is not None and (result.artifact / "manifest.json").is_file()
-    assert result.report is not None and "LogisticRegression".lower() in result.report.read_text().lower()
-    assert "original" in result.table
-    assert "<iframe" in result._repr_html_()
-    assert "Accuracy" in (result.status.baselines[0].worth)
-
-
 def test_a_model_that_cannot_be_optimized_is_told_by_the_result(tmp_path: Path) -> None:
     settings = fettle.Settings(store=tmp_path / "store", measure_seconds=1, progress=False)
     result = fettle.optimize(models.custom_operator(), settings=settings)
