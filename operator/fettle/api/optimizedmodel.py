@@ -6,7 +6,7 @@ from typing import Annotated, Any
 
 from pydantic import Field
 
-from fettle.api import catalog
+from fettle.api import catalog, metrics
 from fettle.api.base import ApiModel, PrinterColumn, Rule, rules
 from fettle.api.constraints import Constraints
 from fettle.api.optimizedmodel_status import OptimizedModelStatus
@@ -211,24 +211,14 @@ class EvaluationSpec(ApiModel):
         str | None,
         Field(
             max_length=253,
-            description="Output that the metric evaluates. Defaults to the first; for Detection to those with boxes, for Regression and "
-            "MultiLabel to all.",
+            description=f"Output that the metric evaluates. {metrics.outputs_described()}",
         ),
     ] = None
     average: Annotated[Average, Field(description="How F1 is averaged over the classes.")] = Average.MACRO
     top_k: Annotated[
         int, Field(ge=1, le=1000, description="Number of best classes among which the right one has to be (TopK).")
     ] = 5
-    metric: Annotated[
-        Metric,
-        Field(
-            description="What a good answer is. Accuracy, F1: classes. TopK: the best few classes. MultiLabel: tags, many yes-or-no decisions. "
-            "Detection: boxes. Segmentation: masks. Text: OCR, speech. Embedding: vectors for search. Ranking: the order by a score. Regression: "
-            "quantities. Agreement: the original's answers, element by element. Auto recognizes boxes, masks, CTC texts with a named blank and "
-            "normalized embeddings, and is Accuracy otherwise; the notes say what it chose. Without labels, Accuracy becomes Agreement, and the "
-            "metrics of tasks compare with the original's answers. F1, MeanSquaredError and CosineSimilarity require labels."
-        ),
-    ] = Metric.ACCURACY
+    metric: Annotated[Metric, Field(description=metrics.described())] = Metric.ACCURACY
     agreement: Annotated[AgreementSpec, Field(description="When two answers count as the same.")] = AgreementSpec()
 
 
@@ -349,7 +339,7 @@ class StoreSpec(ApiModel):
     Rule(
         "!has(self.constraints) || !has(self.constraints.accuracy) || self.constraints.accuracy.maxDrop <= 1.0 || "
         "(has(self.data) && has(self.data.evaluation) && has(self.data.evaluation.metric) && "
-        "self.data.evaluation.metric in ['MeanSquaredError', 'Regression', 'CosineSimilarity'])",
+        f"self.data.evaluation.metric in {[str(metric) for metric in metrics.UNBOUNDED]})",
         "constraints.accuracy.maxDrop is a fraction: write 0.02 for 2 %",
     ),
     Rule(
