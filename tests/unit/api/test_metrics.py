@@ -10,8 +10,9 @@ import pytest
 
 from fettle.api import metrics
 from fettle.api.base import RULES
+from fettle.api.data import EvaluationSpec
 from fettle.api.metrics import MetricEntry, Proof
-from fettle.api.optimizedmodel import EvaluationSpec, OptimizedModelSpec
+from fettle.api.optimizedmodel import OptimizedModelSpec
 from fettle.api.vocabulary import Metric
 from fettle.optimizer.measure.tasks import METRICS
 from fettle.optimizer.measure.tasks.base import TaskMetric

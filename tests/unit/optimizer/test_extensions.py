@@ -137,7 +137,7 @@ JUDGED = """
 import json
 import numpy as np
 from fettle.api import metrics
-from fettle.api.optimizedmodel import EvaluationSpec
+from fettle.api.data import EvaluationSpec
 from fettle.api.vocabulary import Metric
 from fettle.optimizer.report.text import metric_name
 from tests.unit.optimizer.measure.task_answers import judged, reference

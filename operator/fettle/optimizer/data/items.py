@@ -13,7 +13,7 @@ from functools import partial
 
 import numpy as np
 
-from fettle.api.optimizedmodel import PreprocessSpec
+from fettle.api.data import PreprocessSpec
 from fettle.api.reasons import Reason
 from fettle.api.signature import Signature, Tensor
 from fettle.errors import DataError

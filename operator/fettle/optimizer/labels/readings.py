@@ -13,8 +13,8 @@ from typing import Any
 import numpy as np
 
 from fettle.api import metrics
+from fettle.api.data import EvaluationSpec
 from fettle.api.labels import LabelForm, LabelReading
-from fettle.api.optimizedmodel import EvaluationSpec
 from fettle.api.vocabulary import Average, Metric, SeveralLabels
 from fettle.errors import DataError
 from fettle.optimizer.labels.question import SHOWN, Answered, Answers, Question, Values, squeezed

@@ -11,8 +11,8 @@ from pathlib import Path
 import numpy as np
 
 from fettle.api import metrics
+from fettle.api.data import AgreementSpec, EvaluationSpec
 from fettle.api.labels import LabelForm, LabelReading
-from fettle.api.optimizedmodel import AgreementSpec, EvaluationSpec
 from fettle.api.optimizedmodel_status import AgreementStatus, Flips, Interval, MetricValue, worth
 from fettle.api.reasons import Reason
 from fettle.api.signature import Signature

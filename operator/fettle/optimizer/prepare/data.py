@@ -7,7 +7,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from fettle.api import metrics
-from fettle.api.optimizedmodel import DataSpec, EvaluationSpec, GeneratedSpec, InputSpec
+from fettle.api.data import DataSpec, EvaluationSpec, GeneratedSpec
+from fettle.api.optimizedmodel import InputSpec
 from fettle.api.signature import Signature
 from fettle.api.vocabulary import Metric
 from fettle.errors import DataError, RuntimeFailure, SourceError

@@ -7,8 +7,9 @@ from dataclasses import dataclass
 
 from fettle.api import catalog, metrics
 from fettle.api.constraints import Constraints
+from fettle.api.data import EvaluationSpec
 from fettle.api.memory import job_bytes
-from fettle.api.optimizedmodel import EvaluationSpec, OptimizedModelSpec
+from fettle.api.optimizedmodel import OptimizedModelSpec
 from fettle.api.optimizedmodel_status import CandidateStatus
 from fettle.api.report import BuildEntry, BuildReport, MeasureReport, PrepareReport
 from fettle.api.task import (

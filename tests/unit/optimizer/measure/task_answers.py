@@ -9,8 +9,8 @@ from typing import Any
 
 import numpy as np
 
+from fettle.api.data import EvaluationSpec
 from fettle.api.labels import LabelForm, LabelReading
-from fettle.api.optimizedmodel import EvaluationSpec
 from fettle.api.signature import Signature, Tensor
 from fettle.api.vocabulary import Metric
 from fettle.optimizer.measure.accuracy import Judgement, Reference

@@ -22,7 +22,7 @@ from tests.unit.optimizer.measure.task_answers import (
     yolo,
 )
 
-from fettle.api.optimizedmodel import AgreementSpec, EvaluationSpec
+from fettle.api.data import AgreementSpec, EvaluationSpec
 from fettle.api.reasons import Reason
 from fettle.api.signature import Tensor
 from fettle.api.vocabulary import AgreementMode, Metric

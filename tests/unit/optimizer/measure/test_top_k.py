@@ -11,7 +11,7 @@ from pydantic import ValidationError
 from sklearn.metrics import top_k_accuracy_score
 from tests.unit.optimizer.measure.quantities import judge, passes, reference
 
-from fettle.api.optimizedmodel import EvaluationSpec
+from fettle.api.data import EvaluationSpec
 from fettle.api.vocabulary import Metric
 from fettle.errors import DataError
 from fettle.optimizer.measure.tasks.top_k import SameBest

@@ -10,8 +10,8 @@ from tests.data import models
 from tests.data.stored import arrays as arrays_in
 from tests.unit.optimizer.prepare.workbench import Workbench
 
+from fettle.api.data import CalibrationSpec, EvaluationSpec, GeneratedSpec
 from fettle.api.labels import LabelForm
-from fettle.api.optimizedmodel import CalibrationSpec, EvaluationSpec, GeneratedSpec
 from fettle.api.reasons import Reason
 from fettle.api.recipe import QuantizeStep, RecipeStep
 from fettle.api.signature import Signature, Tensor

@@ -9,7 +9,7 @@ import pkgutil
 from collections.abc import Iterator, Mapping, Sequence
 
 from fettle.api import metrics
-from fettle.api.optimizedmodel import EvaluationSpec
+from fettle.api.data import EvaluationSpec
 from fettle.api.signature import Signature
 from fettle.api.vocabulary import Metric
 from fettle.errors import DataError

@@ -13,8 +13,8 @@ from typing import Any, ClassVar, Protocol, Self
 
 import numpy as np
 
+from fettle.api.data import EvaluationSpec
 from fettle.api.interval import tango
-from fettle.api.optimizedmodel import EvaluationSpec
 from fettle.api.optimizedmodel_status import Interval
 from fettle.api.signature import Signature
 from fettle.errors import DataError

@@ -12,7 +12,7 @@ from typing import Any, Self
 
 import numpy as np
 
-from fettle.api.optimizedmodel import AgreementSpec, EvaluationSpec
+from fettle.api.data import AgreementSpec, EvaluationSpec
 from fettle.api.signature import Signature
 from fettle.errors import DataError
 from fettle.optimizer.measure.agreement import FLOAT_NOISE
