@@ -11,7 +11,8 @@ from bench.optimize_rows import Split
 from bench.side_by_side import Subject
 from tools.serving import CLAIM, open_store
 
-from fettle.api.optimizedmodel import CalibrationSpec, DataSpec, EvaluationSpec, SourceSpec
+from fettle.api.data import CalibrationSpec, DataSpec, EvaluationSpec
+from fettle.api.optimizedmodel import SourceSpec
 from fettle.api.recipe import RuntimeSettings
 from fettle.api.task import PrepareTask
 from fettle.api.vocabulary import RuntimeName

@@ -14,7 +14,7 @@ import nncf
 import openvino as ov
 from bench.peers import job
 
-from fettle.api.optimizedmodel import EvaluationSpec
+from fettle.api.data import EvaluationSpec
 from fettle.api.signature import Signature
 from fettle.errors import RuntimeFailure
 from fettle.optimizer.measure.accuracy import Reference

@@ -103,9 +103,9 @@ def explain(cluster: Any) -> Callable[[str], str]:
     ("path", "words"),
     [
         ("om", "An OptimizedModel converts, optimizes and measures a trained model"),
-        ("om.spec.constraints.accuracy.maxDrop", "Maximum loss, in the unit of the metric."),
+        ("om.spec.constraints.accuracy.maxDrop", "Maximum accuracy drop, in the unit of the metric."),
         ("om.spec.targets.threads", "Maximum number of threads for one inference. Default: 1."),
-        ("om.status.candidates.accuracyDrop", "Loss compared with the baseline. Positive means worse."),
+        ("om.status.candidates.accuracyDrop", "Accuracy drop compared with the original. Positive means worse."),
         ("mdep", "New versions start as canaries"),
         (
             "mdep.spec.rollout.analysis.minRequests",

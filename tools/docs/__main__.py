@@ -1,4 +1,4 @@
-"""Write the reference pages that are made from the code, and the table of values in the chart's README."""
+"""Write the reference pages that are made from the code, and the tables between marks in other pages."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from pathlib import Path
 import click
 
 from fettle.api.generated import write
-from tools.docs import commands, metrics, settings, values
+from tools.docs import commands, markdown, metrics, settings, task_metrics, values
 
 ROOT = Path(__file__).parents[2]
 REFERENCE = Path("docs/reference")
@@ -21,14 +21,17 @@ def pages(root: Path = ROOT) -> Iterator[tuple[Path, str]]:
     yield REFERENCE / "cli.md", commands.page()
     yield REFERENCE / "settings.md", settings.page(table)
     yield REFERENCE / "metrics.md", metrics.page()
-    readme = CHART / "README.md"
-    yield readme, values.between_marks((root / readme).read_text(encoding="utf-8"), table)
+    for path, marks, wanted in (
+        (CHART / "README.md", values.MARKS, table),
+        (Path("docs/guides/model-and-data.md"), task_metrics.MARKS, task_metrics.rows()),
+    ):
+        yield path, markdown.between(marks, (root / path).read_text(encoding="utf-8"), wanted)
 
 
 @click.command()
 @click.option("--check", is_flag=True, help="Write nothing; exit status 1 if a file differs.")
 def main(check: bool) -> None:
-    """Write docs/reference/{cli,settings,metrics}.md and the chart's README."""
+    """Write docs/reference/{cli,settings,metrics}.md, the chart's table of values and the guide's table of metrics."""
     write([(ROOT / path, text) for path, text in pages()], check=check)
 
 

@@ -6,6 +6,7 @@ from typing import Annotated
 
 from pydantic import Field
 
+from fettle.api import metrics
 from fettle.api.base import ApiModel
 
 
@@ -16,7 +17,7 @@ class AccuracyConstraint(ApiModel):
         float,
         Field(
             ge=0,
-            description="Maximum loss, in the unit of the metric. Without labels, the loss is 1 - agreement. "
+            description="Maximum accuracy drop, in the unit of the metric. Without labels, the drop is 1 - agreement. "
             "The unfavourable end of the 95 % interval must satisfy this bound.",
         ),
     ]
@@ -26,9 +27,8 @@ class AccuracyConstraint(ApiModel):
             ge=0,
             le=1,
             description="Maximum share of answers that differ from the original's, for better or worse. It catches changes that cancel out in the "
-            "metric. The share is of decisions for Accuracy and F1, of items for Regression, of variance for MeanSquaredError, and 1 - cosine for "
-            "CosineSimilarity. The unfavourable end of the 95 % interval must satisfy this bound. Default: maxDrop + 0.1, or 0.1 "
-            "if the metric is not a share.",
+            f"metric. The share is {metrics.changed_described()}, and 1 - the metric by the original's answers for the others. The unfavourable "
+            "end of the 95 % interval must satisfy this bound. Default: maxDrop + 0.1, or 0.1 if the metric is in the unit of the labels.",
         ),
     ] = None
 
@@ -66,7 +66,7 @@ class Constraints(ApiModel):
     """Constraints. A published artifact satisfies all of them."""
 
     accuracy: Annotated[
-        AccuracyConstraint | None, Field(description="Bound on the loss compared with the original.")
+        AccuracyConstraint | None, Field(description="Bound on the accuracy drop compared with the original.")
     ] = None
     latency: Annotated[LatencyConstraint | None, Field(description="Bound on the time of one run.")] = None
     size: Annotated[SizeConstraint | None, Field(description="Bound on the size of the artifact.")] = None

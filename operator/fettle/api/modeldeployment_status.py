@@ -21,7 +21,7 @@ class Verdict(StrEnum):
 
 
 class MetricRecord(ApiModel):
-    """What one metric said in a window."""
+    """What one metric said in a window, also where it was still pending when another one decided."""
 
     metric: Annotated[
         str, Field(max_length=32, description="Metric, such as successRate, p99Milliseconds or p99RatioToStable.")

@@ -145,7 +145,7 @@ class CandidateStatus(ApiModel):
     samples: Annotated[int | None, Field(description="Number of items used for evaluation.")] = None
     accuracy: Annotated[MetricValue | None, Field(description="Value of the metric.")] = None
     accuracy_drop: Annotated[
-        Interval | None, Field(description="Loss compared with the baseline. Positive means worse.")
+        Interval | None, Field(description="Accuracy drop compared with the original. Positive means worse.")
     ] = None
     agreement: Annotated[
         AgreementStatus | None, Field(description="Share of items with the same answer as the original.")
@@ -246,7 +246,7 @@ class ArtifactStatus(ApiModel):
     bytes: Annotated[int, Field(description="Total size of its files, in bytes.")]
     threads: Annotated[int, Field(description="Total number of compute threads, as measured.")] = 1
     speedup: Annotated[float | None, Field(description="Speed-up over the baseline.")] = None
-    accuracy_drop: Annotated[float | None, Field(description="Loss compared with the baseline.")] = None
+    accuracy_drop: Annotated[float | None, Field(description="Accuracy drop compared with the original.")] = None
     placement: Annotated[Placement, Field(description="Nodes on which the artifact was measured.")] = Placement()
     generation: Annotated[
         int | None, Field(description="Generation of the spec whose run first published the artifact.")
@@ -267,7 +267,7 @@ class Summary(ApiModel):
 
     targets: Annotated[str, Field(description="Targets with a published artifact.")]
     speedup: Annotated[str, Field(description="Speed-up over the baseline.")]
-    drop: Annotated[str, Field(description="Loss compared with the baseline, in the unit of the metric.")]
+    drop: Annotated[str, Field(description="Accuracy drop compared with the original, in the unit of the metric.")]
     size: Annotated[str, Field(description="Size of the artifact.")]
 
 

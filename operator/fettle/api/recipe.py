@@ -42,7 +42,7 @@ KINDS = {
 
 
 class OptimizeGraphStep(StepParameters):
-    """Fuse and fold the graph; outputs stay equal."""
+    """The portable form as it is: its graph is folded and fused already, and each runtime optimizes it further when it loads it."""
 
     @property
     def kind(self) -> StepKind:
@@ -103,10 +103,15 @@ class RecipeStep(ApiModel):
     """One transformation of the model: exactly one key."""
 
     optimize_graph: Annotated[
-        OptimizeGraphStep | None, Field(description="Fuse and fold the graph. Outputs stay equal.")
+        OptimizeGraphStep | None,
+        Field(
+            description="Use the portable form as it is. Its graph is folded and fused already, and each runtime optimizes it further when it "
+            "loads it, so this step adds nothing to other steps. It names what a recipe without quantization tries. Outputs stay equal."
+        ),
     ] = None
     quantize: Annotated[
-        QuantizeStep | None, Field(description="Quantize to int8. This is lossy, so the loss must be measured.")
+        QuantizeStep | None,
+        Field(description="Quantize to int8. This is lossy, so the accuracy drop must be measured."),
     ] = None
 
     @property
@@ -150,7 +155,7 @@ class RuntimeSettings(ApiModel):
             description="Whether the runtime may rewrite the graph (onnxruntime: level all, otherwise its default level)."
         ),
     ] = True
-    batch_size: Annotated[int | None, Field(description="Static batch size. Absent means dynamic.")] = None
+    batch_size: Annotated[int | None, Field(description="Fixed batch size. Absent means dynamic.")] = None
     preferred_batch: Annotated[
         int | None,
         Field(

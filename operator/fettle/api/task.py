@@ -15,8 +15,9 @@ from pydantic import Field, TypeAdapter
 from fettle.api import catalog
 from fettle.api.base import ApiModel
 from fettle.api.constraints import Constraints
+from fettle.api.data import DataSpec, EvaluationSpec
 from fettle.api.labels import LabelReading
-from fettle.api.optimizedmodel import DataSpec, EvaluationSpec, SourceSpec
+from fettle.api.optimizedmodel import SourceSpec
 from fettle.api.recipe import RecipeStep, RuntimeSettings
 from fettle.api.signature import Signature
 from fettle.api.vocabulary import Basis, CandidateState, ModelFormat, Objective, RuntimeName, Sha256

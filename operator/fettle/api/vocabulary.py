@@ -33,12 +33,7 @@ class FormatName(StrEnum):
 
 
 class Metric(StrEnum):
-    """How good an output is. Higher is better, except MeanSquaredError.
-
-    Auto: what the answers show that the model is for; where that is not certain, Accuracy. Detection, Segmentation, Text, Embedding, TopK,
-    MultiLabel, Regression and Ranking judge boxes, masks, characters, nearest neighbours, lists of the best classes, tags, quantities and the
-    order of the items: by labels, or without any by what the original says.
-    """
+    """How good an output is. `api/metrics.py` has a row for each but Auto, which is what the answers show that the model is for, or Accuracy."""
 
     AUTO = "Auto"
     ACCURACY = "Accuracy"
@@ -54,9 +49,6 @@ class Metric(StrEnum):
     TEXT = "Text"
     EMBEDDING = "Embedding"
     AGREEMENT = "Agreement"
-
-
-DECIDING = (Metric.ACCURACY, Metric.F1)  # metrics whose labels name classes
 
 
 class Average(StrEnum):

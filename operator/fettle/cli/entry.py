@@ -56,6 +56,20 @@ class CommandGroup(click.Group):
         command: click.Command = getattr(importlib.import_module(module), attribute)
         return command
 
+    def resolve_command(
+        self, ctx: click.Context, args: list[str]
+    ) -> tuple[str | None, click.Command | None, list[str]]:
+        """The command that was asked for; options of the group stand for its own. Raises UsageError where it has no such option."""
+        name, command, rest = super().resolve_command(ctx, args)
+        given = {option: value for option, value in ctx.params.items() if value is not None}
+        if name is None or command is None or not given:
+            return name, command, rest
+        unknown = sorted(given.keys() - {parameter.name for parameter in command.params})
+        if unknown and not ctx.resilient_parsing:
+            raise UsageError(f"`{ctx.command_path} {name}` talks to no cluster, so it takes no --{unknown[0]}")
+        ctx.default_map = {name: given}
+        return name, command, rest
+
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         """Each command with its short help, without importing it."""
         rows = []

@@ -7,6 +7,7 @@ import sys
 import click
 from click.shell_completion import get_completion_class
 
+from fettle.cli.access.connection import cluster_options
 from fettle.cli.entry import HELP, CommandGroup
 
 # kubectl's words for: nothing of the file system fits here; it may (cobra's ShellCompDirectiveNoFileComp and -Default).
@@ -31,7 +32,8 @@ CLUSTER_COMMANDS = {
 
 
 @click.group(cls=CommandGroup, context_settings=HELP, later=CLUSTER_COMMANDS)
-def main() -> None:
+@cluster_options
+def main(**connection: str | None) -> None:
     """Control and inspect the rollouts of ModelDeployments.
 
     \b

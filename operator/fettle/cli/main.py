@@ -5,6 +5,7 @@ from __future__ import annotations
 import click
 
 from fettle import __version__
+from fettle.cli.access.connection import cluster_options
 from fettle.cli.entry import HELP, CommandGroup
 from fettle.cli.kubectl import CLUSTER_COMMANDS
 
@@ -15,7 +16,8 @@ LATER = {
 
 
 @click.group(cls=CommandGroup, context_settings=HELP, later=LATER)
-def main() -> None:
+@cluster_options
+def main(**connection: str | None) -> None:
     """Optimize models on this machine or in a cluster, and control their rollouts in a cluster.
 
     \b

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import numpy as np
 
-from fettle.api.optimizedmodel import EvaluationSpec
+from fettle.api.data import EvaluationSpec
 from fettle.api.task import LossBound
 from fettle.errors import DataError, RecipeError, RuntimeFailure
 from fettle.optimizer.measure.accuracy import Reference

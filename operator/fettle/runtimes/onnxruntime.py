@@ -150,7 +150,7 @@ class OnnxRuntime:
             message = f"onnxruntime computes in float32 on CPU; {settings.precision} is not a setting it has"
             raise RuntimeFailure(message, reason=Reason.NODE_INCOMPATIBLE)
         if settings.batch_size is not None:
-            message = "onnxruntime has no static batch size; leave it at its default"
+            message = "onnxruntime has no fixed batch size; leave it at its default"
             raise RuntimeFailure(message, reason=Reason.RECIPE_NOT_APPLICABLE)
         session = OnnxRuntimeSession(_load(entry, _options(settings)), settings, signature)
         require_settings(session, settings, "onnxruntime")

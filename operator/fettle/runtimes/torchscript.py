@@ -176,7 +176,7 @@ class TorchScript:
         `graph_optimization` freezes a script and prepares it for oneDNN; an exported program has no such form.
         """
         if settings.precision != Precision.FLOAT32 or settings.batch_size is not None or settings.streams != 1:
-            message = "PyTorch runs here in the model's own precision, without a static batch size and without streams"
+            message = "PyTorch runs here in the model's own precision, without a fixed batch size and without streams"
             raise RuntimeFailure(message, reason=Reason.RECIPE_NOT_APPLICABLE)
         if signature is None:
             raise RuntimeFailure("PyTorch's files do not say what their inputs are: a signature is needed")

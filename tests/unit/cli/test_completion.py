@@ -64,6 +64,9 @@ def test_names_of_either_kind_behind_its_short_name() -> None:
     assert completed("retry", "om/d") == ["om/diagrams"]
     assert completed("retry", "mdep/") == ["mdep/digits"]
     assert completed("retry", "pod/") == []
+    assert completed("status", "OptimizedModels.fettle.dev/") == ["OptimizedModels.fettle.dev/diagrams"]
+    assert (completed("promote", "mdep/"), completed("promote", "om/")) == (["mdep/digits"], [])
+    assert completed("-n", "default", "promote", "d") == ["digits"]
 
 
 @pytest.mark.usefixtures("kubeconfig")

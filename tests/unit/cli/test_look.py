@@ -220,6 +220,21 @@ def test_why_all_goes_back_to_the_beginning_with_what_the_ledger_kept(server: Ap
     assert all(re.fullmatch(r"2026-01-0\dT[\d:]{8}Z", one["at"]) for one in chain), "the events' moments too"
 
 
+def test_why_hides_no_metric_that_is_pending_and_no_window_that_is_open(server: ApiServer, tmp_path: Path) -> None:
+    found = on_trial()
+    seen = found["status"]["canary"]["analysis"]
+    pending = {"metric": "p99Milliseconds", "verdict": "Pending", "value": 12.5, "bound": 20, "samples": 200}
+    seen["windows"][-1]["metrics"].append(pending)
+    seen |= {"verdict": "Pending", "message": "40 of 50 requests"}
+    server.objects[f"{BASE}/modeldeployments/digits"] = found
+    text = " ".join(run(server, tmp_path, "why", "digits").output.split())
+    assert "successRate 0.9 < 0.99 (200 samples); p99Milliseconds pending: so far 12.5, bound 20 (200 samples)" in text
+    assert "2026-01-02T00:06:10Z Analysis Pending open window: 40 of 50 requests" in text
+    seen |= {"verdict": "Good", "message": "since then 7 of 50 requests"}
+    text = " ".join(run(server, tmp_path, "why", "digits").output.split())
+    assert "Analysis Pending open window: 7 of 50 requests" in text
+
+
 def test_why_of_a_model_says_of_each_candidate_why(server: ApiServer, tmp_path: Path) -> None:
     world = World(speeds={"int8-openvino": (3.0, 0.001)})
     world.settle()

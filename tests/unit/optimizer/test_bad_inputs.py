@@ -15,7 +15,7 @@ from onnx import TensorProto, helper
 from tests.data import models
 from tests.unit.optimizer.prepare.workbench import Workbench
 
-from fettle.api.optimizedmodel import EvaluationSpec
+from fettle.api.data import EvaluationSpec
 from fettle.api.reasons import Reason
 from fettle.api.report import Termination
 from fettle.api.task import PrepareTask

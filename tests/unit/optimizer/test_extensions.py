@@ -4,12 +4,16 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnx
+import onnxruntime
 import pytest
 from tests.data import models
 from tests.package_copy import PackageCopy
+
+Array = np.ndarray[Any, Any]
 
 # A format whose file is a matrix: the model is x @ matrix, and numpy runs the original.
 FORMAT = """
@@ -81,6 +85,101 @@ def half(work):
     return work.folder / "model.onnx"
 """
 
+# A metric for models whose first number beats the second, or does not.
+METRIC = """
+from fettle.optimizer.measure.tasks.base import Likeness, TaskMetric, share
+
+
+class FirstWins(TaskMetric):
+    def __init__(self, name):
+        self._name, self.outputs, self.told = name, frozenset({name}), f"whether the first number of {name} is the greater one"
+
+    @classmethod
+    def fit(cls, signature, examples, spec):
+        return cls(spec.output or signature.outputs[0].name)
+
+    def likeness(self, examples):
+        return Likeness.NONE
+
+    def decode(self, answer):
+        first, second = answer[self._name].reshape(-1)[:2]
+        return bool(first > second)
+
+    def read(self, label, said):
+        return bool(label.reshape(-1)[0])
+
+    def scorer(self, labelled):
+        return Same()
+
+
+class Same:
+    def __init__(self):
+        self._same = []
+
+    def add(self, said, truth):
+        self._same.append(said == truth)
+
+    def pool(self):
+        return share(self._same)
+"""
+METRIC_ROW = """    MetricEntry(
+        Metric.FIRST_WINS,
+        judges="which of two numbers is greater",
+        by_labels="share of items whose first number wins where it should",
+        without_labels="the same, against the original's numbers",
+        title="right winners",
+        proof=Proof.ITEMS,
+        scorer="first_wins:FirstWins",
+    ),
+"""
+# A candidate that errs in every hundredth item, with labels and without any, and what people and the plan are told of the metric.
+JUDGED = """
+import json
+import numpy as np
+from fettle.api import metrics
+from fettle.api.data import EvaluationSpec
+from fettle.api.vocabulary import Metric
+from fettle.optimizer.report.text import metric_name
+from tests.unit.optimizer.measure.task_answers import judged, reference
+from tools.docs import task_metrics
+
+def answers(wins):
+    return [{"y": np.array([win, 0.5], np.float32)} for win in wins]
+
+random = np.random.default_rng(0)
+wins = random.integers(0, 2, 600)
+errs = np.where(np.arange(600) % 100 == 0, 1 - wins, wins)
+drops = [judged(reference(Metric.FIRST_WINS, answers(wins), labels), answers(errs)).drop for labels in (wins, None)]
+print(json.dumps({
+    "drops": [round(drop.value, 6) for drop in drops],
+    "explained": EvaluationSpec.model_fields["metric"].description,
+    "guide": task_metrics.rows(),
+    "report": metric_name(Metric.FIRST_WINS, None),
+    "task": Metric.FIRST_WINS in metrics.TASKS,
+}))
+"""
+
+# Items as rows of numbers, the label last.
+ITEMS = """
+import numpy as np
+
+from fettle.optimizer.data.column import Column
+from fettle.optimizer.data.columns import Columns
+
+
+def names(stream, uri):
+    return {"x", "labels"}
+
+
+def read(stream, wanted):
+    table = np.loadtxt(stream, delimiter=",", dtype=np.float32)[: wanted.most]
+    found = {"x": table[:, :-1], "labels": table[:, -1].astype(np.int64)}
+    columns = [Column(name, wanted) for name in wanted.columns([*found])]
+    for column in columns:
+        column.add(found[column.name])
+    return Columns({column.name: column.array() for column in columns}, wanted.unused(list(found)))
+"""
+
 
 @pytest.fixture
 def package(tmp_path: Path) -> PackageCopy:
@@ -123,6 +222,47 @@ def test_a_source_format_is_one_file_and_three_entries(package: PackageCopy, tmp
         {"name": "x", "dtype": "FP32", "shape": [-1, 4], "batchAxis": 0}
     ]
     assert "onnxruntime" in report["portableRuntimes"]  # type: ignore[operator]
+
+
+def answered(claim: Path) -> tuple[Array, Array]:
+    """200 items, and eight numbers for each from a model that is put into the claim."""
+    model = models.save(models.hard_swish(), claim / "model/model.onnx")
+    items = np.random.default_rng(0).normal(0, 2, (200, 8)).astype(np.float32)
+    return items, onnxruntime.InferenceSession(str(model)).run(None, {"x": items})[0]
+
+
+def test_a_task_metric_is_one_file_and_two_entries(package: PackageCopy, tmp_path: Path) -> None:
+    package.add("optimizer/measure/tasks/first_wins.py", METRIC)
+    package.enter(
+        "api/vocabulary.py", '    AUTO = "Auto"\n    ACCURACY = "Accuracy"\n', '    FIRST_WINS = "FirstWins"\n'
+    )
+    package.enter("api/metrics.py", "METRICS: tuple[MetricEntry, ...] = (\n", METRIC_ROW)
+    claim = tmp_path / "claim"
+    items, numbers = answered(claim)
+    np.savez(claim / "items.npz", x=items, labels=(numbers[:, 0] > numbers[:, 1]).astype(np.int64))
+    evaluation = {"uri": "pvc://claim/items.npz", "metric": "FirstWins"}
+    report = run(package, prepare("pvc://claim/model/model.onnx", data={"evaluation": evaluation}), claim)
+    assert report["metric"] == "FirstWins"
+    assert any("the first number of" in note for note in report["notes"])  # type: ignore[attr-defined]
+    done = package.python("-c", JUDGED)
+    assert done.returncode == 0, done.stderr[-3000:]
+    told = json.loads(done.stdout.splitlines()[-1])
+    assert (told["drops"], told["task"]) == ([0.01, 0.01], True)
+    assert "FirstWins: which of two numbers is greater." in told["explained"]
+    assert "| `FirstWins` | which of two numbers is greater |" in told["guide"]
+    assert told["report"] == "right winners"
+
+
+def test_a_format_of_items_is_one_file_and_one_entry(package: PackageCopy, tmp_path: Path) -> None:
+    package.add("optimizer/data/csv.py", ITEMS)
+    package.enter("optimizer/data/files.py", 'READERS = {"parquet": "parquet", ', '"csv": "csv", ')
+    claim = tmp_path / "claim"
+    items, scores = answered(claim)
+    np.savetxt(claim / "items.csv", np.column_stack([items, scores.argmax(axis=1)]), delimiter=",")
+    data = {"evaluation": {"uri": "pvc://claim/items.csv"}}
+    report = run(package, prepare("pvc://claim/model/model.onnx", data=data), claim)
+    assert report["items"]["labelled"]  # type: ignore[index]
+    assert report["items"]["items"] + report["calibration"]["items"] == 200  # type: ignore[index]
 
 
 def test_a_step_is_one_function_and_its_entries(package: PackageCopy, tmp_path: Path) -> None:

@@ -9,8 +9,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from fettle.api.data import EvaluationSpec
 from fettle.api.labels import LabelForm
-from fettle.api.optimizedmodel import EvaluationSpec
 from fettle.api.vocabulary import Metric
 from fettle.errors import DataError
 from fettle.optimizer.labels.question import Answered

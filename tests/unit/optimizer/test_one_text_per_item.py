@@ -13,7 +13,7 @@ from tests.unit.optimizer.measure.models import SHORT
 from tests.unit.optimizer.prepare.workbench import Workbench
 from tools.serving import ServerProcess
 
-from fettle.api.optimizedmodel import EvaluationSpec
+from fettle.api.data import EvaluationSpec
 from fettle.api.recipe import RuntimeSettings
 from fettle.api.report import MeasureReport, PrepareReport
 from fettle.api.task import BuiltCandidate, CandidatePlan, MeasureTask

@@ -8,36 +8,27 @@ from contextlib import suppress
 import click
 from click.shell_completion import CompletionItem
 
-from fettle.cli.access.cluster import Cluster, connect
+from fettle.cli.access.cluster import DEPLOYMENTS, MODELS, Cluster, connect
 from fettle.cli.access.objects import deployment_of
+from fettle.cli.access.subject import KINDS, kind_of
 from fettle.errors import FettleError
 
 PATIENCE_SECONDS = 2.0  # whoever presses the tab key waits no longer
-SHORT_NAMES = {"mdep": "modeldeployments", "om": "optimizedmodels"}  # as kubectl has them
 
 
 def deployment_names(context: click.Context, _parameter: click.Parameter, incomplete: str) -> list[CompletionItem]:
     """Names of ModelDeployments."""
-    return _names(context, incomplete, ("modeldeployments",))
+    return _names(context, incomplete, (DEPLOYMENTS,))
 
 
 def model_names(context: click.Context, _parameter: click.Parameter, incomplete: str) -> list[CompletionItem]:
     """Names of OptimizedModels."""
-    return _names(context, incomplete, ("optimizedmodels",))
+    return _names(context, incomplete, (MODELS,))
 
 
 def names(context: click.Context, _parameter: click.Parameter, incomplete: str) -> list[CompletionItem]:
     """Names of objects of both kinds."""
-    return _names(context, incomplete, ("modeldeployments", "optimizedmodels"))
-
-
-def names_with_kind(context: click.Context, _parameter: click.Parameter, incomplete: str) -> list[CompletionItem]:
-    """Names of objects of both kinds; after `mdep/` or `om/` of that kind."""
-    kind, slash, bare = incomplete.partition("/")
-    if not slash:
-        return names(context, _parameter, incomplete)
-    items = _names(context, bare, (SHORT_NAMES[kind],)) if kind in SHORT_NAMES else []
-    return [CompletionItem(f"{kind}/{item.value}") for item in items]
+    return _names(context, incomplete, KINDS)
 
 
 def contexts(context: click.Context, _parameter: click.Parameter, incomplete: str) -> list[CompletionItem]:
@@ -61,18 +52,23 @@ def namespaces(context: click.Context, _parameter: click.Parameter, incomplete: 
 
 def sources(context: click.Context, _parameter: click.Parameter, incomplete: str) -> list[CompletionItem]:
     """What can be pulled: after `om/` names of OptimizedModels, else files of this machine."""
-    if not incomplete.startswith("om/"):
+    kind, slash, _ = incomplete.partition("/")
+    if not slash or kind_of(kind) != MODELS:
         return [CompletionItem(incomplete, type="file")]
-    return names_with_kind(context, _parameter, incomplete)
+    return _names(context, incomplete, (MODELS,))
 
 
 def _names(context: click.Context, incomplete: str, kinds: tuple[str, ...]) -> list[CompletionItem]:
+    """Names of objects of these kinds; behind `KIND/` those of that kind."""
+    kind, slash, bare = incomplete.rpartition("/")
+    if slash:
+        kinds = tuple(plural for plural in kinds if plural == kind_of(kind))
     resources: list[str] = []
     with suppress(FettleError):  # a shell's prompt is no place for errors
         cluster = _cluster(context)
         for plural in kinds:
             resources += cluster.names(plural, timeout=PATIENCE_SECONDS)
-    return _items(resources, incomplete)
+    return [CompletionItem(f"{kind}{slash}{item.value}") for item in _items(resources, bare)]
 
 
 def _items(values: Iterable[str], incomplete: str) -> list[CompletionItem]:

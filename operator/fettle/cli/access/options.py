@@ -1,17 +1,13 @@
-"""Options that say which cluster and namespace a command is about."""
+"""What a command that talks to a cluster is given: a connection, as its options say."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from functools import wraps
-from typing import Any, TypeVar
+from typing import Any
 
-import click
-
-from fettle.cli.access import completion
 from fettle.cli.access.cluster import connect
-
-Decorated = TypeVar("Decorated", bound=Callable[..., Any])
+from fettle.cli.access.connection import cluster_options
 
 
 def with_cluster(command: Callable[..., None]) -> Callable[..., None]:
@@ -23,31 +19,3 @@ def with_cluster(command: Callable[..., None]) -> Callable[..., None]:
         command(cluster=connect(kubeconfig, context, namespace), **others)
 
     return run
-
-
-def cluster_options(command: Decorated) -> Decorated:
-    """`--namespace`, `--context` and `--kubeconfig`, as kubectl has them."""
-    options = (
-        click.option(
-            "-n",
-            "--namespace",
-            metavar="NAME",
-            shell_complete=completion.namespaces,
-            help="Namespace [default: the namespace of the context].",
-        ),
-        click.option(
-            "--context",
-            metavar="NAME",
-            shell_complete=completion.contexts,
-            help="Kubeconfig context [default: the current context].",
-        ),
-        click.option(
-            "--kubeconfig",
-            metavar="FILE",
-            type=click.Path(),
-            help="Kubeconfig file [default: $KUBECONFIG, ~/.kube/config].",
-        ),
-    )
-    for option in reversed(options):
-        command = option(command)
-    return command

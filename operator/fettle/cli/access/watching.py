@@ -127,13 +127,13 @@ def _pause(failures: int) -> float:
 
 
 class Watched:
-    """What there is of one name in a namespace, as it is now: both kinds, and the pods that serve."""
+    """What there is of one name in a namespace, as it is now: the kinds that are asked for, and the pods that serve."""
 
-    def __init__(self, cluster: Cluster, name: str) -> None:
+    def __init__(self, cluster: Cluster, name: str, kinds: Sequence[str] = (DEPLOYMENTS, MODELS)) -> None:
         self.changed = threading.Event()  # set at each change; for the reader to clear
         self._name = name
-        self._listings = {plural: cluster.listing(plural, name) for plural in (DEPLOYMENTS, MODELS)}
-        self._pods = cluster.pod_listing(name)
+        self._listings = {plural: cluster.listing(plural, name) for plural in kinds}
+        self._pods = cluster.pod_listing(name) if DEPLOYMENTS in kinds else None
         self._reflectors: dict[str, Reflector] = {}
         self._seen: set[str] = set()
 
@@ -143,7 +143,8 @@ class Watched:
             with suppress(MissingError):  # a cluster that does not know the kind
                 self._reflect(plural, listing)
         with suppress(ClusterError):  # whoever may see a ModelDeployment need not see pods
-            self._reflect(PODS, self._pods)
+            if self._pods is not None:
+                self._reflect(PODS, self._pods)
         for reflector in self._reflectors.values():
             reflector.start()
         return self

@@ -12,10 +12,11 @@ from rich.table import Table
 
 from fettle.api.modeldeployment import ModelDeployment
 from fettle.api.modeldeployment_status import ModelDeploymentStatus
-from fettle.cli.access.cluster import Cluster, Object
+from fettle.cli.access.cluster import DEPLOYMENTS, Cluster, Object
 from fettle.cli.access.completion import deployment_names
 from fettle.cli.access.objects import deployment_of, echo, output_option
 from fettle.cli.access.options import with_cluster
+from fettle.cli.access.subject import NameType
 from fettle.cli.views.progress import result_console
 from fettle.cluster import ledger
 from fettle.errors import ClusterError
@@ -40,7 +41,7 @@ class RevisionLine:
 
 
 @click.command()
-@click.argument("deployment", metavar="NAME", shell_complete=deployment_names)
+@click.argument("deployment", metavar="NAME", type=NameType(DEPLOYMENTS), shell_complete=deployment_names)
 @output_option()
 @with_cluster
 def history(cluster: Cluster, deployment: str, output: str | None) -> None:

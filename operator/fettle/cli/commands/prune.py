@@ -10,7 +10,7 @@ import click
 
 from fettle.cli.access.claim_pod import Wire, inside_claim, parse_target, pod_options
 from fettle.cli.access.cluster import DEPLOYMENTS, MODELS, Object, connect
-from fettle.cli.access.options import cluster_options
+from fettle.cli.access.connection import cluster_options
 from fettle.cli.pods import prune as program
 from fettle.cli.views.progress import size
 from fettle.errors import StoreError, UsageError

@@ -13,19 +13,18 @@ from rich.progress import Progress
 
 from fettle.cli.access.claim_files import ClaimFiles
 from fettle.cli.access.claim_pod import ClaimPath, inside_claim, parse_target, pod_options, progress_bar
-from fettle.cli.access.cluster import Cluster, connect
+from fettle.cli.access.cluster import MODELS, Cluster, connect
 from fettle.cli.access.completion import sources
+from fettle.cli.access.connection import cluster_options
 from fettle.cli.access.objects import model_of
-from fettle.cli.access.options import cluster_options
 from fettle.cli.access.pull_files import artifact_of, pull_artifact, pull_files
+from fettle.cli.access.subject import kind_of
 from fettle.cli.pods import send
 from fettle.cli.views.progress import size
 from fettle.errors import UsageError
 from fettle.store.manifest import model_entry
 from fettle.store.store import Store
 from fettle.store.uris import Location
-
-MODEL = "om/"
 
 
 @click.command()
@@ -53,15 +52,22 @@ def pull(
     fettle pull pvc://models/digits/evaluation.npz
     fettle pull fettle-store/artifacts/4d734099a9c7de2730cd27004ee1355757d47d16fd998980177429e7accef336 ./winner
     """
-    if not source.startswith(("pvc://", MODEL)):
+    model = _model_in(source)
+    if model is None and not source.startswith("pvc://"):
         click.echo(_pull_local(source, to))
         return
     cluster = connect(**connection)
-    uri = published(cluster, source.removeprefix(MODEL), target) if source.startswith(MODEL) else source
+    uri = published(cluster, model, target) if model is not None else source
     place = parse_target(uri)
     to = to or Path(PurePosixPath(source).name if place.path else place.claim)
     with progress_bar(None) as progress, opened(cluster, place, image, timeout, progress) as files:
         click.echo(_pull(files, uri, place, to, progress))
+
+
+def _model_in(source: str) -> str | None:
+    """NAME of om/NAME, in any spelling of the kind; None for anything else."""
+    kind, slash, name = source.partition("/")
+    return name if slash and kind_of(kind) == MODELS and name and "/" not in name else None
 
 
 def published(cluster: Cluster, name: str, target: str | None) -> str:

@@ -21,7 +21,7 @@ from fettle.cli.access.claim_pod import (
     running_pod,
 )
 from fettle.cli.access.cluster import Cluster, Object, connect, told
-from fettle.cli.access.options import cluster_options
+from fettle.cli.access.connection import cluster_options
 from fettle.cli.access.push_files import entries, transfer
 from fettle.cli.pods import receive
 from fettle.cli.views.progress import size as readable

@@ -7,18 +7,19 @@ from pathlib import Path
 import click
 
 from fettle.cli.access.claim_pod import parse_target, pod_options, progress_bar
-from fettle.cli.access.cluster import Cluster, connect
+from fettle.cli.access.cluster import MODELS, Cluster, connect
 from fettle.cli.access.completion import model_names
+from fettle.cli.access.connection import cluster_options
 from fettle.cli.access.objects import model_of
-from fettle.cli.access.options import cluster_options
 from fettle.cli.access.pull_files import pull_files
+from fettle.cli.access.subject import NameType
 from fettle.cli.browser import open_page
 from fettle.cli.commands.pull import opened
 from fettle.errors import UsageError
 
 
 @click.command()
-@click.argument("name", metavar="NAME", shell_complete=model_names)
+@click.argument("name", metavar="NAME", type=NameType(MODELS), shell_complete=model_names)
 @click.argument("to", metavar="[FILE]", required=False, type=click.Path(path_type=Path))
 @click.option("--open", "show", is_flag=True, help="Open the report in a browser.")
 @pod_options

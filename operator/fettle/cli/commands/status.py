@@ -17,6 +17,7 @@ from fettle.cli.access.cluster import DEPLOYMENTS, MODELS, Cluster, Object
 from fettle.cli.access.completion import names
 from fettle.cli.access.objects import echo, output_option, read_deployment, read_model
 from fettle.cli.access.options import with_cluster
+from fettle.cli.access.subject import Subject, SubjectType
 from fettle.cli.access.watching import Watched
 from fettle.cli.views.model import model
 from fettle.cli.views.progress import result_console
@@ -27,7 +28,7 @@ DRAW_SECONDS = 1.0  # between two pictures; of changes in between, the last is d
 
 
 @click.command()
-@click.argument("name", metavar="NAME", shell_complete=names)
+@click.argument("subject", metavar="[mdep/|om/]NAME", type=SubjectType(), shell_complete=names)
 @click.option(
     "-w",
     "--watch",
@@ -36,8 +37,8 @@ DRAW_SECONDS = 1.0  # between two pictures; of changes in between, the last is d
 )
 @output_option()
 @with_cluster
-def status(cluster: Cluster, name: str, watch: bool, output: str | None) -> None:
-    """Show the ModelDeployment and the OptimizedModel with this name.
+def status(cluster: Cluster, subject: Subject, watch: bool, output: str | None) -> None:
+    """Show the ModelDeployment and the OptimizedModel with this name, or only the one of the kind that is named.
 
     With -o, print the objects as the API server stores them, as a List if both exist. With -o and --watch, print each object
     whenever it changes, as a sequence of JSON documents or as YAML documents separated by ---.
@@ -45,17 +46,18 @@ def status(cluster: Cluster, name: str, watch: bool, output: str | None) -> None
     \b
     kubectl fettle status digits
     kubectl fettle status digits --watch
+    kubectl fettle status om/digits
     kubectl fettle status digits -o json
     kubectl fettle status digits -o json --watch
     """
     console = result_console()
     if watch:
         with suppress(KeyboardInterrupt):
-            follow(console, cluster, name, output)
+            follow(console, cluster, subject, output)
     elif output is not None:
-        echo(documents(cluster, name), output)
+        echo(documents(cluster, subject), output)
     else:
-        console.print(picture(look(cluster, name), console.width), soft_wrap=not console.is_terminal)
+        console.print(picture(look(cluster, subject), console.width), soft_wrap=not console.is_terminal)
 
 
 @dataclass(frozen=True)
@@ -72,11 +74,12 @@ class Seen:
         return self.deployment is None and self.model is None
 
 
-def look(cluster: Cluster, name: str) -> Seen:
-    """What there is now. Raises MissingError where there is neither."""
-    seen = Seen(_get(cluster, DEPLOYMENTS, name), _get(cluster, MODELS, name), _pods(cluster, name))
+def look(cluster: Cluster, subject: Subject) -> Seen:
+    """What there is now. Raises MissingError where there is nothing."""
+    pods = _pods(cluster, subject.name) if DEPLOYMENTS in subject.kinds else None
+    seen = Seen(_get(cluster, DEPLOYMENTS, subject), _get(cluster, MODELS, subject), pods)
     if seen.nothing:
-        raise absent(cluster, name)
+        raise absent(cluster, subject)
     return seen
 
 
@@ -91,23 +94,20 @@ def picture(seen: Seen, width: int) -> RenderableType:
     return Group(*parts)
 
 
-def absent(cluster: Cluster, name: str) -> MissingError:
-    """Neither kind has an object of that name; which do."""
-    there = {plural: cluster.names(plural) for plural in (DEPLOYMENTS, MODELS)}
+def absent(cluster: Cluster, subject: Subject) -> MissingError:
+    """No kind that is meant has an object of that name; which do."""
+    there = {plural: cluster.names(plural) for plural in subject.kinds}
     known = "; ".join(f"{plural}: {', '.join(found[:20]) or 'none'}" for plural, found in there.items())
-    text = f"no modeldeployment or optimizedmodel {name!r} in namespace {cluster.namespace!r} ({known})"
-    return MissingError(text)
+    kinds = " or ".join(plural.removesuffix("s") for plural in subject.kinds)
+    return MissingError(f"no {kinds} {subject.name!r} in namespace {cluster.namespace!r} ({known})")
 
 
-def documents(cluster: Cluster, name: str) -> Object:
+def documents(cluster: Cluster, subject: Subject) -> Object:
     """The objects of that name as the API server holds them; a List where there are both."""
-    items = []
-    for plural in (DEPLOYMENTS, MODELS):
-        with suppress(MissingError):
-            items.append(cluster.get(plural, name))
+    found = (_get(cluster, plural, subject) for plural in (DEPLOYMENTS, MODELS))
+    items = [_shown(item) for item in found if item is not None]
     if not items:
-        raise absent(cluster, name)
-    items = [_shown(item) for item in items]
+        raise absent(cluster, subject)
     return items[0] if len(items) == 1 else {"apiVersion": "v1", "kind": "List", "items": items}
 
 
@@ -116,11 +116,12 @@ def _shown(item: Object) -> Object:
     return {**item, "metadata": {key: value for key, value in item["metadata"].items() if key != "managedFields"}}
 
 
-def follow(console: Console, cluster: Cluster, name: str, output: str | None) -> None:
+def follow(console: Console, cluster: Cluster, subject: Subject, output: str | None) -> None:
     """Show it again and again, until what was there is deleted. Raises ClusterError where it cannot be read to begin with."""
-    with Watched(cluster, name) as watched:
+    name = subject.name
+    with Watched(cluster, name, subject.kinds) as watched:
         if _seen(watched).nothing:
-            raise absent(cluster, name)
+            raise absent(cluster, subject)
         if output is not None:
             _print_documents(watched, name, output)
         elif console.is_terminal:
@@ -204,11 +205,12 @@ def _problem(watched: Watched) -> list[str]:
     return [f"{problem.message}; retrying"] if problem is not None else []
 
 
-def _get(cluster: Cluster, plural: str, name: str) -> Object | None:
-    try:
-        return cluster.get(plural, name)
-    except MissingError:
-        return None
+def _get(cluster: Cluster, plural: str, subject: Subject) -> Object | None:
+    """The object of that kind, if it is meant and there is one."""
+    if plural in subject.kinds:
+        with suppress(MissingError):
+            return cluster.get(plural, subject.name)
+    return None
 
 
 def _pods(cluster: Cluster, name: str) -> Sequence[Object] | None:

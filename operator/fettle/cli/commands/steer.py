@@ -12,9 +12,10 @@ from fettle.api.conditions import find
 from fettle.api.modeldeployment import ModelDeployment
 from fettle.api.modeldeployment_status import ModelDeploymentStatus
 from fettle.cli.access.cluster import DEPLOYMENTS, MODELS, Cluster
-from fettle.cli.access.completion import SHORT_NAMES, deployment_names, names_with_kind, revisions
+from fettle.cli.access.completion import deployment_names, names, revisions
 from fettle.cli.access.objects import deployment_of, echo, model_of, output_option
 from fettle.cli.access.options import with_cluster
+from fettle.cli.access.subject import NameType, Subject, SubjectType
 from fettle.errors import MissingError, UsageError
 from fettle.plan.commands import PAUSED_ANNOTATION, Command
 from fettle.plan.run.retry import measured_now, subject_of
@@ -93,7 +94,7 @@ def command(word: Word) -> click.Command:
     @click.command(
         name, help=f"{word.help}\n\n\b\nkubectl fettle {name} digits\nkubectl fettle {name} digits -n vision -o json"
     )
-    @click.argument("deployment", metavar="NAME", shell_complete=deployment_names)
+    @click.argument("deployment", metavar="NAME", type=NameType(DEPLOYMENTS), shell_complete=deployment_names)
     @order_option
     @with_cluster
     def run(cluster: Cluster, deployment: str, output: str | None) -> None:
@@ -116,10 +117,10 @@ promote, promote_full, abort = (command(word) for word in WORDS)
 
 
 @click.command()
-@click.argument("name", metavar="[mdep/|om/]NAME", shell_complete=names_with_kind)
+@click.argument("subject", metavar="[mdep/|om/]NAME", type=SubjectType(), shell_complete=names)
 @order_option
 @with_cluster
-def retry(cluster: Cluster, name: str, output: str | None) -> None:
+def retry(cluster: Cluster, subject: Subject, output: str | None) -> None:
     """Retry a failed or aborted revision of a ModelDeployment, or the failed run of an OptimizedModel.
 
     A revision starts again at its first step. For an OptimizedModel, only the failed tasks run again, and the published artifact
@@ -130,27 +131,25 @@ def retry(cluster: Cluster, name: str, output: str | None) -> None:
     kubectl fettle retry digits
     kubectl fettle retry om/digits
     """
-    kind, _, bare = name.rpartition("/")
-    if kind not in ("", *SHORT_NAMES):
-        raise UsageError(f"{name}: expected NAME, mdep/NAME (a modeldeployment) or om/NAME (an optimizedmodel)")
-    if kind == "om":
-        _retry_model(cluster, bare, output)
+    name = subject.name
+    if subject.kinds == (MODELS,):
+        _retry_model(cluster, name, output)
         return
     try:
-        deployment = deployment_of(cluster, bare)
+        deployment = deployment_of(cluster, name)
     except MissingError as error:
-        if kind:
+        if MODELS not in subject.kinds:
             raise
         try:
-            _retry_model(cluster, bare, output)
+            _retry_model(cluster, name, output)
         except MissingError:
             raise error from None
         return
     revision = deployment.status.failed_revision
     if revision is None:
-        text = f"modeldeployment {bare} in namespace {cluster.namespace} has no failed revision to retry"
-        raise UsageError(f"{text}; to retry the optimizedmodel of that name: kubectl fettle retry om/{bare}")
-    _order_revision(cluster, bare, Command.RETRY, revision, output)
+        text = f"modeldeployment {name} in namespace {cluster.namespace} has no failed revision to retry"
+        raise UsageError(f"{text}; to retry the optimizedmodel of that name: kubectl fettle retry om/{name}")
+    _order_revision(cluster, name, Command.RETRY, revision, output)
 
 
 def _retry_model(cluster: Cluster, name: str, output: str | None) -> None:
@@ -173,7 +172,7 @@ def _retry_model(cluster: Cluster, name: str, output: str | None) -> None:
 
 
 @click.command("rollback-to")
-@click.argument("deployment", metavar="NAME", shell_complete=deployment_names)
+@click.argument("deployment", metavar="NAME", type=NameType(DEPLOYMENTS), shell_complete=deployment_names)
 @click.argument("revision", metavar="REVISION", shell_complete=revisions)
 @click.option("--now", is_flag=True, help="Skip the steps and move all traffic as soon as the pods are ready.")
 @order_option
@@ -234,7 +233,7 @@ def _target(given: str, revisions: Iterable[str], name: str) -> str:
 
 
 @click.command()
-@click.argument("deployment", metavar="NAME", shell_complete=deployment_names)
+@click.argument("deployment", metavar="NAME", type=NameType(DEPLOYMENTS), shell_complete=deployment_names)
 @order_option
 @with_cluster
 def pause(cluster: Cluster, deployment: str, output: str | None) -> None:
@@ -250,7 +249,7 @@ def pause(cluster: Cluster, deployment: str, output: str | None) -> None:
 
 
 @click.command()
-@click.argument("deployment", metavar="NAME", shell_complete=deployment_names)
+@click.argument("deployment", metavar="NAME", type=NameType(DEPLOYMENTS), shell_complete=deployment_names)
 @order_option
 @with_cluster
 def resume(cluster: Cluster, deployment: str, output: str | None) -> None:

@@ -4,10 +4,10 @@ candidate was taken or not."""
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import suppress
 from dataclasses import asdict, dataclass
-from typing import Any
+from typing import Any, TypeVar
 
 import click
 from rich.console import Group, RenderableType
@@ -16,12 +16,13 @@ from rich.text import Text
 
 from fettle.api.conditions import find
 from fettle.api.modeldeployment import ModelDeployment
-from fettle.api.modeldeployment_status import AnalysisWindow, MetricRecord, Verdict
+from fettle.api.modeldeployment_status import AnalysisStatus, AnalysisWindow, MetricRecord, Verdict
 from fettle.api.optimizedmodel import OptimizedModel
-from fettle.cli.access.cluster import Cluster, Object
+from fettle.cli.access.cluster import DEPLOYMENTS, MODELS, Cluster, Object
 from fettle.cli.access.completion import names
 from fettle.cli.access.objects import deployment_of, echo, model_of, output_option
 from fettle.cli.access.options import with_cluster
+from fettle.cli.access.subject import Subject, SubjectType
 from fettle.cli.commands.history import RevisionLine, lines_of, read_ledger
 from fettle.cli.commands.status import absent
 from fettle.cli.views.model import retry_hint
@@ -30,14 +31,16 @@ from fettle.cli.views.reasons import JudgedCandidate, choices, judgements
 from fettle.cluster import ledger
 from fettle.errors import ClusterError, MissingError
 from fettle.plan import timestamps
+from fettle.plan.rollout.analysis import SINCE
 
-STYLES = {"Good": "green", "Bad": "red", "Warning": "yellow"}
+Found = TypeVar("Found", ModelDeployment, OptimizedModel)
+STYLES = {"Good": "green", "Bad": "red", "Warning": "yellow", "Inconclusive": "yellow"}
 FROM_LEDGER = re.compile(r"\(ledger \d+\)")  # Events that only repeat a line of the ledger
 
 
 @dataclass(frozen=True)
 class Decision:
-    """One link of the chain. `at` is RFC 3339, `verdict` of an analysis window Good or Bad, `metrics` what it rests on."""
+    """One link of the chain. `at` is RFC 3339, `verdict` of an analysis window, `metrics` what it rests on."""
 
     at: str
     revision: str | None
@@ -48,11 +51,11 @@ class Decision:
 
 
 @click.command()
-@click.argument("name", metavar="NAME", shell_complete=names)
+@click.argument("subject", metavar="[mdep/|om/]NAME", type=SubjectType(), shell_complete=names)
 @click.option("--all", "everything", is_flag=True, help="Include every revision in the ledger, not only the last one.")
 @output_option()
 @with_cluster
-def why(cluster: Cluster, name: str, everything: bool, output: str | None) -> None:
+def why(cluster: Cluster, subject: Subject, everything: bool, output: str | None) -> None:
     """Explain the decisions that led to the current state, with metrics, values, bounds and sample counts.
 
     For a ModelDeployment, this is the history of the last rollout. For an OptimizedModel, it is why each candidate was or was not
@@ -65,22 +68,30 @@ def why(cluster: Cluster, name: str, everything: bool, output: str | None) -> No
     """
     told: dict[str, Any] = {}
     parts: list[RenderableType] = []
-    with suppress(MissingError):
-        deployment = deployment_of(cluster, name)
+    name = subject.name
+    if (deployment := _found(deployment_of, cluster, subject, DEPLOYMENTS)) is not None:
         decisions = decisions_of(cluster, deployment, everything=everything)
         told["modeldeployment"] = {"summary": summary(deployment), "decisions": [asdict(row) for row in decisions]}
         parts.append(Group(Text(f"modeldeployment/{name}: {summary(deployment)}", style="bold"), chain(decisions)))
-    with suppress(MissingError):
-        judged = judgements(model := model_of(cluster, name))
+    if (model := _found(model_of, cluster, subject, MODELS)) is not None:
+        judged = judgements(model)
         told["optimizedmodel"] = {"summary": outcome(model), "candidates": [asdict(row) for row in judged]}
         parts += ["", *_choices(name, model, judged)] if parts else _choices(name, model, judged)
     if not told:
-        raise absent(cluster, name)
+        raise absent(cluster, subject)
     if output is not None:
         echo(told, output)
         return
     console = result_console()
     console.print(Group(*parts), soft_wrap=not console.is_terminal)
+
+
+def _found(read: Callable[[Cluster, str], Found], cluster: Cluster, subject: Subject, kind: str) -> Found | None:
+    """The object of that kind, if it is asked for and there is one."""
+    if kind in subject.kinds:
+        with suppress(MissingError):
+            return read(cluster, subject.name)
+    return None
 
 
 def _choices(name: str, model: OptimizedModel, judged: Sequence[JudgedCandidate]) -> list[RenderableType]:
@@ -121,6 +132,7 @@ def decisions_of(cluster: Cluster, deployment: ModelDeployment, *, everything: b
     canary = deployment.status.canary
     if canary is not None and canary.analysis is not None:
         judged[canary.revision] = canary.analysis.windows
+        decisions += _of_open_window(canary.revision, canary.analysis)
     for revision, windows in judged.items():
         decisions += [_of_window(revision, window) for window in windows if window.end >= since]
     with suppress(ClusterError):  # Events are a help, and not everybody may read them
@@ -146,9 +158,21 @@ def _of_window(revision: str, window: AnalysisWindow) -> Decision:
     return Decision(window.end, revision, "Analysis", text, window.verdict.value, metrics)
 
 
+def _of_open_window(revision: str, analysis: AnalysisStatus) -> Iterable[Decision]:
+    """What the window that is not judged yet waits for."""
+    text = analysis.message or ""
+    if analysis.verdict not in (Verdict.GOOD, Verdict.BAD) or text.startswith(SINCE):
+        text = text.removeprefix(SINCE) or f"{analysis.requests} requests"
+        verdict = Verdict.PENDING if analysis.verdict in (Verdict.GOOD, Verdict.BAD) else analysis.verdict
+        yield Decision(analysis.window_start, revision, "Analysis", f"open window: {text}", verdict.value)
+
+
 def _measured(record: MetricRecord) -> str:
     """A metric of a window beside its bound. Which side of the bound is the good one follows from the verdict."""
     samples = f"({record.samples} samples)"
+    if record.verdict not in (Verdict.GOOD, Verdict.BAD):
+        so_far = f" so far {record.value:g}," if record.value is not None else ""
+        return f"{record.metric} {record.verdict.lower()}:{so_far} bound {record.bound:g} {samples}"
     if record.value is None:
         return f"{record.metric} unknown, bound {record.bound:g} {samples}"
     above = record.value > record.bound
@@ -177,6 +201,7 @@ def chain(decisions: Sequence[Decision]) -> RenderableType:
     table.add_column(no_wrap=True)
     table.add_column(overflow="fold")
     for decision in decisions:
-        reason = f"{decision.reason} {decision.verdict}" if decision.verdict in ("Good", "Bad") else decision.reason
+        judged = decision.verdict if decision.verdict in {*Verdict} else ""
+        reason = f"{decision.reason} {judged}".rstrip()
         table.add_row(decision.at, Text(reason, style=STYLES.get(decision.verdict or "", "")), Text(decision.message))
     return table

@@ -15,6 +15,7 @@ from rich.text import Text
 
 from fettle.api.conditions import find
 from fettle.api.optimizedmodel_status import CandidateStatus, Interval, OptimizedModelStatus
+from fettle.api.reasons import Reason
 from fettle.api.vocabulary import CandidateState
 from fettle.plan.run.state import RunDecision, TaskRequest
 from fettle.plan.run.status import READY
@@ -27,6 +28,7 @@ STYLES = {
     CandidateState.REJECTED: "yellow",
     CandidateState.FAILED: "red",
 }
+PRUNED = f"{Reason.PRUNED}: rejected before a full measurement. Its figures, if any, are from the timing pre-test."
 INTERVALS_WIDTH = 132  # columns from which a table has room for intervals
 PIPE_WIDTH = 240  # a pipe has no width: nothing that grep will read is folded
 PICTURES_PER_SECOND = 2.0  # drawn beside a measurement too: no more than it needs
@@ -157,7 +159,9 @@ def candidates_table(status: OptimizedModelStatus, width: int) -> Table:
     `width` of the terminal in columns: where there is no room for intervals, the points stand alone.
     """
     several = len({row.target for row in status.candidates}) > 1
-    table = Table(box=None, pad_edge=False, header_style="bold")
+    pruned = any(row.reason == Reason.PRUNED for row in status.candidates)
+    caption = escape(PRUNED) if pruned else None
+    table = Table(box=None, pad_edge=False, header_style="bold", caption=caption, caption_justify="left")
     for name in (["TARGET"] if several else []) + ["CANDIDATE"]:
         table.add_column(name, overflow="fold")
     for name in ("P50 MS", "SPEEDUP", "DROP", "SIZE"):

@@ -10,7 +10,7 @@ import numpy as np
 from fsspec import AbstractFileSystem
 from PIL import Image
 
-from fettle.api.optimizedmodel import PreprocessSpec
+from fettle.api.data import PreprocessSpec
 from fettle.api.signature import Signature, Tensor
 from fettle.api.vocabulary import Color, Layout
 from fettle.errors import DataError

@@ -8,12 +8,12 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import partial
 
 import numpy as np
 
-from fettle.api.optimizedmodel import PreprocessSpec
+from fettle.api.data import PreprocessSpec
 from fettle.api.reasons import Reason
 from fettle.api.signature import Signature, Tensor
 from fettle.errors import DataError
@@ -28,11 +28,12 @@ _missing = partial(DataError, reason=Reason.DATA_NOT_FOUND)
 
 @dataclass(frozen=True)
 class Items:
-    """Items, whole; labels if there are any."""
+    """Items, whole; labels if there are any. `others`: columns of their file that are neither, any of which may hold the labels."""
 
     arrays: Mapping[str, Array]
     labels: Array | None = None
-    notes: tuple[str, ...] = field(default=())
+    notes: tuple[str, ...] = ()
+    others: tuple[str, ...] = ()
 
     def __len__(self) -> int:
         return len(next(iter(self.arrays.values())))
@@ -44,7 +45,7 @@ class Items:
     def take(self, indices: list[int]) -> Items:
         """Only these items, in this order."""
         labels = None if self.labels is None else self.labels[indices]
-        return Items({name: array[indices] for name, array in self.arrays.items()}, labels, self.notes)
+        return Items({name: array[indices] for name, array in self.arrays.items()}, labels, self.notes, self.others)
 
     def hashes(self) -> list[str]:
         """Content hash of each item, over its inputs."""
@@ -107,7 +108,8 @@ def read(request: ItemsRequest, mounts: Mounts, signature: Signature, axes: Mapp
     if labels is not None and labels.dtype.kind == "f" and not np.isfinite(labels).all():
         raise DataError(f"{uri}: the labels contain NaN or infinity")
     notes = (f"{uri}: ignored, because they are neither inputs nor labels: {listed(columns.unused)}",)
-    return Items(arrays, labels, notes if columns.unused else ())
+    others = () if location.filesystem.isdir(location.path) else tuple(columns.unused)
+    return Items(arrays, labels, notes if columns.unused else (), others)
 
 
 def column_names_of(uri: str, mounts: Mounts) -> set[str]:

@@ -9,8 +9,8 @@ from typing import Any
 
 import numpy as np
 
+from fettle.api.data import EvaluationSpec
 from fettle.api.labels import IGNORED, LabelForm, LabelReading
-from fettle.api.optimizedmodel import EvaluationSpec
 from fettle.errors import DataError
 from fettle.optimizer.labels.reader import as_text
 from fettle.store.comparison import class_count, decisions, is_float

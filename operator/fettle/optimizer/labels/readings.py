@@ -12,9 +12,10 @@ from typing import Any
 
 import numpy as np
 
+from fettle.api import metrics
+from fettle.api.data import EvaluationSpec
 from fettle.api.labels import LabelForm, LabelReading
-from fettle.api.optimizedmodel import EvaluationSpec
-from fettle.api.vocabulary import DECIDING, Average, Metric, SeveralLabels
+from fettle.api.vocabulary import Average, Metric, SeveralLabels
 from fettle.errors import DataError
 from fettle.optimizer.labels.question import SHOWN, Answered, Answers, Question, Values, squeezed
 from fettle.optimizer.labels.reader import as_text, written_alike
@@ -31,7 +32,7 @@ def understand(labels: Array, answered: Answered, spec: EvaluationSpec) -> Label
     Raises DataError (DataInvalid) where the metric cannot judge these labels, with some of both side by side.
     """
     question = Question(labels, answered, spec)
-    if spec.metric not in DECIDING:
+    if not metrics.entry(spec.metric).names_classes:
         return _distances(question)
     if spec.metric is Metric.F1 and spec.average is Average.BINARY:
         _two_classes(question)

@@ -10,12 +10,13 @@ from pathlib import Path
 
 import numpy as np
 
+from fettle.api import metrics
+from fettle.api.data import AgreementSpec, EvaluationSpec
 from fettle.api.labels import LabelForm, LabelReading
-from fettle.api.optimizedmodel import AgreementSpec, EvaluationSpec
 from fettle.api.optimizedmodel_status import AgreementStatus, Flips, Interval, MetricValue, worth
 from fettle.api.reasons import Reason
 from fettle.api.signature import Signature
-from fettle.api.vocabulary import DECIDING, AgreementMode, Evidence, Metric
+from fettle.api.vocabulary import AgreementMode, Evidence, Metric
 from fettle.errors import DataError, RuntimeFailure
 from fettle.optimizer.labels.reader import NOT_COUNTED
 from fettle.optimizer.measure.agreement import OutputProfile, comparisons, item_axis, own_tolerance
@@ -27,7 +28,7 @@ from fettle.optimizer.measure.sureness import Sureness
 from fettle.optimizer.measure.tally import Tally, fits, valid
 from fettle.optimizer.measure.tasks import METRICS
 from fettle.optimizer.measure.tasks.base import TaskMetric, examples_of
-from fettle.optimizer.measure.tasks.judging import TaskReference, Verdict
+from fettle.optimizer.measure.tasks.judging import TaskReference, TaskVerdict
 from fettle.optimizer.statistics import MINIMUM_GROUPS, agreement_interval
 from fettle.store.comparison import Comparison, decisions, has_nan
 
@@ -157,10 +158,15 @@ class Reference:
             raise RuntimeFailure(message, reason=Reason.OUTPUTS_INVALID)
         refuse_chance(self.scores, self.chance)
 
+    @property
+    def _names_classes(self) -> bool:
+        """Whether an answer is right or wrong, not near or far."""
+        return metrics.entry(self.metric).names_classes
+
     def _classified(self) -> str | None:
         """The output in which labels name one class."""
         several = self._reading is not None and self._reading.form is LabelForm.ALL_OF
-        return self.output if self.metric in DECIDING and not several else None
+        return self.output if self._names_classes and not several else None
 
     def _score(self, fitted: TaskMetric | None = None) -> None:
         """Judge the original by the labels, where there are any, or for its task; as `fitted` reads answers, where that is known."""
@@ -285,7 +291,7 @@ class Reference:
 
     def _remains(self) -> Remains:
         # A mean over elements does not see a small one that is dead.
-        proved = self._judged() if self.task is not None or self.metric in DECIDING else frozenset()
+        proved = self._judged() if self.task is not None or self._names_classes else frozenset()
         return Remains(self._outputs, self.profiles, self.comparisons, own_tolerance(self._spec), proved)
 
     def _judged(self) -> frozenset[str]:
@@ -318,7 +324,7 @@ class Reference:
             decided[self.output] = _right(judging, classes, judging.wanted(original[self.output], self._label(number)))
         return decided
 
-    def _lost(self, verdict: Verdict | None, tally: Tally, alpha: float) -> Interval | None:
+    def _lost(self, verdict: TaskVerdict | None, tally: Tally, alpha: float) -> Interval | None:
         """By the task's metric. Without labels, answers that differ in an output that it does not look at are lost as well."""
         if (
             verdict is None
@@ -331,7 +337,7 @@ class Reference:
         return max(verdict.drop, others, key=lambda interval: interval.high)
 
     def _judgement(
-        self, tally: Tally, scores: Scores | None, lossy: bool, alpha: float, verdict: Verdict | None = None
+        self, tally: Tally, scores: Scores | None, lossy: bool, alpha: float, verdict: TaskVerdict | None = None
     ) -> Judgement:
         count = self._count
         agreement = agreement_interval(tally.disagreed, count, alpha)
@@ -349,7 +355,7 @@ class Reference:
             lost = drop(self.scores, scores, alpha)
             accuracy = MetricValue(metric=self.metric, value=scores.value())
             # Only a decision can be right or wrong; a distance has no sides to change.
-            sides = flips(self.scores, scores) if self.metric in DECIDING else None
+            sides = flips(self.scores, scores) if self._names_classes else None
         if verdict is not None:
             seen = [verdict.drop, *([verdict.changed] if verdict.changed is not None else [])]
             same = tally.apart == 0 and all(interval is not None and interval.value == 0 for interval in seen)

@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 
+from fettle.api import metrics
 from fettle.api.labels import LabelForm
 from fettle.api.vocabulary import Average, Metric
 from fettle.errors import DataError
@@ -174,7 +175,7 @@ def refuse_chance(scores: Scores, chance: Chance, sample: bool = False) -> None:
     if constant is None:
         return
     metric = scores.judging.metric
-    better = value < constant if metric == Metric.MEAN_SQUARED_ERROR else value > constant
+    better = value < constant if metrics.entry(metric).lower_is_better else value > constant
     shuffled = chance.shuffled()
     by_chance = shuffled is not None and chance.items >= FEWEST_SHUFFLED and shuffled < SURE
     no_better = not better and (chance.items >= FEWEST or (decides and value == 0 and chance.items > 1))

@@ -8,10 +8,11 @@ from typing import Any
 
 import numpy as np
 
+from fettle.api import metrics
 from fettle.api.interval import tango
 from fettle.api.labels import LabelForm, LabelReading
 from fettle.api.optimizedmodel_status import Flips, Interval
-from fettle.api.vocabulary import DECIDING, AgreementMode, Average, Metric
+from fettle.api.vocabulary import AgreementMode, Average, Metric
 from fettle.errors import DataError
 from fettle.optimizer.labels.reader import NOT_COUNTED, LabelReader
 from fettle.optimizer.statistics import Indices, bca, clipped, groups_of, mean_interval
@@ -44,7 +45,7 @@ class Judging:
     @property
     def decides(self) -> bool:
         """Whether an answer is right or wrong, not near or far."""
-        return self.metric in DECIDING
+        return metrics.entry(self.metric).names_classes
 
     def decided(self, answer: Array) -> Array:
         """What an answer decides, flat, in the form that labels are compared in."""

@@ -3,19 +3,20 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
-from fettle.api.optimizedmodel import DataSpec, EvaluationSpec, GeneratedSpec, InputSpec
+from fettle.api import metrics
+from fettle.api.data import DataSpec, EvaluationSpec, GeneratedSpec
+from fettle.api.optimizedmodel import InputSpec
 from fettle.api.signature import Signature
 from fettle.api.vocabulary import Metric
 from fettle.errors import DataError, RuntimeFailure, SourceError
 from fettle.optimizer.data import generate
 from fettle.optimizer.data import items as data
-from fettle.optimizer.data.columns import LABELS, Room
+from fettle.optimizer.data.columns import LABELS, Room, listed
 from fettle.optimizer.data.items import Items, ItemsRequest
 from fettle.optimizer.data.split import SPLIT_MOST, Split, split
-from fettle.optimizer.measure.tasks import METRICS
 from fettle.optimizer.prepare.batch import PROOF_ITEMS, PROOF_MOST, stacking_axes
 from fettle.optimizer.reference import SLOW_SECONDS
 from fettle.optimizer.sources.base import RunModel, RunnableModel, failure_of
@@ -52,7 +53,7 @@ def read(spec: DataSpec, mounts: Mounts, signature: Signature, axes: Mapping[str
         asked = ItemsRequest(judging.uri, judging.max_samples, judging.label_key, judging.preprocess, by_name, judged)
         evaluation = data.read(asked, mounts, signature, axes, room)
         if evaluation.labels is None:
-            _refuse_without_labels(judging)
+            _refuse_without_labels(judging, evaluation.others)
     return split(calibration, evaluation)
 
 
@@ -63,17 +64,23 @@ def column_names(spec: DataSpec, mounts: Mounts) -> set[str]:
     return {name for uri in given for name in data.column_names_of(uri, mounts)} - labels
 
 
-def _refuse_without_labels(asked: EvaluationSpec) -> None:
-    """Labels that were asked for must be there. Raises DataError.
+def _refuse_without_labels(asked: EvaluationSpec, others: Sequence[str]) -> None:
+    """Labels that were asked for must be there, and any of the `others`, which nobody asked for, may be them. Raises DataError.
 
     Accuracy, the default, can do without them: it falls by no more than agreement with the original does. A task's metric can: it takes
     what the original says for the truth. How far another metric falls does not follow from agreement (F1 of a rare class falls much further).
     """
     missing = f"{asked.uri}: no array {asked.label_key!r} (data.evaluation.labelKey)"
-    if asked.metric not in (Metric.AUTO, Metric.ACCURACY, Metric.AGREEMENT, *METRICS):
-        raise DataError(f"{missing}, which {asked.metric} requires: provide labels, or set metric: Agreement")
+    found = f", found {listed(others)}" if others else ""
+    if metrics.entry(asked.metric).needs_labels:
+        raise DataError(
+            f"{missing}, which {asked.metric} requires{found}: set labelKey, provide labels, or set metric: Agreement"
+        )
     if asked.label_key != LABELS:
-        raise DataError(missing)
+        raise DataError(f"{missing}{found}")
+    if others and asked.metric != Metric.AGREEMENT:
+        without = "leave the others out of the file" if asked.metric in metrics.TASKS else "set metric: Agreement"
+        raise DataError(f"{missing}{found}: set labelKey to the one that holds the labels; if none does, {without}")
 
 
 def gather(spec: DataSpec, mounts: Mounts, subject: RunnableModel, specs: Mapping[str, InputSpec], seed: int) -> Data:
@@ -144,6 +151,6 @@ def notes(spec: DataSpec, given: Data) -> list[str]:
         )
     elif items is None:
         said.append("no evaluation data: only exact candidates can be chosen")
-    elif asked is not None and items.labels is None and asked.metric not in (Metric.AGREEMENT, *METRICS):
+    elif asked is not None and items.labels is None and asked.metric not in (Metric.AGREEMENT, *metrics.TASKS):
         said.append(f"no labels {asked.label_key!r}: candidates are judged by agreement with the original")
     return said

@@ -9,6 +9,7 @@ from typing import Any
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from fettle import __version__
+from fettle.api import metrics
 from fettle.api.constraints import Constraints
 from fettle.api.optimizedmodel_status import BaselineStatus, CandidateStatus, Interval
 from fettle.api.reasons import Reason
@@ -23,12 +24,12 @@ ORIGINAL = "original"  # recipe of the untouched source, as the plan names it
 UNSTEADY = (Reason.MEASUREMENT_UNSTABLE,)
 PARETO_CAPTION = (
     "Each mark is a candidate, numbered as in the table; lines are 95 % intervals. Towards the lower left is better. "
-    "Candidates that were rejected by the timing pre-test are on the axis: their loss was not measured."
+    "Candidates that were rejected by the timing pre-test are on the axis: their accuracy drop was not measured."
 )
 SPEEDUP_CAPTION = (
     "Ratio to the original in the same rounds, with its 95 % interval. Right of the dashed line is faster."
 )
-LOSS_CAPTION = "Loss against the original with its interval. The whole line must be to the left of the bound."
+DROP_CAPTION = "How much worse than the original by the metric, with its interval. The whole line must be to the left of the bound."
 SPREAD_CAPTION = "Line: 1st to 99th percentile of single runs. Box: the middle half. Mark: the median."
 BASES = {
     Basis.SOURCE_RUNTIME: "the untouched source in its own runtime",
@@ -109,7 +110,6 @@ def render(material: Material) -> str:
         steps=text.steps,
         bases=BASES,
         version=__version__,
-        percent=text.SHARES,
     )
 
 
@@ -131,8 +131,8 @@ def _target(material: Material, name: str, reports: Sequence[MeasureReport]) -> 
     points = [_point(line, baseline) for line in lines if line.row is not None]
     metric = _metric(lines)
     bounds = material.task.bounds
-    share = metric in text.SHARES
-    label = f"loss of {_metric_name(lines)}" if metric != Metric.MEAN_SQUARED_ERROR else "rise of mean squared error"
+    entry = metrics.entry(metric)
+    label = f"{'rise' if entry.lower_is_better else 'drop'} in {_metric_name(lines)}"
     return TargetSection(
         name=name,
         baseline=baseline,
@@ -143,7 +143,7 @@ def _target(material: Material, name: str, reports: Sequence[MeasureReport]) -> 
         manifest=material.manifests.get(digest) if digest is not None else None,
         artifact=material.artifacts.get(digest) if digest is not None else None,
         promises=promises(bounds, winner) if winner is not None else (),
-        plots=_plots(points, f"{label}, percentage points" if share else label, bounds, share, reports),
+        plots=_plots(points, f"{label}, percentage points" if entry.percent else label, bounds, entry.percent, reports),
     )
 
 
@@ -156,7 +156,7 @@ def _plots(
     drawn = (
         ("Speed and accuracy", PARETO_CAPTION, plot.pareto(points, label, max_drop, share)),
         ("Speed-up", SPEEDUP_CAPTION, plot_rows.speedups(points)),
-        ("Loss", LOSS_CAPTION, plot_rows.losses(points, label, max_drop, share)),
+        ("Accuracy drop", DROP_CAPTION, plot_rows.drops(points, label, max_drop, share)),
         ("Spread of the times", SPREAD_CAPTION, plot_rows.spreads(points, _distributions(reports), most)),
     )
     return tuple(Plot(title, caption, svg) for title, caption, svg in drawn if svg is not None)

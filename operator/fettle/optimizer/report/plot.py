@@ -67,7 +67,7 @@ LEGEND = {
 def pareto(points: Sequence[Point], drop_label: str, max_drop: float | None, percent: bool) -> str | None:
     """Latency against what was lost, with intervals; the bound as a line. None where nothing can be drawn.
 
-    What was sorted out by a quick clock has a latency and no loss: it stands on the axis.
+    What was sorted out by a quick clock has a latency and no drop: it stands on the axis.
     """
     drawn = [point for point in points if point.milliseconds is not None and point.drop is not None]
     if not drawn:

@@ -33,10 +33,10 @@ def speedups(points: Sequence[Point]) -> str | None:
     return svg(canvas, f"Speed-up of every timed candidate with its 95 % interval: {told}")
 
 
-def losses(points: Sequence[Point], label: str, max_drop: float | None, percent: bool) -> str | None:
+def drops(points: Sequence[Point], label: str, max_drop: float | None, percent: bool) -> str | None:
     """What each candidate loses, with its interval and the bound; in the order of `speedups`. None where there is nothing.
 
-    A loss far beyond the bound is marked at the edge: what may pass fills the plot.
+    A drop far beyond the bound is marked at the edge: what may pass fills the plot.
     """
     drawn = _fastest_last([point for point in points if point.drop is not None])
     if not drawn:
@@ -46,7 +46,7 @@ def losses(points: Sequence[Point], label: str, max_drop: float | None, percent:
     canvas, axes = figure(WIDTH, 0.9 + ROW * len(drawn))
     for row, point in enumerate(drawn):
         assert point.drop is not None
-        _loss(axes, row, point, point.drop, factor, edge)
+        _drop(axes, row, point, point.drop, factor, edge)
     axes.axvline(0, color=FAINT, linewidth=1, linestyle=(0, (5, 4)))
     if max_drop is not None:
         _bound(axes, max_drop * factor, f"allowed: {number(max_drop * factor)}")
@@ -108,7 +108,7 @@ def _interval(axes: Axes, row: int, point: Point, interval: Interval, factor: fl
     axes.scatter([interval.value * factor], [row], marker=marker, s=area * 0.7, color=colour, zorder=3)
 
 
-def _loss(axes: Axes, row: int, point: Point, lost: Interval, factor: float, edge: float) -> None:
+def _drop(axes: Axes, row: int, point: Point, lost: Interval, factor: float, edge: float) -> None:
     if lost.value * factor <= edge:
         _interval(axes, row, point, lost, factor)
         return

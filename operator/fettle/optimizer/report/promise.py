@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from fettle.api import metrics
 from fettle.api.constraints import Constraints
 from fettle.api.optimizedmodel_status import CandidateStatus, Interval
 from fettle.api.vocabulary import Metric
@@ -42,9 +43,9 @@ def promises(bounds: Constraints | None, row: CandidateStatus) -> tuple[Promise,
 
 def _accuracy(most: float, row: CandidateStatus) -> Promise:
     metric = row.accuracy.metric if row.accuracy is not None else Metric.AGREEMENT
-    share = metric in text.SHARES
+    share = metrics.entry(metric).percent
     bound = f"≤ {text.points(most)} points" if share else f"≤ {text.number(most)}"
-    name = f"loss of {text.metric_name(metric, row.evidence)}"
+    name = f"drop in {text.metric_name(metric, row.evidence)}"
     if row.exact:
         return Promise(name, bound, "none: exact", "", True)
     lost = row.accuracy_drop

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from fettle.api import metrics
 from fettle.api.optimizedmodel_status import (
     AgreementStatus,
     BaselineStatus,
@@ -14,40 +15,6 @@ from fettle.api.recipe import RecipeStep, RuntimeSettings
 from fettle.api.vocabulary import Evidence, Metric, Precision
 
 MISSING = "–"
-METRICS = {
-    Metric.ACCURACY: "accuracy",
-    Metric.F1: "F1",
-    Metric.MEAN_SQUARED_ERROR: "mean squared error",
-    Metric.COSINE_SIMILARITY: "cosine similarity",
-    Metric.REGRESSION: "R² (share of the labels' variance explained)",
-    Metric.DETECTION: "detected objects",
-    Metric.SEGMENTATION: "mean intersection over union",
-    Metric.TEXT: "characters read right",
-    Metric.EMBEDDING: "right nearest neighbours",
-    Metric.TOP_K: "top-k accuracy",
-    Metric.MULTI_LABEL: "F1 of the yes-or-no decisions",
-    Metric.RANKING: "area under the ROC curve",
-    Metric.AGREEMENT: "agreement with the original",
-}
-# What is measured without labels, where that is something else.
-BY_AGREEMENT = {
-    Metric.TOP_K: "items with the same best classes",
-    Metric.REGRESSION: "items near the original's answer",
-    Metric.RANKING: "pairs in the original's order",
-}
-SHARES = tuple(
-    metric
-    for metric in Metric
-    if metric
-    not in (
-        Metric.F1,
-        Metric.MEAN_SQUARED_ERROR,
-        Metric.COSINE_SIMILARITY,
-        Metric.REGRESSION,
-        Metric.MULTI_LABEL,
-        Metric.RANKING,
-    )
-)
 EVIDENCE = {
     Evidence.LABELS: "labelled items",
     Evidence.AGREEMENT: "items, compared with the original's answers",
@@ -57,7 +24,8 @@ EVIDENCE = {
 
 def metric_name(metric: Metric, evidence: Evidence | None) -> str:
     """What the metric measures, by labels or without any."""
-    return METRICS[metric] if evidence == Evidence.LABELS else BY_AGREEMENT.get(metric, METRICS[metric])
+    entry = metrics.entry(metric)
+    return entry.title if evidence == Evidence.LABELS else entry.title_without_labels or entry.title
 
 
 def number(value: float | None, digits: int = 3) -> str:
@@ -100,7 +68,7 @@ def span(interval: Interval | None, metric: Metric | None = None) -> str:
     """'[3.1, 3.4]'; shares in percentage points."""
     if interval is None:
         return MISSING
-    if metric in SHARES:
+    if metric is not None and metrics.entry(metric).percent:
         return f"[{points(interval.low)}, {points(interval.high)}]"
     return f"[{number(interval.low)}, {number(interval.high)}]"
 
@@ -117,14 +85,14 @@ def drop(row: CandidateStatus) -> str:
         return "none: exact"
     if row.accuracy_drop is None:
         return MISSING
-    if row.accuracy is not None and row.accuracy.metric in SHARES:
+    if row.accuracy is not None and metrics.entry(row.accuracy.metric).percent:
         return f"{points(row.accuracy_drop.value)} points"
     return number(row.accuracy_drop.value)
 
 
 def metric_value(metric: Metric, value: float) -> str:
     """A metric's value: shares in percent."""
-    return f"{100 * value:.2f} %" if metric in SHARES else number(value, 4)
+    return f"{100 * value:.2f} %" if metrics.entry(metric).percent else number(value, 4)
 
 
 def settings(runtime: RuntimeSettings) -> str:
@@ -197,7 +165,7 @@ def cost(row: CandidateStatus) -> str:
     if row.accuracy_drop is None or row.accuracy is None:
         return "Its cost is unknown."
     metric, lost = row.accuracy.metric, row.accuracy_drop
-    share = metric in SHARES
+    share = metrics.entry(metric).percent
     unit = " percentage points" if share else ""
 
     def amount(value: float) -> str:
@@ -207,7 +175,7 @@ def cost(row: CandidateStatus) -> str:
     if lost.value > 0:
         what = (
             f"It cost {amount(lost.value)}{unit} of {name}"
-            if metric != Metric.MEAN_SQUARED_ERROR
+            if not metrics.entry(metric).lower_is_better
             else f"Its {name} is {amount(lost.value)} higher"
         )
     elif lost.value < 0:
@@ -216,7 +184,7 @@ def cost(row: CandidateStatus) -> str:
         what = f"It cost nothing on these items: {name} is unchanged"
     if lost.high <= 0:
         return f"{what}; with 95 % confidence nothing is lost in general."
-    return f"{what}; with 95 % confidence the loss in general is at most {amount(lost.high)}{unit}."
+    return f"{what}; with 95 % confidence the drop in general is at most {amount(lost.high)}{unit}."
 
 
 def proof(row: CandidateStatus) -> str:
@@ -241,7 +209,9 @@ def original(baseline: BaselineStatus) -> str | None:
     if baseline.labels is None:
         return taken.strip() or None
     metric, value = baseline.accuracy.metric, baseline.accuracy.value
-    sentence = f"The original's {METRICS[metric]} is {metric_value(metric, value)} on {baseline.samples} items"
+    sentence = (
+        f"The original's {metrics.entry(metric).title} is {metric_value(metric, value)} on {baseline.samples} items"
+    )
     if baseline.constant is not None:
         sentence += f" (the best constant answer: {metric_value(metric, baseline.constant.value)})"
     return f"{sentence}. Labels were read as {baseline.labels}.{taken}"
@@ -280,7 +250,7 @@ def bottom_line(row: CandidateStatus, kept: bool | None) -> str:
     elif row.accuracy_drop.high <= 0:
         costs = f"It loses nothing of its {metric_name(row.accuracy.metric, row.evidence)}"
     else:
-        share = row.accuracy.metric in SHARES
+        share = metrics.entry(row.accuracy.metric).percent
         most = f"{points(row.accuracy_drop.high)} percentage points" if share else number(row.accuracy_drop.high)
         costs = f"With 95 % confidence it loses at most {most} of {metric_name(row.accuracy.metric, row.evidence)}"
     if kept is None:

@@ -23,6 +23,7 @@ from fettle.plan.rollout.window_totals import Lost, Observation, Traffic, traffi
 
 PATIENCE = 6  # intervals after which a window that still cannot be judged is called inconclusive
 KEPT_WINDOWS = 20  # of those that were judged (AnalysisStatus.windows)
+SINCE = "since then "  # begins what is said of an open window behind one that was judged
 SLACK_SECONDS = 1.0  # the pods' current second is not over yet
 
 
@@ -150,7 +151,7 @@ def _judged(spec: AnalysisSpec, before: AnalysisStatus, span: TimeRange, look: _
     if span.seconds < PATIENCE * spec.interval_seconds:
         verdict = Verdict.PENDING if before.verdict is Verdict.INCONCLUSIVE else before.verdict
         judged = verdict in (Verdict.GOOD, Verdict.BAD)  # that of the window before; this one has none yet
-        return AnalysisResult(_extended(before, look, verdict, f"since then {text}" if judged else text))
+        return AnalysisResult(_extended(before, look, verdict, f"{SINCE}{text}" if judged else text))
     if not look.mine.requests and look.theirs is not None and look.theirs.requests:
         text = "the canary got no requests while the stable revision did; is its traffic routed?"
     return AnalysisResult(_extended(before, look, Verdict.INCONCLUSIVE, text), Reason.ANALYSIS_INCONCLUSIVE)

@@ -11,7 +11,7 @@ from fettle.api.task import BuildPlan, StoredModel
 from fettle.plan.run.attempts import TaskProgress
 from fettle.plan.run.context import RunContext
 from fettle.plan.run.planned import Finding
-from fettle.plan.run.tasks import Given, build_task
+from fettle.plan.run.tasks import BuildInput, build_task
 
 
 @dataclass(frozen=True)
@@ -56,10 +56,10 @@ def _build(context: RunContext, prepare: PrepareReport, plan: BuildPlan, has_pla
     """
     entries = {entry.name: entry for entry in prepare.builds}
     chain = [(segment, entries[segment.name]) for segment in plan.segments]
-    given, behind = Given(prepare.portable), 0
+    given, behind = BuildInput(prepare.portable), 0
     for place, (_, entry) in enumerate(chain, 1):
         if entry.built is not None:
-            given, behind = Given(entry.built, entry.cache_key), place
+            given, behind = BuildInput(entry.built, entry.cache_key), place
     tasks: tuple[TaskProgress[BuildReport], ...] = ()
     for segment, entry in chain[behind:]:
         task = build_task(segment, entry, given, prepare, context.store)
@@ -73,5 +73,5 @@ def _build(context: RunContext, prepare: PrepareReport, plan: BuildPlan, has_pla
         if report.built is None:
             reason = report.reason or Reason.RECIPE_NOT_APPLICABLE
             return BuildProgress(tasks, refusal=Finding(reason, report.message or "the recipe does not apply"))
-        given = Given(report.built, report.cache_key)
+        given = BuildInput(report.built, report.cache_key)
     return BuildProgress(tasks, model=given.model)

@@ -6,10 +6,11 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import lru_cache
 
-from fettle.api import catalog
+from fettle.api import catalog, metrics
 from fettle.api.bounds import ORIGINAL
 from fettle.api.constraints import Constraints
 from fettle.api.interval import items_needed
+from fettle.api.metrics import Proof
 from fettle.api.optimizedmodel import OptimizedModelSpec, TargetSpec
 from fettle.api.reasons import Reason
 from fettle.api.recipe import RuntimeSettings
@@ -24,12 +25,7 @@ from fettle.plan.run.planned import Finding, PlannedCandidate, planned_candidate
 ROWS_LIMIT = 128  # of status.candidates, over all targets
 ERROR = 0.05  # that an accuracy interval of a target misses the truth, shared among its lossy finalists
 FINALISTS = 4  # lossy candidates of a target that are certified at most
-GROUPS_NEEDED = 30  # items from which a bootstrap is believed (F1, MeanSquaredError, cosine)
-# Metrics that are a share of items, or bootstrapped but never narrower than a share's interval.
-BY_ITEMS = (Metric.EMBEDDING, Metric.TOP_K)
-BOOTSTRAPPED = (
-    Metric.DETECTION, Metric.SEGMENTATION, Metric.TEXT, Metric.MULTI_LABEL, Metric.RANKING, Metric.REGRESSION,
-)  # fmt: skip
+GROUPS_NEEDED = 30  # items from which a bootstrap is believed
 # An item reaches beyond the range of n others with probability 2 / (n + 1), whatever the distribution (Wilks 1941): every second one
 # of three items, fewer than every fifth of ten. One item alone cost the examples up to 20 points of accuracy (onnxruntime). Libraries
 # take any number; OpenVINO's guide ("Basic Quantization Flow") calibrates with 300.
@@ -127,7 +123,7 @@ def _bounded(planned: PlannedCandidate, spec: OptimizedModelSpec) -> PlannedCand
     if planned.build is None or bound is None or not any(entry and entry.bounded for entry in planned.entries):
         return planned
     evaluation = spec.data.evaluation
-    share = evaluation is None or evaluation.metric not in (Metric.MEAN_SQUARED_ERROR, Metric.COSINE_SIMILARITY)
+    share = evaluation is None or metrics.entry(evaluation.metric).bounds_agreement
     loss = LossBound(
         max_loss=bound.max_drop if share else min(bound.max_drop, DEFAULT_MAX_DROP),
         refused=max(bound.max_drop, bound.max_changed or 0.0) if share else 1.0,
@@ -300,7 +296,9 @@ def _needed(max_drop: float, places: int, facts: _Facts) -> int | None:
     if not bounded_by_flips(facts.spec, facts.prepare):
         return GROUPS_NEEDED
     needed = _items_needed(max_drop, ERROR / places)
-    return needed if needed is None or facts.prepare.metric not in BOOTSTRAPPED else max(needed, GROUPS_NEEDED)
+    metric = facts.prepare.metric
+    bootstrapped = metric is not None and metrics.entry(metric).proof is Proof.BOOTSTRAP_OVER_ITEMS
+    return max(needed, GROUPS_NEEDED) if needed is not None and bootstrapped else needed
 
 
 def bounded_by_flips(spec: OptimizedModelSpec, prepare: PrepareReport) -> bool:
@@ -309,11 +307,10 @@ def bounded_by_flips(spec: OptimizedModelSpec, prepare: PrepareReport) -> bool:
     if evaluation is None:
         return True
     metric = prepare.metric or evaluation.metric
-    if metric in BY_ITEMS or metric in BOOTSTRAPPED:
-        return True
-    if metric == Metric.AGREEMENT or not prepare.items.labelled:
+    entry = metrics.entry(metric)
+    if entry.scorer is None and (metric == Metric.AGREEMENT or not prepare.items.labelled):
         return evaluation.agreement.mode != AgreementMode.COSINE
-    return metric in (Metric.AUTO, Metric.ACCURACY)
+    return entry.proof is not Proof.BOOTSTRAP
 
 
 @lru_cache(maxsize=256)

@@ -2,28 +2,27 @@
 
 from __future__ import annotations
 
+from fettle.api import metrics
 from fettle.api.constraints import AccuracyConstraint, Constraints
 from fettle.api.optimizedmodel import OptimizedModelSpec
-from fettle.api.vocabulary import Metric
 
-DEFAULT_MAX_DROP = 0.01  # metrics that live in 0..1
+DEFAULT_MAX_DROP = 0.01  # unless the drop is in the unit of the labels
 # Besides what may be lost, as many answers may change without any loss: a restart on another kernel, an int8 build of a model that is
 # often unsure. Such a model's wrong answers become other wrong ones; of a model that is mostly right far fewer can change at equal accuracy.
 DEFAULT_CHANGES = 0.1
-UNBOUNDED = (Metric.MEAN_SQUARED_ERROR,)  # in the square of the label's unit: no share of anything
 
 
 def in_force(spec: OptimizedModelSpec) -> Constraints:
-    """The spec's constraints; where accuracy has none, a drop of 0.01 is allowed, and none at all for MeanSquaredError.
+    """The spec's constraints; where accuracy has none, a drop of 0.01 is allowed, and none at all in the unit of the labels.
 
-    Nobody who leaves the bound out means "whatever the loss". MeanSquaredError has no natural scale, so nothing may be lost. What may
+    Nobody who leaves the bound out means "whatever the loss". A unit of the labels has no natural scale, so nothing may be lost. What may
     change follows from what may be lost.
     """
     evaluation = spec.data.evaluation
-    unbounded = evaluation is not None and evaluation.metric in UNBOUNDED
-    bound = spec.constraints.accuracy or AccuracyConstraint(max_drop=0.0 if unbounded else DEFAULT_MAX_DROP)
+    own_unit = evaluation is not None and metrics.entry(evaluation.metric).drop is metrics.DropUnit.LABELS
+    bound = spec.constraints.accuracy or AccuracyConstraint(max_drop=0.0 if own_unit else DEFAULT_MAX_DROP)
     if bound.max_changed is None:
-        lost = 0.0 if unbounded else bound.max_drop
+        lost = 0.0 if own_unit else bound.max_drop
         bound = bound.model_copy(update={"max_changed": round(min(lost + DEFAULT_CHANGES, 1.0), 6)})
     return spec.constraints.model_copy(update={"accuracy": bound})
 

@@ -5,10 +5,11 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from fettle.api import catalog
+from fettle.api import catalog, metrics
 from fettle.api.constraints import Constraints
+from fettle.api.data import EvaluationSpec
 from fettle.api.memory import job_bytes
-from fettle.api.optimizedmodel import EvaluationSpec, OptimizedModelSpec
+from fettle.api.optimizedmodel import OptimizedModelSpec
 from fettle.api.optimizedmodel_status import CandidateStatus
 from fettle.api.report import BuildEntry, BuildReport, MeasureReport, PrepareReport
 from fettle.api.task import (
@@ -21,7 +22,7 @@ from fettle.api.task import (
     PublishTask,
     StoredModel,
 )
-from fettle.api.vocabulary import DECIDING, AgreementMode, CandidateState, Metric
+from fettle.api.vocabulary import AgreementMode, CandidateState, Metric
 from fettle.plan.run.attempts import AnyTaskProgress
 from fettle.plan.run.candidates import TargetPlan, allows_lossy, possible_builds
 from fettle.plan.run.constraints import describe
@@ -35,14 +36,16 @@ def prepare_task(spec: OptimizedModelSpec, store: str) -> PrepareTask:
 
 
 @dataclass(frozen=True)
-class Given:
+class BuildInput:
     """What a segment of a build works on: the portable form, or what the build with the key `follows` made."""
 
     model: StoredModel
     follows: str | None = None
 
 
-def build_task(segment: BuildPlan, entry: BuildEntry, given: Given, prepare: PrepareReport, store: str) -> BuildTask:
+def build_task(
+    segment: BuildPlan, entry: BuildEntry, given: BuildInput, prepare: PrepareReport, store: str
+) -> BuildTask:
     """A segment of a build. Without a step that needs them, no calibration items and no bound: its hash must not move with them."""
     steps = [step for step in (catalog.step(step, segment.family) for step in segment.steps) if step is not None]
     calibrated, bounded = any(step.calibration for step in steps), any(step.bounded for step in steps)
@@ -62,7 +65,7 @@ def build_task(segment: BuildPlan, entry: BuildEntry, given: Given, prepare: Pre
 
 def _without_labels(evaluation: EvaluationSpec | None, prepare: PrepareReport) -> EvaluationSpec | None:
     """How answers are compared where no labels are at hand: in an output whose labels name classes, by what is decided."""
-    if evaluation is None or not prepare.items.labelled or evaluation.metric not in DECIDING:
+    if evaluation is None or not prepare.items.labelled or not metrics.entry(evaluation.metric).names_classes:
         return evaluation
     if evaluation.agreement.mode != AgreementMode.AUTO:
         return evaluation

@@ -16,7 +16,7 @@ from tests.unit.optimizer.prepare.workbench import Workbench
 
 from fettle.api import catalog
 from fettle.api.catalog import Image, ImageEntry
-from fettle.api.optimizedmodel import EvaluationSpec
+from fettle.api.data import EvaluationSpec
 from fettle.api.reasons import Reason
 from fettle.api.recipe import OptimizeGraphStep, QuantizeStep, RecipeStep, RuntimeSettings
 from fettle.api.report import BuildReport, PrepareReport, Termination, unframe

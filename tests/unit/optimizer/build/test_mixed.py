@@ -18,7 +18,7 @@ from tests.data.stored import arrays as arrays_in
 from tests.unit.optimizer.build.test_build import OPENVINO, ORT, plan, prepared, task
 from tests.unit.optimizer.prepare.workbench import Workbench
 
-from fettle.api.optimizedmodel import AgreementSpec, EvaluationSpec
+from fettle.api.data import AgreementSpec, EvaluationSpec
 from fettle.api.reasons import Reason
 from fettle.api.recipe import QuantizeStep, RuntimeSettings
 from fettle.api.report import BuildReport, PrepareReport

@@ -14,7 +14,7 @@ from tests.data import models
 from tests.unit.optimizer.prepare.workbench import Workbench
 from tests.unit.plan.optimize.world import World
 
-from fettle.api.optimizedmodel import EvaluationSpec
+from fettle.api.data import EvaluationSpec
 from fettle.api.reasons import Reason
 from fettle.api.recipe import QuantizeStep, RecipeStep
 from fettle.api.report import MeasureReport, Termination

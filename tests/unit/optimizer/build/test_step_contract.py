@@ -17,7 +17,7 @@ from tests.data import models
 from tests.unit.optimizer.prepare.workbench import Workbench
 
 from fettle.api import catalog
-from fettle.api.optimizedmodel import EvaluationSpec
+from fettle.api.data import EvaluationSpec
 from fettle.api.recipe import OptimizeGraphStep, RecipeStep, StepParameters
 from fettle.api.report import BuildReport
 from fettle.api.task import BuildPlan, BuildTask

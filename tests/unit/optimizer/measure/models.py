@@ -12,8 +12,8 @@ from onnx import TensorProto, helper, numpy_helper
 from sklearn.datasets import load_digits
 from sklearn.linear_model import LogisticRegression
 
+from fettle.api.data import EvaluationSpec
 from fettle.api.labels import LabelForm, LabelReading
-from fettle.api.optimizedmodel import EvaluationSpec
 from fettle.api.recipe import QuantizeStep, RecipeStep, RuntimeSettings
 from fettle.api.report import MeasureReport
 from fettle.api.signature import Signature, Tensor

@@ -3,23 +3,26 @@
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from fettle.api.data import EvaluationSpec
 from fettle.api.labels import LabelForm, LabelReading
-from fettle.api.optimizedmodel import EvaluationSpec
 from fettle.api.signature import Signature, Tensor
 from fettle.api.vocabulary import Metric
 from fettle.optimizer.measure.accuracy import Judgement, Reference
 from fettle.optimizer.measure.tasks import METRICS
+from fettle.optimizer.measure.tasks.base import Pool, Scorer, drop
 from fettle.optimizer.measure.tasks.boxes import Boxes
 
 Array = np.ndarray[Any, Any]
 Answers = list[dict[str, Array]]
 RANDOM = 20_261_128
+POPULATION = 2000  # items of which a sample's interval has to tell
+FOLDER = tempfile.TemporaryDirectory()  # of the answers of originals; gone with this process
 V2 = {"f": "FP32", "i": "INT64", "u": "INT64", "b": "BOOL", "O": "BYTES"}
 
 
@@ -44,9 +47,9 @@ def fitted(metric: Metric, answers: Answers, **spec: Any) -> Any:
 
 
 def reference(metric: Metric, answers: Answers, labels: Array | None = None, **spec: Any) -> Reference:
-    """The original's answers to all items, judged. Raises DataError."""
+    """The original's answers to all items, judged. Raises DataError where they prove nothing."""
     reading = LabelReading(form=LabelForm.TASK, told="the task reads them") if labels is not None else None
-    folder = Path(tempfile.mkdtemp())
+    folder = Path(tempfile.mkdtemp(dir=FOLDER.name))
     found = Reference(folder, signature(**answers[0]), labels, evaluation(metric, **spec), False, reading)
     found.add(answers)
     found.finish()
@@ -61,6 +64,36 @@ def passes(found: Judgement, max_drop: float = 0.02, max_changed: float = 0.12) 
     """By the default bounds of a user who allows a drop of 2 %."""
     kept = found.drop is not None and found.drop.high <= max_drop and found.gone is None and found.blind is None
     return kept and (found.changed is None or found.changed.high <= max_changed)
+
+
+def rows(**outputs: Array) -> Answers:
+    """Answers of a model to each item, from arrays with items along the first axis; numbers in float32, as models answer."""
+    count = len(next(iter(outputs.values())))
+    return [{name: np.asarray(array[item], np.float32) for name, array in outputs.items()} for item in range(count)]
+
+
+def scored(scorer: Scorer, said: Iterable[Any], truth: Iterable[Any]) -> Pool:
+    """What a scorer makes of all items."""
+    for one, other in zip(said, truth, strict=True):
+        scorer.add(one, other)
+    return scorer.pool()
+
+
+def covered(before: Callable[[Array], Pool], after: Callable[[Array], Pool], draws: int, items: int = 60) -> int:
+    """In how many draws the interval of what was lost holds what is lost on all of `POPULATION` items.
+
+    Both functions pool the items whose numbers they are given.
+    """
+    random = np.random.default_rng(7)
+    everything = np.arange(POPULATION)
+    lost = before(everything).whole() - after(everything).whole()
+    held = 0
+    for _ in range(draws):
+        chosen = random.integers(0, POPULATION, items)
+        found = drop(before(chosen), after(chosen), 0.05)
+        assert found is not None
+        held += found.low <= lost <= found.high
+    return held
 
 
 def boxes(random: np.random.Generator, count: int, classes: int = 3) -> Boxes:

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from fettle.api.optimizedmodel import AgreementSpec
+from fettle.api.data import AgreementSpec
 from fettle.api.signature import Tensor
 from fettle.api.vocabulary import AgreementMode
 from fettle.errors import DataError

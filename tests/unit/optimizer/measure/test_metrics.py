@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 from sklearn.metrics import f1_score
 
+from fettle.api.data import EvaluationSpec
 from fettle.api.interval import tango
-from fettle.api.optimizedmodel import EvaluationSpec
 from fettle.api.vocabulary import Average, Metric, SeveralLabels
 from fettle.errors import DataError
 from fettle.optimizer.labels.question import Answered

@@ -13,8 +13,8 @@ from tests.unit.optimizer.measure.models import SIGNATURE, STATIC, Bench, candid
 
 from fettle.api.bounds import Rules, misses_accuracy
 from fettle.api.constraints import AccuracyConstraint, Constraints
+from fettle.api.data import AgreementSpec, EvaluationSpec
 from fettle.api.labels import LabelForm, LabelReading
-from fettle.api.optimizedmodel import AgreementSpec, EvaluationSpec
 from fettle.api.reasons import Reason
 from fettle.api.report import MeasureReport
 from fettle.api.signature import Signature

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+from functools import partial
 from itertools import combinations
-from pathlib import Path
 from typing import Any
 
 import hypothesis.extra.numpy
@@ -13,11 +13,12 @@ from hypothesis import HealthCheck, given, settings, strategies
 from scipy.stats import kendalltau
 from sklearn.metrics import roc_auc_score
 from tests.unit.optimizer.measure.quantities import judge, passes, reference
+from tests.unit.optimizer.measure.task_answers import POPULATION, covered
 
 from fettle.api.vocabulary import Metric
 from fettle.errors import DataError
-from fettle.optimizer.measure.tasks.base import drop
-from fettle.optimizer.measure.tasks.ranking import AreaUnderCurve, SameOrder
+from fettle.optimizer.measure.tasks.base import Pool
+from fettle.optimizer.measure.tasks.ranking import area_under_curve, same_order
 
 Array = np.ndarray[Any, Any]
 RANDOM = np.random.default_rng(20_261_131)
@@ -35,31 +36,30 @@ def column(scores: Array) -> Array:
 
 
 @pytest.mark.parametrize("digits", [6, 1, 0], ids=["no ties", "some ties", "many ties"])
-def test_the_value_is_the_area_under_the_curve_of_scikit_learn(digits: int, tmp_path: Path) -> None:
+def test_the_value_is_the_area_under_the_curve_of_scikit_learn(digits: int) -> None:
     scores = np.round(SCORES, digits)
-    found = reference(tmp_path, Metric.RANKING, LABELS, score=column(scores))
+    found = reference(Metric.RANKING, LABELS, score=column(scores))
     assert found.value().value == pytest.approx(roc_auc_score(LABELS, scores), abs=1e-6)
     assert found.constant() is not None and found.constant().value == 0.5  # type: ignore[union-attr]
 
 
 def test_the_area_of_drawn_items_is_that_of_scikit_learn() -> None:
-    scorer = AreaUnderCurve()
-    for score, label in zip(np.round(SCORES, 1), LABELS, strict=True):
-        scorer.add(float(score), float(label))
+    scores = np.round(SCORES, 1)
+    pool = area_under_curve(scores.tolist(), LABELS.tolist())
     drawn = np.random.default_rng(1).integers(0, ITEMS, (4, ITEMS))
-    for items, value in zip(drawn, scorer.pool().value(drawn), strict=True):
-        assert value == pytest.approx(roc_auc_score(LABELS[items], np.round(SCORES, 1)[items]), abs=1e-9)
+    for items, value in zip(drawn, pool.value(drawn), strict=True):
+        assert value == pytest.approx(roc_auc_score(LABELS[items], scores[items]), abs=1e-9)
 
 
 @pytest.mark.parametrize("kind", [bool, np.float32, np.int8])
-def test_yes_and_no_are_read_in_whatever_type_labels_come(kind: Any, tmp_path: Path) -> None:
-    found = reference(tmp_path, Metric.RANKING, LABELS.astype(kind), score=column(SCORES))
+def test_yes_and_no_are_read_in_whatever_type_labels_come(kind: Any) -> None:
+    found = reference(Metric.RANKING, LABELS.astype(kind), score=column(SCORES))
     assert found.value().value == pytest.approx(roc_auc_score(LABELS, SCORES), abs=1e-6)
 
 
-def test_of_a_classifier_with_two_classes_the_second_is_yes(tmp_path: Path) -> None:
+def test_of_a_classifier_with_two_classes_the_second_is_yes() -> None:
     logits = np.stack([-SCORES, SCORES], axis=1)
-    found = reference(tmp_path, Metric.RANKING, 2 * LABELS - 1, logits=logits)
+    found = reference(Metric.RANKING, 2 * LABELS - 1, logits=logits)
     assert found.value().value == pytest.approx(roc_auc_score(LABELS, SCORES), abs=1e-6)
 
 
@@ -73,31 +73,21 @@ BAD_LABELS = {
 
 
 @pytest.mark.parametrize("what", BAD_LABELS)
-def test_labels_that_prove_nothing_are_refused(what: str, tmp_path: Path) -> None:
+def test_labels_that_prove_nothing_are_refused(what: str) -> None:
     labels, message = BAD_LABELS[what]
     with pytest.raises(DataError, match=message):
-        reference(tmp_path, Metric.RANKING, labels, score=column(SCORES))
+        reference(Metric.RANKING, labels, score=column(SCORES))
 
 
 def test_the_interval_of_a_lost_area_covers_the_truth_in_most_samples() -> None:
     random = np.random.default_rng(7)
-    labels = random.random(4000) < 0.4
-    before, after = (labels + random.normal(0, noise, 4000) for noise in (0.8, 1.1))
+    labels = random.random(POPULATION) < 0.4
+    before, after = (labels + random.normal(0, noise, POPULATION) for noise in (0.8, 1.1))
 
-    def pool(said: Array, items: Array) -> Any:
-        scorer = AreaUnderCurve()
-        for item in items:
-            scorer.add(float(said[item]), float(labels[item]))
-        return scorer.pool()
+    def pool(said: Array, items: Array) -> Pool:
+        return area_under_curve(said[items].tolist(), labels[items].tolist())
 
-    lost = roc_auc_score(labels, before) - roc_auc_score(labels, after)
-    covered = 0
-    for _ in range(60):
-        items = random.integers(0, 4000, 80)
-        found = drop(pool(before, items), pool(after, items), 0.05)
-        assert found is not None
-        covered += found.low <= lost <= found.high
-    assert covered >= 51  # 57 are expected
+    assert covered(partial(pool, before), partial(pool, after), draws=60, items=80) >= 51  # 57 are expected
 
 
 # ------------------------------------------------------------------------------------------------------------------ agreement
@@ -129,30 +119,27 @@ RUINED = {
 
 @pytest.mark.parametrize("what", FAITHFUL)
 @pytest.mark.parametrize("labelled", [False, True], ids=["", "labels"])
-def test_a_candidate_that_keeps_the_order_passes(what: str, labelled: bool, tmp_path: Path) -> None:
-    original = reference(tmp_path, Metric.RANKING, LABELS if labelled else None, score=column(SCORES))
+def test_a_candidate_that_keeps_the_order_passes(what: str, labelled: bool) -> None:
+    original = reference(Metric.RANKING, LABELS if labelled else None, score=column(SCORES))
     found = judge(original, score=column(FAITHFUL[what]))
     assert passes(found), found
 
 
 @pytest.mark.parametrize("what", RUINED)
 @pytest.mark.parametrize("labelled", [False, True], ids=["", "labels"])
-def test_a_ruined_candidate_is_refused(what: str, labelled: bool, tmp_path: Path) -> None:
-    original = reference(tmp_path, Metric.RANKING, LABELS if labelled else None, score=column(SCORES))
+def test_a_ruined_candidate_is_refused(what: str, labelled: bool) -> None:
+    original = reference(Metric.RANKING, LABELS if labelled else None, score=column(SCORES))
     assert not passes(judge(original, score=column(RUINED[what])))
 
 
-def test_few_items_that_stand_out_may_not_go_to_the_other_end(tmp_path: Path) -> None:
-    original = reference(tmp_path, Metric.RANKING, score=column(rare(9.0)))
+def test_few_items_that_stand_out_may_not_go_to_the_other_end() -> None:
+    original = reference(Metric.RANKING, score=column(rare(9.0)))
     assert not passes(judge(original, score=column(rare(-9.0))), max_drop=0.2)
     assert passes(judge(original, score=column(rare(5.0))))
 
 
-def in_order(scores: Array, original: Array) -> Any:
-    scorer = SameOrder()
-    for score, wanted in zip(scores, original, strict=True):
-        scorer.add(float(score), float(wanted))
-    return scorer.pool()
+def in_order(scores: Array, original: Array) -> Pool:
+    return same_order(scores.tolist(), original.tolist())
 
 
 def test_without_ties_the_share_of_pairs_follows_from_kendalls_tau() -> None:
@@ -207,19 +194,17 @@ def test_many_items_are_put_together_without_another_value() -> None:
     assert pool.whole() <= (kendalltau(*many).statistic + 1) / 2 + 1e-9
 
 
-def test_an_original_that_gives_one_score_proves_nothing(tmp_path: Path) -> None:
+def test_an_original_that_gives_one_score_proves_nothing() -> None:
     with pytest.raises(DataError, match="same score to all 200 items"):
-        reference(tmp_path, Metric.RANKING, score=np.ones((ITEMS, 1)))
+        reference(Metric.RANKING, score=np.ones((ITEMS, 1)))
 
 
-def test_few_items_give_no_interval(tmp_path: Path) -> None:
-    found = judge(
-        reference(tmp_path, Metric.RANKING, score=column(SCORES[:20])), score=column(SCORES[:20] + 0.5 * SHAKE[:20])
-    )
+def test_few_items_give_no_interval() -> None:
+    found = judge(reference(Metric.RANKING, score=column(SCORES[:20])), score=column(SCORES[:20] + 0.5 * SHAKE[:20]))
     assert found.drop is None and found.too_few is not None
 
 
 @pytest.mark.parametrize("values", [np.zeros((20, 3)), np.zeros((20, 2, 2))], ids=["three", "a table"])
-def test_what_is_no_score_is_refused_with_its_shape(values: Array, tmp_path: Path) -> None:
+def test_what_is_no_score_is_refused_with_its_shape(values: Array) -> None:
     with pytest.raises(DataError, match=r"reads no score in y \["):
-        reference(tmp_path, Metric.RANKING, y=values)
+        reference(Metric.RANKING, y=values)

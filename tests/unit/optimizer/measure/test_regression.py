@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from pathlib import Path
+from functools import partial
 from typing import Any
 
 import hypothesis.extra.numpy
@@ -12,11 +12,12 @@ import pytest
 from hypothesis import HealthCheck, given, settings, strategies
 from sklearn.metrics import mean_absolute_error, r2_score, root_mean_squared_error
 from tests.unit.optimizer.measure.quantities import judge, passes, reference
+from tests.unit.optimizer.measure.task_answers import POPULATION, covered
 
 from fettle.api.vocabulary import Metric
 from fettle.errors import DataError
-from fettle.optimizer.measure.tasks.base import drop
-from fettle.optimizer.measure.tasks.regression import Explained, Near, tolerances
+from fettle.optimizer.measure.tasks.base import Pool
+from fettle.optimizer.measure.tasks.regression import Near, explained, tolerances
 
 Array = np.ndarray[Any, Any]
 RANDOM = np.random.default_rng(20_261_129)
@@ -29,9 +30,9 @@ SHAKE = RANDOM.normal(size=MOS.shape)
 # --------------------------------------------------------------------------------------------------------------------- labels
 
 
-def test_the_value_is_the_r2_of_scikit_learn_and_errors_are_told_in_the_labels_unit(tmp_path: Path) -> None:
+def test_the_value_is_the_r2_of_scikit_learn_and_errors_are_told_in_the_labels_unit() -> None:
     labels = MOS + 0.3 * SHAKE
-    found = reference(tmp_path, Metric.REGRESSION, labels, mos=MOS)
+    found = reference(Metric.REGRESSION, labels, mos=MOS)
     answers = MOS.astype(np.float32)
     assert found.value().value == pytest.approx(r2_score(labels, answers), abs=1e-6)
     absolute = mean_absolute_error(labels, answers, multioutput="raw_values")
@@ -44,24 +45,22 @@ def test_the_value_is_the_r2_of_scikit_learn_and_errors_are_told_in_the_labels_u
 
 def test_r2_of_drawn_items_is_that_of_scikit_learn() -> None:
     labels = MOS + 0.5 * SHAKE + 1e6  # far from 0, as prices are
-    scorer = Explained()
-    for said, label in zip(MOS + 1e6, labels, strict=True):
-        scorer.add(said, label)
+    pool = explained(list(MOS + 1e6), list(labels))
     drawn = np.random.default_rng(1).integers(0, ITEMS, (4, ITEMS))
-    for items, value in zip(drawn, scorer.pool().value(drawn), strict=True):
+    for items, value in zip(drawn, pool.value(drawn), strict=True):
         assert value == pytest.approx(r2_score(labels[items], (MOS + 1e6)[items]), abs=1e-6)
 
 
-def test_a_channel_whose_labels_are_all_the_same_says_nothing_of_r2(tmp_path: Path) -> None:
+def test_a_channel_whose_labels_are_all_the_same_says_nothing_of_r2() -> None:
     labels = MOS + 0.3 * SHAKE
     labels[:, 1] = 4
-    found = reference(tmp_path, Metric.REGRESSION, labels, mos=MOS)
+    found = reference(Metric.REGRESSION, labels, mos=MOS)
     assert found.value().value == pytest.approx(r2_score(labels[:, ::2], MOS.astype(np.float32)[:, ::2]), abs=1e-6)
 
 
-def test_equal_errors_to_the_other_side_change_the_answers_though_nothing_is_lost(tmp_path: Path) -> None:
+def test_equal_errors_to_the_other_side_change_the_answers_though_nothing_is_lost() -> None:
     labels = MOS + 0.4 * SHAKE
-    found = judge(reference(tmp_path, Metric.REGRESSION, labels, mos=MOS), mos=MOS + 0.8 * SHAKE)
+    found = judge(reference(Metric.REGRESSION, labels, mos=MOS), mos=MOS + 0.8 * SHAKE)
     assert found.drop is not None and found.drop.value == pytest.approx(0, abs=1e-3)
     assert found.changed is not None and found.changed.low > 0.5
 
@@ -77,32 +76,21 @@ BAD_LABELS = {
 
 
 @pytest.mark.parametrize("what", BAD_LABELS)
-def test_labels_that_prove_nothing_are_refused(what: str, tmp_path: Path) -> None:
+def test_labels_that_prove_nothing_are_refused(what: str) -> None:
     labels, message = BAD_LABELS[what]
     with pytest.raises(DataError, match=message):
-        reference(tmp_path, Metric.REGRESSION, labels, mos=MOS)
+        reference(Metric.REGRESSION, labels, mos=MOS)
 
 
 def test_the_interval_of_lost_r2_covers_the_truth_in_most_samples() -> None:
     random = np.random.default_rng(7)
-    labels = random.normal(size=(4000, 1))
+    labels = random.normal(size=(POPULATION, 1))
     before, after = (labels + random.normal(0, noise, labels.shape) for noise in (0.4, 0.55))
 
-    def pool(said: Array, items: Array) -> Any:
-        scorer = Explained()
-        for item in items:
-            scorer.add(said[item], labels[item])
-        return scorer.pool()
+    def pool(said: Array, items: Array) -> Pool:
+        return explained(list(said[items]), list(labels[items]))
 
-    whole = np.arange(4000)
-    lost = pool(before, whole).whole() - pool(after, whole).whole()
-    covered = 0
-    for _ in range(60):
-        items = random.integers(0, 4000, 60)
-        found = drop(pool(before, items), pool(after, items), 0.05)
-        assert found is not None
-        covered += found.low <= lost <= found.high
-    assert covered >= 51  # 57 are expected
+    assert covered(partial(pool, before), partial(pool, after), draws=60) >= 51  # 57 are expected
 
 
 # ------------------------------------------------------------------------------------------------------------------ agreement
@@ -141,18 +129,18 @@ RUINED = {
 
 @pytest.mark.parametrize("what", FAITHFUL)
 @pytest.mark.parametrize("labelled", [False, True])
-def test_a_candidate_that_stays_near_passes(what: str, labelled: bool, tmp_path: Path) -> None:
+def test_a_candidate_that_stays_near_passes(what: str, labelled: bool) -> None:
     labels = MOS + 0.3 * SHAKE[::-1] if labelled else None
-    found = judge(reference(tmp_path, Metric.REGRESSION, labels, mos=MOS), mos=FAITHFUL[what])
+    found = judge(reference(Metric.REGRESSION, labels, mos=MOS), mos=FAITHFUL[what])
     assert passes(found), found
     assert found.accuracy.metric == Metric.REGRESSION
 
 
 @pytest.mark.parametrize("what", RUINED)
 @pytest.mark.parametrize("labelled", [False, True])
-def test_a_ruined_candidate_is_refused(what: str, labelled: bool, tmp_path: Path) -> None:
+def test_a_ruined_candidate_is_refused(what: str, labelled: bool) -> None:
     labels = MOS + 0.3 * SHAKE[::-1] if labelled else None
-    assert not passes(judge(reference(tmp_path, Metric.REGRESSION, labels, mos=MOS), mos=RUINED[what]))
+    assert not passes(judge(reference(Metric.REGRESSION, labels, mos=MOS), mos=RUINED[what]))
 
 
 def heavy(share: float, far: float = 1000.0) -> Array:
@@ -170,8 +158,8 @@ def rare(items: int) -> Array:
 
 
 @pytest.mark.parametrize("values", [heavy(0.01), heavy(0.09), rare(3), rare(40)], ids=["one", "many", "few", "third"])
-def test_no_distribution_of_answers_lets_one_number_pass_for_all(values: Array, tmp_path: Path) -> None:
-    original = reference(tmp_path, Metric.REGRESSION, price=values)
+def test_no_distribution_of_answers_lets_one_number_pass_for_all(values: Array) -> None:
+    original = reference(Metric.REGRESSION, price=values)
     for number in (np.mean(values), np.median(values), values.max(), 0.0):
         assert not passes(judge(original, price=np.full_like(values, number)), max_drop=0.2)
     assert passes(judge(original, price=values))
@@ -182,71 +170,71 @@ def test_one_outlier_does_not_widen_the_tolerance_of_the_others() -> None:
     assert tolerances(values, NOISE[:1])[0] == pytest.approx(0.1, rel=0.3)
 
 
-def test_a_dead_channel_is_named_and_what_one_number_would_do(tmp_path: Path) -> None:
-    found = judge(reference(tmp_path, Metric.REGRESSION, mos=MOS), mos=dead(1))
+def test_a_dead_channel_is_named_and_what_one_number_would_do() -> None:
+    found = judge(reference(Metric.REGRESSION, mos=MOS), mos=dead(1))
     assert found.gone is not None and "number 1 of mos" in found.gone and "one number for all" in found.gone
 
 
-def test_an_original_that_answers_one_number_proves_nothing(tmp_path: Path) -> None:
+def test_an_original_that_answers_one_number_proves_nothing() -> None:
     with pytest.raises(DataError, match="one number for all 120 items"):
-        reference(tmp_path, Metric.REGRESSION, mos=np.full((ITEMS, 1), 3.1))
+        reference(Metric.REGRESSION, mos=np.full((ITEMS, 1), 3.1))
 
 
-def test_a_channel_that_never_moves_has_to_stay_where_it_is(tmp_path: Path) -> None:
+def test_a_channel_that_never_moves_has_to_stay_where_it_is() -> None:
     fixed = np.concatenate([MOS, np.full((ITEMS, 1), 40.0)], axis=1)
-    original = reference(tmp_path, Metric.REGRESSION, mos=fixed)
+    original = reference(Metric.REGRESSION, mos=fixed)
     assert passes(judge(original, mos=fixed + np.array([0, 0, 0, 0.1])))
     assert not passes(judge(original, mos=fixed + np.array([0, 0, 0, 1.0])))
 
 
-def test_few_items_prove_little(tmp_path: Path) -> None:
-    found = judge(reference(tmp_path, Metric.REGRESSION, mos=MOS[:12]), mos=MOS[:12])
+def test_few_items_prove_little() -> None:
+    found = judge(reference(Metric.REGRESSION, mos=MOS[:12]), mos=MOS[:12])
     assert found.drop is not None and found.drop.value == 0 and found.drop.high > 0.2
 
 
-def test_where_the_original_answers_nan_a_candidate_has_to_do_so_as_well(tmp_path: Path) -> None:
+def test_where_the_original_answers_nan_a_candidate_has_to_do_so_as_well() -> None:
     holes = MOS.copy()
     holes[::10, 0] = np.nan
-    original = reference(tmp_path, Metric.REGRESSION, mos=holes)
+    original = reference(Metric.REGRESSION, mos=holes)
     assert passes(judge(original, mos=holes))
     assert not passes(judge(original, mos=np.where(np.isnan(holes), 3.0, holes)), max_drop=0.05)
 
 
-def test_a_tolerance_of_ones_own_counts_in_the_answers_unit(tmp_path: Path) -> None:
+def test_a_tolerance_of_ones_own_counts_in_the_answers_unit() -> None:
     shifted = MOS + 0.09 * MOS.std(axis=0)
-    original = reference(tmp_path, Metric.REGRESSION, spec={"agreement": {"atol": 0.5}}, mos=MOS)
+    original = reference(Metric.REGRESSION, spec={"agreement": {"atol": 0.5}}, mos=MOS)
     assert passes(judge(original, mos=shifted))
     with pytest.raises(DataError, match="one number for all"):
-        reference(tmp_path / "wide", Metric.REGRESSION, spec={"agreement": {"atol": 9.0}}, mos=MOS)
+        reference(Metric.REGRESSION, spec={"agreement": {"atol": 9.0}}, mos=MOS)
 
 
 # -------------------------------------------------------------------------------------------------------------------- outputs
 
 
-def test_all_outputs_of_a_few_numbers_are_read_together(tmp_path: Path) -> None:
-    original = reference(tmp_path, Metric.REGRESSION, signal=MOS[:, 0], rest=MOS[:, 1:])
+def test_all_outputs_of_a_few_numbers_are_read_together() -> None:
+    original = reference(Metric.REGRESSION, signal=MOS[:, 0], rest=MOS[:, 1:])
     assert passes(judge(original, signal=MOS[:, 0], rest=FAITHFUL["a shift of a fortieth"][:, 1:]))
     assert not passes(judge(original, signal=MOS[:, 0], rest=RUINED["shuffled items"][:, 1:]))
 
 
-def test_an_output_that_is_not_read_is_compared_by_number(tmp_path: Path) -> None:
+def test_an_output_that_is_not_read_is_compared_by_number() -> None:
     other = RANDOM.normal(size=(ITEMS, 3000))
-    original = reference(tmp_path, Metric.REGRESSION, mos=MOS, features=other)
+    original = reference(Metric.REGRESSION, mos=MOS, features=other)
     assert passes(judge(original, mos=MOS + 0.02 * SHAKE, features=other))
     assert not passes(judge(original, mos=MOS, features=other[::-1]))
 
 
-def test_labels_may_speak_of_the_first_output_only(tmp_path: Path) -> None:
+def test_labels_may_speak_of_the_first_output_only() -> None:
     labels = MOS[:, :1] + 0.3 * SHAKE[:, :1]
-    original = reference(tmp_path, Metric.REGRESSION, labels, signal=MOS[:, :1], rest=MOS[:, 1:])
+    original = reference(Metric.REGRESSION, labels, signal=MOS[:, :1], rest=MOS[:, 1:])
     assert original.value().value == pytest.approx(r2_score(labels, MOS[:, :1]), abs=1e-5)
     assert not passes(judge(original, signal=MOS[:, :1], rest=MOS[::-1, 1:]))
 
 
 @pytest.mark.parametrize("shape", [(5000,), (0,)], ids=str)
-def test_what_is_no_quantity_is_refused_with_its_shape(shape: tuple[int, ...], tmp_path: Path) -> None:
+def test_what_is_no_quantity_is_refused_with_its_shape(shape: tuple[int, ...]) -> None:
     with pytest.raises(DataError, match=r"reads no quantities in y \["):
-        reference(tmp_path, Metric.REGRESSION, y=np.zeros((12, *shape)))
+        reference(Metric.REGRESSION, y=np.zeros((12, *shape)))
 
 
 # ----------------------------------------------------------------------------------------------------------------- properties
@@ -258,11 +246,8 @@ NUMBERS = hypothesis.extra.numpy.arrays(
 )
 
 
-def near(truth: Array, said: Array) -> Any:
-    scorer = Near(np.full(truth.shape[1], 1e-4))
-    for one, other in zip(said, truth, strict=True):
-        scorer.add(one, other)
-    return scorer.pool()
+def near(truth: Array, said: Array) -> Pool:
+    return Near(np.full(truth.shape[1], 1e-4)).pool(list(said), list(truth))
 
 
 @given(NUMBERS, strategies.floats(-1e6, 1e6))

@@ -9,8 +9,8 @@ from typing import Any
 import numpy as np
 import pytest
 
+from fettle.api.data import AgreementSpec, EvaluationSpec
 from fettle.api.labels import LabelForm, LabelReading
-from fettle.api.optimizedmodel import AgreementSpec, EvaluationSpec
 from fettle.api.signature import Signature, Tensor
 from fettle.api.vocabulary import AgreementMode, Metric
 from fettle.optimizer.measure.accuracy import Judgement, Reference

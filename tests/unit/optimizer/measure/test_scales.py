@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from fettle.api.optimizedmodel import AgreementSpec
+from fettle.api.data import AgreementSpec
 from fettle.optimizer.measure.agreement import OutputProfile, comparisons
 from fettle.optimizer.measure.scales import MOST_ELEMENTS, Scales
 from fettle.store.comparison import Comparison

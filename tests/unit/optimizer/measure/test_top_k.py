@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -12,7 +11,7 @@ from pydantic import ValidationError
 from sklearn.metrics import top_k_accuracy_score
 from tests.unit.optimizer.measure.quantities import judge, passes, reference
 
-from fettle.api.optimizedmodel import EvaluationSpec
+from fettle.api.data import EvaluationSpec
 from fettle.api.vocabulary import Metric
 from fettle.errors import DataError
 from fettle.optimizer.measure.tasks.top_k import SameBest
@@ -30,8 +29,8 @@ NAMES = [f"class{number}" for number in range(CLASSES)]
 
 
 @pytest.mark.parametrize("k", [1, 3, 5, 10])
-def test_the_value_is_the_top_k_accuracy_of_scikit_learn(k: int, tmp_path: Path) -> None:
-    found = reference(tmp_path, Metric.TOP_K, LABELS, spec={"top_k": k}, logits=LOGITS)
+def test_the_value_is_the_top_k_accuracy_of_scikit_learn(k: int) -> None:
+    found = reference(Metric.TOP_K, LABELS, spec={"top_k": k}, logits=LOGITS)
     expected = top_k_accuracy_score(LABELS, LOGITS.astype(np.float32), k=k, labels=range(CLASSES))
     assert found.value().value == pytest.approx(expected, abs=1e-6)
     most = np.sort(np.bincount(LABELS))[::-1][:k].sum() / ITEMS
@@ -47,16 +46,16 @@ READ = {
 
 
 @pytest.mark.parametrize("what", READ)
-def test_labels_are_read_as_they_are_for_accuracy(what: str, tmp_path: Path) -> None:
+def test_labels_are_read_as_they_are_for_accuracy(what: str) -> None:
     labels, spec = READ[what]
-    found = reference(tmp_path, Metric.TOP_K, labels, spec=spec, logits=LOGITS)
+    found = reference(Metric.TOP_K, labels, spec=spec, logits=LOGITS)
     assert found.value().value == pytest.approx(top_k_accuracy_score(LABELS, LOGITS, k=5), abs=1e-6)
 
 
-def test_labels_that_are_ignored_do_not_count(tmp_path: Path) -> None:
+def test_labels_that_are_ignored_do_not_count() -> None:
     labels = np.where(np.arange(ITEMS) % 3 == 0, -100, LABELS)
     some = labels >= 0
-    found = reference(tmp_path, Metric.TOP_K, labels, logits=LOGITS)
+    found = reference(Metric.TOP_K, labels, logits=LOGITS)
     expected = top_k_accuracy_score(LABELS[some], LOGITS[some], k=5, labels=range(CLASSES))
     assert found.value().value == pytest.approx(expected, abs=1e-6)
 
@@ -72,10 +71,10 @@ BAD_LABELS: dict[str, tuple[Array, str]] = {
 
 
 @pytest.mark.parametrize("what", BAD_LABELS)
-def test_labels_that_prove_nothing_are_refused(what: str, tmp_path: Path) -> None:
+def test_labels_that_prove_nothing_are_refused(what: str) -> None:
     labels, message = BAD_LABELS[what]
     with pytest.raises(DataError, match=message):
-        reference(tmp_path, Metric.TOP_K, labels, logits=LOGITS)
+        reference(Metric.TOP_K, labels, logits=LOGITS)
 
 
 # ------------------------------------------------------------------------------------------------------------------ agreement
@@ -121,30 +120,30 @@ RUINED = {
 
 @pytest.mark.parametrize("what", FAITHFUL)
 @pytest.mark.parametrize("labelled", [False, True], ids=["", "labels"])
-def test_a_candidate_with_the_same_best_classes_passes(what: str, labelled: bool, tmp_path: Path) -> None:
-    original = reference(tmp_path, Metric.TOP_K, LABELS if labelled else None, logits=LOGITS)
+def test_a_candidate_with_the_same_best_classes_passes(what: str, labelled: bool) -> None:
+    original = reference(Metric.TOP_K, LABELS if labelled else None, logits=LOGITS)
     found = judge(original, logits=FAITHFUL[what])
     assert passes(found), found
 
 
 @pytest.mark.parametrize("what", RUINED)
 @pytest.mark.parametrize("labelled", [False, True], ids=["", "labels"])
-def test_a_ruined_candidate_is_refused(what: str, labelled: bool, tmp_path: Path) -> None:
-    original = reference(tmp_path, Metric.TOP_K, LABELS if labelled else None, logits=LOGITS)
+def test_a_ruined_candidate_is_refused(what: str, labelled: bool) -> None:
+    original = reference(Metric.TOP_K, LABELS if labelled else None, logits=LOGITS)
     assert not passes(judge(original, logits=RUINED[what]))
 
 
-def test_of_one_class_it_is_the_share_of_items_with_the_same_best(tmp_path: Path) -> None:
+def test_of_one_class_it_is_the_share_of_items_with_the_same_best() -> None:
     other = LOGITS + 0.3 * SHAKE
-    found = judge(reference(tmp_path, Metric.TOP_K, spec={"top_k": 1}, logits=LOGITS), logits=other)
+    found = judge(reference(Metric.TOP_K, spec={"top_k": 1}, logits=LOGITS), logits=other)
     assert found.accuracy.value == pytest.approx(np.mean(LOGITS.argmax(axis=1) == other.argmax(axis=1)))
 
 
-def test_where_hardly_anything_changes_the_usual_answer_to_every_item_is_not_enough(tmp_path: Path) -> None:
+def test_where_hardly_anything_changes_the_usual_answer_to_every_item_is_not_enough() -> None:
     usual = np.tile(np.linspace(1, 0, CLASSES), (ITEMS, 1))
     mostly = usual.copy()
     mostly[:6] = usual[:6, ::-1]
-    found = judge(reference(tmp_path, Metric.TOP_K, logits=mostly), logits=usual)
+    found = judge(reference(Metric.TOP_K, logits=mostly), logits=usual)
     assert found.drop is not None and found.drop.high < 0.1 and not passes(found)
 
 
@@ -173,10 +172,10 @@ REFUSED = {
 
 
 @pytest.mark.parametrize("what", REFUSED)
-def test_what_has_no_best_k_is_refused_with_what_was_found(what: str, tmp_path: Path) -> None:
+def test_what_has_no_best_k_is_refused_with_what_was_found(what: str) -> None:
     values, spec, message = REFUSED[what]
     with pytest.raises(DataError, match=message):
-        reference(tmp_path, Metric.TOP_K, spec=spec, y=values)
+        reference(Metric.TOP_K, spec=spec, y=values)
 
 
 @pytest.mark.parametrize("number", [0, -1, 1001])

@@ -10,8 +10,8 @@ from tests.data import models
 from tests.data.stored import arrays as arrays_in
 from tests.unit.optimizer.prepare.workbench import Workbench
 
+from fettle.api.data import CalibrationSpec, EvaluationSpec, GeneratedSpec
 from fettle.api.labels import LabelForm
-from fettle.api.optimizedmodel import CalibrationSpec, EvaluationSpec, GeneratedSpec
 from fettle.api.reasons import Reason
 from fettle.api.recipe import QuantizeStep, RecipeStep
 from fettle.api.signature import Signature, Tensor
@@ -106,7 +106,8 @@ def test_a_metric_that_agreement_does_not_stand_in_for_needs_labels(bench: Workb
     bench.put(models.dynamic_batch())
     uri = bench.data("items", image=models.images(20), label=LABELS)  # the default key is `labels`
     with pytest.raises(
-        FettleError, match=f"no array 'labels' .*, which {metric} requires: .* metric: Agreement"
+        FettleError,
+        match=rf"no array 'labels' .*, which {metric} requires, found \['label'\]: set labelKey, .* metric: Agreement",
     ) as caught:
         bench.prepare(bench.task(evaluation=evaluation(uri, metric=metric)))
     assert caught.value.reason == Reason.DATA_INVALID
@@ -129,10 +130,37 @@ def test_labels_under_another_key_are_read_as_the_metric_needs_them(
 
 def test_unlabelled_items_are_judged_by_agreement_and_the_report_says_so(bench: Workbench) -> None:
     bench.put(models.dynamic_batch())
-    report = bench.prepare(bench.task(evaluation=evaluation(bench.data("items", image=models.images(20), y=LABELS))))
+    report = bench.prepare(bench.task(evaluation=evaluation(bench.data("items", image=models.images(20)))))
     assert not report.items.labelled
     assert any("judged by agreement" in note for note in report.notes)
-    assert any("neither inputs nor labels: ['y']" in note for note in report.notes)
+
+
+@pytest.mark.parametrize(
+    ("metric", "advice"),
+    [("Auto", "set metric: Agreement"), ("Accuracy", "set metric: Agreement"), ("TopK", "leave the others out")],
+)
+def test_labels_under_another_key_are_not_passed_over(bench: Workbench, metric: str, advice: str) -> None:
+    bench.put(models.dynamic_batch())
+    uri = bench.data("items", image=models.images(20), y=LABELS, id=np.arange(20))
+    with pytest.raises(
+        FettleError, match=rf"no array 'labels' .*found \['id', 'y'\]: set labelKey .*, {advice}"
+    ) as caught:
+        bench.prepare(bench.task(evaluation=evaluation(uri, metric=metric)))
+    assert caught.value.reason is Reason.DATA_INVALID
+
+
+@pytest.mark.parametrize(
+    "given", [{"metric": "Agreement"}, {"labelKey": "y", "metric": "CosineSimilarity"}], ids=["no labels", "labels"]
+)
+def test_columns_that_nobody_needs_are_noted_where_it_is_clear_what_judges(
+    bench: Workbench, given: dict[str, str]
+) -> None:
+    entry, images = bench.put(models.dynamic_batch()), models.images(20)
+    (scores,) = onnxruntime.InferenceSession(str(entry)).run(None, {"image": images})
+    uri = bench.data("items", image=images, y=scores, id=np.arange(20))
+    report = bench.prepare(bench.task(evaluation=evaluation(uri, **given)))
+    assert report.items.labelled == ("labelKey" in given)
+    assert any("neither inputs nor labels: ['id'" in note for note in report.notes)
 
 
 def test_float64_items_become_float32_and_small_ints_become_large(bench: Workbench) -> None:

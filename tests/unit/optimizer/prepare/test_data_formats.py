@@ -14,7 +14,7 @@ import pytest
 from tests.data import models
 from tests.unit.optimizer.prepare.workbench import Workbench
 
-from fettle.api.optimizedmodel import EvaluationSpec
+from fettle.api.data import EvaluationSpec
 from fettle.api.reasons import Reason
 from fettle.errors import FettleError
 from fettle.optimizer.data import files

@@ -12,7 +12,7 @@ from tests.data import models
 from tests.data.stored import arrays as arrays_in
 from tests.unit.optimizer.prepare.workbench import Workbench
 
-from fettle.api.optimizedmodel import CalibrationSpec, EvaluationSpec
+from fettle.api.data import CalibrationSpec, EvaluationSpec
 from fettle.api.reasons import Reason
 from fettle.errors import FettleError
 from fettle.runtimes.base import Array

@@ -10,7 +10,8 @@ from tests.data import models
 from tests.data.stored import arrays as arrays_in
 from tests.unit.optimizer.prepare.workbench import Workbench
 
-from fettle.api.optimizedmodel import CalibrationSpec, EvaluationSpec, InputSpec
+from fettle.api.data import CalibrationSpec, EvaluationSpec
+from fettle.api.optimizedmodel import InputSpec
 from fettle.api.reasons import Reason
 from fettle.api.report import PrepareReport
 from fettle.errors import FettleError

@@ -10,7 +10,8 @@ import numpy as np
 import onnx
 from tests.data import models
 
-from fettle.api.optimizedmodel import CalibrationSpec, DataSpec, EvaluationSpec, GeneratedSpec, InputSpec, SourceSpec
+from fettle.api.data import CalibrationSpec, DataSpec, EvaluationSpec, GeneratedSpec
+from fettle.api.optimizedmodel import InputSpec, SourceSpec
 from fettle.api.report import PrepareReport
 from fettle.api.task import BuildPlan, PrepareTask
 from fettle.optimizer import stage

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
@@ -246,6 +247,41 @@ def test_every_analysis_asks_a_success_rate(bounds: Any) -> None:
     assert wanted.success_rate.min == 0.99
     said = measurements(MetricWindow(wanted, traffic(seen(failing("b", 10)), START, at(10)), None))
     assert [(one.metric, one.verdict) for one in said if one.metric == "successRate"] == [("successRate", Verdict.BAD)]
+
+
+BOUNDS = {
+    "latency": {"percentile": 99, "maxMilliseconds": 20, "maxRatioToStable": 1.5},
+    "agreement": {"min": 0.9},
+}
+
+
+@pytest.mark.parametrize("requests", [0, 7])
+def test_a_metric_that_is_pending_has_its_bound_and_what_there_is_so_far(requests: int) -> None:
+    counted = traffic(seen(pod("b", requests, seconds=1)), START, at(10))
+    said = measurements(MetricWindow(spec(**BOUNDS), counted, counted))
+    assert {one.metric: one.bound for one in said} == {
+        "successRate": 0.99, "p99Milliseconds": 20, "p99RatioToStable": 1.5, "agreement": 0.9,
+    }  # fmt: skip
+    assert all(one.verdict is Verdict.PENDING for one in said)
+    by_name = {one.metric: one for one in said}
+    assert (by_name["successRate"].value, by_name["successRate"].samples) == (1.0 if requests else None, requests)
+    assert (by_name["p99Milliseconds"].value is None) == (requests == 0)
+
+
+def test_a_window_that_one_metric_ends_keeps_those_that_were_pending() -> None:
+    judged = look(spec(**BOUNDS), seen(failing("b", 10)), seen(pod("a", 10)))
+    (window,) = judged.status.windows
+    verdicts = {record.metric: record.verdict for record in window.metrics}
+    assert verdicts["successRate"] is Verdict.BAD
+    assert {verdicts[name] for name in ("p99Milliseconds", "p99RatioToStable", "agreement")} == {Verdict.PENDING}
+
+
+def test_a_comparison_with_stable_says_whose_requests_were_counted() -> None:
+    wanted = spec(latency={"percentile": 50, "maxRatioToStable": 2})
+    slow = look(wanted, seen(pod("b", 10, ms=50)), seen(pod("a", 20))).status.message or ""
+    assert re.search(r"> 2 x stable's [\d.]+ ms \(canary 100 requests, 100 slower; stable 200 requests\)", slow), slow
+    good = look(wanted, seen(pod("b", 10)), seen(pod("a", 20))).status.message or ""
+    assert re.search(r"within 2 x stable's [\d.]+ ms \(canary 100 requests; stable 200 requests\)", good), good
 
 
 def gone(until: float, **more: Any) -> Any:

@@ -7,7 +7,8 @@ from tests.unit.plan.optimize.world import digest, make_spec, prepared
 
 from fettle.api import catalog
 from fettle.api.catalog import Image, ImageEntry
-from fettle.api.optimizedmodel import DataSpec, SourceSpec
+from fettle.api.data import DataSpec
+from fettle.api.optimizedmodel import SourceSpec
 from fettle.api.optimizedmodel_status import SourceStatus
 from fettle.api.reasons import Reason
 from fettle.api.recipe import QuantizeStep, RecipeStep, RuntimeSettings

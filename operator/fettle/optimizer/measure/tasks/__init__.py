@@ -1,39 +1,25 @@
-"""Metrics of tasks: what answers are for, and how well they do it. One module a metric, registered in `METRICS`.
+"""Metrics of tasks: what answers are for, and how well they do it. One module a metric; its row in `api/metrics.py` names its class.
 
 Each judges answers by labels, or by the original's answers taken as the truth: then it says how well they agree.
 """
 
 from __future__ import annotations
 
+import pkgutil
 from collections.abc import Iterator, Mapping, Sequence
 
-from fettle.api.optimizedmodel import EvaluationSpec
+from fettle.api import metrics
+from fettle.api.data import EvaluationSpec
 from fettle.api.signature import Signature
 from fettle.api.vocabulary import Metric
 from fettle.errors import DataError
 from fettle.optimizer.measure.items import Answer
-from fettle.optimizer.measure.tasks import (
-    detection,
-    embedding,
-    multi_label,
-    ranking,
-    regression,
-    segmentation,
-    text,
-    top_k,
-)
 from fettle.optimizer.measure.tasks.base import Likeness, TaskMetric
 
-# Where the user names no metric, they are asked in this order.
 METRICS: Mapping[Metric, type[TaskMetric]] = {
-    Metric.DETECTION: detection.Detection,
-    Metric.TEXT: text.Text,
-    Metric.SEGMENTATION: segmentation.Segmentation,
-    Metric.EMBEDDING: embedding.Embedding,
-    Metric.TOP_K: top_k.TopK,
-    Metric.MULTI_LABEL: multi_label.MultiLabel,
-    Metric.RANKING: ranking.Ranking,
-    Metric.REGRESSION: regression.Regression,
+    entry.metric: pkgutil.resolve_name(f"{__name__}.{entry.scorer}")
+    for entry in metrics.METRICS
+    if entry.scorer is not None
 }
 
 

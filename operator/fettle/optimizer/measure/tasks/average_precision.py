@@ -14,6 +14,7 @@ from scipy.sparse import csr_array
 from fettle.errors import DataError
 from fettle.optimizer.measure.tasks.base import Array, Pool, ratio
 from fettle.optimizer.measure.tasks.boxes import Boxes, assign, overlaps
+from fettle.optimizer.measure.tasks.draws import times
 from fettle.optimizer.statistics import Indices, groups_of
 
 RECALLS = np.linspace(0, 1, 101)
@@ -53,8 +54,8 @@ class AveragePrecision:
         place = np.searchsorted(classes, counted[:, 1])
         order = np.lexsort((-counted[:, 2], place))  # class by class, by falling score
         counted, place = counted[order], place[order]
-        ranking = _Ranking(there, group[counted[:, 0].astype(np.int64)], place, counted[:, 3] > 0)
-        return Pool(self._informative, groups, rows, ranking.value)
+        curve = _PrecisionCurve(there, group[counted[:, 0].astype(np.int64)], place, counted[:, 3] > 0)
+        return Pool(self._informative, groups, rows, curve.value)
 
 
 def _counted(said: Array, truth: Array) -> Array:
@@ -67,7 +68,7 @@ def _counted(said: Array, truth: Array) -> Array:
     return np.sort(np.concatenate(kept))
 
 
-class _Ranking:
+class _PrecisionCurve:
     """All boxes, class by class and by falling score: `group` and `place` (of the class) of each, and whether it is `right`.
 
     `there` [groups, classes]: objects. Precision falls at wrong boxes, so that only right ones are points of the curve.
@@ -89,20 +90,19 @@ class _Ranking:
 
     def value(self, drawn: Indices) -> Array:
         """The mean over classes that have an object among the groups that were drawn: `[..., draws]` -> `[...]`."""
-        flat = drawn.reshape(-1, drawn.shape[-1])
-        times = np.stack([np.bincount(row, minlength=len(self._there)) for row in flat])
-        there = times @ self._there
+        weights = times(drawn.reshape(-1, drawn.shape[-1]), len(self._there)).astype(np.int64)
+        there = weights @ self._there
         found = np.zeros(there.shape)
         if len(self._place):
-            found[:, self._place[self._begins]] = self._precisions(times, there)
+            found[:, self._place[self._begins]] = self._precisions(weights, there)
         some = there > 0
         mean = ratio((found * some).sum(axis=1), some.sum(axis=1).astype(np.float64), 0.0)
         return np.asarray(mean.reshape(drawn.shape[:-1]))
 
-    def _precisions(self, times: Array, there: Array) -> Array:
+    def _precisions(self, weights: Array, there: Array) -> Array:
         """Average precision of each class that has a right box."""
-        true = self._counted(times[:, self._group])
-        boxes = self._counted((self._boxes @ times.T).T)
+        true = self._counted(weights[:, self._group])
+        boxes = self._counted((self._boxes @ weights.T).T)
         precision = _highest_to_come(true / np.maximum(boxes, 1), self._place)
         objects = np.maximum(there, 1)[:, self._place]
         point = 100 * true // objects  # of recall, the last one that is reached; but for its rounding

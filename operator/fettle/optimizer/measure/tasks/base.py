@@ -7,14 +7,14 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import IntEnum
 from typing import Any, ClassVar, Protocol, Self
 
 import numpy as np
 
+from fettle.api.data import EvaluationSpec
 from fettle.api.interval import tango
-from fettle.api.optimizedmodel import EvaluationSpec
 from fettle.api.optimizedmodel_status import Interval
 from fettle.api.signature import Signature
 from fettle.errors import DataError
@@ -108,6 +108,30 @@ class Scorer(Protocol):
     def pool(self) -> Pool:
         """All scores together. Raises DataError where the truth holds nothing to be found."""
         ...
+
+
+@dataclass
+class Collected:
+    """A scorer that keeps all there is and has it judged at the end: `judge` takes what was said of each item, and the truth of each.
+
+    `same_shape`: the two are arrays that are compared number by number.
+    """
+
+    judge: Callable[[Sequence[Any], Sequence[Any]], Pool]
+    same_shape: bool = False
+    _said: list[Any] = field(default_factory=list)
+    _truth: list[Any] = field(default_factory=list)
+
+    def add(self, said: Any, truth: Any) -> None:
+        """Keep what was said of the next item. Raises ValueError where it has another shape than it must have."""
+        if self.same_shape and said.shape != truth.shape:
+            raise ValueError(f"{list(said.shape)} numbers beside {list(truth.shape)}")
+        self._said.append(said)
+        self._truth.append(truth)
+
+    def pool(self) -> Pool:
+        """What `judge` makes of it. Raises DataError where the truth holds nothing to be found."""
+        return self.judge(self._said, self._truth)
 
 
 @dataclass(frozen=True)

@@ -14,7 +14,7 @@ from typing import Self
 
 import numpy as np
 
-from fettle.api.optimizedmodel import EvaluationSpec
+from fettle.api.data import EvaluationSpec
 from fettle.api.signature import Signature
 from fettle.errors import DataError
 from fettle.optimizer.measure.items import Answer
@@ -42,6 +42,7 @@ from fettle.optimizer.measure.tasks.boxes import (
     intersection_over_union,
     overlaps,
 )
+from fettle.optimizer.measure.tasks.pictures import pictures
 
 SCORES = (SURE, 0.5, 0.75)  # where boxes are counted: users cut them off at different scores
 OVERLAPS = (IOU, 0.75)  # as COCO's strict metric
@@ -67,7 +68,7 @@ class Detection(TaskMetric):
     @classmethod
     def fit(cls, signature: Signature, examples: Sequence[Answer], spec: EvaluationSpec) -> Self:
         """Recognise the head. Raises DataError."""
-        found = head(examples, _image(signature))
+        found = head(examples, _size(signature))
         if found is None:
             raise DataError(
                 f"metric Detection reads no boxes in {shapes(examples[0])} (an item's answer): it reads YOLO heads, boxes [n, 4] beside "
@@ -160,15 +161,10 @@ class Detection(TaskMetric):
         }
 
 
-def _image(signature: Signature) -> tuple[int, int] | None:
+def _size(signature: Signature) -> tuple[int, int] | None:
     """Height and width of the first input that is a picture, where both are fixed."""
-    for tensor in signature.inputs:
-        shape = tensor.shape
-        if len(shape) == 4:
-            sizes = shape[1:3] if shape[3] in (1, 3, 4) else shape[2:]
-            if min(sizes) > 0:
-                return sizes[0], sizes[1]
-    return None
+    sizes = ((picture.height, picture.width) for picture in pictures(signature))
+    return next((size for size in sizes if min(size) > 0), None)
 
 
 @dataclass

@@ -7,18 +7,26 @@ the original's vector has, and among the original's vectors it is nearest to tha
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
 from typing import Any, Self
 
 import numpy as np
 
-from fettle.api.optimizedmodel import EvaluationSpec
+from fettle.api.data import EvaluationSpec
 from fettle.api.signature import Signature
 from fettle.api.vocabulary import AgreementMode
 from fettle.errors import DataError
 from fettle.optimizer.labels.reader import as_text
 from fettle.optimizer.measure.items import Answer
-from fettle.optimizer.measure.tasks.base import Likeness, Pool, Scorer, TaskMetric, output_name, shapes, share
+from fettle.optimizer.measure.tasks.base import (
+    Collected,
+    Likeness,
+    Pool,
+    Scorer,
+    TaskMetric,
+    output_name,
+    shapes,
+    share,
+)
 from fettle.store.comparison import Comparison, is_float
 
 Array = np.ndarray[Any, Any]
@@ -78,70 +86,48 @@ class Embedding(TaskMetric):
 
     def scorer(self, labelled: bool) -> Scorer:
         """By labels, or by the original's vectors."""
-        return SameLabel() if labelled else SamePlace()
+        return Collected(same_label) if labelled else Collected(same_place, same_shape=True)
 
     def live(self, rule: Comparison) -> Comparison:
         """By the cosine of the two vectors."""
         return Comparison(mode=AgreementMode.COSINE, axis=self._axis, min_cosine=LIVE_COSINE)
 
 
-@dataclass
-class SameLabel:
-    """Whether the nearest neighbour has the same label."""
-
-    _vectors: list[Array] = field(default_factory=list)
-    _labels: list[str] = field(default_factory=list)
-
-    def add(self, said: Array, truth: str) -> None:
-        """Keep an item's vector and label."""
-        self._vectors.append(said)
-        self._labels.append(truth)
-
-    def pool(self) -> Pool:
-        """Share of items. One whose label no other has does not count. Raises DataError where that is so of all."""
-        _, places, times = np.unique(np.array(self._labels), return_inverse=True, return_counts=True)
-        counts = times[places] > 1
-        if not counts.any():
-            raise DataError("every item has a label of its own: metric Embedding needs items that belong together")
-        vectors = _unit(np.stack(self._vectors))
-        nearest, _ = neighbours(vectors, vectors, itself=False)
-        return share((places[nearest] == places)[counts])
+def same_label(said: Sequence[Array], truth: Sequence[str]) -> Pool:
+    """Share of items whose nearest neighbour has the same label. One whose label no other has does not count. Raises DataError where that is
+    so of all."""
+    _, places, times = np.unique(np.array(truth), return_inverse=True, return_counts=True)
+    counts = times[places] > 1
+    if not counts.any():
+        raise DataError("every item has a label of its own: metric Embedding needs items that belong together")
+    vectors = _unit(np.stack(said))
+    nearest, _ = neighbours(vectors, vectors, itself=False)
+    return share((places[nearest] == places)[counts])
 
 
-@dataclass
-class SamePlace:
-    """Whether a vector lies where the original's does: for its neighbours, and for an index that holds the original's."""
+def same_place(said: Sequence[Array], truth: Sequence[Array]) -> Pool:
+    """Share of items whose vector lies where the original's does: for its neighbours, and for an index that holds the original's.
 
-    _vectors: list[Array] = field(default_factory=list)
-    _original: list[Array] = field(default_factory=list)
-
-    def add(self, said: Array, truth: Array) -> None:
-        """Keep an item's vector and the original's. Raises ValueError where they have different sizes."""
-        if said.shape != truth.shape:
-            raise ValueError(f"vectors of {said.size} and {truth.size} numbers")
-        self._vectors.append(said)
-        self._original.append(truth)
-
-    def pool(self) -> Pool:
-        """Share of items that the original gives a direction. Raises DataError where there is no other one to be near to."""
-        candidate, original = np.stack(self._vectors), np.stack(self._original)
-        known = np.linalg.norm(original, axis=1) > 0  # NaN and zero have no direction
-        if known.sum() < 3:
-            raise DataError(
-                f"metric Embedding needs at least 3 items with a vector that is not 0, found {int(known.sum())}"
-            )
-        candidate, original = candidate[known], original[known]
-        lengths = [np.linalg.norm(side, axis=1) for side in (candidate, original)]
-        same_length = np.abs(lengths[0] - lengths[1]) <= SAME_LENGTH * lengths[1]
-        candidate, original = _unit(candidate), _unit(original)
-        apart = _usual_distance(original)
-        _, wanted = neighbours(original, original, itself=False)
-        nearest, _ = neighbours(candidate, candidate, itself=False)
-        same_neighbour = (original * original[nearest]).sum(axis=1) >= wanted - AS_NEAR * apart
-        own = (candidate * original).sum(axis=1)
-        found, _ = neighbours(candidate, original, itself=True)  # which may be a copy of it
-        finds_itself = (original * original[found]).sum(axis=1) >= 1 - AS_NEAR * apart
-        return share(same_length & same_neighbour & finds_itself & (own >= 1 - SAME_PLACE * apart))
+    Only items count that the original gives a direction. Raises DataError where there is no other one to be near to.
+    """
+    candidate, original = np.stack(said), np.stack(truth)
+    known = np.linalg.norm(original, axis=1) > 0  # NaN and zero have no direction
+    if known.sum() < 3:
+        raise DataError(
+            f"metric Embedding needs at least 3 items with a vector that is not 0, found {int(known.sum())}"
+        )
+    candidate, original = candidate[known], original[known]
+    lengths = [np.linalg.norm(side, axis=1) for side in (candidate, original)]
+    same_length = np.abs(lengths[0] - lengths[1]) <= SAME_LENGTH * lengths[1]
+    candidate, original = _unit(candidate), _unit(original)
+    apart = _usual_distance(original)
+    _, wanted = neighbours(original, original, itself=False)
+    nearest, _ = neighbours(candidate, candidate, itself=False)
+    same_neighbour = (original * original[nearest]).sum(axis=1) >= wanted - AS_NEAR * apart
+    own = (candidate * original).sum(axis=1)
+    found, _ = neighbours(candidate, original, itself=True)  # which may be a copy of it
+    finds_itself = (original * original[found]).sum(axis=1) >= 1 - AS_NEAR * apart
+    return share(same_length & same_neighbour & finds_itself & (own >= 1 - SAME_PLACE * apart))
 
 
 def _unit(vectors: Array) -> Array:

@@ -29,7 +29,7 @@ ERROR = 0.05  # that any class is found to be lost by mistake
 
 
 @dataclass(frozen=True)
-class Verdict:
+class TaskVerdict:
     """What a candidate is worth. `changed`: with labels, how much of what the original says it says otherwise.
 
     `items`: how many say anything. `gone`: a class or character that the candidate loses in many of the items in which the original finds it,
@@ -109,16 +109,16 @@ class TaskReference:
         """For one candidate."""
         return Trial(self, self._agreement(), self.metric.scorer(labelled=True) if self._labelled is not None else None)
 
-    def verdict(self, agreement: Pool, labelled: Pool | None, alpha: float) -> Verdict:
+    def verdict(self, agreement: Pool, labelled: Pool | None, alpha: float) -> TaskVerdict:
         """What a candidate with these scores is worth."""
         lost = drop(self._itself, agreement, alpha)
         changed = clipped(lost) if lost is not None else None
         if labelled is None or self._labelled is None:
-            return Verdict(agreement.whole(), changed, None, self._itself.items, agreement.gone, agreement.details)
+            return TaskVerdict(agreement.whole(), changed, None, self._itself.items, agreement.gone, agreement.details)
         by_labels = drop(self._labelled, labelled, alpha)
         items = min(self._labelled.items, self._itself.items)
         # Where nothing can be said of what changed, nothing is proved of what was lost.
-        return Verdict(
+        return TaskVerdict(
             labelled.whole(),
             by_labels if changed is not None else None,
             changed,
@@ -206,7 +206,7 @@ class Trial:
         self._losses.found.update(found)
         self._losses.lost.update(key for key in found if not kept[key])
 
-    def verdict(self, alpha: float) -> Verdict:
+    def verdict(self, alpha: float) -> TaskVerdict:
         """When all items are in."""
         labelled = self._labelled.pool() if self._labelled is not None else None
         verdict = self.reference.verdict(self._agreement.pool(), labelled, alpha)

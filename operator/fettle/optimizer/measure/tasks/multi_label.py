@@ -12,8 +12,8 @@ from typing import Any, Self
 
 import numpy as np
 
+from fettle.api.data import EvaluationSpec
 from fettle.api.labels import IGNORED
-from fettle.api.optimizedmodel import EvaluationSpec
 from fettle.api.signature import Signature
 from fettle.errors import DataError
 from fettle.optimizer.labels.reader import NOT_COUNTED
@@ -123,7 +123,7 @@ class MultiLabel(TaskMetric):
 
     def scorer(self, labelled: bool) -> Scorer:
         """F1 by labels, or of what the original says."""
-        return Found() if labelled else Kept(self._names)
+        return Found() if labelled else SameTags(self._names)
 
 
 def _decisions(name: str, profile: OutputProfile, examples: Sequence[Answer]) -> Decisions:
@@ -207,7 +207,7 @@ class Found:
 
 
 @dataclass
-class Kept:
+class SameTags:
     """Decisions beside the original's. `names` are those of the tags, of all outputs."""
 
     names: Sequence[str]

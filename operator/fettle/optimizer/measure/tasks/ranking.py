@@ -9,16 +9,15 @@ T. Fawcett, "An introduction to ROC analysis", Pattern Recognition Letters 27 (2
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
 from typing import Any, Self
 
 import numpy as np
 
-from fettle.api.optimizedmodel import EvaluationSpec
+from fettle.api.data import EvaluationSpec
 from fettle.api.signature import Signature
 from fettle.errors import DataError
 from fettle.optimizer.measure.items import Answer
-from fettle.optimizer.measure.tasks.base import Likeness, Pool, Scorer, TaskMetric, ratio, shapes
+from fettle.optimizer.measure.tasks.base import Collected, Likeness, Pool, Scorer, TaskMetric, ratio, shapes
 from fettle.optimizer.measure.tasks.draws import times
 from fettle.optimizer.statistics import Indices, groups_of
 from fettle.store.comparison import is_float
@@ -72,79 +71,53 @@ class Ranking(TaskMetric):
 
     def scorer(self, labelled: bool) -> Scorer:
         """Area under the curve, or pairs that are in the original's order."""
-        return AreaUnderCurve() if labelled else SameOrder()
+        return Collected(area_under_curve if labelled else same_order)
 
 
-@dataclass
-class AreaUnderCurve:
-    """Scores beside labels of 0 and 1."""
+def area_under_curve(said: Sequence[float], truth: Sequence[float]) -> Pool:
+    """Area under the ROC curve of scores beside labels of 0 and 1. Raises DataError where labels are all the same, or scores are no numbers."""
+    scores, labels = np.array(said), np.array(truth)
+    if not np.isfinite(scores).all():
+        raise DataError(f"the scores of {int((~np.isfinite(scores)).sum())} of {len(scores)} items are NaN or infinite")
+    if len(set(truth)) < 2:
+        raise DataError(
+            f"the labels of all {len(labels)} items are the same: Ranking needs items with yes and items with no"
+        )
+    order = np.argsort(scores, kind="stable")
+    starts = np.flatnonzero(np.append(True, np.diff(scores[order]) > 0))
+    group, yes = groups_of(len(scores)), labels[order]
+    groups = int(group.max()) + 1
 
-    _scores: list[float] = field(default_factory=list)
-    _labels: list[float] = field(default_factory=list)
+    def value(drawn: Indices) -> Array:
+        weights = times(drawn, groups)[..., group[order]]
+        right, wrong = (np.add.reduceat(weights * side, starts, axis=-1) for side in (yes, 1 - yes))
+        below = np.cumsum(wrong, axis=-1) - wrong
+        pairs = right.sum(axis=-1) * wrong.sum(axis=-1)
+        return ratio((right * (below + wrong / 2)).sum(axis=-1), pairs, 0.5)
 
-    def add(self, said: float, truth: float) -> None:
-        """Keep an item's score and label."""
-        self._scores.append(said)
-        self._labels.append(truth)
-
-    def pool(self) -> Pool:
-        """Area under the ROC curve. Raises DataError where labels are all the same, or scores are no numbers."""
-        scores, labels = np.array(self._scores), np.array(self._labels)
-        if not np.isfinite(scores).all():
-            raise DataError(
-                f"the scores of {int((~np.isfinite(scores)).sum())} of {len(scores)} items are NaN or infinite"
-            )
-        if len(set(self._labels)) < 2:
-            raise DataError(
-                f"the labels of all {len(labels)} items are the same: Ranking needs items with yes and items with no"
-            )
-        order = np.argsort(scores, kind="stable")
-        starts = np.flatnonzero(np.append(True, np.diff(scores[order]) > 0))
-        group, yes = groups_of(len(scores)), labels[order]
-        groups = int(group.max()) + 1
-
-        def value(drawn: Indices) -> Array:
-            weights = times(drawn, groups)[..., group[order]]
-            right, wrong = (np.add.reduceat(weights * side, starts, axis=-1) for side in (yes, 1 - yes))
-            below = np.cumsum(wrong, axis=-1) - wrong
-            pairs = right.sum(axis=-1) * wrong.sum(axis=-1)
-            return ratio((right * (below + wrong / 2)).sum(axis=-1), pairs, 0.5)
-
-        return Pool(len(scores), groups, scores, value, constant=0.5)
+    return Pool(len(scores), groups, scores, value, constant=0.5)
 
 
-@dataclass
-class SameOrder:
-    """Scores beside the original's."""
+def same_order(said: Sequence[float], truth: Sequence[float]) -> Pool:
+    """The worst share of pairs that are in the original's order: of all, across the top and across the bottom. Raises DataError where the
+    original orders none.
 
-    _scores: list[float] = field(default_factory=list)
-    _original: list[float] = field(default_factory=list)
+    Where few items are a yes, hardly any pair has one in it: all of them could be at the wrong end, and nine of ten pairs be in order.
+    """
+    scores, original = np.array(said), np.array(truth)
+    if not np.nanmax(original) > np.nanmin(original):
+        raise DataError(
+            f"the original gives the same score to all {len(scores)} items, as a candidate that never looks at its input would"
+        )
+    wanted, right = _pairs(scores, original)
 
-    def add(self, said: float, truth: float) -> None:
-        """Keep an item's score and the original's."""
-        self._scores.append(said)
-        self._original.append(truth)
+    def value(drawn: Indices) -> Array:
+        weights = times(drawn, wanted.shape[1])
+        both = [np.einsum("...g,...g->...", weights @ table, weights) for table in (*right, *wanted)]
+        shares = [ratio(both[place], both[place + len(wanted)], 1.0) for place in range(len(wanted))]
+        return np.asarray(np.min(shares, axis=0))
 
-    def pool(self) -> Pool:
-        """The worst share of pairs that are in order: of all, across the top and across the bottom. Raises DataError where the original
-        orders none.
-
-        Where few items are a yes, hardly any pair has one in it: all of them could be at the wrong end, and nine of ten pairs be in order.
-        """
-        scores, original = np.array(self._scores), np.array(self._original)
-        if not np.nanmax(original) > np.nanmin(original):
-            raise DataError(
-                f"the original gives the same score to all {len(scores)} items, as a candidate that never looks at its input would"
-            )
-        wanted, right = _pairs(scores, original)
-
-        def value(drawn: Indices) -> Array:
-            weights = times(drawn, wanted.shape[1])
-            both = [np.einsum("...g,...g->...", weights @ table, weights) for table in (*right, *wanted)]
-            shares = [ratio(both[place], both[place + len(wanted)], 1.0) for place in range(len(wanted))]
-            return np.asarray(np.min(shares, axis=0))
-
-        return Pool(len(scores), wanted.shape[1], scores, value)
+    return Pool(len(scores), wanted.shape[1], scores, value)
 
 
 def _pairs(scores: Array, original: Array) -> tuple[Array, Array]:

@@ -12,13 +12,13 @@ from typing import Any, Self
 
 import numpy as np
 
-from fettle.api.optimizedmodel import AgreementSpec, EvaluationSpec
+from fettle.api.data import AgreementSpec, EvaluationSpec
 from fettle.api.signature import Signature
 from fettle.errors import DataError
 from fettle.optimizer.measure.agreement import FLOAT_NOISE
 from fettle.optimizer.measure.chance import FEWEST
 from fettle.optimizer.measure.items import Answer
-from fettle.optimizer.measure.tasks.base import Likeness, Pool, Scorer, TaskMetric, ratio, shapes, share
+from fettle.optimizer.measure.tasks.base import Collected, Likeness, Pool, Scorer, TaskMetric, ratio, shapes, share
 from fettle.optimizer.measure.tasks.draws import by_group, times
 from fettle.optimizer.statistics import Indices
 from fettle.store.comparison import is_float
@@ -91,7 +91,7 @@ class Regression(TaskMetric):
 
     def scorer(self, labelled: bool) -> Scorer:
         """R2 by labels, the share of items that are near the original's."""
-        return Explained() if labelled else Near(self._noise, self._agreement, tuple(self._sizes.items()))
+        return Collected(explained if labelled else Near(self._noise, self._agreement, tuple(self._sizes.items())).pool)
 
 
 def _is_few_numbers(name: str, examples: Sequence[Answer]) -> bool:
@@ -103,71 +103,54 @@ def _is_few_numbers(name: str, examples: Sequence[Answer]) -> bool:
 # --------------------------------------------------------------------------------------------------------------------- labels
 
 
-@dataclass
-class Explained:
-    """Answers beside labels: how much of the labels' variance is explained."""
+def explained(said: Sequence[Array], truth: Sequence[Array]) -> Pool:
+    """R2, mean over the channels in which labels vary; labels may speak of the first channels only. Raises DataError where they vary in none,
+    or answers are not numbers."""
+    labels = np.stack(truth)
+    numbers = np.stack(said)[:, : labels.shape[1]]
+    if not np.isfinite(numbers).all():
+        broken = int((~np.isfinite(numbers)).any(axis=1).sum())
+        raise DataError(f"answers to {broken} of {len(numbers)} items hold NaN or infinity, R2 needs numbers")
+    centred = labels - labels.mean(axis=0)
+    varies = np.ptp(labels, axis=0) > 0
+    if not varies.any():
+        raise DataError("all labels are the same: Regression measures how much of their variance a model explains")
+    errors = (numbers - labels)[:, varies] ** 2
+    channels = errors.shape[1]
+    totals = by_group(np.concatenate([errors, centred[:, varies], centred[:, varies] ** 2], axis=1))
+    sizes = by_group(np.ones((len(labels), 1)))[:, 0]
 
-    _said: list[Array] = field(default_factory=list)
-    _labels: list[Array] = field(default_factory=list)
+    def value(drawn: Indices) -> Array:
+        weights = times(drawn, len(totals))
+        sums = weights @ totals
+        squares = sums[..., channels : 2 * channels] ** 2 / (weights @ sizes)[..., None]
+        variance = sums[..., 2 * channels :] - squares
+        return np.asarray((1 - ratio(sums[..., :channels], variance, 1.0)).mean(axis=-1))
 
-    def add(self, said: Array, truth: Array) -> None:
-        """Keep an item's numbers; labels may speak of the first of them only."""
-        self._said.append(said[: len(truth)])
-        self._labels.append(truth)
-
-    def pool(self) -> Pool:
-        """R2, mean over the channels in which labels vary. Raises DataError where they vary in none, or answers are not numbers."""
-        labels, said = np.stack(self._labels), np.stack(self._said)
-        if not np.isfinite(said).all():
-            broken = int((~np.isfinite(said)).any(axis=1).sum())
-            raise DataError(f"answers to {broken} of {len(said)} items hold NaN or infinity, R2 needs numbers")
-        centred = labels - labels.mean(axis=0)
-        varies = np.ptp(labels, axis=0) > 0
-        if not varies.any():
-            raise DataError("all labels are the same: Regression measures how much of their variance a model explains")
-        errors = (said - labels)[:, varies] ** 2
-        channels = errors.shape[1]
-        totals = by_group(np.concatenate([errors, centred[:, varies], centred[:, varies] ** 2], axis=1))
-        sizes = by_group(np.ones((len(labels), 1)))[:, 0]
-
-        def value(drawn: Indices) -> Array:
-            weights = times(drawn, len(totals))
-            sums = weights @ totals
-            squares = sums[..., channels : 2 * channels] ** 2 / (weights @ sizes)[..., None]
-            variance = sums[..., 2 * channels :] - squares
-            return np.asarray((1 - ratio(sums[..., :channels], variance, 1.0)).mean(axis=-1))
-
-        absolute = np.abs(said - labels)
-        squared = np.sqrt(np.mean(absolute**2, axis=0))
-        told = f"MAE {amounts(absolute.mean(axis=0))}, RMSE {amounts(squared)} in the label's unit"
-        return Pool(len(labels), len(totals), errors, value, constant=0.0, details=told)
+    absolute = np.abs(numbers - labels)
+    squared = np.sqrt(np.mean(absolute**2, axis=0))
+    told = f"MAE {amounts(absolute.mean(axis=0))}, RMSE {amounts(squared)} in the label's unit"
+    return Pool(len(labels), len(totals), errors, value, constant=0.0, details=told)
 
 
 # ------------------------------------------------------------------------------------------------------------------ agreement
 
 
-@dataclass
+@dataclass(frozen=True)
 class Near:
-    """Answers beside the original's. `noise`: what arithmetic may change of a number, as a share of its channel's largest."""
+    """When answers are near the original's. `noise`: what arithmetic may change of a number, as a share of its channel's largest."""
 
     noise: Array
     agreement: AgreementSpec = field(default_factory=AgreementSpec)
     outputs: tuple[tuple[str, int], ...] = ()
-    _said: list[Array] = field(default_factory=list)
-    _truth: list[Array] = field(default_factory=list)
 
-    def add(self, said: Array, truth: Array) -> None:
-        """Keep an item's numbers and the original's."""
-        self._said.append(said)
-        self._truth.append(truth)
-
-    def pool(self) -> Pool:
+    def pool(self, answers: Sequence[Array], original: Sequence[Array]) -> Pool:
         """Share of items that are near in every channel. Raises DataError where one number for all of them would be.
 
         The systematic part of a channel's errors counts twice, so that it is held to half the tolerance: noise averages out over the
         items of whoever compares means, a shift of all answers does not.
         """
-        said, truth = np.stack(self._said), np.stack(self._truth)
+        said, truth = np.stack(answers), np.stack(original)
         limits = self._tolerances(truth)
         with np.errstate(invalid="ignore"):  # infinity less infinity
             same = (said == truth) | (np.isnan(said) & np.isnan(truth))

@@ -6,7 +6,7 @@ Read in another way, or taken from another item, they must not fit as well.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Hashable, Sequence
+from collections.abc import Hashable, Sequence, Sized
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -128,5 +128,5 @@ def size_of(said: Any) -> int:
     """About how many bytes what was said takes."""
     if isinstance(said, tuple):
         return sum(size_of(part) for part in said)
-    size = getattr(said, "nbytes", None)  # of an array or of boxes; a text has letters
-    return 8 * len(said) if size is None else int(size)
+    size = getattr(said, "nbytes", None)  # of an array or of boxes; a text has letters, a number or a yes has no parts
+    return int(size) if size is not None else 8 * (len(said) if isinstance(said, Sized) else 1)

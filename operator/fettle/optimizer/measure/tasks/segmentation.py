@@ -12,8 +12,8 @@ from typing import Any, Self
 
 import numpy as np
 
+from fettle.api.data import EvaluationSpec
 from fettle.api.labels import IGNORED
-from fettle.api.optimizedmodel import EvaluationSpec
 from fettle.api.signature import Signature
 from fettle.errors import DataError
 from fettle.optimizer.labels.reader import NOT_COUNTED
@@ -32,6 +32,7 @@ from fettle.optimizer.measure.tasks.base import (
     sums,
     whole_numbers,
 )
+from fettle.optimizer.measure.tasks.pictures import pictures
 from fettle.store.comparison import is_float
 
 Array = np.ndarray[Any, Any]
@@ -43,6 +44,7 @@ LEAST_SIDE = 16  # of a plane, where nobody says that it is a mask
 NEARLY, DECIDED = 0.1, 0.9  # of a mask's places, nine in ten are decided
 LOOKED_AT = 10_000  # places
 SKETCHED = 1 << 14
+COLOURS = 3
 FEW_CLASSES = 4  # of so few, every second one is next to another
 
 
@@ -199,13 +201,8 @@ Planes = Sequence[tuple[int, int]]
 
 
 def _planes(signature: Signature) -> Planes:
-    """Height and width of each input that is a picture; -1 where one varies."""
-    found: list[tuple[int, int]] = []
-    for tensor in signature.inputs:
-        if len(tensor.shape) == 4 and 3 in (tensor.shape[1], tensor.shape[3]):
-            sizes = tensor.shape[2:] if tensor.shape[1] == 3 else tensor.shape[1:3]
-            found.append((sizes[0], sizes[1]))
-    return found
+    """Height and width of each input that is a picture in colour; -1 where one varies. What is grey may as well be a spectrogram."""
+    return [(picture.height, picture.width) for picture in pictures(signature) if picture.channels == COLOURS]
 
 
 def _decided(values: Sequence[Array]) -> bool:

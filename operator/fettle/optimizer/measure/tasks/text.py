@@ -14,8 +14,8 @@ from typing import Any, Self
 import numpy as np
 from rapidfuzz.distance import Levenshtein
 
+from fettle.api.data import EvaluationSpec
 from fettle.api.labels import IGNORED
-from fettle.api.optimizedmodel import EvaluationSpec
 from fettle.api.signature import Signature
 from fettle.api.vocabulary import AgreementMode
 from fettle.errors import DataError

@@ -13,8 +13,8 @@ from typing import Any, Self
 
 import numpy as np
 
+from fettle.api.data import EvaluationSpec
 from fettle.api.labels import IGNORED
-from fettle.api.optimizedmodel import EvaluationSpec
 from fettle.api.signature import Signature
 from fettle.errors import DataError
 from fettle.optimizer.labels.reader import NOT_COUNTED, as_text

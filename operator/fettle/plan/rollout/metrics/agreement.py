@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from fettle.api.interval import items_needed, tango
 from fettle.api.modeldeployment_status import Verdict
+from fettle.api.reasons import Reason
 from fettle.plan.rollout.metrics.base import MetricMeasurement, MetricWindow
 from fettle.plan.rollout.window_totals import Comparisons, Doubt
 
@@ -28,23 +29,27 @@ def agreement(
     Good when the share is not below it, on as many items as prove `minimum` where none disagrees. What lies between waits
     for more items.
     """
+    count = comparisons.compared
+    verdict, text = _judged(minimum, min_requests, comparisons)
+    reason = Reason.ANALYSIS_INCONCLUSIVE
+    if verdict is Verdict.PENDING and doubts:
+        verdict, text, reason = Verdict.INCONCLUSIVE, f"agreement: {doubts[0].message}", doubts[0].reason
+    share = comparisons.agreed / count if count else None
+    return MetricMeasurement(verdict, text, reason, metric=AGREEMENT, value=share, bound=minimum, samples=count)
+
+
+def _judged(minimum: float, min_requests: int, comparisons: Comparisons) -> tuple[Verdict, str]:
+    """What the counts say by themselves."""
     needed = max(min_requests, items_needed(1 - minimum) or 0)
     count = comparisons.compared
     text = f"{count} items compared, {comparisons.disagreed} disagreed, {comparisons.unsure} skipped (stable was not confident)"
-    if count:
-        share = comparisons.agreed / count
-        highest = 1 - tango(comparisons.disagreed, 0, count).low
-        if count >= min(min_requests, FEWEST_COMPARED) and highest < minimum:
-            said = f"agreement {share:.4f} < {minimum:g} (95 % interval up to {highest:.4f}; {text})"
-            return MetricMeasurement(Verdict.BAD, said, metric=AGREEMENT, value=share, bound=minimum, samples=count)
-        if count >= needed and share >= minimum:
-            said = f"agreement {share:.4f} >= {minimum:g} ({text})"
-            return MetricMeasurement(Verdict.GOOD, said, metric=AGREEMENT, value=share, bound=minimum, samples=count)
-    if doubts:
-        return MetricMeasurement(Verdict.INCONCLUSIVE, f"agreement: {doubts[0].message}", doubts[0].reason)
-    if count >= needed:
-        return MetricMeasurement(
-            Verdict.PENDING,
-            f"agreement {comparisons.agreed / count:.4f} is below {minimum:g}, but its 95 % interval is not ({text})",
-        )
-    return MetricMeasurement(Verdict.PENDING, f"{count} of {needed} items needed for agreement {minimum:g} ({text})")
+    if not count:
+        return Verdict.PENDING, f"0 of {needed} items needed for agreement {minimum:g} ({text})"
+    share, highest = comparisons.agreed / count, 1 - tango(comparisons.disagreed, 0, count).low
+    if count >= min(min_requests, FEWEST_COMPARED) and highest < minimum:
+        return Verdict.BAD, f"agreement {share:.4f} < {minimum:g} (95 % interval up to {highest:.4f}; {text})"
+    if count < needed:
+        return Verdict.PENDING, f"{count} of {needed} items needed for agreement {minimum:g} ({text})"
+    if share < minimum:
+        return Verdict.PENDING, f"agreement {share:.4f} is below {minimum:g}, but its 95 % interval is not ({text})"
+    return Verdict.GOOD, f"agreement {share:.4f} >= {minimum:g} ({text})"

@@ -29,23 +29,28 @@ def ratio_metric(window: MetricWindow) -> MetricMeasurement | None:
     return latency_ratio(spec, spec.max_ratio_to_stable, window.spec.min_requests, window.canary, window.stable)
 
 
-def latency(spec: LatencySpec, bound: float, name: str, min_requests: int, canary: Traffic) -> MetricMeasurement:
-    """The percentile against `bound` milliseconds, which `name` explains.
+def latency(
+    spec: LatencySpec, bound: float, name: str, min_requests: int, canary: Traffic, stable: Traffic | None = None
+) -> MetricMeasurement:
+    """The percentile against `bound` milliseconds, which `name` explains; `stable`: whose traffic that bound is from, if it is.
 
     Bad as soon as more requests are slower than the percentile allows in all that are needed: no later one could mend that.
     """
     needed = max(min_requests, RUNS_NEEDED[spec.percentile])
     count, slower = canary.answers, canary.slower(bound)
-    metric = f"p{spec.percentile}Milliseconds"
-    if count >= min_requests and slower > (100 - spec.percentile) / 100 * max(count, needed):
-        value = canary.percentile(spec.percentile)
-        text = f"p{spec.percentile} latency {rounded(value)} ms > {name} ({count} requests, {slower} slower)"
-        return MetricMeasurement(Verdict.BAD, text, metric=metric, value=value, bound=bound, samples=count)
-    if count < needed:
-        return MetricMeasurement(Verdict.PENDING, f"{count} of {needed} requests needed for p{spec.percentile}")
-    value = canary.percentile(spec.percentile)
-    text = f"p{spec.percentile} latency {rounded(value)} ms within {name} ({count} requests)"
-    return MetricMeasurement(Verdict.GOOD, text, metric=metric, value=value, bound=bound, samples=count)
+    bad = count >= min_requests and slower > (100 - spec.percentile) / 100 * max(count, needed)
+    if not bad and count < needed:
+        verdict, text = Verdict.PENDING, f"{count} of {needed} requests needed for p{spec.percentile}"
+    else:
+        counted = f"{count} requests, {slower} slower" if bad else f"{count} requests"
+        if stable is not None:
+            counted = f"canary {counted}; stable {stable.answers} requests"
+        verdict, sign = (Verdict.BAD, ">") if bad else (Verdict.GOOD, "within")
+        text = f"p{spec.percentile} latency {rounded(canary.percentile(spec.percentile))} ms {sign} {name} ({counted})"
+    value = canary.percentile(spec.percentile) if count else None
+    return MetricMeasurement(
+        verdict, text, metric=f"p{spec.percentile}Milliseconds", value=value, bound=bound, samples=count
+    )
 
 
 def latency_ratio(
@@ -53,13 +58,12 @@ def latency_ratio(
 ) -> MetricMeasurement:
     """The percentile against the stable revision's in the same window."""
     needed = max(min_requests, RUNS_NEEDED[spec.percentile])
+    metric = f"p{spec.percentile}RatioToStable"
     if stable.answers < needed:
-        return MetricMeasurement(
-            Verdict.PENDING,
-            f"the stable revision answered {stable.answers} of {needed} requests needed for the comparison",
-        )
+        text = f"the stable revision answered {stable.answers} of {needed} requests needed for the comparison"
+        return MetricMeasurement(Verdict.PENDING, text, metric=metric, bound=ratio, samples=canary.answers)
     base = stable.percentile(spec.percentile)
-    name = f"{ratio:g} x stable's {rounded(base)} ms, {stable.answers} requests"
-    measured = latency(spec, ratio * base, name, min_requests, canary)
+    name = f"{ratio:g} x stable's {rounded(base)} ms"
+    measured = latency(spec, ratio * base, name, min_requests, canary, stable)
     value = measured.value / base if measured.value is not None and base > 0 else None
-    return replace(measured, metric=f"p{spec.percentile}RatioToStable", value=value, bound=ratio)
+    return replace(measured, metric=metric, value=value, bound=ratio)

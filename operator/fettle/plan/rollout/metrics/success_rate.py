@@ -16,11 +16,11 @@ def metric(window: MetricWindow) -> MetricMeasurement:
 
 def success_rate(minimum: float, min_requests: int, canary: Traffic) -> MetricMeasurement:
     """The share of requests that the model answered."""
-    if canary.requests < min_requests:
-        return MetricMeasurement(Verdict.PENDING, f"{canary.requests} of {min_requests} requests")
-    rate = 1 - canary.errors / canary.requests
-    good = rate >= minimum
-    sign = ">=" if good else "<"
-    text = f"success rate {rate:.4f} {sign} {minimum:g} ({canary.requests} requests, {canary.errors} failed)"
-    measured = MetricMeasurement(Verdict.GOOD if good else Verdict.BAD, text)
+    rate = 1 - canary.errors / canary.requests if canary.requests else None
+    if rate is None or canary.requests < min_requests:
+        measured = MetricMeasurement(Verdict.PENDING, f"{canary.requests} of {min_requests} requests")
+    else:
+        good = rate >= minimum
+        text = f"success rate {rate:.4f} {'>=' if good else '<'} {minimum:g} ({canary.requests} requests, {canary.errors} failed)"
+        measured = MetricMeasurement(Verdict.GOOD if good else Verdict.BAD, text)
     return replace(measured, metric="successRate", value=rate, bound=minimum, samples=canary.requests)

@@ -1,0 +1,271 @@
+"""One row for each metric: what it judges, how it is told to a person, and what its figures can prove. Data only.
+
+The code of a task's metric stands in `optimizer/measure/tasks/`, and its row names it. The plan, the report, the API's descriptions and the
+guide's table are made from these rows, so that nothing about a metric has to be said twice. A test holds them against the code.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from enum import Enum, auto
+
+from fettle.api.vocabulary import Metric
+
+
+class DropUnit(Enum):
+    """What a drop of the metric is counted in."""
+
+    FRACTION = auto()  # of 1: 0.02 is 2 %
+    OPEN = auto()  # nothing bounds it: R² and cosines fall below 0
+    LABELS = auto()  # in the labels' own unit: no bound can be guessed
+
+
+class Proof(Enum):
+    """What an interval of the drop rests on, and so how many items it takes to prove anything."""
+
+    ITEMS = auto()  # each item is right or wrong: a score interval
+    BOOTSTRAP_OVER_ITEMS = auto()  # a bootstrap that never claims more than the score interval where nothing changed
+    BOOTSTRAP = auto()
+
+
+@dataclass(frozen=True)
+class MetricEntry:
+    """A metric. `judges`, `by_labels` and `without_labels` are what the guide says of it; `without_labels` None: it needs labels.
+
+    `title` names its value in sentences, `title_without_labels` where that is something else without labels.
+    """
+
+    metric: Metric
+    judges: str
+    by_labels: str
+    without_labels: str | None
+    title: str
+    proof: Proof
+    scorer: str | None = None  # "module:class" in optimizer/measure/tasks; None: `measure/metrics.py` computes it
+    title_without_labels: str | None = None
+    percent: bool = True  # people read it in percent, and its drop in percentage points
+    drop: DropUnit = DropUnit.FRACTION
+    lower_is_better: bool = False
+    names_classes: bool = False  # a label is a class, and an answer decides for one
+    changed: str | None = None  # what share maxChanged bounds; None: 1 - the metric by the original's answers
+    outputs: str = "the first"  # that are read unless data.evaluation.output names one
+    recognized: str | None = None  # answers for which Auto chooses it
+    # How a canary's answers are compared with stable's; None: their numbers may differ where they say the same.
+    canaries: str | None = None
+
+    @property
+    def needs_labels(self) -> bool:
+        """Whether the original's answers cannot stand in for labels."""
+        return self.without_labels is None
+
+    @property
+    def bounds_agreement(self) -> bool:
+        """Whether its drop also says how many answers may differ, which is all that is known before labels are looked at."""
+        return self.drop is DropUnit.FRACTION or not self.needs_labels
+
+
+_AS_CANDIDATES = "as candidates are"
+
+# Where the user names no metric, those of tasks are asked in this order whether the answers are theirs.
+METRICS: tuple[MetricEntry, ...] = (
+    MetricEntry(
+        Metric.ACCURACY,
+        judges="classes",
+        by_labels="share of right answers",
+        without_labels="agreement with the original",
+        title="accuracy",
+        proof=Proof.ITEMS,
+        names_classes=True,
+        changed="of decisions",
+        canaries=_AS_CANDIDATES,
+    ),
+    MetricEntry(
+        Metric.F1,
+        judges="classes, some of them rare",
+        by_labels="F1, averaged as `average` says",
+        without_labels=None,
+        title="F1",
+        proof=Proof.BOOTSTRAP,
+        percent=False,
+        names_classes=True,
+        changed="of decisions",
+        canaries=_AS_CANDIDATES,
+    ),
+    MetricEntry(
+        Metric.DETECTION,
+        judges="boxes",
+        by_labels="average precision at IoU 0.5; a label is `[n, 5]`: left, top, right, bottom, class (-1 fills up)",
+        without_labels="F1 against the original's boxes, at several scores and overlaps",
+        title="detected objects",
+        proof=Proof.BOOTSTRAP_OVER_ITEMS,
+        scorer="detection:Detection",
+        outputs="those that hold boxes",
+        recognized="boxes",
+    ),
+    MetricEntry(
+        Metric.TEXT,
+        judges="texts, as of OCR or speech",
+        by_labels="1 - character error rate; labels are texts (characters in `classes`) or numbers",
+        without_labels="the same, against the original's text",
+        title="characters read right",
+        proof=Proof.BOOTSTRAP_OVER_ITEMS,
+        scorer="text:Text",
+        recognized="CTC texts with a named blank",
+        canaries="equal texts, where the model itself outputs texts",
+    ),
+    MetricEntry(
+        Metric.SEGMENTATION,
+        judges="masks",
+        by_labels="mean intersection over union; a label has a class for each place",
+        without_labels="the same, against the original's mask",
+        title="mean intersection over union",
+        proof=Proof.BOOTSTRAP_OVER_ITEMS,
+        scorer="segmentation:Segmentation",
+        recognized="masks",
+    ),
+    MetricEntry(
+        Metric.EMBEDDING,
+        judges="vectors for search or recognition",
+        by_labels="nearest neighbour has the same label",
+        without_labels="share of items whose vector stays close to the original's and keeps its nearest neighbour",
+        title="right nearest neighbours",
+        proof=Proof.ITEMS,
+        scorer="embedding:Embedding",
+        recognized="normalized embeddings",
+        canaries="cosine of at least 0.9",
+    ),
+    MetricEntry(
+        Metric.TOP_K,
+        judges="the best few classes, or articles of a catalogue",
+        by_labels="share of items whose class is among the best `topK` (5 by default)",
+        without_labels="share of items whose best `topK` are mostly the original's",
+        title="top-k accuracy",
+        title_without_labels="items with the same best classes",
+        proof=Proof.ITEMS,
+        scorer="top_k:TopK",
+    ),
+    MetricEntry(
+        Metric.MULTI_LABEL,
+        judges="tags, notes of each moment: many yes-or-no decisions per item",
+        by_labels="micro F1 with a threshold of 0.5 for probabilities or 0 for logits; a label has 0 or 1 for each decision",
+        without_labels="the same against the original's decisions, at three thresholds",
+        title="F1 of the yes-or-no decisions",
+        proof=Proof.BOOTSTRAP_OVER_ITEMS,
+        scorer="multi_label:MultiLabel",
+        percent=False,
+        outputs="all",
+    ),
+    MetricEntry(
+        Metric.RANKING,
+        judges="one score per item, or per pair of user and article, where only the order matters",
+        by_labels="area under the ROC curve; a label is 1, or 0 or -1",
+        without_labels="share of pairs of items that are in the original's order",
+        title="area under the ROC curve",
+        title_without_labels="pairs in the original's order",
+        proof=Proof.BOOTSTRAP_OVER_ITEMS,
+        scorer="ranking:Ranking",
+        percent=False,
+    ),
+    MetricEntry(
+        Metric.REGRESSION,
+        judges="quantities: prices, ratings, pitches",
+        by_labels="R², the share of the labels' variance that the model explains, so `maxDrop` is in R²; MAE and RMSE are reported too",
+        without_labels="share of items whose numbers are all within a tenth of the spread of the original's answers",
+        title="R² (share of the labels' variance explained)",
+        title_without_labels="items near the original's answer",
+        proof=Proof.BOOTSTRAP_OVER_ITEMS,
+        scorer="regression:Regression",
+        percent=False,
+        drop=DropUnit.OPEN,
+        changed="of items",
+        outputs="all",
+    ),
+    MetricEntry(
+        Metric.MEAN_SQUARED_ERROR,
+        judges="quantities, in the square of their unit",
+        by_labels="mean squared error; lower is better, and `maxDrop` is how far it may rise",
+        without_labels=None,
+        title="mean squared error",
+        proof=Proof.BOOTSTRAP,
+        percent=False,
+        drop=DropUnit.LABELS,
+        lower_is_better=True,
+        changed="of variance",
+        canaries=_AS_CANDIDATES,
+    ),
+    MetricEntry(
+        Metric.COSINE_SIMILARITY,
+        judges="vectors beside the right ones",
+        by_labels="mean cosine similarity",
+        without_labels=None,
+        title="cosine similarity",
+        proof=Proof.BOOTSTRAP,
+        percent=False,
+        drop=DropUnit.OPEN,
+        changed="of 1 - cosine",
+        canaries=_AS_CANDIDATES,
+    ),
+    MetricEntry(
+        Metric.AGREEMENT,
+        judges="the original's answers, element by element where necessary",
+        by_labels="not used",
+        without_labels="share of items with the same answer as the original's",
+        title="agreement with the original",
+        proof=Proof.ITEMS,
+        canaries=_AS_CANDIDATES,
+    ),
+)
+
+_ENTRIES = {entry.metric: entry for entry in METRICS}
+UNBOUNDED = tuple(entry.metric for entry in METRICS if entry.drop is not DropUnit.FRACTION)  # their drop may exceed 1
+TASKS = frozenset(entry.metric for entry in METRICS if entry.scorer is not None)  # those with a module of their own
+
+
+def entry(metric: Metric) -> MetricEntry:
+    """The row of a metric; Auto has Accuracy's, which it is unless the answers show another task."""
+    return _ENTRIES[Metric.ACCURACY if metric is Metric.AUTO else metric]
+
+
+def those(chosen: Callable[[MetricEntry], bool]) -> tuple[Metric, ...]:
+    """The metrics whose rows are chosen."""
+    return tuple(row.metric for row in METRICS if chosen(row))
+
+
+def listed(words: Iterable[str]) -> str:
+    """'F1, MeanSquaredError and CosineSimilarity'."""
+    *first, last = words
+    return f"{', '.join(first)} and {last}" if first else last
+
+
+def described() -> str:
+    """data.evaluation.metric for `kubectl explain`."""
+    judged = " ".join(f"{row.metric}: {row.judges}." for row in METRICS)
+    recognized = listed(row.recognized for row in METRICS if row.recognized)
+    needing = listed(those(lambda row: row.needs_labels))
+    return (
+        f"What a good answer is. {judged} Auto recognizes {recognized}, and is Accuracy otherwise; the notes say what it chose. Without labels, "
+        f"Accuracy becomes Agreement, and the metrics of tasks compare with the original's answers. {needing} require labels."
+    )
+
+
+def outputs_described() -> str:
+    """Which outputs are read by default."""
+    others = [
+        f"for {names} to {outputs}" for outputs, names in _grouped(lambda row: row.outputs) if outputs != "the first"
+    ]
+    return f"Defaults to the first; {', '.join(others)}."
+
+
+def changed_described() -> str:
+    """What share maxChanged bounds, for `kubectl explain`."""
+    return ", ".join(f"{share} for {names}" for share, names in _grouped(lambda row: row.changed))
+
+
+def _grouped(told: Callable[[MetricEntry], str | None]) -> Iterable[tuple[str, str]]:
+    """What is told of metrics, each with the list of those of which it is told."""
+    groups: dict[str, list[str]] = {}
+    for row in METRICS:
+        if (word := told(row)) is not None:
+            groups.setdefault(word, []).append(row.metric)
+    return ((word, listed(names)) for word, names in groups.items())
