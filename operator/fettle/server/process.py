@@ -17,7 +17,7 @@ from typing import Any, Protocol
 from fettle.server import rsgi
 from fettle.server.http import HttpFront
 from fettle.server.management import Management
-from fettle.server.model import ServedModel, load
+from fettle.server.model import Batching, ServedModel, load
 from fettle.server.replay import Replay
 from fettle.server.service import InferenceService
 from fettle.server.settings import ServerSettings
@@ -120,7 +120,9 @@ async def _loaded(
     started = time.perf_counter()
     # In a pool of its own, for whose thread nothing waits at the end of the process.
     pool, artifact = ThreadPoolExecutor(1), (settings.folder, settings.sha256)
-    loading = asyncio.get_running_loop().run_in_executor(pool, load, *artifact, settings.threads, settings.max_queue)
+    batching = Batching(settings.batch_max_size, settings.batch_max_delay_milliseconds / 1000)
+    told = (*artifact, settings.threads, settings.max_queue, batching)
+    loading = asyncio.get_running_loop().run_in_executor(pool, load, *told)
     await _until_stopped(stop, loading, management)
     if not loading.done():
         log.info("stopped while %s was loading", settings.model)

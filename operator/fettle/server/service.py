@@ -56,6 +56,8 @@ class InferenceService:
         self.windows = Windows()
         self.samples = Samples(model.signature, settings.samples, settings.samples_max_bytes)
         self.metrics = Metrics(settings.model, settings.revision)
+        self.metrics.waiting.set_function(lambda: float(model.waiting))
+        model.batcher.watch = self.metrics
         self.bodies = Bodies(settings)
         self._codec_thread = ThreadPoolExecutor(1, thread_name_prefix="codec")
         self.draining = False
@@ -123,26 +125,23 @@ class InferenceService:
     async def _answer(self, body: bytes | bytearray, codec: Codec) -> bytes:
         settings, signature = self.settings, self.model.signature
         try:
-            received = (body, signature, settings.max_rows)
-            small = len(body) <= SMALL_BODY
-            request = codec.decode(*received) if small else await self._in_codec_thread(codec.decode, *received)
+            if len(body) <= SMALL_BODY:
+                request = codec.decode(body, signature, settings.max_rows)
+            else:
+                request = await run_to_end(self._codec_thread, codec.decode, body, signature, settings.max_rows)
             outputs = await self._outputs(request)
             answered = (settings.model, settings.revision, request, signature, outputs)
-            small = sum(array.size for array in outputs.values()) <= SMALL_ANSWER
-            return codec.encode(*answered) if small else await self._in_codec_thread(codec.encode, *answered)
+            if sum([array.size for array in outputs.values()]) <= SMALL_ANSWER:
+                return codec.encode(*answered)
+            return await run_to_end(self._codec_thread, codec.encode, *answered)
         finally:
             self.bodies.release(len(body))
 
-    async def _in_codec_thread(self, function: Callable[..., _T], *arguments: Any) -> _T:
-        return await run_to_end(self._codec_thread, function, *arguments)
-
     async def _outputs(self, request: InferRequest) -> dict[str, Array]:
         started = time.perf_counter()
-        self.metrics.waiting.inc()
         try:
-            outputs = await self.model.infer(request)
+            outputs = await self.model.infer(request, self.settings.queue_seconds)
         finally:
-            self.metrics.waiting.dec()
             self.metrics.inference.observe(time.perf_counter() - started)
         try:
             self.samples.offer(request.inputs, request.rows, outputs)
