@@ -142,9 +142,7 @@ class RunningServer:
             raise ServerFailure(str(failure)) from failure
         environment = write_job(self.case, model, self.folder, threads, self.port, self.grpc_port)
         command = [interpreter, "-m", f"bench.peers.serve.{self.kind.module}"]
-        return subprocess.Popen(
-            command, env=environment, stdout=log, stderr=log, cwd=self.folder, start_new_session=True
-        )
+        return subprocess.Popen(command, env=environment, stdout=log, stderr=log, cwd=self.folder)
 
     def _wait(self) -> None:
         request, until = self.request(JSON), time.monotonic() + READY_SECONDS

@@ -8,7 +8,7 @@ from prometheus_client import CollectorRegistry
 from prometheus_client.metrics import MetricWrapperBase
 
 from fettle.controller import metrics as operator
-from fettle.server.metrics import LABELS, Histogram, Metrics
+from fettle.server.metrics import Histogram, Metrics, Requests
 from tools.docs.markdown import code, generated, table
 
 HEAD = ("metric", "type", "labels", "meaning")
@@ -47,5 +47,6 @@ def _metrics(registry: CollectorRegistry) -> Iterator[tuple[str, str, tuple[str,
     for collector in {*registry._collector_to_names}:
         if isinstance(collector, MetricWrapperBase):
             yield collector._name, str(collector._type), tuple(collector._labelnames), collector._documentation
-        elif isinstance(collector, Histogram):
-            yield collector.name, "histogram", LABELS, collector.documentation
+        elif isinstance(collector, Histogram | Requests):
+            (family,) = collector.describe()
+            yield collector.name, family.type, collector.label_names, collector.documentation

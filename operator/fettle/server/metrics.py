@@ -8,7 +8,7 @@ from itertools import accumulate
 from typing import Any
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, generate_latest
-from prometheus_client.core import HistogramMetricFamily
+from prometheus_client.core import CounterMetricFamily, HistogramMetricFamily
 from prometheus_client.registry import Collector
 from prometheus_client.utils import floatToGoString
 
@@ -26,6 +26,8 @@ class Histogram(Collector):
     The library's own costs five times as much, with a lock and a search from the first bound on, which is seen at several thousand requests
     a second.
     """
+
+    label_names = LABELS
 
     def __init__(self, name: str, documentation: str, bounds: tuple[float, ...], labels: tuple[str, ...]) -> None:
         self.name, self.documentation, self._labels = name, documentation, labels
@@ -51,20 +53,44 @@ class Histogram(Collector):
         yield family
 
 
+class Requests(Collector):
+    """The counter of one model's and revision's requests, by code; as `Histogram`."""
+
+    name, documentation = (
+        "fettle_server_requests",
+        "Number of requests by outcome, as an HTTP status code, over all protocols.",
+    )
+    label_names = (*LABELS, "code")
+
+    def __init__(self, labels: tuple[str, ...]) -> None:
+        self._labels = labels
+        self.counts: dict[str, int] = {}
+
+    def count(self, code: str) -> None:
+        """Count one."""
+        self.counts[code] = self.counts.get(code, 0) + 1
+
+    def describe(self) -> Iterator[CounterMetricFamily]:
+        """Its name, to the registry."""
+        yield CounterMetricFamily(self.name, self.documentation, labels=self.label_names)
+
+    def collect(self) -> Iterator[CounterMetricFamily]:
+        """What was counted."""
+        family = CounterMetricFamily(self.name, self.documentation, labels=self.label_names)
+        for code, count in sorted(self.counts.copy().items()):
+            family.add_metric((*self._labels, code), count)
+        yield family
+
+
 class Metrics:
     """The server's own registry: requests by code, latency, queue and inference."""
 
     def __init__(self, model: str, revision: str) -> None:
         self.registry = CollectorRegistry()
         self._labels = (model, revision)
-        per_code, per_outcome = ((*LABELS, label) for label in ("code", "outcome"))
         own: dict[str, Any] = {"labelnames": LABELS, "registry": self.registry}
-        self._requests = Counter(
-            "fettle_server_requests",
-            "Number of requests by outcome, as an HTTP status code, over all protocols.",
-            per_code,
-            registry=self.registry,
-        )
+        self.requests = Requests(self._labels)
+        self.registry.register(self.requests)
         self.latency = self._histogram(
             "fettle_server_request_seconds", "Time that an infer request spends in the server, in seconds.", _LATENCY
         )
@@ -89,13 +115,12 @@ class Metrics:
         self._compared = Counter(
             "fettle_server_compared_items",
             "Number of items compared with the stable revision: agreed, disagreed, or unsure (stable was not confident).",
-            per_outcome,
+            (*LABELS, "outcome"),
             registry=self.registry,
         )
         self._replays = Counter(
             "fettle_server_replay_seconds", "Time spent on replaying the stable revision's items, in seconds.", **own
         ).labels(*self._labels)
-        self._codes: dict[Code, Counter] = {}
 
     def _histogram(self, name: str, documentation: str, bounds: tuple[float, ...]) -> Histogram:
         made = Histogram(name, documentation, bounds, self._labels)
@@ -119,10 +144,7 @@ class Metrics:
 
     def count(self, code: Code) -> None:
         """Count a request that came through a front."""
-        counter = self._codes.get(code)
-        if counter is None:
-            counter = self._codes[code] = self._requests.labels(*self._labels, code.value)
-        counter.inc()
+        self.requests.count(code._value_)  # as `value`, without a descriptor's detour
 
     def text(self) -> bytes:
         """The metrics in Prometheus' text form."""

@@ -52,39 +52,48 @@ class ServedModel:
         for rows, seconds in found.seconds.items():
             self.pace.measured(rows * found.item_bytes, seconds)
 
+    def infer_here(self, request: InferRequest) -> dict[str, Array] | None:
+        """Outputs by name, computed by the event loop itself; None where the run is for `infer`. Raises as `infer`.
+
+        Nobody is overtaken: where requests wait, or as many run as may, each takes its turn.
+        """
+        size = sum([array.nbytes for array in request.inputs.values()])
+        if self.waiting >= self.streams or not self.pace.is_short(size):
+            return None
+        self._begin()
+        began = time.perf_counter()
+        try:
+            return self._run(request.inputs, request.rows)
+        finally:
+            self.waiting -= 1
+            took = time.perf_counter() - began
+            self.pace.ran_here(size, took)
+            self.batcher.watch.ran(request.rows, took)
+
     async def infer(self, request: InferRequest, seconds: float | None = None) -> dict[str, Array]:
         """Outputs by name. Raises RequestError UNAVAILABLE when the queue is full, or the model was not free within `seconds`; RuntimeFailure
         when the model fails.
 
         The place in the queue is given back when the computation has ended, also where the request was cancelled before.
         """
-        waiting = self.waiting
-        if waiting >= self.max_queue:
-            raise RequestError(Code.UNAVAILABLE, f"{waiting} requests are already waiting")
-        self.waiting = waiting + 1
+        self._begin()
         try:
-            if self._replaying is not None:
-                self._replaying.set()
-            # Nobody is overtaken: where requests wait, or as many run as may, each takes its turn.
-            if waiting < self.streams and self.pace.is_short(size := _size(request.inputs)):
-                return self._run_here(request, size)
             return await self.batcher.infer(request.inputs, request.rows, seconds)
         finally:
             self.waiting -= 1
 
-    def _run_here(self, request: InferRequest, size: int) -> dict[str, Array]:
-        began = time.perf_counter()
-        try:
-            return self._run(request.inputs, request.rows)
-        finally:
-            took = time.perf_counter() - began
-            self.pace.ran_here(size, took)
-            self.batcher.watch.ran(request.rows, took)
+    def _begin(self) -> None:
+        """A request comes: it takes a place, and a replay goes back behind it."""
+        if self.waiting >= self.max_queue:
+            raise RequestError(Code.UNAVAILABLE, f"{self.waiting} requests are already waiting")
+        self.waiting += 1
+        if self._replaying is not None:
+            self._replaying.set()
 
     def _run_there(self, inputs: dict[str, Array], rows: int) -> dict[str, Array]:
         began = time.perf_counter()
         outputs = self._run(inputs, rows)
-        self.pace.ran_there(_size(inputs), time.perf_counter() - began)
+        self.pace.ran_there(sum(array.nbytes for array in inputs.values()), time.perf_counter() - began)
         return outputs
 
     def replay(self, inputs: dict[str, Array]) -> dict[str, Array] | None:
@@ -132,11 +141,6 @@ class ServedModel:
         """Free the model; waits for the request that is running."""
         self.batcher.close()
         self.session.close()
-
-
-def _size(inputs: dict[str, Array]) -> int:
-    """Bytes of the inputs; of texts, of the references to them."""
-    return sum([array.nbytes for array in inputs.values()])
 
 
 def load(

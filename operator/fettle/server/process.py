@@ -6,6 +6,7 @@ The management port has a thread and an event loop of its own: whatever the data
 from __future__ import annotations
 
 import asyncio
+import gc
 import logging
 import signal
 import threading
@@ -89,6 +90,8 @@ async def serve(settings: ServerSettings) -> None:
         model = await _loaded(settings, stop, port.done)
         if model is None:
             return
+        gc.collect()
+        gc.freeze()  # what is there now stays: a full collection would look at all of it again, in the middle of a request
         service = InferenceService(settings, model)
         fronts = [front(service) for front in FRONTS]
         serving = [asyncio.create_task(front.serve()) for front in fronts]

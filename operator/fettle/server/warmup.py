@@ -25,6 +25,7 @@ log = logging.getLogger(__name__)
 RUNS = 5  # of each size; the middle one counts
 MOST_TRIED = 8  # items of a run where nothing says how many it takes best
 GAIN = 1.2  # times as many items per second that a run of several must do: less is within what a busy machine makes up
+SLOW_SECONDS = 0.2  # a run that takes longer is not repeated
 SECONDS = 1.0  # for all that is only tried; what would take longer is left as it is
 
 
@@ -67,13 +68,16 @@ def warm_up(
     batch = next((tensor for tensor in signature.inputs if tensor.batch_axis is not None), None)
     rows = inputs[batch.name].shape[batch.batch_axis or 0] if batch is not None else 1
     # Where items are served one by one the reference still is what one run answered, in older artifacts to several items.
+    began = time.perf_counter()
     outputs = infer(inputs) if manifest.alone else run(inputs, rows)
+    took = time.perf_counter() - began
     for tensor in signature.outputs:
         _check_reference(manifest, tensor, expected[tensor.name], outputs[tensor.name])
     size = sum(array.nbytes for array in inputs.values()) // rows
+    one = _rows(signature, inputs, 1, rows) if signature.batchable else inputs
+    seconds = {1: took if rows == 1 and took > SLOW_SECONDS else _middle(run, one, 1)}
     if not signature.batchable:
-        return Warmth(1, {1: _middle(run, inputs, 1)}, size)
-    seconds = {1: _middle(run, _rows(signature, inputs, 1, rows), 1)}
+        return Warmth(1, seconds, size)
     if items is None and seconds[1] < SHORT_SECONDS:
         items = 1  # the event loop runs it, one request after the other
     elif items is None:
@@ -107,14 +111,13 @@ def _sizes(most: int) -> Iterator[int]:
 
 
 def _middle(run: Run, inputs: Tensors, rows: int) -> float:
-    """Seconds of a run, after a first one."""
-    run(inputs, rows)
-    took = []
-    for _ in range(RUNS):
+    """Seconds of a run: the middle of some after a first one, or of as many as there is time for."""
+    took: list[float] = []
+    while len(took) <= RUNS and sum(took) <= SLOW_SECONDS:
         began = time.perf_counter()
         run(inputs, rows)
         took.append(time.perf_counter() - began)
-    return statistics.median(took)
+    return statistics.median(took[1:] or took)
 
 
 def _rows(signature: Signature, inputs: Tensors, count: int, rows: int) -> Tensors:
