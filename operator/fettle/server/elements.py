@@ -71,7 +71,7 @@ _WHOLE = _Kind("integers without a decimal point or exponent", b"0123456789-" + 
 _FLAGS = _Kind("true or false", b"truefals" + _SPACE, frozenset({bool}))
 _TEXTS = _Kind("strings", b'"' + _SPACE, frozenset({str}))
 _KINDS = {"FP": _FLOATS, "BF": _FLOATS, "IN": _WHOLE, "UI": _WHOLE, "BO": _FLAGS, "BY": _TEXTS}
-_target = functools.cache(numpy_dtype)
+numpy_type = functools.cache(numpy_dtype)
 
 
 def take(values: list[Any], dtype: str, shape: Sequence[int]) -> Array:
@@ -232,7 +232,7 @@ def _converted(flat: list[Any], dtype: str) -> Array:
     """The elements in their type. What would have to be bent to fit it is refused; that a float keeps fewer digits is no bending."""
     letter = _LETTERS.get(dtype)
     if letter is not None:
-        array: Array = np.empty(len(flat), _target(dtype))
+        array: Array = np.empty(len(flat), numpy_type(dtype))
         try:
             struct.pack_into(f"={len(flat)}{letter}", array, 0, *flat)
         except (struct.error, OverflowError):
@@ -245,7 +245,7 @@ def _converted(flat: list[Any], dtype: str) -> Array:
 def _bent(flat: list[Any], dtype: str) -> Array:
     """As `_converted`, by numpy, which takes some for what they are not, so that each element is looked at first."""
     kind = _KINDS[dtype[:2]]
-    target = _target(dtype)
+    target = numpy_type(dtype)
     if not kind.types.issuperset(map(type, flat)):
         raise _odd(flat, dtype)
     if kind is not _FLOATS:
