@@ -38,7 +38,8 @@ def test_what_is_short_for_one_item_is_not_therefore_short_for_many() -> None:
         ("not yet the rule", [LONG] * (PATIENCE - 1), True),
         ("a model that has become slow", [LONG] * PATIENCE, False),
         ("a model that is mostly slow", [LONG, LONG, SHORT] * PATIENCE, False),
-        ("one run that takes very long", [STALL], False),
+        ("a pod that is out of CPU every now and then", ([SHORT] * 5 + [STALL]) * 100, True),
+        ("runs that take very long", [STALL, SHORT, STALL, STALL], False),
         ("runs between short and long", [(SHORT_SECONDS + LONG_SECONDS) / 2] * 100, True),
     ],
 )
@@ -63,6 +64,7 @@ def test_a_size_that_was_sent_out_again_and_again_has_to_prove_itself_ever_longe
     proofs = []
     for _ in range(4):
         proofs.append(short_runs_until_it_is_back(pace))
+        pace.ran_here(SIZE, STALL)
         pace.ran_here(SIZE, STALL)
     assert proofs == [PROOF, 2 * PROOF, 4 * PROOF, 8 * PROOF]
 
