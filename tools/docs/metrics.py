@@ -8,7 +8,7 @@ from prometheus_client import CollectorRegistry
 from prometheus_client.metrics import MetricWrapperBase
 
 from fettle.controller import metrics as operator
-from fettle.server.metrics import Metrics
+from fettle.server.metrics import Histogram, Metrics, Requests
 from tools.docs.markdown import code, generated, table
 
 HEAD = ("metric", "type", "labels", "meaning")
@@ -36,13 +36,17 @@ def page() -> str:
 
 def _rows(registry: CollectorRegistry) -> Iterator[tuple[str, ...]]:
     """A row for each metric of ours, in the order of its name."""
+    for name, kind, labels, documentation in sorted(_metrics(registry)):
+        shown = f"{name}_total" if kind == "counter" else name
+        yield code(shown), kind, " ".join(code(label) for label in labels), documentation
+
+
+def _metrics(registry: CollectorRegistry) -> Iterator[tuple[str, str, tuple[str, ...], str]]:
+    """Name, type, labels and documentation of each metric of ours."""
     # No public way leads from a registry to the labels of metrics that have not been counted yet.
-    ours = {collector for collector in registry._collector_to_names if isinstance(collector, MetricWrapperBase)}
-    for metric in sorted(ours, key=lambda found: found._name):
-        name = f"{metric._name}_total" if metric._type == "counter" else metric._name
-        yield (
-            code(name),
-            str(metric._type),
-            " ".join(code(label) for label in metric._labelnames),
-            metric._documentation,
-        )
+    for collector in {*registry._collector_to_names}:
+        if isinstance(collector, MetricWrapperBase):
+            yield collector._name, str(collector._type), tuple(collector._labelnames), collector._documentation
+        elif isinstance(collector, Histogram | Requests):
+            (family,) = collector.describe()
+            yield collector.name, family.type, collector.label_names, collector.documentation

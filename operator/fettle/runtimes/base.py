@@ -13,12 +13,13 @@ import numpy as np
 from fettle.api.optimizedmodel_status import Executed
 from fettle.api.reasons import Reason
 from fettle.api.recipe import RuntimeSettings
-from fettle.api.signature import BY_NUMPY, BY_V2, Signature, Tensor
+from fettle.api.signature import BY_NUMPY, BY_V2, DATA_TYPES, Signature, Tensor
 from fettle.api.vocabulary import Precision, RuntimeName
 from fettle.errors import RuntimeFailure
 
 Array = np.ndarray[Any, Any]
 Arrays = Mapping[str, Array]
+_V2_NAMES = {np.dtype(row.numpy): row.v2 for row in DATA_TYPES if row.v2 not in ("BF16", "BYTES")}
 
 
 class Interrupted(Exception):
@@ -120,27 +121,39 @@ def require_settings(session: Session, asked: RuntimeSettings, library: str, adv
 
 def checked_inputs(signature: Signature, inputs: Arrays) -> dict[str, Array]:
     """`inputs` in the signature's order, contiguous. Raises RuntimeFailure (DataInvalid) for names, data types or ranks that do not fit."""
-    expected = [tensor.name for tensor in signature.inputs]
-    if set(expected) != set(inputs):
-        message = f"expected the inputs {expected}, found {sorted(inputs)}"
+    try:
+        checked = {tensor.name: _checked(tensor, inputs[tensor.name]) for tensor in signature.inputs}
+    except KeyError:
+        checked = {}
+    if len(checked) != len(inputs) or not checked:
+        message = f"expected the inputs {[tensor.name for tensor in signature.inputs]}, found {sorted(inputs)}"
         raise RuntimeFailure(message, reason=Reason.DATA_INVALID)
-    return {tensor.name: _checked(tensor, inputs[tensor.name]) for tensor in signature.inputs}
+    return checked
 
 
 def _checked(tensor: Tensor, array: Array) -> Array:
-    dtype, shape = v2_dtype(array), list(tensor.shape)
-    fits = len(array.shape) == len(shape) and all(
-        expected in (-1, size) for expected, size in zip(shape, array.shape, strict=True)
-    )
-    if dtype != tensor.dtype or not fits:
-        message = f"input {tensor.name}: expected {tensor.dtype} {shape}, found {dtype} {list(array.shape)}"
+    if v2_dtype(array) != tensor.dtype or not _fits(array.shape, tensor.shape):
+        expected, found = f"{tensor.dtype} {list(tensor.shape)}", f"{v2_dtype(array)} {list(array.shape)}"
+        message = f"input {tensor.name}: expected {expected}, found {found}"
         raise RuntimeFailure(message, reason=Reason.DATA_INVALID)
     # ascontiguousarray would make a scalar a vector.
     return array if array.flags.c_contiguous else np.ascontiguousarray(array)
 
 
+def _fits(shape: Sequence[int], expected: Sequence[int]) -> bool:
+    if len(shape) != len(expected):
+        return False
+    for size, wanted in zip(shape, expected, strict=True):  # noqa: SIM110  a generator costs twice as much, with every request
+        if size != wanted and wanted != -1:
+            return False
+    return True
+
+
 def v2_dtype(array: Array) -> str:
     """The V2 name of an array's data type; 'unknown (…)' for one that has none, or is in another machine's byte order."""
+    known = _V2_NAMES.get(array.dtype)  # by name takes numpy a while
+    if known is not None:
+        return known
     if array.dtype.kind in "USO":
         return "BYTES"
     row = BY_NUMPY.get(array.dtype.name) if array.dtype.isnative else None

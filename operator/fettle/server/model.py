@@ -2,54 +2,99 @@
 
 from __future__ import annotations
 
+import functools
 import logging
-from concurrent.futures import ThreadPoolExecutor
+import time
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
-from fettle.api.signature import Signature, Tensor
 from fettle.runtimes import base
 from fettle.runtimes.base import Array, Interrupt, Interrupted, Session
+from fettle.server.batcher import Batcher
+from fettle.server.pace import Pace
 from fettle.server.request import Code, InferRequest, RequestError
-from fettle.server.threads import run_to_end
-from fettle.store.comparison import close, is_float, narrowed
-from fettle.store.manifest import Manifest, check_fetched, model_entry, read_reference
+from fettle.server.warmup import warm_up
+from fettle.store.manifest import Manifest, check_fetched, model_entry
 
 log = logging.getLogger(__name__)
 
 
-@dataclass
+@dataclass(frozen=True)
+class Batching:
+    """What is asked of runs of several requests. `items`: most of one run; None = as the artifact or its warm-up says, 1 = never.
+    `delay`: seconds that a run with room waits for more."""
+
+    items: int | None = None
+    delay: float = 0.0
+
+
 class ServedModel:
-    """A loaded, warmed-up model. `infer` is called from the event loop; the runtime computes in threads of its own."""
+    """A loaded, warmed-up model. `infer` is called from the event loop; what is not over at once runs in threads (`batcher`)."""
 
-    manifest: Manifest
-    session: Session
-    pool: ThreadPoolExecutor
-    max_queue: int
-    waiting: int = 0
-    _replaying: Interrupt | None = None
+    def __init__(self, manifest: Manifest, session: Session, max_queue: int) -> None:
+        self.manifest, self.session, self.max_queue = manifest, session, max_queue
+        self.signature = manifest.signature  # requests' own, its batch free even where the file's is static
+        self.streams = max(1, manifest.settings.streams)
+        self.waiting = 0
+        self._batchable, self._static = manifest.signature.batchable, manifest.settings.batch_size
+        self._most = 1 if manifest.alone else self._static or manifest.settings.preferred_batch  # items of a run
+        self.pace = Pace()
+        self.batcher = Batcher(self._run_there, manifest.signature, self.streams)
+        self._replaying: Interrupt | None = None
 
-    @property
-    def signature(self) -> Signature:
-        """The signature that requests are checked against: the artifact's, its batch free even where the file's is static."""
-        return self.manifest.signature
+    def warm_up(self, folder: Path, batching: Batching) -> None:
+        """Run the artifact's reference items, and keep what they say of this machine."""
+        infer = functools.partial(self.session.infer, interrupt=None)
+        found = warm_up(self.manifest, folder, self._run, infer, batching.items)
+        self.batcher.items, self.batcher.delay = found.items, batching.delay
+        for rows, seconds in found.seconds.items():
+            self.pace.measured(rows * found.item_bytes, seconds)
 
-    async def infer(self, request: InferRequest) -> dict[str, Array]:
-        """Outputs by name. Raises RequestError UNAVAILABLE when the queue is full; RuntimeFailure when the model fails.
+    def infer_here(self, request: InferRequest) -> dict[str, Array] | None:
+        """Outputs by name, computed by the event loop itself; None where the run is for `infer`. Raises as `infer`.
+
+        Nobody is overtaken: where requests wait, or as many run as may, each takes its turn.
+        """
+        size = sum([array.nbytes for array in request.inputs.values()])
+        if self.waiting >= self.streams or not self.pace.is_short(size):
+            return None
+        self._begin()
+        began = time.perf_counter()
+        try:
+            return self._run(request.inputs, request.rows)
+        finally:
+            self.waiting -= 1
+            took = time.perf_counter() - began
+            self.pace.ran_here(size, took)
+            self.batcher.watch.ran(request.rows, took)
+
+    async def infer(self, request: InferRequest, seconds: float | None = None) -> dict[str, Array]:
+        """Outputs by name. Raises RequestError UNAVAILABLE when the queue is full, or the model was not free within `seconds`; RuntimeFailure
+        when the model fails.
 
         The place in the queue is given back when the computation has ended, also where the request was cancelled before.
         """
+        self._begin()
+        try:
+            return await self.batcher.infer(request.inputs, request.rows, seconds)
+        finally:
+            self.waiting -= 1
+
+    def _begin(self) -> None:
+        """A request comes: it takes a place, and a replay goes back behind it."""
         if self.waiting >= self.max_queue:
             raise RequestError(Code.UNAVAILABLE, f"{self.waiting} requests are already waiting")
         self.waiting += 1
         if self._replaying is not None:
             self._replaying.set()
-        try:
-            return await run_to_end(self.pool, self._run, request.inputs, request.rows)
-        finally:
-            self.waiting -= 1
+
+    def _run_there(self, inputs: dict[str, Array], rows: int) -> dict[str, Array]:
+        began = time.perf_counter()
+        outputs = self._run(inputs, rows)
+        self.pace.ran_there(sum(array.nbytes for array in inputs.values()), time.perf_counter() - began)
+        return outputs
 
     def replay(self, inputs: dict[str, Array]) -> dict[str, Array] | None:
         """Outputs for one item that nobody waits for; None where a request came first: try again. For one other thread.
@@ -67,23 +112,19 @@ class ServedModel:
             self._replaying = None
 
     def _run(self, inputs: dict[str, Array], rows: int, interrupt: Interrupt | None = None) -> dict[str, Array]:
-        if not self.signature.batchable:
+        most = self._most or rows
+        if not self._batchable or (rows <= most and self._static in (None, rows)):
             return self.session.infer(inputs, interrupt)
-        static = self.manifest.settings.batch_size
-        size = 1 if self.manifest.alone else static or self.manifest.settings.preferred_batch or rows
-        if rows <= size and static in (None, rows):
-            return self.session.infer(inputs, interrupt)
-        return self._run_in_parts(inputs, rows, size, interrupt)
+        return self._run_in_parts(inputs, rows, most, interrupt)
 
     def _run_in_parts(
         self, inputs: dict[str, Array], rows: int, size: int, interrupt: Interrupt | None
     ) -> dict[str, Array]:
         """Outputs of runs of `size` items. What a static file takes beyond them is filled up with the run's own first item."""
-        static = self.manifest.settings.batch_size
         parts: list[dict[str, Array]] = []
         for start in range(0, rows, size):
             own = range(start, min(start + size, rows))
-            take = [*own, *[start] * ((static or len(own)) - len(own))]
+            take = [*own, *[start] * ((self._static or len(own)) - len(own))]
             outputs = self.session.infer(
                 {t.name: np.take(inputs[t.name], take, axis=t.batch_axis or 0) for t in self.signature.inputs},
                 interrupt,
@@ -98,11 +139,13 @@ class ServedModel:
 
     def close(self) -> None:
         """Free the model; waits for the request that is running."""
-        self.pool.shutdown(wait=True, cancel_futures=True)
+        self.batcher.close()
         self.session.close()
 
 
-def load(folder: Path, sha256: str, threads: int | None, max_queue: int) -> ServedModel:
+def load(
+    folder: Path, sha256: str, threads: int | None, max_queue: int, batching: Batching | None = None
+) -> ServedModel:
     """Load and warm up the artifact in `folder`. Raises StoreError (tampered), RuntimeFailure (cannot load or run here)."""
     manifest = check_fetched(folder, sha256)
     settings = manifest.settings
@@ -111,55 +154,6 @@ def load(folder: Path, sha256: str, threads: int | None, max_queue: int) -> Serv
         settings = settings.model_copy(update={"threads": threads})
     runtime = base.get(manifest.runtime)
     session = runtime.load(model_entry(folder, manifest), settings, manifest.signature)
-    pool = ThreadPoolExecutor(max(1, settings.streams), thread_name_prefix="infer")
-    model = ServedModel(manifest, session, pool, max_queue)
-    _warm_up(model, folder)
+    model = ServedModel(manifest, session, max_queue)
+    model.warm_up(folder, batching or Batching())
     return model
-
-
-def _warm_up(model: ServedModel, folder: Path) -> None:
-    """Run the artifact's own reference items: the first run of a shape is slow, and its answers must be the known ones."""
-    reference = folder / "reference.npz"
-    if not reference.is_file():
-        return
-    inputs, expected = read_reference(reference)
-    batch = next((t for t in model.signature.inputs if t.batch_axis is not None), None)
-    rows = inputs[batch.name].shape[batch.batch_axis or 0] if batch is not None else 1
-    # Where items are served one by one the reference still is what one run answered, in older artifacts to several items.
-    outputs = model.session.infer(inputs, None) if model.manifest.alone else model._run(inputs, rows)
-    for tensor in model.signature.outputs:
-        _check_reference(model.manifest, tensor, expected[tensor.name], outputs[tensor.name])
-    if rows > 1 and model.signature.batchable:
-        item = {t.name: np.take(inputs[t.name], [0], axis=t.batch_axis or 0) for t in model.signature.inputs}
-        for _ in range(3):
-            model._run(item, 1)
-
-
-def _check_reference(manifest: Manifest, tensor: Tensor, expected: Array, output: Array) -> None:
-    """Log where an output of the reference items is not what it was when the artifact was measured."""
-    tolerance = manifest.tolerances.get(tensor.name)
-    if tolerance is None or not is_float(expected):
-        return
-    if output.shape != expected.shape:
-        log.warning(
-            "output %s has shape %s, the reference has %s: this is another class of CPU than it was measured on",
-            tensor.name,
-            list(output.shape),
-            list(expected.shape),
-        )
-        return
-    rule = manifest.comparisons.get(tensor.name)
-    channels = rule.channels or () if rule is not None else ()
-    # Axes of channels are those of one item, counted from the end.
-    left, right = (
-        np.moveaxis(array.astype(np.float64), tensor.batch_axis or 0, 0) if array.ndim else array.astype(np.float64)
-        for array in (expected, output)
-    )
-    if not close(left, right, tolerance.rtol, narrowed(tolerance.atol, channels, left.shape)):
-        with np.errstate(invalid="ignore"):
-            worst = np.nanmax(np.abs(left - right))
-        log.warning(
-            "output %s differs from the reference by up to %.3g: this is another class of CPU than it was measured on",
-            tensor.name,
-            worst,
-        )

@@ -6,6 +6,7 @@ The management port has a thread and an event loop of its own: whatever the data
 from __future__ import annotations
 
 import asyncio
+import gc
 import logging
 import signal
 import threading
@@ -17,7 +18,7 @@ from typing import Any, Protocol
 from fettle.server import rsgi
 from fettle.server.http import HttpFront
 from fettle.server.management import Management
-from fettle.server.model import ServedModel, load
+from fettle.server.model import Batching, ServedModel, load
 from fettle.server.replay import Replay
 from fettle.server.service import InferenceService
 from fettle.server.settings import ServerSettings
@@ -89,6 +90,8 @@ async def serve(settings: ServerSettings) -> None:
         model = await _loaded(settings, stop, port.done)
         if model is None:
             return
+        gc.collect()
+        gc.freeze()  # what is there now stays: a full collection would look at all of it again, in the middle of a request
         service = InferenceService(settings, model)
         fronts = [front(service) for front in FRONTS]
         serving = [asyncio.create_task(front.serve()) for front in fronts]
@@ -120,7 +123,9 @@ async def _loaded(
     started = time.perf_counter()
     # In a pool of its own, for whose thread nothing waits at the end of the process.
     pool, artifact = ThreadPoolExecutor(1), (settings.folder, settings.sha256)
-    loading = asyncio.get_running_loop().run_in_executor(pool, load, *artifact, settings.threads, settings.max_queue)
+    batching = Batching(settings.batch_max_size, settings.batch_max_delay_milliseconds / 1000)
+    told = (*artifact, settings.threads, settings.max_queue, batching)
+    loading = asyncio.get_running_loop().run_in_executor(pool, load, *told)
     await _until_stopped(stop, loading, management)
     if not loading.done():
         log.info("stopped while %s was loading", settings.model)

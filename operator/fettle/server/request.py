@@ -39,7 +39,7 @@ class RequestError(Exception):
         self.code, self.message, self.unread = code, message, unread
 
 
-@dataclass(frozen=True)
+@dataclass(slots=True)  # a frozen one takes five times as long to make
 class InferRequest:
     """A decoded request: arrays by input name, the outputs asked for (None = all) and the client's id."""
 

@@ -30,6 +30,7 @@ from fettle.server.windows import Windows
 
 log = logging.getLogger(__name__)
 _T = TypeVar("_T")
+_OK = Code.OK
 
 # What the event loop may work on itself, in a few milliseconds.
 SMALL_BODY = 1 << 18  # bytes
@@ -56,6 +57,8 @@ class InferenceService:
         self.windows = Windows()
         self.samples = Samples(model.signature, settings.samples, settings.samples_max_bytes)
         self.metrics = Metrics(settings.model, settings.revision)
+        self.metrics.waiting.set_function(lambda: float(model.waiting))
+        model.batcher.watch = self.metrics
         self.bodies = Bodies(settings)
         self._codec_thread = ThreadPoolExecutor(1, thread_name_prefix="codec")
         self.draining = False
@@ -75,7 +78,7 @@ class InferenceService:
         code = Code.FAILED
         try:
             answer = await self._answer(await receive, codec)
-            code = Code.OK
+            code = _OK
             return answer
         except RequestError as error:
             code = error.code
@@ -114,41 +117,42 @@ class InferenceService:
 
     def _count(self, code: Code, seconds: float) -> None:
         self.metrics.count(code)
-        if code is Code.GONE:
-            return
-        self.metrics.latency.observe(seconds)
-        if code is Code.OK or code.is_failure:  # a client's own mistake says nothing of the model
-            self.windows.record(seconds * 1000, error=code.is_failure)
+        if code is _OK:
+            self.metrics.latency.observe(seconds)
+            self.windows.record(seconds * 1000, error=False)
+        elif code is not Code.GONE:
+            self.metrics.latency.observe(seconds)
+            if code.is_failure:  # a client's own mistake says nothing of the model
+                self.windows.record(seconds * 1000, error=True)
 
     async def _answer(self, body: bytes | bytearray, codec: Codec) -> bytes:
         settings, signature = self.settings, self.model.signature
         try:
-            received = (body, signature, settings.max_rows)
-            small = len(body) <= SMALL_BODY
-            request = codec.decode(*received) if small else await self._in_codec_thread(codec.decode, *received)
-            outputs = await self._outputs(request)
+            if len(body) <= SMALL_BODY:
+                request = codec.decode(body, signature, settings.max_rows)
+            else:
+                request = await run_to_end(self._codec_thread, codec.decode, body, signature, settings.max_rows)
+            started = time.perf_counter()
+            try:
+                outputs = self.model.infer_here(request)
+                if outputs is None:
+                    outputs = await self.model.infer(request, settings.queue_seconds)
+            finally:
+                self.metrics.inference.observe(time.perf_counter() - started)
+            self._keep(request, outputs)
             answered = (settings.model, settings.revision, request, signature, outputs)
-            small = sum(array.size for array in outputs.values()) <= SMALL_ANSWER
-            return codec.encode(*answered) if small else await self._in_codec_thread(codec.encode, *answered)
+            if sum([array.size for array in outputs.values()]) <= SMALL_ANSWER:
+                return codec.encode(*answered)
+            return await run_to_end(self._codec_thread, codec.encode, *answered)
         finally:
             self.bodies.release(len(body))
 
-    async def _in_codec_thread(self, function: Callable[..., _T], *arguments: Any) -> _T:
-        return await run_to_end(self._codec_thread, function, *arguments)
-
-    async def _outputs(self, request: InferRequest) -> dict[str, Array]:
-        started = time.perf_counter()
-        self.metrics.waiting.inc()
-        try:
-            outputs = await self.model.infer(request)
-        finally:
-            self.metrics.waiting.dec()
-            self.metrics.inference.observe(time.perf_counter() - started)
+    def _keep(self, request: InferRequest, outputs: Mapping[str, Array]) -> None:
+        """Offer an answered item to canaries."""
         try:
             self.samples.offer(request.inputs, request.rows, outputs)
         except Exception:
             log.exception("an answered item could not be kept for canaries")
-        return outputs
 
 
 def _failure(error: Exception) -> RequestError:

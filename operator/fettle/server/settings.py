@@ -84,3 +84,20 @@ class ServerSettings(BaseSettings):
         ge=1,
         description="Maximum number of requests that wait for the model. Exceeding it returns 503 with Retry-After.",
     )
+    queue_seconds: float = Field(
+        default=30,
+        gt=0,
+        description="Maximum time that a request waits for the model, in seconds. Exceeding it returns 503 with Retry-After.",
+    )
+    batch_max_size: int | None = Field(
+        default=None,
+        ge=1,
+        description="Maximum number of items of several requests in one run of the model. 1 disables this. "
+        "Defaults to the artifact's preferred batch size, or to the best of 1 to 8 as measured when the model is loaded.",
+    )
+    batch_max_delay_milliseconds: float = Field(
+        default=0,
+        ge=0,
+        le=1000,
+        description="Time that a run with room for more items waits for them, in milliseconds. 0 combines only requests that are waiting already.",
+    )

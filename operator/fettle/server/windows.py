@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import math
 import threading
 import time
+from bisect import bisect_left
 from collections import Counter, deque
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -18,14 +18,12 @@ MOST_BYTES = (
 )  # 600 a second, which is 60 different latencies; a pod that needs more forgets earlier, and says so
 STEP_SECONDS = 1.0  # by which a clock that is set differs from one that is slowed or sped up
 LAST_BUCKET = 500  # half a million seconds
-_LOG_RATIO = math.log(BUCKET_RATIO)
+_BOUNDS = [BUCKET_BASE * BUCKET_RATIO**index * (1 + 1e-12) for index in range(LAST_BUCKET)]
 
 
 def bucket(milliseconds: float) -> int:
     """Smallest index i with milliseconds <= BUCKET_BASE * BUCKET_RATIO**i."""
-    if milliseconds <= BUCKET_BASE:
-        return 0
-    return min(math.ceil(math.log(milliseconds / BUCKET_BASE) / _LOG_RATIO - 1e-9), LAST_BUCKET)
+    return bisect_left(_BOUNDS, milliseconds)
 
 
 @dataclass
@@ -78,7 +76,10 @@ class Windows:
     def record(self, milliseconds: float, *, error: bool) -> None:
         """Count one answer; `error`: the model failed to give it (5xx)."""
         with self._lock:
-            window = self._window()
+            window, now = self._current, self._ticks() + self._offset
+            # Most of the time it still is the second that it was.
+            if window is None or now >= window.second + 1 or abs(self._clock() - now) > STEP_SECONDS:
+                window = self._window()
             window.requests += 1
             window.errors += error
             if not error:  # how fast a failure came says nothing of the model: buckets hold what it answered

@@ -9,6 +9,7 @@ import pytest
 from tests.unit.server.serving import publish
 
 from fettle.server.model import ServedModel, load
+from fettle.server.pace import Pace
 from fettle.server.service import InferenceService
 from fettle.server.settings import ServerSettings
 from fettle.store.manifest import fetch_artifact
@@ -29,8 +30,10 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ServedModel]:
 
 @pytest.fixture
 def service(model: ServedModel, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[InferenceService]:
-    """Its bounds are small enough to be reached."""
+    """Its bounds are small enough to be reached. Nothing is known of how long its model takes: each request has a run in a thread."""
     monkeypatch.setattr(model, "session", model.session)  # put back afterwards
+    monkeypatch.setattr(model, "pace", Pace())
+    monkeypatch.setattr(model.batcher, "items", 1)
     settings = ServerSettings(
         model="lookup", revision="r", folder=tmp_path, body_seconds=0.05, max_body_bytes=1000, max_bodies_bytes=1500
     )

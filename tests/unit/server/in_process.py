@@ -50,7 +50,7 @@ class Sent:
 def counted(service: InferenceService) -> tuple[int, int, dict[int, float]]:
     """Requests and errors of the windows, and answers by code of the metrics."""
     window = service.windows._current
-    codes = {int(code.value): counter._value.get() for code, counter in service.metrics._codes.items()}
+    codes = {int(code): float(count) for code, count in service.metrics.requests.counts.items()}
     return (window.requests, window.errors, codes) if window is not None else (0, 0, codes)
 
 

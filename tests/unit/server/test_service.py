@@ -113,7 +113,7 @@ async def test_a_request_whose_client_gives_up_while_the_model_works_counts_as_g
     await asyncio.sleep(0)
     request.cancel()  # whoever asks twice gets no more
     await asyncio.sleep(0)
-    waiting = service.metrics.waiting._value.get()
+    waiting = service.metrics.registry.get_sample_value("fettle_server_waiting", {"model": "lookup", "revision": "r"})
     assert (service.in_flight, service.bodies.held, service.model.waiting, waiting) == (1, len(BODY), 1, 1)
     assert not service.idle.is_set() and not request.done()
     held.goes_on.set()

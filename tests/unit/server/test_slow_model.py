@@ -102,6 +102,30 @@ def test_a_server_that_is_told_to_end_while_its_model_loads_ends_at_once(tmp_pat
         server.process.kill()
 
 
+STALLING = [3e6, 0.0, 0.0, 0.0]  # some seconds with a matrix of 1
+
+
+def test_a_model_that_was_quick_and_stalls_does_not_stop_probes(tmp_path: Path) -> None:
+    server = SlowServer(tmp_path, {"size": 1})  # quick enough for the event loop
+    try:
+        for _ in range(3):
+            server.ask(QUICK)
+        with ThreadPoolExecutor() as clients:
+            before = server.cpu_seconds()
+            stalling = clients.submit(timed, server, STALLING)
+            until_it_runs(server, before)
+            answers = [
+                (probe, httpx.get(f"{server.admin}{probe}").status_code)
+                for probe in ("/healthz", "/readyz", "/fettle/window?since=0", "/metrics")
+            ]
+            assert not stalling.done()
+            assert {status for _, status in answers} == {200}
+        stalling.result()
+        server.ask(QUICK)
+    finally:
+        server.stop()
+
+
 def compared(server: SlowServer) -> tuple[float, float]:
     """Seconds of replays, and items compared."""
     lines = httpx.get(f"{server.admin}/metrics").text.splitlines()

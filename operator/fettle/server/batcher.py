@@ -1,0 +1,276 @@
+"""Requests that wait for the model: its threads take them in order, several of the same form in one run where the runtime gains from it.
+
+The event loop puts requests in and is called back once for each run, however many requests were in it. A thread that is done takes what
+waits by itself: between two runs nothing goes through the loop. Who is at the head of the queue runs next, always; those of its form that
+wait behind it join it as long as the run has room, so that nobody is overtaken by more than one run.
+
+An answer does not depend on who else was in the run: only models whose batch axis was proved, and whose answers were certified with other
+items beside them, are batched (`model.items_at_once`); where a run of several requests fails, each of them runs again by itself.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import threading
+import time
+from collections import deque
+from collections.abc import Callable
+from typing import Protocol
+
+import numpy as np
+
+from fettle.api.signature import Signature
+from fettle.errors import RuntimeFailure
+from fettle.runtimes.base import Array
+from fettle.server.request import Code, RequestError
+
+log = logging.getLogger(__name__)
+
+Tensors = dict[str, Array]
+Run = Callable[[Tensors, int], Tensors]
+
+
+class Watch(Protocol):
+    """Who counts runs. Called in the event loop."""
+
+    def ran(self, items: int, seconds: float) -> None:
+        """A run of so many items is over, and took so long."""
+
+    def waited(self, seconds: float) -> None:
+        """A request waited so long for its run to begin."""
+
+
+class _Nobody:
+    """Does not count."""
+
+    def ran(self, items: int, seconds: float) -> None:
+        """See `Watch`."""
+
+    def waited(self, seconds: float) -> None:
+        """See `Watch`."""
+
+
+class _Work:
+    """A request in the queue or in a run. `outcome` and the times are written by the thread that ran it, all else by the event loop."""
+
+    __slots__ = ("abandoned", "arrived", "began", "ended", "form", "future", "inputs", "outcome", "over", "rows")
+
+    def __init__(self, inputs: Tensors, rows: int, form: tuple[int, ...], future: asyncio.Future[Tensors]) -> None:
+        self.inputs, self.rows, self.form, self.future = inputs, rows, form, future
+        self.arrived = time.perf_counter()
+        self.began = self.ended = 0.0  # 0: it did not run
+        self.outcome: Tensors | BaseException | None = None
+        self.abandoned = self.over = False
+
+    def settle(self) -> None:
+        """Its request goes on, with the outcome; a client that is gone hears nothing of it."""
+        self.over = True
+        if self.future.done():
+            return
+        if self.abandoned or self.outcome is None:
+            self.future.set_result({})
+        elif isinstance(self.outcome, BaseException):
+            self.future.set_exception(self.outcome)
+        else:
+            self.future.set_result(self.outcome)
+
+
+class Batcher:
+    """The queue and the threads. `infer` is for one event loop at a time; `run` is called in as many threads as there are `streams`.
+
+    `items`: most of a run of several requests; 1 = each runs by itself. `delay`: seconds that a run with room waits for more, from the
+    arrival of its first request.
+    """
+
+    def __init__(self, run: Run, signature: Signature, streams: int) -> None:
+        self._run, self._signature = run, signature
+        self.items, self.delay = 1, 0.0
+        self.watch: Watch = _Nobody()
+        self._fixed = all(
+            size >= 0 or axis == tensor.batch_axis
+            for tensor in signature.inputs
+            for axis, size in enumerate(tensor.shape)
+        )
+        self._queue: deque[_Work] = deque()
+        self._changed = threading.Condition()
+        self._lingering = 0  # threads whose run has room and waits for more
+        self._closed = False
+        self._threads = [
+            threading.Thread(target=self._serve, name=f"infer_{number}", daemon=True) for number in range(streams)
+        ]
+        for thread in self._threads:
+            thread.start()
+
+    async def infer(self, inputs: Tensors, rows: int, seconds: float | None = None) -> Tensors:
+        """Outputs by name. Raises what the model raised; RequestError UNAVAILABLE where the model was not free within `seconds`.
+
+        A thread that computes cannot be stopped. So a request that is cancelled ends only when its work has left queue and threads:
+        until then it counts as in flight, with its place in the queue and its bytes. What had not begun by then is left out.
+        """
+        loop = asyncio.get_running_loop()
+        work = _Work(inputs, rows, self._form(inputs), loop.create_future())
+        self._put(work)
+        late = loop.call_later(seconds, self._expire, work, seconds) if seconds is not None else None
+        try:
+            return await work.future
+        except asyncio.CancelledError:
+            work.abandoned = True
+            while not work.over:
+                work.future = loop.create_future()
+                with contextlib.suppress(asyncio.CancelledError):
+                    await work.future
+            raise
+        finally:
+            if late is not None:
+                late.cancel()
+
+    def close(self) -> None:
+        """Answer nobody who still waits, and end the threads after the runs that are under way."""
+        with self._changed:
+            left, self._closed = list(self._queue), True
+            self._queue.clear()
+            self._changed.notify_all()
+        for work in left:
+            work.outcome = RequestError(Code.UNAVAILABLE, "the server is shutting down")
+            self._return([work])
+        for thread in self._threads:
+            thread.join()
+
+    # ------------------------------------------------------------------------------------------------------- in the event loop
+
+    def _form(self, inputs: Tensors) -> tuple[int, ...]:
+        """What requests of one run have in common: the sizes of their inputs, but for the number of items."""
+        if self._fixed or self.items == 1:
+            return ()
+        return tuple(
+            size
+            for tensor in self._signature.inputs
+            for axis, size in enumerate(inputs[tensor.name].shape)
+            if axis != tensor.batch_axis
+        )
+
+    def _put(self, work: _Work) -> None:
+        with self._changed:
+            self._queue.append(work)
+            if self._lingering:
+                self._changed.notify_all()  # whoever lingers may be the one to take it, or holds the others up no longer
+            else:
+                self._changed.notify()
+
+    def _expire(self, work: _Work, seconds: float) -> None:
+        with self._changed:
+            if work not in self._queue:
+                return  # it runs
+            self._queue.remove(work)
+        work.outcome = RequestError(Code.UNAVAILABLE, f"the model was not free within {seconds:g} s")
+        work.settle()
+
+    def _settle(self, batch: list[_Work]) -> None:
+        """What the threads give back."""
+        if batch[0].began:
+            self.watch.ran(sum(work.rows for work in batch), batch[0].ended - batch[0].began)
+        for work in batch:
+            if work.began:
+                self.watch.waited(work.began - work.arrived)
+            work.settle()
+
+    # --------------------------------------------------------------------------------------------------------- in the threads
+
+    def _serve(self) -> None:
+        while batch := self._next():
+            began = time.perf_counter()
+            outcomes = self._together(batch) if len(batch) > 1 else [self._alone(batch[0])]
+            ended = time.perf_counter()
+            for work, outcome in zip(batch, outcomes, strict=True):
+                work.began, work.ended, work.outcome = began, ended, outcome
+            self._return(batch)
+
+    def _next(self) -> list[_Work]:
+        """The request whose turn it is, and those that run with it; empty when there will be no more."""
+        with self._changed:
+            batch = self._first()
+            most, delay = self.items, self.delay
+            rows = batch[0].rows if batch else most
+            while rows < most:
+                rows = self._join(batch, rows, most)
+                left = batch[0].arrived + delay - time.perf_counter()
+                # Who waits and cannot join is not held up.
+                if left <= 0 or rows >= most or self._queue or self._closed:
+                    break
+                self._lingering += 1
+                self._changed.wait(left)
+                self._lingering -= 1
+            return batch
+
+    def _first(self) -> list[_Work]:
+        while True:
+            while self._queue:
+                work = self._queue.popleft()
+                if not work.abandoned:
+                    return [work]
+                self._return([work])
+            if self._closed:
+                return []
+            self._changed.wait()
+
+    def _join(self, batch: list[_Work], rows: int, most: int) -> int:
+        """Move those that wait, have the form and find room from the queue into the run, in their order; how many items it has then."""
+        others: list[_Work] = []
+        while self._queue and rows < most:
+            work = self._queue.popleft()
+            if work.abandoned:
+                self._return([work])
+            elif work.form == batch[0].form and rows + work.rows <= most:
+                batch.append(work)
+                rows += work.rows
+            else:
+                others.append(work)
+        self._queue.extendleft(reversed(others))
+        return rows
+
+    def _alone(self, work: _Work) -> Tensors | BaseException:
+        try:
+            return self._run(work.inputs, work.rows)
+        except BaseException as error:  # noqa: BLE001  whatever it is, it is this request's, and the thread has others to serve
+            return error
+
+    def _together(self, batch: list[_Work]) -> list[Tensors | BaseException]:
+        try:
+            rows = sum(work.rows for work in batch)
+            return self._scattered(batch, self._run(self._gathered(batch), rows), rows)
+        except Exception as error:  # noqa: BLE001  one request may have made the run fail, and no other is to hear of it
+            log.info("a run of %d requests failed, so each runs by itself: %s", len(batch), error)
+            return [self._alone(work) for work in batch]
+
+    def _gathered(self, batch: list[_Work]) -> Tensors:
+        return {
+            tensor.name: np.concatenate([work.inputs[tensor.name] for work in batch], axis=tensor.batch_axis or 0)
+            for tensor in self._signature.inputs
+        }
+
+    def _scattered(self, batch: list[_Work], outputs: Tensors, rows: int) -> list[Tensors | BaseException]:
+        """Each request's part of the outputs, as views. Raises RuntimeFailure where they are not as many as the inputs."""
+        for tensor in self._signature.outputs:
+            shape = outputs[tensor.name].shape
+            if shape[tensor.batch_axis or 0] != rows:
+                raise RuntimeFailure(f"output {tensor.name}: expected {rows} items, found shape {list(shape)}")
+        parts: list[Tensors | BaseException] = []
+        at = 0
+        for work in batch:
+            own = slice(at, at := at + work.rows)
+            parts.append(
+                {
+                    tensor.name: outputs[tensor.name][(slice(None),) * (tensor.batch_axis or 0) + (own,)]
+                    for tensor in self._signature.outputs
+                }
+            )
+        return parts
+
+    def _return(self, batch: list[_Work]) -> None:
+        """Give the requests back to the event loop, all in one call."""
+        try:
+            batch[0].future.get_loop().call_soon_threadsafe(self._settle, batch)
+        except RuntimeError:  # the loop has ended, and with it those who waited
+            log.warning("%d requests ended after the event loop", len(batch))
