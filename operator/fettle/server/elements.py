@@ -69,7 +69,7 @@ _WHOLE = _Kind("integers without a decimal point or exponent", b"0123456789-" + 
 _FLAGS = _Kind("true or false", b"truefals" + _SPACE, frozenset({bool}))
 _TEXTS = _Kind("strings", b'"' + _SPACE, frozenset({str}))
 _KINDS = {"FP": _FLOATS, "BF": _FLOATS, "IN": _WHOLE, "UI": _WHOLE, "BO": _FLAGS, "BY": _TEXTS}
-_target = functools.cache(numpy_dtype)
+numpy_type = functools.cache(numpy_dtype)
 
 
 def take(values: list[Any], dtype: str, shape: Sequence[int]) -> Array:
@@ -224,7 +224,7 @@ def _flat(piece: _Piece) -> bytes:
 def _converted(flat: list[Any], dtype: str) -> Array:
     """The elements in their type. What would have to be bent to fit it is refused; that a float keeps fewer digits is no bending."""
     kind = _KINDS[dtype[:2]]
-    target = _target(dtype)
+    target = numpy_type(dtype)
     if not kind.types.issuperset(map(type, flat)):
         raise _odd(flat, dtype)
     if kind is not _FLOATS:

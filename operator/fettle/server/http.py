@@ -10,6 +10,7 @@ from fettle import __version__
 from fettle.api.text import clip
 from fettle.server import protocol, rsgi
 from fettle.server.connections import Connections
+from fettle.server.protocol import Exchange
 from fettle.server.request import Code, RequestError
 from fettle.server.service import InferenceService
 
@@ -17,6 +18,9 @@ Header = tuple[str, str]
 
 STATUSES = {code: int(code.value) for code in Code}  # metrics count under HTTP's own numbers
 _RETRY: tuple[Header, ...] = (("Retry-After", "1"),)
+_JSON: tuple[Header, ...] = (("content-type", "application/json"),)
+_BYTES: Header = ("content-type", "application/octet-stream")
+_JSON_SIZE = "inference-header-content-length"  # bytes of JSON before those of tensors
 
 
 class HttpFront:
@@ -27,7 +31,7 @@ class HttpFront:
         self.service = service
         self.connections = Connections(settings.connection_max_requests, settings.connection_max_seconds)
         self._server = rsgi.server(self, settings.host, settings.port)
-        self._headers = [("content-type", "application/json"), ("fettle-revision", settings.revision)]
+        self._headers = [("fettle-revision", settings.revision)]
         self._closing = [*self._headers, ("connection", "close")]
         base = f"/v2/models/{settings.model}"
         self._bases = (base, f"{base}/versions/{settings.revision}")
@@ -47,17 +51,20 @@ class HttpFront:
             connection.close(None)
             return
         closing = False
-        more: tuple[Header, ...] = ()
+        more: tuple[Header, ...] = _JSON
         try:
             if scope.path in self._infer_paths:
-                code, body = Code.OK, await self.service.infer(self._receive(scope, connection), protocol)
+                exchange = Exchange()
+                code, body = Code.OK, await self.service.infer(self._receive(scope, connection, exchange), exchange)
+                if exchange.json_size is not None:
+                    more = (_BYTES, (_JSON_SIZE, str(exchange.json_size)))
             else:
                 code, body = self.service.tell(self._get, scope)
         except RequestError as error:
             if error.code is Code.GONE:
                 return
             code, body = error.code, orjson.dumps({"error": error.message})
-            closing, more = error.unread, self._error_headers(code, scope.path)
+            closing, more = error.unread, (*_JSON, *self._error_headers(code, scope.path))
         closing |= self.connections.should_close(scope.client) or self.service.draining
         headers = self._closing if closing else self._headers
         connection.response_bytes(STATUSES[code], [*headers, *more], body)
@@ -68,12 +75,12 @@ class HttpFront:
             return (("Allow", "POST" if path in self._infer_paths else "GET"),)
         return _RETRY if code is Code.UNAVAILABLE else ()
 
-    async def _receive(self, scope: Any, connection: Any) -> bytes | bytearray:
-        """The body of a request for inference. Raises RequestError."""
+    async def _receive(self, scope: Any, connection: Any, exchange: Exchange) -> bytes | bytearray:
+        """The body of a request for inference; `exchange` is told how much of it is JSON. Raises RequestError."""
         if scope.method != "POST":
             raise RequestError(Code.NOT_ALLOWED, "infer requires POST")
         headers = scope.headers
-        _check_form(headers)
+        exchange.json_size = _json_size(headers)
         length = headers.get("content-length")
         size = int(length) if length is not None and length.isdecimal() else None
         try:
@@ -96,7 +103,7 @@ class HttpFront:
     def _document(self, path: str) -> dict[str, Any] | None:
         settings, model, ready = self.service.settings, self.service.model, not self.service.draining
         if path == "/v2":
-            return {"name": "fettle", "version": __version__, "extensions": []}
+            return {"name": "fettle", "version": __version__, "extensions": ["binary_tensor_data"]}
         if path == "/v2/health/live":
             return {"live": True}
         if path == "/v2/health/ready":
@@ -109,11 +116,16 @@ class HttpFront:
         return None
 
 
-def _check_form(headers: Any) -> None:
-    """Refuse bodies in forms that would only be found not to be JSON."""
+def _json_size(headers: Any) -> int | None:
+    """Bytes of JSON before those of tensors; None: all of the body. Refuses forms that would only be found not to be JSON."""
     encoding = headers.get("content-encoding")
     if encoding is not None and encoding.strip().lower() not in ("", "identity"):
         message = f"Content-Encoding {clip(encoding, 64)!r} is not supported: send the body uncompressed"
         raise RequestError(Code.UNSUPPORTED, message, unread=True)
-    if headers.get("inference-header-content-length") is not None:
-        raise RequestError(Code.INVALID, "binary tensors are not supported: send JSON", unread=True)
+    size = headers.get(_JSON_SIZE)
+    if size is None:
+        return None
+    if not (size.isascii() and size.isdecimal() and len(size) < 20) or not int(size):
+        message = f"Inference-Header-Content-Length must be the number of bytes of JSON, found {clip(size, 64)!r}"
+        raise RequestError(Code.INVALID, message, unread=True)
+    return int(size)
