@@ -6,7 +6,7 @@ Raises RequestError INVALID, which names the tensor, what was expected and what 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Container, Iterable, Mapping, Sequence
 from typing import Any
 
 from fettle.api.signature import Signature, Tensor
@@ -15,6 +15,8 @@ from fettle.server.elements import MOST_BYTES_OF_TEXTS, MOST_ELEMENTS
 from fettle.server.request import Code, RequestError
 
 MOST_SAID = 300  # bytes of what a client wrote that an error repeats
+# Parameters by which a client asks for another answer than the model's, or points elsewhere for it: to ignore them would be wrong.
+_REFUSED = ("classification", "shared_memory_region", "shared_memory_offset", "shared_memory_byte_size")
 
 
 def invalid(message: str) -> RequestError:
@@ -84,3 +86,10 @@ def require_texts(sizes: Iterable[int]) -> None:
     total = sum(sizes)
     if total > MOST_BYTES_OF_TEXTS:
         raise invalid(f"expected at most {MOST_BYTES_OF_TEXTS} bytes of strings in a request, found {total}")
+
+
+def refuse_parameters(names: Container[str], where: str) -> None:
+    """Others than these change nothing and may stand there."""
+    for name in _REFUSED:
+        if name in names:
+            raise invalid(f"{where}: the parameter {name} is not supported")

@@ -6,9 +6,8 @@ from typing import Any
 
 import orjson
 
-from fettle import __version__
 from fettle.api.text import clip
-from fettle.server import protocol, rsgi
+from fettle.server import describe, rsgi
 from fettle.server.connections import Connections
 from fettle.server.protocol import Exchange
 from fettle.server.request import Code, RequestError
@@ -40,6 +39,9 @@ class HttpFront:
     async def serve(self) -> None:
         """Listen until `stop`."""
         await self._server.serve()
+
+    def drain(self) -> None:
+        """Nothing to do: each answer says by itself that its connection ends."""
 
     def stop(self) -> None:
         """Stop listening."""
@@ -103,14 +105,13 @@ class HttpFront:
     def _document(self, path: str) -> dict[str, Any] | None:
         settings, model, ready = self.service.settings, self.service.model, not self.service.draining
         if path == "/v2":
-            return {"name": "fettle", "version": __version__, "extensions": ["binary_tensor_data"]}
+            return describe.server()
         if path == "/v2/health/live":
             return {"live": True}
         if path == "/v2/health/ready":
             return {"ready": ready}
         if path in self._bases:
-            platform = f"{model.manifest.model.format.lower()}_{model.manifest.runtime}"
-            return protocol.metadata(settings.model, settings.revision, platform, model.signature)
+            return describe.model(settings, model)
         if path in tuple(f"{base}/ready" for base in self._bases):
             return {"name": settings.model, "ready": ready}
         return None

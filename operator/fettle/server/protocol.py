@@ -18,8 +18,8 @@ from fettle.server.binary import Raw
 from fettle.server.checks import (
     chosen_outputs,
     count_rows,
-    free_shape,
     invalid,
+    refuse_parameters,
     require_inputs,
     require_shape,
     require_texts,
@@ -30,8 +30,6 @@ from fettle.server.envelope import EnvelopeError, split
 from fettle.server.request import InferRequest
 
 Data = Span | Raw | list[Any]  # what the client sent as elements: a place in the body, or of small JSON what it held
-# Parameters by which a client asks for another answer than the model's, or points elsewhere for it: to ignore them would be wrong.
-_REFUSED = ("classification", "shared_memory_region", "shared_memory_offset", "shared_memory_byte_size")
 
 
 class Exchange:
@@ -93,9 +91,7 @@ def _parameters(entry: dict[str, Any], where: str) -> dict[str, Any]:
         return {}
     if not isinstance(parameters, dict):
         raise invalid(f'{where}: "parameters" must be an object')
-    for name in _REFUSED:
-        if name in parameters:
-            raise invalid(f"{where}: the parameter {name} is not supported")
+    refuse_parameters(parameters, where)
     return parameters
 
 
@@ -214,18 +210,3 @@ def _answer(
         return b"".join(parts), None
     size = sum(map(len, parts))
     return b"".join((*parts, *behind)), size
-
-
-def metadata(model: str, version: str, platform: str, signature: Signature) -> dict[str, Any]:
-    """Model metadata, as `GET /v2/models/<model>` answers it; -1 stands where a size varies."""
-
-    def tensors(side: tuple[Tensor, ...]) -> list[dict[str, Any]]:
-        return [{"name": tensor.name, "datatype": tensor.dtype, "shape": free_shape(tensor)} for tensor in side]
-
-    return {
-        "name": model,
-        "versions": [version],
-        "platform": platform,
-        "inputs": tensors(signature.inputs),
-        "outputs": tensors(signature.outputs),
-    }
