@@ -40,5 +40,15 @@ def model(settings: ServerSettings, served: ServedModel) -> dict[str, Any]:
     }
 
 
+def status(settings: ServerSettings, ready: bool) -> dict[str, Any]:
+    """The model's state in the words of the V1 protocol: KServe's (`ready`), and TensorFlow Serving's."""
+    version = {
+        "version": settings.revision,
+        "state": "AVAILABLE" if ready else "UNLOADING",
+        "status": {"error_code": "OK", "error_message": ""},
+    }
+    return {"name": settings.model, "ready": ready, "model_version_status": [version]}
+
+
 def _tensors(side: tuple[Tensor, ...]) -> list[dict[str, Any]]:
     return [{"name": tensor.name, "datatype": tensor.dtype, "shape": free_shape(tensor)} for tensor in side]

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import orjson
 
 from fettle.api.text import clip
-from fettle.server import describe, rsgi
+from fettle.server import describe, openapi, rsgi
 from fettle.server.connections import Connections
+from fettle.server.predict import Predict
 from fettle.server.protocol import Exchange
 from fettle.server.request import Code, RequestError
 from fettle.server.service import InferenceService
@@ -32,9 +34,14 @@ class HttpFront:
         self._server = rsgi.server(self, settings.host, settings.port)
         self._headers = [("fettle-revision", settings.revision)]
         self._closing = [*self._headers, ("connection", "close")]
-        base = f"/v2/models/{settings.model}"
-        self._bases = (base, f"{base}/versions/{settings.revision}")
-        self._infer_paths = frozenset(f"{each}/infer" for each in self._bases)
+        named = f"/models/{settings.model}"
+        names = (named, f"{named}/versions/{settings.revision}")
+        self._bases = tuple(f"/v2{name}" for name in names)
+        self._v1_bases = tuple(f"/v1{name}" for name in names)
+        self._codecs: dict[str, Callable[[], Exchange | Predict]] = {
+            **dict.fromkeys((f"{base}/infer" for base in self._bases), Exchange),
+            **dict.fromkeys((f"{base}:predict" for base in self._v1_bases), Predict),
+        }
 
     async def serve(self) -> None:
         """Listen until `stop`."""
@@ -55,8 +62,9 @@ class HttpFront:
         closing = False
         more: tuple[Header, ...] = _JSON
         try:
-            if scope.path in self._infer_paths:
-                exchange = Exchange()
+            codec = self._codecs.get(scope.path)
+            if codec is not None:
+                exchange = codec()
                 code, body = Code.OK, await self.service.infer(self._receive(scope, connection, exchange), exchange)
                 if exchange.json_size is not None:
                     more = (_BYTES, (_JSON_SIZE, str(exchange.json_size)))
@@ -74,13 +82,13 @@ class HttpFront:
     def _error_headers(self, code: Code, path: str) -> tuple[Header, ...]:
         """What goes with an error beside its sentence."""
         if code is Code.NOT_ALLOWED:
-            return (("Allow", "POST" if path in self._infer_paths else "GET"),)
+            return (("Allow", "POST" if path in self._codecs else "GET, HEAD"),)
         return _RETRY if code is Code.UNAVAILABLE else ()
 
-    async def _receive(self, scope: Any, connection: Any, exchange: Exchange) -> bytes | bytearray:
+    async def _receive(self, scope: Any, connection: Any, exchange: Exchange | Predict) -> bytes | bytearray:
         """The body of a request for inference; `exchange` is told how much of it is JSON. Raises RequestError."""
         if scope.method != "POST":
-            raise RequestError(Code.NOT_ALLOWED, "infer requires POST")
+            raise RequestError(Code.NOT_ALLOWED, f"{scope.path} requires POST")
         headers = scope.headers
         exchange.json_size = _json_size(headers)
         length = headers.get("content-length")
@@ -114,6 +122,10 @@ class HttpFront:
             return describe.model(settings, model)
         if path in tuple(f"{base}/ready" for base in self._bases):
             return {"name": settings.model, "ready": ready}
+        if path in self._v1_bases:
+            return describe.status(settings, ready)
+        if path == openapi.PATH:
+            return openapi.document(settings, model.signature)
         return None
 
 

@@ -176,10 +176,12 @@ def every_type_model(signature: Signature) -> onnx.ModelProto:
 class EchoServer(ServerProcess):
     """A server that answers each input x_<type> as the output y_<type>. The bases of both addresses are its own."""
 
-    def __init__(self, root: Path, dtypes: Sequence[str], **settings: object) -> None:
+    def __init__(self, root: Path, dtypes: Sequence[str], size: int = -1, **settings: object) -> None:
+        """`size`: of an item, -1 = any."""
+
         def side(letter: str) -> tuple[Tensor, ...]:
             return tuple(
-                Tensor(name=f"{letter}_{dtype}", dtype=dtype, shape=(-1, -1), batch_axis=0) for dtype in dtypes
+                Tensor(name=f"{letter}_{dtype}", dtype=dtype, shape=(-1, size), batch_axis=0) for dtype in dtypes
             )
 
         signature = Signature(inputs=side("x"), outputs=side("y"))
