@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -26,6 +27,8 @@ _ERRORS = {
     "500": "The model failed.",
     "503": "Too much is waiting already, or the server is on its way out. Try again after `Retry-After` seconds.",
 }
+_TEXT, _FLAG = {"type": "string"}, {"type": "boolean"}
+_PARAMETERS = {"type": ["object", "null"], "description": "What is not known here changes nothing."}
 _MOST_IN_EXAMPLE = 64  # elements of a tensor
 # The least numbers that round to infinity.
 _BEYOND = {"FP16": 65520.0, "BF16": 2.0**128 - 2.0**119, "FP32": 2.0**128 - 2.0**103}
@@ -141,50 +144,48 @@ def _ref(name: str) -> Json:
 
 def _schemas(settings: ServerSettings, signature: Signature) -> Json:
     inputs, outputs = signature.inputs, signature.outputs
-    parameters = {"type": ["object", "null"], "description": "What is not known here changes nothing."}
-    text = {"type": "string"}
-    metadata = _object(name=text, datatype=text, shape={"type": "array", "items": {"type": "integer"}})
-    model = {"name": text, "versions": _list(text), "platform": text}
-    wanted = {
-        "anyOf": [_object(name={"const": t.name}, parameters=parameters, optional=("parameters",)) for t in outputs]
-    }
-    request = _object(
-        id={"type": ["string", "null"], "description": "Comes back in the answer."},
-        parameters=parameters,
-        inputs={
-            **_list({"anyOf": [_sent(tensor) for tensor in inputs]}),
+    tensor = {"name": _TEXT, "datatype": _TEXT, "shape": _list({"type": "integer"})}
+    model = {"name": _TEXT, "versions": _list(_TEXT), "platform": _TEXT, "parameters": {"type": "object"}}
+    model |= {"inputs": _list(_object(tensor)), "outputs": _list(_object(tensor))}
+    states = _list({"type": "object"})
+    wanted = [_object({"name": {"const": output.name}, "parameters": _PARAMETERS}, "parameters") for output in outputs]
+    request = {
+        "id": {"type": ["string", "null"], "description": "Comes back in the answer."},
+        "parameters": _PARAMETERS,
+        "inputs": {
+            **_list({"anyOf": [_sent(each) for each in inputs]}),
             "minItems": len(inputs),
             "maxItems": len(inputs),
         },
-        outputs={"type": ["array", "null"], "items": wanted, "description": "Those to answer. Absent: all."},
-        optional=("id", "parameters", "outputs"),
-    )
-    answer = _object(
-        model_name={"const": settings.model},
-        model_version={"const": settings.revision},
-        id=text,
-        outputs=_list({"anyOf": [_answered(tensor) for tensor in outputs]}),
-        optional=("id",),
-    )
+        "outputs": {
+            "type": ["array", "null"],
+            "items": {"anyOf": wanted},
+            "description": "Those to answer. Absent: all.",
+        },
+    }
+    answer = {
+        "model_name": {"const": settings.model},
+        "model_version": {"const": settings.revision},
+        "id": _TEXT,
+        "outputs": _list({"anyOf": [_answered(each) for each in outputs]}),
+    }
     return {
-        "Error": _object(error=text),
-        "Live": _object(live={"type": "boolean"}),
-        "Ready": _object(ready={"type": "boolean"}),
-        "ServerMetadata": _object(name=text, version=text, extensions=_list(text)),
-        "ModelMetadata": _object(
-            **model, inputs=_list(metadata), outputs=_list(metadata), parameters={"type": "object"}
-        ),
-        "ModelStatus": _object(name=text, ready={"type": "boolean"}, model_version_status=_list({"type": "object"})),
-        "InferRequest": request,
-        "InferResponse": answer,
+        "Error": _object({"error": _TEXT}),
+        "Live": _object({"live": _FLAG}),
+        "Ready": _object({"ready": _FLAG}),
+        "ServerMetadata": _object({"name": _TEXT, "version": _TEXT, "extensions": _list(_TEXT)}),
+        "ModelMetadata": _object(model),
+        "ModelStatus": _object({"name": _TEXT, "ready": _FLAG, "model_version_status": states}),
+        "InferRequest": _object(request, "id", "parameters", "outputs"),
+        "InferResponse": _object(answer, "id"),
         "PredictRequest": _rows(inputs, settings.max_rows),
-        "PredictResponse": {"anyOf": [_object(predictions={"type": "array"}), _object(outputs={})]},
+        "PredictResponse": {"anyOf": [_object({"predictions": {"type": "array"}}), _object({"outputs": {}})]},
     }
 
 
-def _object(optional: tuple[str, ...] = (), **properties: Any) -> Json:
+def _object(properties: Mapping[str, Json], *optional: str) -> Json:
     required = [name for name in properties if name not in optional]
-    return {"type": "object", "required": required, "properties": properties}
+    return {"type": "object", "required": required, "properties": dict(properties)}
 
 
 def _list(items: Json) -> Json:
@@ -198,35 +199,39 @@ def _shape(tensor: Tensor) -> Json:
 
 def _sent(tensor: Tensor) -> Json:
     described = {"description": "The elements, flat or nested as the shape says; as many as the shape needs."}
-    return _object(
-        name={"const": tensor.name},
-        datatype={"const": tensor.dtype},
-        shape=_shape(tensor),
-        parameters={"type": ["object", "null"], "properties": {"binary_data_size": {"type": "integer", "minimum": 0}}},
-        data={"type": "array", **described},
-        optional=("parameters", "data"),
-    )
+    size = {"binary_data_size": {"type": "integer", "minimum": 0}}
+    properties: Json = {
+        "name": {"const": tensor.name},
+        "datatype": {"const": tensor.dtype},
+        "shape": _shape(tensor),
+        "parameters": {"type": ["object", "null"], "properties": size},
+        "data": {"type": "array", **described},
+    }
+    return _object(properties, "parameters", "data")
 
 
 def _answered(tensor: Tensor) -> Json:
     elements = _element(tensor.dtype)
     if elements["type"] == "number":
         elements = {"type": ["number", "null"], "description": "null: not a number, or infinite."}
-    return _object(
-        name={"const": tensor.name},
-        datatype={"const": tensor.dtype},
-        shape={"type": "array", "items": {"type": "integer"}},
-        parameters={"type": "object"},
-        data=_list(elements),
-        optional=("parameters", "data"),
-    )
+    properties: Json = {
+        "name": {"const": tensor.name},
+        "datatype": {"const": tensor.dtype},
+        "shape": _list({"type": "integer"}),
+        "parameters": {"type": "object"},
+        "data": _list(elements),
+    }
+    return _object(properties, "parameters", "data")
 
 
 def _rows(inputs: tuple[Tensor, ...], max_rows: int) -> Json:
     items = [_nested(tensor) for tensor in inputs]
-    named = _object(**{tensor.name: item for tensor, item in zip(inputs, items, strict=True)})
+    named = _object({tensor.name: item for tensor, item in zip(inputs, items, strict=True)})
     row = {**named, "additionalProperties": False} if len(inputs) > 1 else items[0]
-    return {**_object(instances={**_list(row), "minItems": 1, "maxItems": max_rows}), "not": {"required": ["inputs"]}}
+    return {
+        **_object({"instances": {**_list(row), "minItems": 1, "maxItems": max_rows}}),
+        "not": {"required": ["inputs"]},
+    }
 
 
 def _nested(tensor: Tensor) -> Json:

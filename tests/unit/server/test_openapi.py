@@ -11,6 +11,10 @@ import httpx
 import pytest
 from tests.unit.server.serving import EchoServer
 
+from fettle.api.signature import Signature, Tensor
+from fettle.server.openapi import document
+from fettle.server.settings import ServerSettings
+
 DTYPES = ("FP32", "FP16", "BOOL", "BYTES")  # for a schema 1.0 is an integer, and for this server it is none
 
 
@@ -62,3 +66,11 @@ def test_the_document_names_the_models_own_paths_and_tensors(server: EchoServer)
     named = told["components"]["schemas"]["InferRequest"]["properties"]["inputs"]["items"]["anyOf"]
     found = [(one["properties"]["name"]["const"], one["properties"]["datatype"]["const"]) for one in named]
     assert found == [(f"x_{dtype}", dtype) for dtype in DTYPES]
+
+
+def test_tensors_may_bear_any_name() -> None:
+    names = ("name", "optional", "properties", "a/b", "\u00fc")
+    tensors = tuple(Tensor(name=name, dtype="FP32", shape=(-1, 2), batch_axis=0) for name in names)
+    told = document(ServerSettings(model="m"), Signature(inputs=tensors, outputs=tensors))
+    row = told["components"]["schemas"]["PredictRequest"]["properties"]["instances"]["items"]
+    assert (tuple(row["properties"]), tuple(row["required"])) == (names, names)
