@@ -39,15 +39,17 @@ lint: setup ## run ruff and check formatting and import layers
 type: setup ## run mypy --strict
 	.venv/bin/mypy
 
-crds: setup ## generate crds/*.yaml, the chart's copy and docs/reference from the code
+crds: setup ## generate crds/*.yaml, the chart's copy, docs/reference and the server's gRPC messages from their sources
 	$(PYTHON) -m fettle.api.crd
 	$(PYTHON) -m fettle.api.reference
 	$(PYTHON) -m tools.docs
+	$(PYTHON) -m tools.protobuf
 
 verify: setup ## fail if a generated file is out of date
 	$(PYTHON) -m fettle.api.crd --check
 	$(PYTHON) -m fettle.api.reference --check
 	$(PYTHON) -m tools.docs --check
+	$(PYTHON) -m tools.protobuf --check
 
 docs: setup ## build the documentation site in site/ (open site/index.html)
 	@NO_MKDOCS_2_WARNING=1 .venv/bin/mkdocs build --strict --quiet

@@ -51,17 +51,18 @@ def publish(store: Store, model: Path, signature: Signature, **more: Any) -> str
 
 
 class ServerProcess:
-    """A server of an artifact, ready, and its two ports."""
+    """A server of an artifact, ready, and its three ports."""
 
     def __init__(self, store: Path, sha256: str, folder: Path, *, log: int | None = None, **settings: object) -> None:
         """`folder` gets the artifact; `settings` are the server's, by their names; `log` is where stderr goes."""
-        self.port, self.management = free_port(), free_port()
+        self.port, self.grpc, self.management = free_port(), free_port(), free_port()
         told = {
             "artifact": f"pvc://{CLAIM}/artifacts/{sha256}",
             "sha256": sha256,
             "folder": folder,
             "host": "127.0.0.1",
             "port": self.port,
+            "grpc_port": self.grpc,
             "management_port": self.management,
             **settings,
         }

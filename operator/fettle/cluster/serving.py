@@ -26,7 +26,9 @@ from fettle.settings import Settings
 REVISION_LABEL = f"{GROUP}/revision"
 STABLE_ANNOTATION = f"{GROUP}/stable-revision"
 ARTIFACT_ANNOTATION = f"{GROUP}/artifact"
+GRPC_PORT = 9000
 MANAGEMENT_PORT = 8081
+_GRPC = "kubernetes.io/h2c"  # HTTP/2 without TLS, as gateways and meshes are told
 SERVER = "server"
 FETCH = "fetch"
 FOLDER = "/model"
@@ -85,7 +87,10 @@ def service(owner: Object, stable: str | None) -> Object:
         ),
         "spec": {
             "selector": {**selector(metadata["name"]), TRAFFIC_LABEL: "on"},
-            "ports": [{"name": "http", "port": HTTP_PORT, "targetPort": "http", "protocol": "TCP"}],
+            "ports": [
+                {"name": "http", "port": HTTP_PORT, "targetPort": "http", "protocol": "TCP", "appProtocol": "http"},
+                {"name": "grpc", "port": GRPC_PORT, "targetPort": "grpc", "protocol": "TCP", "appProtocol": _GRPC},
+            ],
         },
     }
 
@@ -190,6 +195,7 @@ def _serve(owner: Object, revision: ModelRevision, settings: Settings) -> Object
         **container,
         "ports": [
             {"name": "http", "containerPort": HTTP_PORT, "protocol": "TCP"},
+            {"name": "grpc", "containerPort": GRPC_PORT, "protocol": "TCP"},
             {"name": "management", "containerPort": MANAGEMENT_PORT, "protocol": "TCP"},
         ],
         "startupProbe": asks("/readyz", periodSeconds=1, timeoutSeconds=2, failureThreshold=STARTUP_SECONDS),
@@ -231,6 +237,7 @@ def _environment(owner: Object, revision: ModelRevision, settings: Settings) -> 
         "SAMPLES": revision.server.samples,
         "STABLE": stable if revision.server.samples else None,
         "PORT": HTTP_PORT,
+        "GRPC_PORT": GRPC_PORT,
         "MANAGEMENT_PORT": MANAGEMENT_PORT,
         "CONNECTION_MAX_REQUESTS": settings.connection_max_requests,
         "CONNECTION_MAX_SECONDS": settings.connection_max_seconds,

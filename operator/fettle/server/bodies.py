@@ -101,6 +101,11 @@ class Bodies:
             raise RequestError(Code.UNAVAILABLE, message, unread=True)
         self.held += size
 
+    def hold(self, body: bytes) -> bytes:
+        """A body that a front's library has read; `release` it when its request is answered. Raises RequestError UNAVAILABLE."""
+        self._hold(len(body))
+        return body
+
     def release(self, size: int) -> None:
         """A request of so many bytes is answered."""
         self.held -= size

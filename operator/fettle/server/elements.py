@@ -300,6 +300,22 @@ def write(array: Array, dtype: str) -> list[bytes]:
     return [*parts[:-1], b"]"]
 
 
+def write_nested(array: Array, dtype: str) -> list[bytes]:
+    """The elements as JSON arrays nested as the shape says, in parts to be joined; of a scalar the element. Otherwise as `write`."""
+    if array.ndim < 2:
+        written = write(array, dtype)
+        return written if array.ndim else [b"".join(written)[1:-1]]
+    step = 1 if dtype == "BYTES" else NUMBERS_AT_ONCE // max(1, math.prod(array.shape[1:]))
+    parts = [b"["]
+    step = max(1, step) if array.size else 1
+    for at in range(0, len(array), step):
+        if step > 1:
+            parts += (_written(np.ascontiguousarray(array[at : at + step]), dtype)[1:-1], b",")
+        else:
+            parts += (*write_nested(array[at], dtype), b",")
+    return [*parts[: max(1, len(parts) - 1)], b"]"]
+
+
 def _written(flat: Array, dtype: str) -> bytes:
     if dtype != "BYTES":
         return orjson.dumps(

@@ -15,7 +15,7 @@ MOST_BESIDE = 1 << 20  # bytes of all that is no data: names, shapes, parameters
 MOST_MARKS = 4 * MOST_TEXTS + (
     1 << 16
 )  # quotes and brackets of one tensor of texts: two quotes each, in a list of its own
-_KEY = b'"data"'
+KEY = b'"data"'
 _OPENS = re.compile(rb"\s*+:\s*+\[")
 _LEAD = re.compile(rb"\[[\s\[]*+")
 _BRACKET = re.compile(rb"[\[\]]")
@@ -28,8 +28,8 @@ class EnvelopeError(Exception):
     """The body is no JSON, or has too much in it that is no data."""
 
 
-def split(body: bytes | bytearray) -> tuple[Any, dict[str, Span]]:
-    """The document, in which a mark stands for each array under a key "data", and the arrays' places by mark.
+def split(body: bytes | bytearray, key: bytes = KEY) -> tuple[Any, dict[str, Span]]:
+    """The document, in which a mark stands for each array under a key `key` (with its quotes), and the arrays' places by mark.
 
     A small body is read as a whole: its arrays are in the document. Raises EnvelopeError. Whether the arrays are arrays is not known before
     they are read.
@@ -37,7 +37,7 @@ def split(body: bytes | bytearray) -> tuple[Any, dict[str, Span]]:
     parts: list[bytes | bytearray] = []
     spans: dict[str, Span] = {}
     at, room = 0, MOST_BESIDE
-    for start, stop in _arrays(body) if len(body) > PIECE else ():
+    for start, stop in _arrays(body, key) if len(body) > PIECE else ():
         mark = f"{_MARK}{len(spans)}"
         spans[mark] = Span(body, start, stop)
         parts += (body[at:start], b'"%b"' % mark.encode())
@@ -54,14 +54,14 @@ def split(body: bytes | bytearray) -> tuple[Any, dict[str, Span]]:
         raise EnvelopeError(f"the body is not valid JSON: {error.msg if parts else error}") from error
 
 
-def _arrays(body: bytes | bytearray) -> Iterator[tuple[int, int]]:
-    """Where the arrays under a key "data" begin and end. Looks no further than MOST_BESIDE for the next."""
+def _arrays(body: bytes | bytearray, key: bytes) -> Iterator[tuple[int, int]]:
+    """Where the arrays under that key begin and end. Looks no further than MOST_BESIDE for the next."""
     at = 0
-    while (key := body.find(_KEY, at, at + MOST_BESIDE + len(_KEY))) >= 0:
-        at = key + len(_KEY)
+    while (place := body.find(key, at, at + MOST_BESIDE + len(key))) >= 0:
+        at = place + len(key)
         opens = _OPENS.match(body, at)
         # Behind a backslash the quote belongs to a string: within one, `"data"` can only be written as `\"data\"`.
-        if opens is not None and body[key - 1 : key] != b"\\":
+        if opens is not None and body[place - 1 : place] != b"\\":
             at = _end(body, opens.end() - 1)
             yield opens.end() - 1, at
 

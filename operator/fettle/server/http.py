@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import orjson
 
-from fettle import __version__
 from fettle.api.text import clip
-from fettle.server import protocol, rsgi
+from fettle.server import describe, openapi, rsgi
 from fettle.server.connections import Connections
+from fettle.server.predict import Predict
+from fettle.server.protocol import Exchange
 from fettle.server.request import Code, RequestError
 from fettle.server.service import InferenceService
 
@@ -17,6 +19,9 @@ Header = tuple[str, str]
 
 STATUSES = {code: int(code.value) for code in Code}  # metrics count under HTTP's own numbers
 _RETRY: tuple[Header, ...] = (("Retry-After", "1"),)
+_JSON: tuple[Header, ...] = (("content-type", "application/json"),)
+_BYTES: Header = ("content-type", "application/octet-stream")
+_JSON_SIZE = "inference-header-content-length"  # bytes of JSON before those of tensors
 
 
 class HttpFront:
@@ -27,15 +32,23 @@ class HttpFront:
         self.service = service
         self.connections = Connections(settings.connection_max_requests, settings.connection_max_seconds)
         self._server = rsgi.server(self, settings.host, settings.port)
-        self._headers = [("content-type", "application/json"), ("fettle-revision", settings.revision)]
+        self._headers = [("fettle-revision", settings.revision)]
         self._closing = [*self._headers, ("connection", "close")]
-        base = f"/v2/models/{settings.model}"
-        self._bases = (base, f"{base}/versions/{settings.revision}")
-        self._infer_paths = frozenset(f"{each}/infer" for each in self._bases)
+        named = f"/models/{settings.model}"
+        names = (named, f"{named}/versions/{settings.revision}")
+        self._bases = tuple(f"/v2{name}" for name in names)
+        self._v1_bases = tuple(f"/v1{name}" for name in names)
+        self._codecs: dict[str, Callable[[], Exchange | Predict]] = {
+            **dict.fromkeys((f"{base}/infer" for base in self._bases), Exchange),
+            **dict.fromkeys((f"{base}:predict" for base in self._v1_bases), Predict),
+        }
 
     async def serve(self) -> None:
         """Listen until `stop`."""
         await self._server.serve()
+
+    def drain(self) -> None:
+        """Nothing to do: each answer says by itself that its connection ends."""
 
     def stop(self) -> None:
         """Stop listening."""
@@ -47,17 +60,21 @@ class HttpFront:
             connection.close(None)
             return
         closing = False
-        more: tuple[Header, ...] = ()
+        more: tuple[Header, ...] = _JSON
         try:
-            if scope.path in self._infer_paths:
-                code, body = Code.OK, await self.service.infer(self._receive(scope, connection), protocol)
+            codec = self._codecs.get(scope.path)
+            if codec is not None:
+                exchange = codec()
+                code, body = Code.OK, await self.service.infer(self._receive(scope, connection, exchange), exchange)
+                if exchange.json_size is not None:
+                    more = (_BYTES, (_JSON_SIZE, str(exchange.json_size)))
             else:
                 code, body = self.service.tell(self._get, scope)
         except RequestError as error:
             if error.code is Code.GONE:
                 return
             code, body = error.code, orjson.dumps({"error": error.message})
-            closing, more = error.unread, self._error_headers(code, scope.path)
+            closing, more = error.unread, (*_JSON, *self._error_headers(code, scope.path))
         closing |= self.connections.should_close(scope.client) or self.service.draining
         headers = self._closing if closing else self._headers
         connection.response_bytes(STATUSES[code], [*headers, *more], body)
@@ -65,15 +82,15 @@ class HttpFront:
     def _error_headers(self, code: Code, path: str) -> tuple[Header, ...]:
         """What goes with an error beside its sentence."""
         if code is Code.NOT_ALLOWED:
-            return (("Allow", "POST" if path in self._infer_paths else "GET"),)
+            return (("Allow", "POST" if path in self._codecs else "GET, HEAD"),)
         return _RETRY if code is Code.UNAVAILABLE else ()
 
-    async def _receive(self, scope: Any, connection: Any) -> bytes | bytearray:
-        """The body of a request for inference. Raises RequestError."""
+    async def _receive(self, scope: Any, connection: Any, exchange: Exchange | Predict) -> bytes | bytearray:
+        """The body of a request for inference; `exchange` is told how much of it is JSON. Raises RequestError."""
         if scope.method != "POST":
-            raise RequestError(Code.NOT_ALLOWED, "infer requires POST")
+            raise RequestError(Code.NOT_ALLOWED, f"{scope.path} requires POST")
         headers = scope.headers
-        _check_form(headers)
+        exchange.json_size = _json_size(headers)
         length = headers.get("content-length")
         size = int(length) if length is not None and length.isdecimal() else None
         try:
@@ -96,24 +113,32 @@ class HttpFront:
     def _document(self, path: str) -> dict[str, Any] | None:
         settings, model, ready = self.service.settings, self.service.model, not self.service.draining
         if path == "/v2":
-            return {"name": "fettle", "version": __version__, "extensions": []}
+            return describe.server()
         if path == "/v2/health/live":
             return {"live": True}
         if path == "/v2/health/ready":
             return {"ready": ready}
         if path in self._bases:
-            platform = f"{model.manifest.model.format.lower()}_{model.manifest.runtime}"
-            return protocol.metadata(settings.model, settings.revision, platform, model.signature)
+            return describe.model(settings, model)
         if path in tuple(f"{base}/ready" for base in self._bases):
             return {"name": settings.model, "ready": ready}
+        if path in self._v1_bases:
+            return describe.status(settings, ready)
+        if path == openapi.PATH:
+            return openapi.document(settings, model.signature)
         return None
 
 
-def _check_form(headers: Any) -> None:
-    """Refuse bodies in forms that would only be found not to be JSON."""
+def _json_size(headers: Any) -> int | None:
+    """Bytes of JSON before those of tensors; None: all of the body. Refuses forms that would only be found not to be JSON."""
     encoding = headers.get("content-encoding")
     if encoding is not None and encoding.strip().lower() not in ("", "identity"):
         message = f"Content-Encoding {clip(encoding, 64)!r} is not supported: send the body uncompressed"
         raise RequestError(Code.UNSUPPORTED, message, unread=True)
-    if headers.get("inference-header-content-length") is not None:
-        raise RequestError(Code.INVALID, "binary tensors are not supported: send JSON", unread=True)
+    size = headers.get(_JSON_SIZE)
+    if size is None:
+        return None
+    if not (size.isascii() and size.isdecimal() and len(size) < 20) or not int(size):
+        message = f"Inference-Header-Content-Length must be the number of bytes of JSON, found {clip(size, 64)!r}"
+        raise RequestError(Code.INVALID, message, unread=True)
+    return int(size)

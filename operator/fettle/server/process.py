@@ -11,7 +11,7 @@ import logging
 import signal
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, Protocol
 
@@ -20,6 +20,7 @@ from fettle.server.http import HttpFront
 from fettle.server.management import Management
 from fettle.server.model import Batching, ServedModel, load
 from fettle.server.replay import Replay
+from fettle.server.rpc import RpcFront
 from fettle.server.service import InferenceService
 from fettle.server.settings import ServerSettings
 from fettle.store.comparison import Outcome
@@ -36,11 +37,14 @@ class Front(Protocol):
     async def serve(self) -> None:
         """Listen, in the event loop of the service, until `stop` and until connections have ended. Raises where it cannot listen."""
 
+    def drain(self) -> None:
+        """The service drains: what is asked is still answered, and clients are told to go elsewhere."""
+
     def stop(self) -> None:
         """Stop listening."""
 
 
-FRONTS: tuple[Callable[[InferenceService], Front], ...] = (HttpFront,)
+FRONTS: tuple[Callable[[InferenceService], Front], ...] = (HttpFront, RpcFront)
 
 
 class ManagementPort:
@@ -99,7 +103,7 @@ async def serve(settings: ServerSettings) -> None:
         management.service = service
         management.replay = replay = _replay(service)
         await _until_stopped(stop, *serving, port.done)
-        await _drain(service, settings.drain_seconds)
+        await _drain(service, fronts, settings.drain_seconds)
         await loop.run_in_executor(None, replay.stop)
         for front in fronts:
             front.stop()
@@ -168,9 +172,11 @@ async def _until_stopped(stop: asyncio.Event, *servers: asyncio.Future[Any]) -> 
         task.result()  # a port that cannot be bound ends the process with its own error
 
 
-async def _drain(service: InferenceService, seconds: float) -> None:
-    """Keep answering while routes forget this pod, each answer ending its connection; then wait for what is in flight."""
+async def _drain(service: InferenceService, fronts: Sequence[Front], seconds: float) -> None:
+    """Keep answering while routes forget this pod; then wait for what is in flight."""
     service.draining = True
+    for front in fronts:
+        front.drain()
     log.info("draining for %s s", seconds)
     await asyncio.sleep(seconds)
     await service.idle.wait()

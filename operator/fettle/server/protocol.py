@@ -1,179 +1,212 @@
-"""Open Inference Protocol V2 over JSON: bytes to arrays and back, with errors that say which input and what was expected.
+"""Open Inference Protocol V2 over HTTP: bytes to arrays and back, with errors that say which input and what was expected.
 
-Source: https://github.com/kserve/open-inference-protocol (specification/protocol/inference_rest.md).
+A request is JSON, and the bytes of some of its tensors may follow it (the binary extension); an answer likewise.
+Source: https://github.com/kserve/open-inference-protocol (specification/protocol/inference_rest.md), and for the extension `binary`.
 """
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
 from typing import Any
 
 import orjson
 
 from fettle.api.signature import Signature, Tensor
-from fettle.api.text import clip
 from fettle.runtimes.base import Array
-from fettle.server import elements
+from fettle.server import binary, elements
+from fettle.server.binary import Raw
+from fettle.server.checks import (
+    chosen_outputs,
+    count_rows,
+    invalid,
+    refuse_parameters,
+    require_inputs,
+    require_shape,
+    require_texts,
+    said,
+)
 from fettle.server.elements import ElementsError, Span
 from fettle.server.envelope import EnvelopeError, split
-from fettle.server.request import Code, InferRequest, RequestError
+from fettle.server.request import InferRequest
 
-MOST_SAID = 300  # bytes of what a client wrote that an error repeats
+Data = Span | Raw | list[Any]  # what the client sent as elements: a place in the body, or of small JSON what it held
 
 
-def decode(body: bytes | bytearray, signature: Signature, max_rows: int) -> InferRequest:
+class Exchange:
+    """The codec of one request and its answer. `json_size`: bytes of JSON before the tensors' bytes, None where all is JSON."""
+
+    __slots__ = ("json_size",)
+
+    def __init__(self, json_size: int | None = None) -> None:
+        self.json_size = json_size
+
+    def decode(self, body: bytes | bytearray, signature: Signature, max_rows: int) -> InferRequest:
+        """As `decode`."""
+        return decode(body, signature, max_rows, self.json_size)
+
+    def encode(
+        self, model: str, version: str, request: InferRequest, signature: Signature, outputs: Mapping[str, Array]
+    ) -> bytes:
+        """As `encode`; `json_size` is then the answer's."""
+        body, self.json_size = _answer(model, version, request, signature, outputs)
+        return body
+
+
+def decode(body: bytes | bytearray, signature: Signature, max_rows: int, json_size: int | None = None) -> InferRequest:
     """Decode and check a request body against the signature. Raises RequestError INVALID."""
+    if json_size is not None and json_size > len(body):
+        raise invalid(f"Inference-Header-Content-Length is {json_size}, but the body has {len(body)} bytes")
     try:
-        document, spans = split(body)
+        document, spans = split(body if json_size is None else bytes(memoryview(body)[:json_size]))
     except EnvelopeError as error:
-        raise _invalid(str(error)) from error
+        raise invalid(str(error)) from error
     if not isinstance(document, dict) or not isinstance(document.get("inputs"), list):
-        raise _invalid('expected an object with a list "inputs"')
+        raise invalid('expected an object with a list "inputs"')
     entries = document["inputs"]
-    expected = [tensor.name for tensor in signature.inputs]
-    if len(entries) > len(expected):
-        raise _invalid(f"expected the inputs {expected}, found {len(entries)} inputs")
-    given = {_name(entry, "input"): entry for entry in entries}
-    if given.keys() != set(expected):
-        names = _said([entry["name"] for entry in entries])
-        raise _invalid(f"expected the inputs {expected}, found {names}")
+    require_inputs(signature, [_name(entry, "input") for entry in entries[: len(signature.inputs) + 1]])
     identity = document.get("id")
     if identity is not None and not isinstance(identity, str):
-        raise _invalid('"id" must be a string')
-    outputs = _outputs(document, signature)
+        raise invalid('"id" must be a string')
+    outputs, as_bytes = _outputs(document, signature)
+    given = {entry["name"]: entry for entry in entries}
     shapes = {tensor.name: _shape(tensor, given[tensor.name]) for tensor in signature.inputs}
-    rows = _rows(signature, shapes, max_rows)
-    data = {tensor.name: _data(tensor, given[tensor.name], spans) for tensor in signature.inputs}
-    if spans:
-        _check_texts(signature, data)
+    rows = count_rows(signature, shapes, max_rows)
+    behind = memoryview(body)[len(body) if json_size is None else json_size :]
+    data = _data(entries, spans, behind)
+    texts = [data[tensor.name] for tensor in signature.inputs if tensor.dtype == "BYTES"]
+    require_texts(each.size for each in texts if not isinstance(each, list))
     inputs = {tensor.name: _array(tensor, shapes[tensor.name], data[tensor.name]) for tensor in signature.inputs}
-    return InferRequest(inputs, rows, outputs, identity)
-
-
-def _invalid(message: str) -> RequestError:
-    return RequestError(Code.INVALID, message)
-
-
-def _said(value: Any) -> str:
-    """What a client wrote, as far as it needs to be repeated."""
-    return clip(str(value), MOST_SAID)
+    return InferRequest(inputs, rows, outputs, identity, as_bytes)
 
 
 def _name(entry: Any, what: str) -> str:
     if not isinstance(entry, dict) or not isinstance(entry.get("name"), str):
-        raise _invalid(f'each {what} needs a string "name"')
+        raise invalid(f'each {what} needs a string "name"')
     return str(entry["name"])
 
 
-def _outputs(document: dict[str, Any], signature: Signature) -> tuple[str, ...] | None:
-    """The names of the outputs that the client asks for; None = all."""
+def _parameters(entry: dict[str, Any], where: str) -> dict[str, Any]:
+    parameters = entry.get("parameters")
+    if parameters is None:
+        return {}
+    if not isinstance(parameters, dict):
+        raise invalid(f'{where}: "parameters" must be an object')
+    refuse_parameters(parameters, where)
+    return parameters
+
+
+def _flag(parameters: dict[str, Any], name: str, where: str, default: bool = False) -> bool:
+    value = parameters.get(name, default)
+    if not isinstance(value, bool):
+        raise invalid(f"{where}: the parameter {name} must be true or false")
+    return value
+
+
+def _outputs(document: dict[str, Any], signature: Signature) -> tuple[tuple[str, ...] | None, frozenset[str]]:
+    """The names of the outputs that the client asks for, None = all, and of those that it wants as bytes."""
+    every = _flag(_parameters(document, "the request"), "binary_data_output", "the request")
     entries = document.get("outputs")
     if entries is None:
-        return None
+        entries = []
     if not isinstance(entries, list):
-        raise _invalid('"outputs" must be a list')
-    names = [_name(entry, "output") for entry in entries]
-    known = [tensor.name for tensor in signature.outputs]
-    unknown = [name for name in names if name not in known]
-    if unknown:
-        raise _invalid(f"unknown outputs {_said(unknown)}; this model has {known}")
-    if len(set(names)) < len(names):
-        raise _invalid(f"each output can be requested only once, found {_said(names)}")
-    return tuple(names) or None
+        raise invalid('"outputs" must be a list')
+    chosen = chosen_outputs(signature, [_name(entry, "output") for entry in entries])
+    if chosen is None:
+        return None, frozenset(tensor.name for tensor in signature.outputs if every)
+    wanted = []
+    for name, entry in zip(chosen, entries, strict=True):
+        where = f"output {name}"
+        if _flag(_parameters(entry, where), "binary_data", where, every):
+            wanted.append(name)
+    return chosen, frozenset(wanted)
 
 
 def _shape(tensor: Tensor, entry: dict[str, Any]) -> list[int]:
-    """The shape that the client names. It fits the signature, and numpy can count its elements."""
-    where = f"input {tensor.name}"
-    if entry.get("datatype") != tensor.dtype:
-        raise _invalid(f"{where}: expected datatype {tensor.dtype}, found {_said(entry.get('datatype'))}")
+    """The shape that the client names; it fits the signature."""
     shape = entry.get("shape")
     if not isinstance(shape, list) or not all(type(size) is int and size >= 0 for size in shape):
-        raise _invalid(f'{where}: "shape" must be a list of non-negative integers')
-    expected = list(tensor.shape)
-    fits = len(shape) == len(expected) and all(
-        size in (-1, given) or axis == tensor.batch_axis
-        for axis, (size, given) in enumerate(zip(expected, shape, strict=True))
-    )
-    if not fits:
-        if tensor.batch_axis is not None:
-            expected[tensor.batch_axis] = -1
-        raise _invalid(f"{where}: expected shape {expected} (-1 = any size), found {_said(shape)}")
-    if math.prod(filter(None, shape)) > elements.MOST_ELEMENTS:
-        raise _invalid(f"{where}: shape {shape} is too large: at most {elements.MOST_ELEMENTS} elements")
+        raise invalid(f'input {tensor.name}: "shape" must be a list of non-negative integers')
+    require_shape(tensor, entry.get("datatype"), shape)
     return shape
 
 
-def _rows(signature: Signature, shapes: Mapping[str, list[int]], max_rows: int) -> int:
-    sizes = {t.name: shapes[t.name][t.batch_axis] for t in signature.inputs if t.batch_axis is not None}
-    if len(set(sizes.values())) > 1:
-        raise _invalid(f"the inputs hold different numbers of items: {sizes}")
-    rows = next(iter(sizes.values()), 1)
-    if not 1 <= rows <= max_rows:
-        raise _invalid(f"expected 1 to {max_rows} items in a request, found {rows}")
-    return rows
+def _data(entries: list[dict[str, Any]], spans: Mapping[str, Span], behind: memoryview) -> dict[str, Data]:
+    """The elements of each input. `behind`: the bytes that follow the JSON, in the order in which the JSON names their inputs."""
+    data: dict[str, Data] = {}
+    place = 0
+    for entry in entries:
+        where = f"input {entry['name']}"
+        size = _parameters(entry, where).get("binary_data_size")
+        if size is None:
+            data[entry["name"]] = _listed(entry, where, spans)
+            continue
+        if type(size) is not int or size < 0:
+            raise invalid(f"{where}: the parameter binary_data_size must be a number of bytes")
+        if "data" in entry:
+            raise invalid(f'{where}: expected either "data" or the parameter binary_data_size, found both')
+        if place + size > len(behind):
+            found = len(behind) - place
+            raise invalid(f"{where}: expected {size} bytes after the JSON and the inputs before it, found {found}")
+        data[entry["name"]] = Raw(behind[place : place + size])
+        place += size
+    if place != len(behind):
+        raise invalid(f"expected {place} bytes after the JSON, found {len(behind)}")
+    return data
 
 
-def _data(tensor: Tensor, entry: dict[str, Any], spans: Mapping[str, Span]) -> Span | list[Any]:
-    """What the client sent as elements: a place in the body, or of a small one what it held."""
+def _listed(entry: dict[str, Any], where: str, spans: Mapping[str, Span]) -> Span | list[Any]:
     if "data" not in entry:
-        raise _invalid(f'input {tensor.name}: no "data" (binary tensors are not supported: send JSON)')
+        raise invalid(f'{where}: expected "data", or bytes after the JSON and the parameter binary_data_size')
     data = entry["data"]
     if isinstance(data, str) and data in spans:
         return spans[data]
     if not isinstance(data, list) or spans:
-        raise _invalid(f'input {tensor.name}: "data" must be a list')
+        raise invalid(f'{where}: "data" must be a list')
     return data
 
 
-def _check_texts(signature: Signature, data: Mapping[str, Span | list[Any]]) -> None:
-    texts = sum(span.size for t in signature.inputs if t.dtype == "BYTES" and isinstance(span := data[t.name], Span))
-    if texts > elements.MOST_BYTES_OF_TEXTS:
-        most = elements.MOST_BYTES_OF_TEXTS
-        raise _invalid(f"expected at most {most} bytes of strings in a request, found {texts}")
-
-
-def _array(tensor: Tensor, shape: list[int], data: Span | list[Any]) -> Array:
+def _array(tensor: Tensor, shape: list[int], data: Data) -> Array:
     try:
         if isinstance(data, Span):
             return elements.read(data, tensor.dtype, shape)
+        if isinstance(data, Raw):
+            return binary.read(data, tensor.dtype, shape)
         return elements.take(data, tensor.dtype, shape)
     except ElementsError as error:
-        raise _invalid(f"input {tensor.name}: {_said(error)}") from error
+        raise invalid(f"input {tensor.name}: {said(error)}") from error
 
 
 def encode(
     model: str, version: str, request: InferRequest, signature: Signature, outputs: Mapping[str, Array]
 ) -> bytes:
-    """The response body. NaN and infinities become null, as JSON has no word for them. Raises RuntimeFailure for a text that is no UTF-8."""
+    """The response body. In JSON NaN and infinities become null, for which it has no word; as bytes they stay what they are.
+
+    Raises RuntimeFailure for a text of JSON that is no UTF-8.
+    """
+    return _answer(model, version, request, signature, outputs)[0]
+
+
+def _answer(
+    model: str, version: str, request: InferRequest, signature: Signature, outputs: Mapping[str, Array]
+) -> tuple[bytes, int | None]:
+    """The response body, and how many bytes of it are JSON; None = all, and the client need not be told."""
     by_name = {tensor.name: tensor for tensor in signature.outputs}
     document: dict[str, Any] = {"model_name": model, "model_version": version}
     if request.id is not None:
         document["id"] = request.id
-    tensors = []
+    parts: list[Any] = [orjson.dumps(document)[:-1], b',"outputs":[']
+    behind: list[Any] = []
     for name in request.outputs or by_name:
         array, dtype = outputs[name], by_name[name].dtype
-        head = orjson.dumps({"name": name, "datatype": dtype, "shape": list(array.shape)})
-        tensors += [head[:-1], b',"data":', *elements.write(array, dtype), b"},"]
-    tensors[-1] = b"}"
-    return b"".join([orjson.dumps(document)[:-1], b',"outputs":[', *tensors, b"]}"])
-
-
-def metadata(model: str, version: str, platform: str, signature: Signature) -> dict[str, Any]:
-    """Model metadata, as `GET /v2/models/<model>` answers it; -1 stands where a size varies."""
-
-    def tensors(side: tuple[Tensor, ...]) -> list[dict[str, Any]]:
-        rows = []
-        for tensor in side:
-            shape = [-1 if axis == tensor.batch_axis else size for axis, size in enumerate(tensor.shape)]
-            rows.append({"name": tensor.name, "datatype": tensor.dtype, "shape": shape})
-        return rows
-
-    return {
-        "name": model,
-        "versions": [version],
-        "platform": platform,
-        "inputs": tensors(signature.inputs),
-        "outputs": tensors(signature.outputs),
-    }
+        head = orjson.dumps({"name": name, "datatype": dtype, "shape": list(array.shape)})[:-1]
+        if name in request.binary:
+            content = binary.write(array, dtype)
+            behind.append(content)
+            parts += [head, b',"parameters":{"binary_data_size":%d}' % len(content), b"},"]
+        else:
+            parts += [head, b',"data":', *elements.write(array, dtype), b"},"]
+    parts[-1] = b"}]}"
+    if not behind:
+        return b"".join(parts), None
+    size = sum(map(len, parts))
+    return b"".join((*parts, *behind)), size

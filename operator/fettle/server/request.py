@@ -41,9 +41,13 @@ class RequestError(Exception):
 
 @dataclass(slots=True)  # a frozen one takes five times as long to make
 class InferRequest:
-    """A decoded request: arrays by input name, the outputs asked for (None = all) and the client's id."""
+    """A decoded request: arrays by input name, the outputs asked for (None = all) and the client's id.
+
+    `binary`: the outputs that are answered as bytes, where the protocol has another form as well.
+    """
 
     inputs: dict[str, Array]
     rows: int
     outputs: tuple[str, ...] | None
     id: str | None
+    binary: frozenset[str] = frozenset()

@@ -25,8 +25,9 @@ class ServerSettings(BaseSettings):
     threads: int | None = Field(
         default=None, ge=1, description="Number of threads for one inference. Defaults to the artifact's."
     )
-    host: str = Field(default="0.0.0.0", description="Address that both ports listen on.")
+    host: str = Field(default="0.0.0.0", description="Address that all ports listen on.")
     port: int = Field(default=8080, ge=0, le=65535, description="Port of the inference protocol.")
+    grpc_port: int = Field(default=9000, ge=0, le=65535, description="Port of the inference protocol over gRPC.")
     management_port: int = Field(default=8081, ge=0, le=65535, description="Port of health, metrics and windows.")
     samples: int = Field(
         default=256,
@@ -75,6 +76,16 @@ class ServerSettings(BaseSettings):
     )
     body_seconds: float = Field(
         default=20, gt=0, description="Timeout for the arrival of a body, in seconds. Exceeding it returns 408."
+    )
+    grpc_max_message_bytes: int = Field(
+        default=16 * 1024 * 1024,
+        ge=1,
+        description="Maximum size of a gRPC message. Exceeding it returns RESOURCE_EXHAUSTED.",
+    )
+    grpc_max_streams: int = Field(
+        default=32,
+        ge=1,
+        description="Maximum number of gRPC streams that are open at the same time. Exceeding it returns UNAVAILABLE.",
     )
     max_rows: int = Field(
         default=1024, ge=1, description="Maximum number of items in a request. Exceeding it returns 400."

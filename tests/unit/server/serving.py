@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,7 @@ from onnx import TensorProto, helper, numpy_helper
 from tools.serving import ServerProcess, open_store
 from tools.serving import publish as publish_model
 
-from fettle.api.signature import Signature, Tensor
+from fettle.api.signature import BY_V2, Signature, Tensor
 from fettle.api.vocabulary import AgreementMode
 from fettle.store.comparison import Comparison
 from fettle.store.manifest import Tolerance, put_reference
@@ -153,3 +154,38 @@ class SlowServer(ServerProcess):
         """What the process has used."""
         used = psutil.Process(self.process.pid).cpu_times()
         return float(used.user + used.system)
+
+
+def every_type_model(signature: Signature) -> onnx.ModelProto:
+    """Each output is the input at its place: for tensors of any type and shape, strings too."""
+
+    def info(tensor: Tensor) -> onnx.ValueInfoProto:
+        shape = [f"{tensor.name}_{axis}" if size == -1 else size for axis, size in enumerate(tensor.shape)]
+        return helper.make_tensor_value_info(tensor.name, BY_V2[tensor.dtype].onnx, shape)
+
+    pairs = list(zip(signature.inputs, signature.outputs, strict=True))
+    graph = helper.make_graph(
+        [helper.make_node("Identity", [left.name], [right.name]) for left, right in pairs],
+        "echo",
+        [info(tensor) for tensor in signature.inputs],
+        [info(tensor) for tensor in signature.outputs],
+    )
+    return helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=10)
+
+
+class EchoServer(ServerProcess):
+    """A server that answers each input x_<type> as the output y_<type>. The bases of both addresses are its own."""
+
+    def __init__(self, root: Path, dtypes: Sequence[str], size: int = -1, **settings: object) -> None:
+        """`size`: of an item, -1 = any."""
+
+        def side(letter: str) -> tuple[Tensor, ...]:
+            return tuple(
+                Tensor(name=f"{letter}_{dtype}", dtype=dtype, shape=(-1, size), batch_axis=0) for dtype in dtypes
+            )
+
+        signature = Signature(inputs=side("x"), outputs=side("y"))
+        source = saved(every_type_model(signature), root)
+        sha256 = publish_model(open_store(root / "store"), source, signature)
+        told = {"model": "echo", "revision": "abc123", "drain_seconds": 1, **settings}
+        super().__init__(root / "store", sha256, root / "model", **told)

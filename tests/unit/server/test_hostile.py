@@ -101,7 +101,11 @@ def test_a_client_that_hangs_up_is_nobodys_failure(server: Server) -> None:
     ("headers", "content", "status", "says"),
     [
         ({"content-encoding": "gzip"}, gzip.compress(json.dumps(BODY).encode(), mtime=0), 415, "Content-Encoding"),
-        ({"inference-header-content-length": "2"}, b"{}" + bytes(8), 400, "binary tensors are not supported"),
+        ({"inference-header-content-length": "2"}, b"{}" + bytes(8), 400, 'an object with a list \\"inputs\\"'),
+        ({"inference-header-content-length": "99"}, b"{}" + bytes(8), 400, "is 99, but the body has 10 bytes"),
+        ({"inference-header-content-length": "0"}, b"{}", 400, "must be the number of bytes of JSON, found '0'"),
+        ({"inference-header-content-length": "-1"}, b"{}", 400, "must be the number of bytes of JSON, found '-1'"),
+        ({"inference-header-content-length": "9" * 5000}, b"{}", 400, "must be the number of bytes of JSON"),
         ({}, b"", 400, "not valid JSON"),
         ({}, b" " * 200_001, 413, "larger than 200000 bytes"),
         ({}, b"[" * 100_000, 400, "not valid JSON"),

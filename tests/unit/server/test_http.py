@@ -118,7 +118,7 @@ def test_a_full_queue_is_a_503_that_counts(front: HttpFront, monkeypatch: pytest
     ("path", "method", "sent", "status", "header"),
     [
         (INFER, "GET", {}, 405, ("Allow", "POST")),
-        ("/v2", "POST", {}, 405, ("Allow", "GET")),
+        ("/v2", "POST", {}, 405, ("Allow", "GET, HEAD")),
         (INFER, "POST", {"content_encoding": "gzip"}, 415, ("connection", "close")),
         (INFER, "POST", {"content_length": "1001"}, 413, ("connection", "close")),
         (INFER, "POST", {"content_length": "9999"}, 413, ("connection", "close")),

@@ -142,3 +142,24 @@ def test_a_changed_artifact_is_not_served(tmp_path: Path) -> None:
     assert done.returncode == 1
     assert "ArtifactTampered" in done.stderr
     assert "Traceback" not in done.stderr
+
+
+def test_it_answers_the_v1_protocol_of_tensorflow_serving_as_well(server: Server) -> None:
+    base = f"http://127.0.0.1:{server.port}/v1/models/lookup"
+    for path in (base, f"{base}/versions/abc123"):
+        assert httpx.post(f"{path}:predict", json={"instances": ROWS.tolist()}).json() == {"predictions": ROWS.tolist()}
+        assert httpx.post(f"{path}:predict", json={"inputs": ROWS.tolist()}).json() == {"outputs": ROWS.tolist()}
+        (version,) = httpx.get(path).json()["model_version_status"]
+        assert (version["version"], version["state"]) == ("abc123", "AVAILABLE")
+    assert httpx.post(f"{base}:predict", json={"instances": [[1]]}).status_code == 400
+    assert httpx.get(f"{base}:predict").status_code == 405
+
+
+def test_metadata_says_which_artifact_it_is_and_how_it_was_made(server: Server) -> None:
+    for path in (server.url, f"{server.url}/versions/abc123"):
+        told = httpx.get(path).json()
+        assert (told["name"], told["versions"], told["platform"]) == ("lookup", ["abc123"], "onnx_onnxruntime")
+        parameters = told["parameters"]
+        assert parameters["artifact"].endswith(parameters["sha256"])
+        assert parameters["recipe"]["name"] == "portable"
+        assert parameters["settings"]["threads"] == 1

@@ -1,0 +1,139 @@
+"""Open Inference Protocol V2 over gRPC: the bytes of a ModelInferRequest to arrays, and arrays to those of a ModelInferResponse.
+
+An answer has the form of its request: raw contents, or typed ones, of which FP16 and BF16 know nothing.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from fettle.api.signature import Signature, Tensor
+from fettle.runtimes.base import Array
+from fettle.server import binary, contents
+from fettle.server.binary import Raw
+from fettle.server.checks import (
+    chosen_outputs,
+    count_rows,
+    invalid,
+    refuse_parameters,
+    require_inputs,
+    require_shape,
+    require_texts,
+    said,
+)
+from fettle.server.elements import ElementsError
+from fettle.server.inference_pb2 import ModelInferRequest, ModelInferResponse
+from fettle.server.request import Code, InferRequest, RequestError
+from fettle.server.wire import Request, WireError, field_head, split
+
+_OUTPUTS, _RAW, _CONTENTS = (
+    5,
+    6,
+    5,
+)  # numbers of ModelInferResponse.outputs, .raw_output_contents, InferOutputTensor.contents
+Content = Raw | list[memoryview]  # raw, or the parts of a typed one
+
+
+def encode(
+    model: str, version: str, request: InferRequest, signature: Signature, outputs: Mapping[str, Array]
+) -> bytes:
+    """The bytes of the response."""
+    dtypes = {tensor.name: tensor.dtype for tensor in signature.outputs}
+    names = request.outputs or tuple(dtypes)
+    as_raw = bool(request.binary) or not all(contents.has_field(dtypes[name]) for name in names)
+    parts: list[Any] = [
+        ModelInferResponse(model_name=model, model_version=version, id=request.id or "").SerializeToString()
+    ]
+    behind: list[Any] = []
+    for name in names:
+        array, dtype = outputs[name], dtypes[name]
+        head = ModelInferResponse.InferOutputTensor(name=name, datatype=dtype, shape=array.shape).SerializeToString()
+        if as_raw:
+            content = binary.write(array, dtype)
+            parts += (field_head(_OUTPUTS, len(head)), head)
+            behind += (field_head(_RAW, len(content)), content)
+        else:
+            typed = contents.write(array, dtype)
+            size = sum(map(len, typed))
+            before = field_head(_CONTENTS, size)
+            parts += (field_head(_OUTPUTS, len(head) + len(before) + size), head, before, *typed)
+    return b"".join((*parts, *behind))
+
+
+class Messages:
+    """The codec of a model's requests."""
+
+    encode = staticmethod(encode)
+
+    def __init__(self, model: str, version: str) -> None:
+        self._model, self._version = model, version
+
+    def decode(self, body: bytes | bytearray, signature: Signature, max_rows: int) -> InferRequest:
+        """Decode and check a message against the signature. Raises RequestError INVALID, NOT_FOUND for another model or version."""
+        try:
+            request = split(body)
+        except WireError as error:
+            raise invalid(str(error)) from error
+        self.require_model(request.message.model_name, request.message.model_version)
+        return _checked(request, signature, max_rows)
+
+    def require_model(self, name: str, version: str) -> None:
+        """Raises RequestError NOT_FOUND. A version may be left out."""
+        if name != self._model or version not in ("", self._version):
+            found = f"the model {said(name)!r}" + (f", version {said(version)!r}" if version else "")
+            known = f"this server serves the model {self._model!r}, version {self._version!r}"
+            raise RequestError(Code.NOT_FOUND, f"{found}: not found; {known}")
+
+
+def _checked(request: Request, signature: Signature, max_rows: int) -> InferRequest:
+    message = request.message
+    require_inputs(signature, [entry.name for entry in message.inputs[: len(signature.inputs) + 1]])
+    refuse_parameters(message.parameters, "the request")
+    given = dict(zip((entry.name for entry in message.inputs), _contents(request), strict=True))
+    shapes = {entry.name: _shape(entry) for entry in message.inputs}
+    types = {entry.name: entry.datatype for entry in message.inputs}
+    for tensor in signature.inputs:
+        require_shape(tensor, types[tensor.name], shapes[tensor.name])
+    rows = count_rows(signature, shapes, max_rows)
+    texts = (given[tensor.name] for tensor in signature.inputs if tensor.dtype == "BYTES")
+    require_texts(each.size if isinstance(each, Raw) else sum(map(len, each)) for each in texts)
+    outputs = _outputs(message, signature)
+    inputs = {tensor.name: _array(tensor, shapes[tensor.name], given[tensor.name]) for tensor in signature.inputs}
+    wanted = outputs or tuple(tensor.name for tensor in signature.outputs)
+    return InferRequest(inputs, rows, outputs, message.id, frozenset(wanted if request.raw else ()))
+
+
+def _contents(request: Request) -> list[Content]:
+    """What the client sent for each input, in the message's order."""
+    if not request.raw:
+        return list(request.contents)
+    count = len(request.contents)
+    if len(request.raw) != count:
+        raise invalid(f"expected raw_input_contents for each of {count} inputs, found {len(request.raw)}")
+    if any(map(any, request.contents)):
+        raise invalid("expected either raw_input_contents or the inputs' contents, found both")
+    return [Raw(view) for view in request.raw]
+
+
+def _shape(entry: ModelInferRequest.InferInputTensor) -> list[int]:
+    refuse_parameters(entry.parameters, f"input {entry.name}")
+    shape = list(entry.shape)
+    if any(size < 0 for size in shape):
+        raise invalid(f"input {entry.name}: expected a shape of non-negative integers, found {said(shape)}")
+    return shape
+
+
+def _outputs(message: ModelInferRequest, signature: Signature) -> tuple[str, ...] | None:
+    for entry in message.outputs:
+        refuse_parameters(entry.parameters, f"output {said(entry.name)}")
+    return chosen_outputs(signature, [entry.name for entry in message.outputs])
+
+
+def _array(tensor: Tensor, shape: list[int], content: Content) -> Array:
+    module: Any = binary if isinstance(content, Raw) else contents
+    try:
+        array: Array = module.read(content, tensor.dtype, shape)
+    except ElementsError as error:
+        raise invalid(f"input {tensor.name}: {said(error)}") from error
+    return array

@@ -1,0 +1,306 @@
+"""The gRPC front: inference.GRPCInferenceService, with gRPC's own health and reflection. No other module knows grpc.
+
+Every message is read here rather than by the library, inference as a stream of one request: on the wire that is the same, and what is too
+large, too slow or never whole is then bounded and counted like any other request.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import math
+from collections.abc import AsyncIterator, Awaitable, Callable
+from typing import Any, NoReturn
+
+import grpc
+from google.protobuf.message import DecodeError, Message
+from grpc_health.v1 import health_pb2
+from grpc_reflection.v1alpha import reflection, reflection_pb2
+
+from fettle.api.text import clip
+from fettle.server import describe
+from fettle.server import inference_pb2 as pb
+from fettle.server.messages import Messages
+from fettle.server.request import Code, RequestError
+from fettle.server.service import InferenceService
+from fettle.server.wire import field_head
+
+STATUSES = {
+    Code.OK: grpc.StatusCode.OK,
+    Code.INVALID: grpc.StatusCode.INVALID_ARGUMENT,
+    Code.NOT_FOUND: grpc.StatusCode.NOT_FOUND,
+    Code.NOT_ALLOWED: grpc.StatusCode.UNIMPLEMENTED,
+    Code.TIMEOUT: grpc.StatusCode.DEADLINE_EXCEEDED,
+    Code.TOO_LARGE: grpc.StatusCode.RESOURCE_EXHAUSTED,
+    Code.UNSUPPORTED: grpc.StatusCode.UNIMPLEMENTED,
+    Code.GONE: grpc.StatusCode.CANCELLED,
+    Code.FAILED: grpc.StatusCode.INTERNAL,
+    Code.UNAVAILABLE: grpc.StatusCode.UNAVAILABLE,
+}
+SERVICE = pb.DESCRIPTOR.services_by_name["GRPCInferenceService"].full_name
+HEALTH = health_pb2.DESCRIPTOR.services_by_name["Health"].full_name
+REFLECTION = reflection.SERVICE_NAME
+_RETRY = (("grpc-retry-pushback-ms", "1000"),)
+_GRACE_SECONDS = 4.0  # for what came in while the port closed
+_SHARE_OF_DRAIN = 0.75
+_MOST_METADATA = 1 << 14  # bytes; more: RESOURCE_EXHAUSTED
+_MOST_AT_ONCE = 100  # requests on a connection; the client's library holds more back
+_RESPONSE = 2  # number of the field ModelStreamInferResponse.infer_response
+
+Context = Any  # grpc.aio.ServicerContext
+
+
+class RpcFront:
+    """The gRPC port."""
+
+    def __init__(self, service: InferenceService) -> None:
+        settings = service.settings
+        self.service = service
+        self._codec = Messages(settings.model, settings.revision)
+        self._trailing = (("fettle-revision", settings.revision),)
+        # A message is held by the library until it is whole, and nobody is told how much of it is there.
+        self._reading = asyncio.Semaphore(max(1, settings.max_bodies_bytes // settings.grpc_max_message_bytes))
+        self._streams = 0
+        self._idle: set[asyncio.Future[Any]] = set()
+        self._draining, self._stopping = asyncio.Event(), asyncio.Event()
+        self._reflection = reflection.aio.ReflectionServicer((SERVICE, HEALTH, REFLECTION))
+
+    async def serve(self) -> None:
+        """Listen until `stop`. Raises RuntimeError where the port is taken."""
+        settings = self.service.settings
+        server = grpc.aio.server(options=self._options())
+        server.add_generic_rpc_handlers((Handlers(self._handlers(), self._unknown()),))
+        server.add_insecure_port(f"{settings.host}:{settings.grpc_port}")
+        await server.start()
+        await self._stopping.wait()
+        await server.stop(_GRACE_SECONDS)
+
+    def drain(self) -> None:
+        """Say to who watches that this pod is on its way out. Connections stay: they can only be told to go when the port closes."""
+        self._draining.set()
+
+    def stop(self) -> None:
+        """Stop listening: connections are told to go elsewhere, and end when what is on its way is answered; silent streams at once."""
+        self._draining.set()
+        self._stopping.set()
+        for reading in self._idle:
+            reading.cancel()
+
+    def _options(self) -> list[tuple[str, Any]]:
+        settings = self.service.settings
+        return [
+            ("grpc.so_reuseport", 0),  # a port that is taken is an error
+            ("grpc.max_receive_message_length", settings.grpc_max_message_bytes),
+            ("grpc.max_send_message_length", -1),
+            ("grpc.max_metadata_size", _MOST_METADATA),
+            ("grpc.max_concurrent_streams", _MOST_AT_ONCE),
+            ("grpc.max_connection_age_ms", round(self._connection_seconds() * 1000)),
+            # Clients that ask whether the connection lives are no attackers; and a peer that is gone is found.
+            ("grpc.http2.min_ping_interval_without_data_ms", 10_000),
+            ("grpc.keepalive_permit_without_calls", 1),
+            ("grpc.keepalive_time_ms", 60_000),
+        ]
+
+    def _connection_seconds(self) -> float:
+        """Age at which a connection is told to end; streams that are open on it go on. The library adds a jitter of a tenth.
+
+        As `connections` does for HTTP, and once more in a drain: what comes while the port closes is cancelled by the library, so by then
+        every client should have gone elsewhere.
+        """
+        settings = self.service.settings
+        return min(settings.connection_max_seconds, settings.drain_seconds * _SHARE_OF_DRAIN or math.inf)
+
+    def _handlers(self) -> dict[str, Any]:
+        own: dict[str, Any] = {
+            "ServerLive": self._tells(pb.ServerLiveRequest, lambda request: pb.ServerLiveResponse(live=True)),
+            "ServerReady": self._tells(
+                pb.ServerReadyRequest, lambda request: pb.ServerReadyResponse(ready=self._ready)
+            ),
+            "ModelReady": self._tells(pb.ModelReadyRequest, self._model_ready),
+            "ServerMetadata": self._tells(
+                pb.ServerMetadataRequest, lambda request: pb.ServerMetadataResponse(**describe.server())
+            ),
+            "ModelMetadata": self._tells(pb.ModelMetadataRequest, self._model_metadata),
+            "ModelInfer": grpc.stream_unary_rpc_method_handler(self._infer),
+            "ModelStreamInfer": grpc.stream_stream_rpc_method_handler(self._stream(self._infer_each)),
+        }
+        return {
+            **{f"/{SERVICE}/{name}": handler for name, handler in own.items()},
+            f"/{HEALTH}/Check": self._tells(health_pb2.HealthCheckRequest, self._check),
+            f"/{HEALTH}/Watch": grpc.stream_stream_rpc_method_handler(self._stream(self._watch)),
+            f"/{REFLECTION}/ServerReflectionInfo": grpc.stream_stream_rpc_method_handler(self._stream(self._reflect)),
+        }
+
+    @property
+    def _ready(self) -> bool:
+        return not self.service.draining
+
+    # ------------------------------------------------------------------------------------------------------ inference
+
+    async def _infer(self, requests: Any, context: Context) -> bytes:
+        try:
+            answer = await self.service.infer(self._receive(context), self._codec)
+        except RequestError as error:
+            await self._refuse(context, error)
+        context.set_trailing_metadata(self._trailing)
+        return answer
+
+    async def _receive(self, context: Context) -> bytes:
+        """The one message of a request, held by `bodies`. Raises RequestError."""
+        return self.service.bodies.hold(await self._message(context))
+
+    async def _message(self, context: Context) -> bytes:
+        settings = self.service.settings
+        try:
+            async with asyncio.timeout(settings.body_seconds), self._reading:
+                message = await context.read()
+        except TimeoutError:
+            text = f"the message did not arrive within {settings.body_seconds:g} s"
+            raise RequestError(Code.TIMEOUT, text) from None
+        if message is grpc.aio.EOF:  # the library tells the client itself
+            limit = settings.grpc_max_message_bytes
+            raise RequestError(Code.TOO_LARGE, f"no message, or one larger than {limit} bytes")
+        return bytes(message)
+
+    async def _infer_each(self, context: Context) -> None:
+        """Answer the requests of a stream, one after another."""
+        while True:
+            message = await self._next(context)
+            if message is None:
+                return
+            try:
+                answer = await self.service.infer(self._held(message), self._codec)
+                response = field_head(_RESPONSE, len(answer)) + answer
+            except RequestError as error:
+                response = pb.ModelStreamInferResponse(error_message=error.message).SerializeToString()
+            await context.write(response)
+
+    async def _held(self, message: bytes) -> bytes:
+        return self.service.bodies.hold(message)
+
+    async def _next(self, context: Context) -> bytes | None:
+        """The next message of a stream; None at its end. Raises RequestError UNAVAILABLE when the port closes."""
+        reading = asyncio.ensure_future(context.read())
+        self._idle.add(reading)
+        try:
+            if self._stopping.is_set():
+                reading.cancel()
+            message = await reading
+        except asyncio.CancelledError:
+            if not self._stopping.is_set():
+                raise
+            raise RequestError(Code.UNAVAILABLE, "the server is stopping: open the stream again") from None
+        finally:
+            self._idle.discard(reading)
+        return None if message is grpc.aio.EOF else bytes(message)
+
+    # -------------------------------------------------------------------------------------------- what needs no model
+
+    def _tells(self, kind: type[Any], function: Callable[[Any], Message]) -> Any:
+        """A handler of one small message, counted by the service."""
+
+        def tell(body: bytes) -> tuple[Code, bytes]:
+            try:
+                request = kind.FromString(body)
+            except DecodeError as error:
+                raise RequestError(Code.INVALID, f"the message is no {kind.__name__}: {error}") from error
+            return Code.OK, function(request).SerializeToString()
+
+        async def answer(requests: Any, context: Context) -> bytes:
+            try:
+                _, response = self.service.tell(tell, await self._small_message(context))
+            except RequestError as error:
+                await self._refuse(context, error)
+            context.set_trailing_metadata(self._trailing)
+            return response
+
+        return grpc.stream_unary_rpc_method_handler(answer)
+
+    async def _small_message(self, context: Context) -> bytes:
+        try:
+            return await self._message(context)
+        except RequestError as error:
+            self.service.metrics.count(error.code)
+            raise
+
+    def _model_ready(self, request: pb.ModelReadyRequest) -> pb.ModelReadyResponse:
+        self._codec.require_model(request.name, request.version)
+        return pb.ModelReadyResponse(ready=self._ready)
+
+    def _model_metadata(self, request: pb.ModelMetadataRequest) -> pb.ModelMetadataResponse:
+        self._codec.require_model(request.name, request.version)
+        told = describe.model(self.service.settings, self.service.model)
+        del told["parameters"]  # for which the message has no field
+        return pb.ModelMetadataResponse(**told)
+
+    def _check(self, request: health_pb2.HealthCheckRequest) -> health_pb2.HealthCheckResponse:
+        if request.service not in ("", SERVICE):
+            raise RequestError(Code.NOT_FOUND, f"no service {clip(request.service, 64)!r} here; there is {SERVICE!r}")
+        states = health_pb2.HealthCheckResponse
+        return states(status=states.SERVING if self._ready else states.NOT_SERVING)
+
+    async def _watch(self, context: Context) -> None:
+        """The state now, and the other one once it is."""
+        message = await self._next(context)
+        request = health_pb2.HealthCheckRequest.FromString(message or b"")
+        states = health_pb2.HealthCheckResponse
+        if request.service not in ("", SERVICE):
+            await context.write(states(status=states.SERVICE_UNKNOWN).SerializeToString())
+        else:
+            await context.write(self._check(request).SerializeToString())
+            await self._draining.wait()
+            await context.write(states(status=states.NOT_SERVING).SerializeToString())
+        await self._stopping.wait()
+
+    async def _reflect(self, context: Context) -> None:
+        async def requests() -> AsyncIterator[Any]:
+            while (message := await self._next(context)) is not None:
+                yield reflection_pb2.ServerReflectionRequest.FromString(message)
+
+        async for response in self._reflection.ServerReflectionInfo(requests(), context):
+            await context.write(response.SerializeToString())
+
+    # ---------------------------------------------------------------------------------------------------------- both
+
+    def _stream(self, work: Callable[[Context], Awaitable[None]]) -> Any:
+        """A handler of a stream: one of at most so many, since each may have the library hold a message for it."""
+
+        async def handle(requests: Any, context: Context) -> None:
+            if self._streams >= self.service.settings.grpc_max_streams:
+                self.service.metrics.count(Code.UNAVAILABLE)
+                await self._refuse(context, RequestError(Code.UNAVAILABLE, f"{self._streams} streams are already open"))
+            self._streams += 1
+            try:
+                await work(context)
+            except DecodeError as error:
+                await self._refuse(context, RequestError(Code.INVALID, f"the message is not valid: {error}"))
+            except RequestError as error:
+                await self._refuse(context, error)
+            finally:
+                self._streams -= 1
+
+        return handle
+
+    def _unknown(self) -> Any:
+        async def handle(requests: Any, context: Context) -> bytes:
+            self.service.metrics.count(Code.NOT_ALLOWED)
+            await self._refuse(
+                context, RequestError(Code.NOT_ALLOWED, f"this server has {SERVICE}; see its reflection")
+            )
+
+        return grpc.stream_unary_rpc_method_handler(handle)
+
+    async def _refuse(self, context: Context, error: RequestError) -> NoReturn:
+        more = _RETRY if error.code is Code.UNAVAILABLE else ()
+        await context.abort(STATUSES[error.code], clip(error.message, 2048), (*self._trailing, *more))
+        raise AssertionError("abort returned")
+
+
+class Handlers(grpc.GenericRpcHandler):  # type: ignore[misc]  # the library has no types
+    """A handler for each method, and one for any other, so that no answer is the library's own."""
+
+    def __init__(self, known: dict[str, Any], unknown: Any) -> None:
+        self._known, self._unknown = known, unknown
+
+    def service(self, handler_call_details: Any) -> Any:
+        """The handler of a call."""
+        return self._known.get(handler_call_details.method, self._unknown)

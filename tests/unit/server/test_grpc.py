@@ -1,0 +1,276 @@
+"""The gRPC port of a server process: real clients, streams, bounds, draining."""
+
+from __future__ import annotations
+
+import json
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, suppress
+from pathlib import Path
+from threading import Event, Thread
+from typing import Any
+
+import grpc
+import httpx
+import numpy as np
+import pytest
+from google.protobuf.descriptor_pool import DescriptorPool
+from grpc_health.v1 import health_pb2, health_pb2_grpc
+from grpc_reflection.v1alpha.proto_reflection_descriptor_database import ProtoReflectionDescriptorDatabase
+from tests.unit.server.serving import SLOW, EchoServer, SlowServer
+from tools.serving import ServerProcess
+
+from fettle.api.signature import DATA_TYPES
+from fettle.server import inference_pb2 as pb
+
+OWN = (("grpc.use_local_subchannel_pool", 1),)  # a connection of its own
+DTYPES = [row.v2 for row in DATA_TYPES if row.v2 != "BF16"]  # which onnxruntime does not run beside strings
+
+
+@pytest.fixture(scope="module")
+def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[EchoServer]:
+    started = EchoServer(tmp_path_factory.mktemp("server"), DTYPES, grpc_max_message_bytes=1 << 24)
+    yield started
+    started.stop()
+
+
+def triton(server: EchoServer, dtypes: list[str]) -> dict[str, Any]:
+    """What NVIDIA's client was told."""
+    script = str(Path(__file__).with_name("triton_grpc_client.py"))
+    command = [sys.executable, script, str(server.grpc), ",".join(dtypes)]
+    done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=120)
+    assert done.returncode == 0, done.stderr
+    told: dict[str, Any] = json.loads(done.stdout)
+    return told
+
+
+def test_nvidias_client_works_unmodified(server: EchoServer) -> None:
+    told = triton(server, DTYPES)
+    assert (told["live"], told["ready"], told["model"], told["id"]) == (True, True, True, "7")
+    assert told["outputs"] == told["expected"]
+    assert told["chosen"] == ["y_FP32"]
+    assert told["server"]["name"] == "fettle"
+    assert told["metadata"] == {"name": "x_FP32", "datatype": "FP32", "shape": ["-1", "-1"]}
+    assert told["short"] == [
+        "StatusCode.INVALID_ARGUMENT",
+        "input x_FP32: shape [2, 2] of FP32 needs 16 bytes, found 12",
+    ]
+    assert told["unknown"][0] == "StatusCode.NOT_FOUND" and "this server serves the model 'echo'" in told["unknown"][1]
+    assert told["large"][0] == "StatusCode.RESOURCE_EXHAUSTED"
+    assert told["other"][0] == "StatusCode.UNIMPLEMENTED"
+    first, second, third = told["stream"]
+    assert (first, third) == ("s", "s") and "the model 'other'" in second
+
+
+INFER = "/inference.GRPCInferenceService/ModelInfer"
+STREAM = "/inference.GRPCInferenceService/ModelStreamInfer"
+
+
+def request(value: float = 1.0, name: str = "slow", **more: Any) -> bytes:
+    """A request for one item of the slow or of the look-up model."""
+    item = np.array([[value, 0, 0, 0]], np.float32)
+    tensor = pb.ModelInferRequest.InferInputTensor(name="x", datatype="FP32", shape=[1, 4])
+    made = pb.ModelInferRequest(model_name=name, inputs=[tensor], raw_input_contents=[item.tobytes()], **more)
+    return bytes(made.SerializeToString())
+
+
+@pytest.fixture(scope="module")
+def slow(tmp_path_factory: pytest.TempPathFactory) -> Iterator[SlowServer]:
+    bounds = {"grpc_max_message_bytes": 4000, "max_bodies_bytes": 8000, "body_seconds": 1.5, "grpc_max_streams": 2}
+    started = SlowServer(tmp_path_factory.mktemp("slow"), **bounds)
+    yield started
+    started.stop()
+
+
+@pytest.fixture
+def channel(slow: SlowServer) -> Iterator[grpc.Channel]:
+    with grpc.insecure_channel(f"127.0.0.1:{slow.grpc}") as made:
+        yield made
+
+
+def refused(call: Callable[[], Any]) -> tuple[grpc.StatusCode, str]:
+    with pytest.raises(grpc.RpcError) as caught:
+        call()
+    return caught.value.code(), caught.value.details()
+
+
+def counted(server: ServerProcess, code: int) -> int:
+    """Answers with that code so far."""
+    lines = httpx.get(f"{server.admin}/metrics").text.splitlines()
+    return sum(int(float(line.split()[-1])) for line in lines if f'requests_total{{code="{code}"' in line)
+
+
+def counts(server: ServerProcess, code: int, at_least: int) -> bool:
+    """Whether so many come to be counted: a client may hear of its error before the server is done with it."""
+    until = time.monotonic() + 30
+    while counted(server, code) < at_least and time.monotonic() < until:
+        time.sleep(0.05)
+    return counted(server, code) >= at_least
+
+
+def test_an_answer_tells_its_revision_and_counts_like_any_other(slow: SlowServer, channel: grpc.Channel) -> None:
+    before = counted(slow, 200)
+    answer, call = channel.unary_unary(INFER).with_call(request(id="7"))
+    assert pb.ModelInferResponse.FromString(answer).id == "7"
+    assert ("fettle-revision", "unknown") in call.trailing_metadata()
+    assert counted(slow, 200) == before + 1
+    told = httpx.get(f"{slow.admin}/metrics").text
+    assert f'fettle_server_request_seconds_count{{model="slow",revision="unknown"}} {before + 1}.0' in told
+
+
+@pytest.mark.parametrize(
+    ("method", "content", "status", "code", "says"),
+    [
+        (INFER, b"\xff", grpc.StatusCode.INVALID_ARGUMENT, 400, "a number at byte 0 does not end"),
+        (INFER, request(name="other"), grpc.StatusCode.NOT_FOUND, 404, "this server serves the model 'slow'"),
+        (INFER, request(model_version="2"), grpc.StatusCode.NOT_FOUND, 404, "version '2'"),
+        (INFER, bytes(4001), grpc.StatusCode.RESOURCE_EXHAUSTED, 413, "larger than max (4001 vs. 4000)"),
+        ("/inference.GRPCInferenceService/ServerLive", b"\xff", grpc.StatusCode.INVALID_ARGUMENT, 400, "no ServerLive"),
+        ("/inference.GRPCInferenceService/ModelReady", b"", grpc.StatusCode.NOT_FOUND, 404, "the model ''"),
+        ("/grpc.health.v1.Health/Check", b"\x0a\x01x", grpc.StatusCode.NOT_FOUND, 404, "no service 'x'"),
+        ("/some.Service/Method", b"", grpc.StatusCode.UNIMPLEMENTED, 405, "inference.GRPCInferenceService"),
+    ],
+)
+def test_an_error_has_grpcs_status_a_sentence_and_is_counted_once(
+    slow: SlowServer, channel: grpc.Channel, method: str, content: bytes, status: grpc.StatusCode, code: int, says: str
+) -> None:
+    before = counted(slow, code)
+    found, details = refused(lambda: channel.unary_unary(method)(content, timeout=30))
+    assert (found, says in details) == (status, True), details
+    assert counts(slow, code, before + 1)
+    assert counted(slow, code) == before + 1
+    assert channel.unary_unary(INFER)(request(), timeout=60)
+
+
+def test_a_deadline_ends_a_request_and_counts_as_a_client_that_gave_up(slow: SlowServer, channel: grpc.Channel) -> None:
+    before = counted(slow, 499)
+    status, _ = refused(lambda: channel.unary_unary(INFER)(request(SLOW[0]), timeout=0.2))
+    assert status is grpc.StatusCode.DEADLINE_EXCEEDED
+    assert counts(slow, 499, before + 1)
+    assert channel.unary_unary(INFER)(request(), timeout=60)
+
+
+def test_messages_that_do_not_arrive_are_ended_and_others_are_read_then(slow: SlowServer) -> None:
+    """As many as are read at once: clients that say nothing after their head."""
+    with ExitStack() as opened:
+        calls = []
+        for _ in range(2):  # max_bodies_bytes / grpc_max_message_bytes
+            silent = opened.enter_context(grpc.insecure_channel(f"127.0.0.1:{slow.grpc}", OWN))
+            calls.append(silent.stream_unary(INFER).future(iter(Event().wait, None), timeout=60))
+        time.sleep(0.5)
+        late = opened.enter_context(grpc.insecure_channel(f"127.0.0.1:{slow.grpc}", OWN))
+        assert late.unary_unary(INFER)(request(), timeout=60)
+        for call in calls:
+            assert refused(call.result)[0] is grpc.StatusCode.DEADLINE_EXCEEDED
+            assert "did not arrive within 1.5 s" in call.details()
+
+
+def test_streams_are_answered_in_order_and_bounded_in_number(slow: SlowServer, channel: grpc.Channel) -> None:
+    sent = [request(id="a"), request(name="other"), b"\xff", request(id="b")]
+    answers = [pb.ModelStreamInferResponse.FromString(answer) for answer in channel.stream_stream(STREAM)(iter(sent))]
+    assert [answer.infer_response.id for answer in answers] == ["a", "", "", "b"]
+    assert [bool(answer.error_message) for answer in answers] == [False, True, True, False]
+    ends = Event()
+    open_ones = [channel.stream_stream(STREAM)(iter(ends.wait, True), timeout=60) for _ in range(2)]
+    time.sleep(0.5)
+    status, details = refused(lambda: list(channel.stream_stream(STREAM)(iter([request()]), timeout=60)))
+    assert (status, details) == (grpc.StatusCode.UNAVAILABLE, "2 streams are already open")
+    ends.set()
+    for stream in open_ones:
+        assert list(stream) == []
+
+
+def test_health_and_reflection_are_grpcs_own(slow: SlowServer, channel: grpc.Channel) -> None:
+    health = health_pb2_grpc.HealthStub(channel)
+    for name in ("", "inference.GRPCInferenceService"):
+        answer = health.Check(health_pb2.HealthCheckRequest(service=name))
+        assert answer.status == health_pb2.HealthCheckResponse.SERVING
+    first = next(health.Watch(health_pb2.HealthCheckRequest(service="other"), timeout=30))
+    assert first.status == health_pb2.HealthCheckResponse.SERVICE_UNKNOWN
+    described = ProtoReflectionDescriptorDatabase(channel)
+    assert "inference.GRPCInferenceService" in described.get_services()
+    service = DescriptorPool(described).FindServiceByName("inference.GRPCInferenceService")
+    assert {method.name for method in service.methods} >= {"ModelInfer", "ModelStreamInfer", "ServerMetadata"}
+
+
+def test_a_port_that_is_taken_ends_the_process_with_a_sentence(tmp_path: Path) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        log = tmp_path / "log"
+        with log.open("w") as stream, pytest.raises(RuntimeError, match="exited with 1"):
+            SlowServer(tmp_path, grpc_port=taken.getsockname()[1], log=stream.fileno())
+        assert "Failed to bind" in log.read_text()
+
+
+class Service:
+    """What kube-proxy is to clients: new connections go to the pod that is ready, old ones stay where they are."""
+
+    def __init__(self, port: int) -> None:
+        self.port = port
+        self._listener = socket.create_server(("127.0.0.1", 0))
+        self.address = f"127.0.0.1:{self._listener.getsockname()[1]}"
+        Thread(target=self._accept, daemon=True).start()
+
+    def _accept(self) -> None:
+        while True:
+            client, _ = self._listener.accept()
+            pod = socket.create_connection(("127.0.0.1", self.port))
+            for left, right in ((client, pod), (pod, client)):
+                Thread(target=self._copy, args=(left, right), daemon=True).start()
+
+    @staticmethod
+    def _copy(source: socket.socket, target: socket.socket) -> None:
+        with suppress(OSError):
+            while part := source.recv(1 << 16):
+                target.sendall(part)
+            target.shutdown(socket.SHUT_WR)
+
+
+def test_draining_loses_no_request_of_clients_that_reach_the_pod_through_a_service(tmp_path: Path) -> None:
+    leaving, staying = (SlowServer(tmp_path / name, drain_seconds=4) for name in ("leaving", "staying"))
+    service = Service(leaving.grpc)
+    failures, done, ended = [], [0] * 4, Event()
+
+    def ask(index: int) -> None:
+        with grpc.insecure_channel(service.address, OWN) as channel:
+            infer = channel.unary_unary(INFER)
+            while not ended.is_set():
+                try:
+                    infer(request(), timeout=60)
+                    done[index] += 1
+                except grpc.RpcError as error:
+                    failures.append((error.code(), error.details()))
+
+    with grpc.insecure_channel(f"127.0.0.1:{leaving.grpc}", OWN) as watching:
+        states = health_pb2_grpc.HealthStub(watching).Watch(health_pb2.HealthCheckRequest())
+        assert next(states).status == health_pb2.HealthCheckResponse.SERVING
+        asking = [Thread(target=ask, args=(index,)) for index in range(len(done))]
+        for thread in asking:
+            thread.start()
+        time.sleep(0.5)
+        leaving.process.send_signal(signal.SIGTERM)
+        assert next(states).status == health_pb2.HealthCheckResponse.NOT_SERVING
+        service.port = staying.grpc
+        assert leaving.process.wait(30) == 0
+        time.sleep(0.5)
+        ended.set()
+        for thread in asking:
+            thread.join()
+    answered = counted(staying, 200)
+    staying.stop()
+    assert failures == []
+    assert all(done) and answered > 0
+
+
+def test_a_silent_stream_does_not_hold_a_drain_open(tmp_path: Path) -> None:
+    server = SlowServer(tmp_path, drain_seconds=0)
+    with grpc.insecure_channel(f"127.0.0.1:{server.grpc}", OWN) as channel:
+        stream = channel.stream_stream(STREAM)(iter(Event().wait, None))
+        time.sleep(0.5)
+        server.process.send_signal(signal.SIGTERM)
+        status, details = refused(lambda: list(stream))
+        assert (status, details) == (grpc.StatusCode.UNAVAILABLE, "the server is stopping: open the stream again")
+        assert server.process.wait(30) == 0
