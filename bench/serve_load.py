@@ -90,8 +90,8 @@ def _wrk(request: Request, concurrency: int, seconds: float, cpus: Sequence[int]
     lines = "\n".join(f'wrk.headers["{name}"] = "{value}"' for name, value in headers.items())
     script.write_text(_SCRIPT.format(body=body, headers=lines))
     threads = min(len(cpus), concurrency)
-    words = [program, f"-t{threads}", f"-c{concurrency}", f"-d{max(1, round(seconds))}s", "--timeout", "30s"]
-    said = _run([*words, "-s", script, request.url], cpus, environment)
+    words = [str(program), f"-t{threads}", f"-c{concurrency}", f"-d{max(1, round(seconds))}s", "--timeout", "30s"]
+    said = _run([*words, "-s", str(script), request.url], cpus, environment)
     found = json.loads(next(line for line in reversed(said.splitlines()) if line.startswith("{")))
     rate = 1e6 * (found["requests"] - found["failed"]) / max(1, found["microseconds"])
     return Figures(rate, found["p50"] / 1000, found["p99"] / 1000, found["failed"])
@@ -126,7 +126,7 @@ def _vegeta(request: Request, rate: float, seconds: float, cpus: Sequence[int], 
     (folder / "target.json").write_text(json.dumps(target))
     program, results = _go("vegeta"), folder / "vegeta.bin"
     words = [
-        program,
+        str(program),
         "attack",
         "-format=json",
         f"-targets={folder / 'target.json'}",

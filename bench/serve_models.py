@@ -52,8 +52,8 @@ class ServedCase:
     def binary_body(self) -> tuple[bytes, int]:
         """The same with the binary tensor extension, answer included; and how long its JSON is."""
         item = self.items(1)
-        tensor = {"name": "x", "datatype": self.dtype, "shape": list(item.shape)}
-        tensor["parameters"] = {"binary_data_size": item.nbytes}
+        size = {"binary_data_size": item.nbytes}
+        tensor = {"name": "x", "datatype": self.dtype, "shape": list(item.shape), "parameters": size}
         head = json.dumps({"inputs": [tensor], "parameters": {"binary_data_output": True}}, separators=(",", ":"))
         return head.encode() + item.tobytes(), len(head)
 

@@ -141,7 +141,7 @@ class RunningServer:
         except EnvironmentFailure as failure:
             raise ServerFailure(str(failure)) from failure
         environment = write_job(self.case, model, self.folder, threads, self.port, self.grpc_port)
-        command = [interpreter, "-m", f"bench.peers.serve.{self.kind.module}"]
+        command = [str(interpreter), "-m", f"bench.peers.serve.{self.kind.module}"]
         return subprocess.Popen(command, env=environment, stdout=log, stderr=log, cwd=self.folder)
 
     def _wait(self) -> None:

@@ -7,6 +7,7 @@ from __future__ import annotations
 from typing import Any
 
 import orjson
+import uvloop
 from bench.peers.serve.job import read
 from granian.constants import HTTPModes, Interfaces
 from granian.log import LogLevels
@@ -33,8 +34,4 @@ async def main() -> None:
 
 
 if __name__ == "__main__":
-    try:
-        from uvloop import run
-    except ImportError:
-        from asyncio import run
-    run(main())
+    uvloop.run(main())

@@ -234,7 +234,7 @@ def _converted(flat: list[Any], dtype: str) -> Array:
     if letter is not None:
         array: Array = np.empty(len(flat), numpy_type(dtype))
         try:
-            struct.pack_into(f"={len(flat)}{letter}", array, 0, *flat)
+            struct.pack_into(f"={len(flat)}{letter}", array.data, 0, *flat)
         except (struct.error, OverflowError):
             return _bent(flat, dtype)  # which says what is wrong
         if (len(flat) > FEW and not ((array == 0) | (array == 1)).any()) or bool not in set(map(type, flat)):
