@@ -151,6 +151,24 @@ def test_with_namespaces_to_watch_rights_are_granted_only_there() -> None:
     assert sorted(bound) == ["fettle-system", "fettle-system", "one"]  # the Lease's Role too
 
 
+def test_a_team_without_rights_on_the_cluster_installs_nothing_cluster_wide() -> None:
+    objects = render(
+        {"watchNamespaces": ["team-a"], "crds": {"enabled": False}, "rbac": {"userRoles": False}}, namespace="team-a"
+    )
+    assert [found["kind"] for found in objects if "namespace" not in found["metadata"]] == []
+    assert {found["roleRef"]["kind"] for found in objects if found["kind"] == "RoleBinding"} == {"Role"}
+
+
+def test_a_role_in_a_watched_namespace_grants_what_the_cluster_role_does() -> None:
+    def rules(kind: str, **values: Any) -> Any:
+        objects = [one for one in render(values) if (one["kind"], one["metadata"]["name"]) == (kind, "fettle")]
+        return [one["rules"] for one in objects]
+
+    (everywhere,) = rules("ClusterRole")
+    assert rules("Role", watchNamespaces=["one", "two"]) == [everywhere, everywhere]
+    assert rules("ClusterRole", watchNamespaces=["one"]) == []
+
+
 def test_without_rbac_and_account_nothing_of_them_is_made() -> None:
     objects = render({"rbac": {"create": False}, "serviceAccount": {"create": False, "name": "mine"}})
     assert {found["kind"] for found in objects} & {"ServiceAccount", "ClusterRoleBinding", "Role"} == set()

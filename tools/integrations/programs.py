@@ -36,7 +36,7 @@ class Program:
 
 RULES = Program("rules")
 ARGOCD = Program("argocd", "github.com/argoproj/argo-cd/v3/cmd")
-PROGRAMS = (RULES, ARGOCD)
+REDIS = Program("redis")
 
 
 def ensure(program: Program, progress: Progress, paths: Paths | None = None) -> Path:
