@@ -29,6 +29,7 @@ GITOPS = Path("examples/gitops")
 MODEL, DEPLOYMENT = MODELS / "optimizedmodel.yaml", MODELS / "modeldeployment.yaml"
 RECIPES = [{"name": "prepared", "steps": [{"optimizeGraph": {}}]}]
 NAME = "digits"
+WAVE = "argocd.argoproj.io/sync-wave"
 
 
 @pytest.fixture(scope="module")
@@ -50,7 +51,9 @@ def team(target: Target) -> Kube:
 def repository(target: Target, tmp_path_factory: pytest.TempPathFactory) -> Repository:
     made = Repository(tmp_path_factory.mktemp("git") / "platform", install.images(target))
     made.edit(MODEL, quick)
-    made.commit("a quick plan")
+    for wave, path in enumerate((MODEL, DEPLOYMENT)):
+        made.edit(path, lambda obj, wave=wave: obj["metadata"].update(annotations={WAVE: str(wave)}))
+    made.commit("a quick plan, in waves")
     return made
 
 
@@ -152,6 +155,14 @@ def merge_customizations(argo: ArgoCD) -> None:
         "get", "configmap", "fettle-argocd", "-o", "jsonpath={.data}"
     )
     argo.kube.kubectl("patch", "configmap", "argocd-cm", "--type", "merge", "--patch", f'{{"data": {data}}}')
+
+
+def test_without_waves_a_commit_is_synced_at_once(argo: ArgoCD, repository: Repository) -> None:
+    """The rest of the story: with waves a sync lasts as long as a run, and no other commit is applied before it is over."""
+    for path in (MODEL, DEPLOYMENT):
+        repository.edit(path, lambda obj: obj["metadata"].pop("annotations"))
+    follow(argo, repository, "models", "no waves")
+    comes(argo, "models", healthy, 60)
 
 
 def test_there_is_no_ignore_rule_anywhere(argo: ArgoCD, repository: Repository) -> None:

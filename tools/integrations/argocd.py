@@ -115,7 +115,12 @@ def _commands(argocd: ArgoCD, redis: Path) -> dict[str, Sequence[str]]:
             *(binary, "--address", "127.0.0.1", "--port", REPO_SERVER.rpartition(":")[2], "--metrics-port", "18084"),
             *("--redis", REDIS_ADDRESS, "--disable-tls", "--revision-cache-expiration", "2s"),
         ),
-        "argocd-application-controller": (binary, *in_cluster, *repo, "--metrics-port", "18082"),
+        "argocd-application-controller": (
+            *(binary, *in_cluster, *repo),
+            "--metrics-port",
+            "18082",
+            "--persist-resource-health",
+        ),
         "argocd-server": (binary, *in_cluster, *repo, *ports, "--address", "127.0.0.1", "--disable-auth", "--insecure"),
     }
 
