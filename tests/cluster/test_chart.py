@@ -136,6 +136,46 @@ def test_the_operators_pod_is_admitted_at_the_restricted_level(
         cluster.create({"apiVersion": "v1", "kind": "Pod", **template}, "--dry-run=server")
 
 
+EVERYTHING: dict[str, Any] = {
+    "replicas": 2,
+    "podDisruptionBudget": {"enabled": True},
+    "argocd": {"customizations": True},
+    "image": {"pullPolicy": "Always", "pullSecrets": ["one"]},
+    "jobs": {"resources": {"limits": {"cpu": 2}}},
+    "serviceAccount": {"annotations": {"example.com/role": "operator"}},
+    "metrics": {"service": {"annotations": {"prometheus.io/scrape": "true"}}},
+    "operator": {
+        "env": [{"name": "HTTPS_PROXY", "value": "http://proxy"}],
+        "podLabels": {"team": "ml"},
+        "podAnnotations": {"note": "x"},
+        "imagePullSecrets": [{"name": "registry"}],
+        "priorityClassName": "system-cluster-critical",
+        "nodeSelector": {"disk": "ssd"},
+        "tolerations": [{"key": "gpu", "operator": "Exists", "effect": "NoSchedule"}],
+        "affinity": {
+            "podAntiAffinity": {
+                "preferredDuringSchedulingIgnoredDuringExecution": [
+                    {"weight": 1, "podAffinityTerm": {"topologyKey": "kubernetes.io/hostname"}}
+                ]
+            }
+        },
+        "topologySpreadConstraints": [
+            {"maxSkew": 1, "topologyKey": "kubernetes.io/hostname", "whenUnsatisfiable": "ScheduleAnyway"}
+        ],
+    },
+}
+
+
+@pytest.mark.parametrize("where", [{}, {"watchNamespaces": ["default"]}], ids=["everywhere", "one namespace"])
+def test_the_api_server_takes_every_object_of_every_value(cluster: Any, namespace: str, where: dict[str, Any]) -> None:
+    """The monitors are of another operator's kinds, which are not here."""
+    objects = render({**EVERYTHING, **where, "crds": {"enabled": False}}, release="all", namespace=namespace)
+    kinds = {found["kind"] for found in objects}
+    assert {"NetworkPolicy", "ConfigMap", "PodDisruptionBudget", "Deployment", "Service", "RoleBinding"} <= kinds
+    text = json.dumps({"apiVersion": "v1", "kind": "List", "items": objects})
+    cluster("apply", "--server-side", "--dry-run=server", "--validate=strict", "-f", "-", stdin=text)
+
+
 def test_the_charts_crds_are_taken_by_the_api_server(cluster: Any) -> None:
     for found in render():
         if found["kind"] == "CustomResourceDefinition":
