@@ -30,13 +30,15 @@ def system(target: Target) -> Kube:
 
 
 def to_chart(system: Kube, chart: Path) -> None:
-    """`helm upgrade --install`, waited for. The tests of Argo CD may have left CustomResourceDefinitions that no release owns."""
+    """`helm upgrade --install`, waited for, and `helm test`. The tests of Argo CD may have left CustomResourceDefinitions that no release owns."""
     system.ensure_namespace()
     images = install.helm_arguments(install.images(system.target))
     command = ("upgrade", "--install", "fettle", str(chart), "--namespace", system.namespace, "--take-ownership")
     values = ("--set", "replicas=2,jobs.measureSeconds=3", "--set", "ignoreNamespaces={test-*}")
     install.helm(system, *command, *images, *values)
     rolled_out(system)
+    if chart == CHART:
+        install.helm(system, "test", "fettle", "--namespace", system.namespace)
 
 
 def rolled_out(system: Kube) -> None:

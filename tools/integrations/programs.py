@@ -9,7 +9,7 @@ from pathlib import Path
 
 from tools.cluster import build
 from tools.cluster.paths import Paths, checkout
-from tools.cluster.shell import Progress
+from tools.cluster.shell import Progress, run
 
 MODULES = Path(__file__).parent
 
@@ -62,4 +62,4 @@ def ensure(program: Program, progress: Progress, paths: Paths | None = None) -> 
 def module_folder(path: str, program: Program, progress: Progress, paths: Paths | None = None) -> Path:
     """Where a module that a program is built from lies, with all its files."""
     go, _ = build.toolchain(paths or checkout(), program.module, progress)
-    return Path(build.run(go, "list", "-m", "-f", "{{.Dir}}", path, cwd=program.module).strip())
+    return Path(run(go, "list", "-m", "-f", "{{.Dir}}", path, cwd=program.module).strip())

@@ -63,8 +63,8 @@ class ConditionDraft:
 def settled_status(snapshot: RunSnapshot, status: OptimizedModelStatus) -> OptimizedModelStatus:
     """The status of a run that is left as it is, with the conditions that an earlier version of the operator did not write."""
     ready = find(status.conditions, READY)
-    if ready is None or find(status.conditions, STALLED) is not None:
-        return status
+    if ready is None or find(status.conditions, STALLED) is not None or ready.reason not in set(Reason):
+        return status  # a reason that is not in the list was written by a newer version
     conditions = status.conditions
     for draft in settling(Reason(ready.reason), ready.message):
         conditions = _said(conditions, draft, snapshot)

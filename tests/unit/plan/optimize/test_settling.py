@@ -81,6 +81,15 @@ def test_what_an_earlier_version_of_the_operator_wrote_gets_the_two_conditions_a
     assert (world.status, decision.events) == (whole, ())
 
 
+def test_a_reason_that_only_a_newer_version_knows_is_left_as_it_is() -> None:
+    world = World()
+    world.settle()
+    ready = world.ready.model_copy(update={"reason": "SomethingNew", "status": ConditionStatus.FALSE})
+    world.status = world.status.model_copy(update={"conditions": (ready,)})
+    world.look()
+    assert world.status.conditions == (ready,)
+
+
 def test_a_run_of_a_spec_that_could_not_be_read_before_begins_now() -> None:
     """Its deadline does not count from a run of before, whose candidates are not its own."""
     world = World()
