@@ -20,7 +20,7 @@ UP := $(PYTHON) -m tools.cluster up
 export PYTHONDONTWRITEBYTECODE :=
 export PYTHONPYCACHEPREFIX := $(CURDIR)/.cache/bytecode
 
-.PHONY: help setup lock lint type test test-unit coverage test-cluster test-e2e test-torch test-kills bench-rollout bench-optimize crds verify docs images images-torch cluster cluster-down cluster-status demo demo-clean clean
+.PHONY: help setup lock lint type test test-unit coverage test-cluster test-e2e test-integrations test-torch test-kills bench-rollout bench-optimize crds verify docs images images-torch cluster cluster-down cluster-status demo demo-clean clean
 
 help: ## list the targets
 	@grep -hE '^[a-z0-9-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | awk -F'\t' '{printf "  %-16s %s\n", $$1, $$2}'
@@ -85,6 +85,9 @@ test-cluster: setup ## run the tests against a real API server
 
 test-e2e: setup ## run the tests with real pods
 	@$(ON_OWN_CLUSTER) --images -- $(PYTEST) $(WITH_PODS) tests/e2e
+
+test-integrations: setup ## run the tests with Argo CD and Helm under load, on a cluster of their own; builds Argo CD once
+	@$(PYTHON) -m tools.cluster run --name fettle-integrations --images -- $(PYTEST) tests/integrations
 
 test-torch: setup ## run the PyTorch tests with real pods (images of 1.3 GB more each)
 	@FETTLE_TORCH_IMAGES=1 $(ON_OWN_CLUSTER) --torch -- $(PYTEST) tests/e2e/test_torch.py

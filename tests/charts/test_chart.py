@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +14,8 @@ import yaml
 from tests.charts.helm import CHART, HelmError, helm, only, render
 
 import fettle
+from fettle.cluster.owner import MODEL_DEPLOYMENT_LABEL, OPTIMIZED_MODEL_LABEL
+from fettle.cluster.serving import MANAGEMENT_PORT
 from fettle.settings import Settings
 
 GOLDEN = Path(__file__).parent / "golden"
@@ -151,6 +155,24 @@ def test_with_namespaces_to_watch_rights_are_granted_only_there() -> None:
     assert sorted(bound) == ["fettle-system", "fettle-system", "one"]  # the Lease's Role too
 
 
+def test_a_team_without_rights_on_the_cluster_installs_nothing_cluster_wide() -> None:
+    objects = render(
+        {"watchNamespaces": ["team-a"], "crds": {"enabled": False}, "rbac": {"userRoles": False}}, namespace="team-a"
+    )
+    assert [found["kind"] for found in objects if "namespace" not in found["metadata"]] == []
+    assert {found["roleRef"]["kind"] for found in objects if found["kind"] == "RoleBinding"} == {"Role"}
+
+
+def test_a_role_in_a_watched_namespace_grants_what_the_cluster_role_does() -> None:
+    def rules(kind: str, **values: Any) -> Any:
+        objects = [one for one in render(values) if (one["kind"], one["metadata"]["name"]) == (kind, "fettle")]
+        return [one["rules"] for one in objects]
+
+    (everywhere,) = rules("ClusterRole")
+    assert rules("Role", watchNamespaces=["one", "two"]) == [everywhere, everywhere]
+    assert rules("ClusterRole", watchNamespaces=["one"]) == []
+
+
 def test_without_rbac_and_account_nothing_of_them_is_made() -> None:
     objects = render({"rbac": {"create": False}, "serviceAccount": {"create": False, "name": "mine"}})
     assert {found["kind"] for found in objects} & {"ServiceAccount", "ClusterRoleBinding", "Role"} == set()
@@ -187,6 +209,116 @@ def test_the_readme_tells_every_right_of_the_operator() -> None:
         found["rules"] for found in render() if (found["kind"], found["metadata"]["name"]) == ("ClusterRole", "fettle")
     )
     assert [name for rule in rules for name in rule["resources"] if name.split("/")[0] not in told] == []
+
+
+POLICIES = ["fettle", "fettle-jobs", "fettle-servers"]
+
+
+def policies(values: dict[str, Any]) -> dict[tuple[str, str], Any]:
+    return {
+        (found["metadata"]["namespace"], found["metadata"]["name"]): found["spec"]
+        for found in render(values)
+        if found["kind"] == "NetworkPolicy"
+    }
+
+
+def test_the_operator_has_a_network_policy_and_jobs_and_servers_where_the_chart_knows_their_namespaces() -> None:
+    assert list(policies({})) == [("fettle-system", "fettle")]
+    assert policies({"networkPolicies": {"enabled": False}}) == {}
+    watched = policies({"watchNamespaces": ["team-a"]})
+    assert list(watched) == list(zip(["fettle-system", "team-a", "team-a"], POLICIES, strict=True))
+    listed = policies({"networkPolicies": {"namespaces": ["team-b"]}})
+    assert list(listed) == list(zip(["fettle-system", "team-b", "team-b"], POLICIES, strict=True))
+
+
+def test_network_policies_select_the_pods_that_there_are_and_let_nothing_of_a_job_through() -> None:
+    found = policies({"watchNamespaces": ["team-a"]})
+    assert found["fettle-system", "fettle"]["podSelector"] == only(render(), "Deployment")["spec"]["selector"]
+    for name, label in (("fettle-jobs", OPTIMIZED_MODEL_LABEL), ("fettle-servers", MODEL_DEPLOYMENT_LABEL)):
+        spec = found["team-a", name]
+        assert spec["podSelector"] == {"matchExpressions": [{"key": label, "operator": "Exists"}]}
+        assert spec["policyTypes"] == ["Ingress", "Egress"]
+    assert not {"ingress", "egress"} & found["team-a", "fettle-jobs"].keys()
+    servers = found["team-a", "fettle-servers"]
+    assert [port["port"] for rule in servers["ingress"] for port in rule["ports"]] == ["http", "grpc", "management"]
+    assert all(
+        "from" in rule for rule in servers["ingress"] if {"protocol": "TCP", "port": "management"} in rule["ports"]
+    )
+    assert servers["egress"][1]["ports"] == [{"protocol": "TCP", "port": MANAGEMENT_PORT}]
+
+
+# Another value for each that has no other of its type.
+OTHER: dict[str, Any] = {
+    "image.pullPolicy": "Always",
+    "operator.log.level": "DEBUG",
+    "operator.log.format": "text",
+    "store.uri": "pvc://other",
+    "store.size": "1Gi",
+    "store.accessModes": ["ReadWriteMany"],
+    "jobs.measureMemory": "3Gi",
+    "serving.memory": "2Gi",
+    "serving.resources": {"limits": {"cpu": 1}},
+    "operator.env": [{"name": "A", "value": "b"}],
+    "operator.imagePullSecrets": [{"name": "registry"}],
+    "operator.tolerations": [{"operator": "Exists"}],
+    "operator.topologySpreadConstraints": [
+        {"maxSkew": 1, "topologyKey": "zone", "whenUnsatisfiable": "ScheduleAnyway", "labelSelector": {}}
+    ],
+    "operator.affinity": {"podAntiAffinity": {}},
+    "operator.resources.limits": {"memory": "1Gi"},
+    "operator.resources.requests": {"cpu": 1},
+    "networkPolicies.apiServerPorts": [8443],
+    "jobs.resources.requests": {"cpu": 2},
+}
+# What another value needs to be in force before it changes an object.
+NEEDS: dict[str, dict[str, Any]] = {
+    "podDisruptionBudget.minAvailable": {"podDisruptionBudget": {"enabled": True}},
+    "serviceAccount.annotations": {},
+    "metrics.serviceMonitor.interval": {"metrics": {"serviceMonitor": {"enabled": True}}},
+    "metrics.serviceMonitor.labels": {"metrics": {"serviceMonitor": {"enabled": True}}},
+    "metrics.podMonitor.interval": {"metrics": {"podMonitor": {"enabled": True}}},
+    "metrics.podMonitor.labels": {"metrics": {"podMonitor": {"enabled": True}}},
+}
+
+
+def other(path: str, value: Any) -> Any:
+    """A value that is not the default."""
+    for known, replaced in OTHER.items():
+        if path == known or path.startswith(f"{known}."):
+            return next(iter(replaced.values())) if path != known and isinstance(replaced, dict) else replaced
+    if isinstance(value, bool):
+        return not value
+    if isinstance(value, int | float):
+        return value + 1
+    return {str: "other", list: ["other"], dict: {"example.com/other": "yes"}}[type(value)]
+
+
+def nested(path: str, value: Any) -> dict[str, Any]:
+    """`value` at a dotted path."""
+    for name in reversed(path.split(".")):
+        value = {name: value}
+    return dict(value)
+
+
+def merged(one: dict[str, Any], two: dict[str, Any]) -> dict[str, Any]:
+    both = {key: merged(one[key], two[key]) for key in one.keys() & two.keys() if isinstance(one[key], dict)}
+    return {**one, **two, **both}
+
+
+VALUES = {
+    path.lstrip("."): value for path, value in leaves(yaml.safe_load((CHART / "values.yaml").read_text())).items()
+}
+
+
+@pytest.mark.parametrize("path", VALUES)
+def test_every_value_changes_an_object(path: str) -> None:
+    given = NEEDS.get(path, {})
+    assert render(merged(given, nested(path, other(path, VALUES[path])))) != rendered(json.dumps(given))
+
+
+@cache
+def rendered(values: str) -> list[dict[str, Any]]:
+    return render(json.loads(values))
 
 
 def test_options_appear_where_they_are_asked_for() -> None:

@@ -56,12 +56,12 @@ MAY_NOT = [
 
 @pytest.fixture(scope="module")
 def installed(cluster: Any) -> Iterator[tuple[str, list[dict[str, Any]]]]:
-    """The chart in a namespace of its own, but for CRDs (there are) and the Deployment (its image need not be)."""
+    """The chart in a namespace of its own, but for CRDs (there are) and what runs (its image need not be)."""
     name = "test-chart"
     objects = render({"crds": {"enabled": False}}, release=name, namespace=name)
     labels = {"pod-security.kubernetes.io/enforce": "restricted"}
     space = {"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": name, "labels": labels}}
-    wanted = [space, *(found for found in objects if found["kind"] != "Deployment")]
+    wanted = [space, *(found for found in objects if found["kind"] not in ("Deployment", "Pod"))]
     cluster.apply(*wanted)
     yield name, objects
     for found in wanted:
@@ -130,10 +130,51 @@ def test_the_operators_pod_is_admitted_at_the_restricted_level(
     template = copy.deepcopy(only(objects, "Deployment")["spec"]["template"])
     template["metadata"] |= {"name": "operator", "namespace": name}
     cluster.create({"apiVersion": "v1", "kind": "Pod", **template}, "--dry-run=server")
+    cluster.create(only(objects, "Pod"), "--dry-run=server")  # that of `helm test`
     container = template["spec"]["containers"][0]
     container["securityContext"]["allowPrivilegeEscalation"] = True
     with pytest.raises(AssertionError, match="violates PodSecurity"):
         cluster.create({"apiVersion": "v1", "kind": "Pod", **template}, "--dry-run=server")
+
+
+EVERYTHING: dict[str, Any] = {
+    "replicas": 2,
+    "podDisruptionBudget": {"enabled": True},
+    "argocd": {"customizations": True},
+    "image": {"pullPolicy": "Always", "pullSecrets": ["one"]},
+    "jobs": {"resources": {"limits": {"cpu": 2}}},
+    "serviceAccount": {"annotations": {"example.com/role": "operator"}},
+    "metrics": {"service": {"annotations": {"prometheus.io/scrape": "true"}}},
+    "operator": {
+        "env": [{"name": "HTTPS_PROXY", "value": "http://proxy"}],
+        "podLabels": {"team": "ml"},
+        "podAnnotations": {"note": "x"},
+        "imagePullSecrets": [{"name": "registry"}],
+        "priorityClassName": "system-cluster-critical",
+        "nodeSelector": {"disk": "ssd"},
+        "tolerations": [{"key": "gpu", "operator": "Exists", "effect": "NoSchedule"}],
+        "affinity": {
+            "podAntiAffinity": {
+                "preferredDuringSchedulingIgnoredDuringExecution": [
+                    {"weight": 1, "podAffinityTerm": {"topologyKey": "kubernetes.io/hostname"}}
+                ]
+            }
+        },
+        "topologySpreadConstraints": [
+            {"maxSkew": 1, "topologyKey": "kubernetes.io/hostname", "whenUnsatisfiable": "ScheduleAnyway"}
+        ],
+    },
+}
+
+
+@pytest.mark.parametrize("where", [{}, {"watchNamespaces": ["default"]}], ids=["everywhere", "one namespace"])
+def test_the_api_server_takes_every_object_of_every_value(cluster: Any, namespace: str, where: dict[str, Any]) -> None:
+    """The monitors are of another operator's kinds, which are not here."""
+    objects = render({**EVERYTHING, **where, "crds": {"enabled": False}}, release="all", namespace=namespace)
+    kinds = {found["kind"] for found in objects}
+    assert {"NetworkPolicy", "ConfigMap", "PodDisruptionBudget", "Deployment", "Service", "RoleBinding"} <= kinds
+    text = json.dumps({"apiVersion": "v1", "kind": "List", "items": objects})
+    cluster("apply", "--server-side", "--dry-run=server", "--validate=strict", "-f", "-", stdin=text)
 
 
 def test_the_charts_crds_are_taken_by_the_api_server(cluster: Any) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import signal
 
+import pytest
 from tests.cluster.operator_process import eventually, operator
 
 from fettle.cluster.client import Client
@@ -22,10 +23,17 @@ async def test_one_replica_leads_is_ready_and_goes_cleanly(kubeconfig: str, clie
     assert lease is not None and lease["spec"]["holderIdentity"] == "", "a clean stop gives the Lease up"
 
 
+# A Lease of the shortest duration that the chart's README speaks of; and one that runs out only after the test has failed.
+SHORT = {"lease_duration_seconds": 4, "lease_renew_seconds": 1, "lease_retry_seconds": 0.5}
+LONG = {"lease_duration_seconds": 600, "lease_renew_seconds": 1, "lease_retry_seconds": 0.5}
+
+
+@pytest.mark.parametrize(
+    ("how", "settings"), [(signal.SIGKILL, SHORT), (signal.SIGTERM, LONG)], ids=["killed", "a clean stop"]
+)
 async def test_a_standby_is_ready_and_takes_over_when_the_leader_goes(
-    kubeconfig: str, client: Client, namespace: str
+    kubeconfig: str, client: Client, namespace: str, how: signal.Signals, settings: dict[str, float]
 ) -> None:
-    settings = {"lease_duration_seconds": 6, "lease_renew_seconds": 1, "lease_retry_seconds": 0.5}
     async with (
         operator(kubeconfig, namespace, identity="first", **settings) as first,
         operator(kubeconfig, namespace, identity="second", **settings) as second,
@@ -41,7 +49,7 @@ async def test_a_standby_is_ready_and_takes_over_when_the_leader_goes(
         assert (await standby.get("/readyz")).status_code == 200
         assert (await standby.get("/healthz")).text == "ok"
         assert not await standby.leads(), "two leaders"
-        await leader.stop(signal.SIGKILL)
+        await leader.stop(how)
         await eventually(standby.leads)
 
 

@@ -58,6 +58,7 @@ def test_a_model_is_optimized_in_jobs_and_its_best_candidate_is_published(kube: 
     assert status["report"]["uri"].startswith("pvc://")
     assert {c["type"]: c["status"] for c in status["conditions"]} == {
         "Ready": "True", "SourceResolved": "True", "Converted": "True", "Measured": "True",
+        "Reconciling": "False", "Stalled": "False",
     }  # fmt: skip
 
 

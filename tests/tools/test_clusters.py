@@ -81,6 +81,7 @@ def test_taking_one_down_unmounts_and_removes_nothing_of_the_other() -> None:
         ("fettle-test-0a1b-eth0", TEST, "0a1b"),
         ("fettle-test-0a1b-eth0", FETTLE, None),
         ("fettle-0a1b-eth0", TEST, None),
+        ("fettle-integrations-0a1b-eth0", FETTLE, None),
         ("kindnet-0a1b-eth0", FETTLE, None),
     ],
 )
@@ -96,12 +97,15 @@ def recipe(target: str, **environment: str) -> str:
     return subprocess.run(command, cwd=ROOT, env=env, capture_output=True, text=True, check=True).stdout
 
 
-@pytest.mark.parametrize("target", ["test", "test-cluster", "test-e2e", "test-torch", "test-kills", "bench-rollout"])
+TARGETS = ["test", "test-cluster", "test-e2e", "test-torch", "test-integrations", "test-kills", "bench-rollout"]
+
+
+@pytest.mark.parametrize("target", TARGETS)
 def test_tests_and_benchmarks_run_in_a_cluster_of_their_own(target: str) -> None:
     lines = [
         line
         for line in recipe(target).splitlines()
-        if "tests/cluster" in line or "bench.rollout" in line or "e2e" in line
+        if any(each in line for each in ("tests/cluster", "tests/integrations", "bench.rollout", "e2e"))
     ]
     assert lines and all("-m tools.cluster run" in line for line in lines)
     assert "tools.cluster up" not in recipe(target)

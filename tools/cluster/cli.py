@@ -39,14 +39,15 @@ def _named(default: Cluster | None, text: str) -> Callable[[Callable[..., Any]],
 def main() -> None:
     """Real Kubernetes clusters on this machine.
 
-    There are two clusters, which may run side by side: `fettle` for the demo, and `fettle-test` for tests and benchmarks.
+    There are three clusters, which may run side by side: `fettle` for the demo, `fettle-test` for tests and benchmarks, and
+    `fettle-integrations` for the tests with other systems.
 
     An embedded cluster runs in its own network namespace, without Docker. It consists of etcd, kube-apiserver, controller-manager,
     scheduler, kubelet, containerd, kube-proxy, CoreDNS, a local OCI registry and a default StorageClass. It needs Linux and root. Its
     files are in .cluster/: kubeconfig, bin (kubectl, helm), logs and state.
 
     Where a Docker engine answers and kind, kubectl and helm are installed, kind runs the cluster `fettle` instead. FETTLE_CLUSTER=kind
-    or FETTLE_CLUSTER=embedded chooses. The cluster `fettle-test` is always an embedded one.
+    or FETTLE_CLUSTER=embedded chooses. The other two are always embedded ones.
     """
 
 
@@ -121,11 +122,12 @@ def install() -> None:
 
 
 @main.command(short_help="Run a command with its own empty cluster.", context_settings={"ignore_unknown_options": True})
+@_named(TEST, f"Name of the cluster; {TEST.name} by default.")
 @click.option("--images", is_flag=True, help="Build and push Fettle's images first.")
 @click.option("--torch", is_flag=True, help="Include the PyTorch images.")
 @click.argument("command", nargs=-1, required=True, type=click.UNPROCESSED)
-def run(images: bool, torch: bool, command: tuple[str, ...]) -> None:
-    """Run COMMAND with the cluster fettle-test. The cluster is empty at the start and is stopped at the end, even if COMMAND fails.
+def run(cluster: Cluster, images: bool, torch: bool, command: tuple[str, ...]) -> None:
+    """Run COMMAND with a cluster that is empty at the start and is stopped at the end, even if COMMAND fails.
 
     If FETTLE_KUBECONFIG is set, no cluster is started or stopped, and COMMAND runs on the cluster that it names.
     """
@@ -134,9 +136,9 @@ def run(images: bool, torch: bool, command: tuple[str, ...]) -> None:
     from tools.cluster.target import is_named, resolve_target
 
     names = (*module.NAMES, *(module.TORCH_NAMES if torch else ())) if images or torch else ()
-    paths = checkout(TEST)
+    paths = checkout(cluster)
     if not is_named():
-        sys.exit(fresh.run(paths, command, names, Progress(TEST.name)))
+        sys.exit(fresh.run(paths, command, names, Progress(cluster.name)))
     target, progress = resolve_target(), Progress()
     progress(f"using the cluster of FETTLE_KUBECONFIG: {target.kubeconfig}")
     if names:

@@ -30,7 +30,7 @@ class Cluster:
     @property
     def device(self) -> str:
         """The host's end of the veth pair."""
-        return f"{self.name}0"
+        return f"{self.name[:14]}0"  # the kernel takes 15 characters
 
     @property
     def host_address(self) -> str:
@@ -90,10 +90,12 @@ class Cluster:
         return self.run / "containerd" / "containerd.sock"
 
 
-# What a person looks at: `make cluster`, `make demo`. And what tests and benchmarks fill and throw away.
+# What a person looks at: `make cluster`, `make demo`. What tests and benchmarks fill and throw away. And the same for the tests with
+# other systems, which bring CustomResourceDefinitions and controllers of their own.
 FETTLE = Cluster("fettle", 0)
 TEST = Cluster("fettle-test", 1)
-CLUSTERS = (FETTLE, TEST)
+INTEGRATIONS = Cluster("fettle-integrations", 2)
+CLUSTERS = (FETTLE, TEST, INTEGRATIONS)
 
 
 @dataclass(frozen=True)

@@ -63,3 +63,52 @@ FETTLE_LEASE_RETRY_SECONDS: {{ .Values.operator.lease.retrySeconds | toJson | qu
 FETTLE_LOG_LEVEL: {{ .Values.operator.log.level | quote }}
 FETTLE_LOG_FORMAT: {{ .Values.operator.log.format | quote }}
 {{- end }}
+
+{{- /* What the operator may do in a namespace that it watches. */}}
+{{- define "fettle.rules" -}}
+# The operator reads the two kinds and never writes a spec or a finalizer. No ownerReference sets blockOwnerDeletion, so the admission
+# plugin OwnerReferencesPermissionEnforcement does not require permissions for finalizers either.
+- apiGroups: [fettle.dev]
+  resources: [optimizedmodels, modeldeployments]
+  verbs: [get, list, watch]
+# One PUT of the status per reconciliation.
+- apiGroups: [fettle.dev]
+  resources: [optimizedmodels/status, modeldeployments/status]
+  verbs: [update]
+# One Job per task. It is created once, never patched, and deleted when no task needs it.
+- apiGroups: [batch]
+  resources: [jobs]
+  verbs: [get, list, watch, create, delete]
+# To see why a Job's pod is waiting or has failed, which serving pods are ready, and their addresses for the analysis.
+- apiGroups: [""]
+  resources: [pods]
+  verbs: [list, watch]
+# The result of a Job is the last line of its log.
+- apiGroups: [""]
+  resources: [pods/log]
+  verbs: [get]
+# The pods of a revision and its ledger entry. Server-side apply needs create and patch.
+- apiGroups: [apps]
+  resources: [deployments, controllerrevisions]
+  verbs: [get, list, watch, create, patch, delete]
+# The address of a ModelDeployment. Its annotation records the stable revision. It is deleted together with its owner.
+- apiGroups: [""]
+  resources: [services]
+  verbs: [get, list, watch, create, patch]
+# The token with which the pods of a ModelDeployment exchange samples. The operator never reads it; the kubelet mounts it.
+- apiGroups: [""]
+  resources: [secrets]
+  verbs: [create]
+# Keeps enough serving pods during node drains.
+- apiGroups: [policy]
+  resources: [poddisruptionbudgets]
+  verbs: [get, list, watch, create, patch]
+# The store's claim is created if it is missing. It is never patched or deleted.
+- apiGroups: [""]
+  resources: [persistentvolumeclaims]
+  verbs: [get, list, watch, create]
+# One Event per transition. Listing Events shows why a Job has no pod (a quota, an admission policy).
+- apiGroups: [""]
+  resources: [events]
+  verbs: [create, list]
+{{- end }}

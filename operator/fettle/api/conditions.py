@@ -6,12 +6,18 @@ from collections.abc import Iterable
 from enum import StrEnum
 from typing import Annotated
 
-from pydantic import Field
+from pydantic import BeforeValidator, Field
 
 from fettle.api.base import ApiModel
 from fettle.api.reasons import Reason
 from fettle.api.secrets import without_secrets
 from fettle.api.text import CONDITION_LIMIT, clip
+
+# The two conditions by which kstatus (Flux and many other tools) and the health checks for Argo CD tell how an object stands.
+# Never both are True. Neither is where the object is as its spec asks.
+RECONCILING = "Reconciling"  # on its way, or waiting for something that comes by itself or by a command
+STALLED = "Stalled"  # a fault that somebody has to look at
+UNOBSERVED = -1  # the API server's default of observedGeneration: no tool takes a new object for a settled one
 
 
 class ConditionStatus(StrEnum):
@@ -20,6 +26,15 @@ class ConditionStatus(StrEnum):
     TRUE = "True"
     FALSE = "False"
     UNKNOWN = "Unknown"
+
+
+def _observed(value: object) -> object:
+    return None if value == UNOBSERVED else value
+
+
+ObservedGeneration = Annotated[
+    int | None, BeforeValidator(_observed), Field(description="Generation of the spec that this status refers to.")
+]
 
 
 class Condition(ApiModel):

@@ -16,6 +16,7 @@ import yaml
 
 from fettle.api import modeldeployment, optimizedmodel
 from fettle.api.base import GROUP, VERSION, ApiModel, PrinterColumn
+from fettle.api.conditions import UNOBSERVED
 from fettle.api.generated import write
 from fettle.api.modeldeployment import ModelDeployment, ModelDeploymentSpec
 from fettle.api.modeldeployment_status import ModelDeploymentStatus
@@ -93,13 +94,16 @@ def crd(kind: Kind) -> dict[str, Any]:
 
 
 def root_schema(kind: Kind) -> Schema:
-    """Schema of the whole object: its spec with defaults, its status without (nothing may appear that nobody observed)."""
+    """Schema of the whole object: its spec with defaults, its status with one that says that nobody has observed anything yet.
+
+    Without that one kstatus takes an object without status for one that is as it should be.
+    """
     properties = {
         "apiVersion": {"description": f"{GROUP}/{VERSION}.", "type": "string"},
         "kind": {"description": f"{kind.name}.", "type": "string"},
         "metadata": {"type": "object"},
         "spec": schema_of(kind.spec, defaults=True),
-        "status": schema_of(kind.status, defaults=False),
+        "status": schema_of(kind.status, defaults=False) | {"default": {"observedGeneration": UNOBSERVED}},
     }
     described = {"description": inspect.getdoc(kind.model), "type": "object"}
     return described | {"required": ["spec"], "properties": properties} | validations(kind.model)

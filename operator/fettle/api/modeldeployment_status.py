@@ -8,7 +8,7 @@ from typing import Annotated
 from pydantic import Field
 
 from fettle.api.base import ApiModel
-from fettle.api.conditions import Condition
+from fettle.api.conditions import Condition, ObservedGeneration
 
 
 class Verdict(StrEnum):
@@ -144,9 +144,7 @@ class RollbackStatus(ApiModel):
 class ModelDeploymentStatus(ApiModel):
     """The observed state of the ModelDeployment."""
 
-    observed_generation: Annotated[
-        int | None, Field(description="Generation of the spec that this status refers to.")
-    ] = None
+    observed_generation: ObservedGeneration = None
     replicas: Annotated[int, Field(description="Number of pods of all revisions.")] = 0
     ready_replicas: Annotated[int, Field(description="Number of ready pods of all revisions.")] = 0
     selector: Annotated[str, Field(max_length=512, description="Label selector of the pods, for autoscalers.")] = ""
@@ -154,7 +152,7 @@ class ModelDeploymentStatus(ApiModel):
         tuple[Condition, ...],
         Field(
             max_length=8,
-            description="Conditions: Ready, Progressing, Degraded, Paused.",
+            description="Conditions: Ready, Progressing, Degraded, Paused, Reconciling, Stalled.",
             json_schema_extra={"x-map-keys": ["type"]},
         ),
     ] = ()

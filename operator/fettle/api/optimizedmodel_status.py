@@ -7,7 +7,7 @@ from typing import Annotated
 from pydantic import Field, computed_field
 
 from fettle.api.base import ApiModel
-from fettle.api.conditions import Condition
+from fettle.api.conditions import Condition, ObservedGeneration
 from fettle.api.constraints import Constraints
 from fettle.api.pods import Toleration
 from fettle.api.recipe import RuntimeSettings
@@ -278,9 +278,7 @@ def _word(value: float | None, form: str) -> str:
 class OptimizedModelStatus(ApiModel):
     """The observed state of the OptimizedModel."""
 
-    observed_generation: Annotated[
-        int | None, Field(description="Generation of the spec that this status refers to.")
-    ] = None
+    observed_generation: ObservedGeneration = None
     started_at: Annotated[
         str | None,
         Field(max_length=32, description="When this run started (RFC 3339, UTC). Its deadline counts from here."),
@@ -299,7 +297,7 @@ class OptimizedModelStatus(ApiModel):
         tuple[Condition, ...],
         Field(
             max_length=8,
-            description="Conditions: Ready, SourceResolved, Converted, Measured.",
+            description="Conditions: Ready, SourceResolved, Converted, Measured, Reconciling, Stalled.",
             json_schema_extra={"x-map-keys": ["type"]},
         ),
     ] = ()

@@ -14,7 +14,7 @@ from dataclasses import replace
 
 from pydantic import ValidationError
 
-from fettle.api.conditions import ConditionStatus, find, with_condition
+from fettle.api.conditions import RECONCILING, STALLED, ConditionStatus, find, with_condition
 from fettle.api.modeldeployment import ModelDeploymentSpec
 from fettle.api.modeldeployment_status import ModelDeploymentStatus
 from fettle.api.reasons import Reason
@@ -32,7 +32,7 @@ from fettle.cluster.kinds import (
 from fettle.cluster.owner import apply_owned, controller_of, name_conflict, owned_by, terminating
 from fettle.controller.context import Context
 from fettle.controller.observed import Observed, ask_events, ask_pods, look, look_live, snapshot_of
-from fettle.controller.stored import conditions_of, legible
+from fettle.controller.stored import conditions_of, legible, observed
 from fettle.errors import ClusterError, ConflictError, ExistsError
 from fettle.plan import timestamps
 from fettle.plan.rollout.decide import decide
@@ -246,7 +246,7 @@ async def _report(context: Context, obj: Object, reason: Reason, message: str, *
     status = legible(obj, ModelDeploymentStatus)
     before = conditions = conditions_of(status)
     ready = find(before, "Ready")
-    wrong = {"Progressing": waits, "Degraded": not waits}
+    wrong = {"Progressing": waits, "Degraded": not waits, RECONCILING: waits, STALLED: not waits}
     if ready is None or ready.status is not ConditionStatus.TRUE:
         wrong["Ready"] = False
     for kind, holds in wrong.items():
@@ -261,7 +261,8 @@ async def _report(context: Context, obj: Object, reason: Reason, message: str, *
         )
     if conditions == before:
         return
-    status["conditions"] = [condition.to_json() for condition in conditions]
+    seen = observed(status, obj["metadata"]["generation"])
+    status |= seen | {"conditions": [condition.to_json() for condition in conditions]}
     obj = await context.client.put_status(MODEL_DEPLOYMENT, obj, status)
     await context.events.emit(MODEL_DEPLOYMENT, obj, "Normal" if waits else "Warning", reason, message)
 

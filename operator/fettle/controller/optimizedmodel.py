@@ -6,7 +6,7 @@ import logging
 
 from pydantic import ValidationError
 
-from fettle.api.conditions import with_condition
+from fettle.api.conditions import RECONCILING, STALLED, with_condition
 from fettle.api.optimizedmodel import OptimizedModelSpec
 from fettle.api.optimizedmodel_status import OptimizedModelStatus
 from fettle.api.reasons import Reason
@@ -18,7 +18,7 @@ from fettle.cluster.observe import finished
 from fettle.cluster.owner import controller_of, name_conflict, owned_by, terminating
 from fettle.controller.context import Context
 from fettle.controller.refusals import Refusals
-from fettle.controller.stored import conditions_of, legible, status_of
+from fettle.controller.stored import conditions_of, legible, observed, status_of
 from fettle.errors import ClusterError, ConflictError, ExistsError
 from fettle.plan import timestamps
 from fettle.plan.commands import Command
@@ -181,9 +181,13 @@ async def _report_invalid(context: Context, obj: Object, error: ValidationError)
     status = legible(obj, OptimizedModelStatus)
     before = conditions_of(status)
     generation, now = obj["metadata"]["generation"], timestamps.write(context.now())
-    conditions = with_condition(before, READY, False, Reason.INVALID_SPEC, message, generation=generation, now=now)
+    conditions = before
+    for kind, holds in ((READY, False), (RECONCILING, False), (STALLED, True)):
+        conditions = with_condition(
+            conditions, kind, holds, Reason.INVALID_SPEC, message, generation=generation, now=now
+        )
     if conditions == before:
         return
-    status["conditions"] = [condition.to_json() for condition in conditions]
+    status |= observed(status, generation) | {"conditions": [condition.to_json() for condition in conditions]}
     obj = await context.client.put_status(OPTIMIZED_MODEL, obj, status)
     await context.events.emit(OPTIMIZED_MODEL, obj, "Warning", Reason.INVALID_SPEC, message)

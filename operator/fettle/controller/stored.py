@@ -45,6 +45,14 @@ def legible(obj: Object, model: type[ApiModel]) -> Object:
     return kept
 
 
+def observed(status: Object, generation: int) -> Object:
+    """observedGeneration of a status to which a condition is added that speaks of the object's latest spec.
+
+    Tools read no condition of a status that is older than the spec. Absent where it is absent: `legible` says why.
+    """
+    return {"observedGeneration": generation} if "observedGeneration" in status else {}
+
+
 def conditions_of(status: Object) -> tuple[Condition, ...]:
     """The conditions of a status that can be read."""
     return tuple(Condition.model_validate(condition) for condition in status.get("conditions") or ())

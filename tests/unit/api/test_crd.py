@@ -67,10 +67,19 @@ def test_nothing_is_nullable_and_no_reference_is_left(kind: Kind) -> None:
 
 
 @kinds
-def test_defaults_stand_in_spec_but_neither_in_lists_nor_in_status(kind: Kind) -> None:
-    where = [where for where, node in nodes(crd.root_schema(kind)) if "default" in node]
-    assert where
-    assert all(path.startswith(".spec") and "[]" not in path for path in where)
+def test_defaults_stand_in_spec_but_not_in_lists_and_status_has_one_that_says_that_nobody_looked_yet(
+    kind: Kind,
+) -> None:
+    found = {where: node["default"] for where, node in nodes(crd.root_schema(kind)) if "default" in node}
+    assert found.pop(".status") == {"observedGeneration": -1}
+    assert found
+    assert all(path.startswith(".spec") and "[]" not in path for path in found)
+
+
+@pytest.mark.parametrize("model", [kind.status for kind in crd.KINDS])
+def test_the_default_of_status_is_read_as_no_status(model: type[Any]) -> None:
+    assert model.model_validate({"observedGeneration": -1}) == model()
+    assert model.model_validate({"observedGeneration": 3}).observed_generation == 3
 
 
 @kinds

@@ -160,6 +160,20 @@ async def test_a_status_that_cannot_be_read_does_not_keep_a_spec_that_cannot_be_
     assert ground.server.writes() == []
 
 
+async def test_a_fault_of_the_latest_spec_is_told_of_that_generation(ground: Ground) -> None:
+    """Tools read no condition of a status that is older than the spec."""
+    await ground.serve()
+    stored = ground.server.objects[PATH]
+    ground.server.store(PATH, {**stored, "spec": {**spec("b"), "replicas": "ten"}})
+    await ground.look()
+    found = ground.server.objects[PATH]
+    assert found["status"]["observedGeneration"] == found["metadata"]["generation"] > 1
+    assert [condition(ground, kind) for kind in ("Stalled", "Reconciling")] == [
+        ("True", "InvalidSpec"),
+        ("False", "InvalidSpec"),
+    ]
+
+
 @pytest.mark.parametrize("status", ODD_STATUS)
 async def test_a_status_that_cannot_be_read_is_built_again(ground: Ground, status: Object) -> None:
     await ground.serve()

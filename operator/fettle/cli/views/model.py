@@ -6,7 +6,7 @@ from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from fettle.api.conditions import find
+from fettle.api.conditions import RECONCILING, STALLED, find
 from fettle.api.optimizedmodel import OptimizedModel
 from fettle.api.optimizedmodel_status import OptimizedModelStatus
 from fettle.api.reasons import Reason
@@ -27,6 +27,8 @@ def model(optimized: OptimizedModel, width: int) -> RenderableType:
     table.add_column(overflow="fold")
     table.add_row("stages", stages(status))
     for condition_row in status.conditions:
+        if condition_row.type in (RECONCILING, STALLED):  # for tools: they repeat Ready's reason
+            continue
         table.add_row(condition_row.type, condition(condition_row))
     if (hint := retry_hint(optimized)) is not None:
         table.add_row("failed", hint)

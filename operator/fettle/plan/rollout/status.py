@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 
 from fettle.api.base import GROUP
-from fettle.api.conditions import Condition, ConditionStatus, find, with_condition
+from fettle.api.conditions import RECONCILING, STALLED, Condition, ConditionStatus, find, with_condition
 from fettle.api.modeldeployment_status import (
     Address,
     CanaryStatus,
@@ -139,6 +139,8 @@ def _conditions(snapshot: RolloutSnapshot, transition: Transition, allocation: A
         "Degraded": _degraded(transition, stuck),
         "Paused": _paused(transition),
     }
+    said[STALLED] = _stalled(transition, stuck)
+    said[RECONCILING] = _reconciling(snapshot, transition, said)
     conditions = snapshot.status.conditions
     for kind, condition in said.items():
         conditions = with_condition(
@@ -289,6 +291,36 @@ def _paused(transition: Transition) -> _Said:
     if wait is not None and wait.hold and wait.reason is not Reason.CANARY_RUNNING:
         return _Said(True, wait.reason, wait.message)
     return _Said(False, Reason.SERVING if transition.stable else Reason.DEPLOYING)
+
+
+def _stalled(transition: Transition, stuck: _Said | None) -> _Said:
+    """Whether nothing better comes until somebody acts. A canary that goes on may be what mends a stable revision that is stuck."""
+    held = transition.held
+    if transition.decision is not None and (wait := transition.decision.wait) is not None:
+        failed = wait.hold and wait.reason is Reason.ANALYSIS_FAILED  # onFailure: Pause
+        return _Said(failed, wait.reason, wait.message if failed else "")
+    if transition.failed is None and held is not None and held.reason is Reason.INVALID_SPEC:
+        return _Said(True, held.reason, held.message)
+    return _degraded(transition, stuck)
+
+
+def _reconciling(snapshot: RolloutSnapshot, transition: Transition, said: Mapping[str, _Said]) -> _Said:
+    """Whether something is on its way or waits to be: pods, a canary on its steps, a pause, a model that is not ready yet."""
+    ready, progressing, held = said["Ready"], said["Progressing"], transition.held
+    if said[STALLED].holds:
+        return _Said(False, said[STALLED].reason)
+    if progressing.holds or not ready.holds:
+        return replace(progressing if progressing.holds else ready, holds=True)
+    if held is not None and transition.stable != _target(snapshot, transition):
+        return _Said(True, held.reason, held.message)
+    return _Said(False, ready.reason)
+
+
+def _target(snapshot: RolloutSnapshot, transition: Transition) -> str | None:
+    """The revision that shall serve in the end; None where that is not known yet."""
+    if not isinstance(snapshot.wanted, DesiredRevision):
+        return None
+    return transition.rollback.target if transition.rollback is not None else snapshot.wanted.revision
 
 
 def transitions(before: ModelDeploymentStatus, after: ModelDeploymentStatus) -> tuple[EventDraft, ...]:

@@ -43,6 +43,6 @@ def _started(snapshot: RunSnapshot, order: RetryOrder) -> datetime:
     A time that lies ahead is taken for now: the clock was set back, and the deadline counts anew.
     """
     status, now = snapshot.status, snapshot.now
-    goes_on = status.observed_generation == snapshot.generation and not order.acts
+    goes_on = snapshot.goes_on and not order.acts
     recorded = timestamps.read(status.started_at) if goes_on else None
     return recorded if recorded is not None and recorded <= now else now.replace(microsecond=0)

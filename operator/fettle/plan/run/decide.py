@@ -34,6 +34,7 @@ from fettle.plan.run.status import (
     is_settled,
     measured_condition,
     opened_status,
+    settled_status,
     source_conditions,
 )
 from fettle.plan.run.targets import incumbent_of
@@ -44,7 +45,8 @@ def decide(snapshot: RunSnapshot) -> RunDecision:
     """The tasks that shall exist now, and the status. Pure: the same snapshot gives the same decision."""
     order = retry.read(snapshot)
     if is_settled(snapshot.status, snapshot.generation) and not order.acts:
-        return RunDecision((), retry.noted(snapshot.status, order), order.events, finished=True)
+        status = settled_status(snapshot, retry.noted(snapshot.status, order))
+        return RunDecision((), status, order.events, finished=True)
     context = context_of(snapshot, order)
     outcome = _in_time(context, _advance(context))
     status = closed_status(snapshot, outcome)

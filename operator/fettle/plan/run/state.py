@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from enum import StrEnum
 
+from fettle.api.conditions import find
 from fettle.api.optimizedmodel import OptimizedModelSpec, TargetSpec
 from fettle.api.optimizedmodel_status import OptimizedModelStatus
 from fettle.api.reasons import Reason
@@ -57,6 +58,13 @@ class RunSnapshot:
     now: datetime
     retry: str = ""  # the annotation fettle.dev/retry
     seconds_per_candidate: float = SECONDS_PER_CANDIDATE
+
+    @property
+    def goes_on(self) -> bool:
+        """Whether a run of this generation wrote the status. Of a spec that could not be read there was no run."""
+        ready = find(self.status.conditions, "Ready")
+        readable = ready is None or ready.reason != Reason.INVALID_SPEC
+        return readable and self.status.observed_generation == self.generation
 
 
 @dataclass(frozen=True)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from fettle.api.conditions import Condition, find, with_condition
+from fettle.api.conditions import RECONCILING, STALLED, Condition, find, with_condition
 from fettle.api.optimizedmodel import TargetSpec
 from fettle.api.optimizedmodel_status import ArtifactStatus, CandidateStatus, OptimizedModelStatus, Placement
 from fettle.api.reasons import Reason
@@ -60,6 +60,17 @@ class ConditionDraft:
     message: str = ""
 
 
+def settled_status(snapshot: RunSnapshot, status: OptimizedModelStatus) -> OptimizedModelStatus:
+    """The status of a run that is left as it is, with the conditions that an earlier version of the operator did not write."""
+    ready = find(status.conditions, READY)
+    if ready is None or find(status.conditions, STALLED) is not None or ready.reason not in set(Reason):
+        return status  # a reason that is not in the list was written by a newer version
+    conditions = status.conditions
+    for draft in settling(Reason(ready.reason), ready.message):
+        conditions = _said(conditions, draft, snapshot)
+    return status.model_copy(update={"conditions": conditions})
+
+
 @dataclass(frozen=True)
 class RunOutcome:
     """What a decision came to: the stage the run is in, the status without its conditions, what is said of these, and the
@@ -75,7 +86,7 @@ def opened_status(context: RunContext) -> OptimizedModelStatus:
     """The status that a decision starts from. What an earlier generation found is dropped, except what it published."""
     snapshot, order = context.snapshot, context.order
     earlier = snapshot.status
-    same = earlier.observed_generation == snapshot.generation
+    same = snapshot.goes_on
     names = {target.name for target in snapshot.spec.targets}
     return OptimizedModelStatus(
         observed_generation=snapshot.generation,
@@ -93,28 +104,46 @@ def opened_status(context: RunContext) -> OptimizedModelStatus:
 
 
 def closed_status(snapshot: RunSnapshot, outcome: RunOutcome) -> OptimizedModelStatus:
-    """The status of an outcome with its conditions: Ready, what was said of the others, and of what no one spoke Unknown."""
+    """The status of an outcome with its conditions: Ready, what was said of the others, and of what no one spoke Unknown.
+
+    Last come the two that say how it stands as a whole.
+    """
     stage, said = outcome.stage, {draft.kind for draft in outcome.conditions}
     kinds = (READY, SOURCE_RESOLVED, CONVERTED, MEASURED)
     drafts = (
         *outcome.conditions,
         *(ConditionDraft(kind, None, stage.reason) for kind in kinds[1:] if kind not in said),
         ConditionDraft(READY, stage.reason == Reason.PUBLISHED, stage.reason, stage.message),
+        *settling(stage.reason, stage.message),
     )
     conditions = outcome.status.conditions
     for draft in drafts:
-        conditions = with_condition(
-            conditions,
-            draft.kind,
-            draft.holds,
-            draft.reason,
-            draft.message,
-            generation=snapshot.generation,
-            now=timestamps.write(snapshot.now),
-        )
+        conditions = _said(conditions, draft, snapshot)
     places = {kind: place for place, kind in enumerate(kinds)}
     conditions = tuple(sorted(conditions, key=lambda condition: places.get(condition.type, len(places))))
     return outcome.status.model_copy(update={"conditions": conditions})
+
+
+def _said(conditions: tuple[Condition, ...], draft: ConditionDraft, snapshot: RunSnapshot) -> tuple[Condition, ...]:
+    return with_condition(
+        conditions,
+        draft.kind,
+        draft.holds,
+        draft.reason,
+        draft.message,
+        generation=snapshot.generation,
+        now=timestamps.write(snapshot.now),
+    )
+
+
+def settling(reason: Reason, message: str) -> tuple[ConditionDraft, ConditionDraft]:
+    """Reconciling and Stalled of a model whose Ready condition has that reason: every reason is one of the three."""
+    runs, done = reason in IN_PROGRESS, reason == Reason.PUBLISHED
+    stalled = not runs and not done
+    return (
+        ConditionDraft(RECONCILING, runs, reason, message if runs else ""),
+        ConditionDraft(STALLED, stalled, reason, message if stalled else ""),
+    )
 
 
 def source_conditions(report: PrepareReport) -> tuple[ConditionDraft, ...]:
