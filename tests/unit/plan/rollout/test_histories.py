@@ -25,7 +25,7 @@ from fettle.plan.rollout.providers.base import Provider
 from fettle.plan.rollout.revision import NotReady
 from fettle.plan.rollout.state import MarkLeft, OpenEntry
 
-SHARDS, HISTORIES = 8, 110
+SHARDS, HISTORIES = 8, 148
 LEAST_EVENTS, MOST_EVENTS = 15, 70
 LEAST_STEPS = 100_000  # events and passes, in all shards together
 REVISIONS = "abcd"
