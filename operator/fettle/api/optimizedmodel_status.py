@@ -9,6 +9,7 @@ from pydantic import Field, computed_field
 from fettle.api.base import ApiModel
 from fettle.api.conditions import Condition, ObservedGeneration
 from fettle.api.constraints import Constraints
+from fettle.api.executed import Executed
 from fettle.api.pods import Toleration
 from fettle.api.recipe import RuntimeSettings
 from fettle.api.signature import Tensor
@@ -107,17 +108,6 @@ class Measurement(ApiModel):
     peak_memory_bytes: Annotated[int, Field(description="Peak resident memory of the process, in bytes.")]
     runs: Annotated[int, Field(description="Number of timed runs.")]
     restarts: Annotated[int, Field(description="Number of process starts.")]
-
-
-class Executed(ApiModel):
-    """Compute nodes by the precision in which they really ran."""
-
-    int8: Annotated[int, Field(description="Nodes with integer arithmetic.")] = 0
-    weight_only: Annotated[int, Field(description="Nodes with int8 weights and floating-point arithmetic.")] = 0
-    bf16: Annotated[int, Field(description="Nodes in bfloat16.")] = 0
-    f16: Annotated[int, Field(description="Nodes in float16.")] = 0
-    f32: Annotated[int, Field(description="Nodes in float32.")] = 0
-    total: Annotated[int, Field(description="Number of compute nodes.")] = 0
 
 
 class CandidateStatus(ApiModel):

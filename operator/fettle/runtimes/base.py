@@ -10,7 +10,7 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from fettle.api.optimizedmodel_status import Executed
+from fettle.api.executed import Executed
 from fettle.api.reasons import Reason
 from fettle.api.recipe import RuntimeSettings
 from fettle.api.signature import BY_NUMPY, BY_V2, DATA_TYPES, Signature, Tensor

@@ -24,7 +24,7 @@ from typing import Any
 import numpy as np
 import openvino as ov
 
-from fettle.api.optimizedmodel_status import Executed
+from fettle.api.executed import Executed
 from fettle.api.reasons import Reason
 from fettle.api.recipe import RuntimeSettings
 from fettle.api.signature import BY_OPENVINO, Signature, Tensor

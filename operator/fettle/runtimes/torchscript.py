@@ -19,7 +19,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from fettle.api.optimizedmodel_status import Executed
+from fettle.api.executed import Executed
 from fettle.api.reasons import Reason
 from fettle.api.recipe import RuntimeSettings
 from fettle.api.signature import Signature

@@ -18,7 +18,7 @@ RUNTIME = """
 import numpy as np
 from onnx.reference import ReferenceEvaluator
 
-from fettle.api.optimizedmodel_status import Executed
+from fettle.api.executed import Executed
 from fettle.api.vocabulary import Precision, RuntimeName
 from fettle.errors import RuntimeFailure
 from fettle.runtimes.base import Interrupt, checked_inputs, require_settings

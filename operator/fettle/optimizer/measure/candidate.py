@@ -12,7 +12,7 @@ import numpy as np
 
 from fettle.api.bounds import exceeds, span
 from fettle.api.constraints import AccuracyConstraint
-from fettle.api.optimizedmodel_status import Executed
+from fettle.api.executed import Executed
 from fettle.api.reasons import Reason
 from fettle.api.signature import Signature
 from fettle.api.task import BuiltCandidate

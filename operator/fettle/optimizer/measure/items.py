@@ -12,16 +12,18 @@ import zipfile
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from fettle.api.reasons import Reason
 from fettle.api.signature import BY_V2, Signature, Tensor
-from fettle.api.task import StoredData
 from fettle.errors import DataError, RuntimeFailure, StoreError
 from fettle.store.arrays import Texts, mapped, restored, unpack_npz
-from fettle.store.store import Store
+
+if TYPE_CHECKING:  # a worker unpacks nothing: without them it starts sooner
+    from fettle.api.task import StoredData
+    from fettle.store.store import Store
 
 Array = np.ndarray[Any, Any]
 Answer = dict[str, Array]  # the outputs for one item, without their batch axis

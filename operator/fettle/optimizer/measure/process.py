@@ -10,7 +10,7 @@ from dataclasses import replace
 from types import TracebackType
 from typing import Any, TypeVar
 
-from fettle.api.optimizedmodel_status import Executed
+from fettle.api.executed import Executed
 from fettle.api.reasons import Reason
 from fettle.errors import RuntimeFailure
 from fettle.optimizer.measure.items import Answer, Array

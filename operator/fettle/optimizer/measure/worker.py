@@ -21,7 +21,7 @@ from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
 
-from fettle.api.optimizedmodel_status import Executed
+from fettle.api.executed import Executed
 from fettle.api.reasons import Reason
 from fettle.errors import FettleError, RuntimeFailure
 from fettle.optimizer.measure import items as item

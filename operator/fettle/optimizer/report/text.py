@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from fettle.api import metrics
+from fettle.api.executed import Executed
 from fettle.api.optimizedmodel_status import (
     AgreementStatus,
     BaselineStatus,
     CandidateStatus,
-    Executed,
     Interval,
     Measurement,
 )

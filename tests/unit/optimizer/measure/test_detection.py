@@ -191,7 +191,7 @@ def test_the_interval_of_lost_boxes_covers_the_truth_in_most_samples() -> None:
     def pool(found: list[Boxes], items: Array) -> Pool:
         return scored(F1(), (found[item] for item in items), (truth[item] for item in items))
 
-    assert covered(partial(pool, truth), partial(pool, said), draws=96) >= 85  # 91 are expected
+    assert covered(partial(pool, truth), partial(pool, said), draws=60) >= 53  # 57 are expected
 
 
 def test_a_labelled_class_of_which_nothing_is_found_counts_as_nothing_found() -> None:

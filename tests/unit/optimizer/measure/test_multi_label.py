@@ -20,7 +20,7 @@ from fettle.optimizer.measure.tasks.multi_label import Found, SameTags
 
 Array = np.ndarray[Any, Any]
 RANDOM = np.random.default_rng(20_261_130)
-ITEMS, TAGS = 160, 6
+ITEMS, TAGS = 120, 6
 LOGITS = RANDOM.normal([-1.5, -0.5, 0, 0.5, -1, -2], 1.5, (ITEMS, TAGS))
 SHAKE = RANDOM.normal(size=LOGITS.shape)
 
@@ -212,12 +212,12 @@ BLIND = {"no": np.full((ITEMS, 3), 0.1), "yes": np.full((ITEMS, 3), 0.9)}
 
 @pytest.mark.parametrize("what", BLIND)
 def test_an_original_that_says_the_same_to_everything_proves_nothing(what: str) -> None:
-    with pytest.raises(DataError, match=r"says yes to (nothing|everything) in all 160 items"):
+    with pytest.raises(DataError, match=r"says yes to (nothing|everything) in all 120 items"):
         reference(Metric.MULTI_LABEL, tags=BLIND[what])
 
 
 def test_an_original_that_finds_the_same_tags_in_every_item_proves_nothing() -> None:
-    with pytest.raises(DataError, match="answers the same to all 160 items"):
+    with pytest.raises(DataError, match="answers the same to all 120 items"):
         reference(Metric.MULTI_LABEL, tags=np.tile([0.9, 0.2], (ITEMS, 1)))
 
 
