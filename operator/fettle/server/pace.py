@@ -11,7 +11,9 @@ from __future__ import annotations
 SHORT_SECONDS = 0.0003  # less than what the hand-over costs: docs/design/server.md has the measurement
 LONG_SECONDS = 0.001  # what others wait for while the loop is busy, as with the decoding of a small body
 PATIENCE = 8  # long runs, less the short ones between them, after which a size leaves the loop
-VERY_LONG_SECONDS = 0.05  # counts as half of them: once it is a pod that was out of CPU for a while, twice in a row it is the model
+VERY_LONG_SECONDS = (
+    0.05  # counts as half of them: once it is a pod that was out of CPU for a while, twice in a row it is the model
+)
 PROOF = 32  # short runs, less the long ones, after which it comes back the first time
 MOST_PROOF = 1 << 20
 
