@@ -10,10 +10,10 @@ from pathlib import Path
 
 import numpy as np
 
-from fettle.runtimes import base
+from fettle.runtimes import base, cpu
 from fettle.runtimes.base import Array, Interrupt, Interrupted, Session
 from fettle.server.batcher import Batcher
-from fettle.server.pace import Pace
+from fettle.server.pace import Pace, short_seconds
 from fettle.server.request import Code, InferRequest, RequestError
 from fettle.server.warmup import warm_up
 from fettle.store.manifest import Manifest, check_fetched, model_entry
@@ -40,14 +40,15 @@ class ServedModel:
         self.waiting = 0
         self._batchable, self._static = manifest.signature.batchable, manifest.settings.batch_size
         self._most = 1 if manifest.alone else self._static or manifest.settings.preferred_batch  # items of a run
-        self.pace = Pace()
+        self._short = short_seconds(cpu.usable_cores())
+        self.pace = Pace(self._short)
         self.batcher = Batcher(self._run_there, manifest.signature, self.streams)
         self._replaying: Interrupt | None = None
 
     def warm_up(self, folder: Path, batching: Batching) -> None:
         """Run the artifact's reference items, and keep what they say of this machine."""
         infer = functools.partial(self.session.infer, interrupt=None)
-        found = warm_up(self.manifest, folder, self._run, infer, batching.items)
+        found = warm_up(self.manifest, folder, self._run, infer, batching.items, self._short)
         self.batcher.items, self.batcher.delay = found.items, batching.delay
         for rows, seconds in found.seconds.items():
             self.pace.measured(rows * found.item_bytes, seconds)

@@ -16,7 +16,6 @@ import numpy as np
 from fettle.api.signature import Signature, Tensor
 from fettle.runtimes.base import Array
 from fettle.server.batcher import Run, Tensors
-from fettle.server.pace import SHORT_SECONDS
 from fettle.store.comparison import close, is_float, narrowed
 from fettle.store.manifest import Manifest, read_reference
 
@@ -53,9 +52,10 @@ def items_at_once(manifest: Manifest, asked: int | None) -> int | None:
 
 
 def warm_up(
-    manifest: Manifest, folder: Path, run: Run, infer: Callable[[Tensors], Tensors], asked: int | None
+    manifest: Manifest, folder: Path, run: Run, infer: Callable[[Tensors], Tensors], asked: int | None, short: float
 ) -> Warmth:
     """Run the reference items: the first run of a shape is slow, and answers must be the known ones. `infer` does one run whatever is in it.
+    `short`: seconds of a run that the event loop does itself, one request after the other.
 
     Without a reference nothing is known: no run is taken for short, and requests share runs only where the artifact says so.
     """
@@ -78,8 +78,8 @@ def warm_up(
     seconds = {1: took if rows == 1 and took > SLOW_SECONDS else _middle(run, one, 1)}
     if not signature.batchable:
         return Warmth(1, seconds, size)
-    if items is None and seconds[1] < SHORT_SECONDS:
-        items = 1  # the event loop runs it, one request after the other
+    if items is None and seconds[1] < short:
+        items = 1
     elif items is None:
         items = _tried(lambda count: _middle(run, _rows(signature, inputs, count, rows), count), seconds, asked)
     for count in range(2, items):  # a shape that comes for the first time is slow with some runtimes
