@@ -14,7 +14,7 @@ import orjson
 from fettle.api.signature import Signature, Tensor
 from fettle.api.text import clip
 from fettle.runtimes.base import Array
-from fettle.server import elements
+from fettle.server import elements, usual
 from fettle.server.elements import ElementsError, Span
 from fettle.server.envelope import EnvelopeError, split
 from fettle.server.request import Code, InferRequest, RequestError
@@ -28,6 +28,9 @@ def decode(body: bytes | bytearray, signature: Signature, max_rows: int) -> Infe
         document, spans = split(body)
     except EnvelopeError as error:
         raise _invalid(str(error)) from error
+    request = usual.read(document, signature, max_rows) if not spans else None
+    if request is not None:
+        return request
     if not isinstance(document, dict) or not isinstance(document.get("inputs"), list):
         raise _invalid('expected an object with a list "inputs"')
     entries = document["inputs"]

@@ -57,7 +57,7 @@ def warm_up(
     """Run the reference items: the first run of a shape is slow, and answers must be the known ones. `infer` does one run whatever is in it.
     `short`: seconds of a run that the event loop does itself, one request after the other.
 
-    Without a reference nothing is known: no run is taken for short, and requests share runs only where the artifact says so.
+    Without a reference nothing is known: no run is taken for short, and only artifact and setting say how requests share runs.
     """
     items = items_at_once(manifest, asked)
     path = folder / "reference.npz"
