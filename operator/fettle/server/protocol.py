@@ -24,13 +24,13 @@ MOST_SAID = 300  # bytes of what a client wrote that an error repeats
 
 def decode(body: bytes | bytearray, signature: Signature, max_rows: int) -> InferRequest:
     """Decode and check a request body against the signature. Raises RequestError INVALID."""
+    request = usual.read(body, signature, max_rows)
+    if request is not None:
+        return request
     try:
         document, spans = split(body)
     except EnvelopeError as error:
         raise _invalid(str(error)) from error
-    request = usual.read(document, signature, max_rows) if not spans else None
-    if request is not None:
-        return request
     if not isinstance(document, dict) or not isinstance(document.get("inputs"), list):
         raise _invalid('expected an object with a list "inputs"')
     entries = document["inputs"]
@@ -150,6 +150,9 @@ def encode(
     model: str, version: str, request: InferRequest, signature: Signature, outputs: Mapping[str, Array]
 ) -> bytes:
     """The response body. NaN and infinities become null, as JSON has no word for them. Raises RuntimeFailure for a text that is no UTF-8."""
+    answer = usual.write(model, version, request, signature, outputs)
+    if answer is not None:
+        return answer
     by_name = {tensor.name: tensor for tensor in signature.outputs}
     document: dict[str, Any] = {"model_name": model, "model_version": version}
     if request.id is not None:

@@ -57,7 +57,7 @@ def same(one: InferRequest, other: InferRequest) -> bool:
     ],
 )
 def test_a_usual_request_takes_the_short_way(document: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:
-    request, long = usual.read(document, SIGNATURE, MAX_ROWS), the_long_way(document, monkeypatch)
+    request, long = usual.read(orjson.dumps(document), SIGNATURE, MAX_ROWS), the_long_way(document, monkeypatch)
     assert request is not None and long is not None and same(request, long)
 
 
@@ -91,7 +91,64 @@ def test_a_usual_request_takes_the_short_way(document: dict[str, Any], monkeypat
     ],
 )
 def test_whatever_is_not_usual_is_left_to_the_long_way(document: Any) -> None:
-    assert usual.read(document, SIGNATURE, MAX_ROWS) is None
+    assert usual.read(orjson.dumps(document), SIGNATURE, MAX_ROWS) is None
+
+
+def test_a_body_that_is_no_json_or_large_is_left_to_the_long_way() -> None:
+    assert usual.read(b'{"inputs":', SIGNATURE, MAX_ROWS) is None
+    large = entry("n", "INT64", [1, 200_000], [1] * 200_000)
+    assert usual.read(orjson.dumps({"inputs": [X, large]}), SIGNATURE, MAX_ROWS) is None
+
+
+def answers(*dtypes: str) -> Signature:
+    outputs = tuple(Tensor(name=f"y{at}", dtype=dtype, shape=(-1, 3), batch_axis=0) for at, dtype in enumerate(dtypes))
+    return Signature(inputs=(), outputs=outputs)
+
+
+def arrays(*values: np.ndarray) -> dict[str, np.ndarray]:
+    return {f"y{at}": value for at, value in enumerate(values)}
+
+
+FLOATS = np.array([[1.5, np.nan, -np.inf]], np.float32)
+WHOLE = np.array([[1, 2, 3]], np.int64)
+
+
+@pytest.mark.parametrize("identity", [None, "a"])
+@pytest.mark.parametrize(
+    ("signature", "outputs"),
+    [
+        (answers("FP32"), arrays(FLOATS)),
+        (answers("FP32", "INT64"), arrays(FLOATS, WHOLE)),
+        (answers("FP64"), arrays(FLOATS.astype(np.float64))),
+        (answers("UINT8"), arrays(WHOLE.astype(np.uint8))),
+        (answers("FP32"), arrays(np.zeros((0, 3), np.float32))),
+    ],
+)
+def test_a_usual_answer_is_the_same_bytes_by_both_ways(
+    signature: Signature, outputs: dict[str, np.ndarray], identity: str | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    request = InferRequest({}, 1, None, identity)
+    answer = usual.write("m", "v", request, signature, outputs)
+    assert answer is not None
+    monkeypatch.setattr(usual, "write", lambda *arguments: None)
+    assert answer == protocol.encode("m", "v", request, signature, outputs)
+
+
+@pytest.mark.parametrize(
+    ("chosen", "signature", "outputs"),
+    [
+        (("y0",), answers("FP32"), arrays(FLOATS)),
+        (None, answers("FP16"), arrays(FLOATS.astype(np.float16))),
+        (None, answers("BOOL"), arrays(WHOLE > 1)),
+        (None, answers("BYTES"), arrays(np.array([["a", "b", "c"]], object))),
+        (None, answers("FP32"), arrays(np.zeros((3, 30_000), np.float32))),
+        (None, answers("FP32"), arrays(np.zeros((3, 8), np.float32)[:, ::2])),
+    ],
+)
+def test_an_answer_with_more_to_it_is_left_to_the_long_way(
+    chosen: tuple[str, ...] | None, signature: Signature, outputs: dict[str, np.ndarray]
+) -> None:
+    assert usual.write("m", "v", InferRequest({}, 1, chosen, None), signature, outputs) is None
 
 
 numbers = st.one_of(st.integers(-2, 5), st.floats(-2, 2), st.booleans(), st.none(), st.just("1"))
@@ -112,7 +169,7 @@ documents = st.fixed_dictionaries(
 
 @given(document=documents)
 def test_nothing_is_taken_that_the_long_way_refuses_or_makes_something_else_of(document: dict[str, Any]) -> None:
-    request = usual.read(document, SIGNATURE, MAX_ROWS)
+    request = usual.read(orjson.dumps(document), SIGNATURE, MAX_ROWS)
     if request is not None:
         with pytest.MonkeyPatch.context() as patched:
             long = the_long_way(document, patched)
