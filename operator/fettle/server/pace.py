@@ -66,7 +66,7 @@ class Pace:
 
     def ran_here(self, size: int, seconds: float) -> None:
         """A run in the event loop took so long."""
-        known = self._sizes[size.bit_length()]
+        known = self._sizes.setdefault(size.bit_length(), _Size())  # that of a run of several may be new
         if seconds < LONG_SECONDS:
             if known.long:
                 known.long -= 1

@@ -52,10 +52,9 @@ def items_at_once(manifest: Manifest, asked: int | None) -> int | None:
 
 
 def warm_up(
-    manifest: Manifest, folder: Path, run: Run, infer: Callable[[Tensors], Tensors], asked: int | None, short: float
+    manifest: Manifest, folder: Path, run: Run, infer: Callable[[Tensors], Tensors], asked: int | None
 ) -> Warmth:
     """Run the reference items: the first run of a shape is slow, and answers must be the known ones. `infer` does one run whatever is in it.
-    `short`: seconds of a run that the event loop does itself, one request after the other.
 
     Without a reference nothing is known: no run is taken for short, and only artifact and setting say how requests share runs.
     """
@@ -78,10 +77,14 @@ def warm_up(
     seconds = {1: took if rows == 1 and took > SLOW_SECONDS else _middle(run, one, 1)}
     if not signature.batchable:
         return Warmth(1, seconds, size)
-    if items is None and seconds[1] < short:
-        items = 1
-    elif items is None:
-        items = _tried(lambda count: _middle(run, _rows(signature, inputs, count, rows), count), seconds, asked)
+
+    def seconds_of(count: int) -> float:
+        return _middle(run, _rows(signature, inputs, count, rows), count)
+
+    if items is None:
+        items = _tried(seconds_of, seconds, asked)
+    elif items > 1:
+        seconds[items] = seconds_of(items)
     for count in range(2, items):  # a shape that comes for the first time is slow with some runtimes
         run(_rows(signature, inputs, count, rows), count)
     return Warmth(items, seconds, size)
