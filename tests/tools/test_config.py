@@ -16,7 +16,7 @@ from cryptography.x509.oid import NameOID
 from tools.cluster import addons, components, config, network, pki, provisioner
 from tools.cluster.api import path_of
 from tools.cluster.archive import docker_archive
-from tools.cluster.paths import CLUSTERS, FETTLE, TEST, Cluster, Paths
+from tools.cluster.paths import CLUSTERS, FETTLE, INTEGRATIONS, TEST, Cluster, Paths
 
 
 def test_containerds_configuration_is_toml_whatever_the_path(tmp_path: Path) -> None:
@@ -81,10 +81,10 @@ def test_a_kubeconfig_names_its_cluster_and_holds_its_certificates(tmp_path: Pat
 @pytest.mark.parametrize(
     ("destination", "overlaps"),
     [
-        ("10.96.0.0/12", [FETTLE, TEST]),
+        ("10.96.0.0/12", [FETTLE, TEST, INTEGRATIONS]),
         ("10.244.3.0/24", [FETTLE]),
         ("10.245.3.0/24", [TEST]),
-        ("172.31.0.0/16", [FETTLE, TEST]),
+        ("172.31.0.0/16", [FETTLE, TEST, INTEGRATIONS]),
         ("172.31.255.3", [FETTLE]),
         ("172.31.254.0/30", [TEST]),
         ("172.30.0.0/16", []),

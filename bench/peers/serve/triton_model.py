@@ -6,11 +6,11 @@ import os
 import sys
 from typing import Any
 
-import triton_python_backend_utils as triton  # it is there inside the backend
-
 sys.path[:0] = os.environ["BENCH_SERVE_PATH"].split(os.pathsep)
 
-from bench.peers.serve.job import read  # noqa: E402  behind what makes it found
+# Behind what makes them found. The second is there inside the backend.
+import triton_python_backend_utils as triton  # noqa: E402
+from bench.peers.serve.job import read  # noqa: E402
 
 
 class TritonPythonModel:

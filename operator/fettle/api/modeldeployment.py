@@ -47,6 +47,29 @@ class ModelSpec(ApiModel):
     runtime: Annotated[RuntimeName | None, Field(description="Runtime of the fixed artifact.")] = None
 
 
+class BatchingSpec(ApiModel):
+    """How requests that wait for the model share runs. They never do where the artifact was certified one item at a time."""
+
+    max_size: Annotated[
+        int | None,
+        Field(
+            ge=1,
+            le=1024,
+            description="Maximum number of items of several requests in one run of the model. 1 disables this. "
+            "Defaults to the artifact's preferred batch size, or to the best of 1 to 8 as measured when the model is loaded.",
+        ),
+    ] = None
+    max_delay_milliseconds: Annotated[
+        float | None,
+        Field(
+            ge=0,
+            le=1000,
+            description="Time that a run with room for more items waits for them. "
+            "By default only requests that are waiting already are combined, which delays none.",
+        ),
+    ] = None
+
+
 class ServerSpec(ApiModel):
     """Settings of the inference server in each pod."""
 
@@ -67,6 +90,7 @@ class ServerSpec(ApiModel):
             description="Number of threads for one inference. Defaults to the artifact's. With another value, the measured figures no longer apply.",
         ),
     ] = None
+    batching: Annotated[BatchingSpec | None, Field(description="How waiting requests share runs of the model.")] = None
     resources: Annotated[ResourceSpec, Field(description="Resources of the server container.")] = ResourceSpec()
     image: Annotated[
         str | None, Field(max_length=512, description="Server image. Defaults to the operator's setting.")

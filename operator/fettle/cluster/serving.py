@@ -11,7 +11,7 @@ from typing import Any
 
 from fettle.api import catalog
 from fettle.api.base import GROUP, MANAGED_LABEL
-from fettle.api.modeldeployment import ServerSpec
+from fettle.api.modeldeployment import BatchingSpec, ServerSpec
 from fettle.api.pods import ResourceSpec
 from fettle.api.uris import MOUNTS_VARIABLE, claim_of, encode_mounts
 from fettle.cluster.claims import mounts
@@ -227,6 +227,7 @@ def _environment(owner: Object, revision: ModelRevision, settings: Settings) -> 
     """What both containers are told (docs/design/contracts.md). Without threads the server takes those that were measured."""
     namespace, name = owner["metadata"]["namespace"], owner["metadata"]["name"]
     stable = f"{samples_name(owner)}.{namespace}.svc:{MANAGEMENT_PORT}"
+    batching = revision.server.batching or BatchingSpec()
     values: dict[str, Any] = {
         "ARTIFACT": revision.artifact.uri,
         "SHA256": revision.artifact.sha256,
@@ -234,6 +235,8 @@ def _environment(owner: Object, revision: ModelRevision, settings: Settings) -> 
         "MODEL": name,
         "REVISION": revision.revision,
         "THREADS": revision.server.threads,
+        "BATCH_MAX_SIZE": batching.max_size,
+        "BATCH_MAX_DELAY_MILLISECONDS": batching.max_delay_milliseconds,
         "SAMPLES": revision.server.samples,
         "STABLE": stable if revision.server.samples else None,
         "PORT": HTTP_PORT,

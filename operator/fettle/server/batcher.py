@@ -78,15 +78,18 @@ class _Work:
 
 
 class Batcher:
-    """The queue and the threads. `infer` is for one event loop at a time; `run` is called in as many threads as there are `streams`.
+    """The queue and the threads. Both `infer` and `infer_here` are for one event loop at a time; `run` is called in as many threads as there
+    are `streams`, `run_here` in the event loop.
 
-    `items`: most of a run of several requests; 1 = each runs by itself. `delay`: seconds that a run with room waits for more, from the
-    arrival of its first request.
+    `items`: most of a run of several requests; 1 = each runs by itself; `items_here`: of a run in the event loop. `delay`: seconds that a
+    run with room waits for more, from the arrival of its first request.
     """
 
-    def __init__(self, run: Run, signature: Signature, streams: int) -> None:
-        self._run, self._signature = run, signature
-        self.items, self.delay = 1, 0.0
+    def __init__(self, run: Run, run_here: Run, signature: Signature, streams: int) -> None:
+        self._run, self._run_here, self._signature = run, run_here, signature
+        self.items, self.items_here, self.delay = 1, 1, 0.0
+        self._here: deque[_Work] = deque()
+        self._turns: asyncio.AbstractEventLoop | None = None  # in which what is in `_here` has its turn next
         self.watch: Watch = _Nobody()
         self._fixed = all(
             size >= 0 or axis == tensor.batch_axis
@@ -126,6 +129,16 @@ class Batcher:
             if late is not None:
                 late.cancel()
 
+    async def infer_here(self, inputs: Tensors, rows: int) -> Tensors:
+        """As `infer`, by the event loop itself in its next turn, together with what else came in this one."""
+        loop = asyncio.get_running_loop()
+        work = _Work(inputs, rows, self._form(inputs), loop.create_future())
+        self._here.append(work)
+        if self._turns is not loop:
+            self._turns = loop
+            loop.call_soon(self._turn, loop)
+        return await work.future
+
     def close(self) -> None:
         """Answer nobody who still waits, and end the threads after the runs that are under way."""
         with self._changed:
@@ -159,6 +172,26 @@ class Batcher:
             else:
                 self._changed.notify()
 
+    def _turn(self, loop: asyncio.AbstractEventLoop) -> None:
+        """One run of those at the head of what is to be run here. Between two runs all others have their turn."""
+        batch: list[_Work] = []
+        rows = 0
+        while self._here:
+            work = self._here[0]
+            if work.future.done():  # its client is gone
+                self._here.popleft()
+                continue
+            if batch and (work.form != batch[0].form or rows + work.rows > self.items_here):
+                break
+            batch.append(self._here.popleft())
+            rows += work.rows
+        self._turns = loop if self._here else None
+        if self._here:
+            loop.call_soon(self._turn, loop)
+        if batch:
+            self._compute(batch, self._run_here)
+            self._settle(batch, waited=False)
+
     def _expire(self, work: _Work, seconds: float) -> None:
         with self._changed:
             if work not in self._queue:
@@ -167,12 +200,12 @@ class Batcher:
         work.outcome = RequestError(Code.UNAVAILABLE, f"the model was not free within {seconds:g} s")
         work.settle()
 
-    def _settle(self, batch: list[_Work]) -> None:
-        """What the threads give back."""
+    def _settle(self, batch: list[_Work], waited: bool = True) -> None:
+        """What is over, as the threads give it back."""
         if batch[0].began:
             self.watch.ran(sum(work.rows for work in batch), batch[0].ended - batch[0].began)
         for work in batch:
-            if work.began:
+            if work.began and waited:
                 self.watch.waited(work.began - work.arrived)
             work.settle()
 
@@ -180,11 +213,7 @@ class Batcher:
 
     def _serve(self) -> None:
         while batch := self._next():
-            began = time.perf_counter()
-            outcomes = self._together(batch) if len(batch) > 1 else [self._alone(batch[0])]
-            ended = time.perf_counter()
-            for work, outcome in zip(batch, outcomes, strict=True):
-                work.began, work.ended, work.outcome = began, ended, outcome
+            self._compute(batch, self._run)
             self._return(batch)
 
     def _next(self) -> list[_Work]:
@@ -230,19 +259,30 @@ class Batcher:
         self._queue.extendleft(reversed(others))
         return rows
 
-    def _alone(self, work: _Work) -> Tensors | BaseException:
+    def _return(self, batch: list[_Work]) -> None:
+        """Give the requests back to the event loop, all in one call."""
         try:
-            return self._run(work.inputs, work.rows)
-        except BaseException as error:  # noqa: BLE001  whatever it is, it is this request's, and the thread has others to serve
-            return error
+            batch[0].future.get_loop().call_soon_threadsafe(self._settle, batch)
+        except RuntimeError:  # the loop has ended, and with it those who waited
+            log.warning("%d requests ended after the event loop", len(batch))
 
-    def _together(self, batch: list[_Work]) -> list[Tensors | BaseException]:
+    # ------------------------------------------------------------------------------------------------------------ in either
+
+    def _compute(self, batch: list[_Work], run: Run) -> None:
+        """Run the requests, and write what came of it into them."""
+        began = time.perf_counter()
+        outcomes = self._together(batch, run) if len(batch) > 1 else [_alone(batch[0], run)]
+        ended = time.perf_counter()
+        for work, outcome in zip(batch, outcomes, strict=True):
+            work.began, work.ended, work.outcome = began, ended, outcome
+
+    def _together(self, batch: list[_Work], run: Run) -> list[Tensors | BaseException]:
         try:
-            rows = sum(work.rows for work in batch)
-            return self._scattered(batch, self._run(self._gathered(batch), rows), rows)
+            rows = sum([work.rows for work in batch])
+            return self._scattered(batch, run(self._gathered(batch), rows), rows)
         except Exception as error:  # noqa: BLE001  one request may have made the run fail, and no other is to hear of it
             log.info("a run of %d requests failed, so each runs by itself: %s", len(batch), error)
-            return [self._alone(work) for work in batch]
+            return [_alone(work, run) for work in batch]
 
     def _gathered(self, batch: list[_Work]) -> Tensors:
         return {
@@ -268,9 +308,9 @@ class Batcher:
             )
         return parts
 
-    def _return(self, batch: list[_Work]) -> None:
-        """Give the requests back to the event loop, all in one call."""
-        try:
-            batch[0].future.get_loop().call_soon_threadsafe(self._settle, batch)
-        except RuntimeError:  # the loop has ended, and with it those who waited
-            log.warning("%d requests ended after the event loop", len(batch))
+
+def _alone(work: _Work, run: Run) -> Tensors | BaseException:
+    try:
+        return run(work.inputs, work.rows)
+    except BaseException as error:  # noqa: BLE001  whatever it is, it is this request's, and there are others to serve
+        return error

@@ -10,10 +10,10 @@ from pathlib import Path
 
 import numpy as np
 
-from fettle.runtimes import base
+from fettle.runtimes import base, cpu
 from fettle.runtimes.base import Array, Interrupt, Interrupted, Session
 from fettle.server.batcher import Batcher
-from fettle.server.pace import Pace
+from fettle.server.pace import LONG_SECONDS, Pace, short_seconds
 from fettle.server.request import Code, InferRequest, RequestError
 from fettle.server.warmup import warm_up
 from fettle.store.manifest import Manifest, check_fetched, model_entry
@@ -37,11 +37,12 @@ class ServedModel:
         self.manifest, self.session, self.max_queue = manifest, session, max_queue
         self.signature = manifest.signature  # requests' own, its batch free even where the file's is static
         self.streams = max(1, manifest.settings.streams)
-        self.waiting = 0
+        self.waiting = 0  # requests that wait or run
+        self._in_threads = 0  # of them
         self._batchable, self._static = manifest.signature.batchable, manifest.settings.batch_size
         self._most = 1 if manifest.alone else self._static or manifest.settings.preferred_batch  # items of a run
-        self.pace = Pace()
-        self.batcher = Batcher(self._run_there, manifest.signature, self.streams)
+        self.pace = Pace(short_seconds(cpu.usable_cores()))
+        self.batcher = Batcher(self._run_there, self._run_here, manifest.signature, self.streams)
         self._replaying: Interrupt | None = None
 
     def warm_up(self, folder: Path, batching: Batching) -> None:
@@ -49,26 +50,22 @@ class ServedModel:
         infer = functools.partial(self.session.infer, interrupt=None)
         found = warm_up(self.manifest, folder, self._run, infer, batching.items)
         self.batcher.items, self.batcher.delay = found.items, batching.delay
+        quick = [rows for rows, took in found.seconds.items() if rows <= found.items and took < LONG_SECONDS]
+        self.batcher.items_here = max(quick, default=1)
         for rows, seconds in found.seconds.items():
             self.pace.measured(rows * found.item_bytes, seconds)
 
-    def infer_here(self, request: InferRequest) -> dict[str, Array] | None:
-        """Outputs by name, computed by the event loop itself; None where the run is for `infer`. Raises as `infer`.
-
-        Nobody is overtaken: where requests wait, or as many run as may, each takes its turn.
-        """
-        size = sum([array.nbytes for array in request.inputs.values()])
-        if self.waiting >= self.streams or not self.pace.is_short(size):
+    def infer_at_once(self, request: InferRequest) -> dict[str, Array] | None:
+        """Outputs by name, where the run is short and nobody waits; None where it is for `infer`. Raises as `infer`."""
+        if self.waiting or not self.pace.is_short(_size(request.inputs)):
             return None
         self._begin()
         began = time.perf_counter()
         try:
-            return self._run(request.inputs, request.rows)
+            return self._run_here(request.inputs, request.rows)
         finally:
             self.waiting -= 1
-            took = time.perf_counter() - began
-            self.pace.ran_here(size, took)
-            self.batcher.watch.ran(request.rows, took)
+            self.batcher.watch.ran(request.rows, time.perf_counter() - began)
 
     async def infer(self, request: InferRequest, seconds: float | None = None) -> dict[str, Array]:
         """Outputs by name. Raises RequestError UNAVAILABLE when the queue is full, or the model was not free within `seconds`; RuntimeFailure
@@ -78,7 +75,14 @@ class ServedModel:
         """
         self._begin()
         try:
-            return await self.batcher.infer(request.inputs, request.rows, seconds)
+            # Nobody is overtaken: where requests wait for a thread, or as many run as may, a short one takes its turn behind them.
+            if self._in_threads < self.streams and self.pace.is_short(_size(request.inputs)):
+                return await self.batcher.infer_here(request.inputs, request.rows)
+            self._in_threads += 1
+            try:
+                return await self.batcher.infer(request.inputs, request.rows, seconds)
+            finally:
+                self._in_threads -= 1
         finally:
             self.waiting -= 1
 
@@ -90,10 +94,17 @@ class ServedModel:
         if self._replaying is not None:
             self._replaying.set()
 
+    def _run_here(self, inputs: dict[str, Array], rows: int) -> dict[str, Array]:
+        began = time.perf_counter()
+        try:
+            return self._run(inputs, rows)
+        finally:
+            self.pace.ran_here(_size(inputs), time.perf_counter() - began)
+
     def _run_there(self, inputs: dict[str, Array], rows: int) -> dict[str, Array]:
         began = time.perf_counter()
         outputs = self._run(inputs, rows)
-        self.pace.ran_there(sum(array.nbytes for array in inputs.values()), time.perf_counter() - began)
+        self.pace.ran_there(_size(inputs), time.perf_counter() - began)
         return outputs
 
     def replay(self, inputs: dict[str, Array]) -> dict[str, Array] | None:
@@ -141,6 +152,11 @@ class ServedModel:
         """Free the model; waits for the request that is running."""
         self.batcher.close()
         self.session.close()
+
+
+def _size(inputs: dict[str, Array]) -> int:
+    """Bytes of the inputs; of texts, of the references to them."""
+    return sum([array.nbytes for array in inputs.values()])
 
 
 def load(

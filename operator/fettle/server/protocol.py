@@ -13,7 +13,7 @@ import orjson
 
 from fettle.api.signature import Signature, Tensor
 from fettle.runtimes.base import Array
-from fettle.server import binary, elements
+from fettle.server import binary, elements, usual
 from fettle.server.binary import Raw
 from fettle.server.checks import (
     chosen_outputs,
@@ -54,6 +54,9 @@ class Exchange:
 
 def decode(body: bytes | bytearray, signature: Signature, max_rows: int, json_size: int | None = None) -> InferRequest:
     """Decode and check a request body against the signature. Raises RequestError INVALID."""
+    request = usual.read(body, signature, max_rows) if json_size is None else None
+    if request is not None:
+        return request
     if json_size is not None and json_size > len(body):
         raise invalid(f"Inference-Header-Content-Length is {json_size}, but the body has {len(body)} bytes")
     try:
@@ -190,6 +193,9 @@ def _answer(
     model: str, version: str, request: InferRequest, signature: Signature, outputs: Mapping[str, Array]
 ) -> tuple[bytes, int | None]:
     """The response body, and how many bytes of it are JSON; None = all, and the client need not be told."""
+    answer = usual.write(model, version, request, signature, outputs)
+    if answer is not None:
+        return answer, None
     by_name = {tensor.name: tensor for tensor in signature.outputs}
     document: dict[str, Any] = {"model_name": model, "model_version": version}
     if request.id is not None:

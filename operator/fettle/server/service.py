@@ -134,7 +134,7 @@ class InferenceService:
                 request = await run_to_end(self._codec_thread, codec.decode, body, signature, settings.max_rows)
             started = time.perf_counter()
             try:
-                outputs = self.model.infer_here(request)
+                outputs = self.model.infer_at_once(request) if self.in_flight == 1 else None
                 if outputs is None:
                     outputs = await self.model.infer(request, settings.queue_seconds)
             finally:

@@ -16,7 +16,6 @@ import numpy as np
 from fettle.api.signature import Signature, Tensor
 from fettle.runtimes.base import Array
 from fettle.server.batcher import Run, Tensors
-from fettle.server.pace import SHORT_SECONDS
 from fettle.store.comparison import close, is_float, narrowed
 from fettle.store.manifest import Manifest, read_reference
 
@@ -57,7 +56,7 @@ def warm_up(
 ) -> Warmth:
     """Run the reference items: the first run of a shape is slow, and answers must be the known ones. `infer` does one run whatever is in it.
 
-    Without a reference nothing is known: no run is taken for short, and requests share runs only where the artifact says so.
+    Without a reference nothing is known: no run is taken for short, and only artifact and setting say how requests share runs.
     """
     items = items_at_once(manifest, asked)
     path = folder / "reference.npz"
@@ -78,10 +77,14 @@ def warm_up(
     seconds = {1: took if rows == 1 and took > SLOW_SECONDS else _middle(run, one, 1)}
     if not signature.batchable:
         return Warmth(1, seconds, size)
-    if items is None and seconds[1] < SHORT_SECONDS:
-        items = 1  # the event loop runs it, one request after the other
-    elif items is None:
-        items = _tried(lambda count: _middle(run, _rows(signature, inputs, count, rows), count), seconds, asked)
+
+    def seconds_of(count: int) -> float:
+        return _middle(run, _rows(signature, inputs, count, rows), count)
+
+    if items is None:
+        items = _tried(seconds_of, seconds, asked)
+    elif items > 1:
+        seconds[items] = seconds_of(items)
     for count in range(2, items):  # a shape that comes for the first time is slow with some runtimes
         run(_rows(signature, inputs, count, rows), count)
     return Warmth(items, seconds, size)

@@ -41,6 +41,7 @@ EVERYTHING = revision(
     },
     server={
         "threads": 1,
+        "batching": {"maxSize": 8, "maxDelayMilliseconds": 2.5},
         "image": "registry.example/server:mine",
         "resources": {"requests": {"cpu": "200m"}, "limits": {"cpu": "200m", "memory": "512Mi"}},
         "env": [{"name": "LOG", "value": "x"}, {"name": "FETTLE_SERVER_PORT", "value": "1"}],

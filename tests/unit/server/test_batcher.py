@@ -86,7 +86,7 @@ def model() -> Iterator[Doubling]:
 
 @contextlib.contextmanager
 def batching(model: Doubling, items: int, delay: float = 0.0, streams: int = 1, axis: int = 0) -> Iterator[Batcher]:
-    batcher = Batcher(model, signature(axis), streams)
+    batcher = Batcher(model, model, signature(axis), streams)
     batcher.items, batcher.delay, batcher.watch = items, delay, Counted()
     try:
         yield batcher
@@ -312,7 +312,7 @@ async def test_as_many_runs_are_under_way_as_there_are_streams(model: Doubling) 
 
 
 async def test_who_still_waits_when_it_is_closed_is_told_so(model: Doubling) -> None:
-    batcher = Batcher(model, signature(), 1)
+    batcher = Batcher(model, model, signature(), 1)
     head = asked(batcher, 0)
     await model.busy()
     left = asked(batcher, 1)

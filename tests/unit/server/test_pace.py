@@ -4,7 +4,16 @@ from __future__ import annotations
 
 import pytest
 
-from fettle.server.pace import LONG_SECONDS, PATIENCE, PROOF, SHORT_SECONDS, VERY_LONG_SECONDS, Pace
+from fettle.server.pace import (
+    LONG_SECONDS,
+    PATIENCE,
+    PROOF,
+    SHORT_SECONDS,
+    SHORT_SECONDS_ON_ONE_CORE,
+    VERY_LONG_SECONDS,
+    Pace,
+    short_seconds,
+)
 
 SIZE = 1000
 SHORT, LONG, STALL = SHORT_SECONDS / 2, LONG_SECONDS * 2, VERY_LONG_SECONDS * 2
@@ -22,6 +31,10 @@ def test_what_warm_up_measured_decides_at_first(seconds: float, stays: bool) -> 
     assert not pace.is_short(SIZE), "nothing is known of it"
     pace.measured(SIZE, seconds)
     assert pace.is_short(SIZE) is stays
+
+
+def test_with_one_core_longer_runs_stay_in_the_loop_for_a_thread_would_gain_nothing() -> None:
+    assert short_seconds(1) == SHORT_SECONDS_ON_ONE_CORE > short_seconds(2) == short_seconds(64) == SHORT_SECONDS
 
 
 def test_what_is_short_for_one_item_is_not_therefore_short_for_many() -> None:

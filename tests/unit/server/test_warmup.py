@@ -86,7 +86,7 @@ def test_what_nobody_measured_is_tried(
 def test_a_small_model_runs_in_the_event_loop_from_the_first_request_on(
     fetched: tuple[Path, str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("fettle.server.pace.SHORT_SECONDS", 10.0)  # however busy this machine is
+    monkeypatch.setattr("fettle.server.model.short_seconds", lambda cores: 10.0)  # however busy this machine is
     model = load(*fetched, None, 8, Batching(items=1))
     try:
         assert model.pace.is_short(np.zeros((1, 4), np.float32).nbytes)

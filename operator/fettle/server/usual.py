@@ -1,0 +1,80 @@
+"""Requests and answers in JSON as nearly all are: small, the signature's inputs in their order, each with a name, a type, a shape and data, and
+nothing else; all outputs, and they numbers.
+
+It does it all or nothing. What it does not take as it stands, the codec looks at part by part, and says what is wrong with it; what it takes, the
+codec would take as well, and make the same of it. Small requests spend half of their time on questions that are not theirs.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import orjson
+
+from fettle.api.signature import Signature, Tensor
+from fettle.runtimes.base import Array
+from fettle.server import elements
+from fettle.server.elements import ElementsError
+from fettle.server.request import InferRequest
+
+_INTEGERS = {int}
+_NUMBERS = frozenset(("FP32", "FP64", "INT8", "INT16", "INT32", "INT64", "UINT8", "UINT16", "UINT32", "UINT64"))
+
+
+def read(body: bytes | bytearray, signature: Signature, max_rows: int) -> InferRequest | None:
+    """The request that a small body is; None where it has to be looked at more closely."""
+    if len(body) > elements.PIECE:
+        return None
+    try:
+        document = orjson.loads(body)
+        entries, identity = document["inputs"], document.get("id")
+        if len(document) > 1 and (len(document) > 2 or type(identity) is not str):
+            return None
+        if len(entries) != len(signature.inputs):
+            return None
+        rows, inputs = 0, {}
+        for tensor, entry in zip(signature.inputs, entries, strict=True):
+            shape, data = entry["shape"], entry["data"]
+            if entry["name"] != tensor.name or entry["datatype"] != tensor.dtype or len(entry) != 4:
+                return None
+            if type(data) is not list or not _fits(tensor, shape):
+                return None
+            if tensor.batch_axis is not None:
+                if not 1 <= shape[tensor.batch_axis] <= max_rows or rows not in (0, shape[tensor.batch_axis]):
+                    return None
+                rows = shape[tensor.batch_axis]
+            inputs[tensor.name] = elements.take(data, tensor.dtype, shape)
+    except (AttributeError, KeyError, TypeError, orjson.JSONDecodeError, ElementsError):
+        return None
+    return InferRequest(inputs, rows or 1, None, identity)
+
+
+def _fits(tensor: Tensor, shape: list[Any]) -> bool:
+    """Whether these are the signature's sizes, or any where they may vary."""
+    expected, batch = tensor.shape, tensor.batch_axis
+    if type(shape) is not list or len(shape) != len(expected) or not {*map(type, shape)} <= _INTEGERS:
+        return False
+    for axis, size in enumerate(shape):  # noqa: SIM110  a generator costs twice as much, with every request
+        if size < 0 or (size != expected[axis] != -1 and axis != batch):
+            return False
+    return True
+
+
+def write(
+    model: str, version: str, request: InferRequest, signature: Signature, outputs: Mapping[str, Array]
+) -> bytes | None:
+    """The answer; None where there is more to it than all outputs, as numbers, at once."""
+    if request.outputs is not None or request.binary:
+        return None
+    rows, size = [], 0
+    for tensor in signature.outputs:
+        array = outputs[tensor.name]
+        size += array.size
+        if tensor.dtype not in _NUMBERS or size > elements.NUMBERS_AT_ONCE or not array.flags.c_contiguous:
+            return None
+        rows.append({"name": tensor.name, "datatype": tensor.dtype, "shape": array.shape, "data": array.reshape(-1)})
+    document = {"model_name": model, "model_version": version, "id": request.id, "outputs": rows}
+    if request.id is None:
+        del document["id"]
+    return orjson.dumps(document, option=orjson.OPT_SERIALIZE_NUMPY)
