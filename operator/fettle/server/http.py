@@ -17,7 +17,8 @@ from fettle.server.service import InferenceService
 
 Header = tuple[str, str]
 
-STATUSES = {code: int(code.value) for code in Code}  # metrics count under HTTP's own numbers
+# Metrics count under HTTP's own numbers. 499 is none of them: who closed only its own half of the connection still hears the answer.
+STATUSES = {code: int(code.value) for code in Code} | {Code.GONE: int(Code.INVALID.value)}
 _RETRY: tuple[Header, ...] = (("Retry-After", "1"),)
 _JSON: tuple[Header, ...] = (("content-type", "application/json"),)
 _BYTES: Header = ("content-type", "application/octet-stream")
@@ -71,8 +72,6 @@ class HttpFront:
             else:
                 code, body = self.service.tell(self._get, scope)
         except RequestError as error:
-            if error.code is Code.GONE:
-                return
             code, body = error.code, orjson.dumps({"error": error.message})
             closing, more = error.unread, (*_JSON, *self._error_headers(code, scope.path))
         closing |= self.connections.should_close(scope.client) or self.service.draining
@@ -96,7 +95,8 @@ class HttpFront:
         try:
             return await self.service.bodies.read(connection, size)
         except rsgi.ProtocolClosed:
-            raise RequestError(Code.GONE, "the client closed the connection before its request was complete") from None
+            message = "the client closed the connection before its request was complete"
+            raise RequestError(Code.GONE, message, unread=True) from None
 
     def _get(self, scope: Any) -> tuple[Code, bytes]:
         path = scope.path.rstrip("/")

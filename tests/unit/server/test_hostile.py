@@ -8,16 +8,21 @@ import signal
 import socket
 import time
 from collections.abc import Iterator
-from contextlib import closing
+from contextlib import closing, suppress
 from pathlib import Path
 from typing import Any
 
+import grpc
 import httpx
+import numpy as np
 import pytest
 from tests.unit.server.serving import Server
 
+from fettle.server.inference_pb2 import ModelInferRequest, ModelInferResponse
+
 BODY = {"inputs": [{"name": "x", "datatype": "FP32", "shape": [1, 4], "data": [1, 2, 3, 4]}]}
 HEAD = b"POST /v2/models/lookup/infer HTTP/1.1\r\nHost: x\r\nContent-Length: %d\r\n\r\n"
+PREFACE = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"
 BOUNDS = {"body_seconds": 1.5, "max_reading": 3, "max_bodies_bytes": 300_000, "max_body_bytes": 200_000}
 
 
@@ -156,3 +161,65 @@ def test_a_drain_ends_though_clients_send_half_a_body_half_a_head_or_nothing(tmp
     server.process.send_signal(signal.SIGTERM)
     assert server.process.wait(60) == 0
     assert answer(opened[0]).startswith(b"HTTP/1.1 408")
+
+
+def test_a_client_that_closes_its_half_of_the_connection_too_early_has_hung_up(server: Server) -> None:
+    """With its request unfinished it hears so; behind a whole one granian's HTTP takes it for gone, as RFC 9112, 9.6, allows."""
+    before = codes(server).get("499", 0)
+    half = sent(server, HEAD % 100 + b"{")
+    half.shutdown(socket.SHUT_WR)
+    assert answer(half).startswith(b"HTTP/1.1 400")
+    assert codes(server).get("499", 0) == before + 1
+    body = json.dumps(BODY).encode()
+    whole = sent(server, HEAD % len(body) + body)
+    whole.shutdown(socket.SHUT_WR)
+    assert answer(whole)[:12] in (b"", b"HTTP/1.1 200")
+    assert serves(server)
+
+
+@pytest.mark.parametrize(
+    ("json_size", "content", "says"),
+    [
+        (b"", b"", "must be the number of bytes of JSON"),
+        (b"1 1", b"", "must be the number of bytes of JSON"),
+        (b"10", b"[" * 10, "not valid JSON"),
+        (b"100", b'{"inputs":' + b"[" * 90, "not valid JSON"),
+        (b"12", b'{"inputs":[]', "not valid JSON"),
+    ],
+)
+def test_a_form_of_binary_request_that_is_none_is_a_400(
+    server: Server, json_size: bytes, content: bytes, says: str
+) -> None:
+    head = HEAD.replace(b"Host: x", b"Host: x\r\nConnection: close\r\nInference-Header-Content-Length: " + json_size)
+    said = answer(sent(server, head % len(content) + content))
+    assert said.startswith(b"HTTP/1.1 400") and says.encode() in said
+    assert serves(server)
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        b"GET / HTTP/1.1\r\nHost: x\r\n\r\n",
+        b"\x16\x03\x01" + b"\x00" * 500,
+        PREFACE[:10],
+        PREFACE + b"\xff" * 1000,
+        PREFACE + b"\x00\x00\x00\x04\x00\x00\x00\x00\x00" * 1000,
+        PREFACE + b"\x00\x00\x08\x06\x00\x00\x00\x00\x00" * 2000 + bytes(8),
+    ],
+    ids=["HTTP/1.1", "TLS", "half a preface", "garbage", "settings", "pings"],
+)
+def test_what_is_no_grpc_ends_its_own_connection_only(server: Server, data: bytes) -> None:
+    connection = sent(server, data, server.grpc)
+    connection.settimeout(2)
+    with suppress(OSError), closing(connection):
+        while connection.recv(1 << 16):
+            pass
+    with grpc.insecure_channel(f"127.0.0.1:{server.grpc}") as channel:
+        item = np.array([[1, 2, 3, 4]], np.float32)
+        tensor = ModelInferRequest.InferInputTensor(name="x", datatype="FP32", shape=[1, 4])
+        request = ModelInferRequest(model_name="lookup", inputs=[tensor], raw_input_contents=[item.tobytes()])
+        answered = channel.unary_unary("/inference.GRPCInferenceService/ModelInfer")(
+            request.SerializeToString(), timeout=30
+        )
+    assert ModelInferResponse.FromString(answered).raw_output_contents[0] == item.tobytes()
+    assert serves(server)

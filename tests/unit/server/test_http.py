@@ -136,10 +136,12 @@ def test_an_error_says_what_is_taken_instead_and_ends_a_connection_whose_body_wa
     assert counted(front.service) == (0, 0, {status: 1})
 
 
-def test_a_client_that_hung_up_gets_no_answer_and_counts_as_499(front: HttpFront) -> None:
+def test_a_client_that_hung_up_counts_as_499_and_hears_why_if_it_closed_its_half_only(front: HttpFront) -> None:
     connection = Connection(b"{", then=rsgi.ProtocolClosed())
     send(front, connection)
-    assert connection.answers == []
+    ((status, headers, said),) = connection.answers
+    assert (status, ("connection", "close") in headers) == (400, True)
+    assert b"before its request was complete" in said
     assert counted(front.service) == (0, 0, {499: 1})
 
 
