@@ -119,11 +119,11 @@ def health_of(argo: ArgoCD, kind: str) -> dict[str, str]:
     return dict(found)
 
 
-def pods(team: Kube) -> dict[str, str]:
-    """Serving pods and when their containers started last."""
+def pods(team: Kube) -> dict[str, list[int]]:
+    """Serving pods, and how often their containers were started again."""
     listed = json.loads(team.kubectl("get", "pods", "-l", f"fettle.dev/modeldeployment={NAME}", "-o", "json"))
     return {
-        pod["metadata"]["uid"]: str(pod["status"]["containerStatuses"][0]["state"]) + str(pod["status"]["startTime"])
+        pod["metadata"]["uid"]: [each["restartCount"] for each in pod["status"].get("containerStatuses", ())]
         for pod in listed["items"]
         if not pod["metadata"].get("deletionTimestamp")
     }
@@ -301,13 +301,13 @@ def test_what_leaves_git_is_pruned_with_its_children_and_nothing_else_is(
     (repository.folder / DEPLOYMENT).unlink()
     repository.commit("no serving any more")
     at_head(argo, repository, "models")
+    owned = ("get", "pods,deployments,services,controllerrevisions", "-l", f"fettle.dev/modeldeployment={NAME}")
     for _ in watch.polls(WAIT):
-        if team.get("mdep", NAME) is None and not pods(team):
+        left = team.kubectl(*owned, "-o", "name")
+        if team.get("mdep", NAME) is None and not left:
             break
     else:
-        raise AssertionError("the ModelDeployment is still there")
-    for kind in ("deployment", "service", "controllerrevision"):
-        assert team.kubectl("get", kind, "-l", f"fettle.dev/modeldeployment={NAME}", "-o", "name") == ""
+        raise AssertionError(f"left: {left}")
     assert comes(argo, "models", healthy)["status"]["resources"][0]["kind"] == "OptimizedModel"
     assert {"models", "fettle-store"} <= set(
         team.kubectl("get", "pvc", "-o", "jsonpath={.items[*].metadata.name}").split()

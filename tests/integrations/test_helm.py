@@ -78,7 +78,10 @@ def pods(team: Kube) -> dict[str, Any]:
     """Serving pods, with what tells that their containers started again."""
     listed = json.loads(team.kubectl("get", "pods", "-l", f"fettle.dev/modeldeployment={NAME}", "-o", "json"))
     return {
-        pod["metadata"]["uid"]: (pod["status"]["containerStatuses"][0]["restartCount"], pod["spec"])
+        pod["metadata"]["uid"]: (
+            [each["restartCount"] for each in pod["status"].get("containerStatuses", ())],
+            pod["spec"],
+        )
         for pod in listed["items"]
     }
 
