@@ -11,6 +11,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import grpc
 import httpx
@@ -47,7 +48,7 @@ def served(root: Path) -> Iterator[ServerProcess]:
     onnx.save(model(), path)
     x, y = (Tensor(name=name, dtype="FP32", shape=(-1, -1), batch_axis=0) for name in "xy")
     sha256 = publish(open_store(root / "store"), path, Signature(inputs=(x,), outputs=(y,)))
-    told = {"model": MODEL, "drain_seconds": 0, "samples": 0, "grpc_max_message_bytes": 1 << 26}
+    told: dict[str, Any] = {"model": MODEL, "drain_seconds": 0, "samples": 0, "grpc_max_message_bytes": 1 << 26}
     server = ServerProcess(root / "store", sha256, root / "model", **told)
     try:
         yield server
@@ -80,7 +81,7 @@ def over_grpc(channel: grpc.Channel, request: bytes) -> Ask:
 
 def requests(array: np.ndarray, client: httpx.Client, channel: grpc.Channel) -> Iterator[tuple[str, int, Ask]]:
     """Each encoding: its name, bytes of the request, and how to ask."""
-    tensor = {"name": "x", "datatype": "FP32", "shape": list(array.shape)}
+    tensor: dict[str, Any] = {"name": "x", "datatype": "FP32", "shape": list(array.shape)}
     data = orjson.dumps({"inputs": [{**tensor, "data": array.reshape(-1)}]}, option=orjson.OPT_SERIALIZE_NUMPY)
     yield "HTTP, JSON", len(data), over_http(client, data, None)
     told = {"inputs": [{**tensor, "parameters": {"binary_data_size": array.nbytes}}]}

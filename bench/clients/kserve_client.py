@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 from kserve import InferenceGRPCClient, InferenceRESTClient, InferInput, InferRequest, RESTConfig
 
-VALUES = {
+VALUES: dict[str, Any] = {
     "FP32": np.array([[1.5, -2.0]], np.float32),
     "FP16": np.array([[1.5, -2.0]], np.float16),
     "INT64": np.array([[1, -(2**62)]], np.int64),

@@ -17,7 +17,7 @@ from mlserver.grpc.converters import ModelInferRequestConverter, ModelInferRespo
 from mlserver.grpc.dataplane_pb2_grpc import GRPCInferenceServiceStub
 from mlserver.types import InferenceRequest, InferenceResponse, Parameters
 
-ARRAYS = {
+ARRAYS: dict[str, Any] = {
     "FP32": np.array([[1.5, -2.0]], np.float32),
     "INT64": np.array([[1, -(2**62)]], np.int64),
     "BOOL": np.array([[True, False]]),
