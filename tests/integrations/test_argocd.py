@@ -226,18 +226,18 @@ def test_a_commit_of_a_model_that_is_not_there_is_degraded_with_the_reason_and_w
     assert pods(team) == serving, "neither the commit nor its revert restarted a serving pod"
 
 
-def test_a_commit_of_an_artifact_that_is_not_there_is_rolled_back_and_says_why(
+def test_a_commit_of_an_artifact_that_is_not_what_it_says_is_rolled_back_with_the_reason(
     argo: ArgoCD, team: Kube, repository: Repository
 ) -> None:
-    digest = "0" * 64
-    fixed = {"uri": f"pvc://fettle-store/artifacts/{digest}", "sha256": digest, "runtime": "onnxruntime"}
+    published = (team.get("om", NAME) or {})["status"]["artifacts"][0]["uri"]
+    fixed = {"uri": published, "sha256": "0" * 64, "runtime": "onnxruntime"}
     before = (team.get("mdep", NAME) or {})["status"]["stable"]["revision"]
     repository.edit(DEPLOYMENT, lambda deployment: deployment["spec"].update(model=fixed))
-    repository.commit("an artifact that is not there")
+    repository.commit("an artifact with another digest")
     app = comes(argo, "models", lambda found: state(found)[1] == "Degraded", look=True)
     assert state(app)[0] == "Synced"
     told = health_of(argo, "ModelDeployment")
-    assert told["message"].startswith("ArtifactNotFound: revision "), told
+    assert told["message"].startswith("ArtifactTampered: revision "), told
     found = team.get("mdep", NAME) or {}
     assert found["status"]["stable"]["revision"] == before
     assert found["spec"]["model"] == fixed, "git is the truth: the operator writes no spec"

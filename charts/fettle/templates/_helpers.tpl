@@ -111,4 +111,9 @@ FETTLE_LOG_FORMAT: {{ .Values.operator.log.format | quote }}
 - apiGroups: [""]
   resources: [events]
   verbs: [create, list]
+# Watch events of the operator's own Lease prove that its watches are alive.
+- apiGroups: [coordination.k8s.io]
+  resources: [leases]
+  resourceNames: [{{ .Values.operator.lease.name | quote }}]
+  verbs: [list, watch]
 {{- end }}
