@@ -6,10 +6,10 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from fettle.library import Result, Settings, Target, optimize
+    from fettle.library import Result, RunOptions, Target, optimize
 
 __version__ = "0.1.0"
-__all__ = ["Result", "Settings", "Target", "__version__", "optimize"]
+__all__ = ["Result", "RunOptions", "Target", "__version__", "optimize"]
 
 
 def __getattr__(name: str) -> Any:

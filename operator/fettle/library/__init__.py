@@ -2,6 +2,6 @@
 
 from __future__ import annotations
 
-from fettle.library.run import Result, Settings, Target, optimize
+from fettle.library.run import Result, RunOptions, Target, optimize
 
-__all__ = ["Result", "Settings", "Target", "optimize"]
+__all__ = ["Result", "RunOptions", "Target", "optimize"]

@@ -1,4 +1,4 @@
-"""Items as they are in memory: arrays, with labels or without."""
+"""GivenItems as they are in memory: arrays, with labels or without."""
 
 from __future__ import annotations
 
@@ -17,15 +17,15 @@ LABELS = "labels"
 
 
 @dataclass(frozen=True)
-class Items:
-    """Items of one kind: a `path`, or `arrays` (by input, or in the order of the inputs) and `labels`."""
+class GivenItems:
+    """GivenItems of one kind: a `path`, or `arrays` (by input, or in the order of the inputs) and `labels`."""
 
     path: str | None = None
     arrays: Mapping[str, Any] | tuple[Array, ...] = ()
     labels: Array | None = None
 
     @classmethod
-    def of(cls, given: Any, labelled: bool) -> Items:
+    def of(cls, given: Any, labelled: bool) -> GivenItems:
         """What a caller gave: a path, a dictionary of arrays by input, an array, or where `labelled` a pair of one of these and labels.
 
         Raises UsageError.

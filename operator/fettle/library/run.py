@@ -23,7 +23,7 @@ from fettle.cli.local.model_run import model_run
 from fettle.cli.local.mounts import DEFAULT_FOLDER, Places, places
 from fettle.cli.local.run import LocalRun
 from fettle.cli.views.progress import PlainDisplay, candidates_table, stage_line
-from fettle.library.items import LABELS, Items
+from fettle.library.items import LABELS, GivenItems
 from fettle.library.models import written
 
 WIDTH = 160  # columns of the table of candidates
@@ -39,7 +39,7 @@ class Target:
 
 
 @dataclass(frozen=True)
-class Settings:
+class RunOptions:
     """How a run goes about it: the folder of its `store`, seconds of timing for each finalist, whether it says what it does."""
 
     store: Path | str = DEFAULT_FOLDER
@@ -102,7 +102,7 @@ def optimize(
     max_drop: float | None = None,
     metric: str | None = None,
     target: Target = Target(),
-    settings: Settings = Settings(),
+    options: RunOptions = RunOptions(),
 ) -> Result:
     """Make `model` faster, and prove by `evaluation` that it loses no more than `max_drop` of its accuracy.
 
@@ -113,26 +113,26 @@ def optimize(
     It blocks until the run is over, some minutes. Raises UsageError for what does not go together; what cannot be done with this model or
     these items is told by the result.
     """
-    judged, measured = Items.of(evaluation, labelled=True), Items.of(calibration, labelled=False)
+    judged, measured = GivenItems.of(evaluation, labelled=True), GivenItems.of(calibration, labelled=False)
     with tempfile.TemporaryDirectory(prefix="fettle-inputs-") as temporary:
         folder = Path(temporary)
         file = written(model, judged.example or measured.example, folder)
-        options = ModelOptions(
+        asked = ModelOptions(
             model=file.path,
             evaluation=judged.file("evaluation", file.inputs, folder),
             calibration=measured.file("calibration", file.inputs, folder),
             label_key=LABELS if judged.labels is not None else None,
             metric=metric,
             max_drop=max_drop,
-            objective=settings.objective,
+            objective=options.objective,
             runtimes=target.runtimes,
             threads=target.threads,
             batch_size=target.batch_size,
         )
-        (manifest,) = read(yaml.safe_dump(options.document(file.name)), file.path, Path.cwd()).models
-        located = places(manifest.spec, {}, Path(settings.store))
-        with PlainDisplay(Console(stderr=True, quiet=not settings.progress), manifest.name) as display:
-            status = _finished(model_run(manifest, located, display.update, settings.measure_seconds))
+        (manifest,) = read(yaml.safe_dump(asked.document(file.name)), file.path, Path.cwd()).models
+        located = places(manifest.spec, {}, Path(options.store))
+        with PlainDisplay(Console(stderr=True, quiet=not options.progress), manifest.name) as display:
+            status = _finished(model_run(manifest, located, display.update, options.measure_seconds))
     return Result(status, located)
 
 

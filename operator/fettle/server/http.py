@@ -11,7 +11,7 @@ from fettle.api.text import clip
 from fettle.server import describe, openapi, rsgi
 from fettle.server.connections import Connections
 from fettle.server.predict import Predict
-from fettle.server.protocol import Exchange
+from fettle.server.protocol import HttpExchange
 from fettle.server.request import Code, RequestError
 from fettle.server.service import InferenceService
 
@@ -39,8 +39,8 @@ class HttpFront:
         names = (named, f"{named}/versions/{settings.revision}")
         self._bases = tuple(f"/v2{name}" for name in names)
         self._v1_bases = tuple(f"/v1{name}" for name in names)
-        self._codecs: dict[str, Callable[[], Exchange | Predict]] = {
-            **dict.fromkeys((f"{base}/infer" for base in self._bases), Exchange),
+        self._codecs: dict[str, Callable[[], HttpExchange | Predict]] = {
+            **dict.fromkeys((f"{base}/infer" for base in self._bases), HttpExchange),
             **dict.fromkeys((f"{base}:predict" for base in self._v1_bases), Predict),
         }
 
@@ -84,7 +84,7 @@ class HttpFront:
             return (("Allow", "POST" if path in self._codecs else "GET, HEAD"),)
         return _RETRY if code is Code.UNAVAILABLE else ()
 
-    async def _receive(self, scope: Any, connection: Any, exchange: Exchange | Predict) -> bytes | bytearray:
+    async def _receive(self, scope: Any, connection: Any, exchange: HttpExchange | Predict) -> bytes | bytearray:
         """The body of a request for inference; `exchange` is told how much of it is JSON. Raises RequestError."""
         if scope.method != "POST":
             raise RequestError(Code.NOT_ALLOWED, f"{scope.path} requires POST")

@@ -32,7 +32,7 @@ from fettle.server.request import InferRequest
 Data = Span | Raw | list[Any]  # what the client sent as elements: a place in the body, or of small JSON what it held
 
 
-class Exchange:
+class HttpExchange:
     """The codec of one request and its answer. `json_size`: bytes of JSON before the tensors' bytes, None where all is JSON."""
 
     __slots__ = ("json_size",)

@@ -16,7 +16,7 @@ from tests.data import models
 
 import fettle
 from fettle.errors import UsageError
-from fettle.library.items import Items
+from fettle.library.items import GivenItems
 from fettle.library.models import written
 
 
@@ -94,7 +94,7 @@ def test_what_does_not_go_together_is_refused_before_any_work(
 
 
 def test_labels_of_a_pair_are_stored_beside_the_inputs(tmp_path: Path) -> None:
-    path = Items.of((VECTORS, CLASSES), labelled=True).file("evaluation", ("x",), tmp_path)
+    path = GivenItems.of((VECTORS, CLASSES), labelled=True).file("evaluation", ("x",), tmp_path)
     assert path is not None
     with np.load(path) as stored:
         assert set(stored) == {"x", "labels"}
@@ -102,8 +102,8 @@ def test_labels_of_a_pair_are_stored_beside_the_inputs(tmp_path: Path) -> None:
 
 
 def test_a_model_that_cannot_be_optimized_is_told_by_the_result(tmp_path: Path) -> None:
-    settings = fettle.Settings(store=tmp_path / "store", measure_seconds=1, progress=False)
-    result = fettle.optimize(models.custom_operator(), settings=settings)
+    options = fettle.RunOptions(store=tmp_path / "store", measure_seconds=1, progress=False)
+    result = fettle.optimize(models.custom_operator(), options=options)
     assert (result.winner, result.artifact) == (None, None)
     assert "SecretSauce" in result.message
     assert "SecretSauce" in result._repr_html_()

@@ -19,7 +19,7 @@ def test_the_notebook_optimizes_the_classifier_that_it_trained(
 ) -> None:
     quick = {
         "target": fettle.Target(runtimes=("onnxruntime",), threads=1),
-        "settings": fettle.Settings(measure_seconds=1, progress=False),
+        "options": fettle.RunOptions(measure_seconds=1, progress=False),
     }
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(fettle, "optimize", partial(fettle.optimize, **quick), raising=False)

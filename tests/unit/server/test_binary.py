@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from fettle.api.signature import DATA_TYPES, Signature, Tensor
 from fettle.runtimes.base import numpy_dtype
 from fettle.server.elements import MOST_BYTES_OF_TEXTS, MOST_TEXTS
-from fettle.server.protocol import Exchange
+from fettle.server.protocol import HttpExchange
 from fettle.server.request import Code, InferRequest, RequestError
 
 NUMBERS = [row.v2 for row in DATA_TYPES if row.v2 != "BYTES"]
@@ -53,12 +53,12 @@ def body(document: dict[str, Any], *behind: bytes) -> tuple[bytes, int]:
 
 
 def decoded(content: tuple[bytes, int], wanted: Signature, max_rows: int = 100) -> InferRequest:
-    return Exchange(content[1]).decode(content[0], wanted, max_rows)
+    return HttpExchange(content[1]).decode(content[0], wanted, max_rows)
 
 
 def answered(request: InferRequest, wanted: Signature, outputs: dict[str, Any]) -> tuple[dict[str, Any], bytes]:
     """The JSON of an answer, and the bytes behind it."""
-    exchange = Exchange()
+    exchange = HttpExchange()
     answer = exchange.encode("m", "1", request, wanted, outputs)
     size = len(answer) if exchange.json_size is None else exchange.json_size
     return orjson.loads(answer[:size]), answer[size:]
@@ -85,7 +85,7 @@ def test_a_tensor_shares_the_bytes_of_its_request() -> None:
     array = values("UINT8", 4, 100)
     content, size = body({"inputs": [entry("x", "UINT8", [4, 100], 400)]}, array.tobytes())
     received = bytearray(content)
-    request = Exchange(size).decode(received, signature(("x", "UINT8", (-1, 100))), 10)
+    request = HttpExchange(size).decode(received, signature(("x", "UINT8", (-1, 100))), 10)
     received[size] ^= 255
     assert request.inputs["x"][0, 0] == array[0, 0] ^ 255
 
@@ -137,7 +137,7 @@ def test_an_output_is_bytes_where_it_or_else_the_request_says_so(
         "outputs": [output],
         "parameters": {} if every is None else {"binary_data_output": every},
     }
-    request = Exchange().decode(orjson.dumps(document), wanted, 10)  # which may itself be JSON throughout
+    request = HttpExchange().decode(orjson.dumps(document), wanted, 10)  # which may itself be JSON throughout
     head, behind = answered(request, wanted, {"x": array})
     assert behind == (array.tobytes() if binary else b"")
     assert head["outputs"][0].get("data") == (None if binary else [None])  # of what is no number JSON says null
