@@ -39,6 +39,7 @@ STATUSES = {
 SERVICE = pb.DESCRIPTOR.services_by_name["GRPCInferenceService"].full_name
 HEALTH = health_pb2.DESCRIPTOR.services_by_name["Health"].full_name
 REFLECTION = reflection.SERVICE_NAME
+PATIENCE_SECONDS = 1.0  # for a message to arrive while others wait
 _RETRY = (("grpc-retry-pushback-ms", "1000"),)
 _GRACE_SECONDS = 4.0  # for what came in while the port closed
 _SHARE_OF_DRAIN = 0.75
@@ -57,8 +58,7 @@ class RpcFront:
         self.service = service
         self._codec = Messages(settings.model, settings.revision)
         self._trailing = (("fettle-revision", settings.revision),)
-        # A message is held by the library until it is whole, and nobody is told how much of it is there.
-        self._reading = asyncio.Semaphore(max(1, settings.max_bodies_bytes // settings.grpc_max_message_bytes))
+        self._reading = Reading(max(1, settings.max_bodies_bytes // settings.grpc_max_message_bytes))
         self._streams = 0
         self._idle: set[asyncio.Future[Any]] = set()
         self._draining, self._stopping = asyncio.Event(), asyncio.Event()
@@ -151,10 +151,10 @@ class RpcFront:
     async def _message(self, context: Context) -> bytes:
         settings = self.service.settings
         try:
-            async with asyncio.timeout(settings.body_seconds), self._reading:
-                message = await context.read()
+            async with asyncio.timeout(settings.body_seconds):
+                message = await self._reading.read(context)
         except TimeoutError:
-            text = f"the message did not arrive within {settings.body_seconds:g} s"
+            text = f"the message did not arrive within {settings.body_seconds:g} s, or {PATIENCE_SECONDS:g} s where others waited"
             raise RequestError(Code.TIMEOUT, text) from None
         if message is grpc.aio.EOF:  # the library tells the client itself
             limit = settings.grpc_max_message_bytes
@@ -293,6 +293,30 @@ class RpcFront:
         more = _RETRY if error.code is Code.UNAVAILABLE else ()
         await context.abort(STATUSES[error.code], clip(error.message, 2048), (*self._trailing, *more))
         raise AssertionError("abort returned")
+
+
+class Reading:
+    """Reads so many messages at once. The library holds a message until it is whole and tells nobody how much of it is there.
+
+    The others wait for their turn, and whoever waits gives the one that has been read longest only `PATIENCE_SECONDS` in all: clients that send
+    nothing do not keep others from sending.
+    """
+
+    def __init__(self, at_once: int) -> None:
+        self._turn = asyncio.Semaphore(at_once)
+        self._since: dict[asyncio.Timeout, float] = {}  # the longest first
+
+    async def read(self, context: Context) -> Any:
+        """The next message, or grpc.aio.EOF. Raises TimeoutError for one that kept others waiting."""
+        if self._turn.locked() and self._since:
+            longest = next(iter(self._since))
+            longest.reschedule(self._since.pop(longest) + PATIENCE_SECONDS)
+        async with self._turn, asyncio.timeout(None) as limit:
+            self._since[limit] = asyncio.get_running_loop().time()
+            try:
+                return await context.read()
+            finally:
+                self._since.pop(limit, None)
 
 
 class Handlers(grpc.GenericRpcHandler):  # type: ignore[misc]  # the library has no types

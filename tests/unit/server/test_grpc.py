@@ -26,6 +26,8 @@ from tools.serving import ServerProcess
 
 from fettle.api.signature import DATA_TYPES
 from fettle.server import inference_pb2 as pb
+from fettle.server.request import Code
+from fettle.server.rpc import STATUSES
 
 OWN = (("grpc.use_local_subchannel_pool", 1),)  # a connection of its own
 DTYPES = [row.v2 for row in DATA_TYPES if row.v2 != "BF16"]  # which onnxruntime does not run beside strings
@@ -80,7 +82,7 @@ def request(value: float = 1.0, name: str = "slow", **more: Any) -> bytes:
 
 @pytest.fixture(scope="module")
 def slow(tmp_path_factory: pytest.TempPathFactory) -> Iterator[SlowServer]:
-    bounds = {"grpc_max_message_bytes": 4000, "max_bodies_bytes": 8000, "body_seconds": 1.5, "grpc_max_streams": 2}
+    bounds = {"grpc_max_message_bytes": 4000, "max_bodies_bytes": 8000, "body_seconds": 4, "grpc_max_streams": 2}
     started = SlowServer(tmp_path_factory.mktemp("slow"), **bounds)
     yield started
     started.stop()
@@ -154,19 +156,24 @@ def test_a_deadline_ends_a_request_and_counts_as_a_client_that_gave_up(slow: Slo
     assert channel.unary_unary(INFER)(request(), timeout=60)
 
 
-def test_messages_that_do_not_arrive_are_ended_and_others_are_read_then(slow: SlowServer) -> None:
-    """As many as are read at once: clients that say nothing after their head."""
+def test_messages_that_do_not_arrive_give_way_to_others_and_end(slow: SlowServer) -> None:
+    """As many clients that say nothing after their head as are read at once."""
     with ExitStack() as opened:
-        calls = []
+        silent = []
         for _ in range(2):  # max_bodies_bytes / grpc_max_message_bytes
-            silent = opened.enter_context(grpc.insecure_channel(f"127.0.0.1:{slow.grpc}", OWN))
-            calls.append(silent.stream_unary(INFER).future(iter(Event().wait, None), timeout=60))
+            channel = opened.enter_context(grpc.insecure_channel(f"127.0.0.1:{slow.grpc}", OWN))
+            silent.append(channel.stream_unary(INFER).future(iter(Event().wait, None), timeout=120))
         time.sleep(0.5)
         late = opened.enter_context(grpc.insecure_channel(f"127.0.0.1:{slow.grpc}", OWN))
         assert late.unary_unary(INFER)(request(), timeout=60)
-        for call in calls:
+        assert [call.done() for call in silent].count(False) == 1  # one had to give way, the other has its time
+        for call in silent:
             assert refused(call.result)[0] is grpc.StatusCode.DEADLINE_EXCEEDED
-            assert "did not arrive within 1.5 s" in call.details()
+            assert call.details() == "the message did not arrive within 4 s, or 1 s where others waited"
+
+
+def test_each_way_in_which_a_request_can_end_has_a_status() -> None:
+    assert set(STATUSES) == set(Code)
 
 
 def test_streams_are_answered_in_order_and_bounded_in_number(slow: SlowServer, channel: grpc.Channel) -> None:
