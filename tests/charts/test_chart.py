@@ -14,6 +14,7 @@ import yaml
 from tests.charts.helm import CHART, HelmError, helm, only, render
 
 import fettle
+from fettle.cluster.kinds import LEASE, WATCHED, ResourceKind
 from fettle.cluster.owner import MODEL_DEPLOYMENT_LABEL, OPTIMIZED_MODEL_LABEL
 from fettle.cluster.serving import MANAGEMENT_PORT
 from fettle.settings import Settings
@@ -171,6 +172,21 @@ def test_a_role_in_a_watched_namespace_grants_what_the_cluster_role_does() -> No
     (everywhere,) = rules("ClusterRole")
     assert rules("Role", watchNamespaces=["one", "two"]) == [everywhere] * 3  # in the operator's own as well
     assert rules("ClusterRole", watchNamespaces=["one"]) == []
+
+
+@pytest.mark.parametrize("kind", [*WATCHED, LEASE], ids=lambda kind: kind.kind)
+@pytest.mark.parametrize("values", [{}, {"watchNamespaces": ["one"]}], ids=["everywhere", "one namespace"])
+def test_every_kind_may_be_watched_wherever_the_operator_watches(kind: ResourceKind, values: dict[str, Any]) -> None:
+    """kopf watches every kind in the same namespaces, the Lease too."""
+    roles = [one for one in rendered(json.dumps(values)) if one["metadata"]["name"] == "fettle" and "rules" in one]
+    assert {role["metadata"].get("namespace") for role in roles} == ({"one", "fettle-system"} if values else {None})
+    for role in roles:
+        granted = [
+            rule["verbs"]
+            for rule in role["rules"]
+            if kind.group in rule["apiGroups"] and kind.plural in rule["resources"]
+        ]
+        assert any({"list", "watch"} <= set(verbs) for verbs in granted)
 
 
 def test_without_rbac_and_account_nothing_of_them_is_made() -> None:
