@@ -285,6 +285,9 @@ OTHER: dict[str, Any] = {
     "operator.resources.requests": {"cpu": 1},
     "networkPolicies.apiServerPorts": [8443],
     "jobs.resources.requests": {"cpu": 2},
+    "jobs.resources.limits.memory": "7Gi",
+    "metrics.serviceMonitor.interval": "7s",
+    "metrics.podMonitor.interval": "7s",
 }
 # What another value needs to be in force before it changes an object.
 NEEDS: dict[str, dict[str, Any]] = {
