@@ -9,7 +9,7 @@ import bentoml
 from bench.peers.serve.job import read
 
 
-@bentoml.service(workers=1, traffic={"timeout": 30})  # type: ignore[misc]
+@bentoml.service(workers=1, traffic={"timeout": 30})
 class Served:
     """The model."""
 
@@ -17,7 +17,7 @@ class Served:
         self.job = read()
         self.session = self.job.session()
 
-    @bentoml.api(route="/infer")  # type: ignore[misc]
+    @bentoml.api(route="/infer")  # type: ignore  # the library is not there when types are checked
     def infer(self, inputs: list[dict[str, Any]]) -> dict[str, Any]:
         """One request."""
         tensor = inputs[0]

@@ -58,6 +58,20 @@ def request(service: InferenceService, number: float, rows: int = 1) -> asyncio.
     return asyncio.create_task(service.infer(service.bodies.read(Sent(body), len(body)), protocol))
 
 
+def in_one_turn(service: InferenceService, *numbers: float) -> list[asyncio.Task[bytes]]:
+    """Requests whose bodies have arrived when the event loop turns next."""
+
+    async def later(body: bytes) -> bytes | bytearray:
+        await asyncio.sleep(0)
+        return await service.bodies.read(Sent(body), len(body))
+
+    def body(number: float) -> bytes:
+        tensor = {"name": "x", "datatype": "FP32", "shape": [1, 4], "data": [number] * 4}
+        return orjson.dumps({"inputs": [tensor]})
+
+    return [asyncio.create_task(service.infer(later(body(number)), protocol)) for number in numbers]
+
+
 async def test_a_short_run_is_done_where_its_request_is(service: InferenceService, session: Noting) -> None:
     await asyncio.gather(request(service, 1), request(service, 2), request(service, 3))
     assert session.runs == [(1, "MainThread"), (2, "MainThread"), (3, "MainThread")]
@@ -66,6 +80,35 @@ async def test_a_short_run_is_done_where_its_request_is(service: InferenceServic
     labels = {"model": "lookup", "revision": "r"}
     assert value("fettle_server_run_seconds_count", labels) == 3
     assert value("fettle_server_queue_seconds_count", labels) == 0
+
+
+async def test_short_requests_of_one_turn_share_a_run_and_each_gets_its_own_items(
+    service: InferenceService, session: Noting, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(service.model.batcher, "items_here", 3)
+    answers = await asyncio.gather(*in_one_turn(service, 1, 2, 3, 4, 5, 6))
+    assert [number for number, _ in session.runs] == [1, 4], "three, and three"
+    assert {thread for _, thread in session.runs} == {"MainThread"}
+    assert [orjson.loads(answer)["outputs"][0]["data"] for answer in answers] == [[n] * 4 for n in range(1, 7)]
+    value = service.metrics.registry.get_sample_value
+    assert value("fettle_server_run_items_sum", {"model": "lookup", "revision": "r"}) == 6
+
+
+async def test_a_short_request_that_fails_or_is_cancelled_disturbs_none_of_its_turn(
+    service: InferenceService, session: Noting, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(service.model.batcher, "items_here", 8)
+    tasks = in_one_turn(service, -1, 2, 3, 4)
+    await asyncio.sleep(0)
+    await asyncio.sleep(0)
+    assert len(service.model.batcher._here) == len(tasks)
+    tasks[2].cancel()
+    ends = await asyncio.gather(*tasks, return_exceptions=True)
+    assert [type(end) for end in ends] == [RequestError, bytes, asyncio.CancelledError, bytes]
+    assert [orjson.loads(ends[at])["outputs"][0]["data"][0] for at in (1, 3)] == [2, 4]
+    assert 3 not in [number for number, _ in session.runs]
+    assert counted(service) == (3, 1, {500: 1, 200: 2, 499: 1})
+    assert service.model.waiting == 0
 
 
 async def test_a_short_run_takes_its_turn_behind_those_that_wait_for_the_model(
