@@ -28,7 +28,6 @@ def model(settings: ServerSettings, served: ServedModel) -> dict[str, Any]:
         "inputs": _tensors(manifest.signature.inputs),
         "outputs": _tensors(manifest.signature.outputs),
         "parameters": {
-            "artifact": settings.artifact,
             "sha256": settings.sha256,
             "bytes": manifest.bytes,
             "source_sha256": manifest.source_sha256,

@@ -38,6 +38,8 @@ class Predict:
 
     def decode(self, body: bytes | bytearray, signature: Signature, max_rows: int) -> InferRequest:
         """Decode and check a request body against the signature. Raises RequestError INVALID."""
+        if len(body) > PIECE:
+            _require_plain(signature)
         form = ROWS if b'"instances"' in body[:PIECE] else COLUMNS
         try:
             document, spans = split(body, f'"{form}"'.encode())
@@ -92,13 +94,18 @@ def _require_items(signature: Signature) -> None:
         raise invalid('this model takes no list of items: send "inputs", or a request of the V2 protocol')
 
 
+def _require_plain(signature: Signature) -> None:
+    """A large body is not read as a whole, so its shape must follow from the model's."""
+    tensor = signature.inputs[0]
+    if len(signature.inputs) > 1 or tensor.batch_axis != 0 or -1 in tensor.shape[1:] or tensor.dtype == "BYTES":
+        message = f"a request of more than {PIECE} bytes must be one of the V2 protocol for this model"
+        raise invalid(f"{message}, which has more inputs than one, strings, or items of no fixed shape")
+
+
 def _large(signature: Signature, span: Span) -> dict[str, Array]:
     """The one input of a large request; its shape follows from that of an item and from how often something is closed."""
     tensor = signature.inputs[0]
     item = tensor.shape[1:]
-    if len(signature.inputs) > 1 or tensor.batch_axis != 0 or -1 in item or tensor.dtype == "BYTES":
-        message = f"a request of more than {PIECE} bytes must be one of the V2 protocol for this model"
-        raise invalid(f"{message}: its one input is no list of numbers whose items are all of one known shape")
     closed = span.body.count(b"]" if item else b",", span.start, span.stop)
     per_item = sum(math.prod(item[:axis]) for axis in range(len(item)))  # brackets
     shape = [(closed - 1) // max(1, per_item) if item else closed + 1, *item]

@@ -112,8 +112,9 @@ def test_large_requests_of_one_known_shape_are_read_in_pieces(
             with pytest.raises(RequestError) as caught:
                 asked(broken, wanted)
             assert caught.value.code is Code.INVALID
-    with pytest.raises(RequestError, match="must be one of the V2 protocol"):
-        asked(orjson.dumps({form: [["a" * 20]]}), signature(("x", "BYTES", (-1, 1))))
+    for other in (TEXT, TWO, SECOND, signature(("x", "FP32", (-1, -1)))):
+        with pytest.raises(RequestError, match="must be one of the V2 protocol for this model"):
+            asked(orjson.dumps({form: [{"x": [1.5] * 9, "t": "a" * 20}]}), other)
 
 
 @pytest.mark.parametrize("dtype", [row.v2 for row in DATA_TYPES])
