@@ -1,4 +1,4 @@
-"""GivenItems as they are in memory: arrays, with labels or without."""
+"""Items as they are in memory: arrays, with labels or without."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ LABELS = "labels"
 
 @dataclass(frozen=True)
 class GivenItems:
-    """GivenItems of one kind: a `path`, or `arrays` (by input, or in the order of the inputs) and `labels`."""
+    """Items of one kind: a `path`, or `arrays` (by input, or in the order of the inputs) and `labels`."""
 
     path: str | None = None
     arrays: Mapping[str, Any] | tuple[Array, ...] = ()

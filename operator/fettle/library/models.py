@@ -51,8 +51,9 @@ def _onnx_inputs(path: str) -> tuple[str, ...]:
 
 
 def _inputs_of(model: Any) -> tuple[str, ...]:
-    weights = {tensor.name for tensor in model.graph.initializer}
-    return tuple(value.name for value in model.graph.input if value.name not in weights)
+    from fettle.optimizer.onnx.model import inputs
+
+    return tuple(value.name for value in inputs(model.graph))
 
 
 def _onnx(model: Any, name: str, folder: Path) -> ModelFile:

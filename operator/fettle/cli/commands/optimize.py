@@ -7,6 +7,7 @@ import json
 import signal
 import sys
 from contextlib import suppress
+from dataclasses import dataclass
 from pathlib import Path
 
 import click
@@ -19,7 +20,7 @@ from fettle.api.task import SECONDS_PER_CANDIDATE
 from fettle.cli.browser import open_page
 from fettle.cli.entry import EXIT_FAILURE
 from fettle.cli.local.manifests import Documents, ModelDocument, read
-from fettle.cli.local.model_options import ModelOptions, model_options
+from fettle.cli.local.model_options import ModelOptions, gathered, model_options
 from fettle.cli.local.model_run import logs_of, model_run
 from fettle.cli.local.mounts import Places, parse_maps, places, with_parallelism
 from fettle.cli.local.run import LocalRun
@@ -37,6 +38,35 @@ from fettle.errors import UsageError
 from fettle.plan.run.status import READY
 
 INTERRUPTED = 130  # 128 + SIGINT, as shells say it
+
+
+@dataclass(frozen=True)
+class ShownOptions:
+    """What is shown of a run: its `output` for programs, what predictions cost at a `price`, the report in a browser."""
+
+    output: str | None
+    price: float | None
+    show_report: bool
+
+
+shown_options = gathered(
+    "shown",
+    ShownOptions,
+    click.option(
+        "-o",
+        "--output",
+        type=click.Choice(["json", "yaml"]),
+        help="json: print the objects with their status for programs. yaml: only print the manifest that MODEL and its options stand for.",
+    ),
+    click.option(
+        "--price-per-hour",
+        "price",
+        type=click.FloatRange(min=0, min_open=True),
+        metavar="P",
+        help="Price of an hour of the cores that a target uses: prints the cost of a million predictions.",
+    ),
+    click.option("--open", "show_report", is_flag=True, help="Open the report in a browser at the end."),
+)
 
 
 @click.command()
@@ -59,12 +89,7 @@ INTERRUPTED = 130  # 128 + SIGINT, as shells say it
 @click.option(
     "--store", type=click.Path(path_type=Path), metavar="FOLDER", help="Folder of the store [default: ./fettle-store]."
 )
-@click.option(
-    "-o",
-    "--output",
-    type=click.Choice(["json", "yaml"]),
-    help="json: print the objects with their status for programs. yaml: only print the manifest that MODEL and its options stand for.",
-)
+@shown_options
 @click.option(
     "--parallelism",
     type=click.IntRange(1, 32),
@@ -79,24 +104,14 @@ INTERRUPTED = 130  # 128 + SIGINT, as shells say it
     metavar="S",
     help="Time budget for timing each finalist, in seconds.",
 )
-@click.option(
-    "--price-per-hour",
-    "price",
-    type=click.FloatRange(min=0, min_open=True),
-    metavar="P",
-    help="Price of an hour of the cores that a target uses: prints the cost of a million predictions.",
-)
-@click.option("--open", "show_report", is_flag=True, help="Open the report in a browser at the end.")
 def optimize(
     options: ModelOptions,
     file: str | None,
     maps: tuple[str, ...],
     store: Path | None,
-    output: str | None,
+    shown: ShownOptions,
     parallelism: int | None,
     measure_seconds: float,
-    price: float | None,
-    show_report: bool,
 ) -> None:
     """Optimize a model on this machine, without a cluster.
 
@@ -109,7 +124,7 @@ def optimize(
     fettle optimize -f optimizedmodel.yaml --map pvc://models=./models
     """
     documents = _documents(options, file)
-    if output == "yaml":
+    if shown.output == "yaml":
         click.echo(yaml.safe_dump_all([manifest.document for manifest in documents.models], sort_keys=False), nl=False)
         return
     progress = Console(stderr=True)
@@ -127,13 +142,13 @@ def optimize(
     for manifest, located in runs:
         status = run_one(manifest, located, progress, measure_seconds)
         done.append((manifest, status))
-        if output is None:
+        if shown.output is None:
             show(result_console(), manifest, located, status)
-            for line in cost_lines(status, price) if price is not None else ():
+            for line in cost_lines(status, shown.price) if shown.price is not None else ():
                 click.echo(line)
-        if show_report and status.report is not None:
+        if shown.show_report and status.report is not None:
             open_page(located.local(status.report.uri))
-    if output == "json":
+    if shown.output == "json":
         click.echo(_json(done))
     if not all(is_ready(status) for _, status in done):
         sys.exit(EXIT_FAILURE)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from functools import wraps
 from pathlib import Path
 from typing import Any
@@ -107,63 +107,68 @@ def _present(node: Any) -> Any:
     return {key: value for key, value in present.items() if value != {}}
 
 
-def model_options(command: Callable[..., None]) -> Callable[..., None]:
-    """Options that say what a manifest would, turned into the argument `options`."""
+def gathered(name: str, kind: type[Any], *decorators: Callable[..., Any]) -> Callable[..., Any]:
+    """A decorator that turns these options of a command into one argument `name`, a `kind` with a field for each."""
 
-    @wraps(command)
-    def run(**given: Any) -> None:
-        told = {name: given.pop(name) for name in ModelOptions.__dataclass_fields__}
-        command(options=ModelOptions(**told), **given)
+    def decorate(command: Callable[..., None]) -> Callable[..., None]:
+        @wraps(command)
+        def run(**given: Any) -> None:
+            told = {field.name: given.pop(field.name) for field in fields(kind)}
+            command(**{name: kind(**told)}, **given)
 
-    decorators = (
-        click.argument("model", metavar="[MODEL]", required=False),
-        click.option(
-            "--evaluation", metavar="FILE", help="Items that accuracy is judged on: .npz, .parquet or .jsonl."
-        ),
-        click.option(
-            "--label-key",
-            metavar="KEY",
-            help="Name of the labels in the evaluation file [default: labels]. Without labels, the original's answers are the truth.",
-        ),
-        click.option(
-            "--metric",
-            type=click.Choice([metric.value for metric in Metric]),
-            help="How answers are judged [default: Auto, what the model's outputs look like].",
-        ),
-        click.option(
-            "--max-drop",
-            type=click.FloatRange(0, 1),
-            metavar="X",
-            help="Accuracy that may be lost, from 0 to 1: 0.01 is one percentage point.",
-        ),
-        click.option(
-            "--calibration",
-            metavar="FILE",
-            help="Items that set the ranges of int8 [default: a fifth of the evaluation items].",
-        ),
-        click.option(
-            "--objective",
-            type=click.Choice([objective.value for objective in Objective]),
-            help="What to improve [default: Latency].",
-        ),
-        click.option(
-            "--runtime",
-            "runtimes",
-            multiple=True,
-            type=click.Choice([name.value for name in RuntimeName]),
-            help=f"Runtime that may serve the model; may be repeated [default: {', '.join(DEFAULT_RUNTIMES)}].",
-        ),
-        click.option(
-            "--threads",
-            type=click.IntRange(1, 256),
-            metavar="N",
-            help="Threads for one inference [default: the cores of this machine].",
-        ),
-        click.option(
-            "--batch-size", type=click.IntRange(1, 4096), metavar="N", help="Items in one inference [default: 1]."
-        ),
-    )
-    wrapped: Callable[..., None] = run
-    for decorator in reversed(decorators):
-        wrapped = decorator(wrapped)
-    return wrapped
+        wrapped: Callable[..., None] = run
+        for decorator in reversed(decorators):
+            wrapped = decorator(wrapped)
+        return wrapped
+
+    return decorate
+
+
+model_options = gathered(
+    "options",
+    ModelOptions,
+    click.argument("model", metavar="[MODEL]", required=False),
+    click.option("--evaluation", metavar="FILE", help="Items that accuracy is judged on: .npz, .parquet or .jsonl."),
+    click.option(
+        "--label-key",
+        metavar="KEY",
+        help="Name of the labels in the evaluation file [default: labels]. Without labels, the original's answers are the truth.",
+    ),
+    click.option(
+        "--metric",
+        type=click.Choice([metric.value for metric in Metric]),
+        help="How answers are judged [default: Auto, what the model's outputs look like].",
+    ),
+    click.option(
+        "--max-drop",
+        type=click.FloatRange(0, 1),
+        metavar="X",
+        help="Accuracy that may be lost, from 0 to 1: 0.01 is one percentage point.",
+    ),
+    click.option(
+        "--calibration",
+        metavar="FILE",
+        help="Items that set the ranges of int8 [default: a fifth of the evaluation items].",
+    ),
+    click.option(
+        "--objective",
+        type=click.Choice([objective.value for objective in Objective]),
+        help="What to improve [default: Latency].",
+    ),
+    click.option(
+        "--runtime",
+        "runtimes",
+        multiple=True,
+        type=click.Choice([name.value for name in RuntimeName]),
+        help=f"Runtime that may serve the model; may be repeated [default: {', '.join(DEFAULT_RUNTIMES)}].",
+    ),
+    click.option(
+        "--threads",
+        type=click.IntRange(1, 256),
+        metavar="N",
+        help="Threads for one inference [default: the cores of this machine].",
+    ),
+    click.option(
+        "--batch-size", type=click.IntRange(1, 4096), metavar="N", help="Items in one inference [default: 1]."
+    ),
+)
