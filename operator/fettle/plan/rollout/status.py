@@ -39,6 +39,7 @@ from fettle.plan.rollout.transition import Transition
 
 HTTP_PORT = 8080
 MOST_RECORDS = 100
+_GOES_ON = {Reason.CANARY_RUNNING, Reason.MODEL_NOT_READY}  # these waits end without anybody's action
 
 
 @dataclass(frozen=True)
@@ -287,8 +288,9 @@ def _degraded(transition: Transition, stuck: _Said | None) -> _Said:
 
 
 def _paused(transition: Transition) -> _Said:
+    """Whether a person or a new spec has to let the rollout go on. A model that is not ready yet goes on by itself."""
     wait = transition.decision.wait if transition.decision is not None else transition.held
-    if wait is not None and wait.hold and wait.reason is not Reason.CANARY_RUNNING:
+    if wait is not None and wait.hold and wait.reason not in _GOES_ON:
         return _Said(True, wait.reason, wait.message)
     return _Said(False, Reason.SERVING if transition.stable else Reason.DEPLOYING)
 
