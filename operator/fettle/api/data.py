@@ -86,10 +86,44 @@ class AgreementSpec(ApiModel):
 
 
 @rules(
+    Rule("has(self.uri) != has(self.code)", "data.evaluation.custom needs either uri or code"),
+    Rule(
+        "!has(self.uri) || self.uri.matches('^pvc://[a-z0-9][a-z0-9.-]*(/.*)?$')",
+        "data.evaluation.custom.uri must be pvc://CLAIM/PATH, a file in a claim of this namespace; file:// works in `fettle optimize` only",
+    ),
+)
+class CustomMetricSpec(ApiModel):
+    """A metric of one's own: a Python function that scores one item. It runs only inside Jobs, with NumPy and what their image has."""
+
+    uri: Annotated[Uri | None, Field(description="A Python file that defines the function.")] = None
+    code: Annotated[
+        str | None, Field(min_length=1, max_length=65_536, description="The Python code itself, in place of uri.")
+    ] = None
+    function: Annotated[
+        str,
+        Field(
+            pattern="^[A-Za-z_][A-Za-z0-9_]*$",
+            max_length=253,
+            description="Name of the function. It takes the outputs for one item (NumPy arrays by name, without the batch axis) and the item's "
+            "label, and returns a number: higher is better, and maxDrop is in its unit. Without labels it takes the original's outputs in place "
+            "of the label, and must return 1 for equal outputs.",
+        ),
+    ] = "score"
+
+    def holding(self, code: str) -> CustomMetricSpec:
+        """The same with what lies at its address."""
+        return CustomMetricSpec(code=code, function=self.function)
+
+
+@rules(
+    Rule(
+        "(has(self.metric) && self.metric == 'Custom') == has(self.custom)",
+        "data.evaluation.custom and metric: Custom require each other",
+    ),
     Rule(
         "self.uri.matches('^pvc://[a-z0-9][a-z0-9.-]*(/.*)?$')",
         "data.evaluation.uri must be pvc://CLAIM/PATH, a file or folder in a claim of this namespace; file:// works in `fettle optimize` only",
-    )
+    ),
 )
 class EvaluationSpec(ApiModel):
     """Items that decide what may be published."""
@@ -141,6 +175,7 @@ class EvaluationSpec(ApiModel):
         int, Field(ge=1, le=1000, description="Number of best classes among which the right one has to be (TopK).")
     ] = 5
     metric: Annotated[Metric, Field(description=metrics.described())] = Metric.ACCURACY
+    custom: Annotated[CustomMetricSpec | None, Field(description="The function of metric Custom.")] = None
     agreement: Annotated[AgreementSpec, Field(description="When two answers count as the same.")] = AgreementSpec()
 
 
@@ -177,3 +212,14 @@ class DataSpec(ApiModel):
     generated: Annotated[
         GeneratedSpec | None, Field(description="Items to generate if there is no evaluation data.")
     ] = None
+
+    def addresses(self) -> dict[str, str]:
+        """Field of the spec -> URI that it names."""
+        found: dict[str, str | None] = {}
+        if self.calibration is not None:
+            found["spec.data.calibration.uri"] = self.calibration.uri
+        if self.evaluation is not None:
+            found["spec.data.evaluation.uri"] = self.evaluation.uri
+            custom = self.evaluation.custom
+            found["spec.data.evaluation.custom.uri"] = custom.uri if custom is not None else None
+        return {field: uri for field, uri in found.items() if uri is not None}

@@ -69,6 +69,7 @@ class PrepareReport(ApiModel):
     )
     # How many of `items` at most have something to find by that metric, where it is a task's; None: all of them count.
     informative: int | None = None
+    custom_code: str | None = None  # what spec.data.evaluation.custom.uri held
     generated: bool = False
     # PortableForm: the source as it came cannot be timed (`notes` say why); `original` is then the portable form.
     basis: Basis = Basis.SOURCE_RUNTIME

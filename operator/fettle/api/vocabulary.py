@@ -48,6 +48,7 @@ class Metric(StrEnum):
     SEGMENTATION = "Segmentation"
     TEXT = "Text"
     EMBEDDING = "Embedding"
+    CUSTOM = "Custom"
     AGREEMENT = "Agreement"
 
 

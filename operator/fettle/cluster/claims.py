@@ -28,8 +28,7 @@ def _read_from(task: AnyTask) -> dict[str, str]:
     """What a task reads beside the store: field of the spec -> URI."""
     if not isinstance(task, PrepareTask):
         return {}
-    data = {"spec.data.calibration": task.data.calibration, "spec.data.evaluation": task.data.evaluation}
-    return {"spec.source": task.source.uri, **{field: spec.uri for field, spec in data.items() if spec is not None}}
+    return {"spec.source.uri": task.source.uri, **task.data.addresses()}
 
 
 def render_store(settings: Settings, namespace: str, name: str) -> Object:
@@ -80,7 +79,7 @@ def _what_for(task: AnyTask, claim: str) -> tuple[Reason, str]:
     if claim == claim_of(task.store):
         return Reason.STORE_NOT_FOUND, "the store"
     field = next(field for field, uri in _read_from(task).items() if claim_of(uri) == claim)
-    return Reason.SOURCE_NOT_FOUND if field == "spec.source" else Reason.DATA_NOT_FOUND, field
+    return Reason.SOURCE_NOT_FOUND if field == "spec.source.uri" else Reason.DATA_NOT_FOUND, field
 
 
 def mounts(claims: Iterable[str]) -> dict[str, str]:

@@ -143,11 +143,12 @@ def _absolute(spec: OptimizedModelSpec, folder: Path) -> OptimizedModelSpec:
     """`spec` with every plain path made a file:// address, relative ones from `folder`."""
 
     def moved(part: Any) -> Any:
-        return part if part is None else part.model_copy(update={"uri": file_uri(part.uri, folder)})
+        return part if part is None or part.uri is None else part.model_copy(update={"uri": file_uri(part.uri, folder)})
 
-    data = spec.data.model_copy(
-        update={"calibration": moved(spec.data.calibration), "evaluation": moved(spec.data.evaluation)}
-    )
+    evaluation = moved(spec.data.evaluation)
+    if evaluation is not None:
+        evaluation = evaluation.model_copy(update={"custom": moved(evaluation.custom)})
+    data = spec.data.model_copy(update={"calibration": moved(spec.data.calibration), "evaluation": evaluation})
     return spec.model_copy(update={"source": moved(spec.source), "data": data, "store": moved(spec.store)})
 
 

@@ -78,11 +78,7 @@ def _store_folder(folder: Path) -> None:
 
 
 def _check(spec: OptimizedModelSpec, folders: dict[str, Path]) -> None:
-    addresses = {"spec.source.uri": spec.source.uri}
-    if spec.data.calibration is not None:
-        addresses["spec.data.calibration.uri"] = spec.data.calibration.uri
-    if spec.data.evaluation is not None:
-        addresses["spec.data.evaluation.uri"] = spec.data.evaluation.uri
+    addresses = {"spec.source.uri": spec.source.uri, **spec.data.addresses()}
     for path, uri in addresses.items():
         claim = claim_of(uri)
         if claim is not None and claim not in folders:

@@ -20,9 +20,10 @@ from fettle.optimizer.data.split import SPLIT_MOST, Split, split
 from fettle.optimizer.prepare.batch import PROOF_ITEMS, PROOF_MOST, stacking_axes
 from fettle.optimizer.reference import SLOW_SECONDS
 from fettle.optimizer.sources.base import RunModel, RunnableModel, failure_of
-from fettle.store.uris import Mounts
+from fettle.store.uris import Mounts, locate
 
 LARGE_BYTES = 4 << 20  # an item of this size is not made by the dozen
+MOST_CODE = 64 << 10  # bytes of a metric of one's own
 
 
 @dataclass(frozen=True)
@@ -62,6 +63,27 @@ def column_names(spec: DataSpec, mounts: Mounts) -> set[str]:
     given = [one.uri for one in (spec.calibration, spec.evaluation) if one is not None]
     labels = {spec.evaluation.label_key} if spec.evaluation is not None else set()
     return {name for uri in given for name in data.column_names_of(uri, mounts)} - labels
+
+
+def custom_code(spec: DataSpec, mounts: Mounts) -> str | None:
+    """The Python code at the address of a metric of one's own; None where there is none. Raises DataError."""
+    uri = spec.evaluation.custom.uri if spec.evaluation is not None and spec.evaluation.custom is not None else None
+    if uri is None:
+        return None
+    location = locate(uri, mounts, missing=DataError)
+    try:
+        with location.filesystem.open(location.path, "rb") as file:
+            code = file.read(MOST_CODE + 1)
+    except OSError as error:
+        raise DataError(f"{uri} (data.evaluation.custom.uri): {error.strerror or error}") from error
+    if len(code) > MOST_CODE:
+        raise DataError(
+            f"{uri} (data.evaluation.custom.uri): larger than {MOST_CODE >> 10} KiB, which no metric's code should be"
+        )
+    try:
+        return str(code.decode("utf-8"))
+    except UnicodeDecodeError as error:
+        raise DataError(f"{uri} (data.evaluation.custom.uri) is not a Python file in UTF-8: {error}") from error
 
 
 def _refuse_without_labels(asked: EvaluationSpec, others: Sequence[str]) -> None:

@@ -36,6 +36,8 @@ def earlier(job: Job) -> PrepareReport | None:
     report = job.store.result(task_hash(job.task))
     if not isinstance(report, PrepareReport) or report.preparation != preparation(job.source.format.name):
         return None
+    if report.custom_code != job.custom_code:
+        return None
     if report.source.sha256 != job.source.sha256 or not _is_stored(job, report) or not _same_items(job, report):
         return None
     made = builds(job.task.builds, report.portable, report.calibration, job.store)

@@ -161,7 +161,7 @@ def _judged(job: Job, subject: RunnableModel, reference_data: ReferenceData, run
     task = job.task
     proof = batch.prove_batch(run, subject.signature, reference_data.data.axes, data.enough(reference_data.data))
     signature = batch.settled(subject.signature, proof.axes, reference_data.reference.answers)
-    reading = labels.read(reference_data.data.split, signature, task.data.evaluation, run)
+    reading = labels.read(reference_data.data.split, signature, job.evaluation, run)
     given, items, generated = data.judged(reference_data.data, task.data, run)
     one_by_one = f"one item at a time, because no batch axis could be verified: {proof.why_not}"
     why_not = () if proof.axes is not None else (one_by_one,)
@@ -186,6 +186,7 @@ def _report(job: Job, judged: Judged, form: Form) -> PrepareReport:
         labels=judged.reading.labels,
         metric=judged.reading.metric,
         informative=judged.reading.informative,
+        custom_code=job.custom_code,
         generated=judged.generated,
         basis=form.basis,
         preparation=preparation(job.source.format.name),

@@ -119,7 +119,9 @@ def measure_task(
 
 
 def resolved(evaluation: EvaluationSpec | None, prepare: PrepareReport) -> EvaluationSpec | None:
-    """How items are judged, with the metric that Auto turned out to be."""
+    """How items are judged, with the metric that Auto turned out to be, and with the code that a custom one's address held."""
+    if evaluation is not None and evaluation.custom is not None and prepare.custom_code is not None:
+        return evaluation.model_copy(update={"custom": evaluation.custom.holding(prepare.custom_code)})
     if evaluation is None or evaluation.metric != Metric.AUTO:
         return evaluation
     return evaluation.model_copy(update={"metric": prepare.metric or Metric.ACCURACY})
