@@ -12,6 +12,7 @@ from fettle.cli.kubectl import CLUSTER_COMMANDS
 LATER = {
     **CLUSTER_COMMANDS,
     "optimize": ("fettle.cli.commands.optimize:optimize", "Optimize a model on this machine, without a cluster."),
+    "reproduce": ("fettle.cli.commands.reproduce:reproduce", "Build an artifact again, and compare its digests."),
 }
 
 

@@ -6,6 +6,7 @@ import asyncio
 import json
 import signal
 import sys
+from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -69,23 +70,29 @@ shown_options = gathered(
 )
 
 
+def manifest_options(command: Callable[..., None]) -> Callable[..., None]:
+    """-f and --map: OptimizedModels of a file, and the folders that stand for their claims."""
+    file = click.option(
+        "-f",
+        "--filename",
+        "file",
+        type=click.Path(allow_dash=True),
+        metavar="FILE",
+        help="YAML file with OptimizedModels instead of MODEL and its options, or - for stdin.",
+    )
+    maps = click.option(
+        "--map",
+        "maps",
+        multiple=True,
+        metavar="pvc://CLAIM=FOLDER",
+        help="Local folder that replaces a claim; may be repeated.",
+    )
+    return file(maps(command))
+
+
 @click.command()
 @model_options
-@click.option(
-    "-f",
-    "--filename",
-    "file",
-    type=click.Path(allow_dash=True),
-    metavar="FILE",
-    help="YAML file with OptimizedModels instead of MODEL and its options, or - for stdin.",
-)
-@click.option(
-    "--map",
-    "maps",
-    multiple=True,
-    metavar="pvc://CLAIM=FOLDER",
-    help="Local folder that replaces a claim; may be repeated.",
-)
+@manifest_options
 @click.option(
     "--store", type=click.Path(path_type=Path), metavar="FOLDER", help="Folder of the store [default: ./fettle-store]."
 )
@@ -123,7 +130,7 @@ def optimize(
     fettle optimize model.onnx --evaluation items.npz --max-drop 0.01
     fettle optimize -f optimizedmodel.yaml --map pvc://models=./models
     """
-    documents = _documents(options, file)
+    documents = documents_of(options, file)
     if shown.output == "yaml":
         click.echo(yaml.safe_dump_all([manifest.document for manifest in documents.models], sort_keys=False), nl=False)
         return
@@ -160,11 +167,11 @@ def run_one(
     """One OptimizedModel from its spec to its final status, followed on `console`."""
     display: Display = (LiveDisplay if console.is_terminal else PlainDisplay)(console, manifest.name)
     with display:
-        return _run(model_run(manifest, located, display.update, measure_seconds))
+        return finished(model_run(manifest, located, display.update, measure_seconds))
 
 
-def _run(run: LocalRun) -> OptimizedModelStatus:
-    """Run to the end; a signal ends the children first, then this process."""
+def finished(run: LocalRun) -> OptimizedModelStatus:
+    """Its status after it has run to the end; a signal ends the children first, then this process."""
 
     async def main() -> OptimizedModelStatus | None:
         work = asyncio.ensure_future(run.run())
@@ -216,7 +223,7 @@ def is_ready(status: OptimizedModelStatus) -> bool:
     return ready is not None and ready.status == ConditionStatus.TRUE
 
 
-def _documents(options: ModelOptions, file: str | None) -> Documents:
+def documents_of(options: ModelOptions, file: str | None) -> Documents:
     """What the command line asks for. Raises UsageError."""
     if file is None:
         return read(yaml.safe_dump(options.document()), str(options.model), Path.cwd())
