@@ -11,6 +11,7 @@ from fettle.cli.kubectl import CLUSTER_COMMANDS
 
 LATER = {
     **CLUSTER_COMMANDS,
+    "init": ("fettle.cli.commands.init:init", "Write the manifests of a model, with what it and its items show."),
     "optimize": ("fettle.cli.commands.optimize:optimize", "Optimize a model on this machine, without a cluster."),
     "reproduce": ("fettle.cli.commands.reproduce:reproduce", "Build an artifact again, and compare its digests."),
 }

@@ -17,7 +17,8 @@ from fettle.api.task import MeasureTask
 from fettle.api.vocabulary import RuntimeName
 from fettle.cli.local.manifests import read
 from fettle.cli.local.mounts import places
-from fettle.cli.local.reproduction import Built, UntilBuilt, compared, spec_for
+from fettle.cli.local.partial import Built, UntilBuilt
+from fettle.cli.local.reproduction import compared, spec_for
 from fettle.cli.local.run import LocalRun, RunInput
 from fettle.cli.main import main
 from fettle.store.cache import version

@@ -24,7 +24,7 @@ from fettle.cli.local.manifests import Documents, ModelDocument, read
 from fettle.cli.local.model_options import ModelOptions, gathered, model_options
 from fettle.cli.local.model_run import logs_of, model_run
 from fettle.cli.local.mounts import Places, parse_maps, places, with_parallelism
-from fettle.cli.local.run import LocalRun
+from fettle.cli.local.run import LocalRun, OnChange
 from fettle.cli.views.cost import cost_lines
 from fettle.cli.views.progress import (
     Display,
@@ -165,12 +165,20 @@ def run_one(
     manifest: ModelDocument, located: Places, console: Console, measure_seconds: float = SECONDS_PER_CANDIDATE
 ) -> OptimizedModelStatus:
     """One OptimizedModel from its spec to its final status, followed on `console`."""
-    display: Display = (LiveDisplay if console.is_terminal else PlainDisplay)(console, manifest.name)
+    return followed(manifest, lambda change: model_run(manifest, located, change, measure_seconds), console)
+
+
+def followed(
+    manifest: ModelDocument, begun: Callable[[OnChange], LocalRun], console: Console | None = None
+) -> OptimizedModelStatus:
+    """The final status of a run that tells its progress on `console`, by default on stderr."""
+    shown = console or Console(stderr=True)
+    display: Display = (LiveDisplay if shown.is_terminal else PlainDisplay)(shown, manifest.name)
     with display:
-        return finished(model_run(manifest, located, display.update, measure_seconds))
+        return _finished(begun(display.update))
 
 
-def finished(run: LocalRun) -> OptimizedModelStatus:
+def _finished(run: LocalRun) -> OptimizedModelStatus:
     """Its status after it has run to the end; a signal ends the children first, then this process."""
 
     async def main() -> OptimizedModelStatus | None:

@@ -8,17 +8,17 @@ import tempfile
 from pathlib import Path
 
 import click
-from rich.console import Console
 
 from fettle.api.task import MeasureTask
-from fettle.cli.commands.optimize import documents_of, finished, manifest_options
+from fettle.cli.commands.optimize import documents_of, followed, manifest_options
 from fettle.cli.entry import EXIT_FAILURE
 from fettle.cli.local.manifests import ModelDocument
 from fettle.cli.local.model_options import ModelOptions, model_options
 from fettle.cli.local.model_run import model_run
 from fettle.cli.local.mounts import Places, parse_maps, places
-from fettle.cli.local.reproduction import Built, Reproduction, UntilBuilt, compared, spec_for
-from fettle.cli.views.progress import Display, LiveDisplay, PlainDisplay, stage_line
+from fettle.cli.local.partial import Built, UntilBuilt
+from fettle.cli.local.reproduction import Reproduction, compared, spec_for
+from fettle.cli.views.progress import stage_line
 from fettle.errors import UsageError
 from fettle.store.manifest import MANIFEST, Manifest, read_fetched
 from fettle.store.store import file_digest
@@ -65,11 +65,8 @@ def manifest_in(folder: Path) -> Manifest:
 
 def _built(document: ModelDocument, located: Places) -> MeasureTask:
     """What was built, as the task that would measure it names it. Ends the command where the run ends before that."""
-    console = Console(stderr=True)
-    display: Display = (LiveDisplay if console.is_terminal else PlainDisplay)(console, document.name)
     try:
-        with display:
-            status = finished(model_run(document, located, display.update, through=UntilBuilt))
+        status = followed(document, lambda change: model_run(document, located, change, through=UntilBuilt))
     except Built as built:
         return built.task
     click.echo(f"nothing was built: {stage_line(status)}", err=True)

@@ -8,33 +8,10 @@ from dataclasses import dataclass, field
 from fettle.api.optimizedmodel import OptimizedModelSpec, TargetSpec
 from fettle.api.recipe import RecipeSpec
 from fettle.api.task import BuiltCandidate, MeasureTask, StoredModel
-from fettle.cli.local.run import Runner
-from fettle.plan.run.state import TaskRequest, TaskState
 from fettle.store.cache import version
 from fettle.store.manifest import Manifest
 
 TARGET = "again"
-
-
-class Built(Exception):
-    """Everything that the run builds is there."""
-
-    def __init__(self, task: MeasureTask) -> None:
-        super().__init__("built")
-        self.task = task
-
-
-@dataclass(frozen=True)
-class UntilBuilt:
-    """Runs tasks until the first that measures: that one names what was built."""
-
-    runner: Runner
-
-    async def run(self, request: TaskRequest) -> TaskState:
-        """The task's outcome. Raises Built."""
-        if isinstance(request.task, MeasureTask):
-            raise Built(request.task)
-        return await self.runner.run(request)
 
 
 @dataclass(frozen=True)
