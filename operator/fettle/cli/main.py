@@ -12,6 +12,7 @@ from fettle.cli.kubectl import CLUSTER_COMMANDS
 LATER = {
     **CLUSTER_COMMANDS,
     "optimize": ("fettle.cli.commands.optimize:optimize", "Optimize a model on this machine, without a cluster."),
+    "serve": ("fettle.cli.commands.serve:serve", "Serve an optimized model on this machine."),
 }
 
 
@@ -22,6 +23,7 @@ def main(**connection: str | None) -> None:
 
     \b
     fettle optimize -f optimizedmodel.yaml --map pvc://models=./models
+    fettle serve digits
     fettle status digits --watch
     """
 

@@ -66,7 +66,8 @@ class HttpFront:
             codec = self._codecs.get(scope.path)
             if codec is not None:
                 exchange = codec()
-                code, body = Code.OK, await self.service.infer(self._receive(scope, connection, exchange), exchange)
+                receive = self._receive(scope, connection, exchange)
+                code, body = Code.OK, await self.service.infer(receive, exchange, connection.client_disconnect)
                 if exchange.json_size is not None:
                     more = (_BYTES, (_JSON_SIZE, str(exchange.json_size)))
             else:

@@ -81,8 +81,9 @@ class ManagementPort:
             self._loop.call_soon_threadsafe(self._server.stop)
 
 
-async def serve(settings: ServerSettings) -> None:
-    """Serve until SIGTERM or SIGINT, then drain. Raises FettleError when the model cannot be loaded."""
+async def serve(settings: ServerSettings, on_ready: Callable[[ServedModel], None] = lambda model: None) -> None:
+    """Serve until SIGTERM or SIGINT, then drain. `on_ready` is called once requests are answered. Raises FettleError when the model cannot be
+    loaded."""
     loop = asyncio.get_running_loop()
     stop = asyncio.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
@@ -102,6 +103,7 @@ async def serve(settings: ServerSettings) -> None:
         await asyncio.sleep(0)
         management.service = service
         management.replay = replay = _replay(service)
+        on_ready(model)
         await _until_stopped(stop, *serving, port.done)
         await _drain(service, fronts, settings.drain_seconds)
         await loop.run_in_executor(None, replay.stop)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import Enum
 
 from fettle.runtimes.base import Array
@@ -43,7 +43,8 @@ class RequestError(Exception):
 class InferRequest:
     """A decoded request: arrays by input name, the outputs asked for (None = all) and the client's id.
 
-    `binary`: the outputs that are answered as bytes, where the protocol has another form as well.
+    `binary`: the outputs that are answered as bytes, where the protocol has another form as well. `size`: bytes of the inputs; of texts, of
+    the references to them.
     """
 
     inputs: dict[str, Array]
@@ -51,3 +52,7 @@ class InferRequest:
     outputs: tuple[str, ...] | None
     id: str | None
     binary: frozenset[str] = frozenset()
+    size: int = field(init=False, default=0)
+
+    def __post_init__(self) -> None:
+        self.size = sum([array.nbytes for array in self.inputs.values()])

@@ -138,7 +138,8 @@ class RpcFront:
 
     async def _infer(self, requests: Any, context: Context) -> bytes:
         try:
-            answer = await self.service.infer(self._receive(context), self._codec)
+            # The library itself cancels this handler where the client has left.
+            answer = await self.service.infer(self._receive(context), self._codec, deadline=context.time_remaining)
         except RequestError as error:
             await self._refuse(context, error)
         context.set_trailing_metadata(self._trailing)
@@ -168,7 +169,7 @@ class RpcFront:
             if message is None:
                 return
             try:
-                answer = await self.service.infer(self._held(message), self._codec)
+                answer = await self.service.infer(self._held(message), self._codec, deadline=context.time_remaining)
                 response = field_head(_RESPONSE, len(answer)) + answer
             except RequestError as error:
                 response = pb.ModelStreamInferResponse(error_message=error.message).SerializeToString()

@@ -19,6 +19,7 @@ from typing import Any, Protocol, TypeVar
 from fettle.api.signature import Signature
 from fettle.errors import FettleError
 from fettle.runtimes.base import Array
+from fettle.server.batcher import Gone
 from fettle.server.bodies import Bodies
 from fettle.server.metrics import Metrics
 from fettle.server.model import ServedModel
@@ -30,6 +31,7 @@ from fettle.server.windows import Windows
 
 log = logging.getLogger(__name__)
 _T = TypeVar("_T")
+Deadline = Callable[[], float | None]  # seconds that the client still waits; None: as long as it takes
 _OK = Code.OK
 
 # What the event loop may work on itself, in a few milliseconds.
@@ -66,10 +68,17 @@ class InferenceService:
         self.idle = asyncio.Event()
         self.idle.set()
 
-    async def infer(self, receive: Awaitable[bytes | bytearray], codec: Codec) -> bytes:
+    async def infer(
+        self,
+        receive: Awaitable[bytes | bytearray],
+        codec: Codec,
+        gone: Gone | None = None,
+        deadline: Deadline | None = None,
+    ) -> bytes:
         """The encoded answer. Whatever happens is counted once, from before the body is there to after the answer is.
 
-        `receive` ends with a body that `bodies` holds; it may raise RequestError. Raises RequestError and nothing else, what nobody
+        `receive` ends with a body that `bodies` holds; it may raise RequestError. A request whose client leaves (`gone` ends), or has no time
+        left (`deadline` tells the seconds), while it waits for the model is let go. Raises RequestError and nothing else, what nobody
         foresaw included; CancelledError where a front's own library ends a request whose client is gone, once no thread works on it.
         """
         started = time.perf_counter()
@@ -77,7 +86,7 @@ class InferenceService:
         self.idle.clear()
         code = Code.FAILED
         try:
-            answer = await self._answer(await receive, codec)
+            answer = await self._answer(await receive, codec, gone, deadline)
             code = _OK
             return answer
         except RequestError as error:
@@ -125,7 +134,9 @@ class InferenceService:
             if code.is_failure:  # a client's own mistake says nothing of the model
                 self.windows.record(seconds * 1000, error=True)
 
-    async def _answer(self, body: bytes | bytearray, codec: Codec) -> bytes:
+    async def _answer(
+        self, body: bytes | bytearray, codec: Codec, gone: Gone | None, deadline: Deadline | None
+    ) -> bytes:
         settings, signature = self.settings, self.model.signature
         try:
             if len(body) <= SMALL_BODY:
@@ -136,7 +147,8 @@ class InferenceService:
             try:
                 outputs = self.model.infer_at_once(request) if self.in_flight == 1 else None
                 if outputs is None:
-                    outputs = await self.model.infer(request, settings.queue_seconds)
+                    left = deadline() if deadline is not None else None
+                    outputs = await self.model.infer(request, settings.queue_seconds, left, gone)
             finally:
                 self.metrics.inference.observe(time.perf_counter() - started)
             self._keep(request, outputs)
