@@ -19,6 +19,7 @@ from typing import Any, Protocol, TypeVar
 from fettle.api.signature import Signature
 from fettle.errors import FettleError
 from fettle.runtimes.base import Array
+from fettle.server.access import Access
 from fettle.server.batcher import Gone
 from fettle.server.bodies import Bodies
 from fettle.server.metrics import Metrics
@@ -55,6 +56,7 @@ class InferenceService:
     """Answers what fronts bring. State is touched by one event loop only, which is the fronts' as well."""
 
     def __init__(self, settings: ServerSettings, model: ServedModel) -> None:
+        """Raises UsageError where tokens are asked for and there is none."""
         self.settings, self.model = settings, model
         self.windows = Windows()
         self.samples = Samples(model.signature, settings.samples, settings.samples_max_bytes)
@@ -62,6 +64,7 @@ class InferenceService:
         self.metrics.waiting.set_function(lambda: float(model.waiting))
         model.batcher.watch = self.metrics
         self.bodies = Bodies(settings)
+        self.access = Access(settings)
         self._codec_thread = ThreadPoolExecutor(1, thread_name_prefix="codec")
         self.draining = False
         self.in_flight = 0
@@ -102,6 +105,20 @@ class InferenceService:
             self.in_flight -= 1
             if not self.in_flight:
                 self.idle.set()
+
+    def admit(self, authorization: str | None, address: str, *, infer: bool) -> str:
+        """The client that asks, by its token or its address; `access.leave` when its request for inference (`infer`) is over.
+
+        Raises RequestError UNAUTHENTICATED, LIMITED, which is counted.
+        """
+        try:
+            client = self.access.identify(authorization, address)
+            if infer:
+                self.access.enter(client)
+        except RequestError as error:
+            self.metrics.count(error.code)
+            raise
+        return client
 
     def tell(self, function: Callable[..., tuple[Code, _T]], *arguments: Any) -> tuple[Code, _T]:
         """What a front says without the model (metadata, health, that a path is not there), counted once, in metrics only.
