@@ -70,6 +70,37 @@ class BatchingSpec(ApiModel):
     ] = None
 
 
+SecretName = Annotated[str, Field(min_length=1, max_length=253)]
+
+
+class TlsSpec(ApiModel):
+    """TLS on every port of the server. A renewed Secret is taken over without a restart; connections that are open are not ended."""
+
+    secret_name: Annotated[
+        SecretName,
+        Field(description="Secret in this namespace with tls.crt and tls.key, as the type kubernetes.io/tls has them."),
+    ]
+    require_client_certificate: Annotated[
+        bool,
+        Field(
+            description="Whether requests are only taken from clients that show a certificate signed by ca.crt of the Secret. "
+            "The management port asks for none."
+        ),
+    ] = False
+
+
+class AuthSpec(ApiModel):
+    """Who may send requests: clients with a bearer token."""
+
+    secret_name: Annotated[
+        SecretName,
+        Field(
+            description="Secret in this namespace with a key for each client, and in its value the client's token, or several on lines of their "
+            "own. A change is taken over without a restart."
+        ),
+    ]
+
+
 class ServerSpec(ApiModel):
     """Settings of the inference server in each pod."""
 
@@ -91,6 +122,10 @@ class ServerSpec(ApiModel):
         ),
     ] = None
     batching: Annotated[BatchingSpec | None, Field(description="How waiting requests share runs of the model.")] = None
+    tls: Annotated[TlsSpec | None, Field(description="TLS on the ports. Without it they speak in the clear.")] = None
+    auth: Annotated[
+        AuthSpec | None, Field(description="Tokens of clients. Without it, whoever reaches the ports may ask.")
+    ] = None
     resources: Annotated[ResourceSpec, Field(description="Resources of the server container.")] = ResourceSpec()
     image: Annotated[
         str | None, Field(max_length=512, description="Server image. Defaults to the operator's setting.")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from fettle.signals import end_at_sigterm
+from fettle.signals import end_at_sigterm, leave
 
 if __name__ == "__main__":
     end_at_sigterm()
@@ -10,9 +10,7 @@ if __name__ == "__main__":
 
 import logging
 import os
-import sys
 from collections.abc import Callable
-from typing import NoReturn
 
 import click
 import uvloop
@@ -38,15 +36,6 @@ def _run(action: Callable[[ServerSettings], None]) -> None:
         click.echo(f"{error.reason}: {message}", err=True)
         _terminate(clip(f"{error.reason}: {message}", 2048))
         leave(1)
-
-
-def leave(status: int) -> NoReturn:
-    """End the process at once. The ports' own threads may still hold a connection: when the interpreter takes itself down around them, they abort
-    the process."""
-    logging.shutdown()
-    sys.stdout.flush()
-    sys.stderr.flush()
-    os._exit(status)
 
 
 def _terminate(message: str) -> None:

@@ -15,8 +15,8 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, Protocol
 
-from fettle.server import rsgi
 from fettle.server.http import HttpFront
+from fettle.server.listener import Listener
 from fettle.server.management import Management
 from fettle.server.model import Batching, ServedModel, load
 from fettle.server.replay import Replay
@@ -51,7 +51,8 @@ class ManagementPort:
     """The management port, in a thread and an event loop of its own."""
 
     def __init__(self, management: Management, settings: ServerSettings) -> None:
-        self._server = rsgi.server(management, settings.host, settings.management_port)
+        # Probes have no certificate to show.
+        self._listener = Listener(management, settings.host, settings.management_port, settings.tls_folder)
         self._loop: asyncio.AbstractEventLoop | None = None
         self.done = asyncio.get_running_loop().create_future()
         threading.Thread(target=self._run, args=(asyncio.get_running_loop(),), name="management", daemon=True).start()
@@ -67,7 +68,7 @@ class ManagementPort:
 
     async def _serve(self) -> None:
         self._loop = asyncio.get_running_loop()
-        await self._server.serve()
+        await self._listener.serve()
 
     def _finish(self, error: Exception | None) -> None:
         if error is None:
@@ -78,11 +79,12 @@ class ManagementPort:
     def stop(self) -> None:
         """Stop listening; `done` says when it is over."""
         if self._loop is not None and not self._loop.is_closed():
-            self._loop.call_soon_threadsafe(self._server.stop)
+            self._loop.call_soon_threadsafe(self._listener.stop)
 
 
-async def serve(settings: ServerSettings) -> None:
-    """Serve until SIGTERM or SIGINT, then drain. Raises FettleError when the model cannot be loaded."""
+async def serve(settings: ServerSettings, on_ready: Callable[[ServedModel], None] = lambda model: None) -> None:
+    """Serve until SIGTERM or SIGINT, then drain. `on_ready` is called once requests are answered. Raises FettleError when the model cannot be
+    loaded."""
     loop = asyncio.get_running_loop()
     stop = asyncio.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
@@ -102,6 +104,7 @@ async def serve(settings: ServerSettings) -> None:
         await asyncio.sleep(0)
         management.service = service
         management.replay = replay = _replay(service)
+        on_ready(model)
         await _until_stopped(stop, *serving, port.done)
         await _drain(service, fronts, settings.drain_seconds)
         await loop.run_in_executor(None, replay.stop)

@@ -19,6 +19,8 @@ from typing import Any, Protocol, TypeVar
 from fettle.api.signature import Signature
 from fettle.errors import FettleError
 from fettle.runtimes.base import Array
+from fettle.server.access import Access
+from fettle.server.batcher import Gone
 from fettle.server.bodies import Bodies
 from fettle.server.metrics import Metrics
 from fettle.server.model import ServedModel
@@ -30,6 +32,7 @@ from fettle.server.windows import Windows
 
 log = logging.getLogger(__name__)
 _T = TypeVar("_T")
+Deadline = Callable[[], float | None]  # seconds that the client still waits; None: as long as it takes
 _OK = Code.OK
 
 # What the event loop may work on itself, in a few milliseconds.
@@ -53,6 +56,7 @@ class InferenceService:
     """Answers what fronts bring. State is touched by one event loop only, which is the fronts' as well."""
 
     def __init__(self, settings: ServerSettings, model: ServedModel) -> None:
+        """Raises UsageError where tokens are asked for and there is none."""
         self.settings, self.model = settings, model
         self.windows = Windows()
         self.samples = Samples(model.signature, settings.samples, settings.samples_max_bytes)
@@ -60,16 +64,24 @@ class InferenceService:
         self.metrics.waiting.set_function(lambda: float(model.waiting))
         model.batcher.watch = self.metrics
         self.bodies = Bodies(settings)
+        self.access = Access(settings)
         self._codec_thread = ThreadPoolExecutor(1, thread_name_prefix="codec")
         self.draining = False
         self.in_flight = 0
         self.idle = asyncio.Event()
         self.idle.set()
 
-    async def infer(self, receive: Awaitable[bytes | bytearray], codec: Codec) -> bytes:
+    async def infer(
+        self,
+        receive: Awaitable[bytes | bytearray],
+        codec: Codec,
+        gone: Gone | None = None,
+        deadline: Deadline | None = None,
+    ) -> bytes:
         """The encoded answer. Whatever happens is counted once, from before the body is there to after the answer is.
 
-        `receive` ends with a body that `bodies` holds; it may raise RequestError. Raises RequestError and nothing else, what nobody
+        `receive` ends with a body that `bodies` holds; it may raise RequestError. A request whose client leaves (`gone` ends), or has no time
+        left (`deadline` tells the seconds), while it waits for the model is let go. Raises RequestError and nothing else, what nobody
         foresaw included; CancelledError where a front's own library ends a request whose client is gone, once no thread works on it.
         """
         started = time.perf_counter()
@@ -77,7 +89,7 @@ class InferenceService:
         self.idle.clear()
         code = Code.FAILED
         try:
-            answer = await self._answer(await receive, codec)
+            answer = await self._answer(await receive, codec, gone, deadline)
             code = _OK
             return answer
         except RequestError as error:
@@ -93,6 +105,20 @@ class InferenceService:
             self.in_flight -= 1
             if not self.in_flight:
                 self.idle.set()
+
+    def admit(self, authorization: str | None, address: str, *, infer: bool) -> str:
+        """The client that asks, by its token or its address; `access.leave` when its request for inference (`infer`) is over.
+
+        Raises RequestError UNAUTHENTICATED, LIMITED, which is counted.
+        """
+        try:
+            client = self.access.identify(authorization, address)
+            if infer:
+                self.access.enter(client)
+        except RequestError as error:
+            self.metrics.count(error.code)
+            raise
+        return client
 
     def tell(self, function: Callable[..., tuple[Code, _T]], *arguments: Any) -> tuple[Code, _T]:
         """What a front says without the model (metadata, health, that a path is not there), counted once, in metrics only.
@@ -125,7 +151,9 @@ class InferenceService:
             if code.is_failure:  # a client's own mistake says nothing of the model
                 self.windows.record(seconds * 1000, error=True)
 
-    async def _answer(self, body: bytes | bytearray, codec: Codec) -> bytes:
+    async def _answer(
+        self, body: bytes | bytearray, codec: Codec, gone: Gone | None, deadline: Deadline | None
+    ) -> bytes:
         settings, signature = self.settings, self.model.signature
         try:
             if len(body) <= SMALL_BODY:
@@ -136,7 +164,8 @@ class InferenceService:
             try:
                 outputs = self.model.infer_at_once(request) if self.in_flight == 1 else None
                 if outputs is None:
-                    outputs = await self.model.infer(request, settings.queue_seconds)
+                    left = deadline() if deadline is not None else None
+                    outputs = await self.model.infer(request, settings.queue_seconds, left, gone)
             finally:
                 self.metrics.inference.observe(time.perf_counter() - started)
             self._keep(request, outputs)

@@ -15,11 +15,12 @@ import numpy as np
 
 from fettle.api.signature import Signature, Tensor
 from fettle.runtimes.base import Array
-from fettle.server.batcher import Run, Tensors
+from fettle.server.batcher import Tensors
 from fettle.store.comparison import close, is_float, narrowed
 from fettle.store.manifest import Manifest, read_reference
 
 log = logging.getLogger(__name__)
+Run = Callable[[Tensors, int], Tensors]  # inputs, and how many items they are
 
 RUNS = 5  # of each size; the middle one counts
 MOST_TRIED = 8  # items of a run where nothing says how many it takes best

@@ -42,6 +42,8 @@ EVERYTHING = revision(
     server={
         "threads": 1,
         "batching": {"maxSize": 8, "maxDelayMilliseconds": 2.5},
+        "tls": {"secretName": "digits-tls", "requireClientCertificate": True},
+        "auth": {"secretName": "digits-tokens"},
         "image": "registry.example/server:mine",
         "resources": {"requests": {"cpu": "200m"}, "limits": {"cpu": "200m", "memory": "512Mi"}},
         "env": [{"name": "LOG", "value": "x"}, {"name": "FETTLE_SERVER_PORT", "value": "1"}],
@@ -60,6 +62,9 @@ EVERYTHING = revision(
 )
 
 
+ENCRYPTED = OWNER | {"spec": {"server": {"tls": {"secretName": "digits-tls"}}}}
+
+
 @pytest.mark.parametrize(
     ("name", "rendered"),
     [
@@ -67,6 +72,7 @@ EVERYTHING = revision(
         ("serving-pod-template-with-everything", serving.pod_template(OWNER, EVERYTHING, SETTINGS)),
         ("serving-deployment", serving.deployment(OWNER, "0123456789", URI, {"metadata": {}, "spec": {}}, 3)),
         ("serving-service", serving.service(OWNER, "0123456789")),
+        ("serving-service-with-tls", serving.service(ENCRYPTED, "0123456789")),
         ("serving-samples-service", serving.samples_service(OWNER, "0123456789")),
         ("serving-samples-secret", serving.samples_secret(OWNER, "token")),
         ("serving-disruption-budget", serving.disruption_budget(OWNER)),

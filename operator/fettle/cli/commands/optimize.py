@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import shlex
 import signal
 import sys
 from collections.abc import Callable
@@ -23,7 +24,8 @@ from fettle.cli.entry import EXIT_FAILURE
 from fettle.cli.local.manifests import Documents, ModelDocument, read
 from fettle.cli.local.model_options import ModelOptions, gathered, model_options
 from fettle.cli.local.model_run import logs_of, model_run
-from fettle.cli.local.mounts import Places, parse_maps, places, with_parallelism
+from fettle.cli.local.mounts import DEFAULT_FOLDER, Places, parse_maps, places, with_parallelism
+from fettle.cli.local.results import keep_result
 from fettle.cli.local.run import LocalRun, OnChange
 from fettle.cli.views.cost import cost_lines
 from fettle.cli.views.progress import (
@@ -165,7 +167,9 @@ def run_one(
     manifest: ModelDocument, located: Places, console: Console, measure_seconds: float = SECONDS_PER_CANDIDATE
 ) -> OptimizedModelStatus:
     """One OptimizedModel from its spec to its final status, followed on `console`."""
-    return followed(manifest, lambda change: model_run(manifest, located, change, measure_seconds), console)
+    status = followed(manifest, lambda change: model_run(manifest, located, change, measure_seconds), console)
+    keep_result(located, manifest, status)
+    return status
 
 
 def followed(
@@ -219,10 +223,19 @@ def show(console: Console, manifest: ModelDocument, located: Places, status: Opt
     for artifact in status.artifacts:
         what = f"{artifact.target}: {artifact.candidate} in {artifact.runtime}, {size(artifact.bytes)}"
         say(f"artifact  {what}  {located.local(artifact.uri)}")
+    for artifact in status.artifacts:
+        chosen = f" --target {artifact.target}" if len(status.artifacts) > 1 else ""
+        say(f"serve     fettle serve {manifest.name}{chosen}{_store_option(located)}")
     if status.report is not None:
         say(f"report    {located.local(status.report.uri)}")
     if not is_ready(status):
         say(f"logs      {logs_of(located, manifest)}")
+
+
+def _store_option(located: Places) -> str:
+    """What tells `fettle serve` the store, where it is not the one that is looked into."""
+    store = located.local(located.store)
+    return "" if Path(store) == DEFAULT_FOLDER.resolve() else f" --store {shlex.quote(store)}"
 
 
 def is_ready(status: OptimizedModelStatus) -> bool:

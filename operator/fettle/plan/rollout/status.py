@@ -67,7 +67,7 @@ def build(
         ready_replicas=sum(workload.ready for workload in snapshot.workloads.values()),
         selector=f"{GROUP}/modeldeployment={snapshot.name}",
         conditions=_conditions(snapshot, transition, allocation),
-        address=Address(url=f"http://{snapshot.name}.{snapshot.namespace}.svc:{HTTP_PORT}") if stable else None,
+        address=Address(url=_url(snapshot)) if stable else None,
         stable=stable,
         canary=_canary(snapshot, transition, allocation.replicas),
         revisions=_records(snapshot, ledger),
@@ -77,6 +77,12 @@ def build(
         rollback=transition.rollback,
         failed_revision=transition.failed[0] if transition.failed else None,
     )
+
+
+def _url(snapshot: RolloutSnapshot) -> str:
+    """Where clients in the cluster send requests."""
+    scheme = "https" if snapshot.spec.server.tls is not None else "http"
+    return f"{scheme}://{snapshot.name}.{snapshot.namespace}.svc:{HTTP_PORT}"
 
 
 def _stable(snapshot: RolloutSnapshot, transition: Transition, replicas: Mapping[str, int]) -> RevisionStatus | None:
