@@ -33,7 +33,8 @@ class Job:
     @classmethod
     def begin(cls, task: PrepareTask, store: Store, mounts: Mounts, folder: Path) -> Job:
         """Fetch the source into `folder`. Raises SourceError."""
-        inputs = Inputs(task.source.inputs, lambda: data.column_names(task.data, mounts))
+        spec = task.source
+        inputs = Inputs(spec.inputs, lambda: data.column_names(task.data, mounts), spec.signature, spec.trusted)
         return cls(task, store, mounts, fetch(task.source, mounts, folder / "source"), inputs, folder)
 
 
