@@ -40,7 +40,8 @@ class LightGBM(FrameworkFormat):
         """See `FrameworkFormat.load`."""
         import lightgbm
 
-        return _Loaded(lightgbm.Booster(model_file=str(path), params={"verbosity": -1}))
+        booster = lightgbm.Booster(model_file=str(path))
+        return _Loaded(booster, str(booster.dump_model(num_iteration=1).get("objective", "")))
 
 
 FORMATS = (LightGBM(),)
@@ -49,14 +50,15 @@ FORMATS = (LightGBM(),)
 @dataclass(frozen=True)
 class _Loaded:
     booster: Any
+    objective: str
 
     def to_onnx(self) -> onnx.ModelProto:
         """See `LoadedModel.to_onnx`. Raises ConversionError for objectives and leaves that the converter does not know."""
         from onnxmltools import convert_lightgbm
 
         dump = self.booster.dump_model()
-        objective = str(dump.get("objective", "")) or "a function of your own"
-        if not objective.startswith((*_CLASSES, *_NUMBERS)):
+        if not self.objective.startswith((*_CLASSES, *_NUMBERS)):
+            objective = self.objective or "a function of your own"
             known = ", ".join((*_CLASSES, *_NUMBERS))
             raise ConversionError(
                 f"the objective of the LightGBM model is {objective}; those that can be converted are {known}"
@@ -71,14 +73,14 @@ class _Loaded:
                     node["threshold"] = below(float(node["threshold"]))
         types = trees.table_type(len(dump["feature_names"]))
         model: onnx.ModelProto = convert_lightgbm(
-            _wrapped(dump, objective), initial_types=types, zipmap=False, target_opset=trees.OPSET
+            _wrapped(dump, self.objective), initial_types=types, zipmap=False, target_opset=trees.OPSET
         )
         return model
 
     def run(self, inputs: NamedArrays) -> Sequence[Array]:
         """See `LoadedModel.run`."""
         answer = np.asarray(self.booster.predict(inputs[TABLE]))
-        if self.booster.dump_model(num_iteration=1).get("objective", "").startswith("binary"):
+        if self.objective.startswith("binary"):
             return [(answer > 0.5).astype(np.int64), np.column_stack([1 - answer, answer])]
         return [answer.argmax(axis=1), answer] if answer.ndim == 2 else [answer]
 

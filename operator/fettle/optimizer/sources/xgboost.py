@@ -54,11 +54,12 @@ class XGBoost(FrameworkFormat):
         """See `FrameworkFormat.load`."""
         import xgboost
 
-        booster = xgboost.Booster(model_file=str(path))
+        content = bytearray(path.read_bytes())  # of a file, XGBoost goes by the name
+        booster = xgboost.Booster(model_file=content)
         objective = json.loads(booster.save_config())["learner"]["objective"]["name"]
         classifies = objective.startswith(("binary:", "multi:"))
         estimator = xgboost.XGBClassifier() if classifies else xgboost.XGBRegressor()
-        estimator.load_model(str(path))
+        estimator.load_model(content)
         estimator.get_booster().feature_names = None  # onnxmltools knows them by number
         return _Loaded(estimator, objective, booster.num_features())
 
