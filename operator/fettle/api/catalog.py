@@ -69,9 +69,8 @@ class FormatEntry:
     runtime: RuntimeName  # runs the untouched source, or what it is converted to: the baseline
     suffixes: tuple[str, ...]  # of its files: what tells the image of a source that nobody has looked at yet
     revision: int = 1
-    common: tuple[
-        str, ...
-    ] = ()  # suffixes that files of other kinds have too: in a folder they count where nothing else is a model
+    converted: bool = False  # no runtime runs the untouched source
+    common: tuple[str, ...] = ()  # suffixes of other files too: in a folder they count where nothing else is a model
 
 
 @dataclass(frozen=True)

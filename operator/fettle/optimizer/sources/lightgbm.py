@@ -122,4 +122,4 @@ def below(threshold: float) -> float:
     """The largest float32 that is not above `threshold`: a float32 is below both or above both."""
     with np.errstate(over="ignore"):
         rounded = np.float32(threshold)
-    return float(np.nextafter(rounded, np.float32(-np.inf)) if rounded > threshold else rounded)
+    return float(np.nextafter(rounded, np.float32(-np.inf)) if float(rounded) > threshold else rounded)
