@@ -14,3 +14,7 @@ without=$(printf -- '--no-emit-package %s ' triton cuda-{bindings,pathfinder,too
   nvidia-{cusolver,cusparse,cusparselt-cu13,nccl-cu13,nvjitlink,nvshmem-cu13,nvtx} nvidia-cuda-{cccl,cupti,nvrtc,runtime})
 # shellcheck disable=SC2086  # words
 compile --extra torch $without --constraint requirements/dev.txt -o requirements/torch.txt
+# Frameworks of source formats, likewise on top of the optimizer's lock.
+for framework in sklearn tensorflow; do
+  compile --extra "$framework" --extra optimizer --constraint requirements/dev.txt -o "requirements/$framework.txt"
+done

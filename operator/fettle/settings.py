@@ -66,10 +66,17 @@ class Settings(BaseSettings):
     optimizer_torch_image: Annotated[
         str, Field(description="Image of the Jobs that need PyTorch: for PyTorch sources, and to measure torchscript.")
     ] = "ghcr.io/fettle/optimizer-torch:0.1.0"
+    optimizer_tensorflow_image: Annotated[
+        str, Field(description="Image of the Jobs that prepare sources of TensorFlow, Keras and TFLite.")
+    ] = "ghcr.io/fettle/optimizer-tensorflow:0.1.0"
+    optimizer_sklearn_image: Annotated[
+        str,
+        Field(description="Image of the Jobs that prepare sources of scikit-learn, XGBoost, LightGBM and CatBoost."),
+    ] = "ghcr.io/fettle/optimizer-sklearn:0.1.0"
     server_torch_image: Annotated[str, Field(description="Image of serving pods that use torchscript.")] = (
         "ghcr.io/fettle/server-torch:0.1.0"
     )
-    image_pull_policy: Annotated[PullPolicy, Field(description="Pull policy of these four images.")] = (
+    image_pull_policy: Annotated[PullPolicy, Field(description="Pull policy of these images.")] = (
         PullPolicy.IF_NOT_PRESENT
     )
     image_pull_secrets: Annotated[
@@ -200,6 +207,8 @@ class Settings(BaseSettings):
         references = {
             Image.OPTIMIZER: self.optimizer_image,
             Image.OPTIMIZER_TORCH: self.optimizer_torch_image,
+            Image.OPTIMIZER_TENSORFLOW: self.optimizer_tensorflow_image,
+            Image.OPTIMIZER_SKLEARN: self.optimizer_sklearn_image,
             Image.SERVER: self.server_image,
             Image.SERVER_TORCH: self.server_torch_image,
         }

@@ -171,16 +171,17 @@ def registry(cluster: Cluster) -> None:
 def images(names: tuple[str, ...], cluster: Cluster, torch: bool) -> None:
     """Build Fettle's images that the registry, or the nodes of kind, lack, deliver them, and print NAME=REFERENCE for each.
 
-    NAMES are operator, server and optimizer by default. server-torch and optimizer-torch are also available.
+    NAMES are operator, server and optimizer by default. server-torch, optimizer-torch, optimizer-tensorflow and optimizer-sklearn are
+    also available.
     """
     from tools.cluster import images as module
     from tools.cluster.target import resolve_target
 
-    every = (*module.NAMES, *module.TORCH_NAMES)
+    every = (*module.NAMES, *module.TORCH_NAMES, *module.FORMAT_NAMES)
     unknown = set(names) - set(every)
     if unknown:
         raise ClusterError(f"unknown image: {', '.join(sorted(unknown))} (available: {', '.join(every)})")
     paths, progress = checkout(cluster), Progress(cluster.name, stderr=True)
-    wanted = names or (every if torch else module.NAMES)
+    wanted = names or (*module.NAMES, *(module.TORCH_NAMES if torch else ()))
     for name, reference in module.build(paths, resolve_target(paths=paths), progress, wanted).items():
         click.echo(f"{name}={reference}")

@@ -31,6 +31,8 @@ helm.sh/chart: {{ printf "%s-%s" .Chart.Name .Chart.Version }}
 FETTLE_OPTIMIZER_IMAGE: {{ include "fettle.image" (list . "optimizer") | quote }}
 FETTLE_SERVER_IMAGE: {{ include "fettle.image" (list . "server") | quote }}
 FETTLE_OPTIMIZER_TORCH_IMAGE: {{ include "fettle.image" (list . "optimizerTorch") | quote }}
+FETTLE_OPTIMIZER_TENSORFLOW_IMAGE: {{ include "fettle.image" (list . "optimizerTensorflow") | quote }}
+FETTLE_OPTIMIZER_SKLEARN_IMAGE: {{ include "fettle.image" (list . "optimizerSklearn") | quote }}
 FETTLE_SERVER_TORCH_IMAGE: {{ include "fettle.image" (list . "serverTorch") | quote }}
 FETTLE_IMAGE_PULL_POLICY: {{ .Values.image.pullPolicy | quote }}
 FETTLE_IMAGE_PULL_SECRETS: {{ join "," .Values.image.pullSecrets | quote }}

@@ -27,6 +27,8 @@ class Image(StrEnum):
 
     OPTIMIZER = "optimizer"
     OPTIMIZER_TORCH = "optimizer-torch"
+    OPTIMIZER_TENSORFLOW = "optimizer-tensorflow"
+    OPTIMIZER_SKLEARN = "optimizer-sklearn"
     SERVER = "server"
     SERVER_TORCH = "server-torch"
 
@@ -64,9 +66,11 @@ class FormatEntry:
 
     format: FormatName
     libraries: tuple[str, ...]
-    runtime: RuntimeName  # runs the untouched source: the baseline
+    runtime: RuntimeName  # runs the untouched source, or what it is converted to: the baseline
     suffixes: tuple[str, ...]  # of its files: what tells the image of a source that nobody has looked at yet
     revision: int = 1
+    converted: bool = False  # no runtime runs the untouched source
+    common: tuple[str, ...] = ()  # suffixes of other files too: in a folder they count where nothing else is a model
 
 
 @dataclass(frozen=True)
@@ -88,11 +92,14 @@ class RuntimeEntry:
 
 _SERVED = frozenset({"numpy", "onnxruntime", "openvino"})
 _OPTIMIZING = _SERVED | {"nncf", "onnx"}
+_TABLES = frozenset({"catboost", "lightgbm", "onnxmltools", "scikit-learn", "skl2onnx", "skops", "xgboost-cpu"})
 
 # Of Jobs and of servers, each from small to large.
 IMAGES: tuple[ImageEntry, ...] = (
     ImageEntry(Image.OPTIMIZER, _OPTIMIZING),
     ImageEntry(Image.OPTIMIZER_TORCH, _OPTIMIZING | {"onnxscript", "torch"}),
+    ImageEntry(Image.OPTIMIZER_TENSORFLOW, _OPTIMIZING | {"ai-edge-litert", "keras", "tensorflow-cpu", "tf2onnx"}),
+    ImageEntry(Image.OPTIMIZER_SKLEARN, _OPTIMIZING | _TABLES),
     ImageEntry(Image.SERVER, _SERVED, serves=True),
     ImageEntry(Image.SERVER_TORCH, _SERVED | {"onnx", "onnxscript", "torch"}, serves=True),
 )
@@ -175,6 +182,55 @@ FORMATS: tuple[FormatEntry, ...] = (
         (".pt2",),
         revision=3,
     ),
+    FormatEntry(
+        FormatName.KERAS,
+        ("keras", "onnx", "onnxruntime", "tensorflow-cpu", "tf2onnx"),
+        PORTABLE_RUNTIME,
+        (".keras", ".h5", ".hdf5"),
+        converted=True,
+    ),
+    FormatEntry(
+        FormatName.SAVED_MODEL,
+        ("onnx", "onnxruntime", "tensorflow-cpu", "tf2onnx"),
+        PORTABLE_RUNTIME,
+        ("saved_model.pb",),
+        converted=True,
+    ),
+    FormatEntry(
+        FormatName.TFLITE,
+        ("ai-edge-litert", "onnx", "onnxruntime", "tensorflow-cpu", "tf2onnx"),
+        PORTABLE_RUNTIME,
+        (".tflite",),
+        converted=True,
+    ),
+    FormatEntry(
+        FormatName.SCIKIT_LEARN,
+        ("onnx", "onnxruntime", "scikit-learn", "skl2onnx", "skops"),
+        PORTABLE_RUNTIME,
+        (".skops", ".joblib", ".pkl", ".pickle"),
+        converted=True,
+    ),
+    FormatEntry(
+        FormatName.XGBOOST,
+        ("onnx", "onnxmltools", "onnxruntime", "xgboost-cpu"),
+        PORTABLE_RUNTIME,
+        (".ubj",),
+        converted=True,
+        common=(".json",),
+    ),
+    FormatEntry(
+        FormatName.LIGHTGBM,
+        ("lightgbm", "onnx", "onnxmltools", "onnxruntime"),
+        PORTABLE_RUNTIME,
+        (".lgb",),
+        converted=True,
+        common=(".txt",),
+    ),
+    FormatEntry(FormatName.CATBOOST, ("catboost", "onnx", "onnxruntime"), PORTABLE_RUNTIME, (".cbm",), converted=True),
+    # A directory that names the model in it, most often one of the four above; for TensorFlow's, source.format names them.
+    FormatEntry(
+        FormatName.MLFLOW, ("onnx", "onnxruntime", *sorted(_TABLES)), PORTABLE_RUNTIME, ("mlmodel",), converted=True
+    ),
 )
 
 # Peak memory of a measuring worker with a linear model of 640 weights was 78 MiB with onnxruntime, 101 with OpenVINO, and with torch 286
@@ -239,7 +295,7 @@ def source_libraries(uri: str, format: FormatName) -> frozenset[str]:
     """What the Job needs that looks at a source first: by its format where that is given, else by the end of its address."""
     entry = _FORMATS.get(format)
     if entry is None:
-        entry = next((entry for entry in FORMATS if uri.lower().endswith(entry.suffixes)), None)
+        entry = next((entry for entry in FORMATS if uri.lower().endswith((*entry.suffixes, *entry.common))), None)
     return frozenset(entry.libraries) if entry is not None else frozenset()
 
 

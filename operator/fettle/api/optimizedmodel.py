@@ -74,6 +74,20 @@ class SourceSpec(ApiModel):
             "A mismatch ends the run."
         ),
     ] = None
+    signature: Annotated[
+        str | None,
+        Field(
+            max_length=253,
+            description="Which signature of a SavedModel or TFLite file is the model. Default: serving_default, or the only one.",
+        ),
+    ] = None
+    trusted: Annotated[
+        bool,
+        Field(
+            description="Whether code in the file may run, in a Job without credentials: pickles, types that skops does not know, and "
+            "Lambda layers of Keras."
+        ),
+    ] = False
     inputs: Annotated[
         tuple[InputSpec, ...],
         Field(

@@ -30,6 +30,14 @@ class FormatName(StrEnum):
     ONNX = "ONNX"
     TORCH_SCRIPT = "TorchScript"
     TORCH_EXPORT = "TorchExport"
+    KERAS = "Keras"
+    SAVED_MODEL = "SavedModel"
+    TFLITE = "TFLite"
+    SCIKIT_LEARN = "ScikitLearn"
+    XGBOOST = "XGBoost"
+    LIGHTGBM = "LightGBM"
+    CATBOOST = "CatBoost"
+    MLFLOW = "MLflow"
 
 
 class Metric(StrEnum):

@@ -43,9 +43,10 @@ class Job:
     @classmethod
     def begin(cls, task: PrepareTask, store: Store, mounts: Mounts, folder: Path) -> Job:
         """Fetch the source into `folder`. Raises SourceError, DataError."""
-        inputs = Inputs(task.source.inputs, lambda: data.column_names(task.data, mounts))
+        spec = task.source
+        inputs = Inputs(spec.inputs, lambda: data.column_names(task.data, mounts), spec.signature, spec.trusted)
         code = data.custom_code(task.data, mounts)
-        return cls(task, store, mounts, fetch(task.source, mounts, folder / "source"), inputs, folder, code)
+        return cls(task, store, mounts, fetch(spec, mounts, folder / "source"), inputs, folder, code)
 
 
 def stored_items(store: Store, items: Items | None, signature: Signature) -> StoredData | None:

@@ -24,6 +24,7 @@ from fettle.optimizer.data.split import Split, screening
 from fettle.optimizer.onnx import model as onnx_model
 from fettle.optimizer.onnx.session import session
 from fettle.optimizer.prepare import batch, data, labels, probe
+from fettle.optimizer.prepare.conversion import held
 from fettle.optimizer.prepare.data import Data
 from fettle.optimizer.prepare.earlier import earlier, preparation
 from fettle.optimizer.prepare.job import Job, builds, stored_items, unlabelled
@@ -105,6 +106,7 @@ def _converted(job: Job) -> PrepareReport:
     log.info("portable form: %s", ", ".join(form.kept) or "as it came")
     opened = session(form.path, original.signature)
     judged = _judged(job, original.subject, reference_data, opened.infer)
+    told = held(original.subject, opened.infer, judged.items, judged.signature) if original.foreign else None
     opened.close()
     runtimes, refusals = _runtimes(
         job, form.path, judged.signature, job.source.format.name if original.untouched else None
@@ -119,7 +121,7 @@ def _converted(job: Job) -> PrepareReport:
             runtimes=runtimes,
             traits=traits(form, judged.signature, reference_data.data.probes),
             basis=Basis.SOURCE_RUNTIME if original.untouched else Basis.PORTABLE_FORM,
-            notes=(*form.notes, *judged.notes, *refusals),
+            notes=(*form.notes, *judged.notes, *((told,) if told else ()), *refusals),
         ),
     )
 
@@ -151,7 +153,7 @@ def _reference_data(job: Job, subject: RunnableModel) -> ReferenceData:
     task, seed = job.task, int(job.source.sha256[:12], 16)
     gathered = data.gather(task.data, job.mounts, subject, job.inputs.by_name, seed)
     try:
-        return ReferenceData(gathered, reference(subject.run, gathered.probes))
+        return ReferenceData(gathered, reference(subject.run, gathered.probes, subject.steps))
     except RuntimeFailure as error:
         raise data.refused(error, task.data) from error
 

@@ -41,6 +41,15 @@ SOURCES = [
     ("pvc://models/MODEL.PT2", AUTO, Image.OPTIMIZER_TORCH),
     ("pvc://models/model.bin", SCRIPT, Image.OPTIMIZER_TORCH),
     ("pvc://models/model.pt", FormatName.ONNX, Image.OPTIMIZER),
+    ("pvc://models/model.keras", AUTO, Image.OPTIMIZER_TENSORFLOW),
+    ("pvc://models/model.tflite", AUTO, Image.OPTIMIZER_TENSORFLOW),
+    ("pvc://models/saved/saved_model.pb", AUTO, Image.OPTIMIZER_TENSORFLOW),
+    ("pvc://models/saved", FormatName.SAVED_MODEL, Image.OPTIMIZER_TENSORFLOW),
+    ("pvc://models/model.skops", AUTO, Image.OPTIMIZER_SKLEARN),
+    ("pvc://models/model.json", AUTO, Image.OPTIMIZER_SKLEARN),
+    ("pvc://models/model.txt", AUTO, Image.OPTIMIZER_SKLEARN),
+    ("pvc://models/model.cbm", AUTO, Image.OPTIMIZER_SKLEARN),
+    ("pvc://models/registered", FormatName.MLFLOW, Image.OPTIMIZER_SKLEARN),
 ]
 
 
