@@ -16,10 +16,12 @@ from tools.toolchains.toolchain import Toolchain, ToolchainError
 UV = Path(sys.executable).parent / "uv"
 TEST_TOOLS = ("hypothesis", "pytest", "pytest-asyncio", "pytest-timeout")
 # PyTorch's package asks for them on x86_64; on a CPU it does without (tools/torch_on_cpu.py).
-_NVIDIA = ("triton", "cuda-bindings", "cuda-pathfinder", "cuda-toolkit")
-_NVIDIA += tuple(f"nvidia-{name}" for name in ("cublas", "cudnn-cu13", "cufft", "cufile", "curand", "cusolver"))
-_NVIDIA += tuple(f"nvidia-{name}" for name in ("cusparse", "cusparselt-cu13", "nccl-cu13", "nvjitlink", "nvtx"))
-_NVIDIA += ("nvidia-nvshmem-cu13", *(f"nvidia-cuda-{name}" for name in ("cccl", "cupti", "nvrtc", "runtime")))
+_NVIDIA = (
+    *("triton", "cuda-bindings", "cuda-pathfinder", "cuda-toolkit", "nvidia-nvshmem-cu13"),
+    *(f"nvidia-{name}" for name in ("cublas", "cudnn-cu13", "cufft", "cufile", "curand", "cusolver", "cusparse")),
+    *(f"nvidia-{name}" for name in ("cusparselt-cu13", "nccl-cu13", "nvjitlink", "nvtx")),
+    *(f"nvidia-cuda-{name}" for name in ("cccl", "cupti", "nvrtc", "runtime")),
+)
 
 Progress = Callable[[str], None]
 

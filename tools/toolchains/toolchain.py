@@ -6,6 +6,7 @@ import re
 import tomllib
 from dataclasses import dataclass, fields
 from pathlib import Path
+from typing import Any
 
 ROOT = Path(__file__).resolve().parents[2]
 _PINNED = re.compile(r"[A-Za-z0-9._-]+(\[[A-Za-z0-9._,-]+\])?==[^\s*]+")
@@ -56,7 +57,7 @@ def read(path: Path, root: Path = ROOT) -> Toolchain:
     unknown, missing = set(content) - _KEYS, {"about", "requirements"} - set(content)
     if unknown or missing:
         raise ToolchainError(f"{path}: unknown keys {sorted(unknown)}, missing keys {sorted(missing)}")
-    values = {key: tuple(value) if isinstance(value, list) else value for key, value in content.items()}
+    values: dict[str, Any] = {key: tuple(value) if isinstance(value, list) else value for key, value in content.items()}
     loose = [line for line in values["requirements"] if not _PINNED.fullmatch(line.partition(";")[0].strip())]
     if loose:
         raise ToolchainError(f"{path}: requirements are pinned as name==version, found {loose}")
