@@ -14,5 +14,7 @@ without=$(printf -- '--no-emit-package %s ' triton cuda-{bindings,pathfinder,too
   nvidia-{cusolver,cusparse,cusparselt-cu13,nccl-cu13,nvjitlink,nvshmem-cu13,nvtx} nvidia-cuda-{cccl,cupti,nvrtc,runtime})
 # shellcheck disable=SC2086  # words
 compile --extra torch $without --constraint requirements/dev.txt -o requirements/torch.txt
+# NVIDIA GPUs: the same way.
+compile --extra gpu --constraint requirements/dev.txt -o requirements/gpu.txt
 # Toolchains that have environments of their own: requirements/toolchains/NAME.txt.
 .venv/bin/python -m tools.toolchains lock

@@ -26,6 +26,7 @@ from tools.cluster.target import Target
 BUILD_ATTEMPTS = 3
 NAMES = ("operator", "server", "optimizer")
 TORCH_NAMES = ("server-torch", "optimizer-torch")  # large: only on request
+GPU_NAMES = ("server-gpu", "optimizer-gpu")  # larger still
 _MANIFESTS = ", ".join(
     f"application/vnd.{kind}+json"
     for kind in (

@@ -30,16 +30,26 @@ def lock(toolchain: Toolchain) -> None:
     """Solve what the toolchain needs and write its lock. Raises ToolchainError with the solver's reason."""
     toolchain.lock.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory() as temporary:
-        wanted, overrides = Path(temporary, "requirements.in"), Path(temporary, "overrides.txt")
+        wanted, overrides, alone = (Path(temporary, f"{name}.txt") for name in ("wanted", "overrides", "alone"))
         wanted.write_text("\n".join((*toolchain.requirements, *TEST_TOOLS)) + "\n")
         overrides.write_text("\n".join(toolchain.overrides) + "\n")
-        words: list[str | Path] = ["pip", "compile", "--quiet", "--generate-hashes", "--python-version", "3.11"]
-        words += ["--no-emit-index-url", "--no-annotate", "--override", overrides, "--output-file", toolchain.lock]
+        alone.write_text("\n".join(toolchain.alone) + "\n")
+        words: list[str | Path] = ["--override", overrides]
         words += [word for extra in toolchain.extras for word in ("--extra", extra)]
         words += ["--constraint", toolchain.root / "requirements" / "dev.txt"] if toolchain.constrained else []
         words += [word for name in _NVIDIA if toolchain.torch for word in ("--no-emit-package", name)]
         words += [toolchain.root / "pyproject.toml"] if toolchain.extras else []
-        _uv(*words, wanted, UV_CUSTOM_COMPILE_COMMAND=f"python -m tools.toolchains lock {toolchain.name}")
+        locked = _compiled(toolchain, *words, wanted)
+        if toolchain.alone:
+            locked += _compiled(toolchain, "--no-header", "--no-deps", alone)
+    toolchain.lock.write_text(locked)
+
+
+def _compiled(toolchain: Toolchain, *words: str | Path) -> str:
+    """Pinned versions with hashes, one Python's."""
+    options = ("--quiet", "--generate-hashes", "--python-version", "3.11", "--no-emit-index-url", "--no-annotate")
+    command = f"python -m tools.toolchains lock {toolchain.name}"
+    return _uv("pip", "compile", *options, *words, UV_CUSTOM_COMPILE_COMMAND=command)
 
 
 def make(toolchain: Toolchain, progress: Progress) -> Path:
@@ -72,10 +82,10 @@ def digest(toolchain: Toolchain) -> str:
     return hashlib.sha256(b"\0".join(parts)).hexdigest()
 
 
-def _uv(*words: str | Path, **environment: str) -> None:
+def _uv(*words: str | Path, **environment: str) -> str:
     if not UV.exists():
         raise ToolchainError(f"{UV} is missing: make setup")
-    _run((UV, *words), {"UV_SYSTEM_CERTS": "1", **_index(), **environment})
+    return _run((UV, *words), {"UV_SYSTEM_CERTS": "1", **_index(), **environment})
 
 
 def _index() -> dict[str, str]:
@@ -89,11 +99,12 @@ def _index() -> dict[str, str]:
     return {"UV_DEFAULT_INDEX": index} if index else {}
 
 
-def _run(words: tuple[str | Path, ...], environment: Mapping[str, str]) -> None:
-    """Run a command to its end. Raises ToolchainError with what it said last."""
+def _run(words: tuple[str | Path, ...], environment: Mapping[str, str]) -> str:
+    """Run a command to its end; what it printed. Raises ToolchainError with what it said last."""
     done = subprocess.run(
         [str(word) for word in words], check=False, capture_output=True, text=True, env={**os.environ, **environment}
     )
     if done.returncode:
         said = " ".join((done.stderr or done.stdout).split())
         raise ToolchainError(f"{Path(words[0]).name} {words[1]}: {said[-1200:] or f'exit status {done.returncode}'}")
+    return done.stdout

@@ -25,6 +25,7 @@ class Toolchain:
     requirements: tuple[str, ...]
     extras: tuple[str, ...] = ("optimizer",)
     overrides: tuple[str, ...] = ()
+    alone: tuple[str, ...] = ()
     constrained: bool = True
     torch: bool = False
     root: Path = ROOT
@@ -58,7 +59,8 @@ def read(path: Path, root: Path = ROOT) -> Toolchain:
     if unknown or missing:
         raise ToolchainError(f"{path}: unknown keys {sorted(unknown)}, missing keys {sorted(missing)}")
     values: dict[str, Any] = {key: tuple(value) if isinstance(value, list) else value for key, value in content.items()}
-    loose = [line for line in values["requirements"] if not _PINNED.fullmatch(line.partition(";")[0].strip())]
+    pinned = (*values["requirements"], *values.get("alone", ()))
+    loose = [line for line in pinned if not _PINNED.fullmatch(line.partition(";")[0].strip())]
     if loose:
         raise ToolchainError(f"{path}: requirements are pinned as name==version, found {loose}")
     return Toolchain(name=path.stem, root=root, **values)

@@ -1,0 +1,10 @@
+"""TensorRT RTX: engines built ahead of time, on any node, for an architecture that is named. See `engine`."""
+
+from __future__ import annotations
+
+import tensorrt_rtx
+
+from fettle.api.vocabulary import RuntimeName
+from fettle.runtimes.engine import EngineRuntime, Library
+
+RUNTIME = EngineRuntime(Library(RuntimeName.TENSORRT_RTX, tensorrt_rtx, "tensorrt-rtx-cu12", ahead_of_time=True))
