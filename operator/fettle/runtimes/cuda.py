@@ -93,9 +93,9 @@ class _CudaBindings:
         try:
             error, count = runtime.cudaGetDeviceCount()
         except RuntimeError as failure:  # it finds no driver library to load
-            raise _no_device(str(failure)) from failure
+            raise no_device(str(failure)) from failure
         if error != runtime.cudaError_t.cudaSuccess or not count:
-            raise _no_device(self._text(error) if error != runtime.cudaError_t.cudaSuccess else "no device is visible")
+            raise no_device(self._text(error) if error != runtime.cudaError_t.cudaSuccess else "no device is visible")
         self._properties = self._ask("cudaGetDeviceProperties", 0)
 
     def architecture(self) -> str:
@@ -162,6 +162,7 @@ class _CudaBindings:
         return text.decode() if isinstance(text, bytes) else str(text)
 
 
-def _no_device(what: str) -> RuntimeFailure:
+def no_device(what: str) -> RuntimeFailure:
+    """The error for a node without a GPU that this process may use."""
     message = f"this node has no NVIDIA GPU that the pod may use ({what}); ask for one, such as nvidia.com/gpu: 1 in resources.limits"
     return RuntimeFailure(message, reason=Reason.NODE_INCOMPATIBLE)

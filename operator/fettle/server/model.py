@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import functools
 import logging
+import os
+import signal
 import time
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,6 +14,7 @@ import numpy as np
 
 from fettle.runtimes import base, cpu
 from fettle.runtimes.base import Array, Interrupt, Interrupted, Session
+from fettle.runtimes.cuda import ContextLost
 from fettle.server.batcher import Batcher
 from fettle.server.pace import LONG_SECONDS, Pace, short_seconds
 from fettle.server.request import Code, InferRequest, RequestError
@@ -124,9 +127,14 @@ class ServedModel:
 
     def _run(self, inputs: dict[str, Array], rows: int, interrupt: Interrupt | None = None) -> dict[str, Array]:
         most = self._most or rows
-        if not self._batchable or (rows <= most and self._static in (None, rows)):
-            return self.session.infer(inputs, interrupt)
-        return self._run_in_parts(inputs, rows, most, interrupt)
+        try:
+            if not self._batchable or (rows <= most and self._static in (None, rows)):
+                return self.session.infer(inputs, interrupt)
+            return self._run_in_parts(inputs, rows, most, interrupt)
+        except ContextLost:
+            log.critical("the GPU's context is lost: this process ends, and its container is started again")
+            os.kill(os.getpid(), signal.SIGTERM)
+            raise
 
     def _run_in_parts(
         self, inputs: dict[str, Array], rows: int, size: int, interrupt: Interrupt | None

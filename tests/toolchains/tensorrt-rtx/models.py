@@ -6,7 +6,7 @@ import importlib.util
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from fettle.runtimes.engine import ShapeRange
+from fettle.runtimes.engine_build import ShapeRange
 
 ROOT = Path(__file__).parents[3]
 

@@ -15,7 +15,7 @@ from fettle.api.report import BuildReport, PrepareReport
 from fettle.api.task import BuildPlan, BuildTask, DeviceForm
 from fettle.api.vocabulary import Precision, QuantizeMode, RuntimeName
 from fettle.optimizer import stage
-from fettle.runtimes import engine
+from fettle.runtimes import engine_build
 
 RTX = RuntimeName.TENSORRT_RTX
 INT8 = RecipeStep(quantize=QuantizeStep(mode=QuantizeMode.STATIC))
@@ -73,7 +73,7 @@ def test_a_recipe_becomes_an_engine_in_its_precision(
     assert report.built is not None, report.message
     assert report.built.format == "TensorRT-RTX"
     assert report.libraries["tensorrt-rtx-cu12"].startswith("1.7.")
-    executed = engine.read_note(bench.store.fetch_model(report.built, bench.folder / "engine")).executed
+    executed = engine_build.read_note(bench.store.fetch_model(report.built, bench.folder / "engine")).executed
     assert executed.total > 0
     assert (executed.int8 > 0) == in_integers
     assert executed.int8 + getattr(executed, in_floats) == executed.total

@@ -11,8 +11,9 @@ from fettle.api.signature import Signature, Tensor
 from fettle.api.vocabulary import Precision
 from fettle.errors import RuntimeFailure
 from fettle.optimizer.steps.onnx_precision import in_precision
-from fettle.runtimes import base, engine
-from fettle.runtimes.engine import EngineRuntime, ShapeRange
+from fettle.runtimes import base, engine_build
+from fettle.runtimes.engine import EngineRuntime
+from fettle.runtimes.engine_build import ShapeRange
 from fettle.runtimes.tensorrt_rtx import RUNTIME
 from models import MODELS, Model
 
@@ -25,7 +26,7 @@ REFUSED = {
 }
 
 
-def build(model: Model, folder: Path, architecture: str, entry: Path | None = None) -> engine.EngineNote:
+def build(model: Model, folder: Path, architecture: str, entry: Path | None = None) -> engine_build.EngineNote:
     return RUNTIME.build(entry or model.file, folder / "model.rtx", architecture, model.ranges)
 
 
@@ -43,7 +44,7 @@ def test_a_real_model_becomes_an_engine_or_a_reason(model: Model, architecture: 
         return
     note = build(model, tmp_path, architecture)
     assert (tmp_path / "model.rtx").stat().st_size > model.file.stat().st_size / 4
-    assert note == engine.read_note(tmp_path / "model.rtx")
+    assert note == engine_build.read_note(tmp_path / "model.rtx")
     assert (note.architecture, note.library, note.version) == (
         architecture,
         "tensorrt-rtx-cu12",
@@ -70,7 +71,7 @@ def test_what_is_said_of_an_engine_is_the_same_for_each_build_of_it(tmp_path: Pa
 
 def test_one_engine_takes_a_range_of_batches(tmp_path: Path) -> None:
     image = Tensor(name="image", dtype="FP32", shape=(-1, 1, 32, 32), batch_axis=0)
-    shapes = engine.shapes_of(Signature(inputs=(image,), outputs=()), None, (1, 8))
+    shapes = engine_build.shapes_of(Signature(inputs=(image,), outputs=()), None, (1, 8))
     assert shapes == {"image": ShapeRange((1, 1, 32, 32), (1, 1, 32, 32), (8, 1, 32, 32))}
     assert RUNTIME.build(DIGITS.file, tmp_path / "model.rtx", "sm89", shapes).executed.total > 0
 

@@ -19,10 +19,11 @@ from fettle.api.signature import Signature, Tensor
 from fettle.api.vocabulary import RuntimeName
 from fettle.errors import RuntimeFailure
 from fettle.optimizer.measure import promises
-from fettle.runtimes import engine
+from fettle.runtimes import engine, engine_build
 from fettle.runtimes.base import Array, Interrupt, Interrupted
 from fettle.runtimes.cuda import ContextLost
-from fettle.runtimes.engine import EngineNote, EngineRuntime, EngineSession, Library
+from fettle.runtimes.engine import EngineRuntime, EngineSession
+from fettle.runtimes.engine_build import EngineNote, Library
 
 LEFT, RIGHT = np.arange(12, dtype=np.float32).reshape(2, 6), np.full((2, 1), 2, np.float32)
 INPUTS = {"left": LEFT, "right": RIGHT}
@@ -267,7 +268,7 @@ def test_an_engine_is_loaded_where_it_belongs_and_nowhere_else(
             **note,
         }
     )
-    (tmp_path / engine.NOTE).write_bytes(kept.canonical())
+    (tmp_path / engine_build.NOTE).write_bytes(kept.canonical())
     runtime = EngineRuntime(library)
     if reason is None:
         loaded = runtime.load(entry, RuntimeSettings(streams=2), PAIR)

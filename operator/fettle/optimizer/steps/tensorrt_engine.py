@@ -9,7 +9,9 @@ from fettle.api.vocabulary import RuntimeName
 from fettle.errors import RecipeError
 from fettle.optimizer.steps import Work
 from fettle.optimizer.steps.onnx_precision import in_precision, required
-from fettle.runtimes import base, engine
+from fettle.runtimes import base
+from fettle.runtimes.engine import EngineRuntime
+from fettle.runtimes.engine_build import shapes_of
 
 _ENDS = {RuntimeName.TENSORRT: ".engine", RuntimeName.TENSORRT_RTX: ".rtx"}
 
@@ -18,12 +20,12 @@ def compile_engine(work: Work[OptimizeGraphStep]) -> Path:
     """The engine of a model. Raises RecipeError, and RuntimeFailure with what the library refuses."""
     device = required(work)
     form, runtime = device.form, base.get(device.family)
-    if not isinstance(runtime, engine.EngineRuntime) or form.architecture is None:
+    if not isinstance(runtime, EngineRuntime) or form.architecture is None:
         raise RecipeError(f"{device.family} builds no engine for the architecture {form.architecture}")
     cast = work.folder / "cast" / "model.onnx"
     cast.parent.mkdir()
     in_precision(work.entry, cast, form.precision)
-    shapes = engine.shapes_of(device.signature, form.batch_size, form.batch_sizes)
+    shapes = shapes_of(device.signature, form.batch_size, form.batch_sizes)
     target = work.folder / f"model{_ENDS[device.family]}"
     note = runtime.build(cast, target, form.architecture, shapes)
     work.notes.append(

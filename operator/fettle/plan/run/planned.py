@@ -91,9 +91,9 @@ def planned_candidate(
     `form`: that of a file whose last step makes it for a device; the build is named after it too.
     """
     made_by = family or runtime
-    if form is not None:
-        kept = (step for step in steps if catalog.kind(step) is not StepKind.OPTIMIZE_GRAPH)
-        steps = (*kept, RecipeStep(optimize_graph=OptimizeGraphStep()))
+    if catalog.finish(made_by) is not None:  # what such a step does, it does last, and only for a form
+        finish = (RecipeStep(optimize_graph=OptimizeGraphStep()),) if form is not None else ()
+        steps = (*(step for step in steps if catalog.kind(step) is not StepKind.OPTIMIZE_GRAPH), *finish)
     parts = (recipe, made_by, *_words(form)) if form is not None else (recipe, made_by)
     build = BuildPlan(name="-".join(parts), family=made_by, steps=steps, form=form) if steps else None
     place = f"{runtime}" if made_by == runtime else f"{made_by}-in-{runtime}"

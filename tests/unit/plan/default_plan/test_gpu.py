@@ -98,3 +98,12 @@ def test_a_recipe_ends_in_an_engine_whatever_its_steps_are() -> None:
     (row,) = (each for each in plan(spec).candidates if each.plan.recipe == "mine")
     keys = [next(iter(step.to_json())) for step in row.steps]
     assert keys == ["quantize", "optimizeGraph"]
+
+
+def test_a_recipe_that_asks_for_nothing_is_the_portable_form_in_cuda() -> None:
+    spec = make_spec(
+        targets=[{"name": "gpu", "device": GPU, "runtimes": ["onnxruntime-cuda"]}],
+        recipes=[{"name": "plain", "steps": [{"optimizeGraph": {}}]}],
+    )
+    (row,) = (each for each in plan(spec).candidates if each.plan.recipe == "plain")
+    assert (row.build, row.refusal) == (None, None)
