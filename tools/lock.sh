@@ -18,3 +18,7 @@ compile --extra torch $without --constraint requirements/dev.txt -o requirements
 for framework in sklearn tensorflow; do
   compile --extra "$framework" --extra optimizer --constraint requirements/dev.txt -o "requirements/$framework.txt"
 done
+# NVIDIA GPUs: the same way.
+compile --extra gpu --constraint requirements/dev.txt -o requirements/gpu.txt
+# Toolchains that have environments of their own: requirements/toolchains/NAME.txt.
+.venv/bin/python -m tools.toolchains lock

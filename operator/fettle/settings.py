@@ -76,6 +76,12 @@ class Settings(BaseSettings):
     server_torch_image: Annotated[str, Field(description="Image of serving pods that use torchscript.")] = (
         "ghcr.io/fettle/server-torch:0.1.0"
     )
+    optimizer_gpu_image: Annotated[
+        str, Field(description="Image of the Jobs that build and measure for NVIDIA GPUs.")
+    ] = "ghcr.io/fettle/optimizer-gpu:0.1.0"
+    server_gpu_image: Annotated[str, Field(description="Image of serving pods with an NVIDIA GPU.")] = (
+        "ghcr.io/fettle/server-gpu:0.1.0"
+    )
     image_pull_policy: Annotated[PullPolicy, Field(description="Pull policy of these images.")] = (
         PullPolicy.IF_NOT_PRESENT
     )
@@ -120,6 +126,12 @@ class Settings(BaseSettings):
     job_ttl_seconds: Annotated[
         int, Field(ge=60, description="Time after which finished Jobs are deleted, in seconds.")
     ] = 3600
+    gpu_preflight: Annotated[
+        bool,
+        Field(
+            description="Refuse a run whose GPU no node offers before its first Job. Turn it off where GPU nodes are created on demand."
+        ),
+    ] = True
     unschedulable_seconds: Annotated[
         int,
         Field(
@@ -209,8 +221,10 @@ class Settings(BaseSettings):
             Image.OPTIMIZER_TORCH: self.optimizer_torch_image,
             Image.OPTIMIZER_TENSORFLOW: self.optimizer_tensorflow_image,
             Image.OPTIMIZER_SKLEARN: self.optimizer_sklearn_image,
+            Image.OPTIMIZER_GPU: self.optimizer_gpu_image,
             Image.SERVER: self.server_image,
             Image.SERVER_TORCH: self.server_torch_image,
+            Image.SERVER_GPU: self.server_gpu_image,
         }
         return references[image]
 

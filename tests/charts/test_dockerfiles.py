@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[2]
-LARGE = ("server-torch", "optimizer-torch", "optimizer-tensorflow", "optimizer-sklearn")
+LARGE = ("server-torch", "optimizer-torch", "optimizer-tensorflow", "optimizer-sklearn", "server-gpu", "optimizer-gpu")
 DOCKERFILES = {
     name: (ROOT / "docker" / f"Dockerfile.{name}").read_text() for name in ("operator", "server", "optimizer", *LARGE)
 }
@@ -39,9 +39,9 @@ def test_only_locked_packages_are_installed(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", LARGE)
-def test_an_image_with_a_framework_starts_as_the_slim_one_so_that_they_share_layers(name: str) -> None:
+def test_a_large_image_starts_as_the_slim_one_so_that_they_share_layers(name: str) -> None:
     def first_stage(text: str) -> str:
-        return text[text.index("ARG PYTHON") : text.index("COPY --from=packages")]
+        return text[text.index("ARG PYTHON") : text.index("FROM ${PYTHON}\n")]
 
     assert first_stage(DOCKERFILES[name]) == first_stage(DOCKERFILES[name.partition("-")[0]])
 
@@ -66,6 +66,7 @@ def test_the_build_context_is_nothing_but_code_and_locks() -> None:
     assert "*" in ignored
     kept = {line.removeprefix("!") for line in ignored if line.startswith("!")}
     locks = (
-        f"requirements/{name}.txt" for name in ("operator", "server", "optimizer", "torch", "tensorflow", "sklearn")
+        f"requirements/{name}.txt"
+        for name in ("operator", "server", "optimizer", "torch", "tensorflow", "sklearn", "gpu")
     )
     assert kept == {"operator/fettle", "tools/torch_on_cpu.py", *locks}

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 
 from fettle.api.recipe import RecipeStep
-from fettle.api.vocabulary import FormatName, ModelFormat, Precision, RuntimeName, StepKind
+from fettle.api.vocabulary import DeviceKind, FormatName, ModelFormat, Precision, RuntimeName, StepKind
 
 PORTABLE: ModelFormat = "ONNX"  # what every source is converted to, and builds start from
 # Runs the portable form after each step of its making, so it need not be asked whether it loads it.
@@ -29,8 +29,10 @@ class Image(StrEnum):
     OPTIMIZER_TORCH = "optimizer-torch"
     OPTIMIZER_TENSORFLOW = "optimizer-tensorflow"
     OPTIMIZER_SKLEARN = "optimizer-sklearn"
+    OPTIMIZER_GPU = "optimizer-gpu"
     SERVER = "server"
     SERVER_TORCH = "server-torch"
+    SERVER_GPU = "server-gpu"
 
 
 @dataclass(frozen=True)
@@ -58,6 +60,8 @@ class StepEntry:
     bounded: bool = (
         False  # looks at the answers and at how many of them may change, which are then part of the cache key
     )
+    finishes: bool = False  # ends each build of its family: puts the file into the form that its device takes
+    on_device: bool = False  # is built on a node of the target, for the device at hand
 
 
 @dataclass(frozen=True)
@@ -86,13 +90,15 @@ class RuntimeEntry:
     loads: tuple[ModelFormat, ...]
     precisions: tuple[Precision, ...]
     process_bytes: int
-    by_default: bool = False  # tried on a target that names no runtimes
+    by_default: bool = False  # tried on a target of its device that names no runtimes
+    device: DeviceKind = DeviceKind.CPU
     repeats: bool = True  # answers the same inputs alike each time, but for float noise
 
 
 _SERVED = frozenset({"numpy", "onnxruntime", "openvino"})
-_OPTIMIZING = _SERVED | {"nncf", "onnx"}
+_OPTIMIZING = _SERVED | {"nncf", "onnx", "onnxconverter-common"}
 _TABLES = frozenset({"catboost", "lightgbm", "onnxmltools", "scikit-learn", "skl2onnx", "skops", "xgboost-cpu"})
+_ON_GPUS = frozenset({"cuda-bindings", "onnxruntime-gpu", "tensorrt-cu12", "tensorrt-rtx-cu12"})
 
 # Of Jobs and of servers, each from small to large.
 IMAGES: tuple[ImageEntry, ...] = (
@@ -100,8 +106,10 @@ IMAGES: tuple[ImageEntry, ...] = (
     ImageEntry(Image.OPTIMIZER_TORCH, _OPTIMIZING | {"onnxscript", "torch"}),
     ImageEntry(Image.OPTIMIZER_TENSORFLOW, _OPTIMIZING | {"ai-edge-litert", "keras", "tensorflow-cpu", "tf2onnx"}),
     ImageEntry(Image.OPTIMIZER_SKLEARN, _OPTIMIZING | _TABLES),
+    ImageEntry(Image.OPTIMIZER_GPU, _OPTIMIZING | _ON_GPUS),
     ImageEntry(Image.SERVER, _SERVED, serves=True),
     ImageEntry(Image.SERVER_TORCH, _SERVED | {"onnx", "onnxscript", "torch"}, serves=True),
+    ImageEntry(Image.SERVER_GPU, _SERVED | _ON_GPUS, serves=True),
 )
 
 STEPS: tuple[StepEntry, ...] = (
@@ -163,6 +171,45 @@ STEPS: tuple[StepEntry, ...] = (
         lossy=True,
         revision=2,
         instruction_set=True,  # as above
+    ),
+    # On GPUs the same QDQ file serves every runtime: both sides signed and symmetric, biases in floating point, products only.
+    *(
+        StepEntry(
+            StepKind.QUANTIZE_STATIC,
+            family,
+            "ONNX",
+            ("onnx", "onnxruntime"),
+            "onnxruntime_quantize:symmetric",
+            lossy=True,
+            calibration=True,
+        )
+        for family in (RuntimeName.ONNXRUNTIME_CUDA, RuntimeName.TENSORRT, RuntimeName.TENSORRT_RTX)
+    ),
+    # What ends a build for a GPU: the precision is the file's there, and an engine one architecture's.
+    StepEntry(
+        StepKind.OPTIMIZE_GRAPH,
+        RuntimeName.ONNXRUNTIME_CUDA,
+        "ONNX",
+        ("onnx", "onnxconverter-common"),
+        "onnx_precision:cast",
+        finishes=True,
+    ),
+    StepEntry(
+        StepKind.OPTIMIZE_GRAPH,
+        RuntimeName.TENSORRT,
+        "TensorRT",
+        ("onnx", "onnxconverter-common", "tensorrt-cu12"),
+        "tensorrt_engine:compile_engine",
+        finishes=True,
+        on_device=True,
+    ),
+    StepEntry(
+        StepKind.OPTIMIZE_GRAPH,
+        RuntimeName.TENSORRT_RTX,
+        "TensorRT-RTX",
+        ("onnx", "onnxconverter-common", "tensorrt-rtx-cu12"),
+        "tensorrt_engine:compile_engine",
+        finishes=True,
     ),
 )
 
@@ -260,9 +307,40 @@ RUNTIMES: tuple[RuntimeEntry, ...] = (
         (Precision.FLOAT32,),
         process_bytes=480 << 20,
     ),
+    # Of the host's memory: a process that has loaded CUDA's libraries. Not measured on a GPU; a bound that leaves room.
+    RuntimeEntry(
+        RuntimeName.ONNXRUNTIME_CUDA,
+        "onnxruntime-gpu",
+        ("ONNX",),
+        (Precision.FLOAT32, Precision.FLOAT16),
+        process_bytes=2 << 30,
+        by_default=True,
+        device=DeviceKind.NVIDIA,
+    ),
+    RuntimeEntry(
+        RuntimeName.TENSORRT,
+        "tensorrt-cu12",
+        ("TensorRT",),
+        (Precision.FLOAT32, Precision.FLOAT16),
+        process_bytes=2 << 30,
+        device=DeviceKind.NVIDIA,
+    ),
+    RuntimeEntry(
+        RuntimeName.TENSORRT_RTX,
+        "tensorrt-rtx-cu12",
+        ("TensorRT-RTX",),
+        (Precision.FLOAT32, Precision.FLOAT16),
+        process_bytes=2 << 30,
+        by_default=True,
+        device=DeviceKind.NVIDIA,
+    ),
 )
 
-DEFAULT_RUNTIMES = tuple(entry.runtime for entry in RUNTIMES if entry.by_default)
+DEFAULT_RUNTIMES = tuple(entry.runtime for entry in RUNTIMES if entry.by_default and entry.device is DeviceKind.CPU)
+DEFAULT_GPU_RUNTIMES = tuple(
+    entry.runtime for entry in RUNTIMES if entry.by_default and entry.device is DeviceKind.NVIDIA
+)
+NVIDIA_RESOURCES = "nvidia.com/"  # what NVIDIA's device plugin offers: gpu, gpu.shared, mig-1g.10gb, ...
 
 _STEPS = {(entry.kind, entry.family): entry for entry in STEPS}
 _FORMATS = {entry.format: entry for entry in FORMATS}
@@ -278,6 +356,17 @@ def step(step: RecipeStep, family: RuntimeName) -> StepEntry | None:
     """The row of `step` in `family`, or None where it does not exist (then the candidate is RecipeNotApplicable)."""
     known = kind(step)
     return _STEPS.get((known, family)) if known is not None else None
+
+
+def finish(family: RuntimeName) -> StepEntry | None:
+    """The row of what ends each build of that family, where there is such a step."""
+    entry = _STEPS.get((StepKind.OPTIMIZE_GRAPH, family))
+    return entry if entry is not None and entry.finishes else None
+
+
+def runs_engines(name: RuntimeName) -> bool:
+    """Whether a runtime loads nothing but what was compiled for its device."""
+    return PORTABLE not in runtime(name).loads and finish(name) is not None
 
 
 def lossy(steps: Iterable[RecipeStep], precision: Precision) -> bool:

@@ -107,12 +107,14 @@ class CpuClass(ApiModel):
     vnni: bool = False
     bf16: bool = False
     amx: bool = False
+    gpu: str | None = None  # product and architecture, where a runtime uses one: 'NVIDIA L4 sm89'
 
     @property
     def label(self) -> str:
         """One word for a person: 'GenuineIntel x86_64 avx512+vnni+amx'."""
         names = [name for name in ("avx2", "avx512", "vnni", "bf16", "amx") if getattr(self, name)]
-        return f"{self.vendor} {self.architecture} {'+'.join(names) or 'baseline'}"
+        of_cpu = f"{self.vendor} {self.architecture} {'+'.join(names) or 'baseline'}"
+        return of_cpu if self.gpu is None else f"{of_cpu}, {self.gpu}"
 
 
 class Distribution(ApiModel):

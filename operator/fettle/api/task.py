@@ -20,7 +20,16 @@ from fettle.api.labels import LabelReading
 from fettle.api.optimizedmodel import SourceSpec
 from fettle.api.recipe import RecipeStep, RuntimeSettings
 from fettle.api.signature import Signature
-from fettle.api.vocabulary import Basis, CandidateState, ModelFormat, Objective, RuntimeName, Sha256
+from fettle.api.vocabulary import (
+    Architecture,
+    Basis,
+    CandidateState,
+    ModelFormat,
+    Objective,
+    Precision,
+    RuntimeName,
+    Sha256,
+)
 
 SCHEMA_VERSION = 1
 # Raised with every change in how labels are read, answers are compared or candidates are rejected: an answer that was found by other
@@ -77,16 +86,29 @@ class LossBound(ApiModel):
     evaluation: EvaluationSpec | None = None
 
 
+class DeviceForm(ApiModel):
+    """The form in which a build's file is run on a GPU: what is a setting elsewhere is the file's own there.
+
+    `architecture` is that of an engine, which also has either one `batch_size`, or takes one item to the largest of `batch_sizes`.
+    """
+
+    precision: Precision = Precision.FLOAT32
+    architecture: Architecture | None = None
+    batch_size: int | None = None
+    batch_sizes: tuple[int, ...] = (1,)
+
+
 class BuildPlan(ApiModel):
     """A build: a recipe for a family of runtimes. It serves every candidate that differs only in settings.
 
-    `loss` is there where a step chooses by what it loses.
+    `loss` is there where a step chooses by what it loses, `form` where the last step makes a file for one kind of device.
     """
 
     name: str
     family: RuntimeName
     steps: tuple[RecipeStep, ...]
     loss: LossBound | None = None
+    form: DeviceForm | None = None
 
     @property
     def segments(self) -> tuple[BuildPlan, ...]:

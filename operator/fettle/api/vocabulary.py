@@ -106,10 +106,23 @@ class RuntimeName(StrEnum):
     ONNXRUNTIME = "onnxruntime"
     OPENVINO = "openvino"
     TORCHSCRIPT = "torchscript"
+    ONNXRUNTIME_CUDA = "onnxruntime-cuda"
+    TENSORRT = "tensorrt"
+    TENSORRT_RTX = "tensorrt-rtx"
 
 
-# What the files of a model in the store are.
-ModelFormat = Literal["ONNX", "OpenVINO", "TorchScript", "TorchExport"]
+class DeviceKind(StrEnum):
+    """What computes."""
+
+    CPU = "cpu"
+    NVIDIA = "nvidia"
+
+
+# Compute capability of an NVIDIA GPU: sm89 is 8.9.
+Architecture = Annotated[str, Field(pattern=r"^sm[0-9]{2,3}$", max_length=8)]
+
+# What the files of a model in the store are. The last two are engines, one library's each.
+ModelFormat = Literal["ONNX", "OpenVINO", "TorchScript", "TorchExport", "TensorRT", "TensorRT-RTX"]
 
 
 class Precision(StrEnum):

@@ -15,6 +15,7 @@ from fettle.cluster.kinds import JOB, OPTIMIZED_MODEL, Object
 from fettle.cluster.owner import OPTIMIZED_MODEL_LABEL, OWNER_ANNOTATION, child
 from fettle.cluster.quantity import quantity
 from fettle.cluster.security import container_security, pod_security
+from fettle.plan.run.devices import gpu_resources
 from fettle.plan.run.images import image_of
 from fettle.plan.run.state import TaskRequest
 from fettle.plan.run.tasks import memory_of
@@ -130,13 +131,15 @@ def _container(jobs: JobsSpec, request: TaskRequest, settings: Settings, claims:
 
 
 def resources_of(jobs: JobsSpec, request: TaskRequest, settings: Settings) -> ResourceSpec:
-    """A measuring Job gets its target's resources, else exactly `threads` cores, so that it measures the model and not its
-    neighbours, and the memory that its models need; the others what spec.jobs says, else the operator's default."""
+    """A Job on its target's nodes gets the target's resources, else exactly `threads` cores, so that it measures the model and not its
+    neighbours, and the memory that its models need; and its GPU in any case. The others get what spec.jobs says, else the operator's default."""
     target = request.target
     if target is not None:
         amounts: dict[str, int | str] = {"cpu": target.threads, "memory": _memory(request.task, settings)}
-        given = target.resources
-        return given if given.requests or given.limits else ResourceSpec(requests=amounts, limits=amounts)
+        given, gpus = target.resources, gpu_resources(target)
+        if given.requests or set(given.limits) - set(gpus):
+            return given.model_copy(update={"limits": {**given.limits, **gpus}})
+        return ResourceSpec(requests={**amounts, **gpus}, limits={**amounts, **gpus})
     given = jobs.resources
     return given if given.requests or given.limits else settings.job_resources
 

@@ -18,7 +18,7 @@ from fettle.cluster.claims import mounts
 from fettle.cluster.kinds import DEPLOYMENT, MODEL_DEPLOYMENT, POD_DISRUPTION_BUDGET, SECRET, SERVICE, Object
 from fettle.cluster.owner import MODEL_DEPLOYMENT_LABEL, OWNER_ANNOTATION, child
 from fettle.cluster.security import container_security, pod_security
-from fettle.plan.rollout.revision import ModelRevision
+from fettle.plan.rollout.revision import ModelRevision, ServedArtifact
 from fettle.plan.rollout.state import TRAFFIC_LABEL
 from fettle.plan.rollout.status import HTTP_PORT
 from fettle.settings import Settings
@@ -250,7 +250,7 @@ def _container(container: str, verb: str, owner: Object, revision: ModelRevision
         "imagePullPolicy": settings.image_pull_policy.value,
         "command": ["python", "-m", "fettle.server", verb],
         "env": [*given, *({"name": key, "value": value} for key, value in environment.items())],
-        "resources": resources_of(revision.server, revision.artifact.threads, settings).to_json(),
+        "resources": resources_of(revision.server, revision.artifact, settings).to_json(),
         "securityContext": container_security(),
         "terminationMessagePolicy": "FallbackToLogsOnError",
         "volumeMounts": [
@@ -291,13 +291,20 @@ def _environment(owner: Object, revision: ModelRevision, settings: Settings) -> 
     return {"HOME": "/tmp", **told}
 
 
-def resources_of(server: ServerSpec, threads: int | None, settings: Settings) -> ResourceSpec:
-    """As the spec says, else the operator's default, else a core a thread: requests = limits, so that latency holds."""
+def resources_of(server: ServerSpec, artifact: ServedArtifact, settings: Settings) -> ResourceSpec:
+    """As the spec says, else the operator's default, else a core a thread: requests = limits, so that latency holds.
+
+    A GPU is added where the artifact needs one and nobody asked for one.
+    """
+    gpus = artifact.placement.limits or {}
     for given in (server.resources, settings.server_resources):
         if given.requests or given.limits:
-            return given
-    amounts: dict[str, int | str] = {"cpu": server.threads or threads or 1, "memory": settings.server_memory}
-    return ResourceSpec(requests=amounts, limits=amounts)
+            asked = any(name.startswith(catalog.NVIDIA_RESOURCES) for name in given.limits)
+            return given if asked or not gpus else given.model_copy(update={"limits": {**given.limits, **gpus}})
+    # What a process on a GPU takes of the host's memory before it has a model.
+    memory = f"{catalog.runtime(artifact.runtime).process_bytes >> 20}Mi" if gpus else settings.server_memory
+    amounts: dict[str, int | str] = {"cpu": server.threads or artifact.threads or 1, "memory": memory}
+    return ResourceSpec(requests={**amounts, **gpus}, limits={**amounts, **gpus})
 
 
 def _pull_secrets(revision: ModelRevision, settings: Settings) -> list[Object]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from dataclasses import replace
 
 from pydantic import ValidationError
 
@@ -14,6 +15,7 @@ from fettle.cluster.answers import JobAnswers, TaskStates
 from fettle.cluster.claims import require_claims
 from fettle.cluster.jobs import job_name, render
 from fettle.cluster.kinds import JOB, OPTIMIZED_MODEL, Object
+from fettle.cluster.nodes import offers
 from fettle.cluster.observe import finished
 from fettle.cluster.owner import controller_of, name_conflict, owned_by, terminating
 from fettle.controller.context import Context
@@ -23,6 +25,7 @@ from fettle.errors import ClusterError, ConflictError, ExistsError
 from fettle.plan import timestamps
 from fettle.plan.commands import Command
 from fettle.plan.run.decide import decide
+from fettle.plan.run.preflight import wants_nodes
 from fettle.plan.run.retry import is_new
 from fettle.plan.run.state import RunDecision, RunSnapshot, TaskPhase, TaskRequest
 from fettle.plan.run.status import READY, is_settled
@@ -48,7 +51,10 @@ class OptimizedModels:
             await _report_invalid(context, obj, error)
             return None
         tasks = await self._gather(context, obj)
-        decision = decide(_snapshot(context, obj, spec, tasks))
+        snapshot = _snapshot(context, obj, spec, tasks)
+        if context.settings.gpu_preflight and wants_nodes(snapshot):
+            snapshot = replace(snapshot, nodes=await offers(context.client))
+        decision = decide(snapshot)
         look = await self._apply_jobs(context, obj, spec, tasks, decision)
         await _write_status(context, obj, decision)
         looks = (look, tasks.look_seconds, decision.requeue_seconds)

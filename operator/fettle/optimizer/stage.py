@@ -23,7 +23,7 @@ from fettle.api.task import AnyTask, BuildTask, MeasureTask, PrepareTask, Publis
 from fettle.api.text import clip
 from fettle.api.vocabulary import CandidateState
 from fettle.errors import FettleError, UsageError
-from fettle.runtimes import cpu
+from fettle.runtimes import cpu, machine
 from fettle.store.cache import build_key
 from fettle.store.manifest import is_whole
 from fettle.store.store import AnyReport, Store
@@ -153,13 +153,17 @@ def _earlier(task: AnyTask, store: Store, report: AnyReport | None) -> AnyReport
     Preparing decides for itself: the file behind the same address may be another one by now.
     """
     if isinstance(task, BuildTask) and isinstance(report, BuildReport):
-        if report.built is None:  # another class of CPU may build what this one could not
-            here = build_key(task.plan, task.portable, task.calibration, cpu.detect(), task.follows)
-            return report if report.cache_key == here else None
+        # Another class of CPU may build what this one could not, and an engine is of no use to another release.
+        here = build_key(task.plan, task.portable, task.calibration, cpu.detect(), task.follows)
+        if report.cache_key != here and (report.built is None or task.plan.form is not None):
+            return None
+        if report.built is None:
+            return report
         return report if all(store.has_blob(file.sha256, file.bytes) for file in report.built.files) else None
     if isinstance(task, MeasureTask) and isinstance(report, MeasureReport):
         holds = not any(row.state == CandidateState.FAILED for row in report.candidates)
-        holds = holds and report.measured_on == cpu.detect()
+        runtimes = [candidate.plan.runtime for candidate in (task.baseline, *task.candidates)]
+        holds = holds and report.measured_on == machine.detect(runtimes)
         artifacts = {row.artifact for row in report.candidates if row.artifact is not None}
         return report if holds and all(is_whole(store, digest) for digest in artifacts) else None
     if isinstance(task, PublishTask) and isinstance(report, PublishReport):

@@ -11,7 +11,7 @@ import numpy as np
 from fettle.api.reasons import Reason
 from fettle.api.signature import Signature
 from fettle.errors import RuntimeFailure
-from fettle.runtimes import base, cpu
+from fettle.runtimes import base, cpu, machine
 from fettle.runtimes.base import Array, Interrupt, Session
 from fettle.store.manifest import Manifest, check_fetched, model_entry
 
@@ -32,12 +32,13 @@ def load(folder: Path, sha256: str, threads: int | None = None) -> tuple[Manifes
     return manifest, runtime.load(model_entry(folder, manifest), settings, manifest.signature)
 
 
-def require_cpu(manifest: Manifest, advice: str) -> None:
-    """Raises RuntimeFailure (NodeIncompatible), ending with `advice`, where this CPU lacks what the artifact needs to be right."""
+def require_machine(manifest: Manifest, advice: str) -> None:
+    """Raises RuntimeFailure (NodeIncompatible), ending with `advice`, where this machine lacks what the artifact needs to be right."""
     here = cpu.detect()
-    missing = cpu.missing(manifest.requires, here)
+    missing = machine.missing(manifest.requires, here)
     if missing:
-        message = f"this node's CPU ({here.label}) lacks {', '.join(missing)}, which the artifact needs; {advice}"
+        what = machine.describe(manifest.requires, here)
+        message = f"this node's {what} lacks {', '.join(missing)}, which the artifact needs; {advice}"
         raise RuntimeFailure(message, reason=Reason.NODE_INCOMPATIBLE)
 
 

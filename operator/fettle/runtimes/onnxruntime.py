@@ -170,19 +170,21 @@ def _way_of_running(signature: Signature) -> Callable[..., list[Array]]:
 
 
 class OnnxRuntime:
-    """See `base.Runtime`."""
+    """See `base.Runtime`. `providers` compute, each what those in front of it do not; `precisions` are those that a file may be in."""
 
     name = RuntimeName.ONNXRUNTIME
+    providers: tuple[Any, ...] = ("CPUExecutionProvider",)
+    precisions = frozenset({Precision.FLOAT32})
 
     def load(self, entry: Path, settings: RuntimeSettings, signature: Signature | None = None) -> Session:
         """See `base.Runtime.load`. A static `batch_size` has no meaning here and is refused; `streams` are callers of one session."""
-        if settings.precision != Precision.FLOAT32:
+        if settings.precision not in self.precisions:
             message = f"onnxruntime computes in float32 on CPU; {settings.precision} is not a setting it has"
             raise RuntimeFailure(message, reason=Reason.NODE_INCOMPATIBLE)
         if settings.batch_size is not None:
             message = "onnxruntime has no fixed batch size; leave it at its default"
             raise RuntimeFailure(message, reason=Reason.RECIPE_NOT_APPLICABLE)
-        session = OnnxRuntimeSession(_load(entry, _options(settings)), settings, signature)
+        session = OnnxRuntimeSession(self.open(entry, _options(settings)), settings, signature)
         require_settings(session, settings, "onnxruntime")
         return session
 
@@ -194,7 +196,7 @@ class OnnxRuntime:
             options = _options(settings)
             options.enable_profiling = True
             options.profile_file_prefix = str(Path(folder) / "profile")
-            raw = _load(entry, options)
+            raw = self.open(entry, options)
             OnnxRuntimeSession(raw, settings, signature).infer(inputs)
             events = json.loads(Path(raw.end_profiling()).read_text())
         return _executed(events)
@@ -205,7 +207,7 @@ class OnnxRuntime:
             options = _options(settings)
             options.enable_profiling = True
             options.profile_file_prefix = str(Path(folder) / "profile")
-            raw = _load(entry, options)
+            raw = self.open(entry, options)
             session = OnnxRuntimeSession(raw, settings, None)
             for _ in range(runs + 1):
                 session.infer(inputs)
@@ -217,7 +219,16 @@ class OnnxRuntime:
 
     def capabilities(self) -> frozenset[Precision]:
         """See `base.Runtime.capabilities`."""
-        return frozenset({Precision.FLOAT32})
+        return self.precisions
+
+    def open(self, entry: Path, options: ort.SessionOptions) -> ort.InferenceSession:
+        """The library's own session. Raises RuntimeFailure."""
+        if not entry.is_file():
+            raise RuntimeFailure(f"{entry} does not exist")
+        try:
+            return ort.InferenceSession(str(entry), options, providers=list(self.providers))
+        except Exception as error:  # the library's own errors have no common base but Exception
+            raise _failure("onnxruntime could not load the model", error, entry) from error
 
 
 def _options(settings: RuntimeSettings) -> ort.SessionOptions:
@@ -228,15 +239,6 @@ def _options(settings: RuntimeSettings) -> ort.SessionOptions:
     if settings.graph_optimization:
         options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_ENABLE_ALL
     return options
-
-
-def _load(entry: Path, options: ort.SessionOptions) -> ort.InferenceSession:
-    if not entry.is_file():
-        raise RuntimeFailure(f"{entry} does not exist")
-    try:
-        return ort.InferenceSession(str(entry), options, providers=["CPUExecutionProvider"])
-    except Exception as error:  # the library's own errors have no common base but Exception
-        raise _failure("onnxruntime could not load the model", error, entry) from error
 
 
 def _failure(what: str, error: Exception, entry: Path | None = None) -> RuntimeFailure:

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import functools
+import logging
+import os
+import signal
 import time
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,11 +13,14 @@ from pathlib import Path
 from fettle.runtimes import artifact, cpu
 from fettle.runtimes.artifact import Parts
 from fettle.runtimes.base import Array, Interrupt, Interrupted, Session
+from fettle.runtimes.cuda import ContextLost
 from fettle.server.batcher import Batcher, Gone
 from fettle.server.pace import LONG_SECONDS, Pace, short_seconds
 from fettle.server.request import Code, InferRequest, RequestError
 from fettle.server.warmup import warm_up
 from fettle.store.manifest import Manifest
+
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -124,7 +130,12 @@ class ServedModel:
             self._replaying = None
 
     def _run(self, inputs: dict[str, Array], rows: int, interrupt: Interrupt | None = None) -> dict[str, Array]:
-        return self._parts.infer(self.session, inputs, rows, interrupt)
+        try:
+            return self._parts.infer(self.session, inputs, rows, interrupt)
+        except ContextLost:
+            log.critical("the GPU's context is lost: this process ends, and its container is started again")
+            os.kill(os.getpid(), signal.SIGTERM)
+            raise
 
     def close(self) -> None:
         """Free the model; waits for the request that is running."""

@@ -5,6 +5,7 @@ The key is the digest of everything that decides a build's bytes. A failure is n
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 from collections.abc import Iterable
 from functools import lru_cache
@@ -26,11 +27,14 @@ MODEL = TypeAdapter(StoredModel)
 
 @lru_cache
 def version(distribution: str) -> str:
-    """Version of an installed distribution; ABSENT where it is not installed (then the build cannot run here either)."""
-    try:
-        return metadata.version(distribution)
-    except metadata.PackageNotFoundError:
-        return ABSENT
+    """Version of an installed distribution; ABSENT where it is not installed (then the build cannot run here either).
+
+    A library whose build for GPUs is a distribution of its own has that one's version where only that is installed.
+    """
+    for name in (distribution, f"{distribution}-gpu"):
+        with contextlib.suppress(metadata.PackageNotFoundError):
+            return metadata.version(name)
+    return ABSENT
 
 
 def versions(distributions: Iterable[str]) -> dict[str, str]:
@@ -74,6 +78,8 @@ def build_key(
     }
     if plan.loss is not None and any(entry is not None and entry.bounded for entry in entries):
         document["loss"] = plan.loss.to_json()  # how answers are judged may change: what it chose is certified anyway
+    if plan.form is not None:
+        document["form"] = plan.form.to_json()
     return hashlib.sha256(rfc8785.dumps(document)).hexdigest()
 
 

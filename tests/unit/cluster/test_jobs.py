@@ -81,6 +81,17 @@ TARGET = spec(
         }
     ]
 ).targets[0]
+GPU_TARGET = spec(
+    targets=[
+        {
+            "name": "l4",
+            "device": {"kind": "nvidia", "architecture": "sm89"},
+            "nodeSelector": {"nvidia.com/gpu.compute.major": "8"},
+            "tolerations": [{"key": "nvidia.com/gpu", "operator": "Exists"}],
+            "runtimeClassName": "nvidia",
+        }
+    ]
+).targets[0]
 JOBS = JobsSpec.model_validate(
     {
         "serviceAccountName": "optimizer",
@@ -100,6 +111,7 @@ CASES = {
     "prepare": (JobsSpec(), wanted(prepare(data=DATA), "prepare")),
     "publish-with-everything-in-spec-jobs": (JOBS, wanted(publish(), "publish")),
     "measure-on-its-target": (JOBS, wanted(publish(), "measure", target=TARGET)),
+    "measure-on-a-gpu": (JobsSpec(), wanted(publish(), "measure", target=GPU_TARGET)),
 }
 
 
@@ -141,6 +153,23 @@ def test_a_measuring_job_asks_for_the_memory_its_models_need(megabytes: int, mem
     pod = render(OWNER, JobsSpec(), wanted(task, "measure", target=TARGET), SETTINGS)["spec"]["template"]["spec"]
     resources = pod["containers"][0]["resources"]
     assert resources["limits"]["memory"] == resources["requests"]["memory"] == memory
+
+
+@pytest.mark.parametrize(
+    ("target", "limits"),
+    [
+        ({"device": {"kind": "nvidia"}}, {"cpu": 1, "memory": "2Gi", "nvidia.com/gpu": 1}),
+        ({"resources": {"limits": {"nvidia.com/gpu": 2}}}, {"cpu": 1, "memory": "2Gi", "nvidia.com/gpu": 2}),
+        ({"resources": {"limits": {"nvidia.com/mig-1g.10gb": 1}}}, {"cpu": 1, "memory": "2Gi", "nvidia.com/mig-1g.10gb": 1}),
+        ({"device": {"kind": "nvidia"}, "resources": {"limits": {"cpu": 4}}}, {"cpu": 4, "nvidia.com/gpu": 1}),
+        ({"device": {"kind": "cpu"}}, {"cpu": 1, "memory": "2Gi"}),
+    ],
+    ids=["one, by the device", "as many as the limits say", "a part of one", "beside other limits", "none"],
+)  # fmt: skip
+def test_a_job_on_a_gpu_asks_for_it(target: dict[str, Any], limits: dict[str, Any]) -> None:
+    (asked,) = spec(targets=[{"name": "gpu", **target}]).targets
+    pod = render(OWNER, JobsSpec(), wanted(publish(), "measure", target=asked), SETTINGS)["spec"]["template"]["spec"]
+    assert pod["containers"][0]["resources"]["limits"] == limits
 
 
 def test_each_attempt_owner_and_task_has_a_name_of_its_own() -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +25,7 @@ GOLDEN = Path(__file__).parent / "golden"
 OWNER = {"metadata": {"namespace": "team", "name": "digits", "uid": "3e1c7f1e", "generation": 2}}
 SETTINGS = Settings(server_image="registry.example/server:1", image_pull_secrets=("pull",))
 SHA = "ab" * 32
+GPU = "nvidia.com/gpu"
 URI = f"pvc://fettle-store/artifacts/{SHA}"
 
 
@@ -63,6 +65,24 @@ EVERYTHING = revision(
 
 
 ENCRYPTED = OWNER | {"spec": {"server": {"tls": {"secretName": "digits-tls"}}}}
+ON_A_GPU = replace(
+    revision(),
+    artifact=ServedArtifact(
+        URI,
+        SHA,
+        RuntimeName.TENSORRT_RTX,
+        1,
+        Placement.model_validate(
+            {
+                "nodeSelector": {"nvidia.com/gpu.compute.major": "8", "nvidia.com/gpu.compute.minor": "9"},
+                "tolerations": [{"key": "nvidia.com/gpu", "operator": "Exists"}],
+                "runtimeClassName": "nvidia",
+                "architecture": "sm89",
+                "limits": {GPU: 1},
+            }
+        ),
+    ),
+)
 
 
 @pytest.mark.parametrize(
@@ -70,6 +90,7 @@ ENCRYPTED = OWNER | {"spec": {"server": {"tls": {"secretName": "digits-tls"}}}}
     [
         ("serving-pod-template", serving.pod_template(OWNER, revision(), SETTINGS)),
         ("serving-pod-template-with-everything", serving.pod_template(OWNER, EVERYTHING, SETTINGS)),
+        ("serving-pod-template-on-a-gpu", serving.pod_template(OWNER, ON_A_GPU, SETTINGS)),
         ("serving-deployment", serving.deployment(OWNER, "0123456789", URI, {"metadata": {}, "spec": {}}, 3)),
         ("serving-service", serving.service(OWNER, "0123456789")),
         ("serving-service-with-tls", serving.service(ENCRYPTED, "0123456789")),
@@ -136,19 +157,24 @@ def test_the_contracts_environment_wins_over_the_users() -> None:
 
 
 @pytest.mark.parametrize(
-    ("spec", "default", "expected"),
+    ("spec", "default", "gpus", "expected"),
     [
-        ({}, {}, {"cpu": 2, "memory": "1Gi"}),
-        ({"threads": 4}, {}, {"cpu": 4, "memory": "1Gi"}),
-        ({}, {"limits": {"cpu": "3"}}, {"cpu": "3"}),
-        ({"resources": {"limits": {"cpu": "5"}}}, {"limits": {"cpu": "3"}}, {"cpu": "5"}),
+        ({}, {}, {}, {"cpu": 2, "memory": "1Gi"}),
+        ({"threads": 4}, {}, {}, {"cpu": 4, "memory": "1Gi"}),
+        ({}, {"limits": {"cpu": "3"}}, {}, {"cpu": "3"}),
+        ({"resources": {"limits": {"cpu": "5"}}}, {"limits": {"cpu": "3"}}, {}, {"cpu": "5"}),
+        ({}, {}, {GPU: 1}, {"cpu": 2, "memory": "160Mi", GPU: 1}),
+        ({}, {"limits": {"cpu": "3"}}, {GPU: 1}, {"cpu": "3", GPU: 1}),
+        ({"resources": {"limits": {"cpu": "5"}}}, {}, {"nvidia.com/mig-1g.10gb": 1}, {"cpu": "5", "nvidia.com/mig-1g.10gb": 1}),
+        ({"resources": {"limits": {GPU: 2}}}, {}, {GPU: 1}, {GPU: 2}),
     ],
-)
-def test_resources_come_from_the_spec_then_the_settings_then_the_threads(
-    spec: dict[str, Any], default: dict[str, Any], expected: dict[str, Any]
+)  # fmt: skip
+def test_resources_come_from_the_spec_then_the_settings_then_the_threads_and_a_gpu_from_the_artifact(
+    spec: dict[str, Any], default: dict[str, Any], gpus: dict[str, int], expected: dict[str, Any]
 ) -> None:
     settings = Settings(server_resources=ResourceSpec.model_validate(default))
-    assert serving.resources_of(ServerSpec.model_validate(spec), 2, settings).limits == expected
+    artifact = revision({"limits": gpus} if gpus else None).artifact
+    assert serving.resources_of(ServerSpec.model_validate(spec), artifact, settings).limits == expected
 
 
 def test_a_pod_outlives_its_drain() -> None:

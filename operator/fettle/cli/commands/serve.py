@@ -18,7 +18,7 @@ from fettle.cli.local.model_options import gathered
 from fettle.cli.local.mounts import DEFAULT_FOLDER
 from fettle.cli.local.served import ServedFolder, served_folder
 from fettle.errors import FettleError, UsageError
-from fettle.runtimes.artifact import require_cpu
+from fettle.runtimes.artifact import require_machine
 from fettle.server import example
 from fettle.server.model import ServedModel
 from fettle.server.process import serve as run
@@ -111,7 +111,7 @@ def serve(source: str, target: str | None, store: Path, name: str | None, thread
         ports.require_free()
         served = served_folder(source, store.expanduser(), target, folder / "artifact")
         manifest = read_fetched(served.folder, served.sha256)
-        require_cpu(manifest, "it was optimized on another machine: run `fettle optimize` here")
+        require_machine(manifest, "it was optimized on another machine: run `fettle optimize` here")
         status = _serve(_settings(served, name, threads, ports), folder)
     leave(status)
 

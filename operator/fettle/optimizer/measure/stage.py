@@ -27,7 +27,7 @@ from fettle.optimizer.measure.cgroup import Limits, Throttling
 from fettle.optimizer.measure.clock import BASELINE, Clock, LoadedModel, TimedCandidate, groups
 from fettle.optimizer.measure.schedule import TimingSchedule
 from fettle.optimizer.measure.search import Certificate, ScreenedCandidate, hold_finals, sort_out
-from fettle.runtimes import cpu
+from fettle.runtimes import machine
 from fettle.store.arrays import mapped, restored
 from fettle.store.store import Store
 
@@ -42,15 +42,15 @@ def measure(task: MeasureTask, store: Store, schedule: TimingSchedule) -> Measur
     Raises FettleError only where nothing can be said: no items, a baseline that does not run, a store that fails.
     """
     began = time.monotonic()
-    machine = cpu.detect()
+    here = machine.detect(candidate.plan.runtime for candidate in (task.baseline, *task.candidates))
     with tempfile.TemporaryDirectory(prefix="fettle-measure-") as folder:
-        run = _Measuring(task, store, Path(folder), machine, schedule)
+        run = _Measuring(task, store, Path(folder), here, schedule)
         run.judge_original()
         run.screen()
         run.hold_finals()
         candidates = run.conclude()
         return MeasureReport(
-            measured_on=machine,
+            measured_on=here,
             baseline=rows.baseline_row(task, run.certifying.reference, run.clock.baseline),
             candidates=candidates,
             distributions=run.clock.distributions(),
@@ -63,10 +63,8 @@ def measure(task: MeasureTask, store: Store, schedule: TimingSchedule) -> Measur
 class _Measuring:
     """One task, step by step."""
 
-    def __init__(
-        self, task: MeasureTask, store: Store, folder: Path, machine: CpuClass, schedule: TimingSchedule
-    ) -> None:
-        self.task, self.store, self._folder, self._machine = task, store, folder, machine
+    def __init__(self, task: MeasureTask, store: Store, folder: Path, here: CpuClass, schedule: TimingSchedule) -> None:
+        self.task, self.store, self._folder, self._machine = task, store, folder, here
         self.notes: list[str] = []
         self.certifying = self._bench("certifying", task.items)
         self._screening = self._bench("screening", task.screening or task.items, SCREENING_ITEMS)

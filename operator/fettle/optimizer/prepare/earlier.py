@@ -11,7 +11,7 @@ import rfc8785
 from fettle.api import catalog
 from fettle.api.report import PrepareReport
 from fettle.api.task import task_hash
-from fettle.api.vocabulary import FormatName
+from fettle.api.vocabulary import DeviceKind, FormatName
 from fettle.optimizer.data.split import screening
 from fettle.optimizer.onnx import inputs as onnx_inputs
 from fettle.optimizer.onnx import model as onnx_model
@@ -26,7 +26,8 @@ def preparation(format: FormatName) -> str:
     entry = catalog.source_format(format)
     revision = entry.revision if entry is not None else 0
     libraries = versions(entry.libraries if entry is not None else ())
-    runtimes = {row.runtime: version(row.library) for row in catalog.RUNTIMES if catalog.PORTABLE in row.loads}
+    asked = (row for row in catalog.RUNTIMES if catalog.PORTABLE in row.loads and row.device is DeviceKind.CPU)
+    runtimes = {row.runtime: version(row.library) for row in asked}
     document: dict[str, Any] = {"revision": revision, "libraries": libraries, "runtimes": runtimes}
     return hashlib.sha256(rfc8785.dumps(document)).hexdigest()
 

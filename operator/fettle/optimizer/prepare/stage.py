@@ -16,7 +16,7 @@ from fettle.api.report import ConversionFault, PrepareReport, Traits
 from fettle.api.signature import Signature
 from fettle.api.task import PrepareTask, StoredModel
 from fettle.api.text import quoted
-from fettle.api.vocabulary import Basis, FormatName, RuntimeName
+from fettle.api.vocabulary import Basis, DeviceKind, FormatName, RuntimeName
 from fettle.errors import ConversionError, RuntimeFailure
 from fettle.optimizer import sources
 from fettle.optimizer.data.items import Items
@@ -215,12 +215,12 @@ def _status(job: Job, signature: Signature) -> SourceStatus:
 def _runtimes(
     job: Job, path: Path, signature: Signature, untouched: FormatName | None
 ) -> tuple[tuple[RuntimeName, ...], list[str]]:
-    """Runtimes that load the portable form (the one that every step was checked with does) or the `untouched` source, and why the
+    """Runtimes on CPUs that load the portable form (the one that every step was checked with does) or the `untouched` source, and why the
     others do not."""
     refusals = {
         row.runtime: _refusal(row, job.task, path, signature)
         for row in catalog.RUNTIMES
-        if catalog.PORTABLE in row.loads
+        if catalog.PORTABLE in row.loads and row.device is DeviceKind.CPU
     }
     own = (row.runtime for row in catalog.RUNTIMES if catalog.PORTABLE not in row.loads and untouched in row.loads)
     loading = (*(name for name, why in refusals.items() if why is None), *own)

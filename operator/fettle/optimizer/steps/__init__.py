@@ -16,6 +16,8 @@ from fettle import runtimes  # noqa: F401  before any toolchain: it keeps them f
 from fettle.api import catalog
 from fettle.api.catalog import StepEntry
 from fettle.api.recipe import RecipeStep, RuntimeSettings, StepParameters
+from fettle.api.signature import Signature
+from fettle.api.task import DeviceForm
 from fettle.api.text import quoted
 from fettle.api.vocabulary import ModelFormat, RuntimeName
 from fettle.errors import FettleError, RecipeError
@@ -25,8 +27,22 @@ from fettle.optimizer.reference import OriginalAnswers
 from fettle.runtimes import base
 
 Parameters_co = TypeVar("Parameters_co", bound=StepParameters, covariant=True)
-FORMATS: dict[str, ModelFormat] = {".onnx": "ONNX", ".xml": "OpenVINO"}  # by the end of the entry's name
+FORMATS: dict[str, ModelFormat] = {
+    ".onnx": "ONNX",
+    ".xml": "OpenVINO",
+    ".engine": "TensorRT",
+    ".rtx": "TensorRT-RTX",
+}  # by the end of the entry's name
 COMPARED = 3  # items on which an exact step must leave the outputs as they were
+
+
+@dataclass(frozen=True)
+class Device:
+    """What the last step of a build for a GPU makes: the runtime that loads it, the form, and the boundary it has."""
+
+    family: RuntimeName
+    form: DeviceForm
+    signature: Signature
 
 
 @dataclass(frozen=True)
@@ -34,7 +50,7 @@ class Work(Generic[Parameters_co]):
     """What a step works on: the model at `entry`, which it must not change, and an empty `folder` for what it makes.
 
     `loss`: what other answers than the original's are to be judged by; None where nothing says how much may be lost. `notes`: what a step
-    wants to be known of what it made, for a person.
+    wants to be known of what it made, for a person. `device`: what the file is for, where its last step makes it for one kind of device.
     """
 
     entry: Path
@@ -43,15 +59,17 @@ class Work(Generic[Parameters_co]):
     calibration: MappedItems | None
     loss: Loss | None = None
     notes: list[str] = field(default_factory=list)
+    device: Device | None = None
 
 
 @dataclass(frozen=True)
 class Given:
-    """What all steps of a recipe work with: calibration items, what may be lost, and a list for notes."""
+    """What all steps of a recipe work with: calibration items, what may be lost, a list for notes, and the device the file is for."""
 
     calibration: MappedItems | None = None
     loss: Loss | None = None
     notes: list[str] = field(default_factory=list)
+    device: Device | None = None
 
 
 def apply(step: RecipeStep, family: RuntimeName, entry: Path, folder: Path, given: Given) -> Path:
@@ -69,9 +87,9 @@ def apply(step: RecipeStep, family: RuntimeName, entry: Path, folder: Path, give
     make: Callable[[Work[StepParameters]], Path] = getattr(import_module(f"{__name__}.{module}"), function)
     state = _state(entry)
     try:
-        made = make(Work(entry, folder, parameters, given.calibration, given.loss, given.notes))
+        made = make(Work(entry, folder, parameters, given.calibration, given.loss, given.notes, given.device))
         broken = "it changed its input model" if _state(entry) != state else _broken(row, made, folder)
-        if broken is None and not row.lossy and given.calibration is not None:
+        if broken is None and not row.lossy and not row.finishes and given.calibration is not None:
             broken = _moved(row, entry, made, given.calibration)
     except (FettleError, MemoryError, OSError):
         raise

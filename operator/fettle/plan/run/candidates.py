@@ -16,9 +16,10 @@ from fettle.api.reasons import Reason
 from fettle.api.recipe import RuntimeSettings
 from fettle.api.report import PrepareReport
 from fettle.api.task import BuildPlan, CandidatePlan, LossBound
-from fettle.api.vocabulary import AgreementMode, Basis, Metric, Objective, RuntimeName
+from fettle.api.vocabulary import AgreementMode, Basis, DeviceKind, Metric, Objective, RuntimeName
 from fettle.plan.run.constraints import DEFAULT_MAX_DROP, in_force
 from fettle.plan.run.default_plan import default_candidates, default_lines
+from fettle.plan.run.devices import GPU_BASELINE, device_kind, loading, misplaced, on_device
 from fettle.plan.run.images import measurable
 from fettle.plan.run.planned import Finding, PlannedCandidate, planned_candidate
 
@@ -46,6 +47,7 @@ class TargetPlan:
 @dataclass(frozen=True)
 class _Facts:
     spec: OptimizedModelSpec
+    target: TargetSpec
     prepare: PrepareReport
     constraints: Constraints
 
@@ -57,10 +59,10 @@ def possible_builds(spec: OptimizedModelSpec) -> tuple[BuildPlan, ...]:
     """Every build that the plan of this spec may ask for, whatever the model turns out to be: PrepareTask.builds."""
     runtimes = frozenset(runtime for target in spec.targets for runtime in target.runtimes)
     if spec.recipes:
-        candidates = [planned for target in spec.targets for planned in _recipe_candidates(spec, target)]
+        pairs = [(planned, target) for target in spec.targets for planned in _recipe_candidates(spec, target)]
     else:
-        candidates = [line.candidate(target) for target in spec.targets for line in default_lines(runtimes)]
-    candidates = [_bounded(planned, spec) for planned in candidates]
+        pairs = [(line.candidate(target), target) for target in spec.targets for line in default_lines(runtimes)]
+    candidates = [_bounded(planned, spec) for planned, target in pairs if misplaced(planned, target) is None]
     has_data = spec.data.calibration is not None or spec.data.evaluation is not None or allows_lossy(spec)
     builds: dict[str, BuildPlan] = {}
     for planned in candidates:
@@ -81,7 +83,7 @@ def plan_target(
     recipes = tuple(_bounded(planned, spec) for planned in recipes)
     if spec.objective == Objective.THROUGHPUT:
         recipes = tuple(variant for planned in recipes for variant in _with_streams(planned, target.threads))
-    facts = _Facts(spec, prepare, constraints)
+    facts = _Facts(spec, target, prepare, constraints)
     kept = _cut((*original, *recipes), spec)
     applicable = tuple(_refused(planned, facts, (*APPLICABLE, _judged, _provable)) for planned in kept)
     candidates = measurable(applicable, baseline.runtime, prepare.source.format)
@@ -97,6 +99,13 @@ def baseline_plan(target: TargetSpec, prepare: PrepareReport) -> CandidatePlan:
     entry = catalog.source_format(prepare.source.format)
     own = entry.runtime if entry is not None else catalog.PORTABLE_RUNTIME
     untouched = prepare.basis == Basis.SOURCE_RUNTIME
+    if device_kind(target) is DeviceKind.NVIDIA and prepare.portable.format == catalog.PORTABLE:
+        # What a GPU gains is measured on the GPU; a framework that would run the source on the CPU beside it is no baseline.
+        settings = RuntimeSettings(threads=target.threads, graph_optimization=False)
+        untouched = untouched and own == catalog.PORTABLE_RUNTIME
+        return CandidatePlan(
+            name=ORIGINAL, recipe=ORIGINAL, runtime=GPU_BASELINE, settings=settings, untouched=untouched
+        )
     others = (name for name in prepare.portable_runtimes if name != own)
     runtime = own if untouched or own in prepare.portable_runtimes else next(others, own)
     settings = RuntimeSettings(threads=target.threads, graph_optimization=False)
@@ -105,16 +114,13 @@ def baseline_plan(target: TargetSpec, prepare: PrepareReport) -> CandidatePlan:
 
 def _recipe_candidates(spec: OptimizedModelSpec, target: TargetSpec) -> tuple[PlannedCandidate, ...]:
     """The user's recipes, each in every runtime of the target."""
-    return tuple(
-        planned_candidate(
-            recipe.name,
-            runtime,
-            RuntimeSettings(threads=target.threads, precision=recipe.precision),
-            steps=recipe.steps,
-        )
-        for recipe in spec.recipes
-        for runtime in target.runtimes
-    )
+    candidates = []
+    for recipe in spec.recipes:
+        asked = RuntimeSettings(threads=target.threads, precision=recipe.precision)
+        for runtime in target.runtimes:
+            settings, form = on_device(runtime, asked, target)
+            candidates.append(planned_candidate(recipe.name, runtime, settings, steps=recipe.steps, form=form))
+    return tuple(candidates)
 
 
 def _bounded(planned: PlannedCandidate, spec: OptimizedModelSpec) -> PlannedCandidate:
@@ -146,7 +152,7 @@ def _one_per_dead_runtime(target: TargetSpec, prepare: PrepareReport) -> tuple[P
     kept: list[PlannedCandidate] = []
     told_of: set[RuntimeName] = set()
     for planned in default_candidates(target, prepare):
-        missing = {planned.plan.runtime, planned.family} - set(prepare.portable_runtimes)
+        missing = {planned.plan.runtime, planned.family} - loading(prepare)
         if not missing:
             kept.append(planned)
         elif planned.plan.runtime in missing and planned.plan.runtime not in told_of:
@@ -176,7 +182,7 @@ def _refused(planned: PlannedCandidate, facts: _Facts, checks: tuple[Check, ...]
 
 def _loads(planned: PlannedCandidate, facts: _Facts) -> Finding | None:
     for runtime in (planned.plan.runtime, planned.family):
-        if runtime not in facts.prepare.portable_runtimes:
+        if runtime not in loading(facts.prepare):
             notes = "; ".join(note for note in facts.prepare.notes if runtime in note)
             loads, fault = catalog.runtime(runtime).loads, facts.prepare.conversion_fault
             if not notes and fault is not None:
@@ -243,7 +249,12 @@ def _more_calibration(items: int, facts: _Facts) -> str:
     return " made up: raise data.generated.samples" if items else ": give data.calibration or data.evaluation"
 
 
-APPLICABLE = (_known, _loads, _not_quantized_twice, _calibrated)
+def _on_its_device(planned: PlannedCandidate, facts: _Facts) -> Finding | None:
+    text = misplaced(planned, facts.target)
+    return Finding(Reason.RECIPE_NOT_APPLICABLE, text) if text is not None else None
+
+
+APPLICABLE = (_known, _on_its_device, _loads, _not_quantized_twice, _calibrated)
 
 
 def _provable(planned: PlannedCandidate, facts: _Facts) -> Finding | None:

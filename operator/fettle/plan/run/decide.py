@@ -22,6 +22,7 @@ from fettle.plan.run.choose import choose
 from fettle.plan.run.context import RunContext, context_of
 from fettle.plan.run.held_back import held_back
 from fettle.plan.run.planned import Finding, with_notes
+from fettle.plan.run.preflight import locate
 from fettle.plan.run.progress import RunProgress, advance
 from fettle.plan.run.state import RunDecision, RunSnapshot, Stage
 from fettle.plan.run.status import (
@@ -47,8 +48,12 @@ def decide(snapshot: RunSnapshot) -> RunDecision:
     if is_settled(snapshot.status, snapshot.generation) and not order.acts:
         status = settled_status(snapshot, retry.noted(snapshot.status, order))
         return RunDecision((), status, order.events, finished=True)
-    context = context_of(snapshot, order)
-    outcome = _in_time(context, _advance(context))
+    located = locate(snapshot, order)
+    context = context_of(replace(snapshot, spec=located.spec), order, located.devices)
+    if located.fault is not None:
+        outcome = RunOutcome(Stage(located.fault.reason, located.fault.message, finished=True), opened_status(context))
+    else:
+        outcome = _in_time(context, _advance(context))
     status = closed_status(snapshot, outcome)
     emitted = (*order.events, *events(snapshot.status.conditions, outcome.stage, snapshot.generation))
     if outcome.stage.finished:

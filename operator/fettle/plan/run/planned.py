@@ -7,9 +7,9 @@ from dataclasses import dataclass
 
 from fettle.api import catalog
 from fettle.api.reasons import Reason
-from fettle.api.recipe import RecipeStep, RuntimeSettings
-from fettle.api.task import BuildPlan, CandidatePlan
-from fettle.api.vocabulary import RuntimeName
+from fettle.api.recipe import OptimizeGraphStep, RecipeStep, RuntimeSettings
+from fettle.api.task import BuildPlan, CandidatePlan, DeviceForm
+from fettle.api.vocabulary import RuntimeName, StepKind
 
 
 @dataclass(frozen=True)
@@ -68,6 +68,14 @@ class PlannedCandidate:
         return any(step.quantizes for step in self.steps)
 
 
+def _words(form: DeviceForm) -> tuple[str, ...]:
+    """What tells builds of one recipe for several devices apart: ('sm89', 'batch8')."""
+    if form.architecture is None:
+        return (form.precision.lower(),)
+    batch = f"batch{form.batch_size}" if form.batch_size is not None else f"batch1to{max(form.batch_sizes)}"
+    return form.precision.lower(), form.architecture, batch
+
+
 def planned_candidate(
     recipe: str,
     runtime: RuntimeName,
@@ -76,10 +84,18 @@ def planned_candidate(
     steps: tuple[RecipeStep, ...] = (),
     family: RuntimeName | None = None,
     variant: str = "",
+    form: DeviceForm | None = None,
 ) -> PlannedCandidate:
-    """A candidate that, like its build, is named after what they are: `int8-onnxruntime-in-openvino`, `int8-openvino-1thread`."""
+    """A candidate that, like its build, is named after what they are: `int8-onnxruntime-in-openvino`, `int8-openvino-1thread`.
+
+    `form`: that of a file whose last step makes it for a device; the build is named after it too.
+    """
     made_by = family or runtime
-    build = BuildPlan(name=f"{recipe}-{made_by}", family=made_by, steps=steps) if steps else None
+    if catalog.finish(made_by) is not None:  # what such a step does, it does last, and only for a form
+        finish = (RecipeStep(optimize_graph=OptimizeGraphStep()),) if form is not None else ()
+        steps = (*(step for step in steps if catalog.kind(step) is not StepKind.OPTIMIZE_GRAPH), *finish)
+    parts = (recipe, made_by, *_words(form)) if form is not None else (recipe, made_by)
+    build = BuildPlan(name="-".join(parts), family=made_by, steps=steps, form=form) if steps else None
     place = f"{runtime}" if made_by == runtime else f"{made_by}-in-{runtime}"
     name = "-".join(part for part in (recipe, place, variant) if part)
     plan = CandidatePlan(

@@ -22,7 +22,7 @@ from fettle.api.task import (
     PublishTask,
     StoredModel,
 )
-from fettle.api.vocabulary import AgreementMode, CandidateState, Metric
+from fettle.api.vocabulary import AgreementMode, Basis, CandidateState, Metric
 from fettle.plan.run.attempts import AnyTaskProgress
 from fettle.plan.run.candidates import TargetPlan, allows_lossy, possible_builds
 from fettle.plan.run.constraints import describe
@@ -89,6 +89,9 @@ def measure_task(
 ) -> MeasureTask:
     """Screen, certify and time the candidates of a target beside the baseline."""
     spec, target = snapshot.spec, asked.plan.target
+    # On a GPU the portable form may stand in for a source that its framework would run on the CPU.
+    as_it_came = asked.plan.baseline.untouched or prepare.basis == Basis.PORTABLE_FORM
+    baseline = prepare.original if as_it_came else prepare.portable
     return MeasureTask(
         store=store,
         target=target.name,
@@ -96,7 +99,7 @@ def measure_task(
         batch_sizes=target.batch_sizes,
         source_sha256=prepare.source.sha256,
         signature=prepare.signature,
-        baseline=BuiltCandidate(plan=asked.plan.baseline, model=prepare.original),
+        baseline=BuiltCandidate(plan=asked.plan.baseline, model=baseline),
         candidates=tuple(
             BuiltCandidate(plan=candidate.plan, model=asked.files[candidate.name], steps=candidate.steps)
             for candidate in asked.candidates
@@ -114,7 +117,7 @@ def measure_task(
         incumbent=asked.incumbent,
         seconds_per_candidate=snapshot.seconds_per_candidate,
         calibration_sha256=prepare.calibration.sha256 if prepare.calibration is not None else None,
-        basis=prepare.basis,
+        basis=prepare.basis if as_it_came else Basis.PORTABLE_FORM,
     )
 
 
@@ -185,9 +188,10 @@ def model_of(
 
     A runtime that does not load the portable form runs the source.
     """
-    if candidate.plan.untouched or prepare.portable.format not in catalog.runtime(candidate.plan.runtime).loads:
-        return prepare.original
-    return prepare.portable if candidate.build is None else built.get(candidate.build.name)
+    if candidate.build is not None:
+        return built.get(candidate.build.name)
+    portable = prepare.portable.format in catalog.runtime(candidate.plan.runtime).loads
+    return prepare.portable if portable and not candidate.plan.untouched else prepare.original
 
 
 def selected(rows: Sequence[CandidateStatus], target: str) -> CandidateStatus | None:

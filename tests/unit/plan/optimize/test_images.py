@@ -26,6 +26,7 @@ from fettle.api.task import (
 from fettle.api.vocabulary import FormatName, RuntimeName
 from fettle.plan.run.candidates import TargetPlan, plan_target, possible_builds
 from fettle.plan.run.constraints import in_force
+from fettle.plan.run.default_plan import ON_GPUS
 from fettle.plan.run.images import image_of, measured_beside
 from fettle.plan.run.planned import Finding
 from fettle.settings import Settings
@@ -108,9 +109,10 @@ def test_every_image_has_a_setting() -> None:
     assert len({settings.image(image) for image in Image}) == len(Image)
 
 
-def test_only_torchscript_is_served_with_pytorch() -> None:
+def test_only_torchscript_is_served_with_pytorch_and_only_gpus_with_cuda() -> None:
     served = {name: catalog.server_image(name) for name in RuntimeName}
-    assert served == {ORT: Image.SERVER, OPENVINO: Image.SERVER, TORCHSCRIPT: Image.SERVER_TORCH}
+    slim = {ORT: Image.SERVER, OPENVINO: Image.SERVER, TORCHSCRIPT: Image.SERVER_TORCH}
+    assert served == slim | dict.fromkeys(ON_GPUS, Image.SERVER_GPU)
 
 
 def images(*rows: tuple[Image, set[str]]) -> tuple[ImageEntry, ...]:
