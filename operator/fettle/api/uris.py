@@ -91,6 +91,12 @@ def is_remote(uri: str) -> bool:
     return uri.partition("://")[0] in REMOTE_SCHEMES
 
 
+def store_of(artifact: str) -> str:
+    """Address of the store that an artifact lies in (`STORE/artifacts/SHA256`): what a Secret opens, for its files lie beside it."""
+    store, found, _ = artifact.rstrip("/").rpartition("/artifacts/")
+    return store if found else artifact
+
+
 def encode_mounts(folders: Mapping[str, str]) -> str:
     """`FETTLE_MOUNTS` for these folders, by claim."""
     return json.dumps(dict(folders), sort_keys=True)

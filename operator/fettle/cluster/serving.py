@@ -13,7 +13,7 @@ from fettle.api import catalog
 from fettle.api.base import GROUP, MANAGED_LABEL
 from fettle.api.modeldeployment import BatchingSpec, ServerSpec
 from fettle.api.pods import ResourceSpec
-from fettle.api.uris import MOUNTS_VARIABLE, Address, claim_of, encode_mounts
+from fettle.api.uris import MOUNTS_VARIABLE, Address, claim_of, encode_mounts, store_of
 from fettle.cluster import credentials
 from fettle.cluster.claims import mounts
 from fettle.cluster.kinds import DEPLOYMENT, MODEL_DEPLOYMENT, POD_DISRUPTION_BUDGET, SECRET, SERVICE, Object
@@ -203,7 +203,7 @@ def _fetch(owner: Object, revision: ModelRevision, settings: Settings) -> Object
 
 
 def _addresses(revision: ModelRevision) -> tuple[Address, ...]:
-    return (Address(revision.artifact.uri, revision.artifact.secret_name),)
+    return (Address(store_of(revision.artifact.uri), revision.artifact.secret_name),)
 
 
 def _serve(owner: Object, revision: ModelRevision, settings: Settings) -> Object:

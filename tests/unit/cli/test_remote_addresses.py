@@ -11,18 +11,23 @@ import numpy as np
 import pytest
 import yaml
 from click.testing import CliRunner
+from rich.console import Console
 from tests.servers import s3
 from tests.servers.web import WebServer, serving
 from tests.unit.cli import in_process
 from tests.unit.cli.test_misfits import let_through
 from tests.unit.cli.test_quantity_metrics import network
 
+from fettle.api.optimizedmodel_status import ArtifactStatus
 from fettle.api.reasons import Reason
 from fettle.api.uris import Address
 from fettle.api.vocabulary import Metric
+from fettle.cli.commands.optimize import show
 from fettle.cli.local.manifests import read
-from fettle.cli.local.mounts import parse_maps, places
+from fettle.cli.local.mounts import Places, parse_maps, places
+from fettle.cli.local.results import keep_result
 from fettle.cli.main import main
+from fettle.store.manifest import check_fetched, fetch_artifact
 from fettle.store.uris import locate
 
 pytest.importorskip("obstore")
@@ -65,7 +70,7 @@ def secrets(tmp_path: Path, bucket: s3.S3Server, **others: str) -> list[str]:
     return [f"secret/web={tmp_path / 'web'}", f"secret/bucket={tmp_path / 'bucket'}"]
 
 
-async def test_a_model_of_the_web_and_items_of_a_bucket_give_an_artifact(
+async def test_a_model_of_the_web_and_items_of_a_bucket_give_an_artifact_in_a_bucket(
     web: WebServer, bucket: s3.S3Server, tmp_path: Path
 ) -> None:
     made, items, answers = network(ruined=False, sigmoid=False)
@@ -73,15 +78,35 @@ async def test_a_model_of_the_web_and_items_of_a_bucket_give_an_artifact(
     content = io.BytesIO()
     np.savez(content, x=items, labels=answers)
     maps = parse_maps(secrets(tmp_path, bucket))
-    (document,) = read(yaml.safe_dump(manifest(web)), "-", tmp_path).models
-    located = places(document.spec, maps, tmp_path / "store")
+    store = {"uri": "s3://models/store", "secretName": "bucket"}
+    (document,) = read(yaml.safe_dump(manifest(web, store=store)), "-", tmp_path).models
+    located = places(document.spec, maps, None)
     items_at = locate("s3://models/data/items.npz", located.mounts)
     items_at.filesystem.write(items_at.path, content)
     status = await in_process.optimized(located.spec, located.mounts)
     (int8,) = (row for row in status.candidates if row.recipe == "int8")
     assert int8.accuracy is not None and int8.accuracy.metric == Metric.REGRESSION, status.conditions
     assert let_through(status) == [int8.name]
-    assert TOKEN not in str(status)
+    assert status.report is not None
+    assert status.report.uri == "s3://models/store/reports/default/here/1.html"
+    keep_result(located, document, status)
+    shown = io.StringIO()
+    show(Console(file=shown, width=200), document, located, status)
+    report = located.opened().read_bytes("reports/default/here/1.html").decode()
+    for secret in (TOKEN, bucket.key, bucket.secret):
+        assert (
+            secret
+            not in f"{status}{report}{shown.getvalue()}{located.opened().read_bytes('reports/default/here/1.json')!r}"
+        )
+    (artifact,) = status.artifacts
+    assert f"fettle pull {artifact.uri} ./far && fettle serve ./far" in shown.getvalue()
+    assert check_fetched(fetched(artifact, located, tmp_path), artifact.sha256)
+
+
+def fetched(artifact: ArtifactStatus, located: Places, tmp_path: Path) -> Path:
+    """The artifact on this machine."""
+    fetch_artifact(artifact.uri, artifact.sha256, tmp_path / "winner", located.mounts)
+    return tmp_path / "winner"
 
 
 def test_the_secret_beside_an_address_is_the_one_that_opens_it(web: WebServer, tmp_path: Path) -> None:

@@ -135,7 +135,7 @@ def test_only_the_init_container_gets_the_credentials_of_a_bucket_and_no_value_o
     assert {"name": volume["name"], "mountPath": "/mnt/secrets/minio", "readOnly": True} in fetch["volumeMounts"]
     assert volume["name"] not in {one["name"] for one in server["volumeMounts"]}
     told = {one["name"]: one for one in fetch["env"]}
-    assert json.loads(told["FETTLE_SECRETS"]["value"]) == {f"s3://bucket/artifacts/{SHA}": "/mnt/secrets/minio"}
+    assert json.loads(told["FETTLE_SECRETS"]["value"]) == {"s3://bucket": "/mnt/secrets/minio"}
     assert not [one for one in fetch["env"] if "valueFrom" in one]
     assert "FETTLE_SECRETS" not in {one["name"] for one in server["env"]}
 
