@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ssl
 import threading
 from base64 import b64encode
 from collections.abc import Iterator
@@ -37,11 +38,12 @@ class WebServer:
     failures: int = 0
     requests: list[Request] = field(default_factory=list)
     port: int = 0
+    tls: ssl.SSLContext | None = None
 
     @property
     def url(self) -> str:
         """Its address."""
-        return f"http://127.0.0.1:{self.port}"
+        return f"{'http' if self.tls is None else 'https'}://127.0.0.1:{self.port}"
 
     def admits(self, authorization: str | None) -> bool:
         """Whether the header shows what is asked for."""
@@ -59,6 +61,8 @@ def serving(server: WebServer | None = None) -> Iterator[WebServer]:
     told = server or WebServer()
     http = ThreadingHTTPServer(("127.0.0.1", 0), type("Handler", (_Handler,), {"told": told}))
     told.port = http.server_port
+    if told.tls is not None:
+        http.socket = told.tls.wrap_socket(http.socket, server_side=True)
     thread = threading.Thread(target=http.serve_forever, kwargs={"poll_interval": 0.05}, daemon=True)
     thread.start()
     try:

@@ -24,7 +24,9 @@ STRAYED_BUCKET = "the server sends to another place, which is not followed: set 
 STRAYED_WEB = "the server redirects to an address that is not followed: only https:// is, or http:// from http://"
 # What the client's account of a failed connection contains -> what it means.
 CAUSES = {
-    "certificate": "its certificate is not trusted; put the CA's certificate under the key ca.crt into the Secret that secretName names",
+    "NotValidForName": "its certificate is for another name",
+    "Expired": "its certificate has expired",
+    "InvalidCertificate": "its certificate is not trusted; put the CA's certificate under the key ca.crt into the Secret that secretName names",
     "InvalidContentType": "it does not speak TLS",
     "dns error": "its name is not known",
     "ConnectionRefused": "the connection was refused",

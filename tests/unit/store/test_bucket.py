@@ -12,16 +12,23 @@ from datetime import timedelta
 from pathlib import Path
 
 import pytest
+from PIL import Image
 from tests.servers import s3
 from tests.unit.store.test_store import model_folder
 
+from fettle.api.data import PreprocessSpec
 from fettle.api.reasons import Reason
+from fettle.api.signature import Signature, Tensor
+from fettle.api.vocabulary import Color
 from fettle.errors import StoreError
+from fettle.optimizer.data import items
+from fettle.optimizer.data.columns import Room
+from fettle.optimizer.data.items import ItemsRequest
 from fettle.store import places, remote
 from fettle.store import store as stores
 from fettle.store.cache import read_build, write_build
 from fettle.store.store import Store
-from fettle.store.uris import Mounts
+from fettle.store.uris import Mounts, locate
 
 pytest.importorskip("obstore")
 pytest.importorskip("moto")
@@ -160,6 +167,20 @@ def test_a_bucket_that_is_not_there_is_named(mounts: Mounts, server: s3.S3Server
     with pytest.raises(StoreError, match=r"s3://nobodys/x/blobs/\w+: there is no bucket of this name") as caught:
         gone.put_bytes(b"x")
     assert caught.value.reason == Reason.STORE_NOT_FOUND
+
+
+def test_pictures_of_a_bucket_are_items_and_their_folders_are_labels(mounts: Mounts) -> None:
+    files = locate("s3://artifacts/photos", mounts).filesystem
+    for name, color in {"ape/1.png": 10, "ape/2.png": 20, "zebra/1.png": 30}.items():
+        picture = io.BytesIO()
+        Image.new("L", (4, 4), color).save(picture, "PNG")
+        files.write(f"photos/{name}", picture)
+    image = Tensor(name="image", dtype="FP32", shape=(-1, 1, 4, 4), batch_axis=0)
+    asked = ItemsRequest("s3://artifacts/photos", 3, "labels", PreprocessSpec(color=Color.GRAYSCALE))
+    found = items.read(asked, mounts, Signature(inputs=(image,), outputs=()), {"image": 0}, Room())
+    assert found.labels is not None
+    pixels = sorted((found.arrays["image"][:, 0, 0, 0, 0] * 255).round().tolist())
+    assert (pixels, sorted(found.labels.tolist())) == ([10, 20, 30], [0, 0, 1])
 
 
 def test_every_blob_has_the_name_of_its_content(store: Store) -> None:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import io
 import logging
+import ssl
+import sys
 import traceback
 from collections.abc import Iterator
 from datetime import timedelta
@@ -11,6 +13,7 @@ from pathlib import Path
 
 import pytest
 from tests.servers.web import WebServer, serving
+from tests.unit.server.certificates import Authority
 
 from fettle.api.reasons import Reason
 from fettle.errors import FettleError, SourceError
@@ -271,3 +274,20 @@ def test_what_is_raised_shows_no_secret(web: WebServer, tmp_path: Path) -> None:
     error = refusal(at(web, "m/model.onnx", secret(tmp_path / "door", token=TOKEN)), tmp_path)
     assert TOKEN not in error.message
     assert TOKEN not in "".join(traceback.format_exception(error))
+
+
+def test_a_ca_of_ones_own_is_trusted_where_the_secret_has_it(tmp_path: Path) -> None:
+    Authority().issue(tmp_path / "tls")
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(tmp_path / "tls" / "tls.crt", tmp_path / "tls" / "tls.key")
+    certificate = (tmp_path / "tls" / "ca.crt").read_text()
+    with serving(WebServer({"/m.onnx": CONTENT}, tls=context)) as web:
+        assert fetched(at(web, "m.onnx", secret(tmp_path / "door", **{"ca.crt": certificate})), tmp_path) == CONTENT
+        error = refusal(at(web, "m.onnx"), tmp_path)
+    assert "its certificate is not trusted; put the CA's certificate under the key ca.crt" in error.message
+
+
+def test_without_its_client_an_address_outside_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "obstore", None)
+    with pytest.raises(SourceError, match=r"https:// needs the package obstore, .* pip install obstore"):
+        locate("https://host/m.onnx", Mounts(), missing=SourceError)
