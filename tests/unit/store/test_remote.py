@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import json
 import logging
 import ssl
 import sys
@@ -12,6 +13,8 @@ from datetime import timedelta
 from pathlib import Path
 
 import pytest
+from cryptography.hazmat.primitives import serialization
+from cryptography.hazmat.primitives.asymmetric import rsa
 from tests.servers.web import WebServer, serving
 from tests.unit.server.certificates import Authority
 
@@ -291,3 +294,51 @@ def test_without_its_client_an_address_outside_says_what_to_install(monkeypatch:
     monkeypatch.setitem(sys.modules, "obstore", None)
     with pytest.raises(SourceError, match=r"https:// needs the package obstore, .* pip install obstore"):
         locate("https://host/m.onnx", Mounts(), missing=SourceError)
+
+
+def test_tls_is_not_given_up_for_a_redirect(tmp_path: Path) -> None:
+    Authority().issue(tmp_path / "tls")
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(tmp_path / "tls" / "tls.crt", tmp_path / "tls" / "tls.key")
+    trusted = secret(tmp_path / "door", **{"ca.crt": (tmp_path / "tls" / "ca.crt").read_text()})
+    with serving(WebServer({"/m.onnx": CONTENT})) as plain, serving(WebServer(tls=context)) as web:
+        web.redirects["/m.onnx"] = f"{plain.url}/m.onnx"
+        error = refusal(at(web, "m.onnx", trusted), tmp_path)
+        assert plain.requests == []
+    assert "redirects to an address that is not followed: only https:// is" in error.message
+    assert not error.retryable
+
+
+@pytest.mark.parametrize(
+    ("uri", "given"),
+    [
+        ("az://container/m", {"AZURE_STORAGE_ACCOUNT_NAME": "me", "AZURE_STORAGE_ACCOUNT_KEY": "a2V5"}),
+        (
+            "az://container/m",
+            {
+                "AZURE_CLIENT_ID": "i",
+                "AZURE_CLIENT_SECRET": "s",
+                "AZURE_TENANT_ID": "t",
+                "AZURE_STORAGE_ACCOUNT_NAME": "me",
+            },
+        ),
+        ("s3://bucket/m", {"AWS_SKIP_SIGNATURE": "true", "HTTPS_PROXY": "http://proxy:3128", "NO_PROXY": "localhost"}),
+    ],
+)
+def test_the_keys_of_a_provider_are_understood(uri: str, given: dict[str, str], tmp_path: Path) -> None:
+    assert locate(uri, Mounts(secrets={uri: secret(tmp_path / "keys", **given)})).path == "m"
+
+
+def test_a_service_accounts_key_is_read_as_the_file_that_it_is(tmp_path: Path) -> None:
+    private = rsa.generate_private_key(65537, 2048).private_bytes(
+        serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
+    )
+    account = {
+        "type": "service_account",
+        "client_email": "me@x",
+        "private_key_id": "1",
+        "private_key": private.decode(),
+    }
+    folder = secret(tmp_path / "keys", GOOGLE_APPLICATION_CREDENTIALS=json.dumps(account))
+    assert locate("gs://bucket/m", Mounts(secrets={"gs://bucket/m": folder})).path == "m"
+    assert private.decode() in set(Credentials.read(folder).hidden())
