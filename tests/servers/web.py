@@ -34,6 +34,7 @@ class WebServer:
     token: str | None = None
     password: tuple[str, str] | None = None
     ranges: bool = True
+    heads: bool = True
     breaks: int = 0
     failures: int = 0
     requests: list[Request] = field(default_factory=list)
@@ -87,7 +88,9 @@ class _Handler(BaseHTTPRequestHandler):
         told, path = self.told, unquote(self.path)
         shown = self.headers.get("Authorization")
         told.requests.append(Request(self.command, path, self.headers.get("Range"), shown))
-        if told.failures:
+        if self.command == "HEAD" and not told.heads:
+            self._answer(405)
+        elif told.failures:
             told.failures -= 1
             self._answer(503)
         elif path in told.statuses:

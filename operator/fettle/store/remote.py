@@ -117,8 +117,8 @@ class RemoteFiles(AbstractFileSystem):  # type: ignore[misc]  # fsspec has no ty
         with self._told(key):
             try:
                 return dict(obstore.head(self._place.client, key))
-            except obstore.exceptions.BaseError as error:
-                if not re.search(r"status code: 4\d\d", str(error)):
+            except (FileNotFoundError, obstore.exceptions.BaseError) as error:
+                if not re.search(r"status code: 4(?!04)\d\d", str(error)):
                     raise
                 # The answer to HEAD has no body that says why; and some servers take none.
                 return dict(obstore.get(self._place.client, key, options={"range": (0, 1)}).meta)

@@ -81,6 +81,12 @@ def test_a_server_without_ranges_gives_the_whole_file(web: WebServer, tmp_path: 
     assert fetched(at(web, "m/model.onnx"), tmp_path) == CONTENT
 
 
+def test_a_server_that_takes_no_head_is_asked_otherwise(web: WebServer, tmp_path: Path) -> None:
+    web.heads = False
+    assert fetched(at(web, "m/model.onnx"), tmp_path) == CONTENT
+    assert not at(web, "m/other.onnx").filesystem.exists("m/other.onnx")
+
+
 @pytest.mark.parametrize("fault", ["breaks", "failures"])
 def test_a_connection_that_breaks_loses_nothing(web: WebServer, tmp_path: Path, fault: str) -> None:
     setattr(web, fault, 2)
