@@ -106,6 +106,9 @@ class _Handler(BaseHTTPRequestHandler):
 
     def _file(self, content: bytes) -> None:
         headers = {"ETag": f'"{sha256(content).hexdigest()[:16]}"'}
+        if self.headers.get("If-Match") not in (None, headers["ETag"]):
+            self._answer(412)
+            return
         asked = self.headers.get("Range") if self.told.ranges else None
         if not asked:
             self._answer(200, content, headers)

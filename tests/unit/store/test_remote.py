@@ -81,6 +81,16 @@ def test_a_server_without_ranges_gives_the_whole_file(web: WebServer, tmp_path: 
     assert fetched(at(web, "m/model.onnx"), tmp_path) == CONTENT
 
 
+def test_a_file_that_changes_while_it_is_read_is_no_mixture_of_both(web: WebServer, tmp_path: Path) -> None:
+    files = at(web, "m/model.onnx").filesystem
+    before = files._head("m/model.onnx")
+    assert files.read_range("m/model.onnx", before, 0, 10) == CONTENT[:10]
+    web.files["/m/model.onnx"] = CONTENT[::-1]
+    with pytest.raises(SourceError, match="was changed while it was read") as caught:
+        files.read_range("m/model.onnx", before, 10, 20)
+    assert caught.value.retryable
+
+
 def test_a_server_that_takes_no_head_is_asked_otherwise(web: WebServer, tmp_path: Path) -> None:
     web.heads = False
     assert fetched(at(web, "m/model.onnx"), tmp_path) == CONTENT
