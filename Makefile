@@ -92,7 +92,7 @@ test-cluster: setup ## run the tests against a real API server
 test-e2e: setup ## run the tests with real pods
 	@$(ON_OWN_CLUSTER) --images -- $(PYTEST) $(WITH_PODS) tests/e2e
 
-test-integrations: setup ## run the tests with Argo CD and Helm under load, on a cluster of their own; builds Argo CD once
+test-integrations: setup ## run the tests with Argo CD, an S3 server and Helm under load, on a cluster of their own; builds their programs once
 	@$(PYTHON) -m tools.cluster run --name fettle-integrations --images -- $(PYTEST) tests/integrations
 
 test-torch: setup ## run the PyTorch tests with real pods (images of 1.3 GB more each)

@@ -93,6 +93,12 @@ class Settings(BaseSettings):
     store_uri: Annotated[str, Field(description="Default store for OptimizedModels without spec.store.")] = (
         "pvc://fettle-store"
     )
+    store_secret_name: Annotated[
+        str | None,
+        Field(
+            description="Secret with the credentials for the default store, in the namespaces of the objects. See secretName."
+        ),
+    ] = None
     store_create: Annotated[bool, Field(description="Create the default store's claim if it is missing.")] = True
     store_size: Annotated[str, Field(description="Size of a claim that the operator creates.")] = "20Gi"
     store_storage_class: Annotated[
@@ -197,7 +203,7 @@ class Settings(BaseSettings):
         """Words separated by commas; an empty string is no word."""
         return tuple(word.strip() for word in value.split(",") if word.strip()) if isinstance(value, str) else value
 
-    @field_validator("kubeconfig", "store_storage_class", mode="before")
+    @field_validator("kubeconfig", "store_secret_name", "store_storage_class", mode="before")
     @classmethod
     def _empty_is_absent(cls, value: Any) -> Any:
         """A chart that leaves a value empty means its default."""

@@ -41,6 +41,7 @@ FETTLE_IMAGE_PULL_SECRETS: {{ join "," .Values.image.pullSecrets | quote }}
 FETTLE_WATCH_NAMESPACES: {{ join "," .Values.watchNamespaces | quote }}
 FETTLE_IGNORE_NAMESPACES: {{ join "," .Values.ignoreNamespaces | quote }}
 FETTLE_STORE_URI: {{ .Values.store.uri | quote }}
+FETTLE_STORE_SECRET_NAME: {{ .Values.store.secretName | quote }}
 FETTLE_STORE_CREATE: {{ .Values.store.create | quote }}
 FETTLE_STORE_SIZE: {{ .Values.store.size | quote }}
 FETTLE_STORE_STORAGE_CLASS: {{ .Values.store.storageClass | quote }}

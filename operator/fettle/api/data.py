@@ -8,6 +8,7 @@ from pydantic import Field
 
 from fettle.api import metrics
 from fettle.api.base import ApiModel, Rule, rules
+from fettle.api.uris import Address, SecretName, file_rules
 from fettle.api.vocabulary import AgreementMode, Average, Color, Layout, Metric, SeveralLabels, Uri
 
 
@@ -37,12 +38,7 @@ class PreprocessSpec(ApiModel):
     color: Annotated[Color, Field(description="Order of the colour channels of the input.")] = Color.RGB
 
 
-@rules(
-    Rule(
-        "self.uri.matches('^pvc://[a-z0-9][a-z0-9.-]*(/.*)?$')",
-        "data.calibration.uri must be pvc://CLAIM/PATH, a file or folder in a claim of this namespace; file:// works in `fettle optimize` only",
-    )
-)
+@rules(*file_rules("data.calibration.uri"))
 class CalibrationSpec(ApiModel):
     """Items from which static quantization learns its ranges; they never certify."""
 
@@ -53,6 +49,7 @@ class CalibrationSpec(ApiModel):
             "or a folder of images with a sub-folder per class."
         ),
     ]
+    secret_name: SecretName = None
     max_samples: Annotated[int, Field(ge=1, le=100_000, description="Maximum number of items to use.")] = 256
     preprocess: Annotated[
         PreprocessSpec | None, Field(description="How images become items, for a folder of images.")
@@ -87,15 +84,13 @@ class AgreementSpec(ApiModel):
 
 @rules(
     Rule("has(self.uri) != has(self.code)", "data.evaluation.custom needs either uri or code"),
-    Rule(
-        "!has(self.uri) || self.uri.matches('^pvc://[a-z0-9][a-z0-9.-]*(/.*)?$')",
-        "data.evaluation.custom.uri must be pvc://CLAIM/PATH, a file in a claim of this namespace; file:// works in `fettle optimize` only",
-    ),
+    *file_rules("data.evaluation.custom.uri", "a file", optional=True),
 )
 class CustomMetricSpec(ApiModel):
     """A metric of one's own: a Python function that scores one item. It runs only inside Jobs, with NumPy and what their image has."""
 
     uri: Annotated[Uri | None, Field(description="A Python file that defines the function.")] = None
+    secret_name: SecretName = None
     code: Annotated[
         str | None, Field(min_length=1, max_length=65_536, description="The Python code itself, in place of uri.")
     ] = None
@@ -120,10 +115,7 @@ class CustomMetricSpec(ApiModel):
         "(has(self.metric) && self.metric == 'Custom') == has(self.custom)",
         "data.evaluation.custom and metric: Custom require each other",
     ),
-    Rule(
-        "self.uri.matches('^pvc://[a-z0-9][a-z0-9.-]*(/.*)?$')",
-        "data.evaluation.uri must be pvc://CLAIM/PATH, a file or folder in a claim of this namespace; file:// works in `fettle optimize` only",
-    ),
+    *file_rules("data.evaluation.uri"),
 )
 class EvaluationSpec(ApiModel):
     """Items that decide what may be published."""
@@ -135,6 +127,7 @@ class EvaluationSpec(ApiModel):
             "or a folder of images with a sub-folder per class."
         ),
     ]
+    secret_name: SecretName = None
     max_samples: Annotated[int | None, Field(ge=1, description="Maximum number of items to use.")] = None
     preprocess: Annotated[
         PreprocessSpec | None, Field(description="How images become items, for a folder of images.")
@@ -178,6 +171,11 @@ class EvaluationSpec(ApiModel):
     custom: Annotated[CustomMetricSpec | None, Field(description="The function of metric Custom.")] = None
     agreement: Annotated[AgreementSpec, Field(description="When two answers count as the same.")] = AgreementSpec()
 
+    @property
+    def judging(self) -> EvaluationSpec:
+        """The same without the name of a Secret: how answers are judged does not depend on what opens the items."""
+        return self.model_copy(update={"secret_name": None}) if self.secret_name is not None else self
+
 
 class GeneratedSpec(ApiModel):
     """Items made up where none are given: they show that two models answer alike, not how well they answer."""
@@ -213,13 +211,16 @@ class DataSpec(ApiModel):
         GeneratedSpec | None, Field(description="Items to generate if there is no evaluation data.")
     ] = None
 
-    def addresses(self) -> dict[str, str]:
-        """Field of the spec -> URI that it names."""
-        found: dict[str, str | None] = {}
-        if self.calibration is not None:
-            found["spec.data.calibration.uri"] = self.calibration.uri
-        if self.evaluation is not None:
-            found["spec.data.evaluation.uri"] = self.evaluation.uri
-            custom = self.evaluation.custom
-            found["spec.data.evaluation.custom.uri"] = custom.uri if custom is not None else None
-        return {field: uri for field, uri in found.items() if uri is not None}
+    def addresses(self) -> dict[str, Address]:
+        """Field of the spec -> address that it names."""
+        judging = self.evaluation
+        parts: dict[str, CalibrationSpec | EvaluationSpec | CustomMetricSpec | None] = {
+            "spec.data.calibration.uri": self.calibration,
+            "spec.data.evaluation.uri": judging,
+            "spec.data.evaluation.custom.uri": judging.custom if judging is not None else None,
+        }
+        return {
+            field: Address(part.uri, part.secret_name)
+            for field, part in parts.items()
+            if part is not None and part.uri is not None
+        }

@@ -10,6 +10,8 @@ from pydantic import Field
 from fettle.api.base import ApiModel, PrinterColumn, Rule, rules
 from fettle.api.modeldeployment_status import ModelDeploymentStatus
 from fettle.api.pods import EnvVar, LocalReference, ResourceSpec, Toleration
+from fettle.api.uris import SecretName as CredentialsName
+from fettle.api.uris import artifact_rules
 from fettle.api.vocabulary import Name, RuntimeName, Sha256, Uri
 
 
@@ -33,16 +35,16 @@ class ModelReference(ApiModel):
         "!has(self.ref) || (!has(self.sha256) && !has(self.runtime))",
         "model.sha256 and model.runtime may only be set together with model.uri, not with model.ref",
     ),
-    Rule(
-        "!has(self.uri) || self.uri.matches('^pvc://[a-z0-9][a-z0-9.-]*/.+$')",
-        "model.uri must be pvc://CLAIM/PATH, an artifact in a claim of this namespace",
-    ),
+    *artifact_rules("model.uri"),
 )
 class ModelSpec(ApiModel):
     """What serves: an OptimizedModel's winner, or a fixed artifact of the store."""
 
     ref: Annotated[ModelReference | None, Field(description="OptimizedModel in this namespace to follow.")] = None
-    uri: Annotated[Uri | None, Field(description="Fixed artifact: pvc://CLAIM/artifacts/SHA256.")] = None
+    uri: Annotated[
+        Uri | None, Field(description="Fixed artifact: pvc://CLAIM/artifacts/SHA256 or s3://BUCKET/artifacts/SHA256.")
+    ] = None
+    secret_name: CredentialsName = None
     sha256: Annotated[Sha256 | None, Field(description="sha256 of the fixed artifact's manifest.")] = None
     runtime: Annotated[RuntimeName | None, Field(description="Runtime of the fixed artifact.")] = None
 

@@ -13,6 +13,7 @@ from fettle.api.data import DataSpec
 from fettle.api.optimizedmodel_status import OptimizedModelStatus
 from fettle.api.pods import EnvVar, LocalReference, ResourceSpec, Toleration
 from fettle.api.recipe import RecipeSpec
+from fettle.api.uris import Address, SecretName, file_rules, store_rules
 from fettle.api.vocabulary import (
     Architecture,
     DeviceKind,
@@ -52,22 +53,18 @@ class InputSpec(ApiModel):
     range: Annotated[ValueRange | None, Field(description="Range of generated values, if no data is given.")] = None
 
 
-@rules(
-    Rule(
-        "self.uri.matches('^pvc://[a-z0-9][a-z0-9.-]*(/.*)?$')",
-        "source.uri must be pvc://CLAIM/PATH, a file or folder in a claim of this namespace; file:// works in `fettle optimize` only",
-    )
-)
+@rules(*file_rules("source.uri"))
 class SourceSpec(ApiModel):
     """The trained model."""
 
     uri: Annotated[
         Uri,
         Field(
-            description="A file, or a folder with a model and its external data: pvc://CLAIM/PATH in this namespace, "
-            "or file://PATH in `fettle optimize`."
+            description="A file, or a folder with a model and its external data: pvc://CLAIM/PATH in this namespace, s3://BUCKET/PATH, "
+            "gs://BUCKET/PATH, az://CONTAINER/PATH, https://HOST/PATH (a file), or file://PATH in `fettle optimize`."
         ),
     ]
+    secret_name: SecretName = None
     format: Annotated[FormatName, Field(description="Auto detects the format from the content.")] = FormatName.AUTO
     sha256: Annotated[
         Sha256 | None,
@@ -231,16 +228,17 @@ class JobsSpec(ApiModel):
     resources: Annotated[ResourceSpec, Field(description="Resources of Jobs that do not measure.")] = ResourceSpec()
 
 
-@rules(
-    Rule(
-        "self.uri.matches('^pvc://[a-z0-9][a-z0-9.-]*(/.*)?$')",
-        "store.uri must be pvc://CLAIM or pvc://CLAIM/PATH, a claim of this namespace",
-    )
-)
+@rules(*store_rules("store.uri"))
 class StoreSpec(ApiModel):
     """Where artifacts go."""
 
-    uri: Annotated[Uri, Field(description="pvc://CLAIM/PATH, or a folder in `fettle optimize`.")]
+    uri: Annotated[
+        Uri,
+        Field(
+            description="pvc://CLAIM/PATH, s3://BUCKET/PATH, gs://BUCKET/PATH, az://CONTAINER/PATH, or a folder in `fettle optimize`."
+        ),
+    ]
+    secret_name: SecretName = None
 
 
 @rules(
@@ -292,6 +290,10 @@ class OptimizedModelSpec(ApiModel):
         StoreSpec | None,
         Field(description="Where artifacts are stored. Defaults to the operator's store, pvc://fettle-store."),
     ] = None
+
+    def addresses(self) -> dict[str, Address]:
+        """Field of the spec -> address that is read, the source's first."""
+        return {"spec.source.uri": Address(self.source.uri, self.source.secret_name), **self.data.addresses()}
 
 
 COLUMNS = (

@@ -245,6 +245,9 @@ class ArtifactStatus(ApiModel):
     candidate: Annotated[str, Field(max_length=128, description="Candidate that was published.")]
     runtime: Annotated[RuntimeName, Field(description="Runtime that serves the artifact.")]
     uri: Annotated[str, Field(max_length=1024, description="URI of the artifact.")]
+    secret_name: Annotated[
+        str | None, Field(max_length=253, description="Name of the Secret with the credentials for the store.")
+    ] = None
     sha256: Annotated[Sha256, Field(description="sha256 of the manifest.")]
     bytes: Annotated[int, Field(description="Total size of its files, in bytes.")]
     threads: Annotated[int, Field(description="Total number of compute threads, as measured.")] = 1

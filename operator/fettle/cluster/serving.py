@@ -13,7 +13,8 @@ from fettle.api import catalog
 from fettle.api.base import GROUP, MANAGED_LABEL
 from fettle.api.modeldeployment import BatchingSpec, ServerSpec
 from fettle.api.pods import ResourceSpec
-from fettle.api.uris import MOUNTS_VARIABLE, claim_of, encode_mounts
+from fettle.api.uris import MOUNTS_VARIABLE, Address, claim_of, encode_mounts, store_of
+from fettle.cluster import credentials
 from fettle.cluster.claims import mounts
 from fettle.cluster.kinds import DEPLOYMENT, MODEL_DEPLOYMENT, POD_DISRUPTION_BUDGET, SECRET, SERVICE, Object
 from fettle.cluster.owner import MODEL_DEPLOYMENT_LABEL, OWNER_ANNOTATION, child
@@ -161,7 +162,7 @@ def pod_template(owner: Object, revision: ModelRevision, settings: Settings) -> 
     ours = {**selector(name, revision.revision), MANAGED_LABEL: "true", TRAFFIC_LABEL: "on"}
     return {
         "metadata": {
-            "labels": {**template.labels, **ours},
+            "labels": {**template.labels, **credentials.labels(_addresses(revision)), **ours},
             "annotations": {
                 **template.annotations,
                 **_scheme(revision),
@@ -191,11 +192,18 @@ def _fetch(owner: Object, revision: ModelRevision, settings: Settings) -> Object
     claim = claim_of(revision.artifact.uri)
     folders = mounts([claim] if claim is not None else [])
     container = _container(FETCH, "fetch", owner, revision, settings)
-    container["env"].append({"name": MOUNTS_VARIABLE, "value": encode_mounts(folders)})
+    addresses = _addresses(revision)
+    told = {MOUNTS_VARIABLE: encode_mounts(folders), **credentials.environment(addresses)}
+    container["env"] += [{"name": name, "value": value} for name, value in told.items()]
     container["volumeMounts"] += [
-        {"name": "store", "mountPath": folder, "readOnly": True} for folder in folders.values()
+        *({"name": "store", "mountPath": folder, "readOnly": True} for folder in folders.values()),
+        *credentials.volume_mounts(addresses),
     ]
     return container
+
+
+def _addresses(revision: ModelRevision) -> tuple[Address, ...]:
+    return (Address(store_of(revision.artifact.uri), revision.artifact.secret_name),)
 
 
 def _serve(owner: Object, revision: ModelRevision, settings: Settings) -> Object:
@@ -323,4 +331,5 @@ def _volumes(owner: Object, revision: ModelRevision) -> list[Object]:
     }
     secrets = [{"name": name, "secret": {**sources[name], "defaultMode": 0o440}} for name in _secret_folders(server)]
     store = {"name": "store", "persistentVolumeClaim": {"claimName": claim, "readOnly": True}}
-    return [{"name": "model", "emptyDir": {}}, {"name": "tmp", "emptyDir": {}}, *secrets, *([store] if claim else [])]
+    stores = [*([store] if claim else []), *credentials.volumes(_addresses(revision))]
+    return [{"name": "model", "emptyDir": {}}, {"name": "tmp", "emptyDir": {}}, *secrets, *stores]

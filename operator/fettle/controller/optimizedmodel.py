@@ -13,6 +13,7 @@ from fettle.api.optimizedmodel_status import OptimizedModelStatus
 from fettle.api.reasons import Reason
 from fettle.cluster.answers import JobAnswers, TaskStates
 from fettle.cluster.claims import require_claims
+from fettle.cluster.credentials import store_of
 from fettle.cluster.jobs import job_name, render
 from fettle.cluster.kinds import JOB, OPTIMIZED_MODEL, Object
 from fettle.cluster.nodes import offers
@@ -91,9 +92,10 @@ class OptimizedModels:
     async def _create(self, context: Context, obj: Object, spec: OptimizedModelSpec, task: TaskRequest) -> bool:
         """Create one Job; False when it was refused, which is kept as the task's state."""
         namespace, uid = obj["metadata"]["namespace"], obj["metadata"]["uid"]
+        store = store_of(spec, context.settings)
         try:
             await require_claims(context.client, context.settings, namespace, task.task)
-            await _create_owned(context, obj, render(obj, spec.jobs, task, context.settings))
+            await _create_owned(context, obj, render(obj, spec.jobs, task, store, context.settings))
         except ConflictError:
             raise
         except ClusterError as error:
@@ -116,6 +118,7 @@ def _snapshot(context: Context, obj: Object, spec: OptimizedModelSpec, tasks: Ta
         spec=spec,
         status=status_of(obj, OptimizedModelStatus),
         default_store=context.settings.store_uri,
+        store_secret=store_of(spec, context.settings).secret_name,
         tasks=tasks.states,
         now=context.now(),
         retry=_retry(obj),

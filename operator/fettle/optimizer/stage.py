@@ -25,6 +25,7 @@ from fettle.api.vocabulary import CandidateState
 from fettle.errors import FettleError, UsageError
 from fettle.runtimes import cpu, machine
 from fettle.store.cache import build_key
+from fettle.store.credentials import hidden_values
 from fettle.store.manifest import is_whole
 from fettle.store.store import AnyReport, Store
 from fettle.store.uris import Mounts
@@ -103,7 +104,7 @@ def crashed(environment: Mapping[str, str], killer: signal.Signals) -> TaskAnswe
 
 def failed(reason: Reason, message: str, retryable: bool = False) -> TaskAnswer:
     """The answer of a task that failed; no secret of this process is in it."""
-    short = clip(without_secrets(" ".join(message.split()), os.environ))
+    short = clip(without_secrets(" ".join(message.split()), os.environ, hidden_values(os.environ)))
     return TaskAnswer(Termination(outcome="Failed", reason=reason, message=short, retryable=retryable))
 
 

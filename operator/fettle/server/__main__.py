@@ -19,12 +19,15 @@ from fettle.api.secrets import without_secrets
 from fettle.api.text import clip
 from fettle.errors import FettleError
 from fettle.server.settings import ServerSettings
+from fettle.store.credentials import CleanFormatter, hidden_values
 
 
 @click.group(help="Fettle's inference server. Settings come from FETTLE_SERVER_* in the environment.")
 def main() -> None:
     """Entry point."""
-    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
+    lines = logging.StreamHandler()
+    lines.setFormatter(CleanFormatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))
+    logging.basicConfig(level=logging.INFO, handlers=[lines])
 
 
 def _run(action: Callable[[ServerSettings], None]) -> None:
@@ -32,7 +35,7 @@ def _run(action: Callable[[ServerSettings], None]) -> None:
         action(ServerSettings())
     except FettleError as error:
         # The kubelet keeps this file as the container's termination message; the operator reads the reason from it.
-        message = without_secrets(error.message, os.environ)
+        message = without_secrets(error.message, os.environ, hidden_values(os.environ))
         click.echo(f"{error.reason}: {message}", err=True)
         _terminate(clip(f"{error.reason}: {message}", 2048))
         leave(1)

@@ -16,6 +16,7 @@ from fettle.api.optimizedmodel_status import Placement
 from fettle.api.pods import ResourceSpec
 from fettle.api.vocabulary import RuntimeName
 from fettle.cluster import ledger, serving
+from fettle.cluster.credentials import EGRESS_LABEL
 from fettle.cluster.kinds import Object
 from fettle.plan.rollout.revision import ModelRevision, ServedArtifact
 from fettle.plan.rollout.state import OpenEntry
@@ -142,6 +143,21 @@ def test_only_the_init_container_sees_the_store_and_only_to_read() -> None:
     assert all("claims" not in one["mountPath"] for one in spec["containers"][0]["volumeMounts"])
     told = {one["name"]: one["value"] for one in spec["initContainers"][0]["env"]}
     assert json.loads(told["FETTLE_MOUNTS"]) == {"fettle-store": "/mnt/claims/fettle-store"}
+
+
+def test_only_the_init_container_gets_the_credentials_of_a_bucket_and_no_value_of_them() -> None:
+    plain = revision(uri=f"s3://bucket/artifacts/{SHA}")
+    given = replace(plain, artifact=replace(plain.artifact, secret_name="minio"))
+    template = serving.pod_template(OWNER, given, SETTINGS)
+    assert template["metadata"]["labels"][EGRESS_LABEL] == "true"
+    (volume,) = (one for one in template["spec"]["volumes"] if one.get("secret", {}).get("secretName") == "minio")
+    fetch, server = template["spec"]["initContainers"][0], template["spec"]["containers"][0]
+    assert {"name": volume["name"], "mountPath": "/mnt/secrets/minio", "readOnly": True} in fetch["volumeMounts"]
+    assert volume["name"] not in {one["name"] for one in server["volumeMounts"]}
+    told = {one["name"]: one for one in fetch["env"]}
+    assert json.loads(told["FETTLE_SECRETS"]["value"]) == {"s3://bucket": "/mnt/secrets/minio"}
+    assert not [one for one in fetch["env"] if "valueFrom" in one]
+    assert "FETTLE_SECRETS" not in {one["name"] for one in server["env"]}
 
 
 def test_a_store_that_is_no_claim_mounts_none() -> None:

@@ -17,8 +17,9 @@ import yaml
 from rich.console import Console
 
 from fettle.api.conditions import ConditionStatus, find
-from fettle.api.optimizedmodel_status import OptimizedModelStatus
+from fettle.api.optimizedmodel_status import ArtifactStatus, OptimizedModelStatus
 from fettle.api.task import SECONDS_PER_CANDIDATE
+from fettle.api.uris import is_remote
 from fettle.cli.browser import open_page
 from fettle.cli.entry import EXIT_FAILURE
 from fettle.cli.local.manifests import Documents, ModelDocument, read
@@ -73,7 +74,7 @@ shown_options = gathered(
 
 
 def manifest_options(command: Callable[..., None]) -> Callable[..., None]:
-    """-f and --map: OptimizedModels of a file, and the folders that stand for their claims."""
+    """-f and --map: OptimizedModels of a file, and the folders that stand for their claims and Secrets."""
     file = click.option(
         "-f",
         "--filename",
@@ -87,7 +88,7 @@ def manifest_options(command: Callable[..., None]) -> Callable[..., None]:
         "maps",
         multiple=True,
         metavar="pvc://CLAIM=FOLDER",
-        help="Local folder that replaces a claim; may be repeated.",
+        help="Local folder that replaces a claim, or secret/NAME=FOLDER with a file for each key that replaces a Secret; may be repeated.",
     )
     return file(maps(command))
 
@@ -156,7 +157,7 @@ def optimize(
             for line in cost_lines(status, shown.price) if shown.price is not None else ():
                 click.echo(line)
         if shown.show_report and status.report is not None:
-            open_page(located.local(status.report.uri))
+            open_page(_page(located, status.report.uri))
     if shown.output == "json":
         click.echo(_json(done))
     if not all(is_ready(status) for _, status in done):
@@ -224,12 +225,29 @@ def show(console: Console, manifest: ModelDocument, located: Places, status: Opt
         what = f"{artifact.target}: {artifact.candidate} in {artifact.runtime}, {size(artifact.bytes)}"
         say(f"artifact  {what}  {located.local(artifact.uri)}")
     for artifact in status.artifacts:
-        chosen = f" --target {artifact.target}" if len(status.artifacts) > 1 else ""
-        say(f"serve     fettle serve {manifest.name}{chosen}{_store_option(located)}")
+        say(f"serve     {_serve_line(manifest, located, artifact, several=len(status.artifacts) > 1)}")
     if status.report is not None:
         say(f"report    {located.local(status.report.uri)}")
     if not is_ready(status):
         say(f"logs      {logs_of(located, manifest)}")
+
+
+def _page(located: Places, uri: str) -> str:
+    """The report as a file of this machine."""
+    if not is_remote(uri):
+        return located.local(uri)
+    store, copy = located.opened(), located.logs.parent / "report.html"
+    copy.parent.mkdir(parents=True, exist_ok=True)
+    copy.write_bytes(store.read_bytes(uri.removeprefix(f"{store.uri}/")))
+    return str(copy)
+
+
+def _serve_line(manifest: ModelDocument, located: Places, artifact: ArtifactStatus, *, several: bool) -> str:
+    """The command that serves an artifact here."""
+    if is_remote(artifact.uri):
+        return f"fettle pull {artifact.uri} ./{manifest.name} && fettle serve ./{manifest.name}"
+    chosen = f" --target {artifact.target}" if several else ""
+    return f"fettle serve {manifest.name}{chosen}{_store_option(located)}"
 
 
 def _store_option(located: Places) -> str:

@@ -31,11 +31,12 @@ def model_run(
 
 def logs_of(located: Places, manifest: ModelDocument) -> Path:
     """Folder of its tasks' logs."""
-    return Path(located.local(located.store)) / "logs" / manifest.name
+    return located.logs / manifest.name
 
 
 def next_generation(located: Places, manifest: ModelDocument) -> int:
     """The first number without a report: one local run never overwrites the report of another."""
-    folder = Path(located.local(located.store)) / "reports" / manifest.namespace / manifest.name
-    numbers = [int(path.stem) for path in folder.glob("*.html") if path.stem.isdigit()]
+    names = located.opened().names(f"reports/{manifest.namespace}/{manifest.name}")
+    stems = [name.removesuffix(".html") for name in names if name.endswith(".html")]
+    numbers = [int(stem) for stem in stems if stem.isdigit()]
     return max(numbers, default=0) + 1

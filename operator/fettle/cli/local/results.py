@@ -18,14 +18,12 @@ REPORTS = "reports"
 
 
 def keep_result(located: Places, manifest: ModelDocument, status: OptimizedModelStatus) -> None:
-    """Write the object with its status beside the report, where there is one. Raises UsageError."""
+    """Write the object with its status beside the report, where there is one. Raises StoreError."""
     if status.report is None:
         return
-    path = Path(located.local(status.report.uri)).with_suffix(".json")
-    try:
-        path.write_text(json.dumps({**manifest.document, "status": status.to_json()}, indent=2), encoding="utf-8")
-    except OSError as error:
-        raise UsageError(f"cannot write {path}: {error.strerror or error}") from error
+    store = located.opened()
+    path = status.report.uri.removeprefix(f"{store.uri}/").removesuffix(".html") + ".json"
+    store.write_bytes(path, json.dumps({**manifest.document, "status": status.to_json()}, indent=2).encode())
 
 
 def published(store: Path, name: str, target: str | None) -> ArtifactStatus:

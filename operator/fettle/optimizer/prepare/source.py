@@ -54,9 +54,7 @@ def fetch(spec: SourceSpec, mounts: Mounts, folder: Path) -> Source:
     if given.filesystem.isdir(given.path):
         home, entry = given, _entry_of(given)
     else:
-        parent, _, entry = spec.uri.rstrip("/").rpartition("/")
-        home = locate(parent + "/", mounts, missing=SourceError)
-        entry = given.path.rsplit("/", 1)[-1]
+        home, entry = given.parent, given.path.rsplit("/", 1)[-1]
     wanted = spec.format
     if entry == mlflow.ENTRY:
         home, entry = _named_in(home, entry)

@@ -133,7 +133,7 @@ def _bounded(planned: PlannedCandidate, spec: OptimizedModelSpec) -> PlannedCand
     loss = LossBound(
         max_loss=bound.max_drop if share else min(bound.max_drop, DEFAULT_MAX_DROP),
         refused=max(bound.max_drop, bound.max_changed or 0.0) if share else 1.0,
-        evaluation=evaluation,
+        evaluation=evaluation.judging if evaluation is not None else None,
     )
     return replace(planned, build=planned.build.model_copy(update={"loss": loss}))
 

@@ -15,6 +15,7 @@ from fettle.api.bounds import ORIGINAL, is_exact, span
 from fettle.api.optimizedmodel_status import ArtifactStatus, CandidateStatus, OptimizedModelStatus, ReportStatus
 from fettle.api.reasons import Reason
 from fettle.api.report import PrepareReport, PublishReport
+from fettle.api.uris import Address
 from fettle.api.vocabulary import CandidateState
 from fettle.plan.run import retry
 from fettle.plan.run.attempts import TaskProgress, notes_of, requests_of
@@ -198,7 +199,7 @@ def _artifacts(context: RunContext, progress: RunProgress, status: OptimizedMode
             published[name] = artifact_of(
                 winner,
                 target.target,
-                context.store,
+                Address(context.store, context.snapshot.store_secret),
                 generation=context.snapshot.generation,
                 incumbent=incumbent_of(context, target.plan),
                 published=published.get(name),

@@ -108,6 +108,7 @@ class RunSnapshot:
     retry: str = ""  # the annotation fettle.dev/retry
     seconds_per_candidate: float = SECONDS_PER_CANDIDATE
     nodes: tuple[NodeOffer, ...] | None = None
+    store_secret: str | None = None  # name of the Secret with the credentials for this run's store
 
     @property
     def goes_on(self) -> bool:

@@ -13,6 +13,7 @@ from fettle.api.reasons import Reason
 from fettle.api.report import PrepareReport
 from fettle.api.task import StoredModel
 from fettle.api.text import clip
+from fettle.api.uris import Address
 from fettle.api.vocabulary import CandidateState
 from fettle.plan import timestamps
 from fettle.plan.events import EventDraft
@@ -256,7 +257,7 @@ def _architecture(winner: CandidateStatus, target: TargetSpec) -> str | None:
 def artifact_of(
     winner: CandidateStatus,
     target: TargetSpec,
-    store: str,
+    store: Address,
     *,
     generation: int,
     incumbent: str | None,
@@ -275,7 +276,8 @@ def artifact_of(
         target=target.name,
         candidate=same.candidate if same is not None else winner.name,
         runtime=winner.runtime,
-        uri=f"{store.rstrip('/')}/artifacts/{winner.artifact}",
+        uri=f"{store.uri.rstrip('/')}/artifacts/{winner.artifact}",
+        secret_name=store.secret_name,
         sha256=winner.artifact,
         bytes=winner.bytes,
         threads=winner.settings.threads * winner.settings.streams,

@@ -108,7 +108,7 @@ def measure_task(
         generated=prepare.generated,
         allow_lossy=allows_lossy(spec),
         screening=prepare.screening,
-        evaluation=resolved(spec.data.evaluation, prepare),
+        evaluation=resolved(spec.data.evaluation.judging if spec.data.evaluation is not None else None, prepare),
         labels=prepare.labels,
         constraints=constraints,
         objective=spec.objective,
