@@ -57,7 +57,7 @@ def outcomes(folder: Path, files: Sequence[str]) -> dict[str, tuple[str, str]]:
     waiting = list(files)
     while waiting:
         words = [sys.executable, "-m", "tests.toolchains.damaged", str(folder), *waiting]
-        done = subprocess.run(words, capture_output=True, text=True, check=False, env=os.environ)
+        done = subprocess.run(words, capture_output=True, text=True, errors="replace", check=False, env=os.environ)
         said = [json.loads(line) for line in done.stdout.splitlines() if line.startswith("{")]
         found |= {line["file"]: (line["reason"], line["message"]) for line in said}
         waiting = [name for name in waiting if name not in found]

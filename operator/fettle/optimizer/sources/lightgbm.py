@@ -10,14 +10,15 @@ from typing import Any
 import numpy as np
 import onnx
 
+from fettle.api.reasons import Reason
 from fettle.api.vocabulary import FormatName
-from fettle.errors import ConversionError
+from fettle.errors import ConversionError, SourceError
 from fettle.optimizer.sources import trees
 from fettle.optimizer.sources.base import Inputs, NamedArrays
 from fettle.optimizer.sources.framework import Array, FrameworkFormat, LoadedModel
 from fettle.optimizer.sources.sklearn_onnx import TABLE
 
-_FIRST_LINE = b"tree"
+_FIRST_LINE, _LAST_LINE = b"tree", b"\nend of trees"
 _CLASSES = ("binary", "multiclass")
 _NUMBERS = ("regression", "quantile", "huber", "poisson", "gamma", "tweedie", "lambdarank", "rank_xendcg")
 
@@ -40,6 +41,9 @@ class LightGBM(FrameworkFormat):
         """See `FrameworkFormat.load`."""
         import lightgbm
 
+        if _LAST_LINE not in path.read_bytes():  # LightGBM ends the process at a tree that is cut off
+            message = f"{path.name} is damaged: it ends before its trees do"
+            raise SourceError(message, reason=Reason.SOURCE_CORRUPTED)
         booster = lightgbm.Booster(model_file=str(path))
         return _Loaded(booster, str(booster.dump_model(num_iteration=1).get("objective", "")))
 
