@@ -166,3 +166,6 @@ def _json_size(headers: Any) -> int | None:
         message = f"Inference-Header-Content-Length must be the number of bytes of JSON, found {clip(size, 64)!r}"
         raise RequestError(Code.INVALID, message, unread=True)
     return int(size)
+
+
+FRONT = HttpFront

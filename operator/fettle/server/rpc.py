@@ -380,3 +380,6 @@ class Handlers(grpc.GenericRpcHandler):  # type: ignore[misc]  # the library has
     def service(self, handler_call_details: Any) -> Any:
         """The handler of a call."""
         return self._known.get(handler_call_details.method, self._unknown)
+
+
+FRONT = RpcFront

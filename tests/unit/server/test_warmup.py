@@ -73,6 +73,8 @@ def test_how_many_items_of_several_requests_share_a_run(
         ("many gain and few do not", {1: 1, 2: 2, 4: 4, 8: 2}, None, 8),
         ("no more than is asked for", {1: 1, 2: 1, 3: 1}, 3, 3),
         ("a run that takes long is not tried more often than once", {1: 300}, None, 1),
+        ("a long run that gains nothing from two items is not tried with more", {1: 20, 2: 39}, None, 1),
+        ("a long run that gains is tried as far as there is time", {1: 20, 2: 21}, None, 2),
     ],
 )
 def test_what_nobody_measured_is_tried(
@@ -81,6 +83,22 @@ def test_what_nobody_measured_is_tried(
     seconds = {1: milliseconds[1] / 1000}
     assert warmup._tried(lambda count: milliseconds[count] / 1000, seconds, asked) == items
     assert seconds.keys() == milliseconds.keys()
+
+
+@pytest.mark.parametrize(("what", "took", "runs"), [("short", 0.001, 6), ("long", 0.03, 3), ("very long", 0.3, 1)])
+def test_a_run_is_repeated_as_often_as_it_has_to_be(
+    what: str, took: float, runs: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    now, begun = 0.0, 0
+
+    def run(inputs: Any, rows: int) -> dict[str, Any]:
+        nonlocal now, begun
+        now, begun = now + took, begun + 1
+        return {}
+
+    monkeypatch.setattr(warmup.time, "perf_counter", lambda: now)
+    assert warmup._middle(run, {}, 1) == pytest.approx(took)
+    assert begun == runs
 
 
 def test_a_small_model_runs_in_the_event_loop_from_the_first_request_on(
