@@ -54,6 +54,7 @@ class ManagementPort:
     def __init__(self, management: Management, settings: ServerSettings) -> None:
         # Probes have no certificate to show.
         self._listener = Listener(management, settings.host, settings.management_port, settings.tls_folder)
+        management.client_of = self._listener.client
         self._loop: asyncio.AbstractEventLoop | None = None
         self.done = asyncio.get_running_loop().create_future()
         threading.Thread(target=self._run, args=(asyncio.get_running_loop(),), name="management", daemon=True).start()

@@ -110,6 +110,15 @@ class Store:
         with self.open_file(path) as stream, explained(f"reading {self.uri}/{path}"):
             return stream.read()
 
+    def files_in(self, folder: str) -> list[str]:
+        """Names of the files in `folder`, sorted; none where it is not there. Raises StoreError."""
+        with explained(f"reading {self.uri}/{folder}", reading=True):
+            try:
+                found = self._fs.find(self.root.child(folder).path)
+            except (FileNotFoundError, NotADirectoryError):
+                return []
+        return sorted(path.rsplit("/", 1)[-1] for path in found)
+
     def write_bytes(self, path: str, content: bytes) -> None:
         """Write `content` under a temporary name beside `path`, on the disk itself, then rename. Raises StoreError."""
         self._write(path, io.BytesIO(content))
