@@ -18,21 +18,22 @@ import uvloop
 from fettle.api.secrets import without_secrets
 from fettle.api.text import clip
 from fettle.errors import FettleError
+from fettle.server.logs import LogFormat, configure
 from fettle.server.settings import ServerSettings
-from fettle.store.credentials import CleanFormatter, hidden_values
+from fettle.store.credentials import hidden_values
 
 
 @click.group(help="Fettle's inference server. Settings come from FETTLE_SERVER_* in the environment.")
 def main() -> None:
     """Entry point."""
-    lines = logging.StreamHandler()
-    lines.setFormatter(CleanFormatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))
-    logging.basicConfig(level=logging.INFO, handlers=[lines])
+    configure(LogFormat.TEXT, "info")  # until the settings are read
 
 
 def _run(action: Callable[[ServerSettings], None]) -> None:
     try:
-        action(ServerSettings())
+        settings = ServerSettings()
+        configure(settings.log_format, settings.log_level)
+        action(settings)
     except FettleError as error:
         # The kubelet keeps this file as the container's termination message; the operator reads the reason from it.
         message = without_secrets(error.message, os.environ, hidden_values(os.environ))

@@ -11,6 +11,7 @@ from fettle.api.text import clip
 from fettle.server import describe, openapi, rsgi
 from fettle.server.connections import Connections
 from fettle.server.listener import Listener
+from fettle.server.logs import HEADERS, REQUEST_ID, TRACE_CONTEXT, told
 from fettle.server.predict import Predict
 from fettle.server.protocol import HttpExchange
 from fettle.server.request import Code, RequestError
@@ -66,6 +67,8 @@ class HttpFront:
         closing = False
         more: tuple[Header, ...] = _JSON
         client: str | None = None
+        given = scope.headers
+        HEADERS.set(given.get)
         try:
             codec = self._codecs.get(scope.path)
             if self._guarded:
@@ -86,6 +89,8 @@ class HttpFront:
                 self.service.access.leave(client)
         closing |= self.connections.should_close(scope.client) or self.service.draining
         headers = self._closing if closing else self._headers
+        if REQUEST_ID in given or TRACE_CONTEXT in given:
+            more = (*more, *told(given.get).items())
         connection.response_bytes(STATUSES[code], [*headers, *more], body)
 
     def _admit(self, scope: Any, infer: bool) -> str | None:
@@ -94,6 +99,7 @@ class HttpFront:
             return None
         client = self._listener.client(scope.client)
         if client is None:
+            self.service.metrics.refuse(Code.UNAUTHENTICATED)
             raise RequestError(
                 Code.UNAUTHENTICATED, "this port is only for connections that came through TLS", unread=True
             )
@@ -166,3 +172,6 @@ def _json_size(headers: Any) -> int | None:
         message = f"Inference-Header-Content-Length must be the number of bytes of JSON, found {clip(size, 64)!r}"
         raise RequestError(Code.INVALID, message, unread=True)
     return int(size)
+
+
+FRONT = HttpFront

@@ -18,7 +18,8 @@ from fettle.server.batcher import Batcher, Gone
 from fettle.server.pace import LONG_SECONDS, Pace, short_seconds
 from fettle.server.request import Code, InferRequest, RequestError
 from fettle.server.warmup import warm_up
-from fettle.store.manifest import Manifest
+from fettle.store.manifest import Manifest, MeasurementRecord, read_figures, read_profile
+from fettle.store.profile import Profile
 
 log = logging.getLogger(__name__)
 
@@ -39,6 +40,8 @@ class ServedModel:
         self.manifest, self.session, self.max_queue = manifest, session, max_queue
         self.signature = manifest.signature  # requests' own, its batch free even where the file's is static
         self.streams = max(1, manifest.settings.streams)
+        self.figures: tuple[MeasurementRecord, ...] = ()  # what was measured of the artifact, for people
+        self.profile: Profile | None = None  # how the evaluation data is distributed
         self.waiting = 0  # requests that wait or run
         self._in_threads = 0  # of them
         self._parts = Parts.of(manifest)
@@ -149,5 +152,6 @@ def load(
     """Load and warm up the artifact in `folder`. Raises StoreError (tampered), RuntimeFailure (cannot load or run here)."""
     manifest, session = artifact.load(folder, sha256, threads)
     model = ServedModel(manifest, session, max_queue)
+    model.figures, model.profile = read_figures(folder), read_profile(folder)
     model.warm_up(folder, batching or Batching())
     return model

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import gc
+import importlib
 import logging
 import signal
 import threading
@@ -15,12 +16,10 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, Protocol
 
-from fettle.server.http import HttpFront
 from fettle.server.listener import Listener
 from fettle.server.management import Management
 from fettle.server.model import Batching, ServedModel, load
 from fettle.server.replay import Replay
-from fettle.server.rpc import RpcFront
 from fettle.server.service import InferenceService
 from fettle.server.settings import ServerSettings
 from fettle.store.comparison import Outcome
@@ -44,7 +43,9 @@ class Front(Protocol):
         """Stop listening."""
 
 
-FRONTS: tuple[Callable[[InferenceService], Front], ...] = (HttpFront, RpcFront)
+# Modules, each with a `FRONT`. They are imported while the model is loaded: grpc alone takes as long as a small model.
+FRONTS = ("fettle.server.http", "fettle.server.rpc")
+MakeFront = Callable[[InferenceService], Front]
 
 
 class ManagementPort:
@@ -53,6 +54,7 @@ class ManagementPort:
     def __init__(self, management: Management, settings: ServerSettings) -> None:
         # Probes have no certificate to show.
         self._listener = Listener(management, settings.host, settings.management_port, settings.tls_folder)
+        management.client_of = self._listener.client
         self._loop: asyncio.AbstractEventLoop | None = None
         self.done = asyncio.get_running_loop().create_future()
         threading.Thread(target=self._run, args=(asyncio.get_running_loop(),), name="management", daemon=True).start()
@@ -93,13 +95,15 @@ async def serve(settings: ServerSettings, on_ready: Callable[[ServedModel], None
     port = ManagementPort(management, settings)
     beating = asyncio.create_task(_beat(management))
     try:
+        importing = loop.run_in_executor(None, _imported_fronts)
         model = await _loaded(settings, stop, port.done)
         if model is None:
             return
+        made = await importing
         gc.collect()
         gc.freeze()  # what is there now stays: a full collection would look at all of it again, in the middle of a request
         service = InferenceService(settings, model)
-        fronts = [front(service) for front in FRONTS]
+        fronts = [front(service) for front in made]
         serving = [asyncio.create_task(front.serve()) for front in fronts]
         await asyncio.sleep(0)
         management.service = service
@@ -118,6 +122,10 @@ async def serve(settings: ServerSettings, on_ready: Callable[[ServedModel], None
         beating.cancel()
         port.stop()
         await _ended("the management port", port.done)
+
+
+def _imported_fronts() -> list[MakeFront]:
+    return [importlib.import_module(name).FRONT for name in FRONTS]
 
 
 async def _loaded(

@@ -21,6 +21,7 @@ from fettle.api.text import clip
 from fettle.errors import UsageError
 from fettle.server import describe
 from fettle.server import inference_pb2 as pb
+from fettle.server.logs import HEADERS, Header, told
 from fettle.server.messages import Messages
 from fettle.server.request import Code, RequestError
 from fettle.server.service import InferenceService
@@ -146,6 +147,7 @@ class RpcFront:
 
     async def _infer(self, requests: Any, context: Context) -> bytes:
         client: str | None = None
+        HEADERS.set(_headers(context))
         try:
             client = self._admit(context, infer=True)
             # The library itself cancels this handler where the client has left.
@@ -154,16 +156,15 @@ class RpcFront:
             await self._refuse(context, error)
         finally:
             self._leave(client)
-        context.set_trailing_metadata(self._trailing)
+        context.set_trailing_metadata((*self._trailing, *told(HEADERS.get()).items()))
         return answer
 
     def _admit(self, context: Context, *, infer: bool = False) -> str | None:
         """The client of a call, which has entered where it is one for inference; None where everybody may ask. Raises RequestError."""
         if self.service.access.open:
             return None
-        given = {name: value for name, value in context.invocation_metadata() or () if name == "authorization"}
         address = unquote(context.peer()).partition(":")[2]
-        return self.service.admit(given.get("authorization"), address, infer=infer)
+        return self.service.admit(_headers(context)("authorization"), address, infer=infer)
 
     def _leave(self, client: str | None) -> None:
         if client is not None:
@@ -329,6 +330,15 @@ class RpcFront:
         raise AssertionError("abort returned")
 
 
+def _headers(context: Context) -> Header:
+    """A call's metadata, by name, asked for only where it is wanted."""
+
+    def header(name: str) -> str | None:
+        return next((str(value) for key, value in context.invocation_metadata() or () if key == name), None)
+
+    return header
+
+
 def _credentials(certificate: Certificate) -> Any:
     """What the port shows; the library asks with each new connection whether it is another one by now."""
 
@@ -380,3 +390,6 @@ class Handlers(grpc.GenericRpcHandler):  # type: ignore[misc]  # the library has
     def service(self, handler_call_details: Any) -> Any:
         """The handler of a call."""
         return self._known.get(handler_call_details.method, self._unknown)
+
+
+FRONT = RpcFront

@@ -22,6 +22,7 @@ from fettle.runtimes.base import Array
 from fettle.server.access import Access
 from fettle.server.batcher import Gone
 from fettle.server.bodies import Bodies
+from fettle.server.drift import Drift
 from fettle.server.metrics import Metrics
 from fettle.server.model import ServedModel
 from fettle.server.request import Code, InferRequest, RequestError
@@ -63,6 +64,10 @@ class InferenceService:
         self.metrics = Metrics(settings.model, settings.revision)
         self.metrics.waiting.set_function(lambda: float(model.waiting))
         model.batcher.watch = self.metrics
+        labels = (settings.model, settings.revision)
+        self.drift = Drift(model.profile, model.signature, labels) if model.profile is not None else None
+        if self.drift is not None:
+            self.metrics.registry.register(self.drift)
         self.bodies = Bodies(settings)
         self.access = Access(settings)
         self._codec_thread = ThreadPoolExecutor(1, thread_name_prefix="codec")
@@ -116,7 +121,8 @@ class InferenceService:
             if infer:
                 self.access.enter(client)
         except RequestError as error:
-            self.metrics.count(error.code)
+            log.debug("a request of %s was refused: %s", address, error.message)
+            self.metrics.refuse(error.code)
             raise
         return client
 
@@ -142,6 +148,8 @@ class InferenceService:
         self._codec_thread.shutdown(wait=True, cancel_futures=True)
 
     def _count(self, code: Code, seconds: float) -> None:
+        if log.isEnabledFor(logging.DEBUG):
+            log.debug("a request ended with %s after %.3f ms", code.name, 1000 * seconds)
         self.metrics.count(code)
         if code is _OK:
             self.metrics.latency.observe(seconds)
@@ -177,9 +185,11 @@ class InferenceService:
             self.bodies.release(len(body))
 
     def _keep(self, request: InferRequest, outputs: Mapping[str, Array]) -> None:
-        """Offer an answered item to canaries."""
+        """Offer an answered item to canaries; what is kept tells of drift as well."""
         try:
-            self.samples.offer(request.inputs, request.rows, outputs)
+            sample = self.samples.offer(request.inputs, request.rows, outputs)
+            if sample is not None and self.drift is not None:
+                self.drift.count(sample.inputs, sample.outputs)
         except Exception:
             log.exception("an answered item could not be kept for canaries")
 

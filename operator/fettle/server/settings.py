@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Literal
 
 from pydantic import Field
 from pydantic_settings import BaseSettings, SettingsConfigDict
+
+from fettle.server.logs import LogFormat
 
 
 class ServerSettings(BaseSettings):
@@ -47,6 +50,10 @@ class ServerSettings(BaseSettings):
     )
     replay_share: float = Field(
         default=0.1, gt=0, le=1, description="Maximum share of the pod's CPU for comparison with the stable revision."
+    )
+    log_format: LogFormat = Field(default=LogFormat.TEXT, description="Form of the log: Text or JSON.")
+    log_level: Literal["debug", "info", "warning", "error"] = Field(
+        default="info", description="Least level of what is logged. debug logs every request, without its content."
     )
     tls_folder: Path | None = Field(
         default=None,

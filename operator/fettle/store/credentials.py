@@ -103,4 +103,8 @@ class CleanFormatter(logging.Formatter):
 
     def format(self, record: logging.LogRecord) -> str:
         """The line. Every value of a Secret in it is stars."""
-        return without_secrets(super().format(record), os.environ, self._hidden)
+        return self.clean(super().format(record))
+
+    def clean(self, line: str) -> str:
+        """`line` with stars in place of every value of a Secret."""
+        return without_secrets(line, os.environ, self._hidden)

@@ -191,6 +191,8 @@ def test_nobody_goes_around_tls(tmp_path: Path, authority: Authority) -> None:
             httpx.post(f"http://127.0.0.1:{port}/v2/models/lookup/infer", json=BODY).status_code for port in inner
         }
         assert answers == {401, 404}
+        metrics = httpx.get(f"{server.admin}/metrics", verify=trusting(authority)).text
+        assert 'fettle_server_requests_total{code="401",model="lookup",revision="abc123"} 1.0' in metrics
     finally:
         server.stop()
 
@@ -222,6 +224,7 @@ def test_a_token_is_asked_for_over_both_protocols_and_health_is_told_without(
             assert rpc.unary_unary(HEALTH)(b"", timeout=10) == b"\x08\x01", "SERVING"
         metrics = httpx.get(f"{server.admin}/metrics", verify=context).text
         assert 'fettle_server_requests_total{code="401",model="lookup",revision="abc123"} 3.0' in metrics
+        assert 'fettle_server_refused_tokens_total{model="lookup",revision="abc123"} 3.0' in metrics
         (tokens / "alice").write_text("another")
         until = time.monotonic() + 30
         while httpx.post(f"{base}/v2/models/lookup/infer", json=BODY, headers=mine, verify=context).status_code != 401:
