@@ -50,19 +50,21 @@ class Parts:
     signature: Signature
     most: int | None
     static: int | None
+    batchable: bool  # the signature's, found once: every request asks
 
     @classmethod
     def of(cls, manifest: Manifest) -> Parts:
         """As the artifact was certified: item by item where an answer depends on its neighbours, else as it was measured."""
         static = manifest.settings.batch_size
-        return cls(manifest.signature, 1 if manifest.alone else static or manifest.settings.preferred_batch, static)
+        most = 1 if manifest.alone else static or manifest.settings.preferred_batch
+        return cls(manifest.signature, most, static, manifest.signature.batchable)
 
     def infer(
         self, session: Session, inputs: dict[str, Array], rows: int, interrupt: Interrupt | None = None
     ) -> dict[str, Array]:
         """Outputs by name for `rows` items. Raises as `Session.infer`."""
         most = self.most or rows
-        if not self.signature.batchable or (rows <= most and self.static in (None, rows)):
+        if not self.batchable or (rows <= most and self.static in (None, rows)):
             return session.infer(inputs, interrupt)
         parts = [
             self._part(session, inputs, range(start, min(start + most, rows)), interrupt)
