@@ -117,12 +117,12 @@ async def test_another_architecture_than_the_nodes_have_is_refused_with_what_the
 
 
 @pytest.mark.parametrize(
-    ("resource", "target"),
+    ("resource", "asked"),
     [(GPU, {"device": {"kind": "nvidia"}}), (MIG, {"resources": {"limits": {MIG: 1}}})],
     ids=["a whole GPU", "a part of one"],
 )
 async def test_the_measuring_pod_is_scheduled_where_the_gpu_is(
-    resource: str, target: dict[str, Any], running: OperatorProcess, client: Client, namespace: str, look: Look
+    resource: str, asked: dict[str, Any], running: OperatorProcess, client: Client, namespace: str, look: Look
 ) -> None:
     l4, t4 = f"{namespace}-l4", f"{namespace}-t4"
     async with (
@@ -133,7 +133,7 @@ async def test_the_measuring_pod_is_scheduled_where_the_gpu_is(
         kubelet = Kubelet(client, namespace, played.name, played.port, logs=played.logs)
         async with kubelet.running():
             selector = {PRODUCT: "NVIDIA-L4", TAINT: l4}
-            await submit(client, namespace, nodeSelector=selector, **target)
+            await submit(client, namespace, nodeSelector=selector, **asked)
 
             async def scheduled() -> Object | None:
                 pods = (await client.list(POD, namespace)).items
