@@ -217,6 +217,7 @@ def ask_by_rpc(server: SlowServer, timeout: float | None) -> None:
     raw = np.array(QUICK, np.float32).tobytes()
     request = pb.ModelInferRequest(model_name="slow", inputs=[tensor], raw_input_contents=[raw])
     with grpc.insecure_channel(f"127.0.0.1:{server.grpc}") as channel:
+        grpc.channel_ready_future(channel).result(timeout=30)  # a deadline is for the answer, not for the connection
         infer = channel.unary_unary("/inference.GRPCInferenceService/ModelInfer")
         call = infer.future(request.SerializeToString(), timeout=timeout)
         if timeout is None:
