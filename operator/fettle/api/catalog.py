@@ -56,6 +56,8 @@ class StepEntry:
     bounded: bool = (
         False  # looks at the answers and at how many of them may change, which are then part of the cache key
     )
+    trains: bool = False  # changes the model in its own framework: a build of its own, the same for every family
+    training: bool = False  # needs training items
 
 
 @dataclass(frozen=True)
@@ -88,11 +90,12 @@ class RuntimeEntry:
 
 _SERVED = frozenset({"numpy", "onnxruntime", "openvino"})
 _OPTIMIZING = _SERVED | {"nncf", "onnx"}
+_TRAINING = frozenset({"onnxscript", "tensorly", "torch", "torch-pruning"})
 
 # Of Jobs and of servers, each from small to large.
 IMAGES: tuple[ImageEntry, ...] = (
     ImageEntry(Image.OPTIMIZER, _OPTIMIZING),
-    ImageEntry(Image.OPTIMIZER_TORCH, _OPTIMIZING | {"onnxscript", "torch"}),
+    ImageEntry(Image.OPTIMIZER_TORCH, _OPTIMIZING | _TRAINING),
     ImageEntry(Image.SERVER, _SERVED, serves=True),
     ImageEntry(Image.SERVER_TORCH, _SERVED | {"onnx", "onnxscript", "torch"}, serves=True),
 )
@@ -159,6 +162,33 @@ STEPS: tuple[StepEntry, ...] = (
     ),
 )
 
+TRAINER = RuntimeName.TORCHSCRIPT  # the family of steps that train: PyTorch
+
+
+def _training(kind: StepKind, function: str, *libraries: str, training: bool = True) -> StepEntry:
+    """The row of a step that trains. Sums of floats follow the instruction set, and a training is a long chain of them."""
+    return StepEntry(
+        kind,
+        TRAINER,
+        "TorchExport",
+        ("onnx", "onnxruntime", "onnxscript", "torch", *libraries),
+        function,
+        lossy=True,
+        instruction_set=True,
+        trains=True,
+        training=training,
+    )
+
+
+STEPS += (
+    _training(StepKind.PRUNE_STRUCTURED, "torch_prune:structured", "torch-pruning"),
+    _training(StepKind.PRUNE_MAGNITUDE, "torch_sparse:magnitude"),
+    _training(StepKind.PRUNE_NM, "torch_sparse:n_of_m"),
+    _training(StepKind.LOW_RANK, "torch_low_rank:low_rank", "tensorly", training=False),
+    _training(StepKind.REPLACE, "torch_replace:depthwise_separable"),
+    _training(StepKind.DISTILL, "torch_distill:distill", "torch-pruning"),
+)
+
 FORMATS: tuple[FormatEntry, ...] = (
     FormatEntry(FormatName.ONNX, ("onnx", "onnxruntime"), PORTABLE_RUNTIME, (".onnx",), revision=3),
     FormatEntry(
@@ -221,7 +251,18 @@ def kind(step: RecipeStep) -> StepKind | None:
 def step(step: RecipeStep, family: RuntimeName) -> StepEntry | None:
     """The row of `step` in `family`, or None where it does not exist (then the candidate is RecipeNotApplicable)."""
     known = kind(step)
-    return _STEPS.get((known, family)) if known is not None else None
+    if known is None:
+        return None
+    trained = _STEPS.get(
+        (known, TRAINER)
+    )  # what is trained becomes the portable form again, for every family that loads it
+    return _STEPS.get((known, family)) or (trained if trained is not None and trained.trains else None)
+
+
+def trains(step_: RecipeStep) -> bool:
+    """Whether it changes the model in its own framework."""
+    entry = step(step_, TRAINER)
+    return entry is not None and entry.trains
 
 
 def lossy(steps: Iterable[RecipeStep], precision: Precision) -> bool:
@@ -257,12 +298,14 @@ def build_libraries(family: RuntimeName, steps: Iterable[RecipeStep]) -> frozens
 def segments(family: RuntimeName, steps: Iterable[RecipeStep]) -> tuple[tuple[RecipeStep, ...], ...]:
     """`steps` in as few parts as there must be for each to find an image with all it needs, one part where one image has everything.
 
-    Empty where no image has what one of them needs.
+    A step that trains is a part of its own: its hours are not to be lost with what comes behind it. Empty where no image has what one
+    of them needs.
     """
     parts: list[tuple[RecipeStep, ...]] = []
     for each in steps:
-        joined = (*parts[-1], each) if parts else (each,)
-        if job_image(build_libraries(family, joined)) is not None:
+        alone = not parts or trains(each) or trains(parts[-1][-1])
+        joined = (each,) if alone else (*parts[-1], each)
+        if not alone and job_image(build_libraries(family, joined)) is not None:
             parts[-1:] = [joined]
         elif job_image(build_libraries(family, (each,))) is not None:
             parts.append((each,))

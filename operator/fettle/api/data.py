@@ -59,6 +59,36 @@ class CalibrationSpec(ApiModel):
     ] = None
 
 
+@rules(
+    Rule(
+        "self.uri.matches('^pvc://[a-z0-9][a-z0-9.-]*(/.*)?$')",
+        "data.training.uri must be pvc://CLAIM/PATH, a file or folder in a claim of this namespace; file:// works in `fettle optimize` only",
+    )
+)
+class TrainingSpec(ApiModel):
+    """Items that recipes train on; they never certify."""
+
+    uri: Annotated[
+        Uri,
+        Field(
+            description="An .npz, .parquet or .jsonl file with one column per input, named after it, and one row per item, "
+            "or a folder of images with a sub-folder per class. Items that are evaluation items too are left out."
+        ),
+    ]
+    max_samples: Annotated[int | None, Field(ge=1, description="Maximum number of items to use.")] = None
+    preprocess: Annotated[
+        PreprocessSpec | None, Field(description="How images become items, for a folder of images.")
+    ] = None
+    label_key: Annotated[
+        str,
+        Field(
+            min_length=1,
+            max_length=253,
+            description="Name of the array that holds the labels. Without labels, training only follows the original's answers.",
+        ),
+    ] = "labels"
+
+
 class AgreementSpec(ApiModel):
     """When a candidate's answer counts as the same as the original's."""
 
@@ -163,7 +193,7 @@ class GeneratedSpec(ApiModel):
     )
 )
 class DataSpec(ApiModel):
-    """Data for calibration and evaluation."""
+    """Data for calibration, evaluation and training."""
 
     calibration: Annotated[
         CalibrationSpec | None,
@@ -173,6 +203,10 @@ class DataSpec(ApiModel):
     ] = None
     evaluation: Annotated[
         EvaluationSpec | None, Field(description="Items for evaluation. If absent, only exact candidates are chosen.")
+    ] = None
+    training: Annotated[
+        TrainingSpec | None,
+        Field(description="Items for the recipes that train. If absent, such recipes do not apply."),
     ] = None
     generated: Annotated[
         GeneratedSpec | None, Field(description="Items to generate if there is no evaluation data.")

@@ -20,6 +20,7 @@ from fettle.api.labels import LabelReading
 from fettle.api.optimizedmodel import SourceSpec
 from fettle.api.recipe import RecipeStep, RuntimeSettings
 from fettle.api.signature import Signature
+from fettle.api.training import TrainSpec
 from fettle.api.vocabulary import Basis, CandidateState, ModelFormat, Objective, RuntimeName, Sha256
 
 SCHEMA_VERSION = 1
@@ -77,30 +78,49 @@ class LossBound(ApiModel):
     evaluation: EvaluationSpec | None = None
 
 
+class TrainingPlan(ApiModel):
+    """How the steps of a build train, and how answers are judged, which decides what they train for."""
+
+    spec: TrainSpec
+    evaluation: EvaluationSpec | None = None
+
+
 class BuildPlan(ApiModel):
     """A build: a recipe for a family of runtimes. It serves every candidate that differs only in settings.
 
-    `loss` is there where a step chooses by what it loses.
+    `loss` is there where a step chooses by what it loses, `training` where one trains.
     """
 
     name: str
     family: RuntimeName
     steps: tuple[RecipeStep, ...]
     loss: LossBound | None = None
+    training: TrainingPlan | None = None
 
     @property
     def segments(self) -> tuple[BuildPlan, ...]:
         """The builds that carry it out, each on what the one before it made: itself, unless no image has what all of its steps need.
 
-        Empty where no image has what one of its steps needs.
+        One that trains is of PyTorch's family, so that all families have it in common. Empty where no image has what a step needs.
         """
         parts = catalog.segments(self.family, self.steps)
-        if len(parts) == 1:
+        if len(parts) == 1 and not self.trains:
             return (self,)
-        return tuple(
-            self.model_copy(update={"name": f"{self.name}-{number}-of-{len(parts)}", "steps": steps})
-            for number, steps in enumerate(parts, 1)
-        )
+        return tuple(self._segment(steps, number, len(parts)) for number, steps in enumerate(parts, 1))
+
+    @property
+    def trains(self) -> bool:
+        """Whether one of its steps does."""
+        return any(catalog.trains(step) for step in self.steps)
+
+    def _segment(self, steps: tuple[RecipeStep, ...], number: int, count: int) -> BuildPlan:
+        if any(catalog.trains(step) for step in steps):
+            name = f"{self.name.removesuffix(f'-{self.family}')}-{catalog.TRAINER}"
+            update = {"family": catalog.TRAINER, "loss": None}
+        else:
+            name, update = self.name, {"training": None}
+        suffix = f"-{number}-of-{count}" if count > 1 else ""
+        return self.model_copy(update={**update, "name": f"{name}{suffix}", "steps": steps})
 
 
 class CandidatePlan(ApiModel):
@@ -141,7 +161,11 @@ class BuildTask(ApiModel):
     signature: Signature
     calibration: StoredData | None = None
     follows: str | None = None
-    evaluation: EvaluationSpec | None = None  # that of plan.loss, with the metric that Auto turned out to be
+    evaluation: EvaluationSpec | None = (
+        None  # that of plan.loss or plan.training, with the metric that Auto turned out to be
+    )
+    original: StoredModel | None = None  # the source as it came, where a step trains: the teacher
+    training: StoredData | None = None
 
 
 class BuiltCandidate(ApiModel):

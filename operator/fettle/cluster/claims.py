@@ -28,7 +28,7 @@ def _read_from(task: AnyTask) -> dict[str, str]:
     """What a task reads beside the store: field of the spec -> URI."""
     if not isinstance(task, PrepareTask):
         return {}
-    data = {"spec.data.calibration": task.data.calibration, "spec.data.evaluation": task.data.evaluation}
+    data = {f"spec.data.{name}": getattr(task.data, name) for name in ("calibration", "evaluation", "training")}
     return {"spec.source": task.source.uri, **{field: spec.uri for field, spec in data.items() if spec is not None}}
 
 

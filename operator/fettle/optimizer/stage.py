@@ -24,7 +24,7 @@ from fettle.api.text import clip
 from fettle.api.vocabulary import CandidateState
 from fettle.errors import FettleError, UsageError
 from fettle.runtimes import cpu
-from fettle.store.cache import build_key
+from fettle.store.cache import Learned, build_key, read_trained
 from fettle.store.manifest import is_whole
 from fettle.store.store import AnyReport, Store
 from fettle.store.uris import Mounts
@@ -154,9 +154,19 @@ def _earlier(task: AnyTask, store: Store, report: AnyReport | None) -> AnyReport
     """
     if isinstance(task, BuildTask) and isinstance(report, BuildReport):
         if report.built is None:  # another class of CPU may build what this one could not
-            here = build_key(task.plan, task.portable, task.calibration, cpu.detect(), task.follows)
+            here = build_key(
+                task.plan,
+                task.portable,
+                task.calibration,
+                cpu.detect(),
+                task.follows,
+                Learned(task.original, task.training),
+            )
             return report if report.cache_key == here else None
-        return report if all(store.has_blob(file.sha256, file.bytes) for file in report.built.files) else None
+        whole = all(store.has_blob(file.sha256, file.bytes) for file in report.built.files)
+        if task.plan.trains and read_trained(store, report.cache_key) is None:
+            return None
+        return report if whole else None
     if isinstance(task, MeasureTask) and isinstance(report, MeasureReport):
         holds = not any(row.state == CandidateState.FAILED for row in report.candidates)
         holds = holds and report.measured_on == cpu.detect()

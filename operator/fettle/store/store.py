@@ -1,6 +1,7 @@
 """The artifact store: blobs by digest, small JSON documents by name. Every write is a temporary name and a rename in the same folder.
 
-Layout: `blobs/<sha256>` · `artifacts/<sha256>/manifest.json` · `builds/<cache key>.json` · `results/<task hash>.json` · `reports/…`.
+Layout: `blobs/<sha256>` · `artifacts/<sha256>/manifest.json` · `builds/<cache key>.json` · `trained/<cache key>.json` ·
+`checkpoints/<cache key>/…` · `results/<task hash>.json` · `reports/…`.
 """
 
 from __future__ import annotations
@@ -113,6 +114,20 @@ class Store:
     def write_bytes(self, path: str, content: bytes) -> None:
         """Write `content` under a temporary name beside `path`, on the disk itself, then rename. Raises StoreError."""
         self._write(path, io.BytesIO(content))
+
+    def remove(self, path: str) -> None:
+        """Remove the file at `path`, if it is there. Raises StoreError."""
+        with explained(f"removing {self.uri}/{path}"), suppress(FileNotFoundError):
+            self._fs.rm_file(self.root.child(path).path)
+
+    def listed(self, folder: str) -> list[str]:
+        """Names of what lies in `folder`, sorted; none where there is no such folder. Raises StoreError."""
+        with explained(f"reading {self.uri}/{folder}"):
+            try:
+                paths = self._fs.ls(self.root.child(folder).path, detail=False)
+            except FileNotFoundError:
+                return []
+        return sorted(str(path).rstrip("/").rpartition("/")[2] for path in paths)
 
     def remember(self, path: str, document: ApiModel) -> None:
         """Keep `document` for `recall`. Raises StoreError."""

@@ -145,9 +145,8 @@ def _absolute(spec: OptimizedModelSpec, folder: Path) -> OptimizedModelSpec:
     def moved(part: Any) -> Any:
         return part if part is None else part.model_copy(update={"uri": file_uri(part.uri, folder)})
 
-    data = spec.data.model_copy(
-        update={"calibration": moved(spec.data.calibration), "evaluation": moved(spec.data.evaluation)}
-    )
+    parts = ("calibration", "evaluation", "training")
+    data = spec.data.model_copy(update={name: moved(getattr(spec.data, name)) for name in parts})
     return spec.model_copy(update={"source": moved(spec.source), "data": data, "store": moved(spec.store)})
 
 

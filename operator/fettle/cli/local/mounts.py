@@ -79,10 +79,14 @@ def _store_folder(folder: Path) -> None:
 
 def _check(spec: OptimizedModelSpec, folders: dict[str, Path]) -> None:
     addresses = {"spec.source.uri": spec.source.uri}
-    if spec.data.calibration is not None:
-        addresses["spec.data.calibration.uri"] = spec.data.calibration.uri
-    if spec.data.evaluation is not None:
-        addresses["spec.data.evaluation.uri"] = spec.data.evaluation.uri
+    data = spec.data
+    for name, given in (
+        ("calibration", data.calibration),
+        ("evaluation", data.evaluation),
+        ("training", data.training),
+    ):
+        if given is not None:
+            addresses[f"spec.data.{name}.uri"] = given.uri
     for path, uri in addresses.items():
         claim = claim_of(uri)
         if claim is not None and claim not in folders:

@@ -38,7 +38,7 @@ def reachable(store: Path, keep: Iterable[str]) -> set[str]:
 
 def unfinished(store: Path) -> Iterator[Path]:
     """What a process that was killed left half written."""
-    for folder in ("blobs", "builds", "results", "artifacts", "reports"):
+    for folder in ("blobs", "builds", "trained", "checkpoints", "results", "artifacts", "reports"):
         yield from (store / folder).glob("**/.*.partial")
 
 
@@ -48,9 +48,10 @@ def doomed(store: Path, kept: set[str], before: float) -> tuple[list[Path], list
     files = [path for path in blobs if path.stat().st_mtime < before]
     gone = {path.name for path in files}
     lost = {path.parent.name for path in (store / "artifacts").glob("*/manifest.json") if digests(path) & gone}
-    cached = [*(store / "builds").glob("*.json"), *(store / "results").glob("*.json")]
+    cached = [path for folder in ("builds", "trained", "results") for path in (store / folder).glob("*.json")]
     documents = [path for path in cached if digests(path) & (gone | lost)]
-    files += [path for path in unfinished(store) if path.stat().st_mtime < before]
+    abandoned = [*unfinished(store), *(store / "checkpoints").glob("*/*.pt")]  # a training that ends removes its own
+    files += [path for path in abandoned if path.stat().st_mtime < before]
     return documents, files, len(lost)
 
 

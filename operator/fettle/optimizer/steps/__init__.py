@@ -10,7 +10,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from importlib import import_module
 from pathlib import Path
-from typing import Generic, TypeVar
+from typing import TYPE_CHECKING, Generic, TypeVar
 
 from fettle import runtimes  # noqa: F401  before any toolchain: it keeps them from reporting their use
 from fettle.api import catalog
@@ -24,8 +24,15 @@ from fettle.optimizer.measure.items import MappedItems
 from fettle.optimizer.reference import OriginalAnswers
 from fettle.runtimes import base
 
+if TYPE_CHECKING:  # PyTorch is there only for steps that train
+    from fettle.optimizer.training.session import Training
+
 Parameters_co = TypeVar("Parameters_co", bound=StepParameters, covariant=True)
-FORMATS: dict[str, ModelFormat] = {".onnx": "ONNX", ".xml": "OpenVINO"}  # by the end of the entry's name
+FORMATS: dict[str, ModelFormat] = {
+    ".onnx": "ONNX",
+    ".xml": "OpenVINO",
+    ".pt2": "TorchExport",
+}  # by the end of the entry's name
 COMPARED = 3  # items on which an exact step must leave the outputs as they were
 
 
@@ -43,15 +50,24 @@ class Work(Generic[Parameters_co]):
     calibration: MappedItems | None
     loss: Loss | None = None
     notes: list[str] = field(default_factory=list)
+    training: Training | None = None
+
+    @property
+    def trained(self) -> Training:
+        """What a step that trains works with: its row in the catalog says that it does."""
+        if self.training is None:
+            raise RecipeError(f"{self.step.words} trains, which this build was not prepared for")
+        return self.training
 
 
 @dataclass(frozen=True)
 class Given:
-    """What all steps of a recipe work with: calibration items, what may be lost, and a list for notes."""
+    """What all steps of a recipe work with: calibration items, what may be lost, a list for notes, and a teacher where they train."""
 
     calibration: MappedItems | None = None
     loss: Loss | None = None
     notes: list[str] = field(default_factory=list)
+    training: Training | None = None
 
 
 def apply(step: RecipeStep, family: RuntimeName, entry: Path, folder: Path, given: Given) -> Path:
@@ -66,10 +82,15 @@ def apply(step: RecipeStep, family: RuntimeName, entry: Path, folder: Path, give
     if row.function is None:
         return entry
     module, function = row.function.split(":")
-    make: Callable[[Work[StepParameters]], Path] = getattr(import_module(f"{__name__}.{module}"), function)
+    try:
+        make: Callable[[Work[StepParameters]], Path] = getattr(import_module(f"{__name__}.{module}"), function)
+    except ModuleNotFoundError as error:
+        advice = "pip install '.[training]'" if row.trains else "pip install '.[optimizer]'"
+        message = f"the step {row.kind} needs {error.name}, which is not installed: {advice} in a checkout of Fettle"
+        raise RecipeError(message) from error
     state = _state(entry)
     try:
-        made = make(Work(entry, folder, parameters, given.calibration, given.loss, given.notes))
+        made = make(Work(entry, folder, parameters, given.calibration, given.loss, given.notes, given.training))
         broken = "it changed its input model" if _state(entry) != state else _broken(row, made, folder)
         if broken is None and not row.lossy and given.calibration is not None:
             broken = _moved(row, entry, made, given.calibration)

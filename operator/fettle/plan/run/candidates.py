@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import lru_cache
+from itertools import pairwise
 
 from fettle.api import catalog, metrics
 from fettle.api.bounds import ORIGINAL
@@ -64,7 +65,11 @@ def possible_builds(spec: OptimizedModelSpec) -> tuple[BuildPlan, ...]:
     has_data = spec.data.calibration is not None or spec.data.evaluation is not None or allows_lossy(spec)
     builds: dict[str, BuildPlan] = {}
     for planned in candidates:
-        known = all(entry is not None and (has_data or not entry.calibration) for entry in planned.entries)
+        trainable = spec.data.training is not None
+        known = all(
+            entry is not None and (has_data or not entry.calibration) and (trainable or not entry.training)
+            for entry in planned.entries
+        )
         if planned.build is not None and known:
             builds.setdefault(planned.build.name, planned.build)
     return tuple(builds.values())
@@ -111,6 +116,7 @@ def _recipe_candidates(spec: OptimizedModelSpec, target: TargetSpec) -> tuple[Pl
             runtime,
             RuntimeSettings(threads=target.threads, precision=recipe.precision),
             steps=recipe.steps,
+            train=recipe.train,
         )
         for recipe in spec.recipes
         for runtime in target.runtimes
@@ -118,7 +124,11 @@ def _recipe_candidates(spec: OptimizedModelSpec, target: TargetSpec) -> tuple[Pl
 
 
 def _bounded(planned: PlannedCandidate, spec: OptimizedModelSpec) -> PlannedCandidate:
-    """A candidate whose build may lose what the constraints allow, where one of its steps chooses by that."""
+    """A candidate whose build knows what the constraints allow to be lost, where one of its steps chooses by that, and how answers are
+    judged, where one trains."""
+    if planned.build is not None and planned.build.training is not None:
+        training = planned.build.training.model_copy(update={"evaluation": spec.data.evaluation})
+        planned = replace(planned, build=planned.build.model_copy(update={"training": training}))
     bound = in_force(spec).accuracy
     if planned.build is None or bound is None or not any(entry and entry.bounded for entry in planned.entries):
         return planned
@@ -205,6 +215,27 @@ def _known(planned: PlannedCandidate, facts: _Facts) -> Finding | None:
     return None
 
 
+def _trainable(planned: PlannedCandidate, facts: _Facts) -> Finding | None:
+    """Steps that train need training items, come first, and make what only runtimes of the portable form load."""
+    entries = [entry for entry in planned.entries if entry is not None]
+    trained = [entry for entry in entries if entry.trains]
+    if not trained:
+        return None
+    recipe, items = planned.plan.recipe, facts.prepare.training
+    if items is None and any(entry.training for entry in trained):
+        left = " (all of its items are evaluation items)" if facts.spec.data.training is not None else ""
+        text = f"recipe {recipe} trains, and there are no training data{left}: give data.training"
+    elif any(not one.trains and other.trains for one, other in pairwise(entries)):
+        text = f"recipe {recipe} trains what is not PyTorch's any more: put the steps that train in front of the others"
+    elif catalog.PORTABLE not in catalog.runtime(planned.plan.runtime).loads:
+        text = f"{planned.plan.runtime} runs sources as they came, not what a recipe made of them"
+    elif facts.prepare.traits.quantized:
+        text = "the source is already quantized, and has no gradients to train by"
+    else:
+        return None
+    return Finding(Reason.RECIPE_NOT_APPLICABLE, text)
+
+
 def _not_quantized_twice(planned: PlannedCandidate, facts: _Facts) -> Finding | None:
     if planned.quantizes and facts.prepare.traits.quantized:
         return Finding(Reason.RECIPE_NOT_APPLICABLE, "the source is already quantized")
@@ -243,7 +274,7 @@ def _more_calibration(items: int, facts: _Facts) -> str:
     return " made up: raise data.generated.samples" if items else ": give data.calibration or data.evaluation"
 
 
-APPLICABLE = (_known, _loads, _not_quantized_twice, _calibrated)
+APPLICABLE = (_known, _trainable, _loads, _not_quantized_twice, _calibrated)
 
 
 def _provable(planned: PlannedCandidate, facts: _Facts) -> Finding | None:

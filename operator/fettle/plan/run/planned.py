@@ -8,7 +8,8 @@ from dataclasses import dataclass
 from fettle.api import catalog
 from fettle.api.reasons import Reason
 from fettle.api.recipe import RecipeStep, RuntimeSettings
-from fettle.api.task import BuildPlan, CandidatePlan
+from fettle.api.task import BuildPlan, CandidatePlan, TrainingPlan
+from fettle.api.training import TrainSpec
 from fettle.api.vocabulary import RuntimeName
 
 
@@ -76,10 +77,12 @@ def planned_candidate(
     steps: tuple[RecipeStep, ...] = (),
     family: RuntimeName | None = None,
     variant: str = "",
+    train: TrainSpec | None = None,
 ) -> PlannedCandidate:
     """A candidate that, like its build, is named after what they are: `int8-onnxruntime-in-openvino`, `int8-openvino-1thread`."""
     made_by = family or runtime
-    build = BuildPlan(name=f"{recipe}-{made_by}", family=made_by, steps=steps) if steps else None
+    training = TrainingPlan(spec=train or TrainSpec()) if any(map(catalog.trains, steps)) else None
+    build = BuildPlan(name=f"{recipe}-{made_by}", family=made_by, steps=steps, training=training) if steps else None
     place = f"{runtime}" if made_by == runtime else f"{made_by}-in-{runtime}"
     name = "-".join(part for part in (recipe, place, variant) if part)
     plan = CandidatePlan(
