@@ -54,12 +54,12 @@ def read(spec: DataSpec, mounts: Mounts, signature: Signature, axes: Mapping[str
         evaluation = data.read(asked, mounts, signature, axes, room)
         if evaluation.labels is None:
             _refuse_without_labels(judging, evaluation.others)
-    given = split(calibration, evaluation)
+    parted = split(calibration, evaluation)
     if spec.training is None:
-        return given
+        return parted
     learned = spec.training
     asked = ItemsRequest(learned.uri, learned.max_samples, learned.label_key, learned.preprocess, by_name)
-    return with_training(given, data.read(asked, mounts, signature, axes, room))
+    return with_training(parted, data.read(asked, mounts, signature, axes, room))
 
 
 def column_names(spec: DataSpec, mounts: Mounts) -> set[str]:

@@ -15,7 +15,8 @@ from typing import TYPE_CHECKING, Generic, TypeVar
 from fettle import runtimes  # noqa: F401  before any toolchain: it keeps them from reporting their use
 from fettle.api import catalog
 from fettle.api.catalog import StepEntry
-from fettle.api.recipe import RecipeStep, RuntimeSettings, StepParameters
+from fettle.api.recipe import RecipeStep, RuntimeSettings
+from fettle.api.step import StepParameters
 from fettle.api.text import quoted
 from fettle.api.vocabulary import ModelFormat, RuntimeName
 from fettle.errors import FettleError, RecipeError

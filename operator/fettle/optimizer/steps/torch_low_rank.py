@@ -31,7 +31,6 @@ ENERGY = 0.95
 LOOKED_AT = 256  # items whose inputs to a layer are gathered
 ROUNDED = 4
 DAMPING = 1e-4  # of the mean variance: directions that no item brings must not be infinitely cheap
-Convolution = nn.Conv1d | nn.Conv2d
 
 
 def low_rank(work: Work[LowRankStep]) -> Path:
@@ -136,7 +135,7 @@ def _dense(layer: nn.Linear, moment: torch.Tensor, step: LowRankStep) -> nn.Modu
     return nn.Sequential(first, second)
 
 
-def _convolution(layer: Convolution, step: LowRankStep) -> nn.Module | None:
+def _convolution(layer: nn.Module, step: LowRankStep) -> nn.Module | None:
     """A 1x1 convolution, a smaller core, a 1x1 convolution; None where that has no fewer weights."""
     weight = layer.weight.detach().double()
     outputs, inputs = weight.shape[:2]
@@ -158,10 +157,10 @@ def _convolution(layer: Convolution, step: LowRankStep) -> nn.Module | None:
     middle = kind(
         ranks[1],
         ranks[0],
-        tuple(weight.shape[2:]),  # type: ignore[arg-type]
-        stride=layer.stride,  # type: ignore[arg-type]
-        padding=layer.padding,  # type: ignore[arg-type]
-        dilation=layer.dilation,  # type: ignore[arg-type]
+        tuple(weight.shape[2:]),
+        stride=layer.stride,
+        padding=layer.padding,
+        dilation=layer.dilation,
         bias=False,
     )
     last = kind(ranks[0], outputs, 1, bias=layer.bias is not None)

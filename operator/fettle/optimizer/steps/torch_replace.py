@@ -60,10 +60,10 @@ def _separated(layer: nn.Module) -> nn.Sequential:
     depthwise = kind(
         channels,
         channels,
-        tuple(kernel),  # type: ignore[arg-type]
-        stride=layer.stride,  # type: ignore[arg-type]
-        padding=layer.padding,  # type: ignore[arg-type]
-        dilation=layer.dilation,  # type: ignore[arg-type]
+        tuple(kernel),
+        stride=layer.stride,
+        padding=layer.padding,
+        dilation=layer.dilation,
         groups=channels,
         bias=False,
     )

@@ -51,7 +51,7 @@ def as_layers(module: fx.GraphModule) -> fx.GraphModule:
 
 def _arguments(module: fx.GraphModule, node: fx.Node) -> tuple[fx.Node, Arguments, tuple[str, ...]] | None:
     """What goes into the layer, its other arguments by name with weights as tensors, and the weights' names. None: computed weights."""
-    schema = list(node.target._schema.arguments)  # type: ignore[union-attr]
+    schema = list(node.target._schema.arguments)
     arguments = {argument.name: argument.default_value for argument in schema}
     arguments |= dict(zip((argument.name for argument in schema), node.args, strict=False)) | dict(node.kwargs)
     place = "indices" if node.target is aten.embedding.default else schema[0].name

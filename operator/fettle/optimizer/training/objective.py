@@ -235,6 +235,7 @@ def _with_labels(
     answered = Answered(
         names[place], [answer[place] for answer in examples], profile.axis, profile.threshold, profile.softmax
     )
+    targets: Array | None
     try:
         if spec.metric == Metric.MULTI_LABEL:
             reading = LabelReading(form=LabelForm.ALL_OF, told="0 or 1 for each decision")

@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 import torch
 from torch import fx
+from torch.nn import Module as Module
 
 from fettle.api.signature import Signature
 from fettle.errors import RecipeError
@@ -20,7 +21,6 @@ from fettle.optimizer.training.layers import as_layers
 from fettle.runtimes.torchscript import open_program, to_array, to_tensor
 
 Array = np.ndarray[Any, Any]
-Module = torch.nn.Module
 
 
 def opened(path: Path, signature: Signature) -> fx.GraphModule:
