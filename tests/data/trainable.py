@@ -19,17 +19,20 @@ SHARES = {"training": slice(0, 800), "evaluation": slice(800, 1797)}
 
 
 class Net(nn.Module):
-    """Convolutions, batch normalization, a residual block, dropout, a head."""
+    """Convolutions, batch normalization, two residual blocks, dropout, a head."""
 
     def __init__(self, width: int = 16) -> None:
         super().__init__()
         self.stem = nn.Sequential(nn.Conv2d(1, width, 3, padding=1, bias=False), nn.BatchNorm2d(width), nn.ReLU())
-        self.block = nn.Sequential(
-            nn.Conv2d(width, 2 * width, 3, padding=1, bias=False),
-            nn.BatchNorm2d(2 * width),
-            nn.ReLU(),
-            nn.Conv2d(2 * width, width, 3, padding=1, bias=False),
-            nn.BatchNorm2d(width),
+        self.blocks = nn.ModuleList(
+            nn.Sequential(
+                nn.Conv2d(width, width, 3, padding=1, bias=False),
+                nn.BatchNorm2d(width),
+                nn.ReLU(),
+                nn.Conv2d(width, width, 3, padding=1, bias=False),
+                nn.BatchNorm2d(width),
+            )
+            for _ in range(2)
         )
         self.deep = nn.Sequential(nn.Conv2d(width, 2 * width, 3, stride=2, padding=1), nn.ReLU())
         self.drop = nn.Dropout(0.1)
@@ -38,7 +41,8 @@ class Net(nn.Module):
     def forward(self, image: torch.Tensor) -> torch.Tensor:
         """[N, 1, 8, 8] -> logits [N, 10]"""
         found = self.stem(image)
-        found = torch.relu(found + self.block(found))
+        for block in self.blocks:
+            found = torch.relu(found + block(found))
         scores: torch.Tensor = self.head(self.drop(self.deep(found).mean((2, 3))))
         return scores
 
@@ -73,3 +77,18 @@ def save(module: nn.Module, path: Path) -> Path:
     batch = torch.export.Dim("batch", min=1, max=4096)
     torch.export.save(torch.export.export(module, example, dynamic_shapes=({0: batch},)), path)
     return path
+
+
+def student() -> nn.Module:
+    """A net that is smaller, as a person's own."""
+    return Net(width=8)
+
+
+def stranger() -> nn.Module:
+    """A net that answers something else."""
+    return nn.Sequential(nn.Flatten(), nn.Linear(64, 3))
+
+
+def nothing() -> int:
+    """No net."""
+    return 0

@@ -90,7 +90,7 @@ class RuntimeEntry:
 
 _SERVED = frozenset({"numpy", "onnxruntime", "openvino"})
 _OPTIMIZING = _SERVED | {"nncf", "onnx"}
-_TRAINING = frozenset({"onnxscript", "tensorly", "torch", "torch-pruning"})
+_TRAINING = frozenset({"onnx2pytorch", "onnxscript", "tensorly", "torch", "torch-pruning"})
 
 # Of Jobs and of servers, each from small to large.
 IMAGES: tuple[ImageEntry, ...] = (
@@ -171,7 +171,7 @@ def _training(kind: StepKind, function: str, *libraries: str, training: bool = T
         kind,
         TRAINER,
         "TorchExport",
-        ("onnx", "onnxruntime", "onnxscript", "torch", *libraries),
+        ("onnx", "onnx2pytorch", "onnxruntime", "onnxscript", "torch", *libraries),
         function,
         lossy=True,
         instruction_set=True,

@@ -171,7 +171,7 @@ class StoreSpec(ApiModel):
     ),
     Rule(
         "!has(self.recipes) || self.recipes.all(r, !has(r.steps) || r.steps.all(s, !has(s.quantize) || "
-        "(has(s.quantize.mode) && (s.quantize.mode == 'Dynamic' || s.quantize.mode == 'Aware')) || "
+        "(has(s.quantize.mode) && s.quantize.mode == 'Dynamic') || "
         "(has(self.data) && (has(self.data.calibration) || has(self.data.evaluation) || "
         "(has(self.data.generated) && has(self.data.generated.allowLossy) && self.data.generated.allowLossy)))))",
         "static quantization needs data.calibration, data.evaluation or data.generated.allowLossy",

@@ -15,7 +15,6 @@ KINDS = {
     QuantizeMode.STATIC: StepKind.QUANTIZE_STATIC,
     QuantizeMode.DYNAMIC: StepKind.QUANTIZE_DYNAMIC,
     QuantizeMode.MIXED: StepKind.QUANTIZE_MIXED,
-    QuantizeMode.AWARE: StepKind.QUANTIZE_AWARE,
 }
 
 
@@ -40,7 +39,7 @@ class QuantizeStep(StepParameters):
         QuantizeMode,
         Field(
             description="Quantization mode. Static and Mixed need calibration items. Mixed keeps the layers in floating point that change more "
-            "answers than constraints.accuracy allows; finding them takes longer. Aware trains the model with its rounding, on data.training."
+            "answers than constraints.accuracy allows; finding them takes longer."
         ),
     ] = QuantizeMode.STATIC
     preset: Annotated[

@@ -118,7 +118,6 @@ class StepKind(StrEnum):
     QUANTIZE_STATIC = "quantizeStatic"
     QUANTIZE_DYNAMIC = "quantizeDynamic"
     QUANTIZE_MIXED = "quantizeMixed"
-    QUANTIZE_AWARE = "quantizeAware"
     PRUNE_STRUCTURED = "pruneStructured"
     PRUNE_MAGNITUDE = "pruneMagnitude"
     PRUNE_NM = "pruneNM"
@@ -130,13 +129,12 @@ class StepKind(StrEnum):
 class QuantizeMode(StrEnum):
     """Dynamic: weights int8, activations measured at run time. Static: both int8, ranges from calibration data.
 
-    Mixed: as Static, but the layers that change too many answers stay in floating point. Aware: as Static, and trained with the rounding.
+    Mixed: as Static, but the layers that change too many answers stay in floating point.
     """
 
     DYNAMIC = "Dynamic"
     STATIC = "Static"
     MIXED = "Mixed"
-    AWARE = "Aware"
 
 
 class QuantizePreset(StrEnum):

@@ -100,7 +100,7 @@ def build_key(
 
 
 def read_build(store: Store, key: str, trains: bool = False) -> StoredModel | None:
-    """What an earlier build of that key wrote, if all its files are still there; of one that trains, its trained form too. Raises StoreError."""
+    """What an earlier build of that key wrote, if all its files are still there; of one that `trains`, its trained form too. Raises StoreError."""
     model = _whole(store, f"builds/{key}.json")
     return None if trains and read_trained(store, key) is None else model
 

@@ -18,7 +18,7 @@ from fettle.optimizer.training.blocks import without_blocks
 from fettle.optimizer.training.channels import fixed_layers, pruned
 from fettle.optimizer.training.export import save
 from fettle.optimizer.training.objective import Weights
-from fettle.optimizer.training.program import Module, call, opened
+from fettle.optimizer.training.program import Module, call
 from fettle.optimizer.training.session import Training, parameters
 from fettle.runtimes.torchscript import named_outputs
 
@@ -38,7 +38,7 @@ def distill(work: Work[DistillStep]) -> Path:
 def _student(spec: StudentSpec, training: Training, work: Work[DistillStep]) -> Module:
     if spec.callable is not None:
         return _own(spec.callable)
-    student = opened(work.entry, training.signature)
+    student = training.open(work.entry)
     if spec.depth is not None:
         gone = without_blocks(student, training.example, spec.depth)
         work.notes.append(f"residual blocks left out: {gone}")

@@ -23,7 +23,7 @@ from fettle.optimizer.steps import Work
 from fettle.optimizer.steps.torch_replace import put
 from fettle.optimizer.training.export import save
 from fettle.optimizer.training.pace import least_for
-from fettle.optimizer.training.program import Module, call, opened
+from fettle.optimizer.training.program import Module, call
 from fettle.optimizer.training.session import Training, parameters
 from fettle.runtimes.torchscript import to_tensor
 
@@ -36,7 +36,7 @@ DAMPING = 1e-4  # of the mean variance: directions that no item brings must not 
 def low_rank(work: Work[LowRankStep]) -> Path:
     """Factorize every layer that gets smaller by it; trained where there are training data. Raises RecipeError."""
     training, step = work.trained, work.step
-    student = opened(work.entry, training.signature)
+    student = training.open(work.entry)
     dense = {name: layer for name, layer in student.named_modules() if isinstance(layer, nn.Linear)}
     moments = _moments(student, dense, training)
     if step.target_speedup is not None:

@@ -17,8 +17,8 @@ from fettle.optimizer.steps import Work
 from fettle.optimizer.training.channels import fixed_layers, pruned, pruned_again
 from fettle.optimizer.training.export import save
 from fettle.optimizer.training.pace import least_for
-from fettle.optimizer.training.program import Module, opened
-from fettle.optimizer.training.session import Training, parameters
+from fettle.optimizer.training.program import Module
+from fettle.optimizer.training.session import Stage, Training, parameters
 
 RATIO = 0.5
 
@@ -26,7 +26,7 @@ RATIO = 0.5
 def structured(work: Work[PruneStep]) -> Path:
     """Remove the least important channels of each layer, and train. Raises RecipeError."""
     training, step = work.trained, work.step
-    student = opened(work.entry, training.signature)
+    student = training.open(work.entry)
     fixed = fixed_layers(student, training.example)
     by_gradients = step.importance is Importance.TAYLOR
     history: list[Any] = []
@@ -44,7 +44,7 @@ def structured(work: Work[PruneStep]) -> Path:
             history = [*history, *pruned(student, training.example, fixed, 1 - left, by_gradients)]
             student.zero_grad(set_to_none=True)
         architecture = {"ratio": ratio, "history": history}
-        training.fit(student, stage=stage, epochs=_epochs(training, stage, step.iterations), architecture=architecture)
+        training.fit(student, stage=Stage(stage, _epochs(training, stage, step.iterations), architecture))
     work.notes.append(
         f"pruned from {parameters(training.teacher):,} to {parameters(student):,} parameters ({len(fixed)} layers keep their channels)"
     )

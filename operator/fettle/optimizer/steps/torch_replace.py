@@ -11,14 +11,13 @@ from fettle.api.training import ReplaceStep
 from fettle.errors import RecipeError
 from fettle.optimizer.steps import Work
 from fettle.optimizer.training.export import save
-from fettle.optimizer.training.program import opened
 from fettle.optimizer.training.session import parameters
 
 
 def depthwise_separable(work: Work[ReplaceStep]) -> Path:
     """Replace every convolution that gets cheaper by it, and train. Raises RecipeError."""
     training = work.trained
-    student = opened(work.entry, training.signature)
+    student = training.open(work.entry)
     least = work.step.depthwise_separable.min_channels
     replaced = [name for name, layer in list(student.named_modules()) if _suits(layer, least)]
     if not replaced:

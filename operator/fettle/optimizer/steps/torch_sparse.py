@@ -15,7 +15,7 @@ from fettle.api.vocabulary import Granularity
 from fettle.errors import RecipeError
 from fettle.optimizer.steps import Work
 from fettle.optimizer.training.export import save
-from fettle.optimizer.training.program import Module, opened
+from fettle.optimizer.training.program import Module
 
 SPARSITY = 0.8
 LAYERS = (nn.modules.conv._ConvNd, nn.Linear)
@@ -25,7 +25,7 @@ Masks = list[tuple[nn.Parameter, torch.Tensor]]
 def magnitude(work: Work[PruneStep]) -> Path:
     """Set the smallest weights to 0. Raises RecipeError."""
     sparsity = work.step.sparsity or SPARSITY
-    student = opened(work.entry, work.trained.signature)
+    student = work.trained.open(work.entry)
     weights = _weights(student)
     if work.step.granularity is Granularity.GLOBAL:
         bound = _bound(torch.cat([weight.detach().flatten() for weight in weights]), sparsity)
@@ -44,7 +44,7 @@ def n_of_m(work: Work[PruneStep]) -> Path:
     n, m = work.step.n, work.step.m
     if n >= m:
         raise RecipeError(f"prune NM keeps n of every m weights: n is {n}, so m must be greater, found {m}")
-    student = opened(work.entry, work.trained.signature)
+    student = work.trained.open(work.entry)
     masks = [(weight, _neighbours(weight, n, m)) for weight in _weights(student) if weight.shape[1] % m == 0]
     if not masks:
         raise RecipeError(f"no layer has a number of inputs that is a multiple of {m}")

@@ -21,7 +21,7 @@ from fettle.optimizer.reference import REFERENCE_ITEMS, OriginalAnswers
 from fettle.optimizer.sources.base import Inputs, Original
 from fettle.optimizer.sources.boundary import plain
 from fettle.optimizer.sources.torch_onnx import convert
-from fettle.optimizer.training.program import Module, opened, own_inputs, own_outputs, runner
+from fettle.optimizer.training.program import Module, opened, own_inputs, own_outputs, runner, varying
 from fettle.runtimes.torchscript import open_program
 
 
@@ -42,14 +42,6 @@ class _Named(torch.nn.Module):
 def save(module: Module, example: Sequence[torch.Tensor], signature: Signature, path: Path) -> Path:
     """Write `module` as a program of torch.export. Raises RecipeError where PyTorch cannot."""
     names = own_inputs(len(signature.inputs))
-    shapes = [
-        {
-            axis: torch.export.Dim.DYNAMIC if axis == tensor.batch_axis else torch.export.Dim.AUTO
-            for axis, size in enumerate(tensor.shape)
-            if size < 0
-        }
-        for tensor in signature.inputs
-    ]
     # The names of a program's inputs are those of the arguments.
     source = f"def forward(self, {', '.join(names)}):\n    return self.named(({', '.join(names)},))\n"
     space: dict[str, Any] = {}
@@ -59,21 +51,24 @@ def save(module: Module, example: Sequence[torch.Tensor], signature: Signature, 
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            program = torch.export.export(around.eval(), tuple(example), dynamic_shapes=tuple(shapes), strict=False)
+            program = torch.export.export(
+                around.eval(), tuple(example), dynamic_shapes=varying(signature), strict=False
+            )
             torch.export.save(program, path)
     except Exception as error:  # the library raises what it likes
         raise RecipeError(f"PyTorch could not export what was trained: {quoted(error)}") from error
     return path
 
 
-def as_onnx(module: Module, example: Sequence[torch.Tensor], signature: Signature, folder: Path) -> Path:
-    """`module` as an ONNX file with the names of `signature`. Raises RecipeError."""
-    folder.mkdir(parents=True)
-    program = save(module, example, signature, folder / "model.pt2")
+def as_onnx(module: Module, example: Sequence[torch.Tensor], signature: Signature, work: Path) -> Path:
+    """`module` as `model.onnx` with the names of `signature`, in `work` beside what is made on the way. Raises RecipeError."""
+    work.mkdir(parents=True)
+    program = save(module, example, signature, work / "model.pt2")
     try:
-        return _renamed(convert(open_program(program), (), folder / "converted" / "model.onnx"), signature)
+        made = _renamed(convert(open_program(program), (), work / "converted" / "model.onnx"), signature)
     except ConversionError as error:
         raise RecipeError(f"it could not be brought into ONNX: {error.message}") from error
+    return made.replace(work / "model.onnx")
 
 
 def to_portable(program: Path, signature: Signature, items: MappedItems, folder: Path) -> Path:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -129,12 +129,9 @@ class Objective:
         return self._explained(flat, wanted)
 
     def _explained(self, answer: torch.Tensor, truth: torch.Tensor) -> tuple[float, float]:
-        error = (
-            (answer.double() - truth.double()).square().mean(tuple(range(1, answer.ndim)))
-            if answer.ndim > 1
-            else (answer.double() - truth.double()).square()
-        )
-        return float((1 - error / self.judged.scale**2).sum()), float(len(answer))
+        """Items, and for each 1 less the share of the variance that its error is."""
+        errors = (answer.double() - truth.double()).square().reshape(len(answer), -1).mean(1)
+        return float((1 - errors / self.judged.scale**2).sum()), float(len(answer))
 
     def _distance(self, one: Output, answer: torch.Tensor, taught: torch.Tensor) -> torch.Tensor:
         temperature = self.weights.temperature
@@ -186,9 +183,9 @@ def objective(
         profiles.append(profile)
     names = [tensor.name for tensor in signature.outputs]
     judged = names.index(spec.output) if spec.output in names else 0
-    entry = metrics.entry(spec.metric)
+    named = metrics.entry(PLAIN.get(spec.metric, spec.metric)).names_classes
     outputs = [
-        _output(place, signature, profile, entry.names_classes and place == judged, [one[place] for one in examples])
+        _output(place, signature, profile, named and place == judged, [one[place] for one in examples])
         for place, profile in enumerate(profiles)
         if profile.floating
     ]
@@ -251,9 +248,9 @@ def _with_labels(
     made.reading, made.targets = reading, targets
     if reading.form is LabelForm.NUMBERS:
         scale = max(float(targets.std()), 1e-6)
-        made.judged = Output(**{**made.judged.__dict__, "scale": scale, "classes": False})
+        made.judged = replace(made.judged, scale=scale, classes=False)
     elif reading.form is LabelForm.ALL_OF:
-        made.judged = Output(**{**made.judged.__dict__, "classes": False, "probabilities": profile.threshold > 0})
+        made.judged = replace(made.judged, classes=False, probabilities=profile.threshold > 0)
     return made
 
 

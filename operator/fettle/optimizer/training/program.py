@@ -23,9 +23,12 @@ from fettle.runtimes.torchscript import open_program, to_array, to_tensor
 Array = np.ndarray[Any, Any]
 
 
-def opened(path: Path, signature: Signature) -> fx.GraphModule:
-    """The model at `path` in evaluation mode, with gradients for its weights. Raises RecipeError, RuntimeFailure."""
-    module = _from_onnx(path, signature) if path.suffix == ".onnx" else _from_program(path, signature)
+def opened(path: Path, signature: Signature, example: Sequence[torch.Tensor] = ()) -> fx.GraphModule:
+    """The model at `path` in evaluation mode, with gradients for its weights. `example`: what one run takes; an ONNX graph needs it.
+
+    Raises RecipeError, RuntimeFailure.
+    """
+    module = _from_onnx(path, signature, example) if path.suffix == ".onnx" else _from_program(path, signature)
     for weight in module.parameters():
         weight.requires_grad_(weight.is_floating_point())
     return module.eval()
@@ -82,10 +85,25 @@ def _make_plain(module: fx.GraphModule, tensors: Sequence[str], order: Sequence[
     module.recompile()
 
 
-def _from_onnx(path: Path, signature: Signature) -> fx.GraphModule:
-    from fettle.optimizer.training.onnx_graph import module_of
+def _from_onnx(path: Path, signature: Signature, example: Sequence[torch.Tensor]) -> fx.GraphModule:
+    from fettle.optimizer.training.onnx_graph import exported
 
-    return module_of(path, signature)
+    module = exported(path, signature, example, varying(signature)).module(check_guards=False)
+    names = [node.name for node in module.graph.nodes if node.op == "placeholder"]
+    _make_plain(module, names, names)
+    return as_layers(module)
+
+
+def varying(signature: Signature) -> tuple[dict[int, Any], ...]:
+    """The dimensions of each input that vary, as torch.export takes them."""
+    return tuple(
+        {
+            axis: torch.export.Dim.DYNAMIC if axis == tensor.batch_axis else torch.export.Dim.AUTO
+            for axis, size in enumerate(tensor.shape)
+            if size < 0
+        }
+        for tensor in signature.inputs
+    )
 
 
 def call(module: Module, inputs: Sequence[torch.Tensor]) -> tuple[torch.Tensor, ...]:

@@ -20,11 +20,13 @@ from fettle.api.training import TrainSpec
 from fettle.errors import RecipeError
 from fettle.optimizer.data.columns import LABELS
 from fettle.optimizer.measure.items import MappedItems, of, unpack
+from fettle.optimizer.onnx.session import session
+from fettle.optimizer.reference import REFERENCE_ITEMS, OriginalAnswers
 from fettle.optimizer.training.checkpoints import Checkpoints
 from fettle.optimizer.training.items import TrainingItems, training_items
 from fettle.optimizer.training.loop import Progress, Teacher, Trainer
 from fettle.optimizer.training.objective import Objective, Weights, objective
-from fettle.optimizer.training.program import Module, call, opened
+from fettle.optimizer.training.program import Module, call, opened, runner
 from fettle.runtimes import cpu
 from fettle.runtimes.torchscript import to_array, to_tensor
 from fettle.store.arrays import mapped
@@ -32,9 +34,23 @@ from fettle.store.store import Store
 
 EXAMPLES = 32  # items whose answers say what an output is
 EPOCHS, STEPS = 20, 500
+LONGEST = 1_000_000  # epochs: checkpoints of a later stage have higher numbers
 LOOKED_AT = 512  # items whose gradients say what weights are worth
 SHOWN_EPOCHS = 200  # of a curve; a longer one is thinned
 log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Stage:
+    """A training within a step that has several: its number, its epochs if not all of them are its own, and what has to be known beside
+    the weights to make such a student again."""
+
+    number: int = 0
+    epochs: int | None = None
+    architecture: Any = None
+
+
+USUAL, WHOLE = Weights(), Stage()
 
 
 @dataclass
@@ -62,10 +78,26 @@ class Training:
     @cached_property
     def teacher(self) -> fx.GraphModule:
         """The model as it came. Nobody changes it."""
-        module = opened(self.original, self.signature)
+        module = self.open(self.original)
         for weight in module.parameters():
             weight.requires_grad_(False)
         return module
+
+    def open(self, path: Path) -> fx.GraphModule:
+        """The model at `path`, ready to be changed. Raises RecipeError, also where PyTorch answers otherwise than ONNX Runtime."""
+        module = opened(path, self.signature, self.example)
+        if path.suffix == ".onnx":
+            moved = self._differs(path, module)
+            if moved is not None:
+                raise RecipeError(f"taken back into PyTorch, the model answers otherwise than in ONNX Runtime: {moved}")
+        return module
+
+    def _differs(self, path: Path, module: Module) -> str | None:
+        inputs = tuple(self.seen.feed([place]) for place in range(min(REFERENCE_ITEMS, len(self.seen))))
+        original = session(path, self.signature)
+        reference = OriginalAnswers(inputs, tuple(original.infer(given) for given in inputs))
+        original.close()
+        return reference.differs(runner(module, self.signature))
 
     @property
     def taught(self) -> TrainingItems:
@@ -133,25 +165,21 @@ class Training:
         self,
         student: Module,
         *,
-        weights: Weights | None = None,
-        stage: int = 0,
-        epochs: int | None = None,
-        architecture: Any = None,
+        weights: Weights = USUAL,
+        stage: Stage = WHOLE,
         prepared: Callable[[], None] = lambda: None,
     ) -> Progress:
         """Train `student` to answer as the teacher and the labels say; it has the best weights then.
 
-        `stage` numbers trainings within a step; `architecture` is what has to be known beside the weights to make such a student again.
-        Raises RecipeError.
+        `prepared`: done after each step of the optimizer. Raises RecipeError.
         """
-        trainer = Trainer(
-            student, self.remembered, self.objective(weights or Weights()), self.spec, epochs or self.epochs, prepared
-        )
-        state = self.resumed if self.resumed is not None and self.resumed["stage"] == stage else None
+        judging = self.objective(weights)
+        trainer = Trainer(student, self.remembered, judging, self.spec, stage.epochs or self.epochs, prepared)
+        state = self.resumed if self.resumed is not None and self.resumed["stage"] == stage.number else None
 
         def keep(reached: dict[str, Any]) -> None:
-            number = stage * 1_000_000 + int(reached["epoch"])
-            self.checkpoints.save(number, {**reached, "stage": stage, "architecture": architecture})
+            number = stage.number * LONGEST + int(reached["epoch"])
+            self.checkpoints.save(number, {**reached, "stage": stage.number, "architecture": stage.architecture})
 
         progress = trainer.run(state, keep)
         self._tell(trainer, progress, student)
@@ -178,7 +206,10 @@ class Training:
                 curve=_rounded(progress.curve[::step]),
             )
         )
-        log.info("trained: %s; score %.4f, the original's %.4f", progress.ended, chosen.score, original.score)
+        score = f"{trainer.objective.words}: {chosen.score:.3f} (original {original.score:.3f})"
+        told = f"trained on {len(items.teaching)} items, {progress.ended}; {score}"
+        self.notes.append(told)
+        log.info("%s", told)
 
 
 def begin(

@@ -26,6 +26,7 @@ from fettle.plan.run.planned import Finding, PlannedCandidate, planned_candidate
 ROWS_LIMIT = 128  # of status.candidates, over all targets
 ERROR = 0.05  # that an accuracy interval of a target misses the truth, shared among its lossy finalists
 FINALISTS = 4  # lossy candidates of a target that are certified at most
+UNASKED_SHARE = 6  # a training of the default plan takes at most this part of search.deadlineSeconds
 GROUPS_NEEDED = 30  # items from which a bootstrap is believed
 # An item reaches beyond the range of n others with probability 2 / (n + 1), whatever the distribution (Wilks 1941): every second one
 # of three items, fewer than every fifth of ten. One item alone cost the examples up to 20 points of accuracy (onnxruntime). Libraries
@@ -128,6 +129,10 @@ def _bounded(planned: PlannedCandidate, spec: OptimizedModelSpec) -> PlannedCand
     judged, where one trains."""
     if planned.build is not None and planned.build.training is not None:
         training = planned.build.training.model_copy(update={"evaluation": spec.data.evaluation})
+        if not spec.recipes:  # nobody asked for it: it may take its part of the time, and no more
+            most = min(training.spec.deadline_seconds, spec.search.deadline_seconds // UNASKED_SHARE)
+            bounded = training.spec.model_copy(update={"deadline_seconds": max(most, 1)})
+            training = training.model_copy(update={"spec": bounded})
         planned = replace(planned, build=planned.build.model_copy(update={"training": training}))
     bound = in_force(spec).accuracy
     if planned.build is None or bound is None or not any(entry and entry.bounded for entry in planned.entries):

@@ -12,6 +12,7 @@ from dataclasses import dataclass, replace
 from fettle.api.optimizedmodel import TargetSpec
 from fettle.api.recipe import QuantizeStep, RecipeStep, RuntimeSettings
 from fettle.api.report import PrepareReport
+from fettle.api.training import PruneStep
 from fettle.api.vocabulary import FormatName, Precision, QuantizeMode, QuantizePreset, RuntimeName
 from fettle.plan.run.planned import PlannedCandidate, planned_candidate
 
@@ -83,6 +84,7 @@ CORE = _int8(operators=("Conv", "MatMul", "Gemm"))
 MIXED = _int8(QuantizeMode.MIXED)
 MIXED_TRANSFORMER = _int8(QuantizeMode.MIXED, QuantizePreset.TRANSFORMER)
 DYNAMIC = _int8(QuantizeMode.DYNAMIC, operators=("MatMul", "Gemm"))
+PRUNED = (RecipeStep(prune=PruneStep(target_speedup=2.0)),)
 
 
 def _quick(facts: Facts) -> bool:
@@ -99,6 +101,10 @@ def _no_transformer(facts: Facts) -> bool:
 
 def _one_shape(facts: Facts) -> bool:
     return facts.one_shape
+
+
+def _trainable(facts: Facts) -> bool:
+    return facts.prepare.training is not None and not facts.prepare.traits.quantized
 
 
 def _nncf(recipe: str, steps: tuple[RecipeStep, ...], when: Callable[[Facts], bool]) -> tuple[PlanLine, ...]:
@@ -138,6 +144,12 @@ LINES: tuple[PlanLine, ...] = (
     # 9: of a transformer only the products gain
     PlanLine("int8-core", ORT, CORE, when=_transformer),
     PlanLine("int8-dynamic", ORT, DYNAMIC, when=lambda facts: facts.prepare.traits.matmul_time_share >= MATMUL_SHARE),
+    # 10: with training data: half of the work pruned away, and int8 of that
+    *(
+        PlanLine(recipe, runtime, steps, when=_trainable)
+        for recipe, steps in (("pruned", PRUNED), ("pruned-int8", PRUNED + STATIC))
+        for runtime in (ORT, OPENVINO)
+    ),
 )
 
 

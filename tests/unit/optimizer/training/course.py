@@ -18,7 +18,7 @@ from fettle.api.recipe import RecipeStep
 from fettle.api.report import BuildReport, PrepareReport
 from fettle.api.task import BuildPlan, BuildTask, PrepareTask, StoredModel, TrainingPlan
 from fettle.api.training import TrainSpec
-from fettle.api.vocabulary import RuntimeName
+from fettle.api.vocabulary import Metric, RuntimeName
 from fettle.optimizer import build, stage
 from fettle.store.store import Store
 from fettle.store.uris import Mounts
@@ -33,14 +33,23 @@ class Course:
     evaluation: EvaluationSpec
 
     @classmethod
-    def of(cls, folder: Path, module: nn.Module, *, labelled: bool = True, uri: str = "model.pt2") -> Course:
-        """Prepare `module`, or the source that lies at `uri`."""
+    def of(
+        cls,
+        folder: Path,
+        module: nn.Module | None = None,
+        *,
+        uri: str = "model.pt2",
+        labelled: bool = True,
+        judged: bool = True,
+    ) -> Course:
+        """Prepare `module`, or the source that lies at `uri`. `judged`: by labels, which the original has to know."""
         for name, items in trainable.digits().items():
             given = items if labelled or name == "evaluation" else {"image": items["image"]}
             np.savez(folder / f"{name}.npz", **given)  # type: ignore[arg-type]
-        if uri == "model.pt2":
+        if module is not None:
             trainable.save(module, folder / uri)
-        evaluation = EvaluationSpec(uri="pvc://claim/evaluation.npz")
+        metric = Metric.ACCURACY if judged else Metric.AGREEMENT
+        evaluation = EvaluationSpec(uri="pvc://claim/evaluation.npz", metric=metric)
         data = DataSpec(evaluation=evaluation, training=TrainingSpec(uri="pvc://claim/training.npz"))
         task = PrepareTask(store="pvc://claim/store", source=SourceSpec(uri=f"pvc://claim/{uri}"), data=data, builds=())
         report = stage.run(task, Mounts({"claim": folder}))
