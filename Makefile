@@ -20,7 +20,7 @@ UP := $(PYTHON) -m tools.cluster up
 export PYTHONDONTWRITEBYTECODE :=
 export PYTHONPYCACHEPREFIX := $(CURDIR)/.cache/bytecode
 
-.PHONY: help setup lock lint type test test-unit coverage test-cluster test-e2e test-integrations test-torch test-kills bench-rollout bench-optimize bench-serve bench-train crds verify docs images images-torch cluster cluster-down cluster-status demo demo-clean clean
+.PHONY: help setup lock lint type test test-unit coverage test-cluster test-e2e test-integrations test-torch test-toolchains test-kills bench-rollout bench-optimize bench-serve bench-train crds verify docs images images-torch images-gpu check-gpu cluster cluster-down cluster-status demo demo-clean clean
 
 help: ## list the targets
 	@grep -hE '^[a-z0-9-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | awk -F'\t' '{printf "  %-16s %s\n", $$1, $$2}'
@@ -70,6 +70,12 @@ images: setup ## build the images that changed, and bring them to the cluster
 images-torch: setup ## the same, with the PyTorch images (1.3 GB more each)
 	@$(PYTHON) -m tools.cluster images --torch
 
+images-gpu: setup ## the same, with the images for NVIDIA GPUs (some GB more each; docs/guides/gpu.md)
+	@$(PYTHON) -m tools.cluster images --gpu
+
+check-gpu: ## check every GPU runtime on this machine's NVIDIA GPU; writes bench/results/gpu.json, 8 minutes (bench/gpu/README.md)
+	@bench/gpu/check.sh
+
 test: setup ## run all tests: unit, cluster (real API server), charts, e2e (real pods), on a separate cluster
 	$(PYTEST) $(SIDE_BY_SIDE) tests/unit tests/tools tests/docs
 	@$(ON_OWN_CLUSTER) --images -- bash -euxc '$(PYTEST) $(WAITING) tests/charts tests/cluster; $(PYTEST) $(WITH_PODS) tests/e2e'
@@ -86,11 +92,14 @@ test-cluster: setup ## run the tests against a real API server
 test-e2e: setup ## run the tests with real pods
 	@$(ON_OWN_CLUSTER) --images -- $(PYTEST) $(WITH_PODS) tests/e2e
 
-test-integrations: setup ## run the tests with Argo CD and Helm under load, on a cluster of their own; builds Argo CD once
+test-integrations: setup ## run the tests with Argo CD, an S3 server and Helm under load, on a cluster of their own; builds their programs once
 	@$(PYTHON) -m tools.cluster run --name fettle-integrations --images -- $(PYTEST) tests/integrations
 
 test-torch: setup ## run the PyTorch tests with real pods (images of 1.3 GB more each)
 	@FETTLE_TORCH_IMAGES=1 $(ON_OWN_CLUSTER) --torch -- $(PYTEST) tests/e2e/test_torch.py
+
+test-toolchains: setup ## run the tests of large toolchains, each in an environment of its own (ONLY=NAME for one)
+	@$(PYTHON) -m tools.toolchains run $(ONLY)
 
 test-kills: setup ## kill the operator after each of its API writes; 10 minutes
 	@FETTLE_TEST_KILLS_EVERY=1 $(ON_OWN_CLUSTER) -- $(PYTEST) tests/cluster/test_killed.py

@@ -17,9 +17,9 @@ from aiohttp import web
 from kubernetes.aio.client import ApiClient, Configuration
 
 from fettle.cluster.client import Client
-from fettle.cluster.kinds import EVENT, LEASE, WATCHED, Object
+from fettle.cluster.kinds import EVENT, LEASE, NODE, WATCHED, Object
 
-PLURALS = {kind.plural for kind in (*WATCHED, EVENT, LEASE)}
+PLURALS = {kind.plural for kind in (*WATCHED, EVENT, LEASE, NODE)}
 Refusal = Callable[[str, str], tuple[int, Object] | None]
 
 

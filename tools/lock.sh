@@ -16,3 +16,11 @@ for extra in torch training; do
   # shellcheck disable=SC2086  # words
   compile --extra $extra $without --constraint requirements/dev.txt -o requirements/$extra.txt
 done
+# Frameworks of source formats, likewise on top of the optimizer's lock.
+for framework in sklearn tensorflow; do
+  compile --extra "$framework" --extra optimizer --constraint requirements/dev.txt -o "requirements/$framework.txt"
+done
+# NVIDIA GPUs: the same way.
+compile --extra gpu --constraint requirements/dev.txt -o requirements/gpu.txt
+# Toolchains that have environments of their own: requirements/toolchains/NAME.txt.
+.venv/bin/python -m tools.toolchains lock

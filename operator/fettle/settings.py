@@ -66,10 +66,23 @@ class Settings(BaseSettings):
     optimizer_torch_image: Annotated[
         str, Field(description="Image of the Jobs that need PyTorch: for PyTorch sources, and to measure torchscript.")
     ] = "ghcr.io/fettle/optimizer-torch:0.1.0"
+    optimizer_tensorflow_image: Annotated[
+        str, Field(description="Image of the Jobs that prepare sources of TensorFlow, Keras and TFLite.")
+    ] = "ghcr.io/fettle/optimizer-tensorflow:0.1.0"
+    optimizer_sklearn_image: Annotated[
+        str,
+        Field(description="Image of the Jobs that prepare sources of scikit-learn, XGBoost, LightGBM and CatBoost."),
+    ] = "ghcr.io/fettle/optimizer-sklearn:0.1.0"
     server_torch_image: Annotated[str, Field(description="Image of serving pods that use torchscript.")] = (
         "ghcr.io/fettle/server-torch:0.1.0"
     )
-    image_pull_policy: Annotated[PullPolicy, Field(description="Pull policy of these four images.")] = (
+    optimizer_gpu_image: Annotated[
+        str, Field(description="Image of the Jobs that build and measure for NVIDIA GPUs.")
+    ] = "ghcr.io/fettle/optimizer-gpu:0.1.0"
+    server_gpu_image: Annotated[str, Field(description="Image of serving pods with an NVIDIA GPU.")] = (
+        "ghcr.io/fettle/server-gpu:0.1.0"
+    )
+    image_pull_policy: Annotated[PullPolicy, Field(description="Pull policy of these images.")] = (
         PullPolicy.IF_NOT_PRESENT
     )
     image_pull_secrets: Annotated[
@@ -80,6 +93,12 @@ class Settings(BaseSettings):
     store_uri: Annotated[str, Field(description="Default store for OptimizedModels without spec.store.")] = (
         "pvc://fettle-store"
     )
+    store_secret_name: Annotated[
+        str | None,
+        Field(
+            description="Secret with the credentials for the default store, in the namespaces of the objects. See secretName."
+        ),
+    ] = None
     store_create: Annotated[bool, Field(description="Create the default store's claim if it is missing.")] = True
     store_size: Annotated[str, Field(description="Size of a claim that the operator creates.")] = "20Gi"
     store_storage_class: Annotated[
@@ -113,6 +132,12 @@ class Settings(BaseSettings):
     job_ttl_seconds: Annotated[
         int, Field(ge=60, description="Time after which finished Jobs are deleted, in seconds.")
     ] = 3600
+    gpu_preflight: Annotated[
+        bool,
+        Field(
+            description="Refuse a run whose GPU no node offers before its first Job. Turn it off where GPU nodes are created on demand."
+        ),
+    ] = True
     unschedulable_seconds: Annotated[
         int,
         Field(
@@ -178,7 +203,7 @@ class Settings(BaseSettings):
         """Words separated by commas; an empty string is no word."""
         return tuple(word.strip() for word in value.split(",") if word.strip()) if isinstance(value, str) else value
 
-    @field_validator("kubeconfig", "store_storage_class", mode="before")
+    @field_validator("kubeconfig", "store_secret_name", "store_storage_class", mode="before")
     @classmethod
     def _empty_is_absent(cls, value: Any) -> Any:
         """A chart that leaves a value empty means its default."""
@@ -200,8 +225,12 @@ class Settings(BaseSettings):
         references = {
             Image.OPTIMIZER: self.optimizer_image,
             Image.OPTIMIZER_TORCH: self.optimizer_torch_image,
+            Image.OPTIMIZER_TENSORFLOW: self.optimizer_tensorflow_image,
+            Image.OPTIMIZER_SKLEARN: self.optimizer_sklearn_image,
+            Image.OPTIMIZER_GPU: self.optimizer_gpu_image,
             Image.SERVER: self.server_image,
             Image.SERVER_TORCH: self.server_torch_image,
+            Image.SERVER_GPU: self.server_gpu_image,
         }
         return references[image]
 

@@ -14,6 +14,8 @@ import yaml
 from tests.charts.helm import CHART, HelmError, helm, only, render
 
 import fettle
+from fettle.api.uris import Address
+from fettle.cluster.credentials import labels
 from fettle.cluster.kinds import LEASE, WATCHED, ResourceKind
 from fettle.cluster.owner import MODEL_DEPLOYMENT_LABEL, OPTIMIZED_MODEL_LABEL
 from fettle.cluster.serving import MANAGEMENT_PORT
@@ -101,7 +103,7 @@ def test_values_reach_the_settings(monkeypatch: pytest.MonkeyPatch) -> None:
         ({"operator": {"log": {"level": "LOUD"}}}, "value must be one of 'DEBUG', 'INFO', 'WARNING', 'ERROR'"),
         ({"image": {"pullPolicy": "Sometimes"}}, "value must be one of 'Always', 'IfNotPresent', 'Never'"),
         ({"operator": {"workers": 0}}, "minimum: got 0, want 1"),
-        ({"store": {"uri": "s3://bucket"}}, "does not match pattern"),
+        ({"store": {"uri": "ftp://bucket"}}, "does not match pattern"),
         ({"store": {"size": "much"}}, "does not match pattern"),
         ({"watchNamespaces": ["a", "a"]}, "items at 0 and 1 are equal"),
     ],
@@ -227,7 +229,7 @@ def test_the_readme_tells_every_right_of_the_operator() -> None:
     assert [name for rule in rules for name in rule["resources"] if name.split("/")[0] not in told] == []
 
 
-POLICIES = ["fettle", "fettle-jobs", "fettle-servers"]
+POLICIES = ["fettle", "fettle-jobs", "fettle-servers", "fettle-addresses"]
 
 
 def policies(values: dict[str, Any]) -> dict[tuple[str, str], Any]:
@@ -242,9 +244,9 @@ def test_the_operator_has_a_network_policy_and_jobs_and_servers_where_the_chart_
     assert list(policies({})) == [("fettle-system", "fettle")]
     assert policies({"networkPolicies": {"enabled": False}}) == {}
     watched = policies({"watchNamespaces": ["team-a"]})
-    assert list(watched) == list(zip(["fettle-system", "team-a", "team-a"], POLICIES, strict=True))
+    assert list(watched) == list(zip(["fettle-system", "team-a", "team-a", "team-a"], POLICIES, strict=True))
     listed = policies({"networkPolicies": {"namespaces": ["team-b"]}})
-    assert list(listed) == list(zip(["fettle-system", "team-b", "team-b"], POLICIES, strict=True))
+    assert list(listed) == list(zip(["fettle-system", "team-b", "team-b", "team-b"], POLICIES, strict=True))
 
 
 def test_network_policies_select_the_pods_that_there_are_and_let_nothing_of_a_job_through() -> None:
@@ -261,6 +263,15 @@ def test_network_policies_select_the_pods_that_there_are_and_let_nothing_of_a_jo
         "from" in rule for rule in servers["ingress"] if {"protocol": "TCP", "port": "management"} in rule["ports"]
     )
     assert servers["egress"][1]["ports"] == [{"protocol": "TCP", "port": MANAGEMENT_PORT}]
+
+
+def test_pods_with_addresses_outside_reach_them_and_no_other_pod_does() -> None:
+    values = {"watchNamespaces": ["team-a"], "networkPolicies": {"addressPorts": [443, 9000]}}
+    spec = policies(values)["team-a", "fettle-addresses"]
+    assert spec["podSelector"] == {"matchLabels": labels([Address("s3://bucket/model.onnx")])}
+    assert labels([Address("pvc://models/model.onnx"), Address("file:///m.onnx")]) == {}
+    assert spec["policyTypes"] == ["Egress"]
+    assert [port["port"] for rule in spec["egress"] for port in rule["ports"]] == [53, 53, 443, 9000]
 
 
 # Another value for each that has no other of its type.
@@ -284,6 +295,7 @@ OTHER: dict[str, Any] = {
     "operator.resources.limits": {"memory": "1Gi"},
     "operator.resources.requests": {"cpu": 1},
     "networkPolicies.apiServerPorts": [8443],
+    "networkPolicies.addressPorts": [9000],
     "jobs.resources.requests": {"cpu": 2},
     "jobs.resources.limits.memory": "7Gi",
     "metrics.serviceMonitor.interval": "7s",
@@ -293,6 +305,7 @@ OTHER: dict[str, Any] = {
 NEEDS: dict[str, dict[str, Any]] = {
     "podDisruptionBudget.minAvailable": {"podDisruptionBudget": {"enabled": True}},
     "serviceAccount.annotations": {},
+    "networkPolicies.addressPorts": {"networkPolicies": {"namespaces": ["team"]}},
     "metrics.serviceMonitor.interval": {"metrics": {"serviceMonitor": {"enabled": True}}},
     "metrics.serviceMonitor.labels": {"metrics": {"serviceMonitor": {"enabled": True}}},
     "metrics.podMonitor.interval": {"metrics": {"podMonitor": {"enabled": True}}},

@@ -9,12 +9,12 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[2]
+LARGE = ("server-torch", "optimizer-torch", "optimizer-tensorflow", "optimizer-sklearn", "server-gpu", "optimizer-gpu")
 DOCKERFILES = {
-    name: (ROOT / "docker" / f"Dockerfile.{name}").read_text()
-    for name in ("operator", "server", "optimizer", "server-torch", "optimizer-torch")
+    name: (ROOT / "docker" / f"Dockerfile.{name}").read_text() for name in ("operator", "server", "optimizer", *LARGE)
 }
 PROGRAMS = {"operator": "fettle.controller", "server": "fettle.server", "optimizer": "fettle.optimizer"}
-PROGRAMS |= {f"{name}-torch": PROGRAMS[name] for name in ("server", "optimizer")}
+PROGRAMS |= {name: PROGRAMS[name.partition("-")[0]] for name in LARGE}
 images = pytest.mark.parametrize("name", DOCKERFILES)
 
 
@@ -38,12 +38,12 @@ def test_only_locked_packages_are_installed(name: str) -> None:
         assert all("--hash=" in block for block in re.split(r"(?m)^(?=[a-z])", text)[1:])
 
 
-@pytest.mark.parametrize("name", ["server", "optimizer"])
-def test_an_image_with_pytorch_starts_as_the_slim_one_so_that_they_share_layers(name: str) -> None:
+@pytest.mark.parametrize("name", LARGE)
+def test_a_large_image_starts_as_the_slim_one_so_that_they_share_layers(name: str) -> None:
     def first_stage(text: str) -> str:
-        return text[text.index("ARG PYTHON") : text.index("COPY --from=packages")]
+        return text[text.index("ARG PYTHON") : text.index("FROM ${PYTHON}\n")]
 
-    assert first_stage(DOCKERFILES[f"{name}-torch"]) == first_stage(DOCKERFILES[name])
+    assert first_stage(DOCKERFILES[name]) == first_stage(DOCKERFILES[name.partition("-")[0]])
 
 
 @images
@@ -56,7 +56,7 @@ def test_the_operators_image_has_no_machine_learning_library() -> None:
     assert not re.findall(r"(?m)^(numpy|onnx|onnxruntime|openvino|nncf|torch|scipy)==", lock)
 
 
-@pytest.mark.parametrize("name", ["server", "optimizer", "server-torch", "optimizer-torch"])
+@pytest.mark.parametrize("name", ["server", "optimizer", *LARGE])
 def test_nothing_sends_telemetry(name: str) -> None:
     assert re.search(r"(?m)^ENV CI=true", DOCKERFILES[name])
 
@@ -65,5 +65,8 @@ def test_the_build_context_is_nothing_but_code_and_locks() -> None:
     ignored = (ROOT / ".dockerignore").read_text().split()
     assert "*" in ignored
     kept = {line.removeprefix("!") for line in ignored if line.startswith("!")}
-    locks = (f"requirements/{name}.txt" for name in ("operator", "server", "optimizer", "torch"))
+    locks = (
+        f"requirements/{name}.txt"
+        for name in ("operator", "server", "optimizer", "torch", "tensorflow", "sklearn", "gpu")
+    )
     assert kept == {"operator/fettle", "tools/torch_on_cpu.py", *locks}

@@ -32,12 +32,11 @@ from fettle.api.base import MANAGED_LABEL
 from fettle.api.report import Termination, frame
 from fettle.api.task import TASK
 from fettle.cluster.client import Client
-from fettle.cluster.kinds import POD, Object, ResourceKind
+from fettle.cluster.kinds import NODE, POD, Object, ResourceKind
 from fettle.cluster.owner import terminating
 from fettle.controller.context import utc_now
 from fettle.errors import ClusterError, ConflictError
 
-NODE = ResourceKind("", "v1", "nodes", "Node")
 STAGE = "fettle.dev/stage"
 
 Play = Callable[[Object], Object | None]

@@ -28,6 +28,7 @@ MAY = [
     "create events",
     "create secrets",
     "list events",
+    "list nodes",  # which GPUs they offer
 ]
 MAY_NOT = [
     "update optimizedmodels.fettle.dev",
@@ -46,7 +47,8 @@ MAY_NOT = [
     "update optimizedmodels.fettle.dev/finalizers",
     "update modeldeployments.fettle.dev/finalizers",
     "delete persistentvolumeclaims",
-    "list nodes",
+    "watch nodes",
+    "patch nodes",
     "list namespaces",
     "create leases.coordination.k8s.io",
     "impersonate users",

@@ -8,12 +8,13 @@ from __future__ import annotations
 import time
 from collections.abc import Iterator
 
+import numpy as np
 import pytest
 import yaml
 from tools.demo import install, watch
 from tools.demo.kube import Kube, condition
-from tools.demo.scenes import post
-from tools.demo.traffic import Load, bodies, foreign_failures
+from tools.demo.scenes import post, require_same_answers
+from tools.demo.traffic import WAYS, Load, bodies, foreign_failures, over_each_protocol
 
 pytestmark = pytest.mark.timeout(900)
 MD = "digits"
@@ -78,6 +79,19 @@ def test_the_winner_is_served_and_predicts_what_the_labels_say(kube: Kube) -> No
     requests, labels = bodies(install.DIGITS / "evaluation.npz", 12, seed=3)
     answers = [post(kube, body)["outputs"][0]["data"] for body in requests]
     right = sum(answer.index(max(answer)) == label for answer, label in zip(answers, labels, strict=True))
+    assert right >= 10
+
+
+def test_bytes_and_grpc_reach_a_pod_through_its_service_and_are_answered_as_json_is(kube: Kube) -> None:
+    requests, labels = bodies(install.DIGITS / "evaluation.npz", 12, seed=3)
+    told = over_each_protocol(kube, MD, requests)
+    assert tuple(row["protocol"] for row in told) == WAYS
+    require_same_answers(told)
+    through_the_proxy = [post(kube, body)["outputs"][0]["data"] for body in requests]
+    np.testing.assert_allclose(told[0]["answers"], through_the_proxy, rtol=1e-4, atol=1e-5)
+    text, *others = (row["requestBytes"] for row in told)
+    assert max(others) < text
+    right = sum(int(np.argmax(answer)) == label for answer, label in zip(told[-1]["answers"], labels, strict=True))
     assert right >= 10
 
 

@@ -168,19 +168,21 @@ def registry(cluster: Cluster) -> None:
 @click.argument("names", nargs=-1)
 @_named(FETTLE, "Cluster whose registry is used; fettle by default.")
 @click.option("--torch", is_flag=True, help="Include the PyTorch images (1.3 GB more each).")
-def images(names: tuple[str, ...], cluster: Cluster, torch: bool) -> None:
+@click.option("--gpu", is_flag=True, help="Include the images for NVIDIA GPUs (some GB more each).")
+def images(names: tuple[str, ...], cluster: Cluster, torch: bool, gpu: bool) -> None:
     """Build Fettle's images that the registry, or the nodes of kind, lack, deliver them, and print NAME=REFERENCE for each.
 
-    NAMES are operator, server and optimizer by default. server-torch and optimizer-torch are also available.
+    NAMES are operator, server and optimizer by default. server-torch, optimizer-torch, server-gpu, optimizer-gpu, optimizer-tensorflow and
+    optimizer-sklearn are also available.
     """
     from tools.cluster import images as module
     from tools.cluster.target import resolve_target
 
-    every = (*module.NAMES, *module.TORCH_NAMES)
+    every = (*module.NAMES, *module.TORCH_NAMES, *module.GPU_NAMES, *module.FORMAT_NAMES)
     unknown = set(names) - set(every)
     if unknown:
         raise ClusterError(f"unknown image: {', '.join(sorted(unknown))} (available: {', '.join(every)})")
     paths, progress = checkout(cluster), Progress(cluster.name, stderr=True)
-    wanted = names or (every if torch else module.NAMES)
+    wanted = names or (*module.NAMES, *(module.TORCH_NAMES if torch else ()), *(module.GPU_NAMES if gpu else ()))
     for name, reference in module.build(paths, resolve_target(paths=paths), progress, wanted).items():
         click.echo(f"{name}={reference}")

@@ -14,6 +14,8 @@ from tools.demo.install import images
 from tools.demo.kube import DemoError, Kube
 
 LOAD = Path(__file__).with_name("load.py")
+PROTOCOLS = Path(__file__).with_name("protocols.py")
+WAYS = ("HTTP, JSON", "HTTP, bytes", "gRPC")  # as protocols.py tells them
 Totals = dict[str, Any]
 
 
@@ -55,6 +57,39 @@ def _pod(name: str, image: str, config: str, command: list[str]) -> list[dict[st
     return [{"apiVersion": "v1", "kind": "Pod", "metadata": {"name": name, "labels": {"app": name}}, "spec": spec}]
 
 
+def _put(kube: Kube, name: str, files: dict[str, str]) -> None:
+    """Files for a pod. Server-side, because the last-applied annotation of a client-side apply could not hold the images."""
+    config = {"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": name}, "data": files}
+    kube.kubectl("apply", "--server-side", "--force-conflicts", "-f", "-", stdin=json.dumps(config))
+
+
+def over_each_protocol(kube: Kube, deployment: str, requests: list[str], name: str = "demo-protocols") -> list[Totals]:
+    """What a pod heard that sent these requests to the Service over each protocol (`protocols.py`). Raises DemoError."""
+    kube.kubectl("delete", "pod", name, "--ignore-not-found", "--wait=true", "--grace-period=1")
+    _put(kube, name, {"protocols.py": PROTOCOLS.read_text(), "bodies": "\n".join(requests)})
+    command = [
+        "python",
+        "/files/protocols.py",
+        "--host",
+        deployment,
+        "--model",
+        deployment,
+        "--bodies",
+        "/files/bodies",
+    ]
+    kube.apply(_pod(name, images(kube.target)["server"], name, command))
+    log = ""
+    for _ in watch.polls(120, kube=kube):
+        log = kube.pod_log(name, tail=-1)
+        told = [json.loads(line) for line in log.splitlines() if line.startswith("{")]
+        if len(told) == len(WAYS):
+            kube.kubectl("delete", "pod", name, "--wait=false")
+            return told
+        if "Traceback" in log:
+            break
+    raise DemoError(f"not every protocol was answered: {log or kube.kubectl('describe', 'pod', name)}")
+
+
 class Load:
     """A pod that keeps sending requests; `stop` returns the totals."""
 
@@ -65,9 +100,7 @@ class Load:
         """Start sending; replaces a pod that an earlier run left."""
         self.kube.kubectl("delete", "pod", self.name, "--ignore-not-found", "--wait=true", "--grace-period=1")
         files = {"load.py": LOAD.read_text(), "bodies": "\n".join(requests)}
-        config = {"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": self.name}, "data": files}
-        # Server-side, because the last-applied annotation of a client-side apply could not hold the images.
-        self.kube.kubectl("apply", "--server-side", "--force-conflicts", "-f", "-", stdin=json.dumps(config))
+        _put(self.kube, self.name, files)
         url = f"http://{self.deployment}:8080/v2/models/{self.deployment}/infer"
         command = ["python", "/files/load.py", "--url", url, "--bodies", "/files/bodies"]
         command += ["--rate", str(rate), "--clients", str(clients), "--seconds", str(seconds)]

@@ -7,8 +7,11 @@ from collections.abc import Iterator
 from prometheus_client import CollectorRegistry
 from prometheus_client.metrics import MetricWrapperBase
 
+from fettle.api.signature import Signature
 from fettle.controller import metrics as operator
+from fettle.server.drift import Drift
 from fettle.server.metrics import Histogram, Metrics, Requests
+from fettle.store.profile import Profile
 from tools.docs.markdown import code, generated, table
 
 HEAD = ("metric", "type", "labels", "meaning")
@@ -29,9 +32,16 @@ def page() -> str:
             table(HEAD, _rows(operator.REGISTRY)),
             "## Server\n",
             "Port `management` (8081) of serving pods. `model` is the ModelDeployment, and `revision` is the hash in `kubectl get mdep`.\n",
-            table(HEAD, _rows(Metrics("", "").registry)),
+            table(HEAD, _rows(_server())),
         ]
     )
+
+
+def _server() -> CollectorRegistry:
+    """The server's, of a model with a profile."""
+    registry = Metrics("", "").registry
+    registry.register(Drift(Profile(), Signature(inputs=(), outputs=()), ("", "")))
+    return registry
 
 
 def _rows(registry: CollectorRegistry) -> Iterator[tuple[str, ...]]:
@@ -50,3 +60,6 @@ def _metrics(registry: CollectorRegistry) -> Iterator[tuple[str, str, tuple[str,
         elif isinstance(collector, Histogram | Requests):
             (family,) = collector.describe()
             yield collector.name, family.type, collector.label_names, collector.documentation
+        elif isinstance(collector, Drift):
+            for gauge in collector.describe():
+                yield gauge.name, gauge.type, tuple(gauge._labelnames), gauge.documentation

@@ -37,6 +37,7 @@ class Program:
 RULES = Program("rules")
 ARGOCD = Program("argocd", "github.com/argoproj/argo-cd/v3/cmd")
 REDIS = Program("redis")
+VERSITYGW = Program("versitygw", "github.com/versity/versitygw/cmd/versitygw")
 
 
 def ensure(program: Program, progress: Progress, paths: Paths | None = None) -> Path:

@@ -31,12 +31,17 @@ helm.sh/chart: {{ printf "%s-%s" .Chart.Name .Chart.Version }}
 FETTLE_OPTIMIZER_IMAGE: {{ include "fettle.image" (list . "optimizer") | quote }}
 FETTLE_SERVER_IMAGE: {{ include "fettle.image" (list . "server") | quote }}
 FETTLE_OPTIMIZER_TORCH_IMAGE: {{ include "fettle.image" (list . "optimizerTorch") | quote }}
+FETTLE_OPTIMIZER_TENSORFLOW_IMAGE: {{ include "fettle.image" (list . "optimizerTensorflow") | quote }}
+FETTLE_OPTIMIZER_SKLEARN_IMAGE: {{ include "fettle.image" (list . "optimizerSklearn") | quote }}
 FETTLE_SERVER_TORCH_IMAGE: {{ include "fettle.image" (list . "serverTorch") | quote }}
+FETTLE_OPTIMIZER_GPU_IMAGE: {{ include "fettle.image" (list . "optimizerGpu") | quote }}
+FETTLE_SERVER_GPU_IMAGE: {{ include "fettle.image" (list . "serverGpu") | quote }}
 FETTLE_IMAGE_PULL_POLICY: {{ .Values.image.pullPolicy | quote }}
 FETTLE_IMAGE_PULL_SECRETS: {{ join "," .Values.image.pullSecrets | quote }}
 FETTLE_WATCH_NAMESPACES: {{ join "," .Values.watchNamespaces | quote }}
 FETTLE_IGNORE_NAMESPACES: {{ join "," .Values.ignoreNamespaces | quote }}
 FETTLE_STORE_URI: {{ .Values.store.uri | quote }}
+FETTLE_STORE_SECRET_NAME: {{ .Values.store.secretName | quote }}
 FETTLE_STORE_CREATE: {{ .Values.store.create | quote }}
 FETTLE_STORE_SIZE: {{ .Values.store.size | quote }}
 FETTLE_STORE_STORAGE_CLASS: {{ .Values.store.storageClass | quote }}
@@ -45,6 +50,7 @@ FETTLE_JOB_RESOURCES: {{ .Values.jobs.resources | toJson | quote }}
 FETTLE_MEASURE_MEMORY: {{ .Values.jobs.measureMemory | quote }}
 FETTLE_MEASURE_SECONDS: {{ .Values.jobs.measureSeconds | toJson | quote }}
 FETTLE_JOB_TTL_SECONDS: {{ .Values.jobs.ttlSeconds | toJson | quote }}
+FETTLE_GPU_PREFLIGHT: {{ .Values.jobs.gpuPreflight | toJson | quote }}
 FETTLE_UNSCHEDULABLE_SECONDS: {{ .Values.jobs.unschedulableSeconds | toJson | quote }}
 FETTLE_SERVER_RESOURCES: {{ .Values.serving.resources | toJson | quote }}
 FETTLE_SERVER_MEMORY: {{ .Values.serving.memory | quote }}

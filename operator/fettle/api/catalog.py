@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 
 from fettle.api.recipe import RecipeStep
-from fettle.api.vocabulary import FormatName, ModelFormat, Precision, RuntimeName, StepKind
+from fettle.api.vocabulary import DeviceKind, FormatName, ModelFormat, Precision, RuntimeName, StepKind
 
 PORTABLE: ModelFormat = "ONNX"  # what every source is converted to, and builds start from
 # Runs the portable form after each step of its making, so it need not be asked whether it loads it.
@@ -27,8 +27,12 @@ class Image(StrEnum):
 
     OPTIMIZER = "optimizer"
     OPTIMIZER_TORCH = "optimizer-torch"
+    OPTIMIZER_TENSORFLOW = "optimizer-tensorflow"
+    OPTIMIZER_SKLEARN = "optimizer-sklearn"
+    OPTIMIZER_GPU = "optimizer-gpu"
     SERVER = "server"
     SERVER_TORCH = "server-torch"
+    SERVER_GPU = "server-gpu"
 
 
 @dataclass(frozen=True)
@@ -58,6 +62,8 @@ class StepEntry:
     )
     trains: bool = False  # changes the model in its own framework: a build of its own, the same for every family
     training: bool = False  # needs training items
+    finishes: bool = False  # ends each build of its family: puts the file into the form that its device takes
+    on_device: bool = False  # is built on a node of the target, for the device at hand
 
 
 @dataclass(frozen=True)
@@ -66,9 +72,11 @@ class FormatEntry:
 
     format: FormatName
     libraries: tuple[str, ...]
-    runtime: RuntimeName  # runs the untouched source: the baseline
+    runtime: RuntimeName  # runs the untouched source, or what it is converted to: the baseline
     suffixes: tuple[str, ...]  # of its files: what tells the image of a source that nobody has looked at yet
     revision: int = 1
+    converted: bool = False  # no runtime runs the untouched source
+    common: tuple[str, ...] = ()  # suffixes of other files too: in a folder they count where nothing else is a model
 
 
 @dataclass(frozen=True)
@@ -84,20 +92,27 @@ class RuntimeEntry:
     loads: tuple[ModelFormat, ...]
     precisions: tuple[Precision, ...]
     process_bytes: int
-    by_default: bool = False  # tried on a target that names no runtimes
+    by_default: bool = False  # tried on a target of its device that names no runtimes
+    device: DeviceKind = DeviceKind.CPU
     repeats: bool = True  # answers the same inputs alike each time, but for float noise
 
 
 _SERVED = frozenset({"numpy", "onnxruntime", "openvino"})
-_OPTIMIZING = _SERVED | {"nncf", "onnx"}
+_OPTIMIZING = _SERVED | {"nncf", "onnx", "onnxconverter-common"}
 _TRAINING = frozenset({"onnx2pytorch", "onnxscript", "tensorly", "torch", "torch-pruning"})
+_TABLES = frozenset({"catboost", "lightgbm", "onnxmltools", "scikit-learn", "skl2onnx", "skops", "xgboost-cpu"})
+_ON_GPUS = frozenset({"cuda-bindings", "onnxruntime-gpu", "tensorrt-cu12", "tensorrt-rtx-cu12"})
 
 # Of Jobs and of servers, each from small to large.
 IMAGES: tuple[ImageEntry, ...] = (
     ImageEntry(Image.OPTIMIZER, _OPTIMIZING),
     ImageEntry(Image.OPTIMIZER_TORCH, _OPTIMIZING | _TRAINING),
+    ImageEntry(Image.OPTIMIZER_TENSORFLOW, _OPTIMIZING | {"ai-edge-litert", "keras", "tensorflow-cpu", "tf2onnx"}),
+    ImageEntry(Image.OPTIMIZER_SKLEARN, _OPTIMIZING | _TABLES),
+    ImageEntry(Image.OPTIMIZER_GPU, _OPTIMIZING | _ON_GPUS),
     ImageEntry(Image.SERVER, _SERVED, serves=True),
     ImageEntry(Image.SERVER_TORCH, _SERVED | {"onnx", "onnxscript", "torch"}, serves=True),
+    ImageEntry(Image.SERVER_GPU, _SERVED | _ON_GPUS, serves=True),
 )
 
 STEPS: tuple[StepEntry, ...] = (
@@ -160,6 +175,45 @@ STEPS: tuple[StepEntry, ...] = (
         revision=2,
         instruction_set=True,  # as above
     ),
+    # On GPUs the same QDQ file serves every runtime: both sides signed and symmetric, biases in floating point, products only.
+    *(
+        StepEntry(
+            StepKind.QUANTIZE_STATIC,
+            family,
+            "ONNX",
+            ("onnx", "onnxruntime"),
+            "onnxruntime_quantize:symmetric",
+            lossy=True,
+            calibration=True,
+        )
+        for family in (RuntimeName.ONNXRUNTIME_CUDA, RuntimeName.TENSORRT, RuntimeName.TENSORRT_RTX)
+    ),
+    # What ends a build for a GPU: the precision is the file's there, and an engine one architecture's.
+    StepEntry(
+        StepKind.OPTIMIZE_GRAPH,
+        RuntimeName.ONNXRUNTIME_CUDA,
+        "ONNX",
+        ("onnx", "onnxconverter-common"),
+        "onnx_precision:cast",
+        finishes=True,
+    ),
+    StepEntry(
+        StepKind.OPTIMIZE_GRAPH,
+        RuntimeName.TENSORRT,
+        "TensorRT",
+        ("onnx", "onnxconverter-common", "tensorrt-cu12"),
+        "tensorrt_engine:compile_engine",
+        finishes=True,
+        on_device=True,
+    ),
+    StepEntry(
+        StepKind.OPTIMIZE_GRAPH,
+        RuntimeName.TENSORRT_RTX,
+        "TensorRT-RTX",
+        ("onnx", "onnxconverter-common", "tensorrt-rtx-cu12"),
+        "tensorrt_engine:compile_engine",
+        finishes=True,
+    ),
 )
 
 TRAINER = RuntimeName.TORCHSCRIPT  # the family of steps that train: PyTorch
@@ -205,6 +259,55 @@ FORMATS: tuple[FormatEntry, ...] = (
         (".pt2",),
         revision=3,
     ),
+    FormatEntry(
+        FormatName.KERAS,
+        ("keras", "onnx", "onnxruntime", "tensorflow-cpu", "tf2onnx"),
+        PORTABLE_RUNTIME,
+        (".keras", ".h5", ".hdf5"),
+        converted=True,
+    ),
+    FormatEntry(
+        FormatName.SAVED_MODEL,
+        ("onnx", "onnxruntime", "tensorflow-cpu", "tf2onnx"),
+        PORTABLE_RUNTIME,
+        ("saved_model.pb",),
+        converted=True,
+    ),
+    FormatEntry(
+        FormatName.TFLITE,
+        ("ai-edge-litert", "onnx", "onnxruntime", "tensorflow-cpu", "tf2onnx"),
+        PORTABLE_RUNTIME,
+        (".tflite",),
+        converted=True,
+    ),
+    FormatEntry(
+        FormatName.SCIKIT_LEARN,
+        ("onnx", "onnxruntime", "scikit-learn", "skl2onnx", "skops"),
+        PORTABLE_RUNTIME,
+        (".skops", ".joblib", ".pkl", ".pickle"),
+        converted=True,
+    ),
+    FormatEntry(
+        FormatName.XGBOOST,
+        ("onnx", "onnxmltools", "onnxruntime", "xgboost-cpu"),
+        PORTABLE_RUNTIME,
+        (".ubj",),
+        converted=True,
+        common=(".json",),
+    ),
+    FormatEntry(
+        FormatName.LIGHTGBM,
+        ("lightgbm", "onnx", "onnxmltools", "onnxruntime"),
+        PORTABLE_RUNTIME,
+        (".lgb",),
+        converted=True,
+        common=(".txt",),
+    ),
+    FormatEntry(FormatName.CATBOOST, ("catboost", "onnx", "onnxruntime"), PORTABLE_RUNTIME, (".cbm",), converted=True),
+    # A directory that names the model in it, most often one of the four above; for TensorFlow's, source.format names them.
+    FormatEntry(
+        FormatName.MLFLOW, ("onnx", "onnxruntime", *sorted(_TABLES)), PORTABLE_RUNTIME, ("mlmodel",), converted=True
+    ),
 )
 
 # Peak memory of a measuring worker with a linear model of 640 weights was 78 MiB with onnxruntime, 101 with OpenVINO, and with torch 286
@@ -234,9 +337,40 @@ RUNTIMES: tuple[RuntimeEntry, ...] = (
         (Precision.FLOAT32,),
         process_bytes=480 << 20,
     ),
+    # Of the host's memory: a process that has loaded CUDA's libraries. Not measured on a GPU; a bound that leaves room.
+    RuntimeEntry(
+        RuntimeName.ONNXRUNTIME_CUDA,
+        "onnxruntime-gpu",
+        ("ONNX",),
+        (Precision.FLOAT32, Precision.FLOAT16),
+        process_bytes=2 << 30,
+        by_default=True,
+        device=DeviceKind.NVIDIA,
+    ),
+    RuntimeEntry(
+        RuntimeName.TENSORRT,
+        "tensorrt-cu12",
+        ("TensorRT",),
+        (Precision.FLOAT32, Precision.FLOAT16),
+        process_bytes=2 << 30,
+        device=DeviceKind.NVIDIA,
+    ),
+    RuntimeEntry(
+        RuntimeName.TENSORRT_RTX,
+        "tensorrt-rtx-cu12",
+        ("TensorRT-RTX",),
+        (Precision.FLOAT32, Precision.FLOAT16),
+        process_bytes=2 << 30,
+        by_default=True,
+        device=DeviceKind.NVIDIA,
+    ),
 )
 
-DEFAULT_RUNTIMES = tuple(entry.runtime for entry in RUNTIMES if entry.by_default)
+DEFAULT_RUNTIMES = tuple(entry.runtime for entry in RUNTIMES if entry.by_default and entry.device is DeviceKind.CPU)
+DEFAULT_GPU_RUNTIMES = tuple(
+    entry.runtime for entry in RUNTIMES if entry.by_default and entry.device is DeviceKind.NVIDIA
+)
+NVIDIA_RESOURCES = "nvidia.com/"  # what NVIDIA's device plugin offers: gpu, gpu.shared, mig-1g.10gb, ...
 
 _STEPS = {(entry.kind, entry.family): entry for entry in STEPS}
 _FORMATS = {entry.format: entry for entry in FORMATS}
@@ -253,9 +387,8 @@ def step(step: RecipeStep, family: RuntimeName) -> StepEntry | None:
     known = kind(step)
     if known is None:
         return None
-    trained = _STEPS.get(
-        (known, TRAINER)
-    )  # what is trained becomes the portable form again, for every family that loads it
+    # What is trained becomes the portable form again, for every family that loads it or builds from it.
+    trained = _STEPS.get((known, TRAINER))
     return _STEPS.get((known, family)) or (trained if trained is not None and trained.trains else None)
 
 
@@ -263,6 +396,17 @@ def trains(step_: RecipeStep) -> bool:
     """Whether it changes the model in its own framework."""
     entry = step(step_, TRAINER)
     return entry is not None and entry.trains
+
+
+def finish(family: RuntimeName) -> StepEntry | None:
+    """The row of what ends each build of that family, where there is such a step."""
+    entry = _STEPS.get((StepKind.OPTIMIZE_GRAPH, family))
+    return entry if entry is not None and entry.finishes else None
+
+
+def runs_engines(name: RuntimeName) -> bool:
+    """Whether a runtime loads nothing but what was compiled for its device."""
+    return PORTABLE not in runtime(name).loads and finish(name) is not None
 
 
 def lossy(steps: Iterable[RecipeStep], precision: Precision) -> bool:
@@ -280,7 +424,7 @@ def source_libraries(uri: str, format: FormatName) -> frozenset[str]:
     """What the Job needs that looks at a source first: by its format where that is given, else by the end of its address."""
     entry = _FORMATS.get(format)
     if entry is None:
-        entry = next((entry for entry in FORMATS if uri.lower().endswith(entry.suffixes)), None)
+        entry = next((entry for entry in FORMATS if uri.lower().endswith((*entry.suffixes, *entry.common))), None)
     return frozenset(entry.libraries) if entry is not None else frozenset()
 
 
@@ -290,9 +434,10 @@ def job_image(libraries: Iterable[str]) -> ImageEntry | None:
 
 
 def build_libraries(family: RuntimeName, steps: Iterable[RecipeStep]) -> frozenset[str]:
-    """What a build needs: the libraries of its steps, and of the runtime that loads what they made."""
-    entries = (step(each, family) for each in steps)
-    return frozenset({runtime(family).library, *(name for entry in entries if entry for name in entry.libraries)})
+    """What a build needs: the libraries of its steps, and of the runtime that loads what they made. Steps that train bring their own."""
+    entries = [entry for each in steps if (entry := step(each, family)) is not None]
+    loader = TRAINER if any(entry.trains for entry in entries) else family
+    return frozenset({runtime(loader).library, *(name for entry in entries for name in entry.libraries)})
 
 
 def segments(family: RuntimeName, steps: Iterable[RecipeStep]) -> tuple[tuple[RecipeStep, ...], ...]:

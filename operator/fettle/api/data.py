@@ -8,6 +8,7 @@ from pydantic import Field
 
 from fettle.api import metrics
 from fettle.api.base import ApiModel, Rule, rules
+from fettle.api.uris import Address, SecretName, file_rules
 from fettle.api.vocabulary import AgreementMode, Average, Color, Layout, Metric, SeveralLabels, Uri
 
 
@@ -37,12 +38,7 @@ class PreprocessSpec(ApiModel):
     color: Annotated[Color, Field(description="Order of the colour channels of the input.")] = Color.RGB
 
 
-@rules(
-    Rule(
-        "self.uri.matches('^pvc://[a-z0-9][a-z0-9.-]*(/.*)?$')",
-        "data.calibration.uri must be pvc://CLAIM/PATH, a file or folder in a claim of this namespace; file:// works in `fettle optimize` only",
-    )
-)
+@rules(*file_rules("data.calibration.uri"))
 class CalibrationSpec(ApiModel):
     """Items from which static quantization learns its ranges; they never certify."""
 
@@ -53,18 +49,14 @@ class CalibrationSpec(ApiModel):
             "or a folder of images with a sub-folder per class."
         ),
     ]
+    secret_name: SecretName = None
     max_samples: Annotated[int, Field(ge=1, le=100_000, description="Maximum number of items to use.")] = 256
     preprocess: Annotated[
         PreprocessSpec | None, Field(description="How images become items, for a folder of images.")
     ] = None
 
 
-@rules(
-    Rule(
-        "self.uri.matches('^pvc://[a-z0-9][a-z0-9.-]*(/.*)?$')",
-        "data.training.uri must be pvc://CLAIM/PATH, a file or folder in a claim of this namespace; file:// works in `fettle optimize` only",
-    )
-)
+@rules(*file_rules("data.training.uri"))
 class TrainingSpec(ApiModel):
     """Items that recipes train on; they never certify."""
 
@@ -75,6 +67,7 @@ class TrainingSpec(ApiModel):
             "or a folder of images with a sub-folder per class. Items that are evaluation items too are left out."
         ),
     ]
+    secret_name: SecretName = None
     max_samples: Annotated[int | None, Field(ge=1, description="Maximum number of items to use.")] = None
     preprocess: Annotated[
         PreprocessSpec | None, Field(description="How images become items, for a folder of images.")
@@ -116,10 +109,39 @@ class AgreementSpec(ApiModel):
 
 
 @rules(
+    Rule("has(self.uri) != has(self.code)", "data.evaluation.custom needs either uri or code"),
+    *file_rules("data.evaluation.custom.uri", "a file", optional=True),
+)
+class CustomMetricSpec(ApiModel):
+    """A metric of one's own: a Python function that scores one item. It runs only inside Jobs, with NumPy and what their image has."""
+
+    uri: Annotated[Uri | None, Field(description="A Python file that defines the function.")] = None
+    secret_name: SecretName = None
+    code: Annotated[
+        str | None, Field(min_length=1, max_length=65_536, description="The Python code itself, in place of uri.")
+    ] = None
+    function: Annotated[
+        str,
+        Field(
+            pattern="^[A-Za-z_][A-Za-z0-9_]*$",
+            max_length=253,
+            description="Name of the function. It takes the outputs for one item (NumPy arrays by name, without the batch axis) and the item's "
+            "label, and returns a number: higher is better, and maxDrop is in its unit. Without labels it takes the original's outputs in place "
+            "of the label, and must return 1 for equal outputs.",
+        ),
+    ] = "score"
+
+    def holding(self, code: str) -> CustomMetricSpec:
+        """The same with what lies at its address."""
+        return CustomMetricSpec(code=code, function=self.function)
+
+
+@rules(
     Rule(
-        "self.uri.matches('^pvc://[a-z0-9][a-z0-9.-]*(/.*)?$')",
-        "data.evaluation.uri must be pvc://CLAIM/PATH, a file or folder in a claim of this namespace; file:// works in `fettle optimize` only",
-    )
+        "(has(self.metric) && self.metric == 'Custom') == has(self.custom)",
+        "data.evaluation.custom and metric: Custom require each other",
+    ),
+    *file_rules("data.evaluation.uri"),
 )
 class EvaluationSpec(ApiModel):
     """Items that decide what may be published."""
@@ -131,6 +153,7 @@ class EvaluationSpec(ApiModel):
             "or a folder of images with a sub-folder per class."
         ),
     ]
+    secret_name: SecretName = None
     max_samples: Annotated[int | None, Field(ge=1, description="Maximum number of items to use.")] = None
     preprocess: Annotated[
         PreprocessSpec | None, Field(description="How images become items, for a folder of images.")
@@ -171,7 +194,13 @@ class EvaluationSpec(ApiModel):
         int, Field(ge=1, le=1000, description="Number of best classes among which the right one has to be (TopK).")
     ] = 5
     metric: Annotated[Metric, Field(description=metrics.described())] = Metric.ACCURACY
+    custom: Annotated[CustomMetricSpec | None, Field(description="The function of metric Custom.")] = None
     agreement: Annotated[AgreementSpec, Field(description="When two answers count as the same.")] = AgreementSpec()
+
+    @property
+    def judging(self) -> EvaluationSpec:
+        """The same without the name of a Secret: how answers are judged does not depend on what opens the items."""
+        return self.model_copy(update={"secret_name": None}) if self.secret_name is not None else self
 
 
 class GeneratedSpec(ApiModel):
@@ -211,3 +240,18 @@ class DataSpec(ApiModel):
     generated: Annotated[
         GeneratedSpec | None, Field(description="Items to generate if there is no evaluation data.")
     ] = None
+
+    def addresses(self) -> dict[str, Address]:
+        """Field of the spec -> address that it names."""
+        judging = self.evaluation
+        parts: dict[str, CalibrationSpec | EvaluationSpec | CustomMetricSpec | TrainingSpec | None] = {
+            "spec.data.calibration.uri": self.calibration,
+            "spec.data.evaluation.uri": judging,
+            "spec.data.evaluation.custom.uri": judging.custom if judging is not None else None,
+            "spec.data.training.uri": self.training,
+        }
+        return {
+            field: Address(part.uri, part.secret_name)
+            for field, part in parts.items()
+            if part is not None and part.uri is not None
+        }

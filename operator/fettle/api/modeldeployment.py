@@ -10,6 +10,8 @@ from pydantic import Field
 from fettle.api.base import ApiModel, PrinterColumn, Rule, rules
 from fettle.api.modeldeployment_status import ModelDeploymentStatus
 from fettle.api.pods import EnvVar, LocalReference, ResourceSpec, Toleration
+from fettle.api.uris import SecretName as CredentialsName
+from fettle.api.uris import artifact_rules
 from fettle.api.vocabulary import Name, RuntimeName, Sha256, Uri
 
 
@@ -33,16 +35,16 @@ class ModelReference(ApiModel):
         "!has(self.ref) || (!has(self.sha256) && !has(self.runtime))",
         "model.sha256 and model.runtime may only be set together with model.uri, not with model.ref",
     ),
-    Rule(
-        "!has(self.uri) || self.uri.matches('^pvc://[a-z0-9][a-z0-9.-]*/.+$')",
-        "model.uri must be pvc://CLAIM/PATH, an artifact in a claim of this namespace",
-    ),
+    *artifact_rules("model.uri"),
 )
 class ModelSpec(ApiModel):
     """What serves: an OptimizedModel's winner, or a fixed artifact of the store."""
 
     ref: Annotated[ModelReference | None, Field(description="OptimizedModel in this namespace to follow.")] = None
-    uri: Annotated[Uri | None, Field(description="Fixed artifact: pvc://CLAIM/artifacts/SHA256.")] = None
+    uri: Annotated[
+        Uri | None, Field(description="Fixed artifact: pvc://CLAIM/artifacts/SHA256 or s3://BUCKET/artifacts/SHA256.")
+    ] = None
+    secret_name: CredentialsName = None
     sha256: Annotated[Sha256 | None, Field(description="sha256 of the fixed artifact's manifest.")] = None
     runtime: Annotated[RuntimeName | None, Field(description="Runtime of the fixed artifact.")] = None
 
@@ -70,6 +72,37 @@ class BatchingSpec(ApiModel):
     ] = None
 
 
+SecretName = Annotated[str, Field(min_length=1, max_length=253)]
+
+
+class TlsSpec(ApiModel):
+    """TLS on every port of the server. A renewed Secret is taken over without a restart; connections that are open are not ended."""
+
+    secret_name: Annotated[
+        SecretName,
+        Field(description="Secret in this namespace with tls.crt and tls.key, as the type kubernetes.io/tls has them."),
+    ]
+    require_client_certificate: Annotated[
+        bool,
+        Field(
+            description="Whether requests are only taken from clients that show a certificate signed by ca.crt of the Secret. "
+            "The management port asks for none."
+        ),
+    ] = False
+
+
+class AuthSpec(ApiModel):
+    """Who may send requests: clients with a bearer token."""
+
+    secret_name: Annotated[
+        SecretName,
+        Field(
+            description="Secret in this namespace with a key for each client, and in its value the client's token, or several on lines of their "
+            "own. A change is taken over without a restart."
+        ),
+    ]
+
+
 class ServerSpec(ApiModel):
     """Settings of the inference server in each pod."""
 
@@ -91,6 +124,10 @@ class ServerSpec(ApiModel):
         ),
     ] = None
     batching: Annotated[BatchingSpec | None, Field(description="How waiting requests share runs of the model.")] = None
+    tls: Annotated[TlsSpec | None, Field(description="TLS on the ports. Without it they speak in the clear.")] = None
+    auth: Annotated[
+        AuthSpec | None, Field(description="Tokens of clients. Without it, whoever reaches the ports may ask.")
+    ] = None
     resources: Annotated[ResourceSpec, Field(description="Resources of the server container.")] = ResourceSpec()
     image: Annotated[
         str | None, Field(max_length=512, description="Server image. Defaults to the operator's setting.")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Annotated, Any
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from fettle.api import catalog, metrics
 from fettle.api.base import ApiModel, PrinterColumn, Rule, rules
@@ -13,7 +13,10 @@ from fettle.api.data import DataSpec
 from fettle.api.optimizedmodel_status import OptimizedModelStatus
 from fettle.api.pods import EnvVar, LocalReference, ResourceSpec, Toleration
 from fettle.api.recipe import RecipeSpec
+from fettle.api.uris import Address, SecretName, file_rules, store_rules
 from fettle.api.vocabulary import (
+    Architecture,
+    DeviceKind,
     FormatName,
     Name,
     Objective,
@@ -50,22 +53,18 @@ class InputSpec(ApiModel):
     range: Annotated[ValueRange | None, Field(description="Range of generated values, if no data is given.")] = None
 
 
-@rules(
-    Rule(
-        "self.uri.matches('^pvc://[a-z0-9][a-z0-9.-]*(/.*)?$')",
-        "source.uri must be pvc://CLAIM/PATH, a file or folder in a claim of this namespace; file:// works in `fettle optimize` only",
-    )
-)
+@rules(*file_rules("source.uri"))
 class SourceSpec(ApiModel):
     """The trained model."""
 
     uri: Annotated[
         Uri,
         Field(
-            description="A file, or a folder with a model and its external data: pvc://CLAIM/PATH in this namespace, "
-            "or file://PATH in `fettle optimize`."
+            description="A file, or a folder with a model and its external data: pvc://CLAIM/PATH in this namespace, s3://BUCKET/PATH, "
+            "gs://BUCKET/PATH, az://CONTAINER/PATH, https://HOST/PATH (a file), or file://PATH in `fettle optimize`."
         ),
     ]
+    secret_name: SecretName = None
     format: Annotated[FormatName, Field(description="Auto detects the format from the content.")] = FormatName.AUTO
     sha256: Annotated[
         Sha256 | None,
@@ -74,6 +73,20 @@ class SourceSpec(ApiModel):
             "A mismatch ends the run."
         ),
     ] = None
+    signature: Annotated[
+        str | None,
+        Field(
+            max_length=253,
+            description="Which signature of a SavedModel or TFLite file is the model. Default: serving_default, or the only one.",
+        ),
+    ] = None
+    trusted: Annotated[
+        bool,
+        Field(
+            description="Whether code in the file may run, in a Job without credentials: pickles, types that skops does not know, and "
+            "Lambda layers of Keras."
+        ),
+    ] = False
     inputs: Annotated[
         tuple[InputSpec, ...],
         Field(
@@ -82,6 +95,42 @@ class SourceSpec(ApiModel):
             json_schema_extra={"x-map-keys": ["name"]},
         ),
     ] = ()
+
+
+@rules(
+    Rule(
+        "!(has(self.architecture) || has(self.memory)) || (has(self.kind) && self.kind == 'nvidia')",
+        "device.architecture and device.memory describe a GPU: write device.kind: nvidia",
+    )
+)
+class DeviceSpec(ApiModel):
+    """What computes on the nodes of a target."""
+
+    kind: Annotated[
+        DeviceKind,
+        Field(
+            description="cpu, or nvidia for a GPU of NVIDIA's. Pods ask for one GPU unless resources.limits says otherwise."
+        ),
+    ] = DeviceKind.CPU
+    architecture: Annotated[
+        Architecture | None,
+        Field(
+            description="Compute capability of the GPU: sm75 is a T4, sm86 an A10, sm89 an L4. Derived from the labels of the nodes where "
+            "they agree. Engines are built for it, and no other GPU loads them."
+        ),
+    ] = None
+    memory: Annotated[
+        str | None,
+        Field(
+            pattern=r"^[1-9][0-9]{0,5}(Mi|Gi)$",
+            description="Smallest memory of the GPU, such as 16Gi. Nodes whose label nvidia.com/gpu.memory says less do not count.",
+        ),
+    ] = None
+
+    @property
+    def memory_mebibytes(self) -> int:
+        """Its memory as a number; 0 where none is asked for."""
+        return 0 if self.memory is None else int(self.memory[:-2]) * (1024 if self.memory.endswith("Gi") else 1)
 
 
 @rules(
@@ -101,8 +150,19 @@ class TargetSpec(ApiModel):
     name: Annotated[Name, Field(description="Name of the target. ModelDeployments refer to it.")]
     runtimes: Annotated[
         tuple[RuntimeName, ...],
-        Field(min_length=1, max_length=8, description="Runtimes that may serve the model."),
+        Field(
+            min_length=1,
+            max_length=8,
+            description="Runtimes that may serve the model. On a target with a GPU the default is "
+            f"{' and '.join(catalog.DEFAULT_GPU_RUNTIMES)}.",
+        ),
     ] = catalog.DEFAULT_RUNTIMES
+    device: Annotated[
+        DeviceSpec | None,
+        Field(
+            description="What computes. Absent means the CPU, or a GPU if resources.limits has one (nvidia.com/gpu)."
+        ),
+    ] = None
     threads: Annotated[int, Field(ge=1, le=256, description="Maximum number of threads for one inference.")] = 1
     batch_sizes: Annotated[
         tuple[Annotated[int, Field(ge=1, le=4096)], ...],
@@ -120,6 +180,24 @@ class TargetSpec(ApiModel):
         str | None, Field(max_length=253, description="RuntimeClass of measuring and serving pods.")
     ] = None
     resources: Annotated[ResourceSpec, Field(description="Resources of the measuring Job.")] = ResourceSpec()
+
+    @model_validator(mode="before")
+    @classmethod
+    def _runtimes_of_its_device(cls, given: Any) -> Any:
+        """A target with a GPU that names no runtimes gets those of GPUs."""
+        if not isinstance(given, dict) or given.get("runtimes") or not _has_gpu(given):
+            return given
+        return {**given, "runtimes": catalog.DEFAULT_GPU_RUNTIMES}
+
+
+def _has_gpu(given: dict[str, Any]) -> bool:
+    """Whether a target as it was given asks for a GPU of NVIDIA's: by its device, else by its limits."""
+    device, resources = given.get("device"), given.get("resources")
+    if device is not None:
+        kind = device.get("kind") if isinstance(device, dict) else getattr(device, "kind", None)
+        return bool(kind == DeviceKind.NVIDIA)
+    limits = resources.get("limits") if isinstance(resources, dict) else getattr(resources, "limits", None)
+    return isinstance(limits, dict) and any(name.startswith(catalog.NVIDIA_RESOURCES) for name in limits)
 
 
 class SearchSpec(ApiModel):
@@ -150,16 +228,17 @@ class JobsSpec(ApiModel):
     resources: Annotated[ResourceSpec, Field(description="Resources of Jobs that do not measure.")] = ResourceSpec()
 
 
-@rules(
-    Rule(
-        "self.uri.matches('^pvc://[a-z0-9][a-z0-9.-]*(/.*)?$')",
-        "store.uri must be pvc://CLAIM or pvc://CLAIM/PATH, a claim of this namespace",
-    )
-)
+@rules(*store_rules("store.uri"))
 class StoreSpec(ApiModel):
     """Where artifacts go."""
 
-    uri: Annotated[Uri, Field(description="pvc://CLAIM/PATH, or a folder in `fettle optimize`.")]
+    uri: Annotated[
+        Uri,
+        Field(
+            description="pvc://CLAIM/PATH, s3://BUCKET/PATH, gs://BUCKET/PATH, az://CONTAINER/PATH, or a folder in `fettle optimize`."
+        ),
+    ]
+    secret_name: SecretName = None
 
 
 @rules(
@@ -211,6 +290,10 @@ class OptimizedModelSpec(ApiModel):
         StoreSpec | None,
         Field(description="Where artifacts are stored. Defaults to the operator's store, pvc://fettle-store."),
     ] = None
+
+    def addresses(self) -> dict[str, Address]:
+        """Field of the spec -> address that is read, the source's first."""
+        return {"spec.source.uri": Address(self.source.uri, self.source.secret_name), **self.data.addresses()}
 
 
 COLUMNS = (

@@ -15,11 +15,13 @@ from fettle.api.recipe import RuntimeSettings
 from fettle.api.signature import Tensor
 from fettle.api.vocabulary import (
     AgreementMode,
+    Architecture,
     Basis,
     CandidateState,
     Evidence,
     FormatName,
     Metric,
+    Quantity,
     RuntimeName,
     Sha256,
 )
@@ -223,6 +225,17 @@ class Placement(ApiModel):
     node_selector: Annotated[dict[str, str], Field(max_length=32, description="Node labels.")] = {}
     tolerations: Annotated[tuple[Toleration, ...], Field(max_length=32, description="Tolerations.")] = ()
     runtime_class_name: Annotated[str | None, Field(max_length=253, description="RuntimeClass.")] = None
+    architecture: Annotated[
+        Architecture | None,
+        Field(description="Compute capability of the GPU. No pod loads the artifact on another one."),
+    ] = None
+    limits: Annotated[
+        dict[str, Quantity] | None,
+        Field(
+            max_length=8,
+            description="Resources of NVIDIA's device plugin that serving pods get, such as nvidia.com/gpu.",
+        ),
+    ] = None
 
 
 class ArtifactStatus(ApiModel):
@@ -232,6 +245,9 @@ class ArtifactStatus(ApiModel):
     candidate: Annotated[str, Field(max_length=128, description="Candidate that was published.")]
     runtime: Annotated[RuntimeName, Field(description="Runtime that serves the artifact.")]
     uri: Annotated[str, Field(max_length=1024, description="URI of the artifact.")]
+    secret_name: Annotated[
+        str | None, Field(max_length=253, description="Name of the Secret with the credentials for the store.")
+    ] = None
     sha256: Annotated[Sha256, Field(description="sha256 of the manifest.")]
     bytes: Annotated[int, Field(description="Total size of its files, in bytes.")]
     threads: Annotated[int, Field(description="Total number of compute threads, as measured.")] = 1
@@ -265,6 +281,23 @@ def _word(value: float | None, form: str) -> str:
     return "-" if value is None else form.format(value)
 
 
+class DeviceStatus(ApiModel):
+    """The GPUs that were found for a target when its run began. The run keeps to them."""
+
+    target: Annotated[str, Field(max_length=63, description="Name of the target.")]
+    architecture: Annotated[
+        Architecture | None,
+        Field(description="Compute capability, as the spec says or as the labels of all suitable nodes say."),
+    ] = None
+    node_selector: Annotated[
+        dict[str, str] | None,
+        Field(max_length=8, description="Labels by which pods find that GPU, where the nodes have them."),
+    ] = None
+    nodes: Annotated[
+        int | None, Field(description="Number of suitable nodes. Absent if the operator may not read nodes.")
+    ] = None
+
+
 class OptimizedModelStatus(ApiModel):
     """The observed state of the OptimizedModel."""
 
@@ -293,6 +326,14 @@ class OptimizedModelStatus(ApiModel):
     ] = ()
     constraints: Annotated[Constraints | None, Field(description="Constraints in force.")] = None
     source: Annotated[SourceStatus | None, Field(description="The source model.")] = None
+    devices: Annotated[
+        tuple[DeviceStatus, ...] | None,
+        Field(
+            max_length=8,
+            description="GPUs of the targets that have some.",
+            json_schema_extra={"x-map-keys": ["target"]},
+        ),
+    ] = None
     baselines: Annotated[
         tuple[BaselineStatus, ...],
         Field(

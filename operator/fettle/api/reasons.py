@@ -13,6 +13,7 @@ class Reason(StrEnum):
     DIGEST_MISMATCH = "DigestMismatch"
     SOURCE_CORRUPTED = "SourceCorrupted"
     UNSAFE_PICKLE = "UnsafePickle"
+    UNSAFE_CODE = "UnsafeCode"
     UNSUPPORTED_FORMAT = "UnsupportedFormat"
     UNSUPPORTED_OPERATOR = "UnsupportedOperator"
     UNSUPPORTED_OPSET = "UnsupportedOpset"

@@ -70,6 +70,7 @@ class PrepareReport(ApiModel):
     )
     # How many of `items` at most have something to find by that metric, where it is a task's; None: all of them count.
     informative: int | None = None
+    custom_code: str | None = None  # what spec.data.evaluation.custom.uri held
     generated: bool = False
     # PortableForm: the source as it came cannot be timed (`notes` say why); `original` is then the portable form.
     basis: Basis = Basis.SOURCE_RUNTIME
@@ -137,12 +138,14 @@ class CpuClass(ApiModel):
     vnni: bool = False
     bf16: bool = False
     amx: bool = False
+    gpu: str | None = None  # product and architecture, where a runtime uses one: 'NVIDIA L4 sm89'
 
     @property
     def label(self) -> str:
         """One word for a person: 'GenuineIntel x86_64 avx512+vnni+amx'."""
         names = [name for name in ("avx2", "avx512", "vnni", "bf16", "amx") if getattr(self, name)]
-        return f"{self.vendor} {self.architecture} {'+'.join(names) or 'baseline'}"
+        of_cpu = f"{self.vendor} {self.architecture} {'+'.join(names) or 'baseline'}"
+        return of_cpu if self.gpu is None else f"{of_cpu}, {self.gpu}"
 
 
 class Distribution(ApiModel):

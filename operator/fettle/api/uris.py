@@ -1,11 +1,83 @@
-"""Addresses of files: `pvc://CLAIM/PATH` in a claim of the object's namespace, and how a pod is told where its claims lie."""
+"""Addresses of files: `pvc://CLAIM/PATH` in a claim of the object's namespace, or in an object store or on a web server outside of it; and
+how a pod is told where its claims and its Secrets lie."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import Annotated
+
+from pydantic import Field
+
+from fettle.api.base import Rule
 
 MOUNTS_VARIABLE = "FETTLE_MOUNTS"
+SECRETS_VARIABLE = "FETTLE_SECRETS"
+OBJECT_STORES = ("s3", "gs", "az")
+WEB = ("http", "https")
+REMOTE_SCHEMES = (*OBJECT_STORES, *WEB)
+
+_CLAIM = "pvc://[a-z0-9][a-z0-9.-]*"
+_BUCKET = f"({'|'.join(OBJECT_STORES)})://[^/]+"
+_REMOTE = f"({'|'.join(REMOTE_SCHEMES)})://"
+
+SecretName = Annotated[
+    str | None,
+    Field(
+        max_length=253,
+        pattern="^[a-z0-9]([a-z0-9.-]*[a-z0-9])?$",
+        description="Secret in this namespace with the credentials for uri. Its keys are named like the environment variables of the "
+        "provider's SDK, such as AWS_ACCESS_KEY_ID; for http and https: token, or username and password. Without it, the pod's own "
+        "identity is used.",
+    ),
+]
+
+
+@dataclass(frozen=True)
+class Address:
+    """An address that a spec names, and the Secret beside it."""
+
+    uri: str
+    secret_name: str | None = None
+
+
+def file_rules(field: str, what: str = "a file or folder", *, optional: bool = False) -> tuple[Rule, ...]:
+    """Rules of an object with `uri` and `secretName`; `uri`, which `field` names, is something to read."""
+    message = (
+        f"{field} must be pvc://CLAIM/PATH, {what} in a claim of this namespace, or s3://BUCKET/PATH, gs://BUCKET/PATH, "
+        "az://CONTAINER/PATH or https://HOST/PATH; file:// works in `fettle optimize` only"
+    )
+    return _rules(field, f"{_CLAIM}(/.*)?|{_BUCKET}(/.*)?|https?://[^/]+/.+", message, optional)
+
+
+def store_rules(field: str) -> tuple[Rule, ...]:
+    """The same for a store."""
+    message = f"{field} must be pvc://CLAIM or pvc://CLAIM/PATH, a claim of this namespace, or s3://BUCKET/PATH, gs://BUCKET/PATH or az://CONTAINER/PATH"
+    return _rules(field, f"{_CLAIM}(/.*)?|{_BUCKET}(/.*)?", message, False)
+
+
+def artifact_rules(field: str) -> tuple[Rule, ...]:
+    """The same for an artifact in a store."""
+    message = f"{field} must be pvc://CLAIM/PATH, an artifact in a claim of this namespace, or s3://BUCKET/PATH, gs://BUCKET/PATH or az://CONTAINER/PATH"
+    return _rules(field, f"{_CLAIM}/.+|{_BUCKET}/.+", message, True)
+
+
+def _rules(field: str, pattern: str, message: str, optional: bool) -> tuple[Rule, ...]:
+    absent = "!has(self.uri) || " if optional else ""
+    secret = field.removesuffix("uri") + "secretName"
+    return (
+        Rule(f"{absent}self.uri.matches('^({pattern})$')", message),
+        Rule(
+            f"{absent}!self.uri.matches('^{_REMOTE}([^/]*@|[^?#]*[?#])')",
+            f"{field} must not contain a user, a password or a query, because everybody who may read the object reads them: "
+            f"put credentials into a Secret, and its name into {secret}",
+        ),
+        Rule(
+            f"!has(self.secretName) || (has(self.uri) && self.uri.matches('^{_REMOTE}'))",
+            f"{secret} belongs to an address outside of the cluster: {', '.join(f'{scheme}://' for scheme in REMOTE_SCHEMES)}",
+        ),
+    )
 
 
 def claim_of(uri: str) -> str | None:
@@ -14,6 +86,23 @@ def claim_of(uri: str) -> str | None:
     return rest.split("/", 1)[0] if scheme == "pvc" else None
 
 
+def is_remote(uri: str) -> bool:
+    """Whether `uri` is reached over the network, by a client of its own."""
+    return uri.partition("://")[0] in REMOTE_SCHEMES
+
+
+def store_of(artifact: str) -> str:
+    """Address of the store that an artifact lies in (`STORE/artifacts/SHA256`): what a Secret opens, for its files lie beside it."""
+    store, found, _ = artifact.rstrip("/").rpartition("/artifacts/")
+    return store if found else artifact
+
+
 def encode_mounts(folders: Mapping[str, str]) -> str:
     """`FETTLE_MOUNTS` for these folders, by claim."""
     return json.dumps(dict(folders), sort_keys=True)
+
+
+def encode_secrets(addresses: Iterable[Address], folders: Mapping[str, str]) -> str:
+    """`FETTLE_SECRETS` for what is read and written: address -> folder of its Secret, null where it has none. `folders`: by Secret."""
+    remote = [address for address in addresses if is_remote(address.uri)]
+    return json.dumps({each.uri: folders.get(each.secret_name or "") for each in remote}, sort_keys=True)

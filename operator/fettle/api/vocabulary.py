@@ -30,6 +30,14 @@ class FormatName(StrEnum):
     ONNX = "ONNX"
     TORCH_SCRIPT = "TorchScript"
     TORCH_EXPORT = "TorchExport"
+    KERAS = "Keras"
+    SAVED_MODEL = "SavedModel"
+    TFLITE = "TFLite"
+    SCIKIT_LEARN = "ScikitLearn"
+    XGBOOST = "XGBoost"
+    LIGHTGBM = "LightGBM"
+    CATBOOST = "CatBoost"
+    MLFLOW = "MLflow"
 
 
 class Metric(StrEnum):
@@ -48,6 +56,7 @@ class Metric(StrEnum):
     SEGMENTATION = "Segmentation"
     TEXT = "Text"
     EMBEDDING = "Embedding"
+    CUSTOM = "Custom"
     AGREEMENT = "Agreement"
 
 
@@ -97,10 +106,23 @@ class RuntimeName(StrEnum):
     ONNXRUNTIME = "onnxruntime"
     OPENVINO = "openvino"
     TORCHSCRIPT = "torchscript"
+    ONNXRUNTIME_CUDA = "onnxruntime-cuda"
+    TENSORRT = "tensorrt"
+    TENSORRT_RTX = "tensorrt-rtx"
 
 
-# What the files of a model in the store are.
-ModelFormat = Literal["ONNX", "OpenVINO", "TorchScript", "TorchExport"]
+class DeviceKind(StrEnum):
+    """What computes."""
+
+    CPU = "cpu"
+    NVIDIA = "nvidia"
+
+
+# Compute capability of an NVIDIA GPU: sm89 is 8.9.
+Architecture = Annotated[str, Field(pattern=r"^sm[0-9]{2,3}$", max_length=8)]
+
+# What the files of a model in the store are. The last two are engines, one library's each.
+ModelFormat = Literal["ONNX", "OpenVINO", "TorchScript", "TorchExport", "TensorRT", "TensorRT-RTX"]
 
 
 class Precision(StrEnum):

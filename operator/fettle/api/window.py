@@ -36,6 +36,16 @@ class Agreement(ApiModel):
     problem: Problem | None = None
 
 
+class Drift(ApiModel):
+    """How far live items have moved away from the evaluation data: the feature that moved most, absent where too few items were seen."""
+
+    items: Annotated[int, Field(ge=0, le=1_000_000_000, strict=True)]
+    tensor: Annotated[str | None, Field(max_length=1024)] = None
+    feature: Annotated[str | None, Field(max_length=64)] = None
+    psi: Annotated[float | None, Field(ge=0, le=1e6, allow_inf_nan=False)] = None
+    ks: Annotated[float | None, Field(ge=0, le=1, allow_inf_nan=False)] = None
+
+
 class Outcomes(ApiModel):
     """Items compared in a second."""
 
@@ -85,6 +95,7 @@ class WindowsHead(ApiModel):
     bucket_base: float = Field(gt=0, le=1e3, allow_inf_nan=False)
     bucket_ratio: float = Field(gt=1, le=2, allow_inf_nan=False)
     agreement: Agreement | None = None
+    drift: Drift | None = None
 
     @property
     def known_since(self) -> float:

@@ -11,7 +11,10 @@ from fettle.cli.kubectl import CLUSTER_COMMANDS
 
 LATER = {
     **CLUSTER_COMMANDS,
+    "init": ("fettle.cli.commands.init:init", "Write the manifests of a model, with what it and its items show."),
     "optimize": ("fettle.cli.commands.optimize:optimize", "Optimize a model on this machine, without a cluster."),
+    "reproduce": ("fettle.cli.commands.reproduce:reproduce", "Build an artifact again, and compare its digests."),
+    "serve": ("fettle.cli.commands.serve:serve", "Serve an optimized model on this machine."),
 }
 
 
@@ -22,6 +25,7 @@ def main(**connection: str | None) -> None:
 
     \b
     fettle optimize -f optimizedmodel.yaml --map pvc://models=./models
+    fettle serve digits
     fettle status digits --watch
     """
 

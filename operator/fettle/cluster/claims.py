@@ -8,7 +8,7 @@ from collections.abc import Iterable
 from fettle.api.base import MANAGED_LABEL
 from fettle.api.reasons import Reason
 from fettle.api.task import AnyTask, PrepareTask
-from fettle.api.uris import claim_of
+from fettle.api.uris import Address, claim_of
 from fettle.cluster.client import Client
 from fettle.cluster.kinds import CLAIM, Object
 from fettle.errors import ClusterError, ExistsError
@@ -19,17 +19,16 @@ logger = logging.getLogger(__name__)
 
 def claims_of(task: AnyTask) -> dict[str, bool]:
     """Claims a task mounts -> whether it may only read. The store is written to; a claim that is the store as well is too."""
-    claims = {claim: True for uri in _read_from(task).values() if (claim := claim_of(uri)) is not None}
+    claims = {claim: True for address in read_from(task).values() if (claim := claim_of(address.uri)) is not None}
     store = claim_of(task.store)
     return {**claims, store: False} if store is not None else claims
 
 
-def _read_from(task: AnyTask) -> dict[str, str]:
-    """What a task reads beside the store: field of the spec -> URI."""
+def read_from(task: AnyTask) -> dict[str, Address]:
+    """What a task reads beside the store: field of the spec -> address."""
     if not isinstance(task, PrepareTask):
         return {}
-    data = {f"spec.data.{name}": getattr(task.data, name) for name in ("calibration", "evaluation", "training")}
-    return {"spec.source": task.source.uri, **{field: spec.uri for field, spec in data.items() if spec is not None}}
+    return {"spec.source.uri": Address(task.source.uri, task.source.secret_name), **task.data.addresses()}
 
 
 def render_store(settings: Settings, namespace: str, name: str) -> Object:
@@ -79,8 +78,8 @@ async def _create_store(client: Client, settings: Settings, namespace: str, name
 def _what_for(task: AnyTask, claim: str) -> tuple[Reason, str]:
     if claim == claim_of(task.store):
         return Reason.STORE_NOT_FOUND, "the store"
-    field = next(field for field, uri in _read_from(task).items() if claim_of(uri) == claim)
-    return Reason.SOURCE_NOT_FOUND if field == "spec.source" else Reason.DATA_NOT_FOUND, field
+    field = next(field for field, address in read_from(task).items() if claim_of(address.uri) == claim)
+    return Reason.SOURCE_NOT_FOUND if field == "spec.source.uri" else Reason.DATA_NOT_FOUND, field
 
 
 def mounts(claims: Iterable[str]) -> dict[str, str]:

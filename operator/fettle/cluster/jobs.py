@@ -4,17 +4,20 @@ from __future__ import annotations
 
 import hashlib
 import math
+from collections.abc import Sequence
 
 from fettle.api.base import GROUP, MANAGED_LABEL
 from fettle.api.optimizedmodel import JobsSpec, TargetSpec
 from fettle.api.pods import ResourceSpec
 from fettle.api.task import AnyTask, MeasureTask, encode_task
-from fettle.api.uris import MOUNTS_VARIABLE, encode_mounts
+from fettle.api.uris import MOUNTS_VARIABLE, Address, encode_mounts
+from fettle.cluster import credentials
 from fettle.cluster.claims import claims_of, mounts
 from fettle.cluster.kinds import JOB, OPTIMIZED_MODEL, Object
 from fettle.cluster.owner import OPTIMIZED_MODEL_LABEL, OWNER_ANNOTATION, child
 from fettle.cluster.quantity import quantity
 from fettle.cluster.security import container_security, pod_security
+from fettle.plan.run.devices import gpu_resources
 from fettle.plan.run.images import image_of
 from fettle.plan.run.state import TaskRequest
 from fettle.plan.run.tasks import memory_of
@@ -37,11 +40,12 @@ def job_name(owner: Object, request: TaskRequest) -> str:
     return name.replace(".", "-")[: 63 - len(tail)].rstrip("-") + tail
 
 
-def render(owner: Object, jobs: JobsSpec, request: TaskRequest, settings: Settings) -> Object:
-    """The Job of one attempt at a task of the OptimizedModel `owner`."""
+def render(owner: Object, jobs: JobsSpec, request: TaskRequest, store: Address, settings: Settings) -> Object:
+    """The Job of one attempt at a task of the OptimizedModel `owner`, whose store is `store`."""
     metadata = owner["metadata"]
     labels = {
         **jobs.labels,
+        **credentials.labels(credentials.addresses_of(request.task, store)),
         MANAGED_LABEL: "true",
         OPTIMIZED_MODEL_LABEL: metadata["name"][:63].rstrip("-."),
         OWNER_UID_LABEL: metadata["uid"],
@@ -63,15 +67,15 @@ def render(owner: Object, jobs: JobsSpec, request: TaskRequest, settings: Settin
             "ttlSecondsAfterFinished": settings.job_ttl_seconds,
             "template": {
                 "metadata": {"labels": labels, "annotations": annotations},
-                "spec": pod_spec(jobs, request, settings),
+                "spec": pod_spec(jobs, request, store, settings),
             },
         },
     }
 
 
-def pod_spec(jobs: JobsSpec, request: TaskRequest, settings: Settings) -> Object:
+def pod_spec(jobs: JobsSpec, request: TaskRequest, store: Address, settings: Settings) -> Object:
     """The pod, at the restricted Pod Security level, without a token."""
-    claims = claims_of(request.task)
+    claims, addresses = claims_of(request.task), credentials.addresses_of(request.task, store)
     secrets = [
         *({"name": name} for name in settings.image_pull_secrets),
         *(ref.to_json() for ref in jobs.image_pull_secrets),
@@ -87,24 +91,27 @@ def pod_spec(jobs: JobsSpec, request: TaskRequest, settings: Settings) -> Object
         "automountServiceAccountToken": False,
         "enableServiceLinks": False,
         "securityContext": pod_security(),
-        "containers": [_container(jobs, request, settings, claims)],
+        "containers": [_container(jobs, request, addresses, settings)],
         "volumes": [
             {"name": "tmp", "emptyDir": {}},
             *(
                 {"name": f"claim-{index}", "persistentVolumeClaim": {"claimName": claim}}
                 for index, claim in enumerate(claims)
             ),
+            *credentials.volumes(addresses),
         ],
         **{key: value for key, value in optional.items() if value},
     }
 
 
-def _container(jobs: JobsSpec, request: TaskRequest, settings: Settings, claims: dict[str, bool]) -> Object:
+def _container(jobs: JobsSpec, request: TaskRequest, addresses: Sequence[Address], settings: Settings) -> Object:
+    claims = claims_of(request.task)
     folders = mounts(claims)
     environment = {
         "HOME": "/tmp",
         "NNCF_CI": "1",  # no telemetry
         MOUNTS_VARIABLE: encode_mounts(folders),
+        **credentials.environment(addresses),
         "FETTLE_TASK": encode_task(request.task),
     }
     return {
@@ -125,18 +132,21 @@ def _container(jobs: JobsSpec, request: TaskRequest, settings: Settings, claims:
                 {"name": f"claim-{index}", "mountPath": folders[claim], "readOnly": read_only}
                 for index, (claim, read_only) in enumerate(claims.items())
             ),
+            *credentials.volume_mounts(addresses),
         ],
     }
 
 
 def resources_of(jobs: JobsSpec, request: TaskRequest, settings: Settings) -> ResourceSpec:
-    """A measuring Job gets its target's resources, else exactly `threads` cores, so that it measures the model and not its
-    neighbours, and the memory that its models need; the others what spec.jobs says, else the operator's default."""
+    """A Job on its target's nodes gets the target's resources, else exactly `threads` cores, so that it measures the model and not its
+    neighbours, and the memory that its models need; and its GPU in any case. The others get what spec.jobs says, else the operator's default."""
     target = request.target
     if target is not None:
         amounts: dict[str, int | str] = {"cpu": target.threads, "memory": _memory(request.task, settings)}
-        given = target.resources
-        return given if given.requests or given.limits else ResourceSpec(requests=amounts, limits=amounts)
+        given, gpus = target.resources, gpu_resources(target)
+        if given.requests or set(given.limits) - set(gpus):
+            return given.model_copy(update={"limits": {**given.limits, **gpus}})
+        return ResourceSpec(requests={**amounts, **gpus}, limits={**amounts, **gpus})
     given = jobs.resources
     return given if given.requests or given.limits else settings.job_resources
 

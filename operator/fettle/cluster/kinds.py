@@ -48,6 +48,7 @@ SECRET = ResourceKind("", "v1", "secrets", "Secret")
 CLAIM = ResourceKind("", "v1", "persistentvolumeclaims", "PersistentVolumeClaim")
 LEASE = ResourceKind("coordination.k8s.io", "v1", "leases", "Lease")
 EVENT = ResourceKind("", "v1", "events", "Event")
+NODE = ResourceKind("", "v1", "nodes", "Node")
 
 OWN = (OPTIMIZED_MODEL, MODEL_DEPLOYMENT)
 CHILDREN = (JOB, POD, DEPLOYMENT, CONTROLLER_REVISION, SERVICE, POD_DISRUPTION_BUDGET, CLAIM)

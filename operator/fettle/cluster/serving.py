@@ -13,12 +13,13 @@ from fettle.api import catalog
 from fettle.api.base import GROUP, MANAGED_LABEL
 from fettle.api.modeldeployment import BatchingSpec, ServerSpec
 from fettle.api.pods import ResourceSpec
-from fettle.api.uris import MOUNTS_VARIABLE, claim_of, encode_mounts
+from fettle.api.uris import MOUNTS_VARIABLE, Address, claim_of, encode_mounts, store_of
+from fettle.cluster import credentials
 from fettle.cluster.claims import mounts
 from fettle.cluster.kinds import DEPLOYMENT, MODEL_DEPLOYMENT, POD_DISRUPTION_BUDGET, SECRET, SERVICE, Object
 from fettle.cluster.owner import MODEL_DEPLOYMENT_LABEL, OWNER_ANNOTATION, child
 from fettle.cluster.security import container_security, pod_security
-from fettle.plan.rollout.revision import ModelRevision
+from fettle.plan.rollout.revision import ModelRevision, ServedArtifact
 from fettle.plan.rollout.state import TRAFFIC_LABEL
 from fettle.plan.rollout.status import HTTP_PORT
 from fettle.settings import Settings
@@ -26,13 +27,17 @@ from fettle.settings import Settings
 REVISION_LABEL = f"{GROUP}/revision"
 STABLE_ANNOTATION = f"{GROUP}/stable-revision"
 ARTIFACT_ANNOTATION = f"{GROUP}/artifact"
+SCHEME_ANNOTATION = f"{GROUP}/scheme"
 GRPC_PORT = 9000
 MANAGEMENT_PORT = 8081
-_GRPC = "kubernetes.io/h2c"  # HTTP/2 without TLS, as gateways and meshes are told
+_PROTOCOLS = {"http": "http", "grpc": "kubernetes.io/h2c"}  # as gateways and meshes are told: HTTP/2 without TLS
+_TLS_PROTOCOLS = {"http": "https", "grpc": "https"}
 SERVER = "server"
 FETCH = "fetch"
 FOLDER = "/model"
 SAMPLES_FOLDER = "/var/run/fettle/samples"
+TLS_FOLDER = "/var/run/fettle/tls"
+TOKENS_FOLDER = "/var/run/fettle/tokens"
 MIN_READY_SECONDS = 2  # a pod that is ready this long is available
 LONGEST_REQUEST_SECONDS = 30  # what is in flight after the drain may take this long
 STARTUP_SECONDS = 900  # a model may load this long
@@ -76,6 +81,8 @@ def deployment(owner: Object, revision: str, artifact: str, template: Object, re
 def service(owner: Object, stable: str | None) -> Object:
     """The main Service: every ready pod of every revision. Its annotation says which revision is stable."""
     metadata = owner["metadata"]
+    encrypted = ((owner.get("spec") or {}).get("server") or {}).get("tls") is not None
+    ports, protocols = {"http": HTTP_PORT, "grpc": GRPC_PORT}, _TLS_PROTOCOLS if encrypted else _PROTOCOLS
     return {
         **child(
             SERVICE,
@@ -88,8 +95,8 @@ def service(owner: Object, stable: str | None) -> Object:
         "spec": {
             "selector": {**selector(metadata["name"]), TRAFFIC_LABEL: "on"},
             "ports": [
-                {"name": "http", "port": HTTP_PORT, "targetPort": "http", "protocol": "TCP", "appProtocol": "http"},
-                {"name": "grpc", "port": GRPC_PORT, "targetPort": "grpc", "protocol": "TCP", "appProtocol": _GRPC},
+                {"name": name, "port": port, "targetPort": name, "protocol": "TCP", "appProtocol": protocols[name]}
+                for name, port in ports.items()
             ],
         },
     }
@@ -155,8 +162,12 @@ def pod_template(owner: Object, revision: ModelRevision, settings: Settings) -> 
     ours = {**selector(name, revision.revision), MANAGED_LABEL: "true", TRAFFIC_LABEL: "on"}
     return {
         "metadata": {
-            "labels": {**template.labels, **ours},
-            "annotations": {**template.annotations, OWNER_ANNOTATION: f"{MODEL_DEPLOYMENT.kind}/{name}"},
+            "labels": {**template.labels, **credentials.labels(_addresses(revision)), **ours},
+            "annotations": {
+                **template.annotations,
+                **_scheme(revision),
+                OWNER_ANNOTATION: f"{MODEL_DEPLOYMENT.kind}/{name}",
+            },
         },
         "spec": {
             **{key: value for key, value in optional.items() if value},
@@ -171,25 +182,42 @@ def pod_template(owner: Object, revision: ModelRevision, settings: Settings) -> 
     }
 
 
+def _scheme(revision: ModelRevision) -> dict[str, str]:
+    """What says to scrapers of metrics that the management port speaks TLS."""
+    return {SCHEME_ANNOTATION: "https"} if revision.server.tls is not None else {}
+
+
 def _fetch(owner: Object, revision: ModelRevision, settings: Settings) -> Object:
     """Brings the artifact in; the only container that sees the store."""
     claim = claim_of(revision.artifact.uri)
     folders = mounts([claim] if claim is not None else [])
     container = _container(FETCH, "fetch", owner, revision, settings)
-    container["env"].append({"name": MOUNTS_VARIABLE, "value": encode_mounts(folders)})
+    addresses = _addresses(revision)
+    told = {MOUNTS_VARIABLE: encode_mounts(folders), **credentials.environment(addresses)}
+    container["env"] += [{"name": name, "value": value} for name, value in told.items()]
     container["volumeMounts"] += [
-        {"name": "store", "mountPath": folder, "readOnly": True} for folder in folders.values()
+        *({"name": "store", "mountPath": folder, "readOnly": True} for folder in folders.values()),
+        *credentials.volume_mounts(addresses),
     ]
     return container
 
 
+def _addresses(revision: ModelRevision) -> tuple[Address, ...]:
+    return (Address(store_of(revision.artifact.uri), revision.artifact.secret_name),)
+
+
 def _serve(owner: Object, revision: ModelRevision, settings: Settings) -> Object:
     container = _container(SERVER, "serve", owner, revision, settings)
-    if revision.server.samples:
-        container["volumeMounts"].append({"name": "samples", "mountPath": SAMPLES_FOLDER, "readOnly": True})
+    container["volumeMounts"] += [
+        {"name": name, "mountPath": folder, "readOnly": True}
+        for name, folder in _secret_folders(revision.server).items()
+    ]
+    scheme = (
+        {"scheme": "HTTPS"} if revision.server.tls is not None else {}
+    )  # whose certificate the kubelet does not check
 
     def asks(path: str, **timing: int) -> Object:
-        return {"httpGet": {"path": path, "port": "management"}, **timing}
+        return {"httpGet": {"path": path, "port": "management", **scheme}, **timing}
 
     return {
         **container,
@@ -204,6 +232,23 @@ def _serve(owner: Object, revision: ModelRevision, settings: Settings) -> Object
     }
 
 
+def _secret_folders(server: ServerSpec) -> dict[str, str]:
+    """Where the server finds which Secret, by the name of the volume."""
+    wanted = {
+        "samples": SAMPLES_FOLDER if server.samples else None,
+        "tls": TLS_FOLDER if server.tls is not None else None,
+        "tokens": TOKENS_FOLDER if server.auth is not None else None,
+    }
+    return {name: folder for name, folder in wanted.items() if folder is not None}
+
+
+def management_scheme(pod: Object) -> str:
+    """http or https: what the management port of a serving pod speaks, as its probes are told."""
+    servers = [part for part in (pod.get("spec") or {}).get("containers") or () if part["name"] == SERVER]
+    probes = [(server.get("readinessProbe") or {}).get("httpGet") or {} for server in servers]
+    return str(next((probe.get("scheme") for probe in probes), None) or "HTTP").lower()
+
+
 def _container(container: str, verb: str, owner: Object, revision: ModelRevision, settings: Settings) -> Object:
     environment = _environment(owner, revision, settings)
     given = [variable.to_json() for variable in revision.server.env if variable.name not in environment]
@@ -213,7 +258,7 @@ def _container(container: str, verb: str, owner: Object, revision: ModelRevision
         "imagePullPolicy": settings.image_pull_policy.value,
         "command": ["python", "-m", "fettle.server", verb],
         "env": [*given, *({"name": key, "value": value} for key, value in environment.items())],
-        "resources": resources_of(revision.server, revision.artifact.threads, settings).to_json(),
+        "resources": resources_of(revision.server, revision.artifact, settings).to_json(),
         "securityContext": container_security(),
         "terminationMessagePolicy": "FallbackToLogsOnError",
         "volumeMounts": [
@@ -227,7 +272,8 @@ def _environment(owner: Object, revision: ModelRevision, settings: Settings) -> 
     """What both containers are told (docs/design/contracts.md). Without threads the server takes those that were measured."""
     namespace, name = owner["metadata"]["namespace"], owner["metadata"]["name"]
     stable = f"{samples_name(owner)}.{namespace}.svc:{MANAGEMENT_PORT}"
-    batching = revision.server.batching or BatchingSpec()
+    batching, tls = revision.server.batching or BatchingSpec(), revision.server.tls
+    folders = _secret_folders(revision.server)
     values: dict[str, Any] = {
         "ARTIFACT": revision.artifact.uri,
         "SHA256": revision.artifact.sha256,
@@ -239,6 +285,9 @@ def _environment(owner: Object, revision: ModelRevision, settings: Settings) -> 
         "BATCH_MAX_DELAY_MILLISECONDS": batching.max_delay_milliseconds,
         "SAMPLES": revision.server.samples,
         "STABLE": stable if revision.server.samples else None,
+        "TLS_FOLDER": folders.get("tls"),
+        "TLS_CLIENTS": "true" if tls is not None and tls.require_client_certificate else None,
+        "TOKENS_FOLDER": folders.get("tokens"),
         "PORT": HTTP_PORT,
         "GRPC_PORT": GRPC_PORT,
         "MANAGEMENT_PORT": MANAGEMENT_PORT,
@@ -250,13 +299,20 @@ def _environment(owner: Object, revision: ModelRevision, settings: Settings) -> 
     return {"HOME": "/tmp", **told}
 
 
-def resources_of(server: ServerSpec, threads: int | None, settings: Settings) -> ResourceSpec:
-    """As the spec says, else the operator's default, else a core a thread: requests = limits, so that latency holds."""
+def resources_of(server: ServerSpec, artifact: ServedArtifact, settings: Settings) -> ResourceSpec:
+    """As the spec says, else the operator's default, else a core a thread: requests = limits, so that latency holds.
+
+    A GPU is added where the artifact needs one and nobody asked for one.
+    """
+    gpus = artifact.placement.limits or {}
     for given in (server.resources, settings.server_resources):
         if given.requests or given.limits:
-            return given
-    amounts: dict[str, int | str] = {"cpu": server.threads or threads or 1, "memory": settings.server_memory}
-    return ResourceSpec(requests=amounts, limits=amounts)
+            asked = any(name.startswith(catalog.NVIDIA_RESOURCES) for name in given.limits)
+            return given if asked or not gpus else given.model_copy(update={"limits": {**given.limits, **gpus}})
+    # What a process on a GPU takes of the host's memory before it has a model.
+    memory = f"{catalog.runtime(artifact.runtime).process_bytes >> 20}Mi" if gpus else settings.server_memory
+    amounts: dict[str, int | str] = {"cpu": server.threads or artifact.threads or 1, "memory": memory}
+    return ResourceSpec(requests={**amounts, **gpus}, limits={**amounts, **gpus})
 
 
 def _pull_secrets(revision: ModelRevision, settings: Settings) -> list[Object]:
@@ -265,9 +321,15 @@ def _pull_secrets(revision: ModelRevision, settings: Settings) -> list[Object]:
 
 
 def _volumes(owner: Object, revision: ModelRevision) -> list[Object]:
-    # Optional: without the Secret a pod serves all the same, and the analysis says that answers cannot be compared.
-    secret = {"secretName": samples_name(owner), "optional": True, "defaultMode": 0o440}
-    samples = [{"name": "samples", "secret": secret}] if revision.server.samples else []
-    claim = claim_of(revision.artifact.uri)
+    server, claim = revision.server, claim_of(revision.artifact.uri)
+    # Optional: without that Secret a pod serves all the same, and the analysis says that answers cannot be compared. Without those of the
+    # spec it does not start: it would answer in the clear, or whoever asks.
+    sources: dict[str, Object] = {
+        "samples": {"secretName": samples_name(owner), "optional": True},
+        "tls": {"secretName": server.tls.secret_name if server.tls is not None else ""},
+        "tokens": {"secretName": server.auth.secret_name if server.auth is not None else ""},
+    }
+    secrets = [{"name": name, "secret": {**sources[name], "defaultMode": 0o440}} for name in _secret_folders(server)]
     store = {"name": "store", "persistentVolumeClaim": {"claimName": claim, "readOnly": True}}
-    return [{"name": "model", "emptyDir": {}}, {"name": "tmp", "emptyDir": {}}, *samples, *([store] if claim else [])]
+    stores = [*([store] if claim else []), *credentials.volumes(_addresses(revision))]
+    return [{"name": "model", "emptyDir": {}}, {"name": "tmp", "emptyDir": {}}, *secrets, *stores]

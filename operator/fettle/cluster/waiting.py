@@ -42,6 +42,8 @@ _VOLUMES: tuple[tuple[str, Reason, str], ...] = (
         "a claim has no volume yet: see its Events (kubectl describe pvc)",
     ),
 )
+_SECRETS = ("tls", "tokens")  # volumes of Secrets that users name
+_SECRET_ADVICE = "create the Secret, or correct the secretName in server.tls or server.auth"
 _NO_NODE = "add a suitable node, or request less: nodeSelector, tolerations, resources"
 
 
@@ -88,6 +90,8 @@ def _of_event(word: str, message: str) -> tuple[Reason, str] | None:
     if "Multi-Attach" in message:
         todo = "pods on several nodes use a ReadWriteOnce claim: use a ReadWriteMany claim"
         return Reason.STORE_NOT_SHARED, _with_advice(quoted_message, todo)
+    if word in _MOUNTS and any(f'volume "{name}"' in message for name in _SECRETS):
+        return Reason.INVALID_SPEC, _with_advice(quoted_message, _SECRET_ADVICE)
     return (Reason.STORE_UNREACHABLE, quoted_message) if word in _MOUNTS else None
 
 

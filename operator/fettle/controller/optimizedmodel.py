@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from dataclasses import replace
 
 from pydantic import ValidationError
 
@@ -12,8 +13,10 @@ from fettle.api.optimizedmodel_status import OptimizedModelStatus
 from fettle.api.reasons import Reason
 from fettle.cluster.answers import JobAnswers, TaskStates
 from fettle.cluster.claims import require_claims
+from fettle.cluster.credentials import store_of
 from fettle.cluster.jobs import job_name, render
 from fettle.cluster.kinds import JOB, OPTIMIZED_MODEL, Object
+from fettle.cluster.nodes import offers
 from fettle.cluster.observe import finished
 from fettle.cluster.owner import controller_of, name_conflict, owned_by, terminating
 from fettle.controller.context import Context
@@ -23,6 +26,7 @@ from fettle.errors import ClusterError, ConflictError, ExistsError
 from fettle.plan import timestamps
 from fettle.plan.commands import Command
 from fettle.plan.run.decide import decide
+from fettle.plan.run.preflight import wants_nodes
 from fettle.plan.run.retry import is_new
 from fettle.plan.run.state import RunDecision, RunSnapshot, TaskPhase, TaskRequest
 from fettle.plan.run.status import READY, is_settled
@@ -48,7 +52,10 @@ class OptimizedModels:
             await _report_invalid(context, obj, error)
             return None
         tasks = await self._gather(context, obj)
-        decision = decide(_snapshot(context, obj, spec, tasks))
+        snapshot = _snapshot(context, obj, spec, tasks)
+        if context.settings.gpu_preflight and wants_nodes(snapshot):
+            snapshot = replace(snapshot, nodes=await offers(context.client))
+        decision = decide(snapshot)
         look = await self._apply_jobs(context, obj, spec, tasks, decision)
         await _write_status(context, obj, decision)
         looks = (look, tasks.look_seconds, decision.requeue_seconds)
@@ -85,9 +92,10 @@ class OptimizedModels:
     async def _create(self, context: Context, obj: Object, spec: OptimizedModelSpec, task: TaskRequest) -> bool:
         """Create one Job; False when it was refused, which is kept as the task's state."""
         namespace, uid = obj["metadata"]["namespace"], obj["metadata"]["uid"]
+        store = store_of(spec, context.settings)
         try:
             await require_claims(context.client, context.settings, namespace, task.task)
-            await _create_owned(context, obj, render(obj, spec.jobs, task, context.settings))
+            await _create_owned(context, obj, render(obj, spec.jobs, task, store, context.settings))
         except ConflictError:
             raise
         except ClusterError as error:
@@ -110,6 +118,7 @@ def _snapshot(context: Context, obj: Object, spec: OptimizedModelSpec, tasks: Ta
         spec=spec,
         status=status_of(obj, OptimizedModelStatus),
         default_store=context.settings.store_uri,
+        store_secret=store_of(spec, context.settings).secret_name,
         tasks=tasks.states,
         now=context.now(),
         retry=_retry(obj),

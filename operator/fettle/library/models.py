@@ -84,15 +84,18 @@ def _torch(model: Any, name: str, example: Sequence[Array], folder: Path) -> Mod
 
 def _sklearn(model: Any, name: str, example: Sequence[Array], folder: Path) -> ModelFile:
     try:
-        from skl2onnx import to_onnx
+        import skl2onnx  # noqa: F401 - what converts it
     except ImportError as error:
         raise UsageError("a scikit-learn estimator is converted by skl2onnx: pip install skl2onnx") from error
     if len(example) != 1:
         raise UsageError("a scikit-learn estimator takes one array: give evaluation=(X, y)")
-    classifier = hasattr(model, "predict_proba")
-    options = {id(model): {"zipmap": False}} if classifier else None
+    from fettle.optimizer.sources import sklearn_onnx
+
+    width = example[0].shape[1] if example[0].ndim > 1 else None
+    dtype = "BYTES" if example[0].dtype.kind in "OUS" else "FP32"
+    table = sklearn_onnx.Column(sklearn_onnx.TABLE, dtype, width)
     try:
-        converted = to_onnx(model, example[0][:1].astype(np.float32), options=options)
+        converted = sklearn_onnx.converted(model, (table,))
     except Exception as error:  # its converters raise whatever they meet
         raise UsageError(f"skl2onnx cannot convert this {name}: {error}") from error
     return _onnx(converted, name, folder)

@@ -7,6 +7,7 @@ import html
 import tempfile
 from concurrent.futures import Future
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from threading import Thread
 from typing import Any
@@ -21,10 +22,13 @@ from fettle.cli.local.manifests import read
 from fettle.cli.local.model_options import ModelOptions
 from fettle.cli.local.model_run import model_run
 from fettle.cli.local.mounts import DEFAULT_FOLDER, Places, places
+from fettle.cli.local.results import keep_result
 from fettle.cli.local.run import LocalRun
 from fettle.cli.views.progress import PlainDisplay, candidates_table, stage_line
+from fettle.errors import UsageError
 from fettle.library.items import LABELS, GivenItems
-from fettle.library.models import written
+from fettle.library.models import Array, written
+from fettle.library.predict import Predictor
 
 WIDTH = 160  # columns of the table of candidates
 
@@ -69,6 +73,20 @@ class Result:
     def artifact(self) -> Path | None:
         """Folder of the winner in the store: what `fettle pull` takes."""
         return Path(self.located.local(self.winner.uri)) if self.winner is not None else None
+
+    def predict(self, inputs: Any) -> Array | dict[str, Array]:
+        """The winner's answers, as its server gives them: an array where it has one output, else a dictionary of arrays by output.
+
+        `inputs`: an array, several in the order of the model's inputs, or a dictionary of arrays by input, of any number of items. The model
+        is loaded with the first call. Raises UsageError where nothing was published, or for inputs that are not the model's; RuntimeFailure.
+        """
+        return self._predictor.predict(inputs)
+
+    @cached_property
+    def _predictor(self) -> Predictor:
+        if self.artifact is None:
+            raise UsageError(f"there is no winner to predict with: {self.message}")
+        return Predictor(self.artifact)
 
     @property
     def report(self) -> Path | None:
@@ -134,6 +152,7 @@ def optimize(
         located = places(manifest.spec, {}, Path(options.store))
         with PlainDisplay(Console(stderr=True, quiet=not options.progress), manifest.name) as display:
             status = _finished(model_run(manifest, located, display.update, options.measure_seconds))
+        keep_result(located, manifest, status)
     return Result(status, located)
 
 

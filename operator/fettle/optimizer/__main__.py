@@ -19,6 +19,7 @@ import click
 
 from fettle.errors import UsageError
 from fettle.optimizer import stage
+from fettle.store.credentials import CleanFormatter
 from fettle.store.uris import Mounts
 
 # NNCF reports its use unless told otherwise; a Job connects to nothing but its store.
@@ -34,13 +35,16 @@ def main() -> None:
     \b
     FETTLE_TASK             the task as JSON, or zlib: + base64 of the compressed JSON
     FETTLE_MOUNTS           JSON {claim: folder}: where each pvc://CLAIM/ lies here
+    FETTLE_SECRETS          JSON {address: folder}: where the Secret of each address outside lies here
     FETTLE_ALLOW_FILES      1 lets file:// addresses be opened
     FETTLE_TERMINATION_LOG  file for the outcome (default /dev/termination-log where it exists)
 
     and answers with exit status 0 or 1, the outcome in the termination log, and the result as the last line of stdout.
     """
     os.environ.update(PRIVATE)
-    logging.basicConfig(stream=sys.stderr, level=logging.INFO, format="%(asctime)s %(name)s: %(message)s")
+    lines = logging.StreamHandler(sys.stderr)
+    lines.setFormatter(CleanFormatter("%(asctime)s %(name)s: %(message)s"))
+    logging.basicConfig(level=logging.INFO, handlers=[lines])
     out = _own_stdout()
     try:
         answer = stage.answer(stage.read_task(os.environ), Mounts.from_environment())

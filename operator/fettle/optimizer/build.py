@@ -10,18 +10,20 @@ from pathlib import Path
 
 import numpy as np
 
+from fettle.api import catalog
 from fettle.api.reasons import Reason
 from fettle.api.recipe import RuntimeSettings
 from fettle.api.report import BuildReport, TrainingFigures
 from fettle.api.signature import Signature
 from fettle.api.task import BuildTask, StoredData, StoredModel
 from fettle.api.text import clip
+from fettle.api.vocabulary import DeviceKind
 from fettle.errors import RecipeError, RuntimeFailure, StoreError
 from fettle.optimizer import steps
 from fettle.optimizer.loss import Loss
 from fettle.optimizer.measure.items import MappedItems, opened, unpack
 from fettle.runtimes import base, cpu
-from fettle.store.cache import Learned, build_key, libraries, read_trained, write_build, write_trained
+from fettle.store.cache import Learned, build_key, libraries, read_build, read_trained, write_build, write_trained
 from fettle.store.store import Store
 
 log = logging.getLogger(__name__)
@@ -35,21 +37,22 @@ def run(task: BuildTask, store: Store) -> BuildReport:
     random.seed(0)
     np.random.seed(0)
     start = time.monotonic()
-    built: StoredModel | None = None
-    reason, message = None, ""
-    notes: list[str] = []
-    # The key of this machine: another class of CPU than the one that prepared must not answer for it.
+    # The key of this machine: another class of CPU than the one that prepared, or another release of a library, must not answer for it.
     learned = Learned(task.original, task.training)
     key = build_key(task.plan, task.portable, task.calibration, cpu.detect(), task.follows, learned)
+    # Two engines of one model need not have the same bytes: where there is one of this key, it is the one.
+    built = read_build(store, key) if task.plan.form is not None else None
+    reason, message = None, "built before" if built is not None else ""
+    notes: list[str] = []
     figures: list[TrainingFigures] = []
     try:
-        built = _trained(task, store, key, notes, figures) if task.plan.trains else _build(task, store, notes)
-        message = clip("; ".join(notes))
+        if built is None:
+            built = _trained(task, store, key, notes, figures) if task.plan.trains else _build(task, store, notes)
+            message = clip("; ".join(notes))
+            write_build(store, key, built)
     except (RecipeError, RuntimeFailure) as error:
         log.info("the recipe does not apply", exc_info=True)
         reason, message = RecipeError.default_reason, clip(error.message)
-    if built is not None:
-        write_build(store, key, built)
     return BuildReport(
         name=task.plan.name,
         cache_key=key,
@@ -65,17 +68,19 @@ def run(task: BuildTask, store: Store) -> BuildReport:
 def _build(task: BuildTask, store: Store, notes: list[str]) -> StoredModel:
     with tempfile.TemporaryDirectory(prefix="fettle-build-") as name:
         folder = Path(name)
-        given = store.fetch_model(task.portable, folder / "given")
+        source = store.fetch_model(task.portable, folder / "given")
         items = _items(store, task.calibration, task.signature, folder / "calibration")
         loss: Loss | None = None
         if items is not None and task.plan.loss is not None:
             loss = Loss(folder / "loss", items, task.evaluation, task.plan.loss)
-        entry = given
+        form = task.plan.form
+        device = steps.Device(task.plan.family, form, task.signature) if form is not None else None
+        given, entry = steps.Given(items, loss, notes, device=device), source
         for number, step in enumerate(task.plan.steps):
             made = folder / f"step-{number}"
             made.mkdir()
-            entry = steps.apply(step, task.plan.family, entry, made, steps.Given(items, loss, notes))
-        if entry == given:
+            entry = steps.apply(step, task.plan.family, entry, made, given)
+        if entry == source:
             return task.portable
         _check(task, entry, items)
         return _stored(store, entry, folder / "built")
@@ -103,7 +108,7 @@ def _trained(task: BuildTask, store: Store, key: str, notes: list[str], figures:
         training = session.begin(store, task, original, folder / "training", key, calibration, notes)
         made = folder / "made"
         made.mkdir()
-        given = steps.Given(calibration, None, notes, training)
+        given = steps.Given(calibration, None, notes, training=training)
         for step in task.plan.steps:
             entry = steps.apply(step, task.plan.family, entry, made, given)
         figures += training.figures
@@ -121,9 +126,15 @@ def _items(store: Store, data: StoredData | None, signature: Signature, folder: 
 def _check(task: BuildTask, entry: Path, items: MappedItems | None) -> None:
     """The family's own runtime loads what was made, and runs one item: tools have written broken files without a word.
 
+    On a GPU that is left to the measuring stage: here the runtime of the portable form loads what it can, and an engine was built or was not.
     Raises RuntimeFailure. What it answers is judged in the measuring stage.
     """
-    session = base.get(task.plan.family).load(entry, RuntimeSettings(threads=1), task.signature)
+    runtime = task.plan.family
+    if catalog.runtime(runtime).device is not DeviceKind.CPU:
+        if steps.FORMATS[entry.suffix] != catalog.PORTABLE:
+            return
+        runtime = catalog.PORTABLE_RUNTIME
+    session = base.get(runtime).load(entry, RuntimeSettings(threads=1), task.signature)
     if items is not None:
         session.infer(items.feed([0]))
     session.close()

@@ -23,8 +23,9 @@ from fettle.api.task import AnyTask, BuildTask, MeasureTask, PrepareTask, Publis
 from fettle.api.text import clip
 from fettle.api.vocabulary import CandidateState
 from fettle.errors import FettleError, UsageError
-from fettle.runtimes import cpu
+from fettle.runtimes import cpu, machine
 from fettle.store.cache import Learned, build_key, read_trained
+from fettle.store.credentials import hidden_values
 from fettle.store.manifest import is_whole
 from fettle.store.store import AnyReport, Store
 from fettle.store.uris import Mounts
@@ -103,7 +104,7 @@ def crashed(environment: Mapping[str, str], killer: signal.Signals) -> TaskAnswe
 
 def failed(reason: Reason, message: str, retryable: bool = False) -> TaskAnswer:
     """The answer of a task that failed; no secret of this process is in it."""
-    short = clip(without_secrets(" ".join(message.split()), os.environ))
+    short = clip(without_secrets(" ".join(message.split()), os.environ, hidden_values(os.environ)))
     return TaskAnswer(Termination(outcome="Failed", reason=reason, message=short, retryable=retryable))
 
 
@@ -153,23 +154,21 @@ def _earlier(task: AnyTask, store: Store, report: AnyReport | None) -> AnyReport
     Preparing decides for itself: the file behind the same address may be another one by now.
     """
     if isinstance(task, BuildTask) and isinstance(report, BuildReport):
-        if report.built is None:  # another class of CPU may build what this one could not
-            here = build_key(
-                task.plan,
-                task.portable,
-                task.calibration,
-                cpu.detect(),
-                task.follows,
-                Learned(task.original, task.training),
-            )
-            return report if report.cache_key == here else None
+        # Another class of CPU may build what this one could not, and an engine is of no use to another release.
+        learned = Learned(task.original, task.training)
+        here = build_key(task.plan, task.portable, task.calibration, cpu.detect(), task.follows, learned)
+        if report.cache_key != here and (report.built is None or task.plan.form is not None):
+            return None
+        if report.built is None:
+            return report
         whole = all(store.has_blob(file.sha256, file.bytes) for file in report.built.files)
         if task.plan.trains and read_trained(store, report.cache_key) is None:
             return None
         return report if whole else None
     if isinstance(task, MeasureTask) and isinstance(report, MeasureReport):
         holds = not any(row.state == CandidateState.FAILED for row in report.candidates)
-        holds = holds and report.measured_on == cpu.detect()
+        runtimes = [candidate.plan.runtime for candidate in (task.baseline, *task.candidates)]
+        holds = holds and report.measured_on == machine.detect(runtimes)
         artifacts = {row.artifact for row in report.candidates if row.artifact is not None}
         return report if holds and all(is_whole(store, digest) for digest in artifacts) else None
     if isinstance(task, PublishTask) and isinstance(report, PublishReport):

@@ -103,7 +103,7 @@ class Runtime(Protocol):
 def get(name: RuntimeName) -> Runtime:
     """The runtime of that name; its library is imported only now. Raises RuntimeFailure where it is not installed."""
     try:
-        module = import_module(f"fettle.runtimes.{name.value}")
+        module = import_module(f"fettle.runtimes.{name.value.replace('-', '_')}")
     except ImportError as error:
         message = f"the runtime {name.value} is not installed here ({error}); use an image that has it"
         raise RuntimeFailure(message) from error

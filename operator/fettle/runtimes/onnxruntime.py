@@ -15,6 +15,7 @@ import math
 import re
 import tempfile
 from collections import Counter
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -71,7 +72,7 @@ class OnnxRuntimeSession:
         self._signature = signature or _signature(session)
         self._outputs = [tensor.name for tensor in self._signature.outputs]
         self._text_inputs = [tensor.name for tensor in self._signature.inputs if tensor.dtype == "BYTES"]
-        self._bfloat16 = any(t.dtype == "BF16" for t in (*self._signature.inputs, *self._signature.outputs))
+        self._run = _way_of_running(self._signature)
 
     def infer(self, inputs: Arrays, interrupt: Interrupt | None = None) -> dict[str, Array]:
         """See `base.Session.infer`."""
@@ -80,7 +81,7 @@ class OnnxRuntimeSession:
         feed = checked_inputs(self._signature, inputs)
         for name in self._text_inputs:
             feed[name] = texts(feed[name])
-        run = _run_bfloat16 if self._bfloat16 else _run
+        run = self._run
         try:
             if interrupt is None:
                 values = run(self._session, self._outputs, feed, None)
@@ -117,16 +118,21 @@ def _run(
     return values
 
 
+def _run_beside_texts(
+    session: ort.InferenceSession, outputs: list[str], feed: dict[str, Array], options: ort.RunOptions | None
+) -> list[Array]:
+    """As `_run_bfloat16`, with strings among the inputs, which OrtValues do not take; but no output may be a bfloat16."""
+    values: list[Array] = session.run(outputs, _with_bits(feed), options)
+    return values
+
+
 def _run_bfloat16(
     session: ort.InferenceSession, outputs: list[str], feed: dict[str, Array], options: ort.RunOptions | None
 ) -> list[Array]:
-    """As `session.run`, which does not take the bfloat16 that numpy has only through ml_dtypes: its bits go through OrtValues."""
-    bfloat16 = numpy_dtype("BF16")
+    """As `session.run`, which neither takes nor gives the bfloat16 that numpy has only through ml_dtypes: its bits go through OrtValues."""
     values = {
-        name: ort.OrtValue.ortvalue_from_numpy_with_onnx_type(array.view(np.uint16), BY_V2["BF16"].onnx)
-        if array.dtype == bfloat16
-        else ort.OrtValue.ortvalue_from_numpy(array)
-        for name, array in feed.items()
+        name: ort.OrtValue.ortvalue_from_numpy(value) if isinstance(value, np.ndarray) else value
+        for name, value in _with_bits(feed).items()
     }
     answers = []
     for answer in session.run_with_ort_values(outputs, values, options):
@@ -135,24 +141,50 @@ def _run_bfloat16(
             continue
         size = 2 * math.prod(answer.shape())
         bits = np.frombuffer(ctypes.string_at(answer.data_ptr(), size), dtype=np.uint16)
-        answers.append(bits.reshape(answer.shape()).view(bfloat16).copy())
+        answers.append(bits.reshape(answer.shape()).view(numpy_dtype("BF16")).copy())
     return answers
 
 
+def _with_bits(feed: dict[str, Array]) -> dict[str, Any]:
+    """The inputs, with OrtValues for those that are bfloat16."""
+    bfloat16 = numpy_dtype("BF16")
+    return {
+        name: ort.OrtValue.ortvalue_from_numpy_with_onnx_type(array.view(np.uint16), BY_V2["BF16"].onnx)
+        if array.dtype == bfloat16
+        else array
+        for name, array in feed.items()
+    }
+
+
+def _way_of_running(signature: Signature) -> Callable[..., list[Array]]:
+    """How the library is called. Raises RuntimeFailure (UnsupportedModel) where it has no call that takes and gives such tensors together."""
+    taken, given = ({tensor.dtype for tensor in side} for side in (signature.inputs, signature.outputs))
+    if "BF16" not in taken | given:
+        return _run
+    if "BYTES" not in taken:
+        return _run_bfloat16
+    if "BF16" in given:
+        message = "onnxruntime's Python library cannot run a model with string inputs and bfloat16 outputs: end it with a Cast to float"
+        raise RuntimeFailure(message, reason=Reason.UNSUPPORTED_MODEL)
+    return _run_beside_texts
+
+
 class OnnxRuntime:
-    """See `base.Runtime`."""
+    """See `base.Runtime`. `providers` compute, each what those in front of it do not; `precisions` are those that a file may be in."""
 
     name = RuntimeName.ONNXRUNTIME
+    providers: tuple[Any, ...] = ("CPUExecutionProvider",)
+    precisions = frozenset({Precision.FLOAT32})
 
     def load(self, entry: Path, settings: RuntimeSettings, signature: Signature | None = None) -> Session:
         """See `base.Runtime.load`. A static `batch_size` has no meaning here and is refused; `streams` are callers of one session."""
-        if settings.precision != Precision.FLOAT32:
+        if settings.precision not in self.precisions:
             message = f"onnxruntime computes in float32 on CPU; {settings.precision} is not a setting it has"
             raise RuntimeFailure(message, reason=Reason.NODE_INCOMPATIBLE)
         if settings.batch_size is not None:
             message = "onnxruntime has no fixed batch size; leave it at its default"
             raise RuntimeFailure(message, reason=Reason.RECIPE_NOT_APPLICABLE)
-        session = OnnxRuntimeSession(_load(entry, _options(settings)), settings, signature)
+        session = OnnxRuntimeSession(self.open(entry, _options(settings)), settings, signature)
         require_settings(session, settings, "onnxruntime")
         return session
 
@@ -164,7 +196,7 @@ class OnnxRuntime:
             options = _options(settings)
             options.enable_profiling = True
             options.profile_file_prefix = str(Path(folder) / "profile")
-            raw = _load(entry, options)
+            raw = self.open(entry, options)
             OnnxRuntimeSession(raw, settings, signature).infer(inputs)
             events = json.loads(Path(raw.end_profiling()).read_text())
         return _executed(events)
@@ -175,7 +207,7 @@ class OnnxRuntime:
             options = _options(settings)
             options.enable_profiling = True
             options.profile_file_prefix = str(Path(folder) / "profile")
-            raw = _load(entry, options)
+            raw = self.open(entry, options)
             session = OnnxRuntimeSession(raw, settings, None)
             for _ in range(runs + 1):
                 session.infer(inputs)
@@ -187,7 +219,16 @@ class OnnxRuntime:
 
     def capabilities(self) -> frozenset[Precision]:
         """See `base.Runtime.capabilities`."""
-        return frozenset({Precision.FLOAT32})
+        return self.precisions
+
+    def open(self, entry: Path, options: ort.SessionOptions) -> ort.InferenceSession:
+        """The library's own session. Raises RuntimeFailure."""
+        if not entry.is_file():
+            raise RuntimeFailure(f"{entry} does not exist")
+        try:
+            return ort.InferenceSession(str(entry), options, providers=list(self.providers))
+        except Exception as error:  # the library's own errors have no common base but Exception
+            raise _failure("onnxruntime could not load the model", error, entry) from error
 
 
 def _options(settings: RuntimeSettings) -> ort.SessionOptions:
@@ -198,15 +239,6 @@ def _options(settings: RuntimeSettings) -> ort.SessionOptions:
     if settings.graph_optimization:
         options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_ENABLE_ALL
     return options
-
-
-def _load(entry: Path, options: ort.SessionOptions) -> ort.InferenceSession:
-    if not entry.is_file():
-        raise RuntimeFailure(f"{entry} does not exist")
-    try:
-        return ort.InferenceSession(str(entry), options, providers=["CPUExecutionProvider"])
-    except Exception as error:  # the library's own errors have no common base but Exception
-        raise _failure("onnxruntime could not load the model", error, entry) from error
 
 
 def _failure(what: str, error: Exception, entry: Path | None = None) -> RuntimeFailure:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from fettle.signals import end_at_sigterm
+from fettle.signals import end_at_sigterm, leave
 
 if __name__ == "__main__":
     end_at_sigterm()
@@ -10,9 +10,7 @@ if __name__ == "__main__":
 
 import logging
 import os
-import sys
 from collections.abc import Callable
-from typing import NoReturn
 
 import click
 import uvloop
@@ -20,33 +18,28 @@ import uvloop
 from fettle.api.secrets import without_secrets
 from fettle.api.text import clip
 from fettle.errors import FettleError
+from fettle.server.logs import LogFormat, configure
 from fettle.server.settings import ServerSettings
+from fettle.store.credentials import hidden_values
 
 
 @click.group(help="Fettle's inference server. Settings come from FETTLE_SERVER_* in the environment.")
 def main() -> None:
     """Entry point."""
-    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
+    configure(LogFormat.TEXT, "info")  # until the settings are read
 
 
 def _run(action: Callable[[ServerSettings], None]) -> None:
     try:
-        action(ServerSettings())
+        settings = ServerSettings()
+        configure(settings.log_format, settings.log_level)
+        action(settings)
     except FettleError as error:
         # The kubelet keeps this file as the container's termination message; the operator reads the reason from it.
-        message = without_secrets(error.message, os.environ)
+        message = without_secrets(error.message, os.environ, hidden_values(os.environ))
         click.echo(f"{error.reason}: {message}", err=True)
         _terminate(clip(f"{error.reason}: {message}", 2048))
         leave(1)
-
-
-def leave(status: int) -> NoReturn:
-    """End the process at once. The ports' own threads may still hold a connection: when the interpreter takes itself down around them, they abort
-    the process."""
-    logging.shutdown()
-    sys.stdout.flush()
-    sys.stderr.flush()
-    os._exit(status)
 
 
 def _terminate(message: str) -> None:

@@ -16,7 +16,7 @@ import logging
 import threading
 import time
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from typing import Protocol
 
 import numpy as np
@@ -24,12 +24,16 @@ import numpy as np
 from fettle.api.signature import Signature
 from fettle.errors import RuntimeFailure
 from fettle.runtimes.base import Array
-from fettle.server.request import Code, RequestError
+from fettle.server.request import Code, InferRequest, RequestError
 
 log = logging.getLogger(__name__)
 
 Tensors = dict[str, Array]
-Run = Callable[[Tensors, int], Tensors]
+Run = Callable[[Tensors, int, int], Tensors]  # inputs, how many items they are, and their bytes
+Gone = Callable[[], Awaitable[object]]  # ends when the client has left
+LOOK_AFTER_SECONDS = (
+    0.05  # whose request waits no longer is not watched: most wait less, and a look costs as much as a small request
+)
 
 
 class Watch(Protocol):
@@ -55,10 +59,10 @@ class _Nobody:
 class _Work:
     """A request in the queue or in a run. `outcome` and the times are written by the thread that ran it, all else by the event loop."""
 
-    __slots__ = ("abandoned", "arrived", "began", "ended", "form", "future", "inputs", "outcome", "over", "rows")
+    __slots__ = ("abandoned", "arrived", "began", "ended", "form", "future", "outcome", "over", "request", "rows")
 
-    def __init__(self, inputs: Tensors, rows: int, form: tuple[int, ...], future: asyncio.Future[Tensors]) -> None:
-        self.inputs, self.rows, self.form, self.future = inputs, rows, form, future
+    def __init__(self, request: InferRequest, form: tuple[int, ...], future: asyncio.Future[Tensors]) -> None:
+        self.request, self.rows, self.form, self.future = request, request.rows, form, future
         self.arrived = time.perf_counter()
         self.began = self.ended = 0.0  # 0: it did not run
         self.outcome: Tensors | BaseException | None = None
@@ -106,16 +110,30 @@ class Batcher:
         for thread in self._threads:
             thread.start()
 
-    async def infer(self, inputs: Tensors, rows: int, seconds: float | None = None) -> Tensors:
-        """Outputs by name. Raises what the model raised; RequestError UNAVAILABLE where the model was not free within `seconds`.
+    async def infer(
+        self,
+        request: InferRequest,
+        seconds: float | None = None,
+        deadline: float | None = None,
+        gone: Gone | None = None,
+    ) -> Tensors:
+        """Outputs by name. Raises what the model raised; RequestError UNAVAILABLE where the model was not free within `seconds`, GONE where it
+        was not within `deadline`, the client's own number of seconds, or before `gone` ended.
 
         A thread that computes cannot be stopped. So a request that is cancelled ends only when its work has left queue and threads:
         until then it counts as in flight, with its place in the queue and its bytes. What had not begun by then is left out.
         """
         loop = asyncio.get_running_loop()
-        work = _Work(inputs, rows, self._form(inputs), loop.create_future())
+        work = _Work(request, self._form(request.inputs), loop.create_future())
         self._put(work)
-        late = loop.call_later(seconds, self._expire, work, seconds) if seconds is not None else None
+        timers = []
+        if deadline is not None and (seconds is None or deadline < seconds):
+            timers.append(loop.call_later(deadline, self._expire, work, _given_up(f"its deadline of {deadline:.3g} s")))
+        elif seconds is not None:
+            late = RequestError(Code.UNAVAILABLE, f"the model was not free within {seconds:g} s")
+            timers.append(loop.call_later(seconds, self._expire, work, late))
+        if gone is not None:
+            timers.append(loop.call_later(LOOK_AFTER_SECONDS, self._watch, work, gone))
         try:
             return await work.future
         except asyncio.CancelledError:
@@ -126,13 +144,13 @@ class Batcher:
                     await work.future
             raise
         finally:
-            if late is not None:
-                late.cancel()
+            for timer in timers:
+                timer.cancel()
 
-    async def infer_here(self, inputs: Tensors, rows: int) -> Tensors:
+    async def infer_here(self, request: InferRequest) -> Tensors:
         """As `infer`, by the event loop itself in its next turn, together with what else came in this one."""
         loop = asyncio.get_running_loop()
-        work = _Work(inputs, rows, self._form(inputs), loop.create_future())
+        work = _Work(request, self._form(request.inputs), loop.create_future())
         self._here.append(work)
         if self._turns is not loop:
             self._turns = loop
@@ -192,13 +210,20 @@ class Batcher:
             self._compute(batch, self._run_here)
             self._settle(batch, waited=False)
 
-    def _expire(self, work: _Work, seconds: float) -> None:
+    def _expire(self, work: _Work, error: RequestError) -> None:
+        """Answer a request that waits with `error`; one whose run has begun gets its outputs."""
         with self._changed:
             if work not in self._queue:
-                return  # it runs
+                return
             self._queue.remove(work)
-        work.outcome = RequestError(Code.UNAVAILABLE, f"the model was not free within {seconds:g} s")
+        work.outcome = error
         work.settle()
+
+    def _watch(self, work: _Work, gone: Gone) -> None:
+        """Let go of a request whose client leaves while it waits."""
+        watching = asyncio.ensure_future(_until(gone))
+        watching.add_done_callback(lambda _: self._expire(work, _given_up("the client had left")))
+        work.future.add_done_callback(lambda _: watching.cancel())
 
     def _settle(self, batch: list[_Work], waited: bool = True) -> None:
         """What is over, as the threads give it back."""
@@ -279,14 +304,17 @@ class Batcher:
     def _together(self, batch: list[_Work], run: Run) -> list[Tensors | BaseException]:
         try:
             rows = sum([work.rows for work in batch])
-            return self._scattered(batch, run(self._gathered(batch), rows), rows)
+            size = sum([work.request.size for work in batch])
+            return self._scattered(batch, run(self._gathered(batch), rows, size), rows)
         except Exception as error:  # noqa: BLE001  one request may have made the run fail, and no other is to hear of it
             log.info("a run of %d requests failed, so each runs by itself: %s", len(batch), error)
             return [_alone(work, run) for work in batch]
 
     def _gathered(self, batch: list[_Work]) -> Tensors:
         return {
-            tensor.name: np.concatenate([work.inputs[tensor.name] for work in batch], axis=tensor.batch_axis or 0)
+            tensor.name: np.concatenate(
+                [work.request.inputs[tensor.name] for work in batch], axis=tensor.batch_axis or 0
+            )
             for tensor in self._signature.inputs
         }
 
@@ -311,6 +339,15 @@ class Batcher:
 
 def _alone(work: _Work, run: Run) -> Tensors | BaseException:
     try:
-        return run(work.inputs, work.rows)
+        return run(work.request.inputs, work.rows, work.request.size)
     except BaseException as error:  # noqa: BLE001  whatever it is, it is this request's, and there are others to serve
         return error
+
+
+async def _until(gone: Gone) -> None:
+    await gone()
+
+
+def _given_up(why: str) -> RequestError:
+    """Nobody waits for the answer any more, which says nothing of the model."""
+    return RequestError(Code.GONE, f"the request was given up while it waited for the model: {why}")

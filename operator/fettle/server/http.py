@@ -10,6 +10,8 @@ import orjson
 from fettle.api.text import clip
 from fettle.server import describe, openapi, rsgi
 from fettle.server.connections import Connections
+from fettle.server.listener import Listener
+from fettle.server.logs import HEADERS, REQUEST_ID, TRACE_CONTEXT, told
 from fettle.server.predict import Predict
 from fettle.server.protocol import HttpExchange
 from fettle.server.request import Code, RequestError
@@ -19,7 +21,8 @@ Header = tuple[str, str]
 
 # Metrics count under HTTP's own numbers. 499 is none of them: who closed only its own half of the connection still hears the answer.
 STATUSES = {code: int(code.value) for code in Code} | {Code.GONE: int(Code.INVALID.value)}
-_RETRY: tuple[Header, ...] = (("Retry-After", "1"),)
+_CHALLENGE: tuple[Header, ...] = (("WWW-Authenticate", "Bearer"),)
+_OPEN = ("/v2/health/live", "/v2/health/ready")  # what load balancers ask, who have no token
 _JSON: tuple[Header, ...] = (("content-type", "application/json"),)
 _BYTES: Header = ("content-type", "application/octet-stream")
 _JSON_SIZE = "inference-header-content-length"  # bytes of JSON before those of tensors
@@ -32,7 +35,8 @@ class HttpFront:
         settings = service.settings
         self.service = service
         self.connections = Connections(settings.connection_max_requests, settings.connection_max_seconds)
-        self._server = rsgi.server(self, settings.host, settings.port)
+        self._listener = Listener(self, settings.host, settings.port, settings.tls_folder, settings.tls_clients)
+        self._guarded = settings.tls_folder is not None or not service.access.open
         self._headers = [("fettle-revision", settings.revision)]
         self._closing = [*self._headers, ("connection", "close")]
         named = f"/models/{settings.model}"
@@ -46,14 +50,14 @@ class HttpFront:
 
     async def serve(self) -> None:
         """Listen until `stop`."""
-        await self._server.serve()
+        await self._listener.serve()
 
     def drain(self) -> None:
         """Nothing to do: each answer says by itself that its connection ends."""
 
     def stop(self) -> None:
         """Stop listening."""
-        self._server.stop()
+        self._listener.stop()
 
     async def __rsgi__(self, scope: Any, connection: Any) -> None:
         """Answer one request."""
@@ -62,27 +66,53 @@ class HttpFront:
             return
         closing = False
         more: tuple[Header, ...] = _JSON
+        client: str | None = None
+        given = scope.headers
+        HEADERS.set(given.get)
         try:
             codec = self._codecs.get(scope.path)
+            if self._guarded:
+                client = self._admit(scope, codec is not None)
             if codec is not None:
                 exchange = codec()
-                code, body = Code.OK, await self.service.infer(self._receive(scope, connection, exchange), exchange)
+                receive = self._receive(scope, connection, exchange)
+                code, body = Code.OK, await self.service.infer(receive, exchange, connection.client_disconnect)
                 if exchange.json_size is not None:
                     more = (_BYTES, (_JSON_SIZE, str(exchange.json_size)))
             else:
                 code, body = self.service.tell(self._get, scope)
         except RequestError as error:
             code, body = error.code, orjson.dumps({"error": error.message})
-            closing, more = error.unread, (*_JSON, *self._error_headers(code, scope.path))
+            closing, more = error.unread, (*_JSON, *self._error_headers(error, scope.path))
+        finally:
+            if client is not None:
+                self.service.access.leave(client)
         closing |= self.connections.should_close(scope.client) or self.service.draining
         headers = self._closing if closing else self._headers
+        if REQUEST_ID in given or TRACE_CONTEXT in given:
+            more = (*more, *told(given.get).items())
         connection.response_bytes(STATUSES[code], [*headers, *more], body)
 
-    def _error_headers(self, code: Code, path: str) -> tuple[Header, ...]:
+    def _admit(self, scope: Any, infer: bool) -> str | None:
+        """The client of a request for inference, which has entered; None for another request that is allowed. Raises RequestError."""
+        if scope.path in _OPEN:
+            return None
+        client = self._listener.client(scope.client)
+        if client is None:
+            self.service.metrics.refuse(Code.UNAUTHENTICATED)
+            raise RequestError(
+                Code.UNAUTHENTICATED, "this port is only for connections that came through TLS", unread=True
+            )
+        name = self.service.admit(scope.headers.get("authorization"), client, infer=infer)
+        return name if infer else None
+
+    def _error_headers(self, error: RequestError, path: str) -> tuple[Header, ...]:
         """What goes with an error beside its sentence."""
-        if code is Code.NOT_ALLOWED:
+        if error.code is Code.NOT_ALLOWED:
             return (("Allow", "POST" if path in self._codecs else "GET, HEAD"),)
-        return _RETRY if code is Code.UNAVAILABLE else ()
+        if error.code is Code.UNAUTHENTICATED:
+            return _CHALLENGE
+        return (("Retry-After", str(error.retry_after)),) if error.retry_after is not None else ()
 
     async def _receive(self, scope: Any, connection: Any, exchange: HttpExchange | Predict) -> bytes | bytearray:
         """The body of a request for inference; `exchange` is told how much of it is JSON. Raises RequestError."""
@@ -142,3 +172,6 @@ def _json_size(headers: Any) -> int | None:
         message = f"Inference-Header-Content-Length must be the number of bytes of JSON, found {clip(size, 64)!r}"
         raise RequestError(Code.INVALID, message, unread=True)
     return int(size)
+
+
+FRONT = HttpFront

@@ -8,12 +8,14 @@ import hmac
 import logging
 import math
 import time
+from collections.abc import Callable
 from typing import Any
 from urllib.parse import parse_qs
 
 import orjson
 
 from fettle.api.window import written
+from fettle.server import logs
 from fettle.server.replay import AT_ONCE, PATH, Replay, Trouble, read_token
 from fettle.server.samples import SamplesHead, pack
 from fettle.server.service import InferenceService
@@ -24,6 +26,7 @@ _TEXT = [("content-type", "text/plain; version=0.0.4; charset=utf-8")]
 log = logging.getLogger(__name__)
 
 
+LOG_LEVEL = "/fettle/log"
 SILENCE_SECONDS = 60.0  # of the data port's event loop, after which the process is not live
 
 HttpAnswer = tuple[int, list[tuple[str, str]], bytes]
@@ -39,6 +42,9 @@ class Management:
         self.service: InferenceService | None = None
         self.replay: Replay | None = None
         self._beaten_at = time.monotonic()
+        self.client_of: Callable[[str], str | None] = lambda told: (
+            told
+        )  # who is behind what a port says of a connection
 
     def beat(self) -> None:
         """The data port's event loop turns."""
@@ -60,6 +66,8 @@ class Management:
         service = self.service
         if scope.path == "/healthz":
             return self._health()
+        if scope.path == LOG_LEVEL:
+            return self._log_level(scope)
         if scope.path not in ("/readyz", "/metrics", "/fettle/window", PATH):
             return 404, _TEXT, b"try /healthz, /readyz, /metrics or /fettle/window?since=SECONDS\n"
         if service is None:
@@ -79,6 +87,19 @@ class Management:
             return 503, _TEXT, f"the data port's event loop has been blocked for {silent:.0f} s\n".encode()
         return 200, _TEXT, b"ok\n"
 
+    def _log_level(self, scope: Any) -> HttpAnswer:
+        """Change what is logged. Only for who is in the pod, as `kubectl port-forward` is."""
+        client = self.client_of(scope.client) or ""
+        if not client.startswith(("127.", "[::1]", "::1")):
+            return 403, _TEXT, b"the log's level is set from within the pod: kubectl port-forward POD 8081\n"
+        if scope.method != "POST":
+            return 405, [*_TEXT, ("allow", "POST")], b"POST /fettle/log?level=debug\n"
+        try:
+            logs.set_level(parse_qs(scope.query_string).get("level", [""])[0])
+        except ValueError as error:
+            return 400, _TEXT, f"{error}\n".encode()
+        return 200, _TEXT, b"ok\n"
+
     def _window(self, service: InferenceService, query: str) -> HttpAnswer:
         try:
             since = float(parse_qs(query).get("since", ["0"])[0])
@@ -89,6 +110,8 @@ class Management:
         head, seconds = service.windows.since(since)
         if self.replay is not None:
             head = head.model_copy(update={"agreement": self.replay.state()})
+        if service.drift is not None:
+            head = head.model_copy(update={"drift": service.drift.window()})
         return 200, _JSON, written(head, seconds)
 
 

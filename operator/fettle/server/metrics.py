@@ -118,6 +118,9 @@ class Metrics:
             (*LABELS, "outcome"),
             registry=self.registry,
         )
+        self._refused_tokens = Counter(
+            "fettle_server_refused_tokens", "Number of requests without a token, or with one that is not known.", **own
+        ).labels(*self._labels)
         self._replays = Counter(
             "fettle_server_replay_seconds", "Time spent on replaying the stable revision's items, in seconds.", **own
         ).labels(*self._labels)
@@ -145,6 +148,12 @@ class Metrics:
     def count(self, code: Code) -> None:
         """Count a request that came through a front."""
         self.requests.count(code._value_)  # as `value`, without a descriptor's detour
+
+    def refuse(self, code: Code) -> None:
+        """Count a request that was not let in."""
+        self.count(code)
+        if code is Code.UNAUTHENTICATED:
+            self._refused_tokens.inc()
 
     def text(self) -> bytes:
         """The metrics in Prometheus' text form."""

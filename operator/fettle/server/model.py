@@ -4,19 +4,22 @@ from __future__ import annotations
 
 import functools
 import logging
+import os
+import signal
 import time
 from dataclasses import dataclass
 from pathlib import Path
 
-import numpy as np
-
-from fettle.runtimes import base, cpu
+from fettle.runtimes import artifact, cpu
+from fettle.runtimes.artifact import Parts
 from fettle.runtimes.base import Array, Interrupt, Interrupted, Session
-from fettle.server.batcher import Batcher
+from fettle.runtimes.cuda import ContextLost
+from fettle.server.batcher import Batcher, Gone
 from fettle.server.pace import LONG_SECONDS, Pace, short_seconds
 from fettle.server.request import Code, InferRequest, RequestError
 from fettle.server.warmup import warm_up
-from fettle.store.manifest import Manifest, check_fetched, model_entry
+from fettle.store.manifest import Manifest, MeasurementRecord, read_figures, read_profile
+from fettle.store.profile import Profile
 
 log = logging.getLogger(__name__)
 
@@ -37,10 +40,11 @@ class ServedModel:
         self.manifest, self.session, self.max_queue = manifest, session, max_queue
         self.signature = manifest.signature  # requests' own, its batch free even where the file's is static
         self.streams = max(1, manifest.settings.streams)
+        self.figures: tuple[MeasurementRecord, ...] = ()  # what was measured of the artifact, for people
+        self.profile: Profile | None = None  # how the evaluation data is distributed
         self.waiting = 0  # requests that wait or run
         self._in_threads = 0  # of them
-        self._batchable, self._static = manifest.signature.batchable, manifest.settings.batch_size
-        self._most = 1 if manifest.alone else self._static or manifest.settings.preferred_batch  # items of a run
+        self._parts = Parts.of(manifest)
         self.pace = Pace(short_seconds(cpu.usable_cores()))
         self.batcher = Batcher(self._run_there, self._run_here, manifest.signature, self.streams)
         self._replaying: Interrupt | None = None
@@ -57,30 +61,36 @@ class ServedModel:
 
     def infer_at_once(self, request: InferRequest) -> dict[str, Array] | None:
         """Outputs by name, where the run is short and nobody waits; None where it is for `infer`. Raises as `infer`."""
-        if self.waiting or not self.pace.is_short(_size(request.inputs)):
+        if self.waiting or not self.pace.is_short(request.size):
             return None
         self._begin()
         began = time.perf_counter()
         try:
-            return self._run_here(request.inputs, request.rows)
+            return self._run_here(request.inputs, request.rows, request.size)
         finally:
             self.waiting -= 1
             self.batcher.watch.ran(request.rows, time.perf_counter() - began)
 
-    async def infer(self, request: InferRequest, seconds: float | None = None) -> dict[str, Array]:
-        """Outputs by name. Raises RequestError UNAVAILABLE when the queue is full, or the model was not free within `seconds`; RuntimeFailure
-        when the model fails.
+    async def infer(
+        self,
+        request: InferRequest,
+        seconds: float | None = None,
+        deadline: float | None = None,
+        gone: Gone | None = None,
+    ) -> dict[str, Array]:
+        """Outputs by name. Raises RequestError UNAVAILABLE when the queue is full, or the model was not free within `seconds`, GONE when the client
+        gave up before it was (`Batcher.infer`); RuntimeFailure when the model fails.
 
         The place in the queue is given back when the computation has ended, also where the request was cancelled before.
         """
         self._begin()
         try:
             # Nobody is overtaken: where requests wait for a thread, or as many run as may, a short one takes its turn behind them.
-            if self._in_threads < self.streams and self.pace.is_short(_size(request.inputs)):
-                return await self.batcher.infer_here(request.inputs, request.rows)
+            if self._in_threads < self.streams and self.pace.is_short(request.size):
+                return await self.batcher.infer_here(request)
             self._in_threads += 1
             try:
-                return await self.batcher.infer(request.inputs, request.rows, seconds)
+                return await self.batcher.infer(request, seconds, deadline, gone)
             finally:
                 self._in_threads -= 1
         finally:
@@ -94,17 +104,17 @@ class ServedModel:
         if self._replaying is not None:
             self._replaying.set()
 
-    def _run_here(self, inputs: dict[str, Array], rows: int) -> dict[str, Array]:
+    def _run_here(self, inputs: dict[str, Array], rows: int, size: int) -> dict[str, Array]:
         began = time.perf_counter()
         try:
             return self._run(inputs, rows)
         finally:
-            self.pace.ran_here(_size(inputs), time.perf_counter() - began)
+            self.pace.ran_here(size, time.perf_counter() - began)
 
-    def _run_there(self, inputs: dict[str, Array], rows: int) -> dict[str, Array]:
+    def _run_there(self, inputs: dict[str, Array], rows: int, size: int) -> dict[str, Array]:
         began = time.perf_counter()
         outputs = self._run(inputs, rows)
-        self.pace.ran_there(_size(inputs), time.perf_counter() - began)
+        self.pace.ran_there(size, time.perf_counter() - began)
         return outputs
 
     def replay(self, inputs: dict[str, Array]) -> dict[str, Array] | None:
@@ -123,30 +133,12 @@ class ServedModel:
             self._replaying = None
 
     def _run(self, inputs: dict[str, Array], rows: int, interrupt: Interrupt | None = None) -> dict[str, Array]:
-        most = self._most or rows
-        if not self._batchable or (rows <= most and self._static in (None, rows)):
-            return self.session.infer(inputs, interrupt)
-        return self._run_in_parts(inputs, rows, most, interrupt)
-
-    def _run_in_parts(
-        self, inputs: dict[str, Array], rows: int, size: int, interrupt: Interrupt | None
-    ) -> dict[str, Array]:
-        """Outputs of runs of `size` items. What a static file takes beyond them is filled up with the run's own first item."""
-        parts: list[dict[str, Array]] = []
-        for start in range(0, rows, size):
-            own = range(start, min(start + size, rows))
-            take = [*own, *[start] * ((self._static or len(own)) - len(own))]
-            outputs = self.session.infer(
-                {t.name: np.take(inputs[t.name], take, axis=t.batch_axis or 0) for t in self.signature.inputs},
-                interrupt,
-            )
-            parts.append(
-                {t.name: outputs[t.name].take(range(len(own)), axis=t.batch_axis or 0) for t in self.signature.outputs}
-            )
-        return {
-            t.name: np.concatenate([part[t.name] for part in parts], axis=t.batch_axis or 0)
-            for t in self.signature.outputs
-        }
+        try:
+            return self._parts.infer(self.session, inputs, rows, interrupt)
+        except ContextLost:
+            log.critical("the GPU's context is lost: this process ends, and its container is started again")
+            os.kill(os.getpid(), signal.SIGTERM)
+            raise
 
     def close(self) -> None:
         """Free the model; waits for the request that is running."""
@@ -154,22 +146,12 @@ class ServedModel:
         self.session.close()
 
 
-def _size(inputs: dict[str, Array]) -> int:
-    """Bytes of the inputs; of texts, of the references to them."""
-    return sum([array.nbytes for array in inputs.values()])
-
-
 def load(
     folder: Path, sha256: str, threads: int | None, max_queue: int, batching: Batching | None = None
 ) -> ServedModel:
     """Load and warm up the artifact in `folder`. Raises StoreError (tampered), RuntimeFailure (cannot load or run here)."""
-    manifest = check_fetched(folder, sha256)
-    settings = manifest.settings
-    if threads is not None and threads != settings.threads:
-        log.warning("threads=%s, but measured with %s: the measured figures do not apply", threads, settings.threads)
-        settings = settings.model_copy(update={"threads": threads})
-    runtime = base.get(manifest.runtime)
-    session = runtime.load(model_entry(folder, manifest), settings, manifest.signature)
+    manifest, session = artifact.load(folder, sha256, threads)
     model = ServedModel(manifest, session, max_queue)
+    model.figures, model.profile = read_figures(folder), read_profile(folder)
     model.warm_up(folder, batching or Batching())
     return model

@@ -19,11 +19,13 @@ Json = dict[str, Any]
 
 _ERRORS = {
     "400": "The request is invalid; the sentence says what was expected and what was found.",
+    "401": "Tokens are asked for, and the request has none that is known.",
     "404": "This server has no such path, model or version.",
     "405": "The path takes another method.",
     "408": "The body did not arrive in time.",
     "413": "The body is too large.",
     "415": "The body is compressed.",
+    "429": "The client asks for more than it may. Try again after `Retry-After` seconds.",
     "500": "The model failed.",
     "503": "Too much is waiting already, or the server is on its way out. Try again after `Retry-After` seconds.",
 }
@@ -83,7 +85,7 @@ def _infer(example: Json) -> Json:
         "summary": "Inference by the V2 protocol.",
         "parameters": [_JSON_SIZE],
         "requestBody": {"required": True, "content": {"application/json": asked, "application/octet-stream": raw}},
-        "responses": {"200": answered, **_errors("400", "408", "413", "415", "500", "503")},
+        "responses": {"200": answered, **_errors("400", "401", "408", "413", "415", "429", "500", "503")},
     }
 
 
@@ -93,7 +95,7 @@ def _predict(example: Json) -> Json:
     return {
         "summary": "Inference by the V1 protocol.",
         "requestBody": {"required": True, "content": content},
-        "responses": {"200": answered, **_errors("400", "408", "413", "415", "500", "503")},
+        "responses": {"200": answered, **_errors("400", "401", "408", "413", "415", "429", "500", "503")},
     }
 
 

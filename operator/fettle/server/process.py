@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import gc
+import importlib
 import logging
 import signal
 import threading
@@ -15,12 +16,10 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, Protocol
 
-from fettle.server import rsgi
-from fettle.server.http import HttpFront
+from fettle.server.listener import Listener
 from fettle.server.management import Management
 from fettle.server.model import Batching, ServedModel, load
 from fettle.server.replay import Replay
-from fettle.server.rpc import RpcFront
 from fettle.server.service import InferenceService
 from fettle.server.settings import ServerSettings
 from fettle.store.comparison import Outcome
@@ -44,14 +43,18 @@ class Front(Protocol):
         """Stop listening."""
 
 
-FRONTS: tuple[Callable[[InferenceService], Front], ...] = (HttpFront, RpcFront)
+# Modules, each with a `FRONT`. They are imported while the model is loaded: grpc alone takes as long as a small model.
+FRONTS = ("fettle.server.http", "fettle.server.rpc")
+MakeFront = Callable[[InferenceService], Front]
 
 
 class ManagementPort:
     """The management port, in a thread and an event loop of its own."""
 
     def __init__(self, management: Management, settings: ServerSettings) -> None:
-        self._server = rsgi.server(management, settings.host, settings.management_port)
+        # Probes have no certificate to show.
+        self._listener = Listener(management, settings.host, settings.management_port, settings.tls_folder)
+        management.client_of = self._listener.client
         self._loop: asyncio.AbstractEventLoop | None = None
         self.done = asyncio.get_running_loop().create_future()
         threading.Thread(target=self._run, args=(asyncio.get_running_loop(),), name="management", daemon=True).start()
@@ -67,7 +70,7 @@ class ManagementPort:
 
     async def _serve(self) -> None:
         self._loop = asyncio.get_running_loop()
-        await self._server.serve()
+        await self._listener.serve()
 
     def _finish(self, error: Exception | None) -> None:
         if error is None:
@@ -78,11 +81,12 @@ class ManagementPort:
     def stop(self) -> None:
         """Stop listening; `done` says when it is over."""
         if self._loop is not None and not self._loop.is_closed():
-            self._loop.call_soon_threadsafe(self._server.stop)
+            self._loop.call_soon_threadsafe(self._listener.stop)
 
 
-async def serve(settings: ServerSettings) -> None:
-    """Serve until SIGTERM or SIGINT, then drain. Raises FettleError when the model cannot be loaded."""
+async def serve(settings: ServerSettings, on_ready: Callable[[ServedModel], None] = lambda model: None) -> None:
+    """Serve until SIGTERM or SIGINT, then drain. `on_ready` is called once requests are answered. Raises FettleError when the model cannot be
+    loaded."""
     loop = asyncio.get_running_loop()
     stop = asyncio.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
@@ -91,17 +95,20 @@ async def serve(settings: ServerSettings) -> None:
     port = ManagementPort(management, settings)
     beating = asyncio.create_task(_beat(management))
     try:
+        importing = loop.run_in_executor(None, _imported_fronts)
         model = await _loaded(settings, stop, port.done)
         if model is None:
             return
+        made = await importing
         gc.collect()
         gc.freeze()  # what is there now stays: a full collection would look at all of it again, in the middle of a request
         service = InferenceService(settings, model)
-        fronts = [front(service) for front in FRONTS]
+        fronts = [front(service) for front in made]
         serving = [asyncio.create_task(front.serve()) for front in fronts]
         await asyncio.sleep(0)
         management.service = service
         management.replay = replay = _replay(service)
+        on_ready(model)
         await _until_stopped(stop, *serving, port.done)
         await _drain(service, fronts, settings.drain_seconds)
         await loop.run_in_executor(None, replay.stop)
@@ -115,6 +122,10 @@ async def serve(settings: ServerSettings) -> None:
         beating.cancel()
         port.stop()
         await _ended("the management port", port.done)
+
+
+def _imported_fronts() -> list[MakeFront]:
+    return [importlib.import_module(name).FRONT for name in FRONTS]
 
 
 async def _loaded(

@@ -8,15 +8,17 @@ nowhere. A pod whose revision is the stable one has nothing to compare, now or l
 from __future__ import annotations
 
 import contextlib
+import functools
 import http.client
 import logging
 import os
 import socket
+import ssl
 import threading
 import time
 from collections import deque
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +31,7 @@ from fettle.runtimes import cpu
 from fettle.server.model import ServedModel
 from fettle.server.samples import MOST_AT_ONCE, Sample, SamplesHead, as_batch, require, unpack
 from fettle.server.settings import ServerSettings
+from fettle.server.tls import AUTHORITY
 from fettle.store.comparison import Outcome, compare
 
 log = logging.getLogger(__name__)
@@ -53,9 +56,11 @@ class Trouble(Exception):
 
 @dataclass(frozen=True)
 class Exchange:
-    """Asks the stable revision's pods for samples, one pod at a time, each in its turn."""
+    """Asks the stable revision's pods for samples, one pod at a time, each in its turn. `otherwise`: those that speak TLS where this pod
+    does not, or do not where it does."""
 
     settings: ServerSettings
+    otherwise: set[tuple[str, int]] = field(default_factory=set)
 
     def addresses(self) -> list[tuple[str, int]]:
         """The stable revision's ready pods. Raises Trouble."""
@@ -71,20 +76,13 @@ class Exchange:
     def take(self, address: tuple[str, int]) -> tuple[SamplesHead, list[Sample]]:
         """What that pod hands out. Raises Trouble."""
         where = f"stable pod {address[0]}"
-        connection = http.client.HTTPConnection(*address, timeout=TIMEOUT_SECONDS)
         try:
-            connection.connect()
-            with _hanging_up(connection.sock, TIMEOUT_SECONDS):
-                connection.request("POST", PATH, headers=self._headers())
-                response = connection.getresponse()
-                body = response.read(MOST_BYTES)
+            status, body = self._ask(address)
         except (OSError, http.client.HTTPException, ValueError) as error:
             raise Trouble(Reason.ANALYSIS_UNREACHABLE, f"{where}: {error or type(error).__name__}") from error
-        finally:
-            connection.close()
-        if response.status != 200:
+        if status != 200:
             said = body[:200].decode(errors="replace").strip()
-            raise Trouble(Reason.ANALYSIS_UNREACHABLE, f"{where} returned no samples ({response.status}): {said}")
+            raise Trouble(Reason.ANALYSIS_UNREACHABLE, f"{where} returned no samples ({status}): {said}")
         try:
             head, samples = unpack(body)
             for sample in samples:
@@ -94,6 +92,40 @@ class Exchange:
             raise Trouble(
                 Reason.ANALYSIS_UNREACHABLE, f"{where} returned something that is not a sample: {error}"
             ) from error
+
+    def _ask(self, address: tuple[str, int]) -> tuple[int, bytes]:
+        """Status and body. A stable revision from before its ports spoke TLS, or a canary that turns it off, is found out and known from then on."""
+        secure = (self.settings.tls_folder is not None) is not (address in self.otherwise)
+        kind = (
+            functools.partial(http.client.HTTPSConnection, context=self._context())
+            if secure
+            else http.client.HTTPConnection
+        )
+        connection = kind(*address, timeout=TIMEOUT_SECONDS)
+        try:
+            connection.connect()
+            with _hanging_up(connection.sock, TIMEOUT_SECONDS):
+                connection.request("POST", PATH, headers=self._headers())
+                response = connection.getresponse()
+                return response.status, response.read(MOST_BYTES)
+        except (ssl.SSLError, ConnectionResetError) as error:
+            if not isinstance(error, ssl.SSLCertVerificationError):
+                self.otherwise.symmetric_difference_update({address})
+            raise
+        finally:
+            connection.close()
+
+    def _context(self) -> ssl.SSLContext:
+        """Pods are asked by their addresses, which stand in no certificate. So no name is checked, and the signature where this pod's own Secret
+        says whose it must be."""
+        context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+        context.check_hostname = False
+        authority = self.settings.tls_folder / AUTHORITY if self.settings.tls_folder is not None else None
+        if authority is not None and authority.is_file():
+            context.load_verify_locations(authority)
+        else:
+            context.verify_mode = ssl.CERT_NONE
+        return context
 
     def _headers(self) -> dict[str, str]:
         return {

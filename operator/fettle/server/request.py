@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import Enum
 
 from fettle.runtimes.base import Array
@@ -16,11 +16,13 @@ class Code(Enum):
 
     OK = "200"
     INVALID = "400"
+    UNAUTHENTICATED = "401"  # without a token that is known
     NOT_FOUND = "404"
     NOT_ALLOWED = "405"  # the path is there, and takes another method
     TIMEOUT = "408"  # the client took too long to send its request
     TOO_LARGE = "413"
     UNSUPPORTED = "415"  # a form of body that is not taken
+    LIMITED = "429"  # more than a client may ask for
     GONE = "499"  # the client hung up or gave up: nobody hears an answer
     FAILED = "500"  # the model, or the server itself
     UNAVAILABLE = "503"  # too much waits already, or the server is on its way out: try again
@@ -32,18 +34,21 @@ class Code(Enum):
 
 
 class RequestError(Exception):
-    """A request that gets no outputs. `unread`: some of it was not read, so the connection it came on is of no more use."""
+    """A request that gets no outputs. `unread`: some of it was not read, so the connection it came on is of no more use. `retry_after`: seconds
+    after which it is worth another try."""
 
-    def __init__(self, code: Code, message: str, *, unread: bool = False) -> None:
+    def __init__(self, code: Code, message: str, *, unread: bool = False, retry_after: int | None = None) -> None:
         super().__init__(message)
         self.code, self.message, self.unread = code, message, unread
+        self.retry_after = 1 if retry_after is None and code is Code.UNAVAILABLE else retry_after
 
 
 @dataclass(slots=True)  # a frozen one takes five times as long to make
 class InferRequest:
     """A decoded request: arrays by input name, the outputs asked for (None = all) and the client's id.
 
-    `binary`: the outputs that are answered as bytes, where the protocol has another form as well.
+    `binary`: the outputs that are answered as bytes, where the protocol has another form as well. `size`: bytes of the inputs; of texts, of
+    the references to them.
     """
 
     inputs: dict[str, Array]
@@ -51,3 +56,7 @@ class InferRequest:
     outputs: tuple[str, ...] | None
     id: str | None
     binary: frozenset[str] = frozenset()
+    size: int = field(init=False, default=0)
+
+    def __post_init__(self) -> None:
+        self.size = sum([array.nbytes for array in self.inputs.values()])

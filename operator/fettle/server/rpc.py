@@ -10,6 +10,7 @@ import asyncio
 import math
 from collections.abc import AsyncIterator, Awaitable, Callable
 from typing import Any, NoReturn
+from urllib.parse import unquote
 
 import grpc
 from google.protobuf.message import DecodeError, Message
@@ -17,21 +18,26 @@ from grpc_health.v1 import health_pb2
 from grpc_reflection.v1alpha import reflection, reflection_pb2
 
 from fettle.api.text import clip
+from fettle.errors import UsageError
 from fettle.server import describe
 from fettle.server import inference_pb2 as pb
+from fettle.server.logs import HEADERS, Header, told
 from fettle.server.messages import Messages
 from fettle.server.request import Code, RequestError
 from fettle.server.service import InferenceService
+from fettle.server.tls import Certificate
 from fettle.server.wire import field_head
 
 STATUSES = {
     Code.OK: grpc.StatusCode.OK,
     Code.INVALID: grpc.StatusCode.INVALID_ARGUMENT,
+    Code.UNAUTHENTICATED: grpc.StatusCode.UNAUTHENTICATED,
     Code.NOT_FOUND: grpc.StatusCode.NOT_FOUND,
     Code.NOT_ALLOWED: grpc.StatusCode.UNIMPLEMENTED,
     Code.TIMEOUT: grpc.StatusCode.DEADLINE_EXCEEDED,
     Code.TOO_LARGE: grpc.StatusCode.RESOURCE_EXHAUSTED,
     Code.UNSUPPORTED: grpc.StatusCode.UNIMPLEMENTED,
+    Code.LIMITED: grpc.StatusCode.RESOURCE_EXHAUSTED,
     Code.GONE: grpc.StatusCode.CANCELLED,
     Code.FAILED: grpc.StatusCode.INTERNAL,
     Code.UNAVAILABLE: grpc.StatusCode.UNAVAILABLE,
@@ -40,7 +46,6 @@ SERVICE = pb.DESCRIPTOR.services_by_name["GRPCInferenceService"].full_name
 HEALTH = health_pb2.DESCRIPTOR.services_by_name["Health"].full_name
 REFLECTION = reflection.SERVICE_NAME
 PATIENCE_SECONDS = 1.0  # for a message to arrive while others wait
-_RETRY = (("grpc-retry-pushback-ms", "1000"),)
 _GRACE_SECONDS = 4.0  # for what came in while the port closed
 _SHARE_OF_DRAIN = 0.75
 _MOST_METADATA = 1 << 14  # bytes; more: RESOURCE_EXHAUSTED
@@ -65,11 +70,15 @@ class RpcFront:
         self._reflection = reflection.aio.ReflectionServicer((SERVICE, HEALTH, REFLECTION))
 
     async def serve(self) -> None:
-        """Listen until `stop`. Raises RuntimeError where the port is taken."""
+        """Listen until `stop`. Raises RuntimeError where the port is taken, UsageError without a usable certificate."""
         settings = self.service.settings
         server = grpc.aio.server(options=self._options())
         server.add_generic_rpc_handlers((Handlers(self._handlers(), self._unknown()),))
-        server.add_insecure_port(f"{settings.host}:{settings.grpc_port}")
+        address = f"{settings.host}:{settings.grpc_port}"
+        if settings.tls_folder is None:
+            server.add_insecure_port(address)
+        else:
+            server.add_secure_port(address, _credentials(Certificate(settings.tls_folder, settings.tls_clients)))
         await server.start()
         await self._stopping.wait()
         await server.stop(_GRACE_SECONDS)
@@ -137,12 +146,29 @@ class RpcFront:
     # ------------------------------------------------------------------------------------------------------ inference
 
     async def _infer(self, requests: Any, context: Context) -> bytes:
+        client: str | None = None
+        HEADERS.set(_headers(context))
         try:
-            answer = await self.service.infer(self._receive(context), self._codec)
+            client = self._admit(context, infer=True)
+            # The library itself cancels this handler where the client has left.
+            answer = await self.service.infer(self._receive(context), self._codec, deadline=context.time_remaining)
         except RequestError as error:
             await self._refuse(context, error)
-        context.set_trailing_metadata(self._trailing)
+        finally:
+            self._leave(client)
+        context.set_trailing_metadata((*self._trailing, *told(HEADERS.get()).items()))
         return answer
+
+    def _admit(self, context: Context, *, infer: bool = False) -> str | None:
+        """The client of a call, which has entered where it is one for inference; None where everybody may ask. Raises RequestError."""
+        if self.service.access.open:
+            return None
+        address = unquote(context.peer()).partition(":")[2]
+        return self.service.admit(_headers(context)("authorization"), address, infer=infer)
+
+    def _leave(self, client: str | None) -> None:
+        if client is not None:
+            self.service.access.leave(client)
 
     async def _receive(self, context: Context) -> bytes:
         """The one message of a request, held by `bodies`. Raises RequestError."""
@@ -167,11 +193,15 @@ class RpcFront:
             message = await self._next(context)
             if message is None:
                 return
+            client: str | None = None
             try:
-                answer = await self.service.infer(self._held(message), self._codec)
+                client = self._admit(context, infer=True)
+                answer = await self.service.infer(self._held(message), self._codec, deadline=context.time_remaining)
                 response = field_head(_RESPONSE, len(answer)) + answer
             except RequestError as error:
                 response = pb.ModelStreamInferResponse(error_message=error.message).SerializeToString()
+            finally:
+                self._leave(client)
             await context.write(response)
 
     async def _held(self, message: bytes) -> bytes:
@@ -207,6 +237,8 @@ class RpcFront:
 
         async def answer(requests: Any, context: Context) -> bytes:
             try:
+                if kind is not health_pb2.HealthCheckRequest:  # what load balancers ask, who have no token
+                    self._admit(context)
                 _, response = self.service.tell(tell, await self._small_message(context))
             except RequestError as error:
                 await self._refuse(context, error)
@@ -252,6 +284,8 @@ class RpcFront:
         await self._stopping.wait()
 
     async def _reflect(self, context: Context) -> None:
+        self._admit(context)
+
         async def requests() -> AsyncIterator[Any]:
             while (message := await self._next(context)) is not None:
                 yield reflection_pb2.ServerReflectionRequest.FromString(message)
@@ -290,9 +324,37 @@ class RpcFront:
         return grpc.stream_unary_rpc_method_handler(handle)
 
     async def _refuse(self, context: Context, error: RequestError) -> NoReturn:
-        more = _RETRY if error.code is Code.UNAVAILABLE else ()
+        wait = error.retry_after
+        more = (("grpc-retry-pushback-ms", str(1000 * wait)),) if wait is not None else ()
         await context.abort(STATUSES[error.code], clip(error.message, 2048), (*self._trailing, *more))
         raise AssertionError("abort returned")
+
+
+def _headers(context: Context) -> Header:
+    """A call's metadata, by name, asked for only where it is wanted."""
+
+    def header(name: str) -> str | None:
+        return next((str(value) for key, value in context.invocation_metadata() or () if key == name), None)
+
+    return header
+
+
+def _credentials(certificate: Certificate) -> Any:
+    """What the port shows; the library asks with each new connection whether it is another one by now."""
+
+    def configuration() -> Any:
+        key, chain, authority = certificate.files()
+        return grpc.ssl_server_certificate_configuration([(key, chain)], authority)
+
+    def renewed() -> Any:
+        try:
+            return configuration() if certificate.renewed() is not None else None
+        except (OSError, UsageError):  # it changed again meanwhile
+            certificate.mounted.forget()
+            return None
+
+    certificate.mounted.changed()
+    return grpc.dynamic_ssl_server_credentials(configuration(), renewed, certificate.clients)
 
 
 class Reading:
@@ -328,3 +390,6 @@ class Handlers(grpc.GenericRpcHandler):  # type: ignore[misc]  # the library has
     def service(self, handler_call_details: Any) -> Any:
         """The handler of a call."""
         return self._known.get(handler_call_details.method, self._unknown)
+
+
+FRONT = RpcFront

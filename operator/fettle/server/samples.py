@@ -63,25 +63,26 @@ class Samples:
     def __len__(self) -> int:
         return len(self._ring)
 
-    def offer(self, inputs: Tensors, rows: int, outputs: Tensors) -> None:
-        """Keep one item of an answered request, if it is time for one."""
+    def offer(self, inputs: Tensors, rows: int, outputs: Tensors) -> Sample | None:
+        """Keep one item of an answered request, if it is time for one; the item, where it was kept."""
         now = self._clock()
         if now < self._next or not self._most:
-            return
+            return None
         self._next = now + 1 / PER_SECOND
         limit = min(self._most_bytes, MOST_BYTES_SENT)
         items = rows if self._signature.batchable else 1
         if sum(array.nbytes for array in (*inputs.values(), *outputs.values())) > limit * items:
-            return  # before anything is copied
+            return None  # before anything is copied
         row = self._random.randrange(rows) if rows > 1 else 0
         sample = of_row(self._signature, inputs, outputs, row)
         if sample.bytes > limit:
-            return
+            return None
         with self._lock:
             self._ring.append(sample)
             self._bytes += sample.bytes
             while len(self._ring) > self._most or self._bytes > self._most_bytes:
                 self._bytes -= self._ring.popleft().bytes
+        return sample
 
     def take(self, most: int) -> list[Sample]:
         """Hand out the youngest samples, as many as one answer holds; they are not kept."""

@@ -19,7 +19,10 @@ from typing import Any, Protocol, TypeVar
 from fettle.api.signature import Signature
 from fettle.errors import FettleError
 from fettle.runtimes.base import Array
+from fettle.server.access import Access
+from fettle.server.batcher import Gone
 from fettle.server.bodies import Bodies
+from fettle.server.drift import Drift
 from fettle.server.metrics import Metrics
 from fettle.server.model import ServedModel
 from fettle.server.request import Code, InferRequest, RequestError
@@ -30,6 +33,7 @@ from fettle.server.windows import Windows
 
 log = logging.getLogger(__name__)
 _T = TypeVar("_T")
+Deadline = Callable[[], float | None]  # seconds that the client still waits; None: as long as it takes
 _OK = Code.OK
 
 # What the event loop may work on itself, in a few milliseconds.
@@ -53,23 +57,36 @@ class InferenceService:
     """Answers what fronts bring. State is touched by one event loop only, which is the fronts' as well."""
 
     def __init__(self, settings: ServerSettings, model: ServedModel) -> None:
+        """Raises UsageError where tokens are asked for and there is none."""
         self.settings, self.model = settings, model
         self.windows = Windows()
         self.samples = Samples(model.signature, settings.samples, settings.samples_max_bytes)
         self.metrics = Metrics(settings.model, settings.revision)
         self.metrics.waiting.set_function(lambda: float(model.waiting))
         model.batcher.watch = self.metrics
+        labels = (settings.model, settings.revision)
+        self.drift = Drift(model.profile, model.signature, labels) if model.profile is not None else None
+        if self.drift is not None:
+            self.metrics.registry.register(self.drift)
         self.bodies = Bodies(settings)
+        self.access = Access(settings)
         self._codec_thread = ThreadPoolExecutor(1, thread_name_prefix="codec")
         self.draining = False
         self.in_flight = 0
         self.idle = asyncio.Event()
         self.idle.set()
 
-    async def infer(self, receive: Awaitable[bytes | bytearray], codec: Codec) -> bytes:
+    async def infer(
+        self,
+        receive: Awaitable[bytes | bytearray],
+        codec: Codec,
+        gone: Gone | None = None,
+        deadline: Deadline | None = None,
+    ) -> bytes:
         """The encoded answer. Whatever happens is counted once, from before the body is there to after the answer is.
 
-        `receive` ends with a body that `bodies` holds; it may raise RequestError. Raises RequestError and nothing else, what nobody
+        `receive` ends with a body that `bodies` holds; it may raise RequestError. A request whose client leaves (`gone` ends), or has no time
+        left (`deadline` tells the seconds), while it waits for the model is let go. Raises RequestError and nothing else, what nobody
         foresaw included; CancelledError where a front's own library ends a request whose client is gone, once no thread works on it.
         """
         started = time.perf_counter()
@@ -77,7 +94,7 @@ class InferenceService:
         self.idle.clear()
         code = Code.FAILED
         try:
-            answer = await self._answer(await receive, codec)
+            answer = await self._answer(await receive, codec, gone, deadline)
             code = _OK
             return answer
         except RequestError as error:
@@ -93,6 +110,21 @@ class InferenceService:
             self.in_flight -= 1
             if not self.in_flight:
                 self.idle.set()
+
+    def admit(self, authorization: str | None, address: str, *, infer: bool) -> str:
+        """The client that asks, by its token or its address; `access.leave` when its request for inference (`infer`) is over.
+
+        Raises RequestError UNAUTHENTICATED, LIMITED, which is counted.
+        """
+        try:
+            client = self.access.identify(authorization, address)
+            if infer:
+                self.access.enter(client)
+        except RequestError as error:
+            log.debug("a request of %s was refused: %s", address, error.message)
+            self.metrics.refuse(error.code)
+            raise
+        return client
 
     def tell(self, function: Callable[..., tuple[Code, _T]], *arguments: Any) -> tuple[Code, _T]:
         """What a front says without the model (metadata, health, that a path is not there), counted once, in metrics only.
@@ -116,6 +148,8 @@ class InferenceService:
         self._codec_thread.shutdown(wait=True, cancel_futures=True)
 
     def _count(self, code: Code, seconds: float) -> None:
+        if log.isEnabledFor(logging.DEBUG):
+            log.debug("a request ended with %s after %.3f ms", code.name, 1000 * seconds)
         self.metrics.count(code)
         if code is _OK:
             self.metrics.latency.observe(seconds)
@@ -125,7 +159,9 @@ class InferenceService:
             if code.is_failure:  # a client's own mistake says nothing of the model
                 self.windows.record(seconds * 1000, error=True)
 
-    async def _answer(self, body: bytes | bytearray, codec: Codec) -> bytes:
+    async def _answer(
+        self, body: bytes | bytearray, codec: Codec, gone: Gone | None, deadline: Deadline | None
+    ) -> bytes:
         settings, signature = self.settings, self.model.signature
         try:
             if len(body) <= SMALL_BODY:
@@ -136,7 +172,8 @@ class InferenceService:
             try:
                 outputs = self.model.infer_at_once(request) if self.in_flight == 1 else None
                 if outputs is None:
-                    outputs = await self.model.infer(request, settings.queue_seconds)
+                    left = deadline() if deadline is not None else None
+                    outputs = await self.model.infer(request, settings.queue_seconds, left, gone)
             finally:
                 self.metrics.inference.observe(time.perf_counter() - started)
             self._keep(request, outputs)
@@ -148,9 +185,11 @@ class InferenceService:
             self.bodies.release(len(body))
 
     def _keep(self, request: InferRequest, outputs: Mapping[str, Array]) -> None:
-        """Offer an answered item to canaries."""
+        """Offer an answered item to canaries; what is kept tells of drift as well."""
         try:
-            self.samples.offer(request.inputs, request.rows, outputs)
+            sample = self.samples.offer(request.inputs, request.rows, outputs)
+            if sample is not None and self.drift is not None:
+                self.drift.count(sample.inputs, sample.outputs)
         except Exception:
             log.exception("an answered item could not be kept for canaries")
 

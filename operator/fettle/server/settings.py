@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Literal
 
 from pydantic import Field
 from pydantic_settings import BaseSettings, SettingsConfigDict
+
+from fettle.server.logs import LogFormat
 
 
 class ServerSettings(BaseSettings):
@@ -47,6 +50,32 @@ class ServerSettings(BaseSettings):
     )
     replay_share: float = Field(
         default=0.1, gt=0, le=1, description="Maximum share of the pod's CPU for comparison with the stable revision."
+    )
+    log_format: LogFormat = Field(default=LogFormat.TEXT, description="Form of the log: Text or JSON.")
+    log_level: Literal["debug", "info", "warning", "error"] = Field(
+        default="info", description="Least level of what is logged. debug logs every request, without its content."
+    )
+    tls_folder: Path | None = Field(
+        default=None,
+        description="Folder with the files tls.crt and tls.key of a TLS Secret: all ports then speak TLS. They are read again when they change.",
+    )
+    tls_clients: bool = Field(
+        default=False,
+        description="Whether requests are only taken from clients with a certificate that is signed by ca.crt in the same folder.",
+    )
+    tokens_folder: Path | None = Field(
+        default=None,
+        description="Folder of a Secret with clients' tokens: each file is a client, each line of it a token. They are read again when they change.",
+    )
+    client_max_requests_per_second: float | None = Field(
+        default=None,
+        gt=0,
+        description="Maximum rate of a client's requests, by its token, or else its address. Exceeding it returns 429 with Retry-After.",
+    )
+    client_max_concurrent: int | None = Field(
+        default=None,
+        ge=1,
+        description="Maximum number of requests of a client that are answered at the same time. Exceeding it returns 429 with Retry-After.",
     )
     connection_max_requests: int = Field(
         default=1000,

@@ -15,17 +15,21 @@ import numpy as np
 
 from fettle.api.signature import Signature, Tensor
 from fettle.runtimes.base import Array
-from fettle.server.batcher import Run, Tensors
+from fettle.server.batcher import Tensors
 from fettle.store.comparison import close, is_float, narrowed
 from fettle.store.manifest import Manifest, read_reference
 
 log = logging.getLogger(__name__)
+Run = Callable[[Tensors, int], Tensors]  # inputs, and how many items they are
 
 RUNS = 5  # of each size; the middle one counts
+LEAST_RUNS = 2  # of a size whose runs take long
+ENOUGH_SECONDS = 0.05  # of runs of a size, after which no more than the least are needed
 MOST_TRIED = 8  # items of a run where nothing says how many it takes best
 GAIN = 1.2  # times as many items per second that a run of several must do: less is within what a busy machine makes up
+LONG_SECONDS = 0.005  # who computes so long on one item and gains nothing from two will not from four
 SLOW_SECONDS = 0.2  # a run that takes longer is not repeated
-SECONDS = 1.0  # for all that is only tried; what would take longer is left as it is
+SECONDS = 0.3  # for all that is only tried: a pod that waits for it answers nobody meanwhile
 
 
 @dataclass(frozen=True)
@@ -85,7 +89,12 @@ def warm_up(
         items = _tried(seconds_of, seconds, asked)
     elif items > 1:
         seconds[items] = seconds_of(items)
-    for count in range(2, items):  # a shape that comes for the first time is slow with some runtimes
+    # A shape that comes for the first time is slow with some runtimes. What there is no time for is met with the first request of it.
+    spent = 0.0
+    for count in range(2, items):
+        spent += seconds[1] * count
+        if spent > SECONDS:
+            break
         run(_rows(signature, inputs, count, rows), count)
     return Warmth(items, seconds, size)
 
@@ -94,11 +103,13 @@ def _tried(seconds_of: Callable[[int], float], seconds: dict[int, float], asked:
     """How many items a run takes best, as far as that can be found in little time. Adds to `seconds`, by number of items."""
     best = 1
     for count in _sizes(asked or MOST_TRIED):
-        if sum(seconds.values()) + seconds[1] * count > SECONDS / RUNS:
+        if (1 + LEAST_RUNS) * (sum(seconds.values()) + seconds[1] * count) > SECONDS:
             break
         seconds[count] = seconds_of(count)
         if count * seconds[best] > GAIN * best * seconds[count]:
             best = count
+        elif seconds[1] > LONG_SECONDS:
+            break
     rates = ", ".join(f"{count} in {1000 * took:.3g} ms" for count, took in seconds.items())
     log.info("items of a run: %s; requests share runs of up to %d", rates, best)
     return best
@@ -116,7 +127,7 @@ def _sizes(most: int) -> Iterator[int]:
 def _middle(run: Run, inputs: Tensors, rows: int) -> float:
     """Seconds of a run: the middle of some after a first one, or of as many as there is time for."""
     took: list[float] = []
-    while len(took) <= RUNS and sum(took) <= SLOW_SECONDS:
+    while len(took) <= RUNS and sum(took) <= (ENOUGH_SECONDS if len(took) > LEAST_RUNS else SLOW_SECONDS):
         began = time.perf_counter()
         run(inputs, rows)
         took.append(time.perf_counter() - began)

@@ -5,6 +5,7 @@ The key is the digest of everything that decides a build's bytes. A failure is n
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -27,11 +28,14 @@ MODEL = TypeAdapter(StoredModel)
 
 @lru_cache
 def version(distribution: str) -> str:
-    """Version of an installed distribution; ABSENT where it is not installed (then the build cannot run here either)."""
-    try:
-        return metadata.version(distribution)
-    except metadata.PackageNotFoundError:
-        return ABSENT
+    """Version of an installed distribution; ABSENT where it is not installed (then the build cannot run here either).
+
+    A library whose build for GPUs is a distribution of its own has that one's version where only that is installed.
+    """
+    for name in (distribution, f"{distribution}-gpu"):
+        with contextlib.suppress(metadata.PackageNotFoundError):
+            return metadata.version(name)
+    return ABSENT
 
 
 def versions(distributions: Iterable[str]) -> dict[str, str]:
@@ -96,6 +100,8 @@ def build_key(
         document["training"] = plan.training.to_json()
         document["original"] = learned.original.digest if learned.original is not None else None
         document["items"] = learned.items.sha256 if learned.items is not None else None
+    if plan.form is not None:
+        document["form"] = plan.form.to_json()
     return hashlib.sha256(rfc8785.dumps(document)).hexdigest()
 
 

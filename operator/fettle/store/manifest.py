@@ -8,11 +8,12 @@ file with its digest. Measurements lie beside it, `artifacts/<sha256>/measuremen
 from __future__ import annotations
 
 import hashlib
+import logging
 from pathlib import Path
 from typing import Annotated, Any
 
 import numpy as np
-from pydantic import Field, ValidationError
+from pydantic import Field, TypeAdapter, ValidationError
 
 from fettle.api.base import ApiModel
 from fettle.api.reasons import Reason
@@ -23,15 +24,22 @@ from fettle.api.task import StoredFile, StoredModel
 from fettle.api.text import quoted
 from fettle.api.vocabulary import RuntimeName
 from fettle.errors import StoreError
+from fettle.store import profile as profiles
 from fettle.store.arrays import Arrays, npz_bytes, read_npz
 from fettle.store.comparison import Comparison
+from fettle.store.profile import Profile
 from fettle.store.store import Store, file_digest
 from fettle.store.uris import Mounts
+
+log = logging.getLogger(__name__)
 
 SCHEMA_VERSION = 1
 MANIFEST = "manifest.json"
 MODEL_FOLDER = "model"
 REFERENCE = "reference.npz"
+FIGURES = "measurements.json"  # beside a fetched artifact, for people: no digest says that they are its own
+MOST_FIGURES = 16
+PROFILE = "profile.json"  # likewise
 REFERENCE_ITEMS = 8
 
 
@@ -108,6 +116,9 @@ class MeasurementRecord(ApiModel):
     row: dict[str, Any]
 
 
+_FIGURES = TypeAdapter(list[MeasurementRecord])
+
+
 def artifact_uri(store_uri: str, sha256: str) -> str:
     """Where an artifact of that store lies."""
     return f"{store_uri.rstrip('/')}/artifacts/{sha256}"
@@ -153,7 +164,7 @@ def fetch_artifact(uri: str, sha256: str, folder: Path, mounts: Mounts) -> Manif
 
 
 def copy_artifact(store: Store, sha256: str, folder: Path) -> Manifest:
-    """Copy an artifact to `folder`, every digest checked: `manifest.json`, `reference.npz`, `model/…`.
+    """Copy an artifact to `folder`, every digest checked: `manifest.json`, `reference.npz`, `model/…`; and what was measured of it.
 
     Idempotent. The manifest is written last, so a folder that has one is whole. Raises StoreError.
     """
@@ -162,6 +173,7 @@ def copy_artifact(store: Store, sha256: str, folder: Path) -> Manifest:
     store.fetch_model(manifest.model, folder / MODEL_FOLDER)
     if manifest.reference is not None:
         store.fetch_file(manifest.reference, folder)
+    _copy_beside(store, sha256, folder)
     content = store.read_bytes(f"artifacts/{sha256}/{MANIFEST}")
     partial = folder / f".{MANIFEST}.partial"
     partial.write_bytes(content)
@@ -195,6 +207,38 @@ def model_entry(folder: Path, manifest: Manifest) -> Path:
 def write_measurement(store: Store, sha256: str, key: str, record: MeasurementRecord) -> None:
     """Keep a measurement beside its artifact. Raises StoreError."""
     store.remember(f"artifacts/{sha256}/measurements/{key}.json", record)
+
+
+def _copy_beside(store: Store, sha256: str, folder: Path) -> None:
+    beside = f"artifacts/{sha256}/measurements"
+    names = [name for name in store.names(beside) if name.endswith(".json")][:MOST_FIGURES]
+    if store.exists(f"artifacts/{sha256}/{PROFILE}"):
+        (folder / PROFILE).write_bytes(store.read_bytes(f"artifacts/{sha256}/{PROFILE}"))
+    if names:
+        (folder / FIGURES).write_bytes(b"[%b]" % b",".join(store.read_bytes(f"{beside}/{name}") for name in names))
+
+
+def read_figures(folder: Path) -> tuple[MeasurementRecord, ...]:
+    """What was measured of the artifact in `folder`; none where nothing is known, or nothing that this version understands."""
+    path = folder / FIGURES
+    try:
+        return tuple(_FIGURES.validate_json(path.read_bytes()))
+    except FileNotFoundError:
+        return ()
+    except (OSError, ValidationError) as error:
+        log.info("%s is not read: %s", path, error)
+        return ()
+
+
+def write_profile(store: Store, sha256: str, profile: Profile) -> None:
+    """Keep how the evaluation data is distributed beside an artifact. Raises StoreError."""
+    store.remember(f"artifacts/{sha256}/{PROFILE}", profile)
+
+
+def read_profile(folder: Path) -> Profile | None:
+    """How the evaluation data of the artifact in `folder` is distributed, where that is known."""
+    path = folder / PROFILE
+    return profiles.read(path.read_bytes()) if path.is_file() else None
 
 
 def _store_of(uri: str, sha256: str, mounts: Mounts) -> Store:

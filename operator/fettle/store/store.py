@@ -1,7 +1,9 @@
-"""The artifact store: blobs by digest, small JSON documents by name. Every write is a temporary name and a rename in the same folder.
+"""The artifact store: blobs by digest, small JSON documents by name. Every write is whole or not there: on a volume a temporary name and a
+rename in the same folder, in a bucket one request, or the last request of several.
 
 Layout: `blobs/<sha256>` · `artifacts/<sha256>/manifest.json` · `builds/<cache key>.json` · `trained/<cache key>.json` ·
-`checkpoints/<cache key>/…` · `results/<task hash>.json` · `reports/…`.
+`checkpoints/<cache key>/…` · `results/<task hash>.json` · `reports/…`; in a bucket also `used/<sha256>`, an empty file whose time says when a
+blob was last asked for.
 """
 
 from __future__ import annotations
@@ -13,6 +15,7 @@ import logging
 import os
 import shutil
 import tempfile
+import time
 import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -29,11 +32,13 @@ from fettle.api.text import quoted
 from fettle.api.vocabulary import ModelFormat
 from fettle.errors import StoreError
 from fettle.store.arrays import Arrays, write_npz
+from fettle.store.remote import RemoteFiles
 from fettle.store.uris import Location, Mounts, locate, relative_path
 
 AnyReport = PrepareReport | BuildReport | MeasureReport | PublishReport
 Document = TypeVar("Document")
 CHUNK = 4 << 20
+FRESH_SECONDS = 3600.0  # so young a blob need not be marked as used: `fettle prune` counts in hours
 log = logging.getLogger(__name__)
 # Pods that serve run as another user than the Jobs that wrote: files are readable, folders group-writable (fsGroup).
 FILE_MODE = 0o644
@@ -73,12 +78,13 @@ def file_digest(path: Path) -> tuple[str, int]:
 
 
 class Store:
-    """A store that is open: `root` lies on any fsspec filesystem. Safe for several processes at once (content-addressed, renamed)."""
+    """A store that is open: `root` lies on any fsspec filesystem. Safe for several processes at once (content-addressed, written whole)."""
 
     def __init__(self, root: Location) -> None:
         self.root = root
         self.uri = root.uri.rstrip("/")
         self._fs = root.filesystem
+        self._bucket = root.filesystem if isinstance(root.filesystem, RemoteFiles) else None
 
     @classmethod
     def open(cls, uri: str, mounts: Mounts) -> Store:
@@ -111,6 +117,16 @@ class Store:
         with self.open_file(path) as stream, explained(f"reading {self.uri}/{path}"):
             return stream.read()
 
+    def names(self, folder: str) -> list[str]:
+        """Names of what lies in `folder`; none where there is no such folder. Raises StoreError."""
+        with explained(f"reading {self.uri}/{folder}"):
+            try:
+                return sorted(
+                    path.rsplit("/", 1)[-1] for path in self._fs.ls(self.root.child(folder).path, detail=False)
+                )
+            except FileNotFoundError:
+                return []
+
     def write_bytes(self, path: str, content: bytes) -> None:
         """Write `content` under a temporary name beside `path`, on the disk itself, then rename. Raises StoreError."""
         self._write(path, io.BytesIO(content))
@@ -119,15 +135,6 @@ class Store:
         """Remove the file at `path`, if it is there. Raises StoreError."""
         with explained(f"removing {self.uri}/{path}"), suppress(FileNotFoundError):
             self._fs.rm_file(self.root.child(path).path)
-
-    def listed(self, folder: str) -> list[str]:
-        """Names of what lies in `folder`, sorted; none where there is no such folder. Raises StoreError."""
-        with explained(f"reading {self.uri}/{folder}"):
-            try:
-                paths = self._fs.ls(self.root.child(folder).path, detail=False)
-            except FileNotFoundError:
-                return []
-        return sorted(str(path).rstrip("/").rpartition("/")[2] for path in paths)
 
     def remember(self, path: str, document: ApiModel) -> None:
         """Keep `document` for `recall`. Raises StoreError."""
@@ -153,6 +160,9 @@ class Store:
 
     def _write(self, path: str, source: IO[bytes], *, durable: bool = True) -> None:
         target = self.root.child(path)
+        if self._bucket is not None:
+            self._bucket.write(target.path, source)
+            return
         folder, name = target.path.rsplit("/", 1)
         temporary = f"{folder}/.{name[:40]}.{uuid.uuid4().hex[:12]}.partial"
         with explained(f"writing {target.uri}"):
@@ -160,25 +170,19 @@ class Store:
             try:
                 with self._fs.open(temporary, "wb") as stream:
                     shutil.copyfileobj(source, stream, CHUNK)
-                    if durable and self.root.local is not None:
+                    if durable:
                         stream.flush()
                         os.fsync(stream.fileno())
-                if self.root.local is not None:
-                    Path(temporary).chmod(FILE_MODE)
-                    Path(temporary).replace(target.path)
-                    if durable:
-                        _sync_folder(Path(folder))
-                else:
-                    self._fs.mv(temporary, target.path)
+                Path(temporary).chmod(FILE_MODE)
+                Path(temporary).replace(target.path)
+                if durable:
+                    _sync_folder(Path(folder))
             except BaseException:
                 with suppress(OSError):
                     self._fs.rm(temporary)
                 raise
 
     def _make_folder(self, folder: str) -> None:
-        if self.root.local is None:
-            self._fs.makedirs(folder, exist_ok=True)
-            return
         path = Path(folder)
         for level in (*reversed(path.parents), path):
             if not level.exists():
@@ -190,11 +194,14 @@ class Store:
     # ------------------------------------------------------------------------------------------------------------- blobs
 
     def has_blob(self, sha256: str, size: int | None = None) -> bool:
-        """Whether the blob is there, whole: its digest is computed, for a node may have lost power while it was written.
+        """Whether the blob is there, whole: on a volume its digest is computed, for a node may have lost power while it was written.
 
-        Who asks is about to use it: it counts as used now, so that `fettle prune` leaves it alone.
+        A bucket has a file whole or not at all, and its digest is checked when it is fetched. Who asks is about to use it: it counts as
+        used now, so that `fettle prune` leaves it alone.
         """
         path = self.root.child(f"blobs/{sha256}").path
+        if self._bucket is not None:
+            return self._is_in_bucket(self._bucket, sha256, size)
         with explained(f"reading {self.uri}/blobs/{sha256}"):
             if not self._is_there(path) or (size is not None and self._fs.size(path) != size):
                 return False
@@ -203,6 +210,17 @@ class Store:
                     os.utime(path)
             with self._fs.open(path, "rb") as stream:
                 return _stream_digest(stream) == sha256
+
+    def _is_in_bucket(self, bucket: RemoteFiles, sha256: str, size: int | None) -> bool:
+        try:
+            found = bucket.info(self.root.child(f"blobs/{sha256}").path)
+        except FileNotFoundError:
+            return False
+        if found["type"] != "file" or (size is not None and found["size"] != size):
+            return False
+        if time.time() - found["mtime"] > FRESH_SECONDS:
+            self._write(f"used/{sha256}", io.BytesIO(b""))
+        return True
 
     def put_bytes(self, content: bytes) -> str:
         """Store `content` as a blob; its sha256. Raises StoreError."""
@@ -231,8 +249,7 @@ class Store:
             return target
         partial = target.with_name(f".{target.name[:40]}.{uuid.uuid4().hex[:12]}.partial")
         try:
-            with self.open_file(f"blobs/{file.sha256}") as stream:
-                copied = _copy_and_digest(stream, partial)
+            copied = self._copy(f"blobs/{file.sha256}", partial)
             if copied != (file.sha256, file.bytes):
                 message = (
                     f"{self.uri}/blobs/{file.sha256} ({file.path}): expected {file.bytes} bytes with this digest, "
@@ -244,6 +261,15 @@ class Store:
         finally:
             partial.unlink(missing_ok=True)
         return target
+
+    def _copy(self, path: str, target: Path) -> tuple[str, int]:
+        """Copy a file of the store to this machine; sha256 and bytes of what was copied."""
+        if self._bucket is None:
+            with self.open_file(path) as stream:
+                return _copy_and_digest(stream, target)
+        with explained(f"reading {self.uri}/{path}", reading=True):
+            self._bucket.get_file(self.root.child(path).path, str(target))
+            return file_digest(target)
 
     # ------------------------------------------------------------------------------------------------------------ models
 

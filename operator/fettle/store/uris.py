@@ -1,4 +1,4 @@
-"""Where a URI lies: `pvc://CLAIM/PATH` in a mounted claim, `file://PATH` on one machine (CLI only).
+"""Where a URI lies: `pvc://CLAIM/PATH` in a mounted claim, `file://PATH` on one machine (CLI only), or outside (`remote.py`).
 
 fsspec is the way to every byte, so that another scheme is a row in `locate`, not another road through the code.
 """
@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path, PurePosixPath
@@ -17,24 +17,31 @@ from fsspec import AbstractFileSystem
 from fsspec.implementations.local import LocalFileSystem
 
 from fettle.api.reasons import Reason
-from fettle.api.uris import MOUNTS_VARIABLE, encode_mounts
-from fettle.errors import FettleError, StoreError, UsageError
+from fettle.api.uris import MOUNTS_VARIABLE, REMOTE_SCHEMES, SECRETS_VARIABLE, encode_mounts
+from fettle.errors import StoreError, UsageError
+from fettle.store.credentials import Credentials, decode_secrets
+from fettle.store.places import Missing, connect
+from fettle.store.remote import RemoteFiles
 
-SCHEMES = ("pvc", "file")
-Missing = Callable[[str], FettleError]
+SCHEMES = ("pvc", "file", *REMOTE_SCHEMES)
 store_missing: Missing = partial(StoreError, reason=Reason.STORE_NOT_FOUND)
 
 
 @dataclass(frozen=True)
 class Mounts:
-    """Folder of each claim on this machine, and whether plain `file://` paths may be opened."""
+    """Folder of each claim on this machine, whether plain `file://` paths may be opened, and the folder of the Secret for each address
+    outside; None where it has none."""
 
     folders: Mapping[str, Path] = field(default_factory=dict)
     allow_files: bool = False
+    secrets: Mapping[str, Path | None] = field(default_factory=dict)
 
     @classmethod
     def from_environment(cls, environment: Mapping[str, str] | None = None) -> Mounts:
-        """Read `FETTLE_MOUNTS` (JSON `{claim: folder}`) and `FETTLE_ALLOW_FILES` (1 or 0). Raises UsageError."""
+        """Read `FETTLE_MOUNTS` (JSON `{claim: folder}`), `FETTLE_SECRETS` (JSON `{address: folder}`) and `FETTLE_ALLOW_FILES` (1 or 0).
+
+        Raises UsageError.
+        """
         values = os.environ if environment is None else environment
         text = values.get(MOUNTS_VARIABLE, "") or "{}"
         try:
@@ -43,15 +50,26 @@ class Mounts:
             raise UsageError(f"FETTLE_MOUNTS must be JSON {{claim: folder}}: {error}") from error
         if not isinstance(folders, dict) or not all(isinstance(value, str) for value in folders.values()):
             raise UsageError(f"FETTLE_MOUNTS must be JSON {{claim: folder}}, found {text[:200]}")
-        return cls({claim: Path(folder) for claim, folder in folders.items()}, values.get("FETTLE_ALLOW_FILES") == "1")
+        return cls(
+            {claim: Path(folder) for claim, folder in folders.items()},
+            values.get("FETTLE_ALLOW_FILES") == "1",
+            decode_secrets(values.get(SECRETS_VARIABLE, "")),
+        )
 
     def to_environment(self) -> dict[str, str]:
         """What a process needs in its environment to see the same mounts."""
         folders = {claim: str(folder) for claim, folder in self.folders.items()}
         return {
             MOUNTS_VARIABLE: encode_mounts(folders),
+            SECRETS_VARIABLE: json.dumps({uri: folder and str(folder) for uri, folder in self.secrets.items()}),
             "FETTLE_ALLOW_FILES": "1" if self.allow_files else "0",
         }
+
+    def credentials(self, uri: str) -> Credentials | None:
+        """The Secret of the longest address that `uri` is, or lies under; None where it has none. Raises UsageError."""
+        known = [address for address in self.secrets if f"{uri.rstrip('/')}/".startswith(f"{address.rstrip('/')}/")]
+        folder = self.secrets[max(known, key=len)] if known else None
+        return Credentials.read(folder) if folder is not None else None
 
 
 @dataclass(frozen=True)
@@ -68,6 +86,11 @@ class Location:
         return Location(f"{self.uri.rstrip('/')}/{inner}", self.filesystem, f"{self.path.rstrip('/')}/{inner}")
 
     @property
+    def parent(self) -> Location:
+        """The folder that this lies in."""
+        return Location(self.uri.rstrip("/").rpartition("/")[0], self.filesystem, self.path.rpartition("/")[0])
+
+    @property
     def local(self) -> Path | None:
         """The path on this machine, or None where the filesystem is a remote one."""
         return Path(self.path) if isinstance(self.filesystem, LocalFileSystem) else None
@@ -82,7 +105,8 @@ def relative_path(path: str) -> str:
 
 
 def locate(uri: str, mounts: Mounts, *, missing: Missing = store_missing) -> Location:
-    """Find `uri`. `missing` makes the error for a claim that is not mounted, an unknown scheme or a path that leaves its claim.
+    """Find `uri`. `missing` makes the error for a claim that is not mounted, an unknown scheme or a path that leaves its claim, and for what
+    goes wrong with an address outside.
 
     Nothing is opened but the claim's folder: whether the path exists is the caller's question.
     """
@@ -90,6 +114,9 @@ def locate(uri: str, mounts: Mounts, *, missing: Missing = store_missing) -> Loc
     if parts.scheme not in SCHEMES:
         known = ", ".join(f"{scheme}://" for scheme in SCHEMES)
         raise missing(f"{uri}: unknown scheme {parts.scheme or '(none)'!r}, expected {known}")
+    if parts.scheme in REMOTE_SCHEMES:
+        place = connect(uri, mounts.credentials(uri), missing)
+        return Location(uri, RemoteFiles(place, missing), path_of(uri, missing).strip("/"))
     path = path_of(uri, missing)
     local = _file(uri, parts.netloc, path, mounts, missing) if parts.scheme == "file" else None
     if local is None:

@@ -82,8 +82,11 @@ def test_every_format_and_every_runtime_of_the_api_has_a_row() -> None:
     assert catalog.source_format(FormatName.AUTO) is None
 
 
-def test_what_a_step_writes_some_runtime_of_its_family_loads() -> None:
-    assert all(entry.writes in catalog.runtime(entry.family).loads for entry in catalog.STEPS if not entry.trains)
+def test_what_a_step_writes_its_family_loads_or_what_ends_its_builds_does() -> None:
+    for entry in catalog.STEPS:
+        loads = catalog.runtime(entry.family).loads
+        assert entry.writes in loads or (catalog.finish(entry.family) and entry.writes == catalog.PORTABLE)
+    assert all(entry.writes in catalog.runtime(entry.family).loads for entry in catalog.STEPS if entry.finishes)
     assert all(entry.writes == "TorchExport" for entry in catalog.STEPS if entry.trains)
 
 
@@ -113,8 +116,22 @@ def test_some_image_has_what_each_row_needs() -> None:
     assert all(catalog.job_image(entry.libraries) is not None for entry in (*catalog.STEPS, *catalog.FORMATS))
 
 
-def test_a_target_that_names_no_runtimes_gets_those_of_the_catalog() -> None:
-    assert TargetSpec(name="cpu").runtimes == (RuntimeName.ONNXRUNTIME, RuntimeName.OPENVINO)
+@pytest.mark.parametrize(
+    ("target", "runtimes"),
+    [
+        ({}, (RuntimeName.ONNXRUNTIME, RuntimeName.OPENVINO)),
+        ({"device": {"kind": "nvidia"}}, (RuntimeName.ONNXRUNTIME_CUDA, RuntimeName.TENSORRT_RTX)),
+        ({"resources": {"limits": {"nvidia.com/gpu": 1}}}, (RuntimeName.ONNXRUNTIME_CUDA, RuntimeName.TENSORRT_RTX)),
+        ({"resources": {"limits": {"nvidia.com/mig-1g.10gb": "1"}}}, (RuntimeName.ONNXRUNTIME_CUDA, RuntimeName.TENSORRT_RTX)),
+        ({"device": {"kind": "cpu"}, "resources": {"limits": {"nvidia.com/gpu": 1}}}, (RuntimeName.ONNXRUNTIME, RuntimeName.OPENVINO)),
+        ({"device": {"kind": "nvidia"}, "runtimes": ["tensorrt"]}, (RuntimeName.TENSORRT,)),
+    ],
+    ids=["no device", "a GPU", "a GPU among the limits", "a part of a GPU", "the CPU beside a GPU", "named"],
+)  # fmt: skip
+def test_a_target_that_names_no_runtimes_gets_those_of_its_device(
+    target: dict[str, object], runtimes: tuple[RuntimeName, ...]
+) -> None:
+    assert TargetSpec.model_validate({"name": "here", **target}).runtimes == runtimes
 
 
 def test_each_step_names_a_function_that_is_there_or_changes_nothing() -> None:
@@ -127,8 +144,11 @@ def test_each_step_names_a_function_that_is_there_or_changes_nothing() -> None:
 
 
 def test_every_runtime_and_every_format_has_its_module() -> None:
-    assert all((SOURCE / "runtimes" / f"{entry.runtime}.py").exists() for entry in catalog.RUNTIMES)
-    assert {format.name for format in sources.FORMATS} == {entry.format for entry in catalog.FORMATS}
+    assert all((SOURCE / "runtimes" / f"{entry.runtime.replace('-', '_')}.py").exists() for entry in catalog.RUNTIMES)
+    formats = {format.name for format in sources.FORMATS} | {
+        FormatName.MLFLOW
+    }  # what names a model that is in one of the others
+    assert formats == {entry.format for entry in catalog.FORMATS}
 
 
 def test_the_catalog_loads_no_toolchain() -> None:

@@ -200,7 +200,7 @@ def test_two_artifacts_are_never_mixed_in_one_folder(tmp_path: Path) -> None:
     assert runner.invoke(main, command).exit_code == 0, "an artifact that is there already is no fault"
 
 
-@pytest.mark.parametrize("source", ["winner", "s3://bucket/m", "artifacts/12"])
+@pytest.mark.parametrize("source", ["winner", "ftp://bucket/m", "artifacts/12"])
 def test_an_address_that_names_nothing_to_pull_is_refused(source: str) -> None:
     done = CliRunner().invoke(main, ["pull", source])
     assert done.exit_code == 2

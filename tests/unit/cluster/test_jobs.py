@@ -26,6 +26,7 @@ from fettle.api.task import (
     decode_task,
     task_hash,
 )
+from fettle.api.uris import Address
 from fettle.api.vocabulary import RuntimeName
 from fettle.cluster.claims import claims_of
 from fettle.cluster.jobs import job_name, render
@@ -35,6 +36,7 @@ from fettle.settings import Settings
 
 GOLDEN = Path(__file__).parent / "golden"
 OWNER = {"metadata": {"namespace": "team", "name": "digits", "uid": "3e1c7f1e", "generation": 2}}
+STORE = Address("pvc://fettle-store")
 SETTINGS = Settings(optimizer_image="registry.example/optimizer:1", image_pull_secrets=("pull",))
 
 
@@ -81,6 +83,17 @@ TARGET = spec(
         }
     ]
 ).targets[0]
+GPU_TARGET = spec(
+    targets=[
+        {
+            "name": "l4",
+            "device": {"kind": "nvidia", "architecture": "sm89"},
+            "nodeSelector": {"nvidia.com/gpu.compute.major": "8"},
+            "tolerations": [{"key": "nvidia.com/gpu", "operator": "Exists"}],
+            "runtimeClassName": "nvidia",
+        }
+    ]
+).targets[0]
 JOBS = JobsSpec.model_validate(
     {
         "serviceAccountName": "optimizer",
@@ -96,17 +109,29 @@ DATA = {
     "calibration": {"uri": "pvc://models/calibration.npz"},
     "evaluation": {"uri": "pvc://data.v2/evaluation.npz"},
 }
+OUTSIDE = prepare(
+    source={"uri": "https://models.example/digits.onnx", "secretName": "web"},
+    data={
+        "calibration": {"uri": "s3://data/calibration.npz"},
+        "evaluation": {"uri": "s3://data/evaluation.npz", "secretName": "minio"},
+    },
+    store={"uri": "s3://artifacts/team", "secretName": "minio"},
+)
 CASES = {
+    "prepare-with-addresses-outside": (JobsSpec(), wanted(OUTSIDE, "prepare")),
     "prepare": (JobsSpec(), wanted(prepare(data=DATA), "prepare")),
     "publish-with-everything-in-spec-jobs": (JOBS, wanted(publish(), "publish")),
     "measure-on-its-target": (JOBS, wanted(publish(), "measure", target=TARGET)),
+    "measure-on-a-gpu": (JobsSpec(), wanted(publish(), "measure", target=GPU_TARGET)),
 }
 
 
 @pytest.mark.parametrize("name", CASES)
 def test_a_job_looks_like_its_golden_file(name: str) -> None:
     jobs, task = CASES[name]
-    plain = json.loads(json.dumps(render(OWNER, jobs, task, SETTINGS)))  # no YAML anchors for what is said twice
+    plain = json.loads(
+        json.dumps(render(OWNER, jobs, task, Address(task.task.store, "minio"), SETTINGS))
+    )  # no YAML anchors for what is said twice
     text = yaml.safe_dump(plain, sort_keys=False, width=120)
     file = GOLDEN / f"{name}.yaml"
     if os.environ.get("FETTLE_UPDATE_GOLDEN"):
@@ -138,9 +163,26 @@ def test_a_measuring_job_asks_for_the_memory_its_models_need(megabytes: int, mem
         generated=False,
         alpha=0.05,
     )
-    pod = render(OWNER, JobsSpec(), wanted(task, "measure", target=TARGET), SETTINGS)["spec"]["template"]["spec"]
+    pod = render(OWNER, JobsSpec(), wanted(task, "measure", target=TARGET), STORE, SETTINGS)["spec"]["template"]["spec"]
     resources = pod["containers"][0]["resources"]
     assert resources["limits"]["memory"] == resources["requests"]["memory"] == memory
+
+
+@pytest.mark.parametrize(
+    ("target", "limits"),
+    [
+        ({"device": {"kind": "nvidia"}}, {"cpu": 1, "memory": "2Gi", "nvidia.com/gpu": 1}),
+        ({"resources": {"limits": {"nvidia.com/gpu": 2}}}, {"cpu": 1, "memory": "2Gi", "nvidia.com/gpu": 2}),
+        ({"resources": {"limits": {"nvidia.com/mig-1g.10gb": 1}}}, {"cpu": 1, "memory": "2Gi", "nvidia.com/mig-1g.10gb": 1}),
+        ({"device": {"kind": "nvidia"}, "resources": {"limits": {"cpu": 4}}}, {"cpu": 4, "nvidia.com/gpu": 1}),
+        ({"device": {"kind": "cpu"}}, {"cpu": 1, "memory": "2Gi"}),
+    ],
+    ids=["one, by the device", "as many as the limits say", "a part of one", "beside other limits", "none"],
+)  # fmt: skip
+def test_a_job_on_a_gpu_asks_for_it(target: dict[str, Any], limits: dict[str, Any]) -> None:
+    (asked,) = spec(targets=[{"name": "gpu", **target}]).targets
+    pod = render(OWNER, JobsSpec(), wanted(publish(), "measure", target=asked), SETTINGS)["spec"]["template"]["spec"]
+    assert pod["containers"][0]["resources"]["limits"] == limits
 
 
 def test_each_attempt_owner_and_task_has_a_name_of_its_own() -> None:
@@ -162,12 +204,12 @@ def test_a_name_is_a_label_whatever_the_objects_name(name: str) -> None:
     owner = {"metadata": {**OWNER["metadata"], "name": name}}
     made = job_name(owner, wanted(publish(), "publish"))
     assert len(made) <= 63 and "." not in made and "--" not in made
-    labels: Object = render(owner, JobsSpec(), wanted(publish(), "publish"), SETTINGS)["metadata"]["labels"]
+    labels: Object = render(owner, JobsSpec(), wanted(publish(), "publish"), STORE, SETTINGS)["metadata"]["labels"]
     assert all(len(value) <= 63 and value[-1].isalnum() for value in labels.values())
 
 
 def environment_of(task: AnyTask) -> dict[str, str]:
-    job: Object = render(OWNER, JobsSpec(), wanted(task, task.kind), SETTINGS)
+    job: Object = render(OWNER, JobsSpec(), wanted(task, task.kind), STORE, SETTINGS)
     return {one["name"]: one["value"] for one in job["spec"]["template"]["spec"]["containers"][0]["env"]}
 
 

@@ -181,6 +181,10 @@ def event(reason: str, message: str, seconds_ago: float = 1, kind: str = "Warnin
         ([event("FailedCreate", "violates PodSecurity")], Reason.FORBIDDEN),
         ([event("FailedAttachVolume", "Multi-Attach error for volume")], Reason.STORE_NOT_SHARED),
         ([event("FailedMount", "timed out")], Reason.STORE_UNREACHABLE),
+        (
+            [event("FailedMount", 'MountVolume.SetUp failed for volume "tls" : secret "digits-tls" not found')],
+            Reason.INVALID_SPEC,
+        ),
         ([event("FailedScheduling", "no node", 60), event("FailedMount", "timed out", 1)], Reason.STORE_UNREACHABLE),
         ([event("FailedMount", "timed out", 1), event("BackOff", "whatever", 0)], Reason.STORE_UNREACHABLE),
         ([event("FailedScheduling", "pod has unbound immediate PersistentVolumeClaims", 60)], None),  # it has its node

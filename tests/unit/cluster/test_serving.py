@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ from fettle.api.optimizedmodel_status import Placement
 from fettle.api.pods import ResourceSpec
 from fettle.api.vocabulary import RuntimeName
 from fettle.cluster import ledger, serving
+from fettle.cluster.credentials import EGRESS_LABEL
 from fettle.cluster.kinds import Object
 from fettle.plan.rollout.revision import ModelRevision, ServedArtifact
 from fettle.plan.rollout.state import OpenEntry
@@ -24,6 +26,7 @@ GOLDEN = Path(__file__).parent / "golden"
 OWNER = {"metadata": {"namespace": "team", "name": "digits", "uid": "3e1c7f1e", "generation": 2}}
 SETTINGS = Settings(server_image="registry.example/server:1", image_pull_secrets=("pull",))
 SHA = "ab" * 32
+GPU = "nvidia.com/gpu"
 URI = f"pvc://fettle-store/artifacts/{SHA}"
 
 
@@ -42,6 +45,8 @@ EVERYTHING = revision(
     server={
         "threads": 1,
         "batching": {"maxSize": 8, "maxDelayMilliseconds": 2.5},
+        "tls": {"secretName": "digits-tls", "requireClientCertificate": True},
+        "auth": {"secretName": "digits-tokens"},
         "image": "registry.example/server:mine",
         "resources": {"requests": {"cpu": "200m"}, "limits": {"cpu": "200m", "memory": "512Mi"}},
         "env": [{"name": "LOG", "value": "x"}, {"name": "FETTLE_SERVER_PORT", "value": "1"}],
@@ -60,13 +65,36 @@ EVERYTHING = revision(
 )
 
 
+ENCRYPTED = OWNER | {"spec": {"server": {"tls": {"secretName": "digits-tls"}}}}
+ON_A_GPU = replace(
+    revision(),
+    artifact=ServedArtifact(
+        URI,
+        SHA,
+        RuntimeName.TENSORRT_RTX,
+        1,
+        Placement.model_validate(
+            {
+                "nodeSelector": {"nvidia.com/gpu.compute.major": "8", "nvidia.com/gpu.compute.minor": "9"},
+                "tolerations": [{"key": "nvidia.com/gpu", "operator": "Exists"}],
+                "runtimeClassName": "nvidia",
+                "architecture": "sm89",
+                "limits": {GPU: 1},
+            }
+        ),
+    ),
+)
+
+
 @pytest.mark.parametrize(
     ("name", "rendered"),
     [
         ("serving-pod-template", serving.pod_template(OWNER, revision(), SETTINGS)),
         ("serving-pod-template-with-everything", serving.pod_template(OWNER, EVERYTHING, SETTINGS)),
+        ("serving-pod-template-on-a-gpu", serving.pod_template(OWNER, ON_A_GPU, SETTINGS)),
         ("serving-deployment", serving.deployment(OWNER, "0123456789", URI, {"metadata": {}, "spec": {}}, 3)),
         ("serving-service", serving.service(OWNER, "0123456789")),
+        ("serving-service-with-tls", serving.service(ENCRYPTED, "0123456789")),
         ("serving-samples-service", serving.samples_service(OWNER, "0123456789")),
         ("serving-samples-secret", serving.samples_secret(OWNER, "token")),
         ("serving-disruption-budget", serving.disruption_budget(OWNER)),
@@ -117,6 +145,21 @@ def test_only_the_init_container_sees_the_store_and_only_to_read() -> None:
     assert json.loads(told["FETTLE_MOUNTS"]) == {"fettle-store": "/mnt/claims/fettle-store"}
 
 
+def test_only_the_init_container_gets_the_credentials_of_a_bucket_and_no_value_of_them() -> None:
+    plain = revision(uri=f"s3://bucket/artifacts/{SHA}")
+    given = replace(plain, artifact=replace(plain.artifact, secret_name="minio"))
+    template = serving.pod_template(OWNER, given, SETTINGS)
+    assert template["metadata"]["labels"][EGRESS_LABEL] == "true"
+    (volume,) = (one for one in template["spec"]["volumes"] if one.get("secret", {}).get("secretName") == "minio")
+    fetch, server = template["spec"]["initContainers"][0], template["spec"]["containers"][0]
+    assert {"name": volume["name"], "mountPath": "/mnt/secrets/minio", "readOnly": True} in fetch["volumeMounts"]
+    assert volume["name"] not in {one["name"] for one in server["volumeMounts"]}
+    told = {one["name"]: one for one in fetch["env"]}
+    assert json.loads(told["FETTLE_SECRETS"]["value"]) == {"s3://bucket": "/mnt/secrets/minio"}
+    assert not [one for one in fetch["env"] if "valueFrom" in one]
+    assert "FETTLE_SECRETS" not in {one["name"] for one in server["env"]}
+
+
 def test_a_store_that_is_no_claim_mounts_none() -> None:
     spec = serving.pod_template(OWNER, revision(uri=f"s3://bucket/artifacts/{SHA}"), SETTINGS)["spec"]
     assert [volume["name"] for volume in spec["volumes"]] == ["model", "tmp", "samples"]
@@ -130,19 +173,24 @@ def test_the_contracts_environment_wins_over_the_users() -> None:
 
 
 @pytest.mark.parametrize(
-    ("spec", "default", "expected"),
+    ("spec", "default", "gpus", "expected"),
     [
-        ({}, {}, {"cpu": 2, "memory": "1Gi"}),
-        ({"threads": 4}, {}, {"cpu": 4, "memory": "1Gi"}),
-        ({}, {"limits": {"cpu": "3"}}, {"cpu": "3"}),
-        ({"resources": {"limits": {"cpu": "5"}}}, {"limits": {"cpu": "3"}}, {"cpu": "5"}),
+        ({}, {}, {}, {"cpu": 2, "memory": "1Gi"}),
+        ({"threads": 4}, {}, {}, {"cpu": 4, "memory": "1Gi"}),
+        ({}, {"limits": {"cpu": "3"}}, {}, {"cpu": "3"}),
+        ({"resources": {"limits": {"cpu": "5"}}}, {"limits": {"cpu": "3"}}, {}, {"cpu": "5"}),
+        ({}, {}, {GPU: 1}, {"cpu": 2, "memory": "160Mi", GPU: 1}),
+        ({}, {"limits": {"cpu": "3"}}, {GPU: 1}, {"cpu": "3", GPU: 1}),
+        ({"resources": {"limits": {"cpu": "5"}}}, {}, {"nvidia.com/mig-1g.10gb": 1}, {"cpu": "5", "nvidia.com/mig-1g.10gb": 1}),
+        ({"resources": {"limits": {GPU: 2}}}, {}, {GPU: 1}, {GPU: 2}),
     ],
-)
-def test_resources_come_from_the_spec_then_the_settings_then_the_threads(
-    spec: dict[str, Any], default: dict[str, Any], expected: dict[str, Any]
+)  # fmt: skip
+def test_resources_come_from_the_spec_then_the_settings_then_the_threads_and_a_gpu_from_the_artifact(
+    spec: dict[str, Any], default: dict[str, Any], gpus: dict[str, int], expected: dict[str, Any]
 ) -> None:
     settings = Settings(server_resources=ResourceSpec.model_validate(default))
-    assert serving.resources_of(ServerSpec.model_validate(spec), 2, settings).limits == expected
+    artifact = revision({"limits": gpus} if gpus else None).artifact
+    assert serving.resources_of(ServerSpec.model_validate(spec), artifact, settings).limits == expected
 
 
 def test_a_pod_outlives_its_drain() -> None:

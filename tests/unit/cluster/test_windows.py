@@ -7,21 +7,25 @@ import json
 import math
 from collections.abc import AsyncIterator, Awaitable, Callable
 from datetime import UTC, datetime, timedelta
+from pathlib import Path
 from typing import Any
 
 import pytest
 from aiohttp import web
+from tests.unit.cluster.test_serving import OWNER, SETTINGS, revision
+from tests.unit.server.certificates import Authority
 
 from fettle.api.reasons import Reason
-from fettle.cluster import figures, windows
+from fettle.cluster import figures, serving, windows
 from fettle.cluster.kinds import Object
 from fettle.cluster.serving import MANAGEMENT_PORT
 from fettle.cluster.trials import TrialRecord
 from fettle.plan.rollout.analysis import TimeRange
 from fettle.plan.rollout.window_totals import Comparisons, Observation, traffic
+from fettle.server.tls import Certificate
 
 NOW = datetime(2026, 1, 1, 12, tzinfo=UTC)
-Serve = Callable[[str, Callable[[web.Request], Awaitable[web.StreamResponse]]], Awaitable[Object]]
+Serve = Callable[..., Awaitable[Object]]  # address, handler and the folder of a certificate
 
 
 def body(now: float) -> dict[str, Any]:
@@ -34,12 +38,15 @@ async def serve() -> AsyncIterator[Serve]:
     """Runs a management port on a loopback address; gives back the pod that has it."""
     runners = []
 
-    async def start(address: str, handler: Callable[[web.Request], Awaitable[web.StreamResponse]]) -> Object:
+    async def start(
+        address: str, handler: Callable[[web.Request], Awaitable[web.StreamResponse]], tls: Path | None = None
+    ) -> Object:
         app = web.Application()
         app.add_routes([web.get("/fettle/window", handler)])
         runner = web.AppRunner(app, shutdown_timeout=0.1)
         await runner.setup()
-        await web.TCPSite(runner, address, MANAGEMENT_PORT).start()
+        context = Certificate(tls).context() if tls is not None else None
+        await web.TCPSite(runner, address, MANAGEMENT_PORT, ssl_context=context).start()
         runners.append(runner)
         return pod(address)
 
@@ -85,6 +92,20 @@ async def test_pods_are_asked_since_the_windows_begin_and_answer_for_their_revis
     assert [sample.pod for sample in seen["b"].pods] == ["pod-127.78.0.2"]
     assert seen["b"].silent == ()  # who is not ready is not asked
     assert all(value <= SPAN.start.timestamp() for value in asked)
+
+
+async def test_a_pod_whose_probes_are_told_to_use_tls_is_asked_over_tls(serve: Serve, tmp_path: Path) -> None:
+    async def answer(request: web.Request) -> web.Response:
+        return web.json_response(body(NOW.timestamp()))
+
+    secret = Authority().issue(tmp_path / "tls")
+    encrypted, plain = await serve("127.78.5.1", answer, secret), await serve("127.78.5.2", answer)
+    mute = await serve("127.78.5.3", answer, secret)
+    template = serving.pod_template(OWNER, revision(server={"tls": {"secretName": "digits-tls"}}), SETTINGS)
+    encrypted["spec"] = template["spec"]
+    seen = await look({"a": [encrypted, plain, mute]})
+    assert [sample.pod for sample in seen["a"].pods] == ["pod-127.78.5.1", "pod-127.78.5.2"]
+    assert len(seen["a"].silent) == 1 and seen["a"].silent[0].startswith("pod-127.78.5.3")
 
 
 async def test_a_pod_that_refuses_or_hangs_is_silent_and_says_why(serve: Serve) -> None:

@@ -275,7 +275,7 @@ async def test_a_missing_claim_of_the_data_is_named_as_such_and_waited_for(world
     wait = await world.look()
     assert wait is not None and 0 < wait <= 10, "it is looked for again though no event tells of a claim"
     assert (world.ready()["status"], world.ready()["reason"]) == ("False", "Preparing")
-    assert f"DataNotFound: spec.data.{field} is on PersistentVolumeClaim absent" in world.ready()["message"]
+    assert f"DataNotFound: spec.data.{field}.uri is on PersistentVolumeClaim absent" in world.ready()["message"]
     assert world.kind("Job") == []
     world.server.store(CLAIM.path("team", "absent"), {"metadata": {}, "spec": {}})
     await world.settle()

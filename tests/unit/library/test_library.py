@@ -13,11 +13,17 @@ import pytest
 import torch
 from sklearn.linear_model import LogisticRegression
 from tests.data import models
+from tests.unit.plan.optimize.world import make_spec
+from tests.unit.server.serving import publish
 
 import fettle
+from fettle.api.optimizedmodel_status import OptimizedModelStatus
+from fettle.cli.local.mounts import Places
 from fettle.errors import UsageError
 from fettle.library.items import GivenItems
 from fettle.library.models import written
+from fettle.library.predict import Predictor
+from fettle.store.uris import Mounts
 
 
 class Net(torch.nn.Module):
@@ -107,3 +113,41 @@ def test_a_model_that_cannot_be_optimized_is_told_by_the_result(tmp_path: Path) 
     assert (result.winner, result.artifact) == (None, None)
     assert "SecretSauce" in result.message
     assert "SecretSauce" in result._repr_html_()
+
+
+def lookup(root: Path) -> Path:
+    """Folder of the look-up model's artifact: y = x for whole numbers below 12."""
+    sha256 = publish(root)
+    return root / "store" / "artifacts" / sha256
+
+
+def test_predictions_are_those_of_any_number_of_items(tmp_path: Path) -> None:
+    predictor = Predictor(lookup(tmp_path))
+    rows = np.arange(600 * 4).reshape(600, 4) % 12
+    np.testing.assert_array_equal(predictor.predict(rows.astype(np.float32)), rows)
+    np.testing.assert_array_equal(predictor.predict({"x": rows}), rows, "numbers of another type")
+    np.testing.assert_array_equal(predictor.predict([[1.0, 2, 3, 4]]), [[1, 2, 3, 4]], "a list")
+
+
+UNFIT: list[tuple[str, Any, str]] = [
+    ("an item without its batch", np.zeros(4), r"input x: expected shape \[-1, 4\] \(-1 = any size\), found \[4\]"),
+    ("another width", np.zeros((2, 5)), r"found \[2, 5\]"),
+    ("no items", np.zeros((0, 4)), "at least one"),
+    ("another input", {"z": np.zeros((1, 4))}, "expected arrays for the inputs x, found z"),
+    ("texts", np.array([["a"] * 4]), "input x: expected float32, found <U1: convert it with astype"),
+    ("complex numbers", np.zeros((1, 4), complex), "input x: expected float32, found complex128"),
+    ("a path", "items.npz", "the model has the inputs x, and 0 arrays were given"),
+]
+
+
+@pytest.mark.parametrize(("what", "given", "message"), UNFIT, ids=[case[0] for case in UNFIT])
+def test_what_is_no_input_of_the_winner_is_refused(what: str, given: Any, message: str, tmp_path: Path) -> None:
+    predictor = Predictor(lookup(tmp_path))
+    with pytest.raises(UsageError, match=message):
+        predictor.predict(given)
+
+
+def test_a_run_that_published_nothing_predicts_nothing(tmp_path: Path) -> None:
+    result = fettle.Result(OptimizedModelStatus(), Places(make_spec(), Mounts({}), "pvc://store"))
+    with pytest.raises(UsageError, match="there is no winner to predict with"):
+        result.predict(VECTORS)

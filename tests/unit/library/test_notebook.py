@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 
 import fettle
+from fettle.cli.local.results import published
 
 NOTEBOOK = Path(__file__).parents[3] / "examples" / "notebook" / "digits.ipynb"
 
@@ -35,6 +36,13 @@ def test_the_notebook_optimizes_the_classifier_that_it_trained(
     assert "<iframe" in result._repr_html_()
     told = capsys.readouterr().out
     assert "original" in told and str(result.artifact) in told
+    assert published(Path("fettle-store"), "mlpclassifier", None) == result.winner, (
+        "what `fettle serve` finds by the name"
+    )
+    answers = result.predict(names["test_x"])
+    assert isinstance(answers, dict)
+    same = answers["probabilities"].argmax(1) == names["model"].predict(names["test_x"])
+    assert same.mean() > 0.97
     baseline = result.status.baselines[0]
     assert baseline.accuracy.metric == "Accuracy"
     assert baseline.accuracy.value == pytest.approx(names["model"].score(names["test_x"], names["test_y"]), abs=0.02)

@@ -16,7 +16,7 @@ from fettle.api import catalog
 from fettle.api.reasons import Reason
 from fettle.api.recipe import RuntimeSettings
 from fettle.api.signature import Signature, Tensor
-from fettle.api.vocabulary import ModelFormat, Precision, RuntimeName
+from fettle.api.vocabulary import DeviceKind, ModelFormat, Precision, RuntimeName
 from fettle.errors import RuntimeFailure
 from fettle.optimizer.measure import promises
 from fettle.runtimes import base
@@ -79,7 +79,8 @@ FILES: dict[ModelFormat, tuple[Callable[[Path], Path], Signature]] = {
     "TorchScript": (script_file, signature("output_0", "output_1")),
     "TorchExport": (program_file, signature("output_0", "output_1")),
 }
-EVERY = [(row.runtime, format) for row in catalog.RUNTIMES for format in row.loads]
+# Those of GPUs are held to it where there is one: bench/gpu, and tests/unit/runtimes/test_engine.py on a GPU that is played.
+EVERY = [(row.runtime, format) for row in catalog.RUNTIMES if row.device is DeviceKind.CPU for format in row.loads]
 
 
 @dataclass(frozen=True)

@@ -194,3 +194,48 @@ def test_a_run_is_ended_from_another_thread_and_the_session_goes_on(name: Runtim
     expected = session.infer(image)["logits"]
     np.testing.assert_array_equal(session.infer(image, Interrupt())["logits"], expected)
     session.close()
+
+
+BF16 = base.numpy_dtype("BF16")
+NUMBERS, TEXTS = np.array([1.5, -2.0], BF16), np.array(["a", "ü\0"], object)
+MIXED = [  # inputs, and the input of which each output is a copy, as float where it is not of the same type
+    ("bfloat16 in and out", ["BF16"], ["BF16"]),
+    ("bfloat16 in, texts and float out", ["BF16"], ["FP32"]),
+    ("bfloat16 and texts in, float and texts out", ["BF16", "BYTES"], ["FP32", "BYTES"]),
+]
+
+
+def mixed(inputs: list[str], outputs: list[str]) -> onnx.ModelProto:
+    """Each output is the input at its place, cast to its type."""
+
+    def side(letter: str, dtypes: list[str]) -> list[onnx.ValueInfoProto]:
+        return [onnx.helper.make_tensor_value_info(f"{letter}{n}", BY_V2[t].onnx, ["N"]) for n, t in enumerate(dtypes)]
+
+    nodes = [
+        onnx.helper.make_node("Cast", [f"x{n}"], [f"y{n}"], to=BY_V2[dtype].onnx)
+        if dtype != inputs[n]
+        else onnx.helper.make_node("Identity", [f"x{n}"], [f"y{n}"])
+        for n, dtype in enumerate(outputs)
+    ]
+    graph = onnx.helper.make_graph(nodes, "mixed", side("x", inputs), side("y", outputs))
+    return onnx.helper.make_model(graph, opset_imports=[onnx.helper.make_opsetid("", 17)], ir_version=10)
+
+
+@pytest.mark.parametrize("interrupt", [None, Interrupt()], ids=["", "that may be ended early"])
+@pytest.mark.parametrize(("what", "inputs", "outputs"), MIXED, ids=[case[0] for case in MIXED])
+def test_bfloat16_runs_beside_other_types(
+    tmp_path: Path, what: str, inputs: list[str], outputs: list[str], interrupt: Interrupt | None
+) -> None:
+    session = base.get(RuntimeName.ONNXRUNTIME).load(models.save(mixed(inputs, outputs), tmp_path / "m.onnx"), ONE)
+    given = {"BF16": NUMBERS, "BYTES": TEXTS}
+    answer = session.infer({f"x{n}": given[dtype] for n, dtype in enumerate(inputs)}, interrupt)
+    for n, dtype in enumerate(outputs):
+        assert base.v2_dtype(answer[f"y{n}"]) == dtype
+        assert answer[f"y{n}"].tolist() == given[inputs[n]].tolist()
+
+
+def test_what_the_library_has_no_call_for_is_refused_when_it_is_loaded(tmp_path: Path) -> None:
+    path = models.save(mixed(["BF16", "BYTES"], ["BF16", "BYTES"]), tmp_path / "m.onnx")
+    with pytest.raises(RuntimeFailure, match="cannot run a model with string inputs and bfloat16 outputs") as raised:
+        base.get(RuntimeName.ONNXRUNTIME).load(path, ONE)
+    assert raised.value.reason is Reason.UNSUPPORTED_MODEL

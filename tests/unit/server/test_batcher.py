@@ -17,7 +17,7 @@ from fettle.api.signature import Signature, Tensor
 from fettle.errors import RuntimeFailure
 from fettle.runtimes.base import Array
 from fettle.server.batcher import Batcher
-from fettle.server.request import Code, RequestError
+from fettle.server.request import Code, InferRequest, RequestError
 
 BAD = -1.0  # the model fails on an item of it
 
@@ -39,7 +39,8 @@ class Doubling:
         self.begun, self.goes_on = threading.Semaphore(0), threading.Semaphore(0)
         self.loses_items = False
 
-    def __call__(self, inputs: dict[str, Array], rows: int) -> dict[str, Array]:
+    def __call__(self, inputs: dict[str, Array], rows: int, size: int) -> dict[str, Array]:
+        assert size == inputs["x"].nbytes
         self.runs.append(inputs["x"])
         self.begun.release()
         self.goes_on.acquire()
@@ -95,10 +96,14 @@ def batching(model: Doubling, items: int, delay: float = 0.0, streams: int = 1, 
         batcher.close()
 
 
-def asked(batcher: Batcher, *numbers: float, width: int = 1, seconds: float | None = None) -> asyncio.Task[Any]:
-    """A request of one item for each number."""
+def asked(batcher: Batcher, *numbers: float, width: int = 1, **waits: Any) -> asyncio.Task[Any]:
+    """A request of one item for each number. `waits`: how long for the model."""
     x = np.repeat(np.array(numbers, np.float32)[:, None], width, axis=1)
-    return asyncio.create_task(batcher.infer({"x": x}, len(numbers), seconds))
+    return asyncio.create_task(batcher.infer(request(x, len(numbers)), **waits))
+
+
+def request(x: Array, rows: int) -> InferRequest:
+    return InferRequest({"x": x}, rows, None, None)
 
 
 async def until_queued() -> None:
@@ -168,9 +173,9 @@ async def test_a_request_of_another_form_does_not_join_and_waits_for_one_run_onl
 async def test_items_along_another_axis_are_stacked_and_cut_along_it(model: Doubling) -> None:
     with batching(model, 8, axis=1) as batcher:
         arrays = [np.arange(6, dtype=np.float32).reshape(2, 3), np.arange(4, dtype=np.float32).reshape(2, 2)]
-        head = asyncio.create_task(batcher.infer({"x": arrays[0][:, :1]}, 1))
+        head = asyncio.create_task(batcher.infer(request(arrays[0][:, :1], 1)))
         await model.busy()
-        tasks = [asyncio.create_task(batcher.infer({"x": array}, array.shape[1])) for array in arrays]
+        tasks = [asyncio.create_task(batcher.infer(request(array, array.shape[1]))) for array in arrays]
         await until_queued()
         model.free()
         await asyncio.gather(head, *tasks)
@@ -257,6 +262,55 @@ async def test_a_request_that_does_not_get_the_model_in_its_time_is_told_so_whil
         model.free()
         await asyncio.gather(head, patient)
         assert (answer(head), answer(patient), model.told) == ([0], [4], [[0], [2]])
+
+
+async def leaves() -> None:
+    """A client that is gone."""
+
+
+@pytest.mark.parametrize(
+    ("what", "waits", "said"),
+    [
+        ("a deadline", {"deadline": 0.001}, r"its deadline of 0\.001 s"),
+        ("a deadline before the server's own", {"deadline": 0.001, "seconds": 60}, "its deadline"),
+        ("a client that leaves", {"gone": leaves}, "the client had left"),
+        (
+            "a client that leaves before its deadline",
+            {"gone": leaves, "deadline": 60, "seconds": 30},
+            "the client had left",
+        ),
+    ],
+)
+async def test_a_request_that_its_client_gives_up_leaves_the_queue_while_the_model_is_still_busy(
+    model: Doubling, what: str, waits: dict[str, Any], said: str
+) -> None:
+    with batching(model, 8) as batcher:
+        head = asked(batcher, 0, **waits)
+        await model.busy()
+        given_up, patient = asked(batcher, 1, **waits), asked(batcher, 2)
+        with pytest.raises(RequestError, match=said) as raised:
+            await given_up
+        assert raised.value.code is Code.GONE, "which is no failure of the model"
+        assert not head.done(), "whose run has begun is answered, whoever still wants it"
+        model.free()
+        await asyncio.gather(head, patient)
+        assert (answer(head), answer(patient), model.told) == ([0], [4], [[0], [2]])
+
+
+async def test_who_is_answered_is_no_longer_watched(model: Doubling) -> None:
+    watched: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
+
+    async def stays() -> None:
+        watched.set_result(asyncio.current_task())
+        await asyncio.Event().wait()
+
+    with batching(model, 8) as batcher:
+        head = asked(batcher, 0, gone=stays)
+        watching = await watched
+        model.free()
+        await head
+        await asyncio.wait([watching])
+        assert watching.cancelled()
 
 
 async def test_a_cancelled_request_whose_time_is_over_leaves_the_queue(model: Doubling) -> None:

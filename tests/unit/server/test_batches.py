@@ -15,6 +15,7 @@ from tools.serving import ServerProcess, open_store, publish
 from fettle.api.recipe import QuantizeStep, RecipeStep, RuntimeSettings
 from fettle.api.signature import Signature, Tensor
 from fettle.api.vocabulary import QuantizeMode, RuntimeName
+from fettle.library.predict import Predictor
 from fettle.store.manifest import RecipeRecord, Tolerance, put_reference
 
 
@@ -57,10 +58,13 @@ def serve(
     return ServerProcess(root / "store", sha256, root / "model", model="telling", drain_seconds=0)
 
 
+def items(axis: int, rows: int) -> np.ndarray[Any, Any]:
+    return np.moveaxis(np.arange(rows * 2, dtype=np.float32).reshape(rows, 2), 0, axis)
+
+
 def ask(server: ServerProcess, axis: int, rows: int) -> tuple[list[float], list[int]]:
     """The first element of each item of the answer, and with how many others each item ran."""
-    values = np.arange(rows * 2, dtype=np.float32).reshape(rows, 2)
-    given = np.moveaxis(values, 0, axis)
+    given = items(axis, rows)
     tensor = {"name": "x", "datatype": "FP32", "shape": list(given.shape), "data": given.tolist()}
     answer = httpx.post(f"http://127.0.0.1:{server.port}/v2/models/telling/infer", json={"inputs": [tensor]})
     assert answer.status_code == 200, answer.text
@@ -100,6 +104,12 @@ def test_a_request_runs_in_parts_and_is_answered_in_order(
     try:
         for rows, parts in requests:
             assert ask(server, axis, rows) == ([2.0 * item for item in range(rows)], parts)
+        here = Predictor(tmp_path / "model")
+        for rows, parts in requests:
+            answer = here.predict(items(axis, rows))
+            assert isinstance(answer, dict)
+            assert answer["y"].tolist() == items(axis, rows).tolist()
+            assert answer["together"].tolist() == parts, "in Python an item runs beside as many as in the server"
     finally:
         server.stop()
 

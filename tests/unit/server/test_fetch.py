@@ -3,16 +3,25 @@
 from __future__ import annotations
 
 import json
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from tests.servers import s3
+from tests.unit.cli.test_pull import artifact
+from tests.unit.runtimes.fake_cuda import FakeCuda
 from tests.unit.server.serving import publish
 
 from fettle.api.reasons import Reason
+from fettle.api.uris import store_of
 from fettle.errors import FettleError
+from fettle.runtimes import cuda
 from fettle.server.fetch import fetch
 from fettle.server.settings import ServerSettings
-from fettle.store.manifest import read_stored, write_artifact
+from fettle.store.manifest import check_fetched, read_stored, write_artifact
 from fettle.store.store import Store
 from fettle.store.uris import Mounts
 
@@ -43,8 +52,87 @@ def test_a_cpu_that_lacks_what_the_artifact_needs_is_named(root: Path) -> None:
         assert words in error.message
 
 
+@pytest.mark.parametrize(
+    ("requires", "here", "told"),
+    [
+        (("nvidia-sm89",), "sm89", ""),
+        (("nvidia",), "sm75", ""),
+        (("nvidia-sm89",), "sm86", "and GPU (NVIDIA Fake, sm86) lacks nvidia-sm89, which the artifact needs"),
+        (("nvidia-sm89",), None, "this node has no NVIDIA GPU that the pod may use"),
+        (("nvidia",), None, "this node has no NVIDIA GPU that the pod may use"),
+    ],
+    ids=["an engine's own GPU", "any GPU for what any runs", "an engine's on another", "an engine's on none", "no GPU"],
+)
+def test_a_gpu_that_the_artifact_cannot_use_ends_the_pod_before_it_loads(
+    requires: tuple[str, ...], here: str | None, told: str, root: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def connect() -> FakeCuda:
+        if here is None:
+            raise cuda.no_device("no device is visible")
+        return FakeCuda(sm=here)
+
+    monkeypatch.setattr(cuda, "connect", connect)
+    digest = publish(root)
+    store = Store.open("pvc://store", Mounts({"store": root / "store"}))
+    bound = write_artifact(store, read_stored(store, digest).model_copy(update={"requires": requires}))
+    if told:
+        error = refused(root, bound)
+        assert error.reason == Reason.NODE_INCOMPATIBLE
+        assert told in error.message
+        return
+    fetch(ServerSettings(artifact=f"pvc://store/artifacts/{bound}", sha256=bound, folder=root / "model", model="m"))
+
+
 def test_an_artifact_that_nobody_published_is_not_found(root: Path) -> None:
     publish(root)
     error = refused(root, "0" * 64)
     assert error.reason == Reason.ARTIFACT_NOT_FOUND
     assert f"pvc://store/artifacts/{'0' * 64}" in error.message
+
+
+@pytest.fixture(scope="module")
+def bucket() -> Iterator[s3.S3Server]:
+    pytest.importorskip("moto")
+    with s3.running("artifacts") as server:
+        yield server
+
+
+def in_bucket(bucket: s3.S3Server, keys: Path, folder: Path) -> tuple[str, dict[str, str], str]:
+    """An artifact's address, what a pod is told to open it with, and its digest."""
+    store = Store.open("s3://artifacts/team", Mounts(secrets={"s3://artifacts/team": bucket.keys(folder / "writer")}))
+    sha256 = artifact(store, folder / "made")
+    uri = f"{store.uri}/artifacts/{sha256}"
+    return uri, Mounts(secrets={store_of(uri): keys}).to_environment(), sha256
+
+
+def test_an_artifact_of_a_bucket_is_brought_in(
+    bucket: s3.S3Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    uri, told, sha256 = in_bucket(bucket, bucket.keys(tmp_path / "minio"), tmp_path)
+    for name, value in told.items():
+        monkeypatch.setenv(name, value)
+    fetch(ServerSettings(artifact=uri, sha256=sha256, folder=tmp_path / "model", model="m"))
+    check_fetched(tmp_path / "model", sha256)
+
+
+@pytest.mark.parametrize(
+    ("wrong", "words"),
+    [
+        ({"AWS_SECRET_ACCESS_KEY": "a-key-nobody-may-see"}, "Forbidden: s3://artifacts/team"),
+        (None, "the Secret nothing does not exist in this namespace, or is empty"),
+    ],
+)
+def test_a_pod_with_wrong_credentials_says_so_and_shows_none(
+    bucket: s3.S3Server, tmp_path: Path, wrong: dict[str, str] | None, words: str
+) -> None:
+    keys = tmp_path / "nothing" if wrong is None else bucket.keys(tmp_path / "minio", **wrong)
+    uri, told, sha256 = in_bucket(bucket, keys, tmp_path)
+    settings = {"ARTIFACT": uri, "SHA256": sha256, "FOLDER": str(tmp_path / "model"), "MODEL": "m"}
+    environment = {**os.environ, **told, **{f"FETTLE_SERVER_{name}": value for name, value in settings.items()}}
+    command = [sys.executable, "-m", "fettle.server", "fetch"]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+    assert done.returncode == 1
+    assert words in done.stderr
+    for secret in (bucket.key, bucket.secret, "a-key-nobody-may-see"):
+        assert secret not in done.stderr + done.stdout
+    assert not (tmp_path / "model" / "manifest.json").exists()

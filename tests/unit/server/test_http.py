@@ -30,6 +30,9 @@ class Connection(Sent):
     def response_bytes(self, status: int, headers: list[tuple[str, str]], body: bytes) -> None:
         self.answers.append((status, headers, body))
 
+    async def client_disconnect(self) -> None:
+        await asyncio.Event().wait()
+
 
 @pytest.fixture
 def front(service: InferenceService) -> HttpFront:

@@ -18,6 +18,7 @@ from fettle.api.signature import Signature
 from fettle.errors import RuntimeFailure
 from fettle.runtimes.base import Array
 from fettle.server import protocol
+from fettle.server.access import Access
 from fettle.server.bodies import Incoming
 from fettle.server.request import Code, InferRequest, RequestError
 from fettle.server.service import InferenceService
@@ -186,6 +187,8 @@ class LineFront:
     WORDS = {
         Code.OK: "here",
         Code.INVALID: "what?",
+        Code.UNAUTHENTICATED: "who are you?",
+        Code.LIMITED: "not so fast",
         Code.NOT_FOUND: "who?",
         Code.NOT_ALLOWED: "no",
         Code.TIMEOUT: "asleep?",
@@ -202,6 +205,8 @@ class LineFront:
     async def ask(self, verb: str, body: Incoming | None = None) -> tuple[str, bytes]:
         try:
             if verb.startswith("infer"):
+                client = self.service.admit(None, "here:1", infer=True)
+                self.service.access.leave(client)
                 return self.WORDS[Code.OK], await self.service.infer(self._receive(verb, body), Line())
             code, line = self.service.tell(self._tell, verb, body)
             return self.WORDS[code], line
@@ -238,10 +243,24 @@ class Case:
     beforehand: Callable[[InferenceService], None] = lambda service: None
 
 
+def busy(service: InferenceService) -> None:
+    """The client has as many requests under way as it may."""
+    service.access = Access(service.settings.model_copy(update={"client_max_concurrent": 1}))
+    service.admit(None, "here:1", infer=True)
+
+
+def without_token(service: InferenceService) -> None:
+    """Tokens are asked for."""
+    (service.settings.folder / "someone").write_text("a token")
+    service.access = Access(service.settings.model_copy(update={"tokens_folder": service.settings.folder}))
+
+
 CASES = {
     "an answer": Case(Code.OK, ANSWERED),
     "an answer without the model": Case(Code.OK, NOT_JUDGED, "ready", None),
     "no request": Case(Code.INVALID, NOT_JUDGED, body=Sent(b"1 2 3")),
+    "a client without a token": Case(Code.UNAUTHENTICATED, NOT_JUDGED, beforehand=without_token),
+    "a client that asks for too much": Case(Code.LIMITED, NOT_JUDGED, beforehand=busy),
     "an unknown verb": Case(Code.NOT_FOUND, NOT_JUDGED, "sing"),
     "a verb used otherwise": Case(Code.NOT_ALLOWED, NOT_JUDGED, "ready"),
     "a form not taken": Case(Code.UNSUPPORTED, NOT_JUDGED, "infer in Morse"),
@@ -274,7 +293,7 @@ async def test_every_outcome_is_counted_once_by_whichever_front_a_request_came(
     assert word == LineFront.WORDS[case.ends]
     assert line == b"1 2 3 4" or case.ends is not Code.OK or case.verb == "ready"
     assert counted(service) == (*case.windows, {int(case.ends.value): 1})
-    inference = case.verb.startswith("infer") and case.ends is not Code.GONE
+    inference = case.verb.startswith("infer") and case.ends not in (Code.GONE, Code.UNAUTHENTICATED, Code.LIMITED)
     assert timed(service) == (inference or case.windows == FAILED)
     service.bodies.held -= held
     assert is_over(service)

@@ -3,18 +3,24 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import signal
+import socket
 import time
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
+import grpc
 import httpx
+import numpy as np
 import pytest
 from tests.unit.server.serving import QUICK, SLOW, SlowServer
 
 from fettle.api.recipe import RuntimeSettings
 from fettle.api.vocabulary import RuntimeName
+from fettle.server import inference_pb2 as pb
 
 TOKEN = "a-secret-of-this-test"
 
@@ -180,5 +186,67 @@ def test_as_many_inferences_run_at_once_as_the_winner_had_streams(
             asked, answered = timed(server, QUICK)
         # One after the other the quick one waits, and both are over at once; side by side it waits for nobody.
         assert (slow.result()[1] - answered > answered - asked) is (streams == 2)
+    finally:
+        server.stop()
+
+
+LONG = [900.0, 0.0, 0.0, 0.0]  # several seconds
+
+
+def hangs_up(server: SlowServer) -> None:
+    """A client over HTTP that asks and leaves."""
+    body = json.dumps({"inputs": [{"name": "x", "datatype": "FP32", "shape": [1, 4], "data": QUICK}]})
+    head = f"POST /v2/models/slow/infer HTTP/1.1\r\nHost: x\r\nContent-Length: {len(body)}\r\n\r\n"
+    with socket.create_connection(("127.0.0.1", server.port)) as client:
+        client.sendall(f"{head}{body}".encode())
+        wait_for(lambda: metric(server, "fettle_server_waiting") == 2)
+
+
+def deadline_passes(server: SlowServer) -> None:
+    """A client over gRPC that gives its request half a second."""
+    ask_by_rpc(server, timeout=0.5)
+
+
+def cancels(server: SlowServer) -> None:
+    """A client over gRPC that asks and cancels."""
+    ask_by_rpc(server, timeout=None)
+
+
+def ask_by_rpc(server: SlowServer, timeout: float | None) -> None:
+    tensor = pb.ModelInferRequest.InferInputTensor(name="x", datatype="FP32", shape=[1, 4])
+    raw = np.array(QUICK, np.float32).tobytes()
+    request = pb.ModelInferRequest(model_name="slow", inputs=[tensor], raw_input_contents=[raw])
+    with grpc.insecure_channel(f"127.0.0.1:{server.grpc}") as channel:
+        infer = channel.unary_unary("/inference.GRPCInferenceService/ModelInfer")
+        call = infer.future(request.SerializeToString(), timeout=timeout)
+        if timeout is None:
+            wait_for(lambda: metric(server, "fettle_server_waiting") == 2)
+            call.cancel()
+        else:
+            assert call.exception().code() is grpc.StatusCode.DEADLINE_EXCEEDED
+
+
+def metric(server: SlowServer, name: str) -> float:
+    lines = httpx.get(f"{server.admin}/metrics").text.splitlines()
+    return sum(float(line.split()[-1]) for line in lines if line.startswith(name))
+
+
+@pytest.mark.parametrize("give_up", [hangs_up, deadline_passes, cancels])
+def test_a_request_whose_client_gives_up_while_it_waits_is_let_go_and_never_runs(
+    tmp_path: Path, give_up: Callable[[SlowServer], None]
+) -> None:
+    server = SlowServer(tmp_path)
+    try:
+        with ThreadPoolExecutor() as clients:
+            before = server.cpu_seconds()
+            slow = clients.submit(server.ask, LONG)
+            until_it_runs(server, before)
+            give_up(server)
+            wait_for(lambda: metric(server, 'fettle_server_requests_total{code="499"'))
+            assert not slow.done(), "nobody waited for the model to be free"
+            slow.result()
+        server.ask(QUICK)
+        assert metric(server, "fettle_server_run_seconds_count") == 2
+        assert metric(server, "fettle_server_waiting") == 0
     finally:
         server.stop()

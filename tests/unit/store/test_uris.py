@@ -28,7 +28,7 @@ def test_the_root_of_a_claim_is_an_address_too(mounts: Mounts, tmp_path: Path) -
 @pytest.mark.parametrize(
     ("uri", "words"),
     [
-        ("s3://bucket/model.onnx", "unknown scheme 's3', expected pvc://, file://"),
+        ("ftp://host/model.onnx", "unknown scheme 'ftp', expected pvc://, file://, s3://"),
         ("model.onnx", "unknown scheme '(none)'"),
         ("pvc:///model.onnx", "the name of the claim is missing"),
         ("pvc://other/model.onnx", "the claim 'other' is not mounted here (mounted: lost, models)"),

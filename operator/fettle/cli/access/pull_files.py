@@ -13,7 +13,16 @@ from typing import IO
 from fettle.api.reasons import Reason
 from fettle.cli.access.claim_files import ClaimFiles
 from fettle.errors import StoreError, UsageError
-from fettle.store.manifest import MANIFEST, MODEL_FOLDER, REFERENCE, Manifest, copy_artifact, read_stored
+from fettle.store.manifest import (
+    FIGURES,
+    MANIFEST,
+    MODEL_FOLDER,
+    PROFILE,
+    REFERENCE,
+    Manifest,
+    copy_artifact,
+    read_stored,
+)
 from fettle.store.store import CHUNK, Store, explained, file_digest
 from fettle.store.uris import Location
 
@@ -46,7 +55,7 @@ def _free_for(folder: Path, sha256: str) -> None:
         raise UsageError(f"{folder} is a file, but an artifact is a folder: choose another path")
     here = folder / MANIFEST
     other = here.is_file() and file_digest(here)[0] != sha256
-    foreign = {path.name for path in folder.iterdir()} - {MANIFEST, MODEL_FOLDER, REFERENCE}
+    foreign = {path.name for path in folder.iterdir()} - {MANIFEST, MODEL_FOLDER, REFERENCE, FIGURES, PROFILE}
     if other or foreign:
         raise UsageError(
             f"{folder} contains {'another artifact' if other else min(foreign)}: choose an empty or a new folder"

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import json
+import shlex
 import signal
 import sys
+from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,15 +17,17 @@ import yaml
 from rich.console import Console
 
 from fettle.api.conditions import ConditionStatus, find
-from fettle.api.optimizedmodel_status import OptimizedModelStatus
+from fettle.api.optimizedmodel_status import ArtifactStatus, OptimizedModelStatus
 from fettle.api.task import SECONDS_PER_CANDIDATE
+from fettle.api.uris import is_remote
 from fettle.cli.browser import open_page
 from fettle.cli.entry import EXIT_FAILURE
 from fettle.cli.local.manifests import Documents, ModelDocument, read
 from fettle.cli.local.model_options import ModelOptions, gathered, model_options
 from fettle.cli.local.model_run import logs_of, model_run
-from fettle.cli.local.mounts import Places, parse_maps, places, with_parallelism
-from fettle.cli.local.run import LocalRun
+from fettle.cli.local.mounts import DEFAULT_FOLDER, Places, parse_maps, places, with_parallelism
+from fettle.cli.local.results import keep_result
+from fettle.cli.local.run import LocalRun, OnChange
 from fettle.cli.views.cost import cost_lines
 from fettle.cli.views.progress import (
     Display,
@@ -69,23 +73,29 @@ shown_options = gathered(
 )
 
 
+def manifest_options(command: Callable[..., None]) -> Callable[..., None]:
+    """-f and --map: OptimizedModels of a file, and the folders that stand for their claims and Secrets."""
+    file = click.option(
+        "-f",
+        "--filename",
+        "file",
+        type=click.Path(allow_dash=True),
+        metavar="FILE",
+        help="YAML file with OptimizedModels instead of MODEL and its options, or - for stdin.",
+    )
+    maps = click.option(
+        "--map",
+        "maps",
+        multiple=True,
+        metavar="pvc://CLAIM=FOLDER",
+        help="Local folder that replaces a claim, or secret/NAME=FOLDER with a file for each key that replaces a Secret; may be repeated.",
+    )
+    return file(maps(command))
+
+
 @click.command()
 @model_options
-@click.option(
-    "-f",
-    "--filename",
-    "file",
-    type=click.Path(allow_dash=True),
-    metavar="FILE",
-    help="YAML file with OptimizedModels instead of MODEL and its options, or - for stdin.",
-)
-@click.option(
-    "--map",
-    "maps",
-    multiple=True,
-    metavar="pvc://CLAIM=FOLDER",
-    help="Local folder that replaces a claim; may be repeated.",
-)
+@manifest_options
 @click.option(
     "--store", type=click.Path(path_type=Path), metavar="FOLDER", help="Folder of the store [default: ./fettle-store]."
 )
@@ -123,7 +133,7 @@ def optimize(
     fettle optimize model.onnx --evaluation items.npz --max-drop 0.01
     fettle optimize -f optimizedmodel.yaml --map pvc://models=./models
     """
-    documents = _documents(options, file)
+    documents = documents_of(options, file)
     if shown.output == "yaml":
         click.echo(yaml.safe_dump_all([manifest.document for manifest in documents.models], sort_keys=False), nl=False)
         return
@@ -147,7 +157,7 @@ def optimize(
             for line in cost_lines(status, shown.price) if shown.price is not None else ():
                 click.echo(line)
         if shown.show_report and status.report is not None:
-            open_page(located.local(status.report.uri))
+            open_page(_page(located, status.report.uri))
     if shown.output == "json":
         click.echo(_json(done))
     if not all(is_ready(status) for _, status in done):
@@ -158,13 +168,23 @@ def run_one(
     manifest: ModelDocument, located: Places, console: Console, measure_seconds: float = SECONDS_PER_CANDIDATE
 ) -> OptimizedModelStatus:
     """One OptimizedModel from its spec to its final status, followed on `console`."""
-    display: Display = (LiveDisplay if console.is_terminal else PlainDisplay)(console, manifest.name)
+    status = followed(manifest, lambda change: model_run(manifest, located, change, measure_seconds), console)
+    keep_result(located, manifest, status)
+    return status
+
+
+def followed(
+    manifest: ModelDocument, begun: Callable[[OnChange], LocalRun], console: Console | None = None
+) -> OptimizedModelStatus:
+    """The final status of a run that tells its progress on `console`, by default on stderr."""
+    shown = console or Console(stderr=True)
+    display: Display = (LiveDisplay if shown.is_terminal else PlainDisplay)(shown, manifest.name)
     with display:
-        return _run(model_run(manifest, located, display.update, measure_seconds))
+        return _finished(begun(display.update))
 
 
-def _run(run: LocalRun) -> OptimizedModelStatus:
-    """Run to the end; a signal ends the children first, then this process."""
+def _finished(run: LocalRun) -> OptimizedModelStatus:
+    """Its status after it has run to the end; a signal ends the children first, then this process."""
 
     async def main() -> OptimizedModelStatus | None:
         work = asyncio.ensure_future(run.run())
@@ -204,10 +224,36 @@ def show(console: Console, manifest: ModelDocument, located: Places, status: Opt
     for artifact in status.artifacts:
         what = f"{artifact.target}: {artifact.candidate} in {artifact.runtime}, {size(artifact.bytes)}"
         say(f"artifact  {what}  {located.local(artifact.uri)}")
+    for artifact in status.artifacts:
+        say(f"serve     {_serve_line(manifest, located, artifact, several=len(status.artifacts) > 1)}")
     if status.report is not None:
         say(f"report    {located.local(status.report.uri)}")
     if not is_ready(status):
         say(f"logs      {logs_of(located, manifest)}")
+
+
+def _page(located: Places, uri: str) -> str:
+    """The report as a file of this machine."""
+    if not is_remote(uri):
+        return located.local(uri)
+    store, copy = located.opened(), located.logs.parent / "report.html"
+    copy.parent.mkdir(parents=True, exist_ok=True)
+    copy.write_bytes(store.read_bytes(uri.removeprefix(f"{store.uri}/")))
+    return str(copy)
+
+
+def _serve_line(manifest: ModelDocument, located: Places, artifact: ArtifactStatus, *, several: bool) -> str:
+    """The command that serves an artifact here."""
+    if is_remote(artifact.uri):
+        return f"fettle pull {artifact.uri} ./{manifest.name} && fettle serve ./{manifest.name}"
+    chosen = f" --target {artifact.target}" if several else ""
+    return f"fettle serve {manifest.name}{chosen}{_store_option(located)}"
+
+
+def _store_option(located: Places) -> str:
+    """What tells `fettle serve` the store, where it is not the one that is looked into."""
+    store = located.local(located.store)
+    return "" if Path(store) == DEFAULT_FOLDER.resolve() else f" --store {shlex.quote(store)}"
 
 
 def is_ready(status: OptimizedModelStatus) -> bool:
@@ -216,7 +262,7 @@ def is_ready(status: OptimizedModelStatus) -> bool:
     return ready is not None and ready.status == ConditionStatus.TRUE
 
 
-def _documents(options: ModelOptions, file: str | None) -> Documents:
+def documents_of(options: ModelOptions, file: str | None) -> Documents:
     """What the command line asks for. Raises UsageError."""
     if file is None:
         return read(yaml.safe_dump(options.document()), str(options.model), Path.cwd())

@@ -4,13 +4,18 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import click
 
+from fettle.api.uris import is_remote
+from fettle.cli.access.bucket import SECRET_HELP, BucketFiles, found
 from fettle.cli.access.claim_pod import Wire, inside_claim, parse_target, pod_options
-from fettle.cli.access.cluster import DEPLOYMENTS, MODELS, Object, connect
+from fettle.cli.access.cluster import DEPLOYMENTS, MODELS, Cluster, Object, connect
 from fettle.cli.access.connection import cluster_options
+from fettle.cli.local.model_options import gathered
 from fettle.cli.pods import prune as program
 from fettle.cli.views.progress import size
 from fettle.errors import StoreError, UsageError
@@ -18,27 +23,43 @@ from fettle.errors import StoreError, UsageError
 HOUR = 3600
 
 
+@dataclass(frozen=True)
+class SweepOptions:
+    """What may go."""
+
+    dry_run: bool
+    older_than: int
+    keep: tuple[str, ...]
+
+
+sweep_options = gathered(
+    "sweep",
+    SweepOptions,
+    click.option("--dry-run", is_flag=True, help="Print what would be removed, and remove nothing."),
+    click.option(
+        "--older-than",
+        type=click.IntRange(min=0),
+        default=24,
+        show_default=True,
+        metavar="HOURS",
+        help="Remove only files that were not used for this many hours.",
+    ),
+    click.option(
+        "--keep", multiple=True, metavar="SHA256", help="Digest of an additional artifact to keep; may be repeated."
+    ),
+)
+
+
 @click.command()
-@click.argument("store", metavar="[pvc://CLAIM]", default="pvc://fettle-store")
-@click.option("--dry-run", is_flag=True, help="Print what would be removed, and remove nothing.")
-@click.option(
-    "--older-than",
-    type=click.IntRange(min=0),
-    default=24,
-    show_default=True,
-    metavar="HOURS",
-    help="Remove only files that were not used for this many hours.",
-)
-@click.option(
-    "--keep", multiple=True, metavar="SHA256", help="Digest of an additional artifact to keep; may be repeated."
-)
+@click.argument("store", metavar="[STORE]", default="pvc://fettle-store")
+@sweep_options
+@click.option("--secret", type=click.Path(path_type=Path), metavar="FOLDER", help=SECRET_HELP)
 @pod_options
 @cluster_options
 def prune(
     store: str,
-    dry_run: bool,
-    older_than: int,
-    keep: tuple[str, ...],
+    sweep: SweepOptions,
+    secret: Path | None,
     image: str | None,
     timeout: int,
     **connection: str | None,
@@ -54,15 +75,25 @@ def prune(
     \b
     fettle prune --dry-run
     fettle prune pvc://fettle-store --older-than 168
+    fettle prune s3://artifacts/team-a --dry-run
     """
-    target = parse_target(store)
-    if wrong := [digest for digest in keep if not program.DIGEST.fullmatch(digest)]:
+    if wrong := [digest for digest in sweep.keep if not program.DIGEST.fullmatch(digest)]:
         raise UsageError(f"--keep {wrong[0]}: expected the sha256 of an artifact, 64 hexadecimal digits")
-    cluster = connect(**connection)
-    with inside_claim(cluster, target.claim, program.__file__, image, timeout, purpose="prune") as wire:
-        objects = [*cluster.objects(MODELS), *cluster.objects(DEPLOYMENTS), *cluster.children()]
-        answer = swept(wire, target.path, {*keep, *mentioned(objects)}, older_than * HOUR, dry_run)
-    click.echo(outcome(answer, dry_run))
+    target = None if is_remote(store) else parse_target(store)
+    cluster, older = connect(**connection), sweep.older_than * HOUR
+    if target is None:
+        files = BucketFiles(found(store, secret))
+        kept = sorted({*sweep.keep, *mentioned(objects_of(cluster))})
+        answer = program.sweep(files, {"keep": kept, "older": older, "dry": sweep.dry_run})
+    else:
+        with inside_claim(cluster, target.claim, program.__file__, image, timeout, purpose="prune") as wire:
+            answer = swept(wire, target.path, {*sweep.keep, *mentioned(objects_of(cluster))}, older, sweep.dry_run)
+    click.echo(outcome(answer, sweep.dry_run))
+
+
+def objects_of(cluster: Cluster) -> list[Object]:
+    """Every object of the namespace that may name a file of a store."""
+    return [*cluster.objects(MODELS), *cluster.objects(DEPLOYMENTS), *cluster.children()]
 
 
 def mentioned(objects: Iterable[Object]) -> set[str]:

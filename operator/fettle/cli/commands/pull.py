@@ -11,6 +11,8 @@ import click
 from fsspec.implementations.local import LocalFileSystem
 from rich.progress import Progress
 
+from fettle.api.uris import is_remote
+from fettle.cli.access.bucket import SECRET_HELP, found
 from fettle.cli.access.claim_files import ClaimFiles
 from fettle.cli.access.claim_pod import ClaimPath, inside_claim, parse_target, pod_options, progress_bar
 from fettle.cli.access.cluster import MODELS, Cluster, connect
@@ -31,21 +33,24 @@ from fettle.store.uris import Location
 @click.argument("source", metavar="SOURCE", shell_complete=sources)
 @click.argument("to", metavar="[TO]", required=False, type=click.Path(path_type=Path))
 @click.option("--target", metavar="NAME", help="Target to download from, for an OptimizedModel with several targets.")
+@click.option("--secret", type=click.Path(path_type=Path), metavar="FOLDER", help=SECRET_HELP)
 @pod_options
 @cluster_options
 def pull(
     source: str,
     to: Path | None,
     target: str | None,
+    secret: Path | None,
     image: str | None,
     timeout: int,
     **connection: str | None,
 ) -> None:
     """Download a file, a folder or an artifact.
 
-    SOURCE is pvc://CLAIM/PATH, om/NAME for the artifact that an OptimizedModel published, or an artifact in the store of
-    `fettle optimize`. An artifact becomes a folder with manifest.json, reference.npz and the model's files in model/, and every
-    digest is verified. Files that are already there are skipped. TO defaults to the last part of SOURCE.
+    SOURCE is pvc://CLAIM/PATH, om/NAME for the artifact that an OptimizedModel published, or an artifact in a store: of
+    `fettle optimize`, or in a bucket (s3://BUCKET/artifacts/SHA256). An artifact becomes a folder with manifest.json, reference.npz
+    and the model's files in model/, and every digest is verified. Files that are already there are skipped. TO defaults to the last
+    part of SOURCE.
 
     \b
     fettle pull om/digits ./winner
@@ -54,10 +59,13 @@ def pull(
     """
     model = _model_in(source)
     if model is None and not source.startswith("pvc://"):
-        click.echo(_pull_local(source, to))
+        click.echo(_pull_remote(source, to, secret) if is_remote(source) else _pull_local(source, to))
         return
     cluster = connect(**connection)
     uri = published(cluster, model, target) if model is not None else source
+    if is_remote(uri):
+        click.echo(_pull_remote(uri, to or Path(PurePosixPath(source).name), secret))
+        return
     place = parse_target(uri)
     to = to or Path(PurePosixPath(source).name if place.path else place.claim)
     with progress_bar(None) as progress, opened(cluster, place, image, timeout, progress) as files:
@@ -113,6 +121,15 @@ def _told(store: Store, sha256: str, to: Path, total: Any) -> str:
     manifest = pull_artifact(store, sha256, to, total)
     what = f"{manifest.recipe.name} in {manifest.runtime}, {size(manifest.bytes)}, all digests verified"
     return f"artifact {sha256[:12]}: {what}\n{model_entry(to, manifest)}"
+
+
+def _pull_remote(source: str, to: Path | None, secret: Path | None) -> str:
+    artifact = artifact_of(found(source, secret))
+    if artifact is None:
+        raise UsageError(
+            f"{source}: expected the address of an artifact in a store (STORE/artifacts/SHA256); other files are the provider's own tool's"
+        )
+    return _told(*artifact, to or Path(artifact[1]), lambda number: None)
 
 
 def _pull_local(source: str, to: Path | None) -> str:

@@ -143,10 +143,13 @@ def _absolute(spec: OptimizedModelSpec, folder: Path) -> OptimizedModelSpec:
     """`spec` with every plain path made a file:// address, relative ones from `folder`."""
 
     def moved(part: Any) -> Any:
-        return part if part is None else part.model_copy(update={"uri": file_uri(part.uri, folder)})
+        return part if part is None or part.uri is None else part.model_copy(update={"uri": file_uri(part.uri, folder)})
 
-    parts = ("calibration", "evaluation", "training")
-    data = spec.data.model_copy(update={name: moved(getattr(spec.data, name)) for name in parts})
+    evaluation = moved(spec.data.evaluation)
+    if evaluation is not None:
+        evaluation = evaluation.model_copy(update={"custom": moved(evaluation.custom)})
+    parts = {"calibration": moved(spec.data.calibration), "training": moved(spec.data.training)}
+    data = spec.data.model_copy(update={**parts, "evaluation": evaluation})
     return spec.model_copy(update={"source": moved(spec.source), "data": data, "store": moved(spec.store)})
 
 

@@ -37,6 +37,8 @@ class ModelOptions:
     runtimes: tuple[str, ...]
     threads: int | None
     batch_size: int | None
+    signature: str | None = None
+    trusted: bool | None = None
 
     @property
     def given(self) -> list[str]:
@@ -73,7 +75,7 @@ class ModelOptions:
         }
         constraints = {"accuracy": {"maxDrop": self.max_drop}} if self.max_drop is not None else None
         spec = {
-            "source": {"uri": self.model},
+            "source": {"uri": self.model, "signature": self.signature, "trusted": self.trusted or None},
             "data": {"calibration": calibration, "evaluation": evaluation, "training": training},
             "targets": [target],
             "objective": self.objective,
@@ -177,5 +179,14 @@ model_options = gathered(
     ),
     click.option(
         "--batch-size", type=click.IntRange(1, 4096), metavar="N", help="Items in one inference [default: 1]."
+    ),
+    click.option(
+        "--signature", metavar="NAME", help="Which signature of a SavedModel is the model [default: serving_default]."
+    ),
+    click.option(
+        "--trusted",
+        is_flag=True,
+        default=None,
+        help="Load a pickle, or a Keras model with code: for files that you made yourself, because the code in them runs.",
     ),
 )

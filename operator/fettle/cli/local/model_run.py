@@ -3,34 +3,40 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Callable
 from pathlib import Path
 
 from fettle.api.task import SECONDS_PER_CANDIDATE
 from fettle.cli.local.manifests import ModelDocument
 from fettle.cli.local.mounts import Places
 from fettle.cli.local.process import Processes
-from fettle.cli.local.run import LocalRun, OnChange, RunInput
+from fettle.cli.local.run import LocalRun, OnChange, RunInput, Runner
 
 
 def model_run(
-    manifest: ModelDocument, located: Places, on_change: OnChange, measure_seconds: float = SECONDS_PER_CANDIDATE
+    manifest: ModelDocument,
+    located: Places,
+    on_change: OnChange,
+    measure_seconds: float = SECONDS_PER_CANDIDATE,
+    through: Callable[[Runner], Runner] = lambda runner: runner,
 ) -> LocalRun:
-    """The run, which has not begun. `on_change` is told of every decision."""
+    """The run, which has not begun. `on_change` is told of every decision, and tasks go `through` another runner where one is given."""
     generation = next_generation(located, manifest)
     # The plan's library settings are the tasks' own business; only what they must know of this machine is added.
     given_by_spec = {variable.name: variable.value for variable in located.spec.jobs.env}
     environment = {**os.environ, **located.mounts.to_environment(), **given_by_spec}
     given = RunInput(manifest.namespace, manifest.name, generation, located.spec, located.store, measure_seconds)
-    return LocalRun(given, Processes(environment, logs_of(located, manifest)), on_change)
+    return LocalRun(given, through(Processes(environment, logs_of(located, manifest))), on_change)
 
 
 def logs_of(located: Places, manifest: ModelDocument) -> Path:
     """Folder of its tasks' logs."""
-    return Path(located.local(located.store)) / "logs" / manifest.name
+    return located.logs / manifest.name
 
 
 def next_generation(located: Places, manifest: ModelDocument) -> int:
     """The first number without a report: one local run never overwrites the report of another."""
-    folder = Path(located.local(located.store)) / "reports" / manifest.namespace / manifest.name
-    numbers = [int(path.stem) for path in folder.glob("*.html") if path.stem.isdigit()]
+    names = located.opened().names(f"reports/{manifest.namespace}/{manifest.name}")
+    stems = [name.removesuffix(".html") for name in names if name.endswith(".html")]
+    numbers = [int(stem) for stem in stems if stem.isdigit()]
     return max(numbers, default=0) + 1

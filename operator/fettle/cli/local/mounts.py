@@ -1,4 +1,4 @@
-"""Which folder of this machine stands for which claim, so that the YAML of a cluster works here as it is."""
+"""Which folder of this machine stands for which claim or Secret, so that the YAML of a cluster works here as it is."""
 
 from __future__ import annotations
 
@@ -9,10 +9,12 @@ from tempfile import TemporaryFile
 from urllib.parse import unquote, urlsplit
 
 from fettle.api.optimizedmodel import OptimizedModelSpec
-from fettle.api.uris import claim_of
+from fettle.api.uris import Address, claim_of, is_remote
 from fettle.errors import UsageError
+from fettle.store.store import Store
 from fettle.store.uris import Mounts, locate
 
+SECRET = "secret/"  # in front of a Secret's name, as kubectl writes it
 STORE_CLAIM = "fettle-store"
 DEFAULT_STORE = f"pvc://{STORE_CLAIM}"
 DEFAULT_FOLDER = Path("fettle-store")
@@ -27,27 +29,41 @@ class Places:
     store: str
 
     def local(self, uri: str) -> str:
-        """The path of `uri` on this machine."""
-        return str(locate(uri, self.mounts).local)
+        """The path of `uri` on this machine; `uri` itself where it lies outside."""
+        return uri if is_remote(uri) else str(locate(uri, self.mounts).local)
+
+    @property
+    def logs(self) -> Path:
+        """Folder of the tasks' logs: in the store, or where one would lie here."""
+        return (DEFAULT_FOLDER.resolve() if is_remote(self.store) else Path(self.local(self.store))) / "logs"
+
+    def opened(self) -> Store:
+        """The store. Raises StoreError."""
+        return Store.open(self.store, self.mounts)
 
 
 def parse_maps(maps: Iterable[str]) -> dict[str, Path]:
-    """`pvc://CLAIM=FOLDER`, each, as claim -> folder. Raises UsageError."""
+    """`pvc://CLAIM=FOLDER` or `secret/NAME=FOLDER`, each, as CLAIM or secret/NAME -> folder. Raises UsageError."""
     folders: dict[str, Path] = {}
     for text in maps:
-        uri, _, folder = text.partition("=")
-        claim = claim_of(uri)
-        if not claim or uri.rstrip("/") != f"pvc://{claim}" or not folder:
-            raise UsageError(f"--map {text}: expected pvc://CLAIM=FOLDER, such as pvc://models=./models")
+        place, _, folder = text.partition("=")
+        claim = claim_of(place)
+        secret = place.removeprefix(SECRET) if place.startswith(SECRET) else ""
+        if not folder or not (secret or (claim and place.rstrip("/") == f"pvc://{claim}")):
+            raise UsageError(
+                f"--map {text}: expected pvc://CLAIM=FOLDER, such as pvc://models=./models, or secret/NAME=FOLDER with a file for each key"
+            )
         path = Path(folder).expanduser().resolve()
         if not path.is_dir():
             raise UsageError(f"--map {text}: folder {path} does not exist")
-        folders[claim] = path
+        folders[place if secret else claim or ""] = path
     return folders
 
 
 def places(spec: OptimizedModelSpec, folders: dict[str, Path], store: Path | None) -> Places:
     """Find the store's folder (`--store`, else the spec's, else ./fettle-store) and check that every claim has one.
+
+    `folders` are those of `parse_maps`. A Secret without one is left aside: then what the environment says is used.
 
     Raises UsageError that says which `--map` is missing, or why the store's folder cannot be used.
     """
@@ -55,14 +71,20 @@ def places(spec: OptimizedModelSpec, folders: dict[str, Path], store: Path | Non
         spec = spec.model_copy(update={"store": None})
     uri = spec.store.uri if spec.store is not None else DEFAULT_STORE
     claim = claim_of(uri)
-    if claim is None:
+    if is_remote(uri):
+        pass  # nothing to make: its first task says whether it can be written
+    elif claim is None:
         _store_folder(Path(unquote(urlsplit(uri).path)))
     elif claim not in folders or store is not None:
         folder = (store or DEFAULT_FOLDER).expanduser().resolve()
         _store_folder(folder)
         folders = {**folders, claim: folder}
     _check(spec, folders)
-    return Places(spec, Mounts(folders, allow_files=True), uri)
+    claims = {name: path for name, path in folders.items() if not name.startswith(SECRET)}
+    named = [*spec.addresses().values(), *([Address(uri, spec.store.secret_name)] if spec.store is not None else [])]
+    remote = [address for address in named if is_remote(address.uri)]
+    secrets = {address.uri: folders.get(f"{SECRET}{address.secret_name}") for address in remote}
+    return Places(spec, Mounts(claims, allow_files=True, secrets=secrets), uri)
 
 
 def _store_folder(folder: Path) -> None:
@@ -78,20 +100,11 @@ def _store_folder(folder: Path) -> None:
 
 
 def _check(spec: OptimizedModelSpec, folders: dict[str, Path]) -> None:
-    addresses = {"spec.source.uri": spec.source.uri}
-    data = spec.data
-    for name, given in (
-        ("calibration", data.calibration),
-        ("evaluation", data.evaluation),
-        ("training", data.training),
-    ):
-        if given is not None:
-            addresses[f"spec.data.{name}.uri"] = given.uri
-    for path, uri in addresses.items():
-        claim = claim_of(uri)
+    for path, address in spec.addresses().items():
+        claim = claim_of(address.uri)
         if claim is not None and claim not in folders:
             raise UsageError(
-                f"{path}: {uri} is in a claim; map the claim to a local folder: --map pvc://{claim}=FOLDER"
+                f"{path}: {address.uri} is in a claim; map the claim to a local folder: --map pvc://{claim}=FOLDER"
             )
 
 

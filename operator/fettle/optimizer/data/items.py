@@ -83,6 +83,7 @@ class ItemsRequest:
     preprocess: PreprocessSpec | None = None
     by_name: bool = False  # the label of a picture is its folder's name
     judged: bool = True  # labels count for something
+    missing: frozenset[str] = frozenset()  # inputs whose values may be missing (NaN)
 
 
 def read(request: ItemsRequest, mounts: Mounts, signature: Signature, axes: Mapping[str, int], room: Room) -> Items:
@@ -90,7 +91,7 @@ def read(request: ItemsRequest, mounts: Mounts, signature: Signature, axes: Mapp
 
     `axes`: by input, the axis that items are stacked on, if any. `room`: the memory they may take.
 
-    Raises DataError: DataNotFound; DataInvalid for arrays that are missing, do not fit or hold NaN or infinity.
+    Raises DataError: DataNotFound; DataInvalid for arrays that are missing, do not fit or hold infinity, or NaN where none is expected.
     """
     uri = request.uri
     location = locate(uri, mounts, missing=_missing)
@@ -98,7 +99,10 @@ def read(request: ItemsRequest, mounts: Mounts, signature: Signature, axes: Mapp
     wanted = ReadRequest(uri, inputs, request.label_key, request.most, room, request.by_name, request.judged)
     with explained(f"reading {uri}"):
         columns = _columns(location, wanted, signature, request.preprocess)
-    arrays = {t.name: _checked(t, columns.arrays[t.name], axes.get(t.name), uri) for t in signature.inputs}
+    arrays = {
+        t.name: _checked(t, columns.arrays[t.name], axes.get(t.name), uri, t.name in request.missing)
+        for t in signature.inputs
+    }
     lengths = {name: len(array) for name, array in columns.arrays.items()}
     if len(set(lengths.values())) > 1:
         raise DataError(f"{uri}: the first axis of every array must have the same number of items, found {lengths}")
@@ -140,16 +144,18 @@ def _columns(
         return read_columns(path, stream, wanted)
 
 
-def _checked(tensor: Tensor, array: Array, axis: int | None, uri: str) -> Array:
-    """`array` whole. Raises DataError for another shape, and for NaN and infinity."""
+def _checked(tensor: Tensor, array: Array, axis: int | None, uri: str, missing: bool) -> Array:
+    """`array` whole. Raises DataError for another shape, for infinity, and for NaN unless values may be `missing`."""
     where = f"{uri}: {tensor.name}"
     whole = _whole(tensor, array, axis, where)
-    if is_float(whole) and not np.isfinite(whole).all():
-        bad = ~np.isfinite(whole).reshape(len(whole), -1).all(axis=1)
-        first = int(np.argmax(bad))
-        raise DataError(
-            f"{where}: {int(bad.sum())} of {len(whole)} items contain NaN or infinity, the first is item {first}"
-        )
+    if is_float(whole):
+        odd = np.isinf(whole) if missing else ~np.isfinite(whole)
+        if odd.any():
+            bad = odd.reshape(len(whole), -1).any(axis=1)
+            first, what = int(np.argmax(bad)), "infinity" if missing else "NaN or infinity"
+            raise DataError(
+                f"{where}: {int(bad.sum())} of {len(whole)} items contain {what}, the first is item {first}"
+            )
     return whole
 
 

@@ -15,11 +15,11 @@ from fettle.api import catalog
 from fettle.api.catalog import StepEntry
 from fettle.api.optimizedmodel_status import CandidateStatus
 from fettle.api.report import CpuClass
-from fettle.api.task import BuiltCandidate, MeasureTask
+from fettle.api.task import BuiltCandidate, CandidatePlan, MeasureTask
 from fettle.api.vocabulary import AgreementMode, RuntimeName
 from fettle.optimizer.measure.agreement import FLOAT_NOISE
 from fettle.optimizer.measure.candidate import Bench, MeasuredCandidate, scale
-from fettle.runtimes import cpu
+from fettle.runtimes import cpu, machine
 from fettle.store import manifest as manifests
 from fettle.store.cache import versions
 from fettle.store.comparison import Comparison, is_float
@@ -36,7 +36,7 @@ def write(
     task: MeasureTask,
     candidate: MeasuredCandidate,
     bench: Bench,
-    machine: CpuClass,
+    here: CpuClass,
 ) -> str:
     """Write the artifact of a candidate that was judged; its digest. Raises StoreError."""
     plan, outputs = candidate.built.plan, candidate.outputs or {}
@@ -64,14 +64,19 @@ def write(
             tolerances={name: tolerance(candidate, name) for name in outputs},
             items_per_run=1 if candidate.alone and task.signature.batchable else None,
             comparisons={name: comparison(candidate, name, rule) for name, rule in bench.reference.live().items()},
-            requires=cpu.requirements(quantized, plan.settings.precision, machine),
+            requires=requirements(plan, quantized, here),
             model=candidate.built.model,
             reference=manifests.put_reference(store, feed, outputs),
         ),
     )
 
 
-def write_figures(store: Store, task: MeasureTask, row: CandidateStatus, machine: CpuClass) -> None:
+def requirements(plan: CandidatePlan, quantized: bool, here: CpuClass) -> tuple[str, ...]:
+    """What a node needs to load it and to give the same answers: of the CPU that computes, or of the GPU."""
+    return machine.requirements(plan.runtime) or cpu.requirements(quantized, plan.settings.precision, here)
+
+
+def write_figures(store: Store, task: MeasureTask, row: CandidateStatus, here: CpuClass) -> None:
     """Keep a row beside its artifact, under the key of what was measured where. Raises StoreError."""
     if row.artifact is None:
         return
@@ -80,14 +85,14 @@ def write_figures(store: Store, task: MeasureTask, row: CandidateStatus, machine
         "items": task.items.sha256,
         "threads": task.threads,
         "batchSizes": list(task.batch_sizes),
-        "cpu": machine.label,
+        "cpu": here.label,
     }
     key = hashlib.sha256(rfc8785.dumps(document)).hexdigest()
     manifests.write_measurement(
         store,
         row.artifact,
         key,
-        MeasurementRecord(measured_on=machine, row=row.model_copy(update={"artifact": None}).to_json()),
+        MeasurementRecord(measured_on=here, row=row.model_copy(update={"artifact": None}).to_json()),
     )
 
 

@@ -22,9 +22,11 @@ from fettle.optimizer.measure import items as item
 from fettle.optimizer.measure.accuracy import Judgement, Reference
 from fettle.optimizer.measure.neighbours import depends
 from fettle.optimizer.measure.process import WorkerProcess
+from fettle.optimizer.measure.profile import noting
 from fettle.optimizer.measure.protocol import Judge, Load, RunItems
 from fettle.optimizer.measure.tally import difference
 from fettle.store.manifest import REFERENCE_ITEMS
+from fettle.store.profile import Distribution
 
 log = logging.getLogger(__name__)
 SLOW_SECONDS = 0.5  # a reference that takes longer is not run again at every start of the clock
@@ -70,6 +72,7 @@ class MeasuredCandidate:
     deviations: dict[str, float] = field(default_factory=dict)  # by output: worst between starts, or one item and many
     depends: bool = False  # an answer was seen to change with the other items of its run
     proved: bool = False  # its runtime was seen to keep its promises on this model
+    answered: Distribution | None = None  # its answers to the certifying items
 
     @property
     def name(self) -> str:
@@ -200,7 +203,8 @@ def judge_original(
     with candidate.start(bench) as worker:
         chunk: list[item.Answer] = []
         candidate.look_at_neighbours(worker, bench)
-        for answer in candidate.answers(worker, bench):
+        seen = Distribution(bench.signature.outputs)
+        for answer in noting(candidate.answers(worker, bench), seen):
             chunk.append(answer)
             if len(chunk) >= item.LARGEST_BATCH or item.size_of(chunk) >= item.FEED_BYTES:
                 bench.reference.add(chunk)
@@ -211,6 +215,7 @@ def judge_original(
             bench.reference.finish_beside(beside)
             return
         bench.reference.finish()
+        candidate.answered = seen
         log.info("%s", bench.reference.summary())
         candidate.examine(worker, bench, profile)
 
@@ -243,7 +248,8 @@ def certify(candidate: MeasuredCandidate, bench: Bench, alpha: float) -> None:
     try:
         with candidate.start(bench) as worker:
             candidate.look_at_neighbours(worker, bench)
-            answers = candidate.answers(worker, bench)
+            candidate.answered = Distribution(bench.signature.outputs)
+            answers = noting(candidate.answers(worker, bench), candidate.answered)
             candidate.judgement = bench.reference.judge(answers, candidate.built.lossy, alpha)
             candidate.examine(worker, bench)
     except FettleError as error:
@@ -268,7 +274,7 @@ def same_as(candidate: MeasuredCandidate, original: MeasuredCandidate, reference
     candidate.executed, candidate.outputs = original.executed, original.outputs
     candidate.peak_memory_bytes, candidate.reference_seconds = original.peak_memory_bytes, original.reference_seconds
     candidate.deviations, candidate.depends = original.deviations, original.depends
-    candidate.proved = original.proved
+    candidate.proved, candidate.answered = original.proved, original.answered
     candidate.judgement = reference.itself()
 
 

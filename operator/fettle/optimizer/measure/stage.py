@@ -7,6 +7,7 @@ import tempfile
 import time
 from collections.abc import Sequence
 from dataclasses import replace
+from functools import cached_property
 from pathlib import Path
 
 import numpy as np
@@ -20,15 +21,17 @@ from fettle.api.report import CpuClass, MeasureReport
 from fettle.api.task import BuiltCandidate, MeasureTask, StoredData
 from fettle.api.vocabulary import Objective
 from fettle.errors import RuntimeFailure
-from fettle.optimizer.measure import artifact, incumbent, items, rows
+from fettle.optimizer.measure import artifact, incumbent, items, profile, rows
 from fettle.optimizer.measure.accuracy import Reference
 from fettle.optimizer.measure.candidate import Bench, MeasuredCandidate, certify, judge_original, same_as, screen
 from fettle.optimizer.measure.cgroup import Limits, Throttling
 from fettle.optimizer.measure.clock import BASELINE, Clock, LoadedModel, TimedCandidate, groups
 from fettle.optimizer.measure.schedule import TimingSchedule
 from fettle.optimizer.measure.search import Certificate, ScreenedCandidate, hold_finals, sort_out
-from fettle.runtimes import cpu
+from fettle.runtimes import machine
 from fettle.store.arrays import mapped, restored
+from fettle.store.manifest import write_profile
+from fettle.store.profile import FeatureProfile, Profile
 from fettle.store.store import Store
 
 log = logging.getLogger(__name__)
@@ -42,15 +45,15 @@ def measure(task: MeasureTask, store: Store, schedule: TimingSchedule) -> Measur
     Raises FettleError only where nothing can be said: no items, a baseline that does not run, a store that fails.
     """
     began = time.monotonic()
-    machine = cpu.detect()
+    here = machine.detect(candidate.plan.runtime for candidate in (task.baseline, *task.candidates))
     with tempfile.TemporaryDirectory(prefix="fettle-measure-") as folder:
-        run = _Measuring(task, store, Path(folder), machine, schedule)
+        run = _Measuring(task, store, Path(folder), here, schedule)
         run.judge_original()
         run.screen()
         run.hold_finals()
         candidates = run.conclude()
         return MeasureReport(
-            measured_on=machine,
+            measured_on=here,
             baseline=rows.baseline_row(task, run.certifying.reference, run.clock.baseline),
             candidates=candidates,
             distributions=run.clock.distributions(),
@@ -63,10 +66,8 @@ def measure(task: MeasureTask, store: Store, schedule: TimingSchedule) -> Measur
 class _Measuring:
     """One task, step by step."""
 
-    def __init__(
-        self, task: MeasureTask, store: Store, folder: Path, machine: CpuClass, schedule: TimingSchedule
-    ) -> None:
-        self.task, self.store, self._folder, self._machine = task, store, folder, machine
+    def __init__(self, task: MeasureTask, store: Store, folder: Path, here: CpuClass, schedule: TimingSchedule) -> None:
+        self.task, self.store, self._folder, self._machine = task, store, folder, here
         self.notes: list[str] = []
         self.certifying = self._bench("certifying", task.items)
         self._screening = self._bench("screening", task.screening or task.items, SCREENING_ITEMS)
@@ -203,6 +204,10 @@ class _Measuring:
             self.notes.append(f"{remark}: judged, timed and served one item at a time, whatever the batch size")
         return tuple(self._row(candidate) for candidate in self._candidates)
 
+    @cached_property
+    def _input_features(self) -> tuple[FeatureProfile, ...]:
+        return profile.of_items(self.certifying.items)
+
     def _row(self, candidate: MeasuredCandidate) -> CandidateStatus:
         timed = self._timed.get(candidate.name)
         if self._is_original(candidate):
@@ -215,6 +220,9 @@ class _Measuring:
             )
             row = row.model_copy(update={"artifact": sha256})
             artifact.write_figures(self.store, self.task, row, self._machine)
+            if candidate.answered is not None:
+                made = Profile(inputs=self._input_features, outputs=candidate.answered.features())
+                write_profile(self.store, sha256, made)
         log.info("%s: %s %s", row.name, row.state, row.message or "")
         return row
 

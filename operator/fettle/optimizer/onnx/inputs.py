@@ -26,18 +26,25 @@ _PASSING = frozenset(
         "Split",
     ]
 )
+# Operators that know what to do with a value that is missing (NaN), and those that keep it one.
+_FOR_MISSING = frozenset(["Imputer", "TreeEnsemble", "TreeEnsembleClassifier", "TreeEnsembleRegressor"])
+_KEEP_MISSING = _PASSING | {"Add", "ArrayFeatureExtractor", "Div", "FeatureVectorizer", "Mul", "Scaler", "Sub"}
 _TABLES = {"Gather": (0, 1), "GatherND": (0, 1), "GatherElements": (0, 1), "Embedding": (0, 1)}
 
 
 @dataclass(frozen=True)
 class Hint:
-    """What is known of one input: values below `rows`, one of `words`, how often a loop runs, the names of its dimensions."""
+    """What is known of one input: values below `rows`, one of `words`, how often a loop runs, the names of its dimensions.
+
+    `missing`: values may be missing (NaN), as trees know branches for them.
+    """
 
     rows: int | None = None
     trip_count: bool = False
     words: tuple[str, ...] = ()
     numbers: tuple[int, ...] = ()
     dimensions: tuple[str, ...] = ()
+    missing: bool = False
 
 
 def hints(model: onnx.ModelProto) -> dict[str, Hint]:
@@ -93,7 +100,23 @@ def _hint(
         words=tuple(dict.fromkeys(words)),
         numbers=tuple(dict.fromkeys(numbers)),
         dimensions=dimensions,
+        missing=_may_miss(value.name, consumers),
     )
+
+
+def _may_miss(name: str, consumers: dict[str, list[onnx.NodeProto]]) -> bool:
+    """Whether an operator that `name` leads to takes missing values."""
+    seen = {name}
+    waiting = [name]
+    while waiting:
+        for node in consumers[waiting.pop()]:
+            if node.op_type in _FOR_MISSING:
+                return True
+            if node.op_type in _KEEP_MISSING:
+                fresh = [output for output in node.output if output not in seen]
+                seen.update(fresh)
+                waiting.extend(fresh)
+    return False
 
 
 def _rows(node: onnx.NodeProto, name: str, shapes: dict[str, tuple[int, ...]]) -> list[int]:

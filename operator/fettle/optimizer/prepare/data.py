@@ -17,12 +17,14 @@ from fettle.optimizer.data import items as data
 from fettle.optimizer.data.columns import LABELS, Room, listed
 from fettle.optimizer.data.items import Items, ItemsRequest
 from fettle.optimizer.data.split import SPLIT_MOST, Split, split, with_training
+from fettle.optimizer.onnx.inputs import Hint
 from fettle.optimizer.prepare.batch import PROOF_ITEMS, PROOF_MOST, stacking_axes
 from fettle.optimizer.reference import SLOW_SECONDS
 from fettle.optimizer.sources.base import RunModel, RunnableModel, failure_of
-from fettle.store.uris import Mounts
+from fettle.store.uris import Mounts, locate
 
 LARGE_BYTES = 4 << 20  # an item of this size is not made by the dozen
+MOST_CODE = 64 << 10  # bytes of a metric of one's own
 
 
 @dataclass(frozen=True)
@@ -35,8 +37,11 @@ class Data:
     axes: Mapping[str, int]
 
 
-def read(spec: DataSpec, mounts: Mounts, signature: Signature, axes: Mapping[str, int]) -> Split:
+def read(
+    spec: DataSpec, mounts: Mounts, signature: Signature, axes: Mapping[str, int], hints: Mapping[str, Hint]
+) -> Split:
     """What the spec's addresses hold, split. Raises DataError."""
+    missing = frozenset(name for name, hint in hints.items() if hint.missing)
     calibration = evaluation = None
     room = Room()
     by_name = spec.evaluation is not None and bool(spec.evaluation.classes)
@@ -44,13 +49,15 @@ def read(spec: DataSpec, mounts: Mounts, signature: Signature, axes: Mapping[str
     if spec.calibration is not None:
         given = spec.calibration
         label_key = spec.evaluation.label_key if spec.evaluation is not None else None
-        asked = ItemsRequest(given.uri, given.max_samples, label_key, given.preprocess, by_name, judged)
+        asked = ItemsRequest(given.uri, given.max_samples, label_key, given.preprocess, by_name, judged, missing)
         calibration = data.read(asked, mounts, signature, axes, room)
     if spec.evaluation is not None:
         judging = spec.evaluation
         if judging.label_key in {tensor.name for tensor in signature.inputs}:
             raise DataError(f"data.evaluation.labelKey {judging.label_key!r} is an input of the model")
-        asked = ItemsRequest(judging.uri, judging.max_samples, judging.label_key, judging.preprocess, by_name, judged)
+        asked = ItemsRequest(
+            judging.uri, judging.max_samples, judging.label_key, judging.preprocess, by_name, judged, missing
+        )
         evaluation = data.read(asked, mounts, signature, axes, room)
         if evaluation.labels is None:
             _refuse_without_labels(judging, evaluation.others)
@@ -58,7 +65,9 @@ def read(spec: DataSpec, mounts: Mounts, signature: Signature, axes: Mapping[str
     if spec.training is None:
         return parted
     learned = spec.training
-    asked = ItemsRequest(learned.uri, learned.max_samples, learned.label_key, learned.preprocess, by_name)
+    asked = ItemsRequest(
+        learned.uri, learned.max_samples, learned.label_key, learned.preprocess, by_name, missing=missing
+    )
     return with_training(parted, data.read(asked, mounts, signature, axes, room))
 
 
@@ -67,6 +76,27 @@ def column_names(spec: DataSpec, mounts: Mounts) -> set[str]:
     given = [one.uri for one in (spec.calibration, spec.evaluation, spec.training) if one is not None]
     labels = {one.label_key for one in (spec.evaluation, spec.training) if one is not None}
     return {name for uri in given for name in data.column_names_of(uri, mounts)} - labels
+
+
+def custom_code(spec: DataSpec, mounts: Mounts) -> str | None:
+    """The Python code at the address of a metric of one's own; None where there is none. Raises DataError."""
+    uri = spec.evaluation.custom.uri if spec.evaluation is not None and spec.evaluation.custom is not None else None
+    if uri is None:
+        return None
+    location = locate(uri, mounts, missing=DataError)
+    try:
+        with location.filesystem.open(location.path, "rb") as file:
+            code = file.read(MOST_CODE + 1)
+    except OSError as error:
+        raise DataError(f"{uri} (data.evaluation.custom.uri): {error.strerror or error}") from error
+    if len(code) > MOST_CODE:
+        raise DataError(
+            f"{uri} (data.evaluation.custom.uri): larger than {MOST_CODE >> 10} KiB, which no metric's code should be"
+        )
+    try:
+        return str(code.decode("utf-8"))
+    except UnicodeDecodeError as error:
+        raise DataError(f"{uri} (data.evaluation.custom.uri) is not a Python file in UTF-8: {error}") from error
 
 
 def _refuse_without_labels(asked: EvaluationSpec, others: Sequence[str]) -> None:
@@ -91,7 +121,7 @@ def _refuse_without_labels(asked: EvaluationSpec, others: Sequence[str]) -> None
 def gather(spec: DataSpec, mounts: Mounts, subject: RunnableModel, specs: Mapping[str, InputSpec], seed: int) -> Data:
     """Items given, or a way to make them. Raises DataError."""
     axes = stacking_axes(subject.signature, specs, subject.hints)
-    given = read(spec, mounts, subject.signature, axes)
+    given = read(spec, mounts, subject.signature, axes, subject.hints)
     generator = generate.Generator(subject.signature, subject.hints, specs, axes, seed)
     probes = given.evaluation or given.calibration
     if probes is None:

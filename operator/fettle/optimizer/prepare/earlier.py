@@ -11,7 +11,7 @@ import rfc8785
 from fettle.api import catalog
 from fettle.api.report import PrepareReport
 from fettle.api.task import task_hash
-from fettle.api.vocabulary import FormatName
+from fettle.api.vocabulary import DeviceKind, FormatName
 from fettle.optimizer.data.split import screening
 from fettle.optimizer.onnx import inputs as onnx_inputs
 from fettle.optimizer.onnx import model as onnx_model
@@ -26,7 +26,8 @@ def preparation(format: FormatName) -> str:
     entry = catalog.source_format(format)
     revision = entry.revision if entry is not None else 0
     libraries = versions(entry.libraries if entry is not None else ())
-    runtimes = {row.runtime: version(row.library) for row in catalog.RUNTIMES if catalog.PORTABLE in row.loads}
+    asked = (row for row in catalog.RUNTIMES if catalog.PORTABLE in row.loads and row.device is DeviceKind.CPU)
+    runtimes = {row.runtime: version(row.library) for row in asked}
     document: dict[str, Any] = {"revision": revision, "libraries": libraries, "runtimes": runtimes}
     return hashlib.sha256(rfc8785.dumps(document)).hexdigest()
 
@@ -35,6 +36,8 @@ def earlier(job: Job) -> PrepareReport | None:
     """The earlier answer, with the builds that the store has now; None where source, data or Fettle are others."""
     report = job.store.result(task_hash(job.task))
     if not isinstance(report, PrepareReport) or report.preparation != preparation(job.source.format.name):
+        return None
+    if report.custom_code != job.custom_code:
         return None
     if report.source.sha256 != job.source.sha256 or not _is_stored(job, report) or not _same_items(job, report):
         return None
@@ -57,7 +60,7 @@ def _same_items(job: Job, report: PrepareReport) -> bool:
         return False
     known = hints if hints is not None else _hints(job, report)
     axes = batch.stacking_axes(report.signature, job.inputs.by_name, known)
-    given = data.read(job.task.data, job.mounts, report.signature, axes)
+    given = data.read(job.task.data, job.mounts, report.signature, axes, known)
     if given.calibration is not None or not report.generated:
         calibration = stored_items(job.store, unlabelled(given.calibration), report.signature)
         screened = stored_items(job.store, screening(given.calibration), report.signature)

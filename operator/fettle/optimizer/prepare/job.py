@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from fettle.api.data import EvaluationSpec
 from fettle.api.report import BuildEntry
 from fettle.api.signature import Signature
 from fettle.api.task import BuildPlan, PrepareTask, StoredData, StoredModel
@@ -29,12 +30,23 @@ class Job:
     source: Source
     inputs: Inputs
     folder: Path
+    custom_code: str | None = None  # of a metric of one's own, read from its address
+
+    @property
+    def evaluation(self) -> EvaluationSpec | None:
+        """How the items are judged."""
+        given = self.task.data.evaluation
+        if given is None or given.custom is None or self.custom_code is None:
+            return given
+        return given.model_copy(update={"custom": given.custom.holding(self.custom_code)})
 
     @classmethod
     def begin(cls, task: PrepareTask, store: Store, mounts: Mounts, folder: Path) -> Job:
-        """Fetch the source into `folder`. Raises SourceError."""
-        inputs = Inputs(task.source.inputs, lambda: data.column_names(task.data, mounts))
-        return cls(task, store, mounts, fetch(task.source, mounts, folder / "source"), inputs, folder)
+        """Fetch the source into `folder`. Raises SourceError, DataError."""
+        spec = task.source
+        inputs = Inputs(spec.inputs, lambda: data.column_names(task.data, mounts), spec.signature, spec.trusted)
+        code = data.custom_code(task.data, mounts)
+        return cls(task, store, mounts, fetch(spec, mounts, folder / "source"), inputs, folder, code)
 
 
 def stored_items(store: Store, items: Items | None, signature: Signature) -> StoredData | None:

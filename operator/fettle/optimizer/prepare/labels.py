@@ -26,6 +26,7 @@ from fettle.optimizer.measure.items import answers as answers_of
 from fettle.optimizer.measure.metrics import Judging, Scores
 from fettle.optimizer.measure.tasks import METRICS, likely, recognized
 from fettle.optimizer.measure.tasks.base import TaskMetric, examples_of
+from fettle.optimizer.measure.tasks.judging import refuse_unlike_itself
 from fettle.optimizer.measure.tasks.sample import LabelSample
 from fettle.optimizer.sources.base import RunModel
 from fettle.optimizer.statistics import SEED, agreement_interval
@@ -137,7 +138,7 @@ def _task(items: Items, signature: Signature, spec: EvaluationSpec, run: RunMode
 
 def _informative(items: Items, name: Metric, metric: TaskMetric, answers: Iterable[tuple[int, Answer]]) -> int:
     """How many of all items may say anything, by those that were answered. Raises DataError where labels do not fit."""
-    itself = metric.scorer(False)
+    itself = metric.changes() if items.labels is not None else metric.scorer(False)
     sample = LabelSample(name, metric, whole=True)
     seen = 0
     for index, answer in answers:
@@ -149,12 +150,15 @@ def _informative(items: Items, name: Metric, metric: TaskMetric, answers: Iterab
     sample.whole = sample.whole and seen == len(items)
     if items.labels is not None:
         sample.refuse()
+    some = 0
     try:
-        some = itself.pool().items
+        pool = itself.pool()
     except DataError:
         if seen == len(items):
             raise
-        some = 0
+    else:
+        refuse_unlike_itself(name, metric, pool)
+        some = pool.items
     share = agreement_interval(seen - some, seen, 0.05).high if seen < len(items) else some / seen
     return round(share * len(items))
 

@@ -4,22 +4,25 @@ from __future__ import annotations
 
 import hashlib
 from dataclasses import dataclass
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 
 import rfc8785
 
 from fettle.api import catalog
 from fettle.api.optimizedmodel import SourceSpec
 from fettle.api.reasons import Reason
+from fettle.api.vocabulary import FormatName
 from fettle.errors import SourceError
-from fettle.optimizer.sources import readable
+from fettle.optimizer.sources import mlflow, readable
 from fettle.optimizer.sources.base import SourceFormat
 from fettle.optimizer.sources.recognition import recognise
 from fettle.store.store import explained, file_digest
 from fettle.store.uris import Location, Mounts, locate
 
 ENTRY = "model.onnx"
+CONFIG = "config.json"  # of a Hugging Face directory
 SUFFIXES = tuple(suffix for entry in catalog.FORMATS for suffix in entry.suffixes)
+COMMON = tuple(suffix for entry in catalog.FORMATS for suffix in entry.common)
 
 
 @dataclass(frozen=True)
@@ -42,8 +45,8 @@ class Source:
 def fetch(spec: SourceSpec, mounts: Mounts, folder: Path) -> Source:
     """Copy the source to `folder` and take its digest.
 
-    Raises SourceError: SourceNotFound, UnsupportedFormat, UnsafePickle, SourceCorrupted, UnsupportedModel (external data outside the
-    model's folder), DigestMismatch.
+    Raises SourceError: SourceNotFound, UnsupportedFormat, UnsafePickle, UnsafeCode, SourceCorrupted, UnsupportedModel (external data
+    outside the model's folder), DigestMismatch.
     """
     given = locate(spec.uri, mounts, missing=SourceError)
     if not given.filesystem.exists(given.path):
@@ -51,13 +54,14 @@ def fetch(spec: SourceSpec, mounts: Mounts, folder: Path) -> Source:
     if given.filesystem.isdir(given.path):
         home, entry = given, _entry_of(given)
     else:
-        parent, _, entry = spec.uri.rstrip("/").rpartition("/")
-        home = locate(parent + "/", mounts, missing=SourceError)
-        entry = given.path.rsplit("/", 1)[-1]
+        home, entry = given.parent, given.path.rsplit("/", 1)[-1]
+    wanted = spec.format
+    if entry == mlflow.ENTRY:
+        home, entry = _named_in(home, entry)
+        wanted = FormatName.AUTO if wanted == FormatName.MLFLOW else wanted
     _copy(home, entry, folder)
-    format = recognise(folder / entry, spec.format)
-    beside = PurePosixPath(entry).parent
-    others = [str(beside / name) for name in format.companions(folder / entry)]
+    format = recognise(folder / entry, wanted, spec.trusted)
+    others = format.companions(folder / entry, lambda: _below(home))
     for name in others:
         _copy(home, name, folder)
     files = tuple(sorted({entry, *others}))
@@ -77,21 +81,40 @@ def digest(folder: Path, files: tuple[str, ...]) -> str:
     return hashlib.sha256(rfc8785.dumps(list(map(list, digests)))).hexdigest()
 
 
+def _named_in(home: Location, entry: str) -> tuple[Location, str]:
+    """The folder and the file of the model that an MLflow directory names. Raises SourceError."""
+    described = home.child(entry)
+    with explained(f"reading {described.uri}", reading=True):
+        named = home.child(mlflow.inner(home.filesystem.cat_file(described.path), described.uri))
+    if home.filesystem.isdir(named.path):
+        return named, _entry_of(named)
+    inside = named.path.removeprefix(home.path.rstrip("/") + "/")
+    folder, _, name = inside.rpartition("/")
+    return (home.child(folder) if folder else home), name
+
+
+def _below(home: Location) -> list[str]:
+    """Every file in the folder and below it, relative to it."""
+    start = home.path.rstrip("/") + "/"
+    return sorted(path.removeprefix(start) for path in home.filesystem.find(home.path))
+
+
 def _entry_of(folder: Location) -> str:
     """The model file of a folder: the one called model.onnx, or the only one whose name ends like a model's."""
     names: list[str] = sorted(path.rsplit("/", 1)[-1] for path in folder.filesystem.ls(folder.path, detail=False))
     models = [name for name in names if name.lower().endswith(SUFFIXES)]
-    if ENTRY in models:
-        return ENTRY
+    models = models or [name for name in names if name.lower().endswith(COMMON) and name != CONFIG]
+    for known in (mlflow.ENTRY, ENTRY):
+        if known in names:
+            return known
     if len(models) == 1:
         return models[0]
     if models:
         raise SourceError(
             f"{folder.uri} contains several models ({', '.join(models)}): select one of them with source.uri"
         )
-    if "saved_model.pb" in names or "config.json" in names:
-        kind = "a TensorFlow SavedModel" if "saved_model.pb" in names else "a HuggingFace directory"
-        message = f"{folder.uri} is {kind}: export it first; {readable()}"
+    if CONFIG in names:
+        message = f"{folder.uri} is a HuggingFace directory: export it first; {readable()}"
         raise SourceError(message, reason=Reason.UNSUPPORTED_FORMAT)
     raise SourceError(f"{folder.uri} contains no model ({', '.join(SUFFIXES)}); found {names[:10] or 'nothing'}")
 

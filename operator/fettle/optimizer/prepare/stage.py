@@ -16,7 +16,7 @@ from fettle.api.report import ConversionFault, PrepareReport, Traits
 from fettle.api.signature import Signature
 from fettle.api.task import PrepareTask, StoredModel
 from fettle.api.text import quoted
-from fettle.api.vocabulary import Basis, FormatName, RuntimeName
+from fettle.api.vocabulary import Basis, DeviceKind, FormatName, RuntimeName
 from fettle.errors import ConversionError, RuntimeFailure
 from fettle.optimizer import sources
 from fettle.optimizer.data.items import Items
@@ -24,6 +24,7 @@ from fettle.optimizer.data.split import Split, screening
 from fettle.optimizer.onnx import model as onnx_model
 from fettle.optimizer.onnx.session import session
 from fettle.optimizer.prepare import batch, data, labels, probe
+from fettle.optimizer.prepare.conversion import held
 from fettle.optimizer.prepare.data import Data
 from fettle.optimizer.prepare.earlier import earlier, preparation
 from fettle.optimizer.prepare.job import Job, builds, stored_items, teacher, unlabelled
@@ -105,6 +106,7 @@ def _converted(job: Job) -> PrepareReport:
     log.info("portable form: %s", ", ".join(form.kept) or "as it came")
     opened = session(form.path, original.signature)
     judged = _judged(job, original.subject, reference_data, opened.infer)
+    told = held(original.subject, opened.infer, judged.items, judged.signature) if original.foreign else None
     opened.close()
     runtimes, refusals = _runtimes(
         job, form.path, judged.signature, job.source.format.name if original.untouched else None
@@ -119,7 +121,7 @@ def _converted(job: Job) -> PrepareReport:
             runtimes=runtimes,
             traits=traits(form, judged.signature, reference_data.data.probes),
             basis=Basis.SOURCE_RUNTIME if original.untouched else Basis.PORTABLE_FORM,
-            notes=(*form.notes, *judged.notes, *refusals),
+            notes=(*form.notes, *judged.notes, *((told,) if told else ()), *refusals),
         ),
     )
 
@@ -151,7 +153,7 @@ def _reference_data(job: Job, subject: RunnableModel) -> ReferenceData:
     task, seed = job.task, int(job.source.sha256[:12], 16)
     gathered = data.gather(task.data, job.mounts, subject, job.inputs.by_name, seed)
     try:
-        return ReferenceData(gathered, reference(subject.run, gathered.probes))
+        return ReferenceData(gathered, reference(subject.run, gathered.probes, subject.steps))
     except RuntimeFailure as error:
         raise data.refused(error, task.data) from error
 
@@ -161,7 +163,7 @@ def _judged(job: Job, subject: RunnableModel, reference_data: ReferenceData, run
     task = job.task
     proof = batch.prove_batch(run, subject.signature, reference_data.data.axes, data.enough(reference_data.data))
     signature = batch.settled(subject.signature, proof.axes, reference_data.reference.answers)
-    reading = labels.read(reference_data.data.split, signature, task.data.evaluation, run)
+    reading = labels.read(reference_data.data.split, signature, job.evaluation, run)
     given, items, generated = data.judged(reference_data.data, task.data, run)
     one_by_one = f"one item at a time, because no batch axis could be verified: {proof.why_not}"
     why_not = () if proof.axes is not None else (one_by_one,)
@@ -188,6 +190,7 @@ def _report(job: Job, judged: Judged, form: Form) -> PrepareReport:
         labels=judged.reading.labels,
         metric=judged.reading.metric,
         informative=judged.reading.informative,
+        custom_code=job.custom_code,
         generated=judged.generated,
         basis=form.basis,
         preparation=preparation(job.source.format.name),
@@ -214,12 +217,12 @@ def _status(job: Job, signature: Signature) -> SourceStatus:
 def _runtimes(
     job: Job, path: Path, signature: Signature, untouched: FormatName | None
 ) -> tuple[tuple[RuntimeName, ...], list[str]]:
-    """Runtimes that load the portable form (the one that every step was checked with does) or the `untouched` source, and why the
+    """Runtimes on CPUs that load the portable form (the one that every step was checked with does) or the `untouched` source, and why the
     others do not."""
     refusals = {
         row.runtime: _refusal(row, job.task, path, signature)
         for row in catalog.RUNTIMES
-        if catalog.PORTABLE in row.loads
+        if catalog.PORTABLE in row.loads and row.device is DeviceKind.CPU
     }
     own = (row.runtime for row in catalog.RUNTIMES if catalog.PORTABLE not in row.loads and untouched in row.loads)
     loading = (*(name for name, why in refusals.items() if why is None), *own)

@@ -47,6 +47,7 @@ class Point:
     speedup: Interval | None
 
 
+LINE = 10  # points from one line of numbers to the next
 PLACES = ((7, 5), (-7, 5), (-7, -14), (7, -14))
 MARKERS: dict[str, tuple[str, str, int]] = {
     "selected": ("*", GOOD, 190),
@@ -91,9 +92,9 @@ def pareto(points: Sequence[Point], drop_label: str, max_drop: float | None, per
         )
     axes.set_ylim(bottom, top)
     unjudged = [point for point in points if point.milliseconds is not None and point.drop is None]
-    _on_the_axis(axes, unjudged)
     latencies = [point.milliseconds for point in (*drawn, *unjudged) if point.milliseconds is not None]
     logarithmic(axes, min(one.low for one in latencies), max(one.high for one in latencies))
+    _on_the_axis(axes, unjudged)
     axes.set_xlabel("median latency, ms (less is better)")
     axes.set_ylabel(f"{drop_label} (less is better)")
     _legend(axes, [*drawn, *unjudged])
@@ -137,7 +138,8 @@ def _draw(axes: Axes, point: Point, factor: float, top: float, place: tuple[int,
 
 
 def _on_the_axis(axes: Axes, points: Sequence[Point]) -> None:
-    """Marks of latencies alone; numbers of marks that lie too close to tell apart are written together."""
+    """Marks of latencies alone; numbers of marks that lie too close to tell apart are written together, and never over others."""
+    written: list[Any] = []
     for near in _side_by_side(points):
         for point in near:
             marker, colour, area = MARKERS[point.kind]
@@ -145,7 +147,7 @@ def _on_the_axis(axes: Axes, points: Sequence[Point]) -> None:
             axes.scatter(
                 [_middle(point)], [0.035], transform=where, marker=marker, s=area * 0.7, color=colour, zorder=3
             )
-        axes.annotate(
+        label = axes.annotate(
             ", ".join(point.label for point in near),
             (_middle(near[-1]), 0.035),
             xycoords=("data", "axes fraction"),
@@ -154,6 +156,9 @@ def _on_the_axis(axes: Axes, points: Sequence[Point]) -> None:
             fontsize=9,
             color=INK,
         )
+        while any(label.get_window_extent().overlaps(other) for other in written):
+            label.set_position((label.get_position()[0], label.get_position()[1] + LINE))
+        written.append(label.get_window_extent())
 
 
 def _side_by_side(points: Sequence[Point]) -> list[list[Point]]:

@@ -14,12 +14,19 @@ from fettle.api.reasons import Reason
 from fettle.api.vocabulary import FormatName
 from fettle.errors import ConversionError, FettleError
 from fettle.optimizer.onnx import model
-from fettle.optimizer.sources import onnx, torch
+from fettle.optimizer.sources import catboost, keras, lightgbm, onnx, sklearn, tensorflow, tflite, torch, xgboost
 from fettle.optimizer.sources.base import Inputs, SourceFormat
 
 FORMATS: tuple[SourceFormat, ...] = (
     *onnx.FORMATS,
+    *sklearn.FORMATS,  # before PyTorch, which takes every other pickle for its own
     *torch.FORMATS,
+    *xgboost.FORMATS,
+    *lightgbm.FORMATS,
+    *catboost.FORMATS,
+    *keras.FORMATS,
+    *tensorflow.FORMATS,
+    *tflite.FORMATS,
 )
 _BY_NAME = {one.name: one for one in FORMATS}
 

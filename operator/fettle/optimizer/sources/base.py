@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 from typing import Any, Protocol
@@ -21,15 +21,21 @@ from fettle.optimizer.onnx.model import READABLE_OPSET
 
 NamedArrays = Mapping[str, np.ndarray[Any, Any]]
 RunModel = Callable[[NamedArrays], NamedArrays]
+Beside = Callable[[], Sequence[str]]  # lists what lies in the folder of a source and below it, relative to that folder
 ADVICE = {Reason.UNSUPPORTED_OPSET: f"; export it again with an opset of at most {READABLE_OPSET}"}
 
 
 @dataclass(frozen=True)
 class Inputs:
-    """What a user says of a model's inputs: `source.inputs`, and through `columns` the names of what the items hold (it reads files)."""
+    """What a user says of a model: `source.inputs`, and through `columns` the names of what the items hold (it reads files).
+
+    `signature`: which of several functions is the model (`source.signature`). `trusted`: the file may run code of its own.
+    """
 
     specs: tuple[InputSpec, ...]
     columns: Callable[[], Collection[str]]
+    signature: str | None = None
+    trusted: bool = False
 
     @cached_property
     def by_name(self) -> Mapping[str, InputSpec]:
@@ -46,12 +52,14 @@ class Inputs:
 class RunnableModel:
     """A model that can be run: its boundary, what is known of the values that its inputs take, and the function that runs it.
 
-    `run` takes and returns arrays by name, in the shapes and data types of `signature`. It raises RuntimeFailure.
+    `run` takes and returns arrays by name, in the shapes and data types of `signature`. It raises RuntimeFailure. `steps`: of outputs that
+    are quantized, the step between two neighbouring values.
     """
 
     signature: Signature
     hints: Mapping[str, Hint]
     run: RunModel
+    steps: Mapping[str, float] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -73,7 +81,8 @@ class Original:
     """The source in ONNX, and `run`, which answers as the source does.
 
     `path`: the file of `model`. `untouched`: the source itself can be timed and served. `converted`: `model` is not what `run` runs, so the
-    two must be compared.
+    two must be compared. `foreign`: `run` is a framework's that no runtime is, so that nothing later is held against it. `steps`: see
+    `RunnableModel`.
     """
 
     model: onnx.ModelProto
@@ -84,11 +93,13 @@ class Original:
     untouched: bool
     converted: bool
     notes: tuple[str, ...] = ()
+    foreign: bool = False
+    steps: Mapping[str, float] = field(default_factory=dict)
 
     @property
     def subject(self) -> RunnableModel:
         """The source as it is run."""
-        return RunnableModel(self.signature, self.hints, self.run)
+        return RunnableModel(self.signature, self.hints, self.run, self.steps)
 
 
 class SourceFormat(Protocol):
@@ -116,12 +127,13 @@ class SourceFormat(Protocol):
         """
         ...
 
-    def require(self, path: Path) -> None:
-        """Raise SourceError (UnsupportedFormat) where the toolchain is not installed here, saying how to get it; or SourceCorrupted."""
+    def require(self, path: Path, trusted: bool) -> None:
+        """Raise SourceError: UnsupportedFormat where the toolchain is not installed here, saying how to get it; SourceCorrupted;
+        UnsafePickle or UnsafeCode for a file that runs code of its own, unless it is `trusted`."""
         ...
 
-    def companions(self, path: Path) -> Sequence[str]:
-        """Other files of the model, relative to the folder of `path`. Raises SourceError."""
+    def companions(self, path: Path, beside: Beside) -> Sequence[str]:
+        """Other files of the model, relative to the folder of `path`, where `beside` lists what is there. Raises SourceError."""
         ...
 
     def hints(self, path: Path, inputs: Inputs) -> Mapping[str, Hint] | None:

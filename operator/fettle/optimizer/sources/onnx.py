@@ -19,7 +19,7 @@ from fettle.optimizer.onnx import operators, portable
 from fettle.optimizer.onnx.inputs import Hint
 from fettle.optimizer.onnx.reference import evaluate
 from fettle.optimizer.onnx.session import session
-from fettle.optimizer.sources.base import Inputs, Original, Plain, RunModel, RunnableModel, failure_of
+from fettle.optimizer.sources.base import Beside, Inputs, Original, Plain, RunModel, RunnableModel, failure_of
 from fettle.optimizer.sources.boundary import with_given_inputs
 from fettle.runtimes.base import Session
 
@@ -44,10 +44,10 @@ class Onnx:
             return False
         return True
 
-    def require(self, path: Path) -> None:
+    def require(self, path: Path, trusted: bool) -> None:
         """It is part of every image, and what is wrong with the file is said when it is read."""
 
-    def companions(self, path: Path) -> Sequence[str]:
+    def companions(self, path: Path, beside: Beside) -> Sequence[str]:
         """Files with external data."""
         return onnx_model.external_files(onnx_model.read(path))
 

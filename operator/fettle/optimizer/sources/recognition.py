@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from fettle.api import catalog
 from fettle.api.reasons import Reason
 from fettle.api.vocabulary import FormatName
 from fettle.errors import SourceError
@@ -13,34 +14,39 @@ from fettle.optimizer.sources.base import SourceFormat
 # First bytes, at an offset, of what is often handed in instead; for the message only.
 _MAGIC: tuple[tuple[int, bytes, str], ...] = (
     (0, b"version https://git-lfs", "a Git LFS pointer: run `git lfs pull` and upload the file itself"),
-    (0, b"\x89HDF\r\n", "HDF5 (Keras)"),
-    (4, b"TFL3", "TensorFlow Lite"),
     (0, b"<!DOCTYPE", "an HTML page"),
     (0, b"<html", "an HTML page"),
     (0, b"<?xml", "XML (OpenVINO IR or PMML)"),
     (0, b"{", "JSON"),
-    (0, b"PK\x03\x04", "a zip archive, but not a PyTorch one (Keras 3 or numpy?)"),
+    (0, b"PK\x03\x04", "a zip archive, but not a PyTorch one, and none of Keras or skops (numpy?)"),
 )
 HEAD_BYTES = 64
 
 
-def recognise(path: Path, wanted: FormatName) -> SourceFormat:
+def recognise(path: Path, wanted: FormatName, trusted: bool = False) -> SourceFormat:
     """The format of the file at `path`.
 
     Raises SourceError: UnsupportedFormat for another format than is read or than was `wanted`, for weights without a model, and for what
-    is no model at all; UnsafePickle; SourceCorrupted.
+    is no model at all; UnsafePickle and UnsafeCode for a file that runs code of its own, unless it is `trusted`; SourceCorrupted.
     """
     format = _format_of(path, wanted)
     if wanted not in (FormatName.AUTO, format.name):
         message = f"expected {wanted} (source.format), but {path.name} is {format.name}"
         raise SourceError(message, reason=Reason.UNSUPPORTED_FORMAT)
-    format.require(path)
+    format.require(path, trusted)
     return format
+
+
+def _named_by_suffix(path: Path) -> FormatName | None:
+    """The format whose files alone are called like that."""
+    return next((entry.format for entry in catalog.FORMATS if path.name.lower().endswith(entry.suffixes)), None)
 
 
 def _format_of(path: Path, wanted: FormatName) -> SourceFormat:
     with path.open("rb") as stream:
         head = stream.read(HEAD_BYTES)
+    if not head:
+        raise SourceError(f"{path.name} is damaged: it is empty", reason=Reason.SOURCE_CORRUPTED)
     told = [format for format in sources.FORMATS if format.name != FormatName.ONNX]
     recognised = next((format for format in told if format.recognises(path, head)), None)
     if recognised is not None:
@@ -48,12 +54,13 @@ def _format_of(path: Path, wanted: FormatName) -> SourceFormat:
     other = next((name for offset, magic, name in _MAGIC if head[offset:].startswith(magic)), None)
     if other is not None:
         raise SourceError(f"{path.name} is {other}; {sources.readable()}", reason=Reason.UNSUPPORTED_FORMAT)
-    asked = next((format for format in told if format.name == wanted), None)
+    asked = next((format for format in told if format.name in (wanted, _named_by_suffix(path))), None)
     if asked is not None:
-        message = f"{path.name} is damaged or not {wanted}"
+        message = f"{path.name} is damaged or not {asked.title}"
         raise SourceError(message, reason=Reason.SOURCE_CORRUPTED)
     onnx = sources.of(FormatName.ONNX)  # the last, for it has no first bytes of its own
     if wanted == FormatName.AUTO and not onnx.recognises(path, head):
-        message = f"the format of {path.name} was not recognized; {sources.readable()}"
-        raise SourceError(message, reason=Reason.UNSUPPORTED_FORMAT)
+        graph = path.suffix == ".pb"  # of TensorFlow 1
+        what = "a TensorFlow graph without a signature? save it as a SavedModel" if graph else sources.readable()
+        raise SourceError(f"the format of {path.name} was not recognized; {what}", reason=Reason.UNSUPPORTED_FORMAT)
     return onnx

@@ -18,7 +18,16 @@ from fettle.api.vocabulary import FormatName, ModelFormat, RuntimeName
 from fettle.errors import RuntimeFailure, SourceError
 from fettle.optimizer.onnx import inputs as onnx_inputs
 from fettle.optimizer.onnx.inputs import Hint
-from fettle.optimizer.sources.base import Inputs, NamedArrays, Original, Plain, RunModel, RunnableModel, failure_of
+from fettle.optimizer.sources.base import (
+    Beside,
+    Inputs,
+    NamedArrays,
+    Original,
+    Plain,
+    RunModel,
+    RunnableModel,
+    failure_of,
+)
 from fettle.optimizer.sources.onnx import saved
 from fettle.runtimes import base, cpu
 from fettle.runtimes.base import numpy_dtype
@@ -52,11 +61,11 @@ class Torch:
             raise _refused_pickle(path)
         return kind == self.archive
 
-    def require(self, path: Path) -> None:
+    def require(self, path: Path, trusted: bool) -> None:
         """PyTorch is in images of its own."""
         _require_torch(path.name, self.name)
 
-    def companions(self, path: Path) -> Sequence[str]:
+    def companions(self, path: Path, beside: Beside) -> Sequence[str]:
         """An archive is whole."""
         return ()
 

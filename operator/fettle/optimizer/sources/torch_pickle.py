@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import pickle
-import pickletools
 import re
 import warnings
 import zipfile
@@ -15,6 +14,7 @@ from torch.serialization import get_unsafe_globals_in_checkpoint
 from fettle.api.reasons import Reason
 from fettle.api.text import quoted
 from fettle.errors import SourceError
+from fettle.optimizer.sources import pickles
 
 EXPORT_IT = (
     "save the model with torch.export.save(torch.export.export(model, inputs), 'model.pt2') or "
@@ -46,22 +46,8 @@ def _named_by_the_unpickler(path: Path) -> list[str]:
             torch.load(path, map_location="meta", weights_only=True)
     except pickle.UnpicklingError as error:
         match = re.search(r"GLOBAL (\S+)", str(error))
-        named = [match[1]] if match is not None else _named_in(path)
+        named = [match[1]] if match is not None else pickles.imported(path)
         if not named:
             raise
         return named
     return []
-
-
-def _named_in(path: Path) -> list[str]:
-    """What a bare pickle imports, read off its instructions."""
-    named, texts = [], [""]
-    with path.open("rb") as stream:
-        for instruction, argument, _ in pickletools.genops(stream):
-            if instruction.name == "GLOBAL":
-                named.append(str(argument).replace(" ", "."))
-            elif instruction.name == "STACK_GLOBAL":
-                named.append(".".join(texts[-2:]))
-            elif isinstance(argument, str):
-                texts.append(argument)
-    return named

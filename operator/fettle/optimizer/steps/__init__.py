@@ -16,7 +16,9 @@ from fettle import runtimes  # noqa: F401  before any toolchain: it keeps them f
 from fettle.api import catalog
 from fettle.api.catalog import StepEntry
 from fettle.api.recipe import RecipeStep, RuntimeSettings
+from fettle.api.signature import Signature
 from fettle.api.step import StepParameters
+from fettle.api.task import DeviceForm
 from fettle.api.text import quoted
 from fettle.api.vocabulary import ModelFormat, RuntimeName
 from fettle.errors import FettleError, RecipeError
@@ -33,8 +35,19 @@ FORMATS: dict[str, ModelFormat] = {
     ".onnx": "ONNX",
     ".xml": "OpenVINO",
     ".pt2": "TorchExport",
+    ".engine": "TensorRT",
+    ".rtx": "TensorRT-RTX",
 }  # by the end of the entry's name
 COMPARED = 3  # items on which an exact step must leave the outputs as they were
+
+
+@dataclass(frozen=True)
+class Device:
+    """What the last step of a build for a GPU makes: the runtime that loads it, the form, and the boundary it has."""
+
+    family: RuntimeName
+    form: DeviceForm
+    signature: Signature
 
 
 @dataclass(frozen=True)
@@ -42,7 +55,8 @@ class Work(Generic[Parameters_co]):
     """What a step works on: the model at `entry`, which it must not change, and an empty `folder` for what it makes.
 
     `loss`: what other answers than the original's are to be judged by; None where nothing says how much may be lost. `notes`: what a step
-    wants to be known of what it made, for a person.
+    wants to be known of what it made, for a person. `device`: what the file is for, where its last step makes it for one kind of device.
+    `training`: the teacher and the items, where a step trains.
     """
 
     entry: Path
@@ -51,6 +65,7 @@ class Work(Generic[Parameters_co]):
     calibration: MappedItems | None
     loss: Loss | None = None
     notes: list[str] = field(default_factory=list)
+    device: Device | None = None
     training: Training | None = None
 
     @property
@@ -63,11 +78,13 @@ class Work(Generic[Parameters_co]):
 
 @dataclass(frozen=True)
 class Given:
-    """What all steps of a recipe work with: calibration items, what may be lost, a list for notes, and a teacher where they train."""
+    """What all steps of a recipe work with: calibration items, what may be lost, a list for notes, the device the file is for, and a teacher
+    where they train."""
 
     calibration: MappedItems | None = None
     loss: Loss | None = None
     notes: list[str] = field(default_factory=list)
+    device: Device | None = None
     training: Training | None = None
 
 
@@ -91,9 +108,10 @@ def apply(step: RecipeStep, family: RuntimeName, entry: Path, folder: Path, give
         raise RecipeError(message) from error
     state = _state(entry)
     try:
-        made = make(Work(entry, folder, parameters, given.calibration, given.loss, given.notes, given.training))
+        work = Work(entry, folder, parameters, given.calibration, given.loss, given.notes, given.device, given.training)
+        made = make(work)
         broken = "it changed its input model" if _state(entry) != state else _broken(row, made, folder)
-        if broken is None and not row.lossy and given.calibration is not None:
+        if broken is None and not row.lossy and not row.finishes and given.calibration is not None:
             broken = _moved(row, entry, made, given.calibration)
     except (FettleError, MemoryError, OSError):
         raise

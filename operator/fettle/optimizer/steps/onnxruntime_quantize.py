@@ -58,6 +58,14 @@ def static(work: Work[QuantizeStep]) -> Path:
     return _quantized(work, _prepared(work), work.folder, _asked(work.step))
 
 
+def symmetric(work: Work[QuantizeStep]) -> Path:
+    """The same as GPUs take it: both sides signed, zero at zero, products only, and biases as they are (TensorRT takes no bias of int32).
+
+    Raises RecipeError.
+    """
+    return _quantized(work, _prepared(work), work.folder, _asked(work.step) or CORE, on_gpu=True)
+
+
 def mixed(work: Work[QuantizeStep]) -> Path:
     """The same, where the layers that change too many answers stay in float32.
 
@@ -100,11 +108,15 @@ def _quantized(
     operators: tuple[str, ...],
     kept: Sequence[str] = (),
     keep_activations: bool = False,
+    on_gpu: bool = False,
 ) -> Path:
     """The prepared model in int8, all but the nodes `kept`. Raises RecipeError.
 
     The tool leaves out Relu and Clip where a range does the same. `keep_activations`: it does not, so that a value is right without its range.
     """
+    options: dict[str, Any] = {"QDQKeepRemovableActivations": True} if keep_activations or on_gpu else {}
+    if on_gpu:
+        options |= {"ActivationSymmetric": True, "WeightSymmetric": True, "QuantizeBias": False}
     if work.calibration is None:
         raise RecipeError("static quantization requires calibration items")
     model = onnx_model.read(prepared)
@@ -118,12 +130,12 @@ def _quantized(
         op_types_to_quantize=kinds or None,
         nodes_to_exclude=[*before_recurrent(model.graph), *clamps_before_bodies(model.graph), *kept],
         per_channel=True,
-        reduce_range=_reduce_range(),
-        activation_type=QuantType.QUInt8,
+        reduce_range=_reduce_range() and not on_gpu,
+        activation_type=QuantType.QInt8 if on_gpu else QuantType.QUInt8,
         weight_type=QuantType.QInt8,
         calibrate_method=CalibrationMethod.MinMax,
         use_external_data_format=bool(onnx_model.external_files(model)),
-        extra_options={"QDQKeepRemovableActivations": True} if keep_activations else None,
+        extra_options=options or None,
     )
     return _checked(prepared, target)
 

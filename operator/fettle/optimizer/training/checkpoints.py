@@ -56,7 +56,7 @@ class Checkpoints:
 
     def _names(self) -> Sequence[str]:
         try:
-            return [name for name in self.store.listed(self._folder) if name.endswith(".pt") and name[0] != "."]
+            return [name for name in self.store.names(self._folder) if name.endswith(".pt") and name[0] != "."]
         except StoreError as error:
             if error.retryable:
                 raise

@@ -31,6 +31,7 @@ class ServedArtifact:
     runtime: RuntimeName
     threads: int | None = None
     placement: Placement = field(default_factory=Placement)
+    secret_name: str | None = None
 
 
 @dataclass(frozen=True)
@@ -65,7 +66,7 @@ def resolve(spec: ModelSpec, model: OptimizedModelStatus | None) -> ServedArtifa
     if spec.ref is None:
         if spec.uri is None or spec.sha256 is None or spec.runtime is None:
             return NotReady(Reason.INVALID_SPEC, "spec.model requires ref, or uri with sha256 and runtime")
-        return ServedArtifact(spec.uri, spec.sha256, spec.runtime)
+        return ServedArtifact(spec.uri, spec.sha256, spec.runtime, secret_name=spec.secret_name)
     name, target = spec.ref.name, spec.ref.target
     if model is None:
         return NotReady(Reason.MODEL_NOT_READY, f"OptimizedModel {name} not found in this namespace")
@@ -74,7 +75,14 @@ def resolve(spec: ModelSpec, model: OptimizedModelStatus | None) -> ServedArtifa
         return NotReady(
             Reason.MODEL_NOT_READY, f"OptimizedModel {name} has published nothing for target {target} {_why(model)}"
         )
-    return ServedArtifact(published.uri, published.sha256, published.runtime, published.threads, published.placement)
+    return ServedArtifact(
+        published.uri,
+        published.sha256,
+        published.runtime,
+        published.threads,
+        published.placement,
+        published.secret_name,
+    )
 
 
 def _why(model: OptimizedModelStatus) -> str:
@@ -84,9 +92,10 @@ def _why(model: OptimizedModelStatus) -> str:
 
 def revision_hash(artifact: ServedArtifact, server: ServerSpec, template: TemplateSpec) -> str:
     """Ten hexadecimal digits. Fields at their defaults do not enter, so a field added later changes no hash."""
+    secret = {"secretName": artifact.secret_name} if artifact.secret_name is not None else {}
     content: dict[str, Any] = {
         "algorithm": ALGORITHM,
-        "artifact": {"uri": artifact.uri, "sha256": artifact.sha256, "runtime": artifact.runtime.value},
+        "artifact": {"uri": artifact.uri, "sha256": artifact.sha256, "runtime": artifact.runtime.value, **secret},
         "placement": _set_fields(artifact.placement),
         "server": _set_fields(server),
         "template": _set_fields(template),

@@ -39,6 +39,7 @@ from fettle.plan.rollout.transition import Transition
 
 HTTP_PORT = 8080
 MOST_RECORDS = 100
+_GOES_ON = {Reason.CANARY_RUNNING, Reason.MODEL_NOT_READY}  # these waits end without anybody's action
 
 
 @dataclass(frozen=True)
@@ -66,7 +67,7 @@ def build(
         ready_replicas=sum(workload.ready for workload in snapshot.workloads.values()),
         selector=f"{GROUP}/modeldeployment={snapshot.name}",
         conditions=_conditions(snapshot, transition, allocation),
-        address=Address(url=f"http://{snapshot.name}.{snapshot.namespace}.svc:{HTTP_PORT}") if stable else None,
+        address=Address(url=_url(snapshot)) if stable else None,
         stable=stable,
         canary=_canary(snapshot, transition, allocation.replicas),
         revisions=_records(snapshot, ledger),
@@ -76,6 +77,12 @@ def build(
         rollback=transition.rollback,
         failed_revision=transition.failed[0] if transition.failed else None,
     )
+
+
+def _url(snapshot: RolloutSnapshot) -> str:
+    """Where clients in the cluster send requests."""
+    scheme = "https" if snapshot.spec.server.tls is not None else "http"
+    return f"{scheme}://{snapshot.name}.{snapshot.namespace}.svc:{HTTP_PORT}"
 
 
 def _stable(snapshot: RolloutSnapshot, transition: Transition, replicas: Mapping[str, int]) -> RevisionStatus | None:
@@ -287,8 +294,9 @@ def _degraded(transition: Transition, stuck: _Said | None) -> _Said:
 
 
 def _paused(transition: Transition) -> _Said:
+    """Whether a person or a new spec has to let the rollout go on. A model that is not ready yet goes on by itself."""
     wait = transition.decision.wait if transition.decision is not None else transition.held
-    if wait is not None and wait.hold and wait.reason is not Reason.CANARY_RUNNING:
+    if wait is not None and wait.hold and wait.reason not in _GOES_ON:
         return _Said(True, wait.reason, wait.message)
     return _Said(False, Reason.SERVING if transition.stable else Reason.DEPLOYING)
 

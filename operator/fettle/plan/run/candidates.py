@@ -17,9 +17,10 @@ from fettle.api.reasons import Reason
 from fettle.api.recipe import RuntimeSettings
 from fettle.api.report import PrepareReport
 from fettle.api.task import BuildPlan, CandidatePlan, LossBound
-from fettle.api.vocabulary import AgreementMode, Basis, Metric, Objective, RuntimeName
+from fettle.api.vocabulary import AgreementMode, Basis, DeviceKind, Metric, Objective, RuntimeName
 from fettle.plan.run.constraints import DEFAULT_MAX_DROP, in_force
 from fettle.plan.run.default_plan import default_candidates, default_lines
+from fettle.plan.run.devices import GPU_BASELINE, device_kind, loading, misplaced, on_device
 from fettle.plan.run.images import measurable
 from fettle.plan.run.planned import Finding, PlannedCandidate, planned_candidate
 
@@ -48,6 +49,7 @@ class TargetPlan:
 @dataclass(frozen=True)
 class _Facts:
     spec: OptimizedModelSpec
+    target: TargetSpec
     prepare: PrepareReport
     constraints: Constraints
 
@@ -59,10 +61,10 @@ def possible_builds(spec: OptimizedModelSpec) -> tuple[BuildPlan, ...]:
     """Every build that the plan of this spec may ask for, whatever the model turns out to be: PrepareTask.builds."""
     runtimes = frozenset(runtime for target in spec.targets for runtime in target.runtimes)
     if spec.recipes:
-        candidates = [planned for target in spec.targets for planned in _recipe_candidates(spec, target)]
+        pairs = [(planned, target) for target in spec.targets for planned in _recipe_candidates(spec, target)]
     else:
-        candidates = [line.candidate(target) for target in spec.targets for line in default_lines(runtimes)]
-    candidates = [_bounded(planned, spec) for planned in candidates]
+        pairs = [(line.candidate(target), target) for target in spec.targets for line in default_lines(runtimes)]
+    candidates = [_bounded(planned, spec) for planned, target in pairs if misplaced(planned, target) is None]
     has_data = spec.data.calibration is not None or spec.data.evaluation is not None or allows_lossy(spec)
     builds: dict[str, BuildPlan] = {}
     for planned in candidates:
@@ -87,7 +89,7 @@ def plan_target(
     recipes = tuple(_bounded(planned, spec) for planned in recipes)
     if spec.objective == Objective.THROUGHPUT:
         recipes = tuple(variant for planned in recipes for variant in _with_streams(planned, target.threads))
-    facts = _Facts(spec, prepare, constraints)
+    facts = _Facts(spec, target, prepare, constraints)
     kept = _cut((*original, *recipes), spec)
     applicable = tuple(_refused(planned, facts, (*APPLICABLE, _judged, _provable)) for planned in kept)
     candidates = measurable(applicable, baseline.runtime, prepare.source.format)
@@ -103,6 +105,13 @@ def baseline_plan(target: TargetSpec, prepare: PrepareReport) -> CandidatePlan:
     entry = catalog.source_format(prepare.source.format)
     own = entry.runtime if entry is not None else catalog.PORTABLE_RUNTIME
     untouched = prepare.basis == Basis.SOURCE_RUNTIME
+    if device_kind(target) is DeviceKind.NVIDIA and prepare.portable.format == catalog.PORTABLE:
+        # What a GPU gains is measured on the GPU; a framework that would run the source on the CPU beside it is no baseline.
+        settings = RuntimeSettings(threads=target.threads, graph_optimization=False)
+        untouched = untouched and own == catalog.PORTABLE_RUNTIME
+        return CandidatePlan(
+            name=ORIGINAL, recipe=ORIGINAL, runtime=GPU_BASELINE, settings=settings, untouched=untouched
+        )
     others = (name for name in prepare.portable_runtimes if name != own)
     runtime = own if untouched or own in prepare.portable_runtimes else next(others, own)
     settings = RuntimeSettings(threads=target.threads, graph_optimization=False)
@@ -111,24 +120,23 @@ def baseline_plan(target: TargetSpec, prepare: PrepareReport) -> CandidatePlan:
 
 def _recipe_candidates(spec: OptimizedModelSpec, target: TargetSpec) -> tuple[PlannedCandidate, ...]:
     """The user's recipes, each in every runtime of the target."""
-    return tuple(
-        planned_candidate(
-            recipe.name,
-            runtime,
-            RuntimeSettings(threads=target.threads, precision=recipe.precision),
-            steps=recipe.steps,
-            train=recipe.train,
-        )
-        for recipe in spec.recipes
-        for runtime in target.runtimes
-    )
+    candidates = []
+    for recipe in spec.recipes:
+        asked = RuntimeSettings(threads=target.threads, precision=recipe.precision)
+        for runtime in target.runtimes:
+            settings, form = on_device(runtime, asked, target)
+            candidates.append(
+                planned_candidate(recipe.name, runtime, settings, steps=recipe.steps, train=recipe.train, form=form)
+            )
+    return tuple(candidates)
 
 
 def _bounded(planned: PlannedCandidate, spec: OptimizedModelSpec) -> PlannedCandidate:
     """A candidate whose build knows what the constraints allow to be lost, where one of its steps chooses by that, and how answers are
     judged, where one trains."""
     if planned.build is not None and planned.build.training is not None:
-        training = planned.build.training.model_copy(update={"evaluation": spec.data.evaluation})
+        judging = spec.data.evaluation.judging if spec.data.evaluation is not None else None
+        training = planned.build.training.model_copy(update={"evaluation": judging})
         if not spec.recipes:  # nobody asked for it: it may take its part of the time, and no more
             most = min(training.spec.deadline_seconds, spec.search.deadline_seconds // UNASKED_SHARE)
             bounded = training.spec.model_copy(update={"deadline_seconds": max(most, 1)})
@@ -142,7 +150,7 @@ def _bounded(planned: PlannedCandidate, spec: OptimizedModelSpec) -> PlannedCand
     loss = LossBound(
         max_loss=bound.max_drop if share else min(bound.max_drop, DEFAULT_MAX_DROP),
         refused=max(bound.max_drop, bound.max_changed or 0.0) if share else 1.0,
-        evaluation=evaluation,
+        evaluation=evaluation.judging if evaluation is not None else None,
     )
     return replace(planned, build=planned.build.model_copy(update={"loss": loss}))
 
@@ -161,7 +169,7 @@ def _one_per_dead_runtime(target: TargetSpec, prepare: PrepareReport) -> tuple[P
     kept: list[PlannedCandidate] = []
     told_of: set[RuntimeName] = set()
     for planned in default_candidates(target, prepare):
-        missing = {planned.plan.runtime, planned.family} - set(prepare.portable_runtimes)
+        missing = {planned.plan.runtime, planned.family} - loading(prepare)
         if not missing:
             kept.append(planned)
         elif planned.plan.runtime in missing and planned.plan.runtime not in told_of:
@@ -191,7 +199,7 @@ def _refused(planned: PlannedCandidate, facts: _Facts, checks: tuple[Check, ...]
 
 def _loads(planned: PlannedCandidate, facts: _Facts) -> Finding | None:
     for runtime in (planned.plan.runtime, planned.family):
-        if runtime not in facts.prepare.portable_runtimes:
+        if runtime not in loading(facts.prepare):
             notes = "; ".join(note for note in facts.prepare.notes if runtime in note)
             loads, fault = catalog.runtime(runtime).loads, facts.prepare.conversion_fault
             if not notes and fault is not None:
@@ -221,7 +229,7 @@ def _known(planned: PlannedCandidate, facts: _Facts) -> Finding | None:
 
 
 def _trainable(planned: PlannedCandidate, facts: _Facts) -> Finding | None:
-    """Steps that train need training items, come first, and make what only runtimes of the portable form load."""
+    """Steps that train need training items, come first, and make the portable form, which a runtime loads or which ends as its engine."""
     entries = [entry for entry in planned.entries if entry is not None]
     trained = [entry for entry in entries if entry.trains]
     if not trained:
@@ -232,7 +240,7 @@ def _trainable(planned: PlannedCandidate, facts: _Facts) -> Finding | None:
         text = f"recipe {recipe} trains, and there are no training data{left}: give data.training"
     elif any(not one.trains and other.trains for one, other in pairwise(entries)):
         text = f"recipe {recipe} trains what is not PyTorch's any more: put the steps that train in front of the others"
-    elif catalog.PORTABLE not in catalog.runtime(planned.plan.runtime).loads:
+    elif catalog.PORTABLE not in catalog.runtime(planned.plan.runtime).loads and catalog.finish(planned.family) is None:
         text = f"{planned.plan.runtime} runs sources as they came, not what a recipe made of them"
     elif facts.prepare.traits.quantized:
         text = "the source is already quantized, and has no gradients to train by"
@@ -279,7 +287,12 @@ def _more_calibration(items: int, facts: _Facts) -> str:
     return " made up: raise data.generated.samples" if items else ": give data.calibration or data.evaluation"
 
 
-APPLICABLE = (_known, _trainable, _loads, _not_quantized_twice, _calibrated)
+def _on_its_device(planned: PlannedCandidate, facts: _Facts) -> Finding | None:
+    text = misplaced(planned, facts.target)
+    return Finding(Reason.RECIPE_NOT_APPLICABLE, text) if text is not None else None
+
+
+APPLICABLE = (_known, _on_its_device, _trainable, _loads, _not_quantized_twice, _calibrated)
 
 
 def _provable(planned: PlannedCandidate, facts: _Facts) -> Finding | None:

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 
 from fettle.api.constraints import Constraints
+from fettle.api.optimizedmodel_status import DeviceStatus
 from fettle.plan import timestamps
 from fettle.plan.run.attempts import Attempts
 from fettle.plan.run.constraints import in_force
@@ -14,7 +15,10 @@ from fettle.plan.run.state import RetryOrder, RunSnapshot
 
 @dataclass(frozen=True)
 class RunContext:
-    """A snapshot, and what follows from it before any stage: when the run began, the constraints in force, the attempts, the store's URI."""
+    """A snapshot, and what follows from it before any stage: when the run began, the constraints in force, the attempts, the store's URI.
+
+    The targets of the snapshot's spec have the architectures that `devices` tell of.
+    """
 
     snapshot: RunSnapshot
     order: RetryOrder
@@ -22,14 +26,15 @@ class RunContext:
     constraints: Constraints
     attempts: Attempts
     store: str
+    devices: tuple[DeviceStatus, ...] | None = None  # of targets with GPUs
 
 
-def context_of(snapshot: RunSnapshot, order: RetryOrder) -> RunContext:
-    """The context of a decision on `snapshot`, with what `order` says of earlier attempts."""
+def context_of(snapshot: RunSnapshot, order: RetryOrder, devices: tuple[DeviceStatus, ...] | None = None) -> RunContext:
+    """The context of a decision on `snapshot`, with what `order` says of earlier attempts, and the GPUs that were found."""
     started = _started(snapshot, order)
     ends = started + timedelta(seconds=snapshot.spec.search.deadline_seconds)
     attempts = Attempts(snapshot.tasks, snapshot.now, ends, order.retries)
-    return RunContext(snapshot, order, started, in_force(snapshot.spec), attempts, store_of(snapshot))
+    return RunContext(snapshot, order, started, in_force(snapshot.spec), attempts, store_of(snapshot), devices)
 
 
 def store_of(snapshot: RunSnapshot) -> str:

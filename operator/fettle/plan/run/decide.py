@@ -15,6 +15,7 @@ from fettle.api.bounds import ORIGINAL, is_exact, span
 from fettle.api.optimizedmodel_status import ArtifactStatus, CandidateStatus, OptimizedModelStatus, ReportStatus
 from fettle.api.reasons import Reason
 from fettle.api.report import PrepareReport, PublishReport
+from fettle.api.uris import Address
 from fettle.api.vocabulary import CandidateState
 from fettle.plan.run import retry
 from fettle.plan.run.attempts import TaskProgress, notes_of, requests_of
@@ -22,6 +23,7 @@ from fettle.plan.run.choose import choose
 from fettle.plan.run.context import RunContext, context_of
 from fettle.plan.run.held_back import held_back
 from fettle.plan.run.planned import Finding, with_notes
+from fettle.plan.run.preflight import locate
 from fettle.plan.run.progress import RunProgress, advance
 from fettle.plan.run.state import RunDecision, RunSnapshot, Stage
 from fettle.plan.run.status import (
@@ -47,8 +49,12 @@ def decide(snapshot: RunSnapshot) -> RunDecision:
     if is_settled(snapshot.status, snapshot.generation) and not order.acts:
         status = settled_status(snapshot, retry.noted(snapshot.status, order))
         return RunDecision((), status, order.events, finished=True)
-    context = context_of(snapshot, order)
-    outcome = _in_time(context, _advance(context))
+    located = locate(snapshot, order)
+    context = context_of(replace(snapshot, spec=located.spec), order, located.devices)
+    if located.fault is not None:
+        outcome = RunOutcome(Stage(located.fault.reason, located.fault.message, finished=True), opened_status(context))
+    else:
+        outcome = _in_time(context, _advance(context))
     status = closed_status(snapshot, outcome)
     emitted = (*order.events, *events(snapshot.status.conditions, outcome.stage, snapshot.generation))
     if outcome.stage.finished:
@@ -193,7 +199,7 @@ def _artifacts(context: RunContext, progress: RunProgress, status: OptimizedMode
             published[name] = artifact_of(
                 winner,
                 target.target,
-                context.store,
+                Address(context.store, context.snapshot.store_secret),
                 generation=context.snapshot.generation,
                 incumbent=incumbent_of(context, target.plan),
                 published=published.get(name),

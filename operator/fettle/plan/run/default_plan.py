@@ -9,11 +9,13 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 
+from fettle.api import catalog
 from fettle.api.optimizedmodel import TargetSpec
 from fettle.api.recipe import QuantizeStep, RecipeStep, RuntimeSettings
 from fettle.api.report import PrepareReport
 from fettle.api.training import PruneStep
-from fettle.api.vocabulary import FormatName, Precision, QuantizeMode, QuantizePreset, RuntimeName
+from fettle.api.vocabulary import DeviceKind, FormatName, Precision, QuantizeMode, QuantizePreset, RuntimeName
+from fettle.plan.run.devices import on_device
 from fettle.plan.run.planned import PlannedCandidate, planned_candidate
 
 QUICK_MILLISECONDS = 2.0  # below, waking threads can cost more than they bring
@@ -59,6 +61,7 @@ class PlanLine:
             precision=self.precision,
             batch_size=target.batch_sizes[0] if self.static else None,
         )
+        settings, form = on_device(self.runtime, settings, target)
         return planned_candidate(
             self.recipe,
             self.runtime,
@@ -66,6 +69,7 @@ class PlanLine:
             steps=self.steps,
             family=self.family,
             variant=self.variant,
+            form=form,
         )
 
 
@@ -78,6 +82,7 @@ def _int8(
 
 
 ORT, OPENVINO, TORCHSCRIPT = RuntimeName.ONNXRUNTIME, RuntimeName.OPENVINO, RuntimeName.TORCHSCRIPT
+ON_GPUS = tuple(entry.runtime for entry in catalog.RUNTIMES if entry.device is DeviceKind.NVIDIA)
 STATIC = _int8()
 TRANSFORMER = _int8(preset=QuantizePreset.TRANSFORMER)
 CORE = _int8(operators=("Conv", "MatMul", "Gemm"))
@@ -125,7 +130,7 @@ LINES: tuple[PlanLine, ...] = (
     # 2a: a script frozen and fused by PyTorch itself; an exported program runs only as it came
     PlanLine("float32", TORCHSCRIPT, when=lambda facts: facts.prepare.source.format != FormatName.TORCH_EXPORT),
     # 2b: any other runtime, until it has lines of its own
-    *(PlanLine("float32", name) for name in RuntimeName if name not in (ORT, OPENVINO, TORCHSCRIPT)),
+    *(PlanLine("float32", name) for name in RuntimeName if name not in (ORT, OPENVINO, TORCHSCRIPT, *ON_GPUS)),
     # 3: reduced precision; the measuring node rejects what its CPU only emulates
     PlanLine("bfloat16", OPENVINO, precision=Precision.BFLOAT16),
     PlanLine("bfloat16", OPENVINO, precision=Precision.BFLOAT16, variant="static", static=True, when=_one_shape),
@@ -144,7 +149,13 @@ LINES: tuple[PlanLine, ...] = (
     # 9: of a transformer only the products gain
     PlanLine("int8-core", ORT, CORE, when=_transformer),
     PlanLine("int8-dynamic", ORT, DYNAMIC, when=lambda facts: facts.prepare.traits.matmul_time_share >= MATMUL_SHARE),
-    # 10: with training data: half of the work pruned away, and int8 of that
+    # 10: on GPUs, for each runtime: float32, float16, int8, and int8 with float16 around it. An engine takes one batch size where one is
+    # asked for, else one item to the largest.
+    *(PlanLine("float32", name) for name in ON_GPUS),
+    *(PlanLine("float16", name, precision=Precision.FLOAT16) for name in ON_GPUS),
+    *(PlanLine("int8", name, STATIC) for name in ON_GPUS),
+    *(PlanLine("int8", name, STATIC, precision=Precision.FLOAT16, variant="float16") for name in ON_GPUS),
+    # 11: with training data: half of the work pruned away, and int8 of that
     *(
         PlanLine(recipe, runtime, steps, when=_trainable)
         for recipe, steps in (("pruned", PRUNED), ("pruned-int8", PRUNED + STATIC))

@@ -74,7 +74,9 @@ def _no_image(runtime: RuntimeName, together: Sequence[RuntimeName], format: For
     forms = [
         entry.format
         for entry in catalog.FORMATS
-        if entry.format != format and catalog.job_image(_of_runtimes((runtime, entry.runtime))) is not None
+        if entry.format != format
+        and not entry.converted
+        and catalog.job_image(_of_runtimes((runtime, entry.runtime))) is not None
     ]
     advice = f"give the source as {' or '.join(forms)}" if forms else f"leave {runtime} out of the target's runtimes"
     text = (

@@ -7,10 +7,10 @@ from dataclasses import dataclass
 
 from fettle.api import catalog
 from fettle.api.reasons import Reason
-from fettle.api.recipe import RecipeStep, RuntimeSettings
-from fettle.api.task import BuildPlan, CandidatePlan, TrainingPlan
+from fettle.api.recipe import OptimizeGraphStep, RecipeStep, RuntimeSettings
+from fettle.api.task import BuildPlan, CandidatePlan, DeviceForm, TrainingPlan
 from fettle.api.training import TrainSpec
-from fettle.api.vocabulary import RuntimeName
+from fettle.api.vocabulary import RuntimeName, StepKind
 
 
 @dataclass(frozen=True)
@@ -78,11 +78,19 @@ def planned_candidate(
     family: RuntimeName | None = None,
     variant: str = "",
     train: TrainSpec | None = None,
+    form: DeviceForm | None = None,
 ) -> PlannedCandidate:
-    """A candidate that, like its build, is named after what they are: `int8-onnxruntime-in-openvino`, `int8-openvino-1thread`."""
+    """A candidate that, like its build, is named after what they are: `int8-onnxruntime-in-openvino`, `int8-openvino-1thread`.
+
+    `form`: that of a file whose last step makes it for a device; the build is named after it too.
+    """
     made_by = family or runtime
+    if catalog.finish(made_by) is not None:  # what such a step does, it does last, and only for a form
+        finish = (RecipeStep(optimize_graph=OptimizeGraphStep()),) if form is not None else ()
+        steps = (*(step for step in steps if catalog.kind(step) is not StepKind.OPTIMIZE_GRAPH), *finish)
+    built_as = "-".join((recipe, made_by, *(form.words if form is not None else ())))
     training = TrainingPlan(spec=train or TrainSpec()) if any(map(catalog.trains, steps)) else None
-    build = BuildPlan(name=f"{recipe}-{made_by}", family=made_by, steps=steps, training=training) if steps else None
+    build = BuildPlan(name=built_as, family=made_by, steps=steps, training=training, form=form) if steps else None
     place = f"{runtime}" if made_by == runtime else f"{made_by}-in-{runtime}"
     name = "-".join(part for part in (recipe, place, variant) if part)
     plan = CandidatePlan(

@@ -15,7 +15,7 @@ from fettle.api.report import MeasureReport, PrepareReport
 from fettle.api.task import MeasureTask, StoredModel
 from fettle.api.vocabulary import RuntimeName
 from fettle.plan.run.attempts import AnyTaskProgress, notes_of
-from fettle.plan.run.builds import BuildProgress, build_all
+from fettle.plan.run.builds import BuildProgress, build_all, placed
 from fettle.plan.run.candidates import plan_target
 from fettle.plan.run.context import RunContext
 from fettle.plan.run.planned import PlannedCandidate, with_notes
@@ -56,8 +56,8 @@ def advance(context: RunContext, prepare: PrepareReport) -> RunProgress:
 
 def _build(context: RunContext, prepare: PrepareReport, progress: RunProgress) -> RunProgress:
     """`progress` with the builds that the candidates need."""
-    tried = [candidate for target in progress.targets for candidate in target.tried]
-    plans = {candidate.build.name: candidate.build for candidate in tried if candidate.build is not None}
+    tried = [(candidate, target.target) for target in progress.targets for candidate in target.tried]
+    plans = {build.plan.name: build for pair in tried if (build := placed(*pair)) is not None}
     builds = build_all(context, prepare, plans.values())
     tasks = tuple(task for build in builds.values() for task in build.tasks)
     done = sum(build.over for build in builds.values())

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime
 from enum import StrEnum
 
@@ -44,9 +44,58 @@ class TaskState:
     finished_at: datetime | None = None
 
 
+# Labels of NVIDIA's GPU feature discovery.
+PRODUCT, MEMORY = "nvidia.com/gpu.product", "nvidia.com/gpu.memory"
+MAJOR, MINOR = "nvidia.com/gpu.compute.major", "nvidia.com/gpu.compute.minor"
+
+
+@dataclass(frozen=True)
+class Taint:
+    """What keeps pods off a node that do not tolerate it."""
+
+    key: str
+    value: str = ""
+    effect: str = "NoSchedule"
+
+
+@dataclass(frozen=True)
+class NodeOffer:
+    """What a node offers to pods that want a GPU. `resources`: those of NVIDIA's device plugin that it can allocate."""
+
+    name: str
+    resources: Mapping[str, int] = field(default_factory=dict)
+    labels: Mapping[str, str] = field(default_factory=dict)
+    taints: tuple[Taint, ...] = ()
+    schedulable: bool = True
+
+    @property
+    def architecture(self) -> str | None:
+        """Compute capability of its GPUs; None where no label says it."""
+        major, minor = self.labels.get(MAJOR, ""), self.labels.get(MINOR, "")
+        return f"sm{major}{minor}" if major.isdigit() and minor.isdigit() else None
+
+    @property
+    def product(self) -> str:
+        """Name of its GPUs."""
+        return self.labels.get(PRODUCT, "a GPU without labels")
+
+    @property
+    def memory(self) -> int:
+        """Memory of one of its GPUs, in MiB; 0 where no label says it."""
+        text = self.labels.get(MEMORY, "")
+        return int(text) if text.isdigit() else 0
+
+    @property
+    def offer(self) -> str:
+        """'nvidia.com/gpu: 4 (Tesla-T4, sm75)'."""
+        resources = ", ".join(f"{name}: {count}" for name, count in sorted(self.resources.items()))
+        return f"{resources} ({', '.join(filter(None, (self.product, self.architecture)))})"
+
+
 @dataclass(frozen=True)
 class RunSnapshot:
-    """Everything a decision may look at. `tasks` maps task hash -> newest attempt."""
+    """Everything a decision may look at. `tasks` maps task hash -> newest attempt. `nodes` are those that may be read, None where none may be
+    or nobody asked."""
 
     namespace: str
     name: str
@@ -58,6 +107,8 @@ class RunSnapshot:
     now: datetime
     retry: str = ""  # the annotation fettle.dev/retry
     seconds_per_candidate: float = SECONDS_PER_CANDIDATE
+    nodes: tuple[NodeOffer, ...] | None = None
+    store_secret: str | None = None  # name of the Secret with the credentials for this run's store
 
     @property
     def goes_on(self) -> bool:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
+from fettle.api import catalog
 from fettle.api.conditions import RECONCILING, STALLED, Condition, find, with_condition
 from fettle.api.optimizedmodel import TargetSpec
 from fettle.api.optimizedmodel_status import ArtifactStatus, CandidateStatus, OptimizedModelStatus, Placement
@@ -12,12 +13,14 @@ from fettle.api.reasons import Reason
 from fettle.api.report import PrepareReport
 from fettle.api.task import StoredModel
 from fettle.api.text import clip
+from fettle.api.uris import Address
 from fettle.api.vocabulary import CandidateState
 from fettle.plan import timestamps
 from fettle.plan.events import EventDraft
 from fettle.plan.run.attempts import AnyTaskProgress
 from fettle.plan.run.builds import BuildProgress
 from fettle.plan.run.context import RunContext
+from fettle.plan.run.devices import gpu_resources
 from fettle.plan.run.planned import Finding, PlannedCandidate
 from fettle.plan.run.progress import RunProgress
 from fettle.plan.run.state import RunSnapshot, Stage
@@ -96,6 +99,7 @@ def opened_status(context: RunContext) -> OptimizedModelStatus:
         conditions=earlier.conditions,
         constraints=context.constraints,
         source=earlier.source if same else None,
+        devices=context.devices,
         baselines=earlier.baselines if same else (),
         candidates=earlier.candidates if same else (),
         artifacts=tuple(artifact for artifact in earlier.artifacts if artifact.target in names),
@@ -257,10 +261,15 @@ def _standing(
     return CandidateState.PENDING, None
 
 
+def _architecture(winner: CandidateStatus, target: TargetSpec) -> str | None:
+    """The GPU that a winner is bound to: that of an engine."""
+    return target.device.architecture if target.device is not None and catalog.runs_engines(winner.runtime) else None
+
+
 def artifact_of(
     winner: CandidateStatus,
     target: TargetSpec,
-    store: str,
+    store: Address,
     *,
     generation: int,
     incumbent: str | None,
@@ -279,7 +288,8 @@ def artifact_of(
         target=target.name,
         candidate=same.candidate if same is not None else winner.name,
         runtime=winner.runtime,
-        uri=f"{store.rstrip('/')}/artifacts/{winner.artifact}",
+        uri=f"{store.uri.rstrip('/')}/artifacts/{winner.artifact}",
+        secret_name=store.secret_name,
         sha256=winner.artifact,
         bytes=winner.bytes,
         threads=winner.settings.threads * winner.settings.streams,
@@ -289,6 +299,8 @@ def artifact_of(
             node_selector=target.node_selector,
             tolerations=target.tolerations,
             runtime_class_name=target.runtime_class_name,
+            architecture=_architecture(winner, target),
+            limits=gpu_resources(target) or None,
         ),
         generation=same.generation if same is not None else generation,
         incumbent=same.incumbent if same is not None else incumbent,

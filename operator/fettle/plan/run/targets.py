@@ -120,6 +120,7 @@ def incumbent_of(context: RunContext, plan: TargetPlan) -> str | None:
         ):
             return artifact.incumbent
         fits = artifact.runtime in target.runtimes and artifact.threads <= target.threads
+        fits = fits and artifact.placement.architecture in (None, target.device.architecture if target.device else None)
         fits = fits and measured_beside(artifact.runtime, plan.candidates, plan.baseline.runtime)
         if fits and artifact.uri.startswith(f"{context.store.rstrip('/')}/"):
             return artifact.sha256

@@ -22,7 +22,7 @@ from fettle.api.task import (
     PublishTask,
     StoredModel,
 )
-from fettle.api.vocabulary import AgreementMode, CandidateState, Metric
+from fettle.api.vocabulary import AgreementMode, Basis, CandidateState, Metric
 from fettle.plan.run.attempts import AnyTaskProgress
 from fettle.plan.run.candidates import TargetPlan, allows_lossy, possible_builds
 from fettle.plan.run.constraints import describe
@@ -93,6 +93,9 @@ def measure_task(
 ) -> MeasureTask:
     """Screen, certify and time the candidates of a target beside the baseline."""
     spec, target = snapshot.spec, asked.plan.target
+    # On a GPU the portable form may stand in for a source that its framework would run on the CPU.
+    as_it_came = asked.plan.baseline.untouched or prepare.basis == Basis.PORTABLE_FORM
+    baseline = prepare.original if as_it_came else prepare.portable
     return MeasureTask(
         store=store,
         target=target.name,
@@ -100,7 +103,7 @@ def measure_task(
         batch_sizes=target.batch_sizes,
         source_sha256=prepare.source.sha256,
         signature=prepare.signature,
-        baseline=BuiltCandidate(plan=asked.plan.baseline, model=prepare.original),
+        baseline=BuiltCandidate(plan=asked.plan.baseline, model=baseline),
         candidates=tuple(
             BuiltCandidate(plan=candidate.plan, model=asked.files[candidate.name], steps=candidate.steps)
             for candidate in asked.candidates
@@ -109,7 +112,7 @@ def measure_task(
         generated=prepare.generated,
         allow_lossy=allows_lossy(spec),
         screening=prepare.screening,
-        evaluation=resolved(spec.data.evaluation, prepare),
+        evaluation=resolved(spec.data.evaluation.judging if spec.data.evaluation is not None else None, prepare),
         labels=prepare.labels,
         constraints=constraints,
         objective=spec.objective,
@@ -118,12 +121,14 @@ def measure_task(
         incumbent=asked.incumbent,
         seconds_per_candidate=snapshot.seconds_per_candidate,
         calibration_sha256=prepare.calibration.sha256 if prepare.calibration is not None else None,
-        basis=prepare.basis,
+        basis=prepare.basis if as_it_came else Basis.PORTABLE_FORM,
     )
 
 
 def resolved(evaluation: EvaluationSpec | None, prepare: PrepareReport) -> EvaluationSpec | None:
-    """How items are judged, with the metric that Auto turned out to be."""
+    """How items are judged, with the metric that Auto turned out to be, and with the code that a custom one's address held."""
+    if evaluation is not None and evaluation.custom is not None and prepare.custom_code is not None:
+        return evaluation.model_copy(update={"custom": evaluation.custom.holding(prepare.custom_code)})
     if evaluation is None or evaluation.metric != Metric.AUTO:
         return evaluation
     return evaluation.model_copy(update={"metric": prepare.metric or Metric.ACCURACY})
@@ -187,9 +192,10 @@ def model_of(
 
     A runtime that does not load the portable form runs the source.
     """
-    if candidate.plan.untouched or prepare.portable.format not in catalog.runtime(candidate.plan.runtime).loads:
-        return prepare.original
-    return prepare.portable if candidate.build is None else built.get(candidate.build.name)
+    if candidate.build is not None:
+        return built.get(candidate.build.name)
+    portable = prepare.portable.format in catalog.runtime(candidate.plan.runtime).loads
+    return prepare.portable if portable and not candidate.plan.untouched else prepare.original
 
 
 def selected(rows: Sequence[CandidateStatus], target: str) -> CandidateStatus | None:

@@ -23,6 +23,8 @@ from fettle.store.manifest import (
     Manifest,
     fetch_artifact,
     model_entry,
+    read_figures,
+    read_profile,
     read_reference,
     read_stored,
 )
@@ -124,6 +126,22 @@ def test_figures_lie_beside_the_artifact(bench: Bench, rows: dict[str, Candidate
     document = json.loads(path.read_bytes())
     assert document["measuredOn"] == report.measured_on.to_json()
     assert document["row"]["name"] == "fine"
+
+
+def test_a_fetched_artifact_comes_with_its_figures_and_with_how_the_evaluation_data_is_distributed(
+    bench: Bench, rows: dict[str, CandidateStatus], tmp_path: Path
+) -> None:
+    for name in ("original", "fp32-openvino", "fine"):
+        folder = tmp_path / name
+        opened(bench, str(rows[name].artifact), folder)[1].close()
+        (figures,) = read_figures(folder)
+        assert figures.row["name"] in (name, "published")  # which it is, measured once more
+        profile = read_profile(folder)
+        assert profile is not None
+        items = len(bench.data.images)
+        assert {sum(each.counts) for each in (*profile.inputs, *profile.outputs)} == {items}
+        assert {each.tensor for each in profile.inputs} == {"pixels"}
+        assert [each.feature for each in profile.outputs] == [str(n) for n in range(len(profile.outputs))]
 
 
 def test_the_same_work_on_the_same_cpu_writes_the_same_artifact(

@@ -50,7 +50,7 @@ def test_another_file_than_the_pinned_one_is_refused(bench: Workbench) -> None:
     [
         ("pvc://claim/nowhere.onnx", "does not exist"),
         ("pvc://other/model.onnx", "the claim 'other' is not mounted"),
-        ("s3://bucket/model.onnx", "expected pvc://"),
+        ("ftp://host/model.onnx", "expected pvc://"),
         ("pvc://claim/empty", "contains no model (.onnx, .pt, "),
         ("pvc://claim/several", "contains several models (a.onnx, b.onnx)"),
     ],

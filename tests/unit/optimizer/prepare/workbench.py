@@ -55,11 +55,12 @@ class Workbench:
         inputs: Sequence[InputSpec] = (),
         sha256: str | None = None,
         builds: Sequence[BuildPlan] = (),
+        source: SourceSpec | None = None,
     ) -> PrepareTask:
-        """The task of preparing it."""
+        """The task of preparing it. `source` stands for what is said of one otherwise."""
         return PrepareTask(
             store="pvc://claim/store",
-            source=SourceSpec(uri=uri, inputs=tuple(inputs), sha256=sha256),
+            source=source or SourceSpec(uri=uri, inputs=tuple(inputs), sha256=sha256),
             data=DataSpec(evaluation=evaluation, calibration=calibration, generated=generated),
             builds=tuple(builds),
         )

@@ -406,15 +406,27 @@ def test_a_time_of_nothing_is_drawn_without_a_logarithm() -> None:
     assert "<svg" in (plot.pareto([plot.Point("1", "passed", "a", never, none, never)], "loss", None, False) or "")
 
 
-def test_what_was_sorted_out_by_a_quick_clock_stands_on_the_axis_with_its_latency() -> None:
-    def timed(label: str, kind: str, milliseconds: float, drop: Interval | None) -> plot.Point:
-        once = Interval(value=milliseconds, low=milliseconds, high=milliseconds)
-        return plot.Point(label, kind, f"candidate-{label}", once, drop, None)
+def timed(label: str, kind: str, milliseconds: float, drop: Interval | None = None) -> plot.Point:
+    once = Interval(value=milliseconds, low=milliseconds, high=milliseconds)
+    return plot.Point(label, kind, f"candidate-{label}", once, drop, None)
 
+
+def test_numbers_on_the_axis_are_not_written_over_each_other() -> None:
+    latencies = {"1": 12.0, "9": 6.9, "11": 7.0, "15": 7.05, "16": 7.95, "8": 7.96, "3": 14.0}
+    marks = [timed(label, "pruned", milliseconds) for label, milliseconds in latencies.items()]
+    drawn = (
+        plot.pareto([timed("2", "original", 12.0, Interval(value=0, low=0, high=0)), *marks], "loss", 0.02, True) or ""
+    )
+    height = {told: float(y) for y, told in re.findall(r' y="([0-9.]+)"[^<>]*>([^<>]+)</text>', drawn)}
+    assert height["16, 8"] < height["9, 11, 15"]  # a line above it
+    assert height["3"] == height["9, 11, 15"]  # where there is room
+
+
+def test_what_was_sorted_out_by_a_quick_clock_stands_on_the_axis_with_its_latency() -> None:
     none = Interval(value=0, low=0, high=0)
     points = [
         timed("1", "original", 8.0, none),
-        *(timed(label, "pruned", milliseconds, None) for label, milliseconds in (("2", 4.1), ("3", 4.0), ("4", 2.0))),
+        *(timed(label, "pruned", milliseconds) for label, milliseconds in (("2", 4.1), ("3", 4.0), ("4", 2.0))),
     ]
     drawn = plot.pareto(points, "loss", 0.01, True) or ""
     assert "candidate-2 4.1 ms" in drawn

@@ -26,6 +26,7 @@ from fettle.api.task import (
 from fettle.api.vocabulary import FormatName, RuntimeName
 from fettle.plan.run.candidates import TargetPlan, plan_target, possible_builds
 from fettle.plan.run.constraints import in_force
+from fettle.plan.run.default_plan import ON_GPUS
 from fettle.plan.run.images import image_of, measured_beside
 from fettle.plan.run.planned import Finding
 from fettle.settings import Settings
@@ -41,6 +42,15 @@ SOURCES = [
     ("pvc://models/MODEL.PT2", AUTO, Image.OPTIMIZER_TORCH),
     ("pvc://models/model.bin", SCRIPT, Image.OPTIMIZER_TORCH),
     ("pvc://models/model.pt", FormatName.ONNX, Image.OPTIMIZER),
+    ("pvc://models/model.keras", AUTO, Image.OPTIMIZER_TENSORFLOW),
+    ("pvc://models/model.tflite", AUTO, Image.OPTIMIZER_TENSORFLOW),
+    ("pvc://models/saved/saved_model.pb", AUTO, Image.OPTIMIZER_TENSORFLOW),
+    ("pvc://models/saved", FormatName.SAVED_MODEL, Image.OPTIMIZER_TENSORFLOW),
+    ("pvc://models/model.skops", AUTO, Image.OPTIMIZER_SKLEARN),
+    ("pvc://models/model.json", AUTO, Image.OPTIMIZER_SKLEARN),
+    ("pvc://models/model.txt", AUTO, Image.OPTIMIZER_SKLEARN),
+    ("pvc://models/model.cbm", AUTO, Image.OPTIMIZER_SKLEARN),
+    ("pvc://models/registered", FormatName.MLFLOW, Image.OPTIMIZER_SKLEARN),
 ]
 
 
@@ -99,9 +109,10 @@ def test_every_image_has_a_setting() -> None:
     assert len({settings.image(image) for image in Image}) == len(Image)
 
 
-def test_only_torchscript_is_served_with_pytorch() -> None:
+def test_only_torchscript_is_served_with_pytorch_and_only_gpus_with_cuda() -> None:
     served = {name: catalog.server_image(name) for name in RuntimeName}
-    assert served == {ORT: Image.SERVER, OPENVINO: Image.SERVER, TORCHSCRIPT: Image.SERVER_TORCH}
+    slim = {ORT: Image.SERVER, OPENVINO: Image.SERVER, TORCHSCRIPT: Image.SERVER_TORCH}
+    assert served == slim | dict.fromkeys(ON_GPUS, Image.SERVER_GPU)
 
 
 def images(*rows: tuple[Image, set[str]]) -> tuple[ImageEntry, ...]:

@@ -37,21 +37,66 @@ def tasks(world: World) -> list[BuildTask]:
 def test_each_step_that_trains_is_a_build_of_its_own_and_every_family_has_them_in_common() -> None:
     world = run(PRUNE, DISTILL, STATIC)
     assert world.labels("build") == [
-        "build lean-torchscript-1-of-3",
-        "build lean-torchscript-2-of-3",
+        "build lean-torchscript-1-of-2",
+        "build lean-torchscript-2-of-2",
         "build lean-onnxruntime-3-of-3",
         "build lean-openvino-3-of-3",
     ]
     first, second, *last = tasks(world)
     assert (first.plan.family, first.follows, first.training) == (RuntimeName.TORCHSCRIPT, None, ITEMS)
-    assert (second.follows, second.training) == (digest("lean-torchscript-1-of-3"), ITEMS)
+    assert (second.follows, second.training) == (digest("lean-torchscript-1-of-2"), ITEMS)
     assert first.plan.training is not None
     assert first.plan.training.spec.epochs == 3
     assert image_of(first) is Image.OPTIMIZER_TORCH
     assert [task.training for task in last] == [None, None]
     assert [task.plan.training for task in last] == [None, None]
-    assert {task.portable for task in last} == {stored("lean-torchscript-2-of-3", 300)}
+    assert {task.portable for task in last} == {stored("lean-torchscript-2-of-2", 300)}
     assert {row.name: row.state for row in world.status.candidates}["lean-openvino"] != CandidateState.REJECTED
+
+
+GPU = {
+    "name": "gpu",
+    "runtimes": ["onnxruntime-cuda", "tensorrt"],
+    "device": {"kind": "nvidia", "architecture": "sm89"},
+}
+
+
+@pytest.mark.parametrize(
+    ("steps", "behind"),
+    [
+        ([PRUNE], {"build lean-tensorrt-float32-sm89-batch1-2-of-2": "gpu"}),
+        (
+            [PRUNE, STATIC],
+            {
+                "build lean-onnxruntime-2-of-2": None,
+                "build lean-openvino-2-of-2": None,
+                "build lean-onnxruntime-cuda-2-of-2": None,
+                "build lean-tensorrt-float32-sm89-batch1-2-of-2": "gpu",
+            },
+        ),
+    ],
+    ids=["trained only", "trained and quantized"],
+)
+def test_a_training_serves_targets_with_and_without_gpus_and_occupies_none(
+    steps: list[dict[str, Any]], behind: dict[str, str | None]
+) -> None:
+    world = run(*steps, targets=[{"name": "cpu", "threads": 2}, {**GPU, "threads": 2}])
+    builds = [request for request in world.started if isinstance(request.task, BuildTask)]
+    on = {request.label: request.target.name if request.target is not None else None for request in builds}
+    assert on == {"build lean-torchscript": None, **behind}
+    first, *last = tasks(world)
+    assert (first.plan.form, image_of(first)) == (None, Image.OPTIMIZER_TORCH)
+    assert [task.plan.form is not None for task in last] == [target is not None for target in behind.values()]
+    assert all(row.state != CandidateState.REJECTED for row in world.rows("gpu").values() if row.recipe == "lean")
+
+
+def test_a_renamed_secret_of_the_items_repeats_no_training() -> None:
+    def hashes(secret: str) -> list[str]:
+        beside = {name: {"uri": f"s3://data/{name}.npz", "secretName": secret} for name in DATA}
+        world = run(PRUNE, STATIC, data=beside)
+        return [request.task_hash for request in world.started if request.stage == "build"]
+
+    assert hashes("minio") == hashes("renamed") != []
 
 
 @pytest.mark.parametrize(

@@ -171,6 +171,7 @@ class World:
     tasks: dict[str, TaskState] = field(default_factory=dict)
     now: datetime = START
     retry: str = ""
+    store_secret: str | None = None
     started: list[TaskRequest] = field(default_factory=list)
     events: list[tuple[str, str]] = field(default_factory=list)
 
@@ -187,6 +188,7 @@ class World:
             tasks=dict(self.tasks),
             now=self.now,
             retry=self.retry,
+            store_secret=self.store_secret,
         )
 
     def look(self) -> RunDecision:

@@ -116,3 +116,13 @@ def test_what_is_not_published_is_not_ready(model: OptimizedModelStatus | None, 
     assert isinstance(found, NotReady)
     assert found.reason is Reason.MODEL_NOT_READY
     assert says in found.message
+
+
+def test_the_secret_that_opens_the_store_is_part_of_what_a_pod_runs() -> None:
+    model = published(uri=f"s3://artifacts/{SHA}", secretName="minio")
+    found = wanted_revision(ModelDeploymentSpec.model_validate(SPEC), model)
+    assert isinstance(found, ModelRevision) and found.artifact.secret_name == "minio"
+    assert found.revision != revision(SPEC, published(uri=f"s3://artifacts/{SHA}", secretName="renamed"))
+    fixed = {"uri": f"s3://b/artifacts/{SHA}", "sha256": SHA, "runtime": "openvino", "secretName": "minio"}
+    found = wanted_revision(ModelDeploymentSpec.model_validate({"model": fixed}), None)
+    assert isinstance(found, ModelRevision) and found.artifact.secret_name == "minio"

@@ -207,7 +207,7 @@ def test_a_model_that_is_not_ready_changes_nothing_that_serves(world: Make) -> N
     w.run(60)
     assert w.replicas == before
     assert w.condition("Progressing")[1] == Reason.MODEL_NOT_READY
-    assert w.condition("Ready")[0] == "True"
+    assert (w.condition("Ready")[0], w.condition("Paused")[0]) == ("True", "False")
 
 
 def test_without_a_model_nothing_is_made(world: Make) -> None:
@@ -216,6 +216,7 @@ def test_without_a_model_nothing_is_made(world: Make) -> None:
     w.run(5)
     assert (w.replicas, w.ledger, w.stable) == ({}, [], None)
     assert w.condition("Ready") == ("False", Reason.MODEL_NOT_READY)
+    assert w.condition("Paused")[0] == "False"
 
 
 def test_an_invalid_first_revision_is_replaced_without_steps(world: Make) -> None:

@@ -30,8 +30,8 @@ end
 if holds("Stalled") then
   return is("Degraded", "Stalled")
 end
--- A rollout that waits for a person. While its model is not ready, it waits for another object.
-if holds("Paused") and conditions["Paused"].reason ~= "ModelNotReady" then
+-- A rollout that waits for a person.
+if holds("Paused") then
   return is("Suspended", "Paused")
 end
 if holds("Reconciling") then

@@ -44,6 +44,16 @@ class TaskVerdict:
     details: str | None = None
 
 
+def refuse_unlike_itself(name: Metric, metric: TaskMetric, itself: Pool) -> None:
+    """The metric must see that the original answers as itself. Raises DataError."""
+    value = itself.whole()
+    if not value >= SAME:
+        raise DataError(
+            f"{name} of the original against itself is {value:.4g}, expected 1: its answers are not {metric.told}, or hold NaN; "
+            "choose another metric"
+        )
+
+
 class TaskReference:
     """The original's own scores: by labels, where there are any, and against itself."""
 
@@ -129,12 +139,7 @@ class TaskReference:
 
     def _refuse_blind(self, beside: Scorer) -> None:
         """The metric must see that the original answers as itself, and that it answers other items otherwise."""
-        itself = self._itself.whole()
-        if not itself >= SAME:
-            raise DataError(
-                f"{self.name} of the original against itself is {itself:.4g}, expected 1: its answers are not {self.metric.told}, or hold NaN; "
-                "choose another metric"
-            )
+        refuse_unlike_itself(self.name, self.metric, self._itself)
         if self._itself.items < FEWEST:
             return
         try:

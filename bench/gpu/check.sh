@@ -1,0 +1,36 @@
+#!/usr/bin/env bash
+# Runs bench/gpu/check.py on a machine with one NVIDIA GPU and Python 3.11 or newer, and nothing else installed. See README.md beside it.
+set -euo pipefail
+cd "$(dirname "$0")/../.."
+say() { printf 'check-gpu: %s\n' "$*" >&2; }
+wheels=bench/gpu/wheels
+environment=${FETTLE_GPU_ENVIRONMENT:-.cache/bench-gpu}
+python=""
+for candidate in ${FETTLE_PYTHON:-python3.11 python3.12 python3.13 python3}; do
+  if command -v "$candidate" >/dev/null && "$candidate" -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null; then python=$candidate; break; fi
+done
+[[ -n $python ]] || { say "Python 3.11 or newer is needed"; exit 1; }
+[[ -x $environment/bin/python ]] || "$python" -m venv "$environment"
+# Parts of wheels that were too large to be carried whole: NAME.whl.part-aa, NAME.whl.part-ab, ...
+for first in "$wheels"/*.whl.part-aa; do
+  [[ -e $first ]] && cat "${first%aa}"* >"${first%.part-aa}" && rm "${first%aa}"*
+done
+if compgen -G "$wheels/*.whl" >/dev/null; then
+  say "installing the wheels in $wheels"
+  "$environment/bin/python" -m pip install --quiet --no-index --no-deps "$wheels"/*.whl
+else
+  say "installing the locked requirements (about 3 GB)"
+  chosen=$(mktemp)
+  "$environment/bin/python" -m pip install --quiet --require-hashes -r requirements/server.txt
+  "$environment/bin/python" -m pip install --quiet --no-deps --require-hashes -r requirements/optimizer.txt
+  "$environment/bin/python" -m pip uninstall --quiet --yes onnxruntime
+  awk '/^[a-z]/ { kept = $0 !~ /^tensorrt-cu12/ } kept' requirements/gpu.txt >"$chosen"
+  "$environment/bin/python" -m pip install --quiet --no-deps --require-hashes -r "$chosen"
+  # The general library comes from NVIDIA's own index; without it its rows say so.
+  awk '/^[a-z]/ { kept = $0 ~ /^tensorrt-cu12/ } kept' requirements/gpu.txt >"$chosen"
+  "$environment/bin/python" -m pip install --quiet --no-deps --require-hashes -r "$chosen" || say "TensorRT's general library cannot be installed here"
+  # Only the server's load needs a client.
+  "$environment/bin/python" -m pip install --quiet httpx || say "without httpx the server is not put under load"
+fi
+export PYTHONPATH=$PWD/operator:$PWD NNCF_CI=1
+exec "$environment/bin/python" -m bench.gpu.check "$@"

@@ -1,0 +1,60 @@
+"""A store in a bucket, as a person reaches it: with the credentials of the environment, or of a folder that stands for a Secret."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from fettle.api.reasons import Reason
+from fettle.errors import StoreError, UsageError
+from fettle.store.remote import RemoteFiles
+from fettle.store.uris import Location, Mounts, locate
+
+SECRET_HELP = (
+    "For s3://, gs:// and az://: folder with the credentials, a file for each key such as AWS_ACCESS_KEY_ID "
+    "[default: those of the environment]."
+)
+
+
+def found(uri: str, secret: Path | None) -> Location:
+    """Where `uri` lies. Raises UsageError for a folder that is not there, StoreError."""
+    if secret is not None and not secret.is_dir():
+        raise UsageError(f"--secret {secret}: expected a folder with a file for each key, such as AWS_ACCESS_KEY_ID")
+    return locate(uri, Mounts(secrets={uri: secret}))
+
+
+class BucketFiles:
+    """The files of a store in a bucket, as `pods/prune.py` looks at them."""
+
+    def __init__(self, store: Location) -> None:
+        """Raises StoreError where `store` is none."""
+        assert isinstance(store.filesystem, RemoteFiles)
+        self._files, self._root = store.filesystem, f"{store.path}/".lstrip("/")
+        self._used = {name.rsplit("/", 1)[-1]: entry["mtime"] for name, entry in self._below("used").items()}
+        if not self._below("blobs"):
+            raise StoreError(f"no store at {store.uri}: a store has a folder 'blobs'", reason=Reason.STORE_NOT_FOUND)
+
+    def _below(self, folder: str) -> dict[str, dict[str, float]]:
+        listed = self._files.find(f"{self._root}{folder}", detail=True)
+        return {name.removeprefix(self._root): entry for name, entry in listed.items()}
+
+    def sizes(self, folder: str) -> dict[str, tuple[int, float]]:
+        """A blob counts as used when it was written, or when its mark was."""
+        return {
+            name: (int(entry["size"]), max(entry["mtime"], self._used.get(name.rsplit("/", 1)[-1], 0)))
+            for name, entry in self._below(folder).items()
+        }
+
+    def text(self, path: str) -> str:
+        """The content of a document; empty where there is none."""
+        try:
+            with self._files.open(f"{self._root}{path}", "rb") as stream:
+                return str(stream.read().decode("utf-8", "replace"))
+        except FileNotFoundError:
+            return ""
+
+    def remove(self, path: str) -> None:
+        """Remove a file, and the mark of a blob."""
+        self._files.rm_file(f"{self._root}{path}")
+        name = path.removeprefix("blobs/")
+        if name in self._used:
+            self._files.rm_file(f"{self._root}used/{name}")

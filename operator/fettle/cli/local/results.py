@@ -1,0 +1,52 @@
+"""What a run on this machine came to, kept beside its report in the store: what `fettle serve NAME` finds."""
+
+from __future__ import annotations
+
+import glob
+import json
+from collections.abc import Iterator
+from pathlib import Path
+
+from pydantic import ValidationError
+
+from fettle.api.optimizedmodel_status import ArtifactStatus, OptimizedModelStatus
+from fettle.cli.local.manifests import ModelDocument
+from fettle.cli.local.mounts import Places
+from fettle.errors import UsageError
+
+REPORTS = "reports"
+
+
+def keep_result(located: Places, manifest: ModelDocument, status: OptimizedModelStatus) -> None:
+    """Write the object with its status beside the report, where there is one. Raises StoreError."""
+    if status.report is None:
+        return
+    store = located.opened()
+    path = status.report.uri.removeprefix(f"{store.uri}/").removesuffix(".html") + ".json"
+    store.write_bytes(path, json.dumps({**manifest.document, "status": status.to_json()}, indent=2).encode())
+
+
+def published(store: Path, name: str, target: str | None) -> ArtifactStatus:
+    """What the last run of the model `name` published for `target`. Raises UsageError where there is not one of them."""
+    artifacts = next((found for found in _published(store, name) if found), None)
+    if artifacts is None:
+        known = sorted({path.parent.name for path in store.glob(f"{REPORTS}/*/*/*.json")})
+        models = f"the store {store} has {', '.join(known)}" if known else f"no run is kept in the store {store}"
+        raise UsageError(f"{name} is neither a folder nor a model that was optimized here: {models}")
+    by_target = {artifact.target: artifact for artifact in artifacts}
+    if target is None and len(by_target) > 1:
+        raise UsageError(f"{name} has artifacts for the targets {', '.join(by_target)}: choose one with --target")
+    wanted = target or next(iter(by_target))
+    if wanted not in by_target:
+        raise UsageError(f"{name} has no artifact for the target {wanted!r} (available: {', '.join(by_target)})")
+    return by_target[wanted]
+
+
+def _published(store: Path, name: str) -> Iterator[tuple[ArtifactStatus, ...]]:
+    """The artifacts of each run of that name, the last run first."""
+    paths = store.glob(f"{REPORTS}/*/{glob.escape(name)}/*.json")
+    for path in sorted(paths, key=lambda path: path.stat().st_mtime, reverse=True):
+        try:
+            yield OptimizedModelStatus.model_validate(json.loads(path.read_bytes())["status"]).artifacts
+        except (OSError, ValueError, KeyError, TypeError, ValidationError) as error:
+            raise UsageError(f"{path} is damaged, or from another version of Fettle: {error}") from error

@@ -1,0 +1,158 @@
+"""The two manifests that `fettle init` writes: YAML with comments that say what was found, and what each choice means."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from fettle.api import metrics
+from fettle.api.interval import items_needed
+from fettle.api.metrics import DropUnit
+from fettle.api.report import PrepareReport
+from fettle.api.signature import Tensor
+from fettle.api.vocabulary import Metric
+from fettle.cli.views.progress import size
+
+WIDTH = 118  # of a comment
+DEFAULT_DROP = 0.01
+
+
+@dataclass(frozen=True)
+class Starter:
+    """What was asked for, and what preparing the model found. `files`: file here -> its address in the claim."""
+
+    name: str
+    claim: str
+    document: Mapping[str, Any]
+    files: Mapping[str, str]
+    report: PrepareReport
+    command: str
+
+    def text(self) -> str:
+        """Both manifests."""
+        parts = [*self._head(), *self._model(), "---", *self._deployment()]
+        return "\n".join(parts) + "\n"
+
+    @property
+    def _metric(self) -> Metric | None:
+        return None if self.report.generated else self.report.metric
+
+    def _head(self) -> Iterable[str]:
+        report = self.report
+        found = [
+            f"Written by `{self.command}`, which found:",
+            f"  model    {report.source.format}, {size(report.source.bytes)}",
+            *(f"  input    {_told(tensor)}" for tensor in report.signature.inputs),
+            *(f"  output   {_told(tensor)}" for tensor in report.signature.outputs),
+        ]
+        if self._metric is not None:
+            labels = f"; labels are {report.labels.told}" if report.labels is not None else ", without labels"
+            found.append(f"  items    {report.items.items} to evaluate{labels}")
+            if report.calibration is not None:
+                found.append(f"  items    {report.calibration.items} to calibrate int8")
+        if report.training is not None:
+            found.append(f"  items    {report.training.items} to train on")
+        found += [f"  note     {note}" for note in report.notes]
+        found += ["", "Upload the files, apply this, and follow the run:"]
+        found += [f"  fettle push {here} {there} --create" for here, there in self.files.items()]
+        found += ["  kubectl apply -f FILE", f"  kubectl fettle why {self.name}"]
+        return (f"# {line}".rstrip() for line in found)
+
+    def _model(self) -> Iterable[str]:
+        spec = self.document["spec"]
+        yield from _plain({"apiVersion": self.document["apiVersion"], "kind": self.document["kind"]})
+        yield f"metadata: {{name: {self.name}}}"
+        yield "spec:"
+        yield "  source:"
+        yield f"    uri: {self.files[spec['source']['uri']]}"
+        yield f"    sha256: {self.report.source.sha256}  # another file ends the run"
+        yield from self._data(spec.get("data", {}))
+        (target,) = spec["targets"]
+        yield "  targets:"
+        yield "    - name: cpu"
+        yield f"      runtimes: [{', '.join(target['runtimes'])}]  # that may serve the model: the fastest is found"
+        yield f"      threads: {target['threads']}  # cores of one serving pod; here those of the machine that wrote this"
+        yield from _indented(_plain({"batchSizes": target["batchSizes"]}) if target.get("batchSizes") else (), 6)
+        yield from _indented(_plain({"objective": spec["objective"]}) if "objective" in spec else (), 2)
+        yield from self._constraints(spec)
+
+    def _data(self, data: Mapping[str, Any]) -> Iterable[str]:
+        if not data:
+            yield "  # Without items that judge accuracy, only exact candidates are chosen: add data.evaluation."
+            return
+        yield "  data:"
+        for part in ("calibration", "evaluation", "training"):
+            given = dict(data.get(part) or {})
+            if not given:
+                continue
+            given["uri"] = self.files[given["uri"]]
+            metric = given.pop("metric", None)
+            yield f"    {part}:"
+            yield from _indented(_plain(given), 6)
+            if metric is not None and self._metric is not None:
+                row = metrics.entry(self._metric)
+                judged = row.by_labels if self.report.labels is not None else row.without_labels
+                yield f"      metric: {self._metric.value}  # {judged}"
+
+    def _constraints(self, spec: Mapping[str, Any]) -> Iterable[str]:
+        if self._metric is None:
+            return
+        given = ((spec.get("constraints") or {}).get("accuracy") or {}).get("maxDrop")
+        row = metrics.entry(self._metric)
+        labelled = self.report.labels is not None
+        if given is None and labelled and row.drop is not DropUnit.FRACTION:
+            yield "  # Say how much may be lost, in the unit of the metric, before anything lossy is chosen:"
+            yield "  # constraints: {accuracy: {maxDrop: 0.1}}"
+            return
+        bound = DEFAULT_DROP if given is None else given
+        needed = items_needed(bound)
+        enough = needed is None or self.report.items.items >= needed
+        says = (
+            "may be lost, with 95 % confidence"
+            if enough
+            else f"needs at least {needed} items; there are {self.report.items.items}"
+        )
+        yield "  constraints:"
+        yield f"    accuracy: {{maxDrop: {bound:g}}}  # {says}"
+
+    def _deployment(self) -> Iterable[str]:
+        yield from _plain({"apiVersion": self.document["apiVersion"], "kind": "ModelDeployment"})
+        yield f"metadata: {{name: {self.name}}}"
+        yield "spec:"
+        yield f"  model: {{ref: {{name: {self.name}, target: cpu}}}}  # follows what the OptimizedModel publishes"
+        yield "  replicas: 3"
+        yield "  rollout:"
+        yield "    steps: [{weight: 34}, {pause: {seconds: 60}}, {weight: 67}, {pause: {seconds: 60}}, {weight: 100}]"
+        yield "    analysis:"
+        yield "      successRate: {min: 0.99}"
+        yield "      latency: {percentile: 50, maxRatioToStable: 2}"
+        if self._metric is None or metrics.entry(self._metric).canaries is not None:
+            yield "      agreement: {min: 0.95}  # of live answers with those of the revision that serves"
+
+
+def addresses(name: str, claim: str, paths: Iterable[str | None]) -> dict[str, str]:
+    """File or folder of this machine -> where it goes in the claim. What is an address already stays."""
+    return {
+        path: path if "://" in path else f"pvc://{claim}/{name}/{Path(path).name}" for path in paths if path is not None
+    }
+
+
+def _told(tensor: Tensor) -> str:
+    """'image FP32 [batch, 1, 32, 32]'."""
+    sizes = [
+        "batch" if axis == tensor.batch_axis else "varies" if size < 0 else str(size)
+        for axis, size in enumerate(tensor.shape)
+    ]
+    return f"{tensor.name} {tensor.dtype} [{', '.join(sizes)}]"
+
+
+def _plain(values: Mapping[str, Any]) -> list[str]:
+    return yaml.safe_dump(dict(values), sort_keys=False, width=WIDTH).splitlines()
+
+
+def _indented(lines: Iterable[str], by: int) -> Iterable[str]:
+    return (" " * by + line for line in lines)

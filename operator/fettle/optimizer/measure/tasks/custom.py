@@ -1,0 +1,147 @@
+"""Metric Custom: a score per item from a user's own function, `score(outputs, label) -> float`; higher is better.
+
+The metric is the mean over the items. `outputs` are the answers to one item by name, without the batch axis. `label` is that item's label, or
+without labels what the original outputs, in the form of `outputs`. What changed is the squared difference to the original's outputs.
+"""
+
+from __future__ import annotations
+
+import linecache
+import traceback
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from functools import lru_cache
+from typing import Any, Self
+
+import numpy as np
+
+from fettle.api.data import CustomMetricSpec, EvaluationSpec
+from fettle.api.signature import Signature
+from fettle.api.text import quoted
+from fettle.errors import DataError
+from fettle.optimizer.measure.items import Answer
+from fettle.optimizer.measure.tasks.base import Likeness, Pool, Scorer, TaskMetric, sums
+from fettle.store.comparison import is_float
+
+Array = np.ndarray[Any, Any]
+Function = Callable[[Answer, Any], Any]
+
+
+class Outputs(dict[str, Array]):
+    """The answers to one item, by output."""
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of all of them."""
+        return sum(array.nbytes for array in self.values())
+
+
+class Custom(TaskMetric):
+    """What a user's own function makes of each item."""
+
+    def __init__(self, spec: CustomMetricSpec, outputs: frozenset[str]) -> None:
+        """Raises DataError where the code does not define the function."""
+        self._function, self.outputs = load(spec.code or "", spec.function), outputs
+        self.told = f"what {spec.function}() scores"
+
+    @classmethod
+    def fit(cls, signature: Signature, examples: Sequence[Answer], spec: EvaluationSpec) -> Self:
+        """Take every output. Raises DataError where there is no code, or it fails."""
+        if spec.custom is None:
+            raise DataError("metric Custom needs data.evaluation.custom")
+        return cls(spec.custom, frozenset(tensor.name for tensor in signature.outputs))
+
+    def likeness(self, examples: Sequence[Answer]) -> Likeness:
+        """Nobody but the user knows."""
+        return Likeness.NONE
+
+    def decode(self, answer: Answer) -> Outputs:
+        """As it is: the function reads it."""
+        return Outputs(answer)
+
+    def read(self, label: Array, said: Outputs) -> Array:
+        """As it is: the function reads it."""
+        return label
+
+    def scorer(self, labelled: bool) -> Scorer:
+        """By the function."""
+        return _Scores(self._function)
+
+    def changes(self) -> Scorer:
+        """By the numbers: the function cannot tell what changed where a label says what is right."""
+        return _Scores(_kept)
+
+
+@dataclass
+class _Scores:
+    """Scores of a function, item by item."""
+
+    function: Function
+    values: list[float] = field(default_factory=list)
+
+    def add(self, said: Outputs, truth: Any) -> None:
+        """Score what was said of the next item. Raises DataError where the function fails or gives no number."""
+        self.values.append(_number(self.function, dict(said), truth))
+
+    def pool(self) -> Pool:
+        """The mean of all."""
+        scores = [np.array([value, 1.0]) for value in self.values]
+        return sums(scores, lambda total: total[..., 0] / total[..., 1], items=len(scores))
+
+
+@lru_cache(maxsize=8)
+def load(code: str, name: str) -> Function:
+    """The function `name` that `code` defines. Raises DataError."""
+    file = f"<data.evaluation.custom: {name}>"
+    linecache.cache[file] = (len(code), None, code.splitlines(keepends=True), file)  # for the lines of tracebacks
+    module: dict[str, Any] = {"__name__": "fettle_custom_metric"}
+    try:
+        exec(compile(code, file, "exec"), module)
+    except (Exception, SystemExit) as error:
+        raise DataError(f"data.evaluation.custom cannot be run: {_failure(error, file)}") from error
+    function: Function | None = module.get(name)
+    if function is None or not callable(function):
+        known = sorted(key for key, value in module.items() if callable(value) and not key.startswith("_"))
+        found = f", found {quoted(', '.join(known))}" if known else ""
+        raise DataError(
+            f"data.evaluation.custom defines no function {name!r}{found}: set data.evaluation.custom.function"
+        )
+    return function
+
+
+def _number(function: Function, said: Answer, truth: Any) -> float:
+    try:
+        value = float(function(said, truth))
+    except (Exception, SystemExit) as error:
+        file = getattr(getattr(function, "__code__", None), "co_filename", "")
+        raise DataError(f"data.evaluation.custom failed on an item: {_failure(error, file)}") from error
+    if not np.isfinite(value):
+        raise DataError(
+            f"data.evaluation.custom gave {value} for an item: it must give a finite number for each, higher is better"
+        )
+    return value
+
+
+def _failure(error: BaseException, file: str) -> str:
+    """The error, and the line of the user's code in which it was raised."""
+    told = quoted(f"{type(error).__name__}: {error}")
+    if isinstance(error, SyntaxError):
+        return f"{told}, in line {error.lineno}"
+    lines = [frame.lineno for frame in traceback.extract_tb(error.__traceback__) if frame.filename == file]
+    return f"{told}, in line {lines[-1]}" if lines else told
+
+
+def _kept(said: Answer, before: Answer) -> float:
+    """1 - squared difference over the squares of the original's numbers, at least 0; of outputs that are no numbers the share that is equal."""
+    shares = []
+    for name, array in said.items():
+        other = before[name]
+        if array.shape != other.shape:
+            shares.append(0.0)
+        elif is_float(array) or array.dtype.kind in "iu":
+            left, right = array.astype(np.float64), other.astype(np.float64)
+            apart, size = float(np.sum((left - right) ** 2)), float(np.sum(right**2))
+            shares.append(max(0.0, 1 - apart / size) if size else float(apart == 0))
+        else:
+            shares.append(float(np.mean(array == other)) if array.size else 1.0)
+    return min(shares, default=1.0)

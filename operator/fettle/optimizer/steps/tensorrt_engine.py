@@ -1,0 +1,34 @@
+"""Engines of both TensorRT libraries: the model in its precision, compiled for one architecture and one range of shapes."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from fettle.api.recipe import OptimizeGraphStep
+from fettle.api.vocabulary import RuntimeName
+from fettle.errors import RecipeError
+from fettle.optimizer.steps import Work
+from fettle.optimizer.steps.onnx_precision import in_precision, required
+from fettle.runtimes import base
+from fettle.runtimes.engine import EngineRuntime
+from fettle.runtimes.engine_build import shapes_of
+
+_ENDS = {RuntimeName.TENSORRT: ".engine", RuntimeName.TENSORRT_RTX: ".rtx"}
+
+
+def compile_engine(work: Work[OptimizeGraphStep]) -> Path:
+    """The engine of a model. Raises RecipeError, and RuntimeFailure with what the library refuses."""
+    device = required(work)
+    form, runtime = device.form, base.get(device.family)
+    if not isinstance(runtime, EngineRuntime) or form.architecture is None:
+        raise RecipeError(f"{device.family} builds no engine for the architecture {form.architecture}")
+    cast = work.folder / "cast" / "model.onnx"
+    cast.parent.mkdir()
+    in_precision(work.entry, cast, form.precision)
+    shapes = shapes_of(device.signature, form.batch_size, form.batch_sizes)
+    target = work.folder / f"model{_ENDS[device.family]}"
+    note = runtime.build(cast, target, form.architecture, shapes)
+    work.notes.append(
+        f"an engine of {note.library} {note.version} for {note.architecture}, {target.stat().st_size} bytes"
+    )
+    return target

@@ -1,0 +1,146 @@
+"""Before the first Job of a run: is there a node with the GPU that a target asks for, and which architecture is it?
+
+Refused is only what no pod could do on any node as it is. What a scheduler, a RuntimeClass or an admission plugin may still arrange is left
+to them: a RuntimeClass brings tolerations of its own, and a taint named after the resource is tolerated for pods that ask for it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+
+from fettle.api.optimizedmodel import DeviceSpec, OptimizedModelSpec, TargetSpec
+from fettle.api.optimizedmodel_status import DeviceStatus
+from fettle.api.pods import Toleration
+from fettle.api.reasons import Reason
+from fettle.api.text import clip
+from fettle.api.vocabulary import DeviceKind
+from fettle.plan.run import retry
+from fettle.plan.run.devices import device_kind, gpu_resources
+from fettle.plan.run.planned import Finding
+from fettle.plan.run.state import MAJOR, MINOR, NodeOffer, RetryOrder, RunSnapshot, Taint
+from fettle.plan.run.status import is_settled
+
+SHOWN = 4  # nodes of which a message tells
+
+
+@dataclass(frozen=True)
+class Located:
+    """The spec with the architectures that were found, what status says of them, and why the run cannot begin, if so."""
+
+    spec: OptimizedModelSpec
+    devices: tuple[DeviceStatus, ...] | None = None
+    fault: Finding | None = None
+
+
+def wants_nodes(snapshot: RunSnapshot) -> bool:
+    """Whether a decision looks at nodes: the run is not over, has targets with GPUs, and has not found any yet."""
+    if all(device_kind(target) is DeviceKind.CPU for target in snapshot.spec.targets):
+        return False
+    order = retry.read(snapshot)
+    return not (is_settled(snapshot.status, snapshot.generation) and not order.acts) and _unknown(snapshot, order)
+
+
+def _unknown(snapshot: RunSnapshot, order: RetryOrder) -> bool:
+    """Whether this run has not found its GPUs yet: one that begins anew looks again."""
+    return snapshot.status.devices is None or not snapshot.goes_on or order.acts
+
+
+def locate(snapshot: RunSnapshot, order: RetryOrder) -> Located:
+    """Where the targets with GPUs find them: as an earlier decision of this run found, else among the nodes."""
+    spec = snapshot.spec
+    targets = [target for target in spec.targets if device_kind(target) is DeviceKind.NVIDIA]
+    if not targets:
+        return Located(spec)
+    devices = snapshot.status.devices
+    if devices is None or _unknown(snapshot, order):
+        located = [_device(target, snapshot.nodes) for target in targets]
+        faults = [each for each in located if isinstance(each, Finding)]
+        if faults:
+            return Located(spec, fault=replace(faults[0], message=" | ".join(fault.message for fault in faults)))
+        devices = tuple(each for each in located if isinstance(each, DeviceStatus))
+    found = {device.target: device for device in devices}
+    targets = [_located(target, found.get(target.name)) for target in spec.targets]
+    return Located(spec.model_copy(update={"targets": tuple(targets)}), devices)
+
+
+def _located(target: TargetSpec, found: DeviceStatus | None) -> TargetSpec:
+    """A target with its GPU's architecture, and with the labels by which pods find it."""
+    if found is None:
+        return target
+    asked = target.device or DeviceSpec(kind=DeviceKind.NVIDIA)
+    device = asked.model_copy(update={"architecture": asked.architecture or found.architecture})
+    selector = {**(found.node_selector or {}), **target.node_selector}
+    return target.model_copy(update={"device": device, "node_selector": selector})
+
+
+def _device(target: TargetSpec, nodes: Sequence[NodeOffer] | None) -> DeviceStatus | Finding:
+    """The GPU of a target: what all nodes that fit agree on. Nodes that cannot be read refuse nothing."""
+    asked = target.device.architecture if target.device is not None else None
+    if nodes is None:
+        return DeviceStatus(target=target.name, architecture=asked)
+    misfits = {node.name: _misfit(target, node) for node in nodes}
+    fitting = [node for node in nodes if misfits[node.name] is None]
+    if not fitting:
+        return Finding(Reason.UNSCHEDULABLE, _nothing_fits(target, nodes, misfits))
+    labelled = {node.architecture for node in fitting}
+    (one,) = labelled if len(labelled) == 1 else (None,)
+    architecture = asked or one
+    selector = {MAJOR: architecture[2:-1], MINOR: architecture[-1]} if one is not None and architecture else None
+    return DeviceStatus(target=target.name, architecture=architecture, node_selector=selector, nodes=len(fitting))
+
+
+def _misfit(target: TargetSpec, node: NodeOffer) -> str | None:
+    """Why no pod of the target can run on a node; None where one may."""
+    wanting = [name for name, amount in gpu_resources(target).items() if node.resources.get(name, 0) < _count(amount)]
+    if wanting:
+        return f"has no {' and no '.join(wanting)}" if not node.resources else f"offers {node.offer}"
+    device = target.device or DeviceSpec(kind=DeviceKind.NVIDIA)
+    if device.architecture is not None and node.architecture not in (None, device.architecture):
+        return f"is {node.architecture} ({node.product})"
+    if 0 < node.memory < device.memory_mebibytes:
+        return f"has {node.memory} MiB of GPU memory ({node.product})"
+    labels = [f"{key}={value}" for key, value in target.node_selector.items() if node.labels.get(key) != value]
+    if labels:
+        return f"lacks the label {labels[0]}"
+    if not node.schedulable:
+        return "is cordoned"
+    return None if target.runtime_class_name else _taint(target, node)
+
+
+def _taint(target: TargetSpec, node: NodeOffer) -> str | None:
+    """The taint that keeps pods of the target off a node."""
+    for taint in node.taints:
+        own = taint.key in gpu_resources(target)
+        if (
+            taint.effect != "PreferNoSchedule"
+            and not own
+            and not any(_tolerates(each, taint) for each in target.tolerations)
+        ):
+            return f"has the taint {taint.key}={taint.value}:{taint.effect}"
+    return None
+
+
+def _tolerates(toleration: Toleration, taint: Taint) -> bool:
+    """As the scheduler matches them."""
+    if toleration.effect not in (None, "", taint.effect) or (toleration.key or taint.key) != taint.key:
+        return False
+    return toleration.operator == "Exists" or (bool(toleration.key) and (toleration.value or "") == taint.value)
+
+
+def _count(amount: int | str) -> int:
+    """A count of devices: a whole number, however it is written."""
+    return int(amount) if str(amount).isdigit() else 1
+
+
+def _nothing_fits(target: TargetSpec, nodes: Sequence[NodeOffer], misfits: Mapping[str, str | None]) -> str:
+    wanted = ", ".join(f"{name}: {amount}" for name, amount in gpu_resources(target).items())
+    device = target.device
+    details = [device.architecture or "", device.memory or ""] if device is not None else []
+    asked = " of ".join((wanted, " with ".join(filter(None, details)))) if any(details) else wanted
+    with_gpus = [node for node in nodes if node.resources]
+    told = "; ".join(f"{node.name} {misfits[node.name]}" for node in with_gpus[:SHOWN])
+    more = f"; {len(with_gpus) - SHOWN} more with GPUs" if len(with_gpus) > SHOWN else ""
+    offers = told + more if with_gpus else "none has a GPU"
+    advice = "add such a node, or change the target's device, resources, nodeSelector or tolerations, and retry"
+    return f"target {target.name}: no node offers {asked}; of {len(nodes)} nodes {clip(offers, 250)} ({advice})"

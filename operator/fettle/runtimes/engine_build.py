@@ -1,0 +1,235 @@
+"""Building TensorRT's engines from ONNX files, with either of its libraries; and the note beside an engine that says what its file does not.
+
+Facts that this file rests on (TensorRT RTX 1.7, whose builder needs no GPU; TensorRT 11 has the same API but for `ComputeCapability`):
+- A network is strongly typed: the precision of each layer is the one that the ONNX file asks for; there are no flags for it. TF32 is a flag,
+  on by default, and taken off: float32 means float32.
+- An engine belongs to one release of one library, and to the architectures that it was built for. Nothing in the file says so before it is
+  loaded on a GPU.
+- Two builds of one model need not have the same bytes: what identifies an engine is what it was built from, never its digest.
+- A logger is the only one who says why a build failed; parsing says it by node.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from fettle.api.base import ApiModel
+from fettle.api.executed import Executed
+from fettle.api.reasons import Reason
+from fettle.api.signature import Signature, Tensor
+from fettle.api.text import clip, quoted
+from fettle.api.vocabulary import RuntimeName
+from fettle.errors import RuntimeFailure
+from fettle.runtimes.cuda import connect
+
+NOTE = "engine.json"
+_COMPUTE = {"CONVOLUTION", "DECONVOLUTION", "MATRIX_MULTIPLY", "EINSUM", "ATTENTION"}
+_CLASSES = {"FLOAT": "f32", "HALF": "f16", "BF16": "bf16", "INT8": "int8", "FP8": "int8"}
+
+
+@dataclass(frozen=True)
+class ShapeRange:
+    """Shapes that an input may have: each size lies between those of `least` and `most`; the engine is fastest at `usual`."""
+
+    least: tuple[int, ...]
+    usual: tuple[int, ...]
+    most: tuple[int, ...]
+
+
+class EngineNote(ApiModel):
+    """What an engine's file does not say: which release of which library made it, for which GPU, and what it computes in.
+
+    `executed` are the layers of the network as it was built: it is strongly typed, so they run in no other precision.
+    """
+
+    library: str
+    version: str
+    architecture: str
+    executed: Executed
+
+
+@dataclass(frozen=True)
+class Library:
+    """One of TensorRT's libraries. `ahead_of_time`: it builds for an architecture that is named, with or without a GPU."""
+
+    name: RuntimeName
+    module: Any
+    distribution: str
+    ahead_of_time: bool
+
+    @property
+    def version(self) -> str:
+        """Its release: engines do not move between two of them."""
+        return str(self.module.__version__)
+
+    def architectures(self) -> tuple[str, ...]:
+        """Those that it can be asked to build for; none where it builds for the GPU at hand."""
+        if not self.ahead_of_time:
+            return ()
+        names = self.module.ComputeCapability.__members__
+        return tuple(name.lower() for name in names if name.startswith("SM"))
+
+
+def build(
+    library: Library, entry: Path, target: Path, architecture: str, shapes: Mapping[str, ShapeRange]
+) -> EngineNote:
+    """Build the ONNX file at `entry` for `architecture` and write the engine to `target`, its note beside it.
+
+    `shapes`: what inputs with sizes that vary may have. Raises RuntimeFailure: UnsupportedOperator naming nodes, UnsupportedModel for inputs
+    of an unknown shape, NodeIncompatible where this library does not build for that architecture here.
+    """
+    trt = library.module
+    log = error_log(trt)
+    with reported(library, log):
+        builder = trt.Builder(log)
+        network = _parsed(library, builder, entry, log)
+        executed = precisions(network)
+        config = builder.create_builder_config()
+        config.clear_flag(trt.BuilderFlag.TF32)
+        _aim(library, config, architecture)
+        if (profile := _profile(builder, network, shapes)) is not None:
+            config.add_optimization_profile(profile)
+        content = builder.build_serialized_network(network, config)
+        if content is None:
+            raise RuntimeFailure(said(library, "built no engine", log.errors), reason=Reason.UNSUPPORTED_MODEL)
+    target.write_bytes(content)
+    note = EngineNote(
+        library=library.distribution, version=library.version, architecture=architecture, executed=executed
+    )
+    target.with_name(NOTE).write_bytes(note.canonical())
+    return note
+
+
+def error_log(trt: Any) -> Any:
+    """A logger that keeps errors."""
+
+    class Log(trt.ILogger):  # type: ignore[misc]  # its base is known at run time only
+        def __init__(self) -> None:
+            super().__init__()
+            self.errors: list[str] = []
+
+        def log(self, severity: Any, message: str) -> None:
+            if severity in (trt.ILogger.Severity.INTERNAL_ERROR, trt.ILogger.Severity.ERROR):
+                self.errors.append(message)
+
+    return Log()
+
+
+@contextlib.contextmanager
+def reported(library: Library, log: Any) -> Iterator[None]:
+    """The library's own exceptions (pybind11 makes them TypeError, RuntimeError and others) become ours."""
+    try:
+        yield
+    except (RuntimeFailure, MemoryError, OSError):
+        raise
+    except Exception as error:
+        raise RuntimeFailure(said(library, f"failed: {error}", log.errors)) from error
+
+
+def said(library: Library, what: str, errors: Sequence[str]) -> str:
+    details = "; ".join(dict.fromkeys(" ".join(error.split()) for error in errors))
+    return f"{library.name} {what}: {quoted(clip(details or 'it gave no reason', 400))}"
+
+
+def _parsed(library: Library, builder: Any, entry: Path, log: Any) -> Any:
+    trt = library.module
+    if not entry.is_file():
+        raise RuntimeFailure(f"{entry} does not exist")
+    network = builder.create_network(1 << int(trt.NetworkDefinitionCreationFlag.STRONGLY_TYPED))
+    parser = trt.OnnxParser(network, log)
+    if parser.parse_from_file(str(entry)):
+        return network
+    refused = [parser.get_error(index) for index in range(parser.num_errors)]
+    nodes = dict.fromkeys(
+        f"{error.node_operator()} {error.node_name() or '(without a name)'}: {' '.join(error.desc().split())}"
+        for error in refused
+    )
+    text = "; ".join(nodes) or "; ".join(log.errors)
+    message = f"{library.name} does not take this model: {quoted(clip(text, 400))}"
+    raise RuntimeFailure(message, reason=Reason.UNSUPPORTED_OPERATOR)
+
+
+def _aim(library: Library, config: Any, architecture: str) -> None:
+    """Tell the builder which GPU the engine is for. Raises RuntimeFailure (NodeIncompatible)."""
+    if not library.ahead_of_time:
+        here = connect().architecture()
+        if here != architecture:
+            message = f"{library.name} builds for the GPU at hand, which is {here}; the target's is {architecture}"
+            raise RuntimeFailure(message, reason=Reason.NODE_INCOMPATIBLE)
+        return
+    known = library.architectures()
+    if architecture not in known:
+        message = f"{library.name} {library.version} builds for {', '.join(known)}, not for {architecture}"
+        raise RuntimeFailure(message, reason=Reason.NODE_INCOMPATIBLE)
+    config.num_compute_capabilities = 1
+    config.set_compute_capability(getattr(library.module.ComputeCapability, architecture.upper()), 0)
+
+
+def _profile(builder: Any, network: Any, shapes: Mapping[str, ShapeRange]) -> Any | None:
+    """The optimization profile; None where every input has one shape, which the network is told then."""
+    inputs = [network.get_input(index) for index in range(network.num_inputs)]
+    profile = None
+    for tensor in inputs:
+        shape = tuple(tensor.shape)
+        if -1 not in shape:
+            continue
+        sizes = shapes.get(tensor.name)
+        if sizes is None or len(sizes.most) != len(shape):
+            message = f"the input {tensor.name!r} has the shape {list(shape)}: an engine needs the range of each size that varies"
+            raise RuntimeFailure(message, reason=Reason.UNSUPPORTED_MODEL)
+        if sizes.least == sizes.most:
+            tensor.shape = sizes.most
+            continue
+        profile = profile or builder.create_optimization_profile()
+        profile.set_shape(tensor.name, sizes.least, sizes.usual, sizes.most)
+    return profile
+
+
+def precisions(network: Any) -> Executed:
+    """The layers that compute, by the precision that the network asks for: a product of dequantized values runs in integers."""
+    makers = {}
+    layers = [network.get_layer(index) for index in range(network.num_layers)]
+    for layer in layers:
+        for index in range(layer.num_outputs):
+            output = layer.get_output(index)
+            if output is not None:
+                makers[output.name] = layer
+    classes = [_precision(layer, makers) for layer in layers if layer.type.name in _COMPUTE]
+    return Executed(**Counter(classes), total=len(classes))
+
+
+def _precision(layer: Any, makers: Mapping[str, Any]) -> str:
+    first = layer.get_input(0)
+    maker = makers.get(first.name)
+    if maker is not None and maker.type.name == "DEQUANTIZE":
+        return "int8"
+    return _CLASSES.get(first.dtype.name, "f32")
+
+
+def shapes_of(signature: Signature, batch_size: int | None, batch_sizes: Sequence[int]) -> dict[str, ShapeRange]:
+    """Shapes of the inputs: `batch_size` items where it is set, else from one item to the largest of `batch_sizes`, the first of which is
+    the usual one. Raises RuntimeFailure (UnsupportedModel) for a size that varies beside the batch: nothing says between what."""
+    sizes = (batch_size, batch_size, batch_size) if batch_size else (1, batch_sizes[0], max(batch_sizes))
+    return {tensor.name: ShapeRange(*(_shape(tensor, size) for size in sizes)) for tensor in signature.inputs}
+
+
+def _shape(tensor: Tensor, batch: int) -> tuple[int, ...]:
+    shape = tuple(batch if axis == tensor.batch_axis else size for axis, size in enumerate(tensor.shape))
+    if -1 in shape:
+        message = f"the input {tensor.name!r} has the shape {list(tensor.shape)}, and nothing says how far its sizes vary: give them in source.inputs"
+        raise RuntimeFailure(message, reason=Reason.UNSUPPORTED_MODEL)
+    return shape
+
+
+def read_note(entry: Path) -> EngineNote:
+    """The note beside an engine. Raises RuntimeFailure where it is missing or cannot be read."""
+    path = entry.with_name(NOTE)
+    try:
+        return EngineNote.model_validate_json(path.read_bytes())
+    except (OSError, ValueError) as error:
+        raise RuntimeFailure(f"{path} cannot be read: {error}") from error

@@ -1,0 +1,44 @@
+"""ONNX Runtime on an NVIDIA GPU.
+
+Facts that this file rests on (1.31): a provider that cannot start is left out without an error, and the model runs on the CPU: `open` looks
+at what is there. Products of float32 are rounded to TF32 unless `use_tf32` is 0. The precision is the file's.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import onnxruntime as ort
+
+from fettle.api.reasons import Reason
+from fettle.api.vocabulary import Precision, RuntimeName
+from fettle.errors import RuntimeFailure
+from fettle.runtimes import cuda
+from fettle.runtimes.onnxruntime import OnnxRuntime
+
+PROVIDER = "CUDAExecutionProvider"
+
+
+class OnnxRuntimeCuda(OnnxRuntime):
+    """See `base.Runtime`. What the GPU has no kernel for runs on the CPU, in the same session."""
+
+    name = RuntimeName.ONNXRUNTIME_CUDA
+    providers = ((PROVIDER, {"device_id": "0", "use_tf32": "0"}), "CPUExecutionProvider")
+    precisions = frozenset({Precision.FLOAT32, Precision.FLOAT16})
+
+    def open(self, entry: Path, options: ort.SessionOptions) -> ort.InferenceSession:
+        """As on the CPU. Raises RuntimeFailure: NodeIncompatible without a GPU, or where this build of the library has no CUDA."""
+        cuda.connect()
+        if PROVIDER not in ort.get_available_providers():
+            message = "this build of onnxruntime has no CUDA; use an image for GPUs, which has onnxruntime-gpu"
+            raise RuntimeFailure(message, reason=Reason.NODE_INCOMPATIBLE)
+        session = super().open(entry, options)
+        if PROVIDER not in session.get_providers():
+            message = (
+                "onnxruntime could not start CUDA and would run on the CPU: driver, CUDA and cuDNN must fit each other"
+            )
+            raise RuntimeFailure(message, reason=Reason.NODE_INCOMPATIBLE)
+        return session
+
+
+RUNTIME = OnnxRuntimeCuda()

@@ -1,0 +1,56 @@
+"""A port that answers HTTP/1.1, in the clear or over TLS."""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+from pathlib import Path
+from typing import Any
+
+from fettle.server import rsgi
+from fettle.server.tls import LOOPBACK, Certificate, TlsPort
+
+
+class Listener:
+    """Answers with `target.__rsgi__`, in the event loop in which it is told to serve. `tls`: the folder of a certificate's Secret."""
+
+    def __init__(self, target: Any, host: str, port: int, tls: Path | None, clients: bool = False) -> None:
+        self._tls: TlsPort | None = None
+        if tls is not None:
+            self._held = _held_port()
+            inner = self._held.getsockname()[1]
+            self._tls = TlsPort(host, port, Certificate(tls, clients), inner)
+            host, port = LOOPBACK, inner
+        self._server = rsgi.server(target, host, port)
+
+    async def serve(self) -> None:
+        """Listen until `stop`. Raises what the server raises where the port is taken; UsageError without a usable certificate."""
+        if self._tls is None:
+            await self._server.serve()
+            return
+        serving = [asyncio.ensure_future(self._server.serve()), asyncio.ensure_future(self._tls.serve())]
+        try:
+            await asyncio.gather(*serving)
+        except BaseException:
+            self.stop()
+            raise
+        finally:
+            self._held.close()
+
+    def stop(self) -> None:
+        """Stop listening; connections end once their requests are answered."""
+        if self._tls is not None:
+            self._tls.stop()
+        self._server.stop()
+
+    def client(self, told: str) -> str | None:
+        """Who sent a request that came from `told`, as address:port; None where it did not come through this port."""
+        return told if self._tls is None else self._tls.clients.get(told)
+
+
+def _held_port() -> socket.socket:
+    """A free port of the loopback address, held until it is listened on: granian shares ports with whoever allows it."""
+    held = socket.socket()
+    held.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
+    held.bind((LOOPBACK, 0))
+    return held

@@ -1,0 +1,192 @@
+"""TLS in front of a port that speaks in the clear: connections are decrypted here, in the port's own event loop, and go on to a port of the loopback
+address, which answers nobody else.
+
+A new certificate is one for new connections: those that are open end when they are old enough (`connections`), as they do anyway.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import socket
+import ssl
+from pathlib import Path
+from typing import cast
+
+from fettle.errors import UsageError
+from fettle.server.mounted import RENEW_SECONDS, MountedFolder
+
+log = logging.getLogger(__name__)
+
+CERTIFICATE, KEY, AUTHORITY = "tls.crt", "tls.key", "ca.crt"  # as Secrets of the type kubernetes.io/tls name them
+HANDSHAKE_SECONDS = 10.0
+BACKLOG = 1024
+LOOPBACK = "127.0.0.1"
+
+
+class Certificate:
+    """The certificate in a mounted Secret. `clients`: only those are let in that show one signed by the Secret's `ca.crt`."""
+
+    def __init__(self, folder: Path, clients: bool = False) -> None:
+        self.mounted, self.clients = MountedFolder(folder), clients
+
+    def context(self) -> ssl.SSLContext:
+        """What is there now. Raises UsageError where it is no certificate with its key."""
+        folder = self.mounted.folder
+        try:
+            context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+            context.minimum_version = ssl.TLSVersion.TLSv1_2
+            context.set_alpn_protocols(["http/1.1"])
+            context.load_cert_chain(folder / CERTIFICATE, folder / KEY)
+            if self.clients:
+                context.verify_mode = ssl.CERT_REQUIRED
+                context.load_verify_locations(folder / AUTHORITY)
+        except (OSError, ValueError) as error:  # an SSLError is an OSError
+            needed = f"{CERTIFICATE} and {KEY} of one certificate" + (f", and {AUTHORITY}" if self.clients else "")
+            message = f"the TLS Secret in {folder} cannot be used: expected {needed}, found: {error}"
+            raise UsageError(message) from error
+        return context
+
+    def renewed(self) -> ssl.SSLContext | None:
+        """A new context where the files have changed; None where they have not, or cannot be used, which is logged: what was there stays."""
+        if not self.mounted.changed():
+            return None
+        try:
+            return self.context()
+        except UsageError as error:
+            log.error("the certificate stays as it was: %s", error.message)
+            self.mounted.forget()
+            return None
+
+    def files(self) -> tuple[bytes, bytes, bytes | None]:
+        """Key, certificates and, where clients show theirs, the authority. Raises UsageError."""
+        self.context()
+        read = [(self.mounted.folder / name).read_bytes() for name in (KEY, CERTIFICATE)]
+        return read[0], read[1], (self.mounted.folder / AUTHORITY).read_bytes() if self.clients else None
+
+
+class TlsPort:
+    """Listens with TLS, and hands what clients send to the loopback port `inner`."""
+
+    def __init__(self, host: str, port: int, certificate: Certificate, inner: int) -> None:
+        self.address, self.certificate, self.inner = (host, port), certificate, inner
+        self.clients: dict[str, str] = {}  # who is behind a connection from here to `inner`, both as address:port
+        self._stopping = asyncio.Event()
+
+    async def serve(self) -> None:
+        """Listen until `stop`. Raises OSError where the port is taken, UsageError without a certificate."""
+        host, port = self.address
+        family = socket.AF_INET6 if ":" in host else socket.AF_INET
+        with socket.create_server((host, port), family=family, backlog=BACKLOG) as listening:
+            self.certificate.mounted.changed()
+            server = await self._listen(listening, self.certificate.context())
+            while not self._stopping.is_set():
+                with contextlib.suppress(TimeoutError):
+                    await asyncio.wait_for(self._stopping.wait(), RENEW_SECONDS)
+                context = self.certificate.renewed()
+                if context is not None and not self._stopping.is_set():
+                    # Both listen for a moment: whoever connects meanwhile is let in by one of them.
+                    server, before = await self._listen(listening, context), server
+                    before.close()
+                    log.info("the certificate of port %d was renewed", port)
+            server.close()
+
+    def stop(self) -> None:
+        """Let nobody in any more. Connections end with those to `inner`."""
+        self._stopping.set()
+
+    async def _listen(self, listening: socket.socket, context: ssl.SSLContext) -> asyncio.Server:
+        return await asyncio.get_running_loop().create_server(
+            lambda: _Outside(self),
+            sock=listening.dup(),
+            ssl=context,
+            backlog=BACKLOG,
+            ssl_handshake_timeout=HANDSHAKE_SECONDS,
+        )
+
+
+class _Outside(asyncio.Protocol):
+    """A client's connection. It is read once the one to the inner port is there, and only as fast as that takes it."""
+
+    def __init__(self, port: TlsPort) -> None:
+        self._port = port
+        self.transport: asyncio.Transport | None = None
+        self._inside = _Inside(self)
+        self._opening: asyncio.Task[None] | None = None
+        self._key = ""  # under which the port knows it
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        self.transport = cast(asyncio.Transport, transport)
+        self.transport.pause_reading()
+        self._opening = asyncio.get_running_loop().create_task(self._open(self.transport))
+
+    async def _open(self, outside: asyncio.Transport) -> None:
+        try:
+            inside, _ = await asyncio.get_running_loop().create_connection(
+                lambda: self._inside, LOOPBACK, self._port.inner
+            )
+        except OSError as error:
+            log.info("a connection was not taken over: %s", error)
+            outside.abort()
+            return
+        if outside.is_closing():
+            inside.close()
+            return
+        self._key = _name(inside, "sockname")
+        self._port.clients[self._key] = _name(outside, "peername")
+        outside.resume_reading()
+
+    def data_received(self, data: bytes) -> None:
+        if self._inside.transport is not None:
+            self._inside.transport.write(data)
+
+    def pause_writing(self) -> None:
+        if self._inside.transport is not None:
+            self._inside.transport.pause_reading()
+
+    def resume_writing(self) -> None:
+        if self._inside.transport is not None:
+            self._inside.transport.resume_reading()
+
+    def connection_lost(self, error: Exception | None) -> None:
+        if self._inside.transport is not None:
+            self._inside.transport.close()
+
+    def forget(self) -> None:
+        """The connection to the inner port has ended, and this one ends when all of it has been sent."""
+        self._port.clients.pop(self._key, None)
+        if self.transport is not None:
+            self.transport.close()
+
+
+class _Inside(asyncio.Protocol):
+    """The connection to the inner port."""
+
+    def __init__(self, outside: _Outside) -> None:
+        self._outside = outside
+        self.transport: asyncio.Transport | None = None
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        self.transport = cast(asyncio.Transport, transport)
+
+    def data_received(self, data: bytes) -> None:
+        if self._outside.transport is not None:
+            self._outside.transport.write(data)
+
+    def pause_writing(self) -> None:
+        if self._outside.transport is not None:
+            self._outside.transport.pause_reading()
+
+    def resume_writing(self) -> None:
+        if self._outside.transport is not None:
+            self._outside.transport.resume_reading()
+
+    def connection_lost(self, error: Exception | None) -> None:
+        self._outside.forget()
+
+
+def _name(transport: asyncio.Transport, side: str) -> str:
+    """An end of a connection, as granian tells it."""
+    host, port = transport.get_extra_info(side)[:2]
+    return f"{host}:{port}"

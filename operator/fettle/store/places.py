@@ -1,0 +1,124 @@
+"""Object stores and web servers, and how a Secret opens them: the clients of obstore, which is imported where an address needs it."""
+
+from __future__ import annotations
+
+import os
+import re
+from base64 import b64encode
+from collections.abc import Callable
+from dataclasses import dataclass
+from datetime import timedelta
+from typing import Any, Protocol
+from urllib.parse import SplitResult, urlsplit
+
+from fettle.api.reasons import Reason
+from fettle.api.uris import WEB
+from fettle.errors import FettleError
+from fettle.store.credentials import Credentials
+
+RETRY: dict[str, Any] = {  # longer than a server's restart takes, and well below the life of a signature
+    "max_retries": 100,
+    "retry_timeout": timedelta(minutes=2),
+    "backoff": {"init_backoff": timedelta(milliseconds=100), "max_backoff": timedelta(seconds=5), "base": 2},
+}
+CLIENT: dict[str, Any] = {"connect_timeout": "10s", "read_timeout": "60s", "timeout": "15m", "user_agent": "fettle"}
+PREFIXES = {"s3": "AWS_", "gs": "GOOGLE_", "az": "AZURE_"}
+CA_KEYS = ("ca.crt", "AWS_CA_BUNDLE")
+
+
+class Missing(Protocol):
+    """Makes the error for what an address names: of a source, of data, of a store."""
+
+    def __call__(self, message: str, *, reason: Reason | None = ..., retryable: bool = ...) -> FettleError:
+        """`reason` is that of an address which leads nowhere, unless another is given."""
+        ...
+
+
+@dataclass(frozen=True)
+class Place:
+    """A bucket, or a web server: `root` is its address, without a path. `lists`: whether it can say what lies in it."""
+
+    root: str
+    client: Any
+    lists: bool
+    credentials: Credentials | None
+
+
+def connect(uri: str, credentials: Credentials | None, missing: Missing) -> Place:
+    """The place that `uri` lies in; nothing is asked of it yet. Raises what `missing` makes for an address with credentials in it, and for keys
+    of a Secret that mean nothing to this kind of place."""
+    parts = urlsplit(uri)
+    root = f"{parts.scheme}://{parts.netloc}"
+    if "@" in parts.netloc or parts.query or parts.fragment:
+        shown = f"{parts.scheme}://{parts.netloc.rpartition('@')[2]}{parts.path}"
+        raise missing(
+            f"{shown}: an address must not contain a user, a password or a query, because everybody who may read the object reads "
+            "them: put credentials into a Secret, and name it in secretName",
+            reason=Reason.INVALID_SPEC,
+        )
+    if not parts.netloc:
+        raise missing(f"{uri}: the {'host' if parts.scheme in WEB else 'bucket'} is missing")
+    if credentials is not None and not credentials.values:
+        message = f"{uri}: the Secret {credentials.name} does not exist in this namespace, or is empty: create it, or correct secretName"
+        raise missing(message, reason=Reason.FORBIDDEN, retryable=True)
+    return Place(root, _client(parts, root, credentials, missing), parts.scheme not in WEB, credentials)
+
+
+def _client(parts: SplitResult, root: str, credentials: Credentials | None, missing: Missing) -> Any:
+    try:
+        from obstore import exceptions, store
+    except ImportError as error:
+        message = (
+            f"{root}: {parts.scheme}:// needs the package obstore, which is not installed here: pip install obstore"
+        )
+        raise missing(message) from error
+    given = dict(credentials.values) if credentials is not None else {}
+    options = _client_options(given)
+    try:
+        if parts.scheme in WEB:
+            options |= {"allow_http": parts.scheme == "http", "default_headers": _headers(given)}
+            return store.HTTPStore(root, client_options=options, retry_config=RETRY)
+        config = {key: value for key, value in given.items() if key.startswith(PREFIXES[parts.scheme])}
+        config = {key: value for key, value in config.items() if key not in CA_KEYS}
+        if credentials is not None and "GOOGLE_APPLICATION_CREDENTIALS" in config:
+            config["GOOGLE_APPLICATION_CREDENTIALS"] = str(credentials.folder / "GOOGLE_APPLICATION_CREDENTIALS")
+        endpoints = (
+            value
+            for key, value in {**os.environ, **config}.items()
+            if key.startswith(PREFIXES[parts.scheme]) and "ENDPOINT" in key
+        )
+        options["allow_http"] = any(value.startswith("http://") for value in endpoints)
+        kinds: dict[str, Callable[..., Any]] = {"s3": store.S3Store, "gs": store.GCSStore, "az": store.AzureStore}
+        return kinds[parts.scheme](parts.netloc, config=config, client_options=options, retry_config=RETRY)
+    except exceptions.UnknownConfigurationKeyError as error:
+        key = re.search(r"'(\w+)'", str(error))
+        name = key[1].upper() if key is not None else ""
+        message = f"{root}: {_holder(credentials)} has a key that is unknown for {parts.scheme}://: {name}"
+        raise missing(message, reason=Reason.INVALID_SPEC) from None
+    except (exceptions.BaseError, ValueError):
+        keys = ", ".join(sorted(given)) or PREFIXES.get(parts.scheme, "")
+        message = f"{root}: {_holder(credentials)} has a value that cannot be used: {keys}"
+        raise missing(message, reason=Reason.INVALID_SPEC) from None
+
+
+def _holder(credentials: Credentials | None) -> str:
+    return f"Secret {credentials.name}" if credentials is not None else "the environment"
+
+
+def _client_options(given: dict[str, str]) -> dict[str, Any]:
+    options = dict(CLIENT)
+    if authority := next((given[key] for key in CA_KEYS if key in given), None):
+        options["root_certificate"] = authority
+    for option, keys in (("proxy_url", ("HTTPS_PROXY", "HTTP_PROXY")), ("proxy_excludes", ("NO_PROXY",))):
+        if value := next((given[key] for key in keys if key in given), None):
+            options[option] = value
+    return options
+
+
+def _headers(given: dict[str, str]) -> dict[str, str]:
+    if "token" in given:
+        return {"Authorization": f"Bearer {given['token']}"}
+    if "username" in given or "password" in given:
+        pair = f"{given.get('username', '')}:{given.get('password', '')}"
+        return {"Authorization": f"Basic {b64encode(pair.encode()).decode()}"}
+    return {}

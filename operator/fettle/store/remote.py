@@ -1,0 +1,249 @@
+"""Files in an object store or on a web server, through obstore: one client for S3, Google Cloud Storage, Azure and HTTP.
+
+It tries again by itself, and goes on where a connection broke.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import re
+import tempfile
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from typing import IO, Any
+
+from fsspec import AbstractFileSystem
+from fsspec.spec import AbstractBufferedFile
+
+from fettle.store.failures import Failure, error_of
+from fettle.store.places import Missing, Place
+
+PART = 16 << 20  # bytes of one request of several at once
+AT_ONCE = 4
+WHOLE = 64 << 20  # bytes: a file up to this size is fetched before it is read, a larger one is read in blocks
+BLOCK = 8 << 20
+
+
+class RemoteFiles(AbstractFileSystem):  # type: ignore[misc]  # fsspec has no types
+    """The files of a place. Paths are relative to it. Raises FileNotFoundError, and what `missing` makes for all else."""
+
+    protocol = "remote"
+    cachable = False  # an instance holds credentials
+
+    def __init__(self, place: Place, missing: Missing) -> None:
+        super().__init__()
+        self._place, self._missing = place, missing
+        # Name -> type: who lists a folder need not ask for each of its files again.
+        self._listed: dict[str, str] = {}
+
+    # -------------------------------------------------------------------------------------------------------------- asking
+
+    def info(self, path: str, **_: Any) -> dict[str, Any]:
+        """Name, size in bytes, type (file or directory), and the time of the last change."""
+        key = path.strip("/")
+        if key:
+            try:
+                return _entry(self._head(key))
+            except FileNotFoundError:
+                if not self._place.lists:
+                    raise
+        if self._place.lists and (self._first(key) is not None or not key):
+            return {"name": key, "size": 0, "type": "directory"}
+        raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), f"{self._place.root}/{key}")
+
+    def ls(self, path: str, detail: bool = True, **_: Any) -> list[Any]:
+        """The entries of a folder; a file is its own only entry."""
+        import obstore
+
+        key = path.strip("/")
+        entries: list[dict[str, Any]] = []
+        if self._place.lists:
+            with self._told(key):
+                found = obstore.list_with_delimiter(self._place.client, prefix=key or None)
+            entries += [{"name": name, "size": 0, "type": "directory"} for name in found["common_prefixes"]]
+            entries += [_entry(meta) for meta in found["objects"] if meta["path"] != key]
+        entries = entries or [self.info(key)]
+        self._listed |= {entry["name"]: entry["type"] for entry in entries}
+        return entries if detail else [entry["name"] for entry in entries]
+
+    def find(
+        self, path: str, maxdepth: int | None = None, withdirs: bool = False, detail: bool = False, **_: Any
+    ) -> Any:
+        """Every file below `path`: by name where `detail` is asked for."""
+        import obstore
+
+        key = path.strip("/")
+        with self._told(key):
+            found = [_entry(meta) for batch in obstore.list(self._place.client, prefix=key or None) for meta in batch]
+        return {entry["name"]: entry for entry in found} if detail else [entry["name"] for entry in found]
+
+    def exists(self, path: str, **_: Any) -> bool:
+        """As fsspec's own, which takes a refusal for absence; here it is raised."""
+        try:
+            self.info(path)
+        except FileNotFoundError:
+            return False
+        return True
+
+    def isfile(self, path: str) -> bool:
+        """Whether it is there and is a file."""
+        return self._type(path) == "file"
+
+    def isdir(self, path: str) -> bool:
+        """Whether it is there and is a folder. A web server has none."""
+        return self._place.lists and self._type(path) == "directory"
+
+    def _type(self, path: str) -> str | None:
+        listed = self._listed.get(path.strip("/"))
+        if listed is not None:
+            return listed
+        try:
+            return str(self.info(path)["type"])
+        except FileNotFoundError:
+            return None
+
+    def _first(self, key: str) -> Any:
+        import obstore
+
+        with self._told(key):
+            pages = obstore.list(self._place.client, prefix=key or None, chunk_size=1)
+            return next((page[0] for page in pages if page), None)
+
+    def _head(self, key: str) -> dict[str, Any]:
+        import obstore
+
+        with self._told(key):
+            try:
+                return dict(obstore.head(self._place.client, key))
+            except (FileNotFoundError, obstore.exceptions.BaseError) as error:
+                if not re.search(r"status code: 4(?!04)\d\d", str(error)):
+                    raise
+                # The answer to HEAD has no body that says why; and some servers take none.
+                return dict(obstore.get(self._place.client, key, options={"range": (0, 1)}).meta)
+
+    # ------------------------------------------------------------------------------------------------------------- reading
+
+    def get_file(self, rpath: str, lpath: str, **_: Any) -> None:
+        """Copy a file to this machine, in parallel ranges; each is asked for again until it is whole."""
+        key = rpath.strip("/")
+        with open(lpath, "wb") as target:
+            self._fetch(key, self._head(key), target)
+
+    def _open(self, path: str, mode: str = "rb", **_: Any) -> Any:
+        if mode != "rb":
+            raise NotImplementedError("remote files are written whole, with `write`")
+        key = path.strip("/")
+        meta = self._head(key)
+        if meta["size"] > WHOLE and self._has_ranges(key):
+            return RemoteFile(self, key, mode, block_size=BLOCK, cache_type="readahead", size=meta["size"], meta=meta)
+        copied = tempfile.TemporaryFile(prefix="fettle-")  # noqa: SIM115 - the caller's to close
+        self._fetch(key, meta, copied)
+        copied.seek(0)
+        return copied
+
+    def _has_ranges(self, key: str) -> bool:
+        import obstore
+
+        try:
+            self.read_range(key, {}, 0, 1)
+        except obstore.exceptions.NotSupportedError:
+            return False
+        return True
+
+    def _fetch(self, key: str, meta: dict[str, Any], target: IO[bytes]) -> None:
+        import obstore
+
+        size = meta["size"]
+        target.truncate(size)
+
+        def fetch(start: int) -> None:
+            data, at = memoryview(self.read_range(key, meta, start, min(start + PART, size))), start
+            while data:
+                written = os.pwrite(target.fileno(), data, at)
+                data, at = data[written:], at + written
+
+        try:
+            with ThreadPoolExecutor(AT_ONCE) as pool:
+                list(pool.map(fetch, range(0, size, PART)))
+        except obstore.exceptions.NotSupportedError:
+            self._fetch_whole(key, target)
+
+    def _fetch_whole(self, key: str, target: IO[bytes]) -> None:
+        """For a server without ranges: nothing can be continued there, so that a broken connection begins again."""
+        import obstore
+
+        target.seek(0)
+        target.truncate()
+        with self._told(key):
+            for chunk in obstore.get(self._place.client, key).stream(min_chunk_size=1 << 20):
+                target.write(chunk)
+        target.flush()
+
+    def read_range(self, key: str, meta: dict[str, Any], start: int, end: int) -> bytes:
+        """Bytes `start` to `end` of the file as it was when `meta` was read. Raises obstore's NotSupportedError where there are no ranges."""
+        import obstore
+
+        options: dict[str, Any] = {"range": (start, end)}
+        tag = meta.get("e_tag")
+        if tag and not tag.startswith("W/"):
+            options["if_match"] = tag
+        with self._told(key):
+            return bytes(obstore.get(self._place.client, key, options=options).bytes())
+
+    # ------------------------------------------------------------------------------------------------------------- writing
+
+    def write(self, path: str, source: IO[bytes]) -> None:
+        """Write a file whole, from the start of `source`: nobody ever sees a part of it, and of two writers the last one stays."""
+        import obstore
+
+        key, size = path.strip("/"), source.seek(0, os.SEEK_END)
+        source.seek(0)
+        options = {"use_multipart": size > WHOLE, "chunk_size": PART, "max_concurrency": AT_ONCE}
+        with self._told(key):
+            obstore.put(self._place.client, key, source, **options)
+
+    def rm_file(self, path: str) -> None:
+        """Remove a file."""
+        import obstore
+
+        key = path.strip("/")
+        with self._told(key):
+            obstore.delete(self._place.client, key)
+
+    # -------------------------------------------------------------------------------------------------------------- errors
+
+    @contextmanager
+    def _told(self, key: str) -> Iterator[None]:
+        """What the client raises, in words of ours. Its own are left out: they may show what was sent."""
+        from obstore import exceptions
+
+        try:
+            yield
+        except exceptions.NotSupportedError:
+            raise
+        except (FileNotFoundError, exceptions.BaseError) as error:
+            failure = Failure.of(str(error), isinstance(error, FileNotFoundError))
+        else:
+            return
+        where = f"{self._place.root}/{key}"
+        if failure.absent:
+            raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), where) from None
+        raise error_of(self._place, where, failure, self._missing) from None
+
+
+def _entry(meta: Any) -> dict[str, Any]:
+    return {"name": meta["path"], "size": meta["size"], "type": "file", "mtime": meta["last_modified"].timestamp()}
+
+
+class RemoteFile(AbstractBufferedFile):  # type: ignore[misc]
+    """A large file, read in blocks."""
+
+    def __init__(self, fs: RemoteFiles, path: str, mode: str, *, meta: dict[str, Any], **options: Any) -> None:
+        super().__init__(fs, path, mode, **options)
+        self._meta = meta
+
+    def _fetch_range(self, start: int, end: int) -> bytes:
+        read: bytes = self.fs.read_range(self.path, self._meta, start, end)
+        return read

@@ -1,0 +1,56 @@
+"""versitygw, an S3 server on a folder: it checks who asks, keeps what it has when it is killed, and can be started again."""
+
+from __future__ import annotations
+
+import secrets
+import socket
+import subprocess
+import time
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from tests.servers.s3 import REGION, S3Server
+from tools.integrations.programs import VERSITYGW, ensure
+
+
+@dataclass
+class Gateway:
+    """The server and its folder, in which every folder is a bucket."""
+
+    folder: Path
+    port: int = 0
+    key: str = field(default_factory=lambda: f"key{secrets.token_hex(8)}")
+    secret: str = field(default_factory=lambda: secrets.token_hex(20))
+    process: subprocess.Popen[bytes] | None = None
+
+    def __post_init__(self) -> None:
+        with socket.socket() as probe:
+            probe.bind(("127.0.0.1", 0))
+            self.port = probe.getsockname()[1]
+
+    def bucket(self, name: str) -> S3Server:
+        """A bucket of it."""
+        (self.folder / "data" / name).mkdir(parents=True, exist_ok=True)
+        return S3Server(f"http://127.0.0.1:{self.port}", name, self.key, self.secret)
+
+    def start(self) -> None:
+        """Start it, and wait until it takes connections."""
+        binary = ensure(VERSITYGW, print)
+        (self.folder / "data").mkdir(parents=True, exist_ok=True)
+        options = ("--access", self.key, "--secret", self.secret, "--region", REGION)
+        command = [str(binary), *options, "--port", f"127.0.0.1:{self.port}", "posix", str(self.folder / "data")]
+        with (self.folder / "gateway.log").open("ab") as log:
+            self.process = subprocess.Popen(command, stdout=log, stderr=log)
+        while not self._answers():
+            assert self.process.poll() is None, (self.folder / "gateway.log").read_text()
+            time.sleep(0.05)
+
+    def kill(self) -> None:
+        """End it at once, in the middle of whatever it does."""
+        assert self.process is not None
+        self.process.kill()
+        self.process.wait()
+
+    def _answers(self) -> bool:
+        with socket.socket() as client:
+            return client.connect_ex(("127.0.0.1", self.port)) == 0

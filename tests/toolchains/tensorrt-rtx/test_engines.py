@@ -1,0 +1,117 @@
+"""Engines of real models, built here without a GPU for the architectures of a T4, an A10 and an L4. What they answer needs one of those."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from fettle.api.reasons import Reason
+from fettle.api.signature import Signature, Tensor
+from fettle.api.vocabulary import Precision
+from fettle.errors import RuntimeFailure
+from fettle.optimizer.steps.onnx_precision import in_precision
+from fettle.runtimes import base, engine_build
+from fettle.runtimes.engine import EngineRuntime
+from fettle.runtimes.engine_build import ShapeRange
+from fettle.runtimes.tensorrt_rtx import RUNTIME
+from models import MODELS, Model
+
+DIGITS = next(model for model in MODELS if model.name == "digits")
+# Turing has no float32 products in this library: their builds end with that sentence. The others have none, or only convolutions.
+PRODUCTS = {"digits", "magika", "ocr-direction", "orientation", "open-nsfw", "dnsmos"}
+REFUSED = {
+    "nakdimon": (Reason.UNSUPPORTED_OPERATOR, "Loop model/bidirectional/forward_lstm"),
+    "silero-vad": (Reason.UNSUPPORTED_MODEL, "Shape Error"),
+}
+
+
+def build(model: Model, folder: Path, architecture: str, entry: Path | None = None) -> engine_build.EngineNote:
+    return RUNTIME.build(entry or model.file, folder / "model.rtx", architecture, model.ranges)
+
+
+@pytest.mark.parametrize("architecture", ["sm75", "sm86", "sm89"])
+@pytest.mark.parametrize("model", MODELS, ids=lambda model: model.name)
+def test_a_real_model_becomes_an_engine_or_a_reason(model: Model, architecture: str, tmp_path: Path) -> None:
+    refused = REFUSED.get(model.name)
+    if architecture == "sm75" and model.name in PRODUCTS:
+        refused = (Reason.UNSUPPORTED_MODEL, "FP32 GEMM is not supported")
+    if refused is not None:
+        with pytest.raises(RuntimeFailure, match=refused[1]) as failure:
+            build(model, tmp_path, architecture)
+        assert failure.value.reason == refused[0]
+        assert not (tmp_path / "model.rtx").exists()
+        return
+    note = build(model, tmp_path, architecture)
+    assert (tmp_path / "model.rtx").stat().st_size > model.file.stat().st_size / 4
+    assert note == engine_build.read_note(tmp_path / "model.rtx")
+    assert (note.architecture, note.library, note.version) == (
+        architecture,
+        "tensorrt-rtx-cu12",
+        RUNTIME.library.version,
+    )
+    assert note.executed.f32 == note.executed.total > 0, "a float32 model is computed in float32"
+
+
+@pytest.mark.parametrize("name", ["digits", "ocr-direction", "open-nsfw"])
+def test_turing_takes_in_float16_what_it_refuses_in_float32(name: str, tmp_path: Path) -> None:
+    model = next(model for model in MODELS if model.name == name)
+    cast = in_precision(model.file, tmp_path / "cast.onnx", Precision.FLOAT16)
+    note = build(model, tmp_path, "sm75", cast)
+    assert note.executed.f16 == note.executed.total > 0
+
+
+def test_what_is_said_of_an_engine_is_the_same_for_each_build_of_it(tmp_path: Path) -> None:
+    notes = []
+    for name in ("first", "second"):
+        (tmp_path / name).mkdir()
+        notes.append(build(DIGITS, tmp_path / name, "sm89"))
+    assert notes[0] == notes[1]
+
+
+def test_one_engine_takes_a_range_of_batches(tmp_path: Path) -> None:
+    image = Tensor(name="image", dtype="FP32", shape=(-1, 1, 32, 32), batch_axis=0)
+    shapes = engine_build.shapes_of(Signature(inputs=(image,), outputs=()), None, (1, 8))
+    assert shapes == {"image": ShapeRange((1, 1, 32, 32), (1, 1, 32, 32), (8, 1, 32, 32))}
+    assert RUNTIME.build(DIGITS.file, tmp_path / "model.rtx", "sm89", shapes).executed.total > 0
+
+
+@pytest.mark.parametrize(
+    ("architecture", "shapes", "reason", "told"),
+    [
+        ("sm90", DIGITS.ranges, Reason.NODE_INCOMPATIBLE, r"builds for sm75, .*sm89, .*, not for sm90"),
+        ("sm89", {}, Reason.UNSUPPORTED_MODEL, r"the input 'image' has the shape \[-1, 1, 32, 32\]"),
+    ],
+    ids=["an architecture that the library does not know", "a size of which nothing says how far it varies"],
+)
+def test_what_cannot_be_built_is_said(
+    architecture: str, shapes: dict[str, ShapeRange], reason: Reason, told: str, tmp_path: Path
+) -> None:
+    with pytest.raises(RuntimeFailure, match=told) as failure:
+        RUNTIME.build(DIGITS.file, tmp_path / "model.rtx", architecture, shapes)
+    assert failure.value.reason == reason
+
+
+@pytest.mark.parametrize(
+    "content", [b"", b"no protobuf at all", b"\x08\x08"], ids=["empty", "damaged", "nothing but a version"]
+)
+def test_a_damaged_file_ends_with_a_sentence(content: bytes, tmp_path: Path) -> None:
+    (tmp_path / "model.onnx").write_bytes(content)
+    with pytest.raises(RuntimeFailure, match="tensorrt-rtx"):
+        RUNTIME.build(tmp_path / "model.onnx", tmp_path / "model.rtx", "sm89", {})
+    assert not (tmp_path / "model.rtx").exists()
+
+
+def test_an_engine_is_not_loaded_without_a_gpu_and_the_reason_says_so(tmp_path: Path) -> None:
+    build(DIGITS, tmp_path, "sm89")
+    image = Tensor(name="image", dtype="FP32", shape=(-1, 1, 32, 32), batch_axis=0)
+    logits = Tensor(name="logits", dtype="FP32", shape=(-1, 10), batch_axis=0)
+    with pytest.raises(RuntimeFailure, match="this node has no NVIDIA GPU that the pod may use") as failure:
+        RUNTIME.load(tmp_path / "model.rtx", base.RuntimeSettings(), Signature(inputs=(image,), outputs=(logits,)))
+    assert failure.value.reason == Reason.NODE_INCOMPATIBLE
+
+
+def test_the_runtime_is_found_by_its_name() -> None:
+    runtime = base.get(RUNTIME.name)
+    assert isinstance(runtime, EngineRuntime)
+    assert {"sm75", "sm86", "sm89"} <= set(runtime.library.architectures())

@@ -1,0 +1,109 @@
+"""Targets with GPUs: which candidates they get, what their files must be, and what is refused before any work."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from tests.unit.plan.default_plan.test_default_plan import named, plan, refused, tried
+from tests.unit.plan.optimize.world import make_spec
+
+from fettle.api.reasons import Reason
+from fettle.api.task import DeviceForm
+from fettle.api.vocabulary import Precision, RuntimeName
+from fettle.plan.run.candidates import TargetPlan, possible_builds
+
+GPU = {"kind": "nvidia", "architecture": "sm89"}
+
+
+def planned(runtimes: tuple[str, ...] = (), **target: Any) -> TargetPlan:
+    named_runtimes = {"runtimes": list(runtimes)} if runtimes else {}
+    return plan(make_spec(targets=[{"name": "gpu", "device": GPU, **named_runtimes, **target}]))
+
+
+def test_a_gpu_gets_float32_float16_and_int8_in_cuda_and_as_engines() -> None:
+    found = planned(batchSizes=[1])
+    assert tried(found) == [
+        "original",
+        "float32-onnxruntime-cuda",
+        "float32-tensorrt-rtx",
+        "float16-onnxruntime-cuda",
+        "float16-tensorrt-rtx",
+        "int8-onnxruntime-cuda",
+        "int8-tensorrt-rtx",
+        "int8-onnxruntime-cuda-float16",
+        "int8-tensorrt-rtx-float16",
+    ]
+    assert refused(found) == {}
+
+
+def test_what_a_gpu_gains_is_measured_against_the_source_on_the_gpu() -> None:
+    baseline = planned().baseline
+    assert (baseline.runtime, baseline.untouched) == (RuntimeName.ONNXRUNTIME_CUDA, True)
+    assert not baseline.settings.graph_optimization
+
+
+@pytest.mark.parametrize(
+    ("name", "form"),
+    [
+        ("float32-onnxruntime-cuda", None),
+        ("float16-onnxruntime-cuda", DeviceForm(precision=Precision.FLOAT16)),
+        ("float32-tensorrt-rtx", DeviceForm(architecture="sm89", batch_sizes=(1, 8))),
+        ("int8-tensorrt-rtx-float16", DeviceForm(precision=Precision.FLOAT16, architecture="sm89", batch_sizes=(1, 8))),
+    ],
+)
+def test_a_file_has_the_form_that_its_runtime_takes(name: str, form: DeviceForm | None) -> None:
+    build = named(planned(batchSizes=[1, 8]), name).build
+    assert (build.form if build is not None else None) == form
+
+
+@pytest.mark.parametrize(("sizes", "fixed", "preferred"), [([4], 4, None), ([1, 8, 4], None, 8)])
+def test_an_engine_is_served_in_the_batches_that_it_was_built_for(
+    sizes: list[int], fixed: int | None, preferred: int | None
+) -> None:
+    settings = named(planned(batchSizes=sizes), "float16-tensorrt-rtx").plan.settings
+    assert (settings.batch_size, settings.preferred_batch) == (fixed, preferred)
+
+
+def test_engines_of_two_architectures_are_two_builds_and_what_any_gpu_runs_is_one() -> None:
+    gpus = [{"name": each, "device": {"kind": "nvidia", "architecture": each}} for each in ("sm75", "sm89")]
+    names = [build.name for build in possible_builds(make_spec(targets=gpus))]
+    assert len(names) == len(set(names))
+    assert sum("sm75" in name for name in names) == sum("sm89" in name for name in names) == 4
+    assert "int8-onnxruntime-cuda" in names
+
+
+@pytest.mark.parametrize(
+    ("target", "row", "advice"),
+    [
+        ({"runtimes": ["onnxruntime", "tensorrt-rtx"]}, "float32-tensorrt-rtx", "give the target device.kind nvidia"),
+        ({"device": {"kind": "nvidia"}}, "float16-tensorrt-rtx", "give the target device.architecture, such as sm89"),
+    ],
+    ids=["no GPU", "no architecture"],
+)
+def test_an_engine_that_has_no_place_is_a_row_with_the_reason(target: dict[str, Any], row: str, advice: str) -> None:
+    found = plan(make_spec(targets=[{"name": "here", **target}]))
+    assert refused(found)[row] == Reason.RECIPE_NOT_APPLICABLE
+    refusal = named(found, row).refusal
+    assert refusal is not None
+    assert advice in refusal.message
+    assert tried(found), "other rows go on"
+
+
+def test_a_recipe_ends_in_an_engine_whatever_its_steps_are() -> None:
+    spec = make_spec(
+        targets=[{"name": "gpu", "device": GPU, "runtimes": ["tensorrt-rtx"]}],
+        recipes=[{"name": "mine", "steps": [{"optimizeGraph": {}}, {"quantize": {"mode": "Static"}}]}],
+    )
+    (row,) = (each for each in plan(spec).candidates if each.plan.recipe == "mine")
+    keys = [next(iter(step.to_json())) for step in row.steps]
+    assert keys == ["quantize", "optimizeGraph"]
+
+
+def test_a_recipe_that_asks_for_nothing_is_the_portable_form_in_cuda() -> None:
+    spec = make_spec(
+        targets=[{"name": "gpu", "device": GPU, "runtimes": ["onnxruntime-cuda"]}],
+        recipes=[{"name": "plain", "steps": [{"optimizeGraph": {}}]}],
+    )
+    (row,) = (each for each in plan(spec).candidates if each.plan.recipe == "plain")
+    assert (row.build, row.refusal) == (None, None)

@@ -1,0 +1,172 @@
+"""A GPU for tests: what `runtimes/cuda.py` promises, in this process's memory, each call written down; and an engine that runs on it.
+
+The calls that change something happen when the stream is waited for, in their order, as on a GPU: what reads too early reads old bytes.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+
+from fettle.api.reasons import Reason
+from fettle.errors import RuntimeFailure
+from fettle.runtimes.base import Array
+
+GARBAGE = 0xAB  # what memory holds before anybody writes to it
+
+
+@dataclass
+class FakeCuda:
+    """`fails`: by a call's name, the error that it raises, each once, and how many calls of it go well before."""
+
+    sm: str = "sm89"
+    calls: list[str] = field(default_factory=list)
+    fails: dict[str, tuple[int, RuntimeFailure]] = field(default_factory=dict)
+    device: dict[int, Array] = field(default_factory=dict)
+    host: dict[int, Array] = field(default_factory=dict)
+    streams: dict[int, list[Callable[[], None]]] = field(default_factory=dict)
+    _numbers: Any = field(default_factory=lambda: itertools.count(1000))
+
+    def _call(self, name: str) -> None:
+        self.calls.append(name)
+        before, error = self.fails.get(name, (0, None))
+        if error is None:
+            return
+        if before:
+            self.fails[name] = (before - 1, error)
+            return
+        del self.fails[name]
+        raise error
+
+    def architecture(self) -> str:
+        return self.sm
+
+    def name(self) -> str:
+        return "NVIDIA Fake"
+
+    def memory(self) -> tuple[int, int]:
+        return 1 << 30, 2 << 30
+
+    def create_stream(self) -> int:
+        self._call("create_stream")
+        number = next(self._numbers)
+        self.streams[number] = []
+        return number
+
+    def destroy_stream(self, stream: int) -> None:
+        self._call("destroy_stream")
+        del self.streams[stream]
+
+    def synchronize(self, stream: int) -> None:
+        self._call("synchronize")
+        for action in self.streams[stream]:
+            action()
+        self.streams[stream].clear()
+
+    def allocate(self, size: int) -> int:
+        self._call("allocate")
+        number = next(self._numbers)
+        self.device[number] = np.full(size, GARBAGE, np.uint8)
+        return number
+
+    def free(self, pointer: int) -> None:
+        self._call("free")
+        del self.device[pointer]
+
+    def allocate_host(self, size: int) -> Array:
+        self._call("allocate_host")
+        memory = np.full(size, GARBAGE, np.uint8)
+        self.host[memory.ctypes.data] = memory
+        return memory
+
+    def free_host(self, memory: Array) -> None:
+        self._call("free_host")
+        del self.host[memory.ctypes.data]
+
+    def copy_in(self, pointer: int, memory: Array, stream: int) -> None:
+        self._call("copy_in")
+        assert memory.nbytes <= self.device[pointer].nbytes
+        self.streams[stream].append(lambda: self.device[pointer].__setitem__(slice(memory.nbytes), memory))
+
+    def copy_out(self, memory: Array, pointer: int, stream: int) -> None:
+        self._call("copy_out")
+        assert memory.nbytes <= self.device[pointer].nbytes
+        self.streams[stream].append(lambda: memory.__setitem__(slice(None), self.device[pointer][: memory.nbytes]))
+
+    @property
+    def left(self) -> tuple[int, int, int]:
+        """Pieces of the GPU's memory, of pinned memory, and streams that nobody gave back."""
+        return len(self.device), len(self.host), len(self.streams)
+
+
+@dataclass
+class FakeEngine:
+    """An engine that computes `function` of its inputs by name, all float32 unless `types` says otherwise; `most`: its largest batch."""
+
+    cuda: FakeCuda
+    function: Callable[[Mapping[str, Array]], dict[str, Array]]
+    inputs: tuple[str, ...]
+    outputs: Mapping[str, tuple[int, ...]]  # shapes behind the batch
+    types: Mapping[str, str] = field(default_factory=dict)
+    most: int = 8
+    no_context: bool = False
+    starts: bool = True
+
+    def get_tensor_dtype(self, name: str) -> Any:
+        return SimpleNamespace(name=self.types.get(name, "FLOAT"))
+
+    def create_execution_context(self) -> FakeContext | None:
+        self.cuda._call("create_execution_context")
+        return None if self.no_context else FakeContext(self)
+
+
+NUMPY = {"FLOAT": np.float32, "HALF": np.float16, "INT32": np.int32, "INT64": np.int64}
+
+
+class FakeContext:
+    """What a run has of its own: shapes and addresses."""
+
+    def __init__(self, engine: FakeEngine) -> None:
+        self._engine = engine
+        self._shapes: dict[str, tuple[int, ...]] = {}
+        self._addresses: dict[str, int] = {}
+
+    def set_input_shape(self, name: str, shape: tuple[int, ...]) -> bool:
+        self._engine.cuda._call("set_input_shape")
+        if shape and shape[0] > self._engine.most:
+            return False
+        self._shapes[name] = tuple(shape)
+        return True
+
+    def get_tensor_shape(self, name: str) -> tuple[int, ...]:
+        batch = self._shapes[self._engine.inputs[0]][0]
+        return (batch, *self._engine.outputs[name])
+
+    def set_tensor_address(self, name: str, address: int) -> None:
+        self._addresses[name] = address
+
+    def execute_async_v3(self, stream: int) -> bool:
+        self._engine.cuda._call("execute")
+        if not self._engine.starts:
+            return False
+        self._engine.cuda.streams[stream].append(self._run)
+        return True
+
+    def _run(self) -> None:
+        memory, types = self._engine.cuda.device, self._engine.types
+        feed = {}
+        for name in self._engine.inputs:
+            dtype = np.dtype(NUMPY[types.get(name, "FLOAT")])
+            size = int(np.prod(self._shapes[name])) * dtype.itemsize
+            feed[name] = memory[self._addresses[name]][:size].view(dtype).reshape(self._shapes[name])
+        for name, answer in self._engine.function(feed).items():
+            content = np.ascontiguousarray(answer, NUMPY[types.get(name, "FLOAT")]).reshape(-1).view(np.uint8)
+            memory[self._addresses[name]][: content.nbytes] = content
+
+
+OUT_OF_MEMORY = RuntimeFailure("the GPU, or this pod, is out of memory", reason=Reason.OUT_OF_MEMORY)

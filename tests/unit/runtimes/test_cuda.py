@@ -1,0 +1,155 @@
+"""CUDA's errors as ours, with a module of calls that answer as they are told; and what is said where there is no GPU."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from enum import IntEnum
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+from tests.unit.runtimes.fake_cuda import FakeCuda
+
+from fettle.api.reasons import Reason
+from fettle.api.recipe import RuntimeSettings
+from fettle.api.vocabulary import Precision, RuntimeName
+from fettle.errors import RuntimeFailure
+from fettle.runtimes import cpu, cuda, machine, onnxruntime_cuda
+from fettle.runtimes.cuda import ContextLost, _CudaBindings
+
+
+class Error(IntEnum):
+    cudaSuccess, cudaErrorMemoryAllocation, cudaErrorInvalidValue, cudaErrorIllegalAddress = 0, 2, 1, 700
+    cudaErrorNoDevice = 100
+
+
+class Runtime:
+    """cuda.bindings.runtime, as far as it is called. `answers`: by a call's name; `sticky`: what every later call answers."""
+
+    cudaError_t = Error
+    cudaStreamNonBlocking = 1
+    cudaMemcpyKind = SimpleNamespace(cudaMemcpyHostToDevice=1, cudaMemcpyDeviceToHost=2)
+
+    def __init__(self, **answers: Any) -> None:
+        properties = SimpleNamespace(major=8, minor=9, name=b"NVIDIA L4")
+        self.answers = {
+            "cudaGetDeviceCount": (Error.cudaSuccess, 1),
+            "cudaGetDeviceProperties": (Error.cudaSuccess, properties),
+        }
+        self.answers |= {
+            "cudaMemGetInfo": (Error.cudaSuccess, 1, 2),
+            "cudaGetLastError": (Error.cudaSuccess,),
+            **answers,
+        }
+        self.asked: list[tuple[Any, ...]] = []
+
+    def cudaGetErrorString(self, error: Error) -> tuple[Error, bytes]:
+        return Error.cudaSuccess, error.name.encode()
+
+    def __getattr__(self, name: str) -> Callable[..., Any]:
+        def call(*arguments: Any) -> Any:
+            self.asked.append((name, *arguments))
+            answer = self.answers.get(name, (Error.cudaSuccess,))
+            if isinstance(answer, Exception):
+                raise answer
+            return answer
+
+        return call
+
+
+def test_a_gpu_tells_its_architecture_name_and_memory() -> None:
+    gpu = _CudaBindings(Runtime())
+    assert (gpu.architecture(), gpu.name(), gpu.memory()) == ("sm89", "NVIDIA L4", (1, 2))
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [RuntimeError("libcuda.so.1 was not found"), (Error.cudaErrorNoDevice, 0), (Error.cudaSuccess, 0)],
+    ids=["no driver", "no device", "none visible"],
+)
+def test_without_a_gpu_the_node_is_incompatible(answer: Any) -> None:
+    with pytest.raises(RuntimeFailure, match="this node has no NVIDIA GPU that the pod may use") as failure:
+        _CudaBindings(Runtime(cudaGetDeviceCount=answer))
+    assert failure.value.reason == Reason.NODE_INCOMPATIBLE
+
+
+@pytest.mark.parametrize(
+    ("error", "sticky", "kind", "reason", "told"),
+    [
+        (Error.cudaErrorMemoryAllocation, False, RuntimeFailure, Reason.OUT_OF_MEMORY, "out of memory"),
+        (Error.cudaErrorInvalidValue, False, RuntimeFailure, Reason.MODEL_LOAD_FAILED, "cudaErrorInvalidValue"),
+        (
+            Error.cudaErrorIllegalAddress,
+            True,
+            ContextLost,
+            Reason.MODEL_LOAD_FAILED,
+            "only a new process can use the GPU",
+        ),
+    ],
+    ids=["no room", "a wrong call", "a kernel that destroyed the context"],
+)
+def test_an_error_says_what_failed_and_whether_the_process_can_go_on(
+    error: Error, sticky: bool, kind: type[RuntimeFailure], reason: Reason, told: str
+) -> None:
+    runtime = Runtime(cudaMalloc=(error, 0))
+    gpu = _CudaBindings(runtime)
+    if sticky:
+        runtime.answers["cudaMemGetInfo"] = (error, 0, 0)
+    with pytest.raises(RuntimeFailure, match=told) as failure:
+        gpu.allocate(10)
+    assert (type(failure.value), failure.value.reason) == (kind, reason)
+    assert "cudaMalloc" in failure.value.message
+
+
+def test_copies_go_the_way_they_say() -> None:
+    runtime = Runtime()
+    gpu, memory = _CudaBindings(runtime), FakeCuda().allocate_host(8)
+    gpu.copy_in(77, memory, 5)
+    gpu.copy_out(memory, 77, 5)
+    there, back = runtime.asked[-2:]
+    assert there == ("cudaMemcpyAsync", 77, memory.ctypes.data, 8, 1, 5)
+    assert back == ("cudaMemcpyAsync", memory.ctypes.data, 77, 8, 2, 5)
+
+
+# --------------------------------------------------------------------------------------------------------- what a machine has
+
+
+def test_a_machine_is_told_with_its_gpu_only_where_a_runtime_uses_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(cuda, "connect", FakeCuda)
+    assert machine.detect([RuntimeName.ONNXRUNTIME]) == cpu.detect()
+    there = machine.detect([RuntimeName.ONNXRUNTIME, RuntimeName.TENSORRT_RTX])
+    assert there.gpu == "NVIDIA Fake sm89"
+    assert there.label == f"{cpu.detect().label}, NVIDIA Fake sm89"
+
+
+@pytest.mark.parametrize(
+    ("runtime", "words"),
+    [
+        (RuntimeName.OPENVINO, ()),
+        (RuntimeName.ONNXRUNTIME_CUDA, ("nvidia",)),
+        (RuntimeName.TENSORRT, ("nvidia-sm89",)),
+        (RuntimeName.TENSORRT_RTX, ("nvidia-sm89",)),
+    ],
+)
+def test_an_artifact_needs_the_gpu_it_was_built_for_or_any(
+    runtime: RuntimeName, words: tuple[str, ...], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(cuda, "connect", FakeCuda)
+    assert machine.requirements(runtime) == words
+    assert machine.missing(words, cpu.detect()) == []
+
+
+def test_a_word_of_another_version_is_lacking(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(cuda, "connect", FakeCuda)
+    assert machine.missing(("nvidia", "nvidia-sm89", "nvidia-fp4", "sparse"), cpu.detect()) == ["sparse", "nvidia-fp4"]
+
+
+# -------------------------------------------------------------------------------------------------- ONNX Runtime without CUDA
+
+
+def test_onnxruntime_does_not_fall_back_to_the_cpu_in_silence(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(cuda, "connect", FakeCuda)
+    with pytest.raises(RuntimeFailure, match="this build of onnxruntime has no CUDA") as failure:
+        onnxruntime_cuda.RUNTIME.load(tmp_path / "model.onnx", RuntimeSettings(precision=Precision.FLOAT16))
+    assert failure.value.reason == Reason.NODE_INCOMPATIBLE
