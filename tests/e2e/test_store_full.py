@@ -92,8 +92,8 @@ def fill(disk: Path) -> Path:
 
 def test_a_store_that_is_full_for_a_minute_loses_nothing(kube: Kube, disk: Path, tmp_path: Path) -> None:
     kube.apply([model("before", "first"), deployment("before")])
-    watch.optimized(kube, "before", 120, print)
-    watch.serving(kube, "before", 120, print)
+    watch.optimized(kube, "before", 300, print)
+    watch.serving(kube, "before", 300, print)
     requests, _ = bodies(install.DIGITS / "evaluation.npz", 10)
     load = Load(kube, "before", "load-store")
     load.start(requests, rate=10, clients=2, seconds=400)

@@ -36,7 +36,7 @@ def answers(folder: Path, status: Mapping[str, Any], items: Arrays) -> Arrays:
     """What the published artifact answers to `items`."""
     store, (artifact,) = folder / "store", status["artifacts"]
     manifest = json.loads((store / "artifacts" / artifact["sha256"] / "manifest.json").read_text())
-    (file,) = [entry for entry in manifest["files"] if entry["path"].endswith(".onnx")]
+    (file,) = [entry for entry in manifest["model"]["files"] if entry["path"].endswith(".onnx")]
     signature = Signature.model_validate(manifest["signature"])
     settings = RuntimeSettings(threads=1)
     session = base.get(RuntimeName.ONNXRUNTIME).load(store / "blobs" / file["sha256"], settings, signature)

@@ -26,10 +26,10 @@ class Image(StrEnum):
     """Image of a Job or of a serving pod: a slim one, or one with a large framework on top."""
 
     OPTIMIZER = "optimizer"
-    OPTIMIZER_TORCH = "optimizer-torch"
     OPTIMIZER_TENSORFLOW = "optimizer-tensorflow"
-    OPTIMIZER_SKLEARN = "optimizer-sklearn"
     OPTIMIZER_GPU = "optimizer-gpu"
+    OPTIMIZER_TORCH = "optimizer-torch"
+    OPTIMIZER_SKLEARN = "optimizer-sklearn"
     SERVER = "server"
     SERVER_TORCH = "server-torch"
     SERVER_GPU = "server-gpu"
@@ -106,10 +106,10 @@ _ON_GPUS = frozenset({"cuda-bindings", "onnxruntime-gpu", "tensorrt-cu12", "tens
 # Of Jobs and of servers, each from small to large.
 IMAGES: tuple[ImageEntry, ...] = (
     ImageEntry(Image.OPTIMIZER, _OPTIMIZING),
-    ImageEntry(Image.OPTIMIZER_TORCH, _OPTIMIZING | _TRAINING),
     ImageEntry(Image.OPTIMIZER_TENSORFLOW, _OPTIMIZING | {"ai-edge-litert", "keras", "tensorflow-cpu", "tf2onnx"}),
-    ImageEntry(Image.OPTIMIZER_SKLEARN, _OPTIMIZING | _TABLES),
     ImageEntry(Image.OPTIMIZER_GPU, _OPTIMIZING | _ON_GPUS),
+    ImageEntry(Image.OPTIMIZER_TORCH, _OPTIMIZING | _TRAINING),
+    ImageEntry(Image.OPTIMIZER_SKLEARN, _OPTIMIZING | _TABLES),
     ImageEntry(Image.SERVER, _SERVED, serves=True),
     ImageEntry(Image.SERVER_TORCH, _SERVED | {"onnx", "onnxscript", "torch"}, serves=True),
     ImageEntry(Image.SERVER_GPU, _SERVED | _ON_GPUS, serves=True),

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any
+from typing import Annotated, Any, Self
 
 from pydantic import Field, model_validator
 
@@ -181,23 +181,19 @@ class TargetSpec(ApiModel):
     ] = None
     resources: Annotated[ResourceSpec, Field(description="Resources of the measuring Job.")] = ResourceSpec()
 
-    @model_validator(mode="before")
-    @classmethod
-    def _runtimes_of_its_device(cls, given: Any) -> Any:
-        """A target with a GPU that names no runtimes gets those of GPUs."""
-        if not isinstance(given, dict) or given.get("runtimes") or not _has_gpu(given):
-            return given
-        return {**given, "runtimes": catalog.DEFAULT_GPU_RUNTIMES}
+    @model_validator(mode="after")
+    def _runtimes_of_its_device(self) -> Self:
+        """A target with a GPU that names no runtimes gets those of GPUs. (A validator before would have strict JSON read as Python.)"""
+        if "runtimes" not in self.model_fields_set and self._has_gpu:
+            object.__setattr__(self, "runtimes", catalog.DEFAULT_GPU_RUNTIMES)
+        return self
 
-
-def _has_gpu(given: dict[str, Any]) -> bool:
-    """Whether a target as it was given asks for a GPU of NVIDIA's: by its device, else by its limits."""
-    device, resources = given.get("device"), given.get("resources")
-    if device is not None:
-        kind = device.get("kind") if isinstance(device, dict) else getattr(device, "kind", None)
-        return bool(kind == DeviceKind.NVIDIA)
-    limits = resources.get("limits") if isinstance(resources, dict) else getattr(resources, "limits", None)
-    return isinstance(limits, dict) and any(name.startswith(catalog.NVIDIA_RESOURCES) for name in limits)
+    @property
+    def _has_gpu(self) -> bool:
+        """Whether it asks for a GPU of NVIDIA's: by its device, else by its limits."""
+        if self.device is not None:
+            return self.device.kind is DeviceKind.NVIDIA
+        return any(name.startswith(catalog.NVIDIA_RESOURCES) for name in self.resources.limits)
 
 
 class SearchSpec(ApiModel):

@@ -120,8 +120,8 @@ class Batcher:
         """Outputs by name. Raises what the model raised; RequestError UNAVAILABLE where the model was not free within `seconds`, GONE where it
         was not within `deadline`, the client's own number of seconds, or before `gone` ended.
 
-        A thread that computes cannot be stopped. So a request that is cancelled ends only when its work has left queue and threads:
-        until then it counts as in flight, with its place in the queue and its bytes. What had not begun by then is left out.
+        A thread that computes cannot be stopped. So a request that is cancelled while its work runs ends only when that is over: until then
+        it counts as in flight, with its bytes. What had not begun leaves the queue at once.
         """
         loop = asyncio.get_running_loop()
         work = _Work(request, self._form(request.inputs), loop.create_future())
@@ -138,6 +138,7 @@ class Batcher:
             return await work.future
         except asyncio.CancelledError:
             work.abandoned = True
+            self._expire(work, _given_up("the client had left"))  # what waits leaves the queue at once
             while not work.over:
                 work.future = loop.create_future()
                 with contextlib.suppress(asyncio.CancelledError):

@@ -68,7 +68,7 @@ def names(tensor: Tensor) -> tuple[str, ...]:
 
 def values(tensor: Tensor, item: Array) -> list[float]:
     """The features of one item of it, without its batch axis; NaN for what is no finite number."""
-    flat = item.reshape(-1)
+    flat = np.asarray(item).reshape(-1)  # one text per item is a str
     if tensor.dtype == "BYTES":
         return [float(np.mean([len(text) for text in flat.tolist()])) if flat.size else math.nan]
     size = _elements(tensor)

@@ -181,7 +181,9 @@ def test_a_measuring_job_asks_for_the_memory_its_models_need(megabytes: int, mem
 )  # fmt: skip
 def test_a_job_on_a_gpu_asks_for_it(target: dict[str, Any], limits: dict[str, Any]) -> None:
     (asked,) = spec(targets=[{"name": "gpu", **target}]).targets
-    pod = render(OWNER, JobsSpec(), wanted(publish(), "measure", target=asked), SETTINGS)["spec"]["template"]["spec"]
+    pod = render(OWNER, JobsSpec(), wanted(publish(), "measure", target=asked), STORE, SETTINGS)["spec"]["template"][
+        "spec"
+    ]
     assert pod["containers"][0]["resources"]["limits"] == limits
 
 

@@ -48,7 +48,7 @@ def test_a_lost_gpu_fails_the_request_and_ends_the_process(tmp_path: Path) -> No
     before = signal.signal(signal.SIGTERM, hear)
     try:
         with pytest.raises(ContextLost, match="an illegal memory access"):
-            model._run_there(request.inputs, request.rows)
+            model._run_there(request.inputs, request.rows, request.rows)
     finally:
         signal.signal(signal.SIGTERM, before)
     assert heard == [signal.SIGTERM]

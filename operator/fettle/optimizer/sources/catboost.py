@@ -42,6 +42,8 @@ class CatBoost(FrameworkFormat):
 
         model = catboost.CatBoost()
         model.load_model(str(path))
+        if not any(_other_features(model).values()):
+            model.predict(np.zeros((1, len(model.feature_names_)), np.float32))  # damage that only computing shows
         return _Loaded(model)
 
 
@@ -55,11 +57,7 @@ class _Loaded:
     def to_onnx(self) -> onnx.ModelProto:
         """See `LoadedModel.to_onnx`. Raises ConversionError for features that CatBoost's exporter does not take."""
         named = self.model.feature_names_
-        for kind, places in (
-            ("categorical", self.model.get_cat_feature_indices()),
-            ("text", self.model.get_text_feature_indices()),
-            ("embedding", self.model.get_embedding_feature_indices()),
-        ):
+        for kind, places in _other_features(self.model).items():
             if places:
                 message = (
                     f"CatBoost exports no {kind} features to ONNX, and this model has {', '.join(named[place] for place in places[:5])}: "
@@ -78,6 +76,15 @@ class _Loaded:
             return [np.asarray(self.model.predict(table))]
         labels = np.asarray(self.model.predict(table, prediction_type="Class")).reshape(-1)
         return [labels, np.asarray(self.model.predict(table, prediction_type="Probability"))]
+
+
+def _other_features(model: Any) -> dict[str, Sequence[int]]:
+    """Places of the features that are no numbers, by their kind."""
+    return {
+        "categorical": model.get_cat_feature_indices(),
+        "text": model.get_text_feature_indices(),
+        "embedding": model.get_embedding_feature_indices(),
+    }
 
 
 def _named(model: onnx.ModelProto) -> onnx.ModelProto:
