@@ -103,9 +103,7 @@ def apply(step: RecipeStep, family: RuntimeName, entry: Path, folder: Path, give
     try:
         make: Callable[[Work[StepParameters]], Path] = getattr(import_module(f"{__name__}.{module}"), function)
     except ModuleNotFoundError as error:
-        advice = "pip install '.[training]'" if row.trains else "pip install '.[optimizer]'"
-        message = f"the step {row.kind} needs {error.name}, which is not installed: {advice} in a checkout of Fettle"
-        raise RecipeError(message) from error
+        raise _lacking(row, error) from error
     state = _state(entry)
     try:
         work = Work(entry, folder, parameters, given.calibration, given.loss, given.notes, given.device, given.training)
@@ -115,6 +113,8 @@ def apply(step: RecipeStep, family: RuntimeName, entry: Path, folder: Path, give
             broken = _moved(row, entry, made, given.calibration)
     except (FettleError, MemoryError, OSError):
         raise
+    except ModuleNotFoundError as error:
+        raise _lacking(row, error) from error
     except Exception as error:  # toolchains raise what they like; build.run logs where
         what = "quantizer" if parameters.quantizes else f"step {row.kind}"
         message = f"the {what} of {family} fails on this model: {type(error).__name__}: {quoted(error)}"
@@ -123,6 +123,13 @@ def apply(step: RecipeStep, family: RuntimeName, entry: Path, folder: Path, give
         message = f"the step {row.kind} of {family} (optimizer/steps/{module}.py: {function}) violated its contract: {broken}; please report it"
         raise RecipeError(message)
     return made
+
+
+def _lacking(row: StepEntry, error: ModuleNotFoundError) -> RecipeError:
+    """A library of the step is not there: on one's own machine, for every image of Jobs has what its rows ask for."""
+    extra = "training" if row.trains else "optimizer"
+    advice = f"pip install '.[{extra}]' in a checkout of Fettle"
+    return RecipeError(f"the step {row.kind} needs {error.name}, which is not installed: {advice}")
 
 
 def _state(entry: Path) -> list[tuple[str, int, int]]:
