@@ -93,7 +93,7 @@ test-e2e: setup ## run the tests with real pods
 	@$(ON_OWN_CLUSTER) --images -- $(PYTEST) $(WITH_PODS) tests/e2e
 
 test-integrations: setup ## run the tests with Argo CD, an S3 server and Helm under load, on a cluster of their own; builds their programs once
-	@$(PYTHON) -m tools.cluster run --name fettle-integrations --images -- $(PYTEST) tests/integrations
+	@$(PYTHON) -m tools.cluster run --name fettle-integrations --images -- $(PYTEST) -o faulthandler_timeout=0 tests/integrations
 
 test-torch: setup ## run the PyTorch tests with real pods (images of 1.3 GB more each)
 	@FETTLE_TORCH_IMAGES=1 $(ON_OWN_CLUSTER) --torch -- $(PYTEST) tests/e2e/test_torch.py

@@ -11,7 +11,14 @@ from fettle.store.credentials import Credentials
 from fettle.store.places import Missing, Place
 
 EXPIRED = ("ExpiredToken", "TokenRefreshRequired", "InvalidToken", "ExpiredTokenException")
-DENIED = (*EXPIRED, "AccessDenied", "InvalidAccessKeyId", "SignatureDoesNotMatch", "RequestTimeTooSkewed")
+DENIED = (
+    *EXPIRED,
+    "AccessDenied",
+    "InvalidAccessKeyId",
+    "SignatureDoesNotMatch",
+    "RequestTimeTooSkewed",
+    "XAdminUserNotFound",
+)
 NO_BUCKET = ("NoSuchBucket", "ContainerNotFound")
 FULL = ("QuotaExceeded", "XMinioStorageFull", "InsufficientStorage")
 IDENTITY_SERVICES = (
@@ -53,8 +60,8 @@ class Failure:
 
     @property
     def absent(self) -> bool:
-        """Whether there is no such file, in a bucket that is there."""
-        return (self.not_found or self.status == "404") and self.code not in NO_BUCKET
+        """Whether there is no such file, in a bucket that is there. versitygw answers 404 to an identity that it does not know."""
+        return (self.not_found or self.status == "404") and self.code not in (*NO_BUCKET, *DENIED)
 
     @property
     def denied(self) -> bool:
