@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import threading
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import AsyncIterator, Callable, Mapping
 from dataclasses import dataclass
 from types import SimpleNamespace
 from typing import Any
@@ -97,8 +97,8 @@ class Held:
 
 
 @pytest.fixture
-def held() -> Iterator[Held]:
-    """What holds threads, which no failed test may leave waiting."""
+async def held() -> AsyncIterator[Held]:
+    """What holds threads, which no failed test may leave waiting. It ends before the event loop, which waits for them."""
     held = Held()
     yield held
     held.goes_on.set()
