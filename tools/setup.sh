@@ -17,7 +17,7 @@ if [[ -z $python ]]; then
   exit 1
 fi
 
-stamp=$(cat requirements/{dev,torch}.txt pyproject.toml tools/{setup.sh,torch_on_cpu.py} <("$python" --version) <(pwd) | sha256sum | cut -d' ' -f1)
+stamp=$(cat requirements/{dev,training}.txt pyproject.toml tools/{setup.sh,torch_on_cpu.py} <("$python" --version) <(pwd) | sha256sum | cut -d' ' -f1)
 if [[ -x .venv/bin/python && -f .venv/.stamp && $(<.venv/.stamp) == "$stamp" ]]; then exit 0; fi
 
 start=$SECONDS
@@ -41,7 +41,7 @@ export VIRTUAL_ENV=$PWD/.venv UV_SYSTEM_CERTS=1 UV_LINK_MODE=copy
 index=$(.venv/bin/python -m pip config get global.index-url 2>/dev/null || true)
 if [[ -n ${PIP_INDEX_URL:-$index} && -z ${UV_DEFAULT_INDEX:-} ]]; then export UV_DEFAULT_INDEX=${PIP_INDEX_URL:-$index}; fi
 .venv/bin/uv pip install --quiet --require-hashes -r requirements/dev.txt
-.venv/bin/uv pip install --quiet --no-deps --require-hashes -r requirements/torch.txt
+.venv/bin/uv pip install --quiet --no-deps --require-hashes -r requirements/training.txt
 .venv/bin/python tools/torch_on_cpu.py "$(.venv/bin/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))')" >&2
 .venv/bin/uv pip install --quiet --no-deps -e .
 printf '%s\n' "$stamp" >.venv/.stamp

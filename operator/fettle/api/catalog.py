@@ -26,9 +26,9 @@ class Image(StrEnum):
     """Image of a Job or of a serving pod: a slim one, or one with a large framework on top."""
 
     OPTIMIZER = "optimizer"
-    OPTIMIZER_TORCH = "optimizer-torch"
     OPTIMIZER_TENSORFLOW = "optimizer-tensorflow"
     OPTIMIZER_GPU = "optimizer-gpu"
+    OPTIMIZER_TORCH = "optimizer-torch"
     OPTIMIZER_SKLEARN = "optimizer-sklearn"
     SERVER = "server"
     SERVER_TORCH = "server-torch"
@@ -60,6 +60,8 @@ class StepEntry:
     bounded: bool = (
         False  # looks at the answers and at how many of them may change, which are then part of the cache key
     )
+    trains: bool = False  # changes the model in its own framework: a build of its own, the same for every family
+    training: bool = False  # needs training items
     finishes: bool = False  # ends each build of its family: puts the file into the form that its device takes
     on_device: bool = False  # is built on a node of the target, for the device at hand
 
@@ -97,15 +99,16 @@ class RuntimeEntry:
 
 _SERVED = frozenset({"numpy", "onnxruntime", "openvino"})
 _OPTIMIZING = _SERVED | {"nncf", "onnx", "onnxconverter-common"}
+_TRAINING = frozenset({"onnx2pytorch", "onnxscript", "tensorly", "torch", "torch-pruning"})
 _TABLES = frozenset({"catboost", "lightgbm", "onnxmltools", "scikit-learn", "skl2onnx", "skops", "xgboost-cpu"})
 _ON_GPUS = frozenset({"cuda-bindings", "onnxruntime-gpu", "tensorrt-cu12", "tensorrt-rtx-cu12"})
 
 # Of Jobs and of servers, each from small to large.
 IMAGES: tuple[ImageEntry, ...] = (
     ImageEntry(Image.OPTIMIZER, _OPTIMIZING),
-    ImageEntry(Image.OPTIMIZER_TORCH, _OPTIMIZING | {"onnxscript", "torch"}),
     ImageEntry(Image.OPTIMIZER_TENSORFLOW, _OPTIMIZING | {"ai-edge-litert", "keras", "tensorflow-cpu", "tf2onnx"}),
     ImageEntry(Image.OPTIMIZER_GPU, _OPTIMIZING | _ON_GPUS),
+    ImageEntry(Image.OPTIMIZER_TORCH, _OPTIMIZING | _TRAINING),
     ImageEntry(Image.OPTIMIZER_SKLEARN, _OPTIMIZING | _TABLES),
     ImageEntry(Image.SERVER, _SERVED, serves=True),
     ImageEntry(Image.SERVER_TORCH, _SERVED | {"onnx", "onnxscript", "torch"}, serves=True),
@@ -211,6 +214,33 @@ STEPS: tuple[StepEntry, ...] = (
         "tensorrt_engine:compile_engine",
         finishes=True,
     ),
+)
+
+TRAINER = RuntimeName.TORCHSCRIPT  # the family of steps that train: PyTorch
+
+
+def _training(kind: StepKind, function: str, *libraries: str, training: bool = True) -> StepEntry:
+    """The row of a step that trains. Sums of floats follow the instruction set, and a training is a long chain of them."""
+    return StepEntry(
+        kind,
+        TRAINER,
+        "TorchExport",
+        ("onnx", "onnx2pytorch", "onnxruntime", "onnxscript", "torch", *libraries),
+        function,
+        lossy=True,
+        instruction_set=True,
+        trains=True,
+        training=training,
+    )
+
+
+STEPS += (
+    _training(StepKind.PRUNE_STRUCTURED, "torch_prune:structured", "torch-pruning"),
+    _training(StepKind.PRUNE_MAGNITUDE, "torch_sparse:magnitude"),
+    _training(StepKind.PRUNE_NM, "torch_sparse:n_of_m"),
+    _training(StepKind.LOW_RANK, "torch_low_rank:low_rank", "tensorly", training=False),
+    _training(StepKind.REPLACE, "torch_replace:depthwise_separable"),
+    _training(StepKind.DISTILL, "torch_distill:distill", "torch-pruning"),
 )
 
 FORMATS: tuple[FormatEntry, ...] = (
@@ -355,7 +385,17 @@ def kind(step: RecipeStep) -> StepKind | None:
 def step(step: RecipeStep, family: RuntimeName) -> StepEntry | None:
     """The row of `step` in `family`, or None where it does not exist (then the candidate is RecipeNotApplicable)."""
     known = kind(step)
-    return _STEPS.get((known, family)) if known is not None else None
+    if known is None:
+        return None
+    # What is trained becomes the portable form again, for every family that loads it or builds from it.
+    trained = _STEPS.get((known, TRAINER))
+    return _STEPS.get((known, family)) or (trained if trained is not None and trained.trains else None)
+
+
+def trains(step_: RecipeStep) -> bool:
+    """Whether it changes the model in its own framework."""
+    entry = step(step_, TRAINER)
+    return entry is not None and entry.trains
 
 
 def finish(family: RuntimeName) -> StepEntry | None:
@@ -394,20 +434,23 @@ def job_image(libraries: Iterable[str]) -> ImageEntry | None:
 
 
 def build_libraries(family: RuntimeName, steps: Iterable[RecipeStep]) -> frozenset[str]:
-    """What a build needs: the libraries of its steps, and of the runtime that loads what they made."""
-    entries = (step(each, family) for each in steps)
-    return frozenset({runtime(family).library, *(name for entry in entries if entry for name in entry.libraries)})
+    """What a build needs: the libraries of its steps, and of the runtime that loads what they made. Steps that train bring their own."""
+    entries = [entry for each in steps if (entry := step(each, family)) is not None]
+    loader = TRAINER if any(entry.trains for entry in entries) else family
+    return frozenset({runtime(loader).library, *(name for entry in entries for name in entry.libraries)})
 
 
 def segments(family: RuntimeName, steps: Iterable[RecipeStep]) -> tuple[tuple[RecipeStep, ...], ...]:
     """`steps` in as few parts as there must be for each to find an image with all it needs, one part where one image has everything.
 
-    Empty where no image has what one of them needs.
+    A step that trains is a part of its own: its hours are not to be lost with what comes behind it. Empty where no image has what one
+    of them needs.
     """
     parts: list[tuple[RecipeStep, ...]] = []
     for each in steps:
-        joined = (*parts[-1], each) if parts else (each,)
-        if job_image(build_libraries(family, joined)) is not None:
+        alone = not parts or trains(each) or trains(parts[-1][-1])
+        joined = (each,) if alone else (*parts[-1], each)
+        if not alone and job_image(build_libraries(family, joined)) is not None:
             parts[-1:] = [joined]
         elif job_image(build_libraries(family, (each,))) is not None:
             parts.append((each,))

@@ -56,6 +56,32 @@ class CalibrationSpec(ApiModel):
     ] = None
 
 
+@rules(*file_rules("data.training.uri"))
+class TrainingSpec(ApiModel):
+    """Items that recipes train on; they never certify."""
+
+    uri: Annotated[
+        Uri,
+        Field(
+            description="An .npz, .parquet or .jsonl file with one column per input, named after it, and one row per item, "
+            "or a folder of images with a sub-folder per class. Items that are evaluation items too are left out."
+        ),
+    ]
+    secret_name: SecretName = None
+    max_samples: Annotated[int | None, Field(ge=1, description="Maximum number of items to use.")] = None
+    preprocess: Annotated[
+        PreprocessSpec | None, Field(description="How images become items, for a folder of images.")
+    ] = None
+    label_key: Annotated[
+        str,
+        Field(
+            min_length=1,
+            max_length=253,
+            description="Name of the array that holds the labels. Without labels, training only follows the original's answers.",
+        ),
+    ] = "labels"
+
+
 class AgreementSpec(ApiModel):
     """When a candidate's answer counts as the same as the original's."""
 
@@ -196,7 +222,7 @@ class GeneratedSpec(ApiModel):
     )
 )
 class DataSpec(ApiModel):
-    """Data for calibration and evaluation."""
+    """Data for calibration, evaluation and training."""
 
     calibration: Annotated[
         CalibrationSpec | None,
@@ -207,6 +233,10 @@ class DataSpec(ApiModel):
     evaluation: Annotated[
         EvaluationSpec | None, Field(description="Items for evaluation. If absent, only exact candidates are chosen.")
     ] = None
+    training: Annotated[
+        TrainingSpec | None,
+        Field(description="Items for the recipes that train. If absent, such recipes do not apply."),
+    ] = None
     generated: Annotated[
         GeneratedSpec | None, Field(description="Items to generate if there is no evaluation data.")
     ] = None
@@ -214,10 +244,11 @@ class DataSpec(ApiModel):
     def addresses(self) -> dict[str, Address]:
         """Field of the spec -> address that it names."""
         judging = self.evaluation
-        parts: dict[str, CalibrationSpec | EvaluationSpec | CustomMetricSpec | None] = {
+        parts: dict[str, CalibrationSpec | EvaluationSpec | CustomMetricSpec | TrainingSpec | None] = {
             "spec.data.calibration.uri": self.calibration,
             "spec.data.evaluation.uri": judging,
             "spec.data.evaluation.custom.uri": judging.custom if judging is not None else None,
+            "spec.data.training.uri": self.training,
         }
         return {
             field: Address(part.uri, part.secret_name)

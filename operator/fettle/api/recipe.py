@@ -7,32 +7,9 @@ from typing import Annotated
 from pydantic import Field
 
 from fettle.api.base import ApiModel, exactly_one
+from fettle.api.step import StepParameters
+from fettle.api.training import DistillStep, LowRankStep, PruneStep, ReplaceStep, TrainSpec
 from fettle.api.vocabulary import Name, Precision, QuantizeMode, QuantizePreset, StepKind
-
-
-class StepParameters(ApiModel):
-    """What a recipe says of one step: a subclass for each key of RecipeStep."""
-
-    @property
-    def kind(self) -> StepKind:
-        """Its kind in the catalog, which knows what it needs in each family of runtimes."""
-        raise NotImplementedError
-
-    @property
-    def quantizes(self) -> bool:
-        """Whether it writes int8, which is not done twice."""
-        return False
-
-    @property
-    def dynamic(self) -> bool:
-        """Whether ranges are taken while the model runs, over all items of a run."""
-        return False
-
-    @property
-    def words(self) -> str:
-        """The step for a person: 'quantize Static, Default'."""
-        raise NotImplementedError
-
 
 KINDS = {
     QuantizeMode.STATIC: StepKind.QUANTIZE_STATIC,
@@ -113,6 +90,23 @@ class RecipeStep(ApiModel):
         QuantizeStep | None,
         Field(description="Quantize to int8. This is lossy, so the accuracy drop must be measured."),
     ] = None
+    prune: Annotated[
+        PruneStep | None,
+        Field(description="Remove weights, and train what remains to answer as the original. Needs data.training."),
+    ] = None
+    low_rank: Annotated[
+        LowRankStep | None,
+        Field(
+            description="Factorize dense and convolutional layers into smaller ones. Trained where there are data.training."
+        ),
+    ] = None
+    replace: Annotated[
+        ReplaceStep | None, Field(description="Replace layers by cheaper ones, and train them. Needs data.training.")
+    ] = None
+    distill: Annotated[
+        DistillStep | None,
+        Field(description="Train a student, with the original as its teacher. Needs data.training."),
+    ] = None
 
     @property
     def parameters(self) -> StepParameters | None:
@@ -139,6 +133,7 @@ class RecipeSpec(ApiModel):
     precision: Annotated[
         Precision, Field(description="Precision of everything that is not quantized (a runtime setting).")
     ] = Precision.FLOAT32
+    train: Annotated[TrainSpec, Field(description="How the steps train that train.")] = TrainSpec()
 
 
 class RuntimeSettings(ApiModel):

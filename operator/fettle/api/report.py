@@ -61,6 +61,7 @@ class PrepareReport(ApiModel):
     signature: Signature
     traits: Traits
     calibration: StoredData | None = None
+    training: StoredData | None = None
     screening: StoredData | None = None  # at most 32 of the calibration items, with labels where there are any
     items: StoredData
     labels: LabelReading | None = None  # of `items` and `screening`; None where they have none
@@ -80,6 +81,35 @@ class PrepareReport(ApiModel):
     notes: tuple[str, ...] = ()
 
 
+class TrainingEpoch(ApiModel):
+    """An epoch: mean loss on the training items, and on those held out for choosing among epochs the loss and the score.
+
+    The score is a share of right answers, or of the variance that answers explain; 1 is best.
+    """
+
+    epoch: int  # 0: before any training
+    loss: float | None = None
+    held_out_loss: float
+    score: float
+
+
+class TrainingFigures(ApiModel):
+    """What a training did. `best` is the epoch whose weights were taken, `ended` says for a person why it came to an end."""
+
+    items: int
+    held_out: int
+    epochs: int
+    best: int
+    score: float
+    original_score: float
+    judged: str  # what the score is, for a person
+    parameters_before: int
+    parameters_after: int
+    seconds: float
+    ended: str
+    curve: tuple[TrainingEpoch, ...] = ()
+
+
 class BuildReport(ApiModel):
     """A build's files, or why this recipe does not apply (then `built` is None and the run goes on). `message`: that, or what was made.
 
@@ -95,6 +125,7 @@ class BuildReport(ApiModel):
     message: str = ""
     seconds: float = 0.0
     libraries: dict[str, str] = {}
+    training: TrainingFigures | None = None
 
 
 class CpuClass(ApiModel):

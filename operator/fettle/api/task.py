@@ -20,6 +20,7 @@ from fettle.api.labels import LabelReading
 from fettle.api.optimizedmodel import SourceSpec
 from fettle.api.recipe import RecipeStep, RuntimeSettings
 from fettle.api.signature import Signature
+from fettle.api.training import TrainSpec
 from fettle.api.vocabulary import (
     Architecture,
     Basis,
@@ -86,6 +87,13 @@ class LossBound(ApiModel):
     evaluation: EvaluationSpec | None = None
 
 
+class TrainingPlan(ApiModel):
+    """How the steps of a build train, and how answers are judged, which decides what they train for."""
+
+    spec: TrainSpec
+    evaluation: EvaluationSpec | None = None
+
+
 class DeviceForm(ApiModel):
     """The form in which a build's file is run on a GPU: what is a setting elsewhere is the file's own there.
 
@@ -97,32 +105,58 @@ class DeviceForm(ApiModel):
     batch_size: int | None = None
     batch_sizes: tuple[int, ...] = (1,)
 
+    @property
+    def words(self) -> tuple[str, ...]:
+        """What tells builds of one recipe for several devices apart: ('float16', 'sm89', 'batch8')."""
+        if self.architecture is None:
+            return (self.precision.lower(),)
+        batch = f"batch{self.batch_size}" if self.batch_size is not None else f"batch1to{max(self.batch_sizes)}"
+        return self.precision.lower(), self.architecture, batch
+
 
 class BuildPlan(ApiModel):
     """A build: a recipe for a family of runtimes. It serves every candidate that differs only in settings.
 
-    `loss` is there where a step chooses by what it loses, `form` where the last step makes a file for one kind of device.
+    `loss` is there where a step chooses by what it loses, `training` where one trains, `form` where the last step makes a file for one kind
+    of device.
     """
 
     name: str
     family: RuntimeName
     steps: tuple[RecipeStep, ...]
     loss: LossBound | None = None
+    training: TrainingPlan | None = None
     form: DeviceForm | None = None
 
     @property
     def segments(self) -> tuple[BuildPlan, ...]:
         """The builds that carry it out, each on what the one before it made: itself, unless no image has what all of its steps need.
 
-        Empty where no image has what one of its steps needs.
+        One that trains is of PyTorch's family and for no device, so that all families have it in common. Empty where no image has what a
+        step needs.
         """
         parts = catalog.segments(self.family, self.steps)
-        if len(parts) == 1:
+        if len(parts) == 1 and not self.trains:
             return (self,)
-        return tuple(
-            self.model_copy(update={"name": f"{self.name}-{number}-of-{len(parts)}", "steps": steps})
-            for number, steps in enumerate(parts, 1)
-        )
+        trained = sum(any(map(catalog.trains, steps)) for steps in parts)
+        return tuple(self._segment(steps, number, len(parts), trained) for number, steps in enumerate(parts, 1))
+
+    @property
+    def trains(self) -> bool:
+        """Whether one of its steps does."""
+        return any(catalog.trains(step) for step in self.steps)
+
+    def _segment(self, steps: tuple[RecipeStep, ...], number: int, count: int, trained: int) -> BuildPlan:
+        """Part `number` of `count`, of which `trained` train: their names must not tell what a family does with them."""
+        if any(map(catalog.trains, steps)):
+            count = trained
+            made_for = "-".join(("", self.family, *(self.form.words if self.form is not None else ())))
+            name = f"{self.name.removesuffix(made_for)}-{catalog.TRAINER}"
+            update = {"family": catalog.TRAINER, "loss": None, "form": None}
+        else:
+            name, update = self.name, {"training": None}
+        suffix = f"-{number}-of-{count}" if count > 1 else ""
+        return self.model_copy(update={**update, "name": f"{name}{suffix}", "steps": steps})
 
 
 class CandidatePlan(ApiModel):
@@ -163,7 +197,10 @@ class BuildTask(ApiModel):
     signature: Signature
     calibration: StoredData | None = None
     follows: str | None = None
-    evaluation: EvaluationSpec | None = None  # that of plan.loss, with the metric that Auto turned out to be
+    # That of plan.loss or plan.training, with the metric that Auto turned out to be.
+    evaluation: EvaluationSpec | None = None
+    original: StoredModel | None = None  # the source as it came, where a step trains: the teacher
+    training: StoredData | None = None
 
 
 class BuiltCandidate(ApiModel):

@@ -134,12 +134,18 @@ class Precision(StrEnum):
 
 
 class StepKind(StrEnum):
-    """A recipe step's key in the API; quantization is one kind per mode, for each mode needs other things."""
+    """A recipe step's key in the API; quantization is one kind per mode and pruning one per method, for each needs other things."""
 
     OPTIMIZE_GRAPH = "optimizeGraph"
     QUANTIZE_STATIC = "quantizeStatic"
     QUANTIZE_DYNAMIC = "quantizeDynamic"
     QUANTIZE_MIXED = "quantizeMixed"
+    PRUNE_STRUCTURED = "pruneStructured"
+    PRUNE_MAGNITUDE = "pruneMagnitude"
+    PRUNE_NM = "pruneNM"
+    LOW_RANK = "lowRank"
+    REPLACE = "replace"
+    DISTILL = "distill"
 
 
 class QuantizeMode(StrEnum):
@@ -158,6 +164,42 @@ class QuantizePreset(StrEnum):
 
     DEFAULT = "Default"
     TRANSFORMER = "Transformer"
+
+
+class PruneMethod(StrEnum):
+    """Which weights are removed. Structured: whole channels. Magnitude: the smallest weights. NM: n of every m neighbouring weights stay."""
+
+    STRUCTURED = "Structured"
+    MAGNITUDE = "Magnitude"
+    NM = "NM"
+
+
+class Importance(StrEnum):
+    """What a channel is worth: the size of its weights, or what the loss would change by without it (first-order Taylor expansion)."""
+
+    MAGNITUDE = "Magnitude"
+    TAYLOR = "Taylor"
+
+
+class Granularity(StrEnum):
+    """Where the smallest weights are looked for."""
+
+    LAYER = "Layer"
+    GLOBAL = "Global"
+
+
+class Optimizer(StrEnum):
+    """How weights follow their gradients."""
+
+    ADAM_W = "AdamW"
+    SGD = "SGD"
+
+
+class Schedule(StrEnum):
+    """How the learning rate changes over the training."""
+
+    COSINE = "Cosine"
+    CONSTANT = "Constant"
 
 
 class Objective(StrEnum):

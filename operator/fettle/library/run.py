@@ -139,6 +139,7 @@ def optimize(
             model=file.path,
             evaluation=judged.file("evaluation", file.inputs, folder),
             calibration=measured.file("calibration", file.inputs, folder),
+            training=None,
             label_key=LABELS if judged.labels is not None else None,
             metric=metric,
             max_drop=max_drop,

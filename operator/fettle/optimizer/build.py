@@ -11,17 +11,19 @@ from pathlib import Path
 import numpy as np
 
 from fettle.api import catalog
+from fettle.api.reasons import Reason
 from fettle.api.recipe import RuntimeSettings
-from fettle.api.report import BuildReport
-from fettle.api.task import BuildTask, StoredModel
+from fettle.api.report import BuildReport, TrainingFigures
+from fettle.api.signature import Signature
+from fettle.api.task import BuildTask, StoredData, StoredModel
 from fettle.api.text import clip
 from fettle.api.vocabulary import DeviceKind
-from fettle.errors import RecipeError, RuntimeFailure
+from fettle.errors import RecipeError, RuntimeFailure, StoreError
 from fettle.optimizer import steps
 from fettle.optimizer.loss import Loss
 from fettle.optimizer.measure.items import MappedItems, opened, unpack
 from fettle.runtimes import base, cpu
-from fettle.store.cache import build_key, libraries, read_build, write_build
+from fettle.store.cache import Learned, build_key, libraries, read_build, read_trained, write_build, write_trained
 from fettle.store.store import Store
 
 log = logging.getLogger(__name__)
@@ -36,14 +38,16 @@ def run(task: BuildTask, store: Store) -> BuildReport:
     np.random.seed(0)
     start = time.monotonic()
     # The key of this machine: another class of CPU than the one that prepared, or another release of a library, must not answer for it.
-    key = build_key(task.plan, task.portable, task.calibration, cpu.detect(), task.follows)
+    learned = Learned(task.original, task.training)
+    key = build_key(task.plan, task.portable, task.calibration, cpu.detect(), task.follows, learned)
     # Two engines of one model need not have the same bytes: where there is one of this key, it is the one.
     built = read_build(store, key) if task.plan.form is not None else None
     reason, message = None, "built before" if built is not None else ""
     notes: list[str] = []
+    figures: list[TrainingFigures] = []
     try:
         if built is None:
-            built = _build(task, store, notes)
+            built = _trained(task, store, key, notes, figures) if task.plan.trains else _build(task, store, notes)
             message = clip("; ".join(notes))
             write_build(store, key, built)
     except (RecipeError, RuntimeFailure) as error:
@@ -57,6 +61,7 @@ def run(task: BuildTask, store: Store) -> BuildReport:
         message=message,
         seconds=round(time.monotonic() - start, 3),
         libraries=libraries(task.plan),
+        training=figures[-1] if figures else None,
     )
 
 
@@ -64,15 +69,13 @@ def _build(task: BuildTask, store: Store, notes: list[str]) -> StoredModel:
     with tempfile.TemporaryDirectory(prefix="fettle-build-") as name:
         folder = Path(name)
         source = store.fetch_model(task.portable, folder / "given")
-        items: MappedItems | None = None
-        if task.calibration is not None:
-            items = opened(unpack(store, task.calibration, folder / "calibration"), task.signature)
+        items = _items(store, task.calibration, task.signature, folder / "calibration")
         loss: Loss | None = None
         if items is not None and task.plan.loss is not None:
             loss = Loss(folder / "loss", items, task.evaluation, task.plan.loss)
         form = task.plan.form
         device = steps.Device(task.plan.family, form, task.signature) if form is not None else None
-        given, entry = steps.Given(items, loss, notes, device), source
+        given, entry = steps.Given(items, loss, notes, device=device), source
         for number, step in enumerate(task.plan.steps):
             made = folder / f"step-{number}"
             made.mkdir()
@@ -81,6 +84,43 @@ def _build(task: BuildTask, store: Store, notes: list[str]) -> StoredModel:
             return task.portable
         _check(task, entry, items)
         return _stored(store, entry, folder / "built")
+
+
+def _trained(task: BuildTask, store: Store, key: str, notes: list[str], figures: list[TrainingFigures]) -> StoredModel:
+    """A segment that trains: the portable form of what it made, which is kept in the form that can be trained further as well.
+
+    A training that was killed goes on from its last checkpoint.
+    """
+    from fettle.optimizer.training import session
+    from fettle.optimizer.training.export import to_portable
+
+    with tempfile.TemporaryDirectory(prefix="fettle-build-") as name:
+        folder = Path(name)
+        original = store.fetch_model(task.original or task.portable, folder / "original")
+        entry = original
+        if task.follows is not None:
+            before = read_trained(store, task.follows)
+            if before is None:
+                message = f"{store.uri}/trained/{task.follows}.json: what the step before this one trained is gone"
+                raise StoreError(message, reason=Reason.STORE_NOT_FOUND)
+            entry = store.fetch_model(before, folder / "given")
+        calibration = _items(store, task.calibration, task.signature, folder / "calibration")
+        training = session.begin(store, task, original, folder / "training", key, calibration, notes)
+        made = folder / "made"
+        made.mkdir()
+        given = steps.Given(calibration, None, notes, training=training)
+        for step in task.plan.steps:
+            entry = steps.apply(step, task.plan.family, entry, made, given)
+        figures += training.figures
+        form = to_portable(entry, task.signature, training.seen, folder / "portable")
+        write_trained(store, key, _stored(store, entry, folder / "trained"))
+        built = _stored(store, form, folder / "built")
+        training.checkpoints.clear()
+        return built
+
+
+def _items(store: Store, data: StoredData | None, signature: Signature, folder: Path) -> MappedItems | None:
+    return None if data is None else opened(unpack(store, data, folder), signature)
 
 
 def _check(task: BuildTask, entry: Path, items: MappedItems | None) -> None:

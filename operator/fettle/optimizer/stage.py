@@ -24,7 +24,7 @@ from fettle.api.text import clip
 from fettle.api.vocabulary import CandidateState
 from fettle.errors import FettleError, UsageError
 from fettle.runtimes import cpu, machine
-from fettle.store.cache import build_key
+from fettle.store.cache import Learned, build_key, read_trained
 from fettle.store.credentials import hidden_values
 from fettle.store.manifest import is_whole
 from fettle.store.store import AnyReport, Store
@@ -155,12 +155,16 @@ def _earlier(task: AnyTask, store: Store, report: AnyReport | None) -> AnyReport
     """
     if isinstance(task, BuildTask) and isinstance(report, BuildReport):
         # Another class of CPU may build what this one could not, and an engine is of no use to another release.
-        here = build_key(task.plan, task.portable, task.calibration, cpu.detect(), task.follows)
+        learned = Learned(task.original, task.training)
+        here = build_key(task.plan, task.portable, task.calibration, cpu.detect(), task.follows, learned)
         if report.cache_key != here and (report.built is None or task.plan.form is not None):
             return None
         if report.built is None:
             return report
-        return report if all(store.has_blob(file.sha256, file.bytes) for file in report.built.files) else None
+        whole = all(store.has_blob(file.sha256, file.bytes) for file in report.built.files)
+        if task.plan.trains and read_trained(store, report.cache_key) is None:
+            return None
+        return report if whole else None
     if isinstance(task, MeasureTask) and isinstance(report, MeasureReport):
         holds = not any(row.state == CandidateState.FAILED for row in report.candidates)
         runtimes = [candidate.plan.runtime for candidate in (task.baseline, *task.candidates)]

@@ -8,6 +8,7 @@ from __future__ import annotations
 import contextlib
 import hashlib
 from collections.abc import Iterable
+from dataclasses import dataclass
 from functools import lru_cache
 from importlib import metadata
 from typing import Any
@@ -48,13 +49,26 @@ def libraries(plan: BuildPlan) -> dict[str, str]:
     return versions(name for entry in entries if entry is not None for name in entry.libraries)
 
 
+@dataclass(frozen=True)
+class Learned:
+    """What a build that trains learns from: the source as it came, and the training items."""
+
+    original: StoredModel | None
+    items: StoredData | None
+
+
 def build_key(
-    plan: BuildPlan, portable: StoredModel, calibration: StoredData | None, cpu: CpuClass, follows: str | None = None
+    plan: BuildPlan,
+    portable: StoredModel,
+    calibration: StoredData | None,
+    cpu: CpuClass,
+    follows: str | None = None,
+    learned: Learned | None = None,
 ) -> str:
     """The key (sha256) of `plan` on a portable form, whose digest stands for the source and all that preparation did to it.
 
     Where `plan` works on what another build made, the key of that build, `follows`, stands for all in front of it.
-    Calibration items, the bound of what may be lost and the instruction set count only where a step looks at them.
+    Calibration items, the bound of what may be lost, what is learned from and the instruction set count only where a step looks at them.
     """
     entries = [catalog.step(step, plan.family) for step in plan.steps]
     steps = [
@@ -78,14 +92,37 @@ def build_key(
     }
     if plan.loss is not None and any(entry is not None and entry.bounded for entry in entries):
         document["loss"] = plan.loss.to_json()  # how answers are judged may change: what it chose is certified anyway
+    if (
+        plan.training is not None
+        and learned is not None
+        and any(entry is not None and entry.trains for entry in entries)
+    ):
+        document["training"] = plan.training.to_json()
+        document["original"] = learned.original.digest if learned.original is not None else None
+        document["items"] = learned.items.sha256 if learned.items is not None else None
     if plan.form is not None:
         document["form"] = plan.form.to_json()
     return hashlib.sha256(rfc8785.dumps(document)).hexdigest()
 
 
-def read_build(store: Store, key: str) -> StoredModel | None:
-    """What an earlier build of that key wrote, if all its files are still there. Raises StoreError."""
-    model = store.recall(f"builds/{key}.json", MODEL)
+def read_build(store: Store, key: str, trains: bool = False) -> StoredModel | None:
+    """What an earlier build of that key wrote, if all its files are still there; of one that `trains`, its trained form too. Raises StoreError."""
+    model = _whole(store, f"builds/{key}.json")
+    return None if trains and read_trained(store, key) is None else model
+
+
+def read_trained(store: Store, key: str) -> StoredModel | None:
+    """The form in which what the build of that key trained can be trained further, if all its files are there. Raises StoreError."""
+    return _whole(store, f"trained/{key}.json")
+
+
+def write_trained(store: Store, key: str, model: StoredModel) -> None:
+    """Remember that form. Raises StoreError."""
+    store.remember(f"trained/{key}.json", model)
+
+
+def _whole(store: Store, path: str) -> StoredModel | None:
+    model = store.recall(path, MODEL)
     return model if model is not None and all(store.has_blob(file.sha256, file.bytes) for file in model.files) else None
 
 

@@ -1,8 +1,9 @@
 """The artifact store: blobs by digest, small JSON documents by name. Every write is whole or not there: on a volume a temporary name and a
 rename in the same folder, in a bucket one request, or the last request of several.
 
-Layout: `blobs/<sha256>` · `artifacts/<sha256>/manifest.json` · `builds/<cache key>.json` · `results/<task hash>.json` · `reports/…`;
-in a bucket also `used/<sha256>`, an empty file whose time says when a blob was last asked for.
+Layout: `blobs/<sha256>` · `artifacts/<sha256>/manifest.json` · `builds/<cache key>.json` · `trained/<cache key>.json` ·
+`checkpoints/<cache key>/…` · `results/<task hash>.json` · `reports/…`; in a bucket also `used/<sha256>`, an empty file whose time says when a
+blob was last asked for.
 """
 
 from __future__ import annotations
@@ -129,6 +130,11 @@ class Store:
     def write_bytes(self, path: str, content: bytes) -> None:
         """Write `content` under a temporary name beside `path`, on the disk itself, then rename. Raises StoreError."""
         self._write(path, io.BytesIO(content))
+
+    def remove(self, path: str) -> None:
+        """Remove the file at `path`, if it is there. Raises StoreError."""
+        with explained(f"removing {self.uri}/{path}"), suppress(FileNotFoundError):
+            self._fs.rm_file(self.root.child(path).path)
 
     def remember(self, path: str, document: ApiModel) -> None:
         """Keep `document` for `recall`. Raises StoreError."""

@@ -50,7 +50,7 @@ READ = [
 
 
 @pytest.mark.parametrize(("uri", "fault"), READ, ids=[line[0] for line in READ])
-@pytest.mark.parametrize("place", ["source", "calibration", "evaluation", "custom"])
+@pytest.mark.parametrize("place", ["source", "calibration", "evaluation", "custom", "training"])
 def test_what_may_be_read(place: str, uri: str, fault: str | None) -> None:
     if place == "source":
         found, field = complaints(source={"uri": uri}), "source.uri"

@@ -87,11 +87,13 @@ def test_what_a_step_writes_its_family_loads_or_what_ends_its_builds_does() -> N
         loads = catalog.runtime(entry.family).loads
         assert entry.writes in loads or (catalog.finish(entry.family) and entry.writes == catalog.PORTABLE)
     assert all(entry.writes in catalog.runtime(entry.family).loads for entry in catalog.STEPS if entry.finishes)
+    assert all(entry.writes == "TorchExport" for entry in catalog.STEPS if entry.trains)
 
 
 @pytest.mark.parametrize("entry", catalog.IMAGES, ids=lambda entry: entry.image)
 def test_every_library_that_an_image_is_said_to_have_is_locked_in_it(entry: catalog.ImageEntry) -> None:
-    locks = [ROOT / "requirements" / f"{part}.txt" for part in entry.image.split("-")]  # optimizer-torch holds both
+    parts = {Image.OPTIMIZER_TORCH: ("optimizer", "training")}.get(entry.image, entry.image.split("-"))
+    locks = [ROOT / "requirements" / f"{part}.txt" for part in parts]  # server-torch holds both
     locked = {name for lock in locks for name in re.findall(r"(?m)^([\w.-]+)==", lock.read_text())}
     assert entry.libraries <= locked
 

@@ -23,6 +23,7 @@ COPIED_WHOLE = {
     ResourceSpec,
     Toleration,
 }  # into pods, so that Kubernetes reacts to their fields
+DATA = ("calibration", "evaluation", "training")  # what data.* stands for
 KINDS = {"OptimizedModel": OptimizedModelSpec, "ModelDeployment": ModelDeploymentSpec}
 
 
@@ -51,7 +52,7 @@ def guide(kind: str) -> dict[str, list[str]]:
     for line in text.splitlines():
         if line.startswith("| `"):
             fields, places = (re.findall(r"`([^`]+)`", cell) for cell in line.strip("| ").split(" | "))
-            told |= {field.replace("*", data): places for field in fields for data in ("calibration", "evaluation")}
+            told |= {field.replace("*", data): places for field in fields for data in DATA}
     return told
 
 

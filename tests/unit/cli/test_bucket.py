@@ -21,6 +21,7 @@ from fettle.store.manifest import check_fetched, copy_artifact
 from fettle.store.store import Store
 from fettle.store.uris import Mounts
 
+HOUR = 3600
 pytest.importorskip("obstore")
 pytest.importorskip("moto")
 
@@ -70,6 +71,18 @@ def test_what_is_kept_stays_whole_and_the_rest_goes(store: Store, keys: Path, tm
     assert not store.has_blob(lost)
     copy_artifact(store, kept, tmp_path / "whole")
     check_fetched(tmp_path / "whole", kept)
+
+
+def test_checkpoints_of_a_training_that_nobody_goes_on_with_go(store: Store, keys: Path) -> None:
+    kept, folder = store.put_bytes(b"whole"), f"checkpoints/{'a' * 64}"
+    for number in (1, 2):
+        store.write_bytes(f"{folder}/{number:08}.pt", b"state")
+    for _ in range(2):
+        store.remove(f"{folder}/{1:08}.pt")
+    assert store.names(folder) == [f"{2:08}.pt"], "a training that goes on removes its older ones, once or twice"
+    assert sweep(store, [kept], keys, older=HOUR)["removed"] == {"files": 0, "bytes": 0}
+    assert sweep(store, [kept], keys)["removed"] == {"files": 1, "bytes": 5}
+    assert store.names(folder) == []
 
 
 def test_a_blob_that_was_used_lately_stays(store: Store, keys: Path, monkeypatch: pytest.MonkeyPatch) -> None:

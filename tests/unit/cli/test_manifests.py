@@ -100,7 +100,11 @@ def test_several_documents_are_read_and_other_kinds_left_alone() -> None:
 
 
 def test_plain_paths_start_at_the_files_folder() -> None:
-    data = {"evaluation": {"uri": "data/e.npz"}, "calibration": {"uri": "pvc://models/c.npz"}}
+    data = {
+        "evaluation": {"uri": "data/e.npz"},
+        "calibration": {"uri": "pvc://models/c.npz"},
+        "training": {"uri": "data/t.npz"},
+    }
     found = read(text(source={"uri": "a model.onnx"}, data=data, store={"uri": "./store"}), "om.yaml", Path("/home/me"))
     spec = found.models[0].spec
     assert spec.source.uri == "file:///home/me/a%20model.onnx"
@@ -108,6 +112,8 @@ def test_plain_paths_start_at_the_files_folder() -> None:
     assert spec.data.evaluation.uri == "file:///home/me/data/e.npz"
     assert spec.data.calibration is not None
     assert spec.data.calibration.uri == "pvc://models/c.npz"
+    assert spec.data.training is not None
+    assert spec.data.training.uri == "file:///home/me/data/t.npz"
     assert spec.store is not None
     assert spec.store.uri == "file:///home/me/store"
 

@@ -102,6 +102,27 @@ def test_what_a_killed_process_left_half_written_goes(store: Store, claim: Path)
     assert not half.exists()
 
 
+def test_checkpoints_that_no_training_went_on_from_go_and_fresh_ones_stay(store: Store, claim: Path) -> None:
+    store.put_bytes(b"whole")
+    left, fresh = f"checkpoints/{'a' * 64}/00000003.pt", f"checkpoints/{'b' * 64}/00000001.pt"
+    store.write_bytes(left, b"state")
+    age(claim)
+    store.write_bytes(fresh, b"state")
+    answer = prune(claim, [path.name for path in (claim / "blobs").iterdir()])
+    assert answer["removed"] == {"files": 1, "bytes": len(b"state")}
+    assert (store.exists(left), store.exists(fresh)) == (False, True)
+
+
+@pytest.mark.parametrize("folder", ["builds", "trained"])
+def test_a_cached_build_whose_files_are_gone_goes_too(folder: str, store: Store, claim: Path) -> None:
+    gone, kept = store.put_bytes(b"gone"), store.put_bytes(b"kept")
+    for digest in (gone, kept):
+        store.write_bytes(f"{folder}/{digest}.json", f'{{"sha256": "{digest}"}}'.encode())
+    age(claim)
+    prune(claim, [kept])
+    assert store.names(folder) == [f"{kept}.json"]
+
+
 def test_a_document_that_is_damaged_stops_nothing(store: Store, claim: Path) -> None:
     store.put_bytes(b"unused")
     store.write_bytes("results/a.json", b"\xff\xfe\x00{")

@@ -12,8 +12,9 @@ from click.testing import CliRunner
 from tests.data import models
 from tests.unit.cli.in_process import InProcess
 
-from fettle.api.recipe import RuntimeSettings
+from fettle.api.recipe import RecipeSpec, RuntimeSettings
 from fettle.api.task import MeasureTask
+from fettle.api.training import TrainSpec
 from fettle.api.vocabulary import RuntimeName
 from fettle.cli.local.manifests import read
 from fettle.cli.local.mounts import places
@@ -118,6 +119,13 @@ def test_only_the_recorded_source_recipe_and_runtime_are_built(folder: Path, man
     assert spec.source.sha256 == manifest.source_sha256
     assert [recipe.steps for recipe in spec.recipes] == [manifest.recipe.steps]
     assert [target.runtimes for target in spec.targets] == [(RuntimeName.ONNXRUNTIME,)]
+
+
+def test_what_was_trained_is_trained_again_as_its_recipe_says(folder: Path, manifest: Manifest) -> None:
+    (document,) = read((folder / "om.yaml").read_text(), "om.yaml", folder).models
+    given = RecipeSpec(name=manifest.recipe.name, train=TrainSpec(epochs=3, seed=7))
+    spec = spec_for(manifest, document.spec.model_copy(update={"recipes": (given,)}))
+    assert [recipe.train for recipe in spec.recipes] == [given.train]
 
 
 def test_a_folder_without_an_artifact_is_refused(tmp_path: Path) -> None:

@@ -44,7 +44,7 @@ def init(options: ModelOptions, claim: str, output: Path | None) -> None:
     if output is not None and output.exists():
         raise UsageError(f"{output} exists: name a new file")
     (document,) = documents_of(options, None).models
-    paths = addresses(document.name, claim, (options.model, options.evaluation, options.calibration))
+    paths = addresses(document.name, claim, (options.model, options.evaluation, options.calibration, options.training))
     with tempfile.TemporaryDirectory(prefix="fettle-init-") as folder:
         report = _prepared(document, places(document.spec, {}, Path(folder)))
     command = shlex.join(["fettle", *sys.argv[1:]])

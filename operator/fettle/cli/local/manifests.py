@@ -148,7 +148,8 @@ def _absolute(spec: OptimizedModelSpec, folder: Path) -> OptimizedModelSpec:
     evaluation = moved(spec.data.evaluation)
     if evaluation is not None:
         evaluation = evaluation.model_copy(update={"custom": moved(evaluation.custom)})
-    data = spec.data.model_copy(update={"calibration": moved(spec.data.calibration), "evaluation": evaluation})
+    parts = {"calibration": moved(spec.data.calibration), "training": moved(spec.data.training)}
+    data = spec.data.model_copy(update={**parts, "evaluation": evaluation})
     return spec.model_copy(update={"source": moved(spec.source), "data": data, "store": moved(spec.store)})
 
 

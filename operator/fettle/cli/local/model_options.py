@@ -29,6 +29,7 @@ class ModelOptions:
     model: str | None
     evaluation: str | None
     calibration: str | None
+    training: str | None
     label_key: str | None
     metric: str | None
     max_drop: float | None
@@ -53,7 +54,7 @@ class ModelOptions:
             raise UsageError(f"name a model, as in `{example}`, or a manifest with -f FILE")
         if self.model.endswith(MANIFESTS):
             raise UsageError(f"{self.model} looks like a manifest: fettle optimize -f {self.model}")
-        for path in (self.model, self.evaluation, self.calibration):
+        for path in (self.model, self.evaluation, self.calibration, self.training):
             if path is not None and "://" not in path and not Path(path).expanduser().exists():
                 raise UsageError(f"{path} does not exist")
         if self.evaluation is None and (self.label_key or self.metric):
@@ -65,6 +66,7 @@ class ModelOptions:
             else None
         )
         calibration = {"uri": self.calibration} if self.calibration else None
+        training = {"uri": self.training, "labelKey": self.label_key} if self.training else None
         target = {
             "name": TARGET,
             "runtimes": list(self.runtimes or (name.value for name in DEFAULT_RUNTIMES)),
@@ -74,7 +76,7 @@ class ModelOptions:
         constraints = {"accuracy": {"maxDrop": self.max_drop}} if self.max_drop is not None else None
         spec = {
             "source": {"uri": self.model, "signature": self.signature, "trusted": self.trusted or None},
-            "data": {"calibration": calibration, "evaluation": evaluation},
+            "data": {"calibration": calibration, "evaluation": evaluation, "training": training},
             "targets": [target],
             "objective": self.objective,
             "constraints": constraints,
@@ -151,6 +153,11 @@ model_options = gathered(
         "--calibration",
         metavar="FILE",
         help="Items that set the ranges of int8 [default: a fifth of the evaluation items].",
+    ),
+    click.option(
+        "--training",
+        metavar="FILE",
+        help="Items to train on, other than those of evaluation: also tries pruning.",
     ),
     click.option(
         "--objective",

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from fettle.api.optimizedmodel import OptimizedModelSpec, TargetSpec
 from fettle.api.recipe import RecipeSpec
 from fettle.api.task import BuiltCandidate, MeasureTask, StoredModel
+from fettle.api.training import TrainSpec
 from fettle.store.cache import version
 from fettle.store.manifest import Manifest
 
@@ -29,8 +30,9 @@ class Reproduction:
 
 def spec_for(manifest: Manifest, spec: OptimizedModelSpec) -> OptimizedModelSpec:
     """`spec` with nothing to build but that artifact, and only from the source that it was built from."""
+    train = next((recipe.train for recipe in spec.recipes if recipe.name == manifest.recipe.name), TrainSpec())
     steps = manifest.recipe.steps
-    recipe = RecipeSpec(name="again", steps=steps, precision=manifest.settings.precision)
+    recipe = RecipeSpec(name="again", steps=steps, precision=manifest.settings.precision, train=train)
     target = TargetSpec(name=TARGET, runtimes=(manifest.runtime,), threads=manifest.settings.threads)
     source = spec.source.model_copy(update={"sha256": manifest.source_sha256})
     return spec.model_copy(update={"source": source, "recipes": (recipe,), "targets": (target,)})

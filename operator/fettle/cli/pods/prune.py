@@ -17,7 +17,9 @@ from typing import Any, Protocol
 
 DIGEST = re.compile(r"(?<![0-9a-f])[0-9a-f]{64}(?![0-9a-f])")
 PARTIAL = re.compile(r"(^|/)\.[^/]*\.partial$")
-FOLDERS = ("blobs", "builds", "results", "artifacts", "reports")
+CACHED = ("builds", "trained", "results")
+CHECKPOINTS = "checkpoints/"
+FOLDERS = ("blobs", *CACHED, "checkpoints", "artifacts", "reports")
 
 
 class Files(Protocol):
@@ -75,9 +77,10 @@ def reachable(store: Files, keep: Iterable[str]) -> set[str]:
 
 
 def unfinished(store: Files, before: float) -> dict[str, int]:
-    """What a process that was killed left half written, and its bytes."""
+    """What a process that was killed left behind, and its bytes: files half written, and checkpoints, which a training that ends removes."""
     found = [item for folder in FOLDERS for item in store.sizes(folder).items()]
-    return {path: size for path, (size, used) in found if PARTIAL.search(path) and used < before}
+    left = [item for item in found if PARTIAL.search(item[0]) or item[0].startswith(CHECKPOINTS)]
+    return {path: size for path, (size, used) in left if used < before}
 
 
 def doomed(
@@ -91,7 +94,7 @@ def doomed(
     gone = {names[path] for path in files}
     manifests = [path for path in store.sizes("artifacts") if path.endswith("/manifest.json")]
     lost = {path.split("/")[-2] for path in manifests if digests(store.text(path)) & gone}
-    cached = [path for folder in ("builds", "results") for path in store.sizes(folder) if path.endswith(".json")]
+    cached = [path for folder in CACHED for path in store.sizes(folder) if path.endswith(".json")]
     documents = [path for path in cached if digests(store.text(path)) & (gone | lost)]
     return documents, files, len(lost)
 

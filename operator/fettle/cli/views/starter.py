@@ -54,6 +54,8 @@ class Starter:
             found.append(f"  items    {report.items.items} to evaluate{labels}")
             if report.calibration is not None:
                 found.append(f"  items    {report.calibration.items} to calibrate int8")
+        if report.training is not None:
+            found.append(f"  items    {report.training.items} to train on")
         found += [f"  note     {note}" for note in report.notes]
         found += ["", "Upload the files, apply this, and follow the run:"]
         found += [f"  fettle push {here} {there} --create" for here, there in self.files.items()]
@@ -83,7 +85,7 @@ class Starter:
             yield "  # Without items that judge accuracy, only exact candidates are chosen: add data.evaluation."
             return
         yield "  data:"
-        for part in ("calibration", "evaluation"):
+        for part in ("calibration", "evaluation", "training"):
             given = dict(data.get(part) or {})
             if not given:
                 continue

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from fettle.optimizer.data.items import Items
 
@@ -14,11 +14,23 @@ SCREENING_MOST = 32
 
 @dataclass(frozen=True)
 class Split:
-    """`calibration` is None where there is nothing to calibrate with; `evaluation` None where nothing certifies."""
+    """`calibration` is None where there is nothing to calibrate with; `evaluation` None where nothing certifies; `training` likewise."""
 
     calibration: Items | None
     evaluation: Items | None
     notes: tuple[str, ...] = ()
+    training: Items | None = None
+
+
+def with_training(given: Split, training: Items) -> Split:
+    """`given` with the `training` items that do not certify: an item that was trained on proves nothing."""
+    certifying = set(given.evaluation.hashes()) if given.evaluation is not None else set()
+    kept = [index for index, content in enumerate(training.hashes()) if content not in certifying]
+    if len(kept) == len(training):
+        return replace(given, training=training)
+    shared = len(training) - len(kept)
+    note = f"{shared} of {len(training)} training items are also evaluation items; they were not used for training"
+    return replace(given, training=training.take(kept) if kept else None, notes=(*given.notes, note))
 
 
 def split(calibration: Items | None, evaluation: Items | None) -> Split:

@@ -16,7 +16,7 @@ from fettle.optimizer.data import generate
 from fettle.optimizer.data import items as data
 from fettle.optimizer.data.columns import LABELS, Room, listed
 from fettle.optimizer.data.items import Items, ItemsRequest
-from fettle.optimizer.data.split import SPLIT_MOST, Split, split
+from fettle.optimizer.data.split import SPLIT_MOST, Split, split, with_training
 from fettle.optimizer.onnx.inputs import Hint
 from fettle.optimizer.prepare.batch import PROOF_ITEMS, PROOF_MOST, stacking_axes
 from fettle.optimizer.reference import SLOW_SECONDS
@@ -61,13 +61,20 @@ def read(
         evaluation = data.read(asked, mounts, signature, axes, room)
         if evaluation.labels is None:
             _refuse_without_labels(judging, evaluation.others)
-    return split(calibration, evaluation)
+    parted = split(calibration, evaluation)
+    if spec.training is None:
+        return parted
+    learned = spec.training
+    asked = ItemsRequest(
+        learned.uri, learned.max_samples, learned.label_key, learned.preprocess, by_name, missing=missing
+    )
+    return with_training(parted, data.read(asked, mounts, signature, axes, room))
 
 
 def column_names(spec: DataSpec, mounts: Mounts) -> set[str]:
     """Names of what the given items hold, labels aside. Raises DataError."""
-    given = [one.uri for one in (spec.calibration, spec.evaluation) if one is not None]
-    labels = {spec.evaluation.label_key} if spec.evaluation is not None else set()
+    given = [one.uri for one in (spec.calibration, spec.evaluation, spec.training) if one is not None]
+    labels = {one.label_key for one in (spec.evaluation, spec.training) if one is not None}
     return {name for uri in given for name in data.column_names_of(uri, mounts)} - labels
 
 
@@ -173,6 +180,8 @@ def notes(spec: DataSpec, given: Data) -> list[str]:
     said = [*given.split.notes, *(items.notes if items is not None else ())]
     if given.split.calibration is not None:
         said.extend(given.split.calibration.notes)
+    if given.split.training is not None:
+        said.extend(given.split.training.notes)
     if items is None and spec.generated is not None and spec.generated.allow_lossy:
         said.append(
             "no evaluation data: lossy candidates are judged on generated items, which say nothing about real ones"

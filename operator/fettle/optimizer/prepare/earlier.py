@@ -17,8 +17,8 @@ from fettle.optimizer.onnx import inputs as onnx_inputs
 from fettle.optimizer.onnx import model as onnx_model
 from fettle.optimizer.onnx.inputs import Hint
 from fettle.optimizer.prepare import batch, data
-from fettle.optimizer.prepare.job import Job, builds, stored_items, unlabelled
-from fettle.store.cache import version, versions
+from fettle.optimizer.prepare.job import Job, builds, stored_items, teacher, unlabelled
+from fettle.store.cache import Learned, version, versions
 
 
 def preparation(format: FormatName) -> str:
@@ -41,7 +41,8 @@ def earlier(job: Job) -> PrepareReport | None:
         return None
     if report.source.sha256 != job.source.sha256 or not _is_stored(job, report) or not _same_items(job, report):
         return None
-    made = builds(job.task.builds, report.portable, report.calibration, job.store)
+    learned = Learned(teacher(report.original), report.training)
+    made = builds(job.task.builds, report.portable, report.calibration, job.store, learned)
     return report.model_copy(update={"builds": made})
 
 
@@ -65,6 +66,8 @@ def _same_items(job: Job, report: PrepareReport) -> bool:
         screened = stored_items(job.store, screening(given.calibration), report.signature)
         if calibration != report.calibration or screened != report.screening:
             return False
+    if stored_items(job.store, given.training, report.signature) != report.training:
+        return False
     items = stored_items(job.store, given.evaluation, report.signature)
     return report.generated if items is None else items == report.items
 

@@ -15,7 +15,7 @@ from fettle.optimizer.prepare import data
 from fettle.optimizer.prepare.source import Source, fetch
 from fettle.optimizer.sources.base import Inputs
 from fettle.runtimes import cpu
-from fettle.store.cache import build_key, read_build
+from fettle.store.cache import Learned, build_key, read_build
 from fettle.store.store import Store
 from fettle.store.uris import Mounts
 
@@ -60,14 +60,25 @@ def unlabelled(items: Items | None) -> Items | None:
 
 
 def builds(
-    plans: Sequence[BuildPlan], portable: StoredModel, calibration: StoredData | None, store: Store
+    plans: Sequence[BuildPlan],
+    portable: StoredModel,
+    calibration: StoredData | None,
+    store: Store,
+    learned: Learned | None = None,
 ) -> tuple[BuildEntry, ...]:
     """The segments of the builds that the plan may ask for, with their files where the store has them."""
     here = cpu.detect()
-    entries = []
+    entries: dict[str, BuildEntry] = {}
     for plan in plans:
         key = None
         for segment in plan.segments:
-            key = build_key(segment, portable, calibration, here, follows=key)
-            entries.append(BuildEntry(name=segment.name, cache_key=key, built=read_build(store, key)))
-    return tuple(entries)
+            key = build_key(segment, portable, calibration, here, follows=key, learned=learned)
+            if segment.name not in entries:  # families have those that train in common
+                built = read_build(store, key, segment.trains)
+                entries[segment.name] = BuildEntry(name=segment.name, cache_key=key, built=built)
+    return tuple(entries.values())
+
+
+def teacher(original: StoredModel) -> StoredModel | None:
+    """The source as it came, where PyTorch can train it; None where the portable form has to be taken back into it."""
+    return original if original.format == "TorchExport" else None

@@ -27,14 +27,14 @@ from fettle.optimizer.prepare import batch, data, labels, probe
 from fettle.optimizer.prepare.conversion import held
 from fettle.optimizer.prepare.data import Data
 from fettle.optimizer.prepare.earlier import earlier, preparation
-from fettle.optimizer.prepare.job import Job, builds, stored_items, unlabelled
+from fettle.optimizer.prepare.job import Job, builds, stored_items, teacher, unlabelled
 from fettle.optimizer.prepare.portable import portable
 from fettle.optimizer.prepare.profile import traits
 from fettle.optimizer.prepare.states import refuse_states
 from fettle.optimizer.reference import OriginalAnswers, reference
 from fettle.optimizer.sources.base import Original, RunModel, RunnableModel
 from fettle.optimizer.sources.boundary import plain
-from fettle.store.cache import ABSENT, version
+from fettle.store.cache import ABSENT, Learned, version
 from fettle.store.store import Store
 from fettle.store.uris import Mounts
 
@@ -174,6 +174,7 @@ def _judged(job: Job, subject: RunnableModel, reference_data: ReferenceData, run
 def _report(job: Job, judged: Judged, form: Form) -> PrepareReport:
     store = job.store
     calibration = stored_items(store, unlabelled(judged.split.calibration), judged.signature)
+    training = stored_items(store, judged.split.training, judged.signature)
     return PrepareReport(
         source=_status(job, judged.signature),
         original=form.original,
@@ -183,6 +184,7 @@ def _report(job: Job, judged: Judged, form: Form) -> PrepareReport:
         signature=judged.signature,
         traits=form.traits,
         calibration=calibration,
+        training=training,
         screening=stored_items(store, screening(judged.split.calibration), judged.signature),
         items=store.put_data(judged.items.stored(judged.signature)),
         labels=judged.reading.labels,
@@ -192,7 +194,7 @@ def _report(job: Job, judged: Judged, form: Form) -> PrepareReport:
         generated=judged.generated,
         basis=form.basis,
         preparation=preparation(job.source.format.name),
-        builds=builds(job.task.builds, form.portable, calibration, store),
+        builds=builds(job.task.builds, form.portable, calibration, store, Learned(teacher(form.original), training)),
         notes=tuple(dict.fromkeys(form.notes)),
     )
 

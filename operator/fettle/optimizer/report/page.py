@@ -16,7 +16,7 @@ from fettle.api.reasons import Reason
 from fettle.api.report import BuildReport, Distribution, MeasureReport, PrepareReport
 from fettle.api.task import CandidateVerdict, PublishTask
 from fettle.api.vocabulary import Basis, CandidateState, Metric
-from fettle.optimizer.report import plot, plot_rows, text
+from fettle.optimizer.report import plot, plot_rows, plot_training, text
 from fettle.optimizer.report.promise import Promise, promises
 from fettle.store.manifest import Manifest
 
@@ -102,10 +102,14 @@ def render(material: Material) -> str:
         lstrip_blocks=True,
     )
     environment.globals["text"] = text
+    trained = [(build.name, build.training) for build in material.builds if build.training is not None]
+    curves = [(name, plot_training.curve(name, figures)) for name, figures in trained]
     return environment.get_template("report.html.j2").render(
         task=material.task,
         prepare=material.prepare,
         builds=[build for build in material.builds if build.built is not None],
+        trained=trained,
+        curves=[(name, drawn) for name, drawn in curves if drawn is not None],
         targets=targets(material),
         steps=text.steps,
         bases=BASES,

@@ -10,13 +10,14 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from importlib import import_module
 from pathlib import Path
-from typing import Generic, TypeVar
+from typing import TYPE_CHECKING, Generic, TypeVar
 
 from fettle import runtimes  # noqa: F401  before any toolchain: it keeps them from reporting their use
 from fettle.api import catalog
 from fettle.api.catalog import StepEntry
-from fettle.api.recipe import RecipeStep, RuntimeSettings, StepParameters
+from fettle.api.recipe import RecipeStep, RuntimeSettings
 from fettle.api.signature import Signature
+from fettle.api.step import StepParameters
 from fettle.api.task import DeviceForm
 from fettle.api.text import quoted
 from fettle.api.vocabulary import ModelFormat, RuntimeName
@@ -26,10 +27,14 @@ from fettle.optimizer.measure.items import MappedItems
 from fettle.optimizer.reference import OriginalAnswers
 from fettle.runtimes import base
 
+if TYPE_CHECKING:  # PyTorch is there only for steps that train
+    from fettle.optimizer.training.session import Training
+
 Parameters_co = TypeVar("Parameters_co", bound=StepParameters, covariant=True)
 FORMATS: dict[str, ModelFormat] = {
     ".onnx": "ONNX",
     ".xml": "OpenVINO",
+    ".pt2": "TorchExport",
     ".engine": "TensorRT",
     ".rtx": "TensorRT-RTX",
 }  # by the end of the entry's name
@@ -51,6 +56,7 @@ class Work(Generic[Parameters_co]):
 
     `loss`: what other answers than the original's are to be judged by; None where nothing says how much may be lost. `notes`: what a step
     wants to be known of what it made, for a person. `device`: what the file is for, where its last step makes it for one kind of device.
+    `training`: the teacher and the items, where a step trains.
     """
 
     entry: Path
@@ -60,16 +66,26 @@ class Work(Generic[Parameters_co]):
     loss: Loss | None = None
     notes: list[str] = field(default_factory=list)
     device: Device | None = None
+    training: Training | None = None
+
+    @property
+    def trained(self) -> Training:
+        """What a step that trains works with: its row in the catalog says that it does."""
+        if self.training is None:
+            raise RecipeError(f"{self.step.words} trains, which this build was not prepared for")
+        return self.training
 
 
 @dataclass(frozen=True)
 class Given:
-    """What all steps of a recipe work with: calibration items, what may be lost, a list for notes, and the device the file is for."""
+    """What all steps of a recipe work with: calibration items, what may be lost, a list for notes, the device the file is for, and a teacher
+    where they train."""
 
     calibration: MappedItems | None = None
     loss: Loss | None = None
     notes: list[str] = field(default_factory=list)
     device: Device | None = None
+    training: Training | None = None
 
 
 def apply(step: RecipeStep, family: RuntimeName, entry: Path, folder: Path, given: Given) -> Path:
@@ -84,15 +100,21 @@ def apply(step: RecipeStep, family: RuntimeName, entry: Path, folder: Path, give
     if row.function is None:
         return entry
     module, function = row.function.split(":")
-    make: Callable[[Work[StepParameters]], Path] = getattr(import_module(f"{__name__}.{module}"), function)
+    try:
+        make: Callable[[Work[StepParameters]], Path] = getattr(import_module(f"{__name__}.{module}"), function)
+    except ModuleNotFoundError as error:
+        raise _lacking(row, error) from error
     state = _state(entry)
     try:
-        made = make(Work(entry, folder, parameters, given.calibration, given.loss, given.notes, given.device))
+        work = Work(entry, folder, parameters, given.calibration, given.loss, given.notes, given.device, given.training)
+        made = make(work)
         broken = "it changed its input model" if _state(entry) != state else _broken(row, made, folder)
         if broken is None and not row.lossy and not row.finishes and given.calibration is not None:
             broken = _moved(row, entry, made, given.calibration)
     except (FettleError, MemoryError, OSError):
         raise
+    except ModuleNotFoundError as error:
+        raise _lacking(row, error) from error
     except Exception as error:  # toolchains raise what they like; build.run logs where
         what = "quantizer" if parameters.quantizes else f"step {row.kind}"
         message = f"the {what} of {family} fails on this model: {type(error).__name__}: {quoted(error)}"
@@ -101,6 +123,13 @@ def apply(step: RecipeStep, family: RuntimeName, entry: Path, folder: Path, give
         message = f"the step {row.kind} of {family} (optimizer/steps/{module}.py: {function}) violated its contract: {broken}; please report it"
         raise RecipeError(message)
     return made
+
+
+def _lacking(row: StepEntry, error: ModuleNotFoundError) -> RecipeError:
+    """A library of the step is not there: on one's own machine, for every image of Jobs has what its rows ask for."""
+    extra = "training" if row.trains else "optimizer"
+    advice = f"pip install '.[{extra}]' in a checkout of Fettle"
+    return RecipeError(f"the step {row.kind} needs {error.name}, which is not installed: {advice}")
 
 
 def _state(entry: Path) -> list[tuple[str, int, int]]:

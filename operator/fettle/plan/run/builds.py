@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass
 
+from fettle.api import catalog
 from fettle.api.optimizedmodel import TargetSpec
 from fettle.api.reasons import Reason
 from fettle.api.report import BuildReport, PrepareReport
@@ -42,7 +43,7 @@ class BuildProgress:
 
 @dataclass(frozen=True)
 class PlacedBuild:
-    """A build; `target` where it must run on that target's nodes."""
+    """A build; `target`: where those of its segments run that build for the device at hand."""
 
     plan: BuildPlan
     target: TargetSpec | None = None
@@ -52,8 +53,12 @@ def placed(candidate: PlannedCandidate, target: TargetSpec) -> PlacedBuild | Non
     """The build of a candidate of `target`: on its nodes where a step builds for the device at hand. None for the portable form."""
     if candidate.build is None:
         return None
-    there = any(entry is not None and entry.on_device for entry in candidate.entries)
-    return PlacedBuild(candidate.build, target if there else None)
+    return PlacedBuild(candidate.build, target if _on_device(candidate.build) else None)
+
+
+def _on_device(plan: BuildPlan) -> bool:
+    entries = (catalog.step(step, plan.family) for step in plan.steps)
+    return any(entry is not None and entry.on_device for entry in entries)
 
 
 def build_all(context: RunContext, prepare: PrepareReport, plans: Iterable[PlacedBuild]) -> dict[str, BuildProgress]:
@@ -82,9 +87,8 @@ def _build(context: RunContext, prepare: PrepareReport, placed_build: PlacedBuil
         task = build_task(segment, entry, given, prepare, context.store)
         if not (has_place or context.attempts.made(task) or context.attempts.answered(task)):
             return BuildProgress(tasks)
-        progress = context.attempts.ask(
-            task, BuildReport, stage="build", label=f"build {segment.name}", target=placed_build.target
-        )
+        there = placed_build.target if _on_device(segment) else None
+        progress = context.attempts.ask(task, BuildReport, stage="build", label=f"build {segment.name}", target=there)
         tasks = (*tasks, progress)
         report = progress.report
         if report is None:

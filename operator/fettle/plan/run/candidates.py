@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import lru_cache
+from itertools import pairwise
 
 from fettle.api import catalog, metrics
 from fettle.api.bounds import ORIGINAL
@@ -26,6 +27,7 @@ from fettle.plan.run.planned import Finding, PlannedCandidate, planned_candidate
 ROWS_LIMIT = 128  # of status.candidates, over all targets
 ERROR = 0.05  # that an accuracy interval of a target misses the truth, shared among its lossy finalists
 FINALISTS = 4  # lossy candidates of a target that are certified at most
+UNASKED_SHARE = 6  # a training of the default plan takes at most this part of search.deadlineSeconds
 GROUPS_NEEDED = 30  # items from which a bootstrap is believed
 # An item reaches beyond the range of n others with probability 2 / (n + 1), whatever the distribution (Wilks 1941): every second one
 # of three items, fewer than every fifth of ten. One item alone cost the examples up to 20 points of accuracy (onnxruntime). Libraries
@@ -66,7 +68,11 @@ def possible_builds(spec: OptimizedModelSpec) -> tuple[BuildPlan, ...]:
     has_data = spec.data.calibration is not None or spec.data.evaluation is not None or allows_lossy(spec)
     builds: dict[str, BuildPlan] = {}
     for planned in candidates:
-        known = all(entry is not None and (has_data or not entry.calibration) for entry in planned.entries)
+        trainable = spec.data.training is not None
+        known = all(
+            entry is not None and (has_data or not entry.calibration) and (trainable or not entry.training)
+            for entry in planned.entries
+        )
         if planned.build is not None and known:
             builds.setdefault(planned.build.name, planned.build)
     return tuple(builds.values())
@@ -119,12 +125,23 @@ def _recipe_candidates(spec: OptimizedModelSpec, target: TargetSpec) -> tuple[Pl
         asked = RuntimeSettings(threads=target.threads, precision=recipe.precision)
         for runtime in target.runtimes:
             settings, form = on_device(runtime, asked, target)
-            candidates.append(planned_candidate(recipe.name, runtime, settings, steps=recipe.steps, form=form))
+            candidates.append(
+                planned_candidate(recipe.name, runtime, settings, steps=recipe.steps, train=recipe.train, form=form)
+            )
     return tuple(candidates)
 
 
 def _bounded(planned: PlannedCandidate, spec: OptimizedModelSpec) -> PlannedCandidate:
-    """A candidate whose build may lose what the constraints allow, where one of its steps chooses by that."""
+    """A candidate whose build knows what the constraints allow to be lost, where one of its steps chooses by that, and how answers are
+    judged, where one trains."""
+    if planned.build is not None and planned.build.training is not None:
+        judging = spec.data.evaluation.judging if spec.data.evaluation is not None else None
+        training = planned.build.training.model_copy(update={"evaluation": judging})
+        if not spec.recipes:  # nobody asked for it: it may take its part of the time, and no more
+            most = min(training.spec.deadline_seconds, spec.search.deadline_seconds // UNASKED_SHARE)
+            bounded = training.spec.model_copy(update={"deadline_seconds": max(most, 1)})
+            training = training.model_copy(update={"spec": bounded})
+        planned = replace(planned, build=planned.build.model_copy(update={"training": training}))
     bound = in_force(spec).accuracy
     if planned.build is None or bound is None or not any(entry and entry.bounded for entry in planned.entries):
         return planned
@@ -211,6 +228,27 @@ def _known(planned: PlannedCandidate, facts: _Facts) -> Finding | None:
     return None
 
 
+def _trainable(planned: PlannedCandidate, facts: _Facts) -> Finding | None:
+    """Steps that train need training items, come first, and make the portable form, which a runtime loads or which ends as its engine."""
+    entries = [entry for entry in planned.entries if entry is not None]
+    trained = [entry for entry in entries if entry.trains]
+    if not trained:
+        return None
+    recipe, items = planned.plan.recipe, facts.prepare.training
+    if items is None and any(entry.training for entry in trained):
+        left = " (all of its items are evaluation items)" if facts.spec.data.training is not None else ""
+        text = f"recipe {recipe} trains, and there are no training data{left}: give data.training"
+    elif any(not one.trains and other.trains for one, other in pairwise(entries)):
+        text = f"recipe {recipe} trains what is not PyTorch's any more: put the steps that train in front of the others"
+    elif catalog.PORTABLE not in catalog.runtime(planned.plan.runtime).loads and catalog.finish(planned.family) is None:
+        text = f"{planned.plan.runtime} runs sources as they came, not what a recipe made of them"
+    elif facts.prepare.traits.quantized:
+        text = "the source is already quantized, and has no gradients to train by"
+    else:
+        return None
+    return Finding(Reason.RECIPE_NOT_APPLICABLE, text)
+
+
 def _not_quantized_twice(planned: PlannedCandidate, facts: _Facts) -> Finding | None:
     if planned.quantizes and facts.prepare.traits.quantized:
         return Finding(Reason.RECIPE_NOT_APPLICABLE, "the source is already quantized")
@@ -254,7 +292,7 @@ def _on_its_device(planned: PlannedCandidate, facts: _Facts) -> Finding | None:
     return Finding(Reason.RECIPE_NOT_APPLICABLE, text) if text is not None else None
 
 
-APPLICABLE = (_known, _on_its_device, _loads, _not_quantized_twice, _calibrated)
+APPLICABLE = (_known, _on_its_device, _trainable, _loads, _not_quantized_twice, _calibrated)
 
 
 def _provable(planned: PlannedCandidate, facts: _Facts) -> Finding | None:

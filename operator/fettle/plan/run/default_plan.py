@@ -13,6 +13,7 @@ from fettle.api import catalog
 from fettle.api.optimizedmodel import TargetSpec
 from fettle.api.recipe import QuantizeStep, RecipeStep, RuntimeSettings
 from fettle.api.report import PrepareReport
+from fettle.api.training import PruneStep
 from fettle.api.vocabulary import DeviceKind, FormatName, Precision, QuantizeMode, QuantizePreset, RuntimeName
 from fettle.plan.run.devices import on_device
 from fettle.plan.run.planned import PlannedCandidate, planned_candidate
@@ -88,6 +89,7 @@ CORE = _int8(operators=("Conv", "MatMul", "Gemm"))
 MIXED = _int8(QuantizeMode.MIXED)
 MIXED_TRANSFORMER = _int8(QuantizeMode.MIXED, QuantizePreset.TRANSFORMER)
 DYNAMIC = _int8(QuantizeMode.DYNAMIC, operators=("MatMul", "Gemm"))
+PRUNED = (RecipeStep(prune=PruneStep(target_speedup=2.0)),)
 
 
 def _quick(facts: Facts) -> bool:
@@ -104,6 +106,10 @@ def _no_transformer(facts: Facts) -> bool:
 
 def _one_shape(facts: Facts) -> bool:
     return facts.one_shape
+
+
+def _trainable(facts: Facts) -> bool:
+    return facts.prepare.training is not None and not facts.prepare.traits.quantized
 
 
 def _nncf(recipe: str, steps: tuple[RecipeStep, ...], when: Callable[[Facts], bool]) -> tuple[PlanLine, ...]:
@@ -149,6 +155,12 @@ LINES: tuple[PlanLine, ...] = (
     *(PlanLine("float16", name, precision=Precision.FLOAT16) for name in ON_GPUS),
     *(PlanLine("int8", name, STATIC) for name in ON_GPUS),
     *(PlanLine("int8", name, STATIC, precision=Precision.FLOAT16, variant="float16") for name in ON_GPUS),
+    # 11: with training data: half of the work pruned away, and int8 of that
+    *(
+        PlanLine(recipe, runtime, steps, when=_trainable)
+        for recipe, steps in (("pruned", PRUNED), ("pruned-int8", PRUNED + STATIC))
+        for runtime in (ORT, OPENVINO)
+    ),
 )
 
 

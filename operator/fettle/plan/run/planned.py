@@ -8,7 +8,8 @@ from dataclasses import dataclass
 from fettle.api import catalog
 from fettle.api.reasons import Reason
 from fettle.api.recipe import OptimizeGraphStep, RecipeStep, RuntimeSettings
-from fettle.api.task import BuildPlan, CandidatePlan, DeviceForm
+from fettle.api.task import BuildPlan, CandidatePlan, DeviceForm, TrainingPlan
+from fettle.api.training import TrainSpec
 from fettle.api.vocabulary import RuntimeName, StepKind
 
 
@@ -68,14 +69,6 @@ class PlannedCandidate:
         return any(step.quantizes for step in self.steps)
 
 
-def _words(form: DeviceForm) -> tuple[str, ...]:
-    """What tells builds of one recipe for several devices apart: ('sm89', 'batch8')."""
-    if form.architecture is None:
-        return (form.precision.lower(),)
-    batch = f"batch{form.batch_size}" if form.batch_size is not None else f"batch1to{max(form.batch_sizes)}"
-    return form.precision.lower(), form.architecture, batch
-
-
 def planned_candidate(
     recipe: str,
     runtime: RuntimeName,
@@ -84,6 +77,7 @@ def planned_candidate(
     steps: tuple[RecipeStep, ...] = (),
     family: RuntimeName | None = None,
     variant: str = "",
+    train: TrainSpec | None = None,
     form: DeviceForm | None = None,
 ) -> PlannedCandidate:
     """A candidate that, like its build, is named after what they are: `int8-onnxruntime-in-openvino`, `int8-openvino-1thread`.
@@ -94,8 +88,9 @@ def planned_candidate(
     if catalog.finish(made_by) is not None:  # what such a step does, it does last, and only for a form
         finish = (RecipeStep(optimize_graph=OptimizeGraphStep()),) if form is not None else ()
         steps = (*(step for step in steps if catalog.kind(step) is not StepKind.OPTIMIZE_GRAPH), *finish)
-    parts = (recipe, made_by, *_words(form)) if form is not None else (recipe, made_by)
-    build = BuildPlan(name="-".join(parts), family=made_by, steps=steps, form=form) if steps else None
+    built_as = "-".join((recipe, made_by, *(form.words if form is not None else ())))
+    training = TrainingPlan(spec=train or TrainSpec()) if any(map(catalog.trains, steps)) else None
+    build = BuildPlan(name=built_as, family=made_by, steps=steps, training=training, form=form) if steps else None
     place = f"{runtime}" if made_by == runtime else f"{made_by}-in-{runtime}"
     name = "-".join(part for part in (recipe, place, variant) if part)
     plan = CandidatePlan(

@@ -205,8 +205,20 @@ def _rows_of(progress: RunProgress, target: TargetProgress, prepare: PrepareRepo
         row = measured.pop(candidate.name, None)
         if row is None:
             row = _unmeasured(target, candidate, progress.builds, model_of(candidate, prepare, models))
-        rows.append(row)
+        rows.append(_with_training(row, candidate, progress.builds))
     return [*rows, *measured.values()]
+
+
+def _with_training(
+    row: CandidateStatus, candidate: PlannedCandidate, builds: Mapping[str, BuildProgress]
+) -> CandidateStatus:
+    """`row`; where nothing else is said of it, with what was trained."""
+    build = builds.get(candidate.build.name) if candidate.build is not None else None
+    if build is None or row.message is not None:
+        return row
+    reports = (task.report for task in build.tasks)
+    told = "; ".join(report.message for report in reports if report is not None and report.training is not None)
+    return row.model_copy(update={"message": clip(told)}) if told else row
 
 
 def _unmeasured(

@@ -46,20 +46,24 @@ class BuildInput:
 def build_task(
     segment: BuildPlan, entry: BuildEntry, given: BuildInput, prepare: PrepareReport, store: str
 ) -> BuildTask:
-    """A segment of a build. Without a step that needs them, no calibration items and no bound: its hash must not move with them."""
+    """A segment of a build. Without a step that needs them, no items, no bound and no teacher: its hash must not move with them."""
     steps = [step for step in (catalog.step(step, segment.family) for step in segment.steps) if step is not None]
     calibrated, bounded = any(step.calibration for step in steps), any(step.bounded for step in steps)
     loss = segment.loss if bounded else None
-    evaluation = loss.evaluation if loss is not None else None
+    training = segment.training if any(step.trains for step in steps) else None
+    judging = loss or training
+    evaluation = resolved(judging.evaluation, prepare) if judging is not None else None
     return BuildTask(
         store=store,
-        plan=segment.model_copy(update={"loss": loss}),
+        plan=segment.model_copy(update={"loss": loss, "training": training}),
         cache_key=entry.cache_key,
         portable=given.model,
         signature=prepare.signature,
         calibration=prepare.calibration if calibrated else None,
         follows=given.follows,
-        evaluation=_without_labels(resolved(evaluation, prepare), prepare),
+        evaluation=_without_labels(evaluation, prepare) if training is None else evaluation,
+        original=prepare.original if training is not None and prepare.original.format == "TorchExport" else None,
+        training=prepare.training if training is not None else None,
     )
 
 

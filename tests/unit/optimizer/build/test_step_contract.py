@@ -18,8 +18,9 @@ from tests.unit.optimizer.prepare.workbench import Workbench
 
 from fettle.api import catalog
 from fettle.api.data import EvaluationSpec
-from fettle.api.recipe import OptimizeGraphStep, RecipeStep, StepParameters
+from fettle.api.recipe import OptimizeGraphStep, RecipeStep
 from fettle.api.report import BuildReport
+from fettle.api.step import StepParameters
 from fettle.api.task import BuildPlan, BuildTask
 from fettle.api.vocabulary import RuntimeName
 from fettle.optimizer import stage
@@ -59,6 +60,13 @@ def as_ir(work: Work[StepParameters]) -> Path:
 def fails(_: Work[StepParameters]) -> Path:
     """Its library raises what it likes."""
     raise KeyError("nobody expects this")
+
+
+def lacks(_: Work[StepParameters]) -> Path:
+    """It imports its library when it is called."""
+    import not_there  # type: ignore[import-not-found]
+
+    return Path(not_there.made)
 
 
 def build(bench: Workbench, step: Step, monkeypatch: pytest.MonkeyPatch, *, lossy: bool = False) -> BuildReport:
@@ -121,3 +129,13 @@ def test_what_a_library_raises_is_no_end_of_the_run(bench: Workbench, monkeypatc
     report = build(bench, fails, monkeypatch)
     assert report.built is None
     assert "the step optimizeGraph of onnxruntime fails on this model: KeyError" in report.message
+
+
+def test_a_library_that_is_not_installed_is_named_with_what_to_install(
+    bench: Workbench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    report = build(bench, lacks, monkeypatch)
+    assert report.built is None
+    assert (
+        "the step optimizeGraph needs not_there, which is not installed: pip install '.[optimizer]'" in report.message
+    )

@@ -72,6 +72,7 @@ def prepared(
     generated: bool = False,
     labelled: bool = True,
     calibration: int | None = 200,
+    training: StoredData | None = None,
     notes: tuple[str, ...] = (),
 ) -> PrepareReport:
     """The answer of a prepare task for a small convolutional net."""
@@ -86,6 +87,7 @@ def prepared(
         signature=Signature(inputs=(image,), outputs=(logits,)),
         traits=traits or Traits(opset=17, convolutions=4, p50_milliseconds=6.0),
         calibration=StoredData(sha256=digest("calibration"), items=calibration) if calibration else None,
+        training=training,
         items=StoredData(sha256=digest("items"), items=items, labelled=labelled),
         generated=generated,
         builds=tuple(

@@ -1,0 +1,219 @@
+"""Real tasks for `bench/train.py`: data that wheels ship or espeak-ng speaks, and nets that learn them in minutes on two cores."""
+
+from __future__ import annotations
+
+import subprocess
+import tempfile
+import wave
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import nn
+
+Array = np.ndarray[Any, Any]
+TEXTS = Path(__file__).parents[1] / "examples" / "text" / "evaluation.npz"
+WORDS = ("yes", "no", "up", "down", "left", "right", "on", "off", "stop", "go")
+SEED = 20
+
+
+@dataclass(frozen=True)
+class Task:
+    """`items`: inputs by name, the first axis items, and `labels`. `net`: a module that is to learn them."""
+
+    name: str
+    input: str
+    items: Callable[[], dict[str, Array]]
+    net: Callable[[], nn.Module]
+    epochs: int
+    max_drop: float
+    recipes: tuple[str, ...]
+    rate: float = 2e-3
+
+
+def digits() -> dict[str, Array]:
+    """1,797 handwritten digits (scikit-learn's), enlarged to 32x32."""
+    from sklearn.datasets import load_digits
+
+    data = load_digits()
+    small = torch.from_numpy(data.images).float()[:, None] / 16
+    large = nn.functional.interpolate(small, size=(32, 32), mode="bicubic", align_corners=False).clamp(0, 1)
+    return {"image": large.numpy().astype(np.float32), "labels": data.target.astype(np.int64)}
+
+
+def tumours() -> dict[str, Array]:
+    """569 biopsies of 30 numbers (scikit-learn's breast cancer data), standardized."""
+    from sklearn.datasets import load_breast_cancer
+
+    data = load_breast_cancer()
+    values = (data.data - data.data.mean(0)) / data.data.std(0)
+    return {"x": values.astype(np.float32), "labels": data.target.astype(np.int64)}
+
+
+def texts() -> dict[str, Array]:
+    """Messages in 22 languages, as bytes (examples/text)."""
+    with np.load(TEXTS) as held:
+        return {"tokens": held["tokens"], "labels": held["labels"]}
+
+
+def words() -> dict[str, Array]:
+    """Spoken commands with noise, `[items, 1, 40, 49]`: the energy of 40 bands every 20 ms. Needs espeak-ng."""
+    random = np.random.default_rng(SEED)
+    spoken = [(label, signal) for label, word in enumerate(WORDS) for signal in _spoken(word)]
+    images, labels = [], []
+    for _ in range(2500):
+        label, signal = spoken[random.integers(len(spoken))]
+        heard = np.zeros(16000)
+        start = random.integers(0, max(16000 - len(signal), 1))
+        cut = signal[: 16000 - start] * random.uniform(0.3, 1)
+        heard[start : start + len(cut)] += cut
+        heard += random.standard_normal(16000) * 10 ** random.uniform(-3, -1.3)
+        images.append(_bands(heard))
+        labels.append(label)
+    return {"sound": np.stack(images)[:, None].astype(np.float32), "labels": np.array(labels, np.int64)}
+
+
+def _spoken(word: str) -> list[Array]:
+    found = []
+    voices = [f"{accent}{kind}" for accent in ("en", "en-us", "en-gb-scotland") for kind in ("", "+f2", "+f4", "+m3")]
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "word.wav"
+        for number, voice in enumerate(voices):
+            speed, pitch = 120 + 15 * (number % 5), 35 + 10 * (number % 4)
+            command = ["espeak-ng", "-v", voice, "-s", str(speed), "-p", str(pitch), "-w", str(path), word]
+            subprocess.run(command, check=True)
+            with wave.open(str(path)) as file:
+                signal = np.frombuffer(file.readframes(file.getnframes()), np.int16) / 32768
+                places = np.arange(0, len(signal), file.getframerate() / 16000)
+                found.append(np.interp(places, np.arange(len(signal)), signal))
+    return found
+
+
+def _bands(heard: Array) -> Array:
+    windows = np.lib.stride_tricks.sliding_window_view(heard, 640)[::320][:49]
+    power = np.abs(np.fft.rfft(windows * np.hanning(640), axis=1)) ** 2
+    edges = np.unique(np.geomspace(2, 320, 80).astype(int))
+    edges = edges[np.linspace(0, len(edges) - 1, 41).astype(int)]
+    sums = np.add.reduceat(power, edges[:-1], axis=1)
+    return np.log(sums.T + 1e-3)
+
+
+class Residual(nn.Module):
+    """Two convolutions around which the input goes too."""
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.path = nn.Sequential(
+            nn.Conv2d(width, width, 3, padding=1, bias=False),
+            nn.BatchNorm2d(width),
+            nn.ReLU(),
+            nn.Conv2d(width, width, 3, padding=1, bias=False),
+            nn.BatchNorm2d(width),
+        )
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """Of the same shape."""
+        return torch.relu(x + self.path(x))
+
+
+def _down(inputs: int, outputs: int) -> nn.Sequential:
+    return nn.Sequential(
+        nn.Conv2d(inputs, outputs, 3, stride=2, padding=1, bias=False), nn.BatchNorm2d(outputs), nn.ReLU()
+    )
+
+
+def residual_net() -> nn.Module:
+    """[N, 1, H, W] -> [N, 10]: ResNet-style, 64 to 128 channels."""
+    return nn.Sequential(
+        _down(1, 64),
+        *(Residual(64) for _ in range(4)),
+        _down(64, 128),
+        *(Residual(128) for _ in range(2)),
+        nn.AdaptiveAvgPool2d(1),
+        nn.Flatten(),
+        nn.Dropout(0.1),
+        nn.Linear(128, 10),
+    )
+
+
+def dense_net() -> nn.Module:
+    """[N, 30] -> [N, 2]."""
+    return nn.Sequential(nn.Linear(30, 512), nn.ReLU(), nn.Linear(512, 512), nn.ReLU(), nn.Linear(512, 2))
+
+
+class Reader(nn.Module):
+    """Bytes of a message -> its language."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.table = nn.Embedding(256, 64)
+        self.first = nn.Conv1d(64, 256, 5, padding=2)
+        self.second = nn.Conv1d(256, 256, 3, padding=1)
+        self.head = nn.Linear(256, 22)
+
+    def forward(self, tokens: torch.Tensor) -> torch.Tensor:
+        """int64 [N, 96] -> [N, 22]"""
+        found = torch.relu(self.first(self.table(tokens).transpose(1, 2)))
+        scores: torch.Tensor = self.head(torch.relu(self.second(found)).amax(2))
+        return scores
+
+
+ALL = (
+    "pruned",
+    "pruned-twice-as-fast",
+    "chain",
+    "low-rank",
+    "separable",
+    "narrow",
+    "magnitude",
+    "two-of-four",
+    "int8",
+)
+TASKS = {
+    task.name: task
+    for task in (
+        Task("digits", "image", digits, residual_net, 12, 0.02, ALL),
+        Task(
+            "words",
+            "sound",
+            words,
+            residual_net,
+            8,
+            0.02,
+            ("pruned", "chain", "low-rank", "separable", "int8"),
+        ),
+        Task("languages", "tokens", texts, Reader, 10, 0.02, ("pruned", "chain", "low-rank", "narrow", "int8")),
+        Task("tumours", "x", tumours, dense_net, 40, 0.05, ("pruned", "low-rank", "magnitude", "int8")),
+    )
+}
+RECIPES: dict[str, list[dict[str, Any]]] = {
+    "pruned": [{"prune": {"ratio": 0.5}}],
+    "pruned-twice-as-fast": [{"prune": {"targetSpeedup": 2}}],
+    "chain": [{"prune": {"ratio": 0.5}}, {"distill": {"temperature": 2}}, {"quantize": {"mode": "Static"}}],
+    "low-rank": [{"lowRank": {"rank": 0.4}}],
+    "separable": [{"replace": {}}],
+    "narrow": [{"distill": {"student": {"width": 0.5}, "temperature": 2}}],
+    "magnitude": [{"prune": {"method": "Magnitude", "sparsity": 0.8}}],
+    "two-of-four": [{"prune": {"method": "NM"}}],
+    "int8": [{"quantize": {"mode": "Static"}}],
+}
+
+
+def learned(task: Task, items: dict[str, Array]) -> nn.Module:
+    """The net after its training on `items`."""
+    torch.manual_seed(SEED)
+    module, labels = task.net(), torch.from_numpy(items["labels"])
+    inputs = torch.from_numpy(items[task.input])
+    optimizer = torch.optim.AdamW(module.parameters(), lr=task.rate, weight_decay=1e-2)
+    steps = task.epochs * -(-len(labels) // 64)
+    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, task.rate, total_steps=steps)
+    for _ in range(task.epochs):
+        for places in torch.randperm(len(labels)).split(64):
+            optimizer.zero_grad()
+            nn.functional.cross_entropy(module(inputs[places]), labels[places]).backward()
+            optimizer.step()
+            schedule.step()
+    return module.eval()

@@ -1,0 +1,240 @@
+"""The steps of a recipe that train, and how they do."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+from pydantic import Field
+
+from fettle.api.base import ApiModel, Rule, rules
+from fettle.api.step import StepParameters
+from fettle.api.vocabulary import Granularity, Importance, Optimizer, PruneMethod, Schedule, StepKind
+
+
+class TrainSpec(ApiModel):
+    """One training: of each step of a recipe that trains."""
+
+    epochs: Annotated[
+        int | None,
+        Field(
+            ge=1,
+            le=10_000,
+            description="Maximum number of passes over the training items. Defaults to 20, or as many as 500 steps of the optimizer take.",
+        ),
+    ] = None
+    batch_size: Annotated[int, Field(ge=1, le=65_536, description="Number of items in one step of the optimizer.")] = 64
+    optimizer: Annotated[
+        Optimizer, Field(description="How weights follow their gradients. SGD has a momentum of 0.9.")
+    ] = Optimizer.ADAM_W
+    learning_rate: Annotated[
+        float | None,
+        Field(gt=0, le=100, description="Learning rate at the start. Defaults to 0.001 for AdamW and 0.02 for SGD."),
+    ] = None
+    schedule: Annotated[
+        Schedule, Field(description="Cosine lets the learning rate fall to 0 at the last epoch, Constant keeps it.")
+    ] = Schedule.COSINE
+    weight_decay: Annotated[
+        float,
+        Field(ge=0, le=1, description="How strongly weights are pulled towards 0; not those of biases and norms."),
+    ] = 0.0001
+    seed: Annotated[int, Field(ge=0, le=2**31 - 1, description="Seed of everything that is drawn at random.")] = 0
+    deadline_seconds: Annotated[
+        int, Field(ge=1, le=604_800, description="Time for the training, after which its best state so far is taken.")
+    ] = 1800
+    patience: Annotated[
+        int | None,
+        Field(ge=1, le=10_000, description="Number of epochs without a gain on held-out items after which it stops."),
+    ] = None
+
+
+@rules(
+    Rule("!has(self.ratio) || !has(self.targetSpeedup)", "ratio and targetSpeedup are mutually exclusive"),
+    Rule(
+        "!has(self.sparsity) || (has(self.method) && self.method == 'Magnitude')",
+        "sparsity is for method Magnitude; Structured has a ratio, NM has n and m",
+    ),
+)
+class PruneStep(StepParameters):
+    """Remove weights, and train the others to answer as the original."""
+
+    method: Annotated[
+        PruneMethod,
+        Field(
+            description="Structured removes whole channels, so the graph gets smaller and faster. Magnitude sets the smallest weights to 0, "
+            "which makes the file compressible, and few runtimes faster. NM keeps n of every m neighbouring weights, which some GPUs run faster."
+        ),
+    ] = PruneMethod.STRUCTURED
+    ratio: Annotated[
+        float | None,
+        Field(gt=0, le=0.99, description="Share of the channels that each layer loses (Structured). Default: 0.5."),
+    ] = None
+    target_speedup: Annotated[
+        float | None,
+        Field(gt=1, le=100, description="Look for the smallest ratio that is so many times as fast (Structured)."),
+    ] = None
+    importance: Annotated[Importance, Field(description="Which channels go first (Structured).")] = Importance.MAGNITUDE
+    iterations: Annotated[
+        int,
+        Field(ge=1, le=20, description="Number of times that a part is removed and the rest is trained (Structured)."),
+    ] = 1
+    sparsity: Annotated[
+        float | None, Field(gt=0, le=0.99, description="Share of the weights that become 0 (Magnitude). Default: 0.8.")
+    ] = None
+    granularity: Annotated[
+        Granularity, Field(description="Whether each layer loses that share, or all of them together (Magnitude).")
+    ] = Granularity.LAYER
+    n: Annotated[int, Field(ge=1, le=15, description="Number of weights that stay of every m (NM).")] = 2
+    m: Annotated[int, Field(ge=2, le=16, description="Number of neighbouring weights of which n stay (NM).")] = 4
+
+    @property
+    def kind(self) -> StepKind:
+        """One a method."""
+        return {
+            PruneMethod.STRUCTURED: StepKind.PRUNE_STRUCTURED,
+            PruneMethod.MAGNITUDE: StepKind.PRUNE_MAGNITUDE,
+            PruneMethod.NM: StepKind.PRUNE_NM,
+        }[self.method]
+
+    @property
+    def words(self) -> str:
+        """Method, and how much."""
+        if self.method == PruneMethod.NM:
+            return f"prune {self.n}:{self.m}"
+        if self.method == PruneMethod.MAGNITUDE:
+            return f"prune Magnitude, {self.sparsity or 0.8:g}"
+        how_much = f"to {self.target_speedup:g}x" if self.target_speedup is not None else f"{self.ratio or 0.5:g}"
+        return f"prune Structured, {how_much}"
+
+
+@rules(
+    Rule(
+        "[has(self.energy), has(self.rank), has(self.targetSpeedup)].filter(s, s).size() <= 1",
+        "energy, rank and targetSpeedup are mutually exclusive",
+    )
+)
+class LowRankStep(StepParameters):
+    """Factorize layers: the singular values of a dense layer that matter, the Tucker form of a convolution."""
+
+    energy: Annotated[
+        float | None,
+        Field(
+            gt=0,
+            le=0.99,
+            description="Share of the energy of a layer's outputs on calibration items to keep. Default: 0.95.",
+        ),
+    ] = None
+    rank: Annotated[
+        float | None, Field(gt=0, le=0.99, description="Rank of each layer, as a share of its full rank.")
+    ] = None
+    target_speedup: Annotated[
+        float | None, Field(gt=1, le=100, description="Look for the highest rank that is so many times as fast.")
+    ] = None
+
+    @property
+    def kind(self) -> StepKind:
+        """There is one."""
+        return StepKind.LOW_RANK
+
+    @property
+    def words(self) -> str:
+        """How the rank is chosen."""
+        if self.rank is not None:
+            return f"low rank, {self.rank:g} of the full rank"
+        if self.target_speedup is not None:
+            return f"low rank, to {self.target_speedup:g}x"
+        return f"low rank, {self.energy or 0.95:g} of the energy"
+
+
+class DepthwiseSeparableSpec(ApiModel):
+    """Which convolutions become depthwise-separable."""
+
+    min_channels: Annotated[
+        int, Field(ge=1, le=65_536, description="Fewest input and output channels of a convolution that is replaced.")
+    ] = 16
+
+
+class ReplaceStep(StepParameters):
+    """Replace layers by cheaper ones that begin as near to them as they can."""
+
+    depthwise_separable: Annotated[
+        DepthwiseSeparableSpec,
+        Field(
+            description="Replace convolutions by a depthwise and a pointwise one, which begin as the best fit of the original's weights."
+        ),
+    ] = DepthwiseSeparableSpec()
+
+    @property
+    def kind(self) -> StepKind:
+        """There is one."""
+        return StepKind.REPLACE
+
+    @property
+    def words(self) -> str:
+        """What by what."""
+        return "replace convolutions by depthwise-separable ones"
+
+
+@rules(
+    Rule(
+        "!has(self.callable) || (!has(self.width) && !has(self.depth))",
+        "callable makes the whole student: width and depth are for one that is derived from the original",
+    )
+)
+class StudentSpec(ApiModel):
+    """The student: the original made narrower or shallower, or a module of one's own."""
+
+    width: Annotated[
+        float | None, Field(gt=0, le=0.99, description="Share of the original's channels that each layer keeps.")
+    ] = None
+    depth: Annotated[
+        float | None, Field(gt=0, le=0.99, description="Share of the original's residual blocks to keep.")
+    ] = None
+    callable: Annotated[
+        str | None,
+        Field(
+            max_length=253,
+            pattern=r"^[A-Za-z_][\w.]*:[A-Za-z_]\w*$",
+            description="module:callable without arguments that makes a torch.nn.Module with the original's inputs and outputs.",
+        ),
+    ] = None
+
+
+class DistillStep(StepParameters):
+    """Train a student with the loss alpha * task(student, label) + beta * distance(teacher, student)."""
+
+    alpha: Annotated[
+        float,
+        Field(ge=0, le=1000, description="Weight of the loss by labels. Without labels in data.training, it is 0."),
+    ] = 1.0
+    beta: Annotated[float, Field(ge=0, le=1000, description="Weight of the distance from the teacher's answers.")] = 1.0
+    temperature: Annotated[
+        float | None,
+        Field(
+            gt=0,
+            le=100,
+            description="Distance of classes: the Kullback-Leibler divergence at this temperature. If absent, the mean squared error of scores, "
+            "in units of the teacher's variance. Other outputs always have the latter.",
+        ),
+    ] = None
+    student: Annotated[
+        StudentSpec | None,
+        Field(description="The student. If absent, it is what the steps before this one made, or the original itself."),
+    ] = None
+
+    @property
+    def kind(self) -> StepKind:
+        """There is one."""
+        return StepKind.DISTILL
+
+    @property
+    def words(self) -> str:
+        """The student, where it is another."""
+        student = self.student
+        if student is None:
+            return "distill"
+        told = (
+            f"width {student.width:g}" if student.width else "",
+            f"depth {student.depth:g}" if student.depth else "",
+            student.callable or "",
+        )
+        return ", ".join(("distill", *(part for part in told if part)))

@@ -1,0 +1,90 @@
+"""Knowledge distillation: a student learns from the original's answers, and from labels where there are any (Hinton et al., 2015)."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+from importlib import import_module
+from pathlib import Path
+
+import torch
+from torch import nn
+
+from fettle.api.text import quoted
+from fettle.api.training import DistillStep, StudentSpec
+from fettle.errors import RecipeError, RuntimeFailure
+from fettle.optimizer.steps import Work
+from fettle.optimizer.training.blocks import without_blocks
+from fettle.optimizer.training.channels import fixed_layers, pruned
+from fettle.optimizer.training.export import save
+from fettle.optimizer.training.objective import Weights
+from fettle.optimizer.training.program import Module, call
+from fettle.optimizer.training.session import Training, parameters
+from fettle.runtimes.torchscript import named_outputs
+
+
+def distill(work: Work[DistillStep]) -> Path:
+    """Train the student. Raises RecipeError."""
+    training, step = work.trained, work.step
+    student = _student(step.student or StudentSpec(), training, work)
+    _require_same_answers(student, training)
+    training.fit(student, weights=Weights(step.alpha, step.beta, step.temperature))
+    work.notes.append(
+        f"a student of {parameters(student):,} parameters, the teacher has {parameters(training.teacher):,}"
+    )
+    return save(student, training.example, training.signature, work.folder / "model.pt2")
+
+
+def _student(spec: StudentSpec, training: Training, work: Work[DistillStep]) -> Module:
+    if spec.callable is not None:
+        return _own(spec.callable)
+    student = training.open(work.entry)
+    if spec.depth is not None:
+        gone = without_blocks(student, training.example, spec.depth)
+        work.notes.append(f"residual blocks left out: {gone}")
+    if spec.width is not None:
+        pruned(student, training.example, fixed_layers(student, training.example), 1 - spec.width)
+    return student
+
+
+def _own(name: str) -> Module:
+    """The student that `module:callable` makes. Raises RecipeError."""
+    place, function = name.split(":")
+    try:
+        made = getattr(import_module(place), function)()
+    except Exception as error:  # a person's own code raises what it likes
+        where = ", ".join(path for path in sys.path if path)[:200]
+        message = f"distill.student.callable {name} made no student: {type(error).__name__}: {quoted(error)}; modules are looked for in {where}"
+        raise RecipeError(message) from error
+    if not isinstance(made, nn.Module):
+        raise RecipeError(f"distill.student.callable {name} made a {type(made).__name__}, expected a torch.nn.Module")
+    return _Flat(made)
+
+
+class _Flat(nn.Module):
+    """A person's module with its answers as a tuple, in the order in which Fettle names them."""
+
+    def __init__(self, module: nn.Module) -> None:
+        super().__init__()
+        self.module = module
+
+    def forward(self, *inputs: torch.Tensor) -> tuple[torch.Tensor, ...]:
+        """As the module, its answers in a tuple."""
+        return tuple(named_outputs(self.module(*inputs)).values())
+
+
+def _require_same_answers(student: Module, training: Training) -> None:
+    """Raises RecipeError where the student's answers are not of the teacher's shapes."""
+    student.eval()
+    with torch.no_grad():
+        wanted = _shapes(call(training.teacher, training.example))
+        try:
+            found = _shapes(call(student, training.example))
+        except (RuntimeError, TypeError, ValueError, RuntimeFailure) as error:
+            raise RecipeError(f"the student does not take what the original takes: {quoted(error)}") from error
+    if found != wanted:
+        raise RecipeError(f"the student answers {found}, the original {wanted}: they must have the same outputs")
+
+
+def _shapes(answers: Sequence[torch.Tensor]) -> list[list[int]]:
+    return [list(answer.shape) for answer in answers]

@@ -1,0 +1,74 @@
+"""Pruning in PyTorch: whole channels really removed (torch-pruning), and what remains trained to answer as the original."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Sequence
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+from torch import fx
+
+from fettle.api.training import PruneStep
+from fettle.api.vocabulary import Importance
+from fettle.errors import RecipeError
+from fettle.optimizer.steps import Work
+from fettle.optimizer.training.channels import fixed_layers, pruned, pruned_again
+from fettle.optimizer.training.export import save
+from fettle.optimizer.training.pace import least_for
+from fettle.optimizer.training.program import Module
+from fettle.optimizer.training.session import Stage, Training, parameters
+
+RATIO = 0.5
+
+
+def structured(work: Work[PruneStep]) -> Path:
+    """Remove the least important channels of each layer, and train. Raises RecipeError."""
+    training, step = work.trained, work.step
+    student = training.open(work.entry)
+    fixed = fixed_layers(student, training.example)
+    by_gradients = step.importance is Importance.TAYLOR
+    history: list[Any] = []
+    resumed = training.resumed
+    first = int(resumed["stage"]) if resumed is not None else 0
+    ratio = float(resumed["architecture"]["ratio"]) if resumed is not None else _ratio(work, student, fixed)
+    for stage in range(first, step.iterations):
+        if resumed is not None and stage == first:
+            history = resumed["architecture"]["history"]
+            pruned_again(student, training.example, history)
+        else:
+            left = (1 - ratio) ** ((stage + 1) / step.iterations) / (1 - ratio) ** (stage / step.iterations)
+            if by_gradients:
+                training.gradients(student)
+            history = [*history, *pruned(student, training.example, fixed, 1 - left, by_gradients)]
+            student.zero_grad(set_to_none=True)
+        architecture = {"ratio": ratio, "history": history}
+        training.fit(student, stage=Stage(stage, _epochs(training, stage, step.iterations), architecture))
+    work.notes.append(
+        f"pruned from {parameters(training.teacher):,} to {parameters(student):,} parameters ({len(fixed)} layers keep their channels)"
+    )
+    return save(student, training.example, training.signature, work.folder / "model.pt2")
+
+
+def _ratio(work: Work[PruneStep], student: fx.GraphModule, fixed: Sequence[str]) -> float:
+    """The ratio that was asked for, or the smallest that is as fast as was asked. Raises RecipeError."""
+    training, wanted = work.trained, work.step.target_speedup
+    if wanted is None:
+        return work.step.ratio or RATIO
+
+    def changed(share: float) -> Module:
+        trial = copy.deepcopy(student)
+        with suppress(RecipeError):  # so small a share of few channels is none
+            pruned(trial, training.example, fixed, share)
+        return trial
+
+    ratio = least_for(wanted, changed, student, training, work.folder / "timed")
+    work.notes.append(f"a ratio of {ratio:.2f} is the smallest found to be {wanted:g} times as fast")
+    return ratio
+
+
+def _epochs(training: Training, stage: int, stages: int) -> int:
+    """Half of the epochs are for what remains at the end, the others for what is between."""
+    between = max(training.epochs // (2 * stages), 1)
+    return between if stage < stages - 1 else max(training.epochs - between * (stages - 1), 1)

@@ -1,0 +1,89 @@
+"""Weights set to 0: the smallest of them (Han et al., 2015), or all but n of every m neighbours; the others are trained around them.
+
+The graph keeps its shape. What that brings depends on who runs it: the clock says so, and a note does.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import torch
+from torch import nn
+
+from fettle.api.training import PruneStep
+from fettle.api.vocabulary import Granularity
+from fettle.errors import RecipeError
+from fettle.optimizer.steps import Work
+from fettle.optimizer.training.export import save
+from fettle.optimizer.training.program import Module
+
+SPARSITY = 0.8
+LAYERS = (nn.modules.conv._ConvNd, nn.Linear)
+Masks = list[tuple[nn.Parameter, torch.Tensor]]
+
+
+def magnitude(work: Work[PruneStep]) -> Path:
+    """Set the smallest weights to 0. Raises RecipeError."""
+    sparsity = work.step.sparsity or SPARSITY
+    student = work.trained.open(work.entry)
+    weights = _weights(student)
+    if work.step.granularity is Granularity.GLOBAL:
+        bound = _bound(torch.cat([weight.detach().flatten() for weight in weights]), sparsity)
+        masks = [(weight, weight.detach().abs() > bound) for weight in weights]
+    else:
+        masks = [(weight, weight.detach().abs() > _bound(weight, sparsity)) for weight in weights]
+    work.notes.append(
+        "sparse weights are stored and multiplied like others by runtimes without sparse kernels: they shrink a compressed file, and the clock "
+        "says whether anything gets faster"
+    )
+    return _trained(work, student, masks)
+
+
+def n_of_m(work: Work[PruneStep]) -> Path:
+    """Keep the n largest of every m neighbouring weights of an output. Raises RecipeError."""
+    n, m = work.step.n, work.step.m
+    if n >= m:
+        raise RecipeError(f"prune NM keeps n of every m weights: n is {n}, so m must be greater, found {m}")
+    student = work.trained.open(work.entry)
+    masks = [(weight, _neighbours(weight, n, m)) for weight in _weights(student) if weight.shape[1] % m == 0]
+    if not masks:
+        raise RecipeError(f"no layer has a number of inputs that is a multiple of {m}")
+    work.notes.append(
+        f"{n}:{m} sparsity is run faster by GPUs with sparse tensor cores; no runtime on a CPU gains from it"
+    )
+    return _trained(work, student, masks)
+
+
+def _weights(student: Module) -> list[nn.Parameter]:
+    found = {id(layer.weight): layer.weight for layer in student.modules() if isinstance(layer, LAYERS)}
+    if not found:
+        raise RecipeError("the model has no convolution and no dense layer whose weights could be 0")
+    return list(found.values())
+
+
+def _bound(weight: torch.Tensor, sparsity: float) -> torch.Tensor:
+    """The size up to which weights go."""
+    flat = weight.detach().abs().flatten()
+    return flat.kthvalue(max(int(flat.numel() * sparsity), 1)).values
+
+
+def _neighbours(weight: torch.Tensor, n: int, m: int) -> torch.Tensor:
+    """Along the inputs, as hardware wants them: for a convolution those at one place of its kernel."""
+    last = weight.detach().abs().movedim(1, -1)
+    groups = last.reshape(*last.shape[:-1], -1, m)
+    kept = torch.zeros_like(groups, dtype=torch.bool).scatter_(-1, groups.topk(n, dim=-1).indices, True)
+    return kept.reshape(last.shape).movedim(-1, 1)
+
+
+def _trained(work: Work[PruneStep], student: Module, masks: Masks) -> Path:
+    def keep_out() -> None:
+        with torch.no_grad():
+            for weight, mask in masks:
+                weight.mul_(mask)
+
+    keep_out()
+    work.trained.fit(student, prepared=keep_out)
+    zeros = sum(int((~mask).sum()) for _, mask in masks)
+    count = sum(mask.numel() for _, mask in masks)
+    work.notes.append(f"{zeros / count:.0%} of {count:,} weights are 0")
+    return save(student, work.trained.example, work.trained.signature, work.folder / "model.pt2")

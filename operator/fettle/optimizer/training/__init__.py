@@ -1,0 +1,1 @@
+"""Training in PyTorch: what the steps that train have in common. Imported only where PyTorch is."""

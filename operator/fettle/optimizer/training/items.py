@@ -1,0 +1,87 @@
+"""Training items: split into those that teach and those held out, and brought to the model batch by batch."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+
+from fettle.api.signature import Signature
+from fettle.errors import RecipeError
+from fettle.optimizer.measure.items import MappedItems
+from fettle.runtimes.torchscript import to_tensor
+from fettle.store.arrays import Texts
+
+Array = np.ndarray[Any, Any]
+LEAST_ITEMS = 20  # fewer are neither enough to learn from nor to hold some out
+HELD_OUT_SHARE, HELD_OUT_MOST = 0.1, 1000
+
+
+@dataclass(frozen=True)
+class TrainingItems:
+    """Items with their labels, if there are any: `teaching` and `held_out` are places of the two parts, in the order of their content."""
+
+    items: MappedItems
+    labels: Array | Texts | None
+    teaching: tuple[int, ...]
+    held_out: tuple[int, ...]
+
+    @property
+    def signature(self) -> Signature:
+        """Of the model that takes them."""
+        return self.items.signature
+
+    def tensors(self, places: Sequence[int]) -> list[torch.Tensor]:
+        """What the model takes for these items in one run, in the order of its inputs."""
+        feed = self.items.feed(places)
+        return [to_tensor(feed[tensor.name]) for tensor in self.signature.inputs]
+
+    def runs(self, places: Sequence[int]) -> Iterator[list[int]]:
+        """`places` as they go into the model: all at once, or one by one where it takes no batch."""
+        if self.signature.batchable:
+            yield list(places)
+        else:
+            yield from ([place] for place in places)
+
+
+def training_items(items: MappedItems, labels: Array | Texts | None) -> TrainingItems:
+    """Hold out a tenth of the items, those of the lowest content hash: which they are depends on nothing but the items.
+
+    Raises RecipeError where there are too few, or where a model of texts cannot be trained.
+    """
+    if any(isinstance(array, Texts) for array in items.arrays.values()):
+        raise RecipeError("the model takes texts, which have no gradients: train it without its tokenizer")
+    if len(items) < LEAST_ITEMS:
+        raise RecipeError(f"training needs {LEAST_ITEMS} items or more, found {len(items)}: give more in data.training")
+    hashes = [_hash(items, place) for place in range(len(items))]
+    order = sorted(range(len(items)), key=lambda place: (hashes[place], place))
+    kinds = sorted(set(hashes))
+    held_out = set(kinds[: max(min(HELD_OUT_MOST, int(len(kinds) * HELD_OUT_SHARE)), 1)])
+    return TrainingItems(
+        items,
+        labels,
+        tuple(place for place in order if hashes[place] not in held_out),
+        tuple(place for place in order if hashes[place] in held_out),
+    )
+
+
+def _hash(items: MappedItems, place: int) -> str:
+    digest = hashlib.sha256()
+    for name in sorted(items.arrays):
+        digest.update(np.ascontiguousarray(items.arrays[name][place]).tobytes())
+    return digest.hexdigest()
+
+
+def batches(places: Sequence[int], size: int, seed: int, epoch: int) -> Iterator[list[int]]:
+    """`places` in an order of that epoch, `size` at a time. A last batch of one item joins the one before it: it has no statistics."""
+    generator = np.random.default_rng((seed, epoch))
+    order = [places[index] for index in generator.permutation(len(places))]
+    starts = list(range(0, len(order), size))
+    if len(starts) > 1 and len(order) - starts[-1] == 1:
+        starts.pop()
+    for start, end in zip(starts, [*starts[1:], len(order)], strict=True):
+        yield order[start:end]

@@ -1,0 +1,282 @@
+"""The training loop: the one place in which weights are learned, whatever the technique.
+
+A training is a function of its seed and its items: the order of the items and what dropout drops follow from the seed and the number of the
+epoch, so that one that goes on from a checkpoint ends where an undisturbed one does, bit for bit, on one class of CPU.
+"""
+
+from __future__ import annotations
+
+import logging
+import math
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import torch
+
+from fettle.api.report import TrainingEpoch
+from fettle.api.training import TrainSpec
+from fettle.api.vocabulary import Optimizer, Schedule
+from fettle.errors import RecipeError
+from fettle.optimizer.training.items import TrainingItems, batches
+from fettle.optimizer.training.objective import Objective
+from fettle.optimizer.training.program import Module, call
+
+RATES = {Optimizer.ADAM_W: 1e-3, Optimizer.SGD: 0.02}
+MOMENTUM = 0.9
+CLIPPED = 5.0  # norm of all gradients: one strange batch must not throw away an epoch
+CACHED_BYTES = 512 << 20  # of the teacher's answers, which are the same in every epoch
+DIVERGED = 20.0  # times the first held-out loss
+EVALUATED = 256  # items in one run while held-out items are judged
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Progress:
+    """How far a training has come: the epoch that comes next, the best state, the curve, seconds spent, and why it is over."""
+
+    epoch: int = 1
+    best: int = 0
+    seconds: float = 0.0
+    curve: tuple[TrainingEpoch, ...] = ()
+    ended: str = ""
+
+    @property
+    def best_score(self) -> tuple[float, float]:
+        """Of the best epoch: first the score, then the loss."""
+        return next(_rank(row) for row in self.curve if row.epoch == self.best)
+
+
+def _rank(row: TrainingEpoch) -> tuple[float, float]:
+    return row.score, -row.held_out_loss
+
+
+Keep = Callable[[dict[str, Any]], None]
+AfterStep = Callable[[], None]
+
+
+@dataclass
+class Teacher:
+    """The teacher's answers to items, kept where they fit into memory."""
+
+    module: Module
+    items: TrainingItems
+    _kept: dict[int, tuple[torch.Tensor, ...]] = field(default_factory=dict)
+    _bytes: int = 0
+
+    def answers(self, places: Sequence[int]) -> tuple[torch.Tensor, ...]:
+        """Its answers to these items in one run."""
+        if all(place in self._kept for place in places):
+            return self._stacked([self._kept[place] for place in places])
+        with torch.no_grad():
+            answers = call(self.module, self.items.tensors(places))
+        size = sum(answer.numel() * answer.element_size() for answer in answers)
+        if self.items.signature.batchable and self._bytes + size <= CACHED_BYTES:
+            self._bytes += size
+            for row, place in enumerate(places):
+                self._kept[place] = tuple(
+                    answer.movedim(axis, 0)[row].clone() for answer, axis in zip(answers, self._axes, strict=True)
+                )
+        return answers
+
+    @property
+    def _axes(self) -> list[int]:
+        return [tensor.batch_axis or 0 for tensor in self.items.signature.outputs]
+
+    def _stacked(self, rows: Sequence[tuple[torch.Tensor, ...]]) -> tuple[torch.Tensor, ...]:
+        return tuple(
+            torch.stack(parts).movedim(0, axis) for parts, axis in zip(zip(*rows, strict=True), self._axes, strict=True)
+        )
+
+
+@dataclass
+class Trainer:
+    """A student, what it learns and how. `prepared`: applied to the weights after each step, such as a mask."""
+
+    student: Module
+    teacher: Teacher
+    objective: Objective
+    spec: TrainSpec
+    epochs: int
+    prepared: AfterStep = lambda: None
+    clock: Callable[[], float] = time.monotonic
+
+    def run(self, state: dict[str, Any] | None, keep: Keep) -> Progress:
+        """Train from `state`, or from the start; the student has the best weights then. `keep` takes the state after each epoch.
+
+        Raises RecipeError where it diverges before it gained anything, MemoryError.
+        """
+        optimizer = self._optimizer()
+        progress, best = self._begun(state, optimizer)
+        started = self.clock() - progress.seconds
+        while not progress.ended and progress.epoch <= self.epochs:
+            loss = self._epoch(progress.epoch, optimizer, started)
+            before = replace(progress, seconds=self.clock() - started)
+            progress = self._judged(before, loss)
+            if progress.best != before.best:
+                best = _copied(self.student.state_dict())
+            keep(self._state(progress, optimizer, best))
+        self.student.load_state_dict(best)
+        self.student.eval()
+        return progress if progress.ended else replace(progress, ended=f"{self.epochs} epochs are done")
+
+    # ------------------------------------------------------------------------------------------------------------- states
+
+    def _begun(self, state: dict[str, Any] | None, optimizer: torch.optim.Optimizer) -> tuple[Progress, dict[str, Any]]:
+        if state is None:
+            row = self._row(0, None)
+            log.info("epoch 0: held-out loss %.4f, score %.4f", row.held_out_loss, row.score)
+            return Progress(curve=(row,)), _copied(self.student.state_dict())
+        self.student.load_state_dict(state["student"])
+        optimizer.load_state_dict(state["optimizer"])
+        curve = tuple(TrainingEpoch.model_validate(row) for row in state["curve"])
+        return Progress(state["epoch"], state["best"], state["seconds"], curve, state["ended"]), state["best_student"]
+
+    def _state(self, progress: Progress, optimizer: torch.optim.Optimizer, best: dict[str, Any]) -> dict[str, Any]:
+        return {
+            "student": self.student.state_dict(),
+            "optimizer": optimizer.state_dict(),
+            "best_student": best,
+            "epoch": progress.epoch,
+            "best": progress.best,
+            "seconds": progress.seconds,
+            "curve": [row.to_json() for row in progress.curve],
+            "ended": progress.ended,
+        }
+
+    # -------------------------------------------------------------------------------------------------------------- epochs
+
+    def _optimizer(self) -> torch.optim.Optimizer:
+        """Weights of one dimension, of biases and norms, do not decay."""
+        trained = [weight for weight in self.student.parameters() if weight.requires_grad]
+        groups = [
+            {"params": [weight for weight in trained if weight.ndim > 1], "weight_decay": self.spec.weight_decay},
+            {"params": [weight for weight in trained if weight.ndim <= 1], "weight_decay": 0.0},
+        ]
+        groups = [group for group in groups if group["params"]]
+        if not groups:
+            raise RecipeError("the model has no weights that can be trained")
+        if self.spec.optimizer is Optimizer.SGD:
+            return torch.optim.SGD(groups, lr=self._rate(0.0), momentum=MOMENTUM, nesterov=True)
+        return torch.optim.AdamW(groups, lr=self._rate(0.0))
+
+    def _rate(self, share: float) -> float:
+        """The learning rate when that share of the training is done."""
+        rate = self.spec.learning_rate or RATES[self.spec.optimizer]
+        return rate * (1 + math.cos(math.pi * share)) / 2 if self.spec.schedule is Schedule.COSINE else rate
+
+    def _epoch(self, epoch: int, optimizer: torch.optim.Optimizer, started: float) -> float | None:
+        """The mean loss of an epoch; None where it was stopped: the deadline, or a loss that is no number."""
+        items = self.teacher.items
+        with training(self.student, items.signature.batchable):
+            torch.manual_seed(self.spec.seed * 1_000_003 + epoch)
+            planned = list(batches(items.teaching, self.spec.batch_size, self.spec.seed, epoch))
+            total = 0.0
+            for number, places in enumerate(planned):
+                if self.clock() - started >= self.spec.deadline_seconds:
+                    return None
+                share = (epoch - 1 + number / len(planned)) / self.epochs
+                for group in optimizer.param_groups:
+                    group["lr"] = self._rate(share)
+                loss = self._step(places, optimizer)
+                if not math.isfinite(loss):
+                    return loss
+                total += loss * len(places)
+            return total / len(items.teaching)
+
+    def _step(self, places: Sequence[int], optimizer: torch.optim.Optimizer) -> float:
+        items, total = self.teacher.items, 0.0
+        optimizer.zero_grad(set_to_none=True)
+        for run in items.runs(places):
+            taught = self.teacher.answers(run)
+            loss = self.objective.loss(call(self.student, items.tensors(run)), taught, run) * (len(run) / len(places))
+            value = float(loss.detach())
+            if not math.isfinite(value):
+                return value
+            loss.backward()
+            total += value
+        torch.nn.utils.clip_grad_norm_(
+            [weight for group in optimizer.param_groups for weight in group["params"]], CLIPPED
+        )
+        optimizer.step()
+        self.prepared()
+        return total
+
+    # ------------------------------------------------------------------------------------------------------------- judging
+
+    def _judged(self, progress: Progress, loss: float | None) -> Progress:
+        """`progress` after an epoch whose mean loss this was."""
+        row = self._row(progress.epoch, loss if loss is not None and math.isfinite(loss) else None)
+        known = loss is None or math.isfinite(loss)
+        if not known or not math.isfinite(row.held_out_loss):
+            return self._stopped(progress, f"the loss was no number in epoch {progress.epoch}")
+        log.info(
+            "epoch %d of %d: loss %s, held-out loss %.4f, score %.4f, %.1f s",
+            progress.epoch,
+            self.epochs,
+            "(cut)" if loss is None else f"{loss:.4f}",
+            row.held_out_loss,
+            row.score,
+            progress.seconds,
+        )
+        better = _rank(row) > progress.best_score
+        told = replace(
+            progress,
+            curve=(*progress.curve, row),
+            best=row.epoch if better else progress.best,
+            epoch=progress.epoch + 1,
+        )
+        if loss is None:
+            return replace(told, ended=f"its {self.spec.deadline_seconds} s were over in epoch {row.epoch}")
+        if (
+            row.held_out_loss > DIVERGED * max(progress.curve[0].held_out_loss, 1e-3)
+            and row.score < progress.curve[0].score
+        ):
+            return self._stopped(told, f"it diverged in epoch {row.epoch}")
+        patience = self.spec.patience
+        if patience is not None and row.epoch - told.best >= patience:
+            return replace(told, ended=f"no gain in {patience} epochs")
+        return told
+
+    def _stopped(self, progress: Progress, why: str) -> Progress:
+        """A training that went wrong: with the best so far, if there is any. Raises RecipeError."""
+        if progress.best == 0:
+            rate = self.spec.learning_rate or RATES[self.spec.optimizer]
+            raise RecipeError(
+                f"the training was stopped: {why}, before it gained anything; set train.learningRate below {rate:g}"
+            )
+        return replace(progress, ended=why)
+
+    def _row(self, epoch: int, loss: float | None) -> TrainingEpoch:
+        items = self.teacher.items
+        losses = points = possible = 0.0
+        self.student.eval()
+        with torch.no_grad():
+            for start in range(0, len(items.held_out), EVALUATED):
+                for run in items.runs(items.held_out[start : start + EVALUATED]):
+                    answers, taught = call(self.student, items.tensors(run)), self.teacher.answers(run)
+                    losses += float(self.objective.loss(answers, taught, run)) * len(run)
+                    right, most = self.objective.right(answers, taught, run)
+                    points, possible = points + right, possible + most
+        score = points / possible if possible else 0.0
+        return TrainingEpoch(epoch=epoch, loss=loss, held_out_loss=losses / len(items.held_out), score=score)
+
+
+@contextmanager
+def training(student: Module, batchable: bool) -> Iterator[None]:
+    """The student in training mode; what normalizes over a batch is not, where a batch is one item."""
+    student.train()
+    if not batchable:
+        for layer in student.modules():
+            if isinstance(layer, torch.nn.modules.batchnorm._BatchNorm):
+                layer.eval()
+    try:
+        yield
+    finally:
+        student.eval()
+
+
+def _copied(state: dict[str, Any]) -> dict[str, Any]:
+    return {name: value.detach().clone() for name, value in state.items()}

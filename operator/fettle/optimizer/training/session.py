@@ -1,0 +1,249 @@
+"""What a step that trains works with: the teacher, the items, the store's checkpoints; and what comes of it."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import fx
+
+from fettle.api.data import EvaluationSpec
+from fettle.api.report import TrainingEpoch, TrainingFigures
+from fettle.api.signature import Signature
+from fettle.api.task import BuildTask, TrainingPlan
+from fettle.api.training import TrainSpec
+from fettle.errors import RecipeError
+from fettle.optimizer.data.columns import LABELS
+from fettle.optimizer.measure.items import MappedItems, of, unpack
+from fettle.optimizer.onnx.session import session
+from fettle.optimizer.reference import REFERENCE_ITEMS, OriginalAnswers
+from fettle.optimizer.training.checkpoints import Checkpoints
+from fettle.optimizer.training.items import TrainingItems, training_items
+from fettle.optimizer.training.loop import Progress, Teacher, Trainer
+from fettle.optimizer.training.objective import Objective, Weights, objective
+from fettle.optimizer.training.program import Module, call, opened, runner
+from fettle.runtimes import cpu
+from fettle.runtimes.torchscript import to_array, to_tensor
+from fettle.store.arrays import mapped
+from fettle.store.store import Store
+
+EXAMPLES = 32  # items whose answers say what an output is
+EPOCHS, STEPS = 20, 500
+LONGEST = 1_000_000  # epochs: checkpoints of a later stage have higher numbers
+LOOKED_AT = 512  # items whose gradients say what weights are worth
+SHOWN_EPOCHS = 200  # of a curve; a longer one is thinned
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Stage:
+    """A training within a step that has several: its number, its epochs if not all of them are its own, and what has to be known beside
+    the weights to make such a student again."""
+
+    number: int = 0
+    epochs: int | None = None
+    architecture: Any = None
+
+
+USUAL, WHOLE = Weights(), Stage()
+
+
+@dataclass
+class Training:
+    """The training of one build. `original`: the file of the model as it came; `figures`: what was done, in the order of the steps.
+
+    `items` is None where there are no training data: then only steps that do without are asked.
+    """
+
+    original: Path
+    signature: Signature
+    items: TrainingItems | None
+    spec: TrainSpec
+    evaluation: EvaluationSpec | None
+    checkpoints: Checkpoints
+    calibration: MappedItems | None = None
+    notes: list[str] = field(default_factory=list)
+    figures: list[TrainingFigures] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        torch.set_num_threads(cpu.usable_cores())
+        torch.use_deterministic_algorithms(True, warn_only=True)
+        torch.manual_seed(self.spec.seed)
+
+    @cached_property
+    def teacher(self) -> fx.GraphModule:
+        """The model as it came. Nobody changes it."""
+        module = self.open(self.original)
+        for weight in module.parameters():
+            weight.requires_grad_(False)
+        return module
+
+    def open(self, path: Path) -> fx.GraphModule:
+        """The model at `path`, ready to be changed. Raises RecipeError, also where PyTorch answers otherwise than ONNX Runtime."""
+        module = opened(path, self.signature, self.example)
+        if path.suffix == ".onnx":
+            moved = self._differs(path, module)
+            if moved is not None:
+                raise RecipeError(f"taken back into PyTorch, the model answers otherwise than in ONNX Runtime: {moved}")
+        return module
+
+    def _differs(self, path: Path, module: Module) -> str | None:
+        inputs = tuple(self.seen.feed([place]) for place in range(min(REFERENCE_ITEMS, len(self.seen))))
+        original = session(path, self.signature)
+        reference = OriginalAnswers(inputs, tuple(original.infer(given) for given in inputs))
+        original.close()
+        return reference.differs(runner(module, self.signature))
+
+    @property
+    def taught(self) -> TrainingItems:
+        """The training items. Raises RecipeError where there are none."""
+        if self.items is None:
+            raise RecipeError("this step trains, and there are no training data: give data.training")
+        return self.items
+
+    @property
+    def seen(self) -> MappedItems:
+        """Items that may be looked at: to train on, or else to calibrate with. Raises RecipeError where there are none."""
+        given = self.items.items if self.items is not None else self.calibration
+        if given is None:
+            raise RecipeError("there are no items to look at: give data.training or data.calibration")
+        return given
+
+    @cached_property
+    def example(self) -> tuple[torch.Tensor, ...]:
+        """What one run takes: two items, or one where the model takes no batch."""
+        places = range(min(2 if self.signature.batchable else 1, len(self.seen)))
+        feed = self.seen.feed(list(places))
+        return tuple(to_tensor(feed[tensor.name]) for tensor in self.signature.inputs)
+
+    @property
+    def epochs(self) -> int:
+        """How many a training has at most: few items are seen more often."""
+        steps = -(-len(self.taught.teaching) // self.spec.batch_size)
+        return self.spec.epochs or max(EPOCHS, -(-STEPS // steps))
+
+    @cached_property
+    def resumed(self) -> dict[str, Any] | None:
+        """The state that an earlier attempt left."""
+        return self.checkpoints.newest()
+
+    @cached_property
+    def remembered(self) -> Teacher:
+        """The teacher with its answers so far."""
+        return Teacher(self.teacher, self.taught)
+
+    def objective(self, weights: Weights) -> Objective:
+        """What is minimized. Raises RecipeError."""
+        items, rows = self.taught, []
+        for place in items.held_out[:EXAMPLES] + items.teaching[: max(EXAMPLES - len(items.held_out), 0)]:
+            with torch.no_grad():
+                answers = call(self.teacher, items.tensors([place]))
+            axes = [tensor.batch_axis for tensor in self.signature.outputs]
+            rows.append(
+                [
+                    to_array(answer if axis is None else answer.select(axis, 0))
+                    for answer, axis in zip(answers, axes, strict=True)
+                ]
+            )
+        return objective(self.signature, rows, self.evaluation, items.labels, weights, self.notes)
+
+    def gradients(self, student: Module) -> None:
+        """Leave in each weight of `student` its gradient on some training items: what weights matter to. Raises RecipeError."""
+        items, judging = self.taught, self.objective(Weights())
+        student.eval()
+        student.zero_grad(set_to_none=True)
+        for place in range(0, min(LOOKED_AT, len(items.teaching)), self.spec.batch_size):
+            for run in items.runs(items.teaching[place : place + self.spec.batch_size]):
+                judging.sensitivity(call(student, items.tensors(run)), self.remembered.answers(run), run).backward()
+
+    def fit(
+        self,
+        student: Module,
+        *,
+        weights: Weights = USUAL,
+        stage: Stage = WHOLE,
+        prepared: Callable[[], None] = lambda: None,
+    ) -> Progress:
+        """Train `student` to answer as the teacher and the labels say; it has the best weights then.
+
+        `prepared`: done after each step of the optimizer. Raises RecipeError.
+        """
+        judging = self.objective(weights)
+        trainer = Trainer(student, self.remembered, judging, self.spec, stage.epochs or self.epochs, prepared)
+        state = self.resumed if self.resumed is not None and self.resumed["stage"] == stage.number else None
+
+        def keep(reached: dict[str, Any]) -> None:
+            number = stage.number * LONGEST + int(reached["epoch"])
+            self.checkpoints.save(number, {**reached, "stage": stage.number, "architecture": stage.architecture})
+
+        progress = trainer.run(state, keep)
+        self._tell(trainer, progress, student)
+        return progress
+
+    def _tell(self, trainer: Trainer, progress: Progress, student: Module) -> None:
+        chosen = next(row for row in progress.curve if row.epoch == progress.best)
+        original = replace(trainer, student=self.teacher)._row(0, None)
+        step = -(-len(progress.curve) // SHOWN_EPOCHS)
+        items = self.taught
+        self.figures.append(
+            TrainingFigures(
+                items=len(items.teaching),
+                held_out=len(items.held_out),
+                epochs=progress.curve[-1].epoch,
+                best=progress.best,
+                score=chosen.score,
+                original_score=original.score,
+                judged=trainer.objective.words,
+                parameters_before=parameters(self.teacher),
+                parameters_after=parameters(student),
+                seconds=round(progress.seconds, 3),
+                ended=progress.ended,
+                curve=_rounded(progress.curve[::step]),
+            )
+        )
+        score = f"{trainer.objective.words}: {chosen.score:.3f} (original {original.score:.3f})"
+        told = f"trained on {len(items.teaching)} items, {progress.ended}; {score}"
+        self.notes.append(told)
+        log.info("%s", told)
+
+
+def begin(
+    store: Store,
+    task: BuildTask,
+    original: Path,
+    folder: Path,
+    key: str,
+    calibration: MappedItems | None,
+    notes: list[str],
+) -> Training:
+    """The training that `task` asks for; `key` is its build's. Raises RecipeError where its items do not suit, StoreError."""
+    plan = task.plan.training or TrainingPlan(spec=TrainSpec())
+    items = None
+    if task.training is not None:
+        files = unpack(store, task.training, folder)
+        labels = mapped(files[LABELS]) if LABELS in files else None
+        items = training_items(of({name: mapped(path) for name, path in files.items()}, task.signature), labels)
+    checkpoints = Checkpoints(store, key)
+    return Training(original, task.signature, items, plan.spec, task.evaluation, checkpoints, calibration, notes)
+
+
+def parameters(module: Module) -> int:
+    """How many weights it has."""
+    return sum(weight.numel() for weight in module.parameters())
+
+
+def _rounded(curve: tuple[TrainingEpoch, ...]) -> tuple[TrainingEpoch, ...]:
+    return tuple(
+        TrainingEpoch(
+            epoch=row.epoch,
+            loss=None if row.loss is None else float(f"{row.loss:.6g}"),
+            held_out_loss=float(f"{row.held_out_loss:.6g}"),
+            score=float(f"{row.score:.6g}"),
+        )
+        for row in curve
+    )

@@ -1,0 +1,24 @@
+"""Training on one core: two that are shared with other tests wait for each other more than they compute."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+
+import pytest
+from tests.data import trainable
+from tests.unit.optimizer.training.course import Course
+
+
+@pytest.fixture(scope="package", autouse=True)
+def _one_core() -> Iterator[None]:
+    before = os.sched_getaffinity(0)
+    os.sched_setaffinity(0, {min(before)})
+    yield
+    os.sched_setaffinity(0, before)
+
+
+@pytest.fixture(scope="package")
+def course(tmp_path_factory: pytest.TempPathFactory) -> Course:
+    """A net that knows its digits, prepared once for all of these tests."""
+    return Course.of(tmp_path_factory.mktemp("course"), trainable.learned())

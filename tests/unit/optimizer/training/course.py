@@ -1,0 +1,103 @@
+"""A claim with a trained net, its data, and what training in it takes."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import onnxruntime
+from tests.data import trainable
+from torch import nn
+
+from fettle.api.data import DataSpec, EvaluationSpec, TrainingSpec
+from fettle.api.optimizedmodel import SourceSpec
+from fettle.api.recipe import RecipeStep
+from fettle.api.report import BuildReport, PrepareReport
+from fettle.api.task import BuildPlan, BuildTask, PrepareTask, StoredModel, TrainingPlan
+from fettle.api.training import TrainSpec
+from fettle.api.vocabulary import Metric, RuntimeName
+from fettle.optimizer import build, stage
+from fettle.store.store import Store
+from fettle.store.uris import Mounts
+
+
+@dataclass(frozen=True)
+class Course:
+    """A claim `claim` with `model.pt2`, `training.npz` and `evaluation.npz`, prepared."""
+
+    folder: Path
+    prepared: PrepareReport
+    evaluation: EvaluationSpec
+
+    @classmethod
+    def of(
+        cls,
+        folder: Path,
+        module: nn.Module | None = None,
+        *,
+        uri: str = "model.pt2",
+        labelled: bool = True,
+        judged: bool = True,
+    ) -> Course:
+        """Prepare `module`, or the source that lies at `uri`. `judged`: by labels, which the original has to know."""
+        for name, items in trainable.digits().items():
+            given = items if labelled or name == "evaluation" else {"image": items["image"]}
+            np.savez(folder / f"{name}.npz", **given)  # type: ignore[arg-type]
+        if module is not None:
+            trainable.save(module, folder / uri)
+        metric = Metric.ACCURACY if judged else Metric.AGREEMENT
+        evaluation = EvaluationSpec(uri="pvc://claim/evaluation.npz", metric=metric)
+        data = DataSpec(evaluation=evaluation, training=TrainingSpec(uri="pvc://claim/training.npz"))
+        task = PrepareTask(store="pvc://claim/store", source=SourceSpec(uri=f"pvc://claim/{uri}"), data=data, builds=())
+        report = stage.run(task, Mounts({"claim": folder}))
+        assert isinstance(report, PrepareReport)
+        return cls(folder, report, evaluation)
+
+    @property
+    def store(self) -> Store:
+        """The store in the claim."""
+        return Store.open("pvc://claim/store", Mounts({"claim": self.folder}))
+
+    def task(self, *documents: dict[str, Any], **train: Any) -> BuildTask:
+        """The task of the first segment of a recipe."""
+        plan = BuildPlan(
+            name="lean-onnxruntime",
+            family=RuntimeName.ONNXRUNTIME,
+            steps=tuple(RecipeStep.model_validate(document) for document in documents),
+            training=TrainingPlan(spec=TrainSpec.model_validate(train), evaluation=self.evaluation),
+        )
+        original = self.prepared.original
+        return BuildTask(
+            store="pvc://claim/store",
+            plan=plan.segments[0],
+            cache_key="0" * 64,
+            portable=self.prepared.portable,
+            signature=self.prepared.signature,
+            calibration=self.prepared.calibration,
+            evaluation=self.evaluation,
+            original=original if original.format == "TorchExport" else None,
+            training=self.prepared.training,
+        )
+
+    def build(self, *documents: dict[str, Any], **train: Any) -> BuildReport:
+        """What that task answers."""
+        return build.run(self.task(*documents, **train), self.store)
+
+    def onnx(self, model: StoredModel) -> onnx.ModelProto:
+        """A stored model."""
+        loaded: onnx.ModelProto = onnx.load(str(self.path(model)))
+        return loaded
+
+    def path(self, model: StoredModel) -> Path:
+        """Its file."""
+        return self.store.fetch_model(model, self.folder / "fetched" / model.digest[:12])
+
+    def accuracy(self, model: StoredModel) -> float:
+        """Share of the evaluation items that it knows."""
+        items = trainable.digits()["evaluation"]
+        session = onnxruntime.InferenceSession(str(self.path(model)))
+        answers = session.run(None, {"image": items["image"]})[0]
+        return float((answers.argmax(1) == items["labels"]).mean())

@@ -1,0 +1,104 @@
+"""The training loop: it ends with the best so far, whatever ends it, and one that is killed ends where an undisturbed one does."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+from tests.unit.optimizer.training.course import Course
+
+from fettle.api.report import BuildReport, unframe
+from fettle.api.task import BuildTask, encode_task
+from fettle.optimizer import build
+from fettle.runtimes import cpu
+from fettle.store.cache import Learned, build_key
+from fettle.store.store import Store
+from fettle.store.uris import Mounts
+
+
+def test_the_deadline_ends_a_training_with_the_best_so_far(course: Course) -> None:
+    report = course.build({"distill": {"student": {"width": 0.5}}}, epochs=10_000, deadlineSeconds=2)
+    assert report.built is not None, report.message
+    assert report.training is not None
+    assert report.training.ended.startswith("its 2 s were over in epoch")
+    assert 0 < report.training.epochs < 10_000
+
+
+def test_a_training_that_gains_nothing_stops(course: Course) -> None:
+    report = course.build({"distill": {}}, epochs=50, patience=2, learningRate=1e-7)
+    assert report.training is not None
+    assert "no gain in 2 epochs" in report.training.ended
+    assert report.training.epochs < 50
+
+
+@pytest.mark.parametrize("rate", [1e9])
+def test_a_training_that_diverges_is_a_row_that_says_so(course: Course, rate: float) -> None:
+    report = course.build({"distill": {"student": {"width": 0.5}}}, epochs=3, learningRate=rate / 1e7, optimizer="SGD")
+    assert report.built is None
+    assert "before it gained anything; set train.learningRate below 100" in report.message
+
+
+def process(task: BuildTask, folder: Path) -> subprocess.Popen[str]:
+    """A Job's process, as its pod starts it."""
+    environment = {
+        **os.environ,
+        "FETTLE_TASK": encode_task(task),
+        "FETTLE_MOUNTS": json.dumps({"claim": str(folder)}),
+        "FETTLE_TERMINATION_LOG": str(folder / "termination"),
+    }
+    return subprocess.Popen(
+        (sys.executable, "-m", "fettle.optimizer"),
+        env=environment,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.DEVNULL,
+        text=True,
+        start_new_session=True,
+    )
+
+
+def answered(folder: Path, out: str) -> BuildReport:
+    """What it answered."""
+    termination = json.loads((folder / "termination").read_text())
+    assert termination["outcome"] == "Succeeded", termination
+    report = unframe(out, termination["resultSha256"])
+    assert isinstance(report, BuildReport)
+    return report
+
+
+def test_a_training_that_was_killed_ends_with_the_same_file_as_an_undisturbed_one(
+    course: Course, tmp_path: Path
+) -> None:
+    """With all that is drawn at random: the order of items, and what dropout drops."""
+    task = course.task({"prune": {"ratio": 0.5, "iterations": 2}}, epochs=8)
+    folder = tmp_path / "claim"
+    shutil.copytree(course.folder, folder)
+    store = Store.open("pvc://claim/store", Mounts({"claim": folder}))
+    key = build_key(
+        task.plan, task.portable, task.calibration, cpu.detect(), learned=Learned(task.original, task.training)
+    )
+    first = process(task, folder)
+    while len(store.names(f"checkpoints/{key}")) < 2:
+        assert first.poll() is None, "it ended before it could be killed"
+        time.sleep(0.05)
+    os.killpg(first.pid, signal.SIGKILL)
+    first.wait()
+    kept = [name for name in store.names(f"checkpoints/{key}") if name.endswith(".pt")]
+    assert len(kept) in (2, 3), "the newest two, and one more while the oldest is being removed"
+    (folder / "store/checkpoints" / key / kept[-1]).write_bytes(b"cut off")  # the one before it is taken
+    second = process(task, folder)
+    out, _ = second.communicate()
+    resumed = answered(folder, out)
+    undisturbed = build.run(task, course.store)
+    assert undisturbed.built is not None, undisturbed.message
+    assert resumed.built == undisturbed.built
+    assert resumed.training is not None
+    assert undisturbed.training is not None
+    assert resumed.training.curve == undisturbed.training.curve
+    assert not store.names(f"checkpoints/{key}"), "what is done needs none"

@@ -1,0 +1,101 @@
+"""What a training minimizes follows from the labels and the metric, and from the teacher's answers where labels say nothing."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from fettle.api.data import EvaluationSpec
+from fettle.api.signature import Signature, Tensor
+from fettle.api.vocabulary import Metric
+from fettle.errors import RecipeError
+from fettle.optimizer.training.objective import Objective, Weights, objective
+from fettle.runtimes.base import Array
+
+RANDOM = np.random.default_rng(5)
+SCORES = RANDOM.normal(0, 3, (40, 4)).astype(np.float32)
+PROBABILITIES = np.exp(SCORES) / np.exp(SCORES).sum(1, keepdims=True)
+YES = (1 / (1 + np.exp(-SCORES[:, :1]))).astype(np.float32)
+
+
+def made(answers: Array, labels: Array | None, metric: Metric, **weights: Any) -> tuple[Objective, list[str]]:
+    """The objective of a model with one output that answered so."""
+    shape = (-1, *answers.shape[1:])
+    signature = Signature(
+        inputs=(Tensor(name="x", dtype="FP32", shape=(-1, 2), batch_axis=0),),
+        outputs=(Tensor(name="y", dtype="FP32", shape=shape, batch_axis=0),),
+    )
+    notes: list[str] = []
+    spec = EvaluationSpec(uri="none", metric=metric)
+    examples = [[answer] for answer in answers[:32]]
+    return objective(signature, examples, spec, labels, Weights(**weights), notes), notes
+
+
+CASES = {
+    "classes by scores": (SCORES, SCORES.argmax(1), Metric.ACCURACY),
+    "classes by probabilities": (PROBABILITIES, SCORES.argmax(1), Metric.ACCURACY),
+    "one-hot": (SCORES, np.eye(4)[SCORES.argmax(1)].astype(np.int64), Metric.ACCURACY),
+    "top k": (SCORES, SCORES.argmax(1), Metric.TOP_K),
+    "yes or no": (YES, (YES[:, 0] > 0.5).astype(np.int64), Metric.ACCURACY),
+    "tags": (SCORES, (SCORES > 0).astype(np.int64), Metric.MULTI_LABEL),
+    "numbers": (SCORES, SCORES.astype(np.float64), Metric.MEAN_SQUARED_ERROR),
+    "quantities": (SCORES, SCORES.astype(np.float64), Metric.REGRESSION),
+}
+
+
+@pytest.mark.parametrize("case", CASES)
+@pytest.mark.parametrize("labelled", [True, False])
+def test_right_answers_score_1_and_a_step_down_the_gradient_lowers_the_loss(case: str, labelled: bool) -> None:
+    answers, labels, metric = CASES[case]
+    made_of, notes = made(answers, labels if labelled else None, metric)
+    assert not notes
+    assert (made_of.targets is not None) == labelled
+    places, right = list(range(len(answers))), [torch.from_numpy(answers)]
+    points, possible = made_of.right(right, right, places)
+    assert points == pytest.approx(possible)
+    wrong = (right[0] * 0.2 + 0.1).requires_grad_()
+    loss = made_of.loss([wrong], right, places)
+    loss.backward()
+    assert wrong.grad is not None
+    with torch.no_grad():
+        nearer = wrong - 0.05 * wrong.grad / wrong.grad.abs().max()
+    assert float(made_of.loss([nearer], right, places)) < float(loss)
+
+
+def test_labels_without_a_loss_are_left_to_the_teacher_with_a_note() -> None:
+    made_of, notes = made(SCORES, np.arange(40), Metric.EMBEDDING)
+    assert made_of.targets is None
+    assert notes == [
+        "the loss of Embedding by labels is not differentiable here: training follows the original's answers"
+    ]
+
+
+def test_labels_that_do_not_fit_are_refused_with_what_they_are() -> None:
+    with pytest.raises(
+        RecipeError, match=r"the labels of data\.training: .*there are 4 classes, 0 to 3, and labels from 0 to 39"
+    ):
+        made(SCORES, np.arange(40), Metric.ACCURACY)
+
+
+def test_an_answer_without_gradients_cannot_be_learned() -> None:
+    with pytest.raises(RecipeError, match="no output of the model is a number that gradients reach"):
+        made(SCORES.argmax(1), None, Metric.ACCURACY)
+
+
+def test_alpha_beta_and_temperature_weigh_as_the_formula_says() -> None:
+    answers, labels = torch.from_numpy(SCORES), SCORES.argmax(1)
+    student, places = answers * 0.5, list(range(40))
+    by_labels = torch.nn.functional.cross_entropy(student, torch.from_numpy(labels))
+    apart = torch.nn.functional.kl_div(
+        torch.log_softmax(student / 3, 1), torch.log_softmax(answers / 3, 1), reduction="batchmean", log_target=True
+    )
+    whole, _ = made(SCORES, labels, Metric.ACCURACY, alpha=0.7, beta=0.4, temperature=3.0)
+    assert float(whole.loss([student], [answers], places)) == pytest.approx(
+        float(0.7 * by_labels + 0.4 * 9 * apart), rel=1e-5
+    )
+    square, _ = made(SCORES, None, Metric.ACCURACY, beta=0.4, temperature=None)
+    expected = 0.4 * float((student - answers).square().mean()) / float(np.std(SCORES[:32].astype(np.float64))) ** 2
+    assert float(square.loss([student], [answers], places)) == pytest.approx(expected, rel=1e-5)

@@ -1,0 +1,54 @@
+"""ONNX sources are taken back into PyTorch where that gives the same answers, and refused by name where it cannot."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+import numpy as np
+import onnx
+import pytest
+from onnx import TensorProto, helper
+from tests.data import models
+from tests.unit.optimizer.training.course import Course
+
+
+@pytest.fixture(scope="module")
+def graphs(course: Course, tmp_path_factory: pytest.TempPathFactory) -> Course:
+    """The same net as an ONNX file."""
+    folder = tmp_path_factory.mktemp("graphs")
+    (folder / "model").mkdir()
+    shutil.copyfile(course.path(course.prepared.portable), folder / "model/model.onnx")
+    return Course.of(folder, uri="model/model.onnx")
+
+
+def test_an_onnx_source_is_pruned_like_one_of_pytorch(graphs: Course) -> None:
+    """With as many epochs as there are by default: batch normalization is folded into its weights, and what is left learns more slowly."""
+    report = graphs.build({"prune": {"ratio": 0.5}})
+    assert report.built is not None, report.message
+    figures = report.training
+    assert figures is not None
+    assert figures.parameters_after < 0.4 * figures.parameters_before
+    assert graphs.accuracy(report.built) > graphs.accuracy(graphs.prepared.portable) - 0.1
+
+
+def test_an_operator_that_pytorch_lacks_is_named(graphs: Course, tmp_path: Path) -> None:
+    folder = tmp_path / "claim"
+    (folder / "model").mkdir(parents=True)
+    nodes = [
+        helper.make_node("Flatten", ["image"], ["flat"]),
+        helper.make_node("Binarizer", ["flat"], ["cut"], domain="ai.onnx.ml", threshold=0.5),
+        helper.make_node("MatMul", ["cut", "w"], ["output"]),
+    ]
+    weights = models.stored("w", np.random.default_rng(0).normal(0, 1, (64, 10)).astype(np.float32))
+    graph = models.model(
+        nodes,
+        [models.tensor("image", ["N", 1, 8, 8])],
+        [models.tensor("output", ["N", 10], TensorProto.FLOAT)],
+        [weights],
+    )
+    graph.opset_import.append(helper.make_opsetid("ai.onnx.ml", 1))
+    onnx.save(graph, folder / "model/model.onnx")
+    report = Course.of(folder, uri="model/model.onnx", judged=False).build({"distill": {}}, epochs=1)
+    assert report.built is None
+    assert "Binarizer cannot be taken back into PyTorch" in report.message

@@ -1,0 +1,89 @@
+"""The other steps that train: each makes what it says, and hands it on in the portable form."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+from onnx import numpy_helper
+from tests.unit.optimizer.training.course import Course
+
+from fettle.api.report import BuildReport
+from fettle.optimizer import build
+from fettle.runtimes.base import Array
+
+
+def kernels(course: Course, report: BuildReport) -> list[Array]:
+    """What it stores with more than one dimension."""
+    assert report.built is not None, report.message
+    found = [numpy_helper.to_array(tensor) for tensor in course.onnx(report.built).graph.initializer]
+    return [array for array in found if array.ndim > 1]
+
+
+def test_magnitude_pruning_sets_the_smallest_weights_to_0_and_training_keeps_them_there(course: Course) -> None:
+    report = course.build({"prune": {"method": "Magnitude", "sparsity": 0.6}}, epochs=2)
+    weights = np.concatenate([kernel.reshape(-1) for kernel in kernels(course, report)])
+    assert np.mean(weights == 0) == pytest.approx(0.6, abs=0.02)
+    assert "the clock says whether anything gets faster" in report.message
+    assert report.training is not None
+    assert report.training.score > 0.7
+
+
+def test_of_every_four_neighbouring_weights_two_stay(course: Course) -> None:
+    report = course.build({"prune": {"method": "NM"}}, epochs=1)
+    grouped = [kernel for kernel in kernels(course, report) if kernel.shape[1] % 4 == 0]
+    assert grouped
+    for kernel in grouped:
+        last = np.moveaxis(kernel, 1, -1)
+        assert (np.sum(last.reshape(*last.shape[:-1], -1, 4) != 0, axis=-1) <= 2).all()
+    assert "no runtime on a CPU gains from it" in report.message
+
+
+@pytest.mark.parametrize(
+    ("step", "told", "share"),
+    [
+        ({"lowRank": {"rank": 0.4}}, "layers are factorized", 0.9),
+        ({"replace": {"depthwiseSeparable": {"minChannels": 8}}}, "5 convolutions are depthwise-separable", 0.4),
+        ({"distill": {"student": {"width": 0.5}, "temperature": 2}}, "a student of", 0.5),
+        ({"distill": {"student": {"depth": 0.5}, "alpha": 0}}, "residual blocks left out: 1 of 2", 0.7),
+        ({"distill": {"student": {"callable": "tests.data.trainable:student"}}}, "a student of", 0.5),
+    ],
+    ids=["lowRank", "replace", "width", "depth", "callable"],
+)
+def test_a_smaller_model_learns(course: Course, step: dict[str, Any], told: str, share: float) -> None:
+    report = course.build(step, epochs=2)
+    assert report.built is not None, report.message
+    assert told in report.message
+    figures = report.training
+    assert figures is not None
+    assert figures.parameters_after < share * figures.parameters_before
+    assert figures.curve[-1].held_out_loss < figures.curve[0].held_out_loss
+
+
+@pytest.mark.parametrize(
+    ("step", "told"),
+    [
+        (
+            {"distill": {"student": {"callable": "tests.data.trainable:nothing"}}},
+            "made a int, expected a torch.nn.Module",
+        ),
+        ({"distill": {"student": {"callable": "not.there:student"}}}, "ModuleNotFoundError"),
+        ({"distill": {"student": {"callable": "tests.data.trainable:stranger"}}}, "they must have the same outputs"),
+        ({"prune": {"method": "NM", "n": 4, "m": 4}}, "m must be greater"),
+        ({"replace": {"depthwiseSeparable": {"minChannels": 999}}}, "no convolution of 999 channels or more"),
+        ({"lowRank": {"rank": 0.99}}, "no layer gets smaller"),
+        ({"distill": {"student": {"depth": 0.99}}}, "none can be left out"),
+    ],
+)
+def test_what_a_step_cannot_do_is_refused_with_the_reason(course: Course, step: dict[str, Any], told: str) -> None:
+    report = course.build(step, epochs=1)
+    assert report.built is None
+    assert told in report.message
+
+
+def test_low_rank_needs_no_training_data(course: Course) -> None:
+    task = course.task({"lowRank": {"rank": 0.5}}).model_copy(update={"training": None})
+    report = build.run(task, course.store)
+    assert report.built is not None, report.message
+    assert report.training is None
