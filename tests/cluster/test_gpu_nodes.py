@@ -7,13 +7,14 @@ from contextlib import asynccontextmanager, suppress
 from typing import Any
 
 import pytest
-from tests.cluster.fake_node import FakeNode
+from tests.cluster.fake_node import STAGE, FakeNode, fake_node
 from tests.cluster.operator_process import OperatorProcess, eventually, operator
-from tests.cluster.test_optimizedmodel import Look, claim, optimized_model
+from tests.cluster.test_optimizedmodel import Look, optimized_model
+from tests.cluster.test_rollout_bad_input import VOLUME
 
 from fettle.api.reasons import Reason
 from fettle.cluster.client import Client
-from fettle.cluster.kinds import CLAIM, NODE, OPTIMIZED_MODEL, Object
+from fettle.cluster.kinds import CLAIM, NODE, OPTIMIZED_MODEL, POD, Object
 from fettle.controller.context import utc_now
 from fettle.errors import ConflictError
 from fettle.plan.run.state import MAJOR, MEMORY, MINOR, PRODUCT
@@ -71,10 +72,27 @@ async def _ready(client: Client, name: str, resource: str) -> None:
     await eventually(schedulable)  # the node controller takes its own taints off
 
 
+@asynccontextmanager
+async def shared_claims(client: Client, namespace: str, *names: str) -> AsyncIterator[None]:
+    """Claims with volumes that every node reaches: those of the cluster's own class are on one node, where the scheduler then keeps all pods."""
+    common = {"accessModes": ["ReadWriteMany"], "storageClassName": ""}
+    volumes = {name: f"{namespace}-{name}" for name in names}
+    for name, volume in volumes.items():
+        disk = {"capacity": {"storage": "1Mi"}, "nfs": {"server": "127.0.0.1", "path": "/nowhere"}}
+        owner = {"claimRef": {"namespace": namespace, "name": name}}
+        await client.create(VOLUME, {"metadata": {"name": volume}, "spec": {**common, **disk, **owner}})
+        asked = {"volumeName": volume, "resources": {"requests": {"storage": "1Mi"}}}
+        await client.create(CLAIM, {"metadata": {"namespace": namespace, "name": name}, "spec": {**common, **asked}})
+    try:
+        yield
+    finally:
+        for volume in volumes.values():
+            await client.delete(VOLUME, None, volume)
+
+
 @pytest.fixture
 async def running(kubeconfig: str, client: Client, namespace: str) -> AsyncIterator[OperatorProcess]:
-    await client.create(CLAIM, claim(namespace, "models"))
-    async with operator(
+    async with shared_claims(client, namespace, "models", "fettle-store"), operator(
         kubeconfig, namespace, optimizer_image="localhost/none:1", optimizer_gpu_image="localhost/none-gpu:1",
         unschedulable_seconds=1, store_size="1Mi",
     ) as process:  # fmt: skip
@@ -114,3 +132,40 @@ async def test_another_architecture_than_the_nodes_have_is_refused_with_what_the
         ready = await look.ready_says("Unschedulable")
         assert f"{namespace}-t4 is sm75 (Tesla-T4)" in ready["message"]
         assert await look.jobs() == ()
+
+
+@pytest.mark.parametrize(
+    ("resource", "asked"),
+    [(GPU, {"device": {"kind": "nvidia"}}), (MIG, {"resources": {"limits": {MIG: 1}}})],
+    ids=["a whole GPU", "a part of one"],
+)
+async def test_the_measuring_pod_is_scheduled_where_the_gpu_is(
+    resource: str, asked: dict[str, Any], running: OperatorProcess, client: Client, namespace: str, look: Look
+) -> None:
+    l4, t4 = f"{namespace}-l4", f"{namespace}-t4"
+    async with (
+        fake_node(client, namespace) as played,
+        gpu_node(client, t4, "sm75", "Tesla-T4", resource),
+        gpu_node(client, l4, "sm89", "NVIDIA-L4", resource),
+    ):
+        kubelet = Kubelet(client, namespace, played.name, played.port, logs=played.logs)
+        async with kubelet.running():
+            selector = {PRODUCT: "NVIDIA-L4", TAINT: l4}
+            await submit(client, namespace, nodeSelector=selector, **asked)
+
+            async def scheduled() -> Object | None:
+                pods = (await client.list(POD, namespace)).items
+                found = (pod for pod in pods if pod["metadata"]["labels"][STAGE] == "measure")
+                return next((pod for pod in found if pod["spec"].get("nodeName")), None)
+
+            pod = await eventually(scheduled, 120)
+    assert pod["spec"]["nodeName"] == l4
+    (container,) = pod["spec"]["containers"]
+    assert container["image"] == "localhost/none-gpu:1"
+    assert container["resources"]["limits"][resource] == "1"
+    assert pod["spec"]["nodeSelector"] == {**selector, MAJOR: "8", MINOR: "9"}
+    model = await client.get(OPTIMIZED_MODEL, namespace, "digits")
+    assert model is not None
+    assert model["status"]["devices"] == [
+        {"target": "gpu", "architecture": "sm89", "nodeSelector": {MAJOR: "8", MINOR: "9"}, "nodes": 1}
+    ]
