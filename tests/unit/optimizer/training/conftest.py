@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterator
 
 import pytest
@@ -12,10 +11,9 @@ from tests.unit.optimizer.training.course import Course
 
 @pytest.fixture(scope="package", autouse=True)
 def _one_core() -> Iterator[None]:
-    before = os.sched_getaffinity(0)
-    os.sched_setaffinity(0, {min(before)})
-    yield
-    os.sched_setaffinity(0, before)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("fettle.runtimes.cpu.usable_cores", lambda: 1)
+        yield
 
 
 @pytest.fixture(scope="package")
