@@ -1,7 +1,7 @@
 """The training loop: the one place in which weights are learned, whatever the technique.
 
 A training is a function of its seed and its items: the order of the items and what dropout drops follow from the seed and the number of the
-epoch, so that one that goes on from a checkpoint ends where an undisturbed one does, bit for bit, on one class of CPU.
+epoch, so that one that goes on from a checkpoint ends where an undisturbed one does, bit for bit, on one class of CPU and number of cores.
 """
 
 from __future__ import annotations

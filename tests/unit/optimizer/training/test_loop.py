@@ -46,7 +46,7 @@ def test_a_training_that_diverges_is_a_row_that_says_so(course: Course, rate: fl
 
 
 def process(task: BuildTask, folder: Path) -> subprocess.Popen[str]:
-    """A Job's process, as its pod starts it."""
+    """A Job's process, as its pod starts it; on one core, as the trainings of this process are."""
     environment = {
         **os.environ,
         "FETTLE_TASK": encode_task(task),
@@ -54,7 +54,7 @@ def process(task: BuildTask, folder: Path) -> subprocess.Popen[str]:
         "FETTLE_TERMINATION_LOG": str(folder / "termination"),
     }
     return subprocess.Popen(
-        (sys.executable, "-m", "fettle.optimizer"),
+        ("taskset", "--cpu-list", str(min(os.sched_getaffinity(0))), sys.executable, "-m", "fettle.optimizer"),
         env=environment,
         stdout=subprocess.PIPE,
         stderr=subprocess.DEVNULL,
