@@ -67,6 +67,6 @@ def test_the_build_context_is_nothing_but_code_and_locks() -> None:
     kept = {line.removeprefix("!") for line in ignored if line.startswith("!")}
     locks = (
         f"requirements/{name}.txt"
-        for name in ("operator", "server", "optimizer", "torch", "tensorflow", "sklearn", "gpu")
+        for name in ("operator", "server", "optimizer", "torch", "training", "tensorflow", "sklearn", "gpu")
     )
     assert kept == {"operator/fettle", "tools/torch_on_cpu.py", *locks}
