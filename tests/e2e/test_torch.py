@@ -1,4 +1,4 @@
-"""A TorchScript archive -> Jobs with PyTorch's image -> its artifact served by torchscript. The images are large, so only on request:
+"""What needs PyTorch's images: a TorchScript archive served by torchscript, and a recipe that trains. They are large, so only on request:
 
 make test-torch
 """
@@ -67,4 +67,45 @@ async def test_a_script_is_optimized_in_jobs_and_served_by_torchscript(target: T
     module = torch_models.module_of(example)
     wanted = module(torch_models.tensors(example)[0][:1]).detach().numpy()
     np.testing.assert_allclose(np.reshape(answer["data"], answer["shape"]), wanted, rtol=1e-4, atol=1e-5)
+    kube.kubectl("delete", "namespace", kube.namespace, "--wait=false")
+
+
+def trained() -> dict[str, object]:
+    """One candidate, with half of its channels, taught by the original."""
+    small = {"requests": {"cpu": "100m", "memory": "512Mi"}, "limits": {"cpu": 1, "memory": "4Gi"}}
+    data = {name: {"uri": f"pvc://models/{name}.npz"} for name in ("evaluation", "training")}
+    spec = {
+        "source": {"uri": "pvc://models/model.pt2"},
+        "data": {**data, "evaluation": {**data["evaluation"], "labelKey": "labels", "metric": "Accuracy"}},
+        "targets": [{"name": "cpu", "runtimes": ["onnxruntime"], "threads": 1, "resources": small}],
+        "recipes": [{"name": "lean", "steps": [{"prune": {"ratio": 0.5}}], "train": {"epochs": 12}}],
+        "constraints": {"accuracy": {"maxDrop": 0.1}},
+        "jobs": {"resources": small},
+    }
+    return {"apiVersion": "fettle.dev/v1alpha1", "kind": "OptimizedModel", "metadata": {"name": "lean"}, "spec": spec}
+
+
+async def test_a_recipe_that_trains_does_so_in_a_job_and_what_it_made_is_measured(
+    target: Target, tmp_path: Path
+) -> None:
+    from tests.data import trainable
+
+    trainable.save(trainable.learned(), tmp_path / "model.pt2")
+    for name, items in trainable.digits().items():
+        np.savez(tmp_path / f"{name}.npz", **items)  # type: ignore[arg-type]
+    kube, refs = Kube(target, f"test-train-{uuid.uuid4().hex[:6]}"), install.images(target)
+    kube.ensure_namespace()
+    settings = {f"{name.replace('-', '_')}_image": ref for name, ref in refs.items() if name != "operator"}
+    async with operator_process(str(target.kubeconfig), kube.namespace, **settings):
+        await asyncio.to_thread(install.push, kube, tmp_path, "pvc://models")
+        kube.apply([trained()])
+        found = await asyncio.to_thread(watch.optimized, kube, "lean", 600, print)
+    (row,) = (row for row in found["status"]["candidates"] if row["name"] == "lean-onnxruntime")
+    assert row["state"] in ("Selected", "Measured"), row
+    assert row["accuracyDrop"]["high"] <= 0.1
+    pods = json.loads(kube.kubectl("get", "pods", "-o", "json"))["items"]
+    images = {
+        (pod["metadata"]["labels"].get("fettle.dev/stage"), pod["spec"]["containers"][0]["image"]) for pod in pods
+    }
+    assert ("build", refs["optimizer-torch"]) in images
     kube.kubectl("delete", "namespace", kube.namespace, "--wait=false")
