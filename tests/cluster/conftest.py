@@ -76,6 +76,12 @@ def target() -> Target:
 def cluster(target: Target) -> Kubectl:
     """kubectl against that cluster, our CRDs installed and established."""
     kubectl = Kubectl(target.kubeconfig)
+    install_crds(kubectl)
+    return kubectl
+
+
+def install_crds(kubectl: Kubectl) -> None:
+    """As a chart would that runs no operator, and wait until they are served."""
     manifests = [yaml.safe_load(path.read_text()) for path in sorted((ROOT / "crds").glob("*.yaml"))]
     assert manifests, "crds/ is empty: run `make crds`"
     for manifest in manifests:
@@ -85,7 +91,6 @@ def cluster(target: Target) -> Kubectl:
     assert wait_until(lambda: all(is_established(kubectl.get(name)) for name in names), 60), "the CRDs are not served"
     # kubectl keeps for hours which kinds a server knows, and looks up no short name (om) in a list that is older than the CRDs.
     kubectl("api-resources", "--api-group=fettle.dev")
-    return kubectl
 
 
 def is_established(crd: Mapping[str, Any]) -> bool:

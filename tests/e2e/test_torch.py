@@ -13,6 +13,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from tests.cluster.conftest import Kubectl, install_crds
 from tests.cluster.operator_process import operator as operator_process
 from tools.cluster.target import Target
 from tools.demo import install, watch
@@ -24,6 +25,12 @@ pytestmark = [
     pytest.mark.skipif(os.environ.get("FETTLE_TORCH_IMAGES") != "1", reason="FETTLE_TORCH_IMAGES=1 asks for it"),
 ]
 NAME = "torch"
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _crds(target: Target) -> None:
+    """The operator of these tests is a process of their own, so no chart brings them."""
+    install_crds(Kubectl(target.kubeconfig))
 
 
 def objects() -> list[dict[str, object]]:
