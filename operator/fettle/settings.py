@@ -135,7 +135,7 @@ class Settings(BaseSettings):
     gpu_preflight: Annotated[
         bool,
         Field(
-            description="Refuse a run whose GPU no node offers before its first Job. Turn it off where GPU nodes are created on demand."
+            description="End a run before its first Job if no node offers the GPU that it needs. Turn this off if GPU nodes are created on demand."
         ),
     ] = True
     unschedulable_seconds: Annotated[

@@ -64,7 +64,7 @@ class TrainingSpec(ApiModel):
         Uri,
         Field(
             description="An .npz, .parquet or .jsonl file with one column per input, named after it, and one row per item, "
-            "or a folder of images with a sub-folder per class. Items that are evaluation items too are left out."
+            "or a folder of images with a sub-folder per class. Items that are also evaluation items are left out."
         ),
     ]
     secret_name: SecretName = None
@@ -139,7 +139,7 @@ class CustomMetricSpec(ApiModel):
 @rules(
     Rule(
         "(has(self.metric) && self.metric == 'Custom') == has(self.custom)",
-        "data.evaluation.custom and metric: Custom require each other",
+        "data.evaluation.custom is required with metric: Custom, and only allowed with it",
     ),
     *file_rules("data.evaluation.uri"),
 )
@@ -179,7 +179,7 @@ class EvaluationSpec(ApiModel):
     several_labels: Annotated[
         SeveralLabels | None,
         Field(
-            description="Meaning of labels that name several classes. AnyOf: any of them is right. AllOf: the answer must be exactly these."
+            description="Meaning of labels with several classes. AnyOf: any of them is right. AllOf: the answer must be exactly these."
         ),
     ] = None
     output: Annotated[
@@ -235,7 +235,7 @@ class DataSpec(ApiModel):
     ] = None
     training: Annotated[
         TrainingSpec | None,
-        Field(description="Items for the recipes that train. If absent, such recipes do not apply."),
+        Field(description="Items for recipes that train. If absent, these recipes do not apply."),
     ] = None
     generated: Annotated[
         GeneratedSpec | None, Field(description="Items to generate if there is no evaluation data.")

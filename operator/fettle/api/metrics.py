@@ -65,7 +65,7 @@ class MetricEntry:
         return self.drop is DropUnit.FRACTION or not self.needs_labels
 
 
-_AS_CANDIDATES = "as candidates are"
+_AS_CANDIDATES = "like candidates"
 
 # Where the user names no metric, those of tasks are asked in this order whether the answers are theirs.
 METRICS: tuple[MetricEntry, ...] = (
@@ -95,7 +95,7 @@ METRICS: tuple[MetricEntry, ...] = (
     MetricEntry(
         Metric.DETECTION,
         judges="boxes",
-        by_labels="average precision at IoU 0.5; a label is `[n, 5]`: left, top, right, bottom, class (-1 fills up)",
+        by_labels="average precision at IoU 0.5; a label is `[n, 5]`: left, top, right, bottom, class (-1 is padding)",
         without_labels="F1 against the original's boxes, at several scores and overlaps",
         title="detected objects",
         proof=Proof.BOOTSTRAP_OVER_ITEMS,
@@ -105,19 +105,19 @@ METRICS: tuple[MetricEntry, ...] = (
     ),
     MetricEntry(
         Metric.TEXT,
-        judges="texts, as of OCR or speech",
+        judges="texts, for example from OCR or speech recognition",
         by_labels="1 - character error rate; labels are texts (characters in `classes`) or numbers",
         without_labels="the same, against the original's text",
-        title="characters read right",
+        title="correct characters",
         proof=Proof.BOOTSTRAP_OVER_ITEMS,
         scorer="text:Text",
-        recognized="CTC texts with a named blank",
+        recognized="CTC outputs, if classes names the blank",
         canaries="equal texts, where the model itself outputs texts",
     ),
     MetricEntry(
         Metric.SEGMENTATION,
         judges="masks",
-        by_labels="mean intersection over union; a label has a class for each place",
+        by_labels="mean intersection over union; a label has a class for each pixel",
         without_labels="the same, against the original's mask",
         title="mean intersection over union",
         proof=Proof.BOOTSTRAP_OVER_ITEMS,
@@ -129,7 +129,7 @@ METRICS: tuple[MetricEntry, ...] = (
         judges="vectors for search or recognition",
         by_labels="nearest neighbour has the same label",
         without_labels="share of items whose vector stays close to the original's and keeps its nearest neighbour",
-        title="right nearest neighbours",
+        title="correct nearest neighbours",
         proof=Proof.ITEMS,
         scorer="embedding:Embedding",
         recognized="normalized embeddings",
@@ -137,7 +137,7 @@ METRICS: tuple[MetricEntry, ...] = (
     ),
     MetricEntry(
         Metric.TOP_K,
-        judges="the best few classes, or articles of a catalogue",
+        judges="the best few classes or recommendations",
         by_labels="share of items whose class is among the best `topK` (5 by default)",
         without_labels="share of items whose best `topK` are mostly the original's",
         title="top-k accuracy",
@@ -147,7 +147,7 @@ METRICS: tuple[MetricEntry, ...] = (
     ),
     MetricEntry(
         Metric.MULTI_LABEL,
-        judges="tags, notes of each moment: many yes-or-no decisions per item",
+        judges="many yes-or-no decisions per item, such as tags",
         by_labels="micro F1 with a threshold of 0.5 for probabilities or 0 for logits; a label has 0 or 1 for each decision",
         without_labels="the same against the original's decisions, at three thresholds",
         title="F1 of the yes-or-no decisions",
@@ -158,7 +158,7 @@ METRICS: tuple[MetricEntry, ...] = (
     ),
     MetricEntry(
         Metric.RANKING,
-        judges="one score per item, or per pair of user and article, where only the order matters",
+        judges="one score per item, where only the order matters",
         by_labels="area under the ROC curve; a label is 1, or 0 or -1",
         without_labels="share of pairs of items that are in the original's order",
         title="area under the ROC curve",
@@ -183,7 +183,7 @@ METRICS: tuple[MetricEntry, ...] = (
     ),
     MetricEntry(
         Metric.MEAN_SQUARED_ERROR,
-        judges="quantities, in the square of their unit",
+        judges="quantities; the error is in the square of their unit",
         by_labels="mean squared error; lower is better, and `maxDrop` is how far it may rise",
         without_labels=None,
         title="mean squared error",
@@ -196,7 +196,7 @@ METRICS: tuple[MetricEntry, ...] = (
     ),
     MetricEntry(
         Metric.COSINE_SIMILARITY,
-        judges="vectors beside the right ones",
+        judges="vectors, compared with the correct vectors",
         by_labels="mean cosine similarity",
         without_labels=None,
         title="cosine similarity",
@@ -208,7 +208,7 @@ METRICS: tuple[MetricEntry, ...] = (
     ),
     MetricEntry(
         Metric.CUSTOM,
-        judges="whatever a Python function of yours scores (`custom`)",
+        judges="scored by your own Python function (`custom`)",
         by_labels="mean of `score(outputs, label)` over the items; higher is better",
         without_labels="the same, with the original's outputs in place of the label; equal outputs must score 1",
         title="custom score",
@@ -221,7 +221,7 @@ METRICS: tuple[MetricEntry, ...] = (
     ),
     MetricEntry(
         Metric.AGREEMENT,
-        judges="the original's answers, element by element where necessary",
+        judges="any outputs, compared with the original's",
         by_labels="not used",
         without_labels="share of items with the same answer as the original's",
         title="agreement with the original",
@@ -257,8 +257,8 @@ def described() -> str:
     recognized = listed(row.recognized for row in METRICS if row.recognized)
     needing = listed(those(lambda row: row.needs_labels))
     return (
-        f"What a good answer is. {judged} Auto recognizes {recognized}, and is Accuracy otherwise; the notes say what it chose. Without labels, "
-        f"Accuracy becomes Agreement, and the metrics of tasks compare with the original's answers. {needing} require labels."
+        f"How answers are scored. {judged} Auto recognizes {recognized}, and is Accuracy otherwise; the notes say what it chose. Without labels, "
+        f"Accuracy becomes Agreement, and the other metrics compare with the original's answers. {needing} require labels."
     )
 
 

@@ -57,7 +57,7 @@ class BatchingSpec(ApiModel):
         Field(
             ge=1,
             le=1024,
-            description="Maximum number of items of several requests in one run of the model. 1 disables this. "
+            description="Maximum batch size when requests are combined into one run of the model. 1 disables this. "
             "Defaults to the artifact's preferred batch size, or to the best of 1 to 8 as measured when the model is loaded.",
         ),
     ] = None
@@ -66,8 +66,8 @@ class BatchingSpec(ApiModel):
         Field(
             ge=0,
             le=1000,
-            description="Time that a run with room for more items waits for them. "
-            "By default only requests that are waiting already are combined, which delays none.",
+            description="Maximum time to wait for more requests to fill a batch. "
+            "By default, only requests that are already waiting are combined, which delays none.",
         ),
     ] = None
 
@@ -76,17 +76,16 @@ SecretName = Annotated[str, Field(min_length=1, max_length=253)]
 
 
 class TlsSpec(ApiModel):
-    """TLS on every port of the server. A renewed Secret is taken over without a restart; connections that are open are not ended."""
+    """TLS on every port of the server. A renewed Secret takes effect without a restart, and open connections are kept."""
 
     secret_name: Annotated[
         SecretName,
-        Field(description="Secret in this namespace with tls.crt and tls.key, as the type kubernetes.io/tls has them."),
+        Field(description="Secret of type kubernetes.io/tls in this namespace, with tls.crt and tls.key."),
     ]
     require_client_certificate: Annotated[
         bool,
         Field(
-            description="Whether requests are only taken from clients that show a certificate signed by ca.crt of the Secret. "
-            "The management port asks for none."
+            description="Whether clients must present a certificate signed by ca.crt of the Secret. Not required on the management port."
         ),
     ] = False
 
@@ -97,8 +96,8 @@ class AuthSpec(ApiModel):
     secret_name: Annotated[
         SecretName,
         Field(
-            description="Secret in this namespace with a key for each client, and in its value the client's token, or several on lines of their "
-            "own. A change is taken over without a restart."
+            description="Secret in this namespace with one key per client. The value is the client's token, or several tokens, one per line. "
+            "A change takes effect without a restart."
         ),
     ]
 
@@ -123,10 +122,11 @@ class ServerSpec(ApiModel):
             description="Number of threads for one inference. Defaults to the artifact's. With another value, the measured figures no longer apply.",
         ),
     ] = None
-    batching: Annotated[BatchingSpec | None, Field(description="How waiting requests share runs of the model.")] = None
-    tls: Annotated[TlsSpec | None, Field(description="TLS on the ports. Without it they speak in the clear.")] = None
+    batching: Annotated[BatchingSpec | None, Field(description="Dynamic batching of waiting requests.")] = None
+    tls: Annotated[TlsSpec | None, Field(description="TLS on all ports. Without it, they are unencrypted.")] = None
     auth: Annotated[
-        AuthSpec | None, Field(description="Tokens of clients. Without it, whoever reaches the ports may ask.")
+        AuthSpec | None,
+        Field(description="Bearer tokens of clients. Without it, anyone who can reach the ports may send requests."),
     ] = None
     resources: Annotated[ResourceSpec, Field(description="Resources of the server container.")] = ResourceSpec()
     image: Annotated[

@@ -37,7 +37,7 @@ class AnalysisWindow(ApiModel):
 
     start: Annotated[str, Field(max_length=32, description="When the window started (RFC 3339, UTC).")]
     end: Annotated[str, Field(max_length=32, description="When the window ended.")]
-    weight: Annotated[int, Field(description="Requested weight at the end of the window.")] = 0
+    weight: Annotated[int, Field(description="Requested weight at the end of the window, in percent.")] = 0
     requests: Annotated[int, Field(description="Number of requests to the canary.")] = 0
     failures: Annotated[int, Field(description="Number of requests that the model did not answer.")] = 0
     verdict: Annotated[Verdict, Field(description="Verdict of the window: Good or Bad.")]
@@ -62,8 +62,8 @@ class AnalysisStatus(ApiModel):
         str | None,
         Field(
             max_length=512,
-            description="Metric, value, bound and sample count of that verdict, or what has arrived since then if that is not yet "
-            "enough to judge.",
+            description="Metric, value, bound and sample count of that verdict, or the number of samples since then if they are too few to "
+            "judge.",
         ),
     ] = None
     windows: Annotated[
@@ -90,7 +90,7 @@ class CanaryStatus(RevisionStatus):
 
     weight: Annotated[int, Field(description="Requested percentage of traffic.")] = 0
     actual_weight: Annotated[
-        int, Field(description="Percentage of traffic that it really gets (its share of ready pods).")
+        int, Field(description="Percentage of traffic that it actually gets (its share of ready pods).")
     ] = 0
     step: Annotated[int, Field(description="Index of the current step.")] = 0
     started_at: Annotated[str, Field(max_length=32, description="When this rollout started.")] = ""

@@ -43,12 +43,12 @@ class InputSpec(ApiModel):
         tuple[int | str, ...] | None,
         Field(
             max_length=16,
-            description="Size of each dimension. N is the dynamic batch, any other word is a dimension that varies.",
+            description="Size of each dimension. N is the dynamic batch dimension, any other word is another dynamic dimension.",
         ),
     ] = None
     value: Annotated[
         float | None,
-        Field(description="Freezes the input at this value. The artifact then no longer has this input."),
+        Field(description="Makes the input a constant with this value. The artifact then no longer has this input."),
     ] = None
     range: Annotated[ValueRange | None, Field(description="Range of generated values, if no data is given.")] = None
 
@@ -77,7 +77,7 @@ class SourceSpec(ApiModel):
         str | None,
         Field(
             max_length=253,
-            description="Which signature of a SavedModel or TFLite file is the model. Default: serving_default, or the only one.",
+            description="Name of the signature to use, for a SavedModel or TFLite file with several. Default: serving_default, or the only one.",
         ),
     ] = None
     trusted: Annotated[
@@ -109,21 +109,21 @@ class DeviceSpec(ApiModel):
     kind: Annotated[
         DeviceKind,
         Field(
-            description="cpu, or nvidia for a GPU of NVIDIA's. Pods ask for one GPU unless resources.limits says otherwise."
+            description="cpu, or nvidia for an NVIDIA GPU. Pods request one GPU unless resources.limits says otherwise."
         ),
     ] = DeviceKind.CPU
     architecture: Annotated[
         Architecture | None,
         Field(
-            description="Compute capability of the GPU: sm75 is a T4, sm86 an A10, sm89 an L4. Derived from the labels of the nodes where "
-            "they agree. Engines are built for it, and no other GPU loads them."
+            description="Compute capability of the GPU: sm75 is a T4, sm86 an A10, sm89 an L4. Defaults to the value in the labels of all "
+            "suitable nodes. Engines are built for it, and cannot run on other GPUs."
         ),
     ] = None
     memory: Annotated[
         str | None,
         Field(
             pattern=r"^[1-9][0-9]{0,5}(Mi|Gi)$",
-            description="Smallest memory of the GPU, such as 16Gi. Nodes whose label nvidia.com/gpu.memory says less do not count.",
+            description="Minimum memory of the GPU, such as 16Gi. Nodes with a lower value in the label nvidia.com/gpu.memory are not suitable.",
         ),
     ] = None
 
@@ -153,14 +153,14 @@ class TargetSpec(ApiModel):
         Field(
             min_length=1,
             max_length=8,
-            description="Runtimes that may serve the model. On a target with a GPU the default is "
-            f"{' and '.join(catalog.DEFAULT_GPU_RUNTIMES)}.",
+            description=f"Runtimes that may serve the model. Defaults to {' and '.join(catalog.DEFAULT_RUNTIMES)}, "
+            f"on a target with a GPU to {' and '.join(catalog.DEFAULT_GPU_RUNTIMES)}.",
         ),
     ] = catalog.DEFAULT_RUNTIMES
     device: Annotated[
         DeviceSpec | None,
         Field(
-            description="What computes. Absent means the CPU, or a GPU if resources.limits has one (nvidia.com/gpu)."
+            description="The device that runs the model. Defaults to the CPU, or to a GPU if resources.limits has one (nvidia.com/gpu)."
         ),
     ] = None
     threads: Annotated[int, Field(ge=1, le=256, description="Maximum number of threads for one inference.")] = 1

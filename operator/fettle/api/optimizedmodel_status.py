@@ -67,7 +67,7 @@ class AgreementStatus(Interval):
     variance_kept: Annotated[
         float | None,
         Field(
-            description="Share of the original's variance over the items that is left in the worst channel: "
+            description="Share of the original's variance over the items that is preserved in the worst channel: "
             "1 - var(candidate - original) / var(original), where 1 is all and 0 is nothing or worse. Absent if no compared output has a "
             "floating-point channel that varies."
         ),
@@ -227,7 +227,7 @@ class Placement(ApiModel):
     runtime_class_name: Annotated[str | None, Field(max_length=253, description="RuntimeClass.")] = None
     architecture: Annotated[
         Architecture | None,
-        Field(description="Compute capability of the GPU. No pod loads the artifact on another one."),
+        Field(description="Compute capability of the GPU. Pods do not load the artifact on another GPU."),
     ] = None
     limits: Annotated[
         dict[str, Quantity] | None,
@@ -258,7 +258,7 @@ class ArtifactStatus(ApiModel):
         int | None, Field(description="Generation of the spec whose run first published the artifact.")
     ] = None
     incumbent: Annotated[
-        Sha256 | None, Field(description="sha256 of the previously published artifact, which that run measured too.")
+        Sha256 | None, Field(description="sha256 of the previously published artifact, which the run also measured.")
     ] = None
 
 
@@ -291,7 +291,7 @@ class DeviceStatus(ApiModel):
     ] = None
     node_selector: Annotated[
         dict[str, str] | None,
-        Field(max_length=8, description="Labels by which pods find that GPU, where the nodes have them."),
+        Field(max_length=8, description="Node labels that select nodes with that GPU, if the nodes have them."),
     ] = None
     nodes: Annotated[
         int | None, Field(description="Number of suitable nodes. Absent if the operator may not read nodes.")
@@ -330,7 +330,7 @@ class OptimizedModelStatus(ApiModel):
         tuple[DeviceStatus, ...] | None,
         Field(
             max_length=8,
-            description="GPUs of the targets that have some.",
+            description="GPUs of the targets that have a GPU.",
             json_schema_extra={"x-map-keys": ["target"]},
         ),
     ] = None

@@ -38,12 +38,12 @@ class QuantizeStep(StepParameters):
     mode: Annotated[
         QuantizeMode,
         Field(
-            description="Quantization mode. Static and Mixed need calibration items. Mixed keeps the layers in floating point that change more "
-            "answers than constraints.accuracy allows; finding them takes longer."
+            description="Quantization mode. Static and Mixed need calibration items. Mixed keeps those layers in floating point whose quantization "
+            "changes more answers than constraints.accuracy allows. It takes longer to build."
         ),
     ] = QuantizeMode.STATIC
     preset: Annotated[
-        QuantizePreset, Field(description="Preset. Transformer treats attention and LayerNorm specially.")
+        QuantizePreset, Field(description="Preset. Use Transformer for models with attention and LayerNorm.")
     ] = QuantizePreset.DEFAULT
     operators: Annotated[
         tuple[Annotated[str, Field(max_length=64)], ...],
@@ -82,8 +82,8 @@ class RecipeStep(ApiModel):
     optimize_graph: Annotated[
         OptimizeGraphStep | None,
         Field(
-            description="Use the portable form as it is. Its graph is folded and fused already, and each runtime optimizes it further when it "
-            "loads it, so this step adds nothing to other steps. It names what a recipe without quantization tries. Outputs stay equal."
+            description="Use the portable form as it is. Its graph is already folded and fused, and each runtime optimizes it further when it "
+            "loads it, so this step has no effect beside other steps. Outputs stay equal."
         ),
     ] = None
     quantize: Annotated[
@@ -92,12 +92,12 @@ class RecipeStep(ApiModel):
     ] = None
     prune: Annotated[
         PruneStep | None,
-        Field(description="Remove weights, and train what remains to answer as the original. Needs data.training."),
+        Field(description="Remove weights, and train the rest to restore accuracy. Needs data.training."),
     ] = None
     low_rank: Annotated[
         LowRankStep | None,
         Field(
-            description="Factorize dense and convolutional layers into smaller ones. Trained where there are data.training."
+            description="Factorize dense and convolutional layers into smaller ones. They are trained if data.training is set."
         ),
     ] = None
     replace: Annotated[
@@ -133,7 +133,7 @@ class RecipeSpec(ApiModel):
     precision: Annotated[
         Precision, Field(description="Precision of everything that is not quantized (a runtime setting).")
     ] = Precision.FLOAT32
-    train: Annotated[TrainSpec, Field(description="How the steps train that train.")] = TrainSpec()
+    train: Annotated[TrainSpec, Field(description="Training parameters of the steps that train.")] = TrainSpec()
 
 
 class RuntimeSettings(ApiModel):

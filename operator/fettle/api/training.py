@@ -12,38 +12,39 @@ from fettle.api.vocabulary import Granularity, Importance, Optimizer, PruneMetho
 
 
 class TrainSpec(ApiModel):
-    """One training: of each step of a recipe that trains."""
+    """Training parameters of every step of a recipe that trains."""
 
     epochs: Annotated[
         int | None,
         Field(
             ge=1,
             le=10_000,
-            description="Maximum number of passes over the training items. Defaults to 20, or as many as 500 steps of the optimizer take.",
+            description="Maximum number of passes over the training items. Defaults to 20, or more if that is fewer than 500 optimizer steps.",
         ),
     ] = None
-    batch_size: Annotated[int, Field(ge=1, le=65_536, description="Number of items in one step of the optimizer.")] = 64
-    optimizer: Annotated[
-        Optimizer, Field(description="How weights follow their gradients. SGD has a momentum of 0.9.")
-    ] = Optimizer.ADAM_W
+    batch_size: Annotated[int, Field(ge=1, le=65_536, description="Number of items per optimizer step.")] = 64
+    optimizer: Annotated[Optimizer, Field(description="Optimizer. SGD has a momentum of 0.9.")] = Optimizer.ADAM_W
     learning_rate: Annotated[
         float | None,
         Field(gt=0, le=100, description="Learning rate at the start. Defaults to 0.001 for AdamW and 0.02 for SGD."),
     ] = None
     schedule: Annotated[
-        Schedule, Field(description="Cosine lets the learning rate fall to 0 at the last epoch, Constant keeps it.")
+        Schedule, Field(description="Cosine decays the learning rate to 0 at the last epoch, Constant keeps it.")
     ] = Schedule.COSINE
     weight_decay: Annotated[
         float,
-        Field(ge=0, le=1, description="How strongly weights are pulled towards 0; not those of biases and norms."),
+        Field(ge=0, le=1, description="Weight decay. Not applied to biases and normalization layers."),
     ] = 0.0001
-    seed: Annotated[int, Field(ge=0, le=2**31 - 1, description="Seed of everything that is drawn at random.")] = 0
+    seed: Annotated[int, Field(ge=0, le=2**31 - 1, description="Random seed: order of items, dropout.")] = 0
     deadline_seconds: Annotated[
-        int, Field(ge=1, le=604_800, description="Time for the training, after which its best state so far is taken.")
+        int,
+        Field(
+            ge=1, le=604_800, description="Time limit for the training, in seconds. The best epoch so far is then used."
+        ),
     ] = 1800
     patience: Annotated[
         int | None,
-        Field(ge=1, le=10_000, description="Number of epochs without a gain on held-out items after which it stops."),
+        Field(ge=1, le=10_000, description="Early stopping: number of epochs without a gain on the validation set."),
     ] = None
 
 
@@ -51,40 +52,55 @@ class TrainSpec(ApiModel):
     Rule("!has(self.ratio) || !has(self.targetSpeedup)", "ratio and targetSpeedup are mutually exclusive"),
     Rule(
         "!has(self.sparsity) || (has(self.method) && self.method == 'Magnitude')",
-        "sparsity is for method Magnitude; Structured has a ratio, NM has n and m",
+        "sparsity is only for method Magnitude: set ratio for Structured, n and m for NM",
     ),
 )
 class PruneStep(StepParameters):
-    """Remove weights, and train the others to answer as the original."""
+    """Remove weights, and train the rest to restore accuracy."""
 
     method: Annotated[
         PruneMethod,
         Field(
             description="Structured removes whole channels, so the graph gets smaller and faster. Magnitude sets the smallest weights to 0, "
-            "which makes the file compressible, and few runtimes faster. NM keeps n of every m neighbouring weights, which some GPUs run faster."
+            "which makes the file compressible but only few runtimes faster. NM keeps n of every m neighbouring weights, which some GPUs run faster."
         ),
     ] = PruneMethod.STRUCTURED
     ratio: Annotated[
         float | None,
-        Field(gt=0, le=0.99, description="Share of the channels that each layer loses (Structured). Default: 0.5."),
+        Field(
+            gt=0,
+            le=0.99,
+            description="Share of its channels that is removed from each layer (Structured). Default: 0.5.",
+        ),
     ] = None
     target_speedup: Annotated[
         float | None,
-        Field(gt=1, le=100, description="Look for the smallest ratio that is so many times as fast (Structured)."),
+        Field(
+            gt=1,
+            le=100,
+            description="Use the smallest ratio with which the model is this many times as fast (Structured).",
+        ),
     ] = None
-    importance: Annotated[Importance, Field(description="Which channels go first (Structured).")] = Importance.MAGNITUDE
+    importance: Annotated[
+        Importance,
+        Field(description="How the importance of channels is measured; the least important are removed (Structured)."),
+    ] = Importance.MAGNITUDE
     iterations: Annotated[
         int,
-        Field(ge=1, le=20, description="Number of times that a part is removed and the rest is trained (Structured)."),
+        Field(
+            ge=1, le=20, description="Number of rounds in which a part is removed and the rest is trained (Structured)."
+        ),
     ] = 1
     sparsity: Annotated[
-        float | None, Field(gt=0, le=0.99, description="Share of the weights that become 0 (Magnitude). Default: 0.8.")
+        float | None,
+        Field(gt=0, le=0.99, description="Share of the weights that is set to 0 (Magnitude). Default: 0.8."),
     ] = None
     granularity: Annotated[
-        Granularity, Field(description="Whether each layer loses that share, or all of them together (Magnitude).")
+        Granularity,
+        Field(description="Whether sparsity is the share of each layer, or of the whole model (Magnitude)."),
     ] = Granularity.LAYER
-    n: Annotated[int, Field(ge=1, le=15, description="Number of weights that stay of every m (NM).")] = 2
-    m: Annotated[int, Field(ge=2, le=16, description="Number of neighbouring weights of which n stay (NM).")] = 4
+    n: Annotated[int, Field(ge=1, le=15, description="Number of weights to keep of every m (NM).")] = 2
+    m: Annotated[int, Field(ge=2, le=16, description="Number of neighbouring weights of which n are kept (NM).")] = 4
 
     @property
     def kind(self) -> StepKind:
@@ -127,7 +143,8 @@ class LowRankStep(StepParameters):
         float | None, Field(gt=0, le=0.99, description="Rank of each layer, as a share of its full rank.")
     ] = None
     target_speedup: Annotated[
-        float | None, Field(gt=1, le=100, description="Look for the highest rank that is so many times as fast.")
+        float | None,
+        Field(gt=1, le=100, description="Use the highest rank with which the model is this many times as fast."),
     ] = None
 
     @property
@@ -149,17 +166,20 @@ class DepthwiseSeparableSpec(ApiModel):
     """Which convolutions become depthwise-separable."""
 
     min_channels: Annotated[
-        int, Field(ge=1, le=65_536, description="Fewest input and output channels of a convolution that is replaced.")
+        int,
+        Field(
+            ge=1, le=65_536, description="Minimum number of input and output channels of the convolutions to replace."
+        ),
     ] = 16
 
 
 class ReplaceStep(StepParameters):
-    """Replace layers by cheaper ones that begin as near to them as they can."""
+    """Replace layers by cheaper ones, initialized to the best fit of the original's weights."""
 
     depthwise_separable: Annotated[
         DepthwiseSeparableSpec,
         Field(
-            description="Replace convolutions by a depthwise and a pointwise one, which begin as the best fit of the original's weights."
+            description="Replace convolutions by a depthwise and a pointwise convolution, initialized to the best fit of the original's weights."
         ),
     ] = DepthwiseSeparableSpec()
 
@@ -177,7 +197,7 @@ class ReplaceStep(StepParameters):
 @rules(
     Rule(
         "!has(self.callable) || (!has(self.width) && !has(self.depth))",
-        "callable makes the whole student: width and depth are for one that is derived from the original",
+        "callable and width or depth are mutually exclusive: callable makes the whole student, width and depth derive it from the original",
     )
 )
 class StudentSpec(ApiModel):
@@ -194,7 +214,7 @@ class StudentSpec(ApiModel):
         Field(
             max_length=253,
             pattern=r"^[A-Za-z_][\w.]*:[A-Za-z_]\w*$",
-            description="module:callable without arguments that makes a torch.nn.Module with the original's inputs and outputs.",
+            description="module:callable that returns a torch.nn.Module with the original's inputs and outputs. It is called without arguments.",
         ),
     ] = None
 
@@ -204,7 +224,7 @@ class DistillStep(StepParameters):
 
     alpha: Annotated[
         float,
-        Field(ge=0, le=1000, description="Weight of the loss by labels. Without labels in data.training, it is 0."),
+        Field(ge=0, le=1000, description="Weight of the loss on labels. Without labels in data.training, it is 0."),
     ] = 1.0
     beta: Annotated[float, Field(ge=0, le=1000, description="Weight of the distance from the teacher's answers.")] = 1.0
     temperature: Annotated[
@@ -212,13 +232,13 @@ class DistillStep(StepParameters):
         Field(
             gt=0,
             le=100,
-            description="Distance of classes: the Kullback-Leibler divergence at this temperature. If absent, the mean squared error of scores, "
-            "in units of the teacher's variance. Other outputs always have the latter.",
+            description="Compare the scores of classes by the Kullback-Leibler divergence at this temperature. If absent, and for other outputs, "
+            "the distance is the mean squared error, scaled by the variance of the teacher's outputs.",
         ),
     ] = None
     student: Annotated[
         StudentSpec | None,
-        Field(description="The student. If absent, it is what the steps before this one made, or the original itself."),
+        Field(description="The student. If absent, the model from the previous steps, or the original itself."),
     ] = None
 
     @property

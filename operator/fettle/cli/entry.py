@@ -66,7 +66,7 @@ class CommandGroup(click.Group):
             return name, command, rest
         unknown = sorted(given.keys() - {parameter.name for parameter in command.params})
         if unknown and not ctx.resilient_parsing:
-            raise UsageError(f"`{ctx.command_path} {name}` talks to no cluster, so it takes no --{unknown[0]}")
+            raise UsageError(f"`{ctx.command_path} {name}` works without a cluster and has no option --{unknown[0]}")
         ctx.default_map = {name: given}
         return name, command, rest
 

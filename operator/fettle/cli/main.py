@@ -11,9 +11,12 @@ from fettle.cli.kubectl import CLUSTER_COMMANDS
 
 LATER = {
     **CLUSTER_COMMANDS,
-    "init": ("fettle.cli.commands.init:init", "Write the manifests of a model, with what it and its items show."),
+    "init": ("fettle.cli.commands.init:init", "Inspect a model and its data, and write manifests for them."),
     "optimize": ("fettle.cli.commands.optimize:optimize", "Optimize a model on this machine, without a cluster."),
-    "reproduce": ("fettle.cli.commands.reproduce:reproduce", "Build an artifact again, and compare its digests."),
+    "reproduce": (
+        "fettle.cli.commands.reproduce:reproduce",
+        "Build an artifact again and compare the digests of its files.",
+    ),
     "serve": ("fettle.cli.commands.serve:serve", "Serve an optimized model on this machine."),
 }
 

@@ -70,7 +70,7 @@ def _torch(model: Any, name: str, example: Sequence[Array], folder: Path) -> Mod
     path = folder / "model.pt2"
     if not isinstance(model, torch.export.ExportedProgram):
         if not example:
-            raise UsageError("a torch.nn.Module is exported with items of yours: give evaluation or calibration")
+            raise UsageError("a torch.nn.Module is exported with example inputs: pass evaluation or calibration")
         arrays = tuple(torch.from_numpy(np.ascontiguousarray(array[:2])) for array in example)
         batch = torch.export.Dim("batch", min=1)
         try:
@@ -88,7 +88,7 @@ def _sklearn(model: Any, name: str, example: Sequence[Array], folder: Path) -> M
     except ImportError as error:
         raise UsageError("a scikit-learn estimator is converted by skl2onnx: pip install skl2onnx") from error
     if len(example) != 1:
-        raise UsageError("a scikit-learn estimator takes one array: give evaluation=(X, y)")
+        raise UsageError("a scikit-learn estimator takes one array: pass evaluation=(X, y)")
     from fettle.optimizer.sources import sklearn_onnx
 
     width = example[0].shape[1] if example[0].ndim > 1 else None
@@ -111,5 +111,5 @@ def named(items: Mapping[str, Any] | Sequence[Array], inputs: Sequence[str]) -> 
             if inputs
             else "the names of the model's inputs are not known"
         )
-        raise UsageError(f"{known}, and {len(items)} arrays were given: give a dictionary of arrays by input")
+        raise UsageError(f"{known}, and {len(items)} arrays were given: pass a dictionary of arrays by input name")
     return dict(zip(inputs, items, strict=True))

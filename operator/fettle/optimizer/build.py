@@ -101,7 +101,7 @@ def _trained(task: BuildTask, store: Store, key: str, notes: list[str], figures:
         if task.follows is not None:
             before = read_trained(store, task.follows)
             if before is None:
-                message = f"{store.uri}/trained/{task.follows}.json: what the step before this one trained is gone"
+                message = f"{store.uri}/trained/{task.follows}.json: the model trained by the previous step is missing from the store"
                 raise StoreError(message, reason=Reason.STORE_NOT_FOUND)
             entry = store.fetch_model(before, folder / "given")
         calibration = _items(store, task.calibration, task.signature, folder / "calibration")

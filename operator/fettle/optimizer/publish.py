@@ -65,7 +65,7 @@ def _winners(task: PublishTask, measures: list[MeasureReport]) -> dict[str, str]
             continue
         digest = digests.get((verdict.target, verdict.candidate))
         if digest is None:
-            message = f"{verdict.candidate} was chosen for {verdict.target}, but no measurement of this run produced its artifact"
+            message = f"{verdict.candidate} was chosen for {verdict.target}, but no measurement of this run contains its artifact"
             raise StoreError(message, reason=Reason.ARTIFACT_NOT_FOUND)
         winners[verdict.target] = digest
     return winners

@@ -51,7 +51,7 @@ class _Lane:
         self._context = engine.create_execution_context()
         if self._context is None:
             self.close()
-            message = "the GPU has no room for an execution context: use fewer streams, or a smaller batch"
+            message = "the GPU has too little memory for an execution context: use fewer streams, or a smaller batch"
             raise RuntimeFailure(message, reason=Reason.OUT_OF_MEMORY)
 
     def run(self, feed: Mapping[str, Array], outputs: Mapping[str, np.dtype[Any]]) -> dict[str, Array]:
@@ -78,9 +78,7 @@ class _Lane:
 
     def _output(self, name: str, shape: tuple[int, ...], dtype: np.dtype[Any]) -> Array:
         if -1 in shape:
-            message = (
-                f"the output {name!r} has a shape that only its values tell: engines are not run with such outputs"
-            )
+            message = f"the output {name!r} has a shape that depends on its values: engines with such outputs are not supported"
             raise RuntimeFailure(message, reason=Reason.UNSUPPORTED_MODEL)
         return self._room(name, math.prod(shape) * dtype.itemsize)
 
@@ -228,7 +226,7 @@ class EngineRuntime:
         if (note.library, note.version) == (self.library.distribution, self.library.version):
             return
         message = (
-            f"the engine was built by {note.library} {note.version}, and here is {self.library.distribution} {self.library.version}: "
-            "engines do not move between releases; optimize the model again"
+            f"the engine was built by {note.library} {note.version}, but this image has {self.library.distribution} {self.library.version}: "
+            "an engine only runs with the release that built it; use images of one version of Fettle, and optimize the model again"
         )
         raise RuntimeFailure(message, reason=Reason.NODE_INCOMPATIBLE)

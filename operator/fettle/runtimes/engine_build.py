@@ -150,7 +150,7 @@ def _parsed(library: Library, builder: Any, entry: Path, log: Any) -> Any:
         for error in refused
     )
     text = "; ".join(nodes) or "; ".join(log.errors)
-    message = f"{library.name} does not take this model: {quoted(clip(text, 400))}"
+    message = f"{library.name} cannot build this model: {quoted(clip(text, 400))}"
     raise RuntimeFailure(message, reason=Reason.UNSUPPORTED_OPERATOR)
 
 
@@ -159,7 +159,9 @@ def _aim(library: Library, config: Any, architecture: str) -> None:
     if not library.ahead_of_time:
         here = connect().architecture()
         if here != architecture:
-            message = f"{library.name} builds for the GPU at hand, which is {here}; the target's is {architecture}"
+            message = (
+                f"{library.name} builds only for the GPU of this node, which is {here}; the target's is {architecture}"
+            )
             raise RuntimeFailure(message, reason=Reason.NODE_INCOMPATIBLE)
         return
     known = library.architectures()
@@ -180,7 +182,7 @@ def _profile(builder: Any, network: Any, shapes: Mapping[str, ShapeRange]) -> An
             continue
         sizes = shapes.get(tensor.name)
         if sizes is None or len(sizes.most) != len(shape):
-            message = f"the input {tensor.name!r} has the shape {list(shape)}: an engine needs the range of each size that varies"
+            message = f"the input {tensor.name!r} has the shape {list(shape)}: an engine needs the range of each dynamic dimension"
             raise RuntimeFailure(message, reason=Reason.UNSUPPORTED_MODEL)
         if sizes.least == sizes.most:
             tensor.shape = sizes.most
@@ -221,7 +223,10 @@ def shapes_of(signature: Signature, batch_size: int | None, batch_sizes: Sequenc
 def _shape(tensor: Tensor, batch: int) -> tuple[int, ...]:
     shape = tuple(batch if axis == tensor.batch_axis else size for axis, size in enumerate(tensor.shape))
     if -1 in shape:
-        message = f"the input {tensor.name!r} has the shape {list(tensor.shape)}, and nothing says how far its sizes vary: give them in source.inputs"
+        message = (
+            f"the input {tensor.name!r} has the shape {list(tensor.shape)}, and the range of its dynamic "
+            "dimensions is unknown: set them in source.inputs"
+        )
         raise RuntimeFailure(message, reason=Reason.UNSUPPORTED_MODEL)
     return shape
 

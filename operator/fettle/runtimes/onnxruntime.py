@@ -179,7 +179,7 @@ class OnnxRuntime:
     def load(self, entry: Path, settings: RuntimeSettings, signature: Signature | None = None) -> Session:
         """See `base.Runtime.load`. A static `batch_size` has no meaning here and is refused; `streams` are callers of one session."""
         if settings.precision not in self.precisions:
-            message = f"onnxruntime computes in float32 on CPU; {settings.precision} is not a setting it has"
+            message = f"onnxruntime computes in float32 on CPU; {settings.precision} is not supported"
             raise RuntimeFailure(message, reason=Reason.NODE_INCOMPATIBLE)
         if settings.batch_size is not None:
             message = "onnxruntime has no fixed batch size; leave it at its default"

@@ -35,7 +35,8 @@ class OnnxRuntimeCuda(OnnxRuntime):
         session = super().open(entry, options)
         if PROVIDER not in session.get_providers():
             message = (
-                "onnxruntime could not start CUDA and would run on the CPU: driver, CUDA and cuDNN must fit each other"
+                "onnxruntime could not start CUDA and would run on the CPU: check that the versions of the "
+                "driver, CUDA and cuDNN are compatible"
             )
             raise RuntimeFailure(message, reason=Reason.NODE_INCOMPATIBLE)
         return session

@@ -207,7 +207,7 @@ def _properties(settings: RuntimeSettings) -> dict[str, Any]:
 def _fix_batch(model: ov.Model, signature: Signature, batch_size: int) -> None:
     """Give every input that has a batch axis a static size along it: static shapes let OpenVINO plan its memory once."""
     if not signature.batchable and batch_size != 1:
-        message = f"a fixed batch of {batch_size} needs a batch axis, and none was proved for this model"
+        message = f"a fixed batch of {batch_size} needs a batch axis, but none was verified for this model"
         raise RuntimeFailure(message, reason=Reason.RECIPE_NOT_APPLICABLE)
     places = _order([tensor.name for tensor in signature.inputs], model.inputs)
     shapes: dict[int, ov.PartialShape] = {}

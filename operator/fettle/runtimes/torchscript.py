@@ -176,7 +176,9 @@ class TorchScript:
         `graph_optimization` freezes a script and prepares it for oneDNN; an exported program has no such form.
         """
         if settings.precision != Precision.FLOAT32 or settings.batch_size is not None or settings.streams != 1:
-            message = "PyTorch runs here in the model's own precision, without a fixed batch size and without streams"
+            message = (
+                "torchscript only supports the model's own precision, without a fixed batch size and without streams"
+            )
             raise RuntimeFailure(message, reason=Reason.RECIPE_NOT_APPLICABLE)
         if signature is None:
             raise RuntimeFailure("PyTorch's files do not say what their inputs are: a signature is needed")
@@ -214,7 +216,7 @@ class TorchScript:
 
 def _optimized(program: Program) -> Program:
     if program.exported is not None:
-        message = "an exported program runs as it is: freezing and fusing is there for TorchScript only"
+        message = "freezing and fusing is only supported for TorchScript, not for torch.export"
         raise RuntimeFailure(message, reason=Reason.RECIPE_NOT_APPLICABLE)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", FutureWarning)

@@ -51,7 +51,7 @@ class Tokens:
         self._next_look = now + RENEW_SECONDS
         if self._mounted.changed():
             self._names = self._read()
-            log.info("the tokens were renewed: %d clients", len(set(self._names.values())))
+            log.info("tokens reloaded: %d clients", len(set(self._names.values())))
 
     def _read(self) -> dict[bytes, str]:
         names: dict[bytes, str] = {}
@@ -101,7 +101,7 @@ class Access:
             found = "no token" if not authorization else "one that is not known"
             raise RequestError(
                 Code.UNAUTHENTICATED,
-                f"expected a token of this model (Authorization: Bearer …), found {found}",
+                f"expected a token for this model (Authorization: Bearer …), found {found}",
                 unread=True,
             )
         return name

@@ -351,4 +351,4 @@ async def _until(gone: Gone) -> None:
 
 def _given_up(why: str) -> RequestError:
     """Nobody waits for the answer any more, which says nothing of the model."""
-    return RequestError(Code.GONE, f"the request was given up while it waited for the model: {why}")
+    return RequestError(Code.GONE, f"the request was cancelled while it waited for the model: {why}")

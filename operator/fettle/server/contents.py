@@ -85,7 +85,7 @@ def _require_count(count: int, found: int, shape: Sequence[int]) -> None:
 def _floats(content: memoryview | bytes, dtype: str, count: int, shape: Sequence[int]) -> Array:
     target = numpy_type(dtype)
     if len(content) % target.itemsize:
-        raise ElementsError(f"{len(content)} bytes are no whole number of {dtype}")
+        raise ElementsError(f"{len(content)} bytes are not a multiple of the size of {dtype}")
     _require_count(count, len(content) // target.itemsize, shape)
     array = np.frombuffer(content, target)
     return array if array.flags.aligned else array.copy()

@@ -145,7 +145,7 @@ class Drift(Collector):
             GaugeMetricFamily("fettle_server_drift_ks", f"Kolmogorov-Smirnov statistic {against}", labels=names),
             GaugeMetricFamily(
                 "fettle_server_drift_items",
-                "Number of items of the last ten minutes that drift is told of.",
+                "Number of items of the last ten minutes from which drift is computed.",
                 labels=names[:2],
             ),
         )

@@ -101,7 +101,7 @@ class HttpFront:
         if client is None:
             self.service.metrics.refuse(Code.UNAUTHENTICATED)
             raise RequestError(
-                Code.UNAUTHENTICATED, "this port is only for connections that came through TLS", unread=True
+                Code.UNAUTHENTICATED, "this port only accepts connections from the TLS listener", unread=True
             )
         name = self.service.admit(scope.headers.get("authorization"), client, infer=infer)
         return name if infer else None

@@ -119,7 +119,7 @@ class Metrics:
             registry=self.registry,
         )
         self._refused_tokens = Counter(
-            "fettle_server_refused_tokens", "Number of requests without a token, or with one that is not known.", **own
+            "fettle_server_refused_tokens", "Number of requests with a missing or unknown token.", **own
         ).labels(*self._labels)
         self._replays = Counter(
             "fettle_server_replay_seconds", "Time spent on replaying the stable revision's items, in seconds.", **own

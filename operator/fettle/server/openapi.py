@@ -18,26 +18,26 @@ PATH = "/openapi.json"
 Json = dict[str, Any]
 
 _ERRORS = {
-    "400": "The request is invalid; the sentence says what was expected and what was found.",
-    "401": "Tokens are asked for, and the request has none that is known.",
+    "400": "The request is invalid. The message says what was expected and what was found.",
+    "401": "The token is missing or unknown.",
     "404": "This server has no such path, model or version.",
-    "405": "The path takes another method.",
+    "405": "The path does not support this method.",
     "408": "The body did not arrive in time.",
     "413": "The body is too large.",
     "415": "The body is compressed.",
-    "429": "The client asks for more than it may. Try again after `Retry-After` seconds.",
+    "429": "The client exceeds its limits. Retry after `Retry-After` seconds.",
     "500": "The model failed.",
-    "503": "Too much is waiting already, or the server is on its way out. Try again after `Retry-After` seconds.",
+    "503": "The queue is full, or the server is shutting down. Retry after `Retry-After` seconds.",
 }
 _TEXT, _FLAG = {"type": "string"}, {"type": "boolean"}
-_PARAMETERS = {"type": ["object", "null"], "description": "What is not known here changes nothing."}
+_PARAMETERS = {"type": ["object", "null"], "description": "Unknown parameters are ignored."}
 _MOST_IN_EXAMPLE = 64  # elements of a tensor
 # The least numbers that round to infinity.
 _BEYOND = {"FP16": 65520.0, "BF16": 2.0**128 - 2.0**119, "FP32": 2.0**128 - 2.0**103}
 _JSON_SIZE = {
     "name": "Inference-Header-Content-Length",
     "in": "header",
-    "description": "Bytes of JSON at the beginning of the body; those of tensors follow. Absent: all is JSON.",
+    "description": "Number of bytes of JSON at the start of the body; the bytes of the tensors follow. If absent, the whole body is JSON.",
     "schema": {"type": "integer", "minimum": 1},
 }
 
@@ -46,8 +46,8 @@ def document(settings: ServerSettings, signature: Signature) -> Json:
     """The document."""
     paths: dict[str, Json] = {
         "/v2": {"get": _tells("Name, version and extensions of the server.", "ServerMetadata")},
-        "/v2/health/live": {"get": _tells("Whether the process runs.", "Live")},
-        "/v2/health/ready": {"get": _tells("Whether requests should come here.", "Ready", "503")},
+        "/v2/health/live": {"get": _tells("Liveness.", "Live")},
+        "/v2/health/ready": {"get": _tells("Readiness.", "Ready", "503")},
     }
     for name in (settings.model, f"{settings.model}/versions/{settings.revision}"):
         paths[f"/v2/models/{name}"] = {"get": _tells("Inputs and outputs of the model.", "ModelMetadata")}
@@ -77,7 +77,7 @@ def _tells(summary: str, schema: str, *errors: str) -> Json:
 def _infer(example: Json) -> Json:
     raw = {"schema": {"type": "string", "format": "binary"}}
     answered = {
-        "description": "The outputs: JSON, behind which the bytes of those follow that were asked for as such.",
+        "description": "The outputs: JSON, followed by the bytes of the outputs that were requested as binary.",
         "content": {"application/json": {"schema": _ref("InferResponse")}, "application/octet-stream": raw},
     }
     asked = {"schema": _ref("InferRequest"), **example}
@@ -152,7 +152,7 @@ def _schemas(settings: ServerSettings, signature: Signature) -> Json:
     states = _list({"type": "object"})
     wanted = [_object({"name": {"const": output.name}, "parameters": _PARAMETERS}, "parameters") for output in outputs]
     request = {
-        "id": {"type": ["string", "null"], "description": "Comes back in the answer."},
+        "id": {"type": ["string", "null"], "description": "Returned in the response."},
         "parameters": _PARAMETERS,
         "inputs": {
             **_list({"anyOf": [_sent(each) for each in inputs]}),
@@ -162,7 +162,7 @@ def _schemas(settings: ServerSettings, signature: Signature) -> Json:
         "outputs": {
             "type": ["array", "null"],
             "items": {"anyOf": wanted},
-            "description": "Those to answer. Absent: all.",
+            "description": "Outputs to return. If absent, all.",
         },
     }
     answer = {
@@ -200,7 +200,7 @@ def _shape(tensor: Tensor) -> Json:
 
 
 def _sent(tensor: Tensor) -> Json:
-    described = {"description": "The elements, flat or nested as the shape says; as many as the shape needs."}
+    described = {"description": "The elements: a flat list, or nested lists that match the shape."}
     size = {"binary_data_size": {"type": "integer", "minimum": 0}}
     properties: Json = {
         "name": {"const": tensor.name},
@@ -215,7 +215,7 @@ def _sent(tensor: Tensor) -> Json:
 def _answered(tensor: Tensor) -> Json:
     elements = _element(tensor.dtype)
     if elements["type"] == "number":
-        elements = {"type": ["number", "null"], "description": "null: not a number, or infinite."}
+        elements = {"type": ["number", "null"], "description": "null stands for NaN or infinity."}
     properties: Json = {
         "name": {"const": tensor.name},
         "datatype": {"const": tensor.dtype},

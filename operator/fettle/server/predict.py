@@ -54,7 +54,7 @@ class Predict:
         if isinstance(values, str) and values in spans:
             arrays = _large(signature, spans[values])
         elif spans:
-            raise invalid(f'"{form}" can stand only once in a request')
+            raise invalid(f'"{form}" must occur only once in a request')
         else:
             given = _columns_of(values, signature) if self.rows else _named(values, signature)
             arrays = {tensor.name: _array(tensor, given[tensor.name], self.rows) for tensor in signature.inputs}
@@ -91,14 +91,16 @@ def _object(arrays: Mapping[str, tuple[Tensor, Array]]) -> list[bytes]:
 
 def _require_items(signature: Signature) -> None:
     if not signature.batchable:
-        raise invalid('this model takes no list of items: send "inputs", or a request of the V2 protocol')
+        raise invalid(
+            'this model has no batch axis, so "instances" is not supported: send "inputs", or use the V2 protocol'
+        )
 
 
 def _require_plain(signature: Signature) -> None:
     """A large body is not read as a whole, so its shape must follow from the model's."""
     tensor = signature.inputs[0]
     if len(signature.inputs) > 1 or tensor.batch_axis != 0 or -1 in tensor.shape[1:] or tensor.dtype == "BYTES":
-        message = f"a request of more than {PIECE} bytes must be one of the V2 protocol for this model"
+        message = f"a request of more than {PIECE} bytes is not supported by the V1 protocol for this model: use the V2 protocol"
         raise invalid(f"{message}, which has more inputs than one, strings, or items of no fixed shape")
 
 

@@ -281,7 +281,8 @@ def check(head: SamplesHead, own: Signature) -> None:
     if None not in tasks:
         metric = ", ".join(sorted(str(task) for task in tasks))
         raise refuse(
-            f"analysis.agreement does not apply to a model that was certified by metric {metric}: its numbers may differ where it says the same"
+            f"analysis.agreement does not apply to a model that was certified by metric {metric}: its numbers may "
+            "differ although their meaning is the same"
         )
     inputs, outputs = _by_name(own.inputs), _by_name(own.outputs)
     theirs = _by_name(head.signature.outputs)

@@ -53,19 +53,19 @@ class ServerSettings(BaseSettings):
     )
     log_format: LogFormat = Field(default=LogFormat.TEXT, description="Form of the log: Text or JSON.")
     log_level: Literal["debug", "info", "warning", "error"] = Field(
-        default="info", description="Least level of what is logged. debug logs every request, without its content."
+        default="info", description="Minimum log level. debug logs every request, without its content."
     )
     tls_folder: Path | None = Field(
         default=None,
-        description="Folder with the files tls.crt and tls.key of a TLS Secret: all ports then speak TLS. They are read again when they change.",
+        description="Folder with the files tls.crt and tls.key of a TLS Secret: all ports then use TLS. Changed files are reloaded.",
     )
     tls_clients: bool = Field(
         default=False,
-        description="Whether requests are only taken from clients with a certificate that is signed by ca.crt in the same folder.",
+        description="Whether clients must present a certificate signed by ca.crt in the same folder.",
     )
     tokens_folder: Path | None = Field(
         default=None,
-        description="Folder of a Secret with clients' tokens: each file is a client, each line of it a token. They are read again when they change.",
+        description="Folder of a Secret with clients' tokens: each file is a client, each line of it a token. Changed files are reloaded.",
     )
     client_max_requests_per_second: float | None = Field(
         default=None,
@@ -75,7 +75,7 @@ class ServerSettings(BaseSettings):
     client_max_concurrent: int | None = Field(
         default=None,
         ge=1,
-        description="Maximum number of requests of a client that are answered at the same time. Exceeding it returns 429 with Retry-After.",
+        description="Maximum number of concurrent requests of a client. Exceeding it returns 429 with Retry-After.",
     )
     connection_max_requests: int = Field(
         default=1000,
@@ -132,12 +132,13 @@ class ServerSettings(BaseSettings):
     batch_max_size: int | None = Field(
         default=None,
         ge=1,
-        description="Maximum number of items of several requests in one run of the model. 1 disables this. "
+        description="Maximum batch size when requests are combined into one run of the model. 1 disables this. "
         "Defaults to the artifact's preferred batch size, or to the best of 1 to 8 as measured when the model is loaded.",
     )
     batch_max_delay_milliseconds: float = Field(
         default=0,
         ge=0,
         le=1000,
-        description="Time that a run with room for more items waits for them, in milliseconds. 0 combines only requests that are waiting already.",
+        description="Maximum time to wait for more requests to fill a batch, in milliseconds. With 0, only "
+        "requests that are already waiting are combined.",
     )

@@ -55,7 +55,7 @@ class Certificate:
         try:
             return self.context()
         except UsageError as error:
-            log.error("the certificate stays as it was: %s", error.message)
+            log.error("keeping the old certificate: %s", error.message)
             self.mounted.forget()
             return None
 
@@ -127,7 +127,7 @@ class _Outside(asyncio.Protocol):
                 lambda: self._inside, LOOPBACK, self._port.inner
             )
         except OSError as error:
-            log.info("a connection was not taken over: %s", error)
+            log.info("a connection was not accepted: %s", error)
             outside.abort()
             return
         if outside.is_closing():

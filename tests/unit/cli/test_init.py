@@ -72,7 +72,7 @@ def test_both_manifests_are_taken_and_say_what_was_found(starter: Starter) -> No
         "#   output   scores FP32 [batch, 4]",
         "#   items    96 to evaluate; labels are numbers of classes",
         "#   fettle push model.onnx pvc://models/small/model.onnx --create",
-        "needs at least 381 items; there are 96",
+        "at least 381 are needed, there are 96",
     ):
         assert told in text
 
@@ -93,14 +93,29 @@ def test_without_items_nothing_is_said_of_accuracy(starter: Starter) -> None:
     text = replace(starter, document={**starter.document, "spec": spec}, report=report).text()
     model, _ = accepted(text)
     assert model["spec"].keys() == {"source", "targets"}
-    assert "Without items that judge accuracy, only exact candidates are chosen" in text
+    assert "Without evaluation items, only exact candidates are chosen" in text
+
+
+def test_what_is_an_address_already_is_not_pushed(starter: Starter) -> None:
+    address = "https://models.example.com/small.onnx"
+    source = {"uri": address}
+    document = {**starter.document, "spec": {**starter.document["spec"], "source": source}}
+    text = replace(starter, document=document, files={**starter.files, address: address}).text()
+    assert f"uri: {address}" in text
+    assert f"fettle push {address}" not in text
+
+
+def test_without_a_model_the_error_shows_a_command_of_init() -> None:
+    result = CliRunner().invoke(main, ["init"])
+    assert result.exit_code == 2
+    assert "as in `fettle init model.onnx --evaluation items.npz`" in result.output
 
 
 def test_a_file_that_exists_is_not_overwritten(tmp_path: Path) -> None:
     there = tmp_path / "model.yaml"
     there.write_text("mine")
     result = CliRunner().invoke(main, ["init", "model.onnx", "-o", str(there)])
-    assert result.exit_code != 0 and "exists: name a new file" in result.output
+    assert result.exit_code != 0 and "already exists: choose another file" in result.output
     assert there.read_text() == "mine"
 
 

@@ -243,7 +243,7 @@ def test_why_of_a_model_says_of_each_candidate_why(server: ApiServer, tmp_path: 
     result = run(server, tmp_path, "why", "other")
     assert result.exit_code == 0, result.output
     assert result.output.splitlines()[1].startswith("int8-openvino")
-    assert "satisfies every constraint, and is the best" in result.output
+    assert "of all candidates that satisfy every constraint" in result.output
     judged = json.loads(run(server, tmp_path, "why", "other", "-o", "json").output)["optimizedmodel"]["candidates"]
     assert {one["candidate"] for one in judged} == {row.name for row in world.status.candidates}
     assert all(one["reason"] for one in judged if one["state"] != "Selected")

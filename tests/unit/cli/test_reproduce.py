@@ -108,8 +108,8 @@ def test_other_bytes_are_told_with_what_may_explain_them(task: MeasureTask, mani
     assert not found.equal
     assert found.files == {files[0].path: ("0" * 64, manifest.model.files[0].sha256)}
     assert found.others == (
-        f"onnxruntime is {version('onnxruntime')} here, and was 1.0",
-        "the calibration items are others",
+        f"onnxruntime is {version('onnxruntime')} here, but was 1.0",
+        "the calibration items differ",
     )
 
 

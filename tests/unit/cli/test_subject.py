@@ -126,4 +126,4 @@ def test_the_namespace_may_stand_before_or_behind_the_command(
 @pytest.mark.parametrize("command", ["version", "optimize"])
 def test_a_command_that_talks_to_no_cluster_takes_no_namespace(server: ApiServer, tmp_path: Path, command: str) -> None:
     result = run(server, tmp_path, "-n", "vision", command, program=fettle)
-    assert (result.exit_code, "talks to no cluster" in result.output) == (2, True), result.output
+    assert (result.exit_code, "works without a cluster" in result.output) == (2, True), result.output

@@ -77,7 +77,7 @@ def test_a_file_stays_where_it_is(tmp_path: Path) -> None:
 
 REFUSED: list[tuple[str, Any, Any, str]] = [
     ("something that is no model", {"weights": 1}, VECTORS, "cannot optimize a builtins.dict: expected a path"),
-    ("a module without items to export it with", Net(), None, "is exported with items of yours: give evaluation"),
+    ("a module without items to export it with", Net(), None, "is exported with example inputs: pass evaluation"),
     ("a module that cannot be exported", Net(), np.zeros((4, 5, 6)), "torch.export cannot export this Net: "),
     ("labels of other items", "x.onnx", (VECTORS, CLASSES[:9]), "there are 9 labels for 300 items"),
     ("three values in a pair", "x.onnx", (VECTORS, CLASSES, CLASSES), r"expected a pair \(X, y\) of inputs and labels, found 3"),

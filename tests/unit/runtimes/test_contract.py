@@ -283,7 +283,7 @@ def test_a_broken_promise_names_the_runtime_and_the_promise(session: type[Doubli
     with pytest.raises(RuntimeFailure) as caught:
         promises.require(RuntimeName.OPENVINO, session(), DOUBLING, feed)
     assert caught.value.reason == Reason.OUTPUTS_INVALID
-    assert caught.value.message.startswith("the runtime openvino (runtimes/openvino.py) broke its promise: ")
+    assert caught.value.message.startswith("the runtime openvino (runtimes/openvino.py) violated its contract: ")
     assert words in caught.value.message
 
 

@@ -125,7 +125,7 @@ def test_a_session_that_cannot_have_all_its_streams_leaves_nothing_behind() -> N
         session(cuda, streams=3)
     assert cuda.left == (0, 0, 0)
     cuda = FakeCuda()
-    with pytest.raises(RuntimeFailure, match="no room for an execution context"):
+    with pytest.raises(RuntimeFailure, match="too little memory for an execution context"):
         session(cuda, no_context=True)
     assert cuda.left == (0, 0, 0)
 
@@ -244,7 +244,7 @@ class FakeModule:
     [
         ({}, "sm89", "", None),
         ({}, "sm86", r"built for sm89, and this node's GPU \(NVIDIA Fake\) is sm86", Reason.NODE_INCOMPATIBLE),
-        ({"version": "1.6.0"}, "sm89", "engines do not move between releases", Reason.NODE_INCOMPATIBLE),
+        ({"version": "1.6.0"}, "sm89", "an engine only runs with the release that built it", Reason.NODE_INCOMPATIBLE),
         ({"library": "tensorrt-cu12"}, "sm89", "built by tensorrt-cu12 1.7.1", Reason.NODE_INCOMPATIBLE),
         ({"damaged": True}, "sm89", "Magic tag does not match", Reason.MODEL_LOAD_FAILED),
     ],

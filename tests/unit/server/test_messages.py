@@ -193,7 +193,7 @@ ODD: dict[str, tuple[Signature, bytes, str]] = {
     "too large for an unsigned type": (U8, message(tensor("UINT8", [1], [256])), "do not fit UINT8: 256"),
     "too few elements": (X, message(tensor("FP32", [1, 2], [1])), r"shape \[1, 2\] needs 2 elements, found 1"),
     "too many elements": (I64, message(tensor("INT64", [1], [1, 2])), r"shape \[1\] needs 1 elements, found 2"),
-    "half a float": (X, bare(b"\x32\x07" + bytes(7), "FP32", [1, 2]), "7 bytes are no whole number of FP32"),
+    "half a float": (X, bare(b"\x32\x07" + bytes(7), "FP32", [1, 2]), "7 bytes are not a multiple of the size of FP32"),
     "half a number": (I64, bare(b"\x1a\x01\x80"), "the last number of contents does not end"),
     "a number of eleven bytes": (I64, bare(b"\x1a\x0b" + b"\x80" * 10 + b"\x01"), "more than 10 bytes"),
     "a number of many bytes": (I64, bare(b"\x1a\x64" + b"\x80" * 99 + b"\x01"), "more than 10 bytes"),

@@ -78,7 +78,7 @@ def test_rows_are_answered_by_rows_and_columns_by_columns(
         (X, {"instances": [{"x": [1, 2]}, [1, 2], {}]}, r"expected the inputs \['x'\], found \[\]"),
         (TWO, {"instances": [[1, 2]]}, r"an object with the inputs \['x', 't'\]"),
         (TWO, {"inputs": {"x": [[1, 2]], "t": ["a", "b"]}}, "different numbers of items"),
-        (SCALAR, {"instances": [1]}, 'takes no list of items: send "inputs"'),
+        (SCALAR, {"instances": [1]}, '"instances" is not supported: send "inputs"'),
         (TEXT, {"instances": [{"b64": "?"}]}, 'input t: "b64" must be UTF-8 text in base64'),
         (TEXT, {"instances": [{"b64": "/w=="}]}, 'input t: "b64" must be UTF-8 text in base64'),
         (TEXT, {"instances": [{"b64": 3}]}, 'input t: "b64" must be UTF-8 text in base64'),
@@ -113,7 +113,7 @@ def test_large_requests_of_one_known_shape_are_read_in_pieces(
                 asked(broken, wanted)
             assert caught.value.code is Code.INVALID
     for other in (TEXT, TWO, SECOND, signature(("x", "FP32", (-1, -1)))):
-        with pytest.raises(RequestError, match="must be one of the V2 protocol for this model"):
+        with pytest.raises(RequestError, match="is not supported by the V1 protocol for this model"):
             asked(orjson.dumps({form: [{"x": [1.5] * 9, "t": "a" * 20}]}), other)
 
 

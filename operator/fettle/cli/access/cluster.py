@@ -222,5 +222,7 @@ def connect(kubeconfig: str | None, context: str | None, namespace: str | None) 
             raise UsageError(f"context {context!r} not found in the kubeconfig (available: {names})")
         api = config.new_client_from_config(config_file=kubeconfig, context=context)
     except (ConfigException, OSError, TypeError) as error:
-        raise UsageError(f"no usable kubeconfig: {error}") from error
+        raise UsageError(
+            f"no usable kubeconfig ({error}): set $KUBECONFIG or --kubeconfig to your cluster's"
+        ) from error
     return Cluster(api, namespace or chosen["context"].get("namespace") or "default")

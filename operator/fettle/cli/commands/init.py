@@ -24,7 +24,13 @@ from fettle.errors import UsageError
 
 @click.command()
 @model_options
-@click.option("--claim", default="models", show_default=True, metavar="NAME", help="Claim that the files will be in.")
+@click.option(
+    "--claim",
+    default="models",
+    show_default=True,
+    metavar="NAME",
+    help="PersistentVolumeClaim to which the files will be uploaded.",
+)
 @click.option(
     "-o",
     "--output",
@@ -33,16 +39,18 @@ from fettle.errors import UsageError
     help="File to write [default: print the manifests].",
 )
 def init(options: ModelOptions, claim: str, output: Path | None) -> None:
-    """Write the manifests of a model: an OptimizedModel and a ModelDeployment, with comments.
+    """Inspect a model and its data, and write an OptimizedModel and a ModelDeployment for them, with comments.
 
-    The MODEL is prepared as in a run, on this machine: what it takes and gives, how its labels are read and which metric judges it are
-    found out and written down. What is wrong with it or its items is told as a run would tell it.
+    The command does the first stage of a run on this machine. The comments say what it found: inputs and outputs, how labels are interpreted, and
+    which metric evaluates them. If the model or the data cannot be used, it reports the same error as a run.
 
     \b
     fettle init model.onnx --evaluation items.npz -o model.yaml
     """
     if output is not None and output.exists():
-        raise UsageError(f"{output} exists: name a new file")
+        raise UsageError(f"{output} already exists: choose another file")
+    if options.model is None:
+        raise UsageError("no model given: name a file, as in `fettle init model.onnx --evaluation items.npz`")
     (document,) = documents_of(options, None).models
     paths = addresses(document.name, claim, (options.model, options.evaluation, options.calibration, options.training))
     with tempfile.TemporaryDirectory(prefix="fettle-init-") as folder:

@@ -60,7 +60,7 @@ shown_options = gathered(
         "-o",
         "--output",
         type=click.Choice(["json", "yaml"]),
-        help="json: print the objects with their status for programs. yaml: only print the manifest that MODEL and its options stand for.",
+        help="json: print the objects with their status for programs. yaml: only print the manifest for MODEL and its options.",
     ),
     click.option(
         "--price-per-hour",
@@ -125,7 +125,7 @@ def optimize(
 ) -> None:
     """Optimize a model on this machine, without a cluster.
 
-    Name the MODEL and the items that judge it, or a FILE with the same YAML as for `kubectl apply`. The command runs the same plan
+    Give the MODEL and its evaluation data, or a FILE with the same YAML as for `kubectl apply`. The command runs the same plan
     and the same tasks as local processes instead of Jobs, and writes the same artifacts. The exit status is 0 only if an artifact
     was published for every target. `-o yaml` prints the manifest for later use.
 
@@ -267,9 +267,9 @@ def documents_of(options: ModelOptions, file: str | None) -> Documents:
     if file is None:
         return read(yaml.safe_dump(options.document()), str(options.model), Path.cwd())
     if options.model is not None:
-        raise UsageError("name a MODEL, or a manifest with -f, not both")
+        raise UsageError("give either a MODEL or a manifest with -f, not both")
     if options.given:
-        raise UsageError(f"{' and '.join(options.given)} belongs to MODEL: a manifest says it itself")
+        raise UsageError(f"{' and '.join(options.given)} can only be used with MODEL: a manifest has its own settings")
     return read(_text(file), file, Path.cwd() if file == "-" else Path(file).resolve().parent)
 
 

@@ -127,7 +127,7 @@ def _pull_remote(source: str, to: Path | None, secret: Path | None) -> str:
     artifact = artifact_of(found(source, secret))
     if artifact is None:
         raise UsageError(
-            f"{source}: expected the address of an artifact in a store (STORE/artifacts/SHA256); other files are the provider's own tool's"
+            f"{source}: expected the address of an artifact in a store (STORE/artifacts/SHA256); for other files, use the provider's own tool"
         )
     return _told(*artifact, to or Path(artifact[1]), lambda number: None)
 

@@ -42,7 +42,7 @@ def reproduce(artifact: Path, options: ModelOptions, file: str | None, maps: tup
     documents = documents_of(options, file)
     if len(documents.models) != 1:
         raise UsageError(
-            f"{file} has {len(documents.models)} OptimizedModels: leave only the one that the artifact was made by"
+            f"{file} has {len(documents.models)} OptimizedModels: leave only the one from which the artifact was made"
         )
     (document,) = documents.models
     with tempfile.TemporaryDirectory(prefix="fettle-reproduce-") as folder:
@@ -83,7 +83,7 @@ def _show(manifest: Manifest, found: Reproduction) -> None:
         if recorded != now:
             click.echo(f"  {name}: recorded {_short(recorded)}, now {_short(now)}")
     for said in found.others or (
-        "libraries and items are as recorded: bytes may depend on the CPU, because calibration runs the model on it",
+        "libraries and items are as recorded; the bytes may depend on the CPU, because calibration runs the model on it",
     ):
         click.echo(f"  {said}")
 

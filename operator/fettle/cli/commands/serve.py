@@ -84,7 +84,7 @@ ports_options = gathered(
     default=DEFAULT_FOLDER,
     show_default=True,
     metavar="FOLDER",
-    help="Store in which a MODEL is looked for by its name.",
+    help="Store to search for a MODEL that is given by name.",
 )
 @click.option(
     "--name", metavar="NAME", help="Name of the model in URLs [default: the name of MODEL, or of its folder]."
@@ -97,7 +97,7 @@ def serve(source: str, target: str | None, store: Path, name: str | None, thread
     """Serve an optimized model on this machine, as a pod serves it.
 
     MODEL is the name of a model that `fettle optimize` published to the store, or the folder of an artifact, as `fettle pull` writes it. The
-    server is the one of the pods: the Open Inference Protocol V2 over HTTP and gRPC, the V1 protocol, metrics. When it is ready, the
+    server is the same as in pods: the Open Inference Protocol V2 over HTTP and gRPC, the V1 protocol, metrics. When it is ready, the
     command prints a request that works for this model. Ctrl-C ends it. Other settings of the server are read from the environment
     (FETTLE_SERVER_…).
 
@@ -151,4 +151,4 @@ def told(settings: ServerSettings, model: ServedModel, folder: Path) -> str:
         path.write_bytes(request)
         data = f"@{path}"
     what = f"{settings.model}: {manifest.recipe.name} in {manifest.runtime}, HTTP on {host}:{port}, gRPC on {host}:{settings.grpc_port}"
-    return f"{what}; Ctrl-C ends it\ncurl -s http://{host}:{port}/v2/models/{settings.model}/infer -d {data}"
+    return f"{what}; press Ctrl-C to stop\ncurl -s http://{host}:{port}/v2/models/{settings.model}/infer -d {data}"

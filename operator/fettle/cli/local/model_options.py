@@ -51,7 +51,7 @@ class ModelOptions:
         """The manifest, of that name or of the model's file. Raises UsageError where the options do not go together."""
         if self.model is None:
             example = "fettle optimize model.onnx --evaluation items.npz"
-            raise UsageError(f"name a model, as in `{example}`, or a manifest with -f FILE")
+            raise UsageError(f"no model given: name a file, as in `{example}`, or a manifest with -f FILE")
         if self.model.endswith(MANIFESTS):
             raise UsageError(f"{self.model} looks like a manifest: fettle optimize -f {self.model}")
         for path in (self.model, self.evaluation, self.calibration, self.training):
@@ -59,7 +59,7 @@ class ModelOptions:
                 raise UsageError(f"{path} does not exist")
         if self.evaluation is None and (self.label_key or self.metric):
             option = "--label-key" if self.label_key else "--metric"
-            raise UsageError(f"{option} says how to judge evaluation items: add --evaluation FILE")
+            raise UsageError(f"{option} needs evaluation items: add --evaluation FILE")
         evaluation = (
             {"uri": self.evaluation, "labelKey": self.label_key, "metric": self.metric or Metric.AUTO.value}
             if self.evaluation
@@ -105,6 +105,8 @@ def slug(text: str) -> str:
 
 def _present(node: Any) -> Any:
     """`node` without keys that have no value."""
+    if isinstance(node, list):
+        return [_present(entry) for entry in node]
     if not isinstance(node, dict):
         return node
     present = {key: _present(value) for key, value in node.items() if value is not None}
@@ -132,16 +134,20 @@ model_options = gathered(
     "options",
     ModelOptions,
     click.argument("model", metavar="[MODEL]", required=False),
-    click.option("--evaluation", metavar="FILE", help="Items that accuracy is judged on: .npz, .parquet or .jsonl."),
+    click.option(
+        "--evaluation",
+        metavar="FILE",
+        help="Evaluation items, with labels if you have them: .npz, .parquet or .jsonl.",
+    ),
     click.option(
         "--label-key",
         metavar="KEY",
-        help="Name of the labels in the evaluation file [default: labels]. Without labels, the original's answers are the truth.",
+        help="Name of the label array in the evaluation file [default: labels]. Without labels, candidates are compared with the original.",
     ),
     click.option(
         "--metric",
         type=click.Choice([metric.value for metric in Metric]),
-        help="How answers are judged [default: Auto, what the model's outputs look like].",
+        help="How answers are scored [default: Auto, chosen by the model's outputs].",
     ),
     click.option(
         "--max-drop",
@@ -152,17 +158,17 @@ model_options = gathered(
     click.option(
         "--calibration",
         metavar="FILE",
-        help="Items that set the ranges of int8 [default: a fifth of the evaluation items].",
+        help="Items to calibrate int8 [default: a fifth of the evaluation items].",
     ),
     click.option(
         "--training",
         metavar="FILE",
-        help="Items to train on, other than those of evaluation: also tries pruning.",
+        help="Training items, different from the evaluation items. With them, pruning is tried too.",
     ),
     click.option(
         "--objective",
         type=click.Choice([objective.value for objective in Objective]),
-        help="What to improve [default: Latency].",
+        help="What to optimize for [default: Latency].",
     ),
     click.option(
         "--runtime",
@@ -180,13 +186,11 @@ model_options = gathered(
     click.option(
         "--batch-size", type=click.IntRange(1, 4096), metavar="N", help="Items in one inference [default: 1]."
     ),
-    click.option(
-        "--signature", metavar="NAME", help="Which signature of a SavedModel is the model [default: serving_default]."
-    ),
+    click.option("--signature", metavar="NAME", help="Signature of a SavedModel to use [default: serving_default]."),
     click.option(
         "--trusted",
         is_flag=True,
         default=None,
-        help="Load a pickle, or a Keras model with code: for files that you made yourself, because the code in them runs.",
+        help="Load a pickle, or a Keras model that contains code. Only for files that you made yourself: the code in them will run.",
     ),
 )

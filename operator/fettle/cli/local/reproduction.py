@@ -64,10 +64,10 @@ def _files(model: StoredModel | None) -> dict[str, str]:
 def _others(manifest: Manifest, task: MeasureTask) -> list[str]:
     """What may explain other bytes."""
     said = [
-        f"{name} is {version(name)} here, and was {recorded}"
+        f"{name} is {version(name)} here, but was {recorded}"
         for name, recorded in manifest.libraries.items()
         if version(name) != recorded
     ]
     if manifest.data.calibration is not None and task.calibration_sha256 != manifest.data.calibration:
-        said.append("the calibration items are others")
+        said.append("the calibration items differ")
     return said

@@ -31,8 +31,8 @@ def published(store: Path, name: str, target: str | None) -> ArtifactStatus:
     artifacts = next((found for found in _published(store, name) if found), None)
     if artifacts is None:
         known = sorted({path.parent.name for path in store.glob(f"{REPORTS}/*/*/*.json")})
-        models = f"the store {store} has {', '.join(known)}" if known else f"no run is kept in the store {store}"
-        raise UsageError(f"{name} is neither a folder nor a model that was optimized here: {models}")
+        models = f"the store {store} has {', '.join(known)}" if known else f"the store {store} has none"
+        raise UsageError(f"{name!r} is neither a folder nor a model that `fettle optimize` published: {models}")
     by_target = {artifact.target: artifact for artifact in artifacts}
     if target is None and len(by_target) > 1:
         raise UsageError(f"{name} has artifacts for the targets {', '.join(by_target)}: choose one with --target")

@@ -28,7 +28,9 @@ STYLES = {
     CandidateState.REJECTED: "yellow",
     CandidateState.FAILED: "red",
 }
-PRUNED = f"{Reason.PRUNED}: rejected before a full measurement. Its figures, if any, are from the timing pre-test."
+PRUNED = (
+    f"{Reason.PRUNED}: rejected before a full measurement, to save time. Figures, if any, are from the timing pre-test."
+)
 INTERVALS_WIDTH = 132  # columns from which a table has room for intervals
 PIPE_WIDTH = 240  # a pipe has no width: nothing that grep will read is folded
 PICTURES_PER_SECOND = 2.0  # drawn beside a measurement too: no more than it needs

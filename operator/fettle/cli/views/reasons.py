@@ -46,7 +46,7 @@ def _message(row: CandidateStatus, optimized: OptimizedModel) -> str | None:
     if row.state is not CandidateState.SELECTED:
         return row.message
     objective = optimized.spec.objective.value.lower()
-    return row.message or f"satisfies every constraint, and is the best by {objective} of those that do"
+    return row.message or f"best {objective} of all candidates that satisfy every constraint"
 
 
 def _figures(row: CandidateStatus) -> str:

@@ -57,9 +57,9 @@ class Starter:
         if report.training is not None:
             found.append(f"  items    {report.training.items} to train on")
         found += [f"  note     {note}" for note in report.notes]
-        found += ["", "Upload the files, apply this, and follow the run:"]
-        found += [f"  fettle push {here} {there} --create" for here, there in self.files.items()]
-        found += ["  kubectl apply -f FILE", f"  kubectl fettle why {self.name}"]
+        found += ["", "Upload the files, apply this manifest, and follow the run:"]
+        found += [f"  fettle push {here} {there} --create" for here, there in self.files.items() if here != there]
+        found += ["  kubectl apply -f FILE", f"  kubectl fettle status {self.name} --watch"]
         return (f"# {line}".rstrip() for line in found)
 
     def _model(self) -> Iterable[str]:
@@ -69,20 +69,20 @@ class Starter:
         yield "spec:"
         yield "  source:"
         yield f"    uri: {self.files[spec['source']['uri']]}"
-        yield f"    sha256: {self.report.source.sha256}  # another file ends the run"
+        yield f"    sha256: {self.report.source.sha256}  # pins the file: the run ends if it changes"
         yield from self._data(spec.get("data", {}))
         (target,) = spec["targets"]
         yield "  targets:"
         yield "    - name: cpu"
-        yield f"      runtimes: [{', '.join(target['runtimes'])}]  # that may serve the model: the fastest is found"
-        yield f"      threads: {target['threads']}  # cores of one serving pod; here those of the machine that wrote this"
+        yield f"      runtimes: [{', '.join(target['runtimes'])}]  # runtimes that you are willing to serve with"
+        yield f"      threads: {target['threads']}  # CPU cores of one serving pod; defaults to those of this machine"
         yield from _indented(_plain({"batchSizes": target["batchSizes"]}) if target.get("batchSizes") else (), 6)
         yield from _indented(_plain({"objective": spec["objective"]}) if "objective" in spec else (), 2)
         yield from self._constraints(spec)
 
     def _data(self, data: Mapping[str, Any]) -> Iterable[str]:
         if not data:
-            yield "  # Without items that judge accuracy, only exact candidates are chosen: add data.evaluation."
+            yield "  # Without evaluation items, only exact candidates are chosen: add data.evaluation."
             return
         yield "  data:"
         for part in ("calibration", "evaluation", "training"):
@@ -105,16 +105,16 @@ class Starter:
         row = metrics.entry(self._metric)
         labelled = self.report.labels is not None
         if given is None and labelled and row.drop is not DropUnit.FRACTION:
-            yield "  # Say how much may be lost, in the unit of the metric, before anything lossy is chosen:"
+            yield "  # Set how much may be lost, in the unit of the metric, so that lossy candidates can pass:"
             yield "  # constraints: {accuracy: {maxDrop: 0.1}}"
             return
         bound = DEFAULT_DROP if given is None else given
         needed = items_needed(bound)
         enough = needed is None or self.report.items.items >= needed
         says = (
-            "may be lost, with 95 % confidence"
+            "may be lost at most, with 95 % confidence"
             if enough
-            else f"needs at least {needed} items; there are {self.report.items.items}"
+            else f"too few items to prove this: at least {needed} are needed, there are {self.report.items.items}"
         )
         yield "  constraints:"
         yield f"    accuracy: {{maxDrop: {bound:g}}}  # {says}"
@@ -123,7 +123,7 @@ class Starter:
         yield from _plain({"apiVersion": self.document["apiVersion"], "kind": "ModelDeployment"})
         yield f"metadata: {{name: {self.name}}}"
         yield "spec:"
-        yield f"  model: {{ref: {{name: {self.name}, target: cpu}}}}  # follows what the OptimizedModel publishes"
+        yield f"  model: {{ref: {{name: {self.name}, target: cpu}}}}  # follows the latest published artifact"
         yield "  replicas: 3"
         yield "  rollout:"
         yield "    steps: [{weight: 34}, {pause: {seconds: 60}}, {weight: 67}, {pause: {seconds: 60}}, {weight: 100}]"
@@ -131,7 +131,7 @@ class Starter:
         yield "      successRate: {min: 0.99}"
         yield "      latency: {percentile: 50, maxRatioToStable: 2}"
         if self._metric is None or metrics.entry(self._metric).canaries is not None:
-            yield "      agreement: {min: 0.95}  # of live answers with those of the revision that serves"
+            yield "      agreement: {min: 0.95}  # share of live requests with the same answer as the stable revision's"
 
 
 def addresses(name: str, claim: str, paths: Iterable[str | None]) -> dict[str, str]:

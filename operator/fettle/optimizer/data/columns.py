@@ -64,7 +64,7 @@ class ReadRequest:
         absent = sorted(self.inputs.keys() - counts.keys())
         if absent:
             raise DataError(
-                f"{self.uri}: no array for the inputs {absent}, found {listed(counts)}; name each array after the model's input"
+                f"{self.uri}: no array for the inputs {absent}, found {listed(counts)}; give each array the name of a model input"
             )
         names = [
             *sorted(self.inputs),

@@ -111,7 +111,8 @@ def read(request: ItemsRequest, mounts: Mounts, signature: Signature, axes: Mapp
     labels = columns.arrays.get(request.label_key) if request.label_key is not None else None
     if labels is not None and labels.dtype.kind == "f" and not np.isfinite(labels).all():
         raise DataError(f"{uri}: the labels contain NaN or infinity")
-    notes = (f"{uri}: ignored, because they are neither inputs nor labels: {listed(columns.unused)}",)
+    hint = "; if one of them holds the labels, set labelKey to its name" if request.label_key and labels is None else ""
+    notes = (f"{uri}: ignored arrays, because they are neither inputs nor labels: {listed(columns.unused)}{hint}",)
     others = () if location.filesystem.isdir(location.path) else tuple(columns.unused)
     return Items(arrays, labels, notes if columns.unused else (), others)
 

@@ -83,7 +83,7 @@ def _split_off(evaluation: Items) -> Split:
     certifying = [index for index in range(len(hashes)) if hashes[index] not in chosen]
     if not calibrating:
         different = f" ({len(kinds)} distinct)" if len(kinds) < len(hashes) else ""
-        note = f"{len(hashes)} evaluation items{different} are too few to split off any for calibration"
+        note = f"{len(hashes)} evaluation items{different} are too few to use a part of them for calibration"
         return Split(None, evaluation, (note, *_copies(hashes)))
     note = f"{len(calibrating)} of {len(hashes)} evaluation items were split off for calibration and not used for evaluation"
     copies = _copies([hashes[index] for index in certifying])

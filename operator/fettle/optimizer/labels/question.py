@@ -113,7 +113,7 @@ class Question:
         values = np.unique(self.labels).astype(np.int64)
         kept = values if self.ignored is None else values[values != self.ignored]
         if not len(kept):
-            raise self.misfit(f"every label is {self.ignored}, which does not count", "give labels")
+            raise self.misfit(f"every label is {self.ignored}, which is ignored", "give labels")
         return kept
 
     def misfit(self, why: str, advice: str) -> DataError:

@@ -83,14 +83,14 @@ def _yes_or_no(question: Question) -> LabelReading:
         return question.found(LabelForm.CLASSES, f"{offset} for no, {offset + 1} for yes", offset=offset)
     other = counted[(counted < offset) | (counted > offset + 1)].tolist()
     if len(counted) == 3 and len(other) == 1:
-        advice = f"where {other[0]} marks what does not count, set data.evaluation.ignoreLabel: {other[0]}"
+        advice = f"if {other[0]} means that a label is to be ignored, set data.evaluation.ignoreLabel: {other[0]}"
         raise question.misfit(f"one score says no or yes, labels are {', '.join(map(str, counted))}", advice)
     if len(counted) == 2:
         low, high = (int(value) for value in counted)
         if high == low + 1:
             raise question.misfit(f"one score says no or yes, labels are {low} and {high}", f"set labelOffset: {low}")
         raise question.misfit(f"one score says no or yes, labels are {low} and {high}", "write 0 for no and 1 for yes")
-    raise question.misfit("one score says no or yes, and these numbers are no classes", _regression())
+    raise question.misfit("the model has one score for no or yes, and these numbers are not classes", _regression())
 
 
 def _whole_answers(question: Question) -> LabelReading:
@@ -98,14 +98,14 @@ def _whole_answers(question: Question) -> LabelReading:
     _same_shape(question)
     question.counted()
     offset = question.spec.label_offset
-    return question.found(LabelForm.CLASSES, "numbers, as the model answers them" + _from(offset), offset=offset)
+    return question.found(LabelForm.CLASSES, "numbers, as the model outputs them" + _from(offset), offset=offset)
 
 
 def _numbers_beside_texts(question: Question) -> LabelReading:
     """Numbers beside answers that are texts of numbers."""
     _same_shape(question)
     if not all(_is_number(text) for answer in question.answered.examples for text in answer.reshape(-1).tolist()):
-        raise question.misfit("the model answers texts, labels are numbers", "give the texts as labels")
+        raise question.misfit("the model outputs texts, labels are numbers", "give the texts as labels")
     return question.found(LabelForm.TEXTS, "numbers, compared as texts with what the model answers")
 
 
@@ -131,11 +131,11 @@ def _in_range(question: Question) -> None:
     if high - low < classes and len(named) <= max(1, abs(low - offset)):
         advice = f"where labels count from {low}, set data.evaluation.labelOffset: {low}"
         if len(named) == 1:
-            advice += f"; where {named[0]} marks what does not count, set ignoreLabel: {named[0]}"
+            advice += f"; if {named[0]} means that a label is to be ignored, set ignoreLabel: {named[0]}"
     elif len(named) == 1:
-        advice = f"where {named[0]} marks what does not count, set data.evaluation.ignoreLabel: {named[0]}"
+        advice = f"if {named[0]} means that a label is to be ignored, set data.evaluation.ignoreLabel: {named[0]}"
     elif question.shape == question.answered.decided_shape() and len(counted) > 2 * classes:
-        advice = f"these numbers are no classes: {_regression()}"
+        advice = f"these numbers are not classes: {_regression()}"
     else:
         advice = f"give labels of {offset} to {offset + classes - 1}, or name the output they belong to in data.evaluation.output"
     raise question.misfit(why, advice)
@@ -154,8 +154,8 @@ def _hot(question: Question) -> LabelReading:
     if several is None and answered.softmax and bool(np.all(ones >= 1)):
         several = SeveralLabels.ANY_OF
     if several is None:
-        advice = "set data.evaluation.severalLabels: AnyOf where each of them is right, AllOf where exactly these must be found"
-        raise question.misfit("labels name several classes for an item, or none", advice)
+        advice = "set data.evaluation.severalLabels: AnyOf if each of them is right, AllOf if the answer must be exactly these"
+        raise question.misfit("labels have several classes for an item, or none", advice)
     if several is SeveralLabels.ALL_OF:
         told = f"several hot: all classes marked 1 must score above {answered.threshold:g}, and no other"
         return question.found(LabelForm.ALL_OF, told, spread=True)
@@ -181,7 +181,7 @@ def _probabilities(question: Question) -> LabelReading:
 
 
 def _fractions(question: Question) -> LabelReading:
-    raise question.misfit("numbers with fractions name no classes", _regression())
+    raise question.misfit("fractional numbers cannot be classes", _regression())
 
 
 # ---------------------------------------------------------------------------------------------------------------- texts
@@ -224,7 +224,7 @@ def _class_names(question: Question) -> LabelReading:
 def _texts(question: Question) -> LabelReading:
     """Texts beside texts."""
     _same_shape(question)
-    return question.found(LabelForm.TEXTS, "texts, as the model answers them")
+    return question.found(LabelForm.TEXTS, "texts, as the model outputs them")
 
 
 # ---------------------------------------------------------------------------------------------------------------- distances
@@ -235,21 +235,21 @@ def _distances(question: Question) -> LabelReading:
     answer = question.answered.examples[0]
     metric = question.spec.metric
     if question.values is Values.TEXTS or answer.dtype.kind in "OSUb":
-        raise question.misfit(f"{metric} compares numbers", "ask for metric Accuracy where labels name classes")
+        raise question.misfit(f"{metric} compares numbers", "set metric: Accuracy if labels are classes")
     if question.shape != squeezed(answer.shape):
         why = (
             f"{metric} needs labels of the output's shape {list(answer.shape)}, found {list(question.labels.shape[1:])}"
         )
-        raise question.misfit(why, "ask for metric Accuracy where labels name classes")
-    return LabelReading(form=LabelForm.NUMBERS, told="numbers, as the model should answer them")
+        raise question.misfit(why, "set metric: Accuracy if labels are classes")
+    return LabelReading(form=LabelForm.NUMBERS, told="numbers, as the model should output them")
 
 
 def _regression() -> str:
-    return "where they are quantities to be met, set data.evaluation.metric: Regression"
+    return "if they are quantities, set data.evaluation.metric: Regression"
 
 
 def _no_f1(question: Question) -> DataError:
-    return question.misfit("F1 needs one class for a label", "ask for metric Accuracy")
+    return question.misfit("F1 needs one class for a label", "set metric: Accuracy")
 
 
 READINGS: Mapping[tuple[Values, Answers], Callable[[Question], LabelReading]] = {

@@ -64,7 +64,7 @@ class Judgement:
             return None
         what, found = "items", f"{self.samples}"
         if self.informative is not None:
-            what, found = "items in which there is something to find", f"{self.informative} of {self.samples}"
+            what, found = "items that contain something to find", f"{self.informative} of {self.samples}"
         return f"{self.accuracy.metric} needs at least {MINIMUM_GROUPS} {what} for an interval, found {found}"
 
 
@@ -99,7 +99,8 @@ class Reference:
         labelled = labels is not None and self.metric != Metric.AGREEMENT
         if reading is None and labelled:
             raise DataError(
-                "nothing says how these labels are read: they were prepared by an earlier version, prepare again"
+                "the data was prepared by an earlier version of Fettle, which did not record how labels are "
+                "interpreted: change the spec to prepare it again"
             )
         self.evidence = Evidence.GENERATED if generated else Evidence.LABELS if labelled else Evidence.AGREEMENT
         self.output = (evaluation.output if evaluation is not None else None) or next(iter(self._outputs))
@@ -146,7 +147,7 @@ class Reference:
         (OutputsInvalid) where it answers NaN to every item.
         """
         if self._count and self.without_answer == self._count:
-            message = f"the original answers NaN to all {self._count} items, where numbers were expected: check its weights and the items"
+            message = f"the original outputs NaN for all {self._count} items: check its weights and the items"
             raise RuntimeFailure(message, reason=Reason.OUTPUTS_INVALID)
         self.comparisons = comparisons(self.profiles, self._spec, self._classified())
         self._score()
@@ -154,7 +155,7 @@ class Reference:
             self.blind = self._blind() if self.task is None else None
             return
         if not math.isfinite(self.scores.value()):
-            message = f"the original's {self.metric} is {self.scores.value()}: its answers hold NaN or infinity"
+            message = f"the original's {self.metric} is {self.scores.value()}: its outputs contain NaN or infinity"
             raise RuntimeFailure(message, reason=Reason.OUTPUTS_INVALID)
         refuse_chance(self.scores, self.chance)
 
@@ -194,7 +195,7 @@ class Reference:
             seen.add(tuple(_gist(answer[name], rule) for name, rule in self.comparisons.items()))
             if len(seen) > 1:
                 return None
-        return f"the original answers the same to all {self._count} items, as a candidate that never looks at its input would"
+        return f"the original gives the same answer for all {self._count} items, so a candidate that ignores its input would pass"
 
     def answers(self) -> Iterator[Answer]:
         """The original's answers, in the order of the items."""

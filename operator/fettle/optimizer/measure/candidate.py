@@ -162,7 +162,7 @@ class MeasuredCandidate:
             room = item.batch_size(bench.items, None, alone=False)
             self.depends = depends(worker.answers, len(bench.items), fixed, same, room)
             if self.depends:
-                log.info("%s: an answer depends on the other items of its run; it runs one item at a time", self.name)
+                log.info("%s: an answer depends on the other items in its batch; it runs one item at a time", self.name)
         worker.alone = self.alone and bench.signature.batchable
         if worker.alone and not self.served_alone:
             self.incumbent = None

@@ -184,11 +184,11 @@ def refuse_chance(scores: Scores, chance: Chance, sample: bool = False) -> None:
     verdict = (
         f"no better than the best constant answer ({constant:.4g})"
         if no_better
-        else "no better than with the labels in any other order"
+        else "no better than with shuffled labels"
     )
     advice = "check labels and items (labelOffset, classes, preprocess), or leave the labels out to be judged by agreement with the original"
     if metric == Metric.ACCURACY and value > 0.5:
-        advice += "; where one class is rare, ask for metric F1 (average Binary)"
+        advice += "; if one class is rare, set metric: F1 and average: Binary"
     raise _refusal(scores, f"{verdict}: such items prove nothing", advice)
 
 
@@ -199,4 +199,4 @@ def _refusal(scores: Scores, verdict: str, advice: str) -> DataError:
     if scores.judging.decides:
         right = sum(score == 1 for score in scores.values)
         worth = f"the original is right on {right} of {len(scores.values)} items ({metric} {value:.4g})"
-    return DataError(f"{worth}, {verdict}. labels were read as {scores.judging.reader.reading.told}; {advice}")
+    return DataError(f"{worth}, {verdict}. Labels were interpreted as {scores.judging.reader.reading.told}; {advice}")

@@ -182,7 +182,7 @@ class Clock:
         if self.throttled:
             remarks.append(
                 f"the CPU quota slowed {self.slowed / self.blocks:.0%} of what was timed, also when repeated: "
-                "times are those of a slowed node; allow this target more in resources.limits.cpu"
+                "the times are too long; raise resources.limits.cpu of this target"
             )
         return remarks
 
@@ -335,7 +335,7 @@ class Clock:
             if candidate is self.baseline:
                 raise
         except RuntimeFailure as error:  # one batch size that does not run leaves the others as they are
-            note = f"{candidate.name or 'the baseline'}: a further batch size does not run: {error.message}"
+            note = f"{candidate.name or 'the baseline'}: another batch size does not run: {error.message}"
             if note not in candidate.notes:
                 candidate.notes.append(note)
 

@@ -97,7 +97,7 @@ def of(arrays: Mapping[str, Array | Texts], signature: Signature) -> MappedItems
         raise DataError(f"the items have no array for the inputs {absent}; found {sorted(arrays)}")
     inputs = {tensor.name: arrays[tensor.name] for tensor in signature.inputs}
     if not inputs or min(len(array) for array in inputs.values()) < 1:
-        raise DataError("there is not one item to judge by", reason=Reason.EVALUATION_DATA_MISSING)
+        raise DataError("there are no evaluation items", reason=Reason.EVALUATION_DATA_MISSING)
     return MappedItems(inputs, signature)
 
 

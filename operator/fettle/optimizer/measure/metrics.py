@@ -112,7 +112,7 @@ class Scores:
     def value(self) -> float:
         """The metric over all items. Raises DataError where nothing counts."""
         if not self.values:
-            raise DataError("no label counts: every one is the value that is ignored")
+            raise DataError("every label is the value that is ignored")
         if self.judging.metric == Metric.F1:
             return float(Confusion.of([self]).f1(0, self.judging.average))
         return float(np.mean(self.values))

@@ -60,7 +60,7 @@ def told(moved: tuple[Moved, ...]) -> str:
         f"{shift.label!r} is answered with {shift.answer!r} ({shift.times} of {shift.count})" for shift in moved[:SHOWN]
     ]
     more = f" and {len(moved) - SHOWN} more" if len(moved) > SHOWN else ""
-    return f"labels name the classes otherwise than the model does: {', '.join(shown)}{more}"
+    return f"the labels number the classes differently from the model: {', '.join(shown)}{more}"
 
 
 def _same_text(label: Hashable, answer: Hashable) -> bool:

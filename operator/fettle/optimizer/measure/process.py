@@ -118,7 +118,7 @@ class WorkerProcess:
             if not self._connection.poll(seconds):
                 self._process.kill()
                 self._process.wait()
-                message = f"{_verb(request)} gave no answer for {seconds:.0f} s, so its process was ended"
+                message = f"{_verb(request)} did not finish within {seconds:.0f} s, so its process was killed"
                 raise WorkerDied(message, reason=Reason.DEADLINE_EXCEEDED)
             reply: Any = self._connection.recv()
         except (EOFError, ConnectionError) as error:
@@ -132,7 +132,8 @@ class WorkerProcess:
     def _death(self, request: WorkerRequest) -> WorkerDied:
         status = self._process.wait()
         if status == -signal.SIGKILL:
-            message = f"{_verb(request)}: the process was killed, as the kernel does when memory is used up; raise resources.limits.memory"
+            why = "the process was killed, most likely because it ran out of memory: raise resources.limits.memory"
+            message = f"{_verb(request)}: {why}"
             return WorkerDied(message, reason=Reason.OUT_OF_MEMORY)
         how = f"of {signal.Signals(-status).name}" if status < 0 else f"with exit status {status}"
         reason = Reason.MODEL_LOAD_FAILED if isinstance(request, Load) else Reason.JOB_FAILED

@@ -38,9 +38,7 @@ def require(name: RuntimeName, session: Session, signature: Signature, inputs: A
         if broken is None and catalog.runtime(name).repeats:
             broken = _moved(runs)
     if broken is not None:
-        message = (
-            f"the runtime {name} (runtimes/{name.replace('-', '_')}.py) broke its promise: {broken}; please report it"
-        )
+        message = f"the runtime {name} (runtimes/{name.replace('-', '_')}.py) violated its contract: {broken}; please report it"
         raise RuntimeFailure(message, reason=Reason.OUTPUTS_INVALID)
 
 

@@ -81,21 +81,21 @@ class Remains:
             if missing is not None and name not in self._proved:
                 value, items = missing
                 gone = gone or (
-                    f"it never answers {value!r} in output {name}, which the original answers to {items} items: what is rare is lost "
-                    "without being missed in the agreement; give labels to judge what that costs"
+                    f"it never gives the answer {value!r} in output {name}, which the original gives for {items} items: agreement does "
+                    "not show the loss of a rare answer; provide labels to measure what it costs"
                 )
         return Remainder(worst, gone)
 
     def _gone(self, name: str, least: Kept, deadest: Kept) -> str | None:
         if deadest.dead:
             return (
-                f"{deadest.place} hardly varies any more ({max(deadest.own, 0):.2g} of the original's variance over the items): it is dead, "
-                "though a tolerance may not show it; quantize fewer operators, or give labels to judge what that costs"
+                f"{deadest.place} hardly varies any more ({max(deadest.own, 0):.2g} of the original's variance over the items): it is "
+                "dead, although the tolerance may hide this; quantize fewer operators, or provide labels to measure what that costs"
             )
         if self._rules[name].mode == AgreementMode.ELEMENTWISE and not self._own_tolerance and least.lost:
             return (
-                f"{max(least.share, 0):.0%} of the variance of {least.place} over the items is left, at least half is asked: its errors are as "
-                "large as what it says; quantize fewer operators, or give labels or data.evaluation.agreement.atol"
+                f"{max(least.share, 0):.0%} of the variance of {least.place} over the items is preserved, at least half is required: its errors "
+                "are as large as its signal; quantize fewer operators, provide labels, or set data.evaluation.agreement.atol"
             )
         return None
 

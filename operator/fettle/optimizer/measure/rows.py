@@ -97,11 +97,11 @@ def rejection(task: MeasureTask, candidate: MeasuredCandidate, timed: TimedCandi
     if exact_only(task) and not judgement.exact:
         text = (
             f"no step is lossy, yet {judgement.agreement.value:.2%} of the answers agree with the original's "
-            f"(worst difference {judgement.max_absolute_difference:.3g}); give data.evaluation to judge what that costs"
+            f"(worst difference {judgement.max_absolute_difference:.3g}); set data.evaluation to measure what that costs"
         )
         return Reason.NUMERICAL_MISMATCH, text
     if judgement.blind is not None and candidate.must_be_proved:
-        return Reason.DATA_INVALID, f"{judgement.blind}: give items that it tells apart"
+        return Reason.DATA_INVALID, f"{judgement.blind}: provide items with different answers"
     if judgement.gone is not None:
         return Reason.OUTPUTS_INVALID, judgement.gone
     if judgement.too_few is not None:
@@ -117,7 +117,7 @@ def exact_only(task: MeasureTask) -> bool:
 def unproved(quick: TimedCandidate) -> Rejection:
     """What is told of a lossy candidate where only exact ones can pass."""
     text = (
-        f"answers may differ, and generated items prove nothing about real ones: give data.evaluation; in the 1 s timing pre-test it was "
+        f"answers may differ, and generated items prove nothing about real ones: set data.evaluation; in the 1 s timing pre-test it was "
         f"{np.median(quick.ratios[0]):.3g} times as fast as the original"
     )
     return Reason.EVALUATION_DATA_MISSING, text
@@ -126,7 +126,10 @@ def unproved(quick: TimedCandidate) -> Rejection:
 def _unstable(task: MeasureTask, timed: TimedCandidate) -> Rejection | None:
     speedup, rounds = timed.speedup(), min(map(len, timed.ratios), default=0)
     if speedup is None:
-        text = f"no second start within {task.seconds_per_candidate:g} s, so no speed-up is known"
+        text = (
+            f"the model could not be started twice within {task.seconds_per_candidate:g} s, so its speed-up is "
+            "not known: allow more time (jobs.measureSeconds)"
+        )
     elif rounds < LEAST_ROUNDS:
         text = (
             f"the speed-up {speedup.value:.3g} comes from {rounds} {'round' if rounds == 1 else 'rounds'} a start, {LEAST_ROUNDS} are asked: "

@@ -75,7 +75,7 @@ def _rank(candidate: ScreenedCandidate, objective: Objective) -> tuple[bool, boo
 
 
 def _against(candidate: ScreenedCandidate, best: ScreenedCandidate) -> str:
-    return f"{rounded(candidate.cost)} ms against {rounded(best.cost)} ms an item"
+    return f"{rounded(candidate.cost)} ms per item, against {rounded(best.cost)} ms"
 
 
 @dataclass(frozen=True)
@@ -114,7 +114,7 @@ def hold_finals(candidates: Sequence[ScreenedCandidate], places: int, certify: C
             candidate = waiting.pop(0)
             if candidate.lossy and finals.spent >= places:
                 finals.rejected[candidate.name] = (
-                    f"the items certify {places} lossy candidates, and faster ones took those places"
+                    f"the evaluation items can prove the accuracy of {places} lossy candidates, and faster ones were chosen for that"
                 )
                 continue
             certificate = certify(candidate, finals.spent < places)
@@ -140,7 +140,7 @@ def _goes_on(finals: Finals, by_name: Mapping[str, ScreenedCandidate]) -> bool:
 
 def _why_not_asked(candidate: ScreenedCandidate, passed: Sequence[ScreenedCandidate]) -> str:
     if not passed:
-        return f"{MOST_TIMED} candidates with less to do were timed, and none of them passed"
+        return f"not measured in full, because {MOST_TIMED} candidates were, and none of them passed"
     names = " and ".join(other.name for other in passed)
     satisfy = "satisfies" if len(passed) == 1 else "satisfy"
     reason = f"not measured in full, because {names} already {satisfy} every constraint"

@@ -94,7 +94,7 @@ class _Measuring:
         reference = self.certifying.reference
         if reference.without_answer:
             count = f"{reference.without_answer} of {len(reference)}"
-            self.notes.append(f"the original answers NaN to {count} items: look at them, or leave them out")
+            self.notes.append(f"the original outputs NaN for {count} items: check them, or leave them out")
         judge_original(self._original, self._screening, beside=reference)
         for candidate in as_candidates:
             same_as(candidate, self._original, self.certifying.reference)
@@ -163,7 +163,10 @@ class _Measuring:
         if candidate.failure is not None or judgement is None:
             return Certificate(passes=False, spent=screened.lossy)
         if not judgement.exact and not may_err:
-            text = f"{judgement.agreement.value:.2%} of the answers agree with the original's, and the items certify no further candidate"
+            text = (
+                f"{judgement.agreement.value:.2%} of the answers agree with the original's, and there are too "
+                "few evaluation items to prove another candidate"
+            )
             candidate.rejection = (Reason.NUMERICAL_MISMATCH, text)
             return Certificate(passes=False, spent=False)
         row = rows.row(self.task, candidate, None)
@@ -200,8 +203,8 @@ class _Measuring:
         """The rows, in the order of the task; artifacts are written on the way."""
         alone = [candidate.name for candidate in self._candidates if candidate.depends]
         if alone:
-            remark = f"an answer of {', '.join(alone)} depends on the other items of its run"
-            self.notes.append(f"{remark}: judged, timed and served one item at a time, whatever the batch size")
+            remark = f"an answer of {', '.join(alone)} depends on the other items in its batch"
+            self.notes.append(f"{remark}: evaluated, timed and served one item at a time, whatever the batch size")
         return tuple(self._row(candidate) for candidate in self._candidates)
 
     @cached_property
@@ -252,10 +255,10 @@ class _Measuring:
         sizes: Sequence[int] = tuple(dict.fromkeys(task.batch_sizes))
         if not task.signature.batchable:
             if sizes[0] != 1:
-                message = f"batchSizes begins with {sizes[0]}, but no batch axis was proved for this model: use [1]"
+                message = f"batchSizes begins with {sizes[0]}, but this model has no verified batch axis: use [1]"
                 raise RuntimeFailure(message, reason=Reason.UNSUPPORTED_MODEL)
             if len(sizes) > 1:
-                self.notes.append("no batch axis was proved for this model: only batch size 1 was measured")
+                self.notes.append("this model has no verified batch axis: only batch size 1 was measured")
             sizes = (1,)
         return replace(
             schedule,

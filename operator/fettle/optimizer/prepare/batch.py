@@ -58,9 +58,9 @@ def prove_batch(run: RunModel, signature: Signature, axes: Mapping[str, int], it
     for tensor in signature.inputs:
         axis = axes.get(tensor.name)
         if axis is None or tensor.shape[axis] != -1 or items.arrays[tensor.name].shape[axis + 1] != 1:
-            return BatchProof(None, f"the input {tensor.name!r} has no dynamic dimension that could be one")
+            return BatchProof(None, f"the input {tensor.name!r} has no dynamic dimension")
     if len(items) < PROOF_ITEMS:
-        return BatchProof(None, "it takes two different items to verify one")
+        return BatchProof(None, "two different items are needed to verify it")
     try:
         start = time.perf_counter()
         singles = [run(items.whole(index)) for index in range(PROOF_ITEMS)]

@@ -53,14 +53,14 @@ def held(original: RunnableModel, portable: RunModel, items: Items, signature: S
         ]
         changed = np.array(moved) if not changed.size else changed | np.array(moved)
     count = int(changed.sum())
-    log.info("the portable form answers %d of %d items otherwise", count, len(changed))
+    log.info("the portable form answers %d of %d items differently", count, len(changed))
     if count > MOST_SHARE * len(changed):
-        message = f"the converted model answers {count} of {len(changed)} items otherwise than the original"
+        message = f"the converted model answers {count} of {len(changed)} items differently from the original"
         raise ConversionError(message, reason=Reason.NUMERICAL_MISMATCH)
     if not count:
         return None
     return (
-        f"the portable form, which is the timed baseline, answers {count} of {len(changed)} items otherwise than the original does: "
+        f"the portable form, which is the timed baseline, answers {count} of {len(changed)} items differently from the original: "
         "float32 rounds what the original computes in float64"
     )
 

@@ -91,7 +91,7 @@ def custom_code(spec: DataSpec, mounts: Mounts) -> str | None:
         raise DataError(f"{uri} (data.evaluation.custom.uri): {error.strerror or error}") from error
     if len(code) > MOST_CODE:
         raise DataError(
-            f"{uri} (data.evaluation.custom.uri): larger than {MOST_CODE >> 10} KiB, which no metric's code should be"
+            f"{uri} (data.evaluation.custom.uri): larger than {MOST_CODE >> 10} KiB, the limit for the code of a metric"
         )
     try:
         return str(code.decode("utf-8"))
@@ -184,10 +184,10 @@ def notes(spec: DataSpec, given: Data) -> list[str]:
         said.extend(given.split.training.notes)
     if items is None and spec.generated is not None and spec.generated.allow_lossy:
         said.append(
-            "no evaluation data: lossy candidates are judged on generated items, which say nothing about real ones"
+            "no evaluation data: lossy candidates are evaluated on generated items, which say nothing about real ones"
         )
     elif items is None:
         said.append("no evaluation data: only exact candidates can be chosen")
     elif asked is not None and items.labels is None and asked.metric not in (Metric.AGREEMENT, *metrics.TASKS):
-        said.append(f"no labels {asked.label_key!r}: candidates are judged by agreement with the original")
+        said.append(f"no labels {asked.label_key!r}: candidates are compared with the original's answers")
     return said

@@ -88,8 +88,8 @@ def _recognized(split: Split, items: Items, signature: Signature, spec: Evaluati
         if other is not None:
             name, told = other
             notes = (
-                f"judged by numbers or classes, because other tasks have answers like these; if they are {told}, data.evaluation.metric: {name} "
-                "judges what they say, and lets a candidate pass that says the same in other numbers",
+                f"compared as numbers or classes, because several tasks have outputs like these; if they are {told}, data.evaluation.metric: {name} "
+                "compares their meaning, so that a candidate with the same meaning but other numbers can pass",
             )
     if items.labels is None:
         return Reading(Metric.ACCURACY, notes=notes)
@@ -127,7 +127,7 @@ def _task(items: Items, signature: Signature, spec: EvaluationSpec, run: RunMode
     examples = examples_of(answer for _, answer in _asked(items, signature, run, order))
     metric = METRICS[spec.metric].fit(signature, examples, spec)
     note = f"judged by {spec.metric}: the original's answers were read as {metric.told}"
-    advice = "; data.evaluation.metric chooses another metric, Agreement compares numbers" if unasked else ""
+    advice = "; to change this, set data.evaluation.metric; Agreement compares the numbers" if unasked else ""
     try:
         found = _informative(items, spec.metric, metric, _asked(items, signature, run, order))
     except (ValueError, IndexError, TypeError) as error:

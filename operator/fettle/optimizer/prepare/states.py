@@ -39,6 +39,6 @@ def refuse_states(signature: Signature, passed: Collection[str] = ()) -> None:
         given, made = pairs[0]
         message = (
             f"the output {made!r} looks like the next value of the input {given!r}: models that carry state from call to call are not "
-            "supported; to have each call judged by itself, rename the output, or freeze the input with a value in source.inputs"
+            "supported; if each call is independent, rename the output, or set a constant value for the input in source.inputs"
         )
         raise SourceError(message, reason=Reason.UNSUPPORTED_MODEL)

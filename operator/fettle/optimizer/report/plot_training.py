@@ -19,7 +19,7 @@ def curve(name: str, figures: TrainingFigures) -> str | None:
     axes.axhline(figures.original_score, color=BASE, linewidth=1, linestyle=(0, (5, 4)))
     axes.axvline(figures.best, color=FAINT, linewidth=1)
     axes.scatter([figures.best], [figures.score], marker="*", s=150, color=GOOD, zorder=3, clip_on=False)
-    axes.set_xlabel("epoch (the star is what was taken, the dashed line is the original)")
+    axes.set_xlabel("epoch (the star is the epoch that was used, the dashed line is the original)")
     axes.set_ylabel("held-out score")
     last = figures.curve[-1]
     return svg(

@@ -205,7 +205,7 @@ def original(baseline: BaselineStatus) -> str | None:
     """One sentence: what the original itself is worth on these items. None where nothing but agreement with itself is known."""
     if baseline.accuracy is None or baseline.accuracy.metric == Metric.AGREEMENT:
         return None
-    taken = f" Its answers were taken for {baseline.answers}." if baseline.answers else ""
+    taken = f" Its outputs were interpreted as {baseline.answers}." if baseline.answers else ""
     if baseline.labels is None:
         return taken.strip() or None
     metric, value = baseline.accuracy.metric, baseline.accuracy.value

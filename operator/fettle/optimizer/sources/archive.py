@@ -41,7 +41,7 @@ def check(path: Path) -> None:
     except Exception as error:  # zlib.error, BadZipFile, NotImplementedError: each for another damage
         raise _corrupted(path, str(error)) from error
     if bad is not None:
-        raise _corrupted(path, f"{bad!r} is not what its checksum says")
+        raise _corrupted(path, f"{bad!r} does not match its checksum")
 
 
 def _entries(path: Path) -> list[zipfile.ZipInfo]:

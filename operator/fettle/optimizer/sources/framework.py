@@ -87,7 +87,7 @@ class FrameworkFormat(ABC):
         """See `SourceFormat.original`."""
         made = saved(plain.model, folder, path.parent)
         run = runner(self._loaded(path, inputs), self.framework, plain.whole, inputs.frozen)
-        note = f"the portable form, held against the answers of {self.framework}, is the timed baseline"
+        note = f"the portable form, verified against the outputs of {self.framework}, is the timed baseline"
         return Original(
             plain.model,
             made,
@@ -129,7 +129,7 @@ def damaged(path: Path, format: FrameworkFormat, error: Exception) -> SourceErro
     """A file that the framework could not read."""
     if isinstance(error, ImportError | AttributeError):
         message = (
-            f"{path.name} needs what is not installed beside {format.framework} here, or is of another version of it: {quoted(error, 200)}; "
+            f"{path.name} needs something that is not installed here beside {format.framework}, or another version of it: {quoted(error, 200)}; "
             "export the model to ONNX where it was made"
         )
         return SourceError(message, reason=Reason.UNSUPPORTED_MODEL)
@@ -155,7 +155,7 @@ def runner(model: LoadedModel, framework: str, signature: Signature, frozen: Map
         named = answers if isinstance(answers, Mapping) else _in_order(answers, signature)
         missing = [tensor.name for tensor in signature.outputs if tensor.name not in named]
         if missing:
-            message = f"the outputs {missing} of the converted model are none of {framework}'s: {sorted(named)}"
+            message = f"the converted model has the outputs {missing}, which are not among those of {framework}: {sorted(named)}"
             raise RuntimeFailure(message, reason=Reason.OUTPUTS_INVALID)
         return {tensor.name: fitted(np.asarray(named[tensor.name]), tensor) for tensor in signature.outputs}
 

@@ -61,7 +61,7 @@ class Keras(FrameworkFormat):
             raise _refusal(path, error) from error
         if not (model.built and getattr(model, "inputs", None)):
             message = (
-                f"{path.name} is a Keras model that does not say what its inputs are (a subclass of Model): save it as a SavedModel with "
+                f"{path.name} is a subclassed Keras model, which does not record its inputs: save it as a SavedModel with "
                 "model.export(folder)"
             )
             raise SourceError(message, reason=Reason.UNSUPPORTED_MODEL)
@@ -75,7 +75,7 @@ def _refusal(path: Path, error: Exception) -> SourceError:
     """Why Keras does not load a file whose configuration can be read."""
     said = " ".join(str(error).split())
     if "Could not locate" in said or "Unknown layer" in said or "Unrecognized keyword" in said:
-        message = f"{path.name} needs what Keras here does not have (a class of your own, or of another version): {said[:300]}"
+        message = f"{path.name} needs a class that this version of Keras does not have (a custom class, or one of another version): {said[:300]}"
         return SourceError(message, reason=Reason.UNSUPPORTED_MODEL)
     return SourceError(f"{path.name} is damaged: {said[:300]}", reason=Reason.SOURCE_CORRUPTED)
 

@@ -39,14 +39,14 @@ def inner(text: bytes, uri: str) -> str:
     name = next((name for name in _FLAVOURS if name in flavours), None)
     if name is None:
         found = ", ".join(sorted(map(str, flavours))) or "none"
-        code = " (python_function alone is Python code of your own)" if list(flavours) == [_CODE] else ""
-        message = f"{uri} has the flavours {found}{code}; expected one of {', '.join(_FLAVOURS)}"
+        code = " (a model with python_function alone is arbitrary Python code)" if list(flavours) == [_CODE] else ""
+        message = f"{uri} has the flavors {found}{code}; expected one of {', '.join(_FLAVOURS)}"
         raise SourceError(message, reason=Reason.UNSUPPORTED_MODEL)
     flavour = flavours[name]
     place = flavour.get(_FLAVOURS[name]) if isinstance(flavour, Mapping) else None
     if not isinstance(place, str) or PurePosixPath(place).is_absolute() or ".." in PurePosixPath(place).parts:
         message = (
-            f"{uri}: expected {_FLAVOURS[name]} of the flavour {name}, a path inside the directory; found {place!r}"
+            f"{uri}: expected {_FLAVOURS[name]} of the flavor {name}, a path inside the directory; found {place!r}"
         )
         raise SourceError(message, reason=Reason.SOURCE_CORRUPTED)
     return place
@@ -56,7 +56,7 @@ def _flavours(text: bytes, uri: str) -> Mapping[str, Any]:
     try:
         document = yaml.safe_load(text[:_MOST])
     except (yaml.YAMLError, UnicodeDecodeError, RecursionError, ValueError) as error:
-        message = f"{uri} is damaged: it is no YAML: {' '.join(str(error).split())[:200]}"
+        message = f"{uri} is damaged: it is not YAML: {' '.join(str(error).split())[:200]}"
         raise SourceError(message, reason=Reason.SOURCE_CORRUPTED) from error
     flavours = document.get("flavors") if isinstance(document, Mapping) else None
     if not isinstance(flavours, Mapping):

@@ -116,7 +116,7 @@ def _refuse_unknown_types(path: Path) -> None:
         raise SourceError(message, reason=Reason.SOURCE_CORRUPTED) from error
     if types:
         message = (
-            f"{path.name} needs {', '.join(sorted(types)[:_MOST_NAMED])}, which skops does not know to be harmless, so it was not loaded; "
+            f"{path.name} needs {', '.join(sorted(types)[:_MOST_NAMED])}, which skops does not trust, so it was not loaded; "
             "set source.trusted: true if you made this file yourself"
         )
         raise SourceError(message, reason=Reason.UNSAFE_PICKLE)

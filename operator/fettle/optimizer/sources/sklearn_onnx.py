@@ -49,7 +49,7 @@ def columns(estimator: Any, specs: Mapping[str, InputSpec], available: Collectio
     text = _text(estimator, range(count) if count is not None else None)
     if count is None and text is not None:
         message = (
-            f"{type(estimator).__name__} does not say how many columns it was fitted with; fit it, or give the width of the table: "
+            f"{type(estimator).__name__} does not record the number of columns that it was fitted on: fit it, or set "
             f"source.inputs: [{{name: {TABLE}, shape: [N, 30]}}]"
         )
         raise SourceError(message, reason=Reason.UNSUPPORTED_MODEL)

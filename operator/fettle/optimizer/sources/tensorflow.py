@@ -139,7 +139,7 @@ def known(model: onnx.ModelProto) -> onnx.ModelProto:
     """`model`, if all of its operators are ONNX's. Raises ConversionError naming those that are TensorFlow's."""
     unknown = operators.unknown(model)
     if unknown:
-        message = f"ONNX has no counterpart for what the model uses: {'; '.join(unknown[:5])}"
+        message = f"ONNX has no counterpart for these operators of the model: {'; '.join(unknown[:5])}"
         raise ConversionError(message, reason=Reason.UNSUPPORTED_OPERATOR)
     return model
 

@@ -56,7 +56,7 @@ def _refuse_twins(inputs: Sequence[str], outputs: Sequence[str]) -> None:
     twins = sorted(set(inputs) & set(outputs))
     if twins:
         message = (
-            f"{', '.join(twins)} is the name of an input and of an output (outputs are called 'output' or as the keys of a dictionary); "
+            f"{', '.join(twins)} is the name of both an input and an output (outputs are called 'output' or as the keys of a dictionary); "
             "rename one of them and export the model again"
         )
         raise SourceError(message, reason=Reason.UNSUPPORTED_MODEL)

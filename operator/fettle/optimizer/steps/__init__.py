@@ -72,7 +72,7 @@ class Work(Generic[Parameters_co]):
     def trained(self) -> Training:
         """What a step that trains works with: its row in the catalog says that it does."""
         if self.training is None:
-            raise RecipeError(f"{self.step.words} trains, which this build was not prepared for")
+            raise RecipeError(f"{self.step.words} trains, but this build has no training data")
         return self.training
 
 

@@ -90,7 +90,7 @@ def partly(
     """
     loss = work.loss
     if loss is None or loss.bound.max_loss <= 0:
-        text = "mixed precision requires constraints.accuracy.maxDrop above 0: it chooses layers by what may be lost"
+        text = "quantize mode Mixed requires constraints.accuracy.maxDrop above 0, because it chooses layers by what may be lost"
         raise RecipeError(text)
     runtime, settings, signature = base.get(name), RuntimeSettings(threads=1), loss.items.signature
     cost = products(loss.items.feed([0])) or int(UNKNOWN_PRODUCTS)

@@ -35,7 +35,7 @@ def cast(work: Work[OptimizeGraphStep]) -> Path:
 def required(work: Work[OptimizeGraphStep]) -> Device:
     """The device of a step that makes a file for one. Raises RecipeError where the build names none."""
     if work.device is None:
-        raise RecipeError("this build says nothing of the device that its file is for")
+        raise RecipeError("this build does not name the device that its file is for")
     return work.device
 
 

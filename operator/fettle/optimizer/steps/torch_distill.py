@@ -54,7 +54,10 @@ def _own(name: str) -> Module:
         made = getattr(import_module(place), function)()
     except Exception as error:  # a person's own code raises what it likes
         where = ", ".join(path for path in sys.path if path)[:200]
-        message = f"distill.student.callable {name} made no student: {type(error).__name__}: {quoted(error)}; modules are looked for in {where}"
+        message = (
+            f"distill.student.callable {name} could not make a student: {type(error).__name__}: "
+            f"{quoted(error)}; modules are looked for in {where}"
+        )
         raise RecipeError(message) from error
     if not isinstance(made, nn.Module):
         raise RecipeError(f"distill.student.callable {name} made a {type(made).__name__}, expected a torch.nn.Module")
@@ -81,9 +84,9 @@ def _require_same_answers(student: Module, training: Training) -> None:
         try:
             found = _shapes(call(student, training.example))
         except (RuntimeError, TypeError, ValueError, RuntimeFailure) as error:
-            raise RecipeError(f"the student does not take what the original takes: {quoted(error)}") from error
+            raise RecipeError(f"the student does not accept the original's inputs: {quoted(error)}") from error
     if found != wanted:
-        raise RecipeError(f"the student answers {found}, the original {wanted}: they must have the same outputs")
+        raise RecipeError(f"the student has the outputs {found}, the original {wanted}: they must be the same")
 
 
 def _shapes(answers: Sequence[torch.Tensor]) -> list[list[int]]:

@@ -43,7 +43,7 @@ def low_rank(work: Work[LowRankStep]) -> Path:
         step = _for_speedup(work, student, moments)
     changed = _factorized(student, moments, step)
     if not changed:
-        raise RecipeError(f"{step.words}: no layer gets smaller at that rank; ask for less")
+        raise RecipeError(f"{step.words}: no layer gets smaller at that rank; lower rank or energy")
     before = parameters(training.teacher)
     work.notes.append(f"{changed} layers are factorized: {parameters(student):,} of {before:,} parameters")
     if training.items is not None:
@@ -61,7 +61,7 @@ def _for_speedup(work: Work[LowRankStep], student: fx.GraphModule, moments: dict
         return trial
 
     rank = 1 - least_for(wanted, changed, student, training, work.folder / "timed")
-    work.notes.append(f"{rank:.2f} of the full rank is the most found to be {wanted:g} times as fast")
+    work.notes.append(f"{rank:.2f} of the full rank is the highest measured to be {wanted:g} times as fast")
     return LowRankStep(rank=rank)
 
 

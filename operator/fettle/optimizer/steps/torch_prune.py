@@ -64,7 +64,7 @@ def _ratio(work: Work[PruneStep], student: fx.GraphModule, fixed: Sequence[str])
         return trial
 
     ratio = least_for(wanted, changed, student, training, work.folder / "timed")
-    work.notes.append(f"a ratio of {ratio:.2f} is the smallest found to be {wanted:g} times as fast")
+    work.notes.append(f"a ratio of {ratio:.2f} is the smallest measured to be {wanted:g} times as fast")
     return ratio
 
 

@@ -33,8 +33,8 @@ def magnitude(work: Work[PruneStep]) -> Path:
     else:
         masks = [(weight, weight.detach().abs() > _bound(weight, sparsity)) for weight in weights]
     work.notes.append(
-        "sparse weights are stored and multiplied like others by runtimes without sparse kernels: they shrink a compressed file, and the clock "
-        "says whether anything gets faster"
+        "runtimes without sparse kernels store and multiply zeros like other weights: only a compressed file gets smaller, and the measured "
+        "speed-up shows whether the model gets faster"
     )
     return _trained(work, student, masks)
 

@@ -46,7 +46,7 @@ def pruned(
     pruner.step()
     if parameters(student) == before:
         raise RecipeError(
-            "no channels could be removed: each layer's either reach the outputs, or the graph computes with their number"
+            "no channels could be removed: those of each layer reach an output, or the graph computes with their number"
         )
     history: list[Any] = pruner.DG.pruning_history()
     return history

@@ -39,9 +39,9 @@ class Checkpoints:
             try:
                 state: dict[str, Any] = torch.load(io.BytesIO(content), map_location="cpu", weights_only=True)
             except Exception:  # the library raises what it likes for a damaged file
-                log.warning("checkpoint %s is damaged; the one before it is taken", name, exc_info=True)
+                log.warning("checkpoint %s is damaged; using the one before it", name, exc_info=True)
                 continue
-            log.info("going on from checkpoint %s", name)
+            log.info("resuming from checkpoint %s", name)
             return state
         return None
 

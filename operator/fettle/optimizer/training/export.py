@@ -56,7 +56,7 @@ def save(module: Module, example: Sequence[torch.Tensor], signature: Signature, 
             )
             torch.export.save(program, path)
     except Exception as error:  # the library raises what it likes
-        raise RecipeError(f"PyTorch could not export what was trained: {quoted(error)}") from error
+        raise RecipeError(f"PyTorch could not export the trained model: {quoted(error)}") from error
     return path
 
 
@@ -67,7 +67,7 @@ def as_onnx(module: Module, example: Sequence[torch.Tensor], signature: Signatur
     try:
         made = _renamed(convert(open_program(program), (), work / "converted" / "model.onnx"), signature)
     except ConversionError as error:
-        raise RecipeError(f"it could not be brought into ONNX: {error.message}") from error
+        raise RecipeError(f"the trained model could not be converted to ONNX: {error.message}") from error
     return made.replace(work / "model.onnx")
 
 
@@ -83,7 +83,7 @@ def to_portable(program: Path, signature: Signature, items: MappedItems, folder:
         original = Original(bounded.model, graph, signature, {}, run, untouched=False, converted=True)
         return portable(original, reference, folder / "work").path
     except (ConversionError, RuntimeFailure) as error:
-        raise RecipeError(f"what was trained could not be brought into the portable form: {error.message}") from error
+        raise RecipeError(f"the trained model could not be converted to the portable form: {error.message}") from error
 
 
 def _renamed(path: Path, signature: Signature) -> Path:

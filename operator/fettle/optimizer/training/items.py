@@ -54,9 +54,11 @@ def training_items(items: MappedItems, labels: Array | Texts | None) -> Training
     Raises RecipeError where there are too few, or where a model of texts cannot be trained.
     """
     if any(isinstance(array, Texts) for array in items.arrays.values()):
-        raise RecipeError("the model takes texts, which have no gradients: train it without its tokenizer")
+        raise RecipeError("the model's inputs are texts, which have no gradients: train it without its tokenizer")
     if len(items) < LEAST_ITEMS:
-        raise RecipeError(f"training needs {LEAST_ITEMS} items or more, found {len(items)}: give more in data.training")
+        raise RecipeError(
+            f"training needs {LEAST_ITEMS} items or more, found {len(items)}: provide more in data.training"
+        )
     hashes = [_hash(items, place) for place in range(len(items))]
     order = sorted(range(len(items)), key=lambda place: (hashes[place], place))
     kinds = sorted(set(hashes))

@@ -120,7 +120,7 @@ class Trainer:
             keep(self._state(progress, optimizer, best))
         self.student.load_state_dict(best)
         self.student.eval()
-        return progress if progress.ended else replace(progress, ended=f"{self.epochs} epochs are done")
+        return progress if progress.ended else replace(progress, ended=f"{self.epochs} epochs")
 
     # ------------------------------------------------------------------------------------------------------------- states
 
@@ -211,7 +211,7 @@ class Trainer:
         row = self._row(progress.epoch, loss if loss is not None and math.isfinite(loss) else None)
         known = loss is None or math.isfinite(loss)
         if not known or not math.isfinite(row.held_out_loss):
-            return self._stopped(progress, f"the loss was no number in epoch {progress.epoch}")
+            return self._stopped(progress, f"the loss was not a finite number in epoch {progress.epoch}")
         log.info(
             "epoch %d of %d: loss %s, held-out loss %.4f, score %.4f, %.1f s",
             progress.epoch,
@@ -229,7 +229,9 @@ class Trainer:
             epoch=progress.epoch + 1,
         )
         if loss is None:
-            return replace(told, ended=f"its {self.spec.deadline_seconds} s were over in epoch {row.epoch}")
+            return replace(
+                told, ended=f"stopped at train.deadlineSeconds, {self.spec.deadline_seconds} s, in epoch {row.epoch}"
+            )
         if (
             row.held_out_loss > DIVERGED * max(progress.curve[0].held_out_loss, 1e-3)
             and row.score < progress.curve[0].score
@@ -237,7 +239,7 @@ class Trainer:
             return self._stopped(told, f"it diverged in epoch {row.epoch}")
         patience = self.spec.patience
         if patience is not None and row.epoch - told.best >= patience:
-            return replace(told, ended=f"no gain in {patience} epochs")
+            return replace(told, ended=f"stopped early: no gain in {patience} epochs")
         return told
 
     def _stopped(self, progress: Progress, why: str) -> Progress:
@@ -245,7 +247,7 @@ class Trainer:
         if progress.best == 0:
             rate = self.spec.learning_rate or RATES[self.spec.optimizer]
             raise RecipeError(
-                f"the training was stopped: {why}, before it gained anything; set train.learningRate below {rate:g}"
+                f"the training was stopped: {why}, before it improved the model; set train.learningRate below {rate:g}"
             )
         return replace(progress, ended=why)
 

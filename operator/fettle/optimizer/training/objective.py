@@ -190,9 +190,7 @@ def objective(
         if profile.floating
     ]
     if not outputs:
-        raise RecipeError(
-            "no output of the model is a number that gradients reach: export it with its scores as an output"
-        )
+        raise RecipeError("no output of the model is differentiable: export it with its scores as an output")
     chosen = next((one for one in outputs if one.place == judged), outputs[0])
     made = Objective(tuple(outputs), chosen, weights, threshold=profiles[chosen.place].threshold)
     if labels is None:
@@ -223,7 +221,7 @@ def _with_labels(
     """`made` with the labels as they are read beside the teacher's answers; without them, and a note, where a loss cannot be told from them."""
     place, entry = made.judged.place, metrics.entry(spec.metric)
     shapes = [answer[place].shape for answer in examples]
-    told = f"the loss of {spec.metric} by labels is not differentiable here: training follows the original's answers"
+    told = f"{spec.metric} has no differentiable loss on labels: training follows the original's answers"
     if spec.metric == Metric.AGREEMENT or (entry.scorer is not None and spec.metric not in PLAIN):
         notes.append(told)
         return made

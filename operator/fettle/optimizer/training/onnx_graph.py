@@ -23,7 +23,7 @@ REDUCTIONS: dict[str, Callable[..., torch.Tensor]] = {
     "ReduceMax": torch.amax,
     "ReduceMin": torch.amin,
 }
-ADVICE = "give the source as a program of torch.export, or leave the steps that train out of the recipe"
+ADVICE = "provide the source as a torch.export program, or remove the steps that train from the recipe"
 
 
 def exported(path: Path, signature: Signature, example: Sequence[torch.Tensor], shapes: Any) -> Any:
@@ -31,7 +31,10 @@ def exported(path: Path, signature: Signature, example: Sequence[torch.Tensor], 
     model = onnx_model.load(path)
     names = [value.name for value in onnx_model.inputs(model.graph)]
     if names != [tensor.name for tensor in signature.inputs]:
-        message = f"the graph takes {', '.join(names)}, and the artifact others: inputs that are frozen cannot be trained around"
+        message = (
+            f"the graph takes {', '.join(names)}, but the artifact has other inputs: models with inputs "
+            "made constant (source.inputs[].value) cannot be trained"
+        )
         raise RecipeError(message)
     try:
         with warnings.catch_warnings():
@@ -42,9 +45,11 @@ def exported(path: Path, signature: Signature, example: Sequence[torch.Tensor], 
             return torch.export.export(module, tuple(example), dynamic_shapes={"input_list": shapes}, strict=False)
     except NotImplementedError as error:
         operator = str(error).rpartition("op_type=")[2].rstrip(".") or quoted(error)
-        raise RecipeError(f"{operator} cannot be taken back into PyTorch: {ADVICE}") from error
+        raise RecipeError(f"{operator} cannot be converted from ONNX to PyTorch: {ADVICE}") from error
     except Exception as error:  # both libraries raise what they like
-        message = f"the ONNX graph could not be taken back into PyTorch ({type(error).__name__}: {quoted(error, 200)}): {ADVICE}"
+        message = (
+            f"the ONNX graph could not be converted to PyTorch ({type(error).__name__}: {quoted(error, 200)}): {ADVICE}"
+        )
         raise RecipeError(message) from error
 
 

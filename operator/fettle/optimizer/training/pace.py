@@ -37,7 +37,7 @@ def least_for(
     most = speedup(high)
     if most < wanted:
         raise RecipeError(
-            f"targetSpeedup {wanted:g} is out of reach: even with a share of {MOST:g} gone it is {most:.2f} times as fast"
+            f"targetSpeedup {wanted:g} cannot be reached: even with a share of {MOST:g} removed it is {most:.2f} times as fast"
         )
     for _ in range(STEPS):
         middle = (low + high) / 2

@@ -43,7 +43,10 @@ def _from_program(path: Path, signature: Signature) -> fx.GraphModule:
     names = list(program.inputs)
     order = names if set(names) != set(wanted) and names == own_inputs(len(wanted)) else wanted
     if set(order) != set(names):
-        message = f"the model takes {', '.join(names)}, and the artifact {', '.join(wanted)}: inputs that are frozen cannot be trained around"
+        message = (
+            f"the model takes {', '.join(names)}, and the artifact {', '.join(wanted)}: models with inputs "
+            "made constant (source.inputs[].value) cannot be trained"
+        )
         raise RecipeError(message)
     _make_plain(module, names, order)
     return as_layers(module)
@@ -74,7 +77,7 @@ def _make_plain(module: fx.GraphModule, tensors: Sequence[str], order: Sequence[
         elif not node.users:
             graph.erase_node(node)
         else:
-            raise RecipeError(f"the input {node.name!r} is no tensor, and the model computes with it")
+            raise RecipeError(f"the input {node.name!r} is not a tensor, and the model computes with it")
     first = next(iter(graph.nodes))
     for name in reversed(order):
         node = named[name]

@@ -89,7 +89,9 @@ class Training:
         if path.suffix == ".onnx":
             moved = self._differs(path, module)
             if moved is not None:
-                raise RecipeError(f"taken back into PyTorch, the model answers otherwise than in ONNX Runtime: {moved}")
+                raise RecipeError(
+                    f"the model converted from ONNX to PyTorch gives other answers than in ONNX Runtime: {moved}"
+                )
         return module
 
     def _differs(self, path: Path, module: Module) -> str | None:
@@ -103,7 +105,7 @@ class Training:
     def taught(self) -> TrainingItems:
         """The training items. Raises RecipeError where there are none."""
         if self.items is None:
-            raise RecipeError("this step trains, and there are no training data: give data.training")
+            raise RecipeError("this step trains, and there is no training data: set data.training")
         return self.items
 
     @property
@@ -111,7 +113,7 @@ class Training:
         """Items that may be looked at: to train on, or else to calibrate with. Raises RecipeError where there are none."""
         given = self.items.items if self.items is not None else self.calibration
         if given is None:
-            raise RecipeError("there are no items to look at: give data.training or data.calibration")
+            raise RecipeError("this step needs items: set data.training or data.calibration")
         return given
 
     @cached_property

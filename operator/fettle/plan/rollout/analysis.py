@@ -123,7 +123,7 @@ class _Look:
 
     def text(self, verdict: Verdict) -> str:
         texts = [measured.message for measured in self.said if measured.verdict is verdict]
-        return "; ".join(text for text in texts if not any(other != text and other.startswith(text) for other in texts))
+        return "; ".join(dict.fromkeys(texts))  # both bounds of a latency wait for the same requests
 
 
 def _look(spec: AnalysisSpec, canary: Observation, stable: Observation | None, span: TimeRange) -> _Look:

@@ -218,7 +218,7 @@ def _may_pass(state: TaskState) -> bool:
 def _fault(state: TaskState) -> Finding:
     if state.phase == TaskPhase.SUCCEEDED:
         what = "nothing" if state.report is None else type(state.report).__name__
-        return Finding(Reason.JOB_FAILED, f"succeeded, but answered {what}")
+        return Finding(Reason.JOB_FAILED, f"succeeded, but its result was {what}")
     message = state.message or "failed without a message"
     if state.retryable and _own_attempts(state) > 1:
         message += f" ({_own_attempts(state)} attempts)"

@@ -205,7 +205,7 @@ def _loads(planned: PlannedCandidate, facts: _Facts) -> Finding | None:
             if not notes and fault is not None:
                 notes = fault.message
             elif not notes and facts.prepare.portable.format not in loads:
-                notes = f"it runs sources of {' and '.join(loads)} as they came"
+                notes = f"it only loads sources in the format {' or '.join(loads)}"
             explained = f": {notes}" if notes else ""
             return Finding(Reason.UNSUPPORTED_MODEL, f"{runtime} cannot load this model{explained}")
     return None
@@ -221,7 +221,9 @@ def _known(planned: PlannedCandidate, facts: _Facts) -> Finding | None:
         if not catalog.segments(planned.family, (step,)):
             libraries = " and ".join(sorted(catalog.build_libraries(planned.family, (step,))))
             missing = f"no image has {libraries}, which the step {catalog.kind(step)} of {planned.family} needs"
-            return Finding(Reason.RECIPE_NOT_APPLICABLE, f"{missing}: leave it out of recipe {planned.plan.recipe}")
+            return Finding(
+                Reason.RECIPE_NOT_APPLICABLE, f"{missing}: remove the step from recipe {planned.plan.recipe}"
+            )
     precision = planned.plan.settings.precision
     if precision not in catalog.runtime(planned.plan.runtime).precisions:
         return Finding(Reason.RECIPE_NOT_APPLICABLE, f"{planned.plan.runtime} does not compute in {precision}")
@@ -237,13 +239,13 @@ def _trainable(planned: PlannedCandidate, facts: _Facts) -> Finding | None:
     recipe, items = planned.plan.recipe, facts.prepare.training
     if items is None and any(entry.training for entry in trained):
         left = " (all of its items are evaluation items)" if facts.spec.data.training is not None else ""
-        text = f"recipe {recipe} trains, and there are no training data{left}: give data.training"
+        text = f"recipe {recipe} trains, and there is no training data{left}: set data.training"
     elif any(not one.trains and other.trains for one, other in pairwise(entries)):
-        text = f"recipe {recipe} trains what is not PyTorch's any more: put the steps that train in front of the others"
+        text = f"recipe {recipe} has a step that trains after one that does not: put the steps that train first"
     elif catalog.PORTABLE not in catalog.runtime(planned.plan.runtime).loads and catalog.finish(planned.family) is None:
-        text = f"{planned.plan.runtime} runs sources as they came, not what a recipe made of them"
+        text = f"{planned.plan.runtime} only runs untouched sources, not the result of a recipe that trains"
     elif facts.prepare.traits.quantized:
-        text = "the source is already quantized, and has no gradients to train by"
+        text = "the source is already quantized, so it cannot be trained"
     else:
         return None
     return Finding(Reason.RECIPE_NOT_APPLICABLE, text)
@@ -269,22 +271,22 @@ def _judged(planned: PlannedCandidate, facts: _Facts) -> Finding | None:
     unproved = facts.prepare.generated and not allows_lossy(facts.spec)
     if not unproved or not any(entry is not None and entry.bounded for entry in planned.entries):
         return None
-    text = f"recipe {planned.plan.recipe} chooses layers by what they lose, which made-up items do not show"
-    return Finding(Reason.EVALUATION_DATA_MISSING, f"{text}: give data.evaluation")
+    text = f"recipe {planned.plan.recipe} chooses layers by their loss of accuracy, which generated items do not show"
+    return Finding(Reason.EVALUATION_DATA_MISSING, f"{text}: set data.evaluation")
 
 
 def _more_calibration(items: int, facts: _Facts) -> str:
     """Where the calibration items were looked for, and what to give."""
     data, prepare = facts.spec.data, facts.prepare
     if data.calibration is not None:
-        others = " that evaluation does not have as well" if data.evaluation is not None else ""
-        return f"{others}: give more of them in data.calibration"
+        others = " that are not evaluation items too" if data.evaluation is not None else ""
+        return f"{others}: provide more of them in data.calibration"
     if data.evaluation is not None:
         return (
-            f", split off from {items + prepare.items.items} evaluation items (a fifth of the different ones): "
-            f"give data.calibration, or {5 * CALIBRATION_NEEDED} different items or more in data.evaluation"
+            f", split off from {items + prepare.items.items} evaluation items (a fifth of the distinct ones): "
+            f"set data.calibration, or provide at least {5 * CALIBRATION_NEEDED} distinct items in data.evaluation"
         )
-    return " made up: raise data.generated.samples" if items else ": give data.calibration or data.evaluation"
+    return " generated ones: raise data.generated.samples" if items else ": set data.calibration or data.evaluation"
 
 
 def _on_its_device(planned: PlannedCandidate, facts: _Facts) -> Finding | None:
@@ -303,13 +305,14 @@ def _provable(planned: PlannedCandidate, facts: _Facts) -> Finding | None:
     needed = _needed(bound.max_drop, 1, facts)
     if needed is None:
         return Finding(
-            Reason.EVALUATION_TOO_SMALL, f"no number of items proves a drop of {bound.max_drop:g}: allow a little more"
+            Reason.EVALUATION_TOO_SMALL,
+            f"no number of items can prove a drop of {bound.max_drop:g}: raise constraints.accuracy.maxDrop",
         )
     there = _counting(prepare)
     if there >= needed:
         return None
     kind, more = ("generated", " (data.generated.samples)") if prepare.generated else ("evaluation", "")
-    with_objects = f" with something to find (of {prepare.items.items})" if there < prepare.items.items else ""
+    with_objects = f" that contain something to find (of {prepare.items.items})" if there < prepare.items.items else ""
     text = (
         f"{there} {kind} items{with_objects} cannot prove a drop of at most {bound.max_drop:g}, even if no answer changes: "
         f"{needed} are needed{more}"

@@ -132,7 +132,7 @@ def _why_kept(winner: _Score, tied: Sequence[_Score], incumbent: str | None) -> 
     others = ", ".join(score.row.name for score in tied if score is not winner)
     if winner.row.artifact != incumbent or not others:
         return None
-    return clip(f"published before, and stays: {others} does not beat it by more than the interval")
+    return clip(f"it was already published and is kept, because {others} is not faster by more than the interval")
 
 
 def _why_not(loser: _Score, winner: _Score, tied: Sequence[_Score], rules: Rules) -> Finding:
@@ -148,9 +148,9 @@ def _why_not(loser: _Score, winner: _Score, tied: Sequence[_Score], rules: Rules
     elif loser not in tied:
         text = f"{name} is faster{times}"
     elif winner.exact and not loser.exact:
-        text = f"{name} is equally good within the interval, and its answers are the original's{times}"
+        text = f"{name} is equally good within the interval, and gives the same answers as the original{times}"
     elif winner.drop < loser.drop:
-        text = f"{name} is equally good within the interval, and loses less{times}"
+        text = f"{name} is equally good within the interval, and loses less accuracy{times}"
     elif winner.bytes < loser.bytes:
         text = f"{name} is equally good within the interval, and smaller{times}"
     else:
@@ -178,9 +178,9 @@ def _nearest(rows: Sequence[CandidateStatus], failed: dict[str, tuple[Miss, ...]
     if failed:
         name, missed = min(failed.items(), key=lambda item: max(miss.distance for miss in item[1]))
         worst = max(missed, key=lambda miss: miss.distance)
-        by = f" ({worst.distance:.0%} beyond)" if worst.distance != UNMEASURED else ""
+        by = f" (missed by {worst.distance:.0%})" if worst.distance != UNMEASURED else ""
         texts = "; ".join(miss.message for miss in missed)
-        message = f"none of {len(rows)} candidates keeps every constraint; nearest: {name}: {texts}{by}"
+        message = f"none of {len(rows)} candidates satisfies every constraint; nearest: {name}: {texts}{by}"
     else:
         first = next((row for row in rows if row.message), None)
         example = f"; {first.name}: {first.message}" if first is not None else ""

@@ -115,12 +115,12 @@ def _in_time(context: RunContext, outcome: RunOutcome) -> RunOutcome:
         return outcome
     seconds = context.snapshot.spec.search.deadline_seconds
     if attempts.works(requests_of(outcome.tasks)) and attempts.now < attempts.ends + timedelta(seconds=seconds):
-        ending = f"search.deadlineSeconds = {seconds} s are over: what runs may end, nothing else begins"
+        ending = f"search.deadlineSeconds = {seconds} s have passed: running Jobs may finish, no new ones start"
         return replace(outcome, stage=replace(stage, message=f"{stage.message} ({ending})"))
-    where = stage.message if stage.finished else f"it was at {stage.reason}: {stage.message}"
-    todo = "a retry has as long again, and does nothing again that is done"
-    text = f"not done after search.deadlineSeconds = {seconds} s ({todo}); {where}"
-    status = _stopped(outcome.status, Finding(Reason.DEADLINE_EXCEEDED, "the run's time was over"))
+    where = stage.message if stage.finished else f"the stage was {stage.reason}: {stage.message}"
+    todo = "a retry gets the whole deadline again and reuses finished work"
+    text = f"not finished within search.deadlineSeconds = {seconds} s ({todo}); {where}"
+    status = _stopped(outcome.status, Finding(Reason.DEADLINE_EXCEEDED, "the run's deadline had passed"))
     return replace(outcome, stage=Stage(Reason.DEADLINE_EXCEEDED, text, finished=True), status=status)
 
 
@@ -133,7 +133,7 @@ def _unconverted(snapshot: RunSnapshot, report: PrepareReport) -> Finding | None
     if fault is None or not others:
         return None
     own = " or ".join(report.portable_runtimes)
-    text = f"{fault.message}; {own} runs the model as it came: add it to the runtimes of {', '.join(others)}"
+    text = f"{fault.message}; {own} can run the model without conversion: add it to the runtimes of {', '.join(others)}"
     return Finding(fault.reason, text)
 
 
@@ -144,8 +144,8 @@ def _batch_refused(snapshot: RunSnapshot, report: PrepareReport) -> Finding | No
     for target in snapshot.spec.targets:
         if any(size != 1 for size in target.batch_sizes):
             text = (
-                f"target {target.name} asks for batchSizes {list(target.batch_sizes)}, but this model does not take "
-                "several items in one run (no batch axis could be proved): ask for [1]"
+                f"target {target.name} has batchSizes {list(target.batch_sizes)}, but this model cannot run "
+                "several items at once (its batch axis could not be verified): set [1]"
             )
             return Finding(Reason.UNSUPPORTED_MODEL, text)
     return None
@@ -232,17 +232,17 @@ def _summary(rows: Sequence[CandidateStatus]) -> str:
         if row.state != CandidateState.SELECTED:
             continue
         if row.name == ORIGINAL:
-            parts.append(f"{row.target}: {row.name}, as it came: no candidate is better")
+            parts.append(f"{row.target}: {row.name}, unchanged: no candidate is better")
             continue
         speed = f", {span(row.speedup)} times as fast as the original" if row.speedup is not None else ""
-        drop = "answers as the original" if row.exact else ""
+        drop = "same answers as the original" if row.exact else ""
         if not row.exact and row.accuracy_drop is not None:
             drop = f"accuracy drop {span(row.accuracy_drop)}"
         doubt = f" ({row.reason})" if row.reason else ""
         parts.append(f"{row.target}: {row.name}{speed}" + (f", {drop}" if drop else "") + doubt)
     exact = {row.target for row in rows if row.state == CandidateState.SELECTED and is_exact(row)}
     small = [row for row in rows if row.reason == Reason.EVALUATION_TOO_SMALL and row.target in exact]
-    parts += dict.fromkeys(f"lossy candidates are out: {row.message}" for row in small)
+    parts += dict.fromkeys(f"lossy candidates were not tried: {row.message}" for row in small)
     return "; ".join(parts)
 
 

@@ -54,12 +54,10 @@ def misplaced(planned: PlannedCandidate, target: TargetSpec) -> str | None:
     if catalog.runtime(runtime).device is DeviceKind.CPU:
         return None
     if device_kind(target) is DeviceKind.CPU:
-        return (
-            f"{runtime} runs on NVIDIA GPUs: give the target device.kind nvidia, or nvidia.com/gpu in resources.limits"
-        )
+        return f"{runtime} runs on NVIDIA GPUs: set the target's device.kind to nvidia, or nvidia.com/gpu in its resources.limits"
     form = planned.build.form if planned.build is not None else None
     if catalog.runs_engines(runtime) and (form is None or form.architecture is None):
-        return f"{runtime} needs to know the GPU's architecture: give the target device.architecture, such as sm89"
+        return f"{runtime} needs to know the GPU's architecture: set the target's device.architecture, such as sm89"
     return None
 
 

@@ -40,4 +40,4 @@ def _advice(row: CandidateStatus) -> str:
     by_number = row.agreement is not None and row.agreement.mode == AgreementMode.ELEMENTWISE
     if row.accuracy is None or row.accuracy.metric != Metric.AGREEMENT or not by_number:
         return ""
-    return " (numbers were compared one by one: data.evaluation.metric names what the model is for)"
+    return " (its output numbers were compared one by one: to compare their meaning, set data.evaluation.metric to the model's task)"

@@ -67,8 +67,8 @@ def _no_image(runtime: RuntimeName, together: Sequence[RuntimeName], format: For
     original, *others = together
     if catalog.job_image(_of_runtimes((runtime, original))) is not None:
         text = (
-            f"no image has {runtime} beside {' and '.join(others)}, and the candidates of a target are timed in one Job: "
-            f"give {runtime} a target of its own"
+            f"no image has {runtime} beside {' and '.join(others)}, and all candidates of a target are timed in one Job: "
+            f"put {runtime} into a target of its own"
         )
         return Finding(Reason.RECIPE_NOT_APPLICABLE, text)
     forms = [
@@ -78,7 +78,7 @@ def _no_image(runtime: RuntimeName, together: Sequence[RuntimeName], format: For
         and not entry.converted
         and catalog.job_image(_of_runtimes((runtime, entry.runtime))) is not None
     ]
-    advice = f"give the source as {' or '.join(forms)}" if forms else f"leave {runtime} out of the target's runtimes"
+    advice = f"provide the source as {' or '.join(forms)}" if forms else f"remove {runtime} from the target's runtimes"
     text = (
         f"no image has {runtime} beside {original}, which runs the original ({format}) that every candidate is timed "
         f"against: {advice}"

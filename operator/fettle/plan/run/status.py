@@ -255,7 +255,7 @@ def _standing(
     if fault is not None:
         return CandidateState.FAILED, fault
     if candidate.name in target.left_out:
-        return CandidateState.FAILED, Finding(Reason.JOB_FAILED, "the measurement left it out")
+        return CandidateState.FAILED, Finding(Reason.JOB_FAILED, "the measuring Job did not report it")
     if (build is not None and build.running) or candidate.name in target.measuring:
         return CandidateState.RUNNING, None
     return CandidateState.PENDING, None

@@ -42,7 +42,7 @@ REFUSED = [
     ("one class for everything", Metric.ACCURACY, EYE[np.zeros(90, int)], CLASSES, {}, "best constant answer"),
     ("any class", Metric.ACCURACY, EYE[RNG.integers(0, 3, 90)], CLASSES, {}, "prove nothing"),
     ("labels of one class", Metric.ACCURACY, EYE[np.zeros(90, int)], np.zeros(90, int), {}, "best constant answer (1)"),
-    ("always no where yes is rare", Metric.ACCURACY, yes(NOISE - 2), RARE, {}, "metric F1 (average Binary)"),
+    ("always no where yes is rare", Metric.ACCURACY, yes(NOISE - 2), RARE, {}, "metric: F1 and average: Binary"),
     ("always yes, by F1", Metric.F1, yes(NOISE + 1), RARE, {"average": Average.BINARY}, "best constant answer"),
     (
         "a distance above the labels' variance",
@@ -72,7 +72,7 @@ def test_an_original_that_does_not_know_its_items_is_refused(
     with pytest.raises(DataError) as caught:
         refuse_chance(*judged(metric, answers, labels, **how))
     assert part in caught.value.message
-    assert "labels were read as" in caught.value.message
+    assert "Labels were interpreted as" in caught.value.message
 
 
 def answered(labels: Array, seed: int = 3) -> Array:
@@ -100,8 +100,8 @@ def test_labels_that_name_some_classes_otherwise_than_the_model_are_refused(
 ) -> None:
     with pytest.raises(DataError) as caught:
         refuse_chance(*judged(Metric.ACCURACY, answers, labels))
-    assert "labels name the classes otherwise than the model does" in caught.value.message
-    assert "labels were read as" in caught.value.message
+    assert "the labels number the classes differently from the model" in caught.value.message
+    assert "Labels were interpreted as" in caught.value.message
 
 
 def test_pixels_that_are_labelled_with_the_names_of_others_are_refused() -> None:

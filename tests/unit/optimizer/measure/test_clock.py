@@ -216,7 +216,7 @@ def test_a_quota_that_always_hits_marks_the_run_and_does_not_go_on_for_ever() ->
     assert clock.throttled
     assert clock.remarks(threads=1) == [
         "the CPU quota slowed 100% of what was timed, also when repeated: "
-        "times are those of a slowed node; allow this target more in resources.limits.cpu"
+        "the times are too long; raise resources.limits.cpu of this target"
     ]
     assert timed.runs(1) >= 30
     assert len(world.order) <= 2 * sum(map(len, timed.ratios)) + 8

@@ -217,7 +217,7 @@ def test_an_original_that_says_the_same_to_everything_proves_nothing(what: str) 
 
 
 def test_an_original_that_finds_the_same_tags_in_every_item_proves_nothing() -> None:
-    with pytest.raises(DataError, match="answers the same to all 120 items"):
+    with pytest.raises(DataError, match="gives the same answer for all 120 items"):
         reference(Metric.MULTI_LABEL, tags=np.tile([0.9, 0.2], (ITEMS, 1)))
 
 

@@ -1,4 +1,4 @@
-"""Whether an answer depends on the other items of its run: looked at on models whose arithmetic is known."""
+"""Whether an answer depends on the other items in its batch: looked at on models whose arithmetic is known."""
 
 from __future__ import annotations
 

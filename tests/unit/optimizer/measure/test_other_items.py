@@ -23,7 +23,7 @@ from fettle.errors import DataError, RuntimeFailure
 from fettle.store.manifest import read_stored
 
 pytestmark = pytest.mark.timeout(300)  # many processes, on machines that may be busy
-NUMBERS = LabelReading(form=LabelForm.NUMBERS, told="numbers, as the model should answer them")
+NUMBERS = LabelReading(form=LabelForm.NUMBERS, told="numbers, as the model should output them")
 BOUND = Constraints(accuracy=AccuracyConstraint(max_drop=0.1))
 ALONE = Signature(
     inputs=(SIGNATURE.inputs[0].model_copy(update={"shape": (1, 64), "batch_axis": None}),),
@@ -145,7 +145,7 @@ def test_labels_that_fit_no_answer_end_the_job(bench: Bench) -> None:
             lambda labels: np.random.default_rng(0).permutation(labels),
             r"right on \d+ of 797 items.*best constant answer",
         ),
-        (lambda labels: (labels + 1) % 10, r"right on \d+ of 797 items.*labels name the classes otherwise"),
+        (lambda labels: (labels + 1) % 10, r"right on \d+ of 797 items.*the labels number the classes differently"),
     ],
     ids=["in another order", "of the classes beside"],
 )
@@ -168,7 +168,7 @@ def test_items_that_the_original_all_answers_alike_prove_nothing_lossy(bench: Be
     )
     lossy, exact = report.candidates
     assert (lossy.state, lossy.reason) == (CandidateState.REJECTED, Reason.DATA_INVALID)
-    assert "answers the same to all 400 items" in (lossy.message or "")
+    assert "gives the same answer for all 400 items" in (lossy.message or "")
     assert exact.exact
 
 

@@ -139,7 +139,7 @@ def test_errors_as_large_as_what_a_channel_says_are_no_agreement_unless_a_person
     noisy = (answers + RNG.normal(size=answers.shape)).astype(np.float32)
     found = judge(answers, noisy, tmp_path / "default")
     assert found.gone is not None
-    assert "at least half is asked" in found.gone
+    assert "at least half is required" in found.gone
     assert judge(answers, noisy, tmp_path / "given", atol=6.4).gone is None
 
 
@@ -233,7 +233,7 @@ def test_a_label_that_is_never_answered_any_more_is_missed(tmp_path: Path) -> No
     answers = [np.array([int(item % 50 == 0)], np.int64) for item in range(1000)]
     found = judge(answers, [np.zeros(1, np.int64)] * 1000, tmp_path)
     assert found.agreement.value == pytest.approx(0.98)
-    assert "never answers 1 in output y, which the original answers to 20 items" in (found.gone or "")
+    assert "never gives the answer 1 in output y, which the original gives for 20 items" in (found.gone or "")
 
 
 def test_labels_say_what_a_lost_class_costs(tmp_path: Path) -> None:

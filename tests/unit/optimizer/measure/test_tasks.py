@@ -184,7 +184,7 @@ def test_agreement_axis_says_where_the_classes_of_a_mask_lie() -> None:
 
 def test_an_original_that_marks_the_same_in_every_item_proves_nothing() -> None:
     mask = {"mask": np.where(np.arange(256).reshape(16, 16) < 99, 0.99, 0.01).astype(np.float32)}
-    with pytest.raises(DataError, match="answers the same to all 20 items"):
+    with pytest.raises(DataError, match="gives the same answer for all 20 items"):
         TaskReference(Metric.SEGMENTATION, fitted(Metric.SEGMENTATION, [mask] * 20), [mask] * 20, None)
 
 

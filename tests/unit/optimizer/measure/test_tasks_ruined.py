@@ -254,7 +254,7 @@ def test_items_in_which_there_is_nothing_to_find_prove_nothing() -> None:
     found = judged(reference(Metric.DETECTION, answers), lost)
     assert found.drop is None
     assert found.too_few == (
-        "Detection needs at least 30 items in which there is something to find for an interval, found 3 of 300"
+        "Detection needs at least 30 items that contain something to find for an interval, found 3 of 300"
     )
 
 

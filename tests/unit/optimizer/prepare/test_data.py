@@ -250,7 +250,7 @@ def test_of_items_in_many_copies_a_fifth_of_the_different_ones_is_split_off() ->
 def test_copies_of_a_few_items_are_not_split_and_the_note_says_how_few() -> None:
     found = split(None, whole(*[1, 2, 3] * 40))
     assert found.calibration is None
-    assert found.notes[0] == "120 evaluation items (3 distinct) are too few to split off any for calibration"
+    assert found.notes[0] == "120 evaluation items (3 distinct) are too few to use a part of them for calibration"
 
 
 def test_items_that_certify_several_times_are_told() -> None:

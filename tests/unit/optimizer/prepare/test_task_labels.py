@@ -81,4 +81,4 @@ def test_what_is_recognized_says_so() -> None:
     answers, _ = masks()
     found = prepared(answers)
     assert found.metric == Metric.SEGMENTATION
-    assert "judged by Segmentation" in found.notes[0] and "data.evaluation.metric chooses another" in found.notes[0]
+    assert "judged by Segmentation" in found.notes[0] and "to change this, set data.evaluation.metric" in found.notes[0]

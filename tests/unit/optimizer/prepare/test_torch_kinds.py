@@ -98,11 +98,11 @@ REFUSED = [
     ("a list as the input", "model.pt", "Several", MODEL, "the input 'xs' is of type List[Tensor]"),
     ("a number as an output", "model.pt", "Count", MODEL, "the output 'output_1' is of type int"),
     ("complex numbers as an output", "model.pt", "Wave", MODEL, "the output 'output' is of type torch.complex64"),
-    ("one name for an input and an output", "model.pt", "Twin", MODEL, "x is the name of an input and of an output"),
+    ("one name for an input and an output", "model.pt", "Twin", MODEL, "x is the name of both an input and an output"),
     ("answers that change", "model.pt", "Changing", MODEL, "gives different outputs for the same input"),
     ("a number as an output", "model.pt2", "Count", MODEL, "the output 'output_1' is of type int"),
     ("complex numbers as an output", "model.pt2", "Wave", MODEL, "the output 'output' is of type torch.complex64"),
-    ("one name for an input and an output", "model.pt2", "Twin", MODEL, "x is the name of an input and of an output"),
+    ("one name for an input and an output", "model.pt2", "Twin", MODEL, "x is the name of both an input and an output"),
     ("training mode", "model.pt2", "Normalized", MODEL, "call model.eval() before torch.export.export"),
     ("answers that change", "model.pt2", "Changing", MODEL, "gives different outputs for the same input"),
 ]

@@ -27,7 +27,7 @@ def test_the_deadline_ends_a_training_with_the_best_so_far(course: Course) -> No
     report = course.build({"distill": {"student": {"width": 0.5}}}, epochs=10_000, deadlineSeconds=2)
     assert report.built is not None, report.message
     assert report.training is not None
-    assert report.training.ended.startswith("its 2 s were over in epoch")
+    assert report.training.ended.startswith("stopped at train.deadlineSeconds, 2 s, in epoch")
     assert 0 < report.training.epochs < 10_000
 
 
@@ -42,7 +42,7 @@ def test_a_training_that_gains_nothing_stops(course: Course) -> None:
 def test_a_training_that_diverges_is_a_row_that_says_so(course: Course, rate: float) -> None:
     report = course.build({"distill": {"student": {"width": 0.5}}}, epochs=3, learningRate=rate / 1e7, optimizer="SGD")
     assert report.built is None
-    assert "before it gained anything; set train.learningRate below 100" in report.message
+    assert "before it improved the model; set train.learningRate below 100" in report.message
 
 
 def process(task: BuildTask, folder: Path) -> subprocess.Popen[str]:

@@ -51,4 +51,4 @@ def test_an_operator_that_pytorch_lacks_is_named(graphs: Course, tmp_path: Path)
     onnx.save(graph, folder / "model/model.onnx")
     report = Course.of(folder, uri="model/model.onnx", judged=False).build({"distill": {}}, epochs=1)
     assert report.built is None
-    assert "Binarizer cannot be taken back into PyTorch" in report.message
+    assert "Binarizer cannot be converted from ONNX to PyTorch" in report.message

@@ -24,7 +24,7 @@ def test_pruned_channels_are_gone_and_the_answers_are_as_good(course: Course) ->
     assert (told.items, told.held_out, told.epochs, len(told.curve)) == (720, 80, 16, 17)
     assert told.parameters_after < 0.35 * told.parameters_before
     assert told.score == told.curve[told.best].score > told.curve[0].score
-    assert "16 epochs are done" in told.ended
+    assert "16 epochs" in told.ended
 
 
 def test_the_same_seed_gives_the_same_file_and_another_seed_another(course: Course) -> None:
@@ -48,4 +48,4 @@ def test_channels_go_in_several_rounds_and_by_what_the_loss_says_of_them(course:
 def test_what_cannot_be_pruned_that_fast_is_refused_with_what_was_reached(course: Course) -> None:
     report = course.build({"prune": {"targetSpeedup": 100}})
     assert report.built is None
-    assert "targetSpeedup 100 is out of reach" in report.message
+    assert "targetSpeedup 100 cannot be reached" in report.message

@@ -68,7 +68,14 @@ def look(wanted: AnalysisSpec, canary: Observation, stable: Observation | None =
     [
         ("all answered", {}, pod("b", 10), Verdict.GOOD, "success rate 1.0000 >= 0.99 (100 requests"),
         ("too many errors", {}, pod("b", 10, errors=1), Verdict.BAD, "success rate 0.9000 < 0.99 (100 requests, 10"),
-        ("too few requests", {}, pod("b", 4), Verdict.PENDING, "40 of 50 requests"),
+        ("too few requests", {}, pod("b", 4), Verdict.PENDING, "40 of 50 requests needed for the success rate"),
+        (
+            "each metric that waits is named",
+            {"latency": {"percentile": 50, "maxMilliseconds": 20}},
+            pod("b", 4),
+            Verdict.PENDING,
+            "40 of 50 requests needed for the success rate; 40 of 50 answered requests needed for p50 latency",
+        ),
         (
             "median within the bound",
             {"latency": {"percentile": 50, "maxMilliseconds": 20}},
@@ -88,7 +95,7 @@ def look(wanted: AnalysisSpec, canary: Observation, stable: Observation | None =
             {"latency": {"percentile": 99, "maxMilliseconds": 20}},
             pod("b", 10),
             Verdict.PENDING,
-            "100 of 367 requests needed for p99",
+            "100 of 367 answered requests needed for p99",
         ),
         (
             "but when all are slow no later request mends it",
@@ -131,6 +138,12 @@ def test_a_window(name: str, changes: Any, canary: PodSamples, verdict: Verdict,
     judged = look(spec(**changes), seen(canary)).status
     assert judged.verdict is verdict, name
     assert says in judged.message
+
+
+def test_two_bounds_on_a_latency_wait_in_one_sentence() -> None:
+    both = {"percentile": 50, "maxMilliseconds": 20, "maxRatioToStable": 2}
+    waiting = look(spec(latency=both), seen(pod("b", 4)), seen(pod("a", 10))).status
+    assert waiting.message.count("40 of 50 answered requests needed for p50 latency") == 1
 
 
 @pytest.mark.parametrize(

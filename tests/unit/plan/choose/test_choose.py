@@ -169,7 +169,7 @@ def test_the_nearest_miss_is_named_with_its_distance() -> None:
     assert choice.miss is not None
     assert choice.miss.reason == Reason.CONSTRAINTS_NOT_MET
     assert "nearest: int8-near" in choice.miss.message
-    assert "20% beyond" in choice.miss.message
+    assert "missed by 20%" in choice.miss.message
 
 
 def test_a_missing_figure_is_farther_than_any_miss() -> None:
@@ -202,7 +202,7 @@ PREFERENCES: list[tuple[str, CandidateStatus, CandidateStatus, Objective, str]] 
     ("slower in the same rounds, whatever the medians say", row("a", (0.99, 0.92, 1.04), exact=True, percentiles={"p50": 1.0}), original(),
      Objective.LATENCY, "original is faster (in the same rounds: 1 x the original against 0.99 x)"),
     ("lossy among equals", row("int8", (3.0, 2.8, 3.2), 0.001), row("float32-openvino", 2.9, exact=True),
-     Objective.LATENCY, "answers are the original's"),
+     Objective.LATENCY, "gives the same answers as the original"),
     ("loses more among equals", row("int8-a", (3.0, 2.8, 3.2), 0.006), row("int8-b", 2.9, 0.001), Objective.LATENCY, "loses less"),
     ("larger among equals", row("f-a", (2.0, 1.9, 2.1), exact=True), row("f-b", 1.95, exact=True, size=1), Objective.LATENCY, "smaller"),
     ("larger", EXACT, INT8, Objective.SIZE, "int8-openvino is smaller: 300 bytes against 1000"),

@@ -167,7 +167,7 @@ def test_layers_are_not_chosen_by_what_they_lose_where_nothing_lossy_may_be_publ
     refusal = named(found, "int8-mixed-openvino").refusal
     assert refusal is not None
     assert refusal.reason == Reason.EVALUATION_DATA_MISSING
-    assert "give data.evaluation" in refusal.message
+    assert "set data.evaluation" in refusal.message
 
 
 def test_many_targets_never_outgrow_status() -> None:
@@ -205,17 +205,17 @@ EVALUATION = {"evaluation": {"uri": "pvc://m/e.npz"}}
 REFUSALS: list[tuple[str, dict[str, Any], dict[str, Any], Reason, list[str]]] = [
     ("quantizing what is quantized", {}, {"traits": traits(quantized=True)}, Reason.RECIPE_NOT_APPLICABLE, ["already quantized"]),
     ("calibrating on nothing", {}, {"calibration": None, "items": 4}, Reason.CALIBRATION_TOO_SMALL,
-     ["needs 10 calibration items or more, found 0, split off from 4 evaluation items", "give data.calibration"]),
+     ["needs 10 calibration items or more, found 0, split off from 4 evaluation items", "set data.calibration"]),
     ("calibrating on what a small evaluation can spare", {}, {"calibration": 9, "items": 38}, Reason.CALIBRATION_TOO_SMALL,
-     ["found 9, split off from 47 evaluation items", "50 different items or more in data.evaluation"]),
+     ["found 9, split off from 47 evaluation items", "at least 50 distinct items in data.evaluation"]),
     ("calibrating on three given items", {"data": {**CALIBRATION, **EVALUATION}}, {"calibration": 3}, Reason.CALIBRATION_TOO_SMALL,
-     ["10 calibration items or more, found 3 that evaluation does not have as well: give more of them in data.calibration"]),
+     ["10 calibration items or more, found 3 that are not evaluation items too: provide more of them in data.calibration"]),
     ("calibrating on evaluation's items", {"data": {**CALIBRATION, **EVALUATION}}, {"calibration": None}, Reason.CALIBRATION_TOO_SMALL,
-     ["found 0 that evaluation does not have as well"]),
+     ["found 0 that are not evaluation items too"]),
     ("calibrating on three items alone", {"data": CALIBRATION}, {"calibration": 3, "generated": True}, Reason.CALIBRATION_TOO_SMALL,
-     ["found 3: give more of them in data.calibration"]),
+     ["found 3: provide more of them in data.calibration"]),
     ("calibrating on nine that were made up", {"data": {"generated": {"samples": 9, "allowLossy": True}}},
-     {"calibration": 9, "generated": True, "items": 9}, Reason.CALIBRATION_TOO_SMALL, ["found 9 made up: raise data.generated.samples"]),
+     {"calibration": 9, "generated": True, "items": 9}, Reason.CALIBRATION_TOO_SMALL, ["found 9 generated ones: raise data.generated.samples"]),
     ("a runtime that cannot load the model", {}, {"portable_runtimes": (OPENVINO,)}, Reason.UNSUPPORTED_MODEL, ["onnxruntime"]),
     ("proving more than the items can", {"constraints": {"accuracy": {"maxDrop": 0.01}}}, {"items": 100},
      Reason.EVALUATION_TOO_SMALL, ["100 evaluation items", "0.01", "381 are needed"]),
@@ -250,7 +250,10 @@ def test_only_items_with_something_to_find_prove_what_a_task_lost(metric: str) -
         refusal = named(plan(spec, report), "int8-onnxruntime").refusal
         assert (refusal is None) == enough
         if refusal is not None:
-            assert f"{informative} evaluation items with something to find (of 900) cannot prove" in refusal.message
+            assert (
+                f"{informative} evaluation items that contain something to find (of 900) cannot prove"
+                in refusal.message
+            )
             assert "73 are needed" in refusal.message
 
 

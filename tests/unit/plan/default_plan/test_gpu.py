@@ -76,8 +76,12 @@ def test_engines_of_two_architectures_are_two_builds_and_what_any_gpu_runs_is_on
 @pytest.mark.parametrize(
     ("target", "row", "advice"),
     [
-        ({"runtimes": ["onnxruntime", "tensorrt-rtx"]}, "float32-tensorrt-rtx", "give the target device.kind nvidia"),
-        ({"device": {"kind": "nvidia"}}, "float16-tensorrt-rtx", "give the target device.architecture, such as sm89"),
+        (
+            {"runtimes": ["onnxruntime", "tensorrt-rtx"]},
+            "float32-tensorrt-rtx",
+            "set the target's device.kind to nvidia",
+        ),
+        ({"device": {"kind": "nvidia"}}, "float16-tensorrt-rtx", "set the target's device.architecture, such as sm89"),
     ],
     ids=["no GPU", "no architecture"],
 )

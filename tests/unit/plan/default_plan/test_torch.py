@@ -71,5 +71,5 @@ def test_a_source_in_onnx_gets_one_row_that_says_what_pytorch_runs() -> None:
     assert refusal is not None
     assert refusal.reason == Reason.UNSUPPORTED_MODEL
     assert refusal.message == (
-        "torchscript cannot load this model: it runs sources of TorchScript and TorchExport as they came"
+        "torchscript cannot load this model: it only loads sources in the format TorchScript or TorchExport"
     )

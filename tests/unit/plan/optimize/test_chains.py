@@ -152,6 +152,6 @@ def test_a_step_that_no_image_can_run_is_refused_before_any_work(monkeypatch: py
     row = world.rows()["lean-openvino"]
     assert (row.state, row.reason) == (CandidateState.REJECTED, Reason.RECIPE_NOT_APPLICABLE)
     assert row.message == (
-        "no image has nncf and openvino, which the step quantizeStatic of openvino needs: leave it out of recipe lean"
+        "no image has nncf and openvino, which the step quantizeStatic of openvino needs: remove the step from recipe lean"
     )
     assert world.labels("build") == []

@@ -89,7 +89,7 @@ def test_a_clock_set_forward_stops_no_job_that_runs_and_begins_no_other(stage: s
     assert decision.requeue_seconds is not None and decision.requeue_seconds >= 10, (
         "no hasty looks at what only has to end"
     )
-    assert "deadlineSeconds = 3600 s are over" in world.ready.message
+    assert "deadlineSeconds = 3600 s have passed" in world.ready.message
     world.finish()
     world.look()
     assert len(world.started) == before
@@ -102,7 +102,7 @@ def test_what_a_clock_set_forward_ended_is_taken_up_by_a_retry_where_it_was(stag
     world.now += HOUR
     world.settle()
     if stage != "publish":
-        assert "a retry has as long again" in world.ready.message
+        assert "a retry gets the whole deadline again" in world.ready.message
         world.retry = "one"
         world.settle()
     assert world.ready.reason == Reason.PUBLISHED

@@ -340,7 +340,10 @@ def test_the_published_artifact_is_measured_again_and_stays_where_nothing_beats_
     world.settle()
     found = world.rows()["published"]
     assert (found.state, found.artifact) == (CandidateState.SELECTED, OLD.sha256)
-    assert found.message == "published before, and stays: int8-openvino does not beat it by more than the interval"
+    assert (
+        found.message
+        == "it was already published and is kept, because int8-openvino is not faster by more than the interval"
+    )
     (artifact,) = world.status.artifacts
     assert (artifact.sha256, artifact.candidate, artifact.speedup) == (OLD.sha256, "tuned-openvino", 3.0)
 

@@ -168,7 +168,7 @@ def planned(format: FormatName, *runtimes: RuntimeName) -> TargetPlan:
             APART,
             OPENVINO,
             "no image has openvino beside torchscript, which runs the original (TorchScript) that every candidate is timed "
-            "against: give the source as ONNX",
+            "against: provide the source as ONNX",
         ),
         (
             SCRIPT,
@@ -176,14 +176,14 @@ def planned(format: FormatName, *runtimes: RuntimeName) -> TargetPlan:
             APART[:2],
             OPENVINO,
             "no image has openvino beside torchscript, which runs the original (TorchScript) that every candidate is timed "
-            "against: leave openvino out of the target's runtimes",
+            "against: remove openvino from the target's runtimes",
         ),
         (
             FormatName.ONNX,
             (ORT, OPENVINO, TORCHSCRIPT),
             APART,
             TORCHSCRIPT,
-            "no image has torchscript beside openvino, and the candidates of a target are timed in one Job: give torchscript a "
+            "no image has torchscript beside openvino, and all candidates of a target are timed in one Job: put torchscript into a "
             "target of its own",
         ),
     ],

@@ -97,7 +97,7 @@ def test_where_items_are_too_few_for_a_lossy_winner_ready_says_once_how_many_are
     world.settle()
     assert (world.ready.status, world.ready.reason) == (ConditionStatus.TRUE, Reason.PUBLISHED)
     assert {artifact.candidate.partition("-")[0] for artifact in world.status.artifacts} == {"float32"}
-    assert world.ready.message.count("lossy candidates are out: 50 evaluation items") == 1
+    assert world.ready.message.count("lossy candidates were not tried: 50 evaluation items") == 1
     assert world.ready.message.count("189 are needed") == 1
     refused = [row for row in world.status.candidates if row.reason == Reason.EVALUATION_TOO_SMALL]
     assert {row.target for row in refused} == {"one", "two"} and len(refused) > 2

@@ -102,8 +102,8 @@ def test_a_renamed_secret_of_the_items_repeats_no_training() -> None:
 @pytest.mark.parametrize(
     ("steps", "told"),
     [
-        ([PRUNE], "recipe lean trains, and there are no training data: give data.training"),
-        ([STATIC, PRUNE], "recipe lean trains what is not PyTorch's any more: put the steps that train in front"),
+        ([PRUNE], "recipe lean trains, and there is no training data: set data.training"),
+        ([STATIC, PRUNE], "recipe lean has a step that trains after one that does not: put the steps that train first"),
     ],
 )
 def test_a_recipe_that_cannot_train_is_refused_with_what_it_lacks(steps: list[dict[str, Any]], told: str) -> None:
@@ -125,7 +125,7 @@ def test_pytorch_itself_is_not_said_to_run_what_was_trained() -> None:
     row = world.rows()["lean-torchscript"]
     assert (row.state, row.message) == (
         CandidateState.REJECTED,
-        "torchscript runs sources as they came, not what a recipe made of them",
+        "torchscript only runs untouched sources, not the result of a recipe that trains",
     )
 
 

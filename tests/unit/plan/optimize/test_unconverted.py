@@ -70,7 +70,7 @@ def test_a_target_without_that_runtime_ends_the_run_and_the_message_says_what_to
     assert run.ready.reason == Reason.UNSUPPORTED_OPERATOR
     last = f"t{len(targets) - 1}"
     assert run.ready.message == (
-        f"the model uses aten.fft_rfft; torchscript runs the model as it came: add it to the runtimes of {last}"
+        f"the model uses aten.fft_rfft; torchscript can run the model without conversion: add it to the runtimes of {last}"
     )
     assert run.labels("measure") == []
 

@@ -99,7 +99,7 @@ class Detection(TaskMetric):
         )
         if numbers is None:
             raise DataError(
-                f"metric Detection needs labels [n, 5] for an item (left, top, right, bottom, and the number of the class; -1 fills up), "
+                f"metric Detection needs labels [n, 5] for an item (left, top, right, bottom, and the number of the class; -1 is padding), "
                 f"found {label.dtype} {list(label.shape)}"
             )
         counts = numbers >= min(self._offset, 0)
@@ -109,7 +109,7 @@ class Detection(TaskMetric):
         if strange.any():
             raise DataError(
                 f"label {int(classes[strange][0]) + self._offset} is no class of {self._classes or 'those that are 0 or more'} "
-                f"(labelOffset {self._offset}); negative ones fill up, ignoreLabel names another one that does"
+                f"(labelOffset {self._offset}); negative ones are padding; set ignoreLabel for another padding value"
             )
         if (corners[:, 2:] < corners[:, :2]).any():
             row = corners[(corners[:, 2:] < corners[:, :2]).any(axis=1)][0]

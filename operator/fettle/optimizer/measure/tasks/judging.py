@@ -148,8 +148,8 @@ class TaskReference:
             return  # no item has the size of the one before
         if others >= SAME:
             raise DataError(
-                f"by {self.name} the original answers the same to all {self._itself.items} items, as a candidate that never looks at its input "
-                "would: such items prove nothing"
+                f"by {self.name} the original gives the same answer for all {self._itself.items} items, so a candidate that ignores its input "
+                "would pass: such items prove nothing"
             )
 
     def _refuse_constant(self, labelled: Pool) -> None:
@@ -224,6 +224,6 @@ class Trial:
         key, lost, items = worst
         what = key if isinstance(key, str) and len(key) > 1 else f"class or character {key!r}"
         return (
-            f"it loses {what} in {lost} of {items} items in which the original finds it: what is rare or small is lost without being missed "
-            f"in {self.reference.name}; quantize fewer operators"
+            f"it loses {what} in {lost} of {items} items in which the original finds it: {self.reference.name} does not show the loss of "
+            "rare or small things; quantize fewer operators"
         )

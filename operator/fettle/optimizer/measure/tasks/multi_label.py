@@ -135,7 +135,7 @@ def _decisions(name: str, profile: OutputProfile, examples: Sequence[Answer]) ->
     same = all(answer[name].ndim == first.ndim for answer in examples)
     if not (profile.floating or yes_or_no) or first.size < 2 or not same or profile.softmax:
         why = (
-            ": its scores add up to 1, so that only one of them can be right; ask for metric Accuracy"
+            ": its scores add up to 1, so that only one of them can be right; set metric: Accuracy"
             if profile.softmax
             else ""
         )
@@ -272,7 +272,7 @@ class SameTags:
             worst = int(lost[np.argmax(rarer[lost])])
             where = f"{self.names[worst]!r}, which the original finds in {items[0, worst]} of {len(self._scores)} items"
             if not said[worst]:
-                return f"it never finds {where}: what is rare is lost without being missed in MultiLabel; quantize fewer operators"
+                return f"it never finds {where}: the loss of rare tags does not show in MultiLabel; quantize fewer operators"
             return (
                 f"it is wrong {wrong[worst]} times about {where}, one answer to all items would be {rarer[worst]} times: it does not follow its "
                 "input any more; quantize fewer operators"

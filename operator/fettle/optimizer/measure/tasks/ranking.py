@@ -107,7 +107,7 @@ def same_order(said: Sequence[float], truth: Sequence[float]) -> Pool:
     scores, original = np.array(said), np.array(truth)
     if not np.nanmax(original) > np.nanmin(original):
         raise DataError(
-            f"the original gives the same score to all {len(scores)} items, as a candidate that never looks at its input would"
+            f"the original gives the same score to all {len(scores)} items, so a candidate that ignores its input would pass"
         )
     wanted, right = _pairs(scores, original)
 

@@ -82,7 +82,7 @@ class Regression(TaskMetric):
             expected = " or ".join(str(size) for size in sorted({first, len(self._noise)}))
             raise DataError(
                 f"metric Regression needs {expected} numbers as the label of an item, found {label.dtype} {list(label.shape)}: "
-                "check data.evaluation.labelKey and output; ask for metric Accuracy where labels name classes"
+                "check data.evaluation.labelKey and output; set metric: Accuracy if labels are classes"
             )
         numbers = label.reshape(-1).astype(np.float64)
         if not np.isfinite(numbers).all():
@@ -184,7 +184,7 @@ class Near:
         worst = int(lost[np.argmax(wrong[lost] / constant[lost])])
         return (
             f"{self._place(worst)} is too far from the original's in {int(wrong[worst])} of {items} items, where one number for all of them "
-            f"would be in {int(constant[worst])}: it does not follow its input any more; quantize fewer operators"
+            f"would be in {int(constant[worst])}: it no longer depends on its input; quantize fewer operators"
         )
 
     def _place(self, channel: int) -> str:

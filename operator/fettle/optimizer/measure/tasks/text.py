@@ -129,7 +129,7 @@ class Text(TaskMetric):
         if strange:
             raise DataError(
                 f"label {strange[0] + self._offset} is no character of {most} (labelOffset {self._offset}): give numbers of characters, "
-                "negative ones fill up; ignoreLabel names another one that does"
+                "negative ones are padding; set ignoreLabel for another padding value"
             )
         return "".join(self._classes[letter] for letter in letters) if self._classes else letters
 

@@ -58,7 +58,7 @@ class TopK(TaskMetric):
         if 2 * spec.top_k > classes:
             raise DataError(
                 f"data.evaluation.topK is {spec.top_k}, and {name} has {classes} classes: with more than half of them hardly any answer is wrong; "
-                f"set topK to {classes // 2} or less, or ask for metric Accuracy"
+                f"set topK to {classes // 2} or less, or set metric: Accuracy"
             )
         if spec.classes and len(spec.classes) != classes:
             raise DataError(f"data.evaluation.classes has {len(spec.classes)} names, {name} has {classes} classes")
@@ -121,7 +121,7 @@ class Hits:
     def pool(self) -> Pool:
         """Top-k accuracy. Raises DataError where no label counts."""
         if not self._right:
-            raise DataError("no label counts: every one is the value that is ignored")
+            raise DataError("every label is the value that is ignored")
         most = sum(times for _, times in self._labels.most_common(self._k))
         return replace(share(self._right), constant=most / len(self._right))
 
@@ -147,7 +147,7 @@ class SameBest:
         if missed and wrong > LEAST_SKILL * missed:
             gone = (
                 f"its best classes are others than the original's in {wrong} of {items} items, where the most frequent answer to all items would be "
-                f"wrong in {missed}: it does not follow its input any more; quantize fewer operators"
+                f"wrong in {missed}: it no longer depends on its input; quantize fewer operators"
             )
         return replace(share(self._same), gone=gone)
 

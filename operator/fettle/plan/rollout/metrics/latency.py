@@ -40,7 +40,7 @@ def latency(
     count, slower = canary.answers, canary.slower(bound)
     bad = count >= min_requests and slower > (100 - spec.percentile) / 100 * max(count, needed)
     if not bad and count < needed:
-        verdict, text = Verdict.PENDING, f"{count} of {needed} requests needed for p{spec.percentile}"
+        verdict, text = Verdict.PENDING, f"{count} of {needed} answered requests needed for p{spec.percentile} latency"
     else:
         counted = f"{count} requests, {slower} slower" if bad else f"{count} requests"
         if stable is not None:

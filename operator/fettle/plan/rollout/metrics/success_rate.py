@@ -18,7 +18,9 @@ def success_rate(minimum: float, min_requests: int, canary: Traffic) -> MetricMe
     """The share of requests that the model answered."""
     rate = 1 - canary.errors / canary.requests if canary.requests else None
     if rate is None or canary.requests < min_requests:
-        measured = MetricMeasurement(Verdict.PENDING, f"{canary.requests} of {min_requests} requests")
+        measured = MetricMeasurement(
+            Verdict.PENDING, f"{canary.requests} of {min_requests} requests needed for the success rate"
+        )
     else:
         good = rate >= minimum
         text = f"success rate {rate:.4f} {'>=' if good else '<'} {minimum:g} ({canary.requests} requests, {canary.errors} failed)"
