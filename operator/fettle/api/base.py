@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, TypeVar
@@ -14,6 +15,11 @@ GROUP = "fettle.dev"
 VERSION = "v1alpha1"
 API_VERSION = f"{GROUP}/{VERSION}"
 MANAGED_LABEL = f"{GROUP}/managed"
+
+
+def canonical_digest(document: Any) -> str:
+    """sha256 (hexadecimal) of a JSON document's RFC 8785 canonical form: the same for whatever says the same."""
+    return hashlib.sha256(rfc8785.dumps(document)).hexdigest()
 
 
 class ApiModel(BaseModel):
@@ -33,6 +39,11 @@ class ApiModel(BaseModel):
     def canonical(self) -> bytes:
         """RFC 8785 canonical JSON: what digests are taken of."""
         return rfc8785.dumps(self.to_json())
+
+    @property
+    def digest(self) -> str:
+        """sha256 (hexadecimal) of the canonical JSON."""
+        return canonical_digest(self.to_json())
 
 
 @dataclass(frozen=True)

@@ -6,7 +6,6 @@ A task names content, never a place on a machine, so that its hash means the sam
 from __future__ import annotations
 
 import base64
-import hashlib
 import zlib
 from typing import Annotated, Literal, TypeAlias
 
@@ -60,11 +59,6 @@ class StoredModel(ApiModel):
     def bytes(self) -> int:
         """Bytes of all files."""
         return sum(file.bytes for file in self.files)
-
-    @property
-    def digest(self) -> str:
-        """Digest of the canonical list of files."""
-        return hashlib.sha256(self.canonical()).hexdigest()
 
 
 class StoredData(ApiModel):
@@ -306,4 +300,4 @@ def decode_task(text: str) -> AnyTask:
 
 def task_hash(task: AnyTask) -> str:
     """sha256 of the task's canonical JSON: names its Job, and its answer in the store."""
-    return hashlib.sha256(task.canonical()).hexdigest()
+    return task.digest
