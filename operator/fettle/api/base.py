@@ -11,6 +11,8 @@ import rfc8785
 from pydantic import BaseModel, ConfigDict
 from pydantic.alias_generators import to_camel
 
+from fettle.api.text import joined
+
 GROUP = "fettle.dev"
 VERSION = "v1alpha1"
 API_VERSION = f"{GROUP}/{VERSION}"
@@ -85,7 +87,7 @@ def exactly_one(what: str) -> Callable[[ModelClass], ModelClass]:
         declared: type[BaseModel] = model
         keys = [field.alias or name for name, field in declared.model_fields.items()]
         given = ", ".join(f"has(self.{key})" for key in keys)
-        message = f"{what} must have exactly one key: {', '.join(keys[:-1])} or {keys[-1]}"
+        message = f"{what} must have exactly one key: {joined(keys, 'or')}"
         return rules(Rule(f"[{given}].filter(s, s).size() == 1", message))(model)
 
     return attach

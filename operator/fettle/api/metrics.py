@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from enum import Enum, auto
 
+from fettle.api.text import joined
 from fettle.api.vocabulary import Metric
 
 
@@ -245,17 +246,11 @@ def those(chosen: Callable[[MetricEntry], bool]) -> tuple[Metric, ...]:
     return tuple(row.metric for row in METRICS if chosen(row))
 
 
-def listed(words: Iterable[str]) -> str:
-    """'F1, MeanSquaredError and CosineSimilarity'."""
-    *first, last = words
-    return f"{', '.join(first)} and {last}" if first else last
-
-
 def described() -> str:
     """data.evaluation.metric for `kubectl explain`."""
     judged = " ".join(f"{row.metric}: {row.judges}." for row in METRICS)
-    recognized = listed(row.recognized for row in METRICS if row.recognized)
-    needing = listed(those(lambda row: row.needs_labels))
+    recognized = joined(row.recognized for row in METRICS if row.recognized)
+    needing = joined(those(lambda row: row.needs_labels))
     return (
         f"What a good answer is. {judged} Auto recognizes {recognized}, and is Accuracy otherwise; the notes say what it chose. Without labels, "
         f"Accuracy becomes Agreement, and the metrics of tasks compare with the original's answers. {needing} require labels."
@@ -281,4 +276,4 @@ def _grouped(told: Callable[[MetricEntry], str | None]) -> Iterable[tuple[str, s
     for row in METRICS:
         if (word := told(row)) is not None:
             groups.setdefault(word, []).append(row.metric)
-    return ((word, listed(names)) for word, names in groups.items())
+    return ((word, joined(names)) for word, names in groups.items())

@@ -16,6 +16,7 @@ from fettle.api.vocabulary import AgreementMode, Average, Metric
 from fettle.errors import DataError
 from fettle.optimizer.labels.reader import NOT_COUNTED, LabelReader
 from fettle.optimizer.statistics import Indices, bca, clipped, groups_of, mean_interval
+from fettle.runtimes.base import as_texts
 from fettle.store.comparison import Comparison, cosine, decisions
 
 Array = np.ndarray[Any, Any]
@@ -212,14 +213,6 @@ def _f1_drop(original: Scores, candidate: Scores, alpha: float) -> Interval | No
         lambda drawn: confusion.f1(0, average, drawn) - confusion.f1(1, average, drawn),
         alpha,
         batch=max(1, BATCH_NUMBERS // confusion.counts[0].size),
-    )
-
-
-def as_texts(values: Array) -> Array:
-    """Values as texts that can be compared and sorted."""
-    return np.array(
-        [value.decode("utf-8", "replace") if isinstance(value, bytes) else str(value) for value in values.tolist()],
-        dtype=str,
     )
 
 

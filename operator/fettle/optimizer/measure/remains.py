@@ -13,6 +13,7 @@ from fettle.api.vocabulary import AgreementMode
 from fettle.optimizer.measure.agreement import FLOAT_NOISE, OutputProfile
 from fettle.optimizer.measure.items import Answer, Array
 from fettle.optimizer.measure.variance import LEAST_ITEMS, Kept, Variance
+from fettle.runtimes.base import as_text
 from fettle.store.comparison import Comparison, decisions
 
 MOST_VALUES = 1000  # more different decisions than that are numbers, not classes
@@ -126,11 +127,6 @@ class Decided:
 def _different(values: Array) -> list[str | int | float | bool]:
     """The different ones of them: texts as str."""
     if values.dtype.kind in "OSU":
-        return list(
-            {
-                value.decode(errors="replace") if isinstance(value, bytes) else str(value)
-                for value in values.ravel().tolist()
-            }
-        )
+        return list({as_text(value) for value in values.ravel().tolist()})
     different: list[str | int | float | bool] = np.unique(values).tolist()
     return different

@@ -19,7 +19,7 @@ from fettle.api.recipe import RecipeStep, RuntimeSettings
 from fettle.api.signature import Signature
 from fettle.api.step import StepParameters
 from fettle.api.task import DeviceForm
-from fettle.api.text import quoted
+from fettle.api.text import installing, quoted
 from fettle.api.vocabulary import ModelFormat, RuntimeName
 from fettle.errors import FettleError, RecipeError
 from fettle.optimizer.loss import Loss
@@ -128,8 +128,7 @@ def apply(step: RecipeStep, family: RuntimeName, entry: Path, folder: Path, give
 def _lacking(row: StepEntry, error: ModuleNotFoundError) -> RecipeError:
     """A library of the step is not there: on one's own machine, for every image of Jobs has what its rows ask for."""
     extra = "training" if row.trains else "optimizer"
-    advice = f"pip install '.[{extra}]' in a checkout of Fettle"
-    return RecipeError(f"the step {row.kind} needs {error.name}, which is not installed: {advice}")
+    return RecipeError(f"the step {row.kind} needs {error.name}, which is not installed: {installing(extra)}")
 
 
 def _state(entry: Path) -> list[tuple[str, int, int]]:
