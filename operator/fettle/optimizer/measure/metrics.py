@@ -15,12 +15,11 @@ from fettle.api.optimizedmodel_status import Flips, Interval
 from fettle.api.vocabulary import AgreementMode, Average, Metric
 from fettle.errors import DataError
 from fettle.optimizer.labels.reader import NOT_COUNTED, LabelReader
-from fettle.optimizer.statistics import Indices, bca, clipped, groups_of, mean_interval
+from fettle.optimizer.statistics import Indices, bca, by_group, clipped, draws_at_once, groups_of, mean_interval, ratio
 from fettle.runtimes.base import as_texts
 from fettle.store.comparison import Comparison, cosine, decisions
 
 Array = np.ndarray[Any, Any]
-BATCH_NUMBERS = 4_000_000  # numbers that a bootstrap may hold at once
 
 
 @dataclass(frozen=True)
@@ -185,20 +184,16 @@ class Confusion:
         elif average == Average.BINARY:
             total = total[..., -1:, :]  # of two classes, the greater is the positive one
         weight = 2 * total[..., 0] + total[..., 1] + total[..., 2]
-        scores = np.where(weight > 0, 2 * total[..., 0] / np.where(weight > 0, weight, 1), 0)
+        scores = ratio(2 * total[..., 0], weight, 0.0)
         return np.asarray(scores.sum(axis=-1) / np.maximum((weight > 0).sum(axis=-1), 1))
 
 
 def _hot_counts(models: Sequence[Scores]) -> Array:
     """Where each class is there or not by itself: a class that is neither wanted nor found counts nowhere."""
-    group = groups_of(len(models[0].decided))
     truth = np.stack(models[0].wanted)
-    counts = np.zeros((len(models), int(group.max()) + 1, truth.shape[1], 3))
-    for index, model in enumerate(models):
-        decided = np.stack(model.decided)
-        for place, cases in enumerate((decided & truth, decided & ~truth, ~decided & truth)):
-            np.add.at(counts[index, :, :, place], group, cases)
-    return counts
+    decided = [np.stack(model.decided) for model in models]
+    cases = [np.stack((each & truth, each & ~truth, ~each & truth), axis=-1) for each in decided]
+    return np.stack([by_group(each) for each in cases])
 
 
 def _f1_drop(original: Scores, candidate: Scores, alpha: float) -> Interval | None:
@@ -212,7 +207,7 @@ def _f1_drop(original: Scores, candidate: Scores, alpha: float) -> Interval | No
         confusion.counts.shape[1],
         lambda drawn: confusion.f1(0, average, drawn) - confusion.f1(1, average, drawn),
         alpha,
-        batch=max(1, BATCH_NUMBERS // confusion.counts[0].size),
+        batch=draws_at_once(confusion.counts[0].size),
     )
 
 

@@ -28,12 +28,12 @@ from fettle.optimizer.measure.tasks.base import (
     TaskMetric,
     item_of,
     output_name,
-    ratio,
     require_names,
     shapes,
     sums,
     whole_numbers,
 )
+from fettle.optimizer.statistics import ratio
 from fettle.runtimes.base import as_text
 from fettle.store.comparison import Comparison, is_float
 
