@@ -44,6 +44,11 @@ def installing(extra: str) -> str:
     return f"pip install '.[{extra}]' in a checkout of Fettle"
 
 
+def percent(share: float, digits: int = 2) -> str:
+    """'99.60 %' of 0.996."""
+    return f"{100 * share:.{digits}f} %"
+
+
 def rounded(value: float, digits: int = 3) -> str:
     """`value` with so many significant digits, as a person writes it: 1,410 and 0.0123, no exponent from a thousandth up to 10^15."""
     return f"{float(f'{value:.{digits}g}'):,.15g}"

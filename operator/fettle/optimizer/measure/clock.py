@@ -22,7 +22,7 @@ from fettle.api.bounds import RUNS_NEEDED
 from fettle.api.memory import GROUP
 from fettle.api.optimizedmodel_status import Interval, Measurement
 from fettle.api.report import Distribution
-from fettle.api.text import rounded
+from fettle.api.text import percent, rounded
 from fettle.api.vocabulary import Objective
 from fettle.errors import RuntimeFailure
 from fettle.optimizer import statistics
@@ -177,11 +177,11 @@ class Clock:
             quieter = "measure on a quieter node for narrower intervals"
             counted = "that time was subtracted" if threads == 1 else quieter
             remarks.append(
-                f"other work on this node used the CPU during {self.disturbed / self.runs:.0%} of the runs; {counted}"
+                f"other work on this node used the CPU during {percent(self.disturbed / self.runs, 0)} of the runs; {counted}"
             )
         if self.throttled:
             remarks.append(
-                f"the CPU quota slowed {self.slowed / self.blocks:.0%} of what was timed, also when repeated: "
+                f"the CPU quota slowed {percent(self.slowed / self.blocks, 0)} of what was timed, also when repeated: "
                 "times are those of a slowed node; allow this target more in resources.limits.cpu"
             )
         return remarks

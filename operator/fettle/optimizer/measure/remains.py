@@ -9,6 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from fettle.api.signature import Tensor
+from fettle.api.text import percent
 from fettle.api.vocabulary import AgreementMode
 from fettle.optimizer.measure.agreement import FLOAT_NOISE, OutputProfile
 from fettle.optimizer.measure.items import Answer, Array
@@ -94,8 +95,9 @@ class Remains:
                 "though a tolerance may not show it; quantize fewer operators, or give labels to judge what that costs"
             )
         if self._rules[name].mode == AgreementMode.ELEMENTWISE and not self._own_tolerance and least.lost:
+            left = percent(max(least.share, 0), 0)
             return (
-                f"{max(least.share, 0):.0%} of the variance of {least.place} over the items is left, at least half is asked: its errors are as "
+                f"{left} of the variance of {least.place} over the items is left, at least half is asked: its errors are as "
                 "large as what it says; quantize fewer operators, or give labels or data.evaluation.agreement.atol"
             )
         return None
