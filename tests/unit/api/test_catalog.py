@@ -18,7 +18,7 @@ from fettle.api.recipe import OptimizeGraphStep, QuantizeStep, RecipeStep, Runti
 from fettle.api.task import BuiltCandidate, StoredModel
 from fettle.api.vocabulary import FormatName, Precision, QuantizeMode, RuntimeName
 from fettle.optimizer import sources
-from fettle.plan.run.planned import planned_candidate
+from fettle.plan.run.planned import Execution, planned_candidate
 
 ROOT = Path(__file__).parents[3]
 SOURCE = ROOT / "operator" / "fettle"
@@ -56,7 +56,7 @@ def test_a_step_is_lossy_in_the_plan_where_it_is_to_the_clock(monkeypatch: pytes
 
     def lossy(*steps: RecipeStep, precision: Precision = Precision.FLOAT32) -> tuple[bool, bool]:
         planned = planned_candidate(
-            "r", RuntimeName.ONNXRUNTIME, RuntimeSettings(threads=1, precision=precision), steps=steps
+            "r", RuntimeName.ONNXRUNTIME, Execution(RuntimeSettings(threads=1, precision=precision)), steps=steps
         )
         return planned.lossy, BuiltCandidate(plan=planned.plan, model=model, steps=steps).lossy
 

@@ -124,9 +124,9 @@ def _recipe_candidates(spec: OptimizedModelSpec, target: TargetSpec) -> tuple[Pl
     for recipe in spec.recipes:
         asked = RuntimeSettings(threads=target.threads, precision=recipe.precision)
         for runtime in target.runtimes:
-            settings, form = on_device(runtime, asked, target)
+            execution = on_device(runtime, asked, target)
             candidates.append(
-                planned_candidate(recipe.name, runtime, settings, steps=recipe.steps, train=recipe.train, form=form)
+                planned_candidate(recipe.name, runtime, execution, steps=recipe.steps, train=recipe.train)
             )
     return tuple(candidates)
 
