@@ -34,12 +34,6 @@ def zipped(**files: bytes) -> bytes:
     return stream.getvalue()
 
 
-def refused(bench: Workbench, source: SourceSpec) -> FettleError:
-    with pytest.raises(FettleError) as caught:
-        bench.prepare(bench.task(source=source))
-    return caught.value
-
-
 def flipped(content: bytes, place: int) -> bytes:
     """With another byte at that place."""
     return content[:place] + bytes([content[place] ^ 255]) + content[place + 1 :]
@@ -64,7 +58,7 @@ def test_without_the_toolchain_one_line_says_what_to_install_and_what_to_set(
 ) -> None:
     monkeypatch.setitem(sys.modules, module, None)  # as where it is not installed
     (bench.folder / name).write_bytes(content)
-    error = refused(bench, SourceSpec(uri=f"pvc://claim/{name}"))
+    error = bench.refused(source=SourceSpec(uri=f"pvc://claim/{name}"))
     assert error.reason == Reason.UNSUPPORTED_FORMAT
     assert "is not installed: pip install '.[" in error.message
     assert f"source.format: {format} selects the image" in error.message
@@ -78,7 +72,7 @@ def test_a_file_that_is_cut_or_is_something_else_is_damaged_by_its_name(
         (bench.folder / name).write_bytes(rest)
         if name in ("saved_model.pb", "model.json", "model.txt") and rest:
             continue  # known by its name alone, or a name that other files have too
-        error = refused(bench, SourceSpec(uri=f"pvc://claim/{name}"))
+        error = bench.refused(source=SourceSpec(uri=f"pvc://claim/{name}"))
         assert (error.reason, "is damaged" in error.message) == (Reason.SOURCE_CORRUPTED, True), error.message
 
 
@@ -97,7 +91,7 @@ class Touch:
 @pytest.mark.parametrize("name", ["model.pkl", "model.joblib", "model.pickle"])
 def test_a_pickle_is_never_run_unless_it_is_trusted(bench: Workbench, name: str) -> None:
     (bench.folder / name).write_bytes(pickle.dumps({"steps": Touch(bench.folder / "canary")}))
-    error = refused(bench, SourceSpec(uri=f"pvc://claim/{name}"))
+    error = bench.refused(source=SourceSpec(uri=f"pvc://claim/{name}"))
     assert not (bench.folder / "canary").exists()
     assert error.reason == Reason.UNSAFE_PICKLE
     assert "needs posix.mkdir" in error.message
