@@ -11,7 +11,7 @@ from typing import Annotated, Literal, TypeAlias
 
 from pydantic import Field, TypeAdapter
 
-from fettle.api import catalog
+from fettle.api import catalog, images
 from fettle.api.base import ApiModel
 from fettle.api.constraints import Constraints
 from fettle.api.data import DataSpec, EvaluationSpec
@@ -129,7 +129,7 @@ class BuildPlan(ApiModel):
         One that trains is of PyTorch's family and for no device, so that all families have it in common. Empty where no image has what a
         step needs.
         """
-        parts = catalog.segments(self.family, self.steps)
+        parts = images.segments(self.family, self.steps)
         if len(parts) == 1 and not self.trains:
             return (self,)
         trained = sum(any(map(catalog.trains, steps)) for steps in parts)
