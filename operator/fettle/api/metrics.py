@@ -52,6 +52,8 @@ class MetricEntry:
     changed: str | None = None  # what share maxChanged bounds; None: 1 - the metric by the original's answers
     outputs: str = "the first"  # that are read unless data.evaluation.output names one
     recognized: str | None = None  # answers for which Auto chooses it
+    # The metric whose labels train a model that is judged by this one; None: no loss is known, and training follows the original's answers.
+    trained_as: Metric | None = None
     # How a canary's answers are compared with stable's; None: their numbers may differ where they say the same.
     canaries: str | None = None
 
@@ -80,6 +82,7 @@ METRICS: tuple[MetricEntry, ...] = (
         names_classes=True,
         changed="of decisions",
         canaries=_AS_CANDIDATES,
+        trained_as=Metric.ACCURACY,
     ),
     MetricEntry(
         Metric.F1,
@@ -92,6 +95,7 @@ METRICS: tuple[MetricEntry, ...] = (
         names_classes=True,
         changed="of decisions",
         canaries=_AS_CANDIDATES,
+        trained_as=Metric.F1,
     ),
     MetricEntry(
         Metric.DETECTION,
@@ -124,6 +128,7 @@ METRICS: tuple[MetricEntry, ...] = (
         proof=Proof.BOOTSTRAP_OVER_ITEMS,
         scorer="segmentation:Segmentation",
         recognized="masks",
+        trained_as=Metric.ACCURACY,
     ),
     MetricEntry(
         Metric.EMBEDDING,
@@ -145,6 +150,7 @@ METRICS: tuple[MetricEntry, ...] = (
         title_without_labels="items with the same best classes",
         proof=Proof.ITEMS,
         scorer="top_k:TopK",
+        trained_as=Metric.ACCURACY,
     ),
     MetricEntry(
         Metric.MULTI_LABEL,
@@ -156,6 +162,7 @@ METRICS: tuple[MetricEntry, ...] = (
         scorer="multi_label:MultiLabel",
         percent=False,
         outputs="all",
+        trained_as=Metric.MULTI_LABEL,
     ),
     MetricEntry(
         Metric.RANKING,
@@ -167,6 +174,7 @@ METRICS: tuple[MetricEntry, ...] = (
         proof=Proof.BOOTSTRAP_OVER_ITEMS,
         scorer="ranking:Ranking",
         percent=False,
+        trained_as=Metric.ACCURACY,
     ),
     MetricEntry(
         Metric.REGRESSION,
@@ -181,6 +189,7 @@ METRICS: tuple[MetricEntry, ...] = (
         drop=DropUnit.OPEN,
         changed="of items",
         outputs="all",
+        trained_as=Metric.MEAN_SQUARED_ERROR,
     ),
     MetricEntry(
         Metric.MEAN_SQUARED_ERROR,
@@ -194,6 +203,7 @@ METRICS: tuple[MetricEntry, ...] = (
         lower_is_better=True,
         changed="of variance",
         canaries=_AS_CANDIDATES,
+        trained_as=Metric.MEAN_SQUARED_ERROR,
     ),
     MetricEntry(
         Metric.COSINE_SIMILARITY,
@@ -206,6 +216,7 @@ METRICS: tuple[MetricEntry, ...] = (
         drop=DropUnit.OPEN,
         changed="of 1 - cosine",
         canaries=_AS_CANDIDATES,
+        trained_as=Metric.COSINE_SIMILARITY,
     ),
     MetricEntry(
         Metric.CUSTOM,

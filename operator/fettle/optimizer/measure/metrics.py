@@ -47,6 +47,12 @@ class Judging:
         """Whether an answer is right or wrong, not near or far."""
         return metrics.entry(self.metric).names_classes
 
+    def of_numbers(self, answer: Array, truth: Array) -> float:
+        """The metric of one item whose answer is numbers: mean cosine similarity, or mean squared difference."""
+        if self.metric == Metric.COSINE_SIMILARITY:
+            return float(np.mean(cosine(answer, truth, -1)))
+        return float(np.mean((answer - truth) ** 2)) if answer.size else 0.0
+
     def decided(self, answer: Array) -> Array:
         """What an answer decides, flat, in the form that labels are compared in."""
         if self.form is LabelForm.ALL_OF:
@@ -87,7 +93,7 @@ class Scores:
         judging = self.judging
         truth = judging.wanted(answer, label)
         if not judging.decides:
-            self._add_distance(answer, truth)
+            self.values.append(judging.of_numbers(answer.astype(np.float64), truth))
             return
         decided = judging.decided(answer)
         if judging.form is LabelForm.ALL_OF:
@@ -116,13 +122,6 @@ class Scores:
         if self.judging.metric == Metric.F1:
             return float(Confusion.of([self]).f1(0, self.judging.average))
         return float(np.mean(self.values))
-
-    def _add_distance(self, answer: Array, truth: Array) -> None:
-        left = answer.astype(np.float64)
-        if self.judging.metric == Metric.COSINE_SIMILARITY:
-            self.values.append(float(np.mean(cosine(left, truth, -1))))
-            return
-        self.values.append(float(np.mean((left - truth) ** 2)) if left.size else 0.0)
 
 
 def drop(original: Scores, candidate: Scores, alpha: float) -> Interval | None:
@@ -261,10 +260,11 @@ class Changes:
 
     def _add_distance(self, original: Array, candidate: Array) -> None:
         left, right = original.astype(np.float64), candidate.astype(np.float64)
+        value = self.judging.of_numbers(left, right)
         if self.judging.metric == Metric.COSINE_SIMILARITY:
-            self.values.append(1 - float(np.mean(cosine(left, right, -1))))
+            self.values.append(1 - value)
             return
-        self.values.append(float(np.mean((left - right) ** 2)) if left.size else 0.0)
+        self.values.append(value)
         self.sums = left if self.sums is None else self.sums + left
         self.squares = left**2 if self.squares is None else self.squares + left**2
 

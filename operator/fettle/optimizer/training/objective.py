@@ -183,7 +183,7 @@ def objective(
         profiles.append(profile)
     names = [tensor.name for tensor in signature.outputs]
     judged = names.index(spec.output) if spec.output in names else 0
-    named = metrics.entry(PLAIN.get(spec.metric, spec.metric)).names_classes
+    named = metrics.entry(metrics.entry(spec.metric).trained_as or spec.metric).names_classes
     outputs = [
         _output(place, signature, profile, named and place == judged, [one[place] for one in examples])
         for place, profile in enumerate(profiles)
@@ -221,14 +221,14 @@ def _with_labels(
     notes: list[str],
 ) -> Objective:
     """`made` with the labels as they are read beside the teacher's answers; without them, and a note, where a loss cannot be told from them."""
-    place, entry = made.judged.place, metrics.entry(spec.metric)
+    place, trained_as = made.judged.place, metrics.entry(spec.metric).trained_as
     shapes = [answer[place].shape for answer in examples]
     told = f"the loss of {spec.metric} by labels is not differentiable here: training follows the original's answers"
-    if spec.metric == Metric.AGREEMENT or (entry.scorer is not None and spec.metric not in PLAIN):
+    if trained_as is None:
         notes.append(told)
         return made
     given = np.asarray(restored(labels))
-    judging = spec if spec.metric not in PLAIN else spec.model_copy(update={"metric": PLAIN[spec.metric]})
+    judging = spec.model_copy(update={"metric": trained_as})
     answered = Answered(
         names[place], [answer[place] for answer in examples], profile.axis, profile.threshold, profile.softmax
     )
@@ -252,16 +252,6 @@ def _with_labels(
     elif reading.form is LabelForm.ALL_OF:
         made.judged = replace(made.judged, classes=False, probabilities=profile.threshold > 0)
     return made
-
-
-# A task's metric whose labels are classes or numbers of the output's shape -> the metric that reads them.
-PLAIN = {
-    Metric.TOP_K: Metric.ACCURACY,
-    Metric.REGRESSION: Metric.MEAN_SQUARED_ERROR,
-    Metric.RANKING: Metric.ACCURACY,
-    Metric.MULTI_LABEL: Metric.MULTI_LABEL,
-    Metric.SEGMENTATION: Metric.ACCURACY,
-}
 
 
 def _targets(reading: LabelReading, made: Objective, labels: Array, shape: tuple[int, ...]) -> Array | None:
