@@ -66,7 +66,7 @@ class Weights:
 
 
 @dataclass
-class Objective:
+class TrainingObjective:
     """The loss of a batch, and how good answers are. `outputs`: those that follow the teacher's."""
 
     outputs: tuple[Output, ...]
@@ -169,7 +169,7 @@ def objective(
     labels: Array | Texts | None,
     weights: Weights,
     notes: list[str],
-) -> Objective:
+) -> TrainingObjective:
     """What to minimize. `examples`: the teacher's answers to the first items, for each item an array per output, without the batch axis.
 
     Raises RecipeError where no output is a number that gradients reach.
@@ -194,7 +194,7 @@ def objective(
             "no output of the model is a number that gradients reach: export it with its scores as an output"
         )
     chosen = next((one for one in outputs if one.place == judged), outputs[0])
-    made = Objective(tuple(outputs), chosen, weights, threshold=profiles[chosen.place].threshold)
+    made = TrainingObjective(tuple(outputs), chosen, weights, threshold=profiles[chosen.place].threshold)
     if labels is None:
         return made
     return _with_labels(made, names, examples, profiles[chosen.place], spec, labels, notes)
@@ -212,14 +212,14 @@ def _output(place: int, signature: Signature, profile: OutputProfile, named: boo
 
 
 def _with_labels(
-    made: Objective,
+    made: TrainingObjective,
     names: Sequence[str],
     examples: Sequence[Sequence[Array]],
     profile: OutputProfile,
     spec: EvaluationSpec,
     labels: Array | Texts,
     notes: list[str],
-) -> Objective:
+) -> TrainingObjective:
     """`made` with the labels as they are read beside the teacher's answers; without them, and a note, where a loss cannot be told from them."""
     place, trained_as = made.judged.place, metrics.entry(spec.metric).trained_as
     shapes = [answer[place].shape for answer in examples]
@@ -254,7 +254,7 @@ def _with_labels(
     return made
 
 
-def _targets(reading: LabelReading, made: Objective, labels: Array, shape: tuple[int, ...]) -> Array | None:
+def _targets(reading: LabelReading, made: TrainingObjective, labels: Array, shape: tuple[int, ...]) -> Array | None:
     """By item: numbers of classes ([items, decisions], IGNORED where none counts), yes or no, or numbers. None: no loss is known."""
     if reading.form not in (LabelForm.CLASSES, LabelForm.ALL_OF, LabelForm.NUMBERS):
         return None
