@@ -345,13 +345,13 @@ class Clock:
         candidate.peak_memory_bytes[batch] = max(candidate.peak_memory_bytes.get(batch, 0), peak)
 
 
-def groups(peaks: Mapping[str, int], baseline: int, left: int, most: int = GROUP) -> list[list[str]]:
-    """Which candidates are loaded at once beside the baseline: at most `most`, evenly, and no more than memory holds.
+def groups(peaks: Mapping[str, int], baseline: int, left: int) -> list[list[str]]:
+    """Which candidates are loaded at once beside the baseline: at most `GROUP`, evenly, and no more than memory holds.
 
     `peaks` and `baseline` are what each process needed before, `left` what may be used; all in bytes. A fifth stays free.
     """
     room = 0.8 * left - baseline
-    size = math.ceil(len(peaks) / max(math.ceil(len(peaks) / most), 1))
+    size = math.ceil(len(peaks) / max(math.ceil(len(peaks) / GROUP), 1))
     filled: list[list[str]] = []
     used = 0.0
     for name, peak in peaks.items():

@@ -19,9 +19,11 @@ from tests.unit.optimizer.prepare.workbench import Workbench
 from fettle.api.data import EvaluationSpec
 from fettle.api.optimizedmodel import SourceSpec
 from fettle.api.reasons import Reason
+from fettle.api.signature import Tensor
 from fettle.api.vocabulary import FormatName
 from fettle.errors import FettleError, SourceError
 from fettle.optimizer.sources import archive, mlflow
+from fettle.optimizer.sources.framework import fitted
 from fettle.optimizer.sources.lightgbm import below
 
 
@@ -223,3 +225,9 @@ def test_a_float32_is_on_the_same_side_of_the_rounded_threshold(threshold: float
     near = [np.nextafter(rounded, np.float32(side)) for side in (-np.inf, np.inf)]
     for value in (rounded, *near, np.float32(0)):
         assert (float(value) <= threshold) == (value <= rounded)
+
+
+@pytest.mark.parametrize("answer", [[b"caf\xc3\xa9", b"\xff"], ["café", "�"]], ids=["bytes", "texts"])
+def test_what_a_framework_answers_as_bytes_is_text(answer: list[bytes | str]) -> None:
+    tensor = Tensor(name="word", dtype="BYTES", shape=(-1,))
+    assert fitted(np.array(answer, dtype=object), tensor).tolist() == ["café", "�"]
