@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from pydantic.alias_generators import to_camel
 from rich.table import Table
 
 Arrays = Mapping[str, "np.ndarray[Any, Any]"]
@@ -46,20 +47,15 @@ class Row:
 
     def to_json(self) -> dict[str, Any]:
         """With names as JSON has them."""
-        return {_camel(name): value for name, value in asdict(self).items()}
+        return {to_camel(name): value for name, value in asdict(self).items()}
 
     @classmethod
     def of(cls, content: Mapping[str, Any]) -> Row:
         """What `to_json` wrote."""
-        fields = {name: content.get(_camel(name)) for name in cls.__dataclass_fields__}
+        fields = {name: content.get(to_camel(name)) for name in cls.__dataclass_fields__}
         interval = fields["drop_interval"]
         fields["drop_interval"] = tuple(interval) if interval else None
         return cls(**fields | {"speedups": tuple(fields["speedups"] or ())})
-
-
-def _camel(name: str) -> str:
-    first, *rest = name.split("_")
-    return first + "".join(word.capitalize() for word in rest)
 
 
 def keeps(drop: float | None, max_drop: float) -> bool:

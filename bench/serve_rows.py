@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from bench.serve_load import Figures
+from pydantic.alias_generators import to_camel
 from rich.table import Table
 
 CLOSED, OPEN = "closed", "open"  # loops
@@ -46,7 +47,7 @@ class Row:
 
     def to_json(self) -> dict[str, Any]:
         """As the results have it: without what is not there."""
-        return {_camel(name): value for name, value in asdict(self).items() if value is not None}
+        return {to_camel(name): value for name, value in asdict(self).items() if value is not None}
 
 
 def figures(rounds: Sequence[Figures], memory_bytes: int | None) -> dict[str, Any]:
@@ -67,7 +68,8 @@ def read(path: Path) -> list[Row]:
     """The rows in a file; none where there is no file."""
     if not path.exists():
         return []
-    rows = [{_snake(name): value for name, value in content.items()} for content in json.loads(path.read_text())]
+    names = {to_camel(name): name for name in Row.__dataclass_fields__}
+    rows = [{names[name]: value for name, value in content.items()} for content in json.loads(path.read_text())]
     return [Row(**{"concurrency": None, "rate": None, **row}) for row in rows]
 
 
@@ -106,12 +108,3 @@ def table(rows: Iterable[Row], ours: str) -> Table:
             row.model, row.protocol, load, row.server, f"{row.requests_per_second:,.0f}", *times, str(row.failed), memory, ratio
         )  # fmt: skip
     return shown
-
-
-def _camel(name: str) -> str:
-    first, *rest = name.split("_")
-    return first + "".join(word.capitalize() for word in rest)
-
-
-def _snake(name: str) -> str:
-    return "".join(f"_{letter.lower()}" if letter.isupper() else letter for letter in name)

@@ -95,7 +95,7 @@ def build(subject: Subject, runtime: RuntimeName, precision: Precision, folder: 
     folder.mkdir(parents=True)
     architecture = cuda.connect().architecture()
     form = DeviceForm(precision=precision, architecture=architecture, batch_size=subject.batch)
-    work = Work(subject.entry, folder, OptimizeGraphStep(), None, device=Device(runtime, form, subject.signature))
+    work = Work(subject.entry, folder, OptimizeGraphStep(), device=Device(runtime, form, subject.signature))
     if runtime == RuntimeName.ONNXRUNTIME_CUDA:
         return onnx_precision.cast(work), RuntimeSettings(precision=precision)
     base.get(runtime)  # says what is not installed before anything is made

@@ -11,7 +11,7 @@ from typing import Annotated, Any
 from pydantic import Field, field_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
-from fettle.api.catalog import Image
+from fettle.api.images import Image
 from fettle.api.pods import ResourceSpec
 from fettle.api.task import SECONDS_PER_CANDIDATE
 from fettle.api.uris import claim_of

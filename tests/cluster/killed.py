@@ -152,7 +152,7 @@ class RunBench:
     async def retry(self) -> None:
         """The source was brought, and the run is to be tried again."""
         self.missing = False
-        await self.user.patch_metadata(
+        await self.user.annotate(
             OPTIMIZED_MODEL, self.namespace, "digits", annotations={Command.RETRY.annotation: "there"}
         )
 

@@ -100,7 +100,7 @@ class Bench:
     async def order(self, command: str, value: str) -> None:
         """Annotate a command."""
         notes: dict[str, str | None] = {f"fettle.dev/{command}": value}
-        await self.others.patch_metadata(MODEL_DEPLOYMENT, self.namespace, "digits", annotations=notes)
+        await self.others.annotate(MODEL_DEPLOYMENT, self.namespace, "digits", annotations=notes)
 
     # ------------------------------------------------------------------------------------------- what the operator does
 

@@ -194,7 +194,7 @@ async def test_a_missing_file_that_was_brought_is_found_by_a_retry(
             (failed,) = await look.jobs()
             brought = True
             notes = {"fettle.dev/retry": "it-is-there"}
-            await client.patch_metadata(OPTIMIZED_MODEL, namespace, "digits", annotations=notes)
+            await client.annotate(OPTIMIZED_MODEL, namespace, "digits", annotations=notes)
             ready = await look.ready_says("Published")
     model = await client.get(OPTIMIZED_MODEL, namespace, "digits")
     assert model is not None and model["metadata"]["generation"] == ready["observedGeneration"] == 1, (

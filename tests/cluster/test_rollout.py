@@ -254,7 +254,7 @@ async def test_the_operators_process_reconciles_by_watching(
             return await bench.is_ready()
 
         await eventually(ready)
-        await client.patch_metadata(SERVICE, namespace, "digits", annotations={"fettle.dev/stable-revision": None})
+        await client.annotate(SERVICE, namespace, "digits", annotations={"fettle.dev/stable-revision": None})
 
         async def restored() -> Any:
             return await bench.stable()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, TypeVar
@@ -10,10 +11,17 @@ import rfc8785
 from pydantic import BaseModel, ConfigDict
 from pydantic.alias_generators import to_camel
 
+from fettle.api.text import joined
+
 GROUP = "fettle.dev"
 VERSION = "v1alpha1"
 API_VERSION = f"{GROUP}/{VERSION}"
 MANAGED_LABEL = f"{GROUP}/managed"
+
+
+def canonical_digest(document: Any) -> str:
+    """sha256 (hexadecimal) of a JSON document's RFC 8785 canonical form: the same for whatever says the same."""
+    return hashlib.sha256(rfc8785.dumps(document)).hexdigest()
 
 
 class ApiModel(BaseModel):
@@ -33,6 +41,11 @@ class ApiModel(BaseModel):
     def canonical(self) -> bytes:
         """RFC 8785 canonical JSON: what digests are taken of."""
         return rfc8785.dumps(self.to_json())
+
+    @property
+    def digest(self) -> str:
+        """sha256 (hexadecimal) of the canonical JSON."""
+        return canonical_digest(self.to_json())
 
 
 @dataclass(frozen=True)
@@ -74,7 +87,7 @@ def exactly_one(what: str) -> Callable[[ModelClass], ModelClass]:
         declared: type[BaseModel] = model
         keys = [field.alias or name for name, field in declared.model_fields.items()]
         given = ", ".join(f"has(self.{key})" for key in keys)
-        message = f"{what} must have exactly one key: {', '.join(keys[:-1])} or {keys[-1]}"
+        message = f"{what} must have exactly one key: {joined(keys, 'or')}"
         return rules(Rule(f"[{given}].filter(s, s).size() == 1", message))(model)
 
     return attach

@@ -1,18 +1,16 @@
-"""What each recipe step, source format and runtime needs, and which image has it: data only, so that the plan can ask before a Job runs.
+"""What each recipe step, source format and runtime needs: data only, so that the plan can ask before a Job runs.
 
 A step's row stands for one pair (kind of step, family of runtimes). `revision` and the versions of `libraries` are part
 of a build's cache key: raise a revision whenever the same step on the same input would write other bytes. Nothing here
 imports a toolchain; a test holds the rows against what `optimizer/` and `runtimes/` implement.
 
-Libraries are named as their distributions are. No row names an image: whoever needs several libraries at once gets the smallest image
-that has all of them.
+Libraries are named as their distributions are. No row names an image: `images.py` has the libraries of each.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass
-from enum import StrEnum
 
 from fettle.api.recipe import RecipeStep
 from fettle.api.vocabulary import DeviceKind, FormatName, ModelFormat, Precision, RuntimeName, StepKind
@@ -20,28 +18,6 @@ from fettle.api.vocabulary import DeviceKind, FormatName, ModelFormat, Precision
 PORTABLE: ModelFormat = "ONNX"  # what every source is converted to, and builds start from
 # Runs the portable form after each step of its making, so it need not be asked whether it loads it.
 PORTABLE_RUNTIME = RuntimeName.ONNXRUNTIME
-
-
-class Image(StrEnum):
-    """Image of a Job or of a serving pod: a slim one, or one with a large framework on top."""
-
-    OPTIMIZER = "optimizer"
-    OPTIMIZER_TENSORFLOW = "optimizer-tensorflow"
-    OPTIMIZER_GPU = "optimizer-gpu"
-    OPTIMIZER_TORCH = "optimizer-torch"
-    OPTIMIZER_SKLEARN = "optimizer-sklearn"
-    SERVER = "server"
-    SERVER_TORCH = "server-torch"
-    SERVER_GPU = "server-gpu"
-
-
-@dataclass(frozen=True)
-class ImageEntry:
-    """An image, and the libraries in it that rows ask for. `serves`: serving pods run it, not Jobs."""
-
-    image: Image
-    libraries: frozenset[str]
-    serves: bool = False
 
 
 @dataclass(frozen=True)
@@ -97,23 +73,8 @@ class RuntimeEntry:
     repeats: bool = True  # answers the same inputs alike each time, but for float noise
 
 
-_SERVED = frozenset({"numpy", "onnxruntime", "openvino"})
-_OPTIMIZING = _SERVED | {"nncf", "onnx", "onnxconverter-common"}
-_TRAINING = frozenset({"onnx2pytorch", "onnxscript", "tensorly", "torch", "torch-pruning"})
-_TABLES = frozenset({"catboost", "lightgbm", "onnxmltools", "scikit-learn", "skl2onnx", "skops", "xgboost-cpu"})
-_ON_GPUS = frozenset({"cuda-bindings", "onnxruntime-gpu", "tensorrt-cu12", "tensorrt-rtx-cu12"})
-
-# Of Jobs and of servers, each from small to large.
-IMAGES: tuple[ImageEntry, ...] = (
-    ImageEntry(Image.OPTIMIZER, _OPTIMIZING),
-    ImageEntry(Image.OPTIMIZER_TENSORFLOW, _OPTIMIZING | {"ai-edge-litert", "keras", "tensorflow-cpu", "tf2onnx"}),
-    ImageEntry(Image.OPTIMIZER_GPU, _OPTIMIZING | _ON_GPUS),
-    ImageEntry(Image.OPTIMIZER_TORCH, _OPTIMIZING | _TRAINING),
-    ImageEntry(Image.OPTIMIZER_SKLEARN, _OPTIMIZING | _TABLES),
-    ImageEntry(Image.SERVER, _SERVED, serves=True),
-    ImageEntry(Image.SERVER_TORCH, _SERVED | {"onnx", "onnxscript", "torch"}, serves=True),
-    ImageEntry(Image.SERVER_GPU, _SERVED | _ON_GPUS, serves=True),
-)
+# What tables take: scikit-learn, and boosted trees.
+TABLES = frozenset({"catboost", "lightgbm", "onnxmltools", "scikit-learn", "skl2onnx", "skops", "xgboost-cpu"})
 
 STEPS: tuple[StepEntry, ...] = (
     # The portable form is already folded and fused, and each runtime refines it when it loads it: this step is exact.
@@ -306,7 +267,7 @@ FORMATS: tuple[FormatEntry, ...] = (
     FormatEntry(FormatName.CATBOOST, ("catboost", "onnx", "onnxruntime"), PORTABLE_RUNTIME, (".cbm",), converted=True),
     # A directory that names the model in it, most often one of the four above; for TensorFlow's, source.format names them.
     FormatEntry(
-        FormatName.MLFLOW, ("onnx", "onnxruntime", *sorted(_TABLES)), PORTABLE_RUNTIME, ("mlmodel",), converted=True
+        FormatName.MLFLOW, ("onnx", "onnxruntime", *sorted(TABLES)), PORTABLE_RUNTIME, ("mlmodel",), converted=True
     ),
 )
 
@@ -426,49 +387,6 @@ def source_libraries(uri: str, format: FormatName) -> frozenset[str]:
     if entry is None:
         entry = next((entry for entry in FORMATS if uri.lower().endswith((*entry.suffixes, *entry.common))), None)
     return frozenset(entry.libraries) if entry is not None else frozenset()
-
-
-def job_image(libraries: Iterable[str]) -> ImageEntry | None:
-    """The smallest image of Jobs that has all of `libraries`; None where none has."""
-    return _smallest(frozenset(libraries), serves=False)
-
-
-def build_libraries(family: RuntimeName, steps: Iterable[RecipeStep]) -> frozenset[str]:
-    """What a build needs: the libraries of its steps, and of the runtime that loads what they made. Steps that train bring their own."""
-    entries = [entry for each in steps if (entry := step(each, family)) is not None]
-    loader = TRAINER if any(entry.trains for entry in entries) else family
-    return frozenset({runtime(loader).library, *(name for entry in entries for name in entry.libraries)})
-
-
-def segments(family: RuntimeName, steps: Iterable[RecipeStep]) -> tuple[tuple[RecipeStep, ...], ...]:
-    """`steps` in as few parts as there must be for each to find an image with all it needs, one part where one image has everything.
-
-    A step that trains is a part of its own: its hours are not to be lost with what comes behind it. Empty where no image has what one
-    of them needs.
-    """
-    parts: list[tuple[RecipeStep, ...]] = []
-    for each in steps:
-        alone = not parts or trains(each) or trains(parts[-1][-1])
-        joined = (each,) if alone else (*parts[-1], each)
-        if not alone and job_image(build_libraries(family, joined)) is not None:
-            parts[-1:] = [joined]
-        elif job_image(build_libraries(family, (each,))) is not None:
-            parts.append((each,))
-        else:
-            return ()
-    return tuple(parts)
-
-
-def server_image(name: RuntimeName) -> Image:
-    """The smallest image that serves with that runtime. Every runtime has one: a test holds the rows to it."""
-    entry = _smallest(frozenset({runtime(name).library}), serves=True)
-    if entry is None:
-        raise LookupError(f"no image serves with {name}")
-    return entry.image
-
-
-def _smallest(libraries: frozenset[str], *, serves: bool) -> ImageEntry | None:
-    return next((entry for entry in IMAGES if entry.serves == serves and libraries <= entry.libraries), None)
 
 
 def runtime(name: RuntimeName) -> RuntimeEntry:

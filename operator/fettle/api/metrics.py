@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from enum import Enum, auto
 
+from fettle.api.text import joined
 from fettle.api.vocabulary import Metric
 
 
@@ -51,6 +52,8 @@ class MetricEntry:
     changed: str | None = None  # what share maxChanged bounds; None: 1 - the metric by the original's answers
     outputs: str = "the first"  # that are read unless data.evaluation.output names one
     recognized: str | None = None  # answers for which Auto chooses it
+    # The metric whose labels train a model that is judged by this one; None: no loss is known, and training follows the original's answers.
+    trained_as: Metric | None = None
     # How a canary's answers are compared with stable's; None: their numbers may differ where they say the same.
     canaries: str | None = None
 
@@ -79,6 +82,7 @@ METRICS: tuple[MetricEntry, ...] = (
         names_classes=True,
         changed="of decisions",
         canaries=_AS_CANDIDATES,
+        trained_as=Metric.ACCURACY,
     ),
     MetricEntry(
         Metric.F1,
@@ -91,6 +95,7 @@ METRICS: tuple[MetricEntry, ...] = (
         names_classes=True,
         changed="of decisions",
         canaries=_AS_CANDIDATES,
+        trained_as=Metric.F1,
     ),
     MetricEntry(
         Metric.DETECTION,
@@ -123,6 +128,7 @@ METRICS: tuple[MetricEntry, ...] = (
         proof=Proof.BOOTSTRAP_OVER_ITEMS,
         scorer="segmentation:Segmentation",
         recognized="masks",
+        trained_as=Metric.ACCURACY,
     ),
     MetricEntry(
         Metric.EMBEDDING,
@@ -144,6 +150,7 @@ METRICS: tuple[MetricEntry, ...] = (
         title_without_labels="items with the same best classes",
         proof=Proof.ITEMS,
         scorer="top_k:TopK",
+        trained_as=Metric.ACCURACY,
     ),
     MetricEntry(
         Metric.MULTI_LABEL,
@@ -155,6 +162,7 @@ METRICS: tuple[MetricEntry, ...] = (
         scorer="multi_label:MultiLabel",
         percent=False,
         outputs="all",
+        trained_as=Metric.MULTI_LABEL,
     ),
     MetricEntry(
         Metric.RANKING,
@@ -166,6 +174,7 @@ METRICS: tuple[MetricEntry, ...] = (
         proof=Proof.BOOTSTRAP_OVER_ITEMS,
         scorer="ranking:Ranking",
         percent=False,
+        trained_as=Metric.ACCURACY,
     ),
     MetricEntry(
         Metric.REGRESSION,
@@ -180,6 +189,7 @@ METRICS: tuple[MetricEntry, ...] = (
         drop=DropUnit.OPEN,
         changed="of items",
         outputs="all",
+        trained_as=Metric.MEAN_SQUARED_ERROR,
     ),
     MetricEntry(
         Metric.MEAN_SQUARED_ERROR,
@@ -193,6 +203,7 @@ METRICS: tuple[MetricEntry, ...] = (
         lower_is_better=True,
         changed="of variance",
         canaries=_AS_CANDIDATES,
+        trained_as=Metric.MEAN_SQUARED_ERROR,
     ),
     MetricEntry(
         Metric.COSINE_SIMILARITY,
@@ -205,6 +216,7 @@ METRICS: tuple[MetricEntry, ...] = (
         drop=DropUnit.OPEN,
         changed="of 1 - cosine",
         canaries=_AS_CANDIDATES,
+        trained_as=Metric.COSINE_SIMILARITY,
     ),
     MetricEntry(
         Metric.CUSTOM,
@@ -245,17 +257,11 @@ def those(chosen: Callable[[MetricEntry], bool]) -> tuple[Metric, ...]:
     return tuple(row.metric for row in METRICS if chosen(row))
 
 
-def listed(words: Iterable[str]) -> str:
-    """'F1, MeanSquaredError and CosineSimilarity'."""
-    *first, last = words
-    return f"{', '.join(first)} and {last}" if first else last
-
-
 def described() -> str:
     """data.evaluation.metric for `kubectl explain`."""
     judged = " ".join(f"{row.metric}: {row.judges}." for row in METRICS)
-    recognized = listed(row.recognized for row in METRICS if row.recognized)
-    needing = listed(those(lambda row: row.needs_labels))
+    recognized = joined(row.recognized for row in METRICS if row.recognized)
+    needing = joined(those(lambda row: row.needs_labels))
     return (
         f"How answers are scored. {judged} Auto recognizes {recognized}, and is Accuracy otherwise; the notes say what it chose. Without labels, "
         f"Accuracy becomes Agreement, and the other metrics compare with the original's answers. {needing} require labels."
@@ -281,4 +287,4 @@ def _grouped(told: Callable[[MetricEntry], str | None]) -> Iterable[tuple[str, s
     for row in METRICS:
         if (word := told(row)) is not None:
             groups.setdefault(word, []).append(row.metric)
-    return ((word, listed(names)) for word, names in groups.items())
+    return ((word, joined(names)) for word, names in groups.items())

@@ -6,13 +6,12 @@ A task names content, never a place on a machine, so that its hash means the sam
 from __future__ import annotations
 
 import base64
-import hashlib
 import zlib
 from typing import Annotated, Literal, TypeAlias
 
 from pydantic import Field, TypeAdapter
 
-from fettle.api import catalog
+from fettle.api import catalog, images
 from fettle.api.base import ApiModel
 from fettle.api.constraints import Constraints
 from fettle.api.data import DataSpec, EvaluationSpec
@@ -60,11 +59,6 @@ class StoredModel(ApiModel):
     def bytes(self) -> int:
         """Bytes of all files."""
         return sum(file.bytes for file in self.files)
-
-    @property
-    def digest(self) -> str:
-        """Digest of the canonical list of files."""
-        return hashlib.sha256(self.canonical()).hexdigest()
 
 
 class StoredData(ApiModel):
@@ -135,7 +129,7 @@ class BuildPlan(ApiModel):
         One that trains is of PyTorch's family and for no device, so that all families have it in common. Empty where no image has what a
         step needs.
         """
-        parts = catalog.segments(self.family, self.steps)
+        parts = images.segments(self.family, self.steps)
         if len(parts) == 1 and not self.trains:
             return (self,)
         trained = sum(any(map(catalog.trains, steps)) for steps in parts)
@@ -306,4 +300,4 @@ def decode_task(text: str) -> AnyTask:
 
 def task_hash(task: AnyTask) -> str:
     """sha256 of the task's canonical JSON: names its Job, and its answer in the store."""
-    return hashlib.sha256(task.canonical()).hexdigest()
+    return task.digest

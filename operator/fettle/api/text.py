@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 CONDITION_LIMIT = 2048  # bytes of a condition's message; Kubernetes' own would be 32768, which nobody reads
 EVENT_LIMIT = 1024  # bytes of an Event's message; the API server refuses more
 MESSAGE_LIMIT = 512  # bytes of every other message: candidates, terminations, analysis
@@ -29,6 +31,22 @@ def clip(text: str, limit: int = MESSAGE_LIMIT) -> str:
 def quoted(said: object, limit: int = QUOTED_LIMIT) -> str:
     """What a library or a person said, on one line and in at most `limit` bytes."""
     return clip(" ".join(str(said).split()), limit)
+
+
+def joined(words: Iterable[str], last: str = "and") -> str:
+    """'F1, MeanSquaredError and CosineSimilarity'."""
+    *others, final = words
+    return f"{', '.join(others)} {last} {final}" if others else final
+
+
+def installing(extra: str) -> str:
+    """How a person gets what an extra of pyproject.toml brings."""
+    return f"pip install '.[{extra}]' in a checkout of Fettle"
+
+
+def percent(share: float, digits: int = 2) -> str:
+    """'99.60 %' of 0.996."""
+    return f"{100 * share:.{digits}f} %"
 
 
 def rounded(value: float, digits: int = 3) -> str:

@@ -183,35 +183,24 @@ class Client:
         path = kind.path(_namespace(body), body["metadata"]["name"], "status")
         return await self._write("PUT", kind, body, path)
 
-    async def patch_metadata(
+    async def annotate(
         self,
         kind: ResourceKind,
         namespace: str,
         name: str,
         *,
-        annotations: dict[str, str | None] | None = None,
-        labels: dict[str, str | None] | None = None,
+        annotations: dict[str, str | None],
         resource_version: str | None = None,
     ) -> Object:
-        """Set annotations and labels, None removes; fenced by `resource_version` where it is given."""
-        metadata: Object = {
-            key: value for key, value in (("annotations", annotations), ("labels", labels)) if value is not None
-        }
+        """Set annotations, None removes; fenced by `resource_version` where it is given."""
+        metadata: Object = {"annotations": annotations}
         if resource_version is not None:
             metadata["resourceVersion"] = resource_version
         return await self._write("PATCH", kind, {"metadata": metadata}, kind.path(namespace, name), content=MERGE)
 
-    async def delete(
-        self,
-        kind: ResourceKind,
-        namespace: str | None,
-        name: str,
-        *,
-        uid: str | None = None,
-        propagation: str = "Background",
-    ) -> None:
+    async def delete(self, kind: ResourceKind, namespace: str | None, name: str, *, uid: str | None = None) -> None:
         """Delete it, and only the one with `uid` where given (ConflictError). Already gone is fine."""
-        options: Object = {"propagationPolicy": propagation}
+        options: Object = {"propagationPolicy": "Background"}
         if uid is not None:
             options["preconditions"] = {"uid": uid}
         self.writes[kind.kind] += 1

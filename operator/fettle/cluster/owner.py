@@ -2,13 +2,10 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
-import rfc8785
-
-from fettle.api.base import GROUP, MANAGED_LABEL
+from fettle.api.base import GROUP, MANAGED_LABEL, canonical_digest
 from fettle.api.reasons import Reason
 from fettle.cluster.client import Client
 from fettle.cluster.kinds import MODEL_DEPLOYMENT, OPTIMIZED_MODEL, OWN, Object, ResourceKind
@@ -160,7 +157,7 @@ def _namesakes(reference: Object, other: Object) -> bool:
 def _marked(desired: Object) -> Object:
     """`desired` with the managed label, and the digest of itself as annotation."""
     metadata = desired["metadata"]
-    digest = hashlib.sha256(rfc8785.dumps(desired)).hexdigest()[:16]
+    digest = canonical_digest(desired)[:16]
     return {
         **desired,
         "metadata": {

@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 from typing import Any
 
-from fettle.api import catalog
+from fettle.api import catalog, images
 from fettle.api.base import GROUP, MANAGED_LABEL
 from fettle.api.modeldeployment import BatchingSpec, ServerSpec
 from fettle.api.pods import ResourceSpec
@@ -254,7 +254,7 @@ def _container(container: str, verb: str, owner: Object, revision: ModelRevision
     given = [variable.to_json() for variable in revision.server.env if variable.name not in environment]
     return {
         "name": container,
-        "image": revision.server.image or settings.image(catalog.server_image(revision.artifact.runtime)),
+        "image": revision.server.image or settings.image(images.server_image(revision.artifact.runtime)),
         "imagePullPolicy": settings.image_pull_policy.value,
         "command": ["python", "-m", "fettle.server", verb],
         "env": [*given, *({"name": key, "value": value} for key, value in environment.items())],

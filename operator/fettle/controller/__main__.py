@@ -12,12 +12,12 @@ import asyncio
 import json
 import logging
 import sys
-from datetime import UTC, datetime
 
 import click
 from pydantic import ValidationError
 
 from fettle import __version__
+from fettle.api.logs import json_fields
 from fettle.controller.process import main as serve
 from fettle.controller.reconcilers import reconcilers
 from fettle.errors import FettleError
@@ -28,16 +28,8 @@ class JsonLines(logging.Formatter):
     """One JSON object a line."""
 
     def format(self, record: logging.LogRecord) -> str:
-        """Time, level, logger and message; a traceback as `exception`."""
-        line = {
-            "time": datetime.fromtimestamp(record.created, UTC).isoformat(timespec="milliseconds"),
-            "level": record.levelname,
-            "logger": record.name,
-            "message": record.getMessage(),
-        }
-        if record.exc_info:
-            line["exception"] = self.formatException(record.exc_info)
-        return json.dumps(line)
+        """See `json_fields`."""
+        return json.dumps(json_fields(self, record))
 
 
 def configure_logging(settings: Settings) -> None:

@@ -177,7 +177,7 @@ async def _mark(context: Context, line: Object, writes: Iterable[LedgerWrite]) -
             noted |= ledger.notes(write, context.now())
     if noted:
         version = metadata["resourceVersion"]
-        await context.client.patch_metadata(
+        await context.client.annotate(
             CONTROLLER_REVISION, metadata["namespace"], metadata["name"], annotations=noted, resource_version=version
         )
 

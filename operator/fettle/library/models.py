@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 
+from fettle.api.text import installing
 from fettle.errors import UsageError
 
 Array = np.ndarray[Any, Any]
@@ -86,7 +87,7 @@ def _sklearn(model: Any, name: str, example: Sequence[Array], folder: Path) -> M
     try:
         import skl2onnx  # noqa: F401 - what converts it
     except ImportError as error:
-        raise UsageError("a scikit-learn estimator is converted by skl2onnx: pip install skl2onnx") from error
+        raise UsageError(f"a scikit-learn estimator is converted by skl2onnx: {installing('sklearn')}") from error
     if len(example) != 1:
         raise UsageError("a scikit-learn estimator takes one array: pass evaluation=(X, y)")
     from fettle.optimizer.sources import sklearn_onnx

@@ -75,11 +75,12 @@ def _build(task: BuildTask, store: Store, notes: list[str]) -> StoredModel:
             loss = Loss(folder / "loss", items, task.evaluation, task.plan.loss)
         form = task.plan.form
         device = steps.Device(task.plan.family, form, task.signature) if form is not None else None
-        given, entry = steps.Given(items, loss, notes, device=device), source
+        context = steps.BuildContext(calibration=items, loss=loss, notes=notes, device=device)
+        entry = source
         for number, step in enumerate(task.plan.steps):
             made = folder / f"step-{number}"
             made.mkdir()
-            entry = steps.apply(step, task.plan.family, entry, made, given)
+            entry = steps.apply(step, task.plan.family, entry, made, context)
         if entry == source:
             return task.portable
         _check(task, entry, items)
@@ -108,9 +109,9 @@ def _trained(task: BuildTask, store: Store, key: str, notes: list[str], figures:
         training = session.begin(store, task, original, folder / "training", key, calibration, notes)
         made = folder / "made"
         made.mkdir()
-        given = steps.Given(calibration, None, notes, training=training)
+        context = steps.BuildContext(calibration=calibration, notes=notes, training=training)
         for step in task.plan.steps:
-            entry = steps.apply(step, task.plan.family, entry, made, given)
+            entry = steps.apply(step, task.plan.family, entry, made, context)
         figures += training.figures
         form = to_portable(entry, task.signature, training.seen, folder / "portable")
         write_trained(store, key, _stored(store, entry, folder / "trained"))

@@ -24,6 +24,7 @@ MAXIMUM_GROUPS = (
     1_000  # more items are put together into this many groups: the interval is the same, the work is bounded
 )
 RESAMPLES = 2_000
+BATCH_NUMBERS = 4_000_000  # numbers that a bootstrap may hold at once
 
 # After so many process starts the clock asks whether a speed-up's interval is narrow enough, and its error is then this. To stop when
 # an interval is narrow favours those that are too narrow; the share of runs that claim one without the truth stays below 5 %.
@@ -35,6 +36,7 @@ OUT_OF_REACH = 1.5
 TRIMMED = 0.1  # of a block's runs, at either end
 UNSTABLE = 0.10  # a speed-up whose interval reaches further than this from its point is not claimed
 
+Array = np.ndarray[Any, Any]
 Numbers = np.ndarray[Any, np.dtype[np.float64]]
 Indices = np.ndarray[Any, np.dtype[np.int64]]
 
@@ -45,6 +47,38 @@ def groups_of(items: int) -> Indices:
     An item is its own group up to `MAXIMUM_GROUPS`; above, items are dealt round, so that groups are of equal size.
     """
     return np.arange(items, dtype=np.int64) % MAXIMUM_GROUPS
+
+
+def by_group(values: Array) -> Array:
+    """Sums over the items of each group: `[items, ...]` -> `[groups, ...]`."""
+    group = groups_of(len(values))
+    totals = np.zeros((int(group.max(initial=-1)) + 1, *values.shape[1:]))
+    np.add.at(totals, group, values)
+    return totals
+
+
+def group_mean(values: Array) -> tuple[int, Callable[[Indices], Array]]:
+    """The mean of one number an item: of how many groups they are, and the function of drawn groups."""
+    totals, sizes = by_group(values), by_group(np.ones(len(values)))
+    return len(totals), lambda drawn: np.asarray(totals[drawn].sum(axis=-1) / sizes[drawn].sum(axis=-1))
+
+
+def times(drawn: Indices, groups: int) -> Array:
+    """How often each group was drawn: `[..., draws]` -> `[..., groups]`."""
+    flat = drawn.reshape(-1, drawn.shape[-1])
+    codes = flat + groups * np.arange(len(flat))[:, None]
+    counts = np.bincount(codes.reshape(-1), minlength=len(flat) * groups)
+    return counts.reshape(*drawn.shape[:-1], groups).astype(np.float64)
+
+
+def draws_at_once(numbers: int) -> int:
+    """How many draws fit into memory together, where each holds so many numbers."""
+    return max(1, BATCH_NUMBERS // max(numbers, 1))
+
+
+def ratio(above: Array, below: Array, empty: float) -> Array:
+    """The quotient, element by element; `empty` where `below` is 0."""
+    return np.asarray(np.where(below > 0, above / np.where(below > 0, below, 1), empty))
 
 
 def bca(groups: int, statistic: Callable[[Indices], Numbers], alpha: float, batch: int = 200) -> Interval | None:
@@ -87,10 +121,7 @@ def mean_interval(differences: Sequence[float] | Numbers, alpha: float) -> Inter
     if np.ptp(values) == 0:
         # Every item changed by the same amount, as when outputs are equal bit by bit: there is no spread to draw from.
         return Interval(value=float(values[0]), low=float(values[0]), high=float(values[0]))
-    group = groups_of(len(values))
-    sums = np.bincount(group, weights=values)
-    sizes = np.bincount(group).astype(np.float64)
-    return bca(len(sums), lambda drawn: np.asarray(sums[drawn].sum(axis=-1) / sizes[drawn].sum(axis=-1)), alpha)
+    return bca(*group_mean(values), alpha)
 
 
 def agreement_interval(disagreements: int, items: int, alpha: float) -> Interval:

@@ -170,6 +170,16 @@ def numpy_dtype(v2: str) -> np.dtype[Any]:
     return np.dtype(BY_V2[v2].numpy)
 
 
+def as_text(value: object) -> str:
+    """An element of a BYTES array, or a label, as text; bytes that are not UTF-8 are replaced by a mark."""
+    return value.decode(errors="replace") if isinstance(value, bytes) else str(value)
+
+
+def as_texts(values: Array) -> Array:
+    """Values as texts that can be compared and sorted, flat."""
+    return np.array([as_text(value) for value in values.reshape(-1).tolist()], dtype=str)
+
+
 def texts(array: Array) -> Array:
     """A BYTES array as an object array of str. Raises RuntimeFailure (DataInvalid) for bytes that are not UTF-8."""
     if array.dtype.kind == "U":

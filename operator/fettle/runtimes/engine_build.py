@@ -22,7 +22,7 @@ from fettle.api.base import ApiModel
 from fettle.api.executed import Executed
 from fettle.api.reasons import Reason
 from fettle.api.signature import Signature, Tensor
-from fettle.api.text import clip, quoted
+from fettle.api.text import quoted
 from fettle.api.vocabulary import RuntimeName
 from fettle.errors import RuntimeFailure
 from fettle.runtimes.cuda import connect
@@ -133,7 +133,7 @@ def reported(library: Library, log: Any) -> Iterator[None]:
 
 def said(library: Library, what: str, errors: Sequence[str]) -> str:
     details = "; ".join(dict.fromkeys(" ".join(error.split()) for error in errors))
-    return f"{library.name} {what}: {quoted(clip(details or 'it gave no reason', 400))}"
+    return f"{library.name} {what}: {quoted(details or 'it gave no reason', 400)}"
 
 
 def _parsed(library: Library, builder: Any, entry: Path, log: Any) -> Any:
@@ -150,7 +150,7 @@ def _parsed(library: Library, builder: Any, entry: Path, log: Any) -> Any:
         for error in refused
     )
     text = "; ".join(nodes) or "; ".join(log.errors)
-    message = f"{library.name} cannot build this model: {quoted(clip(text, 400))}"
+    message = f"{library.name} cannot build this model: {quoted(text, 400)}"
     raise RuntimeFailure(message, reason=Reason.UNSUPPORTED_OPERATOR)
 
 

@@ -77,9 +77,13 @@ def text_of(content: memoryview | bytes, index: int) -> str:
         raise ElementsError(f"string {index} is not valid UTF-8: {error.reason} at byte {error.start}") from error
 
 
+def encoded(array: Array) -> list[bytes]:
+    """The elements of a BYTES array as bytes."""
+    return [value if isinstance(value, bytes) else str(value).encode() for value in array.reshape(-1).tolist()]
+
+
 def write(array: Array, dtype: str) -> Array | bytes:
     """The elements' bytes, as an object that can be joined with others: of numbers a view, which copies nothing."""
     if dtype == "BYTES":
-        texts = [value if isinstance(value, bytes) else str(value).encode() for value in array.reshape(-1).tolist()]
-        return b"".join(part for text in texts for part in (_LENGTH.pack(len(text)), text))
+        return b"".join(part for text in encoded(array) for part in (_LENGTH.pack(len(text)), text))
     return np.ascontiguousarray(array, numpy_type(dtype)).reshape(-1).view(np.uint8)

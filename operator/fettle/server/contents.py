@@ -12,7 +12,7 @@ from collections.abc import Iterator, Sequence
 import numpy as np
 
 from fettle.runtimes.base import Array
-from fettle.server.binary import text_of
+from fettle.server.binary import encoded, text_of
 from fettle.server.elements import MOST_BYTES_OF_TEXTS, MOST_TEXTS, NUMBERS_AT_ONCE, ElementsError, numpy_type
 from fettle.server.inference_pb2 import InferTensorContents
 from fettle.server.wire import BYTES, FIXED32, FIXED64, MOST_FIELDS, VARINT, WireError, field_head, fields
@@ -152,8 +152,7 @@ def write(array: Array, dtype: str) -> list[Array | bytes]:
     """The message InferTensorContents, in parts to be joined."""
     number = _FIELDS[dtype]
     if dtype == "BYTES":
-        texts = [value if isinstance(value, bytes) else str(value).encode() for value in array.reshape(-1).tolist()]
-        return [part for text in texts for part in (field_head(number, len(text)), text)]
+        return [part for text in encoded(array) for part in (field_head(number, len(text)), text)]
     flat = np.ascontiguousarray(array, numpy_type(dtype)).reshape(-1)
     if dtype in _UNPACKED or dtype == "BOOL":
         return [field_head(number, flat.nbytes), flat.view(np.uint8)]

@@ -5,11 +5,11 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable
 from contextvars import ContextVar
-from datetime import UTC, datetime
 from enum import StrEnum
 
 import orjson
 
+from fettle.api.logs import json_fields
 from fettle.api.text import clip
 from fettle.store.credentials import CleanFormatter
 
@@ -56,16 +56,7 @@ class JsonFormatter(CleanFormatter):
 
     def format(self, record: logging.LogRecord) -> str:
         """`time`, `level`, `logger`, `message`, and where they apply `x-request-id`, `traceparent` and `exception`."""
-        line = {
-            "time": datetime.fromtimestamp(record.created, UTC).isoformat(timespec="milliseconds"),
-            "level": record.levelname.lower(),
-            "logger": record.name,
-            "message": record.getMessage(),
-            **told(HEADERS.get()),
-        }
-        if record.exc_info:
-            line["exception"] = self.formatException(record.exc_info)
-        return self.clean(orjson.dumps(line, default=str).decode())
+        return self.clean(orjson.dumps(json_fields(self, record, told(HEADERS.get()))).decode())
 
 
 def configure(form: LogFormat, level: str) -> None:

@@ -6,17 +6,16 @@ The key is the digest of everything that decides a build's bytes. A failure is n
 from __future__ import annotations
 
 import contextlib
-import hashlib
 from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import lru_cache
 from importlib import metadata
 from typing import Any
 
-import rfc8785
 from pydantic import TypeAdapter
 
 from fettle.api import catalog
+from fettle.api.base import canonical_digest
 from fettle.api.report import CpuClass
 from fettle.api.task import BuildPlan, StoredData, StoredModel
 from fettle.store.store import Store
@@ -102,7 +101,7 @@ def build_key(
         document["items"] = learned.items.sha256 if learned.items is not None else None
     if plan.form is not None:
         document["form"] = plan.form.to_json()
-    return hashlib.sha256(rfc8785.dumps(document)).hexdigest()
+    return canonical_digest(document)
 
 
 def read_build(store: Store, key: str, trains: bool = False) -> StoredModel | None:

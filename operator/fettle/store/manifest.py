@@ -27,8 +27,9 @@ from fettle.errors import StoreError
 from fettle.store import profile as profiles
 from fettle.store.arrays import Arrays, npz_bytes, read_npz
 from fettle.store.comparison import Comparison
+from fettle.store.files import file_digest, whole_file
 from fettle.store.profile import Profile
-from fettle.store.store import Store, file_digest
+from fettle.store.store import Store
 from fettle.store.uris import Mounts
 
 log = logging.getLogger(__name__)
@@ -98,11 +99,6 @@ class Manifest(ApiModel):
         return self.signature.batchable and (self.items_per_run == 1 or dynamic)
 
     @property
-    def sha256(self) -> str:
-        """The artifact's digest."""
-        return hashlib.sha256(self.canonical()).hexdigest()
-
-    @property
     def bytes(self) -> int:
         """Bytes of the model's files."""
         return self.model.bytes
@@ -150,8 +146,7 @@ def write_artifact(store: Store, manifest: Manifest) -> str:
     absent = [file.path for file in files if not store.exists(f"blobs/{file.sha256}")]
     if absent:
         raise StoreError(f"an artifact's files must be in the store first; missing: {', '.join(absent)}")
-    content = manifest.canonical()
-    sha256 = hashlib.sha256(content).hexdigest()
+    content, sha256 = manifest.canonical(), manifest.digest
     path = f"artifacts/{sha256}/{MANIFEST}"
     if not store.exists(path) or store.read_bytes(path) != content:
         store.write_bytes(path, content)
@@ -175,9 +170,8 @@ def copy_artifact(store: Store, sha256: str, folder: Path) -> Manifest:
         store.fetch_file(manifest.reference, folder)
     _copy_beside(store, sha256, folder)
     content = store.read_bytes(f"artifacts/{sha256}/{MANIFEST}")
-    partial = folder / f".{MANIFEST}.partial"
-    partial.write_bytes(content)
-    partial.replace(folder / MANIFEST)
+    with whole_file(folder / MANIFEST) as partial:
+        partial.write_bytes(content)
     return manifest
 
 

@@ -12,6 +12,7 @@ from typing import Any, Protocol
 from urllib.parse import SplitResult, urlsplit
 
 from fettle.api.reasons import Reason
+from fettle.api.text import installing
 from fettle.api.uris import WEB
 from fettle.errors import FettleError
 from fettle.store.credentials import Credentials
@@ -69,7 +70,7 @@ def _client(parts: SplitResult, root: str, credentials: Credentials | None, miss
         from obstore import exceptions, store
     except ImportError as error:
         message = (
-            f"{root}: {parts.scheme}:// needs the package obstore, which is not installed here: pip install obstore"
+            f"{root}: {parts.scheme}:// needs the package obstore, which is not installed here: {installing('runtime')}"
         )
         raise missing(message) from error
     given = dict(credentials.values) if credentials is not None else {}

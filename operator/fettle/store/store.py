@@ -16,7 +16,6 @@ import os
 import shutil
 import tempfile
 import time
-import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -32,12 +31,12 @@ from fettle.api.text import quoted
 from fettle.api.vocabulary import ModelFormat
 from fettle.errors import StoreError
 from fettle.store.arrays import Arrays, write_npz
+from fettle.store.files import CHUNK, copy_and_digest, file_digest, whole_file
 from fettle.store.remote import RemoteFiles
 from fettle.store.uris import Location, Mounts, locate, relative_path
 
 AnyReport = PrepareReport | BuildReport | MeasureReport | PublishReport
 Document = TypeVar("Document")
-CHUNK = 4 << 20
 FRESH_SECONDS = 3600.0  # so young a blob need not be marked as used: `fettle prune` counts in hours
 log = logging.getLogger(__name__)
 # Pods that serve run as another user than the Jobs that wrote: files are readable, folders group-writable (fsGroup).
@@ -69,12 +68,6 @@ def explained(what: str, *, reading: bool = False) -> Iterator[None]:
         if code in (errno.ENOENT, errno.ENOTDIR):
             raise StoreError(f"{what}: not found ({error.filename})", reason=Reason.STORE_NOT_FOUND) from error
         raise StoreError(f"{what}: {error}", retryable=True) from error
-
-
-def file_digest(path: Path) -> tuple[str, int]:
-    """sha256 (hexadecimal) and bytes of a local file."""
-    with path.open("rb") as stream:
-        return hashlib.file_digest(stream, "sha256").hexdigest(), path.stat().st_size
 
 
 class Store:
@@ -163,33 +156,18 @@ class Store:
         if self._bucket is not None:
             self._bucket.write(target.path, source)
             return
-        folder, name = target.path.rsplit("/", 1)
-        temporary = f"{folder}/.{name[:40]}.{uuid.uuid4().hex[:12]}.partial"
+        place = Path(target.path)
         with explained(f"writing {target.uri}"):
-            self._make_folder(folder)
-            try:
-                with self._fs.open(temporary, "wb") as stream:
+            _make_folder(place.parent)
+            with whole_file(place) as partial:
+                with partial.open("wb") as stream:
                     shutil.copyfileobj(source, stream, CHUNK)
                     if durable:
                         stream.flush()
                         os.fsync(stream.fileno())
-                Path(temporary).chmod(FILE_MODE)
-                Path(temporary).replace(target.path)
-                if durable:
-                    _sync_folder(Path(folder))
-            except BaseException:
-                with suppress(OSError):
-                    self._fs.rm(temporary)
-                raise
-
-    def _make_folder(self, folder: str) -> None:
-        path = Path(folder)
-        for level in (*reversed(path.parents), path):
-            if not level.exists():
-                with suppress(FileExistsError):  # another process was faster
-                    level.mkdir()
-                    level.chmod(FOLDER_MODE)  # whatever the umask: only a folder that we made
-                    _sync_folder(level.parent)
+                partial.chmod(FILE_MODE)
+            if durable:
+                _sync_folder(place.parent)
 
     # ------------------------------------------------------------------------------------------------------------- blobs
 
@@ -209,7 +187,7 @@ class Store:
                 with suppress(OSError):  # another user's file, or mounted read-only: reading is all that was asked
                     os.utime(path)
             with self._fs.open(path, "rb") as stream:
-                return _stream_digest(stream) == sha256
+                return hashlib.file_digest(stream, "sha256").hexdigest() == sha256
 
     def _is_in_bucket(self, bucket: RemoteFiles, sha256: str, size: int | None) -> bool:
         try:
@@ -245,28 +223,28 @@ class Store:
         """
         target = folder / relative_path(file.path)
         target.parent.mkdir(parents=True, exist_ok=True)
-        if target.is_file() and file_digest(target) == (file.sha256, file.bytes):
-            return target
-        partial = target.with_name(f".{target.name[:40]}.{uuid.uuid4().hex[:12]}.partial")
-        try:
-            copied = self._copy(f"blobs/{file.sha256}", partial)
-            if copied != (file.sha256, file.bytes):
+        if not target.is_file() or file_digest(target) != (file.sha256, file.bytes):
+            self.fetch_blob(file.sha256, target, file.path, file.bytes)
+        return target
+
+    def fetch_blob(self, sha256: str, target: Path, name: str, size: int | None = None) -> None:
+        """Copy a blob to `target`, checking its digest on the way; `name` is what a person knows it as. Raises StoreError (ArtifactTampered)."""
+        with whole_file(target) as partial:
+            found, count = self._copy(f"blobs/{sha256}", partial)
+            if found != sha256 or size not in (None, count):
+                expected = f"{size} bytes with this digest" if size is not None else "content with this digest"
                 message = (
-                    f"{self.uri}/blobs/{file.sha256} ({file.path}): expected {file.bytes} bytes with this digest, "
-                    f"found {copied[1]} bytes with sha256 {copied[0]}; the store was changed by something other than Fettle"
+                    f"{self.uri}/blobs/{sha256} ({name}): expected {expected}, found {count} bytes with sha256 {found}; "
+                    "the store was changed by something other than Fettle"
                 )
                 raise StoreError(message, reason=Reason.ARTIFACT_TAMPERED)
             partial.chmod(FILE_MODE)
-            partial.replace(target)
-        finally:
-            partial.unlink(missing_ok=True)
-        return target
 
     def _copy(self, path: str, target: Path) -> tuple[str, int]:
         """Copy a file of the store to this machine; sha256 and bytes of what was copied."""
         if self._bucket is None:
             with self.open_file(path) as stream:
-                return _copy_and_digest(stream, target)
+                return copy_and_digest(stream, target)
         with explained(f"reading {self.uri}/{path}", reading=True):
             self._bucket.get_file(self.root.child(path).path, str(target))
             return file_digest(target)
@@ -313,6 +291,15 @@ class Store:
         self.remember(f"results/{task_hash}.json", report)
 
 
+def _make_folder(path: Path) -> None:
+    for level in (*reversed(path.parents), path):
+        if not level.exists():
+            with suppress(FileExistsError):  # another process was faster
+                level.mkdir()
+                level.chmod(FOLDER_MODE)  # whatever the umask: only a folder that we made
+                _sync_folder(level.parent)
+
+
 def _sync_folder(folder: Path) -> None:
     """Have the disk know the names in `folder`. A filesystem that cannot do that for folders keeps them by itself."""
     handle = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
@@ -323,21 +310,3 @@ def _sync_folder(folder: Path) -> None:
             raise
     finally:
         os.close(handle)
-
-
-def _stream_digest(stream: IO[bytes]) -> str:
-    digest = hashlib.sha256()
-    while chunk := stream.read(CHUNK):
-        digest.update(chunk)
-    return digest.hexdigest()
-
-
-def _copy_and_digest(source: IO[bytes], target: Path) -> tuple[str, int]:
-    """Copy to `target`; sha256 and bytes of what was copied."""
-    digest, size = hashlib.sha256(), 0
-    with target.open("wb") as stream:
-        while chunk := source.read(CHUNK):
-            digest.update(chunk)
-            size += len(chunk)
-            stream.write(chunk)
-    return digest.hexdigest(), size

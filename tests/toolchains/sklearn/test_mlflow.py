@@ -23,7 +23,6 @@ from tests.unit.optimizer.prepare.workbench import Workbench
 from fettle.api.optimizedmodel import SourceSpec
 from fettle.api.reasons import Reason
 from fettle.api.vocabulary import FormatName
-from fettle.errors import FettleError
 
 TABLE, LABELS = cancer()
 REQUIREMENTS: dict[str, Any] = {"pip_requirements": []}  # nothing of the environment is looked for
@@ -83,7 +82,6 @@ def test_the_model_in_the_directory_is_prepared(
 
 def test_a_directory_of_code_is_refused_with_what_works(bench: Workbench) -> None:
     mlflow.pyfunc.save_model(str(bench.folder / "model"), python_model=Code(), **REQUIREMENTS)
-    with pytest.raises(FettleError) as caught:
-        bench.prepare(bench.task(source=SourceSpec(uri="pvc://claim/model")))
-    assert caught.value.reason == Reason.UNSUPPORTED_MODEL
-    assert "expected one of onnx, sklearn, xgboost" in caught.value.message
+    error = bench.refused(source=SourceSpec(uri="pvc://claim/model"))
+    assert error.reason == Reason.UNSUPPORTED_MODEL
+    assert "expected one of onnx, sklearn, xgboost" in error.message

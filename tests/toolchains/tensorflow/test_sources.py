@@ -19,7 +19,6 @@ from fettle.api.reasons import Reason
 from fettle.api.recipe import RuntimeSettings
 from fettle.api.report import PrepareReport
 from fettle.api.vocabulary import Basis, FormatName, RuntimeName
-from fettle.errors import FettleError
 from fettle.runtimes import base
 
 FORMATS = {"h5": "Keras"}
@@ -30,12 +29,6 @@ def answers(bench: Workbench, report: PrepareReport, inputs: dict[str, examples.
     entry = bench.store.fetch_model(report.portable, bench.folder / "portable")
     session = base.get(RuntimeName.ONNXRUNTIME).load(entry, RuntimeSettings(threads=1), report.signature)
     return session.infer(inputs)
-
-
-def refused(bench: Workbench, source: SourceSpec) -> FettleError:
-    with pytest.raises(FettleError) as caught:
-        bench.prepare(bench.task(source=source))
-    return caught.value
 
 
 @pytest.mark.parametrize("saver", examples.SAVERS)
@@ -102,7 +95,7 @@ def test_a_saved_model_that_cannot_be_taken_says_why(
     bench: Workbench, names: tuple[str, ...], signature: str | None, reason: Reason, words: str
 ) -> None:
     examples.save_module(bench.folder, *names)
-    error = refused(bench, SourceSpec(uri="pvc://claim/saved", signature=signature))
+    error = bench.refused(source=SourceSpec(uri="pvc://claim/saved", signature=signature))
     assert (error.reason, words in error.message) == (reason, True), error.message
 
 
@@ -110,7 +103,7 @@ def test_a_saved_model_without_its_variables_is_damaged(bench: Workbench) -> Non
     examples.save_module(bench.folder, "scaled")
     for path in (bench.folder / "saved/variables").iterdir():
         path.unlink()
-    error = refused(bench, SourceSpec(uri="pvc://claim/saved"))
+    error = bench.refused(source=SourceSpec(uri="pvc://claim/saved"))
     assert error.reason == Reason.SOURCE_CORRUPTED, error.message
 
 
@@ -123,7 +116,7 @@ def with_code(folder: Path, file: str) -> None:
 @pytest.mark.parametrize("file", ["model.keras", "model.h5"])
 def test_a_layer_with_code_is_refused_by_name_unless_it_is_trusted(bench: Workbench, file: str) -> None:
     with_code(bench.folder, file)
-    error = refused(bench, SourceSpec(uri=f"pvc://claim/{file}"))
+    error = bench.refused(source=SourceSpec(uri=f"pvc://claim/{file}"))
     assert error.reason == Reason.UNSAFE_CODE
     assert "the Lambda layer 'twice'" in error.message
     report = bench.prepare(bench.task(source=SourceSpec(uri=f"pvc://claim/{file}", trusted=True)))
@@ -132,7 +125,7 @@ def test_a_layer_with_code_is_refused_by_name_unless_it_is_trusted(bench: Workbe
 
 def test_weights_alone_are_no_model(bench: Workbench) -> None:
     examples.convolutional().save_weights(bench.folder / "model.weights.h5")
-    error = refused(bench, SourceSpec(uri="pvc://claim/model.weights.h5"))
+    error = bench.refused(source=SourceSpec(uri="pvc://claim/model.weights.h5"))
     assert error.reason == Reason.UNSUPPORTED_FORMAT
     assert "contains only weights" in error.message
 
@@ -146,7 +139,7 @@ def test_a_layer_of_ones_own_is_named(bench: Workbench) -> None:
     with zipfile.ZipFile(path, "w") as archive:
         for name, content in (parts | {"config.json": json.dumps(config).encode()}).items():
             archive.writestr(name, content)
-    error = refused(bench, SourceSpec(uri="pvc://claim/model.keras"))
+    error = bench.refused(source=SourceSpec(uri="pvc://claim/model.keras"))
     assert error.reason == Reason.UNSUPPORTED_MODEL
     assert "Fancy" in error.message
 

@@ -118,7 +118,7 @@ def test_the_graphs_that_engines_are_made_of_answer_as_the_original_on_the_cpu(
     (expected,) = session.load(original, RuntimeSettings(), prepared.signature).infer(inputs).values()
     device = Device(RTX, DeviceForm(precision=F16, architecture="sm89"), prepared.signature)
     (bench.folder / "cast").mkdir()
-    cast = onnx_precision.cast(Work(original, bench.folder / "cast", OptimizeGraphStep(), None, device=device))
+    cast = onnx_precision.cast(Work(original, bench.folder / "cast", OptimizeGraphStep(), device=device))
     (answers,) = session.load(cast, RuntimeSettings(), prepared.signature).infer(inputs).values()
     assert answers.dtype == expected.dtype
     assert np.abs(answers - expected).max() < 0.01 * np.abs(expected).max()

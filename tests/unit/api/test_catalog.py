@@ -11,14 +11,14 @@ from pathlib import Path
 
 import pytest
 
-from fettle.api import catalog
-from fettle.api.catalog import Image
+from fettle.api import catalog, images
+from fettle.api.images import Image
 from fettle.api.optimizedmodel import TargetSpec
 from fettle.api.recipe import OptimizeGraphStep, QuantizeStep, RecipeStep, RuntimeSettings
 from fettle.api.task import BuiltCandidate, StoredModel
 from fettle.api.vocabulary import FormatName, Precision, QuantizeMode, RuntimeName
 from fettle.optimizer import sources
-from fettle.plan.run.planned import planned_candidate
+from fettle.plan.run.planned import Execution, planned_candidate
 
 ROOT = Path(__file__).parents[3]
 SOURCE = ROOT / "operator" / "fettle"
@@ -56,7 +56,7 @@ def test_a_step_is_lossy_in_the_plan_where_it_is_to_the_clock(monkeypatch: pytes
 
     def lossy(*steps: RecipeStep, precision: Precision = Precision.FLOAT32) -> tuple[bool, bool]:
         planned = planned_candidate(
-            "r", RuntimeName.ONNXRUNTIME, RuntimeSettings(threads=1, precision=precision), steps=steps
+            "r", RuntimeName.ONNXRUNTIME, Execution(RuntimeSettings(threads=1, precision=precision)), steps=steps
         )
         return planned.lossy, BuiltCandidate(plan=planned.plan, model=model, steps=steps).lossy
 
@@ -90,8 +90,8 @@ def test_what_a_step_writes_its_family_loads_or_what_ends_its_builds_does() -> N
     assert all(entry.writes == "TorchExport" for entry in catalog.STEPS if entry.trains)
 
 
-@pytest.mark.parametrize("entry", catalog.IMAGES, ids=lambda entry: entry.image)
-def test_every_library_that_an_image_is_said_to_have_is_locked_in_it(entry: catalog.ImageEntry) -> None:
+@pytest.mark.parametrize("entry", images.IMAGES, ids=lambda entry: entry.image)
+def test_every_library_that_an_image_is_said_to_have_is_locked_in_it(entry: images.ImageEntry) -> None:
     parts = {Image.OPTIMIZER_TORCH: ("optimizer", "training")}.get(entry.image, entry.image.split("-"))
     locks = [ROOT / "requirements" / f"{part}.txt" for part in parts]  # server-torch holds both
     locked = {name for lock in locks for name in re.findall(r"(?m)^([\w.-]+)==", lock.read_text())}
@@ -99,21 +99,21 @@ def test_every_library_that_an_image_is_said_to_have_is_locked_in_it(entry: cata
 
 
 def test_every_image_has_one_row_and_the_smaller_of_two_comes_first() -> None:
-    assert [entry.image for entry in catalog.IMAGES] == list(Image)
+    assert [entry.image for entry in images.IMAGES] == list(Image)
     for serves in (False, True):
-        sizes = [len(entry.libraries) for entry in catalog.IMAGES if entry.serves == serves]
+        sizes = [len(entry.libraries) for entry in images.IMAGES if entry.serves == serves]
         assert sizes == sorted(sizes)
 
 
 def test_every_image_of_jobs_has_what_the_optimizer_itself_imports() -> None:
-    assert all({"numpy", "onnx", "onnxruntime"} <= entry.libraries for entry in catalog.IMAGES if not entry.serves)
+    assert all({"numpy", "onnx", "onnxruntime"} <= entry.libraries for entry in images.IMAGES if not entry.serves)
 
 
 def test_some_image_has_what_each_row_needs() -> None:
     for name in RuntimeName:
-        assert catalog.job_image({catalog.runtime(name).library}) is not None
-        assert catalog.server_image(name) in Image
-    assert all(catalog.job_image(entry.libraries) is not None for entry in (*catalog.STEPS, *catalog.FORMATS))
+        assert images.job_image({catalog.runtime(name).library}) is not None
+        assert images.server_image(name) in Image
+    assert all(images.job_image(entry.libraries) is not None for entry in (*catalog.STEPS, *catalog.FORMATS))
 
 
 @pytest.mark.parametrize(

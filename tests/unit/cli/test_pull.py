@@ -89,7 +89,7 @@ def test_a_file_arrives_whole_and_once(claim: Path, files: ClaimFiles, tmp_path:
 def test_a_folder_arrives_and_only_what_changed_is_fetched_again(
     claim: Path, files: ClaimFiles, tmp_path: Path
 ) -> None:
-    for name, text in (("a", "one"), ("deep/b", "two"), ("empty", ""), (".c.12.part", "half")):
+    for name, text in (("a", "one"), ("deep/b", "two"), ("empty", ""), (".c.12.partial", "half")):
         path = claim / "digits" / name
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(text)

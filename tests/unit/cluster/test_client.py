@@ -132,7 +132,7 @@ def test_paths(kind: Object, arguments: tuple[str, ...], path: str) -> None:
     assert kind.path(*arguments) == path  # type: ignore[attr-defined]
 
 
-@pytest.mark.parametrize("write", ["create", "apply", "replace", "put_status", "patch_metadata", "delete"])
+@pytest.mark.parametrize("write", ["create", "apply", "replace", "put_status", "annotate", "delete"])
 async def test_nothing_is_written_once_the_lease_has_run_out(api: Api, write: str) -> None:
     server, client = api
     made = await client.create(OPTIMIZED_MODEL, MODEL)
@@ -140,7 +140,7 @@ async def test_nothing_is_written_once_the_lease_has_run_out(api: Api, write: st
     client.may_write = lambda: 0.0
     calls: dict[str, Callable[[], Awaitable[object]]] = {
         "put_status": lambda: client.put_status(OPTIMIZED_MODEL, made, {}),
-        "patch_metadata": lambda: client.patch_metadata(OPTIMIZED_MODEL, "team", "digits", labels={"a": "b"}),
+        "annotate": lambda: client.annotate(OPTIMIZED_MODEL, "team", "digits", annotations={"a": "b"}),
         "delete": lambda: client.delete(OPTIMIZED_MODEL, "team", "digits"),
     }
     with pytest.raises(ClusterError, match="Lease has expired") as caught:

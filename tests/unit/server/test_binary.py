@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import struct
-import tracemalloc
 from typing import Any
 
 import numpy as np
@@ -11,6 +10,7 @@ import orjson
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from tests.unit.server.memory import peak
 
 from fettle.api.signature import DATA_TYPES, Signature, Tensor
 from fettle.runtimes.base import numpy_dtype
@@ -218,18 +218,6 @@ def test_json_longer_than_the_body_is_a_400() -> None:
         decoded((content, size + 9), X)
 
 
-def peak(content: tuple[bytes, int], wanted: Signature) -> int:
-    tracemalloc.start()
-    try:
-        decoded(content, wanted, 1 << 40)
-    except RequestError as error:
-        assert error.code is Code.INVALID
-    finally:
-        _, most = tracemalloc.get_traced_memory()
-        tracemalloc.stop()
-    return most
-
-
 @pytest.mark.parametrize("dtype", [row.v2 for row in DATA_TYPES])
 def test_a_request_takes_memory_in_proportion_to_its_bytes(dtype: str) -> None:
     wanted, size = signature(("x", dtype, (-1,))), 160_000
@@ -237,7 +225,9 @@ def test_a_request_takes_memory_in_proportion_to_its_bytes(dtype: str) -> None:
         behind = unit * (size // len(unit))
         for count in (1, size, size // (numpy_dtype(dtype).itemsize if dtype != "BYTES" else len(unit)), 1 << 30):
             content = body({"inputs": [entry("x", dtype, [count], len(behind))]}, behind)
-            assert peak(content, wanted) <= (16 if dtype == "BYTES" else 2) * len(content[0]) + 100_000
+            assert (
+                peak(decoded, content, wanted, 1 << 40) <= (16 if dtype == "BYTES" else 2) * len(content[0]) + 100_000
+            )
 
 
 @given(

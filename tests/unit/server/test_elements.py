@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import random
-import tracemalloc
 from typing import Any
 
 import numpy as np
@@ -12,6 +11,7 @@ import orjson
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from tests.unit.server.memory import peak
 
 from fettle.api.signature import DATA_TYPES, Signature, Tensor
 from fettle.errors import RuntimeFailure
@@ -201,18 +201,6 @@ def small_pieces(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("fettle.server.envelope.PIECE", 1 << 13)
 
 
-def peak(content: bytes, wanted: Signature) -> int:
-    tracemalloc.start()
-    try:
-        decode(content, wanted, 1 << 40)
-    except RequestError as error:
-        assert error.code is Code.INVALID
-    finally:
-        _, most = tracemalloc.get_traced_memory()
-        tracemalloc.stop()
-    return most
-
-
 @pytest.mark.usefixtures("small_pieces")
 @pytest.mark.parametrize("dtype", [row.v2 for row in DATA_TYPES])
 def test_a_request_takes_memory_in_proportion_to_its_bytes_whatever_is_in_it(dtype: str) -> None:
@@ -224,21 +212,24 @@ def test_a_request_takes_memory_in_proportion_to_its_bytes_whatever_is_in_it(dty
         factor = FACTOR_OF_TEXTS if dtype == "BYTES" else FACTOR
         for shape in ([count], [1]):
             content = body(dtype, shape, data)
-            assert peak(content, signature(dtype, -1)) <= factor * len(content) + CONSTANT, (unit, shape)
+            assert peak(decode, content, signature(dtype, -1), 1 << 40) <= factor * len(content) + CONSTANT, (
+                unit,
+                shape,
+            )
 
 
 @pytest.mark.usefixtures("small_pieces")
 def test_one_long_text_among_short_ones_costs_no_more_than_itself() -> None:
     content = body("BYTES", [1000], json.dumps(["x" * 200_000] + ["y"] * 999))
-    assert peak(content, signature("BYTES", -1)) <= FACTOR_OF_A_PIECE * len(content) + CONSTANT
+    assert peak(decode, content, signature("BYTES", -1), 1 << 40) <= FACTOR_OF_A_PIECE * len(content) + CONSTANT
     content = body("FP32", [1, 4], json.dumps(["a" * 200_000] + ["b"] * 50_000))
-    assert peak(content, signature("FP32", -1, 4)) <= FACTOR * len(content) + CONSTANT
+    assert peak(decode, content, signature("FP32", -1, 4), 1 << 40) <= FACTOR * len(content) + CONSTANT
 
 
 @pytest.mark.parametrize("place", ['"parameters": {"a": [%s]},', '"data2": [%s],'])
 def test_what_stands_beside_the_data_is_bounded_too(place: str) -> None:
     content = body("FP32", [1], "[1]", more=place % ("[]," * 1_000_000 + "1"))
-    assert peak(content, signature("FP32", -1)) <= FACTOR * len(content) + CONSTANT
+    assert peak(decode, content, signature("FP32", -1), 1 << 40) <= FACTOR * len(content) + CONSTANT
     with pytest.raises(RequestError, match="without the inputs' data is larger than"):
         decode(content, signature("FP32", -1), 10)
 

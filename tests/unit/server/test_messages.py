@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import tracemalloc
 from collections.abc import Sequence
 from typing import Any
 
@@ -11,6 +10,7 @@ import pytest
 from google.protobuf.message import Message
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from tests.unit.server.memory import peak
 from tests.unit.server.test_binary import REFUSED, WORDS, signature, text_bytes, values
 
 from fettle.api.signature import DATA_TYPES, Signature
@@ -276,18 +276,6 @@ def test_another_model_or_version_is_not_found(name: str, version: str, code: in
 # ------------------------------------------------------------------------------------------------------- bounds, and garbage
 
 
-def peak(content: bytes, wanted: Signature) -> int:
-    tracemalloc.start()
-    try:
-        decoded(content, wanted, 1 << 40)
-    except RequestError as error:
-        assert error.code is Code.INVALID
-    finally:
-        _, most = tracemalloc.get_traced_memory()
-        tracemalloc.stop()
-    return most
-
-
 UNITS = (
     b"\0",
     b"\x01",
@@ -315,7 +303,10 @@ def test_a_message_takes_memory_in_proportion_to_its_bytes(dtype: str, monkeypat
         for count in (SIZE // len(unit), 1 << 30):
             for content in (bare(packed, dtype, [count]), bare(many, dtype, [count]), message() + many):
                 factor = FACTOR_OF_TEXTS if dtype == "BYTES" else FACTOR
-                assert peak(content, wanted) <= factor * len(content) + CONSTANT, (unit, count)
+                assert peak(decoded, content, wanted, 1 << 40) <= factor * len(content) + CONSTANT, (
+                    unit,
+                    count,
+                )
 
 
 @settings(max_examples=300)

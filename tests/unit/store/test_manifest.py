@@ -83,7 +83,7 @@ def test_an_artifact_is_fetched_whole(store: Store, manifest: Manifest, mounts: 
 
 
 def test_writing_an_artifact_twice_changes_nothing(store: Store, manifest: Manifest) -> None:
-    assert write_artifact(store, manifest) == write_artifact(store, manifest) == manifest.sha256
+    assert write_artifact(store, manifest) == write_artifact(store, manifest) == manifest.digest
 
 
 def test_every_parameter_of_a_recipe_stands_in_the_manifest(manifest: Manifest) -> None:

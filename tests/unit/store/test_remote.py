@@ -308,7 +308,7 @@ def test_a_ca_of_ones_own_is_trusted_where_the_secret_has_it(tmp_path: Path) -> 
 
 def test_without_its_client_an_address_outside_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "obstore", None)
-    with pytest.raises(SourceError, match=r"https:// needs the package obstore, .* pip install obstore"):
+    with pytest.raises(SourceError, match=r"https:// needs the package obstore, .* pip install '.\[runtime\]'"):
         locate("https://host/m.onnx", Mounts(), missing=SourceError)
 
 

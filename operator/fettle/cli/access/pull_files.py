@@ -2,17 +2,14 @@
 
 from __future__ import annotations
 
-import hashlib
 import re
-import uuid
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from pathlib import Path, PurePosixPath
-from typing import IO
 
 from fettle.api.reasons import Reason
 from fettle.cli.access.claim_files import ClaimFiles
 from fettle.errors import StoreError, UsageError
+from fettle.store.files import copy_and_digest, file_digest, whole_file
 from fettle.store.manifest import (
     FIGURES,
     MANIFEST,
@@ -23,7 +20,7 @@ from fettle.store.manifest import (
     copy_artifact,
     read_stored,
 )
-from fettle.store.store import CHUNK, Store, explained, file_digest
+from fettle.store.store import Store, explained
 from fettle.store.uris import Location
 
 ARTIFACT = re.compile(r"(?P<store>.*?)/?artifacts/(?P<sha256>[0-9a-f]{64})/?")
@@ -100,26 +97,9 @@ def _missing(files: ClaimFiles, name: str, place: Path) -> str | None:
 def _copy(files: ClaimFiles, name: str, place: Path, digest: str) -> None:
     try:
         place.parent.mkdir(parents=True, exist_ok=True)
-        with _renamed_when_whole(place) as target, files.open(name) as source:
-            sha256 = hashlib.sha256()
-            while block := source.read(CHUNK):
-                sha256.update(block)
-                target.write(block)
-            if sha256.hexdigest() != digest:
+        with whole_file(place) as partial, files.open(name) as source:
+            if copy_and_digest(source, partial)[0] != digest:
                 message = f"{name} was damaged in transit, or changed in the meantime: pull again"
                 raise StoreError(message, reason=Reason.DIGEST_MISMATCH)
     except OSError as error:
         raise UsageError(f"cannot write {place}: {error.strerror or error}") from error
-
-
-@contextmanager
-def _renamed_when_whole(place: Path) -> Iterator[IO[bytes]]:
-    """A file under a temporary name beside `place`, which it gets at the end; gone when that is not reached."""
-    partial = place.with_name(f".{place.name[:40]}.{uuid.uuid4().hex[:12]}.partial")
-    with partial.open("wb") as stream:
-        try:
-            yield stream
-        except BaseException:
-            partial.unlink()
-            raise
-    partial.replace(place)

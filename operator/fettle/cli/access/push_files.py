@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -12,6 +11,7 @@ from typing import Any
 from fettle.api.reasons import Reason
 from fettle.cli.access.claim_pod import ClaimPath, Wire
 from fettle.errors import ClusterError, UsageError
+from fettle.store.files import file_digest
 
 CHUNK = 256 << 10  # of a websocket message
 
@@ -45,9 +45,8 @@ def entries(source: Path, target: ClaimPath) -> tuple[Entry, ...]:
 
 def _entry(source: Path, path: str) -> Entry:
     try:
-        with source.open("rb") as stream:
-            digest = hashlib.file_digest(stream, "sha256").hexdigest()
-        return Entry(source, path.lstrip("/"), source.stat().st_size, digest)
+        sha256, size = file_digest(source)
+        return Entry(source, path.lstrip("/"), size, sha256)
     except OSError as error:
         raise UsageError(f"cannot read {source}: {error}") from error
 

@@ -20,8 +20,8 @@ from fettle.cli.local.partial import Built, UntilBuilt
 from fettle.cli.local.reproduction import Reproduction, compared, spec_for
 from fettle.cli.views.progress import stage_line
 from fettle.errors import UsageError
+from fettle.store.files import file_digest
 from fettle.store.manifest import MANIFEST, Manifest, read_fetched
-from fettle.store.store import file_digest
 
 
 @click.command()
@@ -74,7 +74,7 @@ def _built(document: ModelDocument, located: Places) -> MeasureTask:
 
 
 def _show(manifest: Manifest, found: Reproduction) -> None:
-    what = f"artifact {manifest.sha256[:12]} ({manifest.recipe.name} in {manifest.runtime})"
+    what = f"artifact {manifest.digest[:12]} ({manifest.recipe.name} in {manifest.runtime})"
     if found.equal:
         click.echo(f"{what}: reproduced, {len(found.files)} of {len(found.files)} files are the same, byte for byte")
         return

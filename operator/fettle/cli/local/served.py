@@ -11,8 +11,8 @@ from fsspec.implementations.local import LocalFileSystem
 from fettle.cli.access.pull_files import artifact_of
 from fettle.cli.local.results import published
 from fettle.errors import UsageError
+from fettle.store.files import file_digest
 from fettle.store.manifest import MANIFEST, MODEL_FOLDER, copy_artifact
-from fettle.store.store import file_digest
 from fettle.store.uris import Location
 
 DEFAULT_NAME = "model"

@@ -10,6 +10,7 @@ import json
 import os
 import shutil
 import sys
+import uuid
 from pathlib import Path
 from typing import Any
 
@@ -33,7 +34,7 @@ def is_there(path: Path, entry: dict[str, Any]) -> bool:
 def receive(path: Path, entry: dict[str, Any]) -> None:
     """The next bytes of stdin as that file."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.part")
+    temporary = path.with_name(f".{path.name[:40]}.{uuid.uuid4().hex[:12]}.partial")  # as store/files.py names them
     digest, left = hashlib.sha256(), entry["bytes"]
     try:
         with temporary.open("wb") as stream:

@@ -14,7 +14,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-UNFINISHED = (".part", ".partial")
+UNFINISHED = ".partial"
 
 
 def say(**message: Any) -> None:

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 LEVELS = "▁▂▃▄▅▆▇█"
 GAP = "·"  # nothing was measured
+BAR = 20  # letters
 
 
 def sparkline(values: Sequence[float | None], bound: float | None = None) -> str:
@@ -21,7 +22,7 @@ def _level(share: float) -> int:
     return min(int(share * len(LEVELS)), len(LEVELS) - 1)
 
 
-def bar(percent: float, width: int = 20) -> tuple[str, str]:
+def bar(percent: float) -> tuple[str, str]:
     """The filled and the empty part of a bar."""
-    filled = round(width * min(max(percent, 0), 100) / 100)
-    return "━" * filled, "─" * (width - filled)
+    filled = round(BAR * min(max(percent, 0), 100) / 100)
+    return "━" * filled, "─" * (BAR - filled)

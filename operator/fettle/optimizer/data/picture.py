@@ -11,6 +11,7 @@ from typing import IO
 import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError
 
+from fettle.api.text import percent
 from fettle.api.vocabulary import Color
 from fettle.errors import DataError
 from fettle.optimizer.data.columns import Array, Room, readable
@@ -110,6 +111,6 @@ def _solid(image: Image.Image, where: str) -> Image.Image:
     alpha: Array = np.asarray(whole.getchannel("A"))
     if alpha.min() < 255:
         share = float((alpha < 255).mean())
-        message = f"{where} is transparent in {share:.1%} of its pixels, whose colour is undefined: "
+        message = f"{where} is transparent in {percent(share, 1)} of its pixels, whose colour is undefined: "
         raise DataError(message + "compose it with the background that the model was trained with")
     return whole.convert("RGB")

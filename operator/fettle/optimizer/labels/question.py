@@ -12,7 +12,7 @@ import numpy as np
 from fettle.api.data import EvaluationSpec
 from fettle.api.labels import IGNORED, LabelForm, LabelReading
 from fettle.errors import DataError
-from fettle.optimizer.labels.reader import as_text
+from fettle.runtimes.base import as_text
 from fettle.store.comparison import class_count, decisions, is_float
 
 Array = np.ndarray[Any, Any]

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 
 from fettle.api.labels import LabelForm, LabelReading
+from fettle.runtimes.base import as_text, as_texts
 
 Array = np.ndarray[Any, Any]
 
@@ -33,7 +34,7 @@ class LabelReader:
             return label.astype(np.float64).reshape(shape)
         if reading.form is LabelForm.TEXTS:
             whole = label.astype(np.int64) if label.dtype.kind in "fb" else label  # 1.0 and True are written 1
-            return np.array([as_text(value) for value in whole.reshape(-1).tolist()], dtype=str)
+            return as_texts(whole)
         if reading.form is LabelForm.ALL_OF:
             return np.asarray(label.reshape(-1) == 1)
         if reading.spread:
@@ -58,11 +59,6 @@ class LabelReader:
         return (
             numbers if self.reading.ignored is None else np.where(whole == self.reading.ignored, NOT_COUNTED, numbers)
         )
-
-
-def as_text(value: Any) -> str:
-    """A label or an answer as text."""
-    return value.decode("utf-8", "replace") if isinstance(value, bytes) else str(value)
 
 
 def written_alike(first: str, second: str) -> bool:

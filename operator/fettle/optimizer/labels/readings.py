@@ -18,7 +18,8 @@ from fettle.api.labels import LabelForm, LabelReading
 from fettle.api.vocabulary import Average, Metric, SeveralLabels
 from fettle.errors import DataError
 from fettle.optimizer.labels.question import SHOWN, Answered, Answers, Question, Values, squeezed
-from fettle.optimizer.labels.reader import as_text, written_alike
+from fettle.optimizer.labels.reader import written_alike
+from fettle.runtimes.base import as_text
 from fettle.store.comparison import is_float
 
 Array = np.ndarray[Any, Any]

@@ -5,13 +5,11 @@ Nothing in the manifest depends on the clock, so that the same work on the same 
 
 from __future__ import annotations
 
-import hashlib
 import math
 from typing import Any
 
-import rfc8785
-
 from fettle.api import catalog
+from fettle.api.base import canonical_digest
 from fettle.api.catalog import StepEntry
 from fettle.api.optimizedmodel_status import CandidateStatus
 from fettle.api.report import CpuClass
@@ -87,7 +85,7 @@ def write_figures(store: Store, task: MeasureTask, row: CandidateStatus, here: C
         "batchSizes": list(task.batch_sizes),
         "cpu": here.label,
     }
-    key = hashlib.sha256(rfc8785.dumps(document)).hexdigest()
+    key = canonical_digest(document)
     manifests.write_measurement(
         store,
         row.artifact,

@@ -22,7 +22,7 @@ from fettle.api.bounds import RUNS_NEEDED
 from fettle.api.memory import GROUP
 from fettle.api.optimizedmodel_status import Interval, Measurement
 from fettle.api.report import Distribution
-from fettle.api.text import rounded
+from fettle.api.text import percent, rounded
 from fettle.api.vocabulary import Objective
 from fettle.errors import RuntimeFailure
 from fettle.optimizer import statistics
@@ -177,11 +177,11 @@ class Clock:
             quieter = "measure on a quieter node for narrower intervals"
             counted = "that time was subtracted" if threads == 1 else quieter
             remarks.append(
-                f"other work on this node used the CPU during {self.disturbed / self.runs:.0%} of the runs; {counted}"
+                f"other work on this node used the CPU during {percent(self.disturbed / self.runs, 0)} of the runs; {counted}"
             )
         if self.throttled:
             remarks.append(
-                f"the CPU quota slowed {self.slowed / self.blocks:.0%} of what was timed, also when repeated: "
+                f"the CPU quota slowed {percent(self.slowed / self.blocks, 0)} of what was timed, also when repeated: "
                 "the times are too long; raise resources.limits.cpu of this target"
             )
         return remarks
@@ -345,13 +345,13 @@ class Clock:
         candidate.peak_memory_bytes[batch] = max(candidate.peak_memory_bytes.get(batch, 0), peak)
 
 
-def groups(peaks: Mapping[str, int], baseline: int, left: int, most: int = GROUP) -> list[list[str]]:
-    """Which candidates are loaded at once beside the baseline: at most `most`, evenly, and no more than memory holds.
+def groups(peaks: Mapping[str, int], baseline: int, left: int) -> list[list[str]]:
+    """Which candidates are loaded at once beside the baseline: at most `GROUP`, evenly, and no more than memory holds.
 
     `peaks` and `baseline` are what each process needed before, `left` what may be used; all in bytes. A fifth stays free.
     """
     room = 0.8 * left - baseline
-    size = math.ceil(len(peaks) / max(math.ceil(len(peaks) / most), 1))
+    size = math.ceil(len(peaks) / max(math.ceil(len(peaks) / GROUP), 1))
     filled: list[list[str]] = []
     used = 0.0
     for name, peak in peaks.items():

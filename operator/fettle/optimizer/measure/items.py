@@ -5,9 +5,7 @@ Stored arrays have items along their first axis. A model takes them along its pr
 
 from __future__ import annotations
 
-import hashlib
 import math
-import shutil
 import zipfile
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -18,7 +16,7 @@ import numpy as np
 
 from fettle.api.reasons import Reason
 from fettle.api.signature import BY_V2, Signature, Tensor
-from fettle.errors import DataError, RuntimeFailure, StoreError
+from fettle.errors import DataError, RuntimeFailure
 from fettle.store.arrays import Texts, mapped, restored, unpack_npz
 
 if TYPE_CHECKING:  # a worker unpacks nothing: without them it starts sooner
@@ -72,13 +70,7 @@ def unpack(store: Store, data: StoredData, folder: Path) -> dict[str, Path]:
     """
     folder.mkdir(parents=True, exist_ok=True)
     packed = folder / "items.npz"
-    with store.open_file(f"blobs/{data.sha256}") as source, packed.open("wb") as target:
-        shutil.copyfileobj(source, target)
-    with packed.open("rb") as stream:
-        sha256 = hashlib.file_digest(stream, "sha256").hexdigest()
-    if sha256 != data.sha256:
-        message = f"{store.uri}/blobs/{data.sha256}: found content with sha256 {sha256}; the store was changed behind Fettle's back"
-        raise StoreError(message, reason=Reason.ARTIFACT_TAMPERED)
+    store.fetch_blob(data.sha256, packed, packed.name)
     with zipfile.ZipFile(packed) as archive:
         files = unpack_npz(archive, folder)
     packed.unlink()

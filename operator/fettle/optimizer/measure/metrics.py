@@ -15,11 +15,11 @@ from fettle.api.optimizedmodel_status import Flips, Interval
 from fettle.api.vocabulary import AgreementMode, Average, Metric
 from fettle.errors import DataError
 from fettle.optimizer.labels.reader import NOT_COUNTED, LabelReader
-from fettle.optimizer.statistics import Indices, bca, clipped, groups_of, mean_interval
+from fettle.optimizer.statistics import Indices, bca, by_group, clipped, draws_at_once, groups_of, mean_interval, ratio
+from fettle.runtimes.base import as_texts
 from fettle.store.comparison import Comparison, cosine, decisions
 
 Array = np.ndarray[Any, Any]
-BATCH_NUMBERS = 4_000_000  # numbers that a bootstrap may hold at once
 
 
 @dataclass(frozen=True)
@@ -46,6 +46,12 @@ class Judging:
     def decides(self) -> bool:
         """Whether an answer is right or wrong, not near or far."""
         return metrics.entry(self.metric).names_classes
+
+    def of_numbers(self, answer: Array, truth: Array) -> float:
+        """The metric of one item whose answer is numbers: mean cosine similarity, or mean squared difference."""
+        if self.metric == Metric.COSINE_SIMILARITY:
+            return float(np.mean(cosine(answer, truth, -1)))
+        return float(np.mean((answer - truth) ** 2)) if answer.size else 0.0
 
     def decided(self, answer: Array) -> Array:
         """What an answer decides, flat, in the form that labels are compared in."""
@@ -87,7 +93,7 @@ class Scores:
         judging = self.judging
         truth = judging.wanted(answer, label)
         if not judging.decides:
-            self._add_distance(answer, truth)
+            self.values.append(judging.of_numbers(answer.astype(np.float64), truth))
             return
         decided = judging.decided(answer)
         if judging.form is LabelForm.ALL_OF:
@@ -116,13 +122,6 @@ class Scores:
         if self.judging.metric == Metric.F1:
             return float(Confusion.of([self]).f1(0, self.judging.average))
         return float(np.mean(self.values))
-
-    def _add_distance(self, answer: Array, truth: Array) -> None:
-        left = answer.astype(np.float64)
-        if self.judging.metric == Metric.COSINE_SIMILARITY:
-            self.values.append(float(np.mean(cosine(left, truth, -1))))
-            return
-        self.values.append(float(np.mean((left - truth) ** 2)) if left.size else 0.0)
 
 
 def drop(original: Scores, candidate: Scores, alpha: float) -> Interval | None:
@@ -184,20 +183,16 @@ class Confusion:
         elif average == Average.BINARY:
             total = total[..., -1:, :]  # of two classes, the greater is the positive one
         weight = 2 * total[..., 0] + total[..., 1] + total[..., 2]
-        scores = np.where(weight > 0, 2 * total[..., 0] / np.where(weight > 0, weight, 1), 0)
+        scores = ratio(2 * total[..., 0], weight, 0.0)
         return np.asarray(scores.sum(axis=-1) / np.maximum((weight > 0).sum(axis=-1), 1))
 
 
 def _hot_counts(models: Sequence[Scores]) -> Array:
     """Where each class is there or not by itself: a class that is neither wanted nor found counts nowhere."""
-    group = groups_of(len(models[0].decided))
     truth = np.stack(models[0].wanted)
-    counts = np.zeros((len(models), int(group.max()) + 1, truth.shape[1], 3))
-    for index, model in enumerate(models):
-        decided = np.stack(model.decided)
-        for place, cases in enumerate((decided & truth, decided & ~truth, ~decided & truth)):
-            np.add.at(counts[index, :, :, place], group, cases)
-    return counts
+    decided = [np.stack(model.decided) for model in models]
+    cases = [np.stack((each & truth, each & ~truth, ~each & truth), axis=-1) for each in decided]
+    return np.stack([by_group(each) for each in cases])
 
 
 def _f1_drop(original: Scores, candidate: Scores, alpha: float) -> Interval | None:
@@ -211,15 +206,7 @@ def _f1_drop(original: Scores, candidate: Scores, alpha: float) -> Interval | No
         confusion.counts.shape[1],
         lambda drawn: confusion.f1(0, average, drawn) - confusion.f1(1, average, drawn),
         alpha,
-        batch=max(1, BATCH_NUMBERS // confusion.counts[0].size),
-    )
-
-
-def as_texts(values: Array) -> Array:
-    """Values as texts that can be compared and sorted."""
-    return np.array(
-        [value.decode("utf-8", "replace") if isinstance(value, bytes) else str(value) for value in values.tolist()],
-        dtype=str,
+        batch=draws_at_once(confusion.counts[0].size),
     )
 
 
@@ -273,10 +260,11 @@ class Changes:
 
     def _add_distance(self, original: Array, candidate: Array) -> None:
         left, right = original.astype(np.float64), candidate.astype(np.float64)
+        value = self.judging.of_numbers(left, right)
         if self.judging.metric == Metric.COSINE_SIMILARITY:
-            self.values.append(1 - float(np.mean(cosine(left, right, -1))))
+            self.values.append(1 - value)
             return
-        self.values.append(float(np.mean((left - right) ** 2)) if left.size else 0.0)
+        self.values.append(value)
         self.sums = left if self.sums is None else self.sums + left
         self.squares = left**2 if self.squares is None else self.squares + left**2
 

@@ -9,10 +9,12 @@ from dataclasses import dataclass
 import numpy as np
 
 from fettle.api.signature import Tensor
+from fettle.api.text import percent
 from fettle.api.vocabulary import AgreementMode
 from fettle.optimizer.measure.agreement import FLOAT_NOISE, OutputProfile
 from fettle.optimizer.measure.items import Answer, Array
 from fettle.optimizer.measure.variance import LEAST_ITEMS, Kept, Variance
+from fettle.runtimes.base import as_text
 from fettle.store.comparison import Comparison, decisions
 
 MOST_VALUES = 1000  # more different decisions than that are numbers, not classes
@@ -93,9 +95,10 @@ class Remains:
                 "dead, although the tolerance may hide this; quantize fewer operators, or provide labels to measure what that costs"
             )
         if self._rules[name].mode == AgreementMode.ELEMENTWISE and not self._own_tolerance and least.lost:
+            left = percent(max(least.share, 0), 0)
             return (
-                f"{max(least.share, 0):.0%} of the variance of {least.place} over the items is preserved, at least half is required: its errors "
-                "are as large as its signal; quantize fewer operators, provide labels, or set data.evaluation.agreement.atol"
+                f"{left} of the variance of {least.place} over the items is preserved, at least half is required: its errors are as "
+                "large as its signal; quantize fewer operators, provide labels, or set data.evaluation.agreement.atol"
             )
         return None
 
@@ -126,11 +129,6 @@ class Decided:
 def _different(values: Array) -> list[str | int | float | bool]:
     """The different ones of them: texts as str."""
     if values.dtype.kind in "OSU":
-        return list(
-            {
-                value.decode(errors="replace") if isinstance(value, bytes) else str(value)
-                for value in values.ravel().tolist()
-            }
-        )
+        return list({as_text(value) for value in values.ravel().tolist()})
     different: list[str | int | float | bool] = np.unique(values).tolist()
     return different

@@ -10,7 +10,7 @@ from fettle.api.bounds import span
 from fettle.api.optimizedmodel_status import BaselineStatus, CandidateStatus, SpeedupStatus
 from fettle.api.reasons import Reason
 from fettle.api.task import MeasureTask
-from fettle.api.text import MESSAGE_LIMIT, beyond, quoted
+from fettle.api.text import MESSAGE_LIMIT, beyond, percent, quoted
 from fettle.api.vocabulary import CandidateState
 from fettle.errors import FettleError
 from fettle.optimizer.measure.accuracy import Judgement, Reference
@@ -96,7 +96,7 @@ def rejection(task: MeasureTask, candidate: MeasuredCandidate, timed: TimedCandi
         return candidate.rejection
     if exact_only(task) and not judgement.exact:
         text = (
-            f"no step is lossy, yet {judgement.agreement.value:.2%} of the answers agree with the original's "
+            f"no step is lossy, yet {percent(judgement.agreement.value)} of the answers agree with the original's "
             f"(worst difference {judgement.max_absolute_difference:.3g}); set data.evaluation to measure what that costs"
         )
         return Reason.NUMERICAL_MISMATCH, text

@@ -19,6 +19,7 @@ from fettle.api.optimizedmodel_status import CandidateStatus
 from fettle.api.reasons import Reason
 from fettle.api.report import CpuClass, MeasureReport
 from fettle.api.task import BuiltCandidate, MeasureTask, StoredData
+from fettle.api.text import percent
 from fettle.api.vocabulary import Objective
 from fettle.errors import RuntimeFailure
 from fettle.optimizer.measure import artifact, incumbent, items, profile, rows
@@ -164,7 +165,7 @@ class _Measuring:
             return Certificate(passes=False, spent=screened.lossy)
         if not judgement.exact and not may_err:
             text = (
-                f"{judgement.agreement.value:.2%} of the answers agree with the original's, and there are too "
+                f"{percent(judgement.agreement.value)} of the answers agree with the original's, and there are too "
                 "few evaluation items to prove another candidate"
             )
             candidate.rejection = (Reason.NUMERICAL_MISMATCH, text)

@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Mapping
 from typing import Any
 
-import rfc8785
-
 from fettle.api import catalog
+from fettle.api.base import canonical_digest
 from fettle.api.report import PrepareReport
 from fettle.api.task import task_hash
 from fettle.api.vocabulary import DeviceKind, FormatName
@@ -29,7 +27,7 @@ def preparation(format: FormatName) -> str:
     asked = (row for row in catalog.RUNTIMES if catalog.PORTABLE in row.loads and row.device is DeviceKind.CPU)
     runtimes = {row.runtime: version(row.library) for row in asked}
     document: dict[str, Any] = {"revision": revision, "libraries": libraries, "runtimes": runtimes}
-    return hashlib.sha256(rfc8785.dumps(document)).hexdigest()
+    return canonical_digest(document)
 
 
 def earlier(job: Job) -> PrepareReport | None:

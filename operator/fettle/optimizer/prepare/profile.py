@@ -20,7 +20,7 @@ def traits(portable: Portable, signature: Signature, probes: Items) -> Traits:
     """Traits of the portable form, with a quick look at where its time goes: one thread, one item, no measurement."""
     settings = RuntimeSettings(threads=1)
     inputs = probes.whole(0)
-    times = ONNXRUNTIME.profile(portable.path, settings, inputs, runs=1)
+    times = ONNXRUNTIME.profile(portable.path, settings, inputs)
     total = sum(times.values())
     matrix = sum(spent for kind, spent in times.items() if kind in onnx_traits.MATRIX)
     session = ONNXRUNTIME.load(portable.path, settings, signature)

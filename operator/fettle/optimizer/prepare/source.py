@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import hashlib
 from dataclasses import dataclass
 from pathlib import Path
 
-import rfc8785
-
 from fettle.api import catalog
+from fettle.api.base import canonical_digest
 from fettle.api.optimizedmodel import SourceSpec
 from fettle.api.reasons import Reason
 from fettle.api.vocabulary import FormatName
@@ -16,7 +14,8 @@ from fettle.errors import SourceError
 from fettle.optimizer.sources import mlflow, readable
 from fettle.optimizer.sources.base import SourceFormat
 from fettle.optimizer.sources.recognition import recognise
-from fettle.store.store import explained, file_digest
+from fettle.store.files import file_digest
+from fettle.store.store import explained
 from fettle.store.uris import Location, Mounts, locate
 
 ENTRY = "model.onnx"
@@ -78,7 +77,7 @@ def digest(folder: Path, files: tuple[str, ...]) -> str:
     digests = [(name, file_digest(folder / name)[0]) for name in sorted(files)]
     if len(digests) == 1:
         return digests[0][1]
-    return hashlib.sha256(rfc8785.dumps(list(map(list, digests)))).hexdigest()
+    return canonical_digest(list(map(list, digests)))
 
 
 def _named_in(home: Location, entry: str) -> tuple[Location, str]:

@@ -12,6 +12,7 @@ from fettle.api.optimizedmodel_status import (
     Measurement,
 )
 from fettle.api.recipe import RecipeStep, RuntimeSettings
+from fettle.api.text import percent
 from fettle.api.vocabulary import Evidence, Metric, Precision
 
 MISSING = "–"
@@ -92,7 +93,7 @@ def drop(row: CandidateStatus) -> str:
 
 def metric_value(metric: Metric, value: float) -> str:
     """A metric's value: shares in percent."""
-    return f"{100 * value:.2f} %" if metrics.entry(metric).percent else number(value, 4)
+    return percent(value) if metrics.entry(metric).percent else number(value, 4)
 
 
 def settings(runtime: RuntimeSettings) -> str:
@@ -123,14 +124,14 @@ def executed(counts: Executed | None) -> str:
 
 def agreement(status: AgreementStatus | None) -> str:
     """'99.6 %'."""
-    return MISSING if status is None else f"{100 * status.value:.2f} %"
+    return MISSING if status is None else percent(status.value)
 
 
 def remains(status: AgreementStatus | None) -> str:
     """'; in its worst channel, boxes[:, 4, :], 99.6 % of the variance is left', or nothing where no channel varies."""
     if status is None or status.variance_kept is None:
         return ""
-    return f"; in its worst channel, {status.worst_channel}, {100 * status.variance_kept:.2f} % of the variance over the items is left"
+    return f"; in its worst channel, {status.worst_channel}, {percent(status.variance_kept)} of the variance over the items is left"
 
 
 def first(row: CandidateStatus) -> Measurement | None:
@@ -195,7 +196,7 @@ def proof(row: CandidateStatus) -> str:
     if row.flips is not None and not row.exact:
         basis += f"; {row.flips.worse} answers got worse, {row.flips.better} got better"
     if row.changed is not None:
-        basis += f"; {100 * row.changed.value:.2f} % of the answers differ from the original's"
+        basis += f"; {percent(row.changed.value)} of the answers differ from the original's"
     if row.evidence == Evidence.GENERATED:
         return f"{basis}. No evaluation data was given, so only unchanged answers count as proof."
     return f"{basis}."

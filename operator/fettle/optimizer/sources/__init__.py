@@ -11,6 +11,7 @@ from pathlib import Path
 from onnx import ModelProto
 
 from fettle.api.reasons import Reason
+from fettle.api.text import joined
 from fettle.api.vocabulary import FormatName
 from fettle.errors import ConversionError, FettleError
 from fettle.optimizer.onnx import model
@@ -38,8 +39,7 @@ def of(name: FormatName) -> SourceFormat:
 
 def readable() -> str:
     """The formats that are read, for a person."""
-    titles = [one.title for one in FORMATS]
-    return f"this version reads {', '.join(titles[:-1])} and {titles[-1]}"
+    return f"this version reads {joined(one.title for one in FORMATS)}"
 
 
 def graph(format: SourceFormat, path: Path, inputs: Inputs, folder: Path) -> ModelProto:

@@ -18,6 +18,7 @@ from fettle.api.vocabulary import FormatName, ModelFormat
 from fettle.errors import FettleError, SourceError
 from fettle.optimizer.onnx.inputs import Hint
 from fettle.optimizer.onnx.model import READABLE_OPSET
+from fettle.runtimes.base import numpy_dtype
 
 NamedArrays = Mapping[str, np.ndarray[Any, Any]]
 RunModel = Callable[[NamedArrays], NamedArrays]
@@ -151,6 +152,15 @@ class SourceFormat(Protocol):
     def unconverted(self, path: Path, inputs: Inputs) -> RunnableModel | None:
         """The source as its own runtime runs and serves it, without an ONNX form; None where no runtime does. Raises SourceError."""
         ...
+
+
+def frozen_arrays(signature: Signature, frozen: Mapping[str, float]) -> NamedArrays:
+    """The inputs of `signature` that are frozen to a value, as arrays."""
+    return {
+        tensor.name: np.full(tensor.shape, frozen[tensor.name], numpy_dtype(tensor.dtype))
+        for tensor in signature.inputs
+        if tensor.name in frozen
+    }
 
 
 def failure_of(error: Exception) -> SourceError:

@@ -16,15 +16,24 @@ import onnx
 
 from fettle.api.reasons import Reason
 from fettle.api.signature import Signature, Tensor
-from fettle.api.text import quoted
+from fettle.api.text import installing, quoted
 from fettle.api.vocabulary import FormatName, ModelFormat
 from fettle.errors import ConversionError, FettleError, RuntimeFailure, SourceError
 from fettle.optimizer.onnx import inputs as onnx_inputs
 from fettle.optimizer.onnx.inputs import Hint
 from fettle.optimizer.onnx.steps import output_steps
-from fettle.optimizer.sources.base import Beside, Inputs, NamedArrays, Original, Plain, RunModel, RunnableModel
+from fettle.optimizer.sources.base import (
+    Beside,
+    Inputs,
+    NamedArrays,
+    Original,
+    Plain,
+    RunModel,
+    RunnableModel,
+    frozen_arrays,
+)
 from fettle.optimizer.sources.onnx import saved
-from fettle.runtimes.base import numpy_dtype, v2_dtype
+from fettle.runtimes.base import as_text, numpy_dtype, v2_dtype
 
 Array = np.ndarray[Any, Any]
 
@@ -118,11 +127,16 @@ def require_modules(path: Path, format: FrameworkFormat) -> None:
     """Raises SourceError (UnsupportedFormat) where what loads and converts the format is not installed."""
     missing = [name for name in format.modules if find_spec(name) is None]
     if missing:
-        message = (
-            f"{path.name} is {format.title}, and {', '.join(missing)} is not installed: pip install '.[{format.extra}]' in a checkout of "
-            f"Fettle for fettle optimize; in a cluster source.format: {format.name} selects the image that has it"
-        )
-        raise SourceError(message, reason=Reason.UNSUPPORTED_FORMAT)
+        raise not_installed(f"{path.name} is {format.title}", missing, format.extra, format.name)
+
+
+def not_installed(what: str, missing: Sequence[str], extra: str, formats: str) -> SourceError:
+    """A source, `what` it is, whose toolchain is not there: `extra` of pyproject.toml brings it, and so does the image of `formats`."""
+    message = (
+        f"{what}, and {', '.join(missing)} is not installed: {installing(extra)} for fettle optimize; in a cluster source.format: {formats} "
+        "selects the image that has it"
+    )
+    return SourceError(message, reason=Reason.UNSUPPORTED_FORMAT)
 
 
 def damaged(path: Path, format: FrameworkFormat, error: Exception) -> SourceError:
@@ -139,11 +153,7 @@ def damaged(path: Path, format: FrameworkFormat, error: Exception) -> SourceErro
 
 def runner(model: LoadedModel, framework: str, signature: Signature, frozen: Mapping[str, float]) -> RunModel:
     """A function that runs `model` in its framework. `signature` is the source's own; `frozen` inputs are filled in."""
-    constants = {
-        tensor.name: np.full(tensor.shape, frozen[tensor.name], numpy_dtype(tensor.dtype))
-        for tensor in signature.inputs
-        if tensor.name in frozen
-    }
+    constants = frozen_arrays(signature, frozen)
 
     def run(inputs: NamedArrays) -> NamedArrays:
         try:
@@ -172,7 +182,7 @@ def fitted(answer: Array, tensor: Tensor) -> Array:
     What says something else stays as it is: then the two do not agree, and the conversion is refused.
     """
     if tensor.dtype == "BYTES":
-        answer = np.array([str(value) for value in answer.reshape(-1)], dtype=object).reshape(answer.shape)
+        answer = np.array([as_text(value) for value in answer.reshape(-1)], dtype=object).reshape(answer.shape)
     elif v2_dtype(answer) != tensor.dtype and answer.dtype.kind in "fiub":
         answer = answer.astype(numpy_dtype(tensor.dtype))
     if answer.ndim + 1 == len(tensor.shape) and tensor.shape[-1] == 1:

@@ -11,6 +11,7 @@ from typing import Any
 import onnx
 
 from fettle.api.reasons import Reason
+from fettle.api.text import quoted
 from fettle.api.vocabulary import FormatName
 from fettle.errors import SourceError
 from fettle.optimizer.sources import archive, tensorflow
@@ -73,11 +74,11 @@ FORMATS = (Keras(),)
 
 def _refusal(path: Path, error: Exception) -> SourceError:
     """Why Keras does not load a file whose configuration can be read."""
-    said = " ".join(str(error).split())
+    said = quoted(error)
     if "Could not locate" in said or "Unknown layer" in said or "Unrecognized keyword" in said:
-        message = f"{path.name} needs a class that this version of Keras does not have (a custom class, or one of another version): {said[:300]}"
+        message = f"{path.name} needs a class that this version of Keras does not have (a custom class, or one of another version): {said}"
         return SourceError(message, reason=Reason.UNSUPPORTED_MODEL)
-    return SourceError(f"{path.name} is damaged: {said[:300]}", reason=Reason.SOURCE_CORRUPTED)
+    return SourceError(f"{path.name} is damaged: {said}", reason=Reason.SOURCE_CORRUPTED)
 
 
 def _config(path: Path) -> Any:
@@ -152,7 +153,7 @@ class _Loaded:
         import tensorflow as tf
 
         tensors = [tf.constant(inputs[spec.name], dtype=spec.dtype) for spec in self._specs]
-        return {name: tensorflow.text(value.numpy()) for name, value in self._function(*tensors).items()}
+        return {name: value.numpy() for name, value in self._function(*tensors).items()}
 
 
 def _distinct(names: list[str], count: int) -> list[str]:

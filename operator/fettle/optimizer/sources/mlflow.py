@@ -12,6 +12,7 @@ from typing import Any
 import yaml
 
 from fettle.api.reasons import Reason
+from fettle.api.text import quoted
 from fettle.errors import SourceError
 
 ENTRY = "MLmodel"
@@ -56,7 +57,7 @@ def _flavours(text: bytes, uri: str) -> Mapping[str, Any]:
     try:
         document = yaml.safe_load(text[:_MOST])
     except (yaml.YAMLError, UnicodeDecodeError, RecursionError, ValueError) as error:
-        message = f"{uri} is damaged: it is not YAML: {' '.join(str(error).split())[:200]}"
+        message = f"{uri} is damaged: it is not YAML: {quoted(error, 200)}"
         raise SourceError(message, reason=Reason.SOURCE_CORRUPTED) from error
     flavours = document.get("flavors") if isinstance(document, Mapping) else None
     if not isinstance(flavours, Mapping):

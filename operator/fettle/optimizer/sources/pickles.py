@@ -5,6 +5,8 @@ from __future__ import annotations
 import pickletools
 from pathlib import Path
 
+HEADS = tuple(bytes((0x80, protocol)) for protocol in range(2, 6))  # what a pickle begins with
+
 
 def imported(path: Path) -> list[str]:
     """What a bare pickle imports, as `module.name`, as far as its instructions can be read: arrays of joblib lie between them."""

@@ -9,6 +9,7 @@ from fettle.api.reasons import Reason
 from fettle.api.vocabulary import FormatName
 from fettle.errors import SourceError
 from fettle.optimizer import sources
+from fettle.optimizer.sources import archive
 from fettle.optimizer.sources.base import SourceFormat
 
 # First bytes, at an offset, of what is often handed in instead; for the message only.
@@ -18,7 +19,7 @@ _MAGIC: tuple[tuple[int, bytes, str], ...] = (
     (0, b"<html", "an HTML page"),
     (0, b"<?xml", "XML (OpenVINO IR or PMML)"),
     (0, b"{", "JSON"),
-    (0, b"PK\x03\x04", "a zip archive, but not a PyTorch one, and none of Keras or skops (numpy?)"),
+    (0, archive.ZIP, "a zip archive, but not a PyTorch one, and none of Keras or skops (numpy?)"),
 )
 HEAD_BYTES = 64
 

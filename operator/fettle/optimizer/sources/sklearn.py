@@ -16,7 +16,6 @@ from fettle.optimizer.sources.base import Inputs
 from fettle.optimizer.sources.framework import FrameworkFormat, LoadedModel, require_modules
 
 _SCHEMA = "schema.json"  # what skops writes beside the arrays
-_PICKLES = tuple(bytes((0x80, protocol)) for protocol in range(2, 6))
 _SUFFIXES = (".pkl", ".pickle", ".joblib")
 _COMPRESSED = (b"\x78", b"\x1f\x8b", b"BZh", b"\xfd7zXZ", b"\x5d\x00", b"\x04\x22\x4d\x18")  # as joblib compresses
 _NO_PARTS = ("sklearn.datasets", "sklearn.utils._testing", "sklearn.externals")  # they read addresses and run programs
@@ -37,7 +36,7 @@ class ScikitLearn(FrameworkFormat):
         if head.startswith(archive.ZIP):
             return _SCHEMA in archive.names(path)
         suffix = path.suffix.lower() in _SUFFIXES
-        if head.startswith(_PICKLES):
+        if head.startswith(pickles.HEADS):
             return suffix or any(name.startswith("sklearn.") for name in pickles.imported(path))
         return suffix and head.startswith(_COMPRESSED)
 

@@ -12,7 +12,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import onnx
 
 from fettle.api.reasons import Reason
@@ -21,7 +20,7 @@ from fettle.api.vocabulary import FormatName
 from fettle.errors import ConversionError, SourceError
 from fettle.optimizer.onnx import operators
 from fettle.optimizer.sources.base import Beside, Inputs, NamedArrays
-from fettle.optimizer.sources.framework import Array, FrameworkFormat, LoadedModel
+from fettle.optimizer.sources.framework import FrameworkFormat, LoadedModel
 
 ENTRY = "saved_model.pb"
 OPSET = 18  # the newest that tf2onnx writes
@@ -124,7 +123,7 @@ class _Loaded:
         import tensorflow
 
         given = {name: tensorflow.constant(array) for name, array in inputs.items()}
-        return {name: text(value.numpy()) for name, value in self.function(**given).items()}
+        return {name: value.numpy() for name, value in self.function(**given).items()}
 
 
 def converted(function: Any, specs: Sequence[Any]) -> onnx.ModelProto:
@@ -150,11 +149,3 @@ def _unconvertible(said: str) -> ConversionError:
     named = [line.partition("ERROR - ")[2] for line in lines if "is not supported" in line and "ERROR - " in line]
     what = "; ".join(dict.fromkeys(named)) or (lines[-1] if lines else "it said nothing")
     return ConversionError(f"tf2onnx could not convert the model: {clip(what, 400)}")
-
-
-def text(answer: Array) -> Array:
-    """Texts as text: TensorFlow answers bytes."""
-    if answer.dtype.kind != "O":
-        return answer
-    flat = [value.decode(errors="replace") if isinstance(value, bytes) else value for value in answer.reshape(-1)]
-    return np.array(flat, dtype=object).reshape(answer.shape)

@@ -9,8 +9,6 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from fettle.api.reasons import Reason
 from fettle.api.recipe import RuntimeSettings
 from fettle.api.signature import Signature
@@ -18,6 +16,7 @@ from fettle.api.vocabulary import FormatName, ModelFormat, RuntimeName
 from fettle.errors import RuntimeFailure, SourceError
 from fettle.optimizer.onnx import inputs as onnx_inputs
 from fettle.optimizer.onnx.inputs import Hint
+from fettle.optimizer.sources import archive, pickles
 from fettle.optimizer.sources.base import (
     Beside,
     Inputs,
@@ -27,14 +26,12 @@ from fettle.optimizer.sources.base import (
     RunModel,
     RunnableModel,
     failure_of,
+    frozen_arrays,
 )
+from fettle.optimizer.sources.framework import not_installed
 from fettle.optimizer.sources.onnx import saved
 from fettle.runtimes import base, cpu
-from fettle.runtimes.base import numpy_dtype
 from fettle.runtimes.torch_archive import Contents, contents
-
-_ZIP = b"PK\x03\x04"
-_PICKLES = tuple(bytes((0x80, protocol)) for protocol in range(2, 6))
 
 
 @dataclass(frozen=True)
@@ -44,13 +41,13 @@ class Torch:
     name: FormatName
     stored: ModelFormat
     title: str
-    archive: Contents
+    contents: Contents
 
     def recognises(self, path: Path, head: bytes) -> bool:
         """By the archive's table of contents. A pickle is refused by name: loading one runs whatever code it names."""
-        if head.startswith(_PICKLES):
+        if head.startswith(pickles.HEADS):
             raise _refused_pickle(path)
-        if not head.startswith(_ZIP):
+        if not head.startswith(archive.ZIP):
             return False
         try:
             kind = contents(path)
@@ -59,7 +56,7 @@ class Torch:
             raise SourceError(message, reason=Reason.SOURCE_CORRUPTED) from error
         if kind == Contents.PICKLE:
             raise _refused_pickle(path)
-        return kind == self.archive
+        return kind == self.contents
 
     def require(self, path: Path, trusted: bool) -> None:
         """PyTorch is in images of its own."""
@@ -101,13 +98,8 @@ FORMATS = (
 
 
 def _require_torch(name: str, what: str) -> None:
-    if find_spec("torch") is not None:
-        return
-    message = (
-        f"{name} is {what}, and PyTorch is not installed: pip install '.[torch]' in a checkout of Fettle for fettle optimize; in a cluster "
-        "source.format: TorchScript or TorchExport selects the image that has it"
-    )
-    raise SourceError(message, reason=Reason.UNSUPPORTED_FORMAT)
+    if find_spec("torch") is None:
+        raise not_installed(f"{name} is {what}", ("PyTorch",), "torch", "TorchScript or TorchExport")
 
 
 def _refused_pickle(path: Path) -> SourceError:
@@ -132,11 +124,7 @@ def _runner(path: Path, signature: Signature, frozen: Mapping[str, float]) -> Ru
     """A function that runs the source itself. `signature` is the source's own; `frozen` inputs are filled in."""
     settings = RuntimeSettings(threads=cpu.usable_cores(), graph_optimization=False)
     session = base.get(RuntimeName.TORCHSCRIPT).load(path, settings, signature)
-    constants = {
-        tensor.name: np.full(tensor.shape, frozen[tensor.name], numpy_dtype(tensor.dtype))
-        for tensor in signature.inputs
-        if tensor.name in frozen
-    }
+    constants = frozen_arrays(signature, frozen)
 
     def run(inputs: NamedArrays) -> NamedArrays:
         return session.infer({**inputs, **constants})

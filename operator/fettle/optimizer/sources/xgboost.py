@@ -16,7 +16,7 @@ from fettle.api.vocabulary import FormatName
 from fettle.errors import SourceError
 from fettle.optimizer.sources import trees
 from fettle.optimizer.sources.base import Inputs, NamedArrays
-from fettle.optimizer.sources.framework import Array, FrameworkFormat, LoadedModel, require_modules
+from fettle.optimizer.sources.framework import Array, FrameworkFormat, LoadedModel
 from fettle.optimizer.sources.sklearn_onnx import TABLE
 
 _UBJSON = b"{L"  # an object whose first key has a length of 64 bits
@@ -45,10 +45,6 @@ class XGBoost(FrameworkFormat):
         if head.startswith(_UBJSON):
             return b"learner" in begin[:32]
         return "".join(begin.decode(errors="replace").split()).startswith('{"learner"')
-
-    def require(self, path: Path, trusted: bool) -> None:
-        """See `SourceFormat.require`."""
-        require_modules(path, self)
 
     def load(self, path: Path, inputs: Inputs) -> LoadedModel:
         """See `FrameworkFormat.load`."""

@@ -19,7 +19,7 @@ from fettle.api.recipe import RecipeStep, RuntimeSettings
 from fettle.api.signature import Signature
 from fettle.api.step import StepParameters
 from fettle.api.task import DeviceForm
-from fettle.api.text import quoted
+from fettle.api.text import installing, quoted
 from fettle.api.vocabulary import ModelFormat, RuntimeName
 from fettle.errors import FettleError, RecipeError
 from fettle.optimizer.loss import Loss
@@ -50,23 +50,29 @@ class Device:
     signature: Signature
 
 
-@dataclass(frozen=True)
-class Work(Generic[Parameters_co]):
-    """What a step works on: the model at `entry`, which it must not change, and an empty `folder` for what it makes.
+@dataclass(frozen=True, kw_only=True)
+class BuildContext:
+    """What all steps of a build work with.
 
     `loss`: what other answers than the original's are to be judged by; None where nothing says how much may be lost. `notes`: what a step
     wants to be known of what it made, for a person. `device`: what the file is for, where its last step makes it for one kind of device.
     `training`: the teacher and the items, where a step trains.
     """
 
-    entry: Path
-    folder: Path
-    step: Parameters_co
-    calibration: MappedItems | None
+    calibration: MappedItems | None = None
     loss: Loss | None = None
     notes: list[str] = field(default_factory=list)
     device: Device | None = None
     training: Training | None = None
+
+
+@dataclass(frozen=True)
+class Work(BuildContext, Generic[Parameters_co]):
+    """What one step works on: the model at `entry`, which it must not change, and an empty `folder` for what it makes."""
+
+    entry: Path
+    folder: Path
+    step: Parameters_co
 
     @property
     def trained(self) -> Training:
@@ -76,19 +82,7 @@ class Work(Generic[Parameters_co]):
         return self.training
 
 
-@dataclass(frozen=True)
-class Given:
-    """What all steps of a recipe work with: calibration items, what may be lost, a list for notes, the device the file is for, and a teacher
-    where they train."""
-
-    calibration: MappedItems | None = None
-    loss: Loss | None = None
-    notes: list[str] = field(default_factory=list)
-    device: Device | None = None
-    training: Training | None = None
-
-
-def apply(step: RecipeStep, family: RuntimeName, entry: Path, folder: Path, given: Given) -> Path:
+def apply(step: RecipeStep, family: RuntimeName, entry: Path, folder: Path, context: BuildContext) -> Path:
     """Apply one step to the model at `entry`; the entry of what it made, in `folder`, or `entry` where nothing is to be done.
 
     Raises RecipeError (RecipeNotApplicable), also where the toolchain fails on this model or breaks what the step promises; MemoryError and
@@ -106,11 +100,11 @@ def apply(step: RecipeStep, family: RuntimeName, entry: Path, folder: Path, give
         raise _lacking(row, error) from error
     state = _state(entry)
     try:
-        work = Work(entry, folder, parameters, given.calibration, given.loss, given.notes, given.device, given.training)
+        work = Work(entry, folder, parameters, **vars(context))
         made = make(work)
         broken = "it changed its input model" if _state(entry) != state else _broken(row, made, folder)
-        if broken is None and not row.lossy and not row.finishes and given.calibration is not None:
-            broken = _moved(row, entry, made, given.calibration)
+        if broken is None and not row.lossy and not row.finishes and context.calibration is not None:
+            broken = _moved(row, entry, made, context.calibration)
     except (FettleError, MemoryError, OSError):
         raise
     except ModuleNotFoundError as error:
@@ -128,8 +122,7 @@ def apply(step: RecipeStep, family: RuntimeName, entry: Path, folder: Path, give
 def _lacking(row: StepEntry, error: ModuleNotFoundError) -> RecipeError:
     """A library of the step is not there: on one's own machine, for every image of Jobs has what its rows ask for."""
     extra = "training" if row.trains else "optimizer"
-    advice = f"pip install '.[{extra}]' in a checkout of Fettle"
-    return RecipeError(f"the step {row.kind} needs {error.name}, which is not installed: {advice}")
+    return RecipeError(f"the step {row.kind} needs {error.name}, which is not installed: {installing(extra)}")
 
 
 def _state(entry: Path) -> list[tuple[str, int, int]]:

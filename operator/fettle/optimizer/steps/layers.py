@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Protocol
 
 from fettle.api.recipe import QuantizeStep, RuntimeSettings
+from fettle.api.text import percent
 from fettle.api.vocabulary import RuntimeName
 from fettle.errors import RecipeError, RuntimeFailure
 from fettle.optimizer.loss import Infer, Loss
@@ -130,7 +131,7 @@ def choose(
         size = min(2 * size, most)
     best = min(choices, key=lambda choice: choice.loss)
     if best.loss > loss.bound.refused:
-        changed = f"int8 changes {best.loss:.1%} of the answers to the calibration items"
+        changed = f"int8 changes {percent(best.loss, 1)} of the answers to the calibration items"
         raise RecipeError(f"{changed} even if {most} of {len(groups)} groups of layers stay in floating point")
     return best
 

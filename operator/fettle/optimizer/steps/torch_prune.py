@@ -18,7 +18,7 @@ from fettle.optimizer.training.channels import fixed_layers, pruned, pruned_agai
 from fettle.optimizer.training.export import save
 from fettle.optimizer.training.pace import least_for
 from fettle.optimizer.training.program import Module
-from fettle.optimizer.training.session import Stage, Training, parameters
+from fettle.optimizer.training.session import Phase, Training, parameters
 
 RATIO = 0.5
 
@@ -33,18 +33,18 @@ def structured(work: Work[PruneStep]) -> Path:
     resumed = training.resumed
     first = int(resumed["stage"]) if resumed is not None else 0
     ratio = float(resumed["architecture"]["ratio"]) if resumed is not None else _ratio(work, student, fixed)
-    for stage in range(first, step.iterations):
-        if resumed is not None and stage == first:
+    for phase in range(first, step.iterations):
+        if resumed is not None and phase == first:
             history = resumed["architecture"]["history"]
             pruned_again(student, training.example, history)
         else:
-            left = (1 - ratio) ** ((stage + 1) / step.iterations) / (1 - ratio) ** (stage / step.iterations)
+            left = (1 - ratio) ** ((phase + 1) / step.iterations) / (1 - ratio) ** (phase / step.iterations)
             if by_gradients:
                 training.gradients(student)
             history = [*history, *pruned(student, training.example, fixed, 1 - left, by_gradients)]
             student.zero_grad(set_to_none=True)
         architecture = {"ratio": ratio, "history": history}
-        training.fit(student, stage=Stage(stage, _epochs(training, stage, step.iterations), architecture))
+        training.fit(student, phase=Phase(phase, _epochs(training, phase, step.iterations), architecture))
     work.notes.append(
         f"pruned from {parameters(training.teacher):,} to {parameters(student):,} parameters ({len(fixed)} layers keep their channels)"
     )
@@ -68,7 +68,7 @@ def _ratio(work: Work[PruneStep], student: fx.GraphModule, fixed: Sequence[str])
     return ratio
 
 
-def _epochs(training: Training, stage: int, stages: int) -> int:
+def _epochs(training: Training, phase: int, phases: int) -> int:
     """Half of the epochs are for what remains at the end, the others for what is between."""
-    between = max(training.epochs // (2 * stages), 1)
-    return between if stage < stages - 1 else max(training.epochs - between * (stages - 1), 1)
+    between = max(training.epochs // (2 * phases), 1)
+    return between if phase < phases - 1 else max(training.epochs - between * (phases - 1), 1)

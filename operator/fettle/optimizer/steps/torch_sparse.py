@@ -10,6 +10,7 @@ from pathlib import Path
 import torch
 from torch import nn
 
+from fettle.api.text import percent
 from fettle.api.training import PruneStep
 from fettle.api.vocabulary import Granularity
 from fettle.errors import RecipeError
@@ -85,5 +86,5 @@ def _trained(work: Work[PruneStep], student: Module, masks: Masks) -> Path:
     work.trained.fit(student, prepared=keep_out)
     zeros = sum(int((~mask).sum()) for _, mask in masks)
     count = sum(mask.numel() for _, mask in masks)
-    work.notes.append(f"{zeros / count:.0%} of {count:,} weights are 0")
+    work.notes.append(f"{percent(zeros / count, 0)} of {count:,} weights are 0")
     return save(student, work.trained.example, work.trained.signature, work.folder / "model.pt2")

@@ -21,7 +21,7 @@ from fettle.api.training import TrainSpec
 from fettle.api.vocabulary import Optimizer, Schedule
 from fettle.errors import RecipeError
 from fettle.optimizer.training.items import TrainingItems, batches
-from fettle.optimizer.training.objective import Objective
+from fettle.optimizer.training.objective import TrainingObjective
 from fettle.optimizer.training.program import Module, call
 
 RATES = {Optimizer.ADAM_W: 1e-3, Optimizer.SGD: 0.02}
@@ -97,7 +97,7 @@ class Trainer:
 
     student: Module
     teacher: Teacher
-    objective: Objective
+    objective: TrainingObjective
     spec: TrainSpec
     epochs: int
     prepared: AfterStep = lambda: None

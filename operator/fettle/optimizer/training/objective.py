@@ -66,7 +66,7 @@ class Weights:
 
 
 @dataclass
-class Objective:
+class TrainingObjective:
     """The loss of a batch, and how good answers are. `outputs`: those that follow the teacher's."""
 
     outputs: tuple[Output, ...]
@@ -169,7 +169,7 @@ def objective(
     labels: Array | Texts | None,
     weights: Weights,
     notes: list[str],
-) -> Objective:
+) -> TrainingObjective:
     """What to minimize. `examples`: the teacher's answers to the first items, for each item an array per output, without the batch axis.
 
     Raises RecipeError where no output is a number that gradients reach.
@@ -183,7 +183,7 @@ def objective(
         profiles.append(profile)
     names = [tensor.name for tensor in signature.outputs]
     judged = names.index(spec.output) if spec.output in names else 0
-    named = metrics.entry(PLAIN.get(spec.metric, spec.metric)).names_classes
+    named = metrics.entry(metrics.entry(spec.metric).trained_as or spec.metric).names_classes
     outputs = [
         _output(place, signature, profile, named and place == judged, [one[place] for one in examples])
         for place, profile in enumerate(profiles)
@@ -192,7 +192,7 @@ def objective(
     if not outputs:
         raise RecipeError("no output of the model is differentiable: export it with its scores as an output")
     chosen = next((one for one in outputs if one.place == judged), outputs[0])
-    made = Objective(tuple(outputs), chosen, weights, threshold=profiles[chosen.place].threshold)
+    made = TrainingObjective(tuple(outputs), chosen, weights, threshold=profiles[chosen.place].threshold)
     if labels is None:
         return made
     return _with_labels(made, names, examples, profiles[chosen.place], spec, labels, notes)
@@ -210,23 +210,23 @@ def _output(place: int, signature: Signature, profile: OutputProfile, named: boo
 
 
 def _with_labels(
-    made: Objective,
+    made: TrainingObjective,
     names: Sequence[str],
     examples: Sequence[Sequence[Array]],
     profile: OutputProfile,
     spec: EvaluationSpec,
     labels: Array | Texts,
     notes: list[str],
-) -> Objective:
+) -> TrainingObjective:
     """`made` with the labels as they are read beside the teacher's answers; without them, and a note, where a loss cannot be told from them."""
-    place, entry = made.judged.place, metrics.entry(spec.metric)
+    place, trained_as = made.judged.place, metrics.entry(spec.metric).trained_as
     shapes = [answer[place].shape for answer in examples]
     told = f"{spec.metric} has no differentiable loss on labels: training follows the original's answers"
-    if spec.metric == Metric.AGREEMENT or (entry.scorer is not None and spec.metric not in PLAIN):
+    if trained_as is None:
         notes.append(told)
         return made
     given = np.asarray(restored(labels))
-    judging = spec if spec.metric not in PLAIN else spec.model_copy(update={"metric": PLAIN[spec.metric]})
+    judging = spec.model_copy(update={"metric": trained_as})
     answered = Answered(
         names[place], [answer[place] for answer in examples], profile.axis, profile.threshold, profile.softmax
     )
@@ -252,17 +252,7 @@ def _with_labels(
     return made
 
 
-# A task's metric whose labels are classes or numbers of the output's shape -> the metric that reads them.
-PLAIN = {
-    Metric.TOP_K: Metric.ACCURACY,
-    Metric.REGRESSION: Metric.MEAN_SQUARED_ERROR,
-    Metric.RANKING: Metric.ACCURACY,
-    Metric.MULTI_LABEL: Metric.MULTI_LABEL,
-    Metric.SEGMENTATION: Metric.ACCURACY,
-}
-
-
-def _targets(reading: LabelReading, made: Objective, labels: Array, shape: tuple[int, ...]) -> Array | None:
+def _targets(reading: LabelReading, made: TrainingObjective, labels: Array, shape: tuple[int, ...]) -> Array | None:
     """By item: numbers of classes ([items, decisions], IGNORED where none counts), yes or no, or numbers. None: no loss is known."""
     if reading.form not in (LabelForm.CLASSES, LabelForm.ALL_OF, LabelForm.NUMBERS):
         return None

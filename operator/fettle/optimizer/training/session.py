@@ -25,7 +25,7 @@ from fettle.optimizer.reference import REFERENCE_ITEMS, OriginalAnswers
 from fettle.optimizer.training.checkpoints import Checkpoints
 from fettle.optimizer.training.items import TrainingItems, training_items
 from fettle.optimizer.training.loop import Progress, Teacher, Trainer
-from fettle.optimizer.training.objective import Objective, Weights, objective
+from fettle.optimizer.training.objective import TrainingObjective, Weights, objective
 from fettle.optimizer.training.program import Module, call, opened, runner
 from fettle.runtimes import cpu
 from fettle.runtimes.torchscript import to_array, to_tensor
@@ -34,14 +34,14 @@ from fettle.store.store import Store
 
 EXAMPLES = 32  # items whose answers say what an output is
 EPOCHS, STEPS = 20, 500
-LONGEST = 1_000_000  # epochs: checkpoints of a later stage have higher numbers
+LONGEST = 1_000_000  # epochs: checkpoints of a later phase have higher numbers
 LOOKED_AT = 512  # items whose gradients say what weights are worth
 SHOWN_EPOCHS = 200  # of a curve; a longer one is thinned
 log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
-class Stage:
+class Phase:
     """A training within a step that has several: its number, its epochs if not all of them are its own, and what has to be known beside
     the weights to make such a student again."""
 
@@ -50,7 +50,7 @@ class Stage:
     architecture: Any = None
 
 
-USUAL, WHOLE = Weights(), Stage()
+USUAL, WHOLE = Weights(), Phase()
 
 
 @dataclass
@@ -139,7 +139,7 @@ class Training:
         """The teacher with its answers so far."""
         return Teacher(self.teacher, self.taught)
 
-    def objective(self, weights: Weights) -> Objective:
+    def objective(self, weights: Weights) -> TrainingObjective:
         """What is minimized. Raises RecipeError."""
         items, rows = self.taught, []
         for place in items.held_out[:EXAMPLES] + items.teaching[: max(EXAMPLES - len(items.held_out), 0)]:
@@ -168,7 +168,7 @@ class Training:
         student: Module,
         *,
         weights: Weights = USUAL,
-        stage: Stage = WHOLE,
+        phase: Phase = WHOLE,
         prepared: Callable[[], None] = lambda: None,
     ) -> Progress:
         """Train `student` to answer as the teacher and the labels say; it has the best weights then.
@@ -176,12 +176,12 @@ class Training:
         `prepared`: done after each step of the optimizer. Raises RecipeError.
         """
         judging = self.objective(weights)
-        trainer = Trainer(student, self.remembered, judging, self.spec, stage.epochs or self.epochs, prepared)
-        state = self.resumed if self.resumed is not None and self.resumed["stage"] == stage.number else None
+        trainer = Trainer(student, self.remembered, judging, self.spec, phase.epochs or self.epochs, prepared)
+        state = self.resumed if self.resumed is not None and self.resumed["stage"] == phase.number else None
 
         def keep(reached: dict[str, Any]) -> None:
-            number = stage.number * LONGEST + int(reached["epoch"])
-            self.checkpoints.save(number, {**reached, "stage": stage.number, "architecture": stage.architecture})
+            number = phase.number * LONGEST + int(reached["epoch"])
+            self.checkpoints.save(number, {**reached, "stage": phase.number, "architecture": phase.architecture})
 
         progress = trainer.run(state, keep)
         self._tell(trainer, progress, student)

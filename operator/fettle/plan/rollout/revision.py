@@ -6,13 +6,10 @@ defaults (server image, resources, drain time): an operator upgrade reaches the 
 
 from __future__ import annotations
 
-import hashlib
 from dataclasses import dataclass, field
 from typing import Any
 
-import rfc8785
-
-from fettle.api.base import ApiModel
+from fettle.api.base import ApiModel, canonical_digest
 from fettle.api.modeldeployment import ModelDeploymentSpec, ModelSpec, ServerSpec, TemplateSpec
 from fettle.api.optimizedmodel_status import OptimizedModelStatus, Placement
 from fettle.api.reasons import Reason
@@ -100,7 +97,7 @@ def revision_hash(artifact: ServedArtifact, server: ServerSpec, template: Templa
         "server": _set_fields(server),
         "template": _set_fields(template),
     }
-    return hashlib.sha256(rfc8785.dumps(content)).hexdigest()[:LENGTH]
+    return canonical_digest(content)[:LENGTH]
 
 
 def _set_fields(model: ApiModel) -> dict[str, Any]:

@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from functools import lru_cache
 from itertools import pairwise
 
-from fettle.api import catalog, metrics
+from fettle.api import catalog, images, metrics
 from fettle.api.bounds import ORIGINAL
 from fettle.api.constraints import Constraints
 from fettle.api.interval import items_needed
@@ -124,9 +124,9 @@ def _recipe_candidates(spec: OptimizedModelSpec, target: TargetSpec) -> tuple[Pl
     for recipe in spec.recipes:
         asked = RuntimeSettings(threads=target.threads, precision=recipe.precision)
         for runtime in target.runtimes:
-            settings, form = on_device(runtime, asked, target)
+            execution = on_device(runtime, asked, target)
             candidates.append(
-                planned_candidate(recipe.name, runtime, settings, steps=recipe.steps, train=recipe.train, form=form)
+                planned_candidate(recipe.name, runtime, execution, steps=recipe.steps, train=recipe.train)
             )
     return tuple(candidates)
 
@@ -218,8 +218,8 @@ def _known(planned: PlannedCandidate, facts: _Facts) -> Finding | None:
             f"recipe {planned.plan.recipe} has a step that {planned.family} does not offer",
         )
     for step in planned.steps:
-        if not catalog.segments(planned.family, (step,)):
-            libraries = " and ".join(sorted(catalog.build_libraries(planned.family, (step,))))
+        if not images.segments(planned.family, (step,)):
+            libraries = " and ".join(sorted(images.build_libraries(planned.family, (step,))))
             missing = f"no image has {libraries}, which the step {catalog.kind(step)} of {planned.family} needs"
             return Finding(
                 Reason.RECIPE_NOT_APPLICABLE, f"{missing}: remove the step from recipe {planned.plan.recipe}"

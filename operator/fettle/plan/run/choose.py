@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from fettle.api.bounds import UNMEASURED, Miss, Rules, is_exact, misses, percentile
 from fettle.api.optimizedmodel_status import CandidateStatus
 from fettle.api.reasons import Reason
-from fettle.api.text import clip, rounded
+from fettle.api.text import clip, percent, rounded
 from fettle.api.vocabulary import CandidateState, Objective
 from fettle.plan.run.planned import Finding
 
@@ -178,7 +178,7 @@ def _nearest(rows: Sequence[CandidateStatus], failed: dict[str, tuple[Miss, ...]
     if failed:
         name, missed = min(failed.items(), key=lambda item: max(miss.distance for miss in item[1]))
         worst = max(missed, key=lambda miss: miss.distance)
-        by = f" (missed by {worst.distance:.0%})" if worst.distance != UNMEASURED else ""
+        by = f" (missed by {percent(worst.distance, 0)})" if worst.distance != UNMEASURED else ""
         texts = "; ".join(miss.message for miss in missed)
         message = f"none of {len(rows)} candidates satisfies every constraint; nearest: {name}: {texts}{by}"
     else:

@@ -61,15 +61,13 @@ class PlanLine:
             precision=self.precision,
             batch_size=target.batch_sizes[0] if self.static else None,
         )
-        settings, form = on_device(self.runtime, settings, target)
         return planned_candidate(
             self.recipe,
             self.runtime,
-            settings,
+            on_device(self.runtime, settings, target),
             steps=self.steps,
             family=self.family,
             variant=self.variant,
-            form=form,
         )
 
 

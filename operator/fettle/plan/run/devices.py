@@ -8,7 +8,7 @@ from fettle.api.recipe import RuntimeSettings
 from fettle.api.report import PrepareReport
 from fettle.api.task import DeviceForm
 from fettle.api.vocabulary import DeviceKind, Precision, RuntimeName
-from fettle.plan.run.planned import PlannedCandidate
+from fettle.plan.run.planned import Execution, PlannedCandidate
 
 GPU_BASELINE = RuntimeName.ONNXRUNTIME_CUDA
 GPU = f"{catalog.NVIDIA_RESOURCES}gpu"
@@ -29,23 +29,22 @@ def device_kind(target: TargetSpec) -> DeviceKind:
     return DeviceKind.NVIDIA if gpu_resources(target) else DeviceKind.CPU
 
 
-def on_device(
-    runtime: RuntimeName, settings: RuntimeSettings, target: TargetSpec
-) -> tuple[RuntimeSettings, DeviceForm | None]:
-    """The settings of a candidate in `runtime`, and the form its file must have there; None where any file will do.
+def on_device(runtime: RuntimeName, settings: RuntimeSettings, target: TargetSpec) -> Execution:
+    """How a candidate in `runtime` is run on a target, where `settings` are asked for.
 
     An engine is made for one batch size where the target serves one, else for one item to the largest.
     """
     if catalog.finish(runtime) is None:
-        return settings, None
+        return Execution(settings)
     if not catalog.runs_engines(runtime):
         plain = settings.precision == Precision.FLOAT32
-        return settings, None if plain else DeviceForm(precision=settings.precision)
+        return Execution(settings, None if plain else DeviceForm(precision=settings.precision))
     architecture = target.device.architecture if target.device is not None else None
     sizes = target.batch_sizes
     fixed = sizes[0] if len(sizes) == 1 else None
     form = DeviceForm(precision=settings.precision, architecture=architecture, batch_size=fixed, batch_sizes=sizes)
-    return settings.model_copy(update={"batch_size": fixed, "preferred_batch": None if fixed else max(sizes)}), form
+    update = {"batch_size": fixed, "preferred_batch": None if fixed else max(sizes)}
+    return Execution(settings.model_copy(update=update), form)
 
 
 def misplaced(planned: PlannedCandidate, target: TargetSpec) -> str | None:

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import replace
 
 from fettle.api import catalog
-from fettle.api.catalog import Image
+from fettle.api.images import Image, build_libraries, job_image
 from fettle.api.reasons import Reason
 from fettle.api.task import AnyTask, BuildTask, MeasureTask, PrepareTask
 from fettle.api.vocabulary import FormatName, RuntimeName
@@ -15,7 +15,7 @@ from fettle.plan.run.planned import Finding, PlannedCandidate
 
 def image_of(task: AnyTask) -> Image:
     """The smallest image that has all that `task` needs; the plan asks for no task that none has."""
-    entry = catalog.job_image(_libraries(task))
+    entry = job_image(_libraries(task))
     if entry is None:
         raise LookupError(f"no image has {', '.join(sorted(_libraries(task)))} for {task.kind}")
     return entry.image
@@ -25,7 +25,7 @@ def _libraries(task: AnyTask) -> frozenset[str]:
     if isinstance(task, PrepareTask):
         return catalog.source_libraries(task.source.uri, task.source.format)
     if isinstance(task, BuildTask):
-        return catalog.build_libraries(task.plan.family, task.plan.steps)
+        return build_libraries(task.plan.family, task.plan.steps)
     if isinstance(task, MeasureTask):
         return _of_runtimes(candidate.plan.runtime for candidate in (task.baseline, *task.candidates))
     return frozenset()
@@ -56,16 +56,16 @@ def measurable(
 def measured_beside(runtime: RuntimeName, candidates: Iterable[PlannedCandidate], baseline: RuntimeName) -> bool:
     """Whether the image that measures `candidates` and the original has `runtime` too."""
     tried = (candidate.plan.runtime for candidate in candidates if candidate.refusal is None)
-    entry = catalog.job_image(_of_runtimes((baseline, *tried)))
+    entry = job_image(_of_runtimes((baseline, *tried)))
     return entry is not None and catalog.runtime(runtime).library in entry.libraries
 
 
 def _no_image(runtime: RuntimeName, together: Sequence[RuntimeName], format: FormatName) -> Finding | None:
     """Why no image measures `runtime` with all of `together`, the original's first, and what to do."""
-    if catalog.job_image(_of_runtimes((runtime, *together))) is not None:
+    if job_image(_of_runtimes((runtime, *together))) is not None:
         return None
     original, *others = together
-    if catalog.job_image(_of_runtimes((runtime, original))) is not None:
+    if job_image(_of_runtimes((runtime, original))) is not None:
         text = (
             f"no image has {runtime} beside {' and '.join(others)}, and all candidates of a target are timed in one Job: "
             f"put {runtime} into a target of its own"
@@ -76,7 +76,7 @@ def _no_image(runtime: RuntimeName, together: Sequence[RuntimeName], format: For
         for entry in catalog.FORMATS
         if entry.format != format
         and not entry.converted
-        and catalog.job_image(_of_runtimes((runtime, entry.runtime))) is not None
+        and job_image(_of_runtimes((runtime, entry.runtime))) is not None
     ]
     advice = f"provide the source as {' or '.join(forms)}" if forms else f"remove {runtime} from the target's runtimes"
     text = (

@@ -28,6 +28,14 @@ def with_notes(text: str, findings: Iterable[Finding]) -> str:
 
 
 @dataclass(frozen=True)
+class Execution:
+    """How a candidate is run: with which settings, and the form that its file must have on the device; None where any file will do."""
+
+    settings: RuntimeSettings
+    form: DeviceForm | None = None
+
+
+@dataclass(frozen=True)
 class PlannedCandidate:
     """A planned candidate. `build` is None for the portable form and for the untouched source.
 
@@ -72,19 +80,18 @@ class PlannedCandidate:
 def planned_candidate(
     recipe: str,
     runtime: RuntimeName,
-    settings: RuntimeSettings,
+    execution: Execution,
     *,
     steps: tuple[RecipeStep, ...] = (),
     family: RuntimeName | None = None,
     variant: str = "",
     train: TrainSpec | None = None,
-    form: DeviceForm | None = None,
 ) -> PlannedCandidate:
     """A candidate that, like its build, is named after what they are: `int8-onnxruntime-in-openvino`, `int8-openvino-1thread`.
 
-    `form`: that of a file whose last step makes it for a device; the build is named after it too.
+    A build whose last step makes the file for a device is named after its form too.
     """
-    made_by = family or runtime
+    made_by, form = family or runtime, execution.form
     if catalog.finish(made_by) is not None:  # what such a step does, it does last, and only for a form
         finish = (RecipeStep(optimize_graph=OptimizeGraphStep()),) if form is not None else ()
         steps = (*(step for step in steps if catalog.kind(step) is not StepKind.OPTIMIZE_GRAPH), *finish)
@@ -94,6 +101,6 @@ def planned_candidate(
     place = f"{runtime}" if made_by == runtime else f"{made_by}-in-{runtime}"
     name = "-".join(part for part in (recipe, place, variant) if part)
     plan = CandidatePlan(
-        name=name, recipe=recipe, runtime=runtime, settings=settings, build=build.name if build else None
+        name=name, recipe=recipe, runtime=runtime, settings=execution.settings, build=build.name if build else None
     )
     return PlannedCandidate(plan=plan, build=build)

@@ -14,9 +14,8 @@ from tests.data import models
 from tests.data.stored import arrays as arrays_in
 from tests.unit.optimizer.prepare.workbench import Workbench
 
-from fettle.api import catalog
-from fettle.api.catalog import Image, ImageEntry
 from fettle.api.data import EvaluationSpec
+from fettle.api.images import Image, ImageEntry
 from fettle.api.reasons import Reason
 from fettle.api.recipe import OptimizeGraphStep, QuantizeStep, RecipeStep, RuntimeSettings
 from fettle.api.report import BuildReport, PrepareReport, Termination, unframe
@@ -259,7 +258,7 @@ def test_a_chain_of_builds_is_found_in_the_store_segment_by_segment(
 ) -> None:
     graphs = ImageEntry(Image.OPTIMIZER, frozenset({"onnx", "onnxruntime", "openvino"}))
     quantizes = ImageEntry(Image.OPTIMIZER_TORCH, frozenset({"nncf", "openvino"}))
-    monkeypatch.setattr(catalog, "IMAGES", (graphs, quantizes))
+    monkeypatch.setattr("fettle.api.images.IMAGES", (graphs, quantizes))
     quantize = RecipeStep(quantize=QuantizeStep(mode=STATIC))
     lean = BuildPlan(name="lean", family=OPENVINO, steps=(RecipeStep(optimize_graph=OptimizeGraphStep()), quantize))
     bench.put(models.dynamic_batch())

@@ -317,7 +317,7 @@ def test_layers_without_a_name_stay_when_they_are_chosen_and_smoothed_weights_ar
     )
     entry = bench.store.fetch_model(report.portable, bench.folder / "given")
     data = items.of(arrays_in(bench.store, report.items.sha256), report.signature)
-    work = Work(entry, bench.folder, QuantizeStep(mode=QuantizeMode.MIXED, preset=preset), data)
+    work = Work(entry, bench.folder, QuantizeStep(mode=QuantizeMode.MIXED, preset=preset), calibration=data)
     original = ov.Core().read_model(entry)
     switches = OpenVinoSwitches(
         nncf_quantize._quantized(work, original.clone(), work.step.preset, asymmetric=True), original

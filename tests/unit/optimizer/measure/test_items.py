@@ -118,7 +118,7 @@ def test_items_that_were_changed_in_the_store_are_refused(tmp_path: Path) -> Non
     store = open_store(tmp_path / "store")
     data = store.put_data({"x": np.zeros((3, 2), np.float32)})
     store.write_bytes(f"blobs/{data.sha256}", b"something else")
-    with pytest.raises(StoreError, match="changed behind"):
+    with pytest.raises(StoreError, match="changed by something other"):
         items.unpack(store, data, tmp_path / "items")
 
 

@@ -51,9 +51,8 @@ def test_items_that_do_not_fit_are_refused_with_what_was_expected(
     bench: Workbench, arrays: dict[str, Array], words: str
 ) -> None:
     bench.put(models.dynamic_batch())
-    with pytest.raises(FettleError) as caught:
-        bench.prepare(bench.task(evaluation=evaluation(bench.data("items", **arrays))))
-    assert (caught.value.reason, words in caught.value.message) == (Reason.DATA_INVALID, True), caught.value.message
+    error = bench.refused(evaluation=evaluation(bench.data("items", **arrays)))
+    assert (error.reason, words in error.message) == (Reason.DATA_INVALID, True), error.message
 
 
 def test_items_that_hold_nan_are_counted(bench: Workbench) -> None:
@@ -68,9 +67,8 @@ def test_items_that_hold_nan_are_counted(bench: Workbench) -> None:
 def test_data_that_is_not_there_is_not_found(bench: Workbench) -> None:
     bench.put(models.dynamic_batch())
     for uri in ("pvc://claim/none.npz", "pvc://gone/none.npz"):
-        with pytest.raises(FettleError) as caught:
-            bench.prepare(bench.task(evaluation=evaluation(uri)))
-        assert caught.value.reason == Reason.DATA_NOT_FOUND
+        error = bench.refused(evaluation=evaluation(uri))
+        assert error.reason == Reason.DATA_NOT_FOUND
 
 
 def test_a_file_that_is_no_npz_is_refused(bench: Workbench) -> None:

@@ -16,7 +16,6 @@ from tests.unit.optimizer.prepare.workbench import Workbench
 
 from fettle.api.data import EvaluationSpec
 from fettle.api.reasons import Reason
-from fettle.errors import FettleError
 from fettle.optimizer.data import files
 from fettle.optimizer.data.columns import ReadRequest
 from fettle.optimizer.data.files import read_columns
@@ -40,10 +39,9 @@ FORMATS = pytest.mark.parametrize(("end", "write"), [("parquet", parquet), ("jso
 def refused(bench: Workbench, name: str, **spec: Any) -> str:
     """What preparing says of data that it does not take."""
     evaluation = EvaluationSpec.model_validate({"uri": f"pvc://claim/{name}", **spec})
-    with pytest.raises(FettleError) as caught:
-        bench.prepare(bench.task(evaluation=evaluation))
-    assert caught.value.reason == Reason.DATA_INVALID
-    return caught.value.message
+    error = bench.refused(evaluation=evaluation)
+    assert error.reason == Reason.DATA_INVALID
+    return error.message
 
 
 @FORMATS

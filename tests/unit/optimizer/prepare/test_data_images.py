@@ -44,9 +44,7 @@ def items(bench: Workbench, **preprocess: Any) -> dict[str, Array]:
 
 def refused(bench: Workbench, uri: str = "pvc://claim/photos", **preprocess: Any) -> FettleError:
     spec = {"uri": uri, **({"preprocess": preprocess} if preprocess else {})}
-    with pytest.raises(FettleError) as caught:
-        bench.prepare(bench.task(evaluation=EvaluationSpec.model_validate(spec)))
-    return caught.value
+    return bench.refused(evaluation=EvaluationSpec.model_validate(spec))
 
 
 def test_sub_folders_are_classes_by_the_order_of_their_names(bench: Workbench) -> None:

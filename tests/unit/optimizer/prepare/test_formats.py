@@ -19,9 +19,11 @@ from tests.unit.optimizer.prepare.workbench import Workbench
 from fettle.api.data import EvaluationSpec
 from fettle.api.optimizedmodel import SourceSpec
 from fettle.api.reasons import Reason
+from fettle.api.signature import Tensor
 from fettle.api.vocabulary import FormatName
 from fettle.errors import FettleError, SourceError
 from fettle.optimizer.sources import archive, mlflow
+from fettle.optimizer.sources.framework import fitted
 from fettle.optimizer.sources.lightgbm import below
 
 
@@ -32,12 +34,6 @@ def zipped(**files: bytes) -> bytes:
         for name, content in files.items():
             opened.writestr(name.replace("__", "."), content)
     return stream.getvalue()
-
-
-def refused(bench: Workbench, source: SourceSpec) -> FettleError:
-    with pytest.raises(FettleError) as caught:
-        bench.prepare(bench.task(source=source))
-    return caught.value
 
 
 def flipped(content: bytes, place: int) -> bytes:
@@ -64,7 +60,7 @@ def test_without_the_toolchain_one_line_says_what_to_install_and_what_to_set(
 ) -> None:
     monkeypatch.setitem(sys.modules, module, None)  # as where it is not installed
     (bench.folder / name).write_bytes(content)
-    error = refused(bench, SourceSpec(uri=f"pvc://claim/{name}"))
+    error = bench.refused(source=SourceSpec(uri=f"pvc://claim/{name}"))
     assert error.reason == Reason.UNSUPPORTED_FORMAT
     assert "is not installed: pip install '.[" in error.message
     assert f"source.format: {format} selects the image" in error.message
@@ -78,7 +74,7 @@ def test_a_file_that_is_cut_or_is_something_else_is_damaged_by_its_name(
         (bench.folder / name).write_bytes(rest)
         if name in ("saved_model.pb", "model.json", "model.txt") and rest:
             continue  # known by its name alone, or a name that other files have too
-        error = refused(bench, SourceSpec(uri=f"pvc://claim/{name}"))
+        error = bench.refused(source=SourceSpec(uri=f"pvc://claim/{name}"))
         assert (error.reason, "is damaged" in error.message) == (Reason.SOURCE_CORRUPTED, True), error.message
 
 
@@ -97,7 +93,7 @@ class Touch:
 @pytest.mark.parametrize("name", ["model.pkl", "model.joblib", "model.pickle"])
 def test_a_pickle_is_never_run_unless_it_is_trusted(bench: Workbench, name: str) -> None:
     (bench.folder / name).write_bytes(pickle.dumps({"steps": Touch(bench.folder / "canary")}))
-    error = refused(bench, SourceSpec(uri=f"pvc://claim/{name}"))
+    error = bench.refused(source=SourceSpec(uri=f"pvc://claim/{name}"))
     assert not (bench.folder / "canary").exists()
     assert error.reason == Reason.UNSAFE_PICKLE
     assert "needs posix.mkdir" in error.message
@@ -229,3 +225,9 @@ def test_a_float32_is_on_the_same_side_of_the_rounded_threshold(threshold: float
     near = [np.nextafter(rounded, np.float32(side)) for side in (-np.inf, np.inf)]
     for value in (rounded, *near, np.float32(0)):
         assert (float(value) <= threshold) == (value <= rounded)
+
+
+@pytest.mark.parametrize("answer", [[b"caf\xc3\xa9", b"\xff"], ["café", "�"]], ids=["bytes", "texts"])
+def test_what_a_framework_answers_as_bytes_is_text(answer: list[bytes | str]) -> None:
+    tensor = Tensor(name="word", dtype="BYTES", shape=(-1,))
+    assert fitted(np.array(answer, dtype=object), tensor).tolist() == ["café", "�"]

@@ -8,8 +8,8 @@ import pytest
 from tests.data import models
 from tests.unit.optimizer.prepare.workbench import Workbench
 
-from fettle.api import catalog
-from fettle.api.catalog import Image, ImageEntry
+from fettle.api import images
+from fettle.api.images import Image, ImageEntry
 from fettle.api.signature import Signature
 from fettle.api.vocabulary import RuntimeName
 from fettle.optimizer.onnx import model
@@ -45,7 +45,7 @@ def test_a_runtime_of_another_image_is_not_asked_here(bench: Workbench, monkeypa
     assert RuntimeName.OPENVINO not in bench.prepare(task).portable_runtimes
     slim = ImageEntry(Image.OPTIMIZER, frozenset({"numpy", "onnx", "onnxruntime"}))
     large = ImageEntry(Image.OPTIMIZER_TORCH, slim.libraries | {"openvino"})
-    monkeypatch.setattr(catalog, "IMAGES", (slim, large))
+    monkeypatch.setattr(images, "IMAGES", (slim, large))
     # As in the slim image; that the runtime's version moved is also why the earlier answer does not hold.
     monkeypatch.setattr(cache, "version", lambda name: cache.ABSENT if name == "openvino" else "1.0")
     monkeypatch.setattr(stage, "version", cache.version)

@@ -15,13 +15,6 @@ from tests.unit.optimizer.prepare.workbench import Workbench
 
 from fettle.api.optimizedmodel import InputSpec
 from fettle.api.reasons import Reason
-from fettle.errors import FettleError
-
-
-def refused(bench: Workbench, **task: object) -> FettleError:
-    with pytest.raises(FettleError) as caught:
-        bench.prepare(bench.task(**task))  # type: ignore[arg-type]
-    return caught.value
 
 
 def test_a_file_is_known_by_its_own_digest(bench: Workbench) -> None:
@@ -40,7 +33,7 @@ def test_a_set_is_known_by_the_digest_of_its_list(bench: Workbench) -> None:
 
 def test_another_file_than_the_pinned_one_is_refused(bench: Workbench) -> None:
     bench.put(models.dynamic_batch())
-    error = refused(bench, sha256="0" * 64)
+    error = bench.refused(sha256="0" * 64)
     assert error.reason == Reason.DIGEST_MISMATCH
     assert "found" in error.message
 
@@ -59,7 +52,7 @@ def test_a_source_that_is_not_there_is_not_found(bench: Workbench, uri: str, wor
     (bench.folder / "empty").mkdir()
     for name in ("a", "b"):
         models.save(models.dynamic_batch(), bench.folder / f"several/{name}.onnx")
-    error = refused(bench, uri=uri)
+    error = bench.refused(uri=uri)
     assert (error.reason, words in error.message) == (Reason.SOURCE_NOT_FOUND, True), error.message
 
 
@@ -80,7 +73,7 @@ def test_what_is_no_model_says_what_it_is(
     bench: Workbench, name: str, content: bytes, reason: Reason, words: str
 ) -> None:
     (bench.folder / name).write_bytes(content)
-    error = refused(bench, uri=f"pvc://claim/{name}")
+    error = bench.refused(uri=f"pvc://claim/{name}")
     assert (error.reason, words in error.message) == (reason, True), error.message
 
 
@@ -92,7 +85,7 @@ def test_what_a_file_lacks_is_named(bench: Workbench, field: str, words: str) ->
     made = models.dynamic_batch()
     made.ClearField(field)
     bench.put(made)
-    error = refused(bench)
+    error = bench.refused()
     assert error.reason == Reason.SOURCE_CORRUPTED
     assert words in error.message
 
@@ -100,14 +93,14 @@ def test_what_a_file_lacks_is_named(bench: Workbench, field: str, words: str) ->
 def test_a_file_that_was_cut_off_is_damaged(bench: Workbench) -> None:
     path = bench.put(models.dynamic_batch())
     path.write_bytes(path.read_bytes()[:2000])
-    assert refused(bench).reason == Reason.SOURCE_CORRUPTED
+    assert bench.refused().reason == Reason.SOURCE_CORRUPTED
 
 
 def test_a_graph_that_does_not_hold_together_is_damaged(bench: Workbench) -> None:
     made = models.dynamic_batch()
     made.graph.node[2].input[0] = "nobody makes this"
     bench.put(made)
-    assert refused(bench).reason == Reason.SOURCE_CORRUPTED
+    assert bench.refused().reason == Reason.SOURCE_CORRUPTED
 
 
 @pytest.mark.parametrize("location", ["/etc/passwd", "../secret.bin", "a/../../secret.bin"])
@@ -120,7 +113,7 @@ def test_weights_outside_the_models_folder_are_never_read(bench: Workbench, loca
                 entry.value = location
     path.write_bytes(made.SerializeToString())
     (bench.folder / "secret.bin").write_bytes(b"x" * 4096)
-    error = refused(bench)
+    error = bench.refused()
     assert error.reason == Reason.UNSUPPORTED_MODEL
     assert location in error.message
 
@@ -129,7 +122,7 @@ def test_weights_behind_a_link_out_of_the_folder_are_never_read(bench: Workbench
     path = bench.put(models.dynamic_batch(), external=True)
     (path.parent / "weights.bin").rename(tmp_path / "elsewhere.bin")
     (path.parent / "weights.bin").symlink_to(tmp_path / "elsewhere.bin")
-    error = refused(bench)
+    error = bench.refused()
     assert error.reason == Reason.UNSUPPORTED_MODEL
     assert "symbolic link" in error.message
 
@@ -137,7 +130,7 @@ def test_weights_behind_a_link_out_of_the_folder_are_never_read(bench: Workbench
 def test_missing_weights_are_named(bench: Workbench) -> None:
     path = bench.put(models.dynamic_batch(), external=True)
     (path.parent / "weights.bin").unlink()
-    error = refused(bench)
+    error = bench.refused()
     assert error.reason == Reason.SOURCE_NOT_FOUND
     assert "weights.bin" in error.message
 
@@ -154,14 +147,14 @@ def test_what_the_spec_says_of_inputs_may_not_contradict_the_file(
     bench: Workbench, spec: InputSpec, words: str
 ) -> None:
     bench.put(models.dynamic_batch())
-    error = refused(bench, inputs=[spec])
+    error = bench.refused(inputs=[spec])
     assert (error.reason, words in error.message) == (Reason.INVALID_SPEC, True), error.message
 
 
 def test_a_rank_that_the_file_does_not_tell_comes_from_the_spec(bench: Workbench) -> None:
     nodes = [onnx.helper.make_node("Relu", ["x"], ["y"])]
     bench.put(models.model(nodes, [models.tensor("x", None)], [models.tensor("y", None)]))
-    assert "set source.inputs[].shape" in refused(bench).message
+    assert "set source.inputs[].shape" in bench.refused().message
     report = bench.prepare(bench.task(inputs=[InputSpec(name="x", shape=("N", 3))]))
     assert report.signature.inputs[0].shape == (-1, 3)
     assert report.signature.outputs[0].shape == (-1, 3)

@@ -38,9 +38,7 @@ def written(bench: Workbench, name: str, format: FormatName) -> tuple[Any, str]:
 
 
 def refused(bench: Workbench, uri: str, inputs: tuple[InputSpec, ...] = ()) -> FettleError:
-    with pytest.raises(FettleError) as caught:
-        bench.prepare(bench.task(uri=uri, inputs=inputs))
-    return caught.value
+    return bench.refused(uri=uri, inputs=inputs)
 
 
 @pytest.mark.parametrize("format", [SCRIPT, EXPORT])

@@ -5,15 +5,18 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnx
+import pytest
 from tests.data import models
 
 from fettle.api.data import CalibrationSpec, DataSpec, EvaluationSpec, GeneratedSpec
 from fettle.api.optimizedmodel import InputSpec, SourceSpec
 from fettle.api.report import PrepareReport
 from fettle.api.task import BuildPlan, PrepareTask
+from fettle.errors import FettleError
 from fettle.optimizer import stage
 from fettle.runtimes.base import Array
 from fettle.store.store import Store
@@ -70,6 +73,12 @@ class Workbench:
         report = stage.run(task or self.task(), self.mounts)
         assert isinstance(report, PrepareReport)
         return report
+
+    def refused(self, **task: Any) -> FettleError:
+        """What preparing raises for that task."""
+        with pytest.raises(FettleError) as caught:
+            self.prepare(self.task(**task))
+        return caught.value
 
     def portable(self, report: PrepareReport, name: str = "portable") -> onnx.ModelProto:
         """The portable form that was stored."""

@@ -12,7 +12,7 @@ from fettle.api.data import EvaluationSpec
 from fettle.api.signature import Signature, Tensor
 from fettle.api.vocabulary import Metric
 from fettle.errors import RecipeError
-from fettle.optimizer.training.objective import Objective, Weights, objective
+from fettle.optimizer.training.objective import TrainingObjective, Weights, objective
 from fettle.runtimes.base import Array
 
 RANDOM = np.random.default_rng(5)
@@ -21,7 +21,7 @@ PROBABILITIES = np.exp(SCORES) / np.exp(SCORES).sum(1, keepdims=True)
 YES = (1 / (1 + np.exp(-SCORES[:, :1]))).astype(np.float32)
 
 
-def made(answers: Array, labels: Array | None, metric: Metric, **weights: Any) -> tuple[Objective, list[str]]:
+def made(answers: Array, labels: Array | None, metric: Metric, **weights: Any) -> tuple[TrainingObjective, list[str]]:
     """The objective of a model with one output that answered so."""
     shape = (-1, *answers.shape[1:])
     signature = Signature(

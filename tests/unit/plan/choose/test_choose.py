@@ -169,7 +169,7 @@ def test_the_nearest_miss_is_named_with_its_distance() -> None:
     assert choice.miss is not None
     assert choice.miss.reason == Reason.CONSTRAINTS_NOT_MET
     assert "nearest: int8-near" in choice.miss.message
-    assert "missed by 20%" in choice.miss.message
+    assert "missed by 20 %" in choice.miss.message
 
 
 def test_a_missing_figure_is_farther_than_any_miss() -> None:

@@ -7,8 +7,8 @@ from typing import Any
 import pytest
 from tests.unit.plan.optimize.world import World, digest, fails, failure, make_spec, stored
 
-from fettle.api import catalog
-from fettle.api.catalog import Image, ImageEntry
+from fettle.api import images
+from fettle.api.images import Image, ImageEntry
 from fettle.api.reasons import Reason
 from fettle.api.recipe import RecipeStep
 from fettle.api.report import BuildReport
@@ -26,7 +26,7 @@ def apart(monkeypatch: pytest.MonkeyPatch) -> None:
     """No image has both onnx, which prepares graphs, and NNCF, which quantizes for OpenVINO."""
     graphs = ImageEntry(Image.OPTIMIZER, frozenset({"onnx", "onnxruntime", "openvino"}))
     quantizes = ImageEntry(Image.OPTIMIZER_TORCH, frozenset({"nncf", "openvino"}))
-    monkeypatch.setattr(catalog, "IMAGES", (graphs, quantizes))
+    monkeypatch.setattr(images, "IMAGES", (graphs, quantizes))
 
 
 def chain(**fields: Any) -> World:
@@ -146,7 +146,7 @@ def test_what_the_store_has_of_a_chain_is_not_built_again(cached: str, started: 
 
 def test_a_step_that_no_image_can_run_is_refused_before_any_work(monkeypatch: pytest.MonkeyPatch) -> None:
     slim = ImageEntry(Image.OPTIMIZER, frozenset({"onnx", "onnxruntime", "openvino"}))
-    monkeypatch.setattr(catalog, "IMAGES", (slim,))
+    monkeypatch.setattr(images, "IMAGES", (slim,))
     world = chain()
     world.settle()
     row = world.rows()["lean-openvino"]

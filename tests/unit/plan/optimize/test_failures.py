@@ -198,7 +198,7 @@ STOPPED = failure(Reason.DEADLINE_EXCEEDED, "the Job did not end before its dead
 
 
 @pytest.mark.parametrize(
-    ("stage", "at"), [("prepare", "the Job"), ("build", "it was at Measuring"), ("measure", "cpu: the Job")]
+    ("stage", "at"), [("prepare", "the Job"), ("build", "the stage was Measuring"), ("measure", "cpu: the Job")]
 )
 def test_a_run_ends_at_its_deadline(stage: str, at: str) -> None:
     world = World(make_spec(search={"deadlineSeconds": 60, "parallelism": 4}), answer=fails(stage, STOPPED))
@@ -226,7 +226,7 @@ def test_a_run_that_only_waits_ends_at_its_deadline_at_once() -> None:
     world.now += timedelta(seconds=60)
     decision = world.look()
     assert (decision.finished, decision.requests) == (True, ())
-    assert "it was at Optimizing: 0 of 4 builds done (QuotaExceeded: quota q)" in world.ready.message
+    assert "the stage was Optimizing: 0 of 4 builds done (QuotaExceeded: quota q)" in world.ready.message
     assert (world.rows()["int8-openvino"].state, world.rows()["int8-openvino"].reason) == (
         CandidateState.FAILED,
         Reason.DEADLINE_EXCEEDED,

@@ -5,9 +5,8 @@ from __future__ import annotations
 import pytest
 from tests.unit.plan.optimize.world import digest, make_spec, prepared
 
-from fettle.api import catalog
-from fettle.api.catalog import Image, ImageEntry
 from fettle.api.data import DataSpec
+from fettle.api.images import Image, ImageEntry, server_image
 from fettle.api.optimizedmodel import SourceSpec
 from fettle.api.optimizedmodel_status import SourceStatus
 from fettle.api.reasons import Reason
@@ -110,7 +109,7 @@ def test_every_image_has_a_setting() -> None:
 
 
 def test_only_torchscript_is_served_with_pytorch_and_only_gpus_with_cuda() -> None:
-    served = {name: catalog.server_image(name) for name in RuntimeName}
+    served = {name: server_image(name) for name in RuntimeName}
     slim = {ORT: Image.SERVER, OPENVINO: Image.SERVER, TORCHSCRIPT: Image.SERVER_TORCH}
     assert served == slim | dict.fromkeys(ON_GPUS, Image.SERVER_GPU)
 
@@ -147,7 +146,7 @@ def test_the_smallest_image_that_has_every_runtime_of_the_task_is_taken(
     others: tuple[RuntimeName, ...],
     image: Image,
 ) -> None:
-    monkeypatch.setattr(catalog, "IMAGES", rows)
+    monkeypatch.setattr("fettle.api.images.IMAGES", rows)
     assert image_of(measure_task(baseline, *others)) == image
 
 
@@ -196,7 +195,7 @@ def test_a_runtime_that_no_image_measures_beside_the_others_is_refused_with_what
     refused: RuntimeName,
     message: str,
 ) -> None:
-    monkeypatch.setattr(catalog, "IMAGES", rows)
+    monkeypatch.setattr("fettle.api.images.IMAGES", rows)
     plan = planned(format, *runtimes)
     refusals = {row.refusal for row in plan.candidates if row.plan.runtime == refused and row.build is None}
     assert refusals == {Finding(Reason.RECIPE_NOT_APPLICABLE, message)}
@@ -209,6 +208,6 @@ def test_a_published_artifact_that_the_job_has_no_runtime_for_is_not_measured_ag
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     for rows, measured in ((TOGETHER, True), (APART, False)):
-        monkeypatch.setattr(catalog, "IMAGES", rows)
+        monkeypatch.setattr("fettle.api.images.IMAGES", rows)
         plan = planned(SCRIPT, ORT, OPENVINO)
         assert measured_beside(OPENVINO, plan.candidates, plan.baseline.runtime) == measured

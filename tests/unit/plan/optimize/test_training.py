@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 from tests.unit.plan.optimize.world import ORT, World, digest, make_spec, stored
 
-from fettle.api.catalog import Image
+from fettle.api.images import Image
 from fettle.api.reasons import Reason
 from fettle.api.recipe import RecipeStep
 from fettle.api.task import BuildPlan, BuildTask, StoredData, TrainingPlan

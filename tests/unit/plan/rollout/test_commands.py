@@ -15,22 +15,18 @@ Make = Callable[..., Any]
 PAUSES = [{"weight": 34}, {"pause": {}}, {"weight": 67}, {"pause": {}}, {"weight": 100}]
 
 
-def waiting(world: Any) -> bool:
-    return bool(world.condition("Paused") == ("True", Reason.WAITING_FOR_PROMOTE))
-
-
 @pytest.fixture
 def paused(world: Make) -> Any:
     """Revision b waits in its first pause."""
     w = world(steps=PAUSES)
     w.ask("b")
-    return w.until(waiting)
+    return w.until(lambda w: w.waits)
 
 
 def test_promote_ends_this_pause_and_no_other(paused: Any) -> None:
     paused.order("promote", "b", "1")
     paused.run(60)
-    assert waiting(paused)
+    assert paused.waits
     assert (paused.status.canary.weight, paused.stable) == (67, "a")
     assert paused.status.last_command.value == "b/1"
 
@@ -54,7 +50,7 @@ def test_promote_full_does_not_wait_for_the_analysis(world: Make, analysis: Any)
     w = world(steps=PAUSES, analysis=analysis)
     w.behaves("b", requests=0)
     w.ask("b")
-    w.until(waiting)
+    w.until(lambda w: w.waits)
     w.order("promote-full", "b", "1")
     w.until(lambda w: w.stable == "b")
 
@@ -67,7 +63,7 @@ def test_an_aborted_revision_is_not_tried_again_until_retry(paused: Any) -> None
     paused.order("retry", "b", "2")
     paused.until(lambda w: w.canary == "b")
     assert paused.condition("Degraded")[0] == "False"
-    paused.until(waiting)
+    paused.until(lambda w: w.waits)
     paused.run(60)
     assert paused.canary == "b"  # the old abort is still annotated, and does not act again
 
@@ -77,7 +73,7 @@ def test_promote_while_pods_are_awaited_skips_nothing(world: Make) -> None:
     w.ask("b")
     w.order("promote", "b", "1")
     w.run(60)
-    assert waiting(w)
+    assert w.waits
     assert w.status.canary.weight == 34
 
 
@@ -133,7 +129,7 @@ def test_retry_twice_acts_once(paused: Any) -> None:
     paused.order("abort", "b", "1")
     paused.run(10)
     paused.order("retry", "b", "2")
-    paused.until(waiting)
+    paused.until(lambda w: w.waits)
     begun = paused.status.canary.started_at
     paused.order("retry", "b", "3")
     paused.run(30)
@@ -150,7 +146,7 @@ def test_a_paused_rollout_is_not_promoted_behind_the_back_of_who_paused_it(pause
     assert refusals(paused) == [f"{command} b/1: the rollout is paused; resume it first"]
     del paused.annotations["fettle.dev/paused"]
     paused.run(30)
-    assert (paused.stable, waiting(paused)) == ("a", True)  # the token has acted
+    assert (paused.stable, paused.waits) == ("a", True)  # the token has acted
 
 
 def test_the_annotation_pauses_and_its_absence_resumes(world: Make) -> None:
@@ -175,7 +171,7 @@ def test_commands_do_not_act_again_after_status_was_lost(paused: Any) -> None:
     paused.order("abort", "b", "1")
     paused.run(10)
     paused.order("retry", "b", "2")
-    paused.until(waiting)
+    paused.until(lambda w: w.waits)
     paused.status = ModelDeploymentStatus()
     paused.run(60)
     assert (paused.canary, paused.status.failed_revision) == ("b", None)

@@ -15,11 +15,7 @@ PAUSES = [{"weight": 34}, {"pause": {}}, {"weight": 67}, {"pause": {}}, {"weight
 
 
 def waits_at(weight: int) -> Callable[[Any], bool]:
-    def holds(w: Any) -> bool:
-        waiting = w.condition("Paused") == ("True", Reason.WAITING_FOR_PROMOTE)
-        return bool(waiting and w.canary == "b" and w.status.canary.weight == weight)
-
-    return holds
+    return lambda w: w.waits and w.canary == "b" and w.weight == weight
 
 
 def again(w: Any) -> None:

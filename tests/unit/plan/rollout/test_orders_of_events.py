@@ -7,29 +7,13 @@ from datetime import timedelta
 from typing import Any
 
 import pytest
+from tests.unit.plan.rollout.world import at_least, at_weight
 
 from fettle.api.reasons import Reason
 from fettle.plan.rollout.state import PodFault
 
 Make = Callable[..., Any]
 PAUSED = [{"weight": 34}, {"pause": {}}, {"weight": 100}]
-
-
-def at_weight(weight: int) -> Callable[[Any], bool]:
-    return lambda w: w.status.canary is not None and w.status.canary.weight == weight
-
-
-def waits(w: Any) -> bool:
-    return bool(w.condition("Paused") == ("True", Reason.WAITING_FOR_PROMOTE))
-
-
-def at_least(pods: int) -> Callable[..., None]:
-    """A watcher: never fewer ready pods."""
-
-    def watch(w: Any, *_: Any) -> None:
-        assert w.serving() >= pods
-
-    return watch
 
 
 def test_scaling_in_the_middle_of_an_update_is_obeyed_and_takes_no_capacity(world: Make) -> None:
@@ -69,10 +53,10 @@ def test_an_autoscaler_that_never_rests_neither_stops_a_rollout_nor_fights_it(wo
 def test_a_third_revision_rolls_out_over_a_canary_that_waits_for_a_person(world: Make) -> None:
     w = world(steps=PAUSED)
     w.ask("b")
-    w.until(waits)
+    w.until(lambda w: w.waits)
     w.watchers.append(at_least(3))
     w.ask("c")
-    w.until(lambda w: w.canary == "c" and waits(w))
+    w.until(lambda w: w.canary == "c" and w.waits)
     assert w.replicas.get("b", 0) == 0
     w.order("promote", "c", "1")
     w.until(lambda w: w.stable == "c").run(10)
@@ -82,10 +66,10 @@ def test_a_third_revision_rolls_out_over_a_canary_that_waits_for_a_person(world:
 def test_a_promote_for_the_second_revision_does_not_promote_the_third(world: Make) -> None:
     w = world(steps=PAUSED)
     w.ask("b")
-    w.until(waits)
+    w.until(lambda w: w.waits)
     w.order("promote", "b", "1")
     w.ask("c")
-    w.until(lambda w: w.canary == "c" and waits(w)).run(60)
+    w.until(lambda w: w.canary == "c" and w.waits).run(60)
     assert (w.stable, w.canary) == ("a", "c")
 
 

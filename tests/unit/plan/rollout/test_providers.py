@@ -10,6 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from tests.unit.plan.rollout.toys import weighted
+from tests.unit.plan.rollout.world import at_weight
 
 from fettle.api.modeldeployment import TrafficProvider
 from fettle.api.reasons import Reason
@@ -154,10 +155,6 @@ def routed(world: Make, monkeypatch: pytest.MonkeyPatch) -> Make:
         return world(routed=True, **more)
 
     return make
-
-
-def at_weight(weight: int) -> Callable[[Any], bool]:
-    return lambda w: w.status.canary is not None and w.status.canary.weight == weight
 
 
 def now(w: Any) -> dict[str, int]:

@@ -15,10 +15,6 @@ Make = Callable[..., Any]
 PAUSES = [{"weight": 34}, {"pause": {}}, {"weight": 100}]
 
 
-def waiting(world: Any) -> bool:
-    return bool(world.condition("Paused") == ("True", Reason.WAITING_FOR_PROMOTE))
-
-
 def serve(w: Any, *revisions: str) -> Any:
     """Roll out one after the other."""
     for revision in revisions:
@@ -115,7 +111,7 @@ def test_it_can_be_taken_back(history: Any, how: str) -> None:
 def test_to_the_stable_revision_it_ends_the_rollout_that_is_under_way(world: Make) -> None:
     w = world(steps=PAUSES)
     w.ask("b")
-    w.until(waiting)
+    w.until(lambda w: w.waits)
     order(w, "a", "1")
     w.run(120)
     assert (w.stable, w.replicas) == ("a", {"a": 3})

@@ -6,22 +6,12 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
+from tests.unit.plan.rollout.world import at_least, at_weight
 
 from fettle.api.reasons import Reason
 
 Make = Callable[..., Any]
 BY_HAND = [{"weight": 34}, {"pause": {}}, {"weight": 67}, {"weight": 100}]
-
-
-def weight(w: Any) -> int:
-    return w.status.canary.weight if w.status.canary is not None else 0
-
-
-def never_fewer_serve(pods: int) -> Callable[..., None]:
-    def watch(w: Any, *_: Any) -> None:
-        assert w.serving() >= pods
-
-    return watch
 
 
 def test_ready_counts_the_pods_that_get_traffic_and_says_where_the_others_are(world: Make) -> None:
@@ -45,7 +35,7 @@ def test_a_canary_whose_only_pod_is_taken_out_gets_no_weight_and_no_pod_of_stabl
     w.until(lambda w: len(w.alive("b")) == 1)
     w.alive("b")[0].out = True
     w.run(60)
-    assert (weight(w), w.status.canary.actual_weight) == (0, 0)
+    assert (w.weight, w.status.canary.actual_weight) == (0, 0)
     assert (w.stable, w.replicas, w.condition("Ready")[0]) == ("a", {"a": 3, "b": 1}, "True")
     w.put_back()
     w.until(lambda w: w.stable == "b")
@@ -68,7 +58,7 @@ def test_a_canary_that_is_taken_out_under_its_weight_is_not_promoted_either(worl
 def test_the_actual_weight_is_the_share_of_pods_that_get_traffic(world: Make) -> None:
     w = world(steps=[{"weight": 67}, {"pause": {}}, {"weight": 100}])
     w.ask("b")
-    w.until(lambda w: weight(w) == 67).run(5)
+    w.until(at_weight(67)).run(5)
     assert w.status.canary.actual_weight == 67
     w.take_out("b")
     w.run(1)
@@ -78,10 +68,10 @@ def test_the_actual_weight_is_the_share_of_pods_that_get_traffic(world: Make) ->
 def test_who_looks_at_a_pod_of_the_canary_holds_the_rollout_beyond_its_deadline(world: Make) -> None:
     w = world(progressDeadlineSeconds=60)
     w.ask("b")
-    w.until(lambda w: weight(w) == 34)
+    w.until(at_weight(34))
     w.take_out("b")
     w.run(200)
-    assert (w.canary, weight(w), w.exits()) == ("b", 34, [])
+    assert (w.canary, w.weight, w.exits()) == ("b", 34, [])
     assert w.condition("Paused") == ("True", Reason.PAUSED_BY_USER)
     assert "1 taken out of traffic by the label fettle.dev/traffic" in w.message("Paused")
     writes = w.writes
@@ -95,7 +85,7 @@ def test_who_looks_at_a_pod_of_the_canary_holds_the_rollout_beyond_its_deadline(
 def test_it_can_be_aborted_meanwhile(world: Make) -> None:
     w = world()
     w.ask("b")
-    w.until(lambda w: weight(w) == 34)
+    w.until(at_weight(34))
     w.take_out("b")
     w.run(60)
     w.order("abort", "b", "1")
@@ -107,11 +97,11 @@ def test_a_stable_pod_that_is_taken_out_stops_no_rollout_and_nobody_else_goes_in
     w = world()
     w.take_out("a")
     w.run(2)
-    w.watchers.append(never_fewer_serve(2))
+    w.watchers.append(at_least(2))
     w.ask("b")
-    w.until(lambda w: weight(w) == 34)
-    w.watchers.append(never_fewer_serve(3))
-    w.until(lambda w: weight(w) == 67)
+    w.until(at_weight(34))
+    w.watchers.append(at_least(3))
+    w.until(at_weight(67))
     assert w.ready("a") == 1  # beside the one that is out
     w.until(lambda w: w.stable == "b").run(10)
     assert (w.replicas, w.serving(), w.exits()) == ({"b": 3}, 3, [("a", Reason.SUPERSEDED)])
@@ -135,10 +125,10 @@ def test_scaled_down_the_pods_that_get_traffic_are_as_many_as_asked_for(world: M
 def test_a_bad_canary_is_not_taken_away_for_stable_pods_that_are_out(world: Make, analysis: Any) -> None:
     w = world(analysis=analysis, steps=[{"weight": 34}, {"pause": {}}, {"weight": 100}])
     w.ask("b")
-    w.until(lambda w: weight(w) == 34)
+    w.until(at_weight(34))
     w.take_out("a", 2)
     w.behaves("b", error_rate=1.0)
-    w.watchers.append(never_fewer_serve(1))
+    w.watchers.append(at_least(1))
     w.until(lambda w: w.status.failed_revision == "b").run(10)
     assert w.replicas == {"a": 3}
 
@@ -147,7 +137,7 @@ def test_what_happened_before_a_pod_was_taken_out_still_counts(world: Make, anal
     w = world(analysis=analysis)
     w.behaves("b", error_rate=1.0)
     w.ask("b")
-    w.until(lambda w: weight(w) == 34)
+    w.until(at_weight(34))
     w.until(lambda w: w.status.canary.analysis.consecutive == 1)
     w.take_out("b")
     w.run(60)

@@ -7,16 +7,13 @@ from datetime import timedelta
 from typing import Any
 
 import pytest
+from tests.unit.plan.rollout.world import at_weight
 
 from fettle.api.modeldeployment_status import Verdict
 from fettle.api.reasons import Reason
 from fettle.plan.rollout.window_totals import Crash
 
 Make = Callable[..., Any]
-
-
-def weight(w: Any) -> int:
-    return w.status.canary.weight if w.status.canary is not None else 0
 
 
 def somebody_serves(w: Any, *_: Any) -> None:
@@ -112,7 +109,7 @@ def test_errors_that_begin_in_a_pause_at_weight_100_bring_the_revision_back_that
 ) -> None:
     w = world(analysis=analysis, steps=[{"weight": 34}, {"weight": 100}, {"pause": {}}])
     w.ask("b")
-    w.until(lambda w: weight(w) == 100).run(20)
+    w.until(at_weight(100)).run(20)
     assert w.replicas == {"a": 0, "b": 3}
     w.behaves("b", error_rate=1.0)
     w.watchers.append(somebody_serves)
@@ -128,7 +125,7 @@ def test_errors_that_begin_while_the_canary_grows_to_full_size_end_the_rollout_b
 ) -> None:
     w = world(analysis=analysis)
     w.ask("b")
-    w.until(lambda w: weight(w) == 67 and w.condition("Progressing")[1] != Reason.PROMOTING)
+    w.until(lambda w: w.weight == 67 and w.condition("Progressing")[1] != Reason.PROMOTING)
     w.behaves("b", start_seconds=40)
     w.until(lambda w: w.replicas["b"] == 3)
     w.behaves("b", error_rate=1.0)
@@ -143,7 +140,7 @@ def test_errors_that_begin_at_full_size_are_seen_before_the_promotion_unless_it_
     """The last window before the promotion is one at weight 100."""
     w = world(analysis=analysis)
     w.ask("b")
-    w.until(lambda w: weight(w) == 34)
+    w.until(at_weight(34))
     if order is not None:
         w.order(order, "b", "1")
     w.until(lambda w: w.ready("b") == 3 or w.stable == "b")
@@ -195,7 +192,7 @@ def test_more_pods_are_waited_for_at_full_weight_and_a_bad_window_meanwhile_is_n
 ) -> None:
     w = world(analysis=analysis, steps=[{"weight": 34}, {"weight": 100}])
     w.ask("b")
-    w.until(lambda w: weight(w) == 100)
+    w.until(at_weight(100))
     w.behaves("b", start_seconds=start_seconds)
     w.edit(replicas=6)
     w.until(lambda w: w.status.canary.analysis.verdict is Verdict.GOOD)

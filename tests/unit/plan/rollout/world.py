@@ -37,6 +37,20 @@ ANALYSIS = {"intervalSeconds": 5, "minRequests": 30, "failureLimit": 2, "success
 DRAIN = timedelta(seconds=3)
 
 
+def at_weight(weight: int) -> Callable[[World], bool]:
+    """Whether the canary is asked to take so much."""
+    return lambda world: world.weight == weight
+
+
+def at_least(pods: int) -> Callable[..., None]:
+    """A watcher: never fewer ready pods."""
+
+    def watch(world: World, *_: Any) -> None:
+        assert world.serving() >= pods
+
+    return watch
+
+
 class Killed(Exception):
     """The operator's process ended."""
 
@@ -120,6 +134,16 @@ class World:
     def rollout(self, **fields: Any) -> None:
         """Change fields of spec.rollout."""
         self.edit(rollout={**self.spec.get("rollout", {}), **fields})
+
+    @property
+    def weight(self) -> int:
+        """Of the canary; 0 without one."""
+        return self.status.canary.weight if self.status.canary is not None else 0
+
+    @property
+    def waits(self) -> bool:
+        """Whether it is for a person to promote."""
+        return self.condition("Paused") == ("True", Reason.WAITING_FOR_PROMOTE)
 
     def order(self, command: str, revision: str, token: str) -> None:
         """Annotate a command."""

@@ -19,12 +19,10 @@ from fettle.api.optimizedmodel_status import Interval
 from fettle.api.signature import Signature
 from fettle.errors import DataError
 from fettle.optimizer.measure.items import Answer
-from fettle.optimizer.measure.tasks.draws import by_group
-from fettle.optimizer.statistics import MINIMUM_GROUPS, Indices, bca, groups_of
+from fettle.optimizer.statistics import MINIMUM_GROUPS, Indices, bca, by_group, draws_at_once, group_mean, ratio
 from fettle.store.comparison import Comparison
 
 Array = np.ndarray[Any, Any]
-BATCH_NUMBERS = 4_000_000  # numbers that a bootstrap may hold at once
 EXAMPLES, LEAST_EXAMPLES = 32, 4  # answers that a metric is fitted to
 EXAMPLE_BYTES = 64 << 20  # of all of them
 
@@ -172,11 +170,8 @@ def sums(scores: Sequence[Array], value: Callable[[Array], Array], items: int | 
 def share(flags: Sequence[bool] | Array) -> Pool:
     """A share of the items."""
     found = np.asarray(flags, dtype=np.float64)
-    group = groups_of(len(found))
-    totals, sizes = np.bincount(group, weights=found), np.bincount(group)
-    return Pool(
-        len(found), len(sizes), found, lambda drawn: totals[drawn].sum(axis=-1) / sizes[drawn].sum(axis=-1), True
-    )
+    groups, mean = group_mean(found)
+    return Pool(len(found), groups, found, mean, True)
 
 
 def drop(original: Pool, candidate: Pool, alpha: float) -> Interval | None:
@@ -192,16 +187,11 @@ def drop(original: Pool, candidate: Pool, alpha: float) -> Interval | None:
         return tango(0, 0, original.items, alpha) if original.items else None
     if original.items < MINIMUM_GROUPS:
         return None
-    batch = max(1, BATCH_NUMBERS // max(before.size, after.size, 1))
+    batch = draws_at_once(max(before.size, after.size))
     found = bca(original.groups, lambda drawn: original.value(drawn) - candidate.value(drawn), alpha, batch=batch)
     # What few items did not show may be there: less is never claimed than where nothing changed at all.
     least = tango(0, 0, original.items, alpha).high
     return None if found is None else Interval(value=found.value, low=found.low, high=max(found.high, least))
-
-
-def ratio(above: Array, below: Array, empty: float) -> Array:
-    """The quotient, element by element; `empty` where `below` is 0."""
-    return np.asarray(np.where(below > 0, above / np.where(below > 0, below, 1), empty))
 
 
 def f1(counts: Array) -> Array:

@@ -15,8 +15,9 @@ import numpy as np
 
 from fettle.optimizer.measure.agreement import OVERSHOOT
 from fettle.optimizer.measure.items import Answer
-from fettle.optimizer.measure.tasks.base import item_of, ratio
+from fettle.optimizer.measure.tasks.base import item_of
 from fettle.optimizer.measure.tasks.instance_masks import MaskParts, mask_overlaps, mask_parts
+from fettle.optimizer.statistics import ratio
 from fettle.store.comparison import is_float
 
 Array = np.ndarray[Any, Any]

@@ -15,7 +15,6 @@ from fettle.api.data import EvaluationSpec
 from fettle.api.signature import Signature
 from fettle.api.vocabulary import AgreementMode
 from fettle.errors import DataError
-from fettle.optimizer.labels.reader import as_text
 from fettle.optimizer.measure.items import Answer
 from fettle.optimizer.measure.tasks.base import (
     Collected,
@@ -27,6 +26,7 @@ from fettle.optimizer.measure.tasks.base import (
     shapes,
     share,
 )
+from fettle.runtimes.base import as_text
 from fettle.store.comparison import Comparison, is_float
 
 Array = np.ndarray[Any, Any]

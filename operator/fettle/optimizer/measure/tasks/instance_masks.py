@@ -11,7 +11,8 @@ from typing import Any
 
 import numpy as np
 
-from fettle.optimizer.measure.tasks.base import item_of, ratio
+from fettle.optimizer.measure.tasks.base import item_of
+from fettle.optimizer.statistics import ratio
 from fettle.store.comparison import is_float
 
 Array = np.ndarray[Any, Any]

@@ -19,8 +19,9 @@ from fettle.errors import DataError
 from fettle.optimizer.labels.reader import NOT_COUNTED
 from fettle.optimizer.measure.agreement import OutputProfile, item_axis
 from fettle.optimizer.measure.items import Answer
-from fettle.optimizer.measure.tasks.base import Likeness, Pool, Scorer, TaskMetric, f1, ratio, shapes, sums
+from fettle.optimizer.measure.tasks.base import Likeness, Pool, Scorer, TaskMetric, f1, shapes, sums
 from fettle.optimizer.measure.variance import LEAST_ITEMS
+from fettle.optimizer.statistics import ratio
 from fettle.store.comparison import is_float
 
 Array = np.ndarray[Any, Any]

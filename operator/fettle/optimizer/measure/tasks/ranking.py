@@ -17,9 +17,8 @@ from fettle.api.data import EvaluationSpec
 from fettle.api.signature import Signature
 from fettle.errors import DataError
 from fettle.optimizer.measure.items import Answer
-from fettle.optimizer.measure.tasks.base import Collected, Likeness, Pool, Scorer, TaskMetric, ratio, shapes
-from fettle.optimizer.measure.tasks.draws import times
-from fettle.optimizer.statistics import Indices, groups_of
+from fettle.optimizer.measure.tasks.base import Collected, Likeness, Pool, Scorer, TaskMetric, shapes
+from fettle.optimizer.statistics import Indices, groups_of, ratio, times
 from fettle.store.comparison import is_float
 
 Array = np.ndarray[Any, Any]

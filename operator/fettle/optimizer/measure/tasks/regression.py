@@ -18,9 +18,8 @@ from fettle.errors import DataError
 from fettle.optimizer.measure.agreement import FLOAT_NOISE
 from fettle.optimizer.measure.chance import FEWEST
 from fettle.optimizer.measure.items import Answer
-from fettle.optimizer.measure.tasks.base import Collected, Likeness, Pool, Scorer, TaskMetric, ratio, shapes, share
-from fettle.optimizer.measure.tasks.draws import by_group, times
-from fettle.optimizer.statistics import Indices
+from fettle.optimizer.measure.tasks.base import Collected, Likeness, Pool, Scorer, TaskMetric, shapes, share
+from fettle.optimizer.statistics import Indices, by_group, ratio, times
 from fettle.store.comparison import is_float
 
 Array = np.ndarray[Any, Any]
@@ -118,7 +117,7 @@ def explained(said: Sequence[Array], truth: Sequence[Array]) -> Pool:
     errors = (numbers - labels)[:, varies] ** 2
     channels = errors.shape[1]
     totals = by_group(np.concatenate([errors, centred[:, varies], centred[:, varies] ** 2], axis=1))
-    sizes = by_group(np.ones((len(labels), 1)))[:, 0]
+    sizes = by_group(np.ones(len(labels)))
 
     def value(drawn: Indices) -> Array:
         weights = times(drawn, len(totals))

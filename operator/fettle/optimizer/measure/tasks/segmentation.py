@@ -26,13 +26,13 @@ from fettle.optimizer.measure.tasks.base import (
     TaskMetric,
     item_of,
     output_name,
-    ratio,
     require_names,
     shapes,
     sums,
     whole_numbers,
 )
 from fettle.optimizer.measure.tasks.pictures import pictures
+from fettle.optimizer.statistics import ratio
 from fettle.store.comparison import is_float
 
 Array = np.ndarray[Any, Any]

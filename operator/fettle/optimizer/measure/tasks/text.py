@@ -19,7 +19,6 @@ from fettle.api.labels import IGNORED
 from fettle.api.signature import Signature
 from fettle.api.vocabulary import AgreementMode
 from fettle.errors import DataError
-from fettle.optimizer.labels.reader import as_text
 from fettle.optimizer.measure.agreement import OVERSHOOT
 from fettle.optimizer.measure.items import Answer
 from fettle.optimizer.measure.tasks.base import (
@@ -29,12 +28,13 @@ from fettle.optimizer.measure.tasks.base import (
     TaskMetric,
     item_of,
     output_name,
-    ratio,
     require_names,
     shapes,
     sums,
     whole_numbers,
 )
+from fettle.optimizer.statistics import ratio
+from fettle.runtimes.base import as_text
 from fettle.store.comparison import Comparison, is_float
 
 Array = np.ndarray[Any, Any]

@@ -17,7 +17,7 @@ from fettle.api.data import EvaluationSpec
 from fettle.api.labels import IGNORED
 from fettle.api.signature import Signature
 from fettle.errors import DataError
-from fettle.optimizer.labels.reader import NOT_COUNTED, as_text
+from fettle.optimizer.labels.reader import NOT_COUNTED
 from fettle.optimizer.measure.items import Answer
 from fettle.optimizer.measure.tasks.base import (
     Likeness,
@@ -29,6 +29,7 @@ from fettle.optimizer.measure.tasks.base import (
     share,
     whole_numbers,
 )
+from fettle.runtimes.base import as_text
 from fettle.store.comparison import is_float
 
 Array = np.ndarray[Any, Any]

@@ -1,0 +1,42 @@
+"""Files of this machine: their digests, and files that are whole or not there."""
+
+from __future__ import annotations
+
+import hashlib
+import uuid
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import IO
+
+CHUNK = 4 << 20
+
+
+def file_digest(path: Path) -> tuple[str, int]:
+    """sha256 (hexadecimal) and bytes of a file."""
+    with path.open("rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest(), path.stat().st_size
+
+
+def copy_and_digest(source: IO[bytes], target: Path) -> tuple[str, int]:
+    """Copy what is left of `source` to `target`; sha256 (hexadecimal) and bytes of what was copied."""
+    digest, size = hashlib.sha256(), 0
+    with target.open("wb") as stream:
+        while chunk := source.read(CHUNK):
+            digest.update(chunk)
+            size += len(chunk)
+            stream.write(chunk)
+    return digest.hexdigest(), size
+
+
+@contextmanager
+def whole_file(place: Path) -> Iterator[Path]:
+    """A temporary name beside `place`, for a file that is renamed to `place` when the block ends, and gone where the block fails."""
+    partial = place.with_name(f".{place.name[:40]}.{uuid.uuid4().hex[:12]}.partial")
+    try:
+        yield partial
+        partial.replace(place)
+    except BaseException:
+        with suppress(OSError):
+            partial.unlink()
+        raise
