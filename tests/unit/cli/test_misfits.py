@@ -95,9 +95,9 @@ def classes() -> Array:
 PRICES = ruined_by_int8(1, 100.0)[2]
 REFUSED = [
     ("names", 5, NAMES[classes()], {}, "data.evaluation.classes"),
-    ("names in another order", 5, NAMES[classes()], {"classes": NAMES[::-1].tolist()}, "name the classes otherwise"),
+    ("names in another order", 5, NAMES[classes()], {"classes": NAMES[::-1].tolist()}, "number the classes differently"),
     ("classes from one", 5, classes() + 1, {}, "labelOffset: 1"),
-    ("classes from one, told to count from nought", 5, np.minimum(classes() + 1, 4), {}, "name the classes otherwise"),
+    ("classes from one, told to count from nought", 5, np.minimum(classes() + 1, 4), {}, "number the classes differently"),
     ("classes of another model", 5, np.random.default_rng(1).integers(0, 5, ITEMS), {}, "prove nothing"),
     ("one class for all", 5, np.zeros(ITEMS, int), {}, "best constant answer"),
     ("prices", 1, PRICES.astype(np.float32), {}, "metric: Regression"),
@@ -105,7 +105,7 @@ REFUSED = [
     ("prices in cents, for a regression", 1, PRICES * 100, {"metric": "Regression"}, "prove nothing"),
     ("all ignored", 5, np.full(ITEMS, -100), {}, "every label is -100"),
     ("F1 of names", 5, NAMES[classes()], {"metric": "F1"}, "data.evaluation.classes"),
-    ("one-hot of other classes", 5, np.eye(5)[(classes() + 1) % 5], {}, "name the classes otherwise"),
+    ("one-hot of other classes", 5, np.eye(5)[(classes() + 1) % 5], {}, "number the classes differently"),
     ("dates", 5, np.full(ITEMS, "2026-01-01", "datetime64[D]"), {}, "labels"),
 ]
 

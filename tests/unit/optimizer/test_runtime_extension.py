@@ -92,7 +92,7 @@ def test_a_runtime_is_one_file_and_its_entries_and_is_measured_beside_the_others
     package.enter("api/vocabulary.py", '    TORCHSCRIPT = "torchscript"\n', '    REFERENCE = "reference"\n')
     row = '    RuntimeEntry(RuntimeName.REFERENCE, "onnx", ("ONNX",), (Precision.FLOAT32,), process_bytes=128 << 20),\n'
     package.enter("api/catalog.py", "RUNTIMES: tuple[RuntimeEntry, ...] = (\n", row)
-    package.enter("api/catalog.py", "_SERVED = frozenset({", '"onnx", ')  # no image of servers had its library
+    package.enter("api/images.py", "_SERVED = frozenset({", '"onnx", ')  # no image of servers had its library
     claim = tmp_path / "claim"
     model = models.save(models.dynamic_batch(), claim / "model/model.onnx")
     draw = np.random.default_rng(0).normal(0, 5, (2, 100, 1, 1, 1))
