@@ -152,7 +152,7 @@ def test_two_classes_whose_names_are_swapped_are_refused_by_name(task: str) -> N
         labels[..., 4] = swapped(labels[..., 4], 1, 2)
     else:
         labels = swapped(labels, 1, 2)
-    with pytest.raises(DataError, match=r"name the classes otherwise than the model does: [12] is answered with"):
+    with pytest.raises(DataError, match=r"number the classes differently from the model: [12] is answered with"):
         reference(metric, answers, labels)
 
 

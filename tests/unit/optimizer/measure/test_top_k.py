@@ -66,7 +66,7 @@ BAD_LABELS: dict[str, tuple[Array, str]] = {
     "fractions": (LABELS + 0.5, "number or the name of one class"),
     "a row each": (np.eye(CLASSES)[LABELS], "number or the name of one class"),
     "unknown names": (np.array(NAMES)[LABELS], "not among data.evaluation.classes"),
-    "all ignored": (np.full(ITEMS, -100), "no label counts"),
+    "all ignored": (np.full(ITEMS, -100), "every label is the value that is ignored"),
 }
 
 

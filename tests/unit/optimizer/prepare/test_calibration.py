@@ -32,8 +32,8 @@ def planned(bench: Workbench, **data: Any) -> dict[str, PlannedCandidate]:
 
 
 TOO_FEW: list[tuple[str, dict[str, Any], str]] = [
-    ("three were given", {"calibration": models.images(3, seed=1), "evaluation": CERTIFYING}, "found 3 that evaluation"),
-    ("all of them are evaluation items", {"calibration": CERTIFYING[:20], "evaluation": CERTIFYING}, "found 0 that evaluation"),
+    ("three were given", {"calibration": models.images(3, seed=1), "evaluation": CERTIFYING}, "found 3 that are not evaluation items too"),
+    ("all of them are evaluation items", {"calibration": CERTIFYING[:20], "evaluation": CERTIFYING}, "found 0 that are not evaluation items too"),
     ("a fifth of evaluation is too few", {"evaluation": CERTIFYING[:49]}, "found 9, split off from 49 evaluation items"),
     ("evaluation has none to spare", {"evaluation": CERTIFYING[:4]}, "found 0, split off from 4 evaluation items"),
 ]  # fmt: skip

@@ -130,7 +130,7 @@ def test_unlabelled_items_are_judged_by_agreement_and_the_report_says_so(bench: 
     bench.put(models.dynamic_batch())
     report = bench.prepare(bench.task(evaluation=evaluation(bench.data("items", image=models.images(20)))))
     assert not report.items.labelled
-    assert any("judged by agreement" in note for note in report.notes)
+    assert any("compared with the original's answers" in note for note in report.notes)
 
 
 @pytest.mark.parametrize(
