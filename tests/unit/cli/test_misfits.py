@@ -95,9 +95,21 @@ def classes() -> Array:
 PRICES = ruined_by_int8(1, 100.0)[2]
 REFUSED = [
     ("names", 5, NAMES[classes()], {}, "data.evaluation.classes"),
-    ("names in another order", 5, NAMES[classes()], {"classes": NAMES[::-1].tolist()}, "number the classes differently"),
+    (
+        "names in another order",
+        5,
+        NAMES[classes()],
+        {"classes": NAMES[::-1].tolist()},
+        "number the classes differently",
+    ),
     ("classes from one", 5, classes() + 1, {}, "labelOffset: 1"),
-    ("classes from one, told to count from nought", 5, np.minimum(classes() + 1, 4), {}, "number the classes differently"),
+    (
+        "classes from one, told to count from nought",
+        5,
+        np.minimum(classes() + 1, 4),
+        {},
+        "number the classes differently",
+    ),
     ("classes of another model", 5, np.random.default_rng(1).integers(0, 5, ITEMS), {}, "prove nothing"),
     ("one class for all", 5, np.zeros(ITEMS, int), {}, "best constant answer"),
     ("prices", 1, PRICES.astype(np.float32), {}, "metric: Regression"),
