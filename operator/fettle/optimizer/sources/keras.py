@@ -74,8 +74,8 @@ FORMATS = (Keras(),)
 
 def _refusal(path: Path, error: Exception) -> SourceError:
     """Why Keras does not load a file whose configuration can be read."""
-    said = quoted(error)
-    if "Could not locate" in said or "Unknown layer" in said or "Unrecognized keyword" in said:
+    whole, said = str(error), quoted(error)
+    if "Could not locate" in whole or "Unknown layer" in whole or "Unrecognized keyword" in whole:
         message = f"{path.name} needs a class that this version of Keras does not have (a custom class, or one of another version): {said}"
         return SourceError(message, reason=Reason.UNSUPPORTED_MODEL)
     return SourceError(f"{path.name} is damaged: {said}", reason=Reason.SOURCE_CORRUPTED)
