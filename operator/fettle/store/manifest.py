@@ -146,7 +146,8 @@ def write_artifact(store: Store, manifest: Manifest) -> str:
     absent = [file.path for file in files if not store.exists(f"blobs/{file.sha256}")]
     if absent:
         raise StoreError(f"an artifact's files must be in the store first; missing: {', '.join(absent)}")
-    content, sha256 = manifest.canonical(), manifest.digest
+    content = manifest.canonical()
+    sha256 = hashlib.sha256(content).hexdigest()
     path = f"artifacts/{sha256}/{MANIFEST}"
     if not store.exists(path) or store.read_bytes(path) != content:
         store.write_bytes(path, content)
