@@ -12,7 +12,7 @@ done
 # PyTorch for the CPU: PyPI's package without NVIDIA's (tools/torch_on_cpu.py), to be installed with --no-deps on top of another lock.
 without=$(printf -- '--no-emit-package %s ' triton cuda-{bindings,pathfinder,toolkit} nvidia-{cublas,cudnn-cu13,cufft,cufile} \
   nvidia-{cusolver,cusparse,cusparselt-cu13,nccl-cu13,nvjitlink,nvshmem-cu13,nvtx} nvidia-cuda-{cccl,cupti,nvrtc,runtime})
-for extra in torch training; do
+for extra in torch training transformers; do
   # shellcheck disable=SC2086  # words
   compile --extra $extra $without --constraint requirements/dev.txt -o requirements/$extra.txt
 done

@@ -22,7 +22,16 @@ from pathlib import Path
 PREFIXES = ("cu", "nccl", "nv", "__cuda")  # of the symbols
 LIBRARIES = ("libcu", "libnccl", "libnv")
 PLACEHOLDER = "libtorch_global_deps.so"  # the smallest of PyTorch's own
-NO_DEVICE = bytes.fromhex("b864000000c3")  # mov eax, 100 (cudaErrorNoDevice); ret
+NO_DEVICE = bytes.fromhex("b864000000c3").ljust(16, b"\x90")  # mov eax, 100 (cudaErrorNoDevice); ret
+# lea rax, [rip + 1]; ret; and the text that it points to: what an error is called is a text, which PyTorch reads.
+CALLED = bytes.fromhex("488d0501000000c3") + b"no CUDA device".ljust(24, b"\0")
+TEXTS = (
+    "ErrorString",
+    "ErrorName",
+    "StatusString",
+    "StatusName",
+    "ncclGetLastError",
+)  # ends of symbols that answer with one
 # Tags of the dynamic section.
 NEEDED, HASH, STRTAB, SYMTAB, STRSZ, SYMENT, SONAME, VERNEED = 1, 4, 5, 6, 10, 11, 14, 0x6FFFFFFE
 SYMBOL, HEADER, SEGMENT = struct.Struct("<IBBHQQ"), struct.Struct("<16sHHIQQQIHHHHHH"), struct.Struct("<IIQQQQQQ")
@@ -67,7 +76,7 @@ def read(path: Path) -> Library:
 
 
 def stand_in(name: str, symbols: list[str]) -> bytes:
-    """A shared library in which every one of `symbols` is the function NO_DEVICE."""
+    """A shared library in which every one of `symbols` is the function NO_DEVICE, or CALLED."""
     texts = bytearray(b"\0")
 
     def place(text: str) -> int:
@@ -75,9 +84,10 @@ def stand_in(name: str, symbols: list[str]) -> bytes:
         return len(texts) - len(text) - 1
 
     code = HEADER.size + 3 * SEGMENT.size
-    table = code + 16
+    table = code + len(NO_DEVICE) + len(CALLED)
     # Global functions in "section" 1, which only has to differ from 0, undefined.
-    rows = [SYMBOL.pack(place(symbol), 0x12, 0, 1, code, len(NO_DEVICE)) for symbol in symbols]
+    starts = [code + len(NO_DEVICE) * symbol.endswith(TEXTS) for symbol in symbols]
+    rows = [SYMBOL.pack(place(symbol), 0x12, 0, 1, start, 8) for symbol, start in zip(symbols, starts, strict=True)]
     symbol_table = SYMBOL.pack(0, 0, 0, 0, 0, 0) + b"".join(rows)
     soname = place(name)
     hashed = table + len(symbol_table)
@@ -96,7 +106,7 @@ def stand_in(name: str, symbols: list[str]) -> bytes:
         SEGMENT.pack(1, 6, dynamic, dynamic, dynamic, len(section), len(section), 0x1000),  # loaded, written
         SEGMENT.pack(2, 6, dynamic, dynamic, dynamic, len(section), len(section), 8),
     )
-    front = head + b"".join(segments) + NO_DEVICE.ljust(16, b"\x90") + symbol_table + chain + bytes(texts)
+    front = head + b"".join(segments) + NO_DEVICE + CALLED + symbol_table + chain + bytes(texts)
     return front.ljust(dynamic, b"\0") + section
 
 

@@ -69,6 +69,9 @@ class Settings(BaseSettings):
     optimizer_tensorflow_image: Annotated[
         str, Field(description="Image of the Jobs that prepare sources of TensorFlow, Keras and TFLite.")
     ] = "ghcr.io/fettle/optimizer-tensorflow:0.1.0"
+    optimizer_transformers_image: Annotated[
+        str, Field(description="Image of the Jobs that prepare directories of Hugging Face.")
+    ] = "ghcr.io/fettle/optimizer-transformers:0.1.0"
     optimizer_sklearn_image: Annotated[
         str,
         Field(description="Image of the Jobs that prepare sources of scikit-learn, XGBoost, LightGBM and CatBoost."),
@@ -226,6 +229,7 @@ class Settings(BaseSettings):
             Image.OPTIMIZER: self.optimizer_image,
             Image.OPTIMIZER_TORCH: self.optimizer_torch_image,
             Image.OPTIMIZER_TENSORFLOW: self.optimizer_tensorflow_image,
+            Image.OPTIMIZER_TRANSFORMERS: self.optimizer_transformers_image,
             Image.OPTIMIZER_SKLEARN: self.optimizer_sklearn_image,
             Image.OPTIMIZER_GPU: self.optimizer_gpu_image,
             Image.SERVER: self.server_image,

@@ -9,7 +9,10 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[2]
-LARGE = ("server-torch", "optimizer-torch", "optimizer-tensorflow", "optimizer-sklearn", "server-gpu", "optimizer-gpu")
+LARGE = (
+    *("server-torch", "optimizer-torch", "server-gpu", "optimizer-gpu"),
+    *("optimizer-tensorflow", "optimizer-transformers", "optimizer-sklearn"),
+)
 DOCKERFILES = {
     name: (ROOT / "docker" / f"Dockerfile.{name}").read_text() for name in ("operator", "server", "optimizer", *LARGE)
 }
@@ -67,6 +70,16 @@ def test_the_build_context_is_nothing_but_code_and_locks() -> None:
     kept = {line.removeprefix("!") for line in ignored if line.startswith("!")}
     locks = (
         f"requirements/{name}.txt"
-        for name in ("operator", "server", "optimizer", "torch", "training", "tensorflow", "sklearn", "gpu")
+        for name in (
+            "operator",
+            "server",
+            "optimizer",
+            "torch",
+            "training",
+            "tensorflow",
+            "transformers",
+            "sklearn",
+            "gpu",
+        )
     )
     assert kept == {"operator/fettle", "tools/torch_on_cpu.py", *locks}

@@ -172,8 +172,8 @@ def registry(cluster: Cluster) -> None:
 def images(names: tuple[str, ...], cluster: Cluster, torch: bool, gpu: bool) -> None:
     """Build Fettle's images that the registry, or the nodes of kind, lack, deliver them, and print NAME=REFERENCE for each.
 
-    NAMES are operator, server and optimizer by default. server-torch, optimizer-torch, server-gpu, optimizer-gpu, optimizer-tensorflow and
-    optimizer-sklearn are also available.
+    NAMES are operator, server and optimizer by default. server-torch, optimizer-torch, server-gpu, optimizer-gpu, optimizer-tensorflow,
+    optimizer-transformers and optimizer-sklearn are also available.
     """
     from tools.cluster import images as module
     from tools.cluster.target import resolve_target

@@ -26,7 +26,11 @@ from tools.cluster.target import Target
 BUILD_ATTEMPTS = 3
 NAMES = ("operator", "server", "optimizer")
 TORCH_NAMES = ("server-torch", "optimizer-torch")  # large: only on request
-FORMAT_NAMES = ("optimizer-tensorflow", "optimizer-sklearn")  # of source formats: only by name
+FORMAT_NAMES = (
+    "optimizer-tensorflow",
+    "optimizer-transformers",
+    "optimizer-sklearn",
+)  # of source formats: only by name
 GPU_NAMES = ("server-gpu", "optimizer-gpu")  # larger still
 _MANIFESTS = ", ".join(
     f"application/vnd.{kind}+json"

@@ -32,6 +32,7 @@ FETTLE_OPTIMIZER_IMAGE: {{ include "fettle.image" (list . "optimizer") | quote }
 FETTLE_SERVER_IMAGE: {{ include "fettle.image" (list . "server") | quote }}
 FETTLE_OPTIMIZER_TORCH_IMAGE: {{ include "fettle.image" (list . "optimizerTorch") | quote }}
 FETTLE_OPTIMIZER_TENSORFLOW_IMAGE: {{ include "fettle.image" (list . "optimizerTensorflow") | quote }}
+FETTLE_OPTIMIZER_TRANSFORMERS_IMAGE: {{ include "fettle.image" (list . "optimizerTransformers") | quote }}
 FETTLE_OPTIMIZER_SKLEARN_IMAGE: {{ include "fettle.image" (list . "optimizerSklearn") | quote }}
 FETTLE_SERVER_TORCH_IMAGE: {{ include "fettle.image" (list . "serverTorch") | quote }}
 FETTLE_OPTIMIZER_GPU_IMAGE: {{ include "fettle.image" (list . "optimizerGpu") | quote }}

@@ -249,6 +249,14 @@ FORMATS: tuple[FormatEntry, ...] = (
         converted=True,
     ),
     FormatEntry(
+        FormatName.HUGGING_FACE,
+        ("onnx", "onnxruntime", "onnxscript", "torch", "transformers"),
+        PORTABLE_RUNTIME,
+        (".safetensors",),
+        converted=True,
+        common=("config.json",),
+    ),
+    FormatEntry(
         FormatName.XGBOOST,
         ("onnx", "onnxmltools", "onnxruntime", "xgboost-cpu"),
         PORTABLE_RUNTIME,

@@ -18,6 +18,7 @@ class Image(StrEnum):
     OPTIMIZER_TENSORFLOW = "optimizer-tensorflow"
     OPTIMIZER_GPU = "optimizer-gpu"
     OPTIMIZER_TORCH = "optimizer-torch"
+    OPTIMIZER_TRANSFORMERS = "optimizer-transformers"
     OPTIMIZER_SKLEARN = "optimizer-sklearn"
     SERVER = "server"
     SERVER_TORCH = "server-torch"
@@ -44,6 +45,7 @@ IMAGES: tuple[ImageEntry, ...] = (
     ImageEntry(Image.OPTIMIZER_TENSORFLOW, _OPTIMIZING | {"ai-edge-litert", "keras", "tensorflow-cpu", "tf2onnx"}),
     ImageEntry(Image.OPTIMIZER_GPU, _OPTIMIZING | _ON_GPUS),
     ImageEntry(Image.OPTIMIZER_TORCH, _OPTIMIZING | _TRAINING),
+    ImageEntry(Image.OPTIMIZER_TRANSFORMERS, _OPTIMIZING | _TRAINING | {"transformers"}),
     ImageEntry(Image.OPTIMIZER_SKLEARN, _OPTIMIZING | catalog.TABLES),
     ImageEntry(Image.SERVER, _SERVED, serves=True),
     ImageEntry(Image.SERVER_TORCH, _SERVED | {"onnx", "onnxscript", "torch"}, serves=True),

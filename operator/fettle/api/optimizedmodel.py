@@ -61,7 +61,8 @@ class SourceSpec(ApiModel):
         Uri,
         Field(
             description="A file, or a folder with a model and its external data: pvc://CLAIM/PATH in this namespace, s3://BUCKET/PATH, "
-            "gs://BUCKET/PATH, az://CONTAINER/PATH, https://HOST/PATH (a file), or file://PATH in `fettle optimize`."
+            "gs://BUCKET/PATH, az://CONTAINER/PATH, https://HOST/PATH (a file), hf://ORG/NAME@REVISION/PATH (a repository of the Hugging Face Hub), "
+            "or file://PATH in `fettle optimize`."
         ),
     ]
     secret_name: SecretName = None

@@ -16,10 +16,12 @@ MOUNTS_VARIABLE = "FETTLE_MOUNTS"
 SECRETS_VARIABLE = "FETTLE_SECRETS"
 OBJECT_STORES = ("s3", "gs", "az")
 WEB = ("http", "https")
-REMOTE_SCHEMES = (*OBJECT_STORES, *WEB)
+HUB = "hf"
+REMOTE_SCHEMES = (*OBJECT_STORES, *WEB, HUB)
 
 _CLAIM = "pvc://[a-z0-9][a-z0-9.-]*"
 _BUCKET = f"({'|'.join(OBJECT_STORES)})://[^/]+"
+_REPOSITORY = f"{HUB}://(datasets/)?[^/]+/[^/@]+(@[^/]+)?"
 _REMOTE = f"({'|'.join(REMOTE_SCHEMES)})://"
 
 SecretName = Annotated[
@@ -28,7 +30,7 @@ SecretName = Annotated[
         max_length=253,
         pattern="^[a-z0-9]([a-z0-9.-]*[a-z0-9])?$",
         description="Secret in this namespace with the credentials for uri. Its keys are named like the environment variables of the "
-        "provider's SDK, such as AWS_ACCESS_KEY_ID; for http and https: token, or username and password. Without it, the pod's own "
+        "provider's SDK, such as AWS_ACCESS_KEY_ID or HF_TOKEN; for http and https: token, or username and password. Without it, the pod's own "
         "identity is used.",
     ),
 ]
@@ -46,9 +48,9 @@ def file_rules(field: str, what: str = "a file or folder", *, optional: bool = F
     """Rules of an object with `uri` and `secretName`; `uri`, which `field` names, is something to read."""
     message = (
         f"{field} must be pvc://CLAIM/PATH, {what} in a claim of this namespace, or s3://BUCKET/PATH, gs://BUCKET/PATH, "
-        "az://CONTAINER/PATH or https://HOST/PATH; file:// works in `fettle optimize` only"
+        "az://CONTAINER/PATH, https://HOST/PATH or hf://ORG/NAME@REVISION/PATH; file:// works in `fettle optimize` only"
     )
-    return _rules(field, f"{_CLAIM}(/.*)?|{_BUCKET}(/.*)?|https?://[^/]+/.+", message, optional)
+    return _rules(field, f"{_CLAIM}(/.*)?|{_BUCKET}(/.*)?|https?://[^/]+/.+|{_REPOSITORY}(/.*)?", message, optional)
 
 
 def store_rules(field: str) -> tuple[Rule, ...]:

@@ -37,6 +37,7 @@ class FormatName(StrEnum):
     XGBOOST = "XGBoost"
     LIGHTGBM = "LightGBM"
     CATBOOST = "CatBoost"
+    HUGGING_FACE = "HuggingFace"
     MLFLOW = "MLflow"
 
 

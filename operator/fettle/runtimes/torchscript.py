@@ -67,7 +67,7 @@ def open_program(entry: Path) -> Program:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", FutureWarning)  # torch.jit is on its way out; its files are not
             if contents(entry) == Contents.EXPORT:
-                return _exported(torch.export.load(entry))
+                return exported_program(torch.export.load(entry))
             return _script(torch.jit.load(str(entry), map_location="cpu").eval())
     except RuntimeFailure:
         raise
@@ -92,7 +92,8 @@ def _by_name(module: Any, names: tuple[str, ...]) -> Callable[[Sequence[torch.Te
     return lambda tensors: module(**dict(zip(names, tensors, strict=False)))
 
 
-def _exported(program: Any) -> Program:
+def exported_program(program: Any) -> Program:
+    """A program of torch.export, `program`, as it is called."""
     module = program.module()
     specs = [spec for spec in program.graph_signature.input_specs if spec.kind.name == "USER_INPUT"]
     slots = [spec.arg for spec in specs]

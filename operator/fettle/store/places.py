@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import re
 from base64 import b64encode
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from datetime import timedelta
 from typing import Any, Protocol
@@ -59,13 +59,27 @@ def connect(uri: str, credentials: Credentials | None, missing: Missing) -> Plac
         )
     if not parts.netloc:
         raise missing(f"{uri}: the {'host' if parts.scheme in WEB else 'bucket'} is missing")
+    require_keys(uri, credentials, missing)
+    headers = _authorization(credentials.values if credentials is not None else {})
+    return Place(root, _client(parts, root, credentials, headers, missing), parts.scheme not in WEB, credentials)
+
+
+def require_keys(uri: str, credentials: Credentials | None, missing: Missing) -> None:
+    """Raises what `missing` makes for a Secret that is named and is not there."""
     if credentials is not None and not credentials.values:
         message = f"{uri}: the Secret {credentials.name} does not exist in this namespace, or is empty: create it, or correct secretName"
         raise missing(message, reason=Reason.FORBIDDEN, retryable=True)
-    return Place(root, _client(parts, root, credentials, missing), parts.scheme not in WEB, credentials)
 
 
-def _client(parts: SplitResult, root: str, credentials: Credentials | None, missing: Missing) -> Any:
+def web_server(root: str, credentials: Credentials | None, token: str | None, missing: Missing) -> Place:
+    """The web server at `root`, which may have a path, asked with `token`; nothing is asked of it yet. `credentials`: whose CA and proxy count."""
+    headers = _authorization({"token": token} if token else {})
+    return Place(root, _client(urlsplit(root), root, credentials, headers, missing), False, credentials)
+
+
+def _client(
+    parts: SplitResult, root: str, credentials: Credentials | None, headers: dict[str, str], missing: Missing
+) -> Any:
     try:
         from obstore import exceptions, store
     except ImportError as error:
@@ -77,7 +91,7 @@ def _client(parts: SplitResult, root: str, credentials: Credentials | None, miss
     options = _client_options(given)
     try:
         if parts.scheme in WEB:
-            options |= {"allow_http": parts.scheme == "http", "default_headers": _headers(given)}
+            options |= {"allow_http": parts.scheme == "http", "default_headers": headers}
             return store.HTTPStore(root, client_options=options, retry_config=RETRY)
         config = {key: value for key, value in given.items() if key.startswith(PREFIXES[parts.scheme])}
         config = {key: value for key, value in config.items() if key not in CA_KEYS}
@@ -94,15 +108,16 @@ def _client(parts: SplitResult, root: str, credentials: Credentials | None, miss
     except exceptions.UnknownConfigurationKeyError as error:
         key = re.search(r"'(\w+)'", str(error))
         name = key[1].upper() if key is not None else ""
-        message = f"{root}: {_holder(credentials)} has a key that is unknown for {parts.scheme}://: {name}"
+        message = f"{root}: {holder(credentials)} has a key that is unknown for {parts.scheme}://: {name}"
         raise missing(message, reason=Reason.INVALID_SPEC) from None
     except (exceptions.BaseError, ValueError):
         keys = ", ".join(sorted(given)) or PREFIXES.get(parts.scheme, "")
-        message = f"{root}: {_holder(credentials)} has a value that cannot be used: {keys}"
+        message = f"{root}: {holder(credentials)} has a value that cannot be used: {keys}"
         raise missing(message, reason=Reason.INVALID_SPEC) from None
 
 
-def _holder(credentials: Credentials | None) -> str:
+def holder(credentials: Credentials | None) -> str:
+    """What a message calls the place where keys and values come from."""
     return f"Secret {credentials.name}" if credentials is not None else "the environment"
 
 
@@ -116,7 +131,7 @@ def _client_options(given: dict[str, str]) -> dict[str, Any]:
     return options
 
 
-def _headers(given: dict[str, str]) -> dict[str, str]:
+def _authorization(given: Mapping[str, str]) -> dict[str, str]:
     if "token" in given:
         return {"Authorization": f"Bearer {given['token']}"}
     if "username" in given or "password" in given:

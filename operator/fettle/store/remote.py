@@ -17,6 +17,7 @@ from typing import IO, Any
 from fsspec import AbstractFileSystem
 from fsspec.spec import AbstractBufferedFile
 
+from fettle.errors import FettleError
 from fettle.store.failures import Failure, error_of
 from fettle.store.places import Missing, Place
 
@@ -230,7 +231,10 @@ class RemoteFiles(AbstractFileSystem):  # type: ignore[misc]  # fsspec has no ty
         where = f"{self._place.root}/{key}"
         if failure.absent:
             raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), where) from None
-        raise error_of(self._place, where, failure, self._missing) from None
+        raise self._error(where, failure) from None
+
+    def _error(self, where: str, failure: Failure) -> FettleError:
+        return error_of(self._place, where, failure, self._missing)
 
 
 def _entry(meta: Any) -> dict[str, Any]:

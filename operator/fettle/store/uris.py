@@ -17,8 +17,9 @@ from fsspec import AbstractFileSystem
 from fsspec.implementations.local import LocalFileSystem
 
 from fettle.api.reasons import Reason
-from fettle.api.uris import MOUNTS_VARIABLE, REMOTE_SCHEMES, SECRETS_VARIABLE, encode_mounts
+from fettle.api.uris import HUB, MOUNTS_VARIABLE, REMOTE_SCHEMES, SECRETS_VARIABLE, encode_mounts
 from fettle.errors import StoreError, UsageError
+from fettle.store import hub
 from fettle.store.credentials import Credentials, decode_secrets
 from fettle.store.places import Missing, connect
 from fettle.store.remote import RemoteFiles
@@ -114,6 +115,9 @@ def locate(uri: str, mounts: Mounts, *, missing: Missing = store_missing) -> Loc
     if parts.scheme not in SCHEMES:
         known = ", ".join(f"{scheme}://" for scheme in SCHEMES)
         raise missing(f"{uri}: unknown scheme {parts.scheme or '(none)'!r}, expected {known}")
+    if parts.scheme == HUB:
+        path_of(uri, missing)
+        return Location(uri, *hub.find(uri, mounts.credentials(uri), missing))
     if parts.scheme in REMOTE_SCHEMES:
         place = connect(uri, mounts.credentials(uri), missing)
         return Location(uri, RemoteFiles(place, missing), path_of(uri, missing).strip("/"))

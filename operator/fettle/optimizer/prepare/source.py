@@ -11,7 +11,7 @@ from fettle.api.optimizedmodel import SourceSpec
 from fettle.api.reasons import Reason
 from fettle.api.vocabulary import FormatName
 from fettle.errors import SourceError
-from fettle.optimizer.sources import mlflow, readable
+from fettle.optimizer.sources import huggingface, mlflow
 from fettle.optimizer.sources.base import SourceFormat
 from fettle.optimizer.sources.recognition import recognise
 from fettle.store.files import file_digest
@@ -19,7 +19,6 @@ from fettle.store.store import explained
 from fettle.store.uris import Location, Mounts, locate
 
 ENTRY = "model.onnx"
-CONFIG = "config.json"  # of a Hugging Face directory
 SUFFIXES = tuple(suffix for entry in catalog.FORMATS for suffix in entry.suffixes)
 COMMON = tuple(suffix for entry in catalog.FORMATS for suffix in entry.common)
 
@@ -55,6 +54,9 @@ def fetch(spec: SourceSpec, mounts: Mounts, folder: Path) -> Source:
     else:
         home, entry = given.parent, given.path.rsplit("/", 1)[-1]
     wanted = spec.format
+    beside = home.child(huggingface.ENTRY)
+    if entry.endswith(".safetensors") and home.filesystem.isfile(beside.path):
+        entry = huggingface.ENTRY
     if entry == mlflow.ENTRY:
         home, entry = _named_in(home, entry)
         wanted = FormatName.AUTO if wanted == FormatName.MLFLOW else wanted
@@ -102,19 +104,18 @@ def _entry_of(folder: Location) -> str:
     """The model file of a folder: the one called model.onnx, or the only one whose name ends like a model's."""
     names: list[str] = sorted(path.rsplit("/", 1)[-1] for path in folder.filesystem.ls(folder.path, detail=False))
     models = [name for name in names if name.lower().endswith(SUFFIXES)]
-    models = models or [name for name in names if name.lower().endswith(COMMON) and name != CONFIG]
+    models = models or [name for name in names if name.lower().endswith(COMMON)]
     for known in (mlflow.ENTRY, ENTRY):
         if known in names:
             return known
+    if huggingface.ENTRY in names and set(names) & set(huggingface.WEIGHTS):
+        return huggingface.ENTRY
     if len(models) == 1:
         return models[0]
     if models:
         raise SourceError(
             f"{folder.uri} contains several models ({', '.join(models)}): select one of them with source.uri"
         )
-    if CONFIG in names:
-        message = f"{folder.uri} is a HuggingFace directory: export it first; {readable()}"
-        raise SourceError(message, reason=Reason.UNSUPPORTED_FORMAT)
     raise SourceError(f"{folder.uri} contains no model ({', '.join(SUFFIXES)}); found {names[:10] or 'nothing'}")
 
 

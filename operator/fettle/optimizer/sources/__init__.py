@@ -15,13 +15,25 @@ from fettle.api.text import joined
 from fettle.api.vocabulary import FormatName
 from fettle.errors import ConversionError, FettleError
 from fettle.optimizer.onnx import model
-from fettle.optimizer.sources import catboost, keras, lightgbm, onnx, sklearn, tensorflow, tflite, torch, xgboost
+from fettle.optimizer.sources import (
+    catboost,
+    huggingface,
+    keras,
+    lightgbm,
+    onnx,
+    sklearn,
+    tensorflow,
+    tflite,
+    torch,
+    xgboost,
+)
 from fettle.optimizer.sources.base import Inputs, SourceFormat
 
 FORMATS: tuple[SourceFormat, ...] = (
     *onnx.FORMATS,
     *sklearn.FORMATS,  # before PyTorch, which takes every other pickle for its own
     *torch.FORMATS,
+    *huggingface.FORMATS,
     *xgboost.FORMATS,
     *lightgbm.FORMATS,
     *catboost.FORMATS,

@@ -1,0 +1,286 @@
+"""Hugging Face: directories that `save_pretrained` of transformers writes, converted by PyTorch's exporter, judged by transformers in PyTorch.
+
+config.json names the class and the weights fill it. Code of the directory's own runs only where the user trusts it.
+"""
+
+from __future__ import annotations
+
+import inspect
+import json
+import logging
+import re
+import tempfile
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+
+from fettle.api.reasons import Reason
+from fettle.api.text import joined
+from fettle.api.vocabulary import FormatName
+from fettle.errors import ConversionError, SourceError
+from fettle.optimizer.sources.base import Beside, Inputs, NamedArrays
+from fettle.optimizer.sources.framework import FrameworkFormat, LoadedModel, require_modules
+from fettle.runtimes.base import numpy_dtype
+
+ENTRY = "config.json"
+# The weights, and where there are several files of them the table of what lies in which; the first that is there counts.
+WEIGHTS = ("model.safetensors", "model.safetensors.index.json", "pytorch_model.bin", "pytorch_model.bin.index.json")
+BATCH, EXAMPLES = "N", 2  # a size of 1 would be taken for one that is always 1
+# Sizes of an example where they vary: convolutions need a least one.
+LENGTH = {"input_values": 16000, "input_features": 128, "pixel_values": 224}
+SHORT = 16
+LEAST = {
+    "height": 33,
+    "width": 33,
+}  # below, what networks halve five times has a size of 1, for which the exporter wants a program of its own
+FIXES = 4  # ranges of sizes that PyTorch's exporter may narrow, each in another attempt
+MASK = "attention_mask"
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Input:
+    """An input: its type in V2's terms, and its shape, words in the place of sizes that vary."""
+
+    dtype: str
+    shape: tuple[int | str, ...]
+
+    def example(self, name: str) -> Any:
+        """A tensor of zeros of this shape."""
+        import torch
+
+        from fettle.runtimes.torchscript import to_tensor
+
+        sizes = [
+            size if isinstance(size, int) else EXAMPLES if size == BATCH else LENGTH.get(name, SHORT)
+            for size in self.shape
+        ]
+        zeros = to_tensor(np.zeros(sizes, numpy_dtype(self.dtype)))
+        return torch.ones_like(zeros) if name == MASK else zeros
+
+
+class HuggingFace(FrameworkFormat):
+    """A directory with a configuration and weights."""
+
+    name = FormatName.HUGGING_FACE
+    title = "Hugging Face directories"
+    framework = "transformers"
+    modules = ("onnxscript", "torch", "transformers")
+    extra = "transformers"
+
+    def recognises(self, path: Path, head: bytes) -> bool:
+        """By its name, and by what it says of the model."""
+        if path.suffix == ".safetensors":
+            message = f"{path.name} contains only weights: expected {ENTRY} beside it, as save_pretrained writes it"
+            raise SourceError(message, reason=Reason.UNSUPPORTED_FORMAT)
+        return path.name == ENTRY and {"model_type", "architectures"} & _config(path).keys() != set()
+
+    def require(self, path: Path, trusted: bool) -> None:
+        """See `SourceFormat.require`."""
+        require_modules(path, self)
+        config = _config(path)
+        if config.get("auto_map") and not trusted:
+            message = (
+                f"the model is Python code that lies beside {path.name} ({joined(sorted(_named_code(config)))}), which would run when it is loaded, "
+                "so it was not loaded; set source.trusted: true if you have read it"
+            )
+            raise SourceError(message, reason=Reason.UNSAFE_CODE)
+        if "quantization_config" in config:
+            kind = dict(config["quantization_config"]).get("quant_method", "a library of its own")
+            message = f"the weights are already quantized, by {kind}: provide the model that they were made from"
+            raise SourceError(message, reason=Reason.UNSUPPORTED_MODEL)
+
+    def companions(self, path: Path, beside: Beside) -> Sequence[str]:
+        """The weights, and the code that the configuration names."""
+        names = beside()
+        kind = next((name for name in WEIGHTS if name in names), None)
+        if kind is None:
+            message = f"{path.name} has no weights beside it: expected {joined(WEIGHTS[:3:2], 'or')}"
+            raise SourceError(message)
+        stem, _, index = kind.partition(".index")
+        suffix = Path(stem).suffix
+        parts = [name for name in names if name.startswith(f"{Path(stem).stem}-") and name.endswith(suffix)]
+        code = (
+            [name for name in names if name.endswith(".py") and "/" not in name]
+            if _config(path).get("auto_map")
+            else []
+        )
+        return [kind, *(parts if index else ()), *code]
+
+    def load(self, path: Path, inputs: Inputs) -> LoadedModel:
+        """See `FrameworkFormat.load`."""
+        import torch
+        import transformers
+
+        transformers.utils.logging.set_verbosity_error()
+        transformers.utils.logging.disable_progress_bar()
+        kind = _class(transformers, _config(path), inputs.trusted)
+        if issubclass(kind, transformers.PreTrainedModel) and kind.can_generate():
+            message = f"{kind.__name__} generates its answer piece by piece, in one run for each; only models that answer in one run are optimized"
+            raise SourceError(message, reason=Reason.UNSUPPORTED_MODEL)
+        model, told = kind.from_pretrained(
+            path.parent,
+            local_files_only=True,
+            trust_remote_code=inputs.trusted,
+            dtype=torch.float32,
+            attn_implementation="eager",
+            output_loading_info=True,
+        )
+        lacking = sorted(told["missing_keys"])
+        if lacking:
+            message = f"the weights lack {len(lacking)} of the tensors that {path.name} describes, such as {lacking[0]}"
+            raise SourceError(message, reason=Reason.SOURCE_CORRUPTED)
+        model.config.use_cache = False
+        return _Loaded(model.eval(), _inputs(model, inputs))
+
+
+FORMATS = (HuggingFace(),)
+
+
+def _config(path: Path) -> dict[str, Any]:
+    """What config.json holds. Raises SourceError."""
+    try:
+        found = json.loads(path.read_bytes())
+    except (ValueError, RecursionError) as error:
+        message = f"{path.name} is damaged: it is no JSON: {error}"
+        raise SourceError(message, reason=Reason.SOURCE_CORRUPTED) from error
+    return found if isinstance(found, dict) else {}
+
+
+def _named_code(config: Mapping[str, Any]) -> set[str]:
+    """The classes of the directory's own that a configuration names."""
+    named = config.get("auto_map") or {}
+    return {str(name) for name in named.values()} if isinstance(named, Mapping) else {str(named)}
+
+
+def _class(transformers: Any, config: Mapping[str, Any], trusted: bool) -> Any:
+    """The class of the model. Raises SourceError."""
+    named = next(iter(config.get("architectures") or ()), None)
+    own = [key for key in config.get("auto_map") or () if key.startswith("AutoModel")] if trusted else []
+    if own:
+        return getattr(transformers, own[-1])
+    if named is None and config.get("model_type") in transformers.CONFIG_MAPPING:
+        return transformers.AutoModel
+    named = named or config.get("model_type")
+    found = getattr(transformers, str(named), None)
+    if not inspect.isclass(found) or not issubclass(found, transformers.PreTrainedModel):
+        message = f"transformers {transformers.__version__} has no class {named}, which {ENTRY} names: export the model to ONNX where it was made"
+        raise SourceError(message, reason=Reason.UNSUPPORTED_MODEL)
+    return found
+
+
+# ------------------------------------------------------------------------------------------------------------------- inputs
+
+
+def _usual(config: Any) -> dict[str, Input]:
+    """The inputs that models of transformers take, by name; those of text first."""
+    size = getattr(config, "image_size", None)
+    height, width = (
+        (size, size) if isinstance(size, int) else size if isinstance(size, Sequence) else ("height", "width")
+    )
+    text = Input("INT64", (BATCH, "sequence"))
+    kinds = {"token_type_ids": text} if getattr(config, "type_vocab_size", 0) > 1 else {}
+    return {
+        "input_ids": text,
+        MASK: text,
+        **kinds,
+        "pixel_values": Input("FP32", (BATCH, getattr(config, "num_channels", 3), height, width)),
+        "input_values": Input("FP32", (BATCH, "samples")),
+        "input_features": Input("FP32", (BATCH, getattr(config, "num_mel_bins", "features"), "frames")),
+    }
+
+
+def _inputs(model: Any, given: Inputs) -> dict[str, Input]:
+    """What `model` is run with: of the usual inputs those that it takes, and that the items have where they are known; and those of
+    `source.inputs`, as they are described there. Raises SourceError (InvalidSpec)."""
+    taken = inspect.signature(model.forward).parameters
+    unknown = sorted(set(given.by_name) - set(taken))
+    if unknown:
+        message = f"source.inputs names {joined(unknown)}, which {type(model).__name__} does not take; it takes {joined(list(taken))}"
+        raise SourceError(message, reason=Reason.INVALID_SPEC)
+    usual = {name: each for name, each in _usual(model.config).items() if name in taken}
+    if model.main_input_name not in ("input_ids", "pixel_values") and MASK in usual:
+        del usual[MASK]  # of sound: most were trained without
+    columns = set(given.columns())
+    chosen = {name: each for name, each in usual.items() if name in columns} or usual
+    for name, spec in given.by_name.items():
+        before = usual.get(name, Input("FP32", ()))
+        chosen[name] = Input(spec.dtype or before.dtype, tuple(spec.shape) if spec.shape is not None else before.shape)
+    if not chosen:
+        message = f"{type(model).__name__} takes {joined(list(taken))}: source.inputs must give dtype and shape of those that your items have"
+        raise SourceError(message, reason=Reason.INVALID_SPEC)
+    return {name: chosen[name] for name in taken if name in chosen}
+
+
+# --------------------------------------------------------------------------------------------------------------- the model
+
+
+@dataclass(frozen=True)
+class _Loaded:
+    model: Any
+    inputs: Mapping[str, Input]
+
+    def to_onnx(self) -> onnx.ModelProto:
+        """See `LoadedModel.to_onnx`. Raises ConversionError."""
+        from fettle.optimizer.sources import torch_onnx
+        from fettle.runtimes.torchscript import exported_program
+
+        program = exported_program(self._exported())
+        with tempfile.TemporaryDirectory() as folder:
+            made = onnx.load(str(torch_onnx.convert(program, (), Path(folder) / "model.onnx")))
+        _name_sizes(made, self.inputs)
+        return made
+
+    def _exported(self) -> Any:
+        """The program. A size that the model bounds is bounded as the exporter proposes."""
+        import torch
+        from torch.export.dynamic_shapes import refine_dynamic_shapes_from_suggested_fixes as refined
+
+        words = {size for each in self.inputs.values() for size in each.shape if isinstance(size, str)}
+        sizes = {word: torch.export.Dim(word, min=LEAST.get(word)) for word in words}
+        shapes: Any = {
+            name: {axis: sizes[size] for axis, size in enumerate(each.shape) if isinstance(size, str)}
+            for name, each in self.inputs.items()
+        }
+        examples = {name: each.example(name) for name, each in self.inputs.items()}
+        for _ in range(FIXES):
+            try:
+                with torch.no_grad():
+                    return torch.export.export(self.model, (), examples, dynamic_shapes=shapes, strict=False)
+            except torch._dynamo.exc.UserError as error:
+                fixes = re.findall(r"(?m)^\s+(\w+ = .+)$", str(error).partition("Suggested fixes")[2])
+                if not fixes:
+                    raise
+                log.info("sizes that vary are bounded: %s", fixes)
+                shapes = refined("\n".join(("Suggested fixes:", *fixes)), shapes)
+        raise ConversionError(
+            "PyTorch's exporter found no bounds for the sizes that vary: fix some of them in source.inputs"
+        )
+
+    def run(self, inputs: NamedArrays) -> NamedArrays:
+        """See `LoadedModel.run`."""
+        import torch
+
+        from fettle.runtimes.torchscript import named_outputs, to_array, to_tensor
+
+        with torch.inference_mode():
+            answer = self.model(**{name: to_tensor(array) for name, array in inputs.items()})
+        return {name: to_array(tensor) for name, tensor in named_outputs(answer).items()}
+
+
+def _name_sizes(model: onnx.ModelProto, inputs: Mapping[str, Input]) -> None:
+    """Give the sizes that vary the names that they have in `inputs`."""
+    names = {
+        size.dim_param: wanted
+        for value in model.graph.input
+        for size, wanted in zip(value.type.tensor_type.shape.dim, inputs[value.name].shape, strict=True)
+        if size.dim_param and isinstance(wanted, str)
+    }
+    for value in (*model.graph.input, *model.graph.output, *model.graph.value_info):
+        for size in value.type.tensor_type.shape.dim:
+            if size.dim_param in names:
+                size.dim_param = names[size.dim_param]

