@@ -201,6 +201,7 @@ STEPS += (
     _training(StepKind.PRUNE_NM, "torch_sparse:n_of_m"),
     _training(StepKind.LOW_RANK, "torch_low_rank:low_rank", "tensorly", training=False),
     _training(StepKind.REPLACE, "torch_replace:depthwise_separable"),
+    _training(StepKind.QUANTIZE_AWARE, "torch_aware:aware"),
     _training(StepKind.DISTILL, "torch_distill:distill", "torch-pruning"),
 )
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Annotated
 
 from pydantic import Field
@@ -15,6 +16,7 @@ KINDS = {
     QuantizeMode.STATIC: StepKind.QUANTIZE_STATIC,
     QuantizeMode.DYNAMIC: StepKind.QUANTIZE_DYNAMIC,
     QuantizeMode.MIXED: StepKind.QUANTIZE_MIXED,
+    QuantizeMode.AWARE: StepKind.QUANTIZE_AWARE,
 }
 
 
@@ -39,7 +41,8 @@ class QuantizeStep(StepParameters):
         QuantizeMode,
         Field(
             description="Quantization mode. Static and Mixed need calibration items. Mixed keeps those layers in floating point whose quantization "
-            "changes more answers than constraints.accuracy allows. It takes longer to build."
+            "changes more answers than constraints.accuracy allows. It takes longer to build. Aware trains the model to answer well in int8, and then quantizes it as Static does. "
+            "It also needs data.training."
         ),
     ] = QuantizeMode.STATIC
     preset: Annotated[
@@ -61,8 +64,8 @@ class QuantizeStep(StepParameters):
 
     @property
     def quantizes(self) -> bool:
-        """It is what it does."""
-        return True
+        """Whether it writes int8: what Aware trains for, the step behind it does."""
+        return self.mode is not QuantizeMode.AWARE
 
     @property
     def dynamic(self) -> bool:
@@ -123,6 +126,17 @@ class RecipeStep(ApiModel):
     def dynamic(self) -> bool:
         """Whether ranges are taken while the model runs, over all items of a run."""
         return self.parameters is not None and self.parameters.dynamic
+
+
+def completed(steps: Iterable[RecipeStep]) -> tuple[RecipeStep, ...]:
+    """`steps`, each training for int8 with the static quantization that it trains for behind it."""
+    whole: list[RecipeStep] = []
+    for step in steps:
+        whole.append(step)
+        if step.quantize is not None and step.quantize.mode is QuantizeMode.AWARE:
+            static = step.quantize.model_copy(update={"mode": QuantizeMode.STATIC})
+            whole.append(RecipeStep(quantize=static))
+    return tuple(whole)
 
 
 class RecipeSpec(ApiModel):

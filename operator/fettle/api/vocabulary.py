@@ -141,6 +141,7 @@ class StepKind(StrEnum):
     QUANTIZE_STATIC = "quantizeStatic"
     QUANTIZE_DYNAMIC = "quantizeDynamic"
     QUANTIZE_MIXED = "quantizeMixed"
+    QUANTIZE_AWARE = "quantizeAware"
     PRUNE_STRUCTURED = "pruneStructured"
     PRUNE_MAGNITUDE = "pruneMagnitude"
     PRUNE_NM = "pruneNM"
@@ -152,12 +153,14 @@ class StepKind(StrEnum):
 class QuantizeMode(StrEnum):
     """Dynamic: weights int8, activations measured at run time. Static: both int8, ranges from calibration data.
 
-    Mixed: as Static, but the layers that change too many answers stay in floating point.
+    Mixed: as Static, but the layers that change too many answers stay in floating point. Aware: the model is trained to answer well in int8,
+    then quantized as in Static.
     """
 
     DYNAMIC = "Dynamic"
     STATIC = "Static"
     MIXED = "Mixed"
+    AWARE = "Aware"
 
 
 class QuantizePreset(StrEnum):

@@ -14,7 +14,9 @@ from fettle.api.text import installing
 from fettle.errors import UsageError
 
 Array = np.ndarray[Any, Any]
-TAKEN = "a path, an onnx.ModelProto, a torch.nn.Module, a torch.export.ExportedProgram or a scikit-learn estimator"
+TAKEN = (
+    "a path, an onnx.ModelProto, a torch.nn.Module, a torch.export.ExportedProgram, a model of transformers or Keras, or a scikit-learn estimator"
+)
 
 
 @dataclass(frozen=True)
@@ -35,6 +37,11 @@ def written(model: Any, example: Sequence[Array], folder: Path) -> ModelFile:
     name = type(model).__name__
     if "onnx" in families and name == "ModelProto":
         return _onnx(model, model.graph.name or "model", folder)
+    if "transformers" in families:
+        model.save_pretrained(folder / "model")
+        return ModelFile(str(folder / "model"), (), name)
+    if "keras" in families:
+        return _keras(model, folder)
     if "torch" in families:
         return _torch(model, name, example, folder)
     if "sklearn" in families:
@@ -81,6 +88,15 @@ def _torch(model: Any, name: str, example: Sequence[Array], folder: Path) -> Mod
             raise UsageError(f"torch.export cannot export this {name}: {first}") from error
     torch.export.save(model, str(path))
     return ModelFile(str(path), tuple(model.graph_signature.user_inputs), name)
+
+
+def _keras(model: Any, folder: Path) -> ModelFile:
+    path = folder / "model.keras"
+    try:
+        model.save(path)
+    except (TypeError, ValueError) as error:  # of a class that Keras cannot write
+        raise UsageError(f"Keras cannot save this {type(model).__name__}: {error}") from error
+    return ModelFile(str(path), tuple(tensor.name for tensor in model.inputs), model.name)
 
 
 def _sklearn(model: Any, name: str, example: Sequence[Array], folder: Path) -> ModelFile:

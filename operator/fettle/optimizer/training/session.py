@@ -24,7 +24,7 @@ from fettle.optimizer.onnx.session import session
 from fettle.optimizer.reference import REFERENCE_ITEMS, OriginalAnswers
 from fettle.optimizer.training.checkpoints import Checkpoints
 from fettle.optimizer.training.items import TrainingItems, training_items
-from fettle.optimizer.training.loop import Progress, Teacher, Trainer
+from fettle.optimizer.training.loop import RATES, Progress, Teacher, Trainer
 from fettle.optimizer.training.objective import TrainingObjective, Weights, objective
 from fettle.optimizer.training.program import Module, call, opened, runner
 from fettle.runtimes import cpu
@@ -170,13 +170,16 @@ class Training:
         weights: Weights = USUAL,
         phase: Phase = WHOLE,
         prepared: Callable[[], None] = lambda: None,
+        rate_share: float = 1.0,
     ) -> Progress:
         """Train `student` to answer as the teacher and the labels say; it has the best weights then.
 
-        `prepared`: done after each step of the optimizer. Raises RecipeError.
+        `prepared`: done after each step of the optimizer. `rate_share`: of the learning rate that is taken where none is asked for.
+        Raises RecipeError.
         """
-        judging = self.objective(weights)
-        trainer = Trainer(student, self.remembered, judging, self.spec, phase.epochs or self.epochs, prepared)
+        judging, rate = self.objective(weights), self.spec.learning_rate or RATES[self.spec.optimizer] * rate_share
+        spec = self.spec.model_copy(update={"learning_rate": rate})
+        trainer = Trainer(student, self.remembered, judging, spec, phase.epochs or self.epochs, prepared)
         state = self.resumed if self.resumed is not None and self.resumed["stage"] == phase.number else None
 
         def keep(reached: dict[str, Any]) -> None:

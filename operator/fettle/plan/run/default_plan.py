@@ -87,6 +87,7 @@ CORE = _int8(operators=("Conv", "MatMul", "Gemm"))
 MIXED = _int8(QuantizeMode.MIXED)
 MIXED_TRANSFORMER = _int8(QuantizeMode.MIXED, QuantizePreset.TRANSFORMER)
 DYNAMIC = _int8(QuantizeMode.DYNAMIC, operators=("MatMul", "Gemm"))
+AWARE = _int8(QuantizeMode.AWARE)
 PRUNED = (RecipeStep(prune=PruneStep(target_speedup=2.0)),)
 
 
@@ -153,10 +154,10 @@ LINES: tuple[PlanLine, ...] = (
     *(PlanLine("float16", name, precision=Precision.FLOAT16) for name in ON_GPUS),
     *(PlanLine("int8", name, STATIC) for name in ON_GPUS),
     *(PlanLine("int8", name, STATIC, precision=Precision.FLOAT16, variant="float16") for name in ON_GPUS),
-    # 11: with training data: half of the work pruned away, and int8 of that
+    # 11: with training data: int8 that was trained for; half of the work pruned away, and int8 of that
     *(
         PlanLine(recipe, runtime, steps, when=_trainable)
-        for recipe, steps in (("pruned", PRUNED), ("pruned-int8", PRUNED + STATIC))
+        for recipe, steps in (("int8-aware", AWARE), ("pruned", PRUNED), ("pruned-int8", PRUNED + STATIC))
         for runtime in (ORT, OPENVINO)
     ),
 )

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from fettle.api import catalog
 from fettle.api.reasons import Reason
-from fettle.api.recipe import OptimizeGraphStep, RecipeStep, RuntimeSettings
+from fettle.api.recipe import OptimizeGraphStep, RecipeStep, RuntimeSettings, completed
 from fettle.api.task import BuildPlan, CandidatePlan, DeviceForm, TrainingPlan
 from fettle.api.training import TrainSpec
 from fettle.api.vocabulary import RuntimeName, StepKind
@@ -91,7 +91,7 @@ def planned_candidate(
 
     A build whose last step makes the file for a device is named after its form too.
     """
-    made_by, form = family or runtime, execution.form
+    made_by, form, steps = family or runtime, execution.form, completed(steps)
     if catalog.finish(made_by) is not None:  # what such a step does, it does last, and only for a form
         finish = (RecipeStep(optimize_graph=OptimizeGraphStep()),) if form is not None else ()
         steps = (*(step for step in steps if catalog.kind(step) is not StepKind.OPTIMIZE_GRAPH), *finish)

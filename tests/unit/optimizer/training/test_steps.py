@@ -6,11 +6,15 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from onnx import numpy_helper
 from tests.unit.optimizer.training.course import Course
 
+from fettle.api.recipe import QuantizeStep, RecipeStep, completed
 from fettle.api.report import BuildReport
+from fettle.api.vocabulary import QuantizeMode, QuantizePreset
 from fettle.optimizer import build
+from fettle.optimizer.steps.torch_aware import AwareLayer
 from fettle.runtimes.base import Array
 
 
@@ -87,3 +91,39 @@ def test_low_rank_needs_no_training_data(course: Course) -> None:
     report = build.run(task, course.store)
     assert report.built is not None, report.message
     assert report.training is None
+
+
+def test_training_for_int8_hands_on_weights_that_quantizing_does_not_change(course: Course) -> None:
+    report = course.build({"quantize": {"mode": "Aware"}}, epochs=2)
+    assert report.training is not None
+    assert report.training.parameters_after == report.training.parameters_before
+    assert report.training.score > 0.9
+    found = kernels(course, report)
+    assert len(found) == 7
+    for kernel in found:
+        # In ONNX, a dense layer's outputs may be its columns.
+        grids = [np.moveaxis(kernel, axis, 0).reshape(kernel.shape[axis], -1) for axis in (0, 1)]
+        steps = [grid / np.abs(grid).max(axis=1, keepdims=True) * 127 for grid in grids]
+        assert min(float(np.abs(step - step.round()).max()) for step in steps) < 1e-3
+
+
+def test_a_recipe_that_trains_for_int8_is_quantized_behind_it() -> None:
+    aware = RecipeStep.model_validate({"quantize": {"mode": "Aware", "preset": "Transformer", "operators": ["MatMul"]}})
+    first, second = completed((aware,))
+    assert first == aware
+    assert second.quantize == QuantizeStep(
+        mode=QuantizeMode.STATIC, preset=QuantizePreset.TRANSFORMER, operators=("MatMul",)
+    )
+
+
+def test_ranges_of_a_layer_follow_its_items_in_training_only() -> None:
+    layer = AwareLayer(torch.nn.Linear(4, 2))
+    data = torch.linspace(-1, 3, 40).reshape(10, 4)
+    layer.eval()
+    layer(data)
+    assert (float(layer.low), float(layer.high)) == (0, 0), "not yet known"
+    layer.train()
+    layer(data)
+    assert (float(layer.low), float(layer.high)) == (-1, 3)
+    layer(2 * data)
+    assert (float(layer.low), float(layer.high)) == pytest.approx((-1.01, 3.03))
