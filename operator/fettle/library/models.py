@@ -14,9 +14,7 @@ from fettle.api.text import installing
 from fettle.errors import UsageError
 
 Array = np.ndarray[Any, Any]
-TAKEN = (
-    "a path, an onnx.ModelProto, a torch.nn.Module, a torch.export.ExportedProgram, a model of transformers or Keras, or a scikit-learn estimator"
-)
+TAKEN = "a path, an onnx.ModelProto, a torch.nn.Module, a torch.export.ExportedProgram, a model of transformers or Keras, or a scikit-learn estimator"
 
 
 @dataclass(frozen=True)

@@ -89,6 +89,40 @@ EXAMPLES = {
 }
 
 
+WORDS_KNOWN = (
+    "[PAD]",
+    "[UNK]",
+    "[CLS]",
+    "[SEP]",
+    "[MASK]",
+    "the",
+    "film",
+    "was",
+    "good",
+    "bad",
+    "long",
+    "and",
+    "not",
+    "at",
+    "all",
+    ".",
+)
+
+
+def tokenizer(folder: Path) -> Any:
+    """A tokenizer of a few words, written to `folder` beside the model."""
+    (folder / "vocab.txt").write_text("\n".join(WORDS_KNOWN))
+    made = hf.BertTokenizerFast(vocab_file=str(folder / "vocab.txt"), model_max_length=40)
+    made.save_pretrained(folder)
+    return made
+
+
+def reviews(random: np.random.Generator) -> Array:
+    """Texts of different lengths."""
+    words = WORDS_KNOWN[5:]
+    return np.array([" ".join(random.choice(words, random.integers(2, 12))) for _ in range(ITEMS)])
+
+
 def answer(model: Any, items: Mapping[str, Array]) -> dict[str, Array]:
     """What the model answers to all items at once."""
     with torch.inference_mode():

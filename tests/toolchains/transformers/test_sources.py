@@ -10,9 +10,11 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow
 import pytest
 import torch
 import transformers as hf
+from pyarrow import parquet
 from safetensors.torch import load_file, save_file
 from tests.toolchains.transformers import examples
 from tests.unit.optimizer.prepare.workbench import Workbench
@@ -110,6 +112,47 @@ def test_a_sentence_encoder_of_somebody_else_goes_through(bench: Workbench) -> N
     model = hf.AutoModel.from_pretrained(folder)
     found, wanted = answers(bench, report, items), examples.answer(model, items)
     np.testing.assert_allclose(found["last_hidden_state"], wanted["last_hidden_state"], rtol=1e-3, atol=1e-4)
+
+
+@pytest.mark.parametrize("end", ["npz", "parquet", "jsonl"])
+def test_texts_go_through_the_tokenizer_beside_the_model(bench: Workbench, end: str) -> None:
+    model = BERT.saved(bench.folder / "model")
+    tokenizer, texts = examples.tokenizer(bench.folder / "model"), examples.reviews(np.random.default_rng(0))
+    path = bench.folder / f"items.{end}"
+    if end == "npz":
+        np.savez(path, text=texts)
+    elif end == "parquet":
+        parquet.write_table(pyarrow.table({"text": texts.tolist()}), path)
+    else:
+        path.write_text("".join(f"{json.dumps({'text': text})}\n" for text in texts.tolist()))
+    evaluation = EvaluationSpec(uri=f"pvc://claim/{path.name}")
+    report = bench.prepare(bench.task(source=SourceSpec(uri=URI), evaluation=evaluation))
+    assert {tensor.name for tensor in report.signature.inputs} == {"input_ids", "attention_mask", "token_type_ids"}
+    items = {
+        name: np.asarray(array) for name, array in tokenizer(texts.tolist(), padding=True, return_tensors="np").items()
+    }
+    found, wanted = answers(bench, report, items)["logits"], examples.answer(model, items)["logits"]
+    np.testing.assert_allclose(found, wanted, rtol=1e-3, atol=1e-4)
+
+
+def test_pairs_of_texts_are_encoded_together_to_a_fixed_length(bench: Workbench) -> None:
+    BERT.saved(bench.folder / "model")
+    examples.tokenizer(bench.folder / "model")
+    random = np.random.default_rng(0)
+    items = {"text": examples.reviews(random), "text_pair": examples.reviews(random)}
+    inputs = [InputSpec(name="input_ids", shape=["N", 30])]
+    report = prepared(bench, items, inputs=inputs)
+    shapes = {tensor.name: tensor.shape for tensor in report.signature.inputs}
+    assert shapes["input_ids"] == (-1, 30)
+
+
+def test_a_tokenizer_that_cannot_be_loaded_is_damaged(bench: Workbench) -> None:
+    BERT.saved(bench.folder / "model")
+    (bench.folder / "model/tokenizer.json").write_text("{")
+    error = bench.refused(
+        source=SourceSpec(uri=URI), evaluation=EvaluationSpec(uri=bench.data("items", text=np.array(["good"] * 30)))
+    )
+    assert (error.reason, "tokenizer" in error.message) == (Reason.SOURCE_CORRUPTED, True)
 
 
 # ------------------------------------------------------------------------------------------------------------- refused

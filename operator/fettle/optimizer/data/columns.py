@@ -7,7 +7,7 @@ from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 
@@ -41,6 +41,19 @@ class Room:
                 "set maxSamples, or raise spec.jobs.resources.limits.memory"
             )
             raise DataError(message)
+
+
+class Encoder(Protocol):
+    """Makes the inputs of a model of what people have: tokens of texts."""
+
+    @property
+    def columns(self) -> tuple[str, ...]:
+        """Names of what it reads, all of it texts. The first must be there, the others may."""
+        ...
+
+    def encode(self, columns: Mapping[str, Array]) -> dict[str, Array]:
+        """The model's inputs of these items. Raises DataError."""
+        ...
 
 
 @dataclass(frozen=True)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 
 import numpy as np
@@ -17,7 +17,7 @@ from fettle.api.data import PreprocessSpec
 from fettle.api.reasons import Reason
 from fettle.api.signature import Signature, Tensor
 from fettle.errors import DataError
-from fettle.optimizer.data.columns import LABELS, Array, Columns, ReadRequest, Room, listed
+from fettle.optimizer.data.columns import LABELS, Array, Columns, Encoder, ReadRequest, Room, listed
 from fettle.optimizer.data.files import column_names, read_columns
 from fettle.store.comparison import is_float
 from fettle.store.store import explained
@@ -84,6 +84,7 @@ class ItemsRequest:
     by_name: bool = False  # the label of a picture is its folder's name
     judged: bool = True  # labels count for something
     missing: frozenset[str] = frozenset()  # inputs whose values may be missing (NaN)
+    encoder: Encoder | None = None  # for files that hold what it reads instead of the inputs
 
 
 def read(request: ItemsRequest, mounts: Mounts, signature: Signature, axes: Mapping[str, int], room: Room) -> Items:
@@ -96,9 +97,14 @@ def read(request: ItemsRequest, mounts: Mounts, signature: Signature, axes: Mapp
     uri = request.uri
     location = locate(uri, mounts, missing=_missing)
     inputs = {tensor.name: tensor.dtype for tensor in signature.inputs}
-    wanted = ReadRequest(uri, inputs, request.label_key, request.most, room, request.by_name, request.judged)
+    encoded = _encoded(request, inputs, mounts)
+    wanted = ReadRequest(uri, encoded or inputs, request.label_key, request.most, room, request.by_name, request.judged)
     with explained(f"reading {uri}"):
         columns = _columns(location, wanted, signature, request.preprocess)
+    if encoded and request.encoder is not None:
+        made = request.encoder.encode({name: columns.arrays[name] for name in encoded})
+        room.take(sum(array.nbytes for array in made.values()), uri)
+        columns = replace(columns, arrays={**columns.arrays, **made})
     arrays = {
         t.name: _checked(t, columns.arrays[t.name], axes.get(t.name), uri, t.name in request.missing)
         for t in signature.inputs
@@ -115,6 +121,17 @@ def read(request: ItemsRequest, mounts: Mounts, signature: Signature, axes: Mapp
     notes = (f"{uri}: ignored arrays, because they are neither inputs nor labels: {listed(columns.unused)}{hint}",)
     others = () if location.filesystem.isdir(location.path) else tuple(columns.unused)
     return Items(arrays, labels, notes if columns.unused else (), others)
+
+
+def _encoded(request: ItemsRequest, inputs: Mapping[str, str], mounts: Mounts) -> dict[str, str]:
+    """What the file holds for the encoder, with its data type; nothing where it holds the model's own inputs, or neither."""
+    if request.encoder is None:
+        return {}
+    first, *others = request.encoder.columns
+    found = column_names_of(request.uri, mounts)
+    if first not in found or inputs.keys() <= found:
+        return {}
+    return dict.fromkeys((first, *(name for name in others if name in found)), "BYTES")
 
 
 def column_names_of(uri: str, mounts: Mounts) -> set[str]:

@@ -9,7 +9,6 @@ from dataclasses import dataclass, replace
 from fettle.api import metrics
 from fettle.api.data import DataSpec, EvaluationSpec, GeneratedSpec
 from fettle.api.optimizedmodel import InputSpec
-from fettle.api.signature import Signature
 from fettle.api.vocabulary import Metric
 from fettle.errors import DataError, RuntimeFailure, SourceError
 from fettle.optimizer.data import generate
@@ -17,7 +16,6 @@ from fettle.optimizer.data import items as data
 from fettle.optimizer.data.columns import LABELS, Room, listed
 from fettle.optimizer.data.items import Items, ItemsRequest
 from fettle.optimizer.data.split import SPLIT_MOST, Split, split, with_training
-from fettle.optimizer.onnx.inputs import Hint
 from fettle.optimizer.prepare.batch import PROOF_ITEMS, PROOF_MOST, stacking_axes
 from fettle.optimizer.reference import SLOW_SECONDS
 from fettle.optimizer.sources.base import RunModel, RunnableModel, failure_of
@@ -37,11 +35,10 @@ class Data:
     axes: Mapping[str, int]
 
 
-def read(
-    spec: DataSpec, mounts: Mounts, signature: Signature, axes: Mapping[str, int], hints: Mapping[str, Hint]
-) -> Split:
+def read(spec: DataSpec, mounts: Mounts, subject: RunnableModel, axes: Mapping[str, int]) -> Split:
     """What the spec's addresses hold, split. Raises DataError."""
-    missing = frozenset(name for name, hint in hints.items() if hint.missing)
+    signature, encoder = subject.signature, subject.encoder
+    missing = frozenset(name for name, hint in subject.hints.items() if hint.missing)
     calibration = evaluation = None
     room = Room()
     by_name = spec.evaluation is not None and bool(spec.evaluation.classes)
@@ -49,14 +46,16 @@ def read(
     if spec.calibration is not None:
         given = spec.calibration
         label_key = spec.evaluation.label_key if spec.evaluation is not None else None
-        asked = ItemsRequest(given.uri, given.max_samples, label_key, given.preprocess, by_name, judged, missing)
+        asked = ItemsRequest(
+            given.uri, given.max_samples, label_key, given.preprocess, by_name, judged, missing, encoder
+        )
         calibration = data.read(asked, mounts, signature, axes, room)
     if spec.evaluation is not None:
         judging = spec.evaluation
         if judging.label_key in {tensor.name for tensor in signature.inputs}:
             raise DataError(f"data.evaluation.labelKey {judging.label_key!r} is an input of the model")
         asked = ItemsRequest(
-            judging.uri, judging.max_samples, judging.label_key, judging.preprocess, by_name, judged, missing
+            judging.uri, judging.max_samples, judging.label_key, judging.preprocess, by_name, judged, missing, encoder
         )
         evaluation = data.read(asked, mounts, signature, axes, room)
         if evaluation.labels is None:
@@ -66,7 +65,13 @@ def read(
         return parted
     learned = spec.training
     asked = ItemsRequest(
-        learned.uri, learned.max_samples, learned.label_key, learned.preprocess, by_name, missing=missing
+        learned.uri,
+        learned.max_samples,
+        learned.label_key,
+        learned.preprocess,
+        by_name,
+        missing=missing,
+        encoder=encoder,
     )
     return with_training(parted, data.read(asked, mounts, signature, axes, room))
 
@@ -121,7 +126,7 @@ def _refuse_without_labels(asked: EvaluationSpec, others: Sequence[str]) -> None
 def gather(spec: DataSpec, mounts: Mounts, subject: RunnableModel, specs: Mapping[str, InputSpec], seed: int) -> Data:
     """Items given, or a way to make them. Raises DataError."""
     axes = stacking_axes(subject.signature, specs, subject.hints)
-    given = read(spec, mounts, subject.signature, axes, subject.hints)
+    given = read(spec, mounts, subject, axes)
     generator = generate.Generator(subject.signature, subject.hints, specs, axes, seed)
     probes = given.evaluation or given.calibration
     if probes is None:

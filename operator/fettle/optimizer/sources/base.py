@@ -16,6 +16,7 @@ from fettle.api.reasons import Reason
 from fettle.api.signature import Signature
 from fettle.api.vocabulary import FormatName, ModelFormat
 from fettle.errors import FettleError, SourceError
+from fettle.optimizer.data.columns import Encoder
 from fettle.optimizer.onnx.inputs import Hint
 from fettle.optimizer.onnx.model import READABLE_OPSET
 from fettle.runtimes.base import numpy_dtype
@@ -54,13 +55,14 @@ class RunnableModel:
     """A model that can be run: its boundary, what is known of the values that its inputs take, and the function that runs it.
 
     `run` takes and returns arrays by name, in the shapes and data types of `signature`. It raises RuntimeFailure. `steps`: of outputs that
-    are quantized, the step between two neighbouring values.
+    are quantized, the step between two neighbouring values. `encoder`: makes the inputs of what people have, where the source brings one.
     """
 
     signature: Signature
     hints: Mapping[str, Hint]
     run: RunModel
     steps: Mapping[str, float] = field(default_factory=dict)
+    encoder: Encoder | None = None
 
 
 @dataclass(frozen=True)
@@ -82,8 +84,8 @@ class Original:
     """The source in ONNX, and `run`, which answers as the source does.
 
     `path`: the file of `model`. `untouched`: the source itself can be timed and served. `converted`: `model` is not what `run` runs, so the
-    two must be compared. `foreign`: `run` is a framework's that no runtime is, so that nothing later is held against it. `steps`: see
-    `RunnableModel`.
+    two must be compared. `foreign`: `run` is a framework's that no runtime is, so that nothing later is held against it. `steps` and
+    `encoder`: see `RunnableModel`.
     """
 
     model: onnx.ModelProto
@@ -96,11 +98,12 @@ class Original:
     notes: tuple[str, ...] = ()
     foreign: bool = False
     steps: Mapping[str, float] = field(default_factory=dict)
+    encoder: Encoder | None = None
 
     @property
     def subject(self) -> RunnableModel:
         """The source as it is run."""
-        return RunnableModel(self.signature, self.hints, self.run, self.steps)
+        return RunnableModel(self.signature, self.hints, self.run, self.steps, self.encoder)
 
 
 class SourceFormat(Protocol):

@@ -19,6 +19,7 @@ from fettle.api.signature import Signature, Tensor
 from fettle.api.text import installing, quoted
 from fettle.api.vocabulary import FormatName, ModelFormat
 from fettle.errors import ConversionError, FettleError, RuntimeFailure, SourceError
+from fettle.optimizer.data.columns import Encoder
 from fettle.optimizer.onnx import inputs as onnx_inputs
 from fettle.optimizer.onnx.inputs import Hint
 from fettle.optimizer.onnx.steps import output_steps
@@ -92,6 +93,10 @@ class FrameworkFormat(ABC):
             raise ConversionError(message) from error
         return saved(model, folder, folder)
 
+    def encoder(self, path: Path, inputs: Inputs) -> Encoder | None:
+        """What makes the inputs of the model at `path` of texts, where the source brings it. May raise whatever the framework raises."""
+        return None
+
     def original(self, path: Path, plain: Plain, inputs: Inputs, folder: Path) -> Original:
         """See `SourceFormat.original`."""
         made = saved(plain.model, folder, path.parent)
@@ -108,6 +113,7 @@ class FrameworkFormat(ABC):
             notes=(*plain.changes, note),
             foreign=True,
             steps=output_steps(plain.model),
+            encoder=self.encoder(path, inputs),
         )
 
     def unconverted(self, path: Path, inputs: Inputs) -> RunnableModel | None:

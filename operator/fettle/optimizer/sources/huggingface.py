@@ -22,8 +22,11 @@ from fettle.api.reasons import Reason
 from fettle.api.text import joined
 from fettle.api.vocabulary import FormatName
 from fettle.errors import ConversionError, SourceError
+from fettle.optimizer.data.columns import Encoder
+from fettle.optimizer.sources import tokenizer
 from fettle.optimizer.sources.base import Beside, Inputs, NamedArrays
 from fettle.optimizer.sources.framework import FrameworkFormat, LoadedModel, require_modules
+from fettle.optimizer.sources.tokenizer import Tokenizer
 from fettle.runtimes.base import numpy_dtype
 
 ENTRY = "config.json"
@@ -109,7 +112,15 @@ class HuggingFace(FrameworkFormat):
             if _config(path).get("auto_map")
             else []
         )
-        return [kind, *(parts if index else ()), *code]
+        return [kind, *(parts if index else ()), *code, *(name for name in tokenizer.FILES if name in names)]
+
+    def encoder(self, path: Path, inputs: Inputs) -> Encoder | None:
+        """The tokenizer that lies beside the model."""
+        if tokenizer.TEXTS[0] not in inputs.columns() or not tokenizer.available(path.parent):
+            return None
+        spec = inputs.by_name.get("input_ids")
+        length = spec.shape[-1] if spec is not None and spec.shape else None
+        return Tokenizer(path.parent, length if isinstance(length, int) and length > 0 else None)
 
     def load(self, path: Path, inputs: Inputs) -> LoadedModel:
         """See `FrameworkFormat.load`."""
@@ -135,7 +146,7 @@ class HuggingFace(FrameworkFormat):
             message = f"the weights lack {len(lacking)} of the tensors that {path.name} describes, such as {lacking[0]}"
             raise SourceError(message, reason=Reason.SOURCE_CORRUPTED)
         model.config.use_cache = False
-        return _Loaded(model.eval(), _inputs(model, inputs))
+        return _Loaded(model.eval(), _inputs(model, inputs, path.parent))
 
 
 FORMATS = (HuggingFace(),)
@@ -194,7 +205,7 @@ def _usual(config: Any) -> dict[str, Input]:
     }
 
 
-def _inputs(model: Any, given: Inputs) -> dict[str, Input]:
+def _inputs(model: Any, given: Inputs, folder: Path) -> dict[str, Input]:
     """What `model` is run with: of the usual inputs those that it takes, and that the items have where they are known; and those of
     `source.inputs`, as they are described there. Raises SourceError (InvalidSpec)."""
     taken = inspect.signature(model.forward).parameters
@@ -207,6 +218,9 @@ def _inputs(model: Any, given: Inputs) -> dict[str, Input]:
         del usual[MASK]  # of sound: most were trained without
     columns = set(given.columns())
     chosen = {name: each for name, each in usual.items() if name in columns} or usual
+    if chosen is usual and tokenizer.TEXTS[0] in columns and tokenizer.available(folder):
+        made = Tokenizer(folder).names
+        chosen = {name: each for name, each in usual.items() if name in made}
     for name, spec in given.by_name.items():
         before = usual.get(name, Input("FP32", ()))
         chosen[name] = Input(spec.dtype or before.dtype, tuple(spec.shape) if spec.shape is not None else before.shape)
