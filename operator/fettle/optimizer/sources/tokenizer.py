@@ -1,0 +1,83 @@
+"""The tokenizer of a Hugging Face directory: texts become the inputs that its model takes."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+
+import numpy as np
+
+from fettle.api.reasons import Reason
+from fettle.api.text import quoted
+from fettle.errors import DataError, SourceError
+from fettle.optimizer.data.columns import Array
+
+TEXTS = ("text", "text_pair")  # columns of items, called as the tokenizer calls them
+FILES = (
+    "tokenizer_config.json",
+    "tokenizer.json",
+    "special_tokens_map.json",
+    "added_tokens.json",
+    "vocab.txt",
+    "vocab.json",
+    "merges.txt",
+)
+FILES += ("spiece.model", "sentencepiece.bpe.model", "tokenizer.model")  # any of them, as far as there are
+UNBOUNDED = 1_000_000  # a length that says that none was written down
+RESERVED = 2  # positions that some models count from
+
+
+class Tokenizer:
+    """The tokenizer in `folder`. Texts get as long as the longest of them, or `length` tokens where it is given; what is longer than the
+    model has positions for is cut off."""
+
+    def __init__(self, folder: Path, length: int | None = None) -> None:
+        from transformers import AutoTokenizer
+
+        try:
+            self._tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True)
+        except Exception as error:  # the library raises what it likes
+            message = f"the tokenizer beside the model cannot be loaded: {quoted(error)}"
+            raise SourceError(message, reason=Reason.SOURCE_CORRUPTED) from error
+        self._length = length
+        self._most = min(length or UNBOUNDED, self._tokenizer.model_max_length, _positions(folder))
+
+    @property
+    def columns(self) -> tuple[str, ...]:
+        """See `Encoder.columns`."""
+        return TEXTS
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """Of the inputs that it makes."""
+        return tuple(self._tokenizer.model_input_names)
+
+    def encode(self, columns: Mapping[str, Array]) -> dict[str, Array]:
+        """See `Encoder.encode`."""
+        texts, pairs = (columns[name].tolist() if name in columns else None for name in TEXTS)
+        if self._tokenizer.pad_token is None:
+            raise DataError(
+                "the tokenizer beside the model has no token for padding: provide input_ids instead of texts"
+            )
+        made = self._tokenizer(
+            texts,
+            pairs,
+            padding="longest" if self._length is None else "max_length",
+            truncation=True,
+            max_length=self._most if self._most < UNBOUNDED else None,
+            return_tensors="np",
+        )
+        return {name: np.asarray(made[name], np.int64) for name in self.names if name in made}
+
+
+def available(folder: Path) -> bool:
+    """Whether there is a tokenizer in `folder`."""
+    return any((folder / name).is_file() for name in FILES)
+
+
+def _positions(folder: Path) -> int:
+    """How many tokens the model has positions for, as far as its configuration says."""
+    config = json.loads((folder / "config.json").read_bytes())
+    positions = config.get("max_position_embeddings")
+    return positions - RESERVED if isinstance(positions, int) and positions > RESERVED else UNBOUNDED
