@@ -13,7 +13,7 @@ from fettle.api.text import rounded
 from fettle.api.vocabulary import Objective
 
 SLOWER = 1.5  # times the best in the quick clock: out
-PASSING = 2  # a winner and a runner-up
+PASSING = 2  # a winner and a runner-up that could have won
 MOST_TIMED = 4  # finalists that get their process starts, the published artifact not counted
 
 
@@ -100,17 +100,21 @@ class Finals:
     rejected: dict[str, str] = field(default_factory=dict)
 
 
-def hold_finals(candidates: Sequence[ScreenedCandidate], places: int, certify: Certify, time: Time) -> Finals:
+def hold_finals(
+    candidates: Sequence[ScreenedCandidate], places: int, certify: Certify, time: Time, objective: Objective
+) -> Finals:
     """Certify and time `candidates` in their order until a winner and a runner-up pass; the published artifact is neither.
 
-    At most `places` of them are certified by an interval; what needs one later is not asked.
+    At most `places` of them are certified by an interval; what needs one later is not asked. What is much slower than one that passes is
+    no runner-up: it is timed only if that one does not pass after all.
     """
     finals = Finals()
     waiting = list(candidates)
     by_name = {candidate.name: candidate for candidate in candidates}
     while waiting and _goes_on(finals, by_name):
         group: list[ScreenedCandidate] = []
-        while waiting and _new(group) + _new(by_name[name] for name in finals.passed) < PASSING:
+        ahead = [by_name[name] for name in finals.passed]
+        while waiting and _new((*group, *ahead)) < PASSING and not _outrun(waiting[0], (*group, *ahead), objective):
             candidate = waiting.pop(0)
             if candidate.lossy and finals.spent >= places:
                 finals.rejected[candidate.name] = (
@@ -124,9 +128,18 @@ def hold_finals(candidates: Sequence[ScreenedCandidate], places: int, certify: C
         if group:
             finals.timed += [candidate.name for candidate in group]
             finals.passed += time(group)
+        elif ahead:
+            break  # nobody who waits could win
     passed = [by_name[name] for name in finals.passed]
     finals.rejected |= {candidate.name: _why_not_asked(candidate, passed) for candidate in waiting}
     return finals
+
+
+def _outrun(candidate: ScreenedCandidate, rivals: Iterable[ScreenedCandidate], objective: Objective) -> bool:
+    """Whether one of `rivals` is so much faster that `candidate` could not win: by the rule of `sort_out`."""
+    costs = [rival.cost for rival in rivals if not rival.incumbent]
+    slower = bool(costs) and candidate.least_cost > SLOWER * min(costs)
+    return slower and objective != Objective.SIZE and not candidate.incumbent
 
 
 def _new(candidates: Iterable[ScreenedCandidate]) -> int:
