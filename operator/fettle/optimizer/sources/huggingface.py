@@ -23,7 +23,7 @@ from fettle.api.text import joined
 from fettle.api.vocabulary import FormatName
 from fettle.errors import ConversionError, SourceError
 from fettle.optimizer.data.columns import Encoder
-from fettle.optimizer.sources import tokenizer
+from fettle.optimizer.sources import sentence, tokenizer
 from fettle.optimizer.sources.base import Beside, Inputs, NamedArrays
 from fettle.optimizer.sources.framework import FrameworkFormat, LoadedModel, require_modules
 from fettle.optimizer.sources.tokenizer import Tokenizer
@@ -42,6 +42,7 @@ LEAST = {
 }  # below, what networks halve five times has a size of 1, for which the exporter wants a program of its own
 FIXES = 4  # ranges of sizes that PyTorch's exporter may narrow, each in another attempt
 MASK = "attention_mask"
+POOLER = "pooler."  # a layer behind many models that not all weights come with, and that the model does without
 log = logging.getLogger(__name__)
 
 
@@ -112,7 +113,8 @@ class HuggingFace(FrameworkFormat):
             if _config(path).get("auto_map")
             else []
         )
-        return [kind, *(parts if index else ()), *code, *(name for name in tokenizer.FILES if name in names)]
+        tokens = [name for name in tokenizer.FILES if name in names]
+        return [kind, *(parts if index else ()), *code, *tokens, *sentence.files(list(names))]
 
     def encoder(self, path: Path, inputs: Inputs) -> Encoder | None:
         """The tokenizer that lies beside the model."""
@@ -133,20 +135,19 @@ class HuggingFace(FrameworkFormat):
         if issubclass(kind, transformers.PreTrainedModel) and kind.can_generate():
             message = f"{kind.__name__} generates its answer piece by piece, in one run for each; only models that answer in one run are optimized"
             raise SourceError(message, reason=Reason.UNSUPPORTED_MODEL)
-        model, told = kind.from_pretrained(
-            path.parent,
-            local_files_only=True,
-            trust_remote_code=inputs.trusted,
-            dtype=torch.float32,
-            attn_implementation="eager",
-            output_loading_info=True,
-        )
+        head = sentence.Head.of(path.parent)
+        options = {"local_files_only": True, "trust_remote_code": inputs.trusted, "output_loading_info": True}
+        options |= {"dtype": torch.float32, "attn_implementation": "eager"}
+        model, told = kind.from_pretrained(path.parent, **options)
+        if told["missing_keys"] and all(name.startswith(POOLER) for name in told["missing_keys"]):
+            model, told = kind.from_pretrained(path.parent, add_pooling_layer=False, **options)
         lacking = sorted(told["missing_keys"])
         if lacking:
             message = f"the weights lack {len(lacking)} of the tensors that {path.name} describes, such as {lacking[0]}"
             raise SourceError(message, reason=Reason.SOURCE_CORRUPTED)
         model.config.use_cache = False
-        return _Loaded(model.eval(), _inputs(model, inputs, path.parent))
+        whole = model if head is None else head.on(model)
+        return _Loaded(whole.eval(), _inputs(whole, inputs, path.parent))
 
 
 FORMATS = (HuggingFace(),)

@@ -1,0 +1,72 @@
+"""Sentence encoders: what sentence-transformers puts behind a model of transformers, as modules.json says."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from fettle.api.reasons import Reason
+from fettle.api.text import joined
+from fettle.errors import SourceError
+
+ENTRY = "modules.json"
+CONFIG = "config.json"
+OUTPUT = "sentence_embedding"
+# How sentence-transformers calls the ways in which the vectors of tokens become one, in the file and here.
+POOLINGS = {"pooling_mode_mean_tokens": "mean", "pooling_mode_cls_token": "cls", "pooling_mode_max_tokens": "max"}
+
+
+@dataclass(frozen=True)
+class Head:
+    """What follows the model: the vectors of tokens become one by `pooling`, of length 1 if `normalized`."""
+
+    pooling: str
+    normalized: bool
+
+    @classmethod
+    def of(cls, folder: Path) -> Head | None:
+        """What modules.json in `folder` says; None where there is none. Raises SourceError for what is not known."""
+        if not (folder / ENTRY).is_file():
+            return None
+        try:
+            parts = [(str(part["type"]).rpartition(".")[2], str(part["path"])) for part in _json(folder / ENTRY)]
+        except (KeyError, TypeError) as error:
+            raise SourceError(f"{ENTRY} is damaged: {error!r}", reason=Reason.SOURCE_CORRUPTED) from error
+        kinds = [kind for kind, _ in parts]
+        if kinds not in (["Transformer", "Pooling"], ["Transformer", "Pooling", "Normalize"]):
+            message = f"{ENTRY} lists {joined(kinds)}; expected Transformer, Pooling and Normalize: export the model to ONNX where it was made"
+            raise SourceError(message, reason=Reason.UNSUPPORTED_MODEL)
+        return cls(_pooling(folder / parts[1][1] / CONFIG), "Normalize" in kinds)
+
+    def on(self, model: Any) -> Any:
+        """`model` with this behind it: a module of PyTorch that takes what the model takes, and answers with OUTPUT."""
+        from fettle.optimizer.sources.torch_sentence import SentenceEncoder
+
+        return SentenceEncoder(model, self.pooling, self.normalized)
+
+
+def files(names: list[str]) -> list[str]:
+    """Those of `names`, below the folder, that say what follows the model."""
+    return [name for name in names if name == ENTRY or name.endswith(f"_Pooling/{CONFIG}")]
+
+
+def _pooling(path: Path) -> str:
+    config = _json(path)
+    asked = [pooling for key, pooling in POOLINGS.items() if config.get(key)] or [config.get("pooling_mode")]
+    if len(asked) != 1 or asked[0] not in POOLINGS.values():
+        others = sorted(key for key, value in config.items() if key.startswith("pooling_mode") and value)
+        message = f"{path.parent.name}/{CONFIG} asks for {joined(others) or 'no pooling'}; expected one of {joined(sorted(POOLINGS), 'or')}"
+        raise SourceError(message, reason=Reason.UNSUPPORTED_MODEL)
+    return str(asked[0])
+
+
+def _json(path: Path) -> Any:
+    try:
+        return json.loads(path.read_bytes())
+    except FileNotFoundError as error:
+        message = f"{ENTRY} names {path.parent.name}, which has no {path.name}"
+        raise SourceError(message, reason=Reason.SOURCE_CORRUPTED) from error
+    except (ValueError, RecursionError) as error:
+        raise SourceError(f"{path.name} is no JSON: {error}", reason=Reason.SOURCE_CORRUPTED) from error
