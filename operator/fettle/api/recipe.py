@@ -41,8 +41,8 @@ class QuantizeStep(StepParameters):
         QuantizeMode,
         Field(
             description="Quantization mode. Static and Mixed need calibration items. Mixed keeps those layers in floating point whose quantization "
-            "changes more answers than constraints.accuracy allows. It takes longer to build. Aware trains the model to answer well in int8, and then quantizes it as Static does. "
-            "It also needs data.training."
+            "changes more answers than constraints.accuracy allows. It takes longer to build. Aware trains the model to answer well in int8, and then "
+            "quantizes it as Static does. It also needs data.training."
         ),
     ] = QuantizeMode.STATIC
     preset: Annotated[

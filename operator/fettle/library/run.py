@@ -125,8 +125,9 @@ def optimize(
     """Make `model` faster, and prove by `evaluation` that it loses no more than `max_drop` of its accuracy.
 
     `model`: a path, an onnx.ModelProto, a torch.nn.Module, a torch.export.ExportedProgram, a model of transformers or Keras, or a scikit-learn
-    estimator. `evaluation`: a path, an array, a dictionary of arrays by input, or a pair of one of these and labels; `calibration`: the same without labels. Without labels
-    the original's answers are the truth. `metric`: a name of `data.evaluation.metric`, by default what the model's outputs look like.
+    estimator. `evaluation`: a path, an array, a dictionary of arrays by input, or a pair of one of these and labels; `calibration`: the same
+    without labels. Without labels the original's answers are the truth. `metric`: a name of `data.evaluation.metric`, by default what the model's
+    outputs look like.
 
     It blocks until the run is over, some minutes. Raises UsageError for what does not go together; what cannot be done with this model or
     these items is told by the result.

@@ -32,7 +32,10 @@ class Letters:
         return {"codes": np.array([[*map(ord, text), *[0] * (width - len(text))] for text in texts], np.int64)}
 
 
-def items(folder: Path, *, encoder: Encoder | None = Letters(), room: Room | None = None, **arrays: Any) -> Items:
+LETTERS = Letters()
+
+
+def items(folder: Path, *, encoder: Encoder | None = LETTERS, room: Room | None = None, **arrays: Any) -> Items:
     np.savez(folder / "items.npz", **arrays)
     request = ItemsRequest("pvc://claim/items.npz", label_key="labels", encoder=encoder)
     return read(request, Mounts({"claim": folder}), SIGNATURE, {"codes": 0}, room or Room())
@@ -57,7 +60,7 @@ def test_inputs_that_are_there_are_taken_as_they_are(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("encoder", "arrays"), [(None, {"text": TEXTS}), (Letters(), {"text_pair": TEXTS}), (Letters(), {"texts": TEXTS})]
+    ("encoder", "arrays"), [(None, {"text": TEXTS}), (LETTERS, {"text_pair": TEXTS}), (LETTERS, {"texts": TEXTS})]
 )
 def test_without_inputs_and_texts_for_them_the_file_is_refused(
     tmp_path: Path, encoder: Encoder | None, arrays: dict[str, Any]
