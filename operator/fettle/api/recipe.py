@@ -41,7 +41,7 @@ class QuantizeStep(StepParameters):
         QuantizeMode,
         Field(
             description="Quantization mode. Static and Mixed need calibration items. Mixed keeps those layers in floating point whose quantization "
-            "changes more answers than constraints.accuracy allows. It takes longer to build. Aware trains the model to answer well in int8, and then "
+            "changes more answers than constraints.accuracy allows. It takes longer to build. Aware trains the model to answer well in int8, and "
             "quantizes it as Static does. It also needs data.training."
         ),
     ] = QuantizeMode.STATIC
