@@ -264,7 +264,14 @@ def test_the_printed_manifest_is_one_that_is_read_again(tmp_path: Path, monkeypa
 
 @pytest.mark.parametrize(
     ("file", "name"),
-    [("a/B_c.pt2", "b-c"), ("saved model/", "saved-model"), ("digits/first/model.onnx", "first"), ("___", "model")],
+    [
+        ("a/B_c.pt2", "b-c"),
+        ("saved model/", "saved-model"),
+        ("digits/first/model.onnx", "first"),
+        ("___", "model"),
+        ("hf://org/Small-Net@main", "small-net"),
+        ("hf://org/net@v1.0/onnx/model.onnx", "onnx"),
+    ],
 )
 def test_a_model_is_named_after_its_file(file: str, name: str) -> None:
     assert name_of(file) == name
