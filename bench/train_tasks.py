@@ -199,6 +199,7 @@ RECIPES: dict[str, list[dict[str, Any]]] = {
     "magnitude": [{"prune": {"method": "Magnitude", "sparsity": 0.8}}],
     "two-of-four": [{"prune": {"method": "NM"}}],
     "int8": [{"quantize": {"mode": "Static"}}],
+    "int8-aware": [{"quantize": {"mode": "Aware"}}],
 }
 
 
