@@ -22,7 +22,8 @@ class ScreenedCandidate:
     """A candidate after the screen and the quick clock.
 
     `lossy`: its answers must be proved. `cost` and `least_cost`: milliseconds per item, of its median block and of its best.
-    `small_enough`: keeps the bound on size. `incumbent`: it is what is published now.
+    `small_enough`: keeps the bound on size. `incumbent`: it is what is published now. `computed`: which file is computed how; candidates
+    that have it in common differ in batch, threads and streams, and answer alike.
     """
 
     name: str
@@ -32,6 +33,7 @@ class ScreenedCandidate:
     least_cost: float
     small_enough: bool = True
     incumbent: bool = False
+    computed: tuple[str, ...] = ()
 
 
 @dataclass
@@ -105,10 +107,11 @@ def hold_finals(
 ) -> Finals:
     """Certify and time `candidates` in their order until a winner and a runner-up pass; the published artifact is neither.
 
-    At most `places` of them are certified by an interval; what needs one later is not asked. What is much slower than one that passes is
-    no runner-up: it is timed only if that one does not pass after all.
+    At most `places` of them are certified by an interval; what needs one later is not asked, and neither is what answers as one that missed.
+    What is much slower than one that passes is no runner-up: it is timed only if that one does not pass after all.
     """
     finals = Finals()
+    missed: dict[tuple[str, ...], str] = {}
     waiting = list(candidates)
     by_name = {candidate.name: candidate for candidate in candidates}
     while waiting and _goes_on(finals, by_name):
@@ -121,10 +124,18 @@ def hold_finals(
                     f"the evaluation items can prove the accuracy of {places} lossy candidates, and faster ones were chosen for that"
                 )
                 continue
+            if candidate.computed in missed:
+                other = missed[candidate.computed]
+                finals.rejected[candidate.name] = (
+                    f"the same file in the same runtime and precision as {other}, which loses too much accuracy"
+                )
+                continue
             certificate = certify(candidate, finals.spent < places)
             finals.spent += certificate.spent
             if certificate.passes:
                 group.append(candidate)
+            elif certificate.spent and candidate.computed:
+                missed[candidate.computed] = candidate.name
         if group:
             finals.timed += [candidate.name for candidate in group]
             finals.passed += time(group)

@@ -64,6 +64,11 @@ def measure(task: MeasureTask, store: Store, schedule: TimingSchedule) -> Measur
         )
 
 
+def _computed(candidate: MeasuredCandidate) -> tuple[str, ...]:
+    plan = candidate.built.plan
+    return candidate.built.model.digest, plan.runtime, plan.settings.precision
+
+
 class _Measuring:
     """One task, step by step."""
 
@@ -137,6 +142,7 @@ class _Measuring:
                 least_cost=min(quick.costs[self._compared(quick)]),
                 small_enough=size is None or candidate.built.model.bytes <= size.max_bytes,
                 incumbent=candidate.incumbent is not None,
+                computed=_computed(candidate),
             )
             for candidate in self._candidates
             if (quick := self._quick.get(candidate.name)) is not None

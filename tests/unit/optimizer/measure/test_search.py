@@ -145,6 +145,22 @@ def test_what_is_published_now_is_measured_in_the_same_rounds_and_is_no_runner_u
     assert stage.heats == [["published", "lossy-1", "lossy-2"]]
 
 
+def test_what_answers_as_one_that_missed_takes_no_share_of_the_error() -> None:
+    static, other = (screened(name, 1 + place / 100, computed=("file", "openvino")) for place, name in enumerate("ab"))
+    stage = Stage(loses=frozenset({"a"}))
+    finals = stage.hold([static, other, *SIX])
+    assert stage.certified == ["a", "lossy-1", "lossy-2"]
+    assert finals.rejected["b"] == "the same file in the same runtime and precision as a, which loses too much accuracy"
+
+
+def test_what_answers_as_one_that_passed_or_failed_otherwise_is_certified() -> None:
+    pair = [screened(name, 1 + place / 100, computed=("file", "openvino")) for place, name in enumerate("ab")]
+    assert Stage().hold(pair).passed == ["a", "b"]
+    exact = [replace(candidate, lossy=False) for candidate in pair]
+    stage = Stage(loses=frozenset({"a"}))
+    assert stage.hold(exact).passed == ["b"], "it did not load, say: nothing was learned of its answers"
+
+
 def test_what_is_much_slower_than_one_that_passes_is_no_runner_up() -> None:
     stage = Stage()
     finals = stage.hold([FAST, screened("exact", 1.6, lossy=False)])
