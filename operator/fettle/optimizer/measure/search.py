@@ -6,6 +6,7 @@ fastest first, until one passes and a runner-up does, and of no more lossy ones 
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
@@ -13,6 +14,7 @@ from fettle.api.text import rounded
 from fettle.api.vocabulary import Objective
 
 SLOWER = 1.5  # times the best in the quick clock: out
+ALIKE = 0.9  # times as fast as the original: what is exact, and may be smaller, stays up to here
 PASSING = 2  # a winner and a runner-up that could have won
 MOST_TIMED = 4  # finalists that get their process starts, the published artifact not counted
 
@@ -23,7 +25,8 @@ class ScreenedCandidate:
 
     `lossy`: its answers must be proved. `cost` and `least_cost`: milliseconds per item, of its median block and of its best.
     `small_enough`: keeps the bound on size. `incumbent`: it is what is published now. `computed`: which file is computed how; candidates
-    that have it in common differ in batch, threads and streams, and answer alike.
+    that have it in common differ in batch, threads and streams, and answer alike. `gain`: how many times as fast as the original it was in
+    its best round.
     """
 
     name: str
@@ -33,6 +36,7 @@ class ScreenedCandidate:
     least_cost: float
     small_enough: bool = True
     incumbent: bool = False
+    gain: float = math.inf
     computed: tuple[str, ...] = ()
 
 
@@ -44,10 +48,11 @@ class Shortlist:
     rejected: dict[str, str] = field(default_factory=dict)
 
 
-def sort_out(candidates: Sequence[ScreenedCandidate], objective: Objective) -> Shortlist:
-    """Drop those that are slower than 1.5 times the best even in their best block, unless the objective is Size.
+def sort_out(candidates: Sequence[ScreenedCandidate], objective: Objective, may_be_slower: bool = False) -> Shortlist:
+    """Drop those that are slower than 1.5 times the best even in their best block, or slower than the original, unless the objective is Size.
 
-    An exact candidate is held against exact ones only: nothing lossy has proved yet that it may be published.
+    An exact candidate is held against exact ones only: nothing lossy has proved yet that it may be published. `may_be_slower`: a bound on
+    the speed-up decides alone.
     """
     shortlist = Shortlist()
     for candidate in candidates:
@@ -57,7 +62,13 @@ def sort_out(candidates: Sequence[ScreenedCandidate], objective: Objective) -> S
             if other.lossy <= candidate.lossy and other.small_enough >= candidate.small_enough
         ]
         best = min(rivals, key=lambda other: other.cost)
-        if objective == Objective.SIZE or candidate.incumbent or candidate.least_cost <= SLOWER * best.cost:
+        if objective == Objective.SIZE or candidate.incumbent:
+            shortlist.candidates.append(candidate)
+        elif candidate.gain < (1 if candidate.lossy else ALIKE) and not may_be_slower:
+            shortlist.rejected[candidate.name] = (
+                f"slower than the original in every round of the 1 s timing pre-test: {rounded(candidate.gain)} times as fast in the best of them"
+            )
+        elif candidate.least_cost <= SLOWER * best.cost:
             shortlist.candidates.append(candidate)
         else:
             shortlist.rejected[candidate.name] = (

@@ -143,6 +143,7 @@ class _Measuring:
                 small_enough=size is None or candidate.built.model.bytes <= size.max_bytes,
                 incumbent=candidate.incumbent is not None,
                 computed=_computed(candidate),
+                gain=max((ratio for start in quick.ratios for ratio in start), default=np.inf),
             )
             for candidate in self._candidates
             if (quick := self._quick.get(candidate.name)) is not None
@@ -154,7 +155,9 @@ class _Measuring:
 
     def hold_finals(self) -> None:
         """Certify and time the best, until a winner and a runner-up keep every bound."""
-        shortlist = sort_out(self._screened_candidates(), self.task.objective)
+        # Where the original itself may serve, nobody needs what is slower; elsewhere the row says by how much the bound was missed.
+        may_be_slower = self.task.constraints.speedup is not None or not any(map(self._is_original, self._candidates))
+        shortlist = sort_out(self._screened_candidates(), self.task.objective, may_be_slower)
         finals = hold_finals(shortlist.candidates, self.task.places, self._certify, self._time, self.task.objective)
         for name, rejection in (shortlist.rejected | finals.rejected).items():
             self._by_name[name].rejection = (Reason.PRUNED, rejection)

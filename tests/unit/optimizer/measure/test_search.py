@@ -52,6 +52,25 @@ def test_sorting_out(sentence: str, candidates: list[ScreenedCandidate], objecti
     assert set(found.rejected) == {one.name for one in candidates} - set(kept)
 
 
+@pytest.mark.parametrize(
+    ("candidate", "kept"),
+    [
+        (screened("lossy", 1.0, gain=0.99), False),
+        (screened("lossy", 1.0, gain=1.01), True),
+        (screened("exact", 1.0, lossy=False, gain=0.95), True),
+        (screened("exact", 1.0, lossy=False, gain=0.85), False),
+        (screened("published", 1.0, incumbent=True, gain=0.5), True),
+    ],
+)
+def test_what_is_slower_than_the_original_in_every_round_is_out(candidate: ScreenedCandidate, kept: bool) -> None:
+    found = sort_out([candidate], Objective.LATENCY)
+    assert [one.name for one in found.candidates] == ([candidate.name] if kept else [])
+    if not kept:
+        assert "slower than the original in every round" in found.rejected[candidate.name]
+    assert sort_out([candidate], Objective.SIZE).candidates == [candidate]
+    assert sort_out([candidate], Objective.LATENCY, may_be_slower=True).candidates == [candidate]
+
+
 def test_who_is_sorted_out_is_told_the_figures() -> None:
     assert sort_out([FAST, SLOW], Objective.LATENCY).rejected == {
         "slow": "slower than 1.5 x fast in the 1 s timing pre-test: 1.6 ms per item, against 1 ms"
