@@ -114,7 +114,8 @@ def test_a_sentence_encoder_of_somebody_else_goes_through(bench: Workbench) -> N
     folder = Path(str(config.locate())).parent
     shutil.copytree(folder, bench.folder / "model")
     texts = np.array(TEXTS * 3)
-    report = prepared(bench, {"text": texts})
+    evaluation = EvaluationSpec(uri=bench.data("items", text=texts), metric=Metric.AUTO)
+    report = bench.prepare(bench.task(source=SourceSpec(uri=URI), evaluation=evaluation))
     tokens = hf.AutoTokenizer.from_pretrained(folder)(texts.tolist(), padding=True, return_tensors="np")
     items = {name: np.asarray(array) for name, array in tokens.items()}
     hidden = examples.answer(hf.AutoModel.from_pretrained(folder), items)["last_hidden_state"]

@@ -67,6 +67,9 @@ class Input:
         return torch.ones_like(zeros) if name == MASK else zeros
 
 
+TEXT = Input("INT64", (BATCH, "sequence"))
+
+
 class HuggingFace(FrameworkFormat):
     """A directory with a configuration and weights."""
 
@@ -194,11 +197,10 @@ def _usual(config: Any) -> dict[str, Input]:
     height, width = (
         (size, size) if isinstance(size, int) else size if isinstance(size, Sequence) else ("height", "width")
     )
-    text = Input("INT64", (BATCH, "sequence"))
-    kinds = {"token_type_ids": text} if getattr(config, "type_vocab_size", 0) > 1 else {}
+    kinds = {"token_type_ids": TEXT} if getattr(config, "type_vocab_size", 0) > 1 else {}
     return {
-        "input_ids": text,
-        MASK: text,
+        "input_ids": TEXT,
+        MASK: TEXT,
         **kinds,
         "pixel_values": Input("FP32", (BATCH, getattr(config, "num_channels", 3), height, width)),
         "input_values": Input("FP32", (BATCH, "samples")),
@@ -222,6 +224,10 @@ def _inputs(model: Any, given: Inputs, folder: Path) -> dict[str, Input]:
     if chosen is usual and tokenizer.TEXTS[0] in columns and tokenizer.available(folder):
         made = Tokenizer(folder).names
         chosen = {name: each for name, each in usual.items() if name in made}
+    if (tokens := given.by_name.get("input_ids")) is not None and tokens.shape is not None:
+        chosen = {
+            name: Input(each.dtype, tuple(tokens.shape)) if each == TEXT else each for name, each in chosen.items()
+        }
     for name, spec in given.by_name.items():
         before = usual.get(name, Input("FP32", ()))
         chosen[name] = Input(spec.dtype or before.dtype, tuple(spec.shape) if spec.shape is not None else before.shape)

@@ -57,7 +57,7 @@ def _pooling(path: Path) -> str:
     asked = [pooling for key, pooling in POOLINGS.items() if config.get(key)] or [config.get("pooling_mode")]
     if len(asked) != 1 or asked[0] not in POOLINGS.values():
         others = sorted(key for key, value in config.items() if key.startswith("pooling_mode") and value)
-        message = f"{path.parent.name}/{CONFIG} asks for {joined(others) or 'no pooling'}; expected one of {joined(sorted(POOLINGS), 'or')}"
+        message = f"{path.parent.name}/{CONFIG} asks for {joined(others) if others else 'no pooling'}; expected one of {joined(sorted(POOLINGS), 'or')}"
         raise SourceError(message, reason=Reason.UNSUPPORTED_MODEL)
     return str(asked[0])
 
