@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 from fettle.api import catalog
-from fettle.api.task import BuiltCandidate
+from fettle.api.task import BuildTask, BuiltCandidate
 
 GROUP = 5  # candidates that are loaded at once beside the baseline, at most
 JOB_BYTES = 400 << 20  # the measuring process itself, with what it computes intervals with
@@ -18,6 +18,11 @@ def process_bytes(candidate: BuiltCandidate) -> int:
     """Bytes of a process that has loaded this candidate's model in its runtime. Each further stream may have weights of its own."""
     copies = COPIES + candidate.plan.settings.streams - 1
     return catalog.runtime(candidate.plan.runtime).process_bytes + copies * candidate.model.bytes
+
+
+def build_bytes(task: BuildTask) -> int:
+    """Bytes that a Job needs which builds for the device that it runs on: itself, and a process that has loaded the model."""
+    return JOB_BYTES + catalog.runtime(task.plan.family).process_bytes + COPIES * task.portable.bytes
 
 
 def job_bytes(baseline: BuiltCandidate, candidates: Iterable[BuiltCandidate], items: int) -> int:

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from fettle.api.base import GROUP, MANAGED_LABEL
 from fettle.api.optimizedmodel import JobsSpec, TargetSpec
 from fettle.api.pods import ResourceSpec
-from fettle.api.task import AnyTask, MeasureTask, encode_task
+from fettle.api.task import AnyTask, encode_task
 from fettle.api.uris import MOUNTS_VARIABLE, Address, encode_mounts
 from fettle.cluster import credentials
 from fettle.cluster.claims import claims_of, mounts
@@ -152,9 +152,8 @@ def resources_of(jobs: JobsSpec, request: TaskRequest, settings: Settings) -> Re
 
 
 def _memory(task: AnyTask, settings: Settings) -> str:
-    """The memory of a measuring Job: what its models are predicted to need, never less than the operator's setting."""
-    floor = quantity(settings.measure_memory) or 0
-    needed = memory_of(task) if isinstance(task, MeasureTask) else 0
+    """The memory of a Job on its target's nodes: what its models are predicted to need, never less than the operator's setting."""
+    floor, needed = quantity(settings.measure_memory) or 0, memory_of(task)
     return settings.measure_memory if needed <= floor else f"{math.ceil(needed / (1 << 20))}Mi"
 
 

@@ -14,10 +14,12 @@ from fettle.api.base import GROUP, MANAGED_LABEL
 from fettle.api.modeldeployment import BatchingSpec, ServerSpec
 from fettle.api.pods import ResourceSpec
 from fettle.api.uris import MOUNTS_VARIABLE, Address, claim_of, encode_mounts, store_of
+from fettle.api.vocabulary import DeviceKind
 from fettle.cluster import credentials
 from fettle.cluster.claims import mounts
 from fettle.cluster.kinds import DEPLOYMENT, MODEL_DEPLOYMENT, POD_DISRUPTION_BUDGET, SECRET, SERVICE, Object
 from fettle.cluster.owner import MODEL_DEPLOYMENT_LABEL, OWNER_ANNOTATION, child
+from fettle.cluster.quantity import quantity
 from fettle.cluster.security import container_security, pod_security
 from fettle.plan.rollout.revision import ModelRevision, ServedArtifact
 from fettle.plan.rollout.state import TRAFFIC_LABEL
@@ -309,10 +311,17 @@ def resources_of(server: ServerSpec, artifact: ServedArtifact, settings: Setting
         if given.requests or given.limits:
             asked = any(name.startswith(catalog.NVIDIA_RESOURCES) for name in given.limits)
             return given if asked or not gpus else given.model_copy(update={"limits": {**given.limits, **gpus}})
-    # What a process on a GPU takes of the host's memory before it has a model.
-    memory = f"{catalog.runtime(artifact.runtime).process_bytes >> 20}Mi" if gpus else settings.server_memory
+    memory = _memory(artifact, settings)
     amounts: dict[str, int | str] = {"cpu": server.threads or artifact.threads or 1, "memory": memory}
     return ResourceSpec(requests={**amounts, **gpus}, limits={**amounts, **gpus})
+
+
+def _memory(artifact: ServedArtifact, settings: Settings) -> str:
+    """The operator's setting, and never less than what a process with CUDA's libraries takes of the host's memory before it has a model."""
+    entry, floor = catalog.runtime(artifact.runtime), quantity(settings.server_memory) or 0
+    if entry.device is DeviceKind.CPU or entry.process_bytes <= floor:
+        return settings.server_memory
+    return f"{entry.process_bytes >> 20}Mi"
 
 
 def _pull_secrets(revision: ModelRevision, settings: Settings) -> list[Object]:

@@ -19,7 +19,7 @@ log = logging.getLogger(__name__)
 
 SCHEME = "bearer"
 MOST_CLIENTS = 4096  # whose rate is remembered; beyond, the one that was silent longest begins anew
-MOST_TOKEN_BYTES = 4096
+MOST_TOKEN_BYTES = 1 << 20  # of a client; Kubernetes holds no more in a whole Secret
 
 
 class Tokens:
@@ -32,6 +32,7 @@ class Tokens:
         """Raises UsageError where there is none."""
         self._mounted, self._clock = MountedFolder(folder), clock
         self._mounted.changed()
+        self._names: dict[bytes, str] = {}
         self._names = self._read()
         self._next_look = clock() + RENEW_SECONDS
         if not self._names:
@@ -54,6 +55,7 @@ class Tokens:
             log.info("tokens reloaded: %d clients", len(set(self._names.values())))
 
     def _read(self) -> dict[bytes, str]:
+        """What is there now; where it cannot be read, what was known before: a file that is exchanged meanwhile shuts nobody out."""
         names: dict[bytes, str] = {}
         try:
             for path in self._mounted.folder.iterdir():
@@ -63,6 +65,7 @@ class Tokens:
         except OSError as error:
             self._mounted.forget()
             log.error("the tokens in %s could not be read: %s", self._mounted.folder, error)
+            return self._names
         return names
 
 

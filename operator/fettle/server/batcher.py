@@ -46,6 +46,14 @@ class Watch(Protocol):
         """A request waited so long for its run to begin."""
 
 
+class Unheard(asyncio.CancelledError):
+    """The client left after its run had begun, and nobody hears what came of it: an answer, or that it `failed`."""
+
+    def __init__(self, failed: bool) -> None:
+        super().__init__()
+        self.failed = failed
+
+
 class _Nobody:
     """Does not count."""
 
@@ -120,8 +128,8 @@ class Batcher:
         """Outputs by name. Raises what the model raised; RequestError UNAVAILABLE where the model was not free within `seconds`, GONE where it
         was not within `deadline`, the client's own number of seconds, or before `gone` ended.
 
-        A thread that computes cannot be stopped. So a request that is cancelled while its work runs ends only when that is over: until then
-        it counts as in flight, with its bytes. What had not begun leaves the queue at once.
+        A thread that computes cannot be stopped. So a request that is cancelled while its work runs ends only when that is over, with
+        `Unheard`: until then it counts as in flight, with its bytes. What had not begun leaves the queue at once.
         """
         loop = asyncio.get_running_loop()
         work = _Work(request, self._form(request.inputs), loop.create_future())
@@ -143,6 +151,8 @@ class Batcher:
                 work.future = loop.create_future()
                 with contextlib.suppress(asyncio.CancelledError):
                     await work.future
+            if work.began:
+                raise Unheard(isinstance(work.outcome, BaseException)) from None
             raise
         finally:
             for timer in timers:

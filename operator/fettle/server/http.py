@@ -99,10 +99,9 @@ class HttpFront:
             return None
         client = self._listener.client(scope.client)
         if client is None:
-            self.service.metrics.refuse(Code.UNAUTHENTICATED)
-            raise RequestError(
-                Code.UNAUTHENTICATED, "this port only accepts connections from the TLS listener", unread=True
-            )
+            code = Code.GONE if self._listener.has_left(scope.client) else Code.UNAUTHENTICATED
+            self.service.metrics.refuse(code)
+            raise RequestError(code, "this port only accepts connections from the TLS listener", unread=True)
         name = self.service.admit(scope.headers.get("authorization"), client, infer=infer)
         return name if infer else None
 

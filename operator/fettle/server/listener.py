@@ -47,6 +47,10 @@ class Listener:
         """Who sent a request that came from `told`, as address:port; None where it did not come through this port."""
         return told if self._tls is None else self._tls.clients.get(told)
 
+    def has_left(self, told: str) -> bool:
+        """Whether who sent a request that came from `told` hung up since."""
+        return self._tls is not None and told in self._tls.left
+
 
 def _held_port() -> socket.socket:
     """A free port of the loopback address, held until it is listened on: granian shares ports with whoever allows it."""

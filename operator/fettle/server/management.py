@@ -5,6 +5,7 @@ server is still observed.
 from __future__ import annotations
 
 import hmac
+import ipaddress
 import logging
 import math
 import time
@@ -89,8 +90,7 @@ class Management:
 
     def _log_level(self, scope: Any) -> HttpAnswer:
         """Change what is logged. Only for who is in the pod, as `kubectl port-forward` is."""
-        client = self.client_of(scope.client) or ""
-        if not client.startswith(("127.", "[::1]", "::1")):
+        if not _is_loopback(self.client_of(scope.client) or ""):
             return 403, _TEXT, b"the log's level is set from within the pod: kubectl port-forward POD 8081\n"
         if scope.method != "POST":
             return 405, [*_TEXT, ("allow", "POST")], b"POST /fettle/log?level=debug\n"
@@ -113,6 +113,15 @@ class Management:
         if service.drift is not None:
             head = head.model_copy(update={"drift": service.drift.window()})
         return 200, _JSON, written(head, seconds)
+
+
+def _is_loopback(client: str) -> bool:
+    """Whether a client, told as address:port, is in the pod. A port that listens on IPv6 tells IPv4's addresses as its own."""
+    try:
+        address = ipaddress.ip_address(client.rpartition(":")[0].strip("[]"))
+    except ValueError:
+        return False
+    return (getattr(address, "ipv4_mapped", None) or address).is_loopback
 
 
 def _samples(scope: Any, service: InferenceService) -> HttpAnswer:

@@ -44,6 +44,7 @@ class ServedModel:
         self.profile: Profile | None = None  # how the evaluation data is distributed
         self.waiting = 0  # requests that wait or run
         self._in_threads = 0  # of them
+        self.lost: ContextLost | None = None  # once the GPU's context is: then no later request can succeed
         self._parts = Parts.of(manifest)
         self.pace = Pace(short_seconds(cpu.usable_cores()))
         self.batcher = Batcher(self._run_there, self._run_here, manifest.signature, self.streams)
@@ -52,7 +53,9 @@ class ServedModel:
     def warm_up(self, folder: Path, batching: Batching) -> None:
         """Run the artifact's reference items, and keep what they say of this machine."""
         infer = functools.partial(self.session.infer, interrupt=None)
-        found = warm_up(self.manifest, folder, self._run, infer, batching.items)
+        # Not `_run`: nobody is served yet, and whatever is raised ends the process.
+        run = functools.partial(self._parts.infer, self.session)
+        found = warm_up(self.manifest, folder, run, infer, batching.items)
         self.batcher.items, self.batcher.delay = found.items, batching.delay
         quick = [rows for rows, took in found.seconds.items() if rows <= found.items and took < LONG_SECONDS]
         self.batcher.items_here = max(quick, default=1)
@@ -135,8 +138,9 @@ class ServedModel:
     def _run(self, inputs: dict[str, Array], rows: int, interrupt: Interrupt | None = None) -> dict[str, Array]:
         try:
             return self._parts.infer(self.session, inputs, rows, interrupt)
-        except ContextLost:
+        except ContextLost as error:
             log.critical("the GPU's context is lost: this process ends, and its container is started again")
+            self.lost = error
             os.kill(os.getpid(), signal.SIGTERM)
             raise
 

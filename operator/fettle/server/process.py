@@ -86,7 +86,7 @@ class ManagementPort:
 
 async def serve(settings: ServerSettings, on_ready: Callable[[ServedModel], None] = lambda model: None) -> None:
     """Serve until SIGTERM or SIGINT, then drain. `on_ready` is called once requests are answered. Raises FettleError when the model cannot be
-    loaded."""
+    loaded, or was lost while it served."""
     loop = asyncio.get_running_loop()
     stop = asyncio.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
@@ -118,6 +118,8 @@ async def serve(settings: ServerSettings, on_ready: Callable[[ServedModel], None
         await service.idle.wait()
         service.close()
         model.close()
+        if model.lost is not None:
+            raise model.lost  # an end with status 0 would be nobody's fault, and its revision might be promoted
     finally:
         beating.cancel()
         port.stop()

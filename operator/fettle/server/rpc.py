@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import math
 from collections.abc import AsyncIterator, Awaitable, Callable
+from dataclasses import dataclass
 from typing import Any, NoReturn
 from urllib.parse import unquote
 
@@ -23,6 +24,7 @@ from fettle.server import describe
 from fettle.server import inference_pb2 as pb
 from fettle.server.logs import HEADERS, Header, told
 from fettle.server.messages import Messages
+from fettle.server.reading import PATIENCE_SECONDS, Reading
 from fettle.server.request import Code, RequestError
 from fettle.server.service import InferenceService
 from fettle.server.tls import Certificate
@@ -45,14 +47,24 @@ STATUSES = {
 SERVICE = pb.DESCRIPTOR.services_by_name["GRPCInferenceService"].full_name
 HEALTH = health_pb2.DESCRIPTOR.services_by_name["Health"].full_name
 REFLECTION = reflection.SERVICE_NAME
-PATIENCE_SECONDS = 1.0  # for a message to arrive while others wait
 _GRACE_SECONDS = 4.0  # for what came in while the port closed
 _SHARE_OF_DRAIN = 0.75
 _MOST_METADATA = 1 << 14  # bytes; more: RESOURCE_EXHAUSTED
 _MOST_AT_ONCE = 100  # requests on a connection; the client's library holds more back
+_MOST_WATCHERS = 1024  # of health: each client that balances by itself is one, for as long as it is connected
+_OPEN_AT_ONCE = 4  # messages that are read of those who need no token: they take no turn from those who need one
+_OPEN = (health_pb2.HealthCheckRequest, pb.ServerLiveRequest, pb.ServerReadyRequest)  # what load balancers ask
 _RESPONSE = 2  # number of the field ModelStreamInferResponse.infer_response
 
 Context = Any  # grpc.aio.ServicerContext
+
+
+@dataclass
+class Places:
+    """So many calls of one kind at the same time."""
+
+    most: int
+    taken: int = 0
 
 
 class RpcFront:
@@ -64,7 +76,8 @@ class RpcFront:
         self._codec = Messages(settings.model, settings.revision)
         self._trailing = (("fettle-revision", settings.revision),)
         self._reading = Reading(max(1, settings.max_bodies_bytes // settings.grpc_max_message_bytes))
-        self._streams = 0
+        self._open_reading = Reading(_OPEN_AT_ONCE)
+        self._streams, self._watchers = Places(settings.grpc_max_streams), Places(_MOST_WATCHERS)
         self._idle: set[asyncio.Future[Any]] = set()
         self._draining, self._stopping = asyncio.Event(), asyncio.Event()
         self._reflection = reflection.aio.ReflectionServicer((SERVICE, HEALTH, REFLECTION))
@@ -74,7 +87,8 @@ class RpcFront:
         settings = self.service.settings
         server = grpc.aio.server(options=self._options())
         server.add_generic_rpc_handlers((Handlers(self._handlers(), self._unknown()),))
-        address = f"{settings.host}:{settings.grpc_port}"
+        host = f"[{settings.host}]" if ":" in settings.host else settings.host
+        address = f"{host}:{settings.grpc_port}"
         if settings.tls_folder is None:
             server.add_insecure_port(address)
         else:
@@ -130,13 +144,13 @@ class RpcFront:
             ),
             "ModelMetadata": self._tells(pb.ModelMetadataRequest, self._model_metadata),
             "ModelInfer": grpc.stream_unary_rpc_method_handler(self._infer),
-            "ModelStreamInfer": grpc.stream_stream_rpc_method_handler(self._stream(self._infer_each)),
+            "ModelStreamInfer": self._stream(self._infer_each, self._streams),
         }
         return {
             **{f"/{SERVICE}/{name}": handler for name, handler in own.items()},
             f"/{HEALTH}/Check": self._tells(health_pb2.HealthCheckRequest, self._check),
-            f"/{HEALTH}/Watch": grpc.stream_stream_rpc_method_handler(self._stream(self._watch)),
-            f"/{REFLECTION}/ServerReflectionInfo": grpc.stream_stream_rpc_method_handler(self._stream(self._reflect)),
+            f"/{HEALTH}/Watch": self._stream(self._watch, self._watchers),
+            f"/{REFLECTION}/ServerReflectionInfo": self._stream(self._reflect, self._streams),
         }
 
     @property
@@ -156,7 +170,7 @@ class RpcFront:
             await self._refuse(context, error)
         finally:
             self._leave(client)
-        context.set_trailing_metadata((*self._trailing, *told(HEADERS.get()).items()))
+        context.set_trailing_metadata(self._told(context))
         return answer
 
     def _admit(self, context: Context, *, infer: bool = False) -> str | None:
@@ -172,13 +186,13 @@ class RpcFront:
 
     async def _receive(self, context: Context) -> bytes:
         """The one message of a request, held by `bodies`. Raises RequestError."""
-        return self.service.bodies.hold(await self._message(context))
+        return self.service.bodies.hold(await self._message(context, self._reading))
 
-    async def _message(self, context: Context) -> bytes:
+    async def _message(self, context: Context, reading: Reading) -> bytes:
         settings = self.service.settings
         try:
             async with asyncio.timeout(settings.body_seconds):
-                message = await self._reading.read(context)
+                message = await reading.read(context)
         except TimeoutError:
             text = f"the message did not arrive within {settings.body_seconds:g} s, or {PATIENCE_SECONDS:g} s where others waited"
             raise RequestError(Code.TIMEOUT, text) from None
@@ -189,6 +203,7 @@ class RpcFront:
 
     async def _infer_each(self, context: Context) -> None:
         """Answer the requests of a stream, one after another."""
+        self._admit(context)  # a client without a token keeps no stream open
         while True:
             message = await self._next(context)
             if message is None:
@@ -236,20 +251,21 @@ class RpcFront:
             return Code.OK, function(request).SerializeToString()
 
         async def answer(requests: Any, context: Context) -> bytes:
+            HEADERS.set(_headers(context))
             try:
-                if kind is not health_pb2.HealthCheckRequest:  # what load balancers ask, who have no token
+                if kind not in _OPEN:
                     self._admit(context)
-                _, response = self.service.tell(tell, await self._small_message(context))
+                _, response = self.service.tell(tell, await self._small_message(context, open=kind in _OPEN))
             except RequestError as error:
                 await self._refuse(context, error)
-            context.set_trailing_metadata(self._trailing)
+            context.set_trailing_metadata(self._told(context))
             return response
 
         return grpc.stream_unary_rpc_method_handler(answer)
 
-    async def _small_message(self, context: Context) -> bytes:
+    async def _small_message(self, context: Context, *, open: bool) -> bytes:
         try:
-            return await self._message(context)
+            return await self._message(context, self._open_reading if open else self._reading)
         except RequestError as error:
             self.service.metrics.count(error.code)
             raise
@@ -272,8 +288,7 @@ class RpcFront:
 
     async def _watch(self, context: Context) -> None:
         """The state now, and the other one once it is."""
-        message = await self._next(context)
-        request = health_pb2.HealthCheckRequest.FromString(message or b"")
+        request = health_pb2.HealthCheckRequest.FromString(await self._small_message(context, open=True))
         states = health_pb2.HealthCheckResponse
         if request.service not in ("", SERVICE):
             await context.write(states(status=states.SERVICE_UNKNOWN).SerializeToString())
@@ -295,24 +310,31 @@ class RpcFront:
 
     # ---------------------------------------------------------------------------------------------------------- both
 
-    def _stream(self, work: Callable[[Context], Awaitable[None]]) -> Any:
+    def _stream(self, work: Callable[[Context], Awaitable[None]], places: Places) -> Any:
         """A handler of a stream: one of at most so many, since each may have the library hold a message for it."""
 
         async def handle(requests: Any, context: Context) -> None:
-            if self._streams >= self.service.settings.grpc_max_streams:
-                self.service.metrics.count(Code.UNAVAILABLE)
-                await self._refuse(context, RequestError(Code.UNAVAILABLE, f"{self._streams} streams are already open"))
-            self._streams += 1
+            HEADERS.set(_headers(context))
+            context.set_trailing_metadata(self._told(context))
             try:
-                await work(context)
+                await self._placed(work, places, context)
             except DecodeError as error:
+                self.service.metrics.count(Code.INVALID)
                 await self._refuse(context, RequestError(Code.INVALID, f"the message is not valid: {error}"))
             except RequestError as error:
                 await self._refuse(context, error)
-            finally:
-                self._streams -= 1
 
-        return handle
+        return grpc.stream_stream_rpc_method_handler(handle)
+
+    async def _placed(self, work: Callable[[Context], Awaitable[None]], places: Places, context: Context) -> None:
+        if places.taken >= places.most:
+            self.service.metrics.count(Code.UNAVAILABLE)
+            raise RequestError(Code.UNAVAILABLE, f"{places.taken} streams are already open")
+        places.taken += 1
+        try:
+            await work(context)
+        finally:
+            places.taken -= 1
 
     def _unknown(self) -> Any:
         async def handle(requests: Any, context: Context) -> bytes:
@@ -326,8 +348,12 @@ class RpcFront:
     async def _refuse(self, context: Context, error: RequestError) -> NoReturn:
         wait = error.retry_after
         more = (("grpc-retry-pushback-ms", str(1000 * wait)),) if wait is not None else ()
-        await context.abort(STATUSES[error.code], clip(error.message, 2048), (*self._trailing, *more))
+        await context.abort(STATUSES[error.code], clip(error.message, 2048), (*self._told(context), *more))
         raise AssertionError("abort returned")
+
+    def _told(self, context: Context) -> tuple[tuple[str, str], ...]:
+        """What every answer says: which revision gave it, and what its client calls the request."""
+        return (*self._trailing, *told(_headers(context)).items())
 
 
 def _headers(context: Context) -> Header:
@@ -355,30 +381,6 @@ def _credentials(certificate: Certificate) -> Any:
 
     certificate.mounted.changed()
     return grpc.dynamic_ssl_server_credentials(configuration(), renewed, certificate.clients)
-
-
-class Reading:
-    """Reads so many messages at once. The library holds a message until it is whole and tells nobody how much of it is there.
-
-    The others wait for their turn, and whoever waits gives the one that has been read longest only `PATIENCE_SECONDS` in all: clients that send
-    nothing do not keep others from sending.
-    """
-
-    def __init__(self, at_once: int) -> None:
-        self._turn = asyncio.Semaphore(at_once)
-        self._since: dict[asyncio.Timeout, float] = {}  # the longest first
-
-    async def read(self, context: Context) -> Any:
-        """The next message, or grpc.aio.EOF. Raises TimeoutError for one that kept others waiting."""
-        if self._turn.locked() and self._since:
-            longest = next(iter(self._since))
-            longest.reschedule(self._since.pop(longest) + PATIENCE_SECONDS)
-        async with self._turn, asyncio.timeout(None) as limit:
-            self._since[limit] = asyncio.get_running_loop().time()
-            try:
-                return await context.read()
-            finally:
-                self._since.pop(limit, None)
 
 
 class Handlers(grpc.GenericRpcHandler):  # type: ignore[misc]  # the library has no types

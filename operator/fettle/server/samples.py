@@ -100,9 +100,9 @@ def of_row(signature: Signature, inputs: Tensors, outputs: Tensors, row: int) ->
     """The sample of one item of a request; of the whole request where items cannot be told apart."""
 
     def side(tensors: tuple[Tensor, ...], arrays: Tensors) -> dict[str, Array]:
+        # Both copy, so that the batch can be freed, and with it the request's body, of which its inputs are views.
         if not signature.batchable:
-            return {tensor.name: arrays[tensor.name] for tensor in tensors}
-        # `take` copies, so that the batch can be freed.
+            return {tensor.name: arrays[tensor.name].copy() for tensor in tensors}
         return {tensor.name: np.asarray(arrays[tensor.name].take(row, axis=tensor.batch_axis)) for tensor in tensors}
 
     kept, answered = side(signature.inputs, inputs), side(signature.outputs, outputs)

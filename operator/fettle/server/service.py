@@ -20,7 +20,7 @@ from fettle.api.signature import Signature
 from fettle.errors import FettleError
 from fettle.runtimes.base import Array
 from fettle.server.access import Access
-from fettle.server.batcher import Gone
+from fettle.server.batcher import Gone, Unheard
 from fettle.server.bodies import Bodies
 from fettle.server.drift import Drift
 from fettle.server.metrics import Metrics
@@ -93,6 +93,7 @@ class InferenceService:
         self.in_flight += 1
         self.idle.clear()
         code = Code.FAILED
+        judged: Code | None = None
         try:
             answer = await self._answer(await receive, codec, gone, deadline)
             code = _OK
@@ -100,13 +101,15 @@ class InferenceService:
         except RequestError as error:
             code = error.code
             raise
-        except asyncio.CancelledError:
+        except asyncio.CancelledError as error:
             code = Code.GONE
+            if isinstance(error, Unheard):
+                judged = Code.FAILED if error.failed else _OK
             raise
         except Exception as error:
             raise _failure(error) from error
         finally:
-            self._count(code, time.perf_counter() - started)
+            self._count(code, time.perf_counter() - started, judged)
             self.in_flight -= 1
             if not self.in_flight:
                 self.idle.set()
@@ -147,10 +150,12 @@ class InferenceService:
         """End the thread that works on large bodies."""
         self._codec_thread.shutdown(wait=True, cancel_futures=True)
 
-    def _count(self, code: Code, seconds: float) -> None:
+    def _count(self, code: Code, seconds: float, judged: Code | None = None) -> None:
+        """`judged`: what the model came to, where the client did not stay to hear it. Else clients with deadlines would hide how slow it is."""
         if log.isEnabledFor(logging.DEBUG):
             log.debug("a request ended with %s after %.3f ms", code.name, 1000 * seconds)
         self.metrics.count(code)
+        code = judged or code
         if code is _OK:
             self.metrics.latency.observe(seconds)
             self.windows.record(seconds * 1000, error=False)
@@ -180,7 +185,10 @@ class InferenceService:
             answered = (settings.model, settings.revision, request, signature, outputs)
             if sum([array.size for array in outputs.values()]) <= SMALL_ANSWER:
                 return codec.encode(*answered)
-            return await run_to_end(self._codec_thread, codec.encode, *answered)
+            try:
+                return await run_to_end(self._codec_thread, codec.encode, *answered)
+            except asyncio.CancelledError:
+                raise Unheard(failed=False) from None
         finally:
             self.bodies.release(len(body))
 

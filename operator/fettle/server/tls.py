@@ -11,6 +11,7 @@ import contextlib
 import logging
 import socket
 import ssl
+from collections import deque
 from pathlib import Path
 from typing import cast
 
@@ -72,6 +73,7 @@ class TlsPort:
     def __init__(self, host: str, port: int, certificate: Certificate, inner: int) -> None:
         self.address, self.certificate, self.inner = (host, port), certificate, inner
         self.clients: dict[str, str] = {}  # who is behind a connection from here to `inner`, both as address:port
+        self.left: deque[str] = deque(maxlen=BACKLOG)  # those that ended last
         self._stopping = asyncio.Event()
 
     async def serve(self) -> None:
@@ -155,7 +157,8 @@ class _Outside(asyncio.Protocol):
 
     def forget(self) -> None:
         """The connection to the inner port has ended, and this one ends when all of it has been sent."""
-        self._port.clients.pop(self._key, None)
+        if self._port.clients.pop(self._key, None) is not None:
+            self._port.left.append(self._key)
         if self.transport is not None:
             self.transport.close()
 

@@ -141,16 +141,17 @@ def bins(edges: Array, features: Array) -> Array:
 
 def psi(expected: Sequence[int] | Array, found: Sequence[int] | Array) -> float:
     """Population stability index of two histograms over the same bins: 0 = the same, above 0.25 by the usual rule another kind of data."""
-    p, q = (_shares(np.asarray(counts, np.float64) + _PRIOR) for counts in (expected, found))
+    p, q = (np.asarray(counts, np.float64) + _PRIOR for counts in (expected, found))
+    p, q = p / p.sum(), q / q.sum()
     return float(((p - q) * np.log(p / q)).sum())
 
 
 def ks(expected: Sequence[int] | Array, found: Sequence[int] | Array) -> float:
     """Kolmogorov-Smirnov statistic as far as bins tell it: the largest distance of the two cumulated shares, 0 to 1, over finite values."""
-    p, q = (_shares(np.asarray(counts, np.float64)[:-1]) for counts in (expected, found))
-    return float(np.abs(np.cumsum(p) - np.cumsum(q)).max())
+    # Of sums that are whole numbers: shares that are summed come to a little more than 1.
+    p, q = (np.cumsum(np.asarray(counts, np.float64)[:-1]) for counts in (expected, found))
+    return float(np.abs(_quotients(p, p[-1]) - _quotients(q, q[-1])).max())
 
 
-def _shares(counts: Array) -> Array:
-    total = counts.sum()
-    return np.divide(counts, total) if total else counts
+def _quotients(sums: Array, total: float) -> Array:
+    return sums / total if total else sums

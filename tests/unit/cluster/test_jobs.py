@@ -17,6 +17,8 @@ from fettle.api.signature import Signature
 from fettle.api.task import (
     PLAIN_LIMIT,
     AnyTask,
+    BuildPlan,
+    BuildTask,
     BuiltCandidate,
     CandidatePlan,
     MeasureTask,
@@ -164,6 +166,17 @@ def test_a_measuring_job_asks_for_the_memory_its_models_need(megabytes: int, mem
         alpha=0.05,
     )
     pod = render(OWNER, JobsSpec(), wanted(task, "measure", target=TARGET), STORE, SETTINGS)["spec"]["template"]["spec"]
+    resources = pod["containers"][0]["resources"]
+    assert resources["limits"]["memory"] == resources["requests"]["memory"] == memory
+
+
+@pytest.mark.parametrize(("megabytes", "memory"), [(2, "2454Mi"), (2000, "8448Mi")])
+def test_a_job_that_builds_on_a_gpu_has_room_for_cuda_and_for_the_model(megabytes: int, memory: str) -> None:
+    plan = BuildPlan(name="float32-tensorrt", family=RuntimeName.TENSORRT, steps=())
+    nothing, model = Signature(inputs=(), outputs=()), stored("portable", megabytes << 20)
+    task = BuildTask(store="pvc://fettle-store", plan=plan, cache_key="0" * 64, portable=model, signature=nothing)
+    request = wanted(task, "build", target=GPU_TARGET)
+    pod = render(OWNER, JobsSpec(), request, STORE, SETTINGS)["spec"]["template"]["spec"]
     resources = pod["containers"][0]["resources"]
     assert resources["limits"]["memory"] == resources["requests"]["memory"] == memory
 

@@ -179,7 +179,7 @@ def test_the_contracts_environment_wins_over_the_users() -> None:
         ({"threads": 4}, {}, {}, {"cpu": 4, "memory": "1Gi"}),
         ({}, {"limits": {"cpu": "3"}}, {}, {"cpu": "3"}),
         ({"resources": {"limits": {"cpu": "5"}}}, {"limits": {"cpu": "3"}}, {}, {"cpu": "5"}),
-        ({}, {}, {GPU: 1}, {"cpu": 2, "memory": "160Mi", GPU: 1}),
+        ({}, {}, {GPU: 1}, {"cpu": 2, "memory": "1Gi", GPU: 1}),
         ({}, {"limits": {"cpu": "3"}}, {GPU: 1}, {"cpu": "3", GPU: 1}),
         ({"resources": {"limits": {"cpu": "5"}}}, {}, {"nvidia.com/mig-1g.10gb": 1}, {"cpu": "5", "nvidia.com/mig-1g.10gb": 1}),
         ({"resources": {"limits": {GPU: 2}}}, {}, {GPU: 1}, {GPU: 2}),
@@ -191,6 +191,24 @@ def test_resources_come_from_the_spec_then_the_settings_then_the_threads_and_a_g
     settings = Settings(server_resources=ResourceSpec.model_validate(default))
     artifact = revision({"limits": gpus} if gpus else None).artifact
     assert serving.resources_of(ServerSpec.model_validate(spec), artifact, settings).limits == expected
+
+
+@pytest.mark.parametrize(
+    ("runtime", "setting", "expected"),
+    [
+        (RuntimeName.TENSORRT_RTX, "1Gi", "2048Mi"),
+        (RuntimeName.ONNXRUNTIME_CUDA, "8Gi", "8Gi"),
+        (RuntimeName.ONNXRUNTIME, "1Gi", "1Gi"),
+        (RuntimeName.OPENVINO, "8Gi", "8Gi"),
+    ],
+)
+def test_a_pod_on_a_gpu_has_the_memory_that_the_operator_is_told_and_what_cuda_takes_at_least(
+    runtime: RuntimeName, setting: str, expected: str
+) -> None:
+    """Also where a runtime of CPUs won on a target with a GPU: what a bare process takes is no limit for one with a model."""
+    artifact = replace(ON_A_GPU.artifact, runtime=runtime)
+    found = serving.resources_of(ServerSpec(), artifact, Settings(server_memory=setting))
+    assert found.limits == found.requests == {"cpu": 1, "memory": expected, GPU: 1}
 
 
 def test_a_pod_outlives_its_drain() -> None:

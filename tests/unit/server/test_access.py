@@ -98,6 +98,25 @@ def test_tokens_are_rotated_without_a_restart(tmp_path: Path, clock: Clock) -> N
     assert (guard.identify("Bearer new", "a:1"), guard.identify("Bearer other", "a:1")) == ("alice", "carol")
 
 
+def test_tokens_that_cannot_be_read_for_a_moment_shut_nobody_out(tmp_path: Path, clock: Clock) -> None:
+    guard = access(clock, tokens_folder=secret(tmp_path, alice="red", bob="blue"))
+    (tmp_path / "bob").unlink()
+    (tmp_path / "bob").symlink_to("/proc/self/mem")  # a file that is there, and whose reading fails
+    clock.now += 2
+    assert (guard.identify("Bearer red", "a:1"), guard.identify("Bearer blue", "a:1")) == ("alice", "bob")
+    secret(tmp_path, alice="green")
+    clock.now += 2
+    assert guard.identify("Bearer green", "a:1") == "alice"
+    assert refusal(guard.identify, "Bearer blue", "a:1").code is Code.UNAUTHENTICATED
+
+
+def test_a_client_may_have_many_tokens(tmp_path: Path, clock: Clock) -> None:
+    tokens = [f"{number:064d}" for number in range(200)]
+    guard = access(clock, tokens_folder=secret(tmp_path, alice="\n".join(tokens)))
+    assert {guard.identify(f"Bearer {token}", "a:1") for token in tokens} == {"alice"}
+    assert refusal(guard.identify, f"Bearer {tokens[-1][:32]}", "a:1").code is Code.UNAUTHENTICATED
+
+
 @pytest.mark.parametrize("tokens", [{}, {"alice": " \n"}], ids=["no file", "an empty file"])
 def test_a_secret_without_a_token_lets_nobody_think_that_the_model_is_guarded(
     tmp_path: Path, clock: Clock, tokens: dict[str, str]

@@ -102,6 +102,13 @@ def test_ks_is_that_of_two_samples_that_are_known_by_their_bins(counts: list[int
     assert profile.ks(counts, other) == pytest.approx(stats.ks_2samp(*samples, method="asymp").statistic, abs=1e-9)
 
 
+@given(COUNTS)
+def test_ks_is_1_and_no_more_where_no_live_value_is_a_number(counts: list[int]) -> None:
+    """A window does not take more, and a pod whose window cannot be told is silent to the operator."""
+    counts[0] += 1
+    assert profile.ks(counts, [*[0] * (len(counts) - 1), 200]) == 1.0
+
+
 def test_bins_of_the_evaluation_data_hold_about_as_many_items_each_and_all_of_them() -> None:
     for each in made().inputs[:3]:
         assert sum(each.counts) == 500 and each.counts[-1] == 0

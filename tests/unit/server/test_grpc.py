@@ -191,6 +191,64 @@ def test_streams_are_answered_in_order_and_bounded_in_number(slow: SlowServer, c
         assert list(stream) == []
 
 
+def test_who_watches_health_takes_no_place_of_a_stream(slow: SlowServer, channel: grpc.Channel) -> None:
+    """Each client that balances by itself watches, for as long as it is connected."""
+    health = health_pb2_grpc.HealthStub(channel)
+    watching = [health.Watch(health_pb2.HealthCheckRequest()) for _ in range(5)]
+    for states in watching:
+        assert next(states).status == health_pb2.HealthCheckResponse.SERVING
+    (answer,) = channel.stream_stream(STREAM)(iter([request(id="a")]), timeout=60)
+    assert pb.ModelStreamInferResponse.FromString(answer).infer_response.id == "a"
+    for states in watching:
+        states.cancel()
+
+
+def test_checks_of_health_that_do_not_arrive_take_no_turn_of_a_request(slow: SlowServer, channel: grpc.Channel) -> None:
+    with grpc.insecure_channel(f"127.0.0.1:{slow.grpc}", OWN) as other:
+        checks = [
+            other.stream_unary("/grpc.health.v1.Health/Check").future(iter(Event().wait, None), timeout=60)
+            for _ in range(4)
+        ]
+        time.sleep(0.5)
+        assert channel.unary_unary(INFER)(request(), timeout=60)
+        assert not any(check.done() for check in checks), "nobody waits for them"
+
+
+def test_a_client_without_a_token_keeps_no_stream_open_and_hears_of_health(tmp_path: Path) -> None:
+    tokens = tmp_path / "tokens"
+    tokens.mkdir()
+    (tokens / "alice").write_text("secret-of-alice")
+    server = SlowServer(tmp_path, tokens_folder=tokens, grpc_max_streams=1)
+    mine = (("authorization", "Bearer secret-of-alice"),)
+    try:
+        with grpc.insecure_channel(f"127.0.0.1:{server.grpc}", OWN) as channel:
+            silent = channel.stream_stream(STREAM)(iter(Event().wait, None), timeout=60)
+            assert refused(lambda: next(silent))[0] is grpc.StatusCode.UNAUTHENTICATED
+            (answer,) = channel.stream_stream(STREAM)(iter([request(id="a")]), timeout=60, metadata=mine)
+            assert pb.ModelStreamInferResponse.FromString(answer).infer_response.id == "a"
+            for name, field in (("ServerLive", "live"), ("ServerReady", "ready")):
+                told = channel.unary_unary(f"/inference.GRPCInferenceService/{name}")(b"", timeout=60)
+                assert getattr(getattr(pb, f"{name}Response").FromString(told), field)
+            metadata = channel.unary_unary("/inference.GRPCInferenceService/ServerMetadata")
+            assert refused(lambda: metadata(b"", timeout=60))[0] is grpc.StatusCode.UNAUTHENTICATED
+        assert counted(server, 401) == 2
+    finally:
+        server.stop()
+
+
+def test_every_answer_tells_its_revision_and_what_its_client_calls_the_request(channel: grpc.Channel) -> None:
+    own = (("x-request-id", "mine-7"),)
+    expected = {"fettle-revision": "unknown", "x-request-id": "mine-7"}
+    ready = "/inference.GRPCInferenceService/ServerReady"
+    _, call = channel.unary_unary(ready).with_call(b"", metadata=own, timeout=60)
+    stream = channel.stream_stream(STREAM)(iter([request()]), metadata=own, timeout=60)
+    assert len(list(stream)) == 1
+    with pytest.raises(grpc.RpcError) as caught:
+        channel.unary_unary(INFER)(b"\xff", metadata=own, timeout=60)
+    for told in (call, stream, caught.value):
+        assert dict(told.trailing_metadata()) == expected
+
+
 def test_health_and_reflection_are_grpcs_own(slow: SlowServer, channel: grpc.Channel) -> None:
     health = health_pb2_grpc.HealthStub(channel)
     for name in ("", "inference.GRPCInferenceService"):

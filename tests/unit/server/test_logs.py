@@ -82,10 +82,17 @@ def test_the_level_is_changed_at_run_time_and_debug_tells_of_every_request(serve
     assert httpx.get(f"{server.admin}/fettle/log?level=debug").status_code == 405
 
 
-def test_the_level_is_nobodys_to_change_from_outside_of_the_pod() -> None:
-    scope = SimpleNamespace(path="/fettle/log", method="POST", query_string="level=debug", client="10.0.0.7:5000")
+@pytest.mark.parametrize("client", ["10.0.0.7:5000", "[fd00::7]:5000", "[::ffff:10.0.0.7]:5000", "", "127.evil:80"])
+def test_the_level_is_nobodys_to_change_from_outside_of_the_pod(client: str) -> None:
+    scope = SimpleNamespace(path="/fettle/log", method="POST", query_string="level=debug", client=client)
     status, _, body = Management()._answer(scope)
     assert status == 403 and b"kubectl port-forward" in body
+
+
+@pytest.mark.parametrize("client", ["127.0.0.1:5000", "[::1]:5000", "::1:5000", "[::ffff:127.0.0.1]:5000"])
+def test_the_level_is_for_who_is_in_the_pod_whatever_its_addresses_are(client: str) -> None:
+    scope = SimpleNamespace(path="/fettle/log", method="POST", query_string="level=chatty", client=client)
+    assert Management()._answer(scope)[0] == 400
 
 
 def record(message: str, **more: Any) -> logging.LogRecord:

@@ -108,6 +108,13 @@ def test_where_items_cannot_be_told_apart_the_request_is_the_sample() -> None:
     assert as_batch(WHOLE, sample.inputs)["x"].shape == (3, 4)
 
 
+def test_a_sample_does_not_keep_the_body_that_it_came_with() -> None:
+    body = bytes(1 << 20)  # most of which are no tensor
+    sample = of_row(WHOLE, {"x": np.frombuffer(body, np.float32, 12).reshape(3, 4)}, {"y": np.zeros(1, np.float32)}, 0)
+    assert sample.inputs["x"].base is None
+    assert sample.inputs["x"].shape == (3, 4)
+
+
 @pytest.mark.parametrize(
     "array",
     [

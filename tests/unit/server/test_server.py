@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import signal
+import socket
 import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import grpc
 import httpx
 import pytest
 from tests.unit.server.serving import ROWS, Server
@@ -45,6 +47,28 @@ def test_it_tells_its_metadata_and_health(server: Server) -> None:
     assert httpx.get(f"{base}/health/ready").json() == {"ready": True}
     assert httpx.get(f"{server.url}/versions/abc123/ready").json() == {"name": "lookup", "ready": True}
     assert httpx.get(base).json()["name"] == "fettle"
+
+
+def has_ipv6() -> bool:
+    try:
+        with socket.create_server(("::1", 0), family=socket.AF_INET6):
+            return True
+    except OSError:
+        return False
+
+
+@pytest.mark.skipif(not has_ipv6(), reason="this machine has no IPv6")
+def test_all_ports_listen_on_an_address_of_ipv6(tmp_path: Path) -> None:
+    server = Server(tmp_path, host="::")
+    try:
+        for host in ("127.0.0.1", "[::1]"):
+            for port in (server.port, server.management):
+                path = "v2/health/ready" if port == server.port else "readyz"
+                assert httpx.get(f"http://{host}:{port}/{path}").status_code == 200
+            with grpc.insecure_channel(f"{host}:{server.grpc}") as channel:
+                assert channel.unary_unary("/grpc.health.v1.Health/Check")(b"", timeout=30) == b"\x08\x01", "SERVING"
+    finally:
+        server.stop()
 
 
 @pytest.mark.parametrize(

@@ -81,9 +81,12 @@ class Held:
     def __init__(self) -> None:
         self.begun, self.goes_on = threading.Event(), threading.Event()
         self.calls = 0
+        self.fails: Exception | None = None
 
     def infer(self, *arguments: Any) -> dict[str, Array]:
         self.wait()
+        if self.fails is not None:
+            raise self.fails
         return {"y": np.zeros((1, 4), np.float32)}
 
     def decode(self, *arguments: Any) -> InferRequest:
@@ -104,9 +107,10 @@ async def held() -> AsyncIterator[Held]:
     held.goes_on.set()
 
 
-async def test_a_request_whose_client_gives_up_while_the_model_works_counts_as_gone_when_the_model_is_done(
+async def test_a_request_whose_client_gives_up_while_the_model_works_counts_as_gone_when_the_model_is_done_and_its_time_is_judged(
     service: InferenceService, held: Held
 ) -> None:
+    """Else a revision that makes clients miss their deadlines would be judged by its quick answers alone."""
     service.model.session = held  # type: ignore[assignment]
     request = asyncio.create_task(service.infer(received(service), protocol))
     await asyncio.to_thread(held.begun.wait)
@@ -120,8 +124,36 @@ async def test_a_request_whose_client_gives_up_while_the_model_works_counts_as_g
     held.goes_on.set()
     with pytest.raises(asyncio.CancelledError):
         await request
-    assert counted(service) == (*NOT_JUDGED, {499: 1})
-    assert timed(service) == 0
+    assert counted(service) == (*ANSWERED, {499: 1})
+    assert timed(service) == 1
+    assert is_over(service)
+
+
+async def test_a_failure_that_nobody_stayed_to_hear_is_a_failure(service: InferenceService, held: Held) -> None:
+    held.fails = RuntimeFailure("the model failed")
+    service.model.session = held  # type: ignore[assignment]
+    request = asyncio.create_task(service.infer(received(service), protocol))
+    await asyncio.to_thread(held.begun.wait)
+    request.cancel()
+    held.goes_on.set()
+    await asyncio.wait([request])
+    assert request.cancelled()
+    assert counted(service) == (*FAILED, {499: 1})
+
+
+async def test_a_client_that_leaves_while_its_answer_is_encoded_was_answered(
+    service: InferenceService, monkeypatch: pytest.MonkeyPatch, held: Held
+) -> None:
+    monkeypatch.setattr("fettle.server.service.SMALL_ANSWER", 0)
+    codec: Any = SimpleNamespace(decode=protocol.decode, encode=held.infer)
+    request = asyncio.create_task(service.infer(received(service), codec))
+    await asyncio.to_thread(held.begun.wait)
+    request.cancel()
+    await asyncio.sleep(0)
+    held.goes_on.set()
+    await asyncio.wait([request])
+    assert request.cancelled()
+    assert counted(service) == (*ANSWERED, {499: 1})
     assert is_over(service)
 
 

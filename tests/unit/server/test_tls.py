@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import socket
 import ssl
 import threading
 import time
@@ -13,6 +14,7 @@ from typing import Any
 import grpc
 import httpx
 import numpy as np
+import orjson
 import psutil
 import pytest
 from tests.unit.server.certificates import PEM, Authority, serial
@@ -193,6 +195,25 @@ def test_nobody_goes_around_tls(tmp_path: Path, authority: Authority) -> None:
         assert answers == {401, 404}
         metrics = httpx.get(f"{server.admin}/metrics", verify=trusting(authority)).text
         assert 'fettle_server_requests_total{code="401",model="lookup",revision="abc123"} 1.0' in metrics
+    finally:
+        server.stop()
+
+
+def test_a_client_that_hangs_up_is_not_counted_as_one_without_a_token(tmp_path: Path, authority: Authority) -> None:
+    server = Server(tmp_path, tls_folder=authority.issue(tmp_path / "tls"))
+    context, body = trusting(authority), orjson.dumps(BODY)
+    head = b"POST /v2/models/lookup/infer HTTP/1.1\r\nHost: x\r\nContent-Length: %d\r\n\r\n" % len(body)
+    try:
+        for _ in range(100):
+            with socket.create_connection(("127.0.0.1", server.port), timeout=30) as connection:
+                client = context.wrap_socket(connection, server_hostname="127.0.0.1")
+                client.sendall(head + body)
+                client.close()
+        url = f"https://127.0.0.1:{server.port}/v2/models/lookup/infer"
+        assert httpx.post(url, json=BODY, verify=context).status_code == 200
+        metrics = httpx.get(f"{server.admin}/metrics", verify=context).text
+        assert 'code="401"' not in metrics
+        assert 'fettle_server_refused_tokens_total{model="lookup",revision="abc123"} 0.0' in metrics
     finally:
         server.stop()
 

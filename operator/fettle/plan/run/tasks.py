@@ -8,11 +8,12 @@ from dataclasses import dataclass
 from fettle.api import catalog, metrics
 from fettle.api.constraints import Constraints
 from fettle.api.data import EvaluationSpec
-from fettle.api.memory import job_bytes
+from fettle.api.memory import build_bytes, job_bytes
 from fettle.api.optimizedmodel import OptimizedModelSpec
 from fettle.api.optimizedmodel_status import CandidateStatus
 from fettle.api.report import BuildEntry, BuildReport, MeasureReport, PrepareReport
 from fettle.api.task import (
+    AnyTask,
     BuildPlan,
     BuildTask,
     BuiltCandidate,
@@ -134,9 +135,11 @@ def resolved(evaluation: EvaluationSpec | None, prepare: PrepareReport) -> Evalu
     return evaluation.model_copy(update={"metric": prepare.metric or Metric.ACCURACY})
 
 
-def memory_of(task: MeasureTask) -> int:
-    """Bytes of memory that a measuring task is going to need, predicted from its files and items."""
-    return job_bytes(task.baseline, task.candidates, task.items.bytes)
+def memory_of(task: AnyTask) -> int:
+    """Bytes of memory that a task on its target's nodes is going to need, predicted from its files and items; 0 where nothing tells."""
+    if isinstance(task, MeasureTask):
+        return job_bytes(task.baseline, task.candidates, task.items.bytes)
+    return build_bytes(task) if isinstance(task, BuildTask) else 0
 
 
 @dataclass(frozen=True)
