@@ -23,7 +23,8 @@ class PackageCopy:
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         shutil.copytree(SOURCE, folder / "fettle", ignore=shutil.ignore_patterns("__pycache__"))
-        for file in SOURCE.rglob("*.py"):  # bytecode holds for a file of the same time and size, and compiling takes seconds
+        # Bytecode holds for a file of the same time and size, and compiling takes seconds.
+        for file in SOURCE.rglob("*.py"):
             made = Path(cache_from_source(str(file)))
             if made.exists():
                 kept = Path(cache_from_source(str(folder / "fettle" / file.relative_to(SOURCE))))

@@ -193,7 +193,9 @@ class MeasuredCandidate:
         self.peak_memory_bytes = worker.peak_memory()
 
 
-def judge_original(candidate: MeasuredCandidate, bench: Bench, screening: Bench, profile: bool = False) -> WorkerProcess:
+def judge_original(
+    candidate: MeasuredCandidate, bench: Bench, screening: Bench, profile: bool = False
+) -> WorkerProcess:
     """Let the original answer every item, those of the screening last; the process goes on to the quick clock.
 
     `profile`: ask for its executed precision too. Raises FettleError: without the original nothing can be said.

@@ -43,9 +43,7 @@ def test_the_same_seed_gives_the_same_file_and_another_seed_another(course: Cour
     assert at_once.built != other
 
 
-def test_channels_go_in_several_rounds_and_by_what_the_loss_says_of_them(
-    course: Course, at_once: BuildReport
-) -> None:
+def test_channels_go_in_several_rounds_and_by_what_the_loss_says_of_them(course: Course, at_once: BuildReport) -> None:
     step = {"prune": {"ratio": 0.5, "iterations": 2, "importance": "Taylor"}}
     in_rounds = course.build(step, epochs=2)
     assert in_rounds.built is not None, in_rounds.message
