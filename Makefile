@@ -10,6 +10,10 @@ SIDE_BY_SIDE := --numprocesses auto --maxprocesses 4 --dist worksteal
 WAITING := --numprocesses 3 --dist loadfile
 # Those with real pods share two cores with the pods.
 WITH_PODS := --numprocesses 2 --dist loadfile
+# While those that wait do so, those that compute do so: what they leave of the processor is enough. Both are run to their end.
+COMPUTING := nice -n 5 $(PYTEST) $(SIDE_BY_SIDE) tests/unit tests/tools tests/docs
+OF_THE_API_SERVER := $(PYTEST) $(WAITING) tests/charts tests/cluster 2>&1 | sed -u s/^/API-server:/
+AT_ONCE := xargs -0 -P 2 -I COMMAND bash -o pipefail -c COMMAND
 # Tests and benchmarks have a cluster of their own, empty when they start and stopped when they end: docs/design/clusters.md.
 ON_OWN_CLUSTER := $(PYTHON) -m tools.cluster run
 # The cluster that a person looks at: kind's where a Docker engine answers, else the embedded one, or the one that FETTLE_KUBECONFIG names.
@@ -77,8 +81,7 @@ check-gpu: ## check every GPU runtime on this machine's NVIDIA GPU; writes bench
 	@bench/gpu/check.sh
 
 test: setup ## run all tests: unit, cluster (real API server), charts, e2e (real pods), on a separate cluster
-	$(PYTEST) $(SIDE_BY_SIDE) tests/unit tests/tools tests/docs
-	@$(ON_OWN_CLUSTER) --images -- bash -euxc '$(PYTEST) $(WAITING) tests/charts tests/cluster; $(PYTEST) $(WITH_PODS) tests/e2e'
+	@$(ON_OWN_CLUSTER) --images -- bash -euxc 'printf "%s\0" "$(OF_THE_API_SERVER)" "$(COMPUTING)" | $(AT_ONCE); $(PYTEST) $(WITH_PODS) tests/e2e'
 
 test-unit: setup ## run the unit tests, without a cluster
 	$(PYTEST) $(SIDE_BY_SIDE) tests/unit tests/tools tests/docs
@@ -101,7 +104,8 @@ test-torch: setup ## run the PyTorch tests with real pods (images of 1.3 GB more
 test-toolchains: setup ## run the tests of large toolchains, each in an environment of its own (ONLY=NAME for one)
 	@$(PYTHON) -m tools.toolchains run $(ONLY)
 
-test-kills: setup ## kill the operator after each of its API writes; 10 minutes
+test-kills: setup ## play every random history of a rollout, and kill the operator after each of its API writes; 10 minutes
+	FETTLE_TEST_HISTORIES_EVERY=1 $(PYTEST) $(SIDE_BY_SIDE) tests/unit/plan/rollout/test_histories.py
 	@FETTLE_TEST_KILLS_EVERY=1 $(ON_OWN_CLUSTER) -- $(PYTEST) tests/cluster/test_killed.py
 
 bench-rollout: setup ## run every order of events under load; writes bench/results/rollout.json, 15 minutes

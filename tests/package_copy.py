@@ -8,6 +8,7 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Mapping
+from importlib.util import cache_from_source
 from pathlib import Path
 
 import fettle
@@ -22,6 +23,13 @@ class PackageCopy:
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         shutil.copytree(SOURCE, folder / "fettle", ignore=shutil.ignore_patterns("__pycache__"))
+        # Bytecode holds for a file of the same time and size, and compiling takes seconds.
+        for file in SOURCE.rglob("*.py"):
+            made = Path(cache_from_source(str(file)))
+            if made.exists():
+                kept = Path(cache_from_source(str(folder / "fettle" / file.relative_to(SOURCE))))
+                kept.parent.mkdir(parents=True, exist_ok=True)
+                shutil.copyfile(made, kept)
 
     def add(self, path: str, text: str) -> None:
         """A new file."""

@@ -6,6 +6,7 @@ Import this only where PyTorch is needed: it takes seconds.
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import cache
 from pathlib import Path
 
 import numpy as np
@@ -47,6 +48,7 @@ class Net(nn.Module):
         return scores
 
 
+@cache
 def digits() -> dict[str, dict[str, Array]]:
     """`image` float32 [items, 1, 8, 8] in [0, 1], `labels` int64 [items]: in each share other items, the same ones always."""
     data = load_digits()

@@ -28,6 +28,16 @@ def manifest(name: str, **spec: object) -> str:
 
 
 @pytest.fixture(scope="module")
+def others(kube: Kube) -> None:
+    """The models of later revisions: optimized while the first one is looked at and served."""
+    jobs = {"resources": {"requests": {"cpu": "100m", "memory": "512Mi"}, "limits": {"memory": "4Gi"}}}
+    int8 = [{"name": "int8", "steps": [{"quantize": {"mode": "Static"}}]}]
+    kube.apply(manifest("optimizedmodel-better.yaml", recipes=int8, jobs=jobs))
+    kube.apply(manifest("optimizedmodel-failing.yaml", jobs=jobs))
+    kube.apply(manifest("optimizedmodel-wrong.yaml", jobs=jobs))
+
+
+@pytest.fixture(scope="module")
 def load(kube: Kube) -> Iterator[Load]:
     """Constant traffic from the first test that asks for it to the end of the story."""
     requests, _ = bodies(install.DIGITS / "evaluation.npz", 20)
@@ -63,13 +73,16 @@ def test_a_model_is_optimized_in_jobs_and_its_best_candidate_is_published(kube: 
     }  # fmt: skip
 
 
+@pytest.mark.usefixtures("others")
 def test_nothing_runs_again_when_nothing_changed(kube: Kube, operator: Kube) -> None:
-    before = kube.kubectl("get", "jobs", "-o", "name")
+    jobs = ("get", "jobs", "-l", "fettle.dev/optimizedmodel=digits", "-o", "name")
+    before = kube.kubectl(*jobs)
+    assert before
     version = (kube.get("om", "digits") or {})["metadata"]["resourceVersion"]
     operator.kubectl("delete", "pods", "-l", "app.kubernetes.io/name=fettle", "--wait=true")
     operator.kubectl("rollout", "status", "deployment/fettle", "--timeout=120s")
     time.sleep(15)
-    assert kube.kubectl("get", "jobs", "-o", "name") == before
+    assert kube.kubectl(*jobs) == before
     assert (kube.get("om", "digits") or {})["metadata"]["resourceVersion"] == version
 
 
@@ -95,12 +108,8 @@ def test_bytes_and_grpc_reach_a_pod_through_its_service_and_are_answered_as_json
     assert right >= 10
 
 
+@pytest.mark.usefixtures("others")
 def test_a_better_model_is_rolled_out_step_by_step_under_load(kube: Kube, load: Load) -> None:
-    kube.apply(
-        manifest("optimizedmodel-better.yaml", recipes=[{"name": "int8", "steps": [{"quantize": {"mode": "Static"}}]}])
-    )
-    kube.apply(manifest("optimizedmodel-failing.yaml"))
-    kube.apply(manifest("optimizedmodel-wrong.yaml"))
     watch.optimized(kube, "digits-better", 600, print)
     watch.optimized(kube, "digits-failing", 600, print)
     watch.optimized(kube, "digits-wrong", 600, print)

@@ -32,10 +32,9 @@ class Kind:
 
 
 def kinds() -> dict[str, Kind]:
-    """The kinds, by the names of their objects."""
+    """The kinds, by the names of their objects. Whole numbers are in test_examples.py."""
     random = np.random.default_rng(31)
     return {
-        "tokens": Kind(models.tokens()),  # two inputs, int64
         "texts": Kind(models.texts()),
         "external-data": Kind(models.two_inputs_two_outputs(), external=True),
         "custom-operator": Kind(models.custom_operator(), "UnsupportedOperator"),

@@ -11,6 +11,7 @@ import pytest
 
 import fettle
 from fettle.cli.local.results import published
+from fettle.plan.run import default_plan
 
 NOTEBOOK = Path(__file__).parents[3] / "examples" / "notebook" / "digits.ipynb"
 
@@ -22,6 +23,8 @@ def test_the_notebook_optimizes_the_classifier_that_it_trained(
         "target": fettle.Target(runtimes=("onnxruntime",), threads=1),
         "options": fettle.RunOptions(measure_seconds=1, progress=False),
     }
+    lines = tuple(line for line in default_plan.LINES if line.recipe in ("float32", "int8"))
+    monkeypatch.setattr(default_plan, "LINES", lines)
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(fettle, "optimize", partial(fettle.optimize, **quick), raising=False)
     names: dict[str, Any] = {}

@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from tests.data import models
+from tests.probed_once import probed_once
 from tests.unit.cli.in_process import SHORT
 from tests.unit.plan.optimize.world import Answer, World, make_spec
 
@@ -39,7 +40,8 @@ def run_on(mounts: Mounts) -> Answer:
 
     def run(request: TaskRequest) -> AnyReport | TaskState:
         try:
-            return stage.run(request.task, mounts)
+            with probed_once():
+                return stage.run(request.task, mounts)
         except FettleError as error:
             told = {"reason": error.reason, "message": error.message, "retryable": error.retryable}
             return TaskState("", TaskPhase.FAILED, **told)

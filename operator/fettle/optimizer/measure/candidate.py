@@ -194,30 +194,40 @@ class MeasuredCandidate:
 
 
 def judge_original(
-    candidate: MeasuredCandidate, bench: Bench, profile: bool = False, beside: Reference | None = None
-) -> None:
-    """Let the original answer every item. Raises FettleError: without it nothing can be said.
+    candidate: MeasuredCandidate, bench: Bench, screening: Bench, profile: bool = False
+) -> WorkerProcess:
+    """Let the original answer every item, those of the screening last; the process goes on to the quick clock.
 
-    `profile`: ask for its executed precision too. `beside`: what these answers are compared by, and then nothing else is asked.
+    `profile`: ask for its executed precision too. Raises FettleError: without the original nothing can be said.
     """
-    with candidate.start(bench) as worker:
-        chunk: list[item.Answer] = []
-        candidate.look_at_neighbours(worker, bench)
-        seen = Distribution(bench.signature.outputs)
-        for answer in noting(candidate.answers(worker, bench), seen):
-            chunk.append(answer)
-            if len(chunk) >= item.LARGEST_BATCH or item.size_of(chunk) >= item.FEED_BYTES:
-                bench.reference.add(chunk)
-                chunk = []
-        if chunk:
-            bench.reference.add(chunk)
-        if beside is not None:
-            bench.reference.finish_beside(beside)
-            return
+    worker = candidate.start(bench)
+    try:
+        candidate.answered = _answer_all(candidate, worker, bench)
         bench.reference.finish()
-        candidate.answered = seen
         log.info("%s", bench.reference.summary())
         candidate.examine(worker, bench, profile)
+        worker.map_items(screening.files)
+        _answer_all(candidate, worker, screening)
+        screening.reference.finish_beside(bench.reference)
+    except BaseException:
+        worker.close()
+        raise
+    return worker
+
+
+def _answer_all(original: MeasuredCandidate, worker: WorkerProcess, bench: Bench) -> Distribution:
+    """Keep the original's answers to every item of `bench`; how they are distributed."""
+    chunk: list[item.Answer] = []
+    original.look_at_neighbours(worker, bench)
+    seen = Distribution(bench.signature.outputs)
+    for answer in noting(original.answers(worker, bench), seen):
+        chunk.append(answer)
+        if len(chunk) >= item.LARGEST_BATCH or item.size_of(chunk) >= item.FEED_BYTES:
+            bench.reference.add(chunk)
+            chunk = []
+    if chunk:
+        bench.reference.add(chunk)
+    return seen
 
 
 def screen(candidate: MeasuredCandidate, bench: Bench, bound: AccuracyConstraint | None) -> WorkerProcess:

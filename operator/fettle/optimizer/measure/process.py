@@ -6,7 +6,9 @@ import multiprocessing
 import signal
 import subprocess
 import sys
+from collections.abc import Mapping
 from dataclasses import replace
+from pathlib import Path
 from types import TracebackType
 from typing import Any, TypeVar
 
@@ -19,6 +21,8 @@ from fettle.optimizer.measure.protocol import (
     Judge,
     Load,
     Loaded,
+    MapItems,
+    Mapped,
     Memory,
     PeakMemory,
     Profile,
@@ -69,6 +73,10 @@ class WorkerProcess:
     def load(self, request: Load) -> None:
         """Load the model with the settings that are asked for."""
         self._ask(request, Loaded, LOAD_SECONDS)
+
+    def map_items(self, files: Mapping[str, Path]) -> None:
+        """Answer these items from now on."""
+        self._ask(MapItems(files), Mapped, LOAD_SECONDS)
 
     def answers(self, request: Judge) -> list[Answer]:
         """Answers to items, in order."""

@@ -33,6 +33,18 @@ class Loaded:
 
 
 @dataclass(frozen=True)
+class MapItems:
+    """Map other items from now on (an .npy file per input). Answer: Mapped."""
+
+    items: Mapping[str, Path]
+
+
+@dataclass(frozen=True)
+class Mapped:
+    """The items are there."""
+
+
+@dataclass(frozen=True)
 class Judge:
     """Answer these items in one run. `size`: what a static batch is filled up to. Answer: a list, a dict of outputs per item.
 
@@ -99,4 +111,4 @@ class WorkerFailure:
     message: str
 
 
-WorkerRequest = Load | Judge | RunItems | Block | Profile | Memory
+WorkerRequest = Load | MapItems | Judge | RunItems | Block | Profile | Memory

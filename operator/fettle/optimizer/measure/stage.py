@@ -27,6 +27,7 @@ from fettle.optimizer.measure.accuracy import Reference
 from fettle.optimizer.measure.candidate import Bench, MeasuredCandidate, certify, judge_original, same_as, screen
 from fettle.optimizer.measure.cgroup import Limits, Throttling
 from fettle.optimizer.measure.clock import BASELINE, Clock, LoadedModel, TimedCandidate, groups
+from fettle.optimizer.measure.process import WorkerProcess
 from fettle.optimizer.measure.schedule import TimingSchedule
 from fettle.optimizer.measure.search import Certificate, ScreenedCandidate, hold_finals, sort_out
 from fettle.runtimes import machine
@@ -49,8 +50,8 @@ def measure(task: MeasureTask, store: Store, schedule: TimingSchedule) -> Measur
     here = machine.detect(candidate.plan.runtime for candidate in (task.baseline, *task.candidates))
     with tempfile.TemporaryDirectory(prefix="fettle-measure-") as folder:
         run = _Measuring(task, store, Path(folder), here, schedule)
-        run.judge_original()
-        run.screen()
+        with run.judge_original() as worker:
+            run.screen(worker)
         run.hold_finals()
         candidates = run.conclude()
         return MeasureReport(
@@ -93,27 +94,35 @@ class _Measuring:
             alpha=task.alpha,
         )
 
-    def judge_original(self) -> None:
+    def judge_original(self) -> WorkerProcess:
         """Answer all items with the original; it is a candidate too where its runtime may serve."""
         as_candidates = [candidate for candidate in self._candidates if self._is_original(candidate)]
-        judge_original(self._original, self.certifying, profile=bool(as_candidates))
+        worker = judge_original(self._original, self.certifying, self._screening, profile=bool(as_candidates))
         reference = self.certifying.reference
         if reference.without_answer:
             count = f"{reference.without_answer} of {len(reference)}"
             self.notes.append(f"the original outputs NaN for {count} items: check them, or leave them out")
-        judge_original(self._original, self._screening, beside=reference)
         for candidate in as_candidates:
             same_as(candidate, self._original, self.certifying.reference)
+        return worker
 
     # --------------------------------------------------------------------------------------------------------- sorting out
 
-    def screen(self) -> None:
-        """Load every candidate once, hold its answers against the original's on few items, and time it for a second."""
+    def screen(self, original: WorkerProcess) -> None:
+        """Load every candidate once, hold its answers against the original's on few items, and time it for a second.
+
+        `original`: the process that answered, the first one that is timed beside them. The clock ends it.
+        """
+        spare = [original]
+
+        def start(name: str) -> LoadedModel:
+            return spare.pop() if name == BASELINE and spare else self._screened(name)
+
         candidates = [candidate for candidate in self._candidates if not self._is_original(candidate)]
         memory = {candidate.name: process_bytes(candidate.built) for candidate in candidates}
         for names in groups(memory, self._original.peak_memory_bytes, Limits.find().memory_left()):
             log.info("screening %s", ", ".join(names))
-            for timed in Clock(self._screened, self._schedule.quick, self.clock.throttling).group(names):
+            for timed in Clock(start, self._schedule.quick, self.clock.throttling).group(names):
                 candidate = self._by_name[timed.name]
                 self._quick[timed.name] = timed
                 if timed.failure is not None:

@@ -31,6 +31,8 @@ from fettle.optimizer.measure.protocol import (
     Judge,
     Load,
     Loaded,
+    MapItems,
+    Mapped,
     PeakMemory,
     Profile,
     RunItems,
@@ -63,6 +65,8 @@ class Worker:
         """Do what `request` says. Raises FettleError."""
         if isinstance(request, Load):
             return self._loaded(request)
+        if isinstance(request, MapItems):
+            return self._mapped(request)
         if isinstance(request, Judge):
             return self._answers(request)
         if isinstance(request, RunItems):
@@ -86,6 +90,12 @@ class Worker:
         if request.prove:
             promises.require(request.runtime, self._session, request.signature, self._first(request, self._items))
         return Loaded()
+
+    def _mapped(self, request: MapItems) -> Mapped:
+        _, load, _ = self._open()
+        self._items = item.opened(request.items, load.signature)
+        self._feeds.clear()
+        return Mapped()
 
     @staticmethod
     def _first(load: Load, items: item.MappedItems) -> item.Answer:

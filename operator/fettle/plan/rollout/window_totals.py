@@ -136,9 +136,10 @@ def traffic(observation: Observation, start: datetime, end: datetime) -> Traffic
     requests = errors = 0
     comparisons = Comparisons()
     latencies: dict[tuple[float, float], int] = {}
+    first, last = start.timestamp(), end.timestamp()
     for pod in observation.pods:
         for second in pod.seconds:
-            if not start.timestamp() <= second.at < end.timestamp():
+            if not first <= second.at < last:
                 continue
             requests += second.requests
             errors += second.errors

@@ -11,6 +11,7 @@ import numpy as np
 import onnx
 import pytest
 from tests.data import models
+from tests.probed_once import probed_once
 
 from fettle.api.data import CalibrationSpec, DataSpec, EvaluationSpec, GeneratedSpec
 from fettle.api.optimizedmodel import InputSpec, SourceSpec
@@ -70,7 +71,8 @@ class Workbench:
 
     def prepare(self, task: PrepareTask | None = None) -> PrepareReport:
         """What preparing answers. Raises FettleError."""
-        report = stage.run(task or self.task(), self.mounts)
+        with probed_once():
+            report = stage.run(task or self.task(), self.mounts)
         assert isinstance(report, PrepareReport)
         return report
 

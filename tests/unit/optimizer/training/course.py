@@ -10,6 +10,7 @@ import numpy as np
 import onnx
 import onnxruntime
 from tests.data import trainable
+from tests.probed_once import probed_once
 from torch import nn
 
 from fettle.api.data import DataSpec, EvaluationSpec, TrainingSpec
@@ -52,7 +53,8 @@ class Course:
         evaluation = EvaluationSpec(uri="pvc://claim/evaluation.npz", metric=metric)
         data = DataSpec(evaluation=evaluation, training=TrainingSpec(uri="pvc://claim/training.npz"))
         task = PrepareTask(store="pvc://claim/store", source=SourceSpec(uri=f"pvc://claim/{uri}"), data=data, builds=())
-        report = stage.run(task, Mounts({"claim": folder}))
+        with probed_once():
+            report = stage.run(task, Mounts({"claim": folder}))
         assert isinstance(report, PrepareReport)
         return cls(folder, report, evaluation)
 

@@ -118,6 +118,7 @@ class World:
     propagation: timedelta = timedelta(seconds=2)  # until a route is in force everywhere
     routes: list[tuple[datetime, dict[str, int]]] = field(default_factory=list)  # each, and since when
     _spec: tuple[dict[str, Any], ModelDeploymentSpec] | None = None
+    _seconds: dict[str, tuple[Behaviour, dict[int, Second]]] = field(default_factory=dict)  # by revision
 
     # ------------------------------------------------------------------------------------------------ what a user does
 
@@ -245,8 +246,8 @@ class World:
 
     def observation(self, revision: str) -> Observation:
         """What the pods' windows say: every ready pod counted the same each second since it was ready."""
-        how = self.behaviour.get(revision, Behaviour())
-        bucket = 0 if how.milliseconds <= 1 else 1 + int(how.milliseconds)
+        how = self.behaviour.setdefault(revision, Behaviour())
+        made = self._made(revision, how)
         samples, silent = [], []
         for index, pod in enumerate(self.alive(revision)):
             if pod.ready_at is None or pod.ready_at > self.now or pod.out:
@@ -258,12 +259,8 @@ class World:
             ready = pod.ready_at + self.skew
             known = (pod.counted_since or pod.ready_at) + self.skew
             first = max(int(ready.timestamp()), int(known.timestamp()), int(self._window_start().timestamp()))
-            counted = ((at, self._requests(revision, how, at)) for at in range(first, int(now.timestamp())))
-            seconds = tuple(
-                Second(at, requests, round(requests * how.error_rate), {bucket: requests}, how.comparisons)
-                for at, requests in counted
-                if requests
-            )
+            counted = (self._second(revision, how, at, made) for at in range(first, int(now.timestamp())))
+            seconds = tuple(second for second in counted if second.requests)
             samples.append(PodSamples(f"{revision}-{index}", seconds, 1.0, 1.01, how.incomparable))
         crashes = [replace(crash, at=crash.at + self.skew) for crash in self.crashes.get(revision, ())]
         lost = (
@@ -272,6 +269,20 @@ class World:
             else []
         )
         return Observation(tuple(samples), tuple(silent), (*how.crashes, *crashes), tuple(lost))
+
+    def _made(self, revision: str, how: Behaviour) -> dict[int, Second]:
+        """The seconds that were made before: while a revision behaves as it did, and nothing routes its traffic, they are the same."""
+        if self.routed or revision not in self._seconds or self._seconds[revision][0] is not how:
+            self._seconds[revision] = how, {}
+        return self._seconds[revision][1]
+
+    def _second(self, revision: str, how: Behaviour, at: int, made: dict[int, Second]) -> Second:
+        """What each of its pods counted in that second."""
+        if at not in made:
+            requests = self._requests(revision, how, at)
+            bucket = 0 if how.milliseconds <= 1 else 1 + int(how.milliseconds)
+            made[at] = Second(at, requests, round(requests * how.error_rate), {bucket: requests}, how.comparisons)
+        return made[at]
 
     def _requests(self, revision: str, how: Behaviour, at: int) -> int:
         """What one of its pods is asked in that second. Where traffic is routed, all the requests are spread by the routes of then."""
