@@ -152,7 +152,13 @@ def test_a_server_that_is_no_hub_is_told_as_such(hub: WebServer, tmp_path: Path)
 
 @pytest.mark.parametrize(
     "answer",
-    ["[" * 100_000, "[]", '{"sha": null, "siblings": []}', '{"sha": "..", "siblings": []}', '{"sha": "5f", "siblings": null}'],
+    [
+        "[" * 100_000,
+        "[]",
+        '{"sha": null, "siblings": []}',
+        '{"sha": "..", "siblings": []}',
+        '{"sha": "5f", "siblings": null}',
+    ],
     ids=["nested", "list", "no commit", "a path", "no files"],
 )
 def test_an_answer_that_no_hub_gives_is_told_as_such(hub: WebServer, tmp_path: Path, answer: str) -> None:
@@ -161,7 +167,9 @@ def test_an_answer_that_no_hub_gives_is_told_as_such(hub: WebServer, tmp_path: P
         read(at(hub, "hf://org/digits/README.md", tmp_path))
 
 
-@pytest.mark.parametrize("name", ["model-/../../../away.safetensors", "/etc/passwd", "a//b", "..\\a", "a\0b", "./a", ""])
+@pytest.mark.parametrize(
+    "name", ["model-/../../../away.safetensors", "/etc/passwd", "a//b", "..\\a", "a\0b", "./a", ""]
+)
 def test_a_hub_names_no_file_outside_of_the_repository(hub: WebServer, tmp_path: Path, name: str) -> None:
     publish(hub, "org/digits", "main", {**FILES, name: b"bad"})
     with pytest.raises(SourceError, match="paths that stay inside the repository"):
@@ -174,7 +182,8 @@ def test_an_endpoint_that_is_empty_is_none(monkeypatch: pytest.MonkeyPatch) -> N
 
 
 @pytest.mark.parametrize(
-    "endpoint", ["https://[hub", "hub.example", "ftp://hub.example", "https://me:secret@hub.example", "https://hub.example?a=1"]
+    "endpoint",
+    ["https://[hub", "hub.example", "ftp://hub.example", "https://me:secret@hub.example", "https://hub.example?a=1"],
 )
 def test_an_endpoint_is_a_web_address_without_credentials(endpoint: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("HF_ENDPOINT", endpoint)

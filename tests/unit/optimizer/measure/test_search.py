@@ -95,7 +95,9 @@ class Stage:
         if one.name in self.broken:
             return Certificate(passes=False, spent=one.lossy)
         loses = proved and may_err and one.name in self.loses
-        return Certificate(one.name not in self.loses and (may_err or not proved), spent=proved and may_err, loses=loses)
+        return Certificate(
+            one.name not in self.loses and (may_err or not proved), spent=proved and may_err, loses=loses
+        )
 
     def time(self, group: Sequence[ScreenedCandidate]) -> Iterable[str]:
         """A heat."""
