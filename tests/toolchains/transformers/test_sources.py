@@ -332,6 +332,17 @@ def test_of_several_classes_of_its_own_the_one_that_the_configuration_names_is_l
     assert [tensor.shape for tensor in report.signature.outputs] == [(-1, 3)]
 
 
+def test_code_that_is_trusted_and_generates_is_refused(bench: Workbench) -> None:
+    Example(hf.GPT2LMHeadModel, lambda: hf.GPT2Config(vocab_size=99, n_embd=16, n_layer=1, n_head=2), BERT.items).saved(
+        bench.folder / "model"
+    )
+    edited(bench.folder, architectures=["Net"], auto_map={"AutoModelForCausalLM": "modeling.Net"})
+    code = "from transformers import GPT2LMHeadModel\n\nclass Net(GPT2LMHeadModel):\n    pass\n"
+    (bench.folder / "model/modeling.py").write_text(code)
+    error = bench.refused(source=SourceSpec(uri=URI, trusted=True))
+    assert (error.reason, "piece by piece" in error.message) == (Reason.UNSUPPORTED_MODEL, True), error.message
+
+
 def test_a_directory_without_weights_says_which_are_expected(bench: Workbench) -> None:
     BERT.saved(bench.folder / "model")
     (bench.folder / "model/model.safetensors").unlink()

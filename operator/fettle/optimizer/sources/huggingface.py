@@ -137,15 +137,15 @@ class HuggingFace(FrameworkFormat):
         transformers.utils.logging.set_verbosity_error()
         transformers.utils.logging.disable_progress_bar()
         kind = _class(transformers, _config(path), inputs.trusted)
-        if issubclass(kind, transformers.PreTrainedModel) and kind.can_generate():
-            message = f"{kind.__name__} generates its answer piece by piece, in one run for each; only models that answer in one run are optimized"
-            raise SourceError(message, reason=Reason.UNSUPPORTED_MODEL)
+        if issubclass(kind, transformers.PreTrainedModel):
+            _refuse_generating(kind)
         head = sentence.Head.of(path.parent)
         options = {"local_files_only": True, "trust_remote_code": inputs.trusted, "output_loading_info": True}
         options |= {"dtype": torch.float32, "attn_implementation": "eager"}
         model, told = kind.from_pretrained(path.parent, **options)
         if told["missing_keys"] and all(name.startswith(POOLER) for name in told["missing_keys"]):
             model, told = kind.from_pretrained(path.parent, add_pooling_layer=False, **options)
+        _refuse_generating(type(model))  # of what an Auto class has chosen
         lacking = sorted(told["missing_keys"])
         if lacking:
             message = f"the weights lack {len(lacking)} of the tensors that {path.name} describes, such as {lacking[0]}"
@@ -188,6 +188,12 @@ def _class(transformers: Any, config: Mapping[str, Any], trusted: bool) -> Any:
         message = f"transformers {transformers.__version__} has no class {named}, which {ENTRY} names: export the model to ONNX where it was made"
         raise SourceError(message, reason=Reason.UNSUPPORTED_MODEL)
     return found
+
+
+def _refuse_generating(kind: Any) -> None:
+    if kind.can_generate():
+        message = f"{kind.__name__} generates its answer piece by piece, in one run for each; only models that answer in one run are optimized"
+        raise SourceError(message, reason=Reason.UNSUPPORTED_MODEL)
 
 
 def _own(config: Mapping[str, Any], named: Any) -> str | None:
