@@ -175,9 +175,11 @@ def test_a_text_is_the_same_item_in_two_files_although_they_are_padded_different
     longer = np.append(texts[:4], "good " * 30)
     evaluation = EvaluationSpec(uri=bench.data("items", text=texts))
     calibration = CalibrationSpec(uri=bench.data("others", text=longer))
-    report = bench.prepare(bench.task(source=SourceSpec(uri=URI), evaluation=evaluation, calibration=calibration))
+    task = bench.task(source=SourceSpec(uri=URI), evaluation=evaluation, calibration=calibration)
+    report = bench.prepare(task)
     assert report.calibration is not None
     assert report.calibration.items == 1
+    assert bench.prepare(task) == report, "told again, without another conversion"
 
 
 def test_a_size_of_pictures_may_lie_in_the_configuration_of_a_part(bench: Workbench) -> None:

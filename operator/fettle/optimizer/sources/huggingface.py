@@ -140,7 +140,11 @@ class HuggingFace(FrameworkFormat):
         if issubclass(kind, transformers.PreTrainedModel):
             _refuse_generating(kind)
         head = sentence.Head.of(path.parent)
-        options = {"local_files_only": True, "trust_remote_code": inputs.trusted, "output_loading_info": True}
+        options: dict[str, Any] = {
+            "local_files_only": True,
+            "trust_remote_code": inputs.trusted,
+            "output_loading_info": True,
+        }
         options |= {"dtype": torch.float32, "attn_implementation": "eager"}
         model, told = kind.from_pretrained(path.parent, **options)
         if told["missing_keys"] and all(name.startswith(POOLER) for name in told["missing_keys"]):
@@ -228,7 +232,7 @@ def _usual(config: Any) -> dict[str, Input]:
 
 def _picture(size: Any) -> tuple[int | str, int | str]:
     """Height and width, as far as a configuration fixes them: as a number, a pair or a dictionary."""
-    sizes = [size.get("height"), size.get("width")] if isinstance(size, Mapping) else size
+    sizes: Any = [size.get("height"), size.get("width")] if isinstance(size, Mapping) else size
     sizes = [sizes, sizes] if isinstance(sizes, int) else sizes
     if not isinstance(sizes, Sequence) or len(sizes) != 2 or not all(isinstance(each, int) for each in sizes):
         return "height", "width"

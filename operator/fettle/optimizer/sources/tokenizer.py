@@ -14,7 +14,7 @@ from fettle.errors import DataError, SourceError
 from fettle.optimizer.data.columns import Array
 
 TEXTS = ("text", "text_pair")  # columns of items, called as the tokenizer calls them
-FILES = (
+FILES: tuple[str, ...] = (
     "tokenizer_config.json",
     "tokenizer.json",
     "special_tokens_map.json",
