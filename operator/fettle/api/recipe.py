@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Sequence
 from typing import Annotated
 
 from pydantic import Field
@@ -128,15 +128,23 @@ class RecipeStep(ApiModel):
         return self.parameters is not None and self.parameters.dynamic
 
 
-def completed(steps: Iterable[RecipeStep]) -> tuple[RecipeStep, ...]:
-    """`steps`, each training for int8 with the static quantization that it trains for behind it."""
+def completed(steps: Sequence[RecipeStep]) -> tuple[RecipeStep, ...]:
+    """`steps`, a training for int8 with the static quantization that it trains for behind it, unless a later step quantizes."""
     whole: list[RecipeStep] = []
-    for step in steps:
+    for place, step in enumerate(steps):
         whole.append(step)
-        if step.quantize is not None and step.quantize.mode is QuantizeMode.AWARE:
+        if (
+            step.quantize is not None
+            and step.quantize.mode is QuantizeMode.AWARE
+            and not _quantized(steps[place + 1 :])
+        ):
             static = step.quantize.model_copy(update={"mode": QuantizeMode.STATIC})
             whole.append(RecipeStep(quantize=static))
     return tuple(whole)
+
+
+def _quantized(steps: Sequence[RecipeStep]) -> bool:
+    return any(step.quantize is not None for step in steps)
 
 
 class RecipeSpec(ApiModel):

@@ -35,10 +35,10 @@ def written(model: Any, example: Sequence[Array], folder: Path) -> ModelFile:
     name = type(model).__name__
     if "onnx" in families and name == "ModelProto":
         return _onnx(model, model.graph.name or "model", folder)
-    if "transformers" in families:
+    if "transformers" in families and hasattr(model, "save_pretrained"):
         model.save_pretrained(folder / "model")
         return ModelFile(str(folder / "model"), (), name)
-    if "keras" in families:
+    if "keras" in families and hasattr(model, "save"):
         return _keras(model, folder)
     if "torch" in families:
         return _torch(model, name, example, folder)
@@ -90,11 +90,14 @@ def _torch(model: Any, name: str, example: Sequence[Array], folder: Path) -> Mod
 
 def _keras(model: Any, folder: Path) -> ModelFile:
     path = folder / "model.keras"
+    if not model.built:
+        raise UsageError(f"this {type(model).__name__} of Keras has no weights yet: call it on an item first")
     try:
         model.save(path)
     except (TypeError, ValueError) as error:  # of a class that Keras cannot write
         raise UsageError(f"Keras cannot save this {type(model).__name__}: {error}") from error
-    return ModelFile(str(path), tuple(tensor.name for tensor in model.inputs), model.name)
+    inputs = getattr(model, "inputs", None) or ()  # unknown of classes of one's own
+    return ModelFile(str(path), tuple(tensor.name for tensor in inputs), model.name)
 
 
 def _sklearn(model: Any, name: str, example: Sequence[Array], folder: Path) -> ModelFile:

@@ -61,9 +61,8 @@ def find(uri: str, credentials: Credentials | None, missing: Missing) -> tuple[H
     require_keys(uri, credentials, missing)
     repository = Repository(matched["name"], unquote(matched["revision"] or "main"), matched["datasets"] is not None)
     given = credentials.values if credentials is not None else os.environ
-    endpoint = given.get(ENDPOINT, PUBLIC).rstrip("/")
-    parts = urlsplit(endpoint)
-    if parts.scheme not in WEB or not parts.netloc or "@" in parts.netloc or parts.query or parts.fragment:
+    endpoint = (given.get(ENDPOINT) or PUBLIC).rstrip("/")
+    if not _plain(endpoint):
         message = f"{repository}: {holder(credentials)} has an {ENDPOINT} that is not https://HOST or https://HOST/PATH"
         raise missing(message, reason=Reason.INVALID_SPEC)
 
@@ -71,6 +70,20 @@ def find(uri: str, credentials: Credentials | None, missing: Missing) -> tuple[H
         return web_server(f"{endpoint}/{path}", credentials, given.get(TOKEN), missing)
 
     return HubFiles(repository, at, missing), unquote(matched["path"] or "")
+
+
+def _plain(endpoint: str) -> bool:
+    """Whether it is a web address of a host, and nothing but a path behind it."""
+    try:
+        parts = urlsplit(endpoint)
+    except ValueError:  # brackets that are no IPv6 address
+        return False
+    return parts.scheme in WEB and bool(parts.netloc) and "@" not in parts.netloc and not parts.query + parts.fragment
+
+
+def _inside(name: Any) -> bool:
+    """Whether it is a path that stays in the folder that it is relative to."""
+    return isinstance(name, str) and not {"", ".", ".."} & set(name.split("/")) and not {"\\", "\0"} & set(name)
 
 
 class HubFiles(RemoteFiles):
@@ -90,11 +103,17 @@ class HubFiles(RemoteFiles):
             raise self._missing(f"{self._repository}: there is no such repository or revision") from None
         try:
             told = json.loads(text.getvalue())
-            commit, names = told["sha"], frozenset(str(each["rfilename"]) for each in told["siblings"])
-        except (ValueError, KeyError, TypeError):
+            commit, names = told["sha"], frozenset(each["rfilename"] for each in told["siblings"])
+            strange = sorted(str(name) for name in names if not _inside(name))
+            if not _inside(commit):
+                raise ValueError("no commit")
+        except (ValueError, KeyError, TypeError, RecursionError):
             message = f"{self._place.root} does not answer as a Hugging Face Hub does: correct {ENDPOINT}"
             raise self._missing(message) from None
-        self._place = self._at(self._repository.files(quote(str(commit), safe="")))
+        if strange:
+            message = f"{self._repository} lists {strange[0]!r}: expected relative paths that stay inside the repository; correct {ENDPOINT}"
+            raise self._missing(message)
+        self._place = self._at(self._repository.files(quote(commit, safe="")))
         return names
 
     def info(self, path: str, **_: Any) -> dict[str, Any]:

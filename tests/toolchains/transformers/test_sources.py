@@ -20,7 +20,7 @@ from tests.toolchains.transformers import examples
 from tests.toolchains.transformers.examples import Example
 from tests.unit.optimizer.prepare.workbench import Workbench
 
-from fettle.api.data import EvaluationSpec
+from fettle.api.data import CalibrationSpec, EvaluationSpec
 from fettle.api.optimizedmodel import InputSpec, SourceSpec
 from fettle.api.reasons import Reason
 from fettle.api.recipe import RuntimeSettings
@@ -154,10 +154,57 @@ def test_pairs_of_texts_are_encoded_together_to_a_fixed_length(bench: Workbench)
     examples.tokenizer(bench.folder / "model")
     random = np.random.default_rng(0)
     items = {"text": examples.reviews(random), "text_pair": examples.reviews(random)}
-    inputs = [InputSpec(name="input_ids", shape=["N", 30])]
+    inputs = [InputSpec(name="input_ids", shape=["N", 40])]  # as many as the model has positions for
     report = prepared(bench, items, inputs=inputs)
     shapes = {tensor.name: tensor.shape for tensor in report.signature.inputs}
-    assert shapes["input_ids"] == (-1, 30)
+    assert shapes["input_ids"] == (-1, 40)
+
+
+def test_several_texts_of_one_item_are_refused(bench: Workbench) -> None:
+    BERT.saved(bench.folder / "model")
+    examples.tokenizer(bench.folder / "model")
+    texts = examples.reviews(np.random.default_rng(0)).reshape(-1, 1)
+    error = bench.refused(source=SourceSpec(uri=URI), evaluation=EvaluationSpec(uri=bench.data("items", text=texts)))
+    assert (error.reason, "expected one text for each item in text" in error.message) == (Reason.DATA_INVALID, True)
+
+
+def test_a_text_is_the_same_item_in_two_files_although_they_are_padded_differently(bench: Workbench) -> None:
+    BERT.saved(bench.folder / "model")
+    examples.tokenizer(bench.folder / "model")
+    texts = examples.reviews(np.random.default_rng(0))
+    longer = np.append(texts[:4], "good " * 30)
+    evaluation = EvaluationSpec(uri=bench.data("items", text=texts))
+    calibration = CalibrationSpec(uri=bench.data("others", text=longer))
+    task = bench.task(source=SourceSpec(uri=URI), evaluation=evaluation, calibration=calibration)
+    report = bench.prepare(task)
+    assert report.calibration is not None
+    assert report.calibration.items == 1
+    assert bench.prepare(task) == report, "told again, without another conversion"
+
+
+def test_a_size_of_pictures_may_lie_in_the_configuration_of_a_part(bench: Workbench) -> None:
+    parts = {
+        "vision_config": {**examples.SIZES, "image_size": 48, "patch_size": 16},
+        "text_config": {**examples.SIZES, "vocab_size": 100},
+    }
+    example = Example(
+        hf.SiglipForImageClassification,
+        lambda: hf.SiglipConfig(**parts, num_labels=3),
+        lambda random: {"pixel_values": random.normal(size=(24, 3, 48, 48)).astype(np.float32)},
+    )
+    model, items = example.saved(bench.folder / "model"), example.items(np.random.default_rng(0))
+    found, wanted = answers(bench, prepared(bench, items), items), examples.answer(model, items)
+    np.testing.assert_allclose(found["logits"], wanted["logits"], rtol=1e-3, atol=1e-4)
+
+
+@pytest.mark.parametrize(
+    "changes", [{"return_dict": False}, {"quantization_config": None}, {"architectures": BERT.model.__name__}], ids=str
+)
+def test_a_configuration_may_say_the_same_in_another_way(bench: Workbench, changes: dict[str, Any]) -> None:
+    BERT.saved(bench.folder / "model")
+    edited(bench.folder, **changes)
+    report = prepared(bench, BERT.items(np.random.default_rng(0)))
+    assert [tensor.name for tensor in report.signature.outputs] == ["logits"]
 
 
 def test_a_tokenizer_that_cannot_be_loaded_is_damaged(bench: Workbench) -> None:
@@ -241,6 +288,7 @@ CLAIMS = [
         Reason.UNSUPPORTED_MODEL,
         "generates its answer piece by piece",
     ),
+    ({"quantization_config": "int4"}, Reason.UNSUPPORTED_MODEL, "already quantized, by a library of its own"),
     ({"quantization_config": {"quant_method": "gptq"}}, Reason.UNSUPPORTED_MODEL, "already quantized, by gptq"),
     (
         {"num_hidden_layers": 3},
@@ -272,6 +320,29 @@ def test_code_beside_the_model_runs_if_it_is_trusted(bench: Workbench) -> None:
     )
     report = prepared(bench, BERT.items(np.random.default_rng(0)), trusted=True)
     assert report.source.format == FormatName.HUGGING_FACE
+
+
+def test_of_several_classes_of_its_own_the_one_that_the_configuration_names_is_loaded(bench: Workbench) -> None:
+    BERT.saved(bench.folder / "model")
+    ways = {"AutoModelForSequenceClassification": "modeling.Net", "AutoModelForTokenClassification": "modeling.Other"}
+    edited(bench.folder, architectures=["Net"], auto_map=ways)
+    (bench.folder / "model/modeling.py").write_text(
+        "from transformers import BertForSequenceClassification, BertForTokenClassification\n\n"
+        "class Net(BertForSequenceClassification):\n    pass\n\nclass Other(BertForTokenClassification):\n    pass\n"
+    )
+    report = prepared(bench, BERT.items(np.random.default_rng(0)), trusted=True)
+    assert [tensor.shape for tensor in report.signature.outputs] == [(-1, 3)]
+
+
+def test_code_that_is_trusted_and_generates_is_refused(bench: Workbench) -> None:
+    Example(hf.GPT2LMHeadModel, lambda: hf.GPT2Config(vocab_size=99, n_embd=16, n_layer=1, n_head=2), BERT.items).saved(
+        bench.folder / "model"
+    )
+    edited(bench.folder, architectures=["Net"], auto_map={"AutoModelForCausalLM": "modeling.Net"})
+    code = "from transformers import GPT2LMHeadModel\n\nclass Net(GPT2LMHeadModel):\n    pass\n"
+    (bench.folder / "model/modeling.py").write_text(code)
+    error = bench.refused(source=SourceSpec(uri=URI, trusted=True))
+    assert (error.reason, "piece by piece" in error.message) == (Reason.UNSUPPORTED_MODEL, True), error.message
 
 
 def test_a_directory_without_weights_says_which_are_expected(bench: Workbench) -> None:

@@ -151,7 +151,39 @@ def test_a_server_that_is_no_hub_is_told_as_such(hub: WebServer, tmp_path: Path)
 
 
 @pytest.mark.parametrize(
-    "endpoint", ["hub.example", "ftp://hub.example", "https://me:secret@hub.example", "https://hub.example?a=1"]
+    "answer",
+    [
+        "[" * 100_000,
+        "[]",
+        '{"sha": null, "siblings": []}',
+        '{"sha": "..", "siblings": []}',
+        '{"sha": "5f", "siblings": null}',
+    ],
+    ids=["nested", "list", "no commit", "a path", "no files"],
+)
+def test_an_answer_that_no_hub_gives_is_told_as_such(hub: WebServer, tmp_path: Path, answer: str) -> None:
+    hub.files["/api/models/org/digits/revision/main"] = answer.encode()
+    with pytest.raises(SourceError, match="does not answer as a Hugging Face Hub does"):
+        read(at(hub, "hf://org/digits/README.md", tmp_path))
+
+
+@pytest.mark.parametrize(
+    "name", ["model-/../../../away.safetensors", "/etc/passwd", "a//b", "..\\a", "a\0b", "./a", ""]
+)
+def test_a_hub_names_no_file_outside_of_the_repository(hub: WebServer, tmp_path: Path, name: str) -> None:
+    publish(hub, "org/digits", "main", {**FILES, name: b"bad"})
+    with pytest.raises(SourceError, match="paths that stay inside the repository"):
+        at(hub, "hf://org/digits", tmp_path).filesystem.find("")
+
+
+def test_an_endpoint_that_is_empty_is_none(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HF_ENDPOINT", "")
+    assert locate("hf://org/digits/m.onnx", Mounts(), missing=SourceError).path == "m.onnx"
+
+
+@pytest.mark.parametrize(
+    "endpoint",
+    ["https://[hub", "hub.example", "ftp://hub.example", "https://me:secret@hub.example", "https://hub.example?a=1"],
 )
 def test_an_endpoint_is_a_web_address_without_credentials(endpoint: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("HF_ENDPOINT", endpoint)

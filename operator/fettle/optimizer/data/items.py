@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import partial
 
 import numpy as np
@@ -28,12 +28,16 @@ _missing = partial(DataError, reason=Reason.DATA_NOT_FOUND)
 
 @dataclass(frozen=True)
 class Items:
-    """Items, whole; labels if there are any. `others`: columns of their file that are neither, any of which may hold the labels."""
+    """Items, whole; labels if there are any. `others`: columns of their file that are neither, any of which may hold the labels.
+
+    `read`: what the arrays were made of, where they are not what the file holds: texts, which every file pads to a length of its own.
+    """
 
     arrays: Mapping[str, Array]
     labels: Array | None = None
     notes: tuple[str, ...] = ()
     others: tuple[str, ...] = ()
+    read: Mapping[str, Array] = field(default_factory=dict)
 
     def __len__(self) -> int:
         return len(next(iter(self.arrays.values())))
@@ -45,12 +49,13 @@ class Items:
     def take(self, indices: list[int]) -> Items:
         """Only these items, in this order."""
         labels = None if self.labels is None else self.labels[indices]
-        return Items({name: array[indices] for name, array in self.arrays.items()}, labels, self.notes, self.others)
+        arrays, read = ({name: array[indices] for name, array in all.items()} for all in (self.arrays, self.read))
+        return Items(arrays, labels, self.notes, self.others, read)
 
     def hashes(self) -> list[str]:
-        """Content hash of each item, over its inputs."""
-        names = sorted(self.arrays)
-        return [_item_hash([(name, self.arrays[name][index]) for name in names]) for index in range(len(self))]
+        """Content hash of each item, over its inputs, or what they were made of."""
+        told = self.read or self.arrays
+        return [_item_hash([(name, told[name][index, ...]) for name in sorted(told)]) for index in range(len(self))]
 
     def stored(self, signature: Signature) -> dict[str, Array]:
         """The arrays as the store keeps them: without the batch axis where one was proved; labels under their common name."""
@@ -101,8 +106,9 @@ def read(request: ItemsRequest, mounts: Mounts, signature: Signature, axes: Mapp
     wanted = ReadRequest(uri, encoded or inputs, request.label_key, request.most, room, request.by_name, request.judged)
     with explained(f"reading {uri}"):
         columns = _columns(location, wanted, signature, request.preprocess)
-    if encoded and request.encoder is not None:
-        made = request.encoder.encode({name: columns.arrays[name] for name in encoded})
+    texts = {name: columns.arrays[name] for name in encoded}
+    if texts and request.encoder is not None:
+        made = request.encoder.encode(texts)
         room.take(sum(array.nbytes for array in made.values()), uri)
         columns = replace(columns, arrays={**columns.arrays, **made})
     arrays = {
@@ -120,7 +126,7 @@ def read(request: ItemsRequest, mounts: Mounts, signature: Signature, axes: Mapp
     hint = "; if one of them holds the labels, set labelKey to its name" if request.label_key and labels is None else ""
     notes = (f"{uri}: ignored arrays, because they are neither inputs nor labels: {listed(columns.unused)}{hint}",)
     others = () if location.filesystem.isdir(location.path) else tuple(columns.unused)
-    return Items(arrays, labels, notes if columns.unused else (), others)
+    return Items(arrays, labels, notes if columns.unused else (), others, texts)
 
 
 def _encoded(request: ItemsRequest, inputs: Mapping[str, str], mounts: Mounts) -> dict[str, str]:

@@ -100,6 +100,11 @@ class TimedCandidate:
         """Speed-up over the baseline."""
         return statistics.speedup(self.ratios)
 
+    def best_gain(self, batch: int) -> float:
+        """How many times as fast as the baseline it was in its best round, with `batch` items per run; the rounds take `self.batch`."""
+        ratios = (ratio for start in self.ratios for ratio in start)
+        return max(ratios, default=math.inf) * (self.cost(self.batch) / self.cost(batch))
+
     def stable(self) -> bool:
         """Whether the speed-up may be claimed: every start has the rounds for it, and the interval is narrow enough."""
         speedup, rounds = self.speedup(), min(map(len, self.ratios), default=0)

@@ -93,10 +93,12 @@ def _against(candidate: ScreenedCandidate, best: ScreenedCandidate) -> str:
 
 @dataclass(frozen=True)
 class Certificate:
-    """What the certifying items say. `spent`: it needed an interval, and so its share of the error."""
+    """What the certifying items say. `spent`: it needed an interval, and so its share of the error. `loses`: its answers are why it does not
+    pass, so that whatever gives the same answers does not either."""
 
     passes: bool
     spent: bool
+    loses: bool = False
 
 
 Certify = Callable[[ScreenedCandidate, bool], Certificate]  # (candidate, whether a share of the error is left for it)
@@ -145,7 +147,7 @@ def hold_finals(
             finals.spent += certificate.spent
             if certificate.passes:
                 group.append(candidate)
-            elif certificate.spent and candidate.computed:
+            elif certificate.loses and candidate.computed:
                 missed[candidate.computed] = candidate.name
         if group:
             finals.timed += [candidate.name for candidate in group]

@@ -152,7 +152,7 @@ class _Measuring:
                 small_enough=size is None or candidate.built.model.bytes <= size.max_bytes,
                 incumbent=candidate.incumbent is not None,
                 computed=_computed(candidate),
-                gain=max((ratio for start in quick.ratios for ratio in start), default=np.inf),
+                gain=quick.best_gain(self._compared(quick)),
             )
             for candidate in self._candidates
             if (quick := self._quick.get(candidate.name)) is not None
@@ -189,8 +189,9 @@ class _Measuring:
             candidate.rejection = (Reason.NUMERICAL_MISMATCH, text)
             return Certificate(passes=False, spent=False)
         row = rows.row(self.task, candidate, None)
-        passes = not bounds.misses_accuracy(row, self._rules) and rows.rejection(self.task, candidate, None) is None
-        return Certificate(passes, spent=not judgement.exact)
+        loses = bounds.misses_accuracy(row, self._rules)
+        passes = not loses and rows.rejection(self.task, candidate, None) is None
+        return Certificate(passes, spent=not judgement.exact, loses=loses)
 
     def _time(self, group: Sequence[ScreenedCandidate]) -> list[str]:
         """Time finalists beside the original; the names of those that keep every bound."""

@@ -9,13 +9,15 @@ from dataclasses import dataclass, replace
 from fettle.api import metrics
 from fettle.api.data import DataSpec, EvaluationSpec, GeneratedSpec
 from fettle.api.optimizedmodel import InputSpec
+from fettle.api.signature import Signature
 from fettle.api.vocabulary import Metric
 from fettle.errors import DataError, RuntimeFailure, SourceError
 from fettle.optimizer.data import generate
 from fettle.optimizer.data import items as data
-from fettle.optimizer.data.columns import LABELS, Room, listed
+from fettle.optimizer.data.columns import LABELS, Encoder, Room, listed
 from fettle.optimizer.data.items import Items, ItemsRequest
 from fettle.optimizer.data.split import SPLIT_MOST, Split, split, with_training
+from fettle.optimizer.onnx.inputs import Hint
 from fettle.optimizer.prepare.batch import PROOF_ITEMS, PROOF_MOST, stacking_axes
 from fettle.optimizer.reference import SLOW_SECONDS
 from fettle.optimizer.sources.base import RunModel, RunnableModel, failure_of
@@ -35,10 +37,16 @@ class Data:
     axes: Mapping[str, int]
 
 
-def read(spec: DataSpec, mounts: Mounts, subject: RunnableModel, axes: Mapping[str, int]) -> Split:
+def read(
+    spec: DataSpec,
+    mounts: Mounts,
+    signature: Signature,
+    axes: Mapping[str, int],
+    hints: Mapping[str, Hint],
+    encoder: Encoder | None,
+) -> Split:
     """What the spec's addresses hold, split. Raises DataError."""
-    signature, encoder = subject.signature, subject.encoder
-    missing = frozenset(name for name, hint in subject.hints.items() if hint.missing)
+    missing = frozenset(name for name, hint in hints.items() if hint.missing)
     calibration = evaluation = None
     room = Room()
     by_name = spec.evaluation is not None and bool(spec.evaluation.classes)
@@ -126,7 +134,7 @@ def _refuse_without_labels(asked: EvaluationSpec, others: Sequence[str]) -> None
 def gather(spec: DataSpec, mounts: Mounts, subject: RunnableModel, specs: Mapping[str, InputSpec], seed: int) -> Data:
     """Items given, or a way to make them. Raises DataError."""
     axes = stacking_axes(subject.signature, specs, subject.hints)
-    given = read(spec, mounts, subject, axes)
+    given = read(spec, mounts, subject.signature, axes, subject.hints, subject.encoder)
     generator = generate.Generator(subject.signature, subject.hints, specs, axes, seed)
     probes = given.evaluation or given.calibration
     if probes is None:

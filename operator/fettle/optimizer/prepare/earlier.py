@@ -58,7 +58,8 @@ def _same_items(job: Job, report: PrepareReport) -> bool:
         return False
     known = hints if hints is not None else _hints(job, report)
     axes = batch.stacking_axes(report.signature, job.inputs.by_name, known)
-    given = data.read(job.task.data, job.mounts, report.signature, axes, known)
+    encoder = job.source.format.encoder(job.source.path, job.inputs)
+    given = data.read(job.task.data, job.mounts, report.signature, axes, known, encoder)
     if given.calibration is not None or not report.generated:
         calibration = stored_items(job.store, unlabelled(given.calibration), report.signature)
         screened = stored_items(job.store, screening(given.calibration), report.signature)

@@ -104,7 +104,7 @@ def _entry_of(folder: Location) -> str:
     """The model file of a folder: the one called model.onnx, or the only one whose name ends like a model's."""
     names: list[str] = sorted(path.rsplit("/", 1)[-1] for path in folder.filesystem.ls(folder.path, detail=False))
     models = [name for name in names if name.lower().endswith(SUFFIXES)]
-    models = models or [name for name in names if name.lower().endswith(COMMON)]
+    models = models or [name for name in names if name.lower().endswith(COMMON) and name != huggingface.ENTRY]
     for known in (mlflow.ENTRY, ENTRY):
         if known in names:
             return known
@@ -112,6 +112,8 @@ def _entry_of(folder: Location) -> str:
         return huggingface.ENTRY
     if len(models) == 1:
         return models[0]
+    if huggingface.ENTRY in names and not models:
+        return huggingface.ENTRY
     if models:
         raise SourceError(
             f"{folder.uri} contains several models ({', '.join(models)}): select one of them with source.uri"

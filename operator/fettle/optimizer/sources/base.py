@@ -152,6 +152,10 @@ class SourceFormat(Protocol):
         """The source, ready to run, beside `plain`, its graph. Raises SourceError."""
         ...
 
+    def encoder(self, path: Path, inputs: Inputs) -> Encoder | None:
+        """What makes the inputs of the model at `path` of texts, where the source brings it. Raises SourceError."""
+        ...
+
     def unconverted(self, path: Path, inputs: Inputs) -> RunnableModel | None:
         """The source as its own runtime runs and serves it, without an ONNX form; None where no runtime does. Raises SourceError."""
         ...

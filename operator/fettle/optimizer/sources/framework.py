@@ -94,7 +94,7 @@ class FrameworkFormat(ABC):
         return saved(model, folder, folder)
 
     def encoder(self, path: Path, inputs: Inputs) -> Encoder | None:
-        """What makes the inputs of the model at `path` of texts, where the source brings it. May raise whatever the framework raises."""
+        """See `SourceFormat.encoder`."""
         return None
 
     def original(self, path: Path, plain: Plain, inputs: Inputs, folder: Path) -> Original:

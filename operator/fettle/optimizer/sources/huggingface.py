@@ -96,8 +96,9 @@ class HuggingFace(FrameworkFormat):
                 "so it was not loaded; set source.trusted: true if you have read it"
             )
             raise SourceError(message, reason=Reason.UNSAFE_CODE)
-        if "quantization_config" in config:
-            kind = dict(config["quantization_config"]).get("quant_method", "a library of its own")
+        if quantized := config.get("quantization_config"):
+            told = quantized.get("quant_method") if isinstance(quantized, Mapping) else None
+            kind = told or "a library of its own"
             message = f"the weights are already quantized, by {kind}: provide the model that they were made from"
             raise SourceError(message, reason=Reason.UNSUPPORTED_MODEL)
 
@@ -125,7 +126,8 @@ class HuggingFace(FrameworkFormat):
             return None
         spec = inputs.by_name.get("input_ids")
         length = spec.shape[-1] if spec is not None and spec.shape else None
-        return Tokenizer(path.parent, length if isinstance(length, int) and length > 0 else None)
+        fixed = length if isinstance(length, int) and length > 0 else None
+        return Tokenizer(path.parent, fixed, trusted=inputs.trusted)
 
     def load(self, path: Path, inputs: Inputs) -> LoadedModel:
         """See `FrameworkFormat.load`."""
@@ -135,20 +137,24 @@ class HuggingFace(FrameworkFormat):
         transformers.utils.logging.set_verbosity_error()
         transformers.utils.logging.disable_progress_bar()
         kind = _class(transformers, _config(path), inputs.trusted)
-        if issubclass(kind, transformers.PreTrainedModel) and kind.can_generate():
-            message = f"{kind.__name__} generates its answer piece by piece, in one run for each; only models that answer in one run are optimized"
-            raise SourceError(message, reason=Reason.UNSUPPORTED_MODEL)
+        if issubclass(kind, transformers.PreTrainedModel):
+            _refuse_generating(kind)
         head = sentence.Head.of(path.parent)
-        options = {"local_files_only": True, "trust_remote_code": inputs.trusted, "output_loading_info": True}
+        options: dict[str, Any] = {
+            "local_files_only": True,
+            "trust_remote_code": inputs.trusted,
+            "output_loading_info": True,
+        }
         options |= {"dtype": torch.float32, "attn_implementation": "eager"}
         model, told = kind.from_pretrained(path.parent, **options)
         if told["missing_keys"] and all(name.startswith(POOLER) for name in told["missing_keys"]):
             model, told = kind.from_pretrained(path.parent, add_pooling_layer=False, **options)
+        _refuse_generating(type(model))  # of what an Auto class has chosen
         lacking = sorted(told["missing_keys"])
         if lacking:
             message = f"the weights lack {len(lacking)} of the tensors that {path.name} describes, such as {lacking[0]}"
             raise SourceError(message, reason=Reason.SOURCE_CORRUPTED)
-        model.config.use_cache = False
+        model.config.use_cache, model.config.return_dict = False, True  # outputs have names
         whole = model if head is None else head.on(model)
         return _Loaded(whole.eval(), _inputs(whole, inputs, path.parent))
 
@@ -174,10 +180,10 @@ def _named_code(config: Mapping[str, Any]) -> set[str]:
 
 def _class(transformers: Any, config: Mapping[str, Any], trusted: bool) -> Any:
     """The class of the model. Raises SourceError."""
-    named = next(iter(config.get("architectures") or ()), None)
-    own = [key for key in config.get("auto_map") or () if key.startswith("AutoModel")] if trusted else []
-    if own:
-        return getattr(transformers, own[-1])
+    listed = config.get("architectures") or ()
+    named = listed if isinstance(listed, str) else next(iter(listed), None)
+    if trusted and (own := _own(config, named)) is not None:
+        return getattr(transformers, own)
     if named is None and config.get("model_type") in transformers.CONFIG_MAPPING:
         return transformers.AutoModel
     named = named or config.get("model_type")
@@ -188,24 +194,49 @@ def _class(transformers: Any, config: Mapping[str, Any], trusted: bool) -> Any:
     return found
 
 
+def _refuse_generating(kind: Any) -> None:
+    if kind.can_generate():
+        message = f"{kind.__name__} generates its answer piece by piece, in one run for each; only models that answer in one run are optimized"
+        raise SourceError(message, reason=Reason.UNSUPPORTED_MODEL)
+
+
+def _own(config: Mapping[str, Any], named: Any) -> str | None:
+    """The class of transformers that loads the directory's own class `named`, or, where none is called so, the last that loads one."""
+    listed = config.get("auto_map")
+    ways = (
+        {key: str(name) for key, name in listed.items() if key.startswith("AutoModel")}
+        if isinstance(listed, Mapping)
+        else {}
+    )
+    return next((key for key, name in ways.items() if name.rpartition(".")[2] == named), next(reversed(ways), None))
+
+
 # ------------------------------------------------------------------------------------------------------------------- inputs
 
 
 def _usual(config: Any) -> dict[str, Input]:
     """The inputs that models of transformers take, by name; those of text first."""
-    size = getattr(config, "image_size", None)
-    height, width = (
-        (size, size) if isinstance(size, int) else size if isinstance(size, Sequence) else ("height", "width")
-    )
-    kinds = {"token_type_ids": TEXT} if getattr(config, "type_vocab_size", 0) > 1 else {}
+    seen = getattr(config, "vision_config", None) or config  # of models of pictures and texts
+    read = getattr(config, "text_config", None) or config
+    kinds = {"token_type_ids": TEXT} if (getattr(read, "type_vocab_size", None) or 0) > 1 else {}
+    channels, bins = getattr(seen, "num_channels", None) or 3, getattr(config, "num_mel_bins", None) or "features"
     return {
         "input_ids": TEXT,
         MASK: TEXT,
         **kinds,
-        "pixel_values": Input("FP32", (BATCH, getattr(config, "num_channels", 3), height, width)),
+        "pixel_values": Input("FP32", (BATCH, channels, *_picture(getattr(seen, "image_size", None)))),
         "input_values": Input("FP32", (BATCH, "samples")),
-        "input_features": Input("FP32", (BATCH, getattr(config, "num_mel_bins", "features"), "frames")),
+        "input_features": Input("FP32", (BATCH, bins, "frames")),
     }
+
+
+def _picture(size: Any) -> tuple[int | str, int | str]:
+    """Height and width, as far as a configuration fixes them: as a number, a pair or a dictionary."""
+    sizes: Any = [size.get("height"), size.get("width")] if isinstance(size, Mapping) else size
+    sizes = [sizes, sizes] if isinstance(sizes, int) else sizes
+    if not isinstance(sizes, Sequence) or len(sizes) != 2 or not all(isinstance(each, int) for each in sizes):
+        return "height", "width"
+    return sizes[0], sizes[1]
 
 
 def _inputs(model: Any, given: Inputs, folder: Path) -> dict[str, Input]:
@@ -222,7 +253,7 @@ def _inputs(model: Any, given: Inputs, folder: Path) -> dict[str, Input]:
     columns = set(given.columns())
     chosen = {name: each for name, each in usual.items() if name in columns} or usual
     if chosen is usual and tokenizer.TEXTS[0] in columns and tokenizer.available(folder):
-        made = Tokenizer(folder).names
+        made = Tokenizer(folder, trusted=given.trusted).names
         chosen = {name: each for name, each in usual.items() if name in made}
     if (tokens := given.by_name.get("input_ids")) is not None and tokens.shape is not None:
         chosen = {

@@ -13,6 +13,7 @@ from fettle.api.signature import Signature
 from fettle.api.text import quoted
 from fettle.api.vocabulary import FormatName, ModelFormat
 from fettle.errors import RuntimeFailure, SourceError
+from fettle.optimizer.data.columns import Encoder
 from fettle.optimizer.onnx import inputs as onnx_inputs
 from fettle.optimizer.onnx import model as onnx_model
 from fettle.optimizer.onnx import operators, portable
@@ -76,6 +77,10 @@ class Onnx:
             why = "external tensors were embedded, because the source does not load without them; the portable form is the timed baseline"
             return _taken_in(path, plain, folder, (why,))
         return _original(model, path, plain.signature, run, untouched=True)
+
+    def encoder(self, path: Path, inputs: Inputs) -> Encoder | None:
+        """A file without a tokenizer."""
+        return None
 
     def unconverted(self, path: Path, inputs: Inputs) -> RunnableModel | None:
         """It is the portable form."""

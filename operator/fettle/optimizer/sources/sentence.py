@@ -49,15 +49,18 @@ class Head:
 
 def files(names: list[str]) -> list[str]:
     """Those of `names`, below the folder, that say what follows the model."""
-    return [name for name in names if name == ENTRY or name.endswith(f"_Pooling/{CONFIG}")]
+    return [name for name in names if name == ENTRY or name.lower().endswith(f"pooling/{CONFIG}")]
 
 
 def _pooling(path: Path) -> str:
     config = _json(path)
-    asked = [pooling for key, pooling in POOLINGS.items() if config.get(key)] or [config.get("pooling_mode")]
+    if not isinstance(config, dict):
+        raise SourceError(f"{path.parent.name}/{CONFIG} is damaged: it is no object", reason=Reason.SOURCE_CORRUPTED)
+    asked: list[Any] = [pooling for key, pooling in POOLINGS.items() if config.get(key)] or [config.get("pooling_mode")]
     if len(asked) != 1 or asked[0] not in POOLINGS.values():
         others = sorted(key for key, value in config.items() if key.startswith("pooling_mode") and value)
-        message = f"{path.parent.name}/{CONFIG} asks for {joined(others) if others else 'no pooling'}; expected one of {joined(sorted(POOLINGS), 'or')}"
+        known = joined(sorted(POOLINGS), "or")
+        message = f"{path.parent.name}/{CONFIG} asks for {joined(others) if others else 'no pooling'}; expected one of {known}"
         raise SourceError(message, reason=Reason.UNSUPPORTED_MODEL)
     return str(asked[0])
 

@@ -9,12 +9,12 @@ from pathlib import Path
 import numpy as np
 
 from fettle.api.reasons import Reason
-from fettle.api.text import quoted
+from fettle.api.text import joined, quoted
 from fettle.errors import DataError, SourceError
 from fettle.optimizer.data.columns import Array
 
 TEXTS = ("text", "text_pair")  # columns of items, called as the tokenizer calls them
-FILES = (
+FILES: tuple[str, ...] = (
     "tokenizer_config.json",
     "tokenizer.json",
     "special_tokens_map.json",
@@ -23,25 +23,33 @@ FILES = (
     "vocab.json",
     "merges.txt",
 )
-FILES += ("spiece.model", "sentencepiece.bpe.model", "tokenizer.model")  # any of them, as far as there are
+FILES += (
+    "spiece.model",
+    "sentencepiece.bpe.model",
+    "tokenizer.model",
+    "spm.model",
+    "sentencepiece.model",
+    "spm_char.model",
+)
+FILES += ("bpe.codes", "dict.txt", "prophetnet.tokenizer")  # any of them, as far as there are
 UNBOUNDED = 1_000_000  # a length that says that none was written down
 RESERVED = 2  # positions that some models count from
 
 
 class Tokenizer:
-    """The tokenizer in `folder`. Texts get as long as the longest of them, or `length` tokens where it is given; what is longer than the
-    model has positions for is cut off."""
+    """The tokenizer in `folder`. Texts get as long as the longest of them, or `length` tokens where it is given; what is longer than that, or
+    than the model has positions for, is cut off. Code of the folder's own runs if it is `trusted`; nobody is asked."""
 
-    def __init__(self, folder: Path, length: int | None = None) -> None:
+    def __init__(self, folder: Path, length: int | None = None, *, trusted: bool = False) -> None:
         from transformers import AutoTokenizer
 
         try:
-            self._tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True)
+            self._tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True, trust_remote_code=trusted)
         except Exception as error:  # the library raises what it likes
             message = f"the tokenizer beside the model cannot be loaded: {quoted(error)}"
             raise SourceError(message, reason=Reason.SOURCE_CORRUPTED) from error
         self._length = length
-        self._most = min(length or UNBOUNDED, self._tokenizer.model_max_length, _positions(folder))
+        self._most = length or min(self._tokenizer.model_max_length, _positions(folder))
 
     @property
     def columns(self) -> tuple[str, ...]:
@@ -55,6 +63,9 @@ class Tokenizer:
 
     def encode(self, columns: Mapping[str, Array]) -> dict[str, Array]:
         """See `Encoder.encode`."""
+        deep = [name for name in columns if columns[name].ndim != 1]
+        if deep:
+            raise DataError(f"expected one text for each item in {joined(deep)}, found arrays of them")
         texts, pairs = (columns[name].tolist() if name in columns else None for name in TEXTS)
         if self._tokenizer.pad_token is None:
             raise DataError(
@@ -79,5 +90,6 @@ def available(folder: Path) -> bool:
 def _positions(folder: Path) -> int:
     """How many tokens the model has positions for, as far as its configuration says."""
     config = json.loads((folder / "config.json").read_bytes())
-    positions = config.get("max_position_embeddings")
+    read = config.get("text_config")  # of models of pictures and texts
+    positions = (read if isinstance(read, dict) else config).get("max_position_embeddings")
     return positions - RESERVED if isinstance(positions, int) and positions > RESERVED else UNBOUNDED

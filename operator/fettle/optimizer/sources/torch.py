@@ -14,6 +14,7 @@ from fettle.api.recipe import RuntimeSettings
 from fettle.api.signature import Signature
 from fettle.api.vocabulary import FormatName, ModelFormat, RuntimeName
 from fettle.errors import RuntimeFailure, SourceError
+from fettle.optimizer.data.columns import Encoder
 from fettle.optimizer.onnx import inputs as onnx_inputs
 from fettle.optimizer.onnx.inputs import Hint
 from fettle.optimizer.sources import archive, pickles
@@ -81,6 +82,10 @@ class Torch:
         run = _runner(path, plain.whole, inputs.frozen)
         hints = onnx_inputs.hints(plain.model)
         return Original(plain.model, made, plain.signature, hints, run, not plain.changes, True, plain.changes)
+
+    def encoder(self, path: Path, inputs: Inputs) -> Encoder | None:
+        """A file without a tokenizer."""
+        return None
 
     def unconverted(self, path: Path, inputs: Inputs) -> RunnableModel:
         """The runtime `torchscript` runs both kinds."""

@@ -57,15 +57,16 @@ class AwareLayer(nn.Module):
     def _rounded(self, data: torch.Tensor) -> torch.Tensor:
         scale = (self.high - self.low) / ACTIVATIONS
         zero = torch.round(-self.low / scale).clamp(0, ACTIVATIONS).to(torch.int32)
-        return torch.fake_quantize_per_tensor_affine(data, scale, zero, 0, ACTIVATIONS)
+        return torch.fake_quantize_per_tensor_affine(data.float(), scale, zero, 0, ACTIVATIONS).to(data.dtype)
 
 
 def rounded(weight: torch.Tensor, axis: int) -> torch.Tensor:
-    """`weight` on the grid of int8, with a scale for each channel along `axis`."""
+    """`weight` on the grid of int8, with a scale for each channel along `axis`. PyTorch rounds float32 only."""
+    kind, weight = weight.dtype, weight.float()
     others = [each for each in range(weight.ndim) if each != axis]
     scale = weight.detach().abs().amax(dim=others).clamp(min=torch.finfo(weight.dtype).tiny) / WEIGHTS
     zeros = torch.zeros_like(scale, dtype=torch.int32)
-    return torch.fake_quantize_per_channel_affine(weight, scale, zeros, axis, -WEIGHTS, WEIGHTS)
+    return torch.fake_quantize_per_channel_affine(weight, scale, zeros, axis, -WEIGHTS, WEIGHTS).to(kind)
 
 
 def _axis(layer: nn.Module) -> int:

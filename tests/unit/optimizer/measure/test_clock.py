@@ -148,6 +148,8 @@ def test_in_a_closed_loop_what_counts_is_the_items_that_a_block_answers() -> Non
     assert found.best_batch == 32
     compared = [found.compared_batch(objective, 1) for objective in (Objective.THROUGHPUT, Objective.LATENCY)]
     assert compared == [32, 1], "what a latency is told of is the batch that the original answers too"
+    gains = [found.best_gain(batch) for batch in compared]
+    assert gains == pytest.approx([10 / (36 / 32), 10 / 5]), "each is held against the original at its first batch"
     timed = one(clock.group(["a"], {"a": 32}))
     speedup = timed.speedup()
     assert speedup is not None

@@ -83,6 +83,7 @@ class Stage:
 
     loses: frozenset[str] = frozenset()  # miss accuracy
     late: frozenset[str] = frozenset()  # keep accuracy, and miss another bound once timed
+    broken: frozenset[str] = frozenset()  # fail on the certifying items
     inexact: frozenset[str] = frozenset()  # no lossy step, yet other answers on the certifying items
     certified: list[str] = field(default_factory=list)
     heats: list[list[str]] = field(default_factory=list)
@@ -91,7 +92,12 @@ class Stage:
         """A verdict."""
         self.certified.append(one.name)
         proved = one.lossy or one.name in self.inexact
-        return Certificate(passes=one.name not in self.loses and (may_err or not proved), spent=proved and may_err)
+        if one.name in self.broken:
+            return Certificate(passes=False, spent=one.lossy)
+        loses = proved and may_err and one.name in self.loses
+        return Certificate(
+            one.name not in self.loses and (may_err or not proved), spent=proved and may_err, loses=loses
+        )
 
     def time(self, group: Sequence[ScreenedCandidate]) -> Iterable[str]:
         """A heat."""
@@ -178,6 +184,8 @@ def test_what_answers_as_one_that_passed_or_failed_otherwise_is_certified() -> N
     exact = [replace(candidate, lossy=False) for candidate in pair]
     stage = Stage(loses=frozenset({"a"}))
     assert stage.hold(exact).passed == ["b"], "it did not load, say: nothing was learned of its answers"
+    stage = Stage(broken=frozenset({"a"}))
+    assert stage.hold(pair).passed == ["b"], "with another number of threads or streams it may run"
 
 
 def test_what_is_much_slower_than_one_that_passes_is_no_runner_up() -> None:

@@ -53,6 +53,12 @@ def test_a_second_text_is_read_where_it_is_there(tmp_path: Path) -> None:
     assert found.arrays["codes"].squeeze(1)[1].tolist() == [99, 121, 0, 0]
 
 
+def test_a_text_has_the_same_hash_in_every_file_however_long_the_others_are(tmp_path: Path) -> None:
+    short, long = (items(tmp_path, text=np.array(["ab", "c", other])) for other in ("abc", "abcdef"))
+    assert [short.hashes()[place] == long.hashes()[place] for place in range(3)] == [True, True, False]
+    assert long.take([2, 0]).hashes() == [long.hashes()[2], short.hashes()[0]]
+
+
 def test_inputs_that_are_there_are_taken_as_they_are(tmp_path: Path) -> None:
     found = items(tmp_path, text=TEXTS, codes=np.ones((3, 2), np.int64))
     assert found.arrays["codes"].squeeze(1).tolist() == [[1, 1]] * 3

@@ -56,6 +56,18 @@ def test_a_source_that_is_not_there_is_not_found(bench: Workbench, uri: str, wor
     assert (error.reason, words in error.message) == (Reason.SOURCE_NOT_FOUND, True), error.message
 
 
+def test_what_was_prepared_before_is_told_again(bench: Workbench) -> None:
+    bench.put(models.dynamic_batch())
+    assert bench.prepare() == bench.prepare()
+
+
+def test_a_configuration_beside_the_only_model_is_no_second_model(bench: Workbench) -> None:
+    (bench.folder / "trees").mkdir()
+    for name in ("config.json", "trees.json"):
+        (bench.folder / "trees" / name).write_text("{}")
+    assert bench.refused(uri="pvc://claim/trees").message.startswith("trees.json is JSON")
+
+
 @pytest.mark.parametrize(
     ("name", "content", "reason", "words"),
     [

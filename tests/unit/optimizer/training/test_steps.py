@@ -116,6 +116,23 @@ def test_a_recipe_that_trains_for_int8_is_quantized_behind_it() -> None:
     )
 
 
+@pytest.mark.parametrize("later", ["Static", "Mixed", "Aware"])
+def test_a_recipe_is_quantized_once(later: str) -> None:
+    steps = tuple(RecipeStep.model_validate({"quantize": {"mode": mode}}) for mode in ("Aware", later))
+    assert [step for step in completed(steps) if step.quantizes] == [
+        steps[1] if later != "Aware" else RecipeStep(quantize=QuantizeStep())
+    ]
+
+
+@pytest.mark.parametrize("kind", [torch.float16, torch.bfloat16, torch.float64], ids=str)
+def test_layers_of_every_float_learn_in_int8(kind: torch.dtype) -> None:
+    layer = AwareLayer(torch.nn.Linear(4, 2).to(kind))
+    answer = layer(torch.linspace(-1, 3, 40).reshape(10, 4).to(kind))
+    answer.sum().backward()
+    assert answer.dtype == kind
+    assert all(weight.grad is not None for weight in layer.parameters())
+
+
 def test_ranges_of_a_layer_follow_its_items_in_training_only() -> None:
     layer = AwareLayer(torch.nn.Linear(4, 2))
     data = torch.linspace(-1, 3, 40).reshape(10, 4)
