@@ -37,9 +37,13 @@ class StepEntry:
         False  # looks at the answers and at how many of them may change, which are then part of the cache key
     )
     trains: bool = False  # changes the model in its own framework: a build of its own, the same for every family
-    training: bool = False  # needs training items
+    training: bool = False  # needs training items; one that trains and does not need them takes calibration items where there are none
     finishes: bool = False  # ends each build of its family: puts the file into the form that its device takes
     on_device: bool = False  # is built on a node of the target, for the device at hand
+
+    def calibrates(self, learns: bool) -> bool:
+        """Whether it looks at calibration items. `learns`: there are training items, which a step that trains looks at instead."""
+        return self.calibration and not (self.trains and learns)
 
 
 @dataclass(frozen=True)
@@ -188,7 +192,9 @@ def _training(kind: StepKind, function: str, *libraries: str, training: bool = T
         "TorchExport",
         ("onnx", "onnx2pytorch", "onnxruntime", "onnxscript", "torch", *libraries),
         function,
+        revision=2,
         lossy=True,
+        calibration=not training,
         instruction_set=True,
         trains=True,
         training=training,

@@ -163,12 +163,13 @@ class Distribution(ApiModel):
 class MeasureReport(ApiModel):
     """Rows as status shows them; `choose` alone decides Rejected for a constraint, Selected and NotPreferred.
 
-    A row named `published` is the incumbent, where no candidate is the same.
+    A row named `published` is the incumbent, where no candidate is the same. `libraries`: versions of the runtimes that answered.
     """
 
     kind: Literal["measure"] = "measure"
     schema_version: int = SCHEMA_VERSION
     measured_on: CpuClass
+    libraries: dict[str, str] = {}
     baseline: BaselineStatus
     candidates: tuple[CandidateStatus, ...]
     distributions: tuple[Distribution, ...] = ()

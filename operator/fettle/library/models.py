@@ -3,15 +3,20 @@
 from __future__ import annotations
 
 import os
+import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from fettle.api.signature import Signature, Tensor
 from fettle.api.text import installing
-from fettle.errors import UsageError
+from fettle.errors import DataError, FettleError, UsageError
+
+if TYPE_CHECKING:  # nothing of the optimizer is imported before it is needed
+    from fettle.optimizer.sources.sklearn_onnx import FittedEstimator
 
 Array = np.ndarray[Any, Any]
 TAKEN = "a path, an onnx.ModelProto, a torch.nn.Module, a torch.export.ExportedProgram, a model of transformers or Keras, or a scikit-learn estimator"
@@ -116,7 +121,53 @@ def _sklearn(model: Any, name: str, example: Sequence[Array], folder: Path) -> M
         converted = sklearn_onnx.converted(model, (table,))
     except Exception as error:  # its converters raise whatever they meet
         raise UsageError(f"skl2onnx cannot convert this {name}: {error}") from error
-    return _onnx(converted, name, folder)
+    file = _onnx(converted, name, folder)
+    _require_same_answers(sklearn_onnx.FittedEstimator(model, (table,)), name, example[0], file.path)
+    return file
+
+
+def _require_same_answers(estimator: FittedEstimator, name: str, table: Array, path: str) -> None:
+    """The graph is what all gains are measured against: it must answer as the estimator does (docs/design/sources.md).
+
+    Raises UsageError. A few items that answer otherwise are a warning, as they are a note where the estimator comes as a file.
+    """
+    from fettle.optimizer.data.cast import cast
+    from fettle.optimizer.data.items import Items
+    from fettle.optimizer.onnx import model as onnx_model
+    from fettle.optimizer.onnx.session import session
+    from fettle.optimizer.prepare.conversion import held
+    from fettle.optimizer.sources.base import RunnableModel
+    from fettle.optimizer.sources.framework import runner
+
+    signature = _by_item(onnx_model.signature(onnx_model.load(Path(path))))
+    (column,) = signature.inputs
+    try:
+        items = Items({column.name: np.expand_dims(cast(column.dtype, table, column.name), 1)})
+    except DataError:
+        return  # the run reads the same items, and says what is wrong with them
+    run = runner(estimator, "scikit-learn", signature, {})
+    opened = session(Path(path), signature)
+    try:
+        told = held(RunnableModel(signature, {}, run), opened.infer, items, signature)
+    except FettleError as error:
+        message = f"skl2onnx does not convert this {name} faithfully: {error.message}; convert it yourself, and pass the ONNX model"
+        raise UsageError(message) from error
+    finally:
+        opened.close()
+    if told is not None:
+        warnings.warn(told, stacklevel=2)
+
+
+def _by_item(signature: Signature) -> Signature:
+    """With items along the first axis of everything, where that varies, as all converters of scikit-learn write it."""
+
+    def stacked(tensor: Tensor) -> Tensor:
+        return tensor.model_copy(update={"batch_axis": 0 if tensor.shape[:1] == (-1,) else None})
+
+    return Signature(
+        inputs=tuple(map(stacked, signature.inputs)),
+        outputs=tuple(map(stacked, signature.outputs)),
+    )
 
 
 def named(items: Mapping[str, Any] | Sequence[Array], inputs: Sequence[str]) -> dict[str, Array]:

@@ -24,7 +24,7 @@ from fettle.api.text import clip
 from fettle.api.vocabulary import CandidateState
 from fettle.errors import FettleError, UsageError
 from fettle.runtimes import cpu, machine
-from fettle.store.cache import Learned, build_key, read_trained
+from fettle.store.cache import Learned, build_key, own_code, read_trained, runtime_versions
 from fettle.store.credentials import hidden_values
 from fettle.store.manifest import is_whole
 from fettle.store.store import AnyReport, Store
@@ -154,10 +154,11 @@ def _earlier(task: AnyTask, store: Store, report: AnyReport | None) -> AnyReport
     Preparing decides for itself: the file behind the same address may be another one by now.
     """
     if isinstance(task, BuildTask) and isinstance(report, BuildReport):
-        # Another class of CPU may build what this one could not, and an engine is of no use to another release.
+        # Another class of CPU may build what this one could not, an engine is of no use to another release, and changed code is other code.
         learned = Learned(task.original, task.training)
         here = build_key(task.plan, task.portable, task.calibration, cpu.detect(), task.follows, learned)
-        if report.cache_key != here and (report.built is None or task.plan.form is not None):
+        carried_over = report.built is not None and task.plan.form is None and not own_code(task.plan)
+        if report.cache_key != here and not carried_over:
             return None
         if report.built is None:
             return report
@@ -169,6 +170,7 @@ def _earlier(task: AnyTask, store: Store, report: AnyReport | None) -> AnyReport
         holds = not any(row.state == CandidateState.FAILED for row in report.candidates)
         runtimes = [candidate.plan.runtime for candidate in (task.baseline, *task.candidates)]
         holds = holds and report.measured_on == machine.detect(runtimes)
+        holds = holds and report.libraries == runtime_versions(runtimes)
         artifacts = {row.artifact for row in report.candidates if row.artifact is not None}
         return report if holds and all(is_whole(store, digest) for digest in artifacts) else None
     if isinstance(task, PublishTask) and isinstance(report, PublishReport):

@@ -10,6 +10,8 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import lru_cache
 from importlib import metadata
+from importlib.util import find_spec
+from pathlib import Path
 from typing import Any
 
 from pydantic import TypeAdapter
@@ -18,6 +20,8 @@ from fettle.api import catalog
 from fettle.api.base import canonical_digest
 from fettle.api.report import CpuClass
 from fettle.api.task import BuildPlan, StoredData, StoredModel
+from fettle.api.vocabulary import RuntimeName
+from fettle.store.files import file_digest
 from fettle.store.store import Store
 
 KEY_VERSION = 1
@@ -42,10 +46,38 @@ def versions(distributions: Iterable[str]) -> dict[str, str]:
     return {name: version(name) for name in sorted(set(distributions))}
 
 
+def runtime_versions(runtimes: Iterable[RuntimeName]) -> dict[str, str]:
+    """Versions of the libraries of these runtimes: figures and answers are theirs."""
+    return versions(catalog.runtime(name).library for name in runtimes)
+
+
 def libraries(plan: BuildPlan) -> dict[str, str]:
     """Versions of the libraries that decide the bytes of `plan`."""
     entries = (catalog.step(step, plan.family) for step in plan.steps)
     return versions(name for entry in entries if entry is not None for name in entry.libraries)
+
+
+def own_code(plan: BuildPlan) -> dict[str, str]:
+    """Digests of the code of a user's own that `plan` runs, by the name that the recipe gives: of the module, or of the package that it lies in.
+    ABSENT where there is no such module here."""
+    students = (step.distill.student for step in plan.steps if step.distill is not None)
+    named = (student.callable for student in students if student is not None)
+    return {name: _code_digest(name) for name in named if name is not None}
+
+
+def _code_digest(name: str) -> str:
+    module = name.partition(":")[0].partition(".")[0]  # what lies further in would be imported to be found
+    try:
+        spec = find_spec(module)
+    except (ImportError, ValueError):
+        spec = None
+    if spec is None:
+        return ABSENT
+    found = [(Path(root), path) for root in spec.submodule_search_locations or () for path in Path(root).rglob("*.py")]
+    files = {path.relative_to(root).as_posix(): path for root, path in found}
+    if not files and spec.origin is not None:
+        files = {module: Path(spec.origin)}
+    return canonical_digest([[place, file_digest(path)[0]] for place, path in sorted(files.items()) if path.is_file()])
 
 
 @dataclass(frozen=True)
@@ -67,7 +99,8 @@ def build_key(
     """The key (sha256) of `plan` on a portable form, whose digest stands for the source and all that preparation did to it.
 
     Where `plan` works on what another build made, the key of that build, `follows`, stands for all in front of it.
-    Calibration items, the bound of what may be lost, what is learned from and the instruction set count only where a step looks at them.
+    Calibration items, the bound of what may be lost, what is learned from, code of a user's own and the instruction set count only where a
+    step looks at them.
     """
     entries = [catalog.step(step, plan.family) for step in plan.steps]
     steps = [
@@ -78,7 +111,8 @@ def build_key(
         }
         for step, entry in zip(plan.steps, entries, strict=True)
     ]
-    calibrated = any(entry is not None and entry.calibration for entry in entries)
+    learns = learned is not None and learned.items is not None
+    calibrated = any(entry is not None and entry.calibrates(learns) for entry in entries)
     bound = any(entry is not None and entry.instruction_set for entry in entries)
     document: dict[str, Any] = {
         "version": KEY_VERSION,
@@ -99,6 +133,8 @@ def build_key(
         document["training"] = plan.training.to_json()
         document["original"] = learned.original.digest if learned.original is not None else None
         document["items"] = learned.items.sha256 if learned.items is not None else None
+    if code := own_code(plan):
+        document["code"] = code
     if plan.form is not None:
         document["form"] = plan.form.to_json()
     return canonical_digest(document)

@@ -56,6 +56,7 @@ class DataRecord(ApiModel):
     """Digests of the items that were used; `generated` when no data was given."""
 
     calibration: str | None = None
+    training: str | None = None
     evaluation: str | None = None
     generated: bool = False
 

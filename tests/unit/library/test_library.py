@@ -11,6 +11,8 @@ import numpy as np
 import onnx
 import pytest
 import torch
+from sklearn.gaussian_process import GaussianProcessRegressor
+from sklearn.gaussian_process.kernels import RBF
 from sklearn.linear_model import LogisticRegression
 from tests.data import models
 from tests.unit.plan.optimize.world import make_spec
@@ -60,6 +62,16 @@ def test_a_scikit_learn_estimator_becomes_onnx(tmp_path: Path) -> None:
     file = written(estimator, [VECTORS], tmp_path)
     assert (len(file.inputs), file.name) == (1, "LogisticRegression")
     assert {node.op_type for node in onnx.load(file.path).graph.node} & {"LinearClassifier", "MatMul", "Gemm"}
+
+
+def test_an_estimator_that_becomes_another_model_in_onnx_is_refused(tmp_path: Path) -> None:
+    """Float32 has not the digits that a Gaussian process without noise needs."""
+    items = np.random.default_rng(0).normal(size=(200, 2))
+    process = GaussianProcessRegressor(RBF(3.0), alpha=1e-10, optimizer=None).fit(items, np.sin(items).sum(1))
+    with pytest.raises(
+        UsageError, match=r"skl2onnx does not convert this GaussianProcessRegressor faithfully: .*of 200 items"
+    ):
+        written(process, [items.astype(np.float32)], tmp_path)
 
 
 def test_an_onnx_model_is_named_after_its_graph_and_weights_are_no_inputs(tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 from pathlib import Path
 
 import pytest
@@ -10,7 +11,8 @@ from tests.unit.plan.optimize.world import make_spec
 
 from fettle.api.recipe import OptimizeGraphStep, QuantizeStep, RecipeStep
 from fettle.api.report import CpuClass
-from fettle.api.task import BuildPlan, StoredData, StoredFile, StoredModel
+from fettle.api.task import BuildPlan, StoredData, StoredFile, StoredModel, TrainingPlan
+from fettle.api.training import TrainSpec
 from fettle.api.vocabulary import QuantizeMode, QuantizePreset, RuntimeName
 from fettle.plan.run.candidates import possible_builds
 from fettle.store import cache
@@ -93,6 +95,62 @@ def test_another_version_of_a_library_changes_the_key(monkeypatch: pytest.Monkey
 )
 def test_what_decides_nothing_leaves_the_key(one: str, other: str) -> None:
     assert one == other
+
+
+def student(callable: str) -> BuildPlan:
+    step = RecipeStep.model_validate({"distill": {"student": {"callable": callable}}})
+    return BuildPlan(name="lean", family=RuntimeName.TORCHSCRIPT, steps=(step,))
+
+
+def key_of(callable: str) -> str:
+    importlib.invalidate_caches()
+    return cache.build_key(student(callable), portable(), None, VNNI)
+
+
+def test_the_code_of_a_student_of_ones_own_is_a_part_of_the_key(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.syspath_prepend(tmp_path)
+    missing = key_of("own_student:small")
+    module = tmp_path / "own_student.py"
+    module.write_text("width = 8\n")
+    first = key_of("own_student:small")
+    module.write_text("width = 4\n")
+    assert len({missing, first, key_of("own_student:small"), key_of("own_student:large")}) == 4
+    module.write_text("width = 8\n")
+    assert key_of("own_student:small") == first
+
+
+def test_of_a_package_all_modules_are_a_part_of_the_key_and_none_is_run(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.syspath_prepend(tmp_path)
+    package = tmp_path / "own_students"
+    (package / "layers").mkdir(parents=True)
+    (package / "__init__.py").write_text("raise RuntimeError\n")
+    (package / "small.py").write_text("")
+    (package / "layers/block.py").write_text("")
+    first = key_of("own_students.small:make")
+    (package / "layers/block.py").write_text("width = 4\n")
+    assert key_of("own_students.small:make") != first
+
+
+LOW_RANK = BuildPlan(
+    name="thin",
+    family=RuntimeName.TORCHSCRIPT,
+    steps=(RecipeStep.model_validate({"lowRank": {"rank": 0.5}}),),
+    training=TrainingPlan(spec=TrainSpec()),
+)
+
+
+def thin(calibrated: str, items: str | None) -> str:
+    learned = cache.Learned(None, calibration(items) if items is not None else None)
+    return cache.build_key(LOW_RANK, portable(), calibration(calibrated), VNNI, learned=learned)
+
+
+def test_a_factorization_depends_on_the_items_that_it_looks_at() -> None:
+    assert thin("c", None) != thin("d", None), "there is nothing to train on: calibration items say what goes in"
+    assert thin("c", "e") == thin("d", "e") != thin("c", "f")
 
 
 def test_a_build_is_found_only_while_its_files_are_whole(tmp_path: Path) -> None:

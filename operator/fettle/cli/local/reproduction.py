@@ -70,4 +70,6 @@ def _others(manifest: Manifest, task: MeasureTask) -> list[str]:
     ]
     if manifest.data.calibration is not None and task.calibration_sha256 != manifest.data.calibration:
         said.append("the calibration items differ")
+    if manifest.data.training is not None and task.training_sha256 != manifest.data.training:
+        said.append("the training items differ")
     return said

@@ -61,7 +61,9 @@ class Column:
         return texts_of(kept).reshape(texts.shape)
 
     def array(self) -> Array:
-        """All items. Raises DataError where labels mix what does not go together."""
+        """All items. Raises DataError where fewer came than the file said, and where labels mix what does not go together."""
+        if self._rows is not None and self._filled < self._rows:
+            raise DataError(f"{self.where}: expected {self._rows} items, found {self._filled}; the file is damaged")
         if self._whole is not None:
             return self._whole
         parts, self._parts = self._parts, []

@@ -16,7 +16,7 @@ from fettle.api.vocabulary import Color, Layout
 from fettle.errors import DataError
 from fettle.optimizer.data.column import Column
 from fettle.optimizer.data.columns import Array, Columns, ReadRequest, listed
-from fettle.optimizer.data.picture import Picture, opened
+from fettle.optimizer.data.picture import OPENED_BYTES, Picture, opened
 
 CHANNELS = {Color.RGB: 3, Color.BGR: 3, Color.GRAYSCALE: 1}
 
@@ -42,6 +42,7 @@ def read_images(
             raise DataError(
                 f"{where}: 8-bit and 16-bit images are mixed, for an input of type {tensor.dtype}: use one bit depth"
             )
+        _require_room(picture.image, size, spec.crop, wanted, where)
         column.add(_item(picture, size, tensor, spec, where)[np.newaxis], where)
     arrays = {tensor.name: column.array()}
     labels = [label for _, label in pictures if label is not None]
@@ -136,10 +137,25 @@ def _scaled(picture: Image.Image, size: tuple[int, int], crop: float | None) -> 
     if crop is None:
         return picture.resize(size, Image.Resampling.BILINEAR)
     width, height = size
-    scale = max(width / crop / picture.width, height / crop / picture.height)
-    larger = (max(round(picture.width * scale), width), max(round(picture.height * scale), height))
+    larger = _before_crop(picture, size, crop)
     left, top = (larger[0] - width) // 2, (larger[1] - height) // 2
     return picture.resize(larger, Image.Resampling.BILINEAR).crop((left, top, left + width, top + height))
+
+
+def _before_crop(picture: Image.Image, size: tuple[int, int], crop: float) -> tuple[int, int]:
+    """Width and height of the picture that `size` is cut out of."""
+    width, height = size
+    scale = max(width / crop / picture.width, height / crop / picture.height)
+    return max(round(picture.width * scale), width), max(round(picture.height * scale), height)
+
+
+def _require_room(
+    picture: Image.Image, size: tuple[int, int], crop: float | None, wanted: ReadRequest, where: str
+) -> None:
+    """A strip of a pixel's width and many thousands' length is huge when its shorter side fits. Raises DataError."""
+    if crop is not None:
+        width, height = _before_crop(picture, size, crop)
+        wanted.room.require(width * height * OPENED_BYTES, f"{where}, scaled to {width} x {height} pixels")
 
 
 def _normalized(pixels: Array, white: int, tensor: Tensor, spec: PreprocessSpec, where: str) -> Array:

@@ -52,6 +52,7 @@ def write(
             ),
             data=DataRecord(
                 calibration=task.calibration_sha256 if calibrated else None,
+                training=task.training_sha256 if any(map(catalog.trains, candidate.built.steps)) else None,
                 evaluation=task.items.sha256,
                 generated=task.generated,
             ),

@@ -5,6 +5,7 @@ Stored arrays have items along their first axis. A model takes them along its pr
 
 from __future__ import annotations
 
+import hashlib
 import math
 import zipfile
 from collections.abc import Iterator, Mapping, Sequence
@@ -91,6 +92,20 @@ def of(arrays: Mapping[str, Array | Texts], signature: Signature) -> MappedItems
     if not inputs or min(len(array) for array in inputs.values()) < 1:
         raise DataError("there are no evaluation items", reason=Reason.EVALUATION_DATA_MISSING)
     return MappedItems(inputs, signature)
+
+
+def digests(items: MappedItems) -> Iterator[str]:
+    """Of what each item holds: the same for equal items, whichever set they lie in."""
+    names = sorted(items.arrays)
+    for place in range(len(items)):
+        digest = hashlib.sha256()
+        for name in names:
+            stored = items.arrays[name][place : place + 1]
+            if isinstance(stored, Texts):
+                digest.update(repr(stored.decoded().tolist()).encode())
+            else:
+                digest.update(np.ascontiguousarray(stored).tobytes())
+        yield digest.hexdigest()
 
 
 def _stacked(tensor: Tensor, chosen: Array) -> Array:

@@ -32,6 +32,7 @@ from fettle.optimizer.measure.schedule import TimingSchedule
 from fettle.optimizer.measure.search import Certificate, ScreenedCandidate, hold_finals, sort_out
 from fettle.runtimes import machine
 from fettle.store.arrays import mapped, restored
+from fettle.store.cache import runtime_versions
 from fettle.store.manifest import write_profile
 from fettle.store.profile import FeatureProfile, Profile
 from fettle.store.store import Store
@@ -47,7 +48,8 @@ def measure(task: MeasureTask, store: Store, schedule: TimingSchedule) -> Measur
     Raises FettleError only where nothing can be said: no items, a baseline that does not run, a store that fails.
     """
     began = time.monotonic()
-    here = machine.detect(candidate.plan.runtime for candidate in (task.baseline, *task.candidates))
+    runtimes = [candidate.plan.runtime for candidate in (task.baseline, *task.candidates)]
+    here = machine.detect(runtimes)
     with tempfile.TemporaryDirectory(prefix="fettle-measure-") as folder:
         run = _Measuring(task, store, Path(folder), here, schedule)
         with run.judge_original() as worker:
@@ -56,6 +58,7 @@ def measure(task: MeasureTask, store: Store, schedule: TimingSchedule) -> Measur
         candidates = run.conclude()
         return MeasureReport(
             measured_on=here,
+            libraries=runtime_versions(runtimes),
             baseline=rows.baseline_row(task, run.certifying.reference, run.clock.baseline),
             candidates=candidates,
             distributions=run.clock.distributions(),
@@ -80,7 +83,8 @@ class _Measuring:
         self._screening = self._bench("screening", task.screening or task.items, SCREENING_ITEMS)
         self._original = self._candidate(task.baseline)
         self._candidates = [self._candidate(built) for built in task.candidates]
-        self._candidates += incumbent.mark(task, store, self._candidates, self._candidate, self.notes)
+        published = incumbent.mark(task, store, self._candidates, self._candidate, self.notes, self.certifying.items)
+        self._candidates += published
         self._by_name = {candidate.name: candidate for candidate in self._candidates}
         self._timed: dict[str, TimedCandidate] = {}
         self._quick: dict[str, TimedCandidate] = {}

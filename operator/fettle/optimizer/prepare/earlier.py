@@ -8,7 +8,7 @@ from typing import Any
 from fettle.api import catalog
 from fettle.api.base import canonical_digest
 from fettle.api.report import PrepareReport
-from fettle.api.task import task_hash
+from fettle.api.task import PrepareTask, task_hash
 from fettle.api.vocabulary import DeviceKind, FormatName
 from fettle.optimizer.data.split import screening
 from fettle.optimizer.onnx import inputs as onnx_inputs
@@ -30,9 +30,14 @@ def preparation(format: FormatName) -> str:
     return canonical_digest(document)
 
 
+def kept_as(task: PrepareTask) -> str:
+    """The hash under which the answer is kept for tasks that ask for other builds, as with another maxDrop: nothing of it depends on them."""
+    return task_hash(task.model_copy(update={"builds": ()}))
+
+
 def earlier(job: Job) -> PrepareReport | None:
     """The earlier answer, with the builds that the store has now; None where source, data or Fettle are others."""
-    report = job.store.result(task_hash(job.task))
+    report = job.store.result(task_hash(job.task)) or job.store.result(kept_as(job.task))
     if not isinstance(report, PrepareReport) or report.preparation != preparation(job.source.format.name):
         return None
     if report.custom_code != job.custom_code:
@@ -46,9 +51,10 @@ def earlier(job: Job) -> PrepareReport | None:
 
 def _is_stored(job: Job, report: PrepareReport) -> bool:
     files = (*report.original.files, *report.portable.files)
-    return all(job.store.has_blob(file.sha256, file.bytes) for file in files) and job.store.has_blob(
-        report.items.sha256
-    )
+    whole = all(job.store.has_blob(file.sha256, file.bytes) for file in files)
+    # Given items are stored again when they are looked at; those that were made up are not.
+    made_up = (report.calibration, report.screening) if report.generated else ()
+    return whole and all(data is None or job.store.has_blob(data.sha256) for data in (report.items, *made_up))
 
 
 def _same_items(job: Job, report: PrepareReport) -> bool:

@@ -26,7 +26,7 @@ from fettle.optimizer.onnx.session import session
 from fettle.optimizer.prepare import batch, data, labels, probe
 from fettle.optimizer.prepare.conversion import held
 from fettle.optimizer.prepare.data import Data
-from fettle.optimizer.prepare.earlier import earlier, preparation
+from fettle.optimizer.prepare.earlier import earlier, kept_as, preparation
 from fettle.optimizer.prepare.job import Job, builds, stored_items, teacher, unlabelled
 from fettle.optimizer.prepare.portable import portable
 from fettle.optimizer.prepare.profile import traits
@@ -83,7 +83,9 @@ def run(task: PrepareTask, store: Store, mounts: Mounts) -> PrepareReport:
         if report is not None:
             log.info("already prepared; reusing the result")
             return report
-        return _prepared(job)
+        report = _prepared(job)
+        store.put_result(kept_as(task), report)
+        return report
 
 
 def _prepared(job: Job) -> PrepareReport:

@@ -24,7 +24,7 @@ from fettle.optimizer.steps.torch_replace import put
 from fettle.optimizer.training.export import save
 from fettle.optimizer.training.pace import least_for
 from fettle.optimizer.training.program import Module, call
-from fettle.optimizer.training.session import Training, parameters
+from fettle.optimizer.training.session import Phase, Training, parameters
 from fettle.runtimes.torchscript import to_tensor
 
 ENERGY = 0.95
@@ -40,19 +40,25 @@ def low_rank(work: Work[LowRankStep]) -> Path:
     dense = {name: layer for name, layer in student.named_modules() if isinstance(layer, nn.Linear)}
     moments = _moments(student, dense, training)
     if step.target_speedup is not None:
-        step = _for_speedup(work, student, moments)
+        step = _resumed(training) or _for_speedup(work, student, moments)
     changed = _factorized(student, moments, step)
     if not changed:
         raise RecipeError(f"{step.words}: no layer gets smaller at that rank; lower rank or energy")
     before = parameters(training.teacher)
     work.notes.append(f"{changed} layers are factorized: {parameters(student):,} of {before:,} parameters")
     if training.items is not None:
-        training.fit(student)
+        training.fit(student, phase=Phase(architecture={"rank": step.rank}))
     return save(student, training.example, training.signature, work.folder / "model.pt2")
 
 
+def _resumed(training: Training) -> LowRankStep | None:
+    """The step with the rank of an earlier attempt, where it began to train: the clock would find another one, whose weights are of other
+    shapes."""
+    return LowRankStep(rank=training.resumed["architecture"]["rank"]) if training.resumed is not None else None
+
+
 def _for_speedup(work: Work[LowRankStep], student: fx.GraphModule, moments: dict[str, torch.Tensor]) -> LowRankStep:
-    """The step with the highest rank that is as fast as was asked; an earlier attempt's, where it began to train. Raises RecipeError."""
+    """The step with the highest rank that is as fast as was asked. Raises RecipeError."""
     wanted, training = work.step.target_speedup or 1.0, work.trained
 
     def changed(share: float) -> Module:

@@ -32,6 +32,7 @@ def structured(work: Work[PruneStep]) -> Path:
     history: list[Any] = []
     resumed = training.resumed
     first = int(resumed["stage"]) if resumed is not None else 0
+    epochs = [_epochs(training, phase, step.iterations) for phase in range(step.iterations)]
     ratio = float(resumed["architecture"]["ratio"]) if resumed is not None else _ratio(work, student, fixed)
     for phase in range(first, step.iterations):
         if resumed is not None and phase == first:
@@ -44,7 +45,7 @@ def structured(work: Work[PruneStep]) -> Path:
             history = [*history, *pruned(student, training.example, fixed, 1 - left, by_gradients)]
             student.zero_grad(set_to_none=True)
         architecture = {"ratio": ratio, "history": history}
-        training.fit(student, phase=Phase(phase, _epochs(training, phase, step.iterations), architecture))
+        training.fit(student, phase=Phase(phase, epochs[phase], epochs[phase] / sum(epochs), architecture))
     work.notes.append(
         f"pruned from {parameters(training.teacher):,} to {parameters(student):,} parameters ({len(fixed)} layers keep their channels)"
     )

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -12,7 +11,7 @@ import torch
 
 from fettle.api.signature import Signature
 from fettle.errors import RecipeError
-from fettle.optimizer.measure.items import MappedItems
+from fettle.optimizer.measure.items import MappedItems, digests
 from fettle.runtimes.torchscript import to_tensor
 from fettle.store.arrays import Texts
 
@@ -59,7 +58,7 @@ def training_items(items: MappedItems, labels: Array | Texts | None) -> Training
         raise RecipeError(
             f"training needs {LEAST_ITEMS} items or more, found {len(items)}: provide more in data.training"
         )
-    hashes = [_hash(items, place) for place in range(len(items))]
+    hashes = list(digests(items))
     order = sorted(range(len(items)), key=lambda place: (hashes[place], place))
     kinds = sorted(set(hashes))
     held_out = set(kinds[: max(min(HELD_OUT_MOST, int(len(kinds) * HELD_OUT_SHARE)), 1)])
@@ -69,13 +68,6 @@ def training_items(items: MappedItems, labels: Array | Texts | None) -> Training
         tuple(place for place in order if hashes[place] not in held_out),
         tuple(place for place in order if hashes[place] in held_out),
     )
-
-
-def _hash(items: MappedItems, place: int) -> str:
-    digest = hashlib.sha256()
-    for name in sorted(items.arrays):
-        digest.update(np.ascontiguousarray(items.arrays[name][place]).tobytes())
-    return digest.hexdigest()
 
 
 def batches(places: Sequence[int], size: int, seed: int, epoch: int) -> Iterator[list[int]]:

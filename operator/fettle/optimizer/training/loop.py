@@ -20,6 +20,7 @@ from fettle.api.report import TrainingEpoch
 from fettle.api.training import TrainSpec
 from fettle.api.vocabulary import Optimizer, Schedule
 from fettle.errors import RecipeError
+from fettle.optimizer.measure.items import padded
 from fettle.optimizer.training.items import TrainingItems, batches
 from fettle.optimizer.training.objective import TrainingObjective
 from fettle.optimizer.training.program import Module, call
@@ -29,7 +30,7 @@ MOMENTUM = 0.9
 CLIPPED = 5.0  # norm of all gradients: one strange batch must not throw away an epoch
 CACHED_BYTES = 512 << 20  # of the teacher's answers, which are the same in every epoch
 DIVERGED = 20.0  # times the first held-out loss
-EVALUATED = 256  # items in one run while held-out items are judged
+EVALUATED = 256  # items at most in one run while held-out items are judged, and no more than train.batchSize: it bounds the memory
 log = logging.getLogger(__name__)
 
 
@@ -59,10 +60,15 @@ AfterStep = Callable[[], None]
 
 @dataclass
 class Teacher:
-    """The teacher's answers to items, kept where they fit into memory."""
+    """The teacher's answers to items, kept where they fit into memory.
+
+    Asked in runs of one `size`: fewer rows are summed up in another order, and a training that goes on from a checkpoint asks for an item in
+    other company than an undisturbed one did.
+    """
 
     module: Module
     items: TrainingItems
+    size: int
     _kept: dict[int, tuple[torch.Tensor, ...]] = field(default_factory=dict)
     _bytes: int = 0
 
@@ -71,7 +77,8 @@ class Teacher:
         if all(place in self._kept for place in places):
             return self._stacked([self._kept[place] for place in places])
         with torch.no_grad():
-            answers = call(self.module, self.items.tensors(places))
+            runs = [self._run(places[start : start + self.size]) for start in range(0, len(places), self.size)]
+        answers = tuple(torch.cat(parts, axis) for parts, axis in zip(zip(*runs, strict=True), self._axes, strict=True))
         size = sum(answer.numel() * answer.element_size() for answer in answers)
         if self.items.signature.batchable and self._bytes + size <= CACHED_BYTES:
             self._bytes += size
@@ -80,6 +87,12 @@ class Teacher:
                     answer.movedim(axis, 0)[row].clone() for answer, axis in zip(answers, self._axes, strict=True)
                 )
         return answers
+
+    def _run(self, places: Sequence[int]) -> tuple[torch.Tensor, ...]:
+        if not self.items.signature.batchable:
+            return call(self.module, self.items.tensors(places))
+        answers = call(self.module, self.items.tensors(padded(places, self.size)))
+        return tuple(answer.narrow(axis, 0, len(places)) for answer, axis in zip(answers, self._axes, strict=True))
 
     @property
     def _axes(self) -> list[int]:
@@ -93,13 +106,15 @@ class Teacher:
 
 @dataclass
 class Trainer:
-    """A student, what it learns and how. `prepared`: applied to the weights after each step, such as a mask."""
+    """A student, what it learns and how. `share`: of the time that the spec gives. `prepared`: applied to the weights after each step, such
+    as a mask."""
 
     student: Module
     teacher: Teacher
     objective: TrainingObjective
     spec: TrainSpec
     epochs: int
+    share: float = 1.0
     prepared: AfterStep = lambda: None
     clock: Callable[[], float] = time.monotonic
 
@@ -175,7 +190,7 @@ class Trainer:
             planned = list(batches(items.teaching, self.spec.batch_size, self.spec.seed, epoch))
             total = 0.0
             for number, places in enumerate(planned):
-                if self.clock() - started >= self.spec.deadline_seconds:
+                if self.clock() - started >= self.share * self.spec.deadline_seconds:
                     return None
                 share = (epoch - 1 + number / len(planned)) / self.epochs
                 for group in optimizer.param_groups:
@@ -229,9 +244,10 @@ class Trainer:
             epoch=progress.epoch + 1,
         )
         if loss is None:
-            return replace(
-                told, ended=f"stopped at train.deadlineSeconds, {self.spec.deadline_seconds} s, in epoch {row.epoch}"
-            )
+            seconds = f"{self.spec.deadline_seconds} s"
+            if self.share < 1:
+                seconds = f"{self.share * self.spec.deadline_seconds:.3g} s of {seconds} for this round"
+            return replace(told, ended=f"stopped at train.deadlineSeconds, {seconds}, in epoch {row.epoch}")
         if (
             row.held_out_loss > DIVERGED * max(progress.curve[0].held_out_loss, 1e-3)
             and row.score < progress.curve[0].score
@@ -252,12 +268,12 @@ class Trainer:
         return replace(progress, ended=why)
 
     def _row(self, epoch: int, loss: float | None) -> TrainingEpoch:
-        items = self.teacher.items
+        items, size = self.teacher.items, min(EVALUATED, self.spec.batch_size)
         losses = points = possible = 0.0
         self.student.eval()
         with torch.no_grad():
-            for start in range(0, len(items.held_out), EVALUATED):
-                for run in items.runs(items.held_out[start : start + EVALUATED]):
+            for start in range(0, len(items.held_out), size):
+                for run in items.runs(items.held_out[start : start + size]):
                     answers, taught = call(self.student, items.tensors(run)), self.teacher.answers(run)
                     losses += float(self.objective.loss(answers, taught, run)) * len(run)
                     right, most = self.objective.right(answers, taught, run)

@@ -25,12 +25,13 @@ from fettle.optimizer.labels.question import Answered
 from fettle.optimizer.labels.reader import NOT_COUNTED, LabelReader
 from fettle.optimizer.labels.readings import understand
 from fettle.optimizer.measure.agreement import OutputProfile, item_axis
+from fettle.optimizer.measure.tasks.segmentation import Segmentation
 from fettle.store.arrays import Texts, restored
 
 Array = np.ndarray[Any, Any]
 Tensors = Sequence[torch.Tensor]
 TINY = 1e-7  # of a probability whose logarithm is taken
-IGNORED = -100
+IGNORED = -100  # in place of a class number: what PyTorch's cross-entropy leaves out, and labels that never count
 log = logging.getLogger(__name__)
 
 
@@ -175,15 +176,15 @@ def objective(
     Raises RecipeError where no output is a number that gradients reach.
     """
     spec = spec or EvaluationSpec(uri="none", metric=Metric.AGREEMENT)
-    profiles = []
-    for place, tensor in enumerate(signature.outputs):
-        profile = OutputProfile(axis=item_axis(tensor, spec.agreement.axis))
-        for answer in examples:
-            profile.add(answer[place])
-        profiles.append(profile)
     names = [tensor.name for tensor in signature.outputs]
     judged = names.index(spec.output) if spec.output in names else 0
+    masks = _masks(signature, examples, spec)
+    axes = [item_axis(tensor, spec.agreement.axis) for tensor in signature.outputs]
+    if masks is not None and masks.axis is not None:
+        axes[judged] = masks.axis
+    profiles = [_profile([answer[place] for answer in examples], axis) for place, axis in enumerate(axes)]
     named = metrics.entry(metrics.entry(spec.metric).trained_as or spec.metric).names_classes
+    named = named and (masks is None or masks.axis is not None)  # one score for each place says yes or no
     outputs = [
         _output(place, signature, profile, named and place == judged, [one[place] for one in examples])
         for place, profile in enumerate(profiles)
@@ -195,7 +196,45 @@ def objective(
     made = TrainingObjective(tuple(outputs), chosen, weights, threshold=profiles[chosen.place].threshold)
     if labels is None:
         return made
+    if masks is not None and chosen.place == judged:
+        return _with_masks(made, masks, examples, labels)
     return _with_labels(made, names, examples, profiles[chosen.place], spec, labels, notes)
+
+
+def _profile(answers: Sequence[Array], axis: int) -> OutputProfile:
+    profile = OutputProfile(axis=axis)
+    for answer in answers:
+        profile.add(answer)
+    return profile
+
+
+def _masks(signature: Signature, examples: Sequence[Sequence[Array]], spec: EvaluationSpec) -> Segmentation | None:
+    """How masks are read, where they are judged: their classes lie along another axis than those of other answers, or there is one score for
+    each place. Raises RecipeError."""
+    if spec.metric != Metric.SEGMENTATION:
+        return None
+    names = [tensor.name for tensor in signature.outputs]
+    try:
+        return Segmentation.fit(signature, [dict(zip(names, one, strict=True)) for one in examples], spec)
+    except DataError as error:
+        raise RecipeError(error.message) from error
+
+
+def _with_masks(
+    made: TrainingObjective, masks: Segmentation, examples: Sequence[Sequence[Array]], labels: Array | Texts
+) -> TrainingObjective:
+    """`made` with labels that the metric reads: a class for each place, or yes and no. Raises RecipeError."""
+    (name,) = masks.outputs
+    said = masks.decode({name: examples[0][made.judged.place]})
+    try:
+        rows = [masks.read(np.asarray(label), said).reshape(-1) for label in np.asarray(restored(labels))]
+    except DataError as error:
+        raise RecipeError(f"the labels of data.training: {error.message}") from error
+    targets = np.stack(rows)
+    form = LabelForm.CLASSES if made.judged.classes else LabelForm.ALL_OF
+    made.reading = LabelReading(form=form, told="a class for each place")
+    made.targets = np.where(targets == NOT_COUNTED, IGNORED, targets).astype(np.int64)
+    return made
 
 
 def _output(place: int, signature: Signature, profile: OutputProfile, named: bool, answers: Sequence[Array]) -> Output:
@@ -234,7 +273,9 @@ def _with_labels(
     try:
         if spec.metric == Metric.MULTI_LABEL:
             reading = LabelReading(form=LabelForm.ALL_OF, told="0 or 1 for each decision")
-            targets = (given.reshape(len(given), -1) > 0).astype(np.int64)
+            flat = given.reshape(len(given), -1)
+            counted = ~np.isin(flat, (IGNORED, IGNORED if spec.ignore_label is None else spec.ignore_label))
+            targets = np.where(counted, flat > 0, IGNORED).astype(np.int64)
         else:
             reading = understand(given, answered, judging)
             targets = _targets(reading, made, given, shapes[0])

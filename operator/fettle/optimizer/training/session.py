@@ -42,11 +42,12 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Phase:
-    """A training within a step that has several: its number, its epochs if not all of them are its own, and what has to be known beside
-    the weights to make such a student again."""
+    """A training within a step that has several: its number, its epochs if not all of them are its own, its share of the time, and what has
+    to be known beside the weights to make such a student again."""
 
     number: int = 0
     epochs: int | None = None
+    share: float = 1.0
     architecture: Any = None
 
 
@@ -137,7 +138,7 @@ class Training:
     @cached_property
     def remembered(self) -> Teacher:
         """The teacher with its answers so far."""
-        return Teacher(self.teacher, self.taught)
+        return Teacher(self.teacher, self.taught, min(self.spec.batch_size, len(self.taught.teaching)))
 
     def objective(self, weights: Weights) -> TrainingObjective:
         """What is minimized. Raises RecipeError."""
@@ -178,8 +179,8 @@ class Training:
         Raises RecipeError.
         """
         judging, rate = self.objective(weights), self.spec.learning_rate or RATES[self.spec.optimizer] * rate_share
-        spec = self.spec.model_copy(update={"learning_rate": rate})
-        trainer = Trainer(student, self.remembered, judging, spec, phase.epochs or self.epochs, prepared)
+        spec, epochs = self.spec.model_copy(update={"learning_rate": rate}), phase.epochs or self.epochs
+        trainer = Trainer(student, self.remembered, judging, spec, epochs, phase.share, prepared)
         state = self.resumed if self.resumed is not None and self.resumed["stage"] == phase.number else None
 
         def keep(reached: dict[str, Any]) -> None:

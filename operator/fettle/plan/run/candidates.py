@@ -70,7 +70,7 @@ def possible_builds(spec: OptimizedModelSpec) -> tuple[BuildPlan, ...]:
     for planned in candidates:
         trainable = spec.data.training is not None
         known = all(
-            entry is not None and (has_data or not entry.calibration) and (trainable or not entry.training)
+            entry is not None and (has_data or not entry.calibrates(trainable)) and (trainable or not entry.training)
             for entry in planned.entries
         )
         if planned.build is not None and known:
@@ -260,9 +260,12 @@ def _not_quantized_twice(planned: PlannedCandidate, facts: _Facts) -> Finding | 
 def _calibrated(planned: PlannedCandidate, facts: _Facts) -> Finding | None:
     prepare = facts.prepare
     items = prepare.calibration.items if prepare.calibration is not None else 0
-    if items >= CALIBRATION_NEEDED or not any(entry is not None and entry.calibration for entry in planned.entries):
+    learns = prepare.training is not None
+    asking = [entry for entry in planned.entries if entry is not None and entry.calibrates(learns)]
+    if items >= CALIBRATION_NEEDED or not asking:
         return None
-    text = f"static quantization needs {CALIBRATION_NEEDED} calibration items or more, found {items}"
+    what = "static quantization" if any(not entry.trains for entry in asking) else "lowRank without training data"
+    text = f"{what} needs {CALIBRATION_NEEDED} calibration items or more, found {items}"
     return Finding(Reason.CALIBRATION_TOO_SMALL, f"{text}{_more_calibration(items, facts)}")
 
 

@@ -49,7 +49,8 @@ def build_task(
 ) -> BuildTask:
     """A segment of a build. Without a step that needs them, no items, no bound and no teacher: its hash must not move with them."""
     steps = [step for step in (catalog.step(step, segment.family) for step in segment.steps) if step is not None]
-    calibrated, bounded = any(step.calibration for step in steps), any(step.bounded for step in steps)
+    calibrated = any(step.calibrates(prepare.training is not None) for step in steps)
+    bounded = any(step.bounded for step in steps)
     loss = segment.loss if bounded else None
     training = segment.training if any(step.trains for step in steps) else None
     judging = loss or training
@@ -97,6 +98,7 @@ def measure_task(
     # On a GPU the portable form may stand in for a source that its framework would run on the CPU.
     as_it_came = asked.plan.baseline.untouched or prepare.basis == Basis.PORTABLE_FORM
     baseline = prepare.original if as_it_came else prepare.portable
+    trained = any(catalog.trains(step) for candidate in asked.candidates for step in candidate.steps)
     return MeasureTask(
         store=store,
         target=target.name,
@@ -122,6 +124,7 @@ def measure_task(
         incumbent=asked.incumbent,
         seconds_per_candidate=snapshot.seconds_per_candidate,
         calibration_sha256=prepare.calibration.sha256 if prepare.calibration is not None else None,
+        training_sha256=prepare.training.sha256 if trained and prepare.training is not None else None,
         basis=prepare.basis if as_it_came else Basis.PORTABLE_FORM,
     )
 

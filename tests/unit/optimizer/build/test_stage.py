@@ -6,6 +6,7 @@ import os
 import signal
 import subprocess
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 import psutil
@@ -15,6 +16,7 @@ from tests.unit.optimizer.prepare.workbench import Workbench
 from tests.unit.plan.optimize.world import World
 
 from fettle.api.data import EvaluationSpec
+from fettle.api.optimizedmodel_status import CandidateStatus
 from fettle.api.reasons import Reason
 from fettle.api.recipe import QuantizeStep, RecipeStep
 from fettle.api.report import MeasureReport, Termination
@@ -24,6 +26,7 @@ from fettle.api.vocabulary import CandidateState, RuntimeName
 from fettle.errors import UsageError
 from fettle.optimizer import stage
 from fettle.runtimes import cpu
+from fettle.store.cache import runtime_versions
 from fettle.store.manifest import Manifest
 
 
@@ -93,9 +96,32 @@ def test_a_measurement_is_answered_from_the_store_unless_a_candidate_failed(
     assert isinstance(report, MeasureReport)
     plain = [row.model_copy(update={"artifact": None}) for row in report.candidates]
     rows = (plain[0].model_copy(update={"state": CandidateState(state)}), *plain[1:])
-    kept = report.model_copy(update={"candidates": rows, "measured_on": cpu.detect()})
-    bench.store.put_result(task_hash(task), kept)
+    bench.store.put_result(task_hash(task), measured_here(task, report, rows))
     assert stage.answer(task, bench.mounts).termination.outcome == outcome
+
+
+def measured_here(task: MeasureTask, report: MeasureReport, rows: Sequence[CandidateStatus]) -> MeasureReport:
+    """`report` as if this machine had answered, with the libraries that it has."""
+    runtimes = [candidate.plan.runtime for candidate in (task.baseline, *task.candidates)]
+    here = {"measured_on": cpu.detect(), "libraries": runtime_versions(runtimes)}
+    return report.model_copy(update={"candidates": tuple(rows), **here})
+
+
+def test_a_measurement_in_another_release_of_a_runtime_is_not_given_again(bench: Workbench) -> None:
+    world = World()
+    world.settle()
+    (made,) = [wanted.task for wanted in world.started if isinstance(wanted.task, MeasureTask)]
+    task = made.model_copy(update={"store": bench.store.uri})
+    report = world.report(task)
+    assert isinstance(report, MeasureReport)
+    kept = measured_here(task, report, [row.model_copy(update={"artifact": None}) for row in report.candidates])
+    bench.store.put_result(task_hash(task), kept)
+    assert stage.answer(task, bench.mounts).termination.outcome == "Succeeded"
+    before = {**kept.libraries, "onnxruntime": "1.0.0"}
+    bench.store.put_result(task_hash(task), kept.model_copy(update={"libraries": before}))
+    assert stage.answer(task, bench.mounts).termination.outcome == "Failed", (
+        "it is measured: the models are in no store"
+    )
 
 
 def test_an_answer_that_was_judged_by_other_rules_is_not_given_again(bench: Workbench) -> None:
@@ -108,8 +134,7 @@ def test_an_answer_that_was_judged_by_other_rules_is_not_given_again(bench: Work
     report = world.report(before)
     assert isinstance(report, MeasureReport)
     plain = tuple(row.model_copy(update={"artifact": None}) for row in report.candidates)
-    kept = report.model_copy(update={"candidates": plain, "measured_on": cpu.detect()})
-    bench.store.put_result(task_hash(before), kept)
+    bench.store.put_result(task_hash(before), measured_here(before, report, plain))
     assert stage.answer(before, bench.mounts).termination.outcome == "Succeeded"
     assert stage.answer(now, bench.mounts).termination.outcome == "Failed", (
         "it is measured, and the models are in no store"

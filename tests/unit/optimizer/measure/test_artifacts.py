@@ -14,8 +14,11 @@ from tests.unit.optimizer.measure.models import MOUNTS, SHORT, STATIC, Bench, ca
 from fettle.api import catalog
 from fettle.api.optimizedmodel_status import CandidateStatus
 from fettle.api.report import MeasureReport
+from fettle.api.task import StoredData
 from fettle.api.vocabulary import AgreementMode, Objective, RuntimeName
-from fettle.optimizer.measure import incumbent
+from fettle.optimizer.measure import incumbent, items
+from fettle.optimizer.measure.candidate import MeasuredCandidate
+from fettle.optimizer.measure.items import MappedItems
 from fettle.runtimes.base import Session, get
 from fettle.store.manifest import (
     MODEL_FOLDER,
@@ -27,6 +30,7 @@ from fettle.store.manifest import (
     read_profile,
     read_reference,
     read_stored,
+    write_artifact,
 )
 
 pytestmark = pytest.mark.timeout(300)  # many processes, on machines that may be busy
@@ -169,7 +173,7 @@ def test_a_candidate_that_is_the_published_artifact_keeps_its_name(
 
 @pytest.mark.parametrize("other", ["source", "store"])
 def test_a_published_artifact_that_cannot_be_compared_with_is_left_alone(
-    bench: Bench, rows: dict[str, CandidateStatus], other: str
+    bench: Bench, rows: dict[str, CandidateStatus], other: str, tmp_path: Path
 ) -> None:
     told: dict[str, dict[str, Any]] = {
         "source": {"incumbent": str(rows["fine"].artifact), "source_sha256": "1" * 64},
@@ -177,8 +181,53 @@ def test_a_published_artifact_that_cannot_be_compared_with_is_left_alone(
     }
     asked = task(bench.store, bench.original, bench.items, **told[other])
     notes: list[str] = []
-    assert incumbent.mark(asked, bench.store, [], lambda _: pytest.fail("it is no subject"), notes) == []
+    certifying = mapped(bench, bench.items, tmp_path)
+    assert incumbent.mark(asked, bench.store, [], lambda _: pytest.fail("it is no subject"), notes, certifying) == []
     assert any("does not exist" in note for note in notes) == (other == "store")
+
+
+def mapped(bench: Bench, data: StoredData, folder: Path) -> MappedItems:
+    """Stored items, as the measuring Job opens them."""
+    files = items.unpack(bench.store, data, folder)
+    return items.opened({"pixels": files["pixels"]}, task(bench.store, bench.original, bench.items).signature)
+
+
+@pytest.mark.parametrize(
+    ("learned", "lost", "note"),
+    [
+        (slice(0, 3), False, "3 of the items that it was trained on are evaluation items now"),
+        (slice(0, 0), False, None),
+        (slice(0, 0), True, "the store no longer has the items that it was trained on"),
+    ],
+    ids=["some certify", "none certifies", "lost"],
+)
+def test_a_published_artifact_is_never_certified_by_items_that_it_was_trained_on(
+    bench: Bench,
+    rows: dict[str, CandidateStatus],
+    learned: slice,
+    lost: bool,
+    note: str | None,
+    tmp_path: Path,
+) -> None:
+    others = bench.data.images[:40] + np.float32(0.01)
+    training = bench.store.put_data({"pixels": np.concatenate([bench.data.images[learned], others])})
+    manifest = read_stored(bench.store, str(rows["fine"].artifact))
+    record = manifest.data.model_copy(update={"training": "3" * 64 if lost else training.sha256})
+    published = write_artifact(bench.store, manifest.model_copy(update={"data": record}))
+    certifying = mapped(bench, bench.items, tmp_path)
+
+    def marked(**told: Any) -> tuple[int, list[str]]:
+        asked = task(bench.store, bench.original, bench.items, incumbent=published, **told)
+        notes: list[str] = []
+        found = incumbent.mark(
+            asked, bench.store, [], lambda built: MeasuredCandidate(built, tmp_path), notes, certifying
+        )
+        return len(found), notes
+
+    found, notes = marked()
+    assert found == (note is None)
+    assert [note in told for told in notes if note] == [True] * (note is not None)
+    assert marked(training_sha256=record.training) == (1, []), "what this run trains on was held against them already"
 
 
 def test_with_objective_throughput_the_best_batch_is_in_the_artifacts_settings(bench: Bench) -> None:

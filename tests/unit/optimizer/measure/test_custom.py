@@ -70,6 +70,17 @@ def test_other_answers_with_equal_scores_are_seen_as_changed() -> None:
     assert mirrored.changed is not None and mirrored.changed.value > 0
 
 
+@pytest.mark.parametrize("labels", [PRICES, None], ids=["labels", ""])
+def test_what_a_function_does_to_its_arguments_changes_nothing_that_is_compared(labels: Array | None) -> None:
+    careless = f"{NEAR}\ntidy = score\n\ndef score(outputs, label):\n    found = tidy(outputs, label)\n"
+    careless += "    for given in (outputs, label if isinstance(label, dict) else {}):\n        given.get('price', np.zeros(1))[:] = 0\n"
+    careless += "    return found\n"
+    originals = [reference(Metric.CUSTOM, labels, asked(code), price=ANSWERS) for code in (NEAR, careless)]
+    plain, disturbed = (judge(original, price=ANSWERS + 0.05) for original in originals)
+    assert originals[0].value() == originals[1].value()
+    assert (disturbed.accuracy, disturbed.drop, disturbed.changed) == (plain.accuracy, plain.drop, plain.changed)
+
+
 BROKEN = {
     "no Python": ("def score(outputs, label)", "score", "SyntaxError.*in line 1"),
     "another name": ("def grade(outputs, label):\n    return 1", "score", "defines no function 'score', found grade"),

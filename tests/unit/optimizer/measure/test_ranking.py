@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import tracemalloc
 from functools import partial
 from itertools import combinations
 from typing import Any
@@ -17,8 +18,10 @@ from tests.unit.optimizer.measure.task_answers import POPULATION, covered
 
 from fettle.api.vocabulary import Metric
 from fettle.errors import DataError
+from fettle.optimizer import statistics
 from fettle.optimizer.measure.tasks.base import Pool
-from fettle.optimizer.measure.tasks.ranking import area_under_curve, same_order
+from fettle.optimizer.measure.tasks.ranking import _pairs, area_under_curve, same_order
+from fettle.optimizer.statistics import groups_of
 
 Array = np.ndarray[Any, Any]
 RANDOM = np.random.default_rng(20_261_131)
@@ -192,6 +195,50 @@ def test_many_items_are_put_together_without_another_value() -> None:
     pool = in_order(many[0], many[1])
     assert pool.groups == 1000
     assert pool.whole() <= (kendalltau(*many).statistic + 1) / 2 + 1e-9
+
+
+def pair_by_pair(scores: Array, original: Array) -> tuple[Array, Array]:
+    """As `_pairs` says it, every pair looked at."""
+    groups = groups_of(len(scores))
+    low, high = np.quantile(original[np.isfinite(original)], (0.1, 0.9))
+    ends = (np.ones(len(scores), bool), original >= min(high, np.nanmax(original)), original <= low)
+    above = original[:, None] > original[None, :]
+    kept = np.where(scores[:, None] > scores[None, :], 1.0, 0.5 * (scores[:, None] == scores[None, :]))
+    wanted, right = np.zeros((2, 3, groups.max() + 1, groups.max() + 1))
+    for cut, end in enumerate(ends):
+        counted = above if not cut else above & (end[:, None] != end[None, :])
+        for one, other in zip(*np.nonzero(counted), strict=True):
+            wanted[cut, groups[one], groups[other]] += 1
+            right[cut, groups[one], groups[other]] += kept[one, other]
+    return wanted, right
+
+
+SPECIAL = strategies.sampled_from([0.0, 1.0, 2.0, 3.0, np.nan, np.inf, -np.inf])
+
+
+@given(
+    hypothesis.extra.numpy.arrays(np.float64, 23, elements=SPECIAL),
+    hypothesis.extra.numpy.arrays(np.float64, 23, elements=SPECIAL),
+)
+@settings(max_examples=100, deadline=None, suppress_health_check=list(HealthCheck))
+def test_pairs_are_counted_as_if_each_was_looked_at(scores: Array, original: Array) -> None:
+    if not np.isfinite(original).any():
+        return
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(statistics, "MAXIMUM_GROUPS", 5)
+        for found, expected in zip(_pairs(scores, original), pair_by_pair(scores, original), strict=True):
+            np.testing.assert_array_equal(found, expected)
+
+
+def test_memory_does_not_grow_with_the_number_of_pairs() -> None:
+    many = RANDOM.normal(size=(2, 20_000))
+    tracemalloc.start()
+    try:
+        in_order(many[0], many[1])
+        _, peak = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert peak < 128 << 20  # a block of 512 items beside all others alone took 82 MB, several times
 
 
 def test_an_original_that_gives_one_score_proves_nothing() -> None:

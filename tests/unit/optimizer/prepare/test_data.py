@@ -15,8 +15,8 @@ from fettle.api.labels import LabelForm
 from fettle.api.reasons import Reason
 from fettle.api.recipe import QuantizeStep, RecipeStep
 from fettle.api.signature import Signature, Tensor
-from fettle.api.task import BuildPlan, StoredModel
-from fettle.api.vocabulary import RuntimeName
+from fettle.api.task import BuildPlan, LossBound, StoredModel
+from fettle.api.vocabulary import QuantizeMode, RuntimeName
 from fettle.errors import DataError, FettleError, RuntimeFailure
 from fettle.optimizer.data import generate
 from fettle.optimizer.data.items import Items
@@ -344,6 +344,28 @@ def test_items_that_are_made_up_to_calibrate_are_not_those_that_certify(bench: W
     )
     assert not {one.tobytes() for one in certifying} & {one.tobytes() for one in calibrating}
     assert bench.prepare(task) == report, "asked again, the same items are made up"
+    (bench.folder / "store/blobs" / report.calibration.sha256).unlink()
+    assert bench.prepare(task).calibration == report.calibration
+    assert bench.store.has_blob(report.calibration.sha256), "what was lost is made up again"
+
+
+def mixed(max_drop: float) -> BuildPlan:
+    bound = LossBound(max_loss=max_drop, refused=max_drop + 0.1)
+    step = RecipeStep(quantize=QuantizeStep(mode=QuantizeMode.MIXED))
+    return BuildPlan(name="int8-mixed", family=RuntimeName.ONNXRUNTIME, steps=(step,), loss=bound)
+
+
+def test_another_bound_of_what_may_be_lost_prepares_nothing_anew(
+    bench: Workbench, caplog: pytest.LogCaptureFixture
+) -> None:
+    bench.put(models.dynamic_batch())
+    given = evaluation(bench.data("items", image=models.images(60)))
+    first = bench.prepare(bench.task(evaluation=given, builds=[mixed(0.01)]))
+    caplog.set_level("INFO", "fettle")
+    second = bench.prepare(bench.task(evaluation=given, builds=[mixed(0.02)]))
+    assert "already prepared" in caplog.text
+    assert second.builds[0].cache_key != first.builds[0].cache_key
+    assert second.model_copy(update={"builds": first.builds}) == first
 
 
 def test_the_screening_items_are_calibration_items_with_their_labels(bench: Workbench) -> None:

@@ -170,6 +170,19 @@ def test_names_of_fields_outside_latin_are_refused_as_the_records_they_are() -> 
         read("items.npz", zipped(x=npy(np.zeros(2, [("名", "f4")]), (3, 0))), wanted())
 
 
+def test_a_table_of_fewer_rows_than_its_file_says_is_damaged() -> None:
+    """Parquet counts rows twice: for the whole file, and for each part of it."""
+    stream = io.BytesIO()
+    pq.write_table(pa.table({"x": np.arange(10, dtype="f4")}), stream, store_schema=False)
+    content = bytearray(stream.getvalue())
+    footer = len(content) - 8 - int.from_bytes(content[-8:-4], "little")
+    count = content.index(b"\x16\x14", footer) + 1  # an i64, 10
+    content[count] = 40
+    assert pq.ParquetFile(io.BytesIO(bytes(content))).metadata.num_rows == 20
+    with pytest.raises(DataError, match="expected 20 items, found 10; the file is damaged"):
+        read("items.parquet", bytes(content), wanted())
+
+
 def encrypted() -> bytes:
     """An archive whose member says that it is encrypted."""
     content = bytearray(zipped(x=npy(np.zeros(2, "f4"))))

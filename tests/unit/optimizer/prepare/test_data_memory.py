@@ -116,3 +116,22 @@ def test_a_picture_that_unpacks_to_far_more_than_its_file_is_not_opened() -> Non
     with pytest.raises(DataError, match="9000 x 9000 pixels: the items need more than"):
         opened(stream, Color.RGB, Room(512 << 20), "here")
     assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 100 << 10
+
+
+def test_a_strip_that_scaling_would_make_huge_is_not_scaled(tmp_path: Path) -> None:
+    from fsspec.implementations.local import LocalFileSystem
+
+    from fettle.api.data import PreprocessSpec
+    from fettle.api.signature import Signature, Tensor
+    from fettle.errors import DataError
+    from fettle.optimizer.data.columns import ReadRequest
+    from fettle.optimizer.data.images import read_images
+
+    Image.new("RGB", (1, 9000)).save(tmp_path / "strip.png")
+    image = Tensor(name="image", dtype="FP32", shape=(-1, 3, 224, 224), batch_axis=0)
+    asked = ReadRequest("here", {"image": "FP32"}, None, None, Room(512 << 20))
+    spec = PreprocessSpec(crop=0.875)
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    with pytest.raises(DataError, match=r"strip\.png, scaled to 256 x 2304000 pixels: the items need more than"):
+        read_images(LocalFileSystem(), str(tmp_path), asked, Signature(inputs=(image,), outputs=(image,)), spec)
+    assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 200 << 10

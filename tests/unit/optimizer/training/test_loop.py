@@ -9,14 +9,22 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Sequence
 from pathlib import Path
 
+import numpy as np
 import pytest
+import torch
 from tests.unit.optimizer.training.course import Course
 
 from fettle.api.report import BuildReport, unframe
+from fettle.api.signature import Signature, Tensor
 from fettle.api.task import BuildTask, encode_task
 from fettle.optimizer import build
+from fettle.optimizer.measure.items import MappedItems
+from fettle.optimizer.training import loop
+from fettle.optimizer.training.items import TrainingItems
+from fettle.optimizer.training.program import Module, call
 from fettle.runtimes import cpu
 from fettle.store.cache import Learned, build_key
 from fettle.store.store import Store
@@ -29,6 +37,27 @@ def test_the_deadline_ends_a_training_with_the_best_so_far(course: Course) -> No
     assert report.training is not None
     assert report.training.ended.startswith("stopped at train.deadlineSeconds, 2 s, in epoch")
     assert 0 < report.training.epochs < 10_000
+
+
+def test_no_run_takes_more_items_than_a_batch(course: Course, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whoever lowers batchSize for the sake of memory means held-out items and the teacher as well."""
+    sizes: list[int] = []
+
+    def watched(module: Module, inputs: Sequence[torch.Tensor]) -> tuple[torch.Tensor, ...]:
+        sizes.append(len(inputs[0]))
+        return call(module, inputs)
+
+    monkeypatch.setattr(loop, "call", watched)
+    report = course.build({"distill": {}}, epochs=1, batchSize=16)
+    assert report.built is not None, report.message
+    assert max(sizes) == 16
+
+
+def test_rounds_of_pruning_share_the_deadline(course: Course) -> None:
+    step = {"prune": {"ratio": 0.5, "iterations": 4}}
+    report = course.build(step, epochs=10_000, deadlineSeconds=2)
+    assert report.training is not None, report.message
+    assert "stopped at train.deadlineSeconds, 1.25 s of 2 s for this round, in epoch" in report.training.ended
 
 
 def test_a_training_that_gains_nothing_stops(course: Course) -> None:
@@ -70,6 +99,25 @@ def answered(folder: Path, out: str) -> BuildReport:
     report = unframe(out, termination["resultSha256"])
     assert isinstance(report, BuildReport)
     return report
+
+
+def test_the_teacher_says_the_same_of_an_item_in_whatever_company_it_is_asked() -> None:
+    """A last batch is a small one, for which libraries add up in another order; after a restart other items are in it."""
+    torch.manual_seed(0)
+    signature = Signature(
+        inputs=(Tensor(name="x", dtype="FP32", shape=(-1, 512), batch_axis=0),),
+        outputs=(Tensor(name="y", dtype="FP32", shape=(-1, 10), batch_axis=0),),
+    )
+    rows = np.random.default_rng(0).normal(size=(64, 512)).astype(np.float32)
+    items = TrainingItems(MappedItems({"x": rows}, signature), None, tuple(range(64)), ())
+    module = torch.nn.Sequential(torch.nn.Linear(512, 64), torch.nn.Linear(64, 10))
+    (whole,) = loop.Teacher(module, items, 64).answers(range(64))
+    for size in (1, 2, 3, 5):
+        (few,) = loop.Teacher(module, items, 64).answers(range(size))
+        assert torch.equal(few, whole[:size])
+    teacher = loop.Teacher(module, items, 16)
+    (kept,) = teacher.answers(range(20))
+    assert torch.equal(teacher.answers(range(19, -1, -1))[0], kept.flip(0))
 
 
 def test_a_training_that_was_killed_ends_with_the_same_file_as_an_undisturbed_one(

@@ -21,7 +21,13 @@ PROBABILITIES = np.exp(SCORES) / np.exp(SCORES).sum(1, keepdims=True)
 YES = (1 / (1 + np.exp(-SCORES[:, :1]))).astype(np.float32)
 
 
-def made(answers: Array, labels: Array | None, metric: Metric, **weights: Any) -> tuple[TrainingObjective, list[str]]:
+PICTURES = RANDOM.normal(0, 3, (40, 3, 6, 7)).astype(np.float32)  # scores of three classes for each place
+FOREGROUND = (1 / (1 + np.exp(-PICTURES[:, :1]))).astype(np.float32)
+
+
+def made(
+    answers: Array, labels: Array | None, metric: Metric, ignore_label: int | None = None, **weights: Any
+) -> tuple[TrainingObjective, list[str]]:
     """The objective of a model with one output that answered so."""
     shape = (-1, *answers.shape[1:])
     signature = Signature(
@@ -29,7 +35,7 @@ def made(answers: Array, labels: Array | None, metric: Metric, **weights: Any) -
         outputs=(Tensor(name="y", dtype="FP32", shape=shape, batch_axis=0),),
     )
     notes: list[str] = []
-    spec = EvaluationSpec(uri="none", metric=metric)
+    spec = EvaluationSpec(uri="none", metric=metric, ignore_label=ignore_label)
     examples = [[answer] for answer in answers[:32]]
     return objective(signature, examples, spec, labels, Weights(**weights), notes), notes
 
@@ -40,6 +46,8 @@ CASES = {
     "one-hot": (SCORES, np.eye(4)[SCORES.argmax(1)].astype(np.int64), Metric.ACCURACY),
     "top k": (SCORES, SCORES.argmax(1), Metric.TOP_K),
     "yes or no": (YES, (YES[:, 0] > 0.5).astype(np.int64), Metric.ACCURACY),
+    "masks": (PICTURES, PICTURES.argmax(1), Metric.SEGMENTATION),
+    "masks of foreground": (FOREGROUND, (FOREGROUND[:, 0] > 0.5).astype(np.uint8), Metric.SEGMENTATION),
     "tags": (SCORES, (SCORES > 0).astype(np.int64), Metric.MULTI_LABEL),
     "numbers": (SCORES, SCORES.astype(np.float64), Metric.MEAN_SQUARED_ERROR),
     "quantities": (SCORES, SCORES.astype(np.float64), Metric.REGRESSION),
@@ -63,6 +71,41 @@ def test_right_answers_score_1_and_a_step_down_the_gradient_lowers_the_loss(case
     with torch.no_grad():
         nearer = wrong - 0.05 * wrong.grad / wrong.grad.abs().max()
     assert float(made_of.loss([nearer], right, places)) < float(loss)
+
+
+def test_a_mask_is_compared_along_its_classes_and_not_along_a_row_of_pixels() -> None:
+    made_of, _ = made(PICTURES, None, Metric.SEGMENTATION)
+    answers, places = torch.from_numpy(PICTURES), list(range(40))
+    moved = answers.clone()
+    moved[:, 0] += 9  # one class everywhere: along a row nothing but a constant
+    assert float(made_of.loss([moved], [answers], places)) > 1
+    points, possible = made_of.right([moved], [answers], places)
+    assert possible == 40 * 6 * 7
+    assert points < 0.5 * possible
+
+
+@pytest.mark.parametrize(
+    ("answers", "metric", "labels"),
+    [
+        (SCORES, Metric.MULTI_LABEL, (SCORES > 0).astype(np.int64)),
+        (PICTURES, Metric.SEGMENTATION, PICTURES.argmax(1)),
+        (FOREGROUND, Metric.SEGMENTATION, (FOREGROUND[:, 0] > 0.5).astype(np.int64)),
+    ],
+    ids=["tags", "masks", "masks of foreground"],
+)
+@pytest.mark.parametrize(("marker", "ignore_label"), [(-1, -1), (-100, None)])
+def test_labels_that_do_not_count_teach_nothing(
+    answers: Array, metric: Metric, labels: Array, marker: int, ignore_label: int | None
+) -> None:
+    unsure = labels.copy()
+    unsure[:, 1] = marker
+    made_of, _ = made(answers, unsure, metric, ignore_label, beta=0.0)
+    student = torch.from_numpy(answers * 0.5).requires_grad_()
+    made_of.loss([student], [torch.from_numpy(answers)], list(range(len(answers)))).backward()
+    assert student.grad is not None
+    assert not student.grad[:, 1].any() if metric is Metric.MULTI_LABEL else not student.grad[:, :, 1].any()
+    _, possible = made_of.right([student], [student], list(range(len(answers))))
+    assert possible == np.sum(unsure != marker)
 
 
 def test_labels_without_a_loss_are_left_to_the_teacher_with_a_note() -> None:

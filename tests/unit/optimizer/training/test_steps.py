@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import importlib
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -13,9 +15,12 @@ from tests.unit.optimizer.training.course import Course
 from fettle.api.recipe import QuantizeStep, RecipeStep, completed
 from fettle.api.report import BuildReport
 from fettle.api.vocabulary import QuantizeMode, QuantizePreset
-from fettle.optimizer import build
+from fettle.optimizer import build, stage
+from fettle.optimizer.steps import torch_low_rank
 from fettle.optimizer.steps.torch_aware import AwareLayer
+from fettle.optimizer.training.checkpoints import Checkpoints
 from fettle.runtimes.base import Array
+from fettle.store.uris import Mounts
 
 
 def kernels(course: Course, report: BuildReport) -> list[Array]:
@@ -84,6 +89,50 @@ def test_what_a_step_cannot_do_is_refused_with_the_reason(course: Course, step: 
     report = course.build(step, epochs=1)
     assert report.built is None
     assert told in report.message
+
+
+def test_a_student_of_ones_own_is_looked_for_again_when_its_code_has_changed(
+    course: Course, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.syspath_prepend(tmp_path)
+    task = course.task({"distill": {"student": {"callable": "late_student:student"}}}, epochs=1)
+    mounts = Mounts({"claim": course.folder})
+    refused = stage.run(task, mounts)
+    assert isinstance(refused, BuildReport)
+    assert "ModuleNotFoundError" in refused.message
+    (tmp_path / "late_student.py").write_text("from tests.data.trainable import student\n")
+    importlib.invalidate_caches()
+    built = stage.run(task, mounts)
+    assert isinstance(built, BuildReport)
+    assert built.built is not None, built.message
+    assert stage.run(task, mounts) == built, "nothing has changed"
+    (tmp_path / "late_student.py").write_text("from tests.data.trainable import student as student\n")
+    changed = stage.run(task, mounts)
+    assert isinstance(changed, BuildReport)
+    assert changed.cache_key != built.cache_key
+
+
+def test_a_factorization_that_was_killed_goes_on_with_the_rank_that_it_began_with(
+    course: Course, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The clock finds another rank each time."""
+    task = course.task({"lowRank": {"targetSpeedup": 1.2}}, epochs=2)
+    save = Checkpoints.save
+
+    def killed(self: Checkpoints, number: int, state: dict[str, Any]) -> None:
+        save(self, number, state)
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(torch_low_rank, "least_for", lambda *_: 0.6)
+        patch.setattr(Checkpoints, "save", killed)
+        with pytest.raises(KeyboardInterrupt):
+            build.run(task, course.store)
+    monkeypatch.setattr(torch_low_rank, "least_for", lambda *_: 0.3)
+    report = build.run(task, course.store)
+    assert report.built is not None, report.message
+    assert report.training is not None
+    assert [row.epoch for row in report.training.curve] == [0, 1, 2]
 
 
 def test_low_rank_needs_no_training_data(course: Course) -> None:

@@ -137,6 +137,27 @@ def test_prepare_is_asked_for_builds_that_train_only_where_there_are_training_da
     assert with_data == without | {"lean-onnxruntime", "lean-openvino"}
 
 
+LOW_RANK = {"lowRank": {"rank": 0.5}}
+
+
+def test_without_training_data_a_factorization_gets_the_calibration_items() -> None:
+    (alone,) = tasks(run(LOW_RANK, data={"evaluation": DATA["evaluation"]}))
+    assert (alone.calibration, alone.training) == (StoredData(sha256=digest("calibration"), items=200), None)
+    (trained,) = tasks(run(LOW_RANK))
+    assert (trained.calibration, trained.training) == (None, ITEMS)
+
+
+def test_a_factorization_without_items_to_look_at_is_refused() -> None:
+    recipe = {"name": "thin", "steps": [LOW_RANK]}
+    data = {"evaluation": DATA["evaluation"]}
+    world = World(make_spec(data=data, recipes=[recipe]), prepare={"calibration": 4})
+    world.settle()
+    row = world.rows()["thin-onnxruntime"]
+    assert (row.state, row.reason) == (CandidateState.REJECTED, Reason.CALIBRATION_TOO_SMALL)
+    assert row.message is not None
+    assert row.message.startswith("lowRank without training data needs 10 calibration items or more, found 4")
+
+
 def test_a_recipe_of_one_step_that_trains_has_a_build_without_a_number() -> None:
     plan = BuildPlan(
         name="lean-openvino",

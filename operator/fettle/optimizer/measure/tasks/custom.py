@@ -81,7 +81,7 @@ class _Scores:
 
     def add(self, said: Outputs, truth: Any) -> None:
         """Score what was said of the next item. Raises DataError where the function fails or gives no number."""
-        self.values.append(_number(self.function, dict(said), truth))
+        self.values.append(_number(self.function, said, truth))
 
     def pool(self) -> Pool:
         """The mean of all."""
@@ -111,7 +111,7 @@ def load(code: str, name: str) -> Function:
 
 def _number(function: Function, said: Answer, truth: Any) -> float:
     try:
-        value = float(function(said, truth))
+        value = float(function(_copied(said), _copied(truth)))
     except (Exception, SystemExit) as error:
         file = getattr(getattr(function, "__code__", None), "co_filename", "")
         raise DataError(f"data.evaluation.custom failed on an item: {_failure(error, file)}") from error
@@ -120,6 +120,11 @@ def _number(function: Function, said: Answer, truth: Any) -> float:
             f"data.evaluation.custom gave {value} for an item: it must give a finite number for each, higher is better"
         )
     return value
+
+
+def _copied(given: Any) -> Any:
+    """A function may sort or scale what it is given: these arrays are looked at again."""
+    return {name: array.copy() for name, array in given.items()} if isinstance(given, dict) else np.array(given)
 
 
 def _failure(error: BaseException, file: str) -> str:

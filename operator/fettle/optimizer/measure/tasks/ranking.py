@@ -9,6 +9,7 @@ T. Fawcett, "An introduction to ROC analysis", Pattern Recognition Letters 27 (2
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any, Self
 
 import numpy as np
@@ -24,7 +25,6 @@ from fettle.store.comparison import is_float
 Array = np.ndarray[Any, Any]
 
 ENDS = 0.1  # share of the items at the top, and at the bottom, whose order against all others is looked at by itself
-BLOCK = 512  # items whose pairs are held at once
 
 
 class Ranking(TaskMetric):
@@ -122,20 +122,57 @@ def same_order(said: Sequence[float], truth: Sequence[float]) -> Pool:
 def _pairs(scores: Array, original: Array) -> tuple[Array, Array]:
     """How many pairs the original orders, and how many of those are in its order, by the groups of both: `[cuts, groups, groups]` each.
 
-    `cuts`: all pairs; those of which one is among the original's top; those of which one is among its bottom.
+    `cuts`: all pairs; those of which one is among the original's top; those of which one is among its bottom. No pair is ever looked at by
+    itself: there may be millions of items.
     """
     group = groups_of(len(scores))
     groups = int(group.max()) + 1
-    belongs = np.zeros((len(scores), groups))
-    belongs[np.arange(len(scores)), group] = 1
     low, high = np.quantile(original[np.isfinite(original)], (ENDS, 1 - ENDS))
     ends = (original >= min(high, np.nanmax(original)), original <= low)
     wanted, right = np.zeros((3, groups, groups)), np.zeros((3, groups, groups))
-    for start in range(0, len(scores), BLOCK):
-        rows = slice(start, start + BLOCK)
-        ordered = original[rows, None] > original[None, :]
-        kept = np.where(scores[rows, None] > scores[None, :], 1.0, 0.5 * (scores[rows, None] == scores[None, :]))
-        for cut, across in enumerate((ordered, *(ordered & (end[rows, None] != end[None, :]) for end in ends))):
-            wanted[cut] += belongs[rows].T @ (across @ belongs)
-            right[cut] += belongs[rows].T @ ((across * kept) @ belongs)
+    for number in range(groups):
+        lower = _Lower.of(np.flatnonzero(group == number), scores, original)
+        counts = [lower.counts(np.ones(len(scores), bool)), *map(lower.counts, ends)]
+        for cut, end in enumerate((None, *ends)):
+            for table, every, inside in zip((wanted, right), counts[0], counts[cut], strict=True):
+                across = every if end is None else np.where(end, every - inside, inside)
+                table[cut, :, number] = np.bincount(group, weights=across, minlength=groups)
     return wanted, right
+
+
+@dataclass(frozen=True)
+class _Lower:
+    """Some items, by the original's score, and of every item how many of them that puts below it (`below`), how many a candidate puts
+    below it (`less`), and how many not above it (`most`). What is NaN is neither above nor below anything."""
+
+    items: Array
+    rank: Array  # of each of `items` by the candidate's score; -1 where that is NaN
+    below: Array
+    less: Array
+    most: Array
+
+    @classmethod
+    def of(cls, some: Array, scores: Array, original: Array) -> _Lower:
+        """Of the items at these places."""
+        known = some[~np.isnan(original[some])]
+        items = known[np.argsort(original[known], kind="stable")]
+        scored = np.flatnonzero(~np.isnan(scores[items]))
+        order = scored[np.argsort(scores[items[scored]], kind="stable")]
+        rank = np.full(len(items), -1)
+        rank[order] = np.arange(len(order))
+        ladder = scores[items[order]]
+        below = np.where(np.isnan(original), 0, np.searchsorted(original[items], original))
+        less, most = (
+            np.where(np.isnan(scores), 0, np.searchsorted(ladder, scores, side)) for side in ("left", "right")
+        )
+        return cls(items, rank, below, less, most)
+
+    def counts(self, inside: Array) -> tuple[Array, Array]:
+        """Of every item, how many of those `inside` the original puts below it, and how many of these the candidate does; a tie is half."""
+        chosen = inside[self.items]
+        marked = np.zeros((len(self.items) + 1, int(self.rank.max(initial=-1)) + 2))
+        ranked = np.flatnonzero(chosen & (self.rank >= 0))
+        marked[ranked + 1, self.rank[ranked] + 1] = 1
+        table = marked.cumsum(axis=0).cumsum(axis=1)
+        wanted = np.append(0, np.cumsum(chosen))[self.below]
+        return wanted, (table[self.below, self.less] + table[self.below, self.most]) / 2

@@ -91,6 +91,11 @@ class Segmentation(TaskMetric):
         require_names("Segmentation", spec, known)
         return cls(name, axis, _threshold(examples, name), known or len(spec.classes) or None, spec, _planes(signature))
 
+    @property
+    def axis(self) -> int | None:
+        """That of the scores of classes in an item's answer, counted from the end; None where there is one score, or a number, for each place."""
+        return self._axis
+
     def likeness(self, examples: Sequence[Answer]) -> Likeness:
         """Sure where nine of ten places are decided, and marked ones are areas of a plane that is as large as the picture."""
         answers = [item_of(answer[self._name], 3) for answer in examples]
