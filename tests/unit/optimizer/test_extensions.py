@@ -208,7 +208,7 @@ def prepare(uri: str, **more: object) -> dict[str, object]:
 
 def test_a_source_format_is_one_file_and_three_entries(package: PackageCopy, tmp_path: Path) -> None:
     package.add("optimizer/sources/matrix.py", FORMAT)
-    package.enter("optimizer/sources/__init__.py", "from fettle.optimizer.sources import catboost", ", matrix")
+    package.enter("optimizer/sources/__init__.py", "    lightgbm,\n", "    matrix,\n")
     package.enter("optimizer/sources/__init__.py", "    *torch.FORMATS,\n", "    *matrix.FORMATS,\n")
     package.enter("api/vocabulary.py", '    TORCH_EXPORT = "TorchExport"\n', '    MATRIX = "Matrix"\n')
     row = '    FormatEntry(FormatName.MATRIX, ("numpy", "onnx"), RuntimeName.ONNXRUNTIME, (".npy",)),\n'

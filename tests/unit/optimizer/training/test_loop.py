@@ -132,12 +132,16 @@ def test_a_training_that_was_killed_ends_with_the_same_file_as_an_undisturbed_on
         task.plan, task.portable, task.calibration, cpu.detect(), learned=Learned(task.original, task.training)
     )
     first = process(task, folder)
-    while len(store.names(f"checkpoints/{key}")) < 2:
+
+    def whole() -> list[str]:
+        return [name for name in store.names(f"checkpoints/{key}") if name.endswith(".pt")]
+
+    while len(whole()) < 2:
         assert first.poll() is None, "it ended before it could be killed"
         time.sleep(0.05)
     os.killpg(first.pid, signal.SIGKILL)
     first.wait()
-    kept = [name for name in store.names(f"checkpoints/{key}") if name.endswith(".pt")]
+    kept = whole()
     assert len(kept) in (2, 3), "the newest two, and one more while the oldest is being removed"
     (folder / "store/checkpoints" / key / kept[-1]).write_bytes(b"cut off")  # the one before it is taken
     second = process(task, folder)
