@@ -9,13 +9,14 @@ from typing import Any
 
 import pytest
 from click.testing import CliRunner
+from rich.progress import Progress
 from tests.unit.cli.api_server import api_server
 from tests.unit.cli.pipe import Silent, running
 
 from fettle.cli.access.claim_pod import ClaimPath, find_image, parse_target, pod, why_not_running
 from fettle.cli.access.cluster import connect
 from fettle.cli.access.push_files import Entry, entries, transfer
-from fettle.cli.commands.push import NewClaim, ensure_claim
+from fettle.cli.commands.push import NewClaim, ensure_claim, transferred
 from fettle.cli.main import main
 from fettle.cli.pods import receive, send
 from fettle.errors import ClusterError, UsageError
@@ -77,6 +78,31 @@ def test_a_claim_that_is_too_small_is_named_before_anything_is_sent(tmp_path: Pa
         pytest.raises(ClusterError, match="bytes must be written, but the claim has only"),
     ):
         transfer((entry,), pipe, lambda number: None)
+
+
+def test_a_connection_that_breaks_is_made_again(
+    tmp_path: Path, claim_folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("fettle.cli.commands.push.POLL_SECONDS", 0)
+    source = tmp_path / "model.onnx"
+    source.write_text("weights")
+    files = entries(source, ClaimPath("models", "m.onnx"))
+    with running(receive, claim_folder) as pipe, Progress(disable=True) as progress:
+        task = progress.add_task("model.onnx", total=7)
+        connections = iter([Silent(), Silent(), pipe])
+        assert transferred(files, lambda: next(connections), progress, task) == 1
+        assert progress.tasks[0].completed == 7
+        with pytest.raises(ClusterError, match="closed the connection"):
+            transferred(files, Silent, progress, task)
+    assert (claim_folder / "m.onnx").read_text() == "weights"
+
+
+def test_what_the_pod_itself_refuses_is_not_tried_again(tmp_path: Path, claim_folder: Path) -> None:
+    entry = Entry(tmp_path, "m.onnx", 1 << 60, "0" * 64)
+    with running(receive, claim_folder) as pipe, Progress(disable=True) as progress:
+        connections = iter([pipe])
+        with pytest.raises(ClusterError, match="the claim has only"):
+            transferred((entry,), lambda: next(connections), progress, progress.add_task("m.onnx"))
 
 
 def test_a_pod_that_ends_is_an_error(claim_folder: Path) -> None:

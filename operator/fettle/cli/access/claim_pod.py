@@ -13,6 +13,7 @@ from typing import Any, Protocol, TypeVar
 import click
 from kubernetes.client.rest import ApiException
 from kubernetes.stream import stream
+from kubernetes.stream.ws_client import ERROR_CHANNEL
 from rich.console import Console
 from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn, TransferSpeedColumn
 from websocket import WebSocketException
@@ -190,7 +191,8 @@ def _unbroken() -> Iterator[None]:
     try:
         yield
     except (OSError, WebSocketException) as error:
-        raise ClusterError(f"lost the connection to the pod: {error}", reason=Reason.CLUSTER_UNREACHABLE) from error
+        text = f"lost the connection to the pod: {error}"
+        raise ClusterError(text, reason=Reason.CLUSTER_UNREACHABLE, retryable=True) from error
 
 
 def require_claim(cluster: Cluster, claim: str) -> None:
@@ -228,10 +230,13 @@ class Exec:
             self._socket.write_stdin(data)
 
     def line(self) -> str:
-        """The next line of its stdout; what it wrote to stderr instead, when it ended."""
+        """The next line of its stdout; what it wrote to stderr instead, or why it could not be run, when it ended."""
         with _unbroken():
             line: bytes = self._socket.readline_stdout(timeout=ANSWER_SECONDS)
-            return (line or self._socket.read_stderr(timeout=0).strip()).decode(errors="replace")
+            line = (
+                line or self._socket.read_stderr(timeout=0).strip() or self._socket.read_channel(ERROR_CHANNEL).strip()
+            )
+            return line.decode(errors="replace")
 
     def read(self, size: int) -> bytes:
         """The next `size` bytes of its stdout, which are the last that were asked for; fewer when it ended."""

@@ -77,7 +77,7 @@ def _answer(wire: Wire, key: str) -> Any:
     except ValueError:
         told = {"error": line or "the pod closed the connection"}
     if key not in told:
-        raise ClusterError(
-            f"the pod could not write the files: {told.get('error', told)}", reason=Reason.STORE_UNREACHABLE
-        )
+        # What the program itself says is final; that it was not run, or was cut off, is not.
+        text = f"the pod could not write the files: {told.get('error', told.get('message', told))}"
+        raise ClusterError(text, reason=Reason.STORE_UNREACHABLE, retryable=not line or "error" not in told)
     return told[key]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import wraps
@@ -9,10 +10,13 @@ from pathlib import Path
 from typing import Any
 
 import click
+from rich.progress import Progress, TaskID
 
 from fettle.cli.access.claim_pod import (
+    POLL_SECONDS,
     ClaimPath,
     Exec,
+    Wire,
     find_image,
     parse_target,
     pod,
@@ -22,10 +26,12 @@ from fettle.cli.access.claim_pod import (
 )
 from fettle.cli.access.cluster import Cluster, Object, connect, told
 from fettle.cli.access.connection import cluster_options
-from fettle.cli.access.push_files import entries, transfer
+from fettle.cli.access.push_files import Entry, entries, transfer
 from fettle.cli.pods import receive
 from fettle.cli.views.progress import size as readable
-from fettle.errors import MissingError, UsageError
+from fettle.errors import ClusterError, MissingError, UsageError
+
+ATTEMPTS = 3  # connections to the pod
 
 
 @dataclass(frozen=True)
@@ -95,10 +101,22 @@ def push(
     manifest = pod(target.claim, image, pull_secrets, purpose="push")
     with progress_bar(total) as progress, running_pod(cluster, manifest, timeout) as name:
         task = progress.add_task(source.name, total=total)
-        wire = Exec(cluster, name, receive.__file__)
-        count = transfer(files, wire, lambda number: progress.advance(task, number))
+        count = transferred(files, lambda: Exec(cluster, name, receive.__file__), progress, task)
     unchanged = f", {len(files) - count} unchanged" if count < len(files) else ""
     click.echo(f"{count} of {len(files)} files pushed to {uri} ({readable(total)}{unchanged})")
+
+
+def transferred(files: tuple[Entry, ...], connected: Callable[[], Wire], progress: Progress, task: TaskID) -> int:
+    """How many files the last connection sent: where one breaks, another goes on behind what has arrived. Raises ClusterError."""
+    for left in reversed(range(ATTEMPTS)):
+        try:
+            return transfer(files, connected(), lambda number: progress.advance(task, number))
+        except ClusterError as error:
+            if not (error.retryable and left):
+                raise
+            progress.reset(task)
+            time.sleep(POLL_SECONDS)
+    raise AssertionError("unreachable")
 
 
 def ensure_claim(cluster: Cluster, target: ClaimPath, new_claim: NewClaim | None) -> None:
