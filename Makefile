@@ -10,10 +10,6 @@ SIDE_BY_SIDE := --numprocesses auto --maxprocesses 4 --dist worksteal
 WAITING := --numprocesses 3 --dist loadfile
 # Those with real pods share two cores with the pods.
 WITH_PODS := --numprocesses 2 --dist loadfile
-# While those that wait do so, those that compute do so: what they leave of the processor is enough. Both are run to their end.
-COMPUTING := nice -n 5 $(PYTEST) $(SIDE_BY_SIDE) tests/unit tests/tools tests/docs
-OF_THE_API_SERVER := $(PYTEST) $(WAITING) tests/charts tests/cluster 2>&1 | sed -u s/^/API-server:/
-AT_ONCE := xargs -0 -P 2 -I COMMAND bash -o pipefail -c COMMAND
 # Tests and benchmarks have a cluster of their own, empty when they start and stopped when they end: docs/design/clusters.md.
 ON_OWN_CLUSTER := $(PYTHON) -m tools.cluster run
 # The cluster that a person looks at: kind's where a Docker engine answers, else the embedded one, or the one that FETTLE_KUBECONFIG names.
@@ -81,7 +77,8 @@ check-gpu: ## check every GPU runtime on this machine's NVIDIA GPU; writes bench
 	@bench/gpu/check.sh
 
 test: setup ## run all tests: unit, cluster (real API server), charts, e2e (real pods), on a separate cluster
-	@$(ON_OWN_CLUSTER) --images -- bash -euxc 'printf "%s\0" "$(OF_THE_API_SERVER)" "$(COMPUTING)" | $(AT_ONCE); $(PYTEST) $(WITH_PODS) tests/e2e'
+	$(PYTEST) $(SIDE_BY_SIDE) tests/unit tests/tools tests/docs
+	@$(ON_OWN_CLUSTER) --images -- bash -euxc '$(PYTEST) $(WAITING) tests/charts tests/cluster; $(PYTEST) $(WITH_PODS) tests/e2e'
 
 test-unit: setup ## run the unit tests, without a cluster
 	$(PYTEST) $(SIDE_BY_SIDE) tests/unit tests/tools tests/docs

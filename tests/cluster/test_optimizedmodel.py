@@ -98,8 +98,12 @@ async def test_a_new_object_gets_its_store_and_its_first_job(
     assert ready["status"] == "False" and ready["observedGeneration"] == 1
     after = await client.get(OPTIMIZED_MODEL, namespace, "digits")
     assert after is not None and not after["metadata"].get("finalizers") and not after["metadata"].get("annotations")
-    events = await client.list(EVENT, namespace, fields=f"involvedObject.uid={model['metadata']['uid']}")
-    assert [event["reason"] for event in events.items] == ["Preparing"]
+
+    async def told() -> list[str]:
+        events = await client.list(EVENT, namespace, fields=f"involvedObject.uid={model['metadata']['uid']}")
+        return [event["reason"] for event in events.items]
+
+    assert await eventually(told) == ["Preparing"], "it follows the status"
 
 
 async def test_a_pod_that_no_node_takes_is_told_in_the_condition(
