@@ -6,7 +6,6 @@ files it has, and one for the files of that commit.
 
 from __future__ import annotations
 
-import errno
 import io
 import json
 import os
@@ -23,7 +22,7 @@ from fettle.errors import FettleError
 from fettle.store.credentials import Credentials
 from fettle.store.failures import Failure
 from fettle.store.places import Missing, Place, holder, require_keys, web_server
-from fettle.store.remote import RemoteFiles
+from fettle.store.remote import RemoteFiles, absent
 
 PUBLIC = "https://huggingface.co"
 TOKEN, ENDPOINT = "HF_TOKEN", "HF_ENDPOINT"
@@ -123,7 +122,7 @@ class HubFiles(RemoteFiles):
             return super().info(key)
         if not key or any(name.startswith(f"{key}/") for name in self._names):
             return {"name": key, "size": 0, "type": "directory"}
-        raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), f"{self._repository}/{key}")
+        raise absent(f"{self._repository}/{key}")
 
     def ls(self, path: str, detail: bool = True, **_: Any) -> list[Any]:
         """The entries of a folder, without sizes; a file is its own only entry."""
@@ -131,11 +130,10 @@ class HubFiles(RemoteFiles):
         below = f"{key}/" if key else ""
         types = {
             below + child: "directory" if rest else "file"
-            for child, rest, _ in (name.removeprefix(below).partition("/") for name in sorted(self.find(key)))
+            for child, rest, _ in (name.removeprefix(below).partition("/") for name in self.find(key))
         }
-        entries = [{"name": name, "size": None, "type": type} for name, type in types.items()] or [self.info(key)]
-        self._listed |= {entry["name"]: entry["type"] for entry in entries}
-        return entries if detail else [entry["name"] for entry in entries]
+        entries = [{"name": name, "size": None, "type": type} for name, type in types.items()]
+        return self._listing(entries or [self.info(key)], detail)
 
     def find(
         self, path: str, maxdepth: int | None = None, withdirs: bool = False, detail: bool = False, **_: Any
@@ -150,7 +148,7 @@ class HubFiles(RemoteFiles):
 
     def _head(self, key: str) -> dict[str, Any]:
         if key not in self._names:
-            raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), f"{self._repository}/{key}")
+            raise absent(f"{self._repository}/{key}")
         # The hub and what it redirects to have tags of their own each. None is needed: a commit does not change.
         return super()._head(key) | {"e_tag": None}
 

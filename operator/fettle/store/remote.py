@@ -52,7 +52,7 @@ class RemoteFiles(AbstractFileSystem):  # type: ignore[misc]  # fsspec has no ty
                     raise
         if self._place.lists and (self._first(key) is not None or not key):
             return {"name": key, "size": 0, "type": "directory"}
-        raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), f"{self._place.root}/{key}")
+        raise absent(f"{self._place.root}/{key}")
 
     def ls(self, path: str, detail: bool = True, **_: Any) -> list[Any]:
         """The entries of a folder; a file is its own only entry."""
@@ -65,7 +65,10 @@ class RemoteFiles(AbstractFileSystem):  # type: ignore[misc]  # fsspec has no ty
                 found = obstore.list_with_delimiter(self._place.client, prefix=key or None)
             entries += [{"name": name, "size": 0, "type": "directory"} for name in found["common_prefixes"]]
             entries += [_entry(meta) for meta in found["objects"] if meta["path"] != key]
-        entries = entries or [self.info(key)]
+        return self._listing(entries or [self.info(key)], detail)
+
+    def _listing(self, entries: list[dict[str, Any]], detail: bool) -> list[Any]:
+        """`entries`, or their names. What is told of them is not asked for again."""
         self._listed |= {entry["name"]: entry["type"] for entry in entries}
         return entries if detail else [entry["name"] for entry in entries]
 
@@ -230,11 +233,16 @@ class RemoteFiles(AbstractFileSystem):  # type: ignore[misc]  # fsspec has no ty
             return
         where = f"{self._place.root}/{key}"
         if failure.absent:
-            raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), where) from None
+            raise absent(where) from None
         raise self._error(where, failure) from None
 
     def _error(self, where: str, failure: Failure) -> FettleError:
         return error_of(self._place, where, failure, self._missing)
+
+
+def absent(where: str) -> FileNotFoundError:
+    """There is no such file, as the operating system says it."""
+    return FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), where)
 
 
 def _entry(meta: Any) -> dict[str, Any]:

@@ -36,10 +36,8 @@ BATCH, EXAMPLES = "N", 2  # a size of 1 would be taken for one that is always 1
 # Sizes of an example where they vary: convolutions need a least one.
 LENGTH = {"input_values": 16000, "input_features": 128, "pixel_values": 224}
 SHORT = 16
-LEAST = {
-    "height": 33,
-    "width": 33,
-}  # below, what networks halve five times has a size of 1, for which the exporter wants a program of its own
+# Below, what networks halve five times has a size of 1, for which the exporter wants a program of its own.
+LEAST = {"height": 33, "width": 33}
 FIXES = 4  # ranges of sizes that PyTorch's exporter may narrow, each in another attempt
 MASK = "attention_mask"
 POOLER = "pooler."  # a layer behind many models that not all weights come with, and that the model does without

@@ -14,24 +14,13 @@ from fettle.errors import DataError, SourceError
 from fettle.optimizer.data.columns import Array
 
 TEXTS = ("text", "text_pair")  # columns of items, called as the tokenizer calls them
-FILES: tuple[str, ...] = (
-    "tokenizer_config.json",
-    "tokenizer.json",
-    "special_tokens_map.json",
-    "added_tokens.json",
-    "vocab.txt",
-    "vocab.json",
-    "merges.txt",
+# Any of them, as far as there are.
+FILES = (
+    *("tokenizer_config.json", "tokenizer.json", "special_tokens_map.json", "added_tokens.json", "vocab.txt"),
+    *("vocab.json", "merges.txt", "spiece.model", "sentencepiece.bpe.model", "tokenizer.model"),
+    *("spm.model", "sentencepiece.model", "spm_char.model", "bpe.codes", "dict.txt"),
+    "prophetnet.tokenizer",
 )
-FILES += (
-    "spiece.model",
-    "sentencepiece.bpe.model",
-    "tokenizer.model",
-    "spm.model",
-    "sentencepiece.model",
-    "spm_char.model",
-)
-FILES += ("bpe.codes", "dict.txt", "prophetnet.tokenizer")  # any of them, as far as there are
 UNBOUNDED = 1_000_000  # a length that says that none was written down
 RESERVED = 2  # positions that some models count from
 

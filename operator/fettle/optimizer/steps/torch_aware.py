@@ -17,10 +17,10 @@ from fettle.errors import RecipeError
 from fettle.optimizer.steps import Work
 from fettle.optimizer.steps.torch_replace import put
 from fettle.optimizer.training.export import save
+from fettle.optimizer.training.layers import LAYERS
 from fettle.optimizer.training.program import Module, call
 from fettle.optimizer.training.session import LOOKED_AT, Training
 
-LAYERS = (nn.modules.conv._ConvNd, nn.Linear)
 WEIGHTS, ACTIVATIONS = 127, 255  # the largest number of each in int8
 INERTIA = 0.99  # of the range of activations from one step to the next
 RATE_SHARE = 0.1  # of the usual learning rate: the weights are nearly right

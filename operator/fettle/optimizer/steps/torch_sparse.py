@@ -16,10 +16,10 @@ from fettle.api.vocabulary import Granularity
 from fettle.errors import RecipeError
 from fettle.optimizer.steps import Work
 from fettle.optimizer.training.export import save
+from fettle.optimizer.training.layers import LAYERS
 from fettle.optimizer.training.program import Module
 
 SPARSITY = 0.8
-LAYERS = (nn.modules.conv._ConvNd, nn.Linear)
 Masks = list[tuple[nn.Parameter, torch.Tensor]]
 
 

@@ -12,10 +12,10 @@ import torch_pruning
 from torch import fx, nn
 
 from fettle.errors import RecipeError
+from fettle.optimizer.training.layers import LAYERS
 from fettle.optimizer.training.program import Module, call
 from fettle.optimizer.training.session import parameters
 
-LAYERS = (nn.modules.conv._ConvNd, nn.Linear)
 ROUNDED_MOST = 16  # channels: what vector instructions take at once
 log = logging.getLogger(__name__)
 

@@ -13,6 +13,7 @@ import torch
 from torch import fx, nn
 
 aten = torch.ops.aten
+LAYERS = (nn.modules.conv._ConvNd, nn.Linear)  # whose products are the work: what is pruned, made sparse and quantized
 Arguments = dict[str, Any]
 Maker = Callable[[Arguments], nn.Module]
 

@@ -88,16 +88,22 @@ def test_a_measurement_is_answered_from_the_store_unless_a_candidate_failed(
     bench: Workbench, state: str, outcome: str
 ) -> None:
     """Measured again it fails here: the models that it names are in no store."""
+    task, report = settled(bench)
+    plain = [row.model_copy(update={"artifact": None}) for row in report.candidates]
+    rows = (plain[0].model_copy(update={"state": CandidateState(state)}), *plain[1:])
+    bench.store.put_result(task_hash(task), measured_here(task, report, rows))
+    assert stage.answer(task, bench.mounts).termination.outcome == outcome
+
+
+def settled(bench: Workbench) -> tuple[MeasureTask, MeasureReport]:
+    """What a whole run measured, in this store, and the answer."""
     world = World()
     world.settle()
     (made,) = [wanted.task for wanted in world.started if isinstance(wanted.task, MeasureTask)]
     task = made.model_copy(update={"store": bench.store.uri})
     report = world.report(task)
     assert isinstance(report, MeasureReport)
-    plain = [row.model_copy(update={"artifact": None}) for row in report.candidates]
-    rows = (plain[0].model_copy(update={"state": CandidateState(state)}), *plain[1:])
-    bench.store.put_result(task_hash(task), measured_here(task, report, rows))
-    assert stage.answer(task, bench.mounts).termination.outcome == outcome
+    return task, report
 
 
 def measured_here(task: MeasureTask, report: MeasureReport, rows: Sequence[CandidateStatus]) -> MeasureReport:
@@ -108,12 +114,7 @@ def measured_here(task: MeasureTask, report: MeasureReport, rows: Sequence[Candi
 
 
 def test_a_measurement_in_another_release_of_a_runtime_is_not_given_again(bench: Workbench) -> None:
-    world = World()
-    world.settle()
-    (made,) = [wanted.task for wanted in world.started if isinstance(wanted.task, MeasureTask)]
-    task = made.model_copy(update={"store": bench.store.uri})
-    report = world.report(task)
-    assert isinstance(report, MeasureReport)
+    task, report = settled(bench)
     kept = measured_here(task, report, [row.model_copy(update={"artifact": None}) for row in report.candidates])
     bench.store.put_result(task_hash(task), kept)
     assert stage.answer(task, bench.mounts).termination.outcome == "Succeeded"
