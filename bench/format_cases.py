@@ -151,7 +151,16 @@ def run(case: Case, folder: Path) -> dict[str, Any]:
     brought = case.bring(folder)
     np.savez(folder / "items.npz", **brought.items)  # type: ignore[arg-type]
     (folder / "optimizedmodel.yaml").write_text(yaml.safe_dump(manifest(case, brought)))
-    words = [sys.executable, "-m", "fettle.cli.main", "optimize", "-f", str(folder / "optimizedmodel.yaml"), "-o", "json"]
+    words = [
+        sys.executable,
+        "-m",
+        "fettle.cli.main",
+        "optimize",
+        "-f",
+        str(folder / "optimizedmodel.yaml"),
+        "-o",
+        "json",
+    ]
     words += ["--store", str(folder / "store"), "--measure-seconds", str(SECONDS)]
     with (folder / "progress.log").open("w") as log:
         done = subprocess.run(words, stdout=subprocess.PIPE, stderr=log, text=True, check=False, env=os.environ)
@@ -171,7 +180,12 @@ def manifest(case: Case, brought: Brought) -> dict[str, Any]:
         "targets": [{"name": "cpu", "threads": 1}],
         "constraints": {"accuracy": {"maxDrop": 0.1}},
     }
-    return {"apiVersion": API_VERSION, "kind": "OptimizedModel", "metadata": {"name": case.format.lower()}, "spec": spec}
+    return {
+        "apiVersion": API_VERSION,
+        "kind": "OptimizedModel",
+        "metadata": {"name": case.format.lower()},
+        "spec": spec,
+    }
 
 
 def told(status: Mapping[str, Any]) -> dict[str, Any]:
@@ -179,7 +193,7 @@ def told(status: Mapping[str, Any]) -> dict[str, Any]:
     to those of the framework (None where nothing was converted), and the artifact."""
     candidates = {row["name"]: row for row in status.get("candidates", ())}
     ready = next(one for one in status["conditions"] if one["type"] == "Ready")
-    winner = next((row for row in candidates.values() if row["state"] == "Selected"), {})
+    winner: dict[str, Any] = next((row for row in candidates.values() if row["state"] == "Selected"), {})
     original = status.get("baselines", [{}])[0].get("measurements", [{}])[0]
     return {
         "found": status.get("source", {}).get("format"),

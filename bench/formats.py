@@ -86,8 +86,10 @@ def _asked(port: int, feed: dict[str, np.ndarray], dtypes: dict[str, str]) -> di
 
 def _alike(found: np.ndarray, promised: np.ndarray, rtol: float, atol: float) -> bool:
     if promised.dtype.kind in "OUS":
-        return found.astype(str).tolist() == promised.astype(str).tolist()
-    return np.allclose(found.astype(np.float64), promised.astype(np.float64), rtol=rtol, atol=atol, equal_nan=True)
+        return bool(np.array_equal(found.astype(str), promised.astype(str)))
+    return bool(
+        np.allclose(found.astype(np.float64), promised.astype(np.float64), rtol=rtol, atol=atol, equal_nan=True)
+    )
 
 
 def table(results: Sequence[dict[str, Any]]) -> Table:
@@ -113,8 +115,12 @@ def table(results: Sequence[dict[str, Any]]) -> Table:
 def main() -> None:
     """Exit status 1 where a format does not come to a served artifact."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("toolchains", nargs="*", metavar="TOOLCHAIN", help=f"of {', '.join(CASES)}; all where none is given")
-    parser.add_argument("--work", type=Path, default=Path(tempfile.gettempdir()) / "fettle-formats", help="folder for what is done")
+    parser.add_argument(
+        "toolchains", nargs="*", metavar="TOOLCHAIN", help=f"of {', '.join(CASES)}; all where none is given"
+    )
+    parser.add_argument(
+        "--work", type=Path, default=Path(tempfile.gettempdir()) / "fettle-formats", help="folder for what is done"
+    )
     options = parser.parse_args()
     if unknown := sorted(set(options.toolchains) - set(CASES)):
         parser.error(f"no such toolchain: {', '.join(unknown)}; there are {', '.join(CASES)}")

@@ -250,7 +250,9 @@ def test_texts_are_cut_and_written_small_as_the_sentence_encoder_was_trained(ben
     asked.write_text(json.dumps({"max_seq_length": 5, "do_lower_case": True}))
     report = prepared(bench, {"text": np.array(["GOOD film not at all ."] * 30)})
     data = evidence.of(arrays_in(bench.store, report.items.sha256), report.signature)
-    tokens = hf.AutoTokenizer.from_pretrained(bench.folder / "model")("good film not at all", max_length=5, truncation=True)
+    tokens = hf.AutoTokenizer.from_pretrained(bench.folder / "model")(
+        "good film not at all", max_length=5, truncation=True
+    )
     np.testing.assert_array_equal(data.feed([0])["input_ids"], [tokens["input_ids"]])
 
 

@@ -9,7 +9,6 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import httpx
 import numpy as np
 import pytest
 from tests.unit.cli.api_server import ApiServer, api_server
@@ -47,8 +46,8 @@ def cluster() -> Iterator[ApiServer]:
         yield found
 
 
-def port(server: Server, token: str = TOKEN) -> PodPort:
-    return PodPort("pod-a", token, lambda: socket.create_connection(("127.0.0.1", server.management)))
+def port(server: Server, token: str = TOKEN, name: str = "pod-a") -> PodPort:
+    return PodPort(name, token, lambda: socket.create_connection(("127.0.0.1", server.management)))
 
 
 def at_once(pods: list[PodPort], wanted: int, seconds: float = 3) -> LiveItems:
@@ -79,7 +78,7 @@ def test_it_ends_as_soon_as_there_are_enough(server: Server) -> None:
 def test_a_pod_that_fails_is_asked_no_more_and_others_are(server: Server) -> None:
     drain(server)
     ask(server, [0, 1, 2, 3], 1)
-    found = at_once([port(server, token="wrong"), port(server)], 1)
+    found = at_once([port(server, token="wrong"), port(server, name="pod-b")], 1)
     assert len(found) == 1
 
 
@@ -126,7 +125,7 @@ def test_it_says_what_is_missing(cluster: ApiServer, tmp_path: Path, changes: di
 
 def test_who_may_not_forward_ports_is_told_so(cluster: ApiServer, tmp_path: Path) -> None:
     pod = {
-        "metadata": {"name": "digits-a", "labels": {"fettle.dev/revision": STATUS["stable"]["revision"]}},
+        "metadata": {"name": "digits-a", "labels": {"fettle.dev/revision": "aaaa", "fettle.dev/traffic": "on"}},
         "status": {"conditions": [{"type": "Ready", "status": "True"}]},
     }
     secret = {"kind": "Secret", "apiVersion": "v1", "data": {"token": base64.b64encode(TOKEN.encode()).decode()}}

@@ -95,7 +95,9 @@ class LiveItems:
             return
         digest = hashlib.sha256()
         for name, array in sorted(inputs.items()):
-            values = "\0".join(map(repr, array.reshape(-1).tolist())).encode() if array.dtype == object else array.tobytes()
+            values = (
+                "\0".join(map(repr, array.reshape(-1).tolist())).encode() if array.dtype == object else array.tobytes()
+            )
             digest.update(f"{name}\0{array.dtype.str}\0{array.shape}\0".encode() + values)
         if digest.digest() in self._seen:
             self.repeated += 1

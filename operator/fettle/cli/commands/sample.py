@@ -24,9 +24,15 @@ from fettle.errors import ClusterError, UsageError
 @click.command()
 @click.argument("deployment", metavar="NAME", type=NameType(DEPLOYMENTS), shell_complete=deployment_names)
 @click.argument("to", metavar="[FILE]", required=False, type=click.Path(path_type=Path))
-@click.option("--items", type=click.IntRange(1, 100_000), default=512, show_default=True, help="Number of items to collect.")
 @click.option(
-    "--seconds", type=click.FloatRange(1), default=120, show_default=True, help="Time after which fewer items are enough."
+    "--items", type=click.IntRange(1, 100_000), default=512, show_default=True, help="Number of items to collect."
+)
+@click.option(
+    "--seconds",
+    type=click.FloatRange(1),
+    default=120,
+    show_default=True,
+    help="Time after which fewer items are enough.",
 )
 @with_cluster
 def sample(cluster: Cluster, deployment: str, to: Path | None, items: int, seconds: float) -> None:
@@ -70,9 +76,14 @@ def _ports(cluster: Cluster, name: str) -> list[PodPort]:
         if stable is not None and pod["metadata"]["labels"].get(REVISION_LABEL) == stable.revision and is_ready(pod)
     ]
     if not pods:
-        raise ClusterError(f"modeldeployment {name} has no ready pod of a stable revision: see `kubectl fettle status {name}`")
+        raise ClusterError(
+            f"modeldeployment {name} has no ready pod of a stable revision: see `kubectl fettle status {name}`"
+        )
     if deployment.status.canary is not None:
-        click.echo("a canary is running: the items that this command takes are not compared with the canary's answers", err=True)
+        click.echo(
+            "a canary is running: the items that this command takes are not compared with the canary's answers",
+            err=True,
+        )
     token = token_of(cluster, manifest)
     return [PodPort.forwarded(cluster, pod, token) for pod in pods]
 
@@ -97,5 +108,9 @@ def told(found: LiveItems, wanted: int) -> str:
         if count
     ]
     kept = min(len(found), wanted)
-    told = f"{kept} items" if kept == wanted else f"{kept} of {wanted} items, because there were not more requests in the time"
+    told = (
+        f"{kept} items"
+        if kept == wanted
+        else f"{kept} of {wanted} items, because there were not more requests in the time"
+    )
     return told + (f" ({', '.join(skipped)})" if skipped else "")

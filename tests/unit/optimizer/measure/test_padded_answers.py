@@ -13,9 +13,7 @@ from fettle.store.padding import MASK
 
 ITEMS, LENGTH, SIZE = 100, 8, 4
 TOKENS = Tensor(name=MASK, dtype="INT64", shape=(-1, -1), batch_axis=0)
-SIGNATURE = Signature(
-    inputs=(TOKENS,), outputs=(Tensor(name="y", dtype="FP32", shape=(-1, -1, SIZE), batch_axis=0),)
-)
+SIGNATURE = Signature(inputs=(TOKENS,), outputs=(Tensor(name="y", dtype="FP32", shape=(-1, -1, SIZE), batch_axis=0),))
 MASKS = (np.arange(LENGTH) < 5).astype(np.int64)[None].repeat(ITEMS, 0)
 ANSWERS = np.random.default_rng(0).normal(size=(ITEMS, LENGTH, SIZE)).astype(np.float32)
 
