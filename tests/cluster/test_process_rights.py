@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import re
 from collections.abc import Iterator
 from contextlib import suppress
@@ -105,8 +106,7 @@ async def fresh(asked: Client, namespace: str, ahead: float = 0) -> Context:
     """What an operator knows that has just listed everything; its clock may be `ahead` by seconds."""
     cache = Cache()
     settings = Settings(watch_namespaces=(namespace,), optimizer_image="localhost/none:1", store_size="1Mi")
-    for kind in WATCHED:
-        await list_kind(asked, cache, kind, settings)
+    await asyncio.gather(*(list_kind(asked, cache, kind, settings) for kind in WATCHED))
     return Context(settings, asked, cache, EventRecorder(asked), lambda: utc_now() + timedelta(seconds=ahead))
 
 
