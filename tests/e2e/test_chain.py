@@ -11,6 +11,7 @@ from collections.abc import Iterator
 import numpy as np
 import pytest
 import yaml
+from tests.e2e.test_kinds import SMALL
 from tools.demo import install, watch
 from tools.demo.kube import Kube, condition
 from tools.demo.scenes import post, require_same_answers
@@ -27,14 +28,19 @@ def manifest(name: str, **spec: object) -> str:
     return yaml.safe_dump(document)
 
 
+def targets(runtime: str) -> list[dict[str, object]]:
+    """The only target of an example, with little resources."""
+    return [{"name": "cpu", "runtimes": [runtime], "threads": 1, "resources": SMALL}]
+
+
 @pytest.fixture(scope="module")
 def others(kube: Kube) -> None:
     """The models of later revisions: optimized while the first one is looked at and served."""
     jobs = {"resources": {"requests": {"cpu": "100m", "memory": "512Mi"}, "limits": {"memory": "4Gi"}}}
     int8 = [{"name": "int8", "steps": [{"quantize": {"mode": "Static"}}]}]
-    kube.apply(manifest("optimizedmodel-better.yaml", recipes=int8, jobs=jobs))
-    kube.apply(manifest("optimizedmodel-failing.yaml", jobs=jobs))
-    kube.apply(manifest("optimizedmodel-wrong.yaml", jobs=jobs))
+    kube.apply(manifest("optimizedmodel-better.yaml", targets=targets("openvino"), recipes=int8, jobs=jobs))
+    kube.apply(manifest("optimizedmodel-failing.yaml", targets=targets("onnxruntime"), jobs=jobs))
+    kube.apply(manifest("optimizedmodel-wrong.yaml", targets=targets("openvino"), jobs=jobs))
 
 
 @pytest.fixture(scope="module")
