@@ -35,7 +35,7 @@ def targets(runtime: str) -> list[dict[str, object]]:
 
 @pytest.fixture(scope="module")
 def others(kube: Kube) -> None:
-    """The models of later revisions: optimized while the first one is looked at and served."""
+    """The models of later revisions: optimized with what the first one, which measures on a core of its own, leaves idle."""
     jobs = {"resources": {"requests": {"cpu": "100m", "memory": "512Mi"}, "limits": {"memory": "4Gi"}}}
     int8 = [{"name": "int8", "steps": [{"quantize": {"mode": "Static"}}]}]
     kube.apply(manifest("optimizedmodel-better.yaml", targets=targets("openvino"), recipes=int8, jobs=jobs))
@@ -57,6 +57,7 @@ def settled_on(kube: Kube, revision: str) -> bool:
     return (status.get("stable") or {}).get("revision") == revision and not status.get("canary")
 
 
+@pytest.mark.usefixtures("others")
 def test_a_model_is_optimized_in_jobs_and_its_best_candidate_is_published(kube: Kube) -> None:
     recipes = [
         {"name": "fp32", "steps": [{"optimizeGraph": {}}]},
@@ -79,7 +80,6 @@ def test_a_model_is_optimized_in_jobs_and_its_best_candidate_is_published(kube: 
     }  # fmt: skip
 
 
-@pytest.mark.usefixtures("others")
 def test_nothing_runs_again_when_nothing_changed(kube: Kube, operator: Kube) -> None:
     jobs = ("get", "jobs", "-l", "fettle.dev/optimizedmodel=digits", "-o", "name")
     before = kube.kubectl(*jobs)
