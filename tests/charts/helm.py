@@ -36,7 +36,8 @@ def render(
     """The chart's objects with `values`."""
     command = ["template", release, str(CHART), "--namespace", namespace, "--values", "-"]
     text = helm(*command, stdin=json.dumps(values or {}))
-    return [found for found in yaml.safe_load_all(text) if found]
+    # The CRDs are 140 kB: libyaml reads them in a tenth of the time.
+    return [found for found in yaml.load_all(text, yaml.CSafeLoader) if found]
 
 
 def only(objects: list[dict[str, Any]], kind: str) -> dict[str, Any]:

@@ -62,7 +62,7 @@ class Kubectl:
 
     def apply(self, *objects: Mapping[str, Any]) -> str:
         """Apply `objects` on the server's side."""
-        text = yaml.safe_dump_all(objects)
+        text = json.dumps({"apiVersion": "v1", "kind": "List", "items": objects})
         return self("apply", "--server-side", "--force-conflicts", "-f", "-", stdin=text)
 
 
@@ -82,7 +82,7 @@ def cluster(target: Target) -> Kubectl:
 
 def install_crds(kubectl: Kubectl) -> None:
     """As a chart would that runs no operator, and wait until they are served."""
-    manifests = [yaml.safe_load(path.read_text()) for path in sorted((ROOT / "crds").glob("*.yaml"))]
+    manifests = [yaml.load(path.read_text(), yaml.CSafeLoader) for path in sorted((ROOT / "crds").glob("*.yaml"))]
     assert manifests, "crds/ is empty: run `make crds`"
     for manifest in manifests:
         manifest["metadata"] |= HELM_OWNERSHIP

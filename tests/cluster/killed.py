@@ -125,8 +125,7 @@ class RunBench:
         cache = Cache()
         self.client.on_write, self.client.on_delete = cache.put, cache.drop
         settings = Settings(watch_namespaces=(self.namespace,), optimizer_image="localhost/none:1", store_size="1Mi")
-        for kind in OF_A_RUN:
-            await list_kind(self.client, cache, kind, settings)
+        await asyncio.gather(*(list_kind(self.client, cache, kind, settings) for kind in OF_A_RUN))
         context = Context(settings, self.client, cache, EventRecorder(self.client))
         try:
             await self.operator.reconcile(context, self.namespace, "digits")

@@ -109,8 +109,7 @@ class Bench:
         cache = Cache()
         client.on_write, client.on_delete = cache.put, cache.drop
         settings = self.settings.model_copy(update={"watch_namespaces": (self.namespace,)})
-        for kind in self.kinds:
-            await list_kind(client, cache, kind, settings)
+        await asyncio.gather(*(list_kind(client, cache, kind, settings) for kind in self.kinds))
         return Context(settings, client, cache, EventRecorder(client, self.now), self.now)
 
     async def reconcile(self) -> float | None:

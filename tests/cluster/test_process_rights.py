@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import re
 from collections.abc import Iterator
 from contextlib import suppress
@@ -87,12 +88,20 @@ def watched() -> set[str]:
 async def a_process(kubeconfig: str, client: Client, namespace: str) -> set[str]:
     """The operator as a process elects itself, watches, and begins a run."""
     look = Look(client, namespace)
-    async with operator(kubeconfig, namespace, optimizer_image="localhost/none:1", store_size="1Mi") as running:
+    soon = {"unschedulable_seconds": 1, "lease_renew_seconds": 1}
+    async with operator(
+        kubeconfig, namespace, optimizer_image="localhost/none:1", store_size="1Mi", **soon
+    ) as running:
+
+        async def renewed() -> bool:
+            return 'resource="leases.coordination.k8s.io",verb="update"' in (await running.get("/metrics")).text
+
         await eventually(running.leads, 300)
         await client.create(CLAIM, claim(namespace, "models"))
         await client.create(OPTIMIZED_MODEL, optimized_model(namespace))
         await eventually(look.jobs)
         await look.ready_says("Unschedulable")
+        await eventually(renewed)
         assert (await running.get("/healthz")).text == "ok"
         told = (await running.get("/metrics")).text
         assert await running.stop() == 0
@@ -105,8 +114,7 @@ async def fresh(asked: Client, namespace: str, ahead: float = 0) -> Context:
     """What an operator knows that has just listed everything; its clock may be `ahead` by seconds."""
     cache = Cache()
     settings = Settings(watch_namespaces=(namespace,), optimizer_image="localhost/none:1", store_size="1Mi")
-    for kind in WATCHED:
-        await list_kind(asked, cache, kind, settings)
+    await asyncio.gather(*(list_kind(asked, cache, kind, settings) for kind in WATCHED))
     return Context(settings, asked, cache, EventRecorder(asked), lambda: utc_now() + timedelta(seconds=ahead))
 
 

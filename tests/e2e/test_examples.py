@@ -7,6 +7,7 @@ import json
 import numpy as np
 import pytest
 import yaml
+from tests.e2e.test_kinds import SMALL
 from tools.demo import watch
 from tools.demo.install import push
 from tools.demo.kube import ROOT, Kube
@@ -23,7 +24,7 @@ def manifests(name: str) -> str:
         yaml.safe_load((folder / f"{kind}.yaml").read_text()) for kind in ("optimizedmodel", "modeldeployment")
     )
     model["spec"]["recipes"] = model["spec"]["recipes"][-1:]
-    model["spec"]["targets"][0]["runtimes"] = ["onnxruntime"]
+    model["spec"]["targets"][0] |= {"runtimes": ["onnxruntime"], "resources": SMALL}
     deployment["spec"]["replicas"] = 1
     return yaml.safe_dump_all([model, deployment])
 

@@ -16,6 +16,7 @@ from tools.demo import install, watch
 from tools.demo.kube import Kube, condition, is_current
 
 pytestmark = pytest.mark.timeout(600)
+# So little that no Job waits for the core that another one asked for.
 SMALL = {"requests": {"cpu": "100m", "memory": "256Mi"}, "limits": {"cpu": "1", "memory": "2Gi"}}
 FP32 = {"name": "fp32", "steps": [{"optimizeGraph": {}}]}
 INT8 = {"name": "int8", "steps": [{"quantize": {"mode": "Static"}}]}

@@ -9,6 +9,8 @@ import asyncio
 import json
 import os
 import uuid
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from pathlib import Path
 
 import numpy as np
@@ -33,6 +35,27 @@ def _crds(target: Target) -> None:
     install_crds(Kubectl(target.kubeconfig))
 
 
+@asynccontextmanager
+async def operated(target: Target, files: Path) -> AsyncIterator[tuple[Kube, dict[str, str]]]:
+    """A namespace with `files` in the claim `models`, an operator for it, and the images by name. What a failed test left stays."""
+    kube, refs = Kube(target, f"test-torch-{uuid.uuid4().hex[:6]}"), install.images(target)
+    kube.ensure_namespace()
+    settings = {f"{name.replace('-', '_')}_image": ref for name, ref in refs.items() if name != "operator"}
+    async with operator_process(str(target.kubeconfig), kube.namespace, **settings):
+        await asyncio.to_thread(install.push, kube, files, "pvc://models")
+        yield kube, refs
+    kube.kubectl("delete", "namespace", kube.namespace, "--wait=false")
+
+
+def images_by_stage(kube: Kube) -> set[tuple[str, str]]:
+    """The stage and the image of every pod."""
+    pods = json.loads(kube.kubectl("get", "pods", "-o", "json"))["items"]
+    return {
+        (pod["metadata"]["labels"].get("fettle.dev/stage", "serve"), pod["spec"]["containers"][0]["image"])
+        for pod in pods
+    }
+
+
 def objects() -> list[dict[str, object]]:
     inputs = [{"name": "image", "dtype": "FP32", "shape": ["N", 3, 12, 12]}]
     api = {"apiVersion": "fettle.dev/v1alpha1", "metadata": {"name": NAME}}
@@ -49,32 +72,23 @@ async def test_a_script_is_optimized_in_jobs_and_served_by_torchscript(target: T
 
     example = torch_models.EXAMPLES["convolutional"]
     torch_models.save_script(example, tmp_path / "model.pt")
-    kube, refs = Kube(target, f"test-torch-{uuid.uuid4().hex[:6]}"), install.images(target)
-    kube.ensure_namespace()
-    settings = {f"{name.replace('-', '_')}_image": ref for name, ref in refs.items() if name != "operator"}
-    async with operator_process(str(target.kubeconfig), kube.namespace, **settings):
-        await asyncio.to_thread(install.push, kube, tmp_path / "model.pt", "pvc://models/model.pt")
+    async with operated(target, tmp_path) as (kube, refs):
         kube.apply(objects())
         found = await asyncio.to_thread(watch.optimized, kube, NAME, 500, print)
         assert found["status"]["source"]["format"] == "TorchScript"
         assert found["status"]["artifacts"][0]["runtime"] == "torchscript"
         await asyncio.to_thread(watch.serving, kube, NAME, 200, print)
-    pods = json.loads(kube.kubectl("get", "pods", "-o", "json"))["items"]
-    used = {
-        pod["metadata"]["labels"].get("fettle.dev/stage", "serve"): pod["spec"]["containers"][0]["image"]
-        for pod in pods
-    }
-    assert used["measure"] == refs["optimizer-torch"]
-    assert used["publish"] == refs["optimizer"]
-    assert used["serve"] == refs["server-torch"]
+        used = dict(images_by_stage(kube))
+        assert used["measure"] == refs["optimizer-torch"]
+        assert used["publish"] == refs["optimizer"]
+        assert used["serve"] == refs["server-torch"]
 
-    image = example.inputs["image"][:1]
-    tensor = {"name": "image", "shape": list(image.shape), "datatype": "FP32", "data": image.reshape(-1).tolist()}
-    (answer,) = post(kube, json.dumps({"inputs": [tensor]}), NAME)["outputs"]
-    module = torch_models.module_of(example)
-    wanted = module(torch_models.tensors(example)[0][:1]).detach().numpy()
-    np.testing.assert_allclose(np.reshape(answer["data"], answer["shape"]), wanted, rtol=1e-4, atol=1e-5)
-    kube.kubectl("delete", "namespace", kube.namespace, "--wait=false")
+        image = example.inputs["image"][:1]
+        tensor = {"name": "image", "shape": list(image.shape), "datatype": "FP32", "data": image.reshape(-1).tolist()}
+        (answer,) = post(kube, json.dumps({"inputs": [tensor]}), NAME)["outputs"]
+        module = torch_models.module_of(example)
+        wanted = module(torch_models.tensors(example)[0][:1]).detach().numpy()
+        np.testing.assert_allclose(np.reshape(answer["data"], answer["shape"]), wanted, rtol=1e-4, atol=1e-5)
 
 
 def trained() -> dict[str, object]:
@@ -100,19 +114,10 @@ async def test_a_recipe_that_trains_does_so_in_a_job_and_what_it_made_is_measure
     trainable.save(trainable.learned(), tmp_path / "model.pt2")
     for name, items in trainable.digits().items():
         np.savez(tmp_path / f"{name}.npz", **items)  # type: ignore[arg-type]
-    kube, refs = Kube(target, f"test-train-{uuid.uuid4().hex[:6]}"), install.images(target)
-    kube.ensure_namespace()
-    settings = {f"{name.replace('-', '_')}_image": ref for name, ref in refs.items() if name != "operator"}
-    async with operator_process(str(target.kubeconfig), kube.namespace, **settings):
-        await asyncio.to_thread(install.push, kube, tmp_path, "pvc://models")
+    async with operated(target, tmp_path) as (kube, refs):
         kube.apply([trained()])
         found = await asyncio.to_thread(watch.optimized, kube, "lean", 600, print)
-    (row,) = (row for row in found["status"]["candidates"] if row["name"] == "lean-onnxruntime")
-    assert row["state"] in ("Selected", "Measured"), row
-    assert row["accuracyDrop"]["high"] <= 0.1
-    pods = json.loads(kube.kubectl("get", "pods", "-o", "json"))["items"]
-    images = {
-        (pod["metadata"]["labels"].get("fettle.dev/stage"), pod["spec"]["containers"][0]["image"]) for pod in pods
-    }
-    assert ("build", refs["optimizer-torch"]) in images
-    kube.kubectl("delete", "namespace", kube.namespace, "--wait=false")
+        (row,) = (row for row in found["status"]["candidates"] if row["name"] == "lean-onnxruntime")
+        assert row["state"] in ("Selected", "Measured"), row
+        assert row["accuracyDrop"]["high"] <= 0.1
+        assert ("build", refs["optimizer-torch"]) in images_by_stage(kube)

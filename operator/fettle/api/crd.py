@@ -8,6 +8,7 @@ from __future__ import annotations
 import inspect
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -114,6 +115,7 @@ def _column(column: PrinterColumn) -> dict[str, str]:
     return entry | ({"description": column.description} if column.description else {})
 
 
+@cache
 def manifest(kind: Kind) -> str:
     """The CRD as a plain YAML file."""
     return HEADER + yaml.safe_dump(crd(kind), sort_keys=False, width=120, allow_unicode=True)

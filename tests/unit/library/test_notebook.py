@@ -21,7 +21,7 @@ def test_the_notebook_optimizes_the_classifier_that_it_trained(
 ) -> None:
     quick = {
         "target": fettle.Target(runtimes=("onnxruntime",), threads=1),
-        "options": fettle.RunOptions(measure_seconds=1, progress=False),
+        "options": fettle.RunOptions(measure_seconds=0.2, progress=False),
     }
     lines = tuple(line for line in default_plan.LINES if line.recipe in ("float32", "int8"))
     monkeypatch.setattr(default_plan, "LINES", lines)

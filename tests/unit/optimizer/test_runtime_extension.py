@@ -94,11 +94,10 @@ def test_a_runtime_is_one_file_and_its_entries_and_is_measured_beside_the_others
     package.enter("api/catalog.py", "RUNTIMES: tuple[RuntimeEntry, ...] = (\n", row)
     package.enter("api/images.py", "_SERVED = frozenset({", '"onnx", ')  # no image of servers had its library
     claim = tmp_path / "claim"
-    model = models.save(models.dynamic_batch(), claim / "model/model.onnx")
-    draw = np.random.default_rng(0).normal(0, 5, (2, 100, 1, 1, 1))
-    images = (models.images(100) * draw[0] + draw[1]).astype(np.float32)  # some of each class
-    scores = onnxruntime.InferenceSession(str(model)).run(None, {"image": images})[0]
-    np.savez(claim / "evaluation.npz", image=images, labels=scores.argmax(1))
+    model = models.save(models.hard_swish(), claim / "model/model.onnx")
+    items = np.random.default_rng(0).normal(0, 2, (100, 8)).astype(np.float32)
+    scores = onnxruntime.InferenceSession(str(model)).run(None, {"x": items})[0]
+    np.savez(claim / "evaluation.npz", x=items, labels=scores.argmax(1))
     document = {
         "apiVersion": "fettle.dev/v1alpha1",
         "kind": "OptimizedModel",

@@ -24,15 +24,23 @@ def refusal(name: RuntimeName, path: Path, signature: Signature) -> str | None:
     return None if done.returncode == 0 else f"it crashed while it loaded the model (exit status {done.returncode})"
 
 
-def main(name: str, path: str, signature: str) -> int:
-    """Load the model; the exit status says whether that went well, the last line of stderr why not."""
+def refusal_here(name: str, path: str, signature: str) -> str | None:
+    """The same in this process, which a crash ends; in one line."""
     try:
         runtime = base.get(RuntimeName(name))
         runtime.load(Path(path), RuntimeSettings(threads=1), Signature.model_validate_json(signature)).close()
     except RuntimeFailure as error:
-        sys.stderr.write(f"\n{' '.join(error.message.split())}\n")
-        return REFUSED
-    return 0
+        return " ".join(error.message.split())
+    return None
+
+
+def main(name: str, path: str, signature: str) -> int:
+    """Load the model; the exit status says whether that went well, the last line of stderr why not."""
+    why = refusal_here(name, path, signature)
+    if why is None:
+        return 0
+    sys.stderr.write(f"\n{why}\n")
+    return REFUSED
 
 
 if __name__ == "__main__":

@@ -36,6 +36,7 @@ from fettle.api.vocabulary import (
     Objective,
     RuntimeName,
 )
+from fettle.optimizer import publish
 from fettle.store.manifest import DataRecord, Manifest, RecipeRecord, Tolerance, put_reference, write_artifact
 from fettle.store.store import Store
 from fettle.store.uris import Mounts
@@ -271,6 +272,13 @@ def fill(store: Store, folder: Path) -> str:
         ),
     )
     return digest
+
+
+def published(store: Store) -> str:
+    """The report's text."""
+    report = publish.run(publish_task(store), store)
+    assert report.report_uri == f"{store.uri}/reports/vision/digits/3.html"
+    return store.read_bytes("reports/vision/digits/3.html").decode()
 
 
 def _model(store: Store, folder: Path) -> StoredModel:

@@ -11,8 +11,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from tests.unit.optimizer.report.run_of_digits import fill, open_store
-from tests.unit.optimizer.report.test_report import published
 
 PHONE, PAPER = 390, 688  # px: of a common phone, and of A4 between margins of 14 mm at 96 px an inch
 BROWSER = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
@@ -32,14 +30,6 @@ LOOK = """
     numbers: [...page.querySelectorAll('td.number')].map(one => one.getClientRects().length),
   }})
 }}</script>"""
-
-
-@pytest.fixture
-def report(tmp_path: Path) -> str:
-    """The report of a finished run."""
-    store = open_store(tmp_path / "store")
-    fill(store, tmp_path / "model")
-    return published(store)
 
 
 def rules(report: str, media: str) -> str:
