@@ -59,7 +59,7 @@ def _copied(path: Path, name: str, temporary: Path) -> ServedFolder:
 
 def _no_artifact(path: Path, source: str) -> str:
     if path.is_file():
-        return f"{source} is a file, and what is served is an artifact: run `fettle optimize {source}` first"
+        return f"{source} is a file, not an artifact: run `fettle optimize {source}` first"
     if (path / "artifacts").is_dir():
         return f"{source} is a store of several artifacts: serve one by the model's name, `fettle serve NAME --store {source}`"
     return f"{source} has no {MANIFEST}: expected the folder of an artifact, as `fettle pull` writes it" + (

@@ -85,13 +85,12 @@ def _yes_or_no(question: Question) -> LabelReading:
     other = counted[(counted < offset) | (counted > offset + 1)].tolist()
     if len(counted) == 3 and len(other) == 1:
         advice = f"if {other[0]} means that a label is to be ignored, set data.evaluation.ignoreLabel: {other[0]}"
-        raise question.misfit(f"one score says no or yes, labels are {', '.join(map(str, counted))}", advice)
+        raise question.misfit(f"the model has one score (no or yes), labels are {', '.join(map(str, counted))}", advice)
     if len(counted) == 2:
         low, high = (int(value) for value in counted)
-        if high == low + 1:
-            raise question.misfit(f"one score says no or yes, labels are {low} and {high}", f"set labelOffset: {low}")
-        raise question.misfit(f"one score says no or yes, labels are {low} and {high}", "write 0 for no and 1 for yes")
-    raise question.misfit("the model has one score for no or yes, and these numbers are not classes", _regression())
+        advice = f"set labelOffset: {low}" if high == low + 1 else "write 0 for no and 1 for yes"
+        raise question.misfit(f"the model has one score (no or yes), labels are {low} and {high}", advice)
+    raise question.misfit("the model has one score (no or yes), and these numbers are not classes", _regression())
 
 
 def _whole_answers(question: Question) -> LabelReading:
@@ -130,7 +129,7 @@ def _in_range(question: Question) -> None:
     why = f"there are {classes} classes, {offset} to {offset + classes - 1}, and labels from {low} to {high}"
     named = [int(value) for value in outside]
     if high - low < classes and len(named) <= max(1, abs(low - offset)):
-        advice = f"where labels count from {low}, set data.evaluation.labelOffset: {low}"
+        advice = f"if labels start at {low}, set data.evaluation.labelOffset: {low}"
         if len(named) == 1:
             advice += f"; if {named[0]} means that a label is to be ignored, set ignoreLabel: {named[0]}"
     elif len(named) == 1:
@@ -215,7 +214,7 @@ def _class_names(question: Question) -> LabelReading:
         near = next((name for name in spec.classes if written_alike(name, unknown[0])), None)
         advice = f"it has {', '.join(map(repr, spec.classes[:SHOWN]))} and so on"
         if near is not None:
-            advice = f"it has {near!a}, the label is {unknown[0]!a}: write them alike, in case, spaces and Unicode form"
+            advice = f"it has {near!a}, the label is {unknown[0]!a}: use the same case, spaces and Unicode form"
         raise question.misfit(why, advice)
     _same_shape(question)
     told = f"names of {len(spec.classes)} classes, in the order of data.evaluation.classes"

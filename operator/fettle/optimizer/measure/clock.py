@@ -186,7 +186,7 @@ class Clock:
             )
         if self.throttled:
             remarks.append(
-                f"the CPU quota slowed {percent(self.slowed / self.blocks, 0)} of what was timed, also when repeated: "
+                f"the CPU quota slowed {percent(self.slowed / self.blocks, 0)} of the timed runs, even when repeated: "
                 "the times are too long; raise resources.limits.cpu of this target"
             )
         return remarks

@@ -132,8 +132,8 @@ def _unstable(task: MeasureTask, timed: TimedCandidate) -> Rejection | None:
         )
     elif rounds < LEAST_ROUNDS:
         text = (
-            f"the speed-up {speedup.value:.3g} comes from {rounds} {'round' if rounds == 1 else 'rounds'} a start, {LEAST_ROUNDS} are asked: "
-            f"one takes too long for a clock of {task.seconds_per_candidate:g} s, allow more time"
+            f"the speed-up {speedup.value:.3g} is based on {rounds} {'round' if rounds == 1 else 'rounds'} per process start, but "
+            f"{LEAST_ROUNDS} are required: a round takes too long for {task.seconds_per_candidate:g} s, allow more time (jobs.measureSeconds)"
         )
     elif spread(speedup) > UNSTABLE:
         text = (

@@ -134,7 +134,8 @@ def hold_finals(
             candidate = waiting.pop(0)
             if candidate.lossy and finals.spent >= places:
                 finals.rejected[candidate.name] = (
-                    f"the evaluation items can prove the accuracy of {places} lossy candidates, and faster ones were chosen for that"
+                    f"the evaluation items can prove the accuracy of at most {places} lossy candidates, and faster ones were evaluated: "
+                    "provide more items"
                 )
                 continue
             if candidate.computed in missed:

@@ -153,7 +153,7 @@ def _judged(spec: AnalysisSpec, before: AnalysisStatus, span: TimeRange, look: _
         judged = verdict in (Verdict.GOOD, Verdict.BAD)  # that of the window before; this one has none yet
         return AnalysisResult(_extended(before, look, verdict, f"{SINCE}{text}" if judged else text))
     if not look.mine.requests and look.theirs is not None and look.theirs.requests:
-        text = "the canary got no requests while the stable revision did; is its traffic routed?"
+        text = "the canary got no requests while the stable revision did: check that its pods get traffic"
     return AnalysisResult(_extended(before, look, Verdict.INCONCLUSIVE, text), Reason.ANALYSIS_INCONCLUSIVE)
 
 

@@ -217,8 +217,8 @@ def _may_pass(state: TaskState) -> bool:
 
 def _fault(state: TaskState) -> Finding:
     if state.phase == TaskPhase.SUCCEEDED:
-        what = "nothing" if state.report is None else type(state.report).__name__
-        return Finding(Reason.JOB_FAILED, f"succeeded, but its result was {what}")
+        found = "its result is missing" if state.report is None else f"its result is a {type(state.report).__name__}"
+        return Finding(Reason.JOB_FAILED, f"the Job succeeded, but {found}")
     message = state.message or "failed without a message"
     if state.retryable and _own_attempts(state) > 1:
         message += f" ({_own_attempts(state)} attempts)"

@@ -181,8 +181,7 @@ def _one_per_dead_runtime(target: TargetSpec, prepare: PrepareReport) -> tuple[P
 def _cut(candidates: tuple[PlannedCandidate, ...], spec: OptimizedModelSpec) -> tuple[PlannedCandidate, ...]:
     """`candidates`, all but the cheapest `maxCandidates` refused; and never more than status can hold for every target."""
     most = spec.search.max_candidates
-    cut_off = Finding(Reason.PRUNED, f"search.maxCandidates is {most}: the cheaper ones are tried, this one is not")
-
+    cut_off = Finding(Reason.PRUNED, f"search.maxCandidates is {most}, and cheaper candidates come first: raise it to try this one")
     cut = tuple(
         replace(planned, refusal=cut_off) if place >= most else planned for place, planned in enumerate(candidates)
     )

@@ -129,10 +129,11 @@ def _prefer(tied: Sequence[_Score], incumbent: str | None) -> _Score:
 
 def _why_kept(winner: _Score, tied: Sequence[_Score], incumbent: str | None) -> str | None:
     """What is told of a published artifact that stays although others are as good."""
-    others = ", ".join(score.row.name for score in tied if score is not winner)
+    others = [score.row.name for score in tied if score is not winner]
     if winner.row.artifact != incumbent or not others:
         return None
-    return clip(f"it was already published and is kept, because {others} is not faster by more than the interval")
+    are = f"{', '.join(others)} {'is' if len(others) == 1 else 'are'}"
+    return clip(f"it was already published and is kept, because {are} not faster by more than the interval")
 
 
 def _why_not(loser: _Score, winner: _Score, tied: Sequence[_Score], rules: Rules) -> Finding:
