@@ -10,6 +10,7 @@ from fettle.api.conditions import RECONCILING, STALLED, find
 from fettle.api.optimizedmodel import OptimizedModel
 from fettle.api.optimizedmodel_status import OptimizedModelStatus
 from fettle.api.reasons import Reason
+from fettle.api.uris import is_remote
 from fettle.cli.views.progress import candidates_table, size
 from fettle.cli.views.rollout import condition
 from fettle.plan.run.retry import failure_of
@@ -38,7 +39,8 @@ def model(optimized: OptimizedModel, width: int) -> RenderableType:
         what = f"{artifact.target}: {artifact.candidate} in {artifact.runtime}, {size(artifact.bytes)}"
         table.add_row("artifact", f"{what}\n{artifact.uri}")
     if status.report is not None:
-        table.add_row("report", f"{status.report.uri}\nkubectl fettle report {optimized.metadata['name']} --open")
+        command = "" if is_remote(status.report.uri) else f"\nkubectl fettle report {optimized.metadata['name']} --open"
+        table.add_row("report", f"{status.report.uri}{command}")
     parts: list[RenderableType] = [
         Text.assemble(("optimizedmodel/", "dim"), (optimized.metadata["name"], "bold")),
         table,
