@@ -211,7 +211,7 @@ class Reference:
         return Scores(Judging.of(self.metric, self._reading, average, profile.axis, profile.threshold))
 
     def value(self) -> MetricValue:
-        """The metric of the original. Without labels it is 1, because the original agrees with itself."""
+        """The metric of the original; 1 without labels and task metric, because the original agrees with itself."""
         judged = self.task.value if self.task is not None else self.scores.value() if self.scores is not None else 1.0
         return MetricValue(metric=self.metric, value=judged)
 
