@@ -159,7 +159,7 @@ class HttpFront:
 
 
 def _json_size(headers: Any) -> int | None:
-    """The number of bytes of JSON before the tensors; None if the whole body is JSON. Refuses other encodings of the body."""
+    """The number of bytes of JSON before the tensors; None if the whole body is JSON. Raises RequestError for a compressed body or a wrong number."""
     encoding = headers.get("content-encoding")
     if encoding is not None and encoding.strip().lower() not in ("", "identity"):
         message = f"Content-Encoding {clip(encoding, 64)!r} is not supported: send the body uncompressed"

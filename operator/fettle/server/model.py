@@ -51,7 +51,7 @@ class ServedModel:
         self._replaying: Interrupt | None = None
 
     def warm_up(self, folder: Path, batching: Batching) -> None:
-        """Run the artifact's reference items, and keep the run times on this machine."""
+        """Run the artifact's reference items, and set the batch sizes and the expected run times from the results."""
         infer = functools.partial(self.session.infer, interrupt=None)
         # Not `_run`: nobody is served yet, and whatever is raised ends the process.
         run = functools.partial(self._parts.infer, self.session)
