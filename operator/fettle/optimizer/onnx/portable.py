@@ -116,7 +116,7 @@ def require_inputs(model: onnx.ModelProto, names: Collection[str]) -> onnx.Model
 
 
 def freeze_inputs(model: onnx.ModelProto, specs: Sequence[InputSpec]) -> onnx.ModelProto:
-    """Turn inputs with a `value` into constants. Raises SourceError if dimensions other than the batch vary."""
+    """Turn inputs with a `value` into constants. Raises SourceError if the shape of such an input varies."""
     frozen = {spec.name: spec.value for spec in specs if spec.value is not None}
     if not frozen:
         return model
