@@ -16,7 +16,10 @@ from fettle.plan.run.planned import Finding
 from fettle.plan.run.state import TaskPhase, TaskRequest, TaskState
 
 MAX_ATTEMPTS = 3  # at one task without a command; only failures that may be temporary are retried
-BACK_OFF_SECONDS = (10, 80)  # before the second and the third attempt: long enough for a store that is full for a minute
+BACK_OFF_SECONDS = (
+    10,
+    80,
+)  # before the second and the third attempt: long enough for a store that is full for a minute
 # The reasons of a task that no longer finds in the store what an earlier task left there.
 LOST = frozenset({Reason.ARTIFACT_NOT_FOUND, Reason.ARTIFACT_TAMPERED, Reason.STORE_NOT_FOUND})
 LATE_LOOK_SECONDS = 60.0  # between looks at tasks that still run past the deadline: the event of their end may be lost

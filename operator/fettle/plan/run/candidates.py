@@ -25,7 +25,9 @@ from fettle.plan.run.images import measurable
 from fettle.plan.run.planned import Finding, PlannedCandidate, planned_candidate
 
 ROWS_LIMIT = 128  # maximum length of status.candidates, over all targets
-ERROR = 0.05  # probability that an accuracy interval of a target misses the true value, shared among its lossy finalists
+ERROR = (
+    0.05  # probability that an accuracy interval of a target misses the true value, shared among its lossy finalists
+)
 FINALISTS = 4  # maximum number of lossy candidates of a target that are evaluated in full
 UNASKED_SHARE = 6  # a training in the default plan takes at most a sixth of search.deadlineSeconds
 GROUPS_NEEDED = 30  # minimum number of items for a bootstrap
@@ -181,7 +183,9 @@ def _one_per_dead_runtime(target: TargetSpec, prepare: PrepareReport) -> tuple[P
 def _cut(candidates: tuple[PlannedCandidate, ...], spec: OptimizedModelSpec) -> tuple[PlannedCandidate, ...]:
     """`candidates`, of which all but the cheapest `maxCandidates` are rejected; never more than status can hold for every target."""
     most = spec.search.max_candidates
-    cut_off = Finding(Reason.PRUNED, f"search.maxCandidates is {most}, and cheaper candidates come first: raise it to try this one")
+    cut_off = Finding(
+        Reason.PRUNED, f"search.maxCandidates is {most}, and cheaper candidates come first: raise it to try this one"
+    )
     cut = tuple(
         replace(planned, refusal=cut_off) if place >= most else planned for place, planned in enumerate(candidates)
     )

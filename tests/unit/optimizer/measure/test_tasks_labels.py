@@ -226,10 +226,20 @@ REFUSED: dict[str, tuple[str, Callable[[], Array], dict[str, Any], str]] = {
         {},
         "labels 255 are not among the 3 classes.*ignoreLabel",
     ),
-    "masks below the first class": ("masks", lambda: masks()[1], {"label_offset": 1}, "labels 0 are not among the 3 classes"),
+    "masks below the first class": (
+        "masks",
+        lambda: masks()[1],
+        {"label_offset": 1},
+        "labels 0 are not among the 3 classes",
+    ),
     "masks of fractions": ("masks", lambda: masks()[1] + 0.5, {}, "whole number for each of 1024 places"),
     "masks of too few names": ("masks", lambda: masks()[1], {"classes": ("a",)}, "names 1 classes.*for 3"),
-    "texts of a character too many": ("texts", lambda: fills(spelled()[1], 77), {}, "label 77 is not one of the 8 characters"),
+    "texts of a character too many": (
+        "texts",
+        lambda: fills(spelled()[1], 77),
+        {},
+        "label 77 is not one of the 8 characters",
+    ),
     "texts of too few names": ("texts", lambda: spelled()[1], {"classes": ("", "a")}, "names 2 classes.*for 8"),
     "texts with an offset": (
         "texts",
