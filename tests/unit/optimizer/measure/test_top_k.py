@@ -62,7 +62,7 @@ def test_labels_that_are_ignored_do_not_count() -> None:
 
 BAD_LABELS: dict[str, tuple[Array, str]] = {
     "of other items": (RANDOM.integers(0, CLASSES, ITEMS), "no better than"),
-    "of other classes": (LABELS + CLASSES, "there are 20"),
+    "of other classes": (LABELS + CLASSES, "not one of the 20 classes"),
     "fractions": (LABELS + 0.5, "number or the name of one class"),
     "a row each": (np.eye(CLASSES)[LABELS], "number or the name of one class"),
     "unknown names": (np.array(NAMES)[LABELS], "not among data.evaluation.classes"),
