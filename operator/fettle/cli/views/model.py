@@ -1,4 +1,4 @@
-"""An OptimizedModel in a terminal: how far its run is, its candidates, what is published."""
+"""An OptimizedModel in a terminal: the progress of its run, its candidates, and what was published."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ def model(optimized: OptimizedModel, width: int) -> RenderableType:
 
 
 def retry_hint(optimized: OptimizedModel) -> str | None:
-    """What failed in a run that is over, and the command that tries it again."""
+    """What failed in a finished run, and the command that retries it; None if nothing did."""
     failure, ready = failure_of(optimized.status), find(optimized.status.conditions, READY)
     if failure is None or ready is None or ready.reason in IN_PROGRESS:
         return None
@@ -59,7 +59,7 @@ def retry_hint(optimized: OptimizedModel) -> str | None:
 
 
 def stages(status: OptimizedModelStatus) -> Text:
-    """'✓ prepare  ✓ optimize  ▶ measure  · publish'; a run that failed says ✗ at the stage that did."""
+    """'✓ prepare  ✓ optimize  ▶ measure  · publish'; a failed run has ✗ at the stage that failed."""
     ready = find(status.conditions, "Ready")
     reason = ready.reason if ready is not None else Reason.PREPARING
     running = reason in STAGES
@@ -77,7 +77,7 @@ def stages(status: OptimizedModelStatus) -> Text:
 
 
 def _failed_at(status: OptimizedModelStatus) -> int:
-    """The first stage whose promise does not hold."""
+    """The index of the stage that failed."""
     for index, kinds in enumerate((("SourceResolved", "Converted"), (), ("Measured",))):
         conditions = [known for kind in kinds if (known := find(status.conditions, kind)) is not None]
         if any(condition.status != "True" for condition in conditions):
