@@ -20,7 +20,7 @@ UP := $(PYTHON) -m tools.cluster up
 export PYTHONDONTWRITEBYTECODE :=
 export PYTHONPYCACHEPREFIX := $(CURDIR)/.cache/bytecode
 
-.PHONY: help setup lock lint type test test-unit coverage test-cluster test-e2e test-integrations test-torch test-toolchains test-kills bench-rollout bench-optimize bench-serve bench-train crds verify docs images images-torch images-gpu check-gpu cluster cluster-down cluster-status demo demo-clean clean
+.PHONY: help setup lock lint type test test-unit coverage test-cluster test-e2e test-integrations test-torch test-toolchains test-kills bench-rollout bench-optimize bench-formats bench-serve bench-train crds verify docs images images-torch images-gpu check-gpu cluster cluster-down cluster-status demo demo-clean clean
 
 help: ## list the targets
 	@grep -hE '^[a-z0-9-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | awk -F'\t' '{printf "  %-16s %s\n", $$1, $$2}'
@@ -110,6 +110,9 @@ bench-rollout: setup ## run every order of events under load; writes bench/resul
 
 bench-optimize: setup ## run Fettle and its peers' own flows on real models; writes bench/results/optimize.json, some hours on a quiet machine
 	@$(PYTHON) -m bench.optimize $(if $(ONLY),--only $(ONLY)) $(if $(TOOL),--tool $(TOOL))
+
+bench-formats: setup ## take a model of each source format to a served artifact; writes bench/results/formats.json, half an hour
+	@$(PYTHON) -m bench.formats $(ONLY)
 
 bench-serve: setup ## run the server and its peers under load; writes bench/results/serve.json, an hour on a quiet machine
 	@$(PYTHON) -m bench.serve $(if $(ONLY),--only $(ONLY)) $(if $(SERVER),--server $(SERVER)) $(if $(SECONDS_EACH),--seconds $(SECONDS_EACH))

@@ -169,8 +169,8 @@ def _compare(run: Any, plan: dict[str, Any], inputs: Arrays, outputs: Arrays) ->
         tolerance = plan["tolerances"].get(name, {"rtol": 0.0, "atol": 0.0})
         allowed = tolerance["atol"] + tolerance["rtol"] * np.abs(expected.astype(np.float64))
         difference = np.abs(values.astype(np.float64) - expected.astype(np.float64))
-        excess = difference / np.maximum(allowed, 1e-12)
-        excess[(np.isnan(values) & np.isnan(expected)) | (values == expected)] = 0.0
+        same = (np.isnan(values) & np.isnan(expected)) | (values == expected)
+        excess = np.where(same, 0.0, difference / np.maximum(allowed, 1e-12))
         worst = max(worst, float(np.max(np.nan_to_num(excess, nan=np.inf, posinf=np.inf), initial=0.0)))
     return worst
 

@@ -63,6 +63,8 @@ def test_a_command_is_taken_up_to_the_cluster_that_is_not_there(
 ) -> None:
     (tmp_path / "examples").symlink_to(ROOT / "examples")
     (tmp_path / "model.onnx").write_bytes(b"the reader's own")
+    if "push" in words:
+        (tmp_path / "live.npz").write_bytes(b"what `sample` wrote")
     for name in ("mine", "digits"):
         (tmp_path / name).mkdir()
         (tmp_path / name / "model.onnx").write_bytes(b"the reader's own")

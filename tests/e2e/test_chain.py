@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -170,6 +171,20 @@ def test_the_failed_revision_is_not_tried_again_and_the_way_back_restarts_no_pod
     watch.serving(kube, MD, 60, print)
     assert pods() == before
     assert condition(kube.get("mdep", MD), "Degraded")["status"] == "False"
+
+
+def test_live_inputs_become_items_of_the_next_optimization(kube: Kube, tmp_path: Path) -> None:
+    requests, _ = bodies(install.DIGITS / "evaluation.npz", 24, seed=5)
+    for body in requests:
+        post(kube, body)
+    told = install.fettle(kube, "sample", MD, str(tmp_path / "live.npz"), "--items", "8")
+    assert "live.npz: 8 items" in told
+    with np.load(tmp_path / "live.npz") as live, np.load(install.DIGITS / "evaluation.npz") as evaluation:
+        assert live.files == ["image"]
+        items, known = (arrays["image"].reshape(len(arrays["image"]), -1) for arrays in (live, evaluation))
+    assert items.dtype == known.dtype
+    nearest = np.abs(items[:, None] - known[None]).max(axis=2).min(axis=1)
+    assert nearest.max() <= 1e-4, "requests hold four decimals of each value"
 
 
 def test_deleting_both_objects_leaves_no_pod_and_every_artifact(kube: Kube) -> None:

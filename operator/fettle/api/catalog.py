@@ -262,6 +262,7 @@ FORMATS: tuple[FormatEntry, ...] = (
         (".safetensors",),
         converted=True,
         common=("config.json",),
+        revision=2,
     ),
     FormatEntry(
         FormatName.XGBOOST,

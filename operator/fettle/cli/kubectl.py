@@ -26,6 +26,7 @@ CLUSTER_COMMANDS = {
     "resume": ("fettle.cli.commands.steer:resume", "Resume a paused rollout."),
     "retry": ("fettle.cli.commands.steer:retry", "Retry a failed revision, or the failed run of an OptimizedModel."),
     "rollback-to": ("fettle.cli.commands.steer:rollback_to", "Roll back to an earlier revision."),
+    "sample": ("fettle.cli.commands.sample:sample", "Collect live inputs of a ModelDeployment in a data file."),
     "status": ("fettle.cli.commands.status:status", "Show the status of a ModelDeployment or an OptimizedModel."),
     "why": ("fettle.cli.commands.why:why", "Explain the decisions that led to the current state."),
 }

@@ -17,7 +17,7 @@ import ssl
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -33,6 +33,7 @@ from fettle.server.samples import MOST_AT_ONCE, Sample, SamplesHead, as_batch, r
 from fettle.server.settings import ServerSettings
 from fettle.server.tls import AUTHORITY
 from fettle.store.comparison import Outcome, compare
+from fettle.store.padding import MASK, Padding
 
 log = logging.getLogger(__name__)
 
@@ -253,11 +254,18 @@ class Replay:
             outputs = self._model.replay(inputs)
             if outputs is None:
                 return None
-            mine = as_item(self._model.signature, outputs)
-            return compare(head.comparisons, sample.outputs, mine)
+            return outcome_of(head, sample, as_item(self._model.signature, outputs))
         except (RuntimeFailure, DataError) as error:  # the stable revision did answer it
             log.info("a sample that stable could answer failed here: %s", error.message)
             return Outcome.DISAGREED
+
+
+def outcome_of(head: SamplesHead, sample: Sample, mine: Mapping[str, Any]) -> Outcome:
+    """What a canary's answer to a sample says. What both answer for padding is not looked at. Raises DataError where a rule does not fit."""
+    stable: Mapping[str, Any] = sample.outputs
+    if (padding := Padding.of(head.signature)) is not None:
+        stable, mine = (padding.removed(answer, sample.inputs[MASK]) for answer in (stable, mine))
+    return compare(head.comparisons, stable, mine)
 
 
 def as_item(signature: Signature, outputs: dict[str, Any]) -> dict[str, Any]:

@@ -16,6 +16,7 @@ import torch
 import transformers as hf
 from pyarrow import parquet
 from safetensors.torch import load_file, save_file
+from tests.data.stored import arrays as arrays_in
 from tests.toolchains.transformers import examples
 from tests.toolchains.transformers.examples import Example
 from tests.unit.optimizer.prepare.workbench import Workbench
@@ -26,6 +27,7 @@ from fettle.api.reasons import Reason
 from fettle.api.recipe import RuntimeSettings
 from fettle.api.report import PrepareReport
 from fettle.api.vocabulary import Basis, FormatName, Metric, RuntimeName
+from fettle.optimizer.measure import items as evidence
 from fettle.runtimes import base
 
 TEXTS = [
@@ -238,6 +240,31 @@ def test_the_tokens_of_a_text_become_one_vector(bench: Workbench, pooling: str) 
     }[pooling]
     found = answers(bench, prepared(bench, items), items)["sentence_embedding"]
     np.testing.assert_allclose(found, wanted, rtol=1e-3, atol=1e-4)
+
+
+def test_texts_are_cut_and_written_small_as_the_sentence_encoder_was_trained(bench: Workbench) -> None:
+    examples.EXAMPLES["DistilBertModel"].saved(bench.folder / "model")
+    examples.tokenizer(bench.folder / "model")
+    put_head(bench.folder / "model", "Transformer", "Pooling", pooling_mode_mean_tokens=True)
+    asked = bench.folder / "model/sentence_bert_config.json"
+    asked.write_text(json.dumps({"max_seq_length": 5, "do_lower_case": True}))
+    report = prepared(bench, {"text": np.array(["GOOD film not at all ."] * 30)})
+    data = evidence.of(arrays_in(bench.store, report.items.sha256), report.signature)
+    tokens = hf.AutoTokenizer.from_pretrained(bench.folder / "model")(
+        "good film not at all", max_length=5, truncation=True
+    )
+    np.testing.assert_array_equal(data.feed([0])["input_ids"], [tokens["input_ids"]])
+
+
+@pytest.mark.parametrize("length", [0, -1, "long", True])
+def test_a_length_of_texts_that_is_none_is_damaged(bench: Workbench, length: Any) -> None:
+    examples.EXAMPLES["DistilBertModel"].saved(bench.folder / "model")
+    examples.tokenizer(bench.folder / "model")
+    put_head(bench.folder / "model", "Transformer", "Pooling", pooling_mode_mean_tokens=True)
+    (bench.folder / "model/sentence_bert_config.json").write_text(json.dumps({"max_seq_length": length}))
+    evaluation = EvaluationSpec(uri=bench.data("items", text=np.array(["good"] * 30)))
+    error = bench.refused(source=SourceSpec(uri=URI), evaluation=evaluation)
+    assert (error.reason, "max_seq_length" in error.message) == (Reason.SOURCE_CORRUPTED, True), error.message
 
 
 @pytest.mark.parametrize(

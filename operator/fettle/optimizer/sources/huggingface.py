@@ -116,7 +116,7 @@ class HuggingFace(FrameworkFormat):
             else []
         )
         tokens = [name for name in tokenizer.FILES if name in names]
-        return [kind, *(parts if index else ()), *code, *tokens, *sentence.files(list(names))]
+        return [kind, *(parts if index else ()), *code, *tokens, *sentence.files(names)]
 
     def encoder(self, path: Path, inputs: Inputs) -> Encoder | None:
         """The tokenizer that lies beside the model."""

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from dataclasses import dataclass
+from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +16,7 @@ from fettle.errors import SourceError
 ENTRY = "modules.json"
 CONFIG = "config.json"
 OUTPUT = "sentence_embedding"
+TEXTS = "sentence_*_config.json"  # says what is done to texts before the tokenizer; called after the model's kind
 # How sentence-transformers calls the ways in which the vectors of tokens become one, in the file and here.
 POOLINGS = {"pooling_mode_mean_tokens": "mean", "pooling_mode_cls_token": "cls", "pooling_mode_max_tokens": "max"}
 
@@ -47,9 +50,33 @@ class Head:
         return SentenceEncoder(model, self.pooling, self.normalized)
 
 
-def files(names: list[str]) -> list[str]:
-    """Those of `names`, below the folder, that say what follows the model."""
-    return [name for name in names if name == ENTRY or name.lower().endswith(f"pooling/{CONFIG}")]
+@dataclass(frozen=True)
+class Texts:
+    """How texts are tokenized: cut off after `length` tokens, those that the tokenizer adds included, and in small letters if `lower`."""
+
+    length: int | None = None
+    lower: bool = False
+
+    @classmethod
+    def of(cls, folder: Path) -> Texts:
+        """What lies beside the model in `folder` says of it. Raises SourceError."""
+        if not (folder / ENTRY).is_file() or (path := next(iter(sorted(folder.glob(TEXTS))), None)) is None:
+            return cls()
+        config = _json(path)
+        length = config.get("max_seq_length") if isinstance(config, dict) else config
+        if not isinstance(config, dict) or not (length is None or (type(length) is int and length > 0)):
+            message = f"{path.name} is damaged: expected an object whose max_seq_length is a positive number of tokens, found {length!r}"
+            raise SourceError(message, reason=Reason.SOURCE_CORRUPTED)
+        return cls(length, config.get("do_lower_case") is True)
+
+
+def files(names: Sequence[str]) -> list[str]:
+    """Those of `names`, below the folder, that say what is done to texts and what follows the model."""
+    return [
+        name
+        for name in names
+        if name == ENTRY or fnmatchcase(name, TEXTS) or name.lower().endswith(f"pooling/{CONFIG}")
+    ]
 
 
 def _pooling(path: Path) -> str:

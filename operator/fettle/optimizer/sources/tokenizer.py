@@ -12,6 +12,7 @@ from fettle.api.reasons import Reason
 from fettle.api.text import joined, quoted
 from fettle.errors import DataError, SourceError
 from fettle.optimizer.data.columns import Array
+from fettle.optimizer.sources.sentence import Texts
 
 TEXTS = ("text", "text_pair")  # columns of items, called as the tokenizer calls them
 # Any of them, as far as there are.
@@ -38,7 +39,9 @@ class Tokenizer:
             message = f"the tokenizer beside the model cannot be loaded: {quoted(error)}"
             raise SourceError(message, reason=Reason.SOURCE_CORRUPTED) from error
         self._length = length
-        self._most = length or min(self._tokenizer.model_max_length, _positions(folder))
+        asked = Texts.of(folder)
+        self._lower = asked.lower
+        self._most = length or min(self._tokenizer.model_max_length, _positions(folder), asked.length or UNBOUNDED)
 
     @property
     def columns(self) -> tuple[str, ...]:
@@ -55,7 +58,7 @@ class Tokenizer:
         deep = [name for name in columns if columns[name].ndim != 1]
         if deep:
             raise DataError(f"expected one text for each item in {joined(deep)}, found arrays of them")
-        texts, pairs = (columns[name].tolist() if name in columns else None for name in TEXTS)
+        texts, pairs = (self._texts(columns[name]) if name in columns else None for name in TEXTS)
         if self._tokenizer.pad_token is None:
             raise DataError(
                 "the tokenizer beside the model has no token for padding: provide input_ids instead of texts"
@@ -69,6 +72,10 @@ class Tokenizer:
             return_tensors="np",
         )
         return {name: np.asarray(made[name], np.int64) for name in self.names if name in made}
+
+    def _texts(self, column: Array) -> list[str]:
+        texts: list[str] = column.tolist()
+        return [text.lower() for text in texts] if self._lower else texts
 
 
 def available(folder: Path) -> bool:
