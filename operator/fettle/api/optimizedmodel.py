@@ -289,7 +289,7 @@ class OptimizedModelSpec(ApiModel):
     ] = None
 
     def addresses(self) -> dict[str, Address]:
-        """Field of the spec -> address that is read; the source comes first."""
+        """Field of the spec -> address that is read, the source's first."""
         return {"spec.source.uri": Address(self.source.uri, self.source.secret_name), **self.data.addresses()}
 
 

@@ -82,7 +82,7 @@ class LossBound(ApiModel):
 
 
 class TrainingPlan(ApiModel):
-    """How the steps of a build train, and how answers are judged, which determines the loss function."""
+    """How the steps of a build train, and how answers are judged, which decides what they train for."""
 
     spec: TrainSpec
     evaluation: EvaluationSpec | None = None

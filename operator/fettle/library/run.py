@@ -126,8 +126,8 @@ def optimize(
 
     `model`: a path, an onnx.ModelProto, a torch.nn.Module, a torch.export.ExportedProgram, a model of transformers or Keras, or a scikit-learn
     estimator. `evaluation`: a path, an array, a dictionary of arrays by input, or a pair of one of these and labels; `calibration`: the same
-    without labels. Without labels the original's answers are the truth. `metric`: a value of `data.evaluation.metric`; by default it is chosen
-    from the model's outputs.
+    without labels. Without labels the original's answers are the truth. `metric`: a name of `data.evaluation.metric`, by default what the model's
+    outputs look like.
 
     It blocks until the run is over, usually some minutes. Raises UsageError for arguments that do not go together. Failures of the run, such as
     a model that cannot be converted, are not raised: the result's `message` describes them.

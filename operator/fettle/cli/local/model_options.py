@@ -42,7 +42,7 @@ class ModelOptions:
 
     @property
     def given(self) -> list[str]:
-        """The options that were given, as written on the command line."""
+        """The options that were given, as they are written."""
         options = {"runtimes": "--runtime"}
         told = (name for name, value in vars(self).items() if name != "model" and value not in (None, ()))
         return [options.get(name, "--" + name.replace("_", "-")) for name in told]

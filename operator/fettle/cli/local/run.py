@@ -56,7 +56,7 @@ class LocalRun:
         on_change: OnChange = lambda decision, running: None,
         clock: Callable[[], datetime] = _now,
     ) -> None:
-        """`on_change` is called after every decision, with the running tasks."""
+        """`on_change` is called after every decision, with the tasks that run then."""
         self._given = given
         self._runner = runner
         self._on_change = on_change
@@ -110,7 +110,7 @@ class LocalRun:
         return all(other.stage != "measure" for other in self._running.values())
 
     async def _wait(self, seconds: float | None) -> None:
-        """Wait until a task ends, or for `seconds`."""
+        """Until a task ends, or until the decision asked to look again."""
         if not self._running:
             await asyncio.sleep(seconds if seconds is not None else 1.0)
             return

@@ -232,7 +232,7 @@ def _runtimes(
 
 
 def _refusal(row: catalog.RuntimeEntry, task: PrepareTask, path: Path, signature: Signature) -> str | None:
-    """Why that runtime cannot load the portable form. A runtime that this Job's image lacks is not tested here: the measuring Job will show it."""
+    """Why that runtime does not load the portable form. What this Job's image need not have is not asked: the measuring Job will tell."""
     image = images.job_image(catalog.source_libraries(task.source.uri, task.source.format))
     here = image is None or row.library in image.libraries or version(row.library) != ABSENT
     return probe.refusal(row.runtime, path, signature) if here and row.runtime != catalog.PORTABLE_RUNTIME else None

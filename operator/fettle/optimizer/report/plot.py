@@ -240,7 +240,7 @@ def _legend(axes: Axes, points: Sequence[Point]) -> None:
 
 
 def figure(width: float, height: float) -> tuple[Figure, Axes]:
-    """A plot of that size in inches, in the page's colours and font."""
+    """A plot of that size in inches, in the page's own colours and type."""
     import matplotlib as mpl
     from matplotlib.figure import Figure
 

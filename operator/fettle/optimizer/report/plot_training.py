@@ -1,4 +1,4 @@
-"""Learning curves: the score on held-out items after each epoch."""
+"""How trainings went: the score on held-out items after each epoch."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ WIDTH, HEIGHT = 5.6, 2.6  # inches
 
 
 def curve(name: str, figures: TrainingFigures) -> str | None:
-    """Score and loss of a training, epoch by epoch; None if it had no epoch."""
+    """Score and loss of a training, epoch by epoch; None where it had no epoch."""
     if len(figures.curve) < 2:
         return None
     canvas, axes = figure(WIDTH, HEIGHT)

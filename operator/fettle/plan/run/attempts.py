@@ -31,9 +31,9 @@ ReportT = TypeVar("ReportT", PrepareReport, BuildReport, MeasureReport, PublishR
 class TaskProgress(Generic[ReportT]):
     """A task that a stage requested: it has a result (`report`), it failed permanently (`fault`), or neither yet.
 
-    `request` is the attempt that should exist, or None if nothing starts any more. `running` says whether it occupies a slot of
-    `search.parallelism`; a task that waits `retry_seconds` for its next attempt does not. `note` says why its Job waits, for example
-    because it cannot be scheduled.
+    `request` is the attempt that shall exist, None where nothing begins any more. `running` says whether it occupies a
+    place now; a task that waits `retry_seconds` for its next attempt does not. `note` is what its Job says while it waits,
+    such as why it cannot be scheduled.
     """
 
     task_hash: str

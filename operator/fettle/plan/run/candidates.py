@@ -139,7 +139,7 @@ def _bounded(planned: PlannedCandidate, spec: OptimizedModelSpec) -> PlannedCand
     if planned.build is not None and planned.build.training is not None:
         judging = spec.data.evaluation.judging if spec.data.evaluation is not None else None
         training = planned.build.training.model_copy(update={"evaluation": judging})
-        if not spec.recipes:  # nobody asked for it, so it may take only a part of the time
+        if not spec.recipes:  # nobody asked for it: it may take its part of the time, and no more
             most = min(training.spec.deadline_seconds, spec.search.deadline_seconds // UNASKED_SHARE)
             bounded = training.spec.model_copy(update={"deadline_seconds": max(most, 1)})
             training = training.model_copy(update={"spec": bounded})

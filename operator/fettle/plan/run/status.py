@@ -211,7 +211,7 @@ def _rows_of(progress: RunProgress, target: TargetProgress, prepare: PrepareRepo
 def _with_training(
     row: CandidateStatus, candidate: PlannedCandidate, builds: Mapping[str, BuildProgress]
 ) -> CandidateStatus:
-    """`row` with a message about its training, if it has no other message."""
+    """`row`; where nothing else is said of it, with what was trained."""
     build = builds.get(candidate.build.name) if candidate.build is not None else None
     if build is None or row.message is not None:
         return row
