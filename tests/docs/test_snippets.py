@@ -106,6 +106,12 @@ def test_a_value_exists_in_the_chart(path: str) -> None:
         found = found[key]
 
 
+@pytest.mark.parametrize("words", used("kubectl"))
+def test_kubectl_is_asked_to_watch_one_kind_at_a_time(words: list[str]) -> None:
+    watches = "get" in words and {"-w", "--watch"} & set(words)
+    assert not (watches and any("," in word for word in words[words.index("get") + 1 :])), "kubectl refuses this"
+
+
 @pytest.mark.parametrize("words", used("kubectl") + used("python") + used("helm"))
 def test_a_file_that_is_named_is_there(words: list[str]) -> None:
     named = [value for flag, value in pairwise(words) if flag in {"-f", "--filename"}]

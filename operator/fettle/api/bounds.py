@@ -1,7 +1,7 @@
-"""The checks of a measured candidate against the constraints in force: the plan chooses by them, the measuring Job stops by them.
+"""The checks of a measured candidate against the constraints in force. The plan uses them to choose, the measuring Job to decide when to stop.
 
-A bound on accuracy or speed-up is kept only if the unfavourable end of the interval keeps it; a figure that was not
-measured never keeps anything.
+A bound on accuracy or speed-up is satisfied only if the unfavourable end of the interval satisfies it. A figure that was not measured never
+satisfies a bound.
 """
 
 from __future__ import annotations
@@ -26,9 +26,9 @@ RUNS_NEEDED = {50: 30, 90: 36, 95: 72, 99: 367}
 
 @dataclass(frozen=True)
 class Rules:
-    """What a candidate of one target is judged by. `exact_only`: there are no items that could prove a lossy one.
+    """The rules for the candidates of one target. `exact_only`: there are no items that could prove a lossy candidate.
 
-    `alpha` is the error that one accuracy interval may have, two-sided.
+    `alpha` is the two-sided error probability of an accuracy interval.
     """
 
     constraints: Constraints
@@ -40,7 +40,7 @@ class Rules:
 
 @dataclass(frozen=True)
 class Miss:
-    """A bound that is not kept, and by how much: 0.2 = 20 % beyond it."""
+    """A bound that is violated, and by how much: 0.2 = 20 % beyond it."""
 
     reason: Reason
     message: str
@@ -48,7 +48,7 @@ class Miss:
 
 
 def misses(row: CandidateStatus, rules: Rules) -> tuple[Miss, ...]:
-    """Every bound that a measured candidate does not keep; empty = it passes."""
+    """Every bound that a measured candidate violates; empty if it satisfies all."""
     lost = tuple(miss for check in (_accuracy, _changed) if (miss := check(row, rules)) is not None)
     if lost and row.speedup is None:
         return lost  # what loses or changes too much is not timed
@@ -57,14 +57,14 @@ def misses(row: CandidateStatus, rules: Rules) -> tuple[Miss, ...]:
 
 
 def is_exact(row: CandidateStatus) -> bool:
-    """Whether its answers are the original's."""
+    """Whether its answers are equal to the original's."""
     return row.exact is True or row.recipe == ORIGINAL
 
 
 def misses_accuracy(row: CandidateStatus, rules: Rules) -> bool:
-    """Whether it was judged and lost too much, or answered nonsense: the case for another preset or fewer operators.
+    """Whether the candidate lost too much accuracy or gave invalid answers, so that another preset or fewer operators may help.
 
-    A screen says so only where even the favourable end of its interval does.
+    After the screening, this holds only if even the favourable end of its interval violates the bound.
     """
     if row.reason == Reason.OUTPUTS_INVALID:
         return True
@@ -76,7 +76,7 @@ def misses_accuracy(row: CandidateStatus, rules: Rules) -> bool:
 
 
 def exceeds(drop: Interval | None, changed: Interval | None, bound: AccuracyConstraint | None) -> str | None:
-    """How even the favourable end of what was lost or changed is beyond its bound, for a person; None where it may keep it."""
+    """Text if even the favourable end of the drop or of the changed answers violates its bound; None if the bound may be satisfied."""
     if bound is None:
         return None
     if drop is not None and drop.low > bound.max_drop:
@@ -87,13 +87,13 @@ def exceeds(drop: Interval | None, changed: Interval | None, bound: AccuracyCons
 
 
 def percentile(row: CandidateStatus, batch_size: int, number: int) -> float | None:
-    """Milliseconds of that percentile at `batch_size`; None if it was not measured or may not be claimed."""
+    """The percentile of the run time with `batch_size`, in milliseconds; None if it was not measured, or with too few runs."""
     measurement = _measurement(row, batch_size)
     return getattr(measurement.latency_milliseconds, f"p{number}") if measurement is not None else None
 
 
 def span(interval: Interval, bound: float = math.nan) -> str:
-    """'0.004 [-0.001, 0.009]'; no end of it reads like a `bound` that it is not."""
+    """'0.004 [-0.001, 0.009]', with enough digits to distinguish each end from `bound`."""
     return f"{interval.value:.3g} [{beyond(interval.low, bound)}, {beyond(interval.high, bound)}]"
 
 
@@ -119,9 +119,9 @@ def _accuracy(row: CandidateStatus, rules: Rules) -> Miss | None:
 
 
 def _changed(row: CandidateStatus, rules: Rules) -> Miss | None:
-    """Answers that changed for better and for worse cancel out in a metric: such a model is another one, not the same made faster.
+    """The violation of `maxChanged`, if any. Changes for better and for worse cancel out in a metric, but such a model is a different one.
 
-    Without labels nothing of it is known beside the drop, which then is the share of answers that changed.
+    Without labels, the drop itself is the share of changed answers, so there is nothing more to check.
     """
     bound, changed = rules.constraints.accuracy, row.changed
     if (
@@ -142,7 +142,7 @@ def _changed(row: CandidateStatus, rules: Rules) -> Miss | None:
 
 
 def _more_items(row: CandidateStatus, rules: Rules) -> str:
-    """Where only the number of items stands between a candidate and its bound: how many would prove it, at these shares."""
+    """The number of items that would prove the bound with these shares, if only the number of items is the problem."""
     drop, flips, bound = row.accuracy_drop, row.flips, rules.constraints.accuracy
     if drop is None or flips is None or bound is None or drop.value > bound.max_drop:
         return ""
@@ -192,9 +192,9 @@ def _speedup(row: CandidateStatus, rules: Rules) -> Miss | None:
 
 
 def _not_slower(row: CandidateStatus, rules: Rules) -> Miss | None:
-    """Objectives Latency and Throughput without a bound: what gives up answers must gain time for sure, the rest must not be slower for sure.
+    """The rule for Latency and Throughput without `speedup.min`: a lossy candidate must be demonstrably faster, an exact one not demonstrably slower.
 
-    `constraints.speedup.min` below 1 says that slower is fine, and then decides alone.
+    If `constraints.speedup.min` is below 1, slower candidates are acceptable, and it decides alone.
     """
     if rules.objective == Objective.SIZE or row.recipe == ORIGINAL:
         return None

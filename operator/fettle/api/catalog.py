@@ -1,10 +1,10 @@
-"""What each recipe step, source format and runtime needs: data only, so that the plan can ask before a Job runs.
+"""The requirements of each recipe step, source format and runtime. It is data only, so that the plan can use it before a Job runs.
 
-A step's row stands for one pair (kind of step, family of runtimes). `revision` and the versions of `libraries` are part
-of a build's cache key: raise a revision whenever the same step on the same input would write other bytes. Nothing here
-imports a toolchain; a test holds the rows against what `optimizer/` and `runtimes/` implement.
+A step's entry is for one pair (kind of step, family of runtimes). `revision` and the versions of `libraries` are part of a build's cache
+key: increase the revision whenever the same step would write other bytes for the same input. Nothing here imports a toolchain; a test
+compares the entries with what `optimizer/` and `runtimes/` implement.
 
-Libraries are named as their distributions are. No row names an image: `images.py` has the libraries of each.
+Libraries have the names of their distributions. No entry names an image: `images.py` lists the libraries of each image.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ PORTABLE_RUNTIME = RuntimeName.ONNXRUNTIME
 
 @dataclass(frozen=True)
 class StepEntry:
-    """What one kind of step needs in one family, and what identifies its outcome."""
+    """What one kind of step needs in one family, and what identifies its result."""
 
     kind: StepKind
     family: RuntimeName
@@ -42,13 +42,13 @@ class StepEntry:
     on_device: bool = False  # is built on a node of the target, for the device at hand
 
     def calibrates(self, learns: bool) -> bool:
-        """Whether it looks at calibration items. `learns`: there are training items, which a step that trains looks at instead."""
+        """Whether the step needs calibration items. `learns`: there are training items, which a step that trains uses instead."""
         return self.calibration and not (self.trains and learns)
 
 
 @dataclass(frozen=True)
 class FormatEntry:
-    """A source format: how it becomes the portable form. `revision` is the preparation's."""
+    """A source format: how it is converted to the portable form. `revision` is that of the conversion."""
 
     format: FormatName
     libraries: tuple[str, ...]
@@ -61,10 +61,10 @@ class FormatEntry:
 
 @dataclass(frozen=True)
 class RuntimeEntry:
-    """A runtime: which files it loads and in which precisions it can be asked to compute.
+    """A runtime: the file formats that it loads, and the precisions in which it can compute.
 
-    A precision other than Float32 still depends on the node; the measuring Job asks the runtime there. `process_bytes` is the
-    memory of a process that has loaded the library and a model without weights.
+    Precisions other than Float32 also depend on the node, so the measuring Job asks the runtime there. `process_bytes` is the memory of a
+    process that has loaded the library and a model without weights.
     """
 
     runtime: RuntimeName
@@ -185,7 +185,7 @@ TRAINER = RuntimeName.TORCHSCRIPT  # the family of steps that train: PyTorch
 
 
 def _training(kind: StepKind, function: str, *libraries: str, training: bool = True) -> StepEntry:
-    """The row of a step that trains. Sums of floats follow the instruction set, and a training is a long chain of them."""
+    """The entry of a step that trains. Its result depends on the class of CPU, because floating-point sums differ between instruction sets."""
     return StepEntry(
         kind,
         TRAINER,
@@ -355,12 +355,12 @@ _RUNTIMES = {entry.runtime: entry for entry in RUNTIMES}
 
 
 def kind(step: RecipeStep) -> StepKind | None:
-    """Which kind a step of the API is; None if it has no key that this version knows."""
+    """The kind of a step; None if this version does not know its key."""
     return step.parameters.kind if step.parameters is not None else None
 
 
 def step(step: RecipeStep, family: RuntimeName) -> StepEntry | None:
-    """The row of `step` in `family`, or None where it does not exist (then the candidate is RecipeNotApplicable)."""
+    """The entry of `step` in `family`; None if there is none (the candidate is RecipeNotApplicable then)."""
     known = kind(step)
     if known is None:
         return None
@@ -370,35 +370,35 @@ def step(step: RecipeStep, family: RuntimeName) -> StepEntry | None:
 
 
 def trains(step_: RecipeStep) -> bool:
-    """Whether it changes the model in its own framework."""
+    """Whether the step trains the model."""
     entry = step(step_, TRAINER)
     return entry is not None and entry.trains
 
 
 def finish(family: RuntimeName) -> StepEntry | None:
-    """The row of what ends each build of that family, where there is such a step."""
+    """The entry of the step that ends each build of that family, if there is one."""
     entry = _STEPS.get((StepKind.OPTIMIZE_GRAPH, family))
     return entry if entry is not None and entry.finishes else None
 
 
 def runs_engines(name: RuntimeName) -> bool:
-    """Whether a runtime loads nothing but what was compiled for its device."""
+    """Whether a runtime only loads engines, which are compiled for its device."""
     return PORTABLE not in runtime(name).loads and finish(name) is not None
 
 
 def lossy(steps: Iterable[RecipeStep], precision: Precision) -> bool:
-    """Whether answers may change by intent, so that they must be proved. So may those of a step that this version does not know."""
+    """Whether answers may differ by design, so that the accuracy has to be proved. A step that this version does not know counts as lossy."""
     lossless = {entry.kind for entry in STEPS} - {entry.kind for entry in STEPS if entry.lossy}
     return precision != Precision.FLOAT32 or any(kind(step) not in lossless for step in steps)
 
 
 def source_format(format: FormatName) -> FormatEntry | None:
-    """The row of a recognised source format; Auto has none."""
+    """The entry of a recognised source format; None for Auto."""
     return _FORMATS.get(format)
 
 
 def source_libraries(uri: str, format: FormatName) -> frozenset[str]:
-    """What the Job needs that looks at a source first: by its format where that is given, else by the end of its address."""
+    """The libraries that the prepare Job needs: by the format of the source if it is given, or by the extension of its address."""
     entry = _FORMATS.get(format)
     if entry is None:
         entry = next((entry for entry in FORMATS if uri.lower().endswith((*entry.suffixes, *entry.common))), None)
@@ -406,5 +406,5 @@ def source_libraries(uri: str, format: FormatName) -> frozenset[str]:
 
 
 def runtime(name: RuntimeName) -> RuntimeEntry:
-    """The row of a runtime."""
+    """The entry of a runtime."""
     return _RUNTIMES[name]

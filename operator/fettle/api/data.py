@@ -1,4 +1,4 @@
-"""`spec.data` of an OptimizedModel: the items that calibrate and those that decide, how they are read, and what a good answer is."""
+"""`spec.data` of an OptimizedModel: the items for calibration, training and evaluation, how they are read, and how answers are scored."""
 
 from __future__ import annotations
 
@@ -132,7 +132,7 @@ class CustomMetricSpec(ApiModel):
     ] = "score"
 
     def holding(self, code: str) -> CustomMetricSpec:
-        """The same with what lies at its address."""
+        """The same metric with the code that was read from its address."""
         return CustomMetricSpec(code=code, function=self.function)
 
 
@@ -199,7 +199,7 @@ class EvaluationSpec(ApiModel):
 
     @property
     def judging(self) -> EvaluationSpec:
-        """The same without the name of a Secret: how answers are judged does not depend on what opens the items."""
+        """The same without the name of the Secret, because the evaluation does not depend on it."""
         return self.model_copy(update={"secret_name": None}) if self.secret_name is not None else self
 
 
@@ -242,7 +242,7 @@ class DataSpec(ApiModel):
     ] = None
 
     def addresses(self) -> dict[str, Address]:
-        """Field of the spec -> address that it names."""
+        """Field of the spec -> address."""
         judging = self.evaluation
         parts: dict[str, CalibrationSpec | EvaluationSpec | CustomMetricSpec | TrainingSpec | None] = {
             "spec.data.calibration.uri": self.calibration,

@@ -130,7 +130,7 @@ class DeviceSpec(ApiModel):
 
     @property
     def memory_mebibytes(self) -> int:
-        """Its memory as a number; 0 where none is asked for."""
+        """The minimum GPU memory in MiB; 0 if none is set."""
         return 0 if self.memory is None else int(self.memory[:-2]) * (1024 if self.memory.endswith("Gi") else 1)
 
 
@@ -184,14 +184,14 @@ class TargetSpec(ApiModel):
 
     @model_validator(mode="after")
     def _runtimes_of_its_device(self) -> Self:
-        """A target with a GPU that names no runtimes gets those of GPUs. (A validator before would have strict JSON read as Python.)"""
+        """Set the default runtimes of a target with a GPU. (A validator in mode "before" would make pydantic parse JSON input as Python.)"""
         if "runtimes" not in self.model_fields_set and self._has_gpu:
             object.__setattr__(self, "runtimes", catalog.DEFAULT_GPU_RUNTIMES)
         return self
 
     @property
     def _has_gpu(self) -> bool:
-        """Whether it asks for a GPU of NVIDIA's: by its device, else by its limits."""
+        """Whether the target needs an NVIDIA GPU, according to its device or its limits."""
         if self.device is not None:
             return self.device.kind is DeviceKind.NVIDIA
         return any(name.startswith(catalog.NVIDIA_RESOURCES) for name in self.resources.limits)

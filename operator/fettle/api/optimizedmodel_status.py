@@ -1,4 +1,4 @@
-"""The status of an OptimizedModel: what came of it."""
+"""The status of an OptimizedModel."""
 
 from __future__ import annotations
 
@@ -187,7 +187,7 @@ class BaselineStatus(ApiModel):
     ] = ()
 
     def p50(self, batch_size: int) -> float | None:
-        """Milliseconds of the median run at a batch size, if that was measured."""
+        """The median time of a run with a batch size, in milliseconds; None if it was not measured."""
         medians = (
             measurement.latency_milliseconds.p50
             for measurement in self.measurements
@@ -197,7 +197,7 @@ class BaselineStatus(ApiModel):
 
     @property
     def worth(self) -> str:
-        """What the original itself is worth on the items: 'Accuracy 0.963 on 600 items (the best constant answer 0.12); labels: …'."""
+        """How good the original is on the items: 'Accuracy 0.963 on 600 items (the best constant answer 0.12); labels: …'."""
         return worth(self.accuracy, self.constant, self.samples, self.labels, self.answers)
 
 
@@ -208,7 +208,7 @@ def worth(
     labels: str | None,
     answers: str | None = None,
 ) -> str:
-    """What a model is worth on its items, for a person."""
+    """How good a model is on its items, as text."""
     if accuracy is None:
         return "not judged"
     read_as = f"; answers read as {answers}" if answers else ""

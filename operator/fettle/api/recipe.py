@@ -25,12 +25,12 @@ class OptimizeGraphStep(StepParameters):
 
     @property
     def kind(self) -> StepKind:
-        """There is one."""
+        """The only kind."""
         return StepKind.OPTIMIZE_GRAPH
 
     @property
     def words(self) -> str:
-        """It has no parameters."""
+        """Empty, because the step has no parameters."""
         return "optimize graph"
 
 
@@ -59,22 +59,22 @@ class QuantizeStep(StepParameters):
 
     @property
     def kind(self) -> StepKind:
-        """One a mode, for each needs other things."""
+        """One kind for each mode, because each has different requirements."""
         return KINDS[self.mode]
 
     @property
     def quantizes(self) -> bool:
-        """Whether it writes int8: what Aware trains for, the step behind it does."""
+        """Whether the step writes int8. Aware only trains for it; the step that follows writes it."""
         return self.mode is not QuantizeMode.AWARE
 
     @property
     def dynamic(self) -> bool:
-        """By its mode."""
+        """Whether the mode is Dynamic."""
         return self.mode == QuantizeMode.DYNAMIC
 
     @property
     def words(self) -> str:
-        """Mode, preset, and the operators where some are named."""
+        """Mode, preset, and the operators if any are named."""
         return f"quantize {', '.join((self.mode.value, self.preset.value, *self.operators))}"
 
 
@@ -113,7 +113,7 @@ class RecipeStep(ApiModel):
 
     @property
     def parameters(self) -> StepParameters | None:
-        """The step whose key is set; None where none is that this version knows."""
+        """The parameters of the step whose key is set; None if this version does not know the key."""
         steps = (getattr(self, name) for name in type(self).model_fields)
         return next((step for step in steps if step is not None), None)
 
@@ -124,12 +124,12 @@ class RecipeStep(ApiModel):
 
     @property
     def dynamic(self) -> bool:
-        """Whether ranges are taken while the model runs, over all items of a run."""
+        """Whether ranges are determined at run time, over all items of a run."""
         return self.parameters is not None and self.parameters.dynamic
 
 
 def completed(steps: Sequence[RecipeStep]) -> tuple[RecipeStep, ...]:
-    """`steps`, a training for int8 with the static quantization that it trains for behind it, unless a later step quantizes."""
+    """`steps`, with static quantization added after quantization-aware training, unless a later step quantizes."""
     whole: list[RecipeStep] = []
     for place, step in enumerate(steps):
         whole.append(step)

@@ -1,4 +1,4 @@
-"""What a Job answers: a result as the last line of its log, and a termination message with the result's digest."""
+"""The results of Jobs: a report as the last line of the log, and a termination message with the report's digest."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ _LINE_END = re.compile(r"[\r\n]")  # str.splitlines() would cut at U+2028 and it
 
 
 class Traits(ApiModel):
-    """What the default plan wants to know of a model."""
+    """What the default plan needs to know about a model."""
 
     opset: int
     quantized: bool = False
@@ -33,7 +33,7 @@ class Traits(ApiModel):
 
 
 class BuildEntry(ApiModel):
-    """A segment of a build that the plan may ask for: its cache key, and its files if the store has them."""
+    """A segment of a build that the plan may need: its cache key, and its files if the store has them."""
 
     name: str
     cache_key: str
@@ -41,14 +41,14 @@ class BuildEntry(ApiModel):
 
 
 class ConversionFault(ApiModel):
-    """Why a source that runs has no portable form."""
+    """Why a source that can be run has no portable form."""
 
     reason: Reason
     message: str
 
 
 class PrepareReport(ApiModel):
-    """`items` are what candidates are judged on: the evaluation split, or generated ones when `generated`."""
+    """The result of prepare. `items` are the evaluation items, or generated items if `generated`."""
 
     kind: Literal["prepare"] = "prepare"
     schema_version: int = SCHEMA_VERSION
@@ -82,9 +82,9 @@ class PrepareReport(ApiModel):
 
 
 class TrainingEpoch(ApiModel):
-    """An epoch: mean loss on the training items, and on those held out for choosing among epochs the loss and the score.
+    """An epoch: the mean loss on the training items, and the loss and the score on the validation set.
 
-    The score is a share of right answers, or of the variance that answers explain; 1 is best.
+    The score is the share of right answers, or the share of the variance that the answers explain; 1 is best.
     """
 
     epoch: int  # 0: before any training
@@ -94,7 +94,7 @@ class TrainingEpoch(ApiModel):
 
 
 class TrainingFigures(ApiModel):
-    """What a training did. `best` is the epoch whose weights were taken, `ended` says for a person why it came to an end."""
+    """The course of a training. `best` is the epoch whose weights are used; `ended` says why the training ended."""
 
     items: int
     held_out: int
@@ -111,9 +111,9 @@ class TrainingFigures(ApiModel):
 
 
 class BuildReport(ApiModel):
-    """A build's files, or why this recipe does not apply (then `built` is None and the run goes on). `message`: that, or what was made.
+    """A build's files, or why its recipe does not apply (`built` is None then, and the run continues). `message`: the cause, or a description.
 
-    `cache_key` is of the machine that built: another than was asked for where that is of another class of CPU.
+    `cache_key` is that of the machine that built, which differs from the requested key if its class of CPU is different.
     """
 
     kind: Literal["build"] = "build"
@@ -129,7 +129,7 @@ class BuildReport(ApiModel):
 
 
 class CpuClass(ApiModel):
-    """What decides whether figures carry over to another node."""
+    """A class of CPU: measured figures apply to nodes of the same class only."""
 
     vendor: str
     architecture: str = "x86_64"
@@ -142,16 +142,16 @@ class CpuClass(ApiModel):
 
     @property
     def label(self) -> str:
-        """One word for a person: 'GenuineIntel x86_64 avx512+vnni+amx'."""
+        """The class as text: 'GenuineIntel x86_64 avx512+vnni+amx'."""
         names = [name for name in ("avx2", "avx512", "vnni", "bf16", "amx") if getattr(self, name)]
         of_cpu = f"{self.vendor} {self.architecture} {'+'.join(names) or 'baseline'}"
         return of_cpu if self.gpu is None else f"{of_cpu}, {self.gpu}"
 
 
 class Distribution(ApiModel):
-    """How the times of a candidate's single runs are spread, at the batch size that is compared.
+    """The distribution of a candidate's run times, with the compared batch size.
 
-    `milliseconds` are the quantiles at 0, 1, … 100 %: enough to draw, and of the same size for any number of runs.
+    `milliseconds` are the quantiles at 0, 1, … 100 %: enough for a plot, and of constant size for any number of runs.
     """
 
     candidate: str  # "" = the baseline
@@ -161,9 +161,9 @@ class Distribution(ApiModel):
 
 
 class MeasureReport(ApiModel):
-    """Rows as status shows them; `choose` alone decides Rejected for a constraint, Selected and NotPreferred.
+    """The rows for the status. Only `choose` decides about Selected, NotPreferred and rejections because of a constraint.
 
-    A row named `published` is the incumbent, where no candidate is the same. `libraries`: versions of the runtimes that answered.
+    A row named `published` is the incumbent, if no candidate is the same. `libraries`: versions of the runtimes that were used.
     """
 
     kind: Literal["measure"] = "measure"
@@ -179,7 +179,7 @@ class MeasureReport(ApiModel):
 
 
 class PublishReport(ApiModel):
-    """Where the report lies, and what was checked whole."""
+    """The address of the report, and the verified artifacts."""
 
     kind: Literal["publish"] = "publish"
     schema_version: int = SCHEMA_VERSION
@@ -203,13 +203,13 @@ class Termination(ApiModel):
 
 
 def frame(report: PrepareReport | BuildReport | MeasureReport | PublishReport) -> tuple[str, str]:
-    """The log line that carries `report`, and the digest that vouches for it."""
+    """The log line with `report`, and its digest."""
     payload = report.canonical()
     return FRAME + payload.decode(), hashlib.sha256(payload).hexdigest()
 
 
 def unframe(log: str, sha256: str) -> PrepareReport | BuildReport | MeasureReport | PublishReport | None:
-    """The report in a log, or None if it is not there whole (then the Job is run again and answers from the store)."""
+    """The report in a log; None if it is not complete (the Job is run again then, and takes its result from the store)."""
     for line in reversed(_LINE_END.split(log)):
         if line.startswith(FRAME):
             payload = line.removeprefix(FRAME)

@@ -1,6 +1,6 @@
-"""What a Job is told: one task as JSON.
+"""The tasks of Jobs, each passed as JSON.
 
-A task names content, never a place on a machine, so that its hash means the same everywhere.
+A task refers to content, never to a place on a machine, so that its hash means the same everywhere.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ COMPRESSED = "zlib:"
 
 
 class StoredFile(ApiModel):
-    """One file of a set. `path` is relative to the set; its content is `<store>/blobs/<sha256>`."""
+    """A file of a file set. `path` is relative to the set; the content is in `<store>/blobs/<sha256>`."""
 
     path: str
     sha256: str
@@ -49,7 +49,7 @@ class StoredFile(ApiModel):
 
 
 class StoredModel(ApiModel):
-    """A model in the store: a file set, and the file a runtime opens."""
+    """A model in the store: a file set, and the file that a runtime opens (`entry`)."""
 
     format: ModelFormat
     entry: str
@@ -57,12 +57,12 @@ class StoredModel(ApiModel):
 
     @property
     def bytes(self) -> int:
-        """Bytes of all files."""
+        """Total size of all files, in bytes."""
         return sum(file.bytes for file in self.files)
 
 
 class StoredData(ApiModel):
-    """Items in the store, split and checked: `<store>/blobs/<sha256>` is an .npz, an array per input (+ `labels`)."""
+    """Items in the store, split and checked: `<store>/blobs/<sha256>` is an .npz file with an array per input, and `labels`."""
 
     sha256: str
     items: int
@@ -71,9 +71,9 @@ class StoredData(ApiModel):
 
 
 class LossBound(ApiModel):
-    """What a step that chooses layers may lose: the share of answers that differ from the original's, and how answers are compared.
+    """The bound for a step that chooses layers: the share of answers that may differ from the original's, and how answers are compared.
 
-    It aims below `max_loss`, and is refused above `refused`: between them, labels or more items may still prove it.
+    The step aims below `max_loss`, and is refused above `refused`. Between the two, labels or more items may still prove the result.
     """
 
     max_loss: float
@@ -89,9 +89,9 @@ class TrainingPlan(ApiModel):
 
 
 class DeviceForm(ApiModel):
-    """The form in which a build's file is run on a GPU: what is a setting elsewhere is the file's own there.
+    """The form of a build's file for a GPU. For other runtimes, these are settings; here they are part of the file.
 
-    `architecture` is that of an engine, which also has either one `batch_size`, or takes one item to the largest of `batch_sizes`.
+    `architecture` is set for an engine, which also has either one `batch_size` or a range from 1 to the largest of `batch_sizes`.
     """
 
     precision: Precision = Precision.FLOAT32
@@ -101,7 +101,7 @@ class DeviceForm(ApiModel):
 
     @property
     def words(self) -> tuple[str, ...]:
-        """What tells builds of one recipe for several devices apart: ('float16', 'sm89', 'batch8')."""
+        """The words in a build's name that distinguish builds of one recipe for several devices: ('float16', 'sm89', 'batch8')."""
         if self.architecture is None:
             return (self.precision.lower(),)
         batch = f"batch{self.batch_size}" if self.batch_size is not None else f"batch1to{max(self.batch_sizes)}"
@@ -109,10 +109,10 @@ class DeviceForm(ApiModel):
 
 
 class BuildPlan(ApiModel):
-    """A build: a recipe for a family of runtimes. It serves every candidate that differs only in settings.
+    """A build: a recipe for a family of runtimes. Candidates that differ only in settings share it.
 
-    `loss` is there where a step chooses by what it loses, `training` where one trains, `form` where the last step makes a file for one kind
-    of device.
+    `loss` is set if a step chooses layers by their loss, `training` if a step trains, and `form` if the last step makes a file for one kind of
+    device.
     """
 
     name: str
@@ -124,10 +124,9 @@ class BuildPlan(ApiModel):
 
     @property
     def segments(self) -> tuple[BuildPlan, ...]:
-        """The builds that carry it out, each on what the one before it made: itself, unless no image has what all of its steps need.
+        """The segments that carry out the build, each on the result of the previous one: only itself, if one image has everything it needs.
 
-        One that trains is of PyTorch's family and for no device, so that all families have it in common. Empty where no image has what a
-        step needs.
+        A segment that trains belongs to PyTorch's family and to no device, so that all families share it. Empty if no image has what a step needs.
         """
         parts = images.segments(self.family, self.steps)
         if len(parts) == 1 and not self.trains:
@@ -137,11 +136,11 @@ class BuildPlan(ApiModel):
 
     @property
     def trains(self) -> bool:
-        """Whether one of its steps does."""
+        """Whether one of its steps trains."""
         return any(catalog.trains(step) for step in self.steps)
 
     def _segment(self, steps: tuple[RecipeStep, ...], number: int, count: int, trained: int) -> BuildPlan:
-        """Part `number` of `count`, of which `trained` train: their names must not tell what a family does with them."""
+        """Segment `number` of `count`, of which `trained` train. The names of those must not depend on the family, since all families share them."""
         if any(map(catalog.trains, steps)):
             count = trained
             made_for = "-".join(("", self.family, *(self.form.words if self.form is not None else ())))
@@ -154,7 +153,7 @@ class BuildPlan(ApiModel):
 
 
 class CandidatePlan(ApiModel):
-    """A candidate: recipe x runtime x settings. `build` names its BuildPlan; None = the portable form itself."""
+    """A candidate: recipe, runtime and settings. `build` is the name of its BuildPlan, or None for the portable form itself."""
 
     name: str
     recipe: str
@@ -165,7 +164,7 @@ class CandidatePlan(ApiModel):
 
 
 class PrepareTask(ApiModel):
-    """Fetch, verify, recognise, convert, split. `builds`: all that the plan may ask for; the answer says which exist."""
+    """Fetch, verify, recognise, convert, split. `builds`: all builds that the plan may need; the report says which the store already has."""
 
     kind: Literal["prepare"] = "prepare"
     schema_version: int = SCHEMA_VERSION
@@ -177,9 +176,9 @@ class PrepareTask(ApiModel):
 
 
 class BuildTask(ApiModel):
-    """Apply steps of a recipe to `portable`, in a fresh process: else its bytes would differ from run to run.
+    """Apply steps of a recipe to `portable`, in a new process, because otherwise the bytes would differ from run to run.
 
-    `portable` is the portable form, or what the build with the key `follows` made: the segment of this recipe in front of this one.
+    `portable` is the portable form, or the result of the previous segment of this recipe, whose cache key is `follows`.
     """
 
     kind: Literal["build"] = "build"
@@ -198,7 +197,7 @@ class BuildTask(ApiModel):
 
 
 class BuiltCandidate(ApiModel):
-    """A candidate with its files."""
+    """A candidate and its files."""
 
     plan: CandidatePlan
     model: StoredModel
@@ -206,17 +205,17 @@ class BuiltCandidate(ApiModel):
 
     @property
     def lossy(self) -> bool:
-        """Whether a step or the precision may change answers, so that they must be proved."""
+        """Whether a step or the precision may change answers, so that the accuracy has to be proved."""
         return catalog.lossy(self.steps, self.plan.settings.precision)
 
 
 class MeasureTask(ApiModel):
-    """Screen candidates beside the baseline on the target's own kind of node; certify and time the best of them.
+    """Screen candidates together with the baseline on a node of the target, and evaluate and time the best of them in full.
 
-    `items` is what certifies: evaluation, or generated items when `generated` is set (then only exact candidates can pass,
-    unless `allow_lossy`). `screening` is what candidates are sorted out by, never an item that certifies.
-    At most `places` lossy candidates are certified; `alpha` is the error that each one's accuracy interval may have (two-sided).
-    `incumbent` is the artifact that is published now: it is measured in the same rounds.
+    `items` are the evaluation items, or generated items if `generated` is set (only exact candidates can pass then, unless `allow_lossy`).
+    `screening` are the items for the screening, none of which is an evaluation item. At most `places` lossy candidates are evaluated in full;
+    `alpha` is the two-sided error probability of each accuracy interval. `incumbent` is the artifact that is published now; it is measured in the
+    same rounds.
     """
 
     kind: Literal["measure"] = "measure"
@@ -248,7 +247,7 @@ class MeasureTask(ApiModel):
 
 
 class CandidateVerdict(ApiModel):
-    """What `choose` said of a candidate."""
+    """The verdict of `choose` on a candidate."""
 
     target: str
     candidate: str
@@ -258,9 +257,9 @@ class CandidateVerdict(ApiModel):
 
 
 class PublishTask(ApiModel):
-    """Check that every winner is whole, and write the report.
+    """Verify the files of every winner, and write the report.
 
-    `prepare`, `builds` and `measures` are task hashes whose answers lie in the store.
+    `prepare`, `builds` and `measures` are the hashes of tasks whose results are in the store.
     """
 
     kind: Literal["publish"] = "publish"
@@ -284,13 +283,13 @@ TASK: TypeAdapter[AnyTask] = TypeAdapter(Annotated[AnyTask, Field(discriminator=
 
 
 def encode_task(task: AnyTask, limit: int = PLAIN_LIMIT) -> str:
-    """`FETTLE_TASK` for `task`: JSON, above `limit` bytes compressed and in base64."""
+    """The value of `FETTLE_TASK` for `task`: JSON, compressed and in base64 if it is longer than `limit` bytes."""
     text = task.canonical()
     return text.decode() if len(text) <= limit else COMPRESSED + base64.b64encode(zlib.compress(text, 9)).decode()
 
 
 def decode_task(text: str) -> AnyTask:
-    """What `encode_task` made. Raises ValueError (pydantic's included) for anything else."""
+    """The reverse of `encode_task`. Raises ValueError (also pydantic's) for anything else."""
     if text.startswith(COMPRESSED):
         try:
             text = zlib.decompress(base64.b64decode(text.removeprefix(COMPRESSED))).decode()
@@ -300,5 +299,5 @@ def decode_task(text: str) -> AnyTask:
 
 
 def task_hash(task: AnyTask) -> str:
-    """sha256 of the task's canonical JSON: names its Job, and its answer in the store."""
+    """sha256 of the task's canonical JSON, which identifies its Job and its result in the store."""
     return task.digest

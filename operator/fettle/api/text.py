@@ -1,4 +1,4 @@
-"""Text within bounds: what a person is told must fit where Kubernetes and the API keep it."""
+"""Text within limits: messages must fit into the fields of Kubernetes and of the API."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ WORD = 32  # letters: how far a cut moves to stand between words; what is longer
 
 
 def clip(text: str, limit: int = MESSAGE_LIMIT) -> str:
-    """`text` in at most `limit` bytes of UTF-8. Too long, it loses its middle: what happened stands at the beginning of an
-    error, and its cause at the end. It is cut between words."""
+    """`text` in at most `limit` bytes of UTF-8. If it is too long, its middle is cut out, between words, because an error starts with what happened
+    and ends with the cause."""
     data = text.encode()
     if len(data) <= limit:
         return text
@@ -29,7 +29,7 @@ def clip(text: str, limit: int = MESSAGE_LIMIT) -> str:
 
 
 def quoted(said: object, limit: int = QUOTED_LIMIT) -> str:
-    """What a library or a person said, on one line and in at most `limit` bytes."""
+    """The text of a library or a person, on one line and in at most `limit` bytes."""
     return clip(" ".join(str(said).split()), limit)
 
 
@@ -40,7 +40,7 @@ def joined(words: Iterable[str], last: str = "and") -> str:
 
 
 def installing(extra: str) -> str:
-    """How a person gets what an extra of pyproject.toml brings."""
+    """Advice how to install an extra of pyproject.toml."""
     return f"pip install '.[{extra}]' in a checkout of Fettle"
 
 
@@ -50,12 +50,12 @@ def percent(share: float, digits: int = 2) -> str:
 
 
 def rounded(value: float, digits: int = 3) -> str:
-    """`value` with so many significant digits, as a person writes it: 1,410 and 0.0123, no exponent from a thousandth up to 10^15."""
+    """`value` with `digits` significant digits, as people write it: 1,410 and 0.0123, without an exponent from 0.001 up to 10^15."""
     return f"{float(f'{value:.{digits}g}'):,.15g}"
 
 
 def beyond(value: float, bound: float, digits: int = 3) -> str:
-    """`value` with so many significant digits, and with more where it would read like the bound that it misses."""
+    """`value` with `digits` significant digits, or with more if it would otherwise look equal to the bound that it violates."""
     for places in range(digits, 18):
         if value == bound or float(f"{value:.{places}g}") != float(f"{bound:g}"):
             return rounded(value, places)

@@ -104,7 +104,7 @@ class PruneStep(StepParameters):
 
     @property
     def kind(self) -> StepKind:
-        """One a method."""
+        """One kind for each method."""
         return {
             PruneMethod.STRUCTURED: StepKind.PRUNE_STRUCTURED,
             PruneMethod.MAGNITUDE: StepKind.PRUNE_MAGNITUDE,
@@ -113,7 +113,7 @@ class PruneStep(StepParameters):
 
     @property
     def words(self) -> str:
-        """Method, and how much."""
+        """The method and the amount."""
         if self.method == PruneMethod.NM:
             return f"prune {self.n}:{self.m}"
         if self.method == PruneMethod.MAGNITUDE:
@@ -190,7 +190,7 @@ class ReplaceStep(StepParameters):
 
     @property
     def words(self) -> str:
-        """What by what."""
+        """What is replaced, and by what."""
         return "replace convolutions by depthwise-separable ones"
 
 
@@ -248,7 +248,7 @@ class DistillStep(StepParameters):
 
     @property
     def words(self) -> str:
-        """The student, where it is another."""
+        """The student, if it is not the original."""
         student = self.student
         if student is None:
             return "distill"

@@ -55,13 +55,19 @@ def file_rules(field: str, what: str = "a file or folder", *, optional: bool = F
 
 def store_rules(field: str) -> tuple[Rule, ...]:
     """The same for a store."""
-    message = f"{field} must be pvc://CLAIM or pvc://CLAIM/PATH, a claim of this namespace, or s3://BUCKET/PATH, gs://BUCKET/PATH or az://CONTAINER/PATH"
+    message = (
+        f"{field} must be pvc://CLAIM or pvc://CLAIM/PATH, a claim of this namespace, "
+        "or s3://BUCKET/PATH, gs://BUCKET/PATH or az://CONTAINER/PATH"
+    )
     return _rules(field, f"{_CLAIM}(/.*)?|{_BUCKET}(/.*)?", message, False)
 
 
 def artifact_rules(field: str) -> tuple[Rule, ...]:
     """The same for an artifact in a store."""
-    message = f"{field} must be pvc://CLAIM/PATH, an artifact in a claim of this namespace, or s3://BUCKET/PATH, gs://BUCKET/PATH or az://CONTAINER/PATH"
+    message = (
+        f"{field} must be pvc://CLAIM/PATH, an artifact in a claim of this namespace, "
+        "or s3://BUCKET/PATH, gs://BUCKET/PATH or az://CONTAINER/PATH"
+    )
     return _rules(field, f"{_CLAIM}/.+|{_BUCKET}/.+", message, True)
 
 

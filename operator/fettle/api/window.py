@@ -1,6 +1,6 @@
-"""What a pod answers to `GET /fettle/window`: `{start, now, kept, bucketBase, bucketRatio, agreement, windows: [second, …]}`.
+"""A pod's response to `GET /fettle/window`: `{start, now, kept, bucketBase, bucketRatio, agreement, windows: [second, …]}`.
 
-Written by the server, read by the operator. A reader takes it as data of somebody else's, so each field is bounded.
+The server writes it and the operator reads it. The reader treats it as untrusted data, so each field is bounded.
 """
 
 from __future__ import annotations
@@ -23,21 +23,21 @@ Seconds = Annotated[float, Field(ge=0, le=1e11, allow_inf_nan=False, strict=True
 
 
 class Problem(ApiModel):
-    """Why a pod does not compare its answers with the stable revision's."""
+    """Why a pod cannot compare its answers with the stable revision's."""
 
     reason: Reason
     message: str = Field(max_length=4096)
 
 
 class Agreement(ApiModel):
-    """With which revision a pod compares its answers."""
+    """The revision with which a pod compares its answers."""
 
     stable: str | None = None
     problem: Problem | None = None
 
 
 class Drift(ApiModel):
-    """How far live items have moved away from the evaluation data: the feature that moved most, absent where too few items were seen."""
+    """The drift of live items from the evaluation data: the feature that drifted most; absent if too few items were seen."""
 
     items: Annotated[int, Field(ge=0, le=1_000_000_000, strict=True)]
     tensor: Annotated[str | None, Field(max_length=1024)] = None
@@ -55,7 +55,7 @@ class Outcomes(ApiModel):
 
 
 class Window(ApiModel):
-    """What a pod counted in one second."""
+    """The counts of a pod in one second."""
 
     second: Annotated[int, Field(ge=0, le=10**11, strict=True)]
     requests: Count = 0
@@ -74,7 +74,7 @@ class Window(ApiModel):
         return self.model_dump_json().encode()
 
     def latencies(self) -> dict[int, int]:
-        """Answers by bucket. A server that counts failures in buckets too is taken to have failed fast: the fastest go."""
+        """Answers by bucket. If a server also counts failures in its buckets, they are assumed to be the fastest, and removed."""
         failed = sum(self.buckets.values()) - (self.requests - self.errors)
         if failed <= 0:
             return self.buckets
@@ -87,7 +87,7 @@ class Window(ApiModel):
 
 
 class WindowsHead(ApiModel):
-    """An answer without its seconds. Bucket i of a second holds answers of at most `bucket_base * bucket_ratio**i` milliseconds."""
+    """A response without its seconds. Bucket i of a second holds answers of at most `bucket_base * bucket_ratio**i` milliseconds."""
 
     start: Seconds
     now: Seconds
@@ -99,10 +99,10 @@ class WindowsHead(ApiModel):
 
     @property
     def known_since(self) -> float:
-        """From when on every second is known to the process, on its own clock."""
+        """The time from which the process has the counts of every second, on its own clock."""
         return self.kept if self.kept is not None else max(self.start, self.now - OLD_RING_SECONDS + 1)
 
 
 def written(head: WindowsHead, seconds: Iterable[bytes]) -> bytes:
-    """The answer as JSON; `seconds` are Windows as `Window.written` writes them."""
+    """The response as JSON; `seconds` are Windows in the form of `Window.written`."""
     return b'%b,"windows":[%b]}' % (head.model_dump_json(exclude_none=True).encode()[:-1], b",".join(seconds))

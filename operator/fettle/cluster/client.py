@@ -1,4 +1,4 @@
-"""The API server, as Fettle uses it: paths and plain dictionaries over `kubernetes.aio`, errors as `ClusterError`."""
+"""A client for the API server: paths and plain dictionaries over `kubernetes.aio`, with errors as `ClusterError`."""
 
 from __future__ import annotations
 
@@ -29,14 +29,14 @@ Deleted = Callable[[ResourceKind, str, str, str | None], object]
 
 @dataclass(frozen=True)
 class ObjectListing:
-    """All objects of a kind at one moment."""
+    """All objects of a kind in one consistent snapshot."""
 
     items: tuple[Object, ...]
     resource_version: str
 
 
 def connection_refused(error: BaseException) -> ClusterError:
-    """The API server did not answer at all."""
+    """The error if the API server does not answer."""
     return ClusterError(
         f"the API server did not answer: {error or type(error).__name__}",
         reason=Reason.CLUSTER_UNREACHABLE,
@@ -45,7 +45,7 @@ def connection_refused(error: BaseException) -> ClusterError:
 
 
 def error_of(status: int, body: bytes, what: str) -> ClusterError:
-    """The error that an answer with `status` stands for. `what` names the request for a person."""
+    """The error for a response with `status`. `what` describes the request for people."""
     try:
         answer = json.loads(body)
         message, word = str(answer.get("message") or answer), str(answer.get("reason") or "")
@@ -68,7 +68,7 @@ def error_of(status: int, body: bytes, what: str) -> ClusterError:
 
 
 def asked(method: str, path: str) -> tuple[str, str]:
-    """Verb and resource of a request, as RBAC names them: ("get", "pods/log"), ("list", "jobs.batch")."""
+    """The RBAC verb and resource of a request: ("get", "pods/log"), ("list", "jobs.batch")."""
     parts = path.strip("/").split("/")
     group, rest = (parts[1], parts[3:]) if parts[0] == "apis" else ("", parts[2:])
     if rest[0] == "namespaces" and len(rest) > 2:
@@ -79,14 +79,12 @@ def asked(method: str, path: str) -> tuple[str, str]:
 
 
 class Client:
-    """One connection pool to one API server. Every write goes through `on_write` (the result) or `on_delete`, so that a cache can follow.
+    """A connection pool to one API server. Every write is reported to `on_write` (with its result) or `on_delete`, to keep a cache up to date.
 
-    `writes` counts, by kind, the requests sent that change something; `requests` all of them, by verb and resource as RBAC names them.
-    `may_write`, where it is set, says for how many seconds writes
-    may still go out: a leader's, while its Lease lasts. The Lease itself is what those seconds hang on, and so excepted.
-    A `namespace` of None stands for an object outside all namespaces. Each method raises ClusterError: ConflictError,
-    ExistsError, MissingError, or one with reason Forbidden, QuotaExceeded, InvalidSpec (the server refused the object's
-    content) or ClusterUnreachable.
+    `writes` counts the writing requests by kind; `requests` counts all requests by RBAC verb and resource. `may_write`, if set, returns the
+    number of seconds for which writes may still be sent: a leader may write while its Lease lasts. Writes to the Lease itself are exempt.
+    A `namespace` of None means a cluster-scoped object. Each method raises ClusterError: ConflictError, ExistsError, MissingError, or one with
+    the reason Forbidden, QuotaExceeded, InvalidSpec (the server refused the object's content) or ClusterUnreachable.
     """
 
     def __init__(self, api: ApiClient, *, on_write: Written | None = None, on_delete: Deleted | None = None) -> None:
@@ -129,7 +127,7 @@ class Client:
     # ------------------------------------------------------------------------------------------------------------ reads
 
     async def get(self, kind: ResourceKind, namespace: str | None, name: str) -> Object | None:
-        """The object as it is now, or None."""
+        """The current object, or None."""
         try:
             return await self._json("GET", kind.path(namespace, name))
         except MissingError:
@@ -138,7 +136,7 @@ class Client:
     async def list(
         self, kind: ResourceKind, namespace: str | None = None, *, labels: str = "", fields: str = ""
     ) -> ObjectListing:
-        """All objects that match the selectors, of one namespace or of all; read in pages of one consistent snapshot."""
+        """All objects that match the selectors, in one namespace or in all, read in pages of one consistent snapshot."""
         selectors = [(key, value) for key, value in (("labelSelector", labels), ("fieldSelector", fields)) if value]
         items: list[Object] = []
         token = ""
@@ -153,7 +151,7 @@ class Client:
                 return ObjectListing(tuple(items), page["metadata"]["resourceVersion"])
 
     async def log(self, namespace: str, pod: str, container: str) -> str:
-        """The whole log of a container. Raises MissingError when the pod is gone."""
+        """The whole log of a container. Raises MissingError if the pod is gone."""
         path = POD.path(namespace, pod, "log")
         body = await self._request("GET", path, [("container", container)], what=f"log of pod {namespace}/{pod}")
         return body.decode(errors="replace")
@@ -161,24 +159,24 @@ class Client:
     # ----------------------------------------------------------------------------------------------------------- writes
 
     async def create(self, kind: ResourceKind, body: Object) -> Object:
-        """Create `body`; ExistsError when the name is taken."""
+        """Create `body`. Raises ExistsError if the name is in use."""
         return await self._write("POST", kind, body, kind.path(_namespace(body)))
 
     async def apply(self, kind: ResourceKind, body: Object, *, force: bool = True) -> Object:
-        """Server-side apply: the fields of `body`, and only they, become Fettle's.
+        """Server-side apply: Fettle becomes the manager of exactly the fields in `body`.
 
-        With `metadata.uid` in `body` only that very object is changed, else ConflictError. Without `force` a field that
-        somebody else set is a ConflictError too."""
+        With `metadata.uid` in `body`, only that very object is changed; otherwise ConflictError. Without `force`, a field that somebody else
+        manages is also a ConflictError."""
         path = kind.path(_namespace(body), body["metadata"]["name"])
         query = [("force", "true" if force else "false")]
         return await self._write("PATCH", kind, body, path, query, content=APPLY)
 
     async def replace(self, kind: ResourceKind, body: Object) -> Object:
-        """PUT the whole object; ConflictError unless its resourceVersion is the newest."""
+        """PUT the whole object. Raises ConflictError unless its resourceVersion is current."""
         return await self._write("PUT", kind, body, kind.path(_namespace(body), body["metadata"]["name"]))
 
     async def put_status(self, kind: ResourceKind, snapshot: Object, status: Object) -> Object:
-        """PUT `status` on the object as it was in `snapshot`; ConflictError when it changed since: that also fences a deposed leader."""
+        """PUT `status` on the object in `snapshot`. Raises ConflictError if the object has changed since; this also fences a former leader."""
         body = {**snapshot, "apiVersion": kind.api_version, "kind": kind.kind, "status": status}
         path = kind.path(_namespace(body), body["metadata"]["name"], "status")
         return await self._write("PUT", kind, body, path)
@@ -192,14 +190,14 @@ class Client:
         annotations: dict[str, str | None],
         resource_version: str | None = None,
     ) -> Object:
-        """Set annotations, None removes; fenced by `resource_version` where it is given."""
+        """Set annotations (None removes one). With `resource_version`, raises ConflictError if the object has changed since."""
         metadata: Object = {"annotations": annotations}
         if resource_version is not None:
             metadata["resourceVersion"] = resource_version
         return await self._write("PATCH", kind, {"metadata": metadata}, kind.path(namespace, name), content=MERGE)
 
     async def delete(self, kind: ResourceKind, namespace: str | None, name: str, *, uid: str | None = None) -> None:
-        """Delete it, and only the one with `uid` where given (ConflictError). Already gone is fine."""
+        """Delete the object; with `uid`, only that very one (ConflictError). An object that is already gone is not an error."""
         options: Object = {"propagationPolicy": "Background"}
         if uid is not None:
             options["preconditions"] = {"uid": uid}
@@ -289,7 +287,7 @@ class Client:
         return data
 
     def _seconds_left(self) -> float:
-        """For how long a write may go out. What waits for a connection longer than that is never sent. Raises ClusterError."""
+        """The number of seconds for which a write may be sent. A write that waits longer for a connection is never sent. Raises ClusterError."""
         left = self.may_write() if self.may_write is not None else TIMEOUT
         if left <= 0:
             text = "the Lease has expired, and another replica may be the leader: writes are refused"

@@ -138,8 +138,8 @@ def _container(jobs: JobsSpec, request: TaskRequest, addresses: Sequence[Address
 
 
 def resources_of(jobs: JobsSpec, request: TaskRequest, settings: Settings) -> ResourceSpec:
-    """A Job on its target's nodes gets the target's resources, else exactly `threads` cores, so that it measures the model and not its
-    neighbours, and the memory that its models need; and its GPU in any case. The others get what spec.jobs says, else the operator's default."""
+    """The resources of a Job. On its target's nodes, it gets those of the target, or exactly `threads` cores, so that other pods do not disturb the
+    measurement, and the memory that its models need; in both cases the GPU. Other Jobs get those of spec.jobs, or the operator's default."""
     target = request.target
     if target is not None:
         amounts: dict[str, int | str] = {"cpu": target.threads, "memory": _memory(request.task, settings)}
@@ -152,7 +152,7 @@ def resources_of(jobs: JobsSpec, request: TaskRequest, settings: Settings) -> Re
 
 
 def _memory(task: AnyTask, settings: Settings) -> str:
-    """The memory of a Job on its target's nodes: what its models are predicted to need, never less than the operator's setting."""
+    """The memory of a Job on its target's nodes: what its models are predicted to need, but at least the operator's setting."""
     floor, needed = quantity(settings.measure_memory) or 0, memory_of(task)
     return settings.measure_memory if needed <= floor else f"{math.ceil(needed / (1 << 20))}Mi"
 

@@ -1,7 +1,7 @@
-"""Leader election by a Lease: one replica leads, another follows within seconds when it falls silent.
+"""Leader election with a Lease: one replica leads, and another takes over within seconds if it stops renewing.
 
-As client-go does it: a holder's silence is measured on our own clock, from when we saw its Lease change, so clocks of
-different machines are never compared.
+As in client-go, the time without a renewal is measured on the local clock, from when the Lease was last seen to change. Clocks of different
+machines are never compared.
 """
 
 from __future__ import annotations
@@ -24,15 +24,15 @@ RELEASE_SECONDS = 5.0  # of a stop's grace period; whoever waits for the Lease t
 
 
 def boot_time() -> float:
-    """Seconds since the machine was started, those included in which it slept.
+    """Seconds since the machine was started, including the time while it was suspended.
 
-    The monotonic clock stands still while a virtual machine is suspended; the Lease runs out all the same.
+    The monotonic clock stops while a virtual machine is suspended, but the Lease expires all the same.
     """
     return time.clock_gettime(time.CLOCK_BOOTTIME) if hasattr(time, "CLOCK_BOOTTIME") else time.monotonic()
 
 
 class LeaseLostError(Exception):
-    """Somebody else leads, or we could not say in time that we do. The process must end at once."""
+    """Another replica leads, or the Lease was not renewed in time. The process must end at once."""
 
 
 def micro_time(now: datetime) -> str:
@@ -41,7 +41,7 @@ def micro_time(now: datetime) -> str:
 
 
 def held_spec(spec: Object, identity: str, duration: int, now: datetime) -> Object:
-    """The Lease's spec once `identity` holds or renews it."""
+    """The Lease's spec when `identity` acquires or renews it."""
     ours = spec.get("holderIdentity") == identity
     return {
         **spec,
@@ -54,14 +54,14 @@ def held_spec(spec: Object, identity: str, duration: int, now: datetime) -> Obje
 
 
 def _spec(lease: Object) -> Object:
-    """A Lease's spec; of one that somebody made by hand there may be none."""
+    """A Lease's spec; empty if it was created by hand without one."""
     spec: Object = lease.get("spec") or {}
     return spec
 
 
 @dataclass(frozen=True)
 class LeaseTiming:
-    """Seconds: for how long a Lease is held, between renewals, and between attempts to acquire it."""
+    """Durations in seconds: how long a Lease is held, the interval between renewals, and between attempts to acquire it."""
 
     duration: int
     renew: float
@@ -69,7 +69,7 @@ class LeaseTiming:
 
 
 class Elector:
-    """Acquires, renews and releases one Lease. `turned_at` (monotonic seconds) is its sign of life."""
+    """Acquires, renews and releases one Lease. `turned_at` (monotonic seconds) is the time of its last activity."""
 
     def __init__(
         self,
@@ -96,16 +96,16 @@ class Elector:
 
     @property
     def seconds_left(self) -> float:
-        """For how long nobody else can take the Lease; 0 or less where somebody may have."""
+        """The number of seconds for which no other replica can take the Lease; 0 or less if one may have taken it."""
         return self._renewed_at + self._timing.duration - self._clock() if self._lease is not None else 0.0
 
     @property
     def valid(self) -> bool:
-        """Whether nobody else can have taken the Lease yet."""
+        """Whether no other replica can have taken the Lease."""
         return self.seconds_left > 0
 
     async def acquire(self) -> None:
-        """Return when we lead."""
+        """Return when this replica is the leader."""
         while True:
             if await self._attempt():
                 break
@@ -119,9 +119,9 @@ class Elector:
             await self._renew_in_time()
 
     async def release(self) -> None:
-        """Give the Lease up, so that a standby need not wait; best effort.
+        """Release the Lease, so that a standby need not wait (best effort).
 
-        A write that was under way when we were told to stop may land later, unseen: it is waited for, and the API server asked.
+        A write in progress may still succeed unnoticed after we were told to stop. So it is awaited, and the API server is asked.
         """
         self._lease = None
         try:
@@ -133,7 +133,7 @@ class Elector:
             logger.warning("the Lease was not released: %r", error)
 
     async def _released(self) -> bool:
-        """One try; whether the Lease is no longer ours."""
+        """Try once to release the Lease; returns whether it is no longer ours."""
         lease = await self._client.get(LEASE, self._namespace, self._name)
         if lease is None or _spec(lease).get("holderIdentity") != self.identity:
             return True
@@ -146,7 +146,7 @@ class Elector:
         return True
 
     async def _landed(self, write: Coroutine[Any, Any, Object]) -> Object:
-        """The answer to a write, which goes on to its end even where we no longer wait for it."""
+        """The result of a write, which continues to its end even if we no longer wait for it."""
         task = asyncio.create_task(write)
         self._writes.add(task)
         task.add_done_callback(self._over)
@@ -187,7 +187,7 @@ class Elector:
         }
 
     def _free(self, lease: Object) -> bool:
-        """Whether the Lease is ours, nobody's, or its holder was silent for its whole duration."""
+        """Whether the Lease is ours, has no holder, or was not renewed for its whole duration."""
         spec, version = _spec(lease), lease["metadata"]["resourceVersion"]
         if version != self._seen[0]:
             self._seen = (version, self._clock())
@@ -201,7 +201,7 @@ class Elector:
         self._renewed_at = asked_at
 
     async def _renew_in_time(self) -> None:
-        """One renewal, tried again until two thirds of the duration are over; looking who holds the Lease is part of it."""
+        """Renew once, with retries until two thirds of the duration have passed. This includes checking who holds the Lease."""
         assert self._lease is not None
         changed = False  # somebody wrote to it
         while True:
@@ -224,7 +224,7 @@ class Elector:
                 await asyncio.sleep(min(self._timing.retry, 1.0))
 
     async def _reread(self) -> None:
-        """Somebody wrote to the Lease: go on if it still names us."""
+        """Somebody wrote to the Lease: continue if it still names this replica."""
         lease = await self._client.get(LEASE, self._namespace, self._name)
         if lease is None or _spec(lease).get("holderIdentity") != self.identity:
             raise LeaseLostError("another replica holds the Lease")

@@ -1,4 +1,4 @@
-"""What a Job says about its task. Pure: the Job, its pods and their Events in, a finding out."""
+"""The state of a task, derived from its Job, the Job's pods and their Events. Pure."""
 
 from __future__ import annotations
 
@@ -29,10 +29,10 @@ LOST = ("Evicted", "NodeLost", "NodeShutdown", "Preempting", "Shutdown", "Termin
 
 @dataclass(frozen=True)
 class JobObservation:
-    """A task's state, as far as it can be told without asking further.
+    """A task's state, as far as it is known without further requests.
 
-    `log_of`: the pod whose log carries the report that `result_sha256` vouches for. `events_of`: UID of a pod or Job that has
-    not moved for a while; its Events may say why. `look_seconds`: when to look again although nothing changed.
+    `log_of`: the pod whose log has the report with the digest `result_sha256`. `events_of`: UID of a pod or Job that has made no progress for
+    a while; its Events may say why. `look_seconds`: when to look again if nothing changes.
     """
 
     state: TaskState
@@ -43,12 +43,12 @@ class JobObservation:
 
 
 def task_hash_of(job: Object) -> str:
-    """Hash of the task a Job works on; empty for a Job that is not one of ours."""
+    """The hash of a Job's task; empty for a Job that is not one of ours."""
     return str((job["metadata"].get("annotations") or {}).get(TASK_ANNOTATION, ""))
 
 
 def attempt_of(job: Object) -> int:
-    """Which attempt at its task a Job is."""
+    """The number of a Job's attempt at its task."""
     word = str((job["metadata"].get("labels") or {}).get(ATTEMPT_LABEL, "0"))
     return int(word) if word.isdigit() else 0
 
@@ -59,7 +59,7 @@ def finished(job: Object) -> bool:
 
 
 def observe(job: Object, pods: Sequence[Object], now: datetime, patience: int) -> JobObservation:
-    """The state of a Job's task. `patience`: seconds a pod may wait, for whatever it be, before that is worth saying."""
+    """The state of a Job's task. `patience`: how many seconds a pod may wait for anything before this is reported."""
     running = TaskState(task_hash_of(job), TaskPhase.RUNNING, attempt_of(job))
     pod = max(pods, key=lambda pod: str(pod["metadata"]["creationTimestamp"]), default=None)
     if _condition(job, "Complete") is not None:
@@ -73,13 +73,13 @@ def observe(job: Object, pods: Sequence[Object], now: datetime, patience: int) -
 
 
 def explain(state: TaskState, events: Sequence[Object]) -> TaskState:
-    """A RUNNING state with the reason that the newest warning gives, if one does."""
+    """A RUNNING state with the reason of the newest warning, if there is one."""
     cause = told_by(events)
     return state if cause is None else replace(state, reason=cause[0], message=cause[1])
 
 
 def _complete(running: TaskState, pod: Object | None, at: datetime) -> JobObservation:
-    """Done; what it answered lies in the pod's log, as long as there is a pod."""
+    """The task is done. Its result is in the pod's log, as long as the pod exists."""
     done = replace(running, phase=TaskPhase.SUCCEEDED, finished_at=at)
     termination = termination_of(pod)
     if pod is None or termination is None or termination.result_sha256 is None:
@@ -88,7 +88,7 @@ def _complete(running: TaskState, pod: Object | None, at: datetime) -> JobObserv
 
 
 def _failed(running: TaskState, condition: Object, pod: Object | None, at: datetime) -> TaskState:
-    """Why a Job failed: what the deadline, the node, the task itself or the kernel said, in this order."""
+    """Why a Job failed: because of the deadline, the node, the task itself or the kernel, checked in this order."""
     reason, message, retryable = _cause(condition, pod)
     return replace(
         running,
@@ -126,7 +126,7 @@ def _cause(condition: Object, pod: Object | None) -> tuple[Reason, str, bool]:
 
 
 def _lost(pod: Object) -> str:
-    """What took the pod away, if it was not its own doing; empty otherwise."""
+    """What removed the pod, if that was not its own fault; empty otherwise."""
     status = pod.get("status") or {}
     for condition in status.get("conditions") or ():
         if condition.get("type") == "DisruptionTarget" and condition.get("status") == "True":
@@ -147,7 +147,7 @@ def _without_pod(running: TaskState, job: Object, now: datetime) -> JobObservati
 
 
 def _waiting(running: TaskState, pod: Object, now: datetime, patience: int) -> JobObservation:
-    """A pod that has not started says what it waits for, once it has waited longer than what passes by itself."""
+    """The state of a task whose pod has not started: with the cause, once it has waited longer than usual."""
     status = pod.get("status") or {}
     if status.get("phase") != "Pending":
         return JobObservation(running)
@@ -168,7 +168,7 @@ def _waiting(running: TaskState, pod: Object, now: datetime, patience: int) -> J
 
 
 def _says(status: Object, placed: Object) -> tuple[Reason, str] | None:
-    """What a pod's status says that it waits for. `placed`: its condition PodScheduled."""
+    """What a pod waits for, according to its status. `placed`: its condition PodScheduled."""
     for container in status.get("containerStatuses") or ():
         waiting = (container.get("state") or {}).get("waiting") or {}
         word = str(waiting.get("reason", ""))
@@ -179,7 +179,7 @@ def _says(status: Object, placed: Object) -> tuple[Reason, str] | None:
 
 
 def terminated(pod: Object | None) -> Object | None:
-    """How the task's container ended, or None while it has not."""
+    """How the task's container terminated; None if it has not."""
     if pod is None:
         return None
     for container in (pod.get("status") or {}).get("containerStatuses") or ():
@@ -190,7 +190,7 @@ def terminated(pod: Object | None) -> Object | None:
 
 
 def termination_of(pod: Object | None) -> Termination | None:
-    """The termination message, or None when there is none that can be read (the log's tail takes its place after a crash)."""
+    """The termination message; None if there is none that can be read (after a crash, the end of the log takes its place)."""
     ended = terminated(pod)
     try:
         return Termination.model_validate_json(str((ended or {}).get("message") or ""))
@@ -214,7 +214,7 @@ def _condition(job: Object, kind: str) -> Object | None:
 
 
 def _finished_at(job: Object, now: datetime) -> datetime:
-    """When it ended. Never after `now`: the back-off counts from here, and the cluster's clock may be ahead of this one."""
+    """When the Job ended, but never after `now`: the back-off starts at this time, and the cluster's clock may be ahead of this one."""
     done = _condition(job, "Complete") or _condition(job, "Failed") or {}
     return min(_time(done.get("lastTransitionTime"), now), now)
 

@@ -1,4 +1,4 @@
-"""Whose an object is, and writing only to one's own."""
+"""Ownership of objects: which object owns another, and writing only to objects that Fettle owns."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ MODEL_DEPLOYMENT_LABEL = f"{GROUP}/modeldeployment"
 
 
 class Key(NamedTuple):
-    """An object of one of our two kinds: what the queue holds."""
+    """The key of an object of one of our two kinds, as the queue holds it."""
 
     kind: str  # OptimizedModel or ModelDeployment
     namespace: str
@@ -38,18 +38,18 @@ def controller_of(obj: Object) -> Object | None:
 
 
 def owned_by(obj: Object, uid: str) -> bool:
-    """Whether the object with `uid` controls `obj`: only then may Fettle write to it."""
+    """Whether the object with `uid` controls `obj`. Only then may Fettle write to it."""
     reference = controller_of(obj)
     return reference is not None and reference["uid"] == uid
 
 
 def terminating(obj: Object) -> bool:
-    """Whether `obj` is on its way out."""
+    """Whether `obj` is being deleted."""
     return "deletionTimestamp" in obj["metadata"]
 
 
 def owner_key(child: Object) -> Key | None:
-    """Key of the object of ours that `child` belongs to: by its controller, else by the annotation or label its pod template gave it."""
+    """The key of our object that `child` belongs to: by its controller, or by the annotation or label from its pod template."""
     metadata = child["metadata"]
     namespace = metadata["namespace"]
     reference = controller_of(child)
@@ -86,7 +86,7 @@ def child(
     labels: Mapping[str, str],
     **metadata: Object,
 ) -> Object:
-    """Kind and metadata of an object that belongs to `owner` and goes with it; `metadata` is what else stands there."""
+    """Kind and metadata of an object that `owner` controls, so that it is deleted together with it; `metadata` is additional metadata."""
     return {
         "apiVersion": kind.api_version,
         "kind": kind.kind,
@@ -101,10 +101,10 @@ def child(
 
 
 async def apply_owned(client: Client, kind: ResourceKind, desired: Object, current: Object | None) -> Object:
-    """Bring a child to `desired` (which carries its controller ownerReference) and return it; nothing is sent when nothing differs.
+    """Update a child to `desired` (with its controller ownerReference) and return it. Nothing is sent if nothing differs.
 
-    `current` is the cached child, or None. Raises ClusterError NameConflict when an object of that name belongs to somebody
-    else (retryable when it is about to vanish), and what the client raises.
+    `current` is the cached child, or None. Raises ClusterError NameConflict if an object of that name belongs to something else (retryable
+    if that object is about to be removed), and the client's errors.
     """
     metadata = desired["metadata"]
     owner = controller_of(desired)
@@ -130,9 +130,9 @@ async def apply_owned(client: Client, kind: ResourceKind, desired: Object, curre
 
 
 def name_conflict(kind: ResourceKind, obj: Object, owner: Object | None) -> ClusterError:
-    """The error for a child's name that somebody else holds. `owner`: a reference to who asks for it.
+    """The error for a child whose name is in use by an object of something else. `owner`: a reference to the owner that needs the name.
 
-    Retryable where that passes by itself: the object is being deleted, or will be, since its owner was deleted and made anew.
+    Retryable if the conflict resolves itself: the object is being deleted, or will be, because its owner was deleted and created again.
     """
     metadata, whose = obj["metadata"], controller_of(obj)
     holder = f"{whose['kind']} {whose['name']}" if whose else "nobody"
@@ -149,13 +149,13 @@ def name_conflict(kind: ResourceKind, obj: Object, owner: Object | None) -> Clus
 
 
 def _namesakes(reference: Object, other: Object) -> bool:
-    """Whether two references name different objects by the same name: of those only one is still there."""
+    """Whether two references are to different objects with the same name, of which only one still exists."""
     same = all(reference[key] == other[key] for key in ("apiVersion", "kind", "name"))
     return same and reference["uid"] != other["uid"]
 
 
 def _marked(desired: Object) -> Object:
-    """`desired` with the managed label, and the digest of itself as annotation."""
+    """`desired` with the managed label, and with its own digest as an annotation."""
     metadata = desired["metadata"]
     digest = canonical_digest(desired)[:16]
     return {
@@ -169,10 +169,10 @@ def _marked(desired: Object) -> Object:
 
 
 def covers(current: Any, desired: Any, *, amounts: bool = False) -> bool:
-    """Whether `current` already says all that `desired` says. What the API server added beside it does not count.
+    """Whether `current` already has everything in `desired`. Fields that the API server added are ignored.
 
-    `amounts`: these are quantities, which are stored in another notation. Elsewhere text is text: '1' is no '1.0' to a program,
-    and a digest such as 84e6440816313204 no number.
+    `amounts`: the values are quantities, which may be stored in another notation. Elsewhere, text is compared as text: '1' differs from '1.0',
+    and a digest such as 84e6440816313204 is not a number.
     """
     if desired in ("", None, False, 0, {}, [], ()):  # what the API server may drop on storing
         return current is None or current == desired or (isinstance(desired, dict) and isinstance(current, dict))
@@ -196,6 +196,6 @@ AMOUNTS = frozenset({"limits", "requests", "sizeLimit"})  # fields of what we wr
 
 
 def _same_quantity(current: Any, desired: Any) -> bool:
-    """'1000m' is stored as '1': the same amount."""
+    """Whether two quantities are equal: '1000m' may be stored as '1'."""
     current_quantity, desired_quantity = quantity(current), quantity(desired)
     return current_quantity is not None and current_quantity == desired_quantity

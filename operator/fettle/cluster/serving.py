@@ -1,7 +1,7 @@
-"""What a ModelDeployment is made of: a Deployment per revision, one Service, one PodDisruptionBudget. Rendering only.
+"""Renders the objects of a ModelDeployment: a Deployment per revision, one Service, one PodDisruptionBudget.
 
-A revision's pod template is rendered once, when its line of the ledger is opened, and then always taken from there. Service
-and selectors know nothing of revisions: with the Replicas provider a weight is a count of pods.
+A revision's pod template is rendered once, when its line is added to the ledger, and always taken from there afterwards. The Service and
+its selector do not depend on revisions: with the Replicas provider, a weight is a number of pods.
 """
 
 from __future__ import annotations
@@ -51,13 +51,13 @@ def deployment_name(name: str, revision: str) -> str:
 
 
 def selector(name: str, revision: str | None = None) -> dict[str, str]:
-    """Labels of the pods of a ModelDeployment, or of one of its revisions."""
+    """The labels that select the pods of a ModelDeployment, or of one of its revisions."""
     labels = {MODEL_DEPLOYMENT_LABEL: name}
     return labels if revision is None else {**labels, REVISION_LABEL: revision}
 
 
 def deployment(owner: Object, revision: str, artifact: str, template: Object, replicas: int) -> Object:
-    """The Deployment of a revision. `template` is the whole pod template, as the ledger holds it."""
+    """The Deployment of a revision. `template` is the whole pod template from the ledger."""
     metadata = owner["metadata"]
     labels = selector(metadata["name"], revision)
     return {
@@ -105,16 +105,17 @@ def service(owner: Object, stable: str | None) -> Object:
 
 
 def samples_name(owner: Object) -> str:
-    """Name of the Service and the Secret by which a canary takes samples from stable pods.
+    """Name of the Service and of the Secret with which a canary fetches samples from stable pods.
 
-    With a part of the UID in it no other ModelDeployment's name can be the same, and who made an object anew gets a new secret.
+    It contains a part of the UID, so that it cannot equal the name of another ModelDeployment, and an object that is created again gets a
+    new Secret.
     """
     metadata = owner["metadata"]
     return f"{metadata['name']}-samples-{hashlib.sha256(metadata['uid'].encode()).hexdigest()[:6]}"
 
 
 def samples_service(owner: Object, stable: str) -> Object:
-    """Headless: its name resolves to the addresses of the stable revision's ready pods."""
+    """A headless Service whose name resolves to the addresses of the stable revision's ready pods."""
     metadata = owner["metadata"]
     return {
         **child(SERVICE, MODEL_DEPLOYMENT, owner, samples_name(owner), selector(metadata["name"])),
@@ -127,7 +128,7 @@ def samples_service(owner: Object, stable: str) -> Object:
 
 
 def samples_secret(owner: Object, token: str) -> Object:
-    """What the pods of a ModelDeployment show each other; nobody else reads it, the operator neither."""
+    """The Secret with the token that the pods of a ModelDeployment present to each other. Nobody else reads it, not even the operator."""
     metadata = owner["metadata"]
     return {
         **child(
@@ -139,7 +140,7 @@ def samples_secret(owner: Object, token: str) -> Object:
 
 
 def disruption_budget(owner: Object) -> Object:
-    """At most one pod at a time is taken away by node drains."""
+    """A PodDisruptionBudget that lets node drains evict at most one pod at a time."""
     metadata = owner["metadata"]
     return {
         **child(POD_DISRUPTION_BUDGET, MODEL_DEPLOYMENT, owner, metadata["name"], selector(metadata["name"])),
@@ -148,7 +149,7 @@ def disruption_budget(owner: Object) -> Object:
 
 
 def pod_template(owner: Object, revision: ModelRevision, settings: Settings) -> Object:
-    """The pods of a revision, rendered with today's defaults; goes into the ledger and is never rendered again."""
+    """The pod template of a revision, rendered with the current defaults. It is stored in the ledger and never rendered again."""
     name = owner["metadata"]["name"]
     template, placement = revision.template, revision.artifact.placement
     optional = {
@@ -185,12 +186,12 @@ def pod_template(owner: Object, revision: ModelRevision, settings: Settings) -> 
 
 
 def _scheme(revision: ModelRevision) -> dict[str, str]:
-    """What says to scrapers of metrics that the management port speaks TLS."""
+    """The annotation that tells Prometheus that the management port uses TLS; empty without TLS."""
     return {SCHEME_ANNOTATION: "https"} if revision.server.tls is not None else {}
 
 
 def _fetch(owner: Object, revision: ModelRevision, settings: Settings) -> Object:
-    """Brings the artifact in; the only container that sees the store."""
+    """The init container that fetches the artifact; the only container with access to the store."""
     claim = claim_of(revision.artifact.uri)
     folders = mounts([claim] if claim is not None else [])
     container = _container(FETCH, "fetch", owner, revision, settings)
@@ -235,7 +236,7 @@ def _serve(owner: Object, revision: ModelRevision, settings: Settings) -> Object
 
 
 def _secret_folders(server: ServerSpec) -> dict[str, str]:
-    """Where the server finds which Secret, by the name of the volume."""
+    """Volume name -> folder in which the server finds a Secret."""
     wanted = {
         "samples": SAMPLES_FOLDER if server.samples else None,
         "tls": TLS_FOLDER if server.tls is not None else None,
@@ -245,7 +246,7 @@ def _secret_folders(server: ServerSpec) -> dict[str, str]:
 
 
 def management_scheme(pod: Object) -> str:
-    """http or https: what the management port of a serving pod speaks, as its probes are told."""
+    """The scheme of a serving pod's management port, http or https, taken from its probes."""
     servers = [part for part in (pod.get("spec") or {}).get("containers") or () if part["name"] == SERVER]
     probes = [(server.get("readinessProbe") or {}).get("httpGet") or {} for server in servers]
     return str(next((probe.get("scheme") for probe in probes), None) or "HTTP").lower()
@@ -271,7 +272,7 @@ def _container(container: str, verb: str, owner: Object, revision: ModelRevision
 
 
 def _environment(owner: Object, revision: ModelRevision, settings: Settings) -> dict[str, str]:
-    """What both containers are told (docs/design/contracts.md). Without threads the server takes those that were measured."""
+    """The environment of both containers (docs/design/contracts.md). Without `threads`, the server uses the measured number."""
     namespace, name = owner["metadata"]["namespace"], owner["metadata"]["name"]
     stable = f"{samples_name(owner)}.{namespace}.svc:{MANAGEMENT_PORT}"
     batching, tls = revision.server.batching or BatchingSpec(), revision.server.tls
@@ -302,9 +303,9 @@ def _environment(owner: Object, revision: ModelRevision, settings: Settings) -> 
 
 
 def resources_of(server: ServerSpec, artifact: ServedArtifact, settings: Settings) -> ResourceSpec:
-    """As the spec says, else the operator's default, else a core a thread: requests = limits, so that latency holds.
+    """The server's resources: those of the spec, the operator's default, or one core per thread with requests = limits, for a stable latency.
 
-    A GPU is added where the artifact needs one and nobody asked for one.
+    A GPU is added if the artifact needs one and none is requested.
     """
     gpus = artifact.placement.limits or {}
     for given in (server.resources, settings.server_resources):
@@ -317,7 +318,7 @@ def resources_of(server: ServerSpec, artifact: ServedArtifact, settings: Setting
 
 
 def _memory(artifact: ServedArtifact, settings: Settings) -> str:
-    """The operator's setting, and never less than what a process with CUDA's libraries takes of the host's memory before it has a model."""
+    """The operator's setting, but at least the host memory that a process with CUDA's libraries needs before it loads a model."""
     entry, floor = catalog.runtime(artifact.runtime), quantity(settings.server_memory) or 0
     if entry.device is DeviceKind.CPU or entry.process_bytes <= floor:
         return settings.server_memory

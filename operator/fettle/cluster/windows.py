@@ -1,6 +1,6 @@
-"""The pods' own figures: `GET /fettle/window` of each pod's management port, asked of all at once.
+"""The pods' figures: `GET /fettle/window` on each pod's management port, for all pods concurrently.
 
-A pod whose answer is nonsense is one that cannot be read. What many pods answer is bounded in what is held of it at a time.
+A pod with an invalid response counts as unreadable. The amount of data that is held at the same time is limited.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ MOST_BLOCKS = 360  # into which a pod's seconds are summed: hours of hundreds of
 
 @dataclass(frozen=True)
 class _Looker:
-    """Who asks the pods, how long he waits for one, and how many he listens to."""
+    """How pods are read: the session, the timeout for each pod, and the limits on concurrent responses."""
 
     clock: Callable[[], datetime]
     patience: float
@@ -47,12 +47,12 @@ class _Looker:
 
 
 class _Unread(Exception):
-    """A pod that cannot be read, and why."""
+    """A pod cannot be read; the message says why."""
 
 
 @dataclass(frozen=True)
 class _Read:
-    """What a pod answered, on the operator's clock."""
+    """A pod's response, converted to the operator's clock."""
 
     samples: PodSamples
     offset: float  # what is to be added to the pod's clock
@@ -60,7 +60,7 @@ class _Read:
 
 
 class _Sums:
-    """What a pod counted in `span`, on the operator's clock, summed while its answer is read. `now` is when it was given."""
+    """A pod's counts in `span` on the operator's clock, summed while the response is read. `now` is the time of the response."""
 
     def __init__(self, pod: Object, head: WindowsHead, span: TimeRange, now: datetime, trial: TrialRecord) -> None:
         self._pod, self._head, self._span = pod, head, span
@@ -71,7 +71,7 @@ class _Sums:
         self._blocks: dict[int, _Block] = {}
 
     def add(self, windows: Iterable[Window]) -> None:
-        """Count those of these seconds that belong to the span."""
+        """Add the seconds that are in the span."""
         start, end = self._span.start.timestamp(), self._span.end.timestamp()
         for window in windows:
             if window.second not in self._counted:
@@ -83,7 +83,7 @@ class _Sums:
             self._blocks[key].add(window)
 
     def read(self) -> _Read:
-        """All of it."""
+        """The complete result."""
         name, head = self._pod["metadata"]["name"], self._head
         seconds = tuple(block.told() for block in self._blocks.values())
         samples = PodSamples(name, seconds, head.bucket_base, head.bucket_ratio, _doubt(name, head))
@@ -92,7 +92,7 @@ class _Sums:
 
 @dataclass
 class _Block:
-    """Some seconds that follow each other. `at` is when the first of them began."""
+    """Some consecutive seconds. `at` is the start of the first."""
 
     at: float
     requests: int = 0
@@ -112,7 +112,7 @@ class _Block:
 
 
 def samples_of(pod: Object, answer: PodFigures, span: TimeRange, now: datetime, trial: TrialRecord) -> _Read:
-    """An answer on the operator's clock, as far as it belongs to `span`, read at once. Raises UnreadableError."""
+    """The part of a response that is in `span`, on the operator's clock, read as a whole. Raises UnreadableError."""
     sums = _Sums(pod, answer.head, span, now, trial)
     for windows in answer.pieces():
         sums.add(windows)
@@ -120,7 +120,7 @@ def samples_of(pod: Object, answer: PodFigures, span: TimeRange, now: datetime, 
 
 
 def _lost(pod: Object, answer: WindowsHead, offset: float) -> Lost | None:
-    """Seconds in which the pod had traffic and that this process does not know. Before the first process of a pod there was none."""
+    """Seconds with traffic whose counts the pod's current server process does not have; None if there are none. A pod's first process has all."""
     name = pod["metadata"]["name"]
     if answer.known_since > answer.start + 1 and answer.kept is None:
         text = f"pod {name} keeps only {OLD_RING_SECONDS} s, because its server is older"
@@ -134,13 +134,13 @@ def _lost(pod: Object, answer: WindowsHead, offset: float) -> Lost | None:
 
 
 def _restarts(pod: Object) -> int:
-    """How often its server was started again."""
+    """The number of restarts of the server container."""
     statuses = (pod.get("status") or {}).get("containerStatuses") or ()
     return sum(int(container.get("restartCount") or 0) for container in statuses if container["name"] == SERVER)
 
 
 def _doubt(pod: str, answer: WindowsHead) -> Doubt | None:
-    """Why this pod does not compare its answers with the stable revision's."""
+    """Why this pod cannot compare its answers with the stable revision's; None if it can."""
     if answer.agreement is None:
         message = (
             "it does not compare answers: its server is older, or was started without the stable revision's address"
@@ -157,7 +157,7 @@ async def observe(
     patience: float,
     trial: TrialRecord,
 ) -> dict[str, Observation]:
-    """What the pods of each revision counted in `span`: those that are ready, and those of the canary that were.
+    """The counts of the pods of each revision in `span`: of ready pods, and of canary pods that were ready before.
 
     A pod that does not answer within `patience` seconds is silent.
     """
@@ -199,7 +199,7 @@ def _observation(pods: list[Object], answers: list[tuple[Object, _Read | str]], 
 
 
 async def _ask(session: aiohttp.ClientSession, pod: Object, span: TimeRange, looker: _Looker) -> _Read | str:
-    """What a pod answers, or why it cannot be read."""
+    """A pod's response, or why it cannot be read."""
     name = pod["metadata"]["name"]
     try:
         async with looker.places, _Large(looker) as large:
@@ -225,7 +225,7 @@ async def _ask(session: aiohttp.ClientSession, pod: Object, span: TimeRange, loo
 
 
 class _Large:
-    """A place for one large answer, taken when it turns out to be one, and given back with the context."""
+    """A slot for one large response. It is taken when a response turns out to be large, and released with the context."""
 
     def __init__(self, looker: _Looker) -> None:
         self._looker, self._held = looker, False
@@ -239,7 +239,7 @@ class _Large:
             self._looker.large.release()
 
     async def take(self, limit: asyncio.Timeout) -> None:
-        """Wait for it. Meanwhile the pod waits for us, so that its time stands still."""
+        """Wait for the slot. The pod's timeout is suspended meanwhile, because the pod waits for us."""
         if self._held:
             return
         limit.reschedule(None)
@@ -249,7 +249,7 @@ class _Large:
 
 
 async def _get(session: aiohttp.ClientSession, pod: Object, since: float, large: _Large) -> PodFigures:
-    """One answer. Raises _Unread, UnreadableError, TimeoutError, and what aiohttp raises."""
+    """One response. Raises _Unread, UnreadableError, TimeoutError, and errors of aiohttp."""
     address = str((pod.get("status") or {}).get("podIP") or "")
     if not address:
         raise _Unread("it has no IP address")

@@ -1,4 +1,4 @@
-"""What Deployments and pods say about a revision. Pure: objects in, domain values out."""
+"""The state of a revision, derived from its Deployment and pods. Pure."""
 
 from __future__ import annotations
 
@@ -24,19 +24,19 @@ NO_FAULT = ("Completed", *REMAINS)  # ends of a container that its revision is n
 
 
 def revision_of(obj: Object) -> str | None:
-    """The revision an object belongs to: by a Deployment's selector, which nobody can change, else by its label."""
+    """The revision of an object: from a Deployment's selector, which cannot be changed, or from its label."""
     chosen = ((obj.get("spec") or {}).get("selector") or {}).get("matchLabels") or {}
     revision: str | None = chosen.get(REVISION_LABEL) or (obj["metadata"].get("labels") or {}).get(REVISION_LABEL)
     return revision
 
 
 def artifact_of(deployment: Object) -> str:
-    """Address of what its pods serve."""
+    """The URI of the artifact that its pods serve."""
     return str((deployment["metadata"].get("annotations") or {}).get(ARTIFACT_ANNOTATION, ""))
 
 
 def observe(deployment: Object, pods: Iterable[Object], told: Mapping[str, PodFault] | None = None) -> Workload:
-    """A revision's workload. `pods` are all pods of that revision; `told`: by UID, what the Events of some of them say."""
+    """A revision's workload. `pods` are all pods of the revision; `told`: UID -> fault from the pod's Events."""
     pods = list(pods)
     staying = [pod for pod in pods if not terminating(pod) and not is_over(pod)]
     ours = [pod for pod in staying if not taken_out(pod)]
@@ -58,12 +58,12 @@ def observe(deployment: Object, pods: Iterable[Object], told: Mapping[str, PodFa
 
 
 def is_over(pod: Object) -> bool:
-    """Evicted, preempted, or its node is gone: its Deployment has another one already."""
+    """Whether the pod has ended (evicted, preempted, or its node is gone), so that its Deployment has replaced it."""
     return (pod.get("status") or {}).get("phase") in ("Failed", "Succeeded")
 
 
 def taken_out(pod: Object) -> bool:
-    """Whether a person took the pod out of the Service, to look at it. What it does then says nothing of its revision."""
+    """Whether a person took the pod out of the Service, to inspect it. Such a pod is not evidence about its revision."""
     return (pod["metadata"].get("labels") or {}).get(TRAFFIC_LABEL) != "on"
 
 
@@ -78,7 +78,7 @@ def _says_ready(pod: Object) -> bool:
 
 
 def fault_of(deployment: Object, pods: Sequence[Object], told: Mapping[str, PodFault]) -> PodFault | None:
-    """Why pods do not become ready: the gravest of what they say, else why there are none."""
+    """Why pods do not become ready: the most serious fault of the pods, or why there are no pods."""
     waiting = [pod for pod in pods if not is_ready(pod)]
     said = (pod_fault(pod) or told.get(pod["metadata"].get("uid", "")) for pod in waiting)
     faults = [fault for fault in said if fault is not None]
@@ -121,9 +121,9 @@ def _container_fault(container: Object, *, limited: bool) -> PodFault | None:
 
 
 def said(ended: Any, *, limited: bool) -> tuple[Reason, str]:
-    """What a container that failed said: the server writes `<Reason>: <message>` as its termination message.
+    """Reason and message of a failed container: the server writes `<Reason>: <message>` as its termination message.
 
-    `limited`: it has a memory limit of its own.
+    `limited`: whether the container has a memory limit.
     """
     if ended.get("reason") == OOM_KILLED and limited:
         return Reason.OUT_OF_MEMORY, "killed by the kernel at its memory limit: raise server.resources.limits.memory"
@@ -140,9 +140,9 @@ def said(ended: Any, *, limited: bool) -> tuple[Reason, str]:
 
 
 def crashes(pods: Iterable[Object]) -> tuple[Crash, ...]:
-    """Ends of server containers by their own fault, a kill at their own memory limit included.
+    """Server containers that exited by their own fault, including kills at their own memory limit.
 
-    What the node did is not among them (an eviction, a preemption, its own lack of memory), nor what a pod did that a person took out.
+    Evictions, preemptions and a lack of memory on the node do not count, and neither do pods that a person took out of the Service.
     """
     crashed = []
     for pod in pods:
@@ -158,7 +158,7 @@ def crashes(pods: Iterable[Object]) -> tuple[Crash, ...]:
 
 
 def _ends(pod: Object) -> list[Object]:
-    """How its server ended: the last time, and while it is down the time before."""
+    """The last termination of the server, and while it is down also the one before."""
     servers = [
         container
         for container in (pod.get("status") or {}).get("containerStatuses") or ()
@@ -169,14 +169,14 @@ def _ends(pod: Object) -> list[Object]:
 
 
 def _own_fault(ended: Object, *, limited: bool) -> bool:
-    """Whether a container that ended so is to blame. Without a limit only its node can have run out of memory."""
+    """Whether a termination is the container's own fault. Without a memory limit, only its node can have run out of memory."""
     if not ended.get("exitCode") or ended.get("reason") in NO_FAULT:
         return False
     return ended.get("reason") != OOM_KILLED or limited
 
 
 def _disrupted(pod: Object) -> bool:
-    """Whether the cluster takes it away: evicted, preempted, its node drained or tainted."""
+    """Whether the cluster removes the pod: it is evicted or preempted, or its node is drained or tainted."""
     conditions = (pod.get("status") or {}).get("conditions") or ()
     return any(condition["type"] == "DisruptionTarget" and condition["status"] == "True" for condition in conditions)
 

@@ -1,8 +1,8 @@
-"""ModelDeployment: gather what serves and what it says, let the plan decide, apply: ledger, Service, workloads, status.
+"""The reconciler of ModelDeployments: observe, let the plan decide, and apply: ledger, Service, workloads, status.
 
-The order of writes makes every one of them a safe last one: a line is in the ledger before its pods are, the annotation that
-names the stable revision turns before the old one goes, traffic moves before pods go, pods are added before others are taken away,
-status comes last.
+The order of writes is such that the operator may be stopped after any of them: a line is in the ledger before its pods exist, the annotation that
+names the stable revision changes before the old one is removed, traffic moves before pods are removed, pods are added before others are
+removed, and the status comes last.
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ REFUSED_SECONDS = 15.0  # after which a refused write is tried again
 
 
 async def reconcile(context: Context, namespace: str, name: str) -> float | None:
-    """One pass over one object; seconds until the next look. Raises ClusterError to be called again."""
+    """Reconcile one object; returns the seconds until the next pass, or None. Raises ClusterError to be called again."""
     obj = context.cache.get(MODEL_DEPLOYMENT, namespace, name)
     if obj is None or terminating(obj):
         context.trials.over(namespace, name)
@@ -95,10 +95,10 @@ async def _apply(context: Context, observed: Observed, decision: RolloutDecision
 
 
 async def _open(context: Context, observed: Observed, write: OpenEntry) -> Object:
-    """A new line in the ledger. Raises ConflictError when the serial was given already: the ledger has to be read again.
+    """Add a line to the ledger. Raises ConflictError if the serial number is in use; the ledger has to be read again then.
 
-    Applied, not posted: a line's data is compared byte by byte at each later patch, and only apply stores it in the form
-    in which a patch sends it back.
+    The line is applied, not posted: later patches compare its data byte by byte, and only apply stores it in the form in which a patch sends
+    it back.
     """
     body = ledger.render(observed.obj, write, _template(context, observed, write))
     name = body["metadata"]["name"]
@@ -112,10 +112,10 @@ async def _open(context: Context, observed: Observed, write: OpenEntry) -> Objec
 
 
 async def _ensure_secret(context: Context, observed: Observed) -> None:
-    """The secret that pods show each other for samples, made where it is missing before a revision's first pod.
+    """Create the Secret with the token for samples before a revision's first pod, if it is missing.
 
-    The operator may create Secrets and read none, so it asks for nothing but this. Where that is refused the pods serve
-    without it, and an analysis that needs it says so.
+    The operator may create Secrets, but not read them. If the creation is refused, the pods serve without it, and an analysis that needs it
+    says so.
     """
     if not observed.spec.server.samples:
         return
@@ -130,7 +130,7 @@ async def _ensure_secret(context: Context, observed: Observed) -> None:
 
 
 def _template(context: Context, observed: Observed, write: OpenEntry) -> Object:
-    """What an adopted revision runs already, else rendered from the spec with today's defaults."""
+    """The pod template that an adopted revision already runs, or one that is rendered from the spec with the current defaults."""
     known = ledger.template_of(observed.lines, write.revision) if write.adopt else None
     if known is None and write.adopt and write.revision in observed.deployments:
         known = observed.deployments[write.revision]["spec"]["template"]
@@ -142,7 +142,7 @@ def _template(context: Context, observed: Observed, write: OpenEntry) -> Object:
 
 
 async def _apply_service(context: Context, observed: Observed, stable: str) -> None:
-    """The Service with the annotation that names the stable revision, the way to its samples, and the PodDisruptionBudget."""
+    """Apply the Service with the annotation that names the stable revision, the Service for samples, and the PodDisruptionBudget."""
     await apply_owned(context.client, SERVICE, serving.service(observed.obj, stable), observed.service)
     if observed.spec.server.samples:
         samples = serving.samples_service(observed.obj, stable)
@@ -155,9 +155,9 @@ async def _apply_service(context: Context, observed: Observed, stable: str) -> N
 async def _apply_routes(
     context: Context, observed: Observed, decision: RolloutDecision
 ) -> list[tuple[ResourceKind, Object]]:
-    """What routes the traffic; returns what routes nothing any more.
+    """Apply the objects that route traffic; returns those that are no longer needed.
 
-    Where the provider has routes and nothing can be routed to, they stay as they are: the next ready pod is found by them.
+    If the provider uses routes and no revision can get traffic, the routes stay as they are: they lead to the next ready pod.
     """
     provider = observed.spec.traffic.provider
     if not decision.routes and routes.observe(provider, observed.routing, context.now()) is not None:
@@ -170,7 +170,7 @@ async def _apply_routes(
 
 
 async def _mark(context: Context, line: Object, writes: Iterable[LedgerWrite]) -> None:
-    """What is to be noted on this line of the ledger, in one write."""
+    """Update one line of the ledger, in one write."""
     metadata, noted = line["metadata"], dict[str, str | None]()
     for write in writes:
         if not isinstance(write, OpenEntry | Forget) and write.name == metadata["name"]:
@@ -189,7 +189,7 @@ def _line(observed: Observed, name: str) -> Object:
 async def _apply_workloads(
     context: Context, observed: Observed, decision: RolloutDecision, lines: list[Object]
 ) -> None:
-    """Every revision's Deployment from its line of the ledger; those that grow first."""
+    """Apply every revision's Deployment from its line of the ledger, those that grow first."""
 
     def shrinks(revision: str) -> bool:
         current = observed.deployments.get(revision)
@@ -217,7 +217,7 @@ async def _delete(context: Context, kind: ResourceKind, obj: Object) -> None:
 
 
 async def _write_status(context: Context, observed: Observed, decision: RolloutDecision) -> None:
-    """One PUT, only when something changed; then the Events that belong to it."""
+    """Write the status with one PUT, if it changed, and then the Events that belong to it."""
     obj, status = observed.obj, decision.status.to_json()
     if status != (obj.get("status") or {}):
         obj = await context.client.put_status(MODEL_DEPLOYMENT, obj, status)
@@ -229,7 +229,7 @@ async def _write_status(context: Context, observed: Observed, decision: RolloutD
 
 
 async def _refused(context: Context, obj: Object, error: ClusterError) -> float | None:
-    """A write that Kubernetes refused: said in the conditions, tried again later. Raises what only means to look again."""
+    """Report a write that Kubernetes refused in the conditions, and try again later. Raises errors that only mean to reconcile again."""
     if isinstance(error, ConflictError | ExistsError) or error.reason == Reason.CLUSTER_UNREACHABLE:
         raise error
     logger.warning("%s/%s: %s", obj["metadata"]["namespace"], obj["metadata"]["name"], error.message)
@@ -239,9 +239,9 @@ async def _refused(context: Context, obj: Object, error: ClusterError) -> float 
 
 
 async def _report(context: Context, obj: Object, reason: Reason, message: str, *, waits: bool = False) -> None:
-    """Say in the conditions why nothing can be done, and touch nothing that serves: what is Ready stays so.
+    """Report in the conditions why nothing can be done, and change nothing that serves: Ready stays as it is.
 
-    `waits`: it passes by itself.
+    `waits`: the cause is temporary.
     """
     status = legible(obj, ModelDeploymentStatus)
     before = conditions = conditions_of(status)

@@ -1,4 +1,4 @@
-"""What a pass over a ModelDeployment looks at: the object, its children, the model it follows, and the pods' own figures."""
+"""The observed state of a ModelDeployment: the object, its children, the OptimizedModel that it follows, and the pods' figures."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ ASKED_AT_ONCE = 4  # pods of one object whose Events are read in a pass: what ho
 
 @dataclass(frozen=True)
 class Observed:
-    """A ModelDeployment and its objects, at one moment."""
+    """A snapshot of a ModelDeployment and its objects."""
 
     obj: Object
     spec: ModelDeploymentSpec
@@ -61,12 +61,12 @@ class Observed:
 
     @property
     def uid(self) -> str:
-        """UID that its children's ownerReferences name."""
+        """Its UID, to which its children's ownerReferences refer."""
         return str(self.obj["metadata"]["uid"])
 
 
 def look(context: Context, obj: Object, spec: ModelDeploymentSpec) -> Observed:
-    """What the cache holds."""
+    """The state in the cache."""
     cache, metadata = context.cache, obj["metadata"]
     uid, namespace, name = metadata["uid"], metadata["namespace"], metadata["name"]
     labels = serving.selector(name).items()
@@ -79,7 +79,7 @@ def look(context: Context, obj: Object, spec: ModelDeploymentSpec) -> Observed:
 
 
 async def look_live(context: Context, observed: Observed) -> Observed:
-    """What the API server holds, before capacity is taken away. Raises ConflictError when the object changed in the meantime."""
+    """The state in the API server, read before capacity is removed. Raises ConflictError if the object has changed meanwhile."""
     client, cache, namespace, name = context.client, context.cache, observed.namespace, observed.name
     live = await client.get(MODEL_DEPLOYMENT, namespace, name)
     if live is None or live["metadata"]["resourceVersion"] != observed.obj["metadata"]["resourceVersion"]:
@@ -103,7 +103,7 @@ async def look_live(context: Context, observed: Observed) -> Observed:
 async def _by_name(
     context: Context, observed: Observed, listed: Iterable[Object], lines: Iterable[Object]
 ) -> list[Object]:
-    """Deployments that the ledger says serve and no list by labels has: somebody may have taken the labels off."""
+    """Deployments that serve according to the ledger but are not in the list by labels: somebody may have removed their labels."""
     there = {deployment["metadata"]["name"] for deployment in listed}
     own = (line for line in lines if owned_by(line, observed.uid))
     serving_now = {entry.revision for entry in ledger.read(own) if entry.left is None}
@@ -138,7 +138,7 @@ def _observed(
 
 
 def _model(context: Context, obj: Object, spec: ModelDeploymentSpec) -> OptimizedModelStatus | None:
-    """Status of the OptimizedModel that is followed, or None."""
+    """The status of the OptimizedModel that the ModelDeployment follows, or None."""
     if spec.model.ref is None:
         return None
     model = context.cache.get(OPTIMIZED_MODEL, obj["metadata"]["namespace"], spec.model.ref.name)
@@ -169,9 +169,9 @@ def snapshot_of(context: Context, observed: Observed) -> RolloutSnapshot:
 
 
 async def ask_events(context: Context, observed: Observed) -> tuple[Observed, float | None]:
-    """With what Events say of pods that have a node and run nothing there: a volume that is not attached is told nowhere else.
+    """`observed` with the Events of pods that are scheduled but do not start: only an Event tells that a volume is not attached.
 
-    Also the seconds until a pod that just got its node is worth asking about. Raises ClusterError."""
+    Also returns the seconds until the Events of a pod that was just scheduled should be read. Raises ClusterError."""
     now, patience = context.now(), context.settings.unschedulable_seconds
     waits = {pod["metadata"]["uid"]: quiet_in(pod, now, patience) for pods in observed.pods.values() for pod in pods}
     quiet = [uid for uid, seconds in waits.items() if seconds == 0][:ASKED_AT_ONCE]
@@ -182,7 +182,7 @@ async def ask_events(context: Context, observed: Observed) -> tuple[Observed, fl
 
 
 async def ask_pods(context: Context, observed: Observed, snapshot: RolloutSnapshot) -> RolloutSnapshot:
-    """With the pods' own figures, where a canary's window is over. The snapshot's time stays: the figures reach beyond it."""
+    """The snapshot with the pods' figures, if a canary's window is over. Its time stays the same, because the figures extend beyond it."""
     spec, canary, stable = snapshot.spec.rollout.analysis, snapshot.status.canary, snapshot.stable_annotation
     if spec is None or canary is None or stable is None or on_trial(snapshot, stable) != canary.revision:
         context.trials.over(observed.namespace, observed.name)

@@ -1,4 +1,4 @@
-"""OptimizedModel: gather what its Jobs said, let the plan decide, apply: Jobs, status, Events."""
+"""The reconciler of OptimizedModels: observe its Jobs, let the plan decide, and apply: Jobs, status, Events."""
 
 from __future__ import annotations
 
@@ -35,14 +35,14 @@ logger = logging.getLogger(__name__)
 
 
 class OptimizedModels:
-    """The reconciler. What it keeps in memory only saves work: after a restart it is read from the cluster again."""
+    """The reconciler. Its memory only saves work: after a restart, everything is read from the cluster again."""
 
     def __init__(self) -> None:
         self._answers = JobAnswers()
         self._refusals = Refusals()
 
     async def reconcile(self, context: Context, namespace: str, name: str) -> float | None:
-        """One pass over one object; seconds until the next look. Raises ClusterError to be called again."""
+        """Reconcile one object; returns the seconds until the next pass, or None. Raises ClusterError to be called again."""
         obj = context.cache.get(OPTIMIZED_MODEL, namespace, name)
         if obj is None or terminating(obj):
             return None
@@ -62,7 +62,7 @@ class OptimizedModels:
         return min((seconds for seconds in looks if seconds is not None), default=None)
 
     async def _gather(self, context: Context, obj: Object) -> TaskStates:
-        """What is known of the tasks: from Jobs and their logs, and from what the API server refused to create."""
+        """The states of the tasks, from Jobs and their logs, and from Jobs that the API server refused to create."""
         status = status_of(obj, OptimizedModelStatus)
         if is_settled(status, obj["metadata"]["generation"]) and not is_new(_retry(obj), status):
             return TaskStates({}, None)  # its word is final: no log need be read
@@ -73,7 +73,7 @@ class OptimizedModels:
     async def _apply_jobs(
         self, context: Context, obj: Object, spec: OptimizedModelSpec, tasks: TaskStates, decision: RunDecision
     ) -> float | None:
-        """Create the Jobs that are missing, delete the unfinished ones that nobody wants any more. Returns when to look again."""
+        """Create missing Jobs, and delete unfinished Jobs that are no longer needed. Returns when to reconcile again."""
         uid = obj["metadata"]["uid"]
         jobs = {job["metadata"]["name"]: job for job in context.cache.owned(JOB, uid)}
         requests = {job_name(obj, task): task for task in decision.requests}
@@ -90,7 +90,7 @@ class OptimizedModels:
         return self._refusals.next_try(uid, missing, context.now())
 
     async def _create(self, context: Context, obj: Object, spec: OptimizedModelSpec, task: TaskRequest) -> bool:
-        """Create one Job; False when it was refused, which is kept as the task's state."""
+        """Create one Job; returns False if it was refused, which is kept as the task's state."""
         namespace, uid = obj["metadata"]["namespace"], obj["metadata"]["uid"]
         store = store_of(spec, context.settings)
         try:
@@ -131,15 +131,15 @@ def _retry(obj: Object) -> str:
 
 
 def _over(tasks: TaskStates, task: TaskRequest) -> bool:
-    """Whether this attempt ended already; its Job may be gone since."""
+    """Whether this attempt has already ended. Its Job may have been deleted since."""
     state = tasks.states.get(task.task_hash)
     return state is not None and state.attempt == task.attempt and state.phase != TaskPhase.RUNNING
 
 
 async def _require_current(context: Context, obj: Object) -> None:
-    """Before anything is created or deleted: the object read live must still be the one that was decided on.
+    """Check, before anything is created or deleted, that the object in the API server is still the one that was decided on.
 
-    Raises ConflictError when it is not; the newer one is in the cache then."""
+    Raises ConflictError if it is not; the newer one is in the cache then."""
     metadata = obj["metadata"]
     live = await context.client.get(OPTIMIZED_MODEL, metadata["namespace"], metadata["name"])
     if live is None:
@@ -154,7 +154,7 @@ async def _require_current(context: Context, obj: Object) -> None:
 
 
 async def _create_owned(context: Context, obj: Object, job: Object) -> None:
-    """Create a Job; one of that name that is ours already is as good. Raises ClusterError NameConflict for somebody else's."""
+    """Create a Job, unless one of that name exists and is ours. Raises ClusterError NameConflict if it belongs to something else."""
     try:
         await context.client.create(JOB, job)
         return
@@ -175,7 +175,7 @@ async def _delete(context: Context, job: Object) -> None:
 
 
 async def _write_status(context: Context, obj: Object, decision: RunDecision) -> None:
-    """One PUT, only when something changed; then the Events that belong to it."""
+    """Write the status with one PUT, if it changed, and then the Events that belong to it."""
     status = decision.status.to_json()
     if status != (obj.get("status") or {}):
         obj = await context.client.put_status(OPTIMIZED_MODEL, obj, status)
@@ -184,7 +184,7 @@ async def _write_status(context: Context, obj: Object, decision: RunDecision) ->
 
 
 async def _report_invalid(context: Context, obj: Object, error: ValidationError) -> None:
-    """A stored spec that no longer parses: say so in Ready and touch nothing else, least of all what is published."""
+    """Report in Ready that the stored spec cannot be parsed, and change nothing else, especially not what is published."""
     problems = "; ".join(f"{'.'.join(map(str, fault['loc']))}: {fault['msg']}" for fault in error.errors()[:5])
     message = f"the stored spec cannot be read: {problems}"
     status = legible(obj, OptimizedModelStatus)

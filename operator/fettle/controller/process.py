@@ -1,4 +1,4 @@
-"""The operator's process: health port, then Lease, then lists, then kopf and the queue; and the way back on SIGTERM."""
+"""The operator's process. It starts the health port, acquires the Lease, lists all objects, and starts kopf and the queue; SIGTERM stops them."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ STOP_PATIENCE = 10.0  # seconds for kopf to end its streams
 
 
 class Process:
-    """Everything one replica is made of."""
+    """All parts of one replica."""
 
     def __init__(self, settings: Settings, client: Client, reconcilers: Mapping[str, Reconciler]) -> None:
         self.settings = settings
@@ -66,7 +66,7 @@ class Process:
         self.stop = asyncio.Event()
 
     async def run(self) -> int:
-        """Serve until `stop` is set (0) or something that must not end ended (1)."""
+        """Run until `stop` is set (returns 0), or until an essential part ends (returns 1)."""
         settings = self.settings
         async with health.serve(self.health, settings.health_host, settings.health_port, self._measure) as port:
             logger.info(
@@ -82,7 +82,7 @@ class Process:
             return await self._lead()
 
     async def _lead(self) -> int:
-        """The leader's life. Its order of ending: no more writes, then the Lease goes, then kopf may take its time."""
+        """Run as the leader. On a stop, writes end first, then the Lease is released, and then kopf may take its time to end."""
         holding = asyncio.create_task(self._hold(), name="hold the Lease")
         working = asyncio.create_task(self._work(), name="work")
         kopf_stop = asyncio.Event()
@@ -105,7 +105,7 @@ class Process:
             await cancelled(stopping)
 
     async def _hold(self) -> None:
-        """Keep the Lease. Once it is lost another replica may write already: nothing of ours may run on, not even clean-up."""
+        """Hold the Lease. Once it is lost, another replica may already write, so nothing here may continue, not even clean-up."""
         try:
             await self.elector.hold()
         except LeaseLostError as error:
@@ -114,7 +114,7 @@ class Process:
             os._exit(1)
 
     async def _work(self) -> None:
-        """First every list, then the queue and the resync."""
+        """List all objects, then run the queue and the resync."""
         settings = self.settings
         await list_until_done(self.client, self.cache, settings, self.feed.touch, settings.lease_retry_seconds)
         self.listed.set()
@@ -130,7 +130,7 @@ class Process:
         await first_of(self.queue.run(), again)
 
     async def _watch(self, stop: asyncio.Event) -> None:
-        """kopf, once the lists prove that the API server has our kinds."""
+        """Run kopf, once the lists prove that the API server has our kinds."""
         await self.listed.wait()
         namespaces = (
             {*self.settings.watch_namespaces, self.settings.namespace} if self.settings.watch_namespaces else set()
@@ -148,7 +148,7 @@ class Process:
         await kopf.run_tasks(tasks, ignored=others)
 
     def listen_to_signals(self) -> None:
-        """SIGTERM and SIGINT mean a clean stop."""
+        """Stop cleanly on SIGTERM and SIGINT."""
         loop = asyncio.get_running_loop()
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(number, self.stop.set)
@@ -178,7 +178,7 @@ class Process:
 
 
 async def first_of(*coroutines: Coroutine[Any, Any, Any]) -> None:
-    """Return (or raise) as the first of some coroutines does; the others are cancelled."""
+    """Return (or raise) when the first of the coroutines does, and cancel the others."""
     tasks = {asyncio.create_task(coroutine) for coroutine in coroutines}
     try:
         done, _ = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
@@ -190,7 +190,7 @@ async def first_of(*coroutines: Coroutine[Any, Any, Any]) -> None:
 
 
 async def cancelled(task: asyncio.Task[Any]) -> None:
-    """Cancel a task and wait for its end; what it died of was told before."""
+    """Cancel a task and wait for its end. Its error, if any, was reported before."""
     task.cancel()
     await asyncio.gather(task, return_exceptions=True)
 

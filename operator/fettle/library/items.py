@@ -1,4 +1,4 @@
-"""Items as they are in memory: arrays, with labels or without."""
+"""Items in memory: arrays, with or without labels."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ LABELS = "labels"
 
 @dataclass(frozen=True)
 class GivenItems:
-    """Items of one kind: a `path`, or `arrays` (by input, or in the order of the inputs) and `labels`."""
+    """The items of one purpose: a `path`, or `arrays` (by input, or in the order of the inputs) and `labels`."""
 
     path: str | None = None
     arrays: Mapping[str, Any] | tuple[Array, ...] = ()
@@ -26,7 +26,7 @@ class GivenItems:
 
     @classmethod
     def of(cls, given: Any, labelled: bool) -> GivenItems:
-        """What a caller gave: a path, a dictionary of arrays by input, an array, or where `labelled` a pair of one of these and labels.
+        """From the caller's value: a path, a dictionary of arrays by input, an array or, if `labelled`, a pair of one of these and labels.
 
         Raises UsageError.
         """
@@ -46,13 +46,13 @@ class GivenItems:
 
     @property
     def example(self) -> list[Array]:
-        """The arrays, in the order they were given."""
+        """The arrays, in the order in which they were given."""
         return [
             np.asarray(array) for array in (self.arrays.values() if isinstance(self.arrays, Mapping) else self.arrays)
         ]
 
     def file(self, name: str, inputs: Sequence[str], folder: Path) -> str | None:
-        """The file of the items: where they lie, or `name` in `folder`; None where there are none. Raises UsageError."""
+        """The path of the items' file: the given one, or `name` in `folder`, which is written; None if there are no items. Raises UsageError."""
         if self.path is not None or not len(self.arrays):
             return self.path
         arrays = named(self.arrays, inputs)

@@ -1,4 +1,4 @@
-"""A model as it is in memory, written as the file that its users would hand in."""
+"""A model in memory, written to a file that Fettle accepts as a source."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ TAKEN = "a path, an onnx.ModelProto, a torch.nn.Module, a torch.export.ExportedP
 
 @dataclass(frozen=True)
 class ModelFile:
-    """The file of a model, the names of its inputs as far as they are known, and what the model is called."""
+    """The file of a model, the names of its inputs if they are known, and the model's name."""
 
     path: str
     inputs: tuple[str, ...]
@@ -32,7 +32,7 @@ class ModelFile:
 
 
 def written(model: Any, example: Sequence[Array], folder: Path) -> ModelFile:
-    """`model` as a file: where it lies, or new in `folder`. `example`: a few items, an array for each input. Raises UsageError."""
+    """`model` as a file: its own path, or a new file in `folder`. `example`: a few items, one array per input. Raises UsageError."""
     if isinstance(model, (str, os.PathLike)):
         path = os.fspath(model)
         return ModelFile(path, _onnx_inputs(path) if path.endswith(".onnx") else ())
@@ -127,9 +127,9 @@ def _sklearn(model: Any, name: str, example: Sequence[Array], folder: Path) -> M
 
 
 def _require_same_answers(estimator: FittedEstimator, name: str, table: Array, path: str) -> None:
-    """The graph is what all gains are measured against: it must answer as the estimator does (docs/design/sources.md).
+    """All gains are measured against the graph, so it must give the estimator's answers (docs/design/sources.md).
 
-    Raises UsageError. A few items that answer otherwise are a warning, as they are a note where the estimator comes as a file.
+    Raises UsageError. If only a few items get other answers, this is a warning (for an estimator in a file, a note).
     """
     from fettle.optimizer.data.cast import cast
     from fettle.optimizer.data.items import Items
@@ -159,7 +159,7 @@ def _require_same_answers(estimator: FittedEstimator, name: str, table: Array, p
 
 
 def _by_item(signature: Signature) -> Signature:
-    """With items along the first axis of everything, where that varies, as all converters of scikit-learn write it."""
+    """The signature with the first axis as the batch axis wherever its size varies, as in all files that scikit-learn's converters write."""
 
     def stacked(tensor: Tensor) -> Tensor:
         return tensor.model_copy(update={"batch_axis": 0 if tensor.shape[:1] == (-1,) else None})
@@ -171,7 +171,7 @@ def _by_item(signature: Signature) -> Signature:
 
 
 def named(items: Mapping[str, Any] | Sequence[Array], inputs: Sequence[str]) -> dict[str, Array]:
-    """Arrays by the name of their input. Raises UsageError where their number is not that of the inputs."""
+    """Arrays by the name of their input. Raises UsageError if there are not as many arrays as inputs."""
     if isinstance(items, Mapping):
         return {str(name): np.asarray(array) for name, array in items.items()}
     if len(inputs) != len(items):

@@ -1,4 +1,4 @@
-"""Answers of an artifact in this process, computed as its server computes them."""
+"""Predictions of an artifact in this process, computed as its server computes them."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ AT_ONCE = 256  # items of a run that takes any number: memory does not grow with
 
 
 class Predictor:
-    """The artifact in a folder, its own or a store's, loaded as it was measured. Raises StoreError, RuntimeFailure."""
+    """An artifact from its own folder or from a store, loaded with the measured settings. Raises StoreError, RuntimeFailure."""
 
     def __init__(self, folder: Path) -> None:
         # A session needs its files only while it is loaded.
@@ -70,7 +70,7 @@ def _items(inputs: Mapping[str, Array], batched: Mapping[str, int], own: slice) 
 
 
 def _typed(tensor: Tensor, array: Array) -> Array:
-    """The array in the input's data type, where numbers stay numbers of their kind. Raises UsageError."""
+    """The array cast to the input's data type, if numbers keep their kind. Raises UsageError."""
     expected = tensor.shape
     if array.ndim != len(expected) or any(
         size not in (-1, found) and axis != tensor.batch_axis

@@ -1,4 +1,4 @@
-"""`fettle.optimize`: the plan, the processes and the digests of `fettle optimize`, for a model and items that are in memory."""
+"""`fettle.optimize`: the same plan, processes and digests as the command `fettle optimize`, for a model and items in memory."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ WIDTH = 160  # columns of the table of candidates
 
 @dataclass(frozen=True)
 class Target:
-    """Where the model will serve. Without `runtimes` those that `fettle optimize` tries; without `threads` all cores of this machine."""
+    """Where the model will serve. Default `runtimes`: those that `fettle optimize` tries; default `threads`: all cores of this machine."""
 
     runtimes: tuple[str, ...] = ()
     threads: int | None = None
@@ -44,7 +44,7 @@ class Target:
 
 @dataclass(frozen=True)
 class RunOptions:
-    """How a run goes about it: the folder of its `store`, seconds of timing for each finalist, whether it says what it does."""
+    """Options of a run: the folder of its `store`, seconds of timing for each finalist, whether it prints its progress."""
 
     store: Path | str = DEFAULT_FOLDER
     objective: str = Objective.LATENCY.value
@@ -54,31 +54,31 @@ class RunOptions:
 
 @dataclass(frozen=True)
 class Result:
-    """What a run came to. In a notebook it shows its report."""
+    """The result of a run. A notebook shows it as the report."""
 
     status: OptimizedModelStatus
     located: Places
 
     @property
     def message(self) -> str:
-        """In one line: what was published and what it gained, or why nothing was."""
+        """One line: what was published and its gain, or why nothing was published."""
         return stage_line(self.status)
 
     @property
     def winner(self) -> ArtifactStatus | None:
-        """The artifact that was published; None where no candidate keeps every constraint."""
+        """The published artifact; None if no candidate keeps every constraint."""
         return next(iter(self.status.artifacts), None)
 
     @property
     def artifact(self) -> Path | None:
-        """Folder of the winner in the store: what `fettle pull` takes."""
+        """The winner's folder in the store, which `fettle pull` accepts."""
         return Path(self.located.local(self.winner.uri)) if self.winner is not None else None
 
     def predict(self, inputs: Any) -> Array | dict[str, Array]:
-        """The winner's answers, as its server gives them: an array where it has one output, else a dictionary of arrays by output.
+        """The winner's answers, as its server gives them: an array if it has one output, else a dictionary of arrays by output.
 
-        `inputs`: an array, several in the order of the model's inputs, or a dictionary of arrays by input, of any number of items. The model
-        is loaded with the first call. Raises UsageError where nothing was published, or for inputs that are not the model's; RuntimeFailure.
+        `inputs`: an array, several arrays in the order of the model's inputs, or a dictionary of arrays by input, with any number of items.
+        The first call loads the model. Raises UsageError if nothing was published or the inputs do not fit the model; RuntimeFailure.
         """
         return self._predictor.predict(inputs)
 
@@ -90,12 +90,12 @@ class Result:
 
     @property
     def report(self) -> Path | None:
-        """The report: a page of HTML in one file."""
+        """The path of the report, one HTML file; None if there is none."""
         return Path(self.located.local(self.status.report.uri)) if self.status.report is not None else None
 
     @property
     def table(self) -> str:
-        """Every candidate with its figures, and why it was or was not chosen."""
+        """A table of all candidates with their figures, and why each was or was not chosen."""
         console = Console(width=WIDTH, record=True, quiet=True)
         console.print(candidates_table(self.status, WIDTH))
         reasons = [f"{row.name}: {row.message}" for row in self.status.candidates if row.message]
@@ -105,7 +105,7 @@ class Result:
         return f"{self.message}\n\n{self.table}"
 
     def _repr_html_(self) -> str:
-        """The report, in a frame of its own: its style is not the notebook's."""
+        """The report in an iframe, so that its style does not affect the notebook."""
         if self.report is None:
             return f"<pre>{html.escape(str(self))}</pre>"
         page = html.escape(self.report.read_text(encoding="utf-8"), quote=True)
@@ -122,15 +122,15 @@ def optimize(
     target: Target = Target(),
     options: RunOptions = RunOptions(),
 ) -> Result:
-    """Make `model` faster, and prove by `evaluation` that it loses no more than `max_drop` of its accuracy.
+    """Make `model` faster, and prove on the items of `evaluation` that its accuracy drops by no more than `max_drop`.
 
     `model`: a path, an onnx.ModelProto, a torch.nn.Module, a torch.export.ExportedProgram, a model of transformers or Keras, or a scikit-learn
     estimator. `evaluation`: a path, an array, a dictionary of arrays by input, or a pair of one of these and labels; `calibration`: the same
     without labels. Without labels the original's answers are the truth. `metric`: a name of `data.evaluation.metric`, by default what the model's
     outputs look like.
 
-    It blocks until the run is over, some minutes. Raises UsageError for what does not go together; what cannot be done with this model or
-    these items is told by the result.
+    It blocks until the run is over, usually some minutes. Raises UsageError for arguments that do not go together. Failures of the run, such as
+    a model that cannot be converted, are not raised: the result's `message` describes them.
     """
     judged, measured = GivenItems.of(evaluation, labelled=True), GivenItems.of(calibration, labelled=False)
     with tempfile.TemporaryDirectory(prefix="fettle-inputs-") as temporary:
@@ -158,9 +158,9 @@ def optimize(
 
 
 def _finished(run: LocalRun) -> OptimizedModelStatus:
-    """The run's final status. It goes on in a thread of its own, since a notebook's own thread already runs an event loop.
+    """The run's final status. The run has a separate thread, since a notebook's thread already runs an event loop.
 
-    Interrupted, it ends what it started first.
+    If it is interrupted, it first ends what it started.
     """
     loop = asyncio.new_event_loop()
     thread = Thread(target=loop.run_forever, name="fettle-optimize", daemon=True)
@@ -179,6 +179,6 @@ def _finished(run: LocalRun) -> OptimizedModelStatus:
 
 
 async def _all_ended() -> None:
-    """Wait until everything that was cancelled in this loop has ended."""
+    """Wait until all cancelled tasks of this loop have ended."""
     own = asyncio.current_task()
     await asyncio.gather(*(task for task in asyncio.all_tasks() if task is not own), return_exceptions=True)

@@ -1,7 +1,7 @@
-"""What may be claimed from what was measured: intervals of accuracy, of speed-up, and which percentiles.
+"""What may be claimed from measured figures: intervals of accuracy and of speed-up, and percentiles.
 
-Everything is pure and seeded: the same figures give the same interval. Proportions (Accuracy, Agreement) have Tango's score
-interval, `fettle.api.interval`; what is here serves the metrics that are no proportion, and the clock.
+Everything is pure and seeded: the same figures give the same interval. Proportions (Accuracy, Agreement) have Tango's score interval
+(`fettle.api.interval`). This module is for metrics that are not proportions, and for times.
 """
 
 from __future__ import annotations
@@ -42,9 +42,9 @@ Indices = np.ndarray[Any, np.dtype[np.int64]]
 
 
 def groups_of(items: int) -> Indices:
-    """Number of the group to which each of `items` belongs; groups are what a bootstrap draws.
+    """The group number of each of `items`. A bootstrap draws groups.
 
-    An item is its own group up to `MAXIMUM_GROUPS`; above, items are dealt round, so that groups are of equal size.
+    Up to `MAXIMUM_GROUPS`, each item is its own group. Above that, items are distributed in turn, so that groups have the same size.
     """
     return np.arange(items, dtype=np.int64) % MAXIMUM_GROUPS
 
@@ -58,7 +58,7 @@ def by_group(values: Array) -> Array:
 
 
 def group_mean(values: Array) -> tuple[int, Callable[[Indices], Array]]:
-    """The mean of one number an item: of how many groups they are, and the function of drawn groups."""
+    """For the mean of one number per item: the number of groups, and the function of the drawn groups."""
     totals, sizes = by_group(values), by_group(np.ones(len(values)))
     return len(totals), lambda drawn: np.asarray(totals[drawn].sum(axis=-1) / sizes[drawn].sum(axis=-1))
 
@@ -72,7 +72,7 @@ def times(drawn: Indices, groups: int) -> Array:
 
 
 def draws_at_once(numbers: int) -> int:
-    """How many draws fit into memory together, where each holds so many numbers."""
+    """How many draws fit into memory together if each has `numbers` numbers."""
     return max(1, BATCH_NUMBERS // max(numbers, 1))
 
 
@@ -84,8 +84,8 @@ def ratio(above: Array, below: Array, empty: float) -> Array:
 def bca(groups: int, statistic: Callable[[Indices], Numbers], alpha: float, batch: int = 200) -> Interval | None:
     """Bias-corrected, accelerated bootstrap over groups: the interval of level 1 - `alpha` around `statistic` of all groups.
 
-    `statistic` is given the drawn groups' numbers along the last axis, `batch` draws at once, and reduces that axis.
-    None with fewer than `MINIMUM_GROUPS` groups: nothing may be claimed then.
+    `statistic` gets the numbers of the drawn groups along the last axis, `batch` draws at once, and reduces that axis.
+    None with fewer than `MINIMUM_GROUPS` groups, because nothing may be claimed then.
     B. Efron, "Better bootstrap confidence intervals", JASA 82, 171-185 (1987).
     """
     if groups < MINIMUM_GROUPS:
@@ -125,24 +125,24 @@ def mean_interval(differences: Sequence[float] | Numbers, alpha: float) -> Inter
 
 
 def agreement_interval(disagreements: int, items: int, alpha: float) -> Interval:
-    """Interval of the share of items on which two answers agree: Tango's, of agreement relative to 1."""
+    """The interval of the share of items on which two answers agree (Tango's interval for 1 - agreement)."""
     drop = tango(disagreements, 0, items, alpha)
     return Interval(value=1 - drop.value, low=max(1 - drop.high, 0.0), high=min(1 - drop.low, 1.0))
 
 
 def least_share(count: int, items: int, alpha: float) -> float:
-    """Lower end of the interval of a share of which `count` of `items` were seen: Clopper and Pearson's, exact on few items as well."""
+    """The lower end of the interval of a share that was observed as `count` of `items`: Clopper and Pearson's, which is exact for few items too."""
     return float(special.betaincinv(count, items - count + 1, alpha / 2)) if count else 0.0
 
 
 def clipped(interval: Interval) -> Interval:
-    """The interval of a share: none of it lies outside of 0 to 1."""
+    """The interval of a share, limited to 0 to 1."""
     low, value, high = (min(max(number, 0.0), 1.0) for number in (interval.low, interval.value, interval.high))
     return Interval(value=value, low=low, high=high)
 
 
 def percentiles(milliseconds: Sequence[float] | Numbers) -> Percentiles:
-    """The percentiles that this many runs allow to claim."""
+    """The percentiles for which there are enough runs."""
     runs = np.asarray(milliseconds, dtype=np.float64)
     claimed = {
         f"p{percent}": round(float(np.quantile(runs, percent / 100)), 6)
@@ -159,11 +159,11 @@ def quantiles(milliseconds: Sequence[float] | Numbers) -> tuple[float, ...]:
 
 
 def speedup(starts: Sequence[Sequence[float]]) -> Interval | None:
-    """Interval of a speed-up. `starts[s][r]` is baseline's over candidate's block cost in round r of process start s.
+    """The interval of a speed-up. `starts[s][r]` is the ratio of the baseline's block cost to the candidate's in round r of process start s.
 
-    The point is the geometric mean over starts of each start's `centre`. Rounds of a start share what moved that start, so only
-    starts are independent: Student's t over their centres, on the scale of logarithms, at the level of this look (`look_error`).
-    None without at least two starts that have a round.
+    The point estimate is the geometric mean of the `centre` of each start. The rounds of a start share its conditions, so only starts are
+    independent: the interval is Student's t over their centres, on a logarithmic scale, at the level of this look (`look_error`).
+    None without at least two starts with a round.
     """
     centres = _centres(starts)
     if len(centres) < 2:
@@ -173,7 +173,7 @@ def speedup(starts: Sequence[Sequence[float]]) -> Interval | None:
 
 
 def out_of_reach(starts: Sequence[Sequence[float]]) -> bool:
-    """Whether even the last look is not going to be narrow enough: starts differ far too much (`OUT_OF_REACH`)."""
+    """Whether even the interval at the last look would be too wide, because the starts differ too much (`OUT_OF_REACH`)."""
     centres = _centres(starts)
     if len(centres) < 2:
         return False
@@ -185,14 +185,14 @@ def _centres(starts: Sequence[Sequence[float]]) -> list[float]:
 
 
 def _reach(starts: int) -> float:
-    """Half the interval of so many starts, in standard deviations between them."""
+    """Half the width of the interval with `starts` starts, in standard deviations between them."""
     return float(special.stdtrit(starts - 1, 1 - look_error(starts) / 2)) / math.sqrt(starts)
 
 
 def look_error(starts: int) -> float:
-    """Error of an interval after so many process starts: that of the look they led to.
+    """The error probability of an interval after `starts` process starts: that of the look at this number.
 
-    Fewer than the first look asks for were all that time allowed; that was decided without looking, so 5 % is what it says.
+    Fewer starts than at the first look mean that there was no time for more. That did not depend on the interval, so the error is 5 %.
     """
     if starts < min(LOOKS):
         return 0.05
@@ -200,10 +200,10 @@ def look_error(starts: int) -> float:
 
 
 def trimmed_mean(milliseconds: Sequence[float]) -> float:
-    """What a run of a block usually takes: the mean without the tenth at either end, and without one run of three to ten.
+    """The typical time of a run in a block: the mean without a tenth at either end (of three to ten runs, without one).
 
-    A neighbour on the same core slows some runs of a block and not others; the median jumps from one mode to the other, a mean
-    moves with their share. What is cut off are interrupts, which say nothing of the model.
+    Other work on the same core slows some runs of a block. The median would jump from one mode to the other, but the mean moves with their
+    shares. The runs that are cut off are interrupts, which say nothing about the model.
     """
     runs = sorted(milliseconds)
     cut = min(math.ceil(TRIMMED * len(runs)), (len(runs) - 1) // 2)
@@ -211,15 +211,15 @@ def trimmed_mean(milliseconds: Sequence[float]) -> float:
 
 
 def centre(values: Numbers) -> Numbers:
-    """Hodges and Lehmann's estimate along the last axis: the median of all means of two, each value with itself included.
+    """The Hodges-Lehmann estimate along the last axis: the median of the means of all pairs, including each value with itself.
 
-    As little moved as the median by a round that was disturbed (up to 29 % of them), and less jumpy where rounds fall into two
-    modes. J. L. Hodges, E. L. Lehmann, "Estimates of location based on rank tests", Ann. Math. Statist. 34, 598-611 (1963).
+    Disturbed rounds (up to 29 % of them) change it as little as the median, and it jumps less if rounds fall into two modes.
+    J. L. Hodges, E. L. Lehmann, "Estimates of location based on rank tests", Ann. Math. Statist. 34, 598-611 (1963).
     """
     first, other = np.triu_indices(values.shape[-1])
     return np.asarray(np.median((values[..., first] + values[..., other]) / 2, axis=-1))
 
 
 def spread(interval: Interval) -> float:
-    """How far an interval reaches from its point, as a share of the point: .1 is +-10 %."""
+    """The distance from the point estimate to the farther end of the interval, relative to the point estimate: .1 is +-10 %."""
     return max(interval.high - interval.value, interval.value - interval.low) / interval.value

@@ -1,4 +1,4 @@
-"""Commands that people give as annotations `fettle.dev/<command>`, on either kind, and the Events that answer them."""
+"""Commands that people give as annotations `fettle.dev/<command>` on either kind, and the Events that answer them."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ VALUE_LIMIT = 256  # characters of a command's value (CommandStatus.value)
 
 
 class Command(StrEnum):
-    """What a person may order, the safest first: of several new ones at once `abort` wins over the rest."""
+    """The commands, safest first. If several are new at the same time, `abort` wins."""
 
     ABORT = "abort"
     RETRY = "retry"
@@ -23,15 +23,15 @@ class Command(StrEnum):
 
     @property
     def annotation(self) -> str:
-        """Where it is given."""
+        """The name of its annotation."""
         return f"{GROUP}/{self.value}"
 
 
 def refusal(command: Command, why: str) -> EventDraft:
-    """An order that cannot be followed."""
+    """The Event for a command that is refused."""
     return EventDraft("Warning", Reason.COMMAND_REFUSED, f"{command.value} {why}")
 
 
 def acceptance(command: Command, given: str) -> EventDraft:
-    """An order that is followed. Its token makes each one an Event of its own."""
+    """The Event for a command that is accepted. The token in it makes each Event distinct."""
     return EventDraft("Normal", Reason.COMMAND_ACCEPTED, f"{command.value} {given}")

@@ -1,4 +1,4 @@
-"""What a runtime is: it loads a model's file and runs it. The optimizer measures with the same code that the server serves with."""
+"""The interface of a runtime, which loads a model's file and runs it. The optimizer and the server use the same code."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ _V2_NAMES = {np.dtype(row.numpy): row.v2 for row in DATA_TYPES if row.v2 not in 
 
 
 class Interrupted(Exception):
-    """A run was ended by its `Interrupt`. Nobody needs to read it: whoever interrupts knows why."""
+    """A run was ended by its `Interrupt`. It needs no message, because the caller that interrupts knows why."""
 
 
 class Interrupt:
@@ -34,7 +34,7 @@ class Interrupt:
         self._stop: Callable[[], None] | None = None
 
     def set(self) -> None:
-        """End the run that is under way, and any that begins with this interrupt later."""
+        """End the current run, and any run that starts with this interrupt later."""
         self.is_set = True
         stop = self._stop
         if stop is not None:
@@ -42,7 +42,7 @@ class Interrupt:
 
     @contextmanager
     def ending(self, stop: Callable[[], None]) -> Iterator[None]:
-        """For the runtime: a run that `stop` ends is under way. Raises Interrupted where it was ended before it began."""
+        """Used by a runtime around a run that `stop` ends. Raises Interrupted if the run was interrupted before it began."""
         self._stop = stop
         try:
             if self.is_set:
@@ -56,22 +56,21 @@ class Session(Protocol):
     """A loaded model."""
 
     def infer(self, inputs: Arrays, interrupt: Interrupt | None = None) -> dict[str, Array]:
-        """Outputs by name, in the order and of the data types of the signature. Callable from several threads at once.
+        """Outputs by name, in the order and with the data types of the signature. It may be called from several threads concurrently.
 
-        `inputs` must have the names, data types and shapes of the signature (BYTES: object arrays of str or bytes; answers are
-        object arrays of str), and are left as they are. The caller owns the outputs: they are no views of inputs or of what the next
-        run writes to. The same inputs get the same answer but for float noise, unless the runtime's row in the catalog says otherwise.
-        `optimizer/measure/promises.py` holds every model to this before it is measured. Raises RuntimeFailure; Interrupted where
-        `interrupt` ended the run.
+        `inputs` must have the names, data types and shapes of the signature (BYTES: object arrays of str or bytes, and of str in outputs), and
+        are not changed. The caller owns the outputs: they are not views of inputs or of memory that the next run writes to. The same inputs give
+        the same outputs except for rounding errors, unless the runtime's entry in the catalog says otherwise. `optimizer/measure/promises.py`
+        checks all this for every model before it is measured. Raises RuntimeFailure, and Interrupted if `interrupt` ended the run.
         """
         ...
 
     def effective_settings(self) -> RuntimeSettings:
-        """Settings as the runtime reports them after loading; `load` has checked that they are the ones asked for."""
+        """The settings that the runtime reports after loading; `load` has checked that they are the requested ones."""
         ...
 
     def close(self) -> None:
-        """Free the model. The session is of no use afterwards; closing twice is allowed."""
+        """Free the model. The session cannot be used afterwards. It may be closed more than once."""
         ...
 
 
@@ -81,27 +80,26 @@ class Runtime(Protocol):
     name: RuntimeName
 
     def load(self, entry: Path, settings: RuntimeSettings, signature: Signature | None = None) -> Session:
-        """Load the model at `entry` (its other files beside it).
+        """Load the model at `entry`, whose other files are in the same folder.
 
-        `signature` carries names in the artifact's order and proved batch axes; a static `settings.batch_size` needs it.
-        Raises RuntimeFailure: ModelLoadFailed, UnsupportedOperator, UnsupportedModel; NodeIncompatible where this node cannot
-        run with these settings.
+        `signature` has the names in the artifact's order and the verified batch axes; a fixed `settings.batch_size` needs it. Raises
+        RuntimeFailure: ModelLoadFailed, UnsupportedOperator, UnsupportedModel, and NodeIncompatible if this node cannot run these settings.
         """
         ...
 
     def executed(
         self, entry: Path, settings: RuntimeSettings, inputs: Arrays, signature: Signature | None = None
     ) -> Executed:
-        """Precision in which the compute nodes really run for `inputs`, in a session of its own, never a timed one."""
+        """The number of compute nodes by the precision in which they actually run for `inputs`, in a separate session that is not timed."""
         ...
 
     def capabilities(self) -> frozenset[Precision]:
-        """Precisions that this node computes in hardware."""
+        """The precisions that this node supports in hardware."""
         ...
 
 
 def get(name: RuntimeName) -> Runtime:
-    """The runtime of that name; its library is imported only now. Raises RuntimeFailure where it is not installed."""
+    """The runtime with that name. Its library is imported by this call. Raises RuntimeFailure if it is not installed."""
     try:
         module = import_module(f"fettle.runtimes.{name.value.replace('-', '_')}")
     except ImportError as error:
@@ -112,7 +110,7 @@ def get(name: RuntimeName) -> Runtime:
 
 
 def require_settings(session: Session, asked: RuntimeSettings, library: str, advice: str = "") -> None:
-    """The settings in effect, read back, must be those asked for. Raises RuntimeFailure (NodeIncompatible), ending with `advice`."""
+    """Check that the effective settings are the requested ones. Raises RuntimeFailure (NodeIncompatible) with a message that ends with `advice`."""
     effective = session.effective_settings()
     if effective != asked:
         message = f"asked for {asked.to_json()}, {library} runs with {effective.to_json()}{advice}"
@@ -150,7 +148,7 @@ def _fits(shape: Sequence[int], expected: Sequence[int]) -> bool:
 
 
 def v2_dtype(array: Array) -> str:
-    """The V2 name of an array's data type; 'unknown (…)' for one that has none, or is in another machine's byte order."""
+    """The V2 name of an array's data type; 'unknown (…)' if there is none, or if the byte order is not this machine's."""
     known = _V2_NAMES.get(array.dtype)  # by name takes numpy a while
     if known is not None:
         return known
@@ -171,12 +169,12 @@ def numpy_dtype(v2: str) -> np.dtype[Any]:
 
 
 def as_text(value: object) -> str:
-    """An element of a BYTES array, or a label, as text; bytes that are not UTF-8 are replaced by a mark."""
+    """An element of a BYTES array, or a label, as text; bytes that are not UTF-8 are replaced by a replacement character."""
     return value.decode(errors="replace") if isinstance(value, bytes) else str(value)
 
 
 def as_texts(values: Array) -> Array:
-    """Values as texts that can be compared and sorted, flat."""
+    """The values as a flat array of texts that can be compared and sorted."""
     return np.array([as_text(value) for value in values.reshape(-1).tolist()], dtype=str)
 
 

@@ -1,6 +1,6 @@
-"""TensorRT's engines: what runs them, shared by its two libraries. Each has a file that gives its module to what stands here.
+"""Running TensorRT engines. Both TensorRT libraries share this code; each has a file that passes its module to it.
 
-Nothing in an engine's file says which GPU and which release it belongs to: the note beside it does (`engine_build`), and is looked at first.
+An engine's file does not say for which GPU and by which release it was built. The note beside it does (`engine_build`), and is checked first.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ _STANDS_FOR = {"FP64": "FP32", "INT16": "INT32", "UINT16": "INT32"}
 
 
 class _Lane:
-    """An execution context with a stream and memory of its own: runs of two lanes overlap, copies of one with kernels of the other."""
+    """An execution context with its own stream and memory, so that runs of two lanes overlap: copies of one with kernels of the other."""
 
     def __init__(self, engine: Any, cuda: Cuda) -> None:
         self._cuda = cuda
@@ -83,7 +83,7 @@ class _Lane:
         return self._room(name, math.prod(shape) * dtype.itemsize)
 
     def _room(self, name: str, size: int) -> Array:
-        """`size` bytes of pinned memory for a tensor, and as many on the GPU, whose address the context is told."""
+        """`size` bytes of pinned memory for a tensor, and as many on the GPU, whose address is passed to the context."""
         pointer, held = self._device.get(name, (0, 0))
         if held < size or not held:
             self._give_back(name)
@@ -125,7 +125,7 @@ class EngineSession:
             raise
 
     def infer(self, inputs: Arrays, interrupt: Interrupt | None = None) -> dict[str, Array]:
-        """See `base.Session.infer`. Kernels cannot be stopped: a run that is interrupted goes on to its end, and then has no answer."""
+        """See `base.Session.infer`. Kernels cannot be stopped: an interrupted run continues to its end, and its result is dropped."""
         if self._engine is None:
             raise RuntimeFailure("the session is closed")
         checked = checked_inputs(self._signature, inputs)

@@ -1,4 +1,4 @@
-"""Building TensorRT's engines from ONNX files, with either of its libraries; and the note beside an engine that says what its file does not.
+"""Building TensorRT engines from ONNX files, with either of its libraries, and the note beside an engine with what its file does not say.
 
 Facts that this file rests on (TensorRT RTX 1.7, whose builder needs no GPU; TensorRT 11 has the same API but for `ComputeCapability`):
 - A network is strongly typed: the precision of each layer is the one that the ONNX file asks for; there are no flags for it. TF32 is a flag,
@@ -34,7 +34,7 @@ _CLASSES = {"FLOAT": "f32", "HALF": "f16", "BF16": "bf16", "INT8": "int8", "FP8"
 
 @dataclass(frozen=True)
 class ShapeRange:
-    """Shapes that an input may have: each size lies between those of `least` and `most`; the engine is fastest at `usual`."""
+    """The shapes that an input may have: each size is between those of `least` and `most`. The engine is optimized for `usual`."""
 
     least: tuple[int, ...]
     usual: tuple[int, ...]
@@ -42,9 +42,9 @@ class ShapeRange:
 
 
 class EngineNote(ApiModel):
-    """What an engine's file does not say: which release of which library made it, for which GPU, and what it computes in.
+    """What an engine's file does not say: the library and release that built it, the GPU architecture, and the precision of its layers.
 
-    `executed` are the layers of the network as it was built: it is strongly typed, so they run in no other precision.
+    `executed` counts the layers of the network. It is strongly typed, so they run in exactly that precision.
     """
 
     library: str
@@ -55,7 +55,7 @@ class EngineNote(ApiModel):
 
 @dataclass(frozen=True)
 class Library:
-    """One of TensorRT's libraries. `ahead_of_time`: it builds for an architecture that is named, with or without a GPU."""
+    """A TensorRT library. `ahead_of_time`: it builds for a given architecture, with or without a GPU."""
 
     name: RuntimeName
     module: Any
@@ -64,11 +64,11 @@ class Library:
 
     @property
     def version(self) -> str:
-        """Its release: engines do not move between two of them."""
+        """Its release. Engines of one release do not run in another."""
         return str(self.module.__version__)
 
     def architectures(self) -> tuple[str, ...]:
-        """Those that it can be asked to build for; none where it builds for the GPU at hand."""
+        """The architectures that it can build for; empty if it builds for the local GPU."""
         if not self.ahead_of_time:
             return ()
         names = self.module.ComputeCapability.__members__
@@ -78,10 +78,10 @@ class Library:
 def build(
     library: Library, entry: Path, target: Path, architecture: str, shapes: Mapping[str, ShapeRange]
 ) -> EngineNote:
-    """Build the ONNX file at `entry` for `architecture` and write the engine to `target`, its note beside it.
+    """Build the ONNX file at `entry` for `architecture`, and write the engine to `target` and its note beside it.
 
-    `shapes`: what inputs with sizes that vary may have. Raises RuntimeFailure: UnsupportedOperator naming nodes, UnsupportedModel for inputs
-    of an unknown shape, NodeIncompatible where this library does not build for that architecture here.
+    `shapes`: the ranges of dynamic inputs. Raises RuntimeFailure: UnsupportedOperator with the names of nodes, UnsupportedModel for inputs of
+    unknown shape, NodeIncompatible if this library cannot build for that architecture here.
     """
     trt = library.module
     log = error_log(trt)
@@ -122,7 +122,7 @@ def error_log(trt: Any) -> Any:
 
 @contextlib.contextmanager
 def reported(library: Library, log: Any) -> Iterator[None]:
-    """The library's own exceptions (pybind11 makes them TypeError, RuntimeError and others) become ours."""
+    """Convert the library's exceptions (pybind11 raises TypeError, RuntimeError and others) to ours."""
     try:
         yield
     except (RuntimeFailure, MemoryError, OSError):
@@ -173,7 +173,7 @@ def _aim(library: Library, config: Any, architecture: str) -> None:
 
 
 def _profile(builder: Any, network: Any, shapes: Mapping[str, ShapeRange]) -> Any | None:
-    """The optimization profile; None where every input has one shape, which the network is told then."""
+    """The optimization profile; None if every input has a single shape, which is then set in the network."""
     inputs = [network.get_input(index) for index in range(network.num_inputs)]
     profile = None
     for tensor in inputs:
@@ -193,7 +193,7 @@ def _profile(builder: Any, network: Any, shapes: Mapping[str, ShapeRange]) -> An
 
 
 def precisions(network: Any) -> Executed:
-    """The layers that compute, by the precision that the network asks for: a product of dequantized values runs in integers."""
+    """The number of compute layers by precision: a product of dequantized values runs in integers."""
     makers = {}
     layers = [network.get_layer(index) for index in range(network.num_layers)]
     for layer in layers:

@@ -64,7 +64,7 @@ _BY_INPUT = {"float16": "f16", "bfloat16": "bf16"}
 
 
 class OnnxRuntimeSession:
-    """An InferenceSession and what it was asked for."""
+    """An InferenceSession and its requested settings."""
 
     def __init__(self, session: ort.InferenceSession, settings: RuntimeSettings, signature: Signature | None) -> None:
         self._session: ort.InferenceSession | None = session
@@ -121,7 +121,7 @@ def _run(
 def _run_beside_texts(
     session: ort.InferenceSession, outputs: list[str], feed: dict[str, Array], options: ort.RunOptions | None
 ) -> list[Array]:
-    """As `_run_bfloat16`, with strings among the inputs, which OrtValues do not take; but no output may be a bfloat16."""
+    """Like `_run_bfloat16`, with strings among the inputs, which OrtValues do not support; no output may be bfloat16."""
     values: list[Array] = session.run(outputs, _with_bits(feed), options)
     return values
 
@@ -129,7 +129,7 @@ def _run_beside_texts(
 def _run_bfloat16(
     session: ort.InferenceSession, outputs: list[str], feed: dict[str, Array], options: ort.RunOptions | None
 ) -> list[Array]:
-    """As `session.run`, which neither takes nor gives the bfloat16 that numpy has only through ml_dtypes: its bits go through OrtValues."""
+    """Like `session.run`, with support for bfloat16, which numpy only has through ml_dtypes: the bits are passed in OrtValues."""
     values = {
         name: ort.OrtValue.ortvalue_from_numpy(value) if isinstance(value, np.ndarray) else value
         for name, value in _with_bits(feed).items()
@@ -157,7 +157,7 @@ def _with_bits(feed: dict[str, Array]) -> dict[str, Any]:
 
 
 def _way_of_running(signature: Signature) -> Callable[..., list[Array]]:
-    """How the library is called. Raises RuntimeFailure (UnsupportedModel) where it has no call that takes and gives such tensors together."""
+    """The function that calls the library. Raises RuntimeFailure (UnsupportedModel) if the library does not support this combination of tensors."""
     taken, given = ({tensor.dtype for tensor in side} for side in (signature.inputs, signature.outputs))
     if "BF16" not in taken | given:
         return _run
@@ -170,14 +170,14 @@ def _way_of_running(signature: Signature) -> Callable[..., list[Array]]:
 
 
 class OnnxRuntime:
-    """See `base.Runtime`. `providers` compute, each what those in front of it do not; `precisions` are those that a file may be in."""
+    """See `base.Runtime`. `providers`: execution providers in order of preference; `precisions`: supported precisions of a file."""
 
     name = RuntimeName.ONNXRUNTIME
     providers: tuple[Any, ...] = ("CPUExecutionProvider",)
     precisions = frozenset({Precision.FLOAT32})
 
     def load(self, entry: Path, settings: RuntimeSettings, signature: Signature | None = None) -> Session:
-        """See `base.Runtime.load`. A static `batch_size` has no meaning here and is refused; `streams` are callers of one session."""
+        """See `base.Runtime.load`. A fixed `batch_size` is refused, because it has no meaning here; `streams` are callers of one session."""
         if settings.precision not in self.precisions:
             message = f"onnxruntime computes in float32 on CPU; {settings.precision} is not supported"
             raise RuntimeFailure(message, reason=Reason.NODE_INCOMPATIBLE)
@@ -195,7 +195,7 @@ class OnnxRuntime:
         return _executed(self._kernels(entry, settings, inputs, 1, signature))
 
     def profile(self, entry: Path, settings: RuntimeSettings, inputs: Arrays) -> dict[str, float]:
-        """Microseconds per operator type in two runs. A rough picture, no measurement."""
+        """Microseconds per operator type in two runs: a rough estimate, not a measurement."""
         times: Counter[str] = Counter()
         for kernel in self._kernels(entry, settings, inputs, 2):
             times[kernel["args"]["op_name"]] += kernel.get("dur", 0)
@@ -204,7 +204,7 @@ class OnnxRuntime:
     def _kernels(
         self, entry: Path, settings: RuntimeSettings, inputs: Arrays, runs: int, signature: Signature | None = None
     ) -> list[dict[str, Any]]:
-        """What the profiler saw of each kernel, in a session of its own."""
+        """The profiler's record of each kernel, from a separate session."""
         with tempfile.TemporaryDirectory(prefix="fettle-profile-") as folder:
             options = _options(settings)
             options.enable_profiling = True
@@ -241,7 +241,7 @@ def _options(settings: RuntimeSettings) -> ort.SessionOptions:
 
 
 def _failure(what: str, error: Exception, entry: Path | None = None) -> RuntimeFailure:
-    """What the library said, without the folder that the file happens to lie in."""
+    """The error with the library's message, without the path of the file's folder."""
     text = str(error) if entry is None else str(error).replace(f"{entry.parent}/", "")
     text = _PLACE.sub("", " ".join(text.split()))
     reason = Reason.MODEL_LOAD_FAILED
@@ -280,7 +280,7 @@ def _executed(kernels: list[dict[str, Any]]) -> Executed:
 
 
 def _class(operator: str, input_type: str) -> str | None:
-    """Class of a kernel; None for one that computes nothing worth counting."""
+    """The class of a kernel; None for one that does not count as a compute node."""
     if operator in _INT8:
         return "int8"
     if operator in _WEIGHT_ONLY:

@@ -73,10 +73,10 @@ def _core() -> ov.Core:
 
 
 class OpenVinoSession:
-    """A model, compiled once for each stream, and the requests that run it: one for each call that is under way, made when first needed.
+    """A model that is compiled once for each stream, and the requests that run it: one for each concurrent call, created when first needed.
 
-    Streams of one compiled model would not do: which of them a call gets depends on the thread that it comes from, and calls that get the
-    same one wait for each other (two callers of two streams took as long as one after the other in 17 of 20 processes, 2 of 20 so).
+    The streams of one compiled model are not sufficient: the stream of a call depends on its thread, and calls that get the same stream wait for
+    each other (with two callers and two streams, this happened in 17 of 20 processes, compared with 2 of 20 this way).
     """
 
     def __init__(self, compiled: Sequence[ov.CompiledModel], settings: RuntimeSettings, signature: Signature) -> None:
@@ -155,7 +155,7 @@ class OpenVino:
     def executed(
         self, entry: Path, settings: RuntimeSettings, inputs: Arrays, signature: Signature | None = None
     ) -> Executed:
-        """See `base.Runtime.executed`: what the compiled graph says; nothing is run, so `inputs` are not looked at."""
+        """See `base.Runtime.executed`: taken from the compiled graph. Nothing is run, so `inputs` are not used."""
         (compiled, *_), _ = self._compile(entry, settings, signature)
         classes: Counter[str] = Counter()
         for operation in compiled.get_runtime_model().get_ops():
@@ -165,7 +165,7 @@ class OpenVino:
         return Executed(**classes, total=classes.total())
 
     def capabilities(self) -> frozenset[Precision]:
-        """See `base.Runtime.capabilities`: what is not listed is emulated, and slower than float32."""
+        """See `base.Runtime.capabilities`: other precisions are emulated, and slower than float32."""
         listed = _core().get_property("CPU", "OPTIMIZATION_CAPABILITIES")
         return frozenset(precision for word, precision in _CAPABILITIES.items() if word in listed)
 
@@ -205,7 +205,7 @@ def _properties(settings: RuntimeSettings) -> dict[str, Any]:
 
 
 def _fix_batch(model: ov.Model, signature: Signature, batch_size: int) -> None:
-    """Give every input that has a batch axis a static size along it: static shapes let OpenVINO plan its memory once."""
+    """Give every input with a batch axis a fixed size along it: with static shapes, OpenVINO plans its memory only once."""
     if not signature.batchable and batch_size != 1:
         message = f"a fixed batch of {batch_size} needs a batch axis, but none was verified for this model"
         raise RuntimeFailure(message, reason=Reason.RECIPE_NOT_APPLICABLE)
@@ -221,7 +221,7 @@ def _fix_batch(model: ov.Model, signature: Signature, batch_size: int) -> None:
 
 
 def _order(names: list[str], ports: Sequence[Any]) -> dict[str, int]:
-    """Position of each name among `ports`: by name, or by place where the file has lost it."""
+    """The position of each name among `ports`: by name, or by order if the file has lost the names."""
     positions = {name: index for index, port in enumerate(ports) for name in port.get_names()}
     if len(names) != len(ports) and any(name not in positions for name in names):
         message = f"expected the tensors {names}, the file has {[sorted(port.get_names()) for port in ports]}"
@@ -264,7 +264,7 @@ def _owned(tensor: ov.Tensor, expected: Tensor) -> Array:
 
 
 def _class(operation: Any, precision: str) -> str:
-    """Class of a compute node; float arithmetic on integer weights is weight-only."""
+    """The class of a compute node; floating-point arithmetic with integer weights is weight-only."""
     by_precision = _CLASSES.get(precision, "f32")
     if by_precision != "int8" and operation.get_input_size() > 1:
         weights = operation.input_value(1).get_element_type().to_string()
@@ -282,7 +282,7 @@ def _failure(error: Exception) -> RuntimeFailure:
 
 
 def _text(error: Exception, *starts: str) -> str:
-    """What the library said on one line, from the first of `starts` on that is in it, without the places in its sources."""
+    """The library's message on one line, starting at the first of `starts` that it contains, without locations in its source code."""
     text = re.sub(r"Exception from \S+:\s*", "", " ".join(str(error).split()))
     place = next((text.find(start) for start in starts if start in text), 0)
     return clip(text[place:], 400)

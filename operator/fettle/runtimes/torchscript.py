@@ -47,9 +47,9 @@ _CLASSES = {torch.bfloat16: "bf16", torch.float16: "f16"}
 
 @dataclass(frozen=True)
 class Program:
-    """A file of PyTorch's, loaded. `inputs` are the names of the tensors it takes, `call` takes them in that order.
+    """A loaded PyTorch file. `inputs` are the names of its input tensors, and `call` takes the tensors in that order.
 
-    `optional` of a script's inputs have a default and may be left out, from the end.
+    The last `optional` inputs of a script have a default and may be left out.
     """
 
     module: Any
@@ -88,12 +88,12 @@ def _script(module: Any) -> Program:
 
 
 def _by_name(module: Any, names: tuple[str, ...]) -> Callable[[Sequence[torch.Tensor]], Any]:
-    """A script's call: between its tensors may stand arguments of another kind, which keep their defaults."""
+    """A function that calls a script with its tensors by name; arguments of other types keep their defaults."""
     return lambda tensors: module(**dict(zip(names, tensors, strict=False)))
 
 
 def exported_program(program: Any) -> Program:
-    """A program of torch.export, `program`, as it is called."""
+    """A `Program` for an exported program of torch.export."""
     module = program.module()
     specs = [spec for spec in program.graph_signature.input_specs if spec.kind.name == "USER_INPUT"]
     slots = [spec.arg for spec in specs]
@@ -111,9 +111,9 @@ def exported_program(program: Any) -> Program:
 
 
 def named_outputs(answer: Any, name: str = "") -> dict[str, torch.Tensor]:
-    """The tensors of an answer under names that do not change: `output`; `output_0`, `output_1` of a tuple; the keys of a dictionary.
+    """The output tensors with stable names: `output`; `output_0`, `output_1`, … for a tuple; the keys of a dictionary.
 
-    Raises RuntimeFailure (UnsupportedModel) for what is no tensor of real numbers.
+    Raises RuntimeFailure (UnsupportedModel) for anything other than tensors of real numbers.
     """
     if isinstance(answer, torch.Tensor) and not answer.is_complex():
         return {name or OUTPUT: answer}
@@ -129,7 +129,7 @@ def named_outputs(answer: Any, name: str = "") -> dict[str, torch.Tensor]:
 
 
 class TorchScriptSession:
-    """A program and what it was asked for."""
+    """A program and its requested settings."""
 
     def __init__(self, program: Program, settings: RuntimeSettings, signature: Signature) -> None:
         self._program: Program | None = program
@@ -137,7 +137,7 @@ class TorchScriptSession:
         self._signature = signature
 
     def infer(self, inputs: Arrays, interrupt: Interrupt | None = None) -> dict[str, Array]:
-        """See `base.Session.infer`. PyTorch cannot be stopped: a run that is interrupted goes on to its end, and then has no answer."""
+        """See `base.Session.infer`. PyTorch cannot be stopped: an interrupted run continues to its end, and its result is dropped."""
         if self._program is None:
             raise RuntimeFailure("the session is closed")
         feed = checked_inputs(self._signature, inputs)
@@ -172,9 +172,9 @@ class TorchScript:
     name = RuntimeName.TORCHSCRIPT
 
     def load(self, entry: Path, settings: RuntimeSettings, signature: Signature | None = None) -> Session:
-        """See `base.Runtime.load`. The files do not say what their inputs are: `signature` is needed.
+        """See `base.Runtime.load`. `signature` is required, because the files do not describe their inputs.
 
-        `graph_optimization` freezes a script and prepares it for oneDNN; an exported program has no such form.
+        `graph_optimization` freezes a script and prepares it for oneDNN. This is not possible for an exported program.
         """
         if settings.precision != Precision.FLOAT32 or settings.batch_size is not None or settings.streams != 1:
             message = (
@@ -229,7 +229,7 @@ def _optimized(program: Program) -> Program:
 
 
 def to_tensor(array: Array) -> torch.Tensor:
-    """`array` as a tensor that a model may not change the caller's memory through. Raises RuntimeFailure for text."""
+    """`array` as a tensor through which a model cannot change the caller's memory. Raises RuntimeFailure for text."""
     if array.dtype.kind in "OSU":
         raise RuntimeFailure("PyTorch has no tensors of text", reason=Reason.UNSUPPORTED_MODEL)
     owned = np.array(array)
@@ -239,7 +239,7 @@ def to_tensor(array: Array) -> torch.Tensor:
 
 
 def to_array(tensor: torch.Tensor) -> Array:
-    """`tensor` as an array with memory of its own: an answer may be a view of an input or of a weight."""
+    """`tensor` as an array with its own memory, because an output may be a view of an input or of a weight."""
     whole = tensor.detach().to_dense() if tensor.is_mkldnn or tensor.is_sparse else tensor.detach()
     if whole.dtype == torch.bfloat16:
         return np.array(whole.contiguous().view(torch.int16).numpy()).view(numpy_dtype("BF16"))
@@ -247,7 +247,7 @@ def to_array(tensor: torch.Tensor) -> Array:
 
 
 def _failure(what: str, error: Exception) -> RuntimeFailure:
-    """What the library said, shortened to where it says it."""
+    """The error with the relevant part of the library's message."""
     text = " ".join(str(error).split())
     reason = Reason.MODEL_LOAD_FAILED
     if "Unknown builtin op" in text or "Could not find schema" in text or "unknown operator" in text.lower():

@@ -1,11 +1,11 @@
-"""Requests that wait for the model: its threads take them in order, several of the same form in one run where the runtime gains from it.
+"""Dynamic batching: threads take waiting requests in order, several with the same form in one run if this makes the runtime faster.
 
-The event loop puts requests in and is called back once for each run, however many requests were in it. A thread that is done takes what
-waits by itself: between two runs nothing goes through the loop. Who is at the head of the queue runs next, always; those of its form that
-wait behind it join it as long as the run has room, so that nobody is overtaken by more than one run.
+The event loop adds requests to the queue and is called back once per run. A thread that finishes a run takes the next requests by itself,
+without going through the loop. The request at the head of the queue always runs next. Waiting requests of the same form join it while the run
+has room, so that no request is overtaken by more than one run.
 
-An answer does not depend on who else was in the run: only models whose batch axis was proved, and whose answers were certified with other
-items beside them, are batched (`model.items_at_once`); where a run of several requests fails, each of them runs again by itself.
+An answer does not depend on the other requests in the run: only models with a verified batch axis, whose answers were evaluated in batches,
+are batched (`model.items_at_once`). If a run of several requests fails, each of them is run again on its own.
 """
 
 from __future__ import annotations
@@ -37,17 +37,17 @@ LOOK_AFTER_SECONDS = (
 
 
 class Watch(Protocol):
-    """Who counts runs. Called in the event loop."""
+    """Receives figures about runs. It is called in the event loop."""
 
     def ran(self, items: int, seconds: float) -> None:
-        """A run of so many items is over, and took so long."""
+        """A run of `items` items took `seconds`."""
 
     def waited(self, seconds: float) -> None:
-        """A request waited so long for its run to begin."""
+        """A request waited `seconds` until its run began."""
 
 
 class Unheard(asyncio.CancelledError):
-    """The client left after its run had begun, and nobody hears what came of it: an answer, or that it `failed`."""
+    """The client disconnected after its run had begun, so nobody receives the result; `failed`: whether the run failed."""
 
     def __init__(self, failed: bool) -> None:
         super().__init__()
@@ -55,7 +55,7 @@ class Unheard(asyncio.CancelledError):
 
 
 class _Nobody:
-    """Does not count."""
+    """A `Watch` that ignores everything."""
 
     def ran(self, items: int, seconds: float) -> None:
         """See `Watch`."""
@@ -65,7 +65,7 @@ class _Nobody:
 
 
 class _Work:
-    """A request in the queue or in a run. `outcome` and the times are written by the thread that ran it, all else by the event loop."""
+    """A request in the queue or in a run. The thread that runs it writes `outcome` and the times; the event loop writes everything else."""
 
     __slots__ = ("abandoned", "arrived", "began", "ended", "form", "future", "outcome", "over", "request", "rows")
 
@@ -77,7 +77,7 @@ class _Work:
         self.abandoned = self.over = False
 
     def settle(self) -> None:
-        """Its request goes on, with the outcome; a client that is gone hears nothing of it."""
+        """Resume the request with its outcome, unless the client has disconnected."""
         self.over = True
         if self.future.done():
             return
@@ -90,11 +90,11 @@ class _Work:
 
 
 class Batcher:
-    """The queue and the threads. Both `infer` and `infer_here` are for one event loop at a time; `run` is called in as many threads as there
+    """The queue and its threads. `infer` and `infer_here` may be called from one event loop at a time. `run` is called in as many threads as there
     are `streams`, `run_here` in the event loop.
 
-    `items`: most of a run of several requests; 1 = each runs by itself; `items_here`: of a run in the event loop. `delay`: seconds that a
-    run with room waits for more, from the arrival of its first request.
+    `items`: maximum number of items in a run of several requests (1: no batching); `items_here`: the same for runs in the event loop. `delay`:
+    how long a run with room waits for more requests, in seconds from the arrival of its first request.
     """
 
     def __init__(self, run: Run, run_here: Run, signature: Signature, streams: int) -> None:
@@ -125,11 +125,11 @@ class Batcher:
         deadline: float | None = None,
         gone: Gone | None = None,
     ) -> Tensors:
-        """Outputs by name. Raises what the model raised; RequestError UNAVAILABLE where the model was not free within `seconds`, GONE where it
-        was not within `deadline`, the client's own number of seconds, or before `gone` ended.
+        """Outputs by name. Raises the model's error, RequestError UNAVAILABLE if the model was not free within `seconds`, and RequestError GONE if it
+        was not free within `deadline` (the client's own limit, in seconds) or before `gone` ended.
 
-        A thread that computes cannot be stopped. So a request that is cancelled while its work runs ends only when that is over, with
-        `Unheard`: until then it counts as in flight, with its bytes. What had not begun leaves the queue at once.
+        A computing thread cannot be stopped. So a request that is cancelled during its run ends with `Unheard` only when the run is over. Until
+        then it counts as in flight, with its bytes. A request whose run has not begun leaves the queue at once.
         """
         loop = asyncio.get_running_loop()
         work = _Work(request, self._form(request.inputs), loop.create_future())
@@ -159,7 +159,7 @@ class Batcher:
                 timer.cancel()
 
     async def infer_here(self, request: InferRequest) -> Tensors:
-        """As `infer`, by the event loop itself in its next turn, together with what else came in this one."""
+        """Like `infer`, but the event loop itself runs the model in its next turn, together with other requests that arrived in this turn."""
         loop = asyncio.get_running_loop()
         work = _Work(request, self._form(request.inputs), loop.create_future())
         self._here.append(work)
@@ -169,7 +169,7 @@ class Batcher:
         return await work.future
 
     def close(self) -> None:
-        """Answer nobody who still waits, and end the threads after the runs that are under way."""
+        """Drop waiting requests, and end the threads after their current runs."""
         with self._changed:
             left, self._closed = list(self._queue), True
             self._queue.clear()
@@ -183,7 +183,7 @@ class Batcher:
     # ------------------------------------------------------------------------------------------------------- in the event loop
 
     def _form(self, inputs: Tensors) -> tuple[int, ...]:
-        """What requests of one run have in common: the sizes of their inputs, but for the number of items."""
+        """The form that requests in one run share: the sizes of their inputs, except for the number of items."""
         if self._fixed or self.items == 1:
             return ()
         return tuple(
@@ -202,7 +202,7 @@ class Batcher:
                 self._changed.notify()
 
     def _turn(self, loop: asyncio.AbstractEventLoop) -> None:
-        """One run of those at the head of what is to be run here. Between two runs all others have their turn."""
+        """Run the first requests that wait for the event loop. Other tasks of the loop get a turn between two runs."""
         batch: list[_Work] = []
         rows = 0
         while self._here:
@@ -222,7 +222,7 @@ class Batcher:
             self._settle(batch, waited=False)
 
     def _expire(self, work: _Work, error: RequestError) -> None:
-        """Answer a request that waits with `error`; one whose run has begun gets its outputs."""
+        """Answer a waiting request with `error`. A request whose run has begun still gets its outputs."""
         with self._changed:
             if work not in self._queue:
                 return
@@ -231,13 +231,13 @@ class Batcher:
         work.settle()
 
     def _watch(self, work: _Work, gone: Gone) -> None:
-        """Let go of a request whose client leaves while it waits."""
+        """Drop a waiting request if its client disconnects."""
         watching = asyncio.ensure_future(_until(gone))
         watching.add_done_callback(lambda _: self._expire(work, _given_up("the client had left")))
         work.future.add_done_callback(lambda _: watching.cancel())
 
     def _settle(self, batch: list[_Work], waited: bool = True) -> None:
-        """What is over, as the threads give it back."""
+        """Finish the requests of a run, in the event loop."""
         if batch[0].began:
             self.watch.ran(sum(work.rows for work in batch), batch[0].ended - batch[0].began)
         for work in batch:
@@ -253,7 +253,7 @@ class Batcher:
             self._return(batch)
 
     def _next(self) -> list[_Work]:
-        """The request whose turn it is, and those that run with it; empty when there will be no more."""
+        """The next request, and those that run with it; empty when the batcher is closed."""
         with self._changed:
             batch = self._first()
             most, delay = self.items, self.delay
@@ -281,7 +281,7 @@ class Batcher:
             self._changed.wait()
 
     def _join(self, batch: list[_Work], rows: int, most: int) -> int:
-        """Move those that wait, have the form and find room from the queue into the run, in their order; how many items it has then."""
+        """Move waiting requests of the same form into the run, in their order, while there is room; returns its number of items."""
         others: list[_Work] = []
         while self._queue and rows < most:
             work = self._queue.popleft()
@@ -296,7 +296,7 @@ class Batcher:
         return rows
 
     def _return(self, batch: list[_Work]) -> None:
-        """Give the requests back to the event loop, all in one call."""
+        """Return the requests to the event loop, all in one call."""
         try:
             batch[0].future.get_loop().call_soon_threadsafe(self._settle, batch)
         except RuntimeError:  # the loop has ended, and with it those who waited
@@ -305,7 +305,7 @@ class Batcher:
     # ------------------------------------------------------------------------------------------------------------ in either
 
     def _compute(self, batch: list[_Work], run: Run) -> None:
-        """Run the requests, and write what came of it into them."""
+        """Run the requests, and store the outcome in each."""
         began = time.perf_counter()
         outcomes = self._together(batch, run) if len(batch) > 1 else [_alone(batch[0], run)]
         ended = time.perf_counter()
@@ -330,7 +330,7 @@ class Batcher:
         }
 
     def _scattered(self, batch: list[_Work], outputs: Tensors, rows: int) -> list[Tensors | BaseException]:
-        """Each request's part of the outputs, as views. Raises RuntimeFailure where they are not as many as the inputs."""
+        """Each request's part of the outputs, as views. Raises RuntimeFailure if the outputs do not have as many items as the inputs."""
         for tensor in self._signature.outputs:
             shape = outputs[tensor.name].shape
             if shape[tensor.batch_axis or 0] != rows:
@@ -360,5 +360,5 @@ async def _until(gone: Gone) -> None:
 
 
 def _given_up(why: str) -> RequestError:
-    """Nobody waits for the answer any more, which says nothing of the model."""
+    """The error for a request that nobody waits for any more. It is not a failure of the model."""
     return RequestError(Code.GONE, f"the request was cancelled while it waited for the model: {why}")

@@ -1,9 +1,8 @@
-"""The elements of one tensor, JSON text to array and back, piece by piece.
+"""The elements of one tensor: from JSON text to an array and back, in pieces.
 
-orjson and numpy hold the interpreter's lock for a whole call, and a Python object takes ten times the memory of the text that it came
-from. So the text is looked at before anything is built from it (how many elements the shape needs, of what type they are, how they are nested),
-and then turned into elements a quarter of a MiB at a time: no call takes more than some milliseconds, and the memory that a request takes
-is bounded by its bytes, whatever they say.
+orjson and numpy hold the interpreter lock for a whole call, and a Python object takes ten times the memory of its text. So the text is checked
+before anything is built from it (the number of elements, their type, their nesting), and is then converted 256 KiB at a time. No call takes
+more than a few milliseconds, and the memory of a request is proportional to its size, whatever it contains.
 """
 
 from __future__ import annotations
@@ -41,11 +40,11 @@ _EMPTY = b"[]," + _SPACE
 
 
 class ElementsError(Exception):
-    """What the client sent as elements are none of this tensor. The message goes behind the tensor's name."""
+    """The elements that the client sent do not fit the tensor. The message follows the tensor's name."""
 
 
 class Span(NamedTuple):
-    """An array's text, its brackets included, within a request's body."""
+    """The text of an array, with its brackets, within a request's body."""
 
     body: bytes | bytearray
     start: int
@@ -53,13 +52,13 @@ class Span(NamedTuple):
 
     @property
     def size(self) -> int:
-        """Bytes of the text."""
+        """Size of the text in bytes."""
         return self.stop - self.start
 
 
 class _Kind(NamedTuple):
-    """How elements are written: what to call them, the characters that they may consist of (of a string only its quote is looked
-    at), and what orjson makes of them."""
+    """How elements are written: their name in messages, the characters that they may contain (of a string, only the quote), and their types
+    after orjson."""
 
     called: str
     letters: bytes
@@ -75,7 +74,7 @@ numpy_type = functools.cache(numpy_dtype)
 
 
 def take(values: list[Any], dtype: str, shape: Sequence[int]) -> Array:
-    """The array of `shape` of elements that came with a body so small that it was read as a whole. Raises ElementsError, as `read`."""
+    """The array of `shape` from elements of a small body that was parsed as a whole. Raises ElementsError like `read`."""
     count, flat, size = math.prod(shape), values, 1
     for axis in range(len(shape) if values and type(values[0]) is list else 0):
         size *= shape[axis]
@@ -91,9 +90,9 @@ def take(values: list[Any], dtype: str, shape: Sequence[int]) -> Array:
 
 
 def read(span: Span, dtype: str, shape: Sequence[int]) -> Array:
-    """The array of `shape` whose elements `span` lists, flat or nested as the shape says. Takes memory in proportion to the text.
+    """The array of `shape` from the elements in `span`, which are flat or nested like the shape. The memory is proportional to the text.
 
-    Raises ElementsError: another number of elements, another type, nested otherwise, or values that do not fit the type.
+    Raises ElementsError for a wrong number of elements, a wrong type or nesting, or values that do not fit the type.
     """
     count, room, kind = math.prod(shape), span.size, _KINDS[dtype[:2]]
     if count > room // 2:  # an element takes a character at least, and a comma or bracket
@@ -119,7 +118,7 @@ def read(span: Span, dtype: str, shape: Sequence[int]) -> Array:
 
 
 def _skeleton(form: Sequence[int], room: int) -> bytes:
-    """Brackets and commas of an array nested as `form`. Raises ElementsError where they would not go into `room` bytes."""
+    """The brackets and commas of an array nested like `form`. Raises ElementsError if they do not fit into `room` bytes."""
     text = b""
     for size in reversed(form):
         if 2 + size * (len(text) + 1) - 1 > room:
@@ -133,7 +132,7 @@ def _otherwise(shape: Sequence[int]) -> ElementsError:
 
 
 def _misfit(piece: _Piece, skeleton: bytes, dtype: str, shape: Sequence[int], flat: int | None) -> ElementsError:
-    """What is wrong with a piece whose brackets and commas are not the ones expected. `flat`: elements before it, where data is flat."""
+    """The error in a piece whose brackets and commas are not the expected ones. `flat`: number of elements before it, if the data is flat."""
     if skeleton.translate(None, b"[],"):
         return ElementsError(f"the elements of data do not fit {dtype}: expected {_KINDS[dtype[:2]].called}")
     if flat is None or b"[" in skeleton[1:] or b"]" in skeleton[:-1]:
@@ -147,7 +146,7 @@ def _misfit(piece: _Piece, skeleton: bytes, dtype: str, shape: Sequence[int], fl
 
 
 class _Piece(NamedTuple):
-    """Some whole elements. `parts`: what is outside of strings and what is inside, in turns; escapes are blotted out."""
+    """Some complete elements. `parts`: the text outside and inside of strings, alternating; escapes are blanked out."""
 
     text: bytes
     parts: list[bytes]
@@ -155,7 +154,7 @@ class _Piece(NamedTuple):
 
     @property
     def structure(self) -> bytes:
-        """The text, each string as one quote."""
+        """The text, with each string replaced by one quote."""
         return b'"'.join(self.parts[::2]) if len(self.parts) > 1 else self.text
 
 
@@ -165,7 +164,7 @@ def without_escapes(text: bytes) -> bytes:
 
 
 def _pieces(span: Span, kind: _Kind) -> Iterator[_Piece]:
-    """The text, cut behind commas that are in no string."""
+    """The text in pieces that end after a comma outside of strings."""
     at, width = span.start, PIECE
     while at < span.stop:
         text = bytes(span.body[at : min(at + width, span.stop)])
@@ -184,7 +183,7 @@ def _pieces(span: Span, kind: _Kind) -> Iterator[_Piece]:
 
 
 def _cut(text: bytes, parts: list[bytes]) -> _Piece | None:
-    """The text as far as the last comma that is in no string; None where there is no such comma."""
+    """The text up to the last comma outside of strings; None if there is no such comma."""
     stop = len(text)
     for index in range(len(parts) - 1, -1, -1):
         start = stop - len(parts[index])
@@ -214,7 +213,7 @@ def _loads(text: bytes, dtype: str) -> list[Any]:
 
 
 def _flat(piece: _Piece) -> bytes:
-    """The elements without the brackets around them, those in strings left as they are."""
+    """The elements without the brackets around them. Brackets in strings are kept."""
     place, rows = 0, []
     for index, part in enumerate(piece.parts):
         row = piece.text[place : place + len(part)]
@@ -229,7 +228,7 @@ _LETTERS |= {"UINT8": "B", "UINT16": "H", "UINT32": "I", "UINT64": "Q"}
 
 
 def _converted(flat: list[Any], dtype: str) -> Array:
-    """The elements in their type. What would have to be bent to fit it is refused; that a float keeps fewer digits is no bending."""
+    """The elements in their data type. Values that do not fit it are refused, except that floats may lose digits."""
     letter = _LETTERS.get(dtype)
     if letter is not None:
         array: Array = np.empty(len(flat), numpy_type(dtype))
@@ -243,7 +242,7 @@ def _converted(flat: list[Any], dtype: str) -> Array:
 
 
 def _bent(flat: list[Any], dtype: str) -> Array:
-    """As `_converted`, by numpy, which takes some for what they are not, so that each element is looked at first."""
+    """Like `_converted`, by numpy. Each element is checked first, because numpy would accept some wrong types."""
     kind = _KINDS[dtype[:2]]
     target = numpy_type(dtype)
     if not kind.types.issuperset(map(type, flat)):
@@ -265,7 +264,7 @@ def _bent(flat: list[Any], dtype: str) -> Array:
 
 
 def _bfloat16(flat: list[Any], target: np.dtype[Any]) -> Array:
-    """Numpy knows this type only through ml_dtypes, which says nothing when a value becomes infinite."""
+    """Convert to bfloat16 and check for overflow: ml_dtypes, which adds this type to numpy, does not report it."""
     array: Array = np.array(flat, np.float64).astype(target)
     if not np.isfinite(array).all():
         raise FloatingPointError
@@ -286,9 +285,9 @@ def _odd(flat: list[Any], dtype: str) -> ElementsError:
 
 
 def write(array: Array, dtype: str) -> list[bytes]:
-    """The elements as a flat JSON array, in parts to be joined. NaN and infinities become null, as JSON has no word for them.
+    """The elements as a flat JSON array, in parts to be joined. NaN and infinities become null, because JSON cannot represent them.
 
-    Raises RuntimeFailure (OutputsInvalid) for a text that is no UTF-8: JSON cannot carry it.
+    Raises RuntimeFailure (OutputsInvalid) for a string that is not valid UTF-8.
     """
     flat = np.ascontiguousarray(array).reshape(-1)
     step = TEXTS_AT_ONCE if dtype == "BYTES" else NUMBERS_AT_ONCE
@@ -301,7 +300,7 @@ def write(array: Array, dtype: str) -> list[bytes]:
 
 
 def write_nested(array: Array, dtype: str) -> list[bytes]:
-    """The elements as JSON arrays nested as the shape says, in parts to be joined; of a scalar the element. Otherwise as `write`."""
+    """The elements as JSON arrays nested like the shape, in parts to be joined; a scalar is just its element. Otherwise like `write`."""
     if array.ndim < 2:
         written = write(array, dtype)
         return written if array.ndim else [b"".join(written)[1:-1]]

@@ -1,4 +1,4 @@
-"""The HTTP front: routes of the Open Inference Protocol V2, its requests' bodies and headers, and connections that end when they should."""
+"""The HTTP front: the routes of the Open Inference Protocol V2, the bodies and headers of requests, and the lifetime of connections."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ class HttpFront:
         await self._listener.serve()
 
     def drain(self) -> None:
-        """Nothing to do: each answer says by itself that its connection ends."""
+        """Nothing to do: during a drain, each response closes its connection."""
 
     def stop(self) -> None:
         """Stop listening."""
@@ -94,7 +94,7 @@ class HttpFront:
         connection.response_bytes(STATUSES[code], [*headers, *more], body)
 
     def _admit(self, scope: Any, infer: bool) -> str | None:
-        """The client of a request for inference, which has entered; None for another request that is allowed. Raises RequestError."""
+        """The client of an inference request, which now counts against its limits; None for other requests. Raises RequestError."""
         if scope.path in _OPEN:
             return None
         client = self._listener.client(scope.client)
@@ -106,7 +106,7 @@ class HttpFront:
         return name if infer else None
 
     def _error_headers(self, error: RequestError, path: str) -> tuple[Header, ...]:
-        """What goes with an error beside its sentence."""
+        """The headers of an error response."""
         if error.code is Code.NOT_ALLOWED:
             return (("Allow", "POST" if path in self._codecs else "GET, HEAD"),)
         if error.code is Code.UNAUTHENTICATED:
@@ -159,7 +159,7 @@ class HttpFront:
 
 
 def _json_size(headers: Any) -> int | None:
-    """Bytes of JSON before those of tensors; None: all of the body. Refuses forms that would only be found not to be JSON."""
+    """The number of bytes of JSON before the tensors; None if the whole body is JSON. Raises RequestError for a compressed body or a wrong number."""
     encoding = headers.get("content-encoding")
     if encoding is not None and encoding.strip().lower() not in ("", "identity"):
         message = f"Content-Encoding {clip(encoding, 64)!r} is not supported: send the body uncompressed"

@@ -1,4 +1,4 @@
-"""The model that is served: loaded by the same runtime, with the same settings, as when it was measured."""
+"""The served model: loaded by the same runtime and with the same settings as when it was measured."""
 
 from __future__ import annotations
 
@@ -26,15 +26,15 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Batching:
-    """What is asked of runs of several requests. `items`: most of one run; None = as the artifact or its warm-up says, 1 = never.
-    `delay`: seconds that a run with room waits for more."""
+    """Settings for dynamic batching. `items`: maximum number of items per run; None: as determined by the artifact or by warm-up; 1: no batching.
+    `delay`: seconds that a run with room waits for more requests."""
 
     items: int | None = None
     delay: float = 0.0
 
 
 class ServedModel:
-    """A loaded, warmed-up model. `infer` is called from the event loop; what is not over at once runs in threads (`batcher`)."""
+    """A loaded, warmed-up model. `infer` is called from the event loop; longer runs are done in threads (`batcher`)."""
 
     def __init__(self, manifest: Manifest, session: Session, max_queue: int) -> None:
         self.manifest, self.session, self.max_queue = manifest, session, max_queue
@@ -51,7 +51,7 @@ class ServedModel:
         self._replaying: Interrupt | None = None
 
     def warm_up(self, folder: Path, batching: Batching) -> None:
-        """Run the artifact's reference items, and keep what they say of this machine."""
+        """Run the artifact's reference items, and set the batch sizes and the expected run times from the results."""
         infer = functools.partial(self.session.infer, interrupt=None)
         # Not `_run`: nobody is served yet, and whatever is raised ends the process.
         run = functools.partial(self._parts.infer, self.session)
@@ -63,7 +63,7 @@ class ServedModel:
             self.pace.measured(rows * found.item_bytes, seconds)
 
     def infer_at_once(self, request: InferRequest) -> dict[str, Array] | None:
-        """Outputs by name, where the run is short and nobody waits; None where it is for `infer`. Raises as `infer`."""
+        """Outputs by name, if the run is short and no request waits; None if `infer` must be used. Raises the same errors as `infer`."""
         if self.waiting or not self.pace.is_short(request.size):
             return None
         self._begin()
@@ -81,10 +81,10 @@ class ServedModel:
         deadline: float | None = None,
         gone: Gone | None = None,
     ) -> dict[str, Array]:
-        """Outputs by name. Raises RequestError UNAVAILABLE when the queue is full, or the model was not free within `seconds`, GONE when the client
-        gave up before it was (`Batcher.infer`); RuntimeFailure when the model fails.
+        """Outputs by name. Raises RequestError UNAVAILABLE if the queue is full or the model was not free within `seconds`, RequestError GONE if the
+        client gave up before that (`Batcher.infer`), and RuntimeFailure if the model fails.
 
-        The place in the queue is given back when the computation has ended, also where the request was cancelled before.
+        The place in the queue is released when the computation has ended, even if the request was cancelled before.
         """
         self._begin()
         try:
@@ -100,7 +100,7 @@ class ServedModel:
             self.waiting -= 1
 
     def _begin(self) -> None:
-        """A request comes: it takes a place, and a replay goes back behind it."""
+        """Take a place for a new request, and interrupt a running replay."""
         if self.waiting >= self.max_queue:
             raise RequestError(Code.UNAVAILABLE, f"{self.waiting} requests are already waiting")
         self.waiting += 1
@@ -121,10 +121,10 @@ class ServedModel:
         return outputs
 
     def replay(self, inputs: dict[str, Array]) -> dict[str, Array] | None:
-        """Outputs for one item that nobody waits for; None where a request came first: try again. For one other thread.
+        """Outputs for one replayed item; None if a request interrupted it, so that it should be tried again. To be called from one other thread.
 
-        A request that arrives meanwhile ends the run before its next operator; PyTorch's goes on to its end beside the request,
-        and has no answer either. Raises RuntimeFailure when the model fails.
+        A request that arrives ends the run before its next operator. A run in PyTorch cannot be interrupted: it continues beside the request, and
+        its result is dropped. Raises RuntimeFailure if the model fails.
         """
         interrupt = self._replaying = Interrupt()
         try:
@@ -145,7 +145,7 @@ class ServedModel:
             raise
 
     def close(self) -> None:
-        """Free the model; waits for the request that is running."""
+        """Free the model, after the current run."""
         self.batcher.close()
         self.session.close()
 

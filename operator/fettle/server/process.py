@@ -1,6 +1,6 @@
-"""The serving process: management port first, then the model, then the fronts; on SIGTERM not ready -> drain -> exit.
+"""The serving process: it starts the management port, then the model, then the fronts. On SIGTERM, it becomes not ready, drains and exits.
 
-The management port has a thread and an event loop of its own: whatever the data port's loop is busy with, probes and windows are answered.
+The management port has its own thread and event loop, so that probes and windows are answered even if the loop of the data ports is busy.
 """
 
 from __future__ import annotations
@@ -31,13 +31,13 @@ STOP_SECONDS = 5.0
 
 
 class Front(Protocol):
-    """A protocol by which requests come. It hands each to `InferenceService.infer`, and what needs no model to `tell`."""
+    """A protocol for requests. It passes inference requests to `InferenceService.infer`, and requests that need no model to `tell`."""
 
     async def serve(self) -> None:
-        """Listen, in the event loop of the service, until `stop` and until connections have ended. Raises where it cannot listen."""
+        """Listen in the event loop of the service until `stop`, and until connections have ended. Raises if it cannot listen."""
 
     def drain(self) -> None:
-        """The service drains: what is asked is still answered, and clients are told to go elsewhere."""
+        """The pod is draining: keep answering requests, and tell clients to reconnect elsewhere."""
 
     def stop(self) -> None:
         """Stop listening."""
@@ -79,7 +79,7 @@ class ManagementPort:
             self.done.set_exception(error)
 
     def stop(self) -> None:
-        """Stop listening; `done` says when it is over."""
+        """Stop listening; `done` completes when that is over."""
         if self._loop is not None and not self._loop.is_closed():
             self._loop.call_soon_threadsafe(self._listener.stop)
 
@@ -133,9 +133,9 @@ def _imported_fronts() -> list[MakeFront]:
 async def _loaded(
     settings: ServerSettings, stop: asyncio.Event, management: asyncio.Future[None]
 ) -> ServedModel | None:
-    """The model, warmed up; None where the process is told to end first: nobody is served yet, so nobody is waited for.
+    """The warmed-up model; None if the process is told to end first. No drain is needed then, because nobody is served yet.
 
-    Raises FettleError when it cannot be loaded, and what ended the management port.
+    Raises FettleError if the model cannot be loaded, and the error that ended the management port.
     """
     started = time.perf_counter()
     # In a pool of its own, for whose thread nothing waits at the end of the process.
@@ -158,14 +158,14 @@ async def _beat(management: Management) -> None:
 
 
 async def _ended(what: str, *running: asyncio.Future[None]) -> None:
-    """Wait for ports to end; not for ever, for one client that does not read its answer would hold them open."""
+    """Wait for ports to close, with a limit, because a client that does not read its response would keep them open."""
     _, waiting = await asyncio.wait(running, timeout=STOP_SECONDS)
     if waiting:
         log.warning("%s still had open connections after %g s", what, STOP_SECONDS)
 
 
 def _replay(service: InferenceService) -> Replay:
-    """Comparing with the stable revision, begun."""
+    """Start the comparison with the stable revision."""
 
     def count(outcome: Outcome | None, seconds: float) -> None:
         service.metrics.compare(outcome, seconds)
@@ -186,7 +186,7 @@ async def _until_stopped(stop: asyncio.Event, *servers: asyncio.Future[Any]) -> 
 
 
 async def _drain(service: InferenceService, fronts: Sequence[Front], seconds: float) -> None:
-    """Keep answering while routes forget this pod; then wait for what is in flight."""
+    """Keep answering until this pod is removed from all routes; then wait for requests in flight."""
     service.draining = True
     for front in fronts:
         front.drain()

@@ -1,8 +1,8 @@
-"""A canary compares itself with the stable revision: it takes what stable answered, answers it as well, and counts agreement.
+"""Replay: a canary fetches recent samples from stable pods, runs them, and counts how many answers agree.
 
-All of it happens in one thread at the lowest priority, one item at a time, within a share of the pod's CPU; a request that
-arrives ends the run that is under way (`ServedModel.replay`). Samples are held in memory for as long as they wait, and go
-nowhere. A pod whose revision is the stable one has nothing to compare, now or later: the thread ends.
+All of this happens in one thread with the lowest priority, one item at a time, within a share of the pod's CPU. A request that arrives
+interrupts the current run (`ServedModel.replay`). Samples are held in memory only while they wait. In a pod of the stable revision there is
+nothing to compare, so the thread ends.
 """
 
 from __future__ import annotations
@@ -48,7 +48,7 @@ BREATH_SECONDS = 0.002  # at least, between two runs
 
 
 class Trouble(Exception):
-    """Why answers cannot be compared now."""
+    """Answers cannot be compared now; the message says why."""
 
     def __init__(self, reason: Reason, message: str) -> None:
         super().__init__(message)
@@ -57,14 +57,14 @@ class Trouble(Exception):
 
 @dataclass(frozen=True)
 class Exchange:
-    """Asks the stable revision's pods for samples, one pod at a time, each in its turn. `otherwise`: those that speak TLS where this pod
-    does not, or do not where it does."""
+    """Requests samples from the stable revision's pods, one pod at a time, in turn. `otherwise`: pods that use TLS although this pod does not, or
+    the other way round."""
 
     settings: ServerSettings
     otherwise: set[tuple[str, int]] = field(default_factory=set)
 
     def addresses(self) -> list[tuple[str, int]]:
-        """The stable revision's ready pods. Raises Trouble."""
+        """The addresses of the stable revision's ready pods. Raises Trouble."""
         host, _, port = self.settings.stable.rpartition(":")
         try:
             number = int(port)
@@ -75,7 +75,7 @@ class Exchange:
         return sorted({(entry[4][0], number) for entry in resolved})  # type: ignore[misc]
 
     def take(self, address: tuple[str, int]) -> tuple[SamplesHead, list[Sample]]:
-        """What that pod hands out. Raises Trouble."""
+        """The samples that a pod returns. Raises Trouble."""
         where = f"stable pod {address[0]}"
         try:
             status, body = self._ask(address)
@@ -95,7 +95,7 @@ class Exchange:
             ) from error
 
     def _ask(self, address: tuple[str, int]) -> tuple[int, bytes]:
-        """Status and body. A stable revision from before its ports spoke TLS, or a canary that turns it off, is found out and known from then on."""
+        """Status and body of the response. If only one of the two revisions uses TLS, this is detected once and remembered."""
         secure = (self.settings.tls_folder is not None) is not (address in self.otherwise)
         kind = (
             functools.partial(http.client.HTTPSConnection, context=self._context())
@@ -117,8 +117,8 @@ class Exchange:
             connection.close()
 
     def _context(self) -> ssl.SSLContext:
-        """Pods are asked by their addresses, which stand in no certificate. So no name is checked, and the signature where this pod's own Secret
-        says whose it must be."""
+        """The TLS context. Pods are addressed by IP, which no certificate contains, so the host name is not checked. The signature is checked if this
+        pod's own Secret has the CA certificate."""
         context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
         context.check_hostname = False
         authority = self.settings.tls_folder / AUTHORITY if self.settings.tls_folder is not None else None
@@ -137,7 +137,7 @@ class Exchange:
 
 @contextlib.contextmanager
 def _hanging_up(connection: socket.socket, seconds: float) -> Iterator[None]:
-    """End the connection after `seconds`. Its own limit is for each piece: who sends one every second would be listened to for ever."""
+    """Close the connection after `seconds`. The socket's own timeout applies to each read, so a slow sender could otherwise continue forever."""
 
     def hang_up() -> None:
         with contextlib.suppress(OSError):  # it ended by itself
@@ -152,7 +152,7 @@ def _hanging_up(connection: socket.socket, seconds: float) -> Iterator[None]:
 
 
 def read_token(path: Path) -> str:
-    """The secret as it is now: the kubelet renews the file when the Secret changes. Raises Trouble where there is none."""
+    """The current token: the kubelet updates the file when the Secret changes. Raises Trouble if there is none."""
     try:
         token = path.read_text(encoding="ascii").strip()
     except (OSError, ValueError):
@@ -166,7 +166,7 @@ def read_token(path: Path) -> str:
 
 
 class Replay:
-    """See the module. `count` is called in the replay's own thread with each outcome, and the seconds that it took."""
+    """See the module. `count` is called in the replay's own thread with each outcome and its duration in seconds."""
 
     def __init__(
         self, settings: ServerSettings, model: ServedModel, count: Callable[[Outcome | None, float], None]
@@ -182,18 +182,18 @@ class Replay:
         self._stable: str | None = None
 
     def start(self) -> None:
-        """Begin; without an address of the stable revision there is nothing to do."""
+        """Start the thread, unless there is no address of the stable revision."""
         if self._settings.stable:
             self._thread.start()
 
     def stop(self) -> None:
-        """End, after the item that is under way."""
+        """Stop after the current item."""
         self._stop.set()
         if self._thread.is_alive():
             self._thread.join()
 
     def state(self) -> Agreement | None:
-        """What the window tells: with which revision it compares, and what keeps it from doing so. None: it does not compare."""
+        """The state for the window: the stable revision, and the problem that prevents a comparison, if any. None: nothing is compared."""
         if not self._settings.stable:
             return None
         trouble = self._trouble
@@ -220,7 +220,7 @@ class Replay:
             self._stop.wait(max(0.0, PAUSE_SECONDS - (time.monotonic() - began)))
 
     def _round(self) -> None:
-        """Take samples of the pod whose turn it is, and compare them."""
+        """Fetch samples from the next pod, and compare them."""
         known = self._exchange.addresses()
         self._turns = deque(address for address in self._turns if address in known) or deque(known)
         head, samples = self._exchange.take(self._turns.popleft())
@@ -249,7 +249,7 @@ class Replay:
                 return
 
     def _outcome(self, head: SamplesHead, sample: Sample, inputs: dict[str, Any]) -> Outcome | None:
-        """None: a request came first."""
+        """The outcome for one sample; None if a request interrupted the run."""
         try:
             outputs = self._model.replay(inputs)
             if outputs is None:
@@ -276,7 +276,7 @@ def as_item(signature: Signature, outputs: dict[str, Any]) -> dict[str, Any]:
 
 
 def check(head: SamplesHead, own: Signature) -> None:
-    """Raises Trouble (AnalysisInconclusive) where the two revisions' answers cannot be compared, saying why."""
+    """Raises Trouble (AnalysisInconclusive) with the cause if the answers of the two revisions cannot be compared."""
 
     def refuse(why: str) -> Trouble:
         return Trouble(Reason.ANALYSIS_INCONCLUSIVE, f"{why}; judge this revision without agreement, or promote it")
@@ -324,7 +324,7 @@ def _same_form(tensor: Tensor, other: Tensor) -> bool:
 
 
 def _lowest_priority() -> None:
-    """On Linux a thread has a priority of its own; what it starts inherits it."""
+    """Set the lowest priority for this thread. On Linux, each thread has its own priority, and threads that it starts inherit it."""
     try:
         os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), 19)
     except OSError as error:

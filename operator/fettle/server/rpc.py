@@ -1,7 +1,7 @@
 """The gRPC front: inference.GRPCInferenceService, with gRPC's own health and reflection. No other module knows grpc.
 
-Every message is read here rather than by the library, inference as a stream of one request: on the wire that is the same, and what is too
-large, too slow or never whole is then bounded and counted like any other request.
+Every message is read here rather than by the library, and an inference call is handled as a stream of one request, which is the same on the wire.
+So requests that are too large, too slow or never complete are limited and counted like any other request.
 """
 
 from __future__ import annotations
@@ -61,7 +61,7 @@ Context = Any  # grpc.aio.ServicerContext
 
 @dataclass
 class Places:
-    """So many calls of one kind at the same time."""
+    """A limit on the number of concurrent calls of one kind."""
 
     most: int
     taken: int = 0
@@ -83,7 +83,7 @@ class RpcFront:
         self._reflection = reflection.aio.ReflectionServicer((SERVICE, HEALTH, REFLECTION))
 
     async def serve(self) -> None:
-        """Listen until `stop`. Raises RuntimeError where the port is taken, UsageError without a usable certificate."""
+        """Listen until `stop`. Raises RuntimeError if the port is in use, and UsageError without a usable certificate."""
         settings = self.service.settings
         server = grpc.aio.server(options=self._options())
         server.add_generic_rpc_handlers((Handlers(self._handlers(), self._unknown()),))
@@ -98,11 +98,11 @@ class RpcFront:
         await server.stop(_GRACE_SECONDS)
 
     def drain(self) -> None:
-        """Say to who watches that this pod is on its way out. Connections stay: they can only be told to go when the port closes."""
+        """Tell health watchers that this pod is terminating. Connections stay open, because they can only be closed gracefully with the port."""
         self._draining.set()
 
     def stop(self) -> None:
-        """Stop listening: connections are told to go elsewhere, and end when what is on its way is answered; silent streams at once."""
+        """Stop listening. Clients are told to reconnect elsewhere; connections end when requests in flight are answered, idle streams at once."""
         self._draining.set()
         self._stopping.set()
         for reading in self._idle:
@@ -124,10 +124,10 @@ class RpcFront:
         ]
 
     def _connection_seconds(self) -> float:
-        """Age at which a connection is told to end; streams that are open on it go on. The library adds a jitter of a tenth.
+        """The age at which a connection is closed gracefully; its open streams continue. The library adds a jitter of 10 %.
 
-        As `connections` does for HTTP, and once more in a drain: what comes while the port closes is cancelled by the library, so by then
-        every client should have gone elsewhere.
+        This is what `connections` does for HTTP. It is short enough that every client reconnects once during a drain, because the library cancels
+        requests that arrive while the port closes.
         """
         settings = self.service.settings
         return min(settings.connection_max_seconds, settings.drain_seconds * _SHARE_OF_DRAIN or math.inf)
@@ -174,7 +174,7 @@ class RpcFront:
         return answer
 
     def _admit(self, context: Context, *, infer: bool = False) -> str | None:
-        """The client of a call, which has entered where it is one for inference; None where everybody may ask. Raises RequestError."""
+        """The client of a call; an inference call counts against its limits. None if no token is needed. Raises RequestError."""
         if self.service.access.open:
             return None
         address = unquote(context.peer()).partition(":")[2]
@@ -185,7 +185,7 @@ class RpcFront:
             self.service.access.leave(client)
 
     async def _receive(self, context: Context) -> bytes:
-        """The one message of a request, held by `bodies`. Raises RequestError."""
+        """The single message of a request, accounted for by `bodies`. Raises RequestError."""
         return self.service.bodies.hold(await self._message(context, self._reading))
 
     async def _message(self, context: Context, reading: Reading) -> bytes:
@@ -202,7 +202,7 @@ class RpcFront:
         return bytes(message)
 
     async def _infer_each(self, context: Context) -> None:
-        """Answer the requests of a stream, one after another."""
+        """Answer the requests of a stream, one at a time."""
         self._admit(context)  # a client without a token keeps no stream open
         while True:
             message = await self._next(context)
@@ -223,7 +223,7 @@ class RpcFront:
         return self.service.bodies.hold(message)
 
     async def _next(self, context: Context) -> bytes | None:
-        """The next message of a stream; None at its end. Raises RequestError UNAVAILABLE when the port closes."""
+        """The next message of a stream; None at its end. Raises RequestError UNAVAILABLE if the port closes."""
         reading = asyncio.ensure_future(context.read())
         self._idle.add(reading)
         try:
@@ -241,7 +241,7 @@ class RpcFront:
     # -------------------------------------------------------------------------------------------- what needs no model
 
     def _tells(self, kind: type[Any], function: Callable[[Any], Message]) -> Any:
-        """A handler of one small message, counted by the service."""
+        """A handler for a call with one small message, counted by the service."""
 
         def tell(body: bytes) -> tuple[Code, bytes]:
             try:
@@ -287,7 +287,7 @@ class RpcFront:
         return states(status=states.SERVING if self._ready else states.NOT_SERVING)
 
     async def _watch(self, context: Context) -> None:
-        """The state now, and the other one once it is."""
+        """Send the health state, and send it again when it changes."""
         request = health_pb2.HealthCheckRequest.FromString(await self._small_message(context, open=True))
         states = health_pb2.HealthCheckResponse
         if request.service not in ("", SERVICE):
@@ -311,7 +311,7 @@ class RpcFront:
     # ---------------------------------------------------------------------------------------------------------- both
 
     def _stream(self, work: Callable[[Context], Awaitable[None]], places: Places) -> Any:
-        """A handler of a stream: one of at most so many, since each may have the library hold a message for it."""
+        """A handler for a stream. The number of streams is limited, because the library may hold a message for each."""
 
         async def handle(requests: Any, context: Context) -> None:
             HEADERS.set(_headers(context))
@@ -352,12 +352,12 @@ class RpcFront:
         raise AssertionError("abort returned")
 
     def _told(self, context: Context) -> tuple[tuple[str, str], ...]:
-        """What every answer says: which revision gave it, and what its client calls the request."""
+        """The trailing metadata of every response: the revision that answered, and the client's request id."""
         return (*self._trailing, *told(_headers(context)).items())
 
 
 def _headers(context: Context) -> Header:
-    """A call's metadata, by name, asked for only where it is wanted."""
+    """A function that reads a call's metadata by name, only when needed."""
 
     def header(name: str) -> str | None:
         return next((str(value) for key, value in context.invocation_metadata() or () if key == name), None)
@@ -366,7 +366,7 @@ def _headers(context: Context) -> Header:
 
 
 def _credentials(certificate: Certificate) -> Any:
-    """What the port shows; the library asks with each new connection whether it is another one by now."""
+    """The credentials of the port. The library asks for a renewed certificate with each new connection."""
 
     def configuration() -> Any:
         key, chain, authority = certificate.files()
@@ -384,7 +384,7 @@ def _credentials(certificate: Certificate) -> Any:
 
 
 class Handlers(grpc.GenericRpcHandler):  # type: ignore[misc]  # the library has no types
-    """A handler for each method, and one for any other, so that no answer is the library's own."""
+    """A handler for each method, and one for unknown methods, so that every response is our own."""
 
     def __init__(self, known: dict[str, Any], unknown: Any) -> None:
         self._known, self._unknown = known, unknown

@@ -1,10 +1,10 @@
-"""What this pod answered lately: a bounded ring of items and their answers, in memory only. Canaries take them from here.
+"""Samples: a bounded ring of recent items and their answers, in memory only. Canaries fetch them from here.
 
-A sample is one item, whatever its request held: bounded to keep, to send and to run again, and items of one request are not
-independent evidence. It is handed out once, so that two canary pods never count the same answer twice.
+A sample is one item, even if its request had several: this limits its size, and items of one request are not independent evidence. Each sample
+is handed out once, so that two canary pods never count the same answer twice.
 
-Wire form (docs/design/contracts.md): one line of JSON that names every tensor, then the tensors' bytes in that order, little
-endian; texts stand in the JSON. Nothing in it can be executed, and no size in it is believed.
+Wire format (docs/design/contracts.md): one line of JSON that names every tensor, followed by the tensors' bytes in that order, little endian.
+Strings are in the JSON. Nothing in it is executed, and no size in it is trusted.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ Tensors = Mapping[str, Array]
 
 @dataclass(frozen=True, slots=True)
 class Sample:
-    """One item and its answer, without their batch axis where the model is batchable."""
+    """One item and its answer, without the batch axis if the model has one."""
 
     inputs: Tensors
     outputs: Tensors
@@ -43,7 +43,7 @@ class Sample:
 
 
 class Samples:
-    """The ring. Callable from several threads. `most` 0 keeps nothing."""
+    """The ring of samples. It is thread-safe. With `most` = 0, it keeps nothing."""
 
     def __init__(
         self,
@@ -64,7 +64,7 @@ class Samples:
         return len(self._ring)
 
     def offer(self, inputs: Tensors, rows: int, outputs: Tensors) -> Sample | None:
-        """Keep one item of an answered request, if it is time for one; the item, where it was kept."""
+        """Keep one item of an answered request, if the next sample is due; returns the item if it was kept."""
         now = self._clock()
         if now < self._next or not self._most:
             return None
@@ -85,7 +85,7 @@ class Samples:
         return sample
 
     def take(self, most: int) -> list[Sample]:
-        """Hand out the youngest samples, as many as one answer holds; they are not kept."""
+        """Remove and return the newest samples, as many as fit into one response."""
         taken: list[Sample] = []
         size = 0
         with self._lock:
@@ -97,7 +97,7 @@ class Samples:
 
 
 def of_row(signature: Signature, inputs: Tensors, outputs: Tensors, row: int) -> Sample:
-    """The sample of one item of a request; of the whole request where items cannot be told apart."""
+    """The sample for one item of a request, or for the whole request if the model has no batch axis."""
 
     def side(tensors: tuple[Tensor, ...], arrays: Tensors) -> dict[str, Array]:
         # Both copy, so that the batch can be freed, and with it the request's body, of which its inputs are views.
@@ -110,14 +110,14 @@ def of_row(signature: Signature, inputs: Tensors, outputs: Tensors, row: int) ->
 
 
 def as_batch(signature: Signature, inputs: Tensors) -> dict[str, Array]:
-    """What the model takes for a sample's inputs."""
+    """A sample's inputs in the form that the model takes."""
     if not signature.batchable:
         return dict(inputs)
     return {tensor.name: np.expand_dims(inputs[tensor.name], tensor.batch_axis or 0) for tensor in signature.inputs}
 
 
 def byte_size(array: Array) -> int:
-    """Bytes of an array as it is sent: texts as the JSON that they become."""
+    """The size of an array in the wire format; strings count as their JSON."""
     return len(orjson.dumps(_texts(array))) if array.dtype.kind in "OSU" else array.nbytes
 
 
@@ -129,7 +129,7 @@ def _texts(array: Array) -> list[str]:
 
 
 class WireTensor(ApiModel):
-    """A tensor's place in an answer. `texts` where it is BYTES, else its bytes follow."""
+    """A tensor in the JSON line. `texts` holds the values of a BYTES tensor; the bytes of others follow the line."""
 
     name: str = Field(max_length=1024)
     dtype: str
@@ -145,7 +145,7 @@ class WireSample(ApiModel):
 
 
 class SamplesHead(ApiModel):
-    """The first line: whose answers these are, of what form, and by which rules they are compared."""
+    """The JSON line: the revision, the form of its answers, and the rules by which they are compared."""
 
     revision: str
     signature: Signature
@@ -173,7 +173,7 @@ def pack(head: SamplesHead, samples: Iterable[Sample]) -> bytes:
 
 
 def unpack(body: bytes) -> tuple[SamplesHead, list[Sample]]:
-    """What `pack` wrote. Raises ValueError for anything else."""
+    """The reverse of `pack`. Raises ValueError for anything else."""
     line, separator, rest = body.partition(b"\n")
     if not separator:
         raise ValueError("expected a line of JSON and the tensors' bytes, found no line")
@@ -199,7 +199,7 @@ def unpack(body: bytes) -> tuple[SamplesHead, list[Sample]]:
 
 
 def require(head: SamplesHead, sample: Sample) -> None:
-    """Raises ValueError where this is no item of the signature, as `of_row` takes it, with an answer to each rule."""
+    """Raises ValueError if the sample is not an item of the signature (as from `of_row`) with an output for each rule."""
     signature = head.signature
     if sample.inputs.keys() != {tensor.name for tensor in signature.inputs}:
         expected = [tensor.name for tensor in signature.inputs]

@@ -1,10 +1,10 @@
-"""The inference service: what becomes of a request, whichever front it came through.
+"""The inference service: how a request is processed, independently of its protocol.
 
-Bytes are decoded, the model runs, an item is kept for canaries, outputs are encoded, and how it ended is counted once. A front
-(`http.py`) brings the bytes and a codec (`protocol.py`), and says to its client what came of it; nothing here knows of either.
+The bytes are decoded, the model runs, an item may be kept for canaries, the outputs are encoded, and the result is counted once. A front
+(such as `http.py`) provides the bytes and a codec (such as `protocol.py`), and sends the response. This module depends on neither.
 
-Small bodies are decoded where they arrive, in the event loop. Large ones, and large answers, go through one thread, one at a time and piece by
-piece (`elements`), so that neither the loop nor the management port waits for them.
+Small bodies are decoded in the event loop. Large bodies and large answers are processed by one thread, one at a time and in pieces
+(`elements`), so that neither the loop nor the management port waits for them.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ SMALL_ANSWER = 1 << 16  # elements
 
 
 class Codec(Protocol):
-    """The bytes of a protocol's requests and answers. A module with these two functions is one."""
+    """The encoding of a protocol's requests and responses. A module with these two functions is a codec."""
 
     def decode(self, body: bytes | bytearray, signature: Signature, max_rows: int, /) -> InferRequest:
         """The request, checked against the signature. Raises RequestError INVALID."""
@@ -50,14 +50,14 @@ class Codec(Protocol):
     def encode(
         self, model: str, version: str, request: InferRequest, signature: Signature, outputs: Mapping[str, Array], /
     ) -> bytes:
-        """The answer. Raises RuntimeFailure where the protocol has no form for what the model returned."""
+        """The response. Raises RuntimeFailure if the protocol cannot represent what the model returned."""
 
 
 class InferenceService:
-    """Answers what fronts bring. State is touched by one event loop only, which is the fronts' as well."""
+    """Processes the requests of all fronts. Its state is used by one event loop only, which is also that of the fronts."""
 
     def __init__(self, settings: ServerSettings, model: ServedModel) -> None:
-        """Raises UsageError where tokens are asked for and there is none."""
+        """Raises UsageError if tokens are required, but the Secret has none."""
         self.settings, self.model = settings, model
         self.windows = Windows()
         self.samples = Samples(model.signature, settings.samples, settings.samples_max_bytes)
@@ -83,11 +83,11 @@ class InferenceService:
         gone: Gone | None = None,
         deadline: Deadline | None = None,
     ) -> bytes:
-        """The encoded answer. Whatever happens is counted once, from before the body is there to after the answer is.
+        """The encoded response. Every request is counted once, with the time from before its body arrives until its response is encoded.
 
-        `receive` ends with a body that `bodies` holds; it may raise RequestError. A request whose client leaves (`gone` ends), or has no time
-        left (`deadline` tells the seconds), while it waits for the model is let go. Raises RequestError and nothing else, what nobody
-        foresaw included; CancelledError where a front's own library ends a request whose client is gone, once no thread works on it.
+        `receive` returns a body that `bodies` accounts for; it may raise RequestError. A request is dropped if, while it waits for the model, its
+        client disconnects (`gone` ends) or its `deadline` (in seconds) passes. Raises only RequestError, also for unexpected errors, and
+        CancelledError if the front's library cancels a request of a client that has disconnected, once no thread works on it.
         """
         started = time.perf_counter()
         self.in_flight += 1
@@ -115,9 +115,9 @@ class InferenceService:
                 self.idle.set()
 
     def admit(self, authorization: str | None, address: str, *, infer: bool) -> str:
-        """The client that asks, by its token or its address; `access.leave` when its request for inference (`infer`) is over.
+        """The client, identified by its token or address. Call `access.leave` when its inference request (`infer`) is over.
 
-        Raises RequestError UNAUTHENTICATED, LIMITED, which is counted.
+        Raises RequestError UNAUTHENTICATED or LIMITED, which is counted.
         """
         try:
             client = self.access.identify(authorization, address)
@@ -130,9 +130,9 @@ class InferenceService:
         return client
 
     def tell(self, function: Callable[..., tuple[Code, _T]], *arguments: Any) -> tuple[Code, _T]:
-        """What a front says without the model (metadata, health, that a path is not there), counted once, in metrics only.
+        """The response to a request that does not need the model (metadata, health, an unknown path). It is counted once, in metrics only.
 
-        Raises RequestError: the function's own, or FAILED for what nobody foresaw, which is an error of this pod in windows as well.
+        Raises RequestError: the function's own, or FAILED for an unexpected error, which also counts as an error in windows.
         """
         started = time.perf_counter()
         try:
@@ -147,11 +147,12 @@ class InferenceService:
         return code, answer
 
     def close(self) -> None:
-        """End the thread that works on large bodies."""
+        """End the thread for large bodies."""
         self._codec_thread.shutdown(wait=True, cancel_futures=True)
 
     def _count(self, code: Code, seconds: float, judged: Code | None = None) -> None:
-        """`judged`: what the model came to, where the client did not stay to hear it. Else clients with deadlines would hide how slow it is."""
+        """Count a result. `judged`: the model's result for a client that did not wait for it, so that clients with deadlines do not hide a slow
+        model."""
         if log.isEnabledFor(logging.DEBUG):
             log.debug("a request ended with %s after %.3f ms", code.name, 1000 * seconds)
         self.metrics.count(code)
@@ -193,7 +194,7 @@ class InferenceService:
             self.bodies.release(len(body))
 
     def _keep(self, request: InferRequest, outputs: Mapping[str, Array]) -> None:
-        """Offer an answered item to canaries; what is kept tells of drift as well."""
+        """Offer an answered item as a sample. Kept samples are also used to measure drift."""
         try:
             sample = self.samples.offer(request.inputs, request.rows, outputs)
             if sample is not None and self.drift is not None:
@@ -203,7 +204,7 @@ class InferenceService:
 
 
 def _failure(error: Exception) -> RequestError:
-    """What a client hears of a failure that is not its own doing; the log says more."""
+    """The error for a failure that is not the client's fault. The log has the details."""
     if isinstance(error, FettleError):
         log.warning("the model failed: %s", error.message)
         return RequestError(Code.FAILED, error.message)

@@ -13,7 +13,9 @@ import pytest
 from pydantic import BaseModel
 
 from fettle.api.modeldeployment import ModelDeploymentSpec
+from fettle.api.modeldeployment_status import ModelDeploymentStatus
 from fettle.api.optimizedmodel import OptimizedModelSpec
+from fettle.api.optimizedmodel_status import OptimizedModelStatus
 from fettle.api.pods import EnvVar, LocalReference, ResourceSpec, Toleration
 
 PAGE = Path(__file__).parents[3] / "docs" / "design" / "where.md"
@@ -25,6 +27,10 @@ COPIED_WHOLE = {
 }  # into pods, so that Kubernetes reacts to their fields
 DATA = ("calibration", "evaluation", "training")  # what data.* stands for
 KINDS = {"OptimizedModel": OptimizedModelSpec, "ModelDeployment": ModelDeploymentSpec}
+STATUSES = {
+    "Status of an OptimizedModel": OptimizedModelStatus,
+    "Status of a ModelDeployment": ModelDeploymentStatus,
+}
 
 
 def models_in(annotation: Any) -> set[type[BaseModel]]:
@@ -35,7 +41,7 @@ def models_in(annotation: Any) -> set[type[BaseModel]]:
 
 
 def leaves(model: type[BaseModel], path: str = "") -> Iterator[str]:
-    """The path in a manifest of each field of a spec that holds a value."""
+    """The path in a manifest of each field of a spec or a status that holds a value."""
     for name, field in model.model_fields.items():
         inner = {found for found in models_in(field.annotation) - COPIED_WHOLE if found.model_fields}
         here = f"{path}{field.alias or name}"
@@ -56,13 +62,27 @@ def guide(kind: str) -> dict[str, list[str]]:
     return told
 
 
+def is_below(field: str, row: str) -> bool:
+    """Whether a row of the page stands for a field: its own, or one inside of it."""
+    return field == row or field.startswith((f"{row}.", f"{row}[]."))
+
+
 @pytest.mark.parametrize("kind", KINDS)
 def test_the_page_has_each_field_once(kind: str) -> None:
     assert sorted(guide(kind)) == sorted(set(leaves(KINDS[kind])))
 
 
+@pytest.mark.parametrize("section", STATUSES)
+def test_the_page_says_where_each_field_of_a_status_is_written(section: str) -> None:
+    fields, rows = set(leaves(STATUSES[section])), set(guide(section))
+    of_row = {row: {field for field in fields if is_below(field, row)} for row in rows}
+    assert fields - set().union(*of_row.values()) == set()
+    assert {row for row, found in of_row.items() if not found} == set()
+
+
 @pytest.mark.parametrize(
-    "place", sorted({place for kind in KINDS for places in guide(kind).values() for place in places})
+    "place",
+    sorted({place for section in (*KINDS, *STATUSES) for places in guide(section).values() for place in places}),
 )
 def test_what_the_page_names_is_there(place: str) -> None:
     file, function = place.split("::")

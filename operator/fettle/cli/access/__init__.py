@@ -1,1 +1,1 @@
-"""A person's access to a cluster and to the claims in it."""
+"""The command line's access to a cluster and its claims."""

@@ -1,4 +1,4 @@
-"""A store in a bucket, as a person reaches it: with the credentials of the environment, or of a folder that stands for a Secret."""
+"""A user's access to a store in a bucket, with the credentials of the environment or of a folder that stands for a Secret."""
 
 from __future__ import annotations
 
@@ -16,17 +16,17 @@ SECRET_HELP = (
 
 
 def found(uri: str, secret: Path | None) -> Location:
-    """Where `uri` lies. Raises UsageError for a folder that is not there, StoreError."""
+    """The location of `uri`. Raises UsageError if the folder `secret` does not exist, and StoreError."""
     if secret is not None and not secret.is_dir():
         raise UsageError(f"--secret {secret}: expected a folder with a file for each key, such as AWS_ACCESS_KEY_ID")
     return locate(uri, Mounts(secrets={uri: secret}))
 
 
 class BucketFiles:
-    """The files of a store in a bucket, as `pods/prune.py` looks at them."""
+    """The files of a store in a bucket, in the form that `pods/prune.py` needs."""
 
     def __init__(self, store: Location) -> None:
-        """Raises StoreError where `store` is none."""
+        """Raises StoreError if `store` is not a store."""
         assert isinstance(store.filesystem, RemoteFiles)
         self._files, self._root = store.filesystem, f"{store.path}/".lstrip("/")
         self._used = {name.rsplit("/", 1)[-1]: entry["mtime"] for name, entry in self._below("used").items()}
@@ -38,14 +38,14 @@ class BucketFiles:
         return {name.removeprefix(self._root): entry for name, entry in listed.items()}
 
     def sizes(self, folder: str) -> dict[str, tuple[int, float]]:
-        """A blob counts as used when it was written, or when its mark was."""
+        """Path -> (size, time of last use). A blob was last used when it or its mark was written."""
         return {
             name: (int(entry["size"]), max(entry["mtime"], self._used.get(name.rsplit("/", 1)[-1], 0)))
             for name, entry in self._below(folder).items()
         }
 
     def text(self, path: str) -> str:
-        """The content of a document; empty where there is none."""
+        """The content of a document; empty if there is none."""
         try:
             with self._files.open(f"{self._root}{path}", "rb") as stream:
                 return str(stream.read().decode("utf-8", "replace"))

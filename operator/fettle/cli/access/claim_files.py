@@ -19,18 +19,18 @@ BLOCK = 4 << 20  # of a question: what arrives is held in memory until it is who
 
 
 class ClaimFiles(AbstractFileSystem):  # type: ignore[misc]  # fsspec has no types
-    """Read-only. Paths are relative to the claim. Raises ClusterError with what the pod said, and FileNotFoundError."""
+    """Read-only. Paths are relative to the claim. Raises ClusterError with the pod's message, and FileNotFoundError."""
 
     protocol = "pvc"
     cachable = False  # an instance is one connection
 
     def __init__(self, wire: Wire, arrived: Callable[[int], None] = lambda number: None) -> None:
-        """`arrived` is told of the bytes of each block."""
+        """`arrived` is called with the number of bytes of each block."""
         super().__init__()
         self._wire, self._arrived = wire, arrived
 
     def ask(self, **question: Any) -> dict[str, Any]:
-        """One question of `pods/send.py`, and its answer."""
+        """Send one request to `pods/send.py`, and return its answer."""
         self._wire.send((json.dumps(question) + "\n").encode())
         line = self._wire.line()
         try:
@@ -50,7 +50,7 @@ class ClaimFiles(AbstractFileSystem):  # type: ignore[misc]  # fsspec has no typ
         return {"name": path.strip("/"), **told}
 
     def ls(self, path: str, detail: bool = True, **_: Any) -> list[Any]:
-        """The entries of a folder; a file is its own only entry."""
+        """The entries of a folder; for a file, the file itself."""
         itself = self.info(path)
         listed = [itself]
         if itself["type"] == "directory":

@@ -1,4 +1,4 @@
-"""The short-lived pod through which the command line reaches a claim: at the restricted Pod Security level, without a token."""
+"""The temporary pod through which the command line accesses a claim: at the restricted Pod Security level, without a token."""
 
 from __future__ import annotations
 
@@ -43,23 +43,23 @@ class ClaimPath:
 
 
 class Wire(Protocol):
-    """A program that runs in the pod: its stdin and its stdout."""
+    """The stdin and stdout of a program that runs in the pod."""
 
     def send(self, data: bytes) -> None:
         """Write to its stdin."""
         ...
 
     def line(self) -> str:
-        """The next line of its stdout; empty when it ended."""
+        """The next line of its stdout; empty if it has ended."""
         ...
 
     def read(self, size: int) -> bytes:
-        """The next `size` bytes of its stdout; fewer when it ended."""
+        """The next `size` bytes of its stdout; fewer if it has ended."""
         ...
 
 
 def parse_target(uri: str) -> ClaimPath:
-    """Raises UsageError for anything but pvc://CLAIM/PATH with a PATH that stays inside."""
+    """Parse pvc://CLAIM/PATH. Raises UsageError for anything else, and for a PATH that leaves the claim."""
     claim = claim_of(uri)
     if not claim:
         raise UsageError(f"{uri}: expected pvc://CLAIM/PATH, such as pvc://models/digits/model.onnx")
@@ -85,7 +85,7 @@ def pod_options(command: Decorated) -> Decorated:
 
 
 def progress_bar(total: int | None) -> Progress:
-    """Bytes of `total` in a terminal; nothing elsewhere, or where there are none."""
+    """A progress bar for `total` bytes in a terminal; invisible elsewhere, or if there are no bytes."""
     columns = (
         TextColumn("{task.description}"),
         BarColumn(),
@@ -98,7 +98,7 @@ def progress_bar(total: int | None) -> Progress:
 
 
 def find_image(cluster: Cluster, image: str | None) -> tuple[str, tuple[str, ...]]:
-    """The image to run, and the secrets to pull it with. Raises UsageError when there is no way to know one."""
+    """The image to run, and the Secrets to pull it with. Raises UsageError if none can be found."""
     if image:
         return image, ()
     environment = cluster.operator_environment()
@@ -112,7 +112,7 @@ def find_image(cluster: Cluster, image: str | None) -> tuple[str, tuple[str, ...
 
 
 def pod(claim: str, image: str, pull_secrets: tuple[str, ...] = (), *, purpose: str, read_only: bool = False) -> Object:
-    """A pod that does nothing but hold the claim open; `purpose` stands in its name."""
+    """A pod that only mounts the claim; `purpose` is part of its name."""
     name = f"fettle-{purpose}"
     return {
         "apiVersion": "v1",
@@ -146,7 +146,7 @@ def pod(claim: str, image: str, pull_secrets: tuple[str, ...] = (), *, purpose: 
 
 @contextmanager
 def running_pod(cluster: Cluster, manifest: Object, timeout: int) -> Iterator[str]:
-    """The name of the pod while it runs; it is deleted in any case. Raises ClusterError when it does not start."""
+    """Create the pod and yield its name when it runs. It is always deleted afterwards. Raises ClusterError if it does not start."""
     name = manifest["metadata"]["name"]
     with told(f"pod {name}"):
         cluster.core.create_namespaced_pod(cluster.namespace, manifest)
@@ -175,7 +175,7 @@ def _wait(cluster: Cluster, name: str, timeout: int) -> None:
 
 
 def why_not_running(status: Any) -> str:
-    """'Unschedulable: 0/1 nodes are available', from what the pod says of itself; empty while nothing is wrong."""
+    """'Unschedulable: 0/1 nodes are available', from the pod's status; empty if nothing is wrong."""
     for container in status.container_statuses or ():
         waiting = container.state.waiting if container.state is not None else None
         if waiting is not None and waiting.reason not in (None, "ContainerCreating", "PodInitializing"):
@@ -196,7 +196,7 @@ def _unbroken() -> Iterator[None]:
 
 
 def require_claim(cluster: Cluster, claim: str) -> None:
-    """See that the claim is there. Raises UsageError where it is not, ClusterError."""
+    """Check that the claim exists. Raises UsageError if it does not, and ClusterError."""
     try:
         with told(f"claim {claim}"):
             cluster.core.read_namespaced_persistent_volume_claim(claim, cluster.namespace)
@@ -225,12 +225,12 @@ class Exec:
             )
 
     def send(self, data: bytes) -> None:
-        """Write to its stdin; what it said meanwhile stays for `line` and `read`."""
+        """Write to its stdin. Output that arrives meanwhile is kept for `line` and `read`."""
         with _unbroken():
             self._socket.write_stdin(data)
 
     def line(self) -> str:
-        """The next line of its stdout; what it wrote to stderr instead, or why it could not be run, when it ended."""
+        """The next line of its stdout. If it has ended, its stderr, or why it could not be run."""
         with _unbroken():
             line: bytes = self._socket.readline_stdout(timeout=ANSWER_SECONDS)
             line = (
@@ -239,7 +239,7 @@ class Exec:
             return line.decode(errors="replace")
 
     def read(self, size: int) -> bytes:
-        """The next `size` bytes of its stdout, which are the last that were asked for; fewer when it ended."""
+        """The next `size` bytes of its stdout, which are the last that were requested; fewer if it has ended."""
         parts: list[bytes] = []
         with _unbroken():
             while size > 0 and (part := self._socket.read_stdout(timeout=ANSWER_SECONDS)):
@@ -260,7 +260,7 @@ def inside_claim(
     purpose: str,
     read_only: bool = False,
 ) -> Iterator[Exec]:
-    """`program`, while it runs in a pod that holds a claim which is there already. Raises UsageError, ClusterError."""
+    """Run `program` in a pod that mounts an existing claim, and yield its `Wire`. Raises UsageError, ClusterError."""
     require_claim(cluster, claim)
     pod_image, pull_secrets = find_image(cluster, image)
     manifest = pod(claim, pod_image, pull_secrets, purpose=purpose, read_only=read_only)

@@ -1,4 +1,4 @@
-"""A person's connection to a cluster: as kubectl finds it, with errors that fit on a line."""
+"""A user's connection to a cluster, found as kubectl does, with errors that fit on one line."""
 
 from __future__ import annotations
 
@@ -27,21 +27,21 @@ Object = dict[str, Any]
 
 @dataclass(frozen=True)
 class Listing:
-    """What to list or to watch: `call` is the client's function with its selectors bound, `what` says it in words."""
+    """What to list or watch: `call` is the client's function with its selectors bound, `what` names the objects in messages."""
 
     api: Any  # kubernetes.client.ApiClient
     call: Callable[..., Any]
     what: str
 
     def __call__(self, **options: Any) -> Object:
-        """The whole list, as the API server writes it. Raises what the client raises."""
+        """The whole list, as the API server returns it. Raises the client's exceptions."""
         listing: Object = self.api.sanitize_for_serialization(self.call(**options))
         return listing
 
 
 @dataclass(frozen=True)
 class Cluster:
-    """One namespace of one cluster. Every call raises ClusterError (MissingError: not there)."""
+    """One namespace of one cluster. Every call raises ClusterError, or MissingError if the object does not exist."""
 
     api: Any  # kubernetes.client.ApiClient
     namespace: str
@@ -52,7 +52,7 @@ class Cluster:
         return client.CoreV1Api(self.api)
 
     def get(self, plural: str, name: str) -> Object:
-        """An object of ours. MissingError says which there are."""
+        """A Fettle object. MissingError names the objects that exist."""
         try:
             with told(f"{plural}/{name} in namespace {self.namespace}"):
                 resource: Object = self._custom.get_namespaced_custom_object(
@@ -63,7 +63,7 @@ class Cluster:
             raise MissingError(f"{error.message}; {self._there(plural)}") from error
 
     def objects(self, plural: str, timeout: float | None = None) -> list[Object]:
-        """All objects of ours of one kind."""
+        """All Fettle objects of one kind."""
         with told(f"{plural} in namespace {self.namespace}"):
             resources: list[Object] = self._custom.list_namespaced_custom_object(
                 GROUP, VERSION, self.namespace, plural, _request_timeout=timeout
@@ -71,11 +71,11 @@ class Cluster:
             return resources
 
     def names(self, plural: str, timeout: float | None = None) -> list[str]:
-        """Names of all objects of ours of one kind."""
+        """Names of all Fettle objects of one kind."""
         return sorted(item["metadata"]["name"] for item in self.objects(plural, timeout))
 
     def children(self) -> list[Object]:
-        """Jobs and ledger lines that the operator made for objects of ours."""
+        """Jobs and ledger lines that the operator created for Fettle objects."""
         jobs = client.BatchV1Api(self.api).list_namespaced_job
         ledgers = client.AppsV1Api(self.api).list_namespaced_controller_revision
         with told(f"jobs and controllerrevisions in namespace {self.namespace}"):
@@ -103,13 +103,13 @@ class Cluster:
             return pods
 
     def pod_listing(self, name: str) -> Listing:
-        """The pods of a ModelDeployment, to be listed or watched."""
+        """The pods of a ModelDeployment, to list or watch."""
         selector = f"{DEPLOYMENT_LABEL}={name}"
         call = partial(self.core.list_namespaced_pod, self.namespace, label_selector=selector)
         return Listing(self.api, call, f"pods in namespace {self.namespace}")
 
     def listing(self, plural: str, name: str) -> Listing:
-        """The object of ours of that name, as a listing of one or none."""
+        """The Fettle object of that name, as a listing with one object or none."""
         call = partial(
             self._custom.list_namespaced_custom_object,
             GROUP,
@@ -127,7 +127,7 @@ class Cluster:
             return self._plain(self.core.list_namespaced_event(self.namespace, field_selector=selector).items)
 
     def annotate(self, plural: str, name: str, annotations: Mapping[str, str | None]) -> None:
-        """Set annotations of an object of ours; None takes one away."""
+        """Set annotations of a Fettle object; None removes one."""
         with told(f"{plural}/{name} in namespace {self.namespace}"):
             self._custom.patch_namespaced_custom_object(
                 GROUP,
@@ -157,7 +157,7 @@ class Cluster:
         return f"existing: {', '.join(names[:20])}" if names else f"namespace {self.namespace} has none"
 
     def operator_environment(self) -> dict[str, str]:
-        """Plain environment variables of the operator, found by its label; empty where it cannot be seen."""
+        """Plain environment variables of the operator, which is found by its label; empty if it cannot be read."""
         try:
             deployments = client.AppsV1Api(self.api).list_deployment_for_all_namespaces(
                 label_selector="app.kubernetes.io/name=fettle"
@@ -170,7 +170,7 @@ class Cluster:
 
 @contextmanager
 def told(what: str) -> Iterator[None]:
-    """Turn the client's exceptions into one line that names `what`."""
+    """Convert the client's exceptions to an error of one line that names `what`."""
     try:
         yield
     except ApiException as error:
@@ -204,7 +204,7 @@ def _error(error: ApiException, what: str) -> ClusterError:
 
 
 def _missing_right(message: str) -> str:
-    """The right that is missing, in the words of a Role, before what the API server says."""
+    """The API server's message, preceded by the missing permission as a Role would write it."""
     match = re.search(r'cannot (\w+) resource "([^"]+)" in API group "([^"]*)"', message)
     if match is None:
         return message
@@ -213,7 +213,7 @@ def _missing_right(message: str) -> str:
 
 
 def connect(kubeconfig: str | None, context: str | None, namespace: str | None) -> Cluster:
-    """The cluster that kubectl would talk to. Raises UsageError without a usable kubeconfig."""
+    """The cluster that kubectl would use. Raises UsageError without a usable kubeconfig."""
     try:
         contexts, current = config.list_kube_config_contexts(config_file=kubeconfig)
         chosen = next((entry for entry in contexts if entry["name"] == context), None) if context else current

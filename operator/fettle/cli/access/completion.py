@@ -1,4 +1,4 @@
-"""Completion of names and revisions: the cluster is asked, shortly and silently."""
+"""Shell completion of names and revisions: it asks the cluster, with a short timeout and without error messages."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ def contexts(context: click.Context, _parameter: click.Parameter, incomplete: st
 
 
 def namespaces(context: click.Context, _parameter: click.Parameter, incomplete: str) -> list[CompletionItem]:
-    """Namespaces of the cluster, for whoever may list them."""
+    """Namespaces of the cluster, if the user may list them."""
     available: list[str] = []
     with suppress(FettleError):
         available = _cluster(context).namespaces(timeout=PATIENCE_SECONDS)
@@ -51,7 +51,7 @@ def namespaces(context: click.Context, _parameter: click.Parameter, incomplete: 
 
 
 def sources(context: click.Context, _parameter: click.Parameter, incomplete: str) -> list[CompletionItem]:
-    """What can be pulled: after `om/` names of OptimizedModels, else files of this machine."""
+    """Sources for `fettle pull`: after `om/`, names of OptimizedModels; else local files."""
     kind, slash, _ = incomplete.partition("/")
     if not slash or kind_of(kind) != MODELS:
         return [CompletionItem(incomplete, type="file")]
@@ -59,7 +59,7 @@ def sources(context: click.Context, _parameter: click.Parameter, incomplete: str
 
 
 def _names(context: click.Context, incomplete: str, kinds: tuple[str, ...]) -> list[CompletionItem]:
-    """Names of objects of these kinds; behind `KIND/` those of that kind."""
+    """Names of objects of these kinds; after `KIND/`, names of that kind."""
     kind, slash, bare = incomplete.rpartition("/")
     if slash:
         kinds = tuple(plural for plural in kinds if plural == kind_of(kind))
@@ -76,13 +76,13 @@ def _items(values: Iterable[str], incomplete: str) -> list[CompletionItem]:
 
 
 def _cluster(context: click.Context) -> Cluster:
-    """As the options before the cursor say. Raises UsageError."""
+    """The cluster that the options before the cursor select. Raises UsageError."""
     given = context.params
     return connect(given.get("kubeconfig"), given.get("context"), given.get("namespace"))
 
 
 def revisions(context: click.Context, _parameter: click.Parameter, incomplete: str) -> list[CompletionItem]:
-    """Revisions in the ledger of the ModelDeployment that was named before."""
+    """Revisions in the ledger of the ModelDeployment that the command line names."""
     try:
         records = deployment_of(_cluster(context), context.params["deployment"]).status.revisions
     except (FettleError, KeyError):

@@ -1,4 +1,4 @@
-"""Options that say which cluster and namespace a command is about. Light: every command line has them, few talk to a cluster."""
+"""Options that select the cluster and the namespace. The module imports little: many commands have these options, few runs need a cluster."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ def cluster_options(command: Decorated) -> Decorated:
 
 
 def _offers(what: str) -> Offered:
-    """The function of that name in `completion`, which is imported when a shell asks."""
+    """The function of that name in `completion`, which is imported only when a shell asks for completions."""
 
     def complete(context: click.Context, parameter: click.Parameter, incomplete: str) -> list[CompletionItem]:
         from fettle.cli.access import completion

@@ -1,4 +1,4 @@
-"""Our objects as the command line reads them, and how it prints them for programs."""
+"""Reads Fettle objects for the command line, and prints them for programs."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ def _read(kind: type[ResourceT], manifest: Object) -> ResourceT:
 
 
 def output_option(told: str = "Output format for programs.") -> Callable[[Decorated], Decorated]:
-    """`-o json|yaml`, for programs; `told` is its help."""
+    """The option `-o json|yaml`; `told` is its help text."""
     return click.option("-o", "--output", type=click.Choice(["json", "yaml"]), help=told)
 
 

@@ -1,4 +1,4 @@
-"""What a command that talks to a cluster is given: a connection, as its options say."""
+"""The decorator that gives a command its connection to a cluster, from the command's options."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from fettle.cli.access.connection import cluster_options
 
 
 def with_cluster(command: Callable[..., None]) -> Callable[..., None]:
-    """`cluster_options`, turned into the argument `cluster`."""
+    """Adds `cluster_options`, and passes the connection as the argument `cluster`."""
 
     @cluster_options
     @wraps(command)

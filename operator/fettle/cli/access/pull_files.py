@@ -1,4 +1,4 @@
-"""What `fettle pull` copies: files one by one, or an artifact out of the store that its address lies in."""
+"""What `fettle pull` copies: single files, or an artifact from its store."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ Total = Callable[[int], None]  # told once of the bytes that will arrive
 
 
 def artifact_of(location: Location) -> tuple[Store, str] | None:
-    """The store and the digest, where the address is that of an artifact."""
+    """The store and the digest, if `location` is an artifact."""
     match = ARTIFACT.fullmatch(location.path)
     if match is None:
         return None
@@ -37,7 +37,7 @@ def artifact_of(location: Location) -> tuple[Store, str] | None:
 
 
 def pull_artifact(store: Store, sha256: str, folder: Path, total: Total) -> Manifest:
-    """Copy an artifact to `folder`, every digest checked; what lies there already is not fetched again. Raises StoreError, UsageError."""
+    """Copy an artifact to `folder` and check every digest; files that are already there are not fetched again. Raises StoreError, UsageError."""
     _free_for(folder, sha256)
     manifest = read_stored(store, sha256)
     total(manifest.bytes + (manifest.reference.bytes if manifest.reference else 0))
@@ -45,7 +45,7 @@ def pull_artifact(store: Store, sha256: str, folder: Path, total: Total) -> Mani
 
 
 def _free_for(folder: Path, sha256: str) -> None:
-    """Raises UsageError where another artifact, or something else, would be mixed with this one."""
+    """Raises UsageError if the folder holds another artifact or other files, which would be mixed with this artifact."""
     if not folder.exists():
         return
     if not folder.is_dir():
@@ -60,10 +60,10 @@ def _free_for(folder: Path, sha256: str) -> None:
 
 
 def pull_files(files: ClaimFiles, path: str, to: Path, total: Total) -> tuple[int, int, int]:
-    """Copy a file or all of a folder to `to`; how many files there are, how many were not there already, and the bytes of all.
+    """Copy a file or a whole folder to `to`. Returns the number of files, how many of them were copied, and the bytes of all.
 
-    A file goes into `to` where that is a folder. Each is checked against the digest that the pod computed and renamed when it is
-    whole. Raises StoreError, ClusterError, UsageError.
+    A file is copied into `to` if that is a folder. Each file is checked against the digest that the pod computed, and renamed when it is
+    complete. Raises StoreError, ClusterError, UsageError.
     """
     with explained(path or "the claim", reading=True):
         itself = files.info(path)
@@ -87,7 +87,7 @@ def _place(name: str, path: str, to: Path, single: bool) -> Path:
 
 
 def _missing(files: ClaimFiles, name: str, place: Path) -> str | None:
-    """The digest of a file that is not at its place yet."""
+    """The digest of a file that is not at `place` yet; None if it is."""
     if place.is_dir():
         raise UsageError(f"{place} is a folder, but a file must be written there")
     digest = files.checksum(name)

@@ -1,4 +1,4 @@
-"""What `fettle push` sends, and the talk with the receiver over any pair of streams."""
+"""What `fettle push` sends, and the protocol with the receiver, over any pair of streams."""
 
 from __future__ import annotations
 
@@ -26,12 +26,12 @@ class Entry:
     sha256: str
 
     def to_json(self) -> dict[str, Any]:
-        """What the receiver is told."""
+        """The entry as the receiver reads it."""
         return {"path": self.path, "bytes": self.bytes, "sha256": self.sha256}
 
 
 def entries(source: Path, target: ClaimPath) -> tuple[Entry, ...]:
-    """A file as PATH (or inside it, where PATH ends with '/' or is empty); a folder's files below PATH. Raises UsageError."""
+    """A file becomes PATH (or goes inside it, if PATH ends with '/' or is empty); a folder's files go below PATH. Raises UsageError."""
     if source.is_file():
         inside = not target.path or target.path.endswith("/")
         return (_entry(source, f"{target.path.rstrip('/')}/{source.name}" if inside else target.path),)
@@ -52,9 +52,9 @@ def _entry(source: Path, path: str) -> Entry:
 
 
 def transfer(files: tuple[Entry, ...], wire: Wire, sent: Callable[[int], None]) -> int:
-    """Send what the receiver does not have; how many files that were. `sent` is told of bytes that need no sending any more.
+    """Send the files that the receiver does not have, and return their number. `sent` is called with bytes that were sent or already there.
 
-    Raises ClusterError with what the receiver said.
+    Raises ClusterError with the receiver's message.
     """
     wire.send((json.dumps([entry.to_json() for entry in files]) + "\n").encode())
     want = _answer(wire, "want")

@@ -1,4 +1,4 @@
-"""The object that a command is about, named as kubectl takes it: NAME or KIND/NAME."""
+"""The object that a command is about, written as for kubectl: NAME or KIND/NAME."""
 
 from __future__ import annotations
 
@@ -18,14 +18,14 @@ SUFFIXES = (f".{VERSION}.{GROUP}", f".{GROUP}")  # as `kubectl get -o name` writ
 
 @dataclass(frozen=True)
 class Subject:
-    """A name, and the kinds (in the plural) whose object may be meant."""
+    """A name, and the kinds (in the plural) that it may refer to."""
 
     name: str
     kinds: tuple[str, ...] = KINDS
 
 
 def kind_of(word: str) -> str | None:
-    """The plural of one of our kinds, in any spelling that kubectl takes: om, optimizedmodel, OptimizedModels.fettle.dev; None for another."""
+    """The plural of a Fettle kind in any spelling that kubectl accepts (om, optimizedmodel, OptimizedModels.fettle.dev); None for other words."""
     word = word.lower()
     for suffix in SUFFIXES:
         word = word.removesuffix(suffix)
@@ -33,7 +33,7 @@ def kind_of(word: str) -> str | None:
 
 
 def subject_of(given: str, kinds: tuple[str, ...] = KINDS) -> Subject:
-    """What `given` names, of these kinds. Raises UsageError."""
+    """The object of these kinds that `given` names. Raises UsageError."""
     kind, slash, name = given.partition("/")
     if not slash:
         return Subject(given, kinds)
@@ -60,7 +60,7 @@ class SubjectType(click.ParamType):  # type: ignore[type-arg]  # generic since c
 
 
 class NameType(click.ParamType):  # type: ignore[type-arg]  # as above
-    """An argument that names an object of one kind, with or without that kind in front: its bare name."""
+    """An argument that names an object of one kind, as NAME or KIND/NAME; its value is NAME."""
 
     name = "name"
 

@@ -1,4 +1,4 @@
-"""Copies of what the API server has, kept up to date by watches. The words are client-go's."""
+"""Local copies of the API server's objects, kept up to date by watches. The terms are those of client-go."""
 
 from __future__ import annotations
 
@@ -25,12 +25,12 @@ PODS = "pods"
 class Reflector:
     """Keeps the objects of one listing: lists them, then watches from that version on.
 
-    A watch that ends is taken up where it ended; where that version is too old by then (410), everything is listed again.
-    What fails is tried again, and is `problem` from the second time in a row until a watch is open again.
+    A watch that ends is resumed where it ended; if that version is too old by then (410), everything is listed again.
+    Failures are retried. From the second failure in a row until a watch is open again, `problem` holds the error.
     """
 
     def __init__(self, listing: Listing, changed: Callable[[], None]) -> None:
-        """`changed` is called, in another thread, whenever `objects` or `problem` is another one."""
+        """`changed` is called, in another thread, whenever `objects` or `problem` changes."""
         self.objects: dict[str, Object] = {}
         self.problem: ClusterError | None = None
         self._listing = listing
@@ -49,17 +49,17 @@ class Reflector:
         self._version = listing["metadata"]["resourceVersion"]
 
     def start(self) -> None:
-        """Follow what was listed, in a thread of its own."""
+        """Follow the listed objects in a separate thread."""
         self._thread.start()
 
     def stop(self) -> None:
-        """Begin nothing new, and end the watch that is open."""
+        """Start no new requests, and close the open watch."""
         self._stopped.set()
         if self._response is not None:
             _hang_up(self._response)
 
     def join(self) -> None:
-        """Wait for its thread: an interpreter that exits while others still run Python may abort instead."""
+        """Wait for its thread: an interpreter that exits while other threads still run may abort."""
         self._thread.join(STOP_SECONDS)
 
     def _run(self) -> None:
@@ -116,18 +116,18 @@ class Reflector:
 
 
 def _hang_up(response: Any) -> None:
-    """Let whoever reads it come to its end at once."""
+    """End the response at once for the thread that reads it."""
     with suppress(OSError, RuntimeError, ValueError):  # it is over already
         response.shutdown()
 
 
 def _pause(failures: int) -> float:
-    """Seconds before the next try: the first comes at once, as connections end now and then."""
+    """Seconds before the next attempt. The first comes at once, because connections end now and then."""
     return 0.0 if failures < 2 else min(2.0 ** (failures - 2), LONGEST_PAUSE_SECONDS)
 
 
 class Watched:
-    """What there is of one name in a namespace, as it is now: the kinds that are asked for, and the pods that serve."""
+    """The current objects of one name in a namespace: those of the requested kinds, and the serving pods."""
 
     def __init__(self, cluster: Cluster, name: str, kinds: Sequence[str] = (DEPLOYMENTS, MODELS)) -> None:
         self.changed = threading.Event()  # set at each change; for the reader to clear
@@ -138,7 +138,7 @@ class Watched:
         self._seen: set[str] = set()
 
     def __enter__(self) -> Watched:
-        """Raises ClusterError where it cannot be read at all."""
+        """Raises ClusterError if nothing can be read."""
         for plural, listing in self._listings.items():
             with suppress(MissingError):  # a cluster that does not know the kind
                 self._reflect(plural, listing)
@@ -169,17 +169,17 @@ class Watched:
 
     @property
     def pods(self) -> Sequence[Object] | None:
-        """The pods; None where they may not be listed."""
+        """The pods; None if the user may not list them."""
         return list(self._reflectors[PODS].objects.values()) if PODS in self._reflectors else None
 
     @property
     def deleted(self) -> list[str]:
-        """The kinds, in the plural, of which there was an object and is none any more."""
+        """The kinds (in the plural) whose object existed and has been deleted."""
         return sorted(plural for plural in self._seen if self.object(plural) is None)
 
     @property
     def problem(self) -> ClusterError | None:
-        """Why what is known may be old by now."""
+        """Why the local copies may be out of date; None if they are not."""
         return next(
             (reflector.problem for reflector in self._reflectors.values() if reflector.problem is not None), None
         )

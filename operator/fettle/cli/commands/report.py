@@ -6,6 +6,7 @@ from pathlib import Path
 
 import click
 
+from fettle.api.uris import is_remote
 from fettle.cli.access.claim_pod import parse_target, pod_options, progress_bar
 from fettle.cli.access.cluster import MODELS, Cluster, connect
 from fettle.cli.access.completion import model_names
@@ -46,8 +47,12 @@ def report(name: str, to: Path | None, show: bool, image: str | None, timeout: i
 
 
 def report_of(cluster: Cluster, name: str) -> str:
-    """Its address. Raises UsageError where there is none yet."""
+    """The address of the report in a claim. Raises UsageError if there is no report yet, or if it is in a bucket."""
     report_status = model_of(cluster, name).status.report
     if report_status is None:
         raise UsageError(f"optimizedmodel {name} has no report yet: see `kubectl fettle status {name}`")
+    if is_remote(report_status.uri):
+        raise UsageError(
+            f"the report of optimizedmodel {name} is in a bucket: download {report_status.uri} with the provider's own tool"
+        )
     return report_status.uri

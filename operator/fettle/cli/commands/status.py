@@ -1,4 +1,4 @@
-"""`status`: a ModelDeployment and an OptimizedModel on one screen, once or for as long as one looks."""
+"""`status`: a ModelDeployment and an OptimizedModel on one screen, once or continuously."""
 
 from __future__ import annotations
 
@@ -62,7 +62,7 @@ def status(cluster: Cluster, subject: Subject, watch: bool, output: str | None) 
 
 @dataclass(frozen=True)
 class Seen:
-    """What there is of a name. `pods` is None where they may not be listed."""
+    """The objects with a name. `pods` is None if the user may not list them."""
 
     deployment: Object | None
     model: Object | None
@@ -70,12 +70,12 @@ class Seen:
 
     @property
     def nothing(self) -> bool:
-        """Neither of both kinds."""
+        """Whether there is no object of either kind."""
         return self.deployment is None and self.model is None
 
 
 def look(cluster: Cluster, subject: Subject) -> Seen:
-    """What there is now. Raises MissingError where there is nothing."""
+    """The current objects. Raises MissingError if there are none."""
     pods = _pods(cluster, subject.name) if DEPLOYMENTS in subject.kinds else None
     seen = Seen(_get(cluster, DEPLOYMENTS, subject), _get(cluster, MODELS, subject), pods)
     if seen.nothing:
@@ -84,7 +84,7 @@ def look(cluster: Cluster, subject: Subject) -> Seen:
 
 
 def picture(seen: Seen, width: int) -> RenderableType:
-    """All of it, `width` columns wide. Raises ClusterError where an object cannot be read."""
+    """The view of all objects, `width` columns wide. Raises ClusterError if an object cannot be read."""
     parts: list[RenderableType] = []
     if seen.deployment is not None:
         parts.append(rollout(read_deployment(seen.deployment), seen.pods, datetime.now(UTC)))
@@ -95,7 +95,7 @@ def picture(seen: Seen, width: int) -> RenderableType:
 
 
 def absent(cluster: Cluster, subject: Subject) -> MissingError:
-    """No kind that is meant has an object of that name; which do."""
+    """The error if no object of the requested kinds has that name, with the names that exist."""
     there = {plural: cluster.names(plural) for plural in subject.kinds}
     known = "; ".join(f"{plural}: {', '.join(found[:20]) or 'none'}" for plural, found in there.items())
     kinds = " or ".join(plural.removesuffix("s") for plural in subject.kinds)
@@ -103,7 +103,7 @@ def absent(cluster: Cluster, subject: Subject) -> MissingError:
 
 
 def documents(cluster: Cluster, subject: Subject) -> Object:
-    """The objects of that name as the API server holds them; a List where there are both."""
+    """The objects with that name as the API server stores them; a List if both exist."""
     found = (_get(cluster, plural, subject) for plural in (DEPLOYMENTS, MODELS))
     items = [_shown(item) for item in found if item is not None]
     if not items:
@@ -112,12 +112,12 @@ def documents(cluster: Cluster, subject: Subject) -> Object:
 
 
 def _shown(item: Object) -> Object:
-    """Without what kubectl leaves out too."""
+    """The object without the fields that kubectl also leaves out."""
     return {**item, "metadata": {key: value for key, value in item["metadata"].items() if key != "managedFields"}}
 
 
 def follow(console: Console, cluster: Cluster, subject: Subject, output: str | None) -> None:
-    """Show it again and again, until what was there is deleted. Raises ClusterError where it cannot be read to begin with."""
+    """Show the objects at every change until they are deleted. Raises ClusterError if they cannot be read at the start."""
     name = subject.name
     with Watched(cluster, name, subject.kinds) as watched:
         if _seen(watched).nothing:
@@ -135,7 +135,7 @@ def _seen(watched: Watched) -> Seen:
 
 
 def _draw_in_place(console: Console, watched: Watched, name: str) -> None:
-    """The time that a pause still lasts moves without any change, so it is drawn anew each second."""
+    """Draw in place, once per second, because the remaining time of a pause changes by itself."""
     with Live(console=console, auto_refresh=False) as live:
         while True:
             seen = _seen(watched)
@@ -147,7 +147,7 @@ def _draw_in_place(console: Console, watched: Watched, name: str) -> None:
 
 
 def _print_pictures(console: Console, watched: Watched, name: str) -> None:
-    """For pipes: a picture at each change that shows."""
+    """For pipes: print the view at each visible change."""
     before = ""
     for seen in _changes(watched, name):
         with console.capture() as capture:
@@ -159,7 +159,7 @@ def _print_pictures(console: Console, watched: Watched, name: str) -> None:
 
 
 def _print_documents(watched: Watched, name: str, output: str) -> None:
-    """For programs: each object whenever it is another one, as `kubectl get --watch -o` prints it."""
+    """For programs: print each object whenever it changes, like `kubectl get --watch -o`."""
     printed: dict[str, str] = {}  # kind -> version
     for seen in _changes(watched, name):
         for item in (seen.deployment, seen.model):
@@ -172,7 +172,7 @@ def _print_documents(watched: Watched, name: str, output: str) -> None:
 
 
 def _changes(watched: Watched, name: str) -> Iterator[Seen]:
-    """What there is, now and after each change, until nothing is left; all else there is to say goes to stderr, each once."""
+    """The objects, now and after each change, until none is left. Problems are written to stderr, each once."""
     said, waiting = list[str](), False
     while True:
         watched.changed.clear()
@@ -206,7 +206,7 @@ def _problem(watched: Watched) -> list[str]:
 
 
 def _get(cluster: Cluster, plural: str, subject: Subject) -> Object | None:
-    """The object of that kind, if it is meant and there is one."""
+    """The object of that kind, if that kind is requested and it exists."""
     if plural in subject.kinds:
         with suppress(MissingError):
             return cluster.get(plural, subject.name)

@@ -1,4 +1,4 @@
-"""Commands for a rollout or a run: each sets an annotation that the operator obeys once, so a GitOps tool sees no drift."""
+"""Commands for a rollout or a run. Each sets an annotation, on which the operator acts once, so that a GitOps tool sees no drift."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ order_option = output_option(
 
 @dataclass(frozen=True)
 class About:
-    """The object that an order is for; `resource` is its kind in the plural, as kubectl takes it."""
+    """The object of a command; `resource` is its kind in the plural, as kubectl accepts it."""
 
     resource: str
     namespace: str
@@ -38,10 +38,10 @@ class About:
 
 @dataclass(frozen=True)
 class Order:
-    """What a command asked of the operator; `-o` prints it as it stands here.
+    """What a command requested from the operator; `-o` prints these fields.
 
-    `revision` is the one to act on, None where the whole object is meant. `annotations` were written, null for one taken away.
-    What became of it, an Event of the object says. `message` is what people are told.
+    `revision` is the revision to act on, or None for the whole object. `annotations` were written; null means that one was removed. An Event of
+    the object reports the outcome. `message` is the text for people.
     """
 
     command: str
@@ -61,13 +61,13 @@ def give(cluster: Cluster, order: Order, output: str | None) -> None:
 
 
 def canary(status: ModelDeploymentStatus) -> str | None:
-    """The revision on trial."""
+    """The revision of the canary."""
     return status.canary.revision if status.canary is not None else None
 
 
 @dataclass(frozen=True)
 class Word:
-    """A command of one word: which revision it concerns, and what is said where there is none."""
+    """A command without arguments: the revision that it refers to, and the message if there is none."""
 
     command: Command
     subject: RevisionOf
@@ -88,7 +88,7 @@ WORDS = (
 
 
 def command(word: Word) -> click.Command:
-    """`fettle.dev/<command>` = `<revision>/<token>`: it concerns that revision only, and acts once."""
+    """The command that writes `fettle.dev/<command>` = `<revision>/<token>`, which refers to that revision only and acts once."""
     name = word.command.value
 
     @click.command(
@@ -153,7 +153,7 @@ def retry(cluster: Cluster, subject: Subject, output: str | None) -> None:
 
 
 def _retry_model(cluster: Cluster, name: str, output: str | None) -> None:
-    """Order the run of an OptimizedModel to be tried again. Raises UsageError where nothing failed and nothing is published."""
+    """Request a retry of an OptimizedModel's run. Raises UsageError if nothing failed and nothing is published."""
     status = model_of(cluster, name).status
     subject = subject_of(status)
     if subject is None:
@@ -204,7 +204,7 @@ def rollback_to(cluster: Cluster, deployment: str, revision: str, now: bool, out
 
 
 def known(status: ModelDeploymentStatus) -> list[str]:
-    """Revisions of the ledger as status shows it, the newest first."""
+    """The revisions in the status's view of the ledger, newest first."""
     return list(dict.fromkeys(record.revision for record in reversed(status.revisions)))
 
 
@@ -221,7 +221,7 @@ def _desired(deployment: ModelDeployment, name: str) -> str:
 
 
 def _target(given: str, revisions: Iterable[str], name: str) -> str:
-    """The one revision that begins with `given`."""
+    """The only revision that starts with `given`. Raises UsageError if there is not exactly one."""
     every = list(dict.fromkeys(revisions))
     matches = [revision for revision in every if revision.startswith(given)]
     if given in matches or len(matches) == 1:

@@ -1,5 +1,5 @@
-"""`why`: the decisions that led here. For a ModelDeployment from its ledger, status and Events; for an OptimizedModel, why each
-candidate was taken or not."""
+"""`why`: the decisions that led to the current state. For a ModelDeployment, they are from its ledger, status and Events; for an
+OptimizedModel, they tell why each candidate was or was not chosen."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ FROM_LEDGER = re.compile(r"\(ledger \d+\)")  # Events that only repeat a line of
 
 @dataclass(frozen=True)
 class Decision:
-    """One link of the chain. `at` is RFC 3339, `verdict` of an analysis window, `metrics` what it rests on."""
+    """One decision. `at` is in RFC 3339; `verdict` and `metrics` are those of an analysis window."""
 
     at: str
     revision: str | None
@@ -87,7 +87,7 @@ def why(cluster: Cluster, subject: Subject, everything: bool, output: str | None
 
 
 def _found(read: Callable[[Cluster, str], Found], cluster: Cluster, subject: Subject, kind: str) -> Found | None:
-    """The object of that kind, if it is asked for and there is one."""
+    """The object of that kind, if that kind is requested and it exists."""
     if kind in subject.kinds:
         with suppress(MissingError):
             return read(cluster, subject.name)
@@ -101,7 +101,7 @@ def _choices(name: str, model: OptimizedModel, judged: Sequence[JudgedCandidate]
 
 
 def summary(deployment: ModelDeployment) -> str:
-    """The answer in one sentence."""
+    """The state of a ModelDeployment in one sentence."""
     status = deployment.status
     said = {kind: find(status.conditions, kind) for kind in ("Degraded", "Progressing", "Ready")}
     degraded, progressing, ready = said["Degraded"], said["Progressing"], said["Ready"]
@@ -114,13 +114,13 @@ def summary(deployment: ModelDeployment) -> str:
 
 
 def outcome(model: OptimizedModel) -> str:
-    """The answer in one sentence."""
+    """The state of an OptimizedModel in one sentence."""
     ready = find(model.status.conditions, "Ready")
     return f"{ready.reason}: {ready.message}" if ready is not None else "the operator has not processed it yet"
 
 
 def decisions_of(cluster: Cluster, deployment: ModelDeployment, *, everything: bool) -> list[Decision]:
-    """The chain, oldest first; of the last revision that was tried, or of all that the ledger holds."""
+    """The decisions, oldest first, about the last revision that was tried, or about all revisions in the ledger."""
     revisions = read_ledger(cluster, deployment.metadata["name"])
     lines = lines_of(deployment, revisions)
     shown = lines if everything else lines[-1:]
@@ -159,7 +159,7 @@ def _of_window(revision: str, window: AnalysisWindow) -> Decision:
 
 
 def _of_open_window(revision: str, analysis: AnalysisStatus) -> Iterable[Decision]:
-    """What the window that is not judged yet waits for."""
+    """What the open window is waiting for."""
     text = analysis.message or ""
     if analysis.verdict not in (Verdict.GOOD, Verdict.BAD) or text.startswith(SINCE):
         text = text.removeprefix(SINCE) or f"{analysis.requests} requests"
@@ -168,7 +168,7 @@ def _of_open_window(revision: str, analysis: AnalysisStatus) -> Iterable[Decisio
 
 
 def _measured(record: MetricRecord) -> str:
-    """A metric of a window beside its bound. Which side of the bound is the good one follows from the verdict."""
+    """A metric of a window with its bound. The verdict tells on which side of the bound the value must be."""
     samples = f"({record.samples} samples)"
     if record.verdict not in (Verdict.GOOD, Verdict.BAD):
         so_far = f" so far {record.value:g}," if record.value is not None else ""
@@ -193,7 +193,7 @@ def _of_events(events: Iterable[Object]) -> Iterable[Decision]:
 
 
 def chain(decisions: Sequence[Decision]) -> RenderableType:
-    """One line a decision."""
+    """A table with one line per decision."""
     if not decisions:
         return Text("no decisions yet")
     table = Table.grid(padding=(0, 2))

@@ -1,1 +1,1 @@
-"""`fettle optimize`: a run on this machine, admission and Jobs included."""
+"""`fettle optimize`: a run on this machine, including admission and the work of the Jobs."""

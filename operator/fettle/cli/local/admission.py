@@ -1,8 +1,8 @@
-"""What an API server says to an object of ours, without one: the schema and the CEL rules of the CRD itself, run here.
+"""Admission of Fettle objects without an API server: the schema and the CEL rules of the CRD itself are evaluated here.
 
-As the server does it: nulls are dropped and defaults filled in, unknown fields are refused (`fieldValidation: Strict`, as kubectl asks
-for), the schema is checked at every node, and every rule where the types are right. The schema is what `fettle.api.crd` writes into the CRD, so
-that there is no second copy of anything. Rules about a change (`oldSelf`) say nothing about an object that is new.
+As on the server, nulls are dropped and defaults filled in, unknown fields are refused (`fieldValidation: Strict`, as kubectl requests),
+the schema is checked at every node, and every rule is evaluated if the types are right. The schema comes from `fettle.api.crd`, which also
+writes the CRD, so there is no second copy. Rules about a change (`oldSelf`) do not apply to new objects.
 """
 
 from __future__ import annotations
@@ -29,12 +29,12 @@ LIST_TYPE, LIST_KEYS = "x-kubernetes-list-type", "x-kubernetes-list-map-keys"
 
 @cache
 def schema_of(kind: str) -> Schema:
-    """The schema of a whole object of that kind, as its CRD has it."""
+    """The schema of a whole object of that kind, as in its CRD."""
     return next(crd.root_schema(known) for known in crd.KINDS if known.name == kind)
 
 
 def completed(node: Any, schema: Schema) -> Any:
-    """`node` as the server stores it: without nulls, with defaults. What reads 2.0 where an integer stands is one, as in JSON."""
+    """`node` as the server stores it: without nulls, with defaults. 2.0 counts as an integer, as in JSON."""
     if isinstance(node, float) and node.is_integer() and (schema.get("type") == "integer" or schema.get(INT_OR_STRING)):
         return int(node)
     if isinstance(node, list):
@@ -50,9 +50,9 @@ def completed(node: Any, schema: Schema) -> Any:
 def complaints(
     document: Any, schema: Schema, seen_by_rules: Callable[[Any], Any] = lambda document: document
 ) -> list[str]:
-    """Everything that is wrong with an object that `completed` made, each as `path: what is wrong`.
+    """Every fault of an object that `completed` returned, each as `path: what is wrong`.
 
-    `seen_by_rules` makes what rules are shown of the document, where that is not the document itself.
+    `seen_by_rules` converts the document for the rules, if they must see something else.
     """
     errors = list(_STRUCTURE(schema).iter_errors(document))
     if not any(error.validator in BLOCKING for error in errors):
@@ -148,7 +148,7 @@ _TEXTS = {
 
 
 def _told(error: ValidationError) -> str:
-    """An error of the schema with its path, for a person."""
+    """A schema error with its path, in words."""
     text = _TEXTS.get(str(error.validator))
     exclusive = isinstance(error.schema, Mapping) and error.schema.get("exclusiveMinimum")
     values = {
@@ -169,13 +169,13 @@ def _shown(value: Any) -> str:
 
 @cache
 def compiled(rule: str) -> Any:
-    """The rule, ready to be evaluated. Raises RuntimeError where it is no CEL that this program knows."""
+    """The compiled rule. Raises RuntimeError if it is not CEL that this program supports."""
     return _environment().compile(rule)
 
 
 @cache
 def _environment() -> Any:
-    """CEL with those of Kubernetes' functions that our rules use: https://kubernetes.io/docs/reference/using-api/cel/."""
+    """CEL with the Kubernetes functions that our rules use: https://kubernetes.io/docs/reference/using-api/cel/."""
     from cel_expr_python import cel  # 16 MB of native code, which only those who check a manifest need
 
     any_, true_or_false, number = cel.Type.DYN, cel.Type.BOOL, cel.Type.DOUBLE
@@ -197,7 +197,7 @@ def _environment() -> Any:
 
 
 def _quantity(text: Any) -> Decimal | None:
-    """The number that a Kubernetes quantity is, None for what is none."""
+    """A Kubernetes quantity as a number; None if `text` is not a quantity."""
     from fettle.cluster.quantity import quantity  # the Kubernetes client takes a second to import
 
     return quantity(text)

@@ -1,7 +1,6 @@
 """OptimizedModels from YAML, read as `kubectl apply` reads them.
 
-The CRD's own schema and rules hold (`admission.py`); only the rules that ask for `pvc://` are wider here, where a model may also be a
-file of this machine.
+The CRD's own schema and rules apply (`admission.py`), except that an address may also be a file of this machine.
 """
 
 from __future__ import annotations
@@ -27,7 +26,7 @@ NAME_LIMIT = 253
 
 
 class _Loader(yaml.SafeLoader):
-    """YAML as Kubernetes' clients read it: 1e-3 is a number, and a date is the text that it is written as."""
+    """YAML as Kubernetes' clients read it: 1e-3 is a number, and a date stays text."""
 
 
 _Loader.yaml_implicit_resolvers = {
@@ -40,7 +39,7 @@ _Loader.add_implicit_resolver("tag:yaml.org,2002:float", _FLOAT, list("-+0123456
 
 @dataclass(frozen=True)
 class ModelDocument:
-    """An OptimizedModel as a file gives it, addresses of this machine made absolute."""
+    """An OptimizedModel from a file, with absolute addresses for files of this machine."""
 
     namespace: str
     name: str
@@ -50,16 +49,16 @@ class ModelDocument:
 
 @dataclass(frozen=True)
 class Documents:
-    """What a file holds: OptimizedModels, and the kinds of what else was found and left alone."""
+    """The content of a file: its OptimizedModels, and the kinds of the other objects, which are ignored."""
 
     models: tuple[ModelDocument, ...]
     others: tuple[str, ...]
 
 
 def read(text: str, source: str, folder: Path) -> Documents:
-    """Every OptimizedModel in the YAML `text`. `source` names it in messages, relative paths in it start at `folder`.
+    """Every OptimizedModel in the YAML `text`. `source` names it in messages; relative paths in it start at `folder`.
 
-    Raises UsageError that names every fault of the first document that has one.
+    Raises UsageError, which lists all faults of the first faulty document.
     """
     try:
         documents = [document for document in yaml.load_all(text, _Loader) if document is not None]
@@ -101,7 +100,7 @@ def _manifest(document: dict[str, Any], where: str, folder: Path) -> ModelDocume
 
 
 def _as_json(document: Any, where: str) -> Any:
-    """`document` as JSON carries it: keys are texts."""
+    """`document` as JSON, with strings as keys."""
     try:
         return json.loads(json.dumps(document, default=str))
     except (ValueError, TypeError, RecursionError) as error:
@@ -113,7 +112,7 @@ def _told(where: str, faults: list[str]) -> str:
 
 
 def _spec(raw: Any, where: str) -> OptimizedModelSpec:
-    """What the schema took. Raises UsageError for what the models say beyond it."""
+    """Parse a spec that the schema accepts. Raises UsageError for faults that only the Python models find."""
     try:
         return OptimizedModelSpec.model_validate_json(json.dumps(raw), strict=True)
     except ValidationError as error:
@@ -122,7 +121,7 @@ def _spec(raw: Any, where: str) -> OptimizedModelSpec:
 
 
 def _in_claims(node: Any) -> Any:
-    """`node` with every address of this machine made one in a claim: the rules ask for claims, and here a file is as good."""
+    """`node` with every local address replaced by one in a claim, for the rules that require claims."""
     if isinstance(node, list):
         return [_in_claims(item) for item in node]
     if not isinstance(node, dict):
@@ -140,7 +139,7 @@ def _is_here(uri: Any) -> bool:
 
 
 def _absolute(spec: OptimizedModelSpec, folder: Path) -> OptimizedModelSpec:
-    """`spec` with every plain path made a file:// address, relative ones from `folder`."""
+    """`spec` with every plain path converted to a file:// address; relative paths start at `folder`."""
 
     def moved(part: Any) -> Any:
         return part if part is None or part.uri is None else part.model_copy(update={"uri": file_uri(part.uri, folder)})
@@ -154,5 +153,5 @@ def _absolute(spec: OptimizedModelSpec, folder: Path) -> OptimizedModelSpec:
 
 
 def file_uri(uri: str, folder: Path) -> str:
-    """`uri` itself where it has a scheme, else the file:// address of that path."""
+    """`uri` itself if it has a scheme, else the file:// address of that path."""
     return uri if "://" in uri else (folder / Path(uri).expanduser()).resolve().as_uri()

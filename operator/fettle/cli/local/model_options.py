@@ -24,7 +24,7 @@ MANIFESTS = (".yaml", ".yml")
 
 @dataclass(frozen=True)
 class ModelOptions:
-    """What was said of a model on the command line. `model` is None where a manifest says all of it."""
+    """The options of a model on the command line. `model` is None if a manifest is used instead."""
 
     model: str | None
     evaluation: str | None
@@ -48,7 +48,7 @@ class ModelOptions:
         return [options.get(name, "--" + name.replace("_", "-")) for name in told]
 
     def document(self, name: str | None = None) -> dict[str, Any]:
-        """The manifest, of that name or of the model's file. Raises UsageError where the options do not go together."""
+        """The manifest, called `name` or after the model's file. Raises UsageError if the options do not go together."""
         if self.model is None:
             example = "fettle optimize model.onnx --evaluation items.npz"
             raise UsageError(f"no model given: name a file, as in `{example}`, or a manifest with -f FILE")
@@ -90,8 +90,8 @@ class ModelOptions:
 
 
 def name_of(model: str) -> str:
-    """A name that Kubernetes allows, after the model's file: 'My Model.v2.onnx' -> 'my-model-v2'. One that is called 'model' has its folder's,
-    and a repository of a hub its own, without the revision."""
+    """A name that Kubernetes allows, from the model's file: 'My Model.v2.onnx' -> 'my-model-v2'. A file called 'model' gets its folder's name,
+    and a model of a hub its repository's name, without the revision."""
     path = Path(re.sub("@[^/]*", "", model)) if "://" in model else Path(model).expanduser().resolve()
     stem = path.stem if path.suffix else path.name
     if stem.lower() == "model":

@@ -1,4 +1,4 @@
-"""A run of one OptimizedModel of a manifest, as processes of this machine."""
+"""A run of one OptimizedModel from a manifest, as processes on this machine."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ def model_run(
     measure_seconds: float = SECONDS_PER_CANDIDATE,
     through: Callable[[Runner], Runner] = lambda runner: runner,
 ) -> LocalRun:
-    """The run, which has not begun. `on_change` is told of every decision, and tasks go `through` another runner where one is given."""
+    """The run, not started yet. `on_change` is called after every decision; tasks go `through` another runner if one is given."""
     generation = next_generation(located, manifest)
     # The plan's library settings are the tasks' own business; only what they must know of this machine is added.
     given_by_spec = {variable.name: variable.value for variable in located.spec.jobs.env}
@@ -30,12 +30,12 @@ def model_run(
 
 
 def logs_of(located: Places, manifest: ModelDocument) -> Path:
-    """Folder of its tasks' logs."""
+    """The folder of its tasks' logs."""
     return located.logs / manifest.name
 
 
 def next_generation(located: Places, manifest: ModelDocument) -> int:
-    """The first number without a report: one local run never overwrites the report of another."""
+    """The first number without a report, so that a local run never overwrites the report of another."""
     names = located.opened().names(f"reports/{manifest.namespace}/{manifest.name}")
     stems = [name.removesuffix(".html") for name in names if name.endswith(".html")]
     numbers = [int(stem) for stem in stems if stem.isdigit()]

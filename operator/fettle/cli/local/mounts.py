@@ -1,4 +1,4 @@
-"""Which folder of this machine stands for which claim or Secret, so that the YAML of a cluster works here as it is."""
+"""Which local folder stands for which claim or Secret, so that a cluster's YAML works here unchanged."""
 
 from __future__ import annotations
 
@@ -22,19 +22,19 @@ DEFAULT_FOLDER = Path("fettle-store")
 
 @dataclass(frozen=True)
 class Places:
-    """A spec whose every address can be opened here. `store` is the address of its store."""
+    """A spec whose addresses can all be opened on this machine. `store` is the address of its store."""
 
     spec: OptimizedModelSpec
     mounts: Mounts
     store: str
 
     def local(self, uri: str) -> str:
-        """The path of `uri` on this machine; `uri` itself where it lies outside."""
+        """The path of `uri` on this machine; `uri` itself if it is elsewhere."""
         return uri if is_remote(uri) else str(locate(uri, self.mounts).local)
 
     @property
     def logs(self) -> Path:
-        """Folder of the tasks' logs: in the store, or where one would lie here."""
+        """The folder of the tasks' logs: in the store, or in ./fettle-store if the store is elsewhere."""
         return (DEFAULT_FOLDER.resolve() if is_remote(self.store) else Path(self.local(self.store))) / "logs"
 
     def opened(self) -> Store:
@@ -43,7 +43,7 @@ class Places:
 
 
 def parse_maps(maps: Iterable[str]) -> dict[str, Path]:
-    """`pvc://CLAIM=FOLDER` or `secret/NAME=FOLDER`, each, as CLAIM or secret/NAME -> folder. Raises UsageError."""
+    """Parse `pvc://CLAIM=FOLDER` and `secret/NAME=FOLDER` to CLAIM or secret/NAME -> folder. Raises UsageError."""
     folders: dict[str, Path] = {}
     for text in maps:
         place, _, folder = text.partition("=")
@@ -63,7 +63,7 @@ def parse_maps(maps: Iterable[str]) -> dict[str, Path]:
 def places(spec: OptimizedModelSpec, folders: dict[str, Path], store: Path | None) -> Places:
     """Find the store's folder (`--store`, else the spec's, else ./fettle-store) and check that every claim has one.
 
-    `folders` are those of `parse_maps`. A Secret without one is left aside: then what the environment says is used.
+    `folders` come from `parse_maps`. A Secret without a folder is ignored, and the credentials of the environment are used.
 
     Raises UsageError that says which `--map` is missing, or why the store's folder cannot be used.
     """
@@ -88,7 +88,7 @@ def places(spec: OptimizedModelSpec, folders: dict[str, Path], store: Path | Non
 
 
 def _store_folder(folder: Path) -> None:
-    """Make the store's folder, before hours of work find out that nothing can be kept. Raises UsageError."""
+    """Create the store's folder, so that a run does not work for hours before it finds that it cannot write. Raises UsageError."""
     try:
         folder.mkdir(parents=True, exist_ok=True)
         with TemporaryFile(dir=folder):
@@ -109,7 +109,7 @@ def _check(spec: OptimizedModelSpec, folders: dict[str, Path]) -> None:
 
 
 def with_parallelism(spec: OptimizedModelSpec, parallelism: int | None) -> OptimizedModelSpec:
-    """`spec` with another number of builds at once."""
+    """`spec` with another number of parallel builds."""
     if parallelism is None:
         return spec
     return spec.model_copy(update={"search": spec.search.model_copy(update={"parallelism": parallelism})})

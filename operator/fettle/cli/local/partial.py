@@ -1,4 +1,4 @@
-"""A run that goes no further than somebody wants to know: until its model is prepared, or until everything is built."""
+"""A run that stops early: when its model is prepared, or when everything is built."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ class Prepared(Exception):
 
 
 class Built(Exception):
-    """Everything that the run builds is there, and `task` names it."""
+    """Everything that the run builds has been built; `task` lists it."""
 
     def __init__(self, task: MeasureTask) -> None:
         super().__init__("built")
@@ -28,7 +28,7 @@ class Built(Exception):
 
 @dataclass(frozen=True)
 class UntilPrepared:
-    """Runs the task that prepares."""
+    """Runs the prepare task only."""
 
     runner: Runner
 
@@ -42,7 +42,7 @@ class UntilPrepared:
 
 @dataclass(frozen=True)
 class UntilBuilt:
-    """Runs tasks until the first that measures."""
+    """Runs tasks until the first measure task."""
 
     runner: Runner
 

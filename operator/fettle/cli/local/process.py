@@ -1,4 +1,4 @@
-"""One task as a process of this machine: `python -m fettle.optimizer` with the environment that a Job would have."""
+"""One task as a local process: `python -m fettle.optimizer` with the environment that a Job would have."""
 
 from __future__ import annotations
 
@@ -27,19 +27,19 @@ COMMAND = (sys.executable, "-m", "fettle.optimizer")
 
 @dataclass(frozen=True)
 class Processes:
-    """Runs tasks as processes. Each one's log goes to a file of its own under `logs`."""
+    """Runs tasks as processes. Each task's log goes to a separate file in `logs`."""
 
     environment: Mapping[str, str]
     logs: Path
     command: tuple[str, ...] = COMMAND
 
     def log_of(self, request: TaskRequest) -> Path:
-        """Where the log of that attempt lies."""
+        """The file of that attempt's log."""
         label = re.sub(r"[^a-z0-9.-]+", "-", request.label.lower())
         return self.logs / f"{label}-{request.task_hash[:8]}-{request.attempt}.log"
 
     async def run(self, request: TaskRequest) -> TaskState:
-        """Run the task to its end, or to its deadline. Cancelled, it takes the process and its children with it."""
+        """Run the task to its end or its deadline. If it is cancelled, the process and its children are ended too."""
         self.logs.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(prefix="fettle-") as folder, self.log_of(request).open("wb") as log:
             outcome = Path(folder) / "termination"
@@ -102,7 +102,7 @@ def _failed(request: TaskRequest, reason: Reason, message: str, retryable: bool 
 
 
 async def _end(process: asyncio.subprocess.Process) -> None:
-    """End the process and all its children, stopped ones included; nothing is left behind."""
+    """End the process and all its children, including stopped ones."""
     if process.returncode is None:
         _signal(process.pid, signal.SIGTERM)
         _signal(process.pid, signal.SIGCONT)

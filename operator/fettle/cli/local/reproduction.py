@@ -1,4 +1,4 @@
-"""An artifact built again from its source in an empty store, and its files beside the recorded ones."""
+"""An artifact built again from its source in an empty store, with its files compared with the recorded ones."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ TARGET = "again"
 
 @dataclass(frozen=True)
 class Reproduction:
-    """File -> (recorded digest, digest now), None where one has no such file; and what else is not as recorded, for a person."""
+    """File -> (recorded digest, digest now), each None if there is no such file; and sentences on other differences."""
 
     files: Mapping[str, tuple[str | None, str | None]]
     others: tuple[str, ...] = field(default=())
@@ -29,7 +29,7 @@ class Reproduction:
 
 
 def spec_for(manifest: Manifest, spec: OptimizedModelSpec) -> OptimizedModelSpec:
-    """`spec` with nothing to build but that artifact, and only from the source that it was built from."""
+    """`spec` reduced to that artifact, with the digest of the source that it was built from."""
     train = next((recipe.train for recipe in spec.recipes if recipe.name == manifest.recipe.name), TrainSpec())
     steps = manifest.recipe.steps
     recipe = RecipeSpec(name="again", steps=steps, precision=manifest.settings.precision, train=train)
@@ -39,14 +39,14 @@ def spec_for(manifest: Manifest, spec: OptimizedModelSpec) -> OptimizedModelSpec
 
 
 def compared(manifest: Manifest, task: MeasureTask) -> Reproduction:
-    """The recorded artifact beside what was built."""
+    """Compare the recorded artifact with what was built."""
     recorded, now = _files(manifest.model), _files(_built(manifest, task))
     names = [*recorded, *(name for name in now if name not in recorded)]
     return Reproduction({name: (recorded.get(name), now.get(name)) for name in names}, tuple(_others(manifest, task)))
 
 
 def _built(manifest: Manifest, task: MeasureTask) -> StoredModel | None:
-    """What that recipe made; the source or its portable form where it has no steps."""
+    """The result of that recipe; the source or its portable form if the recipe has no steps."""
     made = [candidate.model for candidate in task.candidates if _same_recipe(manifest, candidate)]
     if not manifest.recipe.steps and (not made or manifest.model.digest == task.baseline.model.digest):
         return task.baseline.model
@@ -62,7 +62,7 @@ def _files(model: StoredModel | None) -> dict[str, str]:
 
 
 def _others(manifest: Manifest, task: MeasureTask) -> list[str]:
-    """What may explain other bytes."""
+    """Differences that may explain other digests."""
     said = [
         f"{name} is {version(name)} here, but was {recorded}"
         for name, recorded in manifest.libraries.items()

@@ -1,4 +1,4 @@
-"""What a run on this machine came to, kept beside its report in the store: what `fettle serve NAME` finds."""
+"""The result of a local run, kept beside its report in the store; `fettle serve NAME` reads it."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ REPORTS = "reports"
 
 
 def keep_result(located: Places, manifest: ModelDocument, status: OptimizedModelStatus) -> None:
-    """Write the object with its status beside the report, where there is one. Raises StoreError."""
+    """Write the object with its status beside the report, if there is one. Raises StoreError."""
     if status.report is None:
         return
     store = located.opened()
@@ -27,7 +27,7 @@ def keep_result(located: Places, manifest: ModelDocument, status: OptimizedModel
 
 
 def published(store: Path, name: str, target: str | None) -> ArtifactStatus:
-    """What the last run of the model `name` published for `target`. Raises UsageError where there is not one of them."""
+    """The artifact that the last run of the model `name` published for `target`. Raises UsageError if there is not exactly one."""
     artifacts = next((found for found in _published(store, name) if found), None)
     if artifacts is None:
         known = sorted({path.parent.name for path in store.glob(f"{REPORTS}/*/*/*.json")})
@@ -43,7 +43,7 @@ def published(store: Path, name: str, target: str | None) -> ArtifactStatus:
 
 
 def _published(store: Path, name: str) -> Iterator[tuple[ArtifactStatus, ...]]:
-    """The artifacts of each run of that name, the last run first."""
+    """The artifacts of each run of that name, latest run first."""
     paths = store.glob(f"{REPORTS}/*/{glob.escape(name)}/*.json")
     for path in sorted(paths, key=lambda path: path.stat().st_mtime, reverse=True):
         try:

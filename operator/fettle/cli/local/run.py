@@ -1,7 +1,7 @@
-"""A run without a cluster: the operator's own decision, its tasks as processes of this machine.
+"""A run without a cluster: the operator's own decisions, with tasks as local processes.
 
-The loop is the operator's: decide, start what is wanted, wait for an answer, decide again. A measurement runs alone: a
-build beside it would be measured too.
+The loop is the operator's: decide, start the tasks, wait for a result, decide again. A measurement runs alone, because a build
+at the same time would disturb it.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ OnChange = Callable[[RunDecision, tuple[TaskRequest, ...]], None]
 
 @dataclass(frozen=True)
 class RunInput:
-    """What is optimized, and the URI of the store that it writes to."""
+    """The model to optimize, and the URI of the store."""
 
     namespace: str
     name: str
@@ -35,7 +35,7 @@ class RunInput:
 
 
 class Runner(Protocol):
-    """Runs one task to its end. Cancelled, it leaves nothing running."""
+    """Runs one task to its end. If it is cancelled, it leaves no process running."""
 
     async def run(self, request: TaskRequest) -> TaskState:
         """The task's outcome; a failure is an outcome, not an exception."""
@@ -66,7 +66,7 @@ class LocalRun:
         self._running: dict[asyncio.Task[TaskState], TaskRequest] = {}
 
     async def run(self) -> OptimizedModelStatus:
-        """Go on until the run is over. Cancelled, it ends what it started first."""
+        """Run to the end. If it is cancelled, it first ends the tasks that it started."""
         try:
             while True:
                 decision = self._decide()
@@ -104,7 +104,7 @@ class LocalRun:
             self._running[asyncio.create_task(self._runner.run(request), name=request.label)] = request
 
     def _has_room(self, request: TaskRequest) -> bool:
-        """A measurement wants the machine for itself, and nothing starts beside one."""
+        """Whether the task may start now: a measurement needs the whole machine."""
         if request.stage == "measure":
             return not self._running
         return all(other.stage != "measure" for other in self._running.values())

@@ -1,4 +1,4 @@
-"""Which artifact `fettle serve` is asked for, and the folder in which the server finds it."""
+"""The artifact that `fettle serve` is asked for, and its folder for the server."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ _DIGEST = re.compile(r"[0-9a-f]{64}")
 
 @dataclass(frozen=True)
 class ServedFolder:
-    """An artifact's `folder`, the digest of its manifest, and the name that the model is served under."""
+    """An artifact's `folder`, the digest of its manifest, and the name under which the model is served."""
 
     folder: Path
     sha256: str
@@ -32,7 +32,7 @@ class ServedFolder:
 def served_folder(source: str, store: Path, target: str | None, temporary: Path) -> ServedFolder:
     """The artifact at the path `source`, or that the model of that name published to `store`.
 
-    One in a store, where its files lie as blobs, is put together in `temporary`, every digest checked. Raises UsageError, StoreError.
+    In a store its files are blobs, so it is assembled in `temporary`, with every digest checked. Raises UsageError, StoreError.
     """
     path = Path(source).expanduser()
     if not path.exists() and "/" not in source:
@@ -59,7 +59,7 @@ def _copied(path: Path, name: str, temporary: Path) -> ServedFolder:
 
 def _no_artifact(path: Path, source: str) -> str:
     if path.is_file():
-        return f"{source} is a file, and what is served is an artifact: run `fettle optimize {source}` first"
+        return f"{source} is a file, not an artifact: run `fettle optimize {source}` first"
     if (path / "artifacts").is_dir():
         return f"{source} is a store of several artifacts: serve one by the model's name, `fettle serve NAME --store {source}`"
     return f"{source} has no {MANIFEST}: expected the folder of an artifact, as `fettle pull` writes it" + (

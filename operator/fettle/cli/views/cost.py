@@ -1,4 +1,4 @@
-"""What predictions cost, at the price of the cores that answer them."""
+"""The cost of predictions, from the price of the cores that compute them."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ MILLION, SECONDS = 1e6, 3600.0
 
 
 def cost_lines(status: OptimizedModelStatus, price: float) -> Iterator[str]:
-    """For each target with a winner: what a million predictions cost, and what they cost with the original.
+    """For each target with a winner: the cost of a million predictions, and their cost with the original.
 
-    `price` is that of an hour of the target's cores, when they do nothing else; the best batch size counts.
+    `price` is the price of an hour of the target's cores, fully used, at the best batch size.
     """
     winners = {row.target: row for row in status.candidates if row.state == CandidateState.SELECTED}
     for baseline in status.baselines:

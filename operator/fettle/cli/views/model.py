@@ -1,4 +1,4 @@
-"""An OptimizedModel in a terminal: how far its run is, its candidates, what is published."""
+"""An OptimizedModel in a terminal: the progress of its run, its candidates, and what was published."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from fettle.api.conditions import RECONCILING, STALLED, find
 from fettle.api.optimizedmodel import OptimizedModel
 from fettle.api.optimizedmodel_status import OptimizedModelStatus
 from fettle.api.reasons import Reason
+from fettle.api.uris import is_remote
 from fettle.cli.views.progress import candidates_table, size
 from fettle.cli.views.rollout import condition
 from fettle.plan.run.retry import failure_of
@@ -38,7 +39,8 @@ def model(optimized: OptimizedModel, width: int) -> RenderableType:
         what = f"{artifact.target}: {artifact.candidate} in {artifact.runtime}, {size(artifact.bytes)}"
         table.add_row("artifact", f"{what}\n{artifact.uri}")
     if status.report is not None:
-        table.add_row("report", f"{status.report.uri}\nkubectl fettle report {optimized.metadata['name']} --open")
+        command = "" if is_remote(status.report.uri) else f"\nkubectl fettle report {optimized.metadata['name']} --open"
+        table.add_row("report", f"{status.report.uri}{command}")
     parts: list[RenderableType] = [
         Text.assemble(("optimizedmodel/", "dim"), (optimized.metadata["name"], "bold")),
         table,
@@ -49,7 +51,7 @@ def model(optimized: OptimizedModel, width: int) -> RenderableType:
 
 
 def retry_hint(optimized: OptimizedModel) -> str | None:
-    """What failed in a run that is over, and the command that tries it again."""
+    """What failed in a finished run, and the command that retries it; None if nothing did."""
     failure, ready = failure_of(optimized.status), find(optimized.status.conditions, READY)
     if failure is None or ready is None or ready.reason in IN_PROGRESS:
         return None
@@ -57,7 +59,7 @@ def retry_hint(optimized: OptimizedModel) -> str | None:
 
 
 def stages(status: OptimizedModelStatus) -> Text:
-    """'✓ prepare  ✓ optimize  ▶ measure  · publish'; a run that failed says ✗ at the stage that did."""
+    """'✓ prepare  ✓ optimize  ▶ measure  · publish'; a failed run has ✗ at the stage that failed."""
     ready = find(status.conditions, "Ready")
     reason = ready.reason if ready is not None else Reason.PREPARING
     running = reason in STAGES
@@ -75,7 +77,7 @@ def stages(status: OptimizedModelStatus) -> Text:
 
 
 def _failed_at(status: OptimizedModelStatus) -> int:
-    """The first stage whose promise does not hold."""
+    """The index of the stage that failed."""
     for index, kinds in enumerate((("SourceResolved", "Converted"), (), ("Measured",))):
         conditions = [known for kind in kinds if (known := find(status.conditions, kind)) is not None]
         if any(condition.status != "True" for condition in conditions):

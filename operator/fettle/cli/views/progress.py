@@ -1,4 +1,4 @@
-"""How a run looks in a terminal: one live picture of stage, tasks and candidates; plain lines where there is none."""
+"""A run's progress: a live display of stage, tasks and candidates in a terminal, plain lines elsewhere."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ PICTURES_PER_SECOND = 2.0  # drawn beside a measurement too: no more than it nee
 
 
 class Display(Protocol):
-    """Follows a run."""
+    """Shows the progress of a run."""
 
     def __enter__(self) -> Display: ...
 
@@ -49,7 +49,7 @@ class Display(Protocol):
 
 
 class LiveDisplay:
-    """A picture that is drawn again in place."""
+    """A display that is redrawn in place."""
 
     def __init__(self, console: Console, name: str) -> None:
         """`name` is the OptimizedModel's."""
@@ -72,7 +72,7 @@ class LiveDisplay:
         self._live.stop()
 
     def update(self, decision: RunDecision, running: tuple[TaskRequest, ...]) -> None:
-        """Remember what to draw; the picture follows within half a second."""
+        """Store what to draw; it is drawn within half a second."""
         now = time.monotonic()
         self._since = {task.task_hash: self._since.get(task.task_hash, now) for task in running}
         self._decision, self._running = decision, running
@@ -94,7 +94,7 @@ class LiveDisplay:
 
 
 class PlainDisplay:
-    """A line for each thing that changes: for logs, pipes and dumb terminals."""
+    """One line for each change, for logs, pipes and dumb terminals."""
 
     def __init__(self, console: Console, name: str) -> None:
         """`name` is the OptimizedModel's."""
@@ -133,7 +133,7 @@ class PlainDisplay:
 
 
 def result_console() -> Console:
-    """stdout, as wide as it needs to be where it is no terminal."""
+    """A console on stdout; if that is not a terminal, lines are not cut."""
     console = Console(highlight=False)
     return console if console.is_terminal else Console(highlight=False, width=PIPE_WIDTH)
 
@@ -156,9 +156,9 @@ def reason_of(row: CandidateStatus) -> str:
 
 
 def candidates_table(status: OptimizedModelStatus, width: int) -> Table:
-    """A row per candidate: what it costs, what it gains, what it loses, and in one word what was said of it.
+    """A row per candidate: size, speed, loss, and its state in one word.
 
-    `width` of the terminal in columns: where there is no room for intervals, the points stand alone.
+    `width` of the terminal in columns: if there is no room for intervals, only point values are shown.
     """
     several = len({row.target for row in status.candidates}) > 1
     pruned = any(row.reason == Reason.PRUNED for row in status.candidates)

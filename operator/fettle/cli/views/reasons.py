@@ -1,4 +1,4 @@
-"""Why each candidate of an OptimizedModel was taken, or was not."""
+"""Why each candidate of an OptimizedModel was or was not selected."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ ORDER = (CandidateState.SELECTED, CandidateState.MEASURED, CandidateState.REJECT
 
 @dataclass(frozen=True)
 class JudgedCandidate:
-    """A candidate with what was said of it, and the figures that this rests on."""
+    """A candidate with its verdict, and the figures behind it."""
 
     target: str
     candidate: str
@@ -30,7 +30,7 @@ class JudgedCandidate:
 
 
 def judgements(optimized: OptimizedModel) -> list[JudgedCandidate]:
-    """Every candidate, by target; what was taken first, then as near as it came."""
+    """Every candidate, by target: first the selected one, then the others by how close they came."""
     rank = {state: place for place, state in enumerate(ORDER)}
     rows = sorted(
         optimized.status.candidates,
@@ -67,7 +67,7 @@ def _span(interval: Interval) -> str:
 
 
 def choices(judged: Sequence[JudgedCandidate]) -> RenderableType:
-    """One paragraph a candidate."""
+    """One paragraph per candidate."""
     if not judged:
         return Text("no candidates yet")
     several = len({candidate.target for candidate in judged}) > 1

@@ -1,4 +1,4 @@
-"""A ModelDeployment in a terminal: its steps with where it stands, weights, pods of each revision, what the analysis sees."""
+"""A ModelDeployment in a terminal: its steps and the current one, the weights, each revision's pods, and the analysis."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ HISTORY = 4  # lines of the ledger that a screen shows
 
 
 def rollout(deployment: ModelDeployment, pods: Sequence[Object] | None, now: datetime) -> RenderableType:
-    """The whole picture. `pods` is None where they may not be listed."""
+    """The whole view. `pods` is None if the user may not list them."""
     status = deployment.status
     table = Table.grid(padding=(0, 2))
     table.add_column(style="dim", no_wrap=True)
@@ -125,7 +125,7 @@ def _left(step: RolloutStep, canary: CanaryStatus, now: datetime) -> str:
 
 
 def analysis(watched: AnalysisStatus) -> Iterable[tuple[str, Text]]:
-    """The window that is open, and each metric over those that were judged."""
+    """The open window, and each metric over the judged windows."""
     counts = f"{watched.requests} requests, {watched.failures} failed"
     explanation = f": {watched.message}" if watched.message else ""
     yield "analysis", Text.assemble((watched.verdict.value, VERDICTS[watched.verdict]), f" ({counts}){explanation}")

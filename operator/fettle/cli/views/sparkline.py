@@ -1,4 +1,4 @@
-"""Small pictures of text: how a figure went, and how a whole is split."""
+"""Small charts made of characters: the history of a figure, and the parts of a whole."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ BAR = 20  # letters
 
 
 def sparkline(values: Sequence[float | None], bound: float | None = None) -> str:
-    """A letter per value, on a scale that reaches from the smallest to the largest of them, `bound` included."""
+    """One character per value, on a scale from the smallest to the largest value, including `bound`."""
     known = [value for value in (*values, bound) if value is not None]
     if not known:
         return GAP * len(values)

@@ -1,4 +1,4 @@
-"""The two manifests that `fettle init` writes: YAML with comments that say what was found, and what each choice means."""
+"""The two manifests that `fettle init` writes: YAML with comments on what was found and what each choice means."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ DEFAULT_DROP = 0.01
 
 @dataclass(frozen=True)
 class Starter:
-    """What was asked for, and what preparing the model found. `files`: file here -> its address in the claim."""
+    """The user's choices, and what the prepare task found. `files`: local file -> its address in the claim."""
 
     name: str
     claim: str
@@ -135,7 +135,7 @@ class Starter:
 
 
 def addresses(name: str, claim: str, paths: Iterable[str | None]) -> dict[str, str]:
-    """File or folder of this machine -> where it goes in the claim. What is an address already stays."""
+    """Local file or folder -> its address in the claim. A path that is already an address is kept."""
     return {
         path: path if "://" in path else f"pvc://{claim}/{name}/{Path(path).name}" for path in paths if path is not None
     }

@@ -1,1 +1,1 @@
-"""Evaluation and calibration data: one file a format, read exactly or refused."""
+"""Evaluation and calibration data: one module per format. Values are read exactly or refused."""

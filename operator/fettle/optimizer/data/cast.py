@@ -1,6 +1,6 @@
-"""From an array as a file holds it to the data type of an input. What would mean something else afterwards is refused.
+"""Cast an array from a file to the data type of an input. A cast that would change the meaning of a value is refused.
 
-An array becomes another width of the same kind where every value fits; byte order never matters. See docs/design/data.md.
+The width of a number may change if every value fits; byte order never matters. See docs/design/data.md.
 """
 
 from __future__ import annotations
@@ -60,14 +60,14 @@ def plain(array: Array, where: str) -> Array:
 
 
 def texts_of(values: Sequence[str | bytes]) -> Array:
-    """Texts in an array, each as long as it is."""
+    """An object array of texts, without padding."""
     made = np.empty(len(values), object)
     made[:] = values
     return made
 
 
 def _texts(array: Array, where: str) -> Array:
-    """Texts as str that UTF-8 can write. Raises DataError."""
+    """Texts as str that UTF-8 can encode. Raises DataError."""
     try:
         flat = array.reshape(-1).tolist()
         texts = [value.decode() if isinstance(value, bytes) else value for value in flat]

@@ -1,4 +1,4 @@
-"""A column as it is read: each block is cast, checked and counted as it comes, so that memory holds the items and one block."""
+"""A column while it is read: each block is cast, checked and counted on arrival, so memory holds only the items and one block."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ EXACT = 1 << 53  # integers up to here are exact as floats
 
 
 class Column:
-    """Gathers one column. `rows`: how many items will come, where that is known."""
+    """Collects one column. `rows`: the number of items, if it is known in advance."""
 
     def __init__(self, name: str, wanted: ReadRequest, rows: int | None = None) -> None:
         self.name = name
@@ -29,7 +29,7 @@ class Column:
         self._shared: dict[str, str] = {}
 
     def add(self, block: Array, where: str | None = None) -> None:
-        """Take the next items, `[items, *shape of an item]`. Raises DataError for another shape, a data type that does not fit, or no room."""
+        """Add the next items, `[items, *shape of an item]`. Raises DataError for another shape, a wrong data type, or too little memory."""
         place = where or self.where
         items = plain(block, place) if self._dtype is None else cast(self._dtype, block, place)
         before = self._whole if self._whole is not None else (self._parts[0] if self._parts else None)
@@ -50,7 +50,7 @@ class Column:
         self._filled += len(items)
 
     def _counted(self, texts: Array, where: str) -> Array:
-        """`texts`, of which long ones that came before are the same objects and take no room."""
+        """`texts`; long ones that were read before become the same objects, which take no more memory."""
         kept: list[str] = []
         size = 0
         for text in texts.reshape(-1).tolist():
@@ -61,7 +61,7 @@ class Column:
         return texts_of(kept).reshape(texts.shape)
 
     def array(self) -> Array:
-        """All items. Raises DataError where fewer came than the file said, and where labels mix what does not go together."""
+        """All items. Raises DataError if there are fewer than the file said, or if labels mix kinds that do not go together."""
         if self._rows is not None and self._filled < self._rows:
             raise DataError(f"{self.where}: expected {self._rows} items, found {self._filled}; the file is damaged")
         if self._whole is not None:
@@ -76,7 +76,7 @@ class Column:
 
 
 def _common(part: Array, kinds: set[str], where: str) -> Array:
-    """One of several kinds of numbers, as the one kind that holds them all exactly."""
+    """Convert numbers to the one kind that holds all of `kinds` exactly."""
     if "f" in kinds:
         if part.dtype.kind in "iu" and part.size and max(abs(int(part.min())), abs(int(part.max()))) > EXACT:
             raise DataError(

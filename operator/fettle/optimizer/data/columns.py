@@ -1,4 +1,4 @@
-"""Columns of a file of items: one array per input, first axis = items. What is wanted of a file, and what was found."""
+"""Columns of a file of items: one array per input, first axis = items. The request for a file, and the result."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ NAMED_MOST = 10
 
 
 class Room:
-    """Memory that all items of a run may take together: a quarter of what this process may use."""
+    """The memory for all items of a run: a quarter of this process's limit."""
 
     def __init__(self, size: int | None = None) -> None:
         self.size = size if size is not None else Limits.find().memory_total() // SHARE
@@ -44,23 +44,23 @@ class Room:
 
 
 class Encoder(Protocol):
-    """Makes the inputs of a model of what people have: tokens of texts."""
+    """Makes a model's inputs from raw data, such as tokens from texts."""
 
     @property
     def columns(self) -> tuple[str, ...]:
-        """Names of what it reads, all of it texts. The first must be there, the others may."""
+        """Names of the columns it reads, all of them texts. The first is required, the others are optional."""
         ...
 
     def encode(self, columns: Mapping[str, Array]) -> dict[str, Array]:
-        """The model's inputs of these items. Raises DataError."""
+        """The model's inputs for these items. Raises DataError."""
         ...
 
 
 @dataclass(frozen=True)
 class ReadRequest:
-    """What is read of a file: the columns of the inputs (name -> V2 data type), that of the labels if it is there, so many items.
+    """What to read from a file: the columns of the inputs (name -> V2 data type), the column of labels if there is one, and how many items.
 
-    `by_name`: the label of a picture is its folder's name, not the place of that. `judged`: labels count for something.
+    `by_name`: the label of a picture is its folder's name, not the folder's position. `judged`: the labels are used.
     """
 
     uri: str
@@ -72,7 +72,7 @@ class ReadRequest:
     judged: bool = True
 
     def columns(self, available: Iterable[str]) -> list[str]:
-        """Names to read of those that a file has. Raises DataError for inputs without one, and for a name that is there twice."""
+        """Which of the file's columns to read. Raises DataError for an input without a column, and for a name that occurs twice."""
         counts = Counter(available)
         absent = sorted(self.inputs.keys() - counts.keys())
         if absent:
@@ -89,13 +89,13 @@ class ReadRequest:
         return names
 
     def unused(self, available: Iterable[str]) -> list[str]:
-        """Names that a file has and nobody asked for."""
+        """Names of the file's columns that are not requested."""
         return sorted(set(available) - self.inputs.keys() - {self.label_key, LABELS})
 
 
 @dataclass(frozen=True)
 class Columns:
-    """The arrays that were wanted, each in the data type of its input, and the names of what else the file has."""
+    """The requested arrays, each in the data type of its input, and the names of the file's other columns."""
 
     arrays: Mapping[str, Array]
     unused: list[str]
@@ -110,9 +110,9 @@ def listed(names: Iterable[str]) -> str:
 
 @contextmanager
 def readable(what: str, kind: str) -> Iterator[None]:
-    """For code in which a library reads a file: whatever it raises says that the file is damaged. Raises DataError.
+    """A context in which a library reads a file: any exception of the library becomes a DataError that says that the file is damaged.
 
-    What the filesystem itself reports, and memory that ran out, stays what it is.
+    Errors of the filesystem and MemoryError are not changed.
     """
     try:
         yield

@@ -1,4 +1,4 @@
-"""Which reader takes a file of items follows from the end of its name. One module a format, imported when a file of it comes."""
+"""The reader of a file of items, chosen by the file's extension. There is one module per format, imported when it is needed."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ class FileReader(Protocol):
     """The functions of a format's module."""
 
     def read(self, stream: IO[bytes], wanted: ReadRequest) -> Columns:
-        """The wanted columns. Raises DataError."""
+        """The requested columns. Raises DataError."""
         ...
 
     def names(self, stream: IO[bytes], uri: str) -> set[str]:
@@ -24,7 +24,7 @@ class FileReader(Protocol):
 
 
 def read_columns(name: str, stream: IO[bytes], wanted: ReadRequest) -> Columns:
-    """The wanted columns of the file called `name`. Raises DataError."""
+    """The requested columns of the file called `name`. Raises DataError."""
     return _reader(name).read(stream, wanted)
 
 

@@ -1,5 +1,5 @@
-"""Items from a folder of pictures: a sub-folder per class, whose place in the sorted names is the label, or its name where the spec has
-the order of the names; without sub-folders no labels."""
+"""Items from a folder of pictures with a sub-folder per class. The label is the sub-folder's position among the sorted names, or its name if
+the spec lists the classes. Without sub-folders there are no labels."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ def read_images(
 
 
 def _classes(filesystem: AbstractFileSystem, folder: str, wanted: ReadRequest) -> list[str]:
-    """The sub-folders in the order of their classes. Raises DataError for numbers that are not the places of their folders."""
+    """The sub-folders in the order of their classes. Raises DataError if the names are numbers that differ from the folders' positions."""
     folders = _in_order(_folders(filesystem, folder))
     names = [path.rsplit("/", 1)[-1] for path in folders]
     if folders and wanted.judged and not wanted.by_name and all(map(str.isdecimal, names)):
@@ -72,7 +72,7 @@ def _folders(filesystem: AbstractFileSystem, folder: str) -> list[str]:
 
 
 def _pictures(filesystem: AbstractFileSystem, folder: str, classes: list[str]) -> list[tuple[str, int | None]]:
-    """(path, label) of every file that is not hidden: the first of each class, the second of each, and so on."""
+    """(path, label) of every file that is not hidden: the first one of each class, then the second of each, and so on."""
     if not classes:
         return [(path, None) for path in _files(filesystem, folder)]
     by_class = [[(path, label) for path in _files(filesystem, each)] for label, each in enumerate(classes)]
@@ -80,14 +80,14 @@ def _pictures(filesystem: AbstractFileSystem, folder: str, classes: list[str]) -
 
 
 def _in_order(paths: Iterable[str]) -> list[str]:
-    """Folders of classes by name; by number where every name is one: 2 comes before 10."""
+    """Folders of classes sorted by name; if all names are numbers, by number (2 before 10)."""
     ordered = sorted(paths)
     names = [path.rsplit("/", 1)[-1] for path in ordered]
     return sorted(ordered, key=lambda path: int(path.rsplit("/", 1)[-1])) if all(map(str.isdecimal, names)) else ordered
 
 
 def _beside(filesystem: AbstractFileSystem, folder: str, classes: list[str]) -> list[str]:
-    """Names of files that lie beside the folders of classes, and of folders within those, whose pictures are of no class."""
+    """Names of files beside the class folders, and of folders inside them: their pictures belong to no class."""
     inner = [path for one in classes for path in _folders(filesystem, one)]
     return [path.removeprefix(folder).lstrip("/") for path in (*_files(filesystem, folder), *inner)]
 
@@ -110,7 +110,7 @@ def _input(signature: Signature, uri: str) -> Tensor:
 
 
 def _size(tensor: Tensor, spec: PreprocessSpec, uri: str) -> tuple[int, int]:
-    """(width, height) that the model is given."""
+    """(width, height) of the model's input."""
     first = spec.layout is Layout.CHANNELS_FIRST
     height, width = tensor.shape[-2:] if first else tensor.shape[-3:-1]
     size = (spec.width or width, spec.height or height)
@@ -143,7 +143,7 @@ def _scaled(picture: Image.Image, size: tuple[int, int], crop: float | None) -> 
 
 
 def _before_crop(picture: Image.Image, size: tuple[int, int], crop: float) -> tuple[int, int]:
-    """Width and height of the picture that `size` is cut out of."""
+    """Width and height that the picture is resized to before `size` is cropped from it."""
     width, height = size
     scale = max(width / crop / picture.width, height / crop / picture.height)
     return max(round(picture.width * scale), width), max(round(picture.height * scale), height)
@@ -152,7 +152,7 @@ def _before_crop(picture: Image.Image, size: tuple[int, int], crop: float) -> tu
 def _require_room(
     picture: Image.Image, size: tuple[int, int], crop: float | None, wanted: ReadRequest, where: str
 ) -> None:
-    """A strip of a pixel's width and many thousands' length is huge when its shorter side fits. Raises DataError."""
+    """Raises DataError for pictures that become huge when their shorter side is resized, such as a strip of 1 x 10000 pixels."""
     if crop is not None:
         width, height = _before_crop(picture, size, crop)
         wanted.room.require(width * height * OPENED_BYTES, f"{where}, scaled to {width} x {height} pixels")

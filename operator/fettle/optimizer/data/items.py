@@ -1,7 +1,7 @@
-"""Items from files (`data_files.py`): one array per input under its name, first axis = items. Checked against the signature before anything runs.
+"""Items from files (`files.py`): one array per input under its name, first axis = items. They are checked against the signature before a run.
 
-An item is what one run takes: without the batch axis where the model has one, else one whole input (docs/design/data.md). Inside this
-package items are held whole: an array `[items, *shape of the input]`, with size 1 along the axis that items may be stacked on.
+An item is the input of one run: without the batch axis if the model has one, else one whole input (docs/design/data.md). Inside this
+package items are whole: an array `[items, *shape of the input]`, with size 1 along the axis on which items can be stacked.
 """
 
 from __future__ import annotations
@@ -28,9 +28,9 @@ _missing = partial(DataError, reason=Reason.DATA_NOT_FOUND)
 
 @dataclass(frozen=True)
 class Items:
-    """Items, whole; labels if there are any. `others`: columns of their file that are neither, any of which may hold the labels.
+    """Whole items, with labels if there are any. `others`: the other columns of their file, any of which may be the labels.
 
-    `read`: what the arrays were made of, where they are not what the file holds: texts, which every file pads to a length of its own.
+    `read`: the raw columns, if the arrays were made from them: texts, whose tokens are padded to a different length in each file.
     """
 
     arrays: Mapping[str, Array]
@@ -43,7 +43,7 @@ class Items:
         return len(next(iter(self.arrays.values())))
 
     def whole(self, index: int) -> dict[str, Array]:
-        """What one run takes for that item."""
+        """The inputs of one run for that item."""
         return {name: array[index, ...] for name, array in self.arrays.items()}
 
     def take(self, indices: list[int]) -> Items:
@@ -53,12 +53,12 @@ class Items:
         return Items(arrays, labels, self.notes, self.others, read)
 
     def hashes(self) -> list[str]:
-        """Content hash of each item, over its inputs, or what they were made of."""
+        """Content hash of each item: of its inputs, or of the raw columns they were made from."""
         told = self.read or self.arrays
         return [_item_hash([(name, told[name][index, ...]) for name in sorted(told)]) for index in range(len(self))]
 
     def stored(self, signature: Signature) -> dict[str, Array]:
-        """The arrays as the store keeps them: without the batch axis where one was proved; labels under their common name."""
+        """The arrays as the store keeps them: without the batch axis if one was proved, and with labels under a fixed name."""
         arrays: dict[str, Array] = {}
         for tensor in signature.inputs:
             array = self.arrays[tensor.name]
@@ -80,7 +80,7 @@ def _item_hash(values: list[tuple[str, Array]]) -> str:
 
 @dataclass(frozen=True)
 class ItemsRequest:
-    """Which items are to be read: where from, at most how many, labels under which name, pictures prepared how."""
+    """Which items to read: their address, the most to read, the name of the labels, and how pictures are prepared."""
 
     uri: str
     most: int | None = None
@@ -97,7 +97,7 @@ def read(request: ItemsRequest, mounts: Mounts, signature: Signature, axes: Mapp
 
     `axes`: by input, the axis that items are stacked on, if any. `room`: the memory they may take.
 
-    Raises DataError: DataNotFound; DataInvalid for arrays that are missing, do not fit or hold infinity, or NaN where none is expected.
+    Raises DataError: DataNotFound; DataInvalid for arrays that are missing, do not fit, or hold infinity or an unexpected NaN.
     """
     uri = request.uri
     location = locate(uri, mounts, missing=_missing)
@@ -130,7 +130,7 @@ def read(request: ItemsRequest, mounts: Mounts, signature: Signature, axes: Mapp
 
 
 def _encoded(request: ItemsRequest, inputs: Mapping[str, str], mounts: Mounts) -> dict[str, str]:
-    """What the file holds for the encoder, with its data type; nothing where it holds the model's own inputs, or neither."""
+    """The file's columns for the encoder, with their data type; empty if the file has the model's own inputs, or neither."""
     if request.encoder is None:
         return {}
     first, *others = request.encoder.columns
@@ -169,7 +169,7 @@ def _columns(
 
 
 def _checked(tensor: Tensor, array: Array, axis: int | None, uri: str, missing: bool) -> Array:
-    """`array` whole. Raises DataError for another shape, for infinity, and for NaN unless values may be `missing`."""
+    """`array` as whole items. Raises DataError for another shape, for infinity, and for NaN unless values may be `missing`."""
     where = f"{uri}: {tensor.name}"
     whole = _whole(tensor, array, axis, where)
     if is_float(whole):

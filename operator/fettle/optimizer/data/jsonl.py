@@ -1,4 +1,4 @@
-"""Items from a .jsonl file: an object a line, one key per input, nested lists for its dimensions."""
+"""Items from a .jsonl file: one object per line, one key per input, nested lists for the dimensions."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def names(stream: IO[bytes], uri: str) -> set[str]:
 
 
 def read(stream: IO[bytes], wanted: ReadRequest) -> Columns:
-    """The wanted keys of the first `wanted.most` lines. Raises DataError naming the line."""
+    """The requested keys of the first `wanted.most` lines. Raises DataError, which names the line."""
     keys: set[str] = set()
     columns: list[Column] = []
     for number, item in islice(_objects(stream, wanted.uri, wanted.room), wanted.most):
@@ -52,7 +52,7 @@ def read(stream: IO[bytes], wanted: ReadRequest) -> Columns:
 
 
 def _objects(stream: IO[bytes], uri: str, room: Room) -> Iterator[tuple[int, dict[str, Any]]]:
-    """(number of the line, its object); empty lines are passed over."""
+    """(line number, object); empty lines are skipped."""
     longest = room.size // PARSED
     number = 0
     while line := stream.readline(longest):
@@ -84,7 +84,7 @@ def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 
 
 def _array(value: Any, dtype: str | None, where: str) -> Array:
-    """One item's value. JSON writes 1.0 as 1: an input of floats takes both. Raises DataError."""
+    """One item's value. JSON may write 1.0 as 1, so an input of floats accepts both. Raises DataError."""
     shape, flat = _flat(value, where)
     kinds = set(map(type, flat))
     if not kinds:
@@ -104,7 +104,7 @@ def _array(value: Any, dtype: str | None, where: str) -> Array:
 
 
 def _flat(value: Any, where: str) -> tuple[list[int], list[Any]]:
-    """Shape of nested lists, and what they hold, in order."""
+    """The shape of nested lists, and their values in order."""
     shape: list[int] = []
     flat = [value]
     while any(type(one) is list for one in flat):
@@ -119,7 +119,7 @@ def _flat(value: Any, where: str) -> tuple[list[int], list[Any]]:
 
 
 def _numbers(flat: list[Any], integers: bool, where: str) -> Array:
-    """Whole numbers as integers of 64 bits where they are wanted, else floats."""
+    """Whole numbers as 64-bit integers if `integers`, else floats."""
     for kind in (np.int64, np.uint64) if integers else (np.float64,):
         try:
             return np.array(flat, kind)

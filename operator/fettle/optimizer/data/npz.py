@@ -1,4 +1,4 @@
-"""Items from an .npz file, as `numpy.savez` writes it: read as a stream, so that no more than the wanted items are ever unpacked."""
+"""Items from an .npz file, as `numpy.savez` writes it. It is read as a stream, so only the requested items are unpacked."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ KIND = ".npz file (numpy.savez)"
 
 @dataclass(frozen=True)
 class _Header:
-    """What a .npy says of itself; `start` is where its values begin."""
+    """The header of a .npy; `start` is the offset of its values."""
 
     shape: tuple[int, ...]
     fortran: bool
@@ -41,7 +41,7 @@ def names(stream: IO[bytes], uri: str) -> set[str]:
 
 
 def read(stream: IO[bytes], wanted: ReadRequest) -> Columns:
-    """The wanted arrays, only the first `wanted.most` items of each. Raises DataError."""
+    """The requested arrays: the first `wanted.most` items of each. Raises DataError."""
     with _opened(stream, wanted.uri) as archive, readable(wanted.uri, KIND):
         members = archive.infolist()
         array_names = [member.filename.removesuffix(".npy") for member in members]
@@ -91,7 +91,7 @@ def _array(archive: zipfile.ZipFile, member: zipfile.ZipInfo, name: str, wanted:
 
 
 def _turned(stream: IO[bytes], header: _Header, items: int, wanted: ReadRequest, where: str) -> Array:
-    """An array in Fortran order, whose items lie spread over all of it: what belongs to the first ones is picked out."""
+    """The first items of an array in Fortran order, where each item is spread over the whole array."""
     wanted.room.require(2 * items * header.item_bytes, where)
     rows, size = math.prod(header.shape[1:]), header.dtype.itemsize
     picked = np.empty((rows, items), header.dtype)

@@ -29,7 +29,7 @@ def names(stream: IO[bytes], uri: str) -> set[str]:
 
 
 def read(stream: IO[bytes], wanted: ReadRequest) -> Columns:
-    """The wanted columns, read batch by batch until there are `wanted.most` items. Raises DataError."""
+    """The requested columns, read batch by batch until there are `wanted.most` items. Raises DataError."""
     with readable(wanted.uri, KIND):
         file = pq.ParquetFile(stream)
         column_names = list(file.schema_arrow.names)
@@ -53,8 +53,8 @@ def read(stream: IO[bytes], wanted: ReadRequest) -> Columns:
 
 
 def _paths(file: Any, names: list[str]) -> Mapping[str, str]:
-    """Path and physical type of what is stored for the columns of these names. Each batch of a dictionary has all its texts: they are counted
-    like numbers, and read many rows at once."""
+    """Path in the file -> physical type, of the columns of these names. Every batch of a dictionary column holds all its texts, so dictionary
+    columns are counted like numbers, and read many rows at once."""
     leaves = [file.schema.column(index) for index in range(len(file.schema))]
     shared = {name for name in names if pa.types.is_dictionary(file.schema_arrow.field(name).type)}
     return {
@@ -65,9 +65,9 @@ def _paths(file: Any, names: list[str]) -> Mapping[str, str]:
 
 
 def _rows_at_once(file: Any, paths: Mapping[str, str], items: int, wanted: ReadRequest) -> int:
-    """How many rows make one block. Raises DataError where the numbers alone, which the file counts, leave no room.
+    """The number of rows per block. Raises DataError if the numbers alone, whose count is in the file, need more memory than there is.
 
-    Repeated numbers shrink to almost nothing in the file: it is not its size that tells.
+    The file's size does not show this, since repeated numbers are compressed to almost nothing.
     """
     metadata, numbers, left = file.metadata, 0, items
     widest = 1
@@ -89,7 +89,7 @@ def _rows_at_once(file: Any, paths: Mapping[str, str], items: int, wanted: ReadR
 
 
 def _dense(column: Any, where: str) -> Array:
-    """A column as one array: `[items]`, and a dimension for each level of lists. Raises DataError."""
+    """A column as one array: `[items]`, with one more dimension for each level of lists. Raises DataError."""
     shape = [len(column)]
     while True:
         column = _unwrapped(column)

@@ -1,6 +1,6 @@
-"""A picture file as pixels whose scale is known. What would come out as other values than were meant is refused by name.
+"""A picture file as pixels of a known scale. Pictures whose values the library would change are refused by name.
 
-The library that opens pictures clips and rounds without a word: what of it changes values is known here (docs/design/data.md).
+The library that opens pictures clips and rounds silently; this module knows which of its conversions change values (docs/design/data.md).
 """
 
 from __future__ import annotations
@@ -36,14 +36,14 @@ _ADVICE = (
 
 @dataclass(frozen=True)
 class Picture:
-    """Pixels upright, in the colours asked for. `white` is the value of a white one: 255, or 65535."""
+    """The pixels, upright and in the requested colours. `white` is the value of a white pixel: 255 or 65535."""
 
     image: Image.Image
     white: int
 
 
 def opened(stream: IO[bytes], color: Color, room: Room, where: str) -> Picture:
-    """Open a picture. Raises DataError: what it is, and what to do."""
+    """Open a picture. Raises DataError, which says what is wrong and what to do."""
     with readable(where, KIND), _identified(stream, where) as image:
         room.require(image.width * image.height * OPENED_BYTES, f"{where}, {image.width} x {image.height} pixels")
         _refuse(image, where)
@@ -64,7 +64,7 @@ def _identified(stream: IO[bytes], where: str) -> Image.Image:
 
 
 def _refuse(image: Image.Image, where: str) -> None:
-    """Raises DataError for what would be read as something else."""
+    """Raises DataError for a picture whose values the library would change."""
     why = _REFUSED.get(image.mode)
     if image.mode == "I" and image.format == "PPM":  # scaled to 16 bits by the library
         why = None
@@ -91,7 +91,7 @@ def _is_reduced(image: Image.Image) -> bool:
 
 
 def _odd_tiff(image: Image.Image) -> str | None:
-    """What a TIFF says of its numbers that the library does not heed."""
+    """A property of a TIFF's numbers that the library ignores; None if there is none."""
     tags = image.tag_v2  # type: ignore[attr-defined]
     bits = set(tags.get(_TIFF_BITS, (1,)))
     if set(tags.get(_TIFF_FORMAT, (1,))) != {1}:
@@ -104,7 +104,7 @@ def _odd_tiff(image: Image.Image) -> str | None:
 
 
 def _solid(image: Image.Image, where: str) -> Image.Image:
-    """Without an alpha channel in which nothing is transparent. Raises DataError where something is."""
+    """Remove an alpha channel in which nothing is transparent. Raises DataError if something is."""
     if not image.has_transparency_data:
         return image
     whole = image.convert("RGBA")

@@ -14,7 +14,7 @@ SCREENING_MOST = 32
 
 @dataclass(frozen=True)
 class Split:
-    """`calibration` is None where there is nothing to calibrate with; `evaluation` None where nothing certifies; `training` likewise."""
+    """Each of `calibration`, `evaluation` and `training` is None if there are no items for it."""
 
     calibration: Items | None
     evaluation: Items | None
@@ -23,7 +23,7 @@ class Split:
 
 
 def with_training(given: Split, training: Items) -> Split:
-    """`given` with the `training` items that do not certify: an item that was trained on proves nothing."""
+    """`given` with the `training` items, without those that certify: an item that was trained on proves nothing."""
     certifying = set(given.evaluation.hashes()) if given.evaluation is not None else set()
     kept = [index for index, content in enumerate(training.hashes()) if content not in certifying]
     if len(kept) == len(training):
@@ -34,9 +34,8 @@ def with_training(given: Split, training: Items) -> Split:
 
 
 def split(calibration: Items | None, evaluation: Items | None) -> Split:
-    """Items in both leave calibration. Without calibration, the min(256, 20 %) with the lowest content hash leave evaluation for it.
-
-    Items are told apart by what they hold: copies of one item go the same way.
+    """Items in both are removed from calibration. Without calibration items, the min(256, 20 %) of evaluation with the lowest content hashes
+    become the calibration items. Items are identified by their content: all copies of an item go the same way.
     """
     if evaluation is None:
         return Split(calibration, None)
@@ -53,8 +52,8 @@ def split(calibration: Items | None, evaluation: Items | None) -> Split:
 
 
 def _copies(contents: Sequence[str]) -> tuple[str, ...]:
-    """What is said of evaluation items that are there several times. They may be what really comes in, as short texts are; or an item was
-    repeated, and an interval that takes each for a draw of its own promises more than is known."""
+    """Notes on evaluation items that occur several times. This may be typical of the traffic, as with short texts; or an item was repeated by
+    mistake, and then an interval that treats the copies as independent draws is too narrow."""
     different = len(set(contents))
     if different == len(contents):
         return ()
@@ -65,7 +64,7 @@ def _copies(contents: Sequence[str]) -> tuple[str, ...]:
 
 
 def screening(calibration: Items | None) -> Items | None:
-    """The calibration items that candidates are sorted out by: the 32 with the lowest content hash. None without calibration."""
+    """The calibration items for the screening of candidates: the 32 with the lowest content hashes. None without calibration items."""
     if calibration is None:
         return None
     hashes = calibration.hashes()

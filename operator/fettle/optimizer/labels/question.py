@@ -1,4 +1,4 @@
-"""A question put to labels: which values lie beside which answers, and what is told of those that do not fit."""
+"""The input for the interpretation of labels: the labels, the original's answers, and the message if they do not fit."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ LARGEST_WHOLE = 2.0**53  # beyond, floats skip integers
 
 
 class Values(Enum):
-    """What labels consist of."""
+    """The kinds of label values."""
 
     WHOLE = "whole numbers"  # integers, booleans, floats without fractions
     FRACTIONS = "numbers with fractions"
@@ -30,7 +30,7 @@ class Values(Enum):
 
 
 class Answers(Enum):
-    """What an output answers for each decision."""
+    """What an output contains for each decision."""
 
     SCORES = "a score for each class"
     SCORE = "one score"
@@ -40,9 +40,9 @@ class Answers(Enum):
 
 @dataclass(frozen=True)
 class Answered:
-    """The original's answers to the first items in the output that labels speak of.
+    """The original's answers to the first items, in the output that the labels are for.
 
-    `examples` lack the batch axis; `axis` is that of the classes in them, counted from the end; `threshold` where a score says yes.
+    `examples` have no batch axis; `axis` is their axis of classes, counted from the end; a score above `threshold` means yes.
     """
 
     name: str
@@ -53,7 +53,7 @@ class Answered:
 
     @property
     def kind(self) -> Answers:
-        """What it answers for each decision."""
+        """What the output contains for each decision."""
         first = self.examples[0]
         if first.dtype.kind in "OSU":
             return Answers.TEXTS
@@ -63,11 +63,11 @@ class Answered:
 
     @property
     def classes(self) -> int:
-        """How many scores a decision is made from; 0 where there is no axis of classes."""
+        """The number of scores for a decision; 0 if there is no axis of classes."""
         return class_count(self.examples[0], self.axis)
 
     def decided_shape(self) -> tuple[int, ...]:
-        """Sizes of what is decided for one item; sizes of 1 are left out."""
+        """The shape of one item's decisions, without dimensions of size 1."""
         first = self.examples[0]
         if self.kind is not Answers.SCORES:
             return squeezed(first.shape)
@@ -77,7 +77,7 @@ class Answered:
 
 @dataclass(frozen=True)
 class Question:
-    """Labels, answers and what the spec says of them: what a reading is decided from."""
+    """The labels, the answers and the spec, from which the interpretation is decided."""
 
     labels: Array
     answered: Answered
@@ -85,19 +85,19 @@ class Question:
 
     @property
     def shape(self) -> tuple[int, ...]:
-        """Sizes of one item's label; sizes of 1 are left out."""
+        """The shape of one item's label, without dimensions of size 1."""
         return squeezed(self.labels.shape[1:])
 
     @property
     def ignored(self) -> int | None:
-        """The value that does not count: the one that was named, or the usual one where it occurs."""
+        """The label value that is ignored: `ignoreLabel`, or -100 if it occurs; None if there is none."""
         if self.spec.ignore_label is not None:
             return self.spec.ignore_label
         return IGNORED if self.values is Values.WHOLE and bool(np.any(self.labels == IGNORED)) else None
 
     @property
     def values(self) -> Values:
-        """What the labels consist of. Raises DataError for what no label can be."""
+        """The kind of the label values. Raises DataError for values that cannot be labels."""
         kind = self.labels.dtype.kind
         if kind in "OSU":
             return Values.TEXTS
@@ -109,7 +109,7 @@ class Question:
         raise DataError(f"labels of type {self.labels.dtype} are neither numbers nor texts")
 
     def counted(self) -> Array:
-        """The different label values that count, sorted. Raises DataError where there is none."""
+        """The distinct label values that count, sorted. Raises DataError if there are none."""
         values = np.unique(self.labels).astype(np.int64)
         kept = values if self.ignored is None else values[values != self.ignored]
         if not len(kept):
@@ -117,7 +117,7 @@ class Question:
         return kept
 
     def misfit(self, why: str, advice: str) -> DataError:
-        """What is told of labels that do not fit: some of them beside the answers, why, and what to write instead."""
+        """The error for labels that do not fit: some of them next to the answers, the cause, and what to do."""
         pairs = "; ".join(
             f"{_shown_label(label)} beside {_shown_answer(answer, self.answered)}"
             for label, answer in zip(self.labels[:SHOWN], self.answered.examples[:SHOWN], strict=False)
@@ -126,7 +126,7 @@ class Question:
         return DataError(f"{where} (label beside answer: {pairs}): {why}; {advice}")
 
     def found(self, form: LabelForm, told: str, **read: Any) -> LabelReading:
-        """The reading, with what does not count."""
+        """The interpretation, including the ignored value."""
         ignored = self.ignored
         if ignored is not None and self.values is Values.WHOLE:
             count = int(np.sum(self.labels == ignored))

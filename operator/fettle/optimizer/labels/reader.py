@@ -1,4 +1,4 @@
-"""Labels of single items, read as it was decided for all of a run (`readings.py`)."""
+"""Reads the labels of single items, with the interpretation that was decided for the whole run (`readings.py`)."""
 
 from __future__ import annotations
 
@@ -16,10 +16,10 @@ NOT_COUNTED = -1  # in place of a class number
 
 
 class LabelReader:
-    """Labels of single items, brought into their form.
+    """Converts the label of an item to its form.
 
-    CLASSES: flat class numbers, `NOT_COUNTED` where nothing counts. TEXTS: flat texts. ANY_OF: for each decision, which classes are
-    right, `[decisions, classes]`. ALL_OF: flat booleans, one for each score. NUMBERS: float64, of the answer's shape.
+    CLASSES: flat class numbers, with `NOT_COUNTED` for ignored ones. TEXTS: flat texts. ANY_OF: which classes are right for each decision,
+    `[decisions, classes]`. ALL_OF: flat booleans, one for each score. NUMBERS: float64, in the shape of the answer.
     """
 
     def __init__(self, reading: LabelReading, axis: int) -> None:

@@ -1,6 +1,7 @@
-"""What labels mean. Which labels fit which answers is one table, `READINGS`; what does not fit is refused with both side by side.
+"""The interpretation of labels. The table `READINGS` says which labels fit which answers. Others are refused, with examples of both.
 
-A label that no answer can equal makes every model worth 0, a ruined one too, and nothing is ever lost: so nothing is guessed here.
+If no answer can match the labels, every model has an accuracy of 0, including a broken candidate, so no loss would be seen. So nothing is guessed
+here.
 """
 
 from __future__ import annotations
@@ -28,9 +29,9 @@ WHOLE_NUMBER = re.compile(r"\s*[+-]?\d{1,18}\s*")
 
 
 def understand(labels: Array, answered: Answered, spec: EvaluationSpec) -> LabelReading:
-    """How `labels` (items along the first axis) are to be read beside the original's answers.
+    """How `labels` (items along the first axis) are interpreted, given the original's answers.
 
-    Raises DataError (DataInvalid) where the metric cannot judge these labels, with some of both side by side.
+    Raises DataError (DataInvalid) if the metric cannot use these labels; the message shows some labels next to the answers.
     """
     question = Question(labels, answered, spec)
     if not metrics.entry(spec.metric).names_classes:
@@ -47,7 +48,7 @@ def understand(labels: Array, answered: Answered, spec: EvaluationSpec) -> Label
 
 
 def _class_numbers(question: Question) -> LabelReading:
-    """Numbers of classes beside a score for each class."""
+    """Class numbers, for an output with a score for each class."""
     if question.shape == squeezed(question.answered.examples[0].shape):
         hot = set(np.unique(question.labels).tolist()) <= {0, 1}
         if hot:
@@ -74,7 +75,7 @@ def _class_numbers(question: Question) -> LabelReading:
 
 
 def _yes_or_no(question: Question) -> LabelReading:
-    """Two values beside one score."""
+    """Two values, for an output with one score."""
     _same_shape(question)
     counted = question.counted()
     offset = question.spec.label_offset
@@ -85,17 +86,16 @@ def _yes_or_no(question: Question) -> LabelReading:
     other = counted[(counted < offset) | (counted > offset + 1)].tolist()
     if len(counted) == 3 and len(other) == 1:
         advice = f"if {other[0]} means that a label is to be ignored, set data.evaluation.ignoreLabel: {other[0]}"
-        raise question.misfit(f"one score says no or yes, labels are {', '.join(map(str, counted))}", advice)
+        raise question.misfit(f"the model has one score (no or yes), labels are {', '.join(map(str, counted))}", advice)
     if len(counted) == 2:
         low, high = (int(value) for value in counted)
-        if high == low + 1:
-            raise question.misfit(f"one score says no or yes, labels are {low} and {high}", f"set labelOffset: {low}")
-        raise question.misfit(f"one score says no or yes, labels are {low} and {high}", "write 0 for no and 1 for yes")
-    raise question.misfit("the model has one score for no or yes, and these numbers are not classes", _regression())
+        advice = f"set labelOffset: {low}" if high == low + 1 else "write 0 for no and 1 for yes"
+        raise question.misfit(f"the model has one score (no or yes), labels are {low} and {high}", advice)
+    raise question.misfit("the model has one score (no or yes), and these numbers are not classes", _regression())
 
 
 def _whole_answers(question: Question) -> LabelReading:
-    """Numbers beside answers that are numbers of classes themselves."""
+    """Numbers, for an output that holds class numbers."""
     _same_shape(question)
     question.counted()
     offset = question.spec.label_offset
@@ -103,7 +103,7 @@ def _whole_answers(question: Question) -> LabelReading:
 
 
 def _numbers_beside_texts(question: Question) -> LabelReading:
-    """Numbers beside answers that are texts of numbers."""
+    """Numbers, for an output that holds numbers as texts."""
     _same_shape(question)
     if not all(_is_number(text) for answer in question.answered.examples for text in answer.reshape(-1).tolist()):
         raise question.misfit("the model outputs texts, labels are numbers", "give the texts as labels")
@@ -111,7 +111,7 @@ def _numbers_beside_texts(question: Question) -> LabelReading:
 
 
 def _two_classes(question: Question) -> None:
-    """Raises DataError where F1 of one class would leave several others unlooked at."""
+    """Raises DataError if F1 of one class would ignore several other classes."""
     answered = question.answered
     count = answered.classes if answered.kind is Answers.SCORES else len(np.unique(question.labels.astype(str)))
     count -= answered.kind is not Answers.SCORES and question.ignored is not None
@@ -120,7 +120,7 @@ def _two_classes(question: Question) -> None:
 
 
 def _in_range(question: Question) -> None:
-    """Raises DataError where a label is no class."""
+    """Raises DataError if a label is not the number of a class."""
     offset, classes = question.spec.label_offset, question.answered.classes
     counted = question.counted()
     outside = counted[(counted < offset) | (counted >= offset + classes)]
@@ -130,7 +130,7 @@ def _in_range(question: Question) -> None:
     why = f"there are {classes} classes, {offset} to {offset + classes - 1}, and labels from {low} to {high}"
     named = [int(value) for value in outside]
     if high - low < classes and len(named) <= max(1, abs(low - offset)):
-        advice = f"where labels count from {low}, set data.evaluation.labelOffset: {low}"
+        advice = f"if labels start at {low}, set data.evaluation.labelOffset: {low}"
         if len(named) == 1:
             advice += f"; if {named[0]} means that a label is to be ignored, set ignoreLabel: {named[0]}"
     elif len(named) == 1:
@@ -189,7 +189,7 @@ def _fractions(question: Question) -> LabelReading:
 
 
 def _class_names(question: Question) -> LabelReading:
-    """Names of classes, or their numbers as texts, beside numbers or scores."""
+    """Class names, or class numbers as texts, for an output with numbers or scores."""
     spec, answered = question.spec, question.answered
     texts = sorted({as_text(value) for value in question.labels.reshape(-1).tolist()})
     if not spec.classes:
@@ -215,7 +215,7 @@ def _class_names(question: Question) -> LabelReading:
         near = next((name for name in spec.classes if written_alike(name, unknown[0])), None)
         advice = f"it has {', '.join(map(repr, spec.classes[:SHOWN]))} and so on"
         if near is not None:
-            advice = f"it has {near!a}, the label is {unknown[0]!a}: write them alike, in case, spaces and Unicode form"
+            advice = f"it has {near!a}, the label is {unknown[0]!a}: use the same case, spaces and Unicode form"
         raise question.misfit(why, advice)
     _same_shape(question)
     told = f"names of {len(spec.classes)} classes, in the order of data.evaluation.classes"
@@ -223,7 +223,7 @@ def _class_names(question: Question) -> LabelReading:
 
 
 def _texts(question: Question) -> LabelReading:
-    """Texts beside texts."""
+    """Texts, for an output with texts."""
     _same_shape(question)
     return question.found(LabelForm.TEXTS, "texts, as the model outputs them")
 
@@ -232,7 +232,7 @@ def _texts(question: Question) -> LabelReading:
 
 
 def _distances(question: Question) -> LabelReading:
-    """Numbers of the output's shape, for metrics that measure how near an answer is."""
+    """Numbers in the shape of the output, for metrics that measure how close an answer is."""
     answer = question.answered.examples[0]
     metric = question.spec.metric
     if question.values is Values.TEXTS or answer.dtype.kind in "OSUb":
@@ -273,7 +273,7 @@ READINGS: Mapping[tuple[Values, Answers], Callable[[Question], LabelReading]] = 
 
 
 def _same_shape(question: Question) -> None:
-    """Raises DataError where there is not one label for each decision."""
+    """Raises DataError unless there is one label for each decision."""
     wanted, shape = question.answered.decided_shape(), question.shape
     if wanted == shape:
         return

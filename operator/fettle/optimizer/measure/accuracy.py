@@ -1,4 +1,4 @@
-"""What a candidate lost: its answers against the original's, and both against the labels. Item by item, nothing is kept whole."""
+"""The accuracy drop of a candidate: its answers compared with the original's, and both with the labels, item by item and without keeping all."""
 
 from __future__ import annotations
 
@@ -39,9 +39,10 @@ MOST_PLACE = 253  # characters of a channel's name in status
 
 @dataclass(frozen=True)
 class Judgement:
-    """What is known of a candidate's answers. `drop` None: too few items to say (`too_few` says how many are needed).
+    """The evaluation of a candidate's answers. `drop` is None if there are too few items (`too_few` says how many are needed).
 
-    `gone`: a part of what the original says that is missing, for a person; nothing proves that it may. `details`: what else its metric tells.
+    `gone`: which information of the original's answers is missing, as text, if nothing proves that this is acceptable. `details`: additional
+    figures of the metric.
     """
 
     samples: int
@@ -53,15 +54,15 @@ class Judgement:
     flips: Flips | None
     changed: Interval | None  # None without labels: the drop is that share then
     max_absolute_difference: float
-    margins: dict[str, float] = field(default_factory=dict)  # by output: from which on its decisions are sure
-    blind: str | None = None  # why these items prove nothing of a candidate whose answers may differ, for a person
+    margins: dict[str, float] = field(default_factory=dict)  # by output: the margin above which a decision is confident
+    blind: str | None = None  # why these items prove nothing about a candidate whose answers may differ, as text
     gone: str | None = None
-    informative: int | None = None  # of the samples, those that say anything to a task's metric; None where all do
+    informative: int | None = None  # number of samples that count for a task metric; None if all do
     details: str | None = None
 
     @property
     def too_few(self) -> str | None:
-        """Why no interval can be given, for a person."""
+        """Why there is no interval, as text; None if there is one."""
         if self.drop is not None:
             return None
         what, found = "items", f"{self.samples}"
@@ -121,7 +122,7 @@ class Reference:
         return self._count
 
     def add(self, answers: list[Answer]) -> None:
-        """Keep the original's answers to the next items. Raises RuntimeFailure where they do not fit the signature."""
+        """Keep the original's answers to the next items. Raises RuntimeFailure if they do not fit the signature."""
         for number, answer in enumerate(answers, self._count):
             for name, tensor in self._outputs.items():
                 if not fits(tensor, answer[name]):
@@ -136,7 +137,7 @@ class Reference:
         self._count += len(answers)
 
     def finish_beside(self, other: Reference) -> None:
-        """All items are answered: compare as `other` does, which has more of them; by the labels, where these few bear it."""
+        """Finish after the last item, with the comparison rules of `other`, which has more items; use the labels if there are enough."""
         self.profiles, self.comparisons = other.profiles, other.comparisons
         try:
             self._score(other.task.metric if other.task is not None else None)
@@ -147,10 +148,10 @@ class Reference:
             self.scores, self.task, self.metric = None, None, Metric.AGREEMENT
 
     def finish(self) -> None:
-        """All items are answered: decide how answers are compared, and judge the original itself.
+        """Finish after the last item: decide how answers are compared, and judge the original itself.
 
-        Raises DataError where the original does not know its items better than a constant answer would; RuntimeFailure
-        (OutputsInvalid) where it answers NaN to every item.
+        Raises DataError if the original is no better than a constant answer, and RuntimeFailure (OutputsInvalid) if it outputs NaN for
+        every item.
         """
         if self._count and self.without_answer == self._count:
             message = f"the original outputs NaN for all {self._count} items: check its weights and the items"
@@ -167,16 +168,16 @@ class Reference:
 
     @property
     def _names_classes(self) -> bool:
-        """Whether an answer is right or wrong, not near or far."""
+        """Whether an answer is either right or wrong, as opposed to more or less close."""
         return metrics.entry(self.metric).names_classes
 
     def _classified(self) -> str | None:
-        """The output in which labels name one class."""
+        """The output whose labels are classes."""
         several = self._reading is not None and self._reading.form is LabelForm.ALL_OF
         return self.output if self._names_classes and not several else None
 
     def _score(self, fitted: TaskMetric | None = None) -> None:
-        """Judge the original by the labels, where there are any, or for its task; as `fitted` reads answers, where that is known."""
+        """Judge the original by its labels, if any, or by its task metric; `fitted`: the task metric, if it was fitted before."""
         if self._labels is not None and self.metric != Metric.AGREEMENT and len(self._labels) != self._count:
             raise DataError(f"there are {len(self._labels)} labels for {self._count} items")
         if self.metric in METRICS and self._evaluation is not None:
@@ -193,7 +194,7 @@ class Reference:
             self.chance.add(answer[self.output], np.asarray(label))
 
     def _blind(self) -> str | None:
-        """Why answers that are the original's again prove nothing: it gives the same one to every item."""
+        """Why agreement with the original proves nothing: it gives the same answer to every item. None if it does not."""
         if self._count < FEWEST:
             return None
         seen: set[tuple[bytes, ...]] = set()
@@ -209,42 +210,41 @@ class Reference:
             yield from pickle.loads(path.read_bytes())
 
     def new_scores(self) -> Scores:
-        """Empty scores of one more model on the same items."""
+        """Empty scores for another model on the same items."""
         average = self._evaluation.average if self._evaluation is not None else EvaluationSpec(uri="-").average
         profile = self.profiles[self.output]
         assert self._reading is not None
         return Scores(Judging.of(self.metric, self._reading, average, profile.axis, profile.threshold))
 
     def value(self) -> MetricValue:
-        """The original's own metric; it agrees with itself on everything."""
+        """The metric of the original; 1 without labels and task metric, because the original agrees with itself."""
         judged = self.task.value if self.task is not None else self.scores.value() if self.scores is not None else 1.0
         return MetricValue(metric=self.metric, value=judged)
 
     def constant(self) -> MetricValue | None:
-        """The best constant answer's metric; None without labels."""
+        """The metric of the best constant answer; None without labels."""
         value = (
             self.chance.constant() if self.chance is not None else self.task.constant if self.task is not None else None
         )
         return None if value is None else MetricValue(metric=self.metric, value=value)
 
     def told(self) -> str | None:
-        """How the labels were read, for a person; None where none are used."""
+        """How the labels were interpreted, as text; None if none are used."""
         judged = self.scores is not None or self.task is not None
         return self._reading.told if self._reading is not None and judged else None
 
     def taken_for(self) -> str | None:
-        """What its answers were taken for, for a person; None where no task's metric judges them."""
+        """How the original's answers were interpreted, as text; None without a task metric."""
         return self.task.told if self.task is not None else None
 
     def summary(self) -> str:
-        """What the original itself is worth, for the first line of a log."""
+        """How good the original is, for the first line of a log."""
         return f"the original: {worth(self.value(), self.constant(), self._count, self.told(), self.taken_for())}"
 
     def judge(self, answers: Iterable[Answer], lossy: bool, alpha: float) -> Judgement:
         """Compare a candidate's answers, in the order of the items, with the original's.
 
-        Raises RuntimeFailure (OutputsInvalid) at the first answer that is none: a wrong shape, NaN or infinity where the
-        original has a number.
+        Raises RuntimeFailure (OutputsInvalid) at the first invalid answer: a wrong shape, or NaN or infinity where the original has a number.
         """
         judged = self._judged() if self.task is not None else frozenset()
         one_scale = self.task is not None and self.task.metric.one_scale
@@ -284,7 +284,7 @@ class Reference:
         return replace(judgement, margins=sureness.margins(), changed=changed, gone=gone)
 
     def live(self) -> dict[str, Comparison]:
-        """How answers on live inputs are compared, by output: as they were here, but for what the task's metric judges."""
+        """How answers on live inputs are compared, by output: as here, except for outputs that a task metric judges."""
         if self.task is None:
             return self.comparisons
         metric, own = self.task.metric, {"judged_by": self.metric}
@@ -294,7 +294,7 @@ class Reference:
         }
 
     def alike(self, one: Answer, two: Answer) -> bool:
-        """Whether two answers to one item are the same by the rules that candidates are judged by."""
+        """Whether two answers to one item are the same by the rules for candidates."""
         return all(rule.agrees(one[name], two[name]) for name, rule in self.comparisons.items())
 
     def _remains(self) -> Remains:
@@ -303,11 +303,11 @@ class Reference:
         return Remains(self._outputs, self.profiles, self.comparisons, own_tolerance(self._spec), proved)
 
     def _judged(self) -> frozenset[str]:
-        """Outputs that the metric looks at."""
+        """The outputs that the metric evaluates."""
         return self.task.metric.outputs if self.task is not None else frozenset({self.output})
 
     def itself(self) -> Judgement:
-        """The original judged as a candidate: nothing is lost, nothing needs an interval."""
+        """The judgement of the original as a candidate: it loses nothing and needs no interval."""
         tally = Tally(self.comparisons)
         judgement = self._judgement(tally, self.scores, lossy=False, alpha=0.05)
         nothing = AgreementStatus(value=1.0, low=1.0, high=1.0, mode=judgement.agreement.mode)
@@ -326,7 +326,7 @@ class Reference:
         return np.asarray(self._labels[number] if self._labels is not None else ())
 
     def _truth(self, original: Answer, number: int) -> dict[str, Array]:
-        """What is right to decide for an item: what its label says, else what the original decided."""
+        """The right decisions for an item: those of its label, or the original's without a label."""
         decided = {
             name: decisions(original[name], rule.axis, rule.threshold)
             for name, rule in self.comparisons.items()
@@ -339,7 +339,7 @@ class Reference:
         return decided
 
     def _lost(self, verdict: TaskVerdict | None, tally: Tally, alpha: float) -> Interval | None:
-        """By the task's metric. Without labels, answers that differ in an output that it does not look at are lost as well."""
+        """The drop by the task metric. Without labels, answers that differ in an output that the metric does not evaluate are lost as well."""
         if (
             verdict is None
             or verdict.drop is None
@@ -401,13 +401,13 @@ def _disagreement(agreement: Interval) -> Interval:
 
 
 def _gist(answer: Array, rule: Comparison) -> bytes:
-    """What of an answer two models must have in common to agree."""
+    """The part of an answer that must be equal for two models to agree."""
     said = decisions(answer, rule.axis, rule.threshold) if rule.mode == AgreementMode.TOP_ONE else answer
     return repr(said.tolist()).encode() if said.dtype.kind == "O" else np.ascontiguousarray(said).tobytes()
 
 
 def _right(judging: Judging, decided: Array, wanted: Array) -> Array:
-    """What is right to decide, by the labels; where they do not count, or several classes are right, what was decided may stand."""
+    """The right decisions by the labels; the model's own decision if a label does not count, or if it is one of several right classes."""
     if judging.form is LabelForm.ANY_OF:
         stands = wanted[np.arange(len(decided)), decided] | ~wanted.any(axis=-1)
         return np.where(stands, decided, np.argmax(wanted, axis=-1))

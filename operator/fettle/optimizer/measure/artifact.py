@@ -1,6 +1,6 @@
-"""What a measured candidate leaves in the store: its manifest, its reference answers, and its figures beside them.
+"""What a measured candidate writes to the store: its manifest, its reference answers and its figures.
 
-Nothing in the manifest depends on the clock, so that the same work on the same class of CPU has the same digest.
+Nothing in the manifest depends on timing, so the same work on the same class of CPU has the same digest.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ def write(
     bench: Bench,
     here: CpuClass,
 ) -> str:
-    """Write the artifact of a candidate that was judged; its digest. Raises StoreError."""
+    """Write the artifact of a judged candidate, and return its digest. Raises StoreError."""
     plan, outputs = candidate.built.plan, candidate.outputs or {}
     entries = step_entries(candidate.built)
     feed = bench.items.feed(candidate.reference_items(bench))
@@ -71,12 +71,12 @@ def write(
 
 
 def requirements(plan: CandidatePlan, quantized: bool, here: CpuClass) -> tuple[str, ...]:
-    """What a node needs to load it and to give the same answers: of the CPU that computes, or of the GPU."""
+    """The features of the CPU, or the GPU, that a node needs to load the candidate and give the same answers."""
     return machine.requirements(plan.runtime) or cpu.requirements(quantized, plan.settings.precision, here)
 
 
 def write_figures(store: Store, task: MeasureTask, row: CandidateStatus, here: CpuClass) -> None:
-    """Keep a row beside its artifact, under the key of what was measured where. Raises StoreError."""
+    """Write a row beside its artifact, under the key of the task and the CPU class. Raises StoreError."""
     if row.artifact is None:
         return
     document: dict[str, Any] = {
@@ -96,7 +96,7 @@ def write_figures(store: Store, task: MeasureTask, row: CandidateStatus, here: C
 
 
 def step_entries(built: BuiltCandidate) -> list[StepEntry]:
-    """The catalog's rows of the steps that made this file: of the runtime's own family, or of the one that writes its format."""
+    """The catalog's rows of the steps that built this file: from the runtime's own family, or from the one that writes its format."""
     families = (built.plan.runtime, *(name for name in RuntimeName if name != built.plan.runtime))
     for family in families:
         entries = [catalog.step(step, family) for step in built.steps]
@@ -107,9 +107,9 @@ def step_entries(built: BuiltCandidate) -> list[StepEntry]:
 
 
 def tolerance(candidate: MeasuredCandidate, name: str) -> Tolerance:
-    """How far this output may lie from the reference where the CPU class is the same.
+    """How far this output may differ from the reference on the same class of CPU.
 
-    The noise of its arithmetic, or `MARGIN` times what restarts and other batch sizes were seen to change if that is more;
+    The noise of its arithmetic or, if that is more, `MARGIN` times the largest change observed between restarts and batch sizes;
     rounded up to 1, 2 or 5, so that the last bit of a deviation does not change the artifact's digest.
     """
     outputs = candidate.outputs or {}
@@ -121,10 +121,10 @@ def tolerance(candidate: MeasuredCandidate, name: str) -> Tolerance:
 
 
 def comparison(candidate: MeasuredCandidate, name: str, rule: Comparison) -> Comparison:
-    """The rule for this output with the margin from which on this artifact's decisions are sure.
+    """The rule for this output, with the margin above which this artifact's decisions count as sure.
 
-    Large enough for the model to have been right, and for its arithmetic not to have decided: either of two scores may move by
-    the tolerance. Two digits, so that a last bit does not change the digest.
+    Above it the model was nearly always right, and arithmetic cannot change a decision: each of two scores may move by the
+    tolerance. Rounded to two digits, so that a last bit does not change the digest.
     """
     outputs = candidate.outputs or {}
     if rule.mode != AgreementMode.TOP_ONE or name not in outputs or not is_float(outputs[name]):

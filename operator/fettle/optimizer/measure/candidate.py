@@ -1,4 +1,4 @@
-"""One model under judgement: what is known of it so far, and the pass over the items that finds it out."""
+"""A model that is being measured: what is known about it so far, and the passes over the items."""
 
 from __future__ import annotations
 
@@ -35,14 +35,14 @@ Rejection = tuple[Reason, str]
 
 
 class Pruned(RuntimeFailure):
-    """Sorted out: nothing is wrong with it, others are better or it loses too much."""
+    """The candidate was rejected in the screening: it works, but it loses too much, or others are better."""
 
     default_reason = Reason.PRUNED
 
 
 @dataclass(frozen=True)
 class Bench:
-    """What models are judged with: the signature, items as files and as arrays mapped from them, and the original's answers."""
+    """What all models are measured with: the signature, the items (as files and memory-mapped arrays), and the original's answers."""
 
     signature: Signature
     files: Mapping[str, Path]
@@ -52,9 +52,9 @@ class Bench:
 
 @dataclass
 class MeasuredCandidate:
-    """A model, its files on this machine, and what is known. `failure` ends its way; everything else stays known.
+    """A model, its files on this machine, and what is known about it. A `failure` ends its measurement; earlier results are kept.
 
-    `screening_judgement` is what the screening items say, `judgement` what the certifying ones do. `rejection`: why it went no further.
+    `screening_judgement` is from the screening items, `judgement` from the evaluation items. `rejection`: why it was not measured further.
     """
 
     built: BuiltCandidate
@@ -81,20 +81,20 @@ class MeasuredCandidate:
 
     @property
     def must_be_proved(self) -> bool:
-        """Whether its answers may not be the original's: by intent, or as the screen has seen."""
+        """Whether its accuracy has to be proved: a step is lossy, or its answers differed in the screening."""
         return self.built.lossy or (self.screening_judgement is not None and not self.screening_judgement.exact)
 
     @property
     def alone(self) -> bool:
-        """Whether each item is judged, timed and served in a run of its own, because others beside it change its answer.
+        """Whether each item is evaluated, timed and served in a run of its own, because other items in the batch change its answer.
 
-        It was seen, or is known: dynamic ranges are taken over the whole tensor, whatever the items that were looked at show.
+        Either this was observed, or it is known: dynamic quantization takes its ranges over the whole tensor, whatever the items show.
         """
         return self.depends or any(step.dynamic for step in self.built.steps)
 
     @property
     def rounded(self) -> bool:
-        """Whether it computes more coarsely than float32 anywhere."""
+        """Whether any part of it computes with less precision than float32."""
         return (
             self.built.lossy
             or self.built.plan.settings.precision != Precision.FLOAT32
@@ -102,7 +102,7 @@ class MeasuredCandidate:
         )
 
     def prefer(self, batch: int) -> None:
-        """From now on its settings say how many items a run takes best; an artifact that is published already says so itself."""
+        """Set the best number of items per run in its settings. A published artifact already has this setting."""
         if self.incumbent is None:
             batch = 1 if self.alone else batch
             settings = self.built.plan.settings.model_copy(update={"preferred_batch": batch})
@@ -110,7 +110,7 @@ class MeasuredCandidate:
             self.built = self.built.model_copy(update={"plan": plan})
 
     def start(self, bench: Bench) -> WorkerProcess:
-        """A fresh process that has loaded this model. Raises RuntimeFailure."""
+        """A new process that has loaded this model. Raises RuntimeFailure."""
         plan = self.built.plan
         worker = WorkerProcess(self.name)
         try:
@@ -123,7 +123,7 @@ class MeasuredCandidate:
         return worker
 
     def restart(self, bench: Bench) -> WorkerProcess:
-        """As `start`, and the reference is run again to see whether it comes out the same."""
+        """Like `start`, and also run the reference items again to see whether their outputs are the same."""
         worker = self.start(bench)
         if self.outputs is not None and self.reference_seconds < SLOW_SECONDS:
             try:
@@ -134,7 +134,7 @@ class MeasuredCandidate:
         return worker
 
     def reference_items(self, bench: Bench) -> tuple[int, ...]:
-        """Items of the reference: what one run takes, at most 8."""
+        """The reference items: one run's worth, at most 8."""
         fixed = self.built.plan.settings.batch_size
         if self.alone and bench.signature.batchable:
             return (0,) * (fixed or 1)
@@ -146,15 +146,15 @@ class MeasuredCandidate:
         return tuple(index % len(bench.items) for index in range(size))
 
     def compare(self, answers: Mapping[str, item.Array], expected: Mapping[str, item.Array]) -> None:
-        """Remember how far two answers to the same items lie apart."""
+        """Record the difference between two outputs for the same items."""
         for name, array in expected.items():
             apart = difference(array, answers[name])
             self.deviations[name] = max(self.deviations.get(name, 0.0), apart)
 
     def look_at_neighbours(self, worker: WorkerProcess, bench: Bench) -> None:
-        """See whether its answers depend on the other items of a run; if so, it is judged, timed and served item by item.
+        """Check whether its answers depend on the other items in a run. If so, it is evaluated, timed and served item by item.
 
-        Raises RuntimeFailure. An artifact that is published and serves such a model in batches is another one than is measured.
+        Raises RuntimeFailure. If a published artifact serves such a model in batches, it is not the model that is measured here.
         """
         if bench.signature.batchable and not self.alone:
             same = None if self.rounded else bench.reference.alike
@@ -179,7 +179,7 @@ class MeasuredCandidate:
                 log.info("%s: %d of %d items judged", self.name, batch[-1] + 1, len(bench.items))
 
     def examine(self, worker: WorkerProcess, bench: Bench, profile: bool = True) -> None:
-        """What is not accuracy: executed precision, the reference, and whether one item answers as it does among others."""
+        """Determine everything besides accuracy: the executed precision, the reference outputs, and whether answers depend on the batch."""
         if profile:
             self.executed = worker.executed()
         indices = self.reference_items(bench)
@@ -196,9 +196,9 @@ class MeasuredCandidate:
 def judge_original(
     candidate: MeasuredCandidate, bench: Bench, screening: Bench, profile: bool = False
 ) -> WorkerProcess:
-    """Let the original answer every item, those of the screening last; the process goes on to the quick clock.
+    """Run the original on every item, the screening items last. Its process is used again in the timing pre-test.
 
-    `profile`: ask for its executed precision too. Raises FettleError: without the original nothing can be said.
+    `profile`: also determine its executed precision. Raises FettleError, because nothing can be measured without the original.
     """
     worker = candidate.start(bench)
     try:
@@ -216,7 +216,7 @@ def judge_original(
 
 
 def _answer_all(original: MeasuredCandidate, worker: WorkerProcess, bench: Bench) -> Distribution:
-    """Keep the original's answers to every item of `bench`; how they are distributed."""
+    """Keep the original's answers to every item of `bench`; returns their distribution."""
     chunk: list[item.Answer] = []
     original.look_at_neighbours(worker, bench)
     seen = Distribution(bench.signature.outputs)
@@ -231,10 +231,10 @@ def _answer_all(original: MeasuredCandidate, worker: WorkerProcess, bench: Bench
 
 
 def screen(candidate: MeasuredCandidate, bench: Bench, bound: AccuracyConstraint | None) -> WorkerProcess:
-    """Load a candidate and let it answer the screening items; the process goes on to the quick clock.
+    """Load a candidate and run it on the screening items. Its process is used again in the timing pre-test.
 
-    Raises RuntimeFailure where it does not load or gives no answers, and Pruned where even the favourable end of what it lost or
-    changed exceeds `bound` (None: these items cannot say).
+    Raises RuntimeFailure if it does not load or run, and Pruned if even the favourable end of its drop, or of its changed answers, exceeds
+    `bound` (None: the screening items cannot tell).
     """
     worker = candidate.start(bench)
     try:
@@ -253,7 +253,7 @@ def screen(candidate: MeasuredCandidate, bench: Bench, bound: AccuracyConstraint
 
 
 def certify(candidate: MeasuredCandidate, bench: Bench, alpha: float) -> None:
-    """Let a finalist answer every certifying item, and compare. What goes wrong is its own failure."""
+    """Run a finalist on every evaluation item and compare. An error is recorded as its failure."""
     began = time.monotonic()
     try:
         with candidate.start(bench) as worker:
@@ -280,7 +280,7 @@ def certify(candidate: MeasuredCandidate, bench: Bench, alpha: float) -> None:
 
 
 def same_as(candidate: MeasuredCandidate, original: MeasuredCandidate, reference: Reference) -> None:
-    """The original as a candidate: it was judged already."""
+    """Copy the results of the original, which was already evaluated, to the original as a candidate."""
     candidate.executed, candidate.outputs = original.executed, original.outputs
     candidate.peak_memory_bytes, candidate.reference_seconds = original.peak_memory_bytes, original.reference_seconds
     candidate.deviations, candidate.depends = original.deviations, original.depends
@@ -289,6 +289,6 @@ def same_as(candidate: MeasuredCandidate, original: MeasuredCandidate, reference
 
 
 def scale(outputs: Mapping[str, item.Array], name: str) -> float:
-    """Largest finite magnitude in an output; 0 where there is none."""
+    """The largest finite magnitude in an output; 0 if there is none."""
     values = np.abs(outputs[name].astype(np.float64))
     return float(np.max(values, where=np.isfinite(values), initial=0.0))

@@ -1,4 +1,4 @@
-"""What knowing nothing of an item is worth: evidence on which a constant answer does as well proves nothing of any candidate."""
+"""The score of an answer that ignores its item: evidence on which a constant answer is as good proves nothing about a candidate."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ SURE = 1.645  # standard deviations: as good a match of answers and labels comes
 
 @dataclass
 class Chance:
-    """Counts, over the items, from which the best constant answer's metric follows, and how answers match labels in any order."""
+    """Counts over the items that give the metric of the best constant answer, and how well answers match labels in random order."""
 
     judging: Judging
     items: int = 0
@@ -61,7 +61,7 @@ class Chance:
             self.pairs.update(_paired(truth[counts], decided[counts]))
 
     def constant(self) -> float | None:
-        """The metric of the constant answer that is best on these items; None where there is nothing to say."""
+        """The metric of the best constant answer on these items; None if it is not defined."""
         metric = self.judging.metric
         if not self.items:
             return None
@@ -76,9 +76,9 @@ class Chance:
         return float(max(self.shares.values())) / self.items
 
     def shuffled(self) -> float | None:
-        """How far the matches of answers and labels lie above those in a random order, in standard deviations of the latter.
+        """By how many standard deviations the matches of answers and labels exceed those in random order.
 
-        None for metrics without decisions. Decisions of one item are taken to be one, so that this errs on the careful side.
+        None for metrics without decisions. All decisions of an item count as one, which makes the number smaller rather than larger.
         """
         count = self.decisions
         if not self.judging.decides or count < 2:
@@ -163,9 +163,10 @@ def _paired(labels: Array, answers: Array) -> Mapping[tuple[Hashable, Hashable],
 
 
 def refuse_chance(scores: Scores, chance: Chance, sample: bool = False) -> None:
-    """Evidence that any constant answer fits as well is none; nor are labels in the wrong places. Raises DataError (DataInvalid).
+    """Raises DataError (DataInvalid) if labels seem to be shifted or permuted, or match the original's answers no better than a constant
+    answer does, or than labels in random order.
 
-    On a `sample` of the items only what fails both tests is refused: all of them may still tell.
+    A `sample` of the items is refused only if it fails both of the last two tests, since all items together may still pass.
     """
     moved = misplaced(chance.pairs)
     if moved:
@@ -193,7 +194,7 @@ def refuse_chance(scores: Scores, chance: Chance, sample: bool = False) -> None:
 
 
 def _refusal(scores: Scores, verdict: str, advice: str) -> DataError:
-    """What the original is worth, what is wrong with that, and how the labels were read."""
+    """An error with the original's score, what is wrong with it, and how the labels were read."""
     metric, value = scores.judging.metric, scores.value()
     worth = f"the original's {metric} is {value:.4g}"
     if scores.judging.decides:

@@ -1,9 +1,9 @@
-"""The clock: which process runs when, so that what is compared ran under the same conditions.
+"""The timing of candidates: which process runs when, so that all are compared under the same conditions.
 
-Baseline and a few candidates are loaded at once, each in its own process. Time goes in rounds; in a round each runs one block
-of at least 0.2 s, in random order, while all others are stopped. A block's cost is the milliseconds of its usual run per item
-(a trimmed mean), or in a closed loop those of all its time; a candidate's speed-up in a round is the baseline's cost over its
-own. Then every process is started anew, for where memory and threads land moves a figure more than noise does.
+The baseline and a few candidates are loaded at the same time, each in its own process. Timing is done in rounds. In a round, each runs one
+block of at least 0.2 s, in random order, while all others are stopped. The cost of a block is the typical time of a run per item, in
+milliseconds (a trimmed mean), or in a closed loop the whole time per item. A candidate's speed-up in a round is the baseline's cost divided by
+its own. After that, every process is restarted, because the placement of memory and threads changes a figure more than noise does.
 """
 
 from __future__ import annotations
@@ -34,18 +34,18 @@ from fettle.optimizer.measure.schedule import Spent, TimingSchedule
 log = logging.getLogger(__name__)
 
 BASELINE = ""  # no candidate has this name
-PAUSE_SECONDS = 0.25  # a quota's period is 0.1 s: afterwards there is quota again
-REPEATS = 2  # of a block that the quota hit
-HOPELESS = 6  # blocks in a row: the quota is simply too small, and repeating only wastes time
-DISTURBED_SHARE = 0.1  # of all runs, or of all blocks: worth a word to a person
-EXTRA_RUNS = 10  # of a further batch size, per start: three starts make the 30 that p50 needs
+PAUSE_SECONDS = 0.25  # a period of the CPU quota is 0.1 s, so after this pause there is quota again
+REPEATS = 2  # maximum number of repetitions of a block that the quota slowed
+HOPELESS = 6  # slowed blocks in a row after which the quota is considered too small and nothing is repeated
+DISTURBED_SHARE = 0.1  # share of runs, or of blocks, above which a note is written
+EXTRA_RUNS = 10  # runs of a further batch size per process start: three starts give the 30 that p50 needs
 
 
 class LoadedModel(Protocol):
-    """A loaded model in a process of its own."""
+    """A model that is loaded in a process of its own."""
 
     def block(self, request: Block) -> Runs:
-        """Time runs. Raises RuntimeFailure; WorkerDied where the process is gone."""
+        """Time a block of runs. Raises RuntimeFailure, and WorkerDied if the process is gone."""
         ...
 
     def peak_memory(self) -> int:
@@ -53,11 +53,11 @@ class LoadedModel(Protocol):
         ...
 
     def stop(self) -> None:
-        """Stop it where it stands, until it is asked again."""
+        """Suspend the process until the next request."""
         ...
 
     def close(self) -> None:
-        """End it."""
+        """End the process."""
         ...
 
 
@@ -66,7 +66,7 @@ Start = Callable[[str], LoadedModel]  # name -> a fresh process, loaded; raises 
 
 @dataclass
 class TimedCandidate:
-    """What the clock found for one candidate (or the baseline, which has no ratios)."""
+    """The times of one candidate (or of the baseline, which has no ratios)."""
 
     name: str
     batch: int = 1  # items per run of what is compared
@@ -80,20 +80,20 @@ class TimedCandidate:
     notes: list[str] = field(default_factory=list)
 
     def runs(self, batch: int) -> int:
-        """Timed runs of a batch size."""
+        """The number of timed runs with a batch size."""
         return len(self.milliseconds.get(batch, ()))
 
     def cost(self, batch: int) -> float:
-        """Milliseconds per item at a batch size that was timed."""
+        """The median time per item with a timed batch size, in milliseconds."""
         return median(self.costs[batch])
 
     @property
     def best_batch(self) -> int:
-        """The batch size of those timed that costs least per item; the smallest where several do."""
+        """The timed batch size with the lowest cost per item; of several, the smallest."""
         return min(sorted(self.costs), key=self.cost)
 
     def compared_batch(self, objective: Objective, first: int) -> int:
-        """The batch size that a speed-up speaks of: the first one asked for, as in the baseline; for Throughput the best."""
+        """The batch size that the speed-up refers to: the first of batchSizes, as for the baseline, or with Throughput the best."""
         return self.best_batch if objective == Objective.THROUGHPUT else first
 
     def speedup(self) -> Interval | None:
@@ -101,12 +101,12 @@ class TimedCandidate:
         return statistics.speedup(self.ratios)
 
     def best_gain(self, batch: int) -> float:
-        """How many times as fast as the baseline it was in its best round, with `batch` items per run; the rounds take `self.batch`."""
+        """The speed-up in the best round with `batch` items per run (the rounds themselves use `self.batch`)."""
         ratios = (ratio for start in self.ratios for ratio in start)
         return max(ratios, default=math.inf) * (self.cost(self.batch) / self.cost(batch))
 
     def stable(self) -> bool:
-        """Whether the speed-up may be claimed: every start has the rounds for it, and the interval is narrow enough."""
+        """Whether the speed-up may be claimed: every process start has enough rounds, and the interval is narrow enough."""
         speedup, rounds = self.speedup(), min(map(len, self.ratios), default=0)
         return (
             speedup is not None
@@ -115,7 +115,7 @@ class TimedCandidate:
         )
 
     def measurements(self) -> tuple[Measurement, ...]:
-        """A row per batch size."""
+        """One row per batch size, for the status."""
         return tuple(
             Measurement(
                 batch_size=batch,
@@ -131,7 +131,7 @@ class TimedCandidate:
 
 
 class Clock:
-    """Times groups of candidates beside the baseline. The baseline's runs of all groups are kept together."""
+    """Times groups of candidates together with the baseline. The baseline's runs in all groups are combined."""
 
     def __init__(
         self,
@@ -155,10 +155,10 @@ class Clock:
         self.slowed = 0
 
     def group(self, names: Sequence[str], batches: Mapping[str, int] | None = None) -> list[TimedCandidate]:
-        """Time these candidates until all is known that shall be, or their budget is spent.
+        """Time these candidates until the results are precise enough, or their budget is spent.
 
-        `batches` says how many items a candidate takes in what is compared, where that is not the first batch size.
-        A candidate that fails carries its failure. Raises RuntimeFailure where the baseline fails.
+        `batches`: the batch size of a candidate in the comparison, if it is not the first of batchSizes. A candidate that fails holds its
+        failure. Raises RuntimeFailure if the baseline fails.
         """
         timed = {name: TimedCandidate(name, (batches or {}).get(name, self._first)) for name in names}
         going_on = list(timed.values()) or [self.baseline]
@@ -172,11 +172,11 @@ class Clock:
 
     @property
     def throttled(self) -> bool:
-        """Whether the CPU quota slowed more of the blocks that count than a median forgives."""
+        """Whether the CPU quota slowed so many blocks that the median is affected."""
         return self.slowed > DISTURBED_SHARE * self.blocks
 
     def remarks(self, threads: int) -> list[str]:
-        """What a person should know of the conditions under which `threads` were timed: nothing where it was quiet."""
+        """Notes about the conditions under which `threads` threads were timed; empty if the node was quiet."""
         remarks = list(self.baseline.notes)
         if self.disturbed > DISTURBED_SHARE * self.runs:
             quieter = "measure on a quieter node for narrower intervals"
@@ -186,13 +186,13 @@ class Clock:
             )
         if self.throttled:
             remarks.append(
-                f"the CPU quota slowed {percent(self.slowed / self.blocks, 0)} of what was timed, also when repeated: "
+                f"the CPU quota slowed {percent(self.slowed / self.blocks, 0)} of the timed runs, even when repeated: "
                 "the times are too long; raise resources.limits.cpu of this target"
             )
         return remarks
 
     def distributions(self) -> tuple[Distribution, ...]:
-        """How the runs of all that were timed are spread, the baseline's first."""
+        """The distributions of the run times of all timed models, the baseline's first."""
         return tuple(
             Distribution(
                 candidate=timed.name,
@@ -205,14 +205,14 @@ class Clock:
         )
 
     def _needs_start(self, candidate: TimedCandidate, number: int) -> bool:
-        """Whether process start `number` is needed: there is time for it, and at the last look something was not known."""
+        """Whether process start `number` is needed: there is time for it, and the last look was not conclusive."""
         if candidate.failure is not None:
             return False
         known = number in self._schedule.looks and self._known(candidate)
         return not known and self._schedule.another_start(number, candidate.spent)
 
     def _known(self, candidate: TimedCandidate) -> bool:
-        """Whether all is known that can be."""
+        """Whether more starts cannot improve the result."""
         settled = candidate is self.baseline or candidate.stable() or statistics.out_of_reach(candidate.ratios)
         return settled and candidate.runs(candidate.batch) >= self._schedule.runs_needed
 
@@ -221,7 +221,7 @@ class Clock:
         return self._schedule.batch_sizes[0]
 
     def _one_start(self, number: int, timed: dict[str, TimedCandidate]) -> None:
-        """Start everything anew, run its rounds, end it."""
+        """Start all processes, run their rounds, and end them."""
         running: dict[str, LoadedModel] = {}
         try:
             seconds = self._launch(self.baseline, running)
@@ -239,7 +239,7 @@ class Clock:
                 process.close()
 
     def _launch(self, candidate: TimedCandidate, running: dict[str, LoadedModel]) -> float:
-        """Start its process; the seconds that it took."""
+        """Start the candidate's process; returns the seconds that this took."""
         began = self._now()
         try:
             running[candidate.name] = self._start(candidate.name)
@@ -265,7 +265,7 @@ class Clock:
     def _round(
         self, number: int, index: int, unfinished: Mapping[str, TimedCandidate], running: dict[str, LoadedModel]
     ) -> None:
-        """One block of the baseline and of each that is wanted, in random order, and what it says."""
+        """Run one block of the baseline and of each candidate that needs it, in random order, and record the results."""
         costs: dict[str, float] = {}
         seconds: dict[str, float] = {}
         for name in self._random.permutation(sorted({BASELINE, *unfinished})):
@@ -291,9 +291,9 @@ class Clock:
         log.info("start %d, round %d: %s", number + 1, index + 1, figures)
 
     def _block(self, candidate: TimedCandidate, process: LoadedModel, request: Block) -> tuple[float, float]:
-        """Time a block and keep its runs; its cost in milliseconds per item, and the seconds of its runs.
+        """Time a block and keep its runs; returns its cost in milliseconds per item, and the seconds of its runs.
 
-        A block that the CPU quota hit is dropped and repeated; the last repeat counts, and is counted as slowed.
+        A block that the CPU quota slowed is dropped and repeated. The last repetition is kept, and counted as slowed.
         """
         seconds = 0.0
         for repeat in range(REPEATS + 1):
@@ -321,7 +321,7 @@ class Clock:
         return each / request.batch, seconds
 
     def _finish(self, candidate: TimedCandidate, process: LoadedModel) -> None:
-        """The further batch sizes, shorter, and the memory."""
+        """Time the other batch sizes, for a shorter time, and record the peak memory."""
         try:
             self._remember(candidate, process, candidate.batch)
             for batch in self._schedule.batch_sizes:
@@ -351,9 +351,9 @@ class Clock:
 
 
 def groups(peaks: Mapping[str, int], baseline: int, left: int) -> list[list[str]]:
-    """Which candidates are loaded at once beside the baseline: at most `GROUP`, evenly, and no more than memory holds.
+    """Groups of candidates that are loaded together with the baseline: evenly sized, at most `GROUP` each, and no more than fit into memory.
 
-    `peaks` and `baseline` are what each process needed before, `left` what may be used; all in bytes. A fifth stays free.
+    `peaks` and `baseline` are the peak memory of each process so far, and `left` is the available memory, all in bytes. A fifth stays free.
     """
     room = 0.8 * left - baseline
     size = math.ceil(len(peaks) / max(math.ceil(len(peaks) / GROUP), 1))

@@ -1,4 +1,4 @@
-"""From stored items to what a model takes, and from what it gives back to answers, one per item.
+"""From stored items to a model's inputs, and from its outputs to answers, one per item.
 
 Stored arrays have items along their first axis. A model takes them along its proved batch axis, or one at a time.
 """
@@ -34,7 +34,7 @@ FEED_BYTES = 64 << 20  # of one feed's inputs and answers: what a batch may hold
 
 @dataclass(frozen=True)
 class MappedItems:
-    """Items to run: an array per input as it lies on disk, items along the first axis. Only what a feed takes is read."""
+    """Items to run: one memory-mapped array per input, items along the first axis. Only the parts that a feed uses are read."""
 
     arrays: Mapping[str, Array | Texts]
     signature: Signature
@@ -43,11 +43,11 @@ class MappedItems:
         return len(next(iter(self.arrays.values())))
 
     def first(self, most: int | None) -> MappedItems:
-        """The first `most` items; all where it is None."""
+        """The first `most` items; all of them if it is None."""
         return MappedItems({name: array[:most] for name, array in self.arrays.items()}, self.signature)
 
     def feed(self, indices: Sequence[int]) -> Answer:
-        """What the model takes for these items in one run. Raises DataError where an item's rank fits no input."""
+        """The model's inputs for these items in one run. Raises DataError if an item's rank does not fit the input."""
         return {
             tensor.name: _stacked(tensor, restored(_in_memory(self.arrays[tensor.name][np.asarray(indices)])))
             for tensor in self.signature.inputs
@@ -65,7 +65,7 @@ def _in_memory(chosen: Array | Texts) -> Array | Texts:
 
 
 def unpack(store: Store, data: StoredData, folder: Path) -> dict[str, Path]:
-    """Lay stored items out as one file per array (`store.arrays.mapped` opens it), digest checked, without holding them in memory.
+    """Write stored items to one file per array (`store.arrays.mapped` opens it), digests checked, without holding them in memory.
 
     Raises StoreError (ArtifactTampered).
     """
@@ -84,7 +84,7 @@ def opened(files: Mapping[str, Path], signature: Signature) -> MappedItems:
 
 
 def of(arrays: Mapping[str, Array | Texts], signature: Signature) -> MappedItems:
-    """The items for a model. Raises DataError where an input has no array, or there is no item."""
+    """The items for a model. Raises DataError if an input has no array, or if there are no items."""
     absent = [tensor.name for tensor in signature.inputs if tensor.name not in arrays]
     if absent:
         raise DataError(f"the items have no array for the inputs {absent}; found {sorted(arrays)}")
@@ -95,7 +95,7 @@ def of(arrays: Mapping[str, Array | Texts], signature: Signature) -> MappedItems
 
 
 def digests(items: MappedItems) -> Iterator[str]:
-    """Of what each item holds: the same for equal items, whichever set they lie in."""
+    """A digest of each item's content: equal items have the same digest in every set."""
     names = sorted(items.arrays)
     for place in range(len(items)):
         digest = hashlib.sha256()
@@ -109,7 +109,7 @@ def digests(items: MappedItems) -> Iterator[str]:
 
 
 def _stacked(tensor: Tensor, chosen: Array) -> Array:
-    """Items as this input takes them: an item lacks the batch axis, or is a whole input where there is none (data.md)."""
+    """Items stacked for this input: an item lacks the batch axis, or is a whole input if there is none (docs/design/data.md)."""
     rank = len(tensor.shape)
     if tensor.batch_axis is not None and chosen.ndim == rank:
         return np.moveaxis(chosen, 0, tensor.batch_axis)
@@ -121,7 +121,7 @@ def _stacked(tensor: Tensor, chosen: Array) -> Array:
 
 
 def enlarged(signature: Signature, feed: Answer, places: Sequence[int]) -> Answer:
-    """The same feed with the floating-point inputs of the items at `places` a thousand times as large, within their data type."""
+    """The same feed with the floating-point inputs of the items at `places` multiplied by 1000, within the range of their data type."""
     enlarged_feed = dict(feed)
     for tensor in signature.inputs:
         array = feed[tensor.name]
@@ -136,7 +136,7 @@ def enlarged(signature: Signature, feed: Answer, places: Sequence[int]) -> Answe
 
 
 def split(signature: Signature, outputs: Mapping[str, Array], count: int) -> list[Answer] | None:
-    """The answers to `count` items from one run's outputs. None where an output's batch axis does not have that size."""
+    """The answers to `count` items from one run's outputs. None if an output's batch axis does not have that size."""
     stacked: dict[str, Array] = {}
     for tensor in signature.outputs:
         array = outputs[tensor.name]
@@ -153,7 +153,7 @@ def split(signature: Signature, outputs: Mapping[str, Array], count: int) -> lis
 
 
 def answers(signature: Signature, outputs: Mapping[str, Array], count: int) -> list[Answer]:
-    """As `split`. Raises RuntimeFailure (OutputsInvalid) where an output has no row for each item, though it had for those before."""
+    """As `split`, but raises RuntimeFailure (OutputsInvalid) if an output does not have one row per item, as it had before."""
     by_item = split(signature, outputs, count)
     if by_item is not None:
         return by_item
@@ -166,7 +166,7 @@ def answers(signature: Signature, outputs: Mapping[str, Array], count: int) -> l
 
 
 def batch_size(items: MappedItems, fixed: int | None, alone: bool) -> int:
-    """Items per run while judging. `fixed`: the model's static batch; `alone`: an answer depends on its batch mates."""
+    """Items per run while judging. `fixed`: the model's static batch size; `alone`: an answer depends on the other items of its batch."""
     if not items.signature.batchable:
         return 1
     if fixed is not None:
@@ -183,12 +183,12 @@ def size_of(answers: Sequence[Answer]) -> int:
 
 
 def _answer_bytes(signature: Signature) -> int:
-    """Bytes of the answer to one item, as far as the signature knows them."""
+    """Bytes of the answer to one item, as far as the signature shows."""
     sizes = (BY_V2[tensor.dtype].bytes or 0 for tensor in signature.outputs)
     counts = (math.prod(max(size, 1) for size in tensor.shape) for tensor in signature.outputs)
     return sum(size * count for size, count in zip(sizes, counts, strict=True))
 
 
 def padded(indices: Sequence[int], size: int) -> list[int]:
-    """`indices`, its last repeated up to `size`: a static batch takes no fewer."""
+    """`indices`, with the last one repeated up to `size`, because a static batch must be full."""
     return [*indices, *[indices[-1]] * (size - len(indices))]

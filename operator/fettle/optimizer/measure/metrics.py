@@ -1,4 +1,4 @@
-"""How good answers are: what each metric keeps of an item, and what it makes of all of them."""
+"""The metrics for classes and numbers: what each keeps of an item, and its value over all items."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ Array = np.ndarray[Any, Any]
 
 @dataclass(frozen=True)
 class Judging:
-    """What labels are compared with: the metric, how labels are read, and how an answer becomes a decision."""
+    """How answers are compared with labels: the metric, the interpretation of labels, and how an answer becomes a decision."""
 
     metric: Metric
     reader: LabelReader
@@ -34,17 +34,17 @@ class Judging:
 
     @classmethod
     def of(cls, metric: Metric, reading: LabelReading, average: Average, axis: int, threshold: float) -> Judging:
-        """With labels that are read as `reading` says."""
+        """With labels that are interpreted by `reading`."""
         return cls(metric, LabelReader(reading, axis), average, axis, threshold)
 
     @property
     def form(self) -> LabelForm:
-        """What a label says."""
+        """The form of a label."""
         return self.reader.reading.form
 
     @property
     def decides(self) -> bool:
-        """Whether an answer is right or wrong, not near or far."""
+        """Whether an answer is either right or wrong, as opposed to more or less close."""
         return metrics.entry(self.metric).names_classes
 
     def of_numbers(self, answer: Array, truth: Array) -> float:
@@ -54,14 +54,14 @@ class Judging:
         return float(np.mean((answer - truth) ** 2)) if answer.size else 0.0
 
     def decided(self, answer: Array) -> Array:
-        """What an answer decides, flat, in the form that labels are compared in."""
+        """The decisions of an answer, flat, in the form in which labels are compared."""
         if self.form is LabelForm.ALL_OF:
             return np.asarray((answer > self.threshold).reshape(-1))
         decision = decisions(answer, self.axis, self.threshold)
         return as_texts(decision) if self.form is LabelForm.TEXTS else decision
 
     def wanted(self, answer: Array, label: Array) -> Array:
-        """What its label says of an answer. Raises DataError (DataInvalid) where they do not fit."""
+        """The label in the form of the answer's decisions. Raises DataError (DataInvalid) if the two do not fit."""
         try:
             return self.reader(label, answer.shape)
         except (ValueError, IndexError, KeyError) as error:
@@ -81,7 +81,7 @@ class Judging:
 
 @dataclass
 class Scores:
-    """One model's results, a number for each item that counts. `decided` and `wanted` only F1 needs."""
+    """The results of one model: a number for each item that counts. Only F1 needs `decided` and `wanted`."""
 
     judging: Judging
     values: list[float] = field(default_factory=list)
@@ -89,7 +89,7 @@ class Scores:
     wanted: list[Array] = field(default_factory=list)
 
     def add(self, answer: Array, label: Array) -> None:
-        """Score one item. Raises DataError (DataInvalid) where the label does not fit the answer."""
+        """Score one item. Raises DataError (DataInvalid) if the label does not fit the answer."""
         judging = self.judging
         truth = judging.wanted(answer, label)
         if not judging.decides:
@@ -116,7 +116,7 @@ class Scores:
             self.wanted.append(truth)
 
     def value(self) -> float:
-        """The metric over all items. Raises DataError where nothing counts."""
+        """The metric over all items. Raises DataError if no item counts."""
         if not self.values:
             raise DataError("every label is the value that is ignored")
         if self.judging.metric == Metric.F1:
@@ -125,7 +125,7 @@ class Scores:
 
 
 def drop(original: Scores, candidate: Scores, alpha: float) -> Interval | None:
-    """Interval of what the candidate lost against the original; positive = worse. None where there are too few items."""
+    """The interval of the candidate's drop compared with the original; positive means worse. None if there are too few items."""
     metric = original.judging.metric
     original_values, candidate_values = np.asarray(original.values), np.asarray(candidate.values)
     if metric == Metric.F1:
@@ -139,7 +139,7 @@ def drop(original: Scores, candidate: Scores, alpha: float) -> Interval | None:
 
 
 def flips(original: Scores, candidate: Scores) -> Flips:
-    """Items whose decision was right for exactly one of the two."""
+    """The number of items on which exactly one of the two is right, in each direction."""
     original_values, candidate_values = np.asarray(original.values), np.asarray(candidate.values)
     return Flips(
         worse=int(np.sum((original_values == 1) & (candidate_values < 1))),
@@ -175,7 +175,7 @@ class Confusion:
         return cls(counts)
 
     def f1(self, model: int, average: Average, drawn: Indices | None = None) -> Array:
-        """F1 of a model over all groups, or over those drawn along the last axis. Classes that occur nowhere do not count."""
+        """F1 of a model over all groups, or over those that are drawn along the last axis. Classes that never occur do not count."""
         chosen = self.counts[model] if drawn is None else self.counts[model][drawn]
         total = chosen.sum(axis=-3)
         if average == Average.MICRO:
@@ -188,7 +188,7 @@ class Confusion:
 
 
 def _hot_counts(models: Sequence[Scores]) -> Array:
-    """Where each class is there or not by itself: a class that is neither wanted nor found counts nowhere."""
+    """The counts for labels with several classes per item; a class that is neither in the label nor found does not count."""
     truth = np.stack(models[0].wanted)
     decided = [np.stack(model.decided) for model in models]
     cases = [np.stack((each & truth, each & ~truth, ~each & truth), axis=-1) for each in decided]
@@ -215,11 +215,10 @@ def _f1_drop(original: Scores, candidate: Scores, alpha: float) -> Interval | No
 
 @dataclass
 class Changes:
-    """How much of what the original answers a candidate answers otherwise, whoever is right: changes that cancel out leave a metric as
-    it was.
+    """How much a candidate's answers differ from the original's, right or wrong. This includes changes that cancel out in the metric.
 
-    Decisions: the share that differs, of those that count. Cosine: 1 - cosine. Numbers: squared difference, in units of the original's
-    variance over the items.
+    Decisions: the share of those that differ, among those that count. Cosine: 1 - cosine. Numbers: the squared difference, in units of the
+    original's variance over the items.
     """
 
     judging: Judging
@@ -242,7 +241,7 @@ class Changes:
             self.values.append(float(np.mean(original_decisions[counts] != candidate_decisions[counts])))
 
     def interval(self, alpha: float) -> Interval | None:
-        """Share that changed. None where there are too few items to say."""
+        """The interval of the changed share. None if there are too few items."""
         values = np.asarray(self.values)
         if not len(values):
             return None
@@ -270,7 +269,7 @@ class Changes:
 
 
 def share_interval(shares: Array, alpha: float) -> Interval | None:
-    """Interval of the mean of shares, one for each item. None where there are too few items to say."""
+    """The interval of the mean of shares, one for each item. None if there are too few items."""
     if np.isin(shares, (0, 1)).all():
         return clipped(tango(int(shares.sum()), 0, len(shares), alpha))
     interval = mean_interval(shares, alpha)
@@ -278,7 +277,7 @@ def share_interval(shares: Array, alpha: float) -> Interval | None:
 
 
 class OtherDecisions:
-    """What a candidate decides otherwise in outputs that no label speaks of, as a second head's classes are.
+    """Changed decisions in outputs without labels, for example the classes of a second head.
 
     `rules`: how those outputs are compared; only TopOne has decisions.
     """
@@ -299,7 +298,7 @@ class OtherDecisions:
                 self._shares[name].append(float(np.mean(original_decisions != candidate_decisions)))
 
     def worst(self, changed: Interval | None, alpha: float) -> Interval | None:
-        """The share that changed in the output where most may have: `changed` is that of the labelled one."""
+        """The changed share of the output with the highest upper end; `changed` is that of the labelled output."""
         intervals = [share_interval(np.asarray(shares), alpha) for shares in self._shares.values() if shares]
         return max(
             (interval for interval in (changed, *intervals) if interval is not None),

@@ -1,4 +1,4 @@
-"""The measuring process's side of a worker: start it, ask it, stop and wake it, and say why it died."""
+"""The measuring process's side of a worker: start it, send it requests, stop and continue it, and say why it died."""
 
 from __future__ import annotations
 
@@ -45,10 +45,10 @@ class WorkerDied(RuntimeFailure):
 
 
 class WorkerProcess:
-    """A worker. Every method raises RuntimeFailure where the model fails, WorkerDied where the process does."""
+    """A worker. Every method raises RuntimeFailure if the model fails, and WorkerDied if the process does."""
 
     def __init__(self, name: str = "") -> None:
-        """`name` is what a person sees in the list of processes."""
+        """`name` is shown in the list of processes."""
         ours, theirs = multiprocessing.Pipe()
         # Its standard output is our standard error: the last line of ours is the Job's answer, and libraries talk.
         self._process = subprocess.Popen(
@@ -71,11 +71,11 @@ class WorkerProcess:
         self.close()
 
     def load(self, request: Load) -> None:
-        """Load the model with the settings that are asked for."""
+        """Load the model with the requested settings."""
         self._ask(request, Loaded, LOAD_SECONDS)
 
     def map_items(self, files: Mapping[str, Path]) -> None:
-        """Answer these items from now on."""
+        """Use these items from now on."""
         self._ask(MapItems(files), Mapped, LOAD_SECONDS)
 
     def answers(self, request: Judge) -> list[Answer]:
@@ -101,7 +101,7 @@ class WorkerProcess:
         return self._ask(Memory(), PeakMemory, RUN_SECONDS).peak_memory_bytes
 
     def stop(self) -> None:
-        """Stop it where it stands (SIGSTOP), its spinning threads too: no other candidate's time is then shared with it."""
+        """Stop it (SIGSTOP) with its spinning threads, so that it takes no time from another candidate."""
         if not self._stopped and self._process.poll() is None:
             self._process.send_signal(signal.SIGSTOP)
             self._stopped = True
@@ -113,7 +113,7 @@ class WorkerProcess:
             self._stopped = False
 
     def close(self) -> None:
-        """End it, however it stands. May be called twice."""
+        """End it, in whatever state it is. May be called twice."""
         self._connection.close()
         if self._process.poll() is None:
             self._process.kill()  # it holds nothing that needs a goodbye, and a kill reaches a stopped process too

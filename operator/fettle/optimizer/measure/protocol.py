@@ -1,4 +1,4 @@
-"""What the measuring process asks its workers, and what they answer. Plain data, pickled through a pipe."""
+"""The requests from the measuring process to its workers, and their replies: plain data, pickled through a pipe."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ from fettle.api.vocabulary import RuntimeName
 
 @dataclass(frozen=True)
 class Load:
-    """Load a model and map the items (an .npy file per input). Answer: Loaded.
+    """Load a model and map the items (an .npy file per input). Reply: Loaded.
 
-    `prove`: hold the session to its promises on the first item as well (`measure/promises.py`).
+    `prove`: also check the session's promises with the first item (`measure/promises.py`).
     """
 
     entry: Path
@@ -29,26 +29,26 @@ class Load:
 
 @dataclass(frozen=True)
 class Loaded:
-    """The model is loaded, with the settings that were asked for."""
+    """The model is loaded, with the requested settings."""
 
 
 @dataclass(frozen=True)
 class MapItems:
-    """Map other items from now on (an .npy file per input). Answer: Mapped."""
+    """Use other items from now on (an .npy file per input). Reply: Mapped."""
 
     items: Mapping[str, Path]
 
 
 @dataclass(frozen=True)
 class Mapped:
-    """The items are there."""
+    """The items are mapped."""
 
 
 @dataclass(frozen=True)
 class Judge:
-    """Answer these items in one run. `size`: what a static batch is filled up to. Answer: a list, a dict of outputs per item.
+    """Run these items in one run. `size`: the fixed batch size that the run is filled up to. Reply: a list with a dictionary of outputs per item.
 
-    The floating-point inputs of the items at the places `scaled` are a thousand times as large.
+    The floating-point inputs of the items at the places `scaled` are multiplied by a thousand.
     """
 
     indices: tuple[int, ...]
@@ -58,16 +58,16 @@ class Judge:
 
 @dataclass(frozen=True)
 class RunItems:
-    """One run over these items. Answer: the outputs as the model gives them."""
+    """One run over these items. Reply: the model's outputs."""
 
     indices: tuple[int, ...]
 
 
 @dataclass(frozen=True)
 class Block:
-    """Time runs of `batch` items for at least `seconds` and at least `runs` runs, from as many callers as streams. Answer: Runs.
+    """Time runs of `batch` items for at least `seconds` and at least `runs` runs, from as many callers as streams. Reply: Runs.
 
-    `alone`: each item in a run of its own, one after the other, as they will be served; all `batch` together are timed.
+    `alone`: each item in a run of its own, one after the other, as they will be served; the time of all `batch` items is measured together.
     """
 
     batch: int
@@ -79,7 +79,7 @@ class Block:
 
 @dataclass(frozen=True)
 class Runs:
-    """Milliseconds of each timed run; the seconds all of them took together; in how many other work held the processor for a while."""
+    """The milliseconds of each timed run, the total seconds, and the number of runs that were disturbed by other work on the CPU."""
 
     milliseconds: tuple[float, ...]
     seconds: float = 0.0
@@ -88,7 +88,7 @@ class Runs:
 
 @dataclass(frozen=True)
 class Profile:
-    """In which precision the compute nodes really run, in a session of its own. Answer: Executed."""
+    """Determine the precision in which the compute nodes actually run, in a separate session. Reply: Executed."""
 
 
 @dataclass(frozen=True)
@@ -105,7 +105,7 @@ class PeakMemory:
 
 @dataclass(frozen=True)
 class WorkerFailure:
-    """The request could not be met; the worker lives on."""
+    """The request failed; the worker continues."""
 
     reason: Reason
     message: str

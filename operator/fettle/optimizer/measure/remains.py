@@ -1,4 +1,4 @@
-"""What is left of each output in a candidate's answers, and whether a part of one is gone: a channel, or a decision."""
+"""How much of each output's variance remains in a candidate's answers, and whether a channel or a decision has been lost."""
 
 from __future__ import annotations
 
@@ -22,9 +22,9 @@ MOST_VALUES = 1000  # more different decisions than that are numbers, not classe
 
 @dataclass(frozen=True)
 class Remainder:
-    """What is left. `kept`: the channel of which least is; None where no output has one that says anything.
+    """What remains. `kept`: the channel that keeps the least; None if no output has an informative one.
 
-    `gone`: what must not be published without labels that speak for it, for a person; None where nothing is gone.
+    `gone`: a sentence on what was lost, so that the candidate needs labels that support it; None if nothing was lost.
     """
 
     kept: Kept | None = None
@@ -32,9 +32,9 @@ class Remainder:
 
 
 class Remains:
-    """Of every output that is compared. `proved` names outputs that labels judge by their decisions: what they lost is known already.
+    """Collects what remains of every compared output. `proved` names outputs whose decisions labels judge: their loss is known already.
 
-    `own_tolerance`: a person said how far numbers may differ, so that only a channel that is dead is gone.
+    `own_tolerance`: the spec sets the tolerance, so only a dead channel counts as lost.
     """
 
     def __init__(
@@ -68,7 +68,7 @@ class Remains:
                 decided.add(*(decisions(side[name], rule.axis, rule.threshold) for side in (original, candidate)))
 
     def remainder(self) -> Remainder:
-        """What is left, when all items are in."""
+        """What remains, after all items were added."""
         worst: Kept | None = None
         gone: str | None = None
         for name, variance in self._variances.items():
@@ -104,7 +104,7 @@ class Remains:
 
 
 class Decided:
-    """To how many items each decision is given, by the original and by the candidate. Fed with flat decisions."""
+    """How often the original and the candidate make each decision. Fed with flat decisions."""
 
     def __init__(self) -> None:
         self._original: Counter[str | int | float | bool] = Counter()
@@ -117,7 +117,7 @@ class Decided:
             self._candidate.update(_different(candidate))
 
     def missing(self) -> tuple[str | int | float | bool, int] | None:
-        """The decision that the original gives to most items and the candidate to none, if to enough to be no chance."""
+        """The original's most frequent decision that the candidate never makes, with its count, if it is too frequent for chance."""
         if len(self._original) > MOST_VALUES:
             return None
         for value, items in self._original.most_common():
@@ -127,7 +127,7 @@ class Decided:
 
 
 def _different(values: Array) -> list[str | int | float | bool]:
-    """The different ones of them: texts as str."""
+    """The distinct values, texts as str."""
     if values.dtype.kind in "OSU":
         return list({as_text(value) for value in values.ravel().tolist()})
     different: list[str | int | float | bool] = np.unique(values).tolist()

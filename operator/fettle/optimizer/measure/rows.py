@@ -1,4 +1,4 @@
-"""From what was found to a row of status: the state, the reason, and what a person is told."""
+"""From a measurement to a row of status: the state, the reason and the message."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ DOES_NOT_FIT = {
 def row(
     task: MeasureTask, candidate: MeasuredCandidate, timed: TimedCandidate | None, quick: TimedCandidate | None = None
 ) -> CandidateStatus:
-    """The row of a candidate. `timed` is None where it was no finalist; `quick`, the clock of one second, claims no speed-up."""
+    """The row of a candidate. `timed` is None if it was not a finalist; `quick`, a timing of one second, claims no speed-up."""
     plan = candidate.built.plan
     values: dict[str, Any] = {"state": CandidateState.MEASURED}
     if candidate.judgement is not None:
@@ -64,14 +64,14 @@ def row(
 
 
 def original_row(task: MeasureTask, candidate: MeasuredCandidate, baseline: TimedCandidate) -> CandidateStatus:
-    """The original as a candidate: it is what it is compared with."""
+    """The row of the original as a candidate, compared with itself."""
     row_of_original = row(task, candidate, None)
     nothing = SpeedupStatus(value=1.0, low=1.0, high=1.0, basis=task.basis)
     return row_of_original.model_copy(update={"speedup": nothing, "measurements": baseline.measurements()})
 
 
 def baseline_row(task: MeasureTask, reference: Reference, baseline: TimedCandidate) -> BaselineStatus:
-    """The original, measured."""
+    """The row of the measured original."""
     return BaselineStatus(
         target=task.target,
         runtime=task.baseline.plan.runtime,
@@ -86,10 +86,10 @@ def baseline_row(task: MeasureTask, reference: Reference, baseline: TimedCandida
 
 
 def rejection(task: MeasureTask, candidate: MeasuredCandidate, timed: TimedCandidate | None) -> Rejection | None:
-    """Why a candidate that ran cannot be published, whatever it would be chosen by; None if nothing speaks against it.
+    """Why a candidate that ran cannot be published, whatever the objective; None if it can be.
 
-    A candidate without a lossy step whose answers are not the original's is judged like a lossy one where evaluation items
-    can tell what that costs, and is a NumericalMismatch where they cannot.
+    If a candidate without a lossy step gives other answers than the original, it is judged like a lossy one if evaluation items
+    can measure the loss, and is a NumericalMismatch if they cannot.
     """
     judgement = candidate.judgement
     if candidate.rejection is not None or judgement is None:
@@ -110,12 +110,12 @@ def rejection(task: MeasureTask, candidate: MeasuredCandidate, timed: TimedCandi
 
 
 def exact_only(task: MeasureTask) -> bool:
-    """Whether there are no items that could prove a candidate whose answers may differ."""
+    """Whether no items could prove the accuracy of a candidate whose answers may differ."""
     return task.generated and not task.allow_lossy
 
 
 def unproved(quick: TimedCandidate) -> Rejection:
-    """What is told of a lossy candidate where only exact ones can pass."""
+    """The rejection of a lossy candidate when only exact ones can pass."""
     text = (
         f"answers may differ, and generated items prove nothing about real ones: set data.evaluation; in the 1 s timing pre-test it was "
         f"{np.median(quick.ratios[0]):.3g} times as fast as the original"
@@ -132,8 +132,8 @@ def _unstable(task: MeasureTask, timed: TimedCandidate) -> Rejection | None:
         )
     elif rounds < LEAST_ROUNDS:
         text = (
-            f"the speed-up {speedup.value:.3g} comes from {rounds} {'round' if rounds == 1 else 'rounds'} a start, {LEAST_ROUNDS} are asked: "
-            f"one takes too long for a clock of {task.seconds_per_candidate:g} s, allow more time"
+            f"the speed-up {speedup.value:.3g} is based on {rounds} {'round' if rounds == 1 else 'rounds'} per process start, but "
+            f"{LEAST_ROUNDS} are required: a round takes too long for {task.seconds_per_candidate:g} s, allow more time (jobs.measureSeconds)"
         )
     elif spread(speedup) > UNSTABLE:
         text = (

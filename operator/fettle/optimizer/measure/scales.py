@@ -1,7 +1,7 @@
-"""On what scales an output's numbers move: learned from the original's answers, axis by axis.
+"""The scales of an output's numbers, learned from the original's answers, axis by axis.
 
-One tensor may hold boxes of 0 to 640 pixels and scores of 0 to 1. A tolerance that is a share of the whole range says nothing of
-the scores, so each index along an axis whose slices differ in scale gets its own (docs/design/agreement.md).
+One tensor may hold boxes of 0 to 640 pixels and scores of 0 to 1. A tolerance that is a share of the whole range is useless for
+the scores, so each index along an axis whose slices differ in scale gets its own tolerance (docs/design/agreement.md).
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ MOST_OF_SECOND = (
 
 @dataclass(frozen=True)
 class Tolerances:
-    """An absolute tolerance for each number of an output: `atol` is the largest, `channels` narrow it."""
+    """An absolute tolerance for each number of an output: `atol` is the largest, and `channels` reduce it along axes."""
 
     atol: float
     channels: tuple[Channels, ...] = ()
@@ -39,8 +39,8 @@ class Tolerances:
 class Scales:
     """The range and the mean of each element of an item's answer, over the items. Fed answer by answer.
 
-    An axis along which two answers differ in size is not told apart from then on: its positions are observations of one element.
-    Of a very large answer every n-th position of its longest axes is looked at; such an axis has no tolerances of its own.
+    If two answers differ in size along an axis, its positions count from then on as observations of one element.
+    Very large answers are sampled: every n-th position of the longest axes. Such an axis has no separate tolerances.
     """
 
     def __init__(self) -> None:
@@ -55,7 +55,7 @@ class Scales:
         self._total = self._seen = np.empty(0)
 
     def add(self, values: Array) -> None:
-        """Take one item's answer into account: float64, NaN and infinities included."""
+        """Add one item's answer: float64, NaN and infinities included."""
         if self._sizes is None:
             self._begin(values.shape)
         if self._sizes is None or len(values.shape) != len(self._sizes):
@@ -75,12 +75,12 @@ class Scales:
         self._seen += finite.sum(axis=self._varying, keepdims=True)
 
     def thin(self, values: Array) -> Array:
-        """What is looked at of an answer."""
+        """The sampled positions of an answer."""
         steps = (1 if axis in self._varying else step for axis, step in enumerate(self._steps))
         return values[tuple(slice(None, None, step) for step in steps)]
 
     def fits(self, shape: tuple[int, ...]) -> bool:
-        """Whether an answer of that shape has the sizes of those that were looked at."""
+        """Whether an answer of that shape has the same sizes as the answers that were added."""
         sizes = self._sizes or []
         return len(shape) == len(sizes) and all(
             axis in self._varying or size == sizes[axis] for axis, size in enumerate(shape)
@@ -103,11 +103,11 @@ class Scales:
 
     @property
     def mean(self) -> Array:
-        """Of each element over all items, 1 element along an axis that varies; 0 where there was no number."""
+        """The mean of each element over all items, with size 1 along an axis that varies; 0 if there was no number."""
         return np.asarray(self._total / np.maximum(self._seen, 1))
 
     def channel_axes(self) -> list[int]:
-        """Axes whose every index was looked at, few enough to be told apart."""
+        """Axes of which no index was skipped, and that are short enough for separate tolerances."""
         sizes = self._sizes or []
         return [
             axis
@@ -122,9 +122,9 @@ class Scales:
         return np.where(np.isfinite(low), np.maximum(np.abs(low), np.abs(high)), 0.0)
 
     def tolerances(self, noise: float) -> Tolerances | None:
-        """1 % of the range of each slice along the axis whose slices differ most in scale, and along a second one within it.
+        """1 % of the range of each slice along the axis whose slices differ most in scale, and along a second axis within it.
 
-        `noise`: what arithmetic may change of a number, as a share of it. None where no axis has slices of different scales.
+        `noise`: the relative error of the arithmetic. None if no axis has slices of different scales.
         """
         if not self.usable:
             return None
@@ -143,7 +143,7 @@ class Scales:
         return Tolerances(float(f"{atols.max():.3g}"), (*channels, *([second] if second is not None else [])))
 
     def _second(self, first: int, noise: float) -> Channels | None:
-        """Shares along another, short axis: by how much the elements of a slice move, each in units of its channel's largest move."""
+        """Shares along a second, short axis: the range of each slice's elements, in units of the largest range in their channel."""
         with np.errstate(invalid="ignore"):
             moved = np.nan_to_num(np.maximum(self._high - self._low, 0), posinf=0)
         others = tuple(place + 1 for place in range(self.rank) if place != first)
@@ -162,15 +162,15 @@ class Scales:
         return _channels(axis - self.rank, np.where(shares > 0, shares, shares[shares > 0].min()))
 
     def _ranges(self, axis: int, noise: float) -> Array:
-        """Range of each slice along `axis` in each half of the items, 0 where it is no more than noise."""
+        """Range of each slice along `axis` in each half of the items; 0 if it is only noise."""
         slice_ranges = _slice_ranges(self._low, self._high, axis)
         return np.where(slice_ranges > 2 * noise * self.magnitudes(axis), slice_ranges, 0)
 
     @staticmethod
     def _widest(axes: list[int], ranges: Any) -> tuple[int | None, float]:
-        """The axis whose slices differ most, and how much: the factor that both halves of the items show.
+        """The axis whose slices differ most, and by what factor: one that both halves of the items show.
 
-        One half alone would show what chance brought into it.
+        The factor of one half alone may be due to chance.
         """
         best: tuple[int | None, float] = (None, 1.0)
         for axis in axes:
@@ -195,7 +195,7 @@ class Scales:
         self._total, self._seen = np.zeros(grid), np.zeros(grid)
 
     def _merge(self, axis: int) -> None:
-        """From now on the positions along `axis` are one."""
+        """Merge the positions along `axis` into one element."""
         self._varying = (*self._varying, axis)
         self._low = self._low.min(axis=axis + 1, keepdims=True, initial=np.inf)
         self._high = self._high.max(axis=axis + 1, keepdims=True, initial=-np.inf)
@@ -212,6 +212,6 @@ def _slice_ranges(low: Array, high: Array, axis: int) -> Array:
 
 
 def _channels(axis: int, tolerances: Array) -> Channels:
-    """Two digits of each share, so that a last bit does not change an artifact's digest."""
+    """Tolerances along `axis`, as shares rounded to two digits, so that a last bit does not change an artifact's digest."""
     shares = tolerances / tolerances.max()
     return Channels(axis=axis, shares=tuple(float(f"{share:.2g}") for share in shares))

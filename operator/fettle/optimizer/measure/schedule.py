@@ -1,4 +1,4 @@
-"""How long the clock runs: which process starts and rounds are made, and when it is enough. Pure decisions over what was spent.
+"""How long to time: which process starts and rounds to make, and when to stop. Pure decisions from the time that was spent.
 
 A claim wants `LOOKS[0]` process starts of `least_rounds` rounds each. `patience` times the budget may be spent on those; everything
 else, more rounds and more starts while something is open, only the budget. Loading is no measuring: it has a bound of its own.
@@ -52,7 +52,7 @@ class TimingSchedule:
 
     @property
     def quick(self) -> TimingSchedule:
-        """One second of each in one process start: enough to sort out, nothing to claim."""
+        """One second per candidate in one process start: enough for screening, not for a claim."""
         return replace(
             self,
             percentile=50,
@@ -68,7 +68,7 @@ class TimingSchedule:
 
     @property
     def starts(self) -> int:
-        """Process starts that are made before anything is looked at."""
+        """The number of process starts before the first evaluation."""
         return self.looks[0]
 
     @property
@@ -77,7 +77,7 @@ class TimingSchedule:
         return RUNS_NEEDED.get(self.percentile, RUNS_NEEDED[99])
 
     def another_start(self, made: int, spent: Spent) -> bool:
-        """Whether there is time for a further start after `made`."""
+        """Whether there is time for another start after `made` starts."""
         if made < self.least_starts:
             return True
         if made >= self.looks[-1] or spent.loading >= self.patience * self.seconds_per_candidate:
@@ -86,9 +86,9 @@ class TimingSchedule:
         return spent.blocks < patience * self.seconds_per_candidate
 
     def another_round(self, start: int, made: int, runs: int, spent: Spent) -> bool:
-        """Whether process start number `start`, from 0, needs a further round after `made`; `runs` were timed in all starts.
+        """Whether process start number `start` (from 0) needs another round after `made` rounds; `runs` were timed in all starts.
 
-        The first starts share the budget evenly, so that none takes what a later one needs.
+        The first starts share the budget evenly, so that none uses up what a later one needs.
         """
         if made >= self.most_rounds:
             return False

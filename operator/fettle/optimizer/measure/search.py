@@ -1,7 +1,7 @@
-"""Which candidates are sorted out, which are certified, and when to stop: pure decisions between what is judged and what is timed.
+"""Which candidates are rejected after the timing pre-test, which are evaluated and timed in full, and when to stop. Pure decisions.
 
-Sorting out looks at the screening items and at a quick clock only. What certifies, the evaluation items, is asked of few:
-fastest first, until one passes and a runner-up does, and of no more lossy ones than share the error.
+The first rejection uses only the screening items and the timing pre-test. Few candidates are evaluated in full: fastest first, until a
+winner and a runner-up satisfy every constraint, and no more lossy ones than may share the error probability.
 """
 
 from __future__ import annotations
@@ -13,20 +13,20 @@ from dataclasses import dataclass, field
 from fettle.api.text import rounded
 from fettle.api.vocabulary import Objective
 
-SLOWER = 1.5  # times the best in the quick clock: out
-ALIKE = 0.9  # times as fast as the original: what is exact, and may be smaller, stays up to here
-PASSING = 2  # a winner and a runner-up that could have won
-MOST_TIMED = 4  # finalists that get their process starts, the published artifact not counted
+SLOWER = 1.5  # a candidate that takes this many times as long as the best in the pre-test is rejected
+ALIKE = 0.9  # an exact candidate, which may be smaller, stays if it is at least this many times as fast as the original
+PASSING = 2  # candidates that must satisfy every constraint: a winner and a runner-up
+MOST_TIMED = 4  # maximum number of finalists that are timed in full, without the published artifact
 
 
 @dataclass(frozen=True)
 class ScreenedCandidate:
-    """A candidate after the screen and the quick clock.
+    """A candidate after the screening and the timing pre-test.
 
-    `lossy`: its answers must be proved. `cost` and `least_cost`: milliseconds per item, of its median block and of its best.
-    `small_enough`: keeps the bound on size. `incumbent`: it is what is published now. `computed`: which file is computed how; candidates
-    that have it in common differ in batch, threads and streams, and answer alike. `gain`: how many times as fast as the original it was in
-    its best round.
+    `lossy`: its accuracy has to be proved. `cost` and `least_cost`: milliseconds per item in its median block and in its best.
+    `small_enough`: satisfies the size constraint. `incumbent`: it is published now. `computed`: the file and how it is computed; candidates with
+    the same value differ only in batch, threads and streams, and give the same answers. `gain`: the speed-up over the original in its best
+    round.
     """
 
     name: str
@@ -42,17 +42,18 @@ class ScreenedCandidate:
 
 @dataclass
 class Shortlist:
-    """The candidates that go on, best first, and why each of the others does not."""
+    """The remaining candidates, best first, and why each of the others was rejected."""
 
     candidates: list[ScreenedCandidate] = field(default_factory=list)
     rejected: dict[str, str] = field(default_factory=dict)
 
 
 def sort_out(candidates: Sequence[ScreenedCandidate], objective: Objective, may_be_slower: bool = False) -> Shortlist:
-    """Drop those that are slower than 1.5 times the best even in their best block, or slower than the original, unless the objective is Size.
+    """Reject candidates that take more than 1.5 times as long as the best even in their best block, or that are slower than the original, unless the
+    objective is Size.
 
-    An exact candidate is held against exact ones only: nothing lossy has proved yet that it may be published. `may_be_slower`: a bound on
-    the speed-up decides alone.
+    An exact candidate is compared with exact ones only, because no lossy one has been proved yet. `may_be_slower`: only a constraint on the
+    speed-up decides.
     """
     shortlist = Shortlist()
     for candidate in candidates:
@@ -79,7 +80,7 @@ def sort_out(candidates: Sequence[ScreenedCandidate], objective: Objective, may_
 
 
 def _rank(candidate: ScreenedCandidate, objective: Objective) -> tuple[bool, bool, float]:
-    """The published artifact first, for it is measured again in any case; then what can pass, by the objective."""
+    """Sort key: the published artifact first, because it is measured in any case; then candidates of acceptable size, by the objective."""
     return (
         not candidate.incumbent,
         not candidate.small_enough,
@@ -93,8 +94,8 @@ def _against(candidate: ScreenedCandidate, best: ScreenedCandidate) -> str:
 
 @dataclass(frozen=True)
 class Certificate:
-    """What the certifying items say. `spent`: it needed an interval, and so its share of the error. `loses`: its answers are why it does not
-    pass, so that whatever gives the same answers does not either."""
+    """The result of a full evaluation. `spent`: it used an interval, and therefore a share of the error probability. `loses`: it fails because of its
+    answers, so candidates with the same answers fail as well."""
 
     passes: bool
     spent: bool
@@ -102,12 +103,15 @@ class Certificate:
 
 
 Certify = Callable[[ScreenedCandidate, bool], Certificate]  # (candidate, whether a share of the error is left for it)
-Time = Callable[[Sequence[ScreenedCandidate]], Iterable[str]]  # names of those that keep every bound
+Time = Callable[
+    [Sequence[ScreenedCandidate]], Iterable[str]
+]  # returns the names of those that satisfy every constraint
 
 
 @dataclass
 class Finals:
-    """Who was timed, who passed, how many shares of the error were spent, and why the others were not asked."""
+    """Names of the timed candidates and of those that satisfied every constraint, the number of spent shares of the error probability, and why the
+    others were not measured in full."""
 
     timed: list[str] = field(default_factory=list)
     passed: list[str] = field(default_factory=list)
@@ -118,10 +122,10 @@ class Finals:
 def hold_finals(
     candidates: Sequence[ScreenedCandidate], places: int, certify: Certify, time: Time, objective: Objective
 ) -> Finals:
-    """Certify and time `candidates` in their order until a winner and a runner-up pass; the published artifact is neither.
+    """Evaluate and time `candidates` in their order until a winner and a runner-up satisfy every constraint; the published artifact is neither.
 
-    At most `places` of them are certified by an interval; what needs one later is not asked, and neither is what answers as one that missed.
-    What is much slower than one that passes is no runner-up: it is timed only if that one does not pass after all.
+    At most `places` of them are evaluated with an interval. Later ones that need an interval are skipped, and so are those with the same answers
+    as one that failed. A candidate that is much slower than one that passes cannot be the runner-up: it is timed only if that one fails after all.
     """
     finals = Finals()
     missed: dict[tuple[str, ...], str] = {}
@@ -134,7 +138,8 @@ def hold_finals(
             candidate = waiting.pop(0)
             if candidate.lossy and finals.spent >= places:
                 finals.rejected[candidate.name] = (
-                    f"the evaluation items can prove the accuracy of {places} lossy candidates, and faster ones were chosen for that"
+                    f"the evaluation items can prove the accuracy of at most {places} lossy candidates, and faster ones were evaluated: "
+                    "provide more items"
                 )
                 continue
             if candidate.computed in missed:
@@ -153,7 +158,7 @@ def hold_finals(
             finals.timed += [candidate.name for candidate in group]
             finals.passed += time(group)
         elif ahead:
-            break  # nobody who waits could win
+            break  # none of the remaining candidates could win
     passed = [by_name[name] for name in finals.passed]
     finals.rejected |= {candidate.name: _why_not_asked(candidate, passed) for candidate in waiting}
     return finals

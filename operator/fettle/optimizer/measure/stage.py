@@ -1,4 +1,4 @@
-"""The measuring Job: sort candidates out, certify and time the best of them, write down what was found."""
+"""The measuring Job: screen the candidates, evaluate and time the finalists, and report the results."""
 
 from __future__ import annotations
 
@@ -44,9 +44,9 @@ SCREENING_ITEMS = 32
 
 
 def measure(task: MeasureTask, store: Store, schedule: TimingSchedule) -> MeasureReport:
-    """Measure what `task` names on this machine. Of `schedule`, what the task says itself is replaced.
+    """Run `task` on this machine. Its own settings take precedence over `schedule`.
 
-    Raises FettleError only where nothing can be said: no items, a baseline that does not run, a store that fails.
+    Raises FettleError only if there can be no result: there are no items, the baseline does not run, or the store fails.
     """
     began = time.monotonic()
     runtimes = [candidate.plan.runtime for candidate in (task.baseline, *task.candidates)]
@@ -100,7 +100,7 @@ class _Measuring:
         )
 
     def judge_original(self) -> WorkerProcess:
-        """Answer all items with the original; it is a candidate too where its runtime may serve."""
+        """Run the original on all items. It is also a candidate if its runtime may serve."""
         as_candidates = [candidate for candidate in self._candidates if self._is_original(candidate)]
         worker = judge_original(self._original, self.certifying, self._screening, profile=bool(as_candidates))
         reference = self.certifying.reference
@@ -114,9 +114,9 @@ class _Measuring:
     # --------------------------------------------------------------------------------------------------------- sorting out
 
     def screen(self, original: WorkerProcess) -> None:
-        """Load every candidate once, hold its answers against the original's on few items, and time it for a second.
+        """Load every candidate once, compare its answers with the original's on a few items, and time it for a second.
 
-        `original`: the process that answered, the first one that is timed beside them. The clock ends it.
+        `original`: the process of the original, which is timed together with the first group and then ended.
         """
         spare = [original]
 
@@ -145,7 +145,7 @@ class _Measuring:
         return screen(candidate, self._screening, bound if proves else None)
 
     def _screened_candidates(self) -> list[ScreenedCandidate]:
-        """What may still be published, as the search sees it."""
+        """The candidates that may still be published, in the form that the search needs."""
         size = self.task.constraints.size
         return [
             ScreenedCandidate(
@@ -168,7 +168,7 @@ class _Measuring:
     # --------------------------------------------------------------------------------------------------------------- finals
 
     def hold_finals(self) -> None:
-        """Certify and time the best, until a winner and a runner-up keep every bound."""
+        """Evaluate and time the best candidates until a winner and a runner-up satisfy every constraint."""
         # Where the original itself may serve, nobody needs what is slower; elsewhere the row says by how much the bound was missed.
         may_be_slower = self.task.constraints.speedup is not None or not any(map(self._is_original, self._candidates))
         shortlist = sort_out(self._screened_candidates(), self.task.objective, may_be_slower)
@@ -199,7 +199,7 @@ class _Measuring:
         return Certificate(passes, spent=not judgement.exact, loses=loses)
 
     def _time(self, group: Sequence[ScreenedCandidate]) -> list[str]:
-        """Time finalists beside the original; the names of those that keep every bound."""
+        """Time finalists together with the original; returns the names of those that satisfy every constraint."""
         peaks = {screened.name: self._by_name[screened.name].peak_memory_bytes for screened in group}
         batches = {screened.name: self._compared(self._quick[screened.name]) for screened in group}
         if self.task.objective == Objective.THROUGHPUT:
@@ -225,7 +225,7 @@ class _Measuring:
     # ----------------------------------------------------------------------------------------------------------- conclusion
 
     def conclude(self) -> tuple[CandidateStatus, ...]:
-        """The rows, in the order of the task; artifacts are written on the way."""
+        """The rows of all candidates, in the order of the task. This also writes the artifacts."""
         alone = [candidate.name for candidate in self._candidates if candidate.depends]
         if alone:
             remark = f"an answer of {', '.join(alone)} depends on the other items in its batch"
@@ -280,7 +280,7 @@ class _Measuring:
         return built.plan.recipe == ORIGINAL and same_settings and built.model == baseline.model
 
     def _asked(self, schedule: TimingSchedule) -> TimingSchedule:
-        """How long to measure. Raises RuntimeFailure where the first batch size cannot be run at all."""
+        """The timing schedule for this task. Raises RuntimeFailure if the model cannot run the first batch size."""
         task = self.task
         sizes: Sequence[int] = tuple(dict.fromkeys(task.batch_sizes))
         if not task.signature.batchable:

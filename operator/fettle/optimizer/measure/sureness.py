@@ -1,4 +1,4 @@
-"""How large a margin a model needs to be right: what its artifact's `Comparison.margin` is taken from (docs/design/agreement.md)."""
+"""The margin above which a model's decisions are nearly always right; an artifact's `Comparison.margin` (docs/design/agreement.md)."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ PER_ITEM = 1000  # decisions kept of an item: a segmented image has a million
 
 
 class Sureness:
-    """Margins of one model's decisions and whether they were right, for each output that is compared by TopOne."""
+    """The margins of one model's decisions, and whether each was right, for each output that is compared by TopOne."""
 
     def __init__(self, rules: Mapping[str, Comparison]) -> None:
         self._rules = {name: rule for name, rule in rules.items() if rule.mode == AgreementMode.TOP_ONE}
@@ -41,7 +41,7 @@ class Sureness:
             self._right[name].append((decided == truth[name])[some])
 
     def margins(self) -> dict[str, float]:
-        """By output, the smallest margin from which on at most `WRONG_SHARE` of the decisions are wrong; 0 where all may count."""
+        """By output, the smallest margin from which on at most `WRONG_SHARE` of the decisions are wrong; 0 if all decisions may count."""
         return {
             name: sure_margin(np.concatenate(collected), np.concatenate(self._right[name]))
             for name, collected in self._margins.items()
@@ -52,7 +52,7 @@ class Sureness:
 def sure_margin(observed: Array, right: Array) -> float:
     """The smallest of the margins `observed` from which on at most `WRONG_SHARE` of the decisions are wrong.
 
-    Never above the margin that leaves `MOST_UNSURE` of them out; 0 where so few of all decisions are wrong.
+    At most the margin that excludes `MOST_UNSURE` of them; 0 if at most `WRONG_SHARE` of all decisions are wrong.
     """
     order = np.argsort(-observed, kind="stable")
     counted = np.arange(1, len(observed) + 1)

@@ -1,4 +1,4 @@
-"""Answers of a candidate beside the original's, item by item: are they answers at all, do they agree, how far are they apart?"""
+"""A candidate's answers compared with the original's, item by item: are they valid, do they agree, how large is the difference?"""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ class Tally:
 
 
 def fits(tensor: Tensor, answer: Array) -> bool:
-    """Whether one item's answer has the rank, and the sizes, that the signature fixes."""
+    """Whether one item's answer has the rank and the fixed sizes of the signature."""
     shape = list(tensor.shape)
     if tensor.batch_axis is not None:
         del shape[tensor.batch_axis]
@@ -49,7 +49,7 @@ def fits(tensor: Tensor, answer: Array) -> bool:
 
 
 def valid(tensor: Tensor, original: Array, candidate: Array, number: int) -> None:
-    """Raises RuntimeFailure (OutputsInvalid) where a candidate's output for an item is no answer at all."""
+    """Raises RuntimeFailure (OutputsInvalid) if a candidate's output for an item is not a valid answer."""
     if not fits(tensor, candidate):
         message = f"item {number}: output {tensor.name} has shape {list(candidate.shape)}, the original answers {list(original.shape)}"
         raise RuntimeFailure(message, reason=Reason.OUTPUTS_INVALID)
@@ -68,7 +68,7 @@ def valid(tensor: Tensor, original: Array, candidate: Array, number: int) -> Non
 
 
 def difference(original: Array, candidate: Array) -> float:
-    """Largest absolute difference of two numeric answers of one shape; 0 for others, which have no distance."""
+    """Largest absolute difference of two numeric answers of the same shape; 0 for other answers."""
     if original.shape != candidate.shape or not original.size or original.dtype.kind in "OSUb":
         return 0.0
     left, right = original.astype(np.float64), candidate.astype(np.float64)

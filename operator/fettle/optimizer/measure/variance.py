@@ -1,7 +1,7 @@
-"""How much of what an output says a candidate still says: the variance over items that is left in each channel.
+"""How much of an output's information a candidate keeps: the variance over items that remains in each channel.
 
-A tolerance asks how far two answers lie apart. It cannot tell an answer that follows its input closely from one that no longer
-follows it at all and stays near: a score that is 0 for nearly every item, or a box whose corners move by less than the tolerance.
+A tolerance limits the distance between two answers. It cannot distinguish an answer that follows its input from one that no longer
+does but stays close: a score that is 0 for nearly every item, or a box whose corners move by less than the tolerance.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ REAL = 10.0  # times the noise of arithmetic: a channel that moves less says not
 
 @dataclass(frozen=True)
 class Kept:
-    """What is left of one channel. `place` is written as numpy would: `boxes[:, 4, :]` is index 4 of the model's axis 1.
+    """What remains of one channel. `place` is written as in NumPy: `boxes[:, 4, :]` is index 4 of the model's axis 1.
 
     `share`: 1 - var(candidate - original) / var(original) over items, at most 1; `own`: var(candidate) / var(original).
     """
@@ -41,16 +41,16 @@ class Kept:
 
     @property
     def lost(self) -> bool:
-        """Whether less than half of it is left."""
+        """Whether less than half of it remains."""
         return self.share < LEAST_KEPT
 
 
 class Variance:
-    """Sums over the items of one output, original and candidate together. Each element's mean over the items is taken off.
+    """Sums over the items of one output, for the original and the candidate. Each element's mean over the items is subtracted.
 
-    Along axes with tolerances of their own (`channels`), elements count in units of them, so that no channel outweighs another.
-    `noise`: what arithmetic may change of a number, as a share of it. `competing`: the numbers are held against each other, as the
-    scores of classes are, so that a channel that moves far less than the others decides nothing.
+    Along axes with separate tolerances (`channels`), elements are measured in units of these, so that no channel outweighs another.
+    `noise`: the relative error of the arithmetic. `competing`: the numbers compete, as scores of classes do, so a channel that varies
+    far less than the others decides nothing.
     """
 
     def __init__(
@@ -67,7 +67,7 @@ class Variance:
         self._axes |= {axis: np.zeros((2, self._mean.shape[axis])) for axis in scales.channel_axes()}
 
     def add(self, original: Array, candidate: Array) -> None:
-        """Take the answers to one item into account; of other shapes, than each other or than the scales', there is nothing to pair."""
+        """Add the answers to one item. Answers are ignored if their shapes differ from each other or from the scales' shape."""
         if original.shape != candidate.shape or not self._scales.fits(original.shape):
             return
         left, right = (self._scales.thin(answer).astype(np.float64) for answer in (original, candidate))
@@ -88,9 +88,9 @@ class Variance:
             sums += np.stack([by_slice, by_slice**2])
 
     def worst(self) -> tuple[Kept | None, Kept | None]:
-        """The channel of which least is left, and the one whose own variance is least of the original's; None where none says anything.
+        """The channel with the least `share`, and the one with the least `own`; None if no channel is informative.
 
-        Of several of which nothing is left, the one along an axis that is told apart: it is what a person calls a channel.
+        If several have nothing left, one along an axis of channels is preferred, since that is what people call a channel.
         """
         axes = sorted(self._axes, key=lambda axis: (axis not in self._told_apart, axis is None))
         channels = [kept for axis in axes for kept in self._channels(axis)]
@@ -101,7 +101,7 @@ class Variance:
         )
 
     def _channels(self, axis: int | None) -> list[Kept]:
-        """Every channel along an axis that says something; the whole output as one where it is None."""
+        """Every informative channel along `axis`; if it is None, the whole output is one channel."""
         seen = np.maximum(self._seen, 1)
         # The mean that is taken off is that of all items of the scales; what is judged may be others.
         original = _slices(self._original - self._moved**2 / seen, axis)
@@ -118,7 +118,7 @@ class Variance:
         ]
 
     def _says_something(self, axis: int | None, variance: Array) -> Array:
-        """Which slices vary by more than arithmetic does, in enough items, and, where they share a scale, as much as is usual there."""
+        """Which slices vary by more than arithmetic noise in enough items, and, if they share a scale, by about as much as the others."""
         total, squares = self._axes[axis]
         items = total**2 / np.where(squares > 0, squares, 1)
         size = _slices((self._mean / np.broadcast_to(self._unit, self._mean.shape)) ** 2, axis)

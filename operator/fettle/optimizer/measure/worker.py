@@ -1,7 +1,7 @@
-"""One candidate in a process of its own: it loads one model, answers items, and times blocks of runs when it is told to.
+"""The process of one candidate: it loads a model, runs items, and times blocks of runs on request.
 
-A crash, an out-of-memory kill or a hang ends this process and nothing else. It is told what to do through a pipe (pickled
-requests of `fettle.optimizer.measure.protocol`), one at a time, and answers each with a reply.
+A crash, an out-of-memory kill or a hang ends only this process. Requests come one at a time through a pipe (pickled objects of
+`fettle.optimizer.measure.protocol`), and each gets one reply.
 
     python -m fettle.optimizer.measure.worker FD NAME
 """
@@ -62,7 +62,7 @@ class Worker:
         self._feeds: dict[tuple[int, bool], list[TimedFeed]] = {}
 
     def handle(self, request: WorkerRequest) -> Any:
-        """Do what `request` says. Raises FettleError."""
+        """Carry out `request`. Raises FettleError."""
         if isinstance(request, Load):
             return self._loaded(request)
         if isinstance(request, MapItems):
@@ -102,7 +102,7 @@ class Worker:
         return items.feed(item.padded([0], load.settings.batch_size or 1))
 
     def _run(self, indices: Sequence[int], scaled: Sequence[int]) -> dict[str, item.Array]:
-        """The outputs of one run over these items, as the model gives them; `scaled` are places of items that are made large."""
+        """The model's outputs of one run over these items; the items at the places `scaled` are enlarged."""
         session, load, items = self._open()
         feed = items.feed(indices)
         return session.infer(item.enlarged(load.signature, feed, scaled) if scaled else feed)
@@ -115,11 +115,11 @@ class Worker:
         return item.answers(load.signature, outputs, len(indices))
 
     def _block(self, request: Block) -> Runs:
-        """Time single runs until both `seconds` and `runs` are reached, after runs that are thrown away.
+        """Time single runs until both `seconds` and `runs` are reached, after some runs that are discarded.
 
-        `first` says which feed comes first, so that every candidate of a round runs the same items in the same order. With one
-        thread, the time that it stood ready while other work had the processor is taken off: it is no run's own. With more,
-        nobody can say which of them the others waited for, so nothing is taken off.
+        `first` is the index of the first feed, so that every candidate of a round runs the same items in the same order. With one thread, the
+        time for which it was ready while other work had the CPU is subtracted. With several threads, it is unknown which of them the others
+        waited for, so nothing is subtracted.
         """
         session, load, _ = self._open()
         feeds = self._feeds_of(request.batch, request.alone)
@@ -153,7 +153,7 @@ class Worker:
         return Runs(tuple(value / 1e6 for value in own), total / 1e9, disturbed)
 
     def _discard(self, session: runtimes.Session, feeds: list[TimedFeed], request: Block) -> int:
-        """The first runs of a block, which are thrown away; how many."""
+        """Make the first runs of a block, which are discarded; returns their number."""
         clock = time.perf_counter_ns
         begin, count = clock(), 0
         while count < DISCARD_RUNS or clock() - begin < DISCARD_SECONDS * 1e9:
@@ -165,7 +165,7 @@ class Worker:
         return count
 
     def _feeds_of(self, batch: int, alone: bool) -> list[TimedFeed]:
-        """Up to 8 feeds of `batch` items, made once: making them is not the model's time."""
+        """Up to 8 feeds of `batch` items, created in advance, because creating them is not part of the model's time."""
         if (batch, alone) not in self._feeds:
             _, load, items = self._open()
             count = len(items)
@@ -192,7 +192,7 @@ class Worker:
 
 
 def closed_loop(session: runtimes.Session, feeds: list[TimedFeed], request: Block, callers: int) -> Runs:
-    """Runs of so many callers at once, each of which asks again as soon as it is answered."""
+    """Time runs of `callers` concurrent callers, each of which starts the next run as soon as its last one ends."""
     begin = time.perf_counter()
 
     def call(caller: int) -> list[float]:
@@ -210,7 +210,7 @@ def closed_loop(session: runtimes.Session, feeds: list[TimedFeed], request: Bloc
 
 
 class Waiting:
-    """How long this process's threads waited for a processor that other work had: the kernel counts it (schedstat)."""
+    """The time for which this process's threads waited for a CPU that other work had, from the kernel's schedstat."""
 
     def __init__(self) -> None:
         self._files: list[int] = []
@@ -228,7 +228,7 @@ class Waiting:
             os.close(file)
 
     def since(self) -> int:
-        """Nanoseconds since this was last asked; 0 where the kernel does not tell."""
+        """The waiting time since the last call, in nanoseconds; 0 if the kernel does not provide it."""
         last, self._last = self._last, self._total()
         return self._last - last
 
@@ -241,7 +241,7 @@ class Waiting:
 
 
 def peak_memory() -> int:
-    """Peak resident bytes of this process (VmHWM); 0 where the kernel does not tell."""
+    """Peak resident memory of this process in bytes (VmHWM); 0 if the kernel does not provide it."""
     status = Path("/proc/self/status")
     if status.exists():
         for line in status.read_text().splitlines():
@@ -272,7 +272,7 @@ def serve(connection: Connection) -> None:
 
 
 def main() -> None:
-    """Serve the pipe whose file descriptor is the first argument; the second is only there to be seen."""
+    """Serve the pipe whose file descriptor is the first argument. The second argument only makes the process recognizable in a list."""
     # A person's Ctrl-C goes to the whole group: the parent decides what happens to its workers.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     # Without its parent it has nothing to say; and a stopped process, which only a kill reaches, would stay for ever.

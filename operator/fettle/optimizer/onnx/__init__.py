@@ -1,1 +1,1 @@
-"""One file a source format."""
+"""Reading, checking and rewriting ONNX files."""

@@ -1,4 +1,4 @@
-"""Reading ONNX files: what they are, which files belong to them, and what at their boundary can be served."""
+"""Reading and writing ONNX files: their graph, the files that belong to them, and their inputs and outputs."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ _IR_OF_OPSET = ((9, 4), (10, 5), (11, 6), (12, 7), (15, 8), (19, 9), (21, 10), (
 
 
 def read(path: Path) -> onnx.ModelProto:
-    """The graph at `path`, weights that lie in other files not loaded. Raises SourceError (SourceCorrupted)."""
+    """The graph at `path`, without loading weights from other files. Raises SourceError (SourceCorrupted)."""
     try:
         model = onnx.load(str(path), format="protobuf", load_external_data=False)
     except Exception as error:  # protobuf's DecodeError has no typed home
@@ -45,7 +45,7 @@ def read(path: Path) -> onnx.ModelProto:
 
 
 def _fault(model: onnx.ModelProto) -> str | None:
-    """What every model has and this one lacks, for a person."""
+    """What this model lacks that every model needs, as text; None if it is complete."""
     if not model.ByteSize():
         return "it is empty"
     if not (model.graph.node or model.graph.output):
@@ -59,7 +59,7 @@ def _fault(model: onnx.ModelProto) -> str | None:
 
 
 def _garbled(message: Message) -> str | None:
-    """Where a text is not UTF-8; protobuf hands such a one out as bytes, which nothing that takes a name expects."""
+    """The field whose text is not UTF-8, if any. Protobuf returns such text as bytes, which code that expects a name cannot handle."""
     for field, value in message.ListFields():
         if field.type not in (field.TYPE_STRING, field.TYPE_MESSAGE):
             continue
@@ -74,9 +74,9 @@ def _garbled(message: Message) -> str | None:
 
 
 def load(path: Path) -> onnx.ModelProto:
-    """The graph at `path`, with its weights inside where they are below INLINE_LIMIT, else left in their files.
+    """The graph at `path`. Weights are loaded into it if they are smaller than INLINE_LIMIT, and stay in their files otherwise.
 
-    Raises SourceError (SourceCorrupted) for weights that their files do not hold.
+    Raises SourceError (SourceCorrupted) if files do not contain the weights that the graph expects in them.
     """
     model = read(path)
     external_files(model)  # none leaves the folder
@@ -93,9 +93,9 @@ def load(path: Path) -> onnx.ModelProto:
 
 @contextmanager
 def holding_together(model: onnx.ModelProto) -> Iterator[None]:
-    """For reading a graph that nobody has checked: what stumbles over it is a fault of the file if onnx's checker finds one too.
+    """A context for reading an unchecked graph: an exception in it is the file's fault if onnx's checker also finds an error.
 
-    Raises SourceError (SourceCorrupted) with the checker's words.
+    Raises SourceError (SourceCorrupted) with the checker's message.
     """
     try:
         yield
@@ -111,10 +111,10 @@ def holding_together(model: onnx.ModelProto) -> Iterator[None]:
 
 
 def save(model: onnx.ModelProto, path: Path, external_from: Path | None = None, *, link: bool = True) -> None:
-    """Write `model` to `path`, the same bytes for the same model. Files that still hold weights come from the folder `external_from`.
+    """Write `model` to `path`, with the same bytes for the same model. External weight files are taken from the folder `external_from`.
 
-    They are linked, or copied where onnx itself shall read them: it takes a second link for an attack. Raises SourceError where
-    such a file has the name of `path` itself: writing would go through the link into the source.
+    They are linked, or copied if onnx itself has to read them, because it refuses hard links. Raises SourceError if such a file has the same
+    name as `path`, because writing would then change the source through the link.
     """
     for name in external_files(model):
         target = path.parent / name
@@ -130,7 +130,7 @@ def save(model: onnx.ModelProto, path: Path, external_from: Path | None = None, 
 
 
 def external_files(model: onnx.ModelProto) -> list[str]:
-    """Files beside the model that hold its weights, relative. Raises SourceError for a path that leaves the model's folder."""
+    """Relative paths of the external files with the model's weights. Raises SourceError for a path outside of the model's folder."""
     names: set[str] = set()
     for tensor in _tensors(model):
         if uses_external_data(tensor):
@@ -144,7 +144,7 @@ def external_files(model: onnx.ModelProto) -> list[str]:
 
 
 def _tensors(model: onnx.ModelProto) -> Iterator[onnx.TensorProto]:
-    """Every tensor that may have its data outside: initializers and constants, sparse ones, in functions and branches too."""
+    """Every tensor that may have external data: initializers and constants, also sparse ones, and in functions and branches."""
     for graph in graphs(model.graph):
         yield from graph.initializer
         for sparse in graph.sparse_initializer:
@@ -176,7 +176,7 @@ def graphs(graph: onnx.GraphProto) -> Iterator[onnx.GraphProto]:
 
 
 def nodes(model: onnx.ModelProto) -> Iterator[onnx.NodeProto]:
-    """Every node, those of branches, loop bodies and functions included."""
+    """Every node, including those in branches, loop bodies and functions."""
     for graph in graphs(model.graph):
         yield from graph.node
     for function in model.functions:
@@ -184,7 +184,7 @@ def nodes(model: onnx.ModelProto) -> Iterator[onnx.NodeProto]:
 
 
 def passed(graph: onnx.GraphProto) -> set[str]:
-    """Outputs that are an input, untouched."""
+    """The outputs that are unchanged inputs."""
     origin = {value.name: value.name for value in inputs(graph)}
     for node in graph.node:  # in order: what a node reads was made before it
         if node.op_type == "Identity" and node.input[0] in origin:
@@ -193,29 +193,29 @@ def passed(graph: onnx.GraphProto) -> set[str]:
 
 
 def opset(model: onnx.ModelProto) -> int:
-    """Version of the standard operators that the model asks for."""
+    """The version of the standard operators that the model uses."""
     return max((entry.version for entry in model.opset_import if entry.domain in STANDARD_DOMAINS), default=1)
 
 
 def ir_version_for(opset_version: int) -> int:
-    """Oldest IR version that has that opset, at most what the runtime reads."""
+    """The oldest IR version with that opset, but not newer than the runtime can read."""
     return next((ir for last, ir in _IR_OF_OPSET if opset_version <= last), READABLE_IR)
 
 
 def inputs(graph: onnx.GraphProto) -> list[onnx.ValueInfoProto]:
-    """Inputs that a caller must give."""
+    """The inputs that a caller must provide."""
     defaults = set(optional_inputs(graph))
     return [value for value in graph.input if value.name not in defaults]
 
 
 def optional_inputs(graph: onnx.GraphProto) -> list[str]:
-    """Inputs that a caller may give: an initializer of the same name is their default. Older files list every weight like that."""
+    """The optional inputs: an initializer of the same name is their default. Older files list every weight as such an input."""
     stored = {tensor.name for tensor in graph.initializer} | {tensor.values.name for tensor in graph.sparse_initializer}
     return [value.name for value in graph.input if value.name in stored]
 
 
 def signature(model: onnx.ModelProto) -> Signature:
-    """Inputs and outputs of a plain model; no batch axis yet. Raises SourceError (UnsupportedModel) naming the tensor that is not plain."""
+    """The inputs and outputs of a model with plain tensors, without a batch axis yet. Raises SourceError (UnsupportedModel) for other tensors."""
     return Signature(
         inputs=tuple(tensor(value) for value in inputs(model.graph)),
         outputs=tuple(tensor(value) for value in model.graph.output),
@@ -223,7 +223,7 @@ def signature(model: onnx.ModelProto) -> Signature:
 
 
 def tensor(value: onnx.ValueInfoProto) -> Tensor:
-    """One tensor of the boundary. Raises SourceError (UnsupportedModel)."""
+    """An input or output. Raises SourceError (UnsupportedModel)."""
     kind = value.type.WhichOneof("value")
     if kind != "tensor_type":
         kind_name = f"of type {kind.removesuffix('_type')}" if kind is not None else "of no type"
@@ -246,21 +246,21 @@ def tensor(value: onnx.ValueInfoProto) -> Tensor:
 
 
 def dimensions(value: onnx.ValueInfoProto) -> list[tuple[int, str]]:
-    """(size or -1, name or '') of each dimension."""
+    """The size (or -1) and the name (or '') of each dimension."""
     shape = value.type.tensor_type.shape
     return [(axis.dim_value if axis.dim_value > 0 else -1, axis.dim_param) for axis in shape.dim]
 
 
 def has_rank(value: onnx.ValueInfoProto) -> bool:
-    """Whether the file says how many dimensions the tensor has."""
+    """Whether the file specifies the tensor's number of dimensions."""
     has: bool = value.type.tensor_type.HasField("shape")
     return has
 
 
 def apply_input_specs(model: onnx.ModelProto, specs: Iterable[InputSpec]) -> bool:
-    """Write into the graph what `source.inputs` says of its shapes; whether anything changed.
+    """Apply the shapes in `source.inputs` to the graph; returns whether anything changed.
 
-    Raises SourceError (InvalidSpec) where the two contradict each other, or an input has no rank and none is given.
+    Raises SourceError (InvalidSpec) if the two contradict each other, or if the rank of an input is unknown and not given.
     """
     changed = False
     known = {value.name: value for value in inputs(model.graph)}

@@ -1,7 +1,7 @@
-"""Steps from a source to the portable form: standard operators only, folded and fused, the answers unchanged.
+"""The steps from a source to the portable form: only standard operators, folded and fused, with unchanged outputs.
 
-Each step is a function from a model to a model and promises nothing: `prepare` runs what it made and keeps it only if the answers stay
-equal. A step that does not apply returns its argument; one whose library fails raises whatever the library raises.
+Each step is a function from a model to a model without guarantees: `prepare` runs the result and keeps it only if the outputs stay equal. A step
+that does not apply returns its argument. If a library fails, its exception is raised.
 """
 
 from __future__ import annotations
@@ -31,14 +31,14 @@ GROWTH_LIMIT = (2.0, 16 << 20)  # folding may not make a file larger than this f
 
 @dataclass(frozen=True)
 class Step:
-    """A way to change the graph. Of `attempts` the first one that keeps the answers is taken."""
+    """A change of the graph. The first of `attempts` that leaves the outputs unchanged is used."""
 
     name: str
     attempts: tuple[Callable[[onnx.ModelProto], onnx.ModelProto], ...]
 
 
 def steps(model: onnx.ModelProto) -> list[Step]:
-    """The steps for a model whose boundary is plain already."""
+    """The steps for a model whose inputs and outputs are plain tensors."""
     wanted = [
         Step("inline functions", (inline_functions,)),
         Step("drop initializers from inputs", (drop_initializer_inputs,)),
@@ -60,9 +60,9 @@ def _converter(version: int) -> Callable[[onnx.ModelProto], onnx.ModelProto]:
 
 
 def strip_zip_map(model: onnx.ModelProto) -> onnx.ModelProto:
-    """Remove ZipMap nodes (scikit-learn's sequence of maps): the probabilities they were made of become the output, under its name.
+    """Remove ZipMap nodes (scikit-learn's sequence of maps): their input, the probabilities, becomes the output of the same name.
 
-    Columns are the classes in the order of the removed node's labels, which is the order of the classifier's classes.
+    The columns are the classes in the order of the removed node's labels, which is the order of the classifier's classes.
     """
     made = {node.output[0]: node for node in model.graph.node if node.op_type == "ZipMap"}
     wanted = [value for value in model.graph.output if value.name in made]
@@ -96,7 +96,7 @@ def _first_dimension(graph: onnx.GraphProto) -> list[tuple[int, str]]:
 
 
 def require_inputs(model: onnx.ModelProto, names: Collection[str]) -> onnx.ModelProto:
-    """Take the default values of these inputs away: they become inputs like any other."""
+    """Remove the default values of these inputs, so that they become required inputs."""
     if not names:
         return model
     changed = onnx.ModelProto()
@@ -116,7 +116,7 @@ def require_inputs(model: onnx.ModelProto, names: Collection[str]) -> onnx.Model
 
 
 def freeze_inputs(model: onnx.ModelProto, specs: Sequence[InputSpec]) -> onnx.ModelProto:
-    """Turn inputs that have a `value` into constants. Raises SourceError for one whose other dimensions vary."""
+    """Turn inputs with a `value` into constants. Raises SourceError if the shape of such an input varies."""
     frozen = {spec.name: spec.value for spec in specs if spec.value is not None}
     if not frozen:
         return model
@@ -137,7 +137,7 @@ def freeze_inputs(model: onnx.ModelProto, specs: Sequence[InputSpec]) -> onnx.Mo
 
 
 def lower(model: onnx.ModelProto, version: int) -> onnx.ModelProto:
-    """`model` at an opset and IR version that the runtime reads."""
+    """`model` with an opset and IR version that the runtime can read."""
     changed = (
         convert_opset(model, version)
         if onnx_model.opset(model) > version
@@ -151,12 +151,12 @@ def lower(model: onnx.ModelProto, version: int) -> onnx.ModelProto:
 
 
 def inline_functions(model: onnx.ModelProto) -> onnx.ModelProto:
-    """Replace calls of the model's own functions by their bodies: what follows knows only operators."""
+    """Replace calls of the model's own functions by their bodies, because later steps only know operators."""
     return inliner.inline_local_functions(model) if model.functions else model
 
 
 def drop_initializer_inputs(model: onnx.ModelProto) -> onnx.ModelProto:
-    """Old files list weights among the inputs, which forbids folding them."""
+    """Remove weights from the list of inputs, where old files have them, so that they can be folded."""
     kept = onnx_model.inputs(model.graph)
     if len(kept) == len(model.graph.input):
         return model
@@ -169,7 +169,7 @@ def drop_initializer_inputs(model: onnx.ModelProto) -> onnx.ModelProto:
 
 
 def convert_opset(model: onnx.ModelProto, version: int) -> onnx.ModelProto:
-    """`model` in the standard operators of `version`, with the IR version of that time."""
+    """`model` with the standard operators of `version`, and the matching IR version."""
     if onnx_model.opset(model) == version:
         return model
     changed: onnx.ModelProto = version_converter.convert_version(model, version)
@@ -178,10 +178,10 @@ def convert_opset(model: onnx.ModelProto, version: int) -> onnx.ModelProto:
 
 
 def fold_and_fuse(model: onnx.ModelProto) -> onnx.ModelProto:
-    """ONNX Runtime's basic level, offline: constants and `If` folded, BatchNormalization into Conv, GELU and LayerNormalization fused.
+    """Apply ONNX Runtime's basic optimizations offline: fold constants, `If`, and BatchNormalization into Conv; fuse GELU and LayerNormalization.
 
-    Refused (the argument comes back) where the graph would not stay portable: another domain's operators appear, or it grows. Left
-    alone: quantized graphs (their Q/DQ pairs are the point) and half-precision ones (the library puts casts to float32 around them).
+    Returns the argument if the result would not be portable (it has operators of another domain, or is larger), and for quantized graphs (their
+    Q/DQ pairs must stay) and half-precision graphs (the library adds casts to float32).
     """
     if is_quantized(model) or has_half_precision(model):
         return model
@@ -204,7 +204,7 @@ def fold_and_fuse(model: onnx.ModelProto) -> onnx.ModelProto:
 
 
 def _tidy(changed: onnx.ModelProto, before: onnx.ModelProto, used: set[str]) -> None:
-    """Give an optimized graph back what saving it lost: names for nodes, only the opsets it uses, its own metadata."""
+    """Restore what saving an optimized graph lost or added: names of nodes, only the opsets that it uses, its own metadata."""
     kept = [
         entry for entry in changed.opset_import if entry.domain in used or entry.domain in onnx_model.STANDARD_DOMAINS
     ]
@@ -218,7 +218,7 @@ def _tidy(changed: onnx.ModelProto, before: onnx.ModelProto, used: set[str]) -> 
 
 
 def name_nodes(graph: onnx.GraphProto) -> None:
-    """Give every node a name of its own: quantizers and profiles speak of nodes by name."""
+    """Give every node a unique name, because quantizers and profiles identify nodes by name."""
     taken: set[str] = set()
     for index, node in enumerate(graph.node):
         if not node.name or node.name in taken:
@@ -227,7 +227,7 @@ def name_nodes(graph: onnx.GraphProto) -> None:
 
 
 def infer_shapes(model: onnx.ModelProto) -> onnx.ModelProto:
-    """Shapes of the tensors inside, where they can be told."""
+    """`model` with the shapes of inner tensors, as far as they can be inferred."""
     changed: onnx.ModelProto = shape_inference.infer_shapes(model, data_prop=True)
     name_nodes(changed.graph)
     return changed
@@ -249,7 +249,7 @@ _QUANTIZED = frozenset(
 
 
 def is_quantized(model: onnx.ModelProto) -> bool:
-    """Whether some of the model computes in, or stores weights as, integers already."""
+    """Whether any part of the model already computes in integers, or stores weights as integers."""
     return any(
         node.op_type in _QUANTIZED or node.op_type in ("QAttention", "MatMulNBits", "QGemm")
         for node in onnx_model.nodes(model)
@@ -257,7 +257,7 @@ def is_quantized(model: onnx.ModelProto) -> bool:
 
 
 def has_half_precision(model: onnx.ModelProto) -> bool:
-    """Whether weights or inputs are in 16-bit floats."""
+    """Whether weights or inputs are 16-bit floats."""
     half = (onnx.TensorProto.FLOAT16, onnx.TensorProto.BFLOAT16)
     stored = (tensor.data_type for graph in onnx_model.graphs(model.graph) for tensor in graph.initializer)
     given = (value.type.tensor_type.elem_type for value in model.graph.input)

@@ -1,1 +1,1 @@
-"""The first stage: the source fetched and opened, its portable form, its signature proved, its items split."""
+"""The first stage: fetch and open the source, convert it to the portable form, prove its signature, split the items."""

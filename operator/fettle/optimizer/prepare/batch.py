@@ -1,4 +1,4 @@
-"""The proof of a batch axis: several items in one run must be answered as each of them alone."""
+"""The proof of a batch axis: several items in one run must get the same answers as each item alone."""
 
 from __future__ import annotations
 
@@ -26,8 +26,8 @@ QUICK_SECONDS = 0.05
 
 
 def stacking_axes(signature: Signature, specs: Mapping[str, InputSpec], hints: Mapping[str, Hint]) -> dict[str, int]:
-    """Axis along which items of each input would be stacked, as its names suggest: N in `source.inputs`, a dimension
-    called batch, else a first dimension that varies or is 1. Nothing is proved here."""
+    """By input, the axis along which items would be stacked: N in `source.inputs`, else a dimension called batch, else a
+    first dimension that varies or is 1. Nothing is proved here."""
     axes = {
         tensor.name: _suggested(tensor, specs.get(tensor.name), hints.get(tensor.name)) for tensor in signature.inputs
     }
@@ -47,14 +47,14 @@ def _suggested(tensor: Tensor, spec: InputSpec | None, hint: Hint | None) -> int
 
 @dataclass(frozen=True)
 class BatchProof:
-    """Batch axis of every input and output, or None and, for a person, why there is none."""
+    """The batch axis of every input and output, or None with the reason in words."""
 
     axes: Mapping[str, int] | None
     why_not: str = ""
 
 
 def prove_batch(run: RunModel, signature: Signature, axes: Mapping[str, int], items: Items) -> BatchProof:
-    """Hold runs of two, of three and, where that is quick, of all items against single runs: outputs must follow, neighbours not matter."""
+    """Compare runs of two, three and (if that is quick) all items with single runs: answers must not depend on the other items of a batch."""
     for tensor in signature.inputs:
         axis = axes.get(tensor.name)
         if axis is None or tensor.shape[axis] != -1 or items.arrays[tensor.name].shape[axis + 1] != 1:
@@ -89,7 +89,7 @@ def _stack(items: Items, axes: Mapping[str, int], indices: Sequence[int]) -> dic
 
 
 def _output_axis(singles: list[Array], batches: list[Array], sizes: list[int]) -> int | None:
-    """The axis along which each of `batches` is the answers to that many single items, one after the other."""
+    """The axis along which each output in `batches` holds the answers to its items, one after the other."""
     for axis in range(singles[0].ndim):
         lengths = [answer.shape[axis] if answer.ndim > axis else None for answer in (singles[0], *batches)]
         if lengths == [1, *sizes] and all(
@@ -111,7 +111,7 @@ def _alike(wanted: Array, answer: Array) -> bool:
 
 
 def settled(signature: Signature, batch: Mapping[str, int] | None, answers: Sequence[NamedArrays]) -> Signature:
-    """The signature with proved batch axes, and output shapes as far as the answers bear them out."""
+    """The signature with the proved batch axes, and with those dimensions of the output shapes that the answers confirm."""
 
     def with_axis(tensor: Tensor, shape: tuple[int, ...]) -> Tensor:
         axis = None if batch is None else batch[tensor.name]
@@ -128,7 +128,7 @@ def settled(signature: Signature, batch: Mapping[str, int] | None, answers: Sequ
 
 
 def _observed(tensor: Tensor, answers: list[Array]) -> tuple[int, ...]:
-    """The declared shape where answers keep it; files are known to leave out or to misstate those of outputs."""
+    """The declared shape, corrected by the answers: some files omit or misstate the shapes of outputs."""
     rank = answers[0].ndim
     if any(answer.ndim != rank for answer in answers):
         shapes = " and ".join(str(list(answer.shape)) for answer in answers)

@@ -1,7 +1,7 @@
-"""A conversion that nothing can undo: where no runtime serves the source itself, its portable form is held against it on many items.
+"""Conversions without a fallback: if no runtime serves the source itself, the portable form is compared with it on many items.
 
-Three items tell a wrong conversion, but not a rare one: a branch that float32 takes otherwise than float64, a category that was left out.
-The portable form is then what all gains are measured against, so what it loses would be lost unseen.
+Three items reveal a wrong conversion, but not a rare fault: a branch that float32 takes differently from float64, or a missing category.
+All gains are then measured against the portable form, so nothing else would notice what the conversion loses.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ log = logging.getLogger(__name__)
 
 
 def held(original: RunnableModel, portable: RunModel, items: Items, signature: Signature) -> str | None:
-    """How many items the portable form answers otherwise than `original`, for a person; None where it is none.
+    """A sentence on how many items the portable form answers differently from `original`; None if there are none.
 
     Raises ConversionError (NumericalMismatch) for more than MOST_SHARE of them; RuntimeFailure.
     """
@@ -66,7 +66,7 @@ def held(original: RunnableModel, portable: RunModel, items: Items, signature: S
 
 
 def _runs(items: Items, signature: Signature) -> Iterator[NamedArrays]:
-    """Inputs of each run: the items one by one, or stacked where a batch axis was proved."""
+    """The inputs of each run: one item, or several if a batch axis was proved."""
     axes = {tensor.name: tensor.batch_axis for tensor in signature.inputs}
     if not signature.batchable:
         yield from (items.whole(index) for index in range(min(len(items), ALONE)))

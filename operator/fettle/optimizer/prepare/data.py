@@ -1,4 +1,4 @@
-"""The items of a run: read, split, made up where there are none; what is wrong with them, and what is said of them."""
+"""The items of a run: read and split, or generated if there are none; the errors and notes about them."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ MOST_CODE = 64 << 10  # bytes of a metric of one's own
 
 @dataclass(frozen=True)
 class Data:
-    """The items of a run. `probes` are those that forms of the model are compared on."""
+    """The items of a run. Forms of the model are compared on `probes`."""
 
     probes: Items
     split: Split
@@ -45,7 +45,7 @@ def read(
     hints: Mapping[str, Hint],
     encoder: Encoder | None,
 ) -> Split:
-    """What the spec's addresses hold, split. Raises DataError."""
+    """Read the items at the spec's addresses, and split them. Raises DataError."""
     missing = frozenset(name for name, hint in hints.items() if hint.missing)
     calibration = evaluation = None
     room = Room()
@@ -85,14 +85,14 @@ def read(
 
 
 def column_names(spec: DataSpec, mounts: Mounts) -> set[str]:
-    """Names of what the given items hold, labels aside. Raises DataError."""
+    """Names of the columns of the given items, without labels. Raises DataError."""
     given = [one.uri for one in (spec.calibration, spec.evaluation, spec.training) if one is not None]
     labels = {one.label_key for one in (spec.evaluation, spec.training) if one is not None}
     return {name for uri in given for name in data.column_names_of(uri, mounts)} - labels
 
 
 def custom_code(spec: DataSpec, mounts: Mounts) -> str | None:
-    """The Python code at the address of a metric of one's own; None where there is none. Raises DataError."""
+    """The Python code of a custom metric; None if there is none. Raises DataError."""
     uri = spec.evaluation.custom.uri if spec.evaluation is not None and spec.evaluation.custom is not None else None
     if uri is None:
         return None
@@ -113,10 +113,10 @@ def custom_code(spec: DataSpec, mounts: Mounts) -> str | None:
 
 
 def _refuse_without_labels(asked: EvaluationSpec, others: Sequence[str]) -> None:
-    """Labels that were asked for must be there, and any of the `others`, which nobody asked for, may be them. Raises DataError.
+    """Raises DataError if labels are missing that the metric or `labelKey` requires, or that may be in `others`, the unused columns.
 
-    Accuracy, the default, can do without them: it falls by no more than agreement with the original does. A task's metric can: it takes
-    what the original says for the truth. How far another metric falls does not follow from agreement (F1 of a rare class falls much further).
+    Accuracy, the default, works without labels: it drops by no more than the agreement with the original does. A task's metric also does:
+    it takes the original's answers as the truth. Agreement puts no bound on the drop of other metrics (F1 of a rare class drops much further).
     """
     missing = f"{asked.uri}: no array {asked.label_key!r} (data.evaluation.labelKey)"
     found = f", found {listed(others)}" if others else ""
@@ -132,7 +132,7 @@ def _refuse_without_labels(asked: EvaluationSpec, others: Sequence[str]) -> None
 
 
 def gather(spec: DataSpec, mounts: Mounts, subject: RunnableModel, specs: Mapping[str, InputSpec], seed: int) -> Data:
-    """Items given, or a way to make them. Raises DataError."""
+    """The given items, or a way to generate some. Raises DataError."""
     axes = stacking_axes(subject.signature, specs, subject.hints)
     given = read(spec, mounts, subject.signature, axes, subject.hints, subject.encoder)
     generator = generate.Generator(subject.signature, subject.hints, specs, axes, seed)
@@ -145,7 +145,7 @@ def gather(spec: DataSpec, mounts: Mounts, subject: RunnableModel, specs: Mappin
 
 
 def enough(given: Data) -> Items:
-    """Items to prove a batch axis with, different ones as far as there are: a few of the given ones are as good as many."""
+    """A few items to prove a batch axis with, all different if there are enough."""
     contents = given.probes.hashes() if len(given.probes) < 64 else given.probes.take(list(range(64))).hashes()
     first = [contents.index(one) for one in dict.fromkeys(contents)]
     if len(first) == 2:  # a yes and a no are all that some inputs can be
@@ -154,9 +154,9 @@ def enough(given: Data) -> Items:
 
 
 def judged(given: Data, spec: DataSpec, run: RunModel) -> tuple[Data, Items, bool]:
-    """The items that candidates are judged on, and whether they were generated; calibration is made up too where they may certify.
+    """The items that candidates are judged on, and whether they were generated; with generated calibration items if those may certify.
 
-    Calibration items stand in where none can be made up, unless they would certify.
+    Calibration items are used if none can be generated, unless they would certify.
     """
     if given.split.evaluation is not None:
         return given, given.split.evaluation, False
@@ -181,14 +181,14 @@ def judged(given: Data, spec: DataSpec, run: RunModel) -> tuple[Data, Items, boo
 
 
 def refused(error: RuntimeFailure, spec: DataSpec) -> DataError | SourceError:
-    """The model failed on the very first items: theirs is the fault if they were given."""
+    """The error if the model fails on the very first items: a DataError if they were given, else a SourceError."""
     if spec.evaluation is None and spec.calibration is None:
         return failure_of(error)
     return DataError(f"the model does not run on the given items: {error.message}")
 
 
 def notes(spec: DataSpec, given: Data) -> list[str]:
-    """What is said of the items: what was left out, and what there is not."""
+    """Notes on the items: what was left out and what is missing."""
     items, asked = given.split.evaluation, spec.evaluation
     said = [*given.split.notes, *(items.notes if items is not None else ())]
     if given.split.calibration is not None:

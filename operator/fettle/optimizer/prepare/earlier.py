@@ -1,4 +1,4 @@
-"""The answer to a task that was prepared before, if it still holds: behind the same addresses other files may lie by now."""
+"""The report of an earlier run of the same task, if it is still valid: the files at the same addresses may have changed since."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from fettle.store.cache import Learned, version, versions
 
 
 def preparation(format: FormatName) -> str:
-    """Digest of what decides, besides the source, the portable form and which runtimes load it."""
+    """Digest of everything except the source that decides the portable form and which runtimes load it."""
     entry = catalog.source_format(format)
     revision = entry.revision if entry is not None else 0
     libraries = versions(entry.libraries if entry is not None else ())
@@ -31,12 +31,12 @@ def preparation(format: FormatName) -> str:
 
 
 def kept_as(task: PrepareTask) -> str:
-    """The hash under which the answer is kept for tasks that ask for other builds, as with another maxDrop: nothing of it depends on them."""
+    """The hash under which the report is kept. It ignores the requested builds, which change with maxDrop and do not affect the report."""
     return task_hash(task.model_copy(update={"builds": ()}))
 
 
 def earlier(job: Job) -> PrepareReport | None:
-    """The earlier answer, with the builds that the store has now; None where source, data or Fettle are others."""
+    """The earlier report, with the builds that the store has now; None if the source, the data or Fettle have changed."""
     report = job.store.result(task_hash(job.task)) or job.store.result(kept_as(job.task))
     if not isinstance(report, PrepareReport) or report.preparation != preparation(job.source.format.name):
         return None
@@ -78,7 +78,7 @@ def _same_items(job: Job, report: PrepareReport) -> bool:
 
 
 def _hints(job: Job, report: PrepareReport) -> Mapping[str, Hint]:
-    """What is known of the inputs' values by the portable form, or by the source where it has none."""
+    """What the portable form (or, if there is none, the source) says about the inputs' values."""
     if report.conversion_fault is not None:
         subject = job.source.format.unconverted(job.source.path, job.inputs)
         return subject.hints if subject is not None else {}

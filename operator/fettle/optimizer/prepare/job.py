@@ -1,4 +1,4 @@
-"""What every stage of preparing works on: the task, the store, the fetched source, and what the user says of its inputs."""
+"""What every stage of preparation works on: the task, the store, the fetched source, and what the user says about its inputs."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from fettle.store.uris import Mounts
 
 @dataclass(frozen=True)
 class Job:
-    """`folder`: empty but for the source's own folder; what is made on the way lies there."""
+    """`folder` is for intermediate files; at first it holds only the source's folder."""
 
     task: PrepareTask
     store: Store
@@ -50,12 +50,12 @@ class Job:
 
 
 def stored_items(store: Store, items: Items | None, signature: Signature) -> StoredData | None:
-    """`items` in the store; None for none."""
+    """Write `items` to the store; None if there are none."""
     return None if items is None else store.put_data(items.stored(signature))
 
 
 def unlabelled(items: Items | None) -> Items | None:
-    """Items as quantizers take them: labels must not decide what is built."""
+    """The items without labels, for quantizers: labels must not influence a build."""
     return None if items is None else replace(items, labels=None)
 
 
@@ -66,7 +66,7 @@ def builds(
     store: Store,
     learned: Learned | None = None,
 ) -> tuple[BuildEntry, ...]:
-    """The segments of the builds that the plan may ask for, with their files where the store has them."""
+    """The segments of the builds that the plan may request, each with its files if the store has them."""
     here = cpu.detect()
     entries: dict[str, BuildEntry] = {}
     for plan in plans:
@@ -80,5 +80,5 @@ def builds(
 
 
 def teacher(original: StoredModel) -> StoredModel | None:
-    """The source as it came, where PyTorch can train it; None where the portable form has to be taken back into it."""
+    """The source itself, if PyTorch can train it; None if the portable form must be converted back to PyTorch."""
     return original if original.format == "TorchExport" else None

@@ -1,4 +1,4 @@
-"""The labels of a run, held against the original's answers before anything is built: are they understood, and does it know its items?"""
+"""The labels of a run, compared with the original's answers before anything is built: are they read correctly, and does the original fit them?"""
 
 from __future__ import annotations
 
@@ -41,9 +41,9 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Reading:
-    """What judges the items, and how their labels are read. `metric` is never Auto; `labels` None: none are used.
+    """The metric, and how labels are read. `metric` is never Auto; `labels` is None if none are used.
 
-    `informative`: how many items at most say anything to a task's metric; None where all do.
+    `informative`: at most this many items tell a task's metric anything; None if all do.
     """
 
     metric: Metric | None = None
@@ -53,9 +53,9 @@ class Reading:
 
 
 def read(split: Split, signature: Signature, spec: EvaluationSpec | None, run: RunModel) -> Reading:
-    """Decide what judges the items of `split`, and how their labels are read.
+    """Decide the metric for the items of `split`, and how their labels are read.
 
-    Raises DataError where they do not fit the answers, or where the original knows no more of its items than a constant answer.
+    Raises DataError if they do not fit the answers, or if the original is no better on them than a constant answer.
     """
     items = split.evaluation
     if spec is None or items is None:
@@ -73,7 +73,7 @@ def read(split: Split, signature: Signature, spec: EvaluationSpec | None, run: R
 
 
 def _recognized(split: Split, items: Items, signature: Signature, spec: EvaluationSpec, run: RunModel) -> Reading:
-    """What the answers show the model is for; else Accuracy. Raises DataError."""
+    """The metric of the task that the answers suggest; else Accuracy. Raises DataError."""
     examples: list[Answer] = []
     notes: tuple[str, ...] = ()
     if spec.agreement == AgreementSpec(axis=spec.agreement.axis):  # nobody says how answers are compared
@@ -101,7 +101,7 @@ def _recognized(split: Split, items: Items, signature: Signature, spec: Evaluati
 def _labelled(
     split: Split, items: Items, signature: Signature, spec: EvaluationSpec, given: Sequence[Answer]
 ) -> Reading:
-    """Labels of classes, or numbers, beside one output. Raises DataError."""
+    """Labels that are classes or numbers, for one output. Raises DataError."""
     assert items.labels is not None
     tensors = {tensor.name: tensor for tensor in signature.outputs}
     name = spec.output or next(iter(tensors))
@@ -119,9 +119,9 @@ def _labelled(
 
 
 def _task(items: Items, signature: Signature, spec: EvaluationSpec, run: RunModel, unasked: bool = False) -> Reading:
-    """Fit the task's metric to some answers, and see whether it reads the labels beside them, and these belong to the items.
+    """Fit the task's metric to some answers, and check that it can read the labels and that they belong to these items.
 
-    Items are taken from everywhere: they may lie class by class. Raises DataError.
+    Items are taken from the whole file, since they may be sorted by class. Raises DataError.
     """
     order = np.random.default_rng(SEED).permutation(len(items))[:ASKED]
     examples = examples_of(answer for _, answer in _asked(items, signature, run, order))
@@ -137,7 +137,7 @@ def _task(items: Items, signature: Signature, spec: EvaluationSpec, run: RunMode
 
 
 def _informative(items: Items, name: Metric, metric: TaskMetric, answers: Iterable[tuple[int, Answer]]) -> int:
-    """How many of all items may say anything, by those that were answered. Raises DataError where labels do not fit."""
+    """An upper bound on the informative items, from those that were answered. Raises DataError if labels do not fit."""
     itself = metric.changes() if items.labels is not None else metric.scorer(False)
     sample = LabelSample(name, metric, whole=True)
     seen = 0
@@ -164,7 +164,7 @@ def _informative(items: Items, name: Metric, metric: TaskMetric, answers: Iterab
 
 
 def _asked(items: Items, signature: Signature, run: RunModel, order: Array) -> Iterator[tuple[int, Answer]]:
-    """What the original answers to these items, without the batch axis, each with its number, as far as time allows."""
+    """The original's answers to these items, without the batch axis, each with its item's number; it stops when time is up."""
     began = time.monotonic()
     for count, index in enumerate(order.tolist(), 1):
         outputs = run(items.whole(index))
@@ -177,7 +177,7 @@ def _asked(items: Items, signature: Signature, run: RunModel, order: Array) -> I
 def _answers(
     items: Items, signature: Signature, run: RunModel, most: int, known: Sequence[Answer] = ()
 ) -> list[Answer]:
-    """What the original answers to the first items, at most `most`, fewer where they are large. `known`: to the first of them."""
+    """The original's answers to the first items: at most `most`, fewer if they are large. `known`: the answers that there are already."""
     answers = list(known)
     held = size_of(answers)
     for _, answer in _asked(items, signature, run, np.arange(len(known), min(most, len(items)))):
@@ -189,7 +189,7 @@ def _answers(
 
 
 def _all_labels(split: Split, evaluation: Array) -> Array:
-    """All labels of a run: they must be read alike. Raises DataError."""
+    """All labels of a run, which must be read in the same way. Raises DataError."""
     calibration = split.calibration.labels if split.calibration is not None else None
     if calibration is None:
         return evaluation

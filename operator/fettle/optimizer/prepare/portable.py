@@ -1,4 +1,4 @@
-"""From the original to the portable form: the steps that keep its outputs."""
+"""From the original to the portable form, by steps that preserve its outputs."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Portable:
-    """The portable form, and what was and was not done on the way."""
+    """The portable form, and which steps were and were not applied."""
 
     model: onnx.ModelProto
     path: Path
@@ -32,7 +32,7 @@ class Portable:
 
 
 def portable(source: Original, reference: OriginalAnswers, folder: Path) -> Portable:
-    """Apply the steps, each kept only if `reference` still holds. Raises ConversionError where not even the start holds."""
+    """Apply the steps; keep each only if the answers still match `reference`. Raises ConversionError if the converted model itself does not match."""
     folder.mkdir(parents=True, exist_ok=True)
     home = source.path.parent
     if source.converted:
@@ -50,7 +50,7 @@ def portable(source: Original, reference: OriginalAnswers, folder: Path) -> Port
 
 
 def _check_conversion(source: Original, reference: OriginalAnswers) -> None:
-    """Raises ConversionError where the converted model's outputs are not the original's."""
+    """Raises ConversionError if the converted model's outputs differ from the original's."""
     try:
         moved = _difference(source.path, source.signature, reference)
     except RuntimeFailure as error:
@@ -63,7 +63,7 @@ def _check_conversion(source: Original, reference: OriginalAnswers) -> None:
 def _tried(
     step: onnx_portable.Step, form: Portable, reference: OriginalAnswers, signature: Signature, folder: Path, home: Path
 ) -> Portable:
-    """`form` after the first attempt of `step` that keeps the outputs; else `form`, with a note on why the step was left out."""
+    """`form` after the first attempt of `step` that preserves the outputs; else `form` with a note that says why the step was skipped."""
     faults: list[str] = []
     for number, attempt in enumerate(step.attempts):
         path = folder / f"{step.name.replace(' ', '-')}-{number}" / "model.onnx"

@@ -1,4 +1,4 @@
-"""Whether a runtime loads a file, asked in a process of its own: a library that crashes must not take the stage with it."""
+"""Whether a runtime can load a file, tested in a separate process: a crash in the library must not end the stage."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ REFUSED = 3  # exit status; any other but 0 is a crash
 
 
 def refusal(name: RuntimeName, path: Path, signature: Signature) -> str | None:
-    """Why that runtime does not load the model at `path`; None where it does."""
+    """Why that runtime cannot load the model at `path`; None if it can."""
     command = [sys.executable, "-m", __name__, name, str(path), signature.model_dump_json()]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     if done.returncode == REFUSED:
@@ -25,7 +25,7 @@ def refusal(name: RuntimeName, path: Path, signature: Signature) -> str | None:
 
 
 def refusal_here(name: str, path: str, signature: str) -> str | None:
-    """The same in this process, which a crash ends; in one line."""
+    """Load the model in this process, which a crash ends. Why it did not work, in one line; None if it did."""
     try:
         runtime = base.get(RuntimeName(name))
         runtime.load(Path(path), RuntimeSettings(threads=1), Signature.model_validate_json(signature)).close()

@@ -1,4 +1,4 @@
-"""What the default plan wants to know of the portable form: its traits, and where its time goes."""
+"""What the default plan needs to know about the portable form: its traits, and which operators take the time."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ PROFILE_SECONDS = 1.0
 
 
 def traits(portable: Portable, signature: Signature, probes: Items) -> Traits:
-    """Traits of the portable form, with a quick look at where its time goes: one thread, one item, no measurement."""
+    """Traits of the portable form, with a quick profile (one thread, one item) that is not a measurement."""
     settings = RuntimeSettings(threads=1)
     inputs = probes.whole(0)
     times = ONNXRUNTIME.profile(portable.path, settings, inputs)

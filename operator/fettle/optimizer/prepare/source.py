@@ -1,4 +1,4 @@
-"""Bringing the source in: found, copied, recognised, its digest taken. What follows works on the copy, which nobody changes."""
+"""Fetch the source: find it, copy it, recognise its format, take its digest. Everything after that works on the copy, which nobody changes."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ COMMON = tuple(suffix for entry in catalog.FORMATS for suffix in entry.common)
 
 @dataclass(frozen=True)
 class Source:
-    """The source's files in a folder of their own."""
+    """The source's files, in a separate folder."""
 
     folder: Path
     entry: str
@@ -101,7 +101,7 @@ def _below(home: Location) -> list[str]:
 
 
 def _entry_of(folder: Location) -> str:
-    """The model file of a folder: the one called model.onnx, or the only one whose name ends like a model's."""
+    """The model file of a folder: model.onnx, or the only file with the extension of a model format."""
     names: list[str] = sorted(path.rsplit("/", 1)[-1] for path in folder.filesystem.ls(folder.path, detail=False))
     models = [name for name in names if name.lower().endswith(SUFFIXES)]
     models = models or [name for name in names if name.lower().endswith(COMMON) and name != huggingface.ENTRY]

@@ -1,6 +1,6 @@
-"""The first stage: the source as it is, its portable form, its signature, its data, and which builds the store already has.
+"""The first stage: the source, its portable form, its signature, its data, and which builds the store already has.
 
-Read `_converted` from top to bottom: each line takes what the one before it made.
+Read `_converted` from top to bottom: each line uses the result of the one before it.
 """
 
 from __future__ import annotations
@@ -51,7 +51,7 @@ class ReferenceData:
 
 @dataclass(frozen=True)
 class Judged:
-    """The boundary as it was proved, and the items that candidates are built and judged with."""
+    """The signature with its proved batch axes, and the items that candidates are built with and judged on."""
 
     signature: Signature
     split: Split
@@ -63,7 +63,7 @@ class Judged:
 
 @dataclass(frozen=True)
 class Form:
-    """The original and its portable form as they are stored, which runtimes load the latter, and what there is to say of it."""
+    """The stored original and its portable form, which runtimes can load the latter, and notes about it."""
 
     original: StoredModel
     portable: StoredModel
@@ -75,7 +75,7 @@ class Form:
 
 
 def run(task: PrepareTask, store: Store, mounts: Mounts) -> PrepareReport:
-    """Prepare what `task` names. Raises FettleError: what is wrong with the source or the data."""
+    """Prepare the source and the data of `task`. Raises FettleError if something is wrong with them."""
     with tempfile.TemporaryDirectory(prefix="fettle-prepare-") as name:
         job = Job.begin(task, store, mounts, Path(name))
         log.info("source %s, %d bytes", job.source.sha256, job.source.bytes)
@@ -101,7 +101,7 @@ def _prepared(job: Job) -> PrepareReport:
 
 
 def _converted(job: Job) -> PrepareReport:
-    """With a portable form. Raises ConversionError where there is none."""
+    """Prepare the model with a portable form. Raises ConversionError if it has none."""
     original = _original(job)
     reference_data = _reference_data(job, original.subject)
     form = portable(original, reference_data.reference, job.folder / "work")
@@ -129,7 +129,7 @@ def _converted(job: Job) -> PrepareReport:
 
 
 def _unconverted(job: Job, subject: RunnableModel, fault: ConversionFault) -> PrepareReport:
-    """Without a portable form: only the source's own runtime can run it."""
+    """Prepare a model without a portable form, which only the source's own runtime can run."""
     refuse_states(subject.signature)
     reference_data = _reference_data(job, subject)
     judged = _judged(job, subject, reference_data, subject.run)
@@ -140,7 +140,7 @@ def _unconverted(job: Job, subject: RunnableModel, fault: ConversionFault) -> Pr
 
 
 def _original(job: Job) -> Original:
-    """The source, ready to run, and its graph with a boundary of plain tensors. Raises SourceError, ConversionError."""
+    """The source, ready to run, and its graph with plain tensors as inputs and outputs. Raises SourceError, ConversionError."""
     format, source = job.source.format, job.source
     graph = sources.graph(format, source.path, job.inputs, job.folder / "converted")
     with onnx_model.holding_together(graph):
@@ -161,7 +161,7 @@ def _reference_data(job: Job, subject: RunnableModel) -> ReferenceData:
 
 
 def _judged(job: Job, subject: RunnableModel, reference_data: ReferenceData, run: RunModel) -> Judged:
-    """Prove the batch axis and settle on the items. `run` answers as the original."""
+    """Prove the batch axis and choose the items. `run` gives the original's answers."""
     task = job.task
     proof = batch.prove_batch(run, subject.signature, reference_data.data.axes, data.enough(reference_data.data))
     signature = batch.settled(subject.signature, proof.axes, reference_data.reference.answers)
@@ -219,8 +219,8 @@ def _status(job: Job, signature: Signature) -> SourceStatus:
 def _runtimes(
     job: Job, path: Path, signature: Signature, untouched: FormatName | None
 ) -> tuple[tuple[RuntimeName, ...], list[str]]:
-    """Runtimes on CPUs that load the portable form (the one that every step was checked with does) or the `untouched` source, and why the
-    others do not."""
+    """The CPU runtimes that can load the portable form (each step was checked with one that can) or the `untouched` source, and why the others
+    cannot."""
     refusals = {
         row.runtime: _refusal(row, job.task, path, signature)
         for row in catalog.RUNTIMES

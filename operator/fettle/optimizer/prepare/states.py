@@ -1,4 +1,4 @@
-"""Models that hand a state from call to call, told by the names at their boundary."""
+"""Models that pass a state from one call to the next, recognised by the names of their inputs and outputs."""
 
 from __future__ import annotations
 
@@ -10,9 +10,9 @@ from fettle.errors import SourceError
 
 
 def states(signature: Signature, passed: Collection[str] = ()) -> list[tuple[str, str]]:
-    """Pairs (input, output) that look like a state handed from call to call: `state` and `stateN`, `past…` and `present…`.
+    """Pairs (input, output) that look like a state passed from call to call: `state` and `stateN`, `past…` and `present…`.
 
-    `passed`: outputs that only pass an input on; nothing of theirs is new in the next call.
+    `passed`: outputs that only return an input unchanged, and so carry nothing new to the next call.
     """
     outputs = {tensor.name: tensor for tensor in signature.outputs if tensor.name not in passed}
     pairs = []
@@ -33,7 +33,7 @@ def states(signature: Signature, passed: Collection[str] = ()) -> list[tuple[str
 
 
 def refuse_states(signature: Signature, passed: Collection[str] = ()) -> None:
-    """A model that carries a state from call to call cannot be judged call by call: what is wrong adds up over a stream. Raises SourceError."""
+    """Raises SourceError for a model with a state: it cannot be judged call by call, since its errors add up over a stream."""
     pairs = states(signature, passed)
     if pairs:
         given, made = pairs[0]

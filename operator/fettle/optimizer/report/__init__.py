@@ -1,4 +1,4 @@
-"""The report: one self-contained HTML file that says what was won, what it cost, and why that may be believed."""
+"""The report: one self-contained HTML file with the gain, its cost in accuracy, and the evidence."""
 
 from fettle.optimizer.report.page import Material, render
 

@@ -1,4 +1,4 @@
-"""What stands on the page: from the answers of a run's tasks to what the template prints."""
+"""The content of the page: from the reports of a run's tasks to the values that the template prints."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ BASES = {
 
 @dataclass(frozen=True)
 class Material:
-    """Everything the report is made of. `manifests` are the winners', by digest; `artifacts` their addresses."""
+    """Everything that the report is made from. `manifests` are the winners', by digest; `artifacts` are their addresses."""
 
     task: PublishTask
     prepare: PrepareReport
@@ -51,7 +51,7 @@ class Material:
 
 @dataclass(frozen=True)
 class CandidateLine:
-    """A row of the table: a candidate that was measured, or one that was refused before (`row` None)."""
+    """A row of the table: a measured candidate, or one that was rejected before measurement (`row` is None)."""
 
     label: str
     name: str
@@ -64,7 +64,7 @@ class CandidateLine:
 
 @dataclass(frozen=True)
 class Plot:
-    """A figure with its caption; `svg` is drawn here and safe to put on the page."""
+    """A figure with its caption; `svg` is generated here and safe to embed."""
 
     title: str
     caption: str
@@ -88,12 +88,12 @@ class TargetSection:
 
     @property
     def kept(self) -> bool | None:
-        """Whether every promise holds; None where nothing was promised."""
+        """Whether every promise holds; None if nothing was promised."""
         return all(one.kept for one in self.promises) if self.promises else None
 
 
 def render(material: Material) -> str:
-    """The whole page: one file, nothing is loaded from elsewhere."""
+    """The whole page as one file that loads nothing from elsewhere."""
     environment = Environment(
         loader=PackageLoader("fettle.optimizer.report", "."),
         autoescape=True,
@@ -118,7 +118,7 @@ def render(material: Material) -> str:
 
 
 def targets(material: Material) -> tuple[TargetSection, ...]:
-    """One section per target that was measured, in the order in which they were."""
+    """One section per measured target, in the order of measurement."""
     reports: dict[str, list[MeasureReport]] = {}
     for report in material.measures:
         reports.setdefault(report.baseline.target, []).append(report)
@@ -154,7 +154,7 @@ def _target(material: Material, name: str, reports: Sequence[MeasureReport]) -> 
 def _plots(
     points: Sequence[plot.Point], label: str, bounds: Constraints | None, share: bool, reports: Sequence[MeasureReport]
 ) -> tuple[Plot, ...]:
-    """What can be drawn, in the order in which a reader asks."""
+    """The plots that can be drawn, in the order in which a reader needs them."""
     max_drop = bounds.accuracy.max_drop if bounds is not None and bounds.accuracy is not None else None
     most = bounds.latency.max_milliseconds if bounds is not None and bounds.latency is not None else None
     drawn = (
@@ -167,7 +167,7 @@ def _plots(
 
 
 def _distributions(reports: Sequence[MeasureReport]) -> Mapping[str, Distribution]:
-    """By candidate; what was timed as the baseline is the original."""
+    """The distribution of times by candidate; the baseline's belongs to the original."""
     return {one.candidate or ORIGINAL: one for report in reports for one in report.distributions}
 
 
@@ -194,7 +194,7 @@ def _line(number: int, verdict: CandidateVerdict, row: CandidateStatus | None) -
 
 
 def _order(line: CandidateLine) -> tuple[Any, ...]:
-    """The winner, then by speed, then what was never timed."""
+    """Sort key: the winner, then by speed, then candidates that were not timed."""
     speedup = line.row.speedup.value if line.row is not None and line.row.speedup is not None else 0.0
     return line.kind != "selected", -speedup, int(line.label)
 
@@ -207,7 +207,7 @@ def _point(line: CandidateLine, baseline: BaselineStatus) -> plot.Point:
 
 
 def _latency(row: CandidateStatus, baseline: BaselineStatus) -> Interval | None:
-    """Median latency, with the interval that the speed-up's gives it."""
+    """Median latency, with an interval derived from the speed-up's interval."""
     mine = row.measurements[0].latency_milliseconds.p50 if row.measurements else None
     before = baseline.measurements[0].latency_milliseconds.p50 if baseline.measurements else None
     if not mine:  # 0: quicker than the clock's tick

@@ -1,4 +1,4 @@
-"""The report's plots, as SVG that takes its colours from the page, so that it reads well on light and on dark."""
+"""The report's plots, as SVG with colours from the page, so that they are readable in light and dark mode."""
 
 from __future__ import annotations
 
@@ -66,9 +66,9 @@ LEGEND = {
 
 
 def pareto(points: Sequence[Point], drop_label: str, max_drop: float | None, percent: bool) -> str | None:
-    """Latency against what was lost, with intervals; the bound as a line. None where nothing can be drawn.
+    """Latency against accuracy drop, with intervals, and the bound as a line. None if nothing can be drawn.
 
-    What was sorted out by a quick clock has a latency and no drop: it stands on the axis.
+    Candidates that were rejected by the quick timing have a latency but no drop: they are drawn on the axis.
     """
     drawn = [point for point in points if point.milliseconds is not None and point.drop is not None]
     if not drawn:
@@ -138,7 +138,7 @@ def _draw(axes: Axes, point: Point, factor: float, top: float, place: tuple[int,
 
 
 def _on_the_axis(axes: Axes, points: Sequence[Point]) -> None:
-    """Marks of latencies alone; numbers of marks that lie too close to tell apart are written together, and never over others."""
+    """Marks for latencies without a drop; numbers of marks that are too close together share one label, and labels never overlap."""
     written: list[Any] = []
     for near in _side_by_side(points):
         for point in near:
@@ -173,8 +173,8 @@ def _side_by_side(points: Sequence[Point]) -> list[list[Point]]:
 
 
 def _places(points: Sequence[Point], reach: float) -> list[tuple[int, int]]:
-    """Where each label goes, in points from its mark. Marks that lie close together, their drops no further apart than
-    `reach`, point away from each other."""
+    """Where each label goes, in points from its mark. Labels of marks that are close together (drops no further apart than
+    `reach`) point away from each other."""
     order = sorted(range(len(points)), key=lambda index: _middle(points[index]))
     span = math.log(max(map(_middle, points)) / min(map(_middle, points))) or 1.0
     clusters = [[order[0]]]
@@ -200,7 +200,7 @@ def _middle(point: Point) -> float:
 
 
 def _window(points: Sequence[Point], max_drop: float | None, factor: float) -> tuple[float, float]:
-    """Top and bottom of the drop axis: what may pass fills the plot, what is hopeless is marked at the upper edge."""
+    """Top and bottom of the drop axis: drops near the bound fill the plot, drops far beyond it are marked at the upper edge."""
     drops = [point.drop for point in points if point.drop is not None]
     highs, lows = [one.high * factor for one in drops], [one.low * factor for one in drops]
     bound = (max_drop or 0) * factor
@@ -213,9 +213,9 @@ def _window(points: Sequence[Point], max_drop: float | None, factor: float) -> t
 
 
 def logarithmic(axes: Axes, low: float, high: float) -> None:
-    """The axis of latencies from `low` to `high`: logarithmic where they differ much, with plain numbers on it.
+    """The axis of latencies from `low` to `high`: logarithmic if they differ a lot, with plain numbers.
 
-    A time of 0, of what is quicker than the clock's tick, has no place on a logarithmic axis.
+    A time of 0 (less than the clock's resolution) cannot be drawn on a logarithmic axis.
     """
     from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullFormatter
 

@@ -1,4 +1,4 @@
-"""Plots with a row per candidate: how much faster, what is lost, how times are spread."""
+"""Plots with a row per candidate: speed-up, accuracy drop, spread of the times."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ ROW = 0.36
 
 
 def speedups(points: Sequence[Point]) -> str | None:
-    """Speed-up of each candidate with its interval, the fastest on top. None where there is none."""
+    """Speed-up of each candidate with its interval, the fastest on top. None if there are none."""
     drawn = _fastest_last([point for point in points if point.speedup is not None])
     if not drawn:
         return None
@@ -34,9 +34,9 @@ def speedups(points: Sequence[Point]) -> str | None:
 
 
 def drops(points: Sequence[Point], label: str, max_drop: float | None, percent: bool) -> str | None:
-    """What each candidate loses, with its interval and the bound; in the order of `speedups`. None where there is nothing.
+    """The drop of each candidate, with its interval and the bound, in the order of `speedups`. None if there are none.
 
-    A drop far beyond the bound is marked at the edge: what may pass fills the plot.
+    A drop far beyond the bound is marked at the edge, so that the others fill the plot.
     """
     drawn = _fastest_last([point for point in points if point.drop is not None])
     if not drawn:
@@ -59,7 +59,7 @@ def drops(points: Sequence[Point], label: str, max_drop: float | None, percent: 
 
 
 def spreads(points: Sequence[Point], distributions: Mapping[str, Distribution], bound: float | None) -> str | None:
-    """How the times of single runs are spread: line from p1 to p99, box from p25 to p75, mark at the median. None without runs.
+    """The spread of the times of single runs: line from p1 to p99, box from p25 to p75, mark at the median. None without runs.
 
     `distributions` holds the distributions by candidate; `bound` is the allowed latency in milliseconds.
     """

@@ -1,4 +1,4 @@
-"""What was promised, and what the winner really does: one row per constraint, judged at the unfavourable end."""
+"""The constraints and the winner's results: one row per constraint, judged at the unfavourable end of the interval."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from fettle.optimizer.report import text
 
 @dataclass(frozen=True)
 class Promise:
-    """`kept` is None where nothing was measured that could tell."""
+    """`kept` is None if nothing was measured that could decide it."""
 
     name: str
     bound: str
@@ -23,7 +23,7 @@ class Promise:
 
 
 def promises(bounds: Constraints | None, row: CandidateStatus) -> tuple[Promise, ...]:
-    """Every constraint in force, with what `row` does."""
+    """Every constraint in force, with the result of `row`."""
     if bounds is None:
         return ()
     listed: list[Promise] = []

@@ -1,4 +1,4 @@
-"""How the report writes numbers, and the sentences that a reader without the background understands."""
+"""Numbers and sentences of the report, for readers without the background."""
 
 from __future__ import annotations
 
@@ -24,13 +24,13 @@ EVIDENCE = {
 
 
 def metric_name(metric: Metric, evidence: Evidence | None) -> str:
-    """What the metric measures, by labels or without any."""
+    """The name of the metric, with or without labels."""
     entry = metrics.entry(metric)
     return entry.title if evidence == Evidence.LABELS else entry.title_without_labels or entry.title
 
 
 def number(value: float | None, digits: int = 3) -> str:
-    """Three significant digits without an exponent where it can be avoided: 0.0123, 4.56, 1230."""
+    """Three significant digits, without an exponent if possible: 0.0123, 4.56, 1230."""
     if value is None:
         return MISSING
     if value == 0:
@@ -81,7 +81,7 @@ def points(value: float) -> str:
 
 
 def drop(row: CandidateStatus) -> str:
-    """What was lost, as the table shows it."""
+    """The drop, as the table shows it."""
     if row.exact:
         return "none: exact"
     if row.accuracy_drop is None:
@@ -128,19 +128,19 @@ def agreement(status: AgreementStatus | None) -> str:
 
 
 def remains(status: AgreementStatus | None) -> str:
-    """'; in its worst channel, boxes[:, 4, :], 99.6 % of the variance is left', or nothing where no channel varies."""
+    """'; in its worst channel, boxes[:, 4, :], 99.6 % of the variance is left', or '' if no channel varies."""
     if status is None or status.variance_kept is None:
         return ""
     return f"; in its worst channel, {status.worst_channel}, {percent(status.variance_kept)} of the variance over the items is left"
 
 
 def first(row: CandidateStatus) -> Measurement | None:
-    """The measurement that constraints and objective speak of."""
+    """The measurement that the constraints and the objective use."""
     return row.measurements[0] if row.measurements else None
 
 
 def gain(row: CandidateStatus, before: Measurement | None) -> str:
-    """One sentence: what was won."""
+    """One sentence on the gain."""
     if row.speedup is None:
         return "Its time was not measured."
     value = row.speedup.value
@@ -158,7 +158,7 @@ def gain(row: CandidateStatus, before: Measurement | None) -> str:
 
 
 def cost(row: CandidateStatus) -> str:
-    """One sentence: what it cost."""
+    """One sentence on the loss of accuracy."""
     if row.exact:
         return (
             f"It cost nothing: on all {row.samples} items its answers equal the original's within floating-point noise."
@@ -189,7 +189,7 @@ def cost(row: CandidateStatus) -> str:
 
 
 def proof(row: CandidateStatus) -> str:
-    """One sentence: on what the claim about accuracy rests."""
+    """One sentence on the evidence for the claim about accuracy."""
     if row.samples is None or row.evidence is None:
         return "There is no evidence."
     basis = f"Judged on {row.samples} {EVIDENCE[row.evidence]}"
@@ -203,7 +203,7 @@ def proof(row: CandidateStatus) -> str:
 
 
 def original(baseline: BaselineStatus) -> str | None:
-    """One sentence: what the original itself is worth on these items. None where nothing but agreement with itself is known."""
+    """One sentence on the original's own score on these items. None if only its agreement with itself is known."""
     if baseline.accuracy is None or baseline.accuracy.metric == Metric.AGREEMENT:
         return None
     taken = f" Its outputs were interpreted as {baseline.answers}." if baseline.answers else ""
@@ -219,7 +219,7 @@ def original(baseline: BaselineStatus) -> str | None:
 
 
 def headline(name: str, row: CandidateStatus, before: Measurement | None, size_before: int) -> str:
-    """What was gained, for who decides: 'digits answers 4 times as fast: in 2.6 ms instead of 10.4 ms, from a file 73 % smaller.'"""
+    """The gain, for people who decide: 'digits answers 4 times as fast: in 2.6 ms instead of 10.4 ms, from a file 73 % smaller.'"""
     after = first(row)
     if row.speedup is None or after is None:
         return f"{name} is published; its time was not measured."
@@ -243,7 +243,7 @@ def _smaller(now: int | None, before: int) -> str:
 
 
 def bottom_line(row: CandidateStatus, kept: bool | None) -> str:
-    """What it costs and whether the promise holds, in one sentence."""
+    """One sentence on the loss, and whether the promise holds."""
     if row.exact:
         costs = "Its answers are the same as before"
     elif row.accuracy_drop is None or row.accuracy is None:

@@ -1,7 +1,7 @@
-"""What a recipe's steps do. One module a step and family; its row in `api/catalog.py` names the function, which is imported when it is called.
+"""The steps of recipes: one module for each step and family. Its entry in `api/catalog.py` names the function, which is imported when it is called.
 
-A function takes `Work`, writes into its folder, and returns the entry of what it made. It raises RecipeError where the recipe does not
-fit the model. What its row promises is checked here after every step, so that a fault is found where it was made.
+A function takes `Work`, writes into its folder, and returns the path of the model that it made. It raises RecipeError if the recipe does not fit
+the model. What the entry promises is checked here after every step, so that an error is found where it was made.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ COMPARED = 3  # items on which an exact step must leave the outputs as they were
 
 @dataclass(frozen=True)
 class Device:
-    """What the last step of a build for a GPU makes: the runtime that loads it, the form, and the boundary it has."""
+    """What the last step of a build for a GPU makes: the runtime that loads it, its form, and its inputs and outputs."""
 
     family: RuntimeName
     form: DeviceForm
@@ -52,11 +52,10 @@ class Device:
 
 @dataclass(frozen=True, kw_only=True)
 class BuildContext:
-    """What all steps of a build work with.
+    """What all steps of a build share.
 
-    `loss`: what other answers than the original's are to be judged by; None where nothing says how much may be lost. `notes`: what a step
-    wants to be known of what it made, for a person. `device`: what the file is for, where its last step makes it for one kind of device.
-    `training`: the teacher and the items, where a step trains.
+    `loss`: how answers that differ from the original's are judged; None if there is no bound on the loss. `notes`: remarks of the steps for
+    people. `device`: set if the last step makes the file for one kind of device. `training`: the teacher and the items, if a step trains.
     """
 
     calibration: MappedItems | None = None
@@ -68,7 +67,7 @@ class BuildContext:
 
 @dataclass(frozen=True)
 class Work(BuildContext, Generic[Parameters_co]):
-    """What one step works on: the model at `entry`, which it must not change, and an empty `folder` for what it makes."""
+    """The input of one step: the model at `entry`, which it must not change, and an empty `folder` for its result."""
 
     entry: Path
     folder: Path
@@ -76,17 +75,17 @@ class Work(BuildContext, Generic[Parameters_co]):
 
     @property
     def trained(self) -> Training:
-        """What a step that trains works with: its row in the catalog says that it does."""
+        """The teacher and the items, for a step that trains according to its entry in the catalog."""
         if self.training is None:
             raise RecipeError(f"{self.step.words} trains, but this build has no training data")
         return self.training
 
 
 def apply(step: RecipeStep, family: RuntimeName, entry: Path, folder: Path, context: BuildContext) -> Path:
-    """Apply one step to the model at `entry`; the entry of what it made, in `folder`, or `entry` where nothing is to be done.
+    """Apply one step to the model at `entry`; returns the path of the result in `folder`, or `entry` if there is nothing to do.
 
-    Raises RecipeError (RecipeNotApplicable), also where the toolchain fails on this model or breaks what the step promises; MemoryError and
-    OSError speak of the node.
+    Raises RecipeError (RecipeNotApplicable), also if the toolchain fails on this model or the result is not what the step promises. MemoryError and
+    OSError are raised as they are, because they are about the node.
     """
     row, parameters = catalog.step(step, family), step.parameters
     if row is None or parameters is None:
@@ -120,7 +119,7 @@ def apply(step: RecipeStep, family: RuntimeName, entry: Path, folder: Path, cont
 
 
 def _lacking(row: StepEntry, error: ModuleNotFoundError) -> RecipeError:
-    """A library of the step is not there: on one's own machine, for every image of Jobs has what its rows ask for."""
+    """The error if a library of the step is missing. This only happens on a user's machine, because the images have what their entries need."""
     extra = "training" if row.trains else "optimizer"
     return RecipeError(f"the step {row.kind} needs {error.name}, which is not installed: {installing(extra)}")
 
@@ -131,7 +130,7 @@ def _state(entry: Path) -> list[tuple[str, int, int]]:
 
 
 def _broken(row: StepEntry, made: Path, folder: Path) -> str | None:
-    """What its row says of the file and does not hold."""
+    """How the file differs from what the step's entry promises; None if it does not."""
     if not made.is_relative_to(folder) or not made.is_file():
         return f"it returned {made.name}, which is not a file in its output folder"
     if FORMATS.get(made.suffix) != row.writes:
@@ -140,7 +139,7 @@ def _broken(row: StepEntry, made: Path, folder: Path) -> str | None:
 
 
 def _moved(row: StepEntry, entry: Path, made: Path, items: MappedItems) -> str | None:
-    """How the outputs of an exact step differ from those before it."""
+    """How the outputs after an exact step differ from those before it; None if they do not."""
     runtime, settings = base.get(row.family), RuntimeSettings(threads=1)
     inputs = tuple(items.feed([index]) for index in range(min(COMPARED, len(items))))
     original = runtime.load(entry, settings)

@@ -1,6 +1,6 @@
-"""Which layers stay in floating point where int8 throughout loses too much: they are ranked once, and left out in growing groups.
+"""Mixed precision: which layers stay in floating point if int8 throughout loses too much. Layers are ranked once, and left out in growing groups.
 
-How layers are switched between int8 and floating point is the family's own (`openvino_switches.py`, `onnx_switches.py`).
+Each family has its own way to switch layers between int8 and floating point (`openvino_switches.py`, `onnx_switches.py`).
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ Group = tuple[str, ...]  # a product, and the layers behind it
 
 
 class Switches(Protocol):
-    """A model whose quantized layers can be computed in floating point instead, one by one, without making it anew."""
+    """A model whose quantized layers can be switched to floating point one by one, without building it again."""
 
     layers: tuple[str, ...]  # in the order in which they are computed
     products: frozenset[str]  # those of them that multiply with weights; what follows one belongs to it
@@ -53,8 +53,8 @@ class Switches(Protocol):
 
 @dataclass(frozen=True)
 class Scheme:
-    """A way to quantize: `quantize` writes the model without some layers into a folder and returns its entry, `switches` makes them of
-    the entry in which every layer is quantized. `words` tell it from the family's usual way."""
+    """A way to quantize: `quantize` writes the model, with some layers left out, to a folder and returns its path; `switches` creates `Switches` from
+    the model in which every layer is quantized. `words` distinguish it from the family's usual way."""
 
     quantize: Callable[[Path, Sequence[str]], Path]
     switches: Callable[[Path], Switches]
@@ -63,7 +63,7 @@ class Scheme:
 
 @dataclass(frozen=True)
 class LayerChoice:
-    """Groups of layers that stay in floating point, of so many in all (None where nobody counted), and what the model at `entry` loses."""
+    """Groups of layers that stay in floating point, the total number of layers (None if unknown), and the loss of the model at `entry`."""
 
     scheme: Scheme
     entry: Path
@@ -73,7 +73,7 @@ class LayerChoice:
 
     @property
     def words(self) -> str:
-        """For a person: '2 of 64 layers stay in floating point (Conv.6, Conv.2); 1.2 % of the answers to the calibration items differ'."""
+        """'2 of 64 layers stay in floating point (Conv.6, Conv.2); 1.2 % of the answers to the calibration items differ'."""
         differ = f"{100 * self.loss:.2g} % of the answers to the calibration items differ"
         scheme = f"{self.scheme.words}: " if self.scheme.words else ""
         if not self.kept:
@@ -85,9 +85,9 @@ class LayerChoice:
 def partly(
     work: Work[QuantizeStep], name: RuntimeName, products: Callable[[Answer], int], schemes: Sequence[Scheme]
 ) -> Path:
-    """Quantize, and leave out the layers that change too many answers; the entry of what was made.
+    """Quantize, leaving out the layers that change too many answers; returns the path of the result.
 
-    `products` of one answer to a feed; `schemes` are tried one after the other. Raises RecipeError.
+    `products`: the number of multiplications for one answer; `schemes` are tried one after the other. Raises RecipeError.
     """
     loss = work.loss
     if loss is None or loss.bound.max_loss <= 0:
@@ -106,11 +106,11 @@ def partly(
 def choose(
     schemes: Sequence[Scheme], loss: Loss, folder: Path, load: Callable[[Path], Infer], products: int
 ) -> LayerChoice:
-    """The first scheme with which int8 throughout loses no more than half of what may be lost; else, of the one that loses least, the
-    fewest layers, most sensitive first, without which it does.
+    """The first scheme with which int8 throughout loses no more than half of what may be lost. If there is none: the scheme with the smallest loss,
+    with the fewest layers left out, most sensitive first, so that it does.
 
-    `products` are those of one answer. What the model loses that was built decides: where products are summed in 16 bits a layer may lose
-    more than its ranges say. Raises RecipeError where more than half of the layers would have to stay.
+    `products`: the number of multiplications for one answer. The loss of the built model decides, because a layer may lose more than its ranges
+    say if products are summed in 16 bits. Raises RecipeError if more than half of the layers would have to stay in floating point.
     """
     aim = AIM * loss.bound.max_loss
     builder = _Builder(loss, folder, load)
@@ -137,14 +137,14 @@ def choose(
 
 
 class _Builder:
-    """Builds what was chosen, each in a folder of its own, and judges it."""
+    """Builds each choice in a folder of its own, and judges it."""
 
     def __init__(self, loss: Loss, folder: Path, load: Callable[[Path], Infer]) -> None:
         self._loss, self._folder, self._load = loss, folder, load
         self._built = 0
 
     def build(self, scheme: Scheme, kept: tuple[Group, ...], layers: int | None) -> LayerChoice:
-        """`scheme` without the groups `kept`, of so many."""
+        """Build `scheme` without the groups `kept`; `layers` is the total number of layers."""
         folder = self._folder / f"{self._built}"
         folder.mkdir()
         self._built += 1
@@ -160,7 +160,7 @@ class _Builder:
 
 
 def _enough(switches: Switches, loss: Loss, groups: Sequence[Group], aim: float, most: int) -> int:
-    """Nearly the fewest groups that have to stay, as simulated: with every layer's ranges, but in the CPU's own floating point."""
+    """Approximately the fewest groups that have to stay, according to a simulation: with every layer's ranges, but computed in floating point."""
 
     def enough(size: int) -> bool:
         kept = {layer for group in groups[:size] for layer in group}
@@ -180,7 +180,7 @@ def _enough(switches: Switches, loss: Loss, groups: Sequence[Group], aim: float,
 
 
 def _ranked(switches: Switches, loss: Loss, products: int) -> list[Group]:
-    """Groups of neighbouring layers, the most sensitive first: by what each loses if nothing else is in int8."""
+    """Groups of neighbouring layers, the most sensitive first: by the loss if only this group is in int8."""
     single = grouped(switches.layers, switches.products)
     items, width = ranked_on(len(single), products)
     groups = [tuple(chain.from_iterable(single[first : first + width])) for first in range(0, len(single), width)]
@@ -190,7 +190,7 @@ def _ranked(switches: Switches, loss: Loss, products: int) -> list[Group]:
 
 
 def grouped(layers: Sequence[str], products: frozenset[str]) -> list[Group]:
-    """Each product with the layers behind it, up to the next: their sums and activations are quantized for its sake."""
+    """Each product (such as a convolution) with the layers after it, up to the next product. Their sums and activations are quantized for it."""
     groups: list[Group] = []
     for layer in layers:
         if layer in products or not groups:
@@ -201,7 +201,7 @@ def grouped(layers: Sequence[str], products: frozenset[str]) -> list[Group]:
 
 
 def ranked_on(layers: int, products: int) -> tuple[int, int]:
-    """Items to rank on, and layers in a group, if one answer takes so many products."""
+    """The number of items for the ranking, and the number of layers in a group, given the number of multiplications for one answer."""
     answers = max(int(RANKING_PRODUCTS / max(products, 1)), 1)
     items = min(max(answers // max(layers, 1), FEWEST_RANKED), RANKED_ON)
     groups = max(answers // items, 1)
@@ -209,5 +209,5 @@ def ranked_on(layers: int, products: int) -> tuple[int, int]:
 
 
 def judged_on(products: int) -> int:
-    """Items to judge a model on, if one answer takes so many products."""
+    """The number of items to judge a model on, given the number of multiplications for one answer."""
     return min(max(int(JUDGING_PRODUCTS / max(products, 1)), FEWEST_JUDGED), JUDGED_ON)

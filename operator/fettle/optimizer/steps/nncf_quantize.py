@@ -52,7 +52,7 @@ def mixed(work: Work[QuantizeStep]) -> Path:
 
 
 def _scheme(work: Work[QuantizeStep], model: ov.Model, preset: QuantizePreset) -> Scheme:
-    """The tool's patterns of `preset`, with asymmetric ranges."""
+    """The tool's quantization patterns for `preset`, with asymmetric ranges."""
     wholes: list[ov.Model] = []
 
     def quantize(folder: Path, kept: Sequence[str]) -> Path:
@@ -75,7 +75,7 @@ def _quantized(
     kept: Sequence[str] = (),
     asymmetric: bool = False,
 ) -> ov.Model:
-    """`model` in int8, all but the operations `kept`. Raises RecipeError."""
+    """`model` in int8, except for the operations `kept`. Raises RecipeError."""
     if work.calibration is None:
         raise RecipeError("static quantization requires calibration items")
     items = work.calibration
@@ -113,12 +113,12 @@ def _saved(model: ov.Model, folder: Path) -> Path:
 
 
 def _input_names(model: ov.Model) -> dict[str, str]:
-    """Name of the file's input -> the one that OpenVINO calls it by."""
+    """Name of the file's input -> OpenVINO's name for it."""
     return {name: port.get_any_name() for port in model.inputs for name in port.get_names()}
 
 
 def _ignored(model: ov.Model, work: Work[QuantizeStep]) -> list[str]:
-    """Operations that stay in float32: recurrent ones, all that feeds them, and types that the recipe does not name."""
+    """Operations that stay in float32: recurrent ones, everything before them, and types that the recipe does not name."""
     ignored: dict[str, None] = {}
     waiting = [operation for operation in model.get_ordered_ops() if operation.get_type_name() in _RECURRENT]
     while waiting:

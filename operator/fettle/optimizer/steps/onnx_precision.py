@@ -1,7 +1,7 @@
-"""The precision of an ONNX file: on a GPU it is the file that says what is computed in what, not a setting of the runtime.
+"""The precision of an ONNX file: on a GPU the file decides the precision of each operation, not a setting of the runtime.
 
-float16 as onnxconverter-common casts it: weights and values between operators, inputs and outputs as they were. What the tool knows to need
-float32 (`DEFAULT_OP_BLOCK_LIST`: sums over many values, resizing, control flow) keeps it.
+float16 is cast by onnxconverter-common: weights and values between operators change, inputs and outputs do not. Operators that the tool lists
+as needing float32 (`DEFAULT_OP_BLOCK_LIST`: sums over many values, resizing, control flow) keep it.
 """
 
 from __future__ import annotations
@@ -33,16 +33,16 @@ def cast(work: Work[OptimizeGraphStep]) -> Path:
 
 
 def required(work: Work[OptimizeGraphStep]) -> Device:
-    """The device of a step that makes a file for one. Raises RecipeError where the build names none."""
+    """The device of a step whose file is for one device. Raises RecipeError if the build names none."""
     if work.device is None:
         raise RecipeError("this build does not name the device that its file is for")
     return work.device
 
 
 def in_precision(entry: Path, target: Path, precision: Precision) -> Path:
-    """The model at `entry` in that precision, at `target`, in a folder without other files. ONNX Runtime loads what was made, on the CPU.
+    """Write the model at `entry` in that precision to `target`, in a folder without other files, and check that ONNX Runtime loads it on the CPU.
 
-    Raises RecipeError for a precision that there is no cast to, or where the cast breaks the model.
+    Raises RecipeError for a precision without a cast, or if the cast breaks the model.
     """
     model = onnx_model.load(entry)
     if precision == Precision.FLOAT16:

@@ -1,4 +1,4 @@
-"""What a quantizer must be told of a graph: which nodes stay in float32, and what it would confuse: names, and biases with two axes."""
+"""What a quantizer must know about a graph: the nodes that stay in float32. Also mends what it cannot handle: names, and biases with two axes."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ CLAMPS = ("Relu", "Clip")
 
 
 def before_recurrent(graph: onnx.GraphProto) -> list[str]:
-    """Names of recurrent nodes and of all that feeds them: int8 there breaks whole streams though single steps look fine."""
+    """Names of recurrent nodes and all nodes before them: int8 there breaks whole streams although single steps look fine."""
     made = {output: node for node in graph.node for output in node.output}
     waiting = [node for node in graph.node if node.op_type in RECURRENT]
     names: dict[str, None] = {}
@@ -27,9 +27,9 @@ def before_recurrent(graph: onnx.GraphProto) -> list[str]:
 
 
 def clamps_before_bodies(graph: onnx.GraphProto) -> list[str]:
-    """Names of Relu and Clip nodes beside which a branch or a loop body reads.
+    """Names of Relu and Clip nodes whose input or output a branch or a loop body reads.
 
-    The tool takes such a node out where a range clamps as well, but inside a body it puts no range, so there nothing would clamp.
+    The tool removes such a node if a quantization range clamps as well. But it puts no range inside a body, so nothing would clamp there.
     """
     read = {name for body in model.graphs(graph) if body is not graph for node in body.node for name in node.input}
     clamps = (node for node in graph.node if node.op_type in CLAMPS)
@@ -37,9 +37,9 @@ def clamps_before_bodies(graph: onnx.GraphProto) -> list[str]:
 
 
 def keep_apart(graph: onnx.GraphProto) -> None:
-    """Rename weights of which another tensor has the name with a number behind it.
+    """Rename a weight if another tensor has its name with a number appended.
 
-    The tool calls a second copy of the weight `w` `w2`, whoever has that name already, and writes a graph that loads nowhere.
+    The tool calls a second copy of the weight `w` `w2` even if another tensor has that name, and writes a graph that no runtime can load.
     """
     names = {output for body in model.graphs(graph) for node in body.node for output in node.output}
     names |= {tensor.name for tensor in graph.initializer} | {value.name for value in graph.input}
@@ -60,9 +60,9 @@ def keep_apart(graph: onnx.GraphProto) -> None:
 
 
 def flatten_biases(graph: onnx.GraphProto) -> None:
-    """Give biases of Gemm one axis: [1, n] adds the same as [n], and the tool takes a bias's first axis for its channels.
+    """Give biases of Gemm one axis: [1, n] adds the same as [n], but the tool expects the channels on the bias's first axis.
 
-    Graph optimizers write such biases where they join a MatMul and an Add.
+    Graph optimizers write such biases when they fuse a MatMul and an Add.
     """
     uses = Counter(name for body in model.graphs(graph) for node in body.node for name in node.input)
     uses.update(value.name for value in graph.output)

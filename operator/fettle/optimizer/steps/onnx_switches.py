@@ -1,4 +1,4 @@
-"""A QDQ file with a switch at every quantized value: its layers run in int8 or in float32 as they are told, in one session."""
+"""A QDQ file with a switch at every quantized value: each layer can run in int8 or in float32, in one session."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ PAIR = frozenset({"QuantizeLinear", "DequantizeLinear"})
 
 
 class OnnxSwitches:
-    """See `layers.Switches`. `quantized` is the file that the tool made of `original`; `entry` is written."""
+    """See `layers.Switches`. `quantized` is `original` as the tool quantized it; the file with switches is written to `entry`."""
 
     def __init__(self, quantized: Path, original: Path, entry: Path) -> None:
         model = onnx.load(str(quantized))
@@ -72,7 +72,7 @@ class OnnxSwitches:
         return run
 
     def _switch(self, name: str, int8: str, value: str) -> list[onnx.NodeProto]:
-        """The value of `int8` or that of `value`, under `name`."""
+        """Nodes that give either the value of `int8` or of `value`, under `name`."""
         place = self._places.setdefault(name, len(self._places))
         index = numpy_helper.from_array(np.int64(place))
         return [
@@ -83,7 +83,7 @@ class OnnxSwitches:
 
 
 def _users(graph: onnx.GraphProto, made: dict[str, onnx.NodeProto]) -> dict[str, frozenset[str]]:
-    """By the value that a DequantizeLinear gives: the layers for which it is quantized. The tool quantizes what a layer takes and makes."""
+    """By the output of each DequantizeLinear: the layers for which it is quantized. The tool quantizes a layer's inputs and outputs."""
     takers: defaultdict[str, set[str]] = defaultdict(set)
     for node in graph.node:
         if node.op_type not in PAIR:
@@ -102,7 +102,7 @@ def _users(graph: onnx.GraphProto, made: dict[str, onnx.NodeProto]) -> dict[str,
 
 
 def _float_value(node: onnx.NodeProto, made: dict[str, onnx.NodeProto], weights: dict[str, Any]) -> str | None:
-    """The name of what a DequantizeLinear stands for, in float32; None where it is not known."""
+    """The name of the float32 value that a DequantizeLinear replaces; None if it is not known."""
     if node.op_type != "DequantizeLinear":
         return None
     quantizer = made.get(node.input[0])
@@ -113,7 +113,7 @@ def _float_value(node: onnx.NodeProto, made: dict[str, onnx.NodeProto], weights:
 
 
 def products(model: onnx.ModelProto, feed: Answer) -> int:
-    """Products that one answer takes in layers with weights; 0 where shapes cannot be known before it runs."""
+    """The number of multiplications for one answer in layers with weights; 0 if shapes are not known before a run."""
     shaped = onnx.ModelProto()
     shaped.CopyFrom(model)
     for value in shaped.graph.input:

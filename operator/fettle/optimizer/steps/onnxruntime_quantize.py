@@ -1,7 +1,7 @@
-"""int8 with ONNX Runtime's own tools: QDQ files for static, integer products for dynamic quantization.
+"""int8 with ONNX Runtime's own tools: QDQ files for static quantization, integer matrix products for dynamic quantization.
 
-Activations unsigned, weights signed and per channel: on x86 the pair that runs fast (S8S8 left 20 of 53 convolutions of a ResNet-50 in
-float32). Without VNNI such products are summed in 16 bits and saturate, so weights get 7 bits there (`reduce_range`).
+Activations are unsigned, weights are signed and per channel: the combination that is fast on x86 (S8S8 left 20 of 53 convolutions of a
+ResNet-50 in float32). Without VNNI, products are summed in 16 bits and saturate, so weights get 7 bits there (`reduce_range`).
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ log = logging.getLogger(__name__)
 
 
 class _Reader(CalibrationDataReader):  # type: ignore[misc]
-    """Items one at a time: no more than one is in memory."""
+    """Gives items one at a time, so that only one is in memory."""
 
     def __init__(self, items: MappedItems) -> None:
         self._feeds: Iterator[dict[str, np.ndarray[Any, Any]]] = (items.feed([index]) for index in range(len(items)))
@@ -59,7 +59,8 @@ def static(work: Work[QuantizeStep]) -> Path:
 
 
 def symmetric(work: Work[QuantizeStep]) -> Path:
-    """The same as GPUs take it: both sides signed, zero at zero, products only, and biases as they are (TensorRT takes no bias of int32).
+    """The same in the form that GPUs need: symmetric int8 for activations and weights, only operators that multiply (`CORE`), biases unchanged
+    (TensorRT takes no int32 bias).
 
     Raises RecipeError.
     """
@@ -67,9 +68,9 @@ def symmetric(work: Work[QuantizeStep]) -> Path:
 
 
 def mixed(work: Work[QuantizeStep]) -> Path:
-    """The same, where the layers that change too many answers stay in float32.
+    """The same, but layers that change too many answers stay in float32.
 
-    Where int8 of all operators loses too much, that of products alone is tried before any layer is ranked. Raises RecipeError.
+    If int8 for all operators loses too much, int8 only for operators that multiply (`CORE`) is tried before layers are ranked. Raises RecipeError.
     """
     prepared = _prepared(work)
     model = onnx_model.read(prepared)
@@ -82,7 +83,7 @@ def mixed(work: Work[QuantizeStep]) -> Path:
 
 
 def _scheme(work: Work[QuantizeStep], prepared: Path, operators: tuple[str, ...]) -> Scheme:
-    """int8 of `operators`."""
+    """Static quantization of `operators`."""
 
     def quantize(folder: Path, kept: Sequence[str]) -> Path:
         return _quantized(work, prepared, folder, operators, kept)
@@ -97,7 +98,7 @@ def _scheme(work: Work[QuantizeStep], prepared: Path, operators: tuple[str, ...]
 
 
 def _asked(step: QuantizeStep) -> tuple[str, ...]:
-    """Operator types that a step wants in int8; none for all that the tool knows."""
+    """The operator types that a step requests in int8; empty for all types that the tool supports."""
     return step.operators or (CORE if step.preset == QuantizePreset.TRANSFORMER else ())
 
 
@@ -110,9 +111,9 @@ def _quantized(
     keep_activations: bool = False,
     on_gpu: bool = False,
 ) -> Path:
-    """The prepared model in int8, all but the nodes `kept`. Raises RecipeError.
+    """The prepared model in int8, except for the nodes `kept`. Raises RecipeError.
 
-    The tool leaves out Relu and Clip where a range does the same. `keep_activations`: it does not, so that a value is right without its range.
+    The tool removes Relu and Clip if a range does the same. With `keep_activations` it does not, so that values are right without their ranges.
     """
     options: dict[str, Any] = {"QDQKeepRemovableActivations": True} if keep_activations or on_gpu else {}
     if on_gpu:
@@ -141,7 +142,7 @@ def _quantized(
 
 
 def dynamic(work: Work[QuantizeStep]) -> Path:
-    """Weights of matrix products in int8, activations quantized as they come. Raises RecipeError."""
+    """Weights of matrix products in int8, activations quantized at run time. Raises RecipeError."""
     prepared = _prepared(work)
     model = onnx_model.read(prepared)
     asked = work.step.operators or DYNAMIC
@@ -173,7 +174,7 @@ def _reduce_range() -> bool:
 
 
 def _prepared(work: Work[QuantizeStep]) -> Path:
-    """The model with all shapes the tool can infer, and a name for every node. Raises RecipeError for one that is quantized already."""
+    """The model with all shapes that the tool can infer, and a name for every node. Raises RecipeError for a quantized model."""
     model = onnx_model.load(work.entry)
     if portable.is_quantized(model):
         raise RecipeError("the model is already quantized")
@@ -204,7 +205,7 @@ def _prepared(work: Work[QuantizeStep]) -> Path:
 
 
 def _present(model: onnx.ModelProto, operators: tuple[str, ...]) -> list[str]:
-    """Those of `operators` that the model has. Raises RecipeError where it has none of them."""
+    """Those of `operators` that the model has. Raises RecipeError if it has none of them."""
     kinds = {node.op_type for node in model.graph.node}
     if operators and not kinds & set(operators):
         raise RecipeError(f"the model has no {', '.join(operators)} to quantize")

@@ -1,4 +1,4 @@
-"""A model that NNCF quantized, with a switch at every quantized value: its layers run in int8 or in float32 as they are told, in one program."""
+"""A model quantized by NNCF, with a switch at every quantized value: each layer can run in int8 or in float32, in one compiled model."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ PASSING = frozenset(
 
 
 class OpenVinoSwitches:
-    """See `layers.Switches`. `quantized` is changed; `original` is the model that it was made of."""
+    """See `layers.Switches`. `quantized` is modified in place; `original` is the model that it was made from."""
 
     def __init__(self, quantized: ov.Model, original: ov.Model) -> None:
         self._outputs = {name: place for place, port in enumerate(quantized.outputs) for name in port.get_names()}
@@ -81,7 +81,7 @@ def _fakes(model: ov.Model) -> list[Any]:
 
 
 def _users(fake: Any) -> frozenset[str]:
-    """Layers that compute with what `fake` quantizes."""
+    """Layers that use the value that `fake` quantizes."""
     waiting = _targets(fake)
     seen: set[str] = set()
     users: set[str] = set()
@@ -103,7 +103,7 @@ def _targets(operation: Any) -> list[Any]:
 
 
 def _weighted(quantized: ov.Model, original: ov.Model, layers: set[str]) -> dict[str, tuple[Any, Array]]:
-    """The input of each layer that takes its weights, and these weights as they were; without those that the tool has scaled."""
+    """For each layer, its input for weights and the original weights; without layers whose weights the tool has scaled."""
     before = {operation.get_friendly_name(): operation for operation in original.get_ops()}
     found: dict[str, tuple[Any, Array]] = {}
     for operation in quantized.get_ordered_ops():
@@ -119,7 +119,7 @@ def _weighted(quantized: ov.Model, original: ov.Model, layers: set[str]) -> dict
 
 
 def products(model: ov.Model, feed: Answer) -> int:
-    """Products that one answer takes in layers with weights, and 0 where shapes cannot be known before it runs."""
+    """The number of multiplications for one answer in layers with weights; 0 if shapes are not known before a run."""
     shaped = model.clone()
     try:
         shaped.reshape({name: list(array.shape) for name, array in feed.items()})
@@ -145,14 +145,14 @@ def products(model: ov.Model, feed: Answer) -> int:
 
 
 def _alike(quantized: Array, weight: Array) -> bool:
-    """Whether a quantized weight is that weight but for its rounding. SmoothQuant scales weights, and activations the other way."""
+    """Whether a quantized weight differs from `weight` only by rounding. SmoothQuant scales weights, and activations by the inverse."""
     if quantized.shape != weight.shape:
         return False
     return float(np.linalg.norm(quantized - weight)) <= SCALED * float(np.linalg.norm(weight))
 
 
 def _is_constant(value: Any) -> bool:
-    """Whether it depends on no input of the model."""
+    """Whether `value` is independent of the model's inputs."""
     waiting, seen = [value.get_node()], set()
     while waiting:
         operation = waiting.pop()

@@ -1,8 +1,8 @@
-"""Quantization-aware training (Jacob et al., 2018): layers compute as in int8 while the weights learn.
+"""Quantization-aware training (Jacob et al., 2018): layers compute as in int8 while the weights are trained.
 
-What is handed on is a model in float32, which the static quantization behind it makes int8. Its weights lie on the grid that every quantizer
-chooses for them: symmetric, a scale for each output channel, the largest weight at 127. Folding batch normalization into them moves no weight
-off that grid, because it scales whole channels. So one training serves every runtime, each with its own quantizer.
+The result is a model in float32, which the next step, static quantization, converts to int8. Its weights lie on the grid that every quantizer
+uses: symmetric, one scale per output channel, the largest weight at 127. Folding batch normalization keeps them on that grid, because it
+scales whole channels. So one training is enough for all runtimes, each with its own quantizer.
 """
 
 from __future__ import annotations
@@ -27,9 +27,9 @@ RATE_SHARE = 0.1  # of the usual learning rate: the weights are nearly right
 
 
 class AwareLayer(nn.Module):
-    """A layer that takes its inputs and its weights rounded to int8; gradients pass through the rounding.
+    """A layer that rounds its inputs and weights to int8; gradients pass through the rounding unchanged.
 
-    `low` and `high` are the range of its inputs; they follow the items in training mode, and are unknown at first.
+    `low` and `high` are the range of its inputs. In training mode they are updated from the items; at first they are unknown.
     """
 
     def __init__(self, layer: nn.Module) -> None:
@@ -39,7 +39,7 @@ class AwareLayer(nn.Module):
         self.register_buffer("high", torch.tensor(0.0))
 
     def forward(self, data: torch.Tensor) -> torch.Tensor:
-        """As the layer."""
+        """The layer's output, computed as in int8."""
         if self.training:
             self._follow(data.detach())
         if self.high > self.low:
@@ -70,7 +70,7 @@ def rounded(weight: torch.Tensor, axis: int) -> torch.Tensor:
 
 
 def _axis(layer: nn.Module) -> int:
-    """Of the output channels."""
+    """The axis of the output channels in the layer's weight."""
     return 1 if isinstance(layer, nn.modules.conv._ConvTransposeNd) else 0
 
 
@@ -95,7 +95,7 @@ def aware(work: Work[QuantizeStep]) -> Path:
 
 
 def _look(student: Module, training: Training) -> None:
-    """Let each layer see the range of its inputs, before anything is judged. What else learns from items in training mode does not."""
+    """Set the range of each layer's inputs before the first evaluation, without changing anything else that training mode updates."""
     layers = [layer for layer in student.modules() if isinstance(layer, AwareLayer)]
     student.eval()
     for layer in layers:

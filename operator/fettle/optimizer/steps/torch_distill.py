@@ -1,4 +1,4 @@
-"""Knowledge distillation: a student learns from the original's answers, and from labels where there are any (Hinton et al., 2015)."""
+"""Knowledge distillation: a student learns from the original's answers, and from labels if there are any (Hinton et al., 2015)."""
 
 from __future__ import annotations
 
@@ -65,7 +65,7 @@ def _own(name: str) -> Module:
 
 
 class _Flat(nn.Module):
-    """A person's module with its answers as a tuple, in the order in which Fettle names them."""
+    """A user's module that returns its answers as a tuple, in Fettle's order of the outputs."""
 
     def __init__(self, module: nn.Module) -> None:
         super().__init__()
@@ -77,7 +77,7 @@ class _Flat(nn.Module):
 
 
 def _require_same_answers(student: Module, training: Training) -> None:
-    """Raises RecipeError where the student's answers are not of the teacher's shapes."""
+    """Raises RecipeError if the student's answers do not have the teacher's shapes."""
     student.eval()
     with torch.no_grad():
         wanted = _shapes(call(training.teacher, training.example))

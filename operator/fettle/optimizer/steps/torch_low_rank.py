@@ -1,7 +1,7 @@
-"""Layers factorized into smaller ones: singular values of dense layers, weighted by what goes into them; the Tucker form of convolutions.
+"""Low-rank factorization of layers: SVD of dense layers, weighted by their inputs; Tucker decomposition of convolutions.
 
-y = W x ≈ U V x, where U V minimizes the error on the inputs that items bring: with their second moments C = S Sᵀ, the singular values of W S
-say what each direction is worth (data-aware SVD). Convolutions get a 1x1 convolution on each side of a smaller core (Kim et al., 2016).
+y = W x ≈ U V x, where U V minimizes the error on the layer's real inputs: with their second moments C = S Sᵀ, the singular values of W S
+rank the directions (data-aware SVD). Convolutions get a 1x1 convolution on each side of a smaller core (Kim et al., 2016).
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ DAMPING = 1e-4  # of the mean variance: directions that no item brings must not 
 
 
 def low_rank(work: Work[LowRankStep]) -> Path:
-    """Factorize every layer that gets smaller by it; trained where there are training data. Raises RecipeError."""
+    """Factorize every layer that becomes smaller, and train the model if there is training data. Raises RecipeError."""
     training, step = work.trained, work.step
     student = training.open(work.entry)
     dense = {name: layer for name, layer in student.named_modules() if isinstance(layer, nn.Linear)}
@@ -52,13 +52,13 @@ def low_rank(work: Work[LowRankStep]) -> Path:
 
 
 def _resumed(training: Training) -> LowRankStep | None:
-    """The step with the rank of an earlier attempt, where it began to train: the clock would find another one, whose weights are of other
-    shapes."""
+    """The step with the rank of an earlier attempt that began to train; None if there is none. Timing again could choose another rank, whose
+    weights have other shapes."""
     return LowRankStep(rank=training.resumed["architecture"]["rank"]) if training.resumed is not None else None
 
 
 def _for_speedup(work: Work[LowRankStep], student: fx.GraphModule, moments: dict[str, torch.Tensor]) -> LowRankStep:
-    """The step with the highest rank that is as fast as was asked. Raises RecipeError."""
+    """The step with the highest rank that reaches the requested speed-up. Raises RecipeError."""
     wanted, training = work.step.target_speedup or 1.0, work.trained
 
     def changed(share: float) -> Module:
@@ -72,7 +72,7 @@ def _for_speedup(work: Work[LowRankStep], student: fx.GraphModule, moments: dict
 
 
 def _factorized(student: fx.GraphModule, moments: dict[str, torch.Tensor], step: LowRankStep) -> int:
-    """Factorize layers in place; how many."""
+    """Factorize layers in place, and return how many."""
     changed = 0
     for name, layer in list(student.named_modules()):
         made = None
@@ -87,7 +87,7 @@ def _factorized(student: fx.GraphModule, moments: dict[str, torch.Tensor], step:
 
 
 def _moments(student: Module, layers: dict[str, nn.Linear], training: Training) -> dict[str, torch.Tensor]:
-    """E[x xᵀ] of what goes into each dense layer."""
+    """E[x xᵀ] of the inputs of each dense layer."""
     sums = {
         name: torch.zeros(layer.in_features, layer.in_features, dtype=torch.float64) for name, layer in layers.items()
     }
@@ -113,7 +113,7 @@ def _moments(student: Module, layers: dict[str, nn.Linear], training: Training) 
 
 
 def _rank(values: Iterable[float], full: int, step: LowRankStep) -> int:
-    """How many of these singular values are kept."""
+    """How many of these singular values to keep."""
     energies = np.square(np.asarray(list(values), np.float64))
     enough = int(np.searchsorted(np.cumsum(energies), (step.energy or ENERGY) * energies.sum())) + 1
     rank = enough if step.rank is None else step.rank * full
@@ -121,7 +121,7 @@ def _rank(values: Iterable[float], full: int, step: LowRankStep) -> int:
 
 
 def _dense(layer: nn.Linear, moment: torch.Tensor, step: LowRankStep) -> nn.Module | None:
-    """Two dense layers with fewer weights; None where there are none."""
+    """Two dense layers with fewer weights in total; None if that is not possible."""
     weight = layer.weight.detach().double()
     outputs, inputs = weight.shape
     damped = moment + DAMPING * (moment.diagonal().mean() + 1e-12) * torch.eye(inputs, dtype=torch.float64)
@@ -142,7 +142,7 @@ def _dense(layer: nn.Linear, moment: torch.Tensor, step: LowRankStep) -> nn.Modu
 
 
 def _convolution(layer: nn.Module, step: LowRankStep) -> nn.Module | None:
-    """A 1x1 convolution, a smaller core, a 1x1 convolution; None where that has no fewer weights."""
+    """A 1x1 convolution, a smaller core and a 1x1 convolution; None if these do not have fewer weights."""
     weight = layer.weight.detach().double()
     outputs, inputs = weight.shape[:2]
     places = weight[0, 0].numel()

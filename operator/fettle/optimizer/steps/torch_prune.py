@@ -1,4 +1,4 @@
-"""Pruning in PyTorch: whole channels really removed (torch-pruning), and what remains trained to answer as the original."""
+"""Structured pruning in PyTorch: whole channels are removed (torch-pruning), and the rest is trained to give the original's answers."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ def structured(work: Work[PruneStep]) -> Path:
 
 
 def _ratio(work: Work[PruneStep], student: fx.GraphModule, fixed: Sequence[str]) -> float:
-    """The ratio that was asked for, or the smallest that is as fast as was asked. Raises RecipeError."""
+    """The requested ratio, or the smallest that reaches the requested speed-up. Raises RecipeError."""
     training, wanted = work.trained, work.step.target_speedup
     if wanted is None:
         return work.step.ratio or RATIO
@@ -70,6 +70,6 @@ def _ratio(work: Work[PruneStep], student: fx.GraphModule, fixed: Sequence[str])
 
 
 def _epochs(training: Training, phase: int, phases: int) -> int:
-    """Half of the epochs are for what remains at the end, the others for what is between."""
+    """The epochs of a phase: half of all epochs are for the final model, the rest for the phases before it."""
     between = max(training.epochs // (2 * phases), 1)
     return between if phase < phases - 1 else max(training.epochs - between * (phases - 1), 1)

@@ -1,4 +1,4 @@
-"""Convolutions replaced by depthwise-separable ones (MobileNet), which begin as the best fit of their weights and learn the rest."""
+"""Convolutions replaced by depthwise-separable ones (MobileNet), which start as the best fit of the original weights and are then trained."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from fettle.optimizer.training.session import parameters
 
 
 def depthwise_separable(work: Work[ReplaceStep]) -> Path:
-    """Replace every convolution that gets cheaper by it, and train. Raises RecipeError."""
+    """Replace every convolution that becomes cheaper, and train. Raises RecipeError."""
     training = work.trained
     student = training.open(work.entry)
     least = work.step.depthwise_separable.min_channels
@@ -34,7 +34,7 @@ def depthwise_separable(work: Work[ReplaceStep]) -> Path:
 
 
 def put(student: fx.GraphModule, name: str, layer: nn.Module) -> None:
-    """Put `layer` where the one called `name` is."""
+    """Replace the layer called `name` by `layer`."""
     holder, _, own = name.rpartition(".")
     setattr(student.get_submodule(holder), own, layer)
 
@@ -49,7 +49,7 @@ def _suits(layer: nn.Module, least: int) -> bool:
 
 
 def _separated(layer: nn.Module) -> nn.Sequential:
-    """Of each input channel the kernel that fits all outputs best, times a weight for each output: rank 1, by singular values."""
+    """For each input channel, one kernel that fits all outputs best, times a weight for each output: a rank-1 SVD."""
     assert isinstance(layer, (nn.Conv1d, nn.Conv2d, nn.Conv3d))
     kind, channels = type(layer), layer.in_channels
     kernel = layer.weight.shape[2:]

@@ -1,6 +1,6 @@
-"""Weights set to 0: the smallest of them (Han et al., 2015), or all but n of every m neighbours; the others are trained around them.
+"""Sparse weights: the smallest are set to 0 (Han et al., 2015), or all but n of every m neighbours; the others are trained.
 
-The graph keeps its shape. What that brings depends on who runs it: the clock says so, and a note does.
+The graph keeps its shape. Whether it becomes faster depends on the runtime: the measurement shows it, and a note says so.
 """
 
 from __future__ import annotations
@@ -63,13 +63,13 @@ def _weights(student: Module) -> list[nn.Parameter]:
 
 
 def _bound(weight: torch.Tensor, sparsity: float) -> torch.Tensor:
-    """The size up to which weights go."""
+    """The magnitude up to which weights are set to 0."""
     flat = weight.detach().abs().flatten()
     return flat.kthvalue(max(int(flat.numel() * sparsity), 1)).values
 
 
 def _neighbours(weight: torch.Tensor, n: int, m: int) -> torch.Tensor:
-    """Along the inputs, as hardware wants them: for a convolution those at one place of its kernel."""
+    """A mask of the n largest of every m neighbours along the inputs, as hardware requires; for a convolution, at one position of its kernel."""
     last = weight.detach().abs().movedim(1, -1)
     groups = last.reshape(*last.shape[:-1], -1, m)
     kept = torch.zeros_like(groups, dtype=torch.bool).scatter_(-1, groups.topk(n, dim=-1).indices, True)

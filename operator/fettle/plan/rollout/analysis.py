@@ -1,9 +1,9 @@
-"""The analysis: what the pods counted in a window -> good, bad, or not to be told. Pure over samples.
+"""The analysis: from the pods' counts in a window to a verdict: good, bad, pending or inconclusive. Pure.
 
-A window is as long as `intervalSeconds`, and longer, by whole intervals, until it can be judged. A false alarm is worse than a
-slow one: a percentile is only called good or bad on requests enough to know it, or when no further request could change it;
-agreement is only called bad when its interval lies below the bound. Seconds of traffic that nobody can tell any more are never
-good: then the whole interval after them decides. Bad is what the others say already.
+A window lasts `intervalSeconds`, and is extended by whole intervals until it can be judged. A false alarm is worse than a slow one: a
+percentile is called good or bad only on enough requests to know it, or when no further request could change it; agreement is
+called bad only when its interval is below the bound. A window in which traffic is unknown is never good: the whole interval after
+the loss decides. It can still be bad, by what is known.
 """
 
 from __future__ import annotations
@@ -29,14 +29,14 @@ SLACK_SECONDS = 1.0  # the pods' current second is not over yet
 
 @dataclass(frozen=True)
 class AnalysisResult:
-    """The analysis after a look. `reason` says why a window is inconclusive."""
+    """The analysis after one pass. `reason` says why a window is inconclusive."""
 
     status: AnalysisStatus
     reason: Reason | None = None
 
 
 def begin(now: datetime, before: AnalysisStatus | None = None) -> AnalysisStatus:
-    """A fresh window from `now` on. Bad windows in a row are remembered."""
+    """A new window that starts at `now`. The number of consecutive bad windows is kept."""
     if before is None:
         return AnalysisStatus(window_start=timestamps.write(now))
     return AnalysisStatus(window_start=timestamps.write(now), consecutive=before.consecutive, windows=before.windows)
@@ -56,13 +56,13 @@ class TimeRange:
 
 
 def next_look(spec: AnalysisSpec, status: AnalysisStatus, now: datetime) -> datetime:
-    """When the window can be judged, or the next time that it may be."""
+    """The next time at which the window may be judged."""
     start = timestamps.read(status.window_start) or now
     return start + timedelta(seconds=(_intervals(spec, start, now) + 1) * spec.interval_seconds + SLACK_SECONDS)
 
 
 def due(spec: AnalysisSpec, status: AnalysisStatus, now: datetime) -> TimeRange | None:
-    """What is to be judged, once the window is over, so that the pods have to be asked; None before."""
+    """The time range to judge, once the window is over and the pods have to be read; None before that."""
     start = timestamps.read(status.window_start)
     intervals = _intervals(spec, start, now) if start is not None else 0
     return (
@@ -83,8 +83,8 @@ def judge(
     *,
     weight: int = 0,
 ) -> AnalysisResult:
-    """Judge the window of `before`, if it is over. The answer is the same at any time within an interval, so looking
-    often writes nothing. `stable` is None where no stable pod serves; `weight` is noted beside what is measured."""
+    """Judge the window of `before`, if it is over. The result is the same at any time within an interval, so frequent passes
+    write nothing. `stable` is None if no stable pod serves; `weight` is recorded with the window."""
     if timestamps.read(before.window_start) is None:
         return AnalysisResult(begin(now, before))
     span = due(spec, before, now)
@@ -111,7 +111,7 @@ def _until(lost: Lost) -> float:
 
 @dataclass(frozen=True)
 class _Look:
-    """What each metric says of a span."""
+    """The measurements of all metrics over a time range."""
 
     span: TimeRange
     mine: Traffic
@@ -139,7 +139,7 @@ def _look(spec: AnalysisSpec, canary: Observation, stable: Observation | None, s
 
 
 def _judged(spec: AnalysisSpec, before: AnalysisStatus, span: TimeRange, look: _Look, weight: int) -> AnalysisResult:
-    """What a look at known traffic comes to. `span` is the whole window, which has been waited for."""
+    """The result for known traffic. `span` is the whole window, including the part before a loss."""
     if look.says(Verdict.BAD):
         return AnalysisResult(_closed(before, look, weight, Verdict.BAD))
     doubtful = next((measured for measured in look.said if measured.verdict is Verdict.INCONCLUSIVE), None)
@@ -153,12 +153,12 @@ def _judged(spec: AnalysisSpec, before: AnalysisStatus, span: TimeRange, look: _
         judged = verdict in (Verdict.GOOD, Verdict.BAD)  # that of the window before; this one has none yet
         return AnalysisResult(_extended(before, look, verdict, f"{SINCE}{text}" if judged else text))
     if not look.mine.requests and look.theirs is not None and look.theirs.requests:
-        text = "the canary got no requests while the stable revision did; is its traffic routed?"
+        text = "the canary got no requests while the stable revision did: check that its pods get traffic"
     return AnalysisResult(_extended(before, look, Verdict.INCONCLUSIVE, text), Reason.ANALYSIS_INCONCLUSIVE)
 
 
 def _unknown(spec: AnalysisSpec, before: AnalysisStatus, look: _Look, lost: Lost) -> AnalysisResult:
-    """A part of the window is lost: whatever was said of the window before holds no more, until a whole interval is known."""
+    """The result if part of the window is lost: the previous verdict no longer holds until a whole interval is known."""
     text = f"part of the window is unknown: {lost.message}"
     hopeless = lost.keeps is not None and lost.keeps < spec.interval_seconds
     if hopeless:

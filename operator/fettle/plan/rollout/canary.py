@@ -1,7 +1,7 @@
-"""The canary on its steps: where it stands, whether it may go on, and whether it failed.
+"""The canary and its steps: its position, whether it may advance, and whether it failed.
 
-A weight step holds from the moment its weight is reached, by pods and routes; a pause begins when the step before it is done. Before the next
-weight rises, and before the promotion, the analysis must have called one whole window at the present weight good.
+A weight step is done when its weight is reached, by pods and by routes. A pause begins when the step before it is done. Before the weight
+increases, and before the promotion, the analysis must have found one whole window good at the current weight.
 """
 
 from __future__ import annotations
@@ -30,12 +30,12 @@ STRAIGHT = (RolloutStep(weight=100),)
 
 
 def steps_of(snapshot: RolloutSnapshot) -> tuple[RolloutStep, ...]:
-    """The steps; none = straight to 100."""
+    """The steps of the spec; a single step to weight 100 if there are none."""
     return snapshot.spec.rollout.steps or STRAIGHT
 
 
 def asked_weight(steps: tuple[RolloutStep, ...], step: int) -> int:
-    """The weight that the step asks for: its own, or that of the last weight before a pause; 100 after the last step."""
+    """The weight that a step requests: its own, or for a pause that of the last weight step before it; 100 after the last step."""
     if step >= len(steps):
         return 100
     weights = (earlier.weight for earlier in reversed(steps[: step + 1]))
@@ -43,12 +43,12 @@ def asked_weight(steps: tuple[RolloutStep, ...], step: int) -> int:
 
 
 def promoting(steps: tuple[RolloutStep, ...], step: int) -> bool:
-    """Whether nothing but the promotion comes after `step`: then stable keeps its pods until it is replaced."""
+    """Whether only the promotion follows `step`. Then the stable revision keeps its pods until it is replaced."""
     return step >= len(steps) - 1 and not (step < len(steps) and steps[step].pause is not None)
 
 
 def resume(snapshot: RolloutSnapshot, revision: str, artifact: str) -> CanaryStatus:
-    """The canary as status knows it, or at its first step: a new one, or one whose status was lost."""
+    """The canary from the status, or at its first step if it is new or its status was lost."""
     before = snapshot.status.canary
     now = timestamps.write(snapshot.now)
     if before is not None and before.revision == revision:
@@ -58,7 +58,7 @@ def resume(snapshot: RolloutSnapshot, revision: str, artifact: str) -> CanarySta
 
 
 def _not_ahead(canary: CanaryStatus, now: str) -> CanaryStatus:
-    """Without times that lie ahead: the clock was set back, or another node's was fast. They begin anew, lest all wait for them."""
+    """The canary without times in the future (the clock was set back, or another node's was fast): they are replaced by now."""
     times = ("started_at", "step_started_at", "progressed_at")
     ahead: dict[str, object] = {name: now for name in times if getattr(canary, name) > now}
     if canary.analysis is not None and canary.analysis.window_start > now:
@@ -68,7 +68,7 @@ def _not_ahead(canary: CanaryStatus, now: str) -> CanaryStatus:
 
 @dataclass(frozen=True)
 class _Runner:
-    """One look at the canary. `held`: no step is taken, watching goes on; `blocked`: others still hold its place."""
+    """One pass over the canary's steps. `held`: why no step is taken; `blocked`: the pods of a previous canary must leave first."""
 
     snapshot: RolloutSnapshot
     steps: tuple[RolloutStep, ...]
@@ -83,7 +83,7 @@ class _Runner:
         return self.snapshot.now
 
     def advance(self, canary: CanaryStatus, promote: bool) -> CanaryDecision:
-        """As many steps as may be taken now. `promote` ends one wait that is not for a weight."""
+        """Take as many steps as are possible now. `promote` ends one wait, unless it is for a weight to be reached."""
         events: list[EventDraft] = []
         ordered, last = promote, canary
         while canary.step < len(self.steps):
@@ -104,13 +104,13 @@ class _Runner:
                 canary = self._forgive(canary)
             last, canary = canary, self._next(canary)
         if self.snapshot.spec.replicas and self._pending(canary, 100) is not None:
-            # The last window before the promotion is to be a good one, however long is waited for.
+            # The last window before the promotion must be good, however long that takes.
             canary = canary if ordered else last
             return CanaryDecision(canary, self._pending(canary, 100), events=tuple(events))
         return CanaryDecision(canary, promoted=True, events=tuple(events))
 
     def _pending(self, canary: CanaryStatus, weight: int) -> Wait | None:
-        """What `weight` still waits for; None when it is reached."""
+        """What has to happen before `weight` is reached; None if it is reached."""
         missing = provider(self.snapshot).pending(replace(self.demand, weight=weight))
         kept_out = self.blocked and weight
         if missing is None and not kept_out:
@@ -119,7 +119,7 @@ class _Runner:
             return Wait(Reason.CANARY_RUNNING, "scaled to 0: the rollout continues when there are pods", hold=True)
         if missing is None or kept_out:
             return Wait(Reason.CANARY_RUNNING, "waiting for the previous canary's pods to leave")
-        if self.workload.out:  # whoever looks at a pod takes the time that it takes
+        if self.workload.out:  # somebody inspects a pod, for as long as that takes
             return Wait(Reason.PAUSED_BY_USER, f"{missing}: {out_of_traffic(self.workload.out)}", hold=True)
         deadline = timedelta(seconds=self.snapshot.spec.rollout.progress_deadline_seconds)
         until = (timestamps.read(canary.progressed_at) or self.now) + deadline
@@ -141,7 +141,7 @@ class _Runner:
         )
 
     def _forgive(self, canary: CanaryStatus) -> CanaryStatus:
-        """Bad windows that a person looked at and promoted over do not count any more."""
+        """Bad windows no longer count once a person has promoted the canary in spite of them."""
         watched = canary.analysis
         if watched is None or not watched.consecutive:
             return canary
@@ -149,7 +149,7 @@ class _Runner:
         return canary.model_copy(update={"analysis": forgiven})
 
     def _failing(self, canary: CanaryStatus) -> Wait | None:
-        """A failed analysis that shall only pause."""
+        """A failed analysis that only pauses the rollout (onFailure: Pause)."""
         spec = self.snapshot.spec.rollout.analysis
         if spec is None or canary.analysis is None or canary.analysis.consecutive < spec.failure_limit:
             return None
@@ -169,7 +169,7 @@ class _Runner:
         return self._gate(canary, where)
 
     def _gate(self, canary: CanaryStatus, where: str) -> Wait | None:
-        """The analysis before a weight rises, where the canary has traffic to judge."""
+        """What the analysis still needs before the weight may increase; None if it is satisfied or there is no traffic to judge."""
         watched = canary.analysis
         if watched is None or not canary.weight or watched.verdict is Verdict.GOOD:
             return None
@@ -187,7 +187,7 @@ class _Runner:
 def look(
     snapshot: RolloutSnapshot, canary: CanaryStatus, orders: Orders, *, stable: str, held: Wait | None, blocked: bool
 ) -> CanaryDecision:
-    """Judge the canary's traffic, obey orders, take the steps that may be taken now."""
+    """Judge the canary's traffic, follow commands, and take the steps that are possible now."""
     revision = canary.revision
     if orders.has(Command.ABORT, revision):
         return CanaryDecision(canary, exit=Exit(Reason.ABORTED, "aborted by command"))
@@ -210,7 +210,7 @@ def look(
 
 
 def _on_these_steps(snapshot: RolloutSnapshot, steps: tuple[RolloutStep, ...], canary: CanaryStatus) -> CanaryStatus:
-    """The steps may have been edited: an index beyond them means the last one, and a pause that has no beginning begins now."""
+    """Adapt to edited steps: an index beyond the last step means the last one, and a pause without a start time starts now."""
     edited = snapshot.status.observed_generation != snapshot.generation
     if canary.step > len(steps) or (canary.step == len(steps) and edited):
         canary = canary.model_copy(update={"step": len(steps) - 1, "step_started_at": ""})
@@ -220,7 +220,7 @@ def _on_these_steps(snapshot: RolloutSnapshot, steps: tuple[RolloutStep, ...], c
 
 
 def _watch(snapshot: RolloutSnapshot, canary: CanaryStatus, stable: str) -> tuple[AnalysisStatus | None, Reason | None]:
-    """The analysis after this look; it begins with the canary's first ready pod that gets traffic."""
+    """The analysis after this pass. It begins when the canary's first ready pod gets traffic."""
     spec = snapshot.spec.rollout.analysis
     if spec is None:
         return None, None
@@ -247,7 +247,7 @@ def _failed_analysis(snapshot: RolloutSnapshot, watched: AnalysisStatus | None) 
 
 
 def late(decision: CanaryDecision, snapshot: RolloutSnapshot, *, progressed: bool) -> CanaryDecision:
-    """`decision` failed, when its weight was not reached within the progress deadline and nothing moved in this pass either."""
+    """`decision`, or its failure if the weight was not reached within the progress deadline and this pass made no progress either."""
     wait = decision.wait
     if progressed or wait is None or not wait.pending or wait.until is None or snapshot.now < wait.until:
         return decision

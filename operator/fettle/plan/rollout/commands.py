@@ -1,6 +1,6 @@
 """Commands: annotations `fettle.dev/<name>` = `<revision>/<token>` on the ModelDeployment. Each token acts once.
 
-`rollback-to` is another matter: an order that holds, plan/rollout/rollback.py.
+`rollback-to` is different, because it stays in force: see plan/rollout/rollback.py.
 """
 
 from __future__ import annotations
@@ -17,21 +17,21 @@ ONCE = (Command.PROMOTE, Command.PROMOTE_FULL, Command.RETRY, Command.ABORT)  # 
 
 @dataclass(frozen=True)
 class Orders:
-    """What was ordered since the last pass: revision by command. `malformed`: values that are no order, by command."""
+    """The commands since the last pass: revision by command. `malformed`: invalid values by command."""
 
     new: Mapping[Command, str]
-    values: Mapping[Command, str]  # as they were given, to be remembered as handled
+    values: Mapping[Command, str]  # as they were given; status remembers them as handled
     malformed: Mapping[Command, str]
 
     def has(self, command: Command, revision: str) -> bool:
-        """Whether `command` was ordered for `revision`, and no abort came with it."""
+        """Whether `command` was given for `revision`, without an abort in the same pass."""
         aborted = self.new.get(Command.ABORT) == revision
         return self.new.get(command) == revision and (command is Command.ABORT or not aborted)
 
 
 @dataclass(frozen=True)
 class Ground:
-    """What commands are measured by. `canary`: the revision on trial; `failed`: the one that is not tried again."""
+    """What decides whether a command is accepted. `canary`: the current canary; `failed`: the revision that is not tried again."""
 
     canary: str | None
     failed: str | None
@@ -39,21 +39,21 @@ class Ground:
 
 
 def paused(annotations: Mapping[str, str]) -> bool:
-    """Whether the annotation holds the rollout."""
+    """Whether the annotation pauses the rollout."""
     return annotations.get(PAUSED_ANNOTATION, "").lower() == "true"
 
 
 def handled_before(status: ModelDeploymentStatus, command: Command) -> str | None:
-    """The value of `command` that was handled last."""
+    """The last value of `command` that was handled."""
     return next((entry.value for entry in status.commands if entry.name == command.value), None)
 
 
 def read(
     annotations: Mapping[str, str], status: ModelDeploymentStatus, subjects: Collection[str], *, forgotten: bool
 ) -> Orders:
-    """The orders that concern `subjects` (the revisions asked for and on trial); others wait until theirs comes.
+    """The commands for `subjects` (the desired revision and the canary). Commands for other revisions wait until these become current.
 
-    `forgotten`: status was lost, so which tokens were handled is not known; none of those given acts again.
+    `forgotten`: the status was lost, so it is not known which tokens were handled. None of the present tokens acts then.
     """
     new: dict[Command, str] = {}
     values: dict[Command, str] = {}
@@ -75,7 +75,7 @@ def read(
 def handled(
     status: ModelDeploymentStatus, values: Mapping[Command, str]
 ) -> tuple[tuple[CommandStatus, ...], CommandStatus | None]:
-    """What status remembers after this pass: each command's last value, and the last of all."""
+    """What status remembers after this pass: the last value of each command, and the last command of all."""
     fresh = [CommandStatus(name=command.value, value=value[:VALUE_LIMIT]) for command, value in values.items()]
     names = {entry.name for entry in fresh}
     kept = [entry for entry in status.commands if entry.name not in names]
@@ -84,7 +84,7 @@ def handled(
 
 
 def events(orders: Orders, ground: Ground) -> tuple[EventDraft, ...]:
-    """What becomes of each new order, for the one who gave it."""
+    """An Event that answers each new command: accepted, or refused with the reason."""
     said = [
         refusal(command, f"{value!r} is not a valid command: expected <revision>/<token>")
         for command, value in orders.malformed.items()

@@ -1,8 +1,8 @@
-"""The decision of a rollout: a pure state machine. What is observed goes in, what shall be comes out; docs/design/rollout.md says why.
+"""The decision of a rollout: a pure state machine from the observed state to the desired state; docs/design/rollout.md gives the reasons.
 
-Called after every change and after every restart, at any point: whatever was written before, the next decision leads to the
-same end. The durable facts are two: the annotation that names the stable revision, and the ledger; status is a view that is
-built again from them, but for the canary's step and its times.
+It is called after every change and after every restart, at any point. Whatever was written before, the next decision leads to the
+same end. Two facts are durable: the annotation that names the stable revision, and the ledger. The status is rebuilt from them,
+except for the canary's step and its times.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ from fettle.plan.rollout.transition import CanaryDecision, Transition, Wait
 
 @dataclass(frozen=True)
 class _Ground:
-    """Who is who, before anything is decided."""
+    """The role of each revision, and the commands, before anything is decided."""
 
     snapshot: RolloutSnapshot
     stable: str | None
@@ -40,14 +40,14 @@ class _Ground:
     desired: str | None  # what the spec asks for
     target: str | None  # the same, or what it was rolled back to
     held: Wait | None
-    failed: Exit | None  # why `target` is not tried; a retry that was ordered now is in it already
+    failed: Exit | None  # why `target` is not tried; None if a retry was requested in this pass
     failed_before: str | None
     orders: Orders
     rollback: Rollback
 
 
 def decide(snapshot: RolloutSnapshot) -> RolloutDecision:
-    """What shall be, now."""
+    """The desired state at this moment: pods, routes, ledger, status and Events."""
     ground = _survey(snapshot)
     transition = _transition(ground)
     serving = {revision: _artifact(snapshot, revision) for revision in _serving(transition)}
@@ -95,14 +95,14 @@ def _survey(snapshot: RolloutSnapshot) -> _Ground:
 
 
 def _orders(ground: _Ground) -> tuple[EventDraft, ...]:
-    """What becomes of each new order."""
+    """The Events that answer each new command."""
     canary = None if _never_served(ground) else _canary(ground)
     measure = commands.Ground(canary, ground.failed_before, paused=ground.held is not None)
     return (*ground.rollback.events, *commands.events(ground.orders, measure))
 
 
 def _held(snapshot: RolloutSnapshot) -> Wait | None:
-    """What keeps every rollout where it is."""
+    """Why no rollout may advance; None if it may."""
     if snapshot.spec.paused or commands.paused(snapshot.annotations):
         return Wait(Reason.PAUSED_BY_USER, "paused: the rollout does not advance", hold=True)
     if isinstance(snapshot.wanted, NotReady):
@@ -127,7 +127,7 @@ def _transition(ground: _Ground) -> Transition:
 
 
 def _never_served(ground: _Ground) -> bool:
-    """Whether no revision has ever been ready: then there is nothing to compare with, and no steps."""
+    """Whether no revision has ever been ready. Then there is nothing to compare with, and the steps are skipped."""
     if ground.stable is None:
         return True
     entry = rollout_ledger.live(ground.snapshot).get(ground.stable)
@@ -135,7 +135,7 @@ def _never_served(ground: _Ground) -> bool:
 
 
 def _canary(ground: _Ground) -> str | None:
-    """The revision that shall be on trial."""
+    """The revision that should be the canary; None if there should be none."""
     if ground.held is not None:
         return ground.current
     if ground.target == ground.stable or ground.failed is not None:
@@ -144,7 +144,7 @@ def _canary(ground: _Ground) -> str | None:
 
 
 def _try(ground: _Ground, stable: str, revision: str) -> Transition:
-    """The rollout of `revision`, one look further."""
+    """The rollout of the canary `revision`, advanced as far as possible in this pass."""
     snapshot = ground.snapshot
     exits = dict(_exits(ground, revision))
     before = resume(snapshot, revision, _artifact(snapshot, revision))
@@ -174,7 +174,7 @@ def _try(ground: _Ground, stable: str, revision: str) -> Transition:
 
 
 def _demand(snapshot: RolloutSnapshot, decision: CanaryDecision, stable: str, blocked: bool) -> Demand:
-    """What the canary asks for at its step."""
+    """What the canary needs from the traffic provider at its current step."""
     canary, steps = decision.canary, steps_of(snapshot)
     return replace(
         providers.demand(snapshot, stable),
@@ -189,7 +189,7 @@ def _demand(snapshot: RolloutSnapshot, decision: CanaryDecision, stable: str, bl
 def _progressed(
     snapshot: RolloutSnapshot, before: CanaryStatus, decision: CanaryDecision, allocation: Allocation
 ) -> bool:
-    """Whether this pass moved the rollout. The end of a pause does too: its time does not count against the deadline."""
+    """Whether the rollout made progress in this pass. The end of a pause counts as progress: paused time does not count against the deadline."""
     after = decision.canary
     moved = (after.step, after.step_started_at) != (before.step, before.step_started_at)
     paused = find(snapshot.status.conditions, "Paused")
@@ -200,7 +200,7 @@ def _progressed(
 
 
 def _exits(ground: _Ground, canary: str | None) -> Mapping[str, Exit]:
-    """Why revisions leave that are neither stable nor on trial."""
+    """Why each revision that is neither stable nor the canary is removed."""
     entries = rollout_ledger.live(ground.snapshot)
     stable = entries.get(ground.stable or "")
     exits: dict[str, Exit] = {}
@@ -217,7 +217,7 @@ def _exits(ground: _Ground, canary: str | None) -> Mapping[str, Exit]:
 
 
 def _replaced(ground: _Ground, revision: str) -> Exit:
-    """Why stable leaves when `revision` is promoted."""
+    """Why the stable revision is removed when `revision` is promoted."""
     if ground.rollback.holds is not None and ground.rollback.holds.target == revision:
         return _gone_back(ground, revision)
     return Exit(Reason.SUPERSEDED, f"revision {revision} was promoted")
@@ -235,7 +235,7 @@ def _serving(transition: Transition) -> list[str]:
 
 
 def _blocked(snapshot: RolloutSnapshot, stable: str, canary: str) -> bool:
-    """Whether a canary before this one still stands in for stable pods that are on their way."""
+    """Whether the pods of a previous canary are still needed, because stable pods are not ready yet."""
     leaving = tuple(other for other in _leaving(snapshot, {stable, canary}, {}) if not other.failed)
     if not leaving or not snapshot.workload(stable).ready:
         return False
@@ -244,7 +244,7 @@ def _blocked(snapshot: RolloutSnapshot, stable: str, canary: str) -> bool:
 
 
 def _leaving(snapshot: RolloutSnapshot, serving: set[str], exits: Mapping[str, Exit]) -> list[Leaving]:
-    """Workloads of revisions that serve no more, the youngest first."""
+    """Workloads of revisions that no longer serve, newest first."""
 
     def why(revision: str) -> Exit | None:
         entry = rollout_ledger.newest(snapshot.ledger, revision)
@@ -260,7 +260,7 @@ def _leaving(snapshot: RolloutSnapshot, serving: set[str], exits: Mapping[str, E
 
 
 def _allocation(snapshot: RolloutSnapshot, transition: Transition) -> Allocation:
-    """Pods of every revision that has, or shall have, a workload; and what is routed to whom."""
+    """The number of pods of every revision that has or should have a workload, and the routes."""
     demand = transition.demand or providers.demand(snapshot, transition.stable)
     staying = {workload.revision for workload in demand.staying}
     leaving = tuple(_leaving(snapshot, staying, transition.exits))
@@ -270,7 +270,7 @@ def _allocation(snapshot: RolloutSnapshot, transition: Transition) -> Allocation
 
 
 def _empty(snapshot: RolloutSnapshot, replicas: Mapping[str, int], serving: Mapping[str, str]) -> tuple[str, ...]:
-    """Workloads that are to have no pod, and have none."""
+    """Revisions whose workloads should have no pods, and have none: they can be deleted."""
     return tuple(
         revision
         for revision, workload in sorted(snapshot.workloads.items())

@@ -1,4 +1,4 @@
-"""The ledger read: which revision is stable, which is on trial, which failed; and the lines to write."""
+"""What the ledger says: which revision is stable, which is the canary, which failed; and the lines to write."""
 
 from __future__ import annotations
 
@@ -23,24 +23,24 @@ NO_FAULT = frozenset({Reason.SUPERSEDED, Reason.ROLLED_BACK})
 
 @dataclass(frozen=True)
 class Exit:
-    """Why a revision leaves."""
+    """Why a revision is removed."""
 
     reason: Reason
     message: str
 
     @property
     def failed(self) -> bool:
-        """Whether the revision itself was at fault, so that it is not tried again by itself."""
+        """Whether the revision itself was at fault, so that it is not tried again without a command."""
         return self.reason not in NO_FAULT
 
 
 def newest(entries: Iterable[LedgerEntry], revision: str) -> LedgerEntry | None:
-    """The last line of `revision`, or None."""
+    """The newest line of `revision`, or None."""
     return max((entry for entry in entries if entry.revision == revision), key=lambda entry: entry.serial, default=None)
 
 
 def live(snapshot: RolloutSnapshot) -> dict[str, LedgerEntry]:
-    """The lines that are not closed, by revision."""
+    """The lines without `left`, by revision."""
     open_ones = {}
     for entry in sorted(snapshot.ledger, key=lambda entry: entry.serial):
         if entry.left is None:
@@ -49,10 +49,10 @@ def live(snapshot: RolloutSnapshot) -> dict[str, LedgerEntry]:
 
 
 def find_stable(snapshot: RolloutSnapshot) -> str | None:
-    """The revision that serves: what the Service's annotation names; where that was lost, the available one is adopted.
+    """The stable revision: the one that the Service's annotation names or, if that was lost, an available one.
 
-    Of several the oldest in the ledger, for a canary is always younger; and rather one the spec does not ask for, so that
-    no canary becomes stable without its steps.
+    Of several, the oldest in the ledger is chosen, because a canary is always newer, and preferably one that the spec does not ask
+    for, so that no canary becomes stable without its steps.
     """
     known = {entry.revision for entry in snapshot.ledger} | set(snapshot.workloads)
     if snapshot.stable_annotation in known:
@@ -71,7 +71,7 @@ def find_stable(snapshot: RolloutSnapshot) -> str | None:
 
 
 def on_trial(snapshot: RolloutSnapshot, stable: str | None) -> str | None:
-    """The revision whose rollout is under way: the youngest live line that is not stable."""
+    """The canary: the revision of the newest live line that is not stable."""
     others = [entry for entry in live(snapshot).values() if entry.revision != stable]
     youngest = max(others, key=lambda entry: entry.serial, default=None)
     return youngest.revision if youngest else None
@@ -80,7 +80,7 @@ def on_trial(snapshot: RolloutSnapshot, stable: str | None) -> str | None:
 def failure(snapshot: RolloutSnapshot, revision: str, *, forgotten: bool) -> Exit | None:
     """Why `revision` is not tried (again), or None.
 
-    status.failedRevision says it; where a pass was cut short before it wrote status, or status was lost, the ledger does.
+    status.failedRevision tells; if a pass ended before it wrote the status, or the status was lost, the ledger tells.
     """
     status = snapshot.status
     entry = newest(snapshot.ledger, revision)
@@ -102,9 +102,9 @@ def writes(
     rendered: str | None,
     kept: str | None,
 ) -> tuple[LedgerWrite, ...]:
-    """What the ledger lacks. `serving`: revision -> artifact of stable and canary; `exits`: why others leave.
+    """The writes that the ledger needs. `serving`: revision -> artifact, for stable and canary; `exits`: why others are removed.
 
-    `rendered` is the revision whose template the spec gives, `kept` the one whose line will be needed though it is closed.
+    `rendered` is the revision whose template follows from the spec. `kept` is a revision whose closed line is still needed.
     """
     entries = live(snapshot)
     serial = max((entry.serial for entry in snapshot.ledger), default=0)
@@ -126,7 +126,7 @@ def writes(
 
 
 def judged(snapshot: RolloutSnapshot, canary: CanaryStatus | None) -> tuple[MarkJudged, ...]:
-    """What the analysis saw of a canary whose trial is over: its line keeps that when status forgets it."""
+    """The analysis windows of a canary whose rollout has ended: its line keeps them, because the status does not."""
     entry = live(snapshot).get(canary.revision) if canary is not None else None
     if entry is None or canary is None or canary.analysis is None or not canary.analysis.windows:
         return ()
@@ -134,7 +134,7 @@ def judged(snapshot: RolloutSnapshot, canary: CanaryStatus | None) -> tuple[Mark
 
 
 def _forget(snapshot: RolloutSnapshot, kept: str | None) -> list[Forget]:
-    """Closed lines beyond the history limit, oldest first; never one whose pods still run, or are about to."""
+    """Closed lines beyond the history limit, oldest first; never one whose pods still run or will run again."""
     limit = snapshot.spec.rollout.revision_history_limit
     closed = sorted((entry for entry in snapshot.ledger if entry.left is not None), key=lambda entry: entry.serial)
     needed = {*snapshot.workloads, kept}

@@ -1,7 +1,7 @@
-"""A revision: the hash of what the user or the artifact set in what a pod runs.
+"""A revision: the hash of everything that the user or the artifact determines about what a pod runs.
 
-Replicas, pauses, steps and analysis are no part of it: editing them never starts a rollout. Neither are the operator's own
-defaults (server image, resources, drain time): an operator upgrade reaches the next revision and restarts no pod.
+Replicas, pauses, steps and analysis are not part of it, so editing them never starts a rollout. Neither are the operator's own
+defaults (server image, resources, drain time), so an operator upgrade takes effect with the next revision and restarts no pod.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ LENGTH = 10  # characters of the hash: 40 bits over the few revisions of one obj
 
 @dataclass(frozen=True)
 class ServedArtifact:
-    """An artifact that can be served, where it was measured, and with how many threads (None: its manifest says)."""
+    """An artifact that can be served, where it was measured, and with how many threads (None: see its manifest)."""
 
     uri: str
     sha256: str
@@ -41,7 +41,7 @@ class NotReady:
 
 @dataclass(frozen=True)
 class ModelRevision:
-    """What the spec asks for: all that a pod template is rendered from, besides the operator's defaults."""
+    """What the spec asks for: everything that determines a pod template, except for the operator's defaults."""
 
     revision: str
     artifact: ServedArtifact
@@ -50,7 +50,7 @@ class ModelRevision:
 
 
 def wanted_revision(spec: ModelDeploymentSpec, model: OptimizedModelStatus | None) -> ModelRevision | NotReady:
-    """The revision that `spec` asks for. `model` is the status of the OptimizedModel it follows; None = there is none."""
+    """The revision that `spec` asks for. `model` is the status of the OptimizedModel that it follows, or None if there is none."""
     artifact = resolve(spec.model, model)
     if isinstance(artifact, NotReady):
         return artifact
@@ -59,7 +59,7 @@ def wanted_revision(spec: ModelDeploymentSpec, model: OptimizedModelStatus | Non
 
 
 def resolve(spec: ModelSpec, model: OptimizedModelStatus | None) -> ServedArtifact | NotReady:
-    """The artifact that serves: the one that was published last for the target, or the fixed one of the spec."""
+    """The artifact to serve: the latest one published for the target, or the one that the spec names."""
     if spec.ref is None:
         if spec.uri is None or spec.sha256 is None or spec.runtime is None:
             return NotReady(Reason.INVALID_SPEC, "spec.model requires ref, or uri with sha256 and runtime")
@@ -88,7 +88,7 @@ def _why(model: OptimizedModelStatus) -> str:
 
 
 def revision_hash(artifact: ServedArtifact, server: ServerSpec, template: TemplateSpec) -> str:
-    """Ten hexadecimal digits. Fields at their defaults do not enter, so a field added later changes no hash."""
+    """Ten hexadecimal digits. Fields with their default value are left out, so adding a field later changes no hash."""
     secret = {"secretName": artifact.secret_name} if artifact.secret_name is not None else {}
     content: dict[str, Any] = {
         "algorithm": ALGORITHM,

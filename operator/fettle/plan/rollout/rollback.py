@@ -1,8 +1,8 @@
-"""`rollback-to` = `<desired>/<target>/<token>`: the revision `target` of the ledger, for as long as the spec asks for `desired`.
+"""`rollback-to` = `<desired>/<target>/<token>`: serve the revision `target` from the ledger for as long as the spec asks for `desired`.
 
-Unlike the other commands this one holds. While it does, `target` is what the rollout works towards, on the same steps, with
-the same analysis. Another spec ends it, and so does the annotation's removal, and an order whose target is `desired` itself. One
-that ended does not begin again when the spec comes back to `desired`: its token has acted.
+Unlike the other commands, this one stays in force. Meanwhile the rollout works towards `target`, with the same steps and the same
+analysis. It ends when the spec asks for another revision, when the annotation is removed, or with a `rollback-to` whose target is
+`desired` itself. It does not start again if the spec returns to `desired`, because its token has already acted.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from fettle.plan.rollout.state import DesiredRevision, RolloutSnapshot
 
 @dataclass(frozen=True)
 class Rollback:
-    """What holds, if anything; the value that was handled in this pass; what is to be said of it."""
+    """The rollback in force, if any; the value that was handled in this pass; the Events about it."""
 
     holds: RollbackStatus | None = None
     values: Mapping[Command, str] = field(default_factory=dict)
@@ -29,7 +29,7 @@ class Rollback:
 
 
 def read(snapshot: RolloutSnapshot, stable: str | None, current: str | None, *, forgotten: bool) -> Rollback:
-    """What `rollback-to` means now. `current` is the revision on trial; `forgotten`: status was lost."""
+    """The effect of `rollback-to` now. `current` is the canary; `forgotten`: the status was lost."""
     value = snapshot.annotations.get(Command.ROLLBACK_TO.annotation, "")
     before, order = snapshot.status.rollback, _parse(value)
     desired = snapshot.wanted.revision if isinstance(snapshot.wanted, DesiredRevision) else None
@@ -41,7 +41,7 @@ def read(snapshot: RolloutSnapshot, stable: str | None, current: str | None, *, 
         before = None
     if not value or handled_before(snapshot.status, Command.ROLLBACK_TO) == value[:VALUE_LIMIT]:
         return Rollback(before, events=events)
-    if order is not None and order.desired != desired:  # it waits until the spec asks for that one
+    if order is not None and order.desired != desired:  # it waits until the spec asks for that revision
         return Rollback(before, events=events)
     rollback = _new(snapshot, value, order, before, stable, current)
     return replace(rollback, events=(*events, *rollback.events))
@@ -55,8 +55,8 @@ def _new(
     stable: str | None,
     current: str | None,
 ) -> Rollback:
-    """An order that was not seen before. Where it is refused, what held before goes on: a slip of the pen must not bring
-    back the revision that somebody fled from."""
+    """A new `rollback-to`. If it is refused, the previous one stays in force: a typing error must not bring back the revision that
+    somebody rolled back from."""
     handled = {Command.ROLLBACK_TO: value}
     if order is None:
         why = f"{value!r} is not a valid command: expected <desired>/<target>/<token>"
@@ -82,7 +82,7 @@ def _why_not(snapshot: RolloutSnapshot, order: RollbackStatus, stable: str | Non
 
 
 def _recalled(value: str, order: RollbackStatus | None, desired: str | None, alive: set[str | None]) -> Rollback:
-    """After status was lost: an order whose target serves, or is on trial, was in force."""
+    """After the status was lost: a `rollback-to` whose target is stable or the canary was in force."""
     handled = {Command.ROLLBACK_TO: value} if value else {}
     in_force = order is not None and order.desired == desired and order.target in alive
     return Rollback(order if in_force else None, handled)

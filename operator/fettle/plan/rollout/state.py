@@ -1,4 +1,4 @@
-"""The words in which a rollout is decided: what is observed, and what shall be."""
+"""The types in which a rollout is decided: the observed state, and the desired state."""
 
 from __future__ import annotations
 
@@ -36,49 +36,49 @@ class PodFault:
 
 @dataclass(frozen=True)
 class Workload:
-    """The Deployment of a revision and its pods. A revision without a Deployment is one of zeros.
+    """The Deployment of a revision and its pods. All counts are zero for a revision without a Deployment.
 
-    `ready` and `available` are pods that may get traffic: those that a person took `out` by their label are in `replicas` and `pods` only.
+    `ready` and `available` count pods that may get traffic. Pods that a person took `out` of traffic count only in `replicas` and `pods`.
     """
 
     revision: str
     artifact: str = ""
-    replicas: int = 0  # asked for so far
+    replicas: int = 0  # currently requested
     ready: int = 0
     available: int = 0  # ready for a while
-    pods: int = 0  # that exist, those on their way out left out
-    leaving: int = 0  # on their way out
-    out: int = 0  # out of the traffic by their label
+    pods: int = 0  # existing, without terminating ones
+    leaving: int = 0  # terminating
+    out: int = 0  # taken out of traffic by their label
     fault: PodFault | None = None
 
     @property
     def steady(self) -> int:
-        """Pods to rely on: available, and not among those that were already told to go."""
+        """The number of available pods that will stay: not more than the Deployment requests."""
         return min(self.available, self.replicas)
 
     def sparing(self, count: int) -> int:
-        """Pods to ask for, so that `count` stay that get traffic.
+        """The number of pods to request so that `count` pods with traffic stay.
 
-        Of pods that are ready a Deployment takes any away: it does not see which of them are out.
+        A Deployment that is scaled down removes any of its ready pods: it does not know which of them are out of traffic.
         """
         return min(count + self.out, self.replicas) if 0 < count < self.replicas else count
 
 
 def out_of_traffic(pods: int) -> str:
-    """What is said of pods that a person took out."""
+    """The text about pods that a person took out of traffic."""
     return f"{pods} taken out of traffic by the label {TRAFFIC_LABEL}"
 
 
 @dataclass(frozen=True)
 class LedgerEntry:
-    """A line of the ledger: once that a revision was chosen to serve. Live until `left` is written."""
+    """A line of the ledger: one period in which a revision was chosen to serve. It is live until `left` is written."""
 
     name: str
     serial: int
     revision: str
     artifact: str
     created: datetime
-    entered: datetime | None = None  # its first ready pod that traffic is routed to
+    entered: datetime | None = None  # when its first ready pod got traffic
     left: datetime | None = None
     reason: Reason | None = None
     message: str = ""
@@ -86,10 +86,10 @@ class LedgerEntry:
 
 @dataclass(frozen=True)
 class Routes:
-    """The routes that are there: percent of the traffic by revision.
+    """The existing routes: percent of the traffic by revision.
 
-    `settled`: whoever carries the traffic has taken them over everywhere. Until then it may still go where it went before;
-    `settles_in` says in how many seconds that is over, where only time is waited for.
+    `settled`: the routes have taken effect everywhere. Until then, traffic may still follow the previous routes; `settles_in` is the
+    number of seconds after which that is over, if only time has to pass.
     """
 
     weights: Mapping[str, int]
@@ -99,10 +99,10 @@ class Routes:
 
 @dataclass(frozen=True)
 class RolloutSnapshot:
-    """Everything a decision may look at. `annotations` are the ModelDeployment's own: commands and the pause.
+    """Everything that a decision depends on. `annotations` are the ModelDeployment's own: commands and the pause.
 
-    `windows` holds what the pods said about their traffic, by revision; empty where nobody was asked. `routes` is None where the
-    traffic provider has none: then every ready pod gets traffic.
+    `windows` holds the traffic that pods reported, by revision; it is empty if no pod was asked. `routes` is None if the traffic
+    provider uses no routes: then every ready pod gets traffic.
     """
 
     namespace: str
@@ -121,15 +121,15 @@ class RolloutSnapshot:
 
     @property
     def out_of_sight(self) -> bool:
-        """Whether the ledger knows of a revision that had traffic and did not leave, and its workload is not seen.
+        """Whether the workload of a revision that serves, according to the ledger, cannot be seen.
 
-        It may be deleted; or it lost the label by which it is watched, and its pods serve on.
+        It may have been deleted, or it lost the label by which it is watched and its pods still serve.
         """
         serving = {entry.revision for entry in self.ledger if entry.entered is not None and entry.left is None}
         return not serving <= self.workloads.keys()
 
     def workload(self, revision: str) -> Workload:
-        """The revision's workload, of zeros where there is none."""
+        """The revision's workload; with zero counts if there is none."""
         return self.workloads.get(revision) or Workload(revision)
 
     def routed(self, revision: str) -> bool:
@@ -139,7 +139,7 @@ class RolloutSnapshot:
 
 @dataclass(frozen=True)
 class OpenEntry:
-    """Begin a line. `adopt`: its template is what runs (or ran) already; else it is rendered from the spec, with today's defaults."""
+    """Add a line. `adopt`: its template is the one that already runs (or ran). Otherwise it is rendered from the spec with current defaults."""
 
     serial: int
     revision: str
@@ -149,14 +149,14 @@ class OpenEntry:
 
 @dataclass(frozen=True)
 class MarkEntered:
-    """Its first pod is ready, and gets traffic."""
+    """Record that the revision's first pod is ready and gets traffic."""
 
     name: str
 
 
 @dataclass(frozen=True)
 class MarkLeft:
-    """It serves no more; why."""
+    """Record that the revision no longer serves, and why."""
 
     name: str
     reason: Reason
@@ -165,7 +165,7 @@ class MarkLeft:
 
 @dataclass(frozen=True)
 class MarkJudged:
-    """Its trial is over; what the analysis saw."""
+    """Record what the analysis measured, when the canary's rollout has ended."""
 
     name: str
     windows: tuple[AnalysisWindow, ...]
@@ -173,7 +173,7 @@ class MarkJudged:
 
 @dataclass(frozen=True)
 class Forget:
-    """Beyond the history limit."""
+    """Remove a line beyond the history limit."""
 
     name: str
 
@@ -184,12 +184,12 @@ LedgerWrite = OpenEntry | LedgerMark | Forget
 
 @dataclass(frozen=True)
 class RolloutDecision:
-    """What shall be.
+    """The desired state.
 
-    `replicas` holds the pods of each revision that has a workload or shall get one; a revision of `remove` has no pod
-    left and its workload goes. `stable` is the revision that the main Service's annotation names; None writes nothing.
-    `routes` is percent of the traffic by revision, 100 in all; empty leaves the routes as they are, and there are none
-    where pods are the weight.
+    `replicas` is the number of pods of each revision that has or should have a workload. The workloads of the revisions in `remove`
+    have no pods left and are deleted. `stable` is the revision to write to the main Service's annotation; None writes nothing.
+    `routes` is percent of the traffic by revision, 100 in total. Empty means that the routes stay as they are; it is always empty if
+    the number of pods determines the weight.
     """
 
     replicas: Mapping[str, int]
@@ -202,9 +202,9 @@ class RolloutDecision:
     routes: Mapping[str, int] = field(default_factory=dict)
 
     def takes_away(self, snapshot: RolloutSnapshot) -> bool:
-        """Whether capacity or an object goes, traffic moves, or the stable revision changes: then the live state is read first.
+        """Whether the decision removes capacity or an object, moves traffic, or changes the stable revision. Then the live state is read first.
 
-        So it is where the workload of a revision that serves is out of sight: what is asked for may be less than there is.
+        The same holds if the workload of a serving revision cannot be seen, because the decision may request fewer pods than exist.
         """
         fewer = any(count < snapshot.workload(revision).replicas for revision, count in self.replicas.items())
         left = any(isinstance(write, MarkLeft | Forget) for write in self.ledger)

@@ -1,4 +1,4 @@
-"""The status of a ModelDeployment, written from a decision: what serves, what is on trial, conditions, the ledger."""
+"""The status of a ModelDeployment, derived from a decision: the stable revision, the canary, the conditions, the ledger."""
 
 from __future__ import annotations
 
@@ -39,12 +39,12 @@ from fettle.plan.rollout.transition import Transition
 
 HTTP_PORT = 8080
 MOST_RECORDS = 100
-_GOES_ON = {Reason.CANARY_RUNNING, Reason.MODEL_NOT_READY}  # these waits end without anybody's action
+_GOES_ON = {Reason.CANARY_RUNNING, Reason.MODEL_NOT_READY}  # these waits end by themselves
 
 
 @dataclass(frozen=True)
 class _Said:
-    """A condition to be set."""
+    """A condition to set: whether it is True, its reason and its message."""
 
     holds: bool
     reason: Reason
@@ -58,7 +58,7 @@ def build(
     allocation: Allocation,
     ledger: Iterable[LedgerWrite],
 ) -> ModelDeploymentStatus:
-    """The whole status after this decision. `commands` are the orders that were handled in it, as they were given."""
+    """The whole status after this decision. `commands` are the values of the commands that it handled, as they were given."""
     handled, last = rollout_commands.handled(snapshot.status, commands)
     stable = _stable(snapshot, transition, allocation.replicas)
     return ModelDeploymentStatus(
@@ -80,7 +80,7 @@ def build(
 
 
 def _url(snapshot: RolloutSnapshot) -> str:
-    """Where clients in the cluster send requests."""
+    """The URL for clients inside the cluster."""
     scheme = "https" if snapshot.spec.server.tls is not None else "http"
     return f"{scheme}://{snapshot.name}.{snapshot.namespace}.svc:{HTTP_PORT}"
 
@@ -110,7 +110,7 @@ def _canary(snapshot: RolloutSnapshot, transition: Transition, replicas: Mapping
 
 
 def _records(snapshot: RolloutSnapshot, ledger: Iterable[LedgerWrite]) -> tuple[RevisionRecord, ...]:
-    """The ledger as it will be: what served, and what left without ever having served."""
+    """The ledger after this decision: revisions that have served, and those that were removed without ever serving."""
     now = snapshot.now
     entered = {write.name: now for write in ledger if isinstance(write, MarkEntered)}
     left = {write.name: write for write in ledger if isinstance(write, MarkLeft)}
@@ -163,7 +163,7 @@ def _conditions(snapshot: RolloutSnapshot, transition: Transition, allocation: A
 
 
 def _stuck(snapshot: RolloutSnapshot, transition: Transition, allocation: Allocation) -> _Said | None:
-    """Why the stable revision does not come to serve: a fault that will not pass, or no pod or no route within the deadline."""
+    """Why the stable revision does not start to serve: a permanent fault, or no ready pod or no route within the deadline; None if it does."""
     if transition.stable is None:
         return None
     workload = snapshot.workload(transition.stable)
@@ -188,7 +188,7 @@ def _stuck(snapshot: RolloutSnapshot, transition: Transition, allocation: Alloca
 
 
 def first_deadline(snapshot: RolloutSnapshot, transition: Transition) -> datetime | None:
-    """Until when a first deployment shall be ready; None when the stable revision has served already."""
+    """The deadline of a first deployment; None if the stable revision has already served."""
     entry = rollout_ledger.newest(snapshot.ledger, transition.stable) if transition.stable else None
     if entry is None or entry.entered is not None:
         return None
@@ -196,7 +196,7 @@ def first_deadline(snapshot: RolloutSnapshot, transition: Transition) -> datetim
 
 
 def _ready(snapshot: RolloutSnapshot, transition: Transition, allocation: Allocation, stuck: _Said | None) -> _Said:
-    """Whether as many pods are ready, and stay, as are asked for; after a rollback stable may take its time to grow back."""
+    """Whether the requested number of pods is ready and will stay. After a rollback, the stable revision has time to return to full size."""
     asked = snapshot.spec.replicas
     ready = sum(min(workload.ready, allocation.replicas.get(name, 0)) for name, workload in snapshot.workloads.items())
     if transition.stable is None:
@@ -224,7 +224,7 @@ def _ready(snapshot: RolloutSnapshot, transition: Transition, allocation: Alloca
 
 
 def _unrouted(snapshot: RolloutSnapshot, allocation: Allocation) -> str | None:
-    """Why pods that are ready serve nobody, or not everybody: where traffic is routed, the routes in force have to lead to them."""
+    """Why ready pods do not get all of the traffic, if the provider uses routes; None if they get all of it."""
     if not allocation.routes:
         return None
     in_force = snapshot.routes.weights if snapshot.routes is not None else {}
@@ -233,9 +233,9 @@ def _unrouted(snapshot: RolloutSnapshot, allocation: Allocation) -> str | None:
 
 
 def regrown_by(snapshot: RolloutSnapshot, transition: Transition) -> datetime | None:
-    """Until when missing pods are no fault: a canary was taken away and stable grows back. None where that is not so.
+    """Until when missing pods are acceptable, because a canary was removed and the stable revision is scaled back up; otherwise None.
 
-    What Ready said before tells that it is not over: once at full size, a pod that is lost is missing again.
+    The previous Ready condition shows whether this is still going on: after full size was reached, a lost pod counts as missing again.
     """
     before = find(snapshot.status.conditions, "Ready")
     serves = transition.stable is not None and snapshot.workload(transition.stable).ready > 0
@@ -294,7 +294,7 @@ def _degraded(transition: Transition, stuck: _Said | None) -> _Said:
 
 
 def _paused(transition: Transition) -> _Said:
-    """Whether a person or a new spec has to let the rollout go on. A model that is not ready yet goes on by itself."""
+    """Whether the rollout needs a person or a new spec to continue. A rollout that waits for its model continues by itself."""
     wait = transition.decision.wait if transition.decision is not None else transition.held
     if wait is not None and wait.hold and wait.reason not in _GOES_ON:
         return _Said(True, wait.reason, wait.message)
@@ -302,7 +302,7 @@ def _paused(transition: Transition) -> _Said:
 
 
 def _stalled(transition: Transition, stuck: _Said | None) -> _Said:
-    """Whether nothing better comes until somebody acts. A canary that goes on may be what mends a stable revision that is stuck."""
+    """Whether nothing improves until somebody acts. A running canary may be what repairs a stable revision that does not start."""
     held = transition.held
     if transition.decision is not None and (wait := transition.decision.wait) is not None:
         failed = wait.hold and wait.reason is Reason.ANALYSIS_FAILED  # onFailure: Pause
@@ -313,7 +313,7 @@ def _stalled(transition: Transition, stuck: _Said | None) -> _Said:
 
 
 def _reconciling(snapshot: RolloutSnapshot, transition: Transition, said: Mapping[str, _Said]) -> _Said:
-    """Whether something is on its way or waits to be: pods, a canary on its steps, a pause, a model that is not ready yet."""
+    """Whether something is in progress or waiting: pods that start, a canary on its steps, a pause, a model that is not ready yet."""
     ready, progressing, held = said["Ready"], said["Progressing"], transition.held
     if said[STALLED].holds:
         return _Said(False, said[STALLED].reason)
@@ -325,14 +325,14 @@ def _reconciling(snapshot: RolloutSnapshot, transition: Transition, said: Mappin
 
 
 def _target(snapshot: RolloutSnapshot, transition: Transition) -> str | None:
-    """The revision that shall serve in the end; None where that is not known yet."""
+    """The revision that should finally serve; None if that is not known yet."""
     if not isinstance(snapshot.wanted, DesiredRevision):
         return None
     return transition.rollback.target if transition.rollback is not None else snapshot.wanted.revision
 
 
 def transitions(before: ModelDeploymentStatus, after: ModelDeploymentStatus) -> tuple[EventDraft, ...]:
-    """Events for conditions that turned, or found another reason."""
+    """Events for conditions whose status or reason changed."""
     events = []
     for kind, tells in (("Paused", True), ("Ready", True), ("Ready", False)):
         old, new = find(before.conditions, kind), find(after.conditions, kind)
@@ -350,7 +350,7 @@ def transitions(before: ModelDeploymentStatus, after: ModelDeploymentStatus) -> 
 
 
 def next_look(snapshot: RolloutSnapshot, transition: Transition, status: ModelDeploymentStatus) -> float | None:
-    """Seconds until time alone may change the decision; None = only when something happens."""
+    """Seconds until the passing of time may change the decision; None if only an event can change it."""
     times: list[datetime] = []
     wait = transition.decision.wait if transition.decision is not None else None
     if wait is not None and wait.until is not None:

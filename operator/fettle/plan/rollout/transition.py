@@ -1,4 +1,4 @@
-"""What a decision is on its way: the canary after a look at it, and who is who afterwards."""
+"""Intermediate results of a decision: the canary after one pass, and the role of each revision afterwards."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from fettle.plan.rollout.providers.base import Demand
 
 @dataclass(frozen=True)
 class Wait:
-    """Why the canary does not go on. `hold`: until somebody or something else moves; else it is merely a matter of time."""
+    """Why the canary does not advance. `hold`: until somebody or something else acts; otherwise only time has to pass."""
 
     reason: Reason
     message: str
@@ -26,7 +26,7 @@ class Wait:
 
 @dataclass(frozen=True)
 class CanaryDecision:
-    """The canary after a look at it. Exactly one of `wait`, `exit` and `promoted` says what comes next."""
+    """The canary after one pass. Exactly one of `wait`, `exit` and `promoted` says what happens next."""
 
     canary: CanaryStatus
     wait: Wait | None = None
@@ -37,19 +37,19 @@ class CanaryDecision:
 
 @dataclass(frozen=True)
 class Transition:
-    """Who is who afterwards. `exits`: why revisions leave; `failed`: the revision that is not tried again, and why."""
+    """The role of each revision afterwards. `exits`: why revisions are removed; `failed`: the revision that is not tried again, and why."""
 
     stable: str | None
     decision: CanaryDecision | None = None
-    demand: Demand | None = None  # for the canary that goes on
+    demand: Demand | None = None  # for the canary, if it continues
     exits: Mapping[str, Exit] = field(default_factory=dict)
     failed: tuple[str, Exit] | None = None
     held: Wait | None = None
     events: tuple[EventDraft, ...] = ()
-    rollback: RollbackStatus | None = None  # the order that holds
-    over: CanaryStatus | None = None  # the canary whose trial ended in this pass
+    rollback: RollbackStatus | None = None  # the rollback in force
+    over: CanaryStatus | None = None  # the canary whose rollout ended in this pass
 
     @property
     def canary(self) -> CanaryStatus | None:
-        """The canary that goes on."""
+        """The canary, if its rollout continues."""
         return self.decision.canary if self.decision is not None else None

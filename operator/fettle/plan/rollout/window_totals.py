@@ -1,4 +1,4 @@
-"""What the pods of a revision counted in a window, summed. Pure."""
+"""The counts of all pods of a revision in a window, summed. Pure."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from fettle.api.reasons import Reason
 
 @dataclass(frozen=True)
 class Comparisons:
-    """Items on which a canary was compared with the stable revision. `unsure` ones, which stable itself was not sure of, tell nothing."""
+    """Items on which the canary was compared with the stable revision. `unsure`: items that were skipped, because stable was not confident."""
 
     agreed: int = 0
     disagreed: int = 0
@@ -20,7 +20,7 @@ class Comparisons:
 
     @property
     def compared(self) -> int:
-        """Items that tell something."""
+        """The number of items that count."""
         return self.agreed + self.disagreed
 
     def __add__(self, other: Comparisons) -> Comparisons:
@@ -29,8 +29,8 @@ class Comparisons:
 
 @dataclass(frozen=True)
 class Second:
-    """What a pod counted in one second, or in some that follow each other. `at` is when it began, Unix time on the operator's clock;
-    latencies: bucket index -> answers, failures left out.
+    """The counts of a pod in one second, or in several consecutive ones. `at` is the start in Unix time on the operator's clock;
+    `latencies`: bucket index -> answers, without failures.
     """
 
     at: float
@@ -40,7 +40,7 @@ class Second:
     comparisons: Comparisons = Comparisons()
 
     def __add__(self, later: Second) -> Second:
-        """Both together, as of the first."""
+        """The sum of both, with the start of the first."""
         answers = Counter(self.latencies)
         answers.update(later.latencies)
         requests, errors = self.requests + later.requests, self.errors + later.errors
@@ -49,7 +49,7 @@ class Second:
 
 @dataclass(frozen=True)
 class Doubt:
-    """Why something cannot be judged, and will not be by waiting."""
+    """Why something cannot be judged, now or later."""
 
     reason: Reason
     message: str
@@ -57,9 +57,9 @@ class Doubt:
 
 @dataclass(frozen=True)
 class PodSamples:
-    """What one pod counted. Bucket i holds answers of at most `bucket_base * bucket_ratio**i` milliseconds.
+    """The counts of one pod. Bucket i holds answers of at most `bucket_base * bucket_ratio**i` milliseconds.
 
-    `incomparable` says why it cannot compare its answers with the stable revision's.
+    `incomparable` says why the pod cannot compare its answers with the stable revision's.
     """
 
     pod: str
@@ -71,7 +71,7 @@ class PodSamples:
 
 @dataclass(frozen=True)
 class Crash:
-    """A container that ended by its own fault: not evicted, not preempted, not out of its node's memory."""
+    """A container that exited by its own fault: it was not evicted or preempted, and its node did not run out of memory."""
 
     pod: str
     at: datetime
@@ -80,9 +80,9 @@ class Crash:
 
 @dataclass(frozen=True)
 class Lost:
-    """Traffic before `until` (Unix time on the operator's clock) that nobody can tell any more, and why.
+    """Traffic before `until` (Unix time on the operator's clock) whose counts are lost, and why.
 
-    `keeps`: it is out of reach because a pod keeps its last so many seconds only.
+    `keeps`: they are lost because a pod keeps only its last `keeps` seconds.
     """
 
     until: float
@@ -92,7 +92,7 @@ class Lost:
 
 @dataclass(frozen=True)
 class Observation:
-    """What is known of a revision's traffic. `silent` are ready pods that did not answer the question, each with why."""
+    """What is known about a revision's traffic. `silent`: ready pods that did not answer, each with the cause."""
 
     pods: tuple[PodSamples, ...] = ()
     silent: tuple[str, ...] = ()
@@ -114,15 +114,15 @@ class Traffic:
 
     @property
     def answers(self) -> int:
-        """Requests whose time is known."""
+        """The number of requests with a known latency."""
         return sum(count for _, _, count in self.latencies)
 
     def slower(self, milliseconds: float) -> int:
-        """Requests that surely took longer."""
+        """The number of requests that certainly took longer."""
         return sum(count for low, _, count in self.latencies if low >= milliseconds)
 
     def percentile(self, percent: int) -> float:
-        """Upper edge of the bucket that holds it, in milliseconds. Needs at least one answer."""
+        """The upper edge of the bucket that holds the percentile, in milliseconds. There must be at least one answer."""
         missing = self.answers * percent / 100
         for _, high, count in self.latencies:
             missing -= count

@@ -1,4 +1,4 @@
-"""The attempts at a run's tasks: which attempt of each shall exist now, and what each has answered."""
+"""The attempts at a run's tasks: which attempt of each task should exist now, and the results so far."""
 
 from __future__ import annotations
 
@@ -15,18 +15,21 @@ from fettle.api.vocabulary import CandidateState
 from fettle.plan.run.planned import Finding
 from fettle.plan.run.state import TaskPhase, TaskRequest, TaskState
 
-MAX_ATTEMPTS = 3  # of one task by itself; only failures that say they may pass are tried again
-BACK_OFF_SECONDS = (10, 80)  # before the second and the third attempt: a store that is full for a minute is outlasted
-# What a task says when the store no longer has what an earlier task left there.
+MAX_ATTEMPTS = 3  # at one task without a command; only failures that may be temporary are retried
+BACK_OFF_SECONDS = (
+    10,
+    80,
+)  # before the second and the third attempt: long enough for a store that is full for a minute
+# The reasons of a task that no longer finds in the store what an earlier task left there.
 LOST = frozenset({Reason.ARTIFACT_NOT_FOUND, Reason.ARTIFACT_TAMPERED, Reason.STORE_NOT_FOUND})
-LATE_LOOK_SECONDS = 60.0  # between looks at what still runs past the deadline: its end is an event, which may be lost
+LATE_LOOK_SECONDS = 60.0  # between looks at tasks that still run past the deadline: the event of their end may be lost
 
 ReportT = TypeVar("ReportT", PrepareReport, BuildReport, MeasureReport, PublishReport)
 
 
 @dataclass(frozen=True)
 class TaskProgress(Generic[ReportT]):
-    """A task that a stage asked for: answered (`report`), failed for good (`fault`), or neither yet.
+    """A task that a stage requested: it has a result (`report`), it failed permanently (`fault`), or neither yet.
 
     `request` is the attempt that shall exist, None where nothing begins any more. `running` says whether it occupies a
     place now; a task that waits `retry_seconds` for its next attempt does not. `note` is what its Job says while it waits,
@@ -54,14 +57,13 @@ AnyTaskProgress = (
 
 @dataclass(frozen=True)
 class Attempts:
-    """The attempts made so far, and the times that say which of them shall exist at `now`.
+    """The attempts made so far, and the times that determine which of them should exist at `now`.
 
-    `ends` is the run's deadline. Past it nothing begins. What runs is not stopped: its Job has a deadline of its own, which
-    the cluster's clock measures, and an hour that only this clock jumped over is no reason to throw its work away.
+    `ends` is the run's deadline. Nothing starts after it. Running tasks are not stopped: their Jobs have deadlines of their own, which
+    the cluster's clock measures, and if only this clock jumped by an hour, their work should not be lost.
 
-    `retries`: how often a person had what failed tried again. Each of them has attempts of its own: those of the n-th begin
-    at n * MAX_ATTEMPTS, so an attempt's number says what it was ordered by, and the same decision after a restart names the
-    same Jobs.
+    `retries`: how often a person requested a retry. Each retry has attempts of its own: those of the n-th start at n * MAX_ATTEMPTS.
+    So the number of an attempt tells which retry it belongs to, and the same decision after a restart names the same Jobs.
     """
 
     tasks: Mapping[str, TaskState]
@@ -71,13 +73,13 @@ class Attempts:
 
     @property
     def late(self) -> bool:
-        """Whether the deadline is over."""
+        """Whether the deadline has passed."""
         return self.now >= self.ends
 
     def ask(
         self, task: AnyTask, answer: type[ReportT], *, stage: str, label: str, target: TargetSpec | None = None
     ) -> TaskProgress[ReportT]:
-        """Ask that `task` be running or done."""
+        """Request that `task` is running or done, and return how far it is."""
         name = task_hash(task)
         state = self.tasks.get(name)
         attempt = self._attempt(state)
@@ -95,22 +97,22 @@ class Attempts:
         return TaskProgress(name, request, fault=_fault(state))
 
     def made(self, task: AnyTask) -> bool:
-        """Whether the attempt at `task` that shall exist now was made."""
+        """Whether the attempt at `task` that should exist now exists."""
         state = self.tasks.get(task_hash(task))
         return state is not None and self._attempt(state) == state.attempt
 
     def answered(self, task: AnyTask) -> bool:
-        """Whether an attempt at `task` has answered."""
+        """Whether an attempt at `task` has a result."""
         state = self.tasks.get(task_hash(task))
         return state is not None and _answered(state)
 
     def works(self, requests: Iterable[TaskRequest]) -> bool:
-        """Whether anything that was asked for runs, and does not only wait for something outside, such as a node."""
+        """Whether any requested task runs, as opposed to waiting for something external, such as a node."""
         states = (self.tasks.get(request.task_hash) for request in requests)
         return any(state is not None and state.phase == TaskPhase.RUNNING and not _waits(state) for state in states)
 
     def wake_seconds(self, tasks: Iterable[AnyTaskProgress]) -> float:
-        """When to look again although nothing changed: the next attempt, or the deadline."""
+        """Seconds until the next decision if nothing changes: until the next attempt, or the deadline."""
         retries = (task.retry_seconds for task in tasks if task.retry_seconds is not None)
         return min((LATE_LOOK_SECONDS if self.late else float(self._seconds_left), *retries))
 
@@ -119,8 +121,8 @@ class Attempts:
         return max(int((self.ends - self.now).total_seconds()), 1)
 
     def _attempt(self, state: TaskState | None) -> int:
-        """The attempt that shall exist: the next one as soon as a failure that may pass has waited long enough, or at once
-        where a retry was ordered after it began, or where something is made again that was lost."""
+        """The number of the attempt that should exist: the next one after the back-off of a temporary failure, or at once if a retry was
+        requested since then, or if something lost has to be made again."""
         first = self.retries * MAX_ATTEMPTS
         if state is None or (state.attempt < first and _worth_another(state)):
             return first
@@ -130,10 +132,10 @@ class Attempts:
         return state.attempt + 1 if _may_pass(state) and self._back_off_left(state) is None else state.attempt
 
     def _again(self, state: TaskState) -> int | None:
-        """The attempt with which a task has its part in making again what the store lost; None where it has none.
+        """The attempt with which a task helps to make again what the store lost; None if it need not.
 
-        A task found the loss: all that were answered before it are asked again, and answer from the store where all that they wrote is
-        there. They are asked in their order, so that the one that found the loss has its turn when they are done.
+        If a task found a loss, all tasks that had results before it run again, and take their result from the store if everything that
+        they wrote is still there. They run in their order, so that the task that found the loss runs after them.
         """
         if found_loss(state):
             made = any(
@@ -147,7 +149,7 @@ class Attempts:
         return max(state.attempt, *losses) + 1 if losses else None
 
     def _back_off_left(self, state: TaskState) -> float | None:
-        """Seconds until a failure that may pass is tried again; None where they are over."""
+        """Seconds until a temporary failure is retried; None if the back-off is over."""
         back_off = BACK_OFF_SECONDS[min(_own_attempts(state) - 1, len(BACK_OFF_SECONDS) - 1)]
         passed = (self.now - state.finished_at).total_seconds() if state.finished_at is not None else back_off
         # An end that lies so far ahead: the clock was set back since.
@@ -155,28 +157,28 @@ class Attempts:
 
 
 def requests_of(tasks: Sequence[AnyTaskProgress]) -> tuple[TaskRequest, ...]:
-    """The tasks that shall exist, in the order in which they were asked for."""
+    """The tasks that should exist, in the order of their requests."""
     return tuple(task.request for task in tasks if task.request is not None)
 
 
 def notes_of(tasks: Iterable[AnyTaskProgress]) -> list[Finding]:
-    """What holds tasks up."""
+    """What the tasks are waiting for."""
     return [task.note for task in tasks if task.note is not None]
 
 
 def retries_of(tasks: Mapping[str, TaskState]) -> int:
-    """How many retries these attempts tell of."""
+    """The number of retries that these attempts belong to."""
     return max((state.attempt // MAX_ATTEMPTS for state in tasks.values()), default=0)
 
 
 def _own_attempts(state: TaskState) -> int:
-    """Attempts made since the run began or was last tried again by order."""
+    """The number of attempts since the run began or was last retried by a command."""
     return state.attempt % MAX_ATTEMPTS + 1
 
 
 def _worth_another(state: TaskState) -> bool:
-    """Whether an ordered retry repeats it: it failed, its answer is none, a candidate failed while it was measured, or it says of
-    artifacts that they are whole, which may no longer be so."""
+    """Whether a requested retry repeats the task: it failed, it has no result, a candidate failed while it was measured, or it verified
+    artifacts that may have been damaged since."""
     if state.phase != TaskPhase.SUCCEEDED:
         return state.phase == TaskPhase.FAILED
     if isinstance(state.report, MeasureReport):
@@ -189,24 +191,24 @@ def _answered(state: TaskState) -> bool:
 
 
 def found_loss(state: TaskState) -> bool:
-    """Whether it failed because the store no longer has what an earlier task left there."""
+    """Whether the task failed because the store no longer has what an earlier task left there."""
     return state.phase == TaskPhase.FAILED and state.reason in LOST
 
 
 def _is_later(state: TaskState, than: TaskState) -> bool:
-    """Whether an attempt ended after another. Where an end is not known, or in the same second, their numbers tell."""
+    """Whether an attempt ended after another one. If an end is unknown, or both are in the same second, the attempt numbers decide."""
     if state.finished_at is None or than.finished_at is None or state.finished_at == than.finished_at:
         return state.attempt > than.attempt
     return state.finished_at > than.finished_at
 
 
 def _waits(state: TaskState) -> bool:
-    """Whether it exists or is wanted, and waits for something outside: a node, a quota, a claim, an image."""
+    """Whether the task exists or is requested, and waits for something external: a node, a quota, a claim, an image."""
     return state.phase == TaskPhase.RUNNING and state.reason is not None
 
 
 def _lost_answer(state: TaskState) -> bool:
-    """Done, but its answer is gone with its log: run again, it answers from the store."""
+    """Whether the task is done, but its result was lost with its log. If it runs again, it takes the result from the store."""
     return state.phase == TaskPhase.SUCCEEDED and state.report is None
 
 
@@ -217,8 +219,8 @@ def _may_pass(state: TaskState) -> bool:
 
 def _fault(state: TaskState) -> Finding:
     if state.phase == TaskPhase.SUCCEEDED:
-        what = "nothing" if state.report is None else type(state.report).__name__
-        return Finding(Reason.JOB_FAILED, f"succeeded, but its result was {what}")
+        found = "its result is missing" if state.report is None else f"its result is a {type(state.report).__name__}"
+        return Finding(Reason.JOB_FAILED, f"the Job succeeded, but {found}")
     message = state.message or "failed without a message"
     if state.retryable and _own_attempts(state) > 1:
         message += f" ({_own_attempts(state)} attempts)"

@@ -1,4 +1,4 @@
-"""The builds of a run: each goes through its segments one after the other, so many builds at once as the search may run."""
+"""The builds of a run. Each goes through its segments one after the other; at most `search.parallelism` builds run concurrently."""
 
 from __future__ import annotations
 
@@ -18,8 +18,8 @@ from fettle.plan.run.tasks import BuildInput, build_task
 
 @dataclass(frozen=True)
 class BuildProgress:
-    """How far a build has come: made (`model`), not to be made (`refusal`: its recipe does not apply), failed for good
-    (`fault`), or none of them yet. `tasks`: those of its segments that were asked for."""
+    """The progress of a build: finished (`model`), not applicable (`refusal`), failed permanently (`fault`), or none of these yet. `tasks`: the
+    requested tasks of its segments."""
 
     tasks: tuple[TaskProgress[BuildReport], ...] = ()
     model: StoredModel | None = None
@@ -27,30 +27,30 @@ class BuildProgress:
 
     @property
     def fault(self) -> Finding | None:
-        """Why a segment failed for good."""
+        """Why a segment failed permanently."""
         return next((task.fault for task in self.tasks if task.fault is not None), None)
 
     @property
     def running(self) -> bool:
-        """Whether it occupies a place."""
+        """Whether it occupies a slot of `search.parallelism`."""
         return any(task.running for task in self.tasks)
 
     @property
     def over(self) -> bool:
-        """Whether nothing more will come of it."""
+        """Whether it is finished, not applicable, or failed permanently."""
         return self.model is not None or self.refusal is not None or self.fault is not None
 
 
 @dataclass(frozen=True)
 class PlacedBuild:
-    """A build; `target`: where those of its segments run that build for the device at hand."""
+    """A build; `target`: the target on whose nodes the segments run that build for the local device."""
 
     plan: BuildPlan
     target: TargetSpec | None = None
 
 
 def placed(candidate: PlannedCandidate, target: TargetSpec) -> PlacedBuild | None:
-    """The build of a candidate of `target`: on its nodes where a step builds for the device at hand. None for the portable form."""
+    """The build of a candidate of `target`, which runs on the target's nodes if a step builds for the local device. None for the portable form."""
     if candidate.build is None:
         return None
     return PlacedBuild(candidate.build, target if _on_device(candidate.build) else None)
@@ -62,7 +62,7 @@ def _on_device(plan: BuildPlan) -> bool:
 
 
 def build_all(context: RunContext, prepare: PrepareReport, plans: Iterable[PlacedBuild]) -> dict[str, BuildProgress]:
-    """How far each of `plans` has come, by name. Those in front get the places that `search.parallelism` gives."""
+    """The progress of each of `plans`, by name. The first ones get the slots of `search.parallelism`."""
     builds: dict[str, BuildProgress] = {}
     for each in plans:
         running = sum(build.running for build in builds.values())
@@ -71,10 +71,10 @@ def build_all(context: RunContext, prepare: PrepareReport, plans: Iterable[Place
 
 
 def _build(context: RunContext, prepare: PrepareReport, placed_build: PlacedBuild, has_place: bool) -> BuildProgress:
-    """Ask for the segments of a build, one after the other, from the first behind all that the store has.
+    """Request the segments of a build, one after the other, starting after the last one that the store already has.
 
-    Without a place only what was begun goes on, and what has answered before is asked whether the store still has it: with those that
-    found the loss running again, nothing would tell of it later.
+    Without a slot, only segments that were started continue. Segments that had a result are requested again, to find out whether the store
+    still has it: once the tasks that found a loss run again, nothing else would tell.
     """
     entries = {entry.name: entry for entry in prepare.builds}
     chain = [(segment, entries[segment.name]) for segment in placed_build.plan.segments]

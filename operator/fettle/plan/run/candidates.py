@@ -1,4 +1,4 @@
-"""Which candidates a run tries on a target, and which of them are refused before any work."""
+"""Which candidates a run tries on a target, and which of them are rejected before any work."""
 
 from __future__ import annotations
 
@@ -24,11 +24,13 @@ from fettle.plan.run.devices import GPU_BASELINE, device_kind, loading, misplace
 from fettle.plan.run.images import measurable
 from fettle.plan.run.planned import Finding, PlannedCandidate, planned_candidate
 
-ROWS_LIMIT = 128  # of status.candidates, over all targets
-ERROR = 0.05  # that an accuracy interval of a target misses the truth, shared among its lossy finalists
-FINALISTS = 4  # lossy candidates of a target that are certified at most
-UNASKED_SHARE = 6  # a training of the default plan takes at most this part of search.deadlineSeconds
-GROUPS_NEEDED = 30  # items from which a bootstrap is believed
+ROWS_LIMIT = 128  # maximum length of status.candidates, over all targets
+ERROR = (
+    0.05  # probability that an accuracy interval of a target misses the true value, shared among its lossy finalists
+)
+FINALISTS = 4  # maximum number of lossy candidates of a target that are evaluated in full
+UNASKED_SHARE = 6  # a training in the default plan takes at most a sixth of search.deadlineSeconds
+GROUPS_NEEDED = 30  # minimum number of items for a bootstrap
 # An item reaches beyond the range of n others with probability 2 / (n + 1), whatever the distribution (Wilks 1941): every second one
 # of three items, fewer than every fifth of ten. One item alone cost the examples up to 20 points of accuracy (onnxruntime). Libraries
 # take any number; OpenVINO's guide ("Basic Quantization Flow") calibrates with 300.
@@ -37,7 +39,8 @@ CALIBRATION_NEEDED = 10
 
 @dataclass(frozen=True)
 class TargetPlan:
-    """The candidates of a target, refused ones included; how many lossy ones may be certified, and what each interval may err."""
+    """The candidates of a target, including rejected ones; how many lossy ones may be evaluated in full (`places`), and the error probability of
+    each interval (`alpha`)."""
 
     target: TargetSpec
     baseline: CandidatePlan
@@ -58,7 +61,7 @@ Check = Callable[[PlannedCandidate, _Facts], Finding | None]
 
 
 def possible_builds(spec: OptimizedModelSpec) -> tuple[BuildPlan, ...]:
-    """Every build that the plan of this spec may ask for, whatever the model turns out to be: PrepareTask.builds."""
+    """Every build that the plan of this spec may need, whatever the model is: PrepareTask.builds."""
     runtimes = frozenset(runtime for target in spec.targets for runtime in target.runtimes)
     if spec.recipes:
         pairs = [(planned, target) for target in spec.targets for planned in _recipe_candidates(spec, target)]
@@ -81,8 +84,8 @@ def possible_builds(spec: OptimizedModelSpec) -> tuple[BuildPlan, ...]:
 def plan_target(
     spec: OptimizedModelSpec, target: TargetSpec, prepare: PrepareReport, constraints: Constraints
 ) -> TargetPlan:
-    """The candidates for one target: the baseline where its runtime may serve, so that there is something to publish where nothing is
-    faster, then the recipes, at most maxCandidates of them."""
+    """The candidates of a target: the original if its runtime may serve, so that there is something to publish if nothing is faster, and then
+    the recipes, up to maxCandidates."""
     baseline = baseline_plan(target, prepare)
     original = (PlannedCandidate(baseline),) if baseline.runtime in target.runtimes else ()
     recipes = _recipe_candidates(spec, target) if spec.recipes else _one_per_dead_runtime(target, prepare)
@@ -98,15 +101,15 @@ def plan_target(
 
 
 def baseline_plan(target: TargetSpec, prepare: PrepareReport) -> CandidatePlan:
-    """What every gain is measured against: the untouched source in its own runtime, at the runtime's defaults.
+    """The plan of the baseline, to which speed-ups refer: the untouched source in its own runtime with default settings.
 
-    Where that cannot be timed, the portable form stands in for it (basis PortableForm, then it is not `untouched`).
+    If that cannot be timed, the portable form takes its place (basis PortableForm; it is not `untouched` then).
     """
     entry = catalog.source_format(prepare.source.format)
     own = entry.runtime if entry is not None else catalog.PORTABLE_RUNTIME
     untouched = prepare.basis == Basis.SOURCE_RUNTIME
     if device_kind(target) is DeviceKind.NVIDIA and prepare.portable.format == catalog.PORTABLE:
-        # What a GPU gains is measured on the GPU; a framework that would run the source on the CPU beside it is no baseline.
+        # Speed-ups on a GPU refer to a baseline on the GPU, and not to a framework that runs the source on the CPU.
         settings = RuntimeSettings(threads=target.threads, graph_optimization=False)
         untouched = untouched and own == catalog.PORTABLE_RUNTIME
         return CandidatePlan(
@@ -132,8 +135,7 @@ def _recipe_candidates(spec: OptimizedModelSpec, target: TargetSpec) -> tuple[Pl
 
 
 def _bounded(planned: PlannedCandidate, spec: OptimizedModelSpec) -> PlannedCandidate:
-    """A candidate whose build knows what the constraints allow to be lost, where one of its steps chooses by that, and how answers are
-    judged, where one trains."""
+    """The candidate, with the allowed loss in its build if one of its steps depends on that, and with the metric if one of its steps trains."""
     if planned.build is not None and planned.build.training is not None:
         judging = spec.data.evaluation.judging if spec.data.evaluation is not None else None
         training = planned.build.training.model_copy(update={"evaluation": judging})
@@ -156,7 +158,7 @@ def _bounded(planned: PlannedCandidate, spec: OptimizedModelSpec) -> PlannedCand
 
 
 def _with_streams(planned: PlannedCandidate, threads: int) -> tuple[PlannedCandidate, ...]:
-    """A candidate, and the same with as many inferences at once as there are threads, each of one thread."""
+    """The candidate, and a variant with as many concurrent inferences as there are threads, with one thread each."""
     if threads == 1 or planned.plan.settings.threads != threads:
         return (planned,)
     settings = planned.plan.settings.model_copy(update={"threads": 1, "streams": threads})
@@ -165,7 +167,7 @@ def _with_streams(planned: PlannedCandidate, threads: int) -> tuple[PlannedCandi
 
 
 def _one_per_dead_runtime(target: TargetSpec, prepare: PrepareReport) -> tuple[PlannedCandidate, ...]:
-    """The default plan, where a runtime that cannot load the portable form keeps only its first candidate, to say so."""
+    """The default plan. A runtime that cannot load the portable form keeps only its first candidate, whose message says so."""
     kept: list[PlannedCandidate] = []
     told_of: set[RuntimeName] = set()
     for planned in default_candidates(target, prepare):
@@ -179,10 +181,11 @@ def _one_per_dead_runtime(target: TargetSpec, prepare: PrepareReport) -> tuple[P
 
 
 def _cut(candidates: tuple[PlannedCandidate, ...], spec: OptimizedModelSpec) -> tuple[PlannedCandidate, ...]:
-    """`candidates`, all but the cheapest `maxCandidates` refused; and never more than status can hold for every target."""
+    """`candidates`, of which all but the cheapest `maxCandidates` are rejected; never more than status can hold for every target."""
     most = spec.search.max_candidates
-    cut_off = Finding(Reason.PRUNED, f"search.maxCandidates is {most}: the cheaper ones are tried, this one is not")
-
+    cut_off = Finding(
+        Reason.PRUNED, f"search.maxCandidates is {most}, and cheaper candidates come first: raise it to try this one"
+    )
     cut = tuple(
         replace(planned, refusal=cut_off) if place >= most else planned for place, planned in enumerate(candidates)
     )
@@ -190,7 +193,7 @@ def _cut(candidates: tuple[PlannedCandidate, ...], spec: OptimizedModelSpec) -> 
 
 
 def _refused(planned: PlannedCandidate, facts: _Facts, checks: tuple[Check, ...]) -> PlannedCandidate:
-    """`planned` with the first finding against it, if there is any."""
+    """`planned` with the first finding against it, if any."""
     if planned.refusal is not None or planned.plan.recipe == ORIGINAL:
         return planned
     refusal = next((finding for check in checks if (finding := check(planned, facts)) is not None), None)
@@ -231,7 +234,7 @@ def _known(planned: PlannedCandidate, facts: _Facts) -> Finding | None:
 
 
 def _trainable(planned: PlannedCandidate, facts: _Facts) -> Finding | None:
-    """Steps that train need training items, come first, and make the portable form, which a runtime loads or which ends as its engine."""
+    """Steps that train need training items, must come first, and give the portable form, which the runtime must load or compile into an engine."""
     entries = [entry for entry in planned.entries if entry is not None]
     trained = [entry for entry in entries if entry.trains]
     if not trained:
@@ -270,7 +273,7 @@ def _calibrated(planned: PlannedCandidate, facts: _Facts) -> Finding | None:
 
 
 def _judged(planned: PlannedCandidate, facts: _Facts) -> Finding | None:
-    """Layers that are chosen by what they lose need a model that may be published for what it loses."""
+    """Steps that choose layers by their loss of accuracy need real items, or permission to publish on generated ones."""
     unproved = facts.prepare.generated and not allows_lossy(facts.spec)
     if not unproved or not any(entry is not None and entry.bounded for entry in planned.entries):
         return None
@@ -279,7 +282,7 @@ def _judged(planned: PlannedCandidate, facts: _Facts) -> Finding | None:
 
 
 def _more_calibration(items: int, facts: _Facts) -> str:
-    """Where the calibration items were looked for, and what to give."""
+    """Where the calibration items came from, and what to provide."""
     data, prepare = facts.spec.data, facts.prepare
     if data.calibration is not None:
         others = " that are not evaluation items too" if data.evaluation is not None else ""
@@ -301,7 +304,7 @@ APPLICABLE = (_known, _on_its_device, _trainable, _loads, _not_quantized_twice, 
 
 
 def _provable(planned: PlannedCandidate, facts: _Facts) -> Finding | None:
-    """Whether the items could prove a lossy candidate at all, if not one of its answers changed."""
+    """Why the items cannot prove a lossy candidate even if none of its answers changed; None if they can."""
     bound, prepare = facts.constraints.accuracy, facts.prepare
     if bound is None or not planned.lossy or (prepare.generated and not allows_lossy(facts.spec)):
         return None
@@ -324,12 +327,12 @@ def _provable(planned: PlannedCandidate, facts: _Facts) -> Finding | None:
 
 
 def allows_lossy(spec: OptimizedModelSpec) -> bool:
-    """Whether made-up items may certify a candidate whose answers may differ."""
+    """Whether generated items may justify a candidate whose answers may differ."""
     return spec.data.generated is not None and spec.data.generated.allow_lossy
 
 
 def _places(lossy: int, facts: _Facts) -> int:
-    """How many lossy candidates are certified at most: no more than the items can prove, each with its share of the error."""
+    """The maximum number of lossy candidates to evaluate in full: as many as the items can prove, each with its share of the error probability."""
     most = max(min(lossy, FINALISTS), 1)
     bound = facts.constraints.accuracy
     if bound is None:
@@ -342,12 +345,13 @@ def _places(lossy: int, facts: _Facts) -> int:
 
 
 def _counting(prepare: PrepareReport) -> int:
-    """Items that can prove anything: to a task's metric, those in which there is something to find."""
+    """The number of items that count as evidence: for a task metric, those that contain something to find."""
     return prepare.items.items if prepare.informative is None else prepare.informative
 
 
 def _needed(max_drop: float, places: int, facts: _Facts) -> int | None:
-    """Items that prove a drop of at most `max_drop` at no flip, where so many candidates share the error; None: no number does."""
+    """The number of items that prove a drop of at most `max_drop` if no answer changes and `places` candidates share the error probability; None
+    if no number does."""
     if not bounded_by_flips(facts.spec, facts.prepare):
         return GROUPS_NEEDED
     needed = _items_needed(max_drop, ERROR / places)
@@ -357,7 +361,7 @@ def _needed(max_drop: float, places: int, facts: _Facts) -> int | None:
 
 
 def bounded_by_flips(spec: OptimizedModelSpec, prepare: PrepareReport) -> bool:
-    """Whether its interval is never narrower than that of a share of right answers in which nothing flipped."""
+    """Whether the interval of the metric is never narrower than that of a share of right answers without any change."""
     evaluation = spec.data.evaluation
     if evaluation is None:
         return True
@@ -370,5 +374,5 @@ def bounded_by_flips(spec: OptimizedModelSpec, prepare: PrepareReport) -> bool:
 
 @lru_cache(maxsize=256)
 def _items_needed(max_drop: float, alpha: float) -> int | None:
-    """`items_needed` at no flip; asked at every decision of a run with the same numbers."""
+    """`items_needed` if no answer changes. Cached, because every decision of a run needs the same numbers."""
     return items_needed(max_drop, alpha=alpha)

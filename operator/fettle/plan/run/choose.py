@@ -1,6 +1,6 @@
-"""The choice among measured candidates of one target: what passes, what is on the Pareto front, what the objective prefers.
+"""The choice among the measured candidates of one target: those that satisfy the constraints, the Pareto front, and the objective.
 
-Nothing passes -> no winner, and the nearest miss is named; the best of the rest is never passed off as good enough.
+If no candidate satisfies the constraints, there is no winner, and the message names the nearest miss.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from fettle.plan.run.planned import Finding
 
 @dataclass(frozen=True)
 class Choice:
-    """Every row with its verdict, in the order given; the winner, or why there is none."""
+    """Every candidate with its verdict, in the given order; the winner, or why there is none."""
 
     rows: tuple[CandidateStatus, ...]
     winner: CandidateStatus | None
@@ -27,7 +27,7 @@ class Choice:
 
 @dataclass(frozen=True)
 class _Score:
-    """What candidates are compared by; `speed` in times the baseline, `drop` at the interval's bad end."""
+    """The figures by which candidates are compared; `speed` is the speed-up, `drop` the unfavourable end of the accuracy drop."""
 
     row: CandidateStatus
     speed: float
@@ -38,9 +38,9 @@ class _Score:
 
 
 def choose(rows: Sequence[CandidateStatus], rules: Rules, incumbent: str | None = None) -> Choice:
-    """Judge the rows that have figures; the others pass through. `incumbent` is the digest of what is published now.
+    """Judge the rows that have figures; the others stay as they are. `incumbent` is the digest of the artifact that is published now.
 
-    The incumbent stays unless another is better by more than the interval.
+    The incumbent stays unless another candidate is better by more than the interval.
     """
     measured = [row for row in rows if _has_figures(row)]
     misses_by_name = {row.name: _misses(row, rules) for row in measured}
@@ -51,7 +51,7 @@ def choose(rows: Sequence[CandidateStatus], rules: Rules, incumbent: str | None 
         return Choice(rejected, None, _nearest(rejected, failed))
     tied = _tied(passing, rules.objective)
     winner = _prefer(tied, incumbent)
-    # What is known badly is not known to be slower: it keeps saying so.
+    # A candidate with an unstable measurement is not known to be slower, so it keeps that message.
     losers = {
         score.row.name: _why_not(score, winner, tied, rules)
         for score in passing
@@ -66,7 +66,7 @@ def choose(rows: Sequence[CandidateStatus], rules: Rules, incumbent: str | None 
 
 
 def _has_figures(row: CandidateStatus) -> bool:
-    """Whether there is something to judge. A clock that is known badly only is judged by what it surely says."""
+    """Whether there is something to judge. If only the timing is unstable, the candidate is judged by the lower end of its speed-up."""
     return row.state == CandidateState.MEASURED or (
         row.state == CandidateState.REJECTED and _is_unstable(row) and row.speedup is not None
     )
@@ -89,18 +89,18 @@ def _score(row: CandidateStatus) -> _Score:
     slowest = speedup.low if speedup is not None else 1.0
     return _Score(
         row=row,
-        # A wide interval's point is luck: count what was surely gained.
+        # The point estimate of a wide interval is luck: use its lower end.
         speed=speedup.value if speedup is not None and not _is_unstable(row) else slowest,
         slowest=slowest,
         bytes=row.bytes if row.bytes is not None else float("inf"),
-        # A gain in accuracy is no reason to prefer: it is noise more often than not.
+        # A gain in accuracy is not a reason to prefer a candidate: it is mostly noise.
         drop=0.0 if exact or row.accuracy_drop is None else max(row.accuracy_drop.high, 0.0),
         exact=exact,
     )
 
 
 def _dominates(score: _Score, other: _Score) -> bool:
-    """Whether `score` is at least as good in everything and better in something."""
+    """Whether `score` is at least as good as `other` in every figure and better in at least one."""
     merits = (score.speed, -score.bytes, -score.drop, score.exact)
     other_merits = (other.speed, -other.bytes, -other.drop, other.exact)
     return merits != other_merits and all(left >= right for left, right in zip(merits, other_merits, strict=True))
@@ -111,7 +111,7 @@ def _front(passing: Sequence[_Score]) -> list[_Score]:
 
 
 def _tied(passing: Sequence[_Score], objective: Objective) -> list[_Score]:
-    """Those that the objective cannot tell from the best: within the interval of the fastest, or equally small."""
+    """The candidates that are equal to the best by the objective: within the interval of the fastest, or of the same size."""
     if objective == Objective.SIZE:
         smallest = min(score.bytes for score in passing)
         return [score for score in passing if score.bytes == smallest]
@@ -120,7 +120,7 @@ def _tied(passing: Sequence[_Score], objective: Objective) -> list[_Score]:
 
 
 def _prefer(tied: Sequence[_Score], incumbent: str | None) -> _Score:
-    """Among equals: the incumbent, then exact, less drop, smaller, faster, and last the order of the plan."""
+    """The preferred one of equal candidates: the incumbent, then by exactness, drop, size, speed and the order of the plan."""
     kept = next((score for score in tied if incumbent is not None and score.row.artifact == incumbent), None)
     if kept is not None:
         return kept
@@ -128,11 +128,12 @@ def _prefer(tied: Sequence[_Score], incumbent: str | None) -> _Score:
 
 
 def _why_kept(winner: _Score, tied: Sequence[_Score], incumbent: str | None) -> str | None:
-    """What is told of a published artifact that stays although others are as good."""
-    others = ", ".join(score.row.name for score in tied if score is not winner)
+    """The message of a published artifact that stays although other candidates are equally good; None in other cases."""
+    others = [score.row.name for score in tied if score is not winner]
     if winner.row.artifact != incumbent or not others:
         return None
-    return clip(f"it was already published and is kept, because {others} is not faster by more than the interval")
+    are = f"{', '.join(others)} {'is' if len(others) == 1 else 'are'}"
+    return clip(f"it was already published and is kept, because {are} not faster by more than the interval")
 
 
 def _why_not(loser: _Score, winner: _Score, tied: Sequence[_Score], rules: Rules) -> Finding:
@@ -174,7 +175,7 @@ def _found(row: CandidateStatus, finding: Finding | None) -> CandidateStatus:
 
 
 def _nearest(rows: Sequence[CandidateStatus], failed: dict[str, tuple[Miss, ...]]) -> Finding:
-    """Why nothing passed: the candidate that came nearest, and by how much."""
+    """Why no candidate satisfies the constraints: the one that came nearest, and by how much it missed."""
     if failed:
         name, missed = min(failed.items(), key=lambda item: max(miss.distance for miss in item[1]))
         worst = max(missed, key=lambda miss: miss.distance)

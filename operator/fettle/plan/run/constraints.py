@@ -1,4 +1,4 @@
-"""The constraints in force, and how a person reads them."""
+"""The constraints in force, and their description."""
 
 from __future__ import annotations
 
@@ -7,16 +7,16 @@ from fettle.api.constraints import AccuracyConstraint, Constraints
 from fettle.api.optimizedmodel import OptimizedModelSpec
 
 DEFAULT_MAX_DROP = 0.01  # unless the drop is in the unit of the labels
-# Besides what may be lost, as many answers may change without any loss: a restart on another kernel, an int8 build of a model that is
-# often unsure. Such a model's wrong answers become other wrong ones; of a model that is mostly right far fewer can change at equal accuracy.
+# The share of answers that may change in addition to `maxDrop`. Answers can change without a loss of accuracy, for example in an int8 build of
+# a model that is often unsure: its wrong answers become other wrong answers.
 DEFAULT_CHANGES = 0.1
 
 
 def in_force(spec: OptimizedModelSpec) -> Constraints:
-    """The spec's constraints; where accuracy has none, a drop of 0.01 is allowed, and none at all in the unit of the labels.
+    """The spec's constraints with defaults: an accuracy drop of 0.01, or none if the drop is in the unit of the labels.
 
-    Nobody who leaves the bound out means "whatever the loss". A unit of the labels has no natural scale, so nothing may be lost. What may
-    change follows from what may be lost.
+    Leaving out the bound does not mean "any loss". The unit of the labels has no natural scale, so nothing may be lost in it. The default of
+    `maxChanged` follows from `maxDrop`.
     """
     evaluation = spec.data.evaluation
     own_unit = evaluation is not None and metrics.entry(evaluation.metric).drop is metrics.DropUnit.LABELS
@@ -28,7 +28,7 @@ def in_force(spec: OptimizedModelSpec) -> Constraints:
 
 
 def describe(constraints: Constraints) -> str:
-    """The constraints as a person reads them: 'accuracy drop <= 0.02, p99 <= 5 ms'."""
+    """The constraints as text: 'accuracy drop <= 0.02, p99 <= 5 ms'."""
     parts = []
     if constraints.accuracy is not None:
         parts.append(f"accuracy drop <= {constraints.accuracy.max_drop:g}")

@@ -1,4 +1,4 @@
-"""What every stage of a decision may look at."""
+"""What every stage of a decision may use."""
 
 from __future__ import annotations
 
@@ -15,9 +15,9 @@ from fettle.plan.run.state import RetryOrder, RunSnapshot
 
 @dataclass(frozen=True)
 class RunContext:
-    """A snapshot, and what follows from it before any stage: when the run began, the constraints in force, the attempts, the store's URI.
+    """A snapshot, and what follows from it: the start of the run, the constraints in force, the attempts, the store's URI.
 
-    The targets of the snapshot's spec have the architectures that `devices` tell of.
+    The targets of the snapshot's spec have the architectures in `devices`.
     """
 
     snapshot: RunSnapshot
@@ -30,7 +30,7 @@ class RunContext:
 
 
 def context_of(snapshot: RunSnapshot, order: RetryOrder, devices: tuple[DeviceStatus, ...] | None = None) -> RunContext:
-    """The context of a decision on `snapshot`, with what `order` says of earlier attempts, and the GPUs that were found."""
+    """The context of a decision on `snapshot`, with the retry `order` and the GPUs that were found."""
     started = _started(snapshot, order)
     ends = started + timedelta(seconds=snapshot.spec.search.deadline_seconds)
     attempts = Attempts(snapshot.tasks, snapshot.now, ends, order.retries)
@@ -45,7 +45,7 @@ def store_of(snapshot: RunSnapshot) -> str:
 def _started(snapshot: RunSnapshot, order: RetryOrder) -> datetime:
     """When the run began, in whole seconds.
 
-    A time that lies ahead is taken for now: the clock was set back, and the deadline counts anew.
+    A time in the future is replaced by now: the clock was set back, and the deadline starts again.
     """
     status, now = snapshot.status, snapshot.now
     goes_on = snapshot.goes_on and not order.acts

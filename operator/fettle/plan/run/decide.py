@@ -1,8 +1,8 @@
 """What a run of an OptimizedModel does next: prepare, build, measure, choose, publish.
 
-Level-triggered: every decision is made anew from the spec and from what the tasks have answered, so a restart, a lost or
-a doubled event end in the same state. A failure that trying again by itself cannot mend stays until the spec changes or a
-retry is ordered; what still holds of an earlier spec is reused, because equal tasks have equal hashes.
+Level-triggered: every decision follows from the spec and from the results of the tasks, so a restart or a lost or duplicate event leads
+to the same state. A failure that is not retried automatically stays until the spec changes or a retry is requested. Results for an
+earlier spec are reused if they still apply, because equal tasks have equal hashes.
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ from fettle.plan.run.tasks import answered_by, prepare_task, publish_task, selec
 
 
 def decide(snapshot: RunSnapshot) -> RunDecision:
-    """The tasks that shall exist now, and the status. Pure: the same snapshot gives the same decision."""
+    """The tasks that should exist now, and the status. Pure: the same snapshot gives the same decision."""
     order = retry.read(snapshot)
     if is_settled(snapshot.status, snapshot.generation) and not order.acts:
         status = settled_status(snapshot, retry.noted(snapshot.status, order))
@@ -64,7 +64,7 @@ def decide(snapshot: RunSnapshot) -> RunDecision:
 
 
 def _advance(context: RunContext) -> RunOutcome:
-    """Each stage in turn, until one waits for an answer or ends the run."""
+    """Go through the stages until one waits for a result or ends the run."""
     prepare = context.attempts.ask(
         prepare_task(context.snapshot.spec, context.store), PrepareReport, stage="prepare", label="prepare"
     )
@@ -95,7 +95,7 @@ def _advance(context: RunContext) -> RunOutcome:
 
 
 def _not_prepared(context: RunContext, prepare: TaskProgress[PrepareReport]) -> RunOutcome:
-    """The source is being prepared, or cannot be."""
+    """The outcome while prepare is in progress, or after it failed."""
     if prepare.fault is not None:
         stage = Stage(prepare.fault.reason, prepare.fault.message, finished=True)
         status = _stopped(opened_status(context), prepare.fault)
@@ -106,9 +106,9 @@ def _not_prepared(context: RunContext, prepare: TaskProgress[PrepareReport]) -> 
 
 
 def _in_time(context: RunContext, outcome: RunOutcome) -> RunOutcome:
-    """What becomes of a run past its deadline: it ends once nothing of it works any more, or after as long again.
+    """The outcome after the deadline: the run ends when none of its tasks runs any more, or after the same time again.
 
-    What was done is kept for a retry.
+    Finished work is kept for a retry.
     """
     attempts, stage = context.attempts, outcome.stage
     if not attempts.late or (stage.finished and stage.reason != Reason.DEADLINE_EXCEEDED):
@@ -125,7 +125,7 @@ def _in_time(context: RunContext, outcome: RunOutcome) -> RunOutcome:
 
 
 def _unconverted(snapshot: RunSnapshot, report: PrepareReport) -> Finding | None:
-    """A source without a portable form needs, on every target, the runtime that runs it as it came."""
+    """Why a source without a portable form cannot be served: a target lacks the runtime that runs it without conversion. None if it can."""
     fault = report.conversion_fault
     others = [
         target.name for target in snapshot.spec.targets if not set(target.runtimes) & set(report.portable_runtimes)
@@ -138,7 +138,7 @@ def _unconverted(snapshot: RunSnapshot, report: PrepareReport) -> Finding | None
 
 
 def _batch_refused(snapshot: RunSnapshot, report: PrepareReport) -> Finding | None:
-    """A batch of several items needs a batch axis that was proved."""
+    """Why the batch sizes are impossible: batches need a verified batch axis. None if they are possible."""
     if report.signature.batchable:
         return None
     for target in snapshot.spec.targets:
@@ -158,7 +158,7 @@ def _published(
     status: OptimizedModelStatus,
     problems: Sequence[Finding],
 ) -> tuple[Stage, OptimizedModelStatus]:
-    """Where publishing stands, and `status` with what it published. `problems`: why targets have no winner."""
+    """The stage of publishing, and `status` with the published artifacts. `problems`: why targets have no winner."""
     if not publish.over:
         text = with_notes("checking the artifacts and writing the report", notes_of([publish]))
         return Stage(Reason.PUBLISHING, text), status
@@ -174,7 +174,7 @@ def _published(
 
 
 def _choose(progress: RunProgress, status: OptimizedModelStatus) -> tuple[tuple[CandidateStatus, ...], list[Finding]]:
-    """The candidates with their verdicts, and for each target without a winner why."""
+    """The candidates with their verdicts, and why targets have no winner."""
     rows: list[CandidateStatus] = []
     problems: list[Finding] = []
     published = {artifact.target: artifact.sha256 for artifact in status.artifacts}
@@ -190,7 +190,7 @@ def _choose(progress: RunProgress, status: OptimizedModelStatus) -> tuple[tuple[
 
 
 def _artifacts(context: RunContext, progress: RunProgress, status: OptimizedModelStatus) -> tuple[ArtifactStatus, ...]:
-    """The new winner of each target; where there is none, what was published before stays."""
+    """The new winner of each target; if there is none, the artifact that was published before stays."""
     published = {artifact.target: artifact for artifact in status.artifacts}
     for target in progress.targets:
         name = target.target.name
@@ -209,12 +209,12 @@ def _artifacts(context: RunContext, progress: RunProgress, status: OptimizedMode
 
 
 def _not_published(problems: Sequence[Finding]) -> Stage:
-    """The run is over, and at least one target has no winner."""
+    """The final stage of a run in which at least one target has no winner."""
     return Stage(problems[0].reason, " | ".join(problem.message for problem in problems), finished=True)
 
 
 def _held_back(progress: RunProgress, rows: Sequence[CandidateStatus]) -> dict[str, str]:
-    """By target: what would be faster than its winner, and why it is not published."""
+    """Target -> the candidate that would be faster than its winner, and why it is not published."""
     texts = {
         target.target.name: held_back(
             [row for row in rows if row.target == target.target.name], target.rules, target.baseline
@@ -225,8 +225,8 @@ def _held_back(progress: RunProgress, rows: Sequence[CandidateStatus]) -> dict[s
 
 
 def _summary(rows: Sequence[CandidateStatus]) -> str:
-    """'cpu: int8-openvino, 3.1 [2.9, 3.3] times as fast, drop 0.001 [-0.002, 0.004]'; and where what is exact won because there are
-    too few items to prove anything else, how many are needed."""
+    """'cpu: int8-openvino, 3.1 [2.9, 3.3] times as fast, drop 0.001 [-0.002, 0.004]'. If an exact candidate won because there are too few items
+    to prove a lossy one, the text also says how many are needed."""
     parts = []
     for row in rows:
         if row.state != CandidateState.SELECTED:
@@ -247,7 +247,7 @@ def _summary(rows: Sequence[CandidateStatus]) -> str:
 
 
 def _stopped(status: OptimizedModelStatus, why: Finding) -> OptimizedModelStatus:
-    """The status of a run that is over before its candidates are."""
+    """The status of a run that ended before its candidates were finished."""
     unfinished = (CandidateState.PENDING, CandidateState.RUNNING)
     failed = {"state": CandidateState.FAILED, "reason": why.reason, "message": why.message}
     rows = (row.model_copy(update=failed) if row.state in unfinished else row for row in status.candidates)

@@ -24,25 +24,25 @@ MATMUL_SHARE = 0.5  # dynamic quantization pays only where MatMul and Gemm are t
 
 @dataclass(frozen=True)
 class Facts:
-    """What a line's condition may look at."""
+    """What the condition of a line depends on."""
 
     target: TargetSpec
     prepare: PrepareReport
 
     @property
     def quick(self) -> bool:
-        """One thread may beat many."""
+        """Whether one thread may be faster than several."""
         return self.target.threads > 1 and self.prepare.traits.p50_milliseconds < QUICK_MILLISECONDS
 
     @property
     def one_shape(self) -> bool:
-        """A static batch serves all that was asked for."""
+        """Whether a fixed batch covers every requested batch size."""
         return self.prepare.signature.batchable and len(self.target.batch_sizes) == 1
 
 
 @dataclass(frozen=True)
 class PlanLine:
-    """A line of the table. `family` is who makes the file, where that is not the runtime itself."""
+    """A line of the table. `family` is the family of runtimes for which the file is built, if that is not the runtime itself."""
 
     recipe: str
     runtime: RuntimeName
@@ -55,7 +55,7 @@ class PlanLine:
     when: Callable[[Facts], bool] = lambda facts: True
 
     def candidate(self, target: TargetSpec) -> PlannedCandidate:
-        """This line on `target`."""
+        """The candidate of this line on `target`."""
         settings = RuntimeSettings(
             threads=1 if self.one_thread else target.threads,
             precision=self.precision,
@@ -164,7 +164,7 @@ LINES: tuple[PlanLine, ...] = (
 
 
 def default_lines(runtimes: frozenset[RuntimeName]) -> tuple[PlanLine, ...]:
-    """Every line that some model could get with these runtimes."""
+    """Every line that may apply to some model with these runtimes."""
     return tuple(line for line in LINES if line.runtime in runtimes)
 
 

@@ -1,4 +1,4 @@
-"""Targets with GPUs: what of a candidate is fixed by the device it runs on."""
+"""Targets with GPUs: what the device determines about a candidate."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ GPU = f"{catalog.NVIDIA_RESOURCES}gpu"
 
 
 def gpu_resources(target: TargetSpec) -> dict[str, int | str]:
-    """What pods of a target ask NVIDIA's device plugin for: the limits that the spec gives, else one GPU; nothing for a target of CPUs."""
+    """The device plugin resources of a target's pods: the NVIDIA limits in the spec, or one GPU; empty for a CPU target."""
     if target.device is not None and target.device.kind is DeviceKind.CPU:
         return {}
     given = {
@@ -25,14 +25,14 @@ def gpu_resources(target: TargetSpec) -> dict[str, int | str]:
 
 
 def device_kind(target: TargetSpec) -> DeviceKind:
-    """What a target computes on: as the spec says, else a GPU where its limits have one."""
+    """The kind of device of a target: as in the spec, or a GPU if its limits have one."""
     return DeviceKind.NVIDIA if gpu_resources(target) else DeviceKind.CPU
 
 
 def on_device(runtime: RuntimeName, settings: RuntimeSettings, target: TargetSpec) -> Execution:
-    """How a candidate in `runtime` is run on a target, where `settings` are asked for.
+    """How a candidate in `runtime` with `settings` is run on a target.
 
-    An engine is made for one batch size where the target serves one, else for one item to the largest.
+    An engine is built for the target's batch size if there is one, and otherwise for the range from 1 to the largest.
     """
     if catalog.finish(runtime) is None:
         return Execution(settings)
@@ -48,7 +48,7 @@ def on_device(runtime: RuntimeName, settings: RuntimeSettings, target: TargetSpe
 
 
 def misplaced(planned: PlannedCandidate, target: TargetSpec) -> str | None:
-    """Why a candidate has no place on a target: its runtime needs a GPU, or its engine an architecture that is known. None where it has one."""
+    """Why a candidate cannot run on a target: its runtime needs a GPU, or the GPU's architecture is unknown. None if it can."""
     runtime = planned.plan.runtime
     if catalog.runtime(runtime).device is DeviceKind.CPU:
         return None
@@ -61,7 +61,7 @@ def misplaced(planned: PlannedCandidate, target: TargetSpec) -> str | None:
 
 
 def loading(prepare: PrepareReport) -> frozenset[RuntimeName]:
-    """Runtimes that load the portable form or what is built from it. Whether those of GPUs do is seen where there is one."""
+    """The runtimes that load the portable form or what is built from it. GPU runtimes are included, because only a node with a GPU can tell."""
     there = frozenset(prepare.portable_runtimes)
     if catalog.PORTABLE_RUNTIME not in there or prepare.portable.format != catalog.PORTABLE:
         return there

@@ -1,4 +1,4 @@
-"""What would be faster than the winner, and what keeps it out: so that a run that gains little says what to do about it."""
+"""The candidate that would be faster than the winner, and why it is not published, so that a run with little gain tells what to do."""
 
 from __future__ import annotations
 
@@ -8,13 +8,13 @@ from fettle.api.bounds import Rules, misses_accuracy, percentile
 from fettle.api.optimizedmodel_status import BaselineStatus, CandidateStatus
 from fettle.api.vocabulary import AgreementMode, CandidateState, Metric, Objective
 
-WORTH_SAYING = 1.25  # times as fast as the winner; the pre-test of a second knows no more
+WORTH_SAYING = 1.25  # times as fast as the winner; the timing pre-test is not more precise
 
 
 def held_back(rows: Sequence[CandidateStatus], rules: Rules, baseline: BaselineStatus | None) -> str | None:
-    """The fastest candidate of a target that lost too much accuracy, where it is much faster than the winner; None where there is none.
+    """The text about the fastest candidate that lost too much accuracy, if it is much faster than the winner; otherwise None.
 
-    `rows` are the target's. Times are those of the pre-test, which claims no interval.
+    `rows` are the target's. The times are from the timing pre-test and have no interval.
     """
     original = baseline.p50(rules.batch_size) if baseline is not None else None
     winner = next((row for row in rows if row.state == CandidateState.SELECTED), None)
@@ -36,7 +36,7 @@ def held_back(rows: Sequence[CandidateStatus], rules: Rules, baseline: BaselineS
 
 
 def _advice(row: CandidateStatus) -> str:
-    """Where numbers were compared one by one, a metric that knows what they are for may accept them."""
+    """Advice to set a task metric, if output numbers were compared one by one."""
     by_number = row.agreement is not None and row.agreement.mode == AgreementMode.ELEMENTWISE
     if row.accuracy is None or row.accuracy.metric != Metric.AGREEMENT or not by_number:
         return ""

@@ -14,7 +14,7 @@ from fettle.plan.run.planned import Finding, PlannedCandidate
 
 
 def image_of(task: AnyTask) -> Image:
-    """The smallest image that has all that `task` needs; the plan asks for no task that none has."""
+    """The smallest image with everything that `task` needs. The plan requests no task for which there is none."""
     entry = job_image(_libraries(task))
     if entry is None:
         raise LookupError(f"no image has {', '.join(sorted(_libraries(task)))} for {task.kind}")
@@ -38,7 +38,7 @@ def _of_runtimes(names: Iterable[RuntimeName]) -> frozenset[str]:
 def measurable(
     candidates: Iterable[PlannedCandidate], baseline: RuntimeName, format: FormatName
 ) -> tuple[PlannedCandidate, ...]:
-    """`candidates`, those refused that no image can measure beside the original and beside the rows in front of them.
+    """`candidates`, of which those are rejected that no image can measure together with the original and the candidates before them.
 
     All candidates of a target are timed in one Job, in the same rounds as the original, whose runtime is `baseline`.
     """
@@ -54,7 +54,7 @@ def measurable(
 
 
 def measured_beside(runtime: RuntimeName, candidates: Iterable[PlannedCandidate], baseline: RuntimeName) -> bool:
-    """Whether the image that measures `candidates` and the original has `runtime` too."""
+    """Whether the image that measures `candidates` and the original also has `runtime`."""
     tried = (candidate.plan.runtime for candidate in candidates if candidate.refusal is None)
     entry = job_image(_of_runtimes((baseline, *tried)))
     return entry is not None and catalog.runtime(runtime).library in entry.libraries

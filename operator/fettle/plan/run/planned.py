@@ -1,4 +1,4 @@
-"""A planned candidate: the build it needs, and why it may be refused before any work is done."""
+"""A planned candidate: the build that it needs, and why it is refused before any work, if it is."""
 
 from __future__ import annotations
 
@@ -15,21 +15,21 @@ from fettle.api.vocabulary import RuntimeName, StepKind
 
 @dataclass(frozen=True)
 class Finding:
-    """What a check found: a reason of the closed list, and the same for a person."""
+    """The result of a check: a reason from the closed list, and a message."""
 
     reason: Reason
     message: str
 
 
 def with_notes(text: str, findings: Iterable[Finding]) -> str:
-    """`text`, and in brackets what holds it up: 'measuring 9 candidates on cpu (Unschedulable: 0/1 nodes fit)'."""
+    """`text`, followed by what it waits for in brackets: 'measuring 9 candidates on cpu (Unschedulable: 0/1 nodes fit)'."""
     notes = "; ".join(dict.fromkeys(f"{finding.reason}: {finding.message}" for finding in findings))
     return f"{text} ({notes})" if notes else text
 
 
 @dataclass(frozen=True)
 class Execution:
-    """How a candidate is run: with which settings, and the form that its file must have on the device; None where any file will do."""
+    """How a candidate is run: its settings, and the form that its file must have on the device (None: any form)."""
 
     settings: RuntimeSettings
     form: DeviceForm | None = None
@@ -39,7 +39,7 @@ class Execution:
 class PlannedCandidate:
     """A planned candidate. `build` is None for the portable form and for the untouched source.
 
-    `refusal` is set where it is known before any work that the row cannot be chosen.
+    `refusal` is set if it is known before any work that the candidate cannot be chosen.
     """
 
     plan: CandidatePlan
@@ -53,22 +53,22 @@ class PlannedCandidate:
 
     @property
     def steps(self) -> tuple[RecipeStep, ...]:
-        """Steps that its file went through."""
+        """The steps that make its file."""
         return self.build.steps if self.build is not None else ()
 
     @property
     def family(self) -> RuntimeName:
-        """Family of tools that makes its file."""
+        """The family of runtimes for which its file is built."""
         return self.build.family if self.build is not None else self.plan.runtime
 
     @property
     def entries(self) -> tuple[catalog.StepEntry | None, ...]:
-        """The catalog's row of each step; None where its family has no such step."""
+        """The catalog's entry for each step; None if the family has no such step."""
         return tuple(catalog.step(step, self.family) for step in self.steps)
 
     @property
     def lossy(self) -> bool:
-        """Whether answers may change by intent, so that they must be proved."""
+        """Whether its answers may differ by design, so that its accuracy has to be proved."""
         return catalog.lossy(self.steps, self.plan.settings.precision)
 
     @property
@@ -87,12 +87,12 @@ def planned_candidate(
     variant: str = "",
     train: TrainSpec | None = None,
 ) -> PlannedCandidate:
-    """A candidate that, like its build, is named after what they are: `int8-onnxruntime-in-openvino`, `int8-openvino-1thread`.
+    """A candidate and its build, with descriptive names: `int8-onnxruntime-in-openvino`, `int8-openvino-1thread`.
 
-    A build whose last step makes the file for a device is named after its form too.
+    The name of a build whose last step makes the file for a device also contains its form.
     """
     made_by, form, steps = family or runtime, execution.form, completed(steps)
-    if catalog.finish(made_by) is not None:  # what such a step does, it does last, and only for a form
+    if catalog.finish(made_by) is not None:  # such a step comes last, and only if a form is requested
         finish = (RecipeStep(optimize_graph=OptimizeGraphStep()),) if form is not None else ()
         steps = (*(step for step in steps if catalog.kind(step) is not StepKind.OPTIMIZE_GRAPH), *finish)
     built_as = "-".join((recipe, made_by, *(form.words if form is not None else ())))

@@ -1,7 +1,7 @@
-"""Before the first Job of a run: is there a node with the GPU that a target asks for, and which architecture is it?
+"""The check before the first Job of a run: whether a node has the GPU that a target needs, and which architecture it is.
 
-Refused is only what no pod could do on any node as it is. What a scheduler, a RuntimeClass or an admission plugin may still arrange is left
-to them: a RuntimeClass brings tolerations of its own, and a taint named after the resource is tolerated for pods that ask for it.
+A target is refused only if none of its pods could run on any node. What a scheduler, a RuntimeClass or an admission plugin may still
+provide is not checked: a RuntimeClass adds tolerations of its own, and pods with a resource tolerate a taint that is named after it.
 """
 
 from __future__ import annotations
@@ -21,12 +21,12 @@ from fettle.plan.run.planned import Finding
 from fettle.plan.run.state import MAJOR, MINOR, NodeOffer, RetryOrder, RunSnapshot, Taint
 from fettle.plan.run.status import is_settled
 
-SHOWN = 4  # nodes of which a message tells
+SHOWN = 4  # maximum number of nodes in a message
 
 
 @dataclass(frozen=True)
 class Located:
-    """The spec with the architectures that were found, what status says of them, and why the run cannot begin, if so."""
+    """The spec with the architectures that were found, their status, and why the run cannot start, if it cannot."""
 
     spec: OptimizedModelSpec
     devices: tuple[DeviceStatus, ...] | None = None
@@ -34,7 +34,7 @@ class Located:
 
 
 def wants_nodes(snapshot: RunSnapshot) -> bool:
-    """Whether a decision looks at nodes: the run is not over, has targets with GPUs, and has not found any yet."""
+    """Whether a decision needs the list of nodes: the run is in progress, has targets with GPUs, and has not found them yet."""
     if all(device_kind(target) is DeviceKind.CPU for target in snapshot.spec.targets):
         return False
     order = retry.read(snapshot)
@@ -42,12 +42,12 @@ def wants_nodes(snapshot: RunSnapshot) -> bool:
 
 
 def _unknown(snapshot: RunSnapshot, order: RetryOrder) -> bool:
-    """Whether this run has not found its GPUs yet: one that begins anew looks again."""
+    """Whether this run has not found its GPUs yet. A retried run looks again."""
     return snapshot.status.devices is None or not snapshot.goes_on or order.acts
 
 
 def locate(snapshot: RunSnapshot, order: RetryOrder) -> Located:
-    """Where the targets with GPUs find them: as an earlier decision of this run found, else among the nodes."""
+    """Find the GPUs of all targets: those that an earlier decision of this run found, or among the nodes."""
     spec = snapshot.spec
     targets = [target for target in spec.targets if device_kind(target) is DeviceKind.NVIDIA]
     if not targets:
@@ -65,7 +65,7 @@ def locate(snapshot: RunSnapshot, order: RetryOrder) -> Located:
 
 
 def _located(target: TargetSpec, found: DeviceStatus | None) -> TargetSpec:
-    """A target with its GPU's architecture, and with the labels by which pods find it."""
+    """The target with its GPU's architecture, and with the node labels that select it."""
     if found is None:
         return target
     asked = target.device or DeviceSpec(kind=DeviceKind.NVIDIA)
@@ -75,7 +75,7 @@ def _located(target: TargetSpec, found: DeviceStatus | None) -> TargetSpec:
 
 
 def _device(target: TargetSpec, nodes: Sequence[NodeOffer] | None) -> DeviceStatus | Finding:
-    """The GPU of a target: what all nodes that fit agree on. Nodes that cannot be read refuse nothing."""
+    """The GPU of a target: what all suitable nodes have in common. If nodes cannot be read, nothing is refused."""
     asked = target.device.architecture if target.device is not None else None
     if nodes is None:
         return DeviceStatus(target=target.name, architecture=asked)
@@ -91,7 +91,7 @@ def _device(target: TargetSpec, nodes: Sequence[NodeOffer] | None) -> DeviceStat
 
 
 def _misfit(target: TargetSpec, node: NodeOffer) -> str | None:
-    """Why no pod of the target can run on a node; None where one may."""
+    """Why no pod of the target can run on a node; None if one can."""
     wanting = [name for name, amount in gpu_resources(target).items() if node.resources.get(name, 0) < _count(amount)]
     if wanting:
         return f"has no {' and no '.join(wanting)}" if not node.resources else f"offers {node.offer}"
@@ -122,14 +122,14 @@ def _taint(target: TargetSpec, node: NodeOffer) -> str | None:
 
 
 def _tolerates(toleration: Toleration, taint: Taint) -> bool:
-    """As the scheduler matches them."""
+    """Whether the toleration matches the taint, by the rules of the scheduler."""
     if toleration.effect not in (None, "", taint.effect) or (toleration.key or taint.key) != taint.key:
         return False
     return toleration.operator == "Exists" or (bool(toleration.key) and (toleration.value or "") == taint.value)
 
 
 def _count(amount: int | str) -> int:
-    """A count of devices: a whole number, however it is written."""
+    """The number of devices in a quantity."""
     return int(amount) if str(amount).isdigit() else 1
 
 

@@ -1,6 +1,6 @@
 """The middle of a run: build what the candidates need, then measure them.
 
-A value that says how far the run has come goes from step to step; each returns the next.
+Each step takes the progress so far and returns the next.
 """
 
 from __future__ import annotations
@@ -26,8 +26,8 @@ from fettle.plan.run.tasks import TargetFiles, measure_task, model_of
 
 @dataclass(frozen=True)
 class RunProgress:
-    """How far builds and measurements have come. `tasks` in the order they were asked for; `stage`: the one that waits,
-    None where nothing does."""
+    """The progress of builds and measurements. `tasks` are in the order of their requests; `stage`: the stage that is in progress, None if both
+    are done."""
 
     targets: tuple[TargetProgress, ...]
     builds: Mapping[str, BuildProgress] = field(default_factory=dict)
@@ -36,17 +36,17 @@ class RunProgress:
 
     @property
     def models(self) -> dict[str, StoredModel]:
-        """The files of every build that is made, by the build's name."""
+        """The files of every finished build, by the build's name."""
         return {name: build.model for name, build in self.builds.items() if build.model is not None}
 
     @property
     def baselines(self) -> tuple[BaselineStatus, ...]:
-        """The original as it was measured, on each target where it was."""
+        """The measurement of the original on each measured target."""
         return tuple(target.baseline for target in self.targets if target.baseline is not None)
 
 
 def advance(context: RunContext, prepare: PrepareReport) -> RunProgress:
-    """Go on as far as the answers reach: to the stage that waits, or until every target is measured."""
+    """Advance as far as the present results allow: to a stage in progress, or until every target is measured."""
     spec = context.snapshot.spec
     plans = [plan_target(spec, target, prepare, context.constraints) for target in spec.targets]
     progress = RunProgress(tuple(new_target(context, plan, prepare) for plan in plans))
@@ -68,9 +68,9 @@ def _build(context: RunContext, prepare: PrepareReport, progress: RunProgress) -
 
 
 def _measure(context: RunContext, prepare: PrepareReport, progress: RunProgress) -> RunProgress:
-    """`progress` with the measurement of each target whose files are there.
+    """`progress` with the measurement of each target whose files exist.
 
-    Targets that may share a node are measured one after the other: two clocks on one node would time each other.
+    Targets that may share a node are measured one after the other, because concurrent measurements would disturb each other.
     """
     targets: list[TargetProgress] = []
     busy: list[TargetProgress] = []
@@ -102,13 +102,13 @@ def _measure(context: RunContext, prepare: PrepareReport, progress: RunProgress)
 
 
 def _files(target: TargetProgress, prepare: PrepareReport, builds: Mapping[str, StoredModel]) -> dict[str, StoredModel]:
-    """The files of the target's candidates, as far as they are there, by the candidate's name."""
+    """The files of the target's candidates, if they exist, by the candidate's name."""
     models = {candidate.name: model_of(candidate, prepare, builds) for candidate in target.tried}
     return {name: model for name, model in models.items() if model is not None}
 
 
 def _twins(target: TargetProgress, files: Mapping[str, StoredModel]) -> dict[str, str]:
-    """Each candidate that runs what one in front of it runs -> that one's name: two recipes may come to the same file."""
+    """Name of a candidate -> name of an earlier one with the same file, runtime and settings: two recipes may give the same file."""
     first: dict[tuple[StoredModel, RuntimeName, RuntimeSettings], str] = {}
     twins: dict[str, str] = {}
     for candidate in target.tried:

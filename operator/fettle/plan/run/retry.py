@@ -1,5 +1,5 @@
-"""The annotation `fettle.dev/retry` on an OptimizedModel: what failed in the run of its spec is tried again, and what was published and
-lost is made again. Each value acts once."""
+"""The annotation `fettle.dev/retry` on an OptimizedModel: failed tasks of its run are tried again, and published artifacts that were lost are
+made again. Each value acts once."""
 
 from __future__ import annotations
 
@@ -14,21 +14,21 @@ from fettle.plan.run.attempts import found_loss, retries_of
 from fettle.plan.run.state import RetryOrder, RunSnapshot, TaskPhase
 from fettle.plan.run.status import IN_PROGRESS, READY
 
-# A build that is tried again would end the measurement that goes on.
+# Repeating a build now would end the measurement in progress.
 MEASURED_NOW = frozenset({Reason.MEASURING, Reason.PUBLISHING})
-# What a run came to although every task succeeded: the same tasks would answer the same.
+# Results of a run in which every task succeeded: a retry of the same tasks would give the same results.
 VERDICTS = frozenset(
     {Reason.CONSTRAINTS_NOT_MET, Reason.NOT_FASTER, Reason.EVALUATION_TOO_SMALL, Reason.EVALUATION_DATA_MISSING}
 )
 
 
 def is_new(value: str, status: OptimizedModelStatus) -> bool:
-    """Whether the annotation holds a value that was not handled yet."""
+    """Whether the annotation has a value that was not handled yet."""
     return bool(value) and value[:VALUE_LIMIT] != status.last_handled_retry
 
 
 def failure_of(status: OptimizedModelStatus) -> str | None:
-    """What there is to try again, in a few words; None where nothing failed."""
+    """What can be tried again, in a few words; None if nothing failed."""
     ready = find(status.conditions, READY)
     if ready is None or ready.reason == Reason.INVALID_SPEC:
         return None
@@ -40,9 +40,9 @@ def failure_of(status: OptimizedModelStatus) -> str | None:
 
 
 def subject_of(status: OptimizedModelStatus) -> str | None:
-    """What a retry is for, in a few words: what failed, else what was published. None where there is neither.
+    """What a retry would do, in a few words: try again what failed, or check what was published; None if there is neither.
 
-    Whoever orders a retry of what is published knows that it was lost: only a Job can see that.
+    The operator cannot see whether published files were lost, only a Job can. So a retry of a published run checks them.
     """
     failure, ready = failure_of(status), find(status.conditions, READY)
     if failure is None and ready is not None and ready.reason == Reason.PUBLISHED:
@@ -51,13 +51,13 @@ def subject_of(status: OptimizedModelStatus) -> str | None:
 
 
 def measured_now(status: OptimizedModelStatus) -> bool:
-    """Whether a retry waits for the end of the measurement that goes on."""
+    """Whether a retry has to wait for the end of the measurement in progress."""
     ready = find(status.conditions, READY)
     return ready is not None and ready.reason in MEASURED_NOW
 
 
 def _made_again(snapshot: RunSnapshot) -> bool:
-    """Whether the run goes on and makes something again that the store lost."""
+    """Whether the run is in progress and is making something again that the store lost."""
     ready, states = find(snapshot.status.conditions, READY), snapshot.tasks.values()
     if ready is None or ready.reason not in IN_PROGRESS:
         return False
@@ -65,9 +65,9 @@ def _made_again(snapshot: RunSnapshot) -> bool:
 
 
 def read(snapshot: RunSnapshot) -> RetryOrder:
-    """What is ordered now, by the annotation or by a changed spec: more memory for a Job is no other task, but another chance.
+    """The retry that is requested now, by the annotation or by a changed spec (more memory for a Job does not change the task, but may help it).
 
-    Without status nothing is known to have failed, and no value acts: it may have acted already.
+    Without a status, it is not known what failed, and no value acts, because it may have acted already.
     """
     status, value = snapshot.status, snapshot.retry[:VALUE_LIMIT]
     if status.observed_generation is None:
@@ -86,7 +86,7 @@ def read(snapshot: RunSnapshot) -> RetryOrder:
 
 
 def noted(status: OptimizedModelStatus, order: RetryOrder) -> OptimizedModelStatus:
-    """The status of a run that is left as it is, with the order that was handled."""
+    """The status of a run that does not change, with the retry that was handled."""
     if order.handled == status.last_handled_retry:
         return status
     return status.model_copy(update={"last_handled_retry": order.handled})

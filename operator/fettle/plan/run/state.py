@@ -1,4 +1,4 @@
-"""The words in which an optimization run is decided: what is known, and what is wanted next."""
+"""The types in which an optimization run is decided: what is known, and what should happen next."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ AnyReport = PrepareReport | BuildReport | MeasureReport | PublishReport
 
 
 class TaskPhase(StrEnum):
-    """Where a task stands: its Job's (or process's) state."""
+    """The state of a task's Job (or process)."""
 
     RUNNING = "Running"
     SUCCEEDED = "Succeeded"
@@ -28,10 +28,10 @@ class TaskPhase(StrEnum):
 
 @dataclass(frozen=True)
 class TaskState:
-    """What is known of one task. `attempt` counts from 0; a FAILED attempt carries reason, message and whether another may succeed.
+    """What is known about one task. `attempt` counts from 0. A FAILED attempt has a reason, a message, and whether another may succeed.
 
-    RUNNING with a reason: it exists or is wanted, and waits for something outside (a node, a quota, a claim, an image).
-    SUCCEEDED without a report: its answer went with its log; the next attempt answers from the store.
+    RUNNING with a reason: it exists or is requested, and waits for something external (a node, a quota, a claim, an image).
+    SUCCEEDED without a report: its result was lost with its log; the next attempt takes it from the store.
     """
 
     task_hash: str
@@ -51,7 +51,7 @@ MAJOR, MINOR = "nvidia.com/gpu.compute.major", "nvidia.com/gpu.compute.minor"
 
 @dataclass(frozen=True)
 class Taint:
-    """What keeps pods off a node that do not tolerate it."""
+    """A taint of a node, which keeps away pods that do not tolerate it."""
 
     key: str
     value: str = ""
@@ -60,7 +60,7 @@ class Taint:
 
 @dataclass(frozen=True)
 class NodeOffer:
-    """What a node offers to pods that want a GPU. `resources`: those of NVIDIA's device plugin that it can allocate."""
+    """What a node offers to pods that need a GPU. `resources`: the allocatable resources of NVIDIA's device plugin."""
 
     name: str
     resources: Mapping[str, int] = field(default_factory=dict)
@@ -70,7 +70,7 @@ class NodeOffer:
 
     @property
     def architecture(self) -> str | None:
-        """Compute capability of its GPUs; None where no label says it."""
+        """Compute capability of its GPUs; None if it has no such label."""
         major, minor = self.labels.get(MAJOR, ""), self.labels.get(MINOR, "")
         return f"sm{major}{minor}" if major.isdigit() and minor.isdigit() else None
 
@@ -81,7 +81,7 @@ class NodeOffer:
 
     @property
     def memory(self) -> int:
-        """Memory of one of its GPUs, in MiB; 0 where no label says it."""
+        """Memory of one of its GPUs, in MiB; 0 if it has no such label."""
         text = self.labels.get(MEMORY, "")
         return int(text) if text.isdigit() else 0
 
@@ -94,8 +94,7 @@ class NodeOffer:
 
 @dataclass(frozen=True)
 class RunSnapshot:
-    """Everything a decision may look at. `tasks` maps task hash -> newest attempt. `nodes` are those that may be read, None where none may be
-    or nobody asked."""
+    """Everything that a decision depends on. `tasks`: task hash -> newest attempt. `nodes`: None if the operator may not read nodes, or did not."""
 
     namespace: str
     name: str
@@ -112,7 +111,7 @@ class RunSnapshot:
 
     @property
     def goes_on(self) -> bool:
-        """Whether a run of this generation wrote the status. Of a spec that could not be read there was no run."""
+        """Whether a run of this generation wrote the status. There was no run for a spec that could not be read."""
         ready = find(self.status.conditions, "Ready")
         readable = ready is None or ready.reason != Reason.INVALID_SPEC
         return readable and self.status.observed_generation == self.generation
@@ -120,7 +119,7 @@ class RunSnapshot:
 
 @dataclass(frozen=True)
 class TaskRequest:
-    """A task that shall be running or done. `target` is set for those that must run on that target's nodes."""
+    """A task that should be running or done. `target` is set if it must run on that target's nodes."""
 
     task: AnyTask
     task_hash: str
@@ -133,7 +132,7 @@ class TaskRequest:
 
 @dataclass(frozen=True)
 class Stage:
-    """Where the run stands: the Ready condition's reason and message. `finished`: nothing more will happen by itself."""
+    """The stage of the run: the Ready condition's reason and message. `finished`: nothing more happens by itself."""
 
     reason: Reason
     message: str
@@ -144,8 +143,8 @@ class Stage:
 class RetryOrder:
     """What the annotation fettle.dev/retry means for a decision.
 
-    `handled`: the newest value that needs no more thought; `retries`: how often something was tried again, this time
-    included; `acts`: whether this decision does it, so that the run begins anew.
+    `handled`: the last value that was handled; `retries`: the number of retries, including this one; `acts`: whether this decision starts
+    a retry, so that the run begins again.
     """
 
     handled: str | None
@@ -156,7 +155,7 @@ class RetryOrder:
 
 @dataclass(frozen=True)
 class RunDecision:
-    """What shall be. `requests` are all tasks that shall exist now (running ones included); `events` go with the status write."""
+    """The desired state. `requests`: all tasks that should exist now, including running ones; `events` are written with the status."""
 
     requests: tuple[TaskRequest, ...]
     status: OptimizedModelStatus

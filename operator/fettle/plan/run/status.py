@@ -1,4 +1,4 @@
-"""The status of a run, written down at every decision: rows, conditions, what is published, and the events of a change."""
+"""The status of a run, derived at every decision: candidates, conditions, published artifacts, and Events for changes."""
 
 from __future__ import annotations
 
@@ -43,19 +43,19 @@ CONVERSION_FAULTS = frozenset(
 
 
 def is_settled(status: OptimizedModelStatus, generation: int) -> bool:
-    """Whether this generation has its word: published, or a fault that only a new spec or an ordered retry can mend."""
+    """Whether the run of this generation is over: published, or failed so that only a new spec or a retry can help."""
     ready = find(status.conditions, READY)
     if ready is None or ready.observed_generation != generation or status.observed_generation != generation:
         return False
     if ready.reason == Reason.PUBLISHED:
         return bool(status.artifacts)
-    # InvalidSpec was said of a spec that did not parse; this one did.
+    # InvalidSpec refers to a spec that could not be parsed; this one could.
     return ready.reason not in IN_PROGRESS and ready.reason != Reason.INVALID_SPEC
 
 
 @dataclass(frozen=True)
 class ConditionDraft:
-    """What a decision says of one condition; `holds` is None where it is unknown."""
+    """The value of one condition after a decision; `holds` is None for Unknown."""
 
     kind: str
     holds: bool | None
@@ -64,7 +64,7 @@ class ConditionDraft:
 
 
 def settled_status(snapshot: RunSnapshot, status: OptimizedModelStatus) -> OptimizedModelStatus:
-    """The status of a run that is left as it is, with the conditions that an earlier version of the operator did not write."""
+    """The status of a run that is over, with the conditions that earlier versions of the operator did not write."""
     ready = find(status.conditions, READY)
     if ready is None or find(status.conditions, STALLED) is not None or ready.reason not in set(Reason):
         return status  # a reason that is not in the list was written by a newer version
@@ -76,8 +76,7 @@ def settled_status(snapshot: RunSnapshot, status: OptimizedModelStatus) -> Optim
 
 @dataclass(frozen=True)
 class RunOutcome:
-    """What a decision came to: the stage the run is in, the status without its conditions, what is said of these, and the
-    tasks that were asked for, in that order."""
+    """The result of a decision: the stage of the run, the status without its conditions, the conditions, and the requested tasks in their order."""
 
     stage: Stage
     status: OptimizedModelStatus
@@ -86,7 +85,7 @@ class RunOutcome:
 
 
 def opened_status(context: RunContext) -> OptimizedModelStatus:
-    """The status that a decision starts from. What an earlier generation found is dropped, except what it published."""
+    """The status that a decision starts from. The results of an earlier generation are dropped, except for what it published."""
     snapshot, order = context.snapshot, context.order
     earlier = snapshot.status
     same = snapshot.goes_on
@@ -108,9 +107,9 @@ def opened_status(context: RunContext) -> OptimizedModelStatus:
 
 
 def closed_status(snapshot: RunSnapshot, outcome: RunOutcome) -> OptimizedModelStatus:
-    """The status of an outcome with its conditions: Ready, what was said of the others, and of what no one spoke Unknown.
+    """The status of an outcome with its conditions: Ready, the others that were decided, and Unknown for the rest.
 
-    Last come the two that say how it stands as a whole.
+    The two that summarize the object (Reconciling, Stalled) come last.
     """
     stage, said = outcome.stage, {draft.kind for draft in outcome.conditions}
     kinds = (READY, SOURCE_RESOLVED, CONVERTED, MEASURED)
@@ -141,7 +140,7 @@ def _said(conditions: tuple[Condition, ...], draft: ConditionDraft, snapshot: Ru
 
 
 def settling(reason: Reason, message: str) -> tuple[ConditionDraft, ConditionDraft]:
-    """Reconciling and Stalled of a model whose Ready condition has that reason: every reason is one of the three."""
+    """Reconciling and Stalled for a Ready condition with that reason. Every reason means in progress, done or stalled."""
     runs, done = reason in IN_PROGRESS, reason == Reason.PUBLISHED
     stalled = not runs and not done
     return (
@@ -151,7 +150,7 @@ def settling(reason: Reason, message: str) -> tuple[ConditionDraft, ConditionDra
 
 
 def source_conditions(report: PrepareReport) -> tuple[ConditionDraft, ...]:
-    """The source is known, and its portable form is there, or why it goes on without one."""
+    """SourceResolved and Converted after a successful prepare, which may have continued without a portable form."""
     source, fault = report.source, report.conversion_fault
     resolved = f"{source.format}, {source.bytes} bytes, sha256 {source.sha256[:12]}"
     converted = ConditionDraft(CONVERTED, True, Reason.COMPLETED, "; ".join(report.notes))
@@ -161,7 +160,7 @@ def source_conditions(report: PrepareReport) -> tuple[ConditionDraft, ...]:
 
 
 def fault_conditions(fault: Finding) -> tuple[ConditionDraft, ...]:
-    """Preparing failed: which of its two promises is broken follows from the reason."""
+    """SourceResolved and Converted after prepare failed: the reason tells which of the two is False."""
     if fault.reason in CONVERSION_FAULTS:
         return ConditionDraft(SOURCE_RESOLVED, True, Reason.COMPLETED), ConditionDraft(
             CONVERTED, False, fault.reason, fault.message
@@ -170,7 +169,7 @@ def fault_conditions(fault: Finding) -> tuple[ConditionDraft, ...]:
 
 
 def measured_condition(targets: Sequence[TargetProgress]) -> ConditionDraft:
-    """Whether every target was measured; with what its measurement wants to be known, the original's worth first."""
+    """Whether every target was measured, with the notes of the measurements: first how good the original is."""
     fault = next((target.fault for target in targets if target.fault is not None), None)
     if fault is not None:
         return ConditionDraft(MEASURED, False, fault.reason, fault.message)
@@ -184,7 +183,7 @@ def measured_condition(targets: Sequence[TargetProgress]) -> ConditionDraft:
 
 
 def events(earlier: Sequence[Condition], stage: Stage, generation: int) -> tuple[EventDraft, ...]:
-    """One event where the run enters another stage than the `earlier` conditions tell of."""
+    """An Event if the run enters a stage other than that of the `earlier` conditions."""
     ready = find(earlier, READY)
     if ready is not None and ready.observed_generation == generation and ready.reason == stage.reason:
         return ()
@@ -193,12 +192,12 @@ def events(earlier: Sequence[Condition], stage: Stage, generation: int) -> tuple
 
 
 def candidate_rows(progress: RunProgress, prepare: PrepareReport) -> tuple[CandidateStatus, ...]:
-    """Every candidate of every target as it stands now, before a choice."""
+    """Every candidate of every target in its present state, before the winner is chosen."""
     return tuple(row for target in progress.targets for row in _rows_of(progress, target, prepare))
 
 
 def _rows_of(progress: RunProgress, target: TargetProgress, prepare: PrepareReport) -> list[CandidateStatus]:
-    """The plan's candidates, and the published artifact where no candidate is the same."""
+    """The planned candidates, and the published artifact if it is not one of them."""
     measured, models = target.measured, progress.models
     rows = []
     for candidate in target.plan.candidates:
@@ -224,7 +223,7 @@ def _with_training(
 def _unmeasured(
     target: TargetProgress, candidate: PlannedCandidate, builds: Mapping[str, BuildProgress], model: StoredModel | None
 ) -> CandidateStatus:
-    """A candidate that no measurement speaks of yet; `model` are its files, where they are there."""
+    """A candidate without a measurement; `model` are its files, if they exist."""
     state, finding = _standing(target, candidate, builds)
     return CandidateStatus(
         name=candidate.name,
@@ -262,7 +261,7 @@ def _standing(
 
 
 def _architecture(winner: CandidateStatus, target: TargetSpec) -> str | None:
-    """The GPU that a winner is bound to: that of an engine."""
+    """The GPU architecture that a winner needs, if it is an engine."""
     return target.device.architecture if target.device is not None and catalog.runs_engines(winner.runtime) else None
 
 
@@ -275,10 +274,10 @@ def artifact_of(
     incumbent: str | None,
     published: ArtifactStatus | None,
 ) -> ArtifactStatus:
-    """What is published of a winner. Its digest and size are known: `choose` lets nothing else win.
+    """The published artifact of a winner. Its digest and size are known, because `choose` selects no other candidate.
 
-    One that was published before keeps the name it had then, and the run that it came from. `incumbent`: what it was
-    measured beside.
+    An artifact that was published before keeps its name and the run that it came from. `incumbent`: the artifact that was published when
+    the run began.
     """
     assert winner.artifact is not None
     assert winner.bytes is not None

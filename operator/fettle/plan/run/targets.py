@@ -1,4 +1,4 @@
-"""How far the measurement of a target has come, and which of its candidates it tries."""
+"""The progress of a target's measurement, and the candidates that it tries."""
 
 from __future__ import annotations
 
@@ -18,21 +18,21 @@ from fettle.plan.run.planned import Finding, PlannedCandidate
 
 @dataclass(frozen=True)
 class TargetMeasurement:
-    """The measurement of a target: the candidates it was asked for, and how far it has come."""
+    """The measurement of a target: its candidates, and its progress."""
 
     candidates: tuple[PlannedCandidate, ...]
     task: TaskProgress[MeasureReport]
 
     @property
     def names(self) -> frozenset[str]:
-        """Names of the candidates it was asked for."""
+        """Names of the candidates that it measures."""
         return frozenset(candidate.name for candidate in self.candidates)
 
 
 @dataclass(frozen=True)
 class TargetProgress:
-    """How far a target has come. `measurement` is None until it was asked for; `twins`: a candidate whose file, runtime and settings
-    are another's -> that other's name."""
+    """The progress of a target. `measurement` is None until it is requested; `twins`: name of a candidate -> name of an earlier one with the same
+    file, runtime and settings."""
 
     plan: TargetPlan
     rules: Rules
@@ -41,22 +41,22 @@ class TargetProgress:
 
     @property
     def target(self) -> TargetSpec:
-        """The target as the spec has it."""
+        """The target in the spec."""
         return self.plan.target
 
     @property
     def tried(self) -> tuple[PlannedCandidate, ...]:
-        """The candidates that nothing spoke against before any work."""
+        """The candidates that were not rejected before any work."""
         return tuple(candidate for candidate in self.plan.candidates if candidate.refusal is None)
 
     @property
     def report(self) -> MeasureReport | None:
-        """What its measurement answered."""
+        """The result of its measurement."""
         return self.measurement.task.report if self.measurement is not None else None
 
     @property
     def measured(self) -> dict[str, CandidateStatus]:
-        """The candidates that the measurement speaks of, by name."""
+        """The candidates in the result of the measurement, by name."""
         return {candidate.name: candidate for candidate in self.report.candidates} if self.report is not None else {}
 
     @property
@@ -67,34 +67,34 @@ class TargetProgress:
 
     @property
     def left_out(self) -> frozenset[str]:
-        """Names of those that were asked for, but are not in the measurement's answer."""
+        """Names of candidates that should have been measured, but are missing from the result."""
         if self.measurement is None or self.report is None:
             return frozenset()
         return self.measurement.names - self.measured.keys()
 
     @property
     def baseline(self) -> BaselineStatus | None:
-        """The original as it was measured."""
+        """The measurement of the original."""
         return self.report.baseline if self.report is not None else None
 
     @property
     def fault(self) -> Finding | None:
-        """Why the measurement failed for good."""
+        """Why the measurement failed permanently."""
         return self.measurement.task.fault if self.measurement is not None else None
 
     @property
     def notes(self) -> tuple[str, ...]:
-        """What the measurement wants to be known."""
+        """The notes of the measurement."""
         return self.report.notes if self.report is not None else ()
 
 
 def new_target(context: RunContext, plan: TargetPlan, prepare: PrepareReport) -> TargetProgress:
-    """A target of which nothing was measured yet."""
+    """The progress of a target before its measurement."""
     return TargetProgress(plan, rules_of(context, plan, prepare))
 
 
 def rules_of(context: RunContext, plan: TargetPlan, prepare: PrepareReport) -> Rules:
-    """What the candidates of a target are judged by."""
+    """The rules by which the candidates of a target are judged."""
     spec = context.snapshot.spec
     return Rules(
         constraints=context.constraints,
@@ -106,10 +106,10 @@ def rules_of(context: RunContext, plan: TargetPlan, prepare: PrepareReport) -> R
 
 
 def incumbent_of(context: RunContext, plan: TargetPlan) -> str | None:
-    """Digest of what was published for a target when the run of this generation began, where it may still serve there
-    and lies in the store of this run.
+    """Digest of the artifact that was published for a target when the run of this generation began, if it may still serve there and is in the
+    store of this run.
 
-    A run that is tried again asks what it asked at first: what itself published is one of its candidates.
+    A retry of a run uses the incumbent of the first attempt, because what the run itself published is one of its candidates.
     """
     target = plan.target
     for artifact in context.snapshot.status.artifacts:
@@ -128,6 +128,6 @@ def incumbent_of(context: RunContext, plan: TargetPlan) -> str | None:
 
 
 def may_share_a_node(target: TargetSpec, other: TargetSpec) -> bool:
-    """Whether pods of both targets may land on the same node: no label is asked for with different values."""
+    """Whether pods of both targets may be scheduled to the same node: no node label is required with different values."""
     common = target.node_selector.keys() & other.node_selector.keys()
     return all(target.node_selector[key] == other.node_selector[key] for key in common)

@@ -1,4 +1,4 @@
-"""The tasks of a run, made from the spec and from what earlier tasks answered. The same input gives the same hash."""
+"""The tasks of a run, from the spec and the results of earlier tasks. The same input gives the same hash."""
 
 from __future__ import annotations
 
@@ -32,13 +32,13 @@ from fettle.plan.run.state import AnyReport, RunSnapshot
 
 
 def prepare_task(spec: OptimizedModelSpec, store: str) -> PrepareTask:
-    """Fetch, convert, split; and ask for the cache key of every build that may be wanted."""
+    """The task that fetches, converts and splits, and returns the cache key of every build that may be needed."""
     return PrepareTask(store=store, source=spec.source, data=spec.data, builds=possible_builds(spec))
 
 
 @dataclass(frozen=True)
 class BuildInput:
-    """What a segment of a build works on: the portable form, or what the build with the key `follows` made."""
+    """The input of a build's segment: the portable form, or the result of the segment with the cache key `follows`."""
 
     model: StoredModel
     follows: str | None = None
@@ -47,7 +47,7 @@ class BuildInput:
 def build_task(
     segment: BuildPlan, entry: BuildEntry, given: BuildInput, prepare: PrepareReport, store: str
 ) -> BuildTask:
-    """A segment of a build. Without a step that needs them, no items, no bound and no teacher: its hash must not move with them."""
+    """The task of a build's segment. Items, bound and teacher are left out if no step needs them, so that its hash does not depend on them."""
     steps = [step for step in (catalog.step(step, segment.family) for step in segment.steps) if step is not None]
     calibrated = any(step.calibrates(prepare.training is not None) for step in steps)
     bounded = any(step.bounded for step in steps)
@@ -70,7 +70,7 @@ def build_task(
 
 
 def _without_labels(evaluation: EvaluationSpec | None, prepare: PrepareReport) -> EvaluationSpec | None:
-    """How answers are compared where no labels are at hand: in an output whose labels name classes, by what is decided."""
+    """How answers are compared without labels: by the decided class, in an output whose labels are classes."""
     if evaluation is None or not prepare.items.labelled or not metrics.entry(evaluation.metric).names_classes:
         return evaluation
     if evaluation.agreement.mode != AgreementMode.AUTO:
@@ -82,7 +82,7 @@ def _without_labels(evaluation: EvaluationSpec | None, prepare: PrepareReport) -
 
 @dataclass(frozen=True)
 class TargetFiles:
-    """What the measurement of a target is asked: its candidates with their files (by name), and the digest of what it published."""
+    """The input of a target's measurement: its candidates, their files by name, and the digest of the incumbent."""
 
     plan: TargetPlan
     candidates: Sequence[PlannedCandidate]
@@ -93,7 +93,7 @@ class TargetFiles:
 def measure_task(
     snapshot: RunSnapshot, prepare: PrepareReport, store: str, asked: TargetFiles, constraints: Constraints
 ) -> MeasureTask:
-    """Screen, certify and time the candidates of a target beside the baseline."""
+    """The task that screens, evaluates and times the candidates of a target together with the baseline."""
     spec, target = snapshot.spec, asked.plan.target
     # On a GPU the portable form may stand in for a source that its framework would run on the CPU.
     as_it_came = asked.plan.baseline.untouched or prepare.basis == Basis.PORTABLE_FORM
@@ -130,7 +130,7 @@ def measure_task(
 
 
 def resolved(evaluation: EvaluationSpec | None, prepare: PrepareReport) -> EvaluationSpec | None:
-    """How items are judged, with the metric that Auto turned out to be, and with the code that a custom one's address held."""
+    """How items are judged, with the metric that Auto chose, and with the code that was fetched for a custom metric."""
     if evaluation is not None and evaluation.custom is not None and prepare.custom_code is not None:
         return evaluation.model_copy(update={"custom": evaluation.custom.holding(prepare.custom_code)})
     if evaluation is None or evaluation.metric != Metric.AUTO:
@@ -139,7 +139,7 @@ def resolved(evaluation: EvaluationSpec | None, prepare: PrepareReport) -> Evalu
 
 
 def memory_of(task: AnyTask) -> int:
-    """Bytes of memory that a task on its target's nodes is going to need, predicted from its files and items; 0 where nothing tells."""
+    """The predicted memory of a task on its target's nodes, in bytes, from its files and items; 0 if it cannot be predicted."""
     if isinstance(task, MeasureTask):
         return job_bytes(task.baseline, task.candidates, task.items.bytes)
     return build_bytes(task) if isinstance(task, BuildTask) else 0
@@ -147,7 +147,7 @@ def memory_of(task: AnyTask) -> int:
 
 @dataclass(frozen=True)
 class AnsweredTasks:
-    """The hashes of the tasks that a report is made of."""
+    """The hashes of the tasks whose results are in the report."""
 
     prepare: str
     builds: Sequence[str]
@@ -155,7 +155,7 @@ class AnsweredTasks:
 
 
 def answered_by(tasks: Sequence[AnyTaskProgress]) -> AnsweredTasks:
-    """The tasks that answered, in the order they were asked for; a failure left nothing to report."""
+    """The tasks with results, in the order of their requests. Failed tasks have nothing to report."""
     prepare, *_ = _hashes(tasks, PrepareReport)
     return AnsweredTasks(prepare, _hashes(tasks, BuildReport), _hashes(tasks, MeasureReport))
 
@@ -171,7 +171,7 @@ def publish_task(
     store: str,
     answered: AnsweredTasks,
 ) -> PublishTask:
-    """Check the winners and write the report."""
+    """The task that verifies the winners and writes the report."""
     verdicts = tuple(
         CandidateVerdict(target=row.target, candidate=row.name, state=row.state, reason=row.reason, message=row.message)
         for row in rows

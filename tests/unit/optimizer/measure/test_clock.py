@@ -217,7 +217,7 @@ def test_a_quota_that_always_hits_marks_the_run_and_does_not_go_on_for_ever() ->
     timed = one(clock.group(["a"]))
     assert clock.throttled
     assert clock.remarks(threads=1) == [
-        "the CPU quota slowed 100 % of what was timed, also when repeated: "
+        "the CPU quota slowed 100 % of the timed runs, even when repeated: "
         "the times are too long; raise resources.limits.cpu of this target"
     ]
     assert timed.runs(1) >= 30

@@ -91,7 +91,11 @@ BROKEN = {
         "KeyError: 'cost', in line 2",
     ),
     "no number": ("def score(outputs, label):\n    return None", "score", "TypeError"),
-    "NaN": ("def score(outputs, label):\n    return float('nan')", "score", "gave nan for an item: .* finite number"),
+    "NaN": (
+        "def score(outputs, label):\n    return float('nan')",
+        "score",
+        "returned nan for an item: .* finite number",
+    ),
     "takes something else": ("def score(outputs):\n    return 1", "score", "TypeError.*positional argument"),
     "leaves the process": (
         "import sys\ndef score(outputs, label):\n    sys.exit(3)",

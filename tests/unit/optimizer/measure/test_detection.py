@@ -155,7 +155,7 @@ def test_boxes_are_read_in_every_form_that_detectors_write(form: str) -> None:
     ids=str,
 )
 def test_what_holds_no_boxes_is_refused_with_its_shape(answer: dict[str, Array]) -> None:
-    with pytest.raises(DataError, match=r"reads no boxes in \w+ \[") as refused:
+    with pytest.raises(DataError, match=r"finds no boxes in \w+ \[") as refused:
         fitted(Metric.DETECTION, [answer] * 4)
     assert "YOLO" in refused.value.message
 
@@ -216,5 +216,5 @@ def test_boxes_that_are_no_corners_are_refused(form: str) -> None:
     answers = [
         {"boxes": place.astype(np.float32), "scores": softmax(4 * random.normal(size=(20, 5)), -1)} for place in places
     ]
-    with pytest.raises(DataError, match="reads no boxes"):
+    with pytest.raises(DataError, match="finds no boxes"):
         fitted(Metric.DETECTION, answers)

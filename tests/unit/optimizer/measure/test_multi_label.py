@@ -229,7 +229,7 @@ NO_TAGS = {
 
 @pytest.mark.parametrize("what", NO_TAGS)
 def test_what_holds_no_independent_decisions_is_refused_with_its_shape(what: str) -> None:
-    with pytest.raises(DataError, match=r"reads no decisions in y \["):
+    with pytest.raises(DataError, match=r"finds no decisions in y \["):
         reference(Metric.MULTI_LABEL, y=NO_TAGS[what])
 
 

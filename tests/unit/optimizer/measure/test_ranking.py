@@ -253,5 +253,5 @@ def test_few_items_give_no_interval() -> None:
 
 @pytest.mark.parametrize("values", [np.zeros((20, 3)), np.zeros((20, 2, 2))], ids=["three", "a table"])
 def test_what_is_no_score_is_refused_with_its_shape(values: Array) -> None:
-    with pytest.raises(DataError, match=r"reads no score in y \["):
+    with pytest.raises(DataError, match=r"finds no score in y \["):
         reference(Metric.RANKING, y=values)

@@ -233,7 +233,7 @@ def test_labels_may_speak_of_the_first_output_only() -> None:
 
 @pytest.mark.parametrize("shape", [(5000,), (0,)], ids=str)
 def test_what_is_no_quantity_is_refused_with_its_shape(shape: tuple[int, ...]) -> None:
-    with pytest.raises(DataError, match=r"reads no quantities in y \["):
+    with pytest.raises(DataError, match=r"finds no quantities in y \["):
         reference(Metric.REGRESSION, y=np.zeros((12, *shape)))
 
 

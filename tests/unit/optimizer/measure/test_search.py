@@ -138,7 +138,7 @@ def test_no_more_lossy_ones_are_certified_than_share_the_error_and_exact_ones_ne
     assert stage.certified == ["lossy-1", "lossy-2", "lossy-3", "lossy-4", "exact-1", "exact-2"]
     assert finals.spent == 4
     assert finals.passed == ["exact-1", "exact-2"]
-    assert "prove the accuracy of 4 lossy candidates" in finals.rejected["lossy-5"]
+    assert "prove the accuracy of at most 4 lossy candidates" in finals.rejected["lossy-5"]
 
 
 def test_an_exact_candidate_that_is_not_exact_after_all_takes_a_share_or_goes() -> None:

@@ -122,8 +122,8 @@ def corners_of(order: str) -> Callable[[Array], Array]:
     ("order", "told"),
     [
         ("top first", "read as top, left, bottom, right"),
-        ("centre and size", "not centre and size"),
-        ("corner and size", "not centre and size"),
+        ("centre and size", "not as centre and size"),
+        ("corner and size", "not as centre and size"),
     ],
 )
 def test_boxes_whose_numbers_are_in_another_order_are_refused_by_name(order: str, told: str) -> None:
@@ -206,12 +206,12 @@ def test_labels_are_read_as_the_spec_says(labels: str) -> None:
 
 
 REFUSED: dict[str, tuple[str, Callable[[], Array], dict[str, Any], str]] = {
-    "boxes of a class too many": ("boxes", lambda: crowded(3), {}, "label 3 is no class of 3"),
+    "boxes of a class too many": ("boxes", lambda: crowded(3), {}, "label 3 is not one of the 3 classes"),
     "boxes below the first class": (
         "boxes",
         lambda: box_labels(detector()[1]),
         {"label_offset": 1},
-        r"label 0 is no class of 3 \(labelOffset 1\)",
+        r"label 0 is not one of the 3 classes.* from 1 \(labelOffset\)",
     ),
     "boxes of half a class": ("boxes", lambda: box_labels(detector()[1]) + 0.5, {}, "the number of the class"),
     "boxes of too many names": (
@@ -224,18 +224,28 @@ REFUSED: dict[str, tuple[str, Callable[[], Array], dict[str, Any], str]] = {
         "masks",
         lambda: bordered(masks()[1], 255),
         {},
-        "labels 255 are no class of 3.*ignoreLabel",
+        "labels 255 are not among the 3 classes.*ignoreLabel",
     ),
-    "masks below the first class": ("masks", lambda: masks()[1], {"label_offset": 1}, "labels 0 are no class of 3"),
+    "masks below the first class": (
+        "masks",
+        lambda: masks()[1],
+        {"label_offset": 1},
+        "labels 0 are not among the 3 classes",
+    ),
     "masks of fractions": ("masks", lambda: masks()[1] + 0.5, {}, "whole number for each of 1024 places"),
     "masks of too few names": ("masks", lambda: masks()[1], {"classes": ("a",)}, "names 1 classes.*for 3"),
-    "texts of a character too many": ("texts", lambda: fills(spelled()[1], 77), {}, "label 77 is no character of 8"),
+    "texts of a character too many": (
+        "texts",
+        lambda: fills(spelled()[1], 77),
+        {},
+        "label 77 is not one of the 8 characters",
+    ),
     "texts of too few names": ("texts", lambda: spelled()[1], {"classes": ("", "a")}, "names 2 classes.*for 8"),
     "texts with an offset": (
         "texts",
         lambda: np.full(ITEMS, "abc", object),
         {"classes": ("", *LETTERS[1:]), "label_offset": 1},
-        "labels are texts: labelOffset and ignoreLabel are for numbers",
+        "labels are texts: leave out labelOffset and ignoreLabel",
     ),
 }
 
@@ -250,7 +260,7 @@ def test_labels_that_say_something_else_are_refused_with_what_to_do(labels: str)
 
 def test_names_of_characters_are_refused_where_the_model_answers_texts() -> None:
     answers = [{"y": np.array([text], object)} for text in ("some", "text")]
-    with pytest.raises(DataError, match=r"the model answers texts in y: data\.evaluation\.classes"):
+    with pytest.raises(DataError, match=r"the output y holds texts: leave out data\.evaluation\.classes"):
         fitted(Metric.TEXT, answers, classes=("a", "b"))
 
 

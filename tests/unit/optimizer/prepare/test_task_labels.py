@@ -45,7 +45,7 @@ def test_labels_of_other_items_are_refused_before_anything_is_built() -> None:
 def test_a_label_of_no_class_is_refused_before_anything_is_built() -> None:
     answers, labels = masks()
     labels[:, 0] = 255
-    with pytest.raises(DataError, match="labels 255 are no class of 3"):
+    with pytest.raises(DataError, match="labels 255 are not among the 3 classes"):
         prepared(answers, labels, Metric.SEGMENTATION)
     assert prepared(answers, labels, Metric.SEGMENTATION, ignore_label=255).metric == Metric.SEGMENTATION
 

@@ -217,7 +217,7 @@ def test_a_window_that_cannot_be_judged_for_long_is_inconclusive_and_not_bad() -
 
 def test_a_canary_without_traffic_beside_a_busy_stable_revision_is_told_apart() -> None:
     judged = look(spec(), seen(), seen(pod("a", 10, seconds=60)), seconds=61)
-    assert "is its traffic routed?" in judged.status.message
+    assert "check that its pods get traffic" in judged.status.message
 
 
 def test_pods_that_do_not_answer_make_it_inconclusive() -> None:

@@ -43,7 +43,7 @@ class AveragePrecision:
         """Average precision, mean over the classes that occur. Raises DataError where there is no object at all."""
         rows, objects = np.concatenate(self._rows), np.concatenate(self._objects).astype(np.int64)
         if not len(objects):
-            raise DataError(f"the labels of {self._items} items name no object: check data.evaluation.labelKey")
+            raise DataError(f"the labels of {self._items} items contain no object: check data.evaluation.labelKey")
         group = groups_of(self._items)
         groups = int(group.max(initial=-1)) + 1
         classes, numbers = np.unique(objects[:, 1], return_inverse=True)

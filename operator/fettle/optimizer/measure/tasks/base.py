@@ -235,7 +235,7 @@ def require_names(metric: str, spec: EvaluationSpec, classes: int | None) -> Non
     """Raises DataError where data.evaluation.classes does not name each of the model's classes."""
     if spec.classes and classes is not None and len(spec.classes) != classes:
         raise DataError(
-            f"data.evaluation.classes names {len(spec.classes)} classes, the model answers scores for {classes}: metric {metric} needs a name "
+            f"data.evaluation.classes names {len(spec.classes)} classes, but the model has scores for {classes}: metric {metric} needs a name "
             "for each, in the order of the scores"
         )
 

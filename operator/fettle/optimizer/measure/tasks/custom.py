@@ -117,7 +117,7 @@ def _number(function: Function, said: Answer, truth: Any) -> float:
         raise DataError(f"data.evaluation.custom failed on an item: {_failure(error, file)}") from error
     if not np.isfinite(value):
         raise DataError(
-            f"data.evaluation.custom gave {value} for an item: it must give a finite number for each, higher is better"
+            f"data.evaluation.custom returned {value} for an item: it must return a finite number for each item (higher is better)"
         )
     return value
 

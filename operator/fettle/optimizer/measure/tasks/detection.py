@@ -71,7 +71,7 @@ class Detection(TaskMetric):
         found = head(examples, _size(signature))
         if found is None:
             raise DataError(
-                f"metric Detection reads no boxes in {shapes(examples[0])} (an item's answer): it reads YOLO heads, boxes [n, 4] beside "
+                f"metric Detection finds no boxes in {shapes(examples[0])} (one item's answer): it supports YOLO heads, boxes [n, 4] beside "
                 "scores, and rows of corners, score and class after NMS; set metric: Auto, or export the model with its box decoding"
             )
         if spec.output is not None and output_name(signature, spec) not in found.outputs:
@@ -108,14 +108,14 @@ class Detection(TaskMetric):
         strange = (classes < 0) | (classes >= (self._classes or np.inf))
         if strange.any():
             raise DataError(
-                f"label {int(classes[strange][0]) + self._offset} is no class of {self._classes or 'those that are 0 or more'} "
-                f"(labelOffset {self._offset}); negative ones are padding; set ignoreLabel for another padding value"
+                f"label {int(classes[strange][0]) + self._offset} is not one of the {f'{self._classes} ' if self._classes else ''}classes, which "
+                f"are numbered from {self._offset} (labelOffset); negative labels are padding; set ignoreLabel for another padding value"
             )
         if (corners[:, 2:] < corners[:, :2]).any():
             row = corners[(corners[:, 2:] < corners[:, :2]).any(axis=1)][0]
             raise DataError(
-                f"a label's box is {row.tolist()}: right is left of left, or bottom above top; boxes are left, top, right, bottom, not centre "
-                "and size"
+                f"a label's box is {row.tolist()}, whose right is smaller than its left, or bottom smaller than its top: write boxes as left, top, "
+                "right, bottom, not as centre and size"
             )
         return Boxes(corners, np.ones(len(corners)), classes)
 
@@ -193,6 +193,6 @@ class F1:
     def pool(self) -> Pool:
         """F1 over all boxes of all items. Raises DataError where there is no object at all."""
         if not any(right + missing for right, _, missing in self._counts):
-            message = f"the original finds no object (a score of {SURE:g} or more) in any of {len(self._counts)} items: give others"
+            message = f"the original finds no object (a score of {SURE:g} or more) in any of {len(self._counts)} items: provide items with objects"
             raise DataError(message)
         return sums(self._counts, f1)

@@ -61,7 +61,7 @@ class Embedding(TaskMetric):
             or any(answer[name].shape != first.shape for answer in examples)
         ):
             raise DataError(
-                f"metric Embedding reads no vector in {shapes({name: first})} (an item's answer): it takes {LEAST_NUMBERS} or more numbers, "
+                f"metric Embedding finds no vector in {shapes({name: first})} (one item's answer): it needs {LEAST_NUMBERS} or more numbers, "
                 "as many for every item"
             )
         return cls(name, first.size, int(np.argmax(first.shape)) - first.ndim)

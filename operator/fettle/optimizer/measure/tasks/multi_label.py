@@ -141,8 +141,8 @@ def _decisions(name: str, profile: OutputProfile, examples: Sequence[Answer]) ->
             else ""
         )
         raise DataError(
-            f"metric MultiLabel reads no decisions in {shapes({name: first})} (an item's answer): it takes two or more probabilities or logits, "
-            f"each a yes or no by itself{why or ', the tags along agreement.axis'}"
+            f"metric MultiLabel finds no decisions in {shapes({name: first})} (one item's answer): it needs two or more probabilities or logits, "
+            f"each of which is a yes or no by itself{why or ', with the tags along agreement.axis'}"
         )
     return Decisions(name, axis, tags, PROBABILITIES if profile.threshold > 0 or yes_or_no else LOGITS)
 
@@ -275,12 +275,12 @@ class SameTags:
             if not said[worst]:
                 return f"it never finds {where}: the loss of rare tags does not show in MultiLabel; quantize fewer operators"
             return (
-                f"it is wrong {wrong[worst]} times about {where}, one answer to all items would be {rarer[worst]} times: it does not follow its "
-                "input any more; quantize fewer operators"
+                f"it is wrong {wrong[worst]} times about {where}, and one answer to all items would be wrong {rarer[worst]} times: it hardly "
+                "depends on its input any more; quantize fewer operators"
             )
         if wrong.sum() > LEAST_SKILL * rarer.sum():
             return (
-                f"{wrong.sum()} of its decisions differ from the original's, the same ones for all items would in {rarer.sum()}: it does not follow "
-                "its input any more; quantize fewer operators"
+                f"{wrong.sum()} of its decisions differ from the original's, and {rarer.sum()} would if all items got the same ones: it hardly "
+                "depends on its input any more; quantize fewer operators"
             )
         return None

@@ -33,7 +33,7 @@ class Ranking(TaskMetric):
     def __init__(self, name: str, two: bool) -> None:
         self._name, self._two = name, two
         self.outputs = frozenset({name})
-        score = "the second of two scores less the first" if two else "a score"
+        score = "the second of two scores minus the first" if two else "a score"
         self.told = f"{score} in {name}, by which items are put in order"
 
     @classmethod
@@ -45,8 +45,8 @@ class Ranking(TaskMetric):
             answer[name].size not in (1, 2) or answer[name].size != first.size for answer in examples
         ):
             raise DataError(
-                f"metric Ranking reads no score in {shapes({name: first})} (an item's answer): it takes one floating-point number for an item, or "
-                "the two of a classifier of yes and no; name another output in data.evaluation.output"
+                f"metric Ranking finds no score in {shapes({name: first})} (one item's answer): it needs one floating-point number per item, or "
+                "the two of a yes-or-no classifier; name another output in data.evaluation.output"
             )
         return cls(name, first.size == 2)
 

@@ -57,7 +57,7 @@ class Regression(TaskMetric):
             names = names[:1]
         if not _is_few_numbers(names[0], examples):
             raise DataError(
-                f"metric Regression reads no quantities in {shapes({names[0]: first[names[0]]})} (an item's answer): it takes 1 to {MOST_NUMBERS} "
+                f"metric Regression finds no quantities in {shapes({names[0]: first[names[0]]})} (one item's answer): it needs 1 to {MOST_NUMBERS} "
                 "floating-point numbers, as many for every item; name another output in data.evaluation.output, or use MeanSquaredError"
             )
         noise = [np.full(first[name].size, FLOAT_NOISE.get(first[name].dtype.name, (0.0, 0.0))[1]) for name in names]
@@ -85,7 +85,7 @@ class Regression(TaskMetric):
             )
         numbers = label.reshape(-1).astype(np.float64)
         if not np.isfinite(numbers).all():
-            raise DataError("a label is NaN or infinite, metric Regression needs numbers: leave such items out")
+            raise DataError("a label is NaN or infinite, but metric Regression needs numbers: leave such items out")
         return np.asarray(numbers)
 
     def scorer(self, labelled: bool) -> Scorer:
@@ -182,8 +182,8 @@ class Near:
             return None
         worst = int(lost[np.argmax(wrong[lost] / constant[lost])])
         return (
-            f"{self._place(worst)} is too far from the original's in {int(wrong[worst])} of {items} items, where one number for all of them "
-            f"would be in {int(constant[worst])}: it no longer depends on its input; quantize fewer operators"
+            f"{self._place(worst)} is too far from the original's in {int(wrong[worst])} of {items} items, and one number for all of them "
+            f"would be in {int(constant[worst])}: it hardly depends on its input any more; quantize fewer operators"
         )
 
     def _place(self, channel: int) -> str:

@@ -76,8 +76,8 @@ class LabelSample:
             read = self._value([(said, self.metric.misreadings(truth).get(way)) for said, truth in self._pairs])
             if read is not None and read > max(value, chance):
                 raise DataError(
-                    f"the original's {self.name} is {value:.4g} by the labels as they are, and {read:.4g} where they are read as {way}: "
-                    "write them in the order that the metric reads"
+                    f"the original's {self.name} is {value:.4g} with the labels as they are, and {read:.4g} if they are read as {way}: "
+                    "write them in the order that the metric expects"
                 )
 
     def _refuse_misnamed(self) -> None:
@@ -86,7 +86,7 @@ class LabelSample:
             pairs.update(self.metric.pairs(said, truth))
         moved = misplaced(pairs)
         if moved:
-            raise DataError(f"{told(moved)}; put them right: the order of data.evaluation.classes, or labelOffset")
+            raise DataError(f"{told(moved)}; correct the order of data.evaluation.classes, or labelOffset")
 
     def _shuffles(self) -> Sequence[Sequence[Pair]]:
         """Each item beside another one's label, in random circles."""

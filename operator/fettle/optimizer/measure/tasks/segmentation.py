@@ -83,8 +83,8 @@ class Segmentation(TaskMetric):
             classes = size if size > 1 and first.size // size >= LEAST_PLACES else 0
         if not 0 < classes <= MOST_CLASSES:
             raise DataError(
-                f"metric Segmentation reads no mask in {shapes({name: first})} (an item's answer): it takes a score for each class and place, "
-                "a score for each place, or a number for each place; where the classes lie along another axis, set agreement.axis"
+                f"metric Segmentation finds no mask in {shapes({name: first})} (one item's answer): it needs a score for each class and pixel, "
+                "a score for each pixel, or a class number for each pixel; if the classes are along another axis, set agreement.axis"
             )
         # The first answers need not show every number that a mask of ints may hold; names may tell how many there are.
         known = None if first.dtype.kind in "iu" else classes
@@ -139,8 +139,8 @@ class Segmentation(TaskMetric):
         if plane.shape != said.shape and plane.ndim > 1:
             turned = "transposed" if plane.shape == said.shape[::-1] else "of another shape"
             raise DataError(
-                f"labels are {turned}: a label has the shape {list(label.shape)}, the mask that is answered {list(said.shape)}; "
-                "write them in the order of the answer, height before width where it is"
+                f"labels are {turned}: a label has the shape {list(label.shape)}, but the model's mask has {list(said.shape)}; "
+                "write labels with the axes in the order of the model's mask"
             )
         plane = plane.reshape(said.shape)
         found = np.where(np.isin(plane, self._ignored), NOT_COUNTED, plane - self._offset)
@@ -148,8 +148,8 @@ class Segmentation(TaskMetric):
         if strange.any():
             other = ", ".join(map(str, np.unique(plane[strange])[:3].tolist()))
             raise DataError(
-                f"labels {other} are no class of {self._classes or MOST_CLASSES} (labelOffset {self._offset}): set "
-                "data.evaluation.ignoreLabel where one does not count"
+                f"labels {other} are not among the {self._classes or MOST_CLASSES} classes, which are numbered from {self._offset} (labelOffset): "
+                "set data.evaluation.ignoreLabel if one of them is to be ignored"
             )
         return np.asarray(found.astype(np.int16))
 

@@ -64,14 +64,14 @@ class Text(TaskMetric):
         first = answers[0]
         if first.dtype.kind in "OSU" and (spec.classes or spec.label_offset):
             raise DataError(
-                f"the model answers texts in {name}: data.evaluation.classes and labelOffset are for scores or numbers of characters, leave them out"
+                f"the output {name} holds texts: leave out data.evaluation.classes and labelOffset, which are for scores or numbers of characters"
             )
         if not is_float(first):
             return cls(name, None, 0, spec)
         if first.ndim != 2 or first.shape[1] < 2:
             raise DataError(
-                f"metric Text reads no characters in {shapes({name: first})} (an item's answer): it takes a score for each step and character, "
-                "[steps, characters], numbers of characters, or texts"
+                f"metric Text finds no characters in {shapes({name: first})} (one item's answer): it needs a score for each step and character "
+                "([steps, characters]), numbers of characters, or texts"
             )
         require_names("Text", spec, first.shape[1])
         blank = _blank([np.argmax(answer, axis=-1) for answer in answers], first.shape[1])
@@ -109,12 +109,12 @@ class Text(TaskMetric):
         if label.dtype.kind in "OSU":
             if not self._classes and self._scores:
                 raise DataError(
-                    "labels are texts, the model answers scores for characters: name the characters in data.evaluation.classes, in the order "
+                    "labels are texts, but the model outputs scores for characters: list the characters in data.evaluation.classes, in the order "
                     f"of the {self._scores} scores{', the blank as an empty text' if self._blank is not None else ''}"
                 )
             if self._offset or self._ignored is not None:
                 raise DataError(
-                    "labels are texts: labelOffset and ignoreLabel are for numbers of characters, leave them out"
+                    "labels are texts: leave out labelOffset and ignoreLabel, which are for numbers of characters"
                 )
             return "\n".join(as_text(value) for value in label.reshape(-1).tolist())
         numbers = whole_numbers(label.reshape(-1))
@@ -128,8 +128,8 @@ class Text(TaskMetric):
         strange = [letter for letter in letters if letter < 0 or (most and letter >= most)]
         if strange:
             raise DataError(
-                f"label {strange[0] + self._offset} is no character of {most} (labelOffset {self._offset}): give numbers of characters, "
-                "negative ones are padding; set ignoreLabel for another padding value"
+                f"label {strange[0] + self._offset} is not one of the {f'{most} ' if most else ''}characters, which are numbered from "
+                f"{self._offset} (labelOffset); negative labels are padding; set ignoreLabel for another padding value"
             )
         return "".join(self._classes[letter] for letter in letters) if self._classes else letters
 

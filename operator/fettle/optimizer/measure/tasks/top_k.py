@@ -52,14 +52,14 @@ class TopK(TaskMetric):
         first = item_of(examples[0][name], 1)
         if first.ndim != 1 or not is_float(first):
             raise DataError(
-                f"metric TopK reads no scores of classes in {shapes({name: first})} (an item's answer): it takes one for each class, one decision "
-                "an item"
+                f"metric TopK finds no class scores in {shapes({name: first})} (one item's answer): it needs one score for each class, and one "
+                "decision per item"
             )
         classes = len(first)
         if 2 * spec.top_k > classes:
             raise DataError(
-                f"data.evaluation.topK is {spec.top_k}, and {name} has {classes} classes: with more than half of them hardly any answer is wrong; "
-                f"set topK to {classes // 2} or less, or set metric: Accuracy"
+                f"data.evaluation.topK is {spec.top_k}, but {name} has only {classes} classes: hardly any answer is wrong if more than half of the "
+                f"classes count; set topK to {classes // 2} or less, or set metric: Accuracy"
             )
         if spec.classes and len(spec.classes) != classes:
             raise DataError(f"data.evaluation.classes has {len(spec.classes)} names, {name} has {classes} classes")
@@ -95,7 +95,8 @@ class TopK(TaskMetric):
         place = int(value) - spec.label_offset
         if not 0 <= place < self._classes:
             raise DataError(
-                f"the label {int(value)} is no class: there are {self._classes}, the first is labelOffset {spec.label_offset}"
+                f"the label {int(value)} is not one of the {self._classes} classes, which are numbered from {spec.label_offset} "
+                "(data.evaluation.labelOffset)"
             )
         return place
 
@@ -147,8 +148,8 @@ class SameBest:
         gone = None
         if missed and wrong > LEAST_SKILL * missed:
             gone = (
-                f"its best classes are others than the original's in {wrong} of {items} items, where the most frequent answer to all items would be "
-                f"wrong in {missed}: it no longer depends on its input; quantize fewer operators"
+                f"its best classes differ from the original's in {wrong} of {items} items, and the most frequent answer, given to all items, would "
+                f"differ in {missed}: the candidate hardly depends on its input any more; quantize fewer operators"
             )
         return replace(share(self._same), gone=gone)
 

@@ -1,4 +1,4 @@
-"""The metrics of a canary's analysis. One module each; a line here registers it, and a field of AnalysisSpec asks for it."""
+"""The metrics of a canary's analysis: one module for each, one line here that registers it, and a field of AnalysisSpec that enables it."""
 
 from __future__ import annotations
 
@@ -14,5 +14,5 @@ METRICS: tuple[AnalysisMetric, ...] = (
 
 
 def measurements(window: MetricWindow) -> list[MetricMeasurement]:
-    """What each metric that the spec asks for says of a window."""
+    """The measurement of each enabled metric in a window."""
     return [measured for metric in METRICS if (measured := metric(window)) is not None]

@@ -1,4 +1,4 @@
-"""The share of items that the canary answers as the stable revision did, on the same live inputs."""
+"""The share of items with the same answer as the stable revision's, on the same live inputs."""
 
 from __future__ import annotations
 
@@ -23,11 +23,11 @@ def metric(window: MetricWindow) -> MetricMeasurement | None:
 def agreement(
     minimum: float, min_requests: int, comparisons: Comparisons, doubts: tuple[Doubt, ...]
 ) -> MetricMeasurement:
-    """The share of items that the canary answers as stable did, of those that stable was sure of. `doubts`: the pods'.
+    """The share of items with the same answer as stable's, among those on which stable was confident. `doubts`: why pods cannot compare.
 
-    Bad as soon as the whole 95 % interval lies below `minimum`, on few items too: the interval knows how many they are.
-    Good when the share is not below it, on as many items as prove `minimum` where none disagrees. What lies between waits
-    for more items.
+    The verdict is bad as soon as the whole 95 % interval is below `minimum`, even on few items, because the interval takes their
+    number into account. It is good if the share is not below `minimum` and there are enough items to prove `minimum` if none disagreed.
+    Otherwise it is pending.
     """
     count = comparisons.compared
     verdict, text = _judged(minimum, min_requests, comparisons)
@@ -39,7 +39,7 @@ def agreement(
 
 
 def _judged(minimum: float, min_requests: int, comparisons: Comparisons) -> tuple[Verdict, str]:
-    """What the counts say by themselves."""
+    """The verdict that follows from the counts alone, and its text."""
     needed = max(min_requests, items_needed(1 - minimum) or 0)
     count = comparisons.compared
     text = f"{count} items compared, {comparisons.disagreed} disagreed, {comparisons.unsure} skipped (stable was not confident)"

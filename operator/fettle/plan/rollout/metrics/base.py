@@ -1,4 +1,4 @@
-"""What an analysis metric is: a function from the traffic of a window to a measurement."""
+"""The interface of an analysis metric: a function from the traffic of a window to a measurement."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from fettle.plan.rollout.window_totals import Doubt, Traffic
 
 @dataclass(frozen=True)
 class MetricWindow:
-    """A window as a metric reads it. `stable`: None where no stable pod serves. `doubts`: why pods cannot compare their answers."""
+    """The input of a metric. `stable`: None if no stable pod serves. `doubts`: why pods cannot compare their answers."""
 
     spec: AnalysisSpec
     canary: Traffic
@@ -23,9 +23,9 @@ class MetricWindow:
 
 @dataclass(frozen=True)
 class MetricMeasurement:
-    """What one metric says: verdict and why, with value, bound and sample count; without `metric` it is no figure.
+    """The result of one metric: its verdict and message, with value, bound and sample count. Without `metric`, it is an event, such as a crash.
 
-    `reason` is that of an inconclusive one.
+    `reason` is used if the verdict is inconclusive.
     """
 
     verdict: Verdict
@@ -37,11 +37,11 @@ class MetricMeasurement:
     samples: int = 0
 
     def record(self) -> MetricRecord:
-        """As status keeps it, four significant digits."""
+        """The record for the status, with four significant digits."""
         value = float(f"{self.value:.4g}") if self.value is not None else None
         bound = float(f"{self.bound:.4g}")
         return MetricRecord(metric=self.metric, verdict=self.verdict, value=value, bound=bound, samples=self.samples)
 
 
 AnalysisMetric = Callable[[MetricWindow], MetricMeasurement | None]
-"""None: the spec does not ask for it, or there is nothing to compare with."""
+"""Returns None if the spec does not enable the metric, or if there is nothing to compare with."""

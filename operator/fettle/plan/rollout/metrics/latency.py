@@ -1,4 +1,4 @@
-"""A percentile of the canary's latency: against a bound, and against the stable revision's in the same window."""
+"""A percentile of the canary's latency, compared with a bound and with the stable revision's in the same window."""
 
 from __future__ import annotations
 
@@ -32,9 +32,9 @@ def ratio_metric(window: MetricWindow) -> MetricMeasurement | None:
 def latency(
     spec: LatencySpec, bound: float, name: str, min_requests: int, canary: Traffic, stable: Traffic | None = None
 ) -> MetricMeasurement:
-    """The percentile against `bound` milliseconds, which `name` explains; `stable`: whose traffic that bound is from, if it is.
+    """The percentile, compared with `bound` milliseconds, which `name` describes; `stable`: the traffic that the bound is from, if any.
 
-    Bad as soon as more requests are slower than the percentile allows in all that are needed: no later one could mend that.
+    The verdict is bad as soon as more requests are slower than the percentile allows in a full sample: no later request could change that.
     """
     needed = max(min_requests, RUNS_NEEDED[spec.percentile])
     count, slower = canary.answers, canary.slower(bound)
@@ -56,7 +56,7 @@ def latency(
 def latency_ratio(
     spec: LatencySpec, ratio: float, min_requests: int, canary: Traffic, stable: Traffic
 ) -> MetricMeasurement:
-    """The percentile against the stable revision's in the same window."""
+    """The percentile, compared with the stable revision's in the same window."""
     needed = max(min_requests, RUNS_NEEDED[spec.percentile])
     metric = f"p{spec.percentile}RatioToStable"
     if stable.answers < needed:

@@ -1,4 +1,4 @@
-"""The share of requests that the model answered; asked of every canary."""
+"""The share of requests that the model answered. Every analysis checks it."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What splits the traffic: one module a provider, which answers what `base.py: Provider` asks; a line here registers it."""
+"""Traffic providers: one module for each, which implements `base.py: Provider`, and one line here that registers it."""
 
 from __future__ import annotations
 
@@ -21,13 +21,13 @@ def provider(snapshot: RolloutSnapshot) -> Provider:
 
 
 def demand(snapshot: RolloutSnapshot, stable: str | None) -> Demand:
-    """What is asked while nobody is on trial: everything for `stable`."""
+    """The demand while there is no canary: everything for `stable`."""
     workload = snapshot.workload(stable) if stable is not None else None
     return Demand(snapshot.spec.replicas, workload, routes=snapshot.routes)
 
 
 def allocate(snapshot: RolloutSnapshot, asked: Demand) -> Allocation:
-    """The provider's answer. Raises FettleError where it breaks what every provider promises: then nothing is changed."""
+    """The provider's allocation. Raises FettleError if it breaks the contract of a provider; nothing is changed then."""
     allocation = provider(snapshot).allocate(asked)
     broken = _broken_pods(asked, allocation) or _broken_routes(asked, allocation)
     if broken is not None:
@@ -70,7 +70,7 @@ def _broken_routes(asked: Demand, allocation: Allocation) -> str | None:
 
 
 def _too_much(asked: Demand, routes: Mapping[str, int]) -> str | None:
-    """Traffic that nobody asked for, where another revision could take it."""
+    """Traffic beyond the requested weight, although another revision could take it; None if there is none."""
     if asked.stable is None or not asked.stable.ready:
         return None
     failed = [

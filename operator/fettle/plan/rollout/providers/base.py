@@ -1,9 +1,9 @@
-"""What is asked of a traffic provider, and what it answers: how many pods each revision gets, and what is to be routed. Pure.
+"""The interface of a traffic provider: how many pods each revision gets, and the routes. Pure.
 
-A provider decides in one place what its kind of traffic needs; the state machine only knows weights. Three kinds fit:
-- pods are the weight (Replicas): nothing is routed, every ready pod gets its share;
-- routes are the weight: pods first, then the route, and a weight is reached when the route that is in force says so;
-- no split: the canary grows beside stable without traffic, and gets all of it at 100.
+The state machine only knows weights. A provider decides how its kind of traffic implements them. Three kinds are possible:
+- The pods determine the weight (Replicas): there are no routes, and every ready pod gets an equal share.
+- The routes determine the weight: the pods are started first, then the route is changed. A weight is reached when that route is in force.
+- No split: the canary is scaled up beside the stable revision without traffic, and gets all of it at weight 100.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from fettle.plan.rollout.state import Routes, Workload
 
 @dataclass(frozen=True)
 class Leaving:
-    """A revision that serves no more. `failed`: its pods do harm."""
+    """A revision that is being removed. `failed`: its pods do harm."""
 
     workload: Workload
     failed: bool
@@ -25,10 +25,11 @@ class Leaving:
 
 @dataclass(frozen=True)
 class Demand:
-    """The weight that is asked for, and what is observed.
+    """The requested weight, and the observed state.
 
-    `in_force` is the weight that was reached before. `keep_stable`: at 100 the stable pods stay until their revision is replaced.
-    `frozen`: the canary gets no more pods and no more traffic than it has, or than the weight in force needs; scaling and healing go on.
+    `in_force` is the last weight that was reached. `keep_stable`: at weight 100, the stable pods stay until their revision is replaced.
+    `frozen`: the canary gets no more pods and no more traffic than it has, or than the weight in force needs. Scaling and the replacement
+    of lost pods continue.
     """
 
     replicas: int  # full size
@@ -38,20 +39,21 @@ class Demand:
     in_force: int = 0
     keep_stable: bool = False
     frozen: bool = False
-    leaving: tuple[Leaving, ...] = ()  # the youngest first
-    routes: Routes | None = None  # as observed; None where the provider has none
+    leaving: tuple[Leaving, ...] = ()  # newest first
+    routes: Routes | None = None  # as observed; None if the provider uses no routes
 
     @property
     def staying(self) -> tuple[Workload, ...]:
-        """Who serves from now on: stable, and the canary."""
+        """The workloads that continue to serve: stable and the canary."""
         return tuple(workload for workload in (self.stable, self.canary) if workload is not None)
 
 
 @dataclass(frozen=True)
 class Allocation:
-    """What shall be: pods by revision, and percent of the traffic by revision.
+    """The desired pods and the desired percentage of traffic of each revision.
 
-    `replicas` has every revision of the demand. `routes` sums to 100 and leaves out who gets nothing; it is empty where nothing is routed.
+    `replicas` has every revision of the demand. `routes` sums to 100 and has only revisions with traffic. It is empty if the provider uses
+    no routes.
     """
 
     replicas: Mapping[str, int]
@@ -59,20 +61,20 @@ class Allocation:
 
 
 class Provider(Protocol):
-    """A provider's module, or an object of it. What `allocate` promises is checked by `providers.allocate`, for every provider."""
+    """A traffic provider: a module or an object. `providers.allocate` checks for every provider what `allocate` promises."""
 
     def allocate(self, demand: Demand) -> Allocation:
-        """The next pods and routes on the way to the weight that is asked for.
+        """The next pods and routes on the way to the requested weight.
 
-        No side gives anything up before the other stands in for it, but a revision that failed: it gets nothing more from the moment
-        at which another pod is ready.
+        A revision gives up pods or traffic only when another can take over. The exception is a revision that failed: it gets nothing more as
+        soon as another pod is ready.
         """
         ...
 
     def pending(self, demand: Demand) -> str | None:
-        """What the weight that is asked for still waits for; None when it is reached, by pods and by routes that are in force."""
+        """What is missing until the requested weight is reached; None when it is, by pods and by routes in force."""
         ...
 
     def actual_weight(self, revision: str, workloads: Mapping[str, Workload], routes: Routes | None) -> int:
-        """Percent of the traffic that the revision really gets."""
+        """The percentage of the traffic that the revision actually gets."""
         ...

@@ -1,11 +1,11 @@
-"""The traffic provider Replicas: a weight is the share of ready pods behind one Service. How many pods each revision gets.
+"""The traffic provider Replicas: the weight is the share of ready pods behind one Service. It decides how many pods each revision gets.
 
 Invariants, whatever is observed:
-- stable + canary <= replicas + 1, except while the canary is raised to full size and while a revision goes; pods that a person took
-  out of the traffic come on top (`Workload.sparing`);
-- no pod is taken from one side before an available one on the other side stands for it (but from a revision that failed:
-  that one goes at once when a stable pod is ready);
-- within a step nobody grows or shrinks because the other side stumbled: so nothing flaps.
+- stable + canary <= replicas + 1, except while the canary is scaled to full size and while a revision is removed. Pods that a person took
+  out of traffic are additional (`Workload.sparing`).
+- No pod is removed from one side before an available pod of the other side replaces it. The exception is a revision that failed: it is
+  removed as soon as a stable pod is ready.
+- Within a step, neither side grows or shrinks because the other side lost a pod, so nothing flaps.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from fettle.plan.rollout.state import Routes, Workload
 
 
 def allocate(demand: Demand) -> Allocation:
-    """Pods of every revision; nothing is routed."""
+    """The number of pods of every revision; there are no routes."""
     counts: dict[str, int] = {}
     if demand.stable is not None and demand.canary is not None:
         pair = sizes(
@@ -37,7 +37,7 @@ def allocate(demand: Demand) -> Allocation:
 
 
 def pending(demand: Demand) -> str | None:
-    """The canary's pods for the weight, where they are not all available."""
+    """How many of the canary's pods are available, if they are too few for the weight; otherwise None."""
     canary = demand.canary
     if canary is None or reached(demand.weight, demand.replicas, canary):
         return None
@@ -52,14 +52,14 @@ def actual_weight(revision: str, workloads: Mapping[str, Workload], routes: Rout
 
 @dataclass(frozen=True)
 class Sizes:
-    """Pods wanted."""
+    """The desired number of pods."""
 
     stable: int
     canary: int
 
 
 def canary_pods(weight: int, replicas: int) -> int:
-    """The count nearest to `weight` percent of `replicas`: at least one, and one less than all below 100 (one of one: one)."""
+    """The number nearest to `weight` percent of `replicas`: at least one, and below weight 100 at most `replicas` - 1 (of a single replica: one)."""
     if weight <= 0 or replicas <= 0:
         return 0
     if weight >= 100:
@@ -68,7 +68,7 @@ def canary_pods(weight: int, replicas: int) -> int:
 
 
 def reached(weight: int, replicas: int, canary: Workload) -> bool:
-    """Whether the canary has the pods for `weight`, available. With no replicas at all only weight 0 is ever reached."""
+    """Whether the canary has enough available pods for `weight`. With zero replicas, only weight 0 is ever reached."""
     return weight <= 0 or (replicas > 0 and canary.steady >= canary_pods(weight, replicas))
 
 
@@ -82,10 +82,10 @@ def sizes(
     keep_stable: bool = False,
     frozen: bool = False,
 ) -> Sizes:
-    """The next pods on the way to `weight`. `in_force` is the weight that was reached before.
+    """The next number of pods of each side on the way to `weight`. `in_force` is the last weight that was reached.
 
-    `keep_stable`: at 100 the stable pods stay until their revision is replaced. `frozen`: the canary gets no more pods than
-    it has, or than the weight in force needs; scaling and healing go on.
+    `keep_stable`: at weight 100, the stable pods stay until their revision is replaced. `frozen`: the canary gets no more pods than it
+    has, or than the weight in force needs. Scaling and the replacement of lost pods continue.
     """
     most = max(canary.replicas, canary_pods(in_force, replicas)) if frozen else replicas
     if weight >= 100:
@@ -95,17 +95,17 @@ def sizes(
     least = max(replicas - target, min(replicas, 1))
     kept = max(least, min(stable.replicas, replicas - canary.steady))
     room = replicas + 1 - kept if replicas else 0
-    needed = min(canary.ready, canary.replicas, max(replicas - stable.steady, 0))  # they stand for missing stable ones
+    needed = min(canary.ready, canary.replicas, max(replicas - stable.steady, 0))  # they replace missing stable pods
     return Sizes(kept, max(min(target, room, most), needed))
 
 
 def _grown(replicas: int, canary: Workload) -> int:
-    """Pod by pod up to `replicas`."""
+    """The canary's next size, one pod at a time up to `replicas`."""
     return min(replicas, max(canary.replicas, canary.steady + 1))
 
 
 def _rest(replicas: int, stable: Workload, canary: Workload, in_force: int, keep_stable: bool) -> int:
-    """Stable pods at weight 100: as many as there were, or as full size needs, until the canary has its own."""
+    """The number of stable pods at weight 100: those that exist, or as many as full size needs, until the canary has all of its own."""
     kept = min(stable.replicas, replicas)
     if in_force >= 100 or canary.steady >= replicas:
         return kept if keep_stable else 0
@@ -113,7 +113,8 @@ def _rest(replicas: int, stable: Workload, canary: Workload, in_force: int, keep
 
 
 def retire(leaving: Iterable[Leaving], replicas: int, staying: Iterable[Workload]) -> Mapping[str, int]:
-    """Pods of the revisions that go. Those that failed go at once when another pod is ready; others stand in until `staying` is full."""
+    """The pods of revisions that are being removed: zero for failed ones as soon as another pod is ready; the others serve until `staying` is at
+    full size."""
     staying = tuple(staying)
     gap = max(replicas - sum(workload.steady for workload in staying), 0)
     relieved = replicas == 0 or any(workload.ready for workload in staying)
