@@ -71,9 +71,12 @@ def store_rules(field: str) -> tuple[Rule, ...]:
 
 
 def artifact_rules(field: str) -> tuple[Rule, ...]:
-    """The same for an artifact in a store."""
-    message = f"{field} must be pvc://CLAIM/PATH, an artifact in a claim of this namespace, or s3://BUCKET/PATH, gs://BUCKET/PATH or az://CONTAINER/PATH"
-    return _rules(field, f"{_CLAIM}/.+|{_BUCKET}/.+", message, True)
+    """The same for an artifact in a store, or in a registry."""
+    message = (
+        f"{field} must be pvc://CLAIM/PATH, an artifact in a claim of this namespace, or s3://BUCKET/PATH, gs://BUCKET/PATH, "
+        "az://CONTAINER/PATH or oci://REGISTRY/REPOSITORY@sha256:DIGEST"
+    )
+    return _rules(field, f"{_CLAIM}/.+|{_BUCKET}/.+|{_PACK}{_DIGEST}", message, True)
 
 
 def _rules(field: str, pattern: str, message: str, optional: bool) -> tuple[Rule, ...]:

@@ -106,6 +106,8 @@ def test_what_may_be_a_store(uri: str, fault: str | None) -> None:
 ARTIFACTS = [
     ("pvc://fettle-store/artifacts/1", None),
     ("s3://artifacts/team-a/artifacts/1", None),
+    ("oci://registry/models/digits@sha256:" + SHA, None),
+    ("oci://registry/models/digits:v1", "model.uri must be pvc://CLAIM/PATH"),
     ("s3://artifacts", "model.uri must be pvc://CLAIM/PATH"),
     ("https://host/artifacts/1", "model.uri must be pvc://CLAIM/PATH"),
 ]

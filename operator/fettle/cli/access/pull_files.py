@@ -38,13 +38,13 @@ def artifact_of(location: Location) -> tuple[Store, str] | None:
 
 def pull_artifact(store: Store, sha256: str, folder: Path, total: Total) -> Manifest:
     """Copy an artifact to `folder`, every digest checked; what lies there already is not fetched again. Raises StoreError, UsageError."""
-    _free_for(folder, sha256)
+    require_room(folder, sha256)
     manifest = read_stored(store, sha256)
     total(manifest.bytes + (manifest.reference.bytes if manifest.reference else 0))
     return copy_artifact(store, sha256, folder)
 
 
-def _free_for(folder: Path, sha256: str) -> None:
+def require_room(folder: Path, sha256: str) -> None:
     """Raises UsageError where another artifact, or something else, would be mixed with this one."""
     if not folder.exists():
         return
