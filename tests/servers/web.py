@@ -35,6 +35,7 @@ class WebServer:
     password: tuple[str, str] | None = None
     ranges: bool = True
     heads: bool = True
+    streams: bool = False  # files are sent without their length
     breaks: int = 0
     failures: int = 0
     requests: list[Request] = field(default_factory=list)
@@ -54,6 +55,14 @@ class WebServer:
         if self.password is not None:
             wanted = f"Basic {b64encode(':'.join(self.password).encode()).decode()}"
         return wanted is None or authorization == wanted
+
+    def answer(self, request: Request, body: bytes) -> tuple[int, bytes, dict[str, str]] | None:
+        """What a server says that has more than files: status, body and headers. None: as for a file."""
+        return None
+
+    def refusal(self, request: Request) -> dict[str, str]:
+        """Headers of an answer that lets nobody in."""
+        return {}
 
 
 @contextmanager
@@ -84,10 +93,18 @@ class _Handler(BaseHTTPRequestHandler):
     def do_HEAD(self) -> None:
         self.do_GET()
 
+    def do_POST(self) -> None:
+        self.do_GET()
+
+    def do_PUT(self) -> None:
+        self.do_GET()
+
     def do_GET(self) -> None:
         told, path = self.told, unquote(self.path)
         shown = self.headers.get("Authorization")
-        told.requests.append(Request(self.command, path, self.headers.get("Range"), shown))
+        request = Request(self.command, path, self.headers.get("Range"), shown)
+        told.requests.append(request)
+        body = self.rfile.read(int(self.headers.get("Content-Length") or 0))
         if self.command == "HEAD" and not told.heads:
             self._answer(405)
         elif told.failures:
@@ -95,8 +112,10 @@ class _Handler(BaseHTTPRequestHandler):
             self._answer(503)
         elif path in told.statuses:
             self._answer(*told.statuses[path])
+        elif (own := told.answer(request, body)) is not None:
+            self._answer(*own)
         elif not told.admits(shown):
-            self._answer(401, b"who are you?")
+            self._answer(401, b"who are you?", told.refusal(request))
         elif path in told.redirects:
             self._answer(302, headers={"Location": told.redirects[path]})
         elif path not in told.files:
@@ -122,16 +141,18 @@ class _Handler(BaseHTTPRequestHandler):
         self._answer(206, content[start : end + 1], headers)
 
     def _answer(self, status: int, body: bytes = b"", headers: dict[str, str] | None = None) -> None:
+        told, streams = self.told, self.told.streams and status == 200
         self.send_response(status)
-        for name, value in (headers or {}).items():
+        length = {"Transfer-Encoding": "chunked"} if streams else {"Content-Length": str(len(body))}
+        for name, value in {**(headers or {}), **length}.items():
             self.send_header(name, value)
-        self.send_header("Content-Length", str(len(body)))
         self.end_headers()
         if self.command == "HEAD":
             return
-        if status in (200, 206) and self.told.breaks and len(body) > 1:
-            self.told.breaks -= 1
-            self.wfile.write(body[: len(body) // 2])
+        if status in (200, 206) and told.breaks and len(body) > 1:
+            told.breaks -= 1
+            self.wfile.write((b"%x\r\n" % len(body) if streams else b"") + body[: len(body) // 2])
             self.close_connection = True
             return
-        self.wfile.write(body)
+        chunks = b"%x\r\n%b\r\n" % (len(body), body) if body else b""
+        self.wfile.write(chunks + b"0\r\n\r\n" if streams else body)

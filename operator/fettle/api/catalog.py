@@ -13,6 +13,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 
 from fettle.api.recipe import RecipeStep
+from fettle.api.uris import MODELS
 from fettle.api.vocabulary import DeviceKind, FormatName, ModelFormat, Precision, RuntimeName, StepKind
 
 PORTABLE: ModelFormat = "ONNX"  # what every source is converted to, and builds start from
@@ -401,7 +402,8 @@ def source_libraries(uri: str, format: FormatName) -> frozenset[str]:
     """The libraries that the prepare Job needs: by the format of the source if it is given, or by the extension of its address."""
     entry = _FORMATS.get(format)
     if entry is None:
-        entry = next((entry for entry in FORMATS if uri.lower().endswith((*entry.suffixes, *entry.common))), None)
+        registered = _FORMATS[FormatName.MLFLOW] if uri.startswith(f"{MODELS}://") else None
+        entry = next((entry for entry in FORMATS if uri.lower().endswith((*entry.suffixes, *entry.common))), registered)
     return frozenset(entry.libraries) if entry is not None else frozenset()
 
 

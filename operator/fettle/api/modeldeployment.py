@@ -42,7 +42,11 @@ class ModelSpec(ApiModel):
 
     ref: Annotated[ModelReference | None, Field(description="OptimizedModel in this namespace to follow.")] = None
     uri: Annotated[
-        Uri | None, Field(description="Fixed artifact: pvc://CLAIM/artifacts/SHA256 or s3://BUCKET/artifacts/SHA256.")
+        Uri | None,
+        Field(
+            description="Fixed artifact: pvc://CLAIM/artifacts/SHA256, s3://BUCKET/artifacts/SHA256, or "
+            "oci://REGISTRY/REPOSITORY@sha256:DIGEST, where `fettle push` brought it."
+        ),
     ] = None
     secret_name: CredentialsName = None
     sha256: Annotated[Sha256 | None, Field(description="sha256 of the fixed artifact's manifest.")] = None

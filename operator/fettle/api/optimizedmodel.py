@@ -62,6 +62,7 @@ class SourceSpec(ApiModel):
         Field(
             description="A file, or a folder with a model and its external data: pvc://CLAIM/PATH in this namespace, s3://BUCKET/PATH, "
             "gs://BUCKET/PATH, az://CONTAINER/PATH, https://HOST/PATH (a file), hf://ORG/NAME@REVISION/PATH (a repository of the Hugging Face Hub), "
+            "oci://REGISTRY/REPOSITORY:TAG or @sha256:DIGEST (an artifact of an OCI registry), mlflow://MODEL/VERSION or mlflow://MODEL@ALIAS, "
             "or file://PATH in `fettle optimize`."
         ),
     ]

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Mapping
 
 HIDDEN = "***"
 SHORTEST = 6  # characters of a value that is worth hiding; shorter ones would blot out ordinary words
-_USER = re.compile(r"(?<=://)[^/\s@]+@")
+_USER = re.compile(r"(?<=://)(?<!mlflow://)[^/\s@]+@")  # what stands there in mlflow://MODEL@ALIAS is no user
 _QUERY = re.compile(r"(?P<address>\b[a-z][a-z0-9+.-]*://[^\s?#\'\"]+)\?[^\s\'\")\],;]*[^\s\'\")\],;:.]")
 _SECRET_NAME = re.compile(r"SECRET|TOKEN|PASSWORD|PASSWD|CREDENTIAL|API_?KEY|ACCESS_KEY|PRIVATE", re.IGNORECASE)
 

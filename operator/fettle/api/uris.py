@@ -17,12 +17,21 @@ SECRETS_VARIABLE = "FETTLE_SECRETS"
 OBJECT_STORES = ("s3", "gs", "az")
 WEB = ("http", "https")
 HUB = "hf"
-REMOTE_SCHEMES = (*OBJECT_STORES, *WEB, HUB)
+REGISTRY = "oci"
+MODELS = "mlflow"  # the registry of a tracking server
+REMOTE_SCHEMES = (*OBJECT_STORES, *WEB, HUB, REGISTRY, MODELS)
 
 _CLAIM = "pvc://[a-z0-9][a-z0-9.-]*"
 _BUCKET = f"({'|'.join(OBJECT_STORES)})://[^/]+"
 _REPOSITORY = f"{HUB}://(datasets/)?[^/]+/[^/@]+(@[^/]+)?"
+_DIGEST = "@sha256:[0-9a-f]{64}"
+_PACK = f"{REGISTRY}://[^/]+/[a-z0-9._/-]+"
+_TAG = "[:][A-Za-z0-9_][A-Za-z0-9_.-]*"
+_ARTIFACT = f"{_PACK}(({_TAG}({_DIGEST})?|{_DIGEST})(/.*)?)?"
+_MODEL = f"{MODELS}://[^/@]+(/[0-9]+|@[^/@]+)"
 _REMOTE = f"({'|'.join(REMOTE_SCHEMES)})://"
+# A user in front of the host. What stands there in mlflow:// is a model.
+_USER = f"({'|'.join(scheme for scheme in REMOTE_SCHEMES if scheme != MODELS)})://[^/]*@"
 
 SecretName = Annotated[
     str | None,
@@ -30,8 +39,8 @@ SecretName = Annotated[
         max_length=253,
         pattern="^[a-z0-9]([a-z0-9.-]*[a-z0-9])?$",
         description="Secret in this namespace with the credentials for uri. Its keys are named like the environment variables of the "
-        "provider's SDK, such as AWS_ACCESS_KEY_ID or HF_TOKEN; for http and https: token, or username and password. Without it, the pod's own "
-        "identity is used.",
+        "provider's SDK, such as AWS_ACCESS_KEY_ID or HF_TOKEN; for http and https: token, or username and password; for oci: username and "
+        "password, or .dockerconfigjson. Without it, the pod's own identity is used.",
     ),
 ]
 
@@ -48,9 +57,11 @@ def file_rules(field: str, what: str = "a file or folder", *, optional: bool = F
     """Rules of an object with `uri` and `secretName`; `uri`, which `field` names, is something to read."""
     message = (
         f"{field} must be pvc://CLAIM/PATH, {what} in a claim of this namespace, or s3://BUCKET/PATH, gs://BUCKET/PATH, "
-        "az://CONTAINER/PATH, https://HOST/PATH or hf://ORG/NAME@REVISION/PATH; file:// works in `fettle optimize` only"
+        "az://CONTAINER/PATH, https://HOST/PATH, hf://ORG/NAME@REVISION/PATH, oci://REGISTRY/REPOSITORY:TAG or mlflow://MODEL/VERSION; "
+        "file:// works in `fettle optimize` only"
     )
-    return _rules(field, f"{_CLAIM}(/.*)?|{_BUCKET}(/.*)?|https?://[^/]+/.+|{_REPOSITORY}(/.*)?", message, optional)
+    served = f"https?://[^/]+/.+|{_REPOSITORY}(/.*)?|{_ARTIFACT}|{_MODEL}(/.*)?"
+    return _rules(field, f"{_CLAIM}(/.*)?|{_BUCKET}(/.*)?|{served}", message, optional)
 
 
 def store_rules(field: str) -> tuple[Rule, ...]:
@@ -63,12 +74,12 @@ def store_rules(field: str) -> tuple[Rule, ...]:
 
 
 def artifact_rules(field: str) -> tuple[Rule, ...]:
-    """The same for an artifact in a store."""
+    """The same for an artifact in a store, or in a registry."""
     message = (
-        f"{field} must be pvc://CLAIM/PATH, an artifact in a claim of this namespace, "
-        "or s3://BUCKET/PATH, gs://BUCKET/PATH or az://CONTAINER/PATH"
+        f"{field} must be pvc://CLAIM/PATH, an artifact in a claim of this namespace, or s3://BUCKET/PATH, gs://BUCKET/PATH, "
+        "az://CONTAINER/PATH or oci://REGISTRY/REPOSITORY@sha256:DIGEST"
     )
-    return _rules(field, f"{_CLAIM}/.+|{_BUCKET}/.+", message, True)
+    return _rules(field, f"{_CLAIM}/.+|{_BUCKET}/.+|{_PACK}{_DIGEST}", message, True)
 
 
 def _rules(field: str, pattern: str, message: str, optional: bool) -> tuple[Rule, ...]:
@@ -77,7 +88,7 @@ def _rules(field: str, pattern: str, message: str, optional: bool) -> tuple[Rule
     return (
         Rule(f"{absent}self.uri.matches('^({pattern})$')", message),
         Rule(
-            f"{absent}!self.uri.matches('^{_REMOTE}([^/]*@|[^?#]*[?#])')",
+            f"{absent}!self.uri.matches('^({_USER}|{_REMOTE}[^?#]*[?#])')",
             f"{field} must not contain a user, a password or a query, because everybody who may read the object reads them: "
             f"put credentials into a Secret, and its name into {secret}",
         ),

@@ -16,7 +16,10 @@ class ServerSettings(BaseSettings):
 
     model_config = SettingsConfigDict(env_prefix="FETTLE_SERVER_", frozen=True)
 
-    artifact: str = Field(default="", description="Address of the artifact: pvc://CLAIM/artifacts/SHA256.")
+    artifact: str = Field(
+        default="",
+        description="Address of the artifact: pvc://CLAIM/artifacts/SHA256, or oci://REGISTRY/REPOSITORY@sha256:DIGEST.",
+    )
     sha256: str = Field(default="", description="sha256 of the artifact's manifest.")
     folder: Path = Field(
         default=Path("/model"), description="Folder where `fetch` puts the artifact and `serve` reads it."

@@ -9,16 +9,21 @@ import logging
 import os
 import re
 from collections.abc import Iterator, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from fettle.api.secrets import without_secrets
 from fettle.api.uris import SECRETS_VARIABLE
 from fettle.errors import UsageError
 
 MOST_BYTES = 1 << 20  # of a value; Kubernetes holds no more in a whole Secret
+DOCKER_CONFIG = ".dockerconfigjson"  # the key of a Secret of type kubernetes.io/dockerconfigjson
 # What may be read in a message: it says where somebody connects to, not as whom.
-_PUBLIC = re.compile(r"REGION|ENDPOINT|BUCKET|PROXY|CA_BUNDLE|\.crt$|ACCOUNT_NAME|TENANT|SKIP_SIGNATURE", re.IGNORECASE)
+_PUBLIC = re.compile(
+    r"REGION|ENDPOINT|BUCKET|PROXY|CA_BUNDLE|\.crt$|ACCOUNT_NAME|TENANT|SKIP_SIGNATURE|TRACKING_URI", re.IGNORECASE
+)
 
 
 @dataclass(frozen=True, repr=False)
@@ -41,7 +46,7 @@ class Credentials:
         """The Secret in `folder`; empty where there is none. Raises UsageError for a value that is no text."""
         values: dict[str, str] = {}
         for path in sorted(folder.iterdir()) if folder.is_dir() else ():
-            if path.name.startswith(".") or not path.is_file():
+            if (path.name.startswith(".") and path.name != DOCKER_CONFIG) or not path.is_file():
                 continue  # the kubelet keeps its own links beside the keys
             try:
                 with path.open("rb") as stream:
@@ -63,15 +68,25 @@ class Credentials:
 
 
 def _inside(value: str) -> Iterator[str]:
-    """The texts of a JSON document, as a service account's key is one; and the lines of any other."""
+    """The texts of a JSON document, as a service account's key is one, and what `docker login` writes; and the lines of any other."""
     try:
         document = json.loads(value) if value.startswith("{") else None
     except ValueError:
         document = None
     if isinstance(document, dict):
         yield from (text for key, text in document.items() if isinstance(text, str) and "private" in key)
+        auths = document.get("auths")
+        for entry in auths.values() if isinstance(auths, dict) else ():
+            yield from _login(entry)
     else:
         yield from (line for line in value.splitlines() if line != value)
+
+
+def _login(entry: Any) -> Iterator[str]:
+    known = {key: text for key, text in entry.items() if isinstance(text, str)} if isinstance(entry, dict) else {}
+    yield from (known[key] for key in ("auth", "password", "identitytoken", "registrytoken") if key in known)
+    with suppress(ValueError):
+        yield base64.b64decode(known.get("auth", "")).decode().partition(":")[2]
 
 
 def decode_secrets(text: str) -> dict[str, Path | None]:

@@ -29,13 +29,23 @@ IDENTITY_SERVICES = (
 NAMELESS = "no credentials: name a Secret with them in secretName, or give the pods an identity with access"
 STRAYED_BUCKET = "the server sends to another place, which is not followed: set AWS_REGION and AWS_ENDPOINT_URL to those of the bucket"
 STRAYED_WEB = "the server redirects to an address that is not followed: only https:// is, or http:// from http://"
-# What the client's account of a failed connection contains -> what it means.
+UNTRUSTED = "its certificate is not trusted; put the CA's certificate under the key ca.crt into the Secret that secretName names"
+# What the account of a failed connection contains, by obstore or by Python -> what it means.
 CAUSES = {
     "NotValidForName": "its certificate is for another name",
+    "Hostname mismatch": "its certificate is for another name",
+    "IP address mismatch": "its certificate is for another name",
     "Expired": "its certificate has expired",
-    "InvalidCertificate": "its certificate is not trusted; put the CA's certificate under the key ca.crt into the Secret that secretName names",
+    "certificate has expired": "its certificate has expired",
+    "InvalidCertificate": UNTRUSTED,
+    "CERTIFICATE_VERIFY_FAILED": UNTRUSTED,
     "InvalidContentType": "it does not speak TLS",
+    "WRONG_VERSION_NUMBER": "it does not speak TLS",
+    "RECORD_LAYER_FAILURE": "it does not speak TLS",
     "dns error": "its name is not known",
+    "Name or service not known": "its name is not known",
+    "name resolution": "its name is not known",
+    "No address associated": "its name is not known",
     "ConnectionRefused": "the connection was refused",
     "Connection refused": "the connection was refused",
     "imed out": "it did not answer in time",
@@ -124,5 +134,5 @@ def _refusal(given: Credentials | None, failure: Failure) -> str:
         return f"the token in Secret {given.name} is not valid or has expired: renew it"
     if failure.code == "AccessDenied":
         return f"access was denied to the identity in Secret {given.name}: grant it access to this path"
-    keys = [key for key in given.values if re.search("key|token|username|password", key, re.IGNORECASE)]
+    keys = [key for key in given.values if re.search("key|token|username|password|dockerconfig", key, re.IGNORECASE)]
     return f"the credentials in Secret {given.name} were refused: correct {' and '.join(keys) or 'its keys'}"

@@ -10,12 +10,27 @@ from pathlib import Path
 from typing import IO
 
 CHUNK = 4 << 20
+MOST_RATIO = 200  # what weights of one value may shrink to; a bomb shrinks a thousandfold
+SMALL = 256 << 20  # whatever unpacks to less than this fits anywhere
+
+
+def most_unpacked(size: int) -> int:
+    """Bytes that an archive of `size` bytes may unpack to."""
+    return max(SMALL, MOST_RATIO * size)
 
 
 def file_digest(path: Path) -> tuple[str, int]:
     """sha256 (hexadecimal) and bytes of a file."""
     with path.open("rb") as stream:
         return hashlib.file_digest(stream, "sha256").hexdigest(), path.stat().st_size
+
+
+def stream_digest(stream: IO[bytes]) -> str:
+    """sha256 (hexadecimal) of what is left of `stream`."""
+    digest = hashlib.sha256()
+    while chunk := stream.read(CHUNK):
+        digest.update(chunk)
+    return digest.hexdigest()
 
 
 def copy_and_digest(source: IO[bytes], target: Path) -> tuple[str, int]:

@@ -10,19 +10,18 @@ import io
 import json
 import os
 import re
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, MutableMapping
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
-from urllib.parse import quote, unquote, urlsplit
+from urllib.parse import quote, unquote
 
 from fettle.api.reasons import Reason
-from fettle.api.uris import WEB
 from fettle.errors import FettleError
 from fettle.store.credentials import Credentials
 from fettle.store.failures import Failure
-from fettle.store.places import Missing, Place, holder, require_keys, web_server
-from fettle.store.remote import RemoteFiles, absent
+from fettle.store.listed import ListedFiles
+from fettle.store.places import Missing, Place, holder, plain, require_keys, stays_inside, web_server
 
 PUBLIC = "https://huggingface.co"
 TOKEN, ENDPOINT = "HF_TOKEN", "HF_ENDPOINT"
@@ -52,8 +51,13 @@ class Repository:
         return f"{'datasets/' * self.datasets}{self.name}/resolve/{commit}"
 
 
-def find(uri: str, credentials: Credentials | None, missing: Missing) -> tuple[HubFiles, str]:
-    """The files that `uri` lies among, and the path there; nothing is asked of the hub yet. Raises what `missing` makes."""
+def find(
+    uri: str, credentials: Credentials | None, pinned: MutableMapping[str, str], missing: Missing
+) -> tuple[HubFiles, str]:
+    """The files that `uri` lies among, and the path there; nothing is asked of the hub yet. `pinned`: what revisions were before.
+
+    Raises what `missing` makes.
+    """
     matched = _ADDRESS.fullmatch(uri)
     if matched is None:
         raise missing(f"{uri}: expected hf://ORG/NAME@REVISION/PATH or hf://datasets/ORG/NAME@REVISION/PATH")
@@ -61,40 +65,37 @@ def find(uri: str, credentials: Credentials | None, missing: Missing) -> tuple[H
     repository = Repository(matched["name"], unquote(matched["revision"] or "main"), matched["datasets"] is not None)
     given = credentials.values if credentials is not None else os.environ
     endpoint = (given.get(ENDPOINT) or PUBLIC).rstrip("/")
-    if not _plain(endpoint):
+    if not plain(endpoint):
         message = f"{repository}: {holder(credentials)} has an {ENDPOINT} that is not https://HOST or https://HOST/PATH"
         raise missing(message, reason=Reason.INVALID_SPEC)
+    token = given.get(TOKEN)
 
     def at(path: str) -> Place:
-        return web_server(f"{endpoint}/{path}", credentials, given.get(TOKEN), missing)
+        return web_server(f"{endpoint}/{path}", credentials, {"token": token} if token else {}, missing)
 
-    return HubFiles(repository, at, missing), unquote(matched["path"] or "")
-
-
-def _plain(endpoint: str) -> bool:
-    """Whether it is a web address of a host, and nothing but a path behind it."""
-    try:
-        parts = urlsplit(endpoint)
-    except ValueError:  # brackets that are no IPv6 address
-        return False
-    return parts.scheme in WEB and bool(parts.netloc) and "@" not in parts.netloc and not parts.query + parts.fragment
+    return HubFiles(repository, at, pinned, missing), unquote(matched["path"] or "")
 
 
-def _inside(name: Any) -> bool:
-    """Whether it is a path that stays in the folder that it is relative to."""
-    return isinstance(name, str) and not {"", ".", ".."} & set(name.split("/")) and not {"\\", "\0"} & set(name)
-
-
-class HubFiles(RemoteFiles):
+class HubFiles(ListedFiles):
     """The files of one commit: the one that the revision names when the first file is asked for."""
 
-    def __init__(self, repository: Repository, at: Callable[[str], Place], missing: Missing) -> None:
-        super().__init__(at(repository.described), missing)
-        self._repository, self._at = repository, at
+    def __init__(
+        self,
+        repository: Repository,
+        at: Callable[[str], Place],
+        pinned: MutableMapping[str, str],
+        missing: Missing,
+    ) -> None:
+        known = replace(repository, revision=pinned.get(str(repository), repository.revision))
+        super().__init__(at(known.described), str(repository), missing)
+        self._repository, self._at, self._pinned = repository, at, pinned
+
+    def names(self) -> frozenset[str]:
+        """From the first call on, the place is that of the commit."""
+        return self._names
 
     @cached_property
     def _names(self) -> frozenset[str]:
-        """Of all files. From here on, the place is that of the commit."""
         text = io.BytesIO()
         try:
             self._fetch_whole("", text)
@@ -103,8 +104,8 @@ class HubFiles(RemoteFiles):
         try:
             told = json.loads(text.getvalue())
             commit, names = told["sha"], frozenset(each["rfilename"] for each in told["siblings"])
-            strange = sorted(str(name) for name in names if not _inside(name))
-            if not _inside(commit):
+            strange = sorted(str(name) for name in names if not stays_inside(name))
+            if not stays_inside(commit):
                 raise ValueError("no commit")
         except (ValueError, KeyError, TypeError, RecursionError):
             message = f"{self._place.root} does not answer as a Hugging Face Hub does: correct {ENDPOINT}"
@@ -112,43 +113,11 @@ class HubFiles(RemoteFiles):
         if strange:
             message = f"{self._repository} lists {strange[0]!r}: expected relative paths that stay inside the repository; correct {ENDPOINT}"
             raise self._missing(message)
+        self._pinned[str(self._repository)] = commit
         self._place = self._at(self._repository.files(quote(commit, safe="")))
         return names
 
-    def info(self, path: str, **_: Any) -> dict[str, Any]:
-        """As that of the other remote files."""
-        key = path.strip("/")
-        if key in self._names:
-            return super().info(key)
-        if not key or any(name.startswith(f"{key}/") for name in self._names):
-            return {"name": key, "size": 0, "type": "directory"}
-        raise absent(f"{self._repository}/{key}")
-
-    def ls(self, path: str, detail: bool = True, **_: Any) -> list[Any]:
-        """The entries of a folder, without sizes; a file is its own only entry."""
-        key = path.strip("/")
-        below = f"{key}/" if key else ""
-        types = {
-            below + child: "directory" if rest else "file"
-            for child, rest, _ in (name.removeprefix(below).partition("/") for name in self.find(key))
-        }
-        entries = [{"name": name, "size": None, "type": type} for name, type in types.items()]
-        return self._listing(entries or [self.info(key)], detail)
-
-    def find(
-        self, path: str, maxdepth: int | None = None, withdirs: bool = False, detail: bool = False, **_: Any
-    ) -> Any:
-        """The name of every file below `path`."""
-        key = path.strip("/")
-        return sorted(name for name in self._names if not key or name.startswith(f"{key}/"))
-
-    def isdir(self, path: str) -> bool:
-        """Whether it is there and is a folder."""
-        return self._type(path) == "directory"
-
     def _head(self, key: str) -> dict[str, Any]:
-        if key not in self._names:
-            raise absent(f"{self._repository}/{key}")
         # The hub and what it redirects to have tags of their own each. None is needed: a commit does not change.
         return super()._head(key) | {"e_tag": None}
 

@@ -7,6 +7,7 @@ file with its digest. Measurements lie beside it, `artifacts/<sha256>/measuremen
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import logging
 from pathlib import Path
@@ -22,6 +23,7 @@ from fettle.api.report import CpuClass
 from fettle.api.signature import Signature
 from fettle.api.task import StoredFile, StoredModel
 from fettle.api.text import quoted
+from fettle.api.uris import REGISTRY
 from fettle.api.vocabulary import RuntimeName
 from fettle.errors import StoreError
 from fettle.store import profile as profiles
@@ -29,8 +31,8 @@ from fettle.store.arrays import Arrays, npz_bytes, read_npz
 from fettle.store.comparison import Comparison
 from fettle.store.files import file_digest, whole_file
 from fettle.store.profile import Profile
-from fettle.store.store import Store
-from fettle.store.uris import Mounts
+from fettle.store.store import FILE_MODE, Store, explained
+from fettle.store.uris import Location, Mounts, locate, relative_path
 
 log = logging.getLogger(__name__)
 
@@ -42,6 +44,7 @@ FIGURES = "measurements.json"  # beside a fetched artifact, for people: no diges
 MOST_FIGURES = 16
 PROFILE = "profile.json"  # likewise
 REFERENCE_ITEMS = 8
+_absent = functools.partial(StoreError, reason=Reason.ARTIFACT_NOT_FOUND)
 
 
 class RecipeRecord(ApiModel):
@@ -156,8 +159,46 @@ def write_artifact(store: Store, manifest: Manifest) -> str:
 
 
 def fetch_artifact(uri: str, sha256: str, folder: Path, mounts: Mounts) -> Manifest:
-    """`copy_artifact` of the one at `uri` (`<store>/artifacts/<sha256>`). Raises StoreError: ArtifactNotFound, ArtifactTampered, StoreUnreachable."""
+    """The artifact at `uri`, copied to `folder`: `<store>/artifacts/<sha256>`, or an address in a registry.
+
+    Raises StoreError: ArtifactNotFound, ArtifactTampered, StoreUnreachable.
+    """
+    if uri.startswith(f"{REGISTRY}://"):
+        return copy_pack(locate(uri, mounts, missing=_absent), sha256, folder)
     return copy_artifact(_store_of(uri, sha256, mounts), sha256, folder)
+
+
+def copy_pack(home: Location, sha256: str, folder: Path) -> Manifest:
+    """As `copy_artifact`, of an artifact in a registry: its files lie there as they do in `folder`. Raises StoreError."""
+    files, where = home.filesystem, f"{home.uri}/{MANIFEST}"
+    if not files.isfile(MANIFEST):
+        message = f"{where} does not exist: expected an artifact that `fettle push` brought there"
+        raise StoreError(message, reason=Reason.ARTIFACT_NOT_FOUND)
+    content = files.cat_file(MANIFEST)
+    manifest = _parse(content, sha256, where)
+    folder.mkdir(parents=True, exist_ok=True)
+    for file in manifest.model.files:
+        _copy_packed(files, file.model_copy(update={"path": f"{MODEL_FOLDER}/{file.path}"}), folder)
+    if manifest.reference is not None:
+        _copy_packed(files, manifest.reference, folder)
+    for name in (FIGURES, PROFILE):
+        if files.isfile(name):
+            files.get_file(name, str(folder / name))
+    with whole_file(folder / MANIFEST) as partial:
+        partial.write_bytes(content)
+    return manifest
+
+
+def _copy_packed(files: Any, file: StoredFile, folder: Path) -> None:
+    target = folder / relative_path(file.path)
+    target.parent.mkdir(parents=True, exist_ok=True)
+    if target.is_file() and file_digest(target) == (file.sha256, file.bytes):
+        return
+    with whole_file(target) as partial, explained(f"reading {file.path}", reading=True):
+        files.get_file(file.path, str(partial))
+        if file_digest(partial) != (file.sha256, file.bytes):
+            raise StoreError(f"{file.path} does not match the manifest", reason=Reason.ARTIFACT_TAMPERED)
+        partial.chmod(FILE_MODE)
 
 
 def copy_artifact(store: Store, sha256: str, folder: Path) -> Manifest:

@@ -60,7 +60,7 @@ def connect(uri: str, credentials: Credentials | None, missing: Missing) -> Plac
     if not parts.netloc:
         raise missing(f"{uri}: the {'host' if parts.scheme in WEB else 'bucket'} is missing")
     require_keys(uri, credentials, missing)
-    headers = _authorization(credentials.values if credentials is not None else {})
+    headers = authorization(credentials.values if credentials is not None else {})
     return Place(root, _client(parts, root, credentials, headers, missing), parts.scheme not in WEB, credentials)
 
 
@@ -71,10 +71,25 @@ def require_keys(uri: str, credentials: Credentials | None, missing: Missing) ->
         raise missing(message, reason=Reason.FORBIDDEN, retryable=True)
 
 
-def web_server(root: str, credentials: Credentials | None, token: str | None, missing: Missing) -> Place:
-    """The web server at `root`, which may have a path, asked with `token`; nothing is asked of it yet. `credentials`: whose CA and proxy count."""
-    headers = _authorization({"token": token} if token else {})
+def web_server(root: str, credentials: Credentials | None, proof: Mapping[str, str], missing: Missing) -> Place:
+    """The web server at `root`, which may have a path; nothing is asked of it yet. `proof`: `token`, or `username` and `password`.
+    `credentials`: whose CA and proxy count."""
+    headers = authorization(proof)
     return Place(root, _client(urlsplit(root), root, credentials, headers, missing), False, credentials)
+
+
+def plain(endpoint: str) -> bool:
+    """Whether it is a web address of a host, and nothing but a path behind it."""
+    try:
+        parts = urlsplit(endpoint)
+    except ValueError:  # brackets that are no IPv6 address
+        return False
+    return parts.scheme in WEB and bool(parts.netloc) and "@" not in parts.netloc and not parts.query + parts.fragment
+
+
+def stays_inside(name: Any) -> bool:
+    """Whether it is a path that stays in the folder that it is relative to."""
+    return isinstance(name, str) and not {"", ".", ".."} & set(name.split("/")) and not {"\\", "\0"} & set(name)
 
 
 def _client(
@@ -121,17 +136,24 @@ def holder(credentials: Credentials | None) -> str:
     return f"Secret {credentials.name}" if credentials is not None else "the environment"
 
 
+def authority_of(given: Mapping[str, str]) -> str | None:
+    """The certificates of a private CA, in PEM."""
+    return next((given[key] for key in CA_KEYS if key in given), None)
+
+
+def proxy_of(given: Mapping[str, str]) -> tuple[str | None, str | None]:
+    """The proxy, and the hosts that are reached without it."""
+    return next((given[key] for key in ("HTTPS_PROXY", "HTTP_PROXY") if key in given), None), given.get("NO_PROXY")
+
+
 def _client_options(given: dict[str, str]) -> dict[str, Any]:
-    options = dict(CLIENT)
-    if authority := next((given[key] for key in CA_KEYS if key in given), None):
-        options["root_certificate"] = authority
-    for option, keys in (("proxy_url", ("HTTPS_PROXY", "HTTP_PROXY")), ("proxy_excludes", ("NO_PROXY",))):
-        if value := next((given[key] for key in keys if key in given), None):
-            options[option] = value
-    return options
+    proxy, excludes = proxy_of(given)
+    told = {"root_certificate": authority_of(given), "proxy_url": proxy, "proxy_excludes": excludes}
+    return CLIENT | {option: value for option, value in told.items() if value}
 
 
-def _authorization(given: Mapping[str, str]) -> dict[str, str]:
+def authorization(given: Mapping[str, str]) -> dict[str, str]:
+    """The header that shows who asks: with a `token`, or with `username` and `password`. None where there is neither."""
     if "token" in given:
         return {"Authorization": f"Bearer {given['token']}"}
     if "username" in given or "password" in given:

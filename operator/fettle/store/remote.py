@@ -132,7 +132,7 @@ class RemoteFiles(AbstractFileSystem):  # type: ignore[misc]  # fsspec has no ty
     def get_file(self, rpath: str, lpath: str, **_: Any) -> None:
         """Copy a file to this machine, in parallel ranges; each is asked for again until it is whole."""
         key = rpath.strip("/")
-        with open(lpath, "wb") as target:
+        with open(lpath, "w+b") as target:
             self._fetch(key, self._head(key), target)
 
     def _open(self, path: str, mode: str = "rb", **_: Any) -> Any:
@@ -172,10 +172,10 @@ class RemoteFiles(AbstractFileSystem):  # type: ignore[misc]  # fsspec has no ty
             with ThreadPoolExecutor(AT_ONCE) as pool:
                 list(pool.map(fetch, range(0, size, PART)))
         except obstore.exceptions.NotSupportedError:
-            self._fetch_whole(key, target)
+            self._fetch_whole(key, target, size)
 
-    def _fetch_whole(self, key: str, target: IO[bytes]) -> None:
-        """For a server without ranges: nothing can be continued there, so that a broken connection begins again."""
+    def _fetch_whole(self, key: str, target: IO[bytes], most: int | None = None) -> None:
+        """For a server without ranges: nothing can be continued there, so that a broken connection begins again. `most`: bytes that it announced."""
         import obstore
 
         target.seek(0)
@@ -183,6 +183,10 @@ class RemoteFiles(AbstractFileSystem):  # type: ignore[misc]  # fsspec has no ty
         with self._told(key):
             for chunk in obstore.get(self._place.client, key).stream(min_chunk_size=1 << 20):
                 target.write(chunk)
+                if most is not None and target.tell() > most:
+                    raise self._missing(
+                        f"{self._place.root}/{key}: the server sends more than the {most} bytes that it announced"
+                    )
         target.flush()
 
     def read_range(self, key: str, meta: dict[str, Any], start: int, end: int) -> bytes:

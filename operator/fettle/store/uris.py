@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, MutableMapping
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path, PurePosixPath
@@ -17,14 +17,21 @@ from fsspec import AbstractFileSystem
 from fsspec.implementations.local import LocalFileSystem
 
 from fettle.api.reasons import Reason
-from fettle.api.uris import HUB, MOUNTS_VARIABLE, REMOTE_SCHEMES, SECRETS_VARIABLE, encode_mounts
+from fettle.api.uris import HUB, MODELS, MOUNTS_VARIABLE, REGISTRY, REMOTE_SCHEMES, SECRETS_VARIABLE, encode_mounts
 from fettle.errors import StoreError, UsageError
-from fettle.store import hub
+from fettle.store import hub, mlflow, oci
 from fettle.store.credentials import Credentials, decode_secrets
+from fettle.store.listed import ListedFiles
 from fettle.store.places import Missing, connect
 from fettle.store.remote import RemoteFiles
 
 SCHEMES = ("pvc", "file", *REMOTE_SCHEMES)
+# Addresses whose files a server lists: each has a module of its own.
+_FINDERS: Mapping[str, Callable[..., tuple[ListedFiles, str]]] = {
+    HUB: hub.find,
+    REGISTRY: oci.find,
+    MODELS: mlflow.find,
+}
 store_missing: Missing = partial(StoreError, reason=Reason.STORE_NOT_FOUND)
 
 
@@ -36,6 +43,8 @@ class Mounts:
     folders: Mapping[str, Path] = field(default_factory=dict)
     allow_files: bool = False
     secrets: Mapping[str, Path | None] = field(default_factory=dict)
+    # What a name that may move (a branch, a tag, an alias) meant when it was first asked for: it means the same to the end.
+    pinned: MutableMapping[str, str] = field(default_factory=dict, compare=False, repr=False)
 
     @classmethod
     def from_environment(cls, environment: Mapping[str, str] | None = None) -> Mounts:
@@ -115,9 +124,9 @@ def locate(uri: str, mounts: Mounts, *, missing: Missing = store_missing) -> Loc
     if parts.scheme not in SCHEMES:
         known = ", ".join(f"{scheme}://" for scheme in SCHEMES)
         raise missing(f"{uri}: unknown scheme {parts.scheme or '(none)'!r}, expected {known}")
-    if parts.scheme == HUB:
+    if parts.scheme in _FINDERS:
         path_of(uri, missing)
-        return Location(uri, *hub.find(uri, mounts.credentials(uri), missing))
+        return Location(uri, *_FINDERS[parts.scheme](uri, mounts.credentials(uri), mounts.pinned, missing))
     if parts.scheme in REMOTE_SCHEMES:
         place = connect(uri, mounts.credentials(uri), missing)
         return Location(uri, RemoteFiles(place, missing), path_of(uri, missing).strip("/"))

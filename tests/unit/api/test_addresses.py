@@ -38,6 +38,12 @@ READ = [
     ("hf://org/name", None),
     ("hf://org/name@v1.0/onnx/m.onnx", None),
     ("hf://datasets/org/name@refs%2Fpr%2F1/test.parquet", None),
+    ("oci://registry:5000/team/digits", None),
+    ("oci://registry/digits:v1.0", None),
+    ("oci://registry/digits@sha256:" + SHA, None),
+    ("oci://registry/digits:v1@sha256:" + SHA + "/data/Test 1.npz", None),
+    ("mlflow://digits/3", None),
+    ("mlflow://main.ml.digits@champion/model.onnx", None),
     ("pvc://", "must be pvc://CLAIM/PATH"),
     ("s3://", "must be pvc://CLAIM/PATH"),
     ("https://host", "must be pvc://CLAIM/PATH"),
@@ -45,6 +51,13 @@ READ = [
     ("hf://name", "must be pvc://CLAIM/PATH"),
     ("hf://org/name@", "must be pvc://CLAIM/PATH"),
     ("hf://token@org/name", CREDENTIALS),
+    ("oci://registry", "must be pvc://CLAIM/PATH"),
+    ("oci://registry/digits/Model.onnx", "must be pvc://CLAIM/PATH"),
+    ("oci://registry/digits@sha256:abc", "must be pvc://CLAIM/PATH"),
+    ("oci://me:secret@registry/digits:v1", CREDENTIALS),
+    ("mlflow://digits", "must be pvc://CLAIM/PATH"),
+    ("mlflow://digits/latest", "must be pvc://CLAIM/PATH"),
+    ("mlflow://digits@champion?token=a", CREDENTIALS),
     ("ftp://host/m.onnx", "must be pvc://CLAIM/PATH"),
     ("file:///m.onnx", "file:// works in `fettle optimize` only"),
     ("https://me:secret@host/m.onnx", CREDENTIALS),
@@ -79,6 +92,7 @@ STORES = [
     ("s3://artifacts/team-a", None),
     ("gs://artifacts", None),
     ("https://host/store", "store.uri must be pvc://CLAIM"),
+    ("oci://registry/store:v1", "store.uri must be pvc://CLAIM"),
     ("s3://key:secret@artifacts", CREDENTIALS),
 ]
 
@@ -92,6 +106,8 @@ def test_what_may_be_a_store(uri: str, fault: str | None) -> None:
 ARTIFACTS = [
     ("pvc://fettle-store/artifacts/1", None),
     ("s3://artifacts/team-a/artifacts/1", None),
+    ("oci://registry/models/digits@sha256:" + SHA, None),
+    ("oci://registry/models/digits:v1", "model.uri must be pvc://CLAIM/PATH"),
     ("s3://artifacts", "model.uri must be pvc://CLAIM/PATH"),
     ("https://host/artifacts/1", "model.uri must be pvc://CLAIM/PATH"),
 ]

@@ -271,6 +271,10 @@ def test_the_printed_manifest_is_one_that_is_read_again(tmp_path: Path, monkeypa
         ("___", "model"),
         ("hf://org/Small-Net@main", "small-net"),
         ("hf://org/net@v1.0/onnx/model.onnx", "onnx"),
+        ("oci://registry:5000/team/Small-Net:v1.0", "small-net"),
+        ("oci://registry/team/net@sha256:0abc/onnx/model.onnx", "onnx"),
+        ("mlflow://digits/3", "digits"),
+        ("mlflow://digits@champion/model.onnx", "digits"),
     ],
 )
 def test_a_model_is_named_after_its_file(file: str, name: str) -> None:

@@ -11,12 +11,15 @@ from pathlib import Path
 
 import pytest
 from tests.servers import s3
+from tests.servers.registry import RAW, TITLE, RegistryServer
+from tests.servers.web import serving
 from tests.unit.cli.test_pull import artifact
 from tests.unit.runtimes.fake_cuda import FakeCuda
 from tests.unit.server.serving import publish
 
 from fettle.api.reasons import Reason
 from fettle.api.uris import store_of
+from fettle.cli.access.packs import files_at, pack_of, push_pack
 from fettle.errors import FettleError
 from fettle.runtimes import cuda
 from fettle.server.fetch import fetch
@@ -136,3 +139,38 @@ def test_a_pod_with_wrong_credentials_says_so_and_shows_none(
     for secret in (bucket.key, bucket.secret, "a-key-nobody-may-see"):
         assert secret not in done.stderr + done.stdout
     assert not (tmp_path / "model" / "manifest.json").exists()
+
+
+@pytest.fixture
+def registry(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[RegistryServer]:
+    pytest.importorskip("obstore")
+    monkeypatch.setenv("DOCKER_CONFIG", str(tmp_path / "nobody"))
+    with serving(RegistryServer()) as server:
+        yield server
+
+
+def test_an_artifact_of_a_registry_is_brought_in(registry: RegistryServer, root: Path) -> None:
+    digest = publish(root)
+    with files_at(root / "store/artifacts" / digest) as folder:
+        uri = push_pack(pack_of(folder), f"oci://{registry.host}/models/lookup:v1", None, lambda _: None)
+    assert uri.startswith(f"oci://{registry.host}/models/lookup@sha256:")
+    for _ in range(2):  # a container that starts again finds its files
+        fetch(ServerSettings(artifact=uri, sha256=digest, folder=root / "model", model="m"))
+        check_fetched(root / "model", digest)
+    blobs = [request.path for request in registry.requests if request.method == "GET" and "/blobs/" in request.path]
+    assert len(blobs) == 4, "three files, and the manifest once more"
+
+
+def test_an_artifact_of_a_registry_is_the_one_that_was_meant(registry: RegistryServer, root: Path) -> None:
+    with files_at(root / "store/artifacts" / publish(root)) as folder:
+        uri = push_pack(pack_of(folder), f"oci://{registry.host}/models/lookup:v1", None, lambda _: None)
+    other = registry.publish("models/other", "v1", [(RAW, {TITLE: "model.onnx"}, b"graph")])
+    nobody = f"oci://{registry.host}/models/nobody@sha256:{'0' * 64}"
+    for address, reason in (
+        (uri, Reason.ARTIFACT_TAMPERED),
+        (f"oci://{registry.host}/models/other@{other}", Reason.ARTIFACT_NOT_FOUND),
+        (nobody, Reason.ARTIFACT_NOT_FOUND),
+    ):
+        with pytest.raises(FettleError) as caught:
+            fetch(ServerSettings(artifact=address, sha256="0" * 64, folder=root / "model", model="m"))
+        assert caught.value.reason == reason, caught.value.message

@@ -6,6 +6,7 @@ from pathlib import Path
 
 from fettle.api.reasons import Reason
 from fettle.errors import StoreError, UsageError
+from fettle.store.credentials import Credentials
 from fettle.store.remote import RemoteFiles
 from fettle.store.uris import Location, Mounts, locate
 
@@ -13,12 +14,21 @@ SECRET_HELP = (
     "For s3://, gs:// and az://: folder with the credentials, a file for each key such as AWS_ACCESS_KEY_ID "
     "[default: those of the environment]."
 )
+REGISTRY_SECRET_HELP = "For oci://: folder with the files username and password, or .dockerconfigjson [default: the login of docker or oras]."
+
+
+def credentials_of(secret: Path | None) -> Credentials | None:
+    """What `--secret` names. Raises UsageError for a folder that is not there."""
+    if secret is None:
+        return None
+    if not secret.is_dir():
+        raise UsageError(f"--secret {secret}: expected a folder with a file for each key, such as AWS_ACCESS_KEY_ID")
+    return Credentials.read(secret)
 
 
 def found(uri: str, secret: Path | None) -> Location:
     """The location of `uri`. Raises UsageError if the folder `secret` does not exist, and StoreError."""
-    if secret is not None and not secret.is_dir():
-        raise UsageError(f"--secret {secret}: expected a folder with a file for each key, such as AWS_ACCESS_KEY_ID")
+    credentials_of(secret)
     return locate(uri, Mounts(secrets={uri: secret}))
 
 

@@ -38,13 +38,13 @@ def artifact_of(location: Location) -> tuple[Store, str] | None:
 
 def pull_artifact(store: Store, sha256: str, folder: Path, total: Total) -> Manifest:
     """Copy an artifact to `folder` and check every digest; files that are already there are not fetched again. Raises StoreError, UsageError."""
-    _free_for(folder, sha256)
+    require_room(folder, sha256)
     manifest = read_stored(store, sha256)
     total(manifest.bytes + (manifest.reference.bytes if manifest.reference else 0))
     return copy_artifact(store, sha256, folder)
 
 
-def _free_for(folder: Path, sha256: str) -> None:
+def require_room(folder: Path, sha256: str) -> None:
     """Raises UsageError if the folder holds another artifact or other files, which would be mixed with this artifact."""
     if not folder.exists():
         return

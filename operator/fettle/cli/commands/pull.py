@@ -12,19 +12,21 @@ from fsspec.implementations.local import LocalFileSystem
 from rich.progress import Progress
 
 from fettle.api.uris import is_remote
-from fettle.cli.access.bucket import SECRET_HELP, found
+from fettle.cli.access.bucket import REGISTRY_SECRET_HELP, SECRET_HELP, found
 from fettle.cli.access.claim_files import ClaimFiles
 from fettle.cli.access.claim_pod import ClaimPath, inside_claim, parse_target, pod_options, progress_bar
 from fettle.cli.access.cluster import MODELS, Cluster, connect
 from fettle.cli.access.completion import sources
 from fettle.cli.access.connection import cluster_options
 from fettle.cli.access.objects import model_of
+from fettle.cli.access.packs import pull_pack
 from fettle.cli.access.pull_files import artifact_of, pull_artifact, pull_files
 from fettle.cli.access.subject import kind_of
 from fettle.cli.pods import send
 from fettle.cli.views.progress import size
 from fettle.errors import UsageError
-from fettle.store.manifest import model_entry
+from fettle.store.manifest import Manifest, model_entry
+from fettle.store.oci import ArtifactFiles
 from fettle.store.store import Store
 from fettle.store.uris import Location
 
@@ -33,7 +35,9 @@ from fettle.store.uris import Location
 @click.argument("source", metavar="SOURCE", shell_complete=sources)
 @click.argument("to", metavar="[TO]", required=False, type=click.Path(path_type=Path))
 @click.option("--target", metavar="NAME", help="Target to download from, for an OptimizedModel with several targets.")
-@click.option("--secret", type=click.Path(path_type=Path), metavar="FOLDER", help=SECRET_HELP)
+@click.option(
+    "--secret", type=click.Path(path_type=Path), metavar="FOLDER", help=f"{SECRET_HELP} {REGISTRY_SECRET_HELP}"
+)
 @pod_options
 @cluster_options
 def pull(
@@ -48,14 +52,15 @@ def pull(
     """Download a file, a folder or an artifact.
 
     SOURCE is pvc://CLAIM/PATH, om/NAME for the artifact that an OptimizedModel published, or an artifact in a store: of
-    `fettle optimize`, or in a bucket (s3://BUCKET/artifacts/SHA256). An artifact becomes a folder with manifest.json, reference.npz
-    and the model's files in model/, and every digest is verified. Files that are already there are skipped. TO defaults to the last
-    part of SOURCE.
+    `fettle optimize`, in a bucket (s3://BUCKET/artifacts/SHA256), or in an OCI registry (oci://REGISTRY/REPOSITORY:TAG). An artifact
+    becomes a folder with manifest.json, reference.npz and the model's files in model/, and every digest is verified. Files that are
+    already there are skipped. TO defaults to the last part of SOURCE.
 
     \b
     fettle pull om/digits ./winner
     fettle pull pvc://models/digits/evaluation.npz
     fettle pull fettle-store/artifacts/4d734099a9c7de2730cd27004ee1355757d47d16fd998980177429e7accef336 ./winner
+    fettle pull oci://registry.example/models/digits:v1 ./winner
     """
     model = _model_in(source)
     if model is None and not source.startswith("pvc://"):
@@ -118,18 +123,30 @@ def _pull(files: ClaimFiles, uri: str, place: ClaimPath, to: Path, progress: Pro
 
 
 def _told(store: Store, sha256: str, to: Path, total: Any) -> str:
-    manifest = pull_artifact(store, sha256, to, total)
+    return _described(sha256, pull_artifact(store, sha256, to, total), to)
+
+
+def _described(sha256: str, manifest: Manifest, to: Path) -> str:
     what = f"{manifest.recipe.name} in {manifest.runtime}, {size(manifest.bytes)}, all digests verified"
     return f"artifact {sha256[:12]}: {what}\n{model_entry(to, manifest)}"
 
 
 def _pull_remote(source: str, to: Path | None, secret: Path | None) -> str:
-    artifact = artifact_of(found(source, secret))
+    location = found(source, secret)
+    if isinstance(location.filesystem, ArtifactFiles):
+        return _pull_pack(location, to)
+    artifact = artifact_of(location)
     if artifact is None:
         raise UsageError(
-            f"{source}: expected the address of an artifact in a store (STORE/artifacts/SHA256); for other files, use the provider's own tool"
+            f"{source}: expected the address of an artifact in a store (STORE/artifacts/SHA256) or in an OCI registry; "
+            "for other files, use the provider's own tool"
         )
     return _told(*artifact, to or Path(artifact[1]), lambda number: None)
+
+
+def _pull_pack(location: Location, to: Path | None) -> str:
+    folder, artifact = pull_pack(location, to)
+    return f"files pulled to {folder}, all digests verified" if artifact is None else _described(*artifact, folder)
 
 
 def _pull_local(source: str, to: Path | None) -> str:

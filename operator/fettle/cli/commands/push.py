@@ -12,6 +12,8 @@ from typing import Any
 import click
 from rich.progress import Progress, TaskID
 
+from fettle.api.uris import REGISTRY
+from fettle.cli.access.bucket import REGISTRY_SECRET_HELP
 from fettle.cli.access.claim_pod import (
     POLL_SECONDS,
     ClaimPath,
@@ -26,6 +28,7 @@ from fettle.cli.access.claim_pod import (
 )
 from fettle.cli.access.cluster import Cluster, Object, connect, told
 from fettle.cli.access.connection import cluster_options
+from fettle.cli.access.packs import files_at, pack_of, push_pack
 from fettle.cli.access.push_files import Entry, entries, transfer
 from fettle.cli.pods import receive
 from fettle.cli.views.progress import size as readable
@@ -76,22 +79,35 @@ def new_claim_options(command: Callable[..., None]) -> Callable[..., None]:
 
 @click.command()
 @click.argument("source", type=click.Path(path_type=Path), metavar="FILE")
-@click.argument("uri", metavar="pvc://CLAIM/PATH")
+@click.argument("uri", metavar="URI")
+@click.option("--secret", type=click.Path(path_type=Path), metavar="FOLDER", help=REGISTRY_SECRET_HELP)
 @new_claim_options
 @pod_options
 @cluster_options
 def push(
-    source: Path, uri: str, new_claim: NewClaim | None, image: str | None, timeout: int, **connection: str | None
+    source: Path,
+    uri: str,
+    secret: Path | None,
+    new_claim: NewClaim | None,
+    image: str | None,
+    timeout: int,
+    **connection: str | None,
 ) -> None:
-    """Upload a file or a folder to a claim in the cluster.
+    """Upload a file or a folder to a claim in the cluster, or to an OCI registry.
 
-    Each file is verified against its digest and gets its final name only when it is complete. Files that are already there are
-    skipped. A PATH that ends with / is a folder.
+    URI is pvc://CLAIM/PATH or oci://REGISTRY/REPOSITORY:TAG. In a claim, each file is verified against its digest and gets its final
+    name only when it is complete. Files that are already there are skipped. A PATH that ends with / is a folder. In a registry, the files
+    become a ModelPack, which oras pulls too. FILE may be an artifact: one that was pulled, or STORE/artifacts/SHA256 of a store on this
+    machine.
 
     \b
     fettle push model.onnx pvc://models/digits/model.onnx
     fettle push ./digits pvc://models/digits --create --size 5Gi
+    fettle push ./winner oci://registry.example/models/digits:v1
     """
+    if uri.startswith(f"{REGISTRY}://"):
+        click.echo(_push_pack(source, uri, secret))
+        return
     target = parse_target(uri)
     files = entries(source, target)
     cluster = connect(**connection)
@@ -104,6 +120,17 @@ def push(
         count = transferred(files, lambda: Exec(cluster, name, receive.__file__), progress, task)
     unchanged = f", {len(files) - count} unchanged" if count < len(files) else ""
     click.echo(f"{count} of {len(files)} files pushed to {uri} ({readable(total)}{unchanged})")
+
+
+def _push_pack(source: Path, uri: str, secret: Path | None) -> str:
+    with files_at(source) as place:
+        pack = pack_of(place)
+        total = sum(file.stat().st_size for file in pack.files.values())
+        with progress_bar(total) as progress:
+            task = progress.add_task(source.name, total=total)
+            address = push_pack(pack, uri, secret, lambda number: progress.advance(task, number))
+        artifact = f": artifact {pack.artifact[0]}" if pack.artifact is not None else ""
+        return f"{len(pack.files)} files pushed ({readable(total)}){artifact}\n{address}"
 
 
 def transferred(files: tuple[Entry, ...], connected: Callable[[], Wire], progress: Progress, task: TaskID) -> int:

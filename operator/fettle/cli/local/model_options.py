@@ -89,10 +89,15 @@ class ModelOptions:
         }
 
 
+# What says which version of something is meant, and is no part of its name.
+_VERSION = {"oci": "(?<=[^/])[:@][^/]+", "mlflow": "(?<=[^/])(/[0-9]+|@[^/]+)"}
+
+
 def name_of(model: str) -> str:
     """A name that Kubernetes allows, from the model's file: 'My Model.v2.onnx' -> 'my-model-v2'. A file called 'model' gets its folder's name,
-    and a model of a hub its repository's name, without the revision."""
-    path = Path(re.sub("@[^/]*", "", model)) if "://" in model else Path(model).expanduser().resolve()
+    and a model of a hub or a registry its repository's name, without the revision."""
+    scheme, remote, _ = model.partition("://")
+    path = Path(re.sub(_VERSION.get(scheme, "@[^/]*"), "", model)) if remote else Path(model).expanduser().resolve()
     stem = path.stem if path.suffix else path.name
     if stem.lower() == "model":
         stem = path.parent.name or stem

@@ -8,10 +8,9 @@ from pathlib import Path, PurePosixPath
 
 from fettle.api.reasons import Reason
 from fettle.errors import SourceError
+from fettle.store.files import most_unpacked
 
 ZIP = b"PK\x03\x04"
-MOST_RATIO = 200  # what weights of one value may shrink to; a bomb shrinks a thousandfold
-SMALL = 256 << 20  # whatever unpacks to less than this fits anywhere
 
 
 def is_zip(path: Path) -> bool:
@@ -33,7 +32,7 @@ def check(path: Path) -> None:
         if pure.is_absolute() or ".." in pure.parts or stat.S_ISLNK(entry.external_attr >> 16):
             raise _corrupted(path, f"it holds {entry.filename!r}, which is a link or lies outside of it")
     whole = sum(entry.file_size for entry in entries)
-    if whole > max(SMALL, MOST_RATIO * path.stat().st_size):
+    if whole > most_unpacked(path.stat().st_size):
         raise _corrupted(path, f"its {path.stat().st_size} bytes would unpack to {whole}")
     try:
         with zipfile.ZipFile(path) as opened:

@@ -26,6 +26,7 @@ _FLAVOURS = {
     "tensorflow": "data",
     "keras": "data",
     "pytorch": "model_data",
+    "transformers": "model_binary",
 }
 _CODE = "python_function"
 _MOST = 1 << 20  # a signature of thousands of columns takes less

@@ -143,6 +143,7 @@ def described(**flavours: object) -> bytes:
         (described(python_function={}, sklearn={"pickled_model": "model.pkl"}), "model.pkl"),
         (described(tensorflow={"data": "data"}), "data"),
         (described(pytorch={"model_data": "data"}), "data"),
+        (described(python_function={}, transformers={"model_binary": "model"}), "model"),
     ],
 )
 def test_an_mlflow_directory_names_its_model(text: bytes, place: str) -> None:
