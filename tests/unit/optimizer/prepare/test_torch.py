@@ -20,6 +20,7 @@ from fettle.api.vocabulary import Basis, FormatName, RuntimeName
 from fettle.errors import FettleError
 from fettle.runtimes import base
 
+pytestmark = pytest.mark.usefixtures("operators_gathered_once")
 SCRIPT, EXPORT = FormatName.TORCH_SCRIPT, FormatName.TORCH_EXPORT
 NAMES = ("convolutional", "fixed_batch", "block", "pair")
 

@@ -10,6 +10,7 @@ from fettle.api.reasons import Reason
 from fettle.api.report import PrepareReport
 from fettle.errors import FettleError
 
+pytestmark = pytest.mark.usefixtures("operators_gathered_once")
 Inputs = tuple[InputSpec, ...]
 
 

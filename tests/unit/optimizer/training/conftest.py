@@ -10,7 +10,7 @@ from tests.unit.optimizer.training.course import Course
 
 
 @pytest.fixture(scope="package", autouse=True)
-def _one_core() -> Iterator[None]:
+def _one_core(operators_gathered_once: None) -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("fettle.runtimes.cpu.usable_cores", lambda: 1)
         yield

@@ -1,0 +1,16 @@
+"""What the tests of one machine share."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+
+import pytest
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _no_loss_of_power() -> Iterator[None]:
+    """No test cuts the power, so none waits until a disk has what a store wrote; what a store makes of such a disk is tested by name."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(os, "fsync", lambda handle: None)
+        yield
