@@ -28,6 +28,10 @@ CLUSTER_COMMANDS = {
     "rollback-to": ("fettle.cli.commands.steer:rollback_to", "Roll back to an earlier revision."),
     "sample": ("fettle.cli.commands.sample:sample", "Collect live inputs of a ModelDeployment in a data file."),
     "status": ("fettle.cli.commands.status:status", "Show the status of a ModelDeployment or an OptimizedModel."),
+    "tensorboard": (
+        "fettle.cli.commands.tensorboard:tensorboard",
+        "Show the training curves of an OptimizedModel in TensorBoard.",
+    ),
     "why": ("fettle.cli.commands.why:why", "Explain the decisions that led to the current state."),
 }
 

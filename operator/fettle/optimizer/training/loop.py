@@ -16,6 +16,7 @@ from typing import Any
 
 import torch
 
+from fettle.api.progress import TrainingStatus, progress_line
 from fettle.api.report import TrainingEpoch
 from fettle.api.training import TrainSpec
 from fettle.api.vocabulary import Optimizer, Schedule
@@ -88,6 +89,11 @@ class Teacher:
                 )
         return answers
 
+    def afresh(self, given: Sequence[torch.Tensor]) -> tuple[torch.Tensor, ...]:
+        """Its answers to what was changed at random, and will not come again."""
+        with torch.no_grad():
+            return call(self.module, given)
+
     def _run(self, places: Sequence[int]) -> tuple[torch.Tensor, ...]:
         if not self.items.signature.batchable:
             return call(self.module, self.items.tensors(places))
@@ -133,6 +139,7 @@ class Trainer:
             if progress.best != before.best:
                 best = _copied(self.student.state_dict())
             keep(self._state(progress, optimizer, best))
+            log.info("%s", progress_line(self._status(progress)))
         self.student.load_state_dict(best)
         self.student.eval()
         return progress if progress.ended else replace(progress, ended=f"{self.epochs} epochs")
@@ -160,6 +167,20 @@ class Trainer:
             "curve": [row.to_json() for row in progress.curve],
             "ended": progress.ended,
         }
+
+    def _status(self, progress: Progress) -> TrainingStatus:
+        """What is shown of it while it goes on."""
+        row = rounded(progress.curve[-1])
+        return TrainingStatus(
+            epoch=row.epoch,
+            epochs=self.epochs,
+            loss=row.loss,
+            validation_loss=row.held_out_loss,
+            validation_score=row.score,
+            best_epoch=progress.best,
+            learning_rate=row.learning_rate,
+            seconds=round(progress.seconds, 3),
+        )
 
     # -------------------------------------------------------------------------------------------------------------- epochs
 
@@ -195,18 +216,20 @@ class Trainer:
                 share = (epoch - 1 + number / len(planned)) / self.epochs
                 for group in optimizer.param_groups:
                     group["lr"] = self._rate(share)
-                loss = self._step(places, optimizer)
+                loss = self._step(places, optimizer, (self.spec.seed, epoch, number))
                 if not math.isfinite(loss):
                     return loss
                 total += loss * len(places)
             return total / len(items.teaching)
 
-    def _step(self, places: Sequence[int], optimizer: torch.optim.Optimizer) -> float:
+    def _step(self, places: Sequence[int], optimizer: torch.optim.Optimizer, drawn: tuple[int, ...]) -> float:
+        """The mean loss of these items. `drawn`: the numbers from which random changes of them follow."""
         items, total = self.teacher.items, 0.0
         optimizer.zero_grad(set_to_none=True)
-        for run in items.runs(places):
-            taught = self.teacher.answers(run)
-            loss = self.objective.loss(call(self.student, items.tensors(run)), taught, run) * (len(run) / len(places))
+        for number, run in enumerate(items.runs(places)):
+            given = items.seen(run, (*drawn, number))
+            taught = self.teacher.answers(run) if items.augmenter is None else self.teacher.afresh(given)
+            loss = self.objective.loss(self._answers(given), taught, run) * (len(run) / len(places))
             value = float(loss.detach())
             if not math.isfinite(value):
                 return value
@@ -218,6 +241,14 @@ class Trainer:
         optimizer.step()
         self.prepared()
         return total
+
+    def _answers(self, given: Sequence[torch.Tensor]) -> tuple[torch.Tensor, ...]:
+        """The student's, whose layers compute in bfloat16 in mixed precision; what is made of them is not rounded further."""
+        if not self.spec.mixed_precision:
+            return call(self.student, given)
+        with mixed_precision():
+            answers = call(self.student, given)
+        return tuple(answer.float() if answer.is_floating_point() else answer for answer in answers)
 
     # ------------------------------------------------------------------------------------------------------------- judging
 
@@ -279,7 +310,13 @@ class Trainer:
                     right, most = self.objective.right(answers, taught, run)
                     points, possible = points + right, possible + most
         score = points / possible if possible else 0.0
-        return TrainingEpoch(epoch=epoch, loss=loss, held_out_loss=losses / len(items.held_out), score=score)
+        return TrainingEpoch(
+            epoch=epoch,
+            loss=loss,
+            held_out_loss=losses / len(items.held_out),
+            score=score,
+            learning_rate=self._rate((epoch - 1) / self.epochs) if epoch else None,
+        )
 
 
 @contextmanager
@@ -296,5 +333,16 @@ def training(student: Module, batchable: bool) -> Iterator[None]:
         student.eval()
 
 
+def mixed_precision() -> torch.autocast:
+    """The context in which layers compute in bfloat16."""
+    return torch.autocast("cpu", torch.bfloat16)
+
+
 def _copied(state: dict[str, Any]) -> dict[str, Any]:
     return {name: value.detach().clone() for name, value in state.items()}
+
+
+def rounded(row: TrainingEpoch) -> TrainingEpoch:
+    """To six digits, as curves and status show it."""
+    figures = row.model_dump(exclude={"epoch"}, exclude_none=True, by_alias=False)
+    return row.model_copy(update={name: float(f"{value:.6g}") for name, value in figures.items()})
