@@ -227,6 +227,14 @@ FORMATS: tuple[FormatEntry, ...] = (
         (".pt2",),
         revision=3,
     ),
+    # Weights and the code that makes their module. Its files are called like those of other formats: `source.factory` tells it.
+    FormatEntry(
+        FormatName.TORCH_MODULE,
+        ("onnx", "onnxruntime", "onnxscript", "safetensors", "torch"),
+        PORTABLE_RUNTIME,
+        (),
+        converted=True,
+    ),
     FormatEntry(
         FormatName.KERAS,
         ("keras", "onnx", "onnxruntime", "tensorflow-cpu", "tf2onnx"),

@@ -30,7 +30,7 @@ from fettle.api.task import (
 )
 from fettle.api.uris import Address
 from fettle.api.vocabulary import RuntimeName
-from fettle.cluster.claims import claims_of
+from fettle.cluster.claims import claims_of, read_from
 from fettle.cluster.jobs import job_name, render
 from fettle.cluster.kinds import Object
 from fettle.plan.run.state import TaskRequest
@@ -241,3 +241,11 @@ def test_the_store_is_written_and_everything_else_only_read() -> None:
     assert claims_of(prepare(data=DATA)) == {"models": True, "data.v2": True, "fettle-store": False}
     assert claims_of(prepare(store={"uri": "pvc://models/store"})) == {"models": False}
     assert claims_of(publish()) == {"fettle-store": False}
+
+
+def test_the_code_of_a_factory_is_read_where_it_lies_and_with_the_secret_beside_it() -> None:
+    factory = {"callable": "nets:create", "uri": "pvc://code/nets"}
+    source = {"uri": "pvc://models/weights.pt", "factory": factory}
+    assert claims_of(prepare(source=source)) == {"models": True, "code": True, "fettle-store": False}
+    remote = {**source, "factory": {**factory, "uri": "s3://code/nets.whl", "secretName": "code"}}
+    assert read_from(prepare(source=remote))["spec.source.factory.uri"] == Address("s3://code/nets.whl", "code")

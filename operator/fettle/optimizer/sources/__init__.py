@@ -25,6 +25,7 @@ from fettle.optimizer.sources import (
     tensorflow,
     tflite,
     torch,
+    torch_module,
     xgboost,
 )
 from fettle.optimizer.sources.base import Inputs, SourceFormat
@@ -40,6 +41,7 @@ FORMATS: tuple[SourceFormat, ...] = (
     *keras.FORMATS,
     *tensorflow.FORMATS,
     *tflite.FORMATS,
+    *torch_module.FORMATS,
 )
 _BY_NAME = {one.name: one for one in FORMATS}
 
