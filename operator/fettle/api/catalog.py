@@ -250,6 +250,14 @@ FORMATS: tuple[FormatEntry, ...] = (
         converted=True,
     ),
     FormatEntry(
+        FormatName.FROZEN_GRAPH,
+        ("onnx", "onnxruntime", "tensorflow-cpu", "tf2onnx"),
+        PORTABLE_RUNTIME,
+        (),
+        converted=True,
+        common=(".pb",),
+    ),
+    FormatEntry(
         FormatName.TFLITE,
         ("ai-edge-litert", "onnx", "onnxruntime", "tensorflow-cpu", "tf2onnx"),
         PORTABLE_RUNTIME,

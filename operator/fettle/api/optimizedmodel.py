@@ -142,6 +142,14 @@ class SourceSpec(ApiModel):
             json_schema_extra={"x-map-keys": ["name"]},
         ),
     ] = ()
+    outputs: Annotated[
+        tuple[Annotated[str, Field(min_length=1, max_length=253)], ...] | None,
+        Field(
+            max_length=64,
+            description="Outputs of a frozen graph of TensorFlow: names of tensors, or of their nodes. Default: the only one that nothing takes.",
+            json_schema_extra={"x-set": True},
+        ),
+    ] = None
 
     @property
     def known_format(self) -> FormatName:

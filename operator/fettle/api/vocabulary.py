@@ -37,6 +37,7 @@ class FormatName(StrEnum):
     TORCH_MODULE = "TorchModule"
     KERAS = "Keras"
     SAVED_MODEL = "SavedModel"
+    FROZEN_GRAPH = "FrozenGraph"
     TFLITE = "TFLite"
     SCIKIT_LEARN = "ScikitLearn"
     XGBOOST = "XGBoost"

@@ -46,7 +46,7 @@ class Job:
         """Fetch the source into `folder`. Raises SourceError, DataError."""
         spec = task.source
         columns = partial(data.column_names, task.data, mounts)
-        inputs = Inputs(spec.inputs, columns, spec.signature, spec.trusted, spec.factory)
+        inputs = Inputs(spec.inputs, columns, spec.signature, spec.trusted, spec.factory, spec.outputs or ())
         code = data.custom_code(task.data, mounts)
         return cls(task, store, mounts, fetch(spec, mounts, folder / "source"), inputs, folder, code)
 

@@ -46,7 +46,7 @@ def fetch(spec: SourceSpec, mounts: Mounts, folder: Path) -> Source:
     """Copy the source to `folder` and take its digest.
 
     Raises SourceError: SourceNotFound, UnsupportedFormat, UnsafePickle, UnsafeCode, SourceCorrupted, UnsupportedModel (external data
-    outside the model's folder), DigestMismatch; InvalidSpec for the code of a factory.
+    outside the model's folder), DigestMismatch; InvalidSpec for the code of a factory, or outputs of what is no graph.
     """
     given = locate(spec.uri, mounts, missing=SourceError)
     if not given.filesystem.exists(given.path):
@@ -64,6 +64,9 @@ def fetch(spec: SourceSpec, mounts: Mounts, folder: Path) -> Source:
         wanted = FormatName.AUTO if wanted == FormatName.MLFLOW else wanted
     copy(home, entry, folder)
     format = recognise(folder / entry, wanted, spec.trusted)
+    if spec.outputs is not None and format.name != FormatName.FROZEN_GRAPH:
+        message = f"source.outputs is for frozen graphs of TensorFlow, and {entry} is {format.name}: remove it"
+        raise SourceError(message, reason=Reason.INVALID_SPEC)
     others = format.companions(folder / entry, lambda: below(home))
     for name in others:
         copy(home, name, folder)

@@ -17,6 +17,7 @@ from fettle.errors import ConversionError, FettleError
 from fettle.optimizer.onnx import model
 from fettle.optimizer.sources import (
     catboost,
+    frozen_graph,
     huggingface,
     keras,
     lightgbm,
@@ -40,6 +41,7 @@ FORMATS: tuple[SourceFormat, ...] = (
     *catboost.FORMATS,
     *keras.FORMATS,
     *tensorflow.FORMATS,
+    *frozen_graph.FORMATS,
     *tflite.FORMATS,
     *torch_module.FORMATS,
 )

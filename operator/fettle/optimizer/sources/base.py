@@ -33,7 +33,7 @@ class Inputs:
     """What a user says of a model: `source.inputs`, and through `columns` the names of what the items hold (it reads files).
 
     `signature`: which of several functions is the model (`source.signature`). `trusted`: the source may run code of its own. `factory`: what
-    makes the module of weights.
+    makes the module of weights. `outputs`: which tensors of a graph are (`source.outputs`).
     """
 
     specs: tuple[InputSpec, ...]
@@ -41,6 +41,7 @@ class Inputs:
     signature: str | None = None
     trusted: bool = False
     factory: FactorySpec | None = None
+    outputs: tuple[str, ...] = ()
 
     @cached_property
     def by_name(self) -> Mapping[str, InputSpec]:

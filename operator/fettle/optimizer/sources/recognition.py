@@ -64,7 +64,6 @@ def _format_of(path: Path, wanted: FormatName) -> SourceFormat:
         raise SourceError(message, reason=Reason.SOURCE_CORRUPTED)
     onnx = sources.of(FormatName.ONNX)  # the last, for it has no first bytes of its own
     if wanted == FormatName.AUTO and not onnx.recognises(path, head):
-        graph = path.suffix == ".pb"  # of TensorFlow 1
-        what = "a TensorFlow graph without a signature? save it as a SavedModel" if graph else sources.readable()
-        raise SourceError(f"the format of {path.name} was not recognized; {what}", reason=Reason.UNSUPPORTED_FORMAT)
+        message = f"the format of {path.name} was not recognized; {sources.readable()}"
+        raise SourceError(message, reason=Reason.UNSUPPORTED_FORMAT)
     return onnx

@@ -45,6 +45,8 @@ SOURCES = [
     ("pvc://models/model.tflite", AUTO, Image.OPTIMIZER_TENSORFLOW),
     ("pvc://models/saved/saved_model.pb", AUTO, Image.OPTIMIZER_TENSORFLOW),
     ("pvc://models/saved", FormatName.SAVED_MODEL, Image.OPTIMIZER_TENSORFLOW),
+    ("pvc://models/graph.pb", AUTO, Image.OPTIMIZER_TENSORFLOW),
+    ("pvc://models/folder", FormatName.FROZEN_GRAPH, Image.OPTIMIZER_TENSORFLOW),
     ("pvc://models/model.safetensors", AUTO, Image.OPTIMIZER_TRANSFORMERS),
     ("hf://org/name", FormatName.HUGGING_FACE, Image.OPTIMIZER_TRANSFORMERS),
     ("pvc://models/model.skops", AUTO, Image.OPTIMIZER_SKLEARN),
