@@ -74,10 +74,10 @@ class EagerModel:
                     return torch.export.export(self.module, (), dict(self.examples), dynamic_shapes=shapes, strict=False)
             except torch._dynamo.exc.UserError as error:
                 fixes = re.findall(r"(?m)^\s+(\w+ = .+)$", str(error).partition("Suggested fixes")[2])
+                if self.vary:
+                    _refuse_fixed(str(error), fixes, {name: word for word, name in names.items()})
                 if not fixes:
                     raise
-                if self.vary:
-                    _refuse_fixed(fixes, {name: word for word, name in names.items()})
                 log.info("sizes that vary are bounded: %s", fixes)
                 shapes = refined("\n".join(("Suggested fixes:", *fixes)), shapes)
         raise ConversionError(
@@ -132,11 +132,13 @@ def _names(module: Any, given: Mapping[str, InputSpec]) -> tuple[str, ...]:
     return tuple(needed)
 
 
-def _refuse_fixed(fixes: Sequence[str], words: Mapping[str, str]) -> None:
+def _refuse_fixed(said: str, fixes: Sequence[str], words: Mapping[str, str]) -> None:
     """Raises SourceError (UnsupportedModel) for a size that is said to vary, and of which the exporter says that it cannot."""
-    fixed = [(words[name], size) for name, _, size in (fix.partition(" = ") for fix in fixes) if size.isdigit() and name in words]
+    found = re.findall(r"marked (\w+) as dynamic but your code specialized it to be a constant \((\d+)\)", said)
+    found += [(name, size) for name, _, size in (fix.partition(" = ") for fix in fixes) if size.isdigit()]
+    fixed = {words[name]: size for name, size in found if name in words}
     if fixed:
-        told = joined([f"{word} to {size}" for word, size in fixed])
+        told = joined([f"{word} to {size}" for word, size in fixed.items()])
         message = (
             f"the module fixes the size {told} when it is exported, because it computes with it as a plain number: take the size from the "
             "input (such as x.shape[0]) wherever it is used, or write a number in its place in source.inputs"
