@@ -34,7 +34,8 @@ def read(path: Path, key: str | None) -> State:
     keys = [str(name) for name in content] if isinstance(content, Mapping) else []
     states = [name for name in keys if _is_state(content.get(name))]
     if key is not None and key not in states:
-        message = f"{path.name} has no state dict {key!r} (source.factory.key); {_listed('its state dicts are', states or keys)}"
+        there = _listed("its state dicts are", states) if states else _listed("its keys are", keys)
+        message = f"{path.name} has no state dict {key!r} (source.factory.key); {there}"
         raise SourceError(message, reason=Reason.INVALID_SPEC)
     if key is None and len(states) > 1:
         message = f"{path.name} contains several state dicts: set source.factory.key to {joined(states[:_MOST_NAMED], 'or')}"
