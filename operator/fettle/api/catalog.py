@@ -228,6 +228,14 @@ FORMATS: tuple[FormatEntry, ...] = (
         (".pt2",),
         revision=3,
     ),
+    # Weights and the code that makes their module. Its files are called like those of other formats: `source.factory` tells it.
+    FormatEntry(
+        FormatName.TORCH_MODULE,
+        ("onnx", "onnxruntime", "onnxscript", "safetensors", "torch"),
+        PORTABLE_RUNTIME,
+        (),
+        converted=True,
+    ),
     FormatEntry(
         FormatName.KERAS,
         ("keras", "onnx", "onnxruntime", "tensorflow-cpu", "tf2onnx"),
@@ -241,6 +249,14 @@ FORMATS: tuple[FormatEntry, ...] = (
         PORTABLE_RUNTIME,
         ("saved_model.pb",),
         converted=True,
+    ),
+    FormatEntry(
+        FormatName.FROZEN_GRAPH,
+        ("onnx", "onnxruntime", "tensorflow-cpu", "tf2onnx"),
+        PORTABLE_RUNTIME,
+        (),
+        converted=True,
+        common=(".pb",),
     ),
     FormatEntry(
         FormatName.TFLITE,

@@ -15,6 +15,7 @@ from fettle.api.pods import EnvVar, LocalReference, ResourceSpec, Toleration
 from fettle.api.recipe import RecipeSpec
 from fettle.api.uris import Address, SecretName, file_rules, store_rules
 from fettle.api.vocabulary import (
+    CALLABLE,
     Architecture,
     DeviceKind,
     FormatName,
@@ -53,7 +54,45 @@ class InputSpec(ApiModel):
     range: Annotated[ValueRange | None, Field(description="Range of generated values, if no data is given.")] = None
 
 
-@rules(*file_rules("source.uri"))
+@rules(*file_rules("source.factory.uri", "a wheel, a folder or a Python file"))
+class FactorySpec(ApiModel):
+    """Python code that makes the module to which weights belong. It runs only inside Jobs, with the packages of their image."""
+
+    callable: Annotated[
+        str,
+        Field(
+            max_length=253,
+            pattern=CALLABLE,
+            description="module:callable that returns the torch.nn.Module. It is called without arguments.",
+        ),
+    ]
+    uri: Annotated[
+        Uri,
+        Field(
+            description="The code: a wheel, a folder that contains the module or package, or a Python file. Addresses as in source.uri."
+        ),
+    ]
+    secret_name: SecretName = None
+    key: Annotated[
+        str | None,
+        Field(
+            max_length=253,
+            description="Key of the state dict, for a checkpoint that contains several, such as model and ema.",
+        ),
+    ] = None
+
+
+@rules(
+    Rule(
+        "!has(self.format) || self.format != 'TorchModule' || has(self.factory)",
+        "source.format TorchModule needs source.factory: the code that makes the module to which the weights belong",
+    ),
+    Rule(
+        "!has(self.factory) || !has(self.format) || self.format in ['Auto', 'TorchModule']",
+        "source.factory is for the weights of a PyTorch module: remove source.format, or set it to TorchModule",
+    ),
+    *file_rules("source.uri"),
+)
 class SourceSpec(ApiModel):
     """The trained model."""
 
@@ -71,8 +110,8 @@ class SourceSpec(ApiModel):
     sha256: Annotated[
         Sha256 | None,
         Field(
-            description="Expected sha256 of the file, or of the canonical list of (path, sha256) of a folder. "
-            "A mismatch ends the run."
+            description="Expected sha256 of the file, or of the canonical list of (path, sha256) of a folder, or of weights and the code of "
+            "their factory. A mismatch ends the run."
         ),
     ] = None
     signature: Annotated[
@@ -85,10 +124,17 @@ class SourceSpec(ApiModel):
     trusted: Annotated[
         bool,
         Field(
-            description="Whether code in the file may run, in a Job without credentials: pickles, types that skops does not know, and "
-            "Lambda layers of Keras."
+            description="Whether code in the source may run, in a Job without credentials: pickles, types that skops does not know, "
+            "Lambda layers of Keras, and the code of factory."
         ),
     ] = False
+    factory: Annotated[
+        FactorySpec | None,
+        Field(
+            description="Code that makes the PyTorch module, if uri holds only weights (a state dict in .pt, .pth or .safetensors). "
+            "Needs trusted."
+        ),
+    ] = None
     inputs: Annotated[
         tuple[InputSpec, ...],
         Field(
@@ -97,6 +143,24 @@ class SourceSpec(ApiModel):
             json_schema_extra={"x-map-keys": ["name"]},
         ),
     ] = ()
+    outputs: Annotated[
+        tuple[Annotated[str, Field(min_length=1, max_length=253)], ...] | None,
+        Field(
+            max_length=64,
+            description="Outputs of a frozen graph of TensorFlow: names of tensors, or of their nodes. Default: the only one that nothing takes.",
+            json_schema_extra={"x-set": True},
+        ),
+    ] = None
+
+    @property
+    def known_format(self) -> FormatName:
+        """The format as far as the spec tells it: weights with a factory are TorchModule."""
+        return self.format if self.factory is None else FormatName.TORCH_MODULE
+
+    def addresses(self) -> dict[str, Address]:
+        """Field of the spec -> address that it names, the model's first."""
+        parts: dict[str, SourceSpec | FactorySpec | None] = {"spec.source.uri": self, "spec.source.factory.uri": self.factory}
+        return {field: Address(part.uri, part.secret_name) for field, part in parts.items() if part is not None}
 
 
 @rules(
@@ -291,7 +355,7 @@ class OptimizedModelSpec(ApiModel):
 
     def addresses(self) -> dict[str, Address]:
         """Field of the spec -> address that is read, the source's first."""
-        return {"spec.source.uri": Address(self.source.uri, self.source.secret_name), **self.data.addresses()}
+        return {**self.source.addresses(), **self.data.addresses()}
 
 
 COLUMNS = (

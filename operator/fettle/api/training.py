@@ -8,7 +8,7 @@ from pydantic import Field
 
 from fettle.api.base import ApiModel, Rule, rules
 from fettle.api.step import StepParameters
-from fettle.api.vocabulary import Granularity, Importance, Optimizer, PruneMethod, Schedule, StepKind
+from fettle.api.vocabulary import CALLABLE, Granularity, Importance, Optimizer, PruneMethod, Schedule, StepKind
 
 
 class TrainSpec(ApiModel):
@@ -220,7 +220,7 @@ class StudentSpec(ApiModel):
         str | None,
         Field(
             max_length=253,
-            pattern=r"^[A-Za-z_][\w.]*:[A-Za-z_]\w*$",
+            pattern=CALLABLE,
             description="module:callable that returns a torch.nn.Module with the original's inputs and outputs. It is called without arguments.",
         ),
     ] = None

@@ -16,6 +16,10 @@ Name = Annotated[str, Field(min_length=1, max_length=63, pattern=r"^[a-z0-9]([a-
 Sha256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
 
 
+# `module:callable`, as entry points of Python packages are written.
+CALLABLE = r"^[A-Za-z_][\w.]*:[A-Za-z_]\w*$"
+
+
 # As the API server writes it for a Pod; an int is a quantity too.
 Quantity = Annotated[
     int | str,
@@ -30,8 +34,10 @@ class FormatName(StrEnum):
     ONNX = "ONNX"
     TORCH_SCRIPT = "TorchScript"
     TORCH_EXPORT = "TorchExport"
+    TORCH_MODULE = "TorchModule"
     KERAS = "Keras"
     SAVED_MODEL = "SavedModel"
+    FROZEN_GRAPH = "FrozenGraph"
     TFLITE = "TFLite"
     SCIKIT_LEARN = "ScikitLearn"
     XGBOOST = "XGBoost"

@@ -28,7 +28,7 @@ def read_from(task: AnyTask) -> dict[str, Address]:
     """What a task reads beside the store: field of the spec -> address."""
     if not isinstance(task, PrepareTask):
         return {}
-    return {"spec.source.uri": Address(task.source.uri, task.source.secret_name), **task.data.addresses()}
+    return {**task.source.addresses(), **task.data.addresses()}
 
 
 def render_store(settings: Settings, namespace: str, name: str) -> Object:
@@ -79,7 +79,7 @@ def _what_for(task: AnyTask, claim: str) -> tuple[Reason, str]:
     if claim == claim_of(task.store):
         return Reason.STORE_NOT_FOUND, "the store"
     field = next(field for field, address in read_from(task).items() if claim_of(address.uri) == claim)
-    return Reason.SOURCE_NOT_FOUND if field == "spec.source.uri" else Reason.DATA_NOT_FOUND, field
+    return Reason.SOURCE_NOT_FOUND if field.startswith("spec.source.") else Reason.DATA_NOT_FOUND, field
 
 
 def mounts(claims: Iterable[str]) -> dict[str, str]:

@@ -105,6 +105,20 @@ def test_what_is_an_address_already_is_not_pushed(starter: Starter) -> None:
     assert f"fettle push {address}" not in text
 
 
+def test_what_was_said_of_weights_goes_into_the_manifest(starter: Starter) -> None:
+    inputs = [{"name": "image", "dtype": "FP32", "shape": ["N", 1, 16, 16]}]
+    source = {"uri": "weights.pt", "trusted": True, "factory": {"callable": "nets:create", "uri": "nets"}, "inputs": inputs}
+    document = {**starter.document, "spec": {**starter.document["spec"], "source": source}}
+    files = addresses("small", "models", ["weights.pt", "items.npz", "nets"])
+    text = replace(starter, document=document, files=files).text()
+    model, _ = accepted(text)
+    factory = {"callable": "nets:create", "uri": "pvc://models/small/nets"}
+    told = {"uri": "pvc://models/small/weights.pt", "sha256": starter.report.source.sha256}
+    assert model["spec"]["source"] == {**told, "trusted": True, "factory": factory, "inputs": inputs}
+    assert "fettle push nets pvc://models/small/nets --create" in text
+    assert "- 'N'" in text, "which YAML of Kubernetes reads as false without quotes"
+
+
 def test_without_a_model_the_error_shows_a_command_of_init() -> None:
     result = CliRunner().invoke(main, ["init"])
     assert result.exit_code == 2

@@ -48,6 +48,14 @@ FAULTS: list[tuple[str, dict[str, Any], list[str]]] = [
      ["spec.targets[0]: resources.limits.cpu must be at least threads"]),
     ("a name that stands twice", {"targets": [{"name": "cpu"}, {"name": "cpu"}]}, ['spec.targets[1]: duplicate value {"name": "cpu"}']),
     ("an address of another world", {"source": {"uri": "ftp://host/m.onnx"}}, ["spec.source: source.uri must be pvc://CLAIM/PATH"]),
+    ("weights without the code of their module", {"source": {"uri": "w.pt", "format": "TorchModule"}},
+     ["spec.source: source.format TorchModule needs source.factory"]),
+    ("a factory for what is no weights", {"source": {"uri": "m.onnx", "format": "ONNX", "factory": {"callable": "nets:create", "uri": "nets.py"}}},
+     ["spec.source: source.factory is for the weights of a PyTorch module"]),
+    ("a factory that is no callable", {"source": {"uri": "w.pt", "factory": {"callable": "nets.py", "uri": "nets.py"}}},
+     ["spec.source.factory.callable: must match"]),
+    ("a factory of another world", {"source": {"uri": "w.pt", "factory": {"callable": "nets:create", "uri": "ftp://host/nets.whl"}}},
+     ["spec.source.factory: source.factory.uri must be pvc://CLAIM/PATH, a wheel, a folder or a Python file"]),
     ("bounds the wrong way round", {"source": {"uri": "m.onnx", "inputs": [{"name": "x", "range": {"min": 2, "max": 1}}]}},
      ["spec.source.inputs[0].range: range.min must not be greater than range.max"]),
     ("a quantity that is none", {"targets": [{"name": "cpu", "resources": {"limits": {"cpu": "two"}}}]},
@@ -105,9 +113,11 @@ def test_plain_paths_start_at_the_files_folder() -> None:
         "calibration": {"uri": "pvc://models/c.npz"},
         "training": {"uri": "data/t.npz"},
     }
-    found = read(text(source={"uri": "a model.onnx"}, data=data, store={"uri": "./store"}), "om.yaml", Path("/home/me"))
+    factory = {"callable": "nets:create", "uri": "code"}
+    found = read(text(source={"uri": "a model.onnx", "factory": factory}, data=data, store={"uri": "./store"}), "om.yaml", Path("/home/me"))
     spec = found.models[0].spec
     assert spec.source.uri == "file:///home/me/a%20model.onnx"
+    assert spec.source.factory is not None and spec.source.factory.uri == "file:///home/me/code"
     assert spec.data.evaluation is not None
     assert spec.data.evaluation.uri == "file:///home/me/data/e.npz"
     assert spec.data.calibration is not None

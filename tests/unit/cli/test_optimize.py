@@ -291,3 +291,42 @@ def test_a_price_tells_what_a_million_predictions_cost() -> None:
     before, after = (100 / measured.items_per_second for measured in (then, now))
     assert line == f"cost      cpu: a million predictions cost {after:.3g} instead of {before:.3g}"
     assert list(cost_lines(OptimizedModelStatus(), 0.36)) == []
+
+
+def test_weights_their_factory_and_their_inputs_are_told_by_options(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    for name in ("weights.pt", "nets.py"):
+        Path(name).write_bytes(b"")
+    options = ["--factory", "nets:create", "--factory-code", "nets.py", "--trusted", "--input", "image:FP32:N,3,-1,8"]
+    result = CliRunner().invoke(main, ["optimize", "weights.pt", *options, "--input", "t:0:INT64:", "-o", "yaml"])
+    assert result.exit_code == 0, result.output
+    assert "- 'N'\n" in result.output, "which YAML of Kubernetes reads as false without quotes"
+    assert yaml.safe_load(result.output)["spec"]["source"] == {
+        "uri": "weights.pt",
+        "trusted": True,
+        "factory": {"callable": "nets:create", "uri": "nets.py"},
+        "inputs": [
+            {"name": "image", "dtype": "FP32", "shape": ["N", 3, -1, 8]},
+            {"name": "t:0", "dtype": "INT64", "shape": []},
+        ],
+    }
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        (["--factory", "nets:create"], "--factory MODULE:CALLABLE and --factory-code PATH belong together"),
+        (["--factory-code", "nets.py"], "nets.py does not exist"),
+        (["--input", "image"], "--input image: expected NAME:DTYPE:SIZES"),
+    ],
+)
+def test_options_that_say_half_of_it_are_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, options: list[str], said: str
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("weights.pt").write_bytes(b"")
+    result = CliRunner().invoke(main, ["optimize", "weights.pt", *options, "-o", "yaml"])
+    assert result.exit_code == 2
+    assert said in result.output

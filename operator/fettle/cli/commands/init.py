@@ -52,7 +52,7 @@ def init(options: ModelOptions, claim: str, output: Path | None) -> None:
     if options.model is None:
         raise UsageError("no model given: name a file, as in `fettle init model.onnx --evaluation items.npz`")
     (document,) = documents_of(options, None).models
-    paths = addresses(document.name, claim, (options.model, options.evaluation, options.calibration, options.training))
+    paths = addresses(document.name, claim, options.paths)
     with tempfile.TemporaryDirectory(prefix="fettle-init-") as folder:
         report = _prepared(document, places(document.spec, {}, Path(folder)))
     command = shlex.join(["fettle", *sys.argv[1:]])

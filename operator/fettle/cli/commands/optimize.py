@@ -28,6 +28,7 @@ from fettle.cli.local.model_run import logs_of, model_run
 from fettle.cli.local.mounts import DEFAULT_FOLDER, Places, parse_maps, places, with_parallelism
 from fettle.cli.local.results import keep_result
 from fettle.cli.local.run import LocalRun, OnChange
+from fettle.cli.plain_yaml import dumped
 from fettle.cli.views.cost import cost_lines
 from fettle.cli.views.progress import (
     Display,
@@ -135,7 +136,7 @@ def optimize(
     """
     documents = documents_of(options, file)
     if shown.output == "yaml":
-        click.echo(yaml.safe_dump_all([manifest.document for manifest in documents.models], sort_keys=False), nl=False)
+        click.echo(dumped(manifest.document for manifest in documents.models), nl=False)
         return
     progress = Console(stderr=True)
     for kind in documents.others:

@@ -149,7 +149,8 @@ def _absolute(spec: OptimizedModelSpec, folder: Path) -> OptimizedModelSpec:
         evaluation = evaluation.model_copy(update={"custom": moved(evaluation.custom)})
     parts = {"calibration": moved(spec.data.calibration), "training": moved(spec.data.training)}
     data = spec.data.model_copy(update={**parts, "evaluation": evaluation})
-    return spec.model_copy(update={"source": moved(spec.source), "data": data, "store": moved(spec.store)})
+    source = moved(spec.source).model_copy(update={"factory": moved(spec.source.factory)})
+    return spec.model_copy(update={"source": source, "data": data, "store": moved(spec.store)})
 
 
 def file_uri(uri: str, folder: Path) -> str:

@@ -39,13 +39,21 @@ class ModelOptions:
     batch_size: int | None
     signature: str | None = None
     trusted: bool | None = None
+    inputs: tuple[str, ...] = ()
+    factory: str | None = None
+    factory_code: str | None = None
 
     @property
     def given(self) -> list[str]:
         """The options that were given, as they are written."""
-        options = {"runtimes": "--runtime"}
+        options = {"runtimes": "--runtime", "inputs": "--input"}
         told = (name for name, value in vars(self).items() if name != "model" and value not in (None, ()))
         return [options.get(name, "--" + name.replace("_", "-")) for name in told]
+
+    @property
+    def paths(self) -> tuple[str | None, ...]:
+        """The files and folders that it names."""
+        return self.model, self.evaluation, self.calibration, self.training, self.factory_code
 
     def document(self, name: str | None = None) -> dict[str, Any]:
         """The manifest, called `name` or after the model's file. Raises UsageError if the options do not go together."""
@@ -54,7 +62,7 @@ class ModelOptions:
             raise UsageError(f"no model given: name a file, as in `{example}`, or a manifest with -f FILE")
         if self.model.endswith(MANIFESTS):
             raise UsageError(f"{self.model} looks like a manifest: fettle optimize -f {self.model}")
-        for path in (self.model, self.evaluation, self.calibration, self.training):
+        for path in self.paths:
             if path is not None and "://" not in path and not Path(path).expanduser().exists():
                 raise UsageError(f"{path} does not exist")
         if self.evaluation is None and (self.label_key or self.metric):
@@ -75,7 +83,7 @@ class ModelOptions:
         }
         constraints = {"accuracy": {"maxDrop": self.max_drop}} if self.max_drop is not None else None
         spec = {
-            "source": {"uri": self.model, "signature": self.signature, "trusted": self.trusted or None},
+            "source": self._source(),
             "data": {"calibration": calibration, "evaluation": evaluation, "training": training},
             "targets": [target],
             "objective": self.objective,
@@ -87,6 +95,28 @@ class ModelOptions:
             "metadata": {"name": slug(name) if name else name_of(self.model)},
             "spec": _present(spec),
         }
+
+    def _source(self) -> dict[str, Any]:
+        """`spec.source`. Raises UsageError."""
+        if (self.factory is None) != (self.factory_code is None):
+            raise UsageError("--factory MODULE:CALLABLE and --factory-code PATH belong together: the callable, and the code that it is in")
+        factory = {"callable": self.factory, "uri": self.factory_code}
+        return {
+            "uri": self.model,
+            "signature": self.signature,
+            "trusted": self.trusted or None,
+            "factory": factory if self.factory else None,
+            "inputs": [_input(text) for text in self.inputs] or None,
+        }
+
+
+def _input(text: str) -> dict[str, Any]:
+    """An input from `NAME:DTYPE:SIZES`. Raises UsageError."""
+    name, dtype, sizes = (text.rsplit(":", 2) + ["", ""])[:3]
+    if not (name and dtype):
+        raise UsageError(f"--input {text}: expected NAME:DTYPE:SIZES, such as image:FP32:N,3,224,224 (N is the batch)")
+    shape = [int(size) if re.fullmatch(r"-?\d+", size) else size for size in sizes.split(",") if size]
+    return {"name": name, "dtype": dtype, "shape": shape}
 
 
 # What says which version of something is meant, and is no part of its name.
@@ -197,6 +227,19 @@ model_options = gathered(
         "--trusted",
         is_flag=True,
         default=None,
-        help="Load a pickle, or a Keras model that contains code. Only for files that you made yourself: the code in them will run.",
+        help="Load a pickle, or a Keras model that contains code, or call a factory. Only for what you made yourself: its code will run.",
     ),
+    click.option(
+        "--input",
+        "inputs",
+        multiple=True,
+        metavar="NAME:DTYPE:SIZES",
+        help="Input that the file does not describe, such as image:FP32:N,3,224,224 (N is the batch); may be repeated.",
+    ),
+    click.option(
+        "--factory",
+        metavar="MODULE:CALLABLE",
+        help="Callable that returns the PyTorch module, if MODEL contains only weights. Needs --factory-code and --trusted.",
+    ),
+    click.option("--factory-code", metavar="PATH", help="Wheel, folder or Python file that contains the MODULE of --factory."),
 )

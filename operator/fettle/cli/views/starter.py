@@ -7,14 +7,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from fettle.api import metrics
 from fettle.api.interval import items_needed
 from fettle.api.metrics import DropUnit
 from fettle.api.report import PrepareReport
 from fettle.api.signature import Tensor
 from fettle.api.vocabulary import Metric
+from fettle.cli.plain_yaml import dumped
 from fettle.cli.views.progress import size
 
 WIDTH = 118  # of a comment
@@ -70,6 +69,7 @@ class Starter:
         yield "  source:"
         yield f"    uri: {self.files[spec['source']['uri']]}"
         yield f"    sha256: {self.report.source.sha256}  # pins the file: the run ends if it changes"
+        yield from self._told_of_source(spec["source"])
         yield from self._data(spec.get("data", {}))
         (target,) = spec["targets"]
         yield "  targets:"
@@ -79,6 +79,13 @@ class Starter:
         yield from _indented(_plain({"batchSizes": target["batchSizes"]}) if target.get("batchSizes") else (), 6)
         yield from _indented(_plain({"objective": spec["objective"]}) if "objective" in spec else (), 2)
         yield from self._constraints(spec)
+
+    def _told_of_source(self, source: Mapping[str, Any]) -> Iterable[str]:
+        """What was said of the model beside its address."""
+        told = {key: value for key, value in source.items() if key not in ("uri", "sha256")}
+        if "factory" in told:
+            told["factory"] = {**told["factory"], "uri": self.files[told["factory"]["uri"]]}
+        yield from _indented(_plain(told) if told else (), 4)
 
     def _data(self, data: Mapping[str, Any]) -> Iterable[str]:
         if not data:
@@ -137,7 +144,7 @@ class Starter:
 def addresses(name: str, claim: str, paths: Iterable[str | None]) -> dict[str, str]:
     """Local file or folder -> its address in the claim. A path that is already an address is kept."""
     return {
-        path: path if "://" in path else f"pvc://{claim}/{name}/{Path(path).name}" for path in paths if path is not None
+        path: path if "://" in path else f"pvc://{claim}/{name}/{Path(path).absolute().name}" for path in paths if path is not None
     }
 
 
@@ -151,7 +158,7 @@ def _told(tensor: Tensor) -> str:
 
 
 def _plain(values: Mapping[str, Any]) -> list[str]:
-    return yaml.safe_dump(dict(values), sort_keys=False, width=WIDTH).splitlines()
+    return dumped([dict(values)], WIDTH).splitlines()
 
 
 def _indented(lines: Iterable[str], by: int) -> Iterable[str]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 
 from fettle.api.data import EvaluationSpec
@@ -44,7 +45,8 @@ class Job:
     def begin(cls, task: PrepareTask, store: Store, mounts: Mounts, folder: Path) -> Job:
         """Fetch the source into `folder`. Raises SourceError, DataError."""
         spec = task.source
-        inputs = Inputs(spec.inputs, lambda: data.column_names(task.data, mounts), spec.signature, spec.trusted)
+        columns = partial(data.column_names, task.data, mounts)
+        inputs = Inputs(spec.inputs, columns, spec.signature, spec.trusted, spec.factory, spec.outputs or ())
         code = data.custom_code(task.data, mounts)
         return cls(task, store, mounts, fetch(spec, mounts, folder / "source"), inputs, folder, code)
 

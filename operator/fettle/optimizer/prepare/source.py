@@ -11,8 +11,10 @@ from fettle.api.optimizedmodel import SourceSpec
 from fettle.api.reasons import Reason
 from fettle.api.vocabulary import FormatName
 from fettle.errors import SourceError
+from fettle.optimizer.prepare.code import fetch_code
+from fettle.optimizer.prepare.files import below, copy
 from fettle.optimizer.sources import huggingface, mlflow
-from fettle.optimizer.sources.base import SourceFormat
+from fettle.optimizer.sources.base import CODE, SourceFormat
 from fettle.optimizer.sources.recognition import recognise
 from fettle.store.files import file_digest
 from fettle.store.store import explained
@@ -44,7 +46,7 @@ def fetch(spec: SourceSpec, mounts: Mounts, folder: Path) -> Source:
     """Copy the source to `folder` and take its digest.
 
     Raises SourceError: SourceNotFound, UnsupportedFormat, UnsafePickle, UnsafeCode, SourceCorrupted, UnsupportedModel (external data
-    outside the model's folder), DigestMismatch.
+    outside the model's folder), DigestMismatch; InvalidSpec for the code of a factory, or outputs of what is no graph.
     """
     given = locate(spec.uri, mounts, missing=SourceError)
     if not given.filesystem.exists(given.path):
@@ -53,19 +55,23 @@ def fetch(spec: SourceSpec, mounts: Mounts, folder: Path) -> Source:
         home, entry = given, _entry_of(given)
     else:
         home, entry = given.parent, given.path.rsplit("/", 1)[-1]
-    wanted = spec.format
+    wanted = spec.known_format
     beside = home.child(huggingface.ENTRY)
-    if entry.endswith(".safetensors") and home.filesystem.isfile(beside.path):
+    if entry.endswith(".safetensors") and spec.factory is None and home.filesystem.isfile(beside.path):
         entry = huggingface.ENTRY
     if entry == mlflow.ENTRY:
         home, entry = _named_in(home, entry)
         wanted = FormatName.AUTO if wanted == FormatName.MLFLOW else wanted
-    _copy(home, entry, folder)
+    copy(home, entry, folder)
     format = recognise(folder / entry, wanted, spec.trusted)
-    others = format.companions(folder / entry, lambda: _below(home))
+    if spec.outputs is not None and format.name != FormatName.FROZEN_GRAPH:
+        message = f"source.outputs is for frozen graphs of TensorFlow, and {entry} is {format.name}: remove it"
+        raise SourceError(message, reason=Reason.INVALID_SPEC)
+    others = format.companions(folder / entry, lambda: below(home))
     for name in others:
-        _copy(home, name, folder)
-    files = tuple(sorted({entry, *others}))
+        copy(home, name, folder)
+    code = fetch_code(spec.factory, mounts, folder / CODE) if spec.factory is not None else ()
+    files = tuple(sorted({entry, *others, *(f"{CODE}/{name}" for name in code)}))
     sha256 = digest(folder, files)
     if spec.sha256 is not None and spec.sha256 != sha256:
         message = f"{spec.uri}: expected source.sha256 {spec.sha256}, found {sha256}; this is not the intended file"
@@ -94,12 +100,6 @@ def _named_in(home: Location, entry: str) -> tuple[Location, str]:
     return (home.child(folder) if folder else home), name
 
 
-def _below(home: Location) -> list[str]:
-    """Every file in the folder and below it, relative to it."""
-    start = home.path.rstrip("/") + "/"
-    return sorted(path.removeprefix(start) for path in home.filesystem.find(home.path))
-
-
 def _entry_of(folder: Location) -> str:
     """The model file of a folder: model.onnx, or the only file with the extension of a model format."""
     names: list[str] = sorted(path.rsplit("/", 1)[-1] for path in folder.filesystem.ls(folder.path, detail=False))
@@ -119,17 +119,3 @@ def _entry_of(folder: Location) -> str:
             f"{folder.uri} contains several models ({', '.join(models)}): select one of them with source.uri"
         )
     raise SourceError(f"{folder.uri} contains no model ({', '.join(SUFFIXES)}); found {names[:10] or 'nothing'}")
-
-
-def _copy(home: Location, name: str, folder: Path) -> None:
-    source = home.child(name)
-    if not home.filesystem.isfile(source.path):
-        raise SourceError(f"{source.uri} does not exist: expected the model's weights there")
-    local = source.local
-    if local is not None and home.local is not None and not local.resolve().is_relative_to(home.local.resolve()):
-        message = f"{source.uri} is a symbolic link out of the model's folder"
-        raise SourceError(message, reason=Reason.UNSUPPORTED_MODEL)
-    target = folder / name
-    target.parent.mkdir(parents=True, exist_ok=True)
-    with explained(f"copying {source.uri}", reading=True):
-        home.filesystem.get_file(source.path, str(target))

@@ -17,6 +17,7 @@ from fettle.errors import ConversionError, FettleError
 from fettle.optimizer.onnx import model
 from fettle.optimizer.sources import (
     catboost,
+    frozen_graph,
     huggingface,
     keras,
     lightgbm,
@@ -25,6 +26,7 @@ from fettle.optimizer.sources import (
     tensorflow,
     tflite,
     torch,
+    torch_module,
     xgboost,
 )
 from fettle.optimizer.sources.base import Inputs, SourceFormat
@@ -39,7 +41,9 @@ FORMATS: tuple[SourceFormat, ...] = (
     *catboost.FORMATS,
     *keras.FORMATS,
     *tensorflow.FORMATS,
+    *frozen_graph.FORMATS,
     *tflite.FORMATS,
+    *torch_module.FORMATS,
 )
 _BY_NAME = {one.name: one for one in FORMATS}
 

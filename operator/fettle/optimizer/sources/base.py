@@ -11,7 +11,7 @@ from typing import Any, Protocol
 import numpy as np
 import onnx
 
-from fettle.api.optimizedmodel import InputSpec
+from fettle.api.optimizedmodel import FactorySpec, InputSpec
 from fettle.api.reasons import Reason
 from fettle.api.signature import Signature
 from fettle.api.vocabulary import FormatName, ModelFormat
@@ -24,6 +24,7 @@ from fettle.runtimes.base import numpy_dtype
 NamedArrays = Mapping[str, np.ndarray[Any, Any]]
 RunModel = Callable[[NamedArrays], NamedArrays]
 Beside = Callable[[], Sequence[str]]  # lists what lies in the folder of a source and below it, relative to that folder
+CODE = "source.factory"  # folder beside the weights of a module, with the code that makes it
 ADVICE = {Reason.UNSUPPORTED_OPSET: f"; export it again with an opset of at most {READABLE_OPSET}"}
 
 
@@ -31,13 +32,16 @@ ADVICE = {Reason.UNSUPPORTED_OPSET: f"; export it again with an opset of at most
 class Inputs:
     """What a user says of a model: `source.inputs`, and through `columns` the names of what the items hold (it reads files).
 
-    `signature`: which of several functions is the model (`source.signature`). `trusted`: the file may run code of its own.
+    `signature`: which of several functions is the model (`source.signature`). `trusted`: the source may run code of its own. `factory`: what
+    makes the module of weights. `outputs`: which tensors of a graph are (`source.outputs`).
     """
 
     specs: tuple[InputSpec, ...]
     columns: Callable[[], Collection[str]]
     signature: str | None = None
     trusted: bool = False
+    factory: FactorySpec | None = None
+    outputs: tuple[str, ...] = ()
 
     @cached_property
     def by_name(self) -> Mapping[str, InputSpec]:

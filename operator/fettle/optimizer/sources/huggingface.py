@@ -7,24 +7,20 @@ from __future__ import annotations
 
 import inspect
 import json
-import logging
-import re
-import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import onnx
 
 from fettle.api.reasons import Reason
 from fettle.api.text import joined
 from fettle.api.vocabulary import FormatName
-from fettle.errors import ConversionError, SourceError
+from fettle.errors import SourceError
 from fettle.optimizer.data.columns import Encoder
 from fettle.optimizer.sources import sentence, tokenizer
-from fettle.optimizer.sources.base import Beside, Inputs, NamedArrays
+from fettle.optimizer.sources.base import Beside, Inputs
 from fettle.optimizer.sources.framework import FrameworkFormat, LoadedModel, require_modules
 from fettle.optimizer.sources.tokenizer import Tokenizer
 from fettle.runtimes.base import numpy_dtype
@@ -38,10 +34,8 @@ LENGTH = {"input_values": 16000, "input_features": 128, "pixel_values": 224}
 SHORT = 16
 # Below, what networks halve five times has a size of 1, for which the exporter wants a program of its own.
 LEAST = {"height": 33, "width": 33}
-FIXES = 4  # ranges of sizes that PyTorch's exporter may narrow, each in another attempt
 MASK = "attention_mask"
 POOLER = "pooler."  # a layer behind many models that not all weights come with, and that the model does without
-log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -80,7 +74,10 @@ class HuggingFace(FrameworkFormat):
     def recognises(self, path: Path, head: bytes) -> bool:
         """By its name, and by what it says of the model."""
         if path.suffix == ".safetensors":
-            message = f"{path.name} contains only weights: expected {ENTRY} beside it, as save_pretrained writes it"
+            message = (
+                f"{path.name} contains only weights: expected {ENTRY} beside it, as save_pretrained writes it, or source.factory with the code "
+                "of a PyTorch module"
+            )
             raise SourceError(message, reason=Reason.UNSUPPORTED_FORMAT)
         return path.name == ENTRY and {"model_type", "architectures"} & _config(path).keys() != set()
 
@@ -132,6 +129,8 @@ class HuggingFace(FrameworkFormat):
         import torch
         import transformers
 
+        from fettle.optimizer.sources.torch_eager import EagerModel
+
         transformers.utils.logging.set_verbosity_error()
         transformers.utils.logging.disable_progress_bar()
         kind = _class(transformers, _config(path), inputs.trusted)
@@ -154,7 +153,10 @@ class HuggingFace(FrameworkFormat):
             raise SourceError(message, reason=Reason.SOURCE_CORRUPTED)
         model.config.use_cache, model.config.return_dict = False, True  # outputs have names
         whole = model if head is None else head.on(model)
-        return _Loaded(whole.eval(), _inputs(whole, inputs, path.parent))
+        taken = _inputs(whole, inputs, path.parent)
+        shapes = {name: each.shape for name, each in taken.items()}
+        examples = {name: each.example(name) for name, each in taken.items()}
+        return EagerModel(whole.eval(), shapes, examples, LEAST, vary=False)
 
 
 FORMATS = (HuggingFace(),)
@@ -264,73 +266,3 @@ def _inputs(model: Any, given: Inputs, folder: Path) -> dict[str, Input]:
         message = f"{type(model).__name__} takes {joined(list(taken))}: source.inputs must give dtype and shape of those that your items have"
         raise SourceError(message, reason=Reason.INVALID_SPEC)
     return {name: chosen[name] for name in taken if name in chosen}
-
-
-# --------------------------------------------------------------------------------------------------------------- the model
-
-
-@dataclass(frozen=True)
-class _Loaded:
-    model: Any
-    inputs: Mapping[str, Input]
-
-    def to_onnx(self) -> onnx.ModelProto:
-        """See `LoadedModel.to_onnx`. Raises ConversionError."""
-        from fettle.optimizer.sources import torch_onnx
-        from fettle.runtimes.torchscript import exported_program
-
-        program = exported_program(self._exported())
-        with tempfile.TemporaryDirectory() as folder:
-            made = onnx.load(str(torch_onnx.convert(program, (), Path(folder) / "model.onnx")))
-        _name_sizes(made, self.inputs)
-        return made
-
-    def _exported(self) -> Any:
-        """The program. A size that the model bounds is bounded as the exporter proposes."""
-        import torch
-        from torch.export.dynamic_shapes import refine_dynamic_shapes_from_suggested_fixes as refined
-
-        words = {size for each in self.inputs.values() for size in each.shape if isinstance(size, str)}
-        sizes = {word: torch.export.Dim(word, min=LEAST.get(word)) for word in words}
-        shapes: Any = {
-            name: {axis: sizes[size] for axis, size in enumerate(each.shape) if isinstance(size, str)}
-            for name, each in self.inputs.items()
-        }
-        examples = {name: each.example(name) for name, each in self.inputs.items()}
-        for _ in range(FIXES):
-            try:
-                with torch.no_grad():
-                    return torch.export.export(self.model, (), examples, dynamic_shapes=shapes, strict=False)
-            except torch._dynamo.exc.UserError as error:
-                fixes = re.findall(r"(?m)^\s+(\w+ = .+)$", str(error).partition("Suggested fixes")[2])
-                if not fixes:
-                    raise
-                log.info("sizes that vary are bounded: %s", fixes)
-                shapes = refined("\n".join(("Suggested fixes:", *fixes)), shapes)
-        raise ConversionError(
-            "PyTorch's exporter found no bounds for the sizes that vary: fix some of them in source.inputs"
-        )
-
-    def run(self, inputs: NamedArrays) -> NamedArrays:
-        """See `LoadedModel.run`."""
-        import torch
-
-        from fettle.runtimes.torchscript import named_outputs, to_array, to_tensor
-
-        with torch.inference_mode():
-            answer = self.model(**{name: to_tensor(array) for name, array in inputs.items()})
-        return {name: to_array(tensor) for name, tensor in named_outputs(answer).items()}
-
-
-def _name_sizes(model: onnx.ModelProto, inputs: Mapping[str, Input]) -> None:
-    """Give the sizes that vary the names that they have in `inputs`."""
-    names = {
-        size.dim_param: wanted
-        for value in model.graph.input
-        for size, wanted in zip(value.type.tensor_type.shape.dim, inputs[value.name].shape, strict=True)
-        if size.dim_param and isinstance(wanted, str)
-    }
-    for value in (*model.graph.input, *model.graph.output, *model.graph.value_info):
-        for size in value.type.tensor_type.shape.dim:
-            if size.dim_param in names:
-                size.dim_param = names[size.dim_param]

@@ -48,11 +48,14 @@ def _format_of(path: Path, wanted: FormatName) -> SourceFormat:
         head = stream.read(HEAD_BYTES)
     if not head:
         raise SourceError(f"{path.name} is damaged: it is empty", reason=Reason.SOURCE_CORRUPTED)
-    told = [format for format in sources.FORMATS if format.name != FormatName.ONNX]
-    recognised = next((format for format in told if format.recognises(path, head)), None)
-    if recognised is not None:
-        return recognised
     other = next((name for offset, magic, name in _MAGIC if head[offset:].startswith(magic)), None)
+    told = [format for format in sources.FORMATS if format.name != FormatName.ONNX]
+    if wanted != FormatName.TORCH_MODULE:
+        recognised = next((format for format in told if format.recognises(path, head)), None)
+        if recognised is not None:
+            return recognised
+    elif other is None or head.startswith(archive.ZIP):  # weights, which other formats have too: only the factory beside them tells
+        return sources.of(wanted)
     if other is not None:
         raise SourceError(f"{path.name} is {other}; {sources.readable()}", reason=Reason.UNSUPPORTED_FORMAT)
     asked = next((format for format in told if format.name in (wanted, _named_by_suffix(path))), None)
@@ -61,7 +64,6 @@ def _format_of(path: Path, wanted: FormatName) -> SourceFormat:
         raise SourceError(message, reason=Reason.SOURCE_CORRUPTED)
     onnx = sources.of(FormatName.ONNX)  # the last, for it has no first bytes of its own
     if wanted == FormatName.AUTO and not onnx.recognises(path, head):
-        graph = path.suffix == ".pb"  # of TensorFlow 1
-        what = "a TensorFlow graph without a signature? save it as a SavedModel" if graph else sources.readable()
-        raise SourceError(f"the format of {path.name} was not recognized; {what}", reason=Reason.UNSUPPORTED_FORMAT)
+        message = f"the format of {path.name} was not recognized; {sources.readable()}"
+        raise SourceError(message, reason=Reason.UNSUPPORTED_FORMAT)
     return onnx

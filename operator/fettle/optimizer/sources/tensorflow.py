@@ -105,18 +105,7 @@ class _Loaded:
             return converted(function, specs)
         except Exception as error:  # noqa: BLE001 - tf2onnx raises what it likes; its own reader of SavedModels knows tables of words
             log.info("reading the SavedModel with tf2onnx: %s", error)
-            return self._read_by_tf2onnx()
-
-    def _read_by_tf2onnx(self) -> onnx.ModelProto:
-        with tempfile.TemporaryDirectory() as folder:
-            path = Path(folder) / "model.onnx"
-            words = [sys.executable, "-m", "tf2onnx.convert", "--saved-model", str(self.folder), "--output", str(path)]
-            words += ["--signature_def", self.name, "--opset", str(OPSET)]
-            done = subprocess.run(words, capture_output=True, text=True, check=False)
-            log.info("tf2onnx: %s", done.stderr[-2000:])
-            if done.returncode or not path.exists():
-                raise _unconvertible(done.stderr)
-            return known(onnx.load(str(path)))
+            return read_by_tf2onnx("--saved-model", str(self.folder), "--signature_def", self.name)
 
     def run(self, inputs: NamedArrays) -> NamedArrays:
         """See `LoadedModel.run`."""
@@ -132,6 +121,18 @@ def converted(function: Any, specs: Sequence[Any]) -> onnx.ModelProto:
 
     made, _ = convert.from_function(function, input_signature=list(specs), opset=OPSET)
     return known(made)
+
+
+def read_by_tf2onnx(*words: str) -> onnx.ModelProto:
+    """What tf2onnx makes of a file, which `words` of its command line name, in a process of its own. Raises ConversionError."""
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "model.onnx"
+        command = [sys.executable, "-m", "tf2onnx.convert", *words, "--output", str(path), "--opset", str(OPSET)]
+        done = subprocess.run(command, capture_output=True, text=True, check=False)
+        log.info("tf2onnx: %s", done.stderr[-2000:])
+        if done.returncode or not path.exists():
+            raise _unconvertible(done.stderr)
+        return known(onnx.load(str(path)))
 
 
 def known(model: onnx.ModelProto) -> onnx.ModelProto:

@@ -102,6 +102,11 @@ def script_inputs(program: Program, specs: Sequence[InputSpec]) -> Signature:
             f"such as {example}" + (f"; the model has no input {', '.join(unknown)}" if unknown else "")
         )
         raise SourceError(message, reason=Reason.INVALID_SPEC)
+    return tensors_of(names, given)
+
+
+def tensors_of(names: Sequence[str], given: Mapping[str, InputSpec]) -> Signature:
+    """The inputs `names` with the types and shapes of `given`. Raises SourceError (InvalidSpec)."""
     tensors = []
     for name in names:
         spec = given[name]
@@ -118,11 +123,12 @@ def first_that_runs(
     inputs: Signature,
     shapes: dict[str, tuple[int | str, ...]],
     frozen: Mapping[str, float] | None = None,
+    sizes: Sequence[int] = SIZES,
 ) -> tuple[list[torch.Tensor], Any]:
     """Example inputs, all zeros but for those that are `frozen` to a value, and the answer. Raises SourceError (UnsupportedModel)."""
     varying = any(not isinstance(size, int) and size != "N" for shape in shapes.values() for size in shape)
     fault = ""
-    for size in SIZES if varying else SIZES[:1]:
+    for size in sizes if varying else sizes[:1]:
         chosen = {name: [_size(one, size) for one in shape] for name, shape in shapes.items()}
         arrays = zeros(inputs, chosen)
         for name, value in (frozen or {}).items():

@@ -22,19 +22,30 @@ EXPORT_IT = (
 )
 
 
+def needed(path: Path) -> list[str]:
+    """What else than weights is in the file: the classes and functions that unpickling it would call. Raises SourceError (SourceCorrupted)."""
+    try:
+        return list(get_unsafe_globals_in_checkpoint(path) if zipfile.is_zipfile(path) else _named_by_the_unpickler(path))
+    except Exception as error:  # the library raises what it likes for a damaged file
+        raise SourceError(f"{path.name} is a damaged PyTorch file: {quoted(error)}", reason=Reason.SOURCE_CORRUPTED) from error
+
+
 def refusal(path: Path) -> SourceError:
     """UnsafePickle, naming what else than weights is in the file; UnsupportedFormat for weights alone; SourceCorrupted."""
     try:
-        named = get_unsafe_globals_in_checkpoint(path) if zipfile.is_zipfile(path) else _named_by_the_unpickler(path)
-    except Exception as error:  # noqa: BLE001  the library raises what it likes for a damaged file
-        return SourceError(f"{path.name} is a damaged PyTorch file: {quoted(error)}", reason=Reason.SOURCE_CORRUPTED)
+        named = needed(path)
+    except SourceError as error:
+        return error
     if named:
         message = (
             f"{path.name} is a pickle that needs {', '.join(sorted(named)[:3])}: unpickling that runs whatever code the file "
             f"names, so it was not loaded; {EXPORT_IT}"
         )
         return SourceError(message, reason=Reason.UNSAFE_PICKLE)
-    message = f"{path.name} contains only weights (a state dict), without the model that they belong to; {EXPORT_IT}"
+    message = (
+        f"{path.name} contains only weights (a state dict), without the model that they belong to: set source.factory to the code that "
+        f"makes it, or {EXPORT_IT}"
+    )
     return SourceError(message, reason=Reason.UNSUPPORTED_FORMAT)
 
 

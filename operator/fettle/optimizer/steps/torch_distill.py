@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Sequence
-from importlib import import_module
 from pathlib import Path
 
 import torch
@@ -13,6 +12,7 @@ from torch import nn
 from fettle.api.text import quoted
 from fettle.api.training import DistillStep, StudentSpec
 from fettle.errors import RecipeError, RuntimeFailure
+from fettle.optimizer.own_code import called
 from fettle.optimizer.steps import Work
 from fettle.optimizer.training.blocks import without_blocks
 from fettle.optimizer.training.channels import fixed_layers, pruned
@@ -49,9 +49,8 @@ def _student(spec: StudentSpec, training: Training, work: Work[DistillStep]) -> 
 
 def _own(name: str) -> Module:
     """The student that `module:callable` makes. Raises RecipeError."""
-    place, function = name.split(":")
     try:
-        made = getattr(import_module(place), function)()
+        made = called(name)
     except Exception as error:  # a person's own code raises what it likes
         where = ", ".join(path for path in sys.path if path)[:200]
         message = (

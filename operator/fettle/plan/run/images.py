@@ -23,7 +23,7 @@ def image_of(task: AnyTask) -> Image:
 
 def _libraries(task: AnyTask) -> frozenset[str]:
     if isinstance(task, PrepareTask):
-        return catalog.source_libraries(task.source.uri, task.source.format)
+        return catalog.source_libraries(task.source.uri, task.source.known_format)
     if isinstance(task, BuildTask):
         return build_libraries(task.plan.family, task.plan.steps)
     if isinstance(task, MeasureTask):

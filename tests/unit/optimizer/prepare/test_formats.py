@@ -45,6 +45,7 @@ FILES = [
     ("model.keras", zipped(config__json=b"{}", model__weights__h5=b""), "Keras", "tensorflow"),
     ("model.h5", b"\x89HDF\r\n\x1a\n" + bytes(90), "Keras", "tensorflow"),
     ("saved_model.pb", b"\x08\x01", "SavedModel", "tensorflow"),
+    ("graph.pb", b"\n\x14\n\x05image\x12\x0bPlaceholder", "FrozenGraph", "tensorflow"),
     ("model.tflite", b"\x1c\0\0\0TFL3" + bytes(90), "TFLite", "ai_edge_litert"),
     ("model.skops", zipped(schema__json=b"{}"), "ScikitLearn", "skops"),
     ("model.json", b'{"learner": {}}', "XGBoost", "xgboost"),
@@ -72,7 +73,7 @@ def test_a_file_that_is_cut_or_is_something_else_is_damaged_by_its_name(
 ) -> None:
     for rest in (b"", b"something else"):
         (bench.folder / name).write_bytes(rest)
-        if name in ("saved_model.pb", "model.json", "model.txt") and rest:
+        if name in ("saved_model.pb", "graph.pb", "model.json", "model.txt") and rest:
             continue  # known by its name alone, or a name that other files have too
         error = bench.refused(source=SourceSpec(uri=f"pvc://claim/{name}"))
         assert (error.reason, "is damaged" in error.message) == (Reason.SOURCE_CORRUPTED, True), error.message

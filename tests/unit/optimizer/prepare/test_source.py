@@ -13,7 +13,7 @@ from tests.data import models
 from tests.data.stored import arrays as arrays_in
 from tests.unit.optimizer.prepare.workbench import Workbench
 
-from fettle.api.optimizedmodel import InputSpec
+from fettle.api.optimizedmodel import InputSpec, SourceSpec
 from fettle.api.reasons import Reason
 
 
@@ -77,6 +77,7 @@ def test_a_configuration_beside_the_only_model_is_no_second_model(bench: Workben
         ("model.tflite", b"\x1c\0\0\0TFL3", Reason.UNSUPPORTED_FORMAT, "TensorFlow Lite"),
         ("model.onnx", b"<!DOCTYPE html>", Reason.UNSUPPORTED_FORMAT, "an HTML page"),
         ("model.bin", b"whatever this is", Reason.UNSUPPORTED_FORMAT, "was not recognized"),
+        ("model.pb", b"\nA text of two lines\nand one word\n", Reason.UNSUPPORTED_FORMAT, "was not recognized"),
         ("model.onnx", b"", Reason.SOURCE_CORRUPTED, "it is empty"),
         ("model.onnx", b"\x08\x08\x12\xff\xff", Reason.SOURCE_CORRUPTED, "is damaged"),
     ],
@@ -87,6 +88,13 @@ def test_what_is_no_model_says_what_it_is(
     (bench.folder / name).write_bytes(content)
     error = bench.refused(uri=f"pvc://claim/{name}")
     assert (error.reason, words in error.message) == (reason, True), error.message
+
+
+def test_outputs_are_named_for_frozen_graphs_only(bench: Workbench) -> None:
+    bench.put(models.dynamic_batch())
+    error = bench.refused(source=SourceSpec(uri="pvc://claim/model/model.onnx", outputs=("scores",)))
+    assert error.reason == Reason.INVALID_SPEC
+    assert "source.outputs is for frozen graphs of TensorFlow, and model.onnx is ONNX" in error.message
 
 
 @pytest.mark.parametrize(

@@ -7,7 +7,7 @@ from tests.unit.plan.optimize.world import digest, make_spec, prepared
 
 from fettle.api.data import DataSpec
 from fettle.api.images import Image, ImageEntry, server_image
-from fettle.api.optimizedmodel import SourceSpec
+from fettle.api.optimizedmodel import FactorySpec, SourceSpec
 from fettle.api.optimizedmodel_status import SourceStatus
 from fettle.api.reasons import Reason
 from fettle.api.recipe import QuantizeStep, RecipeStep, RuntimeSettings
@@ -45,6 +45,8 @@ SOURCES = [
     ("pvc://models/model.tflite", AUTO, Image.OPTIMIZER_TENSORFLOW),
     ("pvc://models/saved/saved_model.pb", AUTO, Image.OPTIMIZER_TENSORFLOW),
     ("pvc://models/saved", FormatName.SAVED_MODEL, Image.OPTIMIZER_TENSORFLOW),
+    ("pvc://models/graph.pb", AUTO, Image.OPTIMIZER_TENSORFLOW),
+    ("pvc://models/folder", FormatName.FROZEN_GRAPH, Image.OPTIMIZER_TENSORFLOW),
     ("pvc://models/model.safetensors", AUTO, Image.OPTIMIZER_TRANSFORMERS),
     ("hf://org/name", FormatName.HUGGING_FACE, Image.OPTIMIZER_TRANSFORMERS),
     ("oci://registry/models/digits:v1", AUTO, Image.OPTIMIZER),
@@ -63,6 +65,13 @@ SOURCES = [
 def test_a_source_is_looked_at_with_what_its_format_needs(uri: str, format: FormatName, image: Image) -> None:
     task = PrepareTask(store=STORE, source=SourceSpec(uri=uri, format=format), data=DataSpec(), builds=())
     assert image_of(task) == image
+
+
+def test_weights_are_looked_at_with_what_their_factory_needs() -> None:
+    factory = FactorySpec(callable="nets:create", uri="pvc://models/nets.whl")
+    for uri in ("pvc://models/weights.safetensors", "pvc://models/weights.bin", "pvc://models/folder"):
+        source = SourceSpec(uri=uri, factory=factory)
+        assert image_of(PrepareTask(store=STORE, source=source, data=DataSpec(), builds=())) == Image.OPTIMIZER_TORCH
 
 
 def candidate(runtime: RuntimeName) -> BuiltCandidate:

@@ -1,0 +1,68 @@
+"""The code of a factory: brought in beside the weights, so that the digest of both stands for the model."""
+
+from __future__ import annotations
+
+import zipfile
+from pathlib import Path, PurePosixPath
+
+from fettle.api import catalog
+from fettle.api.optimizedmodel import FactorySpec
+from fettle.api.reasons import Reason
+from fettle.errors import SourceError
+from fettle.optimizer.prepare.files import below, copy
+from fettle.optimizer.sources import archive
+from fettle.store.uris import Location, Mounts, locate
+
+FIELD = "source.factory.uri"
+MOST_BYTES = 64 << 20
+MODELS = tuple(suffix for entry in catalog.FORMATS for suffix in entry.suffixes)  # no code, although they may lie beside it
+MADE = (".pyc", ".pyo")  # from code
+
+
+def fetch_code(spec: FactorySpec, mounts: Mounts, folder: Path) -> tuple[str, ...]:
+    """Copy the code to `folder`, which is new; its files, relative to `folder`.
+
+    Raises SourceError: SourceNotFound; SourceCorrupted for a damaged wheel; UnsupportedFormat for what is no code; InvalidSpec for too much.
+    """
+    given = locate(spec.uri, mounts, missing=SourceError)
+    if not given.filesystem.exists(given.path):
+        raise SourceError(f"{spec.uri} ({FIELD}) does not exist")
+    if given.filesystem.isdir(given.path):
+        return _folder(given, folder)
+    name = given.path.rsplit("/", 1)[-1]
+    if name.endswith(".py"):
+        copy(given.parent, name, folder)
+        return (name,)
+    if not name.endswith(".whl"):
+        message = f"{spec.uri} ({FIELD}): expected a wheel (.whl), a folder or a Python file (.py)"
+        raise SourceError(message, reason=Reason.UNSUPPORTED_FORMAT)
+    wheels = folder.with_name(f"{folder.name}.wheel")
+    copy(given.parent, name, wheels)
+    return _unpacked(wheels / name, folder)
+
+
+def _folder(home: Location, folder: Path) -> tuple[str, ...]:
+    size, copied = 0, []
+    for name in filter(_is_code, below(home)):
+        copy(home, name, folder)
+        copied.append(name)
+        size += (folder / name).stat().st_size
+        if size > MOST_BYTES:
+            message = f"{home.uri} ({FIELD}) contains more than {MOST_BYTES >> 20} MiB: put the code into a folder of its own"
+            raise SourceError(message, reason=Reason.INVALID_SPEC)
+    if not copied:
+        raise SourceError(f"{home.uri} ({FIELD}) contains no code")
+    return tuple(copied)
+
+
+def _is_code(name: str) -> bool:
+    """Whether a file of a folder may belong to the code: neither hidden, nor made by Python, nor a model."""
+    hidden = any(part.startswith(".") or part == "__pycache__" for part in PurePosixPath(name).parts)
+    return not hidden and not name.lower().endswith((*MADE, *MODELS))
+
+
+def _unpacked(wheel: Path, folder: Path) -> tuple[str, ...]:
+    archive.check(wheel)
+    with zipfile.ZipFile(wheel) as opened:
+        opened.extractall(folder)
+    return tuple(sorted(path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file()))

@@ -1,0 +1,93 @@
+"""PyTorch modules in eager mode: weights (a state dict), and code of the user's own that makes the module to which they belong.
+
+The module is exported by torch.export and converted as a program of it is; it stays the judge of its conversion as it came, eagerly.
+"""
+
+from __future__ import annotations
+
+import zipfile
+from pathlib import Path
+
+from fettle.api.reasons import Reason
+from fettle.api.text import joined
+from fettle.api.vocabulary import FormatName
+from fettle.errors import SourceError
+from fettle.optimizer.sources import archive, pickles
+from fettle.optimizer.sources.base import CODE, Inputs
+from fettle.optimizer.sources.framework import FrameworkFormat, LoadedModel, require_modules
+from fettle.runtimes.torch_archive import Contents, contents
+
+SAFETENSORS = ".safetensors"
+_MOST_NAMED = 3
+
+
+class TorchModule(FrameworkFormat):
+    """Weights of a module, beside the folder with its code."""
+
+    name = FormatName.TORCH_MODULE
+    title = "PyTorch state dicts with source.factory"
+    framework = "PyTorch"
+    modules = ("onnxscript", "safetensors", "torch")
+    extra = "torch"
+
+    def recognises(self, path: Path, head: bytes) -> bool:
+        """Never: the file alone does not tell. Where there is a factory, nothing else is asked (`recognition.py`)."""
+        return False
+
+    def require(self, path: Path, trusted: bool) -> None:
+        """See `SourceFormat.require`. Weights run nothing in any case; it is the factory that has to be trusted."""
+        require_modules(path, self)
+        if not trusted:
+            message = (
+                "source.factory is Python code, which runs when the model is prepared, so it was not run: set source.trusted: true if you "
+                "wrote it, or have read it"
+            )
+            raise SourceError(message, reason=Reason.UNSAFE_CODE)
+        if path.suffix.lower() != SAFETENSORS:
+            _require_weights(path)
+
+    def load(self, path: Path, inputs: Inputs) -> LoadedModel:
+        """See `FrameworkFormat.load`."""
+        from fettle.optimizer.sources import torch_eager, torch_factory, torch_state
+
+        if inputs.factory is None:
+            message = f"{path.name} contains only weights: set source.factory to what makes their module"
+            raise SourceError(message, reason=Reason.INVALID_SPEC)
+        module = torch_factory.module_of(inputs.factory, path.parent / CODE)
+        state = torch_state.read(path, inputs.factory.key)
+        return torch_eager.described(torch_state.filled(module, state, path.name), inputs.specs)
+
+
+FORMATS = (TorchModule(),)
+
+
+def _require_weights(path: Path) -> None:
+    """Raises SourceError: UnsafePickle for a pickle that needs more than tensors, InvalidSpec for a whole model, SourceCorrupted."""
+    kind = _kind(path)
+    if kind in (Contents.SCRIPT, Contents.EXPORT):
+        message = f"{path.name} is {kind}, a whole model: remove source.factory"
+        raise SourceError(message, reason=Reason.INVALID_SPEC)
+    if kind is None:
+        message = f"{path.name} is damaged or not a file of weights: expected what torch.save(model.state_dict(), …) writes, or {SAFETENSORS}"
+        raise SourceError(message, reason=Reason.SOURCE_CORRUPTED)
+    from fettle.optimizer.sources import torch_pickle
+
+    named = torch_pickle.needed(path)
+    if named:
+        message = (
+            f"{path.name} is a pickle that needs {joined(sorted(named)[:_MOST_NAMED])}: unpickling that runs whatever code the file names, "
+            "so it was not loaded, trusted or not; save the weights alone: torch.save(model.state_dict(), 'weights.pt')"
+        )
+        raise SourceError(message, reason=Reason.UNSAFE_PICKLE)
+
+
+def _kind(path: Path) -> Contents | None:
+    with path.open("rb") as stream:
+        head = stream.read(len(archive.ZIP))
+    if head.startswith(pickles.HEADS):
+        return Contents.PICKLE
+    try:
+        return contents(path) if head == archive.ZIP else None
+    except zipfile.BadZipFile as error:
+        message = f"{path.name} is a damaged zip archive (PyTorch files are zip archives): {error}"
+        raise SourceError(message, reason=Reason.SOURCE_CORRUPTED) from error
