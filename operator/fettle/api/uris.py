@@ -64,10 +64,7 @@ def store_rules(field: str) -> tuple[Rule, ...]:
 
 def artifact_rules(field: str) -> tuple[Rule, ...]:
     """The same for an artifact in a store."""
-    message = (
-        f"{field} must be pvc://CLAIM/PATH, an artifact in a claim of this namespace, "
-        "or s3://BUCKET/PATH, gs://BUCKET/PATH or az://CONTAINER/PATH"
-    )
+    message = f"{field} must be pvc://CLAIM/PATH, an artifact in a claim of this namespace, or s3://BUCKET/PATH, gs://BUCKET/PATH or az://CONTAINER/PATH"
     return _rules(field, f"{_CLAIM}/.+|{_BUCKET}/.+", message, True)
 
 

@@ -16,7 +16,7 @@ SECRET_HELP = (
 
 
 def found(uri: str, secret: Path | None) -> Location:
-    """The location of `uri`. Raises UsageError if the folder `secret` does not exist, and StoreError."""
+    """Where `uri` lies. Raises UsageError for a folder that is not there, StoreError."""
     if secret is not None and not secret.is_dir():
         raise UsageError(f"--secret {secret}: expected a folder with a file for each key, such as AWS_ACCESS_KEY_ID")
     return locate(uri, Mounts(secrets={uri: secret}))

@@ -37,7 +37,7 @@ def artifact_of(location: Location) -> tuple[Store, str] | None:
 
 
 def pull_artifact(store: Store, sha256: str, folder: Path, total: Total) -> Manifest:
-    """Copy an artifact to `folder` and check every digest; files that are already there are not fetched again. Raises StoreError, UsageError."""
+    """Copy an artifact to `folder`, every digest checked; what lies there already is not fetched again. Raises StoreError, UsageError."""
     _free_for(folder, sha256)
     manifest = read_stored(store, sha256)
     total(manifest.bytes + (manifest.reference.bytes if manifest.reference else 0))
@@ -45,7 +45,7 @@ def pull_artifact(store: Store, sha256: str, folder: Path, total: Total) -> Mani
 
 
 def _free_for(folder: Path, sha256: str) -> None:
-    """Raises UsageError if the folder holds another artifact or other files, which would be mixed with this artifact."""
+    """Raises UsageError where another artifact, or something else, would be mixed with this one."""
     if not folder.exists():
         return
     if not folder.is_dir():

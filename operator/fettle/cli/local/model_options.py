@@ -90,8 +90,8 @@ class ModelOptions:
 
 
 def name_of(model: str) -> str:
-    """A name that Kubernetes allows, from the model's file: 'My Model.v2.onnx' -> 'my-model-v2'. A file called 'model' gets its folder's name,
-    and a model of a hub its repository's name, without the revision."""
+    """A name that Kubernetes allows, after the model's file: 'My Model.v2.onnx' -> 'my-model-v2'. One that is called 'model' has its folder's,
+    and a repository of a hub its own, without the revision."""
     path = Path(re.sub("@[^/]*", "", model)) if "://" in model else Path(model).expanduser().resolve()
     stem = path.stem if path.suffix else path.name
     if stem.lower() == "model":

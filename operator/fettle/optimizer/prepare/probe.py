@@ -25,7 +25,7 @@ def refusal(name: RuntimeName, path: Path, signature: Signature) -> str | None:
 
 
 def main(name: str, path: str, signature: str) -> int:
-    """Load the model. The exit status says whether that worked; if it did not, the last line of stderr says why."""
+    """Load the model; the exit status says whether that went well, the last line of stderr why not."""
     try:
         runtime = base.get(RuntimeName(name))
         runtime.load(Path(path), RuntimeSettings(threads=1), Signature.model_validate_json(signature)).close()
