@@ -30,13 +30,8 @@ from fettle.api.task import (
 )
 from fettle.api.uris import Address
 from fettle.api.vocabulary import RuntimeName
-<<<<<<< HEAD
-from fettle.cluster.claims import claims_of
-from fettle.cluster.jobs import job_name, render, trains
-=======
 from fettle.cluster.claims import claims_of, read_from
-from fettle.cluster.jobs import job_name, render
->>>>>>> eager
+from fettle.cluster.jobs import job_name, render, trains
 from fettle.cluster.kinds import Object
 from fettle.plan.run.state import TaskRequest
 from fettle.settings import Settings
@@ -248,18 +243,17 @@ def test_the_store_is_written_and_everything_else_only_read() -> None:
     assert claims_of(publish()) == {"fettle-store": False}
 
 
-<<<<<<< HEAD
 @pytest.mark.parametrize(("step", "told"), [({"prune": {}}, True), ({"quantize": {"mode": "Dynamic"}}, False)])
 def test_only_a_job_that_trains_says_so(step: dict[str, Any], told: bool) -> None:
     plan = BuildPlan(name="lean", family=RuntimeName.TORCHSCRIPT, steps=(RecipeStep.model_validate(step),))
     nothing = Signature(inputs=(), outputs=())
     task = BuildTask(store=STORE.uri, plan=plan, cache_key="0" * 64, portable=stored("portable"), signature=nothing)
     assert trains(render(OWNER, JobsSpec(), wanted(task, "build"), STORE, SETTINGS)) is told
-=======
+
+
 def test_the_code_of_a_factory_is_read_where_it_lies_and_with_the_secret_beside_it() -> None:
     factory = {"callable": "nets:create", "uri": "pvc://code/nets"}
     source = {"uri": "pvc://models/weights.pt", "factory": factory}
     assert claims_of(prepare(source=source)) == {"models": True, "code": True, "fettle-store": False}
     remote = {**source, "factory": {**factory, "uri": "s3://code/nets.whl", "secretName": "code"}}
     assert read_from(prepare(source=remote))["spec.source.factory.uri"] == Address("s3://code/nets.whl", "code")
->>>>>>> eager
