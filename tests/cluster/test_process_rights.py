@@ -89,9 +89,7 @@ async def a_process(kubeconfig: str, client: Client, namespace: str) -> set[str]
     """The operator as a process elects itself, watches, and begins a run."""
     look = Look(client, namespace)
     soon = {"unschedulable_seconds": 1, "lease_renew_seconds": 1}
-    async with operator(
-        kubeconfig, namespace, optimizer_image="localhost/none:1", store_size="1Mi", **soon
-    ) as running:
+    async with operator(kubeconfig, namespace, optimizer_image="localhost/none:1", store_size="1Mi", **soon) as running:
 
         async def renewed() -> bool:
             return 'resource="leases.coordination.k8s.io",verb="update"' in (await running.get("/metrics")).text

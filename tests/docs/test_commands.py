@@ -15,6 +15,7 @@ import pytest
 from click.testing import CliRunner
 from tests.docs.pages import PAGES, ROOT, SHELLS, blocks
 from tests.docs.test_snippets import COMMANDS, PROGRAMS, resolve
+from tests.pod_environment import POD_ENVIRONMENT
 
 NOWHERE = "/nowhere/kubeconfig"
 COMPLETIONS = sorted(
@@ -34,7 +35,8 @@ def test_a_line_that_sets_up_completion_does_so(line: str, tmp_path: Path) -> No
     folder = tmp_path / ".config" / "fish" / "completions"
     folder.mkdir(parents=True)
     program = Path(sys.executable).parent
-    environment = {"HOME": str(tmp_path), "PATH": f"{program}:{os.environ['PATH']}", "LC_ALL": "C.UTF-8"}
+    path = f"{program}:{os.environ['PATH']}"
+    environment = {**POD_ENVIRONMENT, "PATH": path, "HOME": str(tmp_path), "LC_ALL": "C.UTF-8"}
     script = f'set -euo pipefail; fpath=(none "$HOME"); {line}\n[[ "{line}" != source* ]] || complete -p fettle'
     done = subprocess.run(["bash", "-c", script], env=environment, capture_output=True, text=True, check=False)
     assert (done.returncode, done.stderr) == (0, "")

@@ -12,6 +12,7 @@ import onnx
 import pytest
 from tests.data import models
 from tests.data.stored import arrays as arrays_in
+from tests.pod_environment import POD_ENVIRONMENT
 from tests.unit.optimizer.prepare.workbench import Workbench
 
 from fettle.api.data import EvaluationSpec
@@ -223,7 +224,7 @@ def run(bench: Workbench, asked: BuildTask) -> BuildReport:
     """As a Job runs it: a process, its last line, its termination message."""
     log = bench.folder / "termination"
     environment = {
-        "PATH": "/usr/bin:/bin",
+        **POD_ENVIRONMENT,
         "FETTLE_TASK": encode_task(asked, limit=16),
         "FETTLE_TERMINATION_LOG": str(log),
         **bench.mounts.to_environment(),

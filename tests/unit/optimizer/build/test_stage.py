@@ -12,6 +12,7 @@ from pathlib import Path
 import psutil
 import pytest
 from tests.data import models
+from tests.pod_environment import POD_ENVIRONMENT
 from tests.unit.optimizer.prepare.workbench import Workbench
 from tests.unit.plan.optimize.world import World
 
@@ -34,7 +35,7 @@ def process(bench: Workbench, **environment: str) -> tuple[int, str, Termination
     log = bench.folder / "termination"
     done = subprocess.run(
         [sys.executable, "-m", "fettle.optimizer"],
-        env={"PATH": "/usr/bin:/bin", "FETTLE_TERMINATION_LOG": str(log), **environment},
+        env={**POD_ENVIRONMENT, "FETTLE_TERMINATION_LOG": str(log), **environment},
         capture_output=True,
         text=True,
         check=False,
@@ -200,7 +201,7 @@ def test_a_stop_reaches_the_process_that_runs_the_task(bench: Workbench) -> None
     hook.mkdir()
     (hook / "sitecustomize.py").write_text(HOOK.format(act='print("at work", flush=True); time.sleep(600)'))
     task = {"FETTLE_TASK": encode_task(bench.task()), **bench.mounts.to_environment()}
-    environment = {"PATH": "/usr/bin:/bin", **task, "PYTHONPATH": os.pathsep.join([str(hook), *sys.path])}
+    environment = {**POD_ENVIRONMENT, **task, "PYTHONPATH": os.pathsep.join([str(hook), *sys.path])}
     with subprocess.Popen(
         [sys.executable, "-m", "fettle.optimizer"], env=environment, stderr=subprocess.PIPE
     ) as running:
@@ -254,7 +255,7 @@ def test_nothing_that_a_job_runs_connects_out(bench: Workbench) -> None:
     )
     done = subprocess.run(
         [sys.executable, "-c", WITHOUT_NETWORK],
-        env={"PATH": "/usr/bin:/bin", "FETTLE_TASK": encode_task(task), **bench.mounts.to_environment()},
+        env={**POD_ENVIRONMENT, "FETTLE_TASK": encode_task(task), **bench.mounts.to_environment()},
         capture_output=True,
         text=True,
         check=False,
