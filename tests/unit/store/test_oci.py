@@ -287,8 +287,11 @@ def test_a_manifest_that_lies_elsewhere_is_fetched_without_the_secret(registry: 
         assert {request.authorization for request in elsewhere.requests} == {None}
 
 
-def test_another_host_cannot_ask_for_the_password(registry: RegistryServer, tmp_path: Path) -> None:
-    registry.login = LOGIN
+@pytest.mark.parametrize("login", [LOGIN, None], ids=["closed", "open"])
+def test_another_host_cannot_ask_for_the_password(
+    registry: RegistryServer, tmp_path: Path, login: tuple[str, str] | None
+) -> None:
+    registry.login = login
     with serving(RegistryServer(login=("other", "login"), secret="other")) as elsewhere:
         registry.redirects["/v2/team/digits/manifests/v1"] = f"{elsewhere.url}/v2/team/digits/manifests/v1"
         error = refusal(at(registry, "team/digits:v1", keys(tmp_path / "door", KEYS)))
