@@ -11,6 +11,7 @@ from fettle.api.conditions import Condition, ObservedGeneration
 from fettle.api.constraints import Constraints
 from fettle.api.executed import Executed
 from fettle.api.pods import Toleration
+from fettle.api.progress import TrainingStatus
 from fettle.api.recipe import RuntimeSettings
 from fettle.api.signature import Tensor
 from fettle.api.vocabulary import (
@@ -128,6 +129,7 @@ class CandidateStatus(ApiModel):
         None
     )
     bytes: Annotated[int | None, Field(description="Total size of its files, in bytes.")] = None
+    training: Annotated[TrainingStatus | None, Field(description="Progress of the training that runs for it.")] = None
     artifact: Annotated[str | None, Field(max_length=64, description="sha256 of the manifest.")] = None
     exact: Annotated[
         bool | None,

@@ -91,6 +91,7 @@ class TrainingEpoch(ApiModel):
     loss: float | None = None
     held_out_loss: float
     score: float
+    learning_rate: float | None = None  # at its start
 
 
 class TrainingFigures(ApiModel):

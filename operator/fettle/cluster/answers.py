@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections import OrderedDict
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime
 
@@ -11,15 +12,17 @@ from fettle.api.report import unframe
 from fettle.cluster import events
 from fettle.cluster.cache import Cache
 from fettle.cluster.client import Client
-from fettle.cluster.jobs import CONTAINER
+from fettle.cluster.jobs import CONTAINER, trains
 from fettle.cluster.kinds import JOB, POD, Object
 from fettle.cluster.observe import JobObservation, attempt_of, explain, finished, observe, task_hash_of
+from fettle.cluster.progress import TrainingLogs
 from fettle.errors import MissingError
 from fettle.plan.run.state import TaskPhase, TaskState
 
 logger = logging.getLogger(__name__)
 
 KEPT = 4096  # answers in memory; one is some tens of kilobytes
+PROGRESS_SECONDS = 15.0  # between looks at what a training said last
 
 
 @dataclass(frozen=True)
@@ -36,6 +39,7 @@ class JobAnswers:
     def __init__(self, kept: int = KEPT) -> None:
         self._kept = kept
         self._final: OrderedDict[tuple[str, str], TaskState] = OrderedDict()
+        self._trainings = TrainingLogs()
 
     async def states(self, client: Client, cache: Cache, owner_uid: str, now: datetime, patience: int) -> TaskStates:
         """The state of every task this owner has, or had, a Job for. Raises ClusterError when a log cannot be asked for."""
@@ -66,6 +70,9 @@ class JobAnswers:
             state = await _with_report(client, job, seen)
         if state.phase != TaskPhase.RUNNING:
             self._keep((owner_uid, state.task_hash), state)
+        pod = _running(pods) if trains(job) and state.phase == TaskPhase.RUNNING else None
+        if pod is not None:
+            return replace(state, training=self._trainings.newest(client, pod)), PROGRESS_SECONDS
         return state, seen.look_seconds
 
     def _keep(self, key: tuple[str, str], state: TaskState) -> None:
@@ -81,6 +88,10 @@ async def _pods(client: Client, cache: Cache, job: Object) -> list[Object]:
         return cache.owned(POD, job["metadata"]["uid"])
     selector = f"batch.kubernetes.io/controller-uid={job['metadata']['uid']}"
     return list((await client.list(POD, job["metadata"]["namespace"], labels=selector)).items)
+
+
+def _running(pods: Sequence[Object]) -> Object | None:
+    return next((pod for pod in pods if (pod.get("status") or {}).get("phase") == "Running"), None)
 
 
 async def _with_report(client: Client, job: Object, seen: JobObservation) -> TaskState:

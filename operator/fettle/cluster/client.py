@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
+from contextlib import closing
 from dataclasses import dataclass
 
 import aiohttp
 from kubernetes.aio.client import ApiClient, Configuration
+from kubernetes.aio.client.rest import RESTResponse
 from kubernetes.aio.config import ConfigException, load_incluster_config, load_kube_config
 
 from fettle.api.reasons import Reason
@@ -18,6 +20,7 @@ from fettle.errors import ClusterError, ConflictError, ExistsError, MissingError
 FIELD_MANAGER = "fettle"
 PAGE = 500  # objects per page of a list
 TIMEOUT = 30.0  # seconds for one request
+SILENCE = 600.0  # seconds without a line after which a log that is followed counts as cut off
 CONNECTIONS = 320  # more than there can be workers (256): the renewal of the Lease never waits for one
 JSON = "application/json"
 APPLY = "application/apply-patch+yaml"
@@ -158,6 +161,21 @@ class Client:
         body = await self._request("GET", path, [("container", container)], what=f"log of pod {namespace}/{pod}")
         return body.decode(errors="replace")
 
+    async def follow(self, namespace: str, pod: str, container: str, tail: int) -> AsyncIterator[str]:
+        """The log of a container, line by line as it is written, from its last `tail` lines on; it ends as the container does."""
+        path, what = POD.path(namespace, pod, "log"), f"log of pod {namespace}/{pod}"
+        query = [("container", container), ("follow", "true"), ("tailLines", str(tail))]
+        try:
+            patience = aiohttp.ClientTimeout(sock_connect=TIMEOUT, sock_read=SILENCE)
+            response = await self._send("GET", path, query, patience=patience)
+            if response.status != 200:
+                raise error_of(response.status, await response.read(), what)
+            with closing(response.response):
+                async for line in response.response.content:
+                    yield line.decode(errors="replace")
+        except (aiohttp.ClientError, OSError, ValueError) as error:  # a line that is too long
+            raise connection_refused(error) from error
+
     # ----------------------------------------------------------------------------------------------------------- writes
 
     async def create(self, kind: ResourceKind, body: Object) -> Object:
@@ -267,26 +285,40 @@ class Client:
         fenced: bool = False,
     ) -> bytes:
         try:
-            prepared = await self._api.param_serialize(
-                method,
-                path,
-                query_params=list(query),
-                header_params={"Accept": JSON, "Content-Type": content},
-                body=body,
-                auth_settings=["BearerToken"],
-            )
             seconds = min(TIMEOUT, self._seconds_left()) if fenced else TIMEOUT
-            verb, resource = asked(method, path)
-            self.requests[verb, resource] += 1
-            response = await self._api.call_api(*prepared, _request_timeout=seconds)
-            if verb == "patch" and response.status == 201:  # an apply that creates needs both
-                self.requests["create", resource] += 1
+            response = await self._send(method, path, query, patience=seconds, body=body, content=content)
             data: bytes = await response.read()
         except (aiohttp.ClientError, OSError) as error:
             raise connection_refused(error) from error
         if not 200 <= response.status < 300:
             raise error_of(response.status, data, what or f"{method} {path}")
         return data
+
+    async def _send(
+        self,
+        method: str,
+        path: str,
+        query: Sequence[tuple[str, str]],
+        *,
+        patience: float | aiohttp.ClientTimeout,
+        body: Object | None = None,
+        content: str = JSON,
+    ) -> RESTResponse:
+        """The answer, whose body is not read yet."""
+        prepared = await self._api.param_serialize(
+            method,
+            path,
+            query_params=list(query),
+            header_params={"Accept": JSON, "Content-Type": content},
+            body=body,
+            auth_settings=["BearerToken"],
+        )
+        verb, resource = asked(method, path)
+        self.requests[verb, resource] += 1
+        response: RESTResponse = await self._api.call_api(*prepared, _request_timeout=patience)
+        if verb == "patch" and response.status == 201:  # an apply that creates needs both
+            self.requests["create", resource] += 1
+        return response
 
     def _seconds_left(self) -> float:
         """For how long a write may go out. What waits for a connection longer than that is never sent. Raises ClusterError."""

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from fettle.api.base import GROUP, MANAGED_LABEL
 from fettle.api.optimizedmodel import JobsSpec, TargetSpec
 from fettle.api.pods import ResourceSpec
-from fettle.api.task import AnyTask, encode_task
+from fettle.api.task import AnyTask, BuildTask, encode_task
 from fettle.api.uris import MOUNTS_VARIABLE, Address, encode_mounts
 from fettle.cluster import credentials
 from fettle.cluster.claims import claims_of, mounts
@@ -30,6 +30,7 @@ STAGE_LABEL = f"{GROUP}/stage"
 ATTEMPT_LABEL = f"{GROUP}/attempt"
 GENERATION_LABEL = f"{GROUP}/generation"
 OWNER_UID_LABEL = f"{GROUP}/owner-uid"
+TRAINS_ANNOTATION = f"{GROUP}/trains"  # its log tells how far a training has come
 
 
 def job_name(owner: Object, request: TaskRequest) -> str:
@@ -38,6 +39,15 @@ def job_name(owner: Object, request: TaskRequest) -> str:
     tail = f"-{request.stage}-{hashlib.sha256(identity.encode()).hexdigest()[:10]}"
     name: str = owner["metadata"]["name"]
     return name.replace(".", "-")[: 63 - len(tail)].rstrip("-") + tail
+
+
+def trains(job: Object) -> bool:
+    """Whether a Job is a training."""
+    return TRAINS_ANNOTATION in (job["metadata"].get("annotations") or {})
+
+
+def _trains(task: AnyTask) -> bool:
+    return isinstance(task, BuildTask) and task.plan.trains
 
 
 def render(owner: Object, jobs: JobsSpec, request: TaskRequest, store: Address, settings: Settings) -> Object:
@@ -58,6 +68,7 @@ def render(owner: Object, jobs: JobsSpec, request: TaskRequest, store: Address, 
         TASK_ANNOTATION: request.task_hash,
         TITLE_ANNOTATION: request.label,
         OWNER_ANNOTATION: f"{OPTIMIZED_MODEL.kind}/{metadata['name']}",
+        **({TRAINS_ANNOTATION: "true"} if _trains(request.task) else {}),
     }
     return {
         **child(JOB, OPTIMIZED_MODEL, owner, job_name(owner, request), labels, annotations=annotations),

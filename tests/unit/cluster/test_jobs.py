@@ -12,7 +12,7 @@ import yaml
 from tests.unit.plan.optimize.world import stored
 
 from fettle.api.optimizedmodel import JobsSpec, OptimizedModelSpec
-from fettle.api.recipe import RuntimeSettings
+from fettle.api.recipe import RecipeStep, RuntimeSettings
 from fettle.api.signature import Signature
 from fettle.api.task import (
     PLAIN_LIMIT,
@@ -31,7 +31,7 @@ from fettle.api.task import (
 from fettle.api.uris import Address
 from fettle.api.vocabulary import RuntimeName
 from fettle.cluster.claims import claims_of
-from fettle.cluster.jobs import job_name, render
+from fettle.cluster.jobs import job_name, render, trains
 from fettle.cluster.kinds import Object
 from fettle.plan.run.state import TaskRequest
 from fettle.settings import Settings
@@ -241,3 +241,11 @@ def test_the_store_is_written_and_everything_else_only_read() -> None:
     assert claims_of(prepare(data=DATA)) == {"models": True, "data.v2": True, "fettle-store": False}
     assert claims_of(prepare(store={"uri": "pvc://models/store"})) == {"models": False}
     assert claims_of(publish()) == {"fettle-store": False}
+
+
+@pytest.mark.parametrize(("step", "told"), [({"prune": {}}, True), ({"quantize": {"mode": "Dynamic"}}, False)])
+def test_only_a_job_that_trains_says_so(step: dict[str, Any], told: bool) -> None:
+    plan = BuildPlan(name="lean", family=RuntimeName.TORCHSCRIPT, steps=(RecipeStep.model_validate(step),))
+    nothing = Signature(inputs=(), outputs=())
+    task = BuildTask(store=STORE.uri, plan=plan, cache_key="0" * 64, portable=stored("portable"), signature=nothing)
+    assert trains(render(OWNER, JobsSpec(), wanted(task, "build"), STORE, SETTINGS)) is told

@@ -9,10 +9,14 @@ from typing import Any
 
 import pytest
 from tests.api_server import serving, status
-from tests.unit.controller.cluster_world import MODEL_PATH, ClusterWorld
+from tests.unit.controller.cluster_world import MODEL_PATH, SPEC, ClusterWorld
+from tests.unit.plan.optimize.world import World, digest
 
+from fettle.api.progress import TrainingStatus, progress_line
 from fettle.api.reasons import Reason
-from fettle.cluster.kinds import CLAIM, JOB, Object
+from fettle.api.task import StoredData
+from fettle.cluster.answers import PROGRESS_SECONDS
+from fettle.cluster.kinds import CLAIM, JOB, POD, Object
 from fettle.errors import ClusterError, ConflictError
 
 STAGES = ["Preparing", "Optimizing", "Measuring", "Publishing", "Published"]
@@ -321,3 +325,32 @@ async def test_a_status_written_meanwhile_is_a_conflict_not_a_loss(world: Cluste
         await world.reconciler.reconcile(world.context, "team", "digits")
     await world.settle()
     assert world.model()["metadata"]["labels"] == {"a": "b"}
+
+
+async def test_while_a_training_runs_its_figures_are_in_status(world: ClusterWorld) -> None:
+    world.answers = World(prepare={"training": StoredData(sha256=digest("training"), items=800)})
+    data = {**SPEC["data"], "training": {"uri": "pvc://models/training.npz"}}
+    world.submit(data=data, recipes=[{"name": "lean", "steps": [{"prune": {}}]}])
+    await world.look()
+    world.work()
+    await world.look()
+    (job,) = [job for job in world.kind("Job") if job["metadata"]["labels"]["fettle.dev/stage"] == "build"]
+    runs = {
+        "metadata": {
+            "labels": {"fettle.dev/managed": "true"},
+            "ownerReferences": [{"kind": "Job", "uid": job["metadata"]["uid"], "controller": True}],
+        },
+        "status": {"phase": "Running"},
+    }
+    world.server.store(POD.path("team", "trains"), runs)
+    come = TrainingStatus(
+        epoch=3, epochs=20, loss=0.4, validation_loss=0.5, validation_score=0.9, best_epoch=3, seconds=9
+    )
+    world.server.logs["trains"] = f"some line\n{progress_line(come)}\n"
+    rows: list[Object] = []
+    while not rows:
+        assert await world.look() == PROGRESS_SECONDS
+        rows = [row for row in world.model()["status"]["candidates"] if "training" in row]
+    assert {row["name"] for row in rows} == {"lean-onnxruntime", "lean-openvino"}
+    assert {(row["state"], row["message"]) for row in rows} == {("Running", come.words)}
+    assert rows[0]["training"] == come.to_json()

@@ -172,7 +172,8 @@ def candidates_table(status: OptimizedModelStatus, width: int) -> Table:
         table.add_column(name, no_wrap=True)
     for row in status.candidates:
         figures = _figures(row, intervals=width >= INTERVALS_WIDTH)
-        cells = [*([row.target] if several else []), row.name, *figures, row.state.value, row.reason or ""]
+        told = row.reason or (row.training.words if row.training is not None else "")
+        cells = [*([row.target] if several else []), row.name, *figures, row.state.value, told]
         table.add_row(*(escape(cell) for cell in cells), style=STYLES[row.state])
     return table
 

@@ -241,17 +241,24 @@ def _legend(axes: Axes, points: Sequence[Point]) -> None:
 
 def figure(width: float, height: float) -> tuple[Figure, Axes]:
     """A plot of that size in inches, in the page's own colours and type."""
+    canvas, (axes,) = panels(width, (height,))
+    return canvas, axes
+
+
+def panels(width: float, heights: Sequence[float]) -> tuple[Figure, tuple[Axes, ...]]:
+    """Plots above each other that have their horizontal axis in common."""
     import matplotlib as mpl
     from matplotlib.figure import Figure
 
     mpl.rcParams.update(STYLE)  # this process does nothing else with matplotlib
-    canvas = Figure(figsize=(width, height), layout="constrained")
+    canvas = Figure(figsize=(width, sum(heights)), layout="constrained")
     canvas.patch.set_alpha(0)
-    axes = canvas.add_subplot()
-    axes.patch.set_alpha(0)
-    axes.grid(visible=True, color=FAINT, linewidth=0.5, alpha=0.5)
-    axes.set_axisbelow(True)
-    return canvas, axes
+    drawn = canvas.subplots(len(heights), sharex=True, squeeze=False, height_ratios=heights)[:, 0]
+    for axes in drawn:
+        axes.patch.set_alpha(0)
+        axes.grid(visible=True, color=FAINT, linewidth=0.5, alpha=0.5)
+        axes.set_axisbelow(True)
+    return canvas, tuple(drawn)
 
 
 def svg(drawn: Figure, title: str) -> str:

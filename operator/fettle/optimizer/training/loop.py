@@ -16,6 +16,7 @@ from typing import Any
 
 import torch
 
+from fettle.api.progress import TrainingStatus, progress_line
 from fettle.api.report import TrainingEpoch
 from fettle.api.training import TrainSpec
 from fettle.api.vocabulary import Optimizer, Schedule
@@ -133,6 +134,7 @@ class Trainer:
             if progress.best != before.best:
                 best = _copied(self.student.state_dict())
             keep(self._state(progress, optimizer, best))
+            log.info("%s", progress_line(self._status(progress)))
         self.student.load_state_dict(best)
         self.student.eval()
         return progress if progress.ended else replace(progress, ended=f"{self.epochs} epochs")
@@ -160,6 +162,20 @@ class Trainer:
             "curve": [row.to_json() for row in progress.curve],
             "ended": progress.ended,
         }
+
+    def _status(self, progress: Progress) -> TrainingStatus:
+        """What is shown of it while it goes on."""
+        row = rounded(progress.curve[-1])
+        return TrainingStatus(
+            epoch=row.epoch,
+            epochs=self.epochs,
+            loss=row.loss,
+            validation_loss=row.held_out_loss,
+            validation_score=row.score,
+            best_epoch=progress.best,
+            learning_rate=row.learning_rate,
+            seconds=round(progress.seconds, 3),
+        )
 
     # -------------------------------------------------------------------------------------------------------------- epochs
 
@@ -279,7 +295,13 @@ class Trainer:
                     right, most = self.objective.right(answers, taught, run)
                     points, possible = points + right, possible + most
         score = points / possible if possible else 0.0
-        return TrainingEpoch(epoch=epoch, loss=loss, held_out_loss=losses / len(items.held_out), score=score)
+        return TrainingEpoch(
+            epoch=epoch,
+            loss=loss,
+            held_out_loss=losses / len(items.held_out),
+            score=score,
+            learning_rate=self._rate((epoch - 1) / self.epochs) if epoch else None,
+        )
 
 
 @contextmanager
@@ -298,3 +320,9 @@ def training(student: Module, batchable: bool) -> Iterator[None]:
 
 def _copied(state: dict[str, Any]) -> dict[str, Any]:
     return {name: value.detach().clone() for name, value in state.items()}
+
+
+def rounded(row: TrainingEpoch) -> TrainingEpoch:
+    """To six digits, as curves and status show it."""
+    figures = row.model_dump(exclude={"epoch"}, exclude_none=True, by_alias=False)
+    return row.model_copy(update={name: float(f"{value:.6g}") for name, value in figures.items()})

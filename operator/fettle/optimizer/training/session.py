@@ -24,7 +24,7 @@ from fettle.optimizer.onnx.session import session
 from fettle.optimizer.reference import REFERENCE_ITEMS, OriginalAnswers
 from fettle.optimizer.training.checkpoints import Checkpoints
 from fettle.optimizer.training.items import TrainingItems, training_items
-from fettle.optimizer.training.loop import RATES, Progress, Teacher, Trainer
+from fettle.optimizer.training.loop import RATES, Progress, Teacher, Trainer, rounded
 from fettle.optimizer.training.objective import TrainingObjective, Weights, objective
 from fettle.optimizer.training.program import Module, call, opened, runner
 from fettle.runtimes import cpu
@@ -194,7 +194,6 @@ class Training:
     def _tell(self, trainer: Trainer, progress: Progress, student: Module) -> None:
         chosen = next(row for row in progress.curve if row.epoch == progress.best)
         original = replace(trainer, student=self.teacher)._row(0, None)
-        step = -(-len(progress.curve) // SHOWN_EPOCHS)
         items = self.taught
         self.figures.append(
             TrainingFigures(
@@ -209,7 +208,7 @@ class Training:
                 parameters_after=parameters(student),
                 seconds=round(progress.seconds, 3),
                 ended=progress.ended,
-                curve=_rounded(progress.curve[::step]),
+                curve=_shown(progress),
             )
         )
         score = f"{trainer.objective.words}: {chosen.score:.3f} (original {original.score:.3f})"
@@ -243,13 +242,8 @@ def parameters(module: Module) -> int:
     return sum(weight.numel() for weight in module.parameters())
 
 
-def _rounded(curve: tuple[TrainingEpoch, ...]) -> tuple[TrainingEpoch, ...]:
-    return tuple(
-        TrainingEpoch(
-            epoch=row.epoch,
-            loss=None if row.loss is None else float(f"{row.loss:.6g}"),
-            held_out_loss=float(f"{row.held_out_loss:.6g}"),
-            score=float(f"{row.score:.6g}"),
-        )
-        for row in curve
-    )
+def _shown(progress: Progress) -> tuple[TrainingEpoch, ...]:
+    """Its curve, thinned where it is long; the first epoch, the best and the last stay."""
+    step, last = -(-len(progress.curve) // SHOWN_EPOCHS), len(progress.curve) - 1
+    kept = (row for place, row in enumerate(progress.curve) if not place % step or place == last or row.epoch == progress.best)
+    return tuple(rounded(row) for row in kept)

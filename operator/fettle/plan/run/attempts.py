@@ -8,6 +8,7 @@ from datetime import datetime
 from typing import Generic, TypeVar
 
 from fettle.api.optimizedmodel import TargetSpec
+from fettle.api.progress import TrainingStatus
 from fettle.api.reasons import Reason
 from fettle.api.report import BuildReport, MeasureReport, PrepareReport, PublishReport
 from fettle.api.task import AnyTask, task_hash
@@ -30,7 +31,7 @@ class TaskProgress(Generic[ReportT]):
 
     `request` is the attempt that shall exist, None where nothing begins any more. `running` says whether it occupies a
     place now; a task that waits `retry_seconds` for its next attempt does not. `note` is what its Job says while it waits,
-    such as why it cannot be scheduled.
+    such as why it cannot be scheduled. `training`: how far one that trains has come.
     """
 
     task_hash: str
@@ -40,6 +41,7 @@ class TaskProgress(Generic[ReportT]):
     running: bool = False
     note: Finding | None = None
     retry_seconds: float | None = None
+    training: TrainingStatus | None = None
 
     @property
     def over(self) -> bool:
@@ -87,7 +89,8 @@ class Attempts:
         if state is None or attempt > state.attempt:
             return TaskProgress(name, request, running=True)
         if state.phase == TaskPhase.RUNNING:
-            return TaskProgress(name, request, running=True, note=_fault(state) if _waits(state) else None)
+            note = _fault(state) if _waits(state) else None
+            return TaskProgress(name, request, running=True, note=note, training=state.training)
         if state.phase == TaskPhase.SUCCEEDED and isinstance(state.report, answer):
             return TaskProgress(name, request, report=state.report)
         if _may_pass(state):

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 from fettle.api import catalog
 from fettle.api.optimizedmodel import TargetSpec
+from fettle.api.progress import TrainingStatus
 from fettle.api.reasons import Reason
 from fettle.api.report import BuildReport, PrepareReport
 from fettle.api.task import BuildPlan, StoredModel
@@ -39,6 +40,11 @@ class BuildProgress:
     def over(self) -> bool:
         """Whether nothing more will come of it."""
         return self.model is not None or self.refusal is not None or self.fault is not None
+
+    @property
+    def training(self) -> TrainingStatus | None:
+        """How far the segment that trains now has come."""
+        return next((task.training for task in self.tasks if task.training is not None), None)
 
 
 @dataclass(frozen=True)

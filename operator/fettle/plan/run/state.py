@@ -10,6 +10,7 @@ from enum import StrEnum
 from fettle.api.conditions import find
 from fettle.api.optimizedmodel import OptimizedModelSpec, TargetSpec
 from fettle.api.optimizedmodel_status import OptimizedModelStatus
+from fettle.api.progress import TrainingStatus
 from fettle.api.reasons import Reason
 from fettle.api.report import BuildReport, MeasureReport, PrepareReport, PublishReport
 from fettle.api.task import SECONDS_PER_CANDIDATE, AnyTask
@@ -42,6 +43,7 @@ class TaskState:
     message: str = ""
     retryable: bool = False
     finished_at: datetime | None = None
+    training: TrainingStatus | None = None  # of a RUNNING one that trains, as soon as it has told
 
 
 # Labels of NVIDIA's GPU feature discovery.

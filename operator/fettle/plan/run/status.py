@@ -212,10 +212,12 @@ def _rows_of(progress: RunProgress, target: TargetProgress, prepare: PrepareRepo
 def _with_training(
     row: CandidateStatus, candidate: PlannedCandidate, builds: Mapping[str, BuildProgress]
 ) -> CandidateStatus:
-    """`row`; where nothing else is said of it, with what was trained."""
+    """`row`; where nothing else is said of it, with how far its training has come, or with what was trained."""
     build = builds.get(candidate.build.name) if candidate.build is not None else None
     if build is None or row.message is not None:
         return row
+    if build.training is not None:
+        return row.model_copy(update={"training": build.training, "message": clip(build.training.words)})
     reports = (task.report for task in build.tasks)
     told = "; ".join(report.message for report in reports if report is not None and report.training is not None)
     return row.model_copy(update={"message": clip(told)}) if told else row

@@ -17,12 +17,13 @@ import pytest
 import torch
 from tests.unit.optimizer.training.course import Course
 
+from fettle.api.progress import progress_in
 from fettle.api.report import BuildReport, unframe
 from fettle.api.signature import Signature, Tensor
 from fettle.api.task import BuildTask, encode_task
 from fettle.optimizer import build
 from fettle.optimizer.measure.items import MappedItems
-from fettle.optimizer.training import loop
+from fettle.optimizer.training import loop, session
 from fettle.optimizer.training.items import TrainingItems
 from fettle.optimizer.training.program import Module, call
 from fettle.runtimes import cpu
@@ -65,6 +66,28 @@ def test_a_training_that_gains_nothing_stops(course: Course) -> None:
     assert report.training is not None
     assert "no gain in 2 epochs" in report.training.ended
     assert report.training.epochs < 50
+
+
+def test_a_training_tells_after_each_epoch_how_far_it_has_come(course: Course, caplog: pytest.LogCaptureFixture) -> None:
+    with caplog.at_level("INFO"):
+        report = course.build({"distill": {"student": {"width": 0.5}}}, epochs=3, learningRate=0.004)
+    assert report.training is not None, report.message
+    told = [progress for record in caplog.records if (progress := progress_in(record.getMessage())) is not None]
+    assert [(progress.epoch, progress.epochs) for progress in told] == [(1, 3), (2, 3), (3, 3)]
+    before, *curve = report.training.curve
+    assert [(one.loss, one.validation_loss, one.validation_score, one.learning_rate) for one in told] == [
+        (row.loss, row.held_out_loss, row.score, row.learning_rate) for row in curve
+    ]
+    assert told[-1].best_epoch == report.training.best
+    assert before.learning_rate is None
+    assert [row.learning_rate for row in curve] == pytest.approx([0.004, 0.003, 0.001]), "half a cosine"
+
+
+def test_a_long_curve_keeps_its_ends_and_its_best_epoch(course: Course, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(session, "SHOWN_EPOCHS", 2)
+    figures = course.build({"distill": {"student": {"width": 0.5}}}, epochs=7).training
+    assert figures is not None
+    assert {row.epoch for row in figures.curve} == {0, 4, 7, figures.best}
 
 
 @pytest.mark.parametrize("rate", [1e9])

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
 from tests.unit.plan.optimize.world import ORT, World, digest, make_spec, stored
 
 from fettle.api.images import Image
+from fettle.api.progress import TrainingStatus
 from fettle.api.reasons import Reason
 from fettle.api.recipe import RecipeStep
 from fettle.api.task import BuildPlan, BuildTask, StoredData, TrainingPlan
@@ -166,3 +168,23 @@ def test_a_recipe_of_one_step_that_trains_has_a_build_without_a_number() -> None
         training=TrainingPlan.model_validate({"spec": {}}),
     )
     assert [segment.name for segment in plan.segments] == ["lean-torchscript"]
+
+
+def test_status_shows_how_far_a_training_has_come_until_it_is_over() -> None:
+    recipe = {"name": "lean", "steps": [PRUNE, STATIC], "train": {"epochs": 20}}
+    world = World(make_spec(data=DATA, recipes=[recipe]), prepare={"training": ITEMS})
+    world.look()
+    world.finish("prepare")
+    world.look()
+    (request,) = [request for request in world.started if request.stage == "build"]
+    before = world.rows()["lean-onnxruntime"]
+    assert (before.state, before.training, before.message) == (CandidateState.RUNNING, None, None)
+    come = TrainingStatus(epoch=3, epochs=20, loss=0.4, validation_loss=0.5, validation_score=0.9, best_epoch=3, seconds=9)
+    running = world.tasks[request.task_hash]
+    world.tasks[request.task_hash] = replace(running, training=come)
+    world.look()
+    for name in ("lean-onnxruntime", "lean-openvino"):
+        row = world.rows()[name]
+        assert (row.state, row.training, row.message) == (CandidateState.RUNNING, come, come.words)
+    world.settle()
+    assert {row.training for row in world.status.candidates} == {None}
