@@ -27,6 +27,10 @@ CLUSTER_COMMANDS = {
     "retry": ("fettle.cli.commands.steer:retry", "Retry a failed revision, or the failed run of an OptimizedModel."),
     "rollback-to": ("fettle.cli.commands.steer:rollback_to", "Roll back to an earlier revision."),
     "status": ("fettle.cli.commands.status:status", "Show the status of a ModelDeployment or an OptimizedModel."),
+    "tensorboard": (
+        "fettle.cli.commands.tensorboard:tensorboard",
+        "Show the training curves of an OptimizedModel in TensorBoard.",
+    ),
     "why": ("fettle.cli.commands.why:why", "Explain the decisions that led to the current state."),
 }
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import time
 from typing import TypeVar
 
 from fettle.api.reasons import Reason
@@ -10,7 +11,7 @@ from fettle.api.report import BuildReport, MeasureReport, PrepareReport, Publish
 from fettle.api.task import PublishTask
 from fettle.api.vocabulary import CandidateState
 from fettle.errors import StoreError
-from fettle.optimizer.report import Material, render
+from fettle.optimizer.report import Material, render, tensorboard
 from fettle.store.manifest import Manifest, artifact_uri, missing_file, read_stored
 from fettle.store.store import Store
 
@@ -37,10 +38,20 @@ def run(task: PublishTask, store: Store) -> PublishReport:
         manifests=manifests,
         artifacts={digest: artifact_uri(store.uri, digest) for digest in manifests},
     )
-    path = f"reports/{task.namespace}/{task.name}/{task.generation}.html"
+    folder = f"reports/{task.namespace}/{task.name}/{task.generation}"
+    _write_curves(store, f"{folder}.tensorboard", builds)
+    path = f"{folder}.html"
     store.write_bytes(path, render(material).encode())
     log.info("report written to %s/%s", store.uri, path)
     return PublishReport(report_uri=f"{store.uri}/{path}", artifacts=winners)
+
+
+def _write_curves(store: Store, folder: str, builds: list[BuildReport]) -> None:
+    """An event file of TensorBoard for each build that trained, in a folder of its name. Raises StoreError."""
+    for build in builds:
+        if build.training is not None:
+            content = tensorboard.events(build.training, ended=time.time())
+            store.write_bytes(f"{folder}/{build.name}/{tensorboard.NAME}", content)
 
 
 def _answer(store: Store, task_hash: str, kind: type[ReportT]) -> ReportT:

@@ -76,7 +76,9 @@ def test_every_command_for_a_rollout_knows_its_names(command: str) -> None:
 
 
 @pytest.mark.usefixtures("kubeconfig")
-@pytest.mark.parametrize(("command", "offered"), [("why", ["digits", "diagrams"]), ("report", ["diagrams"])])
+@pytest.mark.parametrize(
+    ("command", "offered"), [("why", ["digits", "diagrams"]), ("report", ["diagrams"]), ("tensorboard", ["diagrams"])]
+)
 def test_every_other_command_knows_the_names_of_its_kinds(command: str, offered: list[str]) -> None:
     assert completed(command, "") == offered
 
