@@ -86,6 +86,21 @@ def student() -> nn.Module:
     return Net(width=8)
 
 
+class Precise(Net):
+    """A net that insists on the data type of what its layers answer."""
+
+    def forward(self, image: torch.Tensor) -> torch.Tensor:
+        """As `Net`; what scatters has to have the data type of what it is scattered into."""
+        scores = super().forward(image)
+        nothing = 0 * image.flatten(1)[:, :10]
+        return nothing.scatter_add(1, torch.arange(10).expand_as(nothing), scores)
+
+
+def precise() -> nn.Module:
+    """A net that cannot compute in bfloat16."""
+    return Precise()
+
+
 def stranger() -> nn.Module:
     """A net that answers something else."""
     return nn.Sequential(nn.Flatten(), nn.Linear(64, 3))

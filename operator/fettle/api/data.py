@@ -9,7 +9,7 @@ from pydantic import Field
 from fettle.api import metrics
 from fettle.api.base import ApiModel, Rule, rules
 from fettle.api.uris import Address, SecretName, file_rules
-from fettle.api.vocabulary import AgreementMode, Average, Color, Layout, Metric, SeveralLabels, Uri
+from fettle.api.vocabulary import AgreementMode, Augmentation, Average, Color, Layout, Metric, SeveralLabels, Uri
 
 
 class PreprocessSpec(ApiModel):
@@ -80,6 +80,16 @@ class TrainingSpec(ApiModel):
             description="Name of the array that holds the labels. Without labels, training only follows the original's answers.",
         ),
     ] = "labels"
+    augment: Annotated[
+        tuple[Augmentation, ...],
+        Field(
+            max_length=5,
+            description="Random changes of images during training, different in each epoch. HorizontalFlip and VerticalFlip mirror half of the "
+            "images, Crop cuts out 80 to 100 % of each side and scales it back, Shift moves by up to an eighth of each side, Noise adds Gaussian "
+            "noise of 2 % of the standard deviation. Evaluation and calibration items stay as they are.",
+            json_schema_extra={"x-set": True},
+        ),
+    ] = ()
 
 
 class AgreementSpec(ApiModel):

@@ -22,6 +22,7 @@ from fettle.api.signature import Signature
 from fettle.api.training import TrainSpec
 from fettle.api.vocabulary import (
     Architecture,
+    Augmentation,
     Basis,
     CandidateState,
     ModelFormat,
@@ -82,10 +83,11 @@ class LossBound(ApiModel):
 
 
 class TrainingPlan(ApiModel):
-    """How the steps of a build train, and how answers are judged, which decides what they train for."""
+    """How the steps of a build train, how answers are judged, which decides what they train for, and how training images are changed."""
 
     spec: TrainSpec
     evaluation: EvaluationSpec | None = None
+    augment: tuple[Augmentation, ...] = ()  # sorted
 
 
 class DeviceForm(ApiModel):

@@ -36,6 +36,13 @@ class TrainSpec(ApiModel):
         Field(ge=0, le=1, description="Weight decay. Not applied to biases and normalization layers."),
     ] = 0.0001
     seed: Annotated[int, Field(ge=0, le=2**31 - 1, description="Random seed: order of items, dropout.")] = 0
+    mixed_precision: Annotated[
+        bool,
+        Field(
+            description="Compute layers in bfloat16 while training (autocast). Weights, losses and validation stay in float32. Needs a CPU with "
+            "bfloat16 instructions."
+        ),
+    ] = False
     deadline_seconds: Annotated[
         int,
         Field(

@@ -206,6 +206,16 @@ class Schedule(StrEnum):
     CONSTANT = "Constant"
 
 
+class Augmentation(StrEnum):
+    """A random change of images while a model trains."""
+
+    HORIZONTAL_FLIP = "HorizontalFlip"
+    VERTICAL_FLIP = "VerticalFlip"
+    CROP = "Crop"
+    SHIFT = "Shift"
+    NOISE = "Noise"
+
+
 class Objective(StrEnum):
     """What to prefer among the candidates that pass every constraint."""
 

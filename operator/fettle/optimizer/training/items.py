@@ -12,6 +12,7 @@ import torch
 from fettle.api.signature import Signature
 from fettle.errors import RecipeError
 from fettle.optimizer.measure.items import MappedItems, digests
+from fettle.optimizer.training.augment import Augmenter
 from fettle.runtimes.torchscript import to_tensor
 from fettle.store.arrays import Texts
 
@@ -22,12 +23,16 @@ HELD_OUT_SHARE, HELD_OUT_MOST = 0.1, 1000
 
 @dataclass(frozen=True)
 class TrainingItems:
-    """Items with their labels, if there are any: `teaching` and `held_out` are places of the two parts, in the order of their content."""
+    """Items with their labels, if there are any: `teaching` and `held_out` are places of the two parts, in the order of their content.
+
+    `augmenter` changes those that teach, and only while they do.
+    """
 
     items: MappedItems
     labels: Array | Texts | None
     teaching: tuple[int, ...]
     held_out: tuple[int, ...]
+    augmenter: Augmenter | None = None
 
     @property
     def signature(self) -> Signature:
@@ -38,6 +43,11 @@ class TrainingItems:
         """What the model takes for these items in one run, in the order of its inputs."""
         feed = self.items.feed(places)
         return [to_tensor(feed[tensor.name]) for tensor in self.signature.inputs]
+
+    def seen(self, places: Sequence[int], drawn: Sequence[int]) -> list[torch.Tensor]:
+        """What the model takes for these items in one run while it learns; `drawn` are the numbers from which random changes follow."""
+        given = self.tensors(places)
+        return given if self.augmenter is None else [self.augmenter.changed(given[0], drawn)]
 
     def runs(self, places: Sequence[int]) -> Iterator[list[int]]:
         """`places` as they go into the model: all at once, or one by one where it takes no batch."""

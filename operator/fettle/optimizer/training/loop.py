@@ -89,6 +89,11 @@ class Teacher:
                 )
         return answers
 
+    def afresh(self, given: Sequence[torch.Tensor]) -> tuple[torch.Tensor, ...]:
+        """Its answers to what was changed at random, and will not come again."""
+        with torch.no_grad():
+            return call(self.module, given)
+
     def _run(self, places: Sequence[int]) -> tuple[torch.Tensor, ...]:
         if not self.items.signature.batchable:
             return call(self.module, self.items.tensors(places))
@@ -211,18 +216,20 @@ class Trainer:
                 share = (epoch - 1 + number / len(planned)) / self.epochs
                 for group in optimizer.param_groups:
                     group["lr"] = self._rate(share)
-                loss = self._step(places, optimizer)
+                loss = self._step(places, optimizer, (self.spec.seed, epoch, number))
                 if not math.isfinite(loss):
                     return loss
                 total += loss * len(places)
             return total / len(items.teaching)
 
-    def _step(self, places: Sequence[int], optimizer: torch.optim.Optimizer) -> float:
+    def _step(self, places: Sequence[int], optimizer: torch.optim.Optimizer, drawn: tuple[int, ...]) -> float:
+        """The mean loss of these items. `drawn`: the numbers from which random changes of them follow."""
         items, total = self.teacher.items, 0.0
         optimizer.zero_grad(set_to_none=True)
-        for run in items.runs(places):
-            taught = self.teacher.answers(run)
-            loss = self.objective.loss(call(self.student, items.tensors(run)), taught, run) * (len(run) / len(places))
+        for number, run in enumerate(items.runs(places)):
+            given = items.seen(run, (*drawn, number))
+            taught = self.teacher.answers(run) if items.augmenter is None else self.teacher.afresh(given)
+            loss = self.objective.loss(self._answers(given), taught, run) * (len(run) / len(places))
             value = float(loss.detach())
             if not math.isfinite(value):
                 return value
@@ -234,6 +241,14 @@ class Trainer:
         optimizer.step()
         self.prepared()
         return total
+
+    def _answers(self, given: Sequence[torch.Tensor]) -> tuple[torch.Tensor, ...]:
+        """The student's, whose layers compute in bfloat16 in mixed precision; what is made of them is not rounded further."""
+        if not self.spec.mixed_precision:
+            return call(self.student, given)
+        with mixed_precision():
+            answers = call(self.student, given)
+        return tuple(answer.float() if answer.is_floating_point() else answer for answer in answers)
 
     # ------------------------------------------------------------------------------------------------------------- judging
 
@@ -316,6 +331,11 @@ def training(student: Module, batchable: bool) -> Iterator[None]:
         yield
     finally:
         student.eval()
+
+
+def mixed_precision() -> torch.autocast:
+    """The context in which layers compute in bfloat16."""
+    return torch.autocast("cpu", torch.bfloat16)
 
 
 def _copied(state: dict[str, Any]) -> dict[str, Any]:

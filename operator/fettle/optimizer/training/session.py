@@ -16,15 +16,17 @@ from fettle.api.data import EvaluationSpec
 from fettle.api.report import TrainingEpoch, TrainingFigures
 from fettle.api.signature import Signature
 from fettle.api.task import BuildTask, TrainingPlan
+from fettle.api.text import quoted
 from fettle.api.training import TrainSpec
 from fettle.errors import RecipeError
 from fettle.optimizer.data.columns import LABELS
 from fettle.optimizer.measure.items import MappedItems, of, unpack
 from fettle.optimizer.onnx.session import session
 from fettle.optimizer.reference import REFERENCE_ITEMS, OriginalAnswers
+from fettle.optimizer.training.augment import augmenter
 from fettle.optimizer.training.checkpoints import Checkpoints
 from fettle.optimizer.training.items import TrainingItems, training_items
-from fettle.optimizer.training.loop import RATES, Progress, Teacher, Trainer, rounded
+from fettle.optimizer.training.loop import RATES, Progress, Teacher, Trainer, mixed_precision, rounded
 from fettle.optimizer.training.objective import TrainingObjective, Weights, objective
 from fettle.optimizer.training.program import Module, call, opened, runner
 from fettle.runtimes import cpu
@@ -178,6 +180,7 @@ class Training:
         `prepared`: done after each step of the optimizer. `rate_share`: of the learning rate that is taken where none is asked for.
         Raises RecipeError.
         """
+        self._try_precision(student)
         judging, rate = self.objective(weights), self.spec.learning_rate or RATES[self.spec.optimizer] * rate_share
         spec, epochs = self.spec.model_copy(update={"learning_rate": rate}), phase.epochs or self.epochs
         trainer = Trainer(student, self.remembered, judging, spec, epochs, phase.share, prepared)
@@ -190,6 +193,19 @@ class Training:
         progress = trainer.run(state, keep)
         self._tell(trainer, progress, student)
         return progress
+
+    def _try_precision(self, student: Module) -> None:
+        """Raises RecipeError where mixed precision is asked for, and the model computes with the data type of its layers' answers."""
+        if not self.spec.mixed_precision:
+            return
+        student.eval()
+        try:
+            with torch.no_grad(), mixed_precision():
+                call(student, self.example)
+        except RuntimeError as error:
+            raise RecipeError(
+                f"train.mixedPrecision: the model does not run in bfloat16: {quoted(error)}; leave it out"
+            ) from error
 
     def _tell(self, trainer: Trainer, progress: Progress, student: Module) -> None:
         chosen = next(row for row in progress.curve if row.epoch == progress.best)
@@ -233,8 +249,21 @@ def begin(
         files = unpack(store, task.training, folder)
         labels = mapped(files[LABELS]) if LABELS in files else None
         items = training_items(of({name: mapped(path) for name, path in files.items()}, task.signature), labels)
+        changes = augmenter(plan.augment, task.signature, items.tensors(items.teaching[:1]), labels)
+        items = replace(items, augmenter=changes)
+        _require_precision(plan.spec)
     checkpoints = Checkpoints(store, key)
     return Training(original, task.signature, items, plan.spec, task.evaluation, checkpoints, calibration, notes)
+
+
+def _require_precision(spec: TrainSpec) -> None:
+    """Raises RecipeError where this machine cannot train as it is asked to."""
+    found = cpu.detect()
+    if spec.mixed_precision and not found.bf16:
+        raise RecipeError(
+            f"train.mixedPrecision needs a CPU with bfloat16 instructions (AVX-512 BF16, AMX or Arm's), found {found.label}: leave it out, or run "
+            "Jobs on such nodes"
+        )
 
 
 def parameters(module: Module) -> int:
@@ -245,5 +274,9 @@ def parameters(module: Module) -> int:
 def _shown(progress: Progress) -> tuple[TrainingEpoch, ...]:
     """Its curve, thinned where it is long; the first epoch, the best and the last stay."""
     step, last = -(-len(progress.curve) // SHOWN_EPOCHS), len(progress.curve) - 1
-    kept = (row for place, row in enumerate(progress.curve) if not place % step or place == last or row.epoch == progress.best)
+    kept = (
+        row
+        for place, row in enumerate(progress.curve)
+        if not place % step or place == last or row.epoch == progress.best
+    )
     return tuple(rounded(row) for row in kept)

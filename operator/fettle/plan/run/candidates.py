@@ -136,7 +136,8 @@ def _bounded(planned: PlannedCandidate, spec: OptimizedModelSpec) -> PlannedCand
     judged, where one trains."""
     if planned.build is not None and planned.build.training is not None:
         judging = spec.data.evaluation.judging if spec.data.evaluation is not None else None
-        training = planned.build.training.model_copy(update={"evaluation": judging})
+        augment = tuple(sorted(spec.data.training.augment)) if spec.data.training is not None else ()
+        training = planned.build.training.model_copy(update={"evaluation": judging, "augment": augment})
         if not spec.recipes:  # nobody asked for it: it may take its part of the time, and no more
             most = min(training.spec.deadline_seconds, spec.search.deadline_seconds // UNASKED_SHARE)
             bounded = training.spec.model_copy(update={"deadline_seconds": max(most, 1)})

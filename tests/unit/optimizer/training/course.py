@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -19,7 +20,7 @@ from fettle.api.recipe import RecipeStep
 from fettle.api.report import BuildReport, PrepareReport
 from fettle.api.task import BuildPlan, BuildTask, PrepareTask, StoredModel, TrainingPlan
 from fettle.api.training import TrainSpec
-from fettle.api.vocabulary import Metric, RuntimeName
+from fettle.api.vocabulary import Augmentation, Metric, RuntimeName
 from fettle.optimizer import build, stage
 from fettle.store.store import Store
 from fettle.store.uris import Mounts
@@ -63,13 +64,15 @@ class Course:
         """The store in the claim."""
         return Store.open("pvc://claim/store", Mounts({"claim": self.folder}))
 
-    def task(self, *documents: dict[str, Any], **train: Any) -> BuildTask:
-        """The task of the first segment of a recipe."""
+    def task(self, *documents: dict[str, Any], augment: Sequence[Augmentation] = (), **train: Any) -> BuildTask:
+        """The task of the first segment of a recipe; `train` as in a manifest."""
         plan = BuildPlan(
             name="lean-onnxruntime",
             family=RuntimeName.ONNXRUNTIME,
             steps=tuple(RecipeStep.model_validate(document) for document in documents),
-            training=TrainingPlan(spec=TrainSpec.model_validate(train), evaluation=self.evaluation),
+            training=TrainingPlan(
+                spec=TrainSpec.model_validate(train), evaluation=self.evaluation, augment=tuple(augment)
+            ),
         )
         original = self.prepared.original
         return BuildTask(

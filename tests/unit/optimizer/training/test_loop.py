@@ -11,6 +11,7 @@ import sys
 import time
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -21,6 +22,7 @@ from fettle.api.progress import progress_in
 from fettle.api.report import BuildReport, unframe
 from fettle.api.signature import Signature, Tensor
 from fettle.api.task import BuildTask, encode_task
+from fettle.api.vocabulary import Augmentation
 from fettle.optimizer import build
 from fettle.optimizer.measure.items import MappedItems
 from fettle.optimizer.training import loop, session
@@ -68,7 +70,9 @@ def test_a_training_that_gains_nothing_stops(course: Course) -> None:
     assert report.training.epochs < 50
 
 
-def test_a_training_tells_after_each_epoch_how_far_it_has_come(course: Course, caplog: pytest.LogCaptureFixture) -> None:
+def test_a_training_tells_after_each_epoch_how_far_it_has_come(
+    course: Course, caplog: pytest.LogCaptureFixture
+) -> None:
     with caplog.at_level("INFO"):
         report = course.build({"distill": {"student": {"width": 0.5}}}, epochs=3, learningRate=0.004)
     assert report.training is not None, report.message
@@ -143,11 +147,23 @@ def test_the_teacher_says_the_same_of_an_item_in_whatever_company_it_is_asked() 
     assert torch.equal(teacher.answers(range(19, -1, -1))[0], kept.flip(0))
 
 
+@pytest.mark.parametrize(
+    "more",
+    [
+        {},
+        {"augment": tuple(Augmentation)},
+        pytest.param(
+            {"mixedPrecision": True},
+            marks=pytest.mark.skipif(not cpu.detect().bf16, reason="this CPU has no bfloat16 instructions"),
+        ),
+    ],
+    ids=["plain", "augmented", "in mixed precision"],
+)
 def test_a_training_that_was_killed_ends_with_the_same_file_as_an_undisturbed_one(
-    course: Course, tmp_path: Path
+    course: Course, tmp_path: Path, more: dict[str, Any]
 ) -> None:
-    """With all that is drawn at random: the order of items, and what dropout drops."""
-    task = course.task({"prune": {"ratio": 0.5, "iterations": 2}}, epochs=8)
+    """With all that is drawn at random: the order of items, what dropout drops, how images are changed."""
+    task = course.task({"prune": {"ratio": 0.5, "iterations": 2}}, epochs=8, **more)
     folder = tmp_path / "claim"
     shutil.copytree(course.folder, folder)
     store = Store.open("pvc://claim/store", Mounts({"claim": folder}))

@@ -12,8 +12,8 @@ from fettle.api.images import Image
 from fettle.api.progress import TrainingStatus
 from fettle.api.reasons import Reason
 from fettle.api.recipe import RecipeStep
-from fettle.api.task import BuildPlan, BuildTask, StoredData, TrainingPlan
-from fettle.api.vocabulary import CandidateState, RuntimeName
+from fettle.api.task import BuildPlan, BuildTask, StoredData, TrainingPlan, task_hash
+from fettle.api.vocabulary import Augmentation, CandidateState, RuntimeName
 from fettle.plan.run.candidates import possible_builds
 from fettle.plan.run.images import image_of
 
@@ -179,7 +179,9 @@ def test_status_shows_how_far_a_training_has_come_until_it_is_over() -> None:
     (request,) = [request for request in world.started if request.stage == "build"]
     before = world.rows()["lean-onnxruntime"]
     assert (before.state, before.training, before.message) == (CandidateState.RUNNING, None, None)
-    come = TrainingStatus(epoch=3, epochs=20, loss=0.4, validation_loss=0.5, validation_score=0.9, best_epoch=3, seconds=9)
+    come = TrainingStatus(
+        epoch=3, epochs=20, loss=0.4, validation_loss=0.5, validation_score=0.9, best_epoch=3, seconds=9
+    )
     running = world.tasks[request.task_hash]
     world.tasks[request.task_hash] = replace(running, training=come)
     world.look()
@@ -188,3 +190,16 @@ def test_status_shows_how_far_a_training_has_come_until_it_is_over() -> None:
         assert (row.state, row.training, row.message) == (CandidateState.RUNNING, come, come.words)
     world.settle()
     assert {row.training for row in world.status.candidates} == {None}
+
+
+def test_images_are_changed_for_builds_that_train_and_for_no_other() -> None:
+    def built(*names: str) -> list[BuildTask]:
+        return tasks(run(PRUNE, STATIC, data={**DATA, "training": {**DATA["training"], "augment": list(names)}}))
+
+    first, *last = built("Noise", "Crop")
+    assert first.plan.training is not None
+    assert first.plan.training.augment == (Augmentation.CROP, Augmentation.NOISE)
+    (again, *_), (plain, *others) = built("Crop", "Noise"), built()
+    assert task_hash(first) == task_hash(again), "their order says nothing"
+    assert task_hash(first) != task_hash(plain)
+    assert [task.plan.digest for task in last] == [task.plan.digest for task in others]
