@@ -6,7 +6,7 @@ import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypedDict
 
 import numpy as np
 
@@ -64,3 +64,37 @@ class GivenItems:
         path = folder / f"{name}.npz"
         np.savez(path, **arrays)  # type: ignore[arg-type]
         return str(path)
+
+
+class LearningItems(TypedDict, total=False):
+    """Items that a model is changed by, and which prove nothing: `calibration` without labels, `training` with labels or without."""
+
+    calibration: Any
+    training: Any
+
+
+@dataclass(frozen=True)
+class RunItems:
+    """All items of a run: those that decide, and those to learn from."""
+
+    evaluation: GivenItems
+    calibration: GivenItems
+    training: GivenItems
+
+    @classmethod
+    def of(cls, evaluation: Any, calibration: Any = None, training: Any = None) -> RunItems:
+        """What a caller gave. Raises UsageError."""
+        return cls(
+            GivenItems.of(evaluation, labelled=True),
+            GivenItems.of(calibration, labelled=False),
+            GivenItems.of(training, labelled=True),
+        )
+
+    @property
+    def example(self) -> list[Array]:
+        """The arrays of those that were given first, in the order in which a run needs them."""
+        return self.evaluation.example or self.calibration.example or self.training.example
+
+    def files(self, inputs: Sequence[str], folder: Path) -> dict[str, str | None]:
+        """The file of each kind; None where there are none. Raises UsageError."""
+        return {kind: items.file(kind, inputs, folder) for kind, items in vars(self).items()}

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from threading import Thread
-from typing import Any
+from typing import Any, Unpack
 
 import yaml
 from rich.console import Console
@@ -26,7 +26,7 @@ from fettle.cli.local.results import keep_result
 from fettle.cli.local.run import LocalRun
 from fettle.cli.views.progress import PlainDisplay, candidates_table, stage_line
 from fettle.errors import UsageError
-from fettle.library.items import LABELS, GivenItems
+from fettle.library.items import LABELS, LearningItems, RunItems
 from fettle.library.models import Array, written
 from fettle.library.predict import Predictor
 
@@ -116,32 +116,35 @@ def optimize(
     model: Any,
     evaluation: Any = None,
     *,
-    calibration: Any = None,
     max_drop: float | None = None,
     metric: str | None = None,
     target: Target = Target(),
     options: RunOptions = RunOptions(),
+    **learning: Unpack[LearningItems],
 ) -> Result:
     """Make `model` faster, and prove by `evaluation` that it loses no more than `max_drop` of its accuracy.
 
     `model`: a path, an onnx.ModelProto, a torch.nn.Module, a torch.export.ExportedProgram, a model of transformers or Keras, or a scikit-learn
-    estimator. `evaluation`: a path, an array, a dictionary of arrays by input, or a pair of one of these and labels; `calibration`: the same
-    without labels. Without labels the original's answers are the truth. `metric`: a name of `data.evaluation.metric`, by default what the model's
-    outputs look like.
+    estimator. `evaluation`: a path, an array, a dictionary of arrays by input, or a pair of one of these and labels. Without labels the original's
+    answers are the truth. `metric`: a name of `data.evaluation.metric`, by default what the model's outputs look like.
+
+    `learning`: `calibration`, as `evaluation` without labels, and `training`, as `evaluation`: with it, the model is also made smaller and trained
+    (needs PyTorch). Training items that are evaluation items as well are left out.
 
     It blocks until the run is over, some minutes. Raises UsageError for what does not go together; what cannot be done with this model or
     these items is told by the result.
     """
-    judged, measured = GivenItems.of(evaluation, labelled=True), GivenItems.of(calibration, labelled=False)
+    items = RunItems.of(evaluation, **learning)
     with tempfile.TemporaryDirectory(prefix="fettle-inputs-") as temporary:
         folder = Path(temporary)
-        file = written(model, judged.example or measured.example, folder)
+        file = written(model, items.example, folder)
+        files = items.files(file.inputs, folder)
         asked = ModelOptions(
             model=file.path,
-            evaluation=judged.file("evaluation", file.inputs, folder),
-            calibration=measured.file("calibration", file.inputs, folder),
-            training=None,
-            label_key=LABELS if judged.labels is not None else None,
+            evaluation=files["evaluation"],
+            calibration=files["calibration"],
+            training=files["training"],
+            label_key=LABELS if items.evaluation.labels is not None else None,
             metric=metric,
             max_drop=max_drop,
             objective=options.objective,

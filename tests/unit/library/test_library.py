@@ -22,7 +22,7 @@ import fettle
 from fettle.api.optimizedmodel_status import OptimizedModelStatus
 from fettle.cli.local.mounts import Places
 from fettle.errors import UsageError
-from fettle.library.items import GivenItems
+from fettle.library.items import GivenItems, RunItems
 from fettle.library.models import written
 from fettle.library.predict import Predictor
 from fettle.store.uris import Mounts
@@ -163,3 +163,38 @@ def test_a_run_that_published_nothing_predicts_nothing(tmp_path: Path) -> None:
     result = fettle.Result(OptimizedModelStatus(), Places(make_spec(), Mounts({}), "pvc://store"))
     with pytest.raises(UsageError, match="there is no winner to predict with"):
         result.predict(VECTORS)
+
+
+def test_training_items_are_stored_with_their_labels(tmp_path: Path) -> None:
+    items = RunItems.of(None, calibration=VECTORS[:9], training=({"x": VECTORS}, CLASSES))
+    assert [array.shape for array in items.example] == [(9, 8)]
+    files = items.files(("x",), tmp_path)
+    assert files == {
+        "evaluation": None,
+        "calibration": str(tmp_path / "calibration.npz"),
+        "training": str(tmp_path / "training.npz"),
+    }
+    with np.load(tmp_path / "training.npz") as stored:
+        assert set(stored) == {"x", "labels"}
+        np.testing.assert_array_equal(stored["labels"], CLASSES)
+
+
+def test_training_items_with_other_labels_are_refused_before_any_work(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    models.save(models.conditional(), tmp_path / "x.onnx")
+    with pytest.raises(UsageError, match="there are 9 labels for 300 items"):
+        fettle.optimize("x.onnx", VECTORS, training=(VECTORS, CLASSES[:9]))
+    with pytest.raises(TypeError, match="trainning"):
+        fettle.optimize("x.onnx", VECTORS, trainning=VECTORS)
+    assert not (tmp_path / "fettle-store").exists()
+
+
+def test_training_items_reach_the_run(tmp_path: Path) -> None:
+    """Those that do not fit the model are what the run says first."""
+    options = fettle.RunOptions(store=tmp_path / "store", measure_seconds=1, progress=False)
+    estimator = LogisticRegression().fit(VECTORS, CLASSES)
+    result = fettle.optimize(estimator, (VECTORS, CLASSES), training=(VECTORS[:, :3], CLASSES), options=options)
+    assert result.winner is None
+    assert "training.npz" in result.message
