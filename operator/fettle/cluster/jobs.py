@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from fettle.api.base import GROUP, MANAGED_LABEL
 from fettle.api.optimizedmodel import JobsSpec, TargetSpec
 from fettle.api.pods import ResourceSpec
-from fettle.api.task import AnyTask, BuildTask, encode_task
+from fettle.api.task import AnyTask, encode_task
 from fettle.api.uris import MOUNTS_VARIABLE, Address, encode_mounts
 from fettle.cluster import credentials
 from fettle.cluster.claims import claims_of, mounts
@@ -46,10 +46,6 @@ def trains(job: Object) -> bool:
     return TRAINS_ANNOTATION in (job["metadata"].get("annotations") or {})
 
 
-def _trains(task: AnyTask) -> bool:
-    return isinstance(task, BuildTask) and task.plan.trains
-
-
 def render(owner: Object, jobs: JobsSpec, request: TaskRequest, store: Address, settings: Settings) -> Object:
     """The Job of one attempt at a task of the OptimizedModel `owner`, whose store is `store`."""
     metadata = owner["metadata"]
@@ -68,7 +64,7 @@ def render(owner: Object, jobs: JobsSpec, request: TaskRequest, store: Address, 
         TASK_ANNOTATION: request.task_hash,
         TITLE_ANNOTATION: request.label,
         OWNER_ANNOTATION: f"{OPTIMIZED_MODEL.kind}/{metadata['name']}",
-        **({TRAINS_ANNOTATION: "true"} if _trains(request.task) else {}),
+        **({TRAINS_ANNOTATION: "true"} if request.trains else {}),
     }
     return {
         **child(JOB, OPTIMIZED_MODEL, owner, job_name(owner, request), labels, annotations=annotations),

@@ -6,12 +6,15 @@ import asyncio
 from datetime import datetime, timedelta
 
 import pytest
-from tests.unit.plan.optimize.world import START, World, failure, make_spec
+from tests.unit.plan.optimize.world import START, World, digest, failure, make_spec
 
 from fettle.api.conditions import find
 from fettle.api.optimizedmodel import OptimizedModelSpec
 from fettle.api.optimizedmodel_status import OptimizedModelStatus
+from fettle.api.progress import TrainingStatus
 from fettle.api.reasons import Reason
+from fettle.api.task import StoredData
+from fettle.cli.local import run
 from fettle.cli.local.run import LocalRun, RunInput
 from fettle.plan.run.state import RunDecision, TaskPhase, TaskRequest, TaskState
 
@@ -133,3 +136,31 @@ async def test_an_interrupted_run_ends_what_it_started() -> None:
         await work
     assert bench.running == []
     assert bench.ended == ["prepare"]
+
+
+async def test_while_a_training_runs_its_figures_are_shown(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(run, "PROGRESS_SECONDS", 0.001)
+    data = {"evaluation": {"uri": "pvc://models/e.npz"}, "training": {"uri": "pvc://models/t.npz"}}
+    spec = make_spec(data=data, recipes=[{"name": "lean", "steps": [{"prune": {}}]}])
+    bench = Bench(World(prepare={"training": StoredData(sha256=digest("training"), items=800)}))
+    shown: list[int] = []
+
+    def progress(request: TaskRequest) -> TrainingStatus:
+        assert request.label == "build lean-torchscript"
+        epoch = len(shown) + 1
+        return TrainingStatus(
+            epoch=epoch, epochs=9, validation_loss=0.5, validation_score=0.9, best_epoch=1, seconds=epoch
+        )
+
+    def note(decision: RunDecision, running: tuple[TaskRequest, ...]) -> None:
+        found = {row.training.epoch for row in decision.status.candidates if row.training is not None}
+        shown.extend(found)
+        if any(request.trains for request in running) and len(shown) < 3:
+            bench.hold.clear()
+        else:
+            bench.hold.set()
+
+    given = RunInput("default", "digits", 1, spec, "pvc://fettle-store")
+    status = await LocalRun(given, bench, on_change=note, clock=Watch(), progress=progress).run()
+    assert reason(status) == Reason.PUBLISHED
+    assert shown[:3] == [1, 2, 3]

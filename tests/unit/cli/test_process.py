@@ -11,6 +11,7 @@ import psutil
 import pytest
 from tests.unit.plan.optimize.world import World
 
+from fettle.api.progress import TrainingStatus, progress_line
 from fettle.api.reasons import Reason
 from fettle.api.report import PrepareReport
 from fettle.cli.local.process import Processes
@@ -110,3 +111,19 @@ async def test_an_interrupted_task_leaves_no_process_behind(tmp_path: Path) -> N
             await asyncio.sleep(0.05)
         else:
             raise AssertionError(f"{pid} still lives")
+
+
+async def test_what_a_training_said_last_is_read_from_its_log(tmp_path: Path) -> None:
+    task = wanted()
+    runner = processes(tmp_path, "")
+    assert runner.progress(task) is None, "its log is not there yet"
+    come = [
+        TrainingStatus(epoch=epoch, epochs=9, validation_loss=0.5, validation_score=0.9, best_epoch=1, seconds=epoch)
+        for epoch in (1, 2)
+    ]
+    runner.logs.mkdir()
+    lines = [*(f"12:00:00 fettle.loop: {progress_line(each)}" for each in come), "x" * 40_000]
+    runner.log_of(task).write_text("\n".join(lines[:2]) + "\nsaving\n")
+    assert runner.progress(task) == come[1]
+    runner.log_of(task).write_text("\n".join(lines))
+    assert runner.progress(task) is None, "only the end of a long log is read"

@@ -26,7 +26,8 @@ def model_run(
     given_by_spec = {variable.name: variable.value for variable in located.spec.jobs.env}
     environment = {**os.environ, **located.mounts.to_environment(), **given_by_spec}
     given = RunInput(manifest.namespace, manifest.name, generation, located.spec, located.store, measure_seconds)
-    return LocalRun(given, through(Processes(environment, logs_of(located, manifest))), on_change)
+    processes = Processes(environment, logs_of(located, manifest))
+    return LocalRun(given, through(processes), on_change, progress=processes.progress)
 
 
 def logs_of(located: Places, manifest: ModelDocument) -> Path:

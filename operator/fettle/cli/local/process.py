@@ -16,12 +16,14 @@ from pathlib import Path
 
 from pydantic import ValidationError
 
+from fettle.api.progress import TrainingStatus, progress_in
 from fettle.api.reasons import Reason
 from fettle.api.report import Termination, unframe
 from fettle.api.task import encode_task
 from fettle.plan.run.state import TaskPhase, TaskRequest, TaskState
 
 GRACE_SECONDS = 5.0  # between the polite and the other signal
+TAIL = 32 << 10  # bytes of a log, among which its last figures are
 COMMAND = (sys.executable, "-m", "fettle.optimizer")
 
 
@@ -37,6 +39,16 @@ class Processes:
         """Where the log of that attempt lies."""
         label = re.sub(r"[^a-z0-9.-]+", "-", request.label.lower())
         return self.logs / f"{label}-{request.task_hash[:8]}-{request.attempt}.log"
+
+    def progress(self, request: TaskRequest) -> TrainingStatus | None:
+        """What a training said last in its log; None where it has said nothing yet."""
+        try:
+            with self.log_of(request).open("rb") as log:
+                log.seek(max(log.seek(0, os.SEEK_END) - TAIL, 0))
+                lines = log.read().decode(errors="replace").splitlines()
+        except FileNotFoundError:  # it has only just begun
+            return None
+        return next((told for line in reversed(lines) if (told := progress_in(line)) is not None), None)
 
     async def run(self, request: TaskRequest) -> TaskState:
         """Run the task to its end, or to its deadline. Cancelled, it takes the process and its children with it."""

@@ -9,17 +9,20 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from typing import Protocol
 
 from fettle.api.optimizedmodel import OptimizedModelSpec
 from fettle.api.optimizedmodel_status import OptimizedModelStatus
+from fettle.api.progress import TrainingStatus
 from fettle.api.task import SECONDS_PER_CANDIDATE
 from fettle.plan.run.decide import decide
 from fettle.plan.run.state import RunDecision, RunSnapshot, TaskPhase, TaskRequest, TaskState
 
 OnChange = Callable[[RunDecision, tuple[TaskRequest, ...]], None]
+ProgressOf = Callable[[TaskRequest], TrainingStatus | None]
+PROGRESS_SECONDS = 2.0  # between looks at what trainings say
 
 
 @dataclass(frozen=True)
@@ -55,12 +58,14 @@ class LocalRun:
         runner: Runner,
         on_change: OnChange = lambda decision, running: None,
         clock: Callable[[], datetime] = _now,
+        progress: ProgressOf = lambda request: None,
     ) -> None:
-        """`on_change` is called after every decision, with the tasks that run then."""
+        """`on_change` is called after every decision, with the tasks that run then. `progress` says how far a training has come."""
         self._given = given
         self._runner = runner
         self._on_change = on_change
         self._clock = clock
+        self._progress = progress
         self._status = OptimizedModelStatus()
         self._states: dict[str, TaskState] = {}
         self._running: dict[asyncio.Task[TaskState], TaskRequest] = {}
@@ -87,13 +92,22 @@ class LocalRun:
             spec=given.spec,
             status=self._status,
             default_store=given.store,
-            tasks=dict(self._states),
+            tasks=self._known(),
             now=self._clock(),
             seconds_per_candidate=given.seconds_per_candidate,
         )
         decision = decide(snapshot)
         self._status = decision.status
         return decision
+
+    def _known(self) -> dict[str, TaskState]:
+        """What is known of the tasks; of trainings that run, how far they have come too."""
+        states = dict(self._states)
+        for request in self._running.values():
+            if request.trains:
+                state = states[request.task_hash]
+                states[request.task_hash] = replace(state, training=self._progress(request))
+        return states
 
     def _start(self, decision: RunDecision) -> None:
         for request in decision.requests:
@@ -110,10 +124,12 @@ class LocalRun:
         return all(other.stage != "measure" for other in self._running.values())
 
     async def _wait(self, seconds: float | None) -> None:
-        """Until a task ends, or until the decision asked to look again."""
+        """Until a task ends, or until the decision asked to look again; while one trains, until it may have come further."""
         if not self._running:
             await asyncio.sleep(seconds if seconds is not None else 1.0)
             return
+        if any(request.trains for request in self._running.values()):
+            seconds = PROGRESS_SECONDS if seconds is None else min(seconds, PROGRESS_SECONDS)
         done, _ = await asyncio.wait(self._running, timeout=seconds, return_when=asyncio.FIRST_COMPLETED)
         for task in done:
             request = self._running.pop(task)

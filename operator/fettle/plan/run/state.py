@@ -13,7 +13,7 @@ from fettle.api.optimizedmodel_status import OptimizedModelStatus
 from fettle.api.progress import TrainingStatus
 from fettle.api.reasons import Reason
 from fettle.api.report import BuildReport, MeasureReport, PrepareReport, PublishReport
-from fettle.api.task import SECONDS_PER_CANDIDATE, AnyTask
+from fettle.api.task import SECONDS_PER_CANDIDATE, AnyTask, BuildTask
 from fettle.plan.events import EventDraft
 
 AnyReport = PrepareReport | BuildReport | MeasureReport | PublishReport
@@ -131,6 +131,11 @@ class TaskRequest:
     label: str  # for a person: "measure cpu", "build int8-static openvino"
     deadline_seconds: int
     target: TargetSpec | None = None
+
+    @property
+    def trains(self) -> bool:
+        """Whether it is a training."""
+        return isinstance(self.task, BuildTask) and self.task.plan.trains
 
 
 @dataclass(frozen=True)
