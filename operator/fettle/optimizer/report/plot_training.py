@@ -17,6 +17,8 @@ SCORE, LOSS, RATE = 2.4, 1.6, 1.1  # heights of the three plots
 
 def curve(name: str, figures: TrainingFigures) -> str | None:
     """What a training did in each epoch; None where it had none."""
+    from matplotlib.ticker import MaxNLocator
+
     if len(figures.curve) < 2:
         return None
     canvas, (score, loss, rate) = panels(WIDTH, (SCORE, LOSS, RATE))
@@ -26,7 +28,8 @@ def curve(name: str, figures: TrainingFigures) -> str | None:
     rate.plot([epoch for epoch, _ in rates], [value for _, value in rates], color=PLAIN, linewidth=1.4)
     rate.set_ylabel("learning rate")
     rate.set_ylim(bottom=0)
-    rate.set_xlabel("epoch (the star is the epoch that was used, the dashed line is the original)")
+    rate.xaxis.set_major_locator(MaxNLocator(integer=True))
+    rate.set_xlabel("epoch (star: used; square: the end; dashed line: the original)")
     first, last = figures.curve[0], figures.curve[-1]
     return svg(
         canvas,

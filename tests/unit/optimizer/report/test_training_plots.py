@@ -71,7 +71,14 @@ def test_the_report_draws_each_training_with_where_and_why_it_ended(tmp_path: Pa
 def test_loss_and_learning_rate_stand_below_the_score() -> None:
     drawn = plot_training.curve("lean", trained(ENDS[0]))
     assert drawn is not None
-    for label in ("held-out score", "loss", "training", "held out", "learning rate", "epoch (the star is"):
+    for label in (
+        "held-out score",
+        "loss",
+        "training",
+        "held out",
+        "learning rate",
+        "epoch (star: used; square: the end",
+    ):
         assert label in drawn
     assert "#0a0b" not in drawn, "every colour is the page's"
 
