@@ -159,7 +159,10 @@ class SourceSpec(ApiModel):
 
     def addresses(self) -> dict[str, Address]:
         """Field of the spec -> address that it names, the model's first."""
-        parts: dict[str, SourceSpec | FactorySpec | None] = {"spec.source.uri": self, "spec.source.factory.uri": self.factory}
+        parts: dict[str, SourceSpec | FactorySpec | None] = {
+            "spec.source.uri": self,
+            "spec.source.factory.uri": self.factory,
+        }
         return {field: Address(part.uri, part.secret_name) for field, part in parts.items() if part is not None}
 
 

@@ -107,7 +107,12 @@ def test_what_is_an_address_already_is_not_pushed(starter: Starter) -> None:
 
 def test_what_was_said_of_weights_goes_into_the_manifest(starter: Starter) -> None:
     inputs = [{"name": "image", "dtype": "FP32", "shape": ["N", 1, 16, 16]}]
-    source = {"uri": "weights.pt", "trusted": True, "factory": {"callable": "nets:create", "uri": "nets"}, "inputs": inputs}
+    source = {
+        "uri": "weights.pt",
+        "trusted": True,
+        "factory": {"callable": "nets:create", "uri": "nets"},
+        "inputs": inputs,
+    }
     document = {**starter.document, "spec": {**starter.document["spec"], "source": source}}
     files = addresses("small", "models", ["weights.pt", "items.npz", "nets"])
     text = replace(starter, document=document, files=files).text()

@@ -114,7 +114,11 @@ def test_plain_paths_start_at_the_files_folder() -> None:
         "training": {"uri": "data/t.npz"},
     }
     factory = {"callable": "nets:create", "uri": "code"}
-    found = read(text(source={"uri": "a model.onnx", "factory": factory}, data=data, store={"uri": "./store"}), "om.yaml", Path("/home/me"))
+    found = read(
+        text(source={"uri": "a model.onnx", "factory": factory}, data=data, store={"uri": "./store"}),
+        "om.yaml",
+        Path("/home/me"),
+    )
     spec = found.models[0].spec
     assert spec.source.uri == "file:///home/me/a%20model.onnx"
     assert spec.source.factory is not None and spec.source.factory.uri == "file:///home/me/code"

@@ -99,7 +99,9 @@ class ModelOptions:
     def _source(self) -> dict[str, Any]:
         """`spec.source`. Raises UsageError."""
         if (self.factory is None) != (self.factory_code is None):
-            raise UsageError("--factory MODULE:CALLABLE and --factory-code PATH belong together: the callable, and the code that it is in")
+            raise UsageError(
+                "--factory MODULE:CALLABLE and --factory-code PATH belong together: the callable, and the code that it is in"
+            )
         factory = {"callable": self.factory, "uri": self.factory_code}
         return {
             "uri": self.model,
@@ -112,7 +114,7 @@ class ModelOptions:
 
 def _input(text: str) -> dict[str, Any]:
     """An input from `NAME:DTYPE:SIZES`. Raises UsageError."""
-    name, dtype, sizes = (text.rsplit(":", 2) + ["", ""])[:3]
+    name, dtype, sizes, *_ = *text.rsplit(":", 2), "", ""
     if not (name and dtype):
         raise UsageError(f"--input {text}: expected NAME:DTYPE:SIZES, such as image:FP32:N,3,224,224 (N is the batch)")
     shape = [int(size) if re.fullmatch(r"-?\d+", size) else size for size in sizes.split(",") if size]
@@ -241,5 +243,7 @@ model_options = gathered(
         metavar="MODULE:CALLABLE",
         help="Callable that returns the PyTorch module, if MODEL contains only weights. Needs --factory-code and --trusted.",
     ),
-    click.option("--factory-code", metavar="PATH", help="Wheel, folder or Python file that contains the MODULE of --factory."),
+    click.option(
+        "--factory-code", metavar="PATH", help="Wheel, folder or Python file that contains the MODULE of --factory."
+    ),
 )

@@ -144,7 +144,9 @@ class Starter:
 def addresses(name: str, claim: str, paths: Iterable[str | None]) -> dict[str, str]:
     """Local file or folder -> its address in the claim. A path that is already an address is kept."""
     return {
-        path: path if "://" in path else f"pvc://{claim}/{name}/{Path(path).absolute().name}" for path in paths if path is not None
+        path: path if "://" in path else f"pvc://{claim}/{name}/{Path(path).absolute().name}"
+        for path in paths
+        if path is not None
     }
 
 

@@ -15,7 +15,9 @@ from fettle.store.uris import Location, Mounts, locate
 
 FIELD = "source.factory.uri"
 MOST_BYTES = 64 << 20
-MODELS = tuple(suffix for entry in catalog.FORMATS for suffix in entry.suffixes)  # no code, although they may lie beside it
+MODELS = tuple(
+    suffix for entry in catalog.FORMATS for suffix in entry.suffixes
+)  # no code, although they may lie beside it
 MADE = (".pyc", ".pyo")  # from code
 
 
@@ -48,7 +50,9 @@ def _folder(home: Location, folder: Path) -> tuple[str, ...]:
         copied.append(name)
         size += (folder / name).stat().st_size
         if size > MOST_BYTES:
-            message = f"{home.uri} ({FIELD}) contains more than {MOST_BYTES >> 20} MiB: put the code into a folder of its own"
+            message = (
+                f"{home.uri} ({FIELD}) contains more than {MOST_BYTES >> 20} MiB: put the code into a folder of its own"
+            )
             raise SourceError(message, reason=Reason.INVALID_SPEC)
     if not copied:
         raise SourceError(f"{home.uri} ({FIELD}) contains no code")

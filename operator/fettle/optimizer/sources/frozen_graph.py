@@ -94,7 +94,7 @@ def _outputs(graph: Any, wanted: Sequence[str]) -> dict[str, Any]:
     ]
     found = {name: _tensor(graph, name) for name in wanted or map(_name, last)}
     unknown = [name for name, tensor in found.items() if tensor is None]
-    if unknown or len(found) != 1 and not wanted:
+    if unknown or (len(found) != 1 and not wanted):
         fault = f"the graph has no tensor {joined(unknown)}" if unknown else "a frozen graph does not tell its outputs"
         message = f"{fault}: set source.outputs to those of the model; it ends in {_listed(map(_name, last))}"
         raise SourceError(message, reason=Reason.INVALID_SPEC)
@@ -120,7 +120,9 @@ def _inputs(graph: Any, outputs: Mapping[str, Any], given: Mapping[str, InputSpe
         raise SourceError(message, reason=Reason.INVALID_SPEC)
     names = {tensor.name: name for name, tensor in cut.items()}
     needed = [operation for operation in placeholders if operation.type == _PLACEHOLDER]
-    names |= {f"{one.name}:0": one.name for one in needed if f"{one.name}:0" in reached and f"{one.name}:0" not in names}
+    names |= {
+        f"{one.name}:0": one.name for one in needed if f"{one.name}:0" in reached and f"{one.name}:0" not in names
+    }
     if not names:
         message = f"the outputs {joined(outputs)} do not depend on any placeholder; {told}"
         raise SourceError(message, reason=Reason.INVALID_SPEC)
@@ -154,7 +156,9 @@ def _name(tensor: Any) -> str:
 def _described(placeholder: Any) -> str:
     """'image float32 [N, 224, 224, 3]'."""
     shape = placeholder.outputs[0].shape
-    sizes = "of any shape" if shape.rank is None else f"[{', '.join('?' if size is None else str(size) for size in shape)}]"
+    sizes = (
+        "of any shape" if shape.rank is None else f"[{', '.join('?' if size is None else str(size) for size in shape)}]"
+    )
     return f"{placeholder.name} ({placeholder.outputs[0].dtype.name} {sizes})"
 
 

@@ -54,8 +54,8 @@ def _format_of(path: Path, wanted: FormatName) -> SourceFormat:
         recognised = next((format for format in told if format.recognises(path, head)), None)
         if recognised is not None:
             return recognised
-    elif other is None or head.startswith(archive.ZIP):  # weights, which other formats have too: only the factory beside them tells
-        return sources.of(wanted)
+    elif other is None or head.startswith(archive.ZIP):
+        return sources.of(wanted)  # weights, which other formats have too: only the factory beside them tells
     if other is not None:
         raise SourceError(f"{path.name} is {other}; {sources.readable()}", reason=Reason.UNSUPPORTED_FORMAT)
     asked = next((format for format in told if format.name in (wanted, _named_by_suffix(path))), None)

@@ -46,7 +46,9 @@ class EagerModel:
 
     def to_onnx(self) -> onnx.ModelProto:
         """See `LoadedModel.to_onnx`. Raises SourceError, ConversionError."""
-        program = replace(exported_program(self._exported()), inputs=tuple(self.shapes))  # PyTorch has other names for some
+        program = replace(
+            exported_program(self._exported()), inputs=tuple(self.shapes)
+        )  # PyTorch has other names for some
         with tempfile.TemporaryDirectory() as folder:
             made = onnx.load(str(torch_onnx.convert(program, (), Path(folder) / "model.onnx")))
         _name_sizes(made, self.shapes)
@@ -71,7 +73,9 @@ class EagerModel:
         for _ in range(FIXES):
             try:
                 with torch.no_grad():
-                    return torch.export.export(self.module, (), dict(self.examples), dynamic_shapes=shapes, strict=False)
+                    return torch.export.export(
+                        self.module, (), dict(self.examples), dynamic_shapes=shapes, strict=False
+                    )
             except torch._dynamo.exc.UserError as error:
                 fixes = re.findall(r"(?m)^\s+(\w+ = .+)$", str(error).partition("Suggested fixes")[2])
                 if self.vary:
@@ -90,7 +94,9 @@ def described(module: Any, specs: Sequence[InputSpec]) -> EagerModel:
     given = {spec.name: spec for spec in specs}
     names = _names(module, given)
     inputs = tensors_of(names, given)
-    shapes = {name: tuple(_word(name, axis, size) for axis, size in enumerate(given[name].shape or ())) for name in names}
+    shapes = {
+        name: tuple(_word(name, axis, size) for axis, size in enumerate(given[name].shape or ())) for name in names
+    }
     frozen = {spec.name: spec.value for spec in specs if spec.value is not None}
     program = Program(module, names, lambda tensors: module(**dict(zip(names, tensors, strict=True))))
     examples, answer = first_that_runs(program, inputs, shapes, frozen, SIZES)

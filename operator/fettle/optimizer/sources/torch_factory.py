@@ -87,7 +87,9 @@ def _require_no_arguments(name: str) -> None:
     except ValueError:  # of what is built in nothing is known
         return
     needed = [
-        one.name for one in parameters if one.default is one.empty and one.kind not in (one.VAR_POSITIONAL, one.VAR_KEYWORD)
+        one.name
+        for one in parameters
+        if one.default is one.empty and one.kind not in (one.VAR_POSITIONAL, one.VAR_KEYWORD)
     ]
     if needed:
         message = (
@@ -102,7 +104,9 @@ def _told(error: BaseException, folder: Path) -> str:
     said = quoted(f"{type(error).__name__}: {error}", 250)
     if isinstance(error, ModuleNotFoundError):
         return f"{said}; Jobs have the packages of their image: put what else it needs into source.factory.uri"
-    lines = [frame for frame in traceback.extract_tb(error.__traceback__) if Path(frame.filename).is_relative_to(folder)]
+    lines = [
+        frame for frame in traceback.extract_tb(error.__traceback__) if Path(frame.filename).is_relative_to(folder)
+    ]
     if not lines:
         return said
     return f"{said} ({Path(lines[-1].filename).relative_to(folder)}, line {lines[-1].lineno})"

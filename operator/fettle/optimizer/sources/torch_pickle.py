@@ -25,9 +25,13 @@ EXPORT_IT = (
 def needed(path: Path) -> list[str]:
     """What else than weights is in the file: the classes and functions that unpickling it would call. Raises SourceError (SourceCorrupted)."""
     try:
-        return list(get_unsafe_globals_in_checkpoint(path) if zipfile.is_zipfile(path) else _named_by_the_unpickler(path))
+        return list(
+            get_unsafe_globals_in_checkpoint(path) if zipfile.is_zipfile(path) else _named_by_the_unpickler(path)
+        )
     except Exception as error:  # the library raises what it likes for a damaged file
-        raise SourceError(f"{path.name} is a damaged PyTorch file: {quoted(error)}", reason=Reason.SOURCE_CORRUPTED) from error
+        raise SourceError(
+            f"{path.name} is a damaged PyTorch file: {quoted(error)}", reason=Reason.SOURCE_CORRUPTED
+        ) from error
 
 
 def refusal(path: Path) -> SourceError:

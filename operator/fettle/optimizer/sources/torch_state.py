@@ -6,7 +6,7 @@ import logging
 import warnings
 from collections.abc import Iterable, Mapping, MutableMapping
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeGuard
 
 import torch
 from torch.nn.modules.utils import consume_prefix_in_state_dict_if_present
@@ -38,15 +38,16 @@ def read(path: Path, key: str | None) -> State:
         message = f"{path.name} has no state dict {key!r} (source.factory.key); {there}"
         raise SourceError(message, reason=Reason.INVALID_SPEC)
     if key is None and len(states) > 1:
-        message = f"{path.name} contains several state dicts: set source.factory.key to {joined(states[:_MOST_NAMED], 'or')}"
+        message = (
+            f"{path.name} contains several state dicts: set source.factory.key to {joined(states[:_MOST_NAMED], 'or')}"
+        )
         raise SourceError(message, reason=Reason.INVALID_SPEC)
     if not states:
         what = _listed("a dictionary with the keys", keys) if keys else f"a {type(content).__name__}"
-        message = (
-            f"{path.name} contains no state dict, which maps names to tensors; found {what}; save torch.save(model.state_dict(), 'weights.pt')"
-        )
+        message = f"{path.name} contains no state dict, which maps names to tensors; found {what}; save torch.save(model.state_dict(), 'weights.pt')"
         raise SourceError(message, reason=Reason.UNSUPPORTED_MODEL)
-    return content[key or states[0]]
+    state: State = content[key or states[0]]
+    return state
 
 
 def _content(path: Path) -> Any:
@@ -63,7 +64,7 @@ def _content(path: Path) -> Any:
         raise SourceError(f"{path.name} is damaged: {quoted(error)}", reason=Reason.SOURCE_CORRUPTED) from error
 
 
-def _is_state(found: Any) -> bool:
+def _is_state(found: Any) -> TypeGuard[State]:
     """Whether that is a state dict: names with tensors, and perhaps what a module keeps beside them."""
     if not isinstance(found, Mapping) or not found or not all(isinstance(name, str) for name in found):
         return False
@@ -118,5 +119,7 @@ def _not_tied(module: Any, missing: Iterable[str]) -> list[str]:
 
 def _listed(what: str, names: list[str]) -> str:
     """'it lacks a.weight, a.bias and 3 more'."""
-    named = (names or ["none"])[:_MOST_NAMED] + ([f"{len(names) - _MOST_NAMED} more"] if len(names) > _MOST_NAMED else [])
+    named = (names or ["none"])[:_MOST_NAMED] + (
+        [f"{len(names) - _MOST_NAMED} more"] if len(names) > _MOST_NAMED else []
+    )
     return f"{what} {joined(named)}"

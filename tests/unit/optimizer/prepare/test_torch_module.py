@@ -136,9 +136,7 @@ def test_weights_answer_as_their_module_does_eagerly(claim: Workbench, saver: Ca
     (tensor,), (output,) = report.signature.inputs, report.signature.outputs
     assert (tensor.name, tensor.dtype, tensor.shape, tensor.batch_axis) == ("image", "FP32", (-1, 3, 12, 12), 0)
     assert (output.name, output.batch_axis) == ("output", 0)
-    np.testing.assert_allclose(
-        answer(claim, report, image=images()), eager(module, images()), rtol=1e-4, atol=1e-5
-    )
+    np.testing.assert_allclose(answer(claim, report, image=images()), eager(module, images()), rtol=1e-4, atol=1e-5)
 
 
 def test_sizes_that_vary_go_through_the_export(claim: Workbench) -> None:
@@ -204,9 +202,7 @@ def test_the_code_is_in_a_wheel_a_file_or_beside_the_weights(bench: Workbench, p
     weights = saved_archive(net(), bench.folder)
     file = code if place is beside_the_weights else weights
     report = bench.prepare(bench.task(source=source(file, code=code)))
-    np.testing.assert_allclose(
-        answer(bench, report, image=images()), eager(net(), images()), rtol=1e-4, atol=1e-5
-    )
+    np.testing.assert_allclose(answer(bench, report, image=images()), eager(net(), images()), rtol=1e-4, atol=1e-5)
 
 
 def test_other_code_is_another_model(claim: Workbench) -> None:
@@ -217,9 +213,7 @@ def test_other_code_is_another_model(claim: Workbench) -> None:
     code.write_text(code.read_text().replace("scores * self.scale", "scores * self.scale * 3"))
     other = claim.prepare(task)
     assert other.source.sha256 != report.source.sha256
-    np.testing.assert_allclose(
-        answer(claim, other, image=images()), 3 * eager(net(), images()), rtol=1e-4, atol=1e-5
-    )
+    np.testing.assert_allclose(answer(claim, other, image=images()), 3 * eager(net(), images()), rtol=1e-4, atol=1e-5)
     pinned = source("weights.pt", sha256=report.source.sha256)
     assert claim.refused(source=pinned).reason == Reason.DIGEST_MISMATCH
 
@@ -260,7 +254,7 @@ REFUSED: list[tuple[str, str, dict[str, Any], Reason, str]] = [
     ("not trusted", "weights", {"trusted": False}, Reason.UNSAFE_CODE, "set source.trusted: true"),
     ("a class", "a class", {}, Reason.UNSAFE_PICKLE, "needs argparse.Namespace"),
     ("a module", "a module", {}, Reason.UNSAFE_PICKLE, "eager_nets.Net"),
-    ("lacking", "lacking", {}, Reason.UNSUPPORTED_MODEL, "it lacks head.bias and scale"),
+    ("lacking", "lacking", {}, Reason.UNSUPPORTED_MODEL, "it lacks scale and head.bias"),
     ("left over", "left over", {}, Reason.UNSUPPORTED_MODEL, "the module does not know tail.weight"),
     ("another shape", "wider", {}, Reason.UNSUPPORTED_MODEL, "size mismatch for head.weight"),
     ("several", "several", {}, Reason.INVALID_SPEC, "set source.factory.key to model or ema"),
