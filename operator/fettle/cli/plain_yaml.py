@@ -18,4 +18,4 @@ _Dumper.add_implicit_resolver("tag:yaml.org,2002:bool", re.compile(r"^[yYnN]$"),
 
 def dumped(documents: Iterable[Any], width: int | None = None) -> str:
     """`documents` as YAML, keys in their own order."""
-    return str(yaml.dump_all(list(documents), Dumper=_Dumper, sort_keys=False, width=width))
+    return str(yaml.dump_all(list(documents), Dumper=_Dumper, sort_keys=False, allow_unicode=True, width=width))

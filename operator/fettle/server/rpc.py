@@ -40,7 +40,7 @@ STATUSES = {
     Code.TOO_LARGE: grpc.StatusCode.RESOURCE_EXHAUSTED,
     Code.UNSUPPORTED: grpc.StatusCode.UNIMPLEMENTED,
     Code.LIMITED: grpc.StatusCode.RESOURCE_EXHAUSTED,
-    Code.GONE: grpc.StatusCode.CANCELLED,
+    Code.GONE: grpc.StatusCode.DEADLINE_EXCEEDED,  # a client that left hears nothing, so its deadline has passed
     Code.FAILED: grpc.StatusCode.INTERNAL,
     Code.UNAVAILABLE: grpc.StatusCode.UNAVAILABLE,
 }

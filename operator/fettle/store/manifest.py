@@ -229,8 +229,8 @@ def read_fetched(folder: Path, sha256: str) -> Manifest:
 def check_fetched(folder: Path, sha256: str) -> Manifest:
     """As `read_fetched`, and every file's digest checked again. Raises StoreError (ArtifactTampered)."""
     manifest = read_fetched(folder, sha256)
-    for file in manifest.model.files:
-        path = folder / MODEL_FOLDER / file.path
+    reference = {folder / REFERENCE: manifest.reference} if manifest.reference is not None else {}
+    for path, file in ({folder / MODEL_FOLDER / each.path: each for each in manifest.model.files} | reference).items():
         if not path.is_file() or file_digest(path) != (file.sha256, file.bytes):
             raise StoreError(f"{path} does not match the manifest", reason=Reason.ARTIFACT_TAMPERED)
     return manifest

@@ -16,6 +16,7 @@ from datetime import UTC, datetime
 from functools import cached_property
 from pathlib import PurePosixPath
 from typing import IO, Any, TypeVar
+from urllib.parse import unquote
 
 from fettle.api.reasons import Reason
 from fettle.errors import FettleError
@@ -45,7 +46,7 @@ def find(
     """
     reference, path = parse(uri, missing)
     require_keys(uri, credentials, missing)
-    return ArtifactFiles(Registry(reference, credentials, missing), pinned, missing), path
+    return ArtifactFiles(Registry(reference, credentials, missing), pinned, missing), unquote(path)
 
 
 @dataclass(frozen=True)

@@ -6,6 +6,7 @@ The client is that of the standard library. A request is tried again for as long
 from __future__ import annotations
 
 import errno
+import math
 import ssl
 import time
 from collections.abc import Callable, Mapping
@@ -181,13 +182,15 @@ class _Redirects(HTTPRedirectHandler):
 
 
 def patiently(attempt: Callable[[], Found]) -> Found:
-    """What `attempt` returns. It is made again while its error may pass, as often and as long as obstore's client tries."""
-    backoff, ends = places.RETRY["backoff"], time.monotonic() + places.RETRY["retry_timeout"].total_seconds()
+    """What `attempt` returns. It is made again while its error may pass, as often and as long as obstore's client tries: the time counts from the
+    first error, since a large upload may well take longer than that before it breaks."""
+    backoff, ends = places.RETRY["backoff"], math.inf
     wait: float = backoff["init_backoff"].total_seconds()
     for _ in range(places.RETRY["max_retries"]):
         try:
             return attempt()
         except FettleError as error:
+            ends = min(ends, time.monotonic() + places.RETRY["retry_timeout"].total_seconds())
             if not error.retryable or time.monotonic() > ends:
                 raise
         time.sleep(wait)

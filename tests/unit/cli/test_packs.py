@@ -165,6 +165,23 @@ def test_an_artifact_that_was_changed_is_not_pushed(
     assert not registry.requests
 
 
+def test_an_artifact_whose_reference_was_changed_is_not_pushed(
+    registry: RegistryServer, keys: Path, stored: str, tmp_path: Path
+) -> None:
+    assert run("pull", f"store/artifacts/{stored}", "winner").exit_code == 0
+    (tmp_path / "winner/reference.npz").write_bytes(b"other answers")
+    refused = run("push", "winner", f"oci://{registry.host}/models/digits:v1", keys=keys)
+    assert (refused.exit_code, "does not match the manifest" in refused.output) == (1, True), refused.output
+
+
+def test_a_secret_without_keys_is_no_secret(registry: RegistryServer, tmp_path: Path) -> None:
+    (tmp_path / "empty").mkdir()
+    (tmp_path / "file").write_bytes(b"content")
+    refused = run("push", "file", f"oci://{registry.host}/models/digits:v1", keys=tmp_path / "empty")
+    assert (refused.exit_code, "username" in refused.output) == (1, True), refused.output
+    assert not registry.files, "nothing is pushed by nobody"
+
+
 def test_an_artifact_that_lies_about_itself_is_not_believed(
     registry: RegistryServer, keys: Path, stored: str, tmp_path: Path
 ) -> None:

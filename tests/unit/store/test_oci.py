@@ -108,6 +108,12 @@ def test_an_address_may_name_a_file_of_the_artifact(registry: RegistryServer) ->
         read(location, "data/1.npz")
 
 
+def test_a_path_is_decoded_as_in_every_other_address(registry: RegistryServer) -> None:
+    registry.publish("team/digits", "v2", [(RAW, {FILEPATH: "my model #1.onnx"}, WEIGHTS)])
+    location = at(registry, "team/digits:v2/my%20model%20%231.onnx")
+    assert location.filesystem.cat_file(location.path) == WEIGHTS
+
+
 def compressed(content: bytes) -> bytes:
     return pyarrow.compress(content, codec="zstd", asbytes=True)
 

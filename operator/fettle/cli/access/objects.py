@@ -7,12 +7,12 @@ from collections.abc import Callable
 from typing import Any, TypeVar
 
 import click
-import yaml
 from pydantic import ValidationError
 
 from fettle.api.modeldeployment import ModelDeployment
 from fettle.api.optimizedmodel import OptimizedModel
 from fettle.cli.access.cluster import DEPLOYMENTS, MODELS, Cluster, Object
+from fettle.cli.plain_yaml import dumped
 from fettle.errors import ClusterError
 
 ResourceT = TypeVar("ResourceT", ModelDeployment, OptimizedModel)
@@ -57,7 +57,7 @@ def echo(value: Any, output: str) -> None:
     if output == "json":
         click.echo(json.dumps(value, indent=2))
     else:
-        click.echo(yaml.safe_dump(value, sort_keys=False, allow_unicode=True), nl=False)
+        click.echo(dumped([value]), nl=False)
 
 
 def _first(error: ValidationError) -> str:

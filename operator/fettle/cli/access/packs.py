@@ -17,6 +17,7 @@ from fettle.store.files import file_digest, whole_file
 from fettle.store.manifest import MANIFEST, Manifest, check_fetched, copy_artifact, copy_pack
 from fettle.store.modelpack import ARTIFACT, Pack, Sent, push
 from fettle.store.oci import ArtifactFiles
+from fettle.store.places import require_keys
 from fettle.store.registry import Registry, parse
 from fettle.store.uris import Location, store_missing
 
@@ -51,7 +52,9 @@ def push_pack(pack: Pack, uri: str, secret: Path | None, sent: Sent) -> str:
     reference, path = parse(uri, store_missing)
     if path:
         raise UsageError(f"{uri}: expected oci://REGISTRY/REPOSITORY:TAG, without a path")
-    registry = Registry(reference, credentials_of(secret), store_missing)
+    credentials = credentials_of(secret)
+    require_keys(uri, credentials, store_missing)
+    registry = Registry(reference, credentials, store_missing)
     digest = push(pack, registry, sent, store_missing)
     return f"oci://{reference.host}/{reference.name}@{digest}"
 

@@ -33,20 +33,20 @@ def fetch_code(spec: FactorySpec, mounts: Mounts, folder: Path) -> tuple[str, ..
         return _folder(given, folder)
     name = given.path.rsplit("/", 1)[-1]
     if name.endswith(".py"):
-        copy(given.parent, name, folder)
+        copy(given.parent, name, folder, FIELD)
         return (name,)
     if not name.endswith(".whl"):
         message = f"{spec.uri} ({FIELD}): expected a wheel (.whl), a folder or a Python file (.py)"
         raise SourceError(message, reason=Reason.UNSUPPORTED_FORMAT)
     wheels = folder.with_name(f"{folder.name}.wheel")
-    copy(given.parent, name, wheels)
+    copy(given.parent, name, wheels, FIELD)
     return _unpacked(wheels / name, folder)
 
 
 def _folder(home: Location, folder: Path) -> tuple[str, ...]:
     size, copied = 0, []
     for name in filter(_is_code, below(home)):
-        copy(home, name, folder)
+        copy(home, name, folder, FIELD)
         copied.append(name)
         size += (folder / name).stat().st_size
         if size > MOST_BYTES:

@@ -16,14 +16,14 @@ def below(home: Location) -> list[str]:
     return sorted(path.removeprefix(start) for path in home.filesystem.find(home.path))
 
 
-def copy(home: Location, name: str, folder: Path) -> None:
-    """Copy the file `name` of `home` to the same place in `folder`. Raises SourceError: SourceNotFound, UnsupportedModel for a link out of it."""
+def copy(home: Location, name: str, folder: Path, what: str = "the model's weights") -> None:
+    """Copy the file `name` of `home`, which is part of `what`, to the same place in `folder`. Raises SourceError: SourceNotFound, UnsupportedModel for a link out of it."""
     source = home.child(name)
     if not home.filesystem.isfile(source.path):
-        raise SourceError(f"{source.uri} does not exist: expected the model's weights there")
+        raise SourceError(f"{source.uri} does not exist: expected {what} there")
     local = source.local
     if local is not None and home.local is not None and not local.resolve().is_relative_to(home.local.resolve()):
-        message = f"{source.uri} is a symbolic link out of the model's folder"
+        message = f"{source.uri} is a symbolic link out of the folder of {what}"
         raise SourceError(message, reason=Reason.UNSUPPORTED_MODEL)
     target = folder / name
     target.parent.mkdir(parents=True, exist_ok=True)
