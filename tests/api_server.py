@@ -37,8 +37,8 @@ class ApiServer:
 
     objects: dict[str, Object] = field(default_factory=dict)
     logs: dict[str, str] = field(default_factory=dict)  # pod's name -> its log
-    streams: dict[str, asyncio.Queue[str]] = field(default_factory=dict)  # lines of a log that is followed; "" ends it
     requests: list[tuple[str, str]] = field(default_factory=list)
+    queries: list[dict[str, str]] = field(default_factory=list)  # of each request
     refuse: Refusal = lambda method, path: None
     page: int = 500
     write_seconds: float = 0.0
@@ -71,15 +71,14 @@ class ApiServer:
         self.objects[path] = {**obj, "metadata": metadata}
         return self.objects[path]
 
-    async def answer(self, request: web.Request) -> web.StreamResponse:
+    async def answer(self, request: web.Request) -> web.Response:
         """One request."""
         path, method = request.path, request.method
         self.requests.append((method, path))
+        self.queries.append(dict(request.query))
         refused = self.refuse(method, path)
         if refused is not None:
             return web.json_response(refused[1], status=refused[0])
-        if path.endswith("/log") and "follow" in request.query and path.split("/")[-2] in self.streams:
-            return await _followed(request, self.streams[path.split("/")[-2]])
         if path.endswith("/log"):
             name = path.split("/")[-2]
             return web.Response(text=self.logs[name]) if name in self.logs else _missing(path)
@@ -140,14 +139,6 @@ class ApiServer:
             return web.json_response(status(409, "Conflict", "UID")[1], status=409)
         del self.objects[path]
         return web.json_response({"kind": "Status", "status": "Success"})
-
-
-async def _followed(request: web.Request, lines: asyncio.Queue[str]) -> web.StreamResponse:
-    response = web.StreamResponse()
-    await response.prepare(request)
-    while line := await lines.get():
-        await response.write(line.encode())
-    return response
 
 
 def _listed(where: str, path: str, plural: str) -> bool:

@@ -124,8 +124,8 @@ class SourceSpec(ApiModel):
     trusted: Annotated[
         bool,
         Field(
-            description="Whether code in the source may run, in a Job without credentials: pickles, types that skops does not know, "
-            "Lambda layers of Keras, and the code of factory."
+            description="Whether code in the source may run: pickles, types that skops does not know, Lambda layers of Keras, and the code of "
+            "factory. It runs in a Job without a ServiceAccount token, and can read the Secrets of this source, data and store."
         ),
     ] = False
     factory: Annotated[

@@ -15,14 +15,13 @@ from fettle.cluster.client import Client
 from fettle.cluster.jobs import CONTAINER, trains
 from fettle.cluster.kinds import JOB, POD, Object
 from fettle.cluster.observe import JobObservation, attempt_of, explain, finished, observe, task_hash_of
-from fettle.cluster.progress import TrainingLogs
+from fettle.cluster.progress import PROGRESS_SECONDS, TrainingLogs
 from fettle.errors import MissingError
 from fettle.plan.run.state import TaskPhase, TaskState
 
 logger = logging.getLogger(__name__)
 
 KEPT = 4096  # answers in memory; one is some tens of kilobytes
-PROGRESS_SECONDS = 15.0  # between looks at what a training said last
 
 
 @dataclass(frozen=True)
@@ -72,7 +71,7 @@ class JobAnswers:
             self._keep((owner_uid, state.task_hash), state)
         pod = _running(pods) if trains(job) and state.phase == TaskPhase.RUNNING else None
         if pod is not None:
-            return replace(state, training=self._trainings.newest(client, pod)), PROGRESS_SECONDS
+            return replace(state, training=await self._trainings.newest(client, pod)), PROGRESS_SECONDS
         return state, seen.look_seconds
 
     def _keep(self, key: tuple[str, str], state: TaskState) -> None:

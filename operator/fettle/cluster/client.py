@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from collections.abc import AsyncIterator, Callable, Sequence
-from contextlib import closing
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import aiohttp
@@ -20,7 +19,6 @@ from fettle.errors import ClusterError, ConflictError, ExistsError, MissingError
 FIELD_MANAGER = "fettle"
 PAGE = 500  # objects per page of a list
 TIMEOUT = 30.0  # seconds for one request
-SILENCE = 600.0  # seconds without a line after which a log that is followed counts as cut off
 CONNECTIONS = 320  # more than there can be workers (256): the renewal of the Lease never waits for one
 JSON = "application/json"
 APPLY = "application/apply-patch+yaml"
@@ -155,24 +153,17 @@ class Client:
 
     async def log(self, namespace: str, pod: str, container: str) -> str:
         """The whole log of a container. Raises MissingError if the pod is gone."""
-        path = POD.path(namespace, pod, "log")
-        body = await self._request("GET", path, [("container", container)], what=f"log of pod {namespace}/{pod}")
-        return body.decode(errors="replace")
+        return await self._log(namespace, pod, [("container", container)])
 
-    async def follow(self, namespace: str, pod: str, container: str, tail: int) -> AsyncIterator[str]:
-        """The log of a container, line by line as it is written, from its last `tail` lines on; it ends as the container does."""
-        path, what = POD.path(namespace, pod, "log"), f"log of pod {namespace}/{pod}"
-        query = [("container", container), ("follow", "true"), ("tailLines", str(tail))]
-        try:
-            patience = aiohttp.ClientTimeout(sock_connect=TIMEOUT, sock_read=SILENCE)
-            response = await self._send("GET", path, query, patience=patience)
-            if response.status != 200:
-                raise error_of(response.status, await response.read(), what)
-            with closing(response.response):
-                async for line in response.response.content:
-                    yield line.decode(errors="replace")
-        except (aiohttp.ClientError, OSError, ValueError) as error:  # a line that is too long
-            raise connection_refused(error) from error
+    async def log_end(self, namespace: str, pod: str, container: str, lines: int, most_bytes: int) -> str:
+        """At most so many bytes of the last `lines` lines of a container's log. Raises MissingError if the pod is gone."""
+        query = [("container", container), ("tailLines", str(lines)), ("limitBytes", str(most_bytes))]
+        return await self._log(namespace, pod, query)
+
+    async def _log(self, namespace: str, pod: str, query: Sequence[tuple[str, str]]) -> str:
+        path = POD.path(namespace, pod, "log")
+        body = await self._request("GET", path, query, what=f"log of pod {namespace}/{pod}")
+        return body.decode(errors="replace")
 
     # ----------------------------------------------------------------------------------------------------------- writes
 

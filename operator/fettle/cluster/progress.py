@@ -1,12 +1,16 @@
-"""What trainings tell while they run: the log of each of their pods, followed as it is written.
+"""What trainings tell while they run: the end of the log of each of their pods, read now and then.
 
-One stream for each pod that trains, opened when somebody first asks and again when it broke; nothing is asked for again and again.
+A log is written by whoever runs code in the pod. So little of it is read, and seldom, however often the object is looked at: nothing that a pod
+writes may keep the operator busy or make it write a status more often.
 """
 
 from __future__ import annotations
 
-import asyncio
 import logging
+import math
+import time
+from collections import OrderedDict
+from collections.abc import Callable
 
 from fettle.api.progress import TrainingStatus, progress_in
 from fettle.cluster.client import Client
@@ -14,39 +18,41 @@ from fettle.cluster.jobs import CONTAINER
 from fettle.cluster.kinds import Object
 from fettle.errors import ClusterError
 
-STREAMS = 32  # at most: the rest of the connections is for requests. Trainings beyond have no live figures
-KEPT = 1024  # newest figures in memory
-TAIL = 50  # lines of what was written before, among which the newest figures are
+PROGRESS_SECONDS = 15.0  # between two times that a log is read
+LINES, MOST_BYTES = 50, 64 << 10  # that are read of it
+KEPT = 1024  # pods whose newest figures are in memory
 logger = logging.getLogger(__name__)
 
 
 class TrainingLogs:
-    """The newest figures of each pod that trains. They live as long as this process: after a restart the log's tail brings them again."""
+    """The newest figures of each pod that trains. They live as long as this process: after a restart the log brings them again."""
 
-    def __init__(self) -> None:
-        self._streams: dict[str, asyncio.Task[None]] = {}
-        self._newest: dict[str, TrainingStatus] = {}
+    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
+        self._clock = clock
+        self._newest: OrderedDict[str, tuple[float, TrainingStatus | None]] = (
+            OrderedDict()
+        )  # by uid, and when it was read
 
-    def newest(self, client: Client, pod: Object) -> TrainingStatus | None:
-        """What a running pod said last; None where it has said nothing yet. From now on its log is followed."""
-        uid = pod["metadata"]["uid"]
-        if uid not in self._streams and len(self._streams) < STREAMS:
-            self._streams[uid] = asyncio.create_task(
-                self._follow(client, pod), name=f"log of {pod['metadata']['name']}"
-            )
-        return self._newest.get(uid)
+    async def newest(self, client: Client, pod: Object) -> TrainingStatus | None:
+        """What a running pod said last, as far as it is known; None where it has said nothing yet."""
+        uid, now = pod["metadata"]["uid"], self._clock()
+        read_at, known = self._newest.get(uid, (-math.inf, None))
+        if now < read_at + PROGRESS_SECONDS:
+            return known
+        newest = await _read(client, pod) or known
+        self._newest[uid] = now, newest
+        self._newest.move_to_end(uid)
+        while len(self._newest) > KEPT:
+            self._newest.popitem(last=False)
+        return newest
 
-    async def _follow(self, client: Client, pod: Object) -> None:
-        """Until the container ends, or the stream breaks."""
-        metadata = pod["metadata"]
-        try:
-            async for line in client.follow(metadata["namespace"], metadata["name"], CONTAINER, TAIL):
-                progress = progress_in(line)
-                if progress is not None:
-                    self._newest[metadata["uid"]] = progress
-                    while len(self._newest) > KEPT:
-                        del self._newest[next(iter(self._newest))]
-        except ClusterError as error:
-            logger.debug("the log of %s/%s cannot be followed: %s", metadata["namespace"], metadata["name"], error)
-        finally:
-            del self._streams[metadata["uid"]]
+
+async def _read(client: Client, pod: Object) -> TrainingStatus | None:
+    namespace, name = pod["metadata"]["namespace"], pod["metadata"]["name"]
+    try:
+        end = await client.log_end(namespace, name, CONTAINER, LINES, MOST_BYTES)
+    except ClusterError as error:
+        logger.debug("the log of %s/%s cannot be read: %s", namespace, name, error)
+        return None
+    found = (progress_in(line) for line in reversed(end.splitlines()))
+    return next((progress for progress in found if progress is not None), None)

@@ -18,7 +18,6 @@ from fettle.optimizer.measure.accuracy import Reference
 from fettle.optimizer.measure.items import Answer, MappedItems, answers
 from fettle.runtimes.base import Array
 from fettle.store.comparison import is_float
-from fettle.store.padding import MASK
 
 Infer = Callable[[Answer], dict[str, Array]]
 ALPHA = 0.05  # of intervals that nobody reads here
@@ -34,8 +33,7 @@ class Loss:
 
     def __init__(self, folder: Path, items: MappedItems, evaluation: EvaluationSpec | None, bound: LossBound) -> None:
         self.items, self.bound = items, bound
-        masks = items.arrays.get(MASK)
-        self._reference = Reference(folder, items.signature, None, evaluation, generated=False, masks=masks)
+        self._reference = Reference(folder, items.signature, None, evaluation, generated=False)
 
     def begin(self, infer: Infer, most: int) -> None:
         """Keep the answers to `most` items, with which everything is compared. Raises RecipeError where the items do not suit the metric."""

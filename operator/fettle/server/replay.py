@@ -17,7 +17,7 @@ import ssl
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -33,7 +33,6 @@ from fettle.server.samples import MOST_AT_ONCE, Sample, SamplesHead, as_batch, r
 from fettle.server.settings import ServerSettings
 from fettle.server.tls import AUTHORITY
 from fettle.store.comparison import Outcome, compare
-from fettle.store.padding import MASK, Padding
 
 log = logging.getLogger(__name__)
 
@@ -254,18 +253,11 @@ class Replay:
             outputs = self._model.replay(inputs)
             if outputs is None:
                 return None
-            return outcome_of(head, sample, as_item(self._model.signature, outputs))
+            mine = as_item(self._model.signature, outputs)
+            return compare(head.comparisons, sample.outputs, mine)
         except (RuntimeFailure, DataError) as error:  # the stable revision did answer it
             log.info("a sample that stable could answer failed here: %s", error.message)
             return Outcome.DISAGREED
-
-
-def outcome_of(head: SamplesHead, sample: Sample, mine: Mapping[str, Any]) -> Outcome:
-    """What a canary's answer to a sample says. What both answer for padding is not looked at. Raises DataError where a rule does not fit."""
-    stable: Mapping[str, Any] = sample.outputs
-    if (padding := Padding.of(head.signature)) is not None:
-        stable, mine = (padding.removed(answer, sample.inputs[MASK]) for answer in (stable, mine))
-    return compare(head.comparisons, stable, mine)
 
 
 def as_item(signature: Signature, outputs: dict[str, Any]) -> dict[str, Any]:

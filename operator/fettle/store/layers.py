@@ -67,7 +67,12 @@ def members(archive: IO[bytes]) -> Mapping[str, Member]:
     end = archive.seek(0, os.SEEK_END)
     archive.seek(0)
     with _readable(), tarfile.open(fileobj=archive, mode="r:") as opened:
-        for entry in opened:
+        for number, entry in enumerate(opened):
+            opened.members = []  # type: ignore[attr-defined]  # the library keeps every entry
+            if number >= MOST_FILES:
+                raise DamagedLayer(f"it holds more than {MOST_FILES} entries")
+            if entry.size < 0:  # which would lead back to where it was read from
+                raise DamagedLayer(f"it is damaged: {entry.name!r} has a negative size")
             if entry.isdir():
                 continue
             name = PurePosixPath(entry.name).as_posix()
@@ -78,8 +83,6 @@ def members(archive: IO[bytes]) -> Mapping[str, Member]:
             if entry.offset_data + entry.size > end:
                 raise DamagedLayer(f"it ends in the middle of {entry.name!r}")
             found[name] = Member(archive, entry.offset_data, entry.size)
-            if len(found) > MOST_FILES:
-                raise DamagedLayer(f"it holds more than {MOST_FILES} files")
     return found
 
 
@@ -98,7 +101,16 @@ def _readable() -> Iterator[None]:
     """Whatever a damaged archive leads to, in words of ours."""
     try:
         yield
-    except (tarfile.TarError, zlib.error, EOFError, OverflowError, ValueError, OSError) as error:
+    except (
+        tarfile.TarError,
+        zlib.error,
+        EOFError,
+        OverflowError,
+        ValueError,
+        RecursionError,
+        MemoryError,
+        OSError,
+    ) as error:
         if getattr(error, "errno", None) in (errno.ENOSPC, errno.EDQUOT):
             raise
         raise DamagedLayer(f"it is damaged, or no tar archive: {error}") from None

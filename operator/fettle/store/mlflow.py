@@ -193,4 +193,4 @@ class ModelFiles(ListedFiles):
 
 def _size(told: Any) -> int:
     """Bytes, which the server tells as a number or, for its JSON has no large ones, as text."""
-    return int(told) if re.fullmatch("[0-9]+", str(told)) else 0
+    return int(told) if re.fullmatch("[0-9]{1,13}", str(told)) else 0

@@ -30,6 +30,7 @@ MANIFESTS = (
     "application/vnd.docker.distribution.manifest.v2+json",
 )
 DIGEST = "sha256:[0-9a-f]{64}"
+MOST_BYTES = 1 << 43  # of a blob: what a manifest announces beyond it is no size of a file
 PLAIN_HTTP = "PLAIN_HTTP"
 _NAME = "[a-z0-9]+(?:(?:[.]|_{1,2}|-+)[a-z0-9]+)*"
 _ADDRESS = re.compile(
@@ -79,7 +80,7 @@ class Layer(_Document):
 
     media_type: str
     digest: Annotated[str, Field(pattern=f"^{DIGEST}$")]
-    size: Annotated[int, Field(ge=0)]
+    size: Annotated[int, Field(ge=0, le=MOST_BYTES)]
     annotations: dict[str, str] | None = None
 
     def annotation(self, *names: str) -> str | None:

@@ -9,6 +9,7 @@ import errno
 import math
 import ssl
 import time
+import urllib.request
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from email.message import Message
@@ -23,7 +24,6 @@ from urllib.request import (
     ProxyHandler,
     Request,
     build_opener,
-    proxy_bypass,
 )
 
 from fettle.api.reasons import Reason
@@ -148,7 +148,7 @@ class WebApi:
         proxy, excludes = proxy_of(self._given)
         proxies: dict[str, str] | None = None  # those of the environment
         if proxy is not None:
-            excluded = excludes is not None and proxy_bypass(host, {"no": excludes})
+            excluded = excludes is not None and urllib.request.proxy_bypass_environment(host, {"no": excludes})  # type: ignore[attr-defined]
             proxies = {} if excluded else {"http": proxy, "https": proxy}
         return build_opener(HTTPSHandler(context=self._tls), ProxyHandler(proxies), _Redirects())
 
@@ -171,6 +171,7 @@ class _Redirects(HTTPRedirectHandler):
     def redirect_request(
         self, req: Request, fp: IO[bytes], code: int, msg: str, headers: HTTPMessage, newurl: str
     ) -> Request | None:
+        fp.close()  # else the library reads all of the body, however long it is
         before, after = urlsplit(req.full_url), urlsplit(newurl)
         if after.scheme != "https" and (before.scheme, after.scheme) != ("http", "http"):
             return None

@@ -99,6 +99,14 @@ def test_what_cannot_be_kept_in_one_file_is_skipped_and_counted() -> None:
     assert told(found, 2) == "2 items (1 of other shapes skipped, 1 with infinity skipped)"
 
 
+def test_a_text_as_long_as_a_book_does_not_make_every_other_one_as_large() -> None:
+    found = LiveItems()
+    for text in ("good", "x" * 100_000):
+        found.add({"text": np.array([text], object)})
+    assert found.arrays(9)["text"].nbytes < 100
+    assert told(found, 1) == "1 items (1 too large skipped)"
+
+
 def test_texts_are_saved_without_pickles(tmp_path: Path) -> None:
     found = LiveItems()
     for text in ("good", "good ", "bad\0"):

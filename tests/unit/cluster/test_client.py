@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable
 
 import pytest
@@ -212,21 +211,3 @@ async def test_every_request_is_counted_by_verb_and_resource(api: Api) -> None:
     assert client.requests[("get", "optimizedmodels.fettle.dev")] == 1
     assert client.requests[("patch", "optimizedmodels.fettle.dev")] == 1
     assert client.requests[("list", "optimizedmodels.fettle.dev")] == 1
-
-
-async def test_a_log_is_followed_line_by_line_while_it_is_written(api: Api) -> None:
-    server, client = api
-    lines = server.streams["trains"] = asyncio.Queue[str]()
-    followed = client.follow("team", "trains", "optimizer", 50)
-    lines.put_nowait("first\nsec")
-    assert await anext(followed) == "first\n"
-    lines.put_nowait("ond\n")
-    assert await anext(followed) == "second\n"
-    lines.put_nowait("")
-    assert [line async for line in followed] == []
-    assert client.requests == {("get", "pods/log"): 1}
-
-
-async def test_a_log_that_cannot_be_followed_says_why(api: Api) -> None:
-    with pytest.raises(MissingError, match="log of pod team/gone"):
-        await anext(api[1].follow("team", "gone", "optimizer", 50))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import AsyncIterator
 
 import pytest
@@ -10,7 +9,7 @@ from tests.api_server import ApiServer, serving
 
 from fettle.api.progress import TrainingStatus, progress_in, progress_line
 from fettle.cluster.client import Client
-from fettle.cluster.progress import TrainingLogs
+from fettle.cluster.progress import LINES, MOST_BYTES, PROGRESS_SECONDS, TrainingLogs
 
 POD = {"metadata": {"uid": "uid-1", "namespace": "team", "name": "trains"}}
 LOG = ("GET", "/api/v1/namespaces/team/pods/trains/log")
@@ -29,43 +28,49 @@ def after(epoch: int) -> TrainingStatus:
     )
 
 
-async def told(logs: TrainingLogs, client: Client, epoch: int) -> TrainingStatus:
-    """What the pod said last, as soon as it is that epoch."""
-    while True:
-        newest = logs.newest(client, POD)
-        if newest is not None and newest.epoch == epoch:
-            return newest
-        await asyncio.sleep(0)
+class Clock:
+    """Time that only the test moves."""
+
+    now = 0.0
+
+    def __call__(self) -> float:
+        return self.now
 
 
-async def test_however_often_one_looks_the_log_is_opened_once(api: tuple[ApiServer, Client]) -> None:
+async def test_however_often_one_looks_the_log_is_read_now_and_then(api: tuple[ApiServer, Client]) -> None:
     server, client = api
-    lines = server.streams["trains"] = asyncio.Queue[str]()
-    logs = TrainingLogs()
-    assert logs.newest(client, POD) is None
+    clock = Clock()
+    logs = TrainingLogs(clock)
+    assert await logs.newest(client, POD) is None, "there is no log yet"
     for epoch in (1, 2, 3):
-        lines.put_nowait(f"12:00:00 fettle.loop: {progress_line(after(epoch))}\nsomething else\n")
-        assert await told(logs, client, epoch) == after(epoch)
-    assert server.requests == [LOG]
-    lines.put_nowait("")
+        lines = [f"12:00:00 fettle.loop: {progress_line(after(each))}" for each in range(epoch + 1)]
+        server.logs["trains"] = "\n".join((*lines, "something else", ""))
+        assert await logs.newest(client, POD) == (after(epoch - 1) if epoch > 1 else None)
+        clock.now += PROGRESS_SECONDS
+        for _ in range(100):
+            assert await logs.newest(client, POD) == after(epoch)
+    assert server.requests == [LOG] * 4
 
 
-async def test_a_log_that_broke_off_is_opened_again_and_what_was_told_stays(api: tuple[ApiServer, Client]) -> None:
+async def test_what_was_told_stays_where_a_log_cannot_be_read_or_says_other_things(
+    api: tuple[ApiServer, Client],
+) -> None:
     server, client = api
-    server.logs["trains"] = f"{progress_line(after(4))}\n"  # which ends at once, as over a proxy with little patience
-    logs = TrainingLogs()
-    assert await told(logs, client, 4) == after(4)
-    while len(server.requests) < 2:
-        assert logs.newest(client, POD) == after(4)
-        await asyncio.sleep(0)
+    clock = Clock()
+    logs = TrainingLogs(clock)
+    server.logs["trains"] = f"{progress_line(after(4))}\n"
+    assert await logs.newest(client, POD) == after(4)
+    for text in (None, "other things\n" * 50):
+        server.logs = {} if text is None else {"trains": text}
+        clock.now += PROGRESS_SECONDS
+        assert await logs.newest(client, POD) == after(4)
 
 
-async def test_a_log_that_cannot_be_read_leaves_a_training_without_figures(api: tuple[ApiServer, Client]) -> None:
+async def test_little_of_a_log_is_asked_for(api: tuple[ApiServer, Client]) -> None:
     server, client = api
-    logs = TrainingLogs()
-    while len(server.requests) < 2:
-        assert logs.newest(client, POD) is None
-        await asyncio.sleep(0)
+    server.logs["trains"] = "x" * (MOST_BYTES * 3)
+    assert await TrainingLogs().newest(client, POD) is None
+    assert server.queries[-1] == {"container": "optimizer", "tailLines": str(LINES), "limitBytes": str(MOST_BYTES)}
 
 
 @pytest.mark.parametrize(

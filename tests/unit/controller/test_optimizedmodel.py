@@ -15,8 +15,8 @@ from tests.unit.plan.optimize.world import World, digest
 from fettle.api.progress import TrainingStatus, progress_line
 from fettle.api.reasons import Reason
 from fettle.api.task import StoredData
-from fettle.cluster.answers import PROGRESS_SECONDS
 from fettle.cluster.kinds import CLAIM, JOB, POD, Object
+from fettle.cluster.progress import PROGRESS_SECONDS
 from fettle.errors import ClusterError, ConflictError
 
 STAGES = ["Preparing", "Optimizing", "Measuring", "Publishing", "Published"]

@@ -38,7 +38,9 @@ def breaking(clock: list[float], seconds: float, times: int) -> Callable[[], int
 
 
 @pytest.mark.parametrize(("seconds", "times"), [(1, 3), (3600, 1)])
-def test_what_may_pass_is_tried_again_however_long_it_took_to_break(clock: list[float], seconds: float, times: int) -> None:
+def test_what_may_pass_is_tried_again_however_long_it_took_to_break(
+    clock: list[float], seconds: float, times: int
+) -> None:
     assert web.patiently(breaking(clock, seconds, times)) == times + 1
 
 

@@ -27,6 +27,8 @@ from fettle.server.samples import Sample, require, unpack
 
 PAUSE_SECONDS = 1.0  # between two times that a pod is asked
 TIMEOUT_SECONDS = 10.0
+LONGEST_TEXT = 8192  # characters: in the file, every text takes as much as the longest of its input
+MOST_BYTES_KEPT = 1 << 30
 
 
 class PodPort(http.client.HTTPConnection):
@@ -80,11 +82,13 @@ class PodPort(http.client.HTTPConnection):
 class LiveItems:
     """The items so far, each once, by the shapes of their inputs: what has different shapes does not fit into one array.
 
-    `repeated` and `infinite` ones are not kept: no file of items may hold infinity. NaN it may, where the model handles missing values.
+    `repeated`, `infinite` and `large` ones are not kept: no file of items may hold infinity. NaN it may, where the model handles missing values.
     """
 
     repeated: int = 0
     infinite: int = 0
+    large: int = 0
+    _bytes: int = 0
     _seen: set[bytes] = field(default_factory=set)
     _by_shape: defaultdict[tuple[Any, ...], list[dict[str, Array]]] = field(default_factory=lambda: defaultdict(list))
 
@@ -92,6 +96,11 @@ class LiveItems:
         """Keep an item."""
         if any(np.isinf(array.astype(np.float64)).any() for array in inputs.values() if array.dtype.kind in "fV"):
             self.infinite += 1
+            return
+        texts = [text for array in inputs.values() if array.dtype == object for text in array.reshape(-1).tolist()]
+        size = sum(array.nbytes for array in inputs.values()) + sum(map(len, texts))
+        if max(map(len, texts), default=0) > LONGEST_TEXT or self._bytes + size > MOST_BYTES_KEPT:
+            self.large += 1
             return
         digest = hashlib.sha256()
         for name, array in sorted(inputs.items()):
@@ -103,6 +112,7 @@ class LiveItems:
             self.repeated += 1
             return
         self._seen.add(digest.digest())
+        self._bytes += size
         self._by_shape[tuple((name, array.shape) for name, array in sorted(inputs.items()))].append(inputs)
 
     def __len__(self) -> int:

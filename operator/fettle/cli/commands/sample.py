@@ -25,7 +25,7 @@ from fettle.errors import ClusterError, UsageError
 @click.argument("deployment", metavar="NAME", type=NameType(DEPLOYMENTS), shell_complete=deployment_names)
 @click.argument("to", metavar="[FILE]", required=False, type=click.Path(path_type=Path))
 @click.option(
-    "--items", type=click.IntRange(1, 100_000), default=512, show_default=True, help="Number of items to collect."
+    "--items", type=click.IntRange(1, 20_000), default=512, show_default=True, help="Number of items to collect."
 )
 @click.option(
     "--seconds",
@@ -93,6 +93,7 @@ def _write(path: Path, found: LiveItems, most: int) -> None:
     with tempfile.TemporaryDirectory(dir=path.absolute().parent, prefix=".fettle-sample-") as folder:
         part = Path(folder) / path.name
         np.savez_compressed(part, **found.arrays(most))  # type: ignore[arg-type]
+        part.chmod(0o600)  # what people sent to a model is for nobody else
         part.rename(path)
 
 
@@ -104,6 +105,7 @@ def told(found: LiveItems, wanted: int) -> str:
             (found.repeated, "repeated ones"),
             (found.misfits, "of other shapes"),
             (found.infinite, "with infinity"),
+            (found.large, "too large"),
         )
         if count
     ]

@@ -30,9 +30,7 @@ from fettle.optimizer.measure.tasks import METRICS
 from fettle.optimizer.measure.tasks.base import TaskMetric, examples_of
 from fettle.optimizer.measure.tasks.judging import TaskReference, TaskVerdict
 from fettle.optimizer.statistics import MINIMUM_GROUPS, agreement_interval
-from fettle.store.arrays import Texts
 from fettle.store.comparison import Comparison, decisions, has_nan
-from fettle.store.padding import Padding
 
 MOST_PLACE = 253  # characters of a channel's name in status
 
@@ -82,9 +80,7 @@ class Reference:
         evaluation: EvaluationSpec | None,
         generated: bool,
         reading: LabelReading | None = None,
-        masks: Array | Texts | None = None,
     ) -> None:
-        """`masks`: of the items, where the signature has padding."""
         folder.mkdir(parents=True, exist_ok=True)
         self._folder = folder
         self._files: list[Path] = []
@@ -92,7 +88,6 @@ class Reference:
         self.without_answer = 0  # items to which the original itself answers NaN
         self._labels, self._reading = labels, reading
         self._signature = signature
-        self._padding, self._masks = Padding.of(signature) if masks is not None else None, masks
         self._outputs = {tensor.name: tensor for tensor in signature.outputs}
         spec = evaluation.agreement if evaluation is not None else AgreementSpec()
         self._spec, self._evaluation = spec, evaluation
@@ -123,13 +118,12 @@ class Reference:
 
     def add(self, answers: list[Answer]) -> None:
         """Keep the original's answers to the next items. Raises RuntimeFailure if they do not fit the signature."""
-        for number, answer in enumerate(answers, self._count):
+        for answer in answers:
             for name, tensor in self._outputs.items():
                 if not fits(tensor, answer[name]):
                     message = f"the original's output {name} has shape {list(answer[name].shape)} per item, its signature says {list(tensor.shape)}"
                     raise RuntimeFailure(message, reason=Reason.OUTPUTS_INVALID)
-            for name, counted in self._counted(number, answer).items():
-                self.profiles[name].add(counted)
+                self.profiles[name].add(answer[name])
             self.without_answer += any(has_nan(answer[name]) for name in self._outputs)
         path = self._folder / f"{len(self._files)}.pickle"
         path.write_bytes(pickle.dumps(answers, protocol=5))
@@ -258,16 +252,15 @@ class Reference:
         for number, (original, candidate) in enumerate(zip(self.answers(), answers, strict=True)):
             for name, tensor in self._outputs.items():
                 valid(tensor, original[name], candidate[name], number)
-            counted = self._counted(number, original), self._counted(number, candidate)
-            tally.add(*counted, self.profiles)
-            remains.add(*counted)
+            tally.add(original, candidate, self.profiles)
+            remains.add(original, candidate)
             if scores is not None and changes is not None:
                 scores.add(candidate[self.output], self._label(number))
                 changes.add(original[self.output], candidate[self.output], self._label(number))
             if trial is not None:
                 trial.add(original, candidate, self._label(number))
             if trial is not None or scores is not None:
-                others.add(*counted)
+                others.add(original, candidate)
             sureness.add(candidate, self._truth(original, number))
         verdict = trial.verdict(alpha) if trial is not None else None
         judgement = self._judgement(tally, scores, lossy, alpha, verdict)
@@ -315,12 +308,6 @@ class Reference:
         for number, answer in enumerate(self.answers()):
             sureness.add(answer, self._truth(answer, number))
         return replace(judgement, agreement=nothing, margins=sureness.margins())
-
-    def _counted(self, number: int, answer: Answer) -> Answer:
-        """An answer without what it says of padding."""
-        if self._padding is None or self._masks is None:
-            return answer
-        return self._padding.removed(answer, np.asarray(self._masks[number]))
 
     def _label(self, number: int) -> Array:
         return np.asarray(self._labels[number] if self._labels is not None else ())

@@ -34,7 +34,6 @@ from fettle.runtimes import machine
 from fettle.store.arrays import mapped, restored
 from fettle.store.cache import runtime_versions
 from fettle.store.manifest import write_profile
-from fettle.store.padding import MASK
 from fettle.store.profile import FeatureProfile, Profile
 from fettle.store.store import Store
 
@@ -262,13 +261,8 @@ class _Measuring:
         files = items.unpack(self.store, data, folder / "items")
         labels = np.array(restored(mapped(files[LABELS])[:most])) if data.labelled else None
         inputs = {tensor.name: files[tensor.name] for tensor in task.signature.inputs if tensor.name in files}
-        opened = items.opened(inputs, task.signature).first(most)
-        reference = Reference(
-            *(folder / "answers", task.signature, labels, task.evaluation, task.generated),
-            reading=task.labels,
-            masks=opened.arrays.get(MASK),
-        )
-        return Bench(task.signature, inputs, opened, reference)
+        reference = Reference(folder / "answers", task.signature, labels, task.evaluation, task.generated, task.labels)
+        return Bench(task.signature, inputs, items.opened(inputs, task.signature).first(most), reference)
 
     def _candidate(self, built: BuiltCandidate) -> MeasuredCandidate:
         folder = self._folder / "models" / built.model.digest

@@ -17,7 +17,10 @@ def below(home: Location) -> list[str]:
 
 
 def copy(home: Location, name: str, folder: Path, what: str = "the model's weights") -> None:
-    """Copy the file `name` of `home`, which is part of `what`, to the same place in `folder`. Raises SourceError: SourceNotFound, UnsupportedModel for a link out of it."""
+    """Copy the file `name` of `home`, which is part of `what`, to the same place in `folder`.
+
+    Raises SourceError: SourceNotFound, UnsupportedModel for a link out of it.
+    """
     source = home.child(name)
     if not home.filesystem.isfile(source.path):
         raise SourceError(f"{source.uri} does not exist: expected {what} there")

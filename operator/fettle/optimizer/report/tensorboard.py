@@ -11,6 +11,7 @@ from collections.abc import Mapping
 
 from fettle.api.report import TrainingEpoch, TrainingFigures
 
+LARGEST = 3.4e38  # number that an event holds
 NAME = "events.out.tfevents.0.fettle"  # TensorBoard reads files whose name contains `tfevents`
 VERSION = b"brain.Event:2"
 CASTAGNOLI, MASK = 0x82F63B78, 0xA282EAD8  # the polynomial of CRC-32C, reversed; what TFRecord adds to a checksum
@@ -47,7 +48,9 @@ def _event(at: float, step: int, what: bytes) -> bytes:
 
 def _value(scalar: tuple[str, float]) -> bytes:
     tag, value = scalar
-    return VALUE + _sized(TAG + _sized(tag.encode()) + SIMPLE_VALUE + struct.pack("<f", value))
+    return VALUE + _sized(
+        TAG + _sized(tag.encode()) + SIMPLE_VALUE + struct.pack("<f", min(max(value, -LARGEST), LARGEST))
+    )
 
 
 def _sized(content: bytes) -> bytes:
