@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Collection
+from datetime import UTC, datetime
 from typing import Any
 
 from fettle.store.places import Missing, Place
 from fettle.store.remote import RemoteFiles, absent
+
+_NO_TIME = datetime.fromtimestamp(0, UTC)
 
 
 class ListedFiles(RemoteFiles):
@@ -55,3 +58,19 @@ class ListedFiles(RemoteFiles):
         if key not in self.names():
             raise absent(f"{self._title}/{key}")
         return super()._head(key)
+
+
+class WholeFiles(ListedFiles):
+    """Listed files whose sizes the list tells, and their times nobody. Each is fetched whole before it is read."""
+
+    def size_of(self, key: str) -> int:
+        """Bytes of a file that is listed."""
+        raise NotImplementedError
+
+    def _head(self, key: str) -> dict[str, Any]:
+        if key not in self.names():
+            raise absent(f"{self._title}/{key}")
+        return {"path": key, "size": self.size_of(key), "e_tag": None, "last_modified": _NO_TIME}
+
+    def _has_ranges(self, key: str) -> bool:
+        return False

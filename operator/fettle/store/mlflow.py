@@ -11,7 +11,6 @@ import os
 import re
 from collections.abc import Iterator, Mapping, MutableMapping
 from dataclasses import dataclass
-from datetime import UTC, datetime
 from functools import cached_property
 from typing import IO, Any
 from urllib.parse import quote, unquote, urlencode, urlsplit
@@ -19,7 +18,7 @@ from urllib.parse import quote, unquote, urlencode, urlsplit
 from fettle.api.reasons import Reason
 from fettle.errors import FettleError
 from fettle.store.credentials import Credentials
-from fettle.store.listed import ListedFiles
+from fettle.store.listed import WholeFiles
 from fettle.store.places import Missing, holder, plain, require_keys, stays_inside
 from fettle.store.remote import absent
 from fettle.store.web import Asked, WebApi
@@ -29,7 +28,6 @@ LOGIN = {"username": "MLFLOW_TRACKING_USERNAME", "password": "MLFLOW_TRACKING_PA
 API, ARTIFACTS = "api/2.0/mlflow", "api/2.0/mlflow-artifacts/artifacts"
 MOST_ENTRIES = 10_000
 _ADDRESS = re.compile(r"mlflow://(?P<model>[^/@]+)(/(?P<version>[0-9]+)|@(?P<alias>[^/@]+))(/(?P<path>.*))?")
-_NO_TIME = datetime.fromtimestamp(0, UTC)  # the server tells none
 
 
 @dataclass(frozen=True)
@@ -72,7 +70,7 @@ def _proof(given: Mapping[str, str]) -> Mapping[str, str]:
     return {name: given[key] for name, key in LOGIN.items() if given.get(key)}
 
 
-class ModelFiles(ListedFiles):
+class ModelFiles(WholeFiles):
     """The files of one version: the one that the alias names when the first file is asked for."""
 
     def __init__(
@@ -174,13 +172,9 @@ class ModelFiles(ListedFiles):
 
     # ------------------------------------------------------------------------------------------------------------- reading
 
-    def _head(self, key: str) -> dict[str, Any]:
-        if key not in self._sizes:
-            raise absent(f"{self._title}/{key}")
-        return {"path": key, "size": self._sizes[key], "e_tag": None, "last_modified": _NO_TIME}
-
-    def _has_ranges(self, key: str) -> bool:
-        return False
+    def size_of(self, key: str) -> int:
+        """See `WholeFiles.size_of`."""
+        return self._sizes[key]
 
     def _fetch(self, key: str, meta: dict[str, Any], target: IO[bytes]) -> None:
         url = f"{self._place.root}/{ARTIFACTS}/{quote(f'{self._folder}/{key}')}"

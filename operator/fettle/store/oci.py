@@ -12,7 +12,6 @@ import tempfile
 import threading
 from collections.abc import Callable, Mapping, MutableMapping
 from dataclasses import dataclass
-from datetime import UTC, datetime
 from functools import cached_property
 from pathlib import PurePosixPath
 from typing import IO, Any, TypeVar
@@ -23,17 +22,15 @@ from fettle.errors import FettleError
 from fettle.store import layers
 from fettle.store.credentials import Credentials
 from fettle.store.files import stream_digest
-from fettle.store.listed import ListedFiles
+from fettle.store.listed import WholeFiles
 from fettle.store.places import Missing, Place, require_keys, stays_inside, web_server
 from fettle.store.registry import Layer, Manifest, Registry, parse
-from fettle.store.remote import absent
 
 TITLE = "org.opencontainers.image.title"
 FILEPATH = "org.cncf.model.filepath"
 UNPACK = "io.deis.oras.content.unpack"  # oras: the layer is a folder
 MODEL_LAYER = "application/vnd.cncf.model."
 _ARCHIVE = re.compile(r"[.+]tar([.+](gzip|zstd))?$")
-_NO_TIME = datetime.fromtimestamp(0, UTC)  # a registry tells none
 Found = TypeVar("Found")
 
 
@@ -60,7 +57,7 @@ class _Whole:
         return self.layer.size
 
 
-class ArtifactFiles(ListedFiles):
+class ArtifactFiles(WholeFiles):
     """The files of one manifest: the one that the tag names when the first file is asked for."""
 
     def __init__(self, registry: Registry, pinned: MutableMapping[str, str], missing: Missing) -> None:
@@ -129,14 +126,9 @@ class ArtifactFiles(ListedFiles):
 
     # ------------------------------------------------------------------------------------------------------------- reading
 
-    def _head(self, key: str) -> dict[str, Any]:
-        file = self._files.get(key)
-        if file is None:
-            raise absent(f"{self._title}/{key}")
-        return {"path": key, "size": file.size, "e_tag": None, "last_modified": _NO_TIME}
-
-    def _has_ranges(self, key: str) -> bool:
-        return False  # a file is fetched whole before it is read: only then its digest is known
+    def size_of(self, key: str) -> int:
+        """See `WholeFiles.size_of`. Only of a whole file the digest is known."""
+        return self._files[key].size
 
     def _fetch(self, key: str, meta: dict[str, Any], target: IO[bytes]) -> None:
         file = self._files[key]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import tempfile
 from pathlib import Path
 
 import click
@@ -19,6 +18,7 @@ from fettle.cli.access.subject import NameType
 from fettle.cluster.serving import REVISION_LABEL
 from fettle.cluster.workloads import is_ready
 from fettle.errors import ClusterError, UsageError
+from fettle.store.files import whole_file
 
 
 @click.command()
@@ -90,11 +90,10 @@ def _ports(cluster: Cluster, name: str) -> list[PodPort]:
 
 def _write(path: Path, found: LiveItems, most: int) -> None:
     """The file appears whole or not at all."""
-    with tempfile.TemporaryDirectory(dir=path.absolute().parent, prefix=".fettle-sample-") as folder:
-        part = Path(folder) / path.name
-        np.savez_compressed(part, **found.arrays(most))  # type: ignore[arg-type]
-        part.chmod(0o600)  # what people sent to a model is for nobody else
-        part.rename(path)
+    with whole_file(path) as part:
+        part.touch(mode=0o600)  # what people sent to a model is for nobody else
+        with part.open("wb") as stream:
+            np.savez_compressed(stream, **found.arrays(most))  # type: ignore[arg-type]
 
 
 def told(found: LiveItems, wanted: int) -> str:

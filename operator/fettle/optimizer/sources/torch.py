@@ -46,15 +46,7 @@ class Torch:
 
     def recognises(self, path: Path, head: bytes) -> bool:
         """By the archive's table of contents. A pickle is refused by name: loading one runs whatever code it names."""
-        if head.startswith(pickles.HEADS):
-            raise _refused_pickle(path)
-        if not head.startswith(archive.ZIP):
-            return False
-        try:
-            kind = contents(path)
-        except zipfile.BadZipFile as error:
-            message = f"{path.name} is a damaged zip archive (PyTorch files are zip archives): {error}"
-            raise SourceError(message, reason=Reason.SOURCE_CORRUPTED) from error
+        kind = kind_of(path, head)
         if kind == Contents.PICKLE:
             raise _refused_pickle(path)
         return kind == self.contents
@@ -100,6 +92,19 @@ FORMATS = (
     Torch(FormatName.TORCH_SCRIPT, "TorchScript", "TorchScript", Contents.SCRIPT),
     Torch(FormatName.TORCH_EXPORT, "TorchExport", "programs of torch.export", Contents.EXPORT),
 )
+
+
+def kind_of(path: Path, head: bytes) -> Contents | None:
+    """What PyTorch wrote to the file, which begins with `head`; None if it is none of PyTorch's. Raises SourceError (SourceCorrupted)."""
+    if head.startswith(pickles.HEADS):
+        return Contents.PICKLE
+    if not head.startswith(archive.ZIP):
+        return None
+    try:
+        return contents(path)
+    except zipfile.BadZipFile as error:
+        message = f"{path.name} is a damaged zip archive (PyTorch files are zip archives): {error}"
+        raise SourceError(message, reason=Reason.SOURCE_CORRUPTED) from error
 
 
 def _require_torch(name: str, what: str) -> None:

@@ -5,17 +5,17 @@ The module is exported by torch.export and converted as a program of it is; it s
 
 from __future__ import annotations
 
-import zipfile
 from pathlib import Path
 
 from fettle.api.reasons import Reason
 from fettle.api.text import joined
 from fettle.api.vocabulary import FormatName
 from fettle.errors import SourceError
-from fettle.optimizer.sources import archive, pickles
+from fettle.optimizer.sources import archive
 from fettle.optimizer.sources.base import CODE, Inputs
 from fettle.optimizer.sources.framework import FrameworkFormat, LoadedModel, require_modules
-from fettle.runtimes.torch_archive import Contents, contents
+from fettle.optimizer.sources.torch import kind_of
+from fettle.runtimes.torch_archive import Contents
 
 SAFETENSORS = ".safetensors"
 _MOST_NAMED = 3
@@ -63,7 +63,8 @@ FORMATS = (TorchModule(),)
 
 def _require_weights(path: Path) -> None:
     """Raises SourceError: UnsafePickle for a pickle that needs more than tensors, InvalidSpec for a whole model, SourceCorrupted."""
-    kind = _kind(path)
+    with path.open("rb") as stream:
+        kind = kind_of(path, stream.read(len(archive.ZIP)))
     if kind in (Contents.SCRIPT, Contents.EXPORT):
         message = f"{path.name} is {kind}, a whole model: remove source.factory"
         raise SourceError(message, reason=Reason.INVALID_SPEC)
@@ -79,15 +80,3 @@ def _require_weights(path: Path) -> None:
             "so it was not loaded, trusted or not; save the weights alone: torch.save(model.state_dict(), 'weights.pt')"
         )
         raise SourceError(message, reason=Reason.UNSAFE_PICKLE)
-
-
-def _kind(path: Path) -> Contents | None:
-    with path.open("rb") as stream:
-        head = stream.read(len(archive.ZIP))
-    if head.startswith(pickles.HEADS):
-        return Contents.PICKLE
-    try:
-        return contents(path) if head == archive.ZIP else None
-    except zipfile.BadZipFile as error:
-        message = f"{path.name} is a damaged zip archive (PyTorch files are zip archives): {error}"
-        raise SourceError(message, reason=Reason.SOURCE_CORRUPTED) from error
