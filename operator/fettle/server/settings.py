@@ -96,6 +96,13 @@ class ServerSettings(BaseSettings):
     max_body_bytes: int = Field(
         default=64 * 1024 * 1024, ge=1, description="Maximum size of a request body. Exceeding it returns 413."
     )
+    max_image_pixels: int = Field(
+        default=4096 * 4096,
+        ge=1,
+        le=1 << 26,
+        description="Maximum size of an image in a request, in pixels. Exceeding it returns 413. An image of that size takes 12 bytes per pixel "
+        "while it is decoded, one at a time.",
+    )
     max_bodies_bytes: int = Field(
         default=128 * 1024 * 1024,
         ge=1,
