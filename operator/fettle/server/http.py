@@ -72,7 +72,7 @@ class HttpFront:
         try:
             codec = self._codecs.get(scope.path)
             if self._guarded:
-                client = self._admit(scope, codec is not None)
+                client = await self._admit(scope, codec is not None)
             if codec is not None:
                 exchange = self._exchange(codec, given)
                 receive, gone = self._receive(scope, connection, exchange), connection.client_disconnect
@@ -94,7 +94,7 @@ class HttpFront:
             more = (*more, *told(given.get).items())
         connection.response_bytes(STATUSES[code], [*headers, *more], body)
 
-    def _admit(self, scope: Any, infer: bool) -> str | None:
+    async def _admit(self, scope: Any, infer: bool) -> str | None:
         """The client of an inference request, which now counts against its limits; None for other requests. Raises RequestError."""
         if scope.path in _OPEN:
             return None
@@ -103,7 +103,7 @@ class HttpFront:
             code = Code.GONE if self._listener.has_left(scope.client) else Code.UNAUTHENTICATED
             self.service.metrics.refuse(code)
             raise RequestError(code, "this port only accepts connections from the TLS listener", unread=True)
-        name = self.service.admit(scope.headers.get("authorization"), client, infer=infer)
+        name = await self.service.admit(scope.headers.get("authorization"), client, infer=infer)
         return name if infer else None
 
     def _exchange(self, codec: Callable[[], HttpExchange | Predict], headers: Any) -> HttpExchange | Predict:

@@ -118,12 +118,14 @@ class InferenceService:
             if not self.in_flight:
                 self.idle.set()
 
-    def admit(self, authorization: str | None, address: str, *, infer: bool) -> str:
+    async def admit(self, authorization: str | None, address: str, *, infer: bool) -> str:
         """The client, identified by its token or address. Call `access.leave` when its inference request (`infer`) is over.
 
-        Raises RequestError UNAUTHENTICATED or LIMITED, which is counted.
+        Raises RequestError UNAUTHENTICATED, LIMITED, or UNAVAILABLE if nobody can say whose token it is. It is counted, but not in windows: it says
+        nothing of the model.
         """
         try:
+            await self.access.review(authorization)
             client = self.access.identify(authorization, address)
             if infer:
                 self.access.enter(client)
@@ -151,8 +153,9 @@ class InferenceService:
         return code, answer
 
     def close(self) -> None:
-        """End the thread for large bodies."""
+        """End the threads for large bodies and for tokens."""
         self._codec_thread.shutdown(wait=True, cancel_futures=True)
+        self.access.close()
 
     def _count(self, code: Code, seconds: float, judged: Code | None = None) -> None:
         """Count a result. `judged`: the model's result for a client that did not wait for it, so that clients with deadlines do not hide a slow

@@ -241,7 +241,7 @@ class LineFront:
     async def ask(self, verb: str, body: Incoming | None = None) -> tuple[str, bytes]:
         try:
             if verb.startswith("infer"):
-                client = self.service.admit(None, "here:1", infer=True)
+                client = await self.service.admit(None, "here:1", infer=True)
                 self.service.access.leave(client)
                 return self.WORDS[Code.OK], await self.service.infer(self._receive(verb, body), Line())
             code, line = self.service.tell(self._tell, verb, body)
@@ -282,7 +282,7 @@ class Case:
 def busy(service: InferenceService) -> None:
     """The client has as many requests under way as it may."""
     service.access = Access(service.settings.model_copy(update={"client_max_concurrent": 1}))
-    service.admit(None, "here:1", infer=True)
+    service.access.enter(service.access.identify(None, "here:1"))
 
 
 def without_token(service: InferenceService) -> None:
