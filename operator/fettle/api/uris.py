@@ -26,6 +26,7 @@ _BUCKET = f"({'|'.join(OBJECT_STORES)})://[^/]+"
 _REPOSITORY = f"{HUB}://(datasets/)?[^/]+/[^/@]+(@[^/]+)?"
 _DIGEST = "@sha256:[0-9a-f]{64}"
 _PACK = f"{REGISTRY}://[^/]+/[a-z0-9._/-]+"
+_PART = "[a-z0-9]+(([.]|_|__|-+)[a-z0-9]+)*"  # of a repository's name
 _TAG = "[:][A-Za-z0-9_][A-Za-z0-9_.-]*"
 _ARTIFACT = f"{_PACK}(({_TAG}({_DIGEST})?|{_DIGEST})(/.*)?)?"
 _MODEL = f"{MODELS}://[^/@]+(/[0-9]+|@[^/@]+)"
@@ -85,7 +86,7 @@ def artifact_rules(field: str) -> tuple[Rule, ...]:
 def repository_rules(field: str) -> tuple[Rule, ...]:
     """The same for a repository in a registry, to which artifacts are pushed: the tags follow from them."""
     message = f"{field} must be oci://REGISTRY/REPOSITORY, without a tag: each artifact gets its own"
-    return _rules(field, _PACK, message, False)
+    return _rules(field, f"{REGISTRY}://[^/]+/{_PART}(/{_PART})*", message, False)
 
 
 def _rules(field: str, pattern: str, message: str, optional: bool) -> tuple[Rule, ...]:
