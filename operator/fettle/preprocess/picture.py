@@ -68,7 +68,9 @@ class Picture:
 def opened(stream: IO[bytes], color: Color, room: Room, where: str, kinds: Kinds = FILES) -> Picture:
     """Open a picture. Raises DataError, which says what is wrong and what to do."""
     with readable(where, str(kinds)), _identified(stream, room, where, kinds) as image:
-        room.require(max(image.width, NARROW) * image.height * OPENED_BYTES, f"{where}, {image.width} x {image.height} pixels")
+        room.require(
+            max(image.width, NARROW) * image.height * OPENED_BYTES, f"{where}, {image.width} x {image.height} pixels"
+        )
         _refuse(image, where, kinds)
         deep = image.mode in SIXTEEN_BITS or image.mode == "I"
         upright = ImageOps.exif_transpose(image)
