@@ -133,6 +133,9 @@ class InferenceService:
             log.debug("a request of %s was refused: %s", address, error.message)
             self.metrics.refuse(error.code)
             raise
+        except asyncio.CancelledError:  # the client left while its token was checked
+            self.metrics.refuse(Code.GONE)
+            raise
         return client
 
     def tell(self, function: Callable[..., tuple[Code, _T]], *arguments: Any) -> tuple[Code, _T]:
